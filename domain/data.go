@@ -1,0 +1,177 @@
+package domain
+
+import "encoding/json"
+
+// Message is one message in either direction, or the unsend of one.
+// https://developers.facebook.com/docs/messenger-platform/reference/webhook-events/messages
+type Message struct {
+	// MID is Meta's message id; empty on some unsupported messages.
+	MID         string       `json:"mid,omitempty"`
+	Text        string       `json:"text,omitempty"`
+	QuickReply  string       `json:"quick_reply,omitempty"`
+	ReplyTo     *ReplyTo     `json:"reply_to,omitempty"`
+	Attachments []Attachment `json:"attachments,omitempty"`
+	Referral    *Referral    `json:"referral,omitempty"`
+	// Echo is set on what the page itself sent, by whichever app or person.
+	Echo bool `json:"echo,omitempty"`
+	// AppID is the app that sent an echo; absent on Instagram.
+	AppID    string `json:"app_id,omitempty"`
+	Metadata string `json:"metadata,omitempty"`
+	// Deleted is set on an unsend: MID names the message that is gone.
+	Deleted     bool     `json:"deleted,omitempty"`
+	Unsupported bool     `json:"unsupported,omitempty"`
+	Commands    []string `json:"commands,omitempty"`
+}
+
+// ReplyTo is what a message answers: another message, or an Instagram story.
+type ReplyTo struct {
+	MID       string `json:"mid,omitempty"`
+	SelfReply bool   `json:"self_reply,omitempty"`
+	StoryID   string `json:"story_id,omitempty"`
+	StoryURL  string `json:"story_url,omitempty"`
+}
+
+// Attachment is one attachment. URLs are Meta's CDN and expire in days. What
+// is not named here is in the item's raw bytes.
+type Attachment struct {
+	// Type is Meta's word: image, audio, video, file, sticker, location,
+	// template, fallback, share, story_mention, ig_reel, …
+	Type      string   `json:"type,omitempty"`
+	URL       string   `json:"url,omitempty"`
+	Title     string   `json:"title,omitempty"`
+	StickerID string   `json:"sticker_id,omitempty"`
+	Lat       *float64 `json:"lat,omitempty"`
+	Long      *float64 `json:"long,omitempty"`
+	// Template is the template type: generic, button, media, product, receipt.
+	Template string `json:"template,omitempty"`
+}
+
+// Edit is one edit of a message. Num counts from 1; Meta allows 5.
+type Edit struct {
+	MID  string `json:"mid,omitempty"`
+	Text string `json:"text,omitempty"`
+	Num  int64  `json:"num,omitempty"`
+}
+
+// Delivery is a delivery receipt of the page's own messages: MIDs where Meta
+// lists them, and everything at or before Watermark.
+type Delivery struct {
+	MIDs []string `json:"mids,omitempty"`
+	// Watermark is in Unix milliseconds; 0 where absent.
+	Watermark int64 `json:"watermark,omitempty"`
+}
+
+// Read is a read receipt: Messenger sends a watermark, Instagram a message id.
+type Read struct {
+	MID string `json:"mid,omitempty"`
+	// Watermark is in Unix milliseconds; 0 where absent.
+	Watermark int64 `json:"watermark,omitempty"`
+}
+
+// Reaction is one reaction to a message, or its withdrawal.
+type Reaction struct {
+	// MID is the message that was reacted to.
+	MID string `json:"mid,omitempty"`
+	// Action is "react" or "unreact".
+	Action   string `json:"action,omitempty"`
+	Reaction string `json:"reaction,omitempty"`
+	Emoji    string `json:"emoji,omitempty"`
+}
+
+// Postback is a press on a button, Get Started, or an ice breaker.
+type Postback struct {
+	MID   string `json:"mid,omitempty"`
+	Title string `json:"title,omitempty"`
+	// Payload is absent in standby: only the app that sent the button sees it.
+	Payload  string    `json:"payload,omitempty"`
+	Referral *Referral `json:"referral,omitempty"`
+}
+
+// Referral says how a person came to the conversation.
+type Referral struct {
+	Ref     string          `json:"ref,omitempty"`
+	Source  string          `json:"source,omitempty"`
+	Type    string          `json:"type,omitempty"`
+	AdID    string          `json:"ad_id,omitempty"`
+	Product string          `json:"product,omitempty"`
+	Ads     json.RawMessage `json:"ads,omitempty"`
+}
+
+// Optin is a consent: checkbox plugin, one-time notification or marketing
+// message. Its notification tokens are in the raw item only.
+type Optin struct {
+	Type    string `json:"type,omitempty"`
+	Ref     string `json:"ref,omitempty"`
+	UserRef string `json:"user_ref,omitempty"`
+	Payload string `json:"payload,omitempty"`
+	Status  string `json:"status,omitempty"`
+}
+
+// AccountLink is the end of an account linking flow. The authorization code is
+// in the raw item only.
+type AccountLink struct {
+	Status string `json:"status,omitempty"`
+}
+
+// Thread is a change of the app that owns the conversation (handover).
+type Thread struct {
+	PreviousOwner string `json:"previous_owner,omitempty"`
+	NewOwner      string `json:"new_owner,omitempty"`
+	// Requester is the app that asks for the thread.
+	Requester string `json:"requester,omitempty"`
+	Metadata  string `json:"metadata,omitempty"`
+	// Roles lists each app's roles after thread.roles_changed.
+	Roles map[string][]string `json:"roles,omitempty"`
+}
+
+// Policy is a warning, block or unblock of the page by Meta.
+type Policy struct {
+	Action string `json:"action,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Unreadable is a delivery whose signature was right and whose body is not the
+// JSON that Meta documents. Body has it whole, so nothing is lost.
+type Unreadable struct {
+	Reason string `json:"reason"`
+	Body   []byte `json:"body"`
+}
+
+// Connection is a page connection as an event states it. Tokens are sealed
+// (package seal) before they come here and are never in clear.
+type Connection struct {
+	// ConnectionID identifies this connection of the page.
+	ConnectionID string `json:"connection_id,omitempty"`
+	// Company is the tenant that owns the page.
+	Company string `json:"company,omitempty"`
+	App     string `json:"app,omitempty"`
+	Name    string `json:"name,omitempty"`
+	// Instagram is the linked Instagram account, if any.
+	Instagram   string `json:"instagram,omitempty"`
+	SealedToken string `json:"sealed_token,omitempty"`
+	// SealedVerifyToken is the page's own handshake token, if it has one.
+	SealedVerifyToken string `json:"sealed_verify_token,omitempty"`
+	// Admin is the app-scoped user id of the person who connected the page.
+	Admin  string   `json:"admin,omitempty"`
+	Fields []string `json:"fields,omitempty"`
+	Reason string   `json:"reason,omitempty"`
+}
+
+// Subscription is the state of the app's webhook subscription to one page.
+type Subscription struct {
+	App string `json:"app,omitempty"`
+	// Wanted is what we asked for, Actual what GET subscribed_apps gave.
+	Wanted []string `json:"wanted,omitempty"`
+	Actual []string `json:"actual,omitempty"`
+	// Reason says why it failed, drifted or was removed; Graph's own words and
+	// codes, without a token.
+	Reason  string `json:"reason,omitempty"`
+	Code    int    `json:"code,omitempty"`
+	Subcode int    `json:"subcode,omitempty"`
+}
+
+// Profile is what Graph says of a contact; absent fields stay unknown.
+type Profile struct {
+	Name    string `json:"name,omitempty"`
+	Picture string `json:"picture,omitempty"`
+}

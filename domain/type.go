@@ -1,0 +1,89 @@
+package domain
+
+import (
+	"slices"
+	"strings"
+)
+
+// Type is the kind of an event as "<noun>.<verb>", for example
+// "message.received". It is the tail of the event's subject and the middle of
+// its CloudEvents type.
+type Type string
+
+// The event types. The list is closed: a consumer may switch over it, and a
+// delivery of a kind that is not known becomes [DeliveryUnrecognized], never a
+// new type.
+const (
+	MessageReceived  Type = "message.received"
+	MessageEchoed    Type = "message.echoed"
+	MessageDeleted   Type = "message.deleted"
+	MessageEdited    Type = "message.edited"
+	MessageDelivered Type = "message.delivered"
+	MessageRead      Type = "message.read"
+	MessageReacted   Type = "message.reacted"
+
+	PostbackReceived Type = "postback.received"
+	ReferralReceived Type = "referral.received"
+	OptinReceived    Type = "optin.received"
+
+	AccountLinked   Type = "account.linked"
+	AccountUnlinked Type = "account.unlinked"
+
+	ThreadPassed       Type = "thread.passed"
+	ThreadTaken        Type = "thread.taken"
+	ThreadRequested    Type = "thread.requested"
+	ThreadRolesChanged Type = "thread.roles_changed"
+
+	PolicyEnforced Type = "policy.enforced"
+	ChangeReceived Type = "change.received"
+
+	DeliveryUnreadable   Type = "delivery.unreadable"
+	DeliveryUnrecognized Type = "delivery.unrecognized"
+
+	PageConnected        Type = "page.connected"
+	PageRenamed          Type = "page.renamed"
+	PageTokenRefreshed   Type = "page.token_refreshed"
+	PageTokenInvalidated Type = "page.token_invalidated"
+	PageDisconnected     Type = "page.disconnected"
+
+	SubscriptionRequested Type = "subscription.requested"
+	SubscriptionConfirmed Type = "subscription.confirmed"
+	SubscriptionFailed    Type = "subscription.failed"
+	SubscriptionDrifted   Type = "subscription.drifted"
+	SubscriptionRemoved   Type = "subscription.removed"
+
+	ContactProfiled Type = "contact.profiled"
+	ContactErased   Type = "contact.erased"
+)
+
+var types = []Type{
+	MessageReceived, MessageEchoed, MessageDeleted, MessageEdited, MessageDelivered, MessageRead, MessageReacted,
+	PostbackReceived, ReferralReceived, OptinReceived, AccountLinked, AccountUnlinked,
+	ThreadPassed, ThreadTaken, ThreadRequested, ThreadRolesChanged, PolicyEnforced, ChangeReceived,
+	DeliveryUnreadable, DeliveryUnrecognized,
+	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageDisconnected,
+	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
+	ContactProfiled, ContactErased,
+}
+
+// Types returns every event type, in the order of the contract.
+func Types() []Type { return slices.Clone(types) }
+
+// Known reports whether t is one of [Types].
+func (t Type) Known() bool { return slices.Contains(types, t) }
+
+// Noun returns what stands before the dot.
+func (t Type) Noun() string { noun, _, _ := strings.Cut(string(t), "."); return noun }
+
+// Verb returns what stands after the dot.
+func (t Type) Verb() string { _, verb, _ := strings.Cut(string(t), "."); return verb }
+
+// Inbound reports whether the event came in a webhook delivery, rather than
+// from pagestream's own decisions about a page, subscription or contact.
+func (t Type) Inbound() bool {
+	switch t.Noun() {
+	case "page", "subscription", "contact":
+		return false
+	}
+	return true
+}
