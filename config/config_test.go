@@ -1,0 +1,587 @@
+package config_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/config"
+)
+
+// file writes a configuration file and returns its path.
+func file(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pagestream.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// load loads and must succeed.
+func load(t testing.TB, o config.Options) config.Config {
+	t.Helper()
+	c, err := config.Load(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// inForce is what Load returns where nothing is set.
+func inForce() config.Config {
+	c := config.Default()
+	c.Projections.Dir = c.ProjectionsDir()
+	return c
+}
+
+func TestDefaultsAreValid(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "/home/someone/.config")
+	got := load(t, config.Options{})
+	if diff := cmp.Diff(inForce(), got); diff != "" {
+		t.Errorf("no settings differ from Default (-want +got):\n%s", diff)
+	}
+	if got.Keys.File != "/home/someone/.config/pagestream/keys.json" {
+		t.Errorf("keys.file is %q", got.Keys.File)
+	}
+	if got.Projections.Dir != filepath.Join("data", "projections") {
+		t.Errorf("projections.dir is %q", got.Projections.Dir)
+	}
+}
+
+func TestNoUserDirectoryIsSaid(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "")
+	t.Setenv("HOME", "")
+	_, err := config.Load(config.Options{})
+	wantProblems(t, err, "keys.file: empty", "http.token_file: empty")
+	load(t, config.Options{Env: []string{"PAGESTREAM_KEYS_FILE=/k.json", "PAGESTREAM_HTTP_TOKEN_FILE=/t"}})
+}
+
+func TestPrecedence(t *testing.T) {
+	path := file(t, "http:\n  public: :1\n  private: :2\n  base_url: https://file.example\nwebhook: {timeout: 1s}\n")
+	got := load(t, config.Options{
+		File:  path,
+		Env:   []string{"PAGESTREAM_HTTP_PUBLIC=:11", "PAGESTREAM_HTTP_PRIVATE=:12", "PAGESTREAM_LOG_LEVEL=", "OTHER=x"},
+		Flags: map[string]any{"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7, "webhook.idle_timeout": 3 * time.Second},
+	})
+	want := inForce()
+	want.HTTP.Public = ":21"                     // flag over environment over file
+	want.HTTP.Private = ":12"                    // environment over file
+	want.HTTP.BaseURL = "https://file.example"   // file over default
+	want.Webhook.Timeout = time.Second           // file over default
+	want.Webhook.MaxBody = config.MiB            // flag as text
+	want.Streams.MaxBatch = 7                    // flag as it is
+	want.Webhook.IdleTimeout = 3 * time.Second   // flag as it is
+	if diff := cmp.Diff(want, got); diff != "" { // log.level: set to nothing is not set
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// sample is a valid value for each setting, other than its default.
+var sample = map[string]string{
+	"data.dir": "/d", "keys.file": "/k.json",
+	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
+	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s", "webhook.idle_timeout": "1m30s",
+	"nats.url": "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3",
+	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m", "streams.max_bytes": "1GiB", "streams.max_store": "2GiB",
+	"streams.batch_threshold": "8", "streams.max_batch": "500", "streams.queue_limit": "9",
+	"projections.dir": "/p", "projections.max_batch": "5", "projections.max_lag": "1h",
+	"log.level": "debug", "log.format": "json",
+}
+
+// settings lists the keys of all sections but apps, by reflection.
+func settings() []string {
+	var out []string
+	top := reflect.TypeFor[config.Config]()
+	for i := range top.NumField() {
+		section := top.Field(i)
+		if section.Type.Kind() != reflect.Struct {
+			continue
+		}
+		for j := range section.Type.NumField() {
+			out = append(out, section.Tag.Get("koanf")+"."+section.Type.Field(j).Tag.Get("koanf"))
+		}
+	}
+	return out
+}
+
+func at(t *testing.T, c config.Config, path string) any {
+	t.Helper()
+	v := reflect.ValueOf(c)
+next:
+	for name := range strings.SplitSeq(path, ".") {
+		for i := range v.NumField() {
+			if v.Type().Field(i).Tag.Get("koanf") == name {
+				v = v.Field(i)
+				continue next
+			}
+		}
+		t.Fatalf("no %s", path)
+	}
+	return v.Interface()
+}
+
+func TestEverySettingFromEverySource(t *testing.T) {
+	names := map[string]string{}
+	var all []string
+	for _, path := range settings() {
+		text, ok := sample[path]
+		if !ok {
+			t.Errorf("no sample for %s: add one to this test", path)
+			continue
+		}
+		name := "PAGESTREAM_" + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+		if other, twice := names[name]; twice {
+			t.Errorf("%s and %s are both %s", path, other, name)
+		}
+		names[name] = path
+		all = append(all, name+"="+text)
+	}
+	fromEnv := load(t, config.Options{Env: all})
+	flags := map[string]any{}
+	var yaml strings.Builder
+	section := ""
+	for _, path := range settings() {
+		if reflect.DeepEqual(at(t, fromEnv, path), at(t, inForce(), path)) {
+			t.Errorf("%s was not set by its variable", path)
+		}
+		flags[path] = sample[path]
+		s, field, _ := strings.Cut(path, ".")
+		if s != section {
+			section = s
+			fmt.Fprintf(&yaml, "%s:\n", s)
+		}
+		fmt.Fprintf(&yaml, "  %s: %q\n", field, sample[path])
+	}
+	if diff := cmp.Diff(fromEnv, load(t, config.Options{Flags: flags})); diff != "" {
+		t.Errorf("flags differ from environment:\n%s", diff)
+	}
+	if diff := cmp.Diff(fromEnv, load(t, config.Options{File: file(t, yaml.String())})); diff != "" {
+		t.Errorf("file differs from environment:\n%s", diff)
+	}
+}
+
+func TestFirstAppFromEnvironment(t *testing.T) {
+	env := []string{
+		"PAGESTREAM_APP_ID=123", "PAGESTREAM_APP_SECRET=new, old", "PAGESTREAM_APP_VERIFY_TOKEN=token",
+	}
+	app := config.App{
+		Name: "main", ID: "123", Secrets: []config.Secret{"new", "old"}, VerifyToken: "token",
+		GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL,
+	}
+	got := load(t, config.Options{Env: env})
+	if diff := cmp.Diff([]config.App{app}, got.Apps); diff != "" {
+		t.Errorf("alone (-want +got):\n%s", diff)
+	}
+
+	path := file(t, "apps:\n- {name: one, secrets: [x], verify_token: y}\n- {name: two, secrets: [z], verify_token: z}\n")
+	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0", "PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9")})
+	app.Name, app.GraphVersion, app.GraphURL = "one", "v24.0", "http://127.0.0.1:9"
+	if diff := cmp.Diff(app, got.Apps[0]); diff != "" || len(got.Apps) != 2 || got.Apps[1].Name != "two" {
+		t.Errorf("over a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
+	}
+}
+
+func TestSecretsFromFiles(t *testing.T) {
+	secret, token := file(t, "from-file\n"), file(t, " token ")
+	path := file(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n  verify_token_file: %s\n", secret, token))
+	app := load(t, config.Options{File: path}).Apps[0]
+	if diff := cmp.Diff([]config.Secret{"inline", "from-file"}, app.Secrets); diff != "" || app.VerifyToken != "token" {
+		t.Errorf("verify token %d bytes, secrets:\n%s", len(app.VerifyToken), diff)
+	}
+	// The environment's file takes the place of the secrets in ours.
+	other := file(t, "other")
+	app = load(t, config.Options{File: path, Env: []string{"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b"}}).Apps[0]
+	if app.Name != "b" || len(app.Secrets) != 1 || app.Secrets[0] != "other" {
+		t.Errorf("app %s has %d secrets", app.Name, len(app.Secrets))
+	}
+
+	for text, want := range map[string]string{
+		"secret_files: [/nowhere/at-all]":                            "apps[0].secret_files[0]: open /nowhere/at-all",
+		"secret_files: [" + file(t, "\n") + "]":                      "is empty",
+		"secret_files: [" + file(t, strings.Repeat("a", 5000)) + "]": "larger than 4KiB",
+		"verify_token: s3cr3t\n  verify_token_file: " + token:        "both verify_token and verify_token_file",
+		"verify_token_file: /nowhere":                                "apps[0].verify_token_file",
+	} {
+		_, err := config.Load(config.Options{File: file(t, "apps:\n- name: a\n  "+text+"\n")})
+		wantProblems(t, err, want)
+	}
+}
+
+// An app secret is 32 hex digits: read as YAML would guess, some are numbers.
+func TestSecretsAreNotNumbers(t *testing.T) {
+	for _, secret := range []string{"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12", "1_000", "true", "2024-01-01", "0b1", "0o17"} {
+		c := load(t, config.Options{File: file(t, "apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
+		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret || c.Apps[0].ID != "12345678901234567" {
+			t.Errorf("%s was read as something else", secret)
+		}
+	}
+}
+
+// wantProblems checks that err is ErrInvalid and has each text.
+func wantProblems(t *testing.T, err error, texts ...string) {
+	t.Helper()
+	if !errors.Is(err, config.ErrInvalid) {
+		t.Fatalf("got %v, want ErrInvalid with %q", err, texts)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("%v\nlacks %q", err, text)
+		}
+	}
+}
+
+func TestFileProblems(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key":       {"http:\n  pubic: :1\n", "line 2: http.pubic is not a setting: did you mean http.public?"},
+		"unknown section":   {"\nhtpp:\n  public: :1\n", "line 2: htpp is not a setting: did you mean http?"},
+		"flat key":          {"log_level: debug\n", "did you mean log.level?"},
+		"nothing near":      {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
+		"unknown app key":   {"apps:\n- name: a\n  verifytoken: x\n", "line 3: verifytoken is not a setting: did you mean verify_token?"},
+		"twice":             {"log:\n  level: info\n  level: warn\n", "line 3: level is set on line 2 already"},
+		"section twice":     {"log: {level: info}\nlog: {level: warn}\n", "line 2: log is set on line 1 already"},
+		"scalar section":    {"http: 8080\n", "line 1: http takes keys"},
+		"section is list":   {"http: [8080]\n", "http takes keys"},
+		"file is list":      {"- http\n", "the file takes keys"},
+		"list value":        {"log:\n  level: [info]\n", "log.level takes one plain value"},
+		"apps is map":       {"apps:\n  name: a\n", "apps is a list"},
+		"app is scalar":     {"apps: [a]\n", "apps[0] takes keys"},
+		"secrets is scalar": {"apps:\n- secrets: abc\n", "apps[0].secrets is a list"},
+		"nested secrets":    {"apps:\n- secrets: [[abc]]\n", "apps[0].secrets takes plain values"},
+		"bad duration":      {"webhook:\n  timeout: 4\n", `line 2: webhook.timeout: "4" is not a duration: write a number and a unit, as in 4s`},
+		"bad size":          {"webhook:\n  max_body: 8M\n", `webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`},
+		"bad number":        {"streams:\n  max_batch: many\n", `streams.max_batch: "many" is not a whole number`},
+		"two documents":     {"log: {level: info}\n---\nlog: {level: warn}\n", "more than one YAML document"},
+		"syntax":            {"log: [\n", "yaml:"},
+		"map key":           {"? [a]\n: b\n", "a key that is not a name"},
+		"alias":             {"log: &a {level: info}\nhttp: *a\n", "http takes keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := config.Load(config.Options{File: file(t, c.text)})
+			wantProblems(t, err, c.want)
+		})
+	}
+	if _, err := config.Load(config.Options{File: "/nowhere/pagestream.yaml"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a missing file gave %v", err)
+	}
+	if _, err := config.Load(config.Options{File: file(t, strings.Repeat("#", 2<<20))}); err == nil {
+		t.Error("a file of 2 MiB was read")
+	}
+	for _, empty := range []string{"", "# nothing\n", "http:\n", "http:\n  public:\napps:\n", "log: ~\n"} {
+		if diff := cmp.Diff(inForce(), load(t, config.Options{File: file(t, empty)})); diff != "" {
+			t.Errorf("%q set something:\n%s", empty, diff)
+		}
+	}
+}
+
+func TestEnvironmentAndFlagProblems(t *testing.T) {
+	_, err := config.Load(config.Options{
+		Env: []string{
+			"PAGESTREAM_HTTP_PUBIC=:1", "PAGESTREAM_WEBHOOK_TIMEOUT=4", "PAGESTREAM_APPS_0_ID=1",
+			"PAGESTREAM_URL=x", "PAGESTREAM_LOAD_RATE=1",
+		},
+		Flags:     map[string]any{"http.privat": ":1", "streams.max_batch": "x", "webhook.timeout": 4, "log.level": nil},
+		IgnoreEnv: []string{"PAGESTREAM_URL", "PAGESTREAM_LOAD_*"},
+	})
+	wantProblems(t, err,
+		"environment: PAGESTREAM_HTTP_PUBIC is not a setting: did you mean PAGESTREAM_HTTP_PUBLIC?",
+		`environment PAGESTREAM_WEBHOOK_TIMEOUT: "4" is not a duration`,
+		"did you mean PAGESTREAM_APP_ID?",
+		"flag: http.privat is not a setting: did you mean http.private?",
+		`flag streams.max_batch: "x" is not a whole number`,
+		"flag webhook.timeout: a int where a time.Duration is needed",
+		"flag log.level: a <nil> where a string is needed",
+	)
+	for _, not := range []string{"PAGESTREAM_URL", "PAGESTREAM_LOAD"} {
+		if strings.Contains(err.Error(), not) {
+			t.Errorf("%s is to be ignored:\n%v", not, err)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "/c")
+	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0", GraphURL: "https://graph.facebook.com"}
+	with := func(change func(*config.App)) func(*config.Config) {
+		return func(c *config.Config) {
+			a := app
+			change(&a)
+			c.Apps = []config.App{a}
+		}
+	}
+	for want, change := range map[string]func(*config.Config){
+		"data.dir: empty":                                             func(c *config.Config) { c.Data.Dir = "" },
+		`data.dir: "~/x": ~ means nothing here`:                       func(c *config.Config) { c.Data.Dir = "~/x" },
+		`keys.file: "/x/" is a directory`:                             func(c *config.Config) { c.Keys.File = "/x/" },
+		`http.public: "8080" is not an address`:                       func(c *config.Config) { c.HTTP.Public = "8080" },
+		`http.private: ":99999" is not an address`:                    func(c *config.Config) { c.HTTP.Private = ":99999" },
+		`http.private: ":8080" is http.public as well`:                func(c *config.Config) { c.HTTP.Private = ":8080" },
+		`http.base_url: "example.com" is not a base URL`:              func(c *config.Config) { c.HTTP.BaseURL = "example.com" },
+		`http.base_url: "https://x/" ends in a slash`:                 func(c *config.Config) { c.HTTP.BaseURL = "https://x/" },
+		"http.base_url: has a user or password in it":                 func(c *config.Config) { c.HTTP.BaseURL = "https://u:hunter2@x" },
+		"http.shutdown_timeout: 0s is out of bounds":                  func(c *config.Config) { c.HTTP.ShutdownTimeout = 0 },
+		"webhook.timeout: 5s is too long: Meta gives up":              func(c *config.Config) { c.Webhook.Timeout = 5 * time.Second },
+		"webhook.timeout: -1s is out of bounds":                       func(c *config.Config) { c.Webhook.Timeout = -time.Second },
+		"webhook.max_body: 1B is out of bounds: write 64KiB to 64MiB": func(c *config.Config) { c.Webhook.MaxBody = 1 },
+		"nats.url: not a NATS URL":                                    func(c *config.Config) { c.NATS.URL = "http://u:hunter2@a" },
+		"nats.creds: \"/x\" is of no use without nats.url":            func(c *config.Config) { c.NATS.Creds = "/x" },
+		"nats.replicas: 3 copies need a cluster":                      func(c *config.Config) { c.NATS.Replicas = 3 },
+		"nats.replicas: 0 is out of bounds":                           func(c *config.Config) { c.NATS.Replicas = 0 },
+		`streams.sync: "never": write one of always, interval`:        func(c *config.Config) { c.Streams.Sync = "never" },
+		"streams.window: 48h is out of bounds":                        func(c *config.Config) { c.Streams.Window = 48 * time.Hour },
+		"streams.max_bytes: 1B is too small":                          func(c *config.Config) { c.Streams.MaxBytes = 1 },
+		"streams.max_bytes: 2GiB is more than streams.max_store":      func(c *config.Config) { c.Streams.MaxBytes, c.Streams.MaxStore = 2*config.GiB, config.GiB },
+		"streams.max_batch: 1001 is out of bounds":                    func(c *config.Config) { c.Streams.MaxBatch = 1001 },
+		"log.level: \"loud\": write one of debug":                     func(c *config.Config) { c.Log.Level = "loud" },
+		"projections.max_lag: 0s":                                     func(c *config.Config) { c.Projections.MaxLag = 0 },
+		`apps[0].name: "A b"`:                                         with(func(a *config.App) { a.Name = "A b" }),
+		`apps[1].name: "a" is the name of apps[0] already`:            func(c *config.Config) { c.Apps = []config.App{app, app} },
+		`apps[0].id: "x"`:                                             with(func(a *config.App) { a.ID = "x" }),
+		"apps[0].secrets: none":                                       with(func(a *config.App) { a.Secrets = nil }),
+		"apps[0].secrets[1]: empty":                                   with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2", ""} }),
+		"apps[0].secrets[0]: has a space":                             with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2 "} }),
+		"apps[0].secrets[0]: is what config print shows":              with(func(a *config.App) { a.Secrets = []config.Secret{"(set, 3 bytes)"} }),
+		"apps[0].verify_token: none":                                  with(func(a *config.App) { a.VerifyToken = "" }),
+		`apps[0].graph_version: "23"`:                                 with(func(a *config.App) { a.GraphVersion = "23" }),
+		`apps[0].graph_url: "ftp://x"`:                                with(func(a *config.App) { a.GraphURL = "ftp://x" }),
+	} {
+		t.Run(want, func(t *testing.T) {
+			c := config.Default()
+			c.Apps = []config.App{app}
+			if err := c.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			change(&c)
+			err := c.Validate()
+			wantProblems(t, err, want)
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("shows a secret: %v", err)
+			}
+		})
+	}
+
+	// All at once, and again by Load.
+	_, err := config.Load(config.Options{Env: []string{"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x", "PAGESTREAM_STREAMS_SYNC=x"}})
+	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
+}
+
+func TestRequireApps(t *testing.T) {
+	c := config.Default()
+	err := c.RequireApps()
+	if !errors.Is(err, config.ErrNoApps) || !strings.Contains(err.Error(), "PAGESTREAM_APP_SECRET") {
+		t.Errorf("got %v", err)
+	}
+	c.Apps = []config.App{{}}
+	if err := c.RequireApps(); err != nil {
+		t.Error(err)
+	}
+}
+
+// shown is everything a configuration can be turned into for people.
+func shown(t testing.TB, c config.Config) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := config.Print(&out, c); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(b)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
+		fmt.Fprintf(&out, verb, c)
+		fmt.Fprintf(&out, verb, &c)
+		fmt.Fprintf(&out, verb, c.Apps[0].Secrets)
+		fmt.Fprintf(&out, verb, config.Redact(c))
+	}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "c", c, "s", c.Apps[0].VerifyToken, "u", c.NATS.URL)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "c", c, "s", c.Apps[0].VerifyToken, "u", c.NATS.URL)
+	r := config.Redact(c)
+	fmt.Fprint(&out, string(r.Apps[0].Secrets[0]), string(r.Apps[0].VerifyToken), string(r.NATS.URL))
+	return out.String()
+}
+
+func TestSecretsAreNeverShown(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		// A secret that can't be in the output for another reason.
+		draw := func(name string) string {
+			return "Zq" + rapid.StringMatching(`[A-Za-z0-9/@:%+]{6,40}`).Draw(r, name) + "Zq"
+		}
+		secret, token, password := draw("secret"), draw("token"), draw("password")
+		c := inForce()
+		c.NATS.URL = config.Servers("nats://user:" + password + "@one:4222, tls://two:4222")
+		c.Apps = []config.App{{Name: "a", Secrets: []config.Secret{config.Secret(secret)}, VerifyToken: config.Secret(token)}}
+		out := shown(t, c)
+		if err := c.Validate(); err != nil {
+			out += err.Error()
+		}
+		for _, s := range []string{secret, token, password} {
+			if strings.Contains(out, s) || strings.Contains(out, fmt.Sprintf("%x", s)) {
+				r.Fatalf("%q is in:\n%s", s, out)
+			}
+		}
+		if !strings.Contains(out, fmt.Sprintf("(set, %d bytes)", len(secret))) || !strings.Contains(out, "nats://hidden@one:4222,tls://two:4222") {
+			r.Fatalf("secrets are not accounted for:\n%s", out)
+		}
+		if string(c.Apps[0].Secrets[0]) != secret {
+			r.Fatal("Redact changed its argument")
+		}
+	})
+}
+
+// A secret that YAML takes for an anchor ends up in the parser's own error.
+func TestSyntaxErrorsDontQuoteSecrets(t *testing.T) {
+	for _, text := range []string{"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2", "@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\""} {
+		_, err := config.Load(config.Options{File: file(t, "apps:\n- verify_token: "+text+"\n")})
+		if err == nil || strings.Contains(err.Error(), "hunter") {
+			t.Errorf("%s gave %v", text, err)
+		}
+	}
+}
+
+func TestPrintIsReadBack(t *testing.T) {
+	var env []string
+	for path, text := range sample {
+		if path != "nats.url" { // its password is not printed
+			env = append(env, "PAGESTREAM_"+strings.ToUpper(strings.ReplaceAll(path, ".", "_"))+"="+text)
+		}
+	}
+	env = append(env, "PAGESTREAM_NATS_URL=nats://a:1")
+	want := load(t, config.Options{Env: env})
+	var out bytes.Buffer
+	if err := config.Print(&out, want); err != nil {
+		t.Fatal(err)
+	}
+	got := load(t, config.Options{File: file(t, out.String())})
+	if got.Apps = nil; !cmp.Equal(want, got) {
+		t.Errorf("%s\n(-want +got):\n%s", out.String(), cmp.Diff(want, got))
+	}
+	last := -1
+	for _, path := range settings() { // in documented order
+		section, field, _ := strings.Cut(path, ".")
+		s := strings.Index(out.String(), section+":\n")
+		i := s + strings.Index(out.String()[s:], "  "+field+": ")
+		if s < 0 || i <= last {
+			t.Errorf("%s is out of order in:\n%s", path, out.String())
+		}
+		last = i
+	}
+}
+
+func TestExample(t *testing.T) {
+	want := inForce()
+	if diff := cmp.Diff(want, load(t, config.Options{File: file(t, config.Example())})); diff != "" {
+		t.Errorf("what the example sets is not the default (-want +got):\n%s", diff)
+	}
+
+	// With every commented setting brought in, it still loads and has all keys.
+	var all strings.Builder
+	apps := false
+	for line := range strings.SplitSeq(config.Example(), "\n") {
+		apps = apps || line == "# apps:"
+		switch {
+		case apps:
+			line = strings.TrimPrefix(strings.TrimPrefix(line, "#"), " ")
+		case strings.HasPrefix(line, "  # file: "), strings.HasPrefix(line, "  # token_file: "), strings.HasPrefix(line, "  # dir: "):
+			line = strings.Replace(line, "# ", "", 1)
+		}
+		all.WriteString(line + "\n")
+	}
+	want.Keys.File, want.HTTP.TokenFile = "/etc/pagestream/keys.json", "/etc/pagestream/admin.token"
+	want.Apps = []config.App{{
+		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"}, SecretFiles: []string{},
+		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL,
+	}}
+	if diff := cmp.Diff(want, load(t, config.Options{File: file(t, all.String())})); diff != "" {
+		t.Errorf("with all comments brought in (-want +got):\n%s", diff)
+	}
+	for _, path := range settings() {
+		section, field, _ := strings.Cut(path, ".")
+		_, rest, ok := strings.Cut(all.String(), "\n"+section+":\n")
+		rest, _, _ = strings.Cut(rest, "\n\n")
+		if !ok || !strings.Contains(rest, "\n  "+field+": ") && !strings.HasPrefix(rest, "  "+field+": ") {
+			t.Errorf("the example lacks %s", path)
+			continue
+		}
+		before, _, _ := strings.Cut("\n"+rest, "\n  "+field+": ")
+		lines := strings.Split(before, "\n")
+		if !strings.HasPrefix(strings.TrimSpace(lines[len(lines)-1]), "#") {
+			t.Errorf("the example does not explain %s", path)
+		}
+	}
+	app := reflect.TypeFor[config.App]()
+	for i := range app.NumField() {
+		if name := app.Field(i).Tag.Get("koanf"); !strings.Contains(config.Example(), name+": ") {
+			t.Errorf("the example lacks apps.%s", name)
+		}
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for text, want := range map[string]config.ByteSize{
+		"0": 0, "1": 1, "8MiB": 8 << 20, "8 mib": 8 << 20, " 3kB ": 3000, "2GB": 2e9, "1TiB": 1 << 40, "7B": 7,
+		"9223372036854775807": 1<<63 - 1,
+	} {
+		var got config.ByteSize
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB", "0x10"} {
+		var got config.ByteSize
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was read as %d", text, got)
+		}
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		want := config.ByteSize(rapid.Int64Min(0).Draw(r, "n"))
+		var got config.ByteSize
+		text, err := want.MarshalText()
+		if err == nil {
+			err = got.UnmarshalText(text)
+		}
+		if err != nil || got != want {
+			r.Fatalf("%d as %s: %d, %v", want, text, got, err)
+		}
+	})
+}
+
+// FuzzLoad: whatever the file holds, loading it ends in settings that are
+// valid, or in ErrInvalid.
+func FuzzLoad(f *testing.F) {
+	f.Add(config.Example())
+	f.Add("apps:\n- {name: a, secrets: [x], verify_token: y}\n")
+	f.Add("http: &a {public: *a}\n<<: *a\n")
+	f.Add("a: [&x [*x]]\n---\n")
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "_file") {
+			t.Skip("would read files")
+		}
+		path := filepath.Join(dir, fmt.Sprintf("%d.yaml", os.Getpid()))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Load(config.Options{File: path})
+		if err == nil {
+			err = c.Validate()
+		} else if !cmp.Equal(c, config.Config{}) {
+			t.Errorf("settings came with an error: %v", err)
+		}
+		if err != nil && !errors.Is(err, config.ErrInvalid) {
+			t.Errorf("%v is not ErrInvalid", err)
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package config
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed example.yaml
+var example string
+
+// Example returns a configuration file that documents every setting. What is
+// not commented out in it is the default.
+func Example() string { return example }
+
+// Redact returns a copy in which every secret is replaced by "(set, N bytes)"
+// and user info in nats.url by "hidden".
+func Redact(c Config) Config {
+	c.NATS.URL = Servers(c.NATS.URL.String())
+	c.Apps = slices.Clone(c.Apps)
+	for i := range c.Apps {
+		app := &c.Apps[i]
+		app.Secrets = slices.Clone(app.Secrets)
+		for j, s := range app.Secrets {
+			app.Secrets[j] = Secret(s.String())
+		}
+		app.SecretFiles = slices.Clone(app.SecretFiles)
+		app.VerifyToken = Secret(app.VerifyToken.String())
+	}
+	return c
+}
+
+// Print writes the settings as YAML in documented order, secrets replaced as
+// [Redact] does. Without apps, [Load] reads it back to the same settings.
+func Print(w io.Writer, c Config) error {
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(node(reflect.ValueOf(Redact(c)))); err != nil {
+		return fmt.Errorf("print configuration: %w", err)
+	}
+	if err := enc.Close(); err != nil {
+		return fmt.Errorf("print configuration: %w", err)
+	}
+	return nil
+}
+
+// node turns a setting or a group of them into YAML, in the order of fields.
+func node(v reflect.Value) *yaml.Node {
+	switch value := v.Interface().(type) {
+	case time.Duration:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: formatDuration(value)}
+	case fmt.Stringer:
+		return text(value.String())
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		n := &yaml.Node{Kind: yaml.MappingNode}
+		for i := range v.NumField() {
+			n.Content = append(n.Content, text(v.Type().Field(i).Tag.Get("koanf")), node(v.Field(i)))
+		}
+		return n
+	case reflect.Slice:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		if v.Len() == 0 {
+			n.Style = yaml.FlowStyle
+		}
+		for i := range v.Len() {
+			n.Content = append(n.Content, node(v.Index(i)))
+		}
+		return n
+	case reflect.Int:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Int())}
+	}
+	return text(v.String())
+}
+
+func text(s string) *yaml.Node {
+	n := &yaml.Node{}
+	n.SetString(s)
+	return n
+}
+
+// MarshalJSON writes the settings by their keys, durations and sizes as people
+// write them, secrets replaced as [Redact] does.
+func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(plain(reflect.ValueOf(Redact(c)))) }
+
+func plain(v reflect.Value) any {
+	switch value := v.Interface().(type) {
+	case time.Duration:
+		return formatDuration(value)
+	case fmt.Stringer:
+		return value.String()
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		m := make(map[string]any, v.NumField())
+		for i := range v.NumField() {
+			m[v.Type().Field(i).Tag.Get("koanf")] = plain(v.Field(i))
+		}
+		return m
+	case reflect.Slice:
+		list := make([]any, v.Len())
+		for i := range list {
+			list[i] = plain(v.Index(i))
+		}
+		return list
+	}
+	return v.Interface()
+}
+
+// formatDuration is Duration.String without the zero units at its end: 10m,
+// not 10m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,162 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// envPrefix is what every environment variable of ours begins with.
+const envPrefix = "PAGESTREAM_"
+
+// key is one setting outside the list of apps.
+type key struct {
+	path string // "webhook.max_body"
+	env  string // "PAGESTREAM_WEBHOOK_MAX_BODY"
+	typ  reflect.Type
+}
+
+// keys lists the settings of [Config] in order, apps left out.
+func keys() []key {
+	var list []key
+	sections := reflect.TypeFor[Config]()
+	for i := range sections.NumField() {
+		section := sections.Field(i)
+		if section.Type.Kind() != reflect.Struct {
+			continue
+		}
+		for j := range section.Type.NumField() {
+			f := section.Type.Field(j)
+			path := section.Tag.Get("koanf") + "." + f.Tag.Get("koanf")
+			list = append(list, key{
+				path: path,
+				env:  envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_")),
+				typ:  f.Type,
+			})
+		}
+	}
+	return list
+}
+
+// appKeys lists the settings of one [App] in order; path is the field's own
+// name, env the variable that sets it for the first app.
+func appKeys() []key {
+	var list []key
+	app := reflect.TypeFor[App]()
+	for i := range app.NumField() {
+		f := app.Field(i)
+		name := f.Tag.Get("koanf")
+		list = append(list, key{
+			path: name,
+			// One secret is the usual case, so its variable is singular.
+			env: envPrefix + "APP_" + strings.ToUpper(strings.NewReplacer("secrets", "secret", "secret_files", "secret_file").Replace(name)),
+			typ: f.Type,
+		})
+	}
+	return list
+}
+
+// find returns the key of that path.
+func find(list []key, path string) (key, bool) {
+	i := slices.IndexFunc(list, func(k key) bool { return k.path == path })
+	if i < 0 {
+		return key{}, false
+	}
+	return list[i], true
+}
+
+// parse turns text into the key's type. Its errors quote the text, except for
+// types that may hold a secret, and those are strings, which never fail.
+func (k key) parse(text string) (any, error) {
+	switch k.typ {
+	case reflect.TypeFor[time.Duration]():
+		d, err := time.ParseDuration(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a duration: write a number and a unit, as in 4s, 500ms or 10m", text)
+		}
+		return d, nil
+	case reflect.TypeFor[ByteSize]():
+		var b ByteSize
+		if err := b.UnmarshalText([]byte(text)); err != nil {
+			return nil, fmt.Errorf("%q is %w", text, err)
+		}
+		return b, nil
+	case reflect.TypeFor[int]():
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a whole number: write digits, as in 16", text)
+		}
+		return n, nil
+	case reflect.TypeFor[Secret]():
+		return Secret(text), nil
+	case reflect.TypeFor[Servers]():
+		return Servers(text), nil
+	}
+	return text, nil
+}
+
+// isList reports whether the key takes several values.
+func (k key) isList() bool { return k.typ.Kind() == reflect.Slice }
+
+// parseList splits an environment variable's value at its commas.
+func (k key) parseList(text string) []any {
+	parts := strings.Split(text, ",")
+	list := make([]any, len(parts))
+	for i, part := range parts {
+		list[i] = strings.TrimSpace(part)
+	}
+	return list
+}
+
+// nearest returns the candidate that name was most likely meant to be, or ""
+// if none is close.
+func nearest(name string, candidates []string) string {
+	// A wrong separator or case is the smallest of mistakes.
+	plain := func(s string) string {
+		return strings.NewReplacer(".", "_", "-", "_").Replace(strings.ToLower(s))
+	}
+	best, bestDistance := "", max(2, len(name)/3)+1
+	for _, c := range candidates {
+		if d := distance(plain(name), plain(c)); d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance of two short names. A long one, which
+// no key is, is far from everything: the work stays bounded.
+func distance(a, b string) int {
+	const long = 200
+	if len(a) > long || len(b) > long {
+		return long
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(diagonal+cost, row[j]+1, row[j+1]+1)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+// unknown says that name is not a setting and which one may have been meant.
+func unknown(name string, candidates []string) string {
+	if n := nearest(name, candidates); n != "" {
+		return fmt.Sprintf("%s is not a setting: did you mean %s?", name, n)
+	}
+	return fmt.Sprintf("%s is not a setting: see pagestream config example", name)
+}

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// Secret is a value that must not be shown. Whatever prints it, fmt with any
+// verb, slog, JSON or YAML, gets "(set, N bytes)", or nothing where it is
+// empty; string(s) is the value itself.
+type Secret string
+
+// placeholder is what String returns for a secret that is set.
+var placeholder = regexp.MustCompile(`^\(set, \d+ bytes\)$`)
+
+// String returns "(set, N bytes)", or "" for an empty secret.
+func (s Secret) String() string {
+	if s == "" || placeholder.MatchString(string(s)) {
+		return string(s)
+	}
+	return fmt.Sprintf("(set, %d bytes)", len(s))
+}
+
+// Format hides the value from every verb, %x, %d and %#v as well.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+
+// MarshalText hides the value from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue hides the value from slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Servers is a list of NATS URLs separated by commas. A user or a password in
+// it is hidden from whatever prints it; string(s) has them.
+type Servers string
+
+// List returns the URLs one by one; none for the empty list.
+func (s Servers) List() []string {
+	if s == "" {
+		return nil
+	}
+	list := strings.Split(string(s), ",")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	return list
+}
+
+// String returns the list with "hidden" in place of each user info.
+func (s Servers) String() string {
+	list := s.List()
+	for i, server := range list {
+		// Anything before the last @ may be a credential, also in what is not
+		// a URL at all and in a password with a slash in it.
+		at := strings.LastIndexByte(server, '@')
+		if at < 0 {
+			continue
+		}
+		scheme := ""
+		if before, _, found := strings.Cut(server[:at], "://"); found && isScheme(before) {
+			scheme = before + "://"
+		}
+		list[i] = scheme + "hidden@" + server[at+1:]
+	}
+	return strings.Join(list, ",")
+}
+
+func isScheme(s string) bool {
+	switch s {
+	case "nats", "tls", "ws", "wss":
+		return true
+	}
+	return false
+}
+
+// Format hides user info from every verb.
+func (s Servers) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+
+// MarshalText hides user info from encoders.
+func (s Servers) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue hides user info from slog.
+func (s Servers) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// check says what is wrong with the list, without quoting it.
+func (s Servers) check() string {
+	for _, server := range s.List() {
+		u, err := url.Parse(server)
+		if err != nil || !isScheme(u.Scheme) || u.Hostname() == "" {
+			return "not a NATS URL: write nats://host:4222 (or tls://, ws://, wss://), several separated by commas"
+		}
+	}
+	return ""
+}

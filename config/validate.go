@@ -1,0 +1,238 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// metaDeadline is how long Meta waits for the answer to a delivery.
+// Source: Messenger Platform, Webhooks: "respond within 5 seconds".
+const metaDeadline = 5 * time.Second
+
+var (
+	appName      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	appID        = regexp.MustCompile(`^[0-9]{1,32}$`)
+	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
+)
+
+// Validate returns every problem at once, or nil. Each names the key, its value
+// unless that may hold a secret, and what to write instead. The error wraps
+// [ErrInvalid]. It does no I/O, and no app at all is no problem here: see
+// [Config.RequireApps].
+func (c Config) Validate() error {
+	v := &validator{}
+	v.directory("data.dir", c.Data.Dir)
+	v.file("keys.file", c.Keys.File)
+
+	v.address("http.public", c.HTTP.Public)
+	v.address("http.private", c.HTTP.Private)
+	if c.HTTP.Public == c.HTTP.Private && !strings.HasSuffix(c.HTTP.Public, ":0") {
+		v.add("http.private: %q is http.public as well: the private listener must have an address of its own, as in 127.0.0.1:8081", c.HTTP.Private)
+	}
+	v.file("http.token_file", c.HTTP.TokenFile)
+	if c.HTTP.BaseURL != "" {
+		v.baseURL("http.base_url", c.HTTP.BaseURL, "https://pagestream.example.com")
+	}
+	v.duration("http.shutdown_timeout", c.HTTP.ShutdownTimeout, time.Second, 10*time.Minute)
+
+	v.size("webhook.max_body", c.Webhook.MaxBody, 64*KiB, 64*MiB)
+	if c.Webhook.Timeout >= metaDeadline {
+		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s", c.Webhook.Timeout, metaDeadline)
+	} else {
+		v.duration("webhook.timeout", c.Webhook.Timeout, 100*time.Millisecond, metaDeadline)
+	}
+	v.duration("webhook.read_timeout", c.Webhook.ReadTimeout, time.Second, time.Minute)
+	v.duration("webhook.idle_timeout", c.Webhook.IdleTimeout, time.Second, time.Hour)
+
+	if problem := c.NATS.URL.check(); problem != "" {
+		v.add("nats.url: %s", problem)
+	}
+	if c.NATS.URL == "" {
+		if c.NATS.Creds != "" {
+			v.add("nats.creds: %q is of no use without nats.url: set nats.url, or remove nats.creds", c.NATS.Creds)
+		}
+		if c.NATS.Replicas > 1 {
+			v.add("nats.replicas: %d copies need a cluster: set nats.url, or write 1", c.NATS.Replicas)
+		}
+	}
+	v.path("nats.creds", c.NATS.Creds)
+	v.number("nats.replicas", c.NATS.Replicas, 1, 5)
+
+	v.oneOf("streams.sync", c.Streams.Sync, SyncAlways, SyncInterval)
+	v.duration("streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
+	v.duration("streams.window", c.Streams.Window, time.Second, 24*time.Hour)
+	v.sizeOrNone("streams.max_bytes", c.Streams.MaxBytes, 64*MiB)
+	v.sizeOrNone("streams.max_store", c.Streams.MaxStore, 64*MiB)
+	if c.NATS.URL == "" && c.Streams.MaxStore > 0 && c.Streams.MaxBytes > c.Streams.MaxStore {
+		v.add("streams.max_bytes: %s is more than streams.max_store, %s: lower one or raise the other", c.Streams.MaxBytes, c.Streams.MaxStore)
+	}
+	v.number("streams.max_batch", c.Streams.MaxBatch, 1, 1000)
+	v.number("streams.batch_threshold", c.Streams.BatchThreshold, 2, 1000)
+	v.number("streams.queue_limit", c.Streams.QueueLimit, 1, 1_000_000)
+
+	v.path("projections.dir", c.Projections.Dir)
+	v.number("projections.max_batch", c.Projections.MaxBatch, 1, 100_000)
+	v.duration("projections.max_lag", c.Projections.MaxLag, time.Second, 24*time.Hour)
+
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	v.oneOf("log.format", c.Log.Format, LogText, LogJSON)
+
+	v.apps(c.Apps)
+	if len(v.problems) > 0 {
+		return invalid(v.problems)
+	}
+	return nil
+}
+
+// RequireApps returns [ErrNoApps] with what to do, unless there is an app.
+func (c Config) RequireApps() error {
+	if len(c.Apps) > 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: set PAGESTREAM_APP_SECRET and PAGESTREAM_APP_VERIFY_TOKEN, or list apps in the configuration file "+
+		"(see: pagestream config example); to try pagestream without an app: pagestream dev", ErrNoApps)
+}
+
+type validator struct{ problems []error }
+
+func (v *validator) add(format string, args ...any) {
+	v.problems = append(v.problems, fmt.Errorf(format, args...))
+}
+
+func (v *validator) directory(key, value string) {
+	if value == "" {
+		v.add("%s: empty: write a directory, as in /var/lib/pagestream", key)
+	}
+	v.path(key, value)
+}
+
+func (v *validator) file(key, value string) {
+	switch {
+	case value == "":
+		v.add("%s: empty, and there is no user configuration directory (neither XDG_CONFIG_HOME nor HOME is set): write a file, as in /etc/pagestream/%s", key, strings.ReplaceAll(key, ".", "-"))
+	case strings.HasSuffix(value, "/"):
+		v.add("%s: %q is a directory: write a file in it", key, value)
+	}
+	v.path(key, value)
+}
+
+// path refuses what only a shell would have understood.
+func (v *validator) path(key, value string) {
+	if strings.HasPrefix(value, "~") {
+		v.add("%s: %q: ~ means nothing here: write the path in full", key, value)
+	}
+	if strings.ContainsRune(value, 0) {
+		v.add("%s: %q has a zero byte in it", key, value)
+	}
+}
+
+func (v *validator) address(key, value string) {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		v.add("%s: %q is not an address: write host:port or :port, as in 127.0.0.1:8081", key, value)
+	}
+}
+
+// baseURL checks an absolute http or https URL. It does not quote one with user
+// info in it.
+func (v *validator) baseURL(key, value, example string) {
+	u, err := url.Parse(value)
+	switch {
+	case strings.Contains(value, "@"):
+		v.add("%s: has a user or password in it: remove it, as in %s", key, example)
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "", u.RawQuery != "", u.Fragment != "":
+		v.add("%s: %q is not a base URL: write scheme and host without a query, as in %s", key, value, example)
+	case strings.HasSuffix(u.Path, "/"):
+		v.add("%s: %q ends in a slash: remove it", key, value)
+	}
+}
+
+func (v *validator) duration(key string, value, lo, hi time.Duration) {
+	if value < lo || value > hi {
+		v.add("%s: %s is out of bounds: write %s to %s", key, formatDuration(value), formatDuration(lo), formatDuration(hi))
+	}
+}
+
+func (v *validator) size(key string, value, lo, hi ByteSize) {
+	if value < lo || value > hi {
+		v.add("%s: %s is out of bounds: write %s to %s", key, value, lo, hi)
+	}
+}
+
+func (v *validator) sizeOrNone(key string, value, lo ByteSize) {
+	if value != 0 && value < lo {
+		v.add("%s: %s is too small: write at least %s, or 0 for no limit", key, value, lo)
+	}
+}
+
+func (v *validator) number(key string, value, lo, hi int) {
+	if value < lo || value > hi {
+		v.add("%s: %d is out of bounds: write %d to %d", key, value, lo, hi)
+	}
+}
+
+func (v *validator) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		v.add("%s: %q: write one of %s", key, value, strings.Join(allowed, ", "))
+	}
+}
+
+func (v *validator) apps(apps []App) {
+	names := map[string]int{}
+	for i, app := range apps {
+		at := fmt.Sprintf("apps[%d]", i)
+		if !appName.MatchString(app.Name) {
+			v.add("%s.name: %q: write lower-case letters, digits, - and _, at most 63, as in main (it is part of the URL /webhooks/<name>)", at, app.Name)
+		} else if first, twice := names[app.Name]; twice {
+			v.add("%s.name: %q is the name of apps[%d] already: give each app its own", at, app.Name, first)
+		} else {
+			names[app.Name] = i
+		}
+		if app.ID != "" && !appID.MatchString(app.ID) {
+			v.add("%s.id: %q: write the digits that the app dashboard shows as App ID", at, app.ID)
+		}
+		if len(app.Secrets) == 0 {
+			v.add("%s.secrets: none: write the app secret (App settings, Basic), or name a file with it in secret_files", at)
+		}
+		for j, s := range app.Secrets {
+			v.secret(fmt.Sprintf("%s.secrets[%d]", at, j), s)
+		}
+		if app.VerifyToken == "" {
+			v.add("%s.verify_token: none: make one up, enter it here and in the app dashboard's webhook settings", at)
+		} else {
+			v.secret(at+".verify_token", app.VerifyToken)
+		}
+		for j, file := range app.SecretFiles {
+			v.path(fmt.Sprintf("%s.secret_files[%d]", at, j), file)
+		}
+		v.path(at+".verify_token_file", app.VerifyTokenFile)
+		if !graphVersion.MatchString(app.GraphVersion) {
+			v.add("%s.graph_version: %q: write v and two numbers, as in %s", at, app.GraphVersion, DefaultGraphVersion)
+		}
+		v.baseURL(at+".graph_url", app.GraphURL, DefaultGraphURL)
+	}
+}
+
+// secret refuses what can't be meant, without quoting it. An empty secret is
+// the worst of them: anyone can sign with it.
+func (v *validator) secret(key string, s Secret) {
+	switch {
+	case s == "":
+		v.add("%s: empty: write the secret or remove the entry", key)
+	case strings.TrimSpace(string(s)) != string(s):
+		v.add("%s: has a space or line end around it: remove that", key)
+	case placeholder.MatchString(string(s)):
+		v.add("%s: is what config print shows in a secret's place: write the secret itself", key)
+	case len(s) > maxSecret:
+		v.add("%s: is %d bytes long: at most %d", key, len(s), maxSecret)
+	}
+}
