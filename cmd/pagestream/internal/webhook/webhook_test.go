@@ -1,0 +1,392 @@
+package webhook_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	secret = "a-secret-of-our-own"
+	older  = "the-secret-before-it"
+	body   = `{"object":"page","entry":[{"id":"7001","time":1790000000000,"messaging":[{"sender":{"id":"9"},"recipient":{"id":"7001"},"timestamp":1790000000000,"message":{"mid":"m_1","text":"gr\u00fc\u00df dich"}}]}]}`
+)
+
+// publisher keeps what it is given, or fails.
+type publisher struct {
+	mu     sync.Mutex
+	events []domain.Event
+	err    error
+}
+
+func (p *publisher) Publish(_ context.Context, events []domain.Event) ([]streams.Receipt, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return nil, p.err
+	}
+	p.events = append(p.events, events...)
+	return make([]streams.Receipt, len(events)), nil
+}
+
+type fixture struct {
+	*httptest.Server
+	pub     *publisher
+	log     *bytes.Buffer
+	ready   error
+	answers chan webhook.Answer
+}
+
+func start(t *testing.T, change func(*webhook.Options)) *fixture {
+	t.Helper()
+	f := &fixture{pub: &publisher{}, log: &bytes.Buffer{}, answers: make(chan webhook.Answer, 64)}
+	o := webhook.Options{
+		Apps: []webhook.App{
+			{Name: "main", Secrets: []string{secret, older}, VerifyToken: "verify-main"},
+			{Name: "second", Secrets: []string{"second-secret"}, VerifyToken: "verify-second"},
+		},
+		Publisher:       f.pub,
+		Ready:           func() error { return f.ready },
+		PageVerifyToken: func(s string) bool { return s == "verify-of-a-page" },
+		Observe:         func(a webhook.Answer) { f.answers <- a },
+		Logger:          slog.New(slog.NewTextHandler(f.log, nil)),
+	}
+	if change != nil {
+		change(&o)
+	}
+	h, err := webhook.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	h.Register(mux)
+	f.Server = httptest.NewServer(mux)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func sign(key, body string) string {
+	m := hmac.New(sha256.New, []byte(key))
+	m.Write([]byte(body))
+	return "sha256=" + hex.EncodeToString(m.Sum(nil))
+}
+
+func (f *fixture) post(t *testing.T, path, body string, header http.Header) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header
+	resp, err := f.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b), resp.Header
+}
+
+func signed(key, body string) http.Header {
+	return http.Header{"X-Hub-Signature-256": {sign(key, body)}}
+}
+
+func TestHandshake(t *testing.T) {
+	f := start(t, nil)
+	for _, c := range []struct {
+		name, path, mode, token, challenge string
+		status                             int
+	}{
+		{"first app without a name", "/webhooks", "subscribe", "verify-main", "1158201444", 200},
+		{"app by name", "/webhooks/second", "subscribe", "verify-second", "1158201444", 200},
+		{"token of a connected page", "/webhooks", "subscribe", "verify-of-a-page", "1158201444", 200},
+		{"token of another app", "/webhooks/second", "subscribe", "verify-main", "1", 403},
+		{"wrong token", "/webhooks", "subscribe", "verify-mainn", "1", 403},
+		{"no token", "/webhooks", "subscribe", "", "1", 403},
+		{"another mode", "/webhooks", "unsubscribe", "verify-main", "1", 403},
+		{"no challenge", "/webhooks", "subscribe", "verify-main", "", 403},
+		{"challenge without end", "/webhooks", "subscribe", "verify-main", strings.Repeat("1", 2000), 403},
+		{"unknown app", "/webhooks/third", "subscribe", "verify-main", "1", 404},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			q := url.Values{"hub.mode": {c.mode}, "hub.verify_token": {c.token}, "hub.challenge": {c.challenge}}
+			resp, err := f.Client().Get(f.URL + c.path + "?" + q.Encode())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			got, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != c.status {
+				t.Fatalf("got %d, want %d", resp.StatusCode, c.status)
+			}
+			if c.status != 200 {
+				return
+			}
+			if string(got) != c.challenge {
+				t.Errorf("got body %q, want the bare challenge", got)
+			}
+			if ct := resp.Header.Get("Content-Type"); !strings.HasPrefix(ct, "text/plain") {
+				t.Errorf("got content type %q", ct)
+			}
+		})
+	}
+}
+
+func TestDelivery(t *testing.T) {
+	for _, c := range []struct {
+		name, path, body string
+		header           http.Header
+		status, stored   int
+		reason           string
+	}{
+		{"signed", "/webhooks/main", body, signed(secret, body), 200, 1, ""},
+		{"first app without a name", "/webhooks", body, signed(secret, body), 200, 1, ""},
+		{"older secret during rotation", "/webhooks", body, signed(older, body), 200, 1, ""},
+		{"secret of another app", "/webhooks/second", body, signed(secret, body), 401, 0, "signature"},
+		{"no signature", "/webhooks", body, http.Header{}, 401, 0, "signature"},
+		{"sha1 only", "/webhooks", body, http.Header{"X-Hub-Signature": {"sha1=da611bd448dc12acdf0cd3ab33fdb3adaee26145"}}, 401, 0, "signature"},
+		{"one bit off", "/webhooks", body + " ", signed(secret, body), 401, 0, "signature"},
+		{"short digest", "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=abcd"}}, 401, 0, "signature"},
+		{"digest of no hex", "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=" + strings.Repeat("z", 64)}}, 401, 0, "signature"},
+		{"not JSON is kept whole", "/webhooks", "{", signed(secret, "{"), 200, 1, ""},
+		{"empty body is kept", "/webhooks", "", signed(secret, ""), 200, 1, ""},
+		{"unknown app", "/webhooks/third", body, signed(secret, body), 404, 0, "unknown_app"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := start(t, nil)
+			status, answer, _ := f.post(t, c.path, c.body, c.header)
+			if status != c.status {
+				t.Fatalf("got %d, want %d", status, c.status)
+			}
+			if len(f.pub.events) != c.stored {
+				t.Errorf("stored %d events, want %d", len(f.pub.events), c.stored)
+			}
+			if a := <-f.answers; a.Status != c.status || a.Reason != c.reason {
+				t.Errorf("observed %d %q, want %d %q", a.Status, a.Reason, c.status, c.reason)
+			}
+			// Neither answer nor log may show what the signature should have been.
+			want := strings.TrimPrefix(sign(secret, c.body), "sha256=")
+			if strings.Contains(answer, want) || strings.Contains(f.log.String(), want) {
+				t.Error("the computed signature is shown")
+			}
+		})
+	}
+}
+
+func TestDeliveryKeepsTraceParent(t *testing.T) {
+	f := start(t, nil)
+	const tp = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	h := signed(secret, body)
+	h.Set("Traceparent", tp)
+	f.post(t, "/webhooks", body, h)
+	h.Set("Traceparent", "00-nonsense")
+	f.post(t, "/webhooks", body, h)
+	if got := f.pub.events[0].TraceParent; got != tp {
+		t.Errorf("got %q", got)
+	}
+	if got := f.pub.events[1].TraceParent; got != "" {
+		t.Errorf("a malformed traceparent was kept: %q", got)
+	}
+}
+
+func TestNotDurableIsNot200(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		err    error
+		ready  error
+		status int
+		reason string
+	}{
+		{"stream unavailable", streams.ErrUnavailable, nil, 503, "unavailable"},
+		{"queue full", streams.ErrOverloaded, nil, 503, "overloaded"},
+		{"deadline", fmt.Errorf("publish: %w", context.DeadlineExceeded), nil, 503, "timeout"},
+		{"unknown error", errors.New("anything"), nil, 503, "unavailable"},
+		{"not ready", nil, errors.New("JetStream is off"), 503, "not_ready"},
+		{"event larger than the stream takes", streams.ErrTooLarge, nil, 413, "too_large"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := start(t, nil)
+			f.pub.err, f.ready = c.err, c.ready
+			status, _, header := f.post(t, "/webhooks", body, signed(secret, body))
+			if status != c.status {
+				t.Fatalf("got %d, want %d", status, c.status)
+			}
+			if status == 503 && header.Get("Retry-After") == "" {
+				t.Error("503 without Retry-After")
+			}
+			if a := <-f.answers; a.Reason != c.reason {
+				t.Errorf("observed %q, want %q", a.Reason, c.reason)
+			}
+			if len(f.pub.events) != 0 {
+				t.Error("something was stored")
+			}
+		})
+	}
+}
+
+func TestBodyCap(t *testing.T) {
+	f := start(t, func(o *webhook.Options) { o.MaxBody = 100 })
+	exact := strings.Repeat("x", 100)
+	if status, _, _ := f.post(t, "/webhooks", exact, signed(secret, exact)); status != 200 {
+		t.Errorf("a body of exactly the cap: got %d", status)
+	}
+	over := exact + "x"
+	if status, _, _ := f.post(t, "/webhooks", over, signed(secret, over)); status != 413 {
+		t.Errorf("one byte over: got %d", status)
+	}
+	// The same without Content-Length.
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/webhooks", io.MultiReader(strings.NewReader(over)))
+	req.Header = signed(secret, over)
+	resp, err := f.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 413 {
+		t.Errorf("chunked, one byte over: got %d", resp.StatusCode)
+	}
+}
+
+func TestBodyCutShortStoresNothing(t *testing.T) {
+	f := start(t, nil)
+	conn, err := net.Dial("tcp", f.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /webhooks HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: %s\r\nContent-Length: %d\r\n\r\n%s",
+		sign(secret, body), len(body), body[:20])
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if a := <-f.answers; a.Status != 400 || len(f.pub.events) != 0 {
+		t.Errorf("got %d with %d stored", a.Status, len(f.pub.events))
+	}
+}
+
+func TestOtherMethods(t *testing.T) {
+	f := start(t, nil)
+	for _, m := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodHead, http.MethodOptions} {
+		req, _ := http.NewRequestWithContext(t.Context(), m, f.URL+"/webhooks", nil)
+		resp, err := f.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") == "" {
+			t.Errorf("%s: got %d, Allow %q", m, resp.StatusCode, resp.Header.Get("Allow"))
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for name, apps := range map[string][]webhook.App{
+		"no app":       nil,
+		"no secret":    {{Name: "a"}},
+		"empty secret": {{Name: "a", Secrets: []string{"x", ""}}},
+		"twice":        {{Name: "a", Secrets: []string{"x"}}, {Name: "a", Secrets: []string{"x"}}},
+	} {
+		if _, err := webhook.New(webhook.Options{Apps: apps, Publisher: &publisher{}}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestSignatureFromOpenSSL holds the check to an independent signer.
+func TestSignatureFromOpenSSL(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("openssl is not installed")
+	}
+	cmd := exec.CommandContext(t.Context(), "openssl", "dgst", "-sha256", "-hmac", secret, "-r")
+	cmd.Stdin = strings.NewReader(body)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _, _ := strings.Cut(string(out), " ")
+	f := start(t, nil)
+	if status, _, _ := f.post(t, "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=" + digest}}); status != 200 {
+		t.Errorf("a signature by openssl: got %d", status)
+	}
+}
+
+// TestSignatureVectors runs the vectors kept beside the project.
+func TestSignatureVectors(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "..", "shared", "corpus", "SIGNATURES.json"))
+	if err != nil {
+		t.Skip("the corpus is not beside the project")
+	}
+	var vectors struct {
+		Hub []struct {
+			Source, Header, Secret, Body, Value, Expect string
+		} `json:"x_hub_signature"`
+	}
+	if err := json.Unmarshal(b, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, v := range vectors.Hub {
+		if v.Header != webhook.SignatureHeader {
+			continue
+		}
+		tried++
+		f := start(t, func(o *webhook.Options) { o.Apps[0].Secrets = []string{v.Secret} })
+		want := 401
+		if v.Expect == "valid" {
+			want = 200
+		}
+		if status, _, _ := f.post(t, "/webhooks", v.Body, http.Header{v.Header: {v.Value}}); status != want {
+			t.Errorf("%s (%s): got %d, want %d", v.Source, v.Expect, status, want)
+		}
+	}
+	if tried == 0 {
+		t.Error("no vector was tried")
+	}
+}
+
+func FuzzSignature(f *testing.F) {
+	f.Add("sha256="+strings.Repeat("0", 64), []byte("x"))
+	f.Add(sign(secret, "x"), []byte("x"))
+	h, err := webhook.New(webhook.Options{
+		Apps: []webhook.App{{Name: "a", Secrets: []string{secret}}}, Publisher: &publisher{},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	h.Register(mux)
+	f.Fuzz(func(t *testing.T, header string, body []byte) {
+		r := httptest.NewRequest(http.MethodPost, "/webhooks", bytes.NewReader(body))
+		r.Header.Set(webhook.SignatureHeader, header)
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		accepted := w.Code == http.StatusOK
+		if should := strings.EqualFold(header, sign(secret, string(body))) && strings.HasPrefix(header, "sha256="); accepted != should {
+			t.Errorf("answered %d", w.Code)
+		}
+	})
+}

@@ -1,0 +1,42 @@
+package streams
+
+import (
+	"errors"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// Stored is an event as the stream holds it.
+type Stored struct {
+	domain.Event
+	// Seq is the event's sequence in the stream, from 1. It orders events.
+	Seq uint64
+	// At is when the stream stored the event, by the server's clock.
+	At time.Time
+}
+
+// Errors when events are written.
+var (
+	// ErrUnavailable says that the stream can't store now: no connection, no
+	// JetStream, a full disk. Nothing that was not acknowledged is promised to
+	// be absent: a retry with the same events is safe.
+	ErrUnavailable = errors.New("stream is unavailable")
+	// ErrOverloaded says that too many events wait already.
+	ErrOverloaded = errors.New("too many events wait to be stored")
+	// ErrTooLarge says that an event is larger than the server takes.
+	ErrTooLarge = errors.New("event is larger than the stream takes")
+	// ErrConflict says that the page's last event is not the one that the
+	// decision was made on.
+	ErrConflict = errors.New("another decision on the page came first")
+	// ErrClosed says that the publisher or subscriber was closed.
+	ErrClosed = errors.New("closed")
+)
+
+// Errors when events are read.
+var (
+	// ErrMalformed says that a message in the stream is no event of ours.
+	ErrMalformed = errors.New("message is not an event")
+	// ErrNotFound says that the stream has no event with that sequence.
+	ErrNotFound = errors.New("no such event")
+)
