@@ -1,0 +1,208 @@
+// Package embedded runs a nats-server with JetStream inside the process. It is
+// the only importer of nats-server outside tests.
+//
+// One node only: several machines need an external NATS cluster. The server
+// listens on nothing; [Server.Connect] is an in-process connection.
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// SyncMode says when the server syncs an event to disk.
+type SyncMode string
+
+// The modes. With SyncAlways an acknowledged event survives a power cut; with
+// SyncInterval up to one interval of them may not. Both survive the death of
+// the process.
+const (
+	SyncAlways   SyncMode = "always"
+	SyncInterval SyncMode = "interval"
+)
+
+// Errors when the server starts.
+var (
+	// ErrInUse says that another process has the directory.
+	ErrInUse = errors.New("data directory is in use by another pagestream")
+	// ErrNotReady says that the server did not start in time.
+	ErrNotReady = errors.New("server is not ready")
+)
+
+// ErrJetStreamOff says that JetStream turned itself off, as it does when the
+// disk is full. Nothing can be stored until the process is started again.
+var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart")
+
+// Defaults of [Options].
+const (
+	DefaultReadyTimeout = 2 * time.Minute // a large window is read back at start
+	DefaultSyncInterval = time.Second
+	DefaultMaxPayload   = 32 << 20
+	maxPending          = 128 << 20
+	maxMemory           = 64 << 20
+)
+
+// Options configure a [Server]. Dir is required.
+type Options struct {
+	// Dir is where the server keeps its files.
+	Dir string
+	// Sync is SyncAlways unless it says otherwise.
+	Sync         SyncMode
+	SyncInterval time.Duration
+	// MaxStore bounds what the server writes, in bytes. 0 leaves it to the
+	// disk: a full one makes publishes fail, and those are answered 503.
+	MaxStore int64
+	// MaxPayload is the largest event in bytes. It has to hold a delivery's
+	// body twice: its text and its raw item.
+	MaxPayload   int32
+	ReadyTimeout time.Duration
+	Logger       *slog.Logger
+}
+
+// Server is a running server.
+type Server struct {
+	ns   *server.Server
+	lock *os.File
+}
+
+// Start starts the server and waits until it is ready. The caller must call
+// Shutdown.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	if o.Sync == "" {
+		o.Sync = SyncAlways
+	}
+	if o.SyncInterval <= 0 {
+		o.SyncInterval = DefaultSyncInterval
+	}
+	if o.MaxPayload <= 0 {
+		o.MaxPayload = DefaultMaxPayload
+	}
+	if o.ReadyTimeout <= 0 {
+		o.ReadyTimeout = DefaultReadyTimeout
+	}
+	if o.MaxStore <= 0 {
+		o.MaxStore = math.MaxInt64 / 2
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", o.Dir, err)
+	}
+	opts := &server.Options{
+		ServerName:             "pagestream",
+		DontListen:             true,
+		NoSigs:                 true, // signals are the program's
+		NoLog:                  true,
+		NoSystemAccount:        false,
+		DisableJetStreamBanner: true,
+		JetStream:              true,
+		StoreDir:               o.Dir,
+		SyncAlways:             o.Sync == SyncAlways,
+		SyncInterval:           o.SyncInterval,
+		JetStreamMaxStore:      o.MaxStore,
+		JetStreamMaxMemory:     maxMemory,
+		MaxPayload:             o.MaxPayload,
+		MaxPending:             maxPending,
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make server: %w", err), lock.Close())
+	}
+	ns.SetLoggerV2(logger{o.Logger}, false, false, false)
+	s := &Server{ns: ns, lock: lock}
+	go ns.Start()
+	if err := s.awaitReady(ctx, o.ReadyTimeout); err != nil {
+		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
+	}
+	return s, nil
+}
+
+func (s *Server) awaitReady(ctx context.Context, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for !s.ns.ReadyForConnections(50 * time.Millisecond) {
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("wait for server: %w", ctx.Err())
+		case time.Now().After(deadline):
+			return fmt.Errorf("%w after %s", ErrNotReady, limit)
+		}
+	}
+	if err := s.Healthy(); err != nil {
+		return fmt.Errorf("start JetStream: %w", err)
+	}
+	return nil
+}
+
+// Connect returns a new in-process connection. Whoever asked closes it.
+func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
+	opts = append([]nats.Option{nats.Name(name), nats.InProcessServer(s.ns)}, opts...)
+	nc, err := nats.Connect("", opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect in process: %w", err)
+	}
+	return nc, nil
+}
+
+// Healthy returns nil while events can be stored, as far as the server knows.
+// It is cheap enough to be asked every second.
+func (s *Server) Healthy() error {
+	if !s.ns.Running() {
+		return ErrNotReady
+	}
+	if !s.ns.JetStreamEnabled() {
+		return ErrJetStreamOff
+	}
+	if h := s.ns.Healthz(&server.HealthzOptions{JSEnabledOnly: true}); h.StatusCode >= 400 {
+		return fmt.Errorf("%w (%s)", ErrJetStreamOff, h.Error)
+	}
+	return nil
+}
+
+// Shutdown stops the server and releases its directory. Connections must be
+// closed first; lame duck mode would do nothing, since nothing listens. It is
+// idempotent.
+func (s *Server) Shutdown(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ns.Shutdown()
+		s.ns.WaitForShutdown()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("stop server: %w", ctx.Err())
+	}
+	if err := s.lock.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("unlock data directory: %w", err)
+	}
+	return nil
+}
+
+// logger adapts slog to the server's logger. The server's notices are debug to
+// us: they are about its own start and stop.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Noticef(format string, v ...any) { l.log.Debug(line(format, v)) }
+func (l logger) Warnf(format string, v ...any)   { l.log.Warn(line(format, v)) }
+func (l logger) Fatalf(format string, v ...any)  { l.log.Error(line(format, v)) }
+func (l logger) Errorf(format string, v ...any)  { l.log.Error(line(format, v)) }
+func (l logger) Debugf(format string, v ...any)  { l.log.Debug(line(format, v)) }
+func (l logger) Tracef(format string, v ...any)  { l.log.Debug(line(format, v)) }
+
+func line(format string, v []any) string { return strings.TrimSpace(fmt.Sprintf(format, v...)) }
