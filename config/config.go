@@ -98,8 +98,8 @@ type Streams struct {
 	Window time.Duration `koanf:"window"`
 	// MaxBytes bounds the stream, the oldest events go first; 0 is unlimited.
 	MaxBytes ByteSize `koanf:"max_bytes"`
-	// MaxStore bounds what the embedded server may write to disk; 0 leaves it
-	// to the server.
+	// MaxStore bounds what the embedded server may write to disk; 0 is
+	// unlimited.
 	MaxStore ByteSize `koanf:"max_store"`
 	// BatchThreshold is from how many waiting events they go as one batch.
 	BatchThreshold int `koanf:"batch_threshold"`

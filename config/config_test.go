@@ -333,7 +333,7 @@ func TestValidate(t *testing.T) {
 		"http.shutdown_timeout: 0s is out of bounds":                  func(c *config.Config) { c.HTTP.ShutdownTimeout = 0 },
 		"webhook.timeout: 5s is too long: Meta gives up":              func(c *config.Config) { c.Webhook.Timeout = 5 * time.Second },
 		"webhook.timeout: -1s is out of bounds":                       func(c *config.Config) { c.Webhook.Timeout = -time.Second },
-		"webhook.max_body: 1B is out of bounds: write 64KiB to 64MiB": func(c *config.Config) { c.Webhook.MaxBody = 1 },
+		"webhook.max_body: 1B is out of bounds: write 64KiB to 15MiB": func(c *config.Config) { c.Webhook.MaxBody = 1 },
 		"nats.url: not a NATS URL":                                    func(c *config.Config) { c.NATS.URL = "http://u:hunter2@a" },
 		"nats.creds: \"/x\" is of no use without nats.url":            func(c *config.Config) { c.NATS.Creds = "/x" },
 		"nats.replicas: 3 copies need a cluster":                      func(c *config.Config) { c.NATS.Replicas = 3 },

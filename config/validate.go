@@ -41,7 +41,8 @@ func (c Config) Validate() error {
 	}
 	v.duration("http.shutdown_timeout", c.HTTP.ShutdownTimeout, time.Second, 10*time.Minute)
 
-	v.size("webhook.max_body", c.Webhook.MaxBody, 64*KiB, 64*MiB)
+	// An event may hold a body twice, and the embedded server takes 32 MiB.
+	v.size("webhook.max_body", c.Webhook.MaxBody, 64*KiB, 15*MiB)
 	if c.Webhook.Timeout >= metaDeadline {
 		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s", c.Webhook.Timeout, metaDeadline)
 	} else {
