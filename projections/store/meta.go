@@ -1,0 +1,41 @@
+package store
+
+import "fmt"
+
+// MetaBucket has the position. It is no part of the state: [Digest] leaves it
+// out.
+const MetaBucket = "meta"
+
+var metaKey = []byte("position")
+
+// Meta is where a read model stands. It is written in the transaction that
+// changes the state, so the state is exactly the fold of events 1 to Seq.
+type Meta struct {
+	// Identity is the identity of the stream (streams.Identity).
+	Identity string `json:"identity"`
+	// Version is the version of the projection that wrote the state.
+	Version int `json:"version"`
+	// Seq is the sequence of the last event in the state, 0 for none.
+	Seq uint64 `json:"seq"`
+	// Dropped counts events left out because an earlier one has their id,
+	// Malformed messages that were no events.
+	Dropped   uint64 `json:"dropped,omitempty"`
+	Malformed uint64 `json:"malformed,omitempty"`
+}
+
+// ReadMeta returns the position, false if the store is new.
+func ReadMeta(tx *Tx) (Meta, bool, error) {
+	m, ok, err := GetJSON[Meta](tx.Bucket(MetaBucket), metaKey)
+	if err != nil {
+		return Meta{}, false, fmt.Errorf("read position: %w", err)
+	}
+	return m, ok, nil
+}
+
+// WriteMeta sets the position.
+func WriteMeta(tx *Tx, m Meta) error {
+	if err := PutJSON(tx.Bucket(MetaBucket), metaKey, m); err != nil {
+		return fmt.Errorf("write position: %w", err)
+	}
+	return nil
+}

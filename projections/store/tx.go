@@ -1,0 +1,230 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/bbolt"
+)
+
+// Tx is one transaction. It belongs to the function it was given to: neither it
+// nor its buckets and cursors may be used after that, or by two goroutines.
+type Tx struct {
+	tx      *bbolt.Tx
+	buckets map[string]*Bucket
+}
+
+// Writable reports whether the transaction is an Update.
+func (tx *Tx) Writable() bool { return tx.tx.Writable() }
+
+// Bucket returns the bucket of that name, which has to be a constant of its
+// projection. In an Update a missing one is made; in a View it is empty.
+// [MetaBucket] and what starts with "_" are the framework's.
+func (tx *Tx) Bucket(name string) *Bucket {
+	if b := tx.buckets[name]; b != nil {
+		return b
+	}
+	b := &Bucket{name: name, b: tx.tx.Bucket([]byte(name)), writable: tx.Writable()}
+	if b.b == nil && b.writable {
+		b.b, b.err = tx.tx.CreateBucket([]byte(name))
+	}
+	if tx.buckets == nil {
+		tx.buckets = make(map[string]*Bucket, 8)
+	}
+	tx.buckets[name] = b
+	return b
+}
+
+// Buckets returns the names of the buckets, in order.
+func (tx *Tx) Buckets() ([]string, error) {
+	var names []string
+	err := tx.tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+		names = append(names, string(name))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list buckets: %w", err)
+	}
+	return names, nil
+}
+
+// Bucket is an ordered map of bytes to bytes. A key has 1 to 32768 bytes.
+type Bucket struct {
+	name     string
+	b        *bbolt.Bucket
+	writable bool
+	err      error
+}
+
+// Get returns a copy of the value, nil if there is none. A value of no bytes is
+// not nil.
+func (b *Bucket) Get(key []byte) []byte {
+	if b.b == nil {
+		return nil
+	}
+	v := b.b.Get(key)
+	if v == nil {
+		return nil
+	}
+	return append(make([]byte, 0, len(v)), v...)
+}
+
+// Has reports whether the key is there.
+func (b *Bucket) Has(key []byte) bool { return b.b != nil && b.b.Get(key) != nil }
+
+// Put sets the value. Both may be changed afterwards.
+func (b *Bucket) Put(key, value []byte) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	if err := b.b.Put(key, slices.Clone(value)); err != nil {
+		return fmt.Errorf("put in %s: %w", b.name, err)
+	}
+	return nil
+}
+
+// Delete removes the key; a missing one is no error.
+func (b *Bucket) Delete(key []byte) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	if err := b.b.Delete(key); err != nil {
+		return fmt.Errorf("delete from %s: %w", b.name, err)
+	}
+	return nil
+}
+
+func (b *Bucket) check() error {
+	switch {
+	case !b.writable:
+		return fmt.Errorf("write to %s: %w", b.name, ErrReadOnly)
+	case b.err != nil:
+		return fmt.Errorf("make bucket %s: %w", b.name, b.err)
+	}
+	return nil
+}
+
+// Empty reports whether the bucket has no key.
+func (b *Bucket) Empty() bool {
+	k, _ := b.Cursor().First()
+	return k == nil
+}
+
+// Len counts the keys. It reads the whole bucket: keep a counter for what is
+// asked often.
+func (b *Bucket) Len() int {
+	n := 0
+	c := b.Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// ForEachPrefix calls f with each key that starts with prefix, in order; a nil
+// prefix means every key. It ends at the first error, and [Stop] ends it
+// without one. The slices are shared and valid during the call only; f must not
+// change the bucket.
+func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) error {
+	c := b.Cursor()
+	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if err := f(k, v); err != nil {
+			if errors.Is(err, Stop) {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends [Bucket.ForEachPrefix] early.
+var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as what it does: return store.Stop
+
+// Cursor returns a cursor over the bucket. Its keys and values are shared:
+// don't change them, and copy what has to outlive the transaction. After a Put
+// or Delete in the bucket, Seek again.
+func (b *Bucket) Cursor() *Cursor {
+	if b.b == nil {
+		return &Cursor{}
+	}
+	return &Cursor{c: b.b.Cursor()}
+}
+
+// Cursor moves over a bucket in the order of its keys. A nil key means that
+// there is none further.
+type Cursor struct{ c *bbolt.Cursor }
+
+// First moves to the first key.
+func (c *Cursor) First() (key, value []byte) {
+	if c.c == nil {
+		return nil, nil
+	}
+	return c.c.First()
+}
+
+// Last moves to the last key.
+func (c *Cursor) Last() (key, value []byte) {
+	if c.c == nil {
+		return nil, nil
+	}
+	return c.c.Last()
+}
+
+// Seek moves to the first key at or after the given one.
+func (c *Cursor) Seek(seek []byte) (key, value []byte) {
+	if c.c == nil {
+		return nil, nil
+	}
+	return c.c.Seek(seek)
+}
+
+// Next moves one key on.
+func (c *Cursor) Next() (key, value []byte) {
+	if c.c == nil {
+		return nil, nil
+	}
+	return c.c.Next()
+}
+
+// Prev moves one key back.
+func (c *Cursor) Prev() (key, value []byte) {
+	if c.c == nil {
+		return nil, nil
+	}
+	return c.c.Prev()
+}
+
+// GetJSON reads a value that [PutJSON] wrote; false if there is none. Unknown
+// fields are ignored. The error never quotes the value.
+func GetJSON[T any](b *Bucket, key []byte) (value T, found bool, err error) {
+	if b.b == nil {
+		return value, false, nil
+	}
+	v := b.b.Get(key)
+	if v == nil {
+		return value, false, nil
+	}
+	if err := json.Unmarshal(v, &value); err != nil {
+		return value, false, fmt.Errorf("decode %d bytes in %s: %w", len(v), b.name, ErrCorrupt)
+	}
+	return value, true, nil
+}
+
+// PutJSON writes a value as JSON: deterministic, as encoding/json sorts maps.
+func PutJSON(b *Bucket, key []byte, value any) error {
+	v, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %T for %s: %w", value, b.name, err)
+	}
+	if err := b.check(); err != nil {
+		return err
+	}
+	if err := b.b.Put(key, v); err != nil {
+		return fmt.Errorf("put in %s: %w", b.name, err)
+	}
+	return nil
+}
