@@ -10,10 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -33,6 +33,8 @@ const (
 
 // Errors when the server starts.
 var (
+	// ErrSyncMode says that a sync mode is neither of the two.
+	ErrSyncMode = errors.New(`unknown sync mode; write "always" or "interval"`)
 	// ErrInUse says that another process has the directory.
 	ErrInUse = errors.New("data directory is in use by another pagestream")
 	// ErrNotReady says that the server did not start in time.
@@ -48,8 +50,17 @@ const (
 	DefaultReadyTimeout = 2 * time.Minute // a large window is read back at start
 	DefaultSyncInterval = time.Second
 	DefaultMaxPayload   = 32 << 20
-	maxPending          = 128 << 20
-	maxMemory           = 64 << 20
+
+	// maxPending is how much may wait to be sent to one connection before the
+	// server cuts it off. It has to hold what a subscriber may ask for at once,
+	// twice the largest event and more.
+	maxPending = 256 << 20
+	// maxMemory is for consumers only; the stream is on disk.
+	maxMemory = 64 << 20
+	// reserve is left free on the disk, or a twentieth of it if that is more.
+	reserve = 256 << 20
+	// storeUnknown bounds the store where the disk can't be asked.
+	storeUnknown = 1 << 40
 )
 
 // Options configure a [Server]. Dir is required.
@@ -59,8 +70,10 @@ type Options struct {
 	// Sync is SyncAlways unless it says otherwise.
 	Sync         SyncMode
 	SyncInterval time.Duration
-	// MaxStore bounds what the server writes, in bytes. 0 leaves it to the
-	// disk: a full one makes publishes fail, and those are answered 503.
+	// MaxStore bounds what the server stores, in bytes. At it publishes fail
+	// and everything else goes on, whereas JetStream turns itself off when it
+	// meets a full disk. 0 is what the disk has free at the start and the store
+	// holds already, less a reserve.
 	MaxStore int64
 	// MaxPayload is the largest event in bytes. It has to hold a delivery's
 	// body twice: its text and its raw item.
@@ -72,6 +85,7 @@ type Options struct {
 // Server is a running server.
 type Server struct {
 	ns   *server.Server
+	log  *logger
 	lock *os.File
 }
 
@@ -90,11 +104,14 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.ReadyTimeout <= 0 {
 		o.ReadyTimeout = DefaultReadyTimeout
 	}
-	if o.MaxStore <= 0 {
-		o.MaxStore = math.MaxInt64 / 2
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Sync != SyncAlways && o.Sync != SyncInterval {
+		return nil, fmt.Errorf("sync %q: %w", o.Sync, ErrSyncMode)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start server: %w", err)
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
@@ -102,6 +119,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	lock, err := lockFile(filepath.Join(o.Dir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", o.Dir, err)
+	}
+	if o.MaxStore <= 0 {
+		o.MaxStore = storeLimit(o.Dir)
 	}
 	opts := &server.Options{
 		ServerName:             "pagestream",
@@ -123,8 +143,8 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make server: %w", err), lock.Close())
 	}
-	ns.SetLoggerV2(logger{o.Logger}, false, false, false)
-	s := &Server{ns: ns, lock: lock}
+	s := &Server{ns: ns, log: &logger{log: o.Logger}, lock: lock}
+	ns.SetLoggerV2(s.log, false, false, false)
 	go ns.Start()
 	if err := s.awaitReady(ctx, o.ReadyTimeout); err != nil {
 		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
@@ -136,6 +156,8 @@ func (s *Server) awaitReady(ctx context.Context, limit time.Duration) error {
 	deadline := time.Now().Add(limit)
 	for !s.ns.ReadyForConnections(50 * time.Millisecond) {
 		switch {
+		case s.log.fatal.Load() != nil:
+			return fmt.Errorf("%w: %s", ErrNotReady, *s.log.fatal.Load())
 		case ctx.Err() != nil:
 			return fmt.Errorf("wait for server: %w", ctx.Err())
 		case time.Now().After(deadline):
@@ -150,7 +172,9 @@ func (s *Server) awaitReady(ctx context.Context, limit time.Duration) error {
 
 // Connect returns a new in-process connection. Whoever asked closes it.
 func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
-	opts = append([]nats.Option{nats.Name(name), nats.InProcessServer(s.ns)}, opts...)
+	opts = append([]nats.Option{
+		nats.Name(name), nats.InProcessServer(s.ns), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+	}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect in process: %w", err)
@@ -194,15 +218,46 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
+// storeLimit is what the server may store in dir: what it holds, and what the
+// disk has free less the reserve.
+func storeLimit(dir string) int64 {
+	free, err := freeSpace(dir)
+	if err != nil {
+		return storeUnknown
+	}
+	total := free
+	// What can't be counted makes the limit too small, never too large.
+	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return nil //nolint:nilerr // see above
+		}
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+		return nil
+	})
+	return max(1, total-min(total/2, max(reserve, total/20)))
+}
+
 // logger adapts slog to the server's logger. The server's notices are debug to
 // us: they are about its own start and stop.
-type logger struct{ log *slog.Logger }
+type logger struct {
+	log *slog.Logger
+	// fatal is what the server gave up on; it goes no further then and says so
+	// nowhere else.
+	fatal atomic.Pointer[string]
+}
 
-func (l logger) Noticef(format string, v ...any) { l.log.Debug(line(format, v)) }
-func (l logger) Warnf(format string, v ...any)   { l.log.Warn(line(format, v)) }
-func (l logger) Fatalf(format string, v ...any)  { l.log.Error(line(format, v)) }
-func (l logger) Errorf(format string, v ...any)  { l.log.Error(line(format, v)) }
-func (l logger) Debugf(format string, v ...any)  { l.log.Debug(line(format, v)) }
-func (l logger) Tracef(format string, v ...any)  { l.log.Debug(line(format, v)) }
+func (l *logger) Fatalf(format string, v ...any) {
+	text := line(format, v)
+	l.fatal.CompareAndSwap(nil, &text)
+	l.log.Error(text)
+}
+
+func (l *logger) Noticef(format string, v ...any) { l.log.Debug(line(format, v)) }
+func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(line(format, v)) }
+func (l *logger) Errorf(format string, v ...any)  { l.log.Error(line(format, v)) }
+func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(line(format, v)) }
+func (l *logger) Tracef(format string, v ...any)  { l.log.Debug(line(format, v)) }
 
 func line(format string, v []any) string { return strings.TrimSpace(fmt.Sprintf(format, v...)) }

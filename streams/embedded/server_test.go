@@ -1,0 +1,204 @@
+package embedded_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const limit = 30 * time.Second
+
+func deadline(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func start(t *testing.T, o embedded.Options) *embedded.Server {
+	t.Helper()
+	s, err := embedded.Start(deadline(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, s) })
+	return s
+}
+
+func stop(t *testing.T, s *embedded.Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func open(t *testing.T, s *embedded.Server) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := s.Connect("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc, js
+}
+
+// What was acknowledged is there after a restart on the same directory, and
+// the directory is free again once the server is down.
+func TestRestartKeepsWhatWasAcknowledged(t *testing.T) {
+	for _, mode := range []embedded.SyncMode{"", embedded.SyncAlways, embedded.SyncInterval} {
+		t.Run("sync="+string(mode), func(t *testing.T) {
+			o := embedded.Options{Dir: t.TempDir(), Sync: mode}
+			s := start(t, o)
+			nc, js := open(t, s)
+			if _, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 20 {
+				if _, err := js.Publish(deadline(t), fmt.Sprintf("s.%d", i), []byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			nc.Close()
+			stop(t, s)
+			stop(t, s) // idempotent
+
+			_, js = open(t, start(t, o))
+			st, err := js.Stream(deadline(t), "S")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.CachedInfo().State.LastSeq; got != 20 {
+				t.Fatalf("last sequence %d after restart, want 20", got)
+			}
+		})
+	}
+}
+
+func TestTwoServersOnOneDirectory(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, embedded.Options{Dir: dir})
+	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: dir}); !errors.Is(err, embedded.ErrInUse) {
+		t.Fatalf("second start: %v, want ErrInUse", err)
+	}
+	if err := s.Healthy(); err != nil {
+		t.Fatalf("the first server suffers from the second: %v", err)
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	file := t.TempDir() + "/file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: file}); err == nil {
+		t.Error("started in a file")
+	}
+	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: t.TempDir(), Sync: "never"}); !errors.Is(err, embedded.ErrSyncMode) {
+		t.Errorf("unknown sync mode: %v, want ErrSyncMode", err)
+	}
+	broken := t.TempDir()
+	if err := os.WriteFile(broken+"/jetstream", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: broken}); !errors.Is(err, embedded.ErrNotReady) {
+		t.Errorf("start without a usable store: %v, want ErrNotReady", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("a start that can't succeed took %s to fail", took)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	dir := t.TempDir()
+	if _, err := embedded.Start(ended, embedded.Options{Dir: dir}); !errors.Is(err, context.Canceled) {
+		t.Errorf("start with an ended context: %v", err)
+	}
+	start(t, embedded.Options{Dir: dir}) // the failed start left the directory free
+}
+
+func TestHealthy(t *testing.T) {
+	s := start(t, embedded.Options{Dir: t.TempDir()})
+	if err := s.Healthy(); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, s)
+	if err := s.Healthy(); err == nil {
+		t.Fatal("healthy after shutdown")
+	}
+}
+
+// The largest message goes in and out: the server's bound on pending bytes
+// lets it.
+func TestLargestPayload(t *testing.T) {
+	s := start(t, embedded.Options{Dir: t.TempDir()})
+	nc, js := open(t, s)
+	if got := nc.MaxPayload(); got != embedded.DefaultMaxPayload {
+		t.Fatalf("max payload %d, want %d", got, embedded.DefaultMaxPayload)
+	}
+	st, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, embedded.DefaultMaxPayload-1024)
+	ack, err := js.Publish(deadline(t), "s", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := st.GetMsg(deadline(t), ack.Sequence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Data) != len(body) {
+		t.Fatalf("%d bytes came back, want %d", len(m.Data), len(body))
+	}
+}
+
+// A store at its limit refuses; JetStream stays on, and what was acknowledged
+// stays.
+func TestStoreLimit(t *testing.T) {
+	s := start(t, embedded.Options{Dir: t.TempDir(), MaxStore: 1 << 20})
+	_, js := open(t, s)
+	st, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, 64<<10)
+	var acked uint64
+	for range 64 {
+		ack, err := js.Publish(deadline(t), "s", body)
+		if err != nil {
+			break
+		}
+		acked = ack.Sequence
+	}
+	if acked == 0 || acked > 16 {
+		t.Fatalf("%d events of 64 KiB fit into 1 MiB", acked)
+	}
+	if err := s.Healthy(); err != nil {
+		t.Fatalf("a full store turned JetStream off: %v", err)
+	}
+	info, err := st.Info(deadline(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.State.LastSeq != acked {
+		t.Fatalf("last sequence %d, acknowledged %d", info.State.LastSeq, acked)
+	}
+}
