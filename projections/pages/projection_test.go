@@ -1,0 +1,315 @@
+package pages_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const page = domain.PageID("104")
+
+// world is a store and the stream position of what is applied to it.
+type world struct {
+	t   testing.TB
+	st  *store.Store
+	seq uint64
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	st, err := store.Open(filepath.Join(t.TempDir(), "pages.db"), store.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, st.Close()) })
+	return &world{t: t, st: st}
+}
+
+func (w *world) apply(events ...domain.Event) {
+	w.t.Helper()
+	require.NoError(w.t, w.st.Update(func(tx *store.Tx) error {
+		for _, e := range events {
+			w.seq++
+			if err := pages.New().Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: stored(w.seq)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+func (w *world) page(id domain.PageID) pages.Page {
+	w.t.Helper()
+	p, err := pages.Get(w.st, id)
+	require.NoError(w.t, err)
+	return p
+}
+
+func stored(seq uint64) time.Time { return time.UnixMilli(1_800_000_000_000 + int64(seq)*1000).UTC() }
+
+func ms(n int64) time.Time { return time.UnixMilli(n).UTC() }
+
+func event(t domain.Type, at int64, d domain.Data) domain.Event {
+	return domain.Event{ID: fmt.Sprint(t, at), Type: t, Page: page, Time: ms(at), Data: d}
+}
+
+func message(p domain.PageID, at int64) domain.Event {
+	e := event(domain.MessageReceived, at, domain.Data{Object: "page", Message: &domain.Message{MID: "m"}})
+	e.Page, e.Contact = p, "7001"
+	return e
+}
+
+func connection(t domain.Type, at int64, c domain.Connection) domain.Event {
+	return event(t, at, domain.Data{Connection: &c})
+}
+
+var full = domain.Connection{
+	ConnectionID: "c1", Company: "acme", App: "main", Name: "Acme", Instagram: "9001", SealedToken: "sealed-1",
+	SealedVerifyToken: "sealed-v", Admin: "77", Fields: []string{"messages", "message_echoes"},
+}
+
+func TestUnknownPageIsSeen(t *testing.T) {
+	w := newWorld(t)
+	late := message(page, 500)
+	late.Standby = true
+	back := event(domain.MessageEchoed, 100, domain.Data{Source: "backfill"})
+	w.apply(message(page, 1000), late, event(domain.MessageRead, 2000, domain.Data{}), back)
+	p := w.page(page)
+	assert.Equal(t, pages.Unknown, p.State)
+	assert.Equal(t, pages.TokenNone, p.Token)
+	assert.Equal(t, "page", p.Object)
+	tr := p.Traffic
+	assert.Equal(t, uint64(4), tr.Events)
+	assert.Equal(t, map[domain.Type]uint64{domain.MessageReceived: 2, domain.MessageRead: 1, domain.MessageEchoed: 1}, tr.Types)
+	assert.Equal(t, uint64(1), tr.Standby)
+	assert.Equal(t, ms(100), tr.FirstTime)
+	assert.Equal(t, ms(2000), tr.LastTime)
+	assert.Equal(t, ms(1000), tr.LastMessage)
+	assert.Equal(t, domain.MessageEchoed, tr.LastType)
+	assert.Equal(t, stored(1), tr.FirstAt)
+	assert.Equal(t, stored(4), tr.LastAt)
+	assert.Equal(t, stored(3), tr.LastInboundAt, "fetched history is no delivery")
+	_, err := pages.Credentials(w.st, page)
+	require.ErrorIs(t, err, pages.ErrNoCredentials)
+}
+
+func TestConnectionLife(t *testing.T) {
+	w := newWorld(t)
+	w.apply(message(page, 500), connection(domain.PageConnected, 1000, full))
+	p := w.page(page)
+	assert.Equal(t, pages.Connected, p.State)
+	assert.Equal(t, ms(1000), p.StateSince)
+	assert.Equal(t, pages.TokenValid, p.Token)
+	assert.Equal(t, []string{"Acme", "acme", "main", "c1", "9001", "77"}, []string{p.Name, p.Company, p.App, p.ConnectionID, p.Instagram, p.Admin})
+	assert.Equal(t, full.Fields, p.Fields)
+	assert.Equal(t, stored(1), p.Traffic.LastInboundAt, "our own decisions are no delivery")
+	s, err := pages.Credentials(w.st, page)
+	require.NoError(t, err)
+	assert.Equal(t, pages.Secrets{Page: page, ConnectionID: "c1", App: "main", Company: "acme", SealedToken: "sealed-1", SealedVerifyToken: "sealed-v", Token: pages.TokenValid}, s)
+
+	w.apply(connection(domain.PageRenamed, 1500, domain.Connection{Name: "Acme Ltd"}),
+		connection(domain.PageTokenInvalidated, 2000, domain.Connection{ConnectionID: "c1", Reason: "code 190 subcode 463"}),
+		connection(domain.PageTokenInvalidated, 2100, domain.Connection{ConnectionID: "c1", Reason: "code 190 subcode 467"}),
+		message(page, 2500))
+	p = w.page(page)
+	assert.Equal(t, "Acme Ltd", p.Name)
+	assert.Equal(t, pages.TokenInvalid, p.Token)
+	assert.Equal(t, ms(2000), p.TokenSince)
+	assert.Equal(t, "code 190 subcode 467", p.TokenReason)
+	assert.Equal(t, uint64(2), p.Traffic.Types[domain.MessageReceived], "a dead token stops nothing")
+
+	w.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-2"}))
+	p = w.page(page)
+	assert.Equal(t, pages.TokenValid, p.Token)
+	assert.Empty(t, p.TokenReason)
+	assert.Equal(t, full.Fields, p.Fields)
+	s, err = pages.Credentials(w.st, page)
+	require.NoError(t, err)
+	assert.Equal(t, "sealed-2", s.SealedToken)
+	assert.Equal(t, "sealed-v", s.SealedVerifyToken, "kept")
+
+	w.apply(connection(domain.PageDisconnected, 4000, domain.Connection{ConnectionID: "c1", Reason: "by the operator"}))
+	p = w.page(page)
+	assert.Equal(t, pages.Disconnected, p.State)
+	assert.Equal(t, "by the operator", p.StateReason)
+	assert.Equal(t, pages.TokenNone, p.Token)
+	_, err = pages.Credentials(w.st, page)
+	require.ErrorIs(t, err, pages.ErrNoCredentials)
+	_, err = pages.ByInstagram(w.st, "9001")
+	require.ErrorIs(t, err, pages.ErrNotFound)
+
+	// A refresh that comes after the end must not bring a token back.
+	w.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-3"}), message(page, 4200))
+	p = w.page(page)
+	assert.Equal(t, pages.Disconnected, p.State)
+	assert.Equal(t, uint64(1), p.Ignored)
+	_, err = pages.Credentials(w.st, page)
+	require.ErrorIs(t, err, pages.ErrNoCredentials)
+}
+
+func TestEarlierConnectionIsIgnored(t *testing.T) {
+	w := newWorld(t)
+	second := full
+	second.ConnectionID, second.SealedToken, second.Name = "c2", "sealed-c2", ""
+	w.apply(connection(domain.PageConnected, 1000, full), connection(domain.PageConnected, 2000, second),
+		connection(domain.PageDisconnected, 3000, domain.Connection{ConnectionID: "c1"}),
+		connection(domain.PageTokenInvalidated, 3000, domain.Connection{ConnectionID: "c1"}),
+		connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "old"}))
+	p := w.page(page)
+	assert.Equal(t, pages.Connected, p.State)
+	assert.Equal(t, "c2", p.ConnectionID)
+	assert.Equal(t, "Acme", p.Name)
+	assert.Equal(t, ms(2000), p.StateSince)
+	assert.Equal(t, pages.TokenValid, p.Token)
+	assert.Equal(t, uint64(3), p.Ignored)
+	s, err := pages.Credentials(w.st, page)
+	require.NoError(t, err)
+	assert.Equal(t, "sealed-c2", s.SealedToken)
+}
+
+func TestInstagramAccountLeadsToItsPage(t *testing.T) {
+	w := newWorld(t)
+	ig := message("9001", 1200)
+	ig.Data.Object = "instagram"
+	w.apply(connection(domain.PageConnected, 1000, full), ig)
+	got, err := pages.ByInstagram(w.st, "9001")
+	require.NoError(t, err)
+	assert.Equal(t, page, got)
+	p := w.page("9001")
+	assert.Equal(t, pages.Unknown, p.State)
+	assert.Equal(t, "instagram", p.Object)
+	assert.Equal(t, page, p.LinkedPage)
+
+	again := full
+	again.Instagram = "9002"
+	w.apply(connection(domain.PageConnected, 2000, again))
+	_, err = pages.ByInstagram(w.st, "9001")
+	require.ErrorIs(t, err, pages.ErrNotFound)
+
+	// Another page takes the account over; the first one's end leaves it there.
+	other := connection(domain.PageConnected, 3000, again)
+	other.Page = "105"
+	w.apply(other, connection(domain.PageDisconnected, 4000, domain.Connection{}))
+	got, err = pages.ByInstagram(w.st, "9002")
+	require.NoError(t, err)
+	assert.Equal(t, domain.PageID("105"), got)
+}
+
+func TestTestEventsAndNoPageMakeNoPage(t *testing.T) {
+	w := newWorld(t)
+	button := message(domain.NoPage, 1000)
+	button.Data.Test = true
+	unreadable := event(domain.DeliveryUnreadable, 1000, domain.Data{Unreadable: &domain.Unreadable{}})
+	unreadable.Page = ""
+	onPage := message(page, 1000)
+	onPage.Data.Test = true
+	w.apply(button, unreadable, onPage)
+	list, _, err := pages.List(w.st, "", 0)
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	none, err := pages.Unrouted(w.st)
+	require.NoError(t, err)
+	assert.Equal(t, uint64(2), none.Tests)
+	assert.Equal(t, map[domain.Type]uint64{domain.DeliveryUnreadable: 1}, none.Types)
+
+	w.apply(message(page, 1100), onPage)
+	p := w.page(page)
+	assert.Equal(t, uint64(1), p.Traffic.Events)
+	assert.Equal(t, uint64(1), p.Traffic.Tests)
+}
+
+func TestPolicyAndRoles(t *testing.T) {
+	w := newWorld(t)
+	withContact := event(domain.ThreadRolesChanged, 5000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"2": {"x"}}}})
+	withContact.Contact = "7001"
+	w.apply(event(domain.PolicyEnforced, 2000, domain.Data{Policy: &domain.Policy{Action: "block", Reason: "spam"}}),
+		event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}),
+		event(domain.ThreadRolesChanged, 3000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}}}),
+		withContact)
+	p := w.page(page)
+	assert.Equal(t, &pages.Policy{Action: "block", Reason: "spam", Time: ms(2000)}, p.Policy, "the newest by time")
+	assert.Equal(t, map[string][]string{"1": {"primary_receiver"}}, p.Roles)
+	assert.Equal(t, pages.Unknown, p.State)
+}
+
+func TestOddContent(t *testing.T) {
+	w := newWorld(t)
+	for i, k := range domain.Types() {
+		w.apply(event(k, int64(i), domain.Data{}))
+	}
+	w.apply(event("something.new", 1, domain.Data{}))
+	p := w.page(page)
+	assert.Equal(t, pages.Disconnected, p.State, "the one that needs no data")
+	assert.Equal(t, uint64(1), p.Traffic.Types["other"])
+	far := event(domain.MessageReceived, math.MaxInt64/2, domain.Data{})
+	zero := event(domain.MessageReceived, 0, domain.Data{})
+	zero.Time = time.Time{}
+	long := domain.PageID(strings.Repeat("9", 70000))
+	w.apply(far, zero, message(long, 1))
+	assert.Equal(t, 9999, w.page(page).Traffic.LastTime.Year())
+	assert.Equal(t, long, w.page(long).ID)
+}
+
+func TestListPaging(t *testing.T) {
+	w := newWorld(t)
+	empty, next, err := pages.List(w.st, "", 0)
+	require.NoError(t, err)
+	assert.NotNil(t, empty)
+	assert.Empty(t, next)
+	var want []domain.PageID
+	for i := range 23 {
+		id := domain.PageID(fmt.Sprint(100 + i))
+		want = append(want, id)
+		w.apply(message(id, 1000))
+	}
+	var got []domain.PageID
+	for cursor := ""; ; {
+		list, next, err := pages.List(w.st, cursor, 5)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(list), 5)
+		for _, p := range list {
+			got = append(got, p.ID)
+		}
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	assert.Equal(t, want, got)
+	got = nil
+	require.NoError(t, pages.Each(w.st, func(p pages.Page) error { got = append(got, p.ID); return nil }))
+	assert.Equal(t, want, got)
+	_, _, err = pages.List(w.st, "!!", 5)
+	require.ErrorIs(t, err, pages.ErrCursor)
+	_, err = pages.Get(w.st, "nobody")
+	require.ErrorIs(t, err, pages.ErrNotFound)
+}
+
+// The sealed tokens are in one bucket, and no printed form has them.
+func TestSecretsStayApart(t *testing.T) {
+	w := newWorld(t)
+	w.apply(connection(domain.PageConnected, 1000, full))
+	require.NoError(t, w.st.View(func(tx *store.Tx) error {
+		for _, name := range []string{"pages", "traffic", "instagram", "unrouted"} {
+			c := tx.Bucket(name).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				assert.NotContains(t, string(v), "sealed-", name)
+			}
+		}
+		return nil
+	}))
+	s, err := pages.Credentials(w.st, page)
+	require.NoError(t, err)
+	b, err := json.Marshal(s)
+	require.NoError(t, err)
+	assert.NotContains(t, fmt.Sprintf("%v %+v %#v %s", s, s, s, b), "sealed-")
+}

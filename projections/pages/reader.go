@@ -1,0 +1,176 @@
+package pages
+
+import (
+	"encoding/base64"
+	"errors"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// Errors of the readers.
+var (
+	// ErrNotFound says that nothing was ever heard of the page.
+	ErrNotFound = errors.New("page not found")
+	// ErrNoCredentials says that the page is not connected, or was connected
+	// without a token.
+	ErrNoCredentials = errors.New("page has no credentials; connect it first")
+	// ErrCursor says that a cursor is not one that a list gave.
+	ErrCursor = errors.New("cursor is not valid; start again without one")
+)
+
+// Limits of one page of a list.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 500
+)
+
+// maxCursor is more than any key here has.
+const maxCursor = 4 << 10
+
+// List returns pages in byte order of their ids, connected or not, and the
+// cursor of the next ones; it is empty at the end. A limit of 0 means
+// [DefaultLimit], and none is above [MaxLimit]. Each call is one short
+// transaction; a page new between two calls is in its place.
+func List(v projections.Viewer, cursor string, limit int) (list []Page, next string, err error) {
+	after, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(after) > maxCursor {
+		return nil, "", ErrCursor
+	}
+	if limit <= 0 {
+		limit = DefaultLimit
+	}
+	limit = min(limit, MaxLimit)
+	list = []Page{}
+	err = v.View(func(tx *store.Tx) error {
+		c := tx.Bucket(bucketTraffic).Cursor()
+		k, _ := c.First()
+		if len(after) > 0 {
+			k, _ = c.Seek(append(after, 0))
+		}
+		for ; k != nil; k, _ = c.Next() {
+			if len(list) == limit {
+				next = base64.RawURLEncoding.EncodeToString(after)
+				return nil
+			}
+			p, err := assemble(tx, k)
+			if err != nil {
+				return err
+			}
+			list = append(list, p)
+			after = append([]byte(nil), k...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// Each calls fn for every page in byte order of their ids, [MaxLimit] to a
+// transaction, and none is open while fn runs. It stops at fn's first error and returns it.
+func Each(v projections.Viewer, fn func(Page) error) error {
+	for cursor := ""; ; {
+		list, next, err := List(v, cursor, MaxLimit)
+		if err != nil {
+			return err
+		}
+		for _, p := range list {
+			if err := fn(p); err != nil {
+				return err
+			}
+		}
+		if cursor = next; next == "" {
+			return nil
+		}
+	}
+}
+
+// Get returns one page, or fails with [ErrNotFound].
+func Get(v projections.Viewer, page domain.PageID) (p Page, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		p, err = assemble(tx, pageKey(string(page)))
+		return err
+	})
+	return p, err
+}
+
+// Credentials returns a connected page's sealed secrets, or fails with
+// [ErrNoCredentials]. It is the only way to them. The token may be invalid: see
+// Token.
+func Credentials(v projections.Viewer, page domain.PageID) (out Secrets, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		key := pageKey(string(page))
+		s, err := secrets(tx, key)
+		if err != nil {
+			return err
+		}
+		p, found, err := store.GetJSON[Page](tx.Bucket(bucketPages), key)
+		if err != nil {
+			return err
+		}
+		if !found || s == (sealed{}) {
+			return ErrNoCredentials
+		}
+		out = Secrets{
+			Page: p.ID, ConnectionID: p.ConnectionID, App: p.App, Company: p.Company,
+			SealedToken: s.SealedToken, SealedVerifyToken: s.SealedVerifyToken, Token: p.Token,
+		}
+		return nil
+	})
+	return out, err
+}
+
+// ByInstagram returns the connected page that an Instagram account is linked
+// to, or fails with [ErrNotFound].
+func ByInstagram(v projections.Viewer, account string) (page domain.PageID, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		b := tx.Bucket(bucketInstagram).Get(pageKey(account))
+		if b == nil {
+			return ErrNotFound
+		}
+		page = domain.PageID(b)
+		return nil
+	})
+	return page, err
+}
+
+// Unrouted returns the traffic of no page: unreadable deliveries, and in Tests
+// the dashboard's Test button.
+func Unrouted(v projections.Viewer) (Traffic, error) {
+	var row traffic
+	err := v.View(func(tx *store.Tx) (err error) {
+		row, _, err = store.GetJSON[traffic](tx.Bucket(bucketUnrouted), unrouted())
+		return err
+	})
+	return row.Traffic, err
+}
+
+// assemble joins what is stored apart.
+func assemble(tx *store.Tx, key []byte) (Page, error) {
+	t, heard, err := store.GetJSON[traffic](tx.Bucket(bucketTraffic), key)
+	if err != nil {
+		return Page{}, err
+	}
+	if !heard {
+		return Page{}, ErrNotFound
+	}
+	p, found, err := store.GetJSON[Page](tx.Bucket(bucketPages), key)
+	if err != nil {
+		return Page{}, err
+	}
+	if !found {
+		p = Page{State: Unknown, Token: TokenNone}
+	}
+	p.ID, p.Traffic, p.Object = t.Page, t.Traffic, t.Object
+	p.LinkedPage = domain.PageID(tx.Bucket(bucketInstagram).Get(key))
+	return p, nil
+}
+
+// pageKey sorts as the ids do.
+func pageKey(id string) []byte { return store.Key(id) }
+
+// unrouted is the one key of its bucket.
+func unrouted() []byte { return store.Key(string(domain.NoPage)) }
