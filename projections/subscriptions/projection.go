@@ -1,0 +1,134 @@
+package subscriptions
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// bucketSubscriptions has page | app -> subscription.
+const bucketSubscriptions = "subscriptions"
+
+// Projection folds events into subscriptions. It has no state of its own; the
+// transaction has all of it.
+type Projection struct{}
+
+// New returns the projection.
+func New() *Projection { return &Projection{} }
+
+// Name returns "subscriptions".
+func (*Projection) Name() string { return "subscriptions" }
+
+// Version changes when the fold or its layout does, and then the read model is
+// rebuilt.
+func (*Projection) Version() int { return 1 }
+
+// Apply folds one event in. It never fails on what an event says; errors are the
+// store's. Events must come in stream order and each once.
+func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
+	to, ok := target(e.Type)
+	if !ok || e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
+		return nil
+	}
+	in, odd := e.Data.Subscription, false
+	if in == nil {
+		in, odd = &domain.Subscription{}, true
+	}
+	app := cmp.Or(in.App, e.Data.App)
+	key := store.Key(string(e.Page), app)
+	bucket := tx.Bucket(bucketSubscriptions)
+	s, found, err := store.GetJSON[Subscription](bucket, key)
+	if err != nil {
+		return err
+	}
+	if !found {
+		s = Subscription{Page: e.Page, App: app, State: None, History: []Transition{}}
+	}
+	s.LastSeq = e.Seq
+	if odd {
+		s.Odd++
+	} else {
+		s.apply(to, in, e)
+	}
+	return store.PutJSON(bucket, key, s)
+}
+
+// target is the state that an event of this type leads to.
+func target(t domain.Type) (State, bool) {
+	switch t {
+	case domain.SubscriptionRequested:
+		return Requested, true
+	case domain.SubscriptionConfirmed:
+		return Confirmed, true
+	case domain.SubscriptionFailed:
+		return Failed, true
+	case domain.SubscriptionDrifted:
+		return Drifted, true
+	case domain.SubscriptionRemoved:
+		return Removed, true
+	}
+	return None, false
+}
+
+func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored) {
+	from, wanted, actual, now := s.State, s.Wanted, s.Actual, when(e)
+	if in.Wanted != nil {
+		s.Wanted = fields(in.Wanted)
+	}
+	switch to {
+	case Confirmed, Drifted:
+		// Drift to nothing is told by an empty list.
+		s.Actual, s.CheckedAt = fields(in.Actual), now
+	case Failed:
+		if in.Actual != nil {
+			s.Actual, s.CheckedAt = fields(in.Actual), now
+		}
+		s.Failure = &Failure{Code: in.Code, Subcode: in.Subcode, Reason: in.Reason, Time: now}
+	case Removed:
+		s.Actual = nil
+	}
+	s.State, s.Reason = to, in.Reason
+	if from != to {
+		s.Since = now
+	} else if to != Failed && slices.Equal(wanted, s.Wanted) && slices.Equal(actual, s.Actual) {
+		return // seen again, not changed
+	}
+	s.Transitions++
+	s.History = append(s.History, Transition{
+		Seq: e.Seq, At: clean(e.At), Time: now, From: from, To: to, Wanted: s.Wanted, Actual: s.Actual,
+		Reason: in.Reason, Code: in.Code, Subcode: in.Subcode,
+	})
+	if n := len(s.History) - maxHistory; n > 0 {
+		s.History = slices.Delete(s.History, 0, n)
+	}
+}
+
+// fields returns the list sorted and without repeats: its order means nothing.
+func fields(in []string) []string {
+	out := slices.Clone(in)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// maxMillis is the last millisecond that JSON has a form for, in year 9999.
+const maxMillis = 253402300799999
+
+// clean returns t in UTC, cut to milliseconds and to years that JSON has a form for.
+func clean(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return time.UnixMilli(min(max(t.UnixMilli(), 0), maxMillis)).UTC()
+}
+
+// when is an event's time; one that has none happened when it was stored.
+func when(e streams.Stored) time.Time {
+	if e.Time.IsZero() || e.Time.UnixMilli() <= 0 {
+		return clean(e.At)
+	}
+	return clean(e.Time)
+}
