@@ -1,0 +1,146 @@
+package conversations_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	page    = domain.PageID("104")
+	contact = domain.ContactID("7001")
+)
+
+// world is a store and the stream position of what is applied to it.
+type world struct {
+	t   require.TestingT
+	st  *store.Store
+	seq uint64
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	st, err := store.Open(filepath.Join(t.TempDir(), "conversations.db"), store.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, st.Close()) })
+	return &world{t: t, st: st}
+}
+
+// apply folds events in, one transaction for all.
+func (w *world) apply(events ...domain.Event) {
+	p := conversations.New()
+	err := w.st.Update(func(tx *store.Tx) error {
+		for _, e := range events {
+			w.seq++
+			at := time.UnixMilli(1_800_000_000_000 + int64(w.seq)*1000).UTC()
+			if err := p.Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: at}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	require.NoError(w.t, err)
+}
+
+func (w *world) messages() []conversations.Message {
+	list, next, err := conversations.Messages(w.st, page, contact, "", 500, false)
+	require.NoError(w.t, err)
+	require.Empty(w.t, next)
+	return list
+}
+
+func (w *world) message(mid string) conversations.Message {
+	f, err := conversations.FindByMID(w.st, page, mid)
+	require.NoError(w.t, err, "mid %s", mid)
+	return f.Message
+}
+
+func (w *world) conversation() conversations.Conversation {
+	c, err := conversations.Get(w.st, page, contact)
+	require.NoError(w.t, err)
+	return c
+}
+
+func (w *world) counts() conversations.Counts {
+	c, err := conversations.Count(w.st, page)
+	require.NoError(w.t, err)
+	return c
+}
+
+func ms(n int64) time.Time { return time.UnixMilli(n).UTC() }
+
+func event(t domain.Type, at int64, d domain.Data) domain.Event {
+	b, _ := json.Marshal(d)
+	d.Object = "page"
+	return domain.Event{
+		ID: domain.DedupID("page", page, string(t), strconv.FormatInt(at, 10)+string(b)), Type: t, Page: page, Contact: contact, Time: ms(at), Data: d,
+	}
+}
+
+func in(mid, text string, at int64) domain.Event {
+	return event(domain.MessageReceived, at, domain.Data{Message: &domain.Message{MID: mid, Text: text}})
+}
+
+func out(mid, text string, at int64) domain.Event {
+	return event(domain.MessageEchoed, at, domain.Data{Message: &domain.Message{MID: mid, Text: text, Echo: true, AppID: "55"}})
+}
+
+func edit(mid, text string, num, at int64) domain.Event {
+	return event(domain.MessageEdited, at, domain.Data{Edit: &domain.Edit{MID: mid, Text: text, Num: num}})
+}
+
+func unsend(mid string, at int64) domain.Event {
+	return event(domain.MessageDeleted, at, domain.Data{Message: &domain.Message{MID: mid, Deleted: true}})
+}
+
+func react(mid, sender, emoji string, at int64) domain.Event {
+	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: &domain.Reaction{MID: mid, Action: "react", Reaction: "other", Emoji: emoji}})
+}
+
+func unreact(mid, sender string, at int64) domain.Event {
+	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: &domain.Reaction{MID: mid, Action: "unreact"}})
+}
+
+func delivered(at, watermark int64, mids ...string) domain.Event {
+	return event(domain.MessageDelivered, at, domain.Data{Delivery: &domain.Delivery{Watermark: watermark, MIDs: mids}})
+}
+
+func read(at, watermark int64) domain.Event {
+	return event(domain.MessageRead, at, domain.Data{Read: &domain.Read{Watermark: watermark}})
+}
+
+func readMID(at int64, mid string) domain.Event {
+	return event(domain.MessageRead, at, domain.Data{Read: &domain.Read{MID: mid}})
+}
+
+func of(e domain.Event, p domain.PageID, c domain.ContactID) domain.Event {
+	e.Page, e.Contact = p, c
+	e.ID += ":" + string(p) + ":" + string(c)
+	return e
+}
+
+// stored reports whether s stands anywhere in the store.
+func (w *world) stored(s string) bool {
+	found := false
+	require.NoError(w.t, w.st.View(func(tx *store.Tx) error {
+		for _, name := range []string{"conversations", "messages", "activity", "mids", "pending", "receipts", "erased", "counts"} {
+			c := tx.Bucket(name).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				own := name == "counts" // its key is the page's
+				found = found || !own && bytes.Contains(k, []byte(s)) || bytes.Contains(v, []byte(s))
+			}
+		}
+		return nil
+	}))
+	return found
+}

@@ -1,0 +1,113 @@
+package conversations
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// Buckets and their keys. Keys start with page and contact, in the order in
+// which they are written, because bbolt writes neighbours five times faster
+// than strangers; only the mid index is spread, within its page.
+const (
+	bucketConversations = "conversations" // page | contact -> conversation
+	bucketMessages      = "messages"      // page | contact | time | seq -> message
+	bucketActivity      = "activity"      // page | inverted time | contact -> conversation's key
+	bucketMIDs          = "mids"          // page | hash of mid -> message's key
+	bucketPending       = "pending"       // page | contact | hash of mid | seq -> what waits for that mid
+	bucketReceipts      = "receipts"      // page | contact | kind -> receipts, packed
+	bucketErased        = "erased"        // page | hash of contact -> tombstone
+	bucketCounts        = "counts"        // page -> counts
+)
+
+// hash16 is the fixed-length form of a mid, an event id or an erased contact.
+func hash16(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:16]
+}
+
+func pagePrefix(page domain.PageID) []byte { return store.Key(string(page)) }
+
+func conversationKey(page domain.PageID, contact domain.ContactID) []byte {
+	return store.Key(string(page), string(contact))
+}
+
+// sortable maps a signed number to one whose bytes sort as it does.
+func sortable(n int64) uint64 { return uint64(n) ^ 1<<63 }
+
+// join copies prefix, so that keys never share memory.
+func join(prefix []byte, tails ...[]byte) []byte {
+	n := len(prefix)
+	for _, t := range tails {
+		n += len(t)
+	}
+	key := append(make([]byte, 0, n), prefix...)
+	for _, t := range tails {
+		key = append(key, t...)
+	}
+	return key
+}
+
+func be(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// messageKey places a message by event time, and by arrival within one
+// millisecond.
+func messageKey(conversation []byte, ms int64, seq uint64) []byte {
+	return join(conversation, be(sortable(ms)), be(seq))
+}
+
+// messageTime returns the event time in a message's key.
+func messageTime(key []byte) int64 {
+	return int64(binary.BigEndian.Uint64(key[len(key)-16:]) ^ 1<<63)
+}
+
+// activityKey sorts a page's conversations newest first.
+func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte {
+	return store.Key(string(page), ^sortable(ms), string(contact))
+}
+
+func midKey(page domain.PageID, mid string) []byte {
+	return join(pagePrefix(page), hash16("mid:"+mid))
+}
+
+// eventKey is a message's place in the mid index when it has no mid of its own.
+func eventKey(page domain.PageID, id string) []byte {
+	return join(pagePrefix(page), hash16("event:"+id))
+}
+
+func pendingPrefix(conversation []byte, mid string) []byte {
+	return join(conversation, hash16("mid:"+mid))
+}
+
+func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
+	return join(pagePrefix(page), hash16("contact:"+string(contact)))
+}
+
+// successor returns the first key after every key that starts with prefix.
+// The prefixes here end in a mark that is not 0xff, so there always is one.
+func successor(prefix []byte) []byte {
+	next := append([]byte(nil), prefix...)
+	for i := len(next) - 1; i >= 0; i-- {
+		next[i]++
+		if next[i] != 0 {
+			return next[:i+1]
+		}
+	}
+	return nil
+}
+
+// maxCursor is more than any key here has.
+const maxCursor = 8 << 10
+
+func encodeCursor(tail []byte) string { return base64.RawURLEncoding.EncodeToString(tail) }
+
+func decodeCursor(cursor string) ([]byte, error) {
+	tail, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(tail) > maxCursor {
+		return nil, ErrCursor
+	}
+	return tail, nil
+}

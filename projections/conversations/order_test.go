@@ -1,0 +1,140 @@
+package conversations_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+)
+
+// TestArrivalOrderDoesNotMatter applies one set of events about a conversation
+// in two orders, in transactions of any size. The rows must be the same but for
+// what records the arrival, and the receipts as a model has them.
+func TestArrivalOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var events []domain.Event
+		type sent struct {
+			mid string
+			at  int64
+		}
+		var outs []sent
+		type coverage struct{ upto, at int64 }
+		var reads, deliveries []coverage
+		named := map[string][]int64{} // deliveries by mid
+
+		n := rapid.IntRange(1, 6).Draw(rt, "messages")
+		times := rapid.SliceOfNDistinct(rapid.Int64Range(1000, 1040), n, n, rapid.ID).Draw(rt, "times")
+		timeOf := map[string]int64{}
+		for i, at := range times {
+			mid := fmt.Sprint("m", i)
+			timeOf[mid] = at
+			if rapid.Bool().Draw(rt, "out") {
+				outs = append(outs, sent{mid, at})
+				events = append(events, out(mid, "text "+mid, at))
+			} else {
+				events = append(events, in(mid, "text "+mid, at))
+			}
+		}
+		anyMID := rapid.Custom(func(rt *rapid.T) string { return fmt.Sprint("m", rapid.IntRange(0, n-1).Draw(rt, "mid")) })
+		clock := int64(2000) // distinct, so that no tie is left to arrival
+		for range rapid.IntRange(0, 14).Draw(rt, "changes") {
+			clock++
+			at := clock
+			mid := anyMID.Draw(rt, "mid")
+			switch rapid.IntRange(0, 8).Draw(rt, "kind") {
+			case 0, 1:
+				events = append(events, edit(mid, fmt.Sprint("edit ", at), rapid.Int64Range(1, 5).Draw(rt, "num"), at))
+			case 2:
+				events = append(events, unsend(mid, at))
+			case 3:
+				events = append(events, react(mid, rapid.SampledFrom([]string{"7001", "104"}).Draw(rt, "by"), fmt.Sprint(at), at))
+			case 4:
+				events = append(events, unreact(mid, rapid.SampledFrom([]string{"7001", "104"}).Draw(rt, "by"), at))
+			case 5:
+				w := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
+				events = append(events, read(at, w))
+				reads = append(reads, coverage{w, w})
+			case 6:
+				w := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
+				events = append(events, delivered(at, w, mid))
+				deliveries = append(deliveries, coverage{w, w})
+				named[mid] = append(named[mid], w)
+			case 7:
+				events = append(events, delivered(at, 0, mid))
+				named[mid] = append(named[mid], at)
+			case 8:
+				at = rapid.Int64Range(1000, 3000).Draw(rt, "seen")
+				events = append(events, readMID(at, mid))
+				reads = append(reads, coverage{timeOf[mid], at})
+			}
+		}
+		if rapid.Bool().Draw(rt, "thread") {
+			events = append(events, event(domain.ThreadPassed, 1500, domain.Data{Thread: &domain.Thread{NewOwner: "1"}}),
+				event(domain.ThreadRequested, 1600, domain.Data{Thread: &domain.Thread{Requester: "2"}}),
+				event(domain.ThreadTaken, 1700, domain.Data{Thread: &domain.Thread{NewOwner: "2"}}))
+		}
+
+		first := fold(t, rt, events)
+		second := fold(t, rt, rapid.Permutation(events).Draw(rt, "order"))
+		require.Empty(rt, cmp.Diff(first.rows(), second.rows()))
+		require.Empty(rt, cmp.Diff(first.settled(), second.settled()))
+
+		earliest := func(at int64, covers []coverage, more ...int64) (t time.Time) {
+			for _, c := range covers {
+				if c.upto >= at && (t.IsZero() || ms(c.at).Before(t)) {
+					t = ms(c.at)
+				}
+			}
+			for _, m := range more {
+				if t.IsZero() || ms(m).Before(t) {
+					t = ms(m)
+				}
+			}
+			return t
+		}
+		for _, s := range outs {
+			m := second.message(s.mid)
+			require.Equal(rt, earliest(s.at, reads), m.ReadAt, "read of %s", s.mid)
+			require.Equal(rt, earliest(s.at, append(deliveries[:len(deliveries):len(deliveries)], reads...), named[s.mid]...), m.DeliveredAt, "delivery of %s", s.mid)
+		}
+	})
+}
+
+// fold applies the events, each with an id of its own, in drawn portions.
+func fold(t *testing.T, rt *rapid.T, events []domain.Event) *world {
+	w := newWorld(t)
+	w.t = rt
+	for len(events) > 0 {
+		n := rapid.IntRange(1, len(events)).Draw(rt, "portion")
+		w.apply(events[:n]...)
+		events = events[n:]
+	}
+	return w
+}
+
+// rows returns the messages without what records their arrival.
+func (w *world) rows() []conversations.Message {
+	list := w.messages()
+	for i := range list {
+		m := &list[i]
+		m.Seq, m.At, m.LateMillis, m.Events = 0, time.Time{}, 0, nil
+		for by, r := range m.Reactions {
+			r.Seq = 0
+			m.Reactions[by] = r
+		}
+	}
+	return list
+}
+
+// settled returns the conversation without what records arrivals.
+func (w *world) settled() conversations.Conversation {
+	c := w.conversation()
+	c.LastSeq, c.LastAt, c.Late = 0, time.Time{}, 0
+	return c
+}

@@ -1,0 +1,579 @@
+package conversations_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+)
+
+func TestConversationOfMessages(t *testing.T) {
+	w := newWorld(t)
+	w.apply(in("m1", "hello", 1000), out("m2", "hi there", 2000), in("m3", "thanks", 3000), in("m4", "bye", 4000))
+
+	list := w.messages()
+	require.Len(t, list, 4)
+	assert.Equal(t, "hello", list[0].Text)
+	assert.Equal(t, conversations.In, list[0].Direction)
+	assert.Equal(t, conversations.Out, list[1].Direction)
+	assert.Equal(t, "55", list[1].AppID)
+	assert.Equal(t, []uint64{2}, list[1].Events)
+
+	c := w.conversation()
+	assert.Equal(t, uint64(3), c.In)
+	assert.Equal(t, uint64(1), c.Out)
+	assert.Equal(t, uint64(2), c.Unanswered)
+	assert.Equal(t, ms(1000), c.FirstActivity)
+	assert.Equal(t, ms(4000), c.LastActivity)
+	assert.Equal(t, "bye", c.Last.Text)
+	assert.Equal(t, "page", c.Object)
+	assert.Equal(t, conversations.Counts{Conversations: 1, In: 3, Out: 1}, w.counts())
+
+	w.apply(out("m5", "still here", 5000))
+	assert.Zero(t, w.conversation().Unanswered)
+}
+
+// An echo is the page's own send seen again; it needs no waiting, only the mid.
+func TestEchoIsOneRow(t *testing.T) {
+	w := newWorld(t)
+	echo := out("m1", "on its way", 1000)
+	backfill := echo
+	backfill.ID, backfill.Data.Source = "other", "backfill"
+	w.apply(echo, backfill, echo)
+	require.Len(t, w.messages(), 1)
+	assert.Zero(t, w.counts().Conflicts)
+	assert.Equal(t, uint64(1), w.conversation().Out)
+}
+
+func TestSameMIDOtherBodyIsConflict(t *testing.T) {
+	w := newWorld(t)
+	other := in("m1", "second", 1500)
+	w.apply(in("m1", "first", 1000), other)
+	require.Len(t, w.messages(), 1)
+	m := w.message("m1")
+	assert.Equal(t, "first", m.Text)
+	assert.Equal(t, uint64(1), m.Conflicts)
+	assert.Equal(t, []uint64{1, 2}, m.Events)
+	assert.Equal(t, uint64(1), w.conversation().Conflicts)
+	assert.Equal(t, uint64(1), w.counts().Conflicts)
+
+	// The first body is what counts, also after an edit.
+	twin := in("m1", "first", 1000)
+	twin.ID = "twin"
+	w.apply(edit("m1", "edited", 1, 2000), twin)
+	assert.Equal(t, uint64(1), w.message("m1").Conflicts)
+}
+
+func TestSameMIDOfTwoContacts(t *testing.T) {
+	w := newWorld(t)
+	w.apply(in("m1", "mine", 1000), of(in("m1", "yours", 1100), page, "7002"))
+	f, err := conversations.FindByMID(w.st, page, "m1")
+	require.NoError(t, err)
+	assert.Equal(t, contact, f.Contact)
+	list, _, err := conversations.Messages(w.st, page, "7002", "", 0, false)
+	require.NoError(t, err)
+	require.Len(t, list, 1, "the other message is not lost")
+	assert.Equal(t, "yours", list[0].Text)
+	assert.Equal(t, uint64(1), w.counts().Conflicts)
+}
+
+func TestMessageWithoutMID(t *testing.T) {
+	w := newWorld(t)
+	e := in("", "", 1000)
+	e.Data.Message.Unsupported = true
+	w.apply(e, e, in("", "", 2000))
+	list := w.messages()
+	require.Len(t, list, 2)
+	assert.True(t, list[0].Unsupported)
+	assert.Equal(t, e.ID, list[0].ID)
+}
+
+func TestLateArrivalIsPlacedByTime(t *testing.T) {
+	w := newWorld(t)
+	w.apply(in("m1", "one", 1000), in("m3", "three", 9000), in("m2", "two", 3000))
+	list := w.messages()
+	require.Len(t, list, 3)
+	assert.Equal(t, []string{"one", "two", "three"}, []string{list[0].Text, list[1].Text, list[2].Text})
+	assert.Equal(t, []int64{0, 6000, 0}, []int64{list[0].LateMillis, list[1].LateMillis, list[2].LateMillis})
+	c := w.conversation()
+	assert.Equal(t, uint64(1), c.Late)
+	assert.Equal(t, "three", c.Last.Text)
+	assert.Equal(t, ms(9000), c.LastActivity)
+	assert.Equal(t, uint64(1), w.counts().Late)
+
+	history := in("m0", "zero", 500)
+	history.Data.Source = "backfill"
+	w.apply(history)
+	assert.Zero(t, w.message("m0").LateMillis, "history is not late")
+	assert.Equal(t, "zero", w.messages()[0].Text)
+
+	w.apply(out("m4", "late answer", 2000))
+	assert.Equal(t, uint64(2), w.conversation().Unanswered, "two and three came after the page's message")
+}
+
+func TestEvents(t *testing.T) {
+	tests := []struct {
+		name   string
+		events []domain.Event
+		check  func(t *testing.T, w *world, m conversations.Message)
+	}{
+		{"edits, the highest number stands", []domain.Event{in("m", "a", 1000), edit("m", "c", 2, 3000), edit("m", "b", 1, 2000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, "c", m.Text)
+				assert.Equal(t, "a", m.Original)
+				assert.Equal(t, []conversations.Edit{{Num: 1, Text: "b", Time: ms(2000)}, {Num: 2, Text: "c", Time: ms(3000)}}, m.Edits)
+				assert.Equal(t, "c", w.conversation().Last.Text)
+				assert.Equal(t, []uint64{1, 2, 3}, m.Events)
+			}},
+		{"edit 0.7 s before its message", []domain.Event{edit("m", "b", 1, 1700), in("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, "b", m.Text)
+				assert.Equal(t, "a", m.Original)
+				assert.Zero(t, w.conversation().Pending)
+				assert.Zero(t, w.counts().Pending)
+			}},
+		{"unsend clears the text", []domain.Event{in("m", "secret", 1000), edit("m", "secret too", 1, 1500), unsend("m", 2000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.True(t, m.Deleted)
+				assert.Equal(t, ms(2000), m.DeletedAt)
+				assert.Empty(t, m.Text+m.Original+m.Edits[0].Text)
+				assert.Empty(t, w.conversation().Last.Text)
+				assert.True(t, w.conversation().Last.Deleted)
+			}},
+		{"unsend before its message", []domain.Event{unsend("m", 2000), in("m", "secret", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.True(t, m.Deleted)
+				assert.Empty(t, m.Text)
+				assert.Empty(t, w.conversation().Last.Text)
+			}},
+		{"reactions of both sides", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				require.Len(t, m.Reactions, 2)
+				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
+				assert.Equal(t, "👍", m.Reactions["104"].Emoji)
+			}},
+		{"unreact removes", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), unreact("m", "7001", 3000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) }},
+		{"unreact before its reaction", []domain.Event{unreact("m", "7001", 3000), react("m", "7001", "😀", 2000), in("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) }},
+		{"reactions of one millisecond: the later arrival", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "7001", "😢", 2000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
+			}},
+		{"delivery by mid before the echo", []domain.Event{delivered(1500, 0, "m"), out("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(1500), m.DeliveredAt) }},
+		{"delivery by watermark before the echo", []domain.Event{delivered(5000, 1500), out("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, ms(1500), m.DeliveredAt)
+				assert.True(t, m.ReadAt.IsZero())
+			}},
+		{"the earliest receipt stands", []domain.Event{out("m", "a", 1000), delivered(0, 3000), delivered(0, 2000), delivered(0, 4000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) }},
+		{"read implies delivered", []domain.Event{out("m", "a", 1000), read(5000, 1000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, ms(1000), m.ReadAt)
+				assert.Equal(t, ms(1000), m.DeliveredAt)
+			}},
+		{"receipts don't touch what the contact sent", []domain.Event{in("m", "a", 1000), delivered(2000, 2000, "m"), read(3000, 3000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.True(t, m.DeliveredAt.IsZero() && m.ReadAt.IsZero())
+				assert.Equal(t, ms(2000), w.conversation().Delivered)
+				assert.Equal(t, ms(3000), w.conversation().Read)
+			}},
+		{"read by mid before the echo", []domain.Event{readMID(9000, "m"), out("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) {
+				assert.Equal(t, ms(9000), m.ReadAt)
+				assert.Equal(t, ms(1000), w.conversation().Read)
+			}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.apply(tt.events...)
+			tt.check(t, w, w.message("m"))
+		})
+	}
+}
+
+// A watermark is in milliseconds. Taken for seconds it would be in the year
+// 50000 and cover everything.
+func TestWatermarkCoversToTheMillisecond(t *testing.T) {
+	const base = 1_648_581_633_000
+	w := newWorld(t)
+	w.apply(out("a", "1", base), out("b", "2", base+369), out("c", "3", base+370), delivered(base+400, base+369))
+	assert.Equal(t, ms(base+369), w.message("a").DeliveredAt)
+	assert.Equal(t, ms(base+369), w.message("b").DeliveredAt)
+	assert.True(t, w.message("c").DeliveredAt.IsZero())
+
+	w.apply(read(base+900, base+400))
+	assert.Equal(t, ms(base+400), w.message("c").ReadAt)
+	assert.Equal(t, ms(base+400), w.message("c").DeliveredAt)
+	assert.Equal(t, ms(base+369), w.message("a").DeliveredAt, "the first receipt stands")
+	assert.Equal(t, []uint64{3, 5}, w.message("c").Events, "the row names the receipt that covered it")
+
+	w.apply(out("d", "between", base+100))
+	assert.Equal(t, ms(base+369), w.message("d").DeliveredAt, "late, and already covered")
+	assert.Equal(t, ms(base+400), w.message("d").ReadAt)
+}
+
+// Instagram says which message was seen, and means those before it as well.
+func TestReadByMIDCoversEarlierMessages(t *testing.T) {
+	w := newWorld(t)
+	w.apply(out("a", "1", 1000), out("b", "2", 2000), out("c", "3", 3000), readMID(2500, "b"))
+	assert.Equal(t, ms(2500), w.message("a").ReadAt)
+	assert.Equal(t, ms(2500), w.message("b").ReadAt)
+	assert.True(t, w.message("c").ReadAt.IsZero())
+	assert.Equal(t, ms(2000), w.conversation().Read)
+}
+
+// A long conversation with one receipt at its end: more rows than a scan
+// holds at once, all marked.
+func TestReceiptCoversManyMessages(t *testing.T) {
+	w := newWorld(t)
+	const n = 700
+	var events []domain.Event
+	for i := range int64(n) {
+		events = append(events, out(fmt.Sprint("m", i), "x", 1000+i))
+	}
+	w.apply(events...)
+	w.apply(read(9000, 1000+n-2))
+	c := 0
+	for cursor := ""; ; {
+		list, next, err := conversations.Messages(w.st, page, contact, cursor, 300, false)
+		require.NoError(t, err)
+		for _, m := range list {
+			if !m.ReadAt.IsZero() {
+				c++
+			}
+		}
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	assert.Equal(t, n-1, c)
+}
+
+func TestManyReceiptsStayBounded(t *testing.T) {
+	w := newWorld(t)
+	for i := range int64(200) {
+		w.apply(delivered(0, 1000+i*10))
+	}
+	w.apply(out("new", "x", 2901), out("old", "x", 1001))
+	assert.Equal(t, ms(2910), w.message("new").DeliveredAt)
+	assert.Equal(t, ms(1000+136*10), w.message("old").DeliveredAt, "the oldest of the last 64 stands in")
+}
+
+func TestPostback(t *testing.T) {
+	pb := func(payload string, standby bool) domain.Event {
+		e := event(domain.PostbackReceived, 1000, domain.Data{Postback: &domain.Postback{MID: "p", Title: "Start", Payload: payload, Referral: &domain.Referral{Ref: "ad"}}})
+		e.Standby = standby
+		return e
+	}
+	for _, order := range [][]domain.Event{{pb("GO", false), pb("", true)}, {pb("", true), pb("GO", false)}} {
+		w := newWorld(t)
+		w.apply(order...)
+		m := w.message("p")
+		require.Len(t, w.messages(), 1)
+		assert.Equal(t, conversations.KindPostback, m.Kind)
+		assert.Equal(t, "Start", m.Title)
+		assert.Equal(t, "GO", m.Payload)
+		assert.Equal(t, "ad", m.Referral.Ref)
+		assert.False(t, m.Standby)
+		assert.Zero(t, w.counts().Conflicts)
+		assert.Equal(t, "Start", w.conversation().Last.Text)
+	}
+}
+
+func TestThread(t *testing.T) {
+	thread := func(k domain.Type, at int64, th domain.Thread) domain.Event {
+		return event(k, at, domain.Data{Thread: &th})
+	}
+	pass := thread(domain.ThreadPassed, 2000, domain.Thread{PreviousOwner: "1", NewOwner: "2"})
+	take := thread(domain.ThreadTaken, 4000, domain.Thread{PreviousOwner: "2", NewOwner: "1"})
+	ask := thread(domain.ThreadRequested, 3000, domain.Thread{Requester: "3"})
+	again := thread(domain.ThreadRequested, 5000, domain.Thread{Requester: "4"})
+	roles := thread(domain.ThreadRolesChanged, 1000, domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}})
+	for _, order := range [][]domain.Event{{pass, ask, take, again, roles}, {again, take, roles, ask, pass}, {ask, again, pass, roles, take}} {
+		w := newWorld(t)
+		w.apply(order...)
+		th := w.conversation().Thread
+		assert.Equal(t, "1", th.Owner)
+		assert.Equal(t, ms(4000), th.Since)
+		assert.Equal(t, "4", th.Requester)
+		assert.Equal(t, []string{"primary_receiver"}, th.Roles["1"])
+	}
+	w := newWorld(t)
+	w.apply(pass, ask)
+	assert.Equal(t, "3", w.conversation().Thread.Requester)
+	w.apply(take)
+	assert.Empty(t, w.conversation().Thread.Requester, "the thread changed hands after the request")
+}
+
+func TestStandby(t *testing.T) {
+	w := newWorld(t)
+	e := in("m1", "to the other app", 1000)
+	e.Standby = true
+	w.apply(e)
+	assert.True(t, w.message("m1").Standby)
+	assert.True(t, w.conversation().Standby)
+	r := read(1500, 1500)
+	r.Standby = true
+	w.apply(out("m2", "x", 1200), r)
+	assert.Equal(t, ms(1500), w.message("m2").ReadAt, "a standby receipt counts")
+	assert.False(t, w.conversation().Standby)
+}
+
+func TestProfileAndOthers(t *testing.T) {
+	w := newWorld(t)
+	w.apply(in("m", "a", 1000),
+		event(domain.ContactProfiled, 2000, domain.Data{Profile: &domain.Profile{Name: "Ada", Picture: "https://x/p"}}),
+		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: "Ada L."}}),
+		event(domain.ReferralReceived, 4000, domain.Data{Referral: &domain.Referral{Ref: "r", AdID: "9", Ads: []byte(`{`)}}),
+		event(domain.OptinReceived, 4500, domain.Data{Optin: &domain.Optin{Type: "one_time_notif_req"}}),
+		event(domain.AccountLinked, 5000, domain.Data{AccountLink: &domain.AccountLink{Status: "linked"}}),
+		event(domain.DeliveryUnrecognized, 6000, domain.Data{Kind: "game_play"}))
+	c := w.conversation()
+	assert.Equal(t, "Ada L.", c.Name)
+	assert.Equal(t, "https://x/p", c.Picture, "what Graph left out stays known")
+	assert.Equal(t, "9", c.Referral.AdID)
+	assert.Equal(t, "one_time_notif_req", c.Optin.Type)
+	assert.Equal(t, "linked", c.Account)
+	assert.Equal(t, ms(6000), c.LastActivity)
+	assert.Equal(t, uint64(1), c.In)
+}
+
+func TestNeverProjected(t *testing.T) {
+	w := newWorld(t)
+	test := in("m1", "x", 1000)
+	test.Data.Test = true
+	w.apply(test, of(in("m2", "x", 1000), domain.NoPage, contact), of(in("m3", "x", 1000), "", contact), of(in("m4", "x", 1000), page, ""),
+		event(domain.PolicyEnforced, 1000, domain.Data{}),
+		of(event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}), "200", ""))
+	_, err := conversations.FindByMID(w.st, page, "m1")
+	require.ErrorIs(t, err, conversations.ErrNotFound)
+	sum, err := conversations.Count(w.st, "")
+	require.NoError(t, err)
+	assert.Equal(t, uint64(1), sum.Conversations, "only the policy event that named a contact")
+	assert.Zero(t, sum.In)
+}
+
+// Odd content is counted and passed over, whatever its type.
+func TestOddContent(t *testing.T) {
+	w := newWorld(t)
+	for i, k := range domain.Types() {
+		if k != domain.ContactErased {
+			w.apply(event(k, int64(i)+1, domain.Data{}))
+		}
+	}
+	assert.NotZero(t, w.counts().Odd)
+
+	nan := math.NaN()
+	e := in("m1", "a\xffb", 1000)
+	e.Time = time.Date(90000, 1, 1, 0, 0, 0, 0, time.UTC)
+	e.Data.Message.Attachments = []domain.Attachment{{Type: "location", Lat: &nan, Long: &nan}}
+	old := in("m2", "x", 0)
+	old.Time = time.Time{}
+	w.apply(e, old, delivered(1, math.MaxInt64), delivered(1, math.MinInt64), read(1, -5),
+		of(in("m3", "x", 5), domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000))))
+	assert.Equal(t, 9999, w.message("m1").Time.Year())
+	assert.Equal(t, w.message("m2").At, w.message("m2").Time, "no time of its own: when it was stored")
+	f, err := conversations.FindByMID(w.st, domain.PageID(strings.Repeat("p", 70000)), "m3")
+	require.NoError(t, err)
+	assert.Equal(t, "x", f.Message.Text)
+}
+
+func TestHugeText(t *testing.T) {
+	w := newWorld(t)
+	huge := strings.Repeat("ж", 2<<20)
+	w.apply(in("m1", huge, 1000))
+	assert.Equal(t, huge, w.message("m1").Text)
+	assert.Equal(t, strings.Repeat("ж", 120), w.conversation().Last.Text)
+}
+
+func TestPendingIsBounded(t *testing.T) {
+	w := newWorld(t)
+	for i := range int64(150) {
+		w.apply(edit("ghost", fmt.Sprint(i), i, 1000+i))
+	}
+	assert.Equal(t, uint64(100), w.conversation().Pending)
+	assert.Equal(t, uint64(50), w.counts().Dropped)
+	for i := range int64(400) {
+		w.apply(delivered(2000+i, 0, fmt.Sprint("ghost", i)))
+	}
+	assert.Equal(t, uint64(256), w.conversation().Pending)
+	assert.Equal(t, uint64(256), w.counts().Pending)
+	assert.Equal(t, uint64(50+100+400-256), w.counts().Dropped)
+
+	// The oldest went first: what is newest still finds its message.
+	w.apply(out("ghost399", "x", 1500), out("ghost0", "x", 1500))
+	assert.False(t, w.message("ghost399").DeliveredAt.IsZero())
+	assert.True(t, w.message("ghost0").DeliveredAt.IsZero())
+	assert.Equal(t, uint64(255), w.conversation().Pending)
+}
+
+func TestEventsOfARowAreBounded(t *testing.T) {
+	w := newWorld(t)
+	w.apply(in("m", "a", 1000))
+	for i := range int64(99) {
+		w.apply(react("m", "7001", "x", 2000+i))
+	}
+	assert.Len(t, w.message("m").Events, 64)
+	assert.Equal(t, uint64(36), w.message("m").EventsOmitted)
+}
+
+// One contact id on three pages is three people to us, and one mid three messages.
+func TestThreePagesWithOneContactID(t *testing.T) {
+	w := newWorld(t)
+	pages := []domain.PageID{"1", "10", "104"}
+	for i, p := range pages {
+		w.apply(of(in("m", fmt.Sprint("to ", p), 1000+int64(i)), p, contact))
+	}
+	w.apply(of(edit("m", "changed", 1, 2000), "10", contact), of(event(domain.ContactErased, 9000, domain.Data{}), "1", contact))
+	for _, p := range pages[1:] {
+		list, _, err := conversations.List(w.st, p, "", 0)
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		assert.Equal(t, p, list[0].Page)
+	}
+	f, err := conversations.FindByMID(w.st, "10", "m")
+	require.NoError(t, err)
+	assert.Equal(t, "changed", f.Message.Text)
+	assert.Equal(t, "to 104", w.message("m").Text)
+	_, err = conversations.FindByMID(w.st, "1", "m")
+	require.ErrorIs(t, err, conversations.ErrNotFound)
+	_, err = conversations.Get(w.st, "1", contact)
+	require.ErrorIs(t, err, conversations.ErrErased)
+}
+
+func TestErase(t *testing.T) {
+	w := newWorld(t)
+	const secret = "very-private"
+	other := of(in("o", "stays", 1000), page, "7002")
+	w.apply(in("m1", secret, 1000), out("m2", secret, 2000), in("", secret, 2500), read(2600, 2600), edit("ghost", secret, 1, 3000),
+		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: secret}}), other)
+	require.True(t, w.stored(secret) && w.stored(string(contact)))
+	w.apply(event(domain.ContactErased, 5000, domain.Data{}))
+
+	assert.False(t, w.stored(secret), "no text stays in any bucket")
+	assert.False(t, w.stored(string(contact)), "nor the contact's id")
+	_, err := conversations.Get(w.st, page, contact)
+	require.ErrorIs(t, err, conversations.ErrErased)
+	at, ok, err := conversations.ErasedAt(w.st, page, contact)
+	require.NoError(t, err)
+	assert.True(t, ok)
+	assert.Equal(t, ms(5000), at)
+	assert.Empty(t, w.messages())
+	for _, mid := range []string{"m1", "m2"} {
+		_, err = conversations.FindByMID(w.st, page, mid)
+		require.ErrorIs(t, err, conversations.ErrNotFound)
+	}
+	list, _, err := conversations.List(w.st, page, "", 0)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, w.counts())
+
+	// Old events don't bring it back, nor does a profile; a new message begins anew.
+	history := in("m1", secret, 1000)
+	history.Data.Source = "backfill"
+	w.apply(history, event(domain.ContactProfiled, 6000, domain.Data{Profile: &domain.Profile{Name: secret}}))
+	assert.False(t, w.stored(secret))
+	assert.Equal(t, uint64(1), w.counts().AfterErasure)
+	w.apply(in("m9", "I am back", 7000), history)
+	assert.Len(t, w.messages(), 1)
+	assert.Equal(t, ms(5000), w.conversation().ErasedBefore)
+	assert.Equal(t, uint64(2), w.counts().AfterErasure)
+}
+
+func TestEraseUnknownAndTwice(t *testing.T) {
+	w := newWorld(t)
+	w.apply(event(domain.ContactErased, 5000, domain.Data{}), event(domain.ContactErased, 4000, domain.Data{}))
+	at, ok, err := conversations.ErasedAt(w.st, page, contact)
+	require.NoError(t, err)
+	assert.True(t, ok)
+	assert.Equal(t, ms(5000), at, "the newest erasure stands")
+}
+
+func TestList(t *testing.T) {
+	w := newWorld(t)
+	const n = 25
+	for i := range int64(n) {
+		w.apply(of(in("m", "x", 1000+i), page, domain.ContactID(fmt.Sprint("c", i))))
+	}
+	w.apply(of(read(99999, 99999), page, "c3"))        // a receipt is no activity
+	w.apply(of(out("e", "x", 50000), page, "c5"))      // to the front
+	w.apply(of(in("late", "x", 10), page, "c7"))       // stays where it was
+	w.apply(of(read(1, 1), page, "silent"))            // no activity at all: last
+	w.apply(of(in("m", "x", 70000), "1042", "not us")) // another page, a longer id
+	var got []domain.ContactID
+	calls := 0
+	for cursor := ""; ; {
+		list, next, err := conversations.List(w.st, page, cursor, 7)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(list), 7)
+		for _, c := range list {
+			got = append(got, c.Contact)
+		}
+		calls++
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	want := []domain.ContactID{"c5"}
+	for i := n - 1; i >= 0; i-- {
+		if i != 5 {
+			want = append(want, domain.ContactID(fmt.Sprint("c", i)))
+		}
+	}
+	want = append(want, "silent")
+	assert.Equal(t, want, got)
+	assert.Equal(t, 4, calls)
+
+	_, _, err := conversations.List(w.st, page, "!", 7)
+	require.ErrorIs(t, err, conversations.ErrCursor)
+	empty, next, err := conversations.List(w.st, "nobody", "", 7)
+	require.NoError(t, err)
+	assert.NotNil(t, empty)
+	assert.Empty(t, empty)
+	assert.Empty(t, next)
+}
+
+func TestMessagesPaging(t *testing.T) {
+	w := newWorld(t)
+	_, _, err := conversations.Messages(w.st, page, contact, "", 0, true)
+	require.NoError(t, err, "an empty store has no buckets")
+	const n = 23
+	for i := range int64(n) {
+		w.apply(in(fmt.Sprint("m", i), fmt.Sprint(i), 1000+i/2))
+	}
+	w.apply(of(in("x", "x", 1), page, "70"), of(in("y", "x", 1), page, "70011"))
+	for _, newest := range []bool{false, true} {
+		var got []string
+		for cursor := ""; ; {
+			list, next, err := conversations.Messages(w.st, page, contact, cursor, 5, newest)
+			require.NoError(t, err)
+			for _, m := range list {
+				got = append(got, m.MID)
+			}
+			if cursor = next; next == "" {
+				break
+			}
+		}
+		var want []string
+		for i := range n {
+			if newest {
+				i = n - 1 - i
+			}
+			want = append(want, fmt.Sprint("m", i))
+		}
+		assert.Equal(t, want, got)
+	}
+	_, _, err = conversations.Messages(w.st, page, contact, "YWJj", 5, false)
+	require.ErrorIs(t, err, conversations.ErrCursor)
+}

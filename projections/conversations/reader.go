@@ -1,0 +1,233 @@
+package conversations
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// Errors of the readers.
+var (
+	// ErrNotFound says that there is no such conversation or message.
+	ErrNotFound = errors.New("not found")
+	// ErrErased says that the conversation was erased at the contact's wish
+	// and that nothing has come since.
+	ErrErased = errors.New("conversation was erased")
+	// ErrCursor says that a cursor is not one that a list gave.
+	ErrCursor = errors.New("cursor is not valid; start again without one")
+)
+
+// Limits of one page of a list.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 500
+)
+
+// List returns a page's conversations, the newest activity first, and the
+// cursor of the next ones; it is empty at the end. A limit of 0 means
+// [DefaultLimit], and none is above [MaxLimit].
+//
+// Each call is one short transaction. A conversation that becomes active between two calls
+// moves to the front and may be missed by the later one; none is
+// returned twice unless its activity was erased and began anew.
+func List(v projections.Viewer, page domain.PageID, cursor string, limit int) (list []Conversation, next string, err error) {
+	after, err := decodeCursor(cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	limit = bound(limit)
+	list = []Conversation{}
+	err = v.View(func(tx *store.Tx) error {
+		rows, prefix := tx.Bucket(bucketConversations), pagePrefix(page)
+		c := tx.Bucket(bucketActivity).Cursor()
+		for k, ref := seekAfter(c, prefix, after); k != nil && bytes.HasPrefix(k, prefix); k, ref = c.Next() {
+			if len(list) == limit {
+				next = encodeCursor(after)
+				return nil
+			}
+			row, found, err := store.GetJSON[conversation](rows, ref)
+			if err != nil {
+				return err
+			}
+			if !found {
+				return fmt.Errorf("conversation of an activity is missing: %w", store.ErrCorrupt)
+			}
+			list = append(list, row.Conversation)
+			after = bytes.Clone(k[len(prefix):])
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// Get returns one conversation. It fails with [ErrNotFound], or [ErrErased].
+func Get(v projections.Viewer, page domain.PageID, contact domain.ContactID) (Conversation, error) {
+	var row conversation
+	err := v.View(func(tx *store.Tx) (err error) {
+		var found bool
+		row, found, err = store.GetJSON[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
+		switch {
+		case err != nil || found:
+			return err
+		case tx.Bucket(bucketErased).Has(erasedKey(page, contact)):
+			return ErrErased
+		}
+		return ErrNotFound
+	})
+	return row.Conversation, err
+}
+
+// ErasedAt returns when the contact was last erased from the page; false if
+// never.
+func ErasedAt(v projections.Viewer, page domain.PageID, contact domain.ContactID) (at time.Time, ok bool, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		t, found, err := store.GetJSON[tombstone](tx.Bucket(bucketErased), erasedKey(page, contact))
+		at, ok = t.Time, found
+		return err
+	})
+	return at, ok, err
+}
+
+// Messages returns a conversation's messages in order of event time, or newest
+// first, and the cursor of the next ones; it is empty at the end. A cursor
+// belongs to its direction. A conversation that does not exist has none. A message
+// that arrives late between two calls is in its place, which may be behind the
+// cursor.
+func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID, cursor string, limit int, newestFirst bool) (list []Message, next string, err error) {
+	after, err := decodeCursor(cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(after) != 0 && len(after) != 16 {
+		return nil, "", ErrCursor
+	}
+	limit = bound(limit)
+	list = []Message{}
+	err = v.View(func(tx *store.Tx) error {
+		prefix := conversationKey(page, contact)
+		c := tx.Bucket(bucketMessages).Cursor()
+		seek, step := seekAfter, c.Next
+		if newestFirst {
+			seek, step = seekBefore, c.Prev
+		}
+		for k, b := seek(c, prefix, after); k != nil && bytes.HasPrefix(k, prefix); k, b = step() {
+			if len(list) == limit {
+				next = encodeCursor(after)
+				return nil
+			}
+			var m message
+			if err := decode(b, &m, "message"); err != nil {
+				return err
+			}
+			list = append(list, m.Message)
+			after = bytes.Clone(k[len(prefix):])
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// Found is a message and where it is.
+type Found struct {
+	Page    domain.PageID    `json:"page"`
+	Contact domain.ContactID `json:"contact"`
+	Message Message          `json:"message"`
+}
+
+// FindByMID returns the message of a page with that mid, or fails with
+// [ErrNotFound]. Two messages that claim one mid are not expected; then it is
+// the first to arrive.
+func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, error) {
+	found := Found{Page: page}
+	err := v.View(func(tx *store.Tx) error {
+		key := tx.Bucket(bucketMIDs).Get(midKey(page, mid))
+		if key == nil {
+			return ErrNotFound
+		}
+		m, here, err := store.GetJSON[message](tx.Bucket(bucketMessages), key)
+		if err != nil {
+			return err
+		}
+		c, owned, err := store.GetJSON[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
+		if err != nil {
+			return err
+		}
+		if !here || !owned {
+			return fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
+		}
+		found.Contact, found.Message = c.Contact, m.Message
+		return nil
+	})
+	return found, err
+}
+
+// Count returns the sums of one page, or of all pages if page is empty.
+func Count(v projections.Viewer, page domain.PageID) (Counts, error) {
+	var sum Counts
+	err := v.View(func(tx *store.Tx) (err error) {
+		bucket := tx.Bucket(bucketCounts)
+		if page != "" {
+			sum, _, err = store.GetJSON[Counts](bucket, pagePrefix(page))
+			return err
+		}
+		c := bucket.Cursor()
+		for k, b := c.First(); k != nil; k, b = c.Next() {
+			var one Counts
+			if err := decode(b, &one, "counts"); err != nil {
+				return err
+			}
+			sum.add(one)
+		}
+		return nil
+	})
+	return sum, err
+}
+
+func bound(limit int) int {
+	if limit <= 0 {
+		return DefaultLimit
+	}
+	return min(limit, MaxLimit)
+}
+
+// seeker is what the readers need of a cursor.
+type seeker interface {
+	First() (key, value []byte)
+	Last() (key, value []byte)
+	Seek([]byte) (key, value []byte)
+	Next() (key, value []byte)
+	Prev() (key, value []byte)
+}
+
+// seekAfter goes to the first key after prefix+tail, or of prefix if there is no
+// tail.
+func seekAfter(c seeker, prefix, tail []byte) (key, value []byte) {
+	if len(tail) == 0 {
+		return c.Seek(prefix)
+	}
+	return c.Seek(join(prefix, tail, []byte{0}))
+}
+
+// seekBefore goes to the last key before prefix+tail, or of prefix if there is
+// no tail.
+func seekBefore(c seeker, prefix, tail []byte) (key, value []byte) {
+	end := join(prefix, tail)
+	if len(tail) == 0 {
+		end = successor(prefix)
+	}
+	if k, _ := c.Seek(end); k == nil {
+		return c.Last()
+	}
+	return c.Prev()
+}

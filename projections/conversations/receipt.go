@@ -1,0 +1,92 @@
+package conversations
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// maxReceipts bounds the receipts of one kind that a conversation remembers for
+// messages that arrive behind them.
+const maxReceipts = 64
+
+// receiptKind is what a receipt says of the messages it covers.
+type receiptKind byte
+
+const (
+	receiptDelivered receiptKind = 'd'
+	receiptRead      receiptKind = 'r'
+)
+
+// receipt says that every message of the page up to cover had been delivered,
+// or read, at the moment at; both in Unix milliseconds.
+type receipt struct{ cover, at int64 }
+
+// receipts are in order of cover, and so of at: one that covers no more than
+// another and is no earlier says nothing, and is left out.
+type receipts []receipt
+
+// stamp returns the earliest moment known for a message of time t.
+func (rs receipts) stamp(t int64) (at int64, ok bool) {
+	i, _ := slices.BinarySearchFunc(rs, t, func(r receipt, t int64) int {
+		if r.cover < t {
+			return -1
+		}
+		return 1
+	})
+	if i == len(rs) {
+		return 0, false
+	}
+	return rs[i].at, true
+}
+
+// add takes in r. Messages in (after, r.cover] may now have an earlier receipt
+// than before; all those up to after have one at least as early. fresh is false when r
+// says nothing new, or is older than all that a full list remembers.
+func (rs receipts) add(r receipt) (next receipts, after int64, fresh bool) {
+	if at, ok := rs.stamp(r.cover); ok && at <= r.at {
+		return rs, 0, false
+	}
+	if len(rs) >= maxReceipts && r.cover < rs[0].cover {
+		return rs, 0, false
+	}
+	after = -1
+	next = make(receipts, 0, len(rs)+1)
+	for _, o := range rs {
+		switch {
+		case o.cover <= r.cover && o.at >= r.at: // says no more than r does
+		case o.cover < r.cover:
+			after = o.cover
+			next = append(next, o)
+		default:
+			next = append(next, o)
+		}
+	}
+	next = append(next, r)
+	slices.SortFunc(next, func(a, b receipt) int {
+		if a.cover < b.cover {
+			return -1
+		}
+		return 1
+	})
+	if n := len(next) - maxReceipts; n > 0 {
+		next = slices.Delete(next, 0, n)
+	}
+	return next, after, true
+}
+
+func (rs receipts) encode() []byte {
+	b := make([]byte, 0, 16*len(rs))
+	for _, r := range rs {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.cover))
+		b = binary.BigEndian.AppendUint64(b, uint64(r.at))
+	}
+	return b
+}
+
+func decodeReceipts(b []byte) receipts {
+	rs := make(receipts, 0, len(b)/16+1)
+	for ; len(b) >= 16; b = b[16:] {
+		rs = append(rs, receipt{int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))})
+	}
+	return rs
+}
