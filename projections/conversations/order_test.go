@@ -2,6 +2,7 @@ package conversations_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/store"
 )
 
 // TestArrivalOrderDoesNotMatter applies one set of events about a conversation
@@ -104,6 +106,61 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 			require.Equal(rt, earliest(s.at, append(deliveries[:len(deliveries):len(deliveries)], reads...), named[s.mid]...), m.DeliveredAt, "delivery of %s", s.mid)
 		}
 	})
+}
+
+// TestAnySplitGivesTheSameBytes applies one order in different transactions.
+func TestAnySplitGivesTheSameBytes(t *testing.T) {
+	events := traffic(2000, 12)
+	digest := func(portion int) string {
+		w := newWorld(t)
+		for batch := range slices.Chunk(events, portion) {
+			w.apply(batch...)
+		}
+		var d string
+		require.NoError(t, w.st.View(func(tx *store.Tx) (err error) {
+			d, err = store.Digest(tx)
+			return err
+		}))
+		return d
+	}
+	want := digest(len(events))
+	for _, portion := range []int{1, 7, 333} {
+		require.Equal(t, want, digest(portion), "%d to a transaction", portion)
+	}
+}
+
+// traffic is n events of contacts in turn: messages of both sides, each page
+// message with its receipts, and now and then an edit, a reaction, an unsend and something
+// out of order.
+func traffic(n, contacts int) []domain.Event {
+	events := make([]domain.Event, 0, n)
+	for i := range n {
+		round, at := i/contacts, int64(1_000_000+i*10)
+		mid := fmt.Sprintf("m_%d_%d", i%contacts, round)
+		before := fmt.Sprintf("m_%d_%d", i%contacts, round-round%8)
+		var e domain.Event
+		switch round % 8 {
+		case 0, 4:
+			e = in(mid, "what does it cost to ship this to the islands?", at)
+		case 1:
+			e = out(mid, "we have to look that up, one moment please", at)
+		case 2:
+			e = delivered(at, at-5, fmt.Sprintf("m_%d_%d", i%contacts, round-1))
+		case 3:
+			e = read(at, at-5)
+		case 5:
+			e = edit(before, "what does it cost?", 1, at)
+		case 6:
+			e = react(before, "104", "👍", at)
+		case 7:
+			e = in(mid, "late", at-5000)
+			if round%16 == 15 {
+				e = unsend(before, at)
+			}
+		}
+		events = append(events, of(e, page, domain.ContactID(fmt.Sprint("contact-", i%contacts))))
+	}
+	return events
 }
 
 // fold applies the events, each with an id of its own, in drawn portions.
