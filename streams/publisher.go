@@ -1,0 +1,555 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// Defaults of [PublisherOptions]. An atomic batch costs about 3 ms whatever is
+// in it, a single publish one fsync: a batch pays from about 15.
+const (
+	DefaultBatchThreshold = 16
+	DefaultMaxBatch       = 1000 // JetStream's own limit
+	DefaultQueueLimit     = 20_000
+	DefaultAckTimeout     = 3 * time.Second
+)
+
+// maxBatchBytes bounds one atomic batch, and so what the server stages.
+const maxBatchBytes = 16 << 20
+
+// Headers of an atomic batch publish (ADR-50), and the answer to a batch that
+// has an id JetStream knows already.
+const (
+	headerBatchID       = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+
+	codeDuplicateInBatch jetstream.ErrorCode = 10201
+)
+
+// SeenIndex knows the ids of events that were stored long ago.
+type SeenIndex interface {
+	// Seen returns for each id the sequence of the first event that has it, 0
+	// where there is none. It may lag behind the stream: what it does not know
+	// yet, JetStream's window has to.
+	Seen(ids []string) ([]uint64, error)
+}
+
+// Duplicate says what recognised an event that is in the stream already.
+type Duplicate int
+
+// What may have recognised it. ByWindow is JetStream's own window, or the
+// publisher's memory of what it has just stored, which only saves asking.
+const (
+	NotDuplicate Duplicate = iota
+	ByIndex
+	ByWindow
+)
+
+// String returns "none", "index" or "window".
+func (d Duplicate) String() string {
+	switch d {
+	case ByIndex:
+		return "index"
+	case ByWindow:
+		return "window"
+	}
+	return "none"
+}
+
+// Receipt says where an event is in the stream. For a duplicate it is the
+// sequence of the first one.
+type Receipt struct {
+	Seq       uint64
+	Duplicate Duplicate
+}
+
+// BatchObservation describes one publish of the committer: how many events went
+// together, and how long until they were durable. Atomic is false for events
+// that went singly.
+type BatchObservation struct {
+	Size   int
+	Atomic bool
+	Took   time.Duration
+	Err    error
+}
+
+// PublisherOptions configure a [Publisher]. Only Stream has no default.
+type PublisherOptions struct {
+	// Stream is the stream's name, by default [Name].
+	Stream string
+	// Seen may be nil: then only JetStream's window finds duplicates.
+	Seen SeenIndex
+	// BatchThreshold is from how many waiting events they go as one batch.
+	BatchThreshold int
+	// MaxBatch is the most events in one batch, at most 1000.
+	MaxBatch int
+	// QueueLimit is the most events that may wait.
+	QueueLimit int
+	// AckTimeout bounds the wait for one answer of the server.
+	AckTimeout time.Duration
+	Observe    func(BatchObservation)
+	Logger     *slog.Logger
+}
+
+// Publisher makes events durable, each id once.
+//
+// One committer takes whatever events wait, looks their ids up, and publishes
+// the rest: singly while they are few, as one atomic batch with one sync when
+// they are many. It never waits for more to come. Events are stored in the
+// order of the Publish calls that gave them, as far as they are acknowledged;
+// what fails and is given again is stored when it is given again.
+type Publisher struct {
+	js   jetstream.JetStream
+	nc   *nats.Conn
+	opts PublisherOptions
+
+	mu      sync.Mutex
+	queue   []*request
+	waiting int // events in queue or under way
+	closed  bool
+	wake    chan struct{}
+	done    chan struct{}
+
+	recent recent // the committer's alone
+}
+
+// request is one Publish call.
+type request struct {
+	messages []*nats.Msg
+	receipts []Receipt
+	err      error
+	done     chan struct{}
+}
+
+// item is one event of a request on its way.
+type item struct {
+	req *request
+	at  int
+	msg *nats.Msg
+	id  string
+}
+
+// NewPublisher starts a publisher. The caller must close it; the connection
+// stays the caller's.
+func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error) {
+	if o.Stream == "" {
+		o.Stream = Name
+	}
+	if o.BatchThreshold <= 0 {
+		o.BatchThreshold = DefaultBatchThreshold
+	}
+	if o.MaxBatch <= 0 || o.MaxBatch > DefaultMaxBatch {
+		o.MaxBatch = DefaultMaxBatch
+	}
+	if o.QueueLimit <= 0 {
+		o.QueueLimit = DefaultQueueLimit
+	}
+	if o.AckTimeout <= 0 {
+		o.AckTimeout = DefaultAckTimeout
+	}
+	if o.Observe == nil {
+		o.Observe = func(BatchObservation) {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Publisher{
+		js: js, nc: js.Conn(), opts: o,
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	go p.commit()
+	return p, nil
+}
+
+// Publish stores the events and returns a receipt for each, in order. It
+// returns without an error only when every one of them is durable; then each id
+// is in the stream once. After an error some of them may be stored, and calling
+// again with the same events is safe. It is safe for concurrent use.
+//
+// Errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrClosed], or
+// the context's.
+func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Receipt, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	r := &request{
+		messages: make([]*nats.Msg, len(events)),
+		receipts: make([]Receipt, len(events)),
+		done:     make(chan struct{}),
+	}
+	limit := p.nc.MaxPayload()
+	for i, e := range events {
+		m, err := Encode(e)
+		if err != nil {
+			return nil, err
+		}
+		if size := int64(m.Size()); limit > 0 && size > limit {
+			return nil, fmt.Errorf("event %s has %d bytes, the server takes %d: %w", e.ID, size, limit, ErrTooLarge)
+		}
+		r.messages[i] = m
+	}
+	if err := p.enqueue(r); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.done:
+		if r.err != nil {
+			return nil, r.err
+		}
+		return r.receipts, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the stream: %w", ctx.Err())
+	}
+}
+
+func (p *Publisher) enqueue(r *request) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return fmt.Errorf("publish: %w", ErrClosed)
+	}
+	// A request that is larger than the limit by itself is let in alone.
+	if p.waiting > 0 && p.waiting+len(r.messages) > p.opts.QueueLimit {
+		return fmt.Errorf("%d events wait: %w", p.waiting, ErrOverloaded)
+	}
+	p.waiting += len(r.messages)
+	p.queue = append(p.queue, r)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Close stops taking events, finishes those that wait, and stops the committer.
+func (p *Publisher) Close(ctx context.Context) error {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		close(p.wake)
+	}
+	p.mu.Unlock()
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("drain publisher: %w", ctx.Err())
+	}
+}
+
+// commit is the committer: the only goroutine that publishes to the stream.
+func (p *Publisher) commit() {
+	defer close(p.done)
+	for {
+		_, open := <-p.wake
+		for {
+			p.mu.Lock()
+			batch := p.queue
+			p.queue = nil
+			p.mu.Unlock()
+			if len(batch) == 0 {
+				break
+			}
+			p.store(batch)
+			n := 0
+			for _, r := range batch {
+				n += len(r.messages)
+			}
+			p.mu.Lock()
+			p.waiting -= n
+			p.mu.Unlock()
+		}
+		if !open {
+			return
+		}
+	}
+}
+
+// store settles every request of one drain.
+func (p *Publisher) store(batch []*request) {
+	var items []item
+	for _, r := range batch {
+		for i, m := range r.messages {
+			items = append(items, item{req: r, at: i, msg: m, id: m.Header.Get(HeaderMsgID)})
+		}
+	}
+	fresh, followers := p.sift(items)
+	for len(fresh) > 0 {
+		n := p.chunk(fresh)
+		if n >= p.opts.BatchThreshold {
+			p.storeBatch(fresh[:n])
+		} else {
+			p.storeSingly(fresh[:n])
+		}
+		fresh = fresh[n:]
+	}
+	for _, f := range followers {
+		if f.first.req.err != nil {
+			f.item.fail(f.first.req.err)
+			continue
+		}
+		f.item.settle(f.first.req.receipts[f.first.at].Seq, ByWindow)
+	}
+	for _, r := range batch {
+		close(r.done)
+	}
+}
+
+// follower is an item whose id another item of the same drain has.
+type follower struct{ item, first item }
+
+// sift settles what is known already and returns what has to be published, and
+// what has to wait for an item that is.
+func (p *Publisher) sift(items []item) (fresh []item, followers []follower) {
+	first := make(map[string]item, len(items))
+	ids := make([]string, 0, len(items))
+	for _, it := range items {
+		if f, again := first[it.id]; again {
+			followers = append(followers, follower{it, f})
+			continue
+		}
+		first[it.id] = it
+		if seq, ok := p.recent.get(it.id); ok {
+			it.settle(seq, ByWindow)
+			continue
+		}
+		fresh = append(fresh, it)
+		ids = append(ids, it.id)
+	}
+	if p.opts.Seen == nil || len(fresh) == 0 {
+		return fresh, followers
+	}
+	seqs, err := p.opts.Seen.Seen(ids)
+	if err == nil && len(seqs) != len(ids) {
+		err = fmt.Errorf("%d answers for %d ids", len(seqs), len(ids))
+	}
+	if err != nil {
+		// Without the index an old duplicate would get in; better not now.
+		for _, it := range fresh {
+			it.fail(fmt.Errorf("%w: look ids up: %w", ErrUnavailable, err))
+		}
+		return nil, followers
+	}
+	rest := fresh[:0]
+	for i, it := range fresh {
+		if seqs[i] > 0 {
+			it.settle(seqs[i], ByIndex)
+			continue
+		}
+		rest = append(rest, it)
+	}
+	return rest, followers
+}
+
+// chunk returns how many items from the front go together.
+func (p *Publisher) chunk(items []item) int {
+	bytes := 0
+	for i, it := range items {
+		bytes += it.msg.Size()
+		if i > 0 && (i >= p.opts.MaxBatch || bytes > maxBatchBytes) {
+			return i
+		}
+	}
+	return len(items)
+}
+
+// storeBatch publishes the items as one atomic batch: one sync for all of them.
+// One id that JetStream knows rejects the whole batch; then they go singly.
+func (p *Publisher) storeBatch(items []item) {
+	start := time.Now()
+	last, err := p.publishBatch(items)
+	p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
+	if err == nil {
+		for i, it := range items {
+			p.stored(it, last-uint64(len(items)-1-i), NotDuplicate)
+		}
+		return
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == codeDuplicateInBatch {
+		p.storeSingly(items)
+		return
+	}
+	p.opts.Logger.Warn("batch not stored", "events", len(items), "err", err)
+	for _, it := range items {
+		it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+	}
+}
+
+// batchAck is the answer to the last message of a batch.
+type batchAck struct {
+	Stream string              `json:"stream"`
+	Seq    uint64              `json:"seq"`
+	Batch  string              `json:"batch"`
+	Count  int                 `json:"count"`
+	Error  *jetstream.APIError `json:"error"`
+}
+
+// publishBatch returns the sequence of the batch's last event; the others are
+// the ones right before it.
+func (p *Publisher) publishBatch(items []item) (uint64, error) {
+	batch := nuid.Next()
+	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
+	defer cancel()
+	for i, it := range items {
+		m := &nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: make(nats.Header, len(it.msg.Header)+3)}
+		for k, v := range it.msg.Header {
+			m.Header[k] = v
+		}
+		m.Header.Set(headerBatchID, batch)
+		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		if i < len(items)-1 {
+			if err := p.nc.PublishMsg(m); err != nil {
+				return 0, fmt.Errorf("publish batch: %w", err)
+			}
+			continue
+		}
+		m.Header.Set(headerBatchCommit, "1")
+		resp, err := p.nc.RequestMsgWithContext(ctx, m)
+		if err != nil {
+			return 0, fmt.Errorf("commit batch: %w", err)
+		}
+		var ack batchAck
+		if err := json.Unmarshal(resp.Data, &ack); err != nil {
+			return 0, fmt.Errorf("read batch answer: %w", err)
+		}
+		switch {
+		case ack.Error != nil:
+			return 0, fmt.Errorf("commit batch: %w", ack.Error)
+		case ack.Batch != batch || ack.Count != len(items) || ack.Seq < uint64(len(items)):
+			return 0, fmt.Errorf("commit batch: the answer is for %d events, not %d", ack.Count, len(items))
+		}
+		return ack.Seq, nil
+	}
+	return 0, nil
+}
+
+// storeSingly publishes the items one by one, all on their way at once.
+func (p *Publisher) storeSingly(items []item) {
+	start := time.Now()
+	acks := make([]jetstream.PubAckFuture, len(items))
+	errs := make([]error, len(items))
+	for i, it := range items {
+		m := &nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: it.msg.Header}
+		acks[i], errs[i] = p.js.PublishMsgAsync(m, jetstream.WithStallWait(p.opts.AckTimeout), jetstream.WithExpectStream(p.opts.Stream))
+	}
+	limit := time.NewTimer(p.opts.AckTimeout)
+	defer limit.Stop()
+	var failed error
+	for i, it := range items {
+		if errs[i] == nil {
+			select {
+			case ack := <-acks[i].Ok():
+				d := NotDuplicate
+				if ack.Duplicate {
+					d = ByWindow
+				}
+				p.stored(it, ack.Sequence, d)
+				continue
+			case errs[i] = <-acks[i].Err():
+			case <-limit.C:
+				errs[i] = context.DeadlineExceeded
+				limit.Reset(0) // the rest has had as long
+			}
+		}
+		failed = errs[i]
+		it.fail(fmt.Errorf("%w: %w", ErrUnavailable, errs[i]))
+	}
+	p.opts.Observe(BatchObservation{Size: len(items), Took: time.Since(start), Err: failed})
+}
+
+func (p *Publisher) stored(it item, seq uint64, d Duplicate) {
+	p.recent.put(it.id, seq)
+	it.settle(seq, d)
+}
+
+func (it item) settle(seq uint64, d Duplicate) {
+	it.req.receipts[it.at] = Receipt{Seq: seq, Duplicate: d}
+}
+
+// fail fails the whole request: its caller answers for all of it.
+func (it item) fail(err error) {
+	if it.req.err == nil {
+		it.req.err = err
+	}
+}
+
+// Append stores one event of our own on a page, if the page's last event of
+// the same noun is still the one at expectedLast (0: there is none yet).
+// Otherwise it fails with [ErrConflict]: read again, decide again.
+func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error) {
+	m, err := Encode(e)
+	if err != nil {
+		return Receipt{}, err
+	}
+	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectStream(p.opts.Stream),
+		jetstream.WithExpectLastSequenceForSubject(expectedLast, nounFilter(e.Page, e.Type)))
+	if err != nil {
+		var api *jetstream.APIError
+		if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+			return Receipt{}, fmt.Errorf("append %s: %w", e.Type, ErrConflict)
+		}
+		return Receipt{}, fmt.Errorf("append %s: %w: %w", e.Type, ErrUnavailable, err)
+	}
+	if ack.Duplicate {
+		return Receipt{Seq: ack.Sequence, Duplicate: ByWindow}, nil
+	}
+	return Receipt{Seq: ack.Sequence}, nil
+}
+
+// LastOf returns the sequence of the page's last event with the noun of t, 0
+// where there is none: what [Publisher.Append] expects.
+func (p *Publisher) LastOf(ctx context.Context, page domain.PageID, t domain.Type) (uint64, error) {
+	st, err := p.js.Stream(ctx, p.opts.Stream)
+	if err != nil {
+		return 0, fmt.Errorf("ask stream: %w: %w", ErrUnavailable, err)
+	}
+	m, err := st.GetLastMsgForSubject(ctx, nounFilter(page, t))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find last %s event: %w: %w", t.Noun(), ErrUnavailable, err)
+	}
+	return m.Sequence, nil
+}
+
+func nounFilter(page domain.PageID, t domain.Type) string {
+	return SubjectPrefix + "." + page.Token() + "." + t.Noun() + ".*"
+}
+
+// recent remembers the last ids that were stored, so that a duplicate close
+// behind does not reject a whole batch. It holds between one and two
+// generations of ids.
+type recent struct{ young, old map[string]uint64 }
+
+const recentGeneration = 32 << 10
+
+func (r *recent) get(id string) (uint64, bool) {
+	if seq, ok := r.young[id]; ok {
+		return seq, true
+	}
+	seq, ok := r.old[id]
+	return seq, ok
+}
+
+func (r *recent) put(id string, seq uint64) {
+	if r.young == nil || len(r.young) >= recentGeneration {
+		r.old, r.young = r.young, make(map[string]uint64, recentGeneration)
+	}
+	r.young[id] = seq
+}

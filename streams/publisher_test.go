@@ -1,0 +1,415 @@
+package streams_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// unsynced is for tests that are not about durability.
+func unsynced(o *embedded.Options) { o.Sync = embedded.SyncInterval }
+
+// messages makes n different messages of one page.
+func messages(page domain.PageID, n int) []domain.Event {
+	events := make([]domain.Event, n)
+	for i := range events {
+		mid := fmt.Sprintf("m_%s_%d", page, i)
+		events[i] = domain.Event{
+			ID: domain.DedupID("page", page, "msg", mid), Type: domain.MessageReceived, Page: page, Contact: "9",
+			Time: time.UnixMilli(1790000000000 + int64(i)).UTC(),
+			Data: domain.Data{
+				Object: "page", Message: &domain.Message{MID: mid, Text: "hello"},
+				Raw: []byte(`{"message":{"mid":"` + mid + `","text":"hello"}}`),
+			},
+		}
+	}
+	return events
+}
+
+func publish(t testing.TB, s *streamstest.Server, events []domain.Event) []streams.Receipt {
+	t.Helper()
+	p := publisher(t, s, streams.PublisherOptions{})
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	receipts, err := p.Publish(ctx, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return receipts
+}
+
+func publisher(t testing.TB, s *streamstest.Server, o streams.PublisherOptions) *streams.Publisher {
+	t.Helper()
+	p, err := streams.NewPublisher(s.JS, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		defer cancel()
+		if err := p.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// stored reads the whole stream back.
+func stored(t testing.TB, s *streamstest.Server) []streams.Stored {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	var out []streams.Stored
+	_, err := streams.Read(ctx, s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+		out = append(out, e)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// seen is an index made by hand.
+type seen map[string]uint64
+
+func (s seen) Seen(ids []string) ([]uint64, error) {
+	out := make([]uint64, len(ids))
+	for i, id := range ids {
+		out[i] = s[id]
+	}
+	return out, nil
+}
+
+func TestPublishKeepsOrderAndReceipts(t *testing.T) {
+	for _, n := range []int{1, 5, 15, 16, 999, 1000, 1001, 2500} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			s := streamstest.Run(t)
+			s.Stream(t, streams.Spec{})
+			var batches atomic.Int64
+			p := publisher(t, s, streams.PublisherOptions{Observe: func(o streams.BatchObservation) {
+				if o.Atomic {
+					batches.Add(1)
+				}
+			}})
+			events := messages("100", n)
+			receipts, err := p.Publish(t.Context(), events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := n >= streams.DefaultBatchThreshold; (batches.Load() > 0) != want {
+				t.Errorf("%d atomic batches for %d events", batches.Load(), n)
+			}
+			got := stored(t, s)
+			if len(got) != n {
+				t.Fatalf("stored %d", len(got))
+			}
+			for i := range got {
+				if got[i].ID != events[i].ID || receipts[i] != (streams.Receipt{Seq: uint64(i + 1)}) {
+					t.Fatalf("event %d is %s with receipt %+v", i, got[i].ID, receipts[i])
+				}
+			}
+		})
+	}
+}
+
+func TestDuplicates(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("100", 40)
+	first := publish(t, s, events)
+
+	t.Run("by window", func(t *testing.T) {
+		// A new publisher remembers nothing; JetStream's window does. Among 40
+		// new ones 40 old ones reject the batch, and all go singly.
+		mixed := append(messages("200", 40), events...)
+		receipts := publish(t, s, mixed)
+		for i, r := range receipts {
+			switch {
+			case i < 40 && r.Duplicate != streams.NotDuplicate:
+				t.Errorf("new event %d is a duplicate by %s", i, r.Duplicate)
+			case i >= 40 && (r.Duplicate != streams.ByWindow || r.Seq != first[i-40].Seq):
+				t.Errorf("old event %d: %+v, first %+v", i, r, first[i-40])
+			}
+		}
+	})
+	t.Run("by index", func(t *testing.T) {
+		p := publisher(t, s, streams.PublisherOptions{Seen: seen{events[3].ID: 4}})
+		receipts, err := p.Publish(t.Context(), events[3:4])
+		if err != nil || receipts[0] != (streams.Receipt{Seq: 4, Duplicate: streams.ByIndex}) {
+			t.Errorf("got %+v, %v", receipts, err)
+		}
+	})
+	t.Run("twice in one call", func(t *testing.T) {
+		e := messages("300", 1)[0]
+		receipts := publish(t, s, []domain.Event{e, e, e})
+		if receipts[0].Duplicate != streams.NotDuplicate || receipts[1].Duplicate != streams.ByWindow ||
+			receipts[2] != receipts[1] || receipts[1].Seq != receipts[0].Seq {
+			t.Errorf("got %+v", receipts)
+		}
+	})
+	if got := len(stored(t, s)); got != 81 {
+		t.Errorf("stored %d, want 81", got)
+	}
+}
+
+// TestDuplicateBeyondTheWindow: the window forgets, the index does not.
+func TestDuplicateBeyondTheWindow(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{Window: 100 * time.Millisecond})
+	e := messages("100", 1)
+	publish(t, s, e)
+	// Without the index the window's end lets it in, which shows that the test
+	// would notice.
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if r := publish(t, s, e)[0]; r.Duplicate != streams.NotDuplicate {
+			return fmt.Errorf("still a duplicate by %s", r.Duplicate)
+		}
+		return nil
+	})
+	if got := len(stored(t, s)); got != 2 {
+		t.Fatalf("stored %d, want the event twice", got)
+	}
+	p := publisher(t, s, streams.PublisherOptions{Seen: seen{e[0].ID: 1}})
+	if r, err := p.Publish(t.Context(), e); err != nil || r[0].Duplicate != streams.ByIndex {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+}
+
+// TestConcurrentPublish: exactly once, and each caller's events in its order.
+func TestConcurrentPublish(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{})
+	const callers, calls = 64, 20
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			page := domain.PageID(fmt.Sprint(1000 + c))
+			events := messages(page, calls)
+			for i := range events {
+				if _, err := p.Publish(t.Context(), events[i:i+1]); err != nil {
+					t.Error(err)
+					return
+				}
+				if i%4 == 0 { // and again, at once
+					if r, err := p.Publish(t.Context(), events[i:i+1]); err != nil || r[0].Duplicate == streams.NotDuplicate {
+						t.Errorf("again: %+v, %v", r, err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	next := map[domain.PageID]int{}
+	for _, e := range stored(t, s) {
+		want := fmt.Sprintf("m_%s_%d", e.Page, next[e.Page])
+		if e.Data.Message.MID != want {
+			t.Fatalf("got %s, want %s", e.Data.Message.MID, want)
+		}
+		next[e.Page]++
+	}
+	for page, n := range next {
+		if n != calls {
+			t.Errorf("page %s has %d events", page, n)
+		}
+	}
+	if len(next) != callers {
+		t.Errorf("%d pages", len(next))
+	}
+}
+
+func TestPublishTooLarge(t *testing.T) {
+	s := streamstest.Run(t, unsynced, func(o *embedded.Options) { o.MaxPayload = 64 << 10 })
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{})
+	big := messages("100", 1)
+	big[0].Data.Raw = []byte(`"` + strings.Repeat("x", 70<<10) + `"`)
+	if _, err := p.Publish(t.Context(), big); !errors.Is(err, streams.ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := p.Publish(t.Context(), messages("200", 1)); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}
+
+// TestFullStoreAcknowledgesNothing: what does not fit is refused, and what was
+// acknowledged before is there.
+func TestFullStoreAcknowledgesNothing(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{MaxBytes: 64 << 10})
+	p := publisher(t, s, streams.PublisherOptions{})
+	acked := 0
+	for i := range 1000 {
+		_, err := p.Publish(t.Context(), messages(domain.PageID(fmt.Sprint(i+1)), 1+i%40))
+		if errors.Is(err, streams.ErrUnavailable) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		acked += 1 + i%40
+	}
+	if got := len(stored(t, s)); got < acked || acked == 0 || acked > 10_000 {
+		t.Errorf("acknowledged %d, stored %d", acked, got)
+	}
+}
+
+// TestServerStopsUnderLoad: every acknowledged event is there after a restart
+// on the same directory.
+func TestServerStopsUnderLoad(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{AckTimeout: 500 * time.Millisecond})
+	var mu sync.Mutex
+	acked := map[string]bool{}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for c := range 8 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				events := messages(domain.PageID(fmt.Sprintf("%d-%d", c, i)), 1+i%30)
+				if _, err := p.Publish(t.Context(), events); err != nil {
+					return
+				}
+				mu.Lock()
+				for _, e := range events {
+					acked[e.ID] = true
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(acked) < 500 {
+			return fmt.Errorf("%d acknowledged", len(acked))
+		}
+		return nil
+	})
+	s.Stop(t)
+	close(stop)
+	wg.Wait()
+
+	again := streamstest.Run(t, func(o *embedded.Options) { o.Dir = s.Dir })
+	found := map[string]int{}
+	for _, e := range stored(t, again) {
+		found[e.ID]++
+	}
+	for id := range acked {
+		if found[id] != 1 {
+			t.Errorf("acknowledged event %s is there %d times", id, found[id])
+		}
+	}
+}
+
+func TestAppendConflicts(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{})
+	event := func(n int) domain.Event {
+		return domain.Event{ID: fmt.Sprintf("pagestream:100:page:%d", n), Type: domain.PageConnected, Page: "100"}
+	}
+	last, err := p.LastOf(t.Context(), "100", domain.PageConnected)
+	if err != nil || last != 0 {
+		t.Fatalf("got %d, %v", last, err)
+	}
+	r, err := p.Append(t.Context(), event(1), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Append(t.Context(), event(2), 0); !errors.Is(err, streams.ErrConflict) {
+		t.Errorf("a decision on an old state: %v", err)
+	}
+	// Another page, and another noun of this one, are no conflict.
+	publish(t, s, messages("100", 3))
+	if last, err = p.LastOf(t.Context(), "100", domain.PageRenamed); err != nil || last != r.Seq {
+		t.Errorf("got %d, %v, want %d", last, err, r.Seq)
+	}
+	if _, err := p.Append(t.Context(), event(3), last); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPublisherClose(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Publish(t.Context(), messages("1", 1)); !errors.Is(err, streams.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	block := make(chan struct{})
+	p := publisher(t, s, streams.PublisherOptions{QueueLimit: 10, Seen: blocking{block}})
+	first := make(chan error, 1)
+	go func() { _, err := p.Publish(t.Context(), messages("1", 8)); first <- err }()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := p.Publish(ctx, messages("2", 5)); !errors.Is(err, streams.ErrOverloaded) {
+			return fmt.Errorf("got %v", err)
+		}
+		return nil
+	})
+	close(block)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
+// blocking is an index that answers when it is let.
+type blocking struct{ until chan struct{} }
+
+func (b blocking) Seen(ids []string) ([]uint64, error) {
+	<-b.until
+	return make([]uint64, len(ids)), nil
+}
+
+// TestBrokenIndexStoresNothing: without the index an old duplicate would get in.
+func TestBrokenIndexStoresNothing(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{Seen: broken{}})
+	if _, err := p.Publish(t.Context(), messages("1", 3)); !errors.Is(err, streams.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	if got := len(stored(t, s)); got != 0 {
+		t.Errorf("stored %d", got)
+	}
+}
+
+type broken struct{}
+
+func (broken) Seen([]string) ([]uint64, error) { return nil, errors.New("the index is closed") }

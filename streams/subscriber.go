@@ -1,0 +1,527 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Metadata of a message that a [Subscriber] gives, besides the event's headers
+// under their own names.
+const (
+	MetaSeq     = "pagestream-seq"
+	MetaAt      = "pagestream-at"
+	MetaSubject = "pagestream-subject"
+	// MetaOrdinal counts the messages of one drive from 1 without gaps, and
+	// MetaEpoch the drives. A router runs a goroutine a message; with these a
+	// handler can put them in order again.
+	MetaOrdinal = "pagestream-ordinal"
+	MetaEpoch   = "pagestream-epoch"
+)
+
+// Defaults of [SubscriberOptions].
+const (
+	DefaultAckWait      = time.Minute
+	DefaultCloseTimeout = 5 * time.Second
+)
+
+// Backoff between two drives, when a message was refused.
+const (
+	redriveMin = 10 * time.Millisecond
+	redriveMax = 5 * time.Second
+)
+
+// SubscriberOptions configure a [Subscriber].
+type SubscriberOptions struct {
+	// Stream is the stream's name, by default [Name].
+	Stream string
+	// Durable names a consumer on the server, which then keeps the position
+	// and shares the messages among all who subscribe by that name. Without it
+	// the reader keeps its position, and From says where that is.
+	Durable string
+	// From returns the last sequence that the reader has; what follows is
+	// given. Asked at each Subscribe; nil starts at the beginning. Not used
+	// with Durable.
+	From func(ctx context.Context, topic string) (uint64, error)
+	// MaxInFlight bounds the messages given and not acknowledged yet. With 1,
+	// the default, the next comes after the last was acknowledged.
+	MaxInFlight int
+	// AckWait is when the server gives a durable's message to somebody else.
+	// It is prolonged while the message is in flight here.
+	AckWait time.Duration
+	// CloseTimeout bounds the wait for what is in flight when a durable
+	// subscription ends.
+	CloseTimeout time.Duration
+	Logger       *slog.Logger
+}
+
+// Subscriber is a watermill subscriber that gives the stream in its order, many
+// messages in flight at a time. A topic is a subject filter, such as [All].
+//
+// A message that is refused (Nack) stops the flow; when all that is in flight
+// is settled, it and what was refused after it are given again in order, after
+// a growing pause. Without Durable order holds always; with it, what another
+// subscriber left behind unacknowledged comes late.
+//
+// Delivery is at least once. Closing it leaves the connection open.
+type Subscriber struct {
+	js   jetstream.JetStream
+	opts SubscriberOptions
+
+	mu      sync.Mutex
+	closed  bool
+	closing chan struct{}
+	running sync.WaitGroup
+}
+
+var _ message.Subscriber = (*Subscriber)(nil)
+
+// NewSubscriber returns a subscriber on the stream.
+func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
+	if o.Stream == "" {
+		o.Stream = Name
+	}
+	if o.MaxInFlight <= 0 {
+		o.MaxInFlight = 1
+	}
+	if o.AckWait <= 0 {
+		o.AckWait = DefaultAckWait
+	}
+	if o.CloseTimeout <= 0 {
+		o.CloseTimeout = DefaultCloseTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Subscriber{js: js, opts: o, closing: make(chan struct{})}
+}
+
+// Subscribe gives the messages of the topic until the context ends or the
+// subscriber is closed; then the channel is closed.
+func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	src, err := s.source(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		src.close()
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, ErrClosed)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	sub := &subscription{
+		Subscriber: s, src: src, out: make(chan *message.Message), inFlight: make(map[uint64]jetstream.Msg),
+	}
+	s.running.Go(func() {
+		defer cancel()
+		sub.run(ctx)
+	})
+	s.running.Go(func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return sub.out, nil
+}
+
+// Close ends every subscription and waits for them. It is idempotent.
+func (s *Subscriber) Close() error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+	return nil
+}
+
+// feed is where a subscription's messages come from.
+type feed interface {
+	next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error)
+	close()
+}
+
+func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
+	if s.opts.Durable == "" {
+		var after uint64
+		if s.opts.From != nil {
+			var err error
+			if after, err = s.opts.From(ctx, topic); err != nil {
+				return nil, fmt.Errorf("find the position: %w", err)
+			}
+		}
+		return newSource(s.js, s.opts.Stream, []string{topic}, after), nil
+	}
+	c, err := s.js.CreateOrUpdateConsumer(ctx, s.opts.Stream, jetstream.ConsumerConfig{
+		Durable:       s.opts.Durable,
+		FilterSubject: topic,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       s.opts.AckWait,
+		MaxAckPending: max(1000, 2*s.opts.MaxInFlight), // shared by all subscribers of the name
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make consumer: %w", err)
+	}
+	return &durable{js: s.js, consumer: c, prefetch: s.opts.MaxInFlight}, nil
+}
+
+// durable gives the messages of a consumer that the server keeps.
+type durable struct {
+	js       jetstream.JetStream
+	consumer jetstream.Consumer
+	messages jetstream.MessagesContext
+	prefetch int
+}
+
+func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	wait := sourceRetryMin
+	for {
+		m, err := d.pull(ctx)
+		if err == nil {
+			meta, err := m.Metadata()
+			if err != nil {
+				return nil, nil, fmt.Errorf("read message metadata: %w", err)
+			}
+			return m, meta, nil
+		}
+		d.close()
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, fmt.Errorf("read consumer: %w", ctx.Err())
+		case d.js.Conn().IsClosed(), errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+			return nil, nil, fmt.Errorf("read consumer: %w", err)
+		}
+		wait = rest(ctx, wait, sourceRetryMax)
+	}
+}
+
+func (d *durable) pull(ctx context.Context) (jetstream.Msg, error) {
+	if d.messages == nil {
+		it, err := d.consumer.Messages(jetstream.PullMaxMessages(d.prefetch), jetstream.PullHeartbeat(5*time.Second))
+		if err != nil {
+			return nil, fmt.Errorf("read messages: %w", err)
+		}
+		d.messages = it
+	}
+	m, err := d.messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("next message: %w", err)
+	}
+	return m, nil
+}
+
+func (d *durable) close() {
+	if d.messages != nil {
+		d.messages.Stop()
+		d.messages = nil
+	}
+}
+
+// rest waits and returns the next, doubled wait.
+func rest(ctx context.Context, wait, most time.Duration) time.Duration {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return min(2*wait, most)
+}
+
+// subscription is one Subscribe call.
+type subscription struct {
+	*Subscriber
+	ctx context.Context //nolint:containedctx // the subscription's life
+	src feed
+	out chan *message.Message
+
+	mu       sync.Mutex
+	inFlight map[uint64]jetstream.Msg
+}
+
+// entry is a message in flight.
+type entry struct {
+	msg    jetstream.Msg
+	meta   *jetstream.MsgMetadata
+	seq    uint64
+	wm     *message.Message
+	cancel context.CancelFunc
+}
+
+// run drives the source until the context ends. Each drive begins with what
+// the one before had to give back.
+func (s *subscription) run(ctx context.Context) {
+	s.ctx = ctx
+	defer s.src.close()
+	defer close(s.out)
+	if s.opts.Durable != "" {
+		stop := s.heartbeat()
+		defer stop()
+	}
+	incoming := make(chan entry)
+	var reading sync.WaitGroup
+	reading.Go(func() { s.read(ctx, incoming) })
+	defer reading.Wait()
+	var again []entry
+	wait := redriveMin
+	for epoch := uint64(1); ; epoch++ {
+		progressed := false
+		again, progressed = s.drive(ctx, epoch, again, incoming)
+		if ctx.Err() != nil {
+			return
+		}
+		if len(again) == 0 { // the source ended
+			return
+		}
+		if progressed {
+			wait = redriveMin
+		}
+		wait = rest(ctx, wait, redriveMax)
+	}
+}
+
+// drive gives the messages in again and then those of the source, until one is
+// refused or the source or the context ends. It returns what was refused, in
+// order, when nothing is in flight any more, and whether anything was taken.
+func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, incoming <-chan entry) (refused []entry, progressed bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slots := make(chan struct{}, s.opts.MaxInFlight)
+	given := make(chan entry, s.opts.MaxInFlight)
+	var left []entry // of again, not given
+	go func() {
+		defer close(given)
+		left = s.give(ctx, epoch, again, incoming, slots, given)
+	}()
+	for e := range given {
+		if s.settle(e) {
+			progressed = true
+		} else {
+			refused = append(refused, e)
+			cancel() // give nothing more; what is in flight settles
+		}
+		e.cancel()
+		<-slots
+	}
+	return append(refused, left...), progressed
+}
+
+// give sends messages out, as many as there are slots, until the context ends.
+// It returns what it had in hand and did not send.
+func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, incoming <-chan entry,
+	slots chan<- struct{}, given chan<- entry,
+) []entry {
+	for ordinal := uint64(1); ; ordinal++ {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return again
+		}
+		if len(again) == 0 {
+			select {
+			case e, ok := <-incoming:
+				if !ok {
+					return nil
+				}
+				again = append(again, e)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		e := again[0]
+		// The message's context outlives the drive: a refusal of one is no
+		// reason to interrupt the others.
+		var mctx context.Context
+		mctx, e.cancel = context.WithCancel(s.ctx)
+		e.wm = s.message(e, epoch, ordinal)
+		e.wm.SetContext(mctx)
+		select {
+		case s.out <- e.wm:
+			again = again[1:]
+			given <- e // there is room: a slot is held
+		case <-ctx.Done():
+			e.cancel()
+			return again
+		}
+	}
+}
+
+// read takes messages from the source for as long as the subscription lives: a
+// drive that ends must not cost what the source has fetched already.
+func (s *subscription) read(ctx context.Context, incoming chan<- entry) {
+	defer close(incoming)
+	for {
+		e, err := s.take(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.opts.Logger.Error("subscription ended", "err", err)
+			}
+			return
+		}
+		select {
+		case incoming <- e:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// take gets the next message that is not in flight here. A durable's server
+// may give one again that takes long; it is still being handled.
+func (s *subscription) take(ctx context.Context) (entry, error) {
+	for {
+		m, meta, err := s.src.next(ctx)
+		if err != nil {
+			return entry{}, err
+		}
+		e := entry{msg: m, meta: meta, seq: meta.Sequence.Stream}
+		if s.opts.Durable == "" {
+			return e, nil
+		}
+		s.mu.Lock()
+		_, twice := s.inFlight[e.seq]
+		s.inFlight[e.seq] = m
+		s.mu.Unlock()
+		if !twice {
+			return e, nil
+		}
+	}
+}
+
+// settle waits until the message is acknowledged or refused. When the
+// subscription ends it waits no longer than CloseTimeout, and not at all where
+// the reader keeps its own position.
+func (s *subscription) settle(e entry) (acked bool) {
+	select {
+	case <-e.wm.Acked():
+		return s.acked(e)
+	case <-e.wm.Nacked():
+		return false
+	case <-s.ctx.Done():
+	}
+	if s.opts.Durable == "" {
+		return false
+	}
+	t := time.NewTimer(s.opts.CloseTimeout)
+	defer t.Stop()
+	select {
+	case <-e.wm.Acked():
+		return s.acked(e)
+	case <-e.wm.Nacked():
+	case <-t.C:
+	}
+	return false
+}
+
+// acked tells the server of a durable. A lost acknowledgement means only that
+// the message comes again.
+func (s *subscription) acked(e entry) bool {
+	if s.opts.Durable == "" {
+		return true
+	}
+	s.mu.Lock()
+	m := s.inFlight[e.seq] // the latest delivery of it
+	delete(s.inFlight, e.seq)
+	s.mu.Unlock()
+	if err := m.Ack(); err != nil {
+		s.opts.Logger.Warn("acknowledgement not sent", "seq", e.seq, "err", err)
+	}
+	return true
+}
+
+// heartbeat tells a durable's server that what is in flight is being handled,
+// so that it gives it to nobody else.
+func (s *subscription) heartbeat() (stop func()) {
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		t := time.NewTicker(s.opts.AckWait / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+			}
+			s.mu.Lock()
+			for _, m := range s.inFlight {
+				_ = m.InProgress() // without it the message comes again, no more
+			}
+			s.mu.Unlock()
+		}
+	})
+	return func() { close(done); running.Wait() }
+}
+
+// message is what a handler sees: the data as payload, the first value of each
+// header and where the message stands as metadata.
+func (s *subscription) message(e entry, epoch, ordinal uint64) *message.Message {
+	h := e.msg.Headers()
+	id := h.Get(HeaderWatermillID)
+	if id == "" {
+		id = h.Get(HeaderID)
+	}
+	if id == "" {
+		id = uuid.NewString()
+	}
+	m := message.NewMessage(id, e.msg.Data())
+	for k := range h {
+		m.Metadata[k] = h.Get(k)
+	}
+	m.Metadata[MetaSeq] = strconv.FormatUint(e.seq, 10)
+	m.Metadata[MetaAt] = e.meta.Timestamp.UTC().Format(time.RFC3339Nano)
+	m.Metadata[MetaSubject] = e.msg.Subject()
+	m.Metadata[MetaOrdinal] = strconv.FormatUint(ordinal, 10)
+	m.Metadata[MetaEpoch] = strconv.FormatUint(epoch, 10)
+	return m
+}
+
+// Position is where a message stands: its sequence, and its place in the drive.
+type Position struct {
+	Seq, Epoch, Ordinal uint64
+}
+
+// PositionOf reads a message's position. It fails with [ErrMalformed] for a
+// message that no [Subscriber] gave.
+func PositionOf(m *message.Message) (Position, error) {
+	var p Position
+	for key, to := range map[string]*uint64{MetaSeq: &p.Seq, MetaEpoch: &p.Epoch, MetaOrdinal: &p.Ordinal} {
+		n, err := strconv.ParseUint(m.Metadata[key], 10, 64)
+		if err != nil {
+			return Position{}, fmt.Errorf("metadata %s: %w", key, ErrMalformed)
+		}
+		*to = n
+	}
+	return p, nil
+}
+
+// FromMessage decodes the event of a message. It fails with [ErrMalformed].
+func FromMessage(m *message.Message) (Stored, error) {
+	seq, err := strconv.ParseUint(m.Metadata[MetaSeq], 10, 64)
+	if err != nil {
+		return Stored{}, fmt.Errorf("metadata %s: %w", MetaSeq, ErrMalformed)
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Metadata[MetaAt])
+	if err != nil {
+		return Stored{}, fmt.Errorf("metadata %s: %w", MetaAt, ErrMalformed)
+	}
+	h := make(nats.Header, len(m.Metadata))
+	for k, v := range m.Metadata {
+		h[k] = []string{v}
+	}
+	return Decode(m.Metadata[MetaSubject], h, m.Payload, seq, at)
+}

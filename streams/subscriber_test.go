@@ -1,0 +1,393 @@
+package streams_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// testPublisher publishes what watermill's suite asks for; pagestream itself
+// publishes events only.
+type testPublisher struct {
+	js jetstream.JetStream
+}
+
+func (p testPublisher) Publish(topic string, messages ...*message.Message) error {
+	for _, m := range messages {
+		out := nats.NewMsg(topic)
+		out.Data = m.Payload
+		for k, v := range m.Metadata {
+			out.Header[k] = []string{v}
+		}
+		out.Header.Set(streams.HeaderWatermillID, m.UUID)
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		_, err := p.js.PublishMsg(ctx, out)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (testPublisher) Close() error { return nil }
+
+// TestConformance holds the subscriber to watermill's own suite, with the
+// position on the server: the suite restarts subscribers and expects them to go
+// on.
+//
+// Off: ExactlyOnceDelivery, since delivery is at least once;
+// NewSubscriberReceivesOldMessages, since subscribers of one durable share its
+// position; RestartService,
+// since the suite restarts a broker by a shell command, and ours is in process
+// (TestSubscriberSurvivesRestart does it).
+func TestConformance(t *testing.T) {
+	for _, inFlight := range []int{1, 64} {
+		t.Run(fmt.Sprintf("in flight %d", inFlight), func(t *testing.T) {
+			s := streamstest.Run(t, unsynced)
+			var mu sync.Mutex
+			known := map[string]bool{}
+			ensure := func(topic string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if known[topic] {
+					return nil
+				}
+				known[topic] = true
+				ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+				defer cancel()
+				_, err := s.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: topic, Subjects: []string{topic}})
+				return err
+			}
+			create := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+				return ensuringPublisher{testPublisher{s.JS}, ensure}, &perTopic{
+					js: s.JS, ensure: ensure, group: group, inFlight: inFlight, subs: map[string]*streams.Subscriber{},
+				}
+			}
+			tests.TestPubSub(t, tests.Features{
+				ConsumerGroups:                      true,
+				GuaranteedOrder:                     true,
+				GuaranteedOrderWithSingleSubscriber: true,
+				Persistent:                          true,
+				GenerateTopicFunc: func(tctx tests.TestContext) string {
+					return "topic_" + strings.ReplaceAll(string(tctx.TestID), "-", "")
+				},
+			}, func(t *testing.T) (message.Publisher, message.Subscriber) { return create(t, "") },
+				func(t *testing.T, group string) (message.Publisher, message.Subscriber) { return create(t, group) })
+		})
+	}
+}
+
+type ensuringPublisher struct {
+	testPublisher
+	ensure func(string) error
+}
+
+func (p ensuringPublisher) Publish(topic string, messages ...*message.Message) error {
+	if err := p.ensure(topic); err != nil {
+		return err
+	}
+	return p.testPublisher.Publish(topic, messages...)
+}
+
+// perTopic gives each topic of the suite its own stream.
+type perTopic struct {
+	js       jetstream.JetStream
+	ensure   func(string) error
+	group    string
+	inFlight int
+
+	mu     sync.Mutex
+	closed bool
+	subs   map[string]*streams.Subscriber
+}
+
+func (p *perTopic) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	if err := p.ensure(topic); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, streams.ErrClosed
+	}
+	if p.subs[topic] == nil {
+		p.subs[topic] = streams.NewSubscriber(p.js, streams.SubscriberOptions{
+			Stream: topic, Durable: "d" + p.group, MaxInFlight: p.inFlight,
+			AckWait: 2 * time.Second, CloseTimeout: 50 * time.Millisecond,
+		})
+	}
+	return p.subs[topic].Subscribe(ctx, topic)
+}
+
+func (p *perTopic) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, s := range p.subs {
+		if err := s.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collectSeqs takes n messages, refusing those that refuse names, each once.
+func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uint64]bool) []uint64 {
+	t.Helper()
+	var seqs []uint64
+	limit := time.After(streamstest.Limit)
+	for len(seqs) < n {
+		select {
+		case m, ok := <-in:
+			if !ok {
+				t.Fatalf("the channel closed after %d of %d", len(seqs), n)
+			}
+			pos, err := streams.PositionOf(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if refuse[pos.Seq] {
+				delete(refuse, pos.Seq)
+				m.Nack()
+				continue
+			}
+			seqs = append(seqs, pos.Seq)
+			m.Ack()
+		case <-limit:
+			t.Fatalf("got %d of %d in time", len(seqs), n)
+		}
+	}
+	return seqs
+}
+
+func TestSubscriberRedrivesInOrder(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 200))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 1})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := collectSeqs(t, in, 200, map[uint64]bool{1: true, 77: true, 78: true, 200: true})
+	for i, seq := range got {
+		if seq != uint64(i+1) {
+			t.Fatalf("position %d has sequence %d", i+1, seq)
+		}
+	}
+}
+
+// TestSubscriberOrdinals proves that a drive counts without gaps, from 1, and
+// that a refusal starts a new one at the refused message.
+func TestSubscriberOrdinals(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 20))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 8})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flight []*message.Message
+	for range 8 {
+		flight = append(flight, <-in)
+	}
+	select {
+	case <-in:
+		t.Fatal("a ninth message is in flight")
+	case <-time.After(20 * time.Millisecond):
+	}
+	for i, m := range flight {
+		pos, err := streams.PositionOf(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (streams.Position{Seq: uint64(i + 1), Epoch: 1, Ordinal: uint64(i + 1)}); pos != want {
+			t.Fatalf("got %+v, want %+v", pos, want)
+		}
+		if i < 3 {
+			m.Ack()
+		} else {
+			m.Nack()
+		}
+	}
+	m := <-in
+	// Between the refusal and the end of the drive more may have been given.
+	for {
+		pos, _ := streams.PositionOf(m)
+		if pos.Epoch == 2 {
+			if pos.Seq != 4 || pos.Ordinal != 1 {
+				t.Fatalf("the second drive starts at %+v", pos)
+			}
+			m.Nack()
+			return
+		}
+		m.Nack()
+		m = <-in
+	}
+}
+
+func TestSubscriberSurvivesRestart(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 50))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{
+		MaxInFlight: 16,
+		From:        func(context.Context, string) (uint64, error) { return 10, nil },
+	})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := collectSeqs(t, in, 20, nil)
+	if got[0] != 11 || got[19] != 30 {
+		t.Fatalf("got %d to %d", got[0], got[19])
+	}
+	// The consumer goes, as with a server that forgot it; the position is ours.
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	defer cancel()
+	st, err := s.JS.Stream(ctx, streams.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range st.ConsumerNames(ctx).Name() {
+		if err := s.JS.DeleteConsumer(ctx, streams.Name, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, s, messages("200", 50))
+	got = collectSeqs(t, in, 70, nil)
+	for i, seq := range got {
+		if seq != uint64(31+i) {
+			t.Fatalf("position %d has sequence %d", i, seq)
+		}
+	}
+}
+
+// TestStockSubscriberReadsEveryType proves that watermill-nats as it comes
+// reads each type of event of our stream, on a connection of its own.
+func TestStockSubscriberReadsEveryType(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	var events []domain.Event
+	for i, typ := range domain.Types() {
+		events = append(events, domain.Event{
+			ID: fmt.Sprintf("page:100:h:%d", i), Type: typ, Page: "100", Contact: "9", Time: time.Unix(1790000000, 0),
+			Standby: i%2 == 0, TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+			Data: domain.Data{Object: "page", Raw: []byte(`{"a": "\u00e4"}`)},
+		})
+	}
+	publish(t, s, events)
+
+	sub, err := wmnats.NewSubscriberWithNatsConn(s.Connection(t), wmnats.SubscriberSubscriptionConfig{
+		SubscribersCount: 1,
+		AckWaitTimeout:   5 * time.Second,
+		Unmarshaler:      &wmnats.NATSMarshaler{},
+		JetStream: wmnats.JetStreamConfig{
+			SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()},
+		},
+		SubjectCalculator: wmnats.DefaultSubjectCalculator,
+	}, watermill.NopLogger{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := time.After(streamstest.Limit)
+	for _, want := range events {
+		select {
+		case m := <-in:
+			data, err := want.Data.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.UUID != want.ID || string(m.Payload) != string(data) {
+				t.Errorf("%s: got id %s and %d bytes", want.Type, m.UUID, len(m.Payload))
+			}
+			if got := m.Metadata["ce-type"]; got != "pagestream."+string(want.Type)+".v1" {
+				t.Errorf("%s: ce-type %q", want.Type, got)
+			}
+			m.Ack()
+		case <-limit:
+			t.Fatalf("no %s in time", want.Type)
+		}
+	}
+}
+
+func TestSubscriberLeavesConnectionOpen(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 5))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 4})
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-in // in flight, never settled
+	if err := sub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range in {
+		t.Log("one more was on its way") // closing lets nobody hang
+	}
+	if s.Conn.IsClosed() {
+		t.Error("the connection was closed")
+	}
+	if _, err := sub.Subscribe(t.Context(), streams.All); err == nil {
+		t.Error("a closed subscriber subscribed")
+	}
+}
+
+func TestFromMessage(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	want := messages("100", 1)[0]
+	publish(t, s, []domain.Event{want})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := <-in
+	got, err := streams.FromMessage(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != want.ID || got.Seq != 1 || got.At.IsZero() || string(got.Data.Raw) != string(want.Data.Raw) {
+		t.Errorf("got %s at %d", got.ID, got.Seq)
+	}
+	m.Ack()
+	for _, key := range []string{streams.MetaSeq, streams.MetaAt, streams.MetaSubject, streams.HeaderID, streams.HeaderSource} {
+		broken := m.Copy()
+		delete(broken.Metadata, key)
+		if _, err := streams.FromMessage(broken); err == nil {
+			t.Errorf("read without %s", key)
+		}
+	}
+	if _, err := streams.PositionOf(message.NewMessage(strconv.Itoa(1), nil)); err == nil {
+		t.Error("a stranger's message has a position")
+	}
+}
