@@ -1,0 +1,317 @@
+package graph
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Defaults of [Options].
+const (
+	DefaultBaseURL = "https://graph.facebook.com"
+	DefaultVersion = "v23.0"
+	DefaultTimeout = 20 * time.Second
+	DefaultRetries = 3
+)
+
+const (
+	// maxAnswer bounds an answer in bytes; Graph's are a few kilobytes.
+	maxAnswer = 4 << 20
+	// maxWords bounds what an error keeps of Graph's message.
+	maxWords     = 500
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 10 * time.Second
+)
+
+// Options configure a [Client]. AppID and AppSecret are required.
+type Options struct {
+	// HTTP sends the requests. Its redirects are never followed.
+	HTTP *http.Client
+	// BaseURL is where Graph is, without the version.
+	BaseURL string
+	// Version is the API version, "v23.0".
+	Version   string
+	AppID     string
+	AppSecret string
+	// Timeout bounds each try.
+	Timeout time.Duration
+	// Retries is how often a temporary failure is tried again; negative is
+	// never.
+	Retries int
+	// Sleep waits between tries and returns early with the context's error.
+	Sleep func(ctx context.Context, d time.Duration) error
+}
+
+// Client calls Graph for one app. It is safe for concurrent use, and nothing
+// that prints it shows the secret. Make one with [New].
+type Client struct {
+	opts Options
+	http *http.Client
+	base string
+}
+
+// New returns a client for the app of o.
+func New(o Options) (*Client, error) {
+	if o.AppID == "" || o.AppSecret == "" {
+		return nil, fmt.Errorf("%w: it needs the app's id and secret", ErrOptions)
+	}
+	if o.BaseURL == "" {
+		o.BaseURL = DefaultBaseURL
+	}
+	if o.Version == "" {
+		o.Version = DefaultVersion
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Retries == 0 {
+		o.Retries = DefaultRetries
+	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
+	u, err := url.Parse(o.BaseURL)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%w: the base URL is not like %s", ErrOptions, DefaultBaseURL)
+	}
+	if !isVersion(o.Version) {
+		return nil, fmt.Errorf("%w: version %q is not like %s", ErrOptions, o.Version, DefaultVersion)
+	}
+	c := &Client{opts: o, base: strings.TrimSuffix(o.BaseURL, "/") + "/" + o.Version, http: &http.Client{}}
+	if o.HTTP != nil {
+		copied := *o.HTTP
+		c.http = &copied
+	}
+	// A redirect could carry the token to another host.
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c, nil
+}
+
+// String keeps the secret out of logs.
+func (c *Client) String() string { return "graph client of app " + c.opts.AppID }
+
+// GoString keeps the secret out of logs.
+func (c *Client) GoString() string { return c.String() }
+
+func isVersion(v string) bool {
+	major, minor, dot := strings.Cut(strings.TrimPrefix(v, "v"), ".")
+	return strings.HasPrefix(v, "v") && dot && digits(major, 3) && digits(minor, 3)
+}
+
+func digits(s string, most int) bool {
+	return s != "" && len(s) <= most && strings.Trim(s, "0123456789") == ""
+}
+
+// path names one edge of a page, "" for the page itself. It accepts digits
+// alone, so that no alias and no other path can come of a page id.
+func path(page, edge string) (string, error) {
+	if !digits(page, 32) {
+		return "", ErrPageID
+	}
+	if edge == "" {
+		return "/" + page, nil
+	}
+	return "/" + page + "/" + edge, nil
+}
+
+// call is one call of Graph. Params of a GET go into the URL and so must hold no
+// token; those of a POST go into the form.
+type call struct {
+	method string
+	path   string
+	token  string
+	params url.Values
+	// secrets are what else must not come back in an error.
+	secrets []string
+}
+
+// do makes the call, again after a temporary failure, and decodes the answer
+// into out. Every call made here is one that may be repeated.
+func (c *Client) do(ctx context.Context, k call, out any) error {
+	if k.token == "" {
+		return ErrNoToken
+	}
+	if k.params == nil {
+		k.params = url.Values{}
+	}
+	k.params.Set("appsecret_proof", c.proof(k.token))
+	k.secrets = append(k.secrets, k.token, c.opts.AppSecret)
+	for try := 0; ; try++ {
+		err := c.once(ctx, k, out)
+		if err == nil {
+			return nil
+		}
+		var refusal *Error
+		if try >= c.opts.Retries || !errors.As(err, &refusal) || !refusal.retryable() {
+			return err
+		}
+		wait := min(firstBackoff<<try, maxBackoff)
+		wait = wait/2 + rand.N(wait/2+1) // half of it is jitter
+		if slept := c.opts.Sleep(ctx, wait); slept != nil {
+			return fmt.Errorf("%w (%w)", err, slept)
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, k call, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel()
+	target, body := c.base+k.path, io.Reader(nil)
+	if k.method == http.MethodPost {
+		body = strings.NewReader(k.params.Encode())
+	} else {
+		target += "?" + k.params.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, k.method, target, body)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", k.method, k.path, ErrOptions)
+	}
+	req.Header.Set("Authorization", "Bearer "+k.token)
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return unreachable(k, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return unreachable(k, err)
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("%s %s: %w: it is over %d bytes", k.method, k.path, ErrAnswer, maxAnswer)
+	}
+	if refusal := refused(resp.StatusCode, b, k.secrets); refusal != nil {
+		return fmt.Errorf("%s %s: %w", k.method, k.path, refusal)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		// The decoder's words may quote the answer, which may have a token in it.
+		return fmt.Errorf("%s %s: %w", k.method, k.path, ErrAnswer)
+	}
+	return nil
+}
+
+// unreachable says why no answer came, without the URL that net/http quotes. It
+// keeps the cause, so that a context's error can be told.
+func unreachable(k call, err error) error {
+	cause := err
+	var u *url.Error
+	if errors.As(err, &u) {
+		cause = u.Err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s %s: %w: %w", k.method, k.path, ErrUnreachable, cause)
+	}
+	return fmt.Errorf("%s %s: %w: %s", k.method, k.path, ErrUnreachable, scrub(cause.Error(), k.secrets...))
+}
+
+// refused returns the refusal in an answer: a body with "error" whatever its
+// status, or any status that is not 2xx.
+func refused(status int, body []byte, secrets []string) *Error {
+	var in struct {
+		Error *errorBody `json:"error"`
+	}
+	err := json.Unmarshal(body, &in)
+	if err == nil && in.Error != nil {
+		return in.Error.refusal(status, secrets)
+	}
+	if status < 200 || status > 299 {
+		return &Error{Status: status, Message: http.StatusText(status)}
+	}
+	return nil
+}
+
+// errorBody is an error as Graph writes it, at the top of an answer or within
+// debug_token's data.
+type errorBody struct {
+	Message     string `json:"message"`
+	Type        string `json:"type"`
+	Code        number `json:"code"`
+	Subcode     number `json:"error_subcode"`
+	DataSubcode number `json:"subcode"` // debug_token's name for it
+	Transient   flag   `json:"is_transient"`
+	FBTrace     string `json:"fbtrace_id"`
+}
+
+func (e *errorBody) refusal(status int, secrets []string) *Error {
+	sub := e.Subcode
+	if sub == 0 {
+		sub = e.DataSubcode
+	}
+	message := []rune(scrub(e.Message, secrets...))
+	return &Error{
+		Status: status, Code: int(e.Code), Subcode: int(sub), Type: e.Type, Message: string(message[:min(len(message), maxWords)]),
+		FBTrace: scrub(e.FBTrace, secrets...), Transient: bool(e.Transient),
+	}
+}
+
+// proof is the appsecret_proof of a token: proof that the caller has the app's
+// secret as well.
+func (c *Client) proof(token string) string {
+	m := hmac.New(sha256.New, []byte(c.opts.AppSecret))
+	m.Write([]byte(token))
+	return hex.EncodeToString(m.Sum(nil))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// id is an id that may be a JSON string or number; 17 digits and more, so never
+// through a float.
+type id string
+
+func (i *id) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, (*string)(i))
+	}
+	if string(b) == "null" {
+		return nil
+	}
+	if !digits(string(b), 40) {
+		return ErrAnswer
+	}
+	*i = id(b)
+	return nil
+}
+
+// number is a whole number that may come as a string. What is neither is 0, so
+// that one odd field does not hide the rest of an error.
+type number int64
+
+func (n *number) UnmarshalJSON(b []byte) error {
+	v, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
+	if err == nil {
+		*n = number(v)
+	}
+	return nil
+}
+
+// flag is a boolean that may come as the string "true", as in Meta's own
+// samples.
+type flag bool
+
+func (f *flag) UnmarshalJSON(b []byte) error {
+	*f = strings.Trim(string(b), `"`) == "true"
+	return nil
+}

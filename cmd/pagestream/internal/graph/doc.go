@@ -1,0 +1,13 @@
+// Package graph is a small client for the parts of Meta's Graph API that
+// pagestream uses.
+//
+// Every method names the page it is about. The alias /me, which Graph resolves
+// by whoever owns the token, can't be expressed: with one call to
+// /me/subscribed_apps under the wrong token, another page than the one meant is
+// subscribed, and nothing says so.
+//
+// Tokens travel in the Authorization header or in a form body, never in a URL,
+// and never come back in an error: what Graph or the network says is scrubbed
+// first. Each call carries an appsecret_proof.
+// https://developers.facebook.com/docs/graph-api/guides/secure-requests
+package graph

@@ -1,0 +1,246 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// App is an app that is subscribed to a page, ours or another's.
+type App struct {
+	ID   string
+	Name string
+	// Fields are the subscribed webhook fields, sorted.
+	Fields []string
+}
+
+// maxPages bounds how far a listing is followed.
+const maxPages = 50
+
+// SubscribedApps lists every app that is subscribed to the page. It needs the
+// page's own token.
+// https://developers.facebook.com/docs/graph-api/reference/page/subscribed_apps
+func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App, error) {
+	p, err := path(page, "subscribed_apps")
+	if err != nil {
+		return nil, err
+	}
+	apps := []App{}
+	for after, n := "", 0; ; n++ {
+		params := url.Values{"limit": {"100"}}
+		if after != "" {
+			params.Set("after", after)
+		}
+		var out struct {
+			Data *[]struct {
+				ID     id       `json:"id"`
+				Name   string   `json:"name"`
+				Fields []string `json:"subscribed_fields"`
+			} `json:"data"`
+			Paging struct {
+				Cursors struct {
+					After string `json:"after"`
+				} `json:"cursors"`
+				// Next has the token in it: only whether it is there counts.
+				Next string `json:"next"`
+			} `json:"paging"`
+		}
+		if err := c.do(ctx, call{method: http.MethodGet, path: p, token: token, params: params}, &out); err != nil {
+			return nil, err
+		}
+		if out.Data == nil {
+			return nil, fmt.Errorf("GET %s: %w: it has no data", p, ErrAnswer)
+		}
+		for _, a := range *out.Data {
+			slices.Sort(a.Fields)
+			apps = append(apps, App{ID: string(a.ID), Name: a.Name, Fields: slices.Compact(a.Fields)})
+		}
+		if out.Paging.Next == "" || out.Paging.Cursors.After == "" || out.Paging.Cursors.After == after {
+			return apps, nil
+		}
+		if n+1 >= maxPages {
+			return nil, fmt.Errorf("GET %s: %w: it has over %d pages", p, ErrAnswer, maxPages)
+		}
+		after = out.Paging.Cursors.After
+	}
+}
+
+// SubscribedFields returns the fields that the client's own app is subscribed to
+// on the page, sorted, and whether it is subscribed at all.
+func (c *Client) SubscribedFields(ctx context.Context, page, token string) ([]string, bool, error) {
+	apps, err := c.SubscribedApps(ctx, page, token)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, a := range apps {
+		if a.ID == c.opts.AppID {
+			return a.Fields, true, nil
+		}
+	}
+	return nil, false, nil
+}
+
+// Subscribe subscribes the app to the page with exactly these fields; those of
+// an earlier call that are not named here are gone. Graph refuses the whole call
+// for one field that is not allowed. It may be repeated.
+func (c *Client) Subscribe(ctx context.Context, page, token string, fields []string) error {
+	p, err := path(page, "subscribed_apps")
+	if err != nil {
+		return err
+	}
+	if len(fields) == 0 {
+		return ErrNoFields
+	}
+	return c.succeed(ctx, call{
+		method: http.MethodPost, path: p, token: token,
+		params: url.Values{"subscribed_fields": {strings.Join(fields, ",")}},
+	})
+}
+
+// Unsubscribe removes the app from the page. It may be repeated.
+func (c *Client) Unsubscribe(ctx context.Context, page, token string) error {
+	p, err := path(page, "subscribed_apps")
+	if err != nil {
+		return err
+	}
+	return c.succeed(ctx, call{method: http.MethodDelete, path: p, token: token})
+}
+
+// succeed makes a call whose answer is {"success": true}.
+func (c *Client) succeed(ctx context.Context, k call) error {
+	var out struct {
+		Success flag `json:"success"`
+	}
+	if err := c.do(ctx, k, &out); err != nil {
+		return err
+	}
+	if !out.Success {
+		return fmt.Errorf("%s %s: %w: it does not say success", k.method, k.path, ErrAnswer)
+	}
+	return nil
+}
+
+// Page returns the page's name and the id of its linked Instagram account, empty
+// where there is none or the token may not see it.
+func (c *Client) Page(ctx context.Context, page, token string) (name, instagram string, err error) {
+	p, err := path(page, "")
+	if err != nil {
+		return "", "", err
+	}
+	var out struct {
+		ID        id     `json:"id"`
+		Name      string `json:"name"`
+		Instagram struct {
+			ID id `json:"id"`
+		} `json:"instagram_business_account"`
+	}
+	get := func(fields string) error {
+		return c.do(ctx, call{method: http.MethodGet, path: p, token: token, params: url.Values{"fields": {fields}}}, &out)
+	}
+	err = get("id,name,instagram_business_account{id}")
+	if errors.Is(err, ErrPermission) || errors.Is(err, ErrParameter) {
+		// One field that is not granted fails the whole call.
+		err = get("id,name")
+	}
+	if err != nil {
+		return "", "", err
+	}
+	if string(out.ID) != page {
+		return "", "", fmt.Errorf("GET %s: %w", p, ErrOtherPage)
+	}
+	return out.Name, string(out.Instagram.ID), nil
+}
+
+// TokenInfo is what Graph knows of a token.
+type TokenInfo struct {
+	AppID string
+	// Type is "PAGE", "USER" or "APP".
+	Type string
+	// Page is the page of a page token, User the app-scoped id of the person
+	// who granted it.
+	Page  string
+	User  string
+	Valid bool
+	// The times are zero where they don't apply: a page token made from a
+	// long-lived user token has no Expires.
+	Issued, Expires, DataAccessExpires time.Time
+	Scopes                             []string
+	// Granted lists the objects a scope was granted for; a scope that is not in
+	// it was granted for all.
+	Granted map[string][]string
+	// Err says why the token is not valid.
+	Err *Error
+}
+
+// DebugToken asks Graph about a token with the app's own. A dead token is no
+// error: see [TokenInfo.Valid].
+//
+// Graph documents a GET with the token in the URL. Here it is a POST with
+// method=GET in the form, which Graph has always honoured and Meta's first SDKs
+// relied on, to keep the token out of URLs.
+// https://developers.facebook.com/docs/graph-api/reference/debug_token
+func (c *Client) DebugToken(ctx context.Context, inputToken string) (TokenInfo, error) {
+	if inputToken == "" {
+		return TokenInfo{}, ErrNoToken
+	}
+	var out struct {
+		Data *struct {
+			AppID             id         `json:"app_id"`
+			Type              string     `json:"type"`
+			Profile           id         `json:"profile_id"`
+			User              id         `json:"user_id"`
+			Valid             flag       `json:"is_valid"`
+			Issued            number     `json:"issued_at"`
+			Expires           number     `json:"expires_at"`
+			DataAccessExpires number     `json:"data_access_expires_at"`
+			Scopes            []string   `json:"scopes"`
+			Error             *errorBody `json:"error"`
+			Granular          []struct {
+				Scope   string `json:"scope"`
+				Targets []id   `json:"target_ids"`
+			} `json:"granular_scopes"`
+		} `json:"data"`
+	}
+	k := call{
+		method: http.MethodPost, path: "/debug_token", token: c.opts.AppID + "|" + c.opts.AppSecret,
+		params:  url.Values{"method": {http.MethodGet}, "input_token": {inputToken}},
+		secrets: []string{inputToken},
+	}
+	if err := c.do(ctx, k, &out); err != nil {
+		return TokenInfo{}, err
+	}
+	d := out.Data
+	if d == nil {
+		return TokenInfo{}, fmt.Errorf("debug_token: %w: it has no data", ErrAnswer)
+	}
+	info := TokenInfo{
+		AppID: string(d.AppID), Type: d.Type, Page: string(d.Profile), User: string(d.User), Valid: bool(d.Valid),
+		Issued: unix(d.Issued), Expires: unix(d.Expires), DataAccessExpires: unix(d.DataAccessExpires),
+		Scopes: d.Scopes,
+	}
+	for _, g := range d.Granular {
+		if info.Granted == nil {
+			info.Granted = map[string][]string{}
+		}
+		// A scope without targets was granted for all of them.
+		for _, target := range g.Targets {
+			info.Granted[g.Scope] = append(info.Granted[g.Scope], string(target))
+		}
+	}
+	if d.Error != nil {
+		info.Err = d.Error.refusal(http.StatusOK, []string{inputToken, c.opts.AppSecret})
+	}
+	return info, nil
+}
+
+func unix(seconds number) time.Time {
+	if seconds <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0).UTC()
+}
