@@ -2,9 +2,10 @@ package conversations_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -83,7 +84,7 @@ func event(t domain.Type, at int64, d domain.Data) domain.Event {
 	b, _ := json.Marshal(d)
 	d.Object = "page"
 	return domain.Event{
-		ID: domain.DedupID("page", page, string(t), strconv.FormatInt(at, 10)+string(b)), Type: t, Page: page, Contact: contact, Time: ms(at), Data: d,
+		ID: domain.DedupID("page", page, "h", fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(b, "%s %d", t, at)))), Type: t, Page: page, Contact: contact, Time: ms(at), Data: d,
 	}
 }
 

@@ -87,7 +87,7 @@ func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
 }
 
 // successor returns the first key after every key that starts with prefix.
-// The prefixes here end in a mark that is not 0xff, so there always is one.
+// Every prefix here begins with a page, so there always is one.
 func successor(prefix []byte) []byte {
 	next := append([]byte(nil), prefix...)
 	for i := len(next) - 1; i >= 0; i-- {

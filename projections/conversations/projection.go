@@ -20,8 +20,10 @@ const (
 	// A page that does not subscribe to echoes gets receipts for messages that
 	// never come.
 	maxPending = 256
-	// chunk is how many rows a scan holds in memory while it changes them.
-	chunk = 256
+	// chunk is how many rows a scan holds in memory while it changes them, and
+	// chunkBytes how much of them; one row may be more.
+	chunk      = 256
+	chunkBytes = 1 << 20
 )
 
 // Projection folds events into conversations and messages. It has no state of
@@ -499,13 +501,8 @@ func (f *fold) receipt(kind receiptKind, r receipt) error {
 func (f *fold) scan(after, upto int64, fn func(key []byte, m *message) (changed bool, err error)) error {
 	bucket := f.tx.Bucket(bucketMessages)
 	from, end := join(f.key, be(sortable(after+1))), join(f.key, be(sortable(upto+1)))
-	type row struct{ key, value []byte }
 	for {
-		rows := make([]row, 0, 8)
-		c := bucket.Cursor()
-		for k, v := c.Seek(from); k != nil && bytes.Compare(k, end) < 0 && len(rows) < chunk; k, v = c.Next() {
-			rows = append(rows, row{bytes.Clone(k), bytes.Clone(v)})
-		}
+		rows, more := take(bucket, from, end)
 		for _, r := range rows {
 			var m message
 			if err := decode(r.value, &m, "message"); err != nil {
@@ -522,11 +519,29 @@ func (f *fold) scan(after, upto int64, fn func(key []byte, m *message) (changed 
 				}
 			}
 		}
-		if len(rows) < chunk {
+		if !more {
 			return nil
 		}
 		from = join(rows[len(rows)-1].key, []byte{0})
 	}
+}
+
+// row is a copy of one stored row.
+type row struct{ key, value []byte }
+
+// take copies the first rows in [from, end), one chunk, and reports whether
+// there are more.
+func take(bucket *store.Bucket, from, end []byte) (rows []row, more bool) {
+	size := 0
+	c := bucket.Cursor()
+	for k, v := c.Seek(from); k != nil && bytes.Compare(k, end) < 0; k, v = c.Next() {
+		if len(rows) == chunk || size >= chunkBytes {
+			return rows, true
+		}
+		rows = append(rows, row{bytes.Clone(k), bytes.Clone(v)})
+		size += len(v)
+	}
+	return rows, false
 }
 
 // change is what an event does to the message it names by mid. It is also the
@@ -592,16 +607,30 @@ func (f *fold) message(key []byte) (*message, error) {
 	return &m, nil
 }
 
-// wait keeps c until the message with that mid comes.
+// wait keeps c until the message with that mid comes. The text of an edit does not
+// wait for a message that is known to be unsent.
 func (f *fold) wait(mid string, c change) error {
 	bucket := f.tx.Bucket(bucketPending)
 	prefix := pendingPrefix(f.key, mid)
-	n := 0
-	cursor := bucket.Cursor()
-	for k, _ := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = cursor.Next() {
-		n++
+	rows, _ := take(bucket, prefix, successor(prefix))
+	if c.Unsent || c.Edit != nil {
+		for _, r := range rows {
+			var other change
+			if err := decode(r.value, &other, "what waits"); err != nil {
+				return err
+			}
+			switch {
+			case other.Unsent && c.Edit != nil:
+				c.Edit.Text = ""
+			case c.Unsent && other.Edit != nil:
+				other.Edit.Text = ""
+				if err := store.PutJSON(bucket, r.key, other); err != nil {
+					return err
+				}
+			}
+		}
 	}
-	if n >= maxPendingMID {
+	if len(rows) >= maxPendingMID && !c.Unsent { // there is one unsend, and it must not be lost
 		f.sum.Dropped++
 		return nil
 	}
@@ -735,27 +764,22 @@ func (f *fold) erase() error {
 
 // drop removes the conversation's rows of a bucket, in chunks.
 func (f *fold) drop(name string, before func(key, value []byte) error) error {
-	bucket := f.tx.Bucket(name)
-	for {
-		var keys, values [][]byte
-		c := bucket.Cursor()
-		for k, v := c.Seek(f.key); k != nil && bytes.HasPrefix(k, f.key) && len(keys) < chunk; k, v = c.Next() {
-			keys, values = append(keys, bytes.Clone(k)), append(values, bytes.Clone(v))
-		}
-		for i, k := range keys {
+	bucket, end := f.tx.Bucket(name), successor(f.key)
+	for more := true; more; {
+		var rows []row
+		rows, more = take(bucket, f.key, end)
+		for _, r := range rows {
 			if before != nil {
-				if err := before(k, values[i]); err != nil {
+				if err := before(r.key, r.value); err != nil {
 					return err
 				}
 			}
-			if err := bucket.Delete(k); err != nil {
+			if err := bucket.Delete(r.key); err != nil {
 				return fmt.Errorf("erase %s: %w", name, err)
 			}
 		}
-		if len(keys) < chunk {
-			return nil
-		}
 	}
+	return nil
 }
 
 // millis is a time in Unix milliseconds; 0 for never.

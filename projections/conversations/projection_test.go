@@ -418,6 +418,25 @@ func TestPendingIsBounded(t *testing.T) {
 	assert.Equal(t, uint64(255), w.conversation().Pending)
 }
 
+// An unsent message leaves no text behind, neither in edits that wait for it nor
+// because too much waited.
+func TestUnsendOfWhatNeverCame(t *testing.T) {
+	w := newWorld(t)
+	for i := range int64(100) {
+		w.apply(edit("ghost", "private", i, 1000+i))
+	}
+	require.True(t, w.stored("private"))
+	w.apply(unsend("ghost", 5000))
+	assert.False(t, w.stored("private"))
+	assert.Zero(t, w.counts().Dropped)
+	w.apply(edit("ghost2", "private", 1, 1), unsend("ghost2", 2), edit("ghost2", "private", 2, 3))
+	assert.False(t, w.stored("private"))
+	w.apply(in("ghost", "private", 900), in("ghost2", "private", 901))
+	assert.False(t, w.stored("private"))
+	assert.True(t, w.message("ghost").Deleted && w.message("ghost2").Deleted)
+	assert.Zero(t, w.conversation().Pending)
+}
+
 func TestEventsOfARowAreBounded(t *testing.T) {
 	w := newWorld(t)
 	w.apply(in("m", "a", 1000))
