@@ -1,8 +1,6 @@
 package projections
 
 import (
-	"context"
-
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -21,7 +19,7 @@ import (
 // types it does not know, which it leaves alone. An error from it means that
 // the store failed; the projection then stands still and is tried again.
 //
-// package projectionstest checks all of this.
+// Package projectionstest checks all of this.
 type Projection interface {
 	// Name is the name of the projection and of its file: lower-case letters,
 	// digits and "_". It never changes.
@@ -31,18 +29,4 @@ type Projection interface {
 	Version() int
 	// Apply changes the state by one event.
 	Apply(tx *store.Tx, e streams.Stored) error
-}
-
-// Viewer reads a read model. [Runner] is one, and so is [store.Store].
-type Viewer interface {
-	// View runs f in one short read-only transaction.
-	View(f func(*store.Tx) error) error
-}
-
-// Index knows which event was the first with an id.
-type Index interface {
-	// First returns for each id the sequence of the first event with it, 0
-	// where no event up to upto has it. It waits until the index holds
-	// everything up to upto, or the context ends.
-	First(ctx context.Context, ids []string, upto uint64) ([]uint64, error)
 }

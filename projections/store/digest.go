@@ -9,8 +9,8 @@ import (
 	"hash"
 )
 
-// Digest returns a SHA-256 of the state in hex: of every bucket but
-// [MetaBucket], every key and every value, in order. Empty buckets don't count.
+// Digest returns a SHA-256 of the state in hex: of every bucket but the
+// framework's, every key and every value, in order. Empty buckets don't count.
 // Two stores with one digest hold the same read model. It reads everything.
 func Digest(tx *Tx) (string, error) {
 	names, err := tx.Buckets()
@@ -33,7 +33,7 @@ func digestBucket(h hash.Hash, tx *Tx, name string) error {
 		if last != nil && bytes.Compare(last, k) >= 0 {
 			return fmt.Errorf("bucket %s is out of order: %w", name, ErrCorrupt)
 		}
-		if name == MetaBucket {
+		if name == MetaBucket || name[0] == '_' {
 			last = k
 			continue
 		}

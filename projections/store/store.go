@@ -113,12 +113,21 @@ func Open(path string, o Options) (*Store, error) {
 	return &Store{db: db, path: path, aside: aside}, nil
 }
 
+// maxAside is how many corrupt files of one store are kept.
+const maxAside = 3
+
 // SetAside renames the file of a closed store to <path>.corrupt-<unixnano> and
-// returns the new name.
+// returns the new name. Of several such files it keeps the newest three.
 func SetAside(path string, now time.Time) (string, error) {
 	aside := fmt.Sprintf("%s.corrupt-%d", path, now.UnixNano())
 	if err := os.Rename(path, aside); err != nil {
 		return "", fmt.Errorf("move corrupt store aside: %w", err)
+	}
+	// The path is ours and has no pattern in it but by mischance; then there is
+	// nothing to tidy.
+	old, _ := filepath.Glob(path + ".corrupt-*")
+	for i := 0; i < len(old)-maxAside; i++ { // in order of age, as they sort
+		os.Remove(old[i])
 	}
 	return aside, nil
 }

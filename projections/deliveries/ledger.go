@@ -1,0 +1,232 @@
+package deliveries
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	ledgerBucket  = "ledger"
+	flushInterval = time.Second
+	// maxReasons bounds the reasons that are told apart.
+	maxReasons  = 32
+	reasonOther = "other"
+)
+
+var ledgerKey = []byte("counts")
+
+// Counts are what happened at one node's door since the ledger was begun.
+type Counts struct {
+	// Posts counts deliveries received, Accepted those answered 200.
+	Posts    uint64 `json:"posts"`
+	Accepted uint64 `json:"accepted"`
+	// Items counts the items of accepted deliveries, Stored those that the
+	// stream did not have: Items is Stored and all of ByIndex and ByWindow.
+	Items  uint64 `json:"items"`
+	Stored uint64 `json:"stored"`
+	// ByIndex and ByWindow count the items that were in the stream already, by
+	// type: found by the index of ids, or by JetStream's window.
+	ByIndex  map[domain.Type]uint64 `json:"by_index,omitempty"`
+	ByWindow map[domain.Type]uint64 `json:"by_window,omitempty"`
+	// Unreadable counts accepted deliveries that were kept whole, as what is in
+	// them could not be read.
+	Unreadable uint64 `json:"unreadable"`
+	// Rejected counts deliveries that were not accepted, by reason.
+	Rejected map[string]uint64 `json:"rejected,omitempty"`
+	// Since is when the ledger was begun.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// Duplicates is how many items were in the stream already.
+func (c Counts) Duplicates() uint64 {
+	var n uint64
+	for _, m := range []map[domain.Type]uint64{c.ByIndex, c.ByWindow} {
+		for _, k := range m {
+			n += k
+		}
+	}
+	return n
+}
+
+func (c Counts) clone() Counts {
+	c.ByIndex, c.ByWindow, c.Rejected = maps.Clone(c.ByIndex), maps.Clone(c.ByWindow), maps.Clone(c.Rejected)
+	return c
+}
+
+// LedgerOptions configure a [Ledger].
+type LedgerOptions struct {
+	Store store.Options
+	Now   func() time.Time
+}
+
+// Ledger counts what the stream can't tell, as it never got there. Counting is
+// in memory and costs no disk; once a second, and on Close, the counts are
+// written to the ledger's own file. So after a crash it may be short by what
+// came in the last second. It is not a fold of anything and can't be rebuilt: a
+// corrupt file is moved aside and the ledger begins anew, which Since shows.
+//
+// Its methods are safe for concurrent use.
+type Ledger struct {
+	store *store.Store
+	stop  chan struct{}
+	done  chan struct{}
+	once  sync.Once
+
+	mu     sync.Mutex
+	counts Counts
+	dirty  bool
+	err    error // of the last flush
+}
+
+// OpenLedger opens or makes the ledger's file.
+func OpenLedger(path string) (*Ledger, error) { return OpenLedgerWith(path, LedgerOptions{}) }
+
+// OpenLedgerWith is OpenLedger with options.
+func OpenLedgerWith(path string, o LedgerOptions) (*Ledger, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s, err := store.Open(path, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	l := &Ledger{store: s, stop: make(chan struct{}), done: make(chan struct{})}
+	var found bool
+	err = s.View(func(tx *store.Tx) error {
+		l.counts, found, err = store.GetJSON[Counts](tx.Bucket(ledgerBucket), ledgerKey)
+		return err
+	})
+	if err != nil && !errors.Is(err, store.ErrCorrupt) {
+		return nil, errors.Join(fmt.Errorf("read ledger: %w", err), s.Close())
+	}
+	if err != nil || !found {
+		l.counts = Counts{Since: o.Now().UTC()}
+	}
+	if l.counts.ByIndex == nil {
+		l.counts.ByIndex = make(map[domain.Type]uint64)
+	}
+	if l.counts.ByWindow == nil {
+		l.counts.ByWindow = make(map[domain.Type]uint64)
+	}
+	if l.counts.Rejected == nil {
+		l.counts.Rejected = make(map[string]uint64)
+	}
+	go l.flushing()
+	return l, nil
+}
+
+// Received counts a delivery that was answered 200, with its events and what
+// the publisher returned for each, in the same order.
+func (l *Ledger) Received(events []domain.Event, receipts []streams.Receipt) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dirty = true
+	c := &l.counts
+	c.Posts++
+	c.Accepted++
+	c.Items += uint64(len(events))
+	for i, e := range events {
+		t := e.Type
+		if !t.Known() {
+			t = typeUnknown
+		}
+		if t == domain.DeliveryUnreadable {
+			c.Unreadable++
+		}
+		var d streams.Duplicate
+		if i < len(receipts) {
+			d = receipts[i].Duplicate
+		}
+		switch d {
+		case streams.ByIndex:
+			c.ByIndex[t]++
+		case streams.ByWindow:
+			c.ByWindow[t]++
+		default:
+			c.Stored++
+		}
+	}
+}
+
+// Rejected counts a delivery that was not accepted. The reason is one of a few
+// fixed words, never anything from outside; over 32 of them are "other".
+func (l *Ledger) Rejected(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dirty = true
+	l.counts.Posts++
+	if _, known := l.counts.Rejected[reason]; reason == "" || !known && len(l.counts.Rejected) >= maxReasons {
+		reason = reasonOther
+	}
+	l.counts.Rejected[reason]++
+}
+
+// Counts returns everything counted, whether written or not.
+func (l *Ledger) Counts() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.counts.clone()
+}
+
+// Err returns why the last write failed, nil if it did not. What it should have
+// written is tried again.
+func (l *Ledger) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+func (l *Ledger) flushing() {
+	defer close(l.done)
+	t := time.NewTicker(flushInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			_ = l.Flush() // Err has it
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+// Flush writes the counts now.
+func (l *Ledger) Flush() error {
+	l.mu.Lock()
+	counts, dirty := l.counts.clone(), l.dirty
+	l.dirty = false
+	l.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	err := l.store.Update(func(tx *store.Tx) error {
+		return store.PutJSON(tx.Bucket(ledgerBucket), ledgerKey, counts)
+	})
+	if err != nil {
+		err = fmt.Errorf("write ledger: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+	l.dirty = l.dirty || err != nil
+	return err
+}
+
+// Close writes the counts and closes the file. What is counted afterwards is
+// lost. It is idempotent.
+func (l *Ledger) Close() error {
+	var err error
+	l.once.Do(func() {
+		close(l.stop)
+		<-l.done
+		err = errors.Join(l.Flush(), l.store.Close())
+	})
+	return err
+}

@@ -1,0 +1,132 @@
+package deliveries
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Name is the projection's name.
+const Name = "deliveries"
+
+const version = 1
+
+// Buckets. A count is 8 bytes, so that an event changes a few numbers and
+// rewrites no record.
+const (
+	// seenBucket: first 16 bytes of the id's SHA-256 -> sequence of the first.
+	seenBucket = "seen"
+	// totalsBucket: field -> count. pagesBucket: page, field -> count.
+	totalsBucket = "totals"
+	pagesBucket  = "pages"
+	// daysBucket: page, day -> count. Days are in UTC, by the stream's clock.
+	daysBucket = "days"
+	// timesBucket: page, or nothing for all -> first and last stored time, in
+	// Unix milliseconds.
+	timesBucket = "times"
+)
+
+// Fields that are not event types; types have a dot.
+const (
+	fieldTest      = "test"
+	fieldDuplicate = "duplicate"
+	fieldPages     = "pages"
+	// typeUnknown counts the types of a newer pagestream or another publisher.
+	typeUnknown = domain.Type("unknown.unknown")
+)
+
+const dayFormat = "2006-01-02"
+
+// idBytes is how much of an id's hash is kept: with 2^40 ids two are alike with
+// a chance of 2^-49.
+const idBytes = 16
+
+// Projection counts stored events and remembers the first event of each id.
+type Projection struct{}
+
+var _ projections.Projection = (*Projection)(nil)
+
+// New returns the projection.
+func New() *Projection { return &Projection{} }
+
+// Name returns [Name].
+func (*Projection) Name() string { return Name }
+
+// Version returns the version of the state's form.
+func (*Projection) Version() int { return version }
+
+// Apply counts the event, as a duplicate if its id is known.
+func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
+	seen, key := tx.Bucket(seenBucket), idKey(e.ID)
+	if seen.Has(key) {
+		return count(tx, e, fieldDuplicate)
+	}
+	if err := seen.Put(key, store.Uint64(e.Seq)); err != nil {
+		return err
+	}
+	t := e.Type
+	if !t.Known() {
+		t = typeUnknown
+	}
+	if err := count(tx, e, string(t)); err != nil {
+		return err
+	}
+	if e.Data.Test {
+		if err := count(tx, e, fieldTest); err != nil {
+			return err
+		}
+	}
+	if err := add(tx.Bucket(daysBucket), store.Key(e.Page, e.At.UTC().Format(dayFormat))); err != nil {
+		return err
+	}
+	fresh, err := stamp(tx, store.Key(e.Page), e.At)
+	if err != nil {
+		return err
+	}
+	if fresh {
+		if err := add(tx.Bucket(totalsBucket), store.Key(fieldPages)); err != nil {
+			return err
+		}
+	}
+	_, err = stamp(tx, allKey, e.At)
+	return err
+}
+
+// allKey is no page's key: those end in two bytes.
+var allKey = []byte{0}
+
+// idKey is what an id is looked up by. Ids can be long and carry message ids;
+// the index needs neither.
+func idKey(id string) []byte {
+	sum := sha256.Sum256([]byte(id))
+	return sum[:idBytes]
+}
+
+// count adds one to a field, in all and for the page.
+func count(tx *store.Tx, e streams.Stored, field string) error {
+	if err := add(tx.Bucket(totalsBucket), store.Key(field)); err != nil {
+		return err
+	}
+	return add(tx.Bucket(pagesBucket), store.Key(e.Page, field))
+}
+
+func add(b *store.Bucket, key []byte) error {
+	return b.Put(key, store.Uint64(store.ToUint64(b.Get(key))+1))
+}
+
+// stamp keeps the first and the latest time, and says whether it was the first.
+func stamp(tx *store.Tx, key []byte, at time.Time) (first bool, err error) {
+	b := tx.Bucket(timesBucket)
+	v := b.Get(key)
+	if len(v) != 16 {
+		v = binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli()))
+		return true, b.Put(key, append(v, v...))
+	}
+	binary.BigEndian.PutUint64(v[8:], uint64(at.UnixMilli()))
+	return false, b.Put(key, v)
+}

@@ -1,0 +1,175 @@
+package deliveries
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// Viewer reads the read model.
+type Viewer = projections.Viewer
+
+// Totals are counts of stored events. Duplicates are events in the stream whose
+// id an earlier one has; they are in no other count.
+type Totals struct {
+	Events uint64                 `json:"events"`
+	ByType map[domain.Type]uint64 `json:"by_type,omitempty"`
+	// Test counts the dashboard's Test button, Unreadable and Unrecognized
+	// what could not be understood. All are in Events as well.
+	Test         uint64 `json:"test"`
+	Unreadable   uint64 `json:"unreadable"`
+	Unrecognized uint64 `json:"unrecognized"`
+	Duplicates   uint64 `json:"duplicates"`
+	// First and Last are when the first and the latest were stored, by the
+	// stream's clock, to the millisecond; zero if there was none.
+	First time.Time `json:"first,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
+}
+
+// Summary is the total over all pages, as of event Seq.
+type Summary struct {
+	Seq   uint64 `json:"seq"`
+	Pages uint64 `json:"pages"`
+	Totals
+}
+
+// Page is the total of one page.
+type Page struct {
+	Page domain.PageID `json:"page"`
+	Totals
+}
+
+// Day is how many events of one page were stored on one day in UTC.
+type Day struct {
+	Day    string `json:"day"`
+	Events uint64 `json:"events"`
+}
+
+// Read returns the summary.
+func Read(v Viewer) (Summary, error) {
+	var s Summary
+	err := v.View(func(tx *store.Tx) error {
+		meta, _, err := store.ReadMeta(tx)
+		if err != nil {
+			return err
+		}
+		totals := tx.Bucket(totalsBucket)
+		s = Summary{Seq: meta.Seq, Pages: store.ToUint64(totals.Get(store.Key(fieldPages)))}
+		s.First, s.Last = times(tx, allKey)
+		return readFields(totals, nil, &s.Totals)
+	})
+	if err != nil {
+		return Summary{}, fmt.Errorf("read deliveries: %w", err)
+	}
+	return s, nil
+}
+
+// ReadPage returns one page's totals, false if it never had an event.
+func ReadPage(v Viewer, page domain.PageID) (p Page, found bool, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		p, found, err = readPage(tx, page)
+		return err
+	})
+	if err != nil {
+		return Page{}, false, fmt.Errorf("read deliveries of page: %w", err)
+	}
+	return p, found, nil
+}
+
+// PerPage returns the totals of at most limit pages in the order of their ids,
+// those after the given one; begin with "". It is done when it returns none.
+func PerPage(v Viewer, after domain.PageID, limit int) ([]Page, error) {
+	var out []Page
+	err := v.View(func(tx *store.Tx) error {
+		c := tx.Bucket(timesBucket).Cursor()
+		seek := store.Key(after)
+		for k, _ := c.Seek(seek); k != nil && len(out) < limit; k, _ = c.Next() {
+			var page domain.PageID
+			if !store.ParseKey(k, &page) || page == after {
+				continue
+			}
+			p, _, err := readPage(tx, page)
+			if err != nil {
+				return err
+			}
+			out = append(out, p)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read deliveries per page: %w", err)
+	}
+	return out, nil
+}
+
+// Days returns the page's latest days that had an event, newest first, at most
+// limit.
+func Days(v Viewer, page domain.PageID, limit int) ([]Day, error) {
+	var out []Day
+	err := v.View(func(tx *store.Tx) error {
+		out = nil
+		return tx.Bucket(daysBucket).ForEachPrefix(store.Key(page), func(k, n []byte) error {
+			d := Day{Events: store.ToUint64(n)}
+			if !store.ParseKey(k, &page, &d.Day) {
+				return nil
+			}
+			out = append(out, d)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read days of page: %w", err)
+	}
+	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+		out[i], out[j] = out[j], out[i]
+	}
+	return out[:min(len(out), max(0, limit))], nil
+}
+
+func readPage(tx *store.Tx, page domain.PageID) (p Page, found bool, err error) {
+	p.Page = page
+	p.First, p.Last = times(tx, store.Key(page))
+	if err := readFields(tx.Bucket(pagesBucket), store.Key(page), &p.Totals); err != nil {
+		return Page{}, false, err
+	}
+	return p, p.Events > 0, nil
+}
+
+// readFields reads the counts under a prefix into t.
+func readFields(b *store.Bucket, prefix []byte, t *Totals) error {
+	t.ByType = make(map[domain.Type]uint64)
+	err := b.ForEachPrefix(prefix, func(k, v []byte) error {
+		var field string
+		if !store.ParseKey(k[len(prefix):], &field) {
+			return nil
+		}
+		n := store.ToUint64(v)
+		switch {
+		case field == fieldTest:
+			t.Test = n
+		case field == fieldDuplicate:
+			t.Duplicates = n
+		case strings.Contains(field, "."):
+			t.ByType[domain.Type(field)] = n
+			t.Events += n
+		}
+		return nil
+	})
+	t.Unreadable = t.ByType[domain.DeliveryUnreadable]
+	t.Unrecognized = t.ByType[domain.DeliveryUnrecognized]
+	return err
+}
+
+func times(tx *store.Tx, key []byte) (first, last time.Time) {
+	v := tx.Bucket(timesBucket).Get(key)
+	if len(v) != 16 {
+		return time.Time{}, time.Time{}
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(v[:8]))).UTC(),
+		time.UnixMilli(int64(binary.BigEndian.Uint64(v[8:]))).UTC()
+}

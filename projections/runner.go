@@ -1,0 +1,754 @@
+package projections
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// DefaultMaxBatch is the most events in one transaction. A commit costs one
+// fsync whatever is in it.
+const DefaultMaxBatch = 1024
+
+const (
+	headInterval = time.Second
+	headTimeout  = 5 * time.Second
+	openTimeout  = 15 * time.Second
+	closeTimeout = 10 * time.Second
+	restartMin   = 50 * time.Millisecond
+	restartMax   = 5 * time.Second
+	maxErrorText = 500
+	// maxMalformed bounds the messages that are remembered as malformed.
+	maxMalformed = 1000
+)
+
+// malformedBucket has the sequence of each message that was no event, and what
+// was wrong with it.
+const malformedBucket = "_malformed"
+
+var validName = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
+
+// Errors when a runner is made or used.
+var (
+	// ErrBadOptions says what is missing.
+	ErrBadOptions = errors.New("bad options of a projection")
+	// ErrRan says that Run was called before: a runner runs once.
+	ErrRan = errors.New("runner has run already")
+	// ErrStopped says that the runner was stopped before it came that far.
+	ErrStopped = errors.New("projection is stopped")
+)
+
+// Errors that end one drive over the stream and begin another.
+var (
+	errReplaced = errors.New("the stream was replaced")
+	errCorrupt  = errors.New("the store is corrupt")
+	errEnded    = errors.New("the subscription ended")
+)
+
+// RunnerOptions configure a [Runner]. Dir, JS and Identity are required.
+type RunnerOptions struct {
+	// Dir has one file a projection, <name>.db.
+	Dir string
+	JS  jetstream.JetStream
+	// Stream is the stream's name, by default streams.Name.
+	Stream string
+	// Identity is what streams.Ensure returned. A read model of another
+	// identity is rebuilt.
+	Identity streams.Identity
+	// Dedup names the first event of each id; an event that is not the first
+	// is counted and left out. Nil for the index itself.
+	Dedup Index
+	// MaxBatch is the most events in one transaction, by default 1024.
+	MaxBatch int
+	// MaxInFlight bounds the events that are read ahead, by default twice
+	// MaxBatch: while one batch is committed the next one gathers.
+	MaxInFlight int
+	// Subscriber makes the subscriber; by default a streams.Subscriber.
+	Subscriber func(streams.SubscriberOptions) message.Subscriber
+	// Store configures the file.
+	Store  store.Options
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+func (o RunnerOptions) withDefaults() RunnerOptions {
+	if o.Stream == "" {
+		o.Stream = streams.Name
+	}
+	if o.MaxBatch <= 0 {
+		o.MaxBatch = DefaultMaxBatch
+	}
+	if o.MaxInFlight <= 0 {
+		o.MaxInFlight = 2 * o.MaxBatch
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Subscriber == nil {
+		js := o.JS
+		o.Subscriber = func(so streams.SubscriberOptions) message.Subscriber { return streams.NewSubscriber(js, so) }
+	}
+	return o
+}
+
+// Runner keeps one read model up to the stream.
+//
+// Events come through a watermill router and are put back in stream order;
+// whatever is there is applied in one transaction, together with the position,
+// and then acknowledged. It never waits for more to come. What was applied
+// before is not applied again, what fails is tried again in order with a
+// growing pause, and nothing is skipped but two kinds that are counted: an
+// event whose id an earlier one has, and a message that is no event. Both are
+// told by the stream alone, so that live and rebuild agree.
+//
+// The read model is begun anew when its file belongs to another stream, to
+// another version of the projection, to a later point of the stream than there
+// is, or is corrupt. It can be read meanwhile, as of where it is.
+type Runner struct {
+	projection Projection
+	opts       RunnerOptions
+	path       string
+	progress   *progress
+	store      atomic.Pointer[store.Store]
+	created    time.Time        // the stream's, to notice that it was replaced
+	identity   streams.Identity // of the stream that is followed
+	verify     chan struct{}    // a reader met a corrupt page
+
+	mu     sync.Mutex
+	ran    bool
+	closed bool
+	cancel context.CancelFunc
+	done   chan struct{} // closed when Run has returned
+}
+
+var _ Viewer = (*Runner)(nil)
+
+// NewRunner opens the projection's file, or begins it anew. It asks the stream
+// for its head, so it needs a connection. Reads work before Run.
+func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
+	o = o.withDefaults()
+	switch {
+	case !validName.MatchString(p.Name()):
+		return nil, fmt.Errorf("%w: name %q is not 1 to 64 of a-z, 0-9 and _", ErrBadOptions, p.Name())
+	case o.Dir == "":
+		return nil, fmt.Errorf("%w: no directory", ErrBadOptions)
+	case o.JS == nil:
+		return nil, fmt.Errorf("%w: no JetStream", ErrBadOptions)
+	case o.Identity == "":
+		return nil, fmt.Errorf("%w: no identity of the stream", ErrBadOptions)
+	}
+	r := &Runner{
+		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
+		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, o.Now),
+		verify:   make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	info, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.created = info.Created
+	if err := r.open(info.State.LastSeq); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// look asks for the state of the stream.
+func (r *Runner) look(ctx context.Context) (*jetstream.StreamInfo, error) {
+	st, err := r.opts.JS.Stream(ctx, r.opts.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("ask stream %s: %w", r.opts.Stream, err)
+	}
+	return st.CachedInfo(), nil
+}
+
+// open opens the file and begins anew if it does not fit the stream.
+func (r *Runner) open(head uint64) error {
+	s, err := store.Open(r.path, r.opts.Store)
+	if err != nil {
+		return err
+	}
+	meta, why, err := r.fits(s, head)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open projection %s: %w", r.projection.Name(), err), s.Close())
+	}
+	if why == "" {
+		r.store.Store(s)
+		r.progress.began(meta.Seq, meta.Dropped, meta.Malformed, head, "")
+		return nil
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	return r.begin(head, why)
+}
+
+// fits says why the file can't be gone on with, empty if it can.
+func (r *Runner) fits(s *store.Store, head uint64) (meta store.Meta, why string, err error) {
+	var found bool
+	err = s.View(func(tx *store.Tx) error {
+		meta, found, err = store.ReadMeta(tx)
+		return err
+	})
+	switch {
+	case errors.Is(err, store.ErrCorrupt):
+		return meta, "the position can't be read", nil
+	case err != nil:
+		return meta, "", err
+	case s.Recreated() != "":
+		return meta, "the file was corrupt and is kept as " + filepath.Base(s.Recreated()), nil
+	case !found:
+		return meta, "there was none", nil
+	case meta.Identity != string(r.identity):
+		return meta, "it was built from another stream", nil
+	case meta.Version != r.projection.Version():
+		return meta, fmt.Sprintf("it was built by version %d, this is version %d", meta.Version, r.projection.Version()), nil
+	case meta.Seq > head:
+		return meta, fmt.Sprintf("it is at event %d, the stream ends at %d: an older stream was restored", meta.Seq, head), nil
+	}
+	return meta, "", nil
+}
+
+// begin puts an empty file in the place of the closed one.
+func (r *Runner) begin(head uint64, why string) error {
+	if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove old read model: %w", err)
+	}
+	s, err := store.Open(r.path, r.opts.Store)
+	if err != nil {
+		return err
+	}
+	meta := store.Meta{Identity: string(r.identity), Version: r.projection.Version()}
+	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, meta) }); err != nil {
+		return errors.Join(fmt.Errorf("begin projection %s: %w", r.projection.Name(), err), s.Close())
+	}
+	r.store.Store(s)
+	r.progress.began(0, 0, 0, head, why)
+	r.opts.Logger.Info("read model begun anew", "projection", r.projection.Name(), "why", why, "events", head)
+	return nil
+}
+
+// Name returns the projection's name.
+func (r *Runner) Name() string { return r.projection.Name() }
+
+// Status returns where the read model stands. It doesn't wait.
+func (r *Runner) Status() Status { return r.progress.status() }
+
+// Healthy returns why the read model should not be relied on, nil if it may be:
+// it runs, is not failing or being rebuilt, the stream's head was seen lately,
+// and no event has been missing for longer than maxLag. A worker that died
+// fails that too: the head is watched apart from it.
+func (r *Runner) Healthy(maxLag time.Duration) error { return r.progress.healthy(maxLag) }
+
+// View runs f in one short read-only transaction on the read model. It fails
+// with store.ErrClosed after Close.
+func (r *Runner) View(f func(*store.Tx) error) error {
+	for {
+		s := r.store.Load()
+		err := s.View(f)
+		if errors.Is(err, store.ErrClosed) && r.store.Load() != s {
+			continue // begun anew meanwhile
+		}
+		if errors.Is(err, store.ErrCorrupt) {
+			select {
+			case r.verify <- struct{}{}:
+			default: // it will be looked at
+			}
+		}
+		return err
+	}
+}
+
+// Digest returns the digest of the read model and the position it is of. It
+// reads everything in one transaction: for verification, not for serving.
+func (r *Runner) Digest() (digest string, meta store.Meta, err error) {
+	err = r.View(func(tx *store.Tx) error {
+		if meta, _, err = store.ReadMeta(tx); err != nil {
+			return err
+		}
+		digest, err = store.Digest(tx)
+		return err
+	})
+	return digest, meta, err
+}
+
+// WaitFor returns once the read model holds every event up to seq: after it a
+// reader sees what was stored at seq. It fails with the context's error, or
+// with [ErrStopped].
+func (r *Runner) WaitFor(ctx context.Context, seq uint64) error {
+	for {
+		at, state, moved := r.progress.position()
+		if at >= seq {
+			return nil
+		}
+		if state == StateStopped {
+			return fmt.Errorf("wait for event %d of %s, at %d: %w", seq, r.Name(), at, ErrStopped)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for event %d of %s, at %d: %w", seq, r.Name(), at, ctx.Err())
+		}
+	}
+}
+
+// Run follows the stream until the context ends or Close is called, and then
+// returns nil. Whatever goes wrong meanwhile is in the status and tried again;
+// the error is only for what can't be, such as a file that can't be made.
+func (r *Runner) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	if r.ran || r.closed {
+		r.mu.Unlock()
+		return ErrRan
+	}
+	r.ran, r.cancel = true, cancel
+	r.mu.Unlock()
+	defer close(r.done)
+	defer r.progress.stopped()
+
+	replaced := make(chan *jetstream.StreamInfo, 1)
+	var watching sync.WaitGroup
+	watching.Go(func() { r.watch(ctx, replaced) })
+	defer watching.Wait()
+	defer cancel()
+
+	for wait := restartMin; ; {
+		before := r.Status().Seq
+		err := r.drive(ctx, replaced)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if r.Status().Seq > before {
+			wait = restartMin
+		}
+		if err := r.recover(ctx, err); err != nil {
+			return err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+		wait = min(2*wait, restartMax)
+	}
+}
+
+// replacedError carries the new stream.
+type replacedError struct{ info *jetstream.StreamInfo }
+
+func (replacedError) Error() string        { return errReplaced.Error() }
+func (replacedError) Is(target error) bool { return target == errReplaced }
+
+// recover makes the next drive possible.
+func (r *Runner) recover(ctx context.Context, err error) error {
+	var replaced replacedError
+	switch {
+	case errors.As(err, &replaced):
+		info := replaced.info
+		if !info.Created.Equal(r.created) {
+			// Nobody told us its identity; this one is unlike any, so the next
+			// start builds once more.
+			r.identity = streams.Identity(fmt.Sprintf("%s then %s", r.opts.Identity, info.Created.UTC().Format(time.RFC3339Nano)))
+			r.created = info.Created
+		}
+		if err := r.store.Load().Close(); err != nil {
+			return err
+		}
+		return r.begin(info.State.LastSeq, errReplaced.Error())
+	case errors.Is(err, errCorrupt):
+		if err := r.store.Load().Close(); err != nil {
+			return err
+		}
+		aside, err := store.SetAside(r.path, r.opts.Now())
+		if err != nil {
+			return err
+		}
+		return r.begin(r.Status().Head, "the file was corrupt and is kept as "+filepath.Base(aside))
+	}
+	if r.progress.failing(0, err) {
+		r.opts.Logger.Warn("projection reads the stream again", "projection", r.Name(), "err", err)
+	}
+	return ctx.Err()
+}
+
+// watch looks at the head of the stream, apart from the worker.
+func (r *Runner) watch(ctx context.Context, replaced chan<- *jetstream.StreamInfo) {
+	created := r.created
+	t := time.NewTicker(headInterval)
+	defer t.Stop()
+	for {
+		before := r.Status().Seq
+		lookCtx, cancel := context.WithTimeout(ctx, headTimeout)
+		info, err := r.look(lookCtx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			r.progress.sawHead(0, err)
+		} else {
+			if !info.Created.Equal(created) || info.State.LastSeq < before {
+				created = info.Created
+				select {
+				case replaced <- info:
+				default:
+				}
+			}
+			r.progress.sawHead(info.State.LastSeq, nil)
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drive follows the stream from the stored position, until the context ends or
+// it has to be done anew.
+func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer end(nil)
+
+	in := make(chan *work, r.opts.MaxInFlight)
+	running.Go(func() { r.committer(ctx, in, end) })
+	running.Go(func() {
+		select {
+		case info := <-replaced:
+			end(replacedError{info})
+		case <-ctx.Done():
+		}
+	})
+
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, watermill.NopLogger{})
+	if err != nil {
+		return fmt.Errorf("make router: %w", err)
+	}
+	subscriber := r.opts.Subscriber(streams.SubscriberOptions{
+		Stream: r.opts.Stream, MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
+		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
+	})
+	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {
+		return r.handle(ctx, in, m)
+	})
+	running.Go(func() {
+		select {
+		case <-router.Running():
+			r.progress.running()
+		case <-ctx.Done():
+		}
+	})
+	err = router.Run(ctx)
+	switch cause := context.Cause(ctx); {
+	case cause != nil:
+		return cause
+	case err != nil:
+		return fmt.Errorf("run router: %w", err)
+	}
+	return errEnded
+}
+
+// handle is the router's handler: it decodes, hands over to the committer, and
+// returns when the event is durable in the read model.
+func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message) error {
+	pos, err := streams.PositionOf(m)
+	if err != nil {
+		return fmt.Errorf("find message's place: %w", err)
+	}
+	w := &work{pos: pos, done: make(chan error, 1)}
+	if w.event, err = streams.FromMessage(m); err != nil {
+		if !errors.Is(err, streams.ErrMalformed) {
+			return fmt.Errorf("decode event %d: %w", pos.Seq, err)
+		}
+		w.malformed = err
+	}
+	select {
+	case in <- w:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// committer is the one writer: it takes what has come, in order, and commits
+// it at once.
+func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.CancelCauseFunc) {
+	o := newOrder()
+	for {
+		select {
+		case w := <-in:
+			o.add(w)
+		case <-r.verify:
+			r.check(end)
+			continue
+		case <-ctx.Done():
+			return
+		}
+		for {
+			drain(o, in)
+			batch := o.take(r.opts.MaxBatch)
+			if len(batch) == 0 || ctx.Err() != nil {
+				break
+			}
+			r.commit(ctx, o, batch, end)
+		}
+	}
+}
+
+func drain(o *order, in <-chan *work) {
+	for {
+		select {
+		case w := <-in:
+			o.add(w)
+		default:
+			return
+		}
+	}
+}
+
+// check ends the drive if the file is corrupt.
+func (r *Runner) check(end context.CancelCauseFunc) {
+	if err := r.store.Load().Verify(); errors.Is(err, store.ErrCorrupt) {
+		r.opts.Logger.Error("read model is corrupt; building it anew", "projection", r.Name(), "err", err)
+		end(errCorrupt)
+	}
+}
+
+// applyError says which of a batch failed.
+type applyError struct {
+	at       int
+	seq      uint64
+	panicked bool
+	err      error
+}
+
+func (e *applyError) Error() string { return fmt.Sprintf("apply event %d: %v", e.seq, e.err) }
+func (e *applyError) Unwrap() error { return e.err }
+
+// commit applies a batch in one transaction and answers its messages. What
+// comes before an event that fails is committed without it.
+func (r *Runner) commit(ctx context.Context, o *order, batch []*work, end context.CancelCauseFunc) {
+	err := r.apply(ctx, batch)
+	var failed *applyError
+	if errors.As(err, &failed) && failed.at > 0 {
+		if firstErr := r.apply(ctx, batch[:failed.at]); firstErr == nil {
+			resolve(batch[:failed.at], nil)
+			batch = batch[failed.at:]
+		}
+	}
+	if err == nil {
+		resolve(batch, nil)
+		return
+	}
+	if ctx.Err() == nil {
+		var seq uint64
+		if failed != nil {
+			seq = failed.seq
+		}
+		if r.progress.failing(seq, err) { // once, not at each try
+			r.opts.Logger.Error("projection fails and tries again", "projection", r.Name(), "err", err)
+			if errors.Is(err, store.ErrCorrupt) || failed != nil && failed.panicked {
+				r.check(end)
+			}
+		}
+	}
+	o.breakOff()
+	batch[0].resolve(err)
+	resolve(batch[1:], errRedrive)
+}
+
+func resolve(batch []*work, err error) {
+	for _, w := range batch {
+		w.resolve(err)
+	}
+}
+
+// apply is one transaction.
+func (r *Runner) apply(ctx context.Context, batch []*work) error {
+	later, err := r.duplicates(ctx, batch)
+	if err != nil {
+		return err
+	}
+	var meta store.Meta
+	err = r.store.Load().Update(func(tx *store.Tx) error {
+		if meta, _, err = store.ReadMeta(tx); err != nil {
+			return err
+		}
+		before := meta.Seq
+		for i, w := range batch {
+			seq := w.pos.Seq
+			if seq <= meta.Seq {
+				continue // redelivered: it is in there
+			}
+			switch {
+			case w.malformed != nil:
+				meta.Malformed++
+				err = recordMalformed(tx, seq, w.malformed, meta.Malformed > maxMalformed)
+			case later[i]:
+				meta.Dropped++
+			default:
+				err = r.applyOne(tx, w.event)
+			}
+			if err != nil {
+				var p *panicError
+				return &applyError{at: i, seq: seq, panicked: errors.As(err, &p), err: err}
+			}
+			meta.Seq = seq
+		}
+		if meta.Seq == before {
+			return errNothing
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.progress.committed(meta.Seq, meta.Dropped, meta.Malformed)
+	return nil
+}
+
+// errNothing rolls an empty transaction back, which spares its fsync.
+var errNothing = errors.New("nothing new")
+
+// duplicates says which of the batch are not the first with their id.
+func (r *Runner) duplicates(ctx context.Context, batch []*work) ([]bool, error) {
+	later := make([]bool, len(batch))
+	if r.opts.Dedup == nil {
+		return later, nil
+	}
+	ids := make([]string, 0, len(batch))
+	at := make([]int, 0, len(batch))
+	for i, w := range batch {
+		if w.malformed == nil {
+			ids = append(ids, w.event.ID)
+			at = append(at, i)
+		}
+	}
+	if len(ids) == 0 {
+		return later, nil
+	}
+	first, err := r.opts.Dedup.First(ctx, ids, batch[len(batch)-1].pos.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("look up ids: %w", err)
+	}
+	for n, i := range at {
+		switch seq := batch[i].pos.Seq; {
+		case first[n] == 0, first[n] > seq:
+			// To take it for new or for old would be a guess.
+			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)
+		case first[n] < seq:
+			later[i] = true
+		}
+	}
+	return later, nil
+}
+
+// panicError is a panic of a projection. It has no text of the panic's value
+// but a runtime error's, which has none of a message.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string {
+	if re, ok := e.value.(runtime.Error); ok {
+		return "projection panicked: " + re.Error()
+	}
+	return fmt.Sprintf("projection panicked with a %T", e.value)
+}
+
+func (r *Runner) applyOne(tx *store.Tx, e streams.Stored) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v}
+		}
+	}()
+	return r.projection.Apply(tx, e)
+}
+
+// recordMalformed remembers a malformed message, in the place of the oldest one
+// if there are enough.
+func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
+	text := reason.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText]
+	}
+	b := tx.Bucket(malformedBucket)
+	if full {
+		oldest, _ := b.Cursor().First()
+		if err := b.Delete(bytes.Clone(oldest)); err != nil {
+			return err
+		}
+	}
+	return b.Put(store.Key(seq), []byte(text))
+}
+
+// Malformed is a message in the stream that is no event.
+type Malformed struct {
+	Seq    uint64 `json:"seq"`
+	Reason string `json:"reason"`
+}
+
+// Malformed returns the latest such messages, at most 1000, oldest first.
+// Status counts them all.
+func (r *Runner) Malformed() ([]Malformed, error) {
+	var out []Malformed
+	err := r.View(func(tx *store.Tx) error {
+		return tx.Bucket(malformedBucket).ForEachPrefix(nil, func(k, v []byte) error {
+			m := Malformed{Reason: string(v)}
+			if store.ParseKey(k, &m.Seq) {
+				out = append(out, m)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read malformed messages: %w", err)
+	}
+	return out, nil
+}
+
+// Close ends Run, waits for it and closes the file. It is idempotent.
+func (r *Runner) Close() error {
+	r.mu.Lock()
+	ran, cancel := r.ran, r.cancel
+	r.closed = true
+	r.mu.Unlock()
+	if ran {
+		cancel()
+		<-r.done
+	}
+	return r.store.Load().Close()
+}
