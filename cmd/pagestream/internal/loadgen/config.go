@@ -1,0 +1,162 @@
+// Package loadgen sends signed webhook traffic to a running pagestream, as Meta
+// would, and then audits through the API what became of it.
+//
+// A POST that is not answered 200 is sent again until it is, so a server that
+// is killed and started again in the middle is part of the test. The audit
+// holds the server to its promise: every message that it answered 200 for is in
+// the stream exactly once, and in its conversation exactly once.
+//
+// What was sent is never stored: a message's id says which POST it was in, and
+// the page, the contact and the text follow from that and the seed. The memory
+// of a run is a few bits a message.
+package loadgen
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Errors before anything was sent.
+var (
+	// ErrConfig says that the configuration of a run is not usable.
+	ErrConfig = errors.New("load can't be run")
+	// ErrRemote says that a URL is not on this machine.
+	ErrRemote = errors.New("not on this machine; to load another one on purpose, type: pagestream load --allow-remote")
+)
+
+// Defaults of [Config].
+const (
+	DefaultConcurrency  = 64
+	DefaultPages        = 10
+	DefaultContacts     = 100
+	DefaultDuration     = 10 * time.Second
+	DefaultTimeout      = 5 * time.Second
+	DefaultGrace        = 60 * time.Second
+	DefaultAuditTimeout = 5 * time.Minute
+)
+
+// Bounds on a run, so that ids stay short and memory small.
+const (
+	maxItems    = 1000
+	maxContacts = 9_999_999 // contacts of all pages together
+	maxMessages = 1 << 30
+	maxIDs      = 10_000_000_000
+)
+
+// Config configures a run. URL, Secret, API and Token are required.
+type Config struct {
+	// URL is the webhook, with the app's name if it is not the first.
+	URL string
+	// Secret is the app secret that signs.
+	Secret string
+	// Rate is POSTs a second; 0 is as fast as Concurrency allows.
+	Rate int
+	// Concurrency is the number of connections.
+	Concurrency int
+	// Pages and Contacts (of each page) spread the messages.
+	Pages    int
+	Contacts int
+	// Items is the number of messages in a POST, over one or more pages.
+	Items int
+	// Duplicates is the share of POSTs, in percent, that repeat an earlier one's
+	// messages under another entry.time.
+	Duplicates int
+	// Duration is how long new messages are sent.
+	Duration time.Duration
+	// Seed decides the traffic, but for the run's own ids.
+	Seed uint64
+	// Timeout is how long an answer may take; Meta gives 5 s.
+	Timeout time.Duration
+	// Grace is how long after Duration unanswered POSTs are still sent again.
+	Grace time.Duration
+	// API is the base URL of the private listener, Token its admin token.
+	API   string
+	Token string
+	// AuditTimeout bounds the audit.
+	AuditTimeout time.Duration
+	// AllowRemote allows URL and API to be on another machine.
+	AllowRemote bool
+	// Progress is called about every 200 ms, from one goroutine at a time.
+	Progress func(Progress)
+}
+
+// Progress is where a run stands.
+type Progress struct {
+	// Phase is "sending", "resending", "auditing the stream" or "auditing
+	// conversations".
+	Phase string
+	// Elapsed is since the start of the run.
+	Elapsed time.Duration
+	// Posts were sent, Acked of them answered 200; Waiting are to be sent again.
+	Posts, Acked uint64
+	Waiting      int
+	// Audited counts the events or conversations that the audit has read.
+	Audited uint64
+}
+
+func (c *Config) complete() error {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Concurrency, DefaultConcurrency)
+	def(&c.Pages, DefaultPages)
+	def(&c.Contacts, DefaultContacts)
+	def(&c.Items, 1)
+	for v, d := range map[*time.Duration]time.Duration{
+		&c.Duration: DefaultDuration, &c.Timeout: DefaultTimeout, &c.Grace: DefaultGrace, &c.AuditTimeout: DefaultAuditTimeout,
+	} {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if c.Progress == nil {
+		c.Progress = func(Progress) {}
+	}
+	c.API = strings.TrimSuffix(c.API, "/")
+	switch {
+	case c.Secret == "":
+		return fmt.Errorf("%w: no app secret; give --secret-file", ErrConfig)
+	case c.Token == "":
+		return fmt.Errorf("%w: no admin token; give --token-file", ErrConfig)
+	case c.Rate < 0, c.Concurrency < 1, c.Concurrency > 10000:
+		return fmt.Errorf("%w: --rate is at least 0, --concurrency 1 to 10000", ErrConfig)
+	case c.Pages < 1, c.Contacts < 1, c.Pages > maxContacts/c.Contacts:
+		return fmt.Errorf("%w: --pages and --contacts are at least 1 and together at most %d contacts", ErrConfig, maxContacts)
+	case c.Items < 1, c.Items > maxItems:
+		return fmt.Errorf("%w: --items is 1 to %d", ErrConfig, maxItems)
+	case c.Duplicates < 0, c.Duplicates > 99:
+		return fmt.Errorf("%w: --duplicates is 0 to 99 percent", ErrConfig)
+	case c.Duration < 0, c.Timeout < 0, c.Grace < 0, c.AuditTimeout < 0:
+		return fmt.Errorf("%w: times are positive", ErrConfig)
+	}
+	for name, raw := range map[string]string{"--url": c.URL, "--server": c.API} {
+		u, err := url.Parse(raw)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Fragment != "" {
+			return fmt.Errorf("%w: %s is not like http://127.0.0.1:8080/webhooks", ErrConfig, name)
+		}
+		if !c.AllowRemote && !loopback(u.Hostname()) {
+			return fmt.Errorf("%w: %s %s is %w", ErrConfig, name, u.Host, ErrRemote)
+		}
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// newRunID returns ten random digits, which keep the ids of runs apart.
+func newRunID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	return fmt.Sprintf("%010d", binary.BigEndian.Uint64(b[:])%maxIDs)
+}

@@ -1,0 +1,451 @@
+package loadgen_test
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	secret = "load-secret"
+	token  = "admin-token"
+)
+
+type event struct {
+	Seq     uint64 `json:"seq"`
+	ID      string `json:"id"`
+	Type    string `json:"type"`
+	Page    string `json:"page"`
+	Contact string `json:"contact"`
+	Data    any    `json:"data"`
+}
+
+// server is pagestream in memory: it stores what is new and answers the API.
+type server struct {
+	t    *testing.T
+	addr string
+
+	mu     sync.Mutex
+	http   *http.Server
+	events []event
+	seen   map[string]bool
+	convs  map[string][]string
+	// entryTimes are those of each first mid of a POST.
+	entryTimes map[string]map[int64]bool
+	behind     int // conversation reads that still answer 503
+
+	// What it does wrong. Each gets the number of the stored item, from 1.
+	lose, twice, loseConversation, twiceConversation, move func(n int) bool
+	// answer may replace the answer to a POST that was stored.
+	answer func(n int) int
+	posts  int
+}
+
+func start(t *testing.T) *server {
+	t.Helper()
+	s := &server{t: t, seen: map[string]bool{}, convs: map[string][]string{}, entryTimes: map[string]map[int64]bool{}, behind: 2}
+	never := func(int) bool { return false }
+	s.lose, s.twice, s.loseConversation, s.twiceConversation, s.move = never, never, never, never, never
+	s.answer = func(int) int { return http.StatusOK }
+	s.events = []event{{Seq: 1, ID: "page:1:msg:old", Page: "1", Contact: "2"}}
+	s.up("127.0.0.1:0")
+	t.Cleanup(s.down)
+	return s
+}
+
+func (s *server) up(addr string) {
+	var l net.Listener
+	require.Eventually(s.t, func() bool {
+		var err error
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+		return err == nil
+	}, 5*time.Second, 10*time.Millisecond)
+	s.addr = l.Addr().String()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /webhooks", s.webhook)
+	mux.HandleFunc("GET /api/v1/status", s.auth(s.status))
+	mux.HandleFunc("GET /api/v1/events", s.auth(s.list))
+	mux.HandleFunc("GET /api/v1/conversations/{page}/{contact}/messages", s.auth(s.messages))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	s.mu.Lock()
+	s.http = srv
+	s.mu.Unlock()
+	go func() { _ = srv.Serve(l) }()
+}
+
+// down ends the server at once, like kill -9: open connections break.
+func (s *server) down() {
+	s.mu.Lock()
+	srv := s.http
+	s.mu.Unlock()
+	_ = srv.Close()
+}
+
+func (s *server) auth(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next(w, r)
+	}
+}
+
+func (s *server) webhook(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write(body)
+	if r.Header.Get("X-Hub-Signature-256") != "sha256="+hex.EncodeToString(mac.Sum(nil)) {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	for _, c := range body {
+		if c > '~' {
+			s.t.Errorf("body has byte %#x, want ASCII alone", c)
+			break
+		}
+	}
+	var in struct {
+		Entry []struct {
+			ID        string
+			Time      int64
+			Messaging []struct {
+				Sender, Recipient struct{ ID string }
+				Message           struct {
+					MID  string
+					Echo bool `json:"is_echo"`
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		s.t.Errorf("body is not JSON: %v", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pages := map[string]bool{}
+	for _, e := range in.Entry {
+		if pages[e.ID] {
+			s.t.Errorf("page %s has two entries in one POST", e.ID)
+		}
+		pages[e.ID] = true
+		for i, m := range e.Messaging {
+			if i == 0 {
+				if s.entryTimes[m.Message.MID] == nil {
+					s.entryTimes[m.Message.MID] = map[int64]bool{}
+				}
+				s.entryTimes[m.Message.MID][e.Time] = true
+			}
+			contact, page := m.Sender.ID, m.Recipient.ID
+			if m.Message.Echo {
+				contact, page = page, contact
+			}
+			if page != e.ID {
+				s.t.Errorf("item of page %s in the entry of %s", page, e.ID)
+			}
+			s.store(page, contact, m.Message.MID)
+		}
+	}
+	s.posts++
+	w.WriteHeader(s.answer(s.posts))
+}
+
+func (s *server) store(page, contact, mid string) {
+	id := "page:" + page + ":msg:" + mid
+	if s.seen[id] {
+		return
+	}
+	s.seen[id] = true
+	n := len(s.seen)
+	if s.move(n) {
+		contact = "somebody-else"
+	}
+	copies := func(lost, doubled bool) int {
+		if lost {
+			return 0
+		}
+		if doubled {
+			return 2
+		}
+		return 1
+	}
+	for range copies(s.lose(n), s.twice(n)) {
+		s.events = append(s.events, event{
+			Seq: uint64(len(s.events) + 1), ID: id, Type: "message.received", Page: page, Contact: contact,
+			Data: map[string]any{"message": map[string]any{"mid": mid}},
+		})
+	}
+	for range copies(s.loseConversation(n), s.twiceConversation(n)) {
+		s.convs[page+"/"+contact] = append(s.convs[page+"/"+contact], mid)
+	}
+}
+
+func (s *server) status(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(w, `{"stream":{"first_seq":1,"last_seq":%d}}`, len(s.events))
+}
+
+func (s *server) list(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	after, _ := strconv.Atoi(r.URL.Query().Get("after"))
+	limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
+	items := s.events[after:]
+	out := map[string]any{}
+	if len(items) > limit {
+		items = items[:limit]
+		out["next"] = strconv.FormatUint(items[limit-1].Seq, 10)
+	}
+	out["items"] = items
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+func (s *server) messages(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seq, _ := strconv.Atoi(r.URL.Query().Get("min_seq")); seq != len(s.events) {
+		s.t.Errorf("min_seq is %d, want %d", seq, len(s.events))
+	}
+	if s.behind--; s.behind >= 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	type item struct {
+		MID string `json:"mid"`
+	}
+	from, _ := strconv.Atoi(r.URL.Query().Get("cursor"))
+	all := s.convs[r.PathValue("page")+"/"+r.PathValue("contact")]
+	to := min(from+7, len(all))
+	out := map[string]any{}
+	items := []item{}
+	for _, mid := range all[from:to] {
+		items = append(items, item{mid})
+	}
+	if to < len(all) {
+		out["next"] = strconv.Itoa(to)
+	}
+	out["items"] = items
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+func (s *server) config() loadgen.Config {
+	return loadgen.Config{
+		URL: "http://" + s.addr + "/webhooks", Secret: secret, API: "http://" + s.addr, Token: token,
+		Concurrency: 4, Pages: 3, Contacts: 5, Items: 4, Duplicates: 20, Rate: 400, Duration: 500 * time.Millisecond,
+		Timeout: time.Second, Grace: 10 * time.Second, AuditTimeout: 20 * time.Second, Seed: 7,
+	}
+}
+
+func TestAnHonestServerPasses(t *testing.T) {
+	s := start(t)
+	cfg := s.config()
+	var last loadgen.Progress
+	cfg.Progress = func(p loadgen.Progress) { last = p }
+	r, err := loadgen.Run(t.Context(), cfg)
+	require.NoError(t, err)
+	assert.True(t, r.OK(), "%+v", r)
+	assert.Greater(t, r.Items, uint64(100))
+	assert.Equal(t, r.Items, r.Acked)
+	assert.Equal(t, r.Items, r.Stored)
+	assert.Greater(t, r.DuplicatesSent, uint64(5))
+	assert.Equal(t, r.Posts, r.Statuses["200"])
+	assert.Equal(t, r.Posts, r.Items/4+r.DuplicatesSent+r.Resent)
+	assert.Positive(t, r.P50)
+	assert.GreaterOrEqual(t, r.P99, r.P50)
+	assert.NotZero(t, last)
+	twoTimes := 0
+	for _, times := range s.entryTimes {
+		if len(times) > 1 {
+			twoTimes++
+		}
+	}
+	assert.Positive(t, twoTimes, "no duplicate had another entry.time")
+
+	b, err := json.Marshal(r)
+	require.NoError(t, err)
+	for _, key := range []string{
+		"posts", "items", "acked", "resent", "duplicates_sent", "rate_posts_s", "rate_items_s", "p50_ms", "p95_ms", "p99_ms",
+		"max_ms", "statuses", "stored", "lost", "duplicated", "lost_in_conversations", "duplicated_in_conversations", "duration_s",
+	} {
+		assert.Contains(t, string(b), `"`+key+`":`)
+	}
+}
+
+func TestAsFastAsItGoes(t *testing.T) {
+	s := start(t)
+	cfg := s.config()
+	cfg.Rate, cfg.Items = 0, 1
+	r, err := loadgen.Run(t.Context(), cfg)
+	require.NoError(t, err)
+	assert.True(t, r.OK(), "%+v", r)
+	assert.Greater(t, r.RatePosts, 400.0)
+}
+
+func TestTheAuditFindsWhatIsWrong(t *testing.T) {
+	thirtyThird := func(n int) bool { return n == 33 }
+	for name, c := range map[string]struct {
+		wrong func(*server)
+		found func(loadgen.Report) []uint64 // what is wrong, all others being nought
+	}{
+		"one event is lost":                  {func(s *server) { s.lose = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Lost, 1} }},
+		"one event is stored twice":          {func(s *server) { s.twice = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Duplicated, 1} }},
+		"one message misses":                 {func(s *server) { s.loseConversation = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.LostInConversations, 1} }},
+		"one message is there twice":         {func(s *server) { s.twiceConversation = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.DuplicatedInConversations, 1} }},
+		"one message is with another person": {func(s *server) { s.move = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Misplaced, 1, r.Lost, 1, r.LostInConversations, 1} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			c.wrong(s)
+			cfg := s.config()
+			cfg.Duration = 200 * time.Millisecond
+			r, err := loadgen.Run(t.Context(), cfg)
+			require.NoError(t, err)
+			assert.False(t, r.OK(), "%+v", r)
+			found := c.found(r)
+			for i := 0; i < len(found); i += 2 {
+				assert.Equal(t, found[i+1], found[i], "%+v", r)
+			}
+			sum := r.Lost + r.Duplicated + r.LostInConversations + r.DuplicatedInConversations + r.Misplaced
+			assert.Equal(t, uint64(len(found)/2), sum, "%+v", r)
+		})
+	}
+}
+
+func TestAServerThatGoesAwayIsSentAgain(t *testing.T) {
+	s := start(t)
+	// Some of what it stores it can't say: the answer gets lost.
+	s.answer = func(n int) int {
+		if n%10 == 0 {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	}
+	cfg := s.config()
+	cfg.Rate, cfg.Duration = 200, 3500*time.Millisecond
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		// It goes when it has something to lose.
+		for stored := 0; stored < 100; {
+			select {
+			case <-t.Context().Done():
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			s.mu.Lock()
+			stored = len(s.seen)
+			s.mu.Unlock()
+		}
+		s.down()
+		<-time.After(2 * time.Second)
+		s.up(s.addr)
+	}()
+	r, err := loadgen.Run(t.Context(), cfg)
+	<-gone
+	require.NoError(t, err)
+	assert.True(t, r.OK(), "%+v", r)
+	assert.Zero(t, r.Unacked, "%+v", r)
+	assert.Positive(t, r.Resent)
+	assert.Positive(t, r.Statuses["none"])
+	assert.Positive(t, r.Statuses["503"])
+}
+
+// A server that is gone at the end gets its chance until the grace is over.
+func TestWhatNobodyTakesIsUnacknowledged(t *testing.T) {
+	s := start(t)
+	s.answer = func(n int) int {
+		if n > 10 {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	}
+	cfg := s.config()
+	cfg.Duration, cfg.Grace = 200*time.Millisecond, 500*time.Millisecond
+	r, err := loadgen.Run(t.Context(), cfg)
+	require.NoError(t, err)
+	assert.True(t, r.OK(), "%+v", r)
+	assert.Positive(t, r.Unacked)
+	assert.Equal(t, r.Items, r.Acked+r.Unacked)
+}
+
+func TestNothingAcknowledgedIsNotOK(t *testing.T) {
+	assert.False(t, loadgen.Report{}.OK())
+}
+
+func TestCancelling(t *testing.T) {
+	s := start(t)
+	cfg := s.config()
+	cfg.Duration = time.Minute
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	once := sync.Once{}
+	cfg.Progress = func(loadgen.Progress) { once.Do(cancel) }
+	_, err := loadgen.Run(ctx, cfg)
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestRefusals(t *testing.T) {
+	good := loadgen.Config{URL: "http://127.0.0.1:1/webhooks", API: "http://127.0.0.1:1", Secret: secret, Token: token}
+	for name, c := range map[string]struct {
+		change func(*loadgen.Config)
+		err    error
+		says   string
+	}{
+		"another machine":         {func(c *loadgen.Config) { c.URL = "https://example.com/webhooks" }, loadgen.ErrRemote, "--allow-remote"},
+		"another machine's API":   {func(c *loadgen.Config) { c.API = "https://192.0.2.1" }, loadgen.ErrRemote, "--allow-remote"},
+		"a name like loopback":    {func(c *loadgen.Config) { c.URL = "http://localhost.example.com/" }, loadgen.ErrRemote, "--allow-remote"},
+		"no secret":               {func(c *loadgen.Config) { c.Secret = "" }, loadgen.ErrConfig, "--secret-file"},
+		"no token":                {func(c *loadgen.Config) { c.Token = "" }, loadgen.ErrConfig, "--token-file"},
+		"no URL":                  {func(c *loadgen.Config) { c.URL = "" }, loadgen.ErrConfig, "--url"},
+		"negative rate":           {func(c *loadgen.Config) { c.Rate = -1 }, loadgen.ErrConfig, "--rate"},
+		"duplicates of all":       {func(c *loadgen.Config) { c.Duplicates = 100 }, loadgen.ErrConfig, "--duplicates"},
+		"too many contacts":       {func(c *loadgen.Config) { c.Pages, c.Contacts = 1<<40, 1<<40 }, loadgen.ErrConfig, "--contacts"},
+		"nobody answers":          {func(*loadgen.Config) {}, loadgen.ErrAPI, "before sending"},
+		"remote, and it was said": {func(c *loadgen.Config) { c.URL, c.AllowRemote = "http://host.invalid/", true }, loadgen.ErrAPI, "before sending"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := good
+			c.change(&cfg)
+			_, err := loadgen.Run(t.Context(), cfg)
+			require.ErrorIs(t, err, c.err)
+			assert.ErrorContains(t, err, c.says)
+			assert.NotContains(t, err.Error(), secret)
+			assert.NotContains(t, err.Error(), token)
+		})
+	}
+}
+
+func TestAWrongTokenIsSaid(t *testing.T) {
+	s := start(t)
+	cfg := s.config()
+	cfg.Token = "another"
+	_, err := loadgen.Run(t.Context(), cfg)
+	require.ErrorIs(t, err, loadgen.ErrAPI)
+	assert.ErrorContains(t, err, "401")
+	assert.False(t, errors.Is(err, loadgen.ErrConfig))
+	assert.False(t, strings.Contains(err.Error(), "another"))
+}
