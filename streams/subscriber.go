@@ -32,13 +32,12 @@ const (
 const (
 	DefaultAckWait      = time.Minute
 	DefaultCloseTimeout = 5 * time.Second
+	DefaultMaxPause     = 5 * time.Second
 )
 
-// Backoff between two drives, when a message was refused.
-const (
-	redriveMin = 10 * time.Millisecond
-	redriveMax = 5 * time.Second
-)
+// minPause is the first pause between two drives; each further one without
+// progress is twice as long.
+const minPause = 10 * time.Millisecond
 
 // SubscriberOptions configure a [Subscriber].
 type SubscriberOptions struct {
@@ -61,7 +60,9 @@ type SubscriberOptions struct {
 	// CloseTimeout bounds the wait for what is in flight when a durable
 	// subscription ends.
 	CloseTimeout time.Duration
-	Logger       *slog.Logger
+	// MaxPause bounds the growing pause before refused messages are given again.
+	MaxPause time.Duration
+	Logger   *slog.Logger
 }
 
 // Subscriber is a watermill subscriber that gives the stream in its order, many
@@ -98,6 +99,9 @@ func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
 	}
 	if o.CloseTimeout <= 0 {
 		o.CloseTimeout = DefaultCloseTimeout
+	}
+	if o.MaxPause <= 0 {
+		o.MaxPause = DefaultMaxPause
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -277,7 +281,7 @@ func (s *subscription) run(ctx context.Context) {
 	reading.Go(func() { s.read(ctx, incoming) })
 	defer reading.Wait()
 	var again []entry
-	wait := redriveMin
+	wait := minPause
 	for epoch := uint64(1); ; epoch++ {
 		progressed := false
 		again, progressed = s.drive(ctx, epoch, again, incoming)
@@ -288,9 +292,9 @@ func (s *subscription) run(ctx context.Context) {
 			return
 		}
 		if progressed {
-			wait = redriveMin
+			wait = minPause
 		}
-		wait = rest(ctx, wait, redriveMax)
+		wait = rest(ctx, wait, s.opts.MaxPause)
 	}
 }
 

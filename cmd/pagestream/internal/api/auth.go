@@ -1,0 +1,97 @@
+package api
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Errors when the admin token is read.
+var (
+	// ErrTokenExposed says that others than the owner may read the token file.
+	ErrTokenExposed = errors.New("admin token file is readable by others")
+	// ErrTokenEmpty says that the token file has too little in it to be one.
+	ErrTokenEmpty = errors.New("admin token file has no token of 32 characters or more")
+)
+
+// minToken is the least number of characters in an admin token.
+const minToken = 32
+
+// ReadToken reads the admin token that the private listener asks for.
+func ReadToken(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read admin token: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%w; type: chmod 600 %s", ErrTokenExposed, path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read admin token: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if len(token) < minToken {
+		return "", fmt.Errorf("%w: %s; delete it and a new one is made at the next start", ErrTokenEmpty, path)
+	}
+	return token, nil
+}
+
+// ReadOrCreateToken reads the admin token, or makes one with mode 0600 where
+// the file is missing. Two processes that start at once agree on one token.
+func ReadOrCreateToken(path string) (token string, created bool, err error) {
+	token, err = ReadToken(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return token, false, err
+	}
+	b := make([]byte, 32)
+	if _, err := rand.Read(b); err != nil {
+		return "", false, fmt.Errorf("make admin token: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", false, fmt.Errorf("make admin token: %w", err)
+	}
+	// Written beside it and linked, so that no reader sees half a token and
+	// the first of two makers wins.
+	f, err := os.CreateTemp(filepath.Dir(path), ".token-*")
+	if err != nil {
+		return "", false, fmt.Errorf("make admin token: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(hex.EncodeToString(b) + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", false, fmt.Errorf("write admin token: %w", err)
+	}
+	err = os.Link(f.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", false, fmt.Errorf("write admin token: %w", err)
+	}
+	token, readErr := ReadToken(path)
+	return token, err == nil, readErr
+}
+
+// requireToken lets requests with the bearer token through to next. A browser
+// that gave the token once as a query parameter is not served: a token in a
+// URL ends up in logs.
+func requireToken(token string, next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		got := sha256.Sum256([]byte(given))
+		if !ok || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="pagestream"`)
+			writeProblem(w, problem(http.StatusUnauthorized,
+				"send the admin token as Authorization: Bearer …; it is in the file that http.token_file names"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
