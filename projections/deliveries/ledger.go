@@ -79,6 +79,8 @@ type Ledger struct {
 	done  chan struct{}
 	once  sync.Once
 
+	writing sync.Mutex // so that an older count never comes after a newer
+
 	mu     sync.Mutex
 	counts Counts
 	dirty  bool
@@ -199,6 +201,8 @@ func (l *Ledger) flushing() {
 
 // Flush writes the counts now.
 func (l *Ledger) Flush() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	l.mu.Lock()
 	counts, dirty := l.counts.clone(), l.dirty
 	l.dirty = false

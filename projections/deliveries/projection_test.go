@@ -1,0 +1,13 @@
+package deliveries_test
+
+import (
+	"testing"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/projectionstest"
+)
+
+func TestSuite(t *testing.T) {
+	projectionstest.Run(t, func() projections.Projection { return deliveries.New() }, nil)
+}

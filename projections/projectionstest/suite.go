@@ -1,0 +1,436 @@
+package projectionstest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Run checks a projection against the given events, or against [Events] where
+// there are none:
+//
+//   - the same events give the same digest, again and in another instance;
+//   - however they are split into commits;
+//   - whatever prefix is given again;
+//   - after a transaction that failed, panicked or was cut off, and after the
+//     file was closed and opened;
+//   - after the process was killed, at any moment;
+//   - and no event at all makes Apply fail.
+//
+// Make must return a new value each time. The test binary runs itself again to
+// be killed, with the arguments that run the calling test.
+func Run(t *testing.T, makeProjection func() projections.Projection, events []streams.Stored) {
+	t.Helper()
+	if name := os.Getenv(childEnv); name != "" {
+		if name == makeProjection().Name() {
+			child(t, makeProjection())
+		}
+		return
+	}
+	if len(events) == 0 {
+		events = Events(1, 400)
+	}
+	s := &suite{make: makeProjection, dir: t.TempDir()}
+	t.Run("Deterministic", func(t *testing.T) { s.deterministic(t, events) })
+	t.Run("AnySplit", func(t *testing.T) { s.anySplit(t, events) })
+	t.Run("Redelivery", func(t *testing.T) { s.redelivery(t, events) })
+	t.Run("Rollback", func(t *testing.T) { s.rollback(t, events) })
+	t.Run("Garbage", s.garbage)
+	test := t.Name()
+	t.Run("Killed", func(t *testing.T) { s.killed(t, test) })
+}
+
+// identity stands for a stream in the suite's stores.
+const identity = "projectionstest"
+
+// Fold applies events to a store in one transaction with the position, as a
+// runner does: what is in the store already is left out.
+func Fold(s *store.Store, p projections.Projection, events []streams.Stored) error {
+	return s.Update(func(tx *store.Tx) error { return fold(tx, p, events) })
+}
+
+func fold(tx *store.Tx, p projections.Projection, events []streams.Stored) error {
+	meta, _, err := store.ReadMeta(tx)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		if e.Seq <= meta.Seq {
+			continue
+		}
+		if err := p.Apply(tx, e); err != nil {
+			return fmt.Errorf("apply event %d (%s): %w", e.Seq, e.Type, err)
+		}
+		meta.Seq = e.Seq
+	}
+	meta.Identity, meta.Version = identity, p.Version()
+	return store.WriteMeta(tx, meta)
+}
+
+// Digest returns the digest of a read model and its position.
+func Digest(s *store.Store) (digest string, seq uint64, err error) {
+	err = s.View(func(tx *store.Tx) error {
+		meta, _, err := store.ReadMeta(tx)
+		if err != nil {
+			return err
+		}
+		seq = meta.Seq
+		digest, err = store.Digest(tx)
+		return err
+	})
+	return digest, seq, err
+}
+
+// Open opens a store for a test: small, not synced, closed at its end.
+func Open(t testing.TB, path string) *store.Store {
+	t.Helper()
+	s, err := open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func open(path string) (*store.Store, error) {
+	return store.Open(path, store.Options{NoSync: true, MapSize: 64 << 20})
+}
+
+type suite struct {
+	make  func() projections.Projection
+	dir   string
+	files atomic.Int64
+}
+
+// fataler is what *testing.T and *rapid.T share.
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// with gives f an empty store.
+func (s *suite) with(t fataler, f func(path string, st *store.Store)) {
+	t.Helper()
+	path := filepath.Join(s.dir, fmt.Sprintf("%d.db", s.files.Add(1)))
+	st, err := open(path)
+	if err != nil {
+		t.Fatalf("open store: %v", err)
+	}
+	defer os.Remove(path)
+	defer st.Close()
+	f(path, st)
+}
+
+// digest folds events, one commit for each part, a new instance each time.
+func (s *suite) digest(t fataler, parts ...[]streams.Stored) string {
+	t.Helper()
+	var digest string
+	s.with(t, func(_ string, st *store.Store) {
+		for _, part := range parts {
+			s.fold(t, st, part)
+		}
+		digest = state(t, st)
+	})
+	return digest
+}
+
+func (s *suite) fold(t fataler, st *store.Store, events []streams.Stored) {
+	t.Helper()
+	if err := Fold(st, s.make(), events); err != nil {
+		t.Fatalf("fold: %v", err)
+	}
+}
+
+func state(t fataler, st *store.Store) string {
+	t.Helper()
+	d, _, err := Digest(st)
+	if err != nil {
+		t.Fatalf("digest: %v", err)
+	}
+	return d
+}
+
+func equal(t fataler, got, want, what string) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: digest %.12s, want %.12s", what, got, want)
+	}
+}
+
+func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
+	want := s.digest(t, events)
+	equal(t, s.digest(t, events), want, "the same events again")
+	p := s.make()
+	for range 2 { // one instance, two stores: it must keep nothing
+		s.with(t, func(_ string, st *store.Store) {
+			for _, e := range events {
+				if err := Fold(st, p, []streams.Stored{e}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			equal(t, state(t, st), want, "a commit for each event, in one instance")
+		})
+	}
+	if empty := s.digest(t, nil); want == empty && len(events) > 0 {
+		t.Log("these events leave no trace in the read model")
+	}
+}
+
+// cuts splits events into parts.
+func cuts(t *rapid.T, events []streams.Stored) [][]streams.Stored {
+	var parts [][]streams.Stored
+	for len(events) > 0 {
+		n := rapid.IntRange(1, len(events)).Draw(t, "part")
+		parts = append(parts, events[:n])
+		events = events[n:]
+	}
+	return parts
+}
+
+func (s *suite) anySplit(t *testing.T, events []streams.Stored) {
+	want := s.digest(t, events)
+	rapid.Check(t, func(t *rapid.T) {
+		equal(t, s.digest(t, cuts(t, events)...), want, "another split")
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		events := Events(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 120).Draw(t, "events"))
+		equal(t, s.digest(t, cuts(t, events)...), s.digest(t, events), "other events, another split")
+	})
+}
+
+func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
+	want := s.digest(t, events)
+	rapid.Check(t, func(t *rapid.T) {
+		upto := rapid.IntRange(0, len(events)).Draw(t, "upto")
+		from := rapid.IntRange(0, upto).Draw(t, "again from")
+		s.with(t, func(_ string, st *store.Store) {
+			s.fold(t, st, events[:upto])
+			before := state(t, st)
+			s.fold(t, st, events[from:upto])
+			equal(t, state(t, st), before, "what was there, again")
+			s.fold(t, st, events[from:])
+			equal(t, state(t, st), want, "what was there, again, with the rest")
+		})
+	})
+}
+
+// errCut is what cuts a transaction off.
+var errCut = errors.New("cut off")
+
+func (s *suite) rollback(t *testing.T, events []streams.Stored) {
+	want := s.digest(t, events)
+	rapid.Check(t, func(t *rapid.T) {
+		first := rapid.IntRange(0, len(events)).Draw(t, "committed")
+		applied := rapid.IntRange(first, len(events)).Draw(t, "applied")
+		panics := rapid.Bool().Draw(t, "panics")
+		reopen := rapid.Bool().Draw(t, "reopen")
+		s.with(t, func(path string, st *store.Store) {
+			s.fold(t, st, events[:first])
+			before := state(t, st)
+			p := s.make()
+			err := attempt(st, func(tx *store.Tx) error {
+				if err := fold(tx, p, events[first:applied]); err != nil {
+					return err
+				}
+				if panics {
+					panic(errCut)
+				}
+				return errCut
+			})
+			if !errors.Is(err, errCut) {
+				t.Fatalf("cut off: %v", err)
+			}
+			if reopen {
+				if err := st.Close(); err != nil {
+					t.Fatalf("close: %v", err)
+				}
+				var err error
+				if st, err = open(path); err != nil {
+					t.Fatalf("reopen: %v", err)
+				}
+				defer st.Close()
+			}
+			equal(t, state(t, st), before, "after a transaction that was cut off")
+			if err := Fold(st, p, events); err != nil { // the same instance goes on
+				t.Fatalf("go on: %v", err)
+			}
+			equal(t, state(t, st), want, "after a transaction that was cut off, and the rest")
+		})
+	})
+}
+
+// attempt is Update with a panic as an error.
+func attempt(st *store.Store, f func(*store.Tx) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if e, ok := v.(error); ok {
+				err = e
+				return
+			}
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return st.Update(f)
+}
+
+func (s *suite) garbage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		events := Garbage(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 80).Draw(t, "events"))
+		// Between sound events, which it must not spoil.
+		for _, e := range Events(3, 20) {
+			e.Seq = uint64(len(events) + 1)
+			events = append(events, e)
+		}
+		s.with(t, func(_ string, st *store.Store) {
+			p := s.make()
+			for _, e := range events {
+				if err := attempt(st, func(tx *store.Tx) error { return fold(tx, p, []streams.Stored{e}) }); err != nil {
+					t.Fatalf("event %d, %q: %v", e.Seq, e.Type, err)
+				}
+			}
+			equal(t, state(t, st), s.digest(t, events), "garbage in one commit, and in many")
+		})
+	})
+}
+
+// The child that is killed.
+const (
+	childEnv  = "PAGESTREAM_PROJECTIONSTEST_CHILD"
+	childFile = "PAGESTREAM_PROJECTIONSTEST_FILE"
+	childSeed = 17
+	// childEvents is more than a child applies before it is killed, on most
+	// machines; one that gets to the end waits there.
+	childEvents = 20_000
+	childReady  = "child is applying events"
+	kills       = 8
+	killLimit   = 30 * time.Second
+)
+
+// child applies events in commits of random sizes until it is killed.
+func child(t *testing.T, p projections.Projection) {
+	t.Helper()
+	st, err := store.Open(os.Getenv(childFile), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, at, err := Digest(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := Events(childSeed, childEvents)
+	fmt.Println(childReady)
+	rnd := rand.New(rand.NewPCG(at, 1))
+	for rest := events[at:]; len(rest) > 0; {
+		n := min(len(rest), 1+rnd.IntN(40))
+		if err := Fold(st, p, rest[:n]); err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+	// Killed, or released by the parent's end.
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// killed kills a child that applies events, again and again, and checks each
+// time that the file is at one event and holds just what it then should.
+func (s *suite) killed(t *testing.T, test string) {
+	path := filepath.Join(s.dir, "killed.db")
+	events := Events(childSeed, childEvents)
+	want := Open(t, filepath.Join(s.dir, "want.db"))
+	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 2))
+	rounds := kills
+	if testing.Short() {
+		rounds = 2
+	}
+	var last uint64
+	for round := range rounds {
+		killOnce(t, test, s.make().Name(), path, time.Duration(rnd.IntN(50_000))*time.Microsecond)
+		st, err := store.Open(path, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Recreated() != "" {
+			t.Fatalf("round %d: the file was corrupt", round)
+		}
+		got, seq, err := Digest(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if seq < last {
+			t.Fatalf("round %d: at event %d, was at %d", round, seq, last)
+		}
+		s.fold(t, want, events[last:seq])
+		equal(t, got, state(t, want), fmt.Sprintf("round %d, killed after event %d", round, seq))
+		last = seq
+	}
+	if last == 0 {
+		t.Fatal("no child ever committed")
+	}
+	t.Logf("killed %d times, last at event %d", rounds, last)
+}
+
+// killOnce runs the test binary again as a child and kills it some time after
+// it has begun.
+func killOnce(t *testing.T, test, projection, path string, after time.Duration) {
+	t.Helper()
+	parts := strings.Split(test, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	//nolint:noctx // it is killed in any case
+	cmd := exec.Command(os.Args[0], "-test.run="+strings.Join(parts, "/"), "-test.count=1", "-test.timeout="+killLimit.String())
+	cmd.Env = append(os.Environ(), childEnv+"="+projection, childFile+"="+path, "GOCOVERDIR="+t.TempDir())
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	var said []string
+	for lines.Scan() && lines.Text() != childReady {
+		said = append(said, lines.Text())
+	}
+	ready := lines.Err() == nil && lines.Text() == childReady
+	if ready {
+		<-time.After(after)
+	}
+	if err := cmd.Process.Kill(); err != nil && ready {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	if err := cmd.Wait(); err == nil || !ready {
+		t.Fatalf("child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(said, "\n"))
+	}
+}
