@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pagestream/pagestream/config"
+)
+
+// Exit codes, part of the command line's contract.
+const (
+	exitFine   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errUsage marks an error in the call itself: exit code 2.
+var errUsage = errors.New("usage")
+
+// CLI is the command line: global flags, one field a subcommand, and what the
+// subcommands write to.
+type CLI struct {
+	ConfigFile string `name:"config" short:"c" placeholder:"FILE" env:"PAGESTREAM_CONFIG" help:"Configuration file (YAML)."`
+	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print JSON."`
+	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server (default: from the configuration)."`
+	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with the admin token (default: from the configuration)."`
+	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
+	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`
+
+	Serve         ServeCommand         `cmd:"" help:"Run the server."`
+	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
+	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
+	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
+	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
+	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
+	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then prove that none of it was lost or doubled."`
+	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
+	Version       VersionCommand       `cmd:"" help:"Print the version."`
+
+	Out io.Writer `kong:"-"`
+	Err io.Writer `kong:"-"`
+	Env []string  `kong:"-"`
+	// flagEnv are the variables of flags: no keys of the configuration.
+	flagEnv []string
+	ctx     context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
+}
+
+// Main runs one command line and returns the exit code. Nothing in it calls
+// os.Exit, so tests run it in process.
+func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
+	c := &CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx}
+	exit := -1
+	parser, err := kong.New(c,
+		kong.Name("pagestream"),
+		kong.Description("Facebook Page webhooks as a durable stream of events, with read models.\nStart with: pagestream dev"),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "pagestream:", err)
+		return exitFailed
+	}
+	for _, n := range append(parser.Model.Leaves(false), parser.Model.Node) {
+		for _, f := range n.Flags {
+			c.flagEnv = append(c.flagEnv, f.Envs...)
+		}
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	run, err := parser.Parse(args)
+	if exit >= 0 {
+		return exit // --help was asked for and printed
+	}
+	if err != nil {
+		return c.usage(err, args)
+	}
+	err = run.Run(c)
+	switch {
+	case err == nil:
+		return exitFine
+	case errors.Is(err, errUsage):
+		return c.usage(err, args)
+	}
+	fmt.Fprintln(stderr, "pagestream:", err)
+	return exitFailed
+}
+
+// usage says what was wrong with the call and what to type instead.
+func (c *CLI) usage(err error, args []string) int {
+	fmt.Fprintln(c.Err, "pagestream:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
+	command := ""
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			break
+		}
+		command += " " + a
+		break //nolint:staticcheck // the first word names the subcommand
+	}
+	fmt.Fprintf(c.Err, "Try: pagestream%s --help\n", command)
+	return exitUsage
+}
+
+// Print writes v as JSON where --json was given, else what plain writes.
+func (c *CLI) Print(v any, plain func()) error {
+	if !c.JSON {
+		plain()
+		return nil
+	}
+	enc := json.NewEncoder(c.Out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// load reads the configuration: file, then environment, then flags.
+func (c *CLI) load(flags map[string]any) (config.Config, error) {
+	all := map[string]any{}
+	set := func(key, value string) {
+		if value != "" {
+			all[key] = value
+		}
+	}
+	set("log.level", c.LogLevel)
+	set("log.format", c.LogFormat)
+	for k, v := range flags {
+		if s, isString := v.(string); isString && s == "" {
+			continue
+		}
+		all[k] = v
+	}
+	return config.Load(config.Options{
+		File: c.ConfigFile, Env: c.Env, Flags: all,
+		IgnoreEnv: c.flagEnv,
+	})
+}
+
+// isTerminal reports whether w is a terminal, where a line may be redrawn.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+)
+
+// client talks to the private listener of a running server. The read models'
+// files belong to the server's process, so every command that reads them asks
+// it.
+type client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// client finds the server and the admin token: --server and --token-file, else
+// what the configuration says.
+func (c *CLI) client() (*client, error) {
+	base, tokenFile := c.Server, c.TokenFile
+	if base == "" || tokenFile == "" {
+		cfg, err := c.load(nil)
+		if err != nil {
+			return nil, err
+		}
+		if base == "" {
+			if base, err = listenURL(cfg.HTTP.Private); err != nil {
+				return nil, err
+			}
+		}
+		if tokenFile == "" {
+			tokenFile = cfg.HTTP.TokenFile
+		}
+	}
+	token, err := api.ReadToken(tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or name its token file with --token-file", err)
+	}
+	return &client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{}}, nil
+}
+
+// listenURL turns a listen address into a URL that reaches it from this
+// machine.
+func listenURL(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("http.private %q: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// requestTimeout bounds every request but the event feed.
+const requestTimeout = 60 * time.Second
+
+// do sends one request and decodes the answer into out, if that is not nil.
+func (c *client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, query, in, "application/json")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	return nil
+}
+
+func (c *client) send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	u := c.base + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	req.Header.Set("Accept", accept)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, fmt.Errorf("no server answers at %s; start one with: pagestream serve", c.base)
+		}
+		return nil, fmt.Errorf("ask the server: %w", err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		var p api.Problem
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		if json.Unmarshal(b, &p) != nil || p.Title == "" {
+			p = api.Problem{Title: resp.Status}
+		}
+		if p.Detail == "" {
+			return nil, errors.New(p.Title)
+		}
+		return nil, p
+	}
+	return resp, nil
+}
+
+// each calls f with every item of a listing, following its cursor to the end
+// or until most items were seen (0: no limit).
+func each[T any](ctx context.Context, c *client, path string, query url.Values, most int, f func(T) error) error {
+	if query == nil {
+		query = url.Values{}
+	}
+	for n := 0; ; {
+		if most > 0 {
+			query.Set("limit", strconv.Itoa(min(most-n, 500)))
+		} else {
+			query.Set("limit", "500")
+		}
+		var page api.List[T]
+		if err := c.do(ctx, http.MethodGet, path, query, nil, &page); err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			if err := f(item); err != nil {
+				return err
+			}
+			if n++; most > 0 && n >= most {
+				return nil
+			}
+		}
+		if page.Next == "" {
+			return nil
+		}
+		query.Set("cursor", page.Next)
+	}
+}
+
+// collect returns every item of a listing, at most most of them.
+func collect[T any](ctx context.Context, c *client, path string, query url.Values, most int) ([]T, error) {
+	items := []T{}
+	err := each(ctx, c, path, query, most, func(item T) error { items = append(items, item); return nil })
+	return items, err
+}
+
+// feed calls f with the id and data of each server-sent event until the
+// context or the connection ends.
+func (c *client) feed(ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if lastID != "" {
+		query.Set("after", lastID)
+	}
+	resp, err := c.send(ctx, http.MethodGet, "/api/v1/events", query, nil, "text/event-stream")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var id string
+	var data []byte
+	lines := bufio.NewReaderSize(resp.Body, 64<<10)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		switch field, value, _ := bytes.Cut(line, []byte(":")); string(field) {
+		case "id":
+			id = string(bytes.TrimPrefix(value, []byte(" ")))
+		case "data":
+			if len(data) > 0 {
+				data = append(data, '\n')
+			}
+			data = append(data, bytes.TrimPrefix(value, []byte(" "))...)
+		case "":
+			if len(line) == 0 && len(data) > 0 {
+				if err := f(id, data); err != nil {
+					return err
+				}
+				data = nil
+			}
+		}
+	}
+}
+
+// isNotFound reports whether the server answered 404.
+func isNotFound(err error) bool {
+	var p api.Problem
+	return errors.As(err, &p) && p.Status == http.StatusNotFound
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+// connector is the API's view of package connect.
+type connector struct{ c *connect.Connector }
+
+// newConnector wires the verbs on pages to Graph, the publisher, the key ring
+// and the read models. An app without an id can receive but not connect.
+func newConnector(p *Program) (connector, error) {
+	clients := make(map[string]*graph.Client, len(p.cfg.Apps))
+	for _, a := range p.cfg.Apps {
+		if a.ID == "" {
+			continue
+		}
+		g, err := newGraph(a)
+		if err != nil {
+			return connector{}, fmt.Errorf("app %s: %w", a.Name, err)
+		}
+		clients[a.Name] = g
+	}
+	return connector{connect.New(connect.Options{
+		Graph: func(app string) (connect.Graph, string, bool) {
+			if app == "" {
+				app = p.cfg.Apps[0].Name
+			}
+			g, ok := clients[app]
+			if !ok {
+				return nil, app, false
+			}
+			return g, app, true
+		},
+		Pages:     knownPages{pages: p.model("pages"), subscriptions: p.model("subscriptions")},
+		Publisher: p.publisher,
+		Sealer:    p.keys,
+	})}, nil
+}
+
+// newGraph returns the client of one app. The first secret is the current one;
+// further ones only verify what was signed before a rotation.
+func newGraph(a config.App) (*graph.Client, error) {
+	return graph.New(graph.Options{
+		BaseURL: a.GraphURL, Version: a.GraphVersion, AppID: a.ID, AppSecret: string(a.Secrets[0]),
+	})
+}
+
+func (c connector) Connect(ctx context.Context, r api.ConnectRequest) (api.SubscriptionOutcome, error) {
+	return outcome(c.c.Connect(ctx, connect.Request{
+		Page: r.Page, Token: r.Token, Company: r.Company, App: r.App, Fields: r.Fields,
+	}))
+}
+
+func (c connector) Check(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
+	return outcome(c.c.Check(ctx, page))
+}
+
+func (c connector) Resubscribe(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
+	return outcome(c.c.Resubscribe(ctx, page))
+}
+
+func (c connector) Disconnect(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
+	return outcome(c.c.Disconnect(ctx, page))
+}
+
+func outcome(o connect.Outcome, err error) (api.SubscriptionOutcome, error) {
+	switch {
+	case errors.Is(err, connect.ErrNotConnected):
+		return api.SubscriptionOutcome{}, api.ErrNotConnected
+	case errors.Is(err, connect.ErrRequest), errors.Is(err, connect.ErrUnknownApp), errors.Is(err, connect.ErrTokenRefused):
+		return api.SubscriptionOutcome{}, fmt.Errorf("%w: %w", api.ErrRefused, err)
+	case err != nil:
+		return api.SubscriptionOutcome{}, err
+	}
+	return api.SubscriptionOutcome{
+		Page: o.Page, Name: o.Name, State: o.State, Wanted: o.Wanted, Actual: o.Actual, Missing: o.Missing,
+		Reason: o.Reason, Code: o.Code, Subcode: o.Subcode, Seq: o.Seq,
+	}, nil
+}
+
+// knownPages reads what package connect has to know from the read models.
+type knownPages struct{ pages, subscriptions *projections.Runner }
+
+// Known waits until both models hold atLeast.
+func (k knownPages) Known(ctx context.Context, page domain.PageID, atLeast uint64) (connect.Known, error) {
+	for _, m := range []*projections.Runner{k.pages, k.subscriptions} {
+		if err := m.WaitFor(ctx, atLeast); err != nil {
+			return connect.Known{}, fmt.Errorf("wait for read model: %w", err)
+		}
+	}
+	p, err := pages.Get(k.pages, page)
+	if errors.Is(err, pages.ErrNotFound) {
+		return connect.Known{}, nil
+	}
+	if err != nil {
+		return connect.Known{}, fmt.Errorf("read page: %w", err)
+	}
+	known := connect.Known{
+		Connected: p.State == pages.Connected,
+		Connection: domain.Connection{
+			ConnectionID: p.ConnectionID, Company: p.Company, App: p.App, Name: p.Name, Instagram: p.Instagram,
+			Admin: p.Admin, Fields: p.Fields,
+		},
+		TokenDead: p.Token == pages.TokenInvalid,
+	}
+	secrets, err := pages.Credentials(k.pages, page)
+	switch {
+	case err == nil:
+		known.Connection.SealedToken, known.Connection.SealedVerifyToken = secrets.SealedToken, secrets.SealedVerifyToken
+	case !errors.Is(err, pages.ErrNoCredentials):
+		return connect.Known{}, fmt.Errorf("read credentials: %w", err)
+	}
+	sub, err := subscriptions.Get(k.subscriptions, page, p.App)
+	switch {
+	case err == nil:
+		known.State, known.Wanted, known.Actual = string(sub.State), sub.Wanted, sub.Actual
+	case !errors.Is(err, subscriptions.ErrNotFound):
+		return connect.Known{}, fmt.Errorf("read subscription: %w", err)
+	}
+	return known, nil
+}

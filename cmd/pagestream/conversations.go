@@ -1,0 +1,156 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/pagestream/pagestream/projections/conversations"
+)
+
+// ConversationsCommand groups what reads conversations.
+type ConversationsCommand struct {
+	List ConversationsListCommand `cmd:"" help:"List conversations, newest activity first."`
+	Show ConversationsShowCommand `cmd:"" help:"Show the messages of one conversation."`
+}
+
+// ConversationsListCommand lists the conversations of one page or of all.
+type ConversationsListCommand struct {
+	Page  string `arg:"" optional:"" help:"Page id (default: every page)."`
+	Limit int    `default:"20" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"At most this many a page; 0 for all."`
+}
+
+// Run prints a table without the text of messages.
+func (l ConversationsListCommand) Run(c *CLI) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	ids := []string{l.Page}
+	if l.Page == "" {
+		ids = nil
+		err := each(c.ctx, cl, "/api/v1/pages", nil, 0, func(p struct {
+			ID string `json:"id"`
+		},
+		) error {
+			ids = append(ids, p.ID)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	list := []conversations.Conversation{}
+	for _, id := range ids {
+		some, err := collect[conversations.Conversation](c.ctx, cl, "/api/v1/pages/"+url.PathEscape(id)+"/conversations", nil, l.Limit)
+		if err != nil {
+			return err
+		}
+		list = append(list, some...)
+	}
+	return c.Print(list, func() {
+		if len(list) == 0 {
+			fmt.Fprintln(c.Out, "No conversation yet.")
+			return
+		}
+		t := tabwriter.NewWriter(c.Out, 0, 4, 2, ' ', 0)
+		fmt.Fprintln(t, "PAGE\tCONTACT\tNAME\tIN\tOUT\tLATE\tLAST ACTIVITY")
+		for _, v := range list {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", v.Page, v.Contact, dash(v.Name), v.In, v.Out, v.Late, ago(v.LastActivity))
+		}
+		_ = t.Flush()
+	})
+}
+
+// ConversationsShowCommand shows one conversation.
+type ConversationsShowCommand struct {
+	Page    string `arg:"" help:"Page id."`
+	Contact string `arg:"" help:"Contact id."`
+	Limit   int    `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"The newest this many; 0 for all."`
+}
+
+// Run prints the messages, oldest first, with what became of each.
+func (s ConversationsShowCommand) Run(c *CLI) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	path := "/api/v1/conversations/" + url.PathEscape(s.Page) + "/" + url.PathEscape(s.Contact) + "/messages"
+	list, err := collect[conversations.Message](c.ctx, cl, path, url.Values{"order": {"newest"}}, s.Limit)
+	if err != nil {
+		return err
+	}
+	for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
+		list[i], list[j] = list[j], list[i]
+	}
+	return c.Print(list, func() {
+		if len(list) == 0 {
+			fmt.Fprintf(c.Out, "Page %s has no messages with contact %s.\n", s.Page, s.Contact)
+		}
+		for _, m := range list {
+			fmt.Fprintln(c.Out, messageLine(m))
+		}
+	})
+}
+
+// messageLine is one message as a person reads it.
+func messageLine(m conversations.Message) string {
+	arrow := "→ page "
+	if m.Direction == conversations.Out {
+		arrow = "← page "
+	}
+	parts := []string{m.Time.Local().Format("2006-01-02 15:04:05"), arrow}
+	switch {
+	case m.Deleted:
+		parts = append(parts, "(unsent)")
+	case m.Kind == conversations.KindPostback:
+		parts = append(parts, "["+m.Title+"]")
+	case m.Text != "":
+		parts = append(parts, printable(m.Text))
+	}
+	for _, a := range m.Attachments {
+		parts = append(parts, "<"+a.Type+">")
+	}
+	parts = append(parts, marks(m)...)
+	return strings.Join(parts, " ")
+}
+
+// printable keeps what a stranger wrote from moving the reader's cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// marks are what became of a message, in words.
+func marks(m conversations.Message) []string {
+	var out []string
+	if len(m.Edits) > 0 && !m.Deleted {
+		out = append(out, "(edited)")
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.Reactions)) {
+		r := m.Reactions[id]
+		out = append(out, "("+printable(cmp.Or(r.Emoji, r.Reaction))+")")
+	}
+	switch {
+	case !m.ReadAt.IsZero():
+		out = append(out, "✓✓ read")
+	case !m.DeliveredAt.IsZero():
+		out = append(out, "✓ delivered")
+	}
+	if m.LateMillis > 0 {
+		out = append(out, fmt.Sprintf("(%s late)", (time.Duration(m.LateMillis)*time.Millisecond).Round(time.Second)))
+	}
+	if m.Standby {
+		out = append(out, "(standby)")
+	}
+	return out
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// errStarting is the state before the first look.
+var errStarting = errors.New("starting")
+
+// healthInterval is how often the stream is asked whether it can store. A
+// failed publish is answered 503 in any case; this only spares the wait.
+const healthInterval = time.Second
+
+// health watches whether deliveries can be stored and whether the read models
+// are alive.
+type health struct {
+	p       *Program
+	stored  atomic.Pointer[error] // nil error: the stream takes events
+	cancel  context.CancelFunc
+	stopped sync.WaitGroup
+}
+
+func (h *health) start(p *Program) {
+	h.p = p
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel = cancel
+	h.look(ctx)
+	h.stopped.Go(func() {
+		t := time.NewTicker(healthInterval)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				h.look(ctx)
+			}
+		}
+	})
+}
+
+func (h *health) stop() {
+	h.cancel()
+	h.stopped.Wait()
+}
+
+// look asks the server and the stream. JetStream can turn itself off on a full
+// disk while the process lives.
+func (h *health) look(ctx context.Context) {
+	err := h.ask(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	before := h.stored.Swap(&err)
+	switch {
+	case err != nil && (before == nil || *before == nil):
+		h.p.log.Error("deliveries can't be stored; answering 503", "err", err)
+	case err == nil && before != nil && *before != nil:
+		h.p.log.Info("deliveries can be stored again")
+	}
+}
+
+func (h *health) ask(ctx context.Context) error {
+	if !h.p.conn.IsConnected() {
+		return errors.New("not connected to NATS")
+	}
+	if h.p.server != nil {
+		if err := h.p.server.Healthy(); err != nil {
+			return fmt.Errorf("embedded server: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := h.p.js.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	return nil
+}
+
+// storing returns why nothing can be stored now, or nil. It doesn't wait.
+func (h *health) storing() error {
+	err := h.stored.Load()
+	if err == nil {
+		return errStarting
+	}
+	return *err
+}
+
+// reasons returns everything that makes the process not ready.
+func (h *health) reasons(context.Context) []error {
+	var out []error
+	if err := h.storing(); err != nil {
+		out = append(out, err)
+	}
+	for _, r := range h.p.runners {
+		if err := r.Healthy(h.p.cfg.Projections.MaxLag); err != nil {
+			out = append(out, fmt.Errorf("projection %s: %w", r.Status().Name, err))
+		}
+	}
+	return out
+}

@@ -1,0 +1,346 @@
+package fakegraph
+
+import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Errors when a fake is made or asked about something it does not have.
+var (
+	// ErrOptions says that the options don't describe a whole: an id that is
+	// missing, twice, or not a number, or a user of a page that is not there.
+	ErrOptions = errors.New("fake graph can't be made")
+	// ErrUnknown says that there is no such app, user, page or token, or that the
+	// user has no role on the page.
+	ErrUnknown = errors.New("not in the fake graph")
+)
+
+// Defaults of [Options].
+const (
+	DefaultVersion  = "v23.0"
+	DefaultContacts = 12
+)
+
+const (
+	maxContacts = 1_000_000 // of all pages together
+	accountPage = 25
+	codeLife    = 10 * time.Minute
+	shortLife   = 2 * time.Hour
+	longLife    = 60 * 24 * time.Hour
+	dataAccess  = 90 * 24 * time.Hour
+	maxCodes    = 10_000
+)
+
+// App is a Meta app.
+type App struct{ ID, Secret, Name string }
+
+// Page is a Facebook page, with its linked Instagram account if it has one.
+type Page struct{ ID, Name, Category, Instagram string }
+
+// User is a person who manages pages and has granted the apps these scopes. No
+// scopes means all that pagestream needs.
+type User struct {
+	ID, Name string
+	Pages    []string
+	Scopes   []string
+}
+
+// Options describe what there is. One app, one user and one page at least.
+type Options struct {
+	Apps  []App
+	Users []User
+	Pages []Page
+	// Seed decides tokens, contacts and their names.
+	Seed uint64
+	// Contacts is the number of people who write to each page.
+	Contacts int
+	// Version is the API version for requests that name none.
+	Version string
+	// MeOverwrites makes a POST to me/subscribed_apps drop the app from all
+	// other pages.
+	MeOverwrites bool
+	// ProofOptional turns "Require App Secret" off: a missing appsecret_proof is
+	// allowed, a wrong one never.
+	ProofOptional bool
+	Now           func() time.Time
+}
+
+// Graph is the state of the fake and the handler that serves it. It is safe for
+// concurrent use. Make one with [New].
+type Graph struct {
+	opts     Options
+	apps     map[string]App
+	users    map[string]User
+	pages    map[string]Page
+	contacts map[string]contact // by PSID
+	people   map[string][]contact
+
+	mu     sync.Mutex
+	tokens map[string]*token
+	codes  map[string]*code
+	// subs has (app, page) -> fields; a present empty list is subscribed.
+	subs    map[[2]string][]string
+	engines map[*Engine]struct{}
+	serial  uint64
+}
+
+// contact is one person as one page knows them.
+type contact struct{ psid, page, first, last string }
+
+// token is one access token.
+type token struct {
+	kind    string // "USER", "PAGE" or "APP"
+	app     string
+	user    string
+	page    string
+	scopes  []string
+	issued  time.Time
+	expires time.Time // zero: never
+	long    bool
+	// dead is the subcode it died of; -1 without one.
+	dead int
+}
+
+// code is one login code.
+type code struct {
+	app, user, redirect string
+	issued              time.Time
+	used                bool
+}
+
+var allScopes = []string{
+	"pages_show_list", "pages_messaging", "pages_manage_metadata", "pages_read_engagement",
+	"instagram_basic", "instagram_manage_messages",
+}
+
+// New returns a fake of what o describes, with no page subscribed.
+func New(o Options) (*Graph, error) {
+	if len(o.Apps) == 0 || len(o.Users) == 0 || len(o.Pages) == 0 {
+		return nil, fmt.Errorf("%w: it needs an app, a user and a page", ErrOptions)
+	}
+	if o.Contacts <= 0 {
+		o.Contacts = DefaultContacts
+	}
+	if o.Contacts > maxContacts/len(o.Pages) {
+		return nil, fmt.Errorf("%w: over %d contacts", ErrOptions, maxContacts)
+	}
+	if o.Version == "" {
+		o.Version = DefaultVersion
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	g := &Graph{
+		opts: o, apps: map[string]App{}, users: map[string]User{}, pages: map[string]Page{},
+		contacts: map[string]contact{}, people: map[string][]contact{},
+		tokens: map[string]*token{}, codes: map[string]*code{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
+	}
+	taken := map[string]bool{}
+	take := func(kind, id string) error {
+		if id == "" || len(id) > 32 || strings.Trim(id, "0123456789") != "" || taken[id] {
+			return fmt.Errorf("%w: %s id %q is not a number or is there twice", ErrOptions, kind, id)
+		}
+		taken[id] = true
+		return nil
+	}
+	for _, a := range o.Apps {
+		if err := take("app", a.ID); err != nil {
+			return nil, err
+		}
+		if a.Secret == "" {
+			return nil, fmt.Errorf("%w: app %s has no secret", ErrOptions, a.ID)
+		}
+		g.apps[a.ID] = a
+	}
+	for _, p := range o.Pages {
+		if err := take("page", p.ID); err != nil {
+			return nil, err
+		}
+		g.pages[p.ID] = p
+	}
+	for _, u := range o.Users {
+		if err := take("user", u.ID); err != nil {
+			return nil, err
+		}
+		for _, p := range u.Pages {
+			if _, ok := g.pages[p]; !ok {
+				return nil, fmt.Errorf("%w: user %s has page %s, which is not there", ErrOptions, u.ID, p)
+			}
+		}
+		if len(u.Scopes) == 0 {
+			u.Scopes = allScopes
+		}
+		g.users[u.ID] = u
+	}
+	for _, p := range o.Pages {
+		for i := range o.Contacts {
+			c := g.person(p.ID, i)
+			if err := take("contact", c.psid); err != nil {
+				return nil, err
+			}
+			g.contacts[c.psid] = c
+			g.people[p.ID] = append(g.people[p.ID], c)
+		}
+	}
+	return g, nil
+}
+
+// PageToken returns the user's long-lived token of a page, the same for the same
+// seed. It fails with [ErrUnknown] where the user has no role on the page.
+func (g *Graph) PageToken(app, user, page string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pageToken(app, user, page, true)
+}
+
+func (g *Graph) pageToken(app, user, page string, long bool) (string, error) {
+	if !slices.Contains(g.users[user].Pages, page) || g.apps[app].ID == "" {
+		return "", fmt.Errorf("token of page %s for user %s: %w", page, user, ErrUnknown)
+	}
+	t := &token{kind: "PAGE", app: app, user: user, page: page, scopes: g.users[user].Scopes, long: long}
+	return g.issue(t, fmt.Sprint("page|", app, "|", user, "|", page, "|", long)), nil
+}
+
+// UserToken returns a token of a user, as the end of a login gives it: long-lived
+// or for two hours.
+func (g *Graph) UserToken(app, user string, long bool) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.userToken(app, user, long)
+}
+
+func (g *Graph) userToken(app, user string, long bool) (string, error) {
+	if g.apps[app].ID == "" || g.users[user].ID == "" {
+		return "", fmt.Errorf("token of user %s: %w", user, ErrUnknown)
+	}
+	t := &token{kind: "USER", app: app, user: user, scopes: g.users[user].Scopes, long: long}
+	return g.issue(t, fmt.Sprint("user|", app, "|", user, "|", long)), nil
+}
+
+// issue returns the token with this name, made new where it is not there or has
+// died or expired. Then it is another one, as Meta's would be.
+func (g *Graph) issue(t *token, name string) string {
+	now := g.opts.Now()
+	t.issued = now
+	switch {
+	case !t.long:
+		t.expires = now.Add(shortLife)
+	case t.kind == "USER":
+		t.expires = now.Add(longLife)
+	}
+	for n := 0; ; n++ {
+		s := "EAA" + letters(g.hash("token", name, strconv.Itoa(n)))
+		old := g.tokens[s]
+		if old == nil {
+			g.tokens[s] = t
+			return s
+		}
+		if old.dead == 0 && (old.expires.IsZero() || now.Before(old.expires)) {
+			return s
+		}
+	}
+}
+
+// KillToken makes a token invalid with a subcode of 190: 458 app removed, 460
+// password changed, 463 expired, 490 checkpoint, and so on; 0 is without one.
+func (g *Graph) KillToken(access string, subcode int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := g.tokens[access]
+	if t == nil {
+		return fmt.Errorf("token: %w", ErrUnknown)
+	}
+	t.dead = cmp.Or(subcode, -1)
+	return nil
+}
+
+// SubscribedFields returns the app's fields on a page, sorted, and whether it is
+// subscribed at all.
+func (g *Graph) SubscribedFields(app, page string) ([]string, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fields, ok := g.subs[[2]string{app, page}]
+	return slices.Clone(fields), ok
+}
+
+// SetSubscription changes what an app is subscribed to behind everybody's back,
+// as a sibling product, an admin or Meta may do. No fields at all removes it.
+func (g *Graph) SetSubscription(app, page string, fields ...string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := [2]string{app, page}
+	if len(fields) == 0 {
+		delete(g.subs, key)
+		return
+	}
+	fields = slices.Clone(fields)
+	slices.Sort(fields)
+	g.subs[key] = slices.Compact(fields)
+}
+
+// Contacts returns the PSIDs of the people who write to a page.
+func (g *Graph) Contacts(page string) []string {
+	var out []string
+	for _, c := range g.people[page] {
+		out = append(out, c.psid)
+	}
+	return out
+}
+
+// subscribedPages returns the pages the app is subscribed to, sorted.
+func (g *Graph) subscribedPages(app string) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []string
+	for key := range maps.Keys(g.subs) {
+		if key[0] == app {
+			out = append(out, key[1])
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// hash is a number-like 32 bytes that follow from the seed.
+func (g *Graph) hash(parts ...string) []byte {
+	var key [8]byte
+	binary.BigEndian.PutUint64(key[:], g.opts.Seed)
+	m := hmac.New(sha256.New, key[:])
+	for _, p := range parts {
+		fmt.Fprintf(m, "%d:%s", len(p), p)
+	}
+	return m.Sum(nil)
+}
+
+// letters spells a hash in letters and digits.
+func letters(b []byte) string {
+	return strings.NewReplacer("-", "A", "_", "B").Replace(base64.RawURLEncoding.EncodeToString(b))
+}
+
+var (
+	firstNames = []string{"Ann", "Jürgen", "Søren", "Zoë", "Łukasz", "María", "Nguyễn", "Yuki", "Amélie", "Björn", "Chloe", "İbrahim"}
+	lastNames  = []string{"Müller", "Jensen", "O’Brien", "Kowalski", "García", "Trần", "佐藤", "Dubois", "Öberg", "Smith", "Yılmaz", "Novák"}
+)
+
+// person is one contact of a page. Every twelfth has no profile to show, like
+// somebody who signed up with a phone number.
+func (g *Graph) person(page string, i int) contact {
+	h := g.hash("contact", page, strconv.Itoa(i))
+	n := binary.BigEndian.Uint64(h)
+	c := contact{psid: fmt.Sprintf("7%015d", n%1_000_000_000_000_000), page: page}
+	if i%12 != 11 {
+		c.first, c.last = firstNames[int(h[8])%len(firstNames)], lastNames[int(h[9])%len(lastNames)]
+	}
+	return c
+}

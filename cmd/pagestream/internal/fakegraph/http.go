@@ -1,0 +1,340 @@
+package fakegraph
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// maxRequest bounds a request's body.
+const maxRequest = 1 << 20
+
+// failure is an error as Graph answers it.
+type failure struct {
+	status       int
+	kind         string
+	code, sub    int
+	message      string
+}
+
+func oauth(status, code, sub int, message string) *failure {
+	return &failure{status: status, kind: "OAuthException", code: code, sub: sub, message: message}
+}
+
+// request is one call, with its parameters from wherever they came.
+type request struct {
+	http    *http.Request
+	w       http.ResponseWriter
+	method  string
+	path    []string
+	version string
+	params  map[string]string
+	access  string // the token as given
+}
+
+var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
+
+// ServeHTTP answers one Graph request.
+func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	req, fail := g.parse(w, r)
+	var out any
+	if fail == nil {
+		out, fail = g.route(req)
+	}
+	head := w.Header()
+	g.mu.Lock()
+	g.serial++
+	trace := letters(g.hash("trace", strconv.FormatUint(g.serial, 10)))[:11]
+	g.mu.Unlock()
+	head.Set("facebook-api-version", req.version)
+	head.Set("x-fb-trace-id", trace)
+	head.Set("x-fb-rev", "1000000000")
+	head.Set("Cache-Control", "private, no-cache, no-store, must-revalidate")
+	if fail == nil && out == nil {
+		return // answered: a redirect
+	}
+	head.Set("Content-Type", "text/javascript; charset=UTF-8")
+	if fail != nil {
+		body := map[string]any{"message": fail.message, "type": fail.kind, "code": fail.code, "fbtrace_id": trace}
+		if fail.sub != 0 {
+			body["error_subcode"] = fail.sub
+		}
+		if fail.code == 190 {
+			head.Set("WWW-Authenticate", `OAuth "Facebook Platform" "invalid_token" "`+strings.ReplaceAll(fail.message, `"`, "'")+`"`)
+		}
+		w.WriteHeader(fail.status)
+		_, _ = w.Write(marshal(map[string]any{"error": body}))
+		return
+	}
+	_, _ = w.Write(marshal(out))
+}
+
+func (g *Graph) parse(w http.ResponseWriter, r *http.Request) (*request, *failure) {
+	req := &request{http: r, w: w, method: r.Method, version: g.opts.Version, params: map[string]string{}}
+	req.path = strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if versionSegment.MatchString(req.path[0]) {
+		req.version, req.path = req.path[0], req.path[1:]
+	}
+	for k, v := range r.URL.Query() {
+		req.params[k] = v[0]
+	}
+	if r.Body != nil {
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		if fail := req.readBody(); fail != nil {
+			return req, fail
+		}
+	}
+	if m := strings.ToUpper(req.params["method"]); r.Method == http.MethodPost && m != "" {
+		req.method = m
+	}
+	req.access = req.params["access_token"]
+	if auth := r.Header.Get("Authorization"); auth != "" {
+		scheme, value, _ := strings.Cut(auth, " ")
+		if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "OAuth") {
+			req.access = strings.TrimSpace(value)
+		}
+	}
+	return req, nil
+}
+
+func (q *request) readBody() *failure {
+	broken := oauth(http.StatusBadRequest, 100, 0, "(#100) The request body could not be read")
+	if strings.HasPrefix(q.http.Header.Get("Content-Type"), "application/json") {
+		b, err := io.ReadAll(q.http.Body)
+		if err != nil {
+			return broken
+		}
+		var in map[string]json.RawMessage
+		if json.Unmarshal(b, &in) != nil {
+			return broken
+		}
+		for k, v := range in {
+			var s string
+			if json.Unmarshal(v, &s) != nil {
+				s = string(v) // a number, list or object stays JSON
+			}
+			q.params[k] = s
+		}
+		return nil
+	}
+	err := q.http.ParseForm()
+	if strings.HasPrefix(q.http.Header.Get("Content-Type"), "multipart/form-data") {
+		err = q.http.ParseMultipartForm(maxRequest)
+	}
+	if err != nil {
+		return broken
+	}
+	for k, v := range q.http.PostForm {
+		q.params[k] = v[0]
+	}
+	if q.http.MultipartForm != nil {
+		for k, v := range q.http.MultipartForm.Value {
+			q.params[k] = v[0]
+		}
+	}
+	return nil
+}
+
+// route finds what a path means.
+func (g *Graph) route(q *request) (any, *failure) {
+	switch strings.Join(q.path, "/") {
+	case "dialog/oauth":
+		return g.dialog(q)
+	case "oauth/access_token":
+		return g.exchange(q)
+	case "debug_token":
+		return g.debugToken(q)
+	}
+	if len(q.path) > 2 || q.path[0] == "" {
+		return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+strings.Join(q.path, "/"))
+	}
+	t, fail := g.authorize(q)
+	if fail != nil {
+		return nil, fail
+	}
+	id, me := q.path[0], q.path[0] == "me"
+	if me {
+		switch t.kind {
+		case "PAGE":
+			id = t.page
+		case "USER":
+			id = t.user
+		default:
+			return nil, oauth(http.StatusBadRequest, 2500, 0, "An active access token must be used to query information about the current user.")
+		}
+	}
+	edge := ""
+	if len(q.path) == 2 {
+		edge = q.path[1]
+	}
+	_, page := g.pages[id]
+	_, user := g.users[id]
+	_, person := g.contacts[id]
+	switch {
+	case edge == "" && q.method == http.MethodGet && page:
+		return g.pageNode(q, t, id)
+	case edge == "" && q.method == http.MethodGet && user:
+		return g.userNode(q, t, id)
+	case edge == "" && q.method == http.MethodGet && person:
+		return g.profile(q, t, id)
+	case edge == "accounts" && q.method == http.MethodGet && user:
+		return g.accounts(q, t, id)
+	case edge == "subscribed_apps" && page:
+		return g.subscribedApps(q, t, id, me)
+	case edge == "messages" && q.method == http.MethodPost && page:
+		return g.send(q, t, id)
+	case !page && !user && !person, edge == "":
+		return nil, missing(q.method, id)
+	}
+	return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+edge)
+}
+
+// missing is what Graph says of an object that is not there, or that the token
+// may not see: it does not tell which.
+func missing(method, id string) *failure {
+	return &failure{
+		status: http.StatusBadRequest, kind: "GraphMethodException", code: 100, sub: 33,
+		message: fmt.Sprintf("Unsupported %s request. Object with ID '%s' does not exist, cannot be loaded due to missing permissions, or does not support this operation.",
+			strings.ToLower(method), id),
+	}
+}
+
+// authorize finds the caller's token and verifies the appsecret_proof.
+func (g *Graph) authorize(q *request) (token, *failure) {
+	if q.access == "" {
+		return token{}, oauth(http.StatusBadRequest, 104, 0, "An access token is required to request this resource.")
+	}
+	t, fail := g.lookUp(q.access)
+	if fail != nil {
+		return token{}, fail
+	}
+	proof := q.params["appsecret_proof"]
+	if proof == "" && (t.kind == "APP" || g.opts.ProofOptional) {
+		return t, nil
+	}
+	if proof == "" {
+		return token{}, &failure{
+			status: http.StatusBadRequest, kind: "GraphMethodException", code: 100,
+			message: "API calls from the server require an appsecret_proof argument",
+		}
+	}
+	m := hmac.New(sha256.New, []byte(g.apps[t.app].Secret))
+	m.Write([]byte(q.access))
+	if got, err := hex.DecodeString(proof); err != nil || !hmac.Equal(got, m.Sum(nil)) {
+		return token{}, &failure{
+			status: http.StatusBadRequest, kind: "GraphMethodException", code: 100,
+			message: "Invalid appsecret_proof provided in the API argument",
+		}
+	}
+	return t, nil
+}
+
+// lookUp returns a token that is good now.
+func (g *Graph) lookUp(access string) (token, *failure) {
+	if id, secret, isApp := strings.Cut(access, "|"); isApp {
+		app, ok := g.apps[id]
+		if !ok || !hmac.Equal([]byte(secret), []byte(app.Secret)) {
+			return token{}, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token signature.")
+		}
+		return token{kind: "APP", app: id}, nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := g.tokens[access]
+	if t == nil {
+		return token{}, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token - Cannot parse access token")
+	}
+	if fail := g.died(t); fail != nil {
+		return token{}, fail
+	}
+	return *t, nil
+}
+
+// died says what a token has died of, nil if it lives.
+func (g *Graph) died(t *token) *failure {
+	if t.dead == 0 && !t.expires.IsZero() && !g.opts.Now().Before(t.expires) {
+		t.dead = 463
+	}
+	words := map[int]string{
+		-1:  "Invalid OAuth access token.",
+		458: "Error validating access token: The user has not authorized application " + t.app + ".",
+		459: "Error validating access token: You cannot access the app till you log in to www.facebook.com and follow the instructions given.",
+		460: "Error validating access token: The session has been invalidated because the user changed their password or Facebook has changed the session for security reasons.",
+		463: "Error validating access token: Session has expired.",
+		464: "Error validating access token: Sessions for the user are not allowed because the user is not a confirmed user.",
+		467: "Error validating access token: The session is invalid because the user logged out.",
+		490: "Error validating access token: The user is enrolled in a blocking, logged-in checkpoint",
+		492: "Error validating access token: Session does not match current stored session. The user lost their role on the page.",
+	}
+	switch {
+	case t.dead == 0:
+		return nil
+	case words[t.dead] == "":
+		return oauth(http.StatusBadRequest, 190, t.dead, "Error validating access token.")
+	}
+	return oauth(http.StatusBadRequest, 190, max(t.dead, 0), words[t.dead])
+}
+
+// fields splits a fields parameter at the commas outside of braces, and keeps
+// each field's name.
+func fields(param string) []string {
+	var out []string
+	depth, start := 0, 0
+	add := func(s string) {
+		name, _, _ := strings.Cut(strings.TrimSpace(s), "{")
+		if name != "" {
+			out = append(out, name)
+		}
+	}
+	for i, c := range param {
+		switch c {
+		case '{':
+			depth++
+		case '}':
+			depth--
+		case ',':
+			if depth == 0 {
+				add(param[start:i])
+				start = i + 1
+			}
+		}
+	}
+	add(param[start:])
+	return out
+}
+
+// pick answers a node's fields: id always, the others where asked for and set.
+func pick(kind, param string, node map[string]any) (any, *failure) {
+	names := fields(param)
+	if len(names) == 0 {
+		names = []string{"name"}
+	}
+	out := map[string]any{"id": node["id"]}
+	for _, f := range names {
+		v, ok := node[f]
+		if !ok {
+			return nil, oauth(http.StatusBadRequest, 100, 0, fmt.Sprintf("(#100) Tried accessing nonexisting field (%s) on node type (%s)", f, kind))
+		}
+		if v != nil {
+			out[f] = v
+		}
+	}
+	return out, nil
+}
+
+// base is the URL that the caller reached us at.
+func (q *request) base() string {
+	scheme := "http"
+	if q.http.TLS != nil {
+		scheme = "https"
+	}
+	return (&url.URL{Scheme: scheme, Host: q.http.Host}).String() + "/" + q.version
+}

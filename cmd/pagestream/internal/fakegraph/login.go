@@ -1,0 +1,189 @@
+package fakegraph
+
+import (
+	"crypto/hmac"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// dialog is the login dialog, granted at once by the first user, or by the one
+// that the parameter user names.
+// https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow
+func (g *Graph) dialog(q *request) (any, *failure) {
+	if q.method != http.MethodGet {
+		return nil, missing(q.method, "dialog")
+	}
+	app, ok := g.apps[q.params["client_id"]]
+	if !ok {
+		return nil, oauth(http.StatusBadRequest, 101, 0, "Invalid App ID")
+	}
+	redirect, err := url.Parse(q.params["redirect_uri"])
+	if err != nil || redirect.Host == "" || redirect.Scheme != "http" && redirect.Scheme != "https" || redirect.Fragment != "" {
+		return nil, oauth(http.StatusBadRequest, 191, 0, "The redirect_uri URL must be absolute")
+	}
+	if kind := q.params["response_type"]; kind != "" && kind != "code" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) This dialog gives response_type=code")
+	}
+	user := g.opts.Users[0].ID
+	if u := q.params["user"]; u != "" {
+		if _, ok := g.users[u]; !ok {
+			return nil, missing(q.method, u)
+		}
+		user = u
+	}
+	g.mu.Lock()
+	g.dropOldCodes()
+	g.serial++
+	text := letters(g.hash("code", strconv.FormatUint(g.serial, 10), g.opts.Now().String()))
+	g.codes[text] = &code{app: app.ID, user: user, redirect: q.params["redirect_uri"], issued: g.opts.Now()}
+	g.mu.Unlock()
+
+	query := redirect.Query()
+	query.Set("code", text)
+	if state, ok := q.params["state"]; ok {
+		query.Set("state", state)
+	}
+	redirect.RawQuery = query.Encode()
+	http.Redirect(q.w, q.http, redirect.String(), http.StatusFound)
+	return nil, nil //nolint:nilnil // nothing to add: the redirect is the answer
+}
+
+// dropOldCodes keeps the codes bounded. An old one is then unknown instead of
+// expired.
+func (g *Graph) dropOldCodes() {
+	if len(g.codes) < maxCodes {
+		return
+	}
+	for text, c := range g.codes {
+		if c.used || g.opts.Now().Sub(c.issued) > codeLife {
+			delete(g.codes, text)
+		}
+	}
+	if len(g.codes) >= maxCodes {
+		clear(g.codes)
+	}
+}
+
+// exchange gives tokens for a login code, for a token, or for the app's secret.
+// https://developers.facebook.com/docs/facebook-login/guides/access-tokens
+func (g *Graph) exchange(q *request) (any, *failure) {
+	if q.method != http.MethodGet && q.method != http.MethodPost {
+		return nil, missing(q.method, "access_token")
+	}
+	app, ok := g.apps[q.params["client_id"]]
+	if !ok {
+		return nil, oauth(http.StatusBadRequest, 101, 0, "Error validating application. Cannot get application info due to a system error.")
+	}
+	if !hmac.Equal([]byte(q.params["client_secret"]), []byte(app.Secret)) {
+		return nil, oauth(http.StatusBadRequest, 1, 0, "Error validating client secret.")
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch grant := q.params["grant_type"]; grant {
+	case "client_credentials":
+		return map[string]any{"access_token": app.ID + "|" + app.Secret, "token_type": "bearer"}, nil
+	case "fb_exchange_token":
+		t := g.tokens[q.params["fb_exchange_token"]]
+		if t == nil || t.kind != "USER" || t.app != app.ID {
+			return nil, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token - Cannot parse access token")
+		}
+		if fail := g.died(t); fail != nil {
+			return nil, fail
+		}
+		return g.grant(app.ID, t.user, true)
+	case "", "authorization_code":
+	default:
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) grant_type "+strconv.Quote(grant)+" is not supported")
+	}
+	c := g.codes[q.params["code"]]
+	switch {
+	case c == nil || c.app != app.ID:
+		return nil, oauth(http.StatusBadRequest, 100, 36009, "Invalid verification code format.")
+	case c.used:
+		return nil, oauth(http.StatusBadRequest, 100, 36009, "This authorization code has been used.")
+	case g.opts.Now().Sub(c.issued) > codeLife:
+		return nil, oauth(http.StatusBadRequest, 100, 36007, "This authorization code has expired.")
+	case c.redirect != q.params["redirect_uri"]:
+		return nil, oauth(http.StatusBadRequest, 100, 36008,
+			"Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request")
+	}
+	c.used = true
+	return g.grant(app.ID, c.user, false)
+}
+
+func (g *Graph) grant(app, user string, long bool) (any, *failure) {
+	access, err := g.userToken(app, user, long)
+	if err != nil {
+		return nil, missing(http.MethodGet, user)
+	}
+	life := g.tokens[access].expires.Sub(g.opts.Now())
+	return map[string]any{"access_token": access, "token_type": "bearer", "expires_in": int64(life / time.Second)}, nil
+}
+
+// debugToken tells about a token. A dead one is not an error: the data says so.
+// https://developers.facebook.com/docs/graph-api/reference/debug_token
+func (g *Graph) debugToken(q *request) (any, *failure) {
+	if q.method != http.MethodGet {
+		return nil, missing(q.method, "debug_token")
+	}
+	caller, fail := g.authorize(q)
+	if fail != nil {
+		return nil, fail
+	}
+	if caller.kind != "APP" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app")
+	}
+	input := q.params["input_token"]
+	if input == "" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter input_token is required")
+	}
+	if strings.Contains(input, "|") {
+		t, fail := g.lookUp(input)
+		if fail != nil {
+			return invalid(fail), nil
+		}
+		return map[string]any{"data": map[string]any{"app_id": t.app, "type": "APP", "application": g.apps[t.app].Name, "is_valid": true, "scopes": []string{}}}, nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := g.tokens[input]
+	if t == nil {
+		return invalid(oauth(0, 190, 0, "Invalid OAuth access token.")), nil
+	}
+	if t.app != caller.app {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The App_id in the input_token did not match the Viewing App")
+	}
+	targets := g.users[t.user].Pages
+	if t.kind == "PAGE" {
+		targets = []string{t.page}
+	}
+	granular := []any{}
+	for _, s := range t.scopes {
+		granular = append(granular, map[string]any{"scope": s, "target_ids": targets})
+	}
+	data := map[string]any{
+		"app_id": t.app, "type": t.kind, "application": g.apps[t.app].Name, "user_id": t.user, "is_valid": true,
+		"issued_at": t.issued.Unix(), "expires_at": 0, "data_access_expires_at": t.issued.Add(dataAccess).Unix(),
+		"scopes": t.scopes, "granular_scopes": granular,
+	}
+	if !t.expires.IsZero() {
+		data["expires_at"] = t.expires.Unix()
+	}
+	if t.kind == "PAGE" {
+		data["profile_id"] = t.page
+	}
+	if fail := g.died(t); fail != nil {
+		data["is_valid"] = false
+		data["error"] = map[string]any{"code": fail.code, "message": fail.message, "subcode": fail.sub}
+	}
+	return map[string]any{"data": data}, nil
+}
+
+func invalid(f *failure) any {
+	return map[string]any{"data": map[string]any{
+		"error": map[string]any{"code": f.code, "message": f.message}, "is_valid": false, "scopes": []string{},
+	}}
+}

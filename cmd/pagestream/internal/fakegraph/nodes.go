@@ -1,0 +1,134 @@
+package fakegraph
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+)
+
+// sees reports whether the token's owner has a role on the page.
+func (g *Graph) sees(t token, page string) bool {
+	if t.kind == "PAGE" {
+		return t.page == page
+	}
+	return t.kind == "USER" && slices.Contains(g.users[t.user].Pages, page)
+}
+
+func (g *Graph) pageNode(q *request, t token, id string) (any, *failure) {
+	if !g.sees(t, id) {
+		return nil, missing(q.method, id)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	node, fail := g.pageFields(t, id)
+	if fail != nil {
+		return nil, fail
+	}
+	return pick("Page", q.params["fields"], node)
+}
+
+func (g *Graph) pageFields(t token, id string) (map[string]any, *failure) {
+	p := g.pages[id]
+	access, err := g.pageToken(t.app, t.user, id, t.long)
+	if err != nil {
+		return nil, missing(http.MethodGet, id)
+	}
+	node := map[string]any{
+		"id": id, "name": p.Name, "category": p.Category, "access_token": access,
+		"tasks": []string{"ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MESSAGING", "MODERATE", "MANAGE"},
+		"link":  "https://www.facebook.com/" + id, "instagram_business_account": nil,
+	}
+	if p.Instagram != "" {
+		node["instagram_business_account"] = map[string]any{"id": p.Instagram}
+	}
+	return node, nil
+}
+
+func (g *Graph) userNode(q *request, t token, id string) (any, *failure) {
+	if t.user != id {
+		return nil, missing(q.method, id)
+	}
+	return pick("User", q.params["fields"], map[string]any{"id": id, "name": g.users[id].Name})
+}
+
+// accounts lists the user's pages with their tokens.
+// https://developers.facebook.com/docs/graph-api/reference/user/accounts
+func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
+	if t.kind != "USER" || t.user != id {
+		return nil, missing(q.method, id)
+	}
+	if !slices.Contains(t.scopes, "pages_show_list") {
+		return map[string]any{"data": []any{}}, nil
+	}
+	limit, err := strconv.Atoi(q.params["limit"])
+	if err != nil || limit < 1 {
+		limit = accountPage
+	}
+	limit = min(limit, 100)
+	all, from := g.users[id].Pages, 0
+	if after := q.params["after"]; after != "" {
+		b, err := base64.RawURLEncoding.DecodeString(after)
+		from, _ = strconv.Atoi(string(b))
+		if err != nil || from < 1 || from > len(all) {
+			return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Invalid cursors values.")
+		}
+	}
+	names := q.params["fields"]
+	if names == "" {
+		names = "access_token,category,name,tasks"
+	}
+	to := min(from+limit, len(all))
+	data := []any{}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, page := range all[from:to] {
+		node, fail := g.pageFields(t, page)
+		if fail != nil {
+			return nil, fail
+		}
+		one, fail := pick("Page", names, node)
+		if fail != nil {
+			return nil, fail
+		}
+		data = append(data, one)
+	}
+	out := map[string]any{"data": data}
+	if len(data) > 0 {
+		cursor := func(n int) string { return base64.RawURLEncoding.EncodeToString([]byte(strconv.Itoa(n))) }
+		paging := map[string]any{"cursors": map[string]any{"before": cursor(from), "after": cursor(to)}}
+		if to < len(all) {
+			next := url.Values{"access_token": {q.access}, "limit": {strconv.Itoa(limit)}, "after": {cursor(to)}}
+			if f := q.params["fields"]; f != "" {
+				next.Set("fields", f)
+			}
+			paging["next"] = q.base() + "/" + id + "/accounts?" + next.Encode()
+		}
+		out["paging"] = paging
+	}
+	return out, nil
+}
+
+// profile tells a page about a person who has written to it.
+// https://developers.facebook.com/docs/messenger-platform/identity/user-profile
+func (g *Graph) profile(q *request, t token, psid string) (any, *failure) {
+	c := g.contacts[psid]
+	if t.kind != "PAGE" || t.page != c.page {
+		return nil, missing(q.method, psid)
+	}
+	if !slices.Contains(t.scopes, "pages_messaging") {
+		return nil, oauth(http.StatusForbidden, 200, 2018247, "(#200) Insufficient permission to access user profile.")
+	}
+	if c.first == "" {
+		return nil, oauth(http.StatusBadRequest, 100, 2018218, "(#100) No profile available for this user.")
+	}
+	names := q.params["fields"]
+	if names == "" {
+		names = "first_name,last_name,profile_pic"
+	}
+	return pick("User", names, map[string]any{
+		"id": psid, "name": c.first + " " + c.last, "first_name": c.first, "last_name": c.last,
+		"profile_pic": "https://platform-lookaside.fbsbx.com/platform/profilepic/?psid=" + psid + "&width=1024&ext=1790000000&hash=fake",
+	})
+}

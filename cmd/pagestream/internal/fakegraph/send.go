@@ -1,0 +1,79 @@
+package fakegraph
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+)
+
+// send is the Send API: it takes a message of the page and makes the echo that
+// every subscribed app hears, before or after the answer is read.
+// https://developers.facebook.com/docs/messenger-platform/reference/send-api
+func (g *Graph) send(q *request, t token, page string) (any, *failure) {
+	switch {
+	case t.kind != "PAGE":
+		return nil, oauth(http.StatusBadRequest, 210, 0, "(#210) A page access token is required to request this resource.")
+	case t.page != page:
+		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
+	case !slices.Contains(t.scopes, "pages_messaging"):
+		return nil, oauth(http.StatusForbidden, 230, 0, "(#230) Requires pages_messaging permission to manage the object")
+	}
+	var to struct {
+		ID string `json:"id"`
+	}
+	if json.Unmarshal([]byte(q.params["recipient"]), &to) != nil || to.ID == "" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter recipient is required")
+	}
+	if c, ok := g.contacts[to.ID]; !ok || c.page != page {
+		return nil, oauth(http.StatusBadRequest, 100, 2018001, "(#100) No matching user found")
+	}
+	switch action := q.params["sender_action"]; action {
+	case "":
+	case "mark_seen", "typing_on", "typing_off", "react", "unreact":
+		return map[string]any{"recipient_id": to.ID}, nil
+	default:
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param sender_action must be one of {mark_seen, typing_on, typing_off, react, unreact}")
+	}
+	switch kind := q.params["messaging_type"]; kind {
+	case "", "RESPONSE", "UPDATE", "MESSAGE_TAG":
+	default:
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param messaging_type must be one of {RESPONSE, UPDATE, MESSAGE_TAG}")
+	}
+	var m struct {
+		Text       string `json:"text"`
+		Metadata   string `json:"metadata"`
+		Attachment *struct {
+			Type    string         `json:"type"`
+			Payload map[string]any `json:"payload"`
+		} `json:"attachment"`
+	}
+	if json.Unmarshal([]byte(q.params["message"]), &m) != nil || m.Text == "" && m.Attachment == nil {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param message must not be empty")
+	}
+	if len([]rune(m.Text)) > 2000 {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Length of param message[text] must be less than or equal to 2000")
+	}
+	g.mu.Lock()
+	g.serial++
+	mid := "m_" + letters(g.hash("sent", page, strconv.FormatUint(g.serial, 10), g.opts.Now().String()))
+	engines := make([]*Engine, 0, len(g.engines))
+	for e := range g.engines {
+		engines = append(engines, e)
+	}
+	g.mu.Unlock()
+	message := map[string]any{"mid": mid, "is_echo": true, "app_id": json.Number(t.app)}
+	if m.Text != "" {
+		message["text"] = m.Text
+	}
+	if m.Metadata != "" {
+		message["metadata"] = m.Metadata
+	}
+	if m.Attachment != nil {
+		message["attachments"] = []any{map[string]any{"type": m.Attachment.Type, "payload": m.Attachment.Payload}}
+	}
+	for _, e := range engines {
+		e.sent(page, to.ID, message)
+	}
+	return map[string]any{"recipient_id": to.ID, "message_id": mid}, nil
+}

@@ -1,0 +1,431 @@
+package main
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// Program is a whole pagestream in one value: make it with [NewProgram], start
+// it with Run, stop it with Close. Tests run the same value as main does.
+type Program struct {
+	cfg config.Config
+	log *slog.Logger
+
+	server    *embedded.Server // nil with an external NATS
+	conn      *nats.Conn
+	js        jetstream.JetStream
+	keys      *seal.KeyRing
+	runners   []*projections.Runner
+	publisher *streams.Publisher
+	ledger    *deliveries.Ledger
+	metrics   *api.Metrics
+	api       *api.Server
+	public    *http.Server
+	private   *http.Server
+	publicLn  net.Listener
+	privateLn net.Listener
+	health    health
+	started   time.Time
+
+	stopRunners context.CancelFunc
+	background  sync.WaitGroup
+	failed      chan error
+	closing     []closer
+	closeOnce   sync.Once
+	closeErr    error
+}
+
+// closer is one step of Close, in the reverse of the order of Run.
+type closer struct {
+	name  string
+	close func(context.Context) error
+}
+
+// NewProgram returns a program that has not started.
+func NewProgram(cfg config.Config, log *slog.Logger) *Program {
+	return &Program{cfg: cfg, log: log, failed: make(chan error, 4), started: time.Now()}
+}
+
+// PublicAddr is the address of the public listener, once Run has returned.
+func (p *Program) PublicAddr() string { return p.publicLn.Addr().String() }
+
+// PrivateAddr is the address of the private listener, once Run has returned.
+func (p *Program) PrivateAddr() string { return p.privateLn.Addr().String() }
+
+// Failed gives the first error that stops the program after Run has returned.
+func (p *Program) Failed() <-chan error { return p.failed }
+
+// Run starts every part and returns when deliveries are accepted. Whatever it
+// started is stopped again when it fails.
+func (p *Program) Run(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := p.cfg.RequireApps(); err != nil {
+		return err
+	}
+	// Listen first: a busy port should fail before anything is opened.
+	if err := p.listen(); err != nil {
+		return err
+	}
+	if err := p.openStream(ctx); err != nil {
+		return err
+	}
+	if err := p.openKeys(ctx); err != nil {
+		return err
+	}
+	if err := p.startProjections(ctx); err != nil {
+		return err
+	}
+	if err := p.startPublisher(); err != nil {
+		return err
+	}
+	return p.serve(ctx)
+}
+
+// Close stops everything in order: HTTP first, so that nothing new comes in;
+// then the committer, which finishes what waits; then the read models, the
+// connection and the server. It is idempotent and bounded by the context.
+func (p *Program) Close(ctx context.Context) error {
+	p.closeOnce.Do(func() {
+		var errs []error
+		for i := len(p.closing) - 1; i >= 0; i-- {
+			c := p.closing[i]
+			if err := c.close(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
+			}
+		}
+		p.background.Wait()
+		p.closeErr = errors.Join(errs...)
+	})
+	return p.closeErr
+}
+
+func (p *Program) onClose(name string, f func(context.Context) error) {
+	p.closing = append(p.closing, closer{name, f})
+}
+
+func (p *Program) listen() error {
+	for _, l := range []struct {
+		key, addr string
+		to        *net.Listener
+	}{{"http.public", p.cfg.HTTP.Public, &p.publicLn}, {"http.private", p.cfg.HTTP.Private, &p.privateLn}} {
+		ln, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("listen: %w; set %s to a free address", err, l.key)
+		}
+		*l.to = ln
+		p.onClose(l.key, func(context.Context) error {
+			if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// openStream starts the embedded server, or connects to the cluster, and
+// makes sure of the stream.
+func (p *Program) openStream(ctx context.Context) error {
+	var err error
+	if p.cfg.NATS.URL == "" {
+		p.server, err = embedded.Start(ctx, embedded.Options{
+			Dir:          filepath.Join(p.cfg.Data.Dir, "nats"),
+			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
+			SyncInterval: p.cfg.Streams.SyncInterval,
+			MaxStore:     int64(p.cfg.Streams.MaxStore),
+			Logger:       p.log.With("part", "nats"),
+		})
+		if err != nil {
+			return fmt.Errorf("start embedded server: %w", err)
+		}
+		p.onClose("embedded server", p.server.Shutdown)
+		p.conn, err = p.server.Connect("pagestream")
+	} else {
+		opts := []nats.Option{nats.Name("pagestream"), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second)}
+		if p.cfg.NATS.Creds != "" {
+			opts = append(opts, nats.UserCredentials(p.cfg.NATS.Creds))
+		}
+		p.conn, err = nats.Connect(string(p.cfg.NATS.URL), opts...)
+	}
+	if err != nil {
+		return fmt.Errorf("connect to NATS: %w", err)
+	}
+	p.onClose("connection", func(context.Context) error { p.conn.Close(); return nil })
+	if p.js, err = jetstream.New(p.conn); err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	return nil
+}
+
+// openKeys reads the key ring. Where the stream already has sealed tokens, a
+// missing key file is an error and not a new key.
+func (p *Program) openKeys(ctx context.Context) error {
+	sealed, err := streams.Has(ctx, p.js, streams.Name, domain.PageConnected, domain.PageTokenRefreshed)
+	if err != nil {
+		return fmt.Errorf("look for sealed tokens: %w", err)
+	}
+	keys, created, err := seal.LoadOrCreate(p.cfg.Keys.File, sealed)
+	if err != nil {
+		return fmt.Errorf("open key ring: %w", err)
+	}
+	if created {
+		p.log.Info("key ring made; back it up: without it sealed page tokens can't be opened", "file", p.cfg.Keys.File)
+	}
+	p.keys = keys
+	return nil
+}
+
+// startProjections opens every read model and follows the stream. The
+// deliveries model goes first: it is the index of all ids, by which the others
+// drop duplicates.
+func (p *Program) startProjections(ctx context.Context) error {
+	identity, err := streams.Ensure(ctx, p.js, streams.Spec{
+		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+	})
+	if err != nil {
+		return fmt.Errorf("make sure of the stream: %w", err)
+	}
+	dir := p.cfg.ProjectionsDir()
+	run, stop := context.WithCancel(context.Background())
+	p.stopRunners = stop
+	var index projections.Index
+	for _, projection := range []projections.Projection{
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
+	} {
+		r, err := projections.NewRunner(projection, projections.RunnerOptions{
+			Dir: dir, JS: p.js, Stream: streams.Name, Identity: identity, Dedup: index,
+			MaxBatch: p.cfg.Projections.MaxBatch, Logger: p.log.With("projection", projection.Name()),
+		})
+		if err != nil {
+			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
+		}
+		p.onClose("projection "+projection.Name(), func(context.Context) error { return r.Close() })
+		p.runners = append(p.runners, r)
+		if index == nil {
+			index = deliveries.Index{Runner: r}
+		}
+	}
+	// Stopped as one step, before any of their files is closed.
+	p.onClose("projections", func(context.Context) error { stop(); return nil })
+	for _, r := range p.runners {
+		p.background.Go(func() {
+			if err := r.Run(run); err != nil && run.Err() == nil {
+				p.fail(fmt.Errorf("projection %s: %w", r.Status().Name, err))
+			}
+		})
+	}
+	p.ledger, err = deliveries.OpenLedger(filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	p.onClose("ledger", func(context.Context) error { return p.ledger.Close() })
+	return nil
+}
+
+func (p *Program) fail(err error) {
+	select {
+	case p.failed <- err:
+	default: // one failure is enough to stop on
+	}
+}
+
+func (p *Program) startPublisher() error {
+	p.metrics = api.NewMetrics()
+	var err error
+	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
+		Stream: streams.Name, Seen: deliveries.Index{Runner: p.runners[0]},
+		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch, QueueLimit: p.cfg.Streams.QueueLimit,
+		Observe: func(o streams.BatchObservation) { p.metrics.Published(o.Size, o.Atomic, o.Took) },
+		Logger:  p.log.With("part", "publisher"),
+	})
+	if err != nil {
+		return fmt.Errorf("start publisher: %w", err)
+	}
+	p.onClose("publisher", p.publisher.Close)
+	return nil
+}
+
+// serve starts both HTTP servers on the listeners that Run opened.
+func (p *Program) serve(ctx context.Context) error {
+	p.health.start(p)
+	p.onClose("health watch", func(context.Context) error { p.health.stop(); return nil })
+	hook, err := p.newWebhook()
+	if err != nil {
+		return err
+	}
+	if err := p.newAPI(); err != nil {
+		return err
+	}
+
+	public := http.NewServeMux()
+	hook.Register(public)
+	public.HandleFunc("GET /healthz", api.Health)
+	p.public = &http.Server{
+		Handler:           public,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       p.cfg.Webhook.ReadTimeout,
+		WriteTimeout:      p.cfg.Webhook.ReadTimeout + p.cfg.Webhook.Timeout + 5*time.Second,
+		IdleTimeout:       p.cfg.Webhook.IdleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	private := http.NewServeMux()
+	p.api.Register(private)
+	p.private = &http.Server{
+		Handler:           private,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       p.cfg.Webhook.IdleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	for _, s := range []struct {
+		name   string
+		server *http.Server
+		ln     net.Listener
+	}{{"private HTTP", p.private, p.privateLn}, {"public HTTP", p.public, p.publicLn}} {
+		p.background.Go(func() {
+			if err := s.server.Serve(s.ln); !errors.Is(err, http.ErrServerClosed) {
+				p.fail(fmt.Errorf("serve %s: %w", s.name, err))
+			}
+		})
+		p.onClose(s.name, func(ctx context.Context) error {
+			p.api.Close()
+			if err := s.server.Shutdown(ctx); err != nil {
+				return errors.Join(err, s.server.Close())
+			}
+			return nil
+		})
+	}
+	return ctx.Err()
+}
+
+func (p *Program) newWebhook() (*webhook.Handler, error) {
+	o := webhook.Options{
+		Publisher:       p.publisher,
+		MaxBody:         int64(p.cfg.Webhook.MaxBody),
+		Timeout:         p.cfg.Webhook.Timeout,
+		Ready:           p.health.storing,
+		Observe:         p.observe,
+		Logger:          p.log.With("part", "webhook"),
+		PageVerifyToken: p.isPageVerifyToken,
+	}
+	for _, a := range p.cfg.Apps {
+		app := webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken)}
+		for _, s := range a.Secrets {
+			app.Secrets = append(app.Secrets, string(s))
+		}
+		o.Apps = append(o.Apps, app)
+	}
+	h, err := webhook.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("make webhook handler: %w", err)
+	}
+	return h, nil
+}
+
+// observe counts one answered webhook request, in the metrics and the ledger.
+func (p *Program) observe(a webhook.Answer) {
+	p.metrics.Answered(a.App, a.Method, a.Reason, a.Status, a.Took)
+	for i, e := range a.Events {
+		p.metrics.Stored(e.Type, a.Receipts[i].Duplicate)
+	}
+	if a.Method != http.MethodPost {
+		return
+	}
+	if a.Status != http.StatusOK {
+		p.ledger.Rejected(a.Reason)
+		return
+	}
+	p.ledger.Received(a.Events, a.Receipts)
+}
+
+// isPageVerifyToken reports whether a connected page has this verify token.
+func (p *Program) isPageVerifyToken(token string) bool {
+	model := p.model("pages")
+	found := false
+	err := pages.Each(model, func(page pages.Page) error {
+		c, err := pages.Credentials(model, page.ID)
+		if errors.Is(err, pages.ErrNoCredentials) || err == nil && c.SealedVerifyToken == "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		plain, err := p.keys.Open(c.SealedVerifyToken, connect.VerifyTokenAAD(page.ID))
+		if err == nil && subtle.ConstantTimeCompare(plain, []byte(token)) == 1 {
+			found = true // and every other page is tried too: time tells nothing
+		}
+		return nil
+	})
+	if err != nil {
+		p.log.Error("verify tokens of pages can't be read", "err", err)
+	}
+	return found
+}
+
+// model finds a runner by its projection's name.
+func (p *Program) model(name string) *projections.Runner {
+	for _, r := range p.runners {
+		if r.Status().Name == name {
+			return r
+		}
+	}
+	panic("no projection " + name) // a name is ours, never a caller's
+}
+
+func (p *Program) newAPI() error {
+	token, created, err := api.ReadOrCreateToken(p.cfg.HTTP.TokenFile)
+	if err != nil {
+		return err
+	}
+	if created {
+		p.log.Info("admin token made", "file", p.cfg.HTTP.TokenFile)
+	}
+	verbs, err := newConnector(p)
+	if err != nil {
+		return err
+	}
+	p.api, err = api.New(api.Options{
+		JS: p.js, Stream: streams.Name, Token: token,
+		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
+		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
+		Ledger: p.ledger, Connector: verbs, Ready: p.health.reasons,
+		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
+		Logger: p.log.With("part", "api"),
+	})
+	if err != nil {
+		return fmt.Errorf("make API: %w", err)
+	}
+	p.metrics.Watch(p.model("pages"), p.api.Statuses)
+	return nil
+}
