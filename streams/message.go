@@ -36,8 +36,24 @@ const (
 	sourcePrefix = "/pages/"
 )
 
-// Encode returns the event as the message that is stored.
+// Encode returns the event as the message that is stored. It fails with
+// [ErrInvalid] for an event that could not be read back, and with
+// [domain.ErrBadData].
+//
+// An empty page is stored as [domain.NoPage]. What comes from outside and does
+// not fit its header is left out rather than refused, for a refused delivery
+// would come again for ever: a time outside the years 1 to 9999, and a trace
+// context that is not printable ASCII.
 func Encode(e domain.Event) (*nats.Msg, error) {
+	if e.ID == "" || len(e.ID) > maxHeaderValue || !plain(e.ID) {
+		return nil, fmt.Errorf("event id of %d bytes: %w", len(e.ID), ErrInvalid)
+	}
+	if !validType(e.Type) {
+		return nil, fmt.Errorf("event type %q: %w", e.Type, ErrInvalid)
+	}
+	if len(e.Page) > maxHeaderValue || len(e.Contact) > maxHeaderValue {
+		return nil, fmt.Errorf("event %s: page of %d bytes, contact of %d: %w", e.ID, len(e.Page), len(e.Contact), ErrInvalid)
+	}
 	data, err := e.Data.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
@@ -58,13 +74,13 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if e.Contact != "" {
 		h[HeaderSubject] = []string{escape(string(e.Contact))}
 	}
-	if !e.Time.IsZero() {
-		h[HeaderTime] = []string{e.Time.UTC().Format(time.RFC3339Nano)}
+	if t := e.Time.UTC(); !t.IsZero() && t.Year() >= 1 && t.Year() <= 9999 {
+		h[HeaderTime] = []string{t.Format(time.RFC3339Nano)}
 	}
 	if e.Standby {
 		h[HeaderStandby] = []string{"true"}
 	}
-	if e.TraceParent != "" {
+	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && plain(e.TraceParent) {
 		h[HeaderTraceParent] = []string{e.TraceParent}
 	}
 	return &nats.Msg{Subject: Subject(page, e.Type), Header: h, Data: data}, nil
@@ -73,7 +89,7 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 // Decode reads a message that [Encode] made. It fails with [ErrMalformed]; the
 // error has no data in it.
 func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (Stored, error) {
-	_, t, err := ParseSubject(subject)
+	token, t, err := ParseSubject(subject)
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
@@ -90,6 +106,10 @@ func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time
 		return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderSource, ErrMalformed)
 	}
 	s.Page = domain.PageID(page)
+	if s.Page.Token() != token {
+		// Whoever may write one page's subjects must not speak for another.
+		return Stored{}, fmt.Errorf("sequence %d: subject and %s are of two pages: %w", seq, HeaderSource, ErrMalformed)
+	}
 	contact, err := url.PathUnescape(h.Get(HeaderSubject))
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderSubject, ErrMalformed)
@@ -107,6 +127,32 @@ func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time
 		return Stored{}, fmt.Errorf("sequence %d: %w: %w", seq, err, ErrMalformed)
 	}
 	return s, nil
+}
+
+// maxHeaderValue bounds one value from outside; all headers together have to
+// stay below the 64 KiB that JetStream takes.
+const maxHeaderValue = 4096
+
+// plain reports whether s survives as a header value: printable ASCII without
+// spaces, which parsers trim.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// validType reports whether t makes two subject tokens. It need not be one of
+// [domain.Types]: a newer version may have more.
+func validType(t domain.Type) bool {
+	noun, verb, ok := strings.Cut(string(t), ".")
+	return ok && token(noun) && token(verb)
+}
+
+func token(s string) bool {
+	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
 // escape keeps an id from outside within a header value. Real ids are digits

@@ -26,6 +26,8 @@ var (
 	ErrOverloaded = errors.New("too many events wait to be stored")
 	// ErrTooLarge says that an event is larger than the server takes.
 	ErrTooLarge = errors.New("event is larger than the stream takes")
+	// ErrInvalid says that an event can't be stored as it is: no id, no type.
+	ErrInvalid = errors.New("event is not valid")
 	// ErrConflict says that the page's last event is not the one that the
 	// decision was made on.
 	ErrConflict = errors.New("another decision on the page came first")

@@ -1,0 +1,213 @@
+package streams_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// anyEvent draws events with ids from outside at their worst.
+func anyEvent() *rapid.Generator[domain.Event] {
+	return rapid.Custom(func(t *rapid.T) domain.Event {
+		odd := rapid.OneOf(
+			rapid.StringMatching(`[0-9]{1,20}`),
+			rapid.StringMatching(`[ -~]{0,40}`),
+			rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 40), func(b []byte) string { return string(b) }),
+			rapid.String(),
+		)
+		page := odd.Filter(func(s string) bool { return s != "" }).Draw(t, "page")
+		e := domain.Event{
+			ID: domain.DedupID("page", domain.PageID(page), "msg", odd.Draw(t, "key")), Page: domain.PageID(page),
+			Type: rapid.SampledFrom(domain.Types()).Draw(t, "type"), Contact: domain.ContactID(odd.Draw(t, "contact")),
+			Standby: rapid.Bool().Draw(t, "standby"), TraceParent: rapid.StringMatching(`(00-[0-9a-f]{32}-[0-9a-f]{16}-01)?`).Draw(t, "trace"),
+			Data: domain.Data{Object: "page", Kind: "message", Raw: []byte(`{"text": "<ä>\u2028"}`)},
+		}
+		if rapid.Bool().Draw(t, "timed") {
+			e.Time = time.Unix(0, rapid.Int64().Draw(t, "time")).UTC()
+		}
+		return e
+	})
+}
+
+// TestRoundTrip: what is encoded comes back from the stream as it was, and
+// every header has one printable value.
+func TestRoundTrip(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	rapid.Check(t, func(t *rapid.T) {
+		e := anyEvent().Draw(t, "event")
+		m, err := streams.Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(m.Subject, "."); n != 3 || strings.ContainsAny(m.Subject, " *>\r\n\t") {
+			t.Fatalf("subject %q", m.Subject)
+		}
+		for k, v := range m.Header {
+			if len(v) != 1 || strings.ContainsFunc(v[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
+				t.Fatalf("header %s is %q", k, v)
+			}
+		}
+		m.Header.Del(streams.HeaderMsgID) // shrinking draws one id again and again
+		ack, err := s.JS.PublishMsg(ctx, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := streams.Get(ctx, s.JS, streams.Name, ack.Sequence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(streams.Stored{Event: e, Seq: ack.Sequence, At: got.At}, got); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+// TestHeaders is the contract, literally.
+func TestHeaders(t *testing.T) {
+	e := domain.Event{
+		ID: "page:100:msg:m_1", Type: domain.MessageReceived, Page: "100", Contact: "900", Standby: true,
+		Time: time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.FixedZone("", 3600)), TraceParent: "00-0-0-01",
+		Data: domain.Data{App: "main", Raw: []byte(`{ "a":1}`)},
+	}
+	m, err := streams.Encode(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := nats.Header{
+		"ce-specversion": {"1.0"}, "ce-id": {"page:100:msg:m_1"}, "ce-type": {"pagestream.message.received.v1"},
+		"ce-source": {"/pages/100"}, "ce-subject": {"900"}, "ce-time": {"2026-09-01T11:00:00.005Z"},
+		"ce-pagestreamstandby": {"true"}, "content-type": {"application/json"}, "traceparent": {"00-0-0-01"},
+		"Nats-Msg-Id": {"page:100:msg:m_1"}, "_watermill_message_uuid": {"page:100:msg:m_1"},
+	}
+	if diff := cmp.Diff(want, m.Header); diff != "" {
+		t.Error(diff)
+	}
+	if m.Subject != "pagestream.100.message.received" || string(m.Data) != `{"app":"main","raw":{ "a":1}}` {
+		t.Errorf("got %s %s", m.Subject, m.Data)
+	}
+
+	e.Standby, e.Contact, e.Time, e.TraceParent, e.Page = false, "", time.Time{}, "", ""
+	if m, err = streams.Encode(e); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"ce-subject", "ce-time", "ce-pagestreamstandby", "traceparent"} {
+		if _, has := m.Header[k]; has {
+			t.Errorf("%s without need", k)
+		}
+	}
+	if m.Subject != "pagestream.0.message.received" || m.Header.Get("ce-source") != "/pages/0" {
+		t.Errorf("no page: %s %s", m.Subject, m.Header.Get("ce-source"))
+	}
+}
+
+// TestEncodeLeavesOut: what came from outside and fits no header costs the
+// header, not the event.
+func TestEncodeLeavesOut(t *testing.T) {
+	e := messages("100", 1)[0]
+	e.Time, e.TraceParent = time.Unix(1e17, 0), "00-\r\nNats-Rollup: all"
+	m, err := streams.Encode(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Header.Get(streams.HeaderTime) != "" || m.Header.Get(streams.HeaderTraceParent) != "" {
+		t.Errorf("headers %v", m.Header)
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	for name, change := range map[string]func(*domain.Event){
+		"no id":           func(e *domain.Event) { e.ID = "" },
+		"id with newline": func(e *domain.Event) { e.ID = "a\r\nNats-Rollup: all" },
+		"long id":         func(e *domain.Event) { e.ID = strings.Repeat("x", 5000) },
+		"no type":         func(e *domain.Event) { e.Type = "" },
+		"type of one":     func(e *domain.Event) { e.Type = "message" },
+		"type of three":   func(e *domain.Event) { e.Type = "message.received.now" },
+		"wild type":       func(e *domain.Event) { e.Type = "message.>" },
+		"long contact":    func(e *domain.Event) { e.Contact = domain.ContactID(strings.Repeat("9", 5000)) },
+	} {
+		e := messages("100", 1)[0]
+		change(&e)
+		if _, err := streams.Encode(e); !errors.Is(err, streams.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	e := messages("100", 1)[0]
+	e.Data.Raw = []byte(`{`)
+	if _, err := streams.Encode(e); !errors.Is(err, domain.ErrBadData) {
+		t.Errorf("raw that is not JSON: %v", err)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good, err := streams.Encode(messages("100", 1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := "do not quote me"
+	for name, change := range map[string]func(*nats.Msg){
+		"foreign subject":  func(m *nats.Msg) { m.Subject = "orders.1" },
+		"short subject":    func(m *nats.Msg) { m.Subject = "pagestream.100.message" },
+		"no headers":       func(m *nats.Msg) { m.Header = nil },
+		"no id":            func(m *nats.Msg) { m.Header.Del("ce-id") },
+		"no source":        func(m *nats.Msg) { m.Header.Del("ce-source") },
+		"foreign source":   func(m *nats.Msg) { m.Header.Set("ce-source", "/orders/1") },
+		"another's source": func(m *nats.Msg) { m.Header.Set("ce-source", "/pages/200") },
+		"broken source":    func(m *nats.Msg) { m.Header.Set("ce-source", "/pages/%zz") },
+		"broken contact":   func(m *nats.Msg) { m.Header.Set("ce-subject", "%zz") },
+		"broken time":      func(m *nats.Msg) { m.Header.Set("ce-time", "yesterday") },
+		"broken data":      func(m *nats.Msg) { m.Data = []byte(secret) },
+		"no data":          func(m *nats.Msg) { m.Data = nil },
+	} {
+		m := nats.NewMsg(good.Subject)
+		m.Data = good.Data
+		for k, v := range good.Header {
+			m.Header[k] = slices.Clone(v)
+		}
+		change(m)
+		_, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{})
+		if !errors.Is(err, streams.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: the error quotes the data", name)
+		}
+	}
+	// What a newer version may send is read.
+	m := nats.NewMsg("pagestream.100.message.pinned")
+	m.Header, m.Data = good.Header, []byte(`{"new":1}`)
+	if s, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{}); err != nil || s.Type != "message.pinned" {
+		t.Errorf("a newer type: %v", err)
+	}
+}
+
+// TestFilter: a filter matches what Subject makes, and nothing twice.
+func TestFilter(t *testing.T) {
+	for _, c := range []struct {
+		page  domain.PageID
+		types []domain.Type
+		want  []string
+	}{
+		{"", nil, []string{"pagestream.*.>"}},
+		{"100", nil, []string{"pagestream.100.>"}},
+		{"100", []domain.Type{domain.MessageRead, domain.MessageEdited, domain.MessageRead}, []string{"pagestream.100.message.edited", "pagestream.100.message.read"}},
+		{"", []domain.Type{domain.PageConnected}, []string{"pagestream.*.page.connected"}},
+		{"a b", nil, []string{"pagestream." + domain.PageID("a b").Token() + ".>"}},
+	} {
+		if got := streams.Filter(c.page, c.types...); !slices.Equal(got, c.want) {
+			t.Errorf("Filter(%q, %v) = %v, want %v", c.page, c.types, got, c.want)
+		}
+	}
+}
