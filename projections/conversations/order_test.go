@@ -165,6 +165,7 @@ func traffic(n, contacts int) []domain.Event {
 
 // fold applies the events, each with an id of its own, in drawn portions.
 func fold(t *testing.T, rt *rapid.T, events []domain.Event) *world {
+	t.Helper()
 	w := newWorld(t)
 	w.t = rt
 	for len(events) > 0 {

@@ -1,0 +1,13 @@
+package pages_test
+
+import (
+	"testing"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/projectionstest"
+)
+
+func TestIsAFold(t *testing.T) {
+	projectionstest.Run(t, func() projections.Projection { return pages.New() }, nil)
+}
