@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,11 +24,30 @@ const (
 	DefaultBatchThreshold = 16
 	DefaultMaxBatch       = 1000 // JetStream's own limit
 	DefaultQueueLimit     = 20_000
+	DefaultQueueBytes     = 256 << 20
 	DefaultAckTimeout     = 3 * time.Second
+	DefaultRetryFor       = 15 * time.Second
 )
 
-// maxBatchBytes bounds one atomic batch, and so what the server stages.
-const maxBatchBytes = 16 << 20
+const (
+	// maxBatchBytes bounds one atomic batch, and so what the server stages.
+	maxBatchBytes = 16 << 20
+	// maxSingly bounds the single publishes under way, so that the last of them
+	// is answered in time on a slow disk too.
+	maxSingly = 128
+	// batchOverhead is what the headers of a batch add to a message.
+	batchOverhead = 256
+	// maxHeaders is what JetStream takes of headers, in bytes.
+	maxHeaders = 64<<10 - 1 - batchOverhead
+)
+
+// Pause between two tries after a lost answer, and how often nobody may answer
+// at all before that counts as unavailable.
+const (
+	retryMin     = 25 * time.Millisecond
+	retryMax     = time.Second
+	noResponders = 3
+)
 
 // Headers of an atomic batch publish (ADR-50), and the answer to a batch that
 // has an id JetStream knows already.
@@ -37,6 +57,16 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 
 	codeDuplicateInBatch jetstream.ErrorCode = 10201
+)
+
+// tooLarge are the server's words for an event that no retry makes smaller.
+var tooLarge = []jetstream.ErrorCode{jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderExceedsMaximum}
+
+const (
+	codeHeaderExceedsMaximum jetstream.ErrorCode = 10097
+	// codeDuplicateConflict says that the same id is on its way already, on a
+	// replicated stream.
+	codeDuplicateConflict jetstream.ErrorCode = 10158
 )
 
 // SeenIndex knows the ids of events that were stored long ago.
@@ -70,7 +100,8 @@ func (d Duplicate) String() string {
 }
 
 // Receipt says where an event is in the stream. For a duplicate it is the
-// sequence of the first one.
+// sequence of the first one. An event whose first answer was lost, and which
+// was found stored when it was sent again, is no duplicate.
 type Receipt struct {
 	Seq       uint64
 	Duplicate Duplicate
@@ -96,41 +127,61 @@ type PublisherOptions struct {
 	BatchThreshold int
 	// MaxBatch is the most events in one batch, at most 1000.
 	MaxBatch int
-	// QueueLimit is the most events that may wait.
+	// QueueLimit is the most events that may wait or be under way, QueueBytes
+	// the most bytes of them. A call that is larger by itself is let in when
+	// nothing else waits.
 	QueueLimit int
+	QueueBytes int64
 	// AckTimeout bounds the wait for one answer of the server.
 	AckTimeout time.Duration
-	Observe    func(BatchObservation)
-	Logger     *slog.Logger
+	// RetryFor bounds how long events whose answer was lost are sent again. It
+	// has to be well below the stream's dedup window, which is what makes that
+	// safe.
+	RetryFor time.Duration
+	// Observe is called by the committer after each publish; it must be quick.
+	Observe func(BatchObservation)
+	Logger  *slog.Logger
 }
 
 // Publisher makes events durable, each id once.
 //
 // One committer takes whatever events wait, looks their ids up, and publishes
 // the rest: singly while they are few, as one atomic batch with one sync when
-// they are many. It never waits for more to come. Events are stored in the
-// order of the Publish calls that gave them, as far as they are acknowledged;
-// what fails and is given again is stored when it is given again.
+// they are many. It never waits for more to come.
+//
+// Order: what a Publish call acknowledged is before whatever is given later,
+// and the events of one call are in the order given. The second does not hold
+// where the server refused one of them or its answer was lost: the others are
+// stored, and that one when it is sent again.
 type Publisher struct {
-	js   jetstream.JetStream
-	nc   *nats.Conn
-	opts PublisherOptions
+	js    jetstream.JetStream
+	async jetstream.JetStream // forgets what was not answered in time
+	nc    *nats.Conn
+	opts  PublisherOptions
 
 	mu      sync.Mutex
 	queue   []*request
-	waiting int // events in queue or under way
+	waiting int   // events in queue or under way
+	bytes   int64 // of them
 	closed  bool
 	wake    chan struct{}
 	done    chan struct{}
+	abandon chan struct{} // Close has waited long enough
 
-	recent recent // the committer's alone
+	// The committer's alone.
+	recent recent
+	newest uint64 // the highest sequence that was acknowledged
 }
 
-// request is one Publish call.
+// request is one Publish call. The committer alone changes it, and nobody reads
+// it before done is closed.
 type request struct {
+	ctx      context.Context //nolint:containedctx // the caller's, to know whether anybody waits
 	messages []*nats.Msg
+	bytes    int64
 	receipts []Receipt
 	err      error
+	open     int // events not settled
 	done     chan struct{}
 }
 
@@ -140,6 +191,8 @@ type item struct {
 	at  int
 	msg *nats.Msg
 	id  string
+	// retried is set when an answer was lost and the event may be stored.
+	retried bool
 }
 
 // NewPublisher starts a publisher. The caller must close it; the connection
@@ -157,8 +210,14 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 	if o.QueueLimit <= 0 {
 		o.QueueLimit = DefaultQueueLimit
 	}
+	if o.QueueBytes <= 0 {
+		o.QueueBytes = DefaultQueueBytes
+	}
 	if o.AckTimeout <= 0 {
 		o.AckTimeout = DefaultAckTimeout
+	}
+	if o.RetryFor <= 0 {
+		o.RetryFor = DefaultRetryFor
 	}
 	if o.Observe == nil {
 		o.Observe = func(BatchObservation) {}
@@ -166,9 +225,14 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	async, err := jetstream.New(js.Conn(),
+		jetstream.WithPublishAsyncTimeout(o.AckTimeout), jetstream.WithPublishAsyncMaxPending(2*maxSingly))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
 	p := &Publisher{
-		js: js, nc: js.Conn(), opts: o,
-		wake: make(chan struct{}, 1), done: make(chan struct{}),
+		js: js, async: async, nc: js.Conn(), opts: o,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), abandon: make(chan struct{}),
 	}
 	go p.commit()
 	return p, nil
@@ -176,30 +240,33 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 
 // Publish stores the events and returns a receipt for each, in order. It
 // returns without an error only when every one of them is durable; then each id
-// is in the stream once. After an error some of them may be stored, and calling
-// again with the same events is safe. It is safe for concurrent use.
+// is in the stream once. After an error some of them may be stored, and after
+// the end of the context they may still be: calling again with the same events
+// is safe. It is safe for concurrent use.
 //
-// Errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrClosed], or
-// the context's.
+// Errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrInvalid],
+// [ErrClosed], or the context's.
 func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Receipt, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
 	r := &request{
+		ctx:      ctx,
 		messages: make([]*nats.Msg, len(events)),
 		receipts: make([]Receipt, len(events)),
+		open:     len(events),
 		done:     make(chan struct{}),
 	}
-	limit := p.nc.MaxPayload()
 	for i, e := range events {
-		m, err := Encode(e)
+		m, err := p.encode(e)
 		if err != nil {
 			return nil, err
 		}
-		if size := int64(m.Size()); limit > 0 && size > limit {
-			return nil, fmt.Errorf("event %s has %d bytes, the server takes %d: %w", e.ID, size, limit, ErrTooLarge)
-		}
 		r.messages[i] = m
+		r.bytes += int64(m.Size())
 	}
 	if err := p.enqueue(r); err != nil {
 		return nil, err
@@ -215,17 +282,33 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 	}
 }
 
+// encode makes the message and sees that the server will take it, alone and in
+// a batch.
+func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
+	m, err := Encode(e)
+	if err != nil {
+		return nil, err
+	}
+	if size, limit := int64(m.Size())+batchOverhead, p.nc.MaxPayload(); limit > 0 && size > limit {
+		return nil, fmt.Errorf("event %s has %d bytes, the server takes %d: %w", e.ID, size, limit, ErrTooLarge)
+	}
+	if size := m.Size() - len(m.Data); size > maxHeaders {
+		return nil, fmt.Errorf("event %s has %d bytes of headers, the server takes %d: %w", e.ID, size, maxHeaders, ErrTooLarge)
+	}
+	return m, nil
+}
+
 func (p *Publisher) enqueue(r *request) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return fmt.Errorf("publish: %w", ErrClosed)
 	}
-	// A request that is larger than the limit by itself is let in alone.
-	if p.waiting > 0 && p.waiting+len(r.messages) > p.opts.QueueLimit {
-		return fmt.Errorf("%d events wait: %w", p.waiting, ErrOverloaded)
+	if p.waiting > 0 && (p.waiting+len(r.messages) > p.opts.QueueLimit || p.bytes+r.bytes > p.opts.QueueBytes) {
+		return fmt.Errorf("%d events of %d bytes wait: %w", p.waiting, p.bytes, ErrOverloaded)
 	}
 	p.waiting += len(r.messages)
+	p.bytes += r.bytes
 	p.queue = append(p.queue, r)
 	select {
 	case p.wake <- struct{}{}:
@@ -235,6 +318,7 @@ func (p *Publisher) enqueue(r *request) error {
 }
 
 // Close stops taking events, finishes those that wait, and stops the committer.
+// When the context ends first, what was not stored fails. It is idempotent.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	if !p.closed {
@@ -246,11 +330,18 @@ func (p *Publisher) Close(ctx context.Context) error {
 	case <-p.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("drain publisher: %w", ctx.Err())
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.abandon:
+	default:
+		close(p.abandon)
+	}
+	return fmt.Errorf("drain publisher: %w", ctx.Err())
 }
 
-// commit is the committer: the only goroutine that publishes to the stream.
+// commit is the committer: the only goroutine that publishes, save for Append.
 func (p *Publisher) commit() {
 	defer close(p.done)
 	for {
@@ -264,12 +355,15 @@ func (p *Publisher) commit() {
 				break
 			}
 			p.store(batch)
-			n := 0
+			var n int
+			var bytes int64
 			for _, r := range batch {
 				n += len(r.messages)
+				bytes += r.bytes
 			}
 			p.mu.Lock()
 			p.waiting -= n
+			p.bytes -= bytes
 			p.mu.Unlock()
 		}
 		if !open {
@@ -280,10 +374,10 @@ func (p *Publisher) commit() {
 
 // store settles every request of one drain.
 func (p *Publisher) store(batch []*request) {
-	var items []item
+	var items []*item
 	for _, r := range batch {
 		for i, m := range r.messages {
-			items = append(items, item{req: r, at: i, msg: m, id: m.Header.Get(HeaderMsgID)})
+			items = append(items, &item{req: r, at: i, msg: m, id: m.Header.Get(HeaderMsgID)})
 		}
 	}
 	fresh, followers := p.sift(items)
@@ -303,18 +397,15 @@ func (p *Publisher) store(batch []*request) {
 		}
 		f.item.settle(f.first.req.receipts[f.first.at].Seq, ByWindow)
 	}
-	for _, r := range batch {
-		close(r.done)
-	}
 }
 
 // follower is an item whose id another item of the same drain has.
-type follower struct{ item, first item }
+type follower struct{ item, first *item }
 
 // sift settles what is known already and returns what has to be published, and
 // what has to wait for an item that is.
-func (p *Publisher) sift(items []item) (fresh []item, followers []follower) {
-	first := make(map[string]item, len(items))
+func (p *Publisher) sift(items []*item) (fresh []*item, followers []follower) {
+	first := make(map[string]*item, len(items))
 	ids := make([]string, 0, len(items))
 	for _, it := range items {
 		if f, again := first[it.id]; again {
@@ -355,7 +446,7 @@ func (p *Publisher) sift(items []item) (fresh []item, followers []follower) {
 }
 
 // chunk returns how many items from the front go together.
-func (p *Publisher) chunk(items []item) int {
+func (p *Publisher) chunk(items []*item) int {
 	bytes := 0
 	for i, it := range items {
 		bytes += it.msg.Size()
@@ -367,8 +458,10 @@ func (p *Publisher) chunk(items []item) int {
 }
 
 // storeBatch publishes the items as one atomic batch: one sync for all of them.
-// One id that JetStream knows rejects the whole batch; then they go singly.
-func (p *Publisher) storeBatch(items []item) {
+// When that fails they go singly, which tells for each what became of it: one
+// id that JetStream knows is enough to reject a whole batch, and after a lost
+// answer the window finds what was stored.
+func (p *Publisher) storeBatch(items []*item) {
 	start := time.Now()
 	last, err := p.publishBatch(items)
 	p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
@@ -379,14 +472,15 @@ func (p *Publisher) storeBatch(items []item) {
 		return
 	}
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == codeDuplicateInBatch {
-		p.storeSingly(items)
-		return
+	if !errors.As(err, &api) { // else the server says that nothing was stored
+		for _, it := range items {
+			it.retried = true
+		}
 	}
-	p.opts.Logger.Warn("batch not stored", "events", len(items), "err", err)
-	for _, it := range items {
-		it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+	if api == nil || api.ErrorCode != codeDuplicateInBatch {
+		p.opts.Logger.Warn("batch not acknowledged; its events go singly", "events", len(items), "err", err)
 	}
+	p.storeSingly(items)
 }
 
 // batchAck is the answer to the last message of a batch.
@@ -400,7 +494,10 @@ type batchAck struct {
 
 // publishBatch returns the sequence of the batch's last event; the others are
 // the ones right before it.
-func (p *Publisher) publishBatch(items []item) (uint64, error) {
+func (p *Publisher) publishBatch(items []*item) (uint64, error) {
+	if err := p.connected(); err != nil {
+		return 0, err
+	}
 	batch := nuid.Next()
 	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
 	defer cancel()
@@ -409,6 +506,7 @@ func (p *Publisher) publishBatch(items []item) (uint64, error) {
 		for k, v := range it.msg.Header {
 			m.Header[k] = v
 		}
+		m.Header.Set(jetstream.ExpectedStreamHeader, p.opts.Stream)
 		m.Header.Set(headerBatchID, batch)
 		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
 		if i < len(items)-1 {
@@ -437,61 +535,153 @@ func (p *Publisher) publishBatch(items []item) (uint64, error) {
 	return 0, nil
 }
 
-// storeSingly publishes the items one by one, all on their way at once.
-func (p *Publisher) storeSingly(items []item) {
-	start := time.Now()
+// storeSingly publishes the items one by one, several on their way at once, and
+// sends again those whose answer was lost: the window makes that safe. It gives
+// up on them when nobody waits for them any more, or after RetryFor.
+func (p *Publisher) storeSingly(items []*item) {
+	for len(items) > maxSingly {
+		p.storeSingly(items[:maxSingly])
+		items = items[maxSingly:]
+	}
+	floor := p.newest // what is found stored above it may be of our own first try
+	deadline := time.Now().Add(p.opts.RetryFor)
+	pause, silent := retryMin, 0
+	for {
+		start := time.Now()
+		n := len(items)
+		var err error
+		items, err = p.publishSingly(items, floor)
+		p.opts.Observe(BatchObservation{Size: n, Took: time.Since(start), Err: err})
+		if len(items) == 0 {
+			return
+		}
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			silent++
+		}
+		if silent >= noResponders || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(deadline) || !awaited(items) || !p.rest(pause) {
+			for _, it := range items {
+				it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			}
+			return
+		}
+		pause = min(2*pause, retryMax)
+	}
+}
+
+// awaited reports whether any of the items still has a caller.
+func awaited(items []*item) bool {
+	for _, it := range items {
+		if it.req.ctx.Err() == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// rest pauses, and reports whether there is time to go on.
+func (p *Publisher) rest(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.abandon:
+		return false
+	}
+}
+
+// publishSingly sends each item once. It returns those whose fate is unknown,
+// in order, and the last error that it met.
+func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item, failed error) {
+	if err := p.connected(); err != nil {
+		return items, err
+	}
 	acks := make([]jetstream.PubAckFuture, len(items))
 	errs := make([]error, len(items))
 	for i, it := range items {
-		m := &nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: it.msg.Header}
-		acks[i], errs[i] = p.js.PublishMsgAsync(m, jetstream.WithStallWait(p.opts.AckTimeout), jetstream.WithExpectStream(p.opts.Stream))
+		// A retry inside the client would change the order.
+		acks[i], errs[i] = p.async.PublishMsgAsync(&nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: it.msg.Header},
+			jetstream.WithStallWait(p.opts.AckTimeout), jetstream.WithExpectStream(p.opts.Stream), jetstream.WithRetryAttempts(0))
 	}
-	limit := time.NewTimer(p.opts.AckTimeout)
-	defer limit.Stop()
-	var failed error
 	for i, it := range items {
-		if errs[i] == nil {
-			select {
+		err := errs[i]
+		if err == nil {
+			select { // bounded: the client ends each after AckTimeout
 			case ack := <-acks[i].Ok():
 				d := NotDuplicate
-				if ack.Duplicate {
+				if ack.Duplicate && !(it.retried && ack.Sequence > floor) {
 					d = ByWindow
 				}
 				p.stored(it, ack.Sequence, d)
 				continue
-			case errs[i] = <-acks[i].Err():
-			case <-limit.C:
-				errs[i] = context.DeadlineExceeded
-				limit.Reset(0) // the rest has had as long
+			case err = <-acks[i].Err():
 			}
 		}
-		failed = errs[i]
-		it.fail(fmt.Errorf("%w: %w", ErrUnavailable, errs[i]))
+		failed = err
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode == codeDuplicateConflict {
+			it.retried = true
+			unknown = append(unknown, it)
+			continue
+		}
+		if slices.Contains(tooLarge, api.ErrorCode) {
+			it.fail(fmt.Errorf("%w: %w", ErrTooLarge, err))
+			continue
+		}
+		it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 	}
-	p.opts.Observe(BatchObservation{Size: len(items), Took: time.Since(start), Err: failed})
+	return unknown, failed
 }
 
-func (p *Publisher) stored(it item, seq uint64, d Duplicate) {
+// connected keeps events out of the client's buffer, where they would outlive
+// the wait for them.
+func (p *Publisher) connected() error {
+	switch p.nc.Status() {
+	case nats.CONNECTED:
+		return nil
+	case nats.CLOSED:
+		return nats.ErrConnectionClosed
+	default:
+		return nats.ErrDisconnected
+	}
+}
+
+func (p *Publisher) stored(it *item, seq uint64, d Duplicate) {
+	p.newest = max(p.newest, seq)
 	p.recent.put(it.id, seq)
 	it.settle(seq, d)
 }
 
-func (it item) settle(seq uint64, d Duplicate) {
+func (it *item) settle(seq uint64, d Duplicate) {
 	it.req.receipts[it.at] = Receipt{Seq: seq, Duplicate: d}
+	it.req.settled()
 }
 
 // fail fails the whole request: its caller answers for all of it.
-func (it item) fail(err error) {
+func (it *item) fail(err error) {
 	if it.req.err == nil {
 		it.req.err = err
+	}
+	it.req.settled()
+}
+
+// settled counts one event down; with the last the caller goes on.
+func (r *request) settled() {
+	if r.open--; r.open == 0 {
+		close(r.done)
 	}
 }
 
 // Append stores one event of our own on a page, if the page's last event of
 // the same noun is still the one at expectedLast (0: there is none yet).
-// Otherwise it fails with [ErrConflict]: read again, decide again.
+// Otherwise it fails with [ErrConflict]: read again, decide again. After
+// [ErrUnavailable] the event may be stored; then a second try with the same
+// expectation is a conflict.
+//
+// It does not go through the committer, so it neither waits for Publish calls
+// nor asks the index of old ids.
 func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error) {
-	m, err := Encode(e)
+	m, err := p.encode(e)
 	if err != nil {
 		return Receipt{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,6 +181,16 @@ func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 		return nil, fmt.Errorf("connect in process: %w", err)
 	}
 	return nc, nil
+}
+
+// InProcessConn makes the server a [nats.InProcessConnProvider], for a
+// connection that finds its way to whichever server runs now.
+func (s *Server) InProcessConn() (net.Conn, error) {
+	c, err := s.ns.InProcessConn()
+	if err != nil {
+		return nil, fmt.Errorf("connect in process: %w", err)
+	}
+	return c, nil
 }
 
 // Healthy returns nil while events can be stored, as far as the server knows.

@@ -4,6 +4,8 @@ package streamstest
 
 import (
 	"context"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,12 +19,16 @@ import (
 // Limit bounds what a helper of this package waits for.
 const Limit = 30 * time.Second
 
-// Server is a running server with one connection.
+// Server is a running server with one connection, which outlives a restart.
 type Server struct {
-	*embedded.Server
 	Conn *nats.Conn
 	JS   jetstream.JetStream
 	Dir  string
+
+	opts embedded.Options
+
+	mu      sync.Mutex
+	running *embedded.Server
 }
 
 // Run starts a server in a directory that goes with the test, and stops it at
@@ -33,19 +39,40 @@ func Run(t testing.TB, change ...func(*embedded.Options)) *Server {
 	for _, f := range change {
 		f(&o)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), Limit)
-	defer cancel()
-	es, err := embedded.Start(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{Server: es, Dir: o.Dir}
+	s := &Server{Dir: o.Dir, opts: o}
+	s.Start(t)
 	t.Cleanup(func() { s.Stop(t) })
 	s.Conn = s.Connection(t)
+	var err error
 	if s.JS, err = jetstream.New(s.Conn); err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Start starts the server again after Halt, on the same directory.
+func (s *Server) Start(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Limit)
+	defer cancel()
+	es, err := embedded.Start(ctx, s.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = es
+}
+
+// Halt stops the server as an unexpected restart does: connections are cut, not
+// closed, and come back after Start.
+func (s *Server) Halt(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Limit)
+	defer cancel()
+	if err := s.Embedded().Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 // Stop closes the connection and stops the server before the test's end.
@@ -54,17 +81,23 @@ func (s *Server) Stop(t testing.TB) {
 	if s.Conn != nil {
 		s.Conn.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), Limit)
-	defer cancel()
-	if err := s.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
+	s.Halt(t)
 }
+
+// Embedded returns the server that runs now, or ran last.
+func (s *Server) Embedded() *embedded.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
+// InProcessConn connects to the server that runs now.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.Embedded().InProcessConn() }
 
 // Connection returns a further connection, closed at the test's end.
 func (s *Server) Connection(t testing.TB) *nats.Conn {
 	t.Helper()
-	nc, err := s.Connect(t.Name())
+	nc, err := s.Embedded().Connect(t.Name(), nats.InProcessServer(s), nats.ReconnectWait(10*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
