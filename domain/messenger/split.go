@@ -129,8 +129,25 @@ func (s *splitter) entry(raw json.RawMessage) {
 		}
 	}
 	if len(s.events) == before {
-		s.add(s.unrecognized(item{raw: raw, page: page, sent: sent}, ""))
+		e := s.unrecognized(item{raw: raw, page: page, sent: sent}, "")
+		e.ID = s.id(e, "h", hash(timeless(raw)))
+		s.add(e)
 	}
+}
+
+// timeless is an entry without its time, which is when Meta sent it and differs
+// between two deliveries of it.
+func timeless(entry json.RawMessage) json.RawMessage {
+	fields := asObject(entry)
+	if fields == nil {
+		return entry
+	}
+	delete(fields, "time")
+	b, err := json.Marshal(fields)
+	if err != nil {
+		return entry
+	}
+	return b
 }
 
 func (s *splitter) item(it item) domain.Event {
