@@ -19,10 +19,10 @@ const maxRequest = 1 << 20
 
 // failure is an error as Graph answers it.
 type failure struct {
-	status       int
-	kind         string
-	code, sub    int
-	message      string
+	status    int
+	kind      string
+	code, sub int
+	message   string
 }
 
 func oauth(status, code, sub int, message string) *failure {

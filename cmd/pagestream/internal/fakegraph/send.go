@@ -17,7 +17,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	case t.page != page:
 		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
 	case !slices.Contains(t.scopes, "pages_messaging"):
-		return nil, oauth(http.StatusForbidden, 230, 0, "(#230) Requires pages_messaging permission to manage the object")
+		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) Requires pages_messaging permission to manage the object")
 	}
 	var to struct {
 		ID string `json:"id"`

@@ -1,0 +1,497 @@
+package fakegraph
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // Meta's legacy header
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// ErrRunning says that an engine runs already.
+var ErrRunning = errors.New("delivery engine runs already")
+
+// Defaults of [EngineOptions].
+const (
+	DefaultRate    = 2.0
+	DefaultTimeout = 5 * time.Second
+	DefaultFlush   = 250 * time.Millisecond
+)
+
+const (
+	// maxUpdates is Meta's bound on one POST.
+	maxUpdates = 1000
+	// maxInFlight bounds the POSTs that are on their way or wait to be sent
+	// again. While it is reached, nothing new is made.
+	maxInFlight = 256
+	// maxQueue bounds the echoes of the Send API that wait for a POST.
+	maxQueue = 10_000
+	// maxTick bounds what one flush makes, after a pause too.
+	maxTick      = 5000
+	unsubscribed = time.Hour
+	firstRetry   = time.Second
+	maxRetry     = time.Minute
+)
+
+// EngineOptions configure an [Engine]. Graph and Target are required.
+type EngineOptions struct {
+	Graph *Graph
+	// App is the app whose webhook this is; default the first.
+	App string
+	// Target is the app's callback URL.
+	Target string
+	// Rate is the events a second, of all pages together.
+	Rate float64
+	// Seed decides the traffic. RunID is in every message id, so that a second
+	// run against the same store is new traffic; default the time of the start.
+	Seed  uint64
+	RunID string
+	// Duplicates is the share of POSTs, in percent, whose items come once more in
+	// another POST under another entry.time. Reorder is the share of items that
+	// come one to four flushes late, Standby of those that come as standby.
+	Duplicates, Reorder, Standby int
+	// Flush is how often POSTs are made of what has happened.
+	Flush time.Duration
+	// Timeout is how long an answer may take.
+	Timeout time.Duration
+	// Scale is how fast Meta's clock runs for retries and for the hour of
+	// failures: at 60 that hour is a minute. Default 1.
+	Scale  float64
+	HTTP   *http.Client
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+// Counters count one page's items. An item may be sent several times.
+type Counters struct {
+	// Sent counts items in first tries, Duplicated those of them that repeat
+	// others, Retried items in later tries, Acked those in POSTs that were
+	// answered 200, Dropped those given up when the page was unsubscribed.
+	Sent, Duplicated, Retried, Acked, Dropped uint64
+	// Failing is since when every POST with the page has failed, zero if the last
+	// was answered 200. Removed counts how often the page was unsubscribed for
+	// that.
+	Failing time.Time
+	Removed uint64
+}
+
+// Engine is Meta's delivery of webhooks to one app. Make one with [NewEngine].
+type Engine struct {
+	opts EngineOptions
+	app  App
+	http *http.Client
+	talk *talk
+
+	mu       sync.Mutex
+	running  bool
+	counters map[string]*Counters
+	queue    []item // echoes of the Send API
+}
+
+// item is one element of an entry's messaging or standby.
+type item struct {
+	page    string
+	field   string
+	standby bool
+	body    map[string]any
+}
+
+// delivery is one POST: items of one or more pages, in order.
+type delivery struct {
+	items     []item
+	duplicate bool
+}
+
+// NewEngine returns an engine that does not run yet.
+func NewEngine(o EngineOptions) (*Engine, error) {
+	if o.Graph == nil {
+		return nil, fmt.Errorf("%w: an engine needs a graph", ErrOptions)
+	}
+	app, ok := o.Graph.apps[cmp.Or(o.App, o.Graph.opts.Apps[0].ID)]
+	if !ok {
+		return nil, fmt.Errorf("%w: there is no app %q", ErrOptions, o.App)
+	}
+	if u, err := url.Parse(o.Target); err != nil || u.Host == "" {
+		return nil, fmt.Errorf("%w: target is not a URL", ErrOptions)
+	}
+	for _, percent := range []int{o.Duplicates, o.Reorder, o.Standby} {
+		if percent < 0 || percent > 100 {
+			return nil, fmt.Errorf("%w: %d is not a percentage", ErrOptions, percent)
+		}
+	}
+	o.Rate = cmp.Or(max(o.Rate, 0), DefaultRate)
+	o.Flush = cmp.Or(max(o.Flush, 0), DefaultFlush)
+	o.Timeout = cmp.Or(max(o.Timeout, 0), DefaultTimeout)
+	o.Scale = cmp.Or(max(o.Scale, 0), 1)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.RunID == "" {
+		o.RunID = strconv.FormatInt(o.Now().UnixNano(), 36)
+	}
+	e := &Engine{opts: o, app: app, http: o.HTTP, counters: map[string]*Counters{}}
+	if e.http == nil {
+		e.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxInFlight}}
+	}
+	e.talk = newTalk(o.Graph, app, o.Seed, o.RunID, o.Standby)
+	return e, nil
+}
+
+// Stats returns the counters of every page that had traffic.
+func (e *Engine) Stats() map[string]Counters {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := make(map[string]Counters, len(e.counters))
+	for page, c := range e.counters {
+		out[page] = *c
+	}
+	return out
+}
+
+// Run makes traffic and delivers it until the context ends, which is no error.
+// POSTs that are on their way then are broken off; none is left behind.
+func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	if e.running {
+		e.mu.Unlock()
+		return ErrRunning
+	}
+	e.running = true
+	e.mu.Unlock()
+	e.opts.Graph.listen(e, true)
+	var posts sync.WaitGroup
+	defer func() {
+		e.opts.Graph.listen(e, false)
+		posts.Wait()
+		e.http.CloseIdleConnections()
+		e.mu.Lock()
+		e.running = false
+		e.mu.Unlock()
+	}()
+	slots := make(chan struct{}, maxInFlight)
+	p := &planner{e: e, rng: rand.New(rand.NewPCG(e.opts.Seed, 2)), last: e.opts.Now()}
+	tick := time.NewTicker(e.opts.Flush)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, d := range p.flush() {
+			select {
+			case <-ctx.Done():
+				return nil
+			case slots <- struct{}{}:
+			}
+			posts.Go(func() {
+				defer func() { <-slots }()
+				e.deliver(ctx, d)
+			})
+		}
+	}
+}
+
+func (g *Graph) listen(e *Engine, on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if on {
+		g.engines[e] = struct{}{}
+	} else {
+		delete(g.engines, e)
+	}
+}
+
+// sent takes what the Send API has sent. Beyond the queue's bound the oldest
+// falls away.
+func (e *Engine) sent(page, psid string, message map[string]any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queue = append(e.queue, item{page: page, field: "message_echoes", body: map[string]any{
+		"sender": map[string]any{"id": page}, "recipient": map[string]any{"id": psid},
+		"timestamp": e.opts.Now().UnixMilli(), "message": message,
+	}})
+	if n := len(e.queue) - maxQueue; n > 0 {
+		e.queue = slices.Delete(e.queue, 0, n)
+	}
+}
+
+// planner decides what goes into which POST. It belongs to Run's goroutine.
+type planner struct {
+	e     *Engine
+	rng   *rand.Rand
+	last  time.Time
+	owed  float64
+	round int
+	// kept are items for a later flush, again whole deliveries for one.
+	kept  []keptItem
+	again []keptDelivery
+}
+
+type keptItem struct {
+	item
+	round int
+}
+
+type keptDelivery struct {
+	delivery
+	round int
+}
+
+// flush returns the POSTs that are to be made now.
+func (p *planner) flush() []delivery {
+	now := p.e.opts.Now()
+	p.owed += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
+	p.last = now
+	p.round++
+	var items []item
+	p.kept = slices.DeleteFunc(p.kept, func(k keptItem) bool {
+		if k.round <= p.round {
+			items = append(items, k.item)
+		}
+		return k.round <= p.round
+	})
+	p.e.mu.Lock()
+	queued := p.e.queue
+	p.e.queue = nil
+	p.e.mu.Unlock()
+	for _, i := range queued {
+		if p.e.wants(i) {
+			items = append(items, i)
+		}
+	}
+	pages := p.e.opts.Graph.subscribedPages(p.e.app.ID)
+	for ; p.owed >= 1; p.owed-- {
+		if len(pages) == 0 {
+			p.owed = 0
+			break
+		}
+		i := p.e.talk.next(pages[p.rng.IntN(len(pages))], now)
+		if !p.e.wants(i) {
+			continue
+		}
+		if p.rng.IntN(100) < p.e.opts.Reorder {
+			p.kept = append(p.kept, keptItem{i, p.round + 1 + p.rng.IntN(4)})
+			continue
+		}
+		items = append(items, i)
+	}
+	out := p.split(items)
+	for _, d := range out {
+		if p.rng.IntN(100) < p.e.opts.Duplicates {
+			p.again = append(p.again, keptDelivery{delivery{d.items, true}, p.round + 1 + p.rng.IntN(4)})
+		}
+	}
+	p.again = slices.DeleteFunc(p.again, func(k keptDelivery) bool {
+		if k.round <= p.round {
+			out = append(out, k.delivery)
+		}
+		return k.round <= p.round
+	})
+	return out
+}
+
+// split makes POSTs of a flush's items. All of a page's go into one POST, so
+// that their order holds; several pages may share it.
+func (p *planner) split(items []item) []delivery {
+	byPage := map[string][]item{}
+	for _, i := range items {
+		byPage[i.page] = append(byPage[i.page], i)
+	}
+	pages := slices.Sorted(maps.Keys(byPage))
+	p.rng.Shuffle(len(pages), func(i, j int) { pages[i], pages[j] = pages[j], pages[i] })
+	var out []delivery
+	for _, page := range pages {
+		for chunk := range slices.Chunk(byPage[page], maxUpdates) {
+			last := len(out) - 1
+			if last >= 0 && len(out[last].items)+len(chunk) <= maxUpdates && p.rng.IntN(100) < 70 {
+				out[last].items = append(out[last].items, chunk...)
+				continue
+			}
+			out = append(out, delivery{items: slices.Clone(chunk)})
+		}
+	}
+	return out
+}
+
+// wants reports whether the app is subscribed to what an item needs.
+func (e *Engine) wants(i item) bool {
+	fields, _ := e.opts.Graph.SubscribedFields(e.app.ID, i.page)
+	_, found := slices.BinarySearch(fields, i.field)
+	return found
+}
+
+// deliver sends one POST until it is answered 200, until all its pages are
+// unsubscribed, or until the context ends.
+func (e *Engine) deliver(ctx context.Context, d delivery) {
+	for try := 0; ; try++ {
+		d.items = e.remaining(d.items)
+		if len(d.items) == 0 {
+			return
+		}
+		e.count(d.items, func(c *Counters) {
+			switch {
+			case try > 0:
+				c.Retried++
+			case d.duplicate:
+				c.Sent++
+				c.Duplicated++
+			default:
+				c.Sent++
+			}
+		})
+		if e.post(ctx, d.items) {
+			e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		e.failed(d.items)
+		if try == 0 {
+			continue // the first time at once
+		}
+		wait := min(firstRetry<<min(try-1, 20), maxRetry)
+		timer := time.NewTimer(time.Duration(float64(wait) / e.opts.Scale))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// remaining leaves out the items of pages that are not subscribed any more.
+func (e *Engine) remaining(items []item) []item {
+	var out, gone []item
+	for _, i := range items {
+		if _, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page); ok {
+			out = append(out, i)
+		} else {
+			gone = append(gone, i)
+		}
+	}
+	e.count(gone, func(c *Counters) { c.Dropped++ })
+	return out
+}
+
+// failed runs each page's clock of failures. After an hour the subscription is
+// gone, as Meta's documentation has it.
+// https://developers.facebook.com/docs/messenger-platform/webhooks#webhook-performance
+func (e *Engine) failed(items []item) {
+	now := e.opts.Now()
+	e.count(items, func(c *Counters) {
+		if c.Failing.IsZero() {
+			c.Failing = now
+		}
+	})
+	pages := map[string]bool{}
+	for _, i := range items {
+		pages[i.page] = true
+	}
+	for page := range pages {
+		e.mu.Lock()
+		c := e.counters[page]
+		late := !c.Failing.IsZero() && float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribed)
+		if late {
+			c.Failing = time.Time{}
+			c.Removed++
+		}
+		e.mu.Unlock()
+		if late {
+			e.opts.Graph.SetSubscription(e.app.ID, page)
+			e.opts.Logger.Warn("fake Meta has unsubscribed the app from a page after an hour of failures", "app", e.app.ID, "page", page)
+		}
+	}
+}
+
+func (e *Engine) count(items []item, change func(*Counters)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, i := range items {
+		c := e.counters[i.page]
+		if c == nil {
+			c = &Counters{}
+			e.counters[i.page] = c
+		}
+		change(c)
+	}
+}
+
+// post makes one try and reports whether it was answered 200 in time.
+func (e *Engine) post(ctx context.Context, items []item) bool {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
+	defer cancel()
+	body := encode(items, e.opts.Now().UnixMilli())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.opts.Target, bytes.NewReader(body))
+	if err != nil {
+		return false
+	}
+	strong := hmac.New(sha256.New, []byte(e.app.Secret))
+	strong.Write(body)
+	legacy := hmac.New(sha1.New, []byte(e.app.Secret))
+	legacy.Write(body)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "facebookexternalua")
+	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(strong.Sum(nil)))
+	req.Header.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(legacy.Sum(nil)))
+	resp, err := e.http.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	return resp.StatusCode == http.StatusOK
+}
+
+// encode makes the body of one POST: an entry a page, items in their order, and
+// entry.time the moment of sending.
+func encode(items []item, sent int64) []byte {
+	type entry struct {
+		ID        string           `json:"id"`
+		Time      int64            `json:"time"`
+		Messaging []map[string]any `json:"messaging,omitempty"`
+		Standby   []map[string]any `json:"standby,omitempty"`
+	}
+	var entries []*entry
+	byPage := map[string]*entry{}
+	for _, i := range items {
+		e := byPage[i.page]
+		if e == nil {
+			e = &entry{ID: i.page, Time: sent}
+			byPage[i.page] = e
+			entries = append(entries, e)
+		}
+		if i.standby {
+			e.Standby = append(e.Standby, i.body)
+		} else {
+			e.Messaging = append(e.Messaging, i.body)
+		}
+	}
+	return marshal(struct {
+		Object string   `json:"object"`
+		Entry  []*entry `json:"entry"`
+	}{"page", entries})
+}
+
+// number is an id that Meta writes as a JSON number.
+func number(id string) json.Number { return json.Number(id) }

@@ -1,0 +1,233 @@
+package fakegraph
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// talk invents what people and pages do. What comes next follows from the seed
+// and from what was asked before. It belongs to one goroutine.
+type talk struct {
+	graph   *Graph
+	app     App
+	rng     *rand.Rand
+	run     string
+	standby int
+	serial  uint64
+	clock   int64 // the last timestamp given, in ms
+	threads map[string]*thread
+}
+
+// thread is one conversation as far as the next event depends on it.
+type thread struct {
+	begun       bool
+	lastIn      string // mid of the person's last message; empty if there is none to change
+	lastInText  string
+	edits       int
+	waiting     int // messages of the person without an answer
+	lastOut     string
+	lastOutTime int64
+	undelivered bool
+	unread      bool
+	reacted     bool
+}
+
+func newTalk(g *Graph, app App, seed uint64, run string, standby int) *talk {
+	return &talk{
+		graph: g, app: app, rng: rand.New(rand.NewPCG(seed, 1)), run: run, standby: standby,
+		threads: map[string]*thread{},
+	}
+}
+
+var (
+	questions = []string{
+		"Hi! Is this still available?", "Wo ist meine Bestellung? Größe 42, Farbe grün.", "Hvornår åbner I på søndag?",
+		"¿Cuánto cuesta el envío a España?", "Can I change the delivery address?", "Merci beaucoup, c’était parfait 🎉",
+		"I got the wrong item \U0001f614", "Do you ship to Łódź?", "こんにちは、営業時間を教えてください。", "ok 👍",
+		"See https://example.com/orders/10482 please", "My order number is 10482", "Danke! Schöne Grüße",
+	}
+	answers = []string{
+		"Hello! Let me check that for you.", "Ihre Bestellung ist unterwegs: https://example.com/track/77120",
+		"Vi har åbent fra 10 til 16 på søndag.", "Yes, it is in stock.", "Of course — which address should it go to?",
+		"Thank you for waiting 🙏", "We’re sorry about that! A replacement is on its way.", "Gern geschehen!",
+		"You can see it here: https://example.com/help/shipping",
+	}
+	reactions = [][2]string{{"love", "❤"}, {"like", "👍"}, {"smile", "😆"}, {"wow", "😮"}, {"sad", "😢"}}
+)
+
+// next invents what happens next on a page.
+func (t *talk) next(page string, now time.Time) item {
+	people := t.graph.people[page]
+	// A few people talk much and most little.
+	c := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
+	th := t.threads[c.psid]
+	if th == nil {
+		th = &thread{}
+		t.threads[c.psid] = th
+	}
+	t.clock = max(t.clock+1, now.UnixMilli())
+	a := &act{talk: t, thread: th, page: page, psid: c.psid, at: t.clock}
+	i := a.choose()
+	i.page = page
+	// Another app may own the thread; then we only overhear.
+	if _, overheard := standbyKinds[i.field]; overheard && t.rng.IntN(100) < t.standby {
+		i.standby, i.field = true, "standby"
+		if p, ok := i.body["postback"].(map[string]any); ok {
+			delete(p, "payload") // only the app that sent the button sees it
+		}
+	}
+	return i
+}
+
+// standbyKinds are the fields whose items come in standby as well.
+var standbyKinds = map[string]struct{}{
+	"messages": {}, "message_echoes": {}, "message_deliveries": {}, "message_reads": {}, "messaging_postbacks": {},
+}
+
+// act is one event in one thread.
+type act struct {
+	*talk
+	*thread
+	page, psid string
+	at         int64
+}
+
+func (a *act) choose() item {
+	r := a.rng.IntN(100)
+	switch {
+	case !a.begun && r < 15:
+		a.begun = true
+		return a.referral()
+	case !a.begun && r < 40:
+		a.begun = true
+		return a.postback("Get Started", "GET_STARTED")
+	case !a.begun:
+		return a.message()
+	case a.undelivered && r < 60:
+		return a.delivered()
+	case a.unread && r < 50:
+		return a.read()
+	case a.waiting > 0 && r < 55:
+		return a.echo()
+	}
+	switch r = a.rng.IntN(100); {
+	case r < 72:
+		return a.message()
+	case r < 80 && a.lastOut != "":
+		return a.reaction()
+	case r < 86 && a.lastIn != "" && a.lastInText != "" && a.edits < 5: // Meta allows five
+		return a.edit()
+	case r < 90 && a.lastIn != "":
+		return a.unsend()
+	case r < 96:
+		return a.postback("Track my order", "TRACK_ORDER")
+	case r < 98:
+		return a.referral()
+	}
+	return a.message()
+}
+
+func (a *act) mid() string {
+	a.serial++
+	return "m_" + letters(a.graph.hash("mid", a.run, a.page, strconv.FormatUint(a.serial, 10)))
+}
+
+// item is an event of the person, to the page.
+func (a *act) item(field, key string, value any) item {
+	return item{field: field, body: map[string]any{
+		"sender": map[string]any{"id": a.psid}, "recipient": map[string]any{"id": a.page},
+		"timestamp": a.at, key: value,
+	}}
+}
+
+func (a *act) message() item {
+	mid := a.mid()
+	m := map[string]any{"mid": mid}
+	text := questions[a.rng.IntN(len(questions))]
+	switch r := a.rng.IntN(100); {
+	case r < 8:
+		text = ""
+		m["attachments"] = []any{map[string]any{"type": "image", "payload": map[string]any{
+			"url": fmt.Sprintf("https://scontent.xx.fbcdn.net/v/t1.15752-9/%d_n.jpg?_nc_cat=1&oe=6A5F", a.rng.Uint64()>>20),
+		}}}
+	case r < 12:
+		text = ""
+		m["attachments"] = []any{map[string]any{"type": "sticker", "payload": map[string]any{
+			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": number("369239263222822"),
+		}}}
+	case r < 17:
+		text = "Yes"
+		m["quick_reply"] = map[string]any{"payload": "ANSWER_YES"}
+	case r < 22 && a.lastOut != "":
+		m["reply_to"] = map[string]any{"mid": a.lastOut}
+	}
+	if text != "" {
+		m["text"] = text
+	}
+	a.begun = true
+	a.lastIn, a.lastInText, a.edits = mid, text, 0
+	a.waiting++
+	return a.item("messages", "message", m)
+}
+
+// echo is the page's answer, as every app hears it.
+func (a *act) echo() item {
+	mid := a.mid()
+	a.waiting = 0
+	a.lastOut, a.lastOutTime, a.undelivered, a.unread, a.reacted = mid, a.at, true, true, false
+	i := a.item("message_echoes", "message", map[string]any{
+		"mid": mid, "is_echo": true, "app_id": number(a.app.ID), "text": answers[a.rng.IntN(len(answers))],
+		"metadata": "agent-" + strconv.Itoa(1+a.rng.IntN(4)),
+	})
+	i.body["sender"], i.body["recipient"] = i.body["recipient"], i.body["sender"]
+	return i
+}
+
+// delivered and read cover everything of the page up to its last message.
+func (a *act) delivered() item {
+	a.undelivered = false
+	i := a.item("message_deliveries", "delivery", map[string]any{"mids": []string{a.lastOut}, "watermark": a.lastOutTime})
+	delete(i.body, "timestamp") // Meta's samples have none here
+	return i
+}
+
+func (a *act) read() item {
+	a.unread, a.undelivered = false, false
+	return a.item("message_reads", "read", map[string]any{"watermark": a.lastOutTime})
+}
+
+func (a *act) reaction() item {
+	if a.reacted {
+		a.reacted = false
+		return a.item("message_reactions", "reaction", map[string]any{"mid": a.lastOut, "action": "unreact"})
+	}
+	a.reacted = true
+	r := reactions[a.rng.IntN(len(reactions))]
+	return a.item("message_reactions", "reaction", map[string]any{"mid": a.lastOut, "action": "react", "reaction": r[0], "emoji": r[1]})
+}
+
+func (a *act) edit() item {
+	a.edits++
+	a.lastInText += " (edited)"
+	return a.item("message_edits", "message_edit", map[string]any{"mid": a.lastIn, "text": a.lastInText, "num_edit": a.edits})
+}
+
+func (a *act) unsend() item {
+	mid := a.lastIn
+	a.lastIn, a.lastInText = "", ""
+	a.waiting = max(0, a.waiting-1)
+	return a.item("messages", "message", map[string]any{"mid": mid, "is_deleted": true})
+}
+
+func (a *act) postback(title, payload string) item {
+	a.waiting++
+	return a.item("messaging_postbacks", "postback", map[string]any{"mid": a.mid(), "title": title, "payload": payload})
+}
+
+func (a *act) referral() item {
+	return a.item("messaging_referrals", "referral", map[string]any{
+		"ref": "spring-" + strconv.Itoa(a.rng.IntN(9)), "source": "SHORTLINK", "type": "OPEN_THREAD",
+	})
+}
