@@ -45,6 +45,10 @@ func (c *CLI) client() (*client, error) {
 			tokenFile = cfg.HTTP.TokenFile
 		}
 	}
+	return newClient(base, tokenFile)
+}
+
+func newClient(base, tokenFile string) (*client, error) {
 	token, err := api.ReadToken(tokenFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or name its token file with --token-file", err)
