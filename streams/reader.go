@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -117,26 +118,47 @@ func deliver(m jetstream.Msg, meta *jetstream.MsgMetadata, o ReadOptions, f func
 	return f(s)
 }
 
-// Backoff of a source that has lost its consumer.
+// Bounds of a source.
 const (
 	sourceRetryMin = 50 * time.Millisecond
 	sourceRetryMax = 2 * time.Second
 	// sourceIdle is how long the server keeps a consumer that nobody pulls.
-	sourceIdle = 30 * time.Second
+	sourceIdle = time.Minute
+	// sourceHeartbeat is how often an idle server says that it is there; after
+	// twice that the consumer is taken for lost.
+	sourceHeartbeat = 2 * time.Second
+	// sourceFetch is how many messages are asked for at once.
+	sourceFetch = 500
+	// sourceBytes is the least that is asked for at once, in bytes.
+	sourceBytes = 8 << 20
 )
 
+// errGap says that a message of the consumer was lost on its way.
+var errGap = errors.New("message lost between server and reader")
+
+// fetch are the options of a pull: many messages, but no more bytes than the
+// server lets wait for one connection, and never less than the largest message.
+func fetch(nc *nats.Conn, messages int) []jetstream.PullMessagesOpt {
+	bytes := int(max(sourceBytes, 2*nc.MaxPayload()))
+	return []jetstream.PullMessagesOpt{
+		jetstream.PullMaxMessagesWithBytesLimit(messages, bytes), jetstream.PullHeartbeat(sourceHeartbeat),
+	}
+}
+
 // source gives the messages of a stream in order, each once. It makes a new
-// ordered consumer after its position whenever it has lost the last one: the
-// position is the reader's, the server keeps nothing that matters.
+// consumer after its position whenever it has lost the last one: the position
+// is the reader's, the server keeps nothing that matters. It does what
+// [jetstream.OrderedConsumer] does, but every wait ends with the context.
 type source struct {
 	js      jetstream.JetStream
 	stream  string
 	filters []string
 	last    uint64 // the last sequence given
 
-	consumer jetstream.Consumer
-	messages jetstream.MessagesContext
-	retry    time.Duration
+	consumer  jetstream.Consumer
+	messages  jetstream.MessagesContext
+	delivered uint64 // by this consumer
+	retry     time.Duration
 }
 
 func newSource(js jetstream.JetStream, stream string, filters []string, after uint64) *source {
@@ -144,17 +166,21 @@ func newSource(js jetstream.JetStream, stream string, filters []string, after ui
 }
 
 func (s *source) open(ctx context.Context) error {
-	c, err := s.js.OrderedConsumer(ctx, s.stream, jetstream.OrderedConsumerConfig{
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := s.js.CreateConsumer(ctx, s.stream, jetstream.ConsumerConfig{
 		FilterSubjects:    s.filters,
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       s.last + 1,
+		AckPolicy:         jetstream.AckNonePolicy,
 		InactiveThreshold: sourceIdle,
-		MaxResetAttempts:  1, // the source itself tries again
+		Replicas:          1,
+		MemoryStorage:     true,
 	})
 	if err != nil {
 		return fmt.Errorf("make consumer: %w", err)
 	}
-	s.consumer = c
+	s.consumer, s.delivered = c, 0
 	return nil
 }
 
@@ -175,15 +201,8 @@ func (s *source) empty(ctx context.Context) bool {
 // connection or the stream is gone for good.
 func (s *source) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	for {
-		m, err := s.pull(ctx)
+		m, meta, err := s.pull(ctx)
 		if err == nil {
-			meta, err := m.Metadata()
-			if err != nil {
-				return nil, nil, fmt.Errorf("read message metadata: %w", err)
-			}
-			if meta.Sequence.Stream <= s.last {
-				continue // given before the consumer was made anew
-			}
 			s.last, s.retry = meta.Sequence.Stream, sourceRetryMin
 			return m, meta, nil
 		}
@@ -196,34 +215,35 @@ func (s *source) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadat
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil, nil, fmt.Errorf("read stream: %w", err)
 		}
-		t := time.NewTimer(s.retry)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
-		s.retry = min(2*s.retry, sourceRetryMax)
+		s.retry = rest(ctx, s.retry, sourceRetryMax)
 	}
 }
 
-func (s *source) pull(ctx context.Context) (jetstream.Msg, error) {
+func (s *source) pull(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	if s.consumer == nil {
 		if err := s.open(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if s.messages == nil {
-		it, err := s.consumer.Messages(jetstream.PullMaxMessages(1000), jetstream.PullHeartbeat(5*time.Second))
+		it, err := s.consumer.Messages(fetch(s.js.Conn(), sourceFetch)...)
 		if err != nil {
-			return nil, fmt.Errorf("read messages: %w", err)
+			return nil, nil, fmt.Errorf("read messages: %w", err)
 		}
 		s.messages = it
 	}
 	m, err := s.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("next message: %w", err)
+		return nil, nil, fmt.Errorf("next message: %w", err)
 	}
-	return m, nil
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read message metadata: %w", err)
+	}
+	if s.delivered++; meta.Sequence.Consumer != s.delivered || meta.Sequence.Stream <= s.last {
+		return nil, nil, errGap
+	}
+	return m, meta, nil
 }
 
 // drop forgets the consumer; the server forgets it by itself when it is idle.
@@ -238,15 +258,22 @@ func (s *source) drop() {
 func (s *source) close() {
 	c := s.consumer
 	s.drop()
-	if c == nil || s.js.Conn().IsClosed() {
-		return
-	}
-	info := c.CachedInfo()
-	if info == nil {
+	if c == nil || !s.js.Conn().IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	// Only tidiness: an idle consumer goes by itself.
-	_ = s.js.DeleteConsumer(ctx, s.stream, info.Name)
+	_ = s.js.DeleteConsumer(ctx, s.stream, c.CachedInfo().Name)
+}
+
+// rest waits and returns the next, doubled wait.
+func rest(ctx context.Context, wait, most time.Duration) time.Duration {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return min(2*wait, most)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -34,7 +35,23 @@ type Spec struct {
 	MaxBytes int64
 }
 
-func (s Spec) config() jetstream.StreamConfig {
+// apply sets on c what the specification says. The rest, such as placement and
+// metadata, is the operator's.
+func (s Spec) apply(c *jetstream.StreamConfig) {
+	c.Description = "Every webhook item and every decision about a page, once and in order."
+	c.Subjects = []string{All}
+	c.Discard = jetstream.DiscardNew // what was acknowledged is never pushed out
+	c.DiscardNewPerSubject = false
+	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
+	c.MaxBytes = s.MaxBytes
+	c.Duplicates = s.Window
+	c.Replicas = s.Replicas
+	c.AllowAtomicPublish = true
+	c.AllowDirect = true
+	c.NoAck = false
+}
+
+func (s Spec) withDefaults() Spec {
 	if s.Name == "" {
 		s.Name = Name
 	}
@@ -44,31 +61,67 @@ func (s Spec) config() jetstream.StreamConfig {
 	if s.MaxBytes <= 0 {
 		s.MaxBytes = -1
 	}
-	return jetstream.StreamConfig{
-		Name:        s.Name,
-		Description: "Every webhook item and every decision about a page, once and in order.",
-		Subjects:    []string{All},
-		Retention:   jetstream.LimitsPolicy,
-		Storage:     jetstream.FileStorage,
-		Discard:     jetstream.DiscardNew, // what was acknowledged is never pushed out
-		MaxMsgs:     -1, MaxBytes: s.MaxBytes, MaxMsgsPerSubject: -1, MaxConsumers: -1, MaxMsgSize: -1,
-		Duplicates:         s.Window,
-		Replicas:           max(1, s.Replicas),
-		AllowAtomicPublish: true,
-		AllowDirect:        true,
-	}
+	s.Replicas = max(1, s.Replicas)
+	return s
 }
 
 // Ensure creates the stream or updates it in place, and returns its identity.
-// It is idempotent. What can't be changed in place is an error, and the stream
-// stays as it was.
+// It is idempotent. It fails with [ErrMismatch], and the stream stays as it
+// was, where the stream of that name is not one of ours or could become what
+// it should be only by losing events.
 func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, error) {
-	st, err := js.CreateOrUpdateStream(ctx, s.config())
-	if err != nil {
-		return "", fmt.Errorf("create or update stream: %w", err)
+	s = s.withDefaults()
+	want := jetstream.StreamConfig{Name: s.Name, Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage}
+	st, err := js.Stream(ctx, s.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		s.apply(&want)
+		// Another node may be creating it too: the same configuration is no error.
+		if st, err = js.CreateStream(ctx, want); err != nil {
+			return "", fmt.Errorf("create stream: %w", err)
+		}
+		return identity(st), nil
+	case err != nil:
+		return "", fmt.Errorf("ask stream: %w", err)
 	}
 	info := st.CachedInfo()
-	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano)), nil
+	if err := s.fits(info); err != nil {
+		return "", fmt.Errorf("stream %s: %w", s.Name, err)
+	}
+	want = info.Config
+	s.apply(&want)
+	if reflect.DeepEqual(want, info.Config) {
+		return identity(st), nil
+	}
+	if st, err = js.UpdateStream(ctx, want); err != nil {
+		return "", fmt.Errorf("update stream: %w", err)
+	}
+	return identity(st), nil
+}
+
+func identity(st jetstream.Stream) Identity {
+	info := st.CachedInfo()
+	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano))
+}
+
+// fits reports why the stream can't be made what it should be.
+func (s Spec) fits(info *jetstream.StreamInfo) error {
+	c := info.Config
+	switch {
+	case len(c.Subjects) != 1 || c.Subjects[0] != All:
+		return fmt.Errorf("it has the subjects %q, not %q: %w", c.Subjects, All, ErrMismatch)
+	case c.Retention != jetstream.LimitsPolicy:
+		return fmt.Errorf("its retention is %s, not limits: %w", c.Retention, ErrMismatch)
+	case c.Storage != jetstream.FileStorage:
+		return fmt.Errorf("its storage is %s, not file: %w", c.Storage, ErrMismatch)
+	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
+		return fmt.Errorf("it is a copy of another stream: %w", ErrMismatch)
+	case c.Sealed:
+		return fmt.Errorf("it is sealed: %w", ErrMismatch)
+	case s.MaxBytes > 0 && info.State.Bytes > uint64(s.MaxBytes):
+		return fmt.Errorf("it holds %d bytes, more than the %d allowed; raise streams.max_bytes: %w", info.State.Bytes, s.MaxBytes, ErrMismatch)
+	}
+	return nil
 }
 
 // Last returns the sequence of the newest event, 0 when there was none.

@@ -35,6 +35,10 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
+// ErrMismatch, when the stream is made sure of, says that it is not what it
+// should be and can't be made so without a loss.
+var ErrMismatch = errors.New("stream is not as it should be; rename or restore it")
+
 // Errors when events are read.
 var (
 	// ErrMalformed says that a message in the stream is no event of ours.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +37,10 @@ const (
 	DefaultCloseTimeout = 5 * time.Second
 	DefaultMaxPause     = 5 * time.Second
 )
+
+// drainTimeout bounds the wait for one message that was on its way when a
+// durable subscription ended.
+const drainTimeout = 250 * time.Millisecond
 
 // minPause is the first pause between two drives; each further one without
 // progress is twice as long.
@@ -73,7 +80,13 @@ type SubscriberOptions struct {
 // a growing pause. Without Durable order holds always; with it, what another
 // subscriber left behind unacknowledged comes late.
 //
-// Delivery is at least once. Closing it leaves the connection open.
+// Delivery is at least once. A subscription outlives the server's restarts; its
+// channel is closed when the context ends, the subscriber or the connection is
+// closed, or the stream or the durable consumer is gone. With Durable it then
+// gives back what was not acknowledged, so that another subscriber need not
+// wait for it. Closing it leaves the connection open.
+//
+// A message that is no event is given like any other: [FromMessage] refuses it.
 type Subscriber struct {
 	js   jetstream.JetStream
 	opts SubscriberOptions
@@ -180,7 +193,7 @@ func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make consumer: %w", err)
 	}
-	return &durable{js: s.js, consumer: c, prefetch: s.opts.MaxInFlight}, nil
+	return &durable{js: s.js, consumer: c, prefetch: min(s.opts.MaxInFlight, sourceFetch)}, nil
 }
 
 // durable gives the messages of a consumer that the server keeps.
@@ -202,10 +215,11 @@ func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetada
 			}
 			return m, meta, nil
 		}
-		d.close()
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil { // close gives back what was fetched
 			return nil, nil, fmt.Errorf("read consumer: %w", ctx.Err())
+		}
+		d.drop()
+		switch {
 		case d.js.Conn().IsClosed(), errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
 			return nil, nil, fmt.Errorf("read consumer: %w", err)
 		}
@@ -215,7 +229,7 @@ func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetada
 
 func (d *durable) pull(ctx context.Context) (jetstream.Msg, error) {
 	if d.messages == nil {
-		it, err := d.consumer.Messages(jetstream.PullMaxMessages(d.prefetch), jetstream.PullHeartbeat(5*time.Second))
+		it, err := d.consumer.Messages(fetch(d.js.Conn(), d.prefetch)...)
 		if err != nil {
 			return nil, fmt.Errorf("read messages: %w", err)
 		}
@@ -228,22 +242,30 @@ func (d *durable) pull(ctx context.Context) (jetstream.Msg, error) {
 	return m, nil
 }
 
-func (d *durable) close() {
+func (d *durable) drop() {
 	if d.messages != nil {
 		d.messages.Stop()
 		d.messages = nil
 	}
 }
 
-// rest waits and returns the next, doubled wait.
-func rest(ctx context.Context, wait, most time.Duration) time.Duration {
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+// close gives back what was fetched and not taken.
+func (d *durable) close() {
+	if d.messages == nil {
+		return
 	}
-	return min(2*wait, most)
+	defer d.drop()
+	if !d.js.Conn().IsConnected() {
+		return
+	}
+	d.messages.Drain()
+	for {
+		m, err := d.messages.Next(jetstream.NextMaxWait(drainTimeout))
+		if err != nil {
+			return
+		}
+		_ = m.Nak() // else it comes again after AckWait
+	}
 }
 
 // subscription is one Subscribe call.
@@ -273,6 +295,7 @@ func (s *subscription) run(ctx context.Context) {
 	defer s.src.close()
 	defer close(s.out)
 	if s.opts.Durable != "" {
+		defer s.giveBack()
 		stop := s.heartbeat()
 		defer stop()
 	}
@@ -447,6 +470,17 @@ func (s *subscription) acked(e entry) bool {
 	return true
 }
 
+// giveBack refuses what is not acknowledged, in order, so that the server gives
+// it to another subscriber at once and not after AckWait.
+func (s *subscription) giveBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seq := range slices.Sorted(maps.Keys(s.inFlight)) {
+		_ = s.inFlight[seq].Nak() // else it comes again after AckWait
+	}
+	clear(s.inFlight)
+}
+
 // heartbeat tells a durable's server that what is in flight is being handled,
 // so that it gives it to nobody else.
 func (s *subscription) heartbeat() (stop func()) {
@@ -483,8 +517,13 @@ func (s *subscription) message(e entry, epoch, ordinal uint64) *message.Message 
 		id = uuid.NewString()
 	}
 	m := message.NewMessage(id, e.msg.Data())
-	for k := range h {
-		m.Metadata[k] = h.Get(k)
+	m.Metadata = make(message.Metadata, len(h)+5)
+	for k, v := range h {
+		// What was said to the server when the event was published would be
+		// said again by whoever publishes this message elsewhere.
+		if len(v) > 0 && !strings.HasPrefix(k, "Nats-Batch-") && !strings.HasPrefix(k, "Nats-Expected-") {
+			m.Metadata[k] = v[0]
+		}
 	}
 	m.Metadata[MetaSeq] = strconv.FormatUint(e.seq, 10)
 	m.Metadata[MetaAt] = e.meta.Timestamp.UTC().Format(time.RFC3339Nano)
@@ -503,21 +542,32 @@ type Position struct {
 // message that no [Subscriber] gave.
 func PositionOf(m *message.Message) (Position, error) {
 	var p Position
-	for key, to := range map[string]*uint64{MetaSeq: &p.Seq, MetaEpoch: &p.Epoch, MetaOrdinal: &p.Ordinal} {
-		n, err := strconv.ParseUint(m.Metadata[key], 10, 64)
-		if err != nil {
-			return Position{}, fmt.Errorf("metadata %s: %w", key, ErrMalformed)
-		}
-		*to = n
+	var err error
+	if p.Seq, err = number(m, MetaSeq); err != nil {
+		return Position{}, err
+	}
+	if p.Epoch, err = number(m, MetaEpoch); err != nil {
+		return Position{}, err
+	}
+	if p.Ordinal, err = number(m, MetaOrdinal); err != nil {
+		return Position{}, err
 	}
 	return p, nil
 }
 
+func number(m *message.Message, key string) (uint64, error) {
+	n, err := strconv.ParseUint(m.Metadata[key], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("metadata %s: %w", key, ErrMalformed)
+	}
+	return n, nil
+}
+
 // FromMessage decodes the event of a message. It fails with [ErrMalformed].
 func FromMessage(m *message.Message) (Stored, error) {
-	seq, err := strconv.ParseUint(m.Metadata[MetaSeq], 10, 64)
+	seq, err := number(m, MetaSeq)
 	if err != nil {
-		return Stored{}, fmt.Errorf("metadata %s: %w", MetaSeq, ErrMalformed)
+		return Stored{}, err
 	}
 	at, err := time.Parse(time.RFC3339Nano, m.Metadata[MetaAt])
 	if err != nil {
