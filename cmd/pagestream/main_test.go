@@ -1,0 +1,22 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+)
+
+// TestMain lets the test binary be the real command: a test that kills a
+// process starts itself with PAGESTREAM_TEST_RUN_MAIN.
+func TestMain(m *testing.M) {
+	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" {
+		os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+		stop()
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
