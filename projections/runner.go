@@ -22,12 +22,13 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// DefaultMaxBatch is the most events in one transaction. A commit costs one
-// fsync whatever is in it.
-const DefaultMaxBatch = 1024
+// Defaults of [RunnerOptions]. A commit costs one fsync whatever is in it.
+const (
+	DefaultMaxBatch     = 1024
+	DefaultHeadInterval = time.Second
+)
 
 const (
-	headInterval = time.Second
 	headTimeout  = 5 * time.Second
 	openTimeout  = 15 * time.Second
 	closeTimeout = 10 * time.Second
@@ -79,6 +80,9 @@ type RunnerOptions struct {
 	// MaxInFlight bounds the events that are read ahead, by default twice
 	// MaxBatch: while one batch is committed the next one gathers.
 	MaxInFlight int
+	// HeadInterval is how often the stream is asked how far it is, by default
+	// each second. Events don't wait for that, only Lag does.
+	HeadInterval time.Duration
 	// Subscriber makes the subscriber; by default a streams.Subscriber.
 	Subscriber func(streams.SubscriberOptions) message.Subscriber
 	// Store configures the file.
@@ -96,6 +100,9 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	}
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = 2 * o.MaxBatch
+	}
+	if o.HeadInterval <= 0 {
+		o.HeadInterval = DefaultHeadInterval
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -158,7 +165,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	}
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
-		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, o.Now),
+		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, o.Now, o.HeadInterval),
 		verify:   make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -360,8 +367,7 @@ func (r *Runner) Run(ctx context.Context) error {
 // replacedError carries the new stream.
 type replacedError struct{ info *jetstream.StreamInfo }
 
-func (replacedError) Error() string        { return errReplaced.Error() }
-func (replacedError) Is(target error) bool { return target == errReplaced }
+func (replacedError) Error() string { return errReplaced.Error() }
 
 // recover makes the next drive possible.
 func (r *Runner) recover(ctx context.Context, err error) error {
@@ -398,7 +404,7 @@ func (r *Runner) recover(ctx context.Context, err error) error {
 // watch looks at the head of the stream, apart from the worker.
 func (r *Runner) watch(ctx context.Context, replaced chan<- *jetstream.StreamInfo) {
 	created := r.created
-	t := time.NewTicker(headInterval)
+	t := time.NewTicker(r.opts.HeadInterval)
 	defer t.Stop()
 	for {
 		before := r.Status().Seq

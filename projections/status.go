@@ -77,7 +77,8 @@ type sample struct {
 
 // progress is a runner's status and what wakes those who wait for it.
 type progress struct {
-	now func() time.Time
+	now      func() time.Time
+	interval time.Duration // between two looks at the head
 
 	mu      sync.Mutex
 	s       Status
@@ -88,8 +89,8 @@ type progress struct {
 	since   time.Time // when the runner was made
 }
 
-func newProgress(s Status, now func() time.Time) *progress {
-	return &progress{now: now, s: s, moved: make(chan struct{}), since: now()}
+func newProgress(s Status, now func() time.Time, interval time.Duration) *progress {
+	return &progress{now: now, interval: interval, s: s, moved: make(chan struct{}), since: now()}
 }
 
 // status returns a copy as of now.
@@ -230,7 +231,7 @@ func (p *progress) healthy(maxLag time.Duration) error {
 		return fmt.Errorf("%w at event %d: %s", ErrFailing, s.FailingSeq, s.LastError)
 	case s.State == StateRebuilding:
 		return fmt.Errorf("%w: at event %d of %d", ErrRebuilding, s.Seq, p.target)
-	case unseen > max(maxLag, 2*headInterval):
+	case unseen > max(maxLag, 3*p.interval):
 		err := p.headErr
 		if err == nil {
 			err = errors.New("nobody looks")

@@ -79,7 +79,7 @@ func (w *traffic) event() domain.Event {
 	class, key := w.fill(&e, instagram)
 	e.ID = domain.DedupID(e.Data.Object, e.Page, class, key)
 	if e.Type.Inbound() && e.Data.Unreadable == nil {
-		e.Data.Raw = json.RawMessage(fmt.Sprintf(`{"sender":{"id":"%s"},"recipient":{"id":"%s"},"timestamp":%d}`,
+		e.Data.Raw = json.RawMessage(fmt.Sprintf(`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d}`,
 			e.Data.Sender, e.Data.Recipient, e.Data.EntryTime))
 	}
 	return e
@@ -203,7 +203,10 @@ func (w *traffic) rare(e *domain.Event) {
 		w.own(e)
 		e.Type = pick(domain.SubscriptionRequested, domain.SubscriptionConfirmed, domain.SubscriptionFailed,
 			domain.SubscriptionDrifted, domain.SubscriptionRemoved)
-		e.Data.Subscription = &domain.Subscription{App: "main", Wanted: fields, Actual: fields[:w.rnd.IntN(len(fields)+1)]}
+		e.Data.Subscription = &domain.Subscription{App: "main", Wanted: fields}
+		if n := w.rnd.IntN(len(fields) + 1); n > 0 {
+			e.Data.Subscription.Actual = fields[:n]
+		}
 		if e.Type == domain.SubscriptionFailed {
 			e.Data.Subscription.Reason, e.Data.Subscription.Code = "(#200) Permissions error", 200
 		}
@@ -275,7 +278,8 @@ func Garbage(seed uint64, n int) []streams.Stored {
 	numbers := []int64{0, 1, -1, 5, 1_772_352_000_000, math.MaxInt64, math.MinInt64, 1 << 53}
 	number := func() int64 { return numbers[rnd.IntN(len(numbers))] }
 	moments := []time.Time{
-		{}, Epoch, Epoch.Add(-time.Hour), time.Unix(0, 0).UTC(), time.Unix(-1, 0).UTC(),
+		{},
+		Epoch, Epoch.Add(-time.Hour), time.Unix(0, 0).UTC(), time.Unix(-1, 0).UTC(),
 		time.UnixMilli(math.MaxInt64 / 4).UTC(), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
 		time.Date(-200, 1, 1, 0, 0, 0, 0, time.UTC),
 	}

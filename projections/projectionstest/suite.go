@@ -18,6 +18,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -138,8 +139,15 @@ func (s *suite) with(t fataler, f func(path string, st *store.Store)) {
 		t.Fatalf("open store: %v", err)
 	}
 	defer os.Remove(path)
-	defer st.Close()
+	defer closeStore(t, st)
 	f(path, st)
+}
+
+func closeStore(t fataler, st *store.Store) {
+	t.Helper()
+	if err := st.Close(); err != nil {
+		t.Fatalf("close store: %v", err)
+	}
 }
 
 // digest folds events, one commit for each part, a new instance each time.
@@ -157,7 +165,8 @@ func (s *suite) digest(t fataler, parts ...[]streams.Stored) string {
 
 func (s *suite) fold(t fataler, st *store.Store, events []streams.Stored) {
 	t.Helper()
-	if err := Fold(st, s.make(), events); err != nil {
+	p := s.make()
+	if err := attempt(st, func(tx *store.Tx) error { return fold(tx, p, events) }); err != nil {
 		t.Fatalf("fold: %v", err)
 	}
 }
@@ -179,6 +188,7 @@ func equal(t fataler, got, want, what string) {
 }
 
 func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
+	t.Helper()
 	want := s.digest(t, events)
 	equal(t, s.digest(t, events), want, "the same events again")
 	p := s.make()
@@ -209,6 +219,7 @@ func cuts(t *rapid.T, events []streams.Stored) [][]streams.Stored {
 }
 
 func (s *suite) anySplit(t *testing.T, events []streams.Stored) {
+	t.Helper()
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
 		equal(t, s.digest(t, cuts(t, events)...), want, "another split")
@@ -220,6 +231,7 @@ func (s *suite) anySplit(t *testing.T, events []streams.Stored) {
 }
 
 func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
+	t.Helper()
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
 		upto := rapid.IntRange(0, len(events)).Draw(t, "upto")
@@ -239,6 +251,7 @@ func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
 var errCut = errors.New("cut off")
 
 func (s *suite) rollback(t *testing.T, events []streams.Stored) {
+	t.Helper()
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.IntRange(0, len(events)).Draw(t, "committed")
@@ -269,7 +282,7 @@ func (s *suite) rollback(t *testing.T, events []streams.Stored) {
 				if st, err = open(path); err != nil {
 					t.Fatalf("reopen: %v", err)
 				}
-				defer st.Close()
+				defer closeStore(t, st)
 			}
 			equal(t, state(t, st), before, "after a transaction that was cut off")
 			if err := Fold(st, p, events); err != nil { // the same instance goes on
@@ -295,6 +308,13 @@ func attempt(st *store.Store, f func(*store.Tx) error) (err error) {
 }
 
 func (s *suite) garbage(t *testing.T) {
+	t.Helper()
+	var bare []streams.Stored // every type with nothing in it
+	for i, kind := range append(domain.Types(), "", "message.invented") {
+		bare = append(bare, streams.Stored{Event: domain.Event{Type: kind}, Seq: uint64(i + 1)})
+	}
+	s.digest(t, bare)
+	s.digest(t, Garbage(1, 2000))
 	rapid.Check(t, func(t *rapid.T) {
 		events := Garbage(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 80).Draw(t, "events"))
 		// Between sound events, which it must not spoil.
@@ -355,6 +375,7 @@ func child(t *testing.T, p projections.Projection) {
 // killed kills a child that applies events, again and again, and checks each
 // time that the file is at one event and holds just what it then should.
 func (s *suite) killed(t *testing.T, test string) {
+	t.Helper()
 	path := filepath.Join(s.dir, "killed.db")
 	events := Events(childSeed, childEvents)
 	want := Open(t, filepath.Join(s.dir, "want.db"))

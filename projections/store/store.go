@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Errors when a store is opened.
@@ -159,7 +160,7 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 	var errno syscall.Errno
 	switch {
 	case err == nil:
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, ErrLocked
 	case errors.As(err, &errno), errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrNotExist):
 		return nil, err
@@ -171,8 +172,7 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 		return tx.ForEach(func([]byte, *bbolt.Bucket) error { return nil })
 	})
 	if err != nil {
-		db.Close()
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrCorrupt, err), db.Close())
 	}
 	return db, nil
 }

@@ -1,0 +1,136 @@
+package projections_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// benchEvents is a backlog of messages of about 600 bytes.
+func benchEvents(n int) []domain.Event {
+	out := make([]domain.Event, n)
+	for i := range out {
+		out[i] = domain.Event{
+			ID: fmt.Sprintf("page:104:msg|m_%d", i), Type: domain.MessageReceived, Page: "104000000000001",
+			Contact: domain.ContactID(fmt.Sprintf("77000000%08d", i%5000)), Time: time.Unix(1_700_000_000, 0).UTC(),
+			Data: domain.Data{
+				App: "main", Object: "page", Channel: "messaging", Kind: "message", Source: "webhook",
+				Message: &domain.Message{MID: fmt.Sprintf("m_%d", i), Text: "a text of a usual length, give or take"},
+				Raw: fmt.Appendf(nil, `{"sender":{"id":"77000000%08d"},"recipient":{"id":"104000000000001"},"timestamp":1700000000000,`+
+					`"message":{"mid":"m_%d","text":"a text of a usual length, give or take"}}`, i%5000, i),
+			},
+		}
+	}
+	return out
+}
+
+// BenchmarkLive follows a stream with a commit to disk: through the runner, and
+// through watermill-nats' own subscriber, which has one message in flight, with
+// a transaction each. Both go through a watermill router, decode the event and
+// apply the same projection with fsync on. "x-stock" is how many times as many
+// events a second the runner does.
+func BenchmarkLive(b *testing.B) {
+	const ours, theirs = 30_000, 2_000
+	for b.Loop() {
+		r := newRig(b)
+		r.store(b, benchEvents(ours)...)
+		run := r.runner(b, &chain{name: "chain", version: 1}, func(o *projections.RunnerOptions) { o.Store = store.Options{} })
+		began := time.Now()
+		start(b, run)
+		wait(b, run, ours)
+		live := ours / time.Since(began).Seconds()
+		commits := run.Status().Commits
+		if err := run.Close(); err != nil {
+			b.Fatal(err)
+		}
+		stock := theirs / r.stock(b, theirs).Seconds()
+		b.ReportMetric(live, "events/s")
+		b.ReportMetric(stock, "stock-events/s")
+		b.ReportMetric(live/stock, "x-stock")
+		b.ReportMetric(float64(ours)/float64(commits), "events/commit")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// stock applies n events by watermill-nats' subscriber, a commit each.
+func (r *rig) stock(b *testing.B, n uint64) time.Duration {
+	b.Helper()
+	s, err := store.Open(filepath.Join(b.TempDir(), "stock.db"), store.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	conn := r.Connection(b)
+	sub, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
+		SubscribersCount: 1,
+		Unmarshaler:      &wmnats.NATSMarshaler{},
+		SubscribeTimeout: limit, CloseTimeout: limit, AckWaitTimeout: limit,
+		JetStream: wmnats.JetStreamConfig{
+			SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()},
+			AckAsync:         true,
+		},
+	}, watermill.NopLogger{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: limit}, watermill.NopLogger{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := &chain{name: "chain", version: 1}
+	done := make(chan struct{})
+	var once sync.Once
+	var seq uint64
+	router.AddConsumerHandler("stock", streams.All, sub, func(m *message.Message) error {
+		seq++ // one in flight, so nobody else counts
+		data, err := domain.DecodeData(m.Payload)
+		if err != nil {
+			return err
+		}
+		e := streams.Stored{Seq: seq, Event: domain.Event{ID: m.Metadata.Get(streams.HeaderID), Data: data}}
+		err = s.Update(func(tx *store.Tx) error {
+			if err := p.Apply(tx, e); err != nil {
+				return err
+			}
+			return store.WriteMeta(tx, store.Meta{Seq: seq})
+		})
+		if seq == n {
+			once.Do(func() { close(done) })
+		}
+		return err
+	})
+	began := time.Now()
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := router.Run(b.Context()); err != nil {
+			b.Error(err)
+		}
+	})
+	select {
+	case <-done:
+	case <-time.After(2 * time.Minute):
+		b.Fatal("the stock subscriber did not get there")
+	}
+	took := time.Since(began)
+	if err := router.Close(); err != nil {
+		b.Error(err)
+	}
+	running.Wait()
+	return took
+}

@@ -1,0 +1,129 @@
+package projectionstest_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/projectionstest"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+type applyFunc func(tx *store.Tx, e streams.Stored) error
+
+func (applyFunc) Name() string                                 { return "sample" }
+func (applyFunc) Version() int                                 { return 1 }
+func (f applyFunc) Apply(tx *store.Tx, e streams.Stored) error { return f(tx, e) }
+
+func put(tx *store.Tx, key []byte, n uint64) error { return tx.Bucket("b").Put(key, store.Uint64(n)) }
+
+// samples are a sound projection, and one for each way of not being one.
+var samples = map[string]func() projections.Projection{
+	"sound": func() projections.Projection {
+		return applyFunc(func(tx *store.Tx, e streams.Stored) error { return put(tx, store.Key(e.Page), e.Seq) })
+	},
+	"random": func() projections.Projection {
+		return applyFunc(func(tx *store.Tx, _ streams.Stored) error { return put(tx, []byte("k"), rand.Uint64()) })
+	},
+	"remembers": func() projections.Projection {
+		var n uint64
+		return applyFunc(func(tx *store.Tx, _ streams.Stored) error { n++; return put(tx, []byte("k"), n) })
+	},
+	"counts transactions": func() projections.Projection {
+		var last *store.Tx
+		return applyFunc(func(tx *store.Tx, _ streams.Stored) error {
+			if tx == last {
+				return nil
+			}
+			last = tx
+			return put(tx, []byte("k"), store.ToUint64(tx.Bucket("b").Get([]byte("k")))+1)
+		})
+	},
+	"needs a message": func() projections.Projection {
+		return applyFunc(func(tx *store.Tx, e streams.Stored) error {
+			if e.Type != domain.MessageReceived {
+				return nil
+			}
+			return put(tx, store.Key(e.Data.Message.MID), e.Seq)
+		})
+	},
+	"needs an id": func() projections.Projection {
+		return applyFunc(func(tx *store.Tx, e streams.Stored) error {
+			if e.Page == "" {
+				return errors.New("no page")
+			}
+			return put(tx, []byte("k"), e.Seq)
+		})
+	},
+}
+
+const sampleEnv = "PAGESTREAM_PROJECTIONSTEST_SAMPLE"
+
+// TestSample is run by TestSuiteTells, in a process of its own.
+func TestSample(t *testing.T) {
+	name := os.Getenv(sampleEnv)
+	if name == "" {
+		name = "sound"
+	}
+	projectionstest.Run(t, samples[name], projectionstest.Events(2, 100))
+}
+
+func TestSuiteTells(t *testing.T) {
+	for name := range samples {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSample$", "-test.short", "-rapid.nofailfile", "-rapid.checks=20")
+			cmd.Env = append(os.Environ(), sampleEnv+"="+name)
+			out, err := cmd.CombinedOutput()
+			if (err == nil) != (name == "sound") || err != nil && !strings.Contains(string(out), "FAIL: TestSample/") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+func TestEventsAreRealistic(t *testing.T) {
+	events := projectionstest.Events(1, 5000)
+	if again := projectionstest.Events(1, 5000); !reflect.DeepEqual(events, again) {
+		t.Error("the same seed gives other events")
+	}
+	types := make(map[domain.Type]int)
+	ids := make(map[string]int)
+	late, standby := 0, 0
+	for i, e := range events {
+		types[e.Type]++
+		ids[e.ID]++
+		if i > 0 && e.Time.Before(events[i-1].Time) {
+			late++
+		}
+		if e.Standby {
+			standby++
+		}
+		m, err := streams.Encode(e.Event)
+		if err != nil {
+			t.Fatalf("event %d: %v", e.Seq, err)
+		}
+		if e.Seq != uint64(i+1) {
+			t.Fatalf("event %d has sequence %d", i+1, e.Seq)
+		}
+		back, err := streams.Decode(m.Subject, m.Header, m.Data, e.Seq, e.At)
+		if err != nil || !reflect.DeepEqual(back, e) {
+			t.Fatalf("event %d does not survive the stream: %v", e.Seq, err)
+		}
+	}
+	for _, want := range domain.Types() {
+		if types[want] == 0 && want != domain.ThreadRolesChanged {
+			t.Errorf("no %s", want)
+		}
+	}
+	if dups := len(events) - len(ids); dups < 50 || late < 100 || standby < 50 {
+		t.Errorf("%d duplicates, %d late, %d in standby", dups, late, standby)
+	}
+}

@@ -1,0 +1,611 @@
+package projections_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/projectionstest"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+const limit = 20 * time.Second
+
+// chain is a projection whose state tells which events it was given, and in
+// which order: a hash over all of them.
+type chain struct {
+	name    string
+	version int
+	applied atomic.Int64
+	hook    func(e streams.Stored) error
+}
+
+func (c *chain) Name() string { return c.name }
+func (c *chain) Version() int { return c.version }
+
+func (c *chain) Apply(tx *store.Tx, e streams.Stored) error {
+	c.applied.Add(1)
+	b := tx.Bucket("chain")
+	sum := sha256.Sum256(fmt.Appendf(b.Get([]byte("hash")), "%d %s", e.Seq, e.ID))
+	if err := b.Put([]byte("hash"), sum[:]); err != nil {
+		return err
+	}
+	if err := b.Put([]byte("count"), store.Uint64(store.ToUint64(b.Get([]byte("count")))+1)); err != nil {
+		return err
+	}
+	if c.hook != nil {
+		return c.hook(e)
+	}
+	return nil
+}
+
+// rig is a server with a stream, and a directory for read models.
+type rig struct {
+	*streamstest.Server
+	identity streams.Identity
+	dir      string
+}
+
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	s := streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })
+	return &rig{Server: s, identity: s.Stream(t, streams.Spec{Window: 100 * time.Millisecond}), dir: t.TempDir()}
+}
+
+// store publishes events past every dedup, and returns the last sequence.
+func (r *rig) store(t testing.TB, events ...domain.Event) uint64 {
+	t.Helper()
+	for _, e := range events {
+		m, err := streams.Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Header.Del(streams.HeaderMsgID)
+		r.send(t, m)
+	}
+	return r.flush(t)
+}
+
+func (r *rig) send(t testing.TB, m *nats.Msg) {
+	t.Helper()
+	if _, err := r.JS.PublishMsgAsync(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) flush(t testing.TB) uint64 {
+	t.Helper()
+	select {
+	case <-r.JS.PublishAsyncComplete():
+	case <-time.After(limit):
+		t.Fatal("events were not stored in time")
+	}
+	last, err := streams.Last(t.Context(), r.JS, streams.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+func (r *rig) runner(t testing.TB, p projections.Projection, change ...func(*projections.RunnerOptions)) *projections.Runner {
+	t.Helper()
+	o := projections.RunnerOptions{
+		Dir: r.dir, JS: r.JS, Identity: r.identity, HeadInterval: 20 * time.Millisecond,
+		Store: store.Options{NoSync: true, MapSize: 256 << 20},
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	run, err := projections.NewRunner(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := run.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return run
+}
+
+func start(t testing.TB, r *projections.Runner) *projections.Runner {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- r.Run(context.WithoutCancel(t.Context())) }()
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil && !errors.Is(err, projections.ErrRan) {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func wait(t testing.TB, r *projections.Runner, seq uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := r.WaitFor(ctx, seq); err != nil {
+		t.Fatalf("%v; status %+v", err, r.Status())
+	}
+}
+
+func digest(t testing.TB, r *projections.Runner) string {
+	t.Helper()
+	d, _, err := r.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func events(n int) []domain.Event {
+	out := make([]domain.Event, n)
+	for i, s := range projectionstest.Events(5, n) {
+		s.ID = fmt.Sprintf("%s-%d", s.ID, i) // each another
+		out[i] = s.Event
+	}
+	return out
+}
+
+// want is the state after these events, folded without any runner.
+func want(t testing.TB, p projections.Projection, events []domain.Event) string {
+	t.Helper()
+	s := projectionstest.Open(t, filepath.Join(t.TempDir(), "want.db"))
+	stored := make([]streams.Stored, len(events))
+	for i, e := range events {
+		stored[i] = streams.Stored{Event: e, Seq: uint64(i + 1)}
+	}
+	if err := projectionstest.Fold(s, p, stored); err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := projectionstest.Digest(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestTenThousandInOrder(t *testing.T) {
+	r := newRig(t)
+	const n = 10_000
+	all := events(n)
+	p := &chain{name: "chain", version: 1}
+	run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) { o.Store.NoSync = false }))
+	half := r.store(t, all[:n/2]...) // while it runs
+	wait(t, run, half)
+	wait(t, run, r.store(t, all[n/2:]...))
+	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
+		t.Error("the read model is not the fold of the stream in its order")
+	}
+	s := run.Status()
+	if p.applied.Load() != n || s.Seq != n || s.State != projections.StateLive || s.Commits >= n/4 {
+		t.Errorf("%d applied, status %+v", p.applied.Load(), s)
+	}
+	streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
+	t.Logf("%d commits", s.Commits)
+}
+
+func TestRestartGoesOn(t *testing.T) {
+	r := newRig(t)
+	all := events(300)
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, r.store(t, all[:200]...))
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.WaitFor(t.Context(), 201); !errors.Is(err, projections.ErrStopped) {
+		t.Errorf("wait for a stopped projection: %v", err)
+	}
+	if err := run.Healthy(time.Hour); !errors.Is(err, projections.ErrNotRunning) {
+		t.Errorf("a stopped projection is healthy: %v", err)
+	}
+	last := r.store(t, all[200:]...)
+	p := &chain{name: "chain", version: 1}
+	run = start(t, r.runner(t, p))
+	wait(t, run, last)
+	if p.applied.Load() != 100 || run.Status().Rebuilt != "" {
+		t.Errorf("%d events applied after the restart, status %+v", p.applied.Load(), run.Status())
+	}
+	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
+		t.Error("the read model is not the fold of the stream")
+	}
+}
+
+func TestBegunAnew(t *testing.T) {
+	r := newRig(t)
+	all := events(120)
+	last := r.store(t, all...)
+	expect := want(t, &chain{name: "chain"}, all)
+	path := filepath.Join(r.dir, "chain.db")
+	build := func(t *testing.T, version int, identity streams.Identity) *projections.Runner {
+		t.Helper()
+		run := start(t, r.runner(t, &chain{name: "chain", version: version}, func(o *projections.RunnerOptions) { o.Identity = identity }))
+		wait(t, run, last)
+		if digest(t, run) != expect {
+			t.Error("the read model is not the fold of the stream")
+		}
+		streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
+		if err := run.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	for _, c := range []struct {
+		name    string
+		change  func(t *testing.T)
+		version int
+		id      streams.Identity
+		rebuilt bool
+	}{
+		{"at first", func(*testing.T) {}, 1, r.identity, true},
+		{"not again", func(*testing.T) {}, 1, r.identity, false},
+		{"other version", func(*testing.T) {}, 2, r.identity, true},
+		{"other stream", func(*testing.T) {}, 2, "another", true},
+		{"older stream", func(t *testing.T) {
+			t.Helper()
+			s, err := store.Open(path, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			err = s.Update(func(tx *store.Tx) error {
+				return store.WriteMeta(tx, store.Meta{Identity: "another", Version: 2, Seq: last + 1})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, 2, "another", true},
+		{"corrupt file", func(t *testing.T) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte("no store at all"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, 2, "another", true},
+		{"lost file", func(t *testing.T) {
+			t.Helper()
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}, 2, "another", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.change(t)
+			if s := build(t, c.version, c.id).Status(); (s.Rebuilt != "") != c.rebuilt {
+				t.Errorf("rebuilt: %q", s.Rebuilt)
+			}
+		})
+	}
+	if aside, _ := filepath.Glob(path + ".corrupt-*"); len(aside) != 1 {
+		t.Errorf("the corrupt file was not kept: %v", aside)
+	}
+}
+
+func TestRebuildingUntilTheOldHead(t *testing.T) {
+	r := newRig(t)
+	r.store(t, events(200)...)
+	release := make(chan struct{})
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+		if e.Seq == 150 {
+			<-release
+		}
+		return nil
+	}}, func(o *projections.RunnerOptions) { o.MaxBatch = 10 }))
+	wait(t, run, 140)
+	if s := run.Status(); s.State != projections.StateRebuilding || !errors.Is(run.Healthy(time.Hour), projections.ErrRebuilding) {
+		t.Errorf("status %+v", s)
+	}
+	if _, meta, err := run.Digest(); err != nil || meta.Seq < 140 {
+		t.Errorf("read meanwhile: at %d, %v", meta.Seq, err)
+	}
+	close(release)
+	wait(t, run, 200)
+	streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
+}
+
+// A duplicate that slips into the stream is left out by every projection, the
+// index included, and it is so again when they are built anew.
+func TestDuplicateInTheStream(t *testing.T) {
+	r := newRig(t)
+	all := events(500)
+	twice := make([]domain.Event, 0, 600)
+	for i, e := range all {
+		twice = append(twice, e)
+		if i%5 == 0 {
+			twice = append(twice, all[i/2]) // itself, or one from long ago
+		}
+	}
+	const dups = 100
+	build := func(t *testing.T, dir string) (digests [2]string) {
+		t.Helper()
+		inDir := func(o *projections.RunnerOptions) { o.Dir = dir }
+		index := start(t, r.runner(t, deliveries.New(), inDir))
+		run := start(t, r.runner(t, &chain{name: "chain", version: 1}, inDir, func(o *projections.RunnerOptions) {
+			o.Dedup = deliveries.Index{Runner: index}
+			o.MaxBatch = 64
+		}))
+		if dir == r.dir {
+			r.store(t, twice[:300]...)
+			r.store(t, twice[300:]...)
+		}
+		wait(t, run, uint64(len(twice)))
+		summary, err := deliveries.Read(index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := run.Status(); s.Dropped != dups || summary.Duplicates != dups || summary.Events != uint64(len(all)) {
+			t.Errorf("dropped %d; %d duplicates of %d events in the index", s.Dropped, summary.Duplicates, summary.Events)
+		}
+		return [2]string{digest(t, index), digest(t, run)}
+	}
+	live := build(t, r.dir)
+	if again := build(t, t.TempDir()); live != again {
+		t.Error("live and built anew differ")
+	}
+}
+
+func TestFailureStandsStillAndHeals(t *testing.T) {
+	for _, kind := range []string{"error", "panic"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t)
+			all := events(400)
+			var healed atomic.Bool
+			p := &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+				if e.Seq != 200 || healed.Load() {
+					return nil
+				}
+				if kind == "panic" {
+					panic("secret text")
+				}
+				return errors.New("disk is odd")
+			}}
+			run := start(t, r.runner(t, p))
+			last := r.store(t, all...)
+			wait(t, run, 199) // what comes before is there
+			streamstest.Eventually(t, limit, func() error {
+				s := run.Status()
+				if s.State != projections.StateFailing || s.FailingSeq != 200 || s.Seq != 199 {
+					return fmt.Errorf("status %+v", s)
+				}
+				return nil
+			})
+			s := run.Status()
+			if err := run.Healthy(time.Hour); !errors.Is(err, projections.ErrFailing) {
+				t.Errorf("healthy: %v", err)
+			}
+			if s.LastError == "" || strings.Contains(s.LastError, "secret") {
+				t.Errorf("last error %q", s.LastError)
+			}
+			healed.Store(true)
+			wait(t, run, last)
+			if digest(t, run) != want(t, &chain{name: "chain"}, all) {
+				t.Error("an event was skipped, repeated or out of order")
+			}
+			if s := run.Status(); s.State != projections.StateLive || s.LastError != "" {
+				t.Errorf("status %+v", s)
+			}
+		})
+	}
+}
+
+func TestMalformedIsCountedAndSkipped(t *testing.T) {
+	r := newRig(t)
+	all := events(20)
+	r.store(t, all[:10]...)
+	for _, m := range []*nats.Msg{
+		{Subject: "pagestream.1.message.received", Data: []byte(`{}`)},
+		{Subject: "pagestream.odd", Data: []byte("x")},
+		{Subject: "pagestream.1.message.received", Data: []byte("{"), Header: nats.Header{
+			streams.HeaderID: {"a"}, streams.HeaderSource: {"/pages/1"},
+		}},
+		{Subject: "pagestream.1.message.received", Data: []byte(`{}`), Header: nats.Header{
+			streams.HeaderID: {"b", "c"}, streams.HeaderSource: {"/pages/%zz"}, streams.MetaSeq: {"999"},
+		}},
+	} {
+		r.send(t, m)
+	}
+	last := r.store(t, all[10:]...)
+	var digests []string
+	for _, dir := range []string{r.dir, t.TempDir()} {
+		index := start(t, r.runner(t, deliveries.New(), func(o *projections.RunnerOptions) { o.Dir = dir }))
+		p := &chain{name: "chain", version: 1}
+		run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) {
+			o.Dir, o.Dedup = dir, deliveries.Index{Runner: index}
+		}))
+		wait(t, run, last)
+		list, err := run.Malformed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := run.Status(); s.Malformed != 4 || s.State != projections.StateLive || p.applied.Load() != 20 {
+			t.Errorf("status %+v, %d applied", s, p.applied.Load())
+		}
+		if len(list) != 4 || list[0].Seq != 11 || list[3].Seq != 14 || list[0].Reason == "" {
+			t.Errorf("malformed %+v", list)
+		}
+		digests = append(digests, digest(t, run))
+	}
+	if digests[0] != digests[1] {
+		t.Error("live and built anew differ")
+	}
+}
+
+func TestWaitFor(t *testing.T) {
+	r := newRig(t)
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := run.WaitFor(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait for what never comes: %v", err)
+	}
+	// Many write and read their own writes.
+	all := events(50)
+	var writers sync.WaitGroup
+	for i, e := range all {
+		writers.Go(func() {
+			m, err := streams.Encode(e)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ack, err := r.JS.PublishMsg(t.Context(), m)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			if err := run.WaitFor(ctx, ack.Sequence); err != nil {
+				t.Error(err)
+				return
+			}
+			var meta store.Meta
+			err = run.View(func(tx *store.Tx) (err error) { meta, _, err = store.ReadMeta(tx); return err })
+			if err != nil || meta.Seq < ack.Sequence {
+				t.Errorf("writer %d stored %d and reads a model at %d (%v)", i, ack.Sequence, meta.Seq, err)
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// A worker that hangs is told from one that is slow: the head is watched apart
+// from it.
+func TestDeadWorkerIsNoticed(t *testing.T) {
+	r := newRig(t)
+	release := make(chan struct{})
+	p := &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+		if e.Seq == 3 {
+			<-release
+		}
+		return nil
+	}}
+	run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) { o.MaxBatch = 1 }))
+	last := r.store(t, events(10)...)
+	wait(t, run, 2)
+	streamstest.Eventually(t, limit, func() error {
+		if err := run.Healthy(100 * time.Millisecond); !errors.Is(err, projections.ErrBehind) || !strings.Contains(err.Error(), "standing still") {
+			return fmt.Errorf("healthy: %w", err)
+		}
+		return nil
+	})
+	close(release)
+	wait(t, run, last)
+	streamstest.Eventually(t, limit, func() error { return run.Healthy(100 * time.Millisecond) })
+}
+
+func TestStreamReplacedWhileRunning(t *testing.T) {
+	r := newRig(t)
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, r.store(t, events(50)...))
+	if err := r.JS.DeleteStream(t.Context(), streams.Name); err != nil {
+		t.Fatal(err)
+	}
+	r.identity = r.Stream(t, streams.Spec{})
+	fewer := events(80)[60:]
+	last := r.store(t, fewer...)
+	streamstest.Eventually(t, limit, func() error {
+		if s := run.Status(); s.Seq != last || s.State != projections.StateLive {
+			return fmt.Errorf("status %+v", s)
+		}
+		return nil
+	})
+	if digest(t, run) != want(t, &chain{name: "chain"}, fewer) {
+		t.Error("the read model is not the fold of the new stream")
+	}
+}
+
+func TestFileCutOffWhileRunning(t *testing.T) {
+	r := newRig(t)
+	all := events(3000)
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, r.store(t, all[:2000]...))
+	r.store(t, domain.Event{ID: "big", Type: domain.MessageReceived, Page: "1", Data: domain.Data{App: strings.Repeat("a", 300_000)}})
+	wait(t, run, 2001)
+	path := filepath.Join(r.dir, "chain.db")
+	if err := os.Truncate(path, 2*4096); err != nil {
+		t.Fatal(err)
+	}
+	// A reader meets the end of the file: an error, and not the end of us.
+	if _, _, err := run.Digest(); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("read a file cut off: %v", err)
+	}
+	streamstest.Eventually(t, limit, func() error {
+		if s := run.Status(); s.Rebuilt == "" || s.Seq != 2001 || s.State != projections.StateLive || !strings.Contains(s.Rebuilt, "corrupt") {
+			return fmt.Errorf("status %+v", s)
+		}
+		return nil
+	})
+	wait(t, run, r.store(t, all[2000:]...))
+	if aside, _ := filepath.Glob(path + ".corrupt-*"); len(aside) != 1 {
+		t.Errorf("the corrupt file was not kept: %v", aside)
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	r := newRig(t)
+	good := projections.RunnerOptions{Dir: r.dir, JS: r.JS, Identity: r.identity}
+	for name, c := range map[string]struct {
+		p      projections.Projection
+		change func(*projections.RunnerOptions)
+	}{
+		"name":      {&chain{name: "../chain"}, func(*projections.RunnerOptions) {}},
+		"directory": {&chain{name: "chain"}, func(o *projections.RunnerOptions) { o.Dir = "" }},
+		"JetStream": {&chain{name: "chain"}, func(o *projections.RunnerOptions) { o.JS = nil }},
+		"identity":  {&chain{name: "chain"}, func(o *projections.RunnerOptions) { o.Identity = "" }},
+	} {
+		o := good
+		c.change(&o)
+		if _, err := projections.NewRunner(c.p, o); !errors.Is(err, projections.ErrBadOptions) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	run := r.runner(t, &chain{name: "chain", version: 1})
+	if _, err := projections.NewRunner(&chain{name: "chain"}, good); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("two runners on one file: %v", err)
+	}
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Run(t.Context()); !errors.Is(err, projections.ErrRan) {
+		t.Errorf("run after close: %v", err)
+	}
+}
+
+func TestNothingIsLeftRunning(t *testing.T) {
+	r := newRig(t)
+	r.store(t, events(100)...)
+	before := goleak.IgnoreCurrent()
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, 100)
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The server itself may keep the consumer until it is idle.
+	const consumer = "github.com/nats-io/nats-server/v2/server.(*consumer)."
+	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction(consumer+"loopAndGatherMsgs"),
+		goleak.IgnoreAnyFunction(consumer+"processInboundAcks"), goleak.IgnoreAnyFunction(consumer+"processInboundNextMsgReqs"))
+}
