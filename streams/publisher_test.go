@@ -323,6 +323,188 @@ func TestServerStopsUnderLoad(t *testing.T) {
 	}
 }
 
+// TestPublishAcrossRestart: callers wait out a restart, nothing is refused and
+// nothing is there twice, and each caller's events keep their order.
+func TestPublishAcrossRestart(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{AckTimeout: time.Second, RetryFor: streamstest.Limit})
+	const callers = 24
+	var wg sync.WaitGroup
+	var acked atomic.Int64
+	stop := make(chan struct{})
+	for c := range callers {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				e := messages(domain.PageID(fmt.Sprintf("%d-%d", c, i)), 1)
+				e[0].Contact = domain.ContactID(fmt.Sprint(c))
+				e[0].Data.EntryTime = int64(i)
+				r, err := p.Publish(bounded(t), e)
+				if err != nil || r[0].Duplicate != streams.NotDuplicate {
+					t.Errorf("caller %d, event %d: %+v, %v", c, i, r, err)
+					return
+				}
+				acked.Add(1)
+			}
+		})
+	}
+	more := func() {
+		before := acked.Load()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if n := acked.Load() - before; n < 500 {
+				return fmt.Errorf("%d acknowledged", n)
+			}
+			return nil
+		})
+	}
+	more()
+	for range 2 {
+		s.Halt(t)
+		s.Start(t)
+		more()
+	}
+	close(stop)
+	wg.Wait()
+
+	next := map[domain.ContactID]int64{}
+	for _, e := range stored(t, s) {
+		if e.Data.EntryTime != next[e.Contact] {
+			t.Fatalf("caller %s: event %d, want %d", e.Contact, e.Data.EntryTime, next[e.Contact])
+		}
+		next[e.Contact]++
+	}
+	var total int64
+	for _, n := range next {
+		total += n
+	}
+	if total != acked.Load() {
+		t.Errorf("stored %d, acknowledged %d", total, acked.Load())
+	}
+}
+
+// TestPublishWithoutStream: nobody answers, and the caller hears of it soon.
+func TestPublishWithoutStream(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	p := publisher(t, s, streams.PublisherOptions{})
+	for _, n := range []int{1, 40} {
+		if _, err := p.Publish(bounded(t), messages("1", n)); !errors.Is(err, streams.ErrUnavailable) {
+			t.Errorf("%d events: %v", n, err)
+		}
+	}
+	if _, err := p.Append(bounded(t), messages("1", 1)[0], 0); !errors.Is(err, streams.ErrUnavailable) {
+		t.Errorf("append: %v", err)
+	}
+}
+
+// TestPublishWhileDown: a caller waits no longer than it wants to, and closing
+// no longer than it may.
+func TestPublishWhileDown(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{AckTimeout: 100 * time.Millisecond, RetryFor: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Halt(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Publish(ctx, messages("1", 20)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	patient := make(chan error, 1)
+	go func() { _, err := p.Publish(bounded(t), messages("2", 20)); patient <- err }()
+	streamstest.Eventually(t, streamstest.Limit, func() error { // until it waits, closing might come first
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		_ = p.Close(ctx)
+		select {
+		case err := <-patient:
+			if !errors.Is(err, streams.ErrUnavailable) && !errors.Is(err, streams.ErrClosed) {
+				t.Errorf("the patient caller got %v", err)
+			}
+			return nil
+		default:
+			return errors.New("the patient caller still waits")
+		}
+	})
+	if err := p.Close(bounded(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBatchAmongOthers: while others publish, the members of a batch have the
+// sequences that their receipts say.
+func TestBatchAmongOthers(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	at := map[uint64]string{}
+	for c := range 3 {
+		p := publisher(t, s, streams.PublisherOptions{})
+		wg.Go(func() {
+			for i := range 10 {
+				events := messages(domain.PageID(fmt.Sprintf("%d-%d", c, i)), 30*c*i%100+1)
+				receipts, err := p.Publish(bounded(t), events)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				for j, r := range receipts {
+					at[r.Seq] = events[j].ID
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	all := stored(t, s)
+	for _, e := range all {
+		if at[e.Seq] != e.ID {
+			t.Fatalf("sequence %d is %s, a receipt says %q", e.Seq, e.ID, at[e.Seq])
+		}
+	}
+	if len(all) != len(at) {
+		t.Errorf("%d stored, %d receipts", len(all), len(at))
+	}
+}
+
+// TestFullDisk: the server's store is full. Nothing is acknowledged that is not
+// there, and JetStream goes on.
+func TestFullDisk(t *testing.T) {
+	s := streamstest.Run(t, func(o *embedded.Options) { o.MaxStore = 256 << 10 })
+	s.Stream(t, streams.Spec{})
+	p := publisher(t, s, streams.PublisherOptions{})
+	acked, refused := 0, 0
+	for i := 0; refused < 3 && i < 1000; i++ {
+		n := 1 + i%40
+		_, err := p.Publish(bounded(t), messages(domain.PageID(fmt.Sprint(i+1)), n))
+		switch {
+		case err == nil:
+			acked += n
+		case errors.Is(err, streams.ErrUnavailable):
+			refused++
+		default:
+			t.Fatal(err)
+		}
+	}
+	if refused == 0 {
+		t.Fatal("the store did not fill")
+	}
+	if err := s.Embedded().Healthy(); err != nil {
+		t.Error(err)
+	}
+	if got := len(stored(t, s)); got < acked || acked == 0 {
+		t.Errorf("acknowledged %d, stored %d", acked, got)
+	}
+}
+
 func TestAppendConflicts(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})

@@ -42,6 +42,9 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 	if err != nil {
 		return Stored{}, fmt.Errorf("ask stream: %w", err)
 	}
+	if seq == 0 { // the server takes it for no sequence at all
+		return Stored{}, fmt.Errorf("sequence 0: %w", ErrNotFound)
+	}
 	m, err := st.GetMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, ErrNotFound)
@@ -53,7 +56,8 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 }
 
 // Read calls f with every event from From to To, in order, each once, and
-// returns the last sequence it went past. It survives a lost connection by
+// returns the last sequence it went past: To, or the head of the stream if that
+// is lower. It survives a lost connection by
 // going on from where it was. An error of f ends it and is returned as it is.
 func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) (uint64, error) {
 	o = o.withDefaults()
@@ -126,9 +130,11 @@ const (
 	sourceIdle = time.Minute
 	// sourceHeartbeat is how often an idle server says that it is there; after
 	// twice that the consumer is taken for lost.
-	sourceHeartbeat = 2 * time.Second
+	sourceHeartbeat = time.Second
 	// sourceFetch is how many messages are asked for at once.
 	sourceFetch = 500
+	// deleteTimeout bounds the deletion of a consumer that is not needed.
+	deleteTimeout = time.Second
 	// sourceBytes is the least that is asked for at once, in bytes.
 	sourceBytes = 8 << 20
 )
@@ -136,13 +142,71 @@ const (
 // errGap says that a message of the consumer was lost on its way.
 var errGap = errors.New("message lost between server and reader")
 
-// fetch are the options of a pull: many messages, but no more bytes than the
-// server lets wait for one connection, and never less than the largest message.
-func fetch(nc *nats.Conn, messages int) []jetstream.PullMessagesOpt {
-	bytes := int(max(sourceBytes, 2*nc.MaxPayload()))
-	return []jetstream.PullMessagesOpt{
-		jetstream.PullMaxMessagesWithBytesLimit(messages, bytes), jetstream.PullHeartbeat(sourceHeartbeat),
+// puller asks a consumer for messages: many at a time, but no more bytes than
+// the server lets wait for one connection, and never less than the largest
+// message. It pulls batch by batch, because the client's own iterator bounds
+// either messages or bytes, and with both loses messages when its reader is
+// slow: the server's end-of-batch notes take room in its channel that it did
+// not plan for.
+type puller struct {
+	nc       *nats.Conn
+	consumer jetstream.Consumer
+	size     int
+
+	batch    jetstream.MessageBatch
+	messages <-chan jetstream.Msg
+	cancel   context.CancelFunc
+}
+
+// next waits for a message. Any error but the context's says that the consumer
+// may be lost.
+func (p *puller) next(ctx context.Context) (jetstream.Msg, error) {
+	for {
+		if p.batch == nil {
+			if err := p.fetch(); err != nil {
+				return nil, err
+			}
+		}
+		select {
+		case m, ok := <-p.messages:
+			if ok {
+				return m, nil
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		err := p.batch.Error()
+		p.stop()
+		if err != nil && !errors.Is(err, jetstream.ErrBatchCompleted) {
+			return nil, fmt.Errorf("fetch: %w", err)
+		}
 	}
+}
+
+func (p *puller) fetch() error {
+	ctx, cancel := context.WithCancel(context.Background()) // until stop
+	batch, err := p.consumer.Fetch(p.size, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(sourceHeartbeat),
+		jetstream.FetchMaxBytes(int(max(sourceBytes, 2*p.nc.MaxPayload()))))
+	if err != nil {
+		cancel()
+		return fmt.Errorf("fetch: %w", err)
+	}
+	p.batch, p.messages, p.cancel = batch, batch.Messages(), cancel
+	return nil
+}
+
+// stop ends the pull and returns what it had fetched already.
+func (p *puller) stop() []jetstream.Msg {
+	if p.batch == nil {
+		return nil
+	}
+	p.cancel()
+	var rest []jetstream.Msg
+	for m := range p.messages {
+		rest = append(rest, m)
+	}
+	p.batch = nil
+	return rest
 }
 
 // source gives the messages of a stream in order, each once. It makes a new
@@ -155,9 +219,8 @@ type source struct {
 	filters []string
 	last    uint64 // the last sequence given
 
-	consumer  jetstream.Consumer
-	messages  jetstream.MessagesContext
-	delivered uint64 // by this consumer
+	puller    *puller // of the consumer; nil without one
+	delivered uint64  // by this consumer
 	retry     time.Duration
 }
 
@@ -180,21 +243,17 @@ func (s *source) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make consumer: %w", err)
 	}
-	s.consumer, s.delivered = c, 0
+	s.puller, s.delivered = &puller{nc: s.js.Conn(), consumer: c, size: sourceFetch}, 0
 	return nil
 }
 
 // empty reports whether nothing at all waits to be read, which only a new
 // consumer can tell. Failing to tell is not empty: next finds out.
 func (s *source) empty(ctx context.Context) bool {
-	if s.consumer != nil {
+	if s.puller != nil || s.open(ctx) != nil {
 		return false
 	}
-	if err := s.open(ctx); err != nil {
-		s.drop()
-		return false
-	}
-	return s.consumer.CachedInfo().NumPending == 0
+	return s.puller.consumer.CachedInfo().NumPending == 0
 }
 
 // next waits for the next message. It fails only when the context ends, or the
@@ -220,21 +279,14 @@ func (s *source) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadat
 }
 
 func (s *source) pull(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
-	if s.consumer == nil {
+	if s.puller == nil {
 		if err := s.open(ctx); err != nil {
 			return nil, nil, err
 		}
 	}
-	if s.messages == nil {
-		it, err := s.consumer.Messages(fetch(s.js.Conn(), sourceFetch)...)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read messages: %w", err)
-		}
-		s.messages = it
-	}
-	m, err := s.messages.Next(jetstream.NextContext(ctx))
+	m, err := s.puller.next(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("next message: %w", err)
+		return nil, nil, err
 	}
 	meta, err := m.Metadata()
 	if err != nil {
@@ -246,26 +298,23 @@ func (s *source) pull(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadat
 	return m, meta, nil
 }
 
-// drop forgets the consumer; the server forgets it by itself when it is idle.
+// drop forgets the consumer, which its server deletes now or when it is idle.
 func (s *source) drop() {
-	if s.messages != nil {
-		s.messages.Stop()
-	}
-	s.messages, s.consumer = nil, nil
-}
-
-// close ends the source and its consumer on the server.
-func (s *source) close() {
-	c := s.consumer
-	s.drop()
-	if c == nil || !s.js.Conn().IsConnected() {
+	if s.puller == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	s.puller.stop()
+	name := s.puller.consumer.CachedInfo().Name
+	s.puller = nil
+	if !s.js.Conn().IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
-	// Only tidiness: an idle consumer goes by itself.
-	_ = s.js.DeleteConsumer(ctx, s.stream, c.CachedInfo().Name)
+	_ = s.js.DeleteConsumer(ctx, s.stream, name) // only tidiness
 }
+
+func (s *source) close() { s.drop() }
 
 // rest waits and returns the next, doubled wait.
 func rest(ctx context.Context, wait, most time.Duration) time.Duration {

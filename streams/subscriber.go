@@ -38,9 +38,8 @@ const (
 	DefaultMaxPause     = 5 * time.Second
 )
 
-// drainTimeout bounds the wait for one message that was on its way when a
-// durable subscription ended.
-const drainTimeout = 250 * time.Millisecond
+// askTimeout bounds the question whether a durable's consumer is still there.
+const askTimeout = time.Second
 
 // minPause is the first pause between two drives; each further one without
 // progress is twice as long.
@@ -193,21 +192,18 @@ func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make consumer: %w", err)
 	}
-	return &durable{js: s.js, consumer: c, prefetch: min(s.opts.MaxInFlight, sourceFetch)}, nil
+	return &durable{puller{nc: s.js.Conn(), consumer: c, size: min(s.opts.MaxInFlight, sourceFetch)}}, nil
 }
 
 // durable gives the messages of a consumer that the server keeps.
-type durable struct {
-	js       jetstream.JetStream
-	consumer jetstream.Consumer
-	messages jetstream.MessagesContext
-	prefetch int
-}
+type durable struct{ puller }
 
+// next fails only when the context ends, or the connection, the stream or the
+// consumer is gone for good.
 func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	wait := sourceRetryMin
 	for {
-		m, err := d.pull(ctx)
+		m, err := d.puller.next(ctx)
 		if err == nil {
 			meta, err := m.Metadata()
 			if err != nil {
@@ -215,55 +211,33 @@ func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetada
 			}
 			return m, meta, nil
 		}
-		if ctx.Err() != nil { // close gives back what was fetched
+		if ctx.Err() != nil {
 			return nil, nil, fmt.Errorf("read consumer: %w", ctx.Err())
 		}
-		d.drop()
-		switch {
-		case d.js.Conn().IsClosed(), errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
-			return nil, nil, fmt.Errorf("read consumer: %w", err)
+		if gone := d.gone(ctx, err); gone != nil {
+			return nil, nil, fmt.Errorf("read consumer: %w", gone)
 		}
 		wait = rest(ctx, wait, sourceRetryMax)
 	}
 }
 
-func (d *durable) pull(ctx context.Context) (jetstream.Msg, error) {
-	if d.messages == nil {
-		it, err := d.consumer.Messages(fetch(d.js.Conn(), d.prefetch)...)
-		if err != nil {
-			return nil, fmt.Errorf("read messages: %w", err)
-		}
-		d.messages = it
+// gone tells whether a failed pull is for good.
+func (d *durable) gone(ctx context.Context, err error) error {
+	if d.nc.IsClosed() {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
-	m, err := d.messages.Next(jetstream.NextContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("next message: %w", err)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, err = d.consumer.Info(ctx)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
 	}
-	return m, nil
-}
-
-func (d *durable) drop() {
-	if d.messages != nil {
-		d.messages.Stop()
-		d.messages = nil
-	}
+	return nil
 }
 
 // close gives back what was fetched and not taken.
 func (d *durable) close() {
-	if d.messages == nil {
-		return
-	}
-	defer d.drop()
-	if !d.js.Conn().IsConnected() {
-		return
-	}
-	d.messages.Drain()
-	for {
-		m, err := d.messages.Next(jetstream.NextMaxWait(drainTimeout))
-		if err != nil {
-			return
-		}
+	for _, m := range d.stop() {
 		_ = m.Nak() // else it comes again after AckWait
 	}
 }

@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -281,6 +282,183 @@ func TestSubscriberSurvivesRestart(t *testing.T) {
 	for i, seq := range got {
 		if seq != uint64(31+i) {
 			t.Fatalf("position %d has sequence %d", i, seq)
+		}
+	}
+}
+
+// TestSubscriberAcrossServerRestart: the connection and the channel stay, and
+// nothing is lost, wherever the position is kept; where it is the reader's, the
+// order holds too.
+func TestSubscriberAcrossServerRestart(t *testing.T) {
+	for _, durable := range []string{"", "reader"} {
+		t.Run("durable="+durable, func(t *testing.T) {
+			s := streamstest.Run(t)
+			s.Stream(t, streams.Spec{})
+			publish(t, s, messages("1", 50))
+			sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Durable: durable, MaxInFlight: 8, AckWait: 2 * time.Second})
+			defer sub.Close()
+			in, err := sub.Subscribe(t.Context(), streams.All)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := map[uint64]bool{}
+			next := uint64(1)
+			take := func(to uint64) {
+				t.Helper()
+				for next <= to {
+					select {
+					case m, ok := <-in:
+						if !ok {
+							t.Fatal("the channel was closed")
+						}
+						pos, err := streams.PositionOf(m)
+						if err != nil {
+							t.Fatal(err)
+						}
+						m.Ack()
+						if durable == "" && pos.Seq != next {
+							t.Fatalf("got %d, want %d", pos.Seq, next)
+						}
+						// What was on its way to a durable's reader comes late,
+						// and what it acknowledged may come again.
+						for seen[pos.Seq] = true; seen[next]; next++ {
+						}
+					case <-time.After(streamstest.Limit):
+						t.Fatalf("%d did not come", next)
+					}
+				}
+			}
+			take(30)
+			s.Halt(t)
+			s.Start(t)
+			publish(t, s, messages("2", 50))
+			take(100)
+		})
+	}
+}
+
+// TestDurableIsNotGivenTwice: a handler that takes longer than AckWait keeps
+// its message.
+func TestDurableIsNotGivenTwice(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("1", 1))
+	o := streams.SubscriberOptions{Durable: "slow", AckWait: 150 * time.Millisecond, CloseTimeout: 10 * time.Millisecond}
+	both := make(chan *message.Message, 10)
+	for range 2 {
+		sub := streams.NewSubscriber(s.JS, o)
+		defer sub.Close()
+		in, err := sub.Subscribe(t.Context(), streams.All)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for m := range in {
+				both <- m
+			}
+		}()
+	}
+	m := <-both
+	select {
+	case again := <-both:
+		t.Errorf("%s was given again", again.UUID)
+	case <-time.After(4 * o.AckWait):
+	}
+	m.Ack()
+}
+
+// TestDurableGivesBack: what a closed subscriber had goes to the next at once,
+// in order, not after AckWait.
+func TestDurableGivesBack(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("1", 40))
+	o := streams.SubscriberOptions{Durable: "d", AckWait: time.Hour, MaxInFlight: 16, CloseTimeout: 10 * time.Millisecond}
+	first := streams.NewSubscriber(s.JS, o)
+	in, err := first.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if m := <-in; i < 5 {
+			m.Ack()
+		}
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := streams.NewSubscriber(s.JS, o)
+	defer second.Close()
+	if in, err = second.Subscribe(t.Context(), streams.All); err != nil {
+		t.Fatal(err)
+	}
+	got := map[uint64]bool{}
+	for len(got) < 35 {
+		for _, seq := range collectSeqs(t, in, 1, nil) {
+			got[seq] = true
+		}
+	}
+	for seq := uint64(6); seq <= 40; seq++ {
+		if !got[seq] {
+			t.Errorf("%d was not given again", seq)
+		}
+	}
+}
+
+// TestSubscriberGivesAnyMessage: a message that is no event, with whatever
+// headers, is given and refused by FromMessage only.
+func TestSubscriberGivesAnyMessage(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	odd := []nats.Header{
+		nil,
+		{"X": {"1", "2"}, "x": {"3"}},
+		{"_watermill_message_uuid": {""}, "ce-id": {"id"}},
+		{"ce-id": {"a", "b"}, "ce-subject": {"%zz"}},
+		{"pagestream-seq": {"99"}, "pagestream-ordinal": {"x"}},
+	}
+	for _, h := range odd {
+		if _, err := s.JS.PublishMsg(t.Context(), &nats.Msg{Subject: "pagestream.any.thing", Header: h, Data: []byte{0xff}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 2})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range odd {
+		m := <-in
+		if pos, err := streams.PositionOf(m); err != nil || pos.Seq != uint64(i+1) || pos.Ordinal != uint64(i+1) {
+			t.Errorf("message %d is at %+v, %v", i+1, pos, err)
+		}
+		if m.UUID == "" {
+			t.Errorf("message %d has no id", i+1)
+		}
+		if _, err := streams.FromMessage(m); !errors.Is(err, streams.ErrMalformed) {
+			t.Errorf("message %d: %v", i+1, err)
+		}
+		m.Ack()
+	}
+}
+
+// TestMetadataHasNoOrders: what the publisher said to the server is not said
+// again by whoever publishes the message elsewhere.
+func TestMetadataHasNoOrders(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("1", 20)) // a batch
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := <-in
+	for k := range m.Metadata {
+		if strings.HasPrefix(k, "Nats-") && k != nats.MsgIdHdr {
+			t.Errorf("metadata %s", k)
 		}
 	}
 }

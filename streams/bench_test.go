@@ -1,0 +1,157 @@
+package streams_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wmjetstream "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/jetstream"
+	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// benchEvents makes events of about 600 bytes as stored, each with its own id.
+func benchEvents(page string, n int) []domain.Event {
+	events := messages(domain.PageID(page), n)
+	for i := range events {
+		events[i].Data.Message.Text = strings.Repeat("x", 150)
+	}
+	return events
+}
+
+// BenchmarkPublish is one event a call, 64 callers at once, every answer after
+// a sync: what webhooks cost.
+func BenchmarkPublish(b *testing.B) {
+	const callers = 64
+	run := func(b *testing.B, s *streamstest.Server, publish func(context.Context, domain.Event) error) {
+		b.Helper()
+		events := make([][]domain.Event, callers)
+		for c := range events {
+			events[c] = benchEvents(fmt.Sprint(c), b.N/callers+1)
+		}
+		var wg sync.WaitGroup
+		b.ResetTimer()
+		for c := range callers {
+			wg.Go(func() {
+				for _, e := range events[c] {
+					if err := publish(context.Background(), e); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	}
+	b.Run("single publishes", func(b *testing.B) {
+		s := streamstest.Run(b)
+		s.Stream(b, streams.Spec{})
+		run(b, s, func(ctx context.Context, e domain.Event) error {
+			m, err := streams.Encode(e)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, streamstest.Limit)
+			defer cancel()
+			_, err = s.JS.PublishMsg(ctx, m)
+			return err
+		})
+	})
+	b.Run("committer", func(b *testing.B) {
+		s := streamstest.Run(b)
+		s.Stream(b, streams.Spec{})
+		var batches, batched atomic.Int64
+		p := publisher(b, s, streams.PublisherOptions{Observe: func(o streams.BatchObservation) {
+			if o.Atomic {
+				batches.Add(1)
+				batched.Add(int64(o.Size))
+			}
+		}})
+		run(b, s, func(ctx context.Context, e domain.Event) error {
+			_, err := p.Publish(ctx, []domain.Event{e})
+			return err
+		})
+		if n := batches.Load(); n > 0 {
+			b.ReportMetric(float64(batched.Load())/float64(n), "events/batch")
+		}
+	})
+}
+
+// BenchmarkSubscribe reads a stream that is there already and acknowledges each
+// message at once: what reading costs before any projection.
+func BenchmarkSubscribe(b *testing.B) {
+	run := func(b *testing.B, open func(*streamstest.Server) message.Subscriber) {
+		b.Helper()
+		s := streamstest.Run(b, unsynced)
+		s.Stream(b, streams.Spec{})
+		p := publisher(b, s, streams.PublisherOptions{})
+		for left, page := b.N, 0; left > 0; page++ {
+			n := min(left, 1000)
+			if _, err := p.Publish(context.Background(), benchEvents(fmt.Sprint(page), n)); err != nil {
+				b.Fatal(err)
+			}
+			left -= n
+		}
+		sub := open(s)
+		defer sub.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		b.ResetTimer()
+		in, err := sub.Subscribe(ctx, streams.All)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range b.N {
+			(<-in).Ack()
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	}
+	for _, inFlight := range []int{1, 256} {
+		b.Run(fmt.Sprintf("pagestream, %d in flight", inFlight), func(b *testing.B) {
+			run(b, func(s *streamstest.Server) message.Subscriber {
+				return streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: inFlight})
+			})
+		})
+	}
+	b.Run("watermill-nats pkg nats", func(b *testing.B) {
+		run(b, func(s *streamstest.Server) message.Subscriber {
+			sub, err := wmnats.NewSubscriberWithNatsConn(s.Connection(b), wmnats.SubscriberSubscriptionConfig{
+				SubscribersCount: 1, AckWaitTimeout: 5 * time.Second, Unmarshaler: &wmnats.NATSMarshaler{},
+				SubjectCalculator: wmnats.DefaultSubjectCalculator,
+				JetStream:         wmnats.JetStreamConfig{SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()}},
+			}, watermill.NopLogger{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return sub
+		})
+	})
+	b.Run("watermill-nats pkg jetstream", func(b *testing.B) {
+		run(b, func(s *streamstest.Server) message.Subscriber {
+			sub, err := wmjetstream.NewSubscriber(wmjetstream.SubscriberConfig{
+				Conn: s.Connection(b), Logger: watermill.NopLogger{}, AckWaitTimeout: 5 * time.Second,
+				ResourceInitializer: func(ctx context.Context, js jetstream.JetStream, _ string) (jetstream.Consumer, func(context.Context, watermill.LoggerAdapter), error) {
+					c, err := js.CreateConsumer(ctx, streams.Name, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+					return c, nil, err
+				},
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return sub
+		})
+	})
+}

@@ -1,0 +1,235 @@
+package streams_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+func bounded(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestRead(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	read := func(o streams.ReadOptions) (seqs []uint64, last uint64) {
+		t.Helper()
+		last, err := streams.Read(bounded(t), s.JS, o, func(e streams.Stored) error {
+			seqs = append(seqs, e.Seq)
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%+v: %v", o, err)
+		}
+		return seqs, last
+	}
+	if seqs, last := read(streams.ReadOptions{}); len(seqs) != 0 || last != 0 {
+		t.Errorf("an empty stream gave %v up to %d", seqs, last)
+	}
+	publish(t, s, messages("100", 10)) // 1 to 10
+	publish(t, s, messages("200", 10)) // 11 to 20
+	st, err := s.JS.Stream(bounded(t), streams.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{5, 20} { // erased ones leave a gap, also at the end
+		if err := st.SecureDeleteMsg(bounded(t), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := []uint64{1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19}
+	for _, c := range []struct {
+		o    streams.ReadOptions
+		want []uint64
+		last uint64
+	}{
+		{streams.ReadOptions{}, all, 20},
+		{streams.ReadOptions{From: 10}, all[8:], 20},
+		{streams.ReadOptions{From: 20}, nil, 20},
+		{streams.ReadOptions{From: 21}, nil, 20},
+		{streams.ReadOptions{From: 1000}, nil, 20},
+		{streams.ReadOptions{To: 7}, all[:6], 7},
+		{streams.ReadOptions{To: 5}, all[:4], 5},
+		{streams.ReadOptions{From: 5, To: 5}, nil, 5},
+		{streams.ReadOptions{To: 1000}, all, 20},
+		{streams.ReadOptions{Filters: streams.Filter("200")}, all[9:], 20},
+		{streams.ReadOptions{Filters: streams.Filter("100")}, all[:9], 20},
+		{streams.ReadOptions{To: 12, Filters: streams.Filter("200")}, all[9:11], 12},
+		{streams.ReadOptions{To: 9, Filters: streams.Filter("200")}, nil, 9},
+		{streams.ReadOptions{Filters: streams.Filter("300")}, nil, 20},
+		{streams.ReadOptions{Filters: streams.Filter("", domain.PostbackReceived, domain.MessageReceived)}, all, 20},
+	} {
+		if seqs, last := read(c.o); !slices.Equal(seqs, c.want) || last != c.last {
+			t.Errorf("%+v gave %v up to %d, want %v up to %d", c.o, seqs, last, c.want, c.last)
+		}
+	}
+
+	enough := errors.New("enough")
+	if last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+		if e.Seq == 3 {
+			return enough
+		}
+		return nil
+	}); last != 3 || err != enough { //nolint:errorlint // as it is, not wrapped
+		t.Errorf("stopped at %d with %v", last, err)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := streams.Read(ended, s.JS, streams.ReadOptions{}, func(streams.Stored) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("with an ended context: %v", err)
+	}
+	// Nothing stays on the server.
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		info, err := st.Info(bounded(t))
+		if err == nil && info.State.Consumers > 0 {
+			err = fmt.Errorf("%d consumers are left", info.State.Consumers)
+		}
+		return err
+	})
+}
+
+func TestGet(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	want := messages("100", 1)
+	publish(t, s, want)
+	got, err := streams.Get(bounded(t), s.JS, streams.Name, 1)
+	if err != nil || got.ID != want[0].ID || got.Seq != 1 || got.At.IsZero() {
+		t.Errorf("got %s at %d, %v", got.ID, got.Seq, err)
+	}
+	for _, seq := range []uint64{0, 2, 1 << 60} {
+		if _, err := streams.Get(bounded(t), s.JS, streams.Name, seq); !errors.Is(err, streams.ErrNotFound) {
+			t.Errorf("sequence %d: %v", seq, err)
+		}
+	}
+}
+
+// TestReadMalformed: a stranger's message ends a read, or is passed by.
+func TestReadMalformed(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 1))
+	stranger := nats.NewMsg("pagestream.what.ever")
+	stranger.Header["X"] = []string{"1", "2"}
+	if _, err := s.JS.PublishMsg(bounded(t), stranger); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, messages("200", 1))
+	nothing := func(streams.Stored) error { return nil }
+	if last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, nothing); last != 2 || !errors.Is(err, streams.ErrMalformed) {
+		t.Errorf("ended at %d with %v", last, err)
+	}
+	var passed []uint64
+	last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{Malformed: func(seq uint64, err error) error {
+		passed = append(passed, seq)
+		return nil
+	}}, nothing)
+	if last != 3 || err != nil || !slices.Equal(passed, []uint64{2}) {
+		t.Errorf("passed %v, ended at %d with %v", passed, last, err)
+	}
+}
+
+// TestReadLargeEvents: events near the size limit come through, more of them
+// than one pull may ask for, and the connection is not cut off as too slow.
+func TestReadLargeEvents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 160 MiB")
+	}
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	const n = 10
+	p := publisher(t, s, streams.PublisherOptions{})
+	for i := range n {
+		e := messages(domain.PageID(fmt.Sprint(i)), 1)
+		e[0].Data.Raw = []byte(`"` + strings.Repeat("x", 16<<20) + `"`)
+		if _, err := p.Publish(bounded(t), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(stored(t, s)); got != n {
+		t.Errorf("read %d of %d", got, n)
+	}
+	if r := s.Conn.Stats().Reconnects; r != 0 {
+		t.Errorf("the connection was cut %d times", r)
+	}
+}
+
+// TestFollowAcrossRestart: each event once and in order, though the server and
+// with it the consumer goes away in between.
+func TestFollowAcrossRestart(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("1", 30))
+	ctx, cancel := context.WithCancel(bounded(t))
+	defer cancel()
+	got := make(chan uint64, 1000)
+	followed := make(chan error, 1)
+	go func() {
+		followed <- streams.Follow(ctx, s.JS, streams.ReadOptions{From: 11}, func(e streams.Stored) error {
+			got <- e.Seq
+			return nil
+		})
+	}()
+	next := uint64(11)
+	take := func(to uint64) {
+		t.Helper()
+		for ; next <= to; next++ {
+			select {
+			case seq := <-got:
+				if seq != next {
+					t.Fatalf("got %d, want %d", seq, next)
+				}
+			case <-ctx.Done():
+				t.Fatalf("%d did not come", next)
+			}
+		}
+	}
+	take(30)
+	for round := range 2 {
+		s.Halt(t)
+		s.Start(t)
+		p := publisher(t, s, streams.PublisherOptions{})
+		if _, err := p.Publish(bounded(t), messages(domain.PageID(fmt.Sprint(2+round)), 20)); err != nil {
+			t.Fatal(err)
+		}
+		take(uint64(50 + 20*round))
+	}
+	cancel()
+	if err := <-followed; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestFollowEndsWithTheConnection: a closed connection does not come back.
+func TestFollowEndsWithTheConnection(t *testing.T) {
+	s := streamstest.Run(t, unsynced, func(*embedded.Options) {})
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("1", 1))
+	started := make(chan struct{})
+	followed := make(chan error, 1)
+	go func() {
+		followed <- streams.Follow(bounded(t), s.JS, streams.ReadOptions{}, func(streams.Stored) error {
+			close(started)
+			return nil
+		})
+	}()
+	<-started
+	s.Conn.Close()
+	if err := <-followed; !errors.Is(err, streams.ErrClosed) {
+		t.Errorf("ended with %v", err)
+	}
+}
