@@ -265,7 +265,8 @@ func TestRefusalsByCode(t *testing.T) {
 	} {
 		err := &graph.Error{Status: c.status, Code: c.code, Subcode: c.sub}
 		for _, k := range kinds {
-			assert.Equal(t, k == c.kind, errors.Is(err, k), "%v is %v", err, k)
+			want := k == c.kind //nolint:errorlint // which of the kinds it is
+			assert.Equal(t, want, errors.Is(err, k), "%v is %v", err, k)
 		}
 	}
 	assert.ErrorIs(t, &graph.Error{Status: 400, Code: 4711, Transient: true}, graph.ErrTransient)
