@@ -26,6 +26,7 @@ import (
 const (
 	DefaultMaxBatch     = 1024
 	DefaultHeadInterval = time.Second
+	DefaultPace         = 20 * time.Millisecond
 )
 
 const (
@@ -80,6 +81,12 @@ type RunnerOptions struct {
 	// MaxInFlight bounds the events that are read ahead, by default twice
 	// MaxBatch: while one batch is committed the next one gathers.
 	MaxInFlight int
+	// Pace is the least time from one transaction to the next, by default 20 ms;
+	// negative is none. A transaction is synced, and every sync takes its turn
+	// with those of the stream that deliveries wait for: a read model that
+	// commits each event as it comes would slow down what it reads. The first
+	// event after a pause does not wait, nor does a full batch.
+	Pace time.Duration
 	// HeadInterval is how often the stream is asked how far it is, by default
 	// each second. Events don't wait for that, only Lag does.
 	HeadInterval time.Duration
@@ -101,6 +108,9 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = 2 * o.MaxBatch
 	}
+	if o.Pace == 0 {
+		o.Pace = DefaultPace
+	}
 	if o.HeadInterval <= 0 {
 		o.HeadInterval = DefaultHeadInterval
 	}
@@ -121,7 +131,7 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 //
 // Events come through a watermill router and are put back in stream order;
 // whatever is there is applied in one transaction, together with the position,
-// and then acknowledged. It never waits for more to come. What was applied
+// and then acknowledged. What was applied
 // before is not applied again, what fails is tried again in order with a
 // growing pause, and nothing is skipped but two kinds that are counted: an
 // event whose id an earlier one has, and a message that is no event. Both are
@@ -512,6 +522,7 @@ func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message
 // it at once.
 func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.CancelCauseFunc) {
 	o := newOrder()
+	var last time.Time
 	for {
 		select {
 		case w := <-in:
@@ -523,7 +534,8 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 			return
 		}
 		for {
-			drain(o, in)
+			r.gather(ctx, o, in, time.Until(last.Add(r.opts.Pace)))
+			last = time.Now()
 			batch := o.take(r.opts.MaxBatch)
 			if len(batch) == 0 || ctx.Err() != nil {
 				break
@@ -533,7 +545,23 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 	}
 }
 
-func drain(o *order, in <-chan *work) {
+// gather takes in what comes within the pause, up to a full batch, and then
+// whatever else is there already.
+func (r *Runner) gather(ctx context.Context, o *order, in <-chan *work, pause time.Duration) {
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		for waiting := true; waiting && len(o.held) < r.opts.MaxBatch; {
+			select {
+			case w := <-in:
+				o.add(w)
+			case <-t.C:
+				waiting = false
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 	for {
 		select {
 		case w := <-in:

@@ -233,3 +233,42 @@ func TestFollowEndsWithTheConnection(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// TestSlowReader: a reader that is slower than the server loses nothing and is
+// not cut off, with more waiting than one pull gives.
+func TestSlowReader(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	slow := make(chan error, 100)
+	s.Conn.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		select {
+		case slow <- err:
+		default:
+		}
+	})
+	const n = 3000
+	publish(t, s, messages("1", n))
+	next := uint64(1)
+	if _, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+		if e.Seq != next {
+			t.Errorf("got %d, want %d", e.Seq, next)
+		}
+		next = e.Seq + 1
+		if e.Seq%200 == 0 { // let the server run ahead as far as it may
+			if err := s.Conn.Flush(); err != nil {
+				return fmt.Errorf("flush: %w", err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if next != n+1 {
+		t.Errorf("read up to %d", next-1)
+	}
+	select {
+	case err := <-slow:
+		t.Errorf("the connection reports %v", err)
+	default:
+	}
+}

@@ -35,7 +35,7 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
-// ErrMismatch, when the stream is made sure of, says that it is not what it
+// ErrMismatch says that the stream, when it is made sure of, is not what it
 // should be and can't be made so without a loss.
 var ErrMismatch = errors.New("stream is not as it should be; rename or restore it")
 

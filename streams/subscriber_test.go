@@ -347,7 +347,7 @@ func TestDurableIsNotGivenTwice(t *testing.T) {
 	both := make(chan *message.Message, 10)
 	for range 2 {
 		sub := streams.NewSubscriber(s.JS, o)
-		defer sub.Close()
+		t.Cleanup(func() { _ = sub.Close() })
 		in, err := sub.Subscribe(t.Context(), streams.All)
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 // process starts itself with PAGESTREAM_TEST_RUN_MAIN.
 func TestMain(m *testing.M) {
 	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" {
-		os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
+		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		code := Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 		stop()

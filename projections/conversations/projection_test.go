@@ -124,74 +124,116 @@ func TestEvents(t *testing.T) {
 		events []domain.Event
 		check  func(t *testing.T, w *world, m conversations.Message)
 	}{
-		{"edits, the highest number stands", []domain.Event{in("m", "a", 1000), edit("m", "c", 2, 3000), edit("m", "b", 1, 2000)},
+		{
+			"edits, the highest number stands",
+			[]domain.Event{in("m", "a", 1000), edit("m", "c", 2, 3000), edit("m", "b", 1, 2000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, "c", m.Text)
 				assert.Equal(t, "a", m.Original)
 				assert.Equal(t, []conversations.Edit{{Num: 1, Text: "b", Time: ms(2000)}, {Num: 2, Text: "c", Time: ms(3000)}}, m.Edits)
 				assert.Equal(t, "c", w.conversation().Last.Text)
 				assert.Equal(t, []uint64{1, 2, 3}, m.Events)
-			}},
-		{"edit 0.7 s before its message", []domain.Event{edit("m", "b", 1, 1700), in("m", "a", 1000)},
+			},
+		},
+		{
+			"edit 0.7 s before its message",
+			[]domain.Event{edit("m", "b", 1, 1700), in("m", "a", 1000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, "b", m.Text)
 				assert.Equal(t, "a", m.Original)
 				assert.Zero(t, w.conversation().Pending)
 				assert.Zero(t, w.counts().Pending)
-			}},
-		{"unsend clears the text", []domain.Event{in("m", "secret", 1000), edit("m", "secret too", 1, 1500), unsend("m", 2000)},
+			},
+		},
+		{
+			"unsend clears the text",
+			[]domain.Event{in("m", "secret", 1000), edit("m", "secret too", 1, 1500), unsend("m", 2000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.True(t, m.Deleted)
 				assert.Equal(t, ms(2000), m.DeletedAt)
 				assert.Empty(t, m.Text+m.Original+m.Edits[0].Text)
 				assert.Empty(t, w.conversation().Last.Text)
 				assert.True(t, w.conversation().Last.Deleted)
-			}},
-		{"unsend before its message", []domain.Event{unsend("m", 2000), in("m", "secret", 1000)},
+			},
+		},
+		{
+			"unsend before its message",
+			[]domain.Event{unsend("m", 2000), in("m", "secret", 1000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.True(t, m.Deleted)
 				assert.Empty(t, m.Text)
 				assert.Empty(t, w.conversation().Last.Text)
-			}},
-		{"reactions of both sides", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000)},
+			},
+		},
+		{
+			"reactions of both sides",
+			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				require.Len(t, m.Reactions, 2)
 				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
 				assert.Equal(t, "👍", m.Reactions["104"].Emoji)
-			}},
-		{"unreact removes", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), unreact("m", "7001", 3000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) }},
-		{"unreact before its reaction", []domain.Event{unreact("m", "7001", 3000), react("m", "7001", "😀", 2000), in("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) }},
-		{"reactions of one millisecond: the later arrival", []domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "7001", "😢", 2000)},
+			},
+		},
+		{
+			"unreact removes",
+			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), unreact("m", "7001", 3000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) },
+		},
+		{
+			"unreact before its reaction",
+			[]domain.Event{unreact("m", "7001", 3000), react("m", "7001", "😀", 2000), in("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) },
+		},
+		{
+			"reactions of one millisecond: the later arrival",
+			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "7001", "😢", 2000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
-			}},
-		{"delivery by mid before the echo", []domain.Event{delivered(1500, 0, "m"), out("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(1500), m.DeliveredAt) }},
-		{"delivery by watermark before the echo", []domain.Event{delivered(5000, 1500), out("m", "a", 1000)},
+			},
+		},
+		{
+			"delivery by mid before the echo",
+			[]domain.Event{delivered(1500, 0, "m"), out("m", "a", 1000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(1500), m.DeliveredAt) },
+		},
+		{
+			"delivery by watermark before the echo",
+			[]domain.Event{delivered(5000, 1500), out("m", "a", 1000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, ms(1500), m.DeliveredAt)
 				assert.True(t, m.ReadAt.IsZero())
-			}},
-		{"the earliest receipt stands", []domain.Event{out("m", "a", 1000), delivered(0, 3000), delivered(0, 2000), delivered(0, 4000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) }},
-		{"read implies delivered", []domain.Event{out("m", "a", 1000), read(5000, 1000)},
+			},
+		},
+		{
+			"the earliest receipt stands",
+			[]domain.Event{out("m", "a", 1000), delivered(0, 3000), delivered(0, 2000), delivered(0, 4000)},
+			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) },
+		},
+		{
+			"read implies delivered",
+			[]domain.Event{out("m", "a", 1000), read(5000, 1000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, ms(1000), m.ReadAt)
 				assert.Equal(t, ms(1000), m.DeliveredAt)
-			}},
-		{"receipts don't touch what the contact sent", []domain.Event{in("m", "a", 1000), delivered(2000, 2000, "m"), read(3000, 3000)},
+			},
+		},
+		{
+			"receipts don't touch what the contact sent",
+			[]domain.Event{in("m", "a", 1000), delivered(2000, 2000, "m"), read(3000, 3000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.True(t, m.DeliveredAt.IsZero() && m.ReadAt.IsZero())
 				assert.Equal(t, ms(2000), w.conversation().Delivered)
 				assert.Equal(t, ms(3000), w.conversation().Read)
-			}},
-		{"read by mid before the echo", []domain.Event{readMID(9000, "m"), out("m", "a", 1000)},
+			},
+		},
+		{
+			"read by mid before the echo",
+			[]domain.Event{readMID(9000, "m"), out("m", "a", 1000)},
 			func(t *testing.T, w *world, m conversations.Message) {
 				assert.Equal(t, ms(9000), m.ReadAt)
 				assert.Equal(t, ms(1000), w.conversation().Read)
-			}},
+			},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -249,7 +249,10 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 			frame.WriteByte('\n')
 		case <-beat.C:
 			frame.WriteString(": still here\n\n")
-		case <-followed:
+		case err := <-followed:
+			if ctx.Err() == nil {
+				s.opts.Logger.Warn("feed ended", "err", err)
+			}
 			return nil // the client reconnects and goes on from its last id
 		}
 		if err := send(frame.Bytes()); err != nil {
