@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -365,6 +366,7 @@ func (p *Publisher) commit() {
 			p.waiting -= n
 			p.bytes -= bytes
 			p.mu.Unlock()
+			runtime.Gosched() // callers just answered may have more for the next drain
 		}
 		if !open {
 			return
