@@ -96,7 +96,8 @@ type Streams struct {
 	SyncInterval time.Duration `koanf:"sync_interval"`
 	// Window is how long JetStream itself remembers a dedup id.
 	Window time.Duration `koanf:"window"`
-	// MaxBytes bounds the stream, the oldest events go first; 0 is unlimited.
+	// MaxBytes bounds the stream: a full one refuses new events, which are then
+	// answered 503, and never drops old ones. 0 is unlimited.
 	MaxBytes ByteSize `koanf:"max_bytes"`
 	// MaxStore bounds what the embedded server may write to disk; 0 is
 	// unlimited.

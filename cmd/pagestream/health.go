@@ -7,10 +7,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/deliveries"
 )
 
-// errStarting is the state before the first look.
-var errStarting = errors.New("starting")
+// Errors while deliveries are answered 503 although the stream may well work.
+var (
+	// errStarting is the state before the first look.
+	errStarting = errors.New("starting")
+	// errIndexing says that the index of ids does not hold yet what the stream
+	// held when it was begun: an old duplicate would get into the stream.
+	errIndexing = errors.New("the index of event ids is catching up with the stream")
+)
 
 // healthInterval is how often the stream is asked whether it can store. A
 // failed publish is answered 503 in any case; this only spares the wait.
@@ -21,6 +30,7 @@ const healthInterval = time.Second
 type health struct {
 	p       *Program
 	stored  atomic.Pointer[error] // nil error: the stream takes events
+	indexed atomic.Bool           // the index was at the head once since the start
 	cancel  context.CancelFunc
 	stopped sync.WaitGroup
 }
@@ -88,7 +98,28 @@ func (h *health) storing() error {
 	if err == nil {
 		return errStarting
 	}
-	return *err
+	if *err != nil {
+		return *err
+	}
+	return h.index()
+}
+
+// index returns errIndexing while the index is behind what the stream held at
+// the start, or is being built anew. A projection that fails later is another
+// matter: then the window and the projections find duplicates, which is better
+// than to take nothing.
+func (h *health) index() error {
+	s := h.p.model(deliveries.Name).Status()
+	if !h.indexed.Load() {
+		if s.Seq < h.p.headAtStart {
+			return errIndexing
+		}
+		h.indexed.Store(true)
+	}
+	if s.State == projections.StateRebuilding {
+		return errIndexing
+	}
+	return nil
 }
 
 // reasons returns everything that makes the process not ready.

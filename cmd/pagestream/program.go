@@ -51,6 +51,8 @@ type Program struct {
 	privateLn net.Listener
 	health    health
 	started   time.Time
+	// headAtStart is the stream's last event before anything was taken in.
+	headAtStart uint64
 
 	stopRunners context.CancelFunc
 	background  sync.WaitGroup
@@ -214,6 +216,9 @@ func (p *Program) startProjections(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make sure of the stream: %w", err)
 	}
+	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
+		return err
+	}
 	dir := p.cfg.ProjectionsDir()
 	run, stop := context.WithCancel(context.Background())
 	p.stopRunners = stop
@@ -304,6 +309,7 @@ func (p *Program) serve(ctx context.Context) error {
 		Handler:           private,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      time.Minute, // an event feed sets its own, write by write
 		IdleTimeout:       p.cfg.Webhook.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),

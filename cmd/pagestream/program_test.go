@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 	"github.com/pagestream/pagestream/config"
@@ -484,5 +486,84 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %s", want)
 		}
+	}
+}
+
+// TestLostIndexLetsNoDuplicateIn: the index's file is gone and the window is
+// over. Until the index is built again deliveries are answered 503, so that no
+// old duplicate gets into the stream.
+func TestLostIndexLetsNoDuplicateIn(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Streams.Window = 100 * time.Millisecond
+	r := start(t, cfg)
+	const n = 3000
+	var batch []string
+	for i := range n {
+		batch = append(batch, fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":%d,"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
+	}
+	body := []byte(`{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` + strings.Join(batch, ",") + `]}]}`)
+	if got := post(t, r.PublicAddr(), body); got != 200 {
+		t.Fatalf("answered %d", got)
+	}
+	stored := time.Now()
+	get[pages.Page](t, r, "/api/v1/pages/700")
+	r.stop(t)
+	if err := os.Remove(filepath.Join(cfg.ProjectionsDir(), "deliveries.db")); err != nil {
+		t.Fatal(err)
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if time.Since(stored) < 5*cfg.Streams.Window {
+			return fmt.Errorf("the window is open")
+		}
+		return nil
+	})
+
+	r = start(t, cfg)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if got := post(t, r.PublicAddr(), body); got != 200 {
+			return fmt.Errorf("answered %d", got)
+		}
+		return nil
+	})
+	if s := status(t, r); s.Stream.Events != n {
+		t.Errorf("the stream has %d events, not %d", s.Stream.Events, n)
+	}
+}
+
+// TestExternalNATS: the same with a server that is not ours.
+func TestExternalNATS(t *testing.T) {
+	ns, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ns.Start()
+	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
+	if !ns.ReadyForConnections(streamstest.Limit) {
+		t.Fatal("the NATS server did not start")
+	}
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL = config.Servers(ns.ClientURL())
+	r := start(t, cfg)
+	body := message("700", "31", "m_1", "x", 1790000000000)
+	for range 2 {
+		if got := post(t, r.PublicAddr(), body); got != 200 {
+			t.Fatalf("answered %d", got)
+		}
+	}
+	if p := get[pages.Page](t, r, "/api/v1/pages/700"); p.Traffic.Events != 1 {
+		t.Errorf("%d events", p.Traffic.Events)
+	}
+	// The server takes less than we would: too much is refused, not lost.
+	big := message("700", "31", "m_2", strings.Repeat("x", 2<<20), 1790000000001)
+	if got := post(t, r.PublicAddr(), big); got != 413 {
+		t.Errorf("an event over the server's limit was answered %d", got)
+	}
+	// It goes away: no 200 until it is back.
+	ns.Shutdown()
+	ns.WaitForShutdown()
+	if got := post(t, r.PublicAddr(), message("700", "31", "m_3", "x", 1790000000002)); got != 503 {
+		t.Errorf("without NATS: answered %d", got)
 	}
 }
