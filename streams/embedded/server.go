@@ -265,8 +265,16 @@ func (l *logger) Fatalf(format string, v ...any) {
 	l.log.Error(text)
 }
 
+// Warnf passes on what the server warns of, but for our own choice of payload.
+func (l *logger) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "Maximum payloads over") {
+		l.log.Debug(line(format, v))
+		return
+	}
+	l.log.Warn(line(format, v))
+}
+
 func (l *logger) Noticef(format string, v ...any) { l.log.Debug(line(format, v)) }
-func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(line(format, v)) }
 func (l *logger) Errorf(format string, v ...any)  { l.log.Error(line(format, v)) }
 func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(line(format, v)) }
 func (l *logger) Tracef(format string, v ...any)  { l.log.Debug(line(format, v)) }
