@@ -59,7 +59,7 @@ func newGraph(a config.App) (*graph.Client, error) {
 
 func (c connector) Connect(ctx context.Context, r api.ConnectRequest) (api.SubscriptionOutcome, error) {
 	return outcome(c.c.Connect(ctx, connect.Request{
-		Page: r.Page, Token: r.Token, Company: r.Company, App: r.App, Fields: r.Fields,
+		Page: r.Page, Token: r.Token, VerifyToken: r.VerifyToken, Company: r.Company, App: r.App, Fields: r.Fields,
 	}))
 }
 

@@ -107,6 +107,7 @@ type PagesConnectCommand struct {
 	Page      string   `arg:"" help:"Page id."`
 	Token     string   `placeholder:"TOKEN" env:"PAGESTREAM_PAGE_TOKEN" help:"Page access token. The environment or --page-token-file keep it out of the shell's history."`
 	TokenFrom string   `name:"page-token-file" placeholder:"FILE" env:"PAGESTREAM_PAGE_TOKEN_FILE" help:"File with the page access token."`
+	Verify    string   `name:"page-verify-token" placeholder:"TOKEN" env:"PAGESTREAM_PAGE_VERIFY_TOKEN" help:"The page's own token for the webhook's handshake, if it shall have one."`
 	Company   string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_COMPANY" help:"Company that owns the page."`
 	App       string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_APP" help:"Configured app (default: the first)."`
 	Fields    []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_FIELDS" help:"Subscription fields (default: every messaging field but response_feedback)."`
@@ -127,7 +128,7 @@ func (p PagesConnectCommand) Run(c *CLI) error {
 		return fmt.Errorf("%w: no page token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file", errUsage)
 	}
 	return c.verb("/api/v1/pages", api.ConnectRequest{
-		Page: domain.PageID(p.Page), Token: token, Company: p.Company, App: p.App, Fields: p.Fields,
+		Page: domain.PageID(p.Page), Token: token, VerifyToken: p.Verify, Company: p.Company, App: p.App, Fields: p.Fields,
 	})
 }
 

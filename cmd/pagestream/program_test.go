@@ -270,7 +270,7 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out api.SubscriptionOutcome
-	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "701", Token: token, Company: "c"}, &out); err != nil {
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "701", Token: token, VerifyToken: "of-this-page", Company: "c"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	if out.State != "confirmed" || out.Name != "First" || len(out.Missing) != 0 {
@@ -282,6 +282,19 @@ func TestConnect(t *testing.T) {
 	subs := get[api.List[subscriptions.Subscription]](t, r, "/api/v1/pages/701/subscription")
 	if len(subs.Items) != 1 || subs.Items[0].State != subscriptions.Confirmed {
 		t.Errorf("got %+v", subs.Items)
+	}
+
+	// The page's own verify token opens the handshake, while it is connected.
+	handshake := func(token string) int {
+		resp, err := http.Get("http://" + r.PublicAddr() + "/webhooks?hub.mode=subscribe&hub.challenge=1&hub.verify_token=" + token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if handshake("of-this-page") != 200 || handshake("of-no-page") != 403 {
+		t.Errorf("handshake: %d with the page's token, %d with another", handshake("of-this-page"), handshake("of-no-page"))
 	}
 
 	// Somebody changes the subscription behind our back.

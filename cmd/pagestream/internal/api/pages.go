@@ -26,8 +26,11 @@ type Connector interface {
 type ConnectRequest struct {
 	Page domain.PageID `json:"page"`
 	// Token is the page access token. It is sealed before anything is stored.
-	Token   string `json:"token"`
-	Company string `json:"company,omitempty"`
+	Token string `json:"token"`
+	// VerifyToken is the page's own token for the webhook's handshake, if it
+	// shall have one. It is sealed as well.
+	VerifyToken string `json:"verify_token,omitempty"`
+	Company     string `json:"company,omitempty"`
 	// App is the name of a configured app; empty is the first.
 	App string `json:"app,omitempty"`
 	// Fields are the wanted subscription fields; empty is the default set.
@@ -121,7 +124,7 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&in); err != nil {
 		// The decoder's words may quote the body, which has a token in it.
-		return problem(http.StatusBadRequest, `send {"page": "…", "token": "…"} and optionally company, app, fields`)
+		return problem(http.StatusBadRequest, `send {"page": "…", "token": "…"} and optionally verify_token, company, app, fields`)
 	}
 	if in.Page == "" || in.Token == "" {
 		return problem(http.StatusBadRequest, "page and token are both needed")
