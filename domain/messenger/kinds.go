@@ -1,24 +1,23 @@
 package messenger
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/pagestream/pagestream/domain"
 )
 
 // itemKind is one kind of messaging item: the key that an item of it has, and
-// how it is read. Read fills in the event's type, typed data and id from the
-// value of the key; it returns false for a value that it can't be.
+// how it is read. Read fills in the event's type and typed data from the value
+// of the key, and returns what identifies the fact: no class if it lacks that.
+// It returns false for a value that it can't be.
 type itemKind struct {
-	key  string
-	read func(s *splitter, it item, v object, e *domain.Event) bool
+	name string
+	read func(it item, v object, e *domain.Event) (key, bool)
 }
 
 // kinds are the kinds with a typed form. An item with the keys of several is of
-// the first.
+// the first that has an object.
 var kinds = []itemKind{
 	{"message", readMessage},
 	{"message_edit", readEdit},
@@ -37,35 +36,80 @@ var kinds = []itemKind{
 	{"policy-enforcement", readPolicy}, // as older deliveries spell it
 }
 
-// kindOf finds the kind of an item by the keys it has.
-func kindOf(fields object) *itemKind {
+// untyped are the kinds that are known and have no typed form.
+var untyped = []string{
+	"game_play", "messaging_feedback", "messaging_customer_information", "response_feedback", "order", "payment",
+	"pre_checkout", "checkout_update", "messaging_optouts", "message_request", "branded_camera",
+}
+
+// plain are fields that an item of any kind may have.
+var plain = []string{"sender", "recipient", "timestamp", "prior_message", "hop_context"}
+
+// kindOf finds the kind of an item by the keys it has, and the value of that
+// key. Without an object in any of them it is of no kind.
+func kindOf(fields object) (*itemKind, object) {
 	for i := range kinds {
-		if _, has := fields[kinds[i].key]; has {
-			return &kinds[i]
+		if v := fields.object(kinds[i].name); v != nil {
+			return &kinds[i], v
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// nameOf returns the key that says what an item without a kind is: one that is
+// known, or else the first in byte order.
+func nameOf(fields object) string {
+	for _, k := range kinds {
+		if fields.count(k.name) > 0 {
+			return k.name
+		}
+	}
+	for _, name := range untyped {
+		if fields.count(name) > 0 {
+			return name
+		}
+	}
+	least := ""
+	for _, m := range fields {
+		if name := string(m.name); !slices.Contains(plain, name) && (least == "" || name < least) {
+			least = name
+		}
+	}
+	return least
 }
 
 // message reads an item of messaging or standby.
 func (s *splitter) message(it item) domain.Event {
-	k := kindOf(it.fields)
+	k, v := kindOf(it.fields)
 	if k == nil {
-		return s.unrecognized(it, name(it.fields))
+		return s.unrecognized(it, nameOf(it.fields))
 	}
-	v := it.fields.object(k.key)
-	if v == nil {
-		return s.unrecognized(it, k.key)
+	it.echo = k.name == "message" && v.is("is_echo")
+	e := s.event(it, domain.DeliveryUnrecognized, k.name)
+	id, ok := k.read(it, v, &e)
+	// A key that an item has twice identifies nothing.
+	if !ok || it.fields.count(k.name) > 1 {
+		return s.unrecognized(it, k.name)
 	}
-	e := s.event(it, domain.DeliveryUnrecognized, k.key)
-	e.ID = s.id(e, "h", hash(it.raw))
-	if !k.read(s, it, v, &e) {
-		return s.unrecognized(it, k.key)
+	if id.class == "" {
+		id = key{classHash, hash(it.raw)}
 	}
+	e.ID = s.id(e, id)
 	return e
 }
 
-func readMessage(s *splitter, _ item, v object, e *domain.Event) bool {
+// keyOf builds a key of several parts.
+func keyOf(class string, parts ...string) key { return key{class, strings.Join(parts, "|")} }
+
+// sender returns who sent an item: its id or, where Meta has none, its user_ref.
+func sender(e *domain.Event) string {
+	if e.Data.Sender != "" {
+		return e.Data.Sender
+	}
+	return string(e.Contact)
+}
+
+func readMessage(_ item, v object, e *domain.Event) (key, bool) {
 	m := &domain.Message{
 		MID: v.id("mid"), Text: v.text("text"), QuickReply: v.object("quick_reply").text("payload"),
 		Echo: v.is("is_echo"), AppID: v.id("app_id"), Metadata: v.text("metadata"),
@@ -90,36 +134,44 @@ func readMessage(s *splitter, _ item, v object, e *domain.Event) bool {
 	}
 	class := "msg"
 	switch {
-	case m.Deleted:
+	case m.Deleted: // also the unsend of an echo
 		e.Type, class = domain.MessageDeleted, "del"
 	case m.Echo:
 		e.Type = domain.MessageEchoed
 	default:
 		e.Type = domain.MessageReceived
 	}
-	if m.MID != "" {
-		e.ID = s.id(*e, class, m.MID)
-	}
 	e.Data.Message = m
-	return true
+	if m.MID == "" {
+		return key{}, true
+	}
+	return key{class, m.MID}, true
 }
 
 func attachment(a object) domain.Attachment {
 	p := a.object("payload")
 	out := domain.Attachment{
-		Type: a.text("type"), URL: p.text("url"), Title: p.text("title"), StickerID: p.id("sticker_id"),
-		Template: p.text("template_type"),
+		Type: a.text("type"), StickerID: p.id("sticker_id"), Template: p.text("template_type"),
+		URL:   first(p.text("url"), a.text("url"), a.text("URL"), p.text("story_media_url")),
+		Title: first(p.text("title"), a.text("title")),
 	}
-	if out.URL == "" {
-		out.URL = a.text("url")
-	}
-	if out.Title == "" {
-		out.Title = a.text("title")
+	if out.Template == "" && out.Type == "template" && p.object("product") != nil {
+		out.Template = "product" // the one template whose payload does not say its type
 	}
 	if c := p.object("coordinates"); c != nil {
 		out.Lat, out.Long = c.float("lat"), c.float("long")
 	}
 	return out
+}
+
+// first returns the first text that there is.
+func first(texts ...string) string {
+	for _, t := range texts {
+		if t != "" {
+			return t
+		}
+	}
+	return ""
 }
 
 func referral(r object) *domain.Referral {
@@ -130,22 +182,22 @@ func referral(r object) *domain.Referral {
 		Ref: r.text("ref"), Source: r.text("source"), Type: r.text("type"), AdID: r.id("ad_id"),
 		Product: r.object("product").id("id"),
 	}
-	if ads := r["ads_context_data"]; kind(ads) == '{' {
-		out.Ads = json.RawMessage(ads)
+	if ads := r.get("ads_context_data"); kind(ads) == '{' {
+		out.Ads = ads
 	}
 	return out
 }
 
-func readEdit(s *splitter, _ item, v object, e *domain.Event) bool {
+func readEdit(_ item, v object, e *domain.Event) (key, bool) {
 	m := &domain.Edit{MID: v.id("mid"), Text: v.text("text"), Num: v.number("num_edit")}
 	e.Type, e.Data.Edit = domain.MessageEdited, m
-	if m.MID != "" && m.Num != 0 {
-		e.ID = s.id(*e, "edit", m.MID, itoa(m.Num))
+	if m.MID == "" || m.Num == 0 {
+		return key{}, true
 	}
-	return true
+	return keyOf("edit", m.MID, itoa(m.Num)), true
 }
 
-func readDelivery(s *splitter, _ item, v object, e *domain.Event) bool {
+func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
 	d := &domain.Delivery{Watermark: v.millis("watermark")}
 	for _, raw := range v.list("mids") {
 		if mid := asID(raw); mid != "" {
@@ -153,74 +205,74 @@ func readDelivery(s *splitter, _ item, v object, e *domain.Event) bool {
 		}
 	}
 	e.Type, e.Data.Delivery = domain.MessageDelivered, d
-	if d.Watermark != 0 || len(d.MIDs) > 0 {
-		mids := ""
-		if len(d.MIDs) > 0 {
-			sum := sha256.Sum256([]byte(strings.Join(d.MIDs, "\n")))
-			mids = hex.EncodeToString(sum[:16])
-		}
-		e.ID = s.id(*e, "dlv", e.Data.Sender, itoa(d.Watermark), mids)
+	if d.Watermark == 0 && len(d.MIDs) == 0 {
+		return key{}, true
 	}
-	return true
+	mids := ""
+	if len(d.MIDs) > 0 {
+		mids = digest([]byte(strings.Join(d.MIDs, "\n")))[:32]
+	}
+	return keyOf("dlv", sender(e), itoa(d.Watermark), mids), true
 }
 
-func readRead(s *splitter, _ item, v object, e *domain.Event) bool {
+func readRead(_ item, v object, e *domain.Event) (key, bool) {
 	r := &domain.Read{MID: v.id("mid"), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Read = domain.MessageRead, r
 	switch {
 	case r.Watermark != 0:
-		e.ID = s.id(*e, "read", e.Data.Sender, itoa(r.Watermark))
+		return keyOf("read", sender(e), itoa(r.Watermark)), true
 	case r.MID != "":
-		e.ID = s.id(*e, "read", e.Data.Sender, r.MID)
+		return keyOf("read", sender(e), r.MID), true
 	}
-	return true
+	return key{}, true
 }
 
-func readReaction(s *splitter, it item, v object, e *domain.Event) bool {
+func readReaction(it item, v object, e *domain.Event) (key, bool) {
 	r := &domain.Reaction{
 		MID: v.id("mid"), Action: v.text("action"), Reaction: v.text("reaction"), Emoji: v.text("emoji"),
 	}
 	e.Type, e.Data.Reaction = domain.MessageReacted, r
-	if r.MID != "" {
-		e.ID = s.id(*e, "rx", r.MID, e.Data.Sender, r.Action, r.Emoji, itoa(it.fields.millis("timestamp")))
+	if r.MID == "" {
+		return key{}, true
 	}
-	return true
+	// The item's own time: the event's may be entry.time, which differs between
+	// two deliveries of one fact.
+	return keyOf("rx", r.MID, sender(e), r.Action, r.Emoji, itoa(it.fields.millis("timestamp"))), true
 }
 
 // readPostback gives a standby copy an id of its own: it lacks the payload, so
 // it is not the same event.
-func readPostback(s *splitter, it item, v object, e *domain.Event) bool {
+func readPostback(it item, v object, e *domain.Event) (key, bool) {
 	p := &domain.Postback{
 		MID: v.id("mid"), Title: v.text("title"), Payload: v.text("payload"), Referral: referral(v.object("referral")),
 	}
 	e.Type, e.Data.Postback = domain.PostbackReceived, p
-	class, key := "h", hash(it.raw)
-	if p.MID != "" {
-		class, key = "pb", p.MID
+	switch {
+	case p.MID != "" && e.Standby:
+		return keyOf("pb", channelStandby, p.MID), true
+	case p.MID != "":
+		return key{"pb", p.MID}, true
+	case e.Standby:
+		return keyOf(classHash, channelStandby, hash(it.raw)), true
 	}
-	if e.Standby {
-		e.ID = s.id(*e, class, channelStandby, key)
-	} else {
-		e.ID = s.id(*e, class, key)
-	}
-	return true
+	return key{}, true
 }
 
-func readOptin(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readOptin(_ item, v object, e *domain.Event) (key, bool) {
 	e.Type = domain.OptinReceived
 	e.Data.Optin = &domain.Optin{
 		Type: v.text("type"), Ref: v.text("ref"), UserRef: v.id("user_ref"), Payload: v.text("payload"),
 		Status: v.text("notification_messages_status"),
 	}
-	return true
+	return key{}, true
 }
 
-func readReferral(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readReferral(_ item, v object, e *domain.Event) (key, bool) {
 	e.Type, e.Data.Referral = domain.ReferralReceived, referral(v)
-	return true
+	return key{}, true
 }
 
-func readAccountLink(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readAccountLink(_ item, v object, e *domain.Event) (key, bool) {
 	status := v.text("status")
 	switch status {
 	case "linked":
@@ -228,40 +280,41 @@ func readAccountLink(_ *splitter, _ item, v object, e *domain.Event) bool {
 	case "unlinked":
 		e.Type = domain.AccountUnlinked
 	default:
-		return false
+		return key{}, false
 	}
 	e.Data.AccountLink = &domain.AccountLink{Status: status}
-	return true
+	return key{}, true
 }
 
-func readThread(t domain.Type) func(*splitter, item, object, *domain.Event) bool {
-	return func(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readThread(t domain.Type) func(item, object, *domain.Event) (key, bool) {
+	return func(_ item, v object, e *domain.Event) (key, bool) {
 		e.Type = t
 		e.Data.Thread = &domain.Thread{
 			PreviousOwner: v.id("previous_owner_app_id"), NewOwner: v.id("new_owner_app_id"),
 			Requester: v.id("requested_owner_app_id"), Metadata: v.text("metadata"),
 		}
-		return true
+		return key{}, true
 	}
 }
 
-func readRoles(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readRoles(_ item, v object, e *domain.Event) (key, bool) {
 	roles := make(map[string][]string, len(v))
-	for app := range v {
+	for _, app := range v {
 		names := []string{}
-		for _, raw := range v.list(app) {
+		list, _ := asList(app.value)
+		for _, raw := range list {
 			if n := asID(raw); n != "" {
 				names = append(names, n)
 			}
 		}
-		roles[app] = names
+		roles[string(app.name)] = names
 	}
 	e.Type, e.Data.Thread = domain.ThreadRolesChanged, &domain.Thread{Roles: roles}
-	return true
+	return key{}, true
 }
 
-func readPolicy(_ *splitter, _ item, v object, e *domain.Event) bool {
+func readPolicy(_ item, v object, e *domain.Event) (key, bool) {
 	e.Type = domain.PolicyEnforced
 	e.Data.Policy = &domain.Policy{Action: v.text("action"), Reason: v.text("reason")}
-	return true
+	return key{}, true
 }

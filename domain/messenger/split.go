@@ -2,11 +2,8 @@ package messenger
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/pagestream/pagestream/domain"
@@ -35,34 +32,53 @@ const (
 	channelFields    = "changed_fields"
 )
 
-var channels = []string{channelMessaging, channelStandby, channelChanges, channelFields}
-
 // testEntry is the entry id that the developer dashboard's Test button sends.
-const testEntry = "0"
+const testEntry = domain.NoPage
 
 // Split returns the events of one delivery, in its order. It never fails: a
 // body that is not the JSON that Meta documents becomes one
 // [domain.DeliveryUnreadable] that holds it whole, and an item of a kind that
-// is not known one [domain.DeliveryUnrecognized].
+// is not known one [domain.DeliveryUnrecognized]. An entry without items is one
+// event too, and so is a delivery without entries.
 //
-// The ids depend on the items alone: not on entry.time, nor on what else is in
-// the delivery.
+// The ids depend on the items and their entry's id alone: not on entry.time,
+// nor on what else is in the delivery. Ids repeat in Events where an item does.
+//
+// Of an entry's own fields only id and time are kept when it has items. The
+// events share the bytes of body, which must not change after.
 func Split(body []byte, o Options) Result {
 	if o.Source == "" {
 		o.Source = "webhook"
 	}
 	s := splitter{opts: o}
-	var top object
-	if err := json.Unmarshal(body, &top); err != nil || top == nil {
+	if !json.Valid(body) {
+		return s.unreadable(body, "not JSON, or nested too deeply")
+	}
+	whole := json.RawMessage(bytes.TrimSpace(body))
+	top := asObject(whole)
+	if top == nil {
 		return s.unreadable(body, "not a JSON object")
 	}
-	entries, ok := asList(top["entry"])
-	if !ok {
-		return s.unreadable(body, "no entry array")
+	var entries []json.RawMessage
+	for _, m := range top {
+		if string(m.name) != "entry" {
+			continue
+		}
+		list, ok := asList(m.value)
+		if !ok {
+			return s.unreadable(body, "entry is not an array")
+		}
+		entries = append(entries, list...)
 	}
 	s.object = top.id("object")
-	if len(entries) == 0 {
-		s.add(s.unrecognized(item{raw: bytes.TrimSpace(body)}, ""))
+	switch {
+	case top.count("entry") == 0:
+		return s.unreadable(body, "no entry array")
+	case len(entries) == 0 && !json.Valid(slices.Concat([]byte{'['}, whole, []byte{']'})):
+		// One level more, and an event with it could not be read back.
+		return s.unreadable(body, "nested too deeply")
+	case len(entries) == 0:
+		s.add(s.unrecognized(item{raw: whole}, ""))
 	}
 	for _, e := range entries {
 		s.entry(e)
@@ -77,7 +93,7 @@ type splitter struct {
 	events []domain.Event
 }
 
-// item is one item and the entry it stands in.
+// item is one item and what it takes from the entry that it stands in.
 type item struct {
 	raw     json.RawMessage
 	fields  object // nil if it is no object
@@ -85,14 +101,14 @@ type item struct {
 	page    domain.PageID // the entry's, empty where it has none
 	sent    int64         // entry.time
 	test    bool
+	echo    bool // a message of the page's own
 }
 
 func (s *splitter) add(e domain.Event) { s.events = append(s.events, e) }
 
 func (s *splitter) unreadable(body []byte, reason string) Result {
-	sum := sha256.Sum256(body)
 	e := domain.Event{
-		ID:   domain.DedupID("", domain.NoPage, "h", hex.EncodeToString(sum[:])),
+		ID:   domain.DedupID("", domain.NoPage, classHash, digest(body)),
 		Type: domain.DeliveryUnreadable,
 		Page: domain.NoPage,
 		Data: domain.Data{
@@ -107,173 +123,163 @@ func (s *splitter) unreadable(body []byte, reason string) Result {
 // if it has none.
 func (s *splitter) entry(raw json.RawMessage) {
 	fields := asObject(raw)
-	page := domain.PageID(fields.id("id"))
-	sent := fields.millis("time")
+	it := item{page: domain.PageID(bounded(fields.id("id"))), sent: fields.millis("time")}
 	before := len(s.events)
-	for _, channel := range channels {
-		value := fields[channel]
-		if kind(value) == 0 {
+	for _, m := range fields {
+		channel := channelOf(m.name)
+		if channel == "" || kind(m.value) == 0 {
 			continue
 		}
-		it := item{channel: channel, page: page, sent: sent}
-		list, ok := asList(value)
+		it := it
+		it.channel = channel
+		it.test = it.page == testEntry && channel == channelChanges
+		list, ok := asList(m.value)
 		if !ok {
-			it.raw = value
+			it.raw = m.value
 			s.add(s.unrecognized(it, channel))
 			continue
 		}
+		s.events = slices.Grow(s.events, len(list))
 		for _, v := range list {
 			it.raw, it.fields = v, asObject(v)
-			it.test = page == testEntry && channel == channelChanges
 			s.add(s.item(it))
 		}
 	}
 	if len(s.events) == before {
-		e := s.unrecognized(item{raw: raw, page: page, sent: sent}, "")
-		e.ID = s.id(e, "h", hash(timeless(raw)))
+		it.raw = raw
+		e := s.unrecognized(it, "")
+		e.ID = s.id(e, key{classHash, hash(timeless(raw))})
 		s.add(e)
 	}
 }
 
-// timeless is an entry without its time, which is when Meta sent it and differs
-// between two deliveries of it.
-func timeless(entry json.RawMessage) json.RawMessage {
-	fields := asObject(entry)
-	if fields == nil {
-		return entry
+func channelOf(name []byte) string {
+	switch string(name) {
+	case channelMessaging:
+		return channelMessaging
+	case channelStandby:
+		return channelStandby
+	case channelChanges:
+		return channelChanges
+	case channelFields:
+		return channelFields
 	}
-	delete(fields, "time")
-	b, err := json.Marshal(fields)
-	if err != nil {
-		return entry
-	}
-	return b
+	return ""
 }
 
 func (s *splitter) item(it item) domain.Event {
 	switch {
 	case it.channel == channelFields:
-		return s.change(it, asID(it.raw))
+		if field, ok := asText(it.raw); ok {
+			return s.change(it, field)
+		}
+		return s.unrecognized(it, "")
 	case it.fields == nil:
 		return s.unrecognized(it, "")
-	case it.channel != channelChanges:
-		return s.message(it)
+	case it.channel == channelChanges:
+		field := it.fields.text("field")
+		if value := it.fields.object("value"); !it.test && isMessaging(field, value) {
+			// A messaging item in other clothes: the same fact, the same id.
+			inner := it
+			inner.fields, inner.raw = value, it.fields.get("value")
+			e := s.message(inner)
+			e.Data.Raw = it.raw
+			return e
+		}
+		return s.change(it, field)
 	}
-	// A change may be a messaging item in other clothes: the same fact.
-	value := it.fields.object("value")
-	if !it.test && (value.object("sender") != nil || value.object("recipient") != nil) && kindOf(value) != nil {
-		inner := it
-		inner.fields, inner.raw = value, it.fields["value"]
-		e := s.message(inner)
-		e.Data.Raw = it.raw
-		return e
+	return s.message(it)
+}
+
+// isMessaging reports whether a change holds an item of a messaging kind that
+// has a typed form. The fields of those kinds begin alike: messages,
+// message_edits, messaging_postbacks.
+func isMessaging(field string, value object) bool {
+	if !strings.HasPrefix(field, "message") && !strings.HasPrefix(field, "messaging") {
+		return false
 	}
-	return s.change(it, it.fields.id("field"))
+	if value.object("sender") == nil && value.object("recipient") == nil {
+		return false
+	}
+	_, v := kindOf(value)
+	return v != nil
 }
 
 // change is an item of changes, whose field says what it is about.
 func (s *splitter) change(it item, field string) domain.Event {
 	e := s.event(it, domain.ChangeReceived, field)
 	value := it.fields.object("value")
-	e.Contact = domain.ContactID(value.object("sender").id("id"))
-	for _, t := range []int64{value.millis("created_time"), value.millis("timestamp"), it.sent} {
-		if t != 0 {
+	e.Contact = domain.ContactID(bounded(value.object("sender").id("id")))
+	e.Time = at(it.sent)
+	for _, name := range []string{"created_time", "timestamp"} {
+		if t := value.millis(name); t != 0 {
 			e.Time = at(t)
 			break
 		}
 	}
-	e.ID = s.id(e, "h", hash(it.raw))
+	e.ID = s.id(e, key{classHash, hash(it.raw)})
 	return e
 }
 
 // unrecognized keeps what has no typed form.
 func (s *splitter) unrecognized(it item, kind string) domain.Event {
 	e := s.event(it, domain.DeliveryUnrecognized, kind)
-	e.ID = s.id(e, "h", hash(it.raw))
+	e.ID = s.id(e, key{classHash, hash(it.raw)})
 	return e
 }
 
 // event fills in what every item has.
 func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 	sender, recipient := it.fields.object("sender"), it.fields.object("recipient")
-	d := domain.Data{
-		App: s.opts.App, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
-		Sender: sender.id("id"), Recipient: recipient.id("id"), EntryTime: it.sent, Test: it.test, Raw: it.raw,
+	from, to := sender.id("id"), recipient.id("id")
+	e := domain.Event{
+		Type: t, Page: it.page, Standby: it.channel == channelStandby, Time: at(it.sent),
+		Data: domain.Data{
+			App: s.opts.App, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
+			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.raw,
+		},
 	}
-	e := domain.Event{Type: t, Page: it.page, Standby: it.channel == channelStandby}
-	echo := it.fields.object("message").is("is_echo")
-	if e.Page == "" { // some samples have no entry id
-		e.Page = domain.PageID(d.Recipient)
-		if echo {
-			e.Page = domain.PageID(d.Sender)
+	if t := it.fields.millis("timestamp"); t != 0 {
+		e.Time = at(t)
+	}
+	if e.Page == "" { // some deliveries have no entry id
+		e.Page = domain.PageID(bounded(to))
+		if it.echo {
+			e.Page = domain.PageID(bounded(from))
 		}
 		if e.Page == "" {
 			e.Page = domain.NoPage
 		}
 	}
-	// The contact is whoever is not the page. Old receipts have the two the
-	// wrong way round.
-	fromPage := d.Sender == string(e.Page) && d.Recipient != "" && d.Recipient != d.Sender
-	switch {
-	case echo || fromPage:
-		e.Contact = domain.ContactID(d.Recipient)
-	default:
-		for _, c := range []string{
-			d.Sender, sender.id("user_ref"), it.fields.object("optin").id("user_ref"), recipient.id("user_ref"),
-		} {
-			if c != "" {
-				e.Contact = domain.ContactID(c)
-				break
-			}
-		}
-	}
-	if t := it.fields.millis("timestamp"); t != 0 {
-		e.Time = at(t)
+	// The contact is whichever end is not the page: the recipient of what the
+	// page sent, and of old receipts, which have the two ends the wrong way
+	// round. In samples both ends may have one id.
+	page := string(e.Page)
+	fromPage := bounded(from) == page && bounded(to) != page
+	if fromPage || it.echo && bounded(to) != page {
+		e.Contact = contact(to, recipient.id("user_ref"))
 	} else {
-		e.Time = at(it.sent)
+		e.Contact = contact(from, sender.id("user_ref"), it.fields.object("optin").id("user_ref"), recipient.id("user_ref"))
 	}
-	e.Data = d
 	return e
 }
 
-// id builds the event's dedup id from its class and key.
-func (s *splitter) id(e domain.Event, class string, key ...string) string {
-	return domain.DedupID(s.object, e.Page, class, strings.Join(key, "|"))
-}
-
-// hash is the identity of what has no key of its own: its canonical JSON, keys
-// sorted, text decoded, numbers as they were written.
-func hash(raw json.RawMessage) string {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	var v any
-	canonical := []byte(raw)
-	if d.Decode(&v) == nil {
-		if b, err := json.Marshal(v); err == nil {
-			canonical = b
+// contact returns the first id that there is.
+func contact(ids ...string) domain.ContactID {
+	for _, id := range ids {
+		if id != "" {
+			return domain.ContactID(bounded(id))
 		}
 	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:])
+	return ""
 }
 
-// plain are fields that every item may have and that don't say its kind.
-var plain = []string{"sender", "recipient", "timestamp", "prior_message", "hop_context"}
+// key is what tells one fact from another on its page.
+type key struct{ class, text string }
 
-// name returns the item's own key: the first in order that is not plain.
-func name(fields object) string {
-	first := ""
-	for k := range fields {
-		if !slices.Contains(plain, k) && (first == "" || k < first) {
-			first = k
-		}
-	}
-	return first
-}
+// classHash is the class of what has no key of its own.
+const classHash = "h"
 
-func itoa(n int64) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.FormatInt(n, 10)
+func (s *splitter) id(e domain.Event, k key) string {
+	return domain.DedupID(s.object, e.Page, k.class, k.text)
 }

@@ -1,78 +1,48 @@
 package messenger
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"math/big"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
-// object is a JSON object whose values are not decoded yet. Its methods take
-// what has the type they are for and skip the rest: a field of an unexpected
-// type costs that field, never the item.
-type object map[string]json.RawMessage
-
-// asObject decodes one level; nil if raw is no object.
-func asObject(raw json.RawMessage) object {
-	if kind(raw) != '{' {
-		return nil
-	}
-	var o object
-	if json.Unmarshal(raw, &o) != nil {
-		return nil
-	}
-	return o
-}
-
-// asList decodes one level; false if raw is no array.
-func asList(raw json.RawMessage) ([]json.RawMessage, bool) {
-	if kind(raw) != '[' {
-		return nil, false
-	}
-	var l []json.RawMessage
-	return l, json.Unmarshal(raw, &l) == nil
-}
-
-// kind returns the first byte of a value, 0 where there is none or it is null.
-func kind(raw json.RawMessage) byte {
-	raw = bytes.TrimLeft(raw, " \t\r\n")
-	if len(raw) == 0 || raw[0] == 'n' {
-		return 0
-	}
-	return raw[0]
-}
-
-func (o object) object(key string) object { return asObject(o[key]) }
-
-func (o object) list(key string) []json.RawMessage { l, _ := asList(o[key]); return l }
-
-func (o object) text(key string) string {
-	if kind(o[key]) != '"' {
-		return ""
-	}
-	var s string
-	_ = json.Unmarshal(o[key], &s)
-	return s
-}
-
-func (o object) is(key string) bool { return kind(o[key]) == 't' }
-
-func (o object) id(key string) string { return asID(o[key]) }
-
 // asID reads an id that may be a string or a number of any length. A number is
-// never a float64: ids have up to 17 digits and more.
+// never a float64: ids have up to 17 digits and more. Text that can't be read
+// without loss (bytes that are not UTF-8, half a surrogate pair) is no id: two
+// such would become one.
 func asID(raw json.RawMessage) string {
 	switch c := kind(raw); {
 	case c == '"':
-		var s string
-		_ = json.Unmarshal(raw, &s)
+		s, _ := asText(raw)
+		if strings.ContainsRune(s, utf8.RuneError) {
+			return ""
+		}
 		return s
 	case c == '-' || c >= '0' && c <= '9':
-		return integer(string(bytes.TrimSpace(raw)))
+		return integer(string(raw))
 	}
 	return ""
+}
+
+// maxID bounds the id of a page or contact in bytes. Meta's have about 17; a
+// user_ref is the site's own and may be longer.
+const maxID = 512
+
+// bounded returns id, or its subject token if it is too long to be one: streams
+// carry these ids in headers and refuse an event whose headers are too long,
+// which would hold up the whole delivery.
+func bounded(id string) string {
+	if len(id) > maxID {
+		return domain.PageID(id).Token()
+	}
+	return id
 }
 
 // integer writes a JSON number without exponent or fraction, if it is an
@@ -93,8 +63,8 @@ func integer(literal string) string {
 	return r.Num().String()
 }
 
-func (o object) float(key string) *float64 {
-	f, err := strconv.ParseFloat(string(bytes.TrimSpace(o[key])), 64)
+func (o object) float(name string) *float64 {
+	f, err := strconv.ParseFloat(string(o.get(name)), 64)
 	if err != nil {
 		return nil
 	}
@@ -102,28 +72,36 @@ func (o object) float(key string) *float64 {
 }
 
 // number reads a whole number that may be a string; 0 where there is none.
-func (o object) number(key string) int64 {
-	n, _ := strconv.ParseInt(asID(o[key]), 10, 64)
+func (o object) number(name string) int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(o.id(name)), 10, 64)
+	if err != nil {
+		return 0
+	}
 	return n
 }
 
 // millis reads a time as Unix milliseconds; 0 where there is none.
-func (o object) millis(key string) int64 { return asMillis(o[key]) }
+func (o object) millis(name string) int64 { return asMillis(o.get(name)) }
 
-// Meta's times are milliseconds or seconds, as numbers or strings, or ISO text;
-// 0 and absent mean unknown. Magnitude tells the unit: 1e11 s is in the year
-// 5138, 1e11 ms in 1973.
+// asMillis reads a time in any form that Meta's have: milliseconds or seconds,
+// as a number or a string, or ISO text; 0 and absent mean unknown. Magnitude
+// tells the unit: 1e11 s is in the year 5138, 1e11 ms in 1973. Micro- and
+// nanoseconds, which Meta is not known to send, are told apart likewise, so
+// that no number is a time beyond the year 9999.
 func asMillis(raw json.RawMessage) int64 {
 	text := strings.TrimSpace(asID(raw))
+	if text == "" {
+		return 0
+	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05-0700"} {
 			if t, err := time.Parse(layout, text); err == nil {
-				n = t.UnixMilli()
-				if n < 0 {
-					n = 0
+				// An offset can carry the last hours of 9999 over its end.
+				if t.UTC().Year() > 9999 {
+					return 0
 				}
-				return n
+				return max(t.UnixMilli(), 0)
 			}
 		}
 		return 0
@@ -147,4 +125,18 @@ func at(millis int64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMilli(millis).UTC()
+}
+
+// itoa writes a number whose 0 means that there is none.
+func itoa(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// digest returns the SHA-256 of b in hex.
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }

@@ -52,7 +52,7 @@ func TestGolden(t *testing.T) {
 			}
 			var got []golden
 			for _, e := range messenger.Split(body, messenger.Options{App: "main"}).Events {
-				checkEvent(t, e)
+				checkEvent(t, body, e)
 				data, err := e.Data.Encode()
 				if err != nil {
 					t.Fatal(err)
@@ -84,115 +84,12 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// checkEvent is what holds for every event of every delivery.
-func checkEvent(t testing.TB, e domain.Event) {
-	t.Helper()
-	if e.ID == "" || len(e.ID) > 160 || e.Page == "" || !e.Type.Known() {
-		t.Errorf("event %q of type %q on page %q", e.ID, e.Type, e.Page)
-	}
-	data, err := e.Data.Encode()
-	if err != nil {
-		t.Fatalf("%s: %v", e.Type, err)
-	}
-	back, err := domain.DecodeData(data)
-	if err != nil {
-		t.Fatalf("%s: %v", e.Type, err)
-	}
-	if !bytes.Equal(back.Raw, e.Data.Raw) {
-		t.Errorf("%s: the raw item changed", e.Type)
-	}
-	if y := e.Time.Year(); y < 1 || y > 9999 {
-		t.Errorf("%s: the year is %d", e.Type, y)
-	}
-}
-
-// count counts the items of a delivery in its own way: what Split must give.
-func count(body []byte) int {
-	var v any
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	if d.Decode(&v) != nil || d.More() || !json.Valid(body) {
-		return 1
-	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		return 1
-	}
-	entries, ok := m["entry"].([]any)
-	if !ok || len(entries) == 0 {
-		return 1
-	}
-	total := 0
-	for _, e := range entries {
-		n := 0
-		entry, _ := e.(map[string]any)
-		for _, key := range []string{"messaging", "standby", "changes", "changed_fields"} {
-			switch list := entry[key].(type) {
-			case nil:
-			case []any:
-				n += len(list)
-			default:
-				n++
-			}
-		}
-		total += max(n, 1)
-	}
-	return total
-}
-
 func ids(body []byte) []string {
 	var out []string
 	for _, e := range messenger.Split(body, messenger.Options{}).Events {
 		out = append(out, e.ID)
 	}
 	return out
-}
-
-// TestCorpus splits every whole POST that is kept beside the project.
-func TestCorpus(t *testing.T) {
-	root := filepath.Join("..", "..", "..", "shared", "corpus")
-	files, _ := filepath.Glob(filepath.Join(root, "*", "*.json"))
-	if len(files) == 0 {
-		t.Skip("the corpus is not beside the project")
-	}
-	typed := map[string]domain.Type{
-		"bottender/echo_message.json":                        domain.MessageEchoed,
-		"bottender/policy_enforcement.json":                  domain.PolicyEnforced,
-		"bottender/connector_webhook_test_request.json":      domain.ChangeReceived,
-		"bottender/game_play.json":                           domain.DeliveryUnrecognized,
-		"chatwoot/instagram_message_unsend_event.json":       domain.MessageDeleted,
-		"chatwoot/messaging_seen_event.json":                 domain.MessageRead,
-		"facebook-messenger-gem/feed.json":                   domain.ChangeReceived,
-		"fbmessenger-py/numeric_ids_optin.json":              domain.OptinReceived,
-		"laravel-fb-messenger/MessageHandover_3.json":        domain.ThreadRolesChanged,
-		"messenger4j/HandleTemplateEchoMessageEvent.json":    domain.MessageEchoed,
-		"meta-docs/page_message_edit.json":                   domain.MessageEdited,
-		"meta-docs/page_postback_changes_form_user_ref.json": domain.PostbackReceived,
-		"meta-docs/page_test_curl_message_is_string.json":    domain.DeliveryUnrecognized,
-	}
-	for _, file := range files {
-		name, _ := filepath.Rel(root, file)
-		if strings.HasPrefix(name, "graph-responses") {
-			continue
-		}
-		body, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := messenger.Split(body, messenger.Options{})
-		if want := count(body); len(r.Events) != want || r.Items != want {
-			t.Errorf("%s: %d events for %d items", name, len(r.Events), want)
-		}
-		for _, e := range r.Events {
-			checkEvent(t, e)
-			if e.Type == domain.DeliveryUnreadable {
-				t.Errorf("%s is unreadable", name)
-			}
-		}
-		if want, ok := typed[name]; ok && r.Events[0].Type != want {
-			t.Errorf("%s is %s, want %s", name, r.Events[0].Type, want)
-		}
-	}
 }
 
 func TestFiftyItemsInOneEntry(t *testing.T) {
@@ -222,11 +119,62 @@ func TestUnreadableIsKeptWhole(t *testing.T) {
 			string(events[0].Data.Unreadable.Body) != body || events[0].Page != domain.NoPage {
 			t.Errorf("%.20q: got %d events, the first %s", body, len(events), events[0].Type)
 		}
-		checkEvent(t, events[0])
+		checkEvent(t, []byte(body), events[0])
 	}
 }
 
-// item returns one delivery of one item.
+// TestNothingIsLost: what is odd about a delivery costs no item of it, and no
+// two facts become one.
+func TestNothingIsLost(t *testing.T) {
+	deep := strings.Repeat("[", 9_990) + strings.Repeat("]", 9_990)
+	for name, c := range map[string]struct {
+		body  string
+		types string
+	}{
+		"no entries":          {` {"object":"page", "entry":[]} `, "delivery.unrecognized"},
+		"no entries, deep":    {`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`, "delivery.unreadable"},
+		"entry of nothing":    {`{"entry":[{}]}`, "delivery.unrecognized"},
+		"entry of other data": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`, "delivery.unrecognized"},
+		"entries of no kind":  {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`, "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
+		"object for an array": {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`, "delivery.unrecognized change.received"},
+		"two entry arrays":    {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}]}],"entry":[{"id":"8","messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
+		"two messaging":       {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}],"messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
+		"names that repeat":   {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`, "delivery.unrecognized delivery.unrecognized"},
+		"half surrogates":     {`{"entry":[{"id":"7","messaging":[{"new":"\ud800"},{"new":"\ud801"},{"message":{"mid":"\ud800"}},{"message":{"mid":"\ud801"}}]}]}`, "delivery.unrecognized delivery.unrecognized message.received message.received"},
+		"not UTF-8":           {"{\"entry\":[{\"id\":\"7\",\"messaging\":[{\"new\":\"\xfe\"},{\"new\":\"\xff\"},{\"\xff\":1}]},{\"\xfe\":1},{\"\xff\":1}]}", "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized"},
+		"deep items":          {`{"entry":[{"id":"7","messaging":[{"new":` + deep + `},{"message":{"mid":"m","x":` + deep + `}}]}]}`, "delivery.unrecognized message.received"},
+		"two user_refs":       {`{"entry":[{"id":"7","messaging":[{"sender":{"user_ref":"a"},"read":{"watermark":1790000000000}},{"sender":{"user_ref":"b"},"read":{"watermark":1790000000000}}]}]}`, "message.read message.read"},
+		"long ids":            {`{"entry":[{"id":"7","messaging":[{"sender":{"id":"` + strings.Repeat("9", 5000) + `"},"read":{"mid":"m"}},{"message":{"mid":"` + strings.Repeat("m", 5000) + `"}}]}]}`, "message.read message.received"},
+		"unknown object":      {`{"object":"whatsapp","entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
+		"no object":           {`{"entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var types []string
+			seen := map[string]bool{}
+			for _, e := range messenger.Split([]byte(c.body), messenger.Options{}).Events {
+				checkEvent(t, []byte(c.body), e)
+				types = append(types, string(e.Type))
+				if seen[e.ID] {
+					t.Errorf("%s repeats", e.ID)
+				}
+				seen[e.ID] = true
+			}
+			if got := strings.Join(types, " "); got != c.types {
+				t.Errorf("got %s, want %s", got, c.types)
+			}
+		})
+	}
+}
+
+func TestSource(t *testing.T) {
+	body := delivery("messaging", "1", `{"message":{"mid":"m"}}`)
+	e := messenger.Split(body, messenger.Options{App: "main", Source: "backfill"}).Events[0]
+	if e.Data.App != "main" || e.Data.Source != "backfill" {
+		t.Errorf("app %q, source %q", e.Data.App, e.Data.Source)
+	}
+}
+
+// delivery returns one delivery of one item.
 func delivery(channel, entryTime, item string) []byte {
 	return []byte(`{"object":"page","entry":[{"id":"7","time":` + entryTime + `,"` + channel + `":[` + item + `]}]}`)
 }
@@ -328,85 +276,26 @@ func TestPermutedEntries(t *testing.T) {
 	})
 }
 
-// FuzzSplit: never a panic, never an item lost, the same bytes the same ids, and
-// another entry.time the same ids.
-func FuzzSplit(f *testing.F) {
-	files, _ := filepath.Glob("testdata/*.json")
-	for _, file := range files {
-		if b, err := os.ReadFile(file); err == nil && !strings.Contains(file, "golden") {
-			f.Add(b)
+// TestStandbyCopies: a copy in standby has the id of the item in messaging,
+// whatever the item is, unless it is a postback.
+func TestStandbyCopies(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		kind := rapid.SampledFrom([]string{
+			`"message":{"mid":%s}`, `"message":{"mid":%s,"is_echo":true}`, `"message":{"mid":%s,"is_deleted":true}`,
+			`"message_edit":{"mid":%s,"num_edit":1}`, `"reaction":{"mid":%s,"action":"react"}`, `"read":{"mid":%s}`,
+			`"delivery":{"mids":[%s]}`, `"referral":{"ref":%s}`, `"new_kind":{"x":%s}`, `"postback":{"mid":%s}`, `"postback":{"title":%s}`,
+		}).Draw(t, "kind")
+		text, err := json.Marshal(rapid.String().Draw(t, "text"))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	f.Add([]byte(`{"entry":[{"messaging":{"a":1},"standby":[null]},7]}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		r := messenger.Split(body, messenger.Options{})
-		if want := count(body); len(r.Events) != want || r.Items != want {
-			t.Fatalf("%d events for %d items", len(r.Events), want)
-		}
-		first := ids(body)
-		for i, e := range r.Events {
-			checkEvent(t, e)
-			if e.ID != first[i] {
-				t.Fatal("the same bytes gave another id")
-			}
-		}
-		if retimed, ok := retime(body); ok {
-			same := ids(retimed)
-			for i, id := range ids(reencode(body)) {
-				if id != same[i] {
-					t.Fatalf("another entry.time: %s, not %s", same[i], id)
-				}
-			}
+		who := rapid.SampledFrom([]string{
+			`"sender":{"id":"9"},"recipient":{"id":"7"},`, `"sender":{"id":"7"},"recipient":{"id":"9"},`, `"sender":{"user_ref":"u"},`, ``,
+		}).Draw(t, "who")
+		item := `{` + who + fmt.Sprintf(kind, text) + `}`
+		plain, standby := ids(delivery("messaging", "1790000000000", item)), ids(delivery("standby", "1790000009999", item))
+		if same := plain[0] == standby[0]; same == strings.Contains(kind, "postback") {
+			t.Fatalf("%s\nhas id %s, its standby copy %s", item, plain[0], standby[0])
 		}
 	})
-}
-
-// reencode decodes and encodes a body, which changes its bytes but no value.
-func reencode(body []byte) []byte {
-	b, _ := transform(body, func(map[string]any) {})
-	return b
-}
-
-// retime gives every entry another time; false for what has no entries.
-func retime(body []byte) ([]byte, bool) {
-	return transform(body, func(entry map[string]any) { entry["time"] = 1791234567890 })
-}
-
-func transform(body []byte, change func(map[string]any)) ([]byte, bool) {
-	var top map[string]any
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	if !json.Valid(body) || d.Decode(&top) != nil {
-		return body, false
-	}
-	entries, ok := top["entry"].([]any)
-	if !ok || len(entries) == 0 {
-		return body, false
-	}
-	for _, e := range entries {
-		if m, ok := e.(map[string]any); ok {
-			change(m)
-		}
-	}
-	b, err := json.Marshal(top)
-	return b, err == nil
-}
-
-func BenchmarkSplit(b *testing.B) {
-	for _, n := range []int{1, 100} {
-		var items []string
-		for i := range n {
-			items = append(items, fmt.Sprintf(`{"sender":{"id":"9876543210"},"recipient":{"id":"7000000001"},"timestamp":%d,"message":{"mid":"m_%d","text":"a message of an ordinary length, as people write them"}}`, 1790000000000+i, i))
-		}
-		body := []byte(`{"object":"page","entry":[{"id":"7000000001","time":1790000000000,"messaging":[` + strings.Join(items, ",") + `]}]}`)
-		b.Run(fmt.Sprintf("items=%d", n), func(b *testing.B) {
-			b.SetBytes(int64(len(body)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if r := messenger.Split(body, messenger.Options{}); r.Items != n {
-					b.Fatal(r.Items)
-				}
-			}
-		})
-	}
 }

@@ -1,0 +1,149 @@
+package messenger_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/messenger"
+)
+
+// corpus returns the folder of payloads kept beside the repository, for tests
+// that are run there.
+func corpus(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		if filepath.Dir(dir) == dir {
+			t.Fatal("no go.mod above the package")
+		}
+		dir = filepath.Dir(dir)
+	}
+	dir = filepath.Join(dir, "..", "shared", "corpus")
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip("the corpus is not beside the repository")
+	}
+	return dir
+}
+
+// corpusTypes are the types of the first event of some payloads, by file.
+var corpusTypes = map[domain.Type]string{
+	domain.MessageReceived: `bottender/text_message bottender/like_sticker_message bottender/location_message
+		bottender/quick_reply_message bottender/fallback_message bottender/connector_batch_request
+		chatwoot/fb_incoming_fb_text_message chatwoot/instagram_message_create_event chatwoot/instagram_test_text_event
+		chatwoot/instagram_message_standby_event chatwoot/instagram_story_reply_event
+		facebook-messenger-gem/message fbmessenger-py/numeric_ids_message laravel-fb-messenger/Message
+		messenger4j/HandleTextMessageEventWithPriorMessage messenger4j/ThrowExceptionIfObjectTypeIsNotPage
+		meta-docs/page_message_referral_ads meta-docs/page_message_sticker_transition meta-docs/ig_message_unsupported`,
+	domain.MessageEchoed: `bottender/echo_message bottender/connector_echo_request
+		chatwoot/instagram_story_mention_event_with_echo facebook-messenger-gem/message_echo
+		laravel-fb-messenger/MessageEcho messenger4j/HandleTemplateEchoMessageEvent messenger4j/HandleTextEchoMessageEvent
+		meta-docs/ig_echo meta-docs/page_echo_page_inbox meta-docs/page_echo_standby_media_numeric_attachment_id
+		meta-docs/page_message_fallback_null_payload_echo`,
+	domain.MessageDeleted: `chatwoot/instagram_message_unsend_event meta-docs/ig_message_deleted`,
+	domain.MessageEdited:  `meta-docs/page_message_edit`,
+	domain.MessageDelivered: `bottender/delivery chatwoot/fb_message_deliveries facebook-messenger-gem/delivery
+		messenger4j/HandleMessageDeliveredEventWithMids messenger4j/HandleMessageDeliveredEventWithoutMids
+		meta-docs/page_delivery_no_timestamp meta-docs/page_delivery_watermark_only`,
+	domain.MessageRead: `bottender/read chatwoot/fb_message_reads chatwoot/messaging_seen_event
+		fbmessenger-py/numeric_ids_read meta-docs/ig_seen meta-docs/page_read_watermark`,
+	domain.MessageReacted: `bottender/reaction_react bottender/reaction_unreact facebook-messenger-gem/message_reaction
+		laravel-fb-messenger/MessageReaction meta-docs/ig_reaction meta-docs/page_reaction_unreact`,
+	domain.PostbackReceived: `bottender/postback bottender/postback_referral messenger4j/HandlePostbackEvent
+		fbmessenger-py/numeric_ids_postback meta-docs/ig_postback_icebreaker meta-docs/page_postback_standby_no_payload
+		meta-docs/page_postback_changes_form_user_ref`,
+	domain.ReferralReceived: `bottender/link_referral messenger4j/HandleAdReferralEvent
+		messenger4j/HandleDiscoverTabReferralEvent meta-docs/ig_referral_igme meta-docs/page_referral_ads`,
+	domain.OptinReceived: `bottender/optin fbmessenger-py/numeric_ids_optin messenger4j/HandleOptInEventWithUserRef
+		meta-docs/page_optin_marketing_message meta-docs/page_optin_one_time_notif meta-docs/page_optin_stop_notifications`,
+	domain.AccountLinked: `bottender/account_linking_linked facebook-messenger-gem/account_linking`,
+	domain.AccountUnlinked: `bottender/account_linking_unlinked
+		messenger4j/HandleAccountLinkingEventWithStatusUnlinked`,
+	domain.ThreadPassed: `bottender/pass_thread_control laravel-fb-messenger/MessageHandover
+		meta-docs/page_pass_thread_control_idle`,
+	domain.ThreadTaken: `bottender/take_thread_control laravel-fb-messenger/MessageHandover_1
+		meta-docs/page_take_thread_control`,
+	domain.ThreadRequested: `bottender/request_thread_control_from_inbox laravel-fb-messenger/MessageHandover_2
+		meta-docs/page_request_thread_control`,
+	domain.ThreadRolesChanged: `bottender/app_roles laravel-fb-messenger/MessageHandover_3
+		meta-docs/page_app_roles_no_sender`,
+	domain.PolicyEnforced: `bottender/policy_enforcement facebook-messenger-gem/policy_enforcement
+		meta-docs/page_policy_enforcement_no_sender`,
+	domain.ChangeReceived: `bottender/connector_webhook_test_request chatwoot/instagram_test_event
+		facebook-messenger-gem/feed facebook-messenger-gem/leadgen meta-docs/page_inbox_labels_changes`,
+	domain.DeliveryUnrecognized: `bottender/branded_camera bottender/checkout_update bottender/connector_standby_request
+		bottender/game_play bottender/payment bottender/pre_checkout facebook-messenger-gem/message_request
+		laravel-fb-messenger/Standby messenger4j/HandleEventTypeThatIsUnsupported messenger4j/HandleInstantGameEvent
+		meta-docs/page_messaging_feedback meta-docs/page_response_feedback meta-docs/page_send_cart_order
+		meta-docs/page_test_curl_message_is_string`,
+}
+
+// TestCorpus splits every payload that is kept beside the project.
+func TestCorpus(t *testing.T) {
+	root := corpus(t)
+	files, err := filepath.Glob(filepath.Join(root, "*", "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]domain.Type{}
+	for typ, names := range corpusTypes {
+		for _, name := range strings.Fields(names) {
+			want[name] = typ
+		}
+	}
+	for _, file := range files {
+		name, err := filepath.Rel(root, strings.TrimSuffix(file, ".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = filepath.ToSlash(name)
+		if strings.HasPrefix(name, "graph-responses/") {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			body, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, ok := parse(body); ok {
+				if top, ok := v.(tree); ok && len(top.all("entry")) == 0 { // one item
+					body = delivery("messaging", "1790000000000", string(body))
+				}
+			}
+			r := messenger.Split(body, messenger.Options{})
+			if want := count(body); len(r.Events) != want || r.Items != want {
+				t.Fatalf("%d events for %d items", len(r.Events), want)
+			}
+			seen := map[string]bool{}
+			for _, e := range r.Events {
+				checkEvent(t, body, e)
+				if e.Type == domain.DeliveryUnreadable || seen[e.ID] {
+					t.Errorf("%s with id %s", e.Type, e.ID)
+				}
+				seen[e.ID] = true
+				// In some samples both ends are the page.
+				if string(e.Contact) == string(e.Page) && e.Data.Sender != e.Data.Recipient {
+					t.Errorf("the contact of %s is the page", e.Type)
+				}
+				if e.Time.IsZero() && !strings.Contains(name, "curl") {
+					t.Errorf("%s has no time", e.Type)
+				}
+			}
+			if typ, ok := want[name]; ok && r.Events[0].Type != typ {
+				t.Errorf("%s, want %s", r.Events[0].Type, typ)
+			}
+			delete(want, name)
+		})
+	}
+	for name := range want {
+		t.Errorf("%s is not in the corpus", name)
+	}
+}
