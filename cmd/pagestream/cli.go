@@ -99,12 +99,8 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 func (c *CLI) usage(err error, args []string) int {
 	fmt.Fprintln(c.Err, "pagestream:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
 	command := ""
-	for _, a := range args {
-		if strings.HasPrefix(a, "-") {
-			break
-		}
-		command += " " + a
-		break //nolint:staticcheck // the first word names the subcommand
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		command = " " + args[0]
 	}
 	fmt.Fprintf(c.Err, "Try: pagestream%s --help\n", command)
 	return exitUsage

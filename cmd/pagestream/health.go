@@ -130,7 +130,7 @@ func (h *health) reasons(context.Context) []error {
 	}
 	for _, r := range h.p.runners {
 		if err := r.Healthy(h.p.cfg.Projections.MaxLag); err != nil {
-			out = append(out, fmt.Errorf("projection %s: %w", r.Status().Name, err))
+			out = append(out, fmt.Errorf("projection %s: %w", r.Name(), err))
 		}
 	}
 	return out

@@ -54,12 +54,11 @@ type Program struct {
 	// headAtStart is the stream's last event before anything was taken in.
 	headAtStart uint64
 
-	stopRunners context.CancelFunc
-	background  sync.WaitGroup
-	failed      chan error
-	closing     []closer
-	closeOnce   sync.Once
-	closeErr    error
+	background sync.WaitGroup
+	failed     chan error
+	closing    []closer
+	closeOnce  sync.Once
+	closeErr   error
 }
 
 // closer is one step of Close, in the reverse of the order of Run.
@@ -220,15 +219,13 @@ func (p *Program) startProjections(ctx context.Context) error {
 		return err
 	}
 	dir := p.cfg.ProjectionsDir()
-	run, stop := context.WithCancel(context.Background())
-	p.stopRunners = stop
 	var index projections.Index
 	for _, projection := range []projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
 	} {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: identity, Dedup: index,
-			MaxBatch: p.cfg.Projections.MaxBatch, Logger: p.log.With("projection", projection.Name()),
+			MaxBatch: p.cfg.Projections.MaxBatch, Logger: p.log,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -239,12 +236,13 @@ func (p *Program) startProjections(ctx context.Context) error {
 			index = deliveries.Index{Runner: r}
 		}
 	}
+	run, stop := context.WithCancel(context.Background())
 	// Stopped as one step, before any of their files is closed.
 	p.onClose("projections", func(context.Context) error { stop(); return nil })
 	for _, r := range p.runners {
 		p.background.Go(func() {
 			if err := r.Run(run); err != nil && run.Err() == nil {
-				p.fail(fmt.Errorf("projection %s: %w", r.Status().Name, err))
+				p.fail(fmt.Errorf("projection %s: %w", r.Name(), err))
 			}
 		})
 	}
@@ -402,7 +400,7 @@ func (p *Program) isPageVerifyToken(token string) bool {
 // model finds a runner by its projection's name.
 func (p *Program) model(name string) *projections.Runner {
 	for _, r := range p.runners {
-		if r.Status().Name == name {
+		if r.Name() == name {
 			return r
 		}
 	}
