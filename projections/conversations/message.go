@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -118,8 +119,8 @@ func newMessage(e streams.Stored, d Direction, m *domain.Message) *message {
 	return &message{Message: Message{
 		Kind: KindMessage, Direction: d, ID: e.ID, MID: m.MID,
 		Text: m.Text, Attachments: attachments(m.Attachments), QuickReply: m.QuickReply, ReplyTo: m.ReplyTo,
-		Referral: referral(m.Referral, when(e)), Commands: m.Commands, Unsupported: m.Unsupported, AppID: m.AppID,
-		Seq: e.Seq, At: clean(e.At), Time: when(e), Standby: e.Standby, Source: e.Data.Source,
+		Referral: referral(m.Referral, projections.When(e)), Commands: m.Commands, Unsupported: m.Unsupported, AppID: m.AppID,
+		Seq: e.Seq, At: projections.Clean(e.At), Time: projections.When(e), Standby: e.Standby, Source: e.Data.Source,
 	}}
 }
 
@@ -127,8 +128,8 @@ func newMessage(e streams.Stored, d Direction, m *domain.Message) *message {
 func newPostback(e streams.Stored, p *domain.Postback) *message {
 	return &message{Message: Message{
 		Kind: KindPostback, Direction: In, ID: e.ID, MID: p.MID,
-		Title: p.Title, Payload: p.Payload, Referral: referral(p.Referral, when(e)),
-		Seq: e.Seq, At: clean(e.At), Time: when(e), Standby: e.Standby, Source: e.Data.Source,
+		Title: p.Title, Payload: p.Payload, Referral: referral(p.Referral, projections.When(e)),
+		Seq: e.Seq, At: projections.Clean(e.At), Time: projections.When(e), Standby: e.Standby, Source: e.Data.Source,
 	}}
 }
 
@@ -299,28 +300,4 @@ func shorten(s string) string {
 		n++
 	}
 	return s
-}
-
-// maxMillis is the last millisecond that JSON has a form for, in year 9999.
-const maxMillis = 253402300799999
-
-// clean returns t in UTC, cut to milliseconds and to years that JSON has a
-// form for.
-func clean(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return fromMillis(t.UnixMilli())
-}
-
-func fromMillis(ms int64) time.Time {
-	return time.UnixMilli(min(max(ms, 0), maxMillis)).UTC()
-}
-
-// when is an event's time; one that has none happened when it was stored.
-func when(e streams.Stored) time.Time {
-	if e.Time.IsZero() || e.Time.UnixMilli() <= 0 {
-		return clean(e.At)
-	}
-	return clean(e.Time)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -53,7 +54,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	case "page", "subscription", "change":
 		return nil
 	}
-	f := &fold{tx: tx, e: e, time: when(e), key: conversationKey(e.Page, e.Contact)}
+	f := &fold{tx: tx, e: e, time: projections.When(e), key: conversationKey(e.Page, e.Contact)}
 	if e.Type == domain.ContactErased {
 		return f.finish(f.erase())
 	}
@@ -108,7 +109,7 @@ func (f *fold) load() error {
 
 // save stores the conversation and moves it in the order of activity.
 func (f *fold) save() error {
-	f.c.LastSeq, f.c.LastAt = f.e.Seq, clean(f.e.At)
+	f.c.LastSeq, f.c.LastAt = f.e.Seq, projections.Clean(f.e.At)
 	if f.e.Data.Object != "" {
 		f.c.Object = f.e.Data.Object
 	}
@@ -399,7 +400,7 @@ func (f *fold) unanswered(m *message) error {
 	}
 	// An echo that came after newer messages: those are still unanswered.
 	f.c.Unanswered = 0
-	return f.scan(millis(m.Time), maxMillis, func(_ []byte, m *message) (bool, error) {
+	return f.scan(millis(m.Time), projections.MaxMillis, func(_ []byte, m *message) (bool, error) {
 		if m.Direction == In {
 			f.c.Unanswered++
 		}
@@ -421,7 +422,7 @@ func (f *fold) cover(m *message) error {
 		}
 		rs := decodeReceipts(f.tx.Bucket(bucketReceipts).Get(f.receiptsKey(k.kind)))
 		if at, ok := rs.stamp(millis(m.Time)); ok {
-			m.receipt(k.kind, fromMillis(at))
+			m.receipt(k.kind, projections.FromMillis(at))
 		}
 	}
 	return nil
@@ -435,7 +436,7 @@ func (f *fold) delivered(d *domain.Delivery) error {
 	}
 	at := f.time
 	if d.Watermark > 0 {
-		at = fromMillis(d.Watermark)
+		at = projections.FromMillis(d.Watermark)
 	}
 	for _, mid := range d.MIDs {
 		if mid == "" {
@@ -463,7 +464,7 @@ func (f *fold) read(r *domain.Read) error {
 	if r.Watermark <= 0 {
 		return nil
 	}
-	at := millis(fromMillis(r.Watermark))
+	at := millis(projections.FromMillis(r.Watermark))
 	return f.receipt(receiptRead, receipt{at, at})
 }
 
@@ -482,10 +483,10 @@ func (f *fold) receipt(kind receiptKind, r receipt) error {
 	if kind == receiptRead {
 		upto = &f.c.Read
 	}
-	if t := fromMillis(r.cover); t.After(*upto) {
+	if t := projections.FromMillis(r.cover); t.After(*upto) {
 		*upto = t
 	}
-	at := fromMillis(r.at)
+	at := projections.FromMillis(r.at)
 	return f.scan(after, r.cover, func(_ []byte, m *message) (bool, error) {
 		if !m.receipt(kind, at) {
 			return false, nil
@@ -569,7 +570,7 @@ func (c change) to(m *message) {
 	case c.Reaction != nil:
 		m.react(c.Sender, *c.Reaction, c.Withdrawn)
 	case c.DeliveredAt > 0:
-		if !m.receipt(receiptDelivered, fromMillis(c.DeliveredAt)) {
+		if !m.receipt(receiptDelivered, projections.FromMillis(c.DeliveredAt)) {
 			return
 		}
 	default:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -84,7 +85,7 @@ func (t *traffic) count(e streams.Stored) {
 		t.Tests++
 		return
 	}
-	at, when := clean(e.At), when(e)
+	at, when := projections.Clean(e.At), projections.When(e)
 	if t.Events == 0 {
 		t.FirstAt = at
 	}
@@ -150,7 +151,7 @@ func connect(tx *store.Tx, key []byte, e streams.Stored) error {
 	if !found {
 		p = Page{ID: e.Page, State: Unknown, Token: TokenNone}
 	}
-	f := &fold{tx: tx, key: key, e: e, time: when(e), p: p}
+	f := &fold{tx: tx, key: key, e: e, time: projections.When(e), p: p}
 	c := e.Data.Connection
 	if c == nil {
 		c = &domain.Connection{}
@@ -337,23 +338,4 @@ func latest(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// maxMillis is the last millisecond that JSON has a form for, in year 9999.
-const maxMillis = 253402300799999
-
-// clean returns t in UTC, cut to milliseconds and to years that JSON has a form for.
-func clean(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return time.UnixMilli(min(max(t.UnixMilli(), 0), maxMillis)).UTC()
-}
-
-// when is an event's time; one that has none happened when it was stored.
-func when(e streams.Stored) time.Time {
-	if e.Time.IsZero() || e.Time.UnixMilli() <= 0 {
-		return clean(e.At)
-	}
-	return clean(e.Time)
 }

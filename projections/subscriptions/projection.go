@@ -3,9 +3,9 @@ package subscriptions
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -75,7 +75,7 @@ func target(t domain.Type) (State, bool) {
 }
 
 func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored) {
-	from, wanted, actual, now := s.State, s.Wanted, s.Actual, when(e)
+	from, wanted, actual, now := s.State, s.Wanted, s.Actual, projections.When(e)
 	if in.Wanted != nil {
 		s.Wanted = fields(in.Wanted)
 	}
@@ -99,7 +99,7 @@ func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored
 	}
 	s.Transitions++
 	s.History = append(s.History, Transition{
-		Seq: e.Seq, At: clean(e.At), Time: now, From: from, To: to, Wanted: s.Wanted, Actual: s.Actual,
+		Seq: e.Seq, At: projections.Clean(e.At), Time: now, From: from, To: to, Wanted: s.Wanted, Actual: s.Actual,
 		Reason: in.Reason, Code: in.Code, Subcode: in.Subcode,
 	})
 	if n := len(s.History) - maxHistory; n > 0 {
@@ -112,23 +112,4 @@ func fields(in []string) []string {
 	out := slices.Clone(in)
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// maxMillis is the last millisecond that JSON has a form for, in year 9999.
-const maxMillis = 253402300799999
-
-// clean returns t in UTC, cut to milliseconds and to years that JSON has a form for.
-func clean(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return time.UnixMilli(min(max(t.UnixMilli(), 0), maxMillis)).UTC()
-}
-
-// when is an event's time; one that has none happened when it was stored.
-func when(e streams.Stored) time.Time {
-	if e.Time.IsZero() || e.Time.UnixMilli() <= 0 {
-		return clean(e.At)
-	}
-	return clean(e.Time)
 }
