@@ -155,6 +155,18 @@ type Connection struct {
 	Admin  string   `json:"admin,omitempty"`
 	Fields []string `json:"fields,omitempty"`
 	Reason string   `json:"reason,omitempty"`
+	// Code and Subcode are Graph's, where it refused the token.
+	Code    int `json:"code,omitempty"`
+	Subcode int `json:"subcode,omitempty"`
+	// Expires is when the token ends by itself, DataAccessExpires when the
+	// consent to read data does, in Unix seconds; 0 is never or unknown.
+	Expires           int64 `json:"expires,omitempty"`
+	DataAccessExpires int64 `json:"data_access_expires,omitempty"`
+	// Scopes are the permissions that the token was granted.
+	Scopes []string `json:"scopes,omitempty"`
+	// Resealed marks a page.token_refreshed that has the same token under
+	// another key.
+	Resealed bool `json:"resealed,omitempty"`
 }
 
 // Subscription is the state of the app's webhook subscription to one page.
@@ -174,4 +186,31 @@ type Subscription struct {
 type Profile struct {
 	Name    string `json:"name,omitempty"`
 	Picture string `json:"picture,omitempty"`
+}
+
+// Erasure is the record that a contact was erased. It holds nothing of the
+// person: the contact by a hash, and of each event that was removed from the
+// stream what the counts and the index of ids need.
+type Erasure struct {
+	// Contact is the hash that the conversations' tombstone is kept under.
+	Contact string `json:"contact"`
+	// A long erasure is told in Parts events; Part counts from 1.
+	Part   int    `json:"part"`
+	Parts  int    `json:"parts"`
+	Events []Husk `json:"events,omitempty"`
+}
+
+// Husk is what stays of an erased event.
+type Husk struct {
+	Seq uint64 `json:"seq"`
+	// ID is the hash of the event's id as the index of ids keeps it.
+	ID   string `json:"id"`
+	Type Type   `json:"type"`
+	// At is when the stream stored it, Time its own time, in Unix milliseconds.
+	At      int64  `json:"at"`
+	Time    int64  `json:"time"`
+	Standby bool   `json:"standby,omitempty"`
+	Object  string `json:"object,omitempty"`
+	Source  string `json:"source,omitempty"`
+	App     string `json:"app,omitempty"`
 }

@@ -76,6 +76,7 @@ type Data struct {
 	Connection   *Connection   `json:"connection,omitempty"`
 	Subscription *Subscription `json:"subscription,omitempty"`
 	Profile      *Profile      `json:"profile,omitempty"`
+	Erasure      *Erasure      `json:"erasure,omitempty"`
 
 	// Raw is the item byte for byte as it came. [Data.Encode] keeps it so:
 	// encoding/json alone would compact and escape it.
