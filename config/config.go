@@ -22,6 +22,8 @@ type Config struct {
 	NATS        NATS        `koanf:"nats"`
 	Streams     Streams     `koanf:"streams"`
 	Projections Projections `koanf:"projections"`
+	Reconcile   Reconcile   `koanf:"reconcile"`
+	Profiles    Profiles    `koanf:"profiles"`
 	Log         Log         `koanf:"log"`
 	// Apps are the Meta apps that deliver to us; `/webhooks` is the first one's.
 	Apps []App `koanf:"apps"`
@@ -122,6 +124,21 @@ type Projections struct {
 	MaxLag time.Duration `koanf:"max_lag"`
 }
 
+// Reconcile sets how often what Meta does is held against what is wanted.
+type Reconcile struct {
+	// Interval is how often each page's subscription is read and, where it
+	// differs, set again; 0 turns the loop off.
+	Interval time.Duration `koanf:"interval"`
+	// TokenInterval is how often each page's token is asked about.
+	TokenInterval time.Duration `koanf:"token_interval"`
+}
+
+// Profiles sets the names and pictures of contacts.
+type Profiles struct {
+	// MaxAge is when a contact's profile is read again; 0 reads none.
+	MaxAge time.Duration `koanf:"max_age"`
+}
+
 // Log formats.
 const (
 	LogText = "text"
@@ -157,6 +174,14 @@ type App struct {
 	GraphVersion string `koanf:"graph_version"`
 	// GraphURL is where the Graph API is.
 	GraphURL string `koanf:"graph_url"`
+	// LoginURL is where the login dialog is.
+	LoginURL string `koanf:"login_url"`
+	// LoginConfigID is a configuration of Facebook Login for Business; then it
+	// has the permissions, and LoginScopes are not asked for.
+	LoginConfigID string `koanf:"login_config_id"`
+	// LoginScopes are the permissions that the login dialog asks for; empty is
+	// what pages on Messenger need.
+	LoginScopes []string `koanf:"login_scopes"`
 }
 
 // Defaults of an app's own settings.
@@ -164,6 +189,7 @@ const (
 	DefaultAppName      = "main"
 	DefaultGraphVersion = "v23.0"
 	DefaultGraphURL     = "https://graph.facebook.com"
+	DefaultLoginURL     = "https://www.facebook.com"
 )
 
 // Default returns the settings in force where nothing else is said. It has no
@@ -195,6 +221,8 @@ func Default() Config {
 			QueueLimit:     20_000,
 		},
 		Projections: Projections{MaxBatch: 1000, MaxLag: 30 * time.Second},
+		Reconcile:   Reconcile{Interval: 10 * time.Minute, TokenInterval: 6 * time.Hour},
+		Profiles:    Profiles{MaxAge: 30 * 24 * time.Hour},
 		Log:         Log{Level: "info", Format: LogText},
 	}
 }

@@ -97,6 +97,7 @@ var sample = map[string]string{
 	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m", "streams.max_bytes": "1GiB", "streams.max_store": "2GiB",
 	"streams.batch_threshold": "8", "streams.max_batch": "500", "streams.queue_limit": "9",
 	"projections.dir": "/p", "projections.max_batch": "5", "projections.max_lag": "1h",
+	"reconcile.interval": "30s", "reconcile.token_interval": "1h", "profiles.max_age": "24h",
 	"log.level": "debug", "log.format": "json",
 }
 
@@ -178,7 +179,7 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 	}
 	app := config.App{
 		Name: "main", ID: "123", Secrets: []config.Secret{"new", "old"}, VerifyToken: "token",
-		GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL,
+		GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL,
 	}
 	got := load(t, config.Options{Env: env})
 	if diff := cmp.Diff([]config.App{app}, got.Apps); diff != "" {
@@ -312,7 +313,7 @@ func TestEnvironmentAndFlagProblems(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "/c")
-	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0", GraphURL: "https://graph.facebook.com"}
+	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0", GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL}
 	with := func(change func(*config.App)) func(*config.Config) {
 		return func(c *config.Config) {
 			a := app
@@ -354,6 +355,12 @@ func TestValidate(t *testing.T) {
 		"apps[0].secrets[0]: is what config print shows":              with(func(a *config.App) { a.Secrets = []config.Secret{"(set, 3 bytes)"} }),
 		"apps[0].verify_token: none":                                  with(func(a *config.App) { a.VerifyToken = "" }),
 		`apps[0].graph_version: "23"`:                                 with(func(a *config.App) { a.GraphVersion = "23" }),
+		"reconcile.interval: 10ms":                                    func(c *config.Config) { c.Reconcile.Interval = 10 * time.Millisecond },
+		"reconcile.token_interval: 0s":                                func(c *config.Config) { c.Reconcile.TokenInterval = 0 },
+		"profiles.max_age: 1s":                                        func(c *config.Config) { c.Profiles.MaxAge = time.Second },
+		`apps[0].login_url: "x"`:                                      with(func(a *config.App) { a.LoginURL = "x" }),
+		`apps[0].login_config_id: "x"`:                                with(func(a *config.App) { a.LoginConfigID = "x" }),
+		`apps[0].login_scopes[0]: "Pages!"`:                           with(func(a *config.App) { a.LoginScopes = []string{"Pages!"} }),
 		`apps[0].graph_url: "ftp://x"`:                                with(func(a *config.App) { a.GraphURL = "ftp://x" }),
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -502,7 +509,7 @@ func TestExample(t *testing.T) {
 	want.Keys.File, want.HTTP.TokenFile = "/etc/pagestream/keys.json", "/etc/pagestream/admin.token"
 	want.Apps = []config.App{{
 		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"}, SecretFiles: []string{},
-		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL,
+		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
 	}}
 	if diff := cmp.Diff(want, load(t, config.Options{File: file(t, all.String())})); diff != "" {
 		t.Errorf("with all comments brought in (-want +got):\n%s", diff)

@@ -253,6 +253,9 @@ func finish(c *Config) []error {
 		if app.GraphVersion == "" {
 			app.GraphVersion = DefaultGraphVersion
 		}
+		if app.LoginURL == "" {
+			app.LoginURL = DefaultLoginURL
+		}
 		if app.GraphURL == "" {
 			app.GraphURL = DefaultGraphURL
 		}

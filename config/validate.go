@@ -18,6 +18,7 @@ const metaDeadline = 5 * time.Second
 var (
 	appName      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	appID        = regexp.MustCompile(`^[0-9]{1,32}$`)
+	loginScope   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
 )
 
@@ -80,6 +81,10 @@ func (c Config) Validate() error {
 	v.path("projections.dir", c.Projections.Dir)
 	v.number("projections.max_batch", c.Projections.MaxBatch, 1, 100_000)
 	v.duration("projections.max_lag", c.Projections.MaxLag, time.Second, 24*time.Hour)
+
+	v.durationOrNone("reconcile.interval", c.Reconcile.Interval, time.Second, 24*time.Hour)
+	v.duration("reconcile.token_interval", c.Reconcile.TokenInterval, time.Second, 7*24*time.Hour)
+	v.durationOrNone("profiles.max_age", c.Profiles.MaxAge, time.Hour, 365*24*time.Hour)
 
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, LogText, LogJSON)
@@ -163,6 +168,12 @@ func (v *validator) duration(key string, value, lo, hi time.Duration) {
 	}
 }
 
+func (v *validator) durationOrNone(key string, value, lo, hi time.Duration) {
+	if value != 0 && (value < lo || value > hi) {
+		v.add("%s: %s is out of bounds: write %s to %s, or 0 for none", key, formatDuration(value), formatDuration(lo), formatDuration(hi))
+	}
+}
+
 func (v *validator) size(key string, value, lo, hi ByteSize) {
 	if value < lo || value > hi {
 		v.add("%s: %s is out of bounds: write %s to %s", key, value, lo, hi)
@@ -220,6 +231,15 @@ func (v *validator) apps(apps []App) {
 			v.add("%s.graph_version: %q: write v and two numbers, as in %s", at, app.GraphVersion, DefaultGraphVersion)
 		}
 		v.baseURL(at+".graph_url", app.GraphURL, DefaultGraphURL)
+		v.baseURL(at+".login_url", app.LoginURL, DefaultLoginURL)
+		if app.LoginConfigID != "" && !appID.MatchString(app.LoginConfigID) {
+			v.add("%s.login_config_id: %q: write the digits that the app dashboard shows under Facebook Login for Business", at, app.LoginConfigID)
+		}
+		for j, scope := range app.LoginScopes {
+			if !loginScope.MatchString(scope) {
+				v.add("%s.login_scopes[%d]: %q: write a permission's name, as in pages_messaging", at, j, scope)
+			}
+		}
 	}
 }
 
