@@ -1,0 +1,244 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// MetaDelivered is how often a [Reactor] was given a message, counted from 1.
+const MetaDelivered = "pagestream-delivered"
+
+// Defaults of [ReactorOptions].
+const (
+	DefaultReactorTimeout = 30 * time.Second
+	DefaultMaxDeliver     = 20
+	DefaultReactorPause   = time.Second
+	DefaultReactorRest    = 5 * time.Minute
+)
+
+// reactorPending bounds what the server has given to the reactors of one name
+// and has no answer for. It is small, since the time to answer runs from the
+// giving.
+const reactorPending = 4
+
+// ReactorOptions configure a [Reactor]. Connect, Filter, Durable and Handle are
+// required.
+type ReactorOptions struct {
+	// Connect returns a connection for the reactor alone; it is closed with it.
+	Connect func() (*nats.Conn, error)
+	// Stream is the stream's name, by default [Name].
+	Stream string
+	// Filter is the subject filter of what is reacted to.
+	Filter string
+	// Durable names the consumer. All reactors of that name, on any node, share
+	// its messages.
+	Durable string
+	// FromNow leaves out what the stream holds when the consumer is first made.
+	FromNow bool
+	// Handle does the work. An error gives the message again after a growing
+	// pause. See [OnEvent] for events.
+	Handle func(ctx context.Context, m *message.Message) error
+	// Timeout bounds one call of Handle.
+	Timeout time.Duration
+	// MaxDeliver is how often a message is given before it is left for good.
+	MaxDeliver int
+	// Pause is the first pause after an error, doubling up to MaxPause.
+	Pause, MaxPause time.Duration
+	// GaveUp is told of a message that is left for good.
+	GaveUp func(m *message.Message, err error)
+	Logger *slog.Logger
+}
+
+// Reactor does what an event asks for in the world outside: a call, a deletion.
+// It is a durable consumer run by watermill-nats, one message at a time in each
+// process, at least once and not always in order. A replay of the stream does
+// not run it again.
+//
+// It is for low rates. Projections follow the stream by a [Subscriber].
+type Reactor struct{ opts ReactorOptions }
+
+// NewReactor returns a reactor that does not run yet. It panics if a required
+// option is missing, which is a mistake in the wiring.
+func NewReactor(o ReactorOptions) *Reactor {
+	if o.Connect == nil || o.Filter == "" || o.Durable == "" || o.Handle == nil {
+		panic("streams: a reactor needs Connect, Filter, Durable and Handle")
+	}
+	if o.Stream == "" {
+		o.Stream = Name
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultReactorTimeout
+	}
+	if o.MaxDeliver <= 0 {
+		o.MaxDeliver = DefaultMaxDeliver
+	}
+	if o.Pause <= 0 {
+		o.Pause = DefaultReactorPause
+	}
+	if o.MaxPause <= 0 {
+		o.MaxPause = DefaultReactorRest
+	}
+	if o.GaveUp == nil {
+		o.GaveUp = func(*message.Message, error) {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Reactor{opts: o}
+}
+
+// OnEvent makes a reactor's Handle of a function on events. What is no event is
+// passed over.
+func OnEvent(f func(ctx context.Context, e Stored) error) func(context.Context, *message.Message) error {
+	return func(ctx context.Context, m *message.Message) error {
+		e, err := FromMessage(m)
+		if errors.Is(err, ErrMalformed) {
+			return nil // the projections keep a list of these
+		}
+		if err != nil {
+			return err
+		}
+		return f(ctx, e)
+	}
+}
+
+// Run reacts until the context ends, which is no error. What was in work then
+// is given again later.
+func (r *Reactor) Run(ctx context.Context) error {
+	conn, err := r.opts.Connect()
+	if err != nil {
+		return fmt.Errorf("connect reactor %s: %w", r.opts.Durable, err)
+	}
+	defer conn.Close()
+	if err := r.ensure(ctx, conn); err != nil {
+		return fmt.Errorf("make consumer %s: %w", r.opts.Durable, err)
+	}
+	subscriber, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
+		SubscribersCount: 1,
+		AckWaitTimeout:   r.opts.Timeout + time.Second,
+		CloseTimeout:     r.opts.Timeout + time.Second,
+		Unmarshaler:      unmarshaler{},
+		NakDelay:         r,
+		QueueGroupPrefix: r.opts.Durable,
+		JetStream: wmnats.JetStreamConfig{
+			AckAsync:      true,
+			DurablePrefix: r.opts.Durable,
+			// Bound: a subscription that made its consumer itself would delete
+			// it at the end, and with it the position.
+			SubscribeOptions: []nats.SubOpt{nats.Bind(r.opts.Stream, r.opts.Durable), nats.ManualAck()},
+		},
+		SubjectCalculator: func(queue, topic string) *wmnats.SubjectDetail {
+			return &wmnats.SubjectDetail{Primary: topic, QueueGroup: queue}
+		},
+	}, watermill.NopLogger{})
+	if err != nil {
+		return fmt.Errorf("make subscriber: %w", err)
+	}
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: r.opts.Timeout + time.Second}, watermill.NopLogger{})
+	if err != nil {
+		return fmt.Errorf("make router: %w", err)
+	}
+	router.AddConsumerHandler(r.opts.Durable, r.opts.Filter, subscriber, func(m *message.Message) error {
+		return r.handle(ctx, m)
+	})
+	if err := router.Run(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("run reactor %s: %w", r.opts.Durable, err)
+	}
+	if ctx.Err() == nil {
+		return fmt.Errorf("reactor %s: %w", r.opts.Durable, ErrClosed)
+	}
+	return nil
+}
+
+// ensure makes the consumer, or brings it up to date.
+func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+	defer cancel()
+	deliver := jetstream.DeliverAllPolicy
+	if r.opts.FromNow {
+		deliver = jetstream.DeliverNewPolicy
+	}
+	_, err = js.CreateOrUpdatePushConsumer(ctx, r.opts.Stream, jetstream.ConsumerConfig{
+		Durable:        r.opts.Durable,
+		DeliverSubject: "_pagestream.reactor." + r.opts.Durable,
+		DeliverGroup:   r.opts.Durable,
+		DeliverPolicy:  deliver,
+		FilterSubject:  r.opts.Filter,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        reactorPending*(r.opts.Timeout+time.Second) + 10*time.Second,
+		MaxDeliver:     r.opts.MaxDeliver + 1, // the last is answered by handle itself
+		MaxAckPending:  reactorPending,
+	})
+	return err
+}
+
+// handle runs Handle with its bounds. After the last try the message is left.
+func (r *Reactor) handle(ctx context.Context, m *message.Message) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+	defer cancel()
+	if err = r.try(ctx, m); err == nil {
+		return nil
+	}
+	if n, odd := number(m, MetaDelivered); odd == nil && n >= uint64(r.opts.MaxDeliver) {
+		r.opts.Logger.Error("reactor gives a message up", "reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)
+		r.opts.GaveUp(m, err)
+		return nil
+	}
+	r.opts.Logger.Debug("reactor will try again", "reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "err", err)
+	return err
+}
+
+// try turns a panic into an error, which keeps the count of tries.
+func (r *Reactor) try(ctx context.Context, m *message.Message) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanic, p)
+		}
+	}()
+	return r.opts.Handle(ctx, m)
+}
+
+// errPanic says that a handler has panicked.
+var errPanic = errors.New("handler panicked")
+
+// WaitTime is the pause before a refused message is given again; watermill asks.
+func (r *Reactor) WaitTime(tries uint64) time.Duration {
+	return min(r.opts.Pause<<min(tries-min(tries, 1), 20), r.opts.MaxPause)
+}
+
+// unmarshaler makes watermill messages of any message at all: one that it
+// refused would be given for ever.
+type unmarshaler struct{}
+
+func (unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
+	id := in.Header.Get(HeaderWatermillID)
+	if id == "" {
+		id = uuid.NewString()
+	}
+	m := message.NewMessage(id, in.Data)
+	for k := range in.Header {
+		m.Metadata[k] = in.Header.Get(k)
+	}
+	m.Metadata[MetaSubject] = in.Subject
+	if meta, err := in.Metadata(); err == nil {
+		m.Metadata[MetaSeq] = strconv.FormatUint(meta.Sequence.Stream, 10)
+		m.Metadata[MetaAt] = meta.Timestamp.UTC().Format(time.RFC3339Nano)
+		m.Metadata[MetaDelivered] = strconv.FormatUint(meta.NumDelivered, 10)
+	}
+	return m, nil
+}

@@ -1,0 +1,211 @@
+package streams_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// reactions counts what a reactor was given, by the event's id.
+type reactions struct {
+	mu    sync.Mutex
+	given map[string]int
+}
+
+func (r *reactions) add(id string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.given == nil {
+		r.given = map[string]int{}
+	}
+	r.given[id]++
+	return r.given[id]
+}
+
+func (r *reactions) all() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.given)
+}
+
+func (r *reactions) eventually(t *testing.T, want map[string]int) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if got := r.all(); !maps.Equal(got, want) {
+			return fmt.Errorf("given %v, want %v", got, want)
+		}
+		return nil
+	})
+}
+
+func reactorOptions(s *streamstest.Server) streams.ReactorOptions {
+	return streams.ReactorOptions{
+		Connect: func() (*nats.Conn, error) { return s.Embedded().Connect("reactor") },
+		Filter:  "pagestream.*.message.received", Durable: "test",
+		Pause: time.Millisecond, MaxPause: 5 * time.Millisecond, Timeout: 2 * time.Second,
+	}
+}
+
+// react runs a reactor until stop is called.
+func react(t *testing.T, o streams.ReactorOptions) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- streams.NewReactor(o).Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 4)
+	publish(t, s, events[:3])
+	var seen reactions
+	o := reactorOptions(s)
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+		switch n := seen.add(e.ID); {
+		case e.ID == events[1].ID && n == 1:
+			return errors.New("not now")
+		case e.ID == events[2].ID && n == 1:
+			panic("at the disco")
+		}
+		return nil
+	})
+	stop := react(t, o)
+	want := map[string]int{events[0].ID: 1, events[1].ID: 2, events[2].ID: 2}
+	seen.eventually(t, want)
+	// The consumer outlives its subscriber, and so does its position.
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		defer cancel()
+		c, err := s.JS.PushConsumer(ctx, streams.Name, "test")
+		if err != nil {
+			return err
+		}
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.AckFloor.Stream != 3 {
+			return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
+		}
+		return nil
+	})
+	stop()
+	publish(t, s, events[3:])
+	react(t, o)
+	want[events[3].ID] = 1
+	seen.eventually(t, want)
+}
+
+func TestReactorGivesUp(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 2)
+	publish(t, s, events)
+	var seen reactions
+	gone := make(chan string, 4)
+	o := reactorOptions(s)
+	o.MaxDeliver = 3
+	o.GaveUp = func(m *message.Message, err error) { gone <- m.Metadata[streams.MetaSeq] + " " + err.Error() }
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+		if seen.add(e.ID); e.ID == events[0].ID {
+			return errors.New("never")
+		}
+		return nil
+	})
+	react(t, o)
+	seen.eventually(t, map[string]int{events[0].ID: 3, events[1].ID: 1})
+	select {
+	case got := <-gone:
+		assert.Equal(t, "1 never", got)
+	case <-time.After(streamstest.Limit):
+		t.Fatal("nobody was told")
+	}
+}
+
+func TestReactorFromNow(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 3)
+	publish(t, s, events[:1])
+	var seen reactions
+	o := reactorOptions(s)
+	o.FromNow = true
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error { seen.add(e.ID); return nil })
+	stop := react(t, o)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		defer cancel()
+		_, err := s.JS.PushConsumer(ctx, streams.Name, "test")
+		return err
+	})
+	publish(t, s, events[1:2])
+	seen.eventually(t, map[string]int{events[1].ID: 1})
+	stop()
+	publish(t, s, events[2:])
+	react(t, o)
+	seen.eventually(t, map[string]int{events[1].ID: 1, events[2].ID: 1})
+}
+
+func TestReactorPassesOverWhatIsNoEvent(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	odd := nats.NewMsg("pagestream.7.message.received")
+	odd.Header["Twice"] = []string{"a", "b"} // stock watermill-nats can't read these
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	_, err := s.JS.PublishMsg(ctx, odd)
+	require.NoError(t, err)
+	events := messages("7", 1)
+	publish(t, s, events)
+	var seen reactions
+	o := reactorOptions(s)
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error { seen.add(e.ID); return nil })
+	react(t, o)
+	seen.eventually(t, map[string]int{events[0].ID: 1})
+}
+
+func TestReactorsShare(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	var seen reactions
+	o := reactorOptions(s)
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error { seen.add(e.ID); return nil })
+	react(t, o)
+	react(t, o)
+	events := messages("7", 200)
+	publish(t, s, events)
+	want := map[string]int{}
+	for _, e := range events {
+		want[e.ID] = 1
+	}
+	seen.eventually(t, want)
+}
+
+func TestReactorNeedsItsStream(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	o := reactorOptions(s)
+	o.Handle = func(context.Context, *message.Message) error { return nil }
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	require.Error(t, streams.NewReactor(o).Run(ctx))
+	assert.Panics(t, func() { streams.NewReactor(streams.ReactorOptions{}) })
+}
