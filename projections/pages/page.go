@@ -52,6 +52,15 @@ type Page struct {
 	Token       TokenState `json:"token"`
 	TokenSince  time.Time  `json:"token_since,omitzero"`
 	TokenReason string     `json:"token_reason,omitempty"`
+	// TokenCode and TokenSubcode are Graph's, where it refused the token.
+	TokenCode    int `json:"token_code,omitempty"`
+	TokenSubcode int `json:"token_subcode,omitempty"`
+	// TokenExpires is when the token ends by itself, DataAccessExpires when the
+	// consent to read data does, and Scopes what the token was granted, as of
+	// when it came; zero is never or unknown.
+	TokenExpires      time.Time `json:"token_expires,omitzero"`
+	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
+	Scopes            []string  `json:"scopes,omitempty"`
 
 	// Policy is the newest enforcement by Meta; Roles are the apps' handover
 	// roles where Meta gave them for the whole page.
@@ -82,9 +91,10 @@ type Traffic struct {
 	FirstTime time.Time   `json:"first_time,omitzero"`
 	LastTime  time.Time   `json:"last_time,omitzero"`
 	LastType  domain.Type `json:"last_type,omitempty"`
-	// LastInboundAt is when a delivery last brought an event: the age of this
-	// is the page's silence.
-	LastInboundAt time.Time `json:"last_inbound_at,omitzero"`
+	// FirstInboundAt and LastInboundAt are when a delivery first and last
+	// brought an event: the age of the last is the page's silence.
+	FirstInboundAt time.Time `json:"first_inbound_at,omitzero"`
+	LastInboundAt  time.Time `json:"last_inbound_at,omitzero"`
 	// LastMessage is the newest event time of a message in either direction.
 	LastMessage time.Time `json:"last_message,omitzero"`
 	// Events counts all events but tests, by type in Types.

@@ -20,6 +20,7 @@ const (
 	bucketSecrets   = "credentials" // page -> sealed secrets
 	bucketInstagram = "instagram"   // account -> page
 	bucketUnrouted  = "unrouted"    // one row: traffic of no page
+	bucketRhythm    = "rhythm"      // page, hour of the week -> inbound events by week
 )
 
 // Projection folds events into pages. It has no state of its own; the
@@ -34,7 +35,7 @@ func (*Projection) Name() string { return "pages" }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.
-func (*Projection) Version() int { return 1 }
+func (*Projection) Version() int { return 2 }
 
 // Apply folds one event in. It never fails on what an event says; errors are the
 // store's. Events must come in stream order and each once.
@@ -48,6 +49,11 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	}
 	if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
 		return err
+	}
+	if delivered(e) {
+		if err := beat(tx, e); err != nil {
+			return err
+		}
 	}
 	return connect(tx, key, e)
 }
@@ -109,14 +115,22 @@ func (t *traffic) count(e streams.Stored) {
 	if e.Standby {
 		t.Standby++
 	}
-	// History that we fetched is no sign that deliveries come.
-	if e.Type.Inbound() && e.Data.Source != "backfill" {
+	if delivered(e) {
+		if t.FirstInboundAt.IsZero() {
+			t.FirstInboundAt = at
+		}
 		t.LastInboundAt = at
 	}
 	switch e.Type {
 	case domain.MessageReceived, domain.MessageEchoed:
 		t.LastMessage = latest(t.LastMessage, when)
 	}
+}
+
+// delivered reports whether Meta brought the event. History that we fetched and
+// messages that we sent are no sign that deliveries come.
+func delivered(e streams.Stored) bool {
+	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
 
 // connect folds in what an event says of the page's connection, which most don't.
@@ -189,7 +203,9 @@ func (f *fold) connected(c *domain.Connection) error {
 	if c.SealedToken == "" {
 		token = TokenNone
 	}
-	f.p.Token, f.p.TokenSince, f.p.TokenReason = token, f.time, ""
+	f.token(token)
+	f.forget()
+	f.granted(c)
 	if err := f.link(c.Instagram); err != nil {
 		return err
 	}
@@ -224,6 +240,10 @@ func (f *fold) refreshed(c *domain.Connection) error {
 	if err != nil {
 		return err
 	}
+	token, verify := cmp.Or(c.SealedToken, old.SealedToken), cmp.Or(c.SealedVerifyToken, old.SealedVerifyToken)
+	if c.Resealed { // the same tokens under another key say nothing new
+		return f.seal(token, verify)
+	}
 	f.p.Admin = cmp.Or(c.Admin, f.p.Admin)
 	f.p.Name = cmp.Or(c.Name, f.p.Name)
 	f.p.Company = cmp.Or(c.Company, f.p.Company)
@@ -236,13 +256,45 @@ func (f *fold) refreshed(c *domain.Connection) error {
 			return err
 		}
 	}
-	token := cmp.Or(c.SealedToken, old.SealedToken)
 	if token == "" {
 		f.p.Ignored++ // valid, it says, but there is none
 		return nil
 	}
-	f.p.Token, f.p.TokenSince, f.p.TokenReason = TokenValid, f.time, ""
-	return f.seal(token, cmp.Or(c.SealedVerifyToken, old.SealedVerifyToken))
+	f.token(TokenValid)
+	if token != old.SealedToken {
+		f.forget()
+	}
+	f.granted(c)
+	return f.seal(token, verify)
+}
+
+// forget drops what the token before was granted.
+func (f *fold) forget() {
+	f.p.TokenExpires, f.p.DataAccessExpires, f.p.Scopes = time.Time{}, time.Time{}, nil
+}
+
+// granted takes over what c says of its token.
+func (f *fold) granted(c *domain.Connection) {
+	if c.Expires > 0 {
+		f.p.TokenExpires = seconds(c.Expires)
+	}
+	if c.DataAccessExpires > 0 {
+		f.p.DataAccessExpires = seconds(c.DataAccessExpires)
+	}
+	if c.Scopes != nil {
+		f.p.Scopes = slices.Clone(c.Scopes)
+	}
+}
+
+// seconds is the clean time at s, in Unix seconds.
+func seconds(s int64) time.Time {
+	return projections.FromMillis(min(s, projections.MaxMillis/1000) * 1000)
+}
+
+// token sets a state that no refusal stands behind.
+func (f *fold) token(s TokenState) {
+	f.p.Token, f.p.TokenSince = s, f.time
+	f.p.TokenReason, f.p.TokenCode, f.p.TokenSubcode = "", 0, 0
 }
 
 func (f *fold) invalidated(c *domain.Connection) error {
@@ -253,6 +305,7 @@ func (f *fold) invalidated(c *domain.Connection) error {
 		f.p.TokenSince = f.time
 	}
 	f.p.Token, f.p.TokenReason = TokenInvalid, c.Reason
+	f.p.TokenCode, f.p.TokenSubcode = c.Code, c.Subcode
 	return nil
 }
 
@@ -267,7 +320,8 @@ func (f *fold) disconnected(c *domain.Connection) error {
 		f.p.StateSince, f.p.TokenSince = f.time, f.time
 	}
 	f.p.State, f.p.StateReason = Disconnected, c.Reason
-	f.p.Token, f.p.TokenReason = TokenNone, ""
+	f.p.Token, f.p.TokenReason, f.p.TokenCode, f.p.TokenSubcode = TokenNone, "", 0, 0
+	f.forget()
 	if err := f.link(""); err != nil {
 		return err
 	}
