@@ -18,5 +18,5 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	os.Exit(reportLeaks(m.Run(), os.Stderr))
 }

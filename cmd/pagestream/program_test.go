@@ -75,7 +75,7 @@ func testConfig(dir string) config.Config {
 func start(t *testing.T, cfg config.Config) *running {
 	t.Helper()
 	log := &syncBuffer{}
-	p := NewProgram(cfg, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	p := NewProgram(cfg, slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	if err := p.Run(ctx); err != nil {
