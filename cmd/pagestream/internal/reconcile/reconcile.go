@@ -1,0 +1,287 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Defaults of [Options].
+const (
+	DefaultInterval      = 10 * time.Minute
+	DefaultTokenInterval = 6 * time.Hour
+	DefaultTimeout       = time.Minute
+	DefaultSettle        = 10 * time.Second
+	DefaultWorkers       = 4
+	DefaultThreshold     = 20
+)
+
+// Verbs are what is done to a page. Each records what it finds as events and is
+// safe to do again. An error means that it is not known how the page stands.
+//
+// An error, or one that it wraps, may have RetryAfter() time.Duration: Graph is
+// then not called for the page for so long.
+type Verbs interface {
+	// Check reads the page's subscription.
+	Check(ctx context.Context, page domain.PageID) (Outcome, error)
+	// Resubscribe asks for all wanted fields and reads them back.
+	Resubscribe(ctx context.Context, page domain.PageID) (Outcome, error)
+	// Probe asks Graph about the page's token.
+	Probe(ctx context.Context, page domain.PageID) (TokenReport, error)
+}
+
+// Outcome is the state of a page's subscription after a verb.
+type Outcome struct {
+	// State is "confirmed", "drifted", "failed" or "removed".
+	State string
+	// Missing is what Graph does not list for the page, AppMissing for the app.
+	Missing, AppMissing []string
+	Reason              string
+	Code, Subcode       int
+	// RetryAfter is how long Graph wants to be left alone, if it was said.
+	RetryAfter time.Duration
+	// Seq is the last event that the verb stored, 0 if none.
+	Seq uint64
+}
+
+// TokenReport is what a probe found.
+type TokenReport struct {
+	// State is "valid", "invalid", "deselected" or "unknown".
+	State         string
+	Code, Subcode int
+	Reason        string
+	// Expires and DataAccessExpires are zero for never or unknown.
+	Expires, DataAccessExpires time.Time
+	MissingScopes              []string
+}
+
+// Model is a read model; a projections.Runner is one.
+type Model interface {
+	projections.Viewer
+	// WaitFor returns once the model holds event seq.
+	WaitFor(ctx context.Context, seq uint64) error
+}
+
+// Options configure a [Reconciler]. Verbs, Pages and Subscriptions are
+// required; JS and Connect are for Run.
+type Options struct {
+	JS jetstream.JetStream
+	// Connect returns a connection that one reactor has for itself and closes.
+	Connect func() (*nats.Conn, error)
+	// Stream is the name of the stream of events, by default streams.Name.
+	Stream string
+	// Replicas of the work queue; more than 1 needs a cluster.
+	Replicas int
+
+	Verbs         Verbs
+	Pages         Model
+	Subscriptions Model
+
+	// Interval is how often each page is looked at; negative is never, and then
+	// only refreshed tokens are followed.
+	Interval time.Duration
+	// TokenInterval is how often each page's token is asked about.
+	TokenInterval time.Duration
+	// Timeout bounds the work on one page.
+	Timeout time.Duration
+	// Settle is how long after a token was refreshed its connector may take to
+	// subscribe the page itself.
+	Settle time.Duration
+	// Workers bounds the pages that this process works on at once.
+	Workers int
+	// Threshold is how many events have to be missing to call a page silent.
+	Threshold float64
+
+	Now func() time.Time
+	// Ticker makes the ticks that the schedule goes by; stop ends them.
+	Ticker func(time.Duration) (tick <-chan time.Time, stop func())
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Stream == "" {
+		o.Stream = streams.Name
+	}
+	if o.Interval == 0 {
+		o.Interval = DefaultInterval
+	}
+	if o.TokenInterval <= 0 {
+		o.TokenInterval = DefaultTokenInterval
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Settle <= 0 {
+		o.Settle = DefaultSettle
+	}
+	if o.Workers <= 0 {
+		o.Workers = DefaultWorkers
+	}
+	if o.Threshold <= 0 {
+		o.Threshold = DefaultThreshold
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Ticker == nil {
+		o.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTicker(d)
+			return t.C, t.Stop
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Reconciler is the loop. Make one with [New]; it is safe for concurrent use.
+type Reconciler struct {
+	opts  Options
+	began time.Time // silence before this process is not the pages'
+
+	// The schedule's, used by its goroutine alone.
+	period int64
+	slots  []slot
+
+	mu        sync.Mutex
+	entries   map[domain.PageID]*entry // connected pages
+	listed    time.Time
+	allSilent bool
+	counters  Counters
+}
+
+// New returns a loop that does not run yet. It panics if a required option is
+// missing, which is a mistake in the wiring.
+func New(o Options) *Reconciler {
+	if o.Verbs == nil || o.Pages == nil || o.Subscriptions == nil {
+		panic("reconcile: Verbs, Pages and Subscriptions are required")
+	}
+	o = o.withDefaults()
+	return &Reconciler{opts: o, began: o.Now(), period: -1, entries: make(map[domain.PageID]*entry)}
+}
+
+// Run looks after the pages until the context ends, which is no error. It fails
+// only if the work queue can't be made.
+func (r *Reconciler) Run(ctx context.Context) error {
+	if r.opts.JS == nil || r.opts.Connect == nil {
+		panic("reconcile: Run needs JS and Connect")
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group.Go(func() { r.keep(ctx, r.refreshes()) })
+	if r.opts.Interval < 0 {
+		<-ctx.Done()
+		return nil
+	}
+	if err := r.ensure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	for range r.opts.Workers {
+		group.Go(func() { r.keep(ctx, r.worker()) })
+	}
+	r.schedule(ctx)
+	return nil
+}
+
+// restPause is the pause before a reactor that has ended is run again.
+const restPause = 2 * time.Second
+
+// keep runs a reactor again when it ends before its time.
+func (r *Reconciler) keep(ctx context.Context, reactor *streams.Reactor) {
+	for {
+		err := reactor.Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.opts.Logger.Warn("reactor ended and is run again", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(restPause):
+		}
+	}
+}
+
+// RunOnce looks at every connected page now, without the queue. It obeys the
+// back-off of each page. An error means that the pages can't be listed or that
+// the context ended; the report then has what was known.
+func (r *Reconciler) RunOnce(ctx context.Context) (Status, error) {
+	list, err := r.list()
+	if err != nil {
+		return r.Status(), err
+	}
+	r.listen(list)
+	var group sync.WaitGroup
+	free := make(chan struct{}, r.opts.Workers)
+	for _, page := range list {
+		free <- struct{}{} // for no longer than Timeout
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() {
+			defer func() { <-free }()
+			ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+			defer cancel()
+			r.visit(ctx, page)
+		})
+	}
+	group.Wait()
+	if err := ctx.Err(); err != nil {
+		return r.Status(), fmt.Errorf("look at pages: %w", err)
+	}
+	return r.Status(), nil
+}
+
+// list returns the connected pages and lets go of those that are not any more.
+func (r *Reconciler) list() ([]domain.PageID, error) {
+	var list []domain.PageID
+	connected := make(map[domain.PageID]bool)
+	err := pages.Each(r.opts.Pages, func(p pages.Page) error {
+		if p.State == pages.Connected {
+			list = append(list, p.ID)
+			connected[p.ID] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pages: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.listed = r.opts.Now()
+	for page, e := range r.entries {
+		if !connected[page] && !e.busy {
+			delete(r.entries, page)
+		}
+	}
+	for _, page := range list {
+		r.entry(page)
+	}
+	return list, nil
+}
+
+// retryAfter finds how long an error wants Graph to be left alone.
+func retryAfter(err error) time.Duration {
+	var wait interface{ RetryAfter() time.Duration }
+	if errors.As(err, &wait) {
+		return wait.RetryAfter()
+	}
+	return 0
+}

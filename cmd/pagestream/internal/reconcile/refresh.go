@@ -1,0 +1,101 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// refreshes follows refreshed tokens.
+func (r *Reconciler) refreshes() *streams.Reactor {
+	return streams.NewReactor(streams.ReactorOptions{
+		Connect: r.opts.Connect, Stream: r.opts.Stream, Durable: refreshDurable,
+		Filter:  "pagestream.*." + string(domain.PageTokenRefreshed),
+		FromNow: true, // what was refreshed before there was a loop, the loop looks at anyway
+		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed), Logger: r.opts.Logger,
+	})
+}
+
+// errBusy says that somebody works on the page; the event is given again.
+var errBusy = errors.New("page is being worked on")
+
+// refreshed subscribes a page again whose token was refreshed, unless whoever
+// refreshed it does so.
+func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
+	if c := e.Data.Connection; c == nil || c.Resealed || e.Page == "" {
+		return nil
+	}
+	done, err := r.settled(ctx, e)
+	if err != nil || done {
+		return err
+	}
+	v, ok := r.begin(e.Page, true)
+	if !ok {
+		return errBusy
+	}
+	defer v.end()
+	v.e.hold, v.e.status.NextTry = time.Time{}, time.Time{}
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+	defer cancel()
+	v.resubscribe(ctx, v.e.status.AppMissing)
+	if s := v.e.status; s.State == Unreachable || s.State == Throttled {
+		return fmt.Errorf("subscribe page %s again: %s", e.Page, s.State)
+	}
+	return nil
+}
+
+// settled waits, not for long, for the one who refreshed the token to subscribe
+// the page, and reports whether there is nothing left to do.
+func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error) {
+	wait := min(max(0, r.opts.Settle-r.opts.Now().Sub(e.At)), r.opts.Settle)
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	tick := time.NewTicker(max(10*time.Millisecond, r.opts.Settle/50))
+	defer tick.Stop()
+	for last := wait == 0; ; {
+		done, err := r.followed(ctx, e)
+		if err != nil || done || last {
+			return done, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("wait for subscription: %w", ctx.Err())
+		case <-over.C:
+			last = true
+		case <-tick.C:
+		}
+	}
+}
+
+// followed reports whether the refresh needs nothing more: its page has an
+// answer to a later request, or no token to ask with.
+func (r *Reconciler) followed(ctx context.Context, e streams.Stored) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	for _, m := range []Model{r.opts.Pages, r.opts.Subscriptions} {
+		if err := m.WaitFor(ctx, e.Seq); err != nil {
+			return false, fmt.Errorf("wait for read model: %w", err)
+		}
+	}
+	p, err := pages.Get(r.opts.Pages, e.Page)
+	if errors.Is(err, pages.ErrNotFound) || err == nil && (p.State != pages.Connected || p.Token != pages.TokenValid) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read page: %w", err)
+	}
+	sub, err := subscriptions.Get(r.opts.Subscriptions, e.Page, p.App)
+	if errors.Is(err, subscriptions.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read subscription: %w", err)
+	}
+	return sub.LastSeq > e.Seq && sub.State != subscriptions.Requested, nil
+}

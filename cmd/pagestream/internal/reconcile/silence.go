@@ -1,0 +1,67 @@
+package reconcile
+
+import (
+	"errors"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+)
+
+// When at least this part of the pages with a rhythm, and two at the least, are
+// silent at once, the fault is not theirs.
+const (
+	allSilentPart  = 0.8
+	allSilentPages = 2
+)
+
+// listen holds each page's silence against its rhythm and returns those that
+// have fallen silent, unless all have.
+func (r *Reconciler) listen(list []domain.PageID) (silent []domain.PageID) {
+	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: r.opts.Threshold}
+	found := make(map[domain.PageID]pages.Silence, len(list))
+	rhythmic := 0
+	for _, page := range list {
+		s, err := pages.Quiet(r.opts.Pages, page, watch)
+		if err != nil {
+			if !errors.Is(err, pages.ErrNotFound) {
+				r.opts.Logger.Warn("page's rhythm can't be read", "page", page, "err", err)
+			}
+			continue
+		}
+		found[page] = s
+		if s.Enough {
+			rhythmic++
+		}
+		if s.Silent {
+			silent = append(silent, page)
+		}
+	}
+	all := rhythmic >= allSilentPages && float64(len(silent)) >= allSilentPart*float64(rhythmic)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for page, s := range found {
+		e := r.entry(page)
+		was := e.status.Silence.Silent
+		e.status.Silence = s
+		switch {
+		case all || was == s.Silent:
+		case s.Silent:
+			r.opts.Logger.Warn("page is silent against its own rhythm", "page", page, "since", s.Since, "expected", int(s.Expected))
+		default:
+			r.opts.Logger.Info("page is not silent any more", "page", page)
+		}
+	}
+	if all != r.allSilent {
+		r.allSilent = all
+		if all {
+			r.opts.Logger.Warn("all pages are silent: deliveries don't reach us", "silent", len(silent), "pages", rhythmic)
+		} else {
+			r.opts.Logger.Info("not all pages are silent any more", "silent", len(silent), "pages", rhythmic)
+		}
+	}
+	if all {
+		return nil
+	}
+	return silent
+}

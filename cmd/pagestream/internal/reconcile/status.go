@@ -1,0 +1,121 @@
+package reconcile
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+)
+
+// State is what the last look at a page found.
+type State string
+
+// The states of a page.
+const (
+	// Unknown: this process has not looked at the page yet.
+	Unknown State = "unknown"
+	// Confirmed: Graph's own list has what is wanted.
+	Confirmed State = "confirmed"
+	// Drifted: Graph's list, or the app's own, lacks something.
+	Drifted State = "drifted"
+	// Failed: Graph refused to tell or to do what it was asked.
+	Failed State = "failed"
+	// TokenDead: the page's token is not valid, or not for this page any more.
+	// There is no call but a probe until it is refreshed.
+	TokenDead State = "token_dead"
+	// Throttled: Graph wants fewer calls; none is made before NextTry.
+	Throttled State = "throttled"
+	// Unreachable: there was no answer, or it could not be recorded.
+	Unreachable State = "unreachable"
+)
+
+// PageStatus is what the loop knows of one page. A zero time means never.
+type PageStatus struct {
+	Page  domain.PageID `json:"page"`
+	State State         `json:"state"`
+	// Reason, Code and Subcode say why it is not confirmed, in Graph's own words
+	// where it has any.
+	Reason  string `json:"reason,omitempty"`
+	Code    int    `json:"code,omitempty"`
+	Subcode int    `json:"subcode,omitempty"`
+	// Missing is what is wanted and not subscribed on the page, AppMissing on
+	// the app.
+	Missing    []string  `json:"missing,omitempty"`
+	AppMissing []string  `json:"app_missing,omitempty"`
+	LastCheck  time.Time `json:"last_check,omitzero"`
+	LastProbe  time.Time `json:"last_probe,omitzero"`
+	// NextTry is when the page is tried again before its next regular turn, or
+	// until when it is left alone.
+	NextTry time.Time `json:"next_try,omitzero"`
+	// Failures counts the attempts to subscribe since the last confirmation.
+	Failures int `json:"failures,omitempty"`
+	// TokenWarning says that the token, or what it was granted, ends soon.
+	TokenWarning string        `json:"token_warning,omitempty"`
+	Silence      pages.Silence `json:"silence"`
+}
+
+// Counters count since the start of the process.
+type Counters struct {
+	Checks uint64 `json:"checks"`
+	Probes uint64 `json:"probes"`
+	// Resubscribed counts attempts, Healed those that ended confirmed.
+	Resubscribed uint64 `json:"resubscribed"`
+	Healed       uint64 `json:"healed"`
+	Errors       uint64 `json:"errors"`
+}
+
+// Status is what the loop knows of all connected pages, in order of their ids.
+type Status struct {
+	// At is when the pages were last listed.
+	At time.Time `json:"at,omitzero"`
+	// AllSilent says that nearly all pages with a rhythm are silent at once:
+	// deliveries don't reach us, and no single page is to blame.
+	AllSilent bool         `json:"all_silent"`
+	Pages     []PageStatus `json:"pages"`
+	Counters  Counters     `json:"counters"`
+}
+
+// entry is a page's place in the table.
+type entry struct {
+	status PageStatus
+	busy   bool      // somebody works on the page
+	hold   time.Time // Graph is not called before
+	errs   int       // calls without an answer, in a row
+	queued time.Time // the NextTry that has its task already
+}
+
+// Status returns a copy of what is known now.
+func (r *Reconciler) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Status{At: r.listed, AllSilent: r.allSilent, Pages: make([]PageStatus, 0, len(r.entries)), Counters: r.counters}
+	for _, e := range r.entries {
+		s.Pages = append(s.Pages, e.status)
+	}
+	slices.SortFunc(s.Pages, func(a, b PageStatus) int { return strings.Compare(string(a.Page), string(b.Page)) })
+	return s
+}
+
+// Page returns what is known of one page, and false if it is not connected or
+// not seen yet.
+func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entries[page]
+	if e == nil {
+		return PageStatus{}, false
+	}
+	return e.status, true
+}
+
+// entry returns the page's place, which it makes if need be. The lock is held.
+func (r *Reconciler) entry(page domain.PageID) *entry {
+	e := r.entries[page]
+	if e == nil {
+		e = &entry{status: PageStatus{Page: page, State: Unknown}}
+		r.entries[page] = e
+	}
+	return e
+}

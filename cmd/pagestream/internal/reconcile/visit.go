@@ -1,0 +1,335 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+// Pauses between attempts on one page.
+const (
+	minBackoff = time.Minute
+	maxBackoff = 6 * time.Hour
+	// permissionBackoff is for what only a person can change.
+	permissionBackoff = time.Hour
+	// throttledBackoff is for a throttle that does not say how long.
+	throttledBackoff = 5 * time.Minute
+	// warnBefore is how long before its end a token is warned of.
+	warnBefore = 14 * 24 * time.Hour
+	// catchUp bounds the wait for the read models.
+	catchUp = 10 * time.Second
+)
+
+// backoff is the pause after n attempts in a row that failed.
+func backoff(n int) time.Duration {
+	if n <= 0 {
+		return 0
+	}
+	return min(minBackoff<<min(n-1, 20), maxBackoff)
+}
+
+// Graph's codes that say something beside "no". See Meta's "Handling Errors".
+const codeToken = 190
+
+func permission(code int) bool { return code == 10 || code >= 200 && code <= 299 }
+
+func throttle(code int) bool {
+	switch code {
+	case 4, 17, 32, 613, 80001, 80002, 80006:
+		return true
+	}
+	return false
+}
+
+// visit is the work on one page. It changes a copy of the page's entry.
+type visit struct {
+	r    *Reconciler
+	page pages.Page
+	e    entry
+	now  time.Time
+}
+
+// visit looks at one page and sets right what it may. A page that somebody
+// works on, that is not connected, or that Graph wants left alone, is passed
+// over.
+func (r *Reconciler) visit(ctx context.Context, page domain.PageID) {
+	v, ok := r.begin(page, false)
+	if !ok {
+		return
+	}
+	defer v.end()
+	v.look(ctx)
+}
+
+// begin takes the page for the caller alone, until end. What Graph wants left
+// alone is only taken if it must be.
+func (r *Reconciler) begin(page domain.PageID, must bool) (*visit, bool) {
+	p, err := pages.Get(r.opts.Pages, page)
+	if err != nil || p.State != pages.Connected {
+		if err != nil && !errors.Is(err, pages.ErrNotFound) {
+			r.opts.Logger.Warn("page can't be read", "page", page, "err", err)
+		}
+		return nil, false
+	}
+	now := r.opts.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entry(page)
+	if e.busy || !must && now.Before(e.hold) {
+		return nil, false
+	}
+	e.busy = true
+	return &visit{r: r, page: p, e: *e, now: now}, true
+}
+
+// end gives the page back and says what has changed.
+func (v *visit) end() {
+	v.r.mu.Lock()
+	defer v.r.mu.Unlock()
+	e := v.r.entry(v.page.ID)
+	was, s := e.status, &v.e.status
+	s.Silence = was.Silence // it is not the visit's
+	v.e.busy = false
+	v.e.queued = e.queued
+	*e = v.e
+	log := v.r.opts.Logger.With("page", v.page.ID)
+	switch {
+	case was.State == s.State || was.State == Unknown && s.State == Confirmed:
+	case s.State == Confirmed:
+		log.Info("page is subscribed again", "was", was.State)
+	default:
+		log.Warn("page is not subscribed as wanted", "state", s.State, "was", was.State, "code", s.Code, "subcode", s.Subcode,
+			"missing", s.Missing, "app_missing", s.AppMissing, "reason", s.Reason)
+	}
+	if s.TokenWarning != was.TokenWarning && s.TokenWarning != "" {
+		log.Warn("page's token needs a new consent soon", "warning", s.TokenWarning)
+	}
+}
+
+// count changes the counters.
+func (v *visit) count(f func(*Counters)) {
+	v.r.mu.Lock()
+	defer v.r.mu.Unlock()
+	f(&v.r.counters)
+}
+
+// look checks the page, heals it, and asks about its token where that is due.
+func (v *visit) look(ctx context.Context) {
+	s := &v.e.status
+	s.NextTry, v.e.hold = time.Time{}, time.Time{}
+	probe := s.LastProbe.IsZero() || v.now.Sub(s.LastProbe) >= v.r.opts.TokenInterval
+	switch v.page.Token {
+	case pages.TokenNone:
+		v.set(TokenDead, Outcome{Reason: "there is no page token"})
+		return
+	case pages.TokenInvalid:
+		v.set(TokenDead, Outcome{Reason: v.page.TokenReason, Code: v.page.TokenCode, Subcode: v.page.TokenSubcode})
+		if !probe || !v.probe(ctx) {
+			return
+		}
+		probe = false
+	}
+	out, err := v.r.opts.Verbs.Check(ctx, v.page.ID)
+	s.LastCheck = v.now
+	v.count(func(c *Counters) { c.Checks++ })
+	v.judge(out, err)
+	if s.State == Drifted && lacks(out) {
+		out = v.heal(ctx, out)
+	}
+	if probe && s.State != Throttled && s.State != Unreachable || out.Code == codeToken || permission(out.Code) {
+		v.probe(ctx)
+	}
+}
+
+// lacks reports whether subscribing again may help: not where only the app
+// lacks fields.
+func lacks(o Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
+
+// set states how the page stands.
+func (v *visit) set(state State, o Outcome) {
+	s := &v.e.status
+	s.State, s.Reason, s.Code, s.Subcode = state, o.Reason, o.Code, o.Subcode
+	s.Missing, s.AppMissing = o.Missing, o.AppMissing
+}
+
+// judge states what an answer says of the page, and when to come back.
+func (v *visit) judge(o Outcome, err error) {
+	s := &v.e.status
+	wait := max(o.RetryAfter, retryAfter(err))
+	if wait <= 0 && throttle(o.Code) {
+		wait = throttledBackoff
+	}
+	switch {
+	case wait > 0:
+		if err != nil {
+			o.Reason = err.Error()
+		}
+		v.set(Throttled, o)
+		v.hold(wait)
+	case err != nil:
+		v.e.errs++
+		v.set(Unreachable, Outcome{Reason: err.Error()})
+		s.NextTry = v.now.Add(backoff(v.e.errs))
+		v.count(func(c *Counters) { c.Errors++ })
+		return
+	case o.State == "confirmed" && len(o.AppMissing) == 0:
+		v.set(Confirmed, o)
+		s.Reason, s.Failures = "", 0
+	case o.State == "failed" && o.Code == codeToken:
+		v.set(TokenDead, o)
+	case o.State == "failed" && permission(o.Code):
+		v.set(Failed, o)
+		v.hold(permissionBackoff)
+	case o.State == "failed":
+		v.set(Failed, o)
+	default:
+		v.set(Drifted, o)
+	}
+	v.e.errs = 0
+}
+
+// hold leaves the page alone for so long.
+func (v *visit) hold(d time.Duration) {
+	v.e.hold = v.now.Add(d)
+	v.e.status.NextTry = v.e.hold
+}
+
+// heal subscribes the page again, if its history of failures lets it by now.
+func (v *visit) heal(ctx context.Context, drift Outcome) Outcome {
+	s := &v.e.status
+	next, err := v.next(ctx, drift.Seq)
+	if err != nil {
+		v.judge(drift, err)
+		return drift
+	}
+	if v.now.Before(next) {
+		s.NextTry = next
+		return drift
+	}
+	return v.resubscribe(ctx, drift.AppMissing)
+}
+
+// resubscribe asks for the wanted fields and states what came of it.
+func (v *visit) resubscribe(ctx context.Context, appMissing []string) Outcome {
+	s := &v.e.status
+	out, err := v.r.opts.Verbs.Resubscribe(ctx, v.page.ID)
+	v.count(func(c *Counters) {
+		c.Resubscribed++
+		if err == nil && out.State == "confirmed" {
+			c.Healed++
+		}
+	})
+	if len(out.AppMissing) == 0 {
+		out.AppMissing = appMissing // only a check sees it
+	}
+	v.judge(out, err)
+	if err != nil || out.State == "confirmed" {
+		return out
+	}
+	next, err := v.next(context.WithoutCancel(ctx), out.Seq)
+	if err != nil { // the failure is on record; this is only the pause after it
+		next = v.now.Add(backoff(s.Failures + 1))
+	}
+	if s.State != TokenDead && next.After(s.NextTry) {
+		s.NextTry = next
+	}
+	return out
+}
+
+// next returns when the page may be subscribed again, by the attempts that its
+// history has since it was last confirmed. The read model holds event seq then.
+func (v *visit) next(ctx context.Context, seq uint64) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	if err := v.r.opts.Subscriptions.WaitFor(ctx, seq); err != nil {
+		return time.Time{}, fmt.Errorf("wait for read model: %w", err)
+	}
+	sub, err := subscriptions.Get(v.r.opts.Subscriptions, v.page.ID, v.page.App)
+	if errors.Is(err, subscriptions.ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read subscription: %w", err)
+	}
+	failures, last, code := attempts(sub.History)
+	v.e.status.Failures = failures
+	pause := backoff(failures)
+	if failures > 0 && permission(code) {
+		pause = max(pause, permissionBackoff)
+	}
+	return last.Add(pause), nil
+}
+
+// attempts counts the requests since the last confirmation that came to
+// nothing, with the time and code of the last. One that has no answer counts.
+func attempts(history []subscriptions.Transition) (n int, last time.Time, code int) {
+	open := false
+	for _, t := range history {
+		switch {
+		case t.To == subscriptions.Confirmed:
+			n, last, code, open = 0, time.Time{}, 0, false
+		case t.To == subscriptions.Requested:
+			last, open = t.Time, true
+		case t.From == subscriptions.Requested:
+			n, last, code, open = n+1, t.Time, t.Code, false
+		}
+	}
+	if open {
+		n++
+	}
+	return n, last, code
+}
+
+// probe asks about the token, warns of its end, and reports whether the page
+// can be worked with.
+func (v *visit) probe(ctx context.Context) bool {
+	s := &v.e.status
+	t, err := v.r.opts.Verbs.Probe(ctx, v.page.ID)
+	v.count(func(c *Counters) {
+		c.Probes++
+		if err != nil {
+			c.Errors++
+		}
+	})
+	if err != nil {
+		if wait := retryAfter(err); wait > 0 {
+			v.hold(wait)
+		}
+		return false
+	}
+	s.LastProbe = v.now
+	s.TokenWarning = warning(t, v.now)
+	switch t.State {
+	case "invalid", "deselected":
+		v.set(TokenDead, Outcome{Reason: t.Reason, Code: t.Code, Subcode: t.Subcode})
+		s.NextTry, v.e.hold = time.Time{}, time.Time{}
+		return false
+	}
+	return t.State == "valid"
+}
+
+// warning says what of a valid token ends within two weeks or is lacking.
+func warning(t TokenReport, now time.Time) string {
+	var out []string
+	if t.State != "valid" {
+		return ""
+	}
+	if soon(t.Expires, now) {
+		out = append(out, "the token ends on "+t.Expires.UTC().Format(time.DateOnly))
+	}
+	if soon(t.DataAccessExpires, now) {
+		out = append(out, "access to data ends on "+t.DataAccessExpires.UTC().Format(time.DateOnly))
+	}
+	if len(t.MissingScopes) > 0 {
+		out = append(out, "permissions are missing: "+strings.Join(t.MissingScopes, ", "))
+	}
+	return strings.Join(out, "; ")
+}
+
+func soon(end, now time.Time) bool { return !end.IsZero() && end.Sub(now) < warnBefore }
