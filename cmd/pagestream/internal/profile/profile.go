@@ -1,0 +1,344 @@
+package profile
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Errors of [Tokens]: the contact is passed over.
+var (
+	// ErrNotConnected says that the page has no connection.
+	ErrNotConnected = errors.New("page is not connected")
+	// ErrTokenDead says that the page's token is known to be invalid.
+	ErrTokenDead = errors.New("page token is not valid")
+)
+
+// Defaults of [Options].
+const (
+	DefaultMaxAge     = 30 * 24 * time.Hour
+	DefaultRetryAfter = 24 * time.Hour
+	DefaultRemember   = 100_000
+	DefaultTimeout    = 45 * time.Second
+	DefaultMaxWait    = time.Minute
+)
+
+// maxHeld bounds the pages that are known to be throttled.
+const maxHeld = 10_000
+
+// durable is the consumer's name.
+const durable = "profile"
+
+// Tokens has the token of a page. The page is as events name it: a Page, or the
+// Instagram account that is linked to one, whose token it then is.
+type Tokens interface {
+	// Token returns the token, and the name of the app that it is of. It fails
+	// with [ErrNotConnected] or [ErrTokenDead] where there is nothing to ask with.
+	Token(ctx context.Context, page domain.PageID) (token, app string, err error)
+}
+
+// Graph tells who a contact is.
+type Graph interface {
+	// Profile returns what Graph says of the contact; either may be empty. A
+	// refusal implements [Refusal]. An error, or one that it wraps, may have
+	// RetryAfter() time.Duration: that page is then left alone for so long.
+	Profile(ctx context.Context, app string, page domain.PageID, token string, contact domain.ContactID, instagram bool) (name, picture string, err error)
+}
+
+// Refusal is an error that Graph itself answered with, found by errors.As.
+type Refusal interface {
+	error
+	// Codes returns Graph's code and subcode.
+	Codes() (code, subcode int)
+	// Temporary reports whether the same call may be accepted later.
+	Temporary() bool
+}
+
+// Publisher appends events; streams.Publisher is one.
+type Publisher interface {
+	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
+}
+
+// Model is the read model of conversations; a projections.Runner is one.
+type Model interface {
+	projections.Viewer
+	// WaitFor returns once the model holds event seq.
+	WaitFor(ctx context.Context, seq uint64) error
+}
+
+// Options configure a [Reactor]. Tokens, Graph, Publisher and Conversations are
+// required; Connect is for Run.
+type Options struct {
+	// Connect returns a connection that the reactor has for itself and closes.
+	Connect func() (*nats.Conn, error)
+	// Stream is the stream's name, by default streams.Name.
+	Stream string
+
+	Tokens        Tokens
+	Graph         Graph
+	Publisher     Publisher
+	Conversations Model
+
+	// MaxAge is how long a profile is taken for true. Pictures end after days.
+	MaxAge time.Duration
+	// RetryAfter is how long a contact is not asked about again, whatever the
+	// answer was. Remember bounds how many of those are known; it is not kept
+	// over a restart.
+	RetryAfter time.Duration
+	Remember   int
+	// Timeout bounds the work on one event.
+	Timeout time.Duration
+	// MaxWait is the longest throttling that Run waits out. The contacts of a
+	// page that is throttled for longer are passed over until they next write,
+	// so that one page does not hold up the others.
+	MaxWait time.Duration
+
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Stats count, since the start, what was done about events.
+type Stats struct {
+	// Profiled counts events appended, Known contacts whose profile was fresh or
+	// who were asked about not long ago.
+	Profiled, Known uint64
+	// Nameless counts contacts of whom Graph tells nothing: no profile, no
+	// consent, no permission.
+	Nameless uint64
+	// NoToken counts events of pages without a living token.
+	NoToken uint64
+	// Gone counts contacts that the read model does not have: erased ones.
+	Gone uint64
+	// Throttled counts times that a limit kept from asking, Passed those of them
+	// where the event was passed over.
+	Throttled, Passed uint64
+	// Failed counts times that it was left for another try.
+	Failed uint64
+}
+
+// ThrottledError says that Graph may not be asked about the page's contacts now.
+type ThrottledError struct {
+	Page domain.PageID
+	// After is how long to wait.
+	After time.Duration
+}
+
+// Error names the page.
+func (e *ThrottledError) Error() string {
+	return fmt.Sprintf("page %s may not ask for profiles for %s", e.Page, e.After.Round(time.Second))
+}
+
+// RetryAfter returns After.
+func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
+
+// Reactor asks for profiles. Make one with [New]; it is safe for concurrent use.
+type Reactor struct {
+	opts Options
+	// asked has when a contact was asked about, held until when a page waits.
+	asked, held *memory
+
+	mu    sync.Mutex
+	stats Stats
+}
+
+// New returns a reactor that does not run yet. It panics if a required option is
+// missing, which is a mistake in the wiring.
+func New(o Options) *Reactor {
+	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil || o.Conversations == nil {
+		panic("profile: Tokens, Graph, Publisher and Conversations are required")
+	}
+	if o.MaxAge <= 0 {
+		o.MaxAge = DefaultMaxAge
+	}
+	if o.RetryAfter <= 0 {
+		o.RetryAfter = DefaultRetryAfter
+	}
+	if o.Remember <= 0 {
+		o.Remember = DefaultRemember
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.MaxWait <= 0 {
+		o.MaxWait = DefaultMaxWait
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxHeld)}
+}
+
+// Stats returns the counts so far.
+func (r *Reactor) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stats
+}
+
+func (r *Reactor) count(f func(*Stats)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.stats)
+}
+
+// Run reacts to what people send from now on, until the context ends, which is
+// no error. What comes while no node runs is reacted to later.
+func (r *Reactor) Run(ctx context.Context) error {
+	return streams.NewReactor(streams.ReactorOptions{
+		Connect: r.opts.Connect, Stream: r.opts.Stream, Durable: durable,
+		Filter:  streams.SubjectPrefix + ".*.*.received",
+		FromNow: true, // no storm over the history
+		Timeout: r.opts.Timeout, MaxPause: r.opts.MaxWait,
+		Handle: streams.OnEvent(r.react), Logger: r.opts.Logger,
+	}).Run(ctx)
+}
+
+// react passes over what would have to wait for too long.
+func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
+	err := r.Handle(ctx, e)
+	var throttled *ThrottledError
+	if errors.As(err, &throttled) && throttled.After > r.opts.MaxWait {
+		r.count(func(s *Stats) { s.Passed++ })
+		return nil
+	}
+	return err
+}
+
+// Handle asks who the contact of a received event is, unless that is known, and
+// appends the answer. Doing it again appends nothing. It fails with a
+// [ThrottledError], or where another try may do better; an answer that says
+// nothing is no failure.
+func (r *Reactor) Handle(ctx context.Context, e streams.Stored) error {
+	if e.Contact == "" || e.Page == "" || e.Page == domain.NoPage || e.Data.Test ||
+		e.Type.Verb() != "received" || e.Type == domain.ChangeReceived {
+		return nil
+	}
+	err := r.handle(ctx, e)
+	var throttled *ThrottledError
+	switch {
+	case errors.As(err, &throttled):
+		r.count(func(s *Stats) { s.Throttled++ })
+	case err != nil:
+		r.count(func(s *Stats) { s.Failed++ })
+	}
+	return err
+}
+
+func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
+	key := string(e.Page) + "|" + string(e.Contact)
+	if t := r.asked.get(key); !t.IsZero() && r.opts.Now().Sub(t) < r.opts.RetryAfter {
+		r.count(func(s *Stats) { s.Known++ })
+		return nil
+	}
+	needed, err := r.needed(ctx, e)
+	if err != nil || !needed {
+		return err
+	}
+	if wait := r.held.get(string(e.Page)).Sub(r.opts.Now()); wait > 0 {
+		return &ThrottledError{e.Page, wait}
+	}
+	token, app, err := r.opts.Tokens.Token(ctx, e.Page)
+	if errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) {
+		r.count(func(s *Stats) { s.NoToken++ })
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get page token: %w", err)
+	}
+	name, picture, err := r.opts.Graph.Profile(ctx, app, e.Page, token, e.Contact, e.Data.Object == "instagram")
+	if err != nil {
+		return r.refused(e.Page, key, err)
+	}
+	name, picture = strings.TrimSpace(name), strings.TrimSpace(picture)
+	if name == "" && picture == "" {
+		r.nameless(key)
+		return nil
+	}
+	now := r.opts.Now().UTC()
+	_, err = r.opts.Publisher.Publish(ctx, []domain.Event{{
+		// Nodes that ask at once make one event.
+		ID:   domain.DedupID("pagestream", e.Page, string(domain.ContactProfiled), digest(e)+"|"+now.Format(time.DateOnly)),
+		Type: domain.ContactProfiled, Page: e.Page, Contact: e.Contact, Time: now,
+		Data: domain.Data{App: app, Object: e.Data.Object, Profile: &domain.Profile{Name: name, Picture: picture}},
+	}})
+	if err != nil {
+		return fmt.Errorf("append profile: %w", err)
+	}
+	r.asked.set(key, now)
+	r.count(func(s *Stats) { s.Profiled++ })
+	return nil
+}
+
+// digest stands for the contact in the event's id.
+func digest(e streams.Stored) string {
+	sum := sha256.Sum256([]byte(string(e.Page) + "|" + string(e.Contact)))
+	return hex.EncodeToString(sum[:16])
+}
+
+// needed reports whether the contact has no profile, or an old one. The read
+// model has to have the event first: a contact that it does not know then was
+// erased, and stays so.
+func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
+	if err := r.opts.Conversations.WaitFor(ctx, e.Seq); err != nil {
+		return false, fmt.Errorf("wait for read model: %w", err)
+	}
+	c, err := conversations.Get(r.opts.Conversations, e.Page, e.Contact)
+	switch {
+	case errors.Is(err, conversations.ErrNotFound) || errors.Is(err, conversations.ErrErased):
+		r.count(func(s *Stats) { s.Gone++ })
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read conversation: %w", err)
+	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
+		r.count(func(s *Stats) { s.Known++ })
+		return false, nil
+	}
+	return true, nil
+}
+
+// nameless remembers that Graph told nothing.
+func (r *Reactor) nameless(key string) {
+	r.asked.set(key, r.opts.Now())
+	r.count(func(s *Stats) { s.Nameless++ })
+}
+
+// refused says what to do after Profile failed. That there is no profile (2018218:
+// an account by phone number), that the person has not consented (230), that a
+// permission is missing: all are answers, and asking again soon gives the same.
+func (r *Reactor) refused(page domain.PageID, key string, err error) error {
+	var limited interface{ RetryAfter() time.Duration }
+	if errors.As(err, &limited) && limited.RetryAfter() > 0 {
+		r.held.set(string(page), r.opts.Now().Add(limited.RetryAfter()))
+		return &ThrottledError{page, limited.RetryAfter()}
+	}
+	var refusal Refusal
+	if !errors.As(err, &refusal) {
+		return fmt.Errorf("ask for profile: %w", err)
+	}
+	code, _ := refusal.Codes()
+	switch {
+	case code == 190 || code == 102: // the connector and the reconcile loop look after tokens
+		r.count(func(s *Stats) { s.NoToken++ })
+		return nil
+	case refusal.Temporary():
+		return fmt.Errorf("ask for profile: %w", err)
+	}
+	r.nameless(key)
+	return nil
+}
