@@ -160,8 +160,12 @@ func TestTheLoopHeals(t *testing.T) {
 	}
 	eventually(t, func() error {
 		for _, p := range list[:8] {
-			if sub, err := subscriptions.Get(s.models[1], p, "main"); err != nil || sub.State != subscriptions.Confirmed || len(sub.History) < 5 {
-				return fmt.Errorf("%s: %s after %d changes, %v", p, sub.State, len(sub.History), err)
+			sub, err := subscriptions.Get(s.models[1], p, "main")
+			if err != nil {
+				return err
+			}
+			if sub.State != subscriptions.Confirmed || len(sub.History) < 5 {
+				return fmt.Errorf("%s: %s after %d changes", p, sub.State, len(sub.History))
 			}
 		}
 		return nil
