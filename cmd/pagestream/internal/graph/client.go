@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,10 +20,12 @@ import (
 
 // Defaults of [Options].
 const (
-	DefaultBaseURL = "https://graph.facebook.com"
-	DefaultVersion = "v23.0"
-	DefaultTimeout = 20 * time.Second
-	DefaultRetries = 3
+	DefaultBaseURL  = "https://graph.facebook.com"
+	DefaultLoginURL = "https://www.facebook.com"
+	DefaultVersion  = "v23.0"
+	DefaultTimeout  = 20 * time.Second
+	DefaultRetries  = 3
+	DefaultMaxWait  = 30 * time.Second
 )
 
 const (
@@ -40,6 +43,8 @@ type Options struct {
 	HTTP *http.Client
 	// BaseURL is where Graph is, without the version.
 	BaseURL string
+	// LoginURL is where the login dialog is, without the version.
+	LoginURL string
 	// Version is the API version, "v23.0".
 	Version   string
 	AppID     string
@@ -49,16 +54,38 @@ type Options struct {
 	// Retries is how often a temporary failure is tried again; negative is
 	// never.
 	Retries int
+	// MaxWait is how long a call in all is held for a rate limit; where it would
+	// be longer it fails at once. Negative is not at all.
+	MaxWait time.Duration
 	// Sleep waits between tries and returns early with the context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
+	// Now is the clock by which rate limits are obeyed.
+	Now func() time.Time
+	// Observe is told of each call that was sent, when it is over. It must be
+	// quick and safe for concurrent use.
+	Observe func(Observation)
+}
+
+// Observation is one call of Graph for metrics, its tries taken together.
+type Observation struct {
+	Method string
+	// Edge is a fixed name of what was called, without ids: "subscribed_apps".
+	Edge string
+	// Status and Code are those of the last answer, 0 where there was none.
+	Status, Code int
+	// Took is how long the last try took.
+	Took    time.Duration
+	Retries int
 }
 
 // Client calls Graph for one app. It is safe for concurrent use, and nothing
 // that prints it shows the secret. Make one with [New].
 type Client struct {
-	opts Options
-	http *http.Client
-	base string
+	opts  Options
+	http  *http.Client
+	base  string
+	login string
+	gates gates
 }
 
 // New returns a client for the app of o.
@@ -78,17 +105,35 @@ func New(o Options) (*Client, error) {
 	if o.Retries == 0 {
 		o.Retries = DefaultRetries
 	}
+	if o.LoginURL == "" {
+		o.LoginURL = DefaultLoginURL
+	}
+	if o.MaxWait == 0 {
+		o.MaxWait = DefaultMaxWait
+	}
 	if o.Sleep == nil {
 		o.Sleep = sleep
 	}
-	u, err := url.Parse(o.BaseURL)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%w: the base URL is not like %s", ErrOptions, DefaultBaseURL)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	for _, base := range []struct{ name, url, like string }{
+		{"base URL", o.BaseURL, DefaultBaseURL}, {"login URL", o.LoginURL, DefaultLoginURL},
+	} {
+		u, err := url.Parse(base.url)
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return nil, fmt.Errorf("%w: the %s is not like %s", ErrOptions, base.name, base.like)
+		}
 	}
 	if !isVersion(o.Version) {
 		return nil, fmt.Errorf("%w: version %q is not like %s", ErrOptions, o.Version, DefaultVersion)
 	}
-	c := &Client{opts: o, base: strings.TrimSuffix(o.BaseURL, "/") + "/" + o.Version, http: &http.Client{}}
+	c := &Client{
+		opts: o, http: &http.Client{},
+		base:  strings.TrimSuffix(o.BaseURL, "/") + "/" + o.Version,
+		login: strings.TrimSuffix(o.LoginURL, "/") + "/" + o.Version,
+		gates: gates{of: map[string]*gate{}, now: o.Now},
+	}
 	if o.HTTP != nil {
 		copied := *o.HTTP
 		c.http = &copied
@@ -113,58 +158,107 @@ func digits(s string, most int) bool {
 	return s != "" && len(s) <= most && strings.Trim(s, "0123456789") == ""
 }
 
-// path names one edge of a page, "" for the page itself. It accepts digits
-// alone, so that no alias and no other path can come of a page id.
-func path(page, edge string) (string, error) {
-	if !digits(page, 32) {
+// path names one edge of a page, user or app, "" for the object itself. It
+// accepts digits alone, so that no alias and no other path can come of an id.
+func path(object, edge string) (string, error) {
+	if !digits(object, 32) {
 		return "", ErrPageID
 	}
 	if edge == "" {
-		return "/" + page, nil
+		return "/" + object, nil
 	}
-	return "/" + page + "/" + edge, nil
+	return "/" + object + "/" + edge, nil
 }
 
-// call is one call of Graph. Params of a GET go into the URL and so must hold no
-// token; those of a POST go into the form.
+// call is one call of Graph. Params of a GET or DELETE go into the URL and so
+// must hold no token; those of a POST go into the form.
 type call struct {
 	method string
 	path   string
+	// edge is the name for [Observation].
+	edge string
+	// page is whose rate limits count, empty for the app's alone.
+	page   string
 	token  string
 	params url.Values
 	// secrets are what else must not come back in an error.
 	secrets []string
+	// final says that the call must not be made again once Graph may have acted
+	// on it.
+	final bool
+	// hasty says that a caller has something better to do about code 1 than to
+	// ask the same again.
+	hasty bool
+	// talk says that the call is one of the Conversations API.
+	talk bool
 }
 
-// do makes the call, again after a temporary failure, and decodes the answer
-// into out. Every call made here is one that may be repeated.
+// appToken is the token of the app itself.
+func (c *Client) appToken() string { return c.opts.AppID + "|" + c.opts.AppSecret }
+
+// do makes the call, again after a temporary failure or a rate limit where it
+// may be repeated, and decodes the answer into out.
 func (c *Client) do(ctx context.Context, k call, out any) error {
 	if k.token == "" {
 		return ErrNoToken
 	}
-	if k.params == nil {
-		k.params = url.Values{}
+	params := url.Values{"appsecret_proof": {c.proof(k.token)}}
+	for name, v := range k.params {
+		params[name] = v
 	}
-	k.params.Set("appsecret_proof", c.proof(k.token))
-	k.secrets = append(k.secrets, k.token, c.opts.AppSecret)
+	k.params = params
+	k.secrets = append(slices.Clip(k.secrets), k.token, c.opts.AppSecret)
+	var (
+		waited time.Duration
+		seen   Observation
+		last   error
+	)
 	for try := 0; ; try++ {
-		err := c.once(ctx, k, out)
-		if err == nil {
-			return nil
+		if err := c.pass(ctx, k, &waited); err != nil {
+			switch {
+			case last == nil:
+				return err
+			case ctx.Err() != nil:
+				last = fmt.Errorf("%w (%w)", last, ctx.Err())
+			}
+			break
 		}
+		began := time.Now()
+		status, err := c.once(ctx, k, out)
+		seen = Observation{Method: k.method, Edge: k.edge, Status: status, Took: time.Since(began), Retries: try}
 		var refusal *Error
-		if try >= c.opts.Retries || !errors.As(err, &refusal) || !refusal.retryable() {
-			return err
+		if !errors.As(err, &refusal) {
+			if err == nil {
+				c.gates.accept(k.page)
+			}
+			last = err
+			break
+		}
+		seen.Code, last = refusal.Code, err
+		throttled := refusal.Is(ErrThrottled)
+		if throttled {
+			refusal.after = c.gates.refuse(k.page, refusal.Code)
+		}
+		if try >= c.opts.Retries || !throttled && (k.final || k.hasty && refusal.Code == 1 || !refusal.retryable()) {
+			break
+		}
+		if throttled {
+			continue // and wait at the gate
 		}
 		wait := min(firstBackoff<<try, maxBackoff)
 		wait = wait/2 + rand.N(wait/2+1) // half of it is jitter
 		if slept := c.opts.Sleep(ctx, wait); slept != nil {
-			return fmt.Errorf("%w (%w)", err, slept)
+			last = fmt.Errorf("%w (%w)", err, slept)
+			break
 		}
 	}
+	if c.opts.Observe != nil {
+		c.opts.Observe(seen)
+	}
+	return last
 }
 
-func (c *Client) once(ctx context.Context, k call, out any) error {
+func (c *Client) once(ctx context.Context, k call, out any) (status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
 	target, body := c.base+k.path, io.Reader(nil)
@@ -175,7 +269,7 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, k.method, target, body)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", k.method, k.path, ErrOptions)
+		return 0, fmt.Errorf("%s %s: %w", k.method, k.path, ErrOptions)
 	}
 	req.Header.Set("Authorization", "Bearer "+k.token)
 	req.Header.Set("Accept", "application/json")
@@ -184,24 +278,25 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return unreachable(k, err)
+		return 0, unreachable(k, err)
 	}
 	defer resp.Body.Close()
+	c.gates.note(resp.Header, k.page)
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return unreachable(k, err)
+		return resp.StatusCode, unreachable(k, err)
 	}
 	if len(b) > maxAnswer {
-		return fmt.Errorf("%s %s: %w: it is over %d bytes", k.method, k.path, ErrAnswer, maxAnswer)
+		return resp.StatusCode, fmt.Errorf("%s %s: %w: it is over %d bytes", k.method, k.path, ErrAnswer, maxAnswer)
 	}
 	if refusal := refused(resp.StatusCode, b, k.secrets); refusal != nil {
-		return fmt.Errorf("%s %s: %w", k.method, k.path, refusal)
+		return resp.StatusCode, fmt.Errorf("%s %s: %w", k.method, k.path, refusal)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		// The decoder's words may quote the answer, which may have a token in it.
-		return fmt.Errorf("%s %s: %w", k.method, k.path, ErrAnswer)
+		return resp.StatusCode, fmt.Errorf("%s %s: %w", k.method, k.path, ErrAnswer)
 	}
-	return nil
+	return resp.StatusCode, nil
 }
 
 // unreachable says why no answer came, without the URL that net/http quotes. It

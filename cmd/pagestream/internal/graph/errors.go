@@ -7,14 +7,23 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Errors when a [Client] is made or called wrongly; nothing was sent.
 var (
 	// ErrOptions says that the client can't work with its options.
 	ErrOptions = errors.New("graph client is not set up")
-	// ErrPageID says that a page id is not 1 to 32 decimal digits.
-	ErrPageID = errors.New("a page id is a number of up to 32 digits")
+	// ErrPageID says that the id of a page, person or app is not 1 to 32 decimal
+	// digits.
+	ErrPageID = errors.New("an id of a page, person or app is a number of up to 32 digits")
+	// ErrConversation says that a conversation's id is not one.
+	ErrConversation = errors.New("a conversation id is letters and digits, like t_1234567890")
+	// ErrMessage says that what was to be sent has no recipient, or not either
+	// one of a message and an action.
+	ErrMessage = errors.New("sending needs a recipient and either a message or an action")
+	// ErrObject says that no webhook object was named.
+	ErrObject = errors.New("no webhook object given")
 	// ErrNoToken says that a call was made without a token.
 	ErrNoToken = errors.New("no access token given")
 	// ErrNoFields says that a subscription was asked for without fields.
@@ -72,10 +81,22 @@ type Error struct {
 	FBTrace string
 	// Transient is Graph's own is_transient.
 	Transient bool
+	// Held says that Graph was not asked, since a rate limit is known to be
+	// reached: what was to be done is not done.
+	Held bool
+
+	after time.Duration
 }
+
+// RetryAfter is how long to wait before the next call, 0 where no rate limit
+// was reached.
+func (e *Error) RetryAfter() time.Duration { return e.after }
 
 // Error has the codes, Graph's words and its trace id.
 func (e *Error) Error() string {
+	if e.Held {
+		return fmt.Sprintf("call not made: rate limit reached for %s more", e.after.Round(time.Second))
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "graph refused (status %d", e.Status)
 	if e.Code != 0 {
@@ -116,6 +137,32 @@ func (e *Error) Is(target error) bool {
 // and a 5xx that says nothing more definite.
 func (e *Error) retryable() bool {
 	return e.Code == 1 || e.Code == 2 || e.Status >= http.StatusInternalServerError && e.kind() == nil
+}
+
+// TokenCause is a stable word for why a token is dead, by its subcode; empty for
+// other refusals.
+// https://developers.facebook.com/docs/facebook-login/guides/access-tokens/debugging
+func (e *Error) TokenCause() string {
+	if e.kind() != ErrTokenInvalid { //nolint:errorlint // the kinds are values, not chains
+		return ""
+	}
+	switch e.Subcode {
+	case 458:
+		return "app_removed"
+	case 459, 490:
+		return "checkpoint"
+	case 460:
+		return "password_changed"
+	case 463:
+		return "expired"
+	case 464:
+		return "unconfirmed_user"
+	case 467:
+		return "logged_out"
+	case 492:
+		return "role_lost"
+	}
+	return "invalid"
 }
 
 func (e *Error) kind() error {

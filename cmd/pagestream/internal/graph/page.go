@@ -30,44 +30,23 @@ func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App,
 	if err != nil {
 		return nil, err
 	}
-	apps := []App{}
-	for after, n := "", 0; ; n++ {
-		params := url.Values{"limit": {"100"}}
-		if after != "" {
-			params.Set("after", after)
-		}
-		var out struct {
-			Data *[]struct {
-				ID     id       `json:"id"`
-				Name   string   `json:"name"`
-				Fields []string `json:"subscribed_fields"`
-			} `json:"data"`
-			Paging struct {
-				Cursors struct {
-					After string `json:"after"`
-				} `json:"cursors"`
-				// Next has the token in it: only whether it is there counts.
-				Next string `json:"next"`
-			} `json:"paging"`
-		}
-		if err := c.do(ctx, call{method: http.MethodGet, path: p, token: token, params: params}, &out); err != nil {
-			return nil, err
-		}
-		if out.Data == nil {
-			return nil, fmt.Errorf("GET %s: %w: it has no data", p, ErrAnswer)
-		}
-		for _, a := range *out.Data {
-			slices.Sort(a.Fields)
-			apps = append(apps, App{ID: string(a.ID), Name: a.Name, Fields: slices.Compact(a.Fields)})
-		}
-		if out.Paging.Next == "" || out.Paging.Cursors.After == "" || out.Paging.Cursors.After == after {
-			return apps, nil
-		}
-		if n+1 >= maxPages {
-			return nil, fmt.Errorf("GET %s: %w: it has over %d pages", p, ErrAnswer, maxPages)
-		}
-		after = out.Paging.Cursors.After
+	type item struct {
+		ID     id       `json:"id"`
+		Name   string   `json:"name"`
+		Fields []string `json:"subscribed_fields"`
 	}
+	list, err := all[item](ctx, c, call{
+		path: p, edge: "subscribed_apps", page: page, token: token, params: url.Values{"limit": {"100"}},
+	}, maxPages)
+	if err != nil {
+		return nil, err
+	}
+	apps := make([]App, 0, len(list))
+	for _, a := range list {
+		slices.Sort(a.Fields)
+		apps = append(apps, App{ID: string(a.ID), Name: a.Name, Fields: slices.Compact(a.Fields)})
+	}
+	return apps, nil
 }
 
 // SubscribedFields returns the fields that the client's own app is subscribed to
@@ -97,7 +76,7 @@ func (c *Client) Subscribe(ctx context.Context, page, token string, fields []str
 		return ErrNoFields
 	}
 	return c.succeed(ctx, call{
-		method: http.MethodPost, path: p, token: token,
+		method: http.MethodPost, path: p, edge: "subscribed_apps", page: page, token: token,
 		params: url.Values{"subscribed_fields": {strings.Join(fields, ",")}},
 	})
 }
@@ -108,7 +87,7 @@ func (c *Client) Unsubscribe(ctx context.Context, page, token string) error {
 	if err != nil {
 		return err
 	}
-	return c.succeed(ctx, call{method: http.MethodDelete, path: p, token: token})
+	return c.succeed(ctx, call{method: http.MethodDelete, path: p, edge: "subscribed_apps", page: page, token: token})
 }
 
 // succeed makes a call whose answer is {"success": true}.
@@ -140,7 +119,9 @@ func (c *Client) Page(ctx context.Context, page, token string) (name, instagram 
 		} `json:"instagram_business_account"`
 	}
 	get := func(fields string) error {
-		return c.do(ctx, call{method: http.MethodGet, path: p, token: token, params: url.Values{"fields": {fields}}}, &out)
+		return c.do(ctx, call{
+			method: http.MethodGet, path: p, edge: "page", page: page, token: token, params: url.Values{"fields": {fields}},
+		}, &out)
 	}
 	err = get("id,name,instagram_business_account{id}")
 	if errors.Is(err, ErrPermission) || errors.Is(err, ErrParameter) {
@@ -207,7 +188,7 @@ func (c *Client) DebugToken(ctx context.Context, inputToken string) (TokenInfo, 
 		} `json:"data"`
 	}
 	k := call{
-		method: http.MethodPost, path: "/debug_token", token: c.opts.AppID + "|" + c.opts.AppSecret,
+		method: http.MethodPost, path: "/debug_token", edge: "debug_token", token: c.appToken(),
 		params:  url.Values{"method": {http.MethodGet}, "input_token": {inputToken}},
 		secrets: []string{inputToken},
 	}

@@ -1,0 +1,243 @@
+package graph
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// defaultConversations and maxConversations bound one page of a listing.
+	defaultConversations = 25
+	maxConversations     = 100
+	// messagesAtOnce is how many messages of a conversation come at a time.
+	messagesAtOnce = 20
+	// maxHalvings is how often less is asked for, where Graph finds it too much.
+	maxHalvings = 2
+)
+
+const messageFields = "id,created_time,from,to,message,attachments,sticker,reply_to,is_unsupported"
+
+// Conversation is a page's conversation with its newest messages.
+type Conversation struct {
+	ID string
+	// Updated is the time of the newest message, in whole seconds.
+	Updated time.Time
+	// Messages are in Graph's order, newest first.
+	Messages []Message
+	// After is the cursor of the older messages for [Client.Messages], empty
+	// where there are none.
+	After string
+}
+
+// Message is a message as the Conversations API has it.
+type Message struct {
+	// ID is the mid that the webhook had for it.
+	ID string
+	// Created is in whole seconds, so that several may have the same; zero where
+	// Graph gives none.
+	Created time.Time
+	From    string
+	To      []string
+	Text    string
+	// Attachments are empty for a message with text alone.
+	Attachments []Attachment
+	// Sticker is the URL of its picture.
+	Sticker string
+	// Unsupported says that there is a message whose content this API can't show.
+	Unsupported bool
+	// ReplyTo is the mid that this message answers.
+	ReplyTo string
+	// Raw is Graph's own JSON of the message.
+	Raw json.RawMessage
+}
+
+// Attachment is a file with a message.
+type Attachment struct {
+	// Type is "image", "video", "audio" or "file".
+	Type string
+	// URL ends within days.
+	URL  string
+	Name string
+}
+
+// UnmarshalJSON reads a message as Graph writes it. What is of an odd type is
+// left empty, as long as it is an object: Raw has all of it.
+func (m *Message) UnmarshalJSON(b []byte) error {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(b, &fields) != nil {
+		return ErrAnswer
+	}
+	var (
+		mid  id
+		at   string
+		from struct {
+			ID id `json:"id"`
+		}
+		to struct {
+			Data []struct {
+				ID id `json:"id"`
+			} `json:"data"`
+		}
+		files struct {
+			Data []file `json:"data"`
+		}
+		unsupported flag
+		reply       struct {
+			MID string `json:"mid"`
+			ID  string `json:"id"`
+		}
+	)
+	*m = Message{Raw: append(json.RawMessage(nil), b...)}
+	for name, into := range map[string]any{
+		"id": &mid, "created_time": &at, "from": &from, "to": &to, "message": &m.Text, "attachments": &files,
+		"sticker": &m.Sticker, "reply_to": &reply, "is_unsupported": &unsupported,
+	} {
+		if v, ok := fields[name]; ok {
+			_ = json.Unmarshal(v, into)
+		}
+	}
+	m.ID, m.From, m.Unsupported, m.ReplyTo = string(mid), string(from.ID), bool(unsupported), reply.MID
+	if m.ReplyTo == "" {
+		m.ReplyTo = reply.ID
+	}
+	m.Created, _ = moment(at)
+	for _, t := range to.Data {
+		m.To = append(m.To, string(t.ID))
+	}
+	for _, f := range files.Data {
+		m.Attachments = append(m.Attachments, f.attachment())
+	}
+	return nil
+}
+
+type file struct {
+	MIME  string `json:"mime_type"`
+	Name  string `json:"name"`
+	URL   string `json:"file_url"`
+	Image struct {
+		URL string `json:"url"`
+	} `json:"image_data"`
+	Video struct {
+		URL string `json:"url"`
+	} `json:"video_data"`
+}
+
+func (f file) attachment() Attachment {
+	kind, _, _ := strings.Cut(f.MIME, "/")
+	switch {
+	case f.Image.URL != "":
+		return Attachment{Type: "image", URL: f.Image.URL, Name: f.Name}
+	case f.Video.URL != "":
+		return Attachment{Type: "video", URL: f.Video.URL, Name: f.Name}
+	case kind == "image", kind == "video", kind == "audio":
+		return Attachment{Type: kind, URL: f.URL, Name: f.Name}
+	}
+	return Attachment{Type: "file", URL: f.URL, Name: f.Name}
+}
+
+// moment reads a time as Graph writes it, without a colon in the zone.
+func moment(s string) (time.Time, error) {
+	t, err := time.Parse("2006-01-02T15:04:05-0700", s)
+	if err != nil {
+		t, err = time.Parse(time.RFC3339, s)
+	}
+	if err != nil {
+		return time.Time{}, ErrAnswer
+	}
+	return t.UTC(), nil
+}
+
+// Conversations lists the page's conversations, the one with the newest message
+// first, at most limit of them and from the cursor after on; next is the cursor
+// of what follows, empty at the end. Platform is "messenger" or "instagram". It
+// can't be asked from a time on. A page has 2 calls a second here, which are
+// waited for; where Graph finds it too much, fewer come.
+// https://developers.facebook.com/docs/graph-api/reference/page/conversations
+func (c *Client) Conversations(ctx context.Context, page, token, platform, after string, limit int) (list []Conversation, next string, err error) {
+	p, err := path(page, "conversations")
+	if err != nil {
+		return nil, "", err
+	}
+	if limit <= 0 {
+		limit = defaultConversations
+	}
+	type item struct {
+		ID       id     `json:"id"`
+		Updated  string `json:"updated_time"`
+		Messages struct {
+			Data   []Message `json:"data"`
+			Paging paging    `json:"paging"`
+		} `json:"messages"`
+	}
+	k := call{path: p, edge: "conversations", page: page, token: token, talk: true, params: url.Values{
+		"fields": {fmt.Sprintf("id,updated_time,messages.limit(%d){%s}", messagesAtOnce, messageFields)},
+	}}
+	if platform != "" {
+		k.params.Set("platform", platform)
+	}
+	items, next, err := less[item](ctx, c, k, after, min(limit, maxConversations))
+	if err != nil {
+		return nil, "", err
+	}
+	list = make([]Conversation, 0, len(items))
+	for _, i := range items {
+		// A walk ends at a time: one that is not known would end it unseen.
+		at, err := moment(i.Updated)
+		if err != nil || !isConversation(string(i.ID)) {
+			return nil, "", fmt.Errorf("GET %s: %w: a conversation has no id or no time", p, ErrAnswer)
+		}
+		older, err := i.Messages.Paging.after()
+		if err != nil {
+			return nil, "", fmt.Errorf("GET %s: %w", p, err)
+		}
+		list = append(list, Conversation{ID: string(i.ID), Updated: at, Messages: i.Messages.Data, After: older})
+	}
+	return list, next, nil
+}
+
+// Messages lists the messages of one of the page's conversations, newest first,
+// from the cursor after on; next is the cursor of what follows, empty at the
+// end. Graph may show no more than the newest 20. It counts with
+// [Client.Conversations] against the page's 2 calls a second.
+// https://developers.facebook.com/docs/graph-api/reference/conversation
+func (c *Client) Messages(ctx context.Context, page, token, conversation, after string) (list []Message, next string, err error) {
+	if _, err := path(page, ""); err != nil {
+		return nil, "", err
+	}
+	if !isConversation(conversation) {
+		return nil, "", ErrConversation
+	}
+	return less[Message](ctx, c, call{
+		path: "/" + conversation + "/messages", edge: "conversation_messages", page: page, token: token, talk: true,
+		params: url.Values{"fields": {messageFields}},
+	}, after, messagesAtOnce)
+}
+
+// isConversation accepts Messenger's ids, "t_" and digits, and Instagram's, which
+// are in base64. No alias is as long, and none can come of it.
+func isConversation(s string) bool {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-="
+	return len(s) > 2 && len(s) <= 512 && strings.Trim(s, letters) == ""
+}
+
+// less asks for one page of a listing, and for half as many where Graph answers
+// with code 1: that is what it says to "reduce the amount of data" with, beside
+// passing failures, which less data does no harm to.
+func less[T any](ctx context.Context, c *Client, k call, after string, limit int) ([]T, string, error) {
+	for n := 0; ; n++ {
+		k.params.Set("limit", strconv.Itoa(limit))
+		k.hasty = n < maxHalvings && limit > 1
+		list, next, err := part[T](ctx, c, k, after)
+		var refusal *Error
+		if !k.hasty || !errors.As(err, &refusal) || refusal.Code != 1 {
+			return list, next, err
+		}
+		limit /= 2
+	}
+}

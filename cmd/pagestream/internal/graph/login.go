@@ -1,0 +1,173 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// redacted stands for a token wherever one is printed.
+const redacted = "[token]"
+
+// maxAccountPages bounds the listing of a person's pages: enough for 5000 even
+// where Graph gives its default of 25 at a time, and some empty ones.
+const maxAccountPages = 250
+
+// Token is a token that Graph gave out. Printing it does not show it.
+type Token struct {
+	Value string `json:"-"`
+	// Expires is zero for one that does not end, or where Graph does not say.
+	Expires time.Time
+}
+
+// String keeps the token out of logs.
+func (t Token) String() string { return redacted }
+
+// GoString keeps the token out of logs.
+func (t Token) GoString() string { return redacted }
+
+// LogValue keeps the token out of logs.
+func (t Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// LoginURL is where to send a person to grant pages to the app. RedirectURI must
+// be the same, byte for byte, in [Client.ExchangeCode]. Scopes are not named
+// where configID, a configuration of Login for Business, has them.
+// https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow
+func (c *Client) LoginURL(redirectURI, state string, scopes []string, configID string) string {
+	q := url.Values{
+		"client_id": {c.opts.AppID}, "redirect_uri": {redirectURI}, "state": {state}, "response_type": {"code"},
+	}
+	if configID != "" {
+		q.Set("config_id", configID)
+	} else {
+		q.Set("scope", strings.Join(scopes, ","))
+	}
+	return c.login + "/dialog/oauth?" + q.Encode()
+}
+
+// ExchangeCode exchanges the code of a login for the person's token. A code is
+// good for one time: after any failure but a rate limit the login starts again.
+func (c *Client) ExchangeCode(ctx context.Context, redirectURI, code string) (Token, error) {
+	if code == "" {
+		return Token{}, ErrNoToken
+	}
+	return c.exchange(ctx, call{
+		params: url.Values{"redirect_uri": {redirectURI}, "code": {code}}, secrets: []string{code}, final: true,
+	})
+}
+
+// LongLived exchanges a person's token that is still valid for one of about 60
+// days. Page tokens that are read with it don't expire. It may be repeated.
+func (c *Client) LongLived(ctx context.Context, userToken string) (Token, error) {
+	if userToken == "" {
+		return Token{}, ErrNoToken
+	}
+	return c.exchange(ctx, call{
+		params:  url.Values{"grant_type": {"fb_exchange_token"}, "fb_exchange_token": {userToken}},
+		secrets: []string{userToken},
+	})
+}
+
+// exchange asks for a token. Graph documents a GET; OAuth wants a POST (RFC 6749,
+// 3.2), which Graph takes as well and which keeps the secrets out of URLs.
+func (c *Client) exchange(ctx context.Context, k call) (Token, error) {
+	k.method, k.path, k.edge, k.token = http.MethodPost, "/oauth/access_token", "oauth/access_token", c.appToken()
+	k.params.Set("client_id", c.opts.AppID)
+	k.params.Set("client_secret", c.opts.AppSecret)
+	var out struct {
+		Token   string `json:"access_token"`
+		Expires number `json:"expires_in"` // seconds
+	}
+	asked := c.opts.Now()
+	if err := c.do(ctx, k, &out); err != nil {
+		return Token{}, err
+	}
+	if out.Token == "" {
+		return Token{}, fmt.Errorf("POST %s: %w: it has no token", k.path, ErrAnswer)
+	}
+	t := Token{Value: out.Token}
+	if out.Expires > 0 {
+		const most = 10 * 365 * 24 * 3600 // keeps the duration from running over
+		t.Expires = asked.Add(time.Duration(min(out.Expires, most)) * time.Second)
+	}
+	return t, nil
+}
+
+// Account is a page that a person granted to the app. Printing it does not show
+// its token.
+type Account struct {
+	// ID is the page's, in digits.
+	ID       string
+	Name     string
+	Category string
+	// Token is the page's own, empty where the person's role gives none.
+	Token string `json:"-"`
+	// Instagram is the id of the linked account, empty where there is none or
+	// the token may not see it.
+	Instagram string
+	// Tasks are what the person may do on the page: "MANAGE", "MODERATE",
+	// "MESSAGING" and others.
+	Tasks []string
+}
+
+// String has the page's id alone.
+func (a Account) String() string { return "page " + a.ID }
+
+// GoString keeps the token out of logs.
+func (a Account) GoString() string { return a.String() }
+
+// LogValue keeps the token out of logs.
+func (a Account) LogValue() slog.Value { return slog.StringValue(a.String()) }
+
+// Accounts lists every page that the person granted to the app, each once, in
+// Graph's order. Pages that were not granted are missing, without a word.
+// https://developers.facebook.com/docs/graph-api/reference/user/accounts
+func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Account, error) {
+	p, err := path(user, "accounts")
+	if err != nil {
+		return nil, err
+	}
+	type item struct {
+		ID        id       `json:"id"`
+		Name      string   `json:"name"`
+		Category  string   `json:"category"`
+		Token     string   `json:"access_token"`
+		Tasks     []string `json:"tasks"`
+		Instagram struct {
+			ID id `json:"id"`
+		} `json:"instagram_business_account"`
+	}
+	get := func(fields string) ([]item, error) {
+		return all[item](ctx, c, call{
+			path: p, edge: "accounts", token: userToken, params: url.Values{"fields": {fields}, "limit": {"100"}},
+		}, maxAccountPages)
+	}
+	list, err := get("id,name,access_token,tasks,category,instagram_business_account{id}")
+	if errors.Is(err, ErrPermission) || errors.Is(err, ErrParameter) {
+		// One field that is not granted fails the whole call.
+		list, err = get("id,name,access_token,tasks,category")
+	}
+	if err != nil {
+		return nil, err
+	}
+	accounts := make([]Account, 0, len(list))
+	seen := make(map[id]bool, len(list))
+	for _, a := range list {
+		if !digits(string(a.ID), 32) {
+			return nil, fmt.Errorf("GET %s: %w: a page has no id", p, ErrAnswer)
+		}
+		if seen[a.ID] {
+			continue // it moved while the listing was followed
+		}
+		seen[a.ID] = true
+		accounts = append(accounts, Account{
+			ID: string(a.ID), Name: a.Name, Category: a.Category, Token: a.Token, Instagram: string(a.Instagram.ID), Tasks: a.Tasks,
+		})
+	}
+	return accounts, nil
+}

@@ -1,0 +1,148 @@
+package graph
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Outgoing is a message, or a sender action, to a person. Recipient and Message
+// are JSON objects as Graph documents them; of Message and SenderAction there is
+// one.
+type Outgoing struct {
+	Recipient json.RawMessage
+	Message   json.RawMessage
+	// MessagingType is "RESPONSE", "UPDATE" or "MESSAGE_TAG", the last with Tag.
+	MessagingType string
+	Tag           string
+	// SenderAction is "typing_on", "typing_off", "mark_seen", "react" or
+	// "unreact".
+	SenderAction string
+}
+
+// Sent is what Graph says of a message that it took.
+type Sent struct {
+	// RecipientID is empty where the recipient was not named by id.
+	RecipientID string
+	// MessageID is the mid that the echo will have, empty for an action.
+	MessageID string
+}
+
+// Send sends a message from the page. It is never sent again once Graph may have
+// it: after [ErrUnreachable], [ErrAnswer] and [ErrTransient] it is unknown
+// whether it was sent, and the caller decides. A refusal for a rate limit is
+// known to have sent nothing, and is waited for.
+// https://developers.facebook.com/docs/messenger-platform/reference/send-api
+func (c *Client) Send(ctx context.Context, page, token string, m Outgoing) (Sent, error) {
+	p, err := path(page, "messages")
+	if err != nil {
+		return Sent{}, err
+	}
+	if !isObject(m.Recipient) || isObject(m.Message) == (m.SenderAction != "") || len(m.Message) > 0 && !isObject(m.Message) {
+		return Sent{}, ErrMessage
+	}
+	params := url.Values{"recipient": {string(m.Recipient)}}
+	for name, v := range map[string]string{
+		"message": string(m.Message), "messaging_type": m.MessagingType, "tag": m.Tag, "sender_action": m.SenderAction,
+	} {
+		if v != "" {
+			params.Set(name, v)
+		}
+	}
+	var out struct {
+		Recipient id     `json:"recipient_id"`
+		Message   string `json:"message_id"`
+	}
+	if err := c.do(ctx, call{
+		method: http.MethodPost, path: p, edge: "messages", page: page, token: token, params: params, final: true,
+		secrets: words(m.Message),
+	}, &out); err != nil {
+		return Sent{}, err
+	}
+	if out.Message == "" && m.SenderAction == "" {
+		return Sent{}, fmt.Errorf("POST %s: %w: it has no message id", p, ErrAnswer)
+	}
+	return Sent{RecipientID: string(out.Recipient), MessageID: out.Message}, nil
+}
+
+func isObject(b json.RawMessage) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) && json.Valid(b)
+}
+
+// words are the texts of a message, which Graph may quote when it refuses one.
+func words(message json.RawMessage) []string {
+	var list []string
+	var walk func(name string, v any)
+	walk = func(name string, v any) {
+		switch v := v.(type) {
+		case string:
+			switch name {
+			case "text", "title", "subtitle", "payload", "metadata", "url":
+				list = append(list, v)
+			}
+		case []any:
+			for _, e := range v {
+				walk(name, e)
+			}
+		case map[string]any:
+			for n, e := range v {
+				walk(n, e)
+			}
+		}
+	}
+	var v any
+	if json.Unmarshal(message, &v) == nil {
+		walk("", v)
+	}
+	return list
+}
+
+// Profile is what a person shows of themselves to the page, empty where they
+// don't.
+type Profile struct {
+	Name string
+	// Picture is a URL that ends within days.
+	Picture string
+}
+
+// Profile reads the profile of a person who wrote to the page, by the id that
+// they have for this page alone. [ErrNoProfile], [ErrPerson] and [ErrPermission]
+// say that there is none to see.
+// https://developers.facebook.com/docs/messenger-platform/identity/user-profile
+func (c *Client) Profile(ctx context.Context, page, token, contact string, instagram bool) (Profile, error) {
+	if _, err := path(page, ""); err != nil {
+		return Profile{}, err
+	}
+	p, err := path(contact, "")
+	if err != nil {
+		return Profile{}, err
+	}
+	fields := "name,first_name,last_name,profile_pic"
+	if instagram {
+		fields = "name,username,profile_pic"
+	}
+	var out struct {
+		Name     string `json:"name"`
+		First    string `json:"first_name"`
+		Last     string `json:"last_name"`
+		Username string `json:"username"`
+		Picture  string `json:"profile_pic"`
+	}
+	if err := c.do(ctx, call{
+		method: http.MethodGet, path: p, edge: "profile", page: page, token: token, params: url.Values{"fields": {fields}},
+	}, &out); err != nil {
+		return Profile{}, err
+	}
+	name := out.Name
+	if name == "" {
+		name = strings.TrimSpace(out.First + " " + out.Last)
+	}
+	if name == "" {
+		name = out.Username
+	}
+	return Profile{Name: name, Picture: out.Picture}, nil
+}
