@@ -36,8 +36,12 @@ const (
 	DefaultMaxWait    = time.Minute
 )
 
-// maxHeld bounds the pages that are known to be throttled.
-const maxHeld = 10_000
+// maxPages bounds the pages that are known to be throttled or to have a dead
+// token. A dead token is tried again after deadRest, since it may be refreshed.
+const (
+	maxPages = 10_000
+	deadRest = time.Minute
+)
 
 // durable is the consumer's name.
 const durable = "profile"
@@ -147,8 +151,9 @@ func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
 // Reactor asks for profiles. Make one with [New]; it is safe for concurrent use.
 type Reactor struct {
 	opts Options
-	// asked has when a contact was asked about, held until when a page waits.
-	asked, held *memory
+	// asked has when a contact was asked about, held until when a page waits,
+	// dead when Graph last called a page's token dead.
+	asked, held, dead *memory
 
 	mu    sync.Mutex
 	stats Stats
@@ -181,7 +186,7 @@ func New(o Options) *Reactor {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxHeld)}
+	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
 }
 
 // Stats returns the counts so far.
@@ -252,6 +257,10 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	}
 	if wait := r.held.get(string(e.Page)).Sub(r.opts.Now()); wait > 0 {
 		return &ThrottledError{e.Page, wait}
+	}
+	if t := r.dead.get(string(e.Page)); !t.IsZero() && r.opts.Now().Sub(t) < deadRest {
+		r.count(func(s *Stats) { s.NoToken++ })
+		return nil
 	}
 	token, app, err := r.opts.Tokens.Token(ctx, e.Page)
 	if errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) {
@@ -334,6 +343,7 @@ func (r *Reactor) refused(page domain.PageID, key string, err error) error {
 	code, _ := refusal.Codes()
 	switch {
 	case code == 190 || code == 102: // the connector and the reconcile loop look after tokens
+		r.dead.set(string(page), r.opts.Now())
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	case refusal.Temporary():
