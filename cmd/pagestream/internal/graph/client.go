@@ -202,12 +202,13 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	if k.token == "" {
 		return ErrNoToken
 	}
-	params := url.Values{"appsecret_proof": {c.proof(k.token)}}
+	proof := c.proof(k.token)
+	params := url.Values{"appsecret_proof": {proof}}
 	for name, v := range k.params {
 		params[name] = v
 	}
 	k.params = params
-	k.secrets = append(slices.Clip(k.secrets), k.token, c.opts.AppSecret)
+	k.secrets = append(slices.Clip(k.secrets), k.token, c.opts.AppSecret, proof)
 	var (
 		waited time.Duration
 		seen   Observation

@@ -14,6 +14,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +33,89 @@ const (
 	page      = "1906385232743451"
 	token     = "EAABsbCS1iHgBAFakeTokenForTests0123456789"
 	input     = "EAABsbCS1iHgBAAnotherTokenForTests9876543210"
+
+	user        = "10215241773831025"
+	contact     = "6543210987654321"
+	thread      = "t_10228886498373399"
+	code        = "AQBcodeOfALoginThatIsGoodOnce"
+	verifyToken = "the-verify-token-of-the-app"
+	redirectURI = "https://pagestream.example.com/oauth/callback"
+	text        = "a very personal message"
 )
+
+// alias is the path that must never be asked.
+var alias = regexp.MustCompile(`(?i)/me(/|$)`)
+
+// calls are all methods that call Graph, each made as it should be.
+var calls = map[string]func(ctx context.Context, c *graph.Client) error{
+	"SubscribedApps": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.SubscribedApps(ctx, page, token)
+		return err
+	},
+	"SubscribedFields": func(ctx context.Context, c *graph.Client) error {
+		_, _, err := c.SubscribedFields(ctx, page, token)
+		return err
+	},
+	"Subscribe": func(ctx context.Context, c *graph.Client) error {
+		return c.Subscribe(ctx, page, token, []string{"messages"})
+	},
+	"Unsubscribe": func(ctx context.Context, c *graph.Client) error { return c.Unsubscribe(ctx, page, token) },
+	"Page": func(ctx context.Context, c *graph.Client) error {
+		_, _, err := c.Page(ctx, page, token)
+		return err
+	},
+	"DebugToken": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.DebugToken(ctx, input)
+		return err
+	},
+	"ExchangeCode": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.ExchangeCode(ctx, redirectURI, code)
+		return err
+	},
+	"LongLived": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.LongLived(ctx, input)
+		return err
+	},
+	"Accounts": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.Accounts(ctx, user, token)
+		return err
+	},
+	"AppSubscriptions": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.AppSubscriptions(ctx)
+		return err
+	},
+	"SubscribeApp": func(ctx context.Context, c *graph.Client) error {
+		return c.SubscribeApp(ctx, graph.AppSubscription{
+			Object: "page", CallbackURL: "https://pagestream.example.com/webhooks/main", Fields: []string{"messages"},
+		}, verifyToken)
+	},
+	"UnsubscribeApp": func(ctx context.Context, c *graph.Client) error { return c.UnsubscribeApp(ctx, "page") },
+	"Send": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.Send(ctx, page, token, outgoing)
+		return err
+	},
+	"Profile": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.Profile(ctx, page, token, contact, false)
+		return err
+	},
+	"Conversations": func(ctx context.Context, c *graph.Client) error {
+		_, _, err := c.Conversations(ctx, page, token, "messenger", "", 10)
+		return err
+	},
+	"Messages": func(ctx context.Context, c *graph.Client) error {
+		_, _, err := c.Messages(ctx, page, token, thread, "")
+		return err
+	},
+}
+
+var outgoing = graph.Outgoing{
+	Recipient:     json.RawMessage(`{"id":"` + contact + `"}`),
+	Message:       json.RawMessage(`{"text":"` + text + `"}`),
+	MessagingType: "RESPONSE",
+}
+
+// success is an answer that every call takes for one.
+var success = answer{200, `{"success":true,"data":[],"id":"` + page + `","access_token":"` + token + `","message_id":"m_1"}`}
 
 // corpus has Meta's answers in the shapes that it documents.
 const corpus = "../../../../../shared/corpus/graph-responses"
@@ -53,11 +138,19 @@ type server struct {
 	answers  []answer
 	requests []request
 	slept    []time.Duration
+	now      time.Time // of the client's clock, which sleeping moves
 }
 
 type answer struct {
 	status int
 	body   string
+}
+
+// usage is an answer's headers: X-App-Usage, X-Page-Usage and so on by what
+// follows the "X-".
+func (a answer) usage(headers ...string) answer {
+	a.body = strings.Join(headers, "\n") + "\n\n" + a.body
+	return a
 }
 
 type request struct {
@@ -67,19 +160,30 @@ type request struct {
 
 func start(t *testing.T, answers ...answer) *server {
 	t.Helper()
-	s := &server{t: t, answers: answers}
+	s := &server{t: t, answers: answers, now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
 }
 
+func proof(token string) string {
+	m := hmac.New(sha256.New, []byte(appSecret))
+	m.Write([]byte(token))
+	return hex.EncodeToString(m.Sum(nil))
+}
+
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	for _, secret := range []string{token, input, appSecret} {
+	for _, secret := range []string{token, input, appSecret, code, verifyToken} {
 		if strings.Contains(r.URL.String(), secret) {
 			s.t.Errorf("a token is in the URL %s", r.URL)
 		}
 	}
-	if strings.Contains(r.URL.Path, "/me/") || strings.HasSuffix(r.URL.Path, "/me") {
+	for name := range r.URL.Query() {
+		if strings.Contains(name, "token") || strings.Contains(name, "secret") && name != "appsecret_proof" || name == "code" {
+			s.t.Errorf("%s is in the URL %s", name, r.URL)
+		}
+	}
+	if alias.MatchString(r.URL.Path) {
 		s.t.Errorf("a request to %s", r.URL.Path)
 	}
 	b, _ := io.ReadAll(r.Body)
@@ -91,9 +195,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		params[k] = v
 	}
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	m := hmac.New(sha256.New, []byte(appSecret))
-	m.Write([]byte(bearer))
-	if params.Get("appsecret_proof") != hex.EncodeToString(m.Sum(nil)) {
+	if params.Get("appsecret_proof") != proof(bearer) {
 		s.t.Errorf("%s %s has a wrong appsecret_proof", r.Method, r.URL.Path)
 	}
 	s.requests = append(s.requests, request{r.Method, r.URL.Path, bearer, params})
@@ -105,6 +207,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.status >= 300 && a.status < 400 {
 		w.Header().Set("Location", s.URL+"/elsewhere")
 	}
+	if headers, body, ok := strings.Cut(a.body, "\n\n"); ok {
+		for _, h := range strings.Split(headers, "\n") {
+			name, value, _ := strings.Cut(h, ": ")
+			w.Header().Set("X-"+name, value)
+		}
+		a.body = body
+	}
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body)
 }
@@ -113,7 +222,12 @@ func (s *server) client(change ...func(*graph.Options)) *graph.Client {
 	s.t.Helper()
 	o := graph.Options{
 		BaseURL: s.URL, Version: "v25.0", AppID: appID, AppSecret: appSecret,
-		Sleep: func(_ context.Context, d time.Duration) error { s.slept = append(s.slept, d); return nil },
+		Sleep: func(_ context.Context, d time.Duration) error {
+			s.slept = append(s.slept, d)
+			s.now = s.now.Add(d)
+			return nil
+		},
+		Now: func() time.Time { return s.now },
 	}
 	for _, c := range change {
 		c(&o)
@@ -231,43 +345,12 @@ func TestRefusalsByCode(t *testing.T) {
 				assert.NotEmpty(t, refusal.Words())
 				assert.NotEmpty(t, refusal.Type)
 				assert.Equal(t, status, refusal.Status)
-				assert.Len(t, s.requests, 1, "it was tried again")
+				if want != graph.ErrThrottled { //nolint:errorlint // which of the kinds it is
+					assert.Len(t, s.requests, 1, "it was tried again")
+				}
 			})
 		}
 	}
-	kinds := []error{
-		graph.ErrTokenInvalid, graph.ErrPermission, graph.ErrThrottled, graph.ErrNotFound, graph.ErrTransient, graph.ErrParameter,
-		graph.ErrWindow, graph.ErrPerson, graph.ErrNoProfile, graph.ErrRestricted,
-	}
-	for _, c := range []struct {
-		status, code, sub int
-		kind              error
-	}{
-		{400, 100, 33, graph.ErrNotFound},
-		{400, 100, 0, graph.ErrParameter},
-		{400, 102, 0, graph.ErrTokenInvalid},
-		{403, 210, 0, graph.ErrPermission},
-		{403, 3, 0, graph.ErrPermission},
-		{403, 10, 1893063, graph.ErrRestricted},
-		{400, 368, 0, graph.ErrRestricted},
-		{400, 100, 2018218, graph.ErrNoProfile},
-		{400, 230, 0, graph.ErrPerson},
-		{400, 17, 0, graph.ErrThrottled},
-		{400, 32, 0, graph.ErrThrottled},
-		{400, 80001, 0, graph.ErrThrottled},
-		{429, 0, 0, graph.ErrThrottled},
-		{500, 1, 0, graph.ErrTransient},
-		{400, 2, 0, graph.ErrTransient},
-		{503, 0, 0, graph.ErrTransient},
-		{400, 4711, 0, nil},
-	} {
-		err := &graph.Error{Status: c.status, Code: c.code, Subcode: c.sub}
-		for _, k := range kinds {
-			want := k == c.kind //nolint:errorlint // which of the kinds it is
-			assert.Equal(t, want, errors.Is(err, k), "%v is %v", err, k)
-		}
-	}
-	assert.ErrorIs(t, &graph.Error{Status: 400, Code: 4711, Transient: true}, graph.ErrTransient)
 }
 
 func TestTryingAgain(t *testing.T) {
@@ -343,9 +426,16 @@ func TestAnswersThatAreNotGraphs(t *testing.T) {
 
 // Whatever goes wrong, no error has a token, the secret or a proof in it.
 func TestErrorsHaveNoTokens(t *testing.T) {
-	echo := answer{400, `{"error":{"code":190,"message":"Malformed access token ` + token + ` or ` + input + ` of ` + appSecret + ` EAASomeOtherTokenThatNobodyGave1","fbtrace_id":"` + token + `"}}`}
-	s := start(t, echo)
-	gone := start(t, echo)
+	// Graph quotes what it was given.
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm()
+		said, _ := json.Marshal(fmt.Sprint("Malformed ", r.Header["Authorization"], r.PostForm, " EAASomeOtherTokenThatNobodyGave1"))
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":{"code":190,"message":%s,"fbtrace_id":"%s"}}`, said, token)
+	})
+	s := start(t)
+	s.Config.Handler = echo
+	gone := start(t)
 	gone.Close()
 	slow := start(t)
 	slow.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -356,21 +446,16 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 		"refused": s.client(), "gone": gone.client(), "slow": slow.client(func(o *graph.Options) { o.Timeout = 20 * time.Millisecond }),
 		"broken transport": s.client(func(o *graph.Options) { o.HTTP = &http.Client{Transport: broken{}} }),
 	} {
-		_, apps := c.SubscribedApps(t.Context(), page, token)
-		_, _, fields := c.SubscribedFields(t.Context(), page, token)
-		_, _, node := c.Page(t.Context(), page, token)
-		_, debug := c.DebugToken(t.Context(), input)
-		for _, err := range []error{
-			apps, fields, node, debug, c.Unsubscribe(t.Context(), page, token), c.Subscribe(t.Context(), page, token, []string{"messages"}),
-		} {
+		for method, call := range calls {
+			err := call(t.Context(), c)
 			require.Error(t, err, name)
-			for _, text := range []string{err.Error(), fmt.Sprintf("%+v %#v", err, err)} {
-				for _, secret := range []string{token, input, appSecret, "EAASomeOther", "appsecret_proof"} {
-					assert.NotContains(t, text, secret, name)
+			for _, said := range []string{err.Error(), fmt.Sprintf("%+v %#v", err, err)} {
+				for _, secret := range []string{token, input, appSecret, code, verifyToken, text, "EAASomeOther", proof(token), proof(appID + "|" + appSecret)} {
+					assert.NotContains(t, said, secret, "%s %s", name, method)
 				}
 			}
 			if name != "refused" {
-				assert.ErrorIs(t, err, graph.ErrUnreachable, name)
+				assert.ErrorIs(t, err, graph.ErrUnreachable, "%s %s", name, method)
 			}
 		}
 		assert.NotContains(t, fmt.Sprintf("%v %+v %#v", c, c, c), appSecret)
@@ -393,19 +478,26 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 		_, apps := c.SubscribedApps(t.Context(), id, token)
 		_, _, fields := c.SubscribedFields(t.Context(), id, token)
 		_, _, node := c.Page(t.Context(), id, token)
+		_, accounts := c.Accounts(t.Context(), id, token)
+		_, sent := c.Send(t.Context(), id, token, outgoing)
+		_, profile := c.Profile(t.Context(), id, token, contact, false)
+		_, person := c.Profile(t.Context(), page, token, id, true)
+		_, _, list := c.Conversations(t.Context(), id, token, "messenger", "", 10)
+		_, _, messages := c.Messages(t.Context(), id, token, thread, "")
 		for _, err := range []error{
-			apps, fields, node, c.Subscribe(t.Context(), id, token, []string{"messages"}), c.Unsubscribe(t.Context(), id, token),
+			apps, fields, node, accounts, sent, profile, person, list, messages,
+			c.Subscribe(t.Context(), id, token, []string{"messages"}), c.Unsubscribe(t.Context(), id, token),
 		} {
 			assert.ErrorIs(t, err, graph.ErrPageID, "%q", id)
 		}
+		if id == strings.Repeat("1", 33) {
+			continue
+		}
+		_, _, thread := c.Messages(t.Context(), page, token, id, "")
+		assert.ErrorIs(t, thread, graph.ErrConversation, "%q", id)
 	}
-	assert.ErrorIs(t, c.Subscribe(t.Context(), page, token, nil), graph.ErrNoFields)
-	assert.ErrorIs(t, c.Unsubscribe(t.Context(), page, ""), graph.ErrNoToken)
-	_, err := c.DebugToken(t.Context(), "")
-	assert.ErrorIs(t, err, graph.ErrNoToken)
 	assert.Empty(t, s.requests)
-
-	// And the alias is nowhere in the code.
+	// The alias is nowhere in the code.
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	for _, f := range files {
@@ -419,6 +511,74 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 	}
 }
 
+// Every method that calls Graph is in calls, so that no new one is missed by
+// what is tested for all of them: the server of these tests fails the test for a
+// request with the alias, with a token in its URL or without a right proof.
+func TestAllCalls(t *testing.T) {
+	quiet := []string{"LoginURL", "Usage", "String", "GoString"} // these call nothing
+	typ := reflect.TypeFor[*graph.Client]()
+	assert.Equal(t, typ.NumMethod(), len(calls)+len(quiet))
+	for i := range typ.NumMethod() {
+		name := typ.Method(i).Name
+		if slices.Contains(quiet, name) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			require.Contains(t, calls, name)
+			s := start(t, success)
+			if name == "DebugToken" {
+				s.answers[0] = answer{200, `{"data":{"is_valid":true}}`}
+			}
+			var seen []graph.Observation
+			c := s.client(func(o *graph.Options) { o.Observe = func(b graph.Observation) { seen = append(seen, b) } })
+			require.NoError(t, calls[name](t.Context(), c))
+			require.Len(t, s.requests, 1)
+			assert.Regexp(t, `^/v25.0/(oauth/access_token|debug_token|[0-9]+(/[a-z_]+)?|t_[0-9]+/messages)$`, s.requests[0].path)
+			require.Len(t, seen, 1)
+			assert.Equal(t, s.requests[0].method, seen[0].Method)
+			assert.Equal(t, 200, seen[0].Status)
+			assert.Regexp(t, `^[a-z_/]+$`, seen[0].Edge, "the name has an id in it")
+			assert.Positive(t, seen[0].Took)
+			assert.Empty(t, c.Usage())
+		})
+	}
+}
+
+func TestCallsThatAreNotMade(t *testing.T) {
+	s := start(t, success)
+	c := s.client()
+	ctx := t.Context()
+	assert.ErrorIs(t, c.Subscribe(ctx, page, token, nil), graph.ErrNoFields)
+	assert.ErrorIs(t, c.Unsubscribe(ctx, page, ""), graph.ErrNoToken)
+	_, err := c.DebugToken(ctx, "")
+	assert.ErrorIs(t, err, graph.ErrNoToken)
+	_, err = c.ExchangeCode(ctx, redirectURI, "")
+	assert.ErrorIs(t, err, graph.ErrNoToken)
+	_, err = c.LongLived(ctx, "")
+	assert.ErrorIs(t, err, graph.ErrNoToken)
+	_, err = c.Accounts(ctx, user, "")
+	assert.ErrorIs(t, err, graph.ErrNoToken)
+	// Graph would end the subscriptions of all objects.
+	assert.ErrorIs(t, c.UnsubscribeApp(ctx, ""), graph.ErrObject)
+	sub := graph.AppSubscription{Object: "page", CallbackURL: "https://x", Fields: []string{"messages"}}
+	assert.ErrorIs(t, c.SubscribeApp(ctx, sub, ""), graph.ErrNoToken)
+	assert.ErrorIs(t, c.SubscribeApp(ctx, graph.AppSubscription{Object: "page"}, verifyToken), graph.ErrNoFields)
+	assert.ErrorIs(t, c.SubscribeApp(ctx, graph.AppSubscription{Fields: sub.Fields}, verifyToken), graph.ErrObject)
+	for name, m := range map[string]graph.Outgoing{
+		"nothing":      {},
+		"no recipient": {Message: outgoing.Message},
+		"no object":    {Recipient: json.RawMessage(`"` + contact + `"`), Message: outgoing.Message},
+		"not JSON":     {Recipient: outgoing.Recipient, Message: json.RawMessage(`{"text":`)},
+		"no message":   {Recipient: outgoing.Recipient},
+		"both":         {Recipient: outgoing.Recipient, Message: outgoing.Message, SenderAction: "typing_on"},
+		"half of both": {Recipient: outgoing.Recipient, Message: json.RawMessage(`{`), SenderAction: "typing_on"},
+	} {
+		_, err := c.Send(ctx, page, token, m)
+		assert.ErrorIs(t, err, graph.ErrMessage, name)
+	}
+	assert.Empty(t, s.requests)
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	good := graph.Options{AppID: appID, AppSecret: appSecret}
 	for name, change := range map[string]func(*graph.Options){
@@ -428,6 +588,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"scheme":         func(o *graph.Options) { o.BaseURL = "ftp://graph.facebook.com" },
 		"token in URL":   func(o *graph.Options) { o.BaseURL = "https://graph.facebook.com/?access_token=x" },
 		"user in URL":    func(o *graph.Options) { o.BaseURL = "https://a:b@graph.facebook.com/" },
+		"login URL":      func(o *graph.Options) { o.LoginURL = "www.facebook.com" },
 		"version":        func(o *graph.Options) { o.Version = "23" },
 		"alias for page": func(o *graph.Options) { o.Version = "v23.0/me" },
 	} {
