@@ -47,6 +47,16 @@ func (m metaApps) client(app string) (g *graph.Client, name string, ok bool) {
 	return g, app, ok
 }
 
+// config finds an app by its name; the empty name is the first app.
+func (m metaApps) config(app string) (config.App, bool) {
+	for _, a := range m.apps {
+		if app == "" || a.Name == app {
+			return a, a.ID != ""
+		}
+	}
+	return config.App{}, false
+}
+
 // appFields are the app-level fields of what pages bring: only what is
 // subscribed at both levels is delivered.
 func (m metaApps) appFields(ctx context.Context, app string) (fields []string, known bool, err error) {

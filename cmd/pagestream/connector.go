@@ -7,8 +7,6 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
-	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -20,41 +18,16 @@ type connector struct{ c *connect.Connector }
 
 // newConnector wires the verbs on pages to Graph, the publisher, the key ring
 // and the read models. An app without an id can receive but not connect.
-func newConnector(p *Program) (connector, error) {
-	clients := make(map[string]*graph.Client, len(p.cfg.Apps))
-	for _, a := range p.cfg.Apps {
-		if a.ID == "" {
-			continue
-		}
-		g, err := newGraph(a)
-		if err != nil {
-			return connector{}, fmt.Errorf("app %s: %w", a.Name, err)
-		}
-		clients[a.Name] = g
-	}
+func newConnector(p *Program) connector {
 	return connector{connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
-			if app == "" {
-				app = p.cfg.Apps[0].Name
-			}
-			g, ok := clients[app]
-			if !ok {
-				return nil, app, false
-			}
-			return g, app, true
+			g, name, ok := p.apps.client(app)
+			return g, name, ok
 		},
 		Pages:     knownPages{pages: p.model("pages"), subscriptions: p.model("subscriptions")},
 		Publisher: p.publisher,
 		Sealer:    p.keys,
-	})}, nil
-}
-
-// newGraph returns the client of one app. The first secret is the current one;
-// further ones only verify what was signed before a rotation.
-func newGraph(a config.App) (*graph.Client, error) {
-	return graph.New(graph.Options{
-		BaseURL: a.GraphURL, Version: a.GraphVersion, AppID: a.ID, AppSecret: string(a.Secrets[0]),
-	})
+	})}
 }
 
 func (c connector) Connect(ctx context.Context, r api.ConnectRequest) (api.SubscriptionOutcome, error) {

@@ -42,6 +42,8 @@ type Program struct {
 	keys      *seal.KeyRing
 	runners   []*projections.Runner
 	publisher *streams.Publisher
+	apps      metaApps
+	tokens    tokens
 	ledger    *deliveries.Ledger
 	metrics   *api.Metrics
 	api       *api.Server
@@ -55,6 +57,7 @@ type Program struct {
 	headAtStart uint64
 
 	background sync.WaitGroup
+	reactors   sync.WaitGroup
 	failed     chan error
 	closing    []closer
 	closeOnce  sync.Once
@@ -108,6 +111,10 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	if err := p.startPublisher(); err != nil {
 		return err
 	}
+	if err := p.openApps(); err != nil {
+		return err
+	}
+	p.startReactors()
 	return p.serve(ctx)
 }
 
@@ -171,11 +178,7 @@ func (p *Program) openStream(ctx context.Context) error {
 		p.onClose("embedded server", p.server.Shutdown)
 		p.conn, err = p.server.Connect("pagestream")
 	} else {
-		opts := []nats.Option{nats.Name("pagestream"), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second)}
-		if p.cfg.NATS.Creds != "" {
-			opts = append(opts, nats.UserCredentials(p.cfg.NATS.Creds))
-		}
-		p.conn, err = nats.Connect(string(p.cfg.NATS.URL), opts...)
+		p.conn, err = p.connectCluster("pagestream")
 	}
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
@@ -185,6 +188,14 @@ func (p *Program) openStream(ctx context.Context) error {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	return nil
+}
+
+func (p *Program) connectCluster(name string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second)}
+	if p.cfg.NATS.Creds != "" {
+		opts = append(opts, nats.UserCredentials(p.cfg.NATS.Creds))
+	}
+	return nats.Connect(string(p.cfg.NATS.URL), opts...)
 }
 
 // openKeys reads the key ring. Where the stream already has sealed tokens, a
@@ -274,6 +285,15 @@ func (p *Program) startPublisher() error {
 		return fmt.Errorf("start publisher: %w", err)
 	}
 	p.onClose("publisher", p.publisher.Close)
+	return nil
+}
+
+// openApps makes what calls Graph.
+func (p *Program) openApps() (err error) {
+	if p.apps, err = newMetaApps(p.cfg.Apps, nil); err != nil {
+		return err
+	}
+	p.tokens = tokens{pages: p.model("pages"), keys: p.keys}
 	return nil
 }
 
@@ -415,10 +435,7 @@ func (p *Program) newAPI() error {
 	if created {
 		p.log.Info("admin token made", "file", p.cfg.HTTP.TokenFile)
 	}
-	verbs, err := newConnector(p)
-	if err != nil {
-		return err
-	}
+	verbs := newConnector(p)
 	p.api, err = api.New(api.Options{
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
+	"github.com/pagestream/pagestream/domain"
+)
+
+// reactorPause is the pause before a reactor that has ended is run again.
+const reactorPause = 2 * time.Second
+
+// startReactors starts what acts on events. It is stopped before the publisher
+// and the read models that it works with.
+func (p *Program) startReactors() {
+	run, stop := context.WithCancel(context.Background())
+	p.onClose("reactors", func(context.Context) error {
+		stop()
+		p.reactors.Wait()
+		return nil
+	})
+	start := func(name string, f func(context.Context) error) {
+		p.reactors.Go(func() { p.keep(run, name, f) })
+	}
+	if p.cfg.Profiles.MaxAge > 0 {
+		start("profile", profile.New(profile.Options{
+			Connect: p.dial("profile"), Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},
+			Publisher: p.publisher, Conversations: p.model("conversations"), MaxAge: p.cfg.Profiles.MaxAge,
+			Logger: p.log.With("part", "profile"),
+		}).Run)
+	}
+}
+
+// keep runs a reactor again when it ends before its time, for example because
+// the stream was not there.
+func (p *Program) keep(ctx context.Context, name string, run func(context.Context) error) {
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Warn("reactor ended and is run again", "reactor", name, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(reactorPause):
+		}
+	}
+}
+
+// dial returns a function that makes a connection of its own: watermill-nats
+// closes the one that it was given.
+func (p *Program) dial(name string) func() (*nats.Conn, error) {
+	return func() (*nats.Conn, error) {
+		if p.server != nil {
+			return p.server.Connect(name)
+		}
+		return p.connectCluster(name)
+	}
+}
+
+// profileTokens are the tokens as package profile asks for them.
+type profileTokens struct{ tokens }
+
+func (t profileTokens) Token(ctx context.Context, page domain.PageID) (token, app string, err error) {
+	token, _, app, err = t.token(ctx, page)
+	switch {
+	case errors.Is(err, errNotConnected):
+		err = profile.ErrNotConnected
+	case errors.Is(err, errTokenDead):
+		err = profile.ErrTokenDead
+	}
+	return token, app, err
+}
+
+// senders are the pages as package outbound asks for them.
+type senders struct {
+	tokens
+	metaApps
+}
+
+func (s senders) Access(ctx context.Context, id domain.PageID) (outbound.Access, error) {
+	token, page, app, err := s.token(ctx, id)
+	switch {
+	case errors.Is(err, errNotConnected):
+		return outbound.Access{}, outbound.ErrNotConnected
+	case errors.Is(err, errTokenDead):
+		return outbound.Access{}, outbound.ErrTokenDead
+	case err != nil:
+		return outbound.Access{}, err
+	}
+	a, ok := s.config(app)
+	if !ok {
+		return outbound.Access{}, fmt.Errorf("app %q of page %s: %w", app, page, outbound.ErrNotConnected)
+	}
+	return outbound.Access{Page: page, Token: token, App: a.Name, AppID: a.ID, Instagram: page != id}, nil
+}
+
+func (s senders) Send(ctx context.Context, app string, page domain.PageID, token string, m outbound.Outgoing) (recipient, mid string, err error) {
+	g, _, ok := s.client(app)
+	if !ok {
+		return "", "", outbound.ErrNotConnected
+	}
+	out, err := g.Send(ctx, string(page), token, graph.Outgoing(m))
+	return out.RecipientID, out.MessageID, err
+}
