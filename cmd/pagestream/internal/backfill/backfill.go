@@ -49,6 +49,8 @@ const (
 	batch = 500
 	// maxThrottled is how often in a row a call may be put off.
 	maxThrottled = 5
+	// clocks is how far Meta's clock and ours may be apart.
+	clocks = time.Minute
 	// maxWalks bounds how often the list is read for what became active
 	// meanwhile.
 	maxWalks = 4
@@ -118,7 +120,8 @@ type Message struct {
 type Attachment struct{ Type, URL, Name string }
 
 // Graph reads conversations. An error, or one that it wraps, may have
-// RetryAfter() time.Duration: the call is then made again after so long.
+// RetryAfter() time.Duration: the call is then made again after so long. A
+// refusal implements [Refusal].
 type Graph interface {
 	// Conversations returns those after a cursor, the most recently updated
 	// first, and the next cursor, empty at the end. An empty list may have one.
@@ -126,6 +129,15 @@ type Graph interface {
 	// Messages returns a conversation's messages after a cursor, the newest
 	// first, and the next cursor, empty at the end.
 	Messages(ctx context.Context, app string, page domain.PageID, token, conversation, after string) (list []Message, next string, err error)
+}
+
+// Refusal is an error that Graph itself answered with, found by errors.As.
+type Refusal interface {
+	error
+	// Codes returns Graph's code and subcode.
+	Codes() (code, subcode int)
+	// Temporary reports whether the same call may be accepted later.
+	Temporary() bool
 }
 
 // Publisher appends events; streams.Publisher is one.
@@ -202,6 +214,8 @@ type Sum struct {
 	Duplicates int `json:"duplicates"`
 	// Erased were left out for their contact was erased after them.
 	Erased int `json:"erased"`
+	// Unread are conversations of which Graph would not tell all of the gap.
+	Unread int `json:"unread"`
 	// Odd could not be made into an event: they lack an id, a time, or an end
 	// that is the page.
 	Odd int `json:"odd"`
@@ -252,7 +266,7 @@ func (f *Filler) Run(ctx context.Context, r Request, progress func(Progress)) (S
 	w := &walk{
 		Filler: f, Request: r, access: access, progress: progress,
 		limiter: rate.NewLimiter(rate.Limit(f.opts.PerSecond), 1),
-		done:    make(map[string]time.Time),
+		seen:    make(map[string]bool),
 	}
 	err = w.platform(ctx, Messenger, r.Page)
 	if err == nil && access.Instagram != "" {
@@ -288,8 +302,8 @@ type walk struct {
 	progress func(Progress)
 	limiter  *rate.Limiter
 	sum      Sum
-	// done has when each conversation that was read was last active.
-	done map[string]time.Time
+	// seen has the conversations that were read.
+	seen map[string]bool
 }
 
 // platform reads the conversations of one platform. Own is the id that the
@@ -297,31 +311,32 @@ type walk struct {
 func (w *walk) platform(ctx context.Context, platform string, own domain.PageID) error {
 	since := w.Since
 	for range maxWalks {
-		began, fresh := w.opts.Now().Truncate(time.Second), 0
+		began, fresh := w.opts.Now(), 0
 		err := w.list(ctx, platform, since, func(c Conversation) error {
-			if at, ok := w.done[c.ID]; ok && !c.Updated.After(at) {
+			key := platform + "|" + c.ID
+			if w.seen[key] {
 				return nil
-			} else if !ok {
-				w.sum.Conversations++
 			}
-			if len(w.done) >= maxConversations {
+			if len(w.seen) >= maxConversations {
 				return ErrTooMany
 			}
 			if err := w.conversation(ctx, platform, own, c); err != nil {
 				return err
 			}
+			w.seen[key] = true
+			w.sum.Conversations++
 			fresh++
-			w.done[c.ID] = c.Updated
 			w.progress(Progress{platform, c.Updated, w.sum})
 			return nil
 		})
-		// What became active while the list was read has moved past the cursor.
-		// Where the gap is over, a conversation that moved may still have a part
-		// in it.
+		// What became active while the list was read has gone to its front,
+		// where the cursor has passed already.
 		if err != nil || fresh == 0 {
 			return err
 		}
-		since = began
+		if since = began.Add(-clocks); since.Before(w.Since) {
+			since = w.Since
+		}
 	}
 	return nil
 }
@@ -389,6 +404,10 @@ func (w *walk) conversation(ctx context.Context, platform string, own domain.Pag
 			list, after, err = w.opts.Graph.Messages(ctx, w.access.App, w.Page, w.access.Token, c.ID, was)
 			return err
 		})
+		if unreadable(err) {
+			w.sum.Unread++
+			return w.store(ctx, events)
+		}
 		if err != nil {
 			// What is here already is the newest part of the gap.
 			return errors.Join(fmt.Errorf("read messages: %w", err), w.store(ctx, events))
@@ -397,6 +416,17 @@ func (w *walk) conversation(ctx context.Context, platform string, own domain.Pag
 			after = ""
 		}
 	}
+}
+
+// unreadable reports whether Graph refused one conversation, rather than the
+// page: 100 is for what is not there, or not told any more.
+func unreadable(err error) bool {
+	var refusal Refusal
+	if !errors.As(err, &refusal) {
+		return false
+	}
+	code, _ := refusal.Codes()
+	return code == 100 && !refusal.Temporary()
 }
 
 // store appends events, given the newest first, the oldest first.

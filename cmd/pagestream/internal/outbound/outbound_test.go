@@ -1,0 +1,306 @@
+package outbound
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	page   = domain.PageID("104")
+	psid   = domain.ContactID("7001")
+	token  = "EAAsecretsecretsecret"
+	secret = "meet me at the station"
+)
+
+type refusal struct {
+	code      int
+	temporary bool
+	after     time.Duration
+}
+
+func (r *refusal) Error() string             { return fmt.Sprintf("graph refused (%d)", r.code) }
+func (r *refusal) Codes() (int, int)         { return r.code, 0 }
+func (r *refusal) Words() string             { return "no" }
+func (r *refusal) Temporary() bool           { return r.temporary }
+func (r *refusal) RetryAfter() time.Duration { return r.after }
+
+// remote is a Graph and the pages in little.
+type remote struct {
+	mu      sync.Mutex
+	access  Access
+	denied  error
+	fail    error
+	sent    []Outgoing
+	nobody  bool   // Graph names no recipient
+	earlier func() // what happens before Graph answers
+}
+
+func (g *remote) Access(_ context.Context, page domain.PageID) (Access, error) {
+	if g.denied != nil {
+		return Access{}, fmt.Errorf("look for %s: %w", page, g.denied)
+	}
+	return g.access, nil
+}
+
+func (g *remote) Send(_ context.Context, app string, to domain.PageID, with string, m Outgoing) (string, string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sent = append(g.sent, m)
+	if g.earlier != nil {
+		g.earlier()
+	}
+	switch {
+	case with != token || app != "shop" || to != page:
+		return "", "", errors.New("wrong access")
+	case g.fail != nil:
+		return "", "", fmt.Errorf("call graph: %w", g.fail)
+	case m.SenderAction != "":
+		return string(psid), "", nil
+	case g.nobody:
+		return "", "m_1", nil
+	}
+	return string(psid), "m_1", nil
+}
+
+func (r *rig) sender() (*Sender, *remote) {
+	g := &remote{access: Access{Page: page, Token: token, App: "shop", AppID: "55"}}
+	return New(Options{
+		Pages: g, Graph: g, Publisher: r.publisher,
+		Now: func() time.Time { return time.UnixMilli(1_780_000_000_123) },
+	}), g
+}
+
+func send(t *testing.T, s *Sender, r Request) (Sent, error) {
+	t.Helper()
+	ctx, cancel := limited()
+	defer cancel()
+	return s.Send(ctx, r)
+}
+
+func text(s string) json.RawMessage {
+	b, _ := json.Marshal(map[string]string{"text": s, "metadata": "agent-1"})
+	return b
+}
+
+// echoed is the delivery of the echo, as Meta makes it.
+func echoed(object string, own domain.PageID) []domain.Event {
+	body := fmt.Sprintf(`{"object":%q,"entry":[{"id":%q,"time":1780000000900,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},`+
+		`"timestamp":1780000000456,"message":{"mid":"m_1","is_echo":true,"app_id":55,"text":%q,"metadata":"agent-1"}}]}]}`,
+		object, own, own, psid, secret)
+	return messenger.Split([]byte(body), messenger.Options{App: "shop"}).Events
+}
+
+func TestSentFirstThenTheEcho(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret), MessagingType: "RESPONSE", Tag: "HUMAN_AGENT"})
+	require.NoError(t, err)
+	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1", Seq: 1}, sent)
+	require.Len(t, g.sent, 1)
+	assert.JSONEq(t, `{"id":"7001"}`, string(g.sent[0].Recipient))
+	assert.JSONEq(t, string(text(secret)), string(g.sent[0].Message))
+	assert.Equal(t, "RESPONSE", g.sent[0].MessagingType)
+	assert.Equal(t, "HUMAN_AGENT", g.sent[0].Tag)
+	receipts := r.publish(t, echoed("page", page)...)
+	assert.Equal(t, streams.ByWindow, receipts[0].Duplicate)
+	assert.Equal(t, uint64(1), receipts[0].Seq)
+	oneRow(t, r, page, "send")
+	e := r.all(t)[0]
+	assert.Equal(t, domain.DedupID("page", page, "msg", "m_1"), e.ID)
+	assert.Equal(t, domain.MessageEchoed, e.Type)
+	assert.Equal(t, psid, e.Contact)
+	assert.Equal(t, "55", e.Data.Message.AppID)
+	assert.Equal(t, "agent-1", e.Data.Message.Metadata)
+	assert.Equal(t, time.UnixMilli(1_780_000_000_123).UTC(), e.Time.UTC())
+}
+
+func TestTheEchoFirst(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	g.earlier = func() { r.publish(t, echoed("page", page)...) }
+	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
+	require.NoError(t, err)
+	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1", Seq: 1, Known: true}, sent)
+	oneRow(t, r, page, "webhook")
+}
+
+func oneRow(t *testing.T, r *rig, own domain.PageID, source string) {
+	t.Helper()
+	require.Len(t, r.all(t), 1)
+	list, _, err := conversations.Messages(r.model, own, psid, "", 0, false)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, secret, list[0].Text)
+	assert.Equal(t, conversations.Out, list[0].Direction)
+	assert.Equal(t, source, list[0].Source)
+	assert.Zero(t, list[0].Conflicts)
+}
+
+func TestInstagramIsItsOwnAccount(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	g.access.Instagram = true
+	const account = domain.PageID("17841400000000001")
+	sent, err := send(t, s, Request{Page: account, Contact: psid, Message: text(secret)})
+	require.NoError(t, err)
+	receipts := r.publish(t, echoed("instagram", account)...)
+	assert.Equal(t, sent.Seq, receipts[0].Seq)
+	assert.NotEqual(t, streams.NotDuplicate, receipts[0].Duplicate)
+	oneRow(t, r, account, "send")
+	assert.Empty(t, r.all(t)[0].Data.Message.AppID)
+}
+
+func TestAttachmentsAndRepliesAreKept(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	recipient := json.RawMessage(`{"comment_id":"12_34"}`)
+	_, err := send(t, s, Request{Page: page, Recipient: recipient, Message: json.RawMessage(
+		`{"mid":"mine","is_deleted":true,"attachment":{"type":"image","payload":{"url":"https://a.example/1.png"}},"quick_replies":[{"title":"Yes"}]}`,
+	)})
+	require.NoError(t, err)
+	assert.Equal(t, recipient, g.sent[0].Recipient)
+	e := r.all(t)[0]
+	assert.Equal(t, domain.MessageEchoed, e.Type)
+	assert.Equal(t, psid, e.Contact, "Graph says who it went to")
+	assert.Equal(t, "m_1", e.Data.Message.MID)
+	assert.False(t, e.Data.Message.Deleted)
+	assert.Equal(t, []domain.Attachment{{Type: "image", URL: "https://a.example/1.png"}}, e.Data.Message.Attachments)
+	assert.Contains(t, string(e.Data.Raw), "quick_replies")
+}
+
+func TestWhatIsNotRecorded(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	sent, err := send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"id":7001}`), SenderAction: "typing_on"})
+	require.NoError(t, err)
+	assert.Equal(t, Sent{RecipientID: string(psid)}, sent)
+	g.nobody = true
+	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"user_ref":"box"}`), Message: text(secret)})
+	require.NoError(t, err)
+	assert.Equal(t, Sent{MID: "m_1"}, sent)
+	assert.Empty(t, r.all(t))
+	// An id that is a number names the contact as well as one that is text.
+	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"id":7001}`), Message: text(secret)})
+	require.NoError(t, err)
+	assert.Equal(t, uint64(1), sent.Seq)
+	assert.Equal(t, psid, r.all(t)[0].Contact)
+}
+
+func TestRefusals(t *testing.T) {
+	for name, test := range map[string]struct {
+		fail   error
+		unsure bool
+	}{
+		"outside the window": {&refusal{code: 10}, false},
+		"person unavailable": {&refusal{code: 551}, false},
+		"dead token":         {&refusal{code: 190}, false},
+		"throttled":          {&refusal{code: 613, temporary: true, after: time.Minute}, false},
+		"throttled, unsaid":  {&refusal{code: 80006, temporary: true}, false},
+		"held back":          {&refusal{temporary: true, after: time.Minute}, false},
+		"service":            {&refusal{code: 2, temporary: true}, true},
+		"status 500":         {&refusal{temporary: true}, true},
+		"no answer":          {io.ErrUnexpectedEOF, true},
+		"too late":           {context.DeadlineExceeded, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			s, g := r.sender()
+			g.fail = test.fail
+			sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
+			assert.Equal(t, Sent{}, sent)
+			require.ErrorIs(t, err, test.fail, "as it is")
+			assert.Equal(t, test.unsure, errors.Is(err, ErrUnsure))
+			assert.NotErrorIs(t, err, ErrNotRecorded)
+			assert.Len(t, g.sent, 1, "sent once at most")
+			assert.NotContains(t, err.Error(), token)
+			assert.NotContains(t, err.Error(), secret)
+			assert.Empty(t, r.all(t))
+		})
+	}
+}
+
+func TestPagesWithoutAccess(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	for _, denied := range []error{ErrNotConnected, ErrTokenDead} {
+		g.denied = denied
+		_, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
+		assert.ErrorIs(t, err, denied)
+	}
+	assert.Empty(t, g.sent)
+}
+
+func TestRequestsThatAreNot(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	to := json.RawMessage(`{"id":"7001"}`)
+	for name, request := range map[string]Request{
+		"no page":           {Contact: psid, Message: text("hi")},
+		"page of none":      {Page: domain.NoPage, Contact: psid, Message: text("hi")},
+		"nobody":            {Page: page, Message: text("hi")},
+		"twice":             {Page: page, Contact: psid, Recipient: to, Message: text("hi")},
+		"nothing":           {Page: page, Contact: psid},
+		"message and act":   {Page: page, Contact: psid, Message: text("hi"), SenderAction: "typing_on"},
+		"message of words":  {Page: page, Contact: psid, Message: json.RawMessage(`"hi"`)},
+		"message of null":   {Page: page, Contact: psid, Message: json.RawMessage(`null`)},
+		"message, no JSON":  {Page: page, Contact: psid, Message: json.RawMessage(`{"text":`)},
+		"recipient of list": {Page: page, Recipient: json.RawMessage(`[1]`), Message: text("hi")},
+		"recipient empty":   {Page: page, Recipient: json.RawMessage(`{}`), Message: text("hi")},
+	} {
+		_, err := send(t, s, request)
+		assert.ErrorIs(t, err, ErrRequest, name)
+	}
+	assert.Empty(t, g.sent)
+}
+
+// broken is a stream that takes nothing.
+type broken struct{}
+
+func (broken) Publish(context.Context, []domain.Event) ([]streams.Receipt, error) {
+	return nil, streams.ErrUnavailable
+}
+
+func TestSentButNotRecorded(t *testing.T) {
+	g := &remote{access: Access{Page: page, Token: token, App: "shop"}}
+	sent, err := send(t, New(Options{Pages: g, Graph: g, Publisher: broken{}}), Request{Page: page, Contact: psid, Message: text(secret)})
+	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1"}, sent)
+	require.ErrorIs(t, err, ErrNotRecorded)
+	assert.ErrorIs(t, err, streams.ErrUnavailable)
+	assert.NotErrorIs(t, err, ErrUnsure)
+}
+
+func TestACallerWhoLeavesIsRecorded(t *testing.T) {
+	r := newRig(t)
+	s, g := r.sender()
+	ctx, cancel := limited()
+	defer cancel()
+	g.earlier = cancel
+	sent, err := s.Send(ctx, Request{Page: page, Contact: psid, Message: text(secret)})
+	require.NoError(t, err)
+	assert.Equal(t, uint64(1), sent.Seq)
+}
+
+func TestAccessKeepsItsToken(t *testing.T) {
+	a := Access{Page: page, Token: token}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(verb, a), token)
+	}
+}
+
+func TestWiringMistakesPanic(t *testing.T) {
+	assert.Panics(t, func() { New(Options{}) })
+}

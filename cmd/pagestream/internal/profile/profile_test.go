@@ -1,0 +1,387 @@
+package profile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+const (
+	page  = domain.PageID("104")
+	token = "EAAsecretsecretsecret"
+)
+
+// refusal is one of Graph's.
+type refusal struct {
+	code, subcode int
+	temporary     bool
+	after         time.Duration
+}
+
+func (r *refusal) Error() string             { return fmt.Sprintf("graph refused (%d/%d)", r.code, r.subcode) }
+func (r *refusal) Codes() (int, int)         { return r.code, r.subcode }
+func (r *refusal) Temporary() bool           { return r.temporary }
+func (r *refusal) RetryAfter() time.Duration { return r.after }
+
+// remote is a Graph and the tokens in little, and a clock.
+type remote struct {
+	mu       sync.Mutex
+	now      time.Time
+	asked    []string
+	fail     error
+	tokenErr error
+	silent   bool
+}
+
+func (g *remote) set(f func(*remote)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f(g)
+}
+
+func (g *remote) calls() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.asked)
+}
+
+func (g *remote) clock() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now
+}
+
+func (g *remote) Token(_ context.Context, page domain.PageID) (string, string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tokenErr != nil {
+		return "", "", fmt.Errorf("look for token of %s: %w", page, g.tokenErr)
+	}
+	return token, "shop", nil
+}
+
+func (g *remote) Profile(_ context.Context, app string, page domain.PageID, with string, contact domain.ContactID, instagram bool) (string, string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = append(g.asked, fmt.Sprint(app, " ", page, " ", contact, " ", instagram))
+	switch {
+	case with != token:
+		return "", "", errors.New("wrong token")
+	case g.fail != nil:
+		return "", "", fmt.Errorf("call graph: %w", g.fail)
+	case g.silent:
+		return " ", "", nil
+	}
+	return "Ann " + string(contact), "https://pic.example/" + string(contact), nil
+}
+
+func (r *rig) reactor(change ...func(*Options)) (*Reactor, *remote) {
+	g := &remote{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
+	o := Options{
+		Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("profile") },
+		Tokens:  g, Graph: g, Publisher: r.publisher, Conversations: r.model, Now: g.clock,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	return New(o), g
+}
+
+// received makes a message of the contact; n tells it from others.
+func received(contact domain.ContactID, n int) domain.Event {
+	mid := fmt.Sprintf("m_%s_%d", contact, n)
+	return domain.Event{
+		ID: domain.DedupID("page", page, "msg", mid), Type: domain.MessageReceived, Page: page, Contact: contact,
+		Time: time.UnixMilli(1_780_000_000_000 + int64(n)).UTC(),
+		Data: domain.Data{Object: "page", Source: "webhook", Message: &domain.Message{MID: mid, Text: "hi"}},
+	}
+}
+
+// hand stores an event and hands it to the reactor.
+func (r *rig) hand(t *testing.T, reactor *Reactor, e domain.Event) error {
+	t.Helper()
+	receipt := r.publish(t, e)[0]
+	ctx, cancel := limited()
+	defer cancel()
+	return reactor.Handle(ctx, streams.Stored{Event: e, Seq: receipt.Seq, At: e.Time})
+}
+
+func (r *rig) profiles(t *testing.T) (list []streams.Stored) {
+	t.Helper()
+	for _, e := range r.all(t) {
+		if e.Type == domain.ContactProfiled {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+func TestAContactIsAskedAboutOnce(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	for n := range 3 {
+		require.NoError(t, r.hand(t, reactor, received("7", n)))
+	}
+	require.NoError(t, r.hand(t, reactor, received("8", 1)))
+	assert.Equal(t, []string{"shop 104 7 false", "shop 104 8 false"}, g.asked)
+	list := r.profiles(t)
+	require.Len(t, list, 2)
+	assert.Equal(t, domain.ContactID("7"), list[0].Contact)
+	assert.Equal(t, &domain.Profile{Name: "Ann 7", Picture: "https://pic.example/7"}, list[0].Data.Profile)
+	assert.Equal(t, g.now, list[0].Time)
+	assert.NotContains(t, list[0].ID, ":7|", "the id names no person")
+	c, err := conversations.Get(r.model, page, "7")
+	require.NoError(t, err)
+	assert.Equal(t, "Ann 7", c.Name)
+	assert.Equal(t, Stats{Profiled: 2, Known: 2}, reactor.Stats())
+
+	// Another node knows nothing of this one's memory, but of the read model.
+	other, g2 := r.reactor()
+	require.NoError(t, r.hand(t, other, received("7", 4)))
+	assert.Zero(t, g2.calls())
+	// An old profile is asked for again.
+	g2.set(func(g *remote) { g.now = g.now.Add(DefaultMaxAge + time.Hour) })
+	require.NoError(t, r.hand(t, other, received("7", 5)))
+	assert.Equal(t, 1, g2.calls())
+	assert.Len(t, r.profiles(t), 3)
+}
+
+func TestTwoNodesAtOnceMakeOneEvent(t *testing.T) {
+	r := newRig(t)
+	a, _ := r.reactor()
+	b, _ := r.reactor()
+	e := received("7", 1)
+	seq := r.publish(t, e)[0].Seq
+	var both sync.WaitGroup
+	for _, reactor := range []*Reactor{a, b} {
+		both.Go(func() {
+			ctx, cancel := limited()
+			defer cancel()
+			assert.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
+		})
+	}
+	both.Wait()
+	assert.Len(t, r.profiles(t), 1)
+}
+
+func TestWhatIsNotAskedAbout(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	test := received("7", 1)
+	test.Data.Test = true
+	echo := received("7", 2)
+	echo.Type = domain.MessageEchoed
+	nobody := received("", 3)
+	nowhere := received("7", 4)
+	nowhere.Page = domain.NoPage
+	change := received("7", 5)
+	change.Type = domain.ChangeReceived
+	for _, e := range []domain.Event{test, echo, nobody, nowhere, change} {
+		require.NoError(t, r.hand(t, reactor, e))
+	}
+	assert.Zero(t, g.calls())
+	instagram := received("9", 6)
+	instagram.Data.Object = "instagram"
+	require.NoError(t, r.hand(t, reactor, instagram))
+	assert.Equal(t, []string{"shop 104 9 true"}, g.asked)
+	assert.Equal(t, "instagram", r.profiles(t)[0].Data.Object)
+}
+
+func TestAbsenceStaysUnknown(t *testing.T) {
+	for name, answer := range map[string]func(*remote){
+		"nothing":              func(g *remote) { g.silent = true },
+		"no profile, as code":  func(g *remote) { g.fail = &refusal{code: 2018218} },
+		"no profile":           func(g *remote) { g.fail = &refusal{code: 100, subcode: 2018218} },
+		"no consent":           func(g *remote) { g.fail = &refusal{code: 230} },
+		"permission":           func(g *remote) { g.fail = &refusal{code: 10} },
+		"permission of an app": func(g *remote) { g.fail = &refusal{code: 200} },
+		"not visible":          func(g *remote) { g.fail = &refusal{code: 100, subcode: 33} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			reactor, g := r.reactor()
+			g.set(answer)
+			require.NoError(t, r.hand(t, reactor, received("7", 1)))
+			require.NoError(t, r.hand(t, reactor, received("7", 2)))
+			assert.Equal(t, 1, g.calls(), "not asked again at once")
+			assert.Empty(t, r.profiles(t))
+			assert.Equal(t, Stats{Nameless: 1, Known: 1}, reactor.Stats())
+			g.set(func(g *remote) { g.now, g.fail, g.silent = g.now.Add(DefaultRetryAfter), nil, false })
+			require.NoError(t, r.hand(t, reactor, received("7", 3)))
+			assert.Len(t, r.profiles(t), 1, "asked again a day later")
+		})
+	}
+}
+
+func TestPagesWithoutATokenArePassedOver(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	n := 0
+	hand := func() error { n++; return r.hand(t, reactor, received("7", n)) }
+	for _, err := range []error{ErrNotConnected, ErrTokenDead} {
+		g.set(func(g *remote) { g.tokenErr = err })
+		require.NoError(t, hand())
+	}
+	g.set(func(g *remote) { g.tokenErr, g.fail = nil, &refusal{code: 190, subcode: 460} })
+	require.NoError(t, hand())
+	require.NoError(t, hand())
+	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
+	assert.Equal(t, Stats{NoToken: 4}, reactor.Stats())
+	g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadRest), nil })
+	require.NoError(t, hand())
+	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")
+	g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
+	assert.ErrorIs(t, r.hand(t, reactor, received("8", 1)), io.ErrUnexpectedEOF)
+}
+
+func TestFailuresAreTriedAgain(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	for _, fail := range []error{io.ErrUnexpectedEOF, &refusal{code: 2, temporary: true}} {
+		g.set(func(g *remote) { g.fail = fail })
+		require.ErrorIs(t, r.hand(t, reactor, received("7", 1)), fail)
+	}
+	g.set(func(g *remote) { g.fail = nil })
+	require.NoError(t, r.hand(t, reactor, received("7", 1)))
+	assert.Len(t, r.profiles(t), 1)
+	assert.Equal(t, Stats{Failed: 2, Profiled: 1}, reactor.Stats())
+}
+
+func TestThrottlingIsOfOnePage(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	g.set(func(g *remote) { g.fail = &refusal{code: 80006, temporary: true, after: 5 * time.Minute} })
+	for n := range 3 {
+		var throttled *ThrottledError
+		require.ErrorAs(t, r.hand(t, reactor, received("7", n)), &throttled)
+		assert.Equal(t, 5*time.Minute, throttled.RetryAfter())
+		assert.Equal(t, page, throttled.Page)
+	}
+	assert.Equal(t, 1, g.calls(), "the page is left alone")
+	g.set(func(g *remote) { g.fail = nil })
+	other := received("8", 1)
+	other.Page, other.ID = "105", "other"
+	require.NoError(t, r.hand(t, reactor, other))
+	assert.Equal(t, 2, g.calls(), "another page is not")
+	g.set(func(g *remote) { g.now = g.now.Add(5 * time.Minute) })
+	require.NoError(t, r.hand(t, reactor, received("7", 4)))
+	assert.Equal(t, Stats{Throttled: 3, Profiled: 2}, reactor.Stats())
+}
+
+func TestTheErasedStayErased(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	e := received("7", 1)
+	seq := r.publish(t, e)[0].Seq
+	r.publish(t, domain.Event{ID: "erase", Type: domain.ContactErased, Page: page, Contact: "7", Time: e.Time.Add(time.Hour)})
+	ctx, cancel := limited()
+	defer cancel()
+	require.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
+	assert.Zero(t, g.calls())
+	assert.Equal(t, Stats{Gone: 1}, reactor.Stats())
+}
+
+// run runs the reactor until stop is called.
+func run(t *testing.T, reactor *Reactor) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- reactor.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestRunFollowsTheStream(t *testing.T) {
+	leaks := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
+	r := newRig(t)
+	r.publish(t, received("6", 1)) // history
+	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
+	stop := run(t, reactor)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := limited()
+		defer cancel()
+		_, err := r.JS.PushConsumer(ctx, streams.Name, durable)
+		return err
+	})
+	g.set(func(g *remote) { g.fail = io.ErrUnexpectedEOF })
+	r.publish(t, received("7", 1))
+	eventually := func(what string, done func() bool) {
+		t.Helper()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if !done() {
+				return fmt.Errorf("%s: %+v", what, reactor.Stats())
+			}
+			return nil
+		})
+	}
+	eventually("not tried", func() bool { return reactor.Stats().Failed > 0 })
+	g.set(func(g *remote) { g.fail = nil })
+	eventually("not profiled after a failure", func() bool { return reactor.Stats().Profiled == 1 })
+	// A page that is throttled for long does not hold up the rest.
+	g.set(func(g *remote) { g.fail = &refusal{code: 32, temporary: true, after: time.Hour} })
+	for n := range 20 {
+		r.publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
+	}
+	eventually("not passed over", func() bool { return reactor.Stats().Passed == 20 })
+	stop()
+	for _, e := range r.profiles(t) {
+		assert.Equal(t, domain.ContactID("7"), e.Contact)
+	}
+	// What comes while nothing runs is reacted to later.
+	r.publish(t, received("9", 1))
+	next, _ := r.reactor()
+	run(t, next)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if list := r.profiles(t); len(list) != 2 || list[1].Contact != "9" {
+			return fmt.Errorf("%d profiles", len(list))
+		}
+		return nil
+	})
+}
+
+func TestErrorsHaveNoTokens(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	g.set(func(g *remote) { g.fail = io.ErrUnexpectedEOF })
+	err := r.hand(t, reactor, received("7", 1))
+	require.Error(t, err)
+	assert.False(t, strings.Contains(err.Error(), token) || strings.Contains(err.Error(), "Ann"))
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	m := newMemory(3)
+	at := time.Unix(1, 0)
+	for i := range 10 {
+		m.set(fmt.Sprint(i), at)
+		m.set("0", at.Add(time.Duration(i)))
+	}
+	assert.Len(t, m.keys, 3)
+	assert.Equal(t, 3, m.order.Len())
+	assert.Equal(t, at.Add(9), m.get("0"), "what was set last stays")
+	assert.Equal(t, at, m.get("9"))
+	assert.Zero(t, m.get("1"))
+}
+
+func TestWiringMistakesPanic(t *testing.T) {
+	assert.Panics(t, func() { New(Options{}) })
+}
