@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
 	"github.com/pagestream/pagestream/config"
@@ -16,10 +19,25 @@ import (
 type metaApps struct {
 	apps    []config.App
 	clients map[string]*graph.Client
+	fields  *fieldCache
+}
+
+// fieldsAge is how long an app's own fields are taken for true: they are asked
+// for with every page that is checked.
+const fieldsAge = 5 * time.Second
+
+// fieldCache has the apps' own fields of a moment ago.
+type fieldCache struct {
+	mu sync.Mutex
+	at map[string]time.Time
+	of map[string][]string
 }
 
 func newMetaApps(apps []config.App, observe func(graph.Observation)) (metaApps, error) {
-	m := metaApps{apps: apps, clients: make(map[string]*graph.Client, len(apps))}
+	m := metaApps{
+		apps: apps, clients: make(map[string]*graph.Client, len(apps)),
+		fields: &fieldCache{at: map[string]time.Time{}, of: map[string][]string{}},
+	}
 	for _, a := range apps {
 		if a.ID == "" {
 			continue
@@ -60,20 +78,27 @@ func (m metaApps) config(app string) (config.App, bool) {
 // appFields are the app-level fields of what pages bring: only what is
 // subscribed at both levels is delivered.
 func (m metaApps) appFields(ctx context.Context, app string) (fields []string, known bool, err error) {
-	g, _, ok := m.client(app)
+	g, name, ok := m.client(app)
 	if !ok {
 		return nil, false, nil
+	}
+	m.fields.mu.Lock()
+	defer m.fields.mu.Unlock()
+	if time.Since(m.fields.at[name]) < fieldsAge {
+		return m.fields.of[name], true, nil
 	}
 	list, err := g.AppSubscriptions(ctx)
 	if err != nil {
 		return nil, false, fmt.Errorf("read app's subscriptions: %w", err)
 	}
+	fields = []string{}
 	for _, s := range list {
 		if s.Object == "page" {
-			return s.Fields, true, nil
+			fields = s.Fields
 		}
 	}
-	return []string{}, true, nil
+	m.fields.at[name], m.fields.of[name] = time.Now(), fields
+	return fields, true, nil
 }
 
 // profiles asks who a contact is.
@@ -86,6 +111,50 @@ func (p profiles) Profile(ctx context.Context, app string, page domain.PageID, t
 	}
 	out, err := g.Profile(ctx, string(page), token, string(contact), instagram)
 	return out.Name, out.Picture, err
+}
+
+// login is an app's client as package connect asks a person's questions.
+type login struct {
+	*graph.Client
+	app config.App
+}
+
+func (l login) LoginURL(redirectURI, state string) string {
+	return l.Client.LoginURL(redirectURI, state, scopes(l.app), l.app.LoginConfigID)
+}
+
+func (l login) ExchangeCode(ctx context.Context, redirectURI, code string) (string, error) {
+	t, err := l.Client.ExchangeCode(ctx, redirectURI, code)
+	return t.Value, err
+}
+
+func (l login) LongLived(ctx context.Context, userToken string) (string, time.Time, error) {
+	t, err := l.Client.LongLived(ctx, userToken)
+	return t.Value, t.Expires, err
+}
+
+func (l login) Debug(ctx context.Context, token string) (connect.TokenInfo, error) {
+	t, err := l.DebugToken(ctx, token)
+	if err != nil {
+		return connect.TokenInfo{}, err
+	}
+	out := connect.TokenInfo{
+		App: t.AppID, Kind: t.Type, Page: t.Page, User: t.User, Valid: t.Valid,
+		Expires: t.Expires, DataAccessExpires: t.DataAccessExpires, Scopes: t.Scopes, Granted: t.Granted,
+	}
+	if t.Err != nil {
+		out.Code, out.Subcode, out.Words = t.Err.Code, t.Err.Subcode, t.Err.Words()
+	}
+	return out, nil
+}
+
+func (l login) Accounts(ctx context.Context, user, userToken string) ([]connect.Account, error) {
+	list, err := l.Client.Accounts(ctx, user, userToken)
+	out := make([]connect.Account, len(list))
+	for i, a := range list {
+		out[i] = connect.Account{Page: domain.PageID(a.ID), Name: a.Name, Token: a.Token, Instagram: a.Instagram, Tasks: a.Tasks}
+	}
+	return out, err
 }
 
 // scopes are what the login asks for, by default what pages on Messenger need.

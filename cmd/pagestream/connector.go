@@ -18,16 +18,22 @@ type connector struct{ c *connect.Connector }
 
 // newConnector wires the verbs on pages to Graph, the publisher, the key ring
 // and the read models. An app without an id can receive but not connect.
-func newConnector(p *Program) connector {
-	return connector{connect.New(connect.Options{
+func newConnector(p *Program) *connect.Connector {
+	return connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
 			g, name, ok := p.apps.client(app)
 			return g, name, ok
 		},
+		Login: func(app string) (connect.Login, string, bool) {
+			g, name, ok := p.apps.client(app)
+			a, _ := p.apps.config(name)
+			return login{g, a}, name, ok
+		},
+		AppFields: p.apps.appFields,
 		Pages:     knownPages{pages: p.model("pages"), subscriptions: p.model("subscriptions")},
 		Publisher: p.publisher,
 		Sealer:    p.keys,
-	})}
+	})
 }
 
 func (c connector) Connect(ctx context.Context, r api.ConnectRequest) (api.SubscriptionOutcome, error) {
@@ -98,9 +104,20 @@ func (k knownPages) Known(ctx context.Context, page domain.PageID, atLeast uint6
 	sub, err := subscriptions.Get(k.subscriptions, page, p.App)
 	switch {
 	case err == nil:
-		known.State, known.Wanted, known.Actual = string(sub.State), sub.Wanted, sub.Actual
+		known.State, known.Reason, known.Wanted, known.Actual = string(sub.State), sub.Reason, sub.Wanted, sub.Actual
 	case !errors.Is(err, subscriptions.ErrNotFound):
 		return connect.Known{}, fmt.Errorf("read subscription: %w", err)
 	}
 	return known, nil
+}
+
+// ByAdmin lists the pages that the person has connected through the app.
+func (k knownPages) ByAdmin(_ context.Context, app, admin string) (out []domain.PageID, err error) {
+	err = pages.Each(k.pages, func(p pages.Page) error {
+		if p.State == pages.Connected && p.App == app && p.Admin == admin && admin != "" {
+			out = append(out, p.ID)
+		}
+		return nil
+	})
+	return out, err
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
@@ -44,15 +45,18 @@ type Program struct {
 	publisher *streams.Publisher
 	apps      metaApps
 	tokens    tokens
-	ledger    *deliveries.Ledger
-	metrics   *api.Metrics
-	api       *api.Server
-	public    *http.Server
-	private   *http.Server
-	publicLn  net.Listener
-	privateLn net.Listener
-	health    health
-	started   time.Time
+	connector *connect.Connector
+	// reconciler holds what Meta does against what is wanted.
+	reconciler *reconcile.Reconciler
+	ledger     *deliveries.Ledger
+	metrics    *api.Metrics
+	api        *api.Server
+	public     *http.Server
+	private    *http.Server
+	publicLn   net.Listener
+	privateLn  net.Listener
+	health     health
+	started    time.Time
 	// headAtStart is the stream's last event before anything was taken in.
 	headAtStart uint64
 
@@ -294,6 +298,7 @@ func (p *Program) openApps() (err error) {
 		return err
 	}
 	p.tokens = tokens{pages: p.model("pages"), keys: p.keys}
+	p.connector = newConnector(p)
 	return nil
 }
 
@@ -435,12 +440,11 @@ func (p *Program) newAPI() error {
 	if created {
 		p.log.Info("admin token made", "file", p.cfg.HTTP.TokenFile)
 	}
-	verbs := newConnector(p)
 	p.api, err = api.New(api.Options{
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
-		Ledger: p.ledger, Connector: verbs, Ready: p.health.reasons,
+		Ledger: p.ledger, Connector: connector{p.connector}, Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})

@@ -8,9 +8,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
 )
 
@@ -29,6 +31,16 @@ func (p *Program) startReactors() {
 	start := func(name string, f func(context.Context) error) {
 		p.reactors.Go(func() { p.keep(run, name, f) })
 	}
+	interval := p.cfg.Reconcile.Interval
+	if interval == 0 {
+		interval = -1 // refreshed tokens are followed all the same
+	}
+	p.reconciler = reconcile.New(reconcile.Options{
+		JS: p.js, Connect: p.dial("reconcile"), Replicas: p.cfg.NATS.Replicas, Verbs: verbs{p.connector},
+		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
+		Interval: interval, TokenInterval: p.cfg.Reconcile.TokenInterval, Logger: p.log.With("part", "reconcile"),
+	})
+	start("reconcile", p.reconciler.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
 			Connect: p.dial("profile"), Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},
@@ -110,4 +122,30 @@ func (s senders) Send(ctx context.Context, app string, page domain.PageID, token
 	}
 	out, err := g.Send(ctx, string(page), token, graph.Outgoing(m))
 	return out.RecipientID, out.MessageID, err
+}
+
+// verbs are the connector's as package reconcile asks for them.
+type verbs struct{ c *connect.Connector }
+
+func (v verbs) Check(ctx context.Context, page domain.PageID) (reconcile.Outcome, error) {
+	return reconciled(v.c.Check(ctx, page))
+}
+
+func (v verbs) Resubscribe(ctx context.Context, page domain.PageID) (reconcile.Outcome, error) {
+	return reconciled(v.c.Resubscribe(ctx, page))
+}
+
+func (v verbs) Probe(ctx context.Context, page domain.PageID) (reconcile.TokenReport, error) {
+	t, err := v.c.Probe(ctx, page)
+	return reconcile.TokenReport{
+		State: t.State, Code: t.Code, Subcode: t.Subcode, Reason: t.Reason,
+		Expires: t.Expires, DataAccessExpires: t.DataAccessExpires, MissingScopes: t.MissingScopes,
+	}, err
+}
+
+func reconciled(o connect.Outcome, err error) (reconcile.Outcome, error) {
+	return reconcile.Outcome{
+		State: o.State, Missing: o.Missing, AppMissing: o.AppMissing, Reason: o.Reason, Code: o.Code, Subcode: o.Subcode,
+		RetryAfter: o.RetryAfter, Seq: o.Seq,
+	}, err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -98,8 +99,10 @@ type Known struct {
 	// TokenDead says that the connection's token is known to be invalid.
 	TokenDead bool
 	// State is the verb of the last subscription event to that app, "confirmed"
-	// for example, empty where there is none. Wanted and Actual are its lists.
+	// for example, empty where there is none, and Reason what it says. Wanted and
+	// Actual are its lists.
 	State  string
+	Reason string
 	Wanted []string
 	Actual []string
 }
@@ -109,6 +112,9 @@ type Pages interface {
 	// Known returns the state of the page once the read models hold event
 	// atLeast. A page that was never seen is the zero Known, not an error.
 	Known(ctx context.Context, page domain.PageID, atLeast uint64) (Known, error)
+	// ByAdmin lists the connected pages that the person with this app-scoped id
+	// has connected through the app.
+	ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error)
 }
 
 // Options configure a [Connector]. Graph, Pages, Publisher and Sealer are
@@ -116,7 +122,14 @@ type Pages interface {
 type Options struct {
 	// Graph returns the Graph of a configured app. The empty name is the first
 	// app; name is what it is called.
-	Graph     func(app string) (g Graph, name string, ok bool)
+	Graph func(app string) (g Graph, name string, ok bool)
+	// Login returns what the app does for a person. Without it pages are
+	// connected by their own tokens only, and tokens are not probed.
+	Login func(app string) (l Login, name string, ok bool)
+	// AppFields returns the fields that the app itself is subscribed to for
+	// pages: Meta delivers only what is subscribed on both. known is false where
+	// nobody can tell. Nil leaves the app's own fields out of every check.
+	AppFields func(ctx context.Context, app string) (fields []string, known bool, err error)
 	Pages     Pages
 	Publisher Publisher
 	Sealer    Sealer
@@ -200,6 +213,13 @@ type Outcome struct {
 	// Wanted is what we ask for, Actual what Graph lists, Missing what is wanted
 	// and not listed. All are sorted.
 	Wanted, Actual, Missing []string
+	// AppFields is what the app itself is subscribed to for pages, AppMissing
+	// what is wanted and not there. Both are empty where it was not asked for.
+	AppFields, AppMissing []string
+	// Field is the wanted field that Graph's refusal names, for the eye.
+	Field string
+	// RetryAfter is how long Graph wants to be left alone, 0 if it does not say.
+	RetryAfter time.Duration
 	// Reason says why it is not confirmed. It is Graph's own words, with Code
 	// and Subcode, where Graph refused.
 	Reason        string
@@ -307,6 +327,12 @@ func (c *Connector) Check(ctx context.Context, page domain.PageID) (Outcome, err
 // record. If Graph can't be reached or can't do it now, nothing changes and
 // there is an error.
 func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (Outcome, error) {
+	return c.disconnect(ctx, page, "disconnected by the operator", false)
+}
+
+// disconnect ends a connection for a reason; despite is to do so whatever Graph
+// says or does not say.
+func (c *Connector) disconnect(ctx context.Context, page domain.PageID, reason string, despite bool) (Outcome, error) {
 	v, err := c.verb(ctx, page)
 	if err != nil {
 		return Outcome{}, err
@@ -317,16 +343,16 @@ func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (Outcome
 	}
 	out := v.outcome(Removed)
 	out.Wanted = nil
-	event, reason := domain.SubscriptionRemoved, "disconnected by the operator"
+	event := domain.SubscriptionRemoved
 	if unsubscribed != nil {
 		var refusal Refusal
 		final := errors.As(unsubscribed, &refusal) && !refusal.Temporary()
-		if !final && !errors.Is(unsubscribed, ErrToken) {
+		if !final && !despite && !errors.Is(unsubscribed, ErrToken) {
 			return Outcome{}, fmt.Errorf("unsubscribe page %s: %w", page, unsubscribed)
 		}
 		out.State, event = Failed, domain.SubscriptionFailed
 		out.Code, out.Subcode, out.Reason = explain(unsubscribed)
-		reason = "disconnected by the operator; graph did not unsubscribe the app: " + out.Reason
+		reason += "; graph did not unsubscribe the app: " + out.Reason
 	}
 	conn := domain.Connection{ConnectionID: v.conn.ConnectionID, Company: v.conn.Company, App: v.conn.App, Name: v.conn.Name, Reason: reason}
 	if _, err := v.append(ctx, v.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn}); err != nil {
@@ -463,22 +489,12 @@ func (v *verb) subscribe(ctx context.Context) (Outcome, error) {
 
 // found states what Graph lists: always after a request, else if it is news.
 func (v *verb) found(ctx context.Context, actual []string, subscribed, requested bool) (Outcome, error) {
-	out := v.outcome(Confirmed)
-	out.Actual = sorted(actual)
-	for _, f := range out.Wanted {
-		if !slices.Contains(out.Actual, f) {
-			out.Missing = append(out.Missing, f)
-		}
-	}
+	out := v.compare(ctx, actual, subscribed)
 	event := domain.SubscriptionConfirmed
-	if len(out.Missing) > 0 || !subscribed {
-		out.State, event = Drifted, domain.SubscriptionDrifted
-		out.Reason = fmt.Sprintf("%d of %d wanted fields are not subscribed", len(out.Missing), len(out.Wanted))
-		if !subscribed {
-			out.Reason = "the app is not subscribed to the page"
-		}
+	if out.State == Drifted {
+		event = domain.SubscriptionDrifted
 	}
-	if !requested && v.known.State == out.State &&
+	if !requested && v.known.State == out.State && v.known.Reason == out.Reason &&
 		slices.Equal(sorted(v.known.Actual), out.Actual) && slices.Equal(sorted(v.known.Wanted), out.Wanted) {
 		return out, nil
 	}
@@ -487,11 +503,53 @@ func (v *verb) found(ctx context.Context, actual []string, subscribed, requested
 	return out, err
 }
 
+// compare holds what Graph lists for the page, and for the app, against what is
+// wanted: Meta delivers only what both have.
+func (v *verb) compare(ctx context.Context, actual []string, subscribed bool) Outcome {
+	out := v.outcome(Confirmed)
+	out.Actual = sorted(actual)
+	out.Missing = lack(out.Wanted, out.Actual)
+	if v.c.opts.AppFields != nil {
+		// An app that can't be asked says nothing against the page.
+		if fields, known, err := v.c.opts.AppFields(ctx, v.conn.App); err == nil && known {
+			out.AppFields = sorted(fields)
+			out.AppMissing = lack(out.Wanted, out.AppFields)
+		}
+	}
+	switch {
+	case !subscribed:
+		out.Reason = "the app is not subscribed to the page"
+	case len(out.Missing) > 0:
+		out.Reason = fmt.Sprintf("%d of %d wanted fields are not subscribed", len(out.Missing), len(out.Wanted))
+	case len(out.AppMissing) > 0:
+		out.Reason = "the app itself lacks fields (app dashboard, Webhooks, Page): " + strings.Join(out.AppMissing, ", ")
+	default:
+		return out
+	}
+	out.State = Drifted
+	return out
+}
+
+// lack returns what is wanted and not there.
+func lack(wanted, there []string) (out []string) {
+	for _, f := range wanted {
+		if !slices.Contains(there, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // refused states why Graph did not do or tell what it was asked. After a request
 // that is subscription.failed; a mere question leaves the subscription as it is.
 func (v *verb) refused(ctx context.Context, cause error, requested bool) (Outcome, error) {
 	out := v.outcome(Failed)
 	out.Code, out.Subcode, out.Reason = explain(cause)
+	out.Field = refusedField(out.Wanted, out.Reason)
+	var wait interface{ RetryAfter() time.Duration }
+	if errors.As(cause, &wait) {
+		out.RetryAfter = wait.RetryAfter()
+	}
 	// What happened is recorded even if the caller has gone.
 	ctx = context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
@@ -507,7 +565,7 @@ func (v *verb) refused(ctx context.Context, cause error, requested bool) (Outcom
 	}
 	if out.Code == tokenDead && v.lastPage > 0 && !v.known.TokenDead {
 		conn := domain.Connection{
-			ConnectionID: v.conn.ConnectionID, App: v.conn.App,
+			ConnectionID: v.conn.ConnectionID, App: v.conn.App, Code: out.Code, Subcode: out.Subcode,
 			Reason: fmt.Sprintf("%d/%d: %s", out.Code, out.Subcode, out.Reason),
 		}
 		seq, err := v.append(ctx, v.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})

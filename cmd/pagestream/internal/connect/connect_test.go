@@ -1,6 +1,7 @@
 package connect_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,6 +103,9 @@ type world struct {
 	events []domain.Event
 	ids    int
 	fail   error
+	// login is the person, appFields what the app itself is subscribed to.
+	login     *login
+	appFields []string
 	*connect.Connector
 }
 
@@ -109,12 +113,14 @@ func start(t *testing.T) *world {
 	t.Helper()
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
-	w := &world{t: t, keys: keys, graph: &graph{t: t, token: token, fail: map[string]error{}}}
+	w := &world{t: t, keys: keys, graph: &graph{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}}}
 	w.Connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
 			return w.graph, "main", app == "" || app == "main"
 		},
-		Pages: w, Publisher: w, Sealer: keys,
+		Login:     func(app string) (connect.Login, string, bool) { return w.login, "main", app == "" || app == "main" },
+		AppFields: func(context.Context, string) ([]string, bool, error) { return w.appFields, w.appFields != nil, nil },
+		Pages:     w, Publisher: w, Sealer: keys,
 		Now:   func() time.Time { return time.Unix(1790000000, 0) },
 		NewID: func() string { w.ids++; return fmt.Sprint("id", w.ids) },
 	})
@@ -167,9 +173,14 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 			k = connect.Known{}
 		case domain.PageTokenInvalidated:
 			k.TokenDead = true
+		case domain.PageTokenRefreshed:
+			c := e.Data.Connection
+			k.TokenDead = false
+			k.Connection.SealedToken, k.Connection.SealedVerifyToken = c.SealedToken, c.SealedVerifyToken
+			k.Connection.Admin = cmp.Or(c.Admin, k.Connection.Admin)
 		}
 		if s := e.Data.Subscription; s != nil {
-			k.State = e.Type.Verb()
+			k.State, k.Reason = e.Type.Verb(), s.Reason
 			k.Actual = s.Actual
 			if s.Wanted != nil {
 				k.Wanted = s.Wanted
@@ -177,6 +188,17 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 		}
 	}
 	return k, nil
+}
+
+func (w *world) ByAdmin(ctx context.Context, app, admin string) (out []domain.PageID, err error) {
+	seen := map[domain.PageID]bool{}
+	for _, e := range w.events {
+		if k, _ := w.Known(ctx, e.Page, 0); !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
+			out = append(out, e.Page)
+		}
+		seen[e.Page] = true
+	}
+	return out, nil
 }
 
 // said returns the types of the events from n on, and forgets nothing.
