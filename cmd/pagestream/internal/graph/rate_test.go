@@ -31,7 +31,7 @@ func ask(t *testing.T, c *graph.Client, page string) *graph.Error {
 }
 
 func buc(page string, percent, regain int) string {
-	return fmt.Sprintf(`Business-Use-Case-Usage: {"%s":[{"type":"messenger","call_count":%d,"total_cputime":1,"total_time":2,"estimated_time_to_regain_access":%d}]}`,
+	return fmt.Sprintf(`Business-Use-Case-Usage: {%q:[{"type":"messenger","call_count":%d,"total_cputime":1,"total_time":2,"estimated_time_to_regain_access":%d}]}`,
 		page, percent, regain)
 }
 
@@ -194,6 +194,42 @@ func TestThrottleCodes(t *testing.T) {
 	assert.Equal(t, 7*time.Minute, ask(t, c, page).RetryAfter())
 	assert.Equal(t, 7*time.Minute, ask(t, c, page).RetryAfter())
 	assert.Len(t, s.requests, 1)
+}
+
+func TestWaitsGrowWithRefusalsInARow(t *testing.T) {
+	no := answer{400, `{"error":{"code":613}}`}
+	s := start(t, no, no, success, no)
+	c := s.client(func(o *graph.Options) { o.MaxWait = -1 })
+	for _, want := range []time.Duration{2 * time.Second, 4 * time.Second, 0, 2 * time.Second} {
+		refusal := ask(t, c, page)
+		if want == 0 {
+			require.Nil(t, refusal)
+			continue
+		}
+		require.Equal(t, want, refusal.RetryAfter())
+		s.now = s.now.Add(want)
+	}
+
+	// Calls that were under way together are refused together: that is one.
+	var both sync.WaitGroup
+	both.Add(2)
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		both.Done()
+		both.Wait()
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(no.body))
+	})
+	c = s.client(func(o *graph.Options) { o.MaxWait = -1 })
+	var calls sync.WaitGroup
+	for range 2 {
+		calls.Go(func() { assert.ErrorIs(t, c.Unsubscribe(t.Context(), page, token), graph.ErrThrottled) })
+	}
+	calls.Wait()
+	s.now = s.now.Add(2 * time.Second)
+	both.Add(1)
+	refusal := ask(t, c, page)
+	assert.False(t, refusal.Held)
+	assert.Equal(t, 4*time.Second, refusal.RetryAfter())
 }
 
 // One installation has thousands of pages, and an id is no proof of one.
