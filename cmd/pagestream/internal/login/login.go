@@ -1,0 +1,362 @@
+package login
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ErrNoBaseURL says that nobody knows under which address a browser reaches us.
+var ErrNoBaseURL = errors.New("logins need the public address; set http.base_url to it, as in https://pagestream.example.com")
+
+// How long the steps of a login may take.
+const (
+	InviteLife = time.Hour
+	// StateLife is from the redirect to Meta until the person comes back.
+	StateLife = 10 * time.Minute
+	// ChoiceLife is from then until the pages are chosen.
+	ChoiceLife = 30 * time.Minute
+)
+
+const (
+	maxInvites = 1000
+	maxPending = 1000
+	maxBody    = 1 << 20
+	// maxPages bounds the pages of one choice; Meta shows no more to anybody.
+	maxPages   = 10_000
+	cookieName = "pagestream_login"
+	path       = "/oauth"
+)
+
+// Page is one page of a consent.
+type Page struct {
+	ID, Name string
+	// Standing is "new", "connected" or "foreign".
+	Standing string
+	Company  string
+	// Lacking says that the person may not manage the page.
+	Lacking bool
+}
+
+// Gone is a page that was connected by the same person before, and that this
+// login no longer includes.
+type Gone struct{ ID, Name string }
+
+// Consent is what a person let the app use.
+type Consent struct {
+	Admin         string
+	Pages         []Page
+	Gone          []Gone
+	MissingScopes []string
+	// Handle is the flow's own; this package passes it back and never prints it.
+	Handle any
+}
+
+// Result is what became of one chosen page.
+type Result struct {
+	ID, Name string
+	// State is "confirmed", "drifted" or "failed".
+	State   string
+	Reason  string
+	Field   string
+	Missing []string
+}
+
+// Flow does what a login is for. Its errors are for a person to read: they have
+// no token in them.
+type Flow interface {
+	// LoginURL is where the person says yes.
+	LoginURL(app, redirectURI, state string) (string, error)
+	// Consent exchanges the code of a login, once, and changes nothing.
+	Consent(ctx context.Context, app, redirectURI, code string) (Consent, error)
+	// Connect connects the chosen pages, each for itself.
+	Connect(ctx context.Context, c Consent, pages []string, company string, fields []string) ([]Result, error)
+}
+
+// Options configure a [Handler]. Flow is required.
+type Options struct {
+	// BaseURL is the public listener as a browser sees it.
+	BaseURL string
+	Flow    Flow
+	// Open lets anybody in without an invitation.
+	Open bool
+	// Timeout bounds the work of one request.
+	Timeout time.Duration
+	Now     func() time.Time
+	Logger  *slog.Logger
+}
+
+// Handler serves the flow. Make one with [New]; it is safe for concurrent use.
+type Handler struct {
+	opts   Options
+	secure bool
+
+	mu      sync.Mutex
+	invites bounded[invite]
+	pending bounded[*pending]
+}
+
+// invite is a link that was given out and not used yet.
+type invite struct {
+	app, company string
+	fields       []string
+	expires      time.Time
+}
+
+// pending is one login on its way, kept under the hash of its session cookie.
+type pending struct {
+	invite
+	state   []byte // hash; nil once it was used
+	expires time.Time
+	// consent is set when the person has come back; csrf guards the choice.
+	consent *Consent
+	csrf    []byte
+}
+
+// New returns the handler. It panics without a flow, which is a mistake in the
+// wiring.
+func New(o Options) *Handler {
+	if o.Flow == nil {
+		panic("login: Flow is required")
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 5 * time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.BaseURL = strings.TrimSuffix(o.BaseURL, "/")
+	return &Handler{
+		opts: o, secure: strings.HasPrefix(o.BaseURL, "https://"),
+		invites: bounded[invite]{most: maxInvites}, pending: bounded[*pending]{most: maxPending},
+	}
+}
+
+// Register adds the flow's routes to mux.
+func (h *Handler) Register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /oauth/start", h.start)
+	mux.HandleFunc("GET /oauth/callback", h.callback)
+	mux.HandleFunc("POST /oauth/callback", h.choose)
+}
+
+// Invite makes a link that opens one login, within [InviteLife]. Of more than a
+// thousand that nobody used the oldest falls away.
+func (h *Handler) Invite(app, company string, fields []string) (link string, expires time.Time, err error) {
+	if h.opts.BaseURL == "" {
+		return "", time.Time{}, ErrNoBaseURL
+	}
+	code := random()
+	expires = h.opts.Now().Add(InviteLife)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.invites.put(key(code), invite{app: app, company: company, fields: slices.Clone(fields), expires: expires})
+	return h.opts.BaseURL + path + "/start?invite=" + url.QueryEscape(code), expires, nil
+}
+
+// start sends the browser to Meta.
+func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
+	if h.opts.BaseURL == "" {
+		h.fail(w, http.StatusServiceUnavailable, ErrNoBaseURL.Error())
+		return
+	}
+	in, ok := h.accept(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
+	if !ok {
+		h.fail(w, http.StatusForbidden, "This link is not valid, or was used, or is over an hour old. Ask for a new one; the operator types: pagestream pages login")
+		return
+	}
+	session, state := random(), random()
+	target, err := h.opts.Flow.LoginURL(in.app, h.redirectURI(), state)
+	if err != nil {
+		h.fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	h.mu.Lock()
+	h.pending.put(key(session), &pending{invite: in, state: hash(state), expires: h.opts.Now().Add(StateLife)})
+	h.mu.Unlock()
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName, Value: session, Path: path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
+		HttpOnly: true, Secure: h.secure, SameSite: http.SameSiteLaxMode,
+	})
+	guard(w, "")
+	http.Redirect(w, r, target, http.StatusFound)
+}
+
+// accept uses up an invitation.
+func (h *Handler) accept(code, app string) (invite, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if code != "" {
+		in, ok := h.invites.take(key(code))
+		return in, ok && h.opts.Now().Before(in.expires)
+	}
+	return invite{app: app}, h.opts.Open
+}
+
+func (h *Handler) redirectURI() string { return h.opts.BaseURL + path + "/callback" }
+
+// callback is where Meta sends the browser back to.
+func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	p, ok := h.back(r, q.Get("state"))
+	switch {
+	case !ok:
+		h.fail(w, http.StatusBadRequest, "This login was not begun in this browser, or was finished, or took more than ten minutes. Start again from the link.")
+		return
+	case q.Get("error") != "":
+		// Meta's words come from outside: not shown, not logged.
+		h.fail(w, http.StatusOK, "Nothing was connected: the login was not approved. Start again when you want to.")
+		return
+	case q.Get("code") == "":
+		h.fail(w, http.StatusBadRequest, "Meta sent no code. Start again from the link.")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.opts.Timeout)
+	defer cancel()
+	consent, err := h.opts.Flow.Consent(ctx, p.app, h.redirectURI(), q.Get("code"))
+	if err != nil {
+		h.opts.Logger.Warn("login failed", "app", p.app, "err", err)
+		h.fail(w, http.StatusBadGateway, "Meta did not let us read your pages: "+err.Error())
+		return
+	}
+	csrf := random()
+	h.mu.Lock()
+	p.consent, p.csrf, p.expires = &consent, hash(csrf), h.opts.Now().Add(ChoiceLife)
+	h.mu.Unlock()
+	h.show(w, http.StatusOK, choosePage, chooseView{Consent: consent, Company: p.company, CSRF: csrf})
+}
+
+// back finds the login that a browser comes back with and uses up its state.
+func (h *Handler) back(r *http.Request, state string) (*pending, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.session(r)
+	if !ok || p.state == nil || subtle.ConstantTimeCompare(p.state, hash(state)) != 1 {
+		return nil, false
+	}
+	p.state = nil
+	return p, true
+}
+
+// session finds the login of the browser's cookie. The lock is held.
+func (h *Handler) session(r *http.Request) (*pending, bool) {
+	c, err := r.Cookie(cookieName)
+	if err != nil {
+		return nil, false
+	}
+	p, ok := h.pending.get(key(c.Value))
+	if !ok || !h.opts.Now().Before(p.expires) {
+		return nil, false
+	}
+	return p, true
+}
+
+// choose connects what the person has chosen.
+func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		h.fail(w, http.StatusBadRequest, "The form could not be read. Start again from the link.")
+		return
+	}
+	h.mu.Lock()
+	p, ok := h.session(r)
+	ok = ok && p.consent != nil && subtle.ConstantTimeCompare(p.csrf, hash(r.PostForm.Get("csrf"))) == 1
+	var consent Consent
+	chosen := r.PostForm["page"]
+	if ok && len(chosen) > 0 {
+		consent, p.consent = *p.consent, nil // once
+	}
+	h.mu.Unlock()
+	switch {
+	case !ok:
+		h.fail(w, http.StatusBadRequest, "This choice was made already, or took more than half an hour. Start again from the link.")
+		return
+	case len(chosen) == 0 || len(chosen) > maxPages:
+		h.fail(w, http.StatusBadRequest, "No page was chosen. Go back and choose at least one.")
+		return
+	}
+	company := strings.TrimSpace(r.PostForm.Get("company"))
+	if p.company != "" {
+		company = p.company // the invitation's stands
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
+	defer cancel()
+	results, err := h.opts.Flow.Connect(ctx, consent, chosen, company, p.fields)
+	if err != nil {
+		h.opts.Logger.Warn("chosen pages can't be connected", "app", p.app, "err", err)
+		h.fail(w, http.StatusBadGateway, "Nothing was connected: "+err.Error())
+		return
+	}
+	view := resultView{Results: results, Gone: consent.Gone}
+	for _, res := range results {
+		if res.State == "confirmed" {
+			view.Confirmed++
+		}
+	}
+	h.opts.Logger.Info("pages connected by login", "app", p.app, "chosen", len(results), "confirmed", view.Confirmed)
+	h.show(w, http.StatusOK, resultPage, view)
+}
+
+// random is a secret of 256 bits.
+func random() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// hash keeps secrets out of memory that a dump would show, and makes lookups by
+// them independent of their bytes.
+func hash(secret string) []byte {
+	sum := sha256.Sum256([]byte(secret))
+	return sum[:]
+}
+
+func key(secret string) string { return string(hash(secret)) }
+
+// bounded is a map that forgets the oldest.
+type bounded[T any] struct {
+	most  int
+	of    map[string]T
+	order []string
+}
+
+func (b *bounded[T]) put(k string, v T) {
+	if b.of == nil {
+		b.of = make(map[string]T)
+	}
+	b.of[k] = v
+	if b.order = append(b.order, k); len(b.order) > b.most {
+		delete(b.of, b.order[0])
+		b.order = slices.Delete(b.order, 0, 1)
+	}
+}
+
+func (b *bounded[T]) get(k string) (T, bool) {
+	v, ok := b.of[k]
+	return v, ok
+}
+
+func (b *bounded[T]) take(k string) (T, bool) {
+	v, ok := b.of[k]
+	delete(b.of, k)
+	return v, ok
+}
+
+// String keeps the tokens behind a consent out of logs.
+func (c Consent) String() string { return fmt.Sprintf("consent to %d pages", len(c.Pages)) }
+
+// GoString keeps the tokens behind a consent out of logs.
+func (c Consent) GoString() string { return c.String() }

@@ -1,0 +1,304 @@
+package login_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+)
+
+// flow is Meta and what connects, with what they were asked.
+type flow struct {
+	consent    login.Consent
+	err        error
+	codes      []string
+	chosen     []string
+	company    string
+	fields     []string
+	connectErr error
+}
+
+func (f *flow) LoginURL(app, redirect, state string) (string, error) {
+	if app == "none" {
+		return "", errors.New("no such app is configured")
+	}
+	return "https://meta.example/dialog?" + url.Values{"redirect_uri": {redirect}, "state": {state}}.Encode(), nil
+}
+
+func (f *flow) Consent(_ context.Context, _, redirect, code string) (login.Consent, error) {
+	f.codes = append(f.codes, code+" "+redirect)
+	return f.consent, f.err
+}
+
+func (f *flow) Connect(_ context.Context, c login.Consent, pages []string, company string, fields []string) ([]login.Result, error) {
+	f.chosen, f.company, f.fields = pages, company, fields
+	out := []login.Result{}
+	for _, p := range c.Pages {
+		if slices.Contains(pages, p.ID) {
+			out = append(out, login.Result{ID: p.ID, Name: p.Name, State: "confirmed"})
+		}
+	}
+	if len(out) > 1 {
+		out[1].State, out[1].Reason, out[1].Field = "failed", "(#200) no permission", "messages"
+	}
+	return out, f.connectErr
+}
+
+// site is the handler, a browser and the log.
+type site struct {
+	t    *testing.T
+	flow *flow
+	*login.Handler
+	srv     *httptest.Server
+	browser *http.Client
+	now     time.Time
+	log     bytes.Buffer
+}
+
+func open(t *testing.T, change ...func(*login.Options)) *site {
+	t.Helper()
+	s := &site{t: t, now: time.Unix(1790000000, 0), flow: &flow{consent: login.Consent{
+		Admin: "901",
+		Pages: []login.Page{
+			{ID: "1", Name: "Bakery <b>", Standing: "new"},
+			{ID: "2", Name: "Bikes", Standing: "connected", Company: "acme"},
+			{ID: "3", Name: "Club", Standing: "foreign", Company: "other"},
+			{ID: "4", Name: "Den", Standing: "new", Lacking: true},
+		},
+		Gone: []login.Gone{{ID: "9", Name: "Old page"}},
+	}}}
+	mux := http.NewServeMux()
+	s.srv = httptest.NewServer(mux)
+	t.Cleanup(s.srv.Close)
+	o := login.Options{BaseURL: s.srv.URL, Flow: s.flow, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))}
+	for _, c := range change {
+		c(&o)
+	}
+	s.Handler = login.New(o)
+	s.Register(mux)
+	s.browser = newBrowser(t)
+	return s
+}
+
+func newBrowser(t *testing.T) *http.Client {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func (s *site) get(b *http.Client, target string) (int, string, http.Header) {
+	s.t.Helper()
+	resp, err := b.Get(target)
+	require.NoError(s.t, err)
+	return s.read(resp)
+}
+
+func (s *site) read(resp *http.Response) (int, string, http.Header) {
+	s.t.Helper()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(s.t, err)
+	assert.Equal(s.t, "no-store", resp.Header.Get("Cache-Control"))
+	assert.Equal(s.t, "DENY", resp.Header.Get("X-Frame-Options"))
+	return resp.StatusCode, string(body), resp.Header
+}
+
+// begin opens an invitation in a browser and returns the state at Meta.
+func (s *site) begin(b *http.Client) string {
+	s.t.Helper()
+	link, _, err := s.Invite("", "acme", []string{"messages"})
+	require.NoError(s.t, err)
+	status, _, head := s.get(b, link)
+	require.Equal(s.t, http.StatusFound, status)
+	to, err := url.Parse(head.Get("Location"))
+	require.NoError(s.t, err)
+	assert.Equal(s.t, s.srv.URL+"/oauth/callback", to.Query().Get("redirect_uri"))
+	return to.Query().Get("state")
+}
+
+func (s *site) callback(b *http.Client, q url.Values) (int, string) {
+	s.t.Helper()
+	status, body, _ := s.get(b, s.srv.URL+"/oauth/callback?"+q.Encode())
+	return status, body
+}
+
+var csrf = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
+
+func (s *site) choose(b *http.Client, form url.Values) (int, string) {
+	s.t.Helper()
+	resp, err := b.PostForm(s.srv.URL+"/oauth/callback", form)
+	require.NoError(s.t, err)
+	status, body, _ := s.read(resp)
+	return status, body
+}
+
+func TestFlow(t *testing.T) {
+	s := open(t)
+	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"the-code"}})
+	require.Equal(t, http.StatusOK, status)
+	assert.Equal(t, []string{"the-code " + s.srv.URL + "/oauth/callback"}, s.flow.codes)
+	assert.Contains(t, body, "Bakery &lt;b&gt;")
+	assert.Contains(t, body, "no longer includes <b>Old page</b>")
+	assert.Contains(t, body, `value="2" checked`)
+	assert.NotContains(t, body, `value="3" checked`, "nobody is taken over by default")
+	assert.NotContains(t, body, `value="4" checked`)
+	m := csrf.FindStringSubmatch(body)
+	require.NotNil(t, m)
+
+	// A choice of nothing can be made again, one with a wrong guard never.
+	status, _ = s.choose(s.browser, url.Values{"csrf": {m[1]}})
+	assert.Equal(t, http.StatusBadRequest, status)
+	status, _ = s.choose(s.browser, url.Values{"csrf": {"x"}, "page": {"1"}})
+	assert.Equal(t, http.StatusBadRequest, status)
+	status, _ = s.choose(newBrowser(t), url.Values{"csrf": {m[1]}, "page": {"1"}})
+	assert.Equal(t, http.StatusBadRequest, status, "another browser")
+	assert.Empty(t, s.flow.chosen)
+
+	form := url.Values{"csrf": {m[1]}, "page": {"1", "2"}, "company": {"mine"}}
+	status, body = s.choose(s.browser, form)
+	require.Equal(t, http.StatusOK, status)
+	assert.Equal(t, []string{"1", "2"}, s.flow.chosen)
+	assert.Equal(t, "acme", s.flow.company, "the invitation's stands")
+	assert.Equal(t, []string{"messages"}, s.flow.fields)
+	assert.Contains(t, body, "1 of 2 pages")
+	assert.Contains(t, body, "refused for the field messages")
+	status, _ = s.choose(s.browser, form)
+	assert.Equal(t, http.StatusBadRequest, status, "once")
+	assert.NotContains(t, s.log.String(), "the-code")
+}
+
+func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
+	s := open(t)
+	status, body, _ := s.get(s.browser, s.srv.URL+"/oauth/start")
+	assert.Equal(t, http.StatusForbidden, status)
+	assert.Contains(t, body, "pagestream pages login")
+
+	link, expires, err := s.Invite("", "", nil)
+	require.NoError(t, err)
+	assert.Equal(t, s.now.Add(time.Hour), expires)
+	status, _, _ = s.get(s.browser, link)
+	assert.Equal(t, http.StatusFound, status)
+	status, _, _ = s.get(s.browser, link)
+	assert.Equal(t, http.StatusForbidden, status, "once")
+	link, _, err = s.Invite("", "", nil)
+	require.NoError(t, err)
+	s.now = s.now.Add(time.Hour)
+	status, _, _ = s.get(s.browser, link)
+	assert.Equal(t, http.StatusForbidden, status, "for an hour")
+
+	link, _, err = s.Invite("none", "", nil)
+	require.NoError(t, err)
+	status, body, _ = s.get(s.browser, link)
+	assert.Equal(t, http.StatusBadRequest, status)
+	assert.Contains(t, body, "no such app")
+
+	s = open(t, func(o *login.Options) { o.Open = true })
+	status, _, head := s.get(s.browser, s.srv.URL+"/oauth/start")
+	assert.Equal(t, http.StatusFound, status)
+	assert.Contains(t, head.Get("Set-Cookie"), "HttpOnly")
+	assert.Contains(t, head.Get("Set-Cookie"), "SameSite=Lax")
+
+	s = open(t, func(o *login.Options) { o.BaseURL = "" })
+	_, _, err = s.Invite("", "", nil)
+	require.ErrorIs(t, err, login.ErrNoBaseURL)
+}
+
+func TestState(t *testing.T) {
+	for name, c := range map[string]func(s *site, state string) (*http.Client, string){
+		"another state":   func(s *site, _ string) (*http.Client, string) { return s.browser, "x" },
+		"no state":        func(s *site, _ string) (*http.Client, string) { return s.browser, "" },
+		"another browser": func(s *site, state string) (*http.Client, string) { return newBrowser(s.t), state },
+		"after ten minutes": func(s *site, state string) (*http.Client, string) {
+			s.now = s.now.Add(10 * time.Minute)
+			return s.browser, state
+		},
+		"another's state": func(s *site, _ string) (*http.Client, string) { return s.browser, s.begin(newBrowser(s.t)) },
+		"a second time": func(s *site, state string) (*http.Client, string) {
+			s.callback(s.browser, url.Values{"state": {state}, "code": {"c"}})
+			return s.browser, state
+		},
+		"after it was denied": func(s *site, state string) (*http.Client, string) {
+			s.callback(s.browser, url.Values{"state": {state}, "error": {"access_denied"}})
+			return s.browser, state
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			b, state := c(s, s.begin(s.browser))
+			n := len(s.flow.codes)
+			status, body := s.callback(b, url.Values{"state": {state}, "code": {"the-code"}})
+			assert.Equal(t, http.StatusBadRequest, status)
+			assert.Contains(t, body, "Start again")
+			assert.Len(t, s.flow.codes, n, "the code was not used")
+		})
+	}
+}
+
+func TestCallbackSaysWhatWentWrong(t *testing.T) {
+	s := open(t)
+	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "error": {"access_denied"}, "error_description": {"<script>"}})
+	assert.Equal(t, http.StatusOK, status)
+	assert.Contains(t, body, "not approved")
+	assert.NotContains(t, body, "script>")
+	status, _ = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}})
+	assert.Equal(t, http.StatusBadRequest, status)
+	s.flow.err = errors.New("graph refused <x>")
+	status, body = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	assert.Equal(t, http.StatusBadGateway, status)
+	assert.Contains(t, body, "graph refused &lt;x&gt;")
+	s.flow.err = nil
+	s.flow.consent = login.Consent{MissingScopes: []string{"pages_messaging"}}
+	_, body = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	assert.Contains(t, body, "pages_messaging")
+	assert.Contains(t, body, "No page was granted")
+}
+
+func TestChoiceEnds(t *testing.T) {
+	s := open(t)
+	_, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	guard := csrf.FindStringSubmatch(body)[1]
+	s.now = s.now.Add(30 * time.Minute)
+	status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1"}})
+	assert.Equal(t, http.StatusBadRequest, status)
+
+	_, body = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	s.flow.connectErr = errors.New("page 7 is not in this login")
+	status, body = s.choose(s.browser, url.Values{"csrf": {csrf.FindStringSubmatch(body)[1]}, "page": {"7"}})
+	assert.Equal(t, http.StatusBadGateway, status)
+	assert.Contains(t, body, "not in this login")
+	resp, err := s.browser.Post(s.srv.URL+"/oauth/callback", "application/x-www-form-urlencoded", strings.NewReader(strings.Repeat("x", 2<<20)))
+	require.NoError(t, err)
+	status, _, _ = s.read(resp)
+	assert.Equal(t, http.StatusBadRequest, status)
+}
+
+// TestPendingIsBounded: a stranger who opens many can't fill the memory, and the
+// newest still work.
+func TestPendingIsBounded(t *testing.T) {
+	s := open(t, func(o *login.Options) { o.Open = true })
+	first := s.begin(s.browser)
+	for range 1000 {
+		status, _, _ := s.get(newBrowser(t), s.srv.URL+"/oauth/start")
+		require.Equal(t, http.StatusFound, status)
+	}
+	status, _ := s.callback(s.browser, url.Values{"state": {first}, "code": {"c"}})
+	assert.Equal(t, http.StatusBadRequest, status, "the oldest fell away")
+	status, _ = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	assert.Equal(t, http.StatusOK, status)
+}

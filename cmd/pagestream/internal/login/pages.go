@@ -1,0 +1,95 @@
+package login
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"html/template"
+	"net/http"
+)
+
+const style = `body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#1c2330;background:#fff}
+h1{font-size:1.5rem}fieldset{border:1px solid #c8ced8;border-radius:6px;margin:1rem 0;padding:.5rem 1rem}
+label{display:block;padding:.35rem 0}small,.id{color:#5a6475}.warn{border-left:4px solid #b45309;background:#fff7ed;padding:.5rem 1rem;margin:1rem 0}
+button{font:inherit;padding:.5rem 1.25rem;border:0;border-radius:6px;background:#1d4ed8;color:#fff}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6rem .4rem 0;border-bottom:1px solid #e3e7ee;vertical-align:top}
+.confirmed{color:#15803d}.failed,.drifted{color:#b91c1c}input[type=text]{font:inherit;padding:.3rem .5rem;width:20rem;max-width:100%}`
+
+// policy lets the page have our own style and nothing else.
+var policy = func() string {
+	sum := sha256.Sum256([]byte(style))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; frame-ancestors 'none'"
+}()
+
+// guard sets what every answer of the flow has: it is nobody else's to keep, to
+// frame or to be led on from.
+func guard(w http.ResponseWriter, form string) {
+	head := w.Header()
+	head.Set("Cache-Control", "no-store")
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("X-Frame-Options", "DENY")
+	head.Set("Referrer-Policy", "no-referrer")
+	head.Set("Content-Security-Policy", policy+form)
+}
+
+func page(name, body string) *template.Template {
+	return template.Must(template.New(name).Parse(`<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Connect pages</title><style>` + style + `</style></head><body>
+` + body + `
+</body></html>
+`))
+}
+
+type chooseView struct {
+	Consent
+	Company, CSRF string
+}
+
+var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
+{{with .MissingScopes}}<div class="warn">These permissions were not given: {{range $i, $s := .}}{{if $i}}, {{end}}{{$s}}{{end}}. Without them Meta will refuse. Start again and leave all of them on.</div>{{end}}
+{{with .Gone}}<div class="warn">This login no longer includes {{range $i, $p := .}}{{if $i}}, {{end}}<b>{{or $p.Name $p.ID}}</b>{{end}}. They stay as they are, but Meta will stop answering for them. To keep them, start again and choose them in Meta's dialog too.</div>{{end}}
+{{if .Pages}}<form method="post" action="/oauth/callback">
+<input type="hidden" name="csrf" value="{{.CSRF}}">
+<fieldset><legend>{{len .Pages}} pages were granted</legend>
+{{range .Pages}}<label><input type="checkbox" name="page" value="{{.ID}}"{{if not .Lacking}}{{if ne .Standing "foreign"}} checked{{end}}{{end}}> {{.Name}} <span class="id">{{.ID}}</span>
+{{if eq .Standing "connected"}}<small>connected; gets the new token</small>{{end}}
+{{if eq .Standing "foreign"}}<small>connected by somebody else{{with .Company}} for {{.}}{{end}}; choosing it takes it over</small>{{end}}
+{{if .Lacking}}<small>your role on this page does not let you connect it</small>{{end}}</label>
+{{end}}</fieldset>
+{{if .Company}}<p>For {{.Company}}.</p>{{else}}<p><label>Company <input type="text" name="company" maxlength="200"></label></p>{{end}}
+<button>Connect</button></form>
+{{else}}<p>No page was granted. Start again and choose at least one page in Meta's dialog.</p>{{end}}`)
+
+type resultView struct {
+	Confirmed int
+	Results   []Result
+	Gone      []Gone
+}
+
+var resultPage = page("result", `<h1>{{.Confirmed}} of {{len .Results}} pages are connected and subscribed</h1>
+<table><tr><th>Page</th><th>Result</th></tr>
+{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.ID}}</span></td><td><span class="{{.State}}">{{.State}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
+{{end}}</table>
+{{with .Gone}}<div class="warn">Not in this login any more: {{range $i, $p := .}}{{if $i}}, {{end}}{{or $p.Name $p.ID}}{{end}}.</div>{{end}}
+<p>You can close this window.</p>`)
+
+var failPage = page("fail", `<h1>Not connected</h1><p>{{.}}</p>`)
+
+func (h *Handler) fail(w http.ResponseWriter, status int, text string) {
+	h.show(w, status, failPage, text)
+}
+
+// show writes a page, or nothing of it if it can't be made.
+func (h *Handler) show(w http.ResponseWriter, status int, t *template.Template, view any) {
+	var b bytes.Buffer
+	if err := t.Execute(&b, view); err != nil {
+		h.opts.Logger.Error("page can't be made", "page", t.Name(), "err", err)
+		http.Error(w, "the page can't be shown", http.StatusInternalServerError)
+		return
+	}
+	guard(w, "; form-action 'self'")
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
