@@ -182,9 +182,37 @@ type Request struct {
 	Fields []string
 	// Name overrides the name that Graph gives.
 	Name string
-	// Admin is the app-scoped id of the person who granted the token, where
-	// known.
+	// Admin is the app-scoped id of the person who granted the token. Where it is
+	// empty, and the app has a login, Graph is asked.
 	Admin string
+
+	facts facts
+}
+
+// facts are what is known of a token beside itself.
+type facts struct {
+	expires, dataAccessExpires time.Time
+	scopes                     []string
+}
+
+// note puts the facts on record.
+func (f facts) note(c *domain.Connection) {
+	c.Expires, c.DataAccessExpires, c.Scopes = unix(f.expires), unix(f.dataAccessExpires), sorted(f.scopes)
+}
+
+// ask fills in what Graph knows of a page token where the request does not say.
+// The page can be connected without, so it may fail.
+func (c *Connector) ask(ctx context.Context, r *Request) {
+	login, _, ok := c.login(r.App)
+	if !ok || r.Admin != "" {
+		return
+	}
+	info, err := login.Debug(ctx, r.Token)
+	if err != nil || !info.Valid || info.Kind != "PAGE" {
+		return
+	}
+	r.Admin = info.User
+	r.facts = facts{expires: info.Expires, dataAccessExpires: info.DataAccessExpires, scopes: info.Scopes}
 }
 
 // String keeps the tokens out of logs.
@@ -255,14 +283,12 @@ func (c *Connector) Connect(ctx context.Context, r Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 
-	name, instagram, err := graph.Page(ctx, string(r.Page), r.Token)
+	name, instagram, err := identify(ctx, graph, r.Page, r.Token)
 	if err != nil {
-		return Outcome{}, fmt.Errorf("read page %s: %w", r.Page, refusedToken(err))
+		return Outcome{}, err
 	}
-	// Other tokens may see a page; only its own may see who is subscribed.
-	if _, _, err := graph.SubscribedFields(ctx, string(r.Page), r.Token); err != nil {
-		return Outcome{}, fmt.Errorf("read subscription of page %s: %w", r.Page, refusedToken(err))
-	}
+	r.App = app
+	c.ask(ctx, &r)
 	if r.Name != "" {
 		name = r.Name
 	}
@@ -271,6 +297,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (Outcome, error) {
 		ConnectionID: c.opts.NewID(), Company: r.Company, App: app, Name: name, Instagram: instagram,
 		Admin: r.Admin, Fields: sorted(fields),
 	}
+	r.facts.note(&conn)
 	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
@@ -284,6 +311,19 @@ func (c *Connector) Connect(ctx context.Context, r Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	return v.subscribe(ctx)
+}
+
+// identify makes sure, without changing anything, that Graph accepts the token
+// as the page's own.
+func identify(ctx context.Context, graph Graph, page domain.PageID, token string) (name, instagram string, err error) {
+	if name, instagram, err = graph.Page(ctx, string(page), token); err != nil {
+		return "", "", fmt.Errorf("read page %s: %w", page, refusedToken(err))
+	}
+	// Other tokens may see a page; only its own may see who is subscribed.
+	if _, _, err := graph.SubscribedFields(ctx, string(page), token); err != nil {
+		return "", "", fmt.Errorf("read subscription of page %s: %w", page, refusedToken(err))
+	}
+	return name, instagram, nil
 }
 
 // Resubscribe subscribes a connected page again with all its wanted fields and
@@ -327,12 +367,6 @@ func (c *Connector) Check(ctx context.Context, page domain.PageID) (Outcome, err
 // record. If Graph can't be reached or can't do it now, nothing changes and
 // there is an error.
 func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (Outcome, error) {
-	return c.disconnect(ctx, page, "disconnected by the operator", false)
-}
-
-// disconnect ends a connection for a reason; despite is to do so whatever Graph
-// says or does not say.
-func (c *Connector) disconnect(ctx context.Context, page domain.PageID, reason string, despite bool) (Outcome, error) {
 	v, err := c.verb(ctx, page)
 	if err != nil {
 		return Outcome{}, err
@@ -343,19 +377,18 @@ func (c *Connector) disconnect(ctx context.Context, page domain.PageID, reason s
 	}
 	out := v.outcome(Removed)
 	out.Wanted = nil
-	event := domain.SubscriptionRemoved
+	event, reason := domain.SubscriptionRemoved, "disconnected by the operator"
 	if unsubscribed != nil {
 		var refusal Refusal
 		final := errors.As(unsubscribed, &refusal) && !refusal.Temporary()
-		if !final && !despite && !errors.Is(unsubscribed, ErrToken) {
+		if !final && !errors.Is(unsubscribed, ErrToken) {
 			return Outcome{}, fmt.Errorf("unsubscribe page %s: %w", page, unsubscribed)
 		}
 		out.State, event = Failed, domain.SubscriptionFailed
 		out.Code, out.Subcode, out.Reason = explain(unsubscribed)
 		reason += "; graph did not unsubscribe the app: " + out.Reason
 	}
-	conn := domain.Connection{ConnectionID: v.conn.ConnectionID, Company: v.conn.Company, App: v.conn.App, Name: v.conn.Name, Reason: reason}
-	if _, err := v.append(ctx, v.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn}); err != nil {
+	if err := v.disconnected(ctx, reason); err != nil {
 		return Outcome{}, err
 	}
 	words := out.Reason
@@ -364,6 +397,14 @@ func (c *Connector) disconnect(ctx context.Context, page domain.PageID, reason s
 	}
 	out.Seq, err = v.say(ctx, event, domain.Subscription{Reason: words, Code: out.Code, Subcode: out.Subcode})
 	return out, err
+}
+
+// disconnected states the end of the connection, with nothing of the person who
+// made it.
+func (v *verb) disconnected(ctx context.Context, reason string) error {
+	conn := domain.Connection{ConnectionID: v.conn.ConnectionID, Company: v.conn.Company, App: v.conn.App, Name: v.conn.Name, Reason: reason}
+	_, err := v.append(ctx, v.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn})
+	return err
 }
 
 // last finds where the page's events of a noun end.
@@ -375,8 +416,18 @@ func (c *Connector) last(ctx context.Context, page domain.PageID, t domain.Type)
 	return seq, nil
 }
 
-// verb begins a verb on a connected page.
+// verb begins a verb that asks Graph about a connected page.
 func (c *Connector) verb(ctx context.Context, page domain.PageID) (*verb, error) {
+	v, err := c.begin(ctx, page)
+	if err == nil && v.graph == nil {
+		return nil, fmt.Errorf("app %q of page %s: %w", v.conn.App, page, ErrUnknownApp)
+	}
+	return v, err
+}
+
+// begin begins a verb on a connected page. It has no graph where the page's app
+// is not configured any more.
+func (c *Connector) begin(ctx context.Context, page domain.PageID) (*verb, error) {
 	lastPage, err := c.last(ctx, page, domain.PageConnected)
 	if err != nil {
 		return nil, err
@@ -392,15 +443,13 @@ func (c *Connector) verb(ctx context.Context, page domain.PageID) (*verb, error)
 	if !known.Connected {
 		return nil, fmt.Errorf("page %s: %w", page, ErrNotConnected)
 	}
-	graph, app, ok := c.opts.Graph(known.Connection.App)
-	if !ok {
-		return nil, fmt.Errorf("app %q of page %s: %w", known.Connection.App, page, ErrUnknownApp)
-	}
 	v := &verb{
-		c: c, graph: graph, page: page, conn: known.Connection, known: known, attempt: c.opts.NewID(),
+		c: c, page: page, conn: known.Connection, known: known, attempt: c.opts.NewID(),
 		lastPage: lastPage, lastSubscription: lastSubscription, placed: true,
 	}
-	v.conn.App = app
+	if graph, app, ok := c.opts.Graph(known.Connection.App); ok {
+		v.graph, v.conn.App = graph, app
+	}
 	if len(v.conn.Fields) == 0 {
 		v.conn.Fields = sorted(c.opts.Fields)
 	}
@@ -509,14 +558,23 @@ func (v *verb) compare(ctx context.Context, actual []string, subscribed bool) Ou
 	out := v.outcome(Confirmed)
 	out.Actual = sorted(actual)
 	out.Missing = lack(out.Wanted, out.Actual)
+	var appErr error
 	if v.c.opts.AppFields != nil {
-		// An app that can't be asked says nothing against the page.
-		if fields, known, err := v.c.opts.AppFields(ctx, v.conn.App); err == nil && known {
+		var fields []string
+		var known bool
+		if fields, known, appErr = v.c.opts.AppFields(ctx, v.conn.App); appErr == nil && known {
 			out.AppFields = sorted(fields)
 			out.AppMissing = lack(out.Wanted, out.AppFields)
 		}
 	}
 	switch {
+	case appErr != nil && subscribed && len(out.Missing) == 0:
+		// An app that can't be asked says nothing against the page; but where
+		// only the app lacked fields, that stands until it can be asked again.
+		if v.known.State != Drifted || len(lack(out.Wanted, v.known.Actual)) > 0 || v.known.Reason == "" {
+			return out
+		}
+		out.Reason = v.known.Reason
 	case !subscribed:
 		out.Reason = "the app is not subscribed to the page"
 	case len(out.Missing) > 0:
@@ -545,7 +603,7 @@ func lack(wanted, there []string) (out []string) {
 func (v *verb) refused(ctx context.Context, cause error, requested bool) (Outcome, error) {
 	out := v.outcome(Failed)
 	out.Code, out.Subcode, out.Reason = explain(cause)
-	out.Field = refusedField(out.Wanted, out.Reason)
+	out.Field = refusedField(out.Wanted, out.Code, out.Reason)
 	var wait interface{ RetryAfter() time.Duration }
 	if errors.As(cause, &wait) {
 		out.RetryAfter = wait.RetryAfter()

@@ -1,9 +1,12 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +42,7 @@ type Login interface {
 type Account struct {
 	Page      domain.PageID
 	Name      string
-	Token     string
+	Token     string `json:"-"`
 	Instagram string
 	Tasks     []string
 }
@@ -49,6 +52,12 @@ func (a Account) String() string { return "account of page " + string(a.Page) }
 
 // GoString keeps the token out of logs.
 func (a Account) GoString() string { return a.String() }
+
+// Format keeps the token out of logs.
+func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
+
+// LogValue keeps the token out of logs.
+func (a Account) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
 // Standing is how a granted page stands to what is connected.
 type Standing string
@@ -75,9 +84,6 @@ type Granted struct {
 	Lacking bool
 }
 
-// GoString keeps the token out of logs.
-func (g Granted) GoString() string { return g.String() }
-
 // Grant is a consent: what one person lets one app use. It has tokens in it, and
 // nothing that prints it shows them.
 type Grant struct {
@@ -92,6 +98,8 @@ type Grant struct {
 	// MissingScopes are permissions that were not given; without them pages
 	// can't be subscribed.
 	MissingScopes []string
+
+	facts facts
 }
 
 // GonePage is a connected page that a consent no longer includes.
@@ -107,6 +115,12 @@ func (g Grant) String() string {
 
 // GoString keeps the tokens out of logs.
 func (g Grant) GoString() string { return g.String() }
+
+// Format keeps the tokens out of logs.
+func (g Grant) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, g.String()) }
+
+// LogValue keeps the tokens out of logs.
+func (g Grant) LogValue() slog.Value { return slog.StringValue(g.String()) }
 
 func (c *Connector) login(app string) (Login, string, bool) {
 	if c.opts.Login == nil {
@@ -162,7 +176,8 @@ func (c *Connector) Grant(ctx context.Context, app, userToken string) (Grant, er
 	if err != nil {
 		return Grant{}, fmt.Errorf("list pages of the user: %w", refusedUser(err))
 	}
-	g := Grant{App: name, Admin: info.User}
+	// A page token made with a long-lived one has no end of its own.
+	g := Grant{App: name, Admin: info.User, facts: facts{dataAccessExpires: info.DataAccessExpires, scopes: info.Scopes}}
 	for _, s := range append([]string{"pages_show_list"}, neededScopes()...) {
 		if !slices.Contains(info.Scopes, s) {
 			g.MissingScopes = append(g.MissingScopes, s)
@@ -235,7 +250,8 @@ func refusedUser(err error) error {
 
 // Choice is what a person wants of a [Grant].
 type Choice struct {
-	Pages   []domain.PageID
+	Pages []domain.PageID
+	// Company owns the pages; empty leaves a connected page to the one it has.
 	Company string
 	// Fields are the wanted fields; empty is the default, or what the page has.
 	Fields []string
@@ -297,23 +313,31 @@ func (c *Connector) applyOne(ctx context.Context, g Grant, p Granted, choice Cho
 	if ctx.Err() != nil {
 		return failed(errNotTried)
 	}
-	known, err := c.opts.Pages.Known(ctx, p.Page, 0)
-	if err != nil {
-		return failed(err)
-	}
-	same := known.Connected && known.Connection.App == g.App && (choice.Company == "" || known.Connection.Company == choice.Company)
-	var out Outcome
-	if same && len(choice.Fields) == 0 {
-		out, err = c.Refresh(ctx, p.Page, p.Token, g.Admin)
-	} else {
-		out, err = c.Connect(ctx, Request{
-			Page: p.Page, Token: p.Token, Company: choice.Company, App: g.App, Fields: choice.Fields, Name: p.Name, Admin: g.Admin,
-		})
-	}
+	out, err := c.connectOrRefresh(ctx, Request{
+		Page: p.Page, Token: p.Token, Company: choice.Company, App: g.App, Fields: choice.Fields, Name: p.Name,
+		Admin: g.Admin, facts: g.facts,
+	})
 	if err != nil {
 		return failed(err)
 	}
 	return out
+}
+
+// connectOrRefresh gives a page that the app has connected for the same company
+// the new token, and connects any other.
+func (c *Connector) connectOrRefresh(ctx context.Context, r Request) (Outcome, error) {
+	v, err := c.begin(ctx, r.Page)
+	if errors.Is(err, ErrNotConnected) {
+		return c.Connect(ctx, r)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	r.Company = cmp.Or(r.Company, v.conn.Company)
+	if v.conn.App != r.App || v.conn.Company != r.Company {
+		return c.Connect(ctx, r)
+	}
+	return c.refresh(ctx, r)
 }
 
 // errNotTried says that there was no time left for a page.

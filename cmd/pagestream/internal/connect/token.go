@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -132,31 +134,41 @@ func unix(t time.Time) int64 {
 
 // Refresh gives a connected page another token and subscribes it again with it.
 // It fails with [ErrTokenRefused], and nothing is changed, if Graph does not
-// accept the token for this page. Admin may be empty: it stays who it was.
+// accept the token for this page. Admin is who granted it; where it is empty,
+// Graph is asked, and if it does not tell, it stays who it was.
 func (c *Connector) Refresh(ctx context.Context, page domain.PageID, token, admin string) (Outcome, error) {
-	v, err := c.verb(ctx, page)
+	return c.refresh(ctx, Request{Page: page, Token: token, Admin: admin})
+}
+
+// refresh is Refresh; the fields that r names become the wanted ones.
+func (c *Connector) refresh(ctx context.Context, r Request) (Outcome, error) {
+	v, err := c.verb(ctx, r.Page)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if token == "" {
+	if r.Token == "" {
 		return Outcome{}, fmt.Errorf("%w: it has no page token", ErrRequest)
 	}
-	name, instagram, err := v.graph.Page(ctx, string(page), token)
-	if err == nil {
-		_, _, err = v.graph.SubscribedFields(ctx, string(page), token)
-	}
+	name, instagram, err := identify(ctx, v.graph, r.Page, r.Token)
 	if err != nil {
-		return Outcome{}, fmt.Errorf("read page %s: %w", page, refusedToken(err))
+		return Outcome{}, err
 	}
-	v.token = token
+	r.App = v.conn.App
+	c.ask(ctx, &r)
+	v.token = r.Token
 	conn := domain.Connection{
-		ConnectionID: v.conn.ConnectionID, App: v.conn.App, Name: name, Instagram: instagram, Admin: admin,
+		ConnectionID: v.conn.ConnectionID, App: v.conn.App, Name: name, Instagram: instagram, Admin: r.Admin,
 		SealedVerifyToken: v.conn.SealedVerifyToken, Reason: "another token",
 	}
-	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(token), TokenAAD(page)); err != nil {
+	r.facts.note(&conn)
+	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
-	if _, err := v.append(ctx, v.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn}); err != nil {
+	if len(r.Fields) > 0 {
+		conn.Fields = sorted(r.Fields)
+		v.conn.Fields = conn.Fields
+	}
+	if v.lastPage, err = v.append(ctx, v.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn}); err != nil {
 		return Outcome{}, err
 	}
 	v.conn.Name, v.known.TokenDead = name, false
@@ -170,7 +182,7 @@ func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed boo
 	if !ok {
 		return false, nil
 	}
-	v, err := c.verb(ctx, page)
+	v, err := c.begin(ctx, page)
 	if errors.Is(err, ErrNotConnected) {
 		return false, nil
 	}
@@ -226,41 +238,113 @@ func (c *Connector) Plan(ctx context.Context, page domain.PageID) (Outcome, erro
 	return v.compare(ctx, actual, subscribed), nil
 }
 
+// How DisconnectAdmin deals with what is in its way.
+const (
+	adminParallel = 4
+	// unsubscribeFor bounds all its calls of Graph together: Meta waits for the
+	// answer.
+	unsubscribeFor = 5 * time.Second
+	// endTries is how often it begins again when another verb was faster.
+	endTries = 4
+)
+
 // DisconnectAdmin ends every connection that the person with this app-scoped id
-// has made through the app. Their tokens are dead by then, so Graph is asked to
-// unsubscribe and whatever it says does not stop it.
+// has made through the app. Their tokens are dead by then: Graph is asked to
+// unsubscribe a page only once its end is on record, for a few seconds in all,
+// and whatever it says, or does not say, stops nothing. What is recorded does
+// not name the person.
 //
 // All pages are tried; the errors are joined. It may be repeated.
 func (c *Connector) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]Outcome, error) {
+	if admin == "" {
+		return nil, fmt.Errorf("%w: it names no admin", ErrRequest)
+	}
+	if _, name, ok := c.opts.Graph(app); ok {
+		app = name
+	}
 	list, err := c.opts.Pages.ByAdmin(ctx, app, admin)
 	if err != nil {
 		return nil, fmt.Errorf("find pages of the admin: %w", err)
 	}
-	var outs []Outcome
-	var errs []error
-	for _, page := range list {
-		out, err := c.disconnect(ctx, page, reason, true)
-		switch {
-		case errors.Is(err, ErrNotConnected):
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			outs = append(outs, out)
+	asking, cancel := context.WithTimeout(ctx, unsubscribeFor)
+	defer cancel()
+	outs, errs := make([]Outcome, len(list)), make([]error, len(list))
+	parallel(adminParallel, len(list), func(i int) {
+		for range endTries {
+			outs[i], errs[i] = c.end(ctx, asking, list[i], admin, reason)
+			if !errors.Is(errs[i], ErrChanged) {
+				return
+			}
 		}
-	}
+	})
+	outs = slices.DeleteFunc(outs, func(o Outcome) bool { return o.State == "" })
 	return outs, errors.Join(errs...)
 }
 
-// refusedField names the wanted field that Graph's words are about, if there is
-// one: the whole call is refused for one field. The words are not documented, so
-// it is for the eye only.
-func refusedField(wanted []string, words string) string {
+// end ends one connection if it is still that person's; else the outcome is the
+// zero one.
+func (c *Connector) end(ctx, asking context.Context, page domain.PageID, admin, reason string) (Outcome, error) {
+	v, err := c.begin(ctx, page)
+	if errors.Is(err, ErrNotConnected) || err == nil && v.conn.Admin != admin {
+		return Outcome{}, nil
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	if err := v.disconnected(ctx, reason); err != nil {
+		return Outcome{}, err
+	}
+	out := v.outcome(Removed)
+	out.Wanted, out.Reason = nil, reason
+	event := domain.SubscriptionRemoved
+	if err := v.unsubscribe(asking); err != nil {
+		out.State, event = Failed, domain.SubscriptionFailed
+		out.Code, out.Subcode, out.Reason = explain(err)
+	}
+	out.Seq, err = v.say(ctx, event, domain.Subscription{Reason: out.Reason, Code: out.Code, Subcode: out.Subcode})
+	if errors.Is(err, ErrChanged) {
+		return out, nil // the connection is over, and somebody has said more since
+	}
+	return out, err
+}
+
+// unsubscribe asks Graph to remove the app from the page, if there is something
+// to ask with.
+func (v *verb) unsubscribe(ctx context.Context) error {
+	if v.graph == nil {
+		return fmt.Errorf("app %q: %w", v.conn.App, ErrUnknownApp)
+	}
+	if err := v.open(); err != nil {
+		return err
+	}
+	return v.graph.Unsubscribe(ctx, string(v.page), v.token)
+}
+
+// position is how Graph names one of the fields that it was sent.
+var position = regexp.MustCompile(`subscribed_fields\[(\d{1,3})\]`)
+
+// refusedField finds the field that Graph refused all the others for: by its
+// place among those that were sent, or because the words name no other. The
+// words are not documented, so it is for the eye only.
+func refusedField(sent []string, code int, words string) string {
+	if code != 10 && code != 100 && (code < 200 || code > 299) {
+		return ""
+	}
+	if m := position.FindStringSubmatch(words); m != nil {
+		if i, err := strconv.Atoi(m[1]); err == nil && i < len(sent) {
+			return sent[i]
+		}
+		return ""
+	}
+	named := strings.FieldsFunc(words, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') })
 	found := ""
-	for _, f := range wanted {
-		for _, w := range strings.FieldsFunc(words, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') }) {
-			if w == f && len(f) > len(found) {
-				found = f
-			}
+	for _, f := range sent {
+		switch {
+		case !slices.Contains(named, f):
+		case found != "":
+			return "" // it may be any of them
+		default:
+			found = f
 		}
 	}
 	return found
