@@ -113,28 +113,28 @@ func (p profiles) Profile(ctx context.Context, app string, page domain.PageID, t
 	return out.Name, out.Picture, err
 }
 
-// login is an app's client as package connect asks a person's questions.
-type login struct {
+// person is an app's client as package connect asks what a person lets it use.
+type person struct {
 	*graph.Client
 	app config.App
 }
 
-func (l login) LoginURL(redirectURI, state string) string {
-	return l.Client.LoginURL(redirectURI, state, scopes(l.app), l.app.LoginConfigID)
+func (c person) LoginURL(redirectURI, state string) string {
+	return c.Client.LoginURL(redirectURI, state, scopes(c.app), c.app.LoginConfigID)
 }
 
-func (l login) ExchangeCode(ctx context.Context, redirectURI, code string) (string, error) {
-	t, err := l.Client.ExchangeCode(ctx, redirectURI, code)
+func (c person) ExchangeCode(ctx context.Context, redirectURI, code string) (string, error) {
+	t, err := c.Client.ExchangeCode(ctx, redirectURI, code)
 	return t.Value, err
 }
 
-func (l login) LongLived(ctx context.Context, userToken string) (string, time.Time, error) {
-	t, err := l.Client.LongLived(ctx, userToken)
+func (c person) LongLived(ctx context.Context, userToken string) (string, time.Time, error) {
+	t, err := c.Client.LongLived(ctx, userToken)
 	return t.Value, t.Expires, err
 }
 
-func (l login) Debug(ctx context.Context, token string) (connect.TokenInfo, error) {
-	t, err := l.DebugToken(ctx, token)
+func (c person) Debug(ctx context.Context, token string) (connect.TokenInfo, error) {
+	t, err := c.DebugToken(ctx, token)
 	if err != nil {
 		return connect.TokenInfo{}, err
 	}
@@ -148,8 +148,8 @@ func (l login) Debug(ctx context.Context, token string) (connect.TokenInfo, erro
 	return out, nil
 }
 
-func (l login) Accounts(ctx context.Context, user, userToken string) ([]connect.Account, error) {
-	list, err := l.Client.Accounts(ctx, user, userToken)
+func (c person) Accounts(ctx context.Context, user, userToken string) ([]connect.Account, error) {
+	list, err := c.Client.Accounts(ctx, user, userToken)
 	out := make([]connect.Account, len(list))
 	for i, a := range list {
 		out[i] = connect.Account{Page: domain.PageID(a.ID), Name: a.Name, Token: a.Token, Instagram: a.Instagram, Tasks: a.Tasks}

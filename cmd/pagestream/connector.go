@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -27,7 +28,7 @@ func newConnector(p *Program) *connect.Connector {
 		Login: func(app string) (connect.Login, string, bool) {
 			g, name, ok := p.apps.client(app)
 			a, _ := p.apps.config(name)
-			return login{g, a}, name, ok
+			return person{g, a}, name, ok
 		},
 		AppFields: p.apps.appFields,
 		Pages:     knownPages{pages: p.model("pages"), subscriptions: p.model("subscriptions")},
@@ -44,6 +45,10 @@ func (c connector) Connect(ctx context.Context, r api.ConnectRequest) (api.Subsc
 
 func (c connector) Check(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
 	return outcome(c.c.Check(ctx, page))
+}
+
+func (c connector) Plan(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
+	return outcome(c.c.Plan(ctx, page))
 }
 
 func (c connector) Resubscribe(ctx context.Context, page domain.PageID) (api.SubscriptionOutcome, error) {
@@ -65,6 +70,7 @@ func outcome(o connect.Outcome, err error) (api.SubscriptionOutcome, error) {
 	}
 	return api.SubscriptionOutcome{
 		Page: o.Page, Name: o.Name, State: o.State, Wanted: o.Wanted, Actual: o.Actual, Missing: o.Missing,
+		AppFields: o.AppFields, AppMissing: o.AppMissing, Field: o.Field, RetryAfter: int(math.Ceil(o.RetryAfter.Seconds())),
 		Reason: o.Reason, Code: o.Code, Subcode: o.Subcode, Seq: o.Seq,
 	}, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
@@ -46,6 +47,9 @@ type Program struct {
 	apps      metaApps
 	tokens    tokens
 	connector *connect.Connector
+	login     *login.Handler
+	// openLogins lets anybody log in: dev's, which is offline.
+	openLogins bool
 	// reconciler holds what Meta does against what is wanted.
 	reconciler *reconcile.Reconciler
 	ledger     *deliveries.Ledger
@@ -299,7 +303,22 @@ func (p *Program) openApps() (err error) {
 	}
 	p.tokens = tokens{pages: p.model("pages"), keys: p.keys}
 	p.connector = newConnector(p)
+	p.login = login.New(login.Options{
+		BaseURL: p.baseURL(), Flow: loginFlow{p.connector}, Open: p.openLogins, Logger: p.log.With("part", "login"),
+	})
 	return nil
+}
+
+// baseURL is the public listener as a browser sees it. One on loopback is only
+// reached by its address.
+func (p *Program) baseURL() string {
+	if p.cfg.HTTP.BaseURL != "" {
+		return p.cfg.HTTP.BaseURL
+	}
+	if addr, ok := p.publicLn.Addr().(*net.TCPAddr); ok && addr.IP.IsLoopback() {
+		return "http://" + addr.String()
+	}
+	return ""
 }
 
 // serve starts both HTTP servers on the listeners that Run opened.
@@ -316,6 +335,7 @@ func (p *Program) serve(ctx context.Context) error {
 
 	public := http.NewServeMux()
 	hook.Register(public)
+	p.login.Register(public)
 	public.HandleFunc("GET /healthz", api.Health)
 	p.public = &http.Server{
 		Handler:           public,
@@ -444,7 +464,7 @@ func (p *Program) newAPI() error {
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
-		Ledger: p.ledger, Connector: connector{p.connector}, Ready: p.health.reasons,
+		Ledger: p.ledger, Connector: connector{p.connector}, Actions: newActions(p), Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})

@@ -8,12 +8,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
 )
 
 // reactorPause is the pause before a reactor that has ended is run again.
@@ -121,6 +123,9 @@ func (s senders) Send(ctx context.Context, app string, page domain.PageID, token
 		return "", "", outbound.ErrNotConnected
 	}
 	out, err := g.Send(ctx, string(page), token, graph.Outgoing(m))
+	if errors.Is(err, graph.ErrMessage) || errors.Is(err, graph.ErrPageID) {
+		err = fmt.Errorf("%w: %w", outbound.ErrRequest, err) // nothing was sent
+	}
 	return out.RecipientID, out.MessageID, err
 }
 
@@ -148,4 +153,64 @@ func reconciled(o connect.Outcome, err error) (reconcile.Outcome, error) {
 		State: o.State, Missing: o.Missing, AppMissing: o.AppMissing, Reason: o.Reason, Code: o.Code, Subcode: o.Subcode,
 		RetryAfter: o.RetryAfter, Seq: o.Seq,
 	}, err
+}
+
+// fillers are the pages, and Graph, as package backfill asks for them.
+type fillers struct {
+	tokens
+	metaApps
+}
+
+func (f fillers) Access(ctx context.Context, id domain.PageID) (backfill.Access, error) {
+	token, page, app, err := f.token(ctx, id)
+	switch {
+	case errors.Is(err, errNotConnected):
+		return backfill.Access{}, backfill.ErrNotConnected
+	case errors.Is(err, errTokenDead):
+		return backfill.Access{}, backfill.ErrTokenDead
+	case err != nil:
+		return backfill.Access{}, err
+	case page != id:
+		return backfill.Access{}, fmt.Errorf("%w: fill the gap of page %s, to which the account is linked", backfill.ErrRequest, page)
+	}
+	p, err := pages.Get(f.pages, page)
+	if err != nil {
+		return backfill.Access{}, fmt.Errorf("read page: %w", err)
+	}
+	return backfill.Access{Token: token, App: app, Instagram: domain.PageID(p.Instagram)}, nil
+}
+
+func (f fillers) Conversations(ctx context.Context, app string, page domain.PageID, token, platform, after string, limit int) (out []backfill.Conversation, next string, err error) {
+	g, _, ok := f.client(app)
+	if !ok {
+		return nil, "", backfill.ErrNotConnected
+	}
+	list, next, err := g.Conversations(ctx, string(page), token, platform, after, limit)
+	for _, c := range list {
+		out = append(out, backfill.Conversation{ID: c.ID, Updated: c.Updated, Messages: fillerMessages(c.Messages), After: c.After})
+	}
+	return out, next, err
+}
+
+func (f fillers) Messages(ctx context.Context, app string, page domain.PageID, token, conversation, after string) ([]backfill.Message, string, error) {
+	g, _, ok := f.client(app)
+	if !ok {
+		return nil, "", backfill.ErrNotConnected
+	}
+	list, next, err := g.Messages(ctx, string(page), token, conversation, after)
+	return fillerMessages(list), next, err
+}
+
+func fillerMessages(list []graph.Message) (out []backfill.Message) {
+	for _, m := range list {
+		to := backfill.Message{
+			ID: m.ID, Created: m.Created, From: m.From, To: m.To, Text: m.Text, Sticker: m.Sticker,
+			Unsupported: m.Unsupported, ReplyTo: m.ReplyTo, Raw: m.Raw,
+		}
+		for _, a := range m.Attachments {
+			to.Attachments = append(to.Attachments, backfill.Attachment(a))
+		}
+		out = append(out, to)
+	}
+	return out
 }

@@ -169,6 +169,32 @@ func (k *KeyRing) Save(path string) error {
 	return nil
 }
 
+// RotateFile adds a new random primary key as [KeyRing.Rotate] does, and has it
+// in the file at path before anything is sealed with it. If that fails the ring
+// is what it was.
+func (k *KeyRing) RotateFile(path string) error {
+	k.rotating.Lock()
+	defer k.rotating.Unlock()
+	next := &KeyRing{keys: map[string]*key{}}
+	k.mu.RLock()
+	for _, id := range k.order {
+		next.keys[id] = k.keys[id]
+		next.order = append(next.order, id)
+	}
+	next.primary = k.primary
+	k.mu.RUnlock()
+	if err := next.Rotate(); err != nil {
+		return err
+	}
+	if err := next.Save(path); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys, k.order, k.primary = next.keys, next.order, next.primary
+	return nil
+}
+
 // write makes the file under another name in the same directory and lets place
 // (os.Rename or os.Link) give it its own.
 func (k *KeyRing) write(path string, place func(from, to string) error) error {

@@ -68,6 +68,8 @@ type KeyRing struct {
 	keys    map[string]*key
 	order   []string // ids, oldest first
 	primary string
+	// rotating is held by RotateFile, which must not run twice at once.
+	rotating sync.Mutex
 }
 
 type key struct {

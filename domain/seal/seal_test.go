@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain/seal"
@@ -477,4 +479,28 @@ func FuzzOpen(f *testing.F) {
 			t.Errorf("an error came with plain text: %v", err)
 		}
 	})
+}
+
+func TestRotateFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.json")
+	ring, _, err := seal.LoadOrCreate(path, false)
+	require.NoError(t, err)
+	old, err := ring.Seal([]byte("secret"), nil)
+	require.NoError(t, err)
+	before := ring.Primary()
+	require.NoError(t, ring.RotateFile(path))
+	assert.NotEqual(t, before, ring.Primary())
+	assert.True(t, ring.NeedsReseal(old))
+	loaded, err := seal.Load(path)
+	require.NoError(t, err)
+	assert.Equal(t, ring.Primary(), loaded.Primary(), "the file has it before anything is sealed")
+	plain, err := loaded.Open(old, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "secret", string(plain))
+
+	// A file that can't be written leaves the ring as it is.
+	now := ring.Primary()
+	require.Error(t, ring.RotateFile(filepath.Join(t.TempDir(), "no", "keys.json")))
+	assert.Equal(t, now, ring.Primary())
+	assert.Equal(t, []string{before, now}, ring.KeyIDs())
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +17,8 @@ import (
 type Connector interface {
 	Connect(ctx context.Context, r ConnectRequest) (SubscriptionOutcome, error)
 	Check(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
+	// Plan tells what Resubscribe would do, and does nothing.
+	Plan(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
 	Resubscribe(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
 	Disconnect(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
 }
@@ -47,6 +48,14 @@ type SubscriptionOutcome struct {
 	Wanted  []string `json:"wanted,omitempty"`
 	Actual  []string `json:"actual,omitempty"`
 	Missing []string `json:"missing,omitempty"`
+	// AppFields is what the app itself is subscribed to for pages, AppMissing
+	// what it lacks: Meta delivers only what both levels have.
+	AppFields  []string `json:"app_fields,omitempty"`
+	AppMissing []string `json:"app_missing,omitempty"`
+	// Field is the wanted field that Graph's refusal is about.
+	Field string `json:"field,omitempty"`
+	// RetryAfter is how many seconds Graph wants to be left alone.
+	RetryAfter int `json:"retry_after,omitempty"`
 	// Reason, Code and Subcode are Graph's, where it refused.
 	Reason  string `json:"reason,omitempty"`
 	Code    int    `json:"code,omitempty"`
@@ -120,11 +129,8 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	var in ConnectRequest
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		// The decoder's words may quote the body, which has a token in it.
-		return problem(http.StatusBadRequest, `send {"page": "…", "token": "…"} and optionally verify_token, company, app, fields`)
+	if err := decode(w, r, &in, `{"page": "…", "token": "…"} and optionally verify_token, company, app, fields`); err != nil {
+		return err
 	}
 	if in.Page == "" || in.Token == "" {
 		return problem(http.StatusBadRequest, "page and token are both needed")
@@ -142,6 +148,9 @@ func (s *Server) checkPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
+	if dry := r.URL.Query().Get("dry_run"); dry == "1" || dry == "true" {
+		return s.verb(w, r, "resubscribe", s.opts.Connector.Plan)
+	}
 	return s.verb(w, r, "resubscribe", s.opts.Connector.Resubscribe)
 }
 
@@ -167,6 +176,9 @@ func (s *Server) verb(w http.ResponseWriter, r *http.Request, name string,
 func verbFailed(verb string, page domain.PageID, err error) error {
 	if errors.Is(err, ErrNotConnected) {
 		return problem(http.StatusNotFound, fmt.Sprintf("page %s is not connected; type: pagestream pages connect %s", page, page))
+	}
+	if p, ok := refusal(err); ok {
+		return p
 	}
 	if errors.Is(err, ErrRefused) {
 		return problem(http.StatusUnprocessableEntity, fmt.Sprintf("%s page %s: %v", verb, page, err))

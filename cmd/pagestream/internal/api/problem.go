@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 )
 
 // Problem is an error answer, RFC 9457 problem details. Detail says what to do
@@ -11,6 +12,12 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
+	// Code, Subcode and FBTrace are Graph's, where it refused.
+	Code    int    `json:"code,omitempty"`
+	Subcode int    `json:"subcode,omitempty"`
+	FBTrace string `json:"fbtrace,omitempty"`
+	// RetryAfter is in seconds, and said in the header too.
+	RetryAfter int `json:"retry_after,omitempty"`
 }
 
 func (p Problem) Error() string { return p.Title + ": " + p.Detail }
@@ -21,6 +28,9 @@ func problem(status int, detail string) Problem {
 
 func writeProblem(w http.ResponseWriter, p Problem) {
 	w.Header().Set("Content-Type", "application/problem+json")
+	if p.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(p.RetryAfter))
+	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p)
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/store"
@@ -58,6 +60,12 @@ type Options struct {
 	Ledger *deliveries.Ledger
 	// Connector carries out the admin verbs on pages.
 	Connector Connector
+	// Actions are further things that an operator asks for.
+	Actions Actions
+	// Doctor says what is wrong with the pages, with all connected ones if none
+	// is named; Erase removes a contact.
+	Doctor func(ctx context.Context, pages []domain.PageID) (any, error)
+	Erase  func(ctx context.Context, page domain.PageID, contact domain.ContactID) (any, error)
 	// Ready returns every reason why the process should get no traffic.
 	Ready    func(ctx context.Context) []error
 	Registry *prometheus.Registry
@@ -96,7 +104,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", requireToken(s.opts.Token, promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})))
-	for route, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+	routes := map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /api/v1/pages":                                   s.listPages,
 		"POST /api/v1/pages":                                  s.connectPage,
 		"GET /api/v1/pages/{id}":                              s.getPage,
@@ -111,7 +119,9 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"GET /api/v1/events/{seq}":                            s.getEvent,
 		"GET /api/v1/projections":                             s.listProjections,
 		"GET /api/v1/status":                                  s.getStatus,
-	} {
+	}
+	maps.Copy(routes, s.actionRoutes())
+	for route, serve := range routes {
 		mux.Handle(route, requireToken(s.opts.Token, s.handler(serve)))
 	}
 	mux.Handle("/api/", requireToken(s.opts.Token, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
