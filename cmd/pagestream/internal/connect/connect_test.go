@@ -106,6 +106,9 @@ type world struct {
 	// login is the person, appFields what the app itself is subscribed to.
 	login     *login
 	appFields []string
+	appErr    error
+	// onKnown is called after the read models were read.
+	onKnown func()
 	*connect.Connector
 }
 
@@ -118,9 +121,11 @@ func start(t *testing.T) *world {
 		Graph: func(app string) (connect.Graph, string, bool) {
 			return w.graph, "main", app == "" || app == "main"
 		},
-		Login:     func(app string) (connect.Login, string, bool) { return w.login, "main", app == "" || app == "main" },
-		AppFields: func(context.Context, string) ([]string, bool, error) { return w.appFields, w.appFields != nil, nil },
-		Pages:     w, Publisher: w, Sealer: keys,
+		Login: func(app string) (connect.Login, string, bool) { return w.login, "main", app == "" || app == "main" },
+		AppFields: func(context.Context, string) ([]string, bool, error) {
+			return w.appFields, w.appFields != nil, w.appErr
+		},
+		Pages: w, Publisher: w, Sealer: keys,
 		Now:   func() time.Time { return time.Unix(1790000000, 0) },
 		NewID: func() string { w.ids++; return fmt.Sprint("id", w.ids) },
 	})
@@ -161,6 +166,9 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 	if atLeast > uint64(len(w.events)) {
 		w.t.Errorf("asked for event %d of %d", atLeast, len(w.events))
 	}
+	if w.onKnown != nil {
+		defer w.onKnown()
+	}
 	var k connect.Known
 	for _, e := range w.events {
 		if e.Page != p {
@@ -191,6 +199,8 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 }
 
 func (w *world) ByAdmin(ctx context.Context, app, admin string) (out []domain.PageID, err error) {
+	defer func(f func()) { w.onKnown = f }(w.onKnown)
+	w.onKnown = nil
 	seen := map[domain.PageID]bool{}
 	for _, e := range w.events {
 		if k, _ := w.Known(ctx, e.Page, 0); !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
