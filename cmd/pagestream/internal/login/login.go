@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // ErrNoBaseURL says that nobody knows under which address a browser reaches us.
@@ -35,6 +36,7 @@ const (
 	maxBody    = 1 << 20
 	// maxPages bounds the pages of one choice; Meta shows no more to anybody.
 	maxPages   = 10_000
+	maxCompany = 200
 	cookieName = "pagestream_login"
 	path       = "/oauth"
 )
@@ -101,6 +103,7 @@ type Options struct {
 type Handler struct {
 	opts   Options
 	secure bool
+	prefix string // of the base URL's path
 
 	mu      sync.Mutex
 	invites bounded[invite]
@@ -117,6 +120,7 @@ type invite struct {
 // pending is one login on its way, kept under the hash of its session cookie.
 type pending struct {
 	invite
+	link    string // the invitation's key; empty where none was needed
 	state   []byte // hash; nil once it was used
 	expires time.Time
 	// consent is set when the person has come back; csrf guards the choice.
@@ -140,8 +144,12 @@ func New(o Options) *Handler {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.BaseURL = strings.TrimSuffix(o.BaseURL, "/")
+	prefix := ""
+	if u, err := url.Parse(o.BaseURL); err == nil {
+		prefix = u.Path
+	}
 	return &Handler{
-		opts: o, secure: strings.HasPrefix(o.BaseURL, "https://"),
+		opts: o, prefix: prefix, secure: strings.HasPrefix(o.BaseURL, "https://"),
 		invites: bounded[invite]{most: maxInvites}, pending: bounded[*pending]{most: maxPending},
 	}
 }
@@ -153,8 +161,10 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /oauth/callback", h.choose)
 }
 
-// Invite makes a link that opens one login, within [InviteLife]. Of more than a
-// thousand that nobody used the oldest falls away.
+// Invite makes a link for one login, within [InviteLife]. It is used up when a
+// person has come back from Meta with a consent: what opens a link before that,
+// as chats do to show what it leads to, and a person who thinks again, leave it
+// as it is. Of more than a thousand that nobody used the oldest falls away.
 func (h *Handler) Invite(app, company string, fields []string) (link string, expires time.Time, err error) {
 	if h.opts.BaseURL == "" {
 		return "", time.Time{}, ErrNoBaseURL
@@ -173,7 +183,7 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, http.StatusServiceUnavailable, ErrNoBaseURL.Error())
 		return
 	}
-	in, ok := h.accept(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
+	in, link, ok := h.accept(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
 	if !ok {
 		h.fail(w, http.StatusForbidden, "This link is not valid, or was used, or is over an hour old. Ask for a new one; the operator types: pagestream pages login")
 		return
@@ -185,25 +195,54 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.mu.Lock()
-	h.pending.put(key(session), &pending{invite: in, state: hash(state), expires: h.opts.Now().Add(StateLife)})
+	h.pending.put(key(session), &pending{invite: in, link: link, state: hash(state), expires: h.opts.Now().Add(StateLife)})
 	h.mu.Unlock()
 	http.SetCookie(w, &http.Cookie{
-		Name: cookieName, Value: session, Path: path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
+		Name: cookieName, Value: session, Path: h.prefix + path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
 		HttpOnly: true, Secure: h.secure, SameSite: http.SameSiteLaxMode,
 	})
 	guard(w, "")
 	http.Redirect(w, r, target, http.StatusFound)
 }
 
-// accept uses up an invitation.
-func (h *Handler) accept(code, app string) (invite, bool) {
+// accept looks at an invitation, and returns the key that it is kept under.
+func (h *Handler) accept(code, app string) (in invite, link string, ok bool) {
+	if code == "" {
+		return invite{app: app}, "", h.opts.Open
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if code != "" {
-		in, ok := h.invites.take(key(code))
-		return in, ok && h.opts.Now().Before(in.expires)
+	link = key(code)
+	in, ok = h.invites.get(link)
+	return in, link, ok && h.opts.Now().Before(in.expires)
+}
+
+// admit keeps the consent for the choice, if the invitation was not used up
+// meanwhile, and uses it up. What it keeps falls away by itself.
+func (h *Handler) admit(p *pending, consent Consent, csrf string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p.link != "" {
+		if _, ok := h.invites.take(p.link); !ok {
+			return false
+		}
 	}
-	return invite{app: app}, h.opts.Open
+	p.consent, p.csrf, p.expires = &consent, hash(csrf), h.opts.Now().Add(ChoiceLife)
+	time.AfterFunc(ChoiceLife, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		p.consent = nil // with it go the tokens
+	})
+	return true
+}
+
+// patient gives the request the time that its work may take, instead of the
+// server's, which is for webhooks. The body has been read.
+func (h *Handler) patient(w http.ResponseWriter) {
+	end := time.Now().Add(h.opts.Timeout + 10*time.Second)
+	c := http.NewResponseController(w)
+	// A server that has no deadlines needs no other ones.
+	_, _ = c.SetReadDeadline(end), c.SetWriteDeadline(end)
 }
 
 func (h *Handler) redirectURI() string { return h.opts.BaseURL + path + "/callback" }
@@ -224,6 +263,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, http.StatusBadRequest, "Meta sent no code. Start again from the link.")
 		return
 	}
+	h.patient(w)
 	ctx, cancel := context.WithTimeout(r.Context(), h.opts.Timeout)
 	defer cancel()
 	consent, err := h.opts.Flow.Consent(ctx, p.app, h.redirectURI(), q.Get("code"))
@@ -233,9 +273,10 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	csrf := random()
-	h.mu.Lock()
-	p.consent, p.csrf, p.expires = &consent, hash(csrf), h.opts.Now().Add(ChoiceLife)
-	h.mu.Unlock()
+	if !h.admit(p, consent, csrf) {
+		h.fail(w, http.StatusForbidden, "Another login was finished with this link meanwhile. Ask for a new one; the operator types: pagestream pages login")
+		return
+	}
 	h.show(w, http.StatusOK, choosePage, chooseView{Consent: consent, Company: p.company, CSRF: csrf})
 }
 
@@ -276,7 +317,12 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	ok = ok && p.consent != nil && subtle.ConstantTimeCompare(p.csrf, hash(r.PostForm.Get("csrf"))) == 1
 	var consent Consent
 	chosen := r.PostForm["page"]
-	if ok && len(chosen) > 0 {
+	company := strings.TrimSpace(r.PostForm.Get("company"))
+	if p != nil && p.company != "" {
+		company = p.company // the invitation's stands
+	}
+	fine := len(chosen) > 0 && len(chosen) <= maxPages && len(company) <= maxCompany && !strings.ContainsFunc(company, unicode.IsControl)
+	if ok && fine {
 		consent, p.consent = *p.consent, nil // once
 	}
 	h.mu.Unlock()
@@ -284,14 +330,11 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	case !ok:
 		h.fail(w, http.StatusBadRequest, "This choice was made already, or took more than half an hour. Start again from the link.")
 		return
-	case len(chosen) == 0 || len(chosen) > maxPages:
-		h.fail(w, http.StatusBadRequest, "No page was chosen. Go back and choose at least one.")
+	case !fine:
+		h.fail(w, http.StatusBadRequest, "No page was chosen, or the company's name is too long. Go back and choose at least one page.")
 		return
 	}
-	company := strings.TrimSpace(r.PostForm.Get("company"))
-	if p.company != "" {
-		company = p.company // the invitation's stands
-	}
+	h.patient(w)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
 	defer cancel()
 	results, err := h.opts.Flow.Connect(ctx, consent, chosen, company, p.fields)
@@ -351,7 +394,10 @@ func (b *bounded[T]) get(k string) (T, bool) {
 
 func (b *bounded[T]) take(k string) (T, bool) {
 	v, ok := b.of[k]
-	delete(b.of, k)
+	if ok {
+		delete(b.of, k)
+		b.order = slices.DeleteFunc(b.order, func(o string) bool { return o == k })
+	}
 	return v, ok
 }
 

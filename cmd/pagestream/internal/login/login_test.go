@@ -3,6 +3,8 @@ package login_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log/slog"
@@ -31,6 +33,20 @@ type flow struct {
 	company    string
 	fields     []string
 	connectErr error
+	slow       time.Duration
+}
+
+// work takes as long as it is set to, if it may.
+func (f *flow) work(ctx context.Context) error {
+	if f.slow == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(f.slow):
+		return nil
+	}
 }
 
 func (f *flow) LoginURL(app, redirect, state string) (string, error) {
@@ -40,12 +56,18 @@ func (f *flow) LoginURL(app, redirect, state string) (string, error) {
 	return "https://meta.example/dialog?" + url.Values{"redirect_uri": {redirect}, "state": {state}}.Encode(), nil
 }
 
-func (f *flow) Consent(_ context.Context, _, redirect, code string) (login.Consent, error) {
+func (f *flow) Consent(ctx context.Context, _, redirect, code string) (login.Consent, error) {
+	if err := f.work(ctx); err != nil {
+		return login.Consent{}, err
+	}
 	f.codes = append(f.codes, code+" "+redirect)
 	return f.consent, f.err
 }
 
-func (f *flow) Connect(_ context.Context, c login.Consent, pages []string, company string, fields []string) ([]login.Result, error) {
+func (f *flow) Connect(ctx context.Context, c login.Consent, pages []string, company string, fields []string) ([]login.Result, error) {
+	if err := f.work(ctx); err != nil {
+		return nil, err
+	}
 	f.chosen, f.company, f.fields = pages, company, fields
 	out := []login.Result{}
 	for _, p := range c.Pages {
@@ -83,7 +105,9 @@ func open(t *testing.T, change ...func(*login.Options)) *site {
 		Gone: []login.Gone{{ID: "9", Name: "Old page"}},
 	}}}
 	mux := http.NewServeMux()
-	s.srv = httptest.NewServer(mux)
+	s.srv = httptest.NewUnstartedServer(mux)
+	s.srv.Config.ReadTimeout, s.srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond // a webhook's
+	s.srv.Start()
 	t.Cleanup(s.srv.Close)
 	o := login.Options{BaseURL: s.srv.URL, Flow: s.flow, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))}
 	for _, c := range change {
@@ -124,6 +148,12 @@ func (s *site) begin(b *http.Client) string {
 	s.t.Helper()
 	link, _, err := s.Invite("", "acme", []string{"messages"})
 	require.NoError(s.t, err)
+	return s.open(b, link)
+}
+
+// open opens a link in a browser and returns the state at Meta.
+func (s *site) open(b *http.Client, link string) string {
+	s.t.Helper()
 	status, _, head := s.get(b, link)
 	require.Equal(s.t, http.StatusFound, status)
 	to, err := url.Parse(head.Get("Location"))
@@ -192,8 +222,23 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	link, expires, err := s.Invite("", "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, s.now.Add(time.Hour), expires)
-	status, _, _ = s.get(s.browser, link)
+	// What a chat opens to show it, and who thinks again, leave it as it is.
+	status, _, _ = s.get(newBrowser(t), link)
 	assert.Equal(t, http.StatusFound, status)
+	status, body = s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "error": {"access_denied"}})
+	assert.Equal(t, http.StatusOK, status)
+	assert.Contains(t, body, "Start again")
+	s.flow.err = errors.New("graph did not answer")
+	status, _ = s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
+	assert.Equal(t, http.StatusBadGateway, status)
+	s.flow.err = nil
+	other := newBrowser(t)
+	late := s.open(other, link)
+	status, _ = s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
+	assert.Equal(t, http.StatusOK, status)
+	status, body = s.callback(other, url.Values{"state": {late}, "code": {"c"}})
+	assert.Equal(t, http.StatusForbidden, status, "one login a link")
+	assert.NotContains(t, body, "Bakery")
 	status, _, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusForbidden, status, "once")
 	link, _, err = s.Invite("", "", nil)
@@ -301,4 +346,62 @@ func TestPendingIsBounded(t *testing.T) {
 	assert.Equal(t, http.StatusBadRequest, status, "the oldest fell away")
 	status, _ = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
 	assert.Equal(t, http.StatusOK, status)
+}
+
+// TestSlowWork: the server's deadlines are for webhooks, not for many pages.
+func TestSlowWork(t *testing.T) {
+	s := open(t)
+	s.flow.slow = 500 * time.Millisecond
+	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+	require.Equal(t, http.StatusOK, status)
+	status, body = s.choose(s.browser, url.Values{"csrf": {csrf.FindStringSubmatch(body)[1]}, "page": {"1"}})
+	require.Equal(t, http.StatusOK, status)
+	assert.Contains(t, body, "1 of 1 pages")
+}
+
+// TestBelowAPath: a proxy may serve us below a path, which it takes off.
+func TestBelowAPath(t *testing.T) {
+	s := open(t, func(o *login.Options) { o.BaseURL = "https://example.com/ps" })
+	link, _, err := s.Invite("", "", nil)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(link, "https://example.com/ps/oauth/start?invite="))
+	_, _, head := s.get(s.browser, strings.Replace(link, "https://example.com/ps", s.srv.URL, 1))
+	cookie := head.Get("Set-Cookie")
+	assert.Contains(t, cookie, "Path=/ps/oauth;")
+	assert.Contains(t, cookie, "Secure")
+	to, err := url.Parse(head.Get("Location"))
+	require.NoError(t, err)
+	assert.Equal(t, "https://example.com/ps/oauth/callback", to.Query().Get("redirect_uri"))
+}
+
+// TestCompany: where the invitation names none, the person does, within bounds.
+func TestCompany(t *testing.T) {
+	s := open(t)
+	link, _, err := s.Invite("", "", nil)
+	require.NoError(t, err)
+	_, body := s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
+	guard := csrf.FindStringSubmatch(body)[1]
+	for _, bad := range []string{strings.Repeat("x", 201), "a\x00b"} {
+		status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1"}, "company": {bad}})
+		assert.Equal(t, http.StatusBadRequest, status)
+	}
+	status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1"}, "company": {" mine "}})
+	assert.Equal(t, http.StatusOK, status)
+	assert.Equal(t, "mine", s.flow.company)
+}
+
+// TestPolicyAllowsTheStyle: a page shows as it is meant, and runs nothing.
+func TestPolicyAllowsTheStyle(t *testing.T) {
+	s := open(t)
+	resp, err := s.browser.Get(s.srv.URL + "/oauth/start")
+	require.NoError(t, err)
+	_, body, head := s.read(resp)
+	style := regexp.MustCompile(`(?s)<style>(.*)</style>`).FindStringSubmatch(body)
+	require.NotNil(t, style)
+	sum := sha256.Sum256([]byte(style[1]))
+	assert.Contains(t, head.Get("Content-Security-Policy"), "style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	assert.Contains(t, head.Get("Content-Security-Policy"), "default-src 'none'")
+	assert.Equal(t, "nosniff", head.Get("X-Content-Type-Options"))
+	assert.Equal(t, "no-referrer", head.Get("Referrer-Policy"))
+	assert.NotContains(t, body, "<script")
 }

@@ -49,7 +49,7 @@ type chooseView struct {
 var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
 {{with .MissingScopes}}<div class="warn">These permissions were not given: {{range $i, $s := .}}{{if $i}}, {{end}}{{$s}}{{end}}. Without them Meta will refuse. Start again and leave all of them on.</div>{{end}}
 {{with .Gone}}<div class="warn">This login no longer includes {{range $i, $p := .}}{{if $i}}, {{end}}<b>{{or $p.Name $p.ID}}</b>{{end}}. They stay as they are, but Meta will stop answering for them. To keep them, start again and choose them in Meta's dialog too.</div>{{end}}
-{{if .Pages}}<form method="post" action="/oauth/callback">
+{{if .Pages}}<form method="post" action="callback">
 <input type="hidden" name="csrf" value="{{.CSRF}}">
 <fieldset><legend>{{len .Pages}} pages were granted</legend>
 {{range .Pages}}<label><input type="checkbox" name="page" value="{{.ID}}"{{if not .Lacking}}{{if ne .Standing "foreign"}} checked{{end}}{{end}}> {{.Name}} <span class="id">{{.ID}}</span>
