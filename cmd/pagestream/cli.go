@@ -37,6 +37,10 @@ type CLI struct {
 	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Graph, two pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
 	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
+	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
+	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's own history."`
+	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`
+	Keys          KeysCommand          `cmd:"" help:"The keys that seal page tokens."`
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`

@@ -135,6 +135,35 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	return resp, nil
 }
 
+// run makes a long request and calls progress with each line of it. The result
+// is what the last line has.
+func (c *client) run(ctx context.Context, path string, in any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+	resp, err := c.send(ctx, http.MethodPost, path, nil, in, "application/x-ndjson")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	d := json.NewDecoder(resp.Body)
+	for {
+		var line struct {
+			Progress, Result json.RawMessage
+			Error            *api.Problem
+		}
+		if err := d.Decode(&line); err != nil {
+			return nil, fmt.Errorf("the server broke off before the end: %w", err)
+		}
+		switch {
+		case line.Error != nil:
+			return line.Result, *line.Error
+		case line.Result != nil:
+			return line.Result, nil
+		}
+		if err := progress(line.Progress); err != nil {
+			return nil, fmt.Errorf("read the server's answer: %w", err)
+		}
+	}
+}
+
 // each calls f with every item of a listing, following its cursor to the end
 // or until most items were seen (0: no limit).
 func each[T any](ctx context.Context, c *client, path string, query url.Values, most int, f func(T) error) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -19,9 +20,10 @@ import (
 type PagesCommand struct {
 	List        PagesListCommand        `cmd:"" help:"List every page that was seen, connected or not."`
 	Show        PagesShowCommand        `cmd:"" help:"Show one page and its subscription."`
-	Connect     PagesConnectCommand     `cmd:"" help:"Connect a page with its page token, and subscribe it."`
-	Check       PagesCheckCommand       `cmd:"" help:"Compare a page's subscription with what is wanted."`
-	Resubscribe PagesResubscribeCommand `cmd:"" help:"Subscribe a page again with all wanted fields."`
+	Login       PagesLoginCommand       `cmd:"" help:"Make a link that connects pages in a browser."`
+	Connect     PagesConnectCommand     `cmd:"" help:"Connect a page with its page token, or many with a user token."`
+	Check       PagesCheckCommand       `cmd:"" help:"Compare subscriptions with what is wanted: page and app."`
+	Resubscribe PagesResubscribeCommand `cmd:"" help:"Subscribe pages again with all wanted fields."`
 	Disconnect  PagesDisconnectCommand  `cmd:"" help:"Unsubscribe a page and drop its connection; its events stay."`
 }
 
@@ -102,54 +104,227 @@ func (s PagesShowCommand) Run(c *CLI) error {
 	return c.Print(v, nil)
 }
 
-// PagesConnectCommand connects one page.
+// PagesConnectCommand connects one page by its own token, or those that a user's
+// token shows.
 type PagesConnectCommand struct {
-	Page      string   `arg:"" help:"Page id."`
+	Pages     []string `arg:"" optional:"" name:"page" help:"Page ids: one with a page token, any with a user token."`
 	Token     string   `placeholder:"TOKEN" env:"PAGESTREAM_PAGE_TOKEN" help:"Page access token. The environment or --page-token-file keep it out of the shell's history."`
 	TokenFrom string   `name:"page-token-file" placeholder:"FILE" env:"PAGESTREAM_PAGE_TOKEN_FILE" help:"File with the page access token."`
+	User      string   `name:"user-token" placeholder:"TOKEN" env:"PAGESTREAM_USER_TOKEN" help:"User access token: connects pages that the person has let the app use."`
+	UserFrom  string   `name:"user-token-file" placeholder:"FILE" env:"PAGESTREAM_USER_TOKEN_FILE" help:"File with the user access token."`
+	All       bool     `env:"PAGESTREAM_PAGES_CONNECT_ALL" help:"With a user token: every page of the login but those of others."`
 	Verify    string   `name:"page-verify-token" placeholder:"TOKEN" env:"PAGESTREAM_PAGE_VERIFY_TOKEN" help:"The page's own token for the webhook's handshake, if it shall have one."`
 	Company   string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_COMPANY" help:"Company that owns the page."`
 	App       string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_APP" help:"Configured app (default: the first)."`
 	Fields    []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_FIELDS" help:"Subscription fields (default: every messaging field but response_feedback)."`
 }
 
-// Run connects and subscribes the page. It fails when the page did not end up
-// subscribed with every wanted field.
+// Run connects and subscribes. It fails when a page did not end up subscribed
+// with every wanted field.
 func (p PagesConnectCommand) Run(c *CLI) error {
-	token := p.Token
-	if p.TokenFrom != "" {
-		b, err := os.ReadFile(p.TokenFrom)
-		if err != nil {
-			return fmt.Errorf("read page token: %w", err)
-		}
-		token = strings.TrimSpace(string(b))
+	user, err := given(p.User, p.UserFrom)
+	if err != nil {
+		return fmt.Errorf("read user token: %w", err)
 	}
-	if token == "" {
-		return fmt.Errorf("%w: no page token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file", errUsage)
+	if user != "" {
+		return p.byUser(c, user)
+	}
+	token, err := given(p.Token, p.TokenFrom)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read page token: %w", err)
+	case token == "":
+		return fmt.Errorf("%w: no token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file, or a user token for many pages at once", errUsage)
+	case len(p.Pages) != 1:
+		return fmt.Errorf("%w: a page token is of one page: name that page", errUsage)
 	}
 	return c.verb("/api/v1/pages", api.ConnectRequest{
-		Page: domain.PageID(p.Page), Token: token, VerifyToken: p.Verify, Company: p.Company, App: p.App, Fields: p.Fields,
+		Page: domain.PageID(p.Pages[0]), Token: token, VerifyToken: p.Verify, Company: p.Company, App: p.App, Fields: p.Fields,
 	})
 }
 
-// PagesCheckCommand compares one page's subscription with what is wanted.
+// given returns a secret that stands in a flag or in a file.
+func given(value, file string) (string, error) {
+	if file == "" {
+		return value, nil
+	}
+	b, err := os.ReadFile(file)
+	return strings.TrimSpace(string(b)), err
+}
+
+// byUser shows what the person lets the app use, and connects what was chosen.
+func (p PagesConnectCommand) byUser(c *CLI, token string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var found api.Login
+	if err := cl.do(c.ctx, http.MethodPost, "/api/v1/logins", nil, api.LoginRequest{UserToken: token, App: p.App}, &found); err != nil {
+		return err
+	}
+	if len(p.Pages) == 0 && !p.All {
+		return c.Print(found, func() { p.show(c, found) })
+	}
+	for _, g := range found.Gone {
+		fmt.Fprintf(c.Err, "this login no longer includes page %s %s\n", g.Page, g.Name)
+	}
+	choice := api.LoginChoice{All: p.All, Company: p.Company, Fields: p.Fields}
+	total := len(found.Pages)
+	for _, id := range p.Pages {
+		choice.Pages = append(choice.Pages, domain.PageID(id))
+		total = len(p.Pages)
+	}
+	b := c.batch("connect", total)
+	_, err = cl.run(c.ctx, "/api/v1/logins/"+found.ID, choice, func(raw json.RawMessage) error {
+		var o api.SubscriptionOutcome
+		if err := json.Unmarshal(raw, &o); err != nil {
+			return err
+		}
+		b.add(o)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return b.end(c)
+}
+
+func (p PagesConnectCommand) show(c *CLI, found api.Login) {
+	t := tabwriter.NewWriter(c.Out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "PAGE\tNAME\tSTATE\tCOMPANY\tNOTE")
+	for _, g := range found.Pages {
+		note := ""
+		if g.Lacking {
+			note = "the role does not let connect it"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", g.Page, dash(g.Name), g.State, dash(g.Company), note)
+	}
+	for _, g := range found.Gone {
+		fmt.Fprintf(t, "%s\t%s\tgone\t-\tthis login no longer includes it\n", g.Page, dash(g.Name))
+	}
+	_ = t.Flush()
+	if len(found.MissingScopes) > 0 {
+		fmt.Fprintf(c.Out, "Permissions that were not given: %s\n", strings.Join(found.MissingScopes, ", "))
+	}
+	fmt.Fprintln(c.Out, "Nothing was changed. Choose with: pagestream pages connect --user-token-file FILE PAGE..., or --all")
+}
+
+// PagesLoginCommand makes a link.
+type PagesLoginCommand struct {
+	Company string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_COMPANY" help:"Company that owns the pages."`
+	App     string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_APP" help:"Configured app (default: the first)."`
+	Fields  []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_LOGIN_FIELDS" help:"Subscription fields (default: every messaging field but response_feedback)."`
+}
+
+// Run prints a link that opens one login.
+func (p PagesLoginCommand) Run(c *CLI) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var out api.Invite
+	if err := cl.do(c.ctx, http.MethodPost, "/api/v1/invites", nil, api.InviteRequest{App: p.App, Company: p.Company, Fields: p.Fields}, &out); err != nil {
+		return err
+	}
+	return c.Print(out, func() {
+		fmt.Fprintf(c.Out, "%s\n", out.URL)
+		fmt.Fprintf(c.Err, "Open it in a browser, once, before %s.\n", out.Expires.Local().Format("15:04"))
+	})
+}
+
+// PagesCheckCommand compares subscriptions with what is wanted.
 type PagesCheckCommand struct {
-	Page string `arg:"" help:"Page id."`
+	Pages []string `arg:"" optional:"" name:"page" help:"Page ids; none is every connected page."`
 }
 
-// Run asks Graph and prints wanted and actual.
+// Run asks Graph about each page and the app, and shows what differs.
 func (p PagesCheckCommand) Run(c *CLI) error {
-	return c.verb("/api/v1/pages/"+url.PathEscape(p.Page)+"/check", nil)
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	list, err := connectedPages(c, cl, p.Pages, 0)
+	if err != nil {
+		return err
+	}
+	b := c.batch("check", len(list))
+	if err := each4(c.ctx, list, b, func(page string) api.SubscriptionOutcome { return cl.outcome(c.ctx, page, "check") }); err != nil {
+		return err
+	}
+	return b.end(c)
 }
 
-// PagesResubscribeCommand subscribes a page again.
+// PagesResubscribeCommand subscribes pages again: after an app or its fields
+// have changed, for all of them.
 type PagesResubscribeCommand struct {
-	Page string `arg:"" help:"Page id."`
+	Pages  []string      `arg:"" optional:"" name:"page" help:"Page ids."`
+	All    bool          `env:"PAGESTREAM_PAGES_RESUBSCRIBE_ALL" help:"Every connected page."`
+	DryRun bool          `name:"dry-run" env:"PAGESTREAM_PAGES_RESUBSCRIBE_DRY_RUN" help:"Only show what would be subscribed."`
+	Resume time.Duration `placeholder:"DURATION" env:"PAGESTREAM_PAGES_RESUBSCRIBE_RESUME" help:"Leave out pages that were confirmed within this time, to go on after an interruption."`
 }
 
-// Run subscribes and reads back.
+// Run subscribes each page with its own token and reads back what Graph lists.
 func (p PagesResubscribeCommand) Run(c *CLI) error {
-	return c.verb("/api/v1/pages/"+url.PathEscape(p.Page)+"/resubscribe", nil)
+	if len(p.Pages) == 0 && !p.All {
+		return fmt.Errorf("%w: which pages? Name them, or give --all", errUsage)
+	}
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	list, err := connectedPages(c, cl, p.Pages, p.Resume)
+	if err != nil {
+		return err
+	}
+	what, path := "resubscribe", "resubscribe"
+	if p.DryRun {
+		what, path = "dry run", "resubscribe?dry_run=1"
+	}
+	begun := time.Now()
+	b := c.batch(what, len(list))
+	err = each4(c.ctx, list, b, func(page string) api.SubscriptionOutcome { return cl.outcome(c.ctx, page, path) })
+	if err != nil {
+		fmt.Fprintf(c.Err, "\nStopped after %d of %d pages. Go on with: pagestream pages resubscribe --all --resume %s\n",
+			b.done(), len(list), (p.Resume + time.Since(begun) + time.Minute).Round(time.Minute))
+		return err
+	}
+	return b.end(c)
+}
+
+// connectedPages lists the ids that were named, or of all connected pages; fresh
+// leaves out those that were confirmed within that time.
+func connectedPages(c *CLI, cl *client, named []string, fresh time.Duration) ([]string, error) {
+	list := named
+	if len(list) == 0 {
+		err := each(c.ctx, cl, "/api/v1/pages", nil, 0, func(p pages.Page) error {
+			if p.State == pages.Connected {
+				list = append(list, string(p.ID))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if fresh <= 0 {
+		return list, nil
+	}
+	var due []string
+	for _, page := range list {
+		var subs api.List[subscriptions.Subscription]
+		err := cl.do(c.ctx, http.MethodGet, "/api/v1/pages/"+url.PathEscape(page)+"/subscription", nil, nil, &subs)
+		if err != nil && !isNotFound(err) {
+			return nil, err
+		}
+		done := false
+		for _, s := range subs.Items {
+			done = done || s.State == subscriptions.Confirmed && time.Since(s.CheckedAt) < fresh
+		}
+		if !done {
+			due = append(due, page)
+		}
+	}
+	return due, nil
 }
 
 // PagesDisconnectCommand drops a page's connection.

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// EraseCommand removes a contact.
+type EraseCommand struct {
+	Page    string `arg:"" help:"Page id."`
+	Contact string `arg:"" help:"The person's id, as conversations list shows it."`
+	Yes     bool   `env:"PAGESTREAM_ERASE_YES" help:"Yes, remove everything of this person: it can't be undone."`
+}
+
+// Run removes the contact's events from the stream and its rows from the read
+// models.
+func (e EraseCommand) Run(c *CLI) error {
+	if !e.Yes {
+		return fmt.Errorf("%w: this can't be undone; add --yes to remove everything of contact %s on page %s", errUsage, e.Contact, e.Page)
+	}
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var out json.RawMessage
+	path := "/api/v1/conversations/" + url.PathEscape(e.Page) + "/" + url.PathEscape(e.Contact) + "/erase"
+	if err := cl.do(c.ctx, http.MethodPost, path, nil, nil, &out); err != nil {
+		return err
+	}
+	var sum struct {
+		Events int    `json:"events"`
+		Seq    uint64 `json:"seq"`
+	}
+	if err := json.Unmarshal(out, &sum); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	return c.Print(sum, func() {
+		fmt.Fprintf(c.Out, "erased: %d events are gone from the stream; event %d is the record\n", sum.Events, sum.Seq)
+	})
+}
