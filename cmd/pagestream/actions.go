@@ -91,13 +91,18 @@ func (a *actions) Connect(ctx context.Context, id string, c api.LoginChoice, pro
 		}
 	}
 	result := api.LoginResult{Chosen: len(chosen)}
-	_, err := a.p.connector.Apply(ctx, g, connect.Choice{Pages: chosen, Company: c.Company, Fields: c.Fields}, func(o connect.Outcome) {
+	outcomes, err := a.p.connector.Apply(ctx, g, connect.Choice{Pages: chosen, Company: c.Company, Fields: c.Fields}, func(o connect.Outcome) {
 		if o.State == connect.Confirmed {
 			result.Confirmed++
 		}
 		out, _ := outcome(o, nil)
 		progress(out)
 	})
+	var last uint64
+	for _, o := range outcomes {
+		last = max(last, o.Seq)
+	}
+	newKnownPages(a.p).settle(ctx, last)
 	return result, refusedAction("connect pages", err)
 }
 
@@ -141,13 +146,7 @@ func (a *actions) RotateKey(ctx context.Context, progress func(any)) (api.KeyRot
 		return api.KeyRotation{}, fmt.Errorf("rotate key: %w", err)
 	}
 	out := api.KeyRotation{Key: a.p.keys.Primary()}
-	var list []domain.PageID
-	err := pages.Each(a.p.model("pages"), func(p pages.Page) error {
-		if p.State == pages.Connected {
-			list = append(list, p.ID)
-		}
-		return nil
-	})
+	list, err := newKnownPages(a.p).connected(ctx, func(pages.Page) bool { return true })
 	if err != nil {
 		return out, fmt.Errorf("list pages: %w", err)
 	}

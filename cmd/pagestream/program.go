@@ -464,7 +464,7 @@ func (p *Program) newAPI() error {
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
-		Ledger: p.ledger, Connector: connector{p.connector}, Actions: newActions(p), Ready: p.health.reasons,
+		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})
