@@ -187,30 +187,3 @@ type Profile struct {
 	Name    string `json:"name,omitempty"`
 	Picture string `json:"picture,omitempty"`
 }
-
-// Erasure is the record that a contact was erased. It holds nothing of the
-// person: the contact by a hash, and of each event that was removed from the
-// stream what the counts and the index of ids need.
-type Erasure struct {
-	// Contact is the hash that the conversations' tombstone is kept under.
-	Contact string `json:"contact"`
-	// A long erasure is told in Parts events; Part counts from 1.
-	Part   int    `json:"part"`
-	Parts  int    `json:"parts"`
-	Events []Husk `json:"events,omitempty"`
-}
-
-// Husk is what stays of an erased event.
-type Husk struct {
-	Seq uint64 `json:"seq"`
-	// ID is the hash of the event's id as the index of ids keeps it.
-	ID   string `json:"id"`
-	Type Type   `json:"type"`
-	// At is when the stream stored it, Time its own time, in Unix milliseconds.
-	At      int64  `json:"at"`
-	Time    int64  `json:"time"`
-	Standby bool   `json:"standby,omitempty"`
-	Object  string `json:"object,omitempty"`
-	Source  string `json:"source,omitempty"`
-	App     string `json:"app,omitempty"`
-}

@@ -135,7 +135,9 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 // before is not applied again, what fails is tried again in order with a
 // growing pause, and nothing is skipped but two kinds that are counted: an
 // event whose id an earlier one has, and a message that is no event. Both are
-// told by the stream alone, so that live and rebuild agree.
+// told by the stream alone, so that live and rebuild agree. For the same reason
+// an event that was erased is applied as far as it stays (see domain.Husk), in
+// its place.
 //
 // The read model is begun anew when its file belongs to another stream, to
 // another version of the projection, to a later point of the stream than there
@@ -149,6 +151,7 @@ type Runner struct {
 	created    time.Time        // the stream's, to notice that it was replaced
 	identity   streams.Identity // of the stream that is followed
 	verify     chan struct{}    // a reader met a corrupt page
+	husks      *husks           // the committer's, for one drive
 
 	mu     sync.Mutex
 	ran    bool
@@ -453,6 +456,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	defer running.Wait()
 	defer end(nil)
 
+	r.husks = &husks{js: r.opts.JS, stream: r.opts.Stream}
 	in := make(chan *work, r.opts.MaxInFlight)
 	running.Go(func() { r.committer(ctx, in, end) })
 	running.Go(func() {
@@ -594,7 +598,11 @@ func (e *applyError) Unwrap() error { return e.err }
 // commit applies a batch in one transaction and answers its messages. What
 // comes before an event that fails is committed without it.
 func (r *Runner) commit(ctx context.Context, o *order, batch []*work, end context.CancelCauseFunc) {
-	err := r.apply(ctx, batch)
+	whole, err := r.fill(ctx, batch)
+	if err == nil {
+		batch = whole
+		err = r.apply(ctx, batch)
+	}
 	var failed *applyError
 	if errors.As(err, &failed) && failed.at > 0 {
 		if firstErr := r.apply(ctx, batch[:failed.at]); firstErr == nil {
@@ -627,6 +635,29 @@ func resolve(batch []*work, err error) {
 	for _, w := range batch {
 		w.resolve(err)
 	}
+}
+
+// fill puts what stays of erased events into the gaps that they have left.
+func (r *Runner) fill(ctx context.Context, batch []*work) ([]*work, error) {
+	at := r.Status().Seq
+	if n := uint64(len(batch)); batch[n-1].pos.Seq <= at+n {
+		return batch, nil // no gap
+	}
+	whole := make([]*work, 0, len(batch))
+	for _, w := range batch {
+		if seq := w.pos.Seq; seq > at+1 {
+			missing, err := r.husks.between(ctx, at, seq)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range missing {
+				whole = append(whole, &work{pos: streams.Position{Seq: e.Seq}, event: e, done: make(chan error, 1)})
+			}
+		}
+		at = max(at, w.pos.Seq)
+		whole = append(whole, w)
+	}
+	return whole, nil
 }
 
 // apply is one transaction.

@@ -158,3 +158,16 @@ func (c *Counts) add(o Counts) {
 	c.Erased += o.Erased
 	c.AfterErasure += o.AfterErasure
 }
+
+func (c *Counts) subtract(o Counts) {
+	c.Conversations -= o.Conversations
+	c.In -= o.In
+	c.Out -= o.Out
+	c.Late -= o.Late
+	c.Conflicts -= o.Conflicts
+	c.Pending -= o.Pending
+	c.Dropped -= o.Dropped
+	c.Odd -= o.Odd
+	c.Erased -= o.Erased
+	c.AfterErasure -= o.AfterErasure
+}

@@ -16,17 +16,22 @@ const (
 	bucketConversations = "conversations" // page | contact -> conversation
 	bucketMessages      = "messages"      // page | contact | time | seq -> message
 	bucketActivity      = "activity"      // page | inverted time | contact -> conversation's key
-	bucketMIDs          = "mids"          // page | hash of mid -> message's key
+	bucketMIDs          = "mids"          // page | hash of mid | hash of contact -> message's key
 	bucketPending       = "pending"       // page | contact | hash of mid | seq -> what waits for that mid
 	bucketReceipts      = "receipts"      // page | contact | kind -> receipts, packed
 	bucketErased        = "erased"        // page | hash of contact -> tombstone
+	bucketContacts      = "contacts"      // page | hash of contact -> contact that has a conversation
+	bucketEvents        = "events"        // page | hash of contact | seq -> the event's share in the counts
 	bucketCounts        = "counts"        // page -> counts
 )
 
-// hash16 is the fixed-length form of a mid, an event id or an erased contact.
+// hashSize is that of [domain.ContactHash] too.
+const hashSize = 16
+
+// hash16 is the fixed-length form of a mid, an event id or a contact.
 func hash16(s string) []byte {
 	sum := sha256.Sum256([]byte(s))
-	return sum[:16]
+	return sum[:hashSize]
 }
 
 func pagePrefix(page domain.PageID) []byte { return store.Key(string(page)) }
@@ -69,8 +74,14 @@ func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte 
 	return store.Key(string(page), ^sortable(ms), string(contact))
 }
 
-func midKey(page domain.PageID, mid string) []byte {
+// midPrefix begins the keys of all messages of a page with that mid: one, unless
+// two contacts claim it.
+func midPrefix(page domain.PageID, mid string) []byte {
 	return join(pagePrefix(page), hash16("mid:"+mid))
+}
+
+func midKey(page domain.PageID, mid string, contact domain.ContactID) []byte {
+	return join(midPrefix(page, mid), contactHash(contact)[:8])
 }
 
 // eventKey is a message's place in the mid index when it has no mid of its own.
@@ -82,9 +93,15 @@ func pendingPrefix(conversation []byte, mid string) []byte {
 	return join(conversation, hash16("mid:"+mid))
 }
 
+// contactHash has the bytes of [domain.ContactHash].
+func contactHash(contact domain.ContactID) []byte { return hash16("contact:" + string(contact)) }
+
 func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
-	return join(pagePrefix(page), hash16("contact:"+string(contact)))
+	return join(pagePrefix(page), contactHash(contact))
 }
+
+// eventSeq is the sequence that a key ends with.
+func eventSeq(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
 // successor returns the first key after every key that starts with prefix.
 // Every prefix here begins with a page, so there always is one.

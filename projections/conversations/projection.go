@@ -39,7 +39,7 @@ func (*Projection) Name() string { return "conversations" }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.
-func (*Projection) Version() int { return 1 }
+func (*Projection) Version() int { return 2 }
 
 // Apply folds one event in. It never fails on what an event says: what lacks
 // its payload is counted and passed over. Errors are the store's.
@@ -47,16 +47,21 @@ func (*Projection) Version() int { return 1 }
 // Events must come in stream order and each once; the messages they make do not
 // depend on that order (see the package comment).
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
-	if e.Data.Test || e.Page == "" || e.Page == domain.NoPage || e.Contact == "" {
+	if e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
 		return nil
 	}
-	switch e.Type.Noun() {
-	case "page", "subscription", "change":
+	if e.Type == domain.ContactErased {
+		return erase(tx, e)
+	}
+	if e.Contact == "" {
 		return nil
 	}
 	f := &fold{tx: tx, e: e, time: projections.When(e), key: conversationKey(e.Page, e.Contact)}
-	if e.Type == domain.ContactErased {
-		return f.finish(f.erase())
+	switch e.Type.Noun() {
+	case "page", "subscription":
+		return nil
+	case "change":
+		return f.finish(nil)
 	}
 	if err := f.load(); err != nil {
 		return err
@@ -115,6 +120,9 @@ func (f *fold) save() error {
 	}
 	if f.fresh {
 		f.sum.Conversations++
+		if err := f.tx.Bucket(bucketContacts).Put(erasedKey(f.e.Page, f.e.Contact), []byte(f.e.Contact)); err != nil {
+			return fmt.Errorf("store contact: %w", err)
+		}
 	}
 	if err := store.PutJSON(f.tx.Bucket(bucketConversations), f.key, &f.c); err != nil {
 		return err
@@ -135,22 +143,30 @@ func (f *fold) save() error {
 	return nil
 }
 
-// finish adds what the event changed to the page's counts.
+// finish adds what the event changed to the page's counts, and remembers the event
+// as one of the contact.
 func (f *fold) finish(err error) error {
-	if err != nil || f.sum == (Counts{}) && f.less == (Counts{}) {
+	if err != nil {
 		return err
 	}
-	key := pagePrefix(f.e.Page)
-	bucket := f.tx.Bucket(bucketCounts)
+	if err := remember(f.tx, f.e, f.sum); err != nil {
+		return err
+	}
+	return count(f.tx, f.e.Page, f.sum, f.less)
+}
+
+// count changes a page's counts.
+func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
+	if more == (Counts{}) && less == (Counts{}) {
+		return nil
+	}
+	key, bucket := pagePrefix(page), tx.Bucket(bucketCounts)
 	counts, _, err := store.GetJSON[Counts](bucket, key)
 	if err != nil {
 		return err
 	}
-	counts.add(f.sum)
-	counts.Conversations -= f.less.Conversations
-	counts.In -= f.less.In
-	counts.Out -= f.less.Out
-	counts.Pending -= f.less.Pending
+	counts.add(more)
+	counts.subtract(less)
 	return store.PutJSON(bucket, key, &counts)
 }
 
@@ -288,22 +304,9 @@ func (f *fold) thread(t *domain.Thread) {
 // arrive places a message, and gives it whatever came before it.
 func (f *fold) arrive(m *message) error {
 	mids := f.tx.Bucket(bucketMIDs)
-	slot := eventKey(f.e.Page, m.ID)
-	if m.MID != "" {
-		slot = midKey(f.e.Page, m.MID)
-	}
+	slot := f.slot(m)
 	if taken := mids.Get(slot); taken != nil {
-		if bytes.HasPrefix(taken, f.key) {
-			return f.again(taken, m)
-		}
-		// The mid is another contact's message on this page. Both are kept, and
-		// the mid stays with the first.
-		f.conflict()
-		m.Conflicts++
-		slot = eventKey(f.e.Page, m.ID)
-		if mids.Has(slot) {
-			return nil
-		}
+		return f.again(taken, m)
 	}
 	key := messageKey(f.key, millis(m.Time), m.Seq)
 	if err := mids.Put(slot, key); err != nil {
@@ -329,6 +332,15 @@ func (f *fold) arrive(m *message) error {
 		}
 	}
 	return f.unanswered(m)
+}
+
+// slot is a message's place in the index of mids, or of its event if it has no
+// mid of its own.
+func (f *fold) slot(m *message) []byte {
+	if m.MID == "" {
+		return eventKey(f.e.Page, m.ID)
+	}
+	return midKey(f.e.Page, m.MID, f.e.Contact)
 }
 
 // again takes in a second event with the mid of a stored message.
@@ -583,8 +595,8 @@ func (c change) to(m *message) {
 // keeps it until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
-	key := f.tx.Bucket(bucketMIDs).Get(midKey(f.e.Page, mid))
-	if key == nil || !bytes.HasPrefix(key, f.key) {
+	key := f.tx.Bucket(bucketMIDs).Get(midKey(f.e.Page, mid, f.e.Contact))
+	if key == nil {
 		return f.wait(mid, c)
 	}
 	if c.ReadAt > 0 {
@@ -700,87 +712,6 @@ func (f *fold) waiting(m *message, mid string) (reads []int64, err error) {
 		f.less.Pending++
 	}
 	return reads, nil
-}
-
-// tombstone is what stays of an erased conversation.
-type tombstone struct {
-	Time time.Time `json:"time"`
-	Seq  uint64    `json:"seq"`
-}
-
-// erase removes the conversation and all that is kept of it, and leaves a
-// tombstone so that old events don't bring it back.
-func (f *fold) erase() error {
-	f.sum.Erased++
-	t := tombstone{Time: f.time, Seq: f.e.Seq}
-	bucket := f.tx.Bucket(bucketErased)
-	key := erasedKey(f.e.Page, f.e.Contact)
-	old, _, err := store.GetJSON[tombstone](bucket, key)
-	if err != nil {
-		return err
-	}
-	if old.Time.After(t.Time) {
-		t.Time = old.Time
-	}
-	if err := store.PutJSON(bucket, key, t); err != nil {
-		return err
-	}
-	c, found, err := store.GetJSON[conversation](f.tx.Bucket(bucketConversations), f.key)
-	if err != nil || !found {
-		return err
-	}
-	f.c = c
-	f.less = Counts{Conversations: 1, In: f.c.In, Out: f.c.Out, Pending: f.c.Pending}
-	mids := f.tx.Bucket(bucketMIDs)
-	err = f.drop(bucketMessages, func(key, value []byte) error {
-		var m message
-		if err := decode(value, &m, "message"); err != nil {
-			return err
-		}
-		for _, slot := range [][]byte{midKey(f.e.Page, m.MID), eventKey(f.e.Page, m.ID)} {
-			if bytes.Equal(mids.Get(slot), key) {
-				if err := mids.Delete(slot); err != nil {
-					return fmt.Errorf("erase index: %w", err)
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, name := range []string{bucketPending, bucketReceipts} {
-		if err := f.drop(name, nil); err != nil {
-			return err
-		}
-	}
-	if err := f.tx.Bucket(bucketActivity).Delete(activityKey(f.e.Page, f.e.Contact, millis(f.c.LastActivity))); err != nil {
-		return fmt.Errorf("erase activity: %w", err)
-	}
-	if err := f.tx.Bucket(bucketConversations).Delete(f.key); err != nil {
-		return fmt.Errorf("erase conversation: %w", err)
-	}
-	return nil
-}
-
-// drop removes the conversation's rows of a bucket, in chunks.
-func (f *fold) drop(name string, before func(key, value []byte) error) error {
-	bucket, end := f.tx.Bucket(name), successor(f.key)
-	for more := true; more; {
-		var rows []row
-		rows, more = take(bucket, f.key, end)
-		for _, r := range rows {
-			if before != nil {
-				if err := before(r.key, r.value); err != nil {
-					return err
-				}
-			}
-			if err := bucket.Delete(r.key); err != nil {
-				return fmt.Errorf("erase %s: %w", name, err)
-			}
-		}
-	}
-	return nil
 }
 
 // millis is a time in Unix milliseconds; 0 for never.

@@ -96,6 +96,22 @@ func ErasedAt(v projections.Viewer, page domain.PageID, contact domain.ContactID
 	return at, ok, err
 }
 
+// EventsOf returns the sequences after that one of the contact's events which the
+// stream has, in order, at most limit. They are those that an erasure has to
+// remove: also events that made no row, and those that came after an erasure.
+// Test events are not among them: their contact is nobody.
+func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID, after uint64, limit int) (seqs []uint64, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		prefix := erasedKey(page, contact)
+		c := tx.Bucket(bucketEvents).Cursor()
+		for k, _ := c.Seek(join(prefix, be(after+1))); k != nil && bytes.HasPrefix(k, prefix) && len(seqs) < limit; k, _ = c.Next() {
+			seqs = append(seqs, eventSeq(k))
+		}
+		return nil
+	})
+	return seqs, err
+}
+
 // Messages returns a conversation's messages in order of event time, or newest
 // first, and the cursor of the next ones; it is empty at the end. A cursor
 // belongs to its direction. A conversation that does not exist has none. A message
@@ -151,7 +167,14 @@ type Found struct {
 func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, error) {
 	found := Found{Page: page}
 	err := v.View(func(tx *store.Tx) error {
-		key := tx.Bucket(bucketMIDs).Get(midKey(page, mid))
+		var key []byte
+		c := tx.Bucket(bucketMIDs).Cursor()
+		prefix := midPrefix(page, mid)
+		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			if key == nil || eventSeq(v) < eventSeq(key) {
+				key = v
+			}
+		}
 		if key == nil {
 			return ErrNotFound
 		}
@@ -159,14 +182,14 @@ func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, err
 		if err != nil {
 			return err
 		}
-		c, owned, err := store.GetJSON[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
+		owner, owned, err := store.GetJSON[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
 		if err != nil {
 			return err
 		}
 		if !here || !owned {
 			return fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
 		}
-		found.Contact, found.Message = c.Contact, m.Message
+		found.Contact, found.Message = owner.Contact, m.Message
 		return nil
 	})
 	return found, err

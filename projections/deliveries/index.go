@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -58,7 +59,7 @@ func (x Index) find(ids []string) (seqs []uint64, at uint64, err error) {
 	seqs = make([]uint64, len(ids))
 	keys := make([][]byte, len(ids)) // hashed before the transaction, which is kept short
 	for i, id := range ids {
-		keys[i] = idKey(id)
+		keys[i] = domain.IDKey(id)
 	}
 	err = x.Runner.View(func(tx *store.Tx) error {
 		meta, _, err := store.ReadMeta(tx)

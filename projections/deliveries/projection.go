@@ -1,7 +1,6 @@
 package deliveries
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"time"
 
@@ -19,7 +18,7 @@ const version = 1
 // Buckets. A count is 8 bytes, so that an event changes a few numbers and
 // rewrites no record.
 const (
-	// seenBucket: first 16 bytes of the id's SHA-256 -> sequence of the first.
+	// seenBucket: the id's domain.IDKey -> sequence of the first.
 	seenBucket = "seen"
 	// totalsBucket: field -> count. pagesBucket: page, field -> count.
 	totalsBucket = "totals"
@@ -42,10 +41,6 @@ const (
 
 const dayFormat = "2006-01-02"
 
-// idBytes is how much of an id's hash is kept: with 2^40 ids two are alike with
-// a chance of 2^-49.
-const idBytes = 16
-
 // Projection counts stored events and remembers the first event of each id.
 type Projection struct{}
 
@@ -62,7 +57,7 @@ func (*Projection) Version() int { return version }
 
 // Apply counts the event, as a duplicate if its id is known.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
-	seen, key := tx.Bucket(seenBucket), idKey(e.ID)
+	seen, key := tx.Bucket(seenBucket), domain.IDKey(e.ID)
 	if seen.Has(key) {
 		return count(tx, e, fieldDuplicate)
 	}
@@ -99,13 +94,6 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 
 // allKey is no page's key: those end in two bytes.
 var allKey = []byte{0}
-
-// idKey is what an id is looked up by. Ids can be long and carry message ids;
-// the index needs neither.
-func idKey(id string) []byte {
-	sum := sha256.Sum256([]byte(id))
-	return sum[:idBytes]
-}
 
 // count adds one to a field, in all and for the page.
 func count(tx *store.Tx, e streams.Stored, field string) error {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -33,6 +34,8 @@ import (
 //   - after a transaction that failed, panicked or was cut off, and after the
 //     file was closed and opened;
 //   - after the process was killed, at any moment;
+//   - where a contact was erased, whether its events were there or, as in a
+//     rebuild, only what stays of them;
 //   - and no event at all makes Apply fail.
 //
 // Make must return a new value each time. The test binary runs itself again to
@@ -53,6 +56,7 @@ func Run(t *testing.T, makeProjection func() projections.Projection, events []st
 	t.Run("AnySplit", func(t *testing.T) { s.anySplit(t, events) })
 	t.Run("Redelivery", func(t *testing.T) { s.redelivery(t, events) })
 	t.Run("Rollback", func(t *testing.T) { s.rollback(t, events) })
+	t.Run("Erased", func(t *testing.T) { s.erased(t, events) })
 	t.Run("Garbage", s.garbage)
 	test := t.Name()
 	t.Run("Killed", func(t *testing.T) { s.killed(t, test) })
@@ -249,6 +253,48 @@ func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
 
 // errCut is what cuts a transaction off.
 var errCut = errors.New("cut off")
+
+// erased erases a contact somewhere in the history. The erasure lists some of
+// the contact's events, and some of those are gone from the stream.
+func (s *suite) erased(t *testing.T, events []streams.Stored) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := events[rapid.IntRange(0, len(events)-1).Draw(t, "first")]
+		at := rapid.IntRange(0, len(events)).Draw(t, "erasure")
+		late := rapid.IntRange(0, at).Draw(t, "unlisted from")
+		erasure := &domain.Erasure{Contact: domain.ContactHash(first.Contact), Part: 1, Parts: 1}
+		gone := make(map[uint64]domain.Husk)
+		for i, e := range events[:at] {
+			if i >= late || e.Page != first.Page || e.Contact != first.Contact || e.Contact == "" || e.Data.Test ||
+				e.Type == domain.ContactErased {
+				continue
+			}
+			h := domain.NewHusk(e.Event, e.Seq, e.At)
+			erasure.Events = append(erasure.Events, h)
+			if rapid.IntRange(0, 9).Draw(t, "deleted") > 0 {
+				gone[e.Seq] = h
+			}
+		}
+		record := streams.Stored{Event: domain.Event{
+			ID: "erasure", Type: domain.ContactErased, Page: first.Page, Data: domain.Data{Erasure: erasure},
+		}, At: time.UnixMilli(1790000000000).UTC()}
+		if at > 0 {
+			record.Seq, record.At = events[at-1].Seq, events[at-1].At
+		}
+		record.Seq++
+		var live, rebuilt []streams.Stored
+		for i, e := range append(slices.Clone(events[:at]), append([]streams.Stored{record}, events[at:]...)...) {
+			if i > at {
+				e.Seq++
+			}
+			live = append(live, e)
+			if h, ok := gone[e.Seq]; ok && i < at {
+				e = projections.OfHusk(e.Page, h)
+			}
+			rebuilt = append(rebuilt, e)
+		}
+		equal(t, s.digest(t, rebuilt), s.digest(t, live), fmt.Sprintf("a rebuild without %d erased events", len(gone)))
+	})
+}
 
 func (s *suite) rollback(t *testing.T, events []streams.Stored) {
 	t.Helper()

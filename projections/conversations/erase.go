@@ -1,0 +1,189 @@
+package conversations
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// tombstone is what stays of an erased conversation.
+type tombstone struct {
+	Time time.Time `json:"time"`
+	Seq  uint64    `json:"seq"`
+}
+
+// share is what one event added to the counts that only grow.
+type share struct {
+	Late         uint64 `json:"late,omitempty"`
+	Conflicts    uint64 `json:"conflicts,omitempty"`
+	Dropped      uint64 `json:"dropped,omitempty"`
+	Odd          uint64 `json:"odd,omitempty"`
+	AfterErasure uint64 `json:"after_erasure,omitempty"`
+}
+
+func (s share) counts() Counts {
+	return Counts{Late: s.Late, Conflicts: s.Conflicts, Dropped: s.Dropped, Odd: s.Odd, AfterErasure: s.AfterErasure}
+}
+
+// remember notes the event as one of its contact, so that an erasure finds it,
+// with its share in the counts, which goes with it.
+func remember(tx *store.Tx, e streams.Stored, sum Counts) error {
+	bucket, key := tx.Bucket(bucketEvents), join(erasedKey(e.Page, e.Contact), be(e.Seq))
+	s := share{sum.Late, sum.Conflicts, sum.Dropped, sum.Odd, sum.AfterErasure}
+	if s != (share{}) {
+		return store.PutJSON(bucket, key, s)
+	}
+	if err := bucket.Put(key, nil); err != nil {
+		return fmt.Errorf("remember event: %w", err)
+	}
+	return nil
+}
+
+// erase removes a conversation and all that is kept of it, and leaves a
+// tombstone so that old events don't bring it back.
+//
+// The state afterwards is the same whether the erased events were folded in
+// before or were missing from the stream already. So all that the contact's
+// events have added to the counts goes, also that of events which the erasure
+// does not list because they came while it was written: those stay remembered,
+// for the next erasure.
+func erase(tx *store.Tx, e streams.Stored) error {
+	key := erasedKey(e.Page, e.Contact)
+	var listed map[uint64]bool
+	if d := e.Data.Erasure; d != nil {
+		hash, err := hex.DecodeString(d.Contact)
+		if err != nil || len(hash) != hashSize {
+			return count(tx, e.Page, Counts{Odd: 1}, Counts{})
+		}
+		key, listed = join(pagePrefix(e.Page), hash), make(map[uint64]bool, len(d.Events))
+		for _, h := range d.Events {
+			listed[h.Seq] = true
+		}
+	} else if e.Contact == "" {
+		return count(tx, e.Page, Counts{Odd: 1}, Counts{})
+	}
+	if err := bury(tx, e, key); err != nil {
+		return err
+	}
+	less, err := forget(tx, key, listed)
+	if err != nil {
+		return err
+	}
+	contacts := tx.Bucket(bucketContacts)
+	if contact := domain.ContactID(contacts.Get(key)); contact != "" {
+		if err := contacts.Delete(key); err != nil {
+			return fmt.Errorf("erase contact: %w", err)
+		}
+		c, err := dig(tx, e.Page, contact)
+		if err != nil {
+			return err
+		}
+		less.Conversations, less.In, less.Out, less.Pending = 1, c.In, c.Out, c.Pending
+	}
+	return count(tx, e.Page, Counts{Erased: 1}, less)
+}
+
+// bury places the tombstone, or makes it later.
+func bury(tx *store.Tx, e streams.Stored, key []byte) error {
+	bucket := tx.Bucket(bucketErased)
+	t := tombstone{Time: projections.When(e), Seq: e.Seq}
+	old, _, err := store.GetJSON[tombstone](bucket, key)
+	if err != nil {
+		return err
+	}
+	if old.Time.After(t.Time) {
+		t.Time = old.Time
+	}
+	return store.PutJSON(bucket, key, t)
+}
+
+// forget drops the contact's listed events from what is remembered, and of the
+// others their share, and returns all shares.
+func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err error) {
+	bucket, from, end := tx.Bucket(bucketEvents), key, successor(key)
+	for more := true; more; {
+		var rows []row
+		rows, more = take(bucket, from, end)
+		for _, r := range rows {
+			if len(r.value) > 0 {
+				var s share
+				if err := decode(r.value, &s, "share"); err != nil {
+					return less, err
+				}
+				less.add(s.counts())
+			}
+			switch {
+			case listed[eventSeq(r.key)]:
+				err = bucket.Delete(r.key)
+			case len(r.value) > 0:
+				err = bucket.Put(r.key, nil)
+			}
+			if err != nil {
+				return less, fmt.Errorf("forget event: %w", err)
+			}
+			from = join(r.key, []byte{0})
+		}
+	}
+	return less, nil
+}
+
+// dig removes a conversation that is there and returns what it was.
+func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversation, error) {
+	conversations, key := tx.Bucket(bucketConversations), conversationKey(page, contact)
+	c, found, err := store.GetJSON[conversation](conversations, key)
+	if err != nil {
+		return c, err
+	}
+	if !found {
+		return c, fmt.Errorf("conversation of a contact is missing: %w", store.ErrCorrupt)
+	}
+	f := &fold{tx: tx, e: streams.Stored{Event: domain.Event{Page: page, Contact: contact}}}
+	mids := tx.Bucket(bucketMIDs)
+	err = drop(tx, bucketMessages, key, func(_, value []byte) error {
+		var m message
+		if err := decode(value, &m, "message"); err != nil {
+			return err
+		}
+		if err := mids.Delete(f.slot(&m)); err != nil {
+			return fmt.Errorf("erase index: %w", err)
+		}
+		return nil
+	})
+	err = cmp.Or(err, drop(tx, bucketPending, key, nil), drop(tx, bucketReceipts, key, nil))
+	if err != nil {
+		return c, err
+	}
+	if err := tx.Bucket(bucketActivity).Delete(activityKey(page, contact, millis(c.LastActivity))); err != nil {
+		return c, fmt.Errorf("erase activity: %w", err)
+	}
+	if err := conversations.Delete(key); err != nil {
+		return c, fmt.Errorf("erase conversation: %w", err)
+	}
+	return c, nil
+}
+
+// drop removes the rows of a bucket that begin with prefix, in chunks.
+func drop(tx *store.Tx, name string, prefix []byte, before func(key, value []byte) error) error {
+	bucket, end := tx.Bucket(name), successor(prefix)
+	for more := true; more; {
+		var rows []row
+		rows, more = take(bucket, prefix, end)
+		for _, r := range rows {
+			if before != nil {
+				if err := before(r.key, r.value); err != nil {
+					return err
+				}
+			}
+			if err := bucket.Delete(r.key); err != nil {
+				return fmt.Errorf("erase %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
