@@ -1,0 +1,243 @@
+package erase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Errors of [Eraser.Erase].
+var (
+	// ErrRequest says that it names no page or no contact.
+	ErrRequest = errors.New("erasure names no page or no contact")
+	// ErrBusy says that events of the contact kept coming. What was there is
+	// erased; try again.
+	ErrBusy = errors.New("new events of the contact keep coming; try again")
+	// ErrUnfinished says that the erasure is on record and goes on by itself,
+	// but was not done in time.
+	ErrUnfinished = errors.New("erasure is recorded and goes on in the background")
+)
+
+const (
+	// partSize bounds the husks in one event: some 150 bytes each.
+	partSize = 2000
+	// rounds bounds how often events that came meanwhile are erased as well.
+	rounds = 5
+	// poll is how often the stream is asked whether an event is gone.
+	poll = 20 * time.Millisecond
+	// deleteTimeout bounds the deletion of one part.
+	deleteTimeout = 2 * time.Minute
+	// maxDeliver is how often a part is tried: for about a day.
+	maxDeliver = 300
+)
+
+// Publisher stores events.
+type Publisher interface {
+	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
+}
+
+// Options configure an [Eraser]. All but Stream, Now and Logger are required.
+type Options struct {
+	JS     jetstream.JetStream
+	Stream string
+	// Connect returns a connection for the reactor alone.
+	Connect       func() (*nats.Conn, error)
+	Publisher     Publisher
+	Conversations *projections.Runner
+	Now           func() time.Time
+	Logger        *slog.Logger
+}
+
+// Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
+type Eraser struct{ opts Options }
+
+// New returns an eraser. What it records is only carried out where one is Run.
+func New(o Options) *Eraser {
+	if o.Stream == "" {
+		o.Stream = streams.Name
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Eraser{o}
+}
+
+// Result is what was erased.
+type Result struct {
+	// Events is how many events are gone from the stream.
+	Events int `json:"events"`
+	// Seq is that of the last event that records it, 0 where there was nothing.
+	Seq uint64 `json:"seq"`
+}
+
+// Erase removes every event of the contact on this page, and returns when they
+// are gone from the stream. Other pages know the person by another id.
+//
+// It may be repeated, also after an error: what is done stays done. Events that
+// come later, and are newer than the erasure, begin a new conversation.
+func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (Result, error) {
+	var out Result
+	if page == "" || page == domain.NoPage || contact == "" {
+		return out, ErrRequest
+	}
+	head, err := streams.Last(ctx, x.opts.JS, x.opts.Stream)
+	if err != nil {
+		return out, err
+	}
+	for range rounds {
+		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
+			return out, err
+		}
+		husks, err := x.husks(ctx, page, contact)
+		if err != nil {
+			return out, err
+		}
+		if len(husks) == 0 {
+			return out, x.finish(ctx, page, contact)
+		}
+		if head, err = x.record(ctx, page, contact, husks); err != nil {
+			return out, err
+		}
+		out.Seq = head
+		for _, h := range husks {
+			if err := x.gone(ctx, h.Seq); err != nil {
+				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
+			}
+			out.Events++
+		}
+	}
+	return out, ErrBusy
+}
+
+// husks is what will stay of the contact's events.
+func (x *Eraser) husks(ctx context.Context, page domain.PageID, contact domain.ContactID) (husks []domain.Husk, err error) {
+	for after := uint64(0); ; {
+		seqs, err := conversations.EventsOf(x.opts.Conversations, page, contact, after, partSize)
+		if err != nil {
+			return nil, fmt.Errorf("find events: %w", err)
+		}
+		if len(seqs) == 0 {
+			return husks, nil
+		}
+		for _, seq := range seqs {
+			e, err := streams.Get(ctx, x.opts.JS, x.opts.Stream, seq)
+			switch {
+			case errors.Is(err, streams.ErrNotFound): // deleted by somebody's hand
+			case err != nil:
+				return nil, fmt.Errorf("read event: %w", err)
+			default:
+				husks = append(husks, domain.NewHusk(e.Event, e.Seq, e.At))
+			}
+			after = seq
+		}
+	}
+}
+
+// record stores what is erased, and returns the sequence of the last of it.
+func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, husks []domain.Husk) (uint64, error) {
+	now, hash := x.opts.Now().UTC(), domain.ContactHash(contact)
+	parts := (len(husks) + partSize - 1) / partSize
+	events := make([]domain.Event, parts)
+	for i := range events {
+		list := husks[i*partSize : min((i+1)*partSize, len(husks))]
+		key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
+		events[i] = domain.Event{
+			ID: domain.DedupID("pagestream", page, string(domain.ContactErased), key), Type: domain.ContactErased, Page: page, Time: now,
+			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: parts, Events: list}},
+		}
+	}
+	receipts, err := x.opts.Publisher.Publish(ctx, events)
+	if err != nil {
+		return 0, fmt.Errorf("record erasure: %w", err)
+	}
+	return receipts[parts-1].Seq, nil
+}
+
+// gone waits until the stream has no event at seq.
+func (x *Eraser) gone(ctx context.Context, seq uint64) error {
+	for {
+		_, err := streams.Get(ctx, x.opts.JS, x.opts.Stream, seq)
+		if errors.Is(err, streams.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(poll):
+		}
+	}
+}
+
+// finish carries out what is recorded of this contact, in case that the reactor
+// has given it up.
+func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID) error {
+	_, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
+		Stream: x.opts.Stream, Filters: streams.Filter(page, domain.ContactErased),
+		Malformed: func(uint64, error) error { return nil },
+	}, func(e streams.Stored) error {
+		if d := e.Data.Erasure; d == nil || d.Contact != domain.ContactHash(contact) {
+			return nil
+		}
+		return x.Handle(ctx, e)
+	})
+	return err
+}
+
+// Run carries out what is recorded, until the context ends, which is no error.
+// On several nodes they share the work.
+func (x *Eraser) Run(ctx context.Context) error {
+	return streams.NewReactor(streams.ReactorOptions{
+		Connect: x.opts.Connect, Stream: x.opts.Stream,
+		Filter: streams.Filter("", domain.ContactErased)[0], Durable: "erase",
+		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
+		GaveUp: func(m *message.Message, err error) {
+			x.opts.Logger.Error("erased events can't be deleted from the stream; type: pagestream erase, once more",
+				"seq", m.Metadata[streams.MetaSeq], "err", err)
+		},
+		Logger: x.opts.Logger,
+	}).Run(ctx)
+}
+
+// Handle deletes what an erasure lists. It may be repeated. An event that is not
+// the contact's is never deleted, whatever is listed.
+func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
+	d := e.Data.Erasure
+	if e.Type != domain.ContactErased || d == nil {
+		return nil
+	}
+	seqs := make([]uint64, 0, len(d.Events))
+	for _, h := range d.Events {
+		if h.Seq < e.Seq {
+			seqs = append(seqs, h.Seq)
+		}
+	}
+	n, err := streams.Erase(ctx, x.opts.JS, x.opts.Stream, seqs, func(s streams.Stored) bool {
+		ok := s.Page == e.Page && domain.ContactHash(s.Contact) == d.Contact
+		if !ok {
+			x.opts.Logger.Error("erasure lists an event of somebody else; it is left alone", "seq", s.Seq, "erasure", e.Seq)
+		}
+		return ok
+	})
+	if n > 0 {
+		x.opts.Logger.Info("events of an erased contact deleted", "page", e.Page, "events", n, "seq", e.Seq)
+	}
+	return err
+}

@@ -1,0 +1,378 @@
+package erase
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+const (
+	page   = domain.PageID("104")
+	other  = domain.PageID("105")
+	person = domain.ContactID("7001")
+	secret = "meet me at the old lighthouse"
+)
+
+// models are all read models over one stream, in a directory of their own.
+type models []*projections.Runner
+
+// rig is a real stream with a publisher and every read model.
+type rig struct {
+	*streamstest.Server
+	id        streams.Identity
+	live      models
+	publisher *streams.Publisher
+	eraser    *Eraser
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{Server: streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })}
+	r.id = r.Stream(t, streams.Spec{})
+	r.live = r.build(t)
+	r.publisher = r.publishing(t, r.live)
+	r.eraser = New(Options{
+		JS: r.JS, Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("erase") }, Publisher: r.publisher, Conversations: r.live.named("conversations"),
+	})
+	return r
+}
+
+// build follows the stream from its start.
+func (r *rig) build(t *testing.T) (list models) {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	var index projections.Index
+	for _, p := range []projections.Projection{deliveries.New(), pages.New(), subscriptions.New(), conversations.New()} {
+		m, err := projections.NewRunner(p, projections.RunnerOptions{
+			Dir: dir, JS: r.JS, Identity: r.id, Dedup: index, Pace: -1, Store: store.Options{NoSync: true},
+		})
+		require.NoError(t, err)
+		if index == nil {
+			index = deliveries.Index{Runner: m}
+		}
+		running.Go(func() { assert.NoError(t, m.Run(ctx)) })
+		list = append(list, m)
+	}
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		for _, m := range list {
+			assert.NoError(t, m.Close())
+		}
+	})
+	return list
+}
+
+func (r *rig) publishing(t *testing.T, m models) *streams.Publisher {
+	t.Helper()
+	p, err := streams.NewPublisher(r.JS, streams.PublisherOptions{Seen: deliveries.Index{Runner: m.named("deliveries")}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := limited()
+		defer cancel()
+		assert.NoError(t, p.Close(ctx))
+	})
+	return p
+}
+
+// run carries erasures out.
+func (r *rig) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { assert.NoError(t, r.eraser.Run(ctx)) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+}
+
+func (m models) named(name string) *projections.Runner {
+	for _, r := range m {
+		if r.Name() == name {
+			return r
+		}
+	}
+	panic(name)
+}
+
+func limited() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), streamstest.Limit)
+}
+
+// digests are those of all models at the head of the stream.
+func (r *rig) digests(t *testing.T, m models) map[string]string {
+	t.Helper()
+	ctx, cancel := limited()
+	defer cancel()
+	last, err := streams.Last(ctx, r.JS, streams.Name)
+	require.NoError(t, err)
+	out := map[string]string{}
+	for _, one := range m {
+		require.NoError(t, one.WaitFor(ctx, last))
+		digest, meta, err := one.Digest()
+		require.NoError(t, err)
+		require.Equal(t, last, meta.Seq)
+		out[one.Name()] = digest
+	}
+	return out
+}
+
+func (r *rig) publish(t *testing.T, events ...domain.Event) []streams.Receipt {
+	t.Helper()
+	ctx, cancel := limited()
+	defer cancel()
+	receipts, err := r.publisher.Publish(ctx, events)
+	require.NoError(t, err)
+	return receipts
+}
+
+func (r *rig) there(t *testing.T, seq uint64) bool {
+	t.Helper()
+	ctx, cancel := limited()
+	defer cancel()
+	_, err := streams.Get(ctx, r.JS, streams.Name, seq)
+	if err != nil {
+		require.ErrorIs(t, err, streams.ErrNotFound)
+	}
+	return err == nil
+}
+
+// onDisk says whether the stream's files hold s.
+func (r *rig) onDisk(t *testing.T, s string) bool {
+	t.Helper()
+	found := false
+	require.NoError(t, filepath.WalkDir(r.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		found = found || bytes.Contains(b, []byte(s))
+		return err
+	}))
+	return found
+}
+
+func (r *rig) erase(t *testing.T) Result {
+	t.Helper()
+	ctx, cancel := limited()
+	defer cancel()
+	out, err := r.eraser.Erase(ctx, page, person)
+	require.NoError(t, err)
+	return out
+}
+
+// said is a message of a contact.
+func said(page domain.PageID, contact domain.ContactID, mid, text string, ms int64) domain.Event {
+	return domain.Event{
+		ID: domain.DedupID("page", page, "message", mid), Type: domain.MessageReceived, Page: page, Contact: contact,
+		Time: time.UnixMilli(ms).UTC(),
+		Data: domain.Data{Object: "page", App: "shop", Message: &domain.Message{MID: mid, Text: text}},
+	}
+}
+
+// talk is all kinds of events of the person, among those of others.
+func talk() []domain.Event {
+	kind := func(t domain.Type, id string, ms int64, d domain.Data) domain.Event {
+		d.Object = "page"
+		return domain.Event{ID: id, Type: t, Page: page, Contact: person, Time: time.UnixMilli(ms).UTC(), Data: d}
+	}
+	return []domain.Event{
+		said(page, person, "m1", secret, 1000),
+		said(page, "7002", "m2", "good morning", 1500),
+		said(other, person, "m3", "the same number on another page", 1600),
+		kind(domain.MessageEchoed, "echo", 2000, domain.Data{Message: &domain.Message{MID: "m4", Text: "we reply: " + secret, Echo: true}}),
+		kind(domain.MessageRead, "read", 2500, domain.Data{Read: &domain.Read{Watermark: 2200}}),
+		kind(domain.MessageEdited, "edit", 2600, domain.Data{Edit: &domain.Edit{MID: "never", Text: secret, Num: 1}}),
+		kind(domain.ContactProfiled, "profile", 2700, domain.Data{Profile: &domain.Profile{Name: "Ada " + secret}}),
+		said(page, person, "m0", "older, and late", 500),
+		kind(domain.MessageReceived, "odd", 2800, domain.Data{}),
+	}
+}
+
+func TestErase(t *testing.T) {
+	r := newRig(t)
+	r.run(t)
+	receipts := r.publish(t, talk()...)
+	require.True(t, r.onDisk(t, secret), "the test looks where the text is")
+	out := r.erase(t)
+	assert.Equal(t, Result{Events: 7, Seq: 10}, out)
+	for i, e := range talk() {
+		assert.Equal(t, e.Page != page || e.Contact != person, r.there(t, receipts[i].Seq), "event %d", i)
+	}
+	assert.False(t, r.onDisk(t, secret), "the bytes are gone too")
+
+	model := r.live.named("conversations")
+	r.digests(t, r.live)
+	_, err := conversations.Get(model, page, person)
+	require.ErrorIs(t, err, conversations.ErrErased)
+	for _, c := range []struct {
+		page    domain.PageID
+		contact domain.ContactID
+	}{{page, "7002"}, {other, person}} {
+		list, _, err := conversations.Messages(model, c.page, c.contact, "", 0, false)
+		require.NoError(t, err)
+		assert.Len(t, list, 1)
+	}
+	counts, err := conversations.Count(model, page)
+	require.NoError(t, err)
+	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, counts)
+
+	// The record says nothing of the person.
+	ctx, cancel := limited()
+	defer cancel()
+	e, err := streams.Get(ctx, r.JS, streams.Name, out.Seq)
+	require.NoError(t, err)
+	assert.Empty(t, e.Contact)
+	assert.NotContains(t, fmt.Sprintf("%+v %+v", e, e.Data.Erasure), string(person))
+
+	// Traffic is counted as it was, and a rebuild agrees in every byte.
+	again := r.build(t)
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, again))
+	p, err := pages.Get(again.named("pages"), page)
+	require.NoError(t, err)
+	assert.Equal(t, uint64(9), p.Traffic.Events)
+
+	// A redelivery is still a duplicate, for the old models and the new.
+	twice := r.publish(t, talk()[0])[0]
+	assert.NotEqual(t, streams.NotDuplicate, twice.Duplicate)
+	assert.Equal(t, receipts[0].Seq, twice.Seq)
+	for _, m := range []models{r.live, again} {
+		seqs, err := deliveries.Index{Runner: m.named("deliveries")}.Seen([]string{talk()[0].ID})
+		require.NoError(t, err)
+		assert.Equal(t, []uint64{receipts[0].Seq}, seqs, "the index has it beyond the window")
+	}
+
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left")
+	// The person may write again, and be erased again.
+	r.publish(t, said(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
+	assert.Equal(t, 1, r.erase(t).Events)
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+}
+
+// A crash after the record: the reactor does the rest, or the next erasure.
+func TestCrashBeforeTheDeletion(t *testing.T) {
+	for name, rest := range map[string]func(*testing.T, *rig){
+		"reactor": func(t *testing.T, r *rig) { r.run(t) },
+		"erased once more": func(t *testing.T, r *rig) {
+			assert.Equal(t, Result{}, r.erase(t))
+			assert.False(t, r.there(t, 1))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.publish(t, talk()...)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			out, err := r.eraser.Erase(ctx, page, person)
+			require.ErrorIs(t, err, ErrUnfinished)
+			assert.Equal(t, uint64(10), out.Seq)
+			require.True(t, r.there(t, 1))
+			before := r.digests(t, r.build(t))
+			rest(t, r)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				if r.there(t, 1) || r.there(t, 9) {
+					return fmt.Errorf("not deleted")
+				}
+				return nil
+			})
+			assert.Equal(t, before, r.digests(t, r.build(t)), "before the deletion and after")
+			assert.Equal(t, before, r.digests(t, r.live))
+		})
+	}
+}
+
+// racing stores an event of the person just before the record.
+type racing struct {
+	*streams.Publisher
+	first []domain.Event
+}
+
+func (p *racing) Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
+	if len(p.first) > 0 {
+		if _, err := p.Publisher.Publish(ctx, p.first[:1]); err != nil {
+			return nil, err
+		}
+		p.first = p.first[1:]
+	}
+	return p.Publisher.Publish(ctx, events)
+}
+
+func TestEventsThatComeMeanwhile(t *testing.T) {
+	r := newRig(t)
+	r.run(t)
+	r.publish(t, talk()...)
+	p := &racing{r.publisher, []domain.Event{said(page, person, "m5", "and "+secret, 400), said(page, person, "m6", "more", 300)}}
+	r.eraser.opts.Publisher = p
+	assert.Equal(t, 9, r.erase(t).Events)
+	assert.False(t, r.onDisk(t, secret))
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+
+	for i := range rounds + 1 {
+		p.first = append(p.first, said(page, person, fmt.Sprint("n", i), "again", int64(i+1)))
+	}
+	r.publish(t, said(page, person, "m7", "x", 200))
+	ctx, cancel := limited()
+	defer cancel()
+	_, err := r.eraser.Erase(ctx, page, person)
+	require.ErrorIs(t, err, ErrBusy)
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+}
+
+func TestALongConversation(t *testing.T) {
+	r := newRig(t)
+	r.run(t)
+	var events []domain.Event
+	for i := range partSize + 50 {
+		events = append(events, said(page, person, fmt.Sprint("m", i), secret, int64(1000+i)))
+		if i%50 == 0 {
+			events = append(events, said(page, "7002", fmt.Sprint("o", i), "hm", int64(1000+i)))
+		}
+	}
+	r.publish(t, events...)
+	assert.Equal(t, partSize+50, r.erase(t).Events)
+	assert.False(t, r.onDisk(t, secret))
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+}
+
+// An erasure that lists what is not the contact's deletes nothing.
+func TestNothingOfOthersIsDeleted(t *testing.T) {
+	r := newRig(t)
+	r.run(t)
+	r.publish(t, talk()...)
+	r.publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
+		Contact: domain.ContactHash(person), Part: 1, Parts: 1,
+		Events: []domain.Husk{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
+	}}})
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if r.there(t, 1) {
+			return fmt.Errorf("the reactor has not come to it")
+		}
+		return nil
+	})
+	for _, seq := range []uint64{2, 3, 10} {
+		assert.True(t, r.there(t, seq), "event %d", seq)
+	}
+	_, err := r.eraser.Erase(t.Context(), "", person)
+	require.ErrorIs(t, err, ErrRequest)
+}
