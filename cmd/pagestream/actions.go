@@ -13,6 +13,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
@@ -127,6 +128,21 @@ func (a *actions) Send(ctx context.Context, page domain.PageID, m api.MessageReq
 func (a *actions) Backfill(ctx context.Context, page domain.PageID, since, until time.Time, progress func(any)) (any, error) {
 	sum, err := a.filler.Run(ctx, backfill.Request{Page: page, Since: since, Until: until}, func(p backfill.Progress) { progress(p) })
 	return sum, refusedAction("backfill page "+string(page), err)
+}
+
+// eraseWait is how long an answer waits for the deletion, which goes on without
+// it: less than a client does.
+const eraseWait = 50 * time.Second
+
+// erase removes a contact.
+func (p *Program) erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, eraseWait)
+	defer cancel()
+	out, err := p.eraser.Erase(ctx, page, contact)
+	if errors.Is(err, erase.ErrUnfinished) || errors.Is(err, erase.ErrBusy) || errors.Is(err, erase.ErrRequest) {
+		err = fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	return out, err
 }
 
 // Reconcile says what the loop knows.

@@ -37,6 +37,10 @@ func (e EraseCommand) Run(c *CLI) error {
 		return fmt.Errorf("read the server's answer: %w", err)
 	}
 	return c.Print(sum, func() {
+		if sum.Events == 0 {
+			fmt.Fprintf(c.Out, "there is nothing of contact %s on page %s\n", e.Contact, e.Page)
+			return
+		}
 		fmt.Fprintf(c.Out, "erased: %d events are gone from the stream; event %d is the record\n", sum.Events, sum.Seq)
 	})
 }

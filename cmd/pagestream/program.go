@@ -16,7 +16,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
@@ -48,6 +50,8 @@ type Program struct {
 	tokens    tokens
 	connector *connect.Connector
 	login     *login.Handler
+	callbacks *callbacks.Handler
+	eraser    *erase.Eraser
 	// openLogins lets anybody log in: dev's, which is offline.
 	openLogins bool
 	// reconciler holds what Meta does against what is wanted.
@@ -306,6 +310,21 @@ func (p *Program) openApps() (err error) {
 	p.login = login.New(login.Options{
 		BaseURL: p.baseURL(), Flow: loginFlow{p.connector}, Open: p.openLogins, Logger: p.log.With("part", "login"),
 	})
+	key, err := p.keys.Derive("meta/data-deletion")
+	if err != nil {
+		return err
+	}
+	o := callbacks.Options{
+		Disconnector: disconnector{p.connector}, BaseURL: p.baseURL(), Key: key, Logger: p.log.With("part", "callbacks"),
+	}
+	for _, a := range p.cfg.Apps {
+		o.Apps = append(o.Apps, callbacks.App{Name: a.Name, Secrets: plain(a.Secrets)})
+	}
+	p.callbacks = callbacks.New(o)
+	p.eraser = erase.New(erase.Options{
+		JS: p.js, Connect: p.dial("erase"), Publisher: p.publisher, Conversations: p.model("conversations"),
+		Logger: p.log.With("part", "erase"),
+	})
 	return nil
 }
 
@@ -336,6 +355,7 @@ func (p *Program) serve(ctx context.Context) error {
 	public := http.NewServeMux()
 	hook.Register(public)
 	p.login.Register(public)
+	p.callbacks.Register(public)
 	public.HandleFunc("GET /healthz", api.Health)
 	p.public = &http.Server{
 		Handler:           public,
@@ -389,17 +409,21 @@ func (p *Program) newWebhook() (*webhook.Handler, error) {
 		PageVerifyToken: p.isPageVerifyToken,
 	}
 	for _, a := range p.cfg.Apps {
-		app := webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken)}
-		for _, s := range a.Secrets {
-			app.Secrets = append(app.Secrets, string(s))
-		}
-		o.Apps = append(o.Apps, app)
+		o.Apps = append(o.Apps, webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken), Secrets: plain(a.Secrets)})
 	}
 	h, err := webhook.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("make webhook handler: %w", err)
 	}
 	return h, nil
+}
+
+// plain are secrets for those who have to use them.
+func plain(secrets []config.Secret) (out []string) {
+	for _, s := range secrets {
+		out = append(out, string(s))
+	}
+	return out
 }
 
 // observe counts one answered webhook request, in the metrics and the ledger.
@@ -464,7 +488,7 @@ func (p *Program) newAPI() error {
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
-		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Ready: p.health.reasons,
+		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Erase: p.erase, Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})

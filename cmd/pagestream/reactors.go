@@ -43,6 +43,7 @@ func (p *Program) startReactors() {
 		Interval: interval, TokenInterval: p.cfg.Reconcile.TokenInterval, Logger: p.log.With("part", "reconcile"),
 	})
 	start("reconcile", p.reconciler.Run)
+	start("erase", p.eraser.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
 			Connect: p.dial("profile"), Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},
@@ -127,6 +128,14 @@ func (s senders) Send(ctx context.Context, app string, page domain.PageID, token
 		err = fmt.Errorf("%w: %w", outbound.ErrRequest, err) // nothing was sent
 	}
 	return out.RecipientID, out.MessageID, err
+}
+
+// disconnector is the connector as package callbacks asks for it.
+type disconnector struct{ c *connect.Connector }
+
+func (d disconnector) DisconnectAdmin(ctx context.Context, app, admin, reason string) (int, error) {
+	list, err := d.c.DisconnectAdmin(ctx, app, admin, reason)
+	return len(list), err
 }
 
 // verbs are the connector's as package reconcile asks for them.

@@ -10,7 +10,9 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -190,6 +192,19 @@ func (k *KeyRing) NeedsReseal(sealed string) bool {
 
 // headSize is the length of "v1.<key id>.".
 const headSize = len(version) + 1 + 2*idSize + 1
+
+// Derive returns 32 secret bytes for a purpose, such as signing links. They come
+// from the oldest key (HKDF, RFC 5869), so they stay the same over rotations and
+// as long as the key file does.
+func (k *KeyRing) Derive(purpose string) ([]byte, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	b, err := hkdf.Key(sha256.New, k.keys[k.order[0]].raw, nil, purpose, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	return b, nil
+}
 
 // split takes a sealed text apart. The id it returns is well formed.
 func split(sealed string) (id string, body []byte, err error) {

@@ -504,3 +504,24 @@ func TestRotateFile(t *testing.T) {
 	assert.Equal(t, now, ring.Primary())
 	assert.Equal(t, []string{before, now}, ring.KeyIDs())
 }
+
+func TestDerive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	k, _, err := seal.LoadOrCreate(path, false)
+	require.NoError(t, err)
+	a, err := k.Derive("links")
+	require.NoError(t, err)
+	assert.Len(t, a, 32)
+	b, err := k.Derive("cookies")
+	require.NoError(t, err)
+	assert.NotEqual(t, a, b)
+	require.NoError(t, k.RotateFile(path))
+	again, err := seal.Load(path)
+	require.NoError(t, err)
+	b, err = again.Derive("links")
+	require.NoError(t, err)
+	assert.Equal(t, a, b, "the same after a rotation and a restart")
+	b, err = newRing(t).Derive("links")
+	require.NoError(t, err)
+	assert.NotEqual(t, a, b, "another ring")
+}

@@ -215,6 +215,7 @@ func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
+	extend(w)
 	out, err := s.opts.Erase(r.Context(), domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact")))
 	if err != nil {
 		return actionFailed("erase", err)

@@ -1,0 +1,236 @@
+package callbacks_test
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
+)
+
+const (
+	secret = "a-secret-of-the-app"
+	admin  = "102030405060708090" // more digits than a float holds
+)
+
+// sign makes a signed_request in one alphabet.
+func sign(e *base64.Encoding, secret, payload string) string {
+	body := e.EncodeToString([]byte(payload))
+	m := hmac.New(sha256.New, []byte(secret))
+	m.Write([]byte(body))
+	return e.EncodeToString(m.Sum(nil)) + "." + body
+}
+
+func alphabets() map[string]*base64.Encoding {
+	return map[string]*base64.Encoding{
+		"url": base64.RawURLEncoding, "url padded": base64.URLEncoding,
+		"standard": base64.RawStdEncoding, "standard padded": base64.StdEncoding,
+	}
+}
+
+const payload = `{"user_id":"` + admin + `","algorithm":"HMAC-SHA256","issued_at":1790000000,"note":"~~~???>>>ÿ"}`
+
+func TestParseSignedRequest(t *testing.T) {
+	for name, e := range alphabets() {
+		got, err := callbacks.ParseSignedRequest([]string{"old", secret}, sign(e, secret, payload))
+		require.NoError(t, err, name)
+		assert.Equal(t, callbacks.Request{UserID: admin, Issued: time.Unix(1790000000, 0).UTC(), Secret: 1}, got, name)
+	}
+	url := base64.RawURLEncoding
+	for name, c := range map[string]struct {
+		signed string
+		err    error
+		user   string
+	}{
+		"number":          {sign(url, secret, `{"user_id":102030405060708090,"algorithm":"hmac-sha256"}`), nil, admin},
+		"old":             {sign(url, secret, `{"user_id":"1","algorithm":"HMAC-SHA256","issued_at":1}`), nil, "1"},
+		"other secret":    {sign(url, "another", payload), callbacks.ErrSignature, ""},
+		"empty secret":    {sign(url, "", payload), callbacks.ErrSignature, ""},
+		"changed":         {strings.Replace(sign(url, secret, payload), ".ey", ".eY", 1), callbacks.ErrSignature, ""},
+		"other algorithm": {sign(url, secret, `{"user_id":"1","algorithm":"none"}`), callbacks.ErrAlgorithm, ""},
+		"no algorithm":    {sign(url, secret, `{"user_id":"1"}`), callbacks.ErrAlgorithm, ""},
+		"no user":         {sign(url, secret, `{"algorithm":"HMAC-SHA256"}`), callbacks.ErrMalformed, ""},
+		"a name":          {sign(url, secret, `{"algorithm":"HMAC-SHA256","user_id":"1 or 2"}`), callbacks.ErrMalformed, ""},
+		"a float":         {sign(url, secret, `{"algorithm":"HMAC-SHA256","user_id":1.5e3}`), callbacks.ErrMalformed, ""},
+		"not JSON":        {sign(url, secret, `user_id=1`), callbacks.ErrMalformed, ""},
+		"empty":           {"", callbacks.ErrMalformed, ""},
+		"no dot":          {"abc", callbacks.ErrMalformed, ""},
+		"two dots":        {sign(url, secret, payload) + ".x", callbacks.ErrMalformed, ""},
+		"not base64":      {"%%%.%%%", callbacks.ErrMalformed, ""},
+		"huge":            {strings.Repeat("a", 1<<20) + ".b", callbacks.ErrMalformed, ""},
+	} {
+		got, err := callbacks.ParseSignedRequest([]string{secret, ""}, c.signed)
+		require.ErrorIs(t, err, c.err, name)
+		assert.Equal(t, c.user, got.UserID, name)
+	}
+}
+
+func TestCorpusVectors(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "..", "shared", "corpus", "SIGNATURES.json"))
+	if err != nil {
+		t.Skipf("no corpus: %v", err)
+	}
+	var in struct {
+		Vectors []struct {
+			Signed string `json:"signed_request"`
+			Secret string `json:"secret"`
+			Expect string `json:"expect"`
+		} `json:"signed_request"`
+	}
+	require.NoError(t, json.Unmarshal(b, &in))
+	require.NotEmpty(t, in.Vectors)
+	for _, v := range in.Vectors {
+		_, err := callbacks.ParseSignedRequest([]string{v.Secret}, v.Signed)
+		assert.Equal(t, v.Expect == "valid", err == nil, "%s: %v", v.Expect, err)
+	}
+}
+
+func FuzzParseSignedRequest(f *testing.F) {
+	for _, e := range alphabets() {
+		f.Add(sign(e, secret, payload), payload)
+	}
+	f.Add("a.b", `{"algorithm":"HMAC-SHA256","user_id":00}`)
+	f.Fuzz(func(t *testing.T, s, inner string) {
+		for _, one := range []string{s, sign(base64.RawURLEncoding, secret, inner)} {
+			got, err := callbacks.ParseSignedRequest([]string{secret}, one)
+			if err == nil && (got.UserID == "" || strings.Trim(got.UserID, "0123456789") != "") {
+				t.Fatalf("accepted the id %q", got.UserID)
+			}
+		}
+	})
+}
+
+// ends records who was disconnected.
+type ends struct {
+	got [][3]string
+	err error
+}
+
+func (e *ends) DisconnectAdmin(ctx context.Context, app, admin, reason string) (int, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		return 0, errors.New("it may wait for ever")
+	}
+	e.got = append(e.got, [3]string{app, admin, reason})
+	return 2, e.err
+}
+
+func serve(t *testing.T, e *ends, key string) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	callbacks.New(callbacks.Options{
+		Apps:         []callbacks.App{{Name: "one", Secrets: []string{"first"}}, {Name: "two", Secrets: []string{secret, "older"}}},
+		Disconnector: e, BaseURL: "https://example.org/", Key: []byte(key),
+		Now: func() time.Time { return time.Date(2026, 6, 1, 23, 0, 0, 0, time.UTC) },
+	}).Register(mux)
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func post(t *testing.T, to, signed string) (int, string, http.Header) {
+	t.Helper()
+	r, err := http.PostForm(to, url.Values{"signed_request": {signed}})
+	require.NoError(t, err)
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return r.StatusCode, string(b), r.Header
+}
+
+func TestDeauthorize(t *testing.T) {
+	var e ends
+	base := serve(t, &e, "key")
+	for _, path := range []string{"/meta/deauthorize", "/meta/deauthorize/two", "/meta/deauthorize"} { // Meta may repeat it
+		code, body, _ := post(t, base+path, sign(base64.URLEncoding, secret, payload))
+		assert.Equal(t, http.StatusOK, code)
+		assert.JSONEq(t, `{"success":true}`, body)
+	}
+	require.Len(t, e.got, 3)
+	assert.Equal(t, [3]string{"two", admin, "the admin has removed the app"}, e.got[0])
+
+	for name, c := range map[string]struct {
+		path, signed string
+		want         int
+	}{
+		"other secret":    {"", sign(base64.URLEncoding, "x", payload), http.StatusUnauthorized},
+		"other app":       {"/one", sign(base64.URLEncoding, secret, payload), http.StatusUnauthorized},
+		"unknown app":     {"/three", sign(base64.URLEncoding, secret, payload), http.StatusUnauthorized},
+		"other algorithm": {"", sign(base64.URLEncoding, secret, `{"user_id":"1","algorithm":"HMAC-MD5"}`), http.StatusBadRequest},
+		"nothing":         {"", "", http.StatusBadRequest},
+		"huge":            {"", strings.Repeat("x", 1<<20), http.StatusBadRequest},
+	} {
+		code, body, _ := post(t, base+"/meta/deauthorize"+c.path, c.signed)
+		assert.Equal(t, c.want, code, name)
+		assert.NotContains(t, body, admin, name)
+	}
+	assert.Len(t, e.got, 3, "and nobody was disconnected by those")
+
+	e.err = errors.New("the stream is full")
+	code, body, head := post(t, base+"/meta/deauthorize", sign(base64.URLEncoding, secret, payload))
+	assert.Equal(t, http.StatusServiceUnavailable, code, "so that Meta sends it again")
+	assert.NotEmpty(t, head.Get("Retry-After"))
+	assert.NotContains(t, body, "full")
+}
+
+func TestDataDeletion(t *testing.T) {
+	var e ends
+	base := serve(t, &e, "key")
+	// As a form that was not escaped: "+" comes as a space.
+	signed := sign(base64.StdEncoding, "older", payload)
+	r, err := http.Post(base+"/meta/data-deletion", "application/x-www-form-urlencoded",
+		strings.NewReader("signed_request="+strings.ReplaceAll(signed, "=", "%3D")))
+	require.NoError(t, err)
+	defer r.Body.Close()
+	require.Equal(t, http.StatusOK, r.StatusCode)
+	var out struct {
+		URL  string `json:"url"`
+		Code string `json:"confirmation_code"`
+	}
+	require.NoError(t, json.NewDecoder(r.Body).Decode(&out))
+	require.True(t, strings.HasPrefix(out.URL, "https://example.org/meta/data-deletion?code="), out.URL)
+	assert.Contains(t, out.URL, out.Code)
+	assert.NotContains(t, out.URL, admin)
+	require.Len(t, e.got, 1)
+	assert.Equal(t, admin, e.got[0][1])
+
+	path := strings.TrimPrefix(out.URL, "https://example.org")
+	page := func(base, path string) (int, string) {
+		r, err := http.Get(base + path)
+		require.NoError(t, err)
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+		assert.Contains(t, r.Header.Get("Content-Security-Policy"), "default-src 'none'")
+		return r.StatusCode, string(b)
+	}
+	for _, base := range []string{base, serve(t, &e, "key")} { // and after a restart
+		code, body := page(base, path)
+		assert.Equal(t, http.StatusOK, code)
+		assert.Contains(t, body, out.Code)
+		assert.Contains(t, body, "1 June 2026")
+	}
+	for name, p := range map[string]string{
+		"longer": path + "A", "none": "/meta/data-deletion", "odd": "/meta/data-deletion?code=%3Cscript%3E-x", "cut": path[:len(path)-5],
+	} {
+		code, body := page(base, p)
+		assert.Equal(t, http.StatusNotFound, code, name)
+		assert.NotContains(t, body, "<script")
+	}
+	code, _ := page(serve(t, &e, "another key"), path)
+	assert.Equal(t, http.StatusNotFound, code)
+}
