@@ -269,6 +269,33 @@ func TestTokenDiesWhileTrafficFlows(t *testing.T) {
 	t.Logf("%d events while the token died nine times", sent.Load())
 }
 
+// TestPageMetrics: what an alert is made of.
+func TestPageMetrics(t *testing.T) {
+	g, cfg := agency(t, 2)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	token, err := g.PageToken(testAppID, testUser, "7001")
+	require.NoError(t, err)
+	require.NoError(t, g.KillToken(token, 460))
+	r.command(t, "pages", "check", "7001")
+	resp, err := r.send(t.Context(), http.MethodGet, "/metrics", nil, nil, "text/plain")
+	require.NoError(t, err)
+	body := read(t, resp)
+	for _, want := range []string{
+		`pagestream_graph_calls_total{code="0",edge="subscribed_apps",method="POST",status="200"} 2`,
+		`pagestream_graph_calls_total{code="190",edge="subscribed_apps",method="GET",status="400"} `,
+		`pagestream_graph_call_seconds_count{edge="subscribed_apps"} `,
+		`pagestream_page_token_valid{page="7000"} 1`,
+		`pagestream_page_token_valid{page="7001"} 0`,
+		`pagestream_page_subscription_confirmed{page="7000"} 1`,
+		`pagestream_page_token_expires_timestamp_seconds{page="7000"} `,
+		`pagestream_all_pages_silent 0`,
+		`pagestream_reconcile_total{action="heal"} `,
+	} {
+		assert.Contains(t, body, want)
+	}
+}
+
 // TestKeyRotation: every token is under the new key, and works.
 func TestKeyRotation(t *testing.T) {
 	g, cfg := agency(t, 6)

@@ -302,7 +302,7 @@ func (p *Program) startPublisher() error {
 
 // openApps makes what calls Graph.
 func (p *Program) openApps() (err error) {
-	if p.apps, err = newMetaApps(p.cfg.Apps, nil); err != nil {
+	if p.apps, err = newMetaApps(p.cfg.Apps, newGraphMetrics(p.metrics.Registry).observe); err != nil {
 		return err
 	}
 	p.tokens = tokens{pages: p.model("pages"), keys: p.keys}
@@ -496,5 +496,6 @@ func (p *Program) newAPI() error {
 		return fmt.Errorf("make API: %w", err)
 	}
 	p.metrics.Watch(p.model("pages"), p.api.Statuses)
+	p.metrics.Registry.MustRegister(pageCollector{p})
 	return nil
 }
