@@ -22,21 +22,37 @@ type metaApps struct {
 	fields  *fieldCache
 }
 
-// fieldsAge is how long an app's own fields are taken for true: they are asked
-// for with every page that is checked.
+// fieldsAge is how long an app's own fields, or that they can't be read, are taken
+// for true: they are asked for with every page that is checked.
 const fieldsAge = 5 * time.Second
 
 // fieldCache has the apps' own fields of a moment ago.
 type fieldCache struct {
 	mu sync.Mutex
-	at map[string]time.Time
-	of map[string][]string
+	of map[string]*appFields
+}
+
+// appFields are one app's. Whoever asks while they are read waits for that.
+type appFields struct {
+	mu     sync.Mutex
+	at     time.Time
+	fields []string
+	err    error
+}
+
+func (c *fieldCache) app(name string) *appFields {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[name] == nil {
+		c.of[name] = &appFields{}
+	}
+	return c.of[name]
 }
 
 func newMetaApps(apps []config.App, observe func(graph.Observation)) (metaApps, error) {
 	m := metaApps{
 		apps: apps, clients: make(map[string]*graph.Client, len(apps)),
-		fields: &fieldCache{at: map[string]time.Time{}, of: map[string][]string{}},
+		fields: &fieldCache{of: map[string]*appFields{}},
 	}
 	for _, a := range apps {
 		if a.ID == "" {
@@ -82,23 +98,26 @@ func (m metaApps) appFields(ctx context.Context, app string) (fields []string, k
 	if !ok {
 		return nil, false, nil
 	}
-	m.fields.mu.Lock()
-	defer m.fields.mu.Unlock()
-	if time.Since(m.fields.at[name]) < fieldsAge {
-		return m.fields.of[name], true, nil
+	a := m.fields.app(name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Since(a.at) < fieldsAge {
+		return a.fields, a.err == nil, a.err
 	}
 	list, err := g.AppSubscriptions(ctx)
-	if err != nil {
-		return nil, false, fmt.Errorf("read app's subscriptions: %w", err)
+	if ctx.Err() != nil {
+		return nil, false, ctx.Err() // of this caller alone
 	}
-	fields = []string{}
+	a.at, a.fields, a.err = time.Now(), []string{}, nil
+	if err != nil {
+		a.err = fmt.Errorf("read app's subscriptions: %w", err)
+	}
 	for _, s := range list {
 		if s.Object == "page" {
-			fields = s.Fields
+			a.fields = s.Fields
 		}
 	}
-	m.fields.at[name], m.fields.of[name] = time.Now(), fields
-	return fields, true, nil
+	return a.fields, a.err == nil, a.err
 }
 
 // profiles asks who a contact is.

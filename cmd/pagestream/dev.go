@@ -42,9 +42,15 @@ const (
 	devApp       = "dev"
 )
 
+// devConnected is how many of devPages are connected at the start; the others wait
+// for somebody who tries the login.
+const devConnected = 2
+
 var devPages = []fakegraph.Page{
 	{ID: "100000000000101", Name: "Corner Bakery", Category: "Bakery"},
 	{ID: "100000000000102", Name: "Harbour Bikes", Category: "Bicycle shop"},
+	{ID: "100000000000103", Name: "Old Mill Books", Category: "Book shop"},
+	{ID: "100000000000104", Name: "Fern & Moss", Category: "Florist"},
 }
 
 // Run starts everything and shows counts until it is stopped.
@@ -73,6 +79,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		return err
 	}
 	p := NewProgram(cfg, log)
+	p.openLogins = true
 	if err := p.Run(ctx); err != nil {
 		return err
 	}
@@ -96,7 +103,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		return err
 	}
 	fmt.Fprintf(c.Out, "pagestream dev: everything is on this machine, nothing goes to Meta\n\n")
-	for _, page := range devPages {
+	for _, page := range devPages[:devConnected] {
 		out, err := meta.connect(ctx, cl, page.ID)
 		if err != nil {
 			return fmt.Errorf("connect page %s: %w", page.ID, err)
@@ -104,17 +111,19 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		fmt.Fprintf(c.Out, "  page      %s %s: %s with %d fields\n", out.Page, out.Name, out.State, len(out.Actual))
 	}
 	fmt.Fprintf(c.Out, `  webhook   %s
+  login     http://%s/oauth/start (connects the other pages of the fake Meta in a browser)
   API       http://%s/api/v1/status (token in %s)
 
 In another terminal, for example:
 
-  go run ./cmd/pagestream -c %s conversations list
-  go run ./cmd/pagestream -c %[4]s events tail
-  go run ./cmd/pagestream -c %[4]s load --duration 10s
+  go run ./cmd/pagestream -c %s pages list
+  go run ./cmd/pagestream -c %[5]s conversations list
+  go run ./cmd/pagestream -c %[5]s events tail
+  go run ./cmd/pagestream -c %[5]s load --duration 10s
 
 Ctrl-C stops it.
 
-`, webhook, p.PrivateAddr(), cfg.HTTP.TokenFile, file)
+`, webhook, p.PublicAddr(), p.PrivateAddr(), cfg.HTTP.TokenFile, file)
 
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: meta.graph, Target: webhook, Rate: d.Rate, Seed: d.Seed,
@@ -170,7 +179,7 @@ func (d DevCommand) config(c *CLI, dir, graphURL string) config.Config {
 	}
 	cfg.Apps = []config.App{{
 		Name: devApp, ID: devAppID, Secrets: []config.Secret{devAppSecret}, VerifyToken: devVerify,
-		GraphURL: graphURL, GraphVersion: config.DefaultGraphVersion,
+		GraphURL: graphURL, LoginURL: graphURL, GraphVersion: config.DefaultGraphVersion,
 	}}
 	return cfg
 }
