@@ -23,8 +23,14 @@ import (
 	"time"
 )
 
-// ErrRunning says that an engine runs already.
-var ErrRunning = errors.New("delivery engine runs already")
+// Errors of an [Engine].
+var (
+	// ErrRunning says that an engine runs already.
+	ErrRunning = errors.New("delivery engine runs already")
+	// ErrUndelivered says that a POST was not answered 200 in time, or was not
+	// sent because delivery is off.
+	ErrUndelivered = errors.New("webhook was not delivered")
+)
 
 // Defaults of [EngineOptions].
 const (
@@ -65,6 +71,13 @@ type EngineOptions struct {
 	// another POST under another entry.time. Reorder is the share of items that
 	// come one to four flushes late, Standby of those that come as standby.
 	Duplicates, Reorder, Standby int
+	// NumericIDs is the share of items, in percent, whose sender and recipient are
+	// JSON numbers, OddTimes of those whose timestamp is 0, in seconds or a string,
+	// EditsFirst of the messages with text that come a flush after their first edit.
+	NumericIDs, OddTimes, EditsFirst int
+	// EchoDelay is how long after the Send API's reply its echo is made, 0 at the
+	// next flush. Where it is negative the echo is POSTed before the reply.
+	EchoDelay time.Duration
 	// Flush is how often POSTs are made of what has happened.
 	Flush time.Duration
 	// Timeout is how long an answer may take.
@@ -81,8 +94,9 @@ type EngineOptions struct {
 type Counters struct {
 	// Sent counts items in first tries, Duplicated those of them that repeat
 	// others, Retried items in later tries, Acked those in POSTs that were
-	// answered 200, Dropped those given up when the page was unsubscribed.
-	Sent, Duplicated, Retried, Acked, Dropped uint64
+	// answered 200, Dropped those given up when the page was unsubscribed, Lost
+	// those never sent or given up because delivery was off.
+	Sent, Duplicated, Retried, Acked, Dropped, Lost uint64
 	// Failing is since when every POST with the page has failed, zero if the last
 	// was answered 200. Removed counts how often the page was unsubscribed for
 	// that.
@@ -96,11 +110,22 @@ type Engine struct {
 	app  App
 	http *http.Client
 	talk *talk
+	plan *planner // of who runs or steps the engine
 
 	mu       sync.Mutex
 	running  bool
 	counters map[string]*Counters
-	queue    []item // echoes of the Send API
+	queue    []queued        // echoes of the Send API and what Say says
+	standby  map[string]bool // pages whose threads another app owns
+	quiet    map[string]bool // pages whose people write nothing
+	outage   bool
+	secret   string // signs; empty is the app's
+}
+
+// queued is an item that goes out with the first flush that is not before due.
+type queued struct {
+	item
+	due time.Time
 }
 
 // item is one element of an entry's messaging or standby.
@@ -109,6 +134,17 @@ type item struct {
 	field   string
 	standby bool
 	body    map[string]any
+}
+
+// overhear makes it an item of another app's thread.
+func (i *item) overhear() {
+	if i.standby {
+		return
+	}
+	i.standby, i.field = true, "standby"
+	if p, ok := i.body["postback"].(map[string]any); ok {
+		delete(p, "payload") // only the app that sent the button sees it
+	}
 }
 
 // delivery is one POST: items of one or more pages, in order.
@@ -129,7 +165,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if u, err := url.Parse(o.Target); err != nil || u.Host == "" {
 		return nil, fmt.Errorf("%w: target is not a URL", ErrOptions)
 	}
-	for _, percent := range []int{o.Duplicates, o.Reorder, o.Standby} {
+	for _, percent := range []int{o.Duplicates, o.Reorder, o.Standby, o.NumericIDs, o.OddTimes, o.EditsFirst} {
 		if percent < 0 || percent > 100 {
 			return nil, fmt.Errorf("%w: %d is not a percentage", ErrOptions, percent)
 		}
@@ -147,12 +183,89 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if o.RunID == "" {
 		o.RunID = strconv.FormatInt(o.Now().UnixNano(), 36)
 	}
-	e := &Engine{opts: o, app: app, http: o.HTTP, counters: map[string]*Counters{}}
+	e := &Engine{
+		opts: o, app: app, http: o.HTTP, counters: map[string]*Counters{},
+		standby: map[string]bool{}, quiet: map[string]bool{},
+	}
 	if e.http == nil {
 		e.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxInFlight}}
 	}
-	e.talk = newTalk(o.Graph, app, o.Seed, o.RunID, o.Standby)
+	e.talk = newTalk(app, o)
+	e.plan = &planner{e: e, rng: rand.New(rand.NewPCG(o.Seed, 2)), last: o.Now(), known: map[string]bool{}}
 	return e, nil
+}
+
+// SetStandby says whether another app owns the threads of a page: then all that
+// happens there comes in the entry's standby.
+func (e *Engine) SetStandby(page string, on bool) { e.set(e.standby, page, on) }
+
+// SetQuiet says whether the people of a page write nothing. What they wrote
+// before may still come, and what the Send API sends is echoed.
+func (e *Engine) SetQuiet(page string, on bool) { e.set(e.quiet, page, on) }
+
+func (e *Engine) set(pages map[string]bool, page string, on bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if on {
+		pages[page] = true
+	} else {
+		delete(pages, page)
+	}
+}
+
+// SetDelivery switches delivery off and on. While it is off people go on
+// writing, but what they write, and what had not been answered 200 by then, is
+// never sent: a gap that only the Conversations API can fill. A POST that is on
+// its way is not broken off.
+func (e *Engine) SetDelivery(on bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.outage = !on
+}
+
+func (e *Engine) off() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.outage
+}
+
+// SetSecret changes what POSTs are signed with; empty is the app's own secret.
+func (e *Engine) SetSecret(secret string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.secret = secret
+}
+
+// SendTest does what the Test button of Meta's dashboard does: one signed POST
+// with a made-up message in the form of a change, of page "0" and long ago. It
+// fails with [ErrUndelivered] if that is not answered 200; it is not sent again.
+func (e *Engine) SendTest(ctx context.Context) error {
+	if e.off() {
+		return fmt.Errorf("test webhook: delivery is off: %w", ErrUndelivered)
+	}
+	body := marshal(map[string]any{"object": "page", "entry": []any{map[string]any{
+		"id": "0", "time": 1514862760, "changes": []any{map[string]any{"field": "messages", "value": map[string]any{
+			"sender": map[string]any{"id": "12334"}, "recipient": map[string]any{"id": "23245"}, "timestamp": "1527459824",
+			"message": map[string]any{"mid": "random_mid", "text": "random_text"},
+		}}},
+	}}})
+	if !e.post(ctx, e.opts.Target, body) {
+		return fmt.Errorf("test webhook: %w", ErrUndelivered)
+	}
+	return nil
+}
+
+// Say makes a person write a message to a page now and returns its mid. It goes
+// out with the next flush, if the app is subscribed to it and delivery is on; a
+// quiet page has it too. It fails with [ErrUnknown] where the page has no such
+// contact.
+func (e *Engine) Say(page, psid, text string) (mid string, err error) {
+	if e.opts.Graph.contacts[psid].page != page {
+		return "", fmt.Errorf("contact of page %s: %w", page, ErrUnknown)
+	}
+	i, mid := e.talk.say(page, psid, text, e.opts.Now())
+	e.enqueue(i, 0)
+	return mid, nil
 }
 
 // Stats returns the counters of every page that had traffic.
@@ -187,7 +300,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.mu.Unlock()
 	}()
 	slots := make(chan struct{}, maxInFlight)
-	p := &planner{e: e, rng: rand.New(rand.NewPCG(e.opts.Seed, 2)), last: e.opts.Now()}
+	e.plan.last = e.opts.Now()
 	tick := time.NewTicker(e.opts.Flush)
 	defer tick.Stop()
 	for {
@@ -196,7 +309,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		for _, d := range p.flush() {
+		for _, d := range e.plan.flush() {
 			select {
 			case <-ctx.Done():
 				return nil
@@ -210,6 +323,34 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// Step is one flush without [Engine.Run]: it makes what has happened since the
+// one before and sends it, one POST after the other, until each is answered 200
+// or given up. With an injected clock and nothing else at work, what is sent
+// follows from the seed. It fails with [ErrRunning] while the engine runs, and
+// with the context's error when that ends.
+func (e *Engine) Step(ctx context.Context) error {
+	e.mu.Lock()
+	if e.running {
+		e.mu.Unlock()
+		return ErrRunning
+	}
+	e.running = true
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		e.running = false
+		e.mu.Unlock()
+	}()
+	e.opts.Graph.listen(e, true)
+	for _, d := range e.plan.flush() {
+		e.deliver(ctx, d)
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("step the delivery engine: %w", err)
+		}
+	}
+	return nil
+}
+
 func (g *Graph) listen(e *Engine, on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -220,18 +361,60 @@ func (g *Graph) listen(e *Engine, on bool) {
 	}
 }
 
-// sent takes what the Send API has sent. Beyond the queue's bound the oldest
-// falls away.
+// sent takes what the Send API has sent, before that replies.
 func (e *Engine) sent(page, psid string, message map[string]any) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.queue = append(e.queue, item{page: page, field: "message_echoes", body: map[string]any{
+	i := item{page: page, field: "message_echoes", body: map[string]any{
 		"sender": map[string]any{"id": page}, "recipient": map[string]any{"id": psid},
 		"timestamp": e.opts.Now().UnixMilli(), "message": message,
-	}})
+	}}
+	if e.opts.EchoDelay >= 0 {
+		e.enqueue(i, e.opts.EchoDelay)
+		return
+	}
+	if !e.made(&i) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), e.opts.Timeout)
+	defer cancel()
+	if !e.try(ctx, delivery{items: []item{i}}, 0) {
+		e.put(queued{item: i})
+	}
+}
+
+// enqueue takes an item for a flush.
+func (e *Engine) enqueue(i item, delay time.Duration) {
+	if e.made(&i) {
+		e.put(queued{i, e.opts.Now().Add(delay)})
+	}
+}
+
+// put queues an item. Beyond the queue's bound the oldest falls away.
+func (e *Engine) put(q queued) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queue = append(e.queue, q)
 	if n := len(e.queue) - maxQueue; n > 0 {
 		e.queue = slices.Delete(e.queue, 0, n)
 	}
+}
+
+// made takes note of an item and reports whether it is ever to be delivered.
+func (e *Engine) made(i *item) bool {
+	e.mu.Lock()
+	if e.standby[i.page] {
+		i.overhear()
+	}
+	e.mu.Unlock()
+	return e.wants(*i) && !e.lost([]item{*i})
+}
+
+// lost reports whether delivery is off, and counts what it costs.
+func (e *Engine) lost(items []item) bool {
+	if !e.off() {
+		return false
+	}
+	e.count(items, func(c *Counters) { c.Lost++ })
+	return true
 }
 
 // planner decides what goes into which POST. It belongs to Run's goroutine.
@@ -241,6 +424,7 @@ type planner struct {
 	last  time.Time
 	owed  float64
 	round int
+	known map[string]bool // pages that the app was ever subscribed to
 	// kept are items for a later flush, again whole deliveries for one.
 	kept  []keptItem
 	again []keptDelivery
@@ -262,37 +446,45 @@ func (p *planner) flush() []delivery {
 	p.owed += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
 	p.last = now
 	p.round++
+	off := p.e.off() // then nothing is kept for later either
 	var items []item
 	p.kept = slices.DeleteFunc(p.kept, func(k keptItem) bool {
-		if k.round <= p.round {
+		if off || k.round <= p.round {
 			items = append(items, k.item)
 		}
-		return k.round <= p.round
+		return off || k.round <= p.round
 	})
-	p.e.mu.Lock()
-	queued := p.e.queue
-	p.e.queue = nil
-	p.e.mu.Unlock()
-	for _, i := range queued {
-		if p.e.wants(i) {
-			items = append(items, i)
-		}
+	items = append(items, p.e.due(now, off)...)
+	for _, page := range p.e.opts.Graph.subscribedPages(p.e.app.ID) {
+		p.known[page] = true
 	}
-	pages := p.e.opts.Graph.subscribedPages(p.e.app.ID)
+	// People go on writing to a page that has lost its subscription.
+	pages := slices.Sorted(maps.Keys(p.known))
 	for ; p.owed >= 1; p.owed-- {
 		if len(pages) == 0 {
 			p.owed = 0
 			break
 		}
-		i := p.e.talk.next(pages[p.rng.IntN(len(pages))], now)
-		if !p.e.wants(i) {
+		page := pages[p.rng.IntN(len(pages))]
+		if p.e.isQuiet(page) {
 			continue
 		}
-		if p.rng.IntN(100) < p.e.opts.Reorder {
-			p.kept = append(p.kept, keptItem{i, p.round + 1 + p.rng.IntN(4)})
-			continue
+		for n, i := range p.e.talk.next(page, now) {
+			switch {
+			case !p.e.made(&i):
+			case n > 0: // a message after its edit
+				p.kept = append(p.kept, keptItem{i, p.round + 1})
+			case p.rng.IntN(100) < p.e.opts.Reorder:
+				p.kept = append(p.kept, keptItem{i, p.round + 1 + p.rng.IntN(4)})
+			default:
+				items = append(items, i)
+			}
 		}
-		items = append(items, i)
+	}
+	if off {
+		p.e.count(items, func(c *Counters) { c.Lost++ })
+		p.again = nil
+		return nil
 	}
 	out := p.split(items)
 	for _, d := range out {
@@ -307,6 +499,27 @@ func (p *planner) flush() []delivery {
 		return k.round <= p.round
 	})
 	return out
+}
+
+// due takes what is due out of the queue, or all of it.
+func (e *Engine) due(now time.Time, all bool) []item {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []item
+	e.queue = slices.DeleteFunc(e.queue, func(q queued) bool {
+		is := all || !q.due.After(now)
+		if is {
+			out = append(out, q.item)
+		}
+		return is
+	})
+	return out
+}
+
+func (e *Engine) isQuiet(page string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.quiet[page]
 }
 
 // split makes POSTs of a flush's items. All of a page's go into one POST, so
@@ -340,29 +553,11 @@ func (e *Engine) wants(i item) bool {
 }
 
 // deliver sends one POST until it is answered 200, until all its pages are
-// unsubscribed, or until the context ends.
+// unsubscribed, until delivery is off, or until the context ends.
 func (e *Engine) deliver(ctx context.Context, d delivery) {
 	for try := 0; ; try++ {
 		d.items = e.remaining(d.items)
-		if len(d.items) == 0 {
-			return
-		}
-		e.count(d.items, func(c *Counters) {
-			switch {
-			case try > 0:
-				c.Retried++
-			case d.duplicate:
-				c.Sent++
-				c.Duplicated++
-			default:
-				c.Sent++
-			}
-		})
-		if e.post(ctx, d.items) {
-			e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
-			return
-		}
-		if ctx.Err() != nil {
+		if len(d.items) == 0 || e.lost(d.items) || e.try(ctx, d, try) || ctx.Err() != nil {
 			return
 		}
 		e.failed(d.items)
@@ -378,6 +573,26 @@ func (e *Engine) deliver(ctx context.Context, d delivery) {
 		case <-timer.C:
 		}
 	}
+}
+
+// try sends a POST once and reports whether it was answered 200 in time.
+func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
+	e.count(d.items, func(c *Counters) {
+		switch {
+		case try > 0:
+			c.Retried++
+		case d.duplicate:
+			c.Sent++
+			c.Duplicated++
+		default:
+			c.Sent++
+		}
+	})
+	if !e.post(ctx, e.opts.Target, encode(d.items, e.opts.Now().UnixMilli())) {
+		return false
+	}
+	e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
+	return true
 }
 
 // remaining leaves out the items of pages that are not subscribed any more.
@@ -437,18 +652,20 @@ func (e *Engine) count(items []item, change func(*Counters)) {
 	}
 }
 
-// post makes one try and reports whether it was answered 200 in time.
-func (e *Engine) post(ctx context.Context, items []item) bool {
+// post signs and sends a body and reports whether it was answered 200 in time.
+func (e *Engine) post(ctx context.Context, target string, body []byte) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
 	defer cancel()
-	body := encode(items, e.opts.Now().UnixMilli())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.opts.Target, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return false
 	}
-	strong := hmac.New(sha256.New, []byte(e.app.Secret))
+	e.mu.Lock()
+	secret := []byte(cmp.Or(e.secret, e.app.Secret))
+	e.mu.Unlock()
+	strong := hmac.New(sha256.New, secret)
 	strong.Write(body)
-	legacy := hmac.New(sha1.New, []byte(e.app.Secret))
+	legacy := hmac.New(sha1.New, secret)
 	legacy.Write(body)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "facebookexternalua")

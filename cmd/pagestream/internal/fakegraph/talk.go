@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // talk invents what people and pages do. What comes next follows from the seed
-// and from what was asked before. It belongs to one goroutine.
+// and from what was asked before. It is safe for concurrent use.
 type talk struct {
-	graph   *Graph
-	app     App
+	graph *Graph
+	app   App
+	opts  EngineOptions
+
+	mu      sync.Mutex
 	rng     *rand.Rand
-	run     string
-	standby int
 	serial  uint64
 	clock   int64 // the last timestamp given, in ms
 	threads map[string]*thread
@@ -34,10 +36,9 @@ type thread struct {
 	reacted     bool
 }
 
-func newTalk(g *Graph, app App, seed uint64, run string, standby int) *talk {
+func newTalk(app App, o EngineOptions) *talk {
 	return &talk{
-		graph: g, app: app, rng: rand.New(rand.NewPCG(seed, 1)), run: run, standby: standby,
-		threads: map[string]*thread{},
+		graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), threads: map[string]*thread{},
 	}
 }
 
@@ -57,28 +58,89 @@ var (
 	reactions = [][2]string{{"love", "❤"}, {"like", "👍"}, {"smile", "😆"}, {"wow", "😮"}, {"sad", "😢"}}
 )
 
-// next invents what happens next on a page.
-func (t *talk) next(page string, now time.Time) item {
+// next invents what happens next on a page: one item, or a message's edit and
+// then the message.
+func (t *talk) next(page string, now time.Time) []item {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	people := t.graph.people[page]
 	// A few people talk much and most little.
 	c := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
-	th := t.threads[c.psid]
+	a := t.act(page, c.psid, now)
+	items := []item{a.choose()}
+	if text, _ := items[0].text(); text != "" && items[0].field == "messages" && t.chance(t.opts.EditsFirst) {
+		a.tick()
+		items = []item{a.edit(), items[0]}
+	}
+	for n := range items {
+		i := &items[n]
+		i.page = page
+		// Another app may own the thread; then we only overhear.
+		if _, overheard := standbyKinds[i.field]; overheard && t.rng.IntN(100) < t.opts.Standby {
+			i.overhear()
+		}
+		t.vary(i)
+	}
+	return items
+}
+
+// say is a message that somebody else has thought of.
+func (t *talk) say(page, psid, text string, now time.Time) (i item, mid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a := t.act(page, psid, now)
+	mid = a.mid()
+	i = a.said(map[string]any{"mid": mid, "text": text})
+	i.page = page
+	t.vary(&i)
+	return i, mid
+}
+
+// act begins the next event of a thread.
+func (t *talk) act(page, psid string, now time.Time) *act {
+	th := t.threads[psid]
 	if th == nil {
 		th = &thread{}
-		t.threads[c.psid] = th
+		t.threads[psid] = th
 	}
-	t.clock = max(t.clock+1, now.UnixMilli())
-	a := &act{talk: t, thread: th, page: page, psid: c.psid, at: t.clock}
-	i := a.choose()
-	i.page = page
-	// Another app may own the thread; then we only overhear.
-	if _, overheard := standbyKinds[i.field]; overheard && t.rng.IntN(100) < t.standby {
-		i.standby, i.field = true, "standby"
-		if p, ok := i.body["postback"].(map[string]any); ok {
-			delete(p, "payload") // only the app that sent the button sees it
+	a := &act{talk: t, thread: th, page: page, psid: psid}
+	t.clock = max(t.clock, now.UnixMilli()-1)
+	a.tick()
+	return a
+}
+
+// chance is true in this many of a hundred cases. None costs no random number,
+// so that a knob that is off changes nothing.
+func (t *talk) chance(percent int) bool { return percent > 0 && t.rng.IntN(100) < percent }
+
+// vary writes ids and the timestamp in the other ways Meta has been seen to.
+func (t *talk) vary(i *item) {
+	if t.chance(t.opts.NumericIDs) {
+		for _, who := range []string{"sender", "recipient"} {
+			m := i.body[who].(map[string]any)
+			m["id"] = number(m["id"].(string))
 		}
 	}
-	return i
+	at, ok := i.body["timestamp"].(int64)
+	if !ok || !t.chance(t.opts.OddTimes) {
+		return
+	}
+	switch t.rng.IntN(3) {
+	case 0:
+		i.body["timestamp"] = 0
+	case 1:
+		i.body["timestamp"] = at / 1000
+	default:
+		i.body["timestamp"] = strconv.FormatInt(at, 10)
+	}
+}
+
+// text returns the text and the mid of a message.
+func (i *item) text() (text, mid string) {
+	m, _ := i.body["message"].(map[string]any)
+	text, _ = m["text"].(string)
+	mid, _ = m["mid"].(string)
+	return text, mid
 }
 
 // standbyKinds are the fields whose items come in standby as well.
@@ -92,6 +154,12 @@ type act struct {
 	*thread
 	page, psid string
 	at         int64
+}
+
+// tick moves on to a time that no event has yet.
+func (a *act) tick() {
+	a.clock++
+	a.at = a.clock
 }
 
 func (a *act) choose() item {
@@ -131,7 +199,7 @@ func (a *act) choose() item {
 
 func (a *act) mid() string {
 	a.serial++
-	return "m_" + letters(a.graph.hash("mid", a.run, a.page, strconv.FormatUint(a.serial, 10)))
+	return "m_" + letters(a.graph.hash("mid", a.opts.RunID, a.page, strconv.FormatUint(a.serial, 10)))
 }
 
 // item is an event of the person, to the page.
@@ -166,10 +234,17 @@ func (a *act) message() item {
 	if text != "" {
 		m["text"] = text
 	}
+	return a.said(m)
+}
+
+// said is a message of the person.
+func (a *act) said(m map[string]any) item {
+	i := a.item("messages", "message", m)
 	a.begun = true
-	a.lastIn, a.lastInText, a.edits = mid, text, 0
+	a.lastInText, a.lastIn = i.text()
+	a.edits = 0
 	a.waiting++
-	return a.item("messages", "message", m)
+	return i
 }
 
 // echo is the page's answer, as every app hears it.

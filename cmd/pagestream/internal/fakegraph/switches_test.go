@@ -1,0 +1,298 @@
+package fakegraph_test
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+)
+
+// stepped is an engine that moves by hand: the clock of its graph moves with it.
+type stepped struct {
+	*fakegraph.Engine
+	*fake
+	srv *httptest.Server
+
+	mu     sync.Mutex
+	status int
+	bodies [][]byte
+	signed []string
+}
+
+func step(t *testing.T, f *fake, change func(*fakegraph.EngineOptions)) *stepped {
+	t.Helper()
+	s := &stepped{fake: f, status: http.StatusOK}
+	s.srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.bodies, s.signed = append(s.bodies, body), append(s.signed, r.Header.Get("X-Hub-Signature-256"))
+		w.WriteHeader(s.status)
+	}))
+	t.Cleanup(s.srv.Close)
+	o := fakegraph.EngineOptions{Graph: f.Graph, Target: s.srv.URL, Rate: 10, Seed: 3, RunID: "r", Now: f.clock.Now, HTTP: s.srv.Client()}
+	if change != nil {
+		change(&o)
+	}
+	e, err := fakegraph.NewEngine(o)
+	require.NoError(t, err)
+	s.Engine = e
+	return s
+}
+
+// steps lets n seconds pass, one flush each.
+func (s *stepped) steps(n int) {
+	s.t.Helper()
+	for range n {
+		s.clock.add(time.Second)
+		require.NoError(s.t, s.Step(s.t.Context()))
+	}
+}
+
+// took is one item as it came.
+type took struct {
+	object, entry string
+	standby       bool
+	raw           string
+	Sender        struct{ ID json.RawMessage }
+	Recipient     struct{ ID json.RawMessage }
+	Timestamp     json.RawMessage
+	Message       *struct {
+		Mid, Text string
+		IsEcho    bool `json:"is_echo"`
+		AppID     any  `json:"app_id"`
+	}
+	Edit *struct {
+		Mid, Text string
+	} `json:"message_edit"`
+	Read, Delivery map[string]any
+	Postback       map[string]any
+	Referral       map[string]any
+	Reaction       map[string]any
+}
+
+// take returns the items that came since the last call, in their order, and
+// forgets them.
+func (s *stepped) take() []took {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []took
+	for _, body := range s.bodies {
+		var in post
+		require.NoError(s.t, json.Unmarshal(body, &in))
+		for _, e := range in.Entry {
+			for n, raw := range append(e.Messaging, e.Standby...) {
+				i := took{object: in.Object, entry: e.ID, standby: n >= len(e.Messaging), raw: string(raw)}
+				require.NoError(s.t, json.Unmarshal(raw, &i))
+				out = append(out, i)
+			}
+		}
+	}
+	s.bodies, s.signed = nil, nil
+	return out
+}
+
+func TestAnotherAppOwnsThePagesThreads(t *testing.T) {
+	s := step(t, start(t, nil), nil)
+	s.SetSubscription(app, page1, messaging...)
+	s.SetSubscription(app, page2, messaging...)
+	s.SetStandby(page1, true)
+	s.steps(20)
+	postbacks := 0
+	for _, i := range s.take() {
+		assert.Equal(t, i.entry == page1, i.standby, i.raw)
+		if i.Postback != nil {
+			postbacks++
+			_, payload := i.Postback["payload"]
+			assert.Equal(t, i.entry != page1, payload, i.raw)
+		}
+	}
+	assert.Positive(t, postbacks)
+	s.SetStandby(page1, false)
+	s.steps(10)
+	for _, i := range s.take() {
+		assert.False(t, i.standby, i.raw)
+	}
+}
+
+func TestAQuietPage(t *testing.T) {
+	s := step(t, start(t, nil), nil)
+	s.SetSubscription(app, page1, messaging...)
+	s.SetSubscription(app, page2, messaging...)
+	s.SetQuiet(page1, true)
+	s.steps(10)
+	got := s.take()
+	assert.NotEmpty(t, got)
+	for _, i := range got {
+		assert.Equal(t, page2, i.entry)
+	}
+	mid, err := s.Say(page1, s.Contacts(page1)[0], "But this one")
+	require.NoError(t, err)
+	s.SetQuiet(page2, true)
+	s.steps(1)
+	got = s.take()
+	require.Len(t, got, 1)
+	assert.Equal(t, mid, got[0].Message.Mid)
+	assert.Equal(t, "But this one", got[0].Message.Text)
+	s.SetQuiet(page1, false)
+	s.steps(5)
+	for _, i := range s.take() {
+		assert.Equal(t, page1, i.entry)
+	}
+}
+
+func TestSayNeedsAContactOfThePage(t *testing.T) {
+	s := step(t, start(t, nil), nil)
+	_, err := s.Say(page1, s.Contacts(page2)[0], "x")
+	require.ErrorIs(t, err, fakegraph.ErrUnknown)
+}
+
+func TestWhatIsMadeDuringAnOutageNeverComes(t *testing.T) {
+	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.Duplicates, o.Reorder = 50, 50 })
+	s.SetSubscription(app, page1, messaging...)
+	s.steps(5)
+	s.take()
+	s.SetDelivery(false)
+	began := s.clock.Now().UnixMilli()
+	lost, err := s.Say(page1, s.Contacts(page1)[0], "nobody hears this")
+	require.NoError(t, err)
+	require.ErrorIs(t, s.SendTest(t.Context()), fakegraph.ErrUndelivered)
+	s.steps(5)
+	assert.Empty(t, s.take())
+	assert.Greater(t, s.Stats()[page1].Lost, uint64(30))
+	ended := s.clock.Now().UnixMilli()
+	s.SetDelivery(true)
+	s.steps(10)
+	got := s.take()
+	assert.NotEmpty(t, got)
+	for _, i := range got {
+		assert.NotContains(t, i.raw, `"mid":"`+lost)
+		var at int64
+		if len(i.Timestamp) > 0 {
+			require.NoError(t, json.Unmarshal(i.Timestamp, &at))
+			assert.False(t, at > began && at <= ended, "an item of the outage came: %s", i.raw)
+		}
+	}
+}
+
+func TestAnOutageEndsRetries(t *testing.T) {
+	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.Scale = 1e6 })
+	s.SetSubscription(app, page1, messaging...)
+	s.status = http.StatusInternalServerError
+	ended := make(chan error, 1)
+	s.clock.add(time.Second)
+	go func() { ended <- s.Step(t.Context()) }()
+	require.Eventually(t, func() bool { return s.Stats()[page1].Retried > 0 }, 10*time.Second, time.Millisecond)
+	s.SetDelivery(false)
+	require.NoError(t, <-ended)
+	c := s.Stats()[page1]
+	assert.Zero(t, c.Acked)
+	assert.Equal(t, c.Sent, c.Lost)
+}
+
+func TestSecretAndTestButton(t *testing.T) {
+	s := step(t, start(t, nil), nil)
+	signature := func(secret string, body []byte) string {
+		m := hmac.New(sha256.New, []byte(secret))
+		m.Write(body)
+		return "sha256=" + hex.EncodeToString(m.Sum(nil))
+	}
+	require.NoError(t, s.SendTest(t.Context()))
+	s.SetSecret("wrong")
+	require.NoError(t, s.SendTest(t.Context()))
+	s.SetSecret("")
+	require.NoError(t, s.SendTest(t.Context()))
+	require.Len(t, s.bodies, 3)
+	for n, secret := range []string{appSecret, "wrong", appSecret} {
+		assert.Equal(t, signature(secret, s.bodies[n]), s.signed[n])
+	}
+	assert.JSONEq(t, `{"object":"page","entry":[{"id":"0","time":1514862760,"changes":[{"field":"messages","value":{
+		"sender":{"id":"12334"},"recipient":{"id":"23245"},"timestamp":"1527459824",
+		"message":{"mid":"random_mid","text":"random_text"}}}]}]}`, string(s.bodies[0]))
+	s.status = http.StatusUnauthorized
+	require.ErrorIs(t, s.SendTest(t.Context()), fakegraph.ErrUndelivered)
+}
+
+func TestKnobs(t *testing.T) {
+	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.NumericIDs, o.OddTimes, o.EditsFirst = 30, 30, 30 })
+	s.SetSubscription(app, page1, messaging...)
+	s.steps(30)
+	times, numbers, strs, early := map[string]int{}, 0, 0, 0
+	seen := map[string]bool{}
+	for _, i := range s.take() {
+		if bytes.HasPrefix(i.Sender.ID, []byte(`"`)) {
+			strs++
+		} else {
+			numbers++
+		}
+		switch at := strings.Trim(string(i.Timestamp), `"`); {
+		case at == "":
+		case at != string(i.Timestamp):
+			times["string"]++
+		case at == "0":
+			times["zero"]++
+		case len(at) == 10:
+			times["seconds"]++
+		default:
+			times["ms"]++
+		}
+		if i.Message != nil {
+			seen[i.Message.Mid] = true
+		}
+		if i.Edit != nil && !seen[i.Edit.Mid] {
+			early++
+		}
+	}
+	assert.Positive(t, numbers)
+	assert.Greater(t, strs, numbers)
+	assert.Positive(t, early)
+	for _, form := range []string{"zero", "seconds", "string"} {
+		assert.Positive(t, times[form], form)
+		assert.Greater(t, times["ms"], times[form])
+	}
+}
+
+func TestEchoesCanBeLateOrEarly(t *testing.T) {
+	for _, delay := range []time.Duration{3 * time.Second, -1} {
+		s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.EchoDelay, o.Rate = delay, 1e-9 })
+		s.SetSubscription(app, page1, "message_echoes")
+		s.steps(1)
+		a := s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1),
+			"recipient", `{"id":"`+s.Contacts(page1)[0]+`"}`, "message", `{"text":"x"}`)
+		require.NotEmpty(t, a.body["message_id"], a.raw)
+		if delay < 0 {
+			assert.Len(t, s.take(), 1, "the echo comes before the reply")
+			s.steps(5)
+			assert.Empty(t, s.take())
+			continue
+		}
+		s.steps(2)
+		assert.Empty(t, s.take())
+		s.steps(1)
+		got := s.take()
+		require.Len(t, got, 1)
+		assert.Equal(t, a.body["message_id"], got[0].Message.Mid)
+	}
+}
+
+func TestStepAndRunExclude(t *testing.T) {
+	f, h := start(t, nil), listen(t)
+	f.SetSubscription(app, page1, messaging...)
+	run(t, f, h, nil, func(e *fakegraph.Engine) bool {
+		return h.received(1)(e) && assert.ErrorIs(t, e.Step(t.Context()), fakegraph.ErrRunning)
+	})
+}
