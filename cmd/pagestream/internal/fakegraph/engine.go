@@ -96,12 +96,17 @@ type Counters struct {
 	// others, Retried items in later tries, Acked those in POSTs that were
 	// answered 200, Dropped those given up when the page was unsubscribed, Lost
 	// those never sent or given up because delivery was off.
-	Sent, Duplicated, Retried, Acked, Dropped, Lost uint64
+	Sent       uint64 `json:"sent"`
+	Duplicated uint64 `json:"duplicated"`
+	Retried    uint64 `json:"retried"`
+	Acked      uint64 `json:"acked"`
+	Dropped    uint64 `json:"dropped"`
+	Lost       uint64 `json:"lost"`
 	// Failing is since when every POST with the page has failed, zero if the last
 	// was answered 200. Removed counts how often the page was unsubscribed for
 	// that.
-	Failing time.Time
-	Removed uint64
+	Failing time.Time `json:"failing,omitzero"`
+	Removed uint64    `json:"removed"`
 }
 
 // Engine is Meta's delivery of webhooks to one app. Make one with [NewEngine].

@@ -1,0 +1,277 @@
+package fakegraph
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxControl bounds the body of a control request.
+const maxControl = 64 << 10
+
+// control are the parameters of all verbs; each says which it takes. An engine
+// verb without app is for every engine.
+type control struct {
+	App     string   `json:"app"`
+	Page    string   `json:"page"`
+	User    string   `json:"user"`
+	Contact string   `json:"contact"`
+	Token   string   `json:"token"`
+	Subcode int      `json:"subcode"`
+	Fields  []string `json:"fields"`
+	On      *bool    `json:"on"` // without it a switch is on
+	Text    string   `json:"text"`
+	Secret  string   `json:"secret"`
+}
+
+func (c control) on() bool { return c.On == nil || *c.On }
+
+// errControl says that a control request lacks something.
+var errControl = errors.New("not a whole control request")
+
+// verbs are what Control scripts.
+var verbs = map[string]func(context.Context, *Graph, control) (any, error){
+	// app, page, fields: what the app is subscribed to; no fields removes it.
+	"subscription": func(_ context.Context, g *Graph, c control) (any, error) {
+		if err := g.known(c.App, c.Page); err != nil {
+			return nil, err
+		}
+		g.SetSubscription(c.App, c.Page, c.Fields...)
+		return nil, nil
+	},
+	// subcode, and a token, or a user's token of a page, of the app.
+	"kill-token": func(_ context.Context, g *Graph, c control) (any, error) {
+		if c.Token == "" {
+			var err error
+			if c.Token, err = g.PageToken(c.App, c.User, c.Page); err != nil {
+				return nil, err
+			}
+		}
+		return nil, g.KillToken(c.Token, c.Subcode)
+	},
+	// page, on
+	"standby": eachEngine(switchPage((*Engine).SetStandby)),
+	"quiet":   eachEngine(switchPage((*Engine).SetQuiet)),
+	// on
+	"delivery": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
+		e.SetDelivery(c.on())
+		return nil, nil
+	}),
+	// secret; empty restores the app's
+	"secret": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
+		e.SetSecret(c.Secret)
+		return nil, nil
+	}),
+	"send-test": eachEngine(func(ctx context.Context, e *Engine, _ control) (any, error) { return nil, e.SendTest(ctx) }),
+	// page, contact, text: answers the message's mid
+	"say": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
+		if c.Text == "" {
+			return nil, fmt.Errorf("%w: it needs a text", errControl)
+		}
+		mid, err := e.Say(c.Page, c.Contact, c.Text)
+		return map[string]any{"mid": mid}, err
+	}),
+}
+
+// eachEngine makes a verb of what is done to each engine at work.
+func eachEngine(do func(context.Context, *Engine, control) (any, error)) func(context.Context, *Graph, control) (any, error) {
+	return func(ctx context.Context, g *Graph, c control) (out any, err error) {
+		engines := slices.DeleteFunc(g.atWork(), func(e *Engine) bool { return c.App != "" && e.app.ID != c.App })
+		if len(engines) == 0 {
+			return nil, fmt.Errorf("delivery engine at work: %w", ErrUnknown)
+		}
+		for _, e := range engines {
+			if out, err = do(ctx, e, c); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+}
+
+func switchPage(set func(*Engine, string, bool)) func(context.Context, *Engine, control) (any, error) {
+	return func(_ context.Context, e *Engine, c control) (any, error) {
+		if err := e.opts.Graph.known("", c.Page); err != nil {
+			return nil, err
+		}
+		set(e, c.Page, c.on())
+		return nil, nil
+	}
+}
+
+// atWork returns the engines that run or are stepped, sorted by app.
+func (g *Graph) atWork() []*Engine {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]*Engine, 0, len(g.engines))
+	for e := range g.engines {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *Engine) int { return cmp.Compare(a.app.ID, b.app.ID) })
+	return out
+}
+
+// known checks the ids that are not empty, and that there is a page.
+func (g *Graph) known(app, page string) error {
+	if _, ok := g.apps[app]; app != "" && !ok {
+		return fmt.Errorf("app: %w", ErrUnknown)
+	}
+	if _, ok := g.pages[page]; !ok {
+		return fmt.Errorf("page: %w", ErrUnknown)
+	}
+	return nil
+}
+
+// Control scripts the fake over HTTP: POST /control/<verb> with a JSON object,
+// and GET /control/state. It answers 200 {"ok":true}, with what the verb returns
+// beside it, or 4xx {"error":…}. It has no token of its own, so callers that
+// aren't on this machine get 403. Serve it on a listener of its own.
+func (g *Graph) Control() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /control/state", func(w http.ResponseWriter, _ *http.Request) {
+		answerControl(w, http.StatusOK, g.state())
+	})
+	mux.HandleFunc("POST /control/{verb}", func(w http.ResponseWriter, r *http.Request) {
+		do, ok := verbs[r.PathValue("verb")]
+		if !ok {
+			answerControl(w, http.StatusNotFound, map[string]any{"error": "no such verb"})
+			return
+		}
+		c, err := readControl(w, r)
+		if err != nil {
+			answerControl(w, http.StatusBadRequest, map[string]any{"error": err.Error()})
+			return
+		}
+		out, err := do(r.Context(), g, c)
+		switch {
+		case errors.Is(err, ErrUnknown):
+			answerControl(w, http.StatusNotFound, map[string]any{"error": err.Error()})
+		case err != nil:
+			answerControl(w, http.StatusUnprocessableEntity, map[string]any{"error": err.Error()})
+		default:
+			answer := map[string]any{"ok": true}
+			if out != nil {
+				answer["result"] = out
+			}
+			answerControl(w, http.StatusOK, answer)
+		}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil || !net.ParseIP(host).IsLoopback() {
+			answerControl(w, http.StatusForbidden, map[string]any{"error": "control is for this machine only"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// readControl reads the parameters. A name that no verb has is an error.
+func readControl(w http.ResponseWriter, r *http.Request) (control, error) {
+	var c control
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControl))
+	if err != nil {
+		return c, fmt.Errorf("read control request: %w", err)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return c, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, fmt.Errorf("read control request: %w", err)
+	}
+	return c, nil
+}
+
+func answerControl(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// The state as GET /control/state has it.
+type (
+	stateSubscription struct {
+		App    string   `json:"app"`
+		Page   string   `json:"page"`
+		Fields []string `json:"fields"`
+	}
+	// stateToken is a token without what would let anybody use it.
+	stateToken struct {
+		Kind    string     `json:"kind"`
+		App     string     `json:"app"`
+		User    string     `json:"user"`
+		Page    string     `json:"page,omitempty"`
+		Alive   bool       `json:"alive"`
+		Subcode int        `json:"subcode,omitempty"`
+		Issued  time.Time  `json:"issued"`
+		Expires *time.Time `json:"expires,omitempty"`
+	}
+	stateEngine struct {
+		App      string              `json:"app"`
+		Delivery bool                `json:"delivery"`
+		Standby  []string            `json:"standby"`
+		Quiet    []string            `json:"quiet"`
+		Pages    map[string]Counters `json:"pages"`
+	}
+	state struct {
+		Subscriptions []stateSubscription `json:"subscriptions"`
+		Tokens        []stateToken        `json:"tokens"`
+		Engines       []stateEngine       `json:"engines"`
+	}
+)
+
+// state describes the fake, sorted, so that two states can be compared.
+func (g *Graph) state() state {
+	s := state{Subscriptions: []stateSubscription{}, Tokens: []stateToken{}, Engines: []stateEngine{}}
+	g.mu.Lock()
+	for key, fields := range g.subs {
+		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(fields)})
+	}
+	for _, t := range g.tokens {
+		alive := g.died(t) == nil
+		st := stateToken{Kind: strings.ToLower(t.kind), App: t.app, User: t.user, Page: t.page, Alive: alive, Subcode: max(t.dead, 0), Issued: t.issued}
+		if expires := t.expires; !expires.IsZero() {
+			st.Expires = &expires
+		}
+		s.Tokens = append(s.Tokens, st)
+	}
+	g.mu.Unlock()
+	slices.SortFunc(s.Subscriptions, func(a, b stateSubscription) int {
+		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Page, b.Page))
+	})
+	slices.SortFunc(s.Tokens, func(a, b stateToken) int {
+		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.User, b.User), cmp.Compare(a.Page, b.Page), cmp.Compare(a.Kind, b.Kind),
+			a.Issued.Compare(b.Issued), cmp.Compare(a.Subcode, b.Subcode))
+	})
+	for _, e := range g.atWork() {
+		s.Engines = append(s.Engines, e.state())
+	}
+	return s
+}
+
+func (e *Engine) state() stateEngine {
+	out := stateEngine{App: e.app.ID, Pages: e.Stats()}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out.Delivery, out.Standby, out.Quiet = !e.outage, names(e.standby), names(e.quiet)
+	return out
+}
+
+// names returns a set's members, sorted; an empty set is an empty list in JSON.
+func names(set map[string]bool) []string {
+	out := slices.AppendSeq(make([]string, 0, len(set)), maps.Keys(set))
+	slices.Sort(out)
+	return out
+}
