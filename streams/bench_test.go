@@ -155,3 +155,46 @@ func BenchmarkSubscribe(b *testing.B) {
 		})
 	})
 }
+
+// BenchmarkReplay reads a stream from its start: the messages as they are, by
+// nats.go's ordered consumer, and as decoded events. "x-raw" is the share of the
+// raw rate that decoding leaves.
+func BenchmarkReplay(b *testing.B) {
+	const events = 100_000
+	s := streamstest.Run(b, unsynced)
+	s.Stream(b, streams.Spec{})
+	publish(b, s, benchEvents("7", events))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	for b.Loop() {
+		began := time.Now()
+		c, err := s.JS.OrderedConsumer(ctx, streams.Name, jetstream.OrderedConsumerConfig{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		it, err := c.Messages()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range events {
+			if _, err := it.Next(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		it.Stop()
+		raw := time.Since(began)
+		began = time.Now()
+		n := 0
+		if _, err := streams.Replay(ctx, s.JS, streams.ReadOptions{}, func(list []streams.Replayed) error {
+			n += len(list)
+			return nil
+		}); err != nil || n != events {
+			b.Fatal(n, err)
+		}
+		decoded := time.Since(began)
+		b.ReportMetric(events/raw.Seconds(), "raw/s")
+		b.ReportMetric(events/decoded.Seconds(), "events/s")
+		b.ReportMetric(raw.Seconds()/decoded.Seconds(), "x-raw")
+		b.ReportMetric(0, "ns/op")
+	}
+}

@@ -1,0 +1,138 @@
+package streams
+
+import (
+	"context"
+	"runtime"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Replayed is a message of the stream on its way through [Replay].
+type Replayed struct {
+	// Stored is the event; of a malformed message only Seq is set.
+	Stored
+	// Malformed says why the message is no event of ours, nil if it is one.
+	Malformed error
+}
+
+const (
+	// replayBatch is the most messages handed over at once.
+	replayBatch = 512
+	// replayAhead bounds the batches that are read ahead.
+	replayAhead = 8
+)
+
+// Replay is [Read] for a whole stream: messages are decoded on all processors
+// and handed over in order, many at a time, each once. It calls f from one
+// goroutine; the slice is f's to keep.
+func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]Replayed) error) (uint64, error) {
+	o = o.withDefaults()
+	head, err := Last(ctx, js, o.Stream)
+	if err != nil {
+		return 0, err
+	}
+	if o.To == 0 || o.To > head {
+		o.To = head
+	}
+	if o.From > o.To {
+		return o.To, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+
+	type job struct {
+		raw  []jetstream.Msg
+		out  []Replayed
+		done chan struct{}
+	}
+	work, inOrder := make(chan *job, replayAhead), make(chan *job, replayAhead)
+	for range runtime.GOMAXPROCS(0) {
+		running.Go(func() {
+			for j := range work {
+				for _, m := range j.raw {
+					j.out = append(j.out, replayed(m))
+				}
+				close(j.done)
+			}
+		})
+	}
+	var last uint64
+	var failed error
+	running.Go(func() {
+		defer close(inOrder)
+		defer close(work)
+		last, failed = rawBatches(ctx, js, o, func(raw []jetstream.Msg) bool {
+			j := &job{raw: raw, out: make([]Replayed, 0, len(raw)), done: make(chan struct{})}
+			for _, to := range []chan *job{work, inOrder} {
+				select {
+				case to <- j:
+				case <-ctx.Done():
+					return false
+				}
+			}
+			return true
+		})
+	})
+	var at uint64
+	for j := range inOrder {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return at, ctx.Err()
+		}
+		if err := f(j.out); err != nil {
+			return at, err
+		}
+		at = j.out[len(j.out)-1].Seq
+	}
+	if failed != nil {
+		return at, failed
+	}
+	return last, nil
+}
+
+// rawBatches reads messages up to o.To and gives them to f, until f wants no
+// more.
+func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]jetstream.Msg) bool) (uint64, error) {
+	src := newSource(js, o.Stream, o.Filters, o.From-1)
+	defer src.close()
+	if src.empty(ctx) {
+		return o.To, nil
+	}
+	var batch []jetstream.Msg
+	for {
+		m, meta, err := src.next(ctx)
+		if err != nil {
+			return src.last, err
+		}
+		seq := meta.Sequence.Stream
+		if seq <= o.To {
+			batch = append(batch, m)
+		}
+		end := seq >= o.To || meta.NumPending == 0
+		if end || len(batch) == replayBatch {
+			if len(batch) > 0 && !f(batch) {
+				return src.last, ctx.Err()
+			}
+			batch = nil
+		}
+		if end {
+			return o.To, nil
+		}
+	}
+}
+
+func replayed(m jetstream.Msg) Replayed {
+	meta, err := m.Metadata()
+	if err != nil { // source has read it already
+		return Replayed{Malformed: err}
+	}
+	s, err := Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
+	if err != nil {
+		return Replayed{Stored: Stored{Seq: meta.Sequence.Stream}, Malformed: err}
+	}
+	return Replayed{Stored: s}
+}
