@@ -1,7 +1,6 @@
 package projections
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,9 +137,11 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 // an event that was erased is applied as far as it stays (see domain.Husk), in
 // its place.
 //
-// The read model is begun anew when its file belongs to another stream, to
-// another version of the projection, to a later point of the stream than there
-// is, or is corrupt. It can be read meanwhile, as of where it is.
+// The read model is begun anew when its file belongs to another stream, to a
+// later point of the stream than there is, or is corrupt. It can be read
+// meanwhile, as of where it is. Where the file is of another version of the
+// projection, a new one is built beside it; the old one is read until then, and
+// does not move. [Runner.Rebuild] does the same at any time.
 type Runner struct {
 	projection Projection
 	opts       RunnerOptions
@@ -151,7 +151,9 @@ type Runner struct {
 	created    time.Time        // the stream's, to notice that it was replaced
 	identity   streams.Identity // of the stream that is followed
 	verify     chan struct{}    // a reader met a corrupt page
-	husks      *husks           // the committer's, for one drive
+	rebuilds   sync.Mutex       // one at a time
+	swaps      chan *swap       // for the committer, between two batches
+	older      string           // why the open file is only served until there is a new one
 
 	mu     sync.Mutex
 	ran    bool
@@ -179,7 +181,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
 		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, o.Now, o.HeadInterval),
-		verify:   make(chan struct{}, 1), done: make(chan struct{}),
+		verify:   make(chan struct{}, 1), swaps: make(chan *swap), done: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
@@ -188,6 +190,9 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.created = info.Created
+	if err := removeFile(r.building()); err != nil { // a rebuild was cut off
+		return nil, err
+	}
 	if err := r.open(info.State.LastSeq); err != nil {
 		return nil, err
 	}
@@ -216,6 +221,14 @@ func (r *Runner) open(head uint64) error {
 	if why == "" {
 		r.store.Store(s)
 		r.progress.began(meta.Seq, meta.Dropped, meta.Malformed, head, "")
+		return nil
+	}
+	if meta.Identity == string(r.identity) && meta.Version != r.projection.Version() && meta.Seq <= head && s.Recreated() == "" {
+		// True as of its position: it is read until there is a new one.
+		r.store.Store(s)
+		r.older = why
+		r.progress.began(0, 0, 0, head, why)
+		r.progress.stale(meta.Seq)
 		return nil
 	}
 	if err := s.Close(); err != nil {
@@ -264,6 +277,8 @@ func (r *Runner) begin(head uint64, why string) error {
 		return errors.Join(fmt.Errorf("begin projection %s: %w", r.projection.Name(), err), s.Close())
 	}
 	r.store.Store(s)
+	r.older = ""
+	r.progress.stale(0)
 	r.progress.began(0, 0, 0, head, why)
 	r.opts.Logger.Info("read model begun anew", "projection", r.projection.Name(), "why", why, "events", head)
 	return nil
@@ -303,14 +318,7 @@ func (r *Runner) View(f func(*store.Tx) error) error {
 // Digest returns the digest of the read model and the position it is of. It
 // reads everything in one transaction: for verification, not for serving.
 func (r *Runner) Digest() (digest string, meta store.Meta, err error) {
-	err = r.View(func(tx *store.Tx) error {
-		if meta, _, err = store.ReadMeta(tx); err != nil {
-			return err
-		}
-		digest, err = store.Digest(tx)
-		return err
-	})
-	return digest, meta, err
+	return digestOf(r)
 }
 
 // WaitFor returns once the read model holds every event up to seq: after it a
@@ -357,7 +365,10 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	for wait := restartMin; ; {
 		before := r.Status().Seq
-		err := r.drive(ctx, replaced)
+		err := r.renew(ctx)
+		if err == nil {
+			err = r.drive(ctx, replaced)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -375,6 +386,24 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, restartMax)
 	}
+}
+
+// renew builds a read model of this version where the open file is of another.
+func (r *Runner) renew(ctx context.Context) error {
+	if r.older == "" {
+		return nil
+	}
+	r.rebuilds.Lock()
+	defer r.rebuilds.Unlock()
+	r.progress.running()
+	r.opts.Logger.Info("read model is built anew; the old one is served meanwhile", "projection", r.Name(), "why", r.older)
+	out, err := r.rebuild(ctx, r.older, nil)
+	if err != nil {
+		return fmt.Errorf("build read model anew: %w", err)
+	}
+	r.older = ""
+	r.opts.Logger.Info("read model built anew", "projection", r.Name(), "seq", out.Seq, "took", out.Took)
+	return nil
 }
 
 // replacedError carries the new stream.
@@ -456,7 +485,6 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	defer running.Wait()
 	defer end(nil)
 
-	r.husks = &husks{js: r.opts.JS, stream: r.opts.Stream}
 	in := make(chan *work, r.opts.MaxInFlight)
 	running.Go(func() { r.committer(ctx, in, end) })
 	running.Go(func() {
@@ -525,12 +553,15 @@ func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message
 // committer is the one writer: it takes what has come, in order, and commits
 // it at once.
 func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.CancelCauseFunc) {
-	o := newOrder()
+	o, a := newOrder(), r.applier()
 	var last time.Time
 	for {
 		select {
 		case w := <-in:
 			o.add(w)
+		case sw := <-r.swaps:
+			sw.done <- sw.do(ctx)
+			continue
 		case <-r.verify:
 			r.check(end)
 			continue
@@ -544,7 +575,7 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 			if len(batch) == 0 || ctx.Err() != nil {
 				break
 			}
-			r.commit(ctx, o, batch, end)
+			r.commit(ctx, a, o, batch, end)
 		}
 	}
 }
@@ -584,28 +615,17 @@ func (r *Runner) check(end context.CancelCauseFunc) {
 	}
 }
 
-// applyError says which of a batch failed.
-type applyError struct {
-	at       int
-	seq      uint64
-	panicked bool
-	err      error
-}
-
-func (e *applyError) Error() string { return fmt.Sprintf("apply event %d: %v", e.seq, e.err) }
-func (e *applyError) Unwrap() error { return e.err }
-
 // commit applies a batch in one transaction and answers its messages. What
 // comes before an event that fails is committed without it.
-func (r *Runner) commit(ctx context.Context, o *order, batch []*work, end context.CancelCauseFunc) {
-	whole, err := r.fill(ctx, batch)
+func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*work, end context.CancelCauseFunc) {
+	whole, err := a.fill(ctx, r.Status().Seq, batch)
 	if err == nil {
 		batch = whole
-		err = r.apply(ctx, batch)
+		err = r.apply(ctx, a, batch)
 	}
 	var failed *applyError
 	if errors.As(err, &failed) && failed.at > 0 {
-		if firstErr := r.apply(ctx, batch[:failed.at]); firstErr == nil {
+		if firstErr := r.apply(ctx, a, batch[:failed.at]); firstErr == nil {
 			resolve(batch[:failed.at], nil)
 			batch = batch[failed.at:]
 		}
@@ -637,147 +657,20 @@ func resolve(batch []*work, err error) {
 	}
 }
 
-// fill puts what stays of erased events into the gaps that they have left.
-func (r *Runner) fill(ctx context.Context, batch []*work) ([]*work, error) {
-	at := r.Status().Seq
-	if n := uint64(len(batch)); batch[n-1].pos.Seq <= at+n {
-		return batch, nil // no gap
+// apply applies a batch to the live file.
+func (r *Runner) apply(ctx context.Context, a *applier, batch []*work) error {
+	meta, changed, err := a.apply(ctx, r.store.Load(), batch)
+	if err == nil && changed {
+		r.progress.committed(meta.Seq, meta.Dropped, meta.Malformed)
 	}
-	whole := make([]*work, 0, len(batch))
-	for _, w := range batch {
-		if seq := w.pos.Seq; seq > at+1 {
-			missing, err := r.husks.between(ctx, at, seq)
-			if err != nil {
-				return nil, err
-			}
-			for _, e := range missing {
-				whole = append(whole, &work{pos: streams.Position{Seq: e.Seq}, event: e, done: make(chan error, 1)})
-			}
-		}
-		at = max(at, w.pos.Seq)
-		whole = append(whole, w)
-	}
-	return whole, nil
+	return err
 }
 
-// apply is one transaction.
-func (r *Runner) apply(ctx context.Context, batch []*work) error {
-	later, err := r.duplicates(ctx, batch)
-	if err != nil {
-		return err
+// applier returns what applies events to a file of this projection.
+func (r *Runner) applier() *applier {
+	return &applier{
+		projection: r.projection, dedup: r.opts.Dedup, husks: &husks{js: r.opts.JS, stream: r.opts.Stream},
 	}
-	var meta store.Meta
-	err = r.store.Load().Update(func(tx *store.Tx) error {
-		if meta, _, err = store.ReadMeta(tx); err != nil {
-			return err
-		}
-		before := meta.Seq
-		for i, w := range batch {
-			seq := w.pos.Seq
-			if seq <= meta.Seq {
-				continue // redelivered: it is in there
-			}
-			switch {
-			case w.malformed != nil:
-				meta.Malformed++
-				err = recordMalformed(tx, seq, w.malformed, meta.Malformed > maxMalformed)
-			case later[i]:
-				meta.Dropped++
-			default:
-				err = r.applyOne(tx, w.event)
-			}
-			if err != nil {
-				var p *panicError
-				return &applyError{at: i, seq: seq, panicked: errors.As(err, &p), err: err}
-			}
-			meta.Seq = seq
-		}
-		if meta.Seq == before {
-			return errNothing
-		}
-		return store.WriteMeta(tx, meta)
-	})
-	if errors.Is(err, errNothing) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	r.progress.committed(meta.Seq, meta.Dropped, meta.Malformed)
-	return nil
-}
-
-// errNothing rolls an empty transaction back, which spares its fsync.
-var errNothing = errors.New("nothing new")
-
-// duplicates says which of the batch are not the first with their id.
-func (r *Runner) duplicates(ctx context.Context, batch []*work) ([]bool, error) {
-	later := make([]bool, len(batch))
-	if r.opts.Dedup == nil {
-		return later, nil
-	}
-	ids := make([]string, 0, len(batch))
-	at := make([]int, 0, len(batch))
-	for i, w := range batch {
-		if w.malformed == nil {
-			ids = append(ids, w.event.ID)
-			at = append(at, i)
-		}
-	}
-	if len(ids) == 0 {
-		return later, nil
-	}
-	first, err := r.opts.Dedup.First(ctx, ids, batch[len(batch)-1].pos.Seq)
-	if err != nil {
-		return nil, fmt.Errorf("look up ids: %w", err)
-	}
-	for n, i := range at {
-		switch seq := batch[i].pos.Seq; {
-		case first[n] == 0, first[n] > seq:
-			// To take it for new or for old would be a guess.
-			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)
-		case first[n] < seq:
-			later[i] = true
-		}
-	}
-	return later, nil
-}
-
-// panicError is a panic of a projection. It has no text of the panic's value
-// but a runtime error's, which has none of a message.
-type panicError struct{ value any }
-
-func (e *panicError) Error() string {
-	if re, ok := e.value.(runtime.Error); ok {
-		return "projection panicked: " + re.Error()
-	}
-	return fmt.Sprintf("projection panicked with a %T", e.value)
-}
-
-func (r *Runner) applyOne(tx *store.Tx, e streams.Stored) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &panicError{v}
-		}
-	}()
-	return r.projection.Apply(tx, e)
-}
-
-// recordMalformed remembers a malformed message, in the place of the oldest one
-// if there are enough.
-func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
-	text := reason.Error()
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText]
-	}
-	b := tx.Bucket(malformedBucket)
-	if full {
-		oldest, _ := b.Cursor().First()
-		if err := b.Delete(bytes.Clone(oldest)); err != nil {
-			return err
-		}
-	}
-	return b.Put(store.Key(seq), []byte(text))
 }
 
 // Malformed is a message in the stream that is no event.

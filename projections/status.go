@@ -55,6 +55,12 @@ type Status struct {
 	LastCommit time.Time `json:"last_commit,omitzero"`
 	// Rebuilt says why the read model was last begun anew in this process.
 	Rebuilt string `json:"rebuilt,omitempty"`
+	// Rebuild is how far a rebuild beside the live read model is, nil if there is
+	// none.
+	Rebuild *Rebuilding `json:"rebuild,omitempty"`
+	// Stale is the event that reads are as of while the read model of an older
+	// version is served until the new one is built; Seq is then 0.
+	Stale uint64 `json:"stale,omitempty"`
 }
 
 // Errors of [Runner.Healthy].
@@ -125,6 +131,26 @@ func (p *progress) committed(seq, dropped, malformed uint64) {
 	p.settle()
 	close(p.moved)
 	p.moved = make(chan struct{})
+}
+
+// rebuilding says how far a rebuild is, nil when it is over.
+func (p *progress) rebuilding(at *Rebuilding) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.s.Rebuild = at
+}
+
+// stale says that an older version is served as of seq.
+func (p *progress) stale(seq uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.s.Stale = seq
+}
+
+// swapped says that another file took the live one's place.
+func (p *progress) swapped(seq, dropped, malformed uint64) {
+	p.stale(0)
+	p.committed(seq, dropped, malformed)
 }
 
 // settle leaves a failure behind and ends a rebuild that is done.

@@ -244,6 +244,32 @@ func (s *Store) Sync() error {
 	return s.run(s.db.Sync)
 }
 
+// Durable writes to disk what NoSync left, and syncs each commit from here on.
+// Nothing may write meanwhile.
+func (s *Store) Durable() error {
+	if err := s.Sync(); err != nil {
+		return fmt.Errorf("write store to disk: %w", err)
+	}
+	s.db.NoSync = false
+	return nil
+}
+
+// Rename moves the open file, in place of one that is there, and returns when that
+// would survive a crash of the machine. Transactions go on.
+func (s *Store) Rename(path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Rename(s.path, path); err != nil {
+		return fmt.Errorf("rename store: %w", err)
+	}
+	s.path = path
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("sync directory of store: %w", err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
 // Size returns the size of the file in bytes. It never shrinks.
 func (s *Store) Size() (int64, error) {
 	info, err := os.Stat(s.path)

@@ -1,0 +1,170 @@
+package projections
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// applier applies events to a file: the live one, or one that is built beside it.
+// Both take the same decisions. It belongs to one goroutine.
+type applier struct {
+	projection Projection
+	dedup      Index
+	husks      *husks
+}
+
+// applyError says which of a batch failed.
+type applyError struct {
+	at       int
+	seq      uint64
+	panicked bool
+	err      error
+}
+
+func (e *applyError) Error() string { return fmt.Sprintf("apply event %d: %v", e.seq, e.err) }
+func (e *applyError) Unwrap() error { return e.err }
+
+// fill puts what stays of erased events into the gaps that they have left. The
+// file is at sequence at.
+func (a *applier) fill(ctx context.Context, at uint64, batch []*work) ([]*work, error) {
+	if n := uint64(len(batch)); batch[n-1].pos.Seq <= at+n {
+		return batch, nil // no gap
+	}
+	whole := make([]*work, 0, len(batch))
+	for _, w := range batch {
+		if seq := w.pos.Seq; seq > at+1 {
+			missing, err := a.husks.between(ctx, at, seq)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range missing {
+				whole = append(whole, &work{pos: streams.Position{Seq: e.Seq}, event: e, done: make(chan error, 1)})
+			}
+		}
+		at = max(at, w.pos.Seq)
+		whole = append(whole, w)
+	}
+	return whole, nil
+}
+
+// apply is one transaction: the batch, and the position after it. Changed is
+// false if all of it was in the file already.
+func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (meta store.Meta, changed bool, err error) {
+	later, err := a.duplicates(ctx, batch)
+	if err != nil {
+		return meta, false, err
+	}
+	err = s.Update(func(tx *store.Tx) error {
+		if meta, _, err = store.ReadMeta(tx); err != nil {
+			return err
+		}
+		before := meta.Seq
+		for i, w := range batch {
+			seq := w.pos.Seq
+			if seq <= meta.Seq {
+				continue // redelivered: it is in there
+			}
+			switch {
+			case w.malformed != nil:
+				meta.Malformed++
+				err = recordMalformed(tx, seq, w.malformed, meta.Malformed > maxMalformed)
+			case later[i]:
+				meta.Dropped++
+			default:
+				err = a.applyOne(tx, w.event)
+			}
+			if err != nil {
+				var p *panicError
+				return &applyError{at: i, seq: seq, panicked: errors.As(err, &p), err: err}
+			}
+			meta.Seq = seq
+		}
+		if meta.Seq == before {
+			return errNothing
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	if errors.Is(err, errNothing) {
+		return meta, false, nil
+	}
+	return meta, err == nil, err
+}
+
+// errNothing rolls an empty transaction back, which spares its fsync.
+var errNothing = errors.New("nothing new")
+
+// duplicates says which of the batch are not the first with their id.
+func (a *applier) duplicates(ctx context.Context, batch []*work) ([]bool, error) {
+	later := make([]bool, len(batch))
+	if a.dedup == nil {
+		return later, nil
+	}
+	ids := make([]string, 0, len(batch))
+	at := make([]int, 0, len(batch))
+	for i, w := range batch {
+		if w.malformed == nil {
+			ids = append(ids, w.event.ID)
+			at = append(at, i)
+		}
+	}
+	if len(ids) == 0 {
+		return later, nil
+	}
+	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].pos.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("look up ids: %w", err)
+	}
+	for n, i := range at {
+		switch seq := batch[i].pos.Seq; {
+		case first[n] == 0, first[n] > seq:
+			// To take it for new or for old would be a guess.
+			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)
+		case first[n] < seq:
+			later[i] = true
+		}
+	}
+	return later, nil
+}
+
+// panicError is a panic of a projection. It has no text of the panic's value
+// but a runtime error's, which has none of a message.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string {
+	if re, ok := e.value.(runtime.Error); ok {
+		return "projection panicked: " + re.Error()
+	}
+	return fmt.Sprintf("projection panicked with a %T", e.value)
+}
+
+func (a *applier) applyOne(tx *store.Tx, e streams.Stored) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v}
+		}
+	}()
+	return a.projection.Apply(tx, e)
+}
+
+// recordMalformed remembers a malformed message, in the place of the oldest one
+// if there are enough.
+func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
+	text := reason.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText]
+	}
+	b := tx.Bucket(malformedBucket)
+	if full {
+		oldest, _ := b.Cursor().First()
+		if err := b.Delete(bytes.Clone(oldest)); err != nil {
+			return err
+		}
+	}
+	return b.Put(store.Key(seq), []byte(text))
+}

@@ -1,0 +1,367 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Errors of [Runner.Rebuild].
+var (
+	// ErrBuilding says that this read model is being rebuilt already.
+	ErrBuilding = errors.New("read model is being rebuilt already")
+	// ErrUnsound says that the new file does not hold what was written to it.
+	ErrUnsound = errors.New("the new file does not read back as it was written")
+)
+
+const (
+	// rebuildBatch is how many events go into one transaction of a rebuild.
+	rebuildBatch = 8192
+	// swapLag is how far behind the live read model the new one may be when it
+	// takes its place: the live one waits for the rest.
+	swapLag = 512
+	// catchUps bounds how often a rebuild tries to come that close.
+	catchUps = 100
+)
+
+// Phase is what a rebuild is doing.
+type Phase string
+
+// The phases of a rebuild, in order.
+const (
+	PhaseReplay  Phase = "replay"
+	PhaseVerify  Phase = "verify"
+	PhaseCatchUp Phase = "catch up"
+)
+
+// Rebuilding is how far a rebuild is.
+type Rebuilding struct {
+	Phase Phase `json:"phase"`
+	// Seq is the last event in the new file, Target where the replay ends.
+	Seq     uint64    `json:"seq"`
+	Target  uint64    `json:"target"`
+	Started time.Time `json:"started"`
+	// Rate is events a second since the start, ETA how long the replay takes
+	// from here at that rate.
+	Rate float64       `json:"rate"`
+	ETA  time.Duration `json:"eta_ns"`
+	// Why is empty if somebody asked for it.
+	Why string `json:"why,omitempty"`
+}
+
+// Rebuilt is what a rebuild came to.
+type Rebuilt struct {
+	Name string `json:"name"`
+	// Seq is the event at which the new file took the live one's place.
+	Seq  uint64        `json:"seq"`
+	Took time.Duration `json:"took_ns"`
+	Rate float64       `json:"rate"`
+	// Digest is that of the new file at event VerifiedSeq, Was that of the live
+	// one at the same event. Was is empty where they can't be compared: the live
+	// one was of another version, or stood still behind the new one.
+	VerifiedSeq uint64 `json:"verified_seq"`
+	Digest      string `json:"digest"`
+	Was         string `json:"was,omitempty"`
+	// Equal says that both are the same. If they are not, the live one was wrong,
+	// and it is replaced all the same: its file is kept.
+	Equal bool `json:"equal"`
+}
+
+// swap is work for the committer between two batches.
+type swap struct {
+	do   func(context.Context) error
+	done chan error // buffered
+}
+
+// Rebuild builds the read model anew in a file beside the live one, which is
+// read and follows the stream meanwhile, and puts it in the live one's place.
+// The old file is kept until the next rebuild.
+//
+// Progress, if not nil, is called now and then from this goroutine. Whatever
+// ends it early, an error, the context, or the process being killed, leaves the
+// live file as it is; the next start removes what was begun. It needs Run.
+func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuilt, error) {
+	if !r.rebuilds.TryLock() {
+		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", r.Name(), ErrBuilding)
+	}
+	defer r.rebuilds.Unlock()
+	out, err := r.rebuild(ctx, "", progress)
+	if err != nil {
+		return out, fmt.Errorf("rebuild %s: %w", r.Name(), err)
+	}
+	return out, nil
+}
+
+func (r *Runner) building() string { return r.path + ".building" }
+func (r *Runner) previous() string { return r.path + ".previous" }
+
+// rebuild is Rebuild under the lock. Why is not empty where the live file is of
+// another version: then there is no committer to take turns with.
+func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuilding)) (out Rebuilt, err error) {
+	if err := removeFile(r.building()); err != nil {
+		return out, err
+	}
+	options := r.opts.Store
+	options.NoSync = true
+	s, err := store.Open(r.building(), options)
+	if err != nil {
+		return out, err
+	}
+	b := &build{
+		r: r, a: r.applier(), s: s, tell: progress,
+		at: Rebuilding{Phase: PhaseReplay, Started: r.opts.Now(), Why: why},
+	}
+	defer func() {
+		r.progress.rebuilding(nil)
+		if b.s != nil { // not swapped
+			err = errors.Join(err, b.s.Close(), removeFile(r.building()))
+		}
+	}()
+	b.meta = store.Meta{Identity: string(r.identity), Version: r.projection.Version()}
+	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, b.meta) }); err != nil {
+		return out, err
+	}
+	frozen := why != ""
+	if err := b.replay(ctx, frozen); err != nil {
+		return out, err
+	}
+	out.Name, out.Rate = r.Name(), b.at.Rate
+	b.phase(PhaseVerify)
+	if err := b.verify(ctx, frozen, &out); err != nil {
+		return out, err
+	}
+	b.phase(PhaseCatchUp)
+	if frozen {
+		err = b.take(ctx)
+	} else {
+		err = b.swap(ctx)
+	}
+	out.Seq, out.Took = b.meta.Seq, r.opts.Now().Sub(b.at.Started)
+	return out, err
+}
+
+// build is a file that is being built.
+type build struct {
+	r    *Runner
+	a    *applier
+	s    *store.Store // nil once it is the live one
+	meta store.Meta
+	at   Rebuilding
+	tell func(Rebuilding)
+	told time.Time
+}
+
+// tellEvery is how often progress is told.
+const tellEvery = 200 * time.Millisecond
+
+func (b *build) phase(p Phase) {
+	b.at.Phase = p
+	b.report(true)
+}
+
+func (b *build) report(always bool) {
+	now := b.r.opts.Now()
+	if !always && now.Sub(b.told) < tellEvery {
+		return
+	}
+	b.told, b.at.Seq = now, b.meta.Seq
+	if took := now.Sub(b.at.Started); took > 0 && b.at.Phase == PhaseReplay {
+		b.at.Rate = float64(b.meta.Seq) / took.Seconds()
+		b.at.ETA = 0
+		if b.at.Rate > 0 && b.at.Target > b.meta.Seq {
+			b.at.ETA = time.Duration(float64(b.at.Target-b.meta.Seq) / b.at.Rate * float64(time.Second))
+		}
+	}
+	at := b.at
+	b.r.progress.rebuilding(&at)
+	if b.tell != nil {
+		b.tell(at)
+	}
+}
+
+// replay builds up to where the live read model is, or to the stream's head if
+// there is none to compare with.
+func (b *build) replay(ctx context.Context, frozen bool) error {
+	for range catchUps {
+		target := b.r.Status().Seq
+		if frozen {
+			info, err := b.r.look(ctx)
+			if err != nil {
+				return err
+			}
+			target = info.State.LastSeq
+		}
+		if target <= b.meta.Seq+swapLag && (b.meta.Seq > 0 || target == 0) {
+			break
+		}
+		b.at.Target = target
+		b.report(true)
+		if err := b.until(ctx, target); err != nil {
+			return err
+		}
+	}
+	b.report(true)
+	return b.s.Sync()
+}
+
+// until applies the events up to a sequence.
+func (b *build) until(ctx context.Context, target uint64) error {
+	if target <= b.meta.Seq {
+		return nil
+	}
+	var batch []*work
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		whole, err := b.a.fill(ctx, b.meta.Seq, batch)
+		if err != nil {
+			return err
+		}
+		batch = batch[:0]
+		meta, _, err := b.a.apply(ctx, b.s, whole)
+		if err != nil {
+			return err
+		}
+		b.meta = meta
+		b.report(false)
+		return nil
+	}
+	_, err := streams.Replay(ctx, b.r.opts.JS, streams.ReadOptions{
+		Stream: b.r.opts.Stream, From: b.meta.Seq + 1, To: target,
+	}, func(list []streams.Replayed) error {
+		for _, e := range list {
+			batch = append(batch, &work{pos: streams.Position{Seq: e.Seq}, event: e.Stored, malformed: e.Malformed})
+		}
+		if len(batch) < rebuildBatch {
+			return nil
+		}
+		return flush()
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// verify compares the new file with the live one at one event, and with itself
+// as it was written.
+func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) error {
+	own := func() error {
+		digest, meta, err := digestOf(b.s)
+		if err != nil {
+			return err
+		}
+		if meta != b.meta {
+			return fmt.Errorf("%w: it is at event %d, not %d", ErrUnsound, meta.Seq, b.meta.Seq)
+		}
+		out.VerifiedSeq, out.Digest = meta.Seq, digest
+		return nil
+	}
+	if frozen {
+		return own()
+	}
+	// One view of the live file: it does not change while the new one comes to
+	// the same event.
+	return b.r.View(func(tx *store.Tx) error {
+		live, _, err := store.ReadMeta(tx)
+		if err != nil {
+			return err
+		}
+		if err := b.until(ctx, live.Seq); err != nil {
+			return err
+		}
+		if err := own(); err != nil {
+			return err
+		}
+		if live.Seq != b.meta.Seq {
+			return nil // the live one stands still, further back
+		}
+		if out.Was, err = store.Digest(tx); err != nil {
+			return fmt.Errorf("read the live file: %w", err)
+		}
+		out.Equal = out.Was == out.Digest &&
+			live.Dropped == b.meta.Dropped && live.Malformed == b.meta.Malformed
+		return nil
+	})
+}
+
+// swap comes close to the live read model and then takes its place between two
+// of its batches.
+func (b *build) swap(ctx context.Context) error {
+	for range catchUps {
+		live := b.r.Status().Seq
+		if live <= b.meta.Seq+swapLag {
+			break
+		}
+		if err := b.until(ctx, live); err != nil {
+			return err
+		}
+	}
+	// What NoSync left is written now, while nobody waits.
+	if err := b.s.Sync(); err != nil {
+		return err
+	}
+	sw := &swap{done: make(chan error, 1), do: func(ctx context.Context) error {
+		if err := b.until(ctx, b.r.Status().Seq); err != nil {
+			return err
+		}
+		return b.take(ctx)
+	}}
+	select {
+	case b.r.swaps <- sw:
+	case <-b.r.done:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return <-sw.done // the committer has begun it, and it does not wait for long
+}
+
+// take makes the new file the live one. There is one moment at which it happens,
+// the renaming: before it a crash leaves the old file, after it the new one.
+func (b *build) take(context.Context) error {
+	r := b.r
+	if !r.opts.Store.NoSync {
+		if err := b.s.Durable(); err != nil {
+			return err
+		}
+	}
+	if err := removeFile(r.previous()); err != nil {
+		return err
+	}
+	if err := os.Link(r.path, r.previous()); err != nil {
+		return fmt.Errorf("keep the old read model: %w", err)
+	}
+	if err := b.s.Rename(r.path); err != nil {
+		return err
+	}
+	old := r.store.Swap(b.s)
+	b.s = nil
+	r.progress.swapped(b.meta.Seq, b.meta.Dropped, b.meta.Malformed)
+	return old.Close()
+}
+
+// digestOf reads a file's digest and position in one view.
+func digestOf(v Viewer) (digest string, meta store.Meta, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		if meta, _, err = store.ReadMeta(tx); err != nil {
+			return err
+		}
+		digest, err = store.Digest(tx)
+		return err
+	})
+	return digest, meta, err
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove old file: %w", err)
+	}
+	return nil
+}
