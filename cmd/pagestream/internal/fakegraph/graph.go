@@ -93,6 +93,9 @@ type Graph struct {
 	subs    map[[2]string][]string
 	engines map[*Engine]struct{}
 	serial  uint64
+	appSubs map[[2]string]appSubscription // by app and object
+	history map[string][]historic         // by page
+	lastIn  map[string]time.Time          // when a person last wrote
 }
 
 // contact is one person as one page knows them.
@@ -145,6 +148,7 @@ func New(o Options) (*Graph, error) {
 		opts: o, apps: map[string]App{}, users: map[string]User{}, pages: map[string]Page{},
 		contacts: map[string]contact{}, people: map[string][]contact{},
 		tokens: map[string]*token{}, codes: map[string]*code{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
+		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, lastIn: map[string]time.Time{},
 	}
 	taken := map[string]bool{}
 	take := func(kind, id string) error {
@@ -162,6 +166,7 @@ func New(o Options) (*Graph, error) {
 			return nil, fmt.Errorf("%w: app %s has no secret", ErrOptions, a.ID)
 		}
 		g.apps[a.ID] = a
+		g.appSubs[[2]string{a.ID, "page"}] = appSubscription{fields: defaultAppFields()}
 	}
 	for _, p := range o.Pages {
 		if err := take("page", p.ID); err != nil {

@@ -178,7 +178,16 @@ func (g *Graph) route(q *request) (any, *failure) {
 	_, page := g.pages[id]
 	_, user := g.users[id]
 	_, person := g.contacts[id]
+	_, app := g.apps[id]
 	switch {
+	case edge == "subscriptions" && app:
+		return g.appSubscriptions(q, t, id)
+	case edge == "conversations" && q.method == http.MethodGet && page:
+		return g.conversations(q, t, id)
+	case edge == "messages" && q.method == http.MethodGet && strings.HasPrefix(id, "t_"):
+		return g.messagesOf(q, t, id)
+	case edge == "" && q.method == http.MethodGet && strings.HasPrefix(id, "m_") && t.kind == "PAGE":
+		return g.message(q, t, id)
 	case edge == "" && q.method == http.MethodGet && page:
 		return g.pageNode(q, t, id)
 	case edge == "" && q.method == http.MethodGet && user:

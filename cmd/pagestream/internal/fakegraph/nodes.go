@@ -1,11 +1,8 @@
 package fakegraph
 
 import (
-	"encoding/base64"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 )
 
 // sees reports whether the token's owner has a role on the page.
@@ -62,24 +59,15 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	if !slices.Contains(t.scopes, "pages_show_list") {
 		return map[string]any{"data": []any{}}, nil
 	}
-	limit, err := strconv.Atoi(q.params["limit"])
-	if err != nil || limit < 1 {
-		limit = accountPage
-	}
-	limit = min(limit, 100)
-	all, from := g.users[id].Pages, 0
-	if after := q.params["after"]; after != "" {
-		b, err := base64.RawURLEncoding.DecodeString(after)
-		from, _ = strconv.Atoi(string(b))
-		if err != nil || from < 1 || from > len(all) {
-			return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Invalid cursors values.")
-		}
+	all := g.users[id].Pages
+	from, to, fail := window(q, len(all), accountPage)
+	if fail != nil {
+		return nil, fail
 	}
 	names := q.params["fields"]
 	if names == "" {
 		names = "access_token,category,name,tasks"
 	}
-	to := min(from+limit, len(all))
 	data := []any{}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -94,20 +82,7 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 		}
 		data = append(data, one)
 	}
-	out := map[string]any{"data": data}
-	if len(data) > 0 {
-		cursor := func(n int) string { return base64.RawURLEncoding.EncodeToString([]byte(strconv.Itoa(n))) }
-		paging := map[string]any{"cursors": map[string]any{"before": cursor(from), "after": cursor(to)}}
-		if to < len(all) {
-			next := url.Values{"access_token": {q.access}, "limit": {strconv.Itoa(limit)}, "after": {cursor(to)}}
-			if f := q.params["fields"]; f != "" {
-				next.Set("fields", f)
-			}
-			paging["next"] = q.base() + "/" + id + "/accounts?" + next.Encode()
-		}
-		out["paging"] = paging
-	}
-	return out, nil
+	return g.paged(q, id+"/accounts", data, from, to, len(all)), nil
 }
 
 // profile tells a page about a person who has written to it.

@@ -69,9 +69,14 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if m.Metadata != "" {
 		message["metadata"] = m.Metadata
 	}
+	var attachments []map[string]any
 	if m.Attachment != nil {
-		message["attachments"] = []any{map[string]any{"type": m.Attachment.Type, "payload": m.Attachment.Payload}}
+		attachments = []map[string]any{{"type": m.Attachment.Type, "payload": m.Attachment.Payload}}
+		message["attachments"] = attachments
 	}
+	g.remember(historic{
+		page: page, psid: to.ID, mid: mid, platform: "messenger", text: m.Text, fromPage: true, at: g.opts.Now(), attachments: attachments,
+	})
 	for _, e := range engines {
 		e.sent(page, to.ID, message)
 	}

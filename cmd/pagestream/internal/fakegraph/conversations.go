@@ -1,0 +1,237 @@
+package fakegraph
+
+import (
+	"cmp"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// maxHistory bounds the messages that are kept of a page.
+const maxHistory = 2000
+
+// historic is a message as it stays in its conversation.
+type historic struct {
+	page, psid, mid, platform, text string
+	fromPage                        bool
+	at                              time.Time
+	attachments                     []map[string]any
+}
+
+// remember keeps a message for the Conversations API, whether or not it is ever
+// delivered. The same mid is kept once.
+func (g *Graph) remember(m historic) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !m.fromPage && m.at.After(g.lastIn[m.psid]) {
+		g.lastIn[m.psid] = m.at
+	}
+	list := g.history[m.page]
+	if slices.ContainsFunc(list, func(o historic) bool { return o.mid == m.mid }) {
+		return
+	}
+	list = append(list, m)
+	if n := len(list) - maxHistory; n > 0 {
+		list = slices.Delete(list, 0, n)
+	}
+	g.history[m.page] = list
+}
+
+// threads are a page's conversations on a platform, newest first, each with its
+// messages newest first.
+func (g *Graph) threads(page, platform string) [][]historic {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	byPerson := map[string][]historic{}
+	for _, m := range g.history[page] {
+		if m.platform == platform {
+			byPerson[m.psid] = append(byPerson[m.psid], m)
+		}
+	}
+	var out [][]historic
+	for _, list := range byPerson {
+		slices.SortStableFunc(list, func(a, b historic) int { return b.at.Compare(a.at) })
+		out = append(out, list)
+	}
+	slices.SortFunc(out, func(a, b []historic) int {
+		return cmp.Or(b[0].at.Compare(a[0].at), cmp.Compare(a[0].psid, b[0].psid))
+	})
+	return out
+}
+
+// thread names a conversation.
+func (g *Graph) thread(page, platform, psid string) string {
+	return "t_" + letters(g.hash("thread", page, platform, psid))[:24]
+}
+
+// conversation finds a conversation by its id.
+func (g *Graph) conversation(id string) (list []historic, ok bool) {
+	for page := range g.pages {
+		for _, platform := range []string{"messenger", "instagram"} {
+			for _, list := range g.threads(page, platform) {
+				if g.thread(page, platform, list[0].psid) == id {
+					return list, true
+				}
+			}
+		}
+	}
+	return nil, false
+}
+
+var nestedLimit = regexp.MustCompile(`messages\.limit\((\d+)\)`)
+
+// conversations lists a page's conversations.
+// https://developers.facebook.com/docs/graph-api/reference/page/conversations
+func (g *Graph) conversations(q *request, t token, page string) (any, *failure) {
+	if fail := g.mayRead(t, page); fail != nil {
+		return nil, fail
+	}
+	platform := cmp.Or(q.params["platform"], "messenger")
+	all := g.threads(page, platform)
+	from, to, fail := window(q, len(all), 25)
+	if fail != nil {
+		return nil, fail
+	}
+	nested := 0
+	if m := nestedLimit.FindStringSubmatch(q.params["fields"]); m != nil {
+		nested, _ = strconv.Atoi(m[1])
+	}
+	data := []any{}
+	for _, list := range all[from:to] {
+		id := g.thread(page, platform, list[0].psid)
+		one := map[string]any{
+			"id": id, "link": "/" + page + "/inbox/" + list[0].psid + "/", "updated_time": graphTime(list[0].at),
+			"participants": map[string]any{"data": []any{g.participant(list[0].psid), g.participant(page)}},
+		}
+		if nested > 0 {
+			n := min(nested, len(list))
+			one["messages"] = g.paged(q, id+"/messages", g.told(list[:n]), 0, n, len(list))
+		}
+		data = append(data, one)
+	}
+	return g.paged(q, page+"/conversations", data, from, to, len(all)), nil
+}
+
+// messagesOf lists a conversation's messages, newest first.
+func (g *Graph) messagesOf(q *request, t token, id string) (any, *failure) {
+	list, ok := g.conversation(id)
+	if !ok {
+		return nil, missing(q.method, id)
+	}
+	if fail := g.mayRead(t, list[0].page); fail != nil {
+		return nil, fail
+	}
+	from, to, fail := window(q, len(list), 25)
+	if fail != nil {
+		return nil, fail
+	}
+	return g.paged(q, id+"/messages", g.told(list[from:to]), from, to, len(list)), nil
+}
+
+// message tells one message of the token's page by its mid.
+func (g *Graph) message(q *request, t token, mid string) (any, *failure) {
+	g.mu.Lock()
+	list := slices.Clone(g.history[t.page])
+	g.mu.Unlock()
+	for _, m := range list {
+		if m.mid == mid {
+			return g.tell(m), nil
+		}
+	}
+	return nil, missing(q.method, mid)
+}
+
+func (g *Graph) mayRead(t token, page string) *failure {
+	switch {
+	case t.kind != "PAGE":
+		return oauth(http.StatusBadRequest, 210, 0, "(#210) A page access token is required to request this resource.")
+	case t.page != page:
+		return oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
+	case !slices.Contains(t.scopes, "pages_messaging"):
+		return oauth(http.StatusForbidden, 200, 0, "(#200) Requires pages_messaging permission to manage the object")
+	}
+	return nil
+}
+
+func (g *Graph) told(list []historic) []any {
+	out := make([]any, len(list))
+	for i, m := range list {
+		out[i] = g.tell(m)
+	}
+	return out
+}
+
+func (g *Graph) tell(m historic) map[string]any {
+	from, to := m.psid, m.page
+	if m.fromPage {
+		from, to = to, from
+	}
+	out := map[string]any{
+		"id": m.mid, "created_time": graphTime(m.at), "message": m.text,
+		"from": g.participant(from), "to": map[string]any{"data": []any{g.participant(to)}},
+	}
+	if len(m.attachments) > 0 {
+		data := []any{}
+		for _, a := range m.attachments {
+			payload, _ := a["payload"].(map[string]any)
+			file := map[string]any{"mime_type": "application/octet-stream", "file_url": payload["url"]}
+			if kind, _ := a["type"].(string); kind == "image" || kind == "sticker" {
+				file = map[string]any{"mime_type": "image/jpeg", "image_data": map[string]any{"url": payload["url"]}}
+			}
+			data = append(data, file)
+		}
+		out["attachments"] = map[string]any{"data": data}
+	}
+	return out
+}
+
+func (g *Graph) participant(id string) map[string]any {
+	name := g.pages[id].Name
+	if c, ok := g.contacts[id]; ok {
+		name = c.first + " " + c.last
+	}
+	return map[string]any{"id": id, "name": name, "email": id + "@facebook.com"}
+}
+
+// graphTime is how Graph writes a time: in seconds, with no colon in the zone.
+func graphTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05-0700") }
+
+// window reads limit and after of a list with n items.
+func window(q *request, n, otherwise int) (from, to int, fail *failure) {
+	limit, err := strconv.Atoi(q.params["limit"])
+	if err != nil || limit < 1 {
+		limit = otherwise
+	}
+	limit = min(limit, 100)
+	if after := q.params["after"]; after != "" {
+		b, err := base64.RawURLEncoding.DecodeString(after)
+		from, _ = strconv.Atoi(string(b))
+		if err != nil || from < 1 || from > n {
+			return 0, 0, oauth(http.StatusBadRequest, 100, 0, "(#100) Invalid cursors values.")
+		}
+	}
+	return from, min(from+limit, n), nil
+}
+
+// paged is a list from one position to another of n, with its cursors.
+func (g *Graph) paged(q *request, path string, data []any, from, to, n int) map[string]any {
+	out := map[string]any{"data": data}
+	if len(data) == 0 {
+		return out
+	}
+	cursor := func(n int) string { return base64.RawURLEncoding.EncodeToString([]byte(strconv.Itoa(n))) }
+	paging := map[string]any{"cursors": map[string]any{"before": cursor(from), "after": cursor(to)}}
+	if to < n {
+		next := url.Values{"access_token": {q.access}, "limit": {strconv.Itoa(to - from)}, "after": {cursor(to)}}
+		if f := q.params["fields"]; f != "" && len(q.path) == 2 && path == q.path[0]+"/"+q.path[1] {
+			next.Set("fields", f)
+		}
+		paging["next"] = q.base() + "/" + path + "?" + next.Encode()
+	}
+	out["paging"] = paging
+	return out
+}
