@@ -42,8 +42,9 @@ const (
 	maxCodes    = 10_000
 )
 
-// App is a Meta app.
-type App struct{ ID, Secret, Name string }
+// App is a Meta app. The two URLs are its callbacks about people who remove it,
+// or who want their data deleted; empty is none.
+type App struct{ ID, Secret, Name, DeauthorizeURL, DataDeletionURL string }
 
 // Page is a Facebook page, with its linked Instagram account if it has one.
 type Page struct{ ID, Name, Category, Instagram string }
@@ -73,7 +74,16 @@ type Options struct {
 	// ProofOptional turns "Require App Secret" off: a missing appsecret_proof is
 	// allowed, a wrong one never.
 	ProofOptional bool
-	Now           func() time.Time
+	// Picker makes the login dialog ask which pages are granted; without it all
+	// are, at once. The parameter display=picker asks for it too.
+	Picker bool
+	// Window closes a conversation for the page 24 hours after the person last
+	// wrote, except for HUMAN_AGENT, which has 7 days.
+	Window bool
+	// ConversationLimit is how many calls a second the Conversations API takes for
+	// each page; 0 is no limit, Meta's is 2.
+	ConversationLimit int
+	Now               func() time.Time
 }
 
 // Graph is the state of the fake and the handler that serves it. It is safe for
@@ -96,6 +106,18 @@ type Graph struct {
 	appSubs map[[2]string]appSubscription // by app and object
 	history map[string][]historic         // by page
 	lastIn  map[string]time.Time          // when a person last wrote
+	closed  map[string]bool               // people whose window is closed
+	blocked map[string]bool               // people who have blocked their page
+	tasks   map[[2]string][]string        // by user and page
+	granted map[[2]string][]string        // by app and user
+	// dataAccess is when access to a person's data has ended, by app and user.
+	dataAccess map[[2]string]time.Time
+	usages     map[string]usage    // by page, or "" for the app
+	throttles  map[string]throttle // by page
+	calls      map[string]int      // by page
+	second     time.Time           // that inSecond counts the calls of
+	inSecond   map[string]int
+	scripts    []*scripted
 }
 
 // contact is one person as one page knows them.
@@ -149,6 +171,9 @@ func New(o Options) (*Graph, error) {
 		contacts: map[string]contact{}, people: map[string][]contact{},
 		tokens: map[string]*token{}, codes: map[string]*code{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
 		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, lastIn: map[string]time.Time{},
+		closed: map[string]bool{}, blocked: map[string]bool{}, tasks: map[[2]string][]string{}, granted: map[[2]string][]string{},
+		dataAccess: map[[2]string]time.Time{}, usages: map[string]usage{}, throttles: map[string]throttle{},
+		calls: map[string]int{}, inSecond: map[string]int{},
 	}
 	taken := map[string]bool{}
 	take := func(kind, id string) error {
@@ -210,7 +235,7 @@ func (g *Graph) PageToken(app, user, page string) (string, error) {
 }
 
 func (g *Graph) pageToken(app, user, page string, long bool) (string, error) {
-	if !slices.Contains(g.users[user].Pages, page) || g.apps[app].ID == "" {
+	if len(g.tasksOf(user, page)) == 0 || g.apps[app].ID == "" {
 		return "", fmt.Errorf("token of page %s for user %s: %w", page, user, ErrUnknown)
 	}
 	t := &token{kind: "PAGE", app: app, user: user, page: page, scopes: g.users[user].Scopes, long: long}

@@ -45,15 +45,22 @@ var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
 // ServeHTTP answers one Graph request.
 func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, fail := g.parse(w, r)
+	g.mu.Lock()
+	g.serial++
+	trace := letters(g.hash("trace", strconv.FormatUint(g.serial, 10)))[:11]
+	g.mu.Unlock()
+	if f := g.script(req); f != nil {
+		if f.AfterTheThing && fail == nil {
+			_, _ = g.route(req)
+		}
+		f.play(w, r, trace)
+		return
+	}
 	var out any
 	if fail == nil {
 		out, fail = g.route(req)
 	}
 	head := w.Header()
-	g.mu.Lock()
-	g.serial++
-	trace := letters(g.hash("trace", strconv.FormatUint(g.serial, 10)))[:11]
-	g.mu.Unlock()
 	head.Set("facebook-api-version", req.version)
 	head.Set("x-fb-trace-id", trace)
 	head.Set("x-fb-rev", "1000000000")
@@ -157,6 +164,12 @@ func (g *Graph) route(q *request) (any, *failure) {
 		return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+strings.Join(q.path, "/"))
 	}
 	t, fail := g.authorize(q)
+	if fail == nil {
+		fail = g.meter(q, t)
+	}
+	if fail == nil {
+		fail = g.deselected(t)
+	}
 	if fail != nil {
 		return nil, fail
 	}
@@ -180,6 +193,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 	_, person := g.contacts[id]
 	_, app := g.apps[id]
 	switch {
+	case edge == "permissions" && user:
+		return g.permissions(q, t, id)
 	case edge == "subscriptions" && app:
 		return g.appSubscriptions(q, t, id)
 	case edge == "conversations" && q.method == http.MethodGet && page:
@@ -271,6 +286,9 @@ func (g *Graph) lookUp(access string) (token, *failure) {
 func (g *Graph) died(t *token) *failure {
 	if t.dead == 0 && !t.expires.IsZero() && !g.opts.Now().Before(t.expires) {
 		t.dead = 463
+	}
+	if at, ok := g.dataAccess[[2]string{t.app, t.user}]; t.dead == 0 && ok && !g.opts.Now().Before(at) {
+		t.dead = -1
 	}
 	words := map[int]string{
 		-1:  "Invalid OAuth access token.",

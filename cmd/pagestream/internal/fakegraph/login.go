@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,13 @@ func (g *Graph) dialog(q *request) (any, *failure) {
 			return nil, missing(q.method, u)
 		}
 		user = u
+	}
+	if q.params["deny"] != "" {
+		denied(q, redirect)
+		return nil, nil //nolint:nilnil // nothing to add: the redirect is the answer
+	}
+	if g.choose(q, app, user) {
+		return nil, nil //nolint:nilnil // the page is the answer
 	}
 	g.mu.Lock()
 	g.dropOldCodes()
@@ -111,6 +119,7 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 			"Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request")
 	}
 	c.used = true
+	delete(g.dataAccess, [2]string{app.ID, c.user})
 	return g.grant(app.ID, c.user, false)
 }
 
@@ -156,17 +165,18 @@ func (g *Graph) debugToken(q *request) (any, *failure) {
 	if t.app != caller.app {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The App_id in the input_token did not match the Viewing App")
 	}
-	targets := g.users[t.user].Pages
+	targets := g.grantedPages(t.app, t.user)
 	if t.kind == "PAGE" {
-		targets = []string{t.page}
+		targets = slices.DeleteFunc(targets, func(page string) bool { return page != t.page })
 	}
+	targets = append([]string{}, targets...)
 	granular := []any{}
 	for _, s := range t.scopes {
 		granular = append(granular, map[string]any{"scope": s, "target_ids": targets})
 	}
 	data := map[string]any{
 		"app_id": t.app, "type": t.kind, "application": g.apps[t.app].Name, "user_id": t.user, "is_valid": true,
-		"issued_at": t.issued.Unix(), "expires_at": 0, "data_access_expires_at": t.issued.Add(dataAccess).Unix(),
+		"issued_at": t.issued.Unix(), "expires_at": 0, "data_access_expires_at": g.dataAccessEnds(t).Unix(),
 		"scopes": t.scopes, "granular_scopes": granular,
 	}
 	if !t.expires.IsZero() {

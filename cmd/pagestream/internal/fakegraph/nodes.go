@@ -10,7 +10,9 @@ func (g *Graph) sees(t token, page string) bool {
 	if t.kind == "PAGE" {
 		return t.page == page
 	}
-	return t.kind == "USER" && slices.Contains(g.users[t.user].Pages, page)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return t.kind == "USER" && slices.Contains(g.grantedPages(t.app, t.user), page)
 }
 
 func (g *Graph) pageNode(q *request, t token, id string) (any, *failure) {
@@ -34,7 +36,7 @@ func (g *Graph) pageFields(t token, id string) (map[string]any, *failure) {
 	}
 	node := map[string]any{
 		"id": id, "name": p.Name, "category": p.Category, "access_token": access,
-		"tasks": []string{"ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MESSAGING", "MODERATE", "MANAGE"},
+		"tasks": g.tasksOf(t.user, id),
 		"link":  "https://www.facebook.com/" + id, "instagram_business_account": nil,
 	}
 	if p.Instagram != "" {
@@ -59,7 +61,9 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	if !slices.Contains(t.scopes, "pages_show_list") {
 		return map[string]any{"data": []any{}}, nil
 	}
-	all := g.users[id].Pages
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := g.grantedPages(t.app, id)
 	from, to, fail := window(q, len(all), accountPage)
 	if fail != nil {
 		return nil, fail
@@ -69,8 +73,6 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 		names = "access_token,category,name,tasks"
 	}
 	data := []any{}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	for _, page := range all[from:to] {
 		node, fail := g.pageFields(t, page)
 		if fail != nil {

@@ -5,7 +5,43 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 )
+
+// CloseWindow makes a person's last message older than the page may answer.
+func (g *Graph) CloseWindow(psid string) { g.mark(g.closed, psid) }
+
+// Block makes a person refuse their page's messages.
+func (g *Graph) Block(psid string) { g.mark(g.blocked, psid) }
+
+func (g *Graph) mark(set map[string]bool, psid string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	set[psid] = true
+}
+
+// Windows in which a page may answer.
+const (
+	standardWindow = 24 * time.Hour
+	agentWindow    = 7 * 24 * time.Hour
+)
+
+// outside says why a person can't be written to.
+func (g *Graph) outside(psid, tag string) *failure {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	window := standardWindow
+	if tag == "HUMAN_AGENT" {
+		window = agentWindow
+	}
+	switch {
+	case g.blocked[psid]:
+		return oauth(http.StatusBadRequest, 551, 1545041, "(#551) This person isn't available right now.")
+	case g.closed[psid] && tag == "", g.opts.Window && g.opts.Now().Sub(g.lastIn[psid]) > window:
+		return oauth(http.StatusBadRequest, 10, 2018278, "(#10) This message is sent outside of allowed window.")
+	}
+	return nil
+}
 
 // send is the Send API: it takes a message of the page and makes the echo that
 // every subscribed app hears, before or after the answer is read.
@@ -34,6 +70,9 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 		return map[string]any{"recipient_id": to.ID}, nil
 	default:
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param sender_action must be one of {mark_seen, typing_on, typing_off, react, unreact}")
+	}
+	if fail := g.outside(to.ID, q.params["tag"]); fail != nil {
+		return nil, fail
 	}
 	switch kind := q.params["messaging_type"]; kind {
 	case "", "RESPONSE", "UPDATE", "MESSAGE_TAG":

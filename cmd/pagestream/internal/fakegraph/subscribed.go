@@ -44,6 +44,11 @@ func (g *Graph) subscribedApps(q *request, t token, page string, me bool) (any, 
 	case !slices.Contains(t.scopes, "pages_manage_metadata"):
 		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) Requires pages_manage_metadata permission to manage the object")
 	}
+	if t.kind == "PAGE" {
+		if fail := g.lacksTask(t, page); fail != nil {
+			return nil, fail
+		}
+	}
 	switch q.method {
 	case http.MethodGet:
 		return g.listSubscribed(page), nil
