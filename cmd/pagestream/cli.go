@@ -37,6 +37,7 @@ type CLI struct {
 	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Graph, two pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
 	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
+	Doctor        DoctorCommand        `cmd:"" help:"Say what is wrong with pages, why, and what to type."`
 	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
 	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's own history."`
 	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`

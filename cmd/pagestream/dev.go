@@ -95,8 +95,8 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	}
 
 	webhook := "http://" + p.PublicAddr() + "/webhooks/" + devApp
-	if err := handshake(ctx, webhook); err != nil {
-		return err
+	if err := shakeHands(ctx, webhook, devVerify); err != nil {
+		return fmt.Errorf("handshake with %s: %w", webhook, err)
 	}
 	cl, err := newClient("http://"+p.PrivateAddr(), cfg.HTTP.TokenFile)
 	if err != nil {
@@ -216,27 +216,6 @@ apps:
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
 	return path, nil
-}
-
-// handshake does what Meta does when a callback URL is registered.
-func handshake(ctx context.Context, webhook string) error {
-	const challenge = "1158201444"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		webhook+"?hub.mode=subscribe&hub.verify_token="+devVerify+"&hub.challenge="+challenge, nil)
-	if err != nil {
-		return fmt.Errorf("make handshake: %w", err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("handshake: %w", err)
-	}
-	defer resp.Body.Close()
-	got := make([]byte, len(challenge)+1)
-	n, _ := resp.Body.Read(got)
-	if resp.StatusCode != http.StatusOK || string(got[:n]) != challenge {
-		return fmt.Errorf("handshake: the webhook answered %s", resp.Status)
-	}
-	return nil
 }
 
 // fakeMeta is the fake Graph API on a listener of its own.

@@ -58,6 +58,7 @@ type Program struct {
 	reconciler *reconcile.Reconciler
 	ledger     *deliveries.Ledger
 	metrics    *api.Metrics
+	recent     recent
 	api        *api.Server
 	public     *http.Server
 	private    *http.Server
@@ -435,6 +436,7 @@ func (p *Program) observe(a webhook.Answer) {
 	if a.Method != http.MethodPost {
 		return
 	}
+	p.recent.answered(time.Now(), a.Status, a.Took)
 	if a.Status != http.StatusOK {
 		p.ledger.Rejected(a.Reason)
 		return
@@ -488,7 +490,7 @@ func (p *Program) newAPI() error {
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
-		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Erase: p.erase, Ready: p.health.reasons,
+		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Erase: p.erase, Doctor: p.examine, Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})

@@ -102,6 +102,9 @@ type Traffic struct {
 	Types  map[domain.Type]uint64 `json:"types,omitempty"`
 	// Standby counts those that came while another app owned the thread.
 	Standby uint64 `json:"standby,omitempty"`
+	// StandbyRun is how many of people's latest messages and postbacks in a row
+	// came as standby.
+	StandbyRun uint64 `json:"standby_run,omitempty"`
 	// Tests counts the dashboard's test events; they are in no other number.
 	Tests uint64 `json:"tests,omitempty"`
 }

@@ -35,7 +35,7 @@ func (*Projection) Name() string { return "pages" }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.
-func (*Projection) Version() int { return 2 }
+func (*Projection) Version() int { return 3 }
 
 // Apply folds one event in. It never fails on what an event says; errors are the
 // store's. Events must come in stream order and each once.
@@ -120,6 +120,15 @@ func (t *traffic) count(e streams.Stored) {
 			t.FirstInboundAt = at
 		}
 		t.LastInboundAt = at
+	}
+	switch e.Type {
+	case domain.MessageReceived, domain.PostbackReceived:
+		if !delivered(e) {
+			break
+		}
+		if t.StandbyRun++; !e.Standby {
+			t.StandbyRun = 0
+		}
 	}
 	switch e.Type {
 	case domain.MessageReceived, domain.MessageEchoed:
