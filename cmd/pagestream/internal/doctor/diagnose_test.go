@@ -52,12 +52,26 @@ func TestCauses(t *testing.T) {
 		wrong    bool
 	}{
 		"healthy": {func(*doctor.Install, *doctor.Page) {}, nil, []doctor.Cause{doctor.Healthy}, "", "all 2 wanted", false},
-		"quiet": {func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic.LastInboundAt = now.Add(-48 * time.Hour) },
-			nil, []doctor.Cause{doctor.Quiet}, "", "its rhythm says about 2.0", false},
-		"never anything": {func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic = pages.Traffic{}; p.Silence = pages.Silence{} },
-			nil, []doctor.Cause{doctor.Quiet}, "", "not enough history", false},
-		"silent": {func(_ *doctor.Install, p *doctor.Page) { p.Silence = pages.Silence{Enough: true, Expected: 60, Silent: true} },
-			nil, []doctor.Cause{doctor.Silent}, "", "about 60 events", true},
+		"quiet": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic.LastInboundAt = now.Add(-48 * time.Hour) },
+			nil,
+			[]doctor.Cause{doctor.Quiet},
+			"", "its rhythm says about 2.0", false,
+		},
+		"never anything": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic = pages.Traffic{}; p.Silence = pages.Silence{} },
+			nil,
+			[]doctor.Cause{doctor.Quiet},
+			"", "not enough history", false,
+		},
+		"silent": {
+			func(_ *doctor.Install, p *doctor.Page) {
+				p.Silence = pages.Silence{Enough: true, Expected: 60, Silent: true}
+			},
+			nil,
+			[]doctor.Cause{doctor.Silent},
+			"", "about 60 events", true,
+		},
 		"all silent": {func(in *doctor.Install, p *doctor.Page) {
 			in.AllSilent = true
 			p.Silence = pages.Silence{Enough: true, Expected: 60, Silent: true}
@@ -82,58 +96,134 @@ func TestCauses(t *testing.T) {
 		"permission": {func(_ *doctor.Install, p *doctor.Page) {
 			p.MissingScopes, p.Asked, p.Apps, p.Err = []string{"pages_messaging"}, false, nil, doctor.Refusal{Code: 200}
 		}, nil, []doctor.Cause{doctor.PermissionMissing}, "", "pages_messaging", true},
-		"expiring": {func(_ *doctor.Install, p *doctor.Page) { p.Row.DataAccessExpires = now.Add(3 * 24 * time.Hour) },
-			nil, []doctor.Cause{doctor.TokenExpiring}, "", "2026-06-04", false},
+		"expiring": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.DataAccessExpires = now.Add(3 * 24 * time.Hour) },
+			nil,
+			[]doctor.Cause{doctor.TokenExpiring},
+			"", "2026-06-04", false,
+		},
 		"throttled": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Asked, p.Apps, p.Err = false, nil, doctor.Refusal{Code: 80006, Throttled: true, RetryAfter: 3 * time.Minute}
 		}, nil, []doctor.Cause{doctor.Throttled}, "", "80006", false},
 		"unreachable graph": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Token, p.Asked, p.Apps, p.Err = "", false, nil, doctor.Refusal{Words: "connection refused"}
 		}, nil, []doctor.Cause{doctor.GraphUnreachable}, "", "connection refused", false},
-		"drifted": {func(_ *doctor.Install, p *doctor.Page) { p.Apps[0].Fields = []string{"messages"} },
-			nil, []doctor.Cause{doctor.FieldsDrifted}, "", "message_reads", true},
-		"app field": {func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields = []string{"messages"} },
-			nil, []doctor.Cause{doctor.AppFieldMissing}, "", "message_reads", true},
-		"app without page object": {func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields = nil },
-			nil, []doctor.Cause{doctor.AppFieldMissing}, "", "messages, message_reads", true},
-		"app not asked": {func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields, in.Apps[0].Known = nil, false },
-			nil, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"removed by others": {func(_ *doctor.Install, p *doctor.Page) { p.Apps = p.Apps[1:] },
-			nil, []doctor.Cause{doctor.UnsubscribedByOthers}, "", "app 901 another", true},
+		"drifted": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Apps[0].Fields = []string{"messages"} },
+			nil,
+			[]doctor.Cause{doctor.FieldsDrifted},
+			"", "message_reads", true,
+		},
+		"app field": {
+			func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields = []string{"messages"} },
+			nil,
+			[]doctor.Cause{doctor.AppFieldMissing},
+			"", "message_reads", true,
+		},
+		"app without page object": {
+			func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields = nil },
+			nil,
+			[]doctor.Cause{doctor.AppFieldMissing},
+			"", "messages, message_reads", true,
+		},
+		"app not asked": {
+			func(in *doctor.Install, p *doctor.Page) { in.Apps[0].Fields, in.Apps[0].Known = nil, false },
+			nil,
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"removed by others": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Apps = p.Apps[1:] },
+			nil,
+			[]doctor.Cause{doctor.UnsubscribedByOthers},
+			"", "app 901 another", true,
+		},
 		"removed by Meta": {func(in *doctor.Install, p *doctor.Page) {
 			p.Apps = p.Apps[1:]
 			in.Apps[0].Reached, in.Apps[0].Trouble = false, "connection refused"
 		}, []doctor.Cause{doctor.EndpointUnreachable}, []doctor.Cause{doctor.UnsubscribedByMeta}, doctor.EndpointUnreachable, "", true},
-		"never subscribed": {func(_ *doctor.Install, p *doctor.Page) { p.Apps, p.Subscription = nil, nil },
-			nil, []doctor.Cause{doctor.SubscribeFailed}, "", "does not have this app", true},
+		"never subscribed": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Apps, p.Subscription = nil, nil },
+			nil,
+			[]doctor.Cause{doctor.SubscribeFailed},
+			"", "does not have this app", true,
+		},
 		"subscribe failed": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Apps = nil
 			p.Subscription = &subscriptions.Subscription{State: subscriptions.Failed, Reason: "(#200)", Failure: &subscriptions.Failure{Code: 200, Reason: "(#200) no"}}
 		}, nil, []doctor.Cause{doctor.SubscribeFailed}, "", "200/0", true},
-		"failed once, fine now": {func(_ *doctor.Install, p *doctor.Page) { p.Subscription.State = subscriptions.Failed },
-			nil, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"standby": {func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic.StandbyRun = 9 },
-			nil, []doctor.Cause{doctor.Standby}, "", "last 9", false},
-		"blocked": {func(_ *doctor.Install, p *doctor.Page) { p.Row.Policy = &pages.Policy{Action: "block", Time: now} },
-			nil, []doctor.Cause{doctor.Restricted}, "", "block", true},
-		"unblocked": {func(_ *doctor.Install, p *doctor.Page) { p.Row.Policy = &pages.Policy{Action: "unblock", Time: now} },
-			nil, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"secret wrong": {func(in *doctor.Install, _ *doctor.Page) { in.BadSignatures, in.Accepted = 300, 20 },
-			[]doctor.Cause{doctor.AppSecretWrong}, []doctor.Cause{doctor.Healthy}, "", "", true},
-		"somebody knocks": {func(in *doctor.Install, _ *doctor.Page) { in.BadSignatures = 3 },
-			nil, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"not storing": {func(in *doctor.Install, _ *doctor.Page) { in.Refused = []string{"disk full"}; in.NotStored = 4 },
-			[]doctor.Cause{doctor.NotStoring}, []doctor.Cause{doctor.Healthy}, "", "", true},
-		"stored again": {func(in *doctor.Install, _ *doctor.Page) { in.NotStored = 4 },
-			[]doctor.Cause{doctor.NotStoring}, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"slow": {func(in *doctor.Install, _ *doctor.Page) { in.P99, in.Slow = 5*time.Second, 40 },
-			[]doctor.Cause{doctor.EndpointSlow}, []doctor.Cause{doctor.Healthy}, "", "", true},
-		"callback of another": {func(in *doctor.Install, _ *doctor.Page) { in.Apps[0].Callback = "https://old/webhooks" },
-			[]doctor.Cause{doctor.CallbackElsewhere}, []doctor.Cause{doctor.Healthy}, "", "", false},
-		"disconnected": {func(_ *doctor.Install, p *doctor.Page) { p.Row.State = pages.Disconnected },
-			nil, []doctor.Cause{doctor.NotConnected}, "", "", false},
-		"never connected": {func(_ *doctor.Install, p *doctor.Page) { p.Row.State = pages.Unknown },
-			nil, []doctor.Cause{doctor.NotConnected}, "", "", true},
+		"failed once, fine now": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Subscription.State = subscriptions.Failed },
+			nil,
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"standby": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.Traffic.StandbyRun = 9 },
+			nil,
+			[]doctor.Cause{doctor.Standby},
+			"", "last 9", false,
+		},
+		"blocked": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.Policy = &pages.Policy{Action: "block", Time: now} },
+			nil,
+			[]doctor.Cause{doctor.Restricted},
+			"", "block", true,
+		},
+		"unblocked": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.Policy = &pages.Policy{Action: "unblock", Time: now} },
+			nil,
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"secret wrong": {
+			func(in *doctor.Install, _ *doctor.Page) { in.BadSignatures, in.Accepted = 300, 20 },
+			[]doctor.Cause{doctor.AppSecretWrong},
+			[]doctor.Cause{doctor.Healthy},
+			"", "", true,
+		},
+		"somebody knocks": {
+			func(in *doctor.Install, _ *doctor.Page) { in.BadSignatures = 3 },
+			nil,
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"not storing": {
+			func(in *doctor.Install, _ *doctor.Page) { in.Refused = []string{"disk full"}; in.NotStored = 4 },
+			[]doctor.Cause{doctor.NotStoring},
+			[]doctor.Cause{doctor.Healthy},
+			"", "", true,
+		},
+		"stored again": {
+			func(in *doctor.Install, _ *doctor.Page) { in.NotStored = 4 },
+			[]doctor.Cause{doctor.NotStoring},
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"slow": {
+			func(in *doctor.Install, _ *doctor.Page) { in.P99, in.Slow = 5*time.Second, 40 },
+			[]doctor.Cause{doctor.EndpointSlow},
+			[]doctor.Cause{doctor.Healthy},
+			"", "", true,
+		},
+		"callback of another": {
+			func(in *doctor.Install, _ *doctor.Page) { in.Apps[0].Callback = "https://old/webhooks" },
+			[]doctor.Cause{doctor.CallbackElsewhere},
+			[]doctor.Cause{doctor.Healthy},
+			"", "", false,
+		},
+		"disconnected": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.State = pages.Disconnected },
+			nil,
+			[]doctor.Cause{doctor.NotConnected},
+			"", "", false,
+		},
+		"never connected": {
+			func(_ *doctor.Install, p *doctor.Page) { p.Row.State = pages.Unknown },
+			nil,
+			[]doctor.Cause{doctor.NotConnected},
+			"", "", true,
+		},
 		// The first explains the rest.
 		"dead, drifted and silent": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Token, p.TokenCode, p.TokenSubcode = "invalid", 190, 458

@@ -30,8 +30,8 @@ type scripted struct {
 	left int
 }
 
-// FailNext makes the next n requests whose path contains in, such as
-// "104/subscribed_apps", fail. With AfterTheThing what they ask for is done first.
+// FailNext makes the next n requests whose method and path contain in, such as
+// "POST 104/subscribed_apps", fail. With AfterTheThing what they ask for is done first.
 func (g *Graph) FailNext(in string, f Failure, n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -40,11 +40,11 @@ func (g *Graph) FailNext(in string, f Failure, n int) {
 
 // script is the failure that a request is to have, nil for none.
 func (g *Graph) script(q *request) *Failure {
-	path := strings.Join(q.path, "/")
+	call := q.method + " " + strings.Join(q.path, "/")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, s := range g.scripts {
-		if s.left > 0 && strings.Contains(path, s.in) {
+		if s.left > 0 && strings.Contains(call, s.in) {
 			s.left--
 			f := s.what
 			g.scripts = slices.DeleteFunc(g.scripts, func(s *scripted) bool { return s.left == 0 })

@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -165,11 +164,8 @@ func (g *Graph) debugToken(q *request) (any, *failure) {
 	if t.app != caller.app {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The App_id in the input_token did not match the Viewing App")
 	}
-	targets := g.grantedPages(t.app, t.user)
-	if t.kind == "PAGE" {
-		targets = slices.DeleteFunc(targets, func(page string) bool { return page != t.page })
-	}
-	targets = append([]string{}, targets...)
+	// Also of a page's token: what its person has granted.
+	targets := append([]string{}, g.grantedPages(t.app, t.user)...)
 	granular := []any{}
 	for _, s := range t.scopes {
 		granular = append(granular, map[string]any{"scope": s, "target_ids": targets})

@@ -97,7 +97,7 @@ func TestPartialConsent(t *testing.T) {
 	}
 	debug := w.call(t, "GET", "debug_token", wApp+"|"+wSecret, "input_token", two)
 	assert.Contains(t, debug.body, `"is_valid":true`)
-	assert.Contains(t, debug.body, `"target_ids":[]`)
+	assert.Contains(t, debug.body, `"target_ids":["101","103"]`)
 	assert.Equal(t, http.StatusOK, w.call(t, "GET", "101/subscribed_apps", w.page(t, "101")).status)
 	w.SetGranted(wApp, wUser, nil)
 	assert.Equal(t, http.StatusOK, w.call(t, "GET", "102/subscribed_apps", two).status)

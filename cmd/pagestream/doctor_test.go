@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// examined asks the doctor on the command line.
+func (r *running) examined(t *testing.T, pages ...string) (doctor.Report, int) {
+	t.Helper()
+	code, out, stderr := r.command(t, append([]string{"--json", "doctor"}, pages...)...)
+	var report doctor.Report
+	require.NoError(t, json.Unmarshal([]byte(out), &report), "%s%s", out, stderr)
+	assert.Equal(t, report.Wrong, code == exitFailed)
+	return report, code
+}
+
+func causesOf(r doctor.Report, page string) (out []doctor.Cause) {
+	list := r.Install
+	for _, p := range r.Pages {
+		if string(p.Page) == page {
+			list = p.Findings
+		}
+	}
+	for _, f := range list {
+		out = append(out, f.Cause)
+	}
+	return out
+}
+
+func proof(token string) string {
+	m := hmac.New(sha256.New, []byte(testSecret))
+	m.Write([]byte(token))
+	return hex.EncodeToString(m.Sum(nil))
+}
+
+// shortToken is a page's token as a login gives it before the exchange: for two
+// hours.
+func shortToken(t *testing.T, g *fakegraph.Graph, base, page string) string {
+	t.Helper()
+	user, err := g.UserToken(testAppID, testUser, false)
+	require.NoError(t, err)
+	resp, err := http.Get(base + "/" + page + "?fields=access_token&appsecret_proof=" + proof(user) + "&access_token=" + url.QueryEscape(user))
+	require.NoError(t, err)
+	var out struct {
+		Token string `json:"access_token"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(read(t, resp)), &out))
+	require.NotEmpty(t, out.Token)
+	return out.Token
+}
+
+// TestDoctorNamesEachCause makes each trouble in the fake, one page each, and
+// asks about all of them at once.
+func TestDoctorNamesEachCause(t *testing.T) {
+	const other = "902" // has not allowed messaging
+	g, cfg := agency(t, 13, func(o *fakegraph.Options) {
+		o.Users[0].Pages = slices.DeleteFunc(o.Users[0].Pages, func(p string) bool { return p == "7011" })
+		o.Users = append(o.Users, fakegraph.User{ID: other, Pages: []string{"7011"}, Scopes: []string{"pages_show_list", "pages_manage_metadata"}})
+	})
+	r := start(t, cfg)
+	connectPage := func(page, token string) {
+		t.Helper()
+		var out api.SubscriptionOutcome
+		require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: domain.PageID(page), Token: token}, &out))
+	}
+	for i := range 13 {
+		page, user := fmt.Sprint(7000+i), testUser
+		switch page {
+		case "7010":
+			g.FailNext("POST 7010/subscribed_apps", fakegraph.Failure{Status: 403, Code: 200, Message: "(#200) no"}, 1)
+		case "7011":
+			user = other
+		}
+		token, err := g.PageToken(testAppID, user, page)
+		require.NoError(t, err)
+		if page == "7012" {
+			token = shortToken(t, g, cfg.Apps[0].GraphURL, page)
+		}
+		connectPage(page, token)
+	}
+	require.Equal(t, 200, post(t, r.PublicAddr(), message("7000", "31", "m_1", "hello", 1790000000000)))
+	// Trouble.
+	dead, err := g.PageToken(testAppID, testUser, "7003")
+	require.NoError(t, err)
+	require.NoError(t, g.KillToken(dead, 460))
+	require.NoError(t, g.SetTasks(testUser, "7004", nil))
+	g.SetSubscription(testAppID, "7005", "messages")
+	g.SetSubscription(testAppID, "7006")
+	for i := range 4 {
+		body := fmt.Sprintf(`{"object":"page","entry":[{"id":"7007","time":1790000000000,"standby":[{"sender":{"id":"31"},"recipient":{"id":"7007"},`+
+			`"timestamp":%d,"message":{"mid":"m_s%d","text":"x"}}]}]}`, 1790000000000+i, i)
+		require.Equal(t, 200, post(t, r.PublicAddr(), []byte(body)))
+	}
+	require.Equal(t, 200, post(t, r.PublicAddr(), []byte(`{"object":"page","entry":[{"id":"7008","time":1790000000000,"messaging":[`+
+		`{"recipient":{"id":"7008"},"timestamp":1790000000000,"policy_enforcement":{"action":"block","reason":"spam"}}]}]}`)))
+	g.SetUsage("7009", 100, 30)
+	g.Throttle("7009", 80006, 1000)
+	g.SetGranted(testAppID, testUser, []string{"7000", "7001", "7003", "7004", "7005", "7006", "7007", "7008", "7009", "7010", "7012"})
+	require.NoError(t, r.model("pages").WaitFor(t.Context(), lastSeq(t, r)))
+
+	report, code := r.examined(t)
+	assert.Equal(t, exitFailed, code)
+	for page, want := range map[string][]doctor.Cause{
+		"":     nil,
+		"7000": {doctor.Healthy},
+		"7001": {doctor.Quiet},
+		"7002": {doctor.Deselected},
+		"7003": {doctor.TokenDead},
+		"7004": {doctor.RoleLost},
+		"7005": {doctor.FieldsDrifted},
+		"7006": {doctor.UnsubscribedByOthers},
+		"7007": {doctor.Standby},
+		"7008": {doctor.Restricted},
+		"7009": {doctor.Throttled},
+		"7010": {doctor.SubscribeFailed},
+		"7011": {doctor.PermissionMissing, doctor.SubscribeFailed},
+		"7012": {doctor.TokenExpiring},
+	} {
+		assert.Equal(t, want, causesOf(report, page), "page %q", page)
+	}
+
+	// The app itself.
+	g.SetAppFields(testAppID, "page", []string{"messages", "message_echoes"})
+	report, _ = r.examined(t, "7000")
+	assert.Equal(t, []doctor.Cause{doctor.AppFieldMissing}, causesOf(report, "7000"))
+	g.SetAppFields(testAppID, "page", nil)
+	report, _ = r.examined(t, "7000")
+	assert.Equal(t, []doctor.Cause{doctor.AppFieldMissing}, causesOf(report, "7000"))
+
+	// What to type is what a person reads.
+	_, out, _ := r.command(t, "doctor", "7003")
+	assert.Contains(t, out, "its admin has changed the password")
+	assert.Contains(t, out, "> pagestream pages login")
+	code, _, stderr := r.command(t, "doctor", "5")
+	assert.Equal(t, exitFailed, code)
+	assert.Contains(t, stderr, "nothing is known of page 5")
+}
+
+// TestDoctorOnTheInstallation: what is wrong with us and not with a page.
+func TestDoctorOnTheInstallation(t *testing.T) {
+	g, cfg := agency(t, 2)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	report, code := r.examined(t)
+	assert.Equal(t, exitFine, code)
+	assert.Empty(t, report.Install)
+
+	// Meta signs with a secret that we don't have.
+	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main", Scale: 1})
+	require.NoError(t, err)
+	engine.SetSecret("changed at the dashboard")
+	for range 5 {
+		require.Error(t, engine.SendTest(t.Context()))
+	}
+	report, code = r.examined(t)
+	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, []doctor.Cause{doctor.AppSecretWrong}, causesOf(report, ""))
+
+	// Answers that come too late for Meta, and deliveries that were refused.
+	for range 500 {
+		r.recent.answered(time.Now(), http.StatusOK, 6*time.Second)
+	}
+	r.recent.answered(time.Now(), http.StatusServiceUnavailable, time.Second)
+	report, _ = r.examined(t)
+	assert.Equal(t, []doctor.Cause{doctor.NotStoring, doctor.EndpointSlow}, causesOf(report, ""))
+
+	g.FailNext("subscribed_apps", fakegraph.Failure{Status: http.StatusServiceUnavailable}, 100)
+	g.FailNext("debug_token", fakegraph.Failure{Status: http.StatusBadGateway}, 100)
+	report, _ = r.examined(t, "7001")
+	assert.Equal(t, []doctor.Cause{doctor.GraphUnreachable}, causesOf(report, "7001"))
+}
+
+// TestDoctorAfterAnOutage: our endpoint can't be reached, Meta gives up after an
+// hour of its clock and unsubscribes the page.
+func TestDoctorAfterAnOutage(t *testing.T) {
+	g, cfg := agency(t, 1)
+	cfg.HTTP.BaseURL = "http://127.0.0.1:1"
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
+		Graph: g, Target: cfg.HTTP.BaseURL + "/webhooks/main", Rate: 200, Scale: 36000, Flush: 10 * time.Millisecond, Timeout: 200 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { assert.NoError(t, engine.Run(ctx)) })
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if _, on := g.SubscribedFields(testAppID, "7000"); on {
+			return fmt.Errorf("still subscribed")
+		}
+		return nil
+	})
+	cancel()
+	running.Wait()
+	report, code := r.examined(t)
+	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, []doctor.Cause{doctor.EndpointUnreachable}, causesOf(report, ""))
+	assert.Equal(t, []doctor.Cause{doctor.UnsubscribedByMeta}, causesOf(report, "7000"))
+	_, out, _ := r.command(t, "doctor")
+	assert.Contains(t, out, "because of endpoint_unreachable")
+}
