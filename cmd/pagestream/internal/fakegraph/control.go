@@ -202,6 +202,12 @@ func answerControl(w http.ResponseWriter, status int, v any) {
 
 // The state as GET /control/state has it.
 type (
+	stateAppFields struct {
+		App      string   `json:"app"`
+		Object   string   `json:"object"`
+		Callback string   `json:"callback,omitempty"`
+		Fields   []string `json:"fields"`
+	}
 	stateSubscription struct {
 		App    string   `json:"app"`
 		Page   string   `json:"page"`
@@ -226,15 +232,23 @@ type (
 		Pages    map[string]Counters `json:"pages"`
 	}
 	state struct {
-		Subscriptions []stateSubscription `json:"subscriptions"`
-		Tokens        []stateToken        `json:"tokens"`
-		Engines       []stateEngine       `json:"engines"`
+		AppSubscriptions []stateAppFields    `json:"app_subscriptions"`
+		Subscriptions    []stateSubscription `json:"subscriptions"`
+		Tokens           []stateToken        `json:"tokens"`
+		Engines          []stateEngine       `json:"engines"`
 	}
 )
 
 // state describes the fake, sorted, so that two states can be compared.
 func (g *Graph) state() state {
-	s := state{Subscriptions: []stateSubscription{}, Tokens: []stateToken{}, Engines: []stateEngine{}}
+	s := state{AppSubscriptions: []stateAppFields{}, Subscriptions: []stateSubscription{}, Tokens: []stateToken{}, Engines: []stateEngine{}}
+	for _, a := range g.opts.Apps {
+		for _, object := range []string{objectPage, objectInstagram} {
+			if fields, callback, on := g.appFields(a.ID, object); on {
+				s.AppSubscriptions = append(s.AppSubscriptions, stateAppFields{a.ID, object, callback, fields})
+			}
+		}
+	}
 	g.mu.Lock()
 	for key, fields := range g.subs {
 		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(fields)})

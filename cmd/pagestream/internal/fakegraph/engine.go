@@ -59,7 +59,7 @@ type EngineOptions struct {
 	Graph *Graph
 	// App is the app whose webhook this is; default the first.
 	App string
-	// Target is the app's callback URL.
+	// Target is the app's callback URL, while it has subscribed with no other.
 	Target string
 	// Rate is the events a second, of all pages together.
 	Rate float64
@@ -133,12 +133,14 @@ type queued struct {
 	due time.Time
 }
 
-// item is one element of an entry's messaging or standby.
+// item is one element of an entry's messaging or standby. The entry is the page
+// or, of object instagram, its linked account.
 type item struct {
-	page    string
-	field   string
-	standby bool
-	body    map[string]any
+	page, object, entry string
+	field               string
+	standby             bool
+	body                map[string]any
+	past                *historic // what it adds to the conversation, if anything
 }
 
 // overhear makes it an item of another app's thread.
@@ -254,7 +256,7 @@ func (e *Engine) SendTest(ctx context.Context) error {
 			"message": map[string]any{"mid": "random_mid", "text": "random_text"},
 		}}},
 	}}})
-	if !e.post(ctx, e.opts.Target, body) {
+	if !e.post(ctx, e.target(objectPage), body) {
 		return fmt.Errorf("test webhook: %w", ErrUndelivered)
 	}
 	return nil
@@ -368,10 +370,13 @@ func (g *Graph) listen(e *Engine, on bool) {
 
 // sent takes what the Send API has sent, before that replies.
 func (e *Engine) sent(page, psid string, message map[string]any) {
-	i := item{page: page, field: "message_echoes", body: map[string]any{
+	i := item{page: page, object: objectPage, entry: page, field: "message_echoes", body: map[string]any{
 		"sender": map[string]any{"id": page}, "recipient": map[string]any{"id": psid},
 		"timestamp": e.opts.Now().UnixMilli(), "message": message,
 	}}
+	if e.talk.onInstagram(page, psid) {
+		i.toInstagram(e.opts.Graph.pages[page].Instagram, "")
+	}
 	if e.opts.EchoDelay >= 0 {
 		e.enqueue(i, e.opts.EchoDelay)
 		return
@@ -410,6 +415,10 @@ func (e *Engine) made(i *item) bool {
 		i.overhear()
 	}
 	e.mu.Unlock()
+	if i.past != nil {
+		e.opts.Graph.remember(*i.past)
+		i.past = nil
+	}
 	return e.wants(*i) && !e.lost([]item{*i})
 }
 
@@ -527,20 +536,21 @@ func (e *Engine) isQuiet(page string) bool {
 	return e.quiet[page]
 }
 
-// split makes POSTs of a flush's items. All of a page's go into one POST, so
-// that their order holds; several pages may share it.
+// split makes POSTs of a flush's items, each about one object. All of a page's
+// go into one POST, so that their order holds; several pages may share it.
 func (p *planner) split(items []item) []delivery {
-	byPage := map[string][]item{}
+	byEntry := map[string][]item{}
 	for _, i := range items {
-		byPage[i.page] = append(byPage[i.page], i)
+		byEntry[i.entry] = append(byEntry[i.entry], i)
 	}
-	pages := slices.Sorted(maps.Keys(byPage))
-	p.rng.Shuffle(len(pages), func(i, j int) { pages[i], pages[j] = pages[j], pages[i] })
+	entries := slices.Sorted(maps.Keys(byEntry))
+	p.rng.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
 	var out []delivery
-	for _, page := range pages {
-		for chunk := range slices.Chunk(byPage[page], maxUpdates) {
+	for _, entry := range entries {
+		for chunk := range slices.Chunk(byEntry[entry], maxUpdates) {
 			last := len(out) - 1
-			if last >= 0 && len(out[last].items)+len(chunk) <= maxUpdates && p.rng.IntN(100) < 70 {
+			if last >= 0 && out[last].items[0].object == chunk[0].object &&
+				len(out[last].items)+len(chunk) <= maxUpdates && p.rng.IntN(100) < 70 {
 				out[last].items = append(out[last].items, chunk...)
 				continue
 			}
@@ -550,11 +560,22 @@ func (p *planner) split(items []item) []delivery {
 	return out
 }
 
-// wants reports whether the app is subscribed to what an item needs.
+// wants reports whether the app is subscribed to what an item needs: at the
+// level of the app, and at that of the page, where for Instagram any field will
+// do.
 func (e *Engine) wants(i item) bool {
-	fields, _ := e.opts.Graph.SubscribedFields(e.app.ID, i.page)
-	_, found := slices.BinarySearch(fields, i.field)
-	return found
+	atApp, _, on := e.opts.Graph.appFields(e.app.ID, i.object)
+	if !on || !slices.Contains(atApp, i.field) {
+		return false
+	}
+	fields, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page)
+	return ok && (i.object == objectInstagram || slices.Contains(fields, i.field))
+}
+
+// target is the callback URL of an object.
+func (e *Engine) target(object string) string {
+	_, callback, _ := e.opts.Graph.appFields(e.app.ID, object)
+	return cmp.Or(callback, e.opts.Target)
 }
 
 // deliver sends one POST until it is answered 200, until all its pages are
@@ -593,7 +614,7 @@ func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
 			c.Sent++
 		}
 	})
-	if !e.post(ctx, e.opts.Target, encode(d.items, e.opts.Now().UnixMilli())) {
+	if !e.post(ctx, e.target(d.items[0].object), encode(d.items, e.opts.Now().UnixMilli())) {
 		return false
 	}
 	e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
@@ -685,8 +706,8 @@ func (e *Engine) post(ctx context.Context, target string, body []byte) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// encode makes the body of one POST: an entry a page, items in their order, and
-// entry.time the moment of sending.
+// encode makes the body of one POST about one object: an entry a page, items in
+// their order, and entry.time the moment of sending.
 func encode(items []item, sent int64) []byte {
 	type entry struct {
 		ID        string           `json:"id"`
@@ -695,12 +716,12 @@ func encode(items []item, sent int64) []byte {
 		Standby   []map[string]any `json:"standby,omitempty"`
 	}
 	var entries []*entry
-	byPage := map[string]*entry{}
+	byID := map[string]*entry{}
 	for _, i := range items {
-		e := byPage[i.page]
+		e := byID[i.entry]
 		if e == nil {
-			e = &entry{ID: i.page, Time: sent}
-			byPage[i.page] = e
+			e = &entry{ID: i.entry, Time: sent}
+			byID[i.entry] = e
 			entries = append(entries, e)
 		}
 		if i.standby {
@@ -712,7 +733,7 @@ func encode(items []item, sent int64) []byte {
 	return marshal(struct {
 		Object string   `json:"object"`
 		Entry  []*entry `json:"entry"`
-	}{"page", entries})
+	}{items[0].object, entries})
 }
 
 // number is an id that Meta writes as a JSON number.

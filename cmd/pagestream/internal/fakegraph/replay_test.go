@@ -17,6 +17,7 @@ func scripted(t *testing.T, seed uint64) []byte {
 		o.Seed, o.Rate = seed, 50
 		o.Duplicates, o.Reorder, o.Standby, o.NumericIDs, o.OddTimes, o.EditsFirst = 20, 20, 10, 10, 10, 10
 	})
+	s.SetAppFields(app, "instagram", instagramFields)
 	s.SetSubscription(app, page1, messaging...)
 	s.SetSubscription(app, page2, "messages", "message_echoes")
 	s.steps(5)
@@ -37,7 +38,7 @@ func scripted(t *testing.T, seed uint64) []byte {
 
 func TestSameSeedSameBytes(t *testing.T) {
 	first := scripted(t, 7)
-	for _, part := range []string{`"object":"page"`, `"text":"said"`, `"text":"sent"`, `"random_mid"`} {
+	for _, part := range []string{`"object":"page"`, `"object":"instagram"`, `"text":"said"`, `"text":"sent"`, `"random_mid"`} {
 		assert.Contains(t, string(first), part)
 	}
 	assert.Equal(t, string(first), string(scripted(t, 7)))

@@ -24,6 +24,7 @@ type talk struct {
 
 // thread is one conversation as far as the next event depends on it.
 type thread struct {
+	instagram   bool
 	begun       bool
 	lastIn      string // mid of the person's last message; empty if there is none to change
 	lastInText  string
@@ -74,12 +75,12 @@ func (t *talk) next(page string, now time.Time) []item {
 	}
 	for n := range items {
 		i := &items[n]
-		i.page = page
+		_, overheard := standbyKinds[i.field]
+		a.finish(i)
 		// Another app may own the thread; then we only overhear.
-		if _, overheard := standbyKinds[i.field]; overheard && t.rng.IntN(100) < t.opts.Standby {
+		if overheard && t.rng.IntN(100) < t.opts.Standby {
 			i.overhear()
 		}
-		t.vary(i)
 	}
 	return items
 }
@@ -91,19 +92,29 @@ func (t *talk) say(page, psid, text string, now time.Time) (i item, mid string) 
 	a := t.act(page, psid, now)
 	mid = a.mid()
 	i = a.said(map[string]any{"mid": mid, "text": text})
-	i.page = page
-	t.vary(&i)
+	a.finish(&i)
 	return i, mid
+}
+
+// onInstagram reports whether a person's thread with a page is on Instagram.
+func (t *talk) onInstagram(page, psid string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.thread(page, psid).instagram
+}
+
+func (t *talk) thread(page, psid string) *thread {
+	th := t.threads[psid]
+	if th == nil {
+		th = &thread{instagram: t.graph.onInstagram(t.app.ID, page, psid)}
+		t.threads[psid] = th
+	}
+	return th
 }
 
 // act begins the next event of a thread.
 func (t *talk) act(page, psid string, now time.Time) *act {
-	th := t.threads[psid]
-	if th == nil {
-		th = &thread{}
-		t.threads[psid] = th
-	}
-	a := &act{talk: t, thread: th, page: page, psid: psid}
+	a := &act{talk: t, thread: t.thread(page, psid), page: page, psid: psid}
 	t.clock = max(t.clock, now.UnixMilli()-1)
 	a.tick()
 	return a
@@ -113,12 +124,18 @@ func (t *talk) act(page, psid string, now time.Time) *act {
 // so that a knob that is off changes nothing.
 func (t *talk) chance(percent int) bool { return percent > 0 && t.rng.IntN(100) < percent }
 
-// vary writes ids and the timestamp in the other ways Meta has been seen to.
-func (t *talk) vary(i *item) {
+// finish makes an item of the thread's platform, with ids and the timestamp in
+// the other ways Meta has been seen to write them, where the options ask for it.
+func (a *act) finish(i *item) {
+	if a.instagram {
+		i.toInstagram(a.graph.pages[a.page].Instagram, a.lastOut)
+	}
+	t := a.talk
 	if t.chance(t.opts.NumericIDs) {
 		for _, who := range []string{"sender", "recipient"} {
-			m := i.body[who].(map[string]any)
-			m["id"] = number(m["id"].(string))
+			if m, ok := i.body[who].(map[string]any); ok {
+				m["id"] = number(fmt.Sprint(m["id"]))
+			}
 		}
 	}
 	at, ok := i.body["timestamp"].(int64)
@@ -173,7 +190,7 @@ func (a *act) choose() item {
 		return a.postback("Get Started", "GET_STARTED")
 	case !a.begun:
 		return a.message()
-	case a.undelivered && r < 60:
+	case a.undelivered && !a.instagram && r < 60:
 		return a.delivered()
 	case a.unread && r < 50:
 		return a.read()
@@ -204,7 +221,7 @@ func (a *act) mid() string {
 
 // item is an event of the person, to the page.
 func (a *act) item(field, key string, value any) item {
-	return item{field: field, body: map[string]any{
+	return item{page: a.page, object: objectPage, entry: a.page, field: field, body: map[string]any{
 		"sender": map[string]any{"id": a.psid}, "recipient": map[string]any{"id": a.page},
 		"timestamp": a.at, key: value,
 	}}
@@ -217,12 +234,12 @@ func (a *act) message() item {
 	switch r := a.rng.IntN(100); {
 	case r < 8:
 		text = ""
-		m["attachments"] = []any{map[string]any{"type": "image", "payload": map[string]any{
+		m["attachments"] = []map[string]any{{"type": "image", "payload": map[string]any{
 			"url": fmt.Sprintf("https://scontent.xx.fbcdn.net/v/t1.15752-9/%d_n.jpg?_nc_cat=1&oe=6A5F", a.rng.Uint64()>>20),
 		}}}
-	case r < 12:
+	case r < 12 && !a.instagram:
 		text = ""
-		m["attachments"] = []any{map[string]any{"type": "sticker", "payload": map[string]any{
+		m["attachments"] = []map[string]any{{"type": "sticker", "payload": map[string]any{
 			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": number("369239263222822"),
 		}}}
 	case r < 17:
@@ -244,7 +261,19 @@ func (a *act) said(m map[string]any) item {
 	a.lastInText, a.lastIn = i.text()
 	a.edits = 0
 	a.waiting++
+	i.past = a.past(i, false)
 	return i
+}
+
+// past is a message as it stays in its conversation.
+func (a *act) past(i item, fromPage bool) *historic {
+	text, mid := i.text()
+	m, _ := i.body["message"].(map[string]any)
+	attachments, _ := m["attachments"].([]map[string]any)
+	return &historic{
+		page: a.page, psid: a.psid, mid: mid, platform: "messenger", text: text, fromPage: fromPage,
+		at: time.UnixMilli(a.at), attachments: attachments,
+	}
 }
 
 // echo is the page's answer, as every app hears it.
@@ -257,6 +286,7 @@ func (a *act) echo() item {
 		"metadata": "agent-" + strconv.Itoa(1+a.rng.IntN(4)),
 	})
 	i.body["sender"], i.body["recipient"] = i.body["recipient"], i.body["sender"]
+	i.past = a.past(i, true)
 	return i
 }
 
