@@ -113,17 +113,18 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	fmt.Fprintf(c.Out, `  webhook   %s
   login     http://%s/oauth/start (connects the other pages of the fake Meta in a browser)
   API       http://%s/api/v1/status (token in %s)
+  fake Meta %s/control/state (what it does is scripted there)
 
 In another terminal, for example:
 
-  go run ./cmd/pagestream -c %s pages list
-  go run ./cmd/pagestream -c %[5]s conversations list
-  go run ./cmd/pagestream -c %[5]s events tail
-  go run ./cmd/pagestream -c %[5]s load --duration 10s
+  go run ./cmd/pagestream -c %s doctor
+  go run ./cmd/pagestream -c %[6]s conversations list
+  go run ./cmd/pagestream -c %[6]s events tail
+  go run ./cmd/pagestream -c %[6]s load --duration 10s
 
 Ctrl-C stops it.
 
-`, webhook, p.PublicAddr(), p.PrivateAddr(), cfg.HTTP.TokenFile, file)
+`, webhook, p.PublicAddr(), p.PrivateAddr(), cfg.HTTP.TokenFile, meta.url, file)
 
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: meta.graph, Target: webhook, Rate: d.Rate, Seed: d.Seed,
@@ -233,7 +234,7 @@ func startFakeMeta(seed uint64) (*fakeMeta, error) {
 	}
 	g, err := fakegraph.New(fakegraph.Options{
 		Apps:  []fakegraph.App{{ID: devAppID, Secret: devAppSecret, Name: "pagestream dev"}},
-		Users: []fakegraph.User{user}, Pages: devPages, Seed: seed,
+		Users: []fakegraph.User{user}, Pages: devPages, Seed: seed, Picker: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make fake Graph: %w", err)
@@ -242,8 +243,11 @@ func startFakeMeta(seed uint64) (*fakeMeta, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for fake Graph: %w", err)
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/", g)
+	mux.Handle("/control/", g.Control()) // answers this machine only, as the listener does
 	m := &fakeMeta{
-		graph: g, server: &http.Server{Handler: g, ReadHeaderTimeout: 5 * time.Second},
+		graph: g, server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
 		url: "http://" + ln.Addr().String(), done: make(chan struct{}),
 	}
 	go func() {
