@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -141,7 +142,7 @@ func (g *remote) talk(platform string, own domain.PageID, contact string, minute
 }
 
 func (r *rig) filler(g *remote, change ...func(*Options)) *Filler {
-	o := Options{Pages: g, Graph: g, Publisher: r.publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
+	o := Options{Pages: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
 	for _, f := range change {
 		f(&o)
 	}
@@ -150,7 +151,7 @@ func (r *rig) filler(g *remote, change ...func(*Options)) *Filler {
 
 func fill(t *testing.T, f *Filler, since time.Duration) (Sum, error) {
 	t.Helper()
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	return f.Run(ctx, Request{Page: page, Since: noon.Add(-since)}, nil)
 }
@@ -178,11 +179,11 @@ func TestAGapIsFilledOnce(t *testing.T) {
 	g.talk(Messenger, page, "7006", 500)
 	// Two of them were delivered.
 	first := g.lists[Messenger][0].Messages
-	r.publish(t, webhook("page", page, first[1])...)
-	r.publish(t, webhook("page", page, first[2])...)
+	r.Publish(t, webhook("page", page, first[1])...)
+	r.Publish(t, webhook("page", page, first[2])...)
 
 	var steps []Progress
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-time.Hour + 900*time.Millisecond)}, func(p Progress) { steps = append(steps, p) })
 	require.NoError(t, err)
@@ -193,7 +194,7 @@ func TestAGapIsFilledOnce(t *testing.T) {
 	assert.Equal(t, noon.Add(-time.Minute), steps[0].Reached)
 	assert.Equal(t, noon.Add(-time.Hour), steps[3].Reached)
 
-	events := r.all(t)
+	events := r.All(t)
 	require.Len(t, events, 10)
 	for _, e := range events[2:] {
 		assert.Equal(t, "backfill", e.Data.Source)
@@ -209,7 +210,7 @@ func TestAGapIsFilledOnce(t *testing.T) {
 		}
 		assert.True(t, slices.IsSortedFunc(mine, func(a, b streams.Stored) int { return a.Time.Compare(b.Time) }), "oldest first")
 	}
-	list, _, err := conversations.Messages(r.model, page, "7001", "", 0, false)
+	list, _, err := conversations.Messages(r.Named("conversations"), page, "7001", "", 0, false)
 	require.NoError(t, err)
 	require.Len(t, list, 6)
 	for i, m := range list {
@@ -221,7 +222,7 @@ func TestAGapIsFilledOnce(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, again.Stored)
 	assert.Equal(t, 10, again.Duplicates)
-	assert.Len(t, r.all(t), 10)
+	assert.Len(t, r.All(t), 10)
 }
 
 func TestTheWalkEndsWhereTheGapBegins(t *testing.T) {
@@ -242,7 +243,7 @@ func TestUntil(t *testing.T) {
 	r := newRig(t)
 	g := newRemote()
 	g.talk(Messenger, page, "7", 1, 10, 20, 30, 40, 50)
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-40 * time.Minute), Until: noon.Add(-20 * time.Minute)}, nil)
 	require.NoError(t, err)
@@ -256,11 +257,11 @@ func TestBothPlatforms(t *testing.T) {
 	g.talk(Messenger, page, "7", 1)
 	g.talk(Instagram, account, "9", 2, 3)
 	was := g.lists[Instagram][0].Messages[0]
-	r.publish(t, webhook("instagram", account, was)...)
+	r.Publish(t, webhook("instagram", account, was)...)
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, Sum{Conversations: 2, Messages: 3, Stored: 2, Duplicates: 1}, sum)
-	for _, e := range r.all(t) {
+	for _, e := range r.All(t) {
 		if e.Contact == "9" {
 			assert.Equal(t, account, e.Page)
 			assert.Equal(t, "instagram", e.Data.Object)
@@ -298,8 +299,8 @@ func TestMessagesOfOneSecondKeepGraphsOrder(t *testing.T) {
 	}
 	_, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
-	require.Len(t, r.all(t), 4)
-	list, _, err := conversations.Messages(r.model, page, "7", "", 0, false)
+	require.Len(t, r.All(t), 4)
+	list, _, err := conversations.Messages(r.Named("conversations"), page, "7", "", 0, false)
 	require.NoError(t, err)
 	var mids []string
 	for _, m := range list {
@@ -328,7 +329,7 @@ func TestAFailureKeepsWhatWasDone(t *testing.T) {
 		sum, err = fill(t, r.filler(g), time.Hour)
 		require.NoError(t, err)
 		assert.Equal(t, Sum{Conversations: 2, Messages: 8, Stored: 2, Duplicates: 6}, sum)
-		assert.Len(t, r.all(t), 8)
+		assert.Len(t, r.All(t), 8)
 	}
 }
 
@@ -431,7 +432,7 @@ func TestContent(t *testing.T) {
 	m.Raw = json.RawMessage(`{"not": `)
 	_, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
-	got := r.all(t)[0].Data
+	got := r.All(t)[0].Data
 	assert.Equal(t, &domain.Message{
 		MID: "m_7_1", Unsupported: true, ReplyTo: &domain.ReplyTo{MID: "m_0"},
 		Attachments: []domain.Attachment{
@@ -502,7 +503,7 @@ func TestDeliveriesGoFirst(t *testing.T) {
 	r := newRig(t)
 	g := newRemote()
 	g.talk(Messenger, page, "7", 1)
-	sum, err := fill(t, r.filler(g, func(o *Options) { o.Publisher = &busy{r.publisher, 1} }), time.Hour)
+	sum, err := fill(t, r.filler(g, func(o *Options) { o.Publisher = &busy{r.Publisher, 1} }), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 1, sum.Stored)
 }
@@ -543,7 +544,7 @@ func TestTheContextEndsIt(t *testing.T) {
 	r := newRig(t)
 	g := newRemote()
 	g.talk(Messenger, page, "7", 1, 2, 3, 4)
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	g.before = func(n int, _ string) error {
 		cancel()

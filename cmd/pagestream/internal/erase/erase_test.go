@@ -20,10 +20,9 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
-	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
-	"github.com/pagestream/pagestream/streams/embedded"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -34,68 +33,35 @@ const (
 	secret = "meet me at the old lighthouse"
 )
 
-// models are all read models over one stream, in a directory of their own.
-type models []*projections.Runner
-
-// rig is a real stream with a publisher and every read model.
+// rig is a real stream with every read model, and an eraser.
 type rig struct {
-	*streamstest.Server
-	id        streams.Identity
-	live      models
-	publisher *streams.Publisher
-	eraser    *Eraser
+	*projectionstest.Rig
+	live   projectionstest.Models
+	eraser *Eraser
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{Server: streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })}
-	r.id = r.Stream(t, streams.Spec{})
+	r := &rig{Rig: projectionstest.NewRig(t)}
 	r.live = r.build(t)
-	r.publisher = r.publishing(t, r.live)
+	r.Models = r.live
+	r.Publisher = r.Publishing(t, index(r.live))
 	r.eraser = New(Options{
-		JS: r.JS, Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("erase") }, Publisher: r.publisher, Conversations: r.live.named("conversations"),
+		JS: r.JS, Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("erase") },
+		Publisher: r.Publisher, Conversations: r.live.Named("conversations"),
 	})
 	return r
 }
 
 // build follows the stream from its start.
-func (r *rig) build(t *testing.T) (list models) {
+func (r *rig) build(t *testing.T) projectionstest.Models {
 	t.Helper()
-	dir := t.TempDir()
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	var index projections.Index
-	for _, p := range []projections.Projection{deliveries.New(), pages.New(), subscriptions.New(), conversations.New()} {
-		m, err := projections.NewRunner(p, projections.RunnerOptions{
-			Dir: dir, JS: r.JS, Identity: r.id, Dedup: index, Pace: -1, Store: store.Options{NoSync: true},
-		})
-		require.NoError(t, err)
-		if index == nil {
-			index = deliveries.Index{Runner: m}
-		}
-		running.Go(func() { assert.NoError(t, m.Run(ctx)) })
-		list = append(list, m)
-	}
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		for _, m := range list {
-			assert.NoError(t, m.Close())
-		}
-	})
-	return list
+	return r.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
 }
 
-func (r *rig) publishing(t *testing.T, m models) *streams.Publisher {
-	t.Helper()
-	p, err := streams.NewPublisher(r.JS, streams.PublisherOptions{Seen: deliveries.Index{Runner: m.named("deliveries")}})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := limited()
-		defer cancel()
-		assert.NoError(t, p.Close(ctx))
-	})
-	return p
+func index(m projectionstest.Models) deliveries.Index {
+	return deliveries.Index{Runner: m.Named("deliveries")}
 }
 
 // run carries erasures out.
@@ -107,29 +73,12 @@ func (r *rig) run(t *testing.T) {
 	t.Cleanup(func() { cancel(); running.Wait() })
 }
 
-func (m models) named(name string) *projections.Runner {
-	for _, r := range m {
-		if r.Name() == name {
-			return r
-		}
-	}
-	panic(name)
-}
-
-func limited() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), streamstest.Limit)
-}
-
 // digests are those of all models at the head of the stream.
-func (r *rig) digests(t *testing.T, m models) map[string]string {
+func (r *rig) digests(t *testing.T, m projectionstest.Models) map[string]string {
 	t.Helper()
-	ctx, cancel := limited()
-	defer cancel()
-	last, err := streams.Last(ctx, r.JS, streams.Name)
-	require.NoError(t, err)
+	last := r.Settle(t, m)
 	out := map[string]string{}
 	for _, one := range m {
-		require.NoError(t, one.WaitFor(ctx, last))
 		digest, meta, err := one.Digest()
 		require.NoError(t, err)
 		require.Equal(t, last, meta.Seq)
@@ -138,18 +87,9 @@ func (r *rig) digests(t *testing.T, m models) map[string]string {
 	return out
 }
 
-func (r *rig) publish(t *testing.T, events ...domain.Event) []streams.Receipt {
-	t.Helper()
-	ctx, cancel := limited()
-	defer cancel()
-	receipts, err := r.publisher.Publish(ctx, events)
-	require.NoError(t, err)
-	return receipts
-}
-
 func (r *rig) there(t *testing.T, seq uint64) bool {
 	t.Helper()
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	_, err := streams.Get(ctx, r.JS, streams.Name, seq)
 	if err != nil {
@@ -175,7 +115,7 @@ func (r *rig) onDisk(t *testing.T, s string) bool {
 
 func (r *rig) erase(t *testing.T) Result {
 	t.Helper()
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	out, err := r.eraser.Erase(ctx, page, person)
 	require.NoError(t, err)
@@ -213,7 +153,7 @@ func talk() []domain.Event {
 func TestErase(t *testing.T) {
 	r := newRig(t)
 	r.run(t)
-	receipts := r.publish(t, talk()...)
+	receipts := r.Publish(t, talk()...)
 	require.True(t, r.onDisk(t, secret), "the test looks where the text is")
 	out := r.erase(t)
 	assert.Equal(t, Result{Events: 7, Seq: 10}, out)
@@ -222,7 +162,7 @@ func TestErase(t *testing.T) {
 	}
 	assert.False(t, r.onDisk(t, secret), "the bytes are gone too")
 
-	model := r.live.named("conversations")
+	model := r.live.Named("conversations")
 	r.digests(t, r.live)
 	_, err := conversations.Get(model, page, person)
 	require.ErrorIs(t, err, conversations.ErrErased)
@@ -239,7 +179,7 @@ func TestErase(t *testing.T) {
 	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, counts)
 
 	// The record says nothing of the person.
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	e, err := streams.Get(ctx, r.JS, streams.Name, out.Seq)
 	require.NoError(t, err)
@@ -249,23 +189,23 @@ func TestErase(t *testing.T) {
 	// Traffic is counted as it was, and a rebuild agrees in every byte.
 	again := r.build(t)
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, again))
-	p, err := pages.Get(again.named("pages"), page)
+	p, err := pages.Get(again.Named("pages"), page)
 	require.NoError(t, err)
 	assert.Equal(t, uint64(9), p.Traffic.Events)
 
 	// A redelivery is still a duplicate, for the old models and the new.
-	twice := r.publish(t, talk()[0])[0]
+	twice := r.Publish(t, talk()[0])[0]
 	assert.NotEqual(t, streams.NotDuplicate, twice.Duplicate)
 	assert.Equal(t, receipts[0].Seq, twice.Seq)
-	for _, m := range []models{r.live, again} {
-		seqs, err := deliveries.Index{Runner: m.named("deliveries")}.Seen([]string{talk()[0].ID})
+	for _, m := range []projectionstest.Models{r.live, again} {
+		seqs, err := index(m).Seen([]string{talk()[0].ID})
 		require.NoError(t, err)
 		assert.Equal(t, []uint64{receipts[0].Seq}, seqs, "the index has it beyond the window")
 	}
 
 	assert.Equal(t, Result{}, r.erase(t), "nothing is left")
 	// The person may write again, and be erased again.
-	r.publish(t, said(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
+	r.Publish(t, said(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
 	assert.Equal(t, 1, r.erase(t).Events)
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
@@ -281,7 +221,7 @@ func TestCrashBeforeTheDeletion(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			r.publish(t, talk()...)
+			r.Publish(t, talk()...)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			out, err := r.eraser.Erase(ctx, page, person)
@@ -321,8 +261,8 @@ func (p *racing) Publish(ctx context.Context, events []domain.Event) ([]streams.
 func TestEventsThatComeMeanwhile(t *testing.T) {
 	r := newRig(t)
 	r.run(t)
-	r.publish(t, talk()...)
-	p := &racing{r.publisher, []domain.Event{said(page, person, "m5", "and "+secret, 400), said(page, person, "m6", "more", 300)}}
+	r.Publish(t, talk()...)
+	p := &racing{r.Publisher, []domain.Event{said(page, person, "m5", "and "+secret, 400), said(page, person, "m6", "more", 300)}}
 	r.eraser.opts.Publisher = p
 	assert.Equal(t, 9, r.erase(t).Events)
 	assert.False(t, r.onDisk(t, secret))
@@ -331,8 +271,8 @@ func TestEventsThatComeMeanwhile(t *testing.T) {
 	for i := range rounds + 1 {
 		p.first = append(p.first, said(page, person, fmt.Sprint("n", i), "again", int64(i+1)))
 	}
-	r.publish(t, said(page, person, "m7", "x", 200))
-	ctx, cancel := limited()
+	r.Publish(t, said(page, person, "m7", "x", 200))
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	_, err := r.eraser.Erase(ctx, page, person)
 	require.ErrorIs(t, err, ErrBusy)
@@ -349,7 +289,7 @@ func TestALongConversation(t *testing.T) {
 			events = append(events, said(page, "7002", fmt.Sprint("o", i), "hm", int64(1000+i)))
 		}
 	}
-	r.publish(t, events...)
+	r.Publish(t, events...)
 	assert.Equal(t, partSize+50, r.erase(t).Events)
 	assert.False(t, r.onDisk(t, secret))
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
@@ -359,8 +299,8 @@ func TestALongConversation(t *testing.T) {
 func TestNothingOfOthersIsDeleted(t *testing.T) {
 	r := newRig(t)
 	r.run(t)
-	r.publish(t, talk()...)
-	r.publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
+	r.Publish(t, talk()...)
+	r.Publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
 		Contact: domain.ContactHash(person), Part: 1, Parts: 1,
 		Events: []domain.Husk{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
 	}}})

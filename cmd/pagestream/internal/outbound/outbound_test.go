@@ -16,6 +16,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -79,14 +80,14 @@ func (g *remote) Send(_ context.Context, app string, to domain.PageID, with stri
 func (r *rig) sender() (*Sender, *remote) {
 	g := &remote{access: Access{Page: page, Token: token, App: "shop", AppID: "55"}}
 	return New(Options{
-		Pages: g, Graph: g, Publisher: r.publisher,
+		Pages: g, Graph: g, Publisher: r.Publisher,
 		Now: func() time.Time { return time.UnixMilli(1_780_000_000_123) },
 	}), g
 }
 
 func send(t *testing.T, s *Sender, r Request) (Sent, error) {
 	t.Helper()
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	return s.Send(ctx, r)
 }
@@ -115,11 +116,11 @@ func TestSentFirstThenTheEcho(t *testing.T) {
 	assert.JSONEq(t, string(text(secret)), string(g.sent[0].Message))
 	assert.Equal(t, "RESPONSE", g.sent[0].MessagingType)
 	assert.Equal(t, "HUMAN_AGENT", g.sent[0].Tag)
-	receipts := r.publish(t, echoed("page", page)...)
+	receipts := r.Publish(t, echoed("page", page)...)
 	assert.Equal(t, streams.ByWindow, receipts[0].Duplicate)
 	assert.Equal(t, uint64(1), receipts[0].Seq)
 	oneRow(t, r, page, "send")
-	e := r.all(t)[0]
+	e := r.All(t)[0]
 	assert.Equal(t, domain.DedupID("page", page, "msg", "m_1"), e.ID)
 	assert.Equal(t, domain.MessageEchoed, e.Type)
 	assert.Equal(t, psid, e.Contact)
@@ -131,7 +132,7 @@ func TestSentFirstThenTheEcho(t *testing.T) {
 func TestTheEchoFirst(t *testing.T) {
 	r := newRig(t)
 	s, g := r.sender()
-	g.earlier = func() { r.publish(t, echoed("page", page)...) }
+	g.earlier = func() { r.Publish(t, echoed("page", page)...) }
 	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1", Seq: 1, Known: true}, sent)
@@ -140,8 +141,8 @@ func TestTheEchoFirst(t *testing.T) {
 
 func oneRow(t *testing.T, r *rig, own domain.PageID, source string) {
 	t.Helper()
-	require.Len(t, r.all(t), 1)
-	list, _, err := conversations.Messages(r.model, own, psid, "", 0, false)
+	require.Len(t, r.All(t), 1)
+	list, _, err := conversations.Messages(r.Named("conversations"), own, psid, "", 0, false)
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	assert.Equal(t, secret, list[0].Text)
@@ -157,11 +158,11 @@ func TestInstagramIsItsOwnAccount(t *testing.T) {
 	const account = domain.PageID("17841400000000001")
 	sent, err := send(t, s, Request{Page: account, Contact: psid, Message: text(secret)})
 	require.NoError(t, err)
-	receipts := r.publish(t, echoed("instagram", account)...)
+	receipts := r.Publish(t, echoed("instagram", account)...)
 	assert.Equal(t, sent.Seq, receipts[0].Seq)
 	assert.NotEqual(t, streams.NotDuplicate, receipts[0].Duplicate)
 	oneRow(t, r, account, "send")
-	assert.Empty(t, r.all(t)[0].Data.Message.AppID)
+	assert.Empty(t, r.All(t)[0].Data.Message.AppID)
 }
 
 func TestAttachmentsAndRepliesAreKept(t *testing.T) {
@@ -173,7 +174,7 @@ func TestAttachmentsAndRepliesAreKept(t *testing.T) {
 	)})
 	require.NoError(t, err)
 	assert.Equal(t, recipient, g.sent[0].Recipient)
-	e := r.all(t)[0]
+	e := r.All(t)[0]
 	assert.Equal(t, domain.MessageEchoed, e.Type)
 	assert.Equal(t, psid, e.Contact, "Graph says who it went to")
 	assert.Equal(t, "m_1", e.Data.Message.MID)
@@ -192,12 +193,12 @@ func TestWhatIsNotRecorded(t *testing.T) {
 	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"user_ref":"box"}`), Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, Sent{MID: "m_1"}, sent)
-	assert.Empty(t, r.all(t))
+	assert.Empty(t, r.All(t))
 	// An id that is a number names the contact as well as one that is text.
 	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"id":7001}`), Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, uint64(1), sent.Seq)
-	assert.Equal(t, psid, r.all(t)[0].Contact)
+	assert.Equal(t, psid, r.All(t)[0].Contact)
 }
 
 func TestRefusals(t *testing.T) {
@@ -228,7 +229,7 @@ func TestRefusals(t *testing.T) {
 			assert.Len(t, g.sent, 1, "sent once at most")
 			assert.NotContains(t, err.Error(), token)
 			assert.NotContains(t, err.Error(), secret)
-			assert.Empty(t, r.all(t))
+			assert.Empty(t, r.All(t))
 		})
 	}
 }
@@ -286,7 +287,7 @@ func TestSentButNotRecorded(t *testing.T) {
 func TestACallerWhoLeavesIsRecorded(t *testing.T) {
 	r := newRig(t)
 	s, g := r.sender()
-	ctx, cancel := limited()
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	g.earlier = cancel
 	sent, err := s.Send(ctx, Request{Page: page, Contact: psid, Message: text(secret)})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -94,7 +95,7 @@ func (r *rig) reactor(change ...func(*Options)) (*Reactor, *remote) {
 	g := &remote{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
 	o := Options{
 		Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("profile") },
-		Tokens:  g, Graph: g, Publisher: r.publisher, Conversations: r.model, Now: g.clock,
+		Tokens:  g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
 	}
 	for _, f := range change {
 		f(&o)
@@ -115,15 +116,15 @@ func received(contact domain.ContactID, n int) domain.Event {
 // hand stores an event and hands it to the reactor.
 func (r *rig) hand(t *testing.T, reactor *Reactor, e domain.Event) error {
 	t.Helper()
-	receipt := r.publish(t, e)[0]
-	ctx, cancel := limited()
+	receipt := r.Publish(t, e)[0]
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	return reactor.Handle(ctx, streams.Stored{Event: e, Seq: receipt.Seq, At: e.Time})
 }
 
 func (r *rig) profiles(t *testing.T) (list []streams.Stored) {
 	t.Helper()
-	for _, e := range r.all(t) {
+	for _, e := range r.All(t) {
 		if e.Type == domain.ContactProfiled {
 			list = append(list, e)
 		}
@@ -145,7 +146,7 @@ func TestAContactIsAskedAboutOnce(t *testing.T) {
 	assert.Equal(t, &domain.Profile{Name: "Ann 7", Picture: "https://pic.example/7"}, list[0].Data.Profile)
 	assert.Equal(t, g.now, list[0].Time)
 	assert.NotContains(t, list[0].ID, ":7|", "the id names no person")
-	c, err := conversations.Get(r.model, page, "7")
+	c, err := conversations.Get(r.Named("conversations"), page, "7")
 	require.NoError(t, err)
 	assert.Equal(t, "Ann 7", c.Name)
 	assert.Equal(t, Stats{Profiled: 2, Known: 2}, reactor.Stats())
@@ -166,11 +167,11 @@ func TestTwoNodesAtOnceMakeOneEvent(t *testing.T) {
 	a, _ := r.reactor()
 	b, _ := r.reactor()
 	e := received("7", 1)
-	seq := r.publish(t, e)[0].Seq
+	seq := r.Publish(t, e)[0].Seq
 	var both sync.WaitGroup
 	for _, reactor := range []*Reactor{a, b} {
 		both.Go(func() {
-			ctx, cancel := limited()
+			ctx, cancel := projectionstest.Limited()
 			defer cancel()
 			assert.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
 		})
@@ -287,9 +288,9 @@ func TestTheErasedStayErased(t *testing.T) {
 	r := newRig(t)
 	reactor, g := r.reactor()
 	e := received("7", 1)
-	seq := r.publish(t, e)[0].Seq
-	r.publish(t, domain.Event{ID: "erase", Type: domain.ContactErased, Page: page, Contact: "7", Time: e.Time.Add(time.Hour)})
-	ctx, cancel := limited()
+	seq := r.Publish(t, e)[0].Seq
+	r.Publish(t, domain.Event{ID: "erase", Type: domain.ContactErased, Page: page, Contact: "7", Time: e.Time.Add(time.Hour)})
+	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	require.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
 	assert.Zero(t, g.calls())
@@ -314,17 +315,17 @@ func TestRunFollowsTheStream(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
 	r := newRig(t)
-	r.publish(t, received("6", 1)) // history
+	r.Publish(t, received("6", 1)) // history
 	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
 	stop := run(t, reactor)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		ctx, cancel := limited()
+		ctx, cancel := projectionstest.Limited()
 		defer cancel()
 		_, err := r.JS.PushConsumer(ctx, streams.Name, durable)
 		return err
 	})
 	g.set(func(g *remote) { g.fail = io.ErrUnexpectedEOF })
-	r.publish(t, received("7", 1))
+	r.Publish(t, received("7", 1))
 	eventually := func(what string, done func() bool) {
 		t.Helper()
 		streamstest.Eventually(t, streamstest.Limit, func() error {
@@ -340,7 +341,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 	// A page that is throttled for long does not hold up the rest.
 	g.set(func(g *remote) { g.fail = &refusal{code: 32, temporary: true, after: time.Hour} })
 	for n := range 20 {
-		r.publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
+		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
 	}
 	eventually("not passed over", func() bool { return reactor.Stats().Passed == 20 })
 	stop()
@@ -348,7 +349,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 		assert.Equal(t, domain.ContactID("7"), e.Contact)
 	}
 	// What comes while nothing runs is reacted to later.
-	r.publish(t, received("9", 1))
+	r.Publish(t, received("9", 1))
 	next, _ := r.reactor()
 	run(t, next)
 	streamstest.Eventually(t, streamstest.Limit, func() error {

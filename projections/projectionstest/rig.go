@@ -1,0 +1,150 @@
+package projectionstest
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// Models are read models that follow a stream.
+type Models []*projections.Runner
+
+// Named returns the model of that projection.
+func (m Models) Named(name string) *projections.Runner {
+	for _, r := range m {
+		if r.Name() == name {
+			return r
+		}
+	}
+	panic("no model " + name)
+}
+
+// Rig is a real stream with a publisher, and read models that follow it. All of
+// it is stopped at the end of the test.
+type Rig struct {
+	*streamstest.Server
+	Identity  streams.Identity
+	Publisher *streams.Publisher
+	Models
+}
+
+// NewRig starts a server and the models of the given projections.
+func NewRig(t testing.TB, list ...projections.Projection) *Rig {
+	t.Helper()
+	r := &Rig{Server: streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })}
+	r.Identity = r.Stream(t, streams.Spec{})
+	r.Publisher = r.Publishing(t, nil)
+	r.Models = r.Build(t, nil, list...)
+	return r
+}
+
+// Publishing returns a publisher with an index of ids, or with none.
+func (r *Rig) Publishing(t testing.TB, seen streams.SeenIndex) *streams.Publisher {
+	t.Helper()
+	p, err := streams.NewPublisher(r.JS, streams.PublisherOptions{Seen: seen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := Limited()
+		defer cancel()
+		if err := p.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// Build follows the stream from its start, in files of its own. Where index is
+// not nil, it makes of the first model the index that the others drop duplicates
+// by.
+func (r *Rig) Build(t testing.TB, index func(*projections.Runner) projections.Index, list ...projections.Projection) (out Models) {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		for _, m := range out {
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	o := projections.RunnerOptions{Dir: dir, JS: r.JS, Identity: r.Identity, Pace: -1, Store: store.Options{NoSync: true}}
+	for i, p := range list {
+		m, err := projections.NewRunner(p, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, m)
+		if i == 0 && index != nil {
+			o.Dedup = index(m)
+		}
+		running.Go(func() {
+			if err := m.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return out
+}
+
+// Publish stores events and waits until every model has them.
+func (r *Rig) Publish(t testing.TB, events ...domain.Event) []streams.Receipt {
+	t.Helper()
+	ctx, cancel := Limited()
+	defer cancel()
+	receipts, err := r.Publisher.Publish(ctx, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Settle(t, r.Models)
+	return receipts
+}
+
+// Settle waits until the models are at the stream's head, which it returns.
+func (r *Rig) Settle(t testing.TB, models Models) uint64 {
+	t.Helper()
+	ctx, cancel := Limited()
+	defer cancel()
+	last, err := streams.Last(ctx, r.JS, streams.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range models {
+		if err := m.WaitFor(ctx, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return last
+}
+
+// All returns what the stream holds, once every model has it.
+func (r *Rig) All(t testing.TB) (list []streams.Stored) {
+	t.Helper()
+	ctx, cancel := Limited()
+	defer cancel()
+	_, err := streams.Read(ctx, r.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+		list = append(list, e)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Settle(t, r.Models)
+	return list
+}
+
+// Limited is a context that ends when a test has waited for too long.
+func Limited() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), streamstest.Limit)
+}
