@@ -26,12 +26,21 @@ type control struct {
 	Page    string   `json:"page"`
 	User    string   `json:"user"`
 	Contact string   `json:"contact"`
+	Object  string   `json:"object"`
 	Token   string   `json:"token"`
 	Subcode int      `json:"subcode"`
 	Fields  []string `json:"fields"`
+	Pages   []string `json:"pages"`
+	Tasks   []string `json:"tasks"`
 	On      *bool    `json:"on"` // without it a switch is on
 	Text    string   `json:"text"`
 	Secret  string   `json:"secret"`
+	Percent int      `json:"percent"`
+	Regain  int      `json:"regain_minutes"`
+	Code    int      `json:"code"`
+	Calls   int      `json:"calls"` // at least one
+	In      string   `json:"in"`
+	Failure Failure  `json:"failure"`
 }
 
 func (c control) on() bool { return c.On == nil || *c.On }
@@ -39,17 +48,31 @@ func (c control) on() bool { return c.On == nil || *c.On }
 // errControl says that a control request lacks something.
 var errControl = errors.New("not a whole control request")
 
-// verbs are what Control scripts.
+// verbs are what Control scripts. They are named after the methods that they
+// call, which say more.
 var verbs = map[string]func(context.Context, *Graph, control) (any, error){
-	// app, page, fields: what the app is subscribed to; no fields removes it.
-	"subscription": func(_ context.Context, g *Graph, c control) (any, error) {
-		if err := g.known(c.App, c.Page); err != nil {
-			return nil, err
-		}
-		g.SetSubscription(c.App, c.Page, c.Fields...)
-		return nil, nil
+	// app, object, fields; without fields the object is removed
+	"app-fields": onGraph(func(g *Graph, c control) { g.SetAppFields(c.App, c.Object, c.Fields) }, "app", "object"),
+	// app, page, fields; without fields the subscription is removed
+	"subscription": onGraph(func(g *Graph, c control) { g.SetSubscription(c.App, c.Page, c.Fields...) }, "app", "page"),
+	// app, user, pages; without pages it is all
+	"granted": onGraph(func(g *Graph, c control) { g.SetGranted(c.App, c.User, c.Pages) }, "app", "user"),
+	// app, user
+	"expire-data-access": onGraph(func(g *Graph, c control) { g.ExpireDataAccess(c.App, c.User) }, "app", "user"),
+	// contact
+	"block":        onGraph(func(g *Graph, c control) { g.Block(c.Contact) }, "contact"),
+	"close-window": onGraph(func(g *Graph, c control) { g.CloseWindow(c.Contact) }, "contact"),
+	// page, code, calls
+	"throttle": onGraph(func(g *Graph, c control) { g.Throttle(c.Page, c.Code, max(c.Calls, 1)) }, "page"),
+	// page, percent, regain_minutes; without page it is the app's
+	"usage": onGraph(func(g *Graph, c control) { g.SetUsage(c.Page, c.Percent, c.Regain) }),
+	// in, failure, calls
+	"fail-next": onGraph(func(g *Graph, c control) { g.FailNext(c.In, c.Failure, max(c.Calls, 1)) }),
+	// user, page, tasks
+	"tasks": func(_ context.Context, g *Graph, c control) (any, error) {
+		return nil, g.SetTasks(c.User, c.Page, c.Tasks)
 	},
-	// subcode, and a token, or a user's token of a page, of the app.
+	// subcode, and a token, or a user's token of a page, of the app
 	"kill-token": func(_ context.Context, g *Graph, c control) (any, error) {
 		if c.Token == "" {
 			var err error
@@ -58,6 +81,19 @@ var verbs = map[string]func(context.Context, *Graph, control) (any, error){
 			}
 		}
 		return nil, g.KillToken(c.Token, c.Subcode)
+	},
+	// app, user, subcode
+	"kill-user": func(_ context.Context, g *Graph, c control) (any, error) {
+		return nil, g.KillUser(c.App, c.User, c.Subcode)
+	},
+	// app, user
+	"remove-app": func(ctx context.Context, g *Graph, c control) (any, error) {
+		return nil, g.RemoveApp(ctx, c.App, c.User)
+	},
+	// app, user: answers what the callback answered
+	"request-data-deletion": func(ctx context.Context, g *Graph, c control) (any, error) {
+		status, body, err := g.RequestDataDeletion(ctx, c.App, c.User)
+		return map[string]any{"status": status, "body": string(body)}, err
 	},
 	// page, on
 	"standby": eachEngine(switchPage((*Engine).SetStandby)),
@@ -83,6 +119,18 @@ var verbs = map[string]func(context.Context, *Graph, control) (any, error){
 	}),
 }
 
+// onGraph makes a verb of what can't fail once the parameters that it needs name
+// something.
+func onGraph(do func(*Graph, control), needs ...string) func(context.Context, *Graph, control) (any, error) {
+	return func(_ context.Context, g *Graph, c control) (any, error) {
+		if err := g.check(c, needs...); err != nil {
+			return nil, err
+		}
+		do(g, c)
+		return nil, nil
+	}
+}
+
 // eachEngine makes a verb of what is done to each engine at work.
 func eachEngine(do func(context.Context, *Engine, control) (any, error)) func(context.Context, *Graph, control) (any, error) {
 	return func(ctx context.Context, g *Graph, c control) (out any, err error) {
@@ -101,7 +149,7 @@ func eachEngine(do func(context.Context, *Engine, control) (any, error)) func(co
 
 func switchPage(set func(*Engine, string, bool)) func(context.Context, *Engine, control) (any, error) {
 	return func(_ context.Context, e *Engine, c control) (any, error) {
-		if err := e.opts.Graph.known("", c.Page); err != nil {
+		if err := e.opts.Graph.check(c, "page"); err != nil {
 			return nil, err
 		}
 		set(e, c.Page, c.on())
@@ -121,13 +169,25 @@ func (g *Graph) atWork() []*Engine {
 	return out
 }
 
-// known checks the ids that are not empty, and that there is a page.
-func (g *Graph) known(app, page string) error {
-	if _, ok := g.apps[app]; app != "" && !ok {
-		return fmt.Errorf("app: %w", ErrUnknown)
-	}
-	if _, ok := g.pages[page]; !ok {
-		return fmt.Errorf("page: %w", ErrUnknown)
+// check fails with [ErrUnknown] if a parameter names nothing.
+func (g *Graph) check(c control, needs ...string) error {
+	for _, need := range needs {
+		var ok bool
+		switch need {
+		case "app":
+			_, ok = g.apps[c.App]
+		case "page":
+			_, ok = g.pages[c.Page]
+		case "user":
+			_, ok = g.users[c.User]
+		case "contact":
+			_, ok = g.contacts[c.Contact]
+		case "object":
+			ok = c.Object == objectPage || c.Object == objectInstagram
+		}
+		if !ok {
+			return fmt.Errorf("%s: %w", need, ErrUnknown)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -38,6 +40,24 @@ func controlled(t *testing.T, g *fakegraph.Graph) (do func(verb, body string) (i
 	}
 }
 
+func TestEverythingThatScriptsHasAVerb(t *testing.T) {
+	do := controlled(t, start(t, nil).Graph)
+	word := regexp.MustCompile(`[A-Z]+[a-z]*`)
+	checked := 0
+	for _, typ := range []reflect.Type{reflect.TypeFor[*fakegraph.Graph](), reflect.TypeFor[*fakegraph.Engine]()} {
+		for m := range typ.Methods() {
+			if !regexp.MustCompile(`^(Set|Kill|Throttle|Fail|Block|Close|Expire|Request|Remove|Say|Send)`).MatchString(m.Name) {
+				continue
+			}
+			verb := strings.ToLower(strings.Join(word.FindAllString(strings.TrimPrefix(m.Name, "Set"), -1), "-"))
+			_, out := do(verb, "{}")
+			assert.NotEqual(t, "no such verb", out["error"], "%s has no verb %s", m.Name, verb)
+			checked++
+		}
+	}
+	assert.Greater(t, checked, 19)
+}
+
 func TestControlSaysWhatIsWrong(t *testing.T) {
 	s := step(t, start(t, nil), nil)
 	do := controlled(t, s.Graph)
@@ -51,6 +71,11 @@ func TestControlSaysWhatIsWrong(t *testing.T) {
 		"too large":         {"say", `{"text":"` + strings.Repeat("x", 70_000) + `"}`, http.StatusBadRequest},
 		"no engine":         {"delivery", `{"on":false}`, http.StatusNotFound},
 		"unknown page":      {"subscription", `{"app":"` + app + `","page":"1"}`, http.StatusNotFound},
+		"no app":            {"subscription", `{"page":"` + page1 + `"}`, http.StatusNotFound},
+		"unknown object":    {"app-fields", `{"app":"` + app + `","object":"user"}`, http.StatusNotFound},
+		"unknown user":      {"granted", `{"app":"` + app + `","user":"1"}`, http.StatusNotFound},
+		"unknown contact":   {"block", `{"contact":"1"}`, http.StatusNotFound},
+		"no role":           {"tasks", `{"user":"1","page":"` + page1 + `"}`, http.StatusNotFound},
 		"unknown token":     {"kill-token", `{"token":"x"}`, http.StatusNotFound},
 	} {
 		status, out := do(c.verb, c.body)
@@ -144,4 +169,72 @@ func TestControlScriptsTheFake(t *testing.T) {
 		}
 	}
 	assert.Equal(t, map[float64]bool{458: true, 460: true}, dead)
+}
+
+func TestControlScriptsTheGraph(t *testing.T) {
+	f := start(t, nil)
+	do := controlled(t, f.Graph)
+	ok := func(verb, body string) map[string]any {
+		t.Helper()
+		status, out := do(verb, body)
+		require.Equal(t, http.StatusOK, status, out)
+		return out
+	}
+	appUser := `"app":"` + app + `","user":"` + user + `"`
+	node := func() string { return f.call("GET", "/"+page1, f.pageToken(user, page1)).failure() }
+	sent := func(person int) string {
+		return f.call("POST", "/"+page1+"/messages", f.pageToken(user, page1),
+			"recipient", `{"id":"`+f.Contacts(page1)[person]+`"}`, "message", `{"text":"x"}`).failure()
+	}
+	require.Empty(t, node())
+
+	ok("fail-next", `{"in":"GET `+page1+`","failure":{"status":500,"code":2}}`)
+	assert.Equal(t, "500 2/0", node())
+	ok("throttle", `{"page":"`+page1+`","code":32,"calls":2}`)
+	assert.Contains(t, node(), " 32/")
+	assert.Contains(t, node(), " 32/")
+	assert.Empty(t, node())
+	ok("usage", `{"page":"`+page1+`","percent":97,"regain_minutes":3}`)
+	h := f.call("GET", "/"+page1, f.pageToken(user, page1)).header
+	assert.Contains(t, h.Get("X-Business-Use-Case-Usage"), "97")
+
+	require.Empty(t, sent(0))
+	ok("block", `{"contact":"`+f.Contacts(page1)[0]+`"}`)
+	assert.Equal(t, "400 551/1545041", sent(0))
+	ok("close-window", `{"contact":"`+f.Contacts(page1)[2]+`"}`)
+	assert.Equal(t, "400 10/2018278", sent(2))
+
+	ok("granted", `{`+appUser+`,"pages":["`+page2+`"]}`)
+	assert.Equal(t, "403 10/0", node())
+	ok("granted", `{`+appUser+`}`)
+	assert.Empty(t, node())
+
+	ok("app-fields", `{"app":"`+app+`","object":"instagram","fields":["messages"]}`)
+	ok("app-fields", `{"app":"`+app+`","object":"page"}`)
+	list := ok("state", "")["app_subscriptions"].([]any)
+	assert.Contains(t, list, map[string]any{"app": app, "object": "instagram", "fields": []any{"messages"}})
+	for _, s := range list {
+		s := s.(map[string]any)
+		assert.False(t, s["app"] == app && s["object"] == "page", "the app has object page still")
+	}
+
+	old := f.pageToken(user, page1)
+	dies := func(want string) {
+		t.Helper()
+		assert.Equal(t, want, f.call("GET", "/"+page1, old).failure())
+		old = f.pageToken(user, page1)
+	}
+	ok("kill-user", `{`+appUser+`,"subcode":460}`)
+	dies("400 190/460")
+	ok("remove-app", `{`+appUser+`}`)
+	dies("400 190/458")
+	ok("tasks", `{"user":"`+user+`","page":"`+page1+`","tasks":[]}`)
+	assert.Equal(t, "400 190/492", f.call("GET", "/"+page1, old).failure())
+
+	// The apps here have no callback to ask.
+	status, out := do("request-data-deletion", `{`+appUser+`}`)
+	assert.NotEqual(t, http.StatusOK, status, out)
+	other, _ := f.UserToken(app, poorUser, true)
+	ok("expire-data-access", `{"app":"`+app+`","user":"`+poorUser+`"}`)
+	assert.Contains(t, f.call("GET", "/"+poorUser, other).failure(), "190/")
 }
