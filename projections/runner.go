@@ -561,21 +561,26 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 			o.add(w)
 		case sw := <-r.swaps:
 			sw.done <- sw.do(ctx)
-			continue
 		case <-r.verify:
 			r.check(end)
-			continue
 		case <-ctx.Done():
 			return
 		}
-		for {
+		for ctx.Err() == nil {
 			r.gather(ctx, o, in, time.Until(last.Add(r.opts.Pace)))
 			last = time.Now()
 			batch := o.take(r.opts.MaxBatch)
-			if len(batch) == 0 || ctx.Err() != nil {
+			if len(batch) == 0 {
 				break
 			}
 			r.commit(ctx, a, o, batch, end)
+			select { // between two batches, also where there is always one more
+			case sw := <-r.swaps:
+				sw.done <- sw.do(ctx)
+			case <-r.verify:
+				r.check(end)
+			default:
+			}
 		}
 	}
 }

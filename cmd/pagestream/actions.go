@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 )
@@ -153,6 +154,20 @@ func (a *actions) KeyIDs() []string {
 	ids := a.p.keys.KeyIDs()
 	slices.Reverse(ids)
 	return ids
+}
+
+// Rebuild builds a read model anew.
+func (a *actions) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+	for _, r := range a.p.runners {
+		if r.Name() == name {
+			out, err := r.Rebuild(ctx, progress)
+			if err == nil && out.Was != "" && !out.Equal {
+				a.p.log.Warn("rebuilt read model differs from the one before, which was wrong", "projection", name, "seq", out.VerifiedSeq)
+			}
+			return out, err
+		}
+	}
+	return projections.Rebuilt{}, fmt.Errorf("projection %q: %w", name, api.ErrUnknown)
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

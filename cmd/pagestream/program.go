@@ -131,6 +131,15 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	return p.serve(ctx)
 }
 
+// runOffline starts the stream and the read models, without what takes in or
+// gives out anything. It fails while another process has the data directory.
+func (p *Program) runOffline(ctx context.Context) error {
+	if err := p.openStream(ctx); err != nil {
+		return err
+	}
+	return p.startProjections(ctx)
+}
+
 // Close stops everything in order: HTTP first, so that nothing new comes in;
 // then the committer, which finishes what waits; then the read models, the
 // connection and the server. It is idempotent and bounded by the context.

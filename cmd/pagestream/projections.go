@@ -9,7 +9,8 @@ import (
 
 // ProjectionsCommand groups what concerns the read models.
 type ProjectionsCommand struct {
-	List ProjectionsListCommand `cmd:"" help:"Show where each read model stands."`
+	List    ProjectionsListCommand    `cmd:"" help:"Show where each read model stands."`
+	Rebuild ProjectionsRebuildCommand `cmd:"" help:"Build read models anew from the stream, beside the live ones."`
 }
 
 // ProjectionsListCommand lists the read models.

@@ -82,8 +82,18 @@ type Store struct {
 	path  string
 	aside string
 
-	mu     sync.RWMutex // closed, against a transaction that begins meanwhile
+	// A transaction that begins after Close is refused and does not wait for it:
+	// one may be inside another.
+	mu     sync.Mutex
 	closed bool
+	active int
+	idle   *sync.Cond // active is 0
+}
+
+func newStore(db *bbolt.DB, path, aside string) *Store {
+	s := &Store{db: db, path: path, aside: aside}
+	s.idle = sync.NewCond(&s.mu)
+	return s
 }
 
 // Open opens the file, or makes it, with its directory.
@@ -99,7 +109,7 @@ func Open(path string, o Options) (*Store, error) {
 	}
 	db, err := open(path, o)
 	if err == nil {
-		return &Store{db: db, path: path}, nil
+		return newStore(db, path, ""), nil
 	}
 	if !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
@@ -111,7 +121,7 @@ func Open(path string, o Options) (*Store, error) {
 	if db, err = open(path, o); err != nil {
 		return nil, fmt.Errorf("open new store %s: %w", path, err)
 	}
-	return &Store{db: db, path: path, aside: aside}, nil
+	return newStore(db, path, aside), nil
 }
 
 // maxAside is how many corrupt files of one store are kept.
@@ -202,14 +212,32 @@ func (s *Store) Update(f func(*Tx) error) error {
 	})
 }
 
+// enter counts a transaction, unless the store is closed.
+func (s *Store) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.active++
+	return true
+}
+
+func (s *Store) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active--; s.active == 0 {
+		s.idle.Broadcast()
+	}
+}
+
 // run keeps a bad page from killing the process: reading behind the end of a
 // truncated file is a fault, not a panic.
 func (s *Store) run(f func() error) (err error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
+	if !s.enter() {
 		return ErrClosed
 	}
+	defer s.leave()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		r := recover()
@@ -303,6 +331,9 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	for s.active > 0 {
+		s.idle.Wait()
+	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

@@ -354,3 +354,27 @@ func TestMeta(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A transaction inside another must not wait for a Close that waits for the outer
+// one.
+func TestViewInsideViewWhileClosing(t *testing.T) {
+	s, err := store.Open(filepath.Join(t.TempDir(), "x.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	err = s.View(func(*store.Tx) error {
+		go func() { closed <- s.Close() }()
+		for {
+			if err := s.View(func(*store.Tx) error { return nil }); err != nil {
+				return err
+			}
+		}
+	})
+	if !errors.Is(err, store.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}

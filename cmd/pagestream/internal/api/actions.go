@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 )
 
 // Actions are what an operator asks for beside the verbs on one page. Errors are
@@ -31,6 +32,9 @@ type Actions interface {
 	// KeyIDs lists the ids of the keys that tokens are sealed with, the one in
 	// use first.
 	KeyIDs() []string
+	// Rebuild builds a read model anew beside the live one. It fails with
+	// [ErrUnknown] where there is none of that name.
+	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -124,6 +128,9 @@ type KeyRotation struct {
 	Failed []domain.PageID `json:"failed,omitempty"`
 }
 
+// ErrUnknown says that there is nothing of that name.
+var ErrUnknown = errors.New("there is nothing of that name")
+
 // ErrUnsure says that it is not known whether something was done.
 var ErrUnsure = errors.New("it is not known whether it was done")
 
@@ -138,6 +145,7 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"POST /api/v1/conversations/{page}/{contact}/erase": s.erase,
 		"GET /api/v1/doctor":                                s.doctor,
 		"GET /api/v1/reconcile":                             s.reconcile,
+		"POST /api/v1/projections/{name}/rebuild":           s.rebuild,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,
 	}
@@ -238,6 +246,12 @@ func (s *Server) doctor(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "rebuild", func(ctx context.Context, progress func(any)) (any, error) {
+		return s.opts.Actions.Rebuild(ctx, r.PathValue("name"), func(p projections.Rebuilding) { progress(p) })
+	})
+}
+
 func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.opts.Actions.Reconcile())
 	return nil
@@ -272,8 +286,10 @@ func actionFailed(doing string, err error) error {
 	}
 	status := http.StatusBadGateway
 	switch {
-	case errors.Is(err, ErrNotConnected):
+	case errors.Is(err, ErrNotConnected), errors.Is(err, ErrUnknown):
 		status = http.StatusNotFound
+	case errors.Is(err, projections.ErrBuilding):
+		status = http.StatusConflict
 	case errors.Is(err, ErrRefused):
 		status = http.StatusUnprocessableEntity
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 )
 
 const token = "an-admin-token-that-is-long-enough"
@@ -56,6 +57,13 @@ func (f *fakeActions) Backfill(_ context.Context, page domain.PageID, since, unt
 		progress(map[string]int{"conversations": i})
 	}
 	return map[string]int{"stored": 3}, f.err
+}
+
+func (f *fakeActions) Rebuild(_ context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+	for i := range f.progress {
+		progress(projections.Rebuilding{Seq: uint64(i)})
+	}
+	return projections.Rebuilt{Name: name}, f.err
 }
 
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
@@ -115,6 +123,7 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"GET", "/api/v1/keys", ``, `"k2"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
+	{"POST", "/api/v1/projections/pages/rebuild", ``, `"name":"pages"`},
 }
 
 func TestActions(t *testing.T) {
@@ -150,6 +159,8 @@ func TestActionErrors(t *testing.T) {
 		"not connected": {fmt.Errorf("look: %w", ErrNotConnected), 404, "", "not connected"},
 		"graph":         {&GraphError{Code: 10, Subcode: 2018278, Words: "outside of allowed window", FBTrace: "Abc", Doing: "send"}, 422, "", `"subcode":2018278`},
 		"throttled":     {&GraphError{Code: 80006, Words: "too many", RetryAfter: 1500 * time.Millisecond, Doing: "send"}, 429, "2", `"retry_after":2`},
+		"no such":       {fmt.Errorf("rebuild: %w", ErrUnknown), 404, "", "nothing of that name"},
+		"at it already": {fmt.Errorf("rebuild: %w", projections.ErrBuilding), 409, "", "already"},
 		"unsure":        {fmt.Errorf("%w: connection reset", ErrUnsure), 502, "", "not known"},
 		"other":         {errors.New("connection refused"), 502, "", "connection refused"},
 	} {
@@ -190,7 +201,7 @@ func TestActionsRefuseBadInput(t *testing.T) {
 
 // TestLongActionsTellAsTheyGo: a line each, and the last one says how it ended.
 func TestLongActionsTellAsTheyGo(t *testing.T) {
-	for _, path := range []string{"/api/v1/logins/abc", "/api/v1/pages/104/backfill", "/api/v1/keys/rotate"} {
+	for _, path := range []string{"/api/v1/logins/abc", "/api/v1/pages/104/backfill", "/api/v1/keys/rotate", "/api/v1/projections/pages/rebuild"} {
 		f := &fakeActions{progress: 3}
 		base := serve(t, f)
 		body := `{"all":true}`

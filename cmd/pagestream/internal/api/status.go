@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/projections"
@@ -47,9 +49,48 @@ func (s *Server) Statuses() []projections.Status {
 	return out
 }
 
-func (s *Server) listProjections(w http.ResponseWriter, _ *http.Request) error {
+// statusEvery is how often a stream of statuses has one.
+const statusEvery = time.Second
+
+// listProjections serves GET /api/v1/projections: where each read model stands,
+// once, or each second as server-sent events.
+func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
+	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		return s.feedStatuses(w, r)
+	}
 	writeJSON(w, http.StatusOK, List[projections.Status]{Items: s.Statuses()})
 	return nil
+}
+
+func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
+	select {
+	case s.feeds <- struct{}{}:
+		defer func() { <-s.feeds }()
+	default:
+		return problem(http.StatusServiceUnavailable, fmt.Sprintf("%d feeds are open already", maxFeeds))
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	for {
+		b, err := json.Marshal(List[projections.Status]{Items: s.Statuses()})
+		if err != nil {
+			return fmt.Errorf("encode statuses: %w", err)
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(10 * statusEvery))
+		if _, err := fmt.Fprintf(w, "event: projections\ndata: %s\n\n", b); err != nil || out.Flush() != nil {
+			return nil //nolint:nilerr // the client is gone
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return nil
+		case <-s.closing.Done():
+			return nil
+		}
+	}
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {

@@ -167,6 +167,9 @@ func (g *Graph) told(list []historic) []any {
 
 func (g *Graph) tell(m historic) map[string]any {
 	from, to := m.psid, m.page
+	if m.platform == objectInstagram {
+		to = g.pages[m.page].Instagram
+	}
 	if m.fromPage {
 		from, to = to, from
 	}
@@ -190,7 +193,7 @@ func (g *Graph) tell(m historic) map[string]any {
 }
 
 func (g *Graph) participant(id string) map[string]any {
-	name := g.pages[id].Name
+	name := g.pages[id].Name // none of an Instagram account, as Meta gives none
 	if c, ok := g.contacts[id]; ok {
 		name = c.first + " " + c.last
 	}

@@ -113,8 +113,12 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 		attachments = []map[string]any{{"type": m.Attachment.Type, "payload": m.Attachment.Payload}}
 		message["attachments"] = attachments
 	}
+	platform := "messenger"
+	if g.onInstagram(t.app, page, to.ID) {
+		platform = objectInstagram
+	}
 	g.remember(historic{
-		page: page, psid: to.ID, mid: mid, platform: "messenger", text: m.Text, fromPage: true, at: g.opts.Now(), attachments: attachments,
+		page: page, psid: to.ID, mid: mid, platform: platform, text: m.Text, fromPage: true, at: g.opts.Now(), attachments: attachments,
 	})
 	for _, e := range engines {
 		e.sent(page, to.ID, message)
