@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -122,6 +123,9 @@ func (r *Reactor) Run(ctx context.Context) error {
 	}
 	defer conn.Close()
 	if err := r.ensure(ctx, conn); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("make consumer %s: %w", r.opts.Durable, err)
 	}
 	subscriber, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
@@ -152,13 +156,44 @@ func (r *Reactor) Run(ctx context.Context) error {
 	router.AddConsumerHandler(r.opts.Durable, r.opts.Filter, subscriber, func(m *message.Message) error {
 		return r.handle(ctx, m)
 	})
-	if err := router.Run(ctx); err != nil && ctx.Err() == nil {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var ending sync.WaitGroup
+	ending.Go(func() {
+		select {
+		case <-ctx.Done():
+			r.drain(conn)
+			stop()
+		case <-running.Done():
+		}
+	})
+	err = router.Run(running)
+	stop()
+	ending.Wait()
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("run reactor %s: %w", r.opts.Durable, err)
 	}
 	if ctx.Err() == nil {
 		return fmt.Errorf("reactor %s: %w", r.opts.Durable, ErrClosed)
 	}
 	return nil
+}
+
+// drain ends the flow of messages before the subscriber is closed: that closes a
+// channel on which it may still be sending one.
+func (r *Reactor) drain(conn *nats.Conn) {
+	_ = conn.Drain() // what can't be drained is closed
+	limit := time.NewTimer(r.opts.Timeout + time.Second)
+	defer limit.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !conn.IsClosed() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return
+		}
+	}
 }
 
 // ensure makes the consumer, or brings it up to date.
@@ -180,7 +215,7 @@ func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
 		DeliverPolicy:  deliver,
 		FilterSubject:  r.opts.Filter,
 		AckPolicy:      jetstream.AckExplicitPolicy,
-		AckWait:        reactorPending*(r.opts.Timeout+time.Second) + 10*time.Second,
+		AckWait:        (reactorPending + 1) * (r.opts.Timeout + time.Second),
 		MaxDeliver:     r.opts.MaxDeliver + 1, // the last is answered by handle itself
 		MaxAckPending:  reactorPending,
 	})
@@ -188,11 +223,14 @@ func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
 }
 
 // handle runs Handle with its bounds. After the last try the message is left.
-func (r *Reactor) handle(ctx context.Context, m *message.Message) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+func (r *Reactor) handle(parent context.Context, m *message.Message) (err error) {
+	ctx, cancel := context.WithTimeout(parent, r.opts.Timeout)
 	defer cancel()
 	if err = r.try(ctx, m); err == nil {
 		return nil
+	}
+	if parent.Err() != nil {
+		return err // it was not given its time; what stops takes nothing with it
 	}
 	if n, odd := number(m, MetaDelivered); odd == nil && n >= uint64(r.opts.MaxDeliver) {
 		r.opts.Logger.Error("reactor gives a message up", "reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)

@@ -209,3 +209,40 @@ func TestReactorNeedsItsStream(t *testing.T) {
 	require.Error(t, streams.NewReactor(o).Run(ctx))
 	assert.Panics(t, func() { streams.NewReactor(streams.ReactorOptions{}) })
 }
+
+// To stop in the middle of the flow is no race with the library that closes its
+// channel, and what was under way comes again.
+func TestReactorStopsInTheMiddle(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 300)
+	publish(t, s, events)
+	var seen reactions
+	o := reactorOptions(s)
+	o.Timeout = 100 * time.Millisecond // what got lost at a stop is given again after a few of these
+	o.Handle = streams.OnEvent(func(ctx context.Context, e streams.Stored) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		seen.add(e.ID)
+		return nil
+	})
+	for range 6 {
+		stop := react(t, o)
+		before := len(seen.all())
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if n := len(seen.all()); n == before && n < len(events) {
+				return errors.New("nothing yet")
+			}
+			return nil
+		})
+		stop()
+	}
+	react(t, o)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := len(seen.all()); n < len(events) {
+			return fmt.Errorf("%d of %d", n, len(events))
+		}
+		return nil
+	})
+}
