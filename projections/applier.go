@@ -17,6 +17,8 @@ type applier struct {
 	projection Projection
 	dedup      Index
 	husks      *husks
+	// applied, if not nil, is told of each event that was applied.
+	applied func(tx *store.Tx, seq uint64)
 }
 
 // applyError says which of a batch failed.
@@ -84,6 +86,9 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 				return &applyError{at: i, seq: seq, panicked: errors.As(err, &p), err: err}
 			}
 			meta.Seq = seq
+			if a.applied != nil {
+				a.applied(tx, seq)
+			}
 		}
 		if meta.Seq == before {
 			return errNothing

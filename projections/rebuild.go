@@ -13,8 +13,9 @@ import (
 
 // Errors of [Runner.Rebuild].
 var (
-	// ErrBuilding says that this read model is being rebuilt already.
-	ErrBuilding = errors.New("read model is being rebuilt already")
+	// ErrBuilding says that this read model is being rebuilt, or replayed beside
+	// the live one, already.
+	ErrBuilding = errors.New("read model is being rebuilt or verified already")
 	// ErrUnsound says that the new file does not hold what was written to it.
 	ErrUnsound = errors.New("the new file does not read back as it was written")
 )
@@ -103,29 +104,11 @@ func (r *Runner) previous() string { return r.path + ".previous" }
 // rebuild is Rebuild under the lock. Why is not empty where the live file is of
 // another version: then there is no committer to take turns with.
 func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuilding)) (out Rebuilt, err error) {
-	if err := removeFile(r.building()); err != nil {
-		return out, err
-	}
-	options := r.opts.Store
-	options.NoSync = true
-	s, err := store.Open(r.building(), options)
+	b, err := r.newBuild(r.building(), why, progress)
 	if err != nil {
 		return out, err
 	}
-	b := &build{
-		r: r, a: r.applier(), s: s, tell: progress,
-		at: Rebuilding{Phase: PhaseReplay, Started: r.opts.Now(), Why: why},
-	}
-	defer func() {
-		r.progress.rebuilding(nil)
-		if b.s != nil { // not swapped
-			err = errors.Join(err, b.s.Close(), removeFile(r.building()))
-		}
-	}()
-	b.meta = store.Meta{Identity: string(r.identity), Version: r.projection.Version()}
-	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, b.meta) }); err != nil {
-		return out, err
-	}
+	defer func() { err = errors.Join(err, b.close()) }()
 	frozen := why != ""
 	if err := b.replay(ctx, frozen); err != nil {
 		return out, err
@@ -145,9 +128,41 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	return out, err
 }
 
+// newBuild begins an empty file.
+func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, error) {
+	if err := removeFile(path); err != nil {
+		return nil, err
+	}
+	options := r.opts.Store
+	options.NoSync = true
+	s, err := store.Open(path, options)
+	if err != nil {
+		return nil, err
+	}
+	b := &build{
+		r: r, a: r.applier(), s: s, path: path, tell: progress,
+		at:   Rebuilding{Phase: PhaseReplay, Started: r.opts.Now(), Why: why},
+		meta: store.Meta{Identity: string(r.identity), Version: r.projection.Version()},
+	}
+	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, b.meta) }); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+// close removes the file, unless it is the live one by now.
+func (b *build) close() error {
+	b.r.progress.rebuilding(nil)
+	if b.s == nil {
+		return nil
+	}
+	return errors.Join(b.s.Close(), removeFile(b.path))
+}
+
 // build is a file that is being built.
 type build struct {
 	r    *Runner
+	path string
 	a    *applier
 	s    *store.Store // nil once it is the live one
 	meta store.Meta
@@ -251,32 +266,13 @@ func (b *build) until(ctx context.Context, target uint64) error {
 
 // verify compares the new file with the live one at one event, and with itself
 // as it was written.
-func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) error {
-	own := func() error {
-		digest, meta, err := digestOf(b.s)
-		if err != nil {
-			return err
-		}
-		if meta != b.meta {
-			return fmt.Errorf("%w: it is at event %d, not %d", ErrUnsound, meta.Seq, b.meta.Seq)
-		}
-		out.VerifiedSeq, out.Digest = meta.Seq, digest
-		return nil
-	}
+func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) (err error) {
 	if frozen {
-		return own()
+		out.VerifiedSeq, out.Digest, err = b.own()
+		return err
 	}
-	// One view of the live file: it does not change while the new one comes to
-	// the same event.
-	return b.r.View(func(tx *store.Tx) error {
-		live, _, err := store.ReadMeta(tx)
-		if err != nil {
-			return err
-		}
-		if err := b.until(ctx, live.Seq); err != nil {
-			return err
-		}
-		if err := own(); err != nil {
+	return b.beside(ctx, func(tx *store.Tx, live store.Meta) error {
+		if out.VerifiedSeq, out.Digest, err = b.own(); err != nil {
 			return err
 		}
 		if live.Seq != b.meta.Seq {
@@ -285,9 +281,32 @@ func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) error {
 		if out.Was, err = store.Digest(tx); err != nil {
 			return fmt.Errorf("read the live file: %w", err)
 		}
-		out.Equal = out.Was == out.Digest &&
-			live.Dropped == b.meta.Dropped && live.Malformed == b.meta.Malformed
+		out.Equal = out.Was == out.Digest && live == b.meta
 		return nil
+	})
+}
+
+// own reads the new file back.
+func (b *build) own() (seq uint64, digest string, err error) {
+	digest, meta, err := digestOf(b.s)
+	if err == nil && meta != b.meta {
+		err = fmt.Errorf("%w: it is at event %d, not %d", ErrUnsound, meta.Seq, b.meta.Seq)
+	}
+	return meta.Seq, digest, err
+}
+
+// beside calls f with one view of the live file, which does not change while the
+// new one comes to the same event.
+func (b *build) beside(ctx context.Context, f func(tx *store.Tx, live store.Meta) error) error {
+	return b.r.View(func(tx *store.Tx) error {
+		live, _, err := store.ReadMeta(tx)
+		if err != nil {
+			return err
+		}
+		if err := b.until(ctx, live.Seq); err != nil {
+			return err
+		}
+		return f(tx, live)
 	})
 }
 

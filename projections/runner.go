@@ -190,8 +190,10 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.created = info.Created
-	if err := removeFile(r.building()); err != nil { // a rebuild was cut off
-		return nil, err
+	for _, left := range []string{r.building(), r.scratch(), r.scratch() + "2"} { // of what was cut off
+		if err := removeFile(left); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.open(info.State.LastSeq); err != nil {
 		return nil, err
