@@ -158,16 +158,43 @@ func (a *actions) KeyIDs() []string {
 
 // Rebuild builds a read model anew.
 func (a *actions) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+	r, err := a.runner(name)
+	if err != nil {
+		return projections.Rebuilt{}, err
+	}
+	out, err := r.Rebuild(ctx, progress)
+	if err == nil && out.Was != "" && !out.Equal {
+		a.p.log.Warn("rebuilt read model differs from the one before, which was wrong", "projection", name, "seq", out.VerifiedSeq)
+	}
+	return out, err
+}
+
+// runner finds a read model by a name that somebody gave.
+func (a *actions) runner(name string) (*projections.Runner, error) {
 	for _, r := range a.p.runners {
 		if r.Name() == name {
-			out, err := r.Rebuild(ctx, progress)
-			if err == nil && out.Was != "" && !out.Equal {
-				a.p.log.Warn("rebuilt read model differs from the one before, which was wrong", "projection", name, "seq", out.VerifiedSeq)
-			}
-			return out, err
+			return r, nil
 		}
 	}
-	return projections.Rebuilt{}, fmt.Errorf("projection %q: %w", name, api.ErrUnknown)
+	return nil, fmt.Errorf("projection %q: %w", name, api.ErrUnknown)
+}
+
+// Verify compares a read model with a replay.
+func (a *actions) Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error) {
+	r, err := a.runner(name)
+	if err != nil {
+		return projections.Verified{}, err
+	}
+	return r.Verify(ctx, progress)
+}
+
+// Explain says which events made a row.
+func (a *actions) Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error) {
+	r, err := a.runner(name)
+	if err != nil {
+		return projections.Trace{}, err
+	}
+	return r.Explain(ctx, bucket, key, progress)
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -72,16 +73,30 @@ type ConversationsShowCommand struct {
 	Page    string `arg:"" help:"Page id."`
 	Contact string `arg:"" help:"Contact id."`
 	Limit   int    `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"The newest this many; 0 for all."`
+	AtSeq   uint64 `name:"at-seq" placeholder:"N" env:"PAGESTREAM_CONVERSATIONS_AT_SEQ" help:"As it was after this event."`
+	AtTime  string `name:"at-time" placeholder:"WHEN" env:"PAGESTREAM_CONVERSATIONS_AT_TIME" help:"As it was then: a time (2026-11-23T10:00:00Z) or how long ago (2h)."`
 }
 
-// Run prints the messages, oldest first, with what became of each.
+// Run prints the messages, oldest first, with what became of each, now or at a
+// moment of the past.
 func (s ConversationsShowCommand) Run(c *CLI) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
 	}
 	path := "/api/v1/conversations/" + url.PathEscape(s.Page) + "/" + url.PathEscape(s.Contact) + "/messages"
-	list, err := collect[conversations.Message](c.ctx, cl, path, url.Values{"order": {"newest"}}, s.Limit)
+	query := url.Values{"order": {"newest"}}
+	if s.AtSeq > 0 {
+		query.Set("at_seq", strconv.FormatUint(s.AtSeq, 10))
+	}
+	at, err := when(s.AtTime, time.Now())
+	if err != nil {
+		return err
+	}
+	if !at.IsZero() {
+		query.Set("at_time", at.UTC().Format(time.RFC3339Nano))
+	}
+	list, err := collect[conversations.Message](c.ctx, cl, path, query, s.Limit)
 	if err != nil {
 		return err
 	}

@@ -15,9 +15,10 @@ import (
 
 // EventsCommand groups what reads the stream.
 type EventsCommand struct {
-	List EventsListCommand `cmd:"" help:"List events from a sequence on."`
-	Show EventsShowCommand `cmd:"" help:"Show one event whole."`
-	Tail EventsTailCommand `cmd:"" help:"Follow events as they are stored."`
+	List    EventsListCommand    `cmd:"" help:"List events from a sequence on."`
+	Show    EventsShowCommand    `cmd:"" help:"Show one event whole."`
+	Explain EventsExplainCommand `cmd:"" help:"Say which events made a conversation or a message."`
+	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
 }
 
 // EventFilter narrows events by page and type.

@@ -252,6 +252,9 @@ func (p *Program) startProjections(ctx context.Context) error {
 		return err
 	}
 	dir := p.cfg.ProjectionsDir()
+	if err := projections.RemovePast(dir); err != nil {
+		return err
+	}
 	var index projections.Index
 	for _, projection := range []projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
@@ -498,7 +501,7 @@ func (p *Program) newAPI() error {
 	p.api, err = api.New(api.Options{
 		JS: p.js, Stream: streams.Name, Token: token,
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
-		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"),
+		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"), Scratch: p.cfg.ProjectionsDir(),
 		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Erase: p.erase, Doctor: p.examine, Ready: p.health.reasons,
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),

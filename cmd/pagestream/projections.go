@@ -10,6 +10,8 @@ import (
 // ProjectionsCommand groups what concerns the read models.
 type ProjectionsCommand struct {
 	List    ProjectionsListCommand    `cmd:"" help:"Show where each read model stands."`
+	Verify  ProjectionsVerifyCommand  `cmd:"" help:"Compare read models with a replay of the stream."`
+	Explain ProjectionsExplainCommand `cmd:"" help:"Say which events made a row."`
 	Rebuild ProjectionsRebuildCommand `cmd:"" help:"Build read models anew from the stream, beside the live ones."`
 }
 

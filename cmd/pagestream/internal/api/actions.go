@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,10 @@ type Actions interface {
 	// Rebuild builds a read model anew beside the live one. It fails with
 	// [ErrUnknown] where there is none of that name.
 	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
+	// Verify replays the stream and compares; Explain says which events made a row.
+	// Both fail with [ErrUnknown] as Rebuild does.
+	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
+	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error)
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -146,6 +151,8 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"GET /api/v1/doctor":                                s.doctor,
 		"GET /api/v1/reconcile":                             s.reconcile,
 		"POST /api/v1/projections/{name}/rebuild":           s.rebuild,
+		"POST /api/v1/projections/{name}/verify":            s.verify,
+		"POST /api/v1/projections/{name}/explain":           s.explain,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,
 	}
@@ -252,6 +259,29 @@ func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "verify", func(ctx context.Context, progress func(any)) (any, error) {
+		return s.opts.Actions.Verify(ctx, r.PathValue("name"), func(p projections.Rebuilding) { progress(p) })
+	})
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Bucket string `json:"bucket"`
+		Key    string `json:"key"` // in hex
+	}
+	if err := decode(w, r, &in, `{"bucket": "messages", "key": "…"} with the key in hex, as verify names a row`); err != nil {
+		return err
+	}
+	key, err := hex.DecodeString(in.Key)
+	if err != nil || len(key) == 0 || in.Bucket == "" {
+		return problem(http.StatusBadRequest, "bucket and key are needed, the key in hex")
+	}
+	return run(w, r, "explain", func(ctx context.Context, progress func(any)) (any, error) {
+		return s.opts.Actions.Explain(ctx, r.PathValue("name"), in.Bucket, key, func(p projections.Rebuilding) { progress(p) })
+	})
+}
+
 func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.opts.Actions.Reconcile())
 	return nil
@@ -286,7 +316,7 @@ func actionFailed(doing string, err error) error {
 	}
 	status := http.StatusBadGateway
 	switch {
-	case errors.Is(err, ErrNotConnected), errors.Is(err, ErrUnknown):
+	case errors.Is(err, ErrNotConnected), errors.Is(err, ErrUnknown), errors.Is(err, projections.ErrNoRow):
 		status = http.StatusNotFound
 	case errors.Is(err, projections.ErrBuilding):
 		status = http.StatusConflict

@@ -66,6 +66,15 @@ func (f *fakeActions) Rebuild(_ context.Context, name string, progress func(proj
 	return projections.Rebuilt{Name: name}, f.err
 }
 
+func (f *fakeActions) Verify(_ context.Context, name string, _ func(projections.Rebuilding)) (projections.Verified, error) {
+	return projections.Verified{Name: name, Equal: true}, f.err
+}
+
+func (f *fakeActions) Explain(_ context.Context, _, bucket string, key []byte, _ func(projections.Rebuilding)) (projections.Trace, error) {
+	f.got = append(f.got, bucket, string(key))
+	return projections.Trace{Count: 1, First: []uint64{7}}, f.err
+}
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -124,6 +133,8 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/keys", ``, `"k2"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
 	{"POST", "/api/v1/projections/pages/rebuild", ``, `"name":"pages"`},
+	{"POST", "/api/v1/projections/pages/verify", ``, `"equal":true`},
+	{"POST", "/api/v1/projections/pages/explain", `{"bucket":"pages","key":"3130340001"}`, `"first":[7]`},
 }
 
 func TestActions(t *testing.T) {
@@ -189,6 +200,8 @@ func TestActionsRefuseBadInput(t *testing.T) {
 		{"/api/v1/pages/104/backfill", `{}`},
 		{"/api/v1/pages/104/backfill", `{"since":"yesterday"}`},
 		{"/api/v1/pages/104/messages", `[]`},
+		{"/api/v1/projections/pages/explain", `{"bucket":"pages","key":"no hex"}`},
+		{"/api/v1/projections/pages/explain", `{"key":"31"}`},
 		{"/api/v1/pages/104/messages", `{"contact":"` + strings.Repeat("x", 2<<20) + `"}`},
 	} {
 		resp, body := call(t, http.MethodPost, base+r.path, r.body)

@@ -1,12 +1,18 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/streams"
 )
 
 func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error {
@@ -33,6 +39,9 @@ func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
 	}
 	page, contact := r.PathValue("page"), r.PathValue("contact")
 	c, err := conversations.Get(m, domain.PageID(page), domain.ContactID(contact))
+	if errors.Is(err, conversations.ErrErased) {
+		return problem(http.StatusGone, fmt.Sprintf("the conversation of page %s with contact %s was erased", page, contact))
+	}
 	if errors.Is(err, conversations.ErrNotFound) {
 		return problem(http.StatusNotFound, fmt.Sprintf("page %s has no conversation with contact %s", page, contact))
 	}
@@ -50,20 +59,93 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	m, err := view(r, s.opts.Conversations)
-	if err != nil {
-		return err
-	}
 	q := r.URL.Query()
 	order := q.Get("order")
 	if order != "" && order != "newest" && order != "oldest" {
 		return problem(http.StatusBadRequest, "order is oldest or newest")
 	}
-	items, next, err := conversations.Messages(m, domain.PageID(r.PathValue("page")),
-		domain.ContactID(r.PathValue("contact")), q.Get("cursor"), limit, order == "newest")
-	if err != nil {
-		return badCursor(err, conversations.ErrCursor, "list messages")
+	page, contact := domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
+	read := func(v projections.Viewer) error {
+		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
+		if err != nil {
+			return badCursor(err, conversations.ErrCursor, "list messages")
+		}
+		writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
+		return nil
 	}
-	writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
+	if q.Has("at_seq") || q.Has("at_time") {
+		return s.past(r, page, contact, read)
+	}
+	m, err := view(r, s.opts.Conversations)
+	if err != nil {
+		return err
+	}
+	return read(m)
+}
+
+// maxPast bounds how long a look at the past takes.
+const maxPast = 50 * time.Second
+
+// past reads a conversation as it was at an event, or at a time by the stream's
+// clock: it folds what the stream had of it by then.
+func (s *Server) past(r *http.Request, page domain.PageID, contact domain.ContactID, read func(projections.Viewer) error) error {
+	seq, err := number(r, "at_seq", 0)
+	if err != nil {
+		return err
+	}
+	o := projections.PastOptions{
+		JS: s.opts.JS, Stream: s.opts.Stream, Dir: s.opts.Scratch, Seq: seq, Dedup: deliveries.Index{Runner: s.opts.Deliveries},
+		Filters: streams.Filter(page),
+		Keep: func(e streams.Stored) bool {
+			return e.Contact == contact || e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact)
+		},
+	}
+	if at := r.URL.Query().Get("at_time"); at != "" {
+		if o.Time, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			return problem(http.StatusBadRequest, "at_time is a time, as in 2026-11-23T10:00:00Z")
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), maxPast)
+	defer cancel()
+	return projections.Past(ctx, conversations.New(), o, func(v projections.Viewer, _ uint64) error { return read(v) })
+}
+
+// listSources serves which events made a conversation, or the message with ?mid=,
+// in order; ?after= goes on.
+func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
+	limit, err := limit(r, maxPage)
+	if err != nil {
+		return err
+	}
+	after, err := number(r, "cursor", 0)
+	if err != nil {
+		return err
+	}
+	m, err := view(r, s.opts.Conversations)
+	if err != nil {
+		return err
+	}
+	page, contact := domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
+	out := List[uint64]{Items: []uint64{}}
+	if mid := r.URL.Query().Get("mid"); mid != "" {
+		found, err := conversations.FindByMID(m, page, mid)
+		if errors.Is(err, conversations.ErrNotFound) || err == nil && found.Contact != contact {
+			return problem(http.StatusNotFound, "the conversation has no such message")
+		}
+		if err != nil {
+			return fmt.Errorf("find message: %w", err)
+		}
+		out.Items = found.Message.Events
+		writeJSON(w, http.StatusOK, out)
+		return nil
+	}
+	seqs, err := conversations.EventsOf(m, page, contact, after, limit)
+	if err != nil {
+		return fmt.Errorf("list events of conversation: %w", err)
+	}
+	if out.Items = append(out.Items, seqs...); len(seqs) == limit {
+		out.Next = strconv.FormatUint(seqs[limit-1], 10)
+	}
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }

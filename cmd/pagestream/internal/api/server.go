@@ -56,6 +56,8 @@ type Options struct {
 	Subscriptions Model
 	Conversations Model
 	Deliveries    Model
+	// Scratch is a directory for files that go with a request.
+	Scratch string
 	// Ledger has the counts of what never reached the stream.
 	Ledger *deliveries.Ledger
 	// Connector carries out the admin verbs on pages.
@@ -115,6 +117,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"POST /api/v1/pages/{id}/disconnect":                  s.disconnectPage,
 		"GET /api/v1/conversations/{page}/{contact}":          s.getConversation,
 		"GET /api/v1/conversations/{page}/{contact}/messages": s.listMessages,
+		"GET /api/v1/conversations/{page}/{contact}/events":   s.listSources,
 		"GET /api/v1/events":                                  s.listEvents,
 		"GET /api/v1/events/{seq}":                            s.getEvent,
 		"GET /api/v1/projections":                             s.listProjections,

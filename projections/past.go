@@ -1,0 +1,84 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// pastPattern names the files of [Past].
+const pastPattern = "past-*.db"
+
+// PastOptions say what to fold. JS and Dir are required.
+type PastOptions struct {
+	JS     jetstream.JetStream
+	Stream string
+	// Dir is where the scratch file is.
+	Dir string
+	// Filters narrow the events by subject, Keep by what is in them; nil keeps all.
+	Filters []string
+	Keep    func(streams.Stored) bool
+	// Seq and Time are where to stop: the last event, and when the last was stored.
+	// Zero is no bound.
+	Seq  uint64
+	Time time.Time
+	// Dedup is as for a [Runner].
+	Dedup Index
+}
+
+// Past folds the events up to a point into a scratch file and calls read with it
+// and with the last sequence folded, 0 for none. What was erased since is not in
+// it. It takes as long as it takes to read the filtered events.
+func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, seq uint64) error) (err error) {
+	f, err := os.CreateTemp(o.Dir, pastPattern)
+	if err != nil {
+		return fmt.Errorf("make scratch file: %w", err)
+	}
+	path := f.Name()
+	if err := errors.Join(f.Close(), os.Remove(path)); err != nil {
+		return fmt.Errorf("make scratch file: %w", err)
+	}
+	s, err := store.Open(path, store.Options{NoSync: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close(), removeFile(path)) }()
+	a := &applier{projection: p, dedup: o.Dedup}
+	var last uint64
+	_, err = streams.Replay(ctx, o.JS, streams.ReadOptions{Stream: o.Stream, To: o.Seq, Filters: o.Filters}, func(list []streams.Replayed) error {
+		var batch []*work
+		for _, e := range list {
+			if e.Malformed != nil || o.Keep != nil && !o.Keep(e.Stored) || !o.Time.IsZero() && e.At.After(o.Time) {
+				continue
+			}
+			batch = append(batch, &work{pos: streams.Position{Seq: e.Seq}, event: e.Stored})
+			last = e.Seq
+		}
+		if len(batch) == 0 {
+			return nil
+		}
+		_, _, err := a.apply(ctx, s, batch)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("fold the past of %s: %w", p.Name(), err)
+	}
+	return read(s, last)
+}
+
+// RemovePast removes what a killed process left of [Past] in dir.
+func RemovePast(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, pastPattern))
+	for _, path := range left {
+		err = errors.Join(err, removeFile(path))
+	}
+	return err
+}
