@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
@@ -21,6 +22,7 @@ import (
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // actions is the API's view of what an operator may ask for.
@@ -195,6 +197,15 @@ func (a *actions) Explain(ctx context.Context, name, bucket string, key []byte, 
 		return projections.Trace{}, err
 	}
 	return r.Explain(ctx, bucket, key, progress)
+}
+
+// Audit proves the whole stream.
+func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
+	o := audit.Options{JS: a.p.js, Stream: streams.Name, Ledger: a.p.ledger.Counts}
+	for _, r := range a.p.runners {
+		o.Models = append(o.Models, r)
+	}
+	return audit.Run(ctx, o, func(p audit.Progress) { progress(p) })
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

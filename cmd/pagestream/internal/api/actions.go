@@ -40,6 +40,9 @@ type Actions interface {
 	// Both fail with [ErrUnknown] as Rebuild does.
 	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
 	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error)
+	// Audit proves the whole stream against what was counted at the door and in
+	// the read models.
+	Audit(ctx context.Context, progress func(any)) (any, error)
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -153,6 +156,7 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"POST /api/v1/projections/{name}/rebuild":           s.rebuild,
 		"POST /api/v1/projections/{name}/verify":            s.verify,
 		"POST /api/v1/projections/{name}/explain":           s.explain,
+		"POST /api/v1/audit":                                s.audit,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,
 	}
@@ -280,6 +284,10 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 	return run(w, r, "explain", func(ctx context.Context, progress func(any)) (any, error) {
 		return s.opts.Actions.Explain(ctx, r.PathValue("name"), in.Bucket, key, func(p projections.Rebuilding) { progress(p) })
 	})
+}
+
+func (s *Server) audit(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "audit", s.opts.Actions.Audit)
 }
 
 func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {

@@ -75,6 +75,10 @@ func (f *fakeActions) Explain(_ context.Context, _, bucket string, key []byte, _
 	return projections.Trace{Count: 1, First: []uint64{7}}, f.err
 }
 
+func (f *fakeActions) Audit(context.Context, func(any)) (any, error) {
+	return map[string]int{"seq": 7}, f.err
+}
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -130,6 +134,7 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/conversations/104/31/erase", ``, `"events":2`},
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
+	{"POST", "/api/v1/audit", ``, `"seq":7`},
 	{"GET", "/api/v1/keys", ``, `"k2"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
 	{"POST", "/api/v1/projections/pages/rebuild", ``, `"name":"pages"`},
