@@ -17,6 +17,11 @@ type applier struct {
 	projection Projection
 	dedup      Index
 	husks      *husks
+	// attempts is how often an event is tried before it is parked, 0 for never.
+	attempts int
+	// giveUp, if not nil, is asked before an event is parked.
+	giveUp  func(*applyError) error
+	decided *decided
 	// applied, if not nil, is told of each event that was applied.
 	applied func(tx *store.Tx, seq uint64)
 }
@@ -55,13 +60,61 @@ func (a *applier) fill(ctx context.Context, at uint64, batch []*work) ([]*work, 
 	return whole, nil
 }
 
-// apply is one transaction: the batch, and the position after it. Changed is
-// false if all of it was in the file already.
-func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (meta store.Meta, changed bool, err error) {
+// apply applies a batch and what was decided in between, and returns the position
+// after it and how many of the batch are in the file, also after an error. An
+// event that can't be applied is parked, if the applier does that.
+func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (meta store.Meta, done int, err error) {
+	if meta, err = metaOf(s); err != nil {
+		return meta, 0, err
+	}
 	later, err := a.duplicates(ctx, batch)
 	if err != nil {
-		return meta, false, err
+		return meta, 0, err
 	}
+	tries := 0
+	for done < len(batch) {
+		if meta, _, err = a.decide(ctx, s, meta, batch[done].pos.Seq, a.decided.last()); err != nil {
+			return meta, done, err
+		}
+		end := done + a.decided.cut(meta, batch[done:])
+		m, _, err := a.once(s, batch[done:end], later[done:end])
+		if err == nil {
+			meta, done, tries = m, end, 0
+			continue
+		}
+		var failed *applyError
+		if !errors.As(err, &failed) {
+			return meta, done, err
+		}
+		if failed.at > 0 { // what comes before it first
+			end = done + failed.at
+			if meta, _, err = a.once(s, batch[done:end], later[done:end]); err != nil {
+				return meta, done, err
+			}
+			done, tries = end, 0
+		}
+		if !a.parks(failed) {
+			return meta, done, failed
+		}
+		if tries++; tries < a.attempts {
+			continue
+		}
+		if a.giveUp != nil {
+			if err := a.giveUp(failed); err != nil {
+				return meta, done, err
+			}
+		}
+		if meta, err = a.parkFailed(s, batch[done], failed, tries); err != nil {
+			return meta, done, err
+		}
+		done, tries = done+1, 0
+	}
+	return meta, done, nil
+}
+
+// once is one transaction: the batch, and the position after it. Changed is
+// false if all of it was in the file already.
+func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.Meta, changed bool, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
@@ -79,7 +132,7 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 			case later[i]:
 				meta.Dropped++
 			default:
-				err = a.applyOne(tx, w.event)
+				err = a.take(tx, &meta, w.event)
 			}
 			if err != nil {
 				var p *panicError
@@ -99,6 +152,20 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 		return meta, false, nil
 	}
 	return meta, err == nil, err
+}
+
+// take applies an event, or parks it behind one of its conversation.
+func (a *applier) take(tx *store.Tx, meta *store.Meta, e streams.Stored) error {
+	if meta.Parked > 0 {
+		if err := unparkErased(tx, meta, e, a); err != nil {
+			return err
+		}
+		if head := parkedHead(tx, e.Page, e.Contact); head > 0 {
+			meta.Parked++
+			return putDeadLetter(tx, waiting(e, head))
+		}
+	}
+	return a.applyOne(tx, e)
 }
 
 // errNothing rolls an empty transaction back, which spares its fsync.

@@ -8,6 +8,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/streams"
+
+	"github.com/pagestream/pagestream/projections/store"
 )
 
 // However messages arrive, they are taken in order, each once, and none is left
@@ -74,15 +76,15 @@ func TestOrderOfArrivalDoesNotMatter(t *testing.T) {
 func TestLagAge(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	p := newProgress(Status{State: StateStarting}, func() time.Time { return now }, time.Second)
-	p.began(0, 0, 0, 0, "")
+	p.began(store.Meta{}, 0, "")
 	p.running()
 	step := func(d time.Duration, head uint64) { now = now.Add(d); p.sawHead(head, nil) }
 	// Under load a model that keeps up is always a little behind.
 	for i := uint64(1); i <= 600; i++ {
 		step(time.Second, 100*i)
-		p.committed(100*i-10, 0, 0)
+		p.committed(store.Meta{Seq: 100*i - 10})
 		if i > 1 {
-			p.committed(100*i-5, 0, 0)
+			p.committed(store.Meta{Seq: 100*i - 5})
 		}
 		if err := p.healthy(2 * time.Second); err != nil {
 			t.Fatalf("second %d: %v", i, err)
@@ -99,7 +101,7 @@ func TestLagAge(t *testing.T) {
 	if age := p.status().LagAge; age != 200*time.Second {
 		t.Errorf("lag age %s", age)
 	}
-	p.committed(p.s.Head, 0, 0)
+	p.committed(store.Meta{Seq: p.s.Head})
 	if s := p.status(); s.Lag != 0 || s.LagAge != 0 || p.healthy(time.Second) != nil {
 		t.Errorf("caught up: %+v", s)
 	}

@@ -306,8 +306,20 @@ func (b *build) beside(ctx context.Context, f func(tx *store.Tx, live store.Meta
 		if err := b.until(ctx, live.Seq); err != nil {
 			return err
 		}
+		if err := b.decide(ctx, live.Decision); err != nil {
+			return err
+		}
 		return f(tx, live)
 	})
+}
+
+// decide carries out what the live read model has, up to a decision.
+func (b *build) decide(ctx context.Context, upto uint64) error {
+	meta, changed, err := b.a.decide(ctx, b.s, b.meta, b.meta.Seq+1, upto)
+	if changed {
+		b.meta = meta
+	}
+	return err
 }
 
 // swap comes close to the live read model and then takes its place between two
@@ -326,15 +338,23 @@ func (b *build) swap(ctx context.Context) error {
 	if err := b.s.Sync(); err != nil {
 		return err
 	}
-	sw := &swap{done: make(chan error, 1), do: func(ctx context.Context) error {
+	return b.r.turn(ctx, func(ctx context.Context) error {
 		if err := b.until(ctx, b.r.Status().Seq); err != nil {
 			return err
 		}
+		if err := b.decide(ctx, b.r.decided.last()); err != nil {
+			return err
+		}
 		return b.take(ctx)
-	}}
+	})
+}
+
+// turn has the committer do something between two batches.
+func (r *Runner) turn(ctx context.Context, do func(context.Context) error) error {
+	sw := &swap{do: do, done: make(chan error, 1)}
 	select {
-	case b.r.swaps <- sw:
-	case <-b.r.done:
+	case r.swaps <- sw:
+	case <-r.done:
 		return ErrStopped
 	case <-ctx.Done():
 		return ctx.Err()
@@ -362,7 +382,7 @@ func (b *build) take(context.Context) error {
 	}
 	old := r.store.Swap(b.s)
 	b.s = nil
-	r.progress.swapped(b.meta.Seq, b.meta.Dropped, b.meta.Malformed)
+	r.progress.swapped(b.meta)
 	return old.Close()
 }
 

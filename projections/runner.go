@@ -34,6 +34,8 @@ const (
 	restartMin   = 50 * time.Millisecond
 	restartMax   = 5 * time.Second
 	maxErrorText = 500
+	// checkEvery is how often a file is read whole because of panics.
+	checkEvery = time.Minute
 	// maxMalformed bounds the messages that are remembered as malformed.
 	maxMalformed = 1000
 )
@@ -90,6 +92,10 @@ type RunnerOptions struct {
 	HeadInterval time.Duration
 	// Subscriber makes the subscriber; by default a streams.Subscriber.
 	Subscriber func(streams.SubscriberOptions) message.Subscriber
+	// Attempts is how often an event that can't be applied is tried before it is
+	// parked (see [DeadLetter]); 0 is for ever: the read model then stands still at
+	// it. An [Index] has to, since what it has not seen would look new.
+	Attempts int
 	// Store configures the file.
 	Store  store.Options
 	Now    func() time.Time
@@ -129,11 +135,11 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 //
 // Events come through a watermill router and are put back in stream order;
 // whatever is there is applied in one transaction, together with the position,
-// and then acknowledged. What was applied
-// before is not applied again, what fails is tried again in order with a
-// growing pause, and nothing is skipped but two kinds that are counted: an
-// event whose id an earlier one has, and a message that is no event. Both are
-// told by the stream alone, so that live and rebuild agree. For the same reason
+// and then acknowledged. What was applied before is not applied again, and what
+// fails is tried again in order with a growing pause. Three kinds are left out
+// and counted: an event whose id an earlier one has, a message that is no event,
+// and, where Attempts says so, a [DeadLetter]. All are told by the stream and the
+// projection alone, so that live and rebuild agree. For the same reason
 // an event that was erased is applied as far as it stays (see domain.Husk), in
 // its place.
 //
@@ -152,6 +158,7 @@ type Runner struct {
 	identity   streams.Identity // of the stream that is followed
 	verify     chan struct{}    // a reader met a corrupt page
 	rebuilds   sync.Mutex       // one at a time
+	decided    decided          // about dead letters
 	swaps      chan *swap       // for the committer, between two batches
 	older      string           // why the open file is only served until there is a new one
 
@@ -190,6 +197,11 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.created = info.Created
+	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name(), r.identity)
+	if err != nil {
+		return nil, err
+	}
+	r.decided.set(list)
 	for _, left := range []string{r.building(), r.scratch(), r.scratch() + "2"} { // of what was cut off
 		if err := removeFile(left); err != nil {
 			return nil, err
@@ -222,14 +234,14 @@ func (r *Runner) open(head uint64) error {
 	}
 	if why == "" {
 		r.store.Store(s)
-		r.progress.began(meta.Seq, meta.Dropped, meta.Malformed, head, "")
+		r.progress.began(meta, head, "")
 		return nil
 	}
 	if meta.Identity == string(r.identity) && meta.Version != r.projection.Version() && meta.Seq <= head && s.Recreated() == "" {
 		// True as of its position: it is read until there is a new one.
 		r.store.Store(s)
 		r.older = why
-		r.progress.began(0, 0, 0, head, why)
+		r.progress.began(store.Meta{}, head, why)
 		r.progress.stale(meta.Seq)
 		return nil
 	}
@@ -281,7 +293,7 @@ func (r *Runner) begin(head uint64, why string) error {
 	r.store.Store(s)
 	r.older = ""
 	r.progress.stale(0)
-	r.progress.began(0, 0, 0, head, why)
+	r.progress.began(store.Meta{}, head, why)
 	r.opts.Logger.Info("read model begun anew", "projection", r.projection.Name(), "why", why, "events", head)
 	return nil
 }
@@ -369,6 +381,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		before := r.Status().Seq
 		err := r.renew(ctx)
 		if err == nil {
+			err = r.resume(ctx, r.applier())
+		}
+		if err == nil {
 			err = r.drive(ctx, replaced)
 		}
 		if ctx.Err() != nil {
@@ -424,6 +439,7 @@ func (r *Runner) recover(ctx context.Context, err error) error {
 			// start builds once more.
 			r.identity = streams.Identity(fmt.Sprintf("%s then %s", r.opts.Identity, info.Created.UTC().Format(time.RFC3339Nano)))
 			r.created = info.Created
+			r.decided.set(nil)
 		}
 		if err := r.store.Load().Close(); err != nil {
 			return err
@@ -556,7 +572,18 @@ func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message
 // it at once.
 func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.CancelCauseFunc) {
 	o, a := newOrder(), r.applier()
-	var last time.Time
+	var last, checked time.Time
+	a.giveUp = func(failed *applyError) error {
+		// A corrupt page makes a projection panic too. To look takes reading it all.
+		if now := r.opts.Now(); failed.panicked && now.Sub(checked) > checkEvery {
+			checked = now
+			r.check(end)
+		}
+		if ctx.Err() == nil {
+			r.opts.Logger.Error("event parked as a dead letter", "projection", r.Name(), "seq", failed.seq, "err", failed.err)
+		}
+		return ctx.Err()
+	}
 	for {
 		select {
 		case w := <-in:
@@ -585,6 +612,19 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 			}
 		}
 	}
+}
+
+// resume carries out what was decided before the process was cut off.
+func (r *Runner) resume(ctx context.Context, a *applier) error {
+	meta, err := metaOf(r)
+	if err != nil {
+		return err
+	}
+	meta, changed, err := a.decide(ctx, r.store.Load(), meta, meta.Seq+1, r.decided.last())
+	if changed {
+		r.progress.committed(meta)
+	}
+	return err
 }
 
 // gather takes in what comes within the pause, up to a full batch, and then
@@ -628,19 +668,17 @@ func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*work
 	whole, err := a.fill(ctx, r.Status().Seq, batch)
 	if err == nil {
 		batch = whole
-		err = r.apply(ctx, a, batch)
-	}
-	var failed *applyError
-	if errors.As(err, &failed) && failed.at > 0 {
-		if firstErr := r.apply(ctx, a, batch[:failed.at]); firstErr == nil {
-			resolve(batch[:failed.at], nil)
-			batch = batch[failed.at:]
+		var done int
+		if done, err = r.apply(ctx, a, batch); done > 0 {
+			resolve(batch[:done], nil)
+			batch = batch[done:]
 		}
 	}
 	if err == nil {
-		resolve(batch, nil)
 		return
 	}
+	var failed *applyError
+	errors.As(err, &failed)
 	if ctx.Err() == nil {
 		var seq uint64
 		if failed != nil {
@@ -664,19 +702,21 @@ func resolve(batch []*work, err error) {
 	}
 }
 
-// apply applies a batch to the live file.
-func (r *Runner) apply(ctx context.Context, a *applier, batch []*work) error {
-	meta, changed, err := a.apply(ctx, r.store.Load(), batch)
-	if err == nil && changed {
-		r.progress.committed(meta.Seq, meta.Dropped, meta.Malformed)
+// apply applies a batch to the live file and says how much of it is in there.
+func (r *Runner) apply(ctx context.Context, a *applier, batch []*work) (done int, err error) {
+	before := r.Status().Seq
+	meta, done, err := a.apply(ctx, r.store.Load(), batch)
+	if meta.Seq > before {
+		r.progress.committed(meta)
 	}
-	return err
+	return done, err
 }
 
 // applier returns what applies events to a file of this projection.
 func (r *Runner) applier() *applier {
 	return &applier{
 		projection: r.projection, dedup: r.opts.Dedup, husks: &husks{js: r.opts.JS, stream: r.opts.Stream},
+		attempts: max(0, r.opts.Attempts), decided: &r.decided,
 	}
 }
 

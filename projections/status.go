@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/pagestream/pagestream/projections/store"
 )
 
 // State is what a [Runner] is doing.
@@ -50,6 +52,10 @@ type Status struct {
 	// a rebuild counts them again.
 	Dropped   uint64 `json:"dropped"`
 	Malformed uint64 `json:"malformed"`
+	// Parked counts the dead letters and what waits behind them, Discarded those
+	// that were given up. See [DeadLetter].
+	Parked    uint64 `json:"parked"`
+	Discarded uint64 `json:"discarded"`
 	// Commits counts transactions since the start of the process.
 	Commits    uint64    `json:"commits"`
 	LastCommit time.Time `json:"last_commit,omitzero"`
@@ -118,14 +124,14 @@ func (p *progress) statusLocked() Status {
 }
 
 // committed moves the position on.
-func (p *progress) committed(seq, dropped, malformed uint64) {
+func (p *progress) committed(m store.Meta) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.s.Seq, p.s.Dropped, p.s.Malformed = seq, dropped, malformed
+	p.took(m)
 	p.s.Commits++
 	p.s.LastCommit = p.now()
-	p.s.Head = max(p.s.Head, seq)
-	for len(p.samples) > 0 && p.samples[0].head <= seq {
+	p.s.Head = max(p.s.Head, m.Seq)
+	for len(p.samples) > 0 && p.samples[0].head <= m.Seq {
 		p.samples = p.samples[1:]
 	}
 	p.settle()
@@ -148,9 +154,14 @@ func (p *progress) stale(seq uint64) {
 }
 
 // swapped says that another file took the live one's place.
-func (p *progress) swapped(seq, dropped, malformed uint64) {
+func (p *progress) swapped(m store.Meta) {
 	p.stale(0)
-	p.committed(seq, dropped, malformed)
+	p.committed(m)
+}
+
+// took notes where the read model stands.
+func (p *progress) took(m store.Meta) {
+	p.s.Seq, p.s.Dropped, p.s.Malformed, p.s.Parked, p.s.Discarded = m.Seq, m.Dropped, m.Malformed, m.Parked, m.Discarded
 }
 
 // settle leaves a failure behind and ends a rebuild that is done.
@@ -162,14 +173,15 @@ func (p *progress) settle() {
 	}
 }
 
-// began says that the runner starts at seq; why is not empty if that is anew,
+// began says that the runner starts there; why is not empty if that is anew,
 // with all before head to be built.
-func (p *progress) began(seq, dropped, malformed, head uint64, why string) {
+func (p *progress) began(m store.Meta, head uint64, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.s.Seq, p.s.Dropped, p.s.Malformed, p.s.Head = seq, dropped, malformed, head
+	p.took(m)
+	p.s.Head = head
 	p.samples = nil
-	if head > seq {
+	if head > m.Seq {
 		p.samples = append(p.samples, sample{head, p.now()})
 	}
 	if why != "" {

@@ -21,6 +21,12 @@ type Meta struct {
 	// Malformed messages that were no events.
 	Dropped   uint64 `json:"dropped,omitempty"`
 	Malformed uint64 `json:"malformed,omitempty"`
+	// Parked counts events that are not in the state: those that could not be
+	// applied, and those that wait behind them. Discarded counts those given up.
+	Parked    uint64 `json:"parked,omitempty"`
+	Discarded uint64 `json:"discarded,omitempty"`
+	// Decision is the last decision about parked events that was carried out.
+	Decision uint64 `json:"decision,omitempty"`
 }
 
 // ReadMeta returns the position, false if the store is new.
