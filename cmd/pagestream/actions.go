@@ -208,6 +208,72 @@ func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
 	return audit.Run(ctx, o, func(p audit.Progress) { progress(p) })
 }
 
+// shown bounds the dead letters that an answer lists.
+const shown = 100
+
+// DeadLetters lists those of one read model, or of all, one after the other.
+func (a *actions) DeadLetters(projection string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
+	runners, err := a.deciders(projection)
+	if err != nil {
+		return nil, err
+	}
+	past := after.Projection == ""
+	for _, r := range runners {
+		at := projections.DeadLetter{}
+		if !past && r.Name() == after.Projection {
+			past, at = true, after
+		}
+		if !past || len(out) == limit {
+			continue
+		}
+		list, err := r.DeadLetters(at, limit-len(out))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	return out, nil
+}
+
+func (a *actions) deciders(projection string) ([]*projections.Runner, error) {
+	if projection == "" {
+		return a.p.runners, nil
+	}
+	r, err := a.runner(projection)
+	return []*projections.Runner{r}, err
+}
+
+// Decide redrives or discards dead letters, in each read model that has such.
+func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.DecisionResult, error) {
+	out := api.DecisionResult{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
+	runners, err := a.deciders(r.Projection)
+	if err != nil {
+		return out, err
+	}
+	d := streams.Decision{Action: r.Action, Event: r.Event, Page: r.Page, Reason: r.Reason}
+	for _, run := range runners {
+		list, err := run.About(d)
+		if err != nil {
+			return out, err
+		}
+		if len(list) == 0 {
+			continue
+		}
+		out.Count += len(list)
+		out.DeadLetters = append(out.DeadLetters, list[:min(len(list), shown-len(out.DeadLetters))]...)
+		if r.DryRun {
+			continue
+		}
+		if out.Outcomes[run.Name()], err = run.Decide(ctx, d); err != nil {
+			return out, err
+		}
+	}
+	if out.Count == 0 {
+		return out, projections.ErrNoDeadLetter
+	}
+	return out, nil
+}
+
 // RotateKey makes a key and seals all tokens with it. What fails stays under its
 // old key, which stays in the ring.
 func (a *actions) RotateKey(ctx context.Context, progress func(any)) (api.KeyRotation, error) {

@@ -52,6 +52,8 @@ type Program struct {
 	login     *login.Handler
 	callbacks *callbacks.Handler
 	eraser    *erase.Eraser
+	// projections are folded besides our own.
+	projections []projections.Projection
 	// openLogins lets anybody log in: dev's, which is offline.
 	openLogins bool
 	// reconciler holds what Meta does against what is wanted.
@@ -256,12 +258,13 @@ func (p *Program) startProjections(ctx context.Context) error {
 		return err
 	}
 	var index projections.Index
-	for _, projection := range []projections.Projection{
+	attempts := 0 // what the index has not seen would look new, so it never parks
+	for _, projection := range append([]projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
-	} {
+	}, p.projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: identity, Dedup: index,
-			MaxBatch: p.cfg.Projections.MaxBatch, Logger: p.log,
+			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Logger: p.log,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -269,7 +272,7 @@ func (p *Program) startProjections(ctx context.Context) error {
 		p.onClose("projection "+projection.Name(), func(context.Context) error { return r.Close() })
 		p.runners = append(p.runners, r)
 		if index == nil {
-			index = deliveries.Index{Runner: r}
+			index, attempts = deliveries.Index{Runner: r}, projections.DefaultAttempts
 		}
 	}
 	run, stop := context.WithCancel(context.Background())

@@ -25,6 +25,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
@@ -72,10 +73,11 @@ func testConfig(dir string) config.Config {
 	return cfg
 }
 
-func start(t *testing.T, cfg config.Config) *running {
+func start(t *testing.T, cfg config.Config, more ...projections.Projection) *running {
 	t.Helper()
 	log := &syncBuffer{}
 	p := NewProgram(cfg, slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	p.projections = more
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	if err := p.Run(ctx); err != nil {

@@ -33,9 +33,9 @@ func (ProjectionsListCommand) Run(c *CLI) error {
 
 func writeProjections(c *CLI, list []projections.Status) {
 	t := tabwriter.NewWriter(c.Out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "PROJECTION\tVERSION\tSTATE\tSEQUENCE\tLAG\tDROPPED\tERROR")
+	fmt.Fprintln(t, "PROJECTION\tVERSION\tSTATE\tSEQUENCE\tLAG\tDROPPED\tPARKED\tERROR")
 	for _, s := range list {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%d\t%d\t%s\n", s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, dash(s.LastError))
+		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\n", s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, s.Parked, dash(s.LastError))
 	}
 	_ = t.Flush()
 }

@@ -43,6 +43,10 @@ type Actions interface {
 	// Audit proves the whole stream against what was counted at the door and in
 	// the read models.
 	Audit(ctx context.Context, progress func(any)) (any, error)
+	// DeadLetters lists what read models could not take in, of one or of all;
+	// Decide redrives or discards it.
+	DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
+	Decide(ctx context.Context, r DecisionRequest) (DecisionResult, error)
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -156,6 +160,8 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"POST /api/v1/projections/{name}/rebuild":           s.rebuild,
 		"POST /api/v1/projections/{name}/verify":            s.verify,
 		"POST /api/v1/projections/{name}/explain":           s.explain,
+		"GET /api/v1/deadletters":                           s.listDeadLetters,
+		"POST /api/v1/deadletters":                          s.decideDeadLetters,
 		"POST /api/v1/audit":                                s.audit,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,

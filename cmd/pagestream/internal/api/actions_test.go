@@ -79,6 +79,16 @@ func (f *fakeActions) Audit(context.Context, func(any)) (any, error) {
 	return map[string]int{"seq": 7}, f.err
 }
 
+func (f *fakeActions) DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error) {
+	f.got = append(f.got, projection, after.Seq)
+	return []projections.DeadLetter{{Seq: after.Seq + 7, Error: "unfit"}}[:min(1, limit)], f.err
+}
+
+func (f *fakeActions) Decide(_ context.Context, r DecisionRequest) (DecisionResult, error) {
+	f.got = append(f.got, r)
+	return DecisionResult{Count: 2}, f.err
+}
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -135,6 +145,8 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"POST", "/api/v1/audit", ``, `"seq":7`},
+	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
+	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},
 	{"GET", "/api/v1/keys", ``, `"k2"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
 	{"POST", "/api/v1/projections/pages/rebuild", ``, `"name":"pages"`},
@@ -207,6 +219,11 @@ func TestActionsRefuseBadInput(t *testing.T) {
 		{"/api/v1/pages/104/messages", `[]`},
 		{"/api/v1/projections/pages/explain", `{"bucket":"pages","key":"no hex"}`},
 		{"/api/v1/projections/pages/explain", `{"key":"31"}`},
+		{"/api/v1/deadletters", `{"action":"keep","all":true}`},
+		{"/api/v1/deadletters", `{"action":"redrive"}`},
+		{"/api/v1/deadletters", `{"action":"redrive","all":true,"page":"104"}`},
+		{"/api/v1/deadletters", `{"action":"discard","all":true}`},
+		{"/api/v1/deadletters", `{"action":"discard","all":true,"reason":"` + strings.Repeat("x", 2000) + `"}`},
 		{"/api/v1/pages/104/messages", `{"contact":"` + strings.Repeat("x", 2<<20) + `"}`},
 	} {
 		resp, body := call(t, http.MethodPost, base+r.path, r.body)

@@ -106,6 +106,8 @@ var (
 		"Duplicates in the stream that the projection dropped.", []string{"projection"}, nil)
 	malformedDesc = prometheus.NewDesc("pagestream_projection_malformed_total",
 		"Messages in the stream that are no events of ours.", []string{"projection"}, nil)
+	parkedDesc = prometheus.NewDesc("pagestream_projection_parked_events",
+		"Dead letters of the projection, and what waits behind them.", []string{"projection"}, nil)
 	ageDesc = prometheus.NewDesc("pagestream_page_last_event_age_seconds",
 		"Time since the page's last event was stored.", []string{"page"}, nil)
 )
@@ -116,7 +118,7 @@ type modelCollector struct {
 }
 
 func (c *modelCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{lagDesc, lagAgeDesc, droppedDesc, malformedDesc, ageDesc} {
+	for _, d := range []*prometheus.Desc{lagDesc, lagAgeDesc, droppedDesc, malformedDesc, parkedDesc, ageDesc} {
 		ch <- d
 	}
 }
@@ -127,6 +129,7 @@ func (c *modelCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(lagAgeDesc, prometheus.GaugeValue, s.LagAge.Seconds(), s.Name)
 		ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(s.Dropped), s.Name)
 		ch <- prometheus.MustNewConstMetric(malformedDesc, prometheus.CounterValue, float64(s.Malformed), s.Name)
+		ch <- prometheus.MustNewConstMetric(parkedDesc, prometheus.GaugeValue, float64(s.Parked), s.Name)
 	}
 	list, _, err := pages.List(c.pages, "", maxPageSeries)
 	if err != nil {

@@ -194,7 +194,7 @@ func (a *auditor) settle(ctx context.Context) error {
 		at := &model{Projected: Projected{Name: m.Name()}}
 		err := m.View(func(tx *store.Tx) error {
 			meta, _, err := store.ReadMeta(tx)
-			at.Seq, at.Malformed, at.Doubled = meta.Seq, meta.Malformed, meta.Dropped
+			at.Seq, at.Malformed, at.Doubled, at.Parked = meta.Seq, meta.Malformed, meta.Dropped, meta.Parked
 			return err
 		})
 		if err != nil {
