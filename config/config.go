@@ -81,6 +81,12 @@ type NATS struct {
 	Creds string `koanf:"creds"`
 	// Replicas is how many copies of the stream a cluster keeps.
 	Replicas int `koanf:"replicas"`
+	// Listen is where the embedded server listens for downstream consumers; empty
+	// is nowhere. An address that others reach needs a certificate.
+	Listen string `koanf:"listen"`
+	// CertFile and KeyFile are the PEM files of the listener's certificate.
+	CertFile string `koanf:"cert_file"`
+	KeyFile  string `koanf:"key_file"`
 }
 
 // Sync modes of the embedded server.

@@ -65,6 +65,17 @@ func (c Config) Validate() error {
 	}
 	v.path("nats.creds", c.NATS.Creds)
 	v.number("nats.replicas", c.NATS.Replicas, 1, 5)
+	v.path("nats.cert_file", c.NATS.CertFile)
+	v.path("nats.key_file", c.NATS.KeyFile)
+	if (c.NATS.CertFile == "") != (c.NATS.KeyFile == "") {
+		v.add("nats.cert_file: a certificate and its key go together: set nats.cert_file and nats.key_file, or neither")
+	}
+	if c.NATS.Listen != "" {
+		v.address("nats.listen", c.NATS.Listen)
+		if c.NATS.CertFile == "" && !loopback(c.NATS.Listen) {
+			v.add("nats.listen: %q is reached by others, who could read along: set nats.cert_file and nats.key_file, or listen on 127.0.0.1", c.NATS.Listen)
+		}
+	}
 
 	v.oneOf("streams.sync", c.Streams.Sync, SyncAlways, SyncInterval)
 	v.duration("streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
@@ -129,6 +140,13 @@ func (v *validator) file(key, value string) {
 }
 
 // path refuses what only a shell would have understood.
+// loopback reports whether only this machine reaches an address.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
 func (v *validator) path(key, value string) {
 	if strings.HasPrefix(value, "~") {
 		v.add("%s: %q: ~ means nothing here: write the path in full", key, value)

@@ -14,6 +14,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
@@ -272,6 +273,36 @@ func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.Decisi
 		return out, projections.ErrNoDeadLetter
 	}
 	return out, nil
+}
+
+// Consumers lists the programs that read by NATS.
+func (a *actions) Consumers(ctx context.Context) (out []any, err error) {
+	out = []any{}
+	list, err := a.p.consumers.List(ctx)
+	for _, c := range list {
+		out = append(out, c)
+	}
+	return out, err
+}
+
+// AddConsumer lets a program read by NATS.
+func (a *actions) AddConsumer(ctx context.Context, r api.ConsumerRequest) (any, error) {
+	out, err := a.p.consumers.Add(ctx, consumers.Spec{Name: r.Name, Pages: r.Pages, Company: r.Company, Types: r.Types, FromNow: r.FromNow})
+	for _, wrong := range []error{consumers.ErrName, consumers.ErrExists, consumers.ErrType, consumers.ErrTooMany} {
+		if errors.Is(err, wrong) {
+			err = fmt.Errorf("%w: %w", api.ErrRefused, err)
+		}
+	}
+	return out, err
+}
+
+// RemoveConsumer ends a consumer.
+func (a *actions) RemoveConsumer(ctx context.Context, name string) error {
+	err := a.p.consumers.Remove(ctx, name)
+	if errors.Is(err, consumers.ErrUnknown) {
+		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
+	}
+	return err
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

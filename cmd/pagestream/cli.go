@@ -45,6 +45,7 @@ type CLI struct {
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
+	Consumers     ConsumersCommand     `cmd:"" help:"Programs that read events by NATS."`
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Events that a read model could not take in."`
 	Audit         AuditCommand         `cmd:"" help:"Prove over the whole stream that nothing was lost or doubled."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`

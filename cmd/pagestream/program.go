@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
@@ -52,6 +53,7 @@ type Program struct {
 	login     *login.Handler
 	callbacks *callbacks.Handler
 	eraser    *erase.Eraser
+	consumers *consumers.Consumers
 	// projections are folded besides our own.
 	projections []projections.Projection
 	// openLogins lets anybody log in: dev's, which is offline.
@@ -194,7 +196,8 @@ func (p *Program) openStream(ctx context.Context) error {
 			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
 			SyncInterval: p.cfg.Streams.SyncInterval,
 			MaxStore:     int64(p.cfg.Streams.MaxStore),
-			Logger:       p.log.With("part", "nats"),
+			Listen:       p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
+			Logger: p.log.With("part", "nats"),
 		})
 		if err != nil {
 			return fmt.Errorf("start embedded server: %w", err)

@@ -44,6 +44,8 @@ func (p *Program) startReactors() {
 	})
 	start("reconcile", p.reconciler.Run)
 	start("erase", p.eraser.Run)
+	p.consumers = newConsumers(p)
+	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
 			Connect: p.dial("profile"), Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},

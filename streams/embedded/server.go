@@ -2,7 +2,8 @@
 // the only importer of nats-server outside tests.
 //
 // One node only: several machines need an external NATS cluster. The server
-// listens on nothing; [Server.Connect] is an in-process connection.
+// listens on nothing unless it is told to, and then only for the users of
+// [Server.SetUser]; [Server.Connect] is an in-process connection.
 package embedded
 
 import (
@@ -80,14 +81,20 @@ type Options struct {
 	// body twice: its text and its raw item.
 	MaxPayload   int32
 	ReadyTimeout time.Duration
-	Logger       *slog.Logger
+	// Listen is an address for the users of SetUser, as in "127.0.0.1:4222"; empty
+	// listens on nothing. An address that others reach needs TLS.
+	Listen string
+	// CertFile and KeyFile are the PEM files of the listener's certificate.
+	CertFile, KeyFile string
+	Logger            *slog.Logger
 }
 
 // Server is a running server.
 type Server struct {
-	ns   *server.Server
-	log  *logger
-	lock *os.File
+	ns    *server.Server
+	log   *logger
+	lock  *os.File
+	users *users // nil while nothing listens
 }
 
 // Start starts the server and waits until it is ready. The caller must call
@@ -113,6 +120,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
+	}
+	listener, err := o.listener()
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", o.Listen, err)
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
@@ -140,11 +151,16 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		MaxPayload:             o.MaxPayload,
 		MaxPending:             maxPending,
 	}
+	s := &Server{log: &logger{log: o.Logger}, lock: lock}
+	if listener != nil {
+		s.users = newUsers()
+		listener.apply(opts, s.users)
+	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make server: %w", err), lock.Close())
 	}
-	s := &Server{ns: ns, log: &logger{log: o.Logger}, lock: lock}
+	s.ns = ns
 	ns.SetLoggerV2(s.log, false, false, false)
 	go ns.Start()
 	if err := s.awaitReady(ctx, o.ReadyTimeout); err != nil {
@@ -176,6 +192,9 @@ func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
 		nats.Name(name), nats.InProcessServer(s.ns), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
 	}, opts...)
+	if s.users != nil {
+		opts = append(opts, nats.UserInfo(ownUser, s.users.own))
+	}
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect in process: %w", err)

@@ -47,6 +47,11 @@ type Actions interface {
 	// Decide redrives or discards it.
 	DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
 	Decide(ctx context.Context, r DecisionRequest) (DecisionResult, error)
+	// Consumers lists the programs that read by NATS; AddConsumer lets one more,
+	// RemoveConsumer one less.
+	Consumers(ctx context.Context) ([]any, error)
+	AddConsumer(ctx context.Context, r ConsumerRequest) (any, error)
+	RemoveConsumer(ctx context.Context, name string) error
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -162,6 +167,9 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"POST /api/v1/projections/{name}/explain":           s.explain,
 		"GET /api/v1/deadletters":                           s.listDeadLetters,
 		"POST /api/v1/deadletters":                          s.decideDeadLetters,
+		"GET /api/v1/consumers":                             s.listConsumers,
+		"POST /api/v1/consumers":                            s.addConsumer,
+		"DELETE /api/v1/consumers/{name}":                   s.removeConsumer,
 		"POST /api/v1/audit":                                s.audit,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,

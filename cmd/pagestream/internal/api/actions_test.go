@@ -89,6 +89,18 @@ func (f *fakeActions) Decide(_ context.Context, r DecisionRequest) (DecisionResu
 	return DecisionResult{Count: 2}, f.err
 }
 
+func (f *fakeActions) Consumers(context.Context) ([]any, error) { return []any{"crm"}, f.err }
+
+func (f *fakeActions) AddConsumer(_ context.Context, r ConsumerRequest) (any, error) {
+	f.got = append(f.got, r.Name)
+	return map[string]string{"seed": "SU"}, f.err
+}
+
+func (f *fakeActions) RemoveConsumer(_ context.Context, name string) error {
+	f.got = append(f.got, name)
+	return f.err
+}
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -145,6 +157,9 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"POST", "/api/v1/audit", ``, `"seq":7`},
+	{"GET", "/api/v1/consumers", ``, `"crm"`},
+	{"POST", "/api/v1/consumers", `{"name":"crm"}`, `"seed"`},
+	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},
 	{"GET", "/api/v1/keys", ``, `"k2"`},

@@ -1,0 +1,258 @@
+package consumers
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// users are the embedded server's, as the program has them.
+type users struct{ s *embedded.Server }
+
+func (u users) SetUser(name, key, durable string) error {
+	return u.s.SetUser(embedded.User{Name: name, PublicKey: key, Stream: streams.Name, Consumer: durable})
+}
+func (u users) RemoveUser(name string) { u.s.RemoveUser(name) }
+func (u users) URL() string            { return "nats://" + u.s.Addr() }
+
+type rig struct {
+	*streamstest.Server
+	*Consumers
+
+	mu    sync.Mutex
+	pages []domain.PageID // of the company acme
+	n     int
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	s := streamstest.Run(t, func(o *embedded.Options) { o.Sync, o.Listen = embedded.SyncInterval, "127.0.0.1:0" })
+	s.Stream(t, streams.Spec{})
+	r := &rig{Server: s}
+	r.Consumers = New(Options{JS: s.JS, Stream: streams.Name, Users: users{s.Embedded()}, PagesOf: func(company string) ([]domain.PageID, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if company != "acme" {
+			return nil, nil
+		}
+		return slices.Clone(r.pages), nil
+	}})
+	return r
+}
+
+// connect connects a page to acme.
+func (r *rig) connect(t *testing.T, page domain.PageID) {
+	t.Helper()
+	r.store(t, page, domain.PageConnected, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pages = append(r.pages, page)
+}
+
+func (r *rig) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
+	t.Helper()
+	for range n {
+		r.n++
+		m, err := streams.Encode(domain.Event{ID: fmt.Sprint("e", r.n), Type: typ, Page: page})
+		require.NoError(t, err)
+		_, err = r.JS.PublishMsgAsync(m)
+		require.NoError(t, err)
+	}
+	select {
+	case <-r.JS.PublishAsyncComplete():
+	case <-time.After(streamstest.Limit):
+		t.Fatal("not stored in time")
+	}
+}
+
+// reader is a program outside: a stock client with a seed.
+func reader(t *testing.T, a Added) (*nats.Conn, jetstream.Consumer) {
+	t.Helper()
+	key, err := nats.NkeyOptionFromSeed(seedFile(t, a.Seed))
+	require.NoError(t, err)
+	nc, err := nats.Connect(a.URL, key)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	c, err := js.Consumer(t.Context(), a.Stream, a.Durable)
+	require.NoError(t, err)
+	return nc, c
+}
+
+func read(t *testing.T, c jetstream.Consumer, n int) (seqs []uint64, pages map[string]int) {
+	t.Helper()
+	pages = map[string]int{}
+	for len(seqs) < n {
+		batch, err := c.Fetch(n-len(seqs), jetstream.FetchMaxWait(400*time.Millisecond))
+		require.NoError(t, err)
+		before := len(seqs)
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			require.NoError(t, err)
+			e, err := streams.Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
+			require.NoError(t, err)
+			seqs = append(seqs, e.Seq)
+			pages[string(e.Page)+" "+string(e.Type)]++
+			require.NoError(t, m.Ack())
+		}
+		if len(seqs) == before {
+			break
+		}
+	}
+	return seqs, pages
+}
+
+func TestConsumer(t *testing.T) {
+	r := newRig(t)
+	for _, page := range []domain.PageID{"100", "200"} {
+		r.store(t, page, domain.PageConnected, 1)
+		r.store(t, page, domain.MessageReceived, 5)
+		r.store(t, page, domain.MessageRead, 2)
+	}
+	a, err := r.Add(t.Context(), Spec{Name: "crm", Pages: []domain.PageID{"100"}})
+	require.NoError(t, err)
+	_, c := reader(t, a)
+	_, got := read(t, c, 20)
+	assert.Equal(t, map[string]int{"100 message.received": 5, "100 message.read": 2}, got, "the page's, and no sealed token")
+
+	b, err := r.Add(t.Context(), Spec{Name: "typed", Types: []domain.Type{domain.MessageRead, domain.PageConnected}, FromNow: true})
+	require.NoError(t, err)
+	r.store(t, "200", domain.MessageRead, 1)
+	r.store(t, "300", domain.PageConnected, 1)
+	r.store(t, "300", domain.MessageReceived, 1)
+	_, c = reader(t, b)
+	_, got = read(t, c, 20)
+	assert.Equal(t, map[string]int{"200 message.read": 1, "300 page.connected": 1}, got)
+
+	list, err := r.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	assert.Equal(t, "crm", list[0].Name)
+	assert.Zero(t, list[0].Lag)
+	assert.NotContains(t, fmt.Sprint(list), a.Seed)
+
+	for want, s := range map[error]Spec{
+		ErrName: {Name: "No Name"}, ErrExists: {Name: "crm"}, ErrType: {Name: "x", Types: []domain.Type{"message.*"}},
+		ErrTooMany: {Name: "y", Pages: manyPages(2000)},
+	} {
+		_, err := r.Add(t.Context(), s)
+		assert.ErrorIs(t, err, want)
+	}
+	require.NoError(t, r.Remove(t.Context(), "crm"))
+	require.ErrorIs(t, r.Remove(t.Context(), "crm"), ErrUnknown)
+	require.ErrorIs(t, r.Remove(t.Context(), "../../x"), ErrUnknown)
+	_, err = nats.Connect(a.URL, nats.Nkey(a.PublicKey, func([]byte) ([]byte, error) { return nil, nil }))
+	require.Error(t, err)
+}
+
+func manyPages(n int) (out []domain.PageID) {
+	for i := range n {
+		out = append(out, domain.PageID(fmt.Sprint(1000+i)))
+	}
+	return out
+}
+
+// TestCompany: a page that comes to a company is given in full, however late that
+// is noticed, and one that leaves it is given no longer.
+func TestCompany(t *testing.T) {
+	r := newRig(t)
+	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
+	require.NoError(t, err)
+	_, c := reader(t, a)
+	r.store(t, "900", domain.MessageReceived, 3)
+	seqs, _ := read(t, c, 1)
+	assert.Empty(t, seqs, "no page, no events")
+	r.connect(t, "100")
+	r.store(t, "100", domain.MessageReceived, 5)
+	require.NoError(t, r.Refresh(t.Context()))
+	_, got := read(t, c, 20)
+	assert.Equal(t, map[string]int{"100 message.received": 5}, got)
+	// The next page comes while the first goes on and is read.
+	r.connect(t, "200")
+	r.store(t, "200", domain.MessageReceived, 4)
+	r.store(t, "100", domain.MessageReceived, 4)
+	_, got = read(t, c, 4)
+	assert.Equal(t, map[string]int{"100 message.received": 4}, got)
+	require.NoError(t, r.Refresh(t.Context()))
+	_, got = read(t, c, 20)
+	assert.Equal(t, 4, got["200 message.received"], "those before the consumer's position too")
+	r.mu.Lock()
+	r.pages = []domain.PageID{"200"}
+	r.mu.Unlock()
+	require.NoError(t, r.Refresh(t.Context()))
+	r.store(t, "100", domain.MessageReceived, 2)
+	r.store(t, "200", domain.MessageReceived, 2)
+	_, got = read(t, c, 20)
+	assert.Equal(t, map[string]int{"200 message.received": 2}, got)
+}
+
+// TestCatchUp: a consumer that was away, and one that dies with events in its
+// hands, miss none and acknowledge each once.
+func TestCatchUp(t *testing.T) {
+	r := newRig(t)
+	a, err := r.Add(t.Context(), Spec{Name: "slow", Pages: []domain.PageID{"100"}})
+	require.NoError(t, err)
+	nc, c := reader(t, a)
+	r.store(t, "100", domain.MessageReceived, 50)
+	first, _ := read(t, c, 20)
+	nc.Close()
+	for range 20 {
+		r.store(t, "100", domain.MessageReceived, 500)
+		r.store(t, "200", domain.MessageReceived, 500)
+	}
+	list, err := r.List(t.Context())
+	require.NoError(t, err)
+	assert.EqualValues(t, 10_030, list[0].Lag)
+	_, c = reader(t, a)
+	rest, got := read(t, c, 10_030)
+	assert.Len(t, rest, 10_030)
+	assert.Equal(t, map[string]int{"100 message.received": 10_030}, got)
+	all := slices.Concat(first, rest)
+	assert.True(t, slices.IsSorted(all))
+	assert.Len(t, slices.Compact(all), 10_050, "none missed, none doubled")
+}
+
+// TestUsersComeBack: after a restart users are let in as the stream says.
+func TestUsersComeBack(t *testing.T) {
+	r := newRig(t)
+	a, err := r.Add(t.Context(), Spec{Name: "crm"})
+	require.NoError(t, err)
+	r.Embedded().RemoveUser("crm") // as a new process knows nobody
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	key, err := nats.NkeyOptionFromSeed(seedFile(t, a.Seed))
+	require.NoError(t, err)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		nc, err := nats.Connect(a.URL, key)
+		if err == nil {
+			nc.Close()
+		}
+		return err
+	})
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func seedFile(t *testing.T, seed string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "seed")
+	require.NoError(t, os.WriteFile(path, []byte(seed), 0o600))
+	return path
+}

@@ -1,0 +1,184 @@
+package embedded_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// user makes a key and an option that connects with it.
+func user(t *testing.T) (public string, login nats.Option) {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err = pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public, nats.Nkey(public, pair.Sign)
+}
+
+// TestUserReadsOneConsumer: a user pulls, and acknowledges, what its consumer has;
+// nothing else answers it, and what it asks for to be sent elsewhere gets nowhere.
+func TestUserReadsOneConsumer(t *testing.T) {
+	s := start(t, embedded.Options{Dir: t.TempDir(), Sync: embedded.SyncInterval, Listen: "127.0.0.1:0"})
+	ctx := deadline(t)
+	_, js := open(t, s)
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if _, err := js.Publish(ctx, fmt.Sprintf("s.%c.x", 'a'+i%2), fmt.Appendf(nil, "%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, page := range []string{"a", "b"} {
+		_, err := js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{
+			Durable: "c-" + page, FilterSubject: "s." + page + ".>", AckPolicy: jetstream.AckExplicitPolicy,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	public, login := user(t)
+	if err := s.SetUser(embedded.User{Name: "a", PublicKey: public, Stream: "S", Consumer: "c-a"}); err != nil {
+		t.Fatal(err)
+	}
+	var denied []error
+	problems := make(chan error, 100)
+	nc, err := nats.Connect("nats://"+s.Addr(), login, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { problems <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	mine, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := mine.Consumer(ctx, "S", "c-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := c.Fetch(5, jetstream.FetchMaxWait(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for m := range batch.Messages() {
+		got = append(got, m.Subject()+"="+string(m.Data()))
+		if err := m.DoubleAck(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	if fmt.Sprint(got) != "[s.a.x=0 s.a.x=2 s.a.x=4 s.a.x=6 s.a.x=8]" {
+		t.Errorf("got %v, %v", got, batch.Error())
+	}
+	if info, err := js.Consumer(ctx, "S", "c-a"); err != nil || info.CachedInfo().AckFloor.Consumer != 5 {
+		t.Errorf("acknowledged: %+v, %v", info.CachedInfo().AckFloor, err)
+	}
+
+	// Every other way.
+	short := func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, 150*time.Millisecond) }
+	for _, subject := range []string{
+		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.S", "$JS.API.STREAM.MSG.GET.S", "$JS.API.DIRECT.GET.S",
+		"$JS.API.DIRECT.GET.S.s.b.x", "$JS.API.STREAM.PURGE.S", "$JS.API.STREAM.DELETE.S", "$JS.API.STREAM.SNAPSHOT.S",
+		"$JS.API.CONSUMER.MSG.NEXT.S.c-b", "$JS.API.CONSUMER.INFO.S.c-b", "$JS.API.CONSUMER.NAMES.S", "$JS.API.CONSUMER.LIST.S",
+		"$JS.API.CONSUMER.CREATE.S", "$JS.API.CONSUMER.CREATE.S.mine.s.b.>", "$JS.API.CONSUMER.DURABLE.CREATE.S.mine",
+		"$JS.API.CONSUMER.DELETE.S.c-a", "$JS.API.CONSUMER.PAUSE.S.c-a", "$JS.API.CONSUMER.RESET.S.c-a", "$SYS.REQ.SERVER.PING", "s.b.x",
+		"$JS.ACK.S.c-b.1.2.1.1.0",
+	} {
+		limited, cancel := short()
+		if m, err := nc.RequestWithContext(limited, subject, []byte(`{"seq":2}`)); err == nil {
+			denied = append(denied, fmt.Errorf("%s answered %q", subject, m.Data))
+		}
+		cancel()
+	}
+	for _, subject := range []string{">", "s.>", "s.b.x", "$JS.>", "_INBOX_other.>", "$SYS.>"} {
+		sub, err := nc.SubscribeSync(subject)
+		if err != nil {
+			continue
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Publish(ctx, "s.b.x", []byte("secret")); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := sub.NextMsg(100 * time.Millisecond); err == nil {
+			denied = append(denied, fmt.Errorf("subscribed %s, got %q", subject, m.Data))
+		}
+	}
+	// What is to be sent to a subject of the stream is not stored there.
+	if _, err := js.Publish(ctx, "s.a.x", []byte("bait")); err != nil {
+		t.Fatal(err)
+	}
+	st, err := js.Stream(ctx, "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := st.CachedInfo().State.LastSeq
+	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S.c-a", "s.b.forged", []byte(`{"batch":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := st.GetLastMsgForSubject(ctx, "s.b.forged"); err == nil {
+		denied = append(denied, fmt.Errorf("forged sequence %d", m.Sequence))
+	}
+	if info, err := st.Info(ctx); err != nil || info.State.LastSeq != before {
+		denied = append(denied, fmt.Errorf("the stream went from %d to %d, %w", before, info.State.LastSeq, err))
+	}
+	for _, err := range denied {
+		t.Error(err)
+	}
+
+	// Without a right key nobody comes in, nor with it once it is taken away.
+	_, stranger := user(t)
+	for name, o := range map[string][]nats.Option{
+		"nothing": nil, "a stranger": {stranger}, "a guess": {nats.UserInfo("pagestream", "guess")},
+	} {
+		if c, err := nats.Connect("nats://"+s.Addr(), o...); err == nil {
+			c.Close()
+			t.Errorf("%s came in", name)
+		}
+	}
+	s.RemoveUser("a")
+	end := time.Now().Add(limit)
+	for nc.IsConnected() && time.Now().Before(end) {
+		_ = nc.FlushTimeout(50 * time.Millisecond)
+	}
+	if nc.IsConnected() {
+		t.Error("a removed user stays connected")
+	}
+	if c, err := nats.Connect("nats://"+s.Addr(), login); err == nil {
+		c.Close()
+		t.Error("a removed user came in again")
+	}
+}
+
+func TestListenRefusesPlainText(t *testing.T) {
+	for _, addr := range []string{":4222", "0.0.0.0:4222", "192.0.2.1:4222", "example.com:4222"} {
+		s, err := embedded.Start(deadline(t), embedded.Options{Dir: t.TempDir(), Listen: addr})
+		if err == nil {
+			stop(t, s)
+		}
+		if !errors.Is(err, embedded.ErrPlain) {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	s := start(t, embedded.Options{Dir: t.TempDir()})
+	if err := s.SetUser(embedded.User{}); !errors.Is(err, embedded.ErrNotListening) || s.Addr() != "" {
+		t.Errorf("nothing listens: %v, %q", err, s.Addr())
+	}
+}
