@@ -449,7 +449,7 @@ func (r *Runner) Decide(ctx context.Context, d streams.Decision) (out Redriven, 
 		if err != nil {
 			return err
 		}
-		d.Projection, d.Identity, d.After = r.Name(), r.identity, before.Seq
+		d.Projection, d.After = r.Name(), before.Seq
 		d.At = r.opts.Now().UTC()
 		limited, cancel := context.WithTimeout(ctx, headTimeout)
 		defer cancel()

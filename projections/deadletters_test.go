@@ -190,7 +190,7 @@ func TestDecisionCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := streams.Decide(t.Context(), r.JS, streams.Name, streams.Decision{
-		Projection: "chain", Identity: r.identity, After: last, Action: streams.Discard, Event: 3,
+		Projection: "chain", After: last, Action: streams.Discard, Event: 3,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -246,5 +246,29 @@ func TestParkedIsErased(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDecisionOfAnotherStream: the stream was deleted and made again; what was
+// decided about the old one's events is not about the new one's.
+func TestDecisionOfAnotherStream(t *testing.T) {
+	r := newRig(t)
+	last := r.store(t, talk(5, 1, 1)...)
+	if _, err := streams.Decide(t.Context(), r.JS, streams.Name, streams.Decision{Projection: "chain", After: last, Action: streams.Discard, Event: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "chain"); err != nil || len(list) != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "other"); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := r.JS.DeleteStream(t.Context(), streams.Name); err != nil {
+		t.Fatal(err)
+	}
+	r.Stream(t, streams.Spec{})
+	r.store(t, events(9)...)
+	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "chain"); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
 	}
 }

@@ -197,7 +197,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.created = info.Created
-	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name(), r.identity)
+	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name())
 	if err != nil {
 		return nil, err
 	}

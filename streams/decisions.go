@@ -31,11 +31,11 @@ type Decision struct {
 	// Seq is the decision's own sequence, counted from 1 over all projections.
 	Seq        uint64 `json:"-"`
 	Projection string `json:"projection"`
-	// Identity is that of the stream of events that it is about.
-	Identity Identity `json:"identity"`
-	// After is the event after which the live read model took it.
-	After  uint64         `json:"after"`
-	Action DecisionAction `json:"action"`
+	// After is the event after which the live read model took it, AfterID that
+	// event's id, by which a decision about another stream is known.
+	After   uint64         `json:"after"`
+	AfterID string         `json:"after_id,omitempty"`
+	Action  DecisionAction `json:"action"`
 	// Event, or else Page, says which dead letters; without both it is all.
 	Event uint64        `json:"event,omitempty"`
 	Page  domain.PageID `json:"page,omitempty"`
@@ -53,9 +53,14 @@ func decisionSubjects(stream, projection string) string {
 	return "pagestream-decisions." + stream + "." + projection
 }
 
-// Decide stores a decision and returns it with its sequence. It makes the stream
+// Decide stores a decision and returns it with its sequence and AfterID. It makes the stream
 // of decisions if there is none, with as many replicas as the events have.
 func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decision) (Decision, error) {
+	at, err := Get(ctx, js, stream, d.After)
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrMalformed) {
+		return d, err
+	}
+	d.AfterID = at.ID
 	data, err := json.Marshal(d)
 	if err != nil {
 		return d, fmt.Errorf("encode decision: %w", err)
@@ -84,9 +89,10 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 	return d, nil
 }
 
-// Decisions returns what was decided about the dead letters of a projection in
-// this life of the stream, in order.
-func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection string, identity Identity) ([]Decision, error) {
+// Decisions returns what was decided about the dead letters of a projection, in
+// order. A decision from before the stream of events was deleted and made again is
+// left out.
+func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection string) ([]Decision, error) {
 	st, err := js.Stream(ctx, DecisionsOf(stream))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
@@ -110,8 +116,13 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 		if err := json.Unmarshal(m.Data(), &d); err != nil {
 			return nil, fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
 		}
-		if d.Identity == identity {
+		at, err := Get(ctx, js, stream, d.After)
+		switch {
+		case err == nil && at.ID != d.AfterID: // of another stream
+		case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrMalformed):
 			out = append(out, d)
+		default:
+			return nil, err
 		}
 		if meta.NumPending == 0 {
 			break

@@ -26,6 +26,9 @@ const (
 	HeaderTraceParent = "traceparent"
 	HeaderMsgID       = nats.MsgIdHdr
 	HeaderWatermillID = "_watermill_message_uuid"
+	// HeaderStoredAt is when an event was first stored, on one that was imported
+	// from another stream; it counts for more than the message's own time.
+	HeaderStoredAt = "Pagestream-Stored-At"
 )
 
 const (
@@ -92,6 +95,11 @@ func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time
 	token, t, err := ParseSubject(subject)
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
+	}
+	if v := h.Get(HeaderStoredAt); v != "" {
+		if at, err = time.Parse(time.RFC3339Nano, v); err != nil {
+			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderStoredAt, ErrMalformed)
+		}
 	}
 	s := Stored{Seq: seq, At: at.UTC()}
 	s.ID, s.Type = h.Get(HeaderID), t
@@ -166,4 +174,26 @@ func escape(s string) string {
 		}
 	}
 	return s
+}
+
+// SubjectOf returns the subject that an event with these headers has.
+func SubjectOf(h nats.Header) (string, error) {
+	t, ok := strings.CutPrefix(h.Get(HeaderType), typePrefix)
+	if t, ok = cutSuffix(t, typeSuffix, ok); !ok || !validType(domain.Type(t)) {
+		return "", fmt.Errorf("%s is none of ours: %w", HeaderType, ErrMalformed)
+	}
+	page, ok := strings.CutPrefix(h.Get(HeaderSource), sourcePrefix)
+	if !ok {
+		return "", fmt.Errorf("no %s of ours: %w", HeaderSource, ErrMalformed)
+	}
+	page, err := url.PathUnescape(page)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", HeaderSource, ErrMalformed)
+	}
+	return Subject(domain.PageID(page), domain.Type(t)), nil
+}
+
+func cutSuffix(s, suffix string, ok bool) (string, bool) {
+	rest, found := strings.CutSuffix(s, suffix)
+	return rest, ok && found
 }

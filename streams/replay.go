@@ -4,7 +4,9 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -135,4 +137,48 @@ func replayed(m jetstream.Msg) Replayed {
 		return Replayed{Stored: Stored{Seq: meta.Sequence.Stream}, Malformed: err}
 	}
 	return Replayed{Stored: s}
+}
+
+// Raw is a message as it is stored, whether it is an event or not.
+type Raw struct {
+	Seq     uint64
+	At      time.Time
+	Subject string
+	Header  nats.Header
+	Data    []byte
+}
+
+// ReadRaw is [Read] for messages as they are, many at a time. Malformed is not
+// called.
+func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
+	o = o.withDefaults()
+	head, err := Last(ctx, js, o.Stream)
+	if err != nil {
+		return 0, err
+	}
+	if o.To == 0 || o.To > head {
+		o.To = head
+	}
+	if o.From > o.To {
+		return o.To, nil
+	}
+	var failed error
+	last, err := rawBatches(ctx, js, o, func(batch []jetstream.Msg) bool {
+		for _, m := range batch {
+			meta, err := m.Metadata()
+			if err != nil {
+				failed = err
+				return false
+			}
+			r := Raw{Seq: meta.Sequence.Stream, At: meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}
+			if failed = f(r); failed != nil {
+				return false
+			}
+		}
+		return true
+	})
+	if failed != nil {
+		return last, failed
+	}
+	return last, err
 }

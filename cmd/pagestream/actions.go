@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -13,9 +14,11 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
@@ -303,6 +306,25 @@ func (a *actions) RemoveConsumer(ctx context.Context, name string) error {
 		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
 	}
 	return err
+}
+
+// Export writes events, a line each.
+func (a *actions) Export(ctx context.Context, r api.ExportRequest, w io.Writer) error {
+	_, err := export.Write(ctx, export.Options{JS: a.p.js, Stream: streams.Name, From: r.From, To: r.To, Pages: r.Pages, Types: r.Types}, w)
+	return err
+}
+
+// Backup copies what can't be made again to a directory of the server's machine.
+func (a *actions) Backup(ctx context.Context, dir string, progress func(any)) (any, error) {
+	m, err := backup.Take(ctx, backup.Options{
+		Conn: a.p.conn, Streams: []string{streams.Name, streams.DecisionsOf(streams.Name)}, Dir: dir,
+		Files:    map[string]string{backupKeys: a.p.cfg.Keys.File, backupConfig: a.p.configFile},
+		Progress: func(stream string, n uint64) { progress(map[string]any{"stream": stream, "bytes": n}) },
+	})
+	if errors.Is(err, backup.ErrThere) {
+		err = fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	return m, err
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

@@ -47,6 +47,8 @@ type CLI struct {
 	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
 	Consumers     ConsumersCommand     `cmd:"" help:"Programs that read events by NATS."`
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Events that a read model could not take in."`
+	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
+	Restore       RestoreCommand       `cmd:"" help:"Make an installation of a backup."`
 	Audit         AuditCommand         `cmd:"" help:"Prove over the whole stream that nothing was lost or doubled."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then prove that none of it was lost or doubled."`

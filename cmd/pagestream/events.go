@@ -19,6 +19,8 @@ type EventsCommand struct {
 	Show    EventsShowCommand    `cmd:"" help:"Show one event whole."`
 	Explain EventsExplainCommand `cmd:"" help:"Say which events made a conversation or a message."`
 	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
+	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, a CloudEvent a line."`
+	Import  EventsImportCommand  `cmd:"" help:"Make the stream of a new installation of an export."`
 }
 
 // EventFilter narrows events by page and type.

@@ -54,6 +54,8 @@ type Program struct {
 	callbacks *callbacks.Handler
 	eraser    *erase.Eraser
 	consumers *consumers.Consumers
+	// configFile is what the configuration was read from, empty for none.
+	configFile string
 	// projections are folded besides our own.
 	projections []projections.Projection
 	// openLogins lets anybody log in: dev's, which is offline.
@@ -133,15 +135,6 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	}
 	p.startReactors()
 	return p.serve(ctx)
-}
-
-// runOffline starts the stream and the read models, without what takes in or
-// gives out anything. It fails while another process has the data directory.
-func (p *Program) runOffline(ctx context.Context) error {
-	if err := p.openStream(ctx); err != nil {
-		return err
-	}
-	return p.startProjections(ctx)
 }
 
 // Close stops everything in order: HTTP first, so that nothing new comes in;
@@ -243,15 +236,24 @@ func (p *Program) openKeys(ctx context.Context) error {
 	return nil
 }
 
-// startProjections opens every read model and follows the stream. The
-// deliveries model goes first: it is the index of all ids, by which the others
-// drop duplicates.
-func (p *Program) startProjections(ctx context.Context) error {
+// ensureStream makes sure of the stream.
+func (p *Program) ensureStream(ctx context.Context) (streams.Identity, error) {
 	identity, err := streams.Ensure(ctx, p.js, streams.Spec{
 		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
 	})
 	if err != nil {
-		return fmt.Errorf("make sure of the stream: %w", err)
+		return "", fmt.Errorf("make sure of the stream: %w", err)
+	}
+	return identity, nil
+}
+
+// startProjections opens every read model and follows the stream. The
+// deliveries model goes first: it is the index of all ids, by which the others
+// drop duplicates.
+func (p *Program) startProjections(ctx context.Context) error {
+	identity, err := p.ensureStream(ctx)
+	if err != nil {
+		return err
 	}
 	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
 		return err

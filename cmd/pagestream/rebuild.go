@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -112,39 +111,27 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 }
 
 // offline runs the stream and the read models, and nothing else.
-func (p ProjectionsRebuildCommand) offline(c *CLI) (err error) {
-	cfg, err := c.load(nil)
-	if err != nil {
-		return err
-	}
-	log, err := newLogger(cfg.Log, c.Err)
-	if err != nil {
-		return err
-	}
-	program := NewProgram(cfg, log)
-	defer func() {
-		closing, cancel := context.WithTimeout(context.Background(), cfg.HTTP.ShutdownTimeout)
-		defer cancel()
-		err = errors.Join(err, program.Close(closing))
-	}()
-	if err := program.runOffline(c.ctx); err != nil {
-		return err
-	}
-	names := p.Names
-	if p.All {
-		names = nil
-		for _, r := range program.runners {
-			names = append(names, r.Name())
+func (p ProjectionsRebuildCommand) offline(c *CLI) error {
+	return c.offline(func(ctx context.Context, program *Program) error {
+		if err := program.startProjections(ctx); err != nil {
+			return err
 		}
-	}
-	a := &actions{p: program}
-	return replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (json.RawMessage, error) {
-		out, err := a.Rebuild(c.ctx, name, progress)
-		if err != nil {
-			return nil, err
+		names := p.Names
+		if p.All {
+			names = nil
+			for _, r := range program.runners {
+				names = append(names, r.Name())
+			}
 		}
-		return json.Marshal(out)
-	}, func(raw json.RawMessage) error { return showRebuilt(c, raw) })
+		a := &actions{p: program}
+		return replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (json.RawMessage, error) {
+			out, err := a.Rebuild(ctx, name, progress)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(out)
+		}, func(raw json.RawMessage) error { return showRebuilt(c, raw) })
+	})
 }
 
 func showRebuilt(c *CLI, raw json.RawMessage) error {

@@ -39,6 +39,7 @@ func (s ServeCommand) Run(c *CLI) error {
 		return err
 	}
 	p := NewProgram(cfg, log)
+	p.configFile = c.ConfigFile
 	if err := p.Run(c.ctx); err != nil {
 		return err
 	}

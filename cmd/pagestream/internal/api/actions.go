@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -52,6 +53,10 @@ type Actions interface {
 	Consumers(ctx context.Context) ([]any, error)
 	AddConsumer(ctx context.Context, r ConsumerRequest) (any, error)
 	RemoveConsumer(ctx context.Context, name string) error
+	// Export writes events, a line each; Backup copies streams, keys and
+	// configuration to a new directory.
+	Export(ctx context.Context, r ExportRequest, w io.Writer) error
+	Backup(ctx context.Context, dir string, progress func(any)) (any, error)
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -170,6 +175,8 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"GET /api/v1/consumers":                             s.listConsumers,
 		"POST /api/v1/consumers":                            s.addConsumer,
 		"DELETE /api/v1/consumers/{name}":                   s.removeConsumer,
+		"GET /api/v1/export":                                s.export,
+		"POST /api/v1/backup":                               s.backup,
 		"POST /api/v1/audit":                                s.audit,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,

@@ -101,6 +101,19 @@ func (f *fakeActions) RemoveConsumer(_ context.Context, name string) error {
 	return f.err
 }
 
+func (f *fakeActions) Export(_ context.Context, r ExportRequest, w io.Writer) error {
+	if f.err != nil {
+		return f.err
+	}
+	_, err := fmt.Fprintf(w, "%d %v %v\n", r.From, r.Pages, r.Types)
+	return err
+}
+
+func (f *fakeActions) Backup(_ context.Context, dir string, _ func(any)) (any, error) {
+	f.got = append(f.got, dir)
+	return map[string]string{"dir": dir}, f.err
+}
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -157,6 +170,8 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"POST", "/api/v1/audit", ``, `"seq":7`},
+	{"GET", "/api/v1/export?from=3&page=104&type=message.read", ``, "3 [104] [message.read]"},
+	{"POST", "/api/v1/backup", `{"dir":"/x"}`, `"dir":"/x"`},
 	{"GET", "/api/v1/consumers", ``, `"crm"`},
 	{"POST", "/api/v1/consumers", `{"name":"crm"}`, `"seed"`},
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
@@ -234,6 +249,7 @@ func TestActionsRefuseBadInput(t *testing.T) {
 		{"/api/v1/pages/104/messages", `[]`},
 		{"/api/v1/projections/pages/explain", `{"bucket":"pages","key":"no hex"}`},
 		{"/api/v1/projections/pages/explain", `{"key":"31"}`},
+		{"/api/v1/backup", `{}`},
 		{"/api/v1/deadletters", `{"action":"keep","all":true}`},
 		{"/api/v1/deadletters", `{"action":"redrive"}`},
 		{"/api/v1/deadletters", `{"action":"redrive","all":true,"page":"104"}`},

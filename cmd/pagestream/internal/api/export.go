@@ -1,0 +1,84 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// ExportRequest says which events.
+type ExportRequest struct {
+	From, To uint64
+	Pages    []domain.PageID
+	Types    []domain.Type
+}
+
+// export serves GET /api/v1/export: events as CloudEvents, one a line, as of the
+// stream's head. An answer that breaks off is asked for again with ?from= after
+// its last whole line.
+func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
+	var in ExportRequest
+	var err error
+	if in.From, err = number(r, "from", 0); err != nil {
+		return err
+	}
+	if in.To, err = number(r, "to", 0); err != nil {
+		return err
+	}
+	for _, p := range r.URL.Query()["page"] {
+		in.Pages = append(in.Pages, domain.PageID(p))
+	}
+	for _, t := range r.URL.Query()["type"] {
+		if !domain.Type(t).Known() {
+			return problem(http.StatusBadRequest, "type is none of ours")
+		}
+		in.Types = append(in.Types, domain.Type(t))
+	}
+	out := &patient{w: w}
+	if err = s.opts.Actions.Export(r.Context(), in, out); err == nil {
+		if !out.begun {
+			_, err = out.Write(nil)
+		}
+		return err
+	}
+	if !out.begun {
+		return actionFailed("export", err)
+	}
+	s.opts.Logger.Warn("export broken off", "err", err)
+	panic(http.ErrAbortHandler) // so that it does not look whole
+}
+
+// patient gives every write its own time.
+type patient struct {
+	w     http.ResponseWriter
+	begun bool
+}
+
+var _ io.Writer = (*patient)(nil)
+
+func (p *patient) Write(b []byte) (int, error) {
+	if !p.begun {
+		p.w.Header().Set("Content-Type", "application/x-ndjson")
+		p.begun = true
+	}
+	extend(p.w)
+	return p.w.Write(b)
+}
+
+// backup serves POST /api/v1/backup.
+func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Dir string `json:"dir"`
+	}
+	if err := decode(w, r, &in, `{"dir": "…"}: a new directory on the server's machine`); err != nil {
+		return err
+	}
+	if in.Dir == "" {
+		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
+	}
+	return run(w, r, "back up", func(ctx context.Context, progress func(any)) (any, error) {
+		return s.opts.Actions.Backup(ctx, in.Dir, progress)
+	})
+}

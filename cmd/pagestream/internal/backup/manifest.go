@@ -1,0 +1,121 @@
+package backup
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	manifestFile = "manifest.json"
+	format       = 1
+	maxManifest  = 16 << 20
+)
+
+// Errors of a backup as it is found.
+var (
+	// ErrNone says that a directory holds no whole backup.
+	ErrNone = errors.New("no whole backup: there is no manifest.json")
+	// ErrDamaged says that a file is not as it was written.
+	ErrDamaged = errors.New("the backup is damaged; take another one")
+	// ErrFormat says that a newer pagestream wrote it.
+	ErrFormat = errors.New("the backup is of a newer pagestream")
+)
+
+// Manifest says what a backup holds. It is written last: a backup without one is
+// none.
+type Manifest struct {
+	Format  int       `json:"format"`
+	Created time.Time `json:"created"`
+	Streams []Stream  `json:"streams"`
+	// Files are those of the installation, by what they are; Sums all files in the
+	// backup, by name.
+	Files map[string]string `json:"files"`
+	Sums  map[string]Sum    `json:"sums"`
+}
+
+// Stream is one stream of a backup.
+type Stream struct {
+	Name string `json:"name"`
+	// Head is the last sequence when the backup was begun: at least that far it
+	// goes.
+	Head uint64 `json:"head"`
+}
+
+// Sum is a file's size and SHA-256.
+type Sum struct {
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+func sumOf(path string) (Sum, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Sum{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return Sum{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
+}
+
+// sums reads every file below dir.
+func sums(dir string) (map[string]Sum, error) {
+	out := map[string]Sum{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Name() == manifestFile {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		out[filepath.ToSlash(name)], err = sumOf(path)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read backup: %w", err)
+	}
+	return out, nil
+}
+
+// Check reads a whole backup and returns its manifest if every file is as it was
+// written.
+func Check(dir string) (m Manifest, err error) {
+	f, err := os.Open(filepath.Join(dir, manifestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("%s: %w", dir, ErrNone)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read backup: %w", err)
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, maxManifest)).Decode(&m); err != nil {
+		return m, fmt.Errorf("manifest.json: %w", ErrDamaged)
+	}
+	if m.Format > format {
+		return m, ErrFormat
+	}
+	have, err := sums(dir)
+	if err != nil {
+		return m, err
+	}
+	for name, want := range m.Sums {
+		if have[name] != want {
+			return m, fmt.Errorf("%s: %w", name, ErrDamaged)
+		}
+	}
+	for name := range m.Files {
+		if _, found := m.Sums[m.Files[name]]; !found {
+			return m, fmt.Errorf("%s: %w", name, ErrDamaged)
+		}
+	}
+	return m, nil
+}
