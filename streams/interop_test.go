@@ -1,0 +1,259 @@
+package streams_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	cloudjetstream "github.com/cloudevents/sdk-go/protocol/nats_jetstream/v2"
+	cloudevents "github.com/cloudevents/sdk-go/v2"
+	cloudclient "github.com/cloudevents/sdk-go/v2/client"
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// The tests of this file read our events with software that knows nothing of
+// them, from a server as others run it. TestStockSubscriberReadsEveryType is one
+// more, for watermill.
+
+// listening starts a server on a port of its own, with the stream and the events
+// in it, and returns the messages that were meant to be stored.
+func listening(t *testing.T, events []domain.Event) (nc *nats.Conn, want []*nats.Msg) {
+	t.Helper()
+	ns, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Start()
+	t.Cleanup(func() {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+	})
+	if !ns.ReadyForConnections(streamstest.Limit) {
+		t.Fatal("the server is not ready")
+	}
+	if nc, err = nats.Connect(ns.ClientURL()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := streams.Ensure(bounded(t), js, streams.Spec{}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := streams.NewPublisher(js, streams.PublisherOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Publish(bounded(t), events); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		m, err := streams.Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, m)
+	}
+	return nc, want
+}
+
+// oneOfEach is an event of every type, some of them with ids that no header
+// could carry as they are, and some with as little as an event may have.
+func oneOfEach() []domain.Event {
+	var events []domain.Event
+	for i, typ := range domain.Types() {
+		e := domain.Event{
+			ID: fmt.Sprintf("page:100:h:%d", i), Type: typ, Page: "700000000000001", Contact: "31",
+			Time: time.Date(2026, 9, 21, 14, 13, 20, 1e6, time.UTC), Standby: i%2 == 0,
+			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+			Data:        domain.Data{Object: "page", Message: &domain.Message{Text: "<ä>"}, Raw: []byte(`{"a" : "\u00e4", "n":1.50}`)},
+		}
+		switch i % 3 {
+		case 1:
+			e.Page, e.Contact = "a b/ä", "100% <ä>\r\n"
+		case 2:
+			e.Page, e.Contact, e.Time, e.TraceParent = "", "", time.Time{}, ""
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// TestCloudEventsSDK: the CloudEvents SDK takes each message for the CloudEvent
+// that it is, in binary mode.
+func TestCloudEventsSDK(t *testing.T) {
+	events := oneOfEach()
+	nc, messages := listening(t, events)
+	consumer, err := cloudjetstream.NewConsumerFromConn(nc, streams.Name, streams.All, nil,
+		[]nats.SubOpt{nats.BindStream(streams.Name), nats.DeliverAll()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cloudevents.NewClient(consumer, cloudclient.WithPollGoroutines(1), cloudclient.WithBlockingCallback()) // in order
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(bounded(t))
+	defer cancel()
+	got := make(chan cloudevents.Event, len(events))
+	ended := make(chan error, 1)
+	go func() { ended <- client.StartReceiver(ctx, func(e cloudevents.Event) { got <- e }) }()
+	var received []cloudevents.Event
+	for range events {
+		select {
+		case e := <-got:
+			received = append(received, e)
+		case err := <-ended:
+			t.Fatalf("the receiver ended with %v", err)
+		case <-ctx.Done():
+			t.Fatalf("only %d of %d events came", len(received), len(events))
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the receiver ended with %v", err)
+	}
+	for i, want := range events {
+		e := received[i]
+		if err := e.Validate(); err != nil {
+			t.Errorf("%s: %v", want.ID, err)
+		}
+		type attributes struct {
+			SpecVersion, ID, Type, ContentType string
+			Page, Contact                      string // of source and subject
+			Time                               time.Time
+			Extensions                         map[string]any
+			Data                               string
+		}
+		page, err := url.PathUnescape(strings.TrimPrefix(e.Source(), "/pages/"))
+		if err != nil {
+			t.Errorf("%s: source %q", want.ID, e.Source())
+		}
+		contact, err := url.PathUnescape(e.Subject())
+		if err != nil {
+			t.Errorf("%s: subject %q", want.ID, e.Subject())
+		}
+		expected := attributes{
+			SpecVersion: "1.0", ID: want.ID, Type: "pagestream." + string(want.Type) + ".v1", ContentType: "application/json",
+			Page: string(want.Page), Contact: string(want.Contact), Time: want.Time, Data: string(messages[i].Data),
+		}
+		if want.Page == "" {
+			expected.Page = "0"
+		}
+		if want.Standby {
+			expected.Extensions = map[string]any{"pagestreamstandby": "true"}
+		}
+		if diff := cmp.Diff(expected, attributes{
+			e.SpecVersion(), e.ID(), e.Type(), e.DataContentType(), page, contact, e.Time(), e.Extensions(), string(e.Data()),
+		}); diff != "" {
+			t.Errorf("%s: %s", want.ID, diff)
+		}
+		var data domain.Data
+		if err := e.DataAs(&data); err != nil || data.Message.Text != "<ä>" {
+			t.Errorf("%s: data %v", want.ID, err)
+		}
+	}
+}
+
+// installLimit bounds the download of the npm packages.
+const installLimit = 90 * time.Second
+
+// TestNodeClient: nats.js reads subjects, headers and data as they were written,
+// from any sequence and by a durable consumer.
+func TestNodeClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads npm packages")
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("there is no node")
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		t.Skip("there is no npm")
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "interop"))); err != nil {
+		t.Fatal(err)
+	}
+	run := func(limit time.Duration, name string, args ...string) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Dir, cmd.WaitDelay = dir, time.Second
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), args[0], err, stderr.Bytes())
+		}
+		return out, err
+	}
+	// Without a registry it should fail at once rather than try for minutes.
+	if _, err := run(installLimit, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"); err != nil {
+		t.Skipf("the npm packages can't be had: %v", err)
+	}
+
+	nc, messages := listening(t, oneOfEach())
+	read := func(from, n int, mode, place string) {
+		t.Helper()
+		out, err := run(streamstest.Limit, node, "consume.mjs", nc.ConnectedUrl(), streams.Name, fmt.Sprint(n), mode, place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+		if len(lines) != n {
+			t.Fatalf("%s: %d lines, want %d", mode, len(lines), n)
+		}
+		for i, line := range lines {
+			var got struct {
+				Seq     int
+				Subject string
+				Headers nats.Header
+				Data    string
+			}
+			if err := json.Unmarshal([]byte(line), &got); err != nil {
+				t.Fatal(err)
+			}
+			// What the server keeps of the publication is not of the event.
+			maps.DeleteFunc(got.Headers, func(k string, _ []string) bool {
+				return strings.HasPrefix(k, "Nats-") && k != streams.HeaderMsgID
+			})
+			want := messages[from-1+i]
+			if got.Seq != from+i || got.Subject != want.Subject || got.Data != string(want.Data) {
+				t.Errorf("%s: got %d %s %s\nwant %d %s %s", mode, got.Seq, got.Subject, got.Data, from+i, want.Subject, want.Data)
+			}
+			if diff := cmp.Diff(want.Header, got.Headers); diff != "" {
+				t.Errorf("%s: headers of %d: %s", mode, got.Seq, diff)
+			}
+		}
+	}
+	n := len(messages)
+	read(1, n, "ordered", "1")
+	read(11, n-10, "ordered", "11")
+	read(1, 5, "durable", "node")
+	read(6, n-5, "durable", "node") // goes on where the last run ended
+}
