@@ -24,6 +24,7 @@ type Config struct {
 	Projections Projections `koanf:"projections"`
 	Reconcile   Reconcile   `koanf:"reconcile"`
 	Profiles    Profiles    `koanf:"profiles"`
+	Hooks       Hooks       `koanf:"hooks"`
 	Log         Log         `koanf:"log"`
 	// Apps are the Meta apps that deliver to us; `/webhooks` is the first one's.
 	Apps []App `koanf:"apps"`
@@ -145,6 +146,15 @@ type Profiles struct {
 	MaxAge time.Duration `koanf:"max_age"`
 }
 
+// Hooks sets the signed webhooks that we send to others.
+type Hooks struct {
+	// File is a YAML file with a list of endpoints; empty sends none.
+	File string `koanf:"file"`
+	// GiveUpAfter is how long an event is tried before it is a dead letter of its
+	// endpoint.
+	GiveUpAfter time.Duration `koanf:"give_up_after"`
+}
+
 // Log formats.
 const (
 	LogText = "text"
@@ -229,6 +239,7 @@ func Default() Config {
 		Projections: Projections{MaxBatch: 1000, MaxLag: 30 * time.Second},
 		Reconcile:   Reconcile{Interval: 10 * time.Minute, TokenInterval: 6 * time.Hour},
 		Profiles:    Profiles{MaxAge: 30 * 24 * time.Hour},
+		Hooks:       Hooks{GiveUpAfter: 24 * time.Hour},
 		Log:         Log{Level: "info", Format: LogText},
 	}
 }

@@ -97,6 +97,9 @@ func (c Config) Validate() error {
 	v.duration("reconcile.token_interval", c.Reconcile.TokenInterval, time.Second, 7*24*time.Hour)
 	v.durationOrNone("profiles.max_age", c.Profiles.MaxAge, time.Hour, 365*24*time.Hour)
 
+	v.path("hooks.file", c.Hooks.File)
+	v.duration("hooks.give_up_after", c.Hooks.GiveUpAfter, time.Minute, 30*24*time.Hour)
+
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, LogText, LogJSON)
 

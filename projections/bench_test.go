@@ -14,8 +14,13 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // benchEvents is a backlog of messages of about 600 bytes.
@@ -133,4 +138,44 @@ func (r *rig) stock(b *testing.B, n uint64) time.Duration {
 	}
 	running.Wait()
 	return took
+}
+
+// BenchmarkRebuild builds each read model anew beside the live one, replay,
+// verification and switch together, and reads the same stream in order as it is,
+// without looking at the messages. "x-raw" is the rate of the one by the other.
+func BenchmarkRebuild(b *testing.B) {
+	const n = 100_000
+	for _, p := range []projections.Projection{&chain{name: "chain", version: 1}, deliveries.New(), pages.New(), subscriptions.New(), conversations.New()} {
+		b.Run(p.Name(), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				r := newRig(b)
+				r.store(b, benchEvents(n)...)
+				run := start(b, r.runner(b, p, func(o *projections.RunnerOptions) { o.Store = store.Options{} }))
+				streamstest.Eventually(b, 5*time.Minute, func() error {
+					if s := run.Status(); s.Seq < n {
+						return fmt.Errorf("at %d", s.Seq)
+					}
+					return nil
+				})
+				b.StartTimer()
+				began, read := time.Now(), 0
+				if _, err := streams.ReadRaw(b.Context(), r.JS, streams.ReadOptions{}, func(streams.Raw) error { read++; return nil }); err != nil || read != n {
+					b.Fatal(read, err)
+				}
+				raw := n / time.Since(began).Seconds()
+				began = time.Now()
+				out, err := run.Rebuild(b.Context(), nil)
+				if err != nil || !out.Equal {
+					b.Fatal(out, err)
+				}
+				whole := n / time.Since(began).Seconds()
+				b.ReportMetric(out.Rate, "replayed/s")
+				b.ReportMetric(whole, "rebuilt/s")
+				b.ReportMetric(raw, "raw/s")
+				b.ReportMetric(out.Rate/raw, "x-raw")
+				b.ReportMetric(0, "ns/op")
+			}
+		})
+	}
 }

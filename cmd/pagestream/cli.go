@@ -46,6 +46,7 @@ type CLI struct {
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
 	Consumers     ConsumersCommand     `cmd:"" help:"Programs that read events by NATS."`
+	Hooks         HooksCommand         `cmd:"" help:"Signed webhooks to those who have no NATS."`
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Events that a read model could not take in."`
 	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
 	Restore       RestoreCommand       `cmd:"" help:"Make an installation of a backup."`

@@ -20,6 +20,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
@@ -54,6 +55,8 @@ type Program struct {
 	callbacks *callbacks.Handler
 	eraser    *erase.Eraser
 	consumers *consumers.Consumers
+	hooks     *hooks.Hooks // nil without endpoints
+	identity  streams.Identity
 	// configFile is what the configuration was read from, empty for none.
 	configFile string
 	// projections are folded besides our own.
@@ -131,6 +134,9 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		return err
 	}
 	if err := p.openApps(); err != nil {
+		return err
+	}
+	if err := p.openHooks(); err != nil {
 		return err
 	}
 	p.startReactors()
@@ -255,6 +261,7 @@ func (p *Program) startProjections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.identity = identity
 	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
 		return err
 	}

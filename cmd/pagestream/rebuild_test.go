@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -28,21 +29,26 @@ import (
 // their digests.
 func (r *running) fill(t *testing.T, n int) map[string]string {
 	t.Helper()
-	events := make([]domain.Event, 0, n)
-	for i, e := range projectionstest.Events(7, n) {
-		e.ID = fmt.Sprintf("%s-%d", e.ID, i)
-		events = append(events, e.Event)
-	}
-	for i := 0; i < n; i += 500 {
-		_, err := r.publisher.Publish(t.Context(), events[i:min(i+500, n)])
-		require.NoError(t, err)
+	for done, seed := 0, uint64(7); done < n; seed++ {
+		var events []domain.Event
+		for i, e := range projectionstest.Events(seed, min(5000, n-done)) {
+			e.ID = fmt.Sprintf("%s-%d", e.ID, done+i)
+			events = append(events, e.Event)
+		}
+		done += len(events)
+		for len(events) > 0 {
+			k := min(500, len(events))
+			_, err := r.publisher.Publish(t.Context(), events[:k])
+			require.NoError(t, err)
+			events = events[k:]
+		}
 	}
 	return r.digests(t)
 }
 
 func (r *running) digests(t *testing.T) map[string]string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit+time.Duration(*rebuildEvents)*time.Millisecond)
 	defer cancel()
 	out := map[string]string{}
 	for _, m := range r.runners {
@@ -54,11 +60,15 @@ func (r *running) digests(t *testing.T) map[string]string {
 	return out
 }
 
+// rebuildEvents is the length of the history: -rebuild.events 1000000 takes some
+// minutes.
+var rebuildEvents = flag.Int("rebuild.events", 3000, "events in the stream of TestRebuildUnderTraffic")
+
 // TestRebuildUnderTraffic rebuilds everything while deliveries come and somebody
 // reads: no read fails, and the digests are the same.
 func TestRebuildUnderTraffic(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	r.fill(t, 3000)
+	r.fill(t, *rebuildEvents)
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
 	var reads, posts atomic.Int64
@@ -97,6 +107,7 @@ func TestRebuildUnderTraffic(t *testing.T) {
 		require.Len(t, list, 4)
 		for _, one := range list {
 			assert.True(t, one.Equal, "%+v", one)
+			t.Logf("%s: %d events, %.0f a second, %s", one.Name, one.Seq, one.Rate, one.Took)
 		}
 	}
 	close(stop)

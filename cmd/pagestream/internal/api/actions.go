@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -57,6 +58,12 @@ type Actions interface {
 	// configuration to a new directory.
 	Export(ctx context.Context, r ExportRequest, w io.Writer) error
 	Backup(ctx context.Context, dir string, progress func(any)) (any, error)
+	// Hooks lists the endpoints that webhooks are sent to; the others are about one
+	// of them.
+	Hooks() []any
+	HookDeadLetters(name string, after uint64, limit int) (list []any, last uint64, err error)
+	RedriveHook(name string, event uint64) (int, error)
+	EnableHook(name string) error
 	// RotateKey makes a key and seals every page's tokens with it.
 	RotateKey(ctx context.Context, progress func(any)) (KeyRotation, error)
 }
@@ -177,6 +184,10 @@ func (s *Server) actionRoutes() map[string]func(http.ResponseWriter, *http.Reque
 		"DELETE /api/v1/consumers/{name}":                   s.removeConsumer,
 		"GET /api/v1/export":                                s.export,
 		"POST /api/v1/backup":                               s.backup,
+		"GET /api/v1/hooks":                                 s.listHooks,
+		"GET /api/v1/hooks/{name}/deadletters":              s.listHookDeadLetters,
+		"POST /api/v1/hooks/{name}/redrive":                 s.redriveHook,
+		"POST /api/v1/hooks/{name}/enable":                  s.enableHook,
 		"POST /api/v1/audit":                                s.audit,
 		"GET /api/v1/keys":                                  s.listKeys,
 		"POST /api/v1/keys/rotate":                          s.rotateKey,
@@ -373,8 +384,15 @@ func run(w http.ResponseWriter, r *http.Request, doing string, do func(ctx conte
 	ctx, cancel := context.WithTimeout(r.Context(), maxRun)
 	defer cancel()
 	extend(w)
-	begun := false
+	begun, ended := false, false
+	var one sync.Mutex // progress may come from any goroutine, and late
 	write := func(l line) {
+		one.Lock()
+		defer one.Unlock()
+		if ended {
+			return
+		}
+		ended = l.Progress == nil
 		if !begun {
 			w.Header().Set("Content-Type", "application/x-ndjson")
 			w.WriteHeader(http.StatusOK)
@@ -393,9 +411,13 @@ func run(w http.ResponseWriter, r *http.Request, doing string, do func(ctx conte
 		return nil
 	}
 	err = actionFailed(doing, err)
+	one.Lock()
 	if !begun {
+		ended = true
+		one.Unlock()
 		return err
 	}
+	one.Unlock()
 	var p Problem
 	errors.As(err, &p)
 	write(line{Result: out, Error: &p})

@@ -114,6 +114,14 @@ func (f *fakeActions) Backup(_ context.Context, dir string, _ func(any)) (any, e
 	return map[string]string{"dir": dir}, f.err
 }
 
+func (f *fakeActions) Hooks() []any { return []any{"crm"} }
+
+func (f *fakeActions) HookDeadLetters(_ string, after uint64, limit int) (list []any, last uint64, err error) {
+	return []any{after}[:min(1, limit)], after + 1, f.err
+}
+func (f *fakeActions) RedriveHook(_ string, event uint64) (int, error) { return int(event), f.err }
+func (f *fakeActions) EnableHook(string) error                         { return f.err }
+
 func (f *fakeActions) Reconcile() any   { return map[string]bool{"all_silent": false} }
 func (f *fakeActions) KeyIDs() []string { return []string{"k2", "k1"} }
 
@@ -170,6 +178,10 @@ var actionRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"POST", "/api/v1/audit", ``, `"seq":7`},
+	{"GET", "/api/v1/hooks", ``, `"crm"`},
+	{"GET", "/api/v1/hooks/crm/deadletters?cursor=6&limit=1", ``, `"next":"7"`},
+	{"POST", "/api/v1/hooks/crm/redrive?event=5", ``, `"count":5`},
+	{"POST", "/api/v1/hooks/crm/enable", ``, ``},
 	{"GET", "/api/v1/export?from=3&page=104&type=message.read", ``, "3 [104] [message.read]"},
 	{"POST", "/api/v1/backup", `{"dir":"/x"}`, `"dir":"/x"`},
 	{"GET", "/api/v1/consumers", ``, `"crm"`},
@@ -224,7 +236,7 @@ func TestActionErrors(t *testing.T) {
 	} {
 		base := serve(t, &fakeActions{err: c.err})
 		for _, r := range actionRequests {
-			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/keys" {
+			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/hooks" || r.path == "/api/v1/keys" {
 				continue
 			}
 			resp, body := call(t, r.method, base+r.path, r.body)

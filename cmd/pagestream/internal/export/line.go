@@ -74,6 +74,16 @@ func encode(m streams.Raw) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Event returns one event as a CloudEvent in JSON, the same bytes each time.
+func Event(s streams.Stored) ([]byte, error) {
+	m, err := streams.Encode(s.Event)
+	if err != nil {
+		return nil, err
+	}
+	b, err := encode(streams.Raw{Seq: s.Seq, At: s.At, Subject: m.Subject, Header: m.Header, Data: m.Data})
+	return bytes.TrimSuffix(b, []byte("\n")), err
+}
+
 // same reports whether the line gives the message back as it is.
 func same(l line, m streams.Raw) bool {
 	if _, err := streams.Decode(m.Subject, m.Header, m.Data, m.Seq, m.At); err != nil {

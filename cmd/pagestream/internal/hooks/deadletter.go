@@ -1,0 +1,240 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// MaxDeadLetterPage is the most that [Hooks.DeadLetters] returns at once.
+const MaxDeadLetterPage = 1000
+
+// Errors of [Hooks.DeadLetters], [Hooks.Redrive] and [Hooks.Enable].
+var (
+	// ErrUnknownEndpoint says that no endpoint has that name.
+	ErrUnknownEndpoint = errors.New("no such endpoint")
+	// ErrNoDeadLetter says that the endpoint has no dead letter of that sequence.
+	ErrNoDeadLetter = errors.New("no such dead letter")
+)
+
+// DeadLetter is an event that an endpoint did not take for so long that it was
+// given up. It names the event and holds nothing of it; LastError is in this
+// package's words. After a crash at the wrong moment a dead letter may have been
+// delivered all the same.
+type DeadLetter struct {
+	Seq       uint64        `json:"seq"`
+	ID        string        `json:"id"`
+	Type      domain.Type   `json:"type"`
+	Page      domain.PageID `json:"page"`
+	Attempts  int           `json:"attempts"`
+	LastError string        `json:"last_error"`
+	// At is when it was given up, or sent again in vain.
+	At time.Time `json:"at"`
+	// Redriving says that it is about to be sent again.
+	Redriving bool `json:"redriving,omitempty"`
+}
+
+// eachOf calls f with the JSON values of one endpoint, in the order of keys.
+func eachOf[T any](b *store.Bucket, name string, f func(key []byte, value T) error) error {
+	return b.ForEachPrefix(store.Key(name), func(key, raw []byte) error {
+		var v T
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return fmt.Errorf("decode %d bytes: %w", len(raw), store.ErrCorrupt)
+		}
+		return f(key, v)
+	})
+}
+
+// bury writes a dead letter, and counts it if it is new.
+func (e *endpoint) bury(d DeadLetter) error {
+	fresh := false
+	err := e.store.Update(func(tx *store.Tx) error {
+		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, d.Seq)
+		fresh = !b.Has(key)
+		return store.PutJSON(b, key, d)
+	})
+	if err != nil {
+		return fmt.Errorf("write dead letter: %w", err)
+	}
+	if fresh {
+		e.mu.Lock()
+		e.dead++
+		e.mu.Unlock()
+	}
+	return nil
+}
+
+// redriven returns the event of a dead letter; one that is not in the stream any
+// more is dropped.
+func (e *endpoint) redriven(ctx context.Context, l *lane, seq uint64) (job, bool, error) {
+	d, found, err := e.deadLetter(seq)
+	if err != nil {
+		return job{}, false, err
+	}
+	if !found {
+		e.unqueue(l, seq)
+		return job{}, false, nil
+	}
+	s, err := streams.Get(ctx, e.opts.JS, e.opts.Stream, seq)
+	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) || (err == nil && s.ID != d.ID) {
+		if err := e.exhume(seq); err != nil {
+			return job{}, false, err
+		}
+		e.unqueue(l, seq)
+		return job{}, false, nil
+	}
+	if err != nil {
+		return job{}, false, fmt.Errorf("get dead letter: %w", err)
+	}
+	return job{event: s, redrive: true}, true, nil
+}
+
+func (e *endpoint) unqueue(l *lane, seq uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.redrive = slices.DeleteFunc(l.redrive, func(s uint64) bool { return s == seq })
+}
+
+func (e *endpoint) deadLetter(seq uint64) (d DeadLetter, found bool, err error) {
+	err = e.store.View(func(tx *store.Tx) error {
+		d, found, err = store.GetJSON[DeadLetter](tx.Bucket(deadLettersBucket), store.Key(e.Name, seq))
+		return err
+	})
+	if err != nil {
+		return DeadLetter{}, false, fmt.Errorf("read dead letter: %w", err)
+	}
+	return d, found, nil
+}
+
+// exhume deletes a dead letter.
+func (e *endpoint) exhume(seq uint64) error {
+	had := false
+	err := e.store.Update(func(tx *store.Tx) error {
+		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, seq)
+		had = b.Has(key)
+		return b.Delete(key)
+	})
+	if err != nil {
+		return fmt.Errorf("delete dead letter: %w", err)
+	}
+	if had {
+		e.mu.Lock()
+		e.dead--
+		e.mu.Unlock()
+	}
+	return nil
+}
+
+// redriveDone follows a dead letter that was delivered. One that can't be
+// deleted stays, and may be sent once more.
+func (e *endpoint) redriveDone(l *lane, seq uint64) {
+	if err := e.exhume(seq); err != nil {
+		e.log.Error("webhook dead letter not deleted", "seq", seq, "err", err)
+	}
+	e.unqueue(l, seq)
+	e.settle(l, func() { e.delivered, e.dirty = e.delivered+1, true })
+}
+
+// redriveFailed leaves a dead letter what it is: it gets one try.
+func (e *endpoint) redriveFailed(l *lane, j job, out outcome) {
+	now := e.opts.Now()
+	err := e.store.Update(func(tx *store.Tx) error {
+		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, j.event.Seq)
+		d, found, err := store.GetJSON[DeadLetter](b, key)
+		if err != nil || !found {
+			return err
+		}
+		d.Attempts, d.LastError, d.At, d.Redriving = d.Attempts+1, out.failure, now, false
+		return store.PutJSON(b, key, d)
+	})
+	if err != nil {
+		e.log.Error("webhook dead letter not written", "seq", j.event.Seq, "err", err)
+	}
+	e.unqueue(l, j.event.Seq)
+	e.settle(l, func() {
+		e.failed, e.dirty = e.failed+1, true
+		e.note(out.failure)
+		e.limit(out, 1)
+	})
+}
+
+// redrive marks one dead letter, or all where seq is 0, and gives the marked ones
+// to their lanes. It returns how many there are.
+func (e *endpoint) redrive(seq uint64) (int, error) {
+	var list []DeadLetter
+	err := e.store.Update(func(tx *store.Tx) error {
+		list = nil
+		b := tx.Bucket(deadLettersBucket)
+		if seq != 0 {
+			d, found, err := store.GetJSON[DeadLetter](b, store.Key(e.Name, seq))
+			if err != nil {
+				return err
+			}
+			if !found {
+				return ErrNoDeadLetter
+			}
+			list = append(list, d)
+		} else if err := eachOf(b, e.Name, func(_ []byte, d DeadLetter) error {
+			list = append(list, d)
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, d := range list {
+			d.Redriving = true
+			if err := store.PutJSON(b, store.Key(e.Name, d.Seq), d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("redrive: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range list {
+		l := e.lane(d.Page)
+		if !slices.Contains(l.redrive, d.Seq) {
+			l.redrive = append(l.redrive, d.Seq)
+		}
+		if l.state == idle || l.state == waiting {
+			e.enqueue(l)
+		}
+	}
+	return len(list), nil
+}
+
+// deadLetters returns up to limit dead letters after a sequence.
+func (e *endpoint) deadLetters(after uint64, limit int) ([]DeadLetter, error) {
+	if limit <= 0 || limit > MaxDeadLetterPage {
+		limit = MaxDeadLetterPage
+	}
+	var list []DeadLetter
+	if after+1 == 0 {
+		return nil, nil
+	}
+	err := e.store.View(func(tx *store.Tx) error {
+		c, prefix := tx.Bucket(deadLettersBucket).Cursor(), store.Key(e.Name)
+		for k, v := c.Seek(store.Key(e.Name, after+1)); k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = c.Next() {
+			var d DeadLetter
+			if err := json.Unmarshal(v, &d); err != nil {
+				return fmt.Errorf("decode %d bytes: %w", len(v), store.ErrCorrupt)
+			}
+			list = append(list, d)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	return list, nil
+}

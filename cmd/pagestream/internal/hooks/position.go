@@ -1,0 +1,183 @@
+package hooks
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Buckets of the file.
+const (
+	endpointsBucket   = "endpoints"   // name -> endpointRow
+	pagesBucket       = "pages"       // name, page -> pageRow
+	deadLettersBucket = "deadletters" // name, sequence -> DeadLetter
+)
+
+// endpointRow is where an endpoint stands.
+type endpointRow struct {
+	Identity  streams.Identity `json:"identity,omitempty"`
+	Read      uint64           `json:"read"`
+	Disabled  string           `json:"disabled,omitempty"`
+	Delivered uint64           `json:"delivered"`
+	Failed    uint64           `json:"failed"`
+}
+
+// pageRow is where an endpoint is behind with a page: events before Next are
+// finished. A page without a row is finished up to endpointRow.Read.
+type pageRow struct {
+	Page     domain.PageID `json:"page"`
+	Next     uint64        `json:"next"`
+	Attempts int           `json:"attempts,omitempty"`
+	Since    time.Time     `json:"since,omitzero"`
+}
+
+// change is what has to be written of an endpoint; a nil row is one to delete.
+type change struct {
+	row   endpointRow
+	pages map[domain.PageID]*pageRow
+}
+
+// changes takes what has changed since the last call, as of one moment.
+func (e *endpoint) changes() (change, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.known || (!e.dirty && len(e.dirtyPages) == 0) {
+		return change{}, false
+	}
+	c := change{
+		row: endpointRow{
+			Identity: e.opts.Identity, Read: e.read, Disabled: e.disabled, Delivered: e.delivered, Failed: e.failed,
+		},
+		pages: make(map[domain.PageID]*pageRow, len(e.dirtyPages)),
+	}
+	for page := range e.dirtyPages {
+		c.pages[page] = nil
+		if l := e.lanes[page]; l != nil && l.work() {
+			c.pages[page] = &pageRow{Page: page, Next: l.next, Attempts: l.attempts, Since: l.since}
+		}
+	}
+	e.dirty, e.dirtyPages = false, make(map[domain.PageID]bool)
+	return c, true
+}
+
+// takeBack says that changes were not written. Nothing is delivered until they
+// are: it would all come again after a crash.
+func (e *endpoint) takeBack(c change) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dirty, e.unwritten = true, true
+	for page := range c.pages {
+		e.dirtyPages[page] = true
+	}
+}
+
+// written says that changes were.
+func (e *endpoint) written() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.unwritten {
+		e.unwritten = false
+		e.cond.Broadcast()
+	}
+}
+
+func (c change) write(tx *store.Tx, name string) error {
+	if err := store.PutJSON(tx.Bucket(endpointsBucket), store.Key(name), c.row); err != nil {
+		return fmt.Errorf("write endpoint: %w", err)
+	}
+	b := tx.Bucket(pagesBucket)
+	for page, row := range c.pages {
+		err := error(nil)
+		if key := store.Key(name, page); row == nil {
+			err = b.Delete(key)
+		} else {
+			err = store.PutJSON(b, key, row)
+		}
+		if err != nil {
+			return fmt.Errorf("write page: %w", err)
+		}
+	}
+	return nil
+}
+
+// load reads where the endpoint stood, before it runs.
+func (e *endpoint) load() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var old []*lane
+	forget := false
+	err := e.store.View(func(tx *store.Tx) error {
+		row, found, err := store.GetJSON[endpointRow](tx.Bucket(endpointsBucket), store.Key(e.Name))
+		if err != nil || !found {
+			return err
+		}
+		if e.opts.Identity != "" && row.Identity != "" && row.Identity != e.opts.Identity {
+			forget = true
+			return nil
+		}
+		e.known, e.read, e.disabled, e.delivered, e.failed = true, row.Read, row.Disabled, row.Delivered, row.Failed
+		err = eachOf(tx.Bucket(pagesBucket), e.Name, func(_ []byte, r pageRow) error {
+			old = append(old, &lane{
+				page: r.Page, spilled: true, next: r.Next, tail: row.Read, attempts: r.Attempts, since: r.Since,
+			})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, l := range old {
+			e.lanes[l.page] = l
+		}
+		return eachOf(tx.Bucket(deadLettersBucket), e.Name, func(_ []byte, d DeadLetter) error {
+			e.dead++
+			if d.Redriving {
+				l := e.lane(d.Page)
+				l.redrive = append(l.redrive, d.Seq)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("read position of endpoint %q: %w", e.Name, err)
+	}
+	if forget {
+		e.log.Warn("webhook endpoint begins anew: the stream is another one")
+		return e.forget()
+	}
+	for _, l := range e.lanes {
+		e.enqueue(l)
+	}
+	return nil
+}
+
+// forget removes everything that is kept of the endpoint.
+func (e *endpoint) forget() error {
+	err := e.store.Update(func(tx *store.Tx) error {
+		if err := tx.Bucket(endpointsBucket).Delete(store.Key(e.Name)); err != nil {
+			return err
+		}
+		for _, name := range []string{pagesBucket, deadLettersBucket} {
+			b := tx.Bucket(name)
+			var keys [][]byte
+			err := b.ForEachPrefix(store.Key(e.Name), func(key, _ []byte) error {
+				keys = append(keys, append([]byte(nil), key...))
+				return nil
+			})
+			for _, key := range keys {
+				err = errors.Join(err, b.Delete(key))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("forget endpoint %q: %w", e.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package hooks
+
+import (
+	"net/url"
+	"time"
+)
+
+// Status is where an endpoint stands.
+type Status struct {
+	Name string `json:"name"`
+	// Host is that of the URL; the rest of a URL may be a secret.
+	Host string `json:"host"`
+	// Position is the last sequence up to which every event of the endpoint is
+	// finished: delivered, or a dead letter. Lag is how far it is behind the
+	// stream's head, which is about a second old.
+	Position uint64 `json:"position"`
+	Lag      uint64 `json:"lag"`
+	// Delivered and Failed count tries over the endpoint's life. After a crash
+	// the last of them may be missing.
+	Delivered uint64 `json:"delivered"`
+	Failed    uint64 `json:"failed"`
+	// Behind is how many pages have events to send, and Retrying how many of
+	// them have one that failed before.
+	Behind   int `json:"behind"`
+	Retrying int `json:"retrying"`
+	// NextTry is when the first of those that wait is tried again.
+	// RetryingUntil is when the first of the retried events will be given up.
+	NextTry       time.Time `json:"next_try,omitzero"`
+	RetryingUntil time.Time `json:"retrying_until,omitzero"`
+	// LastError is the last failure, also when it is over.
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	// Disabled is why the endpoint gets nothing any more, empty if it does.
+	Disabled    string `json:"disabled,omitempty"`
+	DeadLetters int    `json:"dead_letters"`
+}
+
+func (e *endpoint) status() Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := Status{
+		Name: e.Name, Position: e.read, Delivered: e.delivered, Failed: e.failed,
+		LastError: e.lastError, LastErrorAt: e.lastErrorAt, Disabled: e.disabled, DeadLetters: e.dead,
+	}
+	if u, err := url.Parse(e.URL); err == nil {
+		s.Host = u.Host
+	}
+	for _, l := range e.lanes {
+		if !l.work() {
+			continue
+		}
+		s.Behind++
+		s.Position = min(s.Position, l.next-1)
+		if l.attempts == 0 {
+			continue
+		}
+		s.Retrying++
+		s.NextTry = earlier(s.NextTry, l.until)
+		s.RetryingUntil = earlier(s.RetryingUntil, l.since.Add(e.opts.GiveUpAfter))
+	}
+	if e.head > s.Position {
+		s.Lag = e.head - s.Position
+	}
+	return s
+}
+
+// earlier returns the earlier of two times; the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
