@@ -56,7 +56,10 @@ type ReactorOptions struct {
 	MaxDeliver int
 	// Pause is the first pause after an error, doubling up to MaxPause.
 	Pause, MaxPause time.Duration
-	// GaveUp is told of a message that is left for good.
+	// Parking, if not nil, keeps an event that is given up, and those of its
+	// conversation that come after that.
+	Parking *Parking
+	// GaveUp is told of a message that is left for good, or parked.
 	GaveUp func(m *message.Message, err error)
 	Logger *slog.Logger
 }
@@ -122,6 +125,11 @@ func (r *Reactor) Run(ctx context.Context) error {
 		return fmt.Errorf("connect reactor %s: %w", r.opts.Durable, err)
 	}
 	defer conn.Close()
+	if r.opts.Parking != nil {
+		if err := r.opts.Parking.enter(ctx, r); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("read what reactor %s has parked: %w", r.opts.Durable, err)
+		}
+	}
 	if err := r.ensure(ctx, conn); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -216,7 +224,7 @@ func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
 		FilterSubject:  r.opts.Filter,
 		AckPolicy:      jetstream.AckExplicitPolicy,
 		AckWait:        (reactorPending + 1) * (r.opts.Timeout + time.Second),
-		MaxDeliver:     r.opts.MaxDeliver + 1, // the last is answered by handle itself
+		MaxDeliver:     -1, // handle itself counts, and gives up only what is parked
 		MaxAckPending:  reactorPending,
 	})
 	return err
@@ -226,6 +234,9 @@ func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
 func (r *Reactor) handle(parent context.Context, m *message.Message) (err error) {
 	ctx, cancel := context.WithTimeout(parent, r.opts.Timeout)
 	defer cancel()
+	if waits, err := r.behind(ctx, m); waits || err != nil {
+		return err
+	}
 	if err = r.try(ctx, m); err == nil {
 		return nil
 	}
@@ -234,6 +245,9 @@ func (r *Reactor) handle(parent context.Context, m *message.Message) (err error)
 	}
 	if n, odd := number(m, MetaDelivered); odd == nil && n >= uint64(r.opts.MaxDeliver) {
 		r.opts.Logger.Error("reactor gives a message up", "reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)
+		if err := r.park(m, n, err); err != nil {
+			return err // to be given again is better than to be gone
+		}
 		r.opts.GaveUp(m, err)
 		return nil
 	}

@@ -216,9 +216,10 @@ func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
 // shown bounds the dead letters that an answer lists.
 const shown = 100
 
-// DeadLetters lists those of one read model, or of all, one after the other.
-func (a *actions) DeadLetters(projection string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
-	runners, err := a.deciders(projection)
+// DeadLetters lists those of one read model or reactor, or of all, one after the
+// other.
+func (a *actions) DeadLetters(of string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
+	runners, err := a.deciders(of)
 	if err != nil {
 		return nil, err
 	}
@@ -237,18 +238,60 @@ func (a *actions) DeadLetters(projection string, after projections.DeadLetter, l
 		}
 		out = append(out, list...)
 	}
+	parked, err := a.parked(streams.Decision{}, of)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range parked {
+		if !past && d.Projection == after.Projection && d.Seq == after.Seq {
+			past = true
+			continue
+		}
+		if past && len(out) < limit {
+			out = append(out, d)
+		}
+	}
 	return out, nil
 }
 
-func (a *actions) deciders(projection string) ([]*projections.Runner, error) {
-	if projection == "" {
-		return a.p.runners, nil
+// parked lists the dead letters of reactors that a decision would be about; one
+// without an action is about all that is parked.
+func (a *actions) parked(d streams.Decision, of string) (out []projections.DeadLetter, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), parkedTimeout)
+	defer cancel()
+	list, err := a.p.parking.List(ctx, of)
+	for _, p := range list {
+		about := d.Event == p.Seq || d.Event == 0 && p.Behind == 0 && (d.Page == "" || d.Page == p.Page)
+		if d.Action == "" || about {
+			out = append(out, projections.DeadLetter{
+				Projection: p.Reactor, Seq: p.Seq, Page: p.Page, Contact: p.Contact, Type: p.Type, Behind: p.Behind, Error: p.Error, Attempts: p.Attempts,
+			})
+		}
 	}
-	r, err := a.runner(projection)
-	return []*projections.Runner{r}, err
+	return out, err
 }
 
-// Decide redrives or discards dead letters, in each read model that has such.
+// parkedTimeout bounds a look at what reactors have parked.
+const parkedTimeout = 10 * time.Second
+
+// deciders are the read models of that name, or all; none where a reactor has the
+// name.
+func (a *actions) deciders(of string) ([]*projections.Runner, error) {
+	if of == "" {
+		return a.p.runners, nil
+	}
+	r, err := a.runner(of)
+	if err == nil {
+		return []*projections.Runner{r}, nil
+	}
+	if parked, lookErr := a.parked(streams.Decision{}, of); lookErr != nil || len(parked) == 0 {
+		return nil, errors.Join(lookErr, err)
+	}
+	return nil, nil
+}
+
+// Decide redrives or discards dead letters, in each read model and reactor that
+// has such.
 func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.DecisionResult, error) {
 	out := api.DecisionResult{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
 	runners, err := a.deciders(r.Projection)
@@ -256,27 +299,58 @@ func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.Decisi
 		return out, err
 	}
 	d := streams.Decision{Action: r.Action, Event: r.Event, Page: r.Page, Reason: r.Reason}
+	about := func(list []projections.DeadLetter) {
+		out.Count += len(list)
+		out.DeadLetters = append(out.DeadLetters, list[:min(len(list), shown-len(out.DeadLetters))]...)
+	}
 	for _, run := range runners {
 		list, err := run.About(d)
 		if err != nil {
 			return out, err
 		}
-		if len(list) == 0 {
-			continue
-		}
-		out.Count += len(list)
-		out.DeadLetters = append(out.DeadLetters, list[:min(len(list), shown-len(out.DeadLetters))]...)
-		if r.DryRun {
+		if about(list); len(list) == 0 || r.DryRun {
 			continue
 		}
 		if out.Outcomes[run.Name()], err = run.Decide(ctx, d); err != nil {
 			return out, err
 		}
 	}
+	parked, err := a.parked(d, r.Projection)
+	if err != nil {
+		return out, err
+	}
+	if about(parked); !r.DryRun {
+		for _, l := range parked {
+			if err := a.decideReactor(ctx, d, l, out.Outcomes); err != nil {
+				return out, err
+			}
+		}
+	}
 	if out.Count == 0 {
 		return out, projections.ErrNoDeadLetter
 	}
 	return out, nil
+}
+
+// decideReactor carries a decision out for one dead letter of a reactor, and notes
+// what came of it.
+func (a *actions) decideReactor(ctx context.Context, d streams.Decision, l projections.DeadLetter, outcomes map[string]projections.Redriven) error {
+	o := outcomes[l.Projection]
+	o.Heads++
+	do := a.p.parking.Redrive
+	if d.Action == streams.Discard {
+		do = a.p.parking.Discard
+		o.Discarded++
+		a.p.log.Warn("dead letter of a reactor discarded", "reactor", l.Projection, "seq", l.Seq, "reason", d.Reason)
+	}
+	done, err := do(ctx, l.Projection, l.Seq)
+	if err != nil {
+		return err
+	}
+	left, err := a.parked(streams.Decision{}, l.Projection)
+	o.Applied, o.Parked = o.Applied+uint64(done), uint64(len(left))
+	outcomes[l.Projection] = o
+	return err
 }
 
 // Consumers lists the programs that read by NATS.
@@ -318,7 +392,7 @@ func (a *actions) Export(ctx context.Context, r api.ExportRequest, w io.Writer) 
 // Backup copies what can't be made again to a directory of the server's machine.
 func (a *actions) Backup(ctx context.Context, dir string, progress func(any)) (any, error) {
 	m, err := backup.Take(ctx, backup.Options{
-		Conn: a.p.conn, Streams: []string{streams.Name, streams.DecisionsOf(streams.Name)}, Dir: dir,
+		Conn: a.p.conn, Streams: []string{streams.Name, streams.DecisionsOf(streams.Name), streams.ParkedOf(streams.Name)}, Dir: dir,
 		Files:    map[string]string{backupKeys: a.p.cfg.Keys.File, backupConfig: a.p.configFile},
 		Progress: func(stream string, n uint64) { progress(map[string]any{"stream": stream, "bytes": n}) },
 	})

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -27,6 +31,59 @@ func (p *touchy) Apply(tx *store.Tx, e streams.Stored) error {
 		_ = nobody.Seq // as a mistake would be
 	}
 	return b.Put(store.Key(e.Seq), []byte(e.Page))
+}
+
+// TestDeadLettersOfReactors: an erasure that can't be carried out is parked, shown
+// beside those of read models, and done when it is redriven.
+func TestDeadLettersOfReactors(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	var sick atomic.Bool
+	sick.Store(true)
+	var done atomic.Int64
+	reactor := streams.NewReactor(streams.ReactorOptions{
+		Connect: r.dial("touchy"), Filter: "pagestream.*.message.received", Durable: "touchy", MaxDeliver: 2, Pause: time.Millisecond, Parking: r.parking,
+		Handle: streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+			if sick.Load() && e.Contact == "31" {
+				return errors.New("no use")
+			}
+			done.Add(1)
+			return nil
+		}),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- reactor.Run(ctx) }()
+	defer func() {
+		cancel()
+		assert.NoError(t, <-ended)
+	}()
+	for i := range 6 {
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))))
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := r.parking.List(t.Context(), "touchy")
+		if len(list) != 3 || done.Load() != 3 {
+			return fmt.Errorf("%d parked, %d done, %w", len(list), done.Load(), err)
+		}
+		return nil
+	})
+	_, out, _ := r.command(t, "deadletters", "list", "--projection", "touchy")
+	assert.Contains(t, out, "no use")
+	assert.Contains(t, out, "waits behind 2")
+	code, out, stderr := r.command(t, "--json", "deadletters", "list", "--limit", "2")
+	assert.Equal(t, exitFine, code, stderr)
+	assert.Equal(t, 2, strings.Count(out, "touchy"))
+	code, out, _ = r.command(t, "deadletters", "redrive", "--page", "700", "--dry-run")
+	assert.Equal(t, exitFine, code)
+	assert.Contains(t, out, "redrive: 1 dead letters")
+	code, out, stderr = r.command(t, "deadletters", "discard", "2", "--reason", "no use")
+	assert.Equal(t, exitFine, code, stderr)
+	assert.Contains(t, out, "touchy: 0 events applied, 1 discarded, 2 still parked")
+	sick.Store(false)
+	code, out, stderr = r.command(t, "deadletters", "redrive", "--all")
+	assert.Equal(t, exitFine, code, stderr)
+	assert.Contains(t, out, "touchy: 2 events applied, 0 discarded, 0 still parked")
+	assert.EqualValues(t, 5, done.Load())
 }
 
 // TestDeadLetters: from the panic to the redrive, by the command line.

@@ -55,6 +55,7 @@ type Program struct {
 	callbacks *callbacks.Handler
 	eraser    *erase.Eraser
 	consumers *consumers.Consumers
+	parking   *streams.Parking
 	hooks     *hooks.Hooks // nil without endpoints
 	identity  streams.Identity
 	// configFile is what the configuration was read from, empty for none.
@@ -333,6 +334,7 @@ func (p *Program) openApps() (err error) {
 	if p.apps, err = newMetaApps(p.cfg.Apps, newGraphMetrics(p.metrics.Registry).observe); err != nil {
 		return err
 	}
+	p.parking = streams.NewParking(p.js, streams.Name)
 	p.tokens = tokens{pages: p.model("pages"), keys: p.keys}
 	p.connector = newConnector(p)
 	p.login = login.New(login.Options{
@@ -350,7 +352,7 @@ func (p *Program) openApps() (err error) {
 	}
 	p.callbacks = callbacks.New(o)
 	p.eraser = erase.New(erase.Options{
-		JS: p.js, Connect: p.dial("erase"), Publisher: p.publisher, Conversations: p.model("conversations"),
+		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher, Conversations: p.model("conversations"),
 		Logger: p.log.With("part", "erase"),
 	})
 	return nil

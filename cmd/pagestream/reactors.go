@@ -38,7 +38,7 @@ func (p *Program) startReactors() {
 		interval = -1 // refreshed tokens are followed all the same
 	}
 	p.reconciler = reconcile.New(reconcile.Options{
-		JS: p.js, Connect: p.dial("reconcile"), Replicas: p.cfg.NATS.Replicas, Verbs: verbs{p.connector},
+		JS: p.js, Connect: p.dial("reconcile"), Parking: p.parking, Replicas: p.cfg.NATS.Replicas, Verbs: verbs{p.connector},
 		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
 		Interval: interval, TokenInterval: p.cfg.Reconcile.TokenInterval, Logger: p.log.With("part", "reconcile"),
 	})
@@ -48,7 +48,7 @@ func (p *Program) startReactors() {
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
-			Connect: p.dial("profile"), Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},
+			Connect: p.dial("profile"), Parking: p.parking, Tokens: profileTokens{p.tokens}, Graph: profiles{p.apps},
 			Publisher: p.publisher, Conversations: p.model("conversations"), MaxAge: p.cfg.Profiles.MaxAge,
 			Logger: p.log.With("part", "profile"),
 		}).Run)

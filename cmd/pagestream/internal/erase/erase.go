@@ -53,7 +53,9 @@ type Options struct {
 	JS     jetstream.JetStream
 	Stream string
 	// Connect returns a connection for the reactor alone.
-	Connect       func() (*nats.Conn, error)
+	Connect func() (*nats.Conn, error)
+	// Parking keeps what is given up; nil only logs it.
+	Parking       *streams.Parking
 	Publisher     Publisher
 	Conversations *projections.Runner
 	Now           func() time.Time
@@ -208,6 +210,7 @@ func (x *Eraser) Run(ctx context.Context) error {
 		Connect: x.opts.Connect, Stream: x.opts.Stream,
 		Filter: streams.Filter("", domain.ContactErased)[0], Durable: "erase",
 		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
+		Parking: x.opts.Parking,
 		GaveUp: func(m *message.Message, err error) {
 			x.opts.Logger.Error("erased events can't be deleted from the stream; type: pagestream erase, once more",
 				"seq", m.Metadata[streams.MetaSeq], "err", err)

@@ -90,6 +90,8 @@ type Options struct {
 	Connect func() (*nats.Conn, error)
 	// Stream is the stream's name, by default streams.Name.
 	Stream string
+	// Parking keeps what is given up; nil only logs it.
+	Parking *streams.Parking
 
 	Tokens        Tokens
 	Graph         Graph
@@ -210,7 +212,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no storm over the history
 		Timeout: r.opts.Timeout, MaxPause: r.opts.MaxWait,
-		Handle: streams.OnEvent(r.react), Logger: r.opts.Logger,
+		Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
 

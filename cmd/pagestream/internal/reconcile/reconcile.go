@@ -81,6 +81,8 @@ type Options struct {
 	Connect func() (*nats.Conn, error)
 	// Stream is the name of the stream of events, by default streams.Name.
 	Stream string
+	// Parking keeps what is given up; nil only logs it.
+	Parking *streams.Parking
 	// Replicas of the work queue; more than 1 needs a cluster.
 	Replicas int
 

@@ -18,7 +18,7 @@ func (r *Reconciler) refreshes() *streams.Reactor {
 		Connect: r.opts.Connect, Stream: r.opts.Stream, Durable: refreshDurable,
 		Filter:  "pagestream.*." + string(domain.PageTokenRefreshed),
 		FromNow: true, // what was refreshed before there was a loop, the loop looks at anyway
-		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed), Logger: r.opts.Logger,
+		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	})
 }
 

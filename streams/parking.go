@@ -1,0 +1,306 @@
+package streams
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// Parked is an event that a [Reactor] gave up, or one of the same conversation
+// that came after it and waits behind it.
+type Parked struct {
+	Reactor string           `json:"reactor"`
+	Seq     uint64           `json:"seq"`
+	Page    domain.PageID    `json:"page"`
+	Contact domain.ContactID `json:"contact,omitempty"`
+	Type    domain.Type      `json:"type"`
+	// Behind is the event that it waits for, 0 if it has failed itself. Then Error
+	// says why, and Attempts how often it was tried.
+	Behind   uint64    `json:"behind,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Attempts int       `json:"attempts,omitempty"`
+	At       time.Time `json:"at"`
+}
+
+// ErrNotParked says that no such event is parked.
+var ErrNotParked = errors.New("no such event is parked")
+
+// maxParkedError bounds what is kept of an error.
+const maxParkedError = 500
+
+// Parking keeps what reactors gave up, in a stream of its own beside the events:
+// a message each, which is removed when it was done or discarded. The zero value
+// is not usable, see [NewParking]; methods are safe for concurrent use.
+type Parking struct {
+	js     jetstream.JetStream
+	stream string
+
+	mu       sync.Mutex
+	reactors map[string]*Reactor
+	// behind has the first parked event of each conversation, by reactor.
+	behind map[parkedConversation]uint64
+	loaded bool
+}
+
+type parkedConversation struct {
+	reactor string
+	page    domain.PageID
+	contact domain.ContactID
+}
+
+func (p Parked) conversation() parkedConversation {
+	return parkedConversation{p.Reactor, p.Page, p.Contact}
+}
+
+// ParkedOf returns the name of the stream of parked events beside a stream of
+// events.
+func ParkedOf(stream string) string { return stream + "_PARKED" }
+
+// NewParking returns the parking of a stream. It makes nothing until something is
+// parked.
+func NewParking(js jetstream.JetStream, stream string) *Parking {
+	return &Parking{js: js, stream: stream, reactors: map[string]*Reactor{}, behind: map[parkedConversation]uint64{}}
+}
+
+func (k *Parking) subject(reactor string, seq uint64) string {
+	return "pagestream-parked." + k.stream + "." + reactor + "." + strconv.FormatUint(seq, 10)
+}
+
+// List returns what is parked, in order, of one reactor or, where that is empty,
+// of all.
+func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
+	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask stream of parked events: %w", err)
+	}
+	if st.CachedInfo().State.Msgs == 0 {
+		return nil, nil
+	}
+	src := newSource(k.js, ParkedOf(k.stream), nil, 0)
+	defer src.close()
+	var out []Parked
+	for !src.empty(ctx) {
+		m, meta, err := src.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var p Parked
+		if json.Unmarshal(m.Data(), &p) == nil && (reactor == "" || p.Reactor == reactor) {
+			out = append(out, p)
+		}
+		if meta.NumPending == 0 {
+			break
+		}
+	}
+	slices.SortFunc(out, func(a, b Parked) int {
+		return cmp.Or(cmp.Compare(a.Reactor, b.Reactor), cmp.Compare(a.Seq, b.Seq))
+	})
+	return out, nil
+}
+
+// enter makes a reactor known, for its events to be redriven.
+func (k *Parking) enter(ctx context.Context, r *Reactor) error {
+	list, err := k.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.reactors[r.opts.Durable] = r
+	if k.loaded {
+		return nil
+	}
+	for _, p := range slices.Backward(list) {
+		k.behind[p.conversation()] = p.Seq
+	}
+	k.loaded = true
+	return nil
+}
+
+// waits parks an event that has to wait, and says whether it did.
+func (k *Parking) waits(ctx context.Context, reactor string, e Stored) (bool, error) {
+	p := Parked{Reactor: reactor, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type}
+	k.mu.Lock()
+	p.Behind = k.behind[p.conversation()]
+	k.mu.Unlock()
+	if p.Behind == 0 || p.Behind >= e.Seq {
+		return false, nil
+	}
+	return true, k.put(ctx, p)
+}
+
+func (k *Parking) put(ctx context.Context, p Parked) error {
+	p.At = time.Now().UTC()
+	p.Error = p.Error[:min(len(p.Error), maxParkedError)]
+	data, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode parked event: %w", err)
+	}
+	m := &nats.Msg{Subject: k.subject(p.Reactor, p.Seq), Data: data}
+	_, err = k.js.PublishMsg(ctx, m)
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		var events jetstream.Stream
+		if events, err = k.js.Stream(ctx, k.stream); err != nil {
+			return fmt.Errorf("ask stream: %w", err)
+		}
+		_, err = k.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+			Name: ParkedOf(k.stream), Description: "Events that reactors gave up.",
+			Subjects: []string{"pagestream-parked." + k.stream + ".>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+			MaxMsgsPerSubject: 1, Replicas: events.CachedInfo().Config.Replicas,
+		})
+		if err == nil {
+			_, err = k.js.PublishMsg(ctx, m)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("park event %d of %s: %w", p.Seq, p.Reactor, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if first := k.behind[p.conversation()]; first == 0 || p.Seq < first {
+		k.behind[p.conversation()] = p.Seq
+	}
+	return nil
+}
+
+// remove takes an event off, and remembers what is next in its conversation.
+func (k *Parking) remove(ctx context.Context, p Parked) error {
+	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
+	if err == nil {
+		err = st.Purge(ctx, jetstream.WithPurgeSubject(k.subject(p.Reactor, p.Seq)))
+	}
+	if err != nil {
+		return fmt.Errorf("remove parked event %d: %w", p.Seq, err)
+	}
+	list, err := k.List(ctx, p.Reactor)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.behind, p.conversation())
+	for _, next := range slices.Backward(list) {
+		if next.conversation() == p.conversation() {
+			k.behind[p.conversation()] = next.Seq
+		}
+	}
+	return nil
+}
+
+// Redrive gives a parked event to its reactor again, and then what waits behind
+// it, until one fails, which stays parked with its error. It returns how many were
+// done. It fails with [ErrNotParked], and where the reactor does not run here.
+func (k *Parking) Redrive(ctx context.Context, reactor string, seq uint64) (done int, err error) {
+	return k.release(ctx, reactor, seq, false)
+}
+
+// Discard takes a parked event off undone, and goes on with what waits behind it
+// as Redrive does.
+func (k *Parking) Discard(ctx context.Context, reactor string, seq uint64) (done int, err error) {
+	return k.release(ctx, reactor, seq, true)
+}
+
+func (k *Parking) release(ctx context.Context, reactor string, seq uint64, discard bool) (done int, err error) {
+	list, err := k.List(ctx, reactor)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(list, func(p Parked) bool { return p.Seq == seq })
+	if i < 0 {
+		return 0, fmt.Errorf("event %d of %s: %w", seq, reactor, ErrNotParked)
+	}
+	k.mu.Lock()
+	r := k.reactors[reactor]
+	k.mu.Unlock()
+	if r == nil {
+		return 0, fmt.Errorf("reactor %s does not run here", reactor)
+	}
+	if discard {
+		if err := k.remove(ctx, list[i]); err != nil {
+			return 0, err
+		}
+	}
+	for _, p := range list {
+		if p.conversation() != list[i].conversation() || discard && p.Seq == seq {
+			continue
+		}
+		err := r.again(ctx, p.Seq)
+		if err != nil && ctx.Err() != nil {
+			return done, err
+		}
+		if err != nil {
+			p.Behind, p.Error, p.Attempts = 0, err.Error(), p.Attempts+1
+			return done, k.put(ctx, p)
+		}
+		if err := k.remove(ctx, p); err != nil {
+			return done, err
+		}
+		done++
+	}
+	return done, nil
+}
+
+// again handles an event of the stream once more. One that was erased has nothing
+// left to be done for.
+func (r *Reactor) again(ctx context.Context, seq uint64) error {
+	st, err := r.opts.Parking.js.Stream(ctx, r.opts.Stream)
+	if err != nil {
+		return fmt.Errorf("ask stream: %w", err)
+	}
+	raw, err := st.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get sequence %d: %w", seq, err)
+	}
+	m, err := unmarshaler{}.Unmarshal(&nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data})
+	if err != nil {
+		return err
+	}
+	m.Metadata[MetaSeq], m.Metadata[MetaAt] = strconv.FormatUint(seq, 10), raw.Time.UTC().Format(time.RFC3339Nano)
+	m.Metadata[MetaDelivered] = "1"
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+	defer cancel()
+	return r.try(ctx, m)
+}
+
+// park keeps a message that is given up. One that is no event has no place.
+func (r *Reactor) park(m *message.Message, attempts uint64, reason error) error {
+	e, err := FromMessage(m)
+	if r.opts.Parking == nil || err != nil {
+		return nil //nolint:nilerr // it is left for good, as GaveUp is told
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.opts.Timeout)
+	defer cancel()
+	return r.opts.Parking.put(ctx, Parked{
+		Reactor: r.opts.Durable, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type, Error: reason.Error(), Attempts: int(attempts),
+	})
+}
+
+// behind parks a message that has to wait for one that was given up.
+func (r *Reactor) behind(ctx context.Context, m *message.Message) (bool, error) {
+	if r.opts.Parking == nil {
+		return false, nil
+	}
+	e, err := FromMessage(m)
+	if err != nil {
+		return false, nil //nolint:nilerr // Handle says what it makes of it
+	}
+	return r.opts.Parking.waits(ctx, r.opts.Durable, e)
+}

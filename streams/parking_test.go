@@ -1,0 +1,98 @@
+package streams_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// TestParking: an event that a reactor gives up is parked, its conversation waits
+// behind it, others flow; redriven and discarded the order stays, also over a
+// restart.
+func TestParking(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	var sick atomic.Bool
+	sick.Store(true)
+	r := &reactions{}
+	o := reactorOptions(s)
+	o.MaxDeliver = 3
+	o.Parking = streams.NewParking(s.JS, streams.Name)
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+		if sick.Load() && (e.ID == "a1" || e.ID == "a3") {
+			return errors.New("no use")
+		}
+		r.add(e.ID)
+		return nil
+	})
+	publish := func(ids ...string) {
+		t.Helper()
+		for _, id := range ids {
+			m, err := streams.Encode(domain.Event{ID: id, Type: domain.MessageReceived, Page: "100", Contact: domain.ContactID(id[:1])})
+			require.NoError(t, err)
+			_, err = s.JS.PublishMsg(t.Context(), m)
+			require.NoError(t, err)
+		}
+	}
+	parked := func(want ...uint64) []streams.Parked {
+		t.Helper()
+		var list []streams.Parked
+		streamstest.Eventually(t, streamstest.Limit, func() (err error) {
+			list, err = o.Parking.List(t.Context(), "test")
+			var seqs []uint64
+			for _, p := range list {
+				seqs = append(seqs, p.Seq)
+			}
+			if fmt.Sprint(seqs) != fmt.Sprint(want) {
+				return fmt.Errorf("parked %v, want %v, %w", seqs, want, err)
+			}
+			return nil
+		})
+		return list
+	}
+	stop := react(t, o)
+	publish("a1")
+	first := parked(1)[0]
+	assert.Equal(t, 3, first.Attempts)
+	assert.Equal(t, "no use", first.Error)
+	publish("b1", "a2", "b2", "a3", "a4")
+	list := parked(1, 3, 5, 6)
+	assert.EqualValues(t, 1, list[1].Behind)
+	r.eventually(t, map[string]int{"b1": 1, "b2": 1})
+	stop()
+
+	// Another process knows what waits.
+	o.Parking = streams.NewParking(s.JS, streams.Name)
+	react(t, o)
+	publish("a5", "b3")
+	parked(1, 3, 5, 6, 7)
+	r.eventually(t, map[string]int{"b1": 1, "b2": 1, "b3": 1})
+	n, err := o.Parking.Redrive(t.Context(), "test", 1)
+	require.NoError(t, err)
+	assert.Zero(t, n, "it fails again")
+	assert.Equal(t, 4, parked(1, 3, 5, 6, 7)[0].Attempts)
+	n, err = o.Parking.Discard(t.Context(), "test", 1)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n, "up to the next that fails")
+	assert.Zero(t, parked(5, 6, 7)[0].Behind)
+	sick.Store(false)
+	n, err = o.Parking.Redrive(t.Context(), "test", 5)
+	require.NoError(t, err)
+	assert.Equal(t, 3, n)
+	parked()
+	publish("a6")
+	r.eventually(t, map[string]int{"b1": 1, "b2": 1, "b3": 1, "a2": 1, "a3": 1, "a4": 1, "a5": 1, "a6": 1})
+	_, err = o.Parking.Redrive(t.Context(), "test", 5)
+	require.ErrorIs(t, err, streams.ErrNotParked)
+	_, err = o.Parking.Redrive(t.Context(), "other", 5)
+	require.ErrorIs(t, err, streams.ErrNotParked)
+}
