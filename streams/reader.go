@@ -36,6 +36,17 @@ func (o ReadOptions) withDefaults() ReadOptions {
 	return o
 }
 
+// bounded ends the reading at the head that the stream has now, or before. After
+// an error To is 0.
+func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, error) {
+	o = o.withDefaults()
+	head, err := Last(ctx, js, o.Stream)
+	if o.To == 0 || o.To > head {
+		o.To = head
+	}
+	return o, err
+}
+
 // Get returns the event at one sequence, or [ErrNotFound].
 func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64) (Stored, error) {
 	st, err := js.Stream(ctx, stream)
@@ -60,16 +71,9 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 // is lower. It survives a lost connection by
 // going on from where it was. An error of f ends it and is returned as it is.
 func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) (uint64, error) {
-	o = o.withDefaults()
-	head, err := Last(ctx, js, o.Stream)
-	if err != nil {
-		return 0, err
-	}
-	if o.To == 0 || o.To > head {
-		o.To = head
-	}
-	if o.From > o.To {
-		return o.To, nil
+	o, err := o.bounded(ctx, js)
+	if err != nil || o.From > o.To {
+		return o.To, err
 	}
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()

@@ -29,16 +29,9 @@ const (
 // and handed over in order, many at a time, each once. It calls f from one
 // goroutine; the slice is f's to keep.
 func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]Replayed) error) (uint64, error) {
-	o = o.withDefaults()
-	head, err := Last(ctx, js, o.Stream)
-	if err != nil {
-		return 0, err
-	}
-	if o.To == 0 || o.To > head {
-		o.To = head
-	}
-	if o.From > o.To {
-		return o.To, nil
+	o, err := o.bounded(ctx, js)
+	if err != nil || o.From > o.To {
+		return o.To, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -151,16 +144,9 @@ type Raw struct {
 // ReadRaw is [Read] for messages as they are, many at a time. Malformed is not
 // called.
 func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
-	o = o.withDefaults()
-	head, err := Last(ctx, js, o.Stream)
-	if err != nil {
-		return 0, err
-	}
-	if o.To == 0 || o.To > head {
-		o.To = head
-	}
-	if o.From > o.To {
-		return o.To, nil
+	o, err := o.bounded(ctx, js)
+	if err != nil || o.From > o.To {
+		return o.To, err
 	}
 	var failed error
 	last, err := rawBatches(ctx, js, o, func(batch []jetstream.Msg) bool {
