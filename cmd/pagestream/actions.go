@@ -6,28 +6,21 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
-	"github.com/pagestream/pagestream/streams"
 )
 
 // actions is the API's view of what an operator may ask for.
@@ -202,255 +195,6 @@ func (a *actions) Explain(ctx context.Context, name, bucket string, key []byte, 
 		return projections.Trace{}, err
 	}
 	return r.Explain(ctx, bucket, key, progress)
-}
-
-// Audit proves the whole stream.
-func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
-	o := audit.Options{JS: a.p.js, Stream: streams.Name, Ledger: a.p.ledger.Counts}
-	for _, r := range a.p.runners {
-		o.Models = append(o.Models, r)
-	}
-	return audit.Run(ctx, o, func(p audit.Progress) { progress(p) })
-}
-
-// shown bounds the dead letters that an answer lists.
-const shown = 100
-
-// DeadLetters lists those of one read model or reactor, or of all, one after the
-// other.
-func (a *actions) DeadLetters(of string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
-	runners, err := a.deciders(of)
-	if err != nil {
-		return nil, err
-	}
-	past := after.Projection == ""
-	for _, r := range runners {
-		at := projections.DeadLetter{}
-		if !past && r.Name() == after.Projection {
-			past, at = true, after
-		}
-		if !past || len(out) == limit {
-			continue
-		}
-		list, err := r.DeadLetters(at, limit-len(out))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, list...)
-	}
-	parked, err := a.parked(streams.Decision{}, of)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range parked {
-		if !past && d.Projection == after.Projection && d.Seq == after.Seq {
-			past = true
-			continue
-		}
-		if past && len(out) < limit {
-			out = append(out, d)
-		}
-	}
-	return out, nil
-}
-
-// parked lists the dead letters of reactors that a decision would be about; one
-// without an action is about all that is parked.
-func (a *actions) parked(d streams.Decision, of string) (out []projections.DeadLetter, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), parkedTimeout)
-	defer cancel()
-	list, err := a.p.parking.List(ctx, of)
-	for _, p := range list {
-		about := d.Event == p.Seq || d.Event == 0 && p.Behind == 0 && (d.Page == "" || d.Page == p.Page)
-		if d.Action == "" || about {
-			out = append(out, projections.DeadLetter{
-				Projection: p.Reactor, Seq: p.Seq, Page: p.Page, Contact: p.Contact, Type: p.Type, Behind: p.Behind, Error: p.Error, Attempts: p.Attempts,
-			})
-		}
-	}
-	return out, err
-}
-
-// parkedTimeout bounds a look at what reactors have parked.
-const parkedTimeout = 10 * time.Second
-
-// deciders are the read models of that name, or all; none where a reactor has the
-// name.
-func (a *actions) deciders(of string) ([]*projections.Runner, error) {
-	if of == "" {
-		return a.p.runners, nil
-	}
-	r, err := a.runner(of)
-	if err == nil {
-		return []*projections.Runner{r}, nil
-	}
-	if parked, lookErr := a.parked(streams.Decision{}, of); lookErr != nil || len(parked) == 0 {
-		return nil, errors.Join(lookErr, err)
-	}
-	return nil, nil
-}
-
-// Decide redrives or discards dead letters, in each read model and reactor that
-// has such.
-func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.DecisionResult, error) {
-	out := api.DecisionResult{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
-	runners, err := a.deciders(r.Projection)
-	if err != nil {
-		return out, err
-	}
-	d := streams.Decision{Action: r.Action, Event: r.Event, Page: r.Page, Reason: r.Reason}
-	about := func(list []projections.DeadLetter) {
-		out.Count += len(list)
-		out.DeadLetters = append(out.DeadLetters, list[:min(len(list), shown-len(out.DeadLetters))]...)
-	}
-	for _, run := range runners {
-		list, err := run.About(d)
-		if err != nil {
-			return out, err
-		}
-		if about(list); len(list) == 0 || r.DryRun {
-			continue
-		}
-		if out.Outcomes[run.Name()], err = run.Decide(ctx, d); err != nil {
-			return out, err
-		}
-	}
-	parked, err := a.parked(d, r.Projection)
-	if err != nil {
-		return out, err
-	}
-	if about(parked); !r.DryRun {
-		for _, l := range parked {
-			if err := a.decideReactor(ctx, d, l, out.Outcomes); err != nil {
-				return out, err
-			}
-		}
-	}
-	if out.Count == 0 {
-		return out, projections.ErrNoDeadLetter
-	}
-	return out, nil
-}
-
-// decideReactor carries a decision out for one dead letter of a reactor, and notes
-// what came of it.
-func (a *actions) decideReactor(ctx context.Context, d streams.Decision, l projections.DeadLetter, outcomes map[string]projections.Redriven) error {
-	o := outcomes[l.Projection]
-	o.Heads++
-	do := a.p.parking.Redrive
-	if d.Action == streams.Discard {
-		do = a.p.parking.Discard
-		o.Discarded++
-		a.p.log.Warn("dead letter of a reactor discarded", "reactor", l.Projection, "seq", l.Seq, "reason", d.Reason)
-	}
-	done, err := do(ctx, l.Projection, l.Seq)
-	if err != nil {
-		return err
-	}
-	left, err := a.parked(streams.Decision{}, l.Projection)
-	o.Applied, o.Parked = o.Applied+uint64(done), uint64(len(left))
-	outcomes[l.Projection] = o
-	return err
-}
-
-// Consumers lists the programs that read by NATS.
-func (a *actions) Consumers(ctx context.Context) (out []any, err error) {
-	out = []any{}
-	list, err := a.p.consumers.List(ctx)
-	for _, c := range list {
-		out = append(out, c)
-	}
-	return out, err
-}
-
-// AddConsumer lets a program read by NATS.
-func (a *actions) AddConsumer(ctx context.Context, r api.ConsumerRequest) (any, error) {
-	out, err := a.p.consumers.Add(ctx, consumers.Spec{Name: r.Name, Pages: r.Pages, Company: r.Company, Types: r.Types, FromNow: r.FromNow})
-	for _, wrong := range []error{consumers.ErrName, consumers.ErrExists, consumers.ErrType, consumers.ErrTooMany} {
-		if errors.Is(err, wrong) {
-			err = fmt.Errorf("%w: %w", api.ErrRefused, err)
-		}
-	}
-	return out, err
-}
-
-// RemoveConsumer ends a consumer.
-func (a *actions) RemoveConsumer(ctx context.Context, name string) error {
-	err := a.p.consumers.Remove(ctx, name)
-	if errors.Is(err, consumers.ErrUnknown) {
-		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
-	}
-	return err
-}
-
-// Export writes events, a line each.
-func (a *actions) Export(ctx context.Context, r api.ExportRequest, w io.Writer) error {
-	_, err := export.Write(ctx, export.Options{JS: a.p.js, Stream: streams.Name, From: r.From, To: r.To, Pages: r.Pages, Types: r.Types}, w)
-	return err
-}
-
-// Backup copies what can't be made again to a directory of the server's machine.
-func (a *actions) Backup(ctx context.Context, dir string, progress func(any)) (any, error) {
-	m, err := backup.Take(ctx, backup.Options{
-		Conn: a.p.conn, Streams: []string{streams.Name, streams.DecisionsOf(streams.Name), streams.ParkedOf(streams.Name)}, Dir: dir,
-		Files:    map[string]string{backupKeys: a.p.cfg.Keys.File, backupConfig: a.p.configFile},
-		Progress: func(stream string, n uint64) { progress(map[string]any{"stream": stream, "bytes": n}) },
-	})
-	if errors.Is(err, backup.ErrThere) {
-		err = fmt.Errorf("%w: %w", api.ErrRefused, err)
-	}
-	return m, err
-}
-
-// Hooks lists the endpoints that webhooks are sent to.
-func (a *actions) Hooks() []any {
-	out := []any{}
-	if a.p.hooks == nil {
-		return out
-	}
-	for _, s := range a.p.hooks.Status() {
-		out = append(out, s)
-	}
-	return out
-}
-
-// hook does something with one endpoint.
-func (a *actions) hook(do func(*hooks.Hooks) error) error {
-	if a.p.hooks == nil {
-		return fmt.Errorf("%w: set hooks.file", api.ErrUnknown)
-	}
-	err := do(a.p.hooks)
-	if errors.Is(err, hooks.ErrUnknownEndpoint) || errors.Is(err, hooks.ErrNoDeadLetter) {
-		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
-	}
-	return err
-}
-
-// HookDeadLetters lists what an endpoint did not take.
-func (a *actions) HookDeadLetters(name string, after uint64, limit int) (out []any, last uint64, err error) {
-	out = []any{}
-	err = a.hook(func(h *hooks.Hooks) error {
-		list, err := h.DeadLetters(name, after, limit)
-		for _, d := range list {
-			out, last = append(out, d), d.Seq
-		}
-		return err
-	})
-	return out, last, err
-}
-
-// RedriveHook sends an endpoint's dead letters again, one or all.
-func (a *actions) RedriveHook(name string, event uint64) (n int, err error) {
-	err = a.hook(func(h *hooks.Hooks) error {
-		n, err = h.Redrive(name, event)
-		return err
-	})
-	return n, err
-}
-
-// EnableHook lets an endpoint go on.
-func (a *actions) EnableHook(name string) error {
-	return a.hook(func(h *hooks.Hooks) error { return h.Enable(name) })
 }
 
 // RotateKey makes a key and seals all tokens with it. What fails stays under its

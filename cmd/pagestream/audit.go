@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // AuditCommand proves what is promised, on a running server.
@@ -79,4 +81,13 @@ func writeAudit(c *CLI, r audit.Report) {
 	if r.OK {
 		fmt.Fprintf(c.Out, "All is as promised, in %s.\n", r.Took.Round(time.Millisecond))
 	}
+}
+
+// Audit proves the whole stream.
+func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
+	o := audit.Options{JS: a.p.js, Stream: streams.Name, Ledger: a.p.ledger.Counts}
+	for _, r := range a.p.runners {
+		o.Models = append(o.Models, r)
+	}
+	return audit.Run(ctx, o, func(p audit.Progress) { progress(p) })
 }

@@ -11,7 +11,9 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // What the files of a backup are.
@@ -110,4 +112,17 @@ func (r RestoreCommand) Run(c *CLI) (err error) {
 			fmt.Fprintln(c.Out, "The read models are built at the next start: pagestream serve")
 		})
 	})
+}
+
+// Backup copies what can't be made again to a directory of the server's machine.
+func (a *actions) Backup(ctx context.Context, dir string, progress func(any)) (any, error) {
+	m, err := backup.Take(ctx, backup.Options{
+		Conn: a.p.conn, Streams: []string{streams.Name, streams.DecisionsOf(streams.Name), streams.ParkedOf(streams.Name)}, Dir: dir,
+		Files:    map[string]string{backupKeys: a.p.cfg.Keys.File, backupConfig: a.p.configFile},
+		Progress: func(stream string, n uint64) { progress(map[string]any{"stream": stream, "bytes": n}) },
+	})
+	if errors.Is(err, backup.ErrThere) {
+		err = fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	return m, err
 }

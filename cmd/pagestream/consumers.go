@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -152,4 +154,34 @@ func (r ConsumersRemoveCommand) Run(c *CLI) error {
 		return err
 	}
 	return c.Print(map[string]string{"removed": r.Name}, func() { fmt.Fprintf(c.Out, "%s is removed\n", r.Name) })
+}
+
+// Consumers lists the programs that read by NATS.
+func (a *actions) Consumers(ctx context.Context) (out []any, err error) {
+	out = []any{}
+	list, err := a.p.consumers.List(ctx)
+	for _, c := range list {
+		out = append(out, c)
+	}
+	return out, err
+}
+
+// AddConsumer lets a program read by NATS.
+func (a *actions) AddConsumer(ctx context.Context, r api.ConsumerRequest) (any, error) {
+	out, err := a.p.consumers.Add(ctx, consumers.Spec{Name: r.Name, Pages: r.Pages, Company: r.Company, Types: r.Types, FromNow: r.FromNow})
+	for _, wrong := range []error{consumers.ErrName, consumers.ErrExists, consumers.ErrType, consumers.ErrTooMany} {
+		if errors.Is(err, wrong) {
+			err = fmt.Errorf("%w: %w", api.ErrRefused, err)
+		}
+	}
+	return out, err
+}
+
+// RemoveConsumer ends a consumer.
+func (a *actions) RemoveConsumer(ctx context.Context, name string) error {
+	err := a.p.consumers.Remove(ctx, name)
+	if errors.Is(err, consumers.ErrUnknown) {
+		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
+	}
+	return err
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/domain"
@@ -179,4 +182,144 @@ func (d DeadLettersDiscardCommand) Run(c *CLI) error {
 		return fmt.Errorf("%w: why? Give --reason", errUsage)
 	}
 	return d.decide(c, api.DecisionRequest{Action: streams.Discard, Reason: d.Reason})
+}
+
+// shown bounds the dead letters that an answer lists.
+const shown = 100
+
+// DeadLetters lists those of one read model or reactor, or of all, one after the
+// other.
+func (a *actions) DeadLetters(of string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
+	runners, err := a.deciders(of)
+	if err != nil {
+		return nil, err
+	}
+	past := after.Projection == ""
+	for _, r := range runners {
+		at := projections.DeadLetter{}
+		if !past && r.Name() == after.Projection {
+			past, at = true, after
+		}
+		if !past || len(out) == limit {
+			continue
+		}
+		list, err := r.DeadLetters(at, limit-len(out))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	parked, err := a.parked(streams.Decision{}, of)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range parked {
+		if !past && d.Projection == after.Projection && d.Seq == after.Seq {
+			past = true
+			continue
+		}
+		if past && len(out) < limit {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// parked lists the dead letters of reactors that a decision would be about; one
+// without an action is about all that is parked.
+func (a *actions) parked(d streams.Decision, of string) (out []projections.DeadLetter, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), parkedTimeout)
+	defer cancel()
+	list, err := a.p.parking.List(ctx, of)
+	for _, p := range list {
+		about := d.Event == p.Seq || d.Event == 0 && p.Behind == 0 && (d.Page == "" || d.Page == p.Page)
+		if d.Action == "" || about {
+			out = append(out, projections.DeadLetter{
+				Projection: p.Reactor, Seq: p.Seq, Page: p.Page, Contact: p.Contact, Type: p.Type, Behind: p.Behind, Error: p.Error, Attempts: p.Attempts,
+			})
+		}
+	}
+	return out, err
+}
+
+// parkedTimeout bounds a look at what reactors have parked.
+const parkedTimeout = 10 * time.Second
+
+// deciders are the read models of that name, or all; none where a reactor has the
+// name.
+func (a *actions) deciders(of string) ([]*projections.Runner, error) {
+	if of == "" {
+		return a.p.runners, nil
+	}
+	r, err := a.runner(of)
+	if err == nil {
+		return []*projections.Runner{r}, nil
+	}
+	if parked, lookErr := a.parked(streams.Decision{}, of); lookErr != nil || len(parked) == 0 {
+		return nil, errors.Join(lookErr, err)
+	}
+	return nil, nil
+}
+
+// Decide redrives or discards dead letters, in each read model and reactor that
+// has such.
+func (a *actions) Decide(ctx context.Context, r api.DecisionRequest) (api.DecisionResult, error) {
+	out := api.DecisionResult{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
+	runners, err := a.deciders(r.Projection)
+	if err != nil {
+		return out, err
+	}
+	d := streams.Decision{Action: r.Action, Event: r.Event, Page: r.Page, Reason: r.Reason}
+	about := func(list []projections.DeadLetter) {
+		out.Count += len(list)
+		out.DeadLetters = append(out.DeadLetters, list[:min(len(list), shown-len(out.DeadLetters))]...)
+	}
+	for _, run := range runners {
+		list, err := run.About(d)
+		if err != nil {
+			return out, err
+		}
+		if about(list); len(list) == 0 || r.DryRun {
+			continue
+		}
+		if out.Outcomes[run.Name()], err = run.Decide(ctx, d); err != nil {
+			return out, err
+		}
+	}
+	parked, err := a.parked(d, r.Projection)
+	if err != nil {
+		return out, err
+	}
+	if about(parked); !r.DryRun {
+		for _, l := range parked {
+			if err := a.decideReactor(ctx, d, l, out.Outcomes); err != nil {
+				return out, err
+			}
+		}
+	}
+	if out.Count == 0 {
+		return out, projections.ErrNoDeadLetter
+	}
+	return out, nil
+}
+
+// decideReactor carries a decision out for one dead letter of a reactor, and notes
+// what came of it.
+func (a *actions) decideReactor(ctx context.Context, d streams.Decision, l projections.DeadLetter, outcomes map[string]projections.Redriven) error {
+	o := outcomes[l.Projection]
+	o.Heads++
+	do := a.p.parking.Redrive
+	if d.Action == streams.Discard {
+		do = a.p.parking.Discard
+		o.Discarded++
+		a.p.log.Warn("dead letter of a reactor discarded", "reactor", l.Projection, "seq", l.Seq, "reason", d.Reason)
+	}
+	done, err := do(ctx, l.Projection, l.Seq)
+	if err != nil {
+		return err
+	}
+	left, err := a.parked(streams.Decision{}, l.Projection)
+	o.Applied, o.Parked = o.Applied+uint64(done), uint64(len(left))
+	outcomes[l.Projection] = o
+	return err
 }

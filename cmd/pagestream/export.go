@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -93,4 +94,10 @@ func (e EventsImportCommand) Run(c *CLI) error {
 			fmt.Fprintf(c.Out, "%d events to sequence %d; %d sequences between them are in no event\n", out.Events, out.Last, out.Gaps)
 		})
 	})
+}
+
+// Export writes events, a line each.
+func (a *actions) Export(ctx context.Context, r api.ExportRequest, w io.Writer) error {
+	_, err := export.Write(ctx, export.Options{JS: a.p.js, Stream: streams.Name, From: r.From, To: r.To, Pages: r.Pages, Types: r.Types}, w)
+	return err
 }

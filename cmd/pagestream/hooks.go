@@ -201,3 +201,54 @@ func (HooksSecretCommand) Run(c *CLI) error {
 	secret := config.Secret(hooks.NewSecret())
 	return c.Print(map[string]string{"secret": string(secret)}, func() { fmt.Fprintln(c.Out, string(secret)) })
 }
+
+// Hooks lists the endpoints that webhooks are sent to.
+func (a *actions) Hooks() []any {
+	out := []any{}
+	if a.p.hooks == nil {
+		return out
+	}
+	for _, s := range a.p.hooks.Status() {
+		out = append(out, s)
+	}
+	return out
+}
+
+// hook does something with one endpoint.
+func (a *actions) hook(do func(*hooks.Hooks) error) error {
+	if a.p.hooks == nil {
+		return fmt.Errorf("%w: set hooks.file", api.ErrUnknown)
+	}
+	err := do(a.p.hooks)
+	if errors.Is(err, hooks.ErrUnknownEndpoint) || errors.Is(err, hooks.ErrNoDeadLetter) {
+		err = fmt.Errorf("%w: %w", api.ErrUnknown, err)
+	}
+	return err
+}
+
+// HookDeadLetters lists what an endpoint did not take.
+func (a *actions) HookDeadLetters(name string, after uint64, limit int) (out []any, last uint64, err error) {
+	out = []any{}
+	err = a.hook(func(h *hooks.Hooks) error {
+		list, err := h.DeadLetters(name, after, limit)
+		for _, d := range list {
+			out, last = append(out, d), d.Seq
+		}
+		return err
+	})
+	return out, last, err
+}
+
+// RedriveHook sends an endpoint's dead letters again, one or all.
+func (a *actions) RedriveHook(name string, event uint64) (n int, err error) {
+	err = a.hook(func(h *hooks.Hooks) error {
+		n, err = h.Redrive(name, event)
+		return err
+	})
+	return n, err
+}
+
+// EnableHook lets an endpoint go on.
+func (a *actions) EnableHook(name string) error {
+	return a.hook(func(h *hooks.Hooks) error { return h.Enable(name) })
+}
