@@ -29,7 +29,7 @@ const deadLettersPath = "/api/v1/deadletters"
 
 // DeadLettersListCommand lists dead letters.
 type DeadLettersListCommand struct {
-	Projection string `env:"PAGESTREAM_DEADLETTERS_LIST_PROJECTION" help:"Only of this one."`
+	Projection string `env:"PAGESTREAM_DEADLETTERS_LIST_PROJECTION" help:"Only of this read model or reactor."`
 	Limit      int    `default:"100" env:"PAGESTREAM_DEADLETTERS_LIST_LIMIT" help:"At most this many; 0 for all."`
 }
 
@@ -107,7 +107,7 @@ type deadLetters struct {
 	Event      uint64        `arg:"" optional:"" help:"Sequence of one dead letter."`
 	Page       domain.PageID `env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All of one page."`
 	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All."`
-	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only of this read model."`
+	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only of this read model or reactor."`
 	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show which it would be."`
 	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Yes, all that were shown."`
 }
