@@ -11,7 +11,8 @@ import (
 // same bytes, however they are split into transactions. So it has no clock (an
 // event has its times), no randomness, does no I/O and calls nobody; and it
 // keeps nothing of the transaction, or between calls, outside the store: a
-// transaction may be rolled back and its events applied again.
+// transaction may be rolled back and its events applied again. It changes nothing
+// that an event points to, since other projections have the same event.
 //
 // Apply is called in stream order, each event once; the [Runner] sees to
 // redelivery and to events whose id an earlier one has. It must take whatever

@@ -24,7 +24,7 @@ import (
 const (
 	DefaultMaxBatch     = 1024
 	DefaultHeadInterval = time.Second
-	DefaultPace         = 20 * time.Millisecond
+	DefaultPace         = 50 * time.Millisecond
 )
 
 const (
@@ -81,7 +81,7 @@ type RunnerOptions struct {
 	// MaxInFlight bounds the events that are read ahead, by default twice
 	// MaxBatch: while one batch is committed the next one gathers.
 	MaxInFlight int
-	// Pace is the least time from one transaction to the next, by default 20 ms;
+	// Pace is the least time from one transaction to the next, by default 50 ms;
 	// negative is none. A transaction is synced, and every sync takes its turn
 	// with those of the stream that deliveries wait for: a read model that
 	// commits each event as it comes would slow down what it reads. The first
@@ -90,6 +90,9 @@ type RunnerOptions struct {
 	// HeadInterval is how often the stream is asked how far it is, by default
 	// each second. Events don't wait for that, only Lag does.
 	HeadInterval time.Duration
+	// Tail may be shared by all the runners of a process; nil reads the stream
+	// for this one alone.
+	Tail *streams.Tail
 	// Subscriber makes the subscriber; by default a streams.Subscriber.
 	Subscriber func(streams.SubscriberOptions) message.Subscriber
 	// Attempts is how often an event that can't be applied is tried before it is
@@ -518,7 +521,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 		return fmt.Errorf("make router: %w", err)
 	}
 	subscriber := r.opts.Subscriber(streams.SubscriberOptions{
-		Stream: r.opts.Stream, MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
+		Stream: r.opts.Stream, MaxInFlight: r.opts.MaxInFlight, Tail: r.opts.Tail, Sparse: true, Logger: r.opts.Logger,
 		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {

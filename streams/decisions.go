@@ -108,12 +108,12 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 	defer src.close()
 	var out []Decision
 	for !src.empty(ctx) {
-		m, meta, err := src.next(ctx)
+		m, err := src.next(ctx)
 		if err != nil {
 			return nil, err
 		}
-		d := Decision{Seq: meta.Sequence.Stream}
-		if err := json.Unmarshal(m.Data(), &d); err != nil {
+		d := Decision{Seq: m.seq()}
+		if err := json.Unmarshal(m.msg.Data(), &d); err != nil {
 			return nil, fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
 		}
 		at, err := Get(ctx, js, stream, d.After)
@@ -124,7 +124,7 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 		default:
 			return nil, err
 		}
-		if meta.NumPending == 0 {
+		if m.meta.NumPending == 0 {
 			break
 		}
 	}

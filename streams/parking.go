@@ -95,15 +95,15 @@ func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
 	defer src.close()
 	var out []Parked
 	for !src.empty(ctx) {
-		m, meta, err := src.next(ctx)
+		m, err := src.next(ctx)
 		if err != nil {
 			return nil, err
 		}
 		var p Parked
-		if json.Unmarshal(m.Data(), &p) == nil && (reactor == "" || p.Reactor == reactor) {
+		if json.Unmarshal(m.msg.Data(), &p) == nil && (reactor == "" || p.Reactor == reactor) {
 			out = append(out, p)
 		}
-		if meta.NumPending == 0 {
+		if m.meta.NumPending == 0 {
 			break
 		}
 	}

@@ -81,18 +81,18 @@ func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Sto
 		if src.empty(ctx) {
 			return o.To, nil
 		}
-		m, meta, err := src.next(ctx)
+		m, err := src.next(ctx)
 		if err != nil {
 			return src.last, err
 		}
-		seq := meta.Sequence.Stream
+		seq := m.seq()
 		if seq > o.To {
 			return o.To, nil
 		}
-		if err := deliver(m, meta, o, f); err != nil {
+		if err := deliver(m, o, f); err != nil {
 			return seq, err
 		}
-		if seq == o.To || meta.NumPending == 0 {
+		if seq == o.To || m.meta.NumPending == 0 {
 			return o.To, nil
 		}
 	}
@@ -105,25 +105,25 @@ func Follow(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(S
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
 	for {
-		m, meta, err := src.next(ctx)
+		m, err := src.next(ctx)
 		if err != nil {
 			return err
 		}
-		if err := deliver(m, meta, o, f); err != nil {
+		if err := deliver(m, o, f); err != nil {
 			return err
 		}
 	}
 }
 
-func deliver(m jetstream.Msg, meta *jetstream.MsgMetadata, o ReadOptions, f func(Stored) error) error {
-	s, err := Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
-	if err != nil {
+func deliver(m arrival, o ReadOptions, f func(Stored) error) error {
+	d := m.decode()
+	if d.err != nil {
 		if o.Malformed == nil {
-			return err
+			return d.err
 		}
-		return o.Malformed(meta.Sequence.Stream, err)
+		return o.Malformed(m.seq(), d.err)
 	}
-	return f(s)
+	return f(d.event)
 }
 
 // Bounds of a source.
@@ -262,44 +262,44 @@ func (s *source) empty(ctx context.Context) bool {
 
 // next waits for the next message. It fails only when the context ends, or the
 // connection or the stream is gone for good.
-func (s *source) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+func (s *source) next(ctx context.Context) (arrival, error) {
 	for {
-		m, meta, err := s.pull(ctx)
+		m, err := s.pull(ctx)
 		if err == nil {
-			s.last, s.retry = meta.Sequence.Stream, sourceRetryMin
-			return m, meta, nil
+			s.last, s.retry = m.seq(), sourceRetryMin
+			return m, nil
 		}
 		s.drop()
 		switch {
 		case ctx.Err() != nil:
-			return nil, nil, fmt.Errorf("read stream: %w", ctx.Err())
+			return arrival{}, fmt.Errorf("read stream: %w", ctx.Err())
 		case s.js.Conn().IsClosed():
-			return nil, nil, fmt.Errorf("read stream: %w: %w", ErrClosed, err)
+			return arrival{}, fmt.Errorf("read stream: %w: %w", ErrClosed, err)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return nil, nil, fmt.Errorf("read stream: %w", err)
+			return arrival{}, fmt.Errorf("read stream: %w", err)
 		}
 		s.retry = rest(ctx, s.retry, sourceRetryMax)
 	}
 }
 
-func (s *source) pull(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+func (s *source) pull(ctx context.Context) (arrival, error) {
 	if s.puller == nil {
 		if err := s.open(ctx); err != nil {
-			return nil, nil, err
+			return arrival{}, err
 		}
 	}
 	m, err := s.puller.next(ctx)
 	if err != nil {
-		return nil, nil, err
+		return arrival{}, err
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return nil, nil, fmt.Errorf("read message metadata: %w", err)
+		return arrival{}, fmt.Errorf("read message metadata: %w", err)
 	}
 	if s.delivered++; meta.Sequence.Consumer != s.delivered || meta.Sequence.Stream <= s.last {
-		return nil, nil, errGap
+		return arrival{}, errGap
 	}
-	return m, meta, nil
+	return arrival{msg: m, meta: meta}, nil
 }
 
 // drop forgets the consumer, which its server deletes now or when it is idle.

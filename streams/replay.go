@@ -39,7 +39,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	defer cancel()
 
 	type job struct {
-		raw  []jetstream.Msg
+		raw  []arrival
 		out  []Replayed
 		done chan struct{}
 	}
@@ -59,7 +59,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	running.Go(func() {
 		defer close(inOrder)
 		defer close(work)
-		last, failed = rawBatches(ctx, js, o, func(raw []jetstream.Msg) bool {
+		last, failed = rawBatches(ctx, js, o, func(raw []arrival) bool {
 			j := &job{raw: raw, out: make([]Replayed, 0, len(raw)), done: make(chan struct{})}
 			for _, to := range []chan *job{work, inOrder} {
 				select {
@@ -91,23 +91,22 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 
 // rawBatches reads messages up to o.To and gives them to f, until f wants no
 // more.
-func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]jetstream.Msg) bool) (uint64, error) {
+func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]arrival) bool) (uint64, error) {
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
 	if src.empty(ctx) {
 		return o.To, nil
 	}
-	var batch []jetstream.Msg
+	var batch []arrival
 	for {
-		m, meta, err := src.next(ctx)
+		m, err := src.next(ctx)
 		if err != nil {
 			return src.last, err
 		}
-		seq := meta.Sequence.Stream
-		if seq <= o.To {
+		if m.seq() <= o.To {
 			batch = append(batch, m)
 		}
-		end := seq >= o.To || meta.NumPending == 0
+		end := m.seq() >= o.To || m.meta.NumPending == 0
 		if end || len(batch) == replayBatch {
 			if len(batch) > 0 && !f(batch) {
 				return src.last, ctx.Err()
@@ -120,16 +119,12 @@ func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f fu
 	}
 }
 
-func replayed(m jetstream.Msg) Replayed {
-	meta, err := m.Metadata()
-	if err != nil { // source has read it already
-		return Replayed{Malformed: err}
+func replayed(m arrival) Replayed {
+	d := m.decode()
+	if d.err != nil {
+		return Replayed{Stored: Stored{Seq: m.seq()}, Malformed: d.err}
 	}
-	s, err := Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
-	if err != nil {
-		return Replayed{Stored: Stored{Seq: meta.Sequence.Stream}, Malformed: err}
-	}
-	return Replayed{Stored: s}
+	return Replayed{Stored: d.event}
 }
 
 // Raw is a message as it is stored, whether it is an event or not.
@@ -149,14 +144,10 @@ func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(
 		return o.To, err
 	}
 	var failed error
-	last, err := rawBatches(ctx, js, o, func(batch []jetstream.Msg) bool {
-		for _, m := range batch {
-			meta, err := m.Metadata()
-			if err != nil {
-				failed = err
-				return false
-			}
-			r := Raw{Seq: meta.Sequence.Stream, At: meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}
+	last, err := rawBatches(ctx, js, o, func(batch []arrival) bool {
+		for _, a := range batch {
+			m := a.msg
+			r := Raw{Seq: a.seq(), At: a.meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}
 			if failed = f(r); failed != nil {
 				return false
 			}

@@ -68,7 +68,14 @@ type SubscriberOptions struct {
 	CloseTimeout time.Duration
 	// MaxPause bounds the growing pause before refused messages are given again.
 	MaxPause time.Duration
-	Logger   *slog.Logger
+	// Tail, if there is one, gives a reader at the stream's end what it has in
+	// memory, so that many readers cost one. It is used where the topic is [All]
+	// and there is no Durable.
+	Tail *Tail
+	// Sparse leaves the metadata out: for handlers that ask [FromMessage] and
+	// [PositionOf] only. Most of what a message costs is its metadata.
+	Sparse bool
+	Logger *slog.Logger
 }
 
 // Subscriber is a watermill subscriber that gives the stream in its order, many
@@ -166,8 +173,29 @@ func (s *Subscriber) Close() error {
 
 // feed is where a subscription's messages come from.
 type feed interface {
-	next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error)
+	next(ctx context.Context) (arrival, error)
 	close()
+}
+
+// arrival is a message of the stream, and the event that it is if somebody has
+// decoded it already. It belongs to all who were given it: nobody changes it.
+type arrival struct {
+	msg   jetstream.Msg
+	meta  *jetstream.MsgMetadata
+	event *decoded // nil until then
+}
+
+// decoded is what [Decode] made of a message.
+type decoded struct {
+	event Stored
+	err   error
+}
+
+func (a arrival) seq() uint64 { return a.meta.Sequence.Stream }
+
+func (a arrival) decode() *decoded {
+	e, err := Decode(a.msg.Subject(), a.msg.Headers(), a.msg.Data(), a.seq(), a.meta.Timestamp)
+	return &decoded{e, err}
 }
 
 func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
@@ -179,7 +207,11 @@ func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
 				return nil, fmt.Errorf("find the position: %w", err)
 			}
 		}
-		return newSource(s.js, s.opts.Stream, []string{topic}, after), nil
+		own := newSource(s.js, s.opts.Stream, []string{topic}, after)
+		if s.opts.Tail != nil && topic == All {
+			return &tailed{tail: s.opts.Tail, own: own}, nil
+		}
+		return own, nil
 	}
 	c, err := s.js.CreateOrUpdateConsumer(ctx, s.opts.Stream, jetstream.ConsumerConfig{
 		Durable:       s.opts.Durable,
@@ -200,22 +232,22 @@ type durable struct{ puller }
 
 // next fails only when the context ends, or the connection, the stream or the
 // consumer is gone for good.
-func (d *durable) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+func (d *durable) next(ctx context.Context) (arrival, error) {
 	wait := sourceRetryMin
 	for {
 		m, err := d.puller.next(ctx)
 		if err == nil {
 			meta, err := m.Metadata()
 			if err != nil {
-				return nil, nil, fmt.Errorf("read message metadata: %w", err)
+				return arrival{}, fmt.Errorf("read message metadata: %w", err)
 			}
-			return m, meta, nil
+			return arrival{msg: m, meta: meta}, nil
 		}
 		if ctx.Err() != nil {
-			return nil, nil, fmt.Errorf("read consumer: %w", ctx.Err())
+			return arrival{}, fmt.Errorf("read consumer: %w", ctx.Err())
 		}
 		if gone := d.gone(ctx, err); gone != nil {
-			return nil, nil, fmt.Errorf("read consumer: %w", gone)
+			return arrival{}, fmt.Errorf("read consumer: %w", gone)
 		}
 		wait = rest(ctx, wait, sourceRetryMax)
 	}
@@ -255,11 +287,9 @@ type subscription struct {
 
 // entry is a message in flight.
 type entry struct {
-	msg    jetstream.Msg
-	meta   *jetstream.MsgMetadata
-	seq    uint64
-	wm     *message.Message
-	cancel context.CancelFunc
+	arrival
+	wm  *message.Message
+	ctx *messageContext // of wm
 }
 
 // run drives the source until the context ends. Each drive begins with what
@@ -315,7 +345,7 @@ func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, i
 			refused = append(refused, e)
 			cancel() // give nothing more; what is in flight settles
 		}
-		e.cancel()
+		e.ctx.end()
 		<-slots
 	}
 	return append(refused, left...), progressed
@@ -346,16 +376,15 @@ func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, in
 		e := again[0]
 		// The message's context outlives the drive: a refusal of one is no
 		// reason to interrupt the others.
-		var mctx context.Context
-		mctx, e.cancel = context.WithCancel(s.ctx)
-		e.wm = s.message(e, epoch, ordinal)
-		e.wm.SetContext(mctx)
+		e.ctx = &messageContext{Context: s.ctx, arrival: e.arrival, pos: Position{e.seq(), epoch, ordinal}}
+		e.wm = s.message(e.arrival, e.ctx.pos)
+		e.wm.SetContext(e.ctx)
 		select {
 		case s.out <- e.wm:
 			again = again[1:]
 			given <- e // there is room: a slot is held
 		case <-ctx.Done():
-			e.cancel()
+			e.ctx.end()
 			return again
 		}
 	}
@@ -385,17 +414,17 @@ func (s *subscription) read(ctx context.Context, incoming chan<- entry) {
 // may give one again that takes long; it is still being handled.
 func (s *subscription) take(ctx context.Context) (entry, error) {
 	for {
-		m, meta, err := s.src.next(ctx)
+		a, err := s.src.next(ctx)
 		if err != nil {
 			return entry{}, err
 		}
-		e := entry{msg: m, meta: meta, seq: meta.Sequence.Stream}
+		e := entry{arrival: a}
 		if s.opts.Durable == "" {
 			return e, nil
 		}
 		s.mu.Lock()
-		_, twice := s.inFlight[e.seq]
-		s.inFlight[e.seq] = m
+		_, twice := s.inFlight[e.seq()]
+		s.inFlight[e.seq()] = e.msg
 		s.mu.Unlock()
 		if !twice {
 			return e, nil
@@ -435,11 +464,11 @@ func (s *subscription) acked(e entry) bool {
 		return true
 	}
 	s.mu.Lock()
-	m := s.inFlight[e.seq] // the latest delivery of it
-	delete(s.inFlight, e.seq)
+	m := s.inFlight[e.seq()] // the latest delivery of it
+	delete(s.inFlight, e.seq())
 	s.mu.Unlock()
 	if err := m.Ack(); err != nil {
-		s.opts.Logger.Warn("acknowledgement not sent", "seq", e.seq, "err", err)
+		s.opts.Logger.Warn("acknowledgement not sent", "seq", e.seq(), "err", err)
 	}
 	return true
 }
@@ -481,8 +510,8 @@ func (s *subscription) heartbeat() (stop func()) {
 
 // message is what a handler sees: the data as payload, the first value of each
 // header and where the message stands as metadata.
-func (s *subscription) message(e entry, epoch, ordinal uint64) *message.Message {
-	h := e.msg.Headers()
+func (s *subscription) message(a arrival, pos Position) *message.Message {
+	h := a.msg.Headers()
 	id := h.Get(HeaderWatermillID)
 	if id == "" {
 		id = h.Get(HeaderID)
@@ -490,7 +519,10 @@ func (s *subscription) message(e entry, epoch, ordinal uint64) *message.Message 
 	if id == "" {
 		id = uuid.NewString()
 	}
-	m := message.NewMessage(id, e.msg.Data())
+	m := message.NewMessage(id, a.msg.Data())
+	if s.opts.Sparse {
+		return m
+	}
 	m.Metadata = make(message.Metadata, len(h)+5)
 	for k, v := range h {
 		// What was said to the server when the event was published would be
@@ -499,11 +531,11 @@ func (s *subscription) message(e entry, epoch, ordinal uint64) *message.Message 
 			m.Metadata[k] = v[0]
 		}
 	}
-	m.Metadata[MetaSeq] = strconv.FormatUint(e.seq, 10)
-	m.Metadata[MetaAt] = e.meta.Timestamp.UTC().Format(time.RFC3339Nano)
-	m.Metadata[MetaSubject] = e.msg.Subject()
-	m.Metadata[MetaOrdinal] = strconv.FormatUint(ordinal, 10)
-	m.Metadata[MetaEpoch] = strconv.FormatUint(epoch, 10)
+	m.Metadata[MetaSeq] = strconv.FormatUint(pos.Seq, 10)
+	m.Metadata[MetaAt] = a.meta.Timestamp.UTC().Format(time.RFC3339Nano)
+	m.Metadata[MetaSubject] = a.msg.Subject()
+	m.Metadata[MetaOrdinal] = strconv.FormatUint(pos.Ordinal, 10)
+	m.Metadata[MetaEpoch] = strconv.FormatUint(pos.Epoch, 10)
 	return m
 }
 
@@ -515,6 +547,9 @@ type Position struct {
 // PositionOf reads a message's position. It fails with [ErrMalformed] for a
 // message that no [Subscriber] gave.
 func PositionOf(m *message.Message) (Position, error) {
+	if c := sparse(m); c != nil {
+		return c.pos, nil
+	}
 	var p Position
 	var err error
 	if p.Seq, err = number(m, MetaSeq); err != nil {
@@ -537,8 +572,16 @@ func number(m *message.Message, key string) (uint64, error) {
 	return n, nil
 }
 
-// FromMessage decodes the event of a message. It fails with [ErrMalformed].
+// FromMessage decodes the event of a message. It fails with [ErrMalformed]. The
+// event may be others' too: whoever changes what it points to copies it first.
 func FromMessage(m *message.Message) (Stored, error) {
+	if c := sparse(m); c != nil {
+		d := c.event
+		if d == nil {
+			d = c.decode()
+		}
+		return d.event, d.err
+	}
 	seq, err := number(m, MetaSeq)
 	if err != nil {
 		return Stored{}, err
@@ -552,4 +595,66 @@ func FromMessage(m *message.Message) (Stored, error) {
 		h[k] = []string{v}
 	}
 	return Decode(m.Metadata[MetaSubject], h, m.Payload, seq, at)
+}
+
+// sparse returns what stands for the metadata of a sparse message, nil for any
+// other.
+func sparse(m *message.Message) *messageContext {
+	if len(m.Metadata) > 0 {
+		return nil
+	}
+	c, _ := m.Context().Value(messageKey{}).(*messageContext)
+	return c
+}
+
+// messageKey finds a message's own context below what a router put upon it.
+type messageKey struct{}
+
+// messageContext ends when its message is settled, or with the subscription. A
+// cancelable context of the standard library would tell the subscription's of
+// each message, though hardly any handler asks.
+type messageContext struct {
+	context.Context // the subscription's
+	arrival
+	pos Position
+
+	mu     sync.Mutex
+	ended  bool
+	inner  context.Context // once somebody waits
+	cancel context.CancelFunc
+}
+
+func (c *messageContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.cancel != nil {
+		c.cancel()
+	}
+}
+
+// Done returns a channel that is closed when the message is settled.
+func (c *messageContext) Done() <-chan struct{} { return c.cancelable().Done() }
+
+// Err says whether the message is settled.
+func (c *messageContext) Err() error { return c.cancelable().Err() }
+
+// Value returns what the subscription's context has.
+func (c *messageContext) Value(key any) any {
+	if key == (messageKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+func (c *messageContext) cancelable() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner == nil {
+		c.inner, c.cancel = context.WithCancel(c.Context)
+		if c.ended {
+			c.cancel()
+		}
+	}
+	return c.inner
 }

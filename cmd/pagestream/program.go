@@ -270,6 +270,8 @@ func (p *Program) startProjections(ctx context.Context) error {
 	if err := projections.RemovePast(dir); err != nil {
 		return err
 	}
+	tail := streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.onClose("tail of the stream", func(context.Context) error { return tail.Close() })
 	var index projections.Index
 	attempts := 0 // what the index has not seen would look new, so it never parks
 	for _, projection := range append([]projections.Projection{
@@ -277,7 +279,7 @@ func (p *Program) startProjections(ctx context.Context) error {
 	}, p.projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: identity, Dedup: index,
-			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Logger: p.log,
+			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: tail, Logger: p.log,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)

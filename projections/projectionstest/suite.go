@@ -2,6 +2,7 @@ package projectionstest
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,8 @@ import (
 // Run checks a projection against the given events, or against [Events] where
 // there are none:
 //
-//   - the same events give the same digest, again and in another instance;
+//   - the same events give the same digest, again and in another instance, and
+//     are as they were afterwards;
 //   - however they are split into commits;
 //   - whatever prefix is given again;
 //   - after a transaction that failed, panicked or was cut off, and after the
@@ -193,7 +195,11 @@ func equal(t fataler, got, want, what string) {
 
 func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
 	t.Helper()
+	before := written(t, events)
 	want := s.digest(t, events)
+	if written(t, events) != before {
+		t.Fatal("Apply changes an event, which other projections share")
+	}
 	equal(t, s.digest(t, events), want, "the same events again")
 	p := s.make()
 	for range 2 { // one instance, two stores: it must keep nothing
@@ -209,6 +215,16 @@ func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
 	if empty := s.digest(t, nil); want == empty && len(events) > 0 {
 		t.Log("these events leave no trace in the read model")
 	}
+}
+
+// written spells events out, with all that they point to.
+func written(t testing.TB, events []streams.Stored) string {
+	t.Helper()
+	b, err := json.Marshal(events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // cuts splits events into parts.

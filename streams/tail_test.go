@@ -1,0 +1,192 @@
+package streams_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+func newTail(t testing.TB, s *streamstest.Server, o streams.TailOptions) *streams.Tail {
+	t.Helper()
+	tail := streams.NewTail(s.JS, o)
+	t.Cleanup(func() {
+		if err := tail.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tail
+}
+
+// tailReader subscribes after a sequence and checks what it is given.
+type tailReader struct {
+	in   <-chan *message.Message
+	last uint64
+}
+
+func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, after uint64) *tailReader {
+	t.Helper()
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{
+		Tail: tail, Sparse: true, MaxInFlight: 64,
+		From: func(context.Context, string) (uint64, error) { return after, nil },
+	})
+	t.Cleanup(func() { _ = sub.Close() })
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tailReader{in: in, last: after}
+}
+
+// next takes the next event, which has to be the one after the last.
+func (r *tailReader) next() (streams.Stored, error) {
+	var m *message.Message
+	select {
+	case m = <-r.in:
+	case <-time.After(streamstest.Limit):
+	}
+	if m == nil {
+		return streams.Stored{}, fmt.Errorf("nothing came after %d", r.last)
+	}
+	defer m.Ack()
+	pos, err := streams.PositionOf(m)
+	if err != nil {
+		return streams.Stored{}, err
+	}
+	e, err := streams.FromMessage(m)
+	if err != nil {
+		return streams.Stored{}, err
+	}
+	if r.last++; pos.Seq != r.last || e.Seq != r.last || len(m.Metadata) > 0 {
+		return e, fmt.Errorf("got event %d at %+v, want %d", e.Seq, pos, r.last)
+	}
+	return e, nil
+}
+
+// TestTail proves that readers from anywhere get every event in order, also
+// those that a small tail has left behind, and that closing it takes nothing
+// from them.
+func TestTail(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("100", 4000)
+	publish(t, s, events[:500])
+	tail := newTail(t, s, streams.TailOptions{Events: 50})
+	p := publisher(t, s, streams.PublisherOptions{})
+	var running errgroup.Group
+	for _, after := range []uint64{0, 250, 499, 500} {
+		r := newTailReader(t, s, tail, after)
+		running.Go(func() error {
+			for r.last < uint64(len(events)) {
+				e, err := r.next()
+				if err != nil {
+					return fmt.Errorf("the reader from %d: %w", after, err)
+				}
+				if e.ID != events[e.Seq-1].ID || e.Data.Message.MID != events[e.Seq-1].Data.Message.MID {
+					return fmt.Errorf("the reader from %d: event %d is %s", after, e.Seq, e.ID)
+				}
+			}
+			return nil
+		})
+	}
+	for at := 500; at < len(events); at += 7 {
+		if _, err := p.Publish(t.Context(), events[at:min(at+7, len(events))]); err != nil {
+			t.Fatal(err)
+		}
+		if at > 3000 {
+			_ = tail.Close()
+		}
+	}
+	if err := running.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTailDecodesOnce finds the very same decoded event at two readers.
+func TestTailDecodesOnce(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	tail := newTail(t, s, streams.TailOptions{})
+	one, two := newTailReader(t, s, tail, 0), newTailReader(t, s, tail, 0)
+	events := messages("100", 1000)
+	n := 0
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		publish(t, s, events[n:n+1])
+		n++
+		a, err := one.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := two.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Data.Message != b.Data.Message {
+			return fmt.Errorf("event %d was decoded twice", a.Seq)
+		}
+		return nil
+	})
+}
+
+// TestTailOfReplacedStream gives no reader of a new stream what the old one had
+// at the same sequences.
+func TestTailOfReplacedStream(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	tail := newTail(t, s, streams.TailOptions{})
+	publish(t, s, messages("100", 1))
+	r := newTailReader(t, s, tail, 0)
+	for i := range 200 {
+		publish(t, s, messages("100", 200)[i:i+1])
+	}
+	for range 200 {
+		if _, err := r.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.JS.DeleteStream(t.Context(), streams.Name); err != nil {
+		t.Fatal(err)
+	}
+	s.Stream(t, streams.Spec{})
+	fresh := messages("200", 400)
+	publish(t, s, fresh)
+	r = newTailReader(t, s, tail, 0)
+	for i := range fresh {
+		e, err := r.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.ID != fresh[i].ID {
+			t.Fatalf("event %d is %s of page %s, want %s", e.Seq, e.ID, e.Page, fresh[i].ID)
+		}
+	}
+}
+
+// TestTailAcrossRestart goes on after the server's restart.
+func TestTailAcrossRestart(t *testing.T) {
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	tail := newTail(t, s, streams.TailOptions{})
+	r := newTailReader(t, s, tail, 0)
+	events := messages("100", 60)
+	for i := range events {
+		if i%20 == 10 {
+			s.Halt(t)
+			s.Start(t)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				_, err := s.JS.Stream(t.Context(), streams.Name)
+				return err
+			})
+		}
+		publish(t, s, events[i:i+1])
+		if _, err := r.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
