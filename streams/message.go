@@ -92,21 +92,38 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 // Decode reads a message that [Encode] made. It fails with [ErrMalformed]; the
 // error has no data in it.
 func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (Stored, error) {
+	return decode(subject, h.Get, data, seq, at)
+}
+
+// decode is Decode for headers of any kind.
+func decode(subject string, header func(string) string, data []byte, seq uint64, at time.Time) (Stored, error) {
+	s, err := envelope(subject, header, seq, at)
+	if err != nil {
+		return Stored{}, err
+	}
+	if s.Data, err = domain.DecodeData(data); err != nil {
+		return Stored{}, fmt.Errorf("sequence %d: %w: %w", seq, err, ErrMalformed)
+	}
+	return s, nil
+}
+
+// envelope reads all of an event but its data.
+func envelope(subject string, header func(string) string, seq uint64, at time.Time) (Stored, error) {
 	token, t, err := ParseSubject(subject)
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
-	if v := h.Get(HeaderStoredAt); v != "" {
+	if v := header(HeaderStoredAt); v != "" {
 		if at, err = time.Parse(time.RFC3339Nano, v); err != nil {
 			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderStoredAt, ErrMalformed)
 		}
 	}
 	s := Stored{Seq: seq, At: at.UTC()}
-	s.ID, s.Type = h.Get(HeaderID), t
+	s.ID, s.Type = header(HeaderID), t
 	if s.ID == "" {
 		return Stored{}, fmt.Errorf("sequence %d: no %s: %w", seq, HeaderID, ErrMalformed)
 	}
-	page, ok := strings.CutPrefix(h.Get(HeaderSource), sourcePrefix)
+	page, ok := strings.CutPrefix(header(HeaderSource), sourcePrefix)
 	if !ok {
 		return Stored{}, fmt.Errorf("sequence %d: no %s of ours: %w", seq, HeaderSource, ErrMalformed)
 	}
@@ -118,22 +135,19 @@ func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time
 		// Whoever may write one page's subjects must not speak for another.
 		return Stored{}, fmt.Errorf("sequence %d: subject and %s are of two pages: %w", seq, HeaderSource, ErrMalformed)
 	}
-	contact, err := url.PathUnescape(h.Get(HeaderSubject))
+	contact, err := url.PathUnescape(header(HeaderSubject))
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderSubject, ErrMalformed)
 	}
 	s.Contact = domain.ContactID(contact)
-	if v := h.Get(HeaderTime); v != "" {
+	if v := header(HeaderTime); v != "" {
 		if s.Time, err = time.Parse(time.RFC3339Nano, v); err != nil {
 			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderTime, ErrMalformed)
 		}
 		s.Time = s.Time.UTC()
 	}
-	s.Standby = h.Get(HeaderStandby) == "true"
-	s.TraceParent = h.Get(HeaderTraceParent)
-	if s.Data, err = domain.DecodeData(data); err != nil {
-		return Stored{}, fmt.Errorf("sequence %d: %w: %w", seq, err, ErrMalformed)
-	}
+	s.Standby = header(HeaderStandby) == "true"
+	s.TraceParent = header(HeaderTraceParent)
 	return s, nil
 }
 

@@ -132,6 +132,13 @@ func (k *Parking) enter(ctx context.Context, r *Reactor) error {
 	return nil
 }
 
+// none reports whether nothing is parked.
+func (k *Parking) none() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.behind) == 0
+}
+
 // waits parks an event that has to wait, and says whether it did.
 func (k *Parking) waits(ctx context.Context, reactor string, e Stored) (bool, error) {
 	p := Parked{Reactor: reactor, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type}
@@ -295,10 +302,10 @@ func (r *Reactor) park(m *message.Message, attempts uint64, reason error) error 
 
 // behind parks a message that has to wait for one that was given up.
 func (r *Reactor) behind(ctx context.Context, m *message.Message) (bool, error) {
-	if r.opts.Parking == nil {
+	if r.opts.Parking == nil || r.opts.Parking.none() {
 		return false, nil
 	}
-	e, err := FromMessage(m)
+	e, err := Envelope(m)
 	if err != nil {
 		return false, nil //nolint:nilerr // Handle says what it makes of it
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -582,19 +581,35 @@ func FromMessage(m *message.Message) (Stored, error) {
 		}
 		return d.event, d.err
 	}
-	seq, err := number(m, MetaSeq)
+	seq, at, err := placeOf(m)
 	if err != nil {
 		return Stored{}, err
 	}
-	at, err := time.Parse(time.RFC3339Nano, m.Metadata[MetaAt])
+	return decode(m.Metadata[MetaSubject], m.Metadata.Get, m.Payload, seq, at)
+}
+
+// Envelope is [FromMessage] without the event's data, which are most of the
+// work: for a handler that can tell by page, contact and type that it has
+// nothing to do.
+func Envelope(m *message.Message) (Stored, error) {
+	if sparse(m) != nil {
+		return FromMessage(m)
+	}
+	seq, at, err := placeOf(m)
 	if err != nil {
-		return Stored{}, fmt.Errorf("metadata %s: %w", MetaAt, ErrMalformed)
+		return Stored{}, err
 	}
-	h := make(nats.Header, len(m.Metadata))
-	for k, v := range m.Metadata {
-		h[k] = []string{v}
+	return envelope(m.Metadata[MetaSubject], m.Metadata.Get, seq, at)
+}
+
+func placeOf(m *message.Message) (seq uint64, at time.Time, err error) {
+	if seq, err = number(m, MetaSeq); err != nil {
+		return 0, at, err
 	}
-	return Decode(m.Metadata[MetaSubject], h, m.Payload, seq, at)
+	if at, err = time.Parse(time.RFC3339Nano, m.Metadata[MetaAt]); err != nil {
+		return 0, at, fmt.Errorf("metadata %s: %w", MetaAt, ErrMalformed)
+	}
+	return seq, at, nil
 }
 
 // sparse returns what stands for the metadata of a sparse message, nil for any

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
 
 	"github.com/pagestream/pagestream/domain"
@@ -212,9 +213,27 @@ func (r *Reactor) Run(ctx context.Context) error {
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no storm over the history
 		Timeout: r.opts.Timeout, MaxPause: r.opts.MaxWait,
-		Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
+		Handle: r.pass, Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
+
+// pass looks whether the contact is known before it decodes the event: most
+// are, and every message that people send comes through here.
+func (r *Reactor) pass(ctx context.Context, m *message.Message) error {
+	if e, err := streams.Envelope(m); err == nil && r.known(e) {
+		r.count(func(s *Stats) { s.Known++ })
+		return nil
+	}
+	return streams.OnEvent(r.react)(ctx, m)
+}
+
+// known reports whether it was found out lately, or tried to, who the contact is.
+func (r *Reactor) known(e streams.Stored) bool {
+	t := r.asked.get(key(e))
+	return !t.IsZero() && r.opts.Now().Sub(t) < r.opts.RetryAfter
+}
+
+func key(e streams.Stored) string { return string(e.Page) + "|" + string(e.Contact) }
 
 // react passes over what would have to wait for too long.
 func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
@@ -248,8 +267,7 @@ func (r *Reactor) Handle(ctx context.Context, e streams.Stored) error {
 }
 
 func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
-	key := string(e.Page) + "|" + string(e.Contact)
-	if t := r.asked.get(key); !t.IsZero() && r.opts.Now().Sub(t) < r.opts.RetryAfter {
+	if r.known(e) {
 		r.count(func(s *Stats) { s.Known++ })
 		return nil
 	}
@@ -274,11 +292,11 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	}
 	name, picture, err := r.opts.Graph.Profile(ctx, app, e.Page, token, e.Contact, e.Data.Object == "instagram")
 	if err != nil {
-		return r.refused(e.Page, key, err)
+		return r.refused(e.Page, key(e), err)
 	}
 	name, picture = strings.TrimSpace(name), strings.TrimSpace(picture)
 	if name == "" && picture == "" {
-		r.nameless(key)
+		r.nameless(key(e))
 		return nil
 	}
 	now := r.opts.Now().UTC()
@@ -291,14 +309,14 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	if err != nil {
 		return fmt.Errorf("append profile: %w", err)
 	}
-	r.asked.set(key, now)
+	r.asked.set(key(e), now)
 	r.count(func(s *Stats) { s.Profiled++ })
 	return nil
 }
 
 // digest stands for the contact in the event's id.
 func digest(e streams.Stored) string {
-	sum := sha256.Sum256([]byte(string(e.Page) + "|" + string(e.Contact)))
+	sum := sha256.Sum256([]byte(key(e)))
 	return hex.EncodeToString(sum[:16])
 }
 
@@ -317,6 +335,7 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("read conversation: %w", err)
 	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
+		r.asked.set(key(e), r.opts.Now()) // not before RetryAfter need it be looked up again
 		r.count(func(s *Stats) { s.Known++ })
 		return false, nil
 	}
