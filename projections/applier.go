@@ -40,21 +40,21 @@ func (e *applyError) Unwrap() error { return e.err }
 // fill puts what stays of erased events into the gaps that they have left. The
 // file is at sequence at.
 func (a *applier) fill(ctx context.Context, at uint64, batch []*work) ([]*work, error) {
-	if n := uint64(len(batch)); batch[n-1].pos.Seq <= at+n {
+	if n := uint64(len(batch)); batch[n-1].seq <= at+n {
 		return batch, nil // no gap
 	}
 	whole := make([]*work, 0, len(batch))
 	for _, w := range batch {
-		if seq := w.pos.Seq; seq > at+1 {
+		if seq := w.seq; seq > at+1 {
 			missing, err := a.husks.between(ctx, at, seq)
 			if err != nil {
 				return nil, err
 			}
 			for _, e := range missing {
-				whole = append(whole, &work{pos: streams.Position{Seq: e.Seq}, event: e, done: make(chan error, 1)})
+				whole = append(whole, &work{seq: e.Seq, event: e})
 			}
 		}
-		at = max(at, w.pos.Seq)
+		at = max(at, w.seq)
 		whole = append(whole, w)
 	}
 	return whole, nil
@@ -73,7 +73,7 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 	}
 	tries := 0
 	for done < len(batch) {
-		if meta, _, err = a.decide(ctx, s, meta, batch[done].pos.Seq, a.decided.last()); err != nil {
+		if meta, _, err = a.decide(ctx, s, meta, batch[done].seq, a.decided.last()); err != nil {
 			return meta, done, err
 		}
 		end := done + a.decided.cut(meta, batch[done:])
@@ -121,7 +121,7 @@ func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.
 		}
 		before := meta.Seq
 		for i, w := range batch {
-			seq := w.pos.Seq
+			seq := w.seq
 			if seq <= meta.Seq {
 				continue // redelivered: it is in there
 			}
@@ -188,12 +188,12 @@ func (a *applier) duplicates(ctx context.Context, batch []*work) ([]bool, error)
 	if len(ids) == 0 {
 		return later, nil
 	}
-	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].pos.Seq)
+	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].seq)
 	if err != nil {
 		return nil, fmt.Errorf("look up ids: %w", err)
 	}
 	for n, i := range at {
-		switch seq := batch[i].pos.Seq; {
+		switch seq := batch[i].seq; {
 		case first[n] == 0, first[n] > seq:
 			// To take it for new or for old would be a guess.
 			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)

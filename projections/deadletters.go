@@ -59,7 +59,7 @@ func (a *applier) parkFailed(s *store.Store, w *work, failed *applyError, attemp
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
 		}
-		meta.Seq = w.pos.Seq
+		meta.Seq = w.seq
 		meta.Parked++
 		d := waiting(w.event, 0)
 		d.Error, d.Attempts = errorText(failed.err), attempts
@@ -69,7 +69,7 @@ func (a *applier) parkFailed(s *store.Store, w *work, failed *applyError, attemp
 		return store.WriteMeta(tx, meta)
 	})
 	if err != nil {
-		return meta, fmt.Errorf("park event %d: %w", w.pos.Seq, err)
+		return meta, fmt.Errorf("park event %d: %w", w.seq, err)
 	}
 	return meta, nil
 }
@@ -195,7 +195,7 @@ func (d *decided) cut(m store.Meta, batch []*work) int {
 	defer d.mu.Unlock()
 	for _, x := range d.list {
 		if x.Seq > m.Decision {
-			n, _ := slices.BinarySearchFunc(batch, x.After+1, func(w *work, seq uint64) int { return cmp.Compare(w.pos.Seq, seq) })
+			n, _ := slices.BinarySearchFunc(batch, x.After+1, func(w *work, seq uint64) int { return cmp.Compare(w.seq, seq) })
 			return max(1, n)
 		}
 	}

@@ -9,15 +9,24 @@ import (
 // errRedrive refuses a message whose drive is over: it comes again, in order.
 var errRedrive = errors.New("given again after the one before it")
 
-// work is one message on its way into a transaction.
+// work is one event on its way into a transaction.
 type work struct {
-	pos       streams.Position
+	seq       uint64
 	event     streams.Stored
 	malformed error
-	done      chan error // buffered: the answer never waits
 }
 
-func (w *work) resolve(err error) { w.done <- err }
+// parcel is a message of the subscriber with its events, in order.
+type parcel struct {
+	pos  streams.Position
+	work []*work
+	done chan error // buffered: the answer never waits
+}
+
+func (p *parcel) resolve(err error) { p.done <- err }
+
+// last is the sequence of the last event.
+func (p *parcel) last() uint64 { return p.work[len(p.work)-1].seq }
 
 // order puts messages back in stream order: a router runs a goroutine each, and
 // they arrive as they like. It holds no more than the subscriber has in flight.
@@ -25,37 +34,43 @@ type order struct {
 	epoch  uint64
 	next   uint64 // the ordinal that is due
 	broken bool   // a message of this epoch was refused: so are all after it
-	held   map[uint64]*work
+	held   map[uint64]*parcel
+	events int // in held
 }
 
-func newOrder() *order { return &order{next: 1, held: make(map[uint64]*work)} }
+func newOrder() *order { return &order{next: 1, held: make(map[uint64]*parcel)} }
 
 // add takes a message in, or refuses it if its drive is over.
-func (o *order) add(w *work) {
+func (o *order) add(p *parcel) {
 	switch {
-	case w.pos.Epoch < o.epoch, w.pos.Epoch == o.epoch && o.broken:
-		w.resolve(errRedrive)
+	case p.pos.Epoch < o.epoch, p.pos.Epoch == o.epoch && o.broken:
+		p.resolve(errRedrive)
 		return
-	case w.pos.Epoch > o.epoch:
+	case p.pos.Epoch > o.epoch:
 		o.refuse()
-		o.epoch, o.next, o.broken = w.pos.Epoch, 1, false
+		o.epoch, o.next, o.broken = p.pos.Epoch, 1, false
 	}
-	o.held[w.pos.Ordinal] = w
+	o.held[p.pos.Ordinal] = p
+	o.events += len(p.work)
 }
 
-// take removes the messages that are due, in order, at most so many.
-func (o *order) take(most int) []*work {
-	var batch []*work
-	for len(batch) < most {
-		w, ok := o.held[o.next]
+// take removes the messages that are due, in order: of so many events at most,
+// but one message in any case.
+func (o *order) take(most int) []*parcel {
+	var batch []*parcel
+	for n := 0; ; {
+		p, ok := o.held[o.next]
 		if !ok {
-			break
+			return batch
+		}
+		if n += len(p.work); n > most && len(batch) > 0 {
+			return batch
 		}
 		delete(o.held, o.next)
+		o.events -= len(p.work)
 		o.next++
-		batch = append(batch, w)
+		batch = append(batch, p)
 	}
-	return batch
 }
 
 // breakOff ends the epoch after a refusal: everything in it comes again.
@@ -65,8 +80,9 @@ func (o *order) breakOff() {
 }
 
 func (o *order) refuse() {
-	for n, w := range o.held {
-		w.resolve(errRedrive)
+	for n, p := range o.held {
+		p.resolve(errRedrive)
 		delete(o.held, n)
 	}
+	o.events = 0
 }

@@ -20,9 +20,10 @@ func TestOrderOfArrivalDoesNotMatter(t *testing.T) {
 		n := rapid.IntRange(1, 60).Draw(t, "messages")
 		from, expect := 1, 1
 		for epoch := uint64(1); from <= n; epoch++ {
-			all := make([]*work, 0, n)
+			all := make([]*parcel, 0, n)
 			for seq := from; seq <= n; seq++ {
-				all = append(all, &work{
+				all = append(all, &parcel{
+					work: []*work{{seq: uint64(seq)}},
 					pos:  streams.Position{Seq: uint64(seq), Epoch: epoch, Ordinal: uint64(seq - from + 1)},
 					done: make(chan error, 1),
 				})

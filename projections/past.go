@@ -59,7 +59,7 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 			if e.Malformed != nil || o.Keep != nil && !o.Keep(e.Stored) || !o.Time.IsZero() && e.At.After(o.Time) {
 				continue
 			}
-			batch = append(batch, &work{pos: streams.Position{Seq: e.Seq}, event: e.Stored})
+			batch = append(batch, &work{seq: e.Seq, event: e.Stored})
 			last = e.Seq
 		}
 		if len(batch) == 0 {

@@ -251,7 +251,7 @@ func (b *build) until(ctx context.Context, target uint64) error {
 		Stream: b.r.opts.Stream, From: b.meta.Seq + 1, To: target,
 	}, func(list []streams.Replayed) error {
 		for _, e := range list {
-			batch = append(batch, &work{pos: streams.Position{Seq: e.Seq}, event: e.Stored, malformed: e.Malformed})
+			batch = append(batch, &work{seq: e.Seq, event: e.Stored, malformed: e.Malformed})
 		}
 		if len(batch) < rebuildBatch {
 			return nil

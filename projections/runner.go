@@ -134,6 +134,10 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	return o
 }
 
+// bundle is how many events come through the router in one message at most: so
+// few that several messages make a batch, and are decoded beside one another.
+func (o RunnerOptions) bundle() int { return max(1, min(o.MaxBatch, o.MaxInFlight)/8) }
+
 // Runner keeps one read model up to the stream.
 //
 // Events come through a watermill router and are put back in stream order;
@@ -506,7 +510,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	defer running.Wait()
 	defer end(nil)
 
-	in := make(chan *work, r.opts.MaxInFlight)
+	in := make(chan *parcel, r.opts.MaxInFlight)
 	running.Go(func() { r.committer(ctx, in, end) })
 	running.Go(func() {
 		select {
@@ -521,7 +525,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 		return fmt.Errorf("make router: %w", err)
 	}
 	subscriber := r.opts.Subscriber(streams.SubscriberOptions{
-		Stream: r.opts.Stream, MaxInFlight: r.opts.MaxInFlight, Tail: r.opts.Tail, Sparse: true, Logger: r.opts.Logger,
+		Stream: r.opts.Stream, Tail: r.opts.Tail, Bundle: r.opts.bundle(), MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
 		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {
@@ -545,26 +549,27 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 }
 
 // handle is the router's handler: it decodes, hands over to the committer, and
-// returns when the event is durable in the read model.
-func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message) error {
+// returns when the events are durable in the read model.
+func (r *Runner) handle(ctx context.Context, in chan<- *parcel, m *message.Message) error {
 	pos, err := streams.PositionOf(m)
 	if err != nil {
 		return fmt.Errorf("find message's place: %w", err)
 	}
-	w := &work{pos: pos, done: make(chan error, 1)}
-	if w.event, err = streams.FromMessage(m); err != nil {
-		if !errors.Is(err, streams.ErrMalformed) {
-			return fmt.Errorf("decode event %d: %w", pos.Seq, err)
-		}
-		w.malformed = err
+	events, err := streams.EventsOf(m)
+	if err != nil {
+		return fmt.Errorf("read message %d: %w", pos.Seq, err)
+	}
+	p := &parcel{pos: pos, work: make([]*work, len(events)), done: make(chan error, 1)}
+	for i, e := range events {
+		p.work[i] = &work{seq: e.Seq, event: e.Stored, malformed: e.Malformed}
 	}
 	select {
-	case in <- w:
+	case in <- p:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	select {
-	case err := <-w.done:
+	case err := <-p.done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -573,7 +578,7 @@ func (r *Runner) handle(ctx context.Context, in chan<- *work, m *message.Message
 
 // committer is the one writer: it takes what has come, in order, and commits
 // it at once.
-func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.CancelCauseFunc) {
+func (r *Runner) committer(ctx context.Context, in <-chan *parcel, end context.CancelCauseFunc) {
 	o, a := newOrder(), r.applier()
 	var last, checked time.Time
 	a.giveUp = func(failed *applyError) error {
@@ -589,8 +594,8 @@ func (r *Runner) committer(ctx context.Context, in <-chan *work, end context.Can
 	}
 	for {
 		select {
-		case w := <-in:
-			o.add(w)
+		case p := <-in:
+			o.add(p)
 		case sw := <-r.swaps:
 			sw.done <- sw.do(ctx)
 		case <-r.verify:
@@ -632,14 +637,14 @@ func (r *Runner) resume(ctx context.Context, a *applier) error {
 
 // gather takes in what comes within the pause, up to a full batch, and then
 // whatever else is there already.
-func (r *Runner) gather(ctx context.Context, o *order, in <-chan *work, pause time.Duration) {
+func (r *Runner) gather(ctx context.Context, o *order, in <-chan *parcel, pause time.Duration) {
 	if pause > 0 {
 		t := time.NewTimer(pause)
 		defer t.Stop()
-		for waiting := true; waiting && len(o.held) < r.opts.MaxBatch; {
+		for waiting := true; waiting && o.events < r.opts.MaxBatch; {
 			select {
-			case w := <-in:
-				o.add(w)
+			case p := <-in:
+				o.add(p)
 			case <-t.C:
 				waiting = false
 			case <-ctx.Done():
@@ -649,8 +654,8 @@ func (r *Runner) gather(ctx context.Context, o *order, in <-chan *work, pause ti
 	}
 	for {
 		select {
-		case w := <-in:
-			o.add(w)
+		case p := <-in:
+			o.add(p)
 		default:
 			return
 		}
@@ -667,15 +672,19 @@ func (r *Runner) check(end context.CancelCauseFunc) {
 
 // commit applies a batch in one transaction and answers its messages. What
 // comes before an event that fails is committed without it.
-func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*work, end context.CancelCauseFunc) {
-	whole, err := a.fill(ctx, r.Status().Seq, batch)
+func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*parcel, end context.CancelCauseFunc) {
+	var events []*work
+	for _, p := range batch {
+		events = append(events, p.work...)
+	}
+	events, err := a.fill(ctx, r.Status().Seq, events)
 	if err == nil {
-		batch = whole
-		var done int
-		if done, err = r.apply(ctx, a, batch); done > 0 {
-			resolve(batch[:done], nil)
-			batch = batch[done:]
-		}
+		err = r.apply(ctx, a, events)
+	}
+	at := r.Status().Seq
+	for len(batch) > 0 && (err == nil || batch[0].last() <= at) {
+		batch[0].resolve(nil)
+		batch = batch[1:]
 	}
 	if err == nil {
 		return
@@ -695,24 +704,26 @@ func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*work
 		}
 	}
 	o.breakOff()
-	batch[0].resolve(err)
-	resolve(batch[1:], errRedrive)
-}
-
-func resolve(batch []*work, err error) {
-	for _, w := range batch {
-		w.resolve(err)
+	if len(batch) > 0 {
+		batch[0].resolve(err)
+		resolve(batch[1:], errRedrive)
 	}
 }
 
-// apply applies a batch to the live file and says how much of it is in there.
-func (r *Runner) apply(ctx context.Context, a *applier, batch []*work) (done int, err error) {
+func resolve(batch []*parcel, err error) {
+	for _, p := range batch {
+		p.resolve(err)
+	}
+}
+
+// apply applies events to the live file.
+func (r *Runner) apply(ctx context.Context, a *applier, events []*work) error {
 	before := r.Status().Seq
-	meta, done, err := a.apply(ctx, r.store.Load(), batch)
+	meta, _, err := a.apply(ctx, r.store.Load(), events)
 	if meta.Seq > before {
 		r.progress.committed(meta)
 	}
-	return done, err
+	return err
 }
 
 // applier returns what applies events to a file of this projection.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/domain"
@@ -85,7 +86,7 @@ func (r *rig) store(t testing.TB, events ...domain.Event) uint64 {
 
 func (r *rig) send(t testing.TB, m *nats.Msg) {
 	t.Helper()
-	if _, err := r.JS.PublishMsgAsync(m); err != nil {
+	if _, err := r.JS.PublishMsgAsync(m, jetstream.WithStallWait(limit)); err != nil {
 		t.Fatal(err)
 	}
 }

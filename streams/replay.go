@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Replayed is a message of the stream on its way through [Replay].
+// Replayed is a message of the stream, of [Replay] or of a bundle ([EventsOf]).
 type Replayed struct {
 	// Stored is the event; of a malformed message only Seq is set.
 	Stored
@@ -120,7 +120,10 @@ func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f fu
 }
 
 func replayed(m arrival) Replayed {
-	d := m.decode()
+	d := m.event
+	if d == nil {
+		d = m.decode()
+	}
 	if d.err != nil {
 		return Replayed{Stored: Stored{Seq: m.seq()}, Malformed: d.err}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 )
 
 // Metadata of a message that a [Subscriber] gives, besides the event's headers
@@ -56,8 +57,8 @@ type SubscriberOptions struct {
 	// given. Asked at each Subscribe; nil starts at the beginning. Not used
 	// with Durable.
 	From func(ctx context.Context, topic string) (uint64, error)
-	// MaxInFlight bounds the messages given and not acknowledged yet. With 1,
-	// the default, the next comes after the last was acknowledged.
+	// MaxInFlight bounds the events given and not acknowledged yet. With 1, the
+	// default, the next comes after the last was acknowledged.
 	MaxInFlight int
 	// AckWait is when the server gives a durable's message to somebody else.
 	// It is prolonged while the message is in flight here.
@@ -71,9 +72,12 @@ type SubscriberOptions struct {
 	// memory, so that many readers cost one. It is used where the topic is [All]
 	// and there is no Durable.
 	Tail *Tail
-	// Sparse leaves the metadata out: for handlers that ask [FromMessage] and
-	// [PositionOf] only. Most of what a message costs is its metadata.
-	Sparse bool
+	// Bundle, if not 0, is the most events in one message; it waits for none. What
+	// a message costs on its way through a router is then paid once for all of
+	// them, but they are acknowledged or refused together. Such a message has no
+	// payload and no metadata: [EventsOf] and [PositionOf] tell what it is.
+	// Not used with Durable.
+	Bundle int
 	Logger *slog.Logger
 }
 
@@ -112,6 +116,7 @@ func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = 1
 	}
+	o.Bundle = min(o.Bundle, o.MaxInFlight)
 	if o.AckWait <= 0 {
 		o.AckWait = DefaultAckWait
 	}
@@ -284,12 +289,17 @@ type subscription struct {
 	inFlight map[uint64]jetstream.Msg
 }
 
-// entry is a message in flight.
+// maxBundleBytes ends a bundle, which has one event at least.
+const maxBundleBytes = 1 << 20
+
+// entry is a message in flight: one event, or the events of a bundle in order.
 type entry struct {
-	arrival
-	wm  *message.Message
-	ctx *messageContext // of wm
+	bundle []arrival
+	wm     *message.Message
+	ctx    *messageContext // of wm
 }
+
+func (e entry) seq() uint64 { return e.bundle[0].seq() }
 
 // run drives the source until the context ends. Each drive begins with what
 // the one before had to give back.
@@ -302,7 +312,7 @@ func (s *subscription) run(ctx context.Context) {
 		stop := s.heartbeat()
 		defer stop()
 	}
-	incoming := make(chan entry)
+	incoming := make(chan arrival, s.opts.Bundle)
 	var reading sync.WaitGroup
 	reading.Go(func() { s.read(ctx, incoming) })
 	defer reading.Wait()
@@ -327,10 +337,10 @@ func (s *subscription) run(ctx context.Context) {
 // drive gives the messages in again and then those of the source, until one is
 // refused or the source or the context ends. It returns what was refused, in
 // order, when nothing is in flight any more, and whether anything was taken.
-func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, incoming <-chan entry) (refused []entry, progressed bool) {
+func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, incoming <-chan arrival) (refused []entry, progressed bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	slots := make(chan struct{}, s.opts.MaxInFlight)
+	slots := semaphore.NewWeighted(int64(s.opts.MaxInFlight))
 	given := make(chan entry, s.opts.MaxInFlight)
 	var left []entry // of again, not given
 	go func() {
@@ -345,43 +355,42 @@ func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, i
 			cancel() // give nothing more; what is in flight settles
 		}
 		e.ctx.end()
-		<-slots
+		slots.Release(int64(len(e.bundle)))
 	}
 	return append(refused, left...), progressed
 }
 
 // give sends messages out, as many as there are slots, until the context ends.
 // It returns what it had in hand and did not send.
-func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, incoming <-chan entry,
-	slots chan<- struct{}, given chan<- entry,
+func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, incoming <-chan arrival,
+	slots *semaphore.Weighted, given chan<- entry,
 ) []entry {
 	for ordinal := uint64(1); ; ordinal++ {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return again
-		}
 		if len(again) == 0 {
-			select {
-			case e, ok := <-incoming:
-				if !ok {
-					return nil
-				}
-				again = append(again, e)
-			case <-ctx.Done():
+			bundle := s.gather(ctx, incoming)
+			if len(bundle) == 0 {
 				return nil
 			}
+			again = append(again, entry{bundle: bundle})
 		}
 		e := again[0]
+		if slots.Acquire(ctx, int64(len(e.bundle))) != nil {
+			return again
+		}
 		// The message's context outlives the drive: a refusal of one is no
 		// reason to interrupt the others.
-		e.ctx = &messageContext{Context: s.ctx, arrival: e.arrival, pos: Position{e.seq(), epoch, ordinal}}
-		e.wm = s.message(e.arrival, e.ctx.pos)
+		e.ctx = &messageContext{Context: s.ctx, pos: Position{e.seq(), epoch, ordinal}}
+		if s.bundles() {
+			e.ctx.bundle = e.bundle
+			e.wm = message.NewMessage(strconv.FormatUint(e.seq(), 10), nil)
+		} else {
+			e.wm = s.message(e.bundle[0], e.ctx.pos)
+		}
 		e.wm.SetContext(e.ctx)
 		select {
 		case s.out <- e.wm:
 			again = again[1:]
-			given <- e // there is room: a slot is held
+			given <- e // there is room: each has a slot at least
 		case <-ctx.Done():
 			e.ctx.end()
 			return again
@@ -389,12 +398,42 @@ func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, in
 	}
 }
 
+// gather waits for an event, and takes what else is there where it bundles. It
+// returns none when the source or the context ends.
+func (s *subscription) gather(ctx context.Context, incoming <-chan arrival) []arrival {
+	var bundle []arrival
+	select {
+	case a, ok := <-incoming:
+		if !ok {
+			return nil
+		}
+		bundle = append(bundle, a)
+	case <-ctx.Done():
+		return nil
+	}
+	for size := bundle[0].size(); s.bundles() && len(bundle) < s.opts.Bundle && size < maxBundleBytes; {
+		select {
+		case a, ok := <-incoming:
+			if !ok {
+				return bundle
+			}
+			bundle = append(bundle, a)
+			size += a.size()
+		default:
+			return bundle
+		}
+	}
+	return bundle
+}
+
+func (s *subscription) bundles() bool { return s.opts.Bundle > 0 && s.opts.Durable == "" }
+
 // read takes messages from the source for as long as the subscription lives: a
 // drive that ends must not cost what the source has fetched already.
-func (s *subscription) read(ctx context.Context, incoming chan<- entry) {
+func (s *subscription) read(ctx context.Context, incoming chan<- arrival) {
 	defer close(incoming)
 	for {
-		e, err := s.take(ctx)
+		a, err := s.take(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.opts.Logger.Error("subscription ended", "err", err)
@@ -402,7 +441,7 @@ func (s *subscription) read(ctx context.Context, incoming chan<- entry) {
 			return
 		}
 		select {
-		case incoming <- e:
+		case incoming <- a:
 		case <-ctx.Done():
 			return
 		}
@@ -411,22 +450,18 @@ func (s *subscription) read(ctx context.Context, incoming chan<- entry) {
 
 // take gets the next message that is not in flight here. A durable's server
 // may give one again that takes long; it is still being handled.
-func (s *subscription) take(ctx context.Context) (entry, error) {
+func (s *subscription) take(ctx context.Context) (arrival, error) {
 	for {
 		a, err := s.src.next(ctx)
-		if err != nil {
-			return entry{}, err
-		}
-		e := entry{arrival: a}
-		if s.opts.Durable == "" {
-			return e, nil
+		if err != nil || s.opts.Durable == "" {
+			return a, err
 		}
 		s.mu.Lock()
-		_, twice := s.inFlight[e.seq()]
-		s.inFlight[e.seq()] = e.msg
+		_, twice := s.inFlight[a.seq()]
+		s.inFlight[a.seq()] = a.msg
 		s.mu.Unlock()
 		if !twice {
-			return e, nil
+			return a, nil
 		}
 	}
 }
@@ -519,9 +554,6 @@ func (s *subscription) message(a arrival, pos Position) *message.Message {
 		id = uuid.NewString()
 	}
 	m := message.NewMessage(id, a.msg.Data())
-	if s.opts.Sparse {
-		return m
-	}
 	m.Metadata = make(message.Metadata, len(h)+5)
 	for k, v := range h {
 		// What was said to the server when the event was published would be
@@ -538,7 +570,8 @@ func (s *subscription) message(a arrival, pos Position) *message.Message {
 	return m
 }
 
-// Position is where a message stands: its sequence, and its place in the drive.
+// Position is where a message stands: its sequence, that of the first event in
+// it, and its place in the drive.
 type Position struct {
 	Seq, Epoch, Ordinal uint64
 }
@@ -546,7 +579,7 @@ type Position struct {
 // PositionOf reads a message's position. It fails with [ErrMalformed] for a
 // message that no [Subscriber] gave.
 func PositionOf(m *message.Message) (Position, error) {
-	if c := sparse(m); c != nil {
+	if c := bundleOf(m); c != nil {
 		return c.pos, nil
 	}
 	var p Position
@@ -571,16 +604,30 @@ func number(m *message.Message, key string) (uint64, error) {
 	return n, nil
 }
 
-// FromMessage decodes the event of a message. It fails with [ErrMalformed]. The
-// event may be others' too: whoever changes what it points to copies it first.
-func FromMessage(m *message.Message) (Stored, error) {
-	if c := sparse(m); c != nil {
-		d := c.event
-		if d == nil {
-			d = c.decode()
+// EventsOf returns the events of a message in stream order, one or those of a
+// bundle; it has at least one. They may be others' too: whoever changes what an
+// event points to copies it first. It fails with [ErrMalformed] for a message
+// that no [Subscriber] gave.
+func EventsOf(m *message.Message) ([]Replayed, error) {
+	if c := bundleOf(m); c != nil {
+		out := make([]Replayed, len(c.bundle))
+		for i, a := range c.bundle {
+			out[i] = replayed(a)
 		}
-		return d.event, d.err
+		return out, nil
 	}
+	seq, err := number(m, MetaSeq)
+	if err != nil {
+		return nil, err
+	}
+	e, err := FromMessage(m)
+	e.Seq = seq
+	return []Replayed{{Stored: e, Malformed: err}}, nil
+}
+
+// FromMessage decodes the event of a message that is no bundle. It fails with
+// [ErrMalformed].
+func FromMessage(m *message.Message) (Stored, error) {
 	seq, at, err := placeOf(m)
 	if err != nil {
 		return Stored{}, err
@@ -592,9 +639,6 @@ func FromMessage(m *message.Message) (Stored, error) {
 // work: for a handler that can tell by page, contact and type that it has
 // nothing to do.
 func Envelope(m *message.Message) (Stored, error) {
-	if sparse(m) != nil {
-		return FromMessage(m)
-	}
 	seq, at, err := placeOf(m)
 	if err != nil {
 		return Stored{}, err
@@ -612,13 +656,12 @@ func placeOf(m *message.Message) (seq uint64, at time.Time, err error) {
 	return seq, at, nil
 }
 
-// sparse returns what stands for the metadata of a sparse message, nil for any
-// other.
-func sparse(m *message.Message) *messageContext {
-	if len(m.Metadata) > 0 {
+// bundleOf returns the context of a bundle, nil of any other message.
+func bundleOf(m *message.Message) *messageContext {
+	c, _ := m.Context().Value(messageKey{}).(*messageContext)
+	if c == nil || len(c.bundle) == 0 {
 		return nil
 	}
-	c, _ := m.Context().Value(messageKey{}).(*messageContext)
 	return c
 }
 
@@ -630,8 +673,8 @@ type messageKey struct{}
 // each message, though hardly any handler asks.
 type messageContext struct {
 	context.Context // the subscription's
-	arrival
-	pos Position
+	bundle          []arrival
+	pos             Position
 
 	mu     sync.Mutex
 	ended  bool

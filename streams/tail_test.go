@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -26,14 +27,15 @@ func newTail(t testing.TB, s *streamstest.Server, o streams.TailOptions) *stream
 
 // tailReader subscribes after a sequence and checks what it is given.
 type tailReader struct {
-	in   <-chan *message.Message
-	last uint64
+	in    <-chan *message.Message
+	ready []streams.Replayed
+	last  uint64
 }
 
 func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, after uint64) *tailReader {
 	t.Helper()
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{
-		Tail: tail, Sparse: true, MaxInFlight: 64,
+		Tail: tail, Bundle: 16, MaxInFlight: 4,
 		From: func(context.Context, string) (uint64, error) { return after, nil },
 	})
 	t.Cleanup(func() { _ = sub.Close() })
@@ -46,27 +48,30 @@ func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, afte
 
 // next takes the next event, which has to be the one after the last.
 func (r *tailReader) next() (streams.Stored, error) {
-	var m *message.Message
-	select {
-	case m = <-r.in:
-	case <-time.After(streamstest.Limit):
+	if len(r.ready) == 0 {
+		var m *message.Message
+		select {
+		case m = <-r.in:
+		case <-time.After(streamstest.Limit):
+		}
+		if m == nil {
+			return streams.Stored{}, fmt.Errorf("nothing came after %d", r.last)
+		}
+		defer m.Ack()
+		pos, err := streams.PositionOf(m)
+		if err != nil || pos.Seq != r.last+1 {
+			return streams.Stored{}, fmt.Errorf("message at %+v, want %d: %w", pos, r.last+1, err)
+		}
+		if r.ready, err = streams.EventsOf(m); err != nil {
+			return streams.Stored{}, err
+		}
 	}
-	if m == nil {
-		return streams.Stored{}, fmt.Errorf("nothing came after %d", r.last)
+	e := r.ready[0]
+	r.ready = r.ready[1:]
+	if r.last++; e.Malformed != nil || e.Seq != r.last {
+		return e.Stored, fmt.Errorf("got event %d, want %d: %w", e.Seq, r.last, e.Malformed)
 	}
-	defer m.Ack()
-	pos, err := streams.PositionOf(m)
-	if err != nil {
-		return streams.Stored{}, err
-	}
-	e, err := streams.FromMessage(m)
-	if err != nil {
-		return streams.Stored{}, err
-	}
-	if r.last++; pos.Seq != r.last || e.Seq != r.last || len(m.Metadata) > 0 {
-		return e, fmt.Errorf("got event %d at %+v, want %d", e.Seq, pos, r.last)
-	}
-	return e, nil
+	return e.Stored, nil
 }
 
 // TestTail proves that readers from anywhere get every event in order, also
@@ -188,5 +193,84 @@ func TestTailAcrossRestart(t *testing.T) {
 		if _, err := r.next(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestBundle: a bundle is bounded, waits for nothing, has malformed messages in
+// their place, and what was refused is given again in order.
+func TestBundle(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 300))
+	if _, err := s.JS.Publish(t.Context(), streams.SubjectPrefix+".100.message.received", []byte("no event")); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, messages("200", 99))
+	const all = 400
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Bundle: 1000, MaxInFlight: 64})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, largest := 0, 0
+	for at := uint64(0); at < all; {
+		var m *message.Message
+		select {
+		case m = <-in:
+		case <-time.After(streamstest.Limit):
+			t.Fatalf("nothing came after %d", at)
+		}
+		pos, err := streams.PositionOf(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pos.Seq > at+1 || pos.Seq > 100 && refused < 3 {
+			refused++
+			m.Nack()
+			continue
+		}
+		events, err := streams.EventsOf(m)
+		if err != nil || len(events) == 0 || len(events) > 64 || pos.Seq != at+1 {
+			t.Fatalf("at %d: %d events at %+v: %v", at, len(events), pos, err)
+		}
+		if len(m.Payload) > 0 || len(m.Metadata) > 0 {
+			t.Fatalf("a bundle has payload or metadata: %v", m.Metadata)
+		}
+		largest = max(largest, len(events))
+		for _, e := range events {
+			if at++; e.Seq != at || (e.Malformed != nil) != (at == 301) {
+				t.Fatalf("event %d at place %d: %v", e.Seq, at, e.Malformed)
+			}
+		}
+		m.Ack()
+	}
+	if refused < 3 || largest < 2 {
+		t.Errorf("%d refused, the largest bundle has %d events", refused, largest)
+	}
+}
+
+// TestEventsOf takes a message of one event as it is.
+func TestEventsOf(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 1))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := <-in
+	defer m.Ack()
+	events, err := streams.EventsOf(m)
+	if err != nil || len(events) != 1 || events[0].Seq != 1 || events[0].ID != messages("100", 1)[0].ID {
+		t.Fatalf("%+v, %v", events, err)
+	}
+	if e, err := streams.Envelope(m); err != nil || e.ID != events[0].ID || e.Contact != "9" || e.Data.Message != nil {
+		t.Fatalf("envelope %+v, %v", e, err)
+	}
+	if _, err := streams.EventsOf(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {
+		t.Fatalf("a message of nobody: %v", err)
 	}
 }

@@ -70,7 +70,7 @@ func (r *rig) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
 		r.n++
 		m, err := streams.Encode(domain.Event{ID: fmt.Sprint("e", r.n), Type: typ, Page: page})
 		require.NoError(t, err)
-		_, err = r.JS.PublishMsgAsync(m)
+		_, err = r.JS.PublishMsgAsync(m, jetstream.WithStallWait(streamstest.Limit))
 		require.NoError(t, err)
 	}
 	select {
