@@ -53,6 +53,7 @@ type CLI struct {
 	Audit         AuditCommand         `cmd:"" help:"Prove over the whole stream that nothing was lost or doubled."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then prove that none of it was lost or doubled."`
+	Bench         BenchCommand         `cmd:"" help:"Measure how fast this is here, against baselines measured in the same run."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
 	Version       VersionCommand       `cmd:"" help:"Print the version."`
 

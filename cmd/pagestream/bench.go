@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/pprof"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/bench"
+	"github.com/pagestream/pagestream/config"
+)
+
+// BenchCommand measures this program on this machine.
+type BenchCommand struct {
+	Dir         string        `placeholder:"DIR" env:"PAGESTREAM_BENCH_DIR" help:"Work in a new directory below this one, removed at the end (default: the system's)."`
+	Cell        time.Duration `default:"1.5s" placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"How long each measurement lasts."`
+	Connections []int         `placeholder:"N" env:"PAGESTREAM_BENCH_CONNECTIONS" help:"Connections (default: 1,16,64,256)."`
+	Items       []int         `placeholder:"N" env:"PAGESTREAM_BENCH_ITEMS" help:"Items a POST (default: 1,10,100)."`
+	Duplicates  []int         `placeholder:"PERCENT" env:"PAGESTREAM_BENCH_DUPLICATES" help:"Duplicates (default: 0,20,100)."`
+	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"How far the stream grows, in three points (default: 1000000)."`
+	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points themselves, as in 100000,1000000,5000000."`
+	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events to measure read models with (default: 50000)."`
+	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Sections: baseline, ingest, latency, projections, reads, growth."`
+	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter form and fail if a ratio is more than 30 % worse than in this report."`
+	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report there, as JSON."`
+	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth there, as SVG."`
+	CPUProfile  string        `name:"cpuprofile" placeholder:"FILE" env:"PAGESTREAM_BENCH_CPUPROFILE" help:"Write a CPU profile of the run there."`
+}
+
+// benchSecret signs the bench's own traffic.
+const benchSecret = "bench-app-secret-that-signs-nothing-real" //nolint:gosec // the bench's own
+
+// Run measures, and prints and writes what it found.
+func (b BenchCommand) Run(c *CLI) (err error) {
+	o, err := b.options()
+	if err != nil {
+		return err
+	}
+	if o.Dir, err = os.MkdirTemp(b.Dir, "pagestream-bench-"); err != nil {
+		return fmt.Errorf("make scratch directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+	o.Start = func(ctx context.Context, so bench.StartOptions) (*bench.System, error) { return startBench(ctx, c, so) }
+
+	if b.CPUProfile != "" {
+		f, err := os.Create(b.CPUProfile)
+		if err != nil {
+			return fmt.Errorf("write CPU profile: %w", err)
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("write CPU profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
+	if isTerminal(c.Err) {
+		bar := progressbar.NewOptions(1, progressbar.OptionSetWriter(c.Err), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(false))
+		o.Progress = func(p bench.Progress) {
+			bar.ChangeMax(p.Total)
+			bar.Describe(p.Section + "  " + p.Step)
+			_ = bar.Set(p.Done)
+		}
+		defer func() { _ = bar.Finish() }()
+	}
+	report, err := bench.Run(c.ctx, o)
+	if errors.Is(err, bench.ErrOptions) {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	report.Version = readBuild().Version
+	if err != nil {
+		if len(report.Figures) > 0 && !c.JSON {
+			_ = report.WriteTable(c.Err) // what there is of it
+		}
+		return fmt.Errorf("bench: %w", err)
+	}
+	return b.tell(c, report)
+}
+
+// options are those of the run, but for its directory and program.
+func (b BenchCommand) options() (bench.Options, error) {
+	o := bench.Options{
+		Cell: b.Cell, Streams: filepath.Join("data", "nats"), Models: filepath.Join("data", "projections"),
+	}
+	if b.Check != "" {
+		o.Shorten()
+	}
+	for to, from := range map[*[]int][]int{
+		&o.Connections: b.Connections, &o.Items: b.Items, &o.Duplicates: b.Duplicates, &o.Growth: b.Growth,
+	} {
+		if len(from) > 0 {
+			*to = from
+		}
+	}
+	o.Sample = b.Sample
+	if b.Events != 0 && len(b.Growth) > 0 {
+		return o, fmt.Errorf("%w: --events and --growth say the same; give one", errUsage)
+	}
+	if b.Events != 0 {
+		o.Growth = []int{b.Events / 100, b.Events / 10, b.Events}
+	}
+	if b.Only != "" {
+		var err error
+		if o.Only, err = regexp.Compile(b.Only); err != nil {
+			return o, fmt.Errorf("%w: --only: %w", errUsage, err)
+		}
+	}
+	return o, nil
+}
+
+// tell prints the report and writes its files.
+func (b BenchCommand) tell(c *CLI, report bench.Report) error {
+	if b.Out != "" {
+		err := writeWhole(b.Out, func(w io.Writer) error {
+			enc := json.NewEncoder(w)
+			enc.SetIndent("", "  ")
+			return enc.Encode(report)
+		})
+		if err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	var failed error
+	if err := c.Print(report, func() { failed = report.WriteTable(c.Out) }); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	return nil
+}
+
+// writeWhole writes a file of which nothing is left if that fails.
+func writeWhole(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".bench-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// startBench starts the program as serve does, with an app that reaches nothing
+// but this machine.
+func startBench(ctx context.Context, c *CLI, o bench.StartOptions) (*bench.System, error) {
+	cfg := config.Default()
+	cfg.Data.Dir = filepath.Join(o.Dir, "data")
+	cfg.Keys.File = filepath.Join(o.Dir, "keys.json")
+	cfg.HTTP.TokenFile = filepath.Join(o.Dir, "admin.token")
+	cfg.HTTP.Public, cfg.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Log.Level = "error"
+	if c.LogLevel != "" {
+		cfg.Log.Level = c.LogLevel
+	}
+	cfg.Streams.QueueLimit = max(cfg.Streams.QueueLimit, o.Queue)
+	cfg.Webhook.Timeout = max(cfg.Webhook.Timeout, o.Timeout)
+	if o.Window > 0 {
+		cfg.Streams.Window = o.Window
+	}
+	cfg.Apps = []config.App{{
+		Name: "bench", ID: "900", Secrets: []config.Secret{benchSecret}, VerifyToken: "bench",
+		GraphURL: "http://127.0.0.1:1", LoginURL: "http://127.0.0.1:1", GraphVersion: config.DefaultGraphVersion,
+	}}
+	log, err := newLogger(cfg.Log, c.Err)
+	if err != nil {
+		return nil, err
+	}
+	p := NewProgram(cfg, log)
+	if err := p.Run(ctx); err != nil {
+		return nil, err
+	}
+	token, err := api.ReadToken(cfg.HTTP.TokenFile)
+	if err != nil {
+		return nil, errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+	}
+	return &bench.System{Public: p.PublicAddr(), Private: p.PrivateAddr(), Token: token, Secret: benchSecret, Close: p.Close}, nil
+}

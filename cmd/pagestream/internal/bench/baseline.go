@@ -1,0 +1,357 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// Names of the baselines.
+const (
+	byHTTP    = "http"          // read the body, check the signature, answer
+	bySingle  = "single"        // one fsynced publish an event, 64 at a time
+	byBatches = "batches"       // atomic batches of 1000, one after the other
+	byRaw     = "raw-read"      // the stream in order, without looking at it
+	byBolt    = "bolt"          // the same bytes into bbolt, 1000 a transaction
+	byStock   = "stock"         // watermill-nats, a commit an event
+	byNone    = "no-duplicates" // the same cell without duplicates
+)
+
+const (
+	// singles is how many publishes are under way at once.
+	singles = 64
+	// batch is JetStream's largest atomic batch, and how many events go into one
+	// transaction of the bolt baseline.
+	batch = 1000
+	// secret signs what goes to the HTTP baseline.
+	secret = "bench-secret"
+	// appended is what is written before each fsync.
+	appended = 4 << 10
+)
+
+// machine measures what a fsync costs in the scratch directory.
+func (r *run) machine(ctx context.Context) error {
+	r.section = "machine"
+	r.step("fsync")
+	f, err := os.Create(filepath.Join(r.opts.Dir, "fsync"))
+	if err != nil {
+		return fmt.Errorf("measure fsync: %w", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	var times []time.Duration
+	block := bytes.Repeat([]byte{0xa5}, appended)
+	for began := time.Now(); time.Since(began) < r.opts.Cell; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start := time.Now()
+		if _, err = f.Write(block); err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			return fmt.Errorf("measure fsync: %w", err)
+		}
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	r.report.Machine.FsyncP50, r.report.Machine.FsyncP99 = us(quantile(times, 0.50)), us(quantile(times, 0.99))
+	m, err := r.ids.messages(1)
+	if err != nil {
+		return err
+	}
+	r.report.Machine.EventBytes = len(stored(m[0]))
+	return nil
+}
+
+// baselines are measured when they are first needed, once a run.
+type baselines struct {
+	r       *run
+	order   []string
+	known   map[string]Baseline
+	http    *httpBaseline
+	clients map[int]*client
+}
+
+func newBaselines(r *run) *baselines {
+	return &baselines{r: r, known: map[string]Baseline{}, clients: map[int]*client{}}
+}
+
+func (b *baselines) close() {
+	for _, c := range b.clients {
+		c.close()
+	}
+	if b.http != nil {
+		b.http.close()
+	}
+}
+
+func (b *baselines) list() []Baseline {
+	out := make([]Baseline, 0, len(b.order))
+	for _, name := range b.order {
+		out = append(out, b.known[name])
+	}
+	return out
+}
+
+func (b *baselines) set(v Baseline) Baseline {
+	b.order = append(b.order, v.Name)
+	b.known[v.Name] = v
+	return v
+}
+
+// get returns a baseline, which measure measures if it is not known yet.
+func (b *baselines) get(name, unit string, measure func() (Baseline, error)) (Baseline, error) {
+	if v, ok := b.known[name]; ok {
+		return v, nil
+	}
+	b.r.step("baseline %s", name)
+	v, err := measure()
+	if err != nil {
+		return v, fmt.Errorf("measure baseline %s: %w", name, err)
+	}
+	v.Name, v.Unit = name, unit
+	return b.set(v), nil
+}
+
+// client returns the client with that many connections.
+func (b *baselines) client(connections int) *client {
+	if b.clients[connections] == nil {
+		b.clients[connections] = newClient(connections)
+	}
+	return b.clients[connections]
+}
+
+// httpBaseline is a server that only reads the body, checks the signature and
+// answers.
+type httpBaseline struct {
+	server *http.Server
+	addr   string
+	done   chan struct{}
+}
+
+func newHTTPBaseline() (*httpBaseline, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("POST /webhooks", func(w http.ResponseWriter, req *http.Request) {
+		buf := bytes.NewBuffer(make([]byte, 0, max(0, req.ContentLength)+bytes.MinRead))
+		if _, err := buf.ReadFrom(http.MaxBytesReader(w, req.Body, 8<<20)); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		m := hmac.New(sha256.New, []byte(secret))
+		m.Write(buf.Bytes())
+		if !hmac.Equal([]byte("sha256="+hex.EncodeToString(m.Sum(nil))), []byte(req.Header.Get(signatureHeader))) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	h := &httpBaseline{
+		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout},
+		addr:   ln.Addr().String(), done: make(chan struct{}),
+	}
+	go func() {
+		defer close(h.done)
+		_ = h.server.Serve(ln) // it ends by Close
+	}()
+	return h, nil
+}
+
+func (h *httpBaseline) close() {
+	_ = h.server.Close() // nobody is answered any more
+	<-h.done
+}
+
+// answers is the HTTP baseline in POSTs a second.
+func (b *baselines) answers(ctx context.Context, connections, items int) (Baseline, error) {
+	return b.get(fmt.Sprintf("%s/%dc/%di", byHTTP, connections, items), "POSTs/s", func() (Baseline, error) {
+		if b.http == nil {
+			var err error
+			if b.http, err = newHTTPBaseline(); err != nil {
+				return Baseline{}, err
+			}
+		}
+		c := b.client(connections)
+		if err := c.warm(ctx, "http://"+b.http.addr); err != nil {
+			return Baseline{}, err
+		}
+		shots := b.r.ids.shots(secret, max(1, 2000/items), items)
+		p, err := c.fire(ctx, "http://"+b.http.addr+"/webhooks", b.r.opts.Cell, &blend{shots: shots, cycle: true})
+		c.close() // what is idle costs the next measurement
+		return Baseline{Value: p.rate, P50: ms(p.p50), P99: ms(p.p99)}, err
+	})
+}
+
+// scratch starts a server on an empty directory for one measurement, and removes
+// it afterwards.
+func (b *baselines) scratch(ctx context.Context, sync embedded.SyncMode, f func(*server) error) (err error) {
+	dir := filepath.Join(b.r.opts.Dir, "scratch")
+	s, err := open(ctx, dir, sync, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(dir)) }()
+	return f(s)
+}
+
+// enough is how many events are made for a measurement at a rate that is not
+// known yet.
+func (r *run) enough(perSecond float64) int {
+	return max(1, int(perSecond*r.opts.Cell.Seconds()))
+}
+
+// single is one synced publish an event.
+func (b *baselines) single(ctx context.Context) (Baseline, error) {
+	return b.get(bySingle, "events/s", func() (out Baseline, err error) {
+		list, err := b.r.ids.messages(b.r.enough(20_000))
+		if err != nil {
+			return out, err
+		}
+		err = b.scratch(ctx, embedded.SyncAlways, func(s *server) error {
+			c := &client{connections: singles} // only its goroutines
+			p, err := c.drive(ctx, b.r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
+				if n >= len(list) {
+					return false, nil
+				}
+				ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+				defer cancel()
+				_, err := s.js.PublishMsg(ctx, list[n], jetstream.WithExpectStream(streams.Name))
+				return true, err
+			})
+			out = Baseline{Value: p.rate, P50: ms(p.p50), P99: ms(p.p99)}
+			return err
+		})
+		return out, err
+	})
+}
+
+// batches is atomic batches straight into JetStream.
+func (b *baselines) batches(ctx context.Context) (Baseline, error) {
+	return b.get(byBatches, "events/s", func() (out Baseline, err error) {
+		list, err := b.r.ids.messages(b.r.enough(100_000))
+		if err != nil {
+			return out, err
+		}
+		err = b.scratch(ctx, embedded.SyncAlways, func(s *server) error {
+			began, stored := time.Now(), 0
+			for time.Since(began) < b.r.opts.Cell && stored < len(list) {
+				some := list[stored:min(stored+batch, len(list))]
+				if err := publishBatch(ctx, s.conn, some); err != nil {
+					return err
+				}
+				stored += len(some)
+			}
+			out.Value = float64(stored) / time.Since(began).Seconds()
+			return nil
+		})
+		return out, err
+	})
+}
+
+// publishBatch stores the messages as one atomic batch (ADR-50).
+func publishBatch(ctx context.Context, conn *nats.Conn, list []*nats.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	id := nuid.Next()
+	for i, m := range list {
+		m.Header.Set("Nats-Batch-Id", id)
+		m.Header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
+		if i < len(list)-1 {
+			if err := conn.PublishMsg(m); err != nil {
+				return fmt.Errorf("publish batch: %w", err)
+			}
+			continue
+		}
+		m.Header.Set("Nats-Batch-Commit", "1")
+		answer, err := conn.RequestMsgWithContext(ctx, m)
+		if err != nil {
+			return fmt.Errorf("publish batch: %w", err)
+		}
+		if !bytes.Contains(answer.Data, []byte(`"batch"`)) {
+			return fmt.Errorf("publish batch: %s", answer.Data)
+		}
+	}
+	return nil
+}
+
+// stored are a message's bytes, as the bolt baseline stores them.
+func stored(m *nats.Msg) []byte {
+	var b bytes.Buffer
+	_ = http.Header(m.Header).Write(&b) // a buffer takes everything
+	b.Write(m.Data)
+	return b.Bytes()
+}
+
+// bolt is the same bytes into bbolt, with fsync.
+func (b *baselines) bolt(ctx context.Context) (Baseline, error) {
+	return b.get(byBolt, "events/s", func() (out Baseline, err error) {
+		list, err := b.r.ids.messages(b.r.opts.Sample)
+		if err != nil {
+			return out, err
+		}
+		values := make([][]byte, len(list))
+		for i, m := range list {
+			values[i] = stored(m)
+		}
+		dir := filepath.Join(b.r.opts.Dir, "bolt")
+		s, err := store.Open(filepath.Join(dir, "raw.db"), store.Options{})
+		if err != nil {
+			return out, err
+		}
+		defer func() { err = errors.Join(err, s.Close(), os.RemoveAll(dir)) }()
+		began := time.Now()
+		for from := 0; from < len(values); from += batch {
+			if err := ctx.Err(); err != nil {
+				return out, err
+			}
+			err := s.Update(func(tx *store.Tx) error {
+				bucket := tx.Bucket("raw")
+				for i, v := range values[from:min(from+batch, len(values))] {
+					if err := bucket.Put(store.Key(uint64(from+i+1)), v); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return out, err
+			}
+		}
+		out.Value = float64(len(values)) / time.Since(began).Seconds()
+		return out, nil
+	})
+}
+
+// baselineSection measures the baselines that need no program.
+func (r *run) baselineSection(ctx context.Context) error {
+	for _, measure := range []func(context.Context) (Baseline, error){r.base.single, r.base.batches, r.base.bolt} {
+		if _, err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	c := r.opts.Connections[len(r.opts.Connections)-1]
+	_, err := r.base.answers(ctx, c, 1)
+	return err
+}

@@ -1,0 +1,301 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// What grows, as [Point] names it.
+const (
+	growsStream   = "stream"
+	growsPages    = "pages"
+	growsContacts = "contacts"
+)
+
+const (
+	// goalReady is the goal for a start, in seconds.
+	goalReady = 3
+	// goalHeap is how much the heap may change between the last two points.
+	goalHeap = 0.10
+	// costOver is how many events at the end of catching up tell what one costs.
+	costOver = 20_000
+	// byServer is the start of the embedded server alone, on the same files.
+	byServer = "server-start"
+	// wider is how much more and how much less of pages and contacts there are.
+	wider = 10
+)
+
+// growthSteps is about how many steps the section has.
+func (r *run) growthSteps() int {
+	n := 5 * len(r.opts.Growth)
+	if !r.opts.Short {
+		n += 4 * 5
+	}
+	return n
+}
+
+// growthSection measures what an event costs as the stream, the pages and the
+// contacts grow, one at a time, and what a start costs as the stream does.
+func (r *run) growthSection(ctx context.Context) error {
+	bolt, err := r.base.bolt(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.growStream(ctx, bolt); err != nil {
+		return err
+	}
+	if r.opts.Short {
+		return nil
+	}
+	o := r.opts
+	middle, err := r.wide(ctx, growsPages, o.Pages, o.Contacts)
+	if err != nil {
+		return err
+	}
+	for _, grows := range []string{growsPages, growsContacts} {
+		var points []Point
+		for _, n := range []int{-1, 0, 1} {
+			p := middle
+			if n != 0 {
+				pages, contacts := o.Pages, o.Contacts
+				if grows == growsPages {
+					pages = scaled(pages, n)
+				} else {
+					contacts = scaled(contacts, n)
+				}
+				if p, err = r.wide(ctx, grows, pages, contacts); err != nil {
+					return err
+				}
+			}
+			p.Grows = grows
+			points = append(points, p)
+			r.cost(points, map[string]int{growsPages: p.Pages, growsContacts: p.Contacts}[grows])
+		}
+	}
+	return nil
+}
+
+// scaled is n, ten times as many, or a tenth.
+func scaled(n, by int) int { return max(1, int(float64(n)*math.Pow(wider, float64(by)))) }
+
+// cost adds the last of the points to the report, and what an event costs there by
+// what it costs at the first.
+func (r *run) cost(points []Point, size int) {
+	first, p := points[0], points[len(points)-1]
+	r.report.Growth = append(r.report.Growth, p)
+	if len(points) == 1 {
+		return
+	}
+	for _, c := range []struct {
+		name     string
+		us, base float64
+	}{{"ingest", p.Ingest, first.Ingest}, {"project", p.Project, first.Project}, {"read", p.Read, first.Read}} {
+		r.add(figure(fmt.Sprintf("growth/%s/%d/%s", p.Grows, size, c.name), "us", c.us, "the first of "+p.Grows, c.base, Lower))
+	}
+}
+
+// wide measures a stream of a fixed size with so many pages and contacts.
+func (r *run) wide(ctx context.Context, grows string, pages, contacts int) (p Point, err error) {
+	contacts = max(contacts, pages)
+	p = Point{Grows: grows, Events: uint64(r.opts.Sample), Pages: pages, Contacts: contacts}
+	dir := fmt.Sprintf("growth-%s-%d-%d", grows, pages, contacts)
+	ids := newTraffic(pages, contacts)
+	r.step("%d pages, %d contacts: fill", pages, contacts)
+	if _, err := r.fill(ctx, dir, ids, p.Events); err != nil {
+		return p, err
+	}
+	r.step("%d pages, %d contacts: catch up", pages, contacts)
+	s, err := r.start(ctx, dir, r.pastWindow())
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
+	_, marks, err := s.catchUp(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.CatchUp, p.Project = rateOf(marks, p.Events), costOf(marks, p.Events)
+	r.step("%d pages, %d contacts: read", pages, contacts)
+	if p.Read, err = r.readCost(ctx, s, ids); err != nil {
+		return p, err
+	}
+	r.step("%d pages, %d contacts: ingest", pages, contacts)
+	p.Ingest, err = r.ingestCost(ctx, s, ids)
+	return p, err
+}
+
+// growStream measures one program as its stream grows.
+func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
+	const dir = "growth"
+	defer func() { err = errors.Join(err, os.RemoveAll(filepath.Join(r.opts.Dir, dir))) }()
+	ids := newTraffic(r.opts.Pages, r.opts.Contacts)
+	var points []Point
+	for i, n := range r.opts.Growth {
+		p, bare, err := r.grow(ctx, dir, ids, n)
+		if err != nil {
+			return fmt.Errorf("%d events: %w", n, err)
+		}
+		points = append(points, p)
+		r.cost(points, n)
+		r.add(figure(fmt.Sprintf("catch-up/%d", n), "events/s", p.CatchUp, bolt.Name, bolt.Value, Higher))
+		f := figure(fmt.Sprintf("start/%d", n), "s", p.Ready, byServer, bare, Lower)
+		f.below(goalReady)
+		r.add(f)
+		for _, m := range models() {
+			r.add(figure(fmt.Sprintf("size/%d/%s", n, m.Name()), "bytes", float64(p.Models[m.Name()]), growsStream, float64(p.Stream), Lower))
+		}
+		if i > 0 {
+			f := figure(fmt.Sprintf("heap/%d", n), "bytes", float64(p.Heap), fmt.Sprintf("heap/%d", r.opts.Growth[i-1]), float64(points[i-1].Heap), Lower)
+			if i == len(r.opts.Growth)-1 {
+				f.aim(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
+			}
+			r.add(f)
+		}
+	}
+	return nil
+}
+
+// grow brings the stream to n events and measures the program there; bare is how
+// long the embedded server alone takes to start on its files, in seconds.
+func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Point, bare float64, err error) {
+	p = Point{Grows: growsStream, Events: uint64(n), Pages: r.opts.Pages, Contacts: r.opts.Contacts}
+	r.step("%d events: fill", n)
+	added, err := r.fill(ctx, dir, ids, p.Events)
+	if err != nil {
+		return p, 0, err
+	}
+	filled := time.Now()
+	r.step("%d events: catch up", n)
+	s, err := r.start(ctx, dir, r.pastWindow())
+	if err != nil {
+		return p, 0, err
+	}
+	_, marks, err := s.catchUp(ctx)
+	if err := errors.Join(err, s.stop(ctx)); err != nil {
+		return p, 0, err
+	}
+	p.CatchUp, p.Project = rateOf(marks, uint64(added)), costOf(marks, uint64(added))
+
+	// What was stored has left the window, as all but the latest has in a program
+	// that has run for years.
+	if err := pause(ctx, time.Until(filled.Add(r.pastWindow()+r.pastWindow()/2))); err != nil {
+		return p, 0, err
+	}
+	r.step("%d events: start", n)
+	began := time.Now()
+	alone, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
+	if err != nil {
+		return p, 0, err
+	}
+	bare = time.Since(began).Seconds()
+	if err := alone.stop(ctx); err != nil {
+		return p, bare, err
+	}
+	began = time.Now()
+	if s, err = r.start(ctx, dir, r.pastWindow()); err != nil {
+		return p, bare, err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	if err := s.ready(ctx); err != nil {
+		return p, bare, err
+	}
+	p.Ready = time.Since(began).Seconds()
+	if err := r.weigh(ctx, s, &p); err != nil {
+		return p, bare, err
+	}
+	r.step("%d events: read", n)
+	if p.Read, err = r.readCost(ctx, s, ids); err != nil {
+		return p, bare, err
+	}
+	r.step("%d events: ingest", n)
+	p.Ingest, err = r.ingestCost(ctx, s, ids)
+	return p, bare, err
+}
+
+// weigh measures what the program takes of memory and disk.
+func (r *run) weigh(ctx context.Context, s *system, p *Point) error {
+	// JetStream keeps what it read last for some seconds.
+	if err := pause(ctx, r.pastWindow()); err != nil {
+		return err
+	}
+	_, size, err := s.head(ctx)
+	if err != nil {
+		return err
+	}
+	p.Stream = size
+	s.api.close()
+	runtime.GC() // twice: what pools hold is free after the second
+	debug.FreeOSMemory()
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	p.Heap, p.RSS = mem.HeapAlloc, resident()
+	p.Models = map[string]int64{}
+	for _, m := range models() {
+		info, err := os.Stat(filepath.Join(s.dir, r.opts.Models, m.Name()+".db"))
+		if err != nil {
+			return fmt.Errorf("measure read model: %w", err)
+		}
+		p.Models[m.Name()] = info.Size()
+	}
+	return nil
+}
+
+// resident is the resident set of the process in bytes, 0 where the system does
+// not tell.
+func resident() uint64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(status) {
+		if rest, ok := strings.CutPrefix(string(line), "VmRSS:"); ok {
+			kb, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// costOf is the microseconds an event took at the end of catching up with so many.
+func costOf(marks []mark, events uint64) float64 {
+	if rate := rateOf(marks, min(costOver, events*3/4)); rate > 0 {
+		return 1e6 / rate
+	}
+	return 0
+}
+
+// readCost is the median time of a read of a conversation, in microseconds.
+func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
+	p, err := r.read(ctx, s, ids, readPaths[len(readPaths)-1])
+	return us(p.p50), err
+}
+
+// ingestCost is the time an event takes, in microseconds, where they come singly
+// on many connections.
+func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
+	c := newClient(loadConnections)
+	defer c.close()
+	if err := c.warm(ctx, "http://"+s.Public); err != nil {
+		return 0, err
+	}
+	p, err := c.fire(ctx, s.webhook(), r.opts.Cell, &blend{shots: ids.shots(s.Secret, r.fresh(1), 1)})
+	if err != nil {
+		return 0, err
+	}
+	if _, _, err := s.catchUp(ctx); err != nil {
+		return 0, err
+	}
+	return 1e6 / p.rate, nil
+}

@@ -1,0 +1,185 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// Goals of ingest, as ratios.
+const (
+	goalBySingle   = 3.0
+	goalByHTTP     = 0.5
+	goalByBatches  = 0.6
+	goalSomeDouble = 0.8
+	goalAllDouble  = 1.5
+	// goalConnections are where the goals of single items and of duplicates are
+	// looked at.
+	goalConnections  = 256
+	goalDuplicatesAt = 64
+	goalItems        = 100
+)
+
+// mostEvents and mostPosts bound what is made for a cell, by what no machine of
+// this kind takes in a second. A cell that has used it up ends early.
+const (
+	mostEvents = 80_000
+	mostPosts  = 40_000
+)
+
+// cell is one combination.
+type cell struct{ connections, items, duplicates int }
+
+func (c cell) String() string {
+	return fmt.Sprintf("ingest/%dc/%di/%dd", c.connections, c.items, c.duplicates)
+}
+
+// fresh is how many POSTs are made for a cell.
+func (r *run) fresh(items int) int { return r.enough(min(mostPosts, mostEvents/float64(items))) }
+
+// ingestSection measures durable ingest with every read model live.
+func (r *run) ingestSection(ctx context.Context) (err error) {
+	s, err := r.start(ctx, "ingest", 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
+
+	// What comes again in full was stored before all else.
+	again := map[int][]shot{}
+	all := slices.Contains(r.opts.Duplicates, 100)
+	before := uint64(0)
+	if all {
+		for _, items := range r.opts.Items {
+			again[items] = r.ids.shots(s.Secret, max(8, min(r.fresh(items), 20_000/items)), items)
+			if err := r.store(ctx, s, again[items]); err != nil {
+				return err
+			}
+		}
+		if before, _, err = s.head(ctx); err != nil {
+			return err
+		}
+	}
+	none := map[cell]float64{}
+	for _, d := range slices.Sorted(slices.Values(r.opts.Duplicates)) {
+		if d == 100 {
+			if err := r.forget(ctx, s, before); err != nil {
+				return err
+			}
+		}
+		for _, items := range r.opts.Items {
+			for _, connections := range r.opts.Connections {
+				c := cell{connections, items, d}
+				b := &blend{shots: again[items], cycle: true}
+				if d < 100 {
+					b = &blend{shots: r.ids.shots(s.Secret, r.fresh(items), items), percent: d}
+				}
+				f, err := r.ingest(ctx, s, c, b)
+				if err != nil {
+					return fmt.Errorf("%s: %w", c, err)
+				}
+				r.add(f)
+				if d == 0 {
+					none[c] = f.Value
+				}
+				if err := r.compare(ctx, c, f, none[cell{connections, items, 0}]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// ingest measures one cell, and waits for the read models after it.
+func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, error) {
+	base, err := r.base.answers(ctx, c.connections, c.items)
+	if err != nil {
+		return Figure{}, err
+	}
+	r.step("%s", c)
+	cl := r.base.client(c.connections)
+	defer cl.close()
+	if err := cl.warm(ctx, "http://"+s.Public); err != nil {
+		return Figure{}, err
+	}
+	p, err := cl.fire(ctx, s.webhook(), r.opts.Cell, b)
+	if err != nil {
+		return Figure{}, err
+	}
+	behind, _, err := s.catchUp(ctx)
+	if err != nil {
+		return Figure{}, err
+	}
+	n := float64(c.items)
+	f := figure(c.String(), "events/s", p.rate*n, base.Name, base.Value*n, Higher)
+	f.Posts, f.P50, f.P99, f.Behind = p.rate, ms(p.p50), ms(p.p99), &behind
+	if c == (cell{goalConnections, 1, 0}) {
+		f.atLeast(goalByHTTP)
+	}
+	return f, nil
+}
+
+// compare adds what the cell is by other baselines than HTTP.
+func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) error {
+	switch {
+	case c.duplicates == 0 && c.items == 1 && c.connections == slices.Max(r.opts.Connections):
+		base, err := r.base.single(ctx)
+		if err != nil {
+			return err
+		}
+		by := figure(f.Name+"/by-"+bySingle, f.Unit, f.Value, base.Name, base.Value, Higher)
+		if c.connections == goalConnections {
+			by.atLeast(goalBySingle)
+		}
+		r.add(by)
+	case c.duplicates == 0 && c.items == slices.Max(r.opts.Items):
+		base, err := r.base.batches(ctx)
+		if err != nil {
+			return err
+		}
+		by := figure(f.Name+"/by-"+byBatches, f.Unit, f.Value, base.Name, base.Value, Higher)
+		if c.items == goalItems && c.connections == goalConnections {
+			by.atLeast(goalByBatches)
+		}
+		r.add(by)
+	case c.duplicates > 0 && none > 0:
+		by := figure(f.Name+"/by-"+byNone, f.Unit, f.Value, byNone, none, Higher)
+		if c.items == 1 && c.connections == goalDuplicatesAt {
+			switch c.duplicates {
+			case 20:
+				by.atLeast(goalSomeDouble)
+			case 100:
+				by.atLeast(goalAllDouble)
+			}
+		}
+		r.add(by)
+	}
+	return nil
+}
+
+// store sends POSTs, each once, off the clock.
+func (r *run) store(ctx context.Context, s *system, shots []shot) error {
+	cl := newClient(64)
+	defer cl.close()
+	_, err := cl.fire(ctx, s.webhook(), startTimeout, &blend{shots: shots})
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	_, _, err = s.catchUp(ctx)
+	return err
+}
+
+// forget sees that so many events came after one that no memory has it any more.
+func (r *run) forget(ctx context.Context, s *system, before uint64) error {
+	head, _, err := s.head(ctx)
+	if err != nil {
+		return err
+	}
+	if left := r.opts.Forget - int(head-before); left > 0 {
+		return r.store(ctx, s, r.ids.shots(s.Secret, left/100+1, 100))
+	}
+	return nil
+}

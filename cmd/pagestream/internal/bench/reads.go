@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+)
+
+// readers is how many connections read.
+const readers = 16
+
+// readPath is a resource that is asked for; n spreads what is asked.
+type readPath struct {
+	name string
+	path func(ids *traffic, n uint64) string
+}
+
+var readPaths = []readPath{
+	{"pages", func(*traffic, uint64) string { return "/api/v1/pages" }},
+	{"conversations", func(ids *traffic, n uint64) string {
+		pageN, _ := ids.place(n)
+		return "/api/v1/pages/" + page(pageN) + "/conversations"
+	}},
+	{"messages", func(ids *traffic, n uint64) string {
+		pageN, contactN := ids.place(n)
+		return messagesPath(page(pageN), contact(contactN))
+	}},
+}
+
+// readsSection measures reads of a stream of a fixed size.
+func (r *run) readsSection(ctx context.Context) (err error) {
+	base, err := r.base.answers(ctx, readers, 1)
+	if err != nil {
+		return err
+	}
+	r.step("fill")
+	if _, err := r.fill(ctx, "reads", r.ids, uint64(r.opts.Sample)); err != nil {
+		return err
+	}
+	s, err := r.start(ctx, "reads", 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
+	if _, _, err := s.catchUp(ctx); err != nil {
+		return err
+	}
+	for _, p := range readPaths {
+		r.step("%s", p.name)
+		got, err := r.read(ctx, s, r.ids, p)
+		if err != nil {
+			return err
+		}
+		rate := figure("reads/"+p.name, "requests/s", got.rate, base.Name, base.Value, Higher)
+		rate.P50, rate.P99 = ms(got.p50), ms(got.p99)
+		r.add(rate)
+		r.add(figure("reads/"+p.name+"/p99", "ms", ms(got.p99), base.Name, base.P99, Lower))
+	}
+	return nil
+}
+
+// read asks for one kind of resource.
+func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath) (pace, error) {
+	c := newClient(readers)
+	defer c.close()
+	if err := c.warm(ctx, "http://"+s.Private); err != nil {
+		return pace{}, err
+	}
+	return c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+p.path(ids, uint64(n)), nil)
+		if err != nil {
+			return false, err
+		}
+		req.Header.Set("Authorization", "Bearer "+s.Token)
+		return true, c.do(req, nil)
+	})
+}

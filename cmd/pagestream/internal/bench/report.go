@@ -1,0 +1,248 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Which way a figure is better.
+const (
+	Higher = "higher"
+	Lower  = "lower"
+)
+
+// Report is what a run measured.
+type Report struct {
+	Version string    `json:"version"`
+	At      time.Time `json:"at"`
+	// Took and Cell are in seconds.
+	Took     float64   `json:"took_s"`
+	Cell     float64   `json:"cell_s"`
+	Machine  Machine   `json:"machine"`
+	Sections []Section `json:"sections"`
+	// Load is what was sent while latency was measured, in POSTs a second.
+	Load float64 `json:"load_posts_s,omitempty"`
+	// Baselines are what figures are held against, as far as they were needed.
+	Baselines []Baseline `json:"baselines"`
+	Figures   []Figure   `json:"figures"`
+	Growth    []Point    `json:"growth"`
+}
+
+// Machine is what a run was made on.
+type Machine struct {
+	CPUs int    `json:"cpus"`
+	Go   string `json:"go"`
+	OS   string `json:"os"`
+	Arch string `json:"arch"`
+	// FsyncP50 and FsyncP99 are how long it takes to append 4 KiB to a file in the
+	// scratch directory and sync it, in microseconds.
+	FsyncP50 float64 `json:"fsync_p50_us"`
+	FsyncP99 float64 `json:"fsync_p99_us"`
+	// EventBytes is the size of one event of the run as stored, headers included.
+	EventBytes int `json:"event_bytes"`
+}
+
+// Section is a part of the run and how long it took, in seconds.
+type Section struct {
+	Name string  `json:"name"`
+	Took float64 `json:"took_s"`
+}
+
+// Baseline is one that was measured.
+type Baseline struct {
+	Name  string  `json:"name"`
+	Unit  string  `json:"unit"`
+	Value float64 `json:"value"`
+	// P50 and P99 are of its answers, in milliseconds, where it has answers.
+	P50 float64 `json:"p50_ms,omitempty"`
+	P99 float64 `json:"p99_ms,omitempty"`
+}
+
+// Figure is one measurement beside its baseline.
+type Figure struct {
+	// Name identifies it from run to run. Section is the one that measures it.
+	Name    string `json:"name"`
+	Section string `json:"section"`
+	Unit    string `json:"unit"`
+	// Ratio is Value by Baseline, whose name is By.
+	Value    float64 `json:"value"`
+	Baseline float64 `json:"baseline"`
+	By       string  `json:"by"`
+	Ratio    float64 `json:"ratio"`
+	// Better is [Higher] or [Lower].
+	Better string `json:"better"`
+	// Goal says what it should be, and Met whether it is.
+	Goal string `json:"goal,omitempty"`
+	Met  *bool  `json:"met,omitempty"`
+	// Ungated figures are told and not compared: one hiccup of the machine moves
+	// them, as it does a maximum.
+	Ungated bool `json:"ungated,omitempty"`
+	// Posts is a second; P50 and P99 are of the answers, in milliseconds.
+	Posts float64 `json:"posts_s,omitempty"`
+	P50   float64 `json:"p50_ms,omitempty"`
+	P99   float64 `json:"p99_ms,omitempty"`
+	// Behind is how many events the slowest read model was behind at the end.
+	Behind *uint64 `json:"behind,omitempty"`
+}
+
+// Point is the state of a program at one size.
+type Point struct {
+	// Grows is what grows: "stream", "pages" or "contacts".
+	Grows    string `json:"grows"`
+	Events   uint64 `json:"events"`
+	Pages    int    `json:"pages"`
+	Contacts int    `json:"contacts"`
+	// CatchUp is how many events a second all read models took in together until
+	// they were at the stream's end.
+	CatchUp float64 `json:"catch_up_events_s"`
+	// Ingest, Project and Read are costs at that size: of an event taken in over
+	// HTTP, of an event in all read models, and of a read of a conversation, in
+	// microseconds.
+	Ingest  float64 `json:"ingest_us"`
+	Project float64 `json:"project_us"`
+	Read    float64 `json:"read_p50_us"`
+	// Ready is from the start of the program until /readyz, in seconds; the rest is
+	// of the program that was started so. Only where the stream grows.
+	Ready float64 `json:"ready_s,omitempty"`
+	// Heap is in use after a collection, RSS of the whole process (0 where the
+	// system does not tell), Stream the stream's bytes.
+	Heap   uint64           `json:"heap_bytes,omitempty"`
+	RSS    uint64           `json:"rss_bytes,omitempty"`
+	Stream uint64           `json:"stream_bytes,omitempty"`
+	Models map[string]int64 `json:"model_bytes,omitempty"`
+}
+
+// figure makes a figure of a value and its baseline.
+func figure(name, unit string, value float64, by string, baseline float64, better string) Figure {
+	f := Figure{Name: name, Unit: unit, Value: value, By: by, Baseline: baseline, Better: better}
+	if baseline != 0 {
+		f.Ratio = value / baseline
+	}
+	return f
+}
+
+// aim sets a goal.
+func (f *Figure) aim(goal string, met bool) { f.Goal, f.Met = goal, &met }
+
+// atLeast aims at a ratio.
+func (f *Figure) atLeast(ratio float64) {
+	f.aim(fmt.Sprintf("at least %gx", ratio), f.Ratio >= ratio)
+}
+
+// below aims at a value.
+func (f *Figure) below(value float64) {
+	f.aim(fmt.Sprintf("below %g %s", value, f.Unit), f.Value < value)
+}
+
+func (r *run) add(f Figure) {
+	f.Section = r.section
+	r.report.Figures = append(r.report.Figures, f)
+}
+
+// Goals counts the goals and those that were met.
+func (r Report) Goals() (met, all int) {
+	for _, f := range r.Figures {
+		if f.Met != nil {
+			all++
+			if *f.Met {
+				met++
+			}
+		}
+	}
+	return met, all
+}
+
+// WriteTable writes the report for people.
+func (r Report) WriteTable(w io.Writer) error {
+	m := r.Machine
+	fmt.Fprintf(w, "%d CPUs, %s/%s, %s; append and fsync of 4 KiB: p50 %.0f us, p99 %.0f us; an event is %d bytes\n\n",
+		m.CPUs, m.OS, m.Arch, m.Go, m.FsyncP50, m.FsyncP99, m.EventBytes)
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "BASELINE\tVALUE\tUNIT\tP50 MS\tP99 MS")
+	for _, b := range r.Baselines {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", b.Name, number(b.Value), b.Unit, optional(b.P50), optional(b.P99))
+	}
+	fmt.Fprintln(t, "\t\t\t\t")
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "FIGURE\tVALUE\tUNIT\tRATIO\tBY\tGOAL\tP50 MS\tP99 MS\tBEHIND")
+	for _, f := range r.Figures {
+		behind := "-"
+		if f.Behind != nil {
+			behind = fmt.Sprint(*f.Behind)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%.2fx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, f.Ratio, f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
+	}
+	if len(r.Growth) > 0 {
+		fmt.Fprintln(t, "\t\t\t\t\t\t\t\t")
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	if len(r.Growth) > 0 {
+		if err := r.writeGrowth(w); err != nil {
+			return err
+		}
+	}
+	met, all := r.Goals()
+	fmt.Fprintf(w, "\n%d of %d goals met, in %s\n", met, all, time.Duration(r.Took*float64(time.Second)).Round(time.Second))
+	return nil
+}
+
+func (r Report) writeGrowth(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "GROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\tHEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
+	for _, p := range r.Growth {
+		var models int64
+		for _, n := range p.Models {
+			models += n
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Grows, p.Events, p.Pages, p.Contacts, p.Ingest, p.Project, p.Read,
+			number(p.CatchUp), optional(p.Ready), megabytes(p.Heap), megabytes(p.RSS), megabytes(p.Stream), megabytes(uint64(models)))
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	return nil
+}
+
+// verdict is the goal and whether it was met.
+func (f Figure) verdict() string {
+	switch {
+	case f.Met == nil:
+		return "-"
+	case *f.Met:
+		return f.Goal + ": met"
+	}
+	return f.Goal + ": NOT MET"
+}
+
+// number writes a value with as many digits as say something.
+func number(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func optional(v float64) string {
+	if v == 0 {
+		return "-"
+	}
+	return number(v)
+}
+
+func megabytes(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/1e6), ".0")
+}

@@ -1,0 +1,234 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// system is a running program and what asks it.
+type system struct {
+	*System
+	dir string
+	api *client
+}
+
+// start starts a program in a directory below the scratch directory.
+func (r *run) start(ctx context.Context, dir string, window time.Duration) (*system, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	s, err := r.opts.Start(ctx, StartOptions{
+		Dir: filepath.Join(r.opts.Dir, dir), Window: window,
+		Queue: 2 * slices.Max(r.opts.Connections) * slices.Max(r.opts.Items), Timeout: storeTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start program: %w", err)
+	}
+	return &system{System: s, dir: filepath.Join(r.opts.Dir, dir), api: newClient(4)}, nil
+}
+
+// stop stops it, also where the run was interrupted.
+func (s *system) stop(ctx context.Context) error {
+	s.api.close()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := s.Close(ctx); err != nil {
+		return fmt.Errorf("stop program: %w", err)
+	}
+	return nil
+}
+
+func (s *system) webhook() string { return "http://" + s.Public + "/webhooks" }
+
+// request makes a request to the private API.
+func (s *system) request(ctx context.Context, path string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.Token)
+	req.Header.Set("Accept", "application/json")
+	return req, nil
+}
+
+// get asks the private API.
+func (s *system) get(ctx context.Context, path string, out any) error {
+	req, err := s.request(ctx, path)
+	if err != nil {
+		return err
+	}
+	var buf bytes.Buffer
+	if err := s.api.do(req, &buf); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(buf.Bytes(), out); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	return nil
+}
+
+// head is the stream's last event and bytes.
+func (s *system) head(ctx context.Context) (last, size uint64, err error) {
+	var out struct {
+		Stream struct {
+			LastSeq uint64 `json:"last_seq"`
+			Bytes   uint64 `json:"bytes"`
+		} `json:"stream"`
+	}
+	if err := s.get(ctx, "/api/v1/status", &out); err != nil {
+		return 0, 0, fmt.Errorf("ask for the stream's end: %w", err)
+	}
+	return out.Stream.LastSeq, out.Stream.Bytes, nil
+}
+
+// slowest is the event that every read model has.
+func (s *system) slowest(ctx context.Context) (uint64, error) {
+	var out struct {
+		Items []projections.Status `json:"items"`
+	}
+	if err := s.get(ctx, "/api/v1/projections", &out); err != nil {
+		return 0, fmt.Errorf("ask the read models: %w", err)
+	}
+	if len(out.Items) == 0 {
+		return 0, errors.New("ask the read models: there are none")
+	}
+	seq := out.Items[0].Seq
+	for _, p := range out.Items {
+		seq = min(seq, p.Seq)
+	}
+	return seq, nil
+}
+
+// mark is where the slowest read model was at a moment.
+type mark struct {
+	at  time.Time
+	seq uint64
+}
+
+// catchUpRate is the slowest rate, in events a second, at which read models may
+// catch up before the run is given up.
+const catchUpRate = 500
+
+// catchUp waits until every read model is at the stream's end, and returns how far
+// behind they were at first and where they were meanwhile.
+func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err error) {
+	head, _, err := s.head(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	var limit time.Duration
+	for began := time.Now(); ; {
+		seq, err := s.slowest(ctx)
+		if err != nil {
+			return 0, nil, err
+		}
+		marks = append(marks, mark{time.Now(), seq})
+		if len(marks) == 1 {
+			behind = head - min(head, seq)
+			limit = time.Minute + time.Duration(behind)*time.Second/catchUpRate
+		}
+		if seq >= head {
+			return behind, marks, nil
+		}
+		if time.Since(began) > limit {
+			return behind, marks, fmt.Errorf("at event %d of %d after %s: %w", seq, head, limit, ErrBehind)
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return behind, marks, err
+		}
+	}
+}
+
+// rateOf is the events a second over the last n events of the marks.
+func rateOf(marks []mark, n uint64) float64 {
+	if len(marks) < 2 {
+		return 0
+	}
+	last := marks[len(marks)-1]
+	first := marks[0]
+	for _, m := range marks {
+		if m.seq+n <= last.seq {
+			first = m
+		}
+	}
+	if took := last.at.Sub(first.at); took > 0 {
+		return float64(last.seq-first.seq) / took.Seconds()
+	}
+	return 0
+}
+
+// ready waits until /readyz answers 200.
+func (s *system) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		req, err := s.request(ctx, "/readyz")
+		if err != nil {
+			return err
+		}
+		if err = s.api.do(req, nil); err == nil {
+			return nil
+		}
+		if !errors.Is(err, ErrAnswer) {
+			return err
+		}
+		if waited := pause(ctx, 2*time.Millisecond); waited != nil {
+			return fmt.Errorf("wait until it is ready: %w (%w)", waited, err)
+		}
+	}
+}
+
+// server is an embedded server with the program's stream.
+type server struct {
+	*embedded.Server
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	identity streams.Identity
+}
+
+// open starts a server on a directory and makes sure of the stream.
+func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration) (_ *server, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	s := &server{}
+	if s.Server, err = embedded.Start(ctx, embedded.Options{Dir: dir, Sync: sync}); err != nil {
+		return nil, fmt.Errorf("start server: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop(ctx))
+		}
+	}()
+	if s.conn, err = s.Connect("bench"); err != nil {
+		return nil, err
+	}
+	if s.js, err = jetstream.New(s.conn); err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	if s.identity, err = streams.Ensure(ctx, s.js, streams.Spec{Window: window}); err != nil {
+		return nil, fmt.Errorf("make sure of the stream: %w", err)
+	}
+	return s, nil
+}
+
+func (s *server) stop(ctx context.Context) error {
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return s.Shutdown(ctx)
+}
