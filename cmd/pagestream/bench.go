@@ -45,6 +45,10 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 	if err != nil {
 		return err
 	}
+	recorded, err := b.recorded()
+	if err != nil {
+		return err
+	}
 	if o.Dir, err = os.MkdirTemp(b.Dir, "pagestream-bench-"); err != nil {
 		return fmt.Errorf("make scratch directory: %w", err)
 	}
@@ -71,7 +75,13 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 		}
 		defer func() { _ = bar.Finish() }()
 	}
-	report, err := bench.Run(c.ctx, o)
+	var report bench.Report
+	var falls []bench.Fall
+	if b.Check == "" {
+		report, err = bench.Run(c.ctx, o)
+	} else {
+		report, falls, err = bench.Gate(c.ctx, o, recorded)
+	}
 	if errors.Is(err, bench.ErrOptions) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
@@ -82,7 +92,28 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 		}
 		return fmt.Errorf("bench: %w", err)
 	}
-	return b.tell(c, report)
+	if err := b.tell(c, report); err != nil || len(falls) == 0 {
+		return err
+	}
+	if err := bench.WriteFalls(c.Err, falls); err != nil {
+		return err
+	}
+	return fmt.Errorf("%d figures: %w", len(falls), bench.ErrFell)
+}
+
+// recorded is the report to check against.
+func (b BenchCommand) recorded() (r bench.Report, err error) {
+	if b.Check == "" {
+		return r, nil
+	}
+	raw, err := os.ReadFile(b.Check)
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read recorded report: %w", err)
+	}
+	return r, nil
 }
 
 // options are those of the run, but for its directory and program.
@@ -126,6 +157,11 @@ func (b BenchCommand) tell(c *CLI, report bench.Report) error {
 		})
 		if err != nil {
 			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	if b.Chart != "" {
+		if err := writeWhole(b.Chart, report.WriteChart); err != nil {
+			return fmt.Errorf("write chart: %w", err)
 		}
 	}
 	var failed error

@@ -41,6 +41,11 @@ func TestCommandLine(t *testing.T) {
 		{"no such file", []string{"-c", missing, "config", "check"}, exitFailed, "none.yaml"},
 		{"no app", []string{"config", "check"}, exitFailed, "apps"},
 		{"connect without a token", []string{"pages", "connect", "1"}, exitUsage, "PAGESTREAM_PAGE_TOKEN"},
+		{"bench of no section", []string{"bench", "--only", "nonsense"}, exitUsage, "Try: pagestream bench --help"},
+		{"bench with a bad expression", []string{"bench", "--only", "("}, exitUsage, "--only"},
+		{"bench with two sizes", []string{"bench", "--events", "1000", "--growth", "1000"}, exitUsage, "--growth"},
+		{"bench of too little", []string{"bench", "--growth", "1"}, exitUsage, "--growth"},
+		{"bench against no report", []string{"bench", "--check", missing}, exitFailed, "none.yaml"},
 		{"no server", []string{"--server", "http://127.0.0.1:1", "--token-file", tokenFile(t), "status"}, exitFailed, "pagestream serve"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -39,7 +39,7 @@ const (
 
 // growthSteps is about how many steps the section has.
 func (r *run) growthSteps() int {
-	n := 5 * len(r.opts.Growth)
+	n := 6 * len(r.opts.Growth)
 	if !r.opts.Short {
 		n += 4 * 5
 	}
@@ -113,7 +113,7 @@ func (r *run) wide(ctx context.Context, grows string, pages, contacts int) (p Po
 	dir := fmt.Sprintf("growth-%s-%d-%d", grows, pages, contacts)
 	ids := newTraffic(pages, contacts)
 	r.step("%d pages, %d contacts: fill", pages, contacts)
-	if _, err := r.fill(ctx, dir, ids, p.Events); err != nil {
+	if err := r.fill(ctx, dir, ids, p.Events); err != nil {
 		return p, err
 	}
 	r.step("%d pages, %d contacts: catch up", pages, contacts)
@@ -171,8 +171,20 @@ func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 // long the embedded server alone takes to start on its files, in seconds.
 func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Point, bare float64, err error) {
 	p = Point{Grows: growsStream, Events: uint64(n), Pages: r.opts.Pages, Contacts: r.opts.Contacts}
+	// All but the last is there before the program starts, so that each point has
+	// as much to catch up with.
+	backlog := min(p.Events/2, costOver+costOver/2)
 	r.step("%d events: fill", n)
-	added, err := r.fill(ctx, dir, ids, p.Events)
+	err = r.offline(ctx, dir, func(s *server) error {
+		if err := r.fillTo(ctx, s, ids, p.Events-backlog); err != nil {
+			return err
+		}
+		r.step("%d events: read models", n)
+		if err := r.prepare(ctx, dir, s); err != nil {
+			return err
+		}
+		return r.fillTo(ctx, s, ids, p.Events)
+	})
 	if err != nil {
 		return p, 0, err
 	}
@@ -186,7 +198,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	if err := errors.Join(err, s.stop(ctx)); err != nil {
 		return p, 0, err
 	}
-	p.CatchUp, p.Project = rateOf(marks, uint64(added)), costOf(marks, uint64(added))
+	p.CatchUp, p.Project = rateOf(marks, backlog), costOf(marks, backlog)
 
 	// What was stored has left the window, as all but the latest has in a program
 	// that has run for years.
@@ -276,26 +288,50 @@ func costOf(marks []mark, events uint64) float64 {
 	return 0
 }
 
+// latest asks for the last message of a conversation: as much to answer, however
+// long conversations have become.
+var latest = readPath{"latest", func(ids *traffic, n uint64) string {
+	pageN, contactN := ids.place(n)
+	return messagesPath(page(pageN), contact(contactN)) + "?order=newest&limit=1"
+}}
+
+// tries is how often a cost is measured at each point; the least of them counts,
+// since what disturbs a measurement only adds to it.
+const tries = 3
+
 // readCost is the median time of a read of a conversation, in microseconds.
-func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
-	p, err := r.read(ctx, s, ids, readPaths[len(readPaths)-1])
-	return us(p.p50), err
+func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (least float64, err error) {
+	for i := range tries {
+		p, err := r.read(ctx, s, ids, latest, r.opts.Cell/2)
+		if err != nil {
+			return 0, err
+		}
+		if cost := us(p.p50); i == 0 || cost < least {
+			least = cost
+		}
+	}
+	return least, nil
 }
 
 // ingestCost is the time an event takes, in microseconds, where they come singly
 // on many connections.
-func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
+func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (least float64, err error) {
 	c := newClient(loadConnections)
 	defer c.close()
 	if err := c.warm(ctx, "http://"+s.Public); err != nil {
 		return 0, err
 	}
-	p, err := c.fire(ctx, s.webhook(), r.opts.Cell, &blend{shots: ids.shots(s.Secret, r.fresh(1), 1)})
-	if err != nil {
-		return 0, err
+	for i := range tries {
+		p, err := c.fire(ctx, s.webhook(), r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
+		if err != nil {
+			return 0, err
+		}
+		if _, _, err := s.catchUp(ctx); err != nil {
+			return 0, err
+		}
+		if cost := 1e6 / p.rate; i == 0 || cost < least {
+			least = cost
+		}
 	}
-	if _, _, err := s.catchUp(ctx); err != nil {
-		return 0, err
-	}
-	return 1e6 / p.rate, nil
+	return least, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"time"
 )
 
 // readers is how many connections read.
@@ -35,7 +36,7 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 		return err
 	}
 	r.step("fill")
-	if _, err := r.fill(ctx, "reads", r.ids, uint64(r.opts.Sample)); err != nil {
+	if err := r.fill(ctx, "reads", r.ids, uint64(r.opts.Sample)); err != nil {
 		return err
 	}
 	s, err := r.start(ctx, "reads", 0)
@@ -48,7 +49,7 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 	}
 	for _, p := range readPaths {
 		r.step("%s", p.name)
-		got, err := r.read(ctx, s, r.ids, p)
+		got, err := r.read(ctx, s, r.ids, p, r.opts.Cell)
 		if err != nil {
 			return err
 		}
@@ -61,13 +62,13 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 }
 
 // read asks for one kind of resource.
-func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath) (pace, error) {
+func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d time.Duration) (pace, error) {
 	c := newClient(readers)
 	defer c.close()
 	if err := c.warm(ctx, "http://"+s.Private); err != nil {
 		return pace{}, err
 	}
-	return c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
+	return c.drive(ctx, d, func(ctx context.Context, n int) (bool, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+p.path(ids, uint64(n)), nil)
 		if err != nil {
 			return false, err

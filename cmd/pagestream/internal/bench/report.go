@@ -165,10 +165,10 @@ func (r Report) WriteTable(w io.Writer) error {
 	for _, b := range r.Baselines {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", b.Name, number(b.Value), b.Unit, optional(b.P50), optional(b.P99))
 	}
-	fmt.Fprintln(t, "\t\t\t\t")
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
 	}
+	fmt.Fprintln(w)
 	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "FIGURE\tVALUE\tUNIT\tRATIO\tBY\tGOAL\tP50 MS\tP99 MS\tBEHIND")
 	for _, f := range r.Figures {
@@ -177,9 +177,6 @@ func (r Report) WriteTable(w io.Writer) error {
 			behind = fmt.Sprint(*f.Behind)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%.2fx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, f.Ratio, f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
-	}
-	if len(r.Growth) > 0 {
-		fmt.Fprintln(t, "\t\t\t\t\t\t\t\t")
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -195,6 +192,7 @@ func (r Report) WriteTable(w io.Writer) error {
 }
 
 func (r Report) writeGrowth(w io.Writer) error {
+	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "GROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\tHEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
 	for _, p := range r.Growth {

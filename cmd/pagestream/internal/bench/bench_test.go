@@ -1,0 +1,219 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/domain/messenger"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func noProgram(context.Context, StartOptions) (*System, error) {
+	return nil, errors.New("not to be started")
+}
+
+func TestOptions(t *testing.T) {
+	good := Options{Dir: "d", Start: noProgram, Streams: "s", Models: "m"}
+	if err := good.complete(); err != nil {
+		t.Fatal(err)
+	}
+	if good.Cell != DefaultCell || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) || good.Sample != DefaultSample {
+		t.Errorf("defaults: %+v", good)
+	}
+	for name, change := range map[string]func(*Options){
+		"no directory":       func(o *Options) { o.Dir = "" },
+		"no program":         func(o *Options) { o.Start = nil },
+		"short cell":         func(o *Options) { o.Cell = time.Millisecond },
+		"no connections":     func(o *Options) { o.Connections = []int{0} },
+		"many items":         func(o *Options) { o.Items = []int{1001} },
+		"percent":            func(o *Options) { o.Duplicates = []int{0, 101} },
+		"none to compare to": func(o *Options) { o.Duplicates = []int{20} },
+		"shrinking":          func(o *Options) { o.Growth = []int{2000, 1000} },
+		"twice the same":     func(o *Options) { o.Growth = []int{1000, 1000} },
+		"few events":         func(o *Options) { o.Growth = []int{5} },
+		"negative sample":    func(o *Options) { o.Sample = -1 },
+	} {
+		o := Options{Dir: "d", Start: noProgram, Streams: "s", Models: "m"}
+		change(&o)
+		if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestBlend: one in five comes again, only of what was acknowledged in this cell,
+// and what could not be at first is made up for.
+func TestBlend(t *testing.T) {
+	const posts = 1000
+	b := &blend{shots: make([]shot, posts), percent: 20}
+	sent := map[int]int{}
+	var held []int
+	for n := range posts {
+		i, more := b.take()
+		if !more {
+			t.Fatalf("no more at %d", n)
+		}
+		if sent[i] > 0 && slices.Contains(held, i) {
+			t.Fatalf("POST %d comes again before it was acknowledged", i)
+		}
+		sent[i]++
+		if n < 50 {
+			held = append(held, i) // nothing is acknowledged yet
+			continue
+		}
+		for _, h := range append(held, i) {
+			b.answered(h)
+		}
+		held = nil
+	}
+	if again := posts - len(sent); again != posts/5 || b.again != again {
+		t.Errorf("%d of %d came again, %d were counted", again, posts, b.again)
+	}
+
+	b = &blend{shots: make([]shot, 3)}
+	for range 3 {
+		if _, more := b.take(); !more {
+			t.Fatal("new ones ran out early")
+		}
+	}
+	if _, more := b.take(); more {
+		t.Error("a POST came again where none should")
+	}
+
+	b = &blend{shots: make([]shot, 3), cycle: true}
+	for n := range 7 {
+		if i, more := b.take(); !more || i != n%3 {
+			t.Errorf("take %d: %d %v", n, i, more)
+		}
+	}
+}
+
+// TestTraffic: as many events as items, each new, signed, and of the page that its
+// contact writes to.
+func TestTraffic(t *testing.T) {
+	ids := newTraffic(7, 100)
+	seen := map[string]bool{}
+	home := map[string]string{}
+	for _, items := range []int{1, 3, 10, 100} {
+		body := ids.body(items)
+		if !json.Valid(body) {
+			t.Fatalf("no JSON: %s", body)
+		}
+		events := messenger.Split(body, messenger.Options{App: "bench"}).Events
+		if len(events) != items {
+			t.Errorf("%d events of %d items", len(events), items)
+		}
+		for _, e := range events {
+			if seen[e.ID] {
+				t.Errorf("%s comes twice", e.ID)
+			}
+			seen[e.ID] = true
+			if was, known := home[string(e.Contact)]; known && was != string(e.Page) {
+				t.Errorf("contact %s writes to %s and %s", e.Contact, was, e.Page)
+			}
+			home[string(e.Contact)] = string(e.Page)
+		}
+	}
+	if got := len(ids.events(250)); got != 250 {
+		t.Errorf("%d events, want 250", got)
+	}
+}
+
+// TestHarness counts answers, ends when there is no more, and fails by any answer
+// but 200.
+func TestHarness(t *testing.T) {
+	h, err := newHTTPBaseline()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	c := newClient(4)
+	defer c.close()
+	base := "http://" + h.addr
+	if err := c.warm(t.Context(), base); err != nil {
+		t.Fatal(err)
+	}
+	ids := newTraffic(2, 4)
+	p, err := c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 40, 3)})
+	if err != nil || p.n != 40 || p.p50 <= 0 || p.p99 < p.p50 || p.max < p.p99 || p.rate <= 0 {
+		t.Errorf("%+v %v", p, err)
+	}
+	if _, err := c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots("another", 1, 1)}); !errors.Is(err, ErrAnswer) {
+		t.Errorf("a wrong signature: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.fire(ctx, base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 1, 1), cycle: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	list := make([]time.Duration, 100)
+	for i := range list {
+		list[i] = time.Duration(i + 1)
+	}
+	if got := quantile(list, 0.5); got != 51 {
+		t.Errorf("p50 %d", got)
+	}
+	if got := quantile(list, 0.99); got != 100 {
+		t.Errorf("p99 %d", got)
+	}
+	if got := quantile(nil, 0.99); got != 0 {
+		t.Errorf("of nothing %d", got)
+	}
+}
+
+func TestRateOf(t *testing.T) {
+	at := time.Now()
+	marks := []mark{{at, 0}, {at.Add(time.Second), 100}, {at.Add(3 * time.Second), 150}, {at.Add(4 * time.Second), 250}}
+	if got := rateOf(marks, 250); got != 62.5 {
+		t.Errorf("whole: %g", got)
+	}
+	if got := rateOf(marks, 100); got != 100 {
+		t.Errorf("the end: %g", got)
+	}
+	if got := rateOf(marks[:1], 100); got != 0 {
+		t.Errorf("one mark: %g", got)
+	}
+}
+
+// TestCatchUp gives up on read models that stand still.
+func TestCatchUp(t *testing.T) {
+	var mu sync.Mutex
+	seq := 40
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.URL.Path == "/api/v1/status" {
+			_, _ = w.Write([]byte(`{"stream":{"last_seq":100,"bytes":7}}`))
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"items": []map[string]any{{"seq": 100}, {"seq": seq}}})
+		seq += 20
+	}))
+	defer api.Close()
+	s := &system{System: &System{Private: strings.TrimPrefix(api.URL, "http://")}, api: newClient(1)}
+	defer s.api.close()
+	behind, marks, err := s.catchUp(t.Context())
+	if err != nil || behind != 60 || len(marks) != 4 {
+		t.Errorf("behind %d, %d marks, %v", behind, len(marks), err)
+	}
+	mu.Lock()
+	seq = -1 << 20 // is no number of an event
+	mu.Unlock()
+	if _, _, err := s.catchUp(t.Context()); err == nil {
+		t.Error("no error")
+	}
+}
