@@ -202,6 +202,9 @@ func startBench(ctx context.Context, c *CLI, o bench.StartOptions) (*bench.Syste
 	if o.Window > 0 {
 		cfg.Streams.Window = o.Window
 	}
+	if o.Filled {
+		cfg.Profiles.MaxAge = 0
+	}
 	cfg.Apps = []config.App{{
 		Name: "bench", ID: "900", Secrets: []config.Secret{benchSecret}, VerifyToken: "bench",
 		GraphURL: "http://127.0.0.1:1", LoginURL: "http://127.0.0.1:1", GraphVersion: config.DefaultGraphVersion,

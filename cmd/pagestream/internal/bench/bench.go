@@ -71,6 +71,10 @@ type StartOptions struct {
 	// Timeout is how long a delivery may wait for durability: so much that a slow
 	// machine gives a slow figure, and not none.
 	Timeout time.Duration
+	// Filled says that the stream was filled while no program ran. What works
+	// through history one event at a time is then left out: in a program that was
+	// there all along it is done with that.
+	Filled bool
 }
 
 // System is a program that runs.

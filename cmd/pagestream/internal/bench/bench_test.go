@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -215,5 +217,49 @@ func TestCatchUp(t *testing.T) {
 	mu.Unlock()
 	if _, _, err := s.catchUp(t.Context()); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestPrepare: read models that are prepared, in two goes, are what a rebuild makes.
+func TestPrepare(t *testing.T) {
+	r := &run{opts: Options{Dir: t.TempDir(), Start: noProgram, Streams: "streams", Models: "models"}}
+	if err := r.opts.complete(); err != nil {
+		t.Fatal(err)
+	}
+	r.opts.Cell = 50 * time.Millisecond
+	ids := newTraffic(5, 20)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := r.offline(ctx, "p", func(s *server) error {
+		for _, n := range []uint64{300, 700} {
+			if err := r.fillTo(ctx, s, ids, n); err != nil {
+				return err
+			}
+			if err := r.prepare(ctx, "p", s); err != nil {
+				return err
+			}
+		}
+		for _, p := range models() {
+			runner, err := projections.NewRunner(p, projections.RunnerOptions{Dir: filepath.Join(r.opts.Dir, "p", "models"), JS: s.js, Identity: s.identity})
+			if err != nil {
+				return err
+			}
+			running, stop := context.WithCancel(ctx)
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = runner.Run(running) })
+			out, err := runner.Rebuild(ctx, nil)
+			if err != nil || !out.Equal || out.VerifiedSeq != 700 || runner.Status().Rebuilt != "" {
+				t.Errorf("%s: %+v %v", p.Name(), out, err)
+			}
+			stop()
+			wg.Wait()
+			if err := runner.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -8,9 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
-	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -50,45 +51,104 @@ func (r *run) fillTo(ctx context.Context, s *server, ids *traffic, upto uint64) 
 	return fillStream(ctx, s, ids, int(upto-last))
 }
 
-// prepare folds the stream into the read models of a program that does not run, by
-// the program's own runners but without fsync, which would take most of the time
-// of a bench.
+// foldBatch is how many events go into one transaction of prepare.
+const foldBatch = 8192
+
+// prepare folds the stream into the read models of a program that does not run. It
+// reads each event once for all of them and leaves out fsync, without which a
+// bench would spend most of its time here; a test holds the files against those of
+// a rebuild.
 func (r *run) prepare(ctx context.Context, dir string, s *server) (err error) {
 	head, err := streams.Last(ctx, s.js, streams.Name)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(head)*time.Second/catchUpRate)
-	var running sync.WaitGroup
-	var runners []*projections.Runner
+	defer cancel()
+	var folds []*fold
 	defer func() {
-		cancel()
-		running.Wait()
-		for _, runner := range runners {
-			err = errors.Join(err, runner.Close())
+		for _, f := range folds {
+			err = errors.Join(err, f.store.Close())
 		}
 	}()
-	var index projections.Index
+	from := head
 	for _, p := range models() {
-		runner, err := projections.NewRunner(p, projections.RunnerOptions{
-			Dir: filepath.Join(r.opts.Dir, dir, r.opts.Models), JS: s.js, Identity: s.identity, Dedup: index,
-			Pace: -1, Store: store.Options{NoSync: true},
-		})
+		f, err := newFold(p, filepath.Join(r.opts.Dir, dir, r.opts.Models, p.Name()+".db"), s.identity)
 		if err != nil {
-			return fmt.Errorf("open projection: %w", err)
-		}
-		runners = append(runners, runner)
-		if index == nil {
-			index = deliveries.Index{Runner: runner}
-		}
-		running.Go(func() { _ = runner.Run(ctx) }) // those who wait for it see that it stopped
-	}
-	for _, runner := range runners {
-		if err := runner.WaitFor(ctx, head); err != nil {
 			return fmt.Errorf("prepare read models: %w", err)
 		}
+		folds = append(folds, f)
+		from = min(from, f.meta.Seq)
+	}
+	var events []streams.Stored
+	flush := func() error {
+		var g errgroup.Group
+		for _, f := range folds {
+			g.Go(func() error { return f.apply(events) })
+		}
+		err := g.Wait()
+		events = events[:0]
+		return err
+	}
+	_, err = streams.Replay(ctx, s.js, streams.ReadOptions{From: from + 1, To: head}, func(list []streams.Replayed) error {
+		for _, e := range list {
+			if e.Malformed != nil {
+				return fmt.Errorf("event %d: %w", e.Seq, e.Malformed)
+			}
+			events = append(events, e.Stored)
+		}
+		if len(events) < foldBatch {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err != nil {
+		return fmt.Errorf("prepare read models: %w", err)
 	}
 	return nil
+}
+
+// fold is one read model that is being prepared.
+type fold struct {
+	projection projections.Projection
+	store      *store.Store
+	meta       store.Meta
+}
+
+func newFold(p projections.Projection, file string, identity streams.Identity) (*fold, error) {
+	s, err := store.Open(file, store.Options{NoSync: true})
+	if err != nil {
+		return nil, err
+	}
+	f := &fold{projection: p, store: s}
+	err = s.View(func(tx *store.Tx) (err error) {
+		f.meta, _, err = store.ReadMeta(tx)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	f.meta.Identity, f.meta.Version = string(identity), p.Version()
+	return f, nil
+}
+
+// apply applies what the read model does not have yet.
+func (f *fold) apply(events []streams.Stored) error {
+	return f.store.Update(func(tx *store.Tx) error {
+		for _, e := range events {
+			if e.Seq <= f.meta.Seq {
+				continue
+			}
+			if err := f.projection.Apply(tx, e); err != nil {
+				return err
+			}
+			f.meta.Seq = e.Seq
+		}
+		return store.WriteMeta(tx, f.meta)
+	})
 }
 
 // fillStream stores n new events by the program's own publisher.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
@@ -117,6 +118,7 @@ func (r *run) wide(ctx context.Context, grows string, pages, contacts int) (p Po
 		return p, err
 	}
 	r.step("%d pages, %d contacts: catch up", pages, contacts)
+	began := mark{time.Now(), 0}
 	s, err := r.start(ctx, dir, r.pastWindow())
 	if err != nil {
 		return p, err
@@ -126,6 +128,7 @@ func (r *run) wide(ctx context.Context, grows string, pages, contacts int) (p Po
 	if err != nil {
 		return p, err
 	}
+	marks = append([]mark{began}, marks...)
 	p.CatchUp, p.Project = rateOf(marks, p.Events), costOf(marks, p.Events)
 	r.step("%d pages, %d contacts: read", pages, contacts)
 	if p.Read, err = r.readCost(ctx, s, ids); err != nil {
@@ -174,6 +177,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	// All but the last is there before the program starts, so that each point has
 	// as much to catch up with.
 	backlog := min(p.Events/2, costOver+costOver/2)
+	var from uint64
 	r.step("%d events: fill", n)
 	err = r.offline(ctx, dir, func(s *server) error {
 		if err := r.fillTo(ctx, s, ids, p.Events-backlog); err != nil {
@@ -183,6 +187,11 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		if err := r.prepare(ctx, dir, s); err != nil {
 			return err
 		}
+		// What was taken in at the point before may have gone further than that.
+		if from, err = streams.Last(ctx, s.js, streams.Name); err != nil {
+			return err
+		}
+		p.Events = max(p.Events, from+backlog)
 		return r.fillTo(ctx, s, ids, p.Events)
 	})
 	if err != nil {
@@ -190,6 +199,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	}
 	filled := time.Now()
 	r.step("%d events: catch up", n)
+	began := time.Now()
 	s, err := r.start(ctx, dir, r.pastWindow())
 	if err != nil {
 		return p, 0, err
@@ -198,6 +208,8 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	if err := errors.Join(err, s.stop(ctx)); err != nil {
 		return p, 0, err
 	}
+	// A short backlog may be gone at the first look.
+	marks = append([]mark{{began, from}}, marks...)
 	p.CatchUp, p.Project = rateOf(marks, backlog), costOf(marks, backlog)
 
 	// What was stored has left the window, as all but the latest has in a program
@@ -206,7 +218,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		return p, 0, err
 	}
 	r.step("%d events: start", n)
-	began := time.Now()
+	began = time.Now()
 	alone, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
 	if err != nil {
 		return p, 0, err
@@ -232,27 +244,20 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		return p, bare, err
 	}
 	r.step("%d events: ingest", n)
-	p.Ingest, err = r.ingestCost(ctx, s, ids)
+	if p.Ingest, err = r.ingestCost(ctx, s, ids); err != nil {
+		return p, bare, err
+	}
+	err = r.weighHeap(ctx, &p)
 	return p, bare, err
 }
 
 // weigh measures what the program takes of memory and disk.
 func (r *run) weigh(ctx context.Context, s *system, p *Point) error {
-	// JetStream keeps what it read last for some seconds.
-	if err := pause(ctx, r.pastWindow()); err != nil {
-		return err
-	}
 	_, size, err := s.head(ctx)
 	if err != nil {
 		return err
 	}
 	p.Stream = size
-	s.api.close()
-	runtime.GC() // twice: what pools hold is free after the second
-	debug.FreeOSMemory()
-	var mem runtime.MemStats
-	runtime.ReadMemStats(&mem)
-	p.Heap, p.RSS = mem.HeapAlloc, resident()
 	p.Models = map[string]int64{}
 	for _, m := range models() {
 		info, err := os.Stat(filepath.Join(s.dir, r.opts.Models, m.Name()+".db"))
@@ -261,7 +266,30 @@ func (r *run) weigh(ctx context.Context, s *system, p *Point) error {
 		}
 		p.Models[m.Name()] = info.Size()
 	}
-	return nil
+	return r.weighHeap(ctx, p)
+}
+
+// weighHeap takes the least heap and resident set of some seconds: JetStream keeps
+// blocks that it has just read or written, of 8 MB, for about as long, which says
+// more about the moment than about the size.
+func (r *run) weighHeap(ctx context.Context, p *Point) error {
+	for until := time.Now().Add(r.pastWindow()); ; {
+		debug.FreeOSMemory() // collects, too
+		var mem runtime.MemStats
+		runtime.ReadMemStats(&mem)
+		if p.Heap == 0 || mem.HeapAlloc < p.Heap {
+			p.Heap = mem.HeapAlloc
+		}
+		if rss := resident(); p.RSS == 0 || rss < p.RSS {
+			p.RSS = rss
+		}
+		if time.Now().After(until) {
+			return nil
+		}
+		if err := pause(ctx, r.pastWindow()/10); err != nil {
+			return err
+		}
+	}
 }
 
 // resident is the resident set of the process in bytes, 0 where the system does

@@ -15,11 +15,11 @@ const (
 	goalByBatches  = 0.6
 	goalSomeDouble = 0.8
 	goalAllDouble  = 1.5
-	// goalConnections are where the goals of single items and of duplicates are
-	// looked at.
-	goalConnections  = 256
-	goalDuplicatesAt = 64
-	goalItems        = 100
+	// The goals of single items are looked at with many connections, the others
+	// with as many as a busy Meta has.
+	goalConnections = 256
+	goalModerate    = 64
+	goalItems       = 100
 )
 
 // mostEvents and mostPosts bound what is made for a cell, by what no machine of
@@ -141,13 +141,13 @@ func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) error
 			return err
 		}
 		by := figure(f.Name+"/by-"+byBatches, f.Unit, f.Value, base.Name, base.Value, Higher)
-		if c.items == goalItems && c.connections == goalConnections {
+		if c.items == goalItems && c.connections == goalModerate {
 			by.atLeast(goalByBatches)
 		}
 		r.add(by)
 	case c.duplicates > 0 && none > 0:
 		by := figure(f.Name+"/by-"+byNone, f.Unit, f.Value, byNone, none, Higher)
-		if c.items == 1 && c.connections == goalDuplicatesAt {
+		if c.items == 1 && c.connections == goalModerate {
 			switch c.duplicates {
 			case 20:
 				by.atLeast(goalSomeDouble)

@@ -39,7 +39,7 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 	if err := r.fill(ctx, "reads", r.ids, uint64(r.opts.Sample)); err != nil {
 		return err
 	}
-	s, err := r.start(ctx, "reads", 0)
+	s, err := r.start(ctx, "reads", r.pastWindow())
 	if err != nil {
 		return err
 	}

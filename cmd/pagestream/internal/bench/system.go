@@ -26,13 +26,15 @@ type system struct {
 	api *client
 }
 
-// start starts a program in a directory below the scratch directory.
+// start starts a program in a directory below the scratch directory. One whose
+// stream was filled has a window of its own.
 func (r *run) start(ctx context.Context, dir string, window time.Duration) (*system, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	s, err := r.opts.Start(ctx, StartOptions{
 		Dir: filepath.Join(r.opts.Dir, dir), Window: window,
 		Queue: 2 * slices.Max(r.opts.Connections) * slices.Max(r.opts.Items), Timeout: storeTimeout,
+		Filled: window > 0,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start program: %w", err)
