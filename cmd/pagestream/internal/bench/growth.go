@@ -30,6 +30,9 @@ const (
 	goalReady = 3
 	// goalHeap is how much the heap may change between the last two points.
 	goalHeap = 0.10
+	// heapFrom is from which size on that is a goal: the pools of a program that has
+	// done little are not full yet.
+	heapFrom = 100_000
 	// costOver is how many events at the end of catching up tell what one costs.
 	costOver = 20_000
 	// byServer is the start of the embedded server alone, on the same files.
@@ -161,7 +164,7 @@ func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 		}
 		if i > 0 {
 			f := figure(fmt.Sprintf("heap/%d", n), "bytes", float64(p.Heap), fmt.Sprintf("heap/%d", r.opts.Growth[i-1]), float64(points[i-1].Heap), Lower)
-			if i == len(r.opts.Growth)-1 {
+			if i == len(r.opts.Growth)-1 && r.opts.Growth[i-1] >= heapFrom {
 				f.aim(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
 			}
 			r.add(f)
@@ -218,24 +221,26 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		return p, 0, err
 	}
 	r.step("%d events: start", n)
-	began = time.Now()
-	alone, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
-	if err != nil {
+	if bare, err = r.bareStart(ctx, dir); err != nil {
 		return p, 0, err
 	}
-	bare = time.Since(began).Seconds()
-	if err := alone.stop(ctx); err != nil {
-		return p, bare, err
-	}
-	began = time.Now()
-	if s, err = r.start(ctx, dir, r.pastWindow()); err != nil {
-		return p, bare, err
+	for i := range tries {
+		began := time.Now()
+		if s, err = r.start(ctx, dir, r.pastWindow()); err != nil {
+			return p, bare, err
+		}
+		err := s.ready(ctx)
+		if took := time.Since(began).Seconds(); i == 0 || took < p.Ready {
+			p.Ready = took
+		}
+		if last := i == tries-1; err != nil || !last {
+			err = errors.Join(err, s.stop(ctx))
+		}
+		if err != nil {
+			return p, bare, err
+		}
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	if err := s.ready(ctx); err != nil {
-		return p, bare, err
-	}
-	p.Ready = time.Since(began).Seconds()
 	if err := r.weigh(ctx, s, &p); err != nil {
 		return p, bare, err
 	}
@@ -249,6 +254,24 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	}
 	err = r.weighHeap(ctx, &p)
 	return p, bare, err
+}
+
+// bareStart is how long the embedded server alone takes to start, in seconds.
+func (r *run) bareStart(ctx context.Context, dir string) (least float64, err error) {
+	for i := range tries {
+		began := time.Now()
+		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
+		if err != nil {
+			return 0, err
+		}
+		if took := time.Since(began).Seconds(); i == 0 || took < least {
+			least = took
+		}
+		if err := s.stop(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return least, nil
 }
 
 // weigh measures what the program takes of memory and disk.

@@ -176,7 +176,7 @@ func (r Report) WriteTable(w io.Writer) error {
 		if f.Behind != nil {
 			behind = fmt.Sprint(*f.Behind)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%.2fx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, f.Ratio, f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%sx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, number(f.Ratio), f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -227,8 +227,10 @@ func number(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:
 		return fmt.Sprintf("%.1f", v)
+	case v >= 0.1 || v == 0:
+		return fmt.Sprintf("%.2f", v)
 	}
-	return fmt.Sprintf("%.2f", v)
+	return fmt.Sprintf("%.4f", v)
 }
 
 func optional(v float64) string {
