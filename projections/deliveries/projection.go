@@ -76,7 +76,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 			return err
 		}
 	}
-	if err := add(tx.Bucket(daysBucket), store.Key(e.Page, e.At.UTC().Format(dayFormat))); err != nil {
+	if err := tx.Bucket(daysBucket).Add(store.Key(e.Page, e.At.UTC().Format(dayFormat)), 1); err != nil {
 		return err
 	}
 	fresh, err := stamp(tx, store.Key(e.Page), e.At)
@@ -84,7 +84,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 		return err
 	}
 	if fresh {
-		if err := add(tx.Bucket(totalsBucket), store.Key(fieldPages)); err != nil {
+		if err := tx.Bucket(totalsBucket).Add(store.Key(fieldPages), 1); err != nil {
 			return err
 		}
 	}
@@ -97,14 +97,10 @@ var allKey = []byte{0}
 
 // count adds one to a field, in all and for the page.
 func count(tx *store.Tx, e streams.Stored, field string) error {
-	if err := add(tx.Bucket(totalsBucket), store.Key(field)); err != nil {
+	if err := tx.Bucket(totalsBucket).Add(store.Key(field), 1); err != nil {
 		return err
 	}
-	return add(tx.Bucket(pagesBucket), store.Key(e.Page, field))
-}
-
-func add(b *store.Bucket, key []byte) error {
-	return b.Put(key, store.Uint64(store.ToUint64(b.Get(key))+1))
+	return tx.Bucket(pagesBucket).Add(store.Key(e.Page, field), 1)
 }
 
 // stamp keeps the first and the latest time, and says whether it was the first.

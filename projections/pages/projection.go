@@ -2,6 +2,7 @@ package pages
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -70,13 +71,13 @@ func test(tx *store.Tx, key []byte, e streams.Stored) error {
 
 // count adds one event to a row of traffic.
 func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
-	row, _, err := store.GetJSON[traffic](bucket, key)
+	row, _, err := store.GetRow[traffic](bucket, key)
 	if err != nil {
 		return err
 	}
 	row.Page = e.Page
 	row.count(e)
-	return store.PutJSON(bucket, key, row)
+	return store.PutRow(bucket, key, row)
 }
 
 // traffic is the row as stored.
@@ -85,6 +86,12 @@ type traffic struct {
 	Object string        `json:"object,omitempty"`
 	Traffic
 }
+
+// AppendBinary appends the row's JSON.
+func (t *traffic) AppendBinary(b []byte) ([]byte, error) { return store.AppendJSON(b, t) }
+
+// UnmarshalBinary reads it.
+func (t *traffic) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, t) }
 
 func (t *traffic) count(e streams.Stored) {
 	if e.Data.Test {

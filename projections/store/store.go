@@ -30,6 +30,8 @@ var (
 	ErrCorrupt = errors.New("store is corrupt")
 	// ErrReadOnly says that a View tried to write.
 	ErrReadOnly = errors.New("transaction is read-only")
+	// ErrKey says that a key is empty or too long.
+	ErrKey = errors.New("not a key of 1 to 32768 bytes")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
@@ -41,6 +43,7 @@ const (
 	// its map is mapped anew, for which the writer waits for every reader.
 	defaultMap = 16 << 30
 	fileMode   = 0o600
+	maxKey     = 32768 // bbolt's
 )
 
 // Options configure a [Store]. The zero value is right for a server.
@@ -208,7 +211,13 @@ func (s *Store) View(f func(*Tx) error) error {
 // nothing has changed.
 func (s *Store) Update(f func(*Tx) error) error {
 	return s.run(func() error {
-		return s.db.Update(func(tx *bbolt.Tx) error { return f(&Tx{tx: tx}) })
+		return s.db.Update(func(tx *bbolt.Tx) error {
+			t := &Tx{tx: tx}
+			if err := f(t); err != nil {
+				return err
+			}
+			return t.flush()
+		})
 	})
 }
 

@@ -2,10 +2,10 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -15,6 +15,7 @@ import (
 type Tx struct {
 	tx      *bbolt.Tx
 	buckets map[string]*Bucket
+	held    int // bytes that the buckets hold back, about
 }
 
 // Writable reports whether the transaction is an Update.
@@ -27,7 +28,7 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	if b := tx.buckets[name]; b != nil {
 		return b
 	}
-	b := &Bucket{name: name, b: tx.tx.Bucket([]byte(name)), writable: tx.Writable()}
+	b := &Bucket{tx: tx, name: name, b: tx.tx.Bucket([]byte(name)), writable: tx.Writable()}
 	if b.b == nil && b.writable {
 		b.b, b.err = tx.tx.CreateBucket([]byte(name))
 	}
@@ -52,48 +53,64 @@ func (tx *Tx) Buckets() ([]string, error) {
 }
 
 // Bucket is an ordered map of bytes to bytes. A key has 1 to 32768 bytes.
+//
+// An Update holds changes back and makes them in order of keys, at its end or
+// when a cursor reads the bucket: most events change a few rows over and over,
+// and neighbours cost less than strangers. Every read sees them.
 type Bucket struct {
+	tx       *Tx
 	name     string
 	b        *bbolt.Bucket
 	writable bool
 	err      error
+	pending  pending
+	held     int // bytes of pending, about
 }
 
 // Get returns a copy of the value, nil if there is none. A value of no bytes is
 // not nil.
 func (b *Bucket) Get(key []byte) []byte {
-	if b.b == nil {
-		return nil
-	}
-	v := b.b.Get(key)
-	if v == nil {
-		return nil
+	v, err := b.read(key)
+	if v == nil || err != nil {
+		return nil // a row that can't be encoded fails the transaction at its end
 	}
 	return append(make([]byte, 0, len(v)), v...)
 }
 
 // Has reports whether the key is there.
-func (b *Bucket) Has(key []byte) bool { return b.b != nil && b.b.Get(key) != nil }
+func (b *Bucket) Has(key []byte) bool {
+	if e := b.pending[string(key)]; e != nil {
+		return !e.deleted
+	}
+	return b.b != nil && b.b.Get(key) != nil
+}
 
 // Put sets the value. Both may be changed afterwards.
 func (b *Bucket) Put(key, value []byte) error {
-	if err := b.check(); err != nil {
+	return b.put(key, append(make([]byte, 0, len(value)), value...))
+}
+
+// Add adds n to a value that [Uint64] wrote; one that is not there is 0.
+func (b *Bucket) Add(key []byte, n uint64) error {
+	if e := b.pending[string(key)]; e != nil && len(e.value) == 8 {
+		binary.BigEndian.PutUint64(e.value, binary.BigEndian.Uint64(e.value)+n)
+		return nil
+	}
+	v, err := b.read(key)
+	if err != nil {
 		return err
 	}
-	if err := b.b.Put(key, slices.Clone(value)); err != nil {
-		return fmt.Errorf("put in %s: %w", b.name, err)
-	}
-	return nil
+	return b.put(key, Uint64(ToUint64(v)+n))
 }
 
 // Delete removes the key; a missing one is no error.
 func (b *Bucket) Delete(key []byte) error {
-	if err := b.check(); err != nil {
+	e, err := b.change(key)
+	if err != nil {
 		return err
 	}
-	if err := b.b.Delete(key); err != nil {
-		return fmt.Errorf("delete from %s: %w", b.name, err)
-	}
+	b.count(-len(e.value))
+	e.deleted, e.value, e.row = true, nil, nil
 	return nil
 }
 
@@ -151,16 +168,25 @@ func (b *Bucket) Cursor() *Cursor {
 	if b.b == nil {
 		return &Cursor{}
 	}
-	return &Cursor{c: b.b.Cursor()}
+	return &Cursor{b: b, c: b.b.Cursor()}
 }
 
 // Cursor moves over a bucket in the order of its keys. A nil key means that
 // there is none further.
-type Cursor struct{ c *bbolt.Cursor }
+type Cursor struct {
+	b *Bucket
+	c *bbolt.Cursor
+}
+
+// settle makes the changes that the bucket holds back; false if there is nothing
+// to read. If they can't be made, the Update fails at its end.
+func (c *Cursor) settle() bool {
+	return c.c != nil && c.b.flush() == nil
+}
 
 // First moves to the first key.
 func (c *Cursor) First() (key, value []byte) {
-	if c.c == nil {
+	if !c.settle() {
 		return nil, nil
 	}
 	return c.c.First()
@@ -168,7 +194,7 @@ func (c *Cursor) First() (key, value []byte) {
 
 // Last moves to the last key.
 func (c *Cursor) Last() (key, value []byte) {
-	if c.c == nil {
+	if !c.settle() {
 		return nil, nil
 	}
 	return c.c.Last()
@@ -176,7 +202,7 @@ func (c *Cursor) Last() (key, value []byte) {
 
 // Seek moves to the first key at or after the given one.
 func (c *Cursor) Seek(seek []byte) (key, value []byte) {
-	if c.c == nil {
+	if !c.settle() {
 		return nil, nil
 	}
 	return c.c.Seek(seek)
@@ -201,17 +227,18 @@ func (c *Cursor) Prev() (key, value []byte) {
 // GetJSON reads a value that [PutJSON] wrote; false if there is none. Unknown
 // fields are ignored. The error never quotes the value.
 func GetJSON[T any](b *Bucket, key []byte) (value T, found bool, err error) {
-	if b.b == nil {
-		return value, false, nil
-	}
-	v := b.b.Get(key)
-	if v == nil {
-		return value, false, nil
+	v, err := b.read(key)
+	if v == nil || err != nil {
+		return value, false, err
 	}
 	if err := json.Unmarshal(v, &value); err != nil {
-		return value, false, fmt.Errorf("decode %d bytes in %s: %w", len(v), b.name, ErrCorrupt)
+		return value, false, b.corrupt(v)
 	}
 	return value, true, nil
+}
+
+func (b *Bucket) corrupt(value []byte) error {
+	return fmt.Errorf("decode %d bytes in %s: %w", len(value), b.name, ErrCorrupt)
 }
 
 // PutJSON writes a value as JSON: deterministic, as encoding/json sorts maps.
@@ -220,11 +247,5 @@ func PutJSON(b *Bucket, key []byte, value any) error {
 	if err != nil {
 		return fmt.Errorf("encode %T for %s: %w", value, b.name, err)
 	}
-	if err := b.check(); err != nil {
-		return err
-	}
-	if err := b.b.Put(key, v); err != nil {
-		return fmt.Errorf("put in %s: %w", b.name, err)
-	}
-	return nil
+	return b.put(key, v)
 }

@@ -1,0 +1,254 @@
+package store_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// counter is a row that refuses to be encoded at 13.
+type counter struct{ n byte }
+
+var errUnlucky = errors.New("unlucky")
+
+func (c *counter) AppendBinary(b []byte) ([]byte, error) {
+	if c.n == 13 {
+		return b, errUnlucky
+	}
+	return append(b, "row"+string(rune('a'+c.n))...), nil
+}
+
+func (c *counter) UnmarshalBinary(b []byte) error {
+	if len(b) != 4 {
+		return errUnlucky
+	}
+	c.n = b[3] - 'a'
+	return nil
+}
+
+// TestUpdateReadsItsOwnWrites does the same to a store and to maps, in
+// transactions that end or are rolled back anywhere.
+func TestUpdateReadsItsOwnWrites(t *testing.T) {
+	dir, files := t.TempDir(), 0
+	names := []string{"a", "b"}
+	rapid.Check(t, func(t *rapid.T) {
+		files++
+		s, err := store.Open(filepath.Join(dir, fmt.Sprint(files)), store.Options{MapSize: 1 << 20, NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		stored := map[string]map[string]string{"a": {}, "b": {}}
+		for range rapid.IntRange(1, 4).Draw(t, "transactions") {
+			model := map[string]map[string]string{}
+			for name, rows := range stored {
+				model[name] = maps.Clone(rows)
+			}
+			roll := rapid.Bool().Draw(t, "roll back")
+			err := s.Update(func(tx *store.Tx) error {
+				for range rapid.IntRange(0, 30).Draw(t, "steps") {
+					name := rapid.SampledFrom(names).Draw(t, "bucket")
+					if err := step(t, tx.Bucket(name), model[name]); err != nil {
+						return err
+					}
+				}
+				if roll {
+					return errUnlucky
+				}
+				return nil
+			})
+			if roll != errors.Is(err, errUnlucky) {
+				t.Fatalf("update: %v", err)
+			}
+			if !roll {
+				stored = model
+			}
+			err = s.View(func(tx *store.Tx) error {
+				for _, name := range names {
+					same(t, tx.Bucket(name), stored[name])
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func step(t *rapid.T, b *store.Bucket, model map[string]string) error {
+	k := rapid.StringMatching(`[a-d]{1,2}`).Draw(t, "key")
+	key := []byte(k)
+	switch rapid.IntRange(0, 8).Draw(t, "step") {
+	case 0, 1:
+		model[k] = rapid.SampledFrom([]string{"", "x", "12345678", "rowc"}).Draw(t, "value")
+		return b.Put(key, []byte(model[k]))
+	case 2:
+		delete(model, k)
+		return b.Delete(key)
+	case 3:
+		model[k] = string(store.Uint64(store.ToUint64([]byte(model[k])) + 7))
+		return b.Add(key, 7)
+	case 4:
+		row := counter{byte(rapid.IntRange(0, 9).Draw(t, "n"))}
+		model[k] = "row" + string(rune('a'+row.n))
+		return store.PutRow(b, key, row)
+	case 5:
+		row, found, err := store.GetRow[counter](b, key)
+		want, there := model[k]
+		if sound := len(want) == 4; found != (there && sound) || found && "row"+string(rune('a'+row.n)) != want || errors.Is(err, store.ErrCorrupt) != (there && !sound) {
+			t.Fatalf("row %s is %v, %v, %v; want %q", k, row, found, err, want)
+		}
+	case 6:
+		want, there := model[k]
+		v := b.Get(key)
+		if b.Has(key) != there || (v != nil) != there || string(v) != want {
+			t.Fatalf("%s is %q, want %q, %v", k, v, want, there)
+		}
+		if len(v) > 0 {
+			v[0]++ // a copy
+		}
+	case 7:
+		around(t, b, model, k)
+	default:
+		same(t, b, model)
+	}
+	return nil
+}
+
+// around seeks a key and looks at both sides of it.
+func around(t *rapid.T, b *store.Bucket, model map[string]string, seek string) {
+	keys := slices.Sorted(maps.Keys(model))
+	at, _ := slices.BinarySearch(keys, seek)
+	c := b.Cursor()
+	for _, side := range []struct {
+		to   int
+		move func() (k, v []byte)
+	}{{at + 1, c.Next}, {at - 1, c.Prev}} {
+		if k, _ := c.Seek([]byte(seek)); at < len(keys) != (k != nil) || k != nil && string(k) != keys[at] {
+			t.Fatalf("seek %s finds %q in %v", seek, k, keys)
+		}
+		if at == len(keys) {
+			return
+		}
+		k, v := side.move()
+		if there := side.to >= 0 && side.to < len(keys); there != (k != nil) || there && (string(k) != keys[side.to] || string(v) != model[keys[side.to]]) {
+			t.Fatalf("beside %s is %q=%q in %v", seek, k, v, model)
+		}
+	}
+}
+
+func same(t *rapid.T, b *store.Bucket, model map[string]string) {
+	got := map[string]string{}
+	err := b.ForEachPrefix(nil, func(k, v []byte) error { got[string(k)] = string(v); return nil })
+	if err != nil || !maps.Equal(got, model) || b.Len() != len(model) || b.Empty() != (len(model) == 0) {
+		t.Fatalf("has %v, want %v, %v", got, model, err)
+	}
+}
+
+func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
+	s, err := store.Open(filepath.Join(t.TempDir(), "a.db"), store.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const rows = 40
+	value := bytes.Repeat([]byte("v"), 1<<20)
+	err = s.Update(func(tx *store.Tx) error {
+		for i := range uint64(rows) {
+			if err := errors.Join(tx.Bucket("big").Put(store.Key(i), value), tx.Bucket("n").Add([]byte("n"), 1)); err != nil {
+				return err
+			}
+			if got := store.ToUint64(tx.Bucket("n").Get([]byte("n"))); got != i+1 {
+				t.Errorf("counted %d of %d", got, i+1)
+			}
+			if held := store.Held(tx); held > 34<<20 {
+				t.Fatalf("holds %d bytes back", held)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.View(func(tx *store.Tx) error {
+		if n := tx.Bucket("big").Len(); n != rows {
+			t.Errorf("%d rows", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRowThatCantBeEncodedFailsTheUpdate(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	put(t, s, "b", "k", "rowa")
+	for name, look := range map[string]func(b *store.Bucket){
+		"unread": func(*store.Bucket) {}, "got": func(b *store.Bucket) { b.Get([]byte("k")) }, "scanned": func(b *store.Bucket) { b.Len() },
+	} {
+		err := s.Update(func(tx *store.Tx) error {
+			err := store.PutRow(tx.Bucket("b"), []byte("k"), counter{13})
+			look(tx.Bucket("b"))
+			return err
+		})
+		if !errors.Is(err, errUnlucky) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := s.View(func(tx *store.Tx) error {
+		if v := tx.Bucket("b").Get([]byte("k")); string(v) != "rowa" {
+			t.Errorf("it is %q", v)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKeyBounds(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	for _, key := range []string{"", strings.Repeat("k", 32769)} {
+		err := s.Update(func(tx *store.Tx) error {
+			b := tx.Bucket("b")
+			for _, err := range []error{b.Put([]byte(key), nil), b.Add([]byte(key), 1), store.PutRow(b, []byte(key), counter{})} {
+				if !errors.Is(err, store.ErrKey) {
+					t.Errorf("a key of %d bytes: %v", len(key), err)
+				}
+			}
+			return b.Delete([]byte(key))
+		})
+		if err != nil {
+			t.Errorf("delete a key of %d bytes: %v", len(key), err)
+		}
+	}
+	put(t, s, "b", strings.Repeat("k", 32768), "v")
+}
+
+func TestAppendJSONComesToRest(t *testing.T) {
+	for _, text := range []string{"plain", "\xff", "a\xffb\xfe", `\ufffd`, "�"} {
+		once, err := store.AppendJSON(nil, &text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read string
+		if err := json.Unmarshal(once, &read); err != nil {
+			t.Fatal(err)
+		}
+		again, err := store.AppendJSON([]byte("b"), &read)
+		if err != nil || string(again) != "b"+string(once) {
+			t.Errorf("%q: %s, then %s, %v", text, once, again, err)
+		}
+	}
+}
