@@ -111,15 +111,15 @@ type Optin struct {
 type conversation struct {
 	Conversation
 	// LastKey is the tail (time and seq) of the newest message's key.
-	LastKey []byte `json:"last_key,omitempty"`
+	LastKey []byte
 	// Seqs break ties between events of one millisecond.
-	ProfileSeq uint64 `json:"profile_seq,omitempty"`
-	ThreadSeq  uint64 `json:"thread_seq,omitempty"`
-	RequestSeq uint64 `json:"request_seq,omitempty"`
-	RolesSeq   uint64 `json:"roles_seq,omitempty"`
-	RefSeq     uint64 `json:"ref_seq,omitempty"`
-	OptinSeq   uint64 `json:"optin_seq,omitempty"`
-	AccountSeq uint64 `json:"account_seq,omitempty"`
+	ProfileSeq uint64
+	ThreadSeq  uint64
+	RequestSeq uint64
+	RolesSeq   uint64
+	RefSeq     uint64
+	OptinSeq   uint64
+	AccountSeq uint64
 }
 
 // Counts are the sums of one page, or of all.

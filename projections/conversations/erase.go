@@ -136,7 +136,7 @@ func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err 
 // dig removes a conversation that is there and returns what it was.
 func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversation, error) {
 	conversations, key := tx.Bucket(bucketConversations), conversationKey(page, contact)
-	c, found, err := store.GetJSON[conversation](conversations, key)
+	c, found, err := store.GetRow[conversation](conversations, key)
 	if err != nil {
 		return c, err
 	}
@@ -147,7 +147,7 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversati
 	mids := tx.Bucket(bucketMIDs)
 	err = drop(tx, bucketMessages, key, func(_, value []byte) error {
 		var m message
-		if err := decode(value, &m, "message"); err != nil {
+		if err := unpack(value, &m, "message"); err != nil {
 			return err
 		}
 		if err := mids.Delete(f.slot(&m)); err != nil {

@@ -111,7 +111,7 @@ type Reaction struct {
 // which arrives late does not come back.
 type message struct {
 	Message
-	Withdrawn map[string]Reaction `json:"withdrawn,omitempty"`
+	Withdrawn map[string]Reaction
 }
 
 // newMessage makes the row of a message event.

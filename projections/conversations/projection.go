@@ -39,7 +39,7 @@ func (*Projection) Name() string { return "conversations" }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.
-func (*Projection) Version() int { return 2 }
+func (*Projection) Version() int { return 3 }
 
 // Apply folds one event in. It never fails on what an event says: what lacks
 // its payload is counted and passed over. Errors are the store's.
@@ -97,7 +97,7 @@ type fold struct {
 
 func (f *fold) load() error {
 	f.was = -1
-	c, found, err := store.GetJSON[conversation](f.tx.Bucket(bucketConversations), f.key)
+	c, found, err := store.GetRow[conversation](f.tx.Bucket(bucketConversations), f.key)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (f *fold) save() error {
 			return fmt.Errorf("store contact: %w", err)
 		}
 	}
-	if err := store.PutJSON(f.tx.Bucket(bucketConversations), f.key, &f.c); err != nil {
+	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, f.c); err != nil {
 		return err
 	}
 	now := millis(f.c.LastActivity)
@@ -161,13 +161,13 @@ func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 		return nil
 	}
 	key, bucket := pagePrefix(page), tx.Bucket(bucketCounts)
-	counts, _, err := store.GetJSON[Counts](bucket, key)
+	counts, _, err := store.GetRow[Counts](bucket, key)
 	if err != nil {
 		return err
 	}
 	counts.add(more)
 	counts.subtract(less)
-	return store.PutJSON(bucket, key, &counts)
+	return store.PutRow(bucket, key, counts)
 }
 
 func (f *fold) apply() error {
@@ -323,7 +323,7 @@ func (f *fold) arrive(m *message) error {
 		return err
 	}
 	f.preview(key, m)
-	if err := store.PutJSON(f.tx.Bucket(bucketMessages), key, m); err != nil {
+	if err := store.EncodeRow(f.tx.Bucket(bucketMessages), key, m); err != nil {
 		return err
 	}
 	for _, at := range covers {
@@ -354,7 +354,7 @@ func (f *fold) again(key []byte, m *message) error {
 	}
 	first.note(f.e.Seq)
 	f.preview(key, first)
-	return store.PutJSON(f.tx.Bucket(bucketMessages), key, first)
+	return store.EncodeRow(f.tx.Bucket(bucketMessages), key, first)
 }
 
 func (f *fold) conflict() {
@@ -518,7 +518,7 @@ func (f *fold) scan(after, upto int64, fn func(key []byte, m *message) (changed 
 		rows, more := take(bucket, from, end)
 		for _, r := range rows {
 			var m message
-			if err := decode(r.value, &m, "message"); err != nil {
+			if err := unpack(r.value, &m, "message"); err != nil {
 				return err
 			}
 			changed, err := fn(r.key, &m)
@@ -527,7 +527,7 @@ func (f *fold) scan(after, upto int64, fn func(key []byte, m *message) (changed 
 			}
 			if changed {
 				f.preview(r.key, &m)
-				if err := store.PutJSON(f.tx.Bucket(bucketMessages), r.key, &m); err != nil {
+				if err := store.EncodeRow(f.tx.Bucket(bucketMessages), r.key, &m); err != nil {
 					return err
 				}
 			}
@@ -608,12 +608,12 @@ func (f *fold) change(mid string, c change) error {
 	}
 	c.to(m)
 	f.preview(key, m)
-	return store.PutJSON(f.tx.Bucket(bucketMessages), key, m)
+	return store.EncodeRow(f.tx.Bucket(bucketMessages), key, m)
 }
 
 // message reads a stored row; nil if there is none.
 func (f *fold) message(key []byte) (*message, error) {
-	m, found, err := store.GetJSON[message](f.tx.Bucket(bucketMessages), key)
+	m, found, err := store.GetRow[message](f.tx.Bucket(bucketMessages), key)
 	if err != nil || !found {
 		return nil, err
 	}
@@ -725,6 +725,14 @@ func millis(t time.Time) int64 {
 // decode reads a row that a cursor gave; its errors never quote it.
 func decode(b []byte, v any, what string) error {
 	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)
+	}
+	return nil
+}
+
+// unpack is decode for a packed row.
+func unpack(b []byte, row store.Row, what string) error {
+	if err := row.UnmarshalBinary(b); err != nil {
 		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)
 	}
 	return nil

@@ -50,7 +50,7 @@ func List(v projections.Viewer, page domain.PageID, cursor string, limit int) (l
 				next = encodeCursor(after)
 				return nil
 			}
-			row, found, err := store.GetJSON[conversation](rows, ref)
+			row, found, err := store.GetRow[conversation](rows, ref)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ func Get(v projections.Viewer, page domain.PageID, contact domain.ContactID) (Co
 	var row conversation
 	err := v.View(func(tx *store.Tx) (err error) {
 		var found bool
-		row, found, err = store.GetJSON[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
+		row, found, err = store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
 		switch {
 		case err != nil || found:
 			return err
@@ -140,7 +140,7 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 				return nil
 			}
 			var m message
-			if err := decode(b, &m, "message"); err != nil {
+			if err := unpack(b, &m, "message"); err != nil {
 				return err
 			}
 			list = append(list, m.Message)
@@ -178,11 +178,11 @@ func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, err
 		if key == nil {
 			return ErrNotFound
 		}
-		m, here, err := store.GetJSON[message](tx.Bucket(bucketMessages), key)
+		m, here, err := store.GetRow[message](tx.Bucket(bucketMessages), key)
 		if err != nil {
 			return err
 		}
-		owner, owned, err := store.GetJSON[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
+		owner, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
 		if err != nil {
 			return err
 		}
@@ -201,13 +201,13 @@ func Count(v projections.Viewer, page domain.PageID) (Counts, error) {
 	err := v.View(func(tx *store.Tx) (err error) {
 		bucket := tx.Bucket(bucketCounts)
 		if page != "" {
-			sum, _, err = store.GetJSON[Counts](bucket, pagePrefix(page))
+			sum, _, err = store.GetRow[Counts](bucket, pagePrefix(page))
 			return err
 		}
 		c := bucket.Cursor()
 		for k, b := c.First(); k != nil; k, b = c.Next() {
 			var one Counts
-			if err := decode(b, &one, "counts"); err != nil {
+			if err := unpack(b, &one, "counts"); err != nil {
 				return err
 			}
 			sum.add(one)

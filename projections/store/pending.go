@@ -205,3 +205,13 @@ func PutRow[T any, R interface {
 	b.count(heldObj)
 	return nil
 }
+
+// EncodeRow writes a row that is not likely to be needed again soon: it is encoded
+// at once and not kept.
+func EncodeRow(b *Bucket, key []byte, row Row) error {
+	v, err := row.AppendBinary(make([]byte, 0, 256))
+	if err != nil {
+		return fmt.Errorf("encode %T for %s: %w", row, b.name, err)
+	}
+	return b.put(key, v)
+}

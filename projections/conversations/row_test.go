@@ -1,0 +1,131 @@
+package conversations
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// text is any bytes: what comes from outside need not be UTF-8.
+func text(t *rapid.T) string {
+	return string(rapid.SliceOfN(rapid.Byte(), 0, 5).Draw(t, "text"))
+}
+
+// fill gives every field of a struct a value that a fold could give it, or
+// leaves it empty.
+func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.Kind() != reflect.Struct && rapid.IntRange(0, 2).Draw(t, "empty") == 0 {
+			continue
+		}
+		switch x := f.Addr().Interface().(type) {
+		case *time.Time:
+			if n := rapid.Int64Range(-1, projections.MaxMillis).Draw(t, "time"); n >= 0 {
+				*x = projections.FromMillis(n)
+			}
+			continue
+		case *[]byte:
+			*x = rapid.SliceOfN(rapid.Byte(), 1, 16).Draw(t, "bytes")
+			continue
+		case *[]uint64:
+			*x = rapid.SliceOfN(rapid.Uint64(), 1, maxEvents).Draw(t, "numbers")
+			continue
+		case *[]string:
+			*x = []string{rapid.String().Draw(t, "text")}
+			continue
+		case *[]domain.Attachment:
+			*x = []domain.Attachment{{Type: rapid.String().Draw(t, "text")}}
+			continue
+		case *[]Edit:
+			*x = []Edit{{Num: 1, Text: rapid.String().Draw(t, "text")}}
+			continue
+		case *map[string]Reaction:
+			*x = map[string]Reaction{rapid.String().Draw(t, "text"): {Seq: 1}}
+			continue
+		case *map[string][]string:
+			*x = map[string][]string{rapid.String().Draw(t, "text"): {"a"}}
+			continue
+		}
+		switch f.Kind() {
+		case reflect.String:
+			f.SetString(words(t))
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Int64:
+			f.SetInt(rapid.Int64Range(0, projections.MaxMillis).Draw(t, "number"))
+		case reflect.Uint64:
+			f.SetUint(rapid.Uint64().Draw(t, "number"))
+		case reflect.Struct:
+			fill(t, f, words)
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
+			fill(t, f.Elem(), words)
+		default:
+			t.Fatalf("no value for a %s", f.Type())
+		}
+	}
+}
+
+// TestRowsReadAsWritten notices a field that is added and not packed.
+func TestRowsReadAsWritten(t *testing.T) {
+	words := func(t *rapid.T) string { return rapid.String().Draw(t, "text") }
+	for _, fresh := range []func() store.Row{
+		func() store.Row { return new(message) }, func() store.Row { return new(conversation) }, func() store.Row { return new(Counts) },
+	} {
+		rapid.Check(t, func(t *rapid.T) {
+			row, read := fresh(), fresh()
+			fill(t, reflect.ValueOf(row).Elem(), words)
+			b, err := row.AppendBinary([]byte("before"))
+			if err != nil || string(b[:6]) != "before" {
+				t.Fatal(b, err)
+			}
+			b = b[6:]
+			if err := read.UnmarshalBinary(b); err != nil || !reflect.DeepEqual(read, row) {
+				t.Fatalf("%T %+v was read as %+v, %v", row, row, read, err)
+			}
+			cut := rapid.IntRange(0, len(b)).Draw(t, "cut")
+			if err := unpack(b[:cut], fresh(), "row"); err != nil && !errors.Is(err, store.ErrCorrupt) {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestRowsComeToRest: with text that is not UTF-8 a row has the same bytes
+// however often it was read and written.
+func TestRowsComeToRest(t *testing.T) {
+	for _, fresh := range []func() store.Row{func() store.Row { return new(message) }, func() store.Row { return new(conversation) }} {
+		rapid.Check(t, func(t *rapid.T) {
+			row, read := fresh(), fresh()
+			fill(t, reflect.ValueOf(row).Elem(), text)
+			once, err := row.AppendBinary(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := read.UnmarshalBinary(once); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := read.AppendBinary(nil); err != nil || string(again) != string(once) {
+				t.Fatalf("%q, then %q, %v", once, again, err)
+			}
+		})
+	}
+}
+
+func TestGarbageIsNoRow(t *testing.T) {
+	for _, b := range []string{"", "\xff", "\x05abc", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"} {
+		for _, row := range []store.Row{new(message), new(conversation), new(Counts)} {
+			if err := unpack([]byte(b), row, "row"); !errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("%T of %q: %v", row, b, err)
+			}
+		}
+	}
+}
