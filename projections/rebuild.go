@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/projections/store"
@@ -21,8 +22,11 @@ var (
 )
 
 const (
-	// rebuildBatch is how many events go into one transaction of a rebuild.
-	rebuildBatch = 8192
+	// rebuildBatch is how many events go into one transaction of a rebuild, and
+	// rebuildBytes how much raw data of them: the more, the more of them change the
+	// same rows and pages. Two such batches are in memory.
+	rebuildBatch = 32768
+	rebuildBytes = 16 << 20
 	// swapLag is how far behind the live read model the new one may be when it
 	// takes its place: the live one waits for the rest.
 	swapLag = 512
@@ -224,44 +228,69 @@ func (b *build) replay(ctx context.Context, frozen bool) error {
 	return b.s.Sync()
 }
 
-// until applies the events up to a sequence.
+// until applies the events up to a sequence. While one batch is committed the
+// next one gathers.
 func (b *build) until(ctx context.Context, target uint64) error {
 	if target <= b.meta.Seq {
 		return nil
 	}
-	var batch []*work
-	flush := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
+	ctx, cancel := context.WithCancel(ctx)
+	batches, from := make(chan []*work), b.meta.Seq+1
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	var failed error // of reading; set before batches is closed
+	reading.Go(func() {
+		defer close(batches)
+		failed = b.gather(ctx, from, target, batches)
+	})
+	for batch := range batches {
 		whole, err := b.a.fill(ctx, b.meta.Seq, batch)
 		if err != nil {
 			return err
 		}
-		batch = batch[:0]
 		meta, _, err := b.a.apply(ctx, b.s, whole)
 		if err != nil {
 			return err
 		}
 		b.meta = meta
 		b.report(false)
-		return nil
-	}
-	_, err := streams.Replay(ctx, b.r.opts.JS, streams.ReadOptions{
-		Stream: b.r.opts.Stream, From: b.meta.Seq + 1, To: target,
-	}, func(list []streams.Replayed) error {
-		for _, e := range list {
-			batch = append(batch, &work{seq: e.Seq, event: e.Stored, malformed: e.Malformed})
+		if err := ctx.Err(); err != nil { // reading may have ended before
+			return err
 		}
-		if len(batch) < rebuildBatch {
+	}
+	return failed
+}
+
+// gather reads events and hands them over in batches.
+func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*work) error {
+	var batch []*work
+	size := 0
+	hand := func() error {
+		select {
+		case batches <- batch:
+			batch, size = nil, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	_, err := streams.Replay(ctx, b.r.opts.JS, streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}, func(list []streams.Replayed) error {
+		some := make([]work, len(list))
+		for i, e := range list {
+			some[i] = work{seq: e.Seq, event: e.Stored, malformed: e.Malformed}
+			batch = append(batch, &some[i])
+			size += len(e.Data.Raw)
+		}
+		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
 		}
-		return flush()
+		return hand()
 	})
-	if err != nil {
+	if err != nil || len(batch) == 0 {
 		return err
 	}
-	return flush()
+	return hand()
 }
 
 // verify compares the new file with the live one at one event, and with itself
