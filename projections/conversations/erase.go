@@ -33,8 +33,8 @@ func (s share) counts() Counts {
 
 // remember notes the event as one of its contact, so that an erasure finds it,
 // with its share in the counts, which goes with it.
-func remember(tx *store.Tx, e streams.Stored, sum Counts) error {
-	bucket, key := tx.Bucket(bucketEvents), join(erasedKey(e.Page, e.Contact), be(e.Seq))
+func remember(tx *store.Tx, owner []byte, seq uint64, sum Counts) error {
+	bucket, key := tx.Bucket(bucketEvents), join(owner, be(seq))
 	s := share{sum.Late, sum.Conflicts, sum.Dropped, sum.Odd, sum.AfterErasure}
 	if s != (share{}) {
 		return store.PutJSON(bucket, key, s)
@@ -143,7 +143,7 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversati
 	if !found {
 		return c, fmt.Errorf("conversation of a contact is missing: %w", store.ErrCorrupt)
 	}
-	f := &fold{tx: tx, e: streams.Stored{Event: domain.Event{Page: page, Contact: contact}}}
+	f := &fold{tx: tx, e: streams.Stored{Event: domain.Event{Page: page, Contact: contact}}, owner: erasedKey(page, contact)}
 	mids := tx.Bucket(bucketMIDs)
 	err = drop(tx, bucketMessages, key, func(_, value []byte) error {
 		var m message

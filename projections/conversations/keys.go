@@ -29,8 +29,9 @@ const (
 const hashSize = 16
 
 // hash16 is the fixed-length form of a mid, an event id or a contact.
-func hash16(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
+func hash16(kind, s string) []byte {
+	b := make([]byte, 0, 256) // on the stack
+	sum := sha256.Sum256(append(append(b, kind...), s...))
 	return sum[:hashSize]
 }
 
@@ -77,25 +78,28 @@ func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte 
 // midPrefix begins the keys of all messages of a page with that mid: one, unless
 // two contacts claim it.
 func midPrefix(page domain.PageID, mid string) []byte {
-	return join(pagePrefix(page), hash16("mid:"+mid))
+	return join(pagePrefix(page), hash16("mid:", mid))
 }
 
-func midKey(page domain.PageID, mid string, contact domain.ContactID) []byte {
-	return join(midPrefix(page, mid), contactHash(contact)[:8])
+// midKey is the key of an owner's message with that mid (see [erasedKey]).
+func midKey(owner []byte, mid string) []byte {
+	page, contact := owner[:len(owner)-hashSize], owner[len(owner)-hashSize:]
+	return join(page, hash16("mid:", mid), contact[:8])
 }
 
 // eventKey is a message's place in the mid index when it has no mid of its own.
 func eventKey(page domain.PageID, id string) []byte {
-	return join(pagePrefix(page), hash16("event:"+id))
+	return join(pagePrefix(page), hash16("event:", id))
 }
 
 func pendingPrefix(conversation []byte, mid string) []byte {
-	return join(conversation, hash16("mid:"+mid))
+	return join(conversation, hash16("mid:", mid))
 }
 
 // contactHash has the bytes of [domain.ContactHash].
-func contactHash(contact domain.ContactID) []byte { return hash16("contact:" + string(contact)) }
+func contactHash(contact domain.ContactID) []byte { return hash16("contact:", string(contact)) }
 
+// erasedKey is what stays of a conversation's key after an erasure.
 func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
 	return join(pagePrefix(page), contactHash(contact))
 }

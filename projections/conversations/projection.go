@@ -56,7 +56,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Contact == "" {
 		return nil
 	}
-	f := &fold{tx: tx, e: e, time: projections.When(e), key: conversationKey(e.Page, e.Contact)}
+	f := &fold{tx: tx, e: e, time: projections.When(e), key: conversationKey(e.Page, e.Contact), owner: erasedKey(e.Page, e.Contact)}
 	switch e.Type.Noun() {
 	case "page", "subscription":
 		return nil
@@ -87,6 +87,8 @@ type fold struct {
 	e    streams.Stored
 	time time.Time
 	key  []byte // of the conversation
+	// owner is the key by which an erasure finds it.
+	owner []byte
 
 	c     conversation
 	fresh bool // the conversation was not stored before
@@ -107,7 +109,7 @@ func (f *fold) load() error {
 	}
 	f.fresh = true
 	f.c.Page, f.c.Contact = f.e.Page, f.e.Contact
-	t, _, err := store.GetJSON[tombstone](f.tx.Bucket(bucketErased), erasedKey(f.e.Page, f.e.Contact))
+	t, _, err := store.GetJSON[tombstone](f.tx.Bucket(bucketErased), f.owner)
 	f.c.ErasedBefore = t.Time
 	return err
 }
@@ -120,7 +122,7 @@ func (f *fold) save() error {
 	}
 	if f.fresh {
 		f.sum.Conversations++
-		if err := f.tx.Bucket(bucketContacts).Put(erasedKey(f.e.Page, f.e.Contact), []byte(f.e.Contact)); err != nil {
+		if err := f.tx.Bucket(bucketContacts).Put(f.owner, []byte(f.e.Contact)); err != nil {
 			return fmt.Errorf("store contact: %w", err)
 		}
 	}
@@ -149,7 +151,7 @@ func (f *fold) finish(err error) error {
 	if err != nil {
 		return err
 	}
-	if err := remember(f.tx, f.e, f.sum); err != nil {
+	if err := remember(f.tx, f.owner, f.e.Seq, f.sum); err != nil {
 		return err
 	}
 	return count(f.tx, f.e.Page, f.sum, f.less)
@@ -340,7 +342,7 @@ func (f *fold) slot(m *message) []byte {
 	if m.MID == "" {
 		return eventKey(f.e.Page, m.ID)
 	}
-	return midKey(f.e.Page, m.MID, f.e.Contact)
+	return midKey(f.owner, m.MID)
 }
 
 // again takes in a second event with the mid of a stored message.
@@ -595,7 +597,7 @@ func (c change) to(m *message) {
 // keeps it until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
-	key := f.tx.Bucket(bucketMIDs).Get(midKey(f.e.Page, mid, f.e.Contact))
+	key := f.tx.Bucket(bucketMIDs).Get(midKey(f.owner, mid))
 	if key == nil {
 		return f.wait(mid, c)
 	}

@@ -57,7 +57,7 @@ func (*Projection) Version() int { return version }
 
 // Apply counts the event, as a duplicate if its id is known.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
-	seen, key := tx.Bucket(seenBucket), domain.IDKey(e.ID)
+	seen, key, page := tx.Bucket(seenBucket), domain.IDKey(e.ID), string(e.Page)
 	if seen.Has(key) {
 		return count(tx, e, fieldDuplicate)
 	}
@@ -76,10 +76,10 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 			return err
 		}
 	}
-	if err := tx.Bucket(daysBucket).Add(store.Key(e.Page, e.At.UTC().Format(dayFormat)), 1); err != nil {
+	if err := tx.Bucket(daysBucket).Add(store.Key(page, e.At.UTC().Format(dayFormat)), 1); err != nil {
 		return err
 	}
-	fresh, err := stamp(tx, store.Key(e.Page), e.At)
+	fresh, err := stamp(tx, store.Key(page), e.At)
 	if err != nil {
 		return err
 	}
@@ -100,17 +100,36 @@ func count(tx *store.Tx, e streams.Stored, field string) error {
 	if err := tx.Bucket(totalsBucket).Add(store.Key(field), 1); err != nil {
 		return err
 	}
-	return tx.Bucket(pagesBucket).Add(store.Key(e.Page, field), 1)
+	return tx.Bucket(pagesBucket).Add(store.Key(string(e.Page), field), 1)
+}
+
+// span is the first and the latest stored time, in Unix milliseconds.
+type span struct{ first, last uint64 }
+
+// AppendBinary appends both.
+func (s *span) AppendBinary(b []byte) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, s.first), s.last), nil
+}
+
+// UnmarshalBinary reads them.
+func (s *span) UnmarshalBinary(b []byte) error {
+	if len(b) != 16 {
+		return store.ErrCorrupt
+	}
+	s.first, s.last = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
+	return nil
 }
 
 // stamp keeps the first and the latest time, and says whether it was the first.
 func stamp(tx *store.Tx, key []byte, at time.Time) (first bool, err error) {
-	b := tx.Bucket(timesBucket)
-	v := b.Get(key)
-	if len(v) != 16 {
-		v = binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli()))
-		return true, b.Put(key, append(v, v...))
+	b, now := tx.Bucket(timesBucket), uint64(at.UnixMilli())
+	s, found, err := store.GetRow[span](b, key)
+	if err != nil {
+		return false, err
 	}
-	binary.BigEndian.PutUint64(v[8:], uint64(at.UnixMilli()))
-	return false, b.Put(key, v)
+	if !found {
+		s.first = now
+	}
+	s.last = now
+	return !found, store.PutRow(b, key, s)
 }
