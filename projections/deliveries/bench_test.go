@@ -1,0 +1,41 @@
+package deliveries_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// BenchmarkApply folds batches of 10,000 events of 200 pages, each one
+// transaction that is not synced, as a rebuild does. One op is one batch.
+func BenchmarkApply(b *testing.B) {
+	s, err := store.Open(filepath.Join(b.TempDir(), "d.db"), store.Options{NoSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	p, seq := deliveries.New(), uint64(0)
+	for b.Loop() {
+		err := s.Update(func(tx *store.Tx) error {
+			for range 10_000 {
+				seq++
+				e := streams.Stored{Seq: seq, At: time.UnixMilli(1_700_000_000_000 + int64(seq)).UTC(), Event: domain.Event{
+					ID: fmt.Sprintf("page:104:msg|m_%d", seq), Type: domain.MessageReceived, Page: domain.PageID(fmt.Sprint(104_000 + seq%200)),
+				}}
+				if err := p.Apply(tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
