@@ -26,7 +26,7 @@ func (l *logs) Write(p []byte) (int, error) {
 
 // secretForms are what no log may have in it: the tests' secrets, tokens as
 // Meta's and the fake's look, and signatures.
-var secretForms = regexp.MustCompile(testSecret + `|` + devAppSecret + `|` + devVerify + `|EAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
+var secretForms = regexp.MustCompile(testSecret + `|` + devAppSecret + `|` + devVerify + `|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
 
 // leaks lists the lines that have a secret in them. They are not quoted: what
 // prints them would leak again.
