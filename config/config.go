@@ -54,6 +54,9 @@ type HTTP struct {
 	Private string `koanf:"private"`
 	// TokenFile holds the bearer token of the private listener.
 	TokenFile string `koanf:"token_file"`
+	// ReadTokenFile holds a token that only reads; empty is "read.token" beside
+	// TokenFile: see [Config.ReadTokenFile].
+	ReadTokenFile string `koanf:"read_token_file"`
 	// BaseURL is the public listener as the outside sees it, for OAuth
 	// redirects. Empty where pages are never connected by OAuth.
 	BaseURL string `koanf:"base_url"`
@@ -242,6 +245,15 @@ func Default() Config {
 		Hooks:       Hooks{GiveUpAfter: 24 * time.Hour},
 		Log:         Log{Level: "info", Format: LogText},
 	}
+}
+
+// ReadTokenFile returns http.read_token_file, or its default beside
+// http.token_file.
+func (c Config) ReadTokenFile() string {
+	if c.HTTP.ReadTokenFile != "" {
+		return c.HTTP.ReadTokenFile
+	}
+	return filepath.Join(filepath.Dir(c.HTTP.TokenFile), "read.token")
 }
 
 // ProjectionsDir returns projections.dir, or its default within data.dir.

@@ -91,7 +91,7 @@ func TestPrecedence(t *testing.T) {
 // sample is a valid value for each setting, other than its default.
 var sample = map[string]string{
 	"data.dir": "/d", "keys.file": "/k.json",
-	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
+	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.read_token_file": "/r", "http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
 	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s", "webhook.idle_timeout": "1m30s",
 	"nats.url": "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3", "nats.listen": "127.0.0.1:4222", "hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h", "nats.cert_file": "/cert", "nats.key_file": "/key",
 	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m", "streams.max_bytes": "1GiB", "streams.max_store": "2GiB",

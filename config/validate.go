@@ -37,6 +37,7 @@ func (c Config) Validate() error {
 		v.add("http.private: %q is http.public as well: the private listener must have an address of its own, as in 127.0.0.1:8081", c.HTTP.Private)
 	}
 	v.file("http.token_file", c.HTTP.TokenFile)
+	v.path("http.read_token_file", c.HTTP.ReadTokenFile)
 	if c.HTTP.BaseURL != "" {
 		v.baseURL("http.base_url", c.HTTP.BaseURL, "https://pagestream.example.com")
 	}

@@ -85,9 +85,13 @@ func writeAudit(c *CLI, r audit.Report) {
 
 // Audit proves the whole stream.
 func (a *actions) Audit(ctx context.Context, progress func(any)) (any, error) {
-	o := audit.Options{JS: a.p.js, Stream: streams.Name, Ledger: a.p.ledger.Counts}
-	for _, r := range a.p.runners {
+	return a.p.audit(ctx, func(p audit.Progress) { progress(p) })
+}
+
+func (p *Program) audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error) {
+	o := audit.Options{JS: p.js, Stream: streams.Name, Ledger: p.ledger.Counts}
+	for _, r := range p.runners {
 		o.Models = append(o.Models, r)
 	}
-	return audit.Run(ctx, o, func(p audit.Progress) { progress(p) })
+	return audit.Run(ctx, o, progress)
 }

@@ -29,11 +29,11 @@ const (
 
 // examine gathers what is known and lets the doctor speak. No pages means every
 // connected one. It changes nothing but that a dead token is put on record.
-func (p *Program) examine(ctx context.Context, ids []domain.PageID) (any, error) {
+func (p *Program) examine(ctx context.Context, ids []domain.PageID) (doctor.Report, error) {
 	known := newKnownPages(p)
 	connected, err := known.connected(ctx, func(pages.Page) bool { return true })
 	if err != nil {
-		return nil, fmt.Errorf("list pages: %w", err)
+		return doctor.Report{}, fmt.Errorf("list pages: %w", err)
 	}
 	if len(ids) == 0 {
 		ids = connected
@@ -52,7 +52,7 @@ func (p *Program) examine(ctx context.Context, ids []domain.PageID) (any, error)
 	}
 	asking.Wait()
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return doctor.Report{}, err
 	}
 	return doctor.Examine(install, list), nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/console"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
@@ -70,6 +71,7 @@ type Program struct {
 	metrics    *api.Metrics
 	recent     recent
 	api        *api.Server
+	console    *console.Console
 	public     *http.Server
 	private    *http.Server
 	publicLn   net.Listener
@@ -400,8 +402,10 @@ func (p *Program) serve(ctx context.Context) error {
 	}
 	private := http.NewServeMux()
 	p.api.Register(private)
+	p.console.Register(private)
 	p.private = &http.Server{
-		Handler:           private,
+		// A browser with a session does nothing at another site's wish.
+		Handler:           http.NewCrossOriginProtection().Handler(private),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      time.Minute, // an event feed sets its own, write by write
@@ -421,6 +425,7 @@ func (p *Program) serve(ctx context.Context) error {
 		})
 		p.onClose(s.name, func(ctx context.Context) error {
 			p.api.Close()
+			p.console.Close()
 			if err := s.server.Shutdown(ctx); err != nil {
 				return errors.Join(err, s.server.Close())
 			}
@@ -517,11 +522,21 @@ func (p *Program) newAPI() error {
 	if created {
 		p.log.Info("admin token made", "file", p.cfg.HTTP.TokenFile)
 	}
+	readToken, created, err := api.ReadOrCreateToken(p.cfg.ReadTokenFile())
+	if err != nil {
+		return fmt.Errorf("read-only token: %w", err)
+	}
+	if created {
+		p.log.Info("read-only token made", "file", p.cfg.ReadTokenFile())
+	}
+	verbs, actions := connector{p.connector, newKnownPages(p)}, newActions(p)
 	p.api, err = api.New(api.Options{
-		JS: p.js, Stream: streams.Name, Token: token,
-		Pages: p.model("pages"), Subscriptions: p.model("subscriptions"),
-		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"), Scratch: p.cfg.ProjectionsDir(),
-		Ledger: p.ledger, Connector: connector{p.connector, newKnownPages(p)}, Actions: newActions(p), Erase: p.erase, Doctor: p.examine, Ready: p.health.reasons,
+		JS: p.js, Stream: streams.Name, Token: token, ReadToken: readToken,
+		Session: func(r *http.Request) (write, ok bool) { return p.console.Authenticate(r) },
+		Pages:   p.model("pages"), Subscriptions: p.model("subscriptions"),
+		Conversations: p.model("conversations"), Deliveries: p.model("deliveries"), Past: p.past,
+		Ledger: p.ledger, Connector: verbs, Actions: actions, Erase: p.erase, Ready: p.health.reasons,
+		Doctor:   func(ctx context.Context, ids []domain.PageID) (any, error) { return p.examine(ctx, ids) },
 		Registry: p.metrics.Registry, Version: readBuild().Version, Started: p.started,
 		Logger: p.log.With("part", "api"),
 	})
@@ -530,5 +545,5 @@ func (p *Program) newAPI() error {
 	}
 	p.metrics.Watch(p.model("pages"), p.api.Statuses)
 	p.metrics.Registry.MustRegister(pageCollector{p})
-	return nil
+	return p.newConsole(operator{p, verbs, actions}, token, readToken)
 }

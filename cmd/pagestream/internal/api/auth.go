@@ -78,20 +78,42 @@ func ReadOrCreateToken(path string) (token string, created bool, err error) {
 	return token, err == nil, readErr
 }
 
-// requireToken lets requests with the bearer token through to next. A browser
-// that gave the token once as a query parameter is not served: a token in a
-// URL ends up in logs.
-func requireToken(token string, next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(token))
+// require lets requests through to next that have the admin token, the read-only
+// one if they only read, or a session of the same kind. A browser that gave a
+// token as a query parameter is not served: a token in a URL ends up in logs.
+func (s *Server) require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		got := sha256.Sum256([]byte(given))
-		if !ok || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		write, ok := s.authenticate(r)
+		switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
+		case !ok:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pagestream"`)
 			writeProblem(w, problem(http.StatusUnauthorized,
 				"send the admin token as Authorization: Bearer …; it is in the file that http.token_file names"))
-			return
+		case !write && !reads:
+			writeProblem(w, problem(http.StatusForbidden,
+				"this token only reads; the admin token is in the file that http.token_file names"))
+		default:
+			next.ServeHTTP(w, r)
 		}
-		next.ServeHTTP(w, r)
 	})
+}
+
+// authenticate tells whether a request may read, and whether it may change
+// anything.
+func (s *Server) authenticate(r *http.Request) (write, ok bool) {
+	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		if s.opts.Session == nil {
+			return false, false
+		}
+		return s.opts.Session(r)
+	}
+	write = same(given, s.opts.Token)
+	return write, write || s.opts.ReadToken != "" && same(given, s.opts.ReadToken)
+}
+
+// same compares two secrets in a time that tells nothing of them.
+func same(given, want string) bool {
+	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }

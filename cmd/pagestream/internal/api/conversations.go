@@ -11,8 +11,6 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
-	"github.com/pagestream/pagestream/projections/deliveries"
-	"github.com/pagestream/pagestream/streams"
 )
 
 func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error {
@@ -87,27 +85,21 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 const maxPast = 50 * time.Second
 
 // past reads a conversation as it was at an event, or at a time by the stream's
-// clock: it folds what the stream had of it by then.
+// clock.
 func (s *Server) past(r *http.Request, page domain.PageID, contact domain.ContactID, read func(projections.Viewer) error) error {
 	seq, err := number(r, "at_seq", 0)
 	if err != nil {
 		return err
 	}
-	o := projections.PastOptions{
-		JS: s.opts.JS, Stream: s.opts.Stream, Dir: s.opts.Scratch, Seq: seq, Dedup: deliveries.Index{Runner: s.opts.Deliveries},
-		Filters: streams.Filter(page),
-		Keep: func(e streams.Stored) bool {
-			return e.Contact == contact || e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact)
-		},
-	}
-	if at := r.URL.Query().Get("at_time"); at != "" {
-		if o.Time, err = time.Parse(time.RFC3339Nano, at); err != nil {
+	var at time.Time
+	if given := r.URL.Query().Get("at_time"); given != "" {
+		if at, err = time.Parse(time.RFC3339Nano, given); err != nil {
 			return problem(http.StatusBadRequest, "at_time is a time, as in 2026-11-23T10:00:00Z")
 		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), maxPast)
 	defer cancel()
-	return projections.Past(ctx, conversations.New(), o, func(v projections.Viewer, _ uint64) error { return read(v) })
+	return s.opts.Past(ctx, page, contact, seq, at, read)
 }
 
 // listSources serves which events made a conversation, or the message with ?mid=,

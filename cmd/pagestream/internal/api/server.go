@@ -2,7 +2,8 @@
 // the events as JSON and as server-sent events, the admin verbs, health and
 // metrics.
 //
-// Everything but /healthz and /readyz needs the admin token. Lists are paged
+// Everything but /healthz and /readyz needs the admin token, the read-only token
+// where nothing is changed, or a session. Lists are paged
 // by cursor; errors are problem details (RFC 9457). A read takes ?min_seq=N
 // and waits, for a bounded time, until its read model holds event N, so that a
 // writer can read what it wrote.
@@ -45,19 +46,23 @@ type Model interface {
 	Status() projections.Status
 }
 
-// Options configure a [Server]. All fields but Logger, Started and Version are
-// required.
+// Options configure a [Server]. All fields but ReadToken, Session, Logger, Started
+// and Version are required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Token is the admin token.
-	Token         string
+	// Token is the admin token. ReadToken, if there is one, lets its bearer read.
+	Token, ReadToken string
+	// Session tells of a request without a token whether it is from somebody who
+	// signed in, and whether they may change anything; nil if nobody can.
+	Session func(*http.Request) (write, ok bool)
+
 	Pages         Model
 	Subscriptions Model
 	Conversations Model
 	Deliveries    Model
-	// Scratch is a directory for files that go with a request.
-	Scratch string
+	// Past reads a conversation as it was at an event, or at a time if seq is 0.
+	Past func(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
 	// Ledger has the counts of what never reached the stream.
 	Ledger *deliveries.Ledger
 	// Connector carries out the admin verbs on pages.
@@ -105,7 +110,7 @@ func (s *Server) Close() { s.close() }
 func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", requireToken(s.opts.Token, promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})))
+	mux.Handle("GET /metrics", s.require(promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})))
 	routes := map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /api/v1/pages":                                   s.listPages,
 		"POST /api/v1/pages":                                  s.connectPage,
@@ -125,9 +130,9 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	maps.Copy(routes, s.actionRoutes())
 	for route, serve := range routes {
-		mux.Handle(route, requireToken(s.opts.Token, s.handler(serve)))
+		mux.Handle(route, s.require(s.handler(serve)))
 	}
-	mux.Handle("/api/", requireToken(s.opts.Token, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("/api/", s.require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path+" in this API"))
 	})))
 }

@@ -1,0 +1,147 @@
+// Package console is the private listener's pages for people: every page at a
+// glance, what is wrong with it and the button that mends it, its conversations
+// and their events as they come, and the state of the streams.
+//
+// The server renders everything (html/template); htmx, embedded as it is
+// published, asks for the same pages again and takes the part that changed, so
+// each page also works without script. There is nothing from elsewhere in them:
+// the policy that they are sent with lets a browser load our own files only, no
+// inline script and no inline style.
+//
+// A person signs in with the admin token or the read-only one and gets a session
+// cookie; see [Console.Authenticate]. Whoever serves these routes must refuse
+// requests from other origins (net/http.CrossOriginProtection): no form has a
+// token of its own against them.
+package console
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// Model is a read model: a projection's rows, and where it stands.
+type Model interface {
+	View(func(*store.Tx) error) error
+	// WaitFor returns once the model holds every event up to seq, or with the
+	// context's error.
+	WaitFor(ctx context.Context, seq uint64) error
+	Status() projections.Status
+}
+
+// Options configure a [Console]. All fields but Logger, Version and Now are
+// required.
+type Options struct {
+	JS     jetstream.JetStream
+	Stream string
+
+	Pages         Model
+	Subscriptions Model
+	Conversations Model
+	Deliveries    Model
+	// Operator carries out what a person asks for, and knows what is not in the
+	// read models.
+	Operator Operator
+
+	// AdminToken and ReadToken sign in.
+	AdminToken, ReadToken string
+	// SessionKey signs session cookies; 32 bytes. With the same key, sessions
+	// outlive the process.
+	SessionKey []byte
+
+	Version string
+	Logger  *slog.Logger
+	Now     func() time.Time
+}
+
+// Console serves the pages. Make one with [New] and end it with Close; it is safe
+// for concurrent use.
+type Console struct {
+	opts     Options
+	sessions *sessions
+	feeds    chan struct{}
+	rates    rates
+	jobs     jobs
+
+	ctx    context.Context // ends what runs in the background
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// New returns a console and begins to sample what comes in. It panics if there is
+// no operator or no key, which is a mistake in the wiring.
+func New(o Options) *Console {
+	if o.Operator == nil || len(o.SessionKey) < 32 || o.AdminToken == "" || o.ReadToken == "" {
+		panic("console: Operator, AdminToken, ReadToken and a SessionKey of 32 bytes are required")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	c := &Console{
+		opts: o, feeds: make(chan struct{}, maxFeeds),
+		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, o.Now),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.work.Go(c.sample)
+	return c
+}
+
+// Close ends the open feeds and what was begun here: a rebuild is given up, which
+// leaves the live read model as it is. It is idempotent.
+func (c *Console) Close() {
+	c.cancel()
+	c.work.Wait()
+}
+
+// Register adds the console's routes to mux.
+func (c *Console) Register(mux *http.ServeMux) {
+	mux.Handle("GET /assets/", assets())
+	mux.HandleFunc("GET /sign-in", c.showSignIn)
+	mux.HandleFunc("POST /sign-in", c.signIn)
+	mux.HandleFunc("POST /sign-out", c.signOut)
+	for route, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+		"GET /{$}":                                   c.overview,
+		"GET /live/totals":                           c.liveTotals,
+		"GET /connect":                               c.showConnect,
+		"POST /connect":                              c.connect,
+		"GET /pages/{page}":                          c.page,
+		"GET /pages/{page}/findings":                 c.findings,
+		"POST /pages/{page}/check":                   c.verb("check", Operator.Check),
+		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", Operator.Resubscribe),
+		"POST /pages/{page}/disconnect":              c.verb("disconnect", Operator.Disconnect),
+		"GET /conversations":                         c.conversationPages,
+		"GET /pages/{page}/conversations":            c.conversations,
+		"GET /conversations/{page}/{contact}":        c.thread,
+		"POST /conversations/{page}/{contact}/reply": c.reply,
+		"GET /live/conversations/{page}":             c.liveConversations,
+		"GET /live/conversations/{page}/{contact}":   c.liveConversations,
+		"GET /events":                                c.events,
+		"GET /events/{seq}":                          c.event,
+		"GET /live/events":                           c.liveEvents,
+		"GET /streams":                               c.streams,
+		"POST /projections/{name}/rebuild":           c.rebuild,
+		"POST /projections/{name}/verify":            c.verify,
+		"POST /audit":                                c.audit,
+		"POST /jobs/cancel":                          c.cancelJob,
+		"POST /deadletters":                          c.decide,
+	} {
+		mux.Handle(route, c.handler(serve))
+	}
+}
+
+// pageOf is the page that a path names.
+func pageOf(r *http.Request) domain.PageID { return domain.PageID(r.PathValue("page")) }
+
+// contactOf is the contact that a path names.
+func contactOf(r *http.Request) domain.ContactID { return domain.ContactID(r.PathValue("contact")) }

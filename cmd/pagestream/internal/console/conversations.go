@@ -1,0 +1,331 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+// Sizes of what one page shows.
+const (
+	listSize   = 50
+	threadSize = 100
+	// maxThread is how far back a reader may go without a cursor.
+	maxReply = 2000 // characters, Meta's limit of a text
+)
+
+type conversationPagesView struct {
+	Pages []conversationPage
+}
+
+type conversationPage struct {
+	Page   pages.Page
+	Counts conversations.Counts
+}
+
+// conversationPages serves GET /conversations: the pages by who wrote last.
+func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) error {
+	var v conversationPagesView
+	err := pages.Each(c.opts.Pages, func(p pages.Page) error {
+		n, err := conversations.Count(c.opts.Conversations, p.ID)
+		if err == nil && n.Conversations > 0 {
+			v.Pages = append(v.Pages, conversationPage{p, n})
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(v.Pages, func(a, b conversationPage) int {
+		return b.Page.Traffic.LastMessage.Compare(a.Page.Traffic.LastMessage)
+	})
+	v.Pages = v.Pages[:min(len(v.Pages), maxRows)]
+	c.show(w, r, http.StatusOK, "conversation-pages", "Conversations", v)
+	return nil
+}
+
+// conversationsView is a page's conversations, and one of them where Thread is
+// set.
+type conversationsView struct {
+	Page pages.Page
+	List []conversations.Conversation
+	// Next goes on with older ones; Cursor is where this list began.
+	Next, Cursor string
+	Thread       *threadView
+	// Contact is whose thread is open.
+	Contact domain.ContactID
+}
+
+// conversations serves GET /pages/{page}/conversations.
+func (c *Console) conversations(w http.ResponseWriter, r *http.Request) error {
+	v, err := c.conversationList(r)
+	if err != nil {
+		return err
+	}
+	c.show(w, r, http.StatusOK, "conversations", "Conversations of "+nameOf(v.Page), v)
+	return nil
+}
+
+func (c *Console) conversationList(r *http.Request) (v conversationsView, err error) {
+	if v.Page, err = pages.Get(c.opts.Pages, pageOf(r)); err != nil {
+		return v, err
+	}
+	v.Cursor = r.URL.Query().Get("cursor")
+	v.List, v.Next, err = conversations.List(c.opts.Conversations, v.Page.ID, v.Cursor, listSize)
+	return v, err
+}
+
+// threadView is one conversation as people know it.
+type threadView struct {
+	Conversation conversations.Conversation
+	// Items are messages, days and gaps, the oldest first.
+	Items []item
+	// Earlier goes on with older messages.
+	Earlier string
+	// At is the event that the thread is as of, 0 for now; First and Last are the
+	// ends of the time slider.
+	At, First, Last uint64
+	Window          window
+	// Text is a reply that could not be sent.
+	Text string
+	// Owner is the app that owns the thread where that is not ours.
+	Owner string
+	Admin bool
+}
+
+// item is one of three.
+type item struct {
+	Message *conversations.Message
+	Day     string
+	Gap     *gap
+}
+
+// gap is a time in which the page was not subscribed: what was written then may be
+// missing.
+type gap struct {
+	From, To time.Time // To is zero while it lasts
+	Why      string
+}
+
+// window is how a page may answer now.
+type window struct {
+	// Standard says that the contact wrote within 24 hours, Human that it is
+	// within 7 days, where the tag HUMAN_AGENT is needed.
+	Standard, Human bool
+	Until           time.Time
+}
+
+// Meta's windows. Source: Messenger Platform, "Sending Messages": a page may answer
+// within 24 hours of a person's message, and a human agent within 7 days.
+const (
+	standardWindow = 24 * time.Hour
+	humanWindow    = 7 * 24 * time.Hour
+	humanTag       = "HUMAN_AGENT"
+)
+
+func windowOf(lastIn, now time.Time) (w window) {
+	if lastIn.IsZero() {
+		return w
+	}
+	switch since := now.Sub(lastIn); {
+	case since < standardWindow:
+		return window{Standard: true, Until: lastIn.Add(standardWindow)}
+	case since < humanWindow:
+		return window{Human: true, Until: lastIn.Add(humanWindow)}
+	}
+	return w
+}
+
+// thread serves GET /conversations/{page}/{contact}, with ?at_seq= as of an event.
+func (c *Console) thread(w http.ResponseWriter, r *http.Request) error {
+	return c.showThread(w, r, http.StatusOK, "", "", "")
+}
+
+func (c *Console) showThread(w http.ResponseWriter, r *http.Request, status int, done, failed, text string) error {
+	v, err := c.conversationList(r)
+	if err != nil {
+		return err
+	}
+	v.Contact = contactOf(r)
+	role, _ := c.sessions.of(r)
+	if v.Thread, err = c.readThread(r, v.Page); err != nil {
+		return err
+	}
+	v.Thread.Text, v.Thread.Admin = text, role == Admin
+	c.showOutcome(w, r, status, "conversations", title(v.Thread.Conversation), v, done, failed)
+	return nil
+}
+
+func title(c conversations.Conversation) string {
+	if c.Name != "" {
+		return c.Name
+	}
+	return "Contact " + string(c.Contact)
+}
+
+// pastWait bounds how long a look at the past takes.
+const pastWait = 50 * time.Second
+
+func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, error) {
+	contact, q := contactOf(r), r.URL.Query()
+	t := &threadView{}
+	if at := q.Get("at_seq"); at != "" {
+		var err error
+		if t.At, err = strconv.ParseUint(at, 10, 64); err != nil || t.At == 0 {
+			return nil, badInput("An event is named by its sequence, a number from 1.")
+		}
+	}
+	if err := c.ends(t, page.ID, contact); err != nil {
+		return nil, err
+	}
+	read := func(v projections.Viewer) error {
+		var err error
+		if t.Conversation, err = conversations.Get(v, page.ID, contact); err != nil {
+			return err
+		}
+		list, next, err := conversations.Messages(v, page.ID, contact, q.Get("before"), threadSize, true)
+		if err != nil {
+			return err
+		}
+		slices.Reverse(list)
+		t.Earlier = next
+		gaps, err := c.gaps(page)
+		t.Items = itemsOf(list, gaps)
+		return err
+	}
+	if t.At == 0 || t.At >= t.Last {
+		t.At = 0
+		if err := read(c.opts.Conversations); err != nil {
+			return nil, err
+		}
+	} else {
+		ctx, cancel := context.WithTimeout(r.Context(), pastWait)
+		defer cancel()
+		err := c.opts.Operator.Past(ctx, page.ID, contact, t.At, read)
+		if errors.Is(err, conversations.ErrNotFound) {
+			t.Conversation.Page, t.Conversation.Contact = page.ID, contact
+			t.Items = nil // it had not begun
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	t.Window = windowOf(t.Conversation.LastIn, c.opts.Now())
+	if th := t.Conversation.Thread; th != nil && th.Owner != "" && t.Conversation.Standby {
+		t.Owner = th.Owner
+	}
+	return t, nil
+}
+
+// ends are the first and the last event of a conversation.
+func (c *Console) ends(t *threadView, page domain.PageID, contact domain.ContactID) error {
+	first, err := conversations.EventsOf(c.opts.Conversations, page, contact, 0, 1)
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	now, err := conversations.Get(c.opts.Conversations, page, contact)
+	if err != nil {
+		return err
+	}
+	t.First, t.Last = first[0], now.LastSeq
+	return nil
+}
+
+// gaps are the times after its first confirmation in which the page was not
+// subscribed, the oldest first.
+func (c *Console) gaps(page pages.Page) (out []gap, err error) {
+	sub, err := subscriptions.Get(c.opts.Subscriptions, page.ID, page.App)
+	if errors.Is(err, subscriptions.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return gapsOf(sub.History), nil
+}
+
+// gapLeast is how short a gap is not worth a word: to subscribe again takes two
+// calls.
+const gapLeast = time.Minute
+
+func gapsOf(history []subscriptions.Transition) (out []gap) {
+	var open *gap
+	confirmed := false
+	for _, t := range history {
+		switch {
+		case t.To == subscriptions.Confirmed:
+			if open != nil {
+				if open.To = t.At; open.To.Sub(open.From) >= gapLeast {
+					out = append(out, *open)
+				}
+			}
+			open, confirmed = nil, true
+		case confirmed && open == nil:
+			open = &gap{From: t.At, Why: words(t.Reason, "subscription "+string(t.To))}
+		}
+	}
+	if open != nil {
+		out = append(out, *open)
+	}
+	return out
+}
+
+// itemsOf sets days and gaps between messages. A gap stands before the first
+// message after its begin.
+func itemsOf(list []conversations.Message, gaps []gap) (out []item) {
+	day := ""
+	if len(list) > 0 { // earlier gaps belong to earlier messages
+		gaps = slices.DeleteFunc(gaps, func(g gap) bool { return g.From.Before(list[0].Time) })
+	}
+	for i := range list {
+		m := &list[i]
+		for len(gaps) > 0 && !m.Time.Before(gaps[0].From) {
+			out, gaps = append(out, item{Gap: &gaps[0]}), gaps[1:]
+		}
+		if d := m.Time.UTC().Format("Monday, 2 January 2006"); d != day {
+			out, day = append(out, item{Day: d}), d
+		}
+		out = append(out, item{Message: m})
+	}
+	for i := range gaps {
+		out = append(out, item{Gap: &gaps[i]})
+	}
+	return out
+}
+
+// reply sends a text as the page.
+func (c *Console) reply(w http.ResponseWriter, r *http.Request) error {
+	text := strings.TrimSpace(r.PostForm.Get("text"))
+	switch {
+	case text == "":
+		return c.showThread(w, r, http.StatusUnprocessableEntity, "", "Write something first.", "")
+	case len([]rune(text)) > maxReply:
+		return c.showThread(w, r, http.StatusUnprocessableEntity, "", fmt.Sprintf("Meta takes at most %d characters.", maxReply), text)
+	}
+	m := Reply{Contact: contactOf(r), Text: text}
+	if r.PostForm.Get("human") != "" {
+		m.Tag = humanTag
+	}
+	extend(w)
+	sent, err := c.opts.Operator.Send(r.Context(), pageOf(r), m)
+	if err != nil {
+		return c.showThread(w, r, http.StatusUnprocessableEntity, "", "Not sent: "+err.Error(), text)
+	}
+	if sent.Warning != "" {
+		return c.showThread(w, r, http.StatusOK, "", "Sent, but not recorded yet: "+sent.Warning+" Don't send it again.", "")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
+	defer cancel()
+	_ = c.opts.Conversations.WaitFor(ctx, sent.Seq) // a model that lags delays nothing more
+	return c.showThread(w, r, http.StatusOK, "Sent.", "", "")
+}

@@ -1,0 +1,180 @@
+package console
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// eventsSize is how many events a page of them has.
+const eventsSize = 100
+
+type eventsView struct {
+	Page   domain.PageID
+	Type   domain.Type
+	Types  []domain.Type
+	Events []streams.Stored
+	// Live is where newer ones come from; empty on an earlier page.
+	Live string
+	// Earlier is the event before which an earlier page ends, 0 at the beginning.
+	Earlier uint64
+}
+
+// filtersOf reads ?page= and ?type=.
+func filtersOf(r *http.Request) (page domain.PageID, kind domain.Type, filters []string, err error) {
+	page, kind = domain.PageID(r.URL.Query().Get("page")), domain.Type(r.URL.Query().Get("type"))
+	if kind != "" && !kind.Known() {
+		return "", "", nil, badInput("There is no such type of event.")
+	}
+	var kinds []domain.Type
+	if kind != "" {
+		kinds = append(kinds, kind)
+	}
+	if page != "" || kind != "" {
+		filters = streams.Filter(page, kinds...)
+	}
+	return page, kind, filters, nil
+}
+
+// errEnough ends a read that has what it wants.
+var errEnough = errors.New("enough")
+
+// events serves GET /events: the newest, or those before ?before=.
+func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
+	page, kind, filters, err := filtersOf(r)
+	if err != nil {
+		return err
+	}
+	v := eventsView{Page: page, Type: kind, Types: domain.Types()}
+	slices.Sort(v.Types)
+	head, err := streams.Last(r.Context(), c.opts.JS, c.opts.Stream)
+	if err != nil {
+		return err
+	}
+	to := head
+	if before := r.URL.Query().Get("before"); before != "" {
+		n, err := strconv.ParseUint(before, 10, 64)
+		if err != nil || n == 0 {
+			return badInput("An event is named by its sequence, a number from 1.")
+		}
+		to = min(head, n-1)
+	} else {
+		q := url.Values{"after": {strconv.FormatUint(head, 10)}}
+		if page != "" {
+			q.Set("page", string(page))
+		}
+		if kind != "" {
+			q.Set("type", string(kind))
+		}
+		v.Live = "/live/events?" + q.Encode()
+	}
+	if v.Events, err = c.eventsUpTo(r.Context(), to, filters); err != nil {
+		return err
+	}
+	if len(v.Events) == eventsSize && v.Events[eventsSize-1].Seq > 1 {
+		v.Earlier = v.Events[eventsSize-1].Seq
+	}
+	c.show(w, r, http.StatusOK, "events", "Events", v)
+	return nil
+}
+
+// eventsUpTo reads the last events up to a sequence, the newest first. Where few
+// match, it looks further back in ever larger steps.
+func (c *Console) eventsUpTo(ctx context.Context, to uint64, filters []string) (out []streams.Stored, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for step, end := uint64(eventsSize), to; end > 0 && len(out) < eventsSize; step *= 8 {
+		from := end - min(step, end) + 1
+		var found []streams.Stored
+		_, err := streams.Read(ctx, c.opts.JS, streams.ReadOptions{
+			Stream: c.opts.Stream, From: from, To: end, Filters: filters, Malformed: skipMalformed,
+		}, func(e streams.Stored) error {
+			if found = append(found, e); len(found) > eventsSize {
+				found = found[1:] // the newest of the step
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		slices.Reverse(found)
+		out = append(out, found...)
+		end = from - 1
+	}
+	return out[:min(len(out), eventsSize)], nil
+}
+
+// liveEvents sends each new event as a row of the table.
+func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
+	_, _, filters, err := filtersOf(r)
+	if err != nil {
+		return err
+	}
+	after := r.Header.Get("Last-Event-ID")
+	if after == "" {
+		after = r.URL.Query().Get("after")
+	}
+	from, err := strconv.ParseUint(after, 10, 64)
+	if err != nil {
+		return badInput("after is the sequence of an event, a number.")
+	}
+	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
+		return streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
+			Stream: c.opts.Stream, From: from + 1, Filters: filters, Malformed: skipMalformed,
+		}, func(e streams.Stored) error {
+			html, err := part("event-row", e)
+			if err != nil {
+				return err
+			}
+			send(notice{id: e.Seq, event: "event", data: html})
+			return ctx.Err()
+		})
+	})
+}
+
+type eventView struct {
+	Event streams.Stored
+	// Raw is the item as Meta sent it, Data what was understood of it.
+	Raw, Data string
+	Earlier   uint64
+	Later     uint64
+}
+
+// event serves GET /events/{seq}.
+func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
+	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
+	if err != nil || seq == 0 {
+		return badInput("An event is named by its sequence, a number from 1.")
+	}
+	e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
+	if err != nil {
+		return err
+	}
+	v := eventView{Event: e, Earlier: seq - 1, Later: seq + 1}
+	if head, err := streams.Last(r.Context(), c.opts.JS, c.opts.Stream); err == nil && seq >= head {
+		v.Later = 0
+	}
+	raw, understood := e.Data.Raw, e.Data
+	understood.Raw = nil
+	if conn := understood.Connection; conn != nil { // sealed, and still nothing to look at
+		shown := *conn
+		shown.SealedToken, shown.SealedVerifyToken = "", ""
+		understood.Connection = &shown
+	}
+	data, err := json.Marshal(understood)
+	if err != nil {
+		return fmt.Errorf("encode event %d: %w", seq, err)
+	}
+	v.Raw, v.Data = pretty(raw), pretty(data)
+	c.show(w, r, http.StatusOK, "event", fmt.Sprintf("Event %d", seq), v)
+	return nil
+}

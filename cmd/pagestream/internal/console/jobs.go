@@ -1,0 +1,114 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// jobs are the long things that were begun here, the latest of each kind.
+type jobs struct {
+	mu sync.Mutex
+	of map[string]*job
+}
+
+// job is one long thing. Its copies, which [jobs.list] gives, are of one moment.
+type job struct {
+	// Kind is "rebuild", "verify" or "audit", Of the read model.
+	Kind, Of       string
+	Started, Ended time.Time
+	Done, Total    uint64
+	// Rate is events a second, ETA how long it goes on at that rate.
+	Rate float64
+	ETA  time.Duration
+	// Result is what it came to, in a sentence, OK whether all is well.
+	Result string
+	OK     bool
+
+	cancel context.CancelFunc
+}
+
+// Key names the job among others.
+func (j job) Key() string { return j.Kind + " " + j.Of }
+
+// Running reports whether it goes on.
+func (j job) Running() bool { return j.Ended.IsZero() }
+
+// Percent is how far it is.
+func (j job) Percent() int {
+	if j.Total == 0 {
+		return 0
+	}
+	return int(100 * min(j.Done, j.Total) / j.Total)
+}
+
+// maxJob bounds how long a job may take.
+const maxJob = 6 * time.Hour
+
+// begin starts a job in the background, unless one of its kind and name runs.
+// do says in a sentence what came of it.
+func (c *Console) begin(kind, of string, do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error)) error {
+	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
+	j := &job{Kind: kind, Of: of, Started: c.opts.Now(), cancel: cancel}
+	c.jobs.mu.Lock()
+	defer c.jobs.mu.Unlock()
+	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
+		cancel()
+		return problem{409, fmt.Sprintf("The %s of %s runs already.", kind, words(of, "the stream"))}
+	}
+	if c.jobs.of == nil {
+		c.jobs.of = map[string]*job{}
+	}
+	c.jobs.of[j.Key()] = j
+	c.work.Go(func() {
+		defer cancel()
+		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total, c.opts.Now()) })
+		switch {
+		case errors.Is(err, context.Canceled):
+			result, ok = "Given up; nothing was changed.", false
+		case err != nil:
+			result, ok = "Failed: "+err.Error(), false
+		}
+		c.jobs.mu.Lock()
+		defer c.jobs.mu.Unlock()
+		j.Result, j.OK, j.Ended = result, ok, c.opts.Now()
+	})
+	return nil
+}
+
+func (s *jobs) progress(j *job, done, total uint64, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.Done, j.Total = done, total
+	if took := now.Sub(j.Started).Seconds(); took > 0 && done > 0 {
+		j.Rate = float64(done) / took
+		j.ETA = time.Duration(float64(total-min(done, total)) / j.Rate * float64(time.Second))
+	}
+}
+
+// list returns copies, the latest begun first.
+func (s *jobs) list() (out []job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.of {
+		out = append(out, *j)
+	}
+	slices.SortFunc(out, func(a, b job) int { return cmp.Or(b.Started.Compare(a.Started), cmp.Compare(a.Key(), b.Key())) })
+	return out
+}
+
+// stop gives a job up.
+func (s *jobs) stop(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.of[key]
+	if j == nil || !j.Running() {
+		return false
+	}
+	j.cancel()
+	return true
+}

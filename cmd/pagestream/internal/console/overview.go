@@ -1,0 +1,248 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+// maxRows bounds the overview; beyond it a search is needed.
+const maxRows = 2000
+
+// row is one page of the overview.
+type row struct {
+	Page   pages.Page
+	Level  level
+	Alarms []alarm
+	Fields fields
+	Spark  spark
+	// Lag is how much later than it happened the newest event was stored.
+	Lag time.Duration
+}
+
+// fields count the webhook fields of a page: wanted, on the page, on the app.
+// Known says that Graph was asked.
+type fields struct {
+	Wanted, OnPage, OnApp  int
+	KnownPage, KnownApp    bool
+	MissingPage, OfApp     []string
+	Confirmed, Unconfirmed bool
+}
+
+func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h PageHealth) (f fields) {
+	if sub == nil {
+		f.Wanted = len(p.Fields)
+		return f
+	}
+	f.Wanted, f.MissingPage, f.OfApp = len(sub.Wanted), sub.Missing(), h.AppMissing
+	f.KnownPage = !sub.CheckedAt.IsZero()
+	f.OnPage = f.Wanted - len(f.MissingPage)
+	f.KnownApp = !h.Checked.IsZero()
+	f.OnApp = f.Wanted - len(h.AppMissing)
+	f.Confirmed = sub.State == subscriptions.Confirmed
+	f.Unconfirmed = !f.Confirmed
+	return f
+}
+
+// filter is what the overview is narrowed to.
+type filter struct {
+	Query, Show, Company string
+}
+
+func (f filter) takes(r row) bool {
+	switch f.Show {
+	case "alarms":
+		if r.Level > levelWarning {
+			return false
+		}
+	case "connected", "disconnected", "unknown":
+		if string(r.Page.State) != f.Show {
+			return false
+		}
+	}
+	if f.Company != "" && r.Page.Company != f.Company {
+		return false
+	}
+	if f.Query == "" {
+		return true
+	}
+	q := strings.ToLower(f.Query)
+	for _, s := range []string{r.Page.Name, string(r.Page.ID), r.Page.Company, r.Page.Instagram} {
+		if strings.Contains(strings.ToLower(s), q) {
+			return true
+		}
+	}
+	return false
+}
+
+type overviewView struct {
+	Filter    filter
+	Totals    totals
+	Rows      []row
+	Companies []string
+	// All is how many pages there are, Cut how many more match than are listed.
+	All, Cut int
+}
+
+// overview serves GET /: every page, alarms first.
+func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	v := overviewView{Filter: filter{Query: strings.TrimSpace(q.Get("q")), Show: q.Get("show"), Company: q.Get("company")}}
+	rows, err := c.rows()
+	if err != nil {
+		return err
+	}
+	if v.Totals, err = c.totals(r.Context(), rows); err != nil {
+		return err
+	}
+	v.All = len(rows)
+	companies := map[string]bool{}
+	for _, r := range rows {
+		if r.Page.Company != "" && !companies[r.Page.Company] {
+			companies[r.Page.Company] = true
+			v.Companies = append(v.Companies, r.Page.Company)
+		}
+		if v.Filter.takes(r) {
+			v.Rows = append(v.Rows, r)
+		}
+	}
+	slices.Sort(v.Companies)
+	slices.SortStableFunc(v.Rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.Level, b.Level), strings.Compare(strings.ToLower(a.Page.Name), strings.ToLower(b.Page.Name)),
+			strings.Compare(string(a.Page.ID), string(b.Page.ID)))
+	})
+	if v.Cut = len(v.Rows) - maxRows; v.Cut > 0 {
+		v.Rows = v.Rows[:maxRows]
+	}
+	c.show(w, r, http.StatusOK, "overview", "Pages", v)
+	return nil
+}
+
+// rows are all pages, in byte order of their ids.
+func (c *Console) rows() (out []row, err error) {
+	subs, err := c.subscriptions()
+	if err != nil {
+		return nil, err
+	}
+	health, now := c.opts.Operator.Health(), c.opts.Now()
+	err = pages.EachDay(c.opts.Pages, now, func(p pages.Page, d pages.Day) error {
+		out = append(out, rowOf(p, d, subs[subKey{p.ID, p.App}], health.Pages[p.ID], now))
+		return nil
+	})
+	return out, err
+}
+
+func rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription, h PageHealth, now time.Time) row {
+	r := row{Page: p, Alarms: alarmsOf(p, sub, h, now), Fields: fieldsOf(p, sub, h), Spark: sparkOf(d)}
+	r.Level = worst(p, r.Alarms)
+	if t := p.Traffic; !t.LastAt.IsZero() && !t.LastTime.IsZero() {
+		r.Lag = max(0, t.LastAt.Sub(t.LastTime))
+	}
+	return r
+}
+
+type subKey struct {
+	page domain.PageID
+	app  string
+}
+
+func (c *Console) subscriptions() (map[subKey]*subscriptions.Subscription, error) {
+	out := map[subKey]*subscriptions.Subscription{}
+	for cursor := ""; ; {
+		list, next, err := subscriptions.List(c.opts.Subscriptions, cursor, subscriptions.MaxLimit)
+		if err != nil {
+			return nil, err
+		}
+		for i, s := range list {
+			out[subKey{s.Page, s.App}] = &list[i]
+		}
+		if cursor = next; next == "" {
+			return out, nil
+		}
+	}
+}
+
+// totals are the whole installation at a glance.
+type totals struct {
+	Connected, Wrong, Warnings, Unconnected int
+	Intake                                  Intake
+	Events, Lag                             uint64
+	Chart                                   rateChart
+	// Reasons say why we are not ready, empty if we are; AllSilent that nothing
+	// comes from anywhere.
+	Reasons   []string
+	AllSilent bool
+}
+
+func (c *Console) totals(ctx context.Context, rows []row) (t totals, err error) {
+	for _, r := range rows {
+		switch r.Page.State {
+		case pages.Connected:
+			t.Connected++
+		case pages.Unknown:
+			t.Unconnected++
+		}
+		switch r.Level {
+		case levelWrong:
+			t.Wrong++
+		case levelWarning:
+			t.Warnings++
+		}
+	}
+	t.Intake, t.Chart, t.AllSilent = c.opts.Operator.Intake(), c.rates.chart(), c.opts.Operator.Health().AllSilent
+	for _, s := range c.opts.Operator.Statuses() {
+		t.Events, t.Lag = max(t.Events, s.Head), max(t.Lag, s.Lag)
+	}
+	for _, err := range c.opts.Operator.Ready(ctx) {
+		t.Reasons = append(t.Reasons, err.Error())
+	}
+	return t, nil
+}
+
+// totalsEvery is how often the totals are sent; the rows behind their counts are
+// looked at less often.
+const (
+	totalsEvery = time.Second
+	rowsEvery   = 5 * time.Second
+)
+
+// liveTotals sends the totals each second.
+func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
+	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
+		tick := time.NewTicker(totalsEvery)
+		defer tick.Stop()
+		var rows []row
+		var looked time.Time
+		for {
+			if time.Since(looked) >= rowsEvery {
+				var err error
+				if rows, err = c.rows(); err != nil {
+					return err
+				}
+				looked = time.Now()
+			}
+			t, err := c.totals(ctx, rows)
+			if err != nil {
+				return err
+			}
+			html, err := part("totals", t)
+			if err != nil {
+				return fmt.Errorf("render totals: %w", err)
+			}
+			send(notice{event: "totals", data: html})
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+}

@@ -1,0 +1,236 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+)
+
+type pageView struct {
+	Row    row
+	Health PageHealth
+	Sub    *subscriptions.Subscription
+	Fields []field
+	Counts conversations.Counts
+	// Steps are how the page came to be as it is, newest first.
+	Steps []step
+}
+
+// field is one webhook field of a page.
+type field struct {
+	Name                 string
+	Wanted, OnPage       bool
+	OnApp                bool
+	KnownPage, KnownsApp bool
+}
+
+// step is one moment in the life of a connection.
+type step struct {
+	Seq   uint64
+	At    time.Time
+	What  string
+	Why   string
+	Level level
+}
+
+// maxSteps bounds the timeline of a page.
+const maxSteps = 60
+
+// page serves GET /pages/{page}.
+func (c *Console) page(w http.ResponseWriter, r *http.Request) error {
+	return c.showPage(w, r, http.StatusOK, "", "")
+}
+
+func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
+	id := pageOf(r)
+	p, err := pages.Get(c.opts.Pages, id)
+	if err != nil {
+		return err
+	}
+	v := pageView{Health: c.opts.Operator.Health().Pages[id]}
+	if sub, err := subscriptions.Get(c.opts.Subscriptions, id, p.App); err == nil {
+		v.Sub = &sub
+	} else if !errors.Is(err, subscriptions.ErrNotFound) {
+		return err
+	}
+	now := c.opts.Now()
+	day, err := pages.ReadDay(c.opts.Pages, p, now)
+	if err != nil {
+		return err
+	}
+	v.Row = rowOf(p, day, v.Sub, v.Health, now)
+	v.Fields = fieldList(v.Sub, v.Health)
+	if v.Counts, err = conversations.Count(c.opts.Conversations, id); err != nil {
+		return err
+	}
+	if v.Steps, err = c.steps(r.Context(), id, v.Sub); err != nil {
+		return err
+	}
+	c.showOutcome(w, r, status, "page", nameOf(p), v, done, failed)
+	return nil
+}
+
+func nameOf(p pages.Page) string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return "Page " + string(p.ID)
+}
+
+func fieldList(sub *subscriptions.Subscription, h PageHealth) (out []field) {
+	if sub == nil {
+		return nil
+	}
+	names := slices.Concat(sub.Wanted, sub.Extra())
+	slices.Sort(names)
+	for _, name := range names {
+		wanted := slices.Contains(sub.Wanted, name)
+		out = append(out, field{
+			Name: name, Wanted: wanted, OnPage: slices.Contains(sub.Actual, name),
+			OnApp: wanted && !slices.Contains(h.AppMissing, name), KnownPage: !sub.CheckedAt.IsZero(), KnownsApp: wanted && !h.Checked.IsZero(),
+		})
+	}
+	return out
+}
+
+// stepTypes are the events on a connection that the subscriptions model does not
+// keep the history of.
+var stepTypes = []domain.Type{
+	domain.PageConnected, domain.PageDisconnected, domain.PageTokenInvalidated, domain.PageTokenRefreshed, domain.PolicyEnforced,
+}
+
+// steps join the history of the subscription with the events on the connection.
+func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscriptions.Subscription) (out []step, err error) {
+	if sub != nil {
+		for _, t := range sub.History {
+			s := step{Seq: t.Seq, At: t.At, What: "subscription " + string(t.To), Why: t.Reason, Level: levelFine}
+			switch t.To {
+			case subscriptions.Confirmed:
+				s.Why = fmt.Sprintf("%d fields", len(t.Actual))
+			case subscriptions.Failed, subscriptions.Drifted:
+				s.Level = levelWrong
+			case subscriptions.Requested, subscriptions.Removed, subscriptions.None:
+				s.Level = levelWarning
+			}
+			out = append(out, s)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, modelWait)
+	defer cancel()
+	_, err = streams.Read(ctx, c.opts.JS, streams.ReadOptions{
+		Stream: c.opts.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
+	}, func(e streams.Stored) error {
+		s := step{Seq: e.Seq, At: e.At, What: strings.ReplaceAll(strings.ReplaceAll(string(e.Type), ".", " "), "_", " "), Level: levelFine}
+		if e.Data.Connection != nil {
+			s.Why = e.Data.Connection.Reason
+		}
+		if e.Type != domain.PageConnected && e.Type != domain.PageTokenRefreshed {
+			s.Level = levelWarning
+		}
+		if out = append(out, s); len(out) > 4*maxSteps {
+			out = slices.Delete(out, 0, maxSteps) // the newest count
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the events on the connection: %w", err)
+	}
+	slices.SortFunc(out, func(a, b step) int { return cmp.Compare(b.Seq, a.Seq) })
+	return out[:min(len(out), maxSteps)], nil
+}
+
+// verb carries out one verb on a page and shows the page as it is then.
+func (c *Console) verb(name string, do func(Operator, context.Context, domain.PageID) (Outcome, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		page := pageOf(r)
+		extend(w)
+		o, err := do(c.opts.Operator, r.Context(), page)
+		if err != nil {
+			return c.showPage(w, r, http.StatusUnprocessableEntity, "", fmt.Sprintf("Could not %s the page: %v", name, err))
+		}
+		done, failed := "", ""
+		switch o.State {
+		case "confirmed":
+			done = "Confirmed: Graph's own list has every wanted field."
+		case "removed", "disconnected":
+			done = "Disconnected. Its history stays; connect it again at any time."
+		default:
+			failed = "The page is " + o.State + because(o.Reason) + "."
+			if len(o.Missing) > 0 {
+				failed += " Missing: " + strings.Join(o.Missing, ", ") + "."
+			}
+		}
+		if len(o.AppMissing) > 0 {
+			failed += " The app itself lacks: " + strings.Join(o.AppMissing, ", ") + "."
+		}
+		return c.showPage(w, r, http.StatusOK, done, failed)
+	}
+}
+
+// extend gives an answer that waits for others more time than the server does.
+func extend(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Minute))
+}
+
+type findingsView struct {
+	Page        domain.PageID
+	App         string
+	Company     string
+	Install, Of []remedied
+	Admin       bool
+}
+
+// remedied is a finding with the button that mends it.
+type remedied struct {
+	Finding
+	// Button is "resubscribe", "check" or "connect", empty where only Do helps.
+	Button string
+}
+
+// remedies are what a button of ours does about a cause.
+var remedies = map[string]string{
+	"fields_drifted": "resubscribe", "unsubscribed_by_meta": "resubscribe", "unsubscribed_elsewhere": "resubscribe",
+	"subscribe_failed_unseen": "resubscribe",
+	"graph_unreachable":       "check", "throttled": "check", "silent": "check", "quiet": "check",
+	"token_dead": "connect", "role_lost": "connect", "permission_missing": "connect", "token_expiring": "connect",
+	"deselected": "connect", "not_connected": "connect",
+}
+
+// findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
+func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
+	id := pageOf(r)
+	p, err := pages.Get(c.opts.Pages, id)
+	if err != nil {
+		return err
+	}
+	extend(w)
+	install, of, err := c.opts.Operator.Examine(r.Context(), id)
+	if err != nil {
+		return problem{http.StatusBadGateway, "The page could not be examined: " + err.Error()}
+	}
+	role, _ := c.sessions.of(r)
+	v := findingsView{Page: id, App: p.App, Company: p.Company, Admin: role == Admin}
+	for _, f := range install {
+		v.Install = append(v.Install, remedied{f, ""})
+	}
+	for _, f := range of {
+		button := ""
+		if f.Because == "" {
+			button = remedies[f.Cause]
+		}
+		v.Of = append(v.Of, remedied{f, button})
+	}
+	c.show(w, r, http.StatusOK, "findings", "What is the matter", v)
+	return nil
+}

@@ -1,0 +1,127 @@
+package console
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pagestream/pagestream/projections/pages"
+)
+
+// rateSeconds is how far back the chart of the intake goes.
+const rateSeconds = 120
+
+// rates are what came in in each of the last seconds.
+type rates struct {
+	mu     sync.Mutex
+	before Intake
+	began  bool
+	// stored and repeated are rings; next is where the coming second goes.
+	stored, repeated [rateSeconds]uint64
+	next             int
+}
+
+// add takes the counts as of a second.
+func (r *rates) add(now Intake) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.began {
+		r.stored[r.next] = now.Stored - min(r.before.Stored, now.Stored)
+		r.repeated[r.next] = now.Duplicates - min(r.before.Duplicates, now.Duplicates)
+		r.next = (r.next + 1) % rateSeconds
+	}
+	r.before, r.began = now, true
+}
+
+// last returns the seconds in order.
+func (r *rates) last() (stored, repeated []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range rateSeconds {
+		at := (r.next + i) % rateSeconds
+		stored, repeated = append(stored, r.stored[at]), append(repeated, r.repeated[at])
+	}
+	return stored, repeated
+}
+
+// sample looks at the intake each second.
+func (c *Console) sample() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		c.rates.add(c.opts.Operator.Intake())
+		select {
+		case <-tick.C:
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// rateChart is the intake as two SVG paths in a box of [rateSeconds] by 100.
+type rateChart struct {
+	Stored, Repeated string
+	// Now is the mean of the last 5 seconds, Peak the highest second.
+	Now  float64
+	Peak uint64
+}
+
+func (r *rates) chart() (c rateChart) {
+	stored, repeated := r.last()
+	for i := range stored {
+		c.Peak = max(c.Peak, stored[i]+repeated[i])
+	}
+	for _, n := range stored[rateSeconds-5:] {
+		c.Now += float64(n) / 5
+	}
+	line := func(of func(int) uint64) string {
+		var b strings.Builder
+		for i := range rateSeconds {
+			step := "L"
+			if i == 0 {
+				step = "M"
+			}
+			fmt.Fprintf(&b, "%s%d %.1f", step, i, 100-96*float64(of(i))/float64(max(c.Peak, 1)))
+		}
+		return b.String()
+	}
+	c.Stored = line(func(i int) uint64 { return stored[i] })
+	c.Repeated = line(func(i int) uint64 { return stored[i] + repeated[i] })
+	return c
+}
+
+// spark is a page's day as SVG paths in a box of 24 by 10: bars for what came, a
+// line for what is usual.
+type spark struct {
+	Bars, Usual string
+	// Label says the same in words.
+	Label string
+}
+
+func sparkOf(d pages.Day) (s spark) {
+	most, events, usual := 1.0, uint64(0), 0.0
+	for _, h := range d {
+		most = max(most, float64(h.Events), h.Usual)
+		events += uint64(h.Events)
+		usual += h.Usual
+	}
+	var bars, line strings.Builder
+	for i, h := range d {
+		if h.Events > 0 {
+			fmt.Fprintf(&bars, "M%d.5 10V%.1f", i, 10-max(0.6, 9.5*float64(h.Events)/most))
+		}
+		step := "L"
+		if i == 0 {
+			step = "M"
+		}
+		fmt.Fprintf(&line, "%s%d.5 %.1f", step, i, 10-9.5*h.Usual/most)
+	}
+	s.Bars = bars.String()
+	s.Label = fmt.Sprintf("%d events in 24 h", events)
+	if usual > 0 {
+		s.Usual = line.String()
+		s.Label += fmt.Sprintf(", usually %.0f", usual)
+	}
+	return s
+}

@@ -1,0 +1,268 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
+)
+
+//go:embed assets
+var assetFiles embed.FS
+
+//go:embed templates
+var templateFiles embed.FS
+
+// policy lets a browser load our own files and nothing else, run no inline script
+// and send forms to us only.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// Names of the assets that a page loads; a new version gets a new name.
+const assetLife = "public, max-age=300"
+
+func assets() http.Handler {
+	files := http.FileServerFS(assetFiles)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/") { // no listing
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Cache-Control", assetLife)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		files.ServeHTTP(w, r)
+	})
+}
+
+// templates are the pages by name: each is the layout with a body of its own, and
+// has what the others share.
+var templates = func() map[string]*template.Template {
+	shared := template.Must(template.New("layout.html").Funcs(functions).
+		ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
+	out := map[string]*template.Template{}
+	names, err := fs.Glob(templateFiles, "templates/*.html")
+	if err != nil {
+		panic(err)
+	}
+	for _, file := range names {
+		name := strings.TrimSuffix(strings.TrimPrefix(file, "templates/"), ".html")
+		if name == "layout" || name == "parts" {
+			continue
+		}
+		out[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, file))
+	}
+	return out
+}()
+
+var functions = template.FuncMap{
+	"ago":   func(t time.Time) string { return ago(time.Since(t)) },
+	"until": func(t time.Time) string { return ago(time.Until(t)) },
+	"rfc":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"utc":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
+	"span":  func(d time.Duration) string { return ago(d) },
+	"count": func(n any) string { return thousands(fmt.Sprint(n)) },
+	"join":  func(list []string) string { return strings.Join(list, ", ") },
+	"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
+	"path":  pathOf,
+	"deref": func(f *float64) float64 {
+		if f == nil {
+			return 0
+		}
+		return *f
+	},
+	"millis":  func(ms int64) string { return ago(time.Duration(ms) * time.Millisecond) },
+	"initial": initial,
+}
+
+// pathOf is a path of ours. Ids come from outside: what they hold stays within
+// their place.
+func pathOf(parts ...any) string {
+	var b strings.Builder
+	for _, p := range parts {
+		b.WriteString("/" + url.PathEscape(fmt.Sprint(p)))
+	}
+	return b.String()
+}
+
+// initial stands in for a picture, which would be loaded from elsewhere.
+func initial(name string) string {
+	for _, r := range name {
+		return strings.ToUpper(string(r))
+	}
+	return "?"
+}
+
+// ago says a span in its largest unit, in words that stay short in a table.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d d", int(d.Hours()/24))
+}
+
+// thousands sets a space after each three digits.
+func thousands(s string) string {
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "\u202f" + s[i:]
+	}
+	return s
+}
+
+// frame is what the layout shows, around a page's own View.
+type frame struct {
+	Title string
+	// Page names the template, Path is where the browser is.
+	Page, Path string
+	Role       Role
+	Admin      bool
+	Version    string
+	// Done and Failed tell of what a form asked for.
+	Done, Failed string
+	View         any
+}
+
+// show writes a page, or nothing of it if it can't be made.
+func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name, title string, view any) {
+	c.showOutcome(w, r, status, name, title, view, "", "")
+}
+
+func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any, done, failed string) {
+	role, _ := c.sessions.of(r)
+	f := frame{
+		Title: title, Page: name, Path: r.URL.RequestURI(), Role: role, Admin: role == Admin, Version: c.opts.Version,
+		Done: done, Failed: failed, View: view,
+	}
+	var b bytes.Buffer
+	if err := templates[name].Execute(&b, f); err != nil {
+		c.opts.Logger.Error("page can't be made", "page", name, "err", err)
+		http.Error(w, "the page can't be shown; the server's log has the cause", http.StatusInternalServerError)
+		return
+	}
+	head := w.Header()
+	head.Set("Content-Type", "text/html; charset=utf-8")
+	head.Set("Content-Security-Policy", policy)
+	head.Set("Cache-Control", "no-store")
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("X-Frame-Options", "DENY")
+	head.Set("Referrer-Policy", "same-origin")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
+
+// part renders one named part of a page.
+func part(name string, view any) (string, error) {
+	var b strings.Builder
+	err := templates["overview"].ExecuteTemplate(&b, name, view)
+	return b.String(), err
+}
+
+// problem is an error that is told to the person.
+type problem struct {
+	status int
+	text   string
+}
+
+func (p problem) Error() string { return p.text }
+
+func notFound(text string) error { return problem{http.StatusNotFound, text} }
+func badInput(text string) error { return problem{http.StatusBadRequest, text} }
+
+// handler lets in who is signed in and shows an error of serve as a page. What
+// was not meant for a person is logged here, once.
+func (c *Console) handler(serve func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		role, ok := c.sessions.of(r)
+		safe := r.Method == http.MethodGet || r.Method == http.MethodHead
+		switch {
+		case !ok:
+			c.askSignIn(w, r)
+			return
+		case !safe && role != Admin:
+			c.showError(w, r, problem{http.StatusForbidden, "You are signed in as read-only: sign out, and in again with the admin token, to change anything."})
+			return
+		}
+		if !safe {
+			r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+			if err := r.ParseForm(); err != nil {
+				c.showError(w, r, badInput("The form could not be read."))
+				return
+			}
+			c.opts.Logger.Info("asked for in the console", "what", r.Method+" "+r.URL.Path)
+		}
+		if err := serve(w, r); err != nil && r.Context().Err() == nil {
+			c.showError(w, r, err)
+		}
+	})
+}
+
+// maxForm bounds what a form may send.
+const maxForm = 64 << 10
+
+// askSignIn leads to the sign-in and from there back.
+func (c *Console) askSignIn(w http.ResponseWriter, r *http.Request) {
+	target := "/sign-in"
+	if r.Method == http.MethodGet {
+		target += "?next=" + template.URLQueryEscaper(r.URL.RequestURI())
+	}
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/live/"):
+		http.Error(w, "sign in first", http.StatusUnauthorized)
+	case r.Header.Get("HX-Request") != "":
+		w.Header().Set("HX-Redirect", "/sign-in")
+		w.WriteHeader(http.StatusUnauthorized)
+	default:
+		http.Redirect(w, r, target, http.StatusSeeOther)
+	}
+}
+
+func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
+	var p problem
+	switch {
+	case errors.As(err, &p):
+	case errors.Is(err, pages.ErrNotFound):
+		p = problem{http.StatusNotFound, "Nothing was ever heard of this page."}
+	case errors.Is(err, conversations.ErrErased):
+		p = problem{http.StatusGone, "This conversation was erased at the contact's wish."}
+	case errors.Is(err, conversations.ErrNotFound):
+		p = problem{http.StatusNotFound, "There is no such conversation."}
+	case errors.Is(err, conversations.ErrCursor):
+		p = problem{http.StatusBadRequest, "That place in the list is not there any more; start again from its beginning."}
+	case errors.Is(err, streams.ErrNotFound):
+		p = problem{http.StatusNotFound, "There is no such event: it was erased, or is not there yet."}
+	case errors.Is(err, context.DeadlineExceeded):
+		p = problem{http.StatusGatewayTimeout, "It took too long; try again."}
+	default:
+		c.opts.Logger.Error("console request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		p = problem{http.StatusInternalServerError, "That did not work; the server's log has the cause."}
+	}
+	c.show(w, r, p.status, "problem", http.StatusText(p.status), p.text)
+}
+
+// pretty indents JSON, and leaves alone what is none.
+func pretty(raw []byte) string {
+	var b bytes.Buffer
+	if json.Indent(&b, raw, "", "  ") != nil {
+		return string(raw)
+	}
+	return b.String()
+}

@@ -1,0 +1,198 @@
+package console
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Role is what a session may do.
+type Role string
+
+// The roles. [ReadOnly] sees all that [Admin] sees, message texts too, and changes
+// nothing.
+const (
+	Admin    Role = "admin"
+	ReadOnly Role = "read-only"
+)
+
+// SessionLife is how long a sign-in lasts.
+const SessionLife = 12 * time.Hour
+
+const (
+	cookieName  = "pagestream_session"
+	maxSignIn   = 4 << 10
+	maxSignOuts = 10_000
+	nonceSize   = 16
+)
+
+// sessions makes session cookies and tells who has one. A cookie is signed, not
+// kept: it outlives the process, and ends by itself, with the token that it was
+// made for, or with a sign-out. Sign-outs are remembered in memory, so a restart
+// forgets them; the browser has dropped its cookie by then.
+type sessions struct {
+	now    func() time.Time
+	tokens map[Role][]byte // hashes
+	keys   map[Role][]byte
+
+	mu    sync.Mutex
+	ended map[[nonceSize]byte]time.Time // until when the cookie would have lasted
+}
+
+func newSessions(key []byte, tokens map[Role]string, now func() time.Time) *sessions {
+	s := &sessions{now: now, tokens: map[Role][]byte{}, keys: map[Role][]byte{}, ended: map[[nonceSize]byte]time.Time{}}
+	for role, token := range tokens {
+		hash := sha256.Sum256([]byte(token))
+		s.tokens[role] = hash[:]
+		s.keys[role] = sign(key, []byte("console session"), []byte(role), hash[:])
+	}
+	return s
+}
+
+func sign(key []byte, parts ...[]byte) []byte {
+	m := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		m.Write(p)
+		m.Write([]byte{0})
+	}
+	return m.Sum(nil)
+}
+
+// role is the one that a token signs in to.
+func (s *sessions) role(token string) (Role, bool) {
+	hash := sha256.Sum256([]byte(token))
+	for role, want := range s.tokens {
+		if subtle.ConstantTimeCompare(hash[:], want) == 1 {
+			return role, true
+		}
+	}
+	return "", false
+}
+
+// begin returns the value of a new session's cookie.
+func (s *sessions) begin(role Role) string {
+	body := make([]byte, nonceSize, nonceSize+8+sha256.Size)
+	_, _ = rand.Read(body) // never fails: crypto/rand
+	body = binary.BigEndian.AppendUint64(body, uint64(s.now().Add(SessionLife).Unix()))
+	return base64.RawURLEncoding.EncodeToString(append(body, sign(s.keys[role], body)...))
+}
+
+// open tells whose a cookie's value is.
+func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires time.Time, ok bool) {
+	b, err := base64.RawURLEncoding.DecodeString(value)
+	if err != nil || len(b) != nonceSize+8+sha256.Size {
+		return "", nonce, expires, false
+	}
+	body, mac := b[:nonceSize+8], b[nonceSize+8:]
+	copy(nonce[:], body)
+	expires = time.Unix(int64(binary.BigEndian.Uint64(body[nonceSize:])), 0)
+	for role, key := range s.keys {
+		if subtle.ConstantTimeCompare(sign(key, body), mac) == 1 && s.now().Before(expires) {
+			s.mu.Lock()
+			_, ended := s.ended[nonce]
+			s.mu.Unlock()
+			return role, nonce, expires, !ended
+		}
+	}
+	return "", nonce, expires, false
+}
+
+// end makes a cookie's value worthless.
+func (s *sessions) end(value string) {
+	_, nonce, expires, ok := s.open(value)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ended) >= maxSignOuts {
+		for n, until := range s.ended {
+			if len(s.ended) >= maxSignOuts || !s.now().Before(until) {
+				delete(s.ended, n)
+			}
+		}
+	}
+	s.ended[nonce] = expires
+}
+
+// of is the role of a request's session.
+func (s *sessions) of(r *http.Request) (Role, bool) {
+	c, err := r.Cookie(cookieName)
+	if err != nil {
+		return "", false
+	}
+	role, _, _, ok := s.open(c.Value)
+	return role, ok
+}
+
+// Authenticate tells whether a request has a session, and whether that may change
+// anything, for handlers of the same listener.
+func (c *Console) Authenticate(r *http.Request) (write, ok bool) {
+	role, ok := c.sessions.of(r)
+	return role == Admin, ok
+}
+
+type signInView struct {
+	Next   string
+	Failed bool
+}
+
+func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
+	next := local(r.URL.Query().Get("next"))
+	if _, ok := c.sessions.of(r); ok {
+		http.Redirect(w, r, next, http.StatusSeeOther)
+		return
+	}
+	c.show(w, r, http.StatusOK, "sign-in", "Sign in", signInView{Next: next})
+}
+
+func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxSignIn)
+	next := local(r.PostFormValue("next"))
+	role, ok := c.sessions.role(strings.TrimSpace(r.PostFormValue("token")))
+	if !ok {
+		c.opts.Logger.Warn("sign-in refused", "remote", r.RemoteAddr)
+		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, Failed: true})
+		return
+	}
+	c.opts.Logger.Info("signed in", "role", role, "remote", r.RemoteAddr)
+	c.setCookie(w, r, c.sessions.begin(role), int(SessionLife.Seconds()))
+	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
+	if cookie, err := r.Cookie(cookieName); err == nil {
+		c.sessions.end(cookie.Value)
+	}
+	c.setCookie(w, r, "", -1)
+	http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
+}
+
+func (c *Console) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
+	// Behind a proxy that ends TLS only its header says so. Whoever makes it up
+	// gets a cookie that is less use to him.
+	secure := r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
+	// Lax, not Strict: the login at Meta ends with a link back to the console.
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName, Value: value, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// local is a path of ours that a sign-in may lead to, "/" for anything else.
+func local(next string) string {
+	u, err := url.Parse(next)
+	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") ||
+		strings.ContainsAny(next, "\\\r\n") || strings.HasPrefix(next, "/sign-") || strings.HasPrefix(next, "/live/") {
+		return "/"
+	}
+	return next
+}

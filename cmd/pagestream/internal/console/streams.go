@@ -1,0 +1,204 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// maxDeadLetters is how many are listed; the command line lists all.
+const maxDeadLetters = 200
+
+type streamsView struct {
+	Models []projections.Status
+	Jobs   []job
+	// Busy says that something runs, so that the page looks again each second.
+	Busy      bool
+	Dead      []projections.DeadLetter
+	DeadMore  bool
+	Pages     []deadPage
+	Consumers []Consumer
+	Hooks     []Hook
+	Audit     *job
+	// Trouble says what could not be listed.
+	Trouble string
+}
+
+// deadPage is how many dead letters a page has among those that are listed.
+type deadPage struct {
+	Page  domain.PageID
+	Count int
+}
+
+// streams serves GET /streams: where everything stands that is made of the stream.
+func (c *Console) streams(w http.ResponseWriter, r *http.Request) error {
+	return c.showStreams(w, r, http.StatusOK, "", "")
+}
+
+func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
+	v := streamsView{Models: c.opts.Operator.Statuses(), Jobs: c.jobs.list(), Hooks: c.opts.Operator.Hooks()}
+	for i, j := range v.Jobs {
+		v.Busy = v.Busy || j.Running()
+		if j.Kind == jobAudit {
+			v.Audit = &v.Jobs[i]
+		}
+	}
+	for _, s := range v.Models {
+		v.Busy = v.Busy || s.Rebuild != nil
+	}
+	var err error
+	if v.Dead, err = c.opts.Operator.DeadLetters(maxDeadLetters + 1); err != nil {
+		v.Trouble = "The dead letters can't be listed: " + err.Error()
+	}
+	if v.DeadMore = len(v.Dead) > maxDeadLetters; v.DeadMore {
+		v.Dead = v.Dead[:maxDeadLetters]
+	}
+	counts := map[domain.PageID]int{}
+	for _, d := range v.Dead {
+		counts[d.Page]++
+	}
+	for page, n := range counts {
+		v.Pages = append(v.Pages, deadPage{page, n})
+	}
+	slices.SortFunc(v.Pages, func(a, b deadPage) int { return b.Count - a.Count })
+	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
+	defer cancel()
+	if v.Consumers, err = c.opts.Operator.Consumers(ctx); err != nil {
+		v.Trouble = "The consumers can't be listed: " + err.Error()
+	}
+	c.showOutcome(w, r, status, "streams", "Streams", v, done, failed)
+	return nil
+}
+
+// Kinds of job.
+const (
+	jobRebuild = "rebuild"
+	jobVerify  = "verify"
+	jobAudit   = "audit"
+)
+
+// model is the read model that a path names.
+func (c *Console) model(r *http.Request) (string, error) {
+	name := r.PathValue("name")
+	for _, s := range c.opts.Operator.Statuses() {
+		if s.Name == name {
+			return name, nil
+		}
+	}
+	return "", notFound("There is no read model of that name.")
+}
+
+func (c *Console) rebuild(w http.ResponseWriter, r *http.Request) error {
+	return c.beginModel(w, r, jobRebuild, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
+		out, err := c.opts.Operator.Rebuild(ctx, name, progress)
+		said := fmt.Sprintf("Built anew up to event %d in %s, %.0f events a second.", out.Seq, out.Took.Round(time.Millisecond), out.Rate)
+		switch {
+		case out.Was == "":
+			return said + " There was nothing to compare it with.", true, err
+		case !out.Equal:
+			return said + " It differs from the one before, which was wrong.", false, err
+		}
+		return said + " It is equal to the one before.", true, err
+	})
+}
+
+func (c *Console) verify(w http.ResponseWriter, r *http.Request) error {
+	return c.beginModel(w, r, jobVerify, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
+		out, err := c.opts.Operator.Verify(ctx, name, progress)
+		if out.Equal {
+			return fmt.Sprintf("A replay up to event %d comes to the same rows (%s).", out.Seq, out.Took.Round(time.Millisecond)), true, err
+		}
+		return fmt.Sprintf("A replay up to event %d comes to other rows: rebuild it. To see the first that differs, type: pagestream projections verify %s",
+			out.Seq, name), false, err
+	})
+}
+
+func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string,
+	do func(context.Context, string, func(projections.Rebuilding)) (string, bool, error),
+) error {
+	name, err := c.model(r)
+	if err != nil {
+		return err
+	}
+	err = c.begin(kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+		return do(ctx, name, func(p projections.Rebuilding) { progress(p.Seq, p.Target) })
+	})
+	return c.begun(w, r, err)
+}
+
+func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
+	err := c.begin(jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+		a, err := c.opts.Operator.Audit(ctx, progress)
+		said := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; %d deliveries accepted with %d items = %d stored + %d duplicates.",
+			a.Seq, a.Took.Round(time.Millisecond), a.Events, a.Erased, a.Accepted, a.Items, a.Stored, a.Duplicates)
+		if a.OK {
+			return "All is as promised. " + said, true, err
+		}
+		for _, p := range a.Problems {
+			said += " " + p + "."
+		}
+		return "Not as promised. " + said, false, err
+	})
+	return c.begun(w, r, err)
+}
+
+// begun leads back to the page that shows the job.
+func (c *Console) begun(w http.ResponseWriter, r *http.Request, err error) error {
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/streams", http.StatusSeeOther)
+	return nil
+}
+
+func (c *Console) cancelJob(w http.ResponseWriter, r *http.Request) error {
+	if !c.jobs.stop(r.PostForm.Get("job")) {
+		return notFound("It has ended already.")
+	}
+	return c.begun(w, r, nil)
+}
+
+// decide redrives or discards dead letters: one, a page's, or all.
+func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
+	f := r.PostForm
+	d := Decision{
+		Action: streams.DecisionAction(f.Get("action")), Projection: f.Get("projection"), Page: domain.PageID(f.Get("page")),
+		All: f.Get("all") != "", Reason: f.Get("reason"),
+	}
+	if event := f.Get("event"); event != "" {
+		var err error
+		if d.Event, err = strconv.ParseUint(event, 10, 64); err != nil || d.Event == 0 {
+			return badInput("An event is named by its sequence, a number from 1.")
+		}
+	}
+	which := 0
+	for _, given := range []bool{d.Event > 0, d.Page != "", d.All} {
+		if given {
+			which++
+		}
+	}
+	switch {
+	case d.Action != streams.Redrive && d.Action != streams.Discard, which != 1:
+		return badInput("Say what is to become of which dead letters.")
+	case d.Action == streams.Discard && d.Reason == "":
+		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Say why: the reason is kept with the decision.")
+	case len(d.Reason) > maxReason:
+		return badInput("The reason is too long.")
+	}
+	extend(w)
+	done, err := c.opts.Operator.Decide(r.Context(), d)
+	if err != nil {
+		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: "+err.Error())
+	}
+	return c.showStreams(w, r, http.StatusOK, done, "")
+}
+
+// maxReason bounds an operator's words, as the API does.
+const maxReason = 1000

@@ -1,0 +1,90 @@
+package pages
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// DayHours is how many hours a [Day] has.
+const DayHours = 24
+
+// Day is what deliveries brought of a page in the last hours, the oldest hour
+// first. The last one is still running.
+type Day [DayHours]Hour
+
+// Hour is one hour of a page, in UTC.
+type Hour struct {
+	// Start is the hour's, Events came in it.
+	Start  time.Time
+	Events uint32
+	// Usual is the mean of the same hour in the weeks before, at most 7 of them;
+	// 0 also for a page that was not heard of a week earlier.
+	Usual float64
+}
+
+// EachDay is [Each] with the day of each page up to now. It costs 24 reads of
+// short rows a page; [ReadRhythm] has the whole rhythm.
+func EachDay(v projections.Viewer, now time.Time, fn func(Page, Day) error) error {
+	for cursor := ""; ; {
+		list, next, err := List(v, cursor, MaxLimit)
+		if err != nil {
+			return err
+		}
+		days := make([]Day, len(list))
+		err = v.View(func(tx *store.Tx) error {
+			for i, p := range list {
+				days[i] = readDay(tx, p, now)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read days: %w", err)
+		}
+		for i, p := range list {
+			if err := fn(p, days[i]); err != nil {
+				return err
+			}
+		}
+		if cursor = next; next == "" {
+			return nil
+		}
+	}
+}
+
+// ReadDay returns the day of one page up to now.
+func ReadDay(v projections.Viewer, p Page, now time.Time) (d Day, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		d = readDay(tx, p, now)
+		return nil
+	})
+	return d, err
+}
+
+func readDay(tx *store.Tx, p Page, now time.Time) (d Day) {
+	bucket := tx.Bucket(bucketRhythm)
+	first := p.Traffic.FirstInboundAt.Unix() / 3600
+	for i := range d {
+		at := now.Unix()/3600 - int64(DayHours-1-i)
+		d[i].Start = time.Unix(at*3600, 0).UTC()
+		if p.Traffic.FirstInboundAt.IsZero() || at < 0 {
+			continue
+		}
+		week, before := at/weekHours, 0.0
+		row := bucket.Get(store.Key(string(p.ID), uint64(at%weekHours)))
+		for ; len(row) >= weekCell; row = row[weekCell:] {
+			switch w, n := cell(row); {
+			case int64(w) == week:
+				d[i].Events = n
+			case int64(w) < week && int64(w) > week-rhythmWeeks:
+				before += float64(n)
+			}
+		}
+		if weeks := min((at-first)/weekHours, rhythmWeeks-1); weeks > 0 {
+			d[i].Usual = before / float64(weeks)
+		}
+	}
+	return d
+}
