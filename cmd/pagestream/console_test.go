@@ -1,11 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // screenshots says where TestScreenshots leaves its pictures.
@@ -29,6 +35,273 @@ func talkingTown(t *testing.T, pages int) (*running, *fakegraph.Graph, *tab) {
 	b := browse(t, "http://"+r.PrivateAddr())
 	b.signIn(cfg.HTTP.TokenFile)
 	return r, g, b
+}
+
+// The whole way in a browser: from the button over the consent to pages that are
+// subscribed, and back to the console.
+func TestConsoleConnect(t *testing.T) {
+	g, cfg := agency(t, 4, func(o *fakegraph.Options) { o.Picker = true })
+	r := start(t, cfg)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.signIn(cfg.HTTP.TokenFile)
+	b.sees("#pages", "No page was heard of yet")
+	b.click("a.button") // Connect pages
+	b.fill("#company", "acme")
+	b.click("form button:not(.plain)")
+	b.click("#login")
+	b.sees("h1", "choose the pages") // the dialog of the fake Meta
+	b.click("input[value='7003']")   // all but this one
+	b.click("button[name=continue]")
+	b.sees("h1", "Choose the pages to connect")
+	b.click("input[value='7002']") // and not that one either
+	b.click("form button")
+	b.sees("h1", "2 of 2 pages are connected and subscribed")
+	b.sees("a", "Back to")
+	b.click("p a")
+	b.sees("#pages", "Page 00")
+	b.sees("#pages", "acme")
+	for page, want := range map[string]bool{"7000": true, "7001": true, "7002": false, "7003": false} {
+		fields, on := g.SubscribedFields(testAppID, page)
+		assert.Equal(t, want, on, page)
+		assert.Equal(t, want, len(fields) > 0, page)
+	}
+
+	// What Meta takes away is seen, explained and healed without the command line.
+	g.SetSubscription(testAppID, "7001", "messages")
+	b.open("/pages/7001")
+	b.click("#check")
+	b.sees("#outcome", "Missing: ")
+	b.sees(".alarms", "fields missing")
+	b.click(".finding form button") // the doctor's remedy
+	b.sees("#outcome", "Confirmed")
+	b.sees(".timeline", "subscription drifted")
+	b.click(".confirm summary")
+	b.click("#disconnect")
+	b.sees("#outcome", "Disconnected")
+	_, on := g.SubscribedFields(testAppID, "7001")
+	assert.False(t, on)
+}
+
+// A message is on the screen without a reload; a reply is there once, although its
+// echo comes too.
+func TestConsoleConversation(t *testing.T) {
+	r, g, b := talkingTown(t, 1)
+	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main"})
+	require.NoError(t, err)
+	contact := g.Contacts("7000")[0]
+	say := func(text string) {
+		t.Helper()
+		_, err := engine.Say("7000", contact, text)
+		require.NoError(t, err)
+		require.NoError(t, engine.Step(t.Context()))
+	}
+	b.open("/conversations")
+	b.sees(".empty", "Nobody wrote")
+	b.open("/pages/7000/conversations")
+	say("First words")
+	b.sees("#list", "First words")
+	b.click("#list li a")
+	b.sees("#thread", "First words")
+	// What somebody has begun to write stays while the thread changes.
+	b.fill("#text", "Half a rep")
+	began := time.Now()
+	say("Second words")
+	b.sees("#thread", "Second words")
+	t.Logf("a message was on the screen %s after it was sent", time.Since(began).Round(time.Millisecond))
+	assert.Equal(t, "Half a rep", eval[string](b, `document.getElementById("text").value`))
+
+	b.fill("#text", "Our answer")
+	b.click("#send")
+	b.sees("#outcome", "Sent.")
+	b.sees("#thread .out", "Our answer")
+	require.NoError(t, engine.Step(t.Context())) // its echo
+	say("Third words")
+	b.sees("#thread", "Third words")
+	assert.Equal(t, 1, eval[int](b, `[...document.querySelectorAll(".msg .text")].filter(e => e.innerText == "Our answer").length`))
+	assert.Empty(t, eval[string](b, `document.getElementById("text").value`))
+
+	// Which events made it, and how it was before.
+	b.click(".msg.out details summary")
+	b.sees(".msg.out .sources", "message.echoed")
+	first := eval[string](b, `document.querySelector("#at").min`)
+	eval[bool](b, `(() => { const s = document.querySelector("#at"); s.value = s.min; s.dispatchEvent(new Event("change", {bubbles: true})); return true })()`)
+	b.sees("#thread .past", "As it was at event "+first)
+	b.sees("#thread", "First words")
+	assert.Equal(t, 1, eval[int](b, `document.querySelectorAll(".msg").length`))
+	b.click("#thread .past a:last-child")
+	b.sees("#thread", "Third words")
+
+	// Graph's refusal is told, and what was written is not lost.
+	g.Block(contact)
+	b.fill("#text", "Are you there?")
+	b.click("#send")
+	b.sees("#outcome", "Not sent")
+	assert.Equal(t, "Are you there?", eval[string](b, `document.getElementById("text").value`))
+}
+
+// Nothing that comes from outside is ever more than text.
+func TestConsoleEscapes(t *testing.T) {
+	const evil = `<img src=x onerror="document.title='pwned'"><script>document.title='pwned'</script>'"</td>{{.}}`
+	g, cfg := agency(t, 1, func(o *fakegraph.Options) { o.Pages[0].Name = evil })
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.signIn(cfg.HTTP.TokenFile)
+	now := time.Now().UnixMilli()
+	body, err := json.Marshal(map[string]any{"object": "page", "entry": []any{map[string]any{"id": "7000", "time": now, "messaging": []any{
+		map[string]any{"sender": map[string]any{"id": "31"}, "recipient": map[string]any{"id": "7000"}, "timestamp": now, "message": map[string]any{
+			"mid": "m_" + evil, "text": evil, "reply_to": map[string]any{"mid": evil, "story": map[string]any{"url": "javascript:document.title='pwned'"}},
+			"attachments": []any{map[string]any{"type": evil, "title": evil, "payload": map[string]any{"url": "javascript:document.title='pwned'", "title": evil}}},
+		}},
+		map[string]any{"sender": map[string]any{"id": "31"}, "recipient": map[string]any{"id": "7000"}, "timestamp": now + 1, "postback": map[string]any{"mid": "m_2", "title": evil, "payload": evil}},
+		map[string]any{"sender": map[string]any{"id": "31"}, "recipient": map[string]any{"id": "7000"}, "timestamp": now + 2, "reaction": map[string]any{"mid": "m_2", "action": "react", "reaction": evil, "emoji": evil}},
+	}}}})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	seq := lastSeq(t, r)
+	for _, path := range []string{
+		"/", "/?q=" + url.QueryEscape(evil), "/pages/7000", "/conversations", "/pages/7000/conversations", "/conversations/7000/31", "/events",
+		"/events/" + strconv.FormatUint(seq, 10), "/events/" + strconv.FormatUint(seq-2, 10), "/events?page=" + url.QueryEscape(evil),
+		"/connect?company=" + url.QueryEscape(evil), "/sign-in?next=" + url.QueryEscape("javascript:document.title='pwned'"),
+		"/pages/" + url.PathEscape(evil), "/conversations/7000/" + url.PathEscape(evil),
+	} {
+		b.open(path)
+		b.waitFor("h1, h2")
+		// No image and no script of theirs is in the page, so nothing can run.
+		assert.Zero(t, eval[int](b, `document.querySelectorAll("img, main script, [onerror], a[href^=javascript]").length`), path)
+		assert.NotEqual(t, "pwned", eval[string](b, `document.title`), path)
+	}
+	b.open("/conversations/7000/31")
+	b.sees(".msg .text", evil)
+	b.click(".attachment a") // html/template made a dead end of it
+	assert.NotEqual(t, "pwned", eval[string](b, `document.title`))
+
+	// And an id with a slash stays one part of a path.
+	b.open("/")
+	assert.Equal(t, "/pages/7000", eval[string](b, `new URL(document.querySelector("#pages tbody a").href).pathname`))
+}
+
+// Who has no session sees nothing; who has the read-only token changes nothing.
+func TestConsoleSignIn(t *testing.T) {
+	g, cfg := agency(t, 1)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.open("/pages/7000")
+	b.waitFor("#token")
+	b.fill("#token", strings.Repeat("0", 64))
+	b.click("form button")
+	b.sees("[role=alert]", "not one of this installation's tokens")
+	assert.Empty(t, eval[string](b, `document.cookie`))
+
+	token, err := os.ReadFile(cfg.ReadTokenFile())
+	require.NoError(t, err)
+	b.open("/pages/7000")
+	b.fill("#token", strings.TrimSpace(string(token)))
+	b.click("form button")
+	b.sees("h1", "Page 00") // where he wanted to go
+	b.sees(".role", "read-only")
+	assert.Empty(t, eval[string](b, `document.cookie`), "scripts don't see the session")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("main button").length`), "there is nothing to press")
+	status := func(method, path string) int {
+		return eval[int](b, fmt.Sprintf(`fetch(%q, {method: %q}).then(r => r.status)`, path, method))
+	}
+	assert.Equal(t, http.StatusForbidden, status("POST", "/pages/7000/disconnect"))
+	assert.Equal(t, http.StatusForbidden, status("POST", "/api/v1/pages/7000/disconnect"))
+	assert.Equal(t, http.StatusOK, status("GET", "/api/v1/pages/7000"))
+
+	// The session outlives the process, and ends with a sign-out.
+	addr := r.PrivateAddr()
+	r.stop(t)
+	cfg.HTTP.Private = addr
+	r = start(t, cfg)
+	b.open("/pages/7000")
+	b.sees("h1", "Page 00")
+	b.click(".out button")
+	b.waitFor("#token")
+	b.open("/")
+	b.waitFor("#token")
+}
+
+// Another site can't make a signed-in browser do anything.
+func TestConsoleRefusesOtherOrigins(t *testing.T) {
+	g, cfg := agency(t, 1)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.signIn(cfg.HTTP.TokenFile)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<form method="post" action="http://%s/pages/7000/disconnect"><button>Win a prize</button></form>`, r.PrivateAddr())
+	}))
+	defer other.Close()
+	b.open(strings.Replace(other.URL, "127.0.0.1", "localhost", 1))
+	b.click("button")
+	b.sees("body", "cross-origin request")
+	_, on := g.SubscribedFields(testAppID, "7000")
+	assert.True(t, on, "the page is as it was")
+}
+
+// A rebuild is begun, watched and ended in the browser, and so are dead letters.
+func TestConsoleStreams(t *testing.T) {
+	g, cfg := agency(t, 1)
+	poison := &touchy{}
+	r := start(t, cfg, poison)
+	r.connectAll(t, g)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.signIn(cfg.HTTP.TokenFile)
+	for i := range 200 {
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", fmt.Sprint(31+i%3), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))))
+	}
+	b.open("/streams")
+	b.click("#rebuild-conversations")
+	b.sees(".jobs", "rebuild conversations")
+	b.sees(".jobs .fine", "equal to the one before")
+	b.click("#verify-pages")
+	b.sees(".jobs .fine", "comes to the same rows")
+	b.click("#audit")
+	b.sees(".jobs .fine", "All is as promised")
+
+	poison.sick.Store(true)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", "99", "m_bad", "poison", 1790000001000)))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if s := r.model(poison.Name()).Status(); s.Parked == 0 {
+			return fmt.Errorf("not parked yet: %+v", s)
+		}
+		return nil
+	})
+	b.open("/streams")
+	b.sees("#dead", "touchy")
+	poison.sick.Store(false)
+	b.click("#redrive-all")
+	b.sees("#outcome", "1 events applied")
+	b.sees("#dead", "None")
+
+	b.open("/events?type=message.received")
+	b.waitFor("#events tr")
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", "77", "m_live", "x", 1790000002000)))
+	b.sees("#events tr:first-child", "77")
+}
+
+// Five hundred pages are all there, searched as one types, those in need first.
+func TestConsoleManyPages(t *testing.T) {
+	g, cfg := agency(t, 500)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	g.SetSubscription(testAppID, "7321", "messages")
+	code, _, _ := r.command(t, "pages", "check", "7321")
+	require.Equal(t, exitFailed, code)
+	b := browse(t, "http://"+r.PrivateAddr())
+	b.signIn(cfg.HTTP.TokenFile)
+	b.sees("#pages tbody tr:first-child", "Page 321")
+	assert.Equal(t, 500, eval[int](b, `document.querySelectorAll("#pages tbody tr").length`))
+	b.fill("#q", "Page 49")
+	b.sees("#pages tbody tr:first-child", "Page 49")
+	assert.Equal(t, 11, eval[int](b, `document.querySelectorAll("#pages tbody tr").length`), "Page 49 and Page 490 to 499")
+	assert.Contains(t, eval[string](b, `location.search`), "q=Page%2049")
+	b.fill("#q", " ")
+	eval[bool](b, `(() => { const s = document.querySelector("#show"); s.value = "alarms"; s.dispatchEvent(new Event("change", {bubbles: true})); return true })()`)
+	b.sees("#pages tbody tr:only-child", "Page 321")
 }
 
 // A picture of each screen, light and dark, wide and narrow.
@@ -83,7 +356,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 	contact = people[0]
 	now := time.Now().UnixMilli()
 	say := func(contact, mid, text string, ago time.Duration) {
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", contact, mid, text, now-ago.Milliseconds())))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", contact, mid, text, now-5000-ago.Milliseconds())))
 	}
 	say(contact, "m_1", "Good morning! Do you have the seeded rye on Saturdays?", 50*time.Hour)
 	say(contact, "m_2", "And could you put two aside for me?", 49*time.Hour)
@@ -95,7 +368,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 		`{"sender":{"id":"` + contact + `"},"recipient":{"id":"7000"},"timestamp":%d,"message":{"mid":"m_6","attachments":[{"type":"image","payload":{"url":"https://cdn.example.com/rye.jpg"}}]}}`,
 		`{"sender":{"id":"` + contact + `"},"recipient":{"id":"7000"},"timestamp":%d,"postback":{"mid":"m_7","title":"Opening hours","payload":"HOURS"}}`,
 	} {
-		now += 1000
+		now -= 1000
 		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), fmt.Appendf(nil, `{"object":"page","entry":[{"id":"7000","time":%d,"messaging":[`+item+`]}]}`, now, now)))
 	}
 	for i := range 40 {

@@ -129,6 +129,7 @@ func (c *Console) Register(mux *http.ServeMux) {
 		"GET /events":                                c.events,
 		"GET /events/{seq}":                          c.event,
 		"GET /live/events":                           c.liveEvents,
+		"GET /sources":                               c.sources,
 		"GET /streams":                               c.streams,
 		"POST /projections/{name}/rebuild":           c.rebuild,
 		"POST /projections/{name}/verify":            c.verify,

@@ -62,7 +62,9 @@ type conversationsView struct {
 	List []conversations.Conversation
 	// Next goes on with older ones; Cursor is where this list began.
 	Next, Cursor string
-	Thread       *threadView
+	// AsOf is an event that all that is shown holds.
+	AsOf   uint64
+	Thread *threadView
 	// Contact is whose thread is open.
 	Contact domain.ContactID
 }
@@ -78,6 +80,7 @@ func (c *Console) conversations(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Console) conversationList(r *http.Request) (v conversationsView, err error) {
+	v.AsOf = c.opts.Conversations.Status().Seq // before anything is read
 	if v.Page, err = pages.Get(c.opts.Pages, pageOf(r)); err != nil {
 		return v, err
 	}

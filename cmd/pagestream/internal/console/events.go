@@ -119,17 +119,13 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	after := r.Header.Get("Last-Event-ID")
-	if after == "" {
-		after = r.URL.Query().Get("after")
-	}
-	from, err := strconv.ParseUint(after, 10, 64)
+	after, err := feedAfter(r)
 	if err != nil {
-		return badInput("after is the sequence of an event, a number.")
+		return err
 	}
 	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
 		return streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
-			Stream: c.opts.Stream, From: from + 1, Filters: filters, Malformed: skipMalformed,
+			Stream: c.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
 			html, err := part("event-row", e)
 			if err != nil {
@@ -176,5 +172,29 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 	}
 	v.Raw, v.Data = pretty(raw), pretty(data)
 	c.show(w, r, http.StatusOK, "event", fmt.Sprintf("Event %d", seq), v)
+	return nil
+}
+
+// maxSources is how many events one row may name.
+const maxSources = 64
+
+// sources serves GET /sources?event=7&event=9: what a row was made of.
+func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
+	var out []streams.Stored
+	for i, given := range r.URL.Query()["event"] {
+		seq, err := strconv.ParseUint(given, 10, 64)
+		if err != nil || seq == 0 || i == maxSources {
+			return badInput("Up to 64 events, each named by its sequence.")
+		}
+		e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
+		if errors.Is(err, streams.ErrNotFound) {
+			continue // erased meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		out = append(out, e)
+	}
+	c.show(w, r, http.StatusOK, "sources", "Events", out)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,12 +107,27 @@ func (n notice) String() string {
 	return b.String()
 }
 
+// feedAfter is the event after which a feed begins: the last that the browser was
+// told of, or the one that the page around it was made at. So nothing that comes
+// between the page and its feed is missed.
+func feedAfter(r *http.Request) (uint64, error) {
+	after := r.Header.Get("Last-Event-ID")
+	if after == "" {
+		after = r.URL.Query().Get("after")
+	}
+	seq, err := strconv.ParseUint(after, 10, 64)
+	if err != nil {
+		return 0, badInput("after is the sequence of an event, a number.")
+	}
+	return seq, nil
+}
+
 // liveConversations says when a page's conversations have changed: "page" for any,
 // and "thread" where the path names a contact and it is theirs. The read model
 // has the change when it is said.
 func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) error {
 	page, contact := pageOf(r), contactOf(r)
-	after, err := streams.Last(r.Context(), c.opts.JS, c.opts.Stream)
+	after, err := feedAfter(r)
 	if err != nil {
 		return err
 	}
@@ -148,9 +164,9 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 				waiting, cancel := context.WithTimeout(ctx, modelWait)
 				_ = c.opts.Conversations.WaitFor(waiting, last) // a model that lags is shown as it is
 				cancel()
-				send(notice{event: "page", data: fmt.Sprint(last)})
+				send(notice{id: last, event: "page"})
 				if mine {
-					send(notice{event: "thread", data: fmt.Sprint(last)})
+					send(notice{id: last, event: "thread"})
 				}
 			}
 		}
