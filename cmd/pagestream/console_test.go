@@ -214,7 +214,7 @@ func TestConsoleSignIn(t *testing.T) {
 	addr := r.PrivateAddr()
 	r.stop(t)
 	cfg.HTTP.Private = addr
-	r = start(t, cfg)
+	start(t, cfg)
 	b.open("/pages/7000")
 	b.sees("h1", "Page 00")
 	b.click(".out button")
@@ -302,6 +302,32 @@ func TestConsoleManyPages(t *testing.T) {
 	b.fill("#q", " ")
 	eval[bool](b, `(() => { const s = document.querySelector("#show"); s.value = "alarms"; s.dispatchEvent(new Event("change", {bubbles: true})); return true })()`)
 	b.sees("#pages tbody tr:only-child", "Page 321")
+}
+
+// BenchmarkConsoleOverview is what the server takes for the overview of 500 pages.
+func BenchmarkConsoleOverview(b *testing.B) {
+	g, cfg := agency(b, 500)
+	r := start(b, cfg)
+	r.connectAll(b, g)
+	for i := range 2000 {
+		require.Equal(b, http.StatusOK, post(b, r.PublicAddr(), message(fmt.Sprint(7000+i%500), "31", fmt.Sprint("m_", i), "x", time.Now().UnixMilli())))
+	}
+	token, err := os.ReadFile(cfg.HTTP.TokenFile)
+	require.NoError(b, err)
+	form := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/sign-in", strings.NewReader(url.Values{"token": {strings.TrimSpace(string(token))}}.Encode()))
+	form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	r.private.Handler.ServeHTTP(w, form)
+	require.Equal(b, http.StatusSeeOther, w.Code)
+	req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil)
+	req.Header.Set("Cookie", w.Header().Get("Set-Cookie"))
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		r.private.Handler.ServeHTTP(w, req)
+		if w.Code != http.StatusOK || w.Body.Len() < 100_000 {
+			b.Fatalf("answered %d with %d bytes", w.Code, w.Body.Len())
+		}
+	}
 }
 
 // A picture of each screen, light and dark, wide and narrow.

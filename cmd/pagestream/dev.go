@@ -24,7 +24,7 @@ import (
 type DevCommand struct {
 	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Keep the data there (default: a temporary directory, removed at the end)."`
 	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Listen address for the fake Meta; another port is taken if it is busy."`
-	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the API; another port is taken if it is busy."`
+	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the console and the API; another port is taken if it is busy."`
 	Rate        float64       `default:"5" env:"PAGESTREAM_DEV_RATE" help:"Events a second."`
 	Duplicates  int           `default:"10" env:"PAGESTREAM_DEV_DUPLICATES" help:"Percentage of POSTs whose items come again."`
 	Reorder     int           `default:"5" env:"PAGESTREAM_DEV_REORDER" help:"Percentage of items that come late."`
@@ -102,6 +102,11 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	if err != nil {
 		return err
 	}
+	// Dev's own token, which opens this machine's fake and nothing else.
+	token, err := api.ReadToken(cfg.HTTP.TokenFile)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(c.Out, "pagestream dev: everything is on this machine, nothing goes to Meta\n\n")
 	for _, page := range devPages[:devConnected] {
 		out, err := meta.connect(ctx, cl, page.ID)
@@ -110,21 +115,23 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		}
 		fmt.Fprintf(c.Out, "  page      %s %s: %s with %d fields\n", out.Page, out.Name, out.State, len(out.Actual))
 	}
-	fmt.Fprintf(c.Out, `  webhook   %s
-  login     http://%s/oauth/start (connects the other pages of the fake Meta in a browser)
-  API       http://%s/api/v1/status (token in %s)
-  fake Meta %s/control/state (what it does is scripted there)
+	fmt.Fprintf(c.Out, `  console   http://%[3]s/
+            sign in with %[4]s
+  webhook   %[1]s
+  login     http://%[2]s/oauth/start (connects the other pages of the fake Meta in a browser)
+  API       http://%[3]s/api/v1/status (the same token, in %[5]s)
+  fake Meta %[6]s/control/state (what it does is scripted there)
 
 In another terminal, for example:
 
-  go run ./cmd/pagestream -c %s doctor
-  go run ./cmd/pagestream -c %[6]s conversations list
-  go run ./cmd/pagestream -c %[6]s events tail
-  go run ./cmd/pagestream -c %[6]s load --duration 10s
+  go run ./cmd/pagestream -c %[7]s doctor
+  go run ./cmd/pagestream -c %[7]s conversations list
+  go run ./cmd/pagestream -c %[7]s events tail
+  go run ./cmd/pagestream -c %[7]s load --duration 10s
 
 Ctrl-C stops it.
 
-`, webhook, p.PublicAddr(), p.PrivateAddr(), cfg.HTTP.TokenFile, meta.url, file)
+`, webhook, p.PublicAddr(), p.PrivateAddr(), token, cfg.HTTP.TokenFile, meta.url, file)
 
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: meta.graph, Target: webhook, Rate: d.Rate, Seed: d.Seed,

@@ -37,7 +37,7 @@ const (
 
 // agency is a fake Meta in which one person has n pages, and the configuration
 // to run against it.
-func agency(t *testing.T, n int, change ...func(*fakegraph.Options)) (*fakegraph.Graph, config.Config) {
+func agency(t testing.TB, n int, change ...func(*fakegraph.Options)) (*fakegraph.Graph, config.Config) {
 	t.Helper()
 	o := fakegraph.Options{
 		Apps:  []fakegraph.App{{ID: testAppID, Secret: testSecret, Name: "test"}},
@@ -61,7 +61,7 @@ func agency(t *testing.T, n int, change ...func(*fakegraph.Options)) (*fakegraph
 }
 
 // connectAll connects every page of the person by a user token.
-func (r *running) connectAll(t *testing.T, g *fakegraph.Graph) {
+func (r *running) connectAll(t testing.TB, g *fakegraph.Graph) {
 	t.Helper()
 	token, err := g.UserToken(testAppID, testUser, false)
 	require.NoError(t, err)

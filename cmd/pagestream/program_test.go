@@ -73,7 +73,7 @@ func testConfig(dir string) config.Config {
 	return cfg
 }
 
-func start(t *testing.T, cfg config.Config, more ...projections.Projection) *running {
+func start(t testing.TB, cfg config.Config, more ...projections.Projection) *running {
 	t.Helper()
 	log := &syncBuffer{}
 	p := NewProgram(cfg, slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -92,7 +92,7 @@ func start(t *testing.T, cfg config.Config, more ...projections.Projection) *run
 	return r
 }
 
-func (r *running) stop(t *testing.T) {
+func (r *running) stop(t testing.TB) {
 	t.Helper()
 	r.http.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)

@@ -45,9 +45,6 @@ func filtersOf(r *http.Request) (page domain.PageID, kind domain.Type, filters [
 	return page, kind, filters, nil
 }
 
-// errEnough ends a read that has what it wants.
-var errEnough = errors.New("enough")
-
 // events serves GET /events: the newest, or those before ?before=.
 func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	page, kind, filters, err := filtersOf(r)

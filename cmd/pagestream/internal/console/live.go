@@ -84,7 +84,7 @@ func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx 
 		}
 		if !alive {
 			cancel()
-			<-produced
+			<-produced //nolint:errcheck // it was told to end
 			return nil
 		}
 	}

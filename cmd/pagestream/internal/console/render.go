@@ -72,7 +72,7 @@ var functions = template.FuncMap{
 	"rfc":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"utc":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
-	"span":  func(d time.Duration) string { return ago(d) },
+	"span":  ago,
 	"count": func(n any) string { return thousands(fmt.Sprint(n)) },
 	"join":  func(list []string) string { return strings.Join(list, ", ") },
 	"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
