@@ -49,8 +49,8 @@ func (a *actions) Invite(_ context.Context, r api.InviteRequest) (api.Invite, er
 	if _, name, ok := a.p.apps.client(r.App); !ok {
 		return api.Invite{}, fmt.Errorf("%w: app %q: %w", api.ErrRefused, name, connect.ErrUnknownApp)
 	}
-	url, expires, err := a.p.login.Invite(r.App, r.Company, r.Fields)
-	if errors.Is(err, login.ErrNoBaseURL) {
+	url, expires, err := a.p.login.Invite(r.App, r.Company, r.Back, r.Fields)
+	if errors.Is(err, login.ErrNoBaseURL) || errors.Is(err, login.ErrBack) {
 		err = fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	return api.Invite{URL: url, Expires: expires}, err

@@ -68,8 +68,8 @@ func (o operator) Apps() (names []string) {
 	return names
 }
 
-func (o operator) Invite(ctx context.Context, app, company, _ string) (string, time.Time, error) {
-	in, err := o.actions.Invite(ctx, api.InviteRequest{App: app, Company: company})
+func (o operator) Invite(ctx context.Context, app, company, back string) (string, time.Time, error) {
+	in, err := o.actions.Invite(ctx, api.InviteRequest{App: app, Company: company, Back: back})
 	return in.URL, in.Expires, err
 }
 

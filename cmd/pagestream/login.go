@@ -32,16 +32,14 @@ func (f loginFlow) Consent(ctx context.Context, app, redirectURI, code string) (
 	return out, nil
 }
 
-func (f loginFlow) Connect(ctx context.Context, c login.Consent, chosen []string, company string, fields []string) ([]login.Result, error) {
+func (f loginFlow) Connect(ctx context.Context, c login.Consent, chosen []string, company string, fields []string, done func(login.Result)) error {
 	choice := connect.Choice{Company: company, Fields: fields}
 	for _, p := range chosen {
 		choice.Pages = append(choice.Pages, domain.PageID(p))
 	}
 	g, _ := c.Handle.(connect.Grant) // Consent put it there
-	list, err := f.c.Apply(ctx, g, choice, nil)
-	out := make([]login.Result, len(list))
-	for i, o := range list {
-		out[i] = login.Result{ID: string(o.Page), Name: o.Name, State: o.State, Reason: o.Reason, Field: o.Field, Missing: o.Missing}
-	}
-	return out, err
+	_, err := f.c.Apply(ctx, g, choice, func(o connect.Outcome) {
+		done(login.Result{ID: string(o.Page), Name: o.Name, State: o.State, Reason: o.Reason, Field: o.Field, Missing: o.Missing})
+	})
+	return err
 }

@@ -344,6 +344,7 @@ func (p *Program) openApps() (err error) {
 	p.login = login.New(login.Options{
 		BaseURL: p.baseURL(), Flow: loginFlow{p.connector}, Open: p.openLogins, Logger: p.log.With("part", "login"),
 	})
+	p.onClose("logins", func(context.Context) error { p.login.Close(); return nil })
 	key, err := p.keys.Derive("meta/data-deletion")
 	if err != nil {
 		return err

@@ -73,6 +73,8 @@ type InviteRequest struct {
 	App     string   `json:"app,omitempty"`
 	Company string   `json:"company,omitempty"`
 	Fields  []string `json:"fields,omitempty"`
+	// Back is where a link at the login's end leads, an http or https URL.
+	Back string `json:"back,omitempty"`
 }
 
 // Invite is a link that opens one login.

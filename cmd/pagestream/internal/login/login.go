@@ -21,6 +21,9 @@ import (
 // ErrNoBaseURL says that nobody knows under which address a browser reaches us.
 var ErrNoBaseURL = errors.New("logins need the public address; set http.base_url to it, as in https://pagestream.example.com")
 
+// ErrBack says that nobody can be led to where an invitation ends.
+var ErrBack = errors.New("the way back is no http or https URL of at most 2000 bytes")
+
 // How long the steps of a login may take.
 const (
 	InviteLife = time.Hour
@@ -37,6 +40,7 @@ const (
 	// maxPages bounds the pages of one choice; Meta shows no more to anybody.
 	maxPages   = 10_000
 	maxCompany = 200
+	maxBack    = 2000
 	cookieName = "pagestream_login"
 	path       = "/oauth"
 )
@@ -82,8 +86,9 @@ type Flow interface {
 	LoginURL(app, redirectURI, state string) (string, error)
 	// Consent exchanges the code of a login, once, and changes nothing.
 	Consent(ctx context.Context, app, redirectURI, code string) (Consent, error)
-	// Connect connects the chosen pages, each for itself.
-	Connect(ctx context.Context, c Consent, pages []string, company string, fields []string) ([]Result, error)
+	// Connect connects the chosen pages, each for itself, and tells of each when it
+	// is done. An error says why the others were not.
+	Connect(ctx context.Context, c Consent, pages []string, company string, fields []string, done func(Result)) error
 }
 
 // Options configure a [Handler]. Flow is required.
@@ -108,11 +113,16 @@ type Handler struct {
 	mu      sync.Mutex
 	invites bounded[invite]
 	pending bounded[*pending]
+
+	ctx    context.Context // ends what runs in the background
+	cancel context.CancelFunc
+	work   sync.WaitGroup
 }
 
 // invite is a link that was given out and not used yet.
 type invite struct {
 	app, company string
+	back         string // where the last page leads, empty for nowhere
 	fields       []string
 	expires      time.Time
 }
@@ -126,6 +136,60 @@ type pending struct {
 	// consent is set when the person has come back; csrf guards the choice.
 	consent *Consent
 	csrf    []byte
+	// work is what was begun by the choice.
+	work *connecting
+}
+
+// connecting is a choice that is carried out.
+type connecting struct {
+	done chan struct{}
+
+	mu      sync.Mutex
+	pages   []Result // State is empty while a page waits
+	gone    []Gone
+	failure error
+}
+
+// result takes what became of one page.
+func (c *connecting) result(r Result) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, p := range c.pages {
+		if p.ID == r.ID {
+			c.pages[i] = r
+		}
+	}
+}
+
+// fail ends the work: of the pages that are not done, or of all if none is.
+func (c *connecting) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.ContainsFunc(c.pages, func(r Result) bool { return r.State != "" }) {
+		c.failure = err
+		return
+	}
+	for i := range c.pages {
+		if c.pages[i].State == "" {
+			c.pages[i].State, c.pages[i].Reason = "failed", err.Error()
+		}
+	}
+}
+
+// view is how far it is.
+func (c *connecting) view() (v resultView, failure error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v = resultView{Results: slices.Clone(c.pages), Gone: c.gone}
+	for _, r := range v.Results {
+		if r.State == "" {
+			v.Waiting++
+		}
+		if r.State == "confirmed" {
+			v.Confirmed++
+		}
+	}
+	return v, c.failure
 }
 
 // New returns the handler. It panics without a flow, which is a mistake in the
@@ -148,10 +212,19 @@ func New(o Options) *Handler {
 	if u, err := url.Parse(o.BaseURL); err == nil {
 		prefix = u.Path
 	}
-	return &Handler{
+	h := &Handler{
 		opts: o, prefix: prefix, secure: strings.HasPrefix(o.BaseURL, "https://"),
 		invites: bounded[invite]{most: maxInvites}, pending: bounded[*pending]{most: maxPending},
 	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+// Close gives up what is being connected and returns when nothing runs any more.
+// Pages that are done stay done. It is idempotent.
+func (h *Handler) Close() {
+	h.cancel()
+	h.work.Wait()
 }
 
 // Register adds the flow's routes to mux.
@@ -159,22 +232,35 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /oauth/start", h.start)
 	mux.HandleFunc("GET /oauth/callback", h.callback)
 	mux.HandleFunc("POST /oauth/callback", h.choose)
+	mux.HandleFunc("GET /oauth/progress", h.progress)
 }
 
 // Invite makes a link for one login, within [InviteLife]. It is used up when a
 // person has come back from Meta with a consent: what opens a link before that,
 // as chats do to show what it leads to, and a person who thinks again, leave it
 // as it is. Of more than a thousand that nobody used the oldest falls away.
-func (h *Handler) Invite(app, company string, fields []string) (link string, expires time.Time, err error) {
+//
+// back is where a link on the last page leads, which nobody is sent to; it may be
+// empty, and else fails with [ErrBack] unless it is a URL of a page.
+func (h *Handler) Invite(app, company, back string, fields []string) (link string, expires time.Time, err error) {
 	if h.opts.BaseURL == "" {
 		return "", time.Time{}, ErrNoBaseURL
+	}
+	if !isPage(back) {
+		return "", time.Time{}, ErrBack
 	}
 	code := random()
 	expires = h.opts.Now().Add(InviteLife)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.invites.put(key(code), invite{app: app, company: company, fields: slices.Clone(fields), expires: expires})
+	h.invites.put(key(code), invite{app: app, company: company, back: back, fields: slices.Clone(fields), expires: expires})
 	return h.opts.BaseURL + path + "/start?invite=" + url.QueryEscape(code), expires, nil
+}
+
+// isPage reports whether a link may lead to back, or back is empty.
+func isPage(back string) bool {
+	u, err := url.Parse(back)
+	return back == "" || err == nil && len(back) <= maxBack && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil
 }
 
 // start sends the browser to Meta.
@@ -335,22 +421,80 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.patient(w)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
-	defer cancel()
-	results, err := h.opts.Flow.Connect(ctx, consent, chosen, company, p.fields)
-	if err != nil {
-		h.opts.Logger.Warn("chosen pages can't be connected", "app", p.app, "err", err)
-		h.fail(w, http.StatusBadGateway, "Nothing was connected: "+err.Error())
+	work := h.connect(p, consent, chosen, company)
+	patience := time.NewTimer(shortly)
+	defer patience.Stop()
+	select { // with few pages nobody has to look on
+	case <-work.done:
+	case <-patience.C:
+	case <-r.Context().Done():
+	}
+	guard(w, "")
+	http.Redirect(w, r, h.opts.BaseURL+path+"/progress", http.StatusSeeOther)
+}
+
+// shortly is how long an answer waits for the pages to be connected.
+const shortly = 2 * time.Second
+
+// connect begins to connect the chosen pages.
+func (h *Handler) connect(p *pending, consent Consent, chosen []string, company string) *connecting {
+	c := &connecting{done: make(chan struct{}), gone: consent.Gone}
+	for _, id := range chosen {
+		r := Result{ID: id}
+		for _, page := range consent.Pages {
+			if page.ID == id {
+				r.Name = page.Name
+			}
+		}
+		c.pages = append(c.pages, r)
+	}
+	h.mu.Lock()
+	p.work, p.expires = c, h.opts.Now().Add(ChoiceLife)
+	h.mu.Unlock()
+	h.work.Go(func() {
+		defer close(c.done)
+		ctx, cancel := context.WithTimeout(h.ctx, h.opts.Timeout)
+		defer cancel()
+		if err := h.opts.Flow.Connect(ctx, consent, chosen, company, p.fields, c.result); err != nil {
+			h.opts.Logger.Warn("chosen pages can't be connected", "app", p.app, "err", err)
+			c.fail(err)
+			return
+		}
+		v, _ := c.view()
+		h.opts.Logger.Info("pages connected by login", "app", p.app, "chosen", len(chosen), "confirmed", v.Confirmed)
+	})
+	return c
+}
+
+// progress shows how far the chosen pages are, and at the end what became of
+// them. The page asks again by itself until then, and after that shows the same
+// for as long as the choice would have been open.
+func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	p, ok := h.session(r)
+	ok = ok && p.work != nil
+	h.mu.Unlock()
+	if !ok {
+		h.fail(w, http.StatusBadRequest, "No pages are being connected in this browser, or it was long ago. Start again from the link.")
 		return
 	}
-	view := resultView{Results: results, Gone: consent.Gone}
-	for _, res := range results {
-		if res.State == "confirmed" {
-			view.Confirmed++
-		}
+	ended := false
+	select {
+	case <-p.work.done:
+		ended = true
+	default:
 	}
-	h.opts.Logger.Info("pages connected by login", "app", p.app, "chosen", len(results), "confirmed", view.Confirmed)
-	h.show(w, http.StatusOK, resultPage, view)
+	view, failure := p.work.view()
+	view.Back = p.back
+	switch {
+	case failure != nil:
+		h.fail(w, http.StatusBadGateway, "Nothing was connected: "+failure.Error())
+	case !ended:
+		w.Header().Set("Refresh", "1")
+		h.show(w, http.StatusOK, progressPage, view)
+	default:
+		h.show(w, http.StatusOK, resultPage, view)
+	}
 }
 
 // random is a secret of 256 bits.

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // flow is Meta and what connects, with what they were asked.
@@ -34,6 +35,8 @@ type flow struct {
 	fields     []string
 	connectErr error
 	slow       time.Duration
+	// halfway holds the second page up.
+	halfway chan struct{}
 }
 
 // work takes as long as it is set to, if it may.
@@ -64,21 +67,30 @@ func (f *flow) Consent(ctx context.Context, _, redirect, code string) (login.Con
 	return f.consent, f.err
 }
 
-func (f *flow) Connect(ctx context.Context, c login.Consent, pages []string, company string, fields []string) ([]login.Result, error) {
+func (f *flow) Connect(ctx context.Context, c login.Consent, pages []string, company string, fields []string, done func(login.Result)) error {
 	if err := f.work(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	f.chosen, f.company, f.fields = pages, company, fields
-	out := []login.Result{}
-	for _, p := range c.Pages {
-		if slices.Contains(pages, p.ID) {
-			out = append(out, login.Result{ID: p.ID, Name: p.Name, State: "confirmed"})
+	for i, p := range pages {
+		at := slices.IndexFunc(c.Pages, func(l login.Page) bool { return l.ID == p })
+		if at < 0 {
+			continue
 		}
+		r := login.Result{ID: p, Name: c.Pages[at].Name, State: "confirmed"}
+		if i == 1 {
+			if f.halfway != nil {
+				select {
+				case <-f.halfway:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			r.State, r.Reason, r.Field = "failed", "(#200) no permission", "messages"
+		}
+		done(r)
 	}
-	if len(out) > 1 {
-		out[1].State, out[1].Reason, out[1].Field = "failed", "(#200) no permission", "messages"
-	}
-	return out, f.connectErr
+	return f.connectErr
 }
 
 // site is the handler, a browser and the log.
@@ -89,6 +101,7 @@ type site struct {
 	srv     *httptest.Server
 	browser *http.Client
 	now     time.Time
+	back    string
 	log     bytes.Buffer
 }
 
@@ -114,6 +127,7 @@ func open(t *testing.T, change ...func(*login.Options)) *site {
 		c(&o)
 	}
 	s.Handler = login.New(o)
+	t.Cleanup(s.Close)
 	s.Register(mux)
 	s.browser = newBrowser(t)
 	return s
@@ -146,7 +160,7 @@ func (s *site) read(resp *http.Response) (int, string, http.Header) {
 // begin opens an invitation in a browser and returns the state at Meta.
 func (s *site) begin(b *http.Client) string {
 	s.t.Helper()
-	link, _, err := s.Invite("", "acme", []string{"messages"})
+	link, _, err := s.Invite("", "acme", s.back, []string{"messages"})
 	require.NoError(s.t, err)
 	return s.open(b, link)
 }
@@ -174,7 +188,10 @@ func (s *site) choose(b *http.Client, form url.Values) (int, string) {
 	s.t.Helper()
 	resp, err := b.PostForm(s.srv.URL+"/oauth/callback", form)
 	require.NoError(s.t, err)
-	status, body, _ := s.read(resp)
+	status, body, head := s.read(resp)
+	if status == http.StatusSeeOther {
+		status, body, _ = s.get(b, head.Get("Location"))
+	}
 	return status, body
 }
 
@@ -219,7 +236,7 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, status)
 	assert.Contains(t, body, "pagestream pages login")
 
-	link, expires, err := s.Invite("", "", nil)
+	link, expires, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, s.now.Add(time.Hour), expires)
 	// What a chat opens to show it, and who thinks again, leave it as it is.
@@ -241,13 +258,13 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	assert.NotContains(t, body, "Bakery")
 	status, _, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusForbidden, status, "once")
-	link, _, err = s.Invite("", "", nil)
+	link, _, err = s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	s.now = s.now.Add(time.Hour)
 	status, _, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusForbidden, status, "for an hour")
 
-	link, _, err = s.Invite("none", "", nil)
+	link, _, err = s.Invite("none", "", "", nil)
 	require.NoError(t, err)
 	status, body, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusBadRequest, status)
@@ -260,7 +277,7 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	assert.Contains(t, head.Get("Set-Cookie"), "SameSite=Lax")
 
 	s = open(t, func(o *login.Options) { o.BaseURL = "" })
-	_, _, err = s.Invite("", "", nil)
+	_, _, err = s.Invite("", "", "", nil)
 	require.ErrorIs(t, err, login.ErrNoBaseURL)
 }
 
@@ -359,10 +376,67 @@ func TestSlowWork(t *testing.T) {
 	assert.Contains(t, body, "1 of 1 pages")
 }
 
+// TestProgress: what is done is shown while the rest goes on, to the one browser;
+// the results stay; and Close waits for nobody.
+func TestProgress(t *testing.T) {
+	s := open(t)
+	s.back = "https://console.example/?a=1&b=%22"
+	s.flow.halfway = make(chan struct{})
+	choose := func(pages ...string) string {
+		t.Helper()
+		_, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
+		_, body = s.choose(s.browser, url.Values{"csrf": {csrf.FindStringSubmatch(body)[1]}, "page": pages})
+		return body
+	}
+	body := choose("1", "2")
+	assert.Contains(t, body, "1 of 2 pages are done")
+	assert.Contains(t, body, "Bakery &lt;b&gt;")
+	assert.Contains(t, body, "waiting")
+	status, _, head := s.get(s.browser, s.srv.URL+"/oauth/progress")
+	assert.Equal(t, http.StatusOK, status)
+	assert.Equal(t, "1", head.Get("Refresh"))
+	status, _, _ = s.get(newBrowser(t), s.srv.URL+"/oauth/progress")
+	assert.Equal(t, http.StatusBadRequest, status, "another browser")
+
+	close(s.flow.halfway)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if _, body, head = s.get(s.browser, s.srv.URL+"/oauth/progress"); !strings.Contains(body, "1 of 2 pages are connected") {
+			return errors.New(body)
+		}
+		return nil
+	})
+	assert.Empty(t, head.Get("Refresh"))
+	assert.Contains(t, body, "(#200) no permission")
+	assert.Contains(t, body, `<a href="https://console.example/?a=1&amp;b=%22" rel="noreferrer">Back to pagestream</a>`)
+	_, again, _ := s.get(s.browser, s.srv.URL+"/oauth/progress")
+	assert.Equal(t, body, again, "a reload shows the same")
+
+	s.flow.halfway = make(chan struct{})
+	assert.Contains(t, choose("1", "2"), "1 of 2 pages are done")
+	s.Close()
+	_, body, _ = s.get(s.browser, s.srv.URL+"/oauth/progress")
+	assert.Contains(t, body, "1 of 2 pages are connected")
+	assert.Contains(t, body, "context canceled")
+}
+
+func TestWayBack(t *testing.T) {
+	s := open(t)
+	for back, ok := range map[string]bool{
+		"": true, "http://127.0.0.1:8081/": true, "https://x.example/a?b": true, "javascript:alert(1)": false, "/pages": false,
+		"https://user:pw@x.example/": false, "https://": false, "http://x.example/" + strings.Repeat("a", 2000): false, "ftp://x.example": false,
+	} {
+		_, _, err := s.Invite("", "", back, nil)
+		assert.Equal(t, ok, err == nil, back)
+		if !ok {
+			assert.ErrorIs(t, err, login.ErrBack)
+		}
+	}
+}
+
 // TestBelowAPath: a proxy may serve us below a path, which it takes off.
 func TestBelowAPath(t *testing.T) {
 	s := open(t, func(o *login.Options) { o.BaseURL = "https://example.com/ps" })
-	link, _, err := s.Invite("", "", nil)
+	link, _, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(link, "https://example.com/ps/oauth/start?invite="))
 	_, _, head := s.get(s.browser, strings.Replace(link, "https://example.com/ps", s.srv.URL, 1))
@@ -377,7 +451,7 @@ func TestBelowAPath(t *testing.T) {
 // TestCompany: where the invitation names none, the person does, within bounds.
 func TestCompany(t *testing.T) {
 	s := open(t)
-	link, _, err := s.Invite("", "", nil)
+	link, _, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	_, body := s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
 	guard := csrf.FindStringSubmatch(body)[1]

@@ -8,12 +8,14 @@ import (
 	"net/http"
 )
 
-const style = `body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#1c2330;background:#fff}
-h1{font-size:1.5rem}fieldset{border:1px solid #c8ced8;border-radius:6px;margin:1rem 0;padding:.5rem 1rem}
-label{display:block;padding:.35rem 0}small,.id{color:#5a6475}.warn{border-left:4px solid #b45309;background:#fff7ed;padding:.5rem 1rem;margin:1rem 0}
-button{font:inherit;padding:.5rem 1.25rem;border:0;border-radius:6px;background:#1d4ed8;color:#fff}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6rem .4rem 0;border-bottom:1px solid #e3e7ee;vertical-align:top}
-.confirmed{color:#15803d}.failed,.drifted{color:#b91c1c}input[type=text]{font:inherit;padding:.3rem .5rem;width:20rem;max-width:100%}`
+const style = `:root{color-scheme:light dark;--t:#1c2330;--b:#fff;--d:#566073;--l:#d9dee7;--a:#1d4ed8;--g:#17693a;--r:#b42318;--w:#8a4b08;--wb:#fff4df}
+@media (prefers-color-scheme:dark){:root{--t:#e6eaf1;--b:#12161d;--d:#a3adbd;--l:#313a48;--a:#3b6fe8;--g:#7fd6a0;--r:#ff9a8f;--w:#f5c06a;--wb:#3f2f12}a{color:#8fb3ff}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:var(--t);background:var(--b);overflow-wrap:anywhere}
+h1{font-size:1.5rem}fieldset{border:1px solid var(--l);border-radius:6px;margin:1rem 0;padding:.5rem 1rem}legend{font-weight:600}
+label{display:block;padding:.35rem 0}small,.id{color:var(--d)}.warn{border-left:4px solid var(--w);background:var(--wb);padding:.5rem 1rem;margin:1rem 0}
+button{font:inherit;font-weight:600;padding:.5rem 1.25rem;border:0;border-radius:6px;background:var(--a);color:#fff}:focus-visible{outline:3px solid var(--a);outline-offset:2px}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6rem .4rem 0;border-bottom:1px solid var(--l);vertical-align:top}
+.confirmed{color:var(--g)}.failed,.drifted{color:var(--r)}input[type=text]{font:inherit;padding:.3rem .5rem;width:20rem;max-width:100%;color:var(--t);background:var(--b);border:1px solid var(--d);border-radius:6px}`
 
 // policy lets the page have our own style and nothing else.
 var policy = func() string {
@@ -63,16 +65,28 @@ var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
 
 type resultView struct {
 	Confirmed int
-	Results   []Result
-	Gone      []Gone
+	// Waiting are those of Results that have no state yet.
+	Waiting int
+	Results []Result
+	Gone    []Gone
+	Back    string
 }
 
+// Done is how many have a state.
+func (v resultView) Done() int { return len(v.Results) - v.Waiting }
+
+const results = `<table><tr><th scope="col">Page</th><th scope="col">Result</th></tr>
+{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.ID}}</span></td><td><span class="{{.State}}">{{or .State "waiting"}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
+{{end}}</table>`
+
+var progressPage = page("progress", `<h1>{{.Done}} of {{len .Results}} pages are done</h1>
+<p role="status">This page looks again each second. You may close it: the work goes on.</p>
+`+results)
+
 var resultPage = page("result", `<h1>{{.Confirmed}} of {{len .Results}} pages are connected and subscribed</h1>
-<table><tr><th>Page</th><th>Result</th></tr>
-{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.ID}}</span></td><td><span class="{{.State}}">{{.State}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
-{{end}}</table>
+`+results+`
 {{with .Gone}}<div class="warn">Not in this login any more: {{range $i, $p := .}}{{if $i}}, {{end}}{{or $p.Name $p.ID}}{{end}}.</div>{{end}}
-<p>You can close this window.</p>`)
+{{if .Back}}<p><a href="{{.Back}}" rel="noreferrer">Back to pagestream</a></p>{{else}}<p>You can close this window.</p>{{end}}`)
 
 var failPage = page("fail", `<h1>Not connected</h1><p>{{.}}</p>`)
 
