@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -18,7 +21,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -217,7 +223,7 @@ func TestConsoleSignIn(t *testing.T) {
 	start(t, cfg)
 	b.open("/pages/7000")
 	b.sees("h1", "Page 00")
-	b.click(".out button")
+	b.click(".session button")
 	b.waitFor("#token")
 	b.open("/")
 	b.waitFor("#token")
@@ -365,6 +371,30 @@ func TestScreenshots(t *testing.T) {
 	}
 }
 
+// history is an export of three weeks in which people wrote to pages, more of them
+// by day than by night.
+func history(t *testing.T, pages int) string {
+	t.Helper()
+	var out bytes.Buffer
+	seq := uint64(0)
+	random := rand.New(rand.NewPCG(1, 2))
+	for at := time.Now().Add(-3 * 7 * 24 * time.Hour); time.Since(at) > 2*time.Hour; at = at.Add(time.Hour) {
+		for page := range pages {
+			busy := float64(5-page%4) * math.Sin(math.Pi*float64(at.Hour())/24)
+			for range int(busy + random.Float64()) {
+				seq++
+				body := message(fmt.Sprint(7000+page), fmt.Sprint(300+random.IntN(20)), fmt.Sprint("m_h", seq), "Hello", at.UnixMilli())
+				line, err := export.Event(streams.Stored{Event: messenger.Split(body, messenger.Options{App: "main"}).Events[0], Seq: seq, At: at.UTC()})
+				require.NoError(t, err)
+				out.Write(append(line, '\n'))
+			}
+		}
+	}
+	file := filepath.Join(t.TempDir(), "history.ndjson")
+	require.NoError(t, os.WriteFile(file, out.Bytes(), 0o600))
+	return file
+}
+
 // showcase is an installation as its operator would find it: some pages fine, some
 // not, and people talking.
 func showcase(t *testing.T) (r *running, b *tab, contact string) {
@@ -375,6 +405,8 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 			o.Pages[i].Name = names[i]
 		}
 	})
+	code, _, stderr := offline(t, cfg, "events", "import", history(t, len(names)-1))
+	require.Equal(t, exitFine, code, stderr)
 	r = start(t, cfg)
 	r.connectAll(t, g)
 	b = browse(t, "http://"+r.PrivateAddr())
@@ -397,7 +429,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 		now -= 1000
 		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), fmt.Appendf(nil, `{"object":"page","entry":[{"id":"7000","time":%d,"messaging":[`+item+`]}]}`, now, now)))
 	}
-	for i := range 40 {
+	for i := range 10 {
 		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message(fmt.Sprint(7001+i%5), fmt.Sprint(40+i), fmt.Sprint("m_x", i), "Hello", now-int64(i)*60000)))
 	}
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7999", "50", "m_y", "Is anybody there?", now)))
@@ -405,7 +437,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 	require.NoError(t, err)
 	require.NoError(t, g.KillToken(token, 460))
 	_, _, _ = r.command(t, "pages", "check", "7001")
-	code, _, stderr := r.command(t, "send", "7000", contact, "--text", "Ten is fine, they are on the counter with your name.")
+	code, _, stderr = r.command(t, "send", "7000", contact, "--text", "Ten is fine, they are on the counter with your name.")
 	require.Equal(t, exitFine, code, stderr)
 	b.signIn(cfg.HTTP.TokenFile)
 	b.open("/streams")
@@ -413,7 +445,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 	b.sees(".jobs .fine", "All is as promised")
 	b.click("#rebuild-pages")
 	b.sees(".jobs .fine", "equal to the one before")
-	b.click(".out button")
+	b.click(".session button")
 	b.waitFor("#token")
 	return r, b, contact
 }

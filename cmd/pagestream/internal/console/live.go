@@ -78,7 +78,7 @@ func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx 
 			alive = write(": beat\n\n")
 		case err := <-produced:
 			if err != nil && ctx.Err() == nil {
-				c.opts.Logger.Warn("live view ended", "path", r.URL.Path, "err", err)
+				c.opts.Logger.Warn("live view ended", "what", r.Pattern, "err", err)
 			}
 			return nil // the browser connects again
 		}

@@ -207,7 +207,7 @@ func (c *Console) handler(serve func(http.ResponseWriter, *http.Request) error) 
 				c.showError(w, r, badInput("The form could not be read."))
 				return
 			}
-			c.opts.Logger.Info("asked for in the console", "what", r.Method+" "+r.URL.Path)
+			c.opts.Logger.Info("asked for in the console", "what", r.Pattern, "page", r.PathValue("page")) // no contact
 		}
 		if err := serve(w, r); err != nil && r.Context().Err() == nil {
 			c.showError(w, r, err)
@@ -252,7 +252,7 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, context.DeadlineExceeded):
 		p = problem{http.StatusGatewayTimeout, "It took too long; try again."}
 	default:
-		c.opts.Logger.Error("console request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		c.opts.Logger.Error("console request failed", "what", r.Pattern, "page", r.PathValue("page"), "err", err)
 		p = problem{http.StatusInternalServerError, "That did not work; the server's log has the cause."}
 	}
 	c.show(w, r, p.status, "problem", http.StatusText(p.status), p.text)
