@@ -119,9 +119,13 @@ func TestWindow(t *testing.T) {
 func TestGapsAndItems(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	history := []subscriptions.Transition{
-		{At: at(0), To: subscriptions.Requested}, {At: at(1), To: subscriptions.Confirmed},
-		{At: at(10), To: subscriptions.Drifted, Reason: "fields gone"}, {At: at(11), To: subscriptions.Failed}, {At: at(40), To: subscriptions.Confirmed},
-		{At: at(50), To: subscriptions.Drifted}, {At: at(50), To: subscriptions.Confirmed}, // healed at once
+		{At: at(0), To: subscriptions.Requested},
+		{At: at(1), To: subscriptions.Confirmed},
+		{At: at(10), To: subscriptions.Drifted, Reason: "fields gone"},
+		{At: at(11), To: subscriptions.Failed},
+		{At: at(40), To: subscriptions.Confirmed},
+		{At: at(50), To: subscriptions.Drifted},
+		{At: at(50), To: subscriptions.Confirmed}, // healed at once
 		{At: at(60), To: subscriptions.Removed},
 	}
 	gaps := gapsOf(history)
