@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -55,6 +56,18 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
+// freePorts are two of them, public and private. Both are held while they are
+// chosen, so they differ.
+func freePorts(t *testing.T) (public, private string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String(), freePort(t)
+}
+
 // TestKill kills the real binary again and again while traffic flows. The
 // client sends again what was not answered 200, as Meta does, and some of what
 // was. Then everything acknowledged is in the stream once and in its
@@ -62,7 +75,7 @@ func freePort(t *testing.T) string {
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePort(t), freePort(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := writeDevConfig(dir, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +86,7 @@ func TestKill(t *testing.T) {
 	}
 
 	server := spawn(t, "-c", file, "serve")
-	awaitServer(t, cfg.HTTP.Public)
+	awaitServer(t, cfg)
 	const senders = 8
 	var mu sync.Mutex
 	acked := map[string]string{} // id -> contact
@@ -124,7 +137,7 @@ func TestKill(t *testing.T) {
 		server.kill()
 		server = spawn(t, "-c", file, "serve")
 	}
-	awaitServer(t, cfg.HTTP.Public)
+	awaitServer(t, cfg)
 	close(stop)
 	sending.Wait()
 	server.kill()
@@ -171,8 +184,11 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged, %d stored, %d rows", kills, len(acked), len(found), len(rows))
 }
 
-func awaitServer(t *testing.T, addr string) {
+// awaitServer waits until the server listens on its private address. That one is
+// opened last, so the public one listens too by then.
+func awaitServer(t *testing.T, cfg config.Config) {
 	t.Helper()
+	addr := cfg.HTTP.Private
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -180,7 +196,11 @@ func awaitServer(t *testing.T, addr string) {
 		if err != nil {
 			return err
 		}
-		return conn.Close()
+		defer conn.Close()
+		if conn.LocalAddr().String() == addr { // a port that nobody listens on, dialed from itself
+			return errors.New("nobody listens yet")
+		}
+		return nil
 	})
 }
 
@@ -188,13 +208,13 @@ func awaitServer(t *testing.T, addr string) {
 func TestTerminate(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePort(t), freePort(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := writeDevConfig(dir, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := spawn(t, "-c", file, "serve")
-	awaitServer(t, cfg.HTTP.Public)
+	awaitServer(t, cfg)
 	if got := post(t, cfg.HTTP.Public, message("700", "31", "m", "x", 1790000000000)); got != 200 {
 		t.Fatalf("answered %d", got)
 	}

@@ -134,7 +134,7 @@ func TestRebuildUnderTraffic(t *testing.T) {
 func TestKillDuringRebuild(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePort(t), freePort(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := writeDevConfig(dir, cfg)
 	require.NoError(t, err)
 	r := start(t, cfg)
@@ -148,7 +148,7 @@ func TestKillDuringRebuild(t *testing.T) {
 	building := 0
 	for range kills {
 		server := spawn(t, "-c", file, "serve")
-		awaitServer(t, cfg.HTTP.Public)
+		awaitServer(t, cfg)
 		cl, err := newClient("http://"+cfg.HTTP.Private, cfg.HTTP.TokenFile)
 		require.NoError(t, err)
 		var at api.List[projections.Status]
