@@ -239,7 +239,7 @@ func Default() Config {
 			MaxBatch:       1000,
 			QueueLimit:     20_000,
 		},
-		Projections: Projections{MaxBatch: 1000, MaxLag: 30 * time.Second},
+		Projections: Projections{MaxBatch: 4096, MaxLag: 30 * time.Second},
 		Reconcile:   Reconcile{Interval: 10 * time.Minute, TokenInterval: 6 * time.Hour},
 		Profiles:    Profiles{MaxAge: 30 * 24 * time.Hour},
 		Hooks:       Hooks{GiveUpAfter: 24 * time.Hour},

@@ -22,7 +22,7 @@ import (
 
 // Defaults of [RunnerOptions]. A commit costs one fsync whatever is in it.
 const (
-	DefaultMaxBatch     = 1024
+	DefaultMaxBatch     = 4096
 	DefaultHeadInterval = time.Second
 	DefaultPace         = 50 * time.Millisecond
 )
@@ -76,7 +76,8 @@ type RunnerOptions struct {
 	// Dedup names the first event of each id; an event that is not the first
 	// is counted and left out. Nil for the index itself.
 	Dedup Index
-	// MaxBatch is the most events in one transaction, by default 1024.
+	// MaxBatch is the most events in one transaction, by default 4096: the more
+	// of them, the more change the same rows and pages.
 	MaxBatch int
 	// MaxInFlight bounds the events that are read ahead, by default twice
 	// MaxBatch: while one batch is committed the next one gathers.

@@ -57,8 +57,9 @@ type SubscriberOptions struct {
 	// given. Asked at each Subscribe; nil starts at the beginning. Not used
 	// with Durable.
 	From func(ctx context.Context, topic string) (uint64, error)
-	// MaxInFlight bounds the events given and not acknowledged yet. With 1, the
-	// default, the next comes after the last was acknowledged.
+	// MaxInFlight bounds the events given and not acknowledged yet; one of more
+	// than 16 KiB counts for several. With 1, the default, the next comes after the
+	// last was acknowledged.
 	MaxInFlight int
 	// AckWait is when the server gives a durable's message to somebody else.
 	// It is prolonged while the message is in flight here.
@@ -292,9 +293,14 @@ type subscription struct {
 // maxBundleBytes ends a bundle, which has one event at least.
 const maxBundleBytes = 1 << 20
 
+// slotBytes is how many bytes one of MaxInFlight stands for: a larger event counts
+// for several.
+const slotBytes = 16 << 10
+
 // entry is a message in flight: one event, or the events of a bundle in order.
 type entry struct {
 	bundle []arrival
+	slots  int64
 	wm     *message.Message
 	ctx    *messageContext // of wm
 }
@@ -355,7 +361,7 @@ func (s *subscription) drive(ctx context.Context, epoch uint64, again []entry, i
 			cancel() // give nothing more; what is in flight settles
 		}
 		e.ctx.end()
-		slots.Release(int64(len(e.bundle)))
+		slots.Release(e.slots)
 	}
 	return append(refused, left...), progressed
 }
@@ -371,10 +377,10 @@ func (s *subscription) give(ctx context.Context, epoch uint64, again []entry, in
 			if len(bundle) == 0 {
 				return nil
 			}
-			again = append(again, entry{bundle: bundle})
+			again = append(again, entry{bundle: bundle, slots: s.slots(bundle)})
 		}
 		e := again[0]
-		if slots.Acquire(ctx, int64(len(e.bundle))) != nil {
+		if slots.Acquire(ctx, e.slots) != nil {
 			return again
 		}
 		// The message's context outlives the drive: a refusal of one is no
@@ -424,6 +430,15 @@ func (s *subscription) gather(ctx context.Context, incoming <-chan arrival) []ar
 		}
 	}
 	return bundle
+}
+
+// slots is how much of MaxInFlight a message takes: all of it at most.
+func (s *subscription) slots(bundle []arrival) int64 {
+	n := 0
+	for _, a := range bundle {
+		n += 1 + a.size()/slotBytes
+	}
+	return int64(min(n, s.opts.MaxInFlight))
 }
 
 func (s *subscription) bundles() bool { return s.opts.Bundle > 0 && s.opts.Durable == "" }
