@@ -37,11 +37,13 @@ const (
 	DefaultMaxWait    = time.Minute
 )
 
-// maxPages bounds the pages that are known to be throttled or to have a dead
-// token. A dead token is tried again after deadRest, since it may be refreshed.
+// maxPages bounds the pages that are known to be throttled or to have no living
+// token. A dead token is tried again after deadRest, since it may be refreshed, and
+// a page is asked for its token again after bareRest, since it may be connected.
 const (
 	maxPages = 10_000
 	deadRest = time.Minute
+	bareRest = 5 * time.Second
 )
 
 // durable is the consumer's name.
@@ -155,7 +157,7 @@ func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
 type Reactor struct {
 	opts Options
 	// asked has when a contact was asked about, held until when a page waits,
-	// dead when Graph last called a page's token dead.
+	// dead until when a page is taken to have no living token.
 	asked, held, dead *memory
 
 	mu    sync.Mutex
@@ -218,13 +220,25 @@ func (r *Reactor) Run(ctx context.Context) error {
 }
 
 // pass looks whether the contact is known before it decodes the event: most
-// are, and every message that people send comes through here.
+// are, and every message that people send comes through here. So do those of
+// pages that are not connected.
 func (r *Reactor) pass(ctx context.Context, m *message.Message) error {
-	if e, err := streams.Envelope(m); err == nil && r.known(e) {
-		r.count(func(s *Stats) { s.Known++ })
-		return nil
+	if e, err := streams.Envelope(m); err == nil {
+		switch {
+		case r.known(e):
+			r.count(func(s *Stats) { s.Known++ })
+			return nil
+		case r.bare(e.Page):
+			r.count(func(s *Stats) { s.NoToken++ })
+			return nil
+		}
 	}
 	return streams.OnEvent(r.react)(ctx, m)
+}
+
+// bare reports whether the page had no living token a moment ago.
+func (r *Reactor) bare(page domain.PageID) bool {
+	return r.opts.Now().Before(r.dead.get(string(page)))
 }
 
 // known reports whether it was found out lately, or tried to, who the contact is.
@@ -278,12 +292,13 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	if wait := r.held.get(string(e.Page)).Sub(r.opts.Now()); wait > 0 {
 		return &ThrottledError{e.Page, wait}
 	}
-	if t := r.dead.get(string(e.Page)); !t.IsZero() && r.opts.Now().Sub(t) < deadRest {
+	if r.bare(e.Page) {
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
 	token, app, err := r.opts.Tokens.Token(ctx, e.Page)
 	if errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) {
+		r.dead.set(string(e.Page), r.opts.Now().Add(bareRest))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
@@ -364,7 +379,7 @@ func (r *Reactor) refused(page domain.PageID, key string, err error) error {
 	code, _ := refusal.Codes()
 	switch {
 	case code == 190 || code == 102: // the connector and the reconcile loop look after tokens
-		r.dead.set(string(page), r.opts.Now())
+		r.dead.set(string(page), r.opts.Now().Add(deadRest))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	case refusal.Temporary():

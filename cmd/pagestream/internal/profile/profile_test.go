@@ -235,14 +235,18 @@ func TestPagesWithoutATokenArePassedOver(t *testing.T) {
 	n := 0
 	hand := func() error { n++; return r.hand(t, reactor, received("7", n)) }
 	for _, err := range []error{ErrNotConnected, ErrTokenDead} {
-		g.set(func(g *remote) { g.tokenErr = err })
+		g.set(func(g *remote) { g.now, g.tokenErr = g.now.Add(bareRest), err })
 		require.NoError(t, hand())
+		g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
+		require.NoError(t, hand(), "nobody is asked for its token with each message")
 	}
-	g.set(func(g *remote) { g.tokenErr, g.fail = nil, &refusal{code: 190, subcode: 460} })
+	g.set(func(g *remote) {
+		g.now, g.tokenErr, g.fail = g.now.Add(bareRest), nil, &refusal{code: 190, subcode: 460}
+	})
 	require.NoError(t, hand())
 	require.NoError(t, hand())
 	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
-	assert.Equal(t, Stats{NoToken: 4}, reactor.Stats())
+	assert.Equal(t, Stats{NoToken: 6}, reactor.Stats())
 	g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadRest), nil })
 	require.NoError(t, hand())
 	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")
