@@ -147,10 +147,11 @@ func (b *tab) fill(sel, text string) {
 	ask(b, "fill "+sel, chromedp.SendKeys(chromedp.CSS(sel), text))
 }
 
-// sees waits until an element has a text, also over a change of the page.
+// sees waits until an element has a text, also over a change of the page, and the
+// page has come to its end.
 func (b *tab) sees(sel, text string) {
 	b.t.Helper()
-	js := fmt.Sprintf(`[...document.querySelectorAll(%q)].some(e => e.innerText.includes(%q))`, sel, text)
+	js := fmt.Sprintf(`document.readyState === "complete" && [...document.querySelectorAll(%q)].some(e => e.innerText.includes(%q))`, sel, text)
 	streamstest.Eventually(b.t, browserLimit, func() error {
 		ctx, cancel := context.WithTimeout(b.ctx, browserLimit)
 		defer cancel()
