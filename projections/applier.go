@@ -77,9 +77,9 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 			return meta, done, err
 		}
 		end := done + a.decided.cut(meta, batch[done:])
-		m, _, err := a.once(s, batch[done:end], later[done:end])
+		m, n, err := a.once(s, batch[done:end], later[done:end])
 		if err == nil {
-			meta, done, tries = m, end, 0
+			meta, done, tries = m, done+n, 0
 			continue
 		}
 		var failed *applyError
@@ -88,10 +88,12 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 		}
 		if failed.at > 0 { // what comes before it first
 			end = done + failed.at
-			if meta, _, err = a.once(s, batch[done:end], later[done:end]); err != nil {
+			if meta, n, err = a.once(s, batch[done:end], later[done:end]); err != nil {
 				return meta, done, err
 			}
-			done, tries = end, 0
+			if done, tries = done+n, 0; done < end {
+				continue
+			}
 		}
 		if !a.parks(failed) {
 			return meta, done, failed
@@ -112,15 +114,20 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 	return meta, done, nil
 }
 
-// once is one transaction: the batch, and the position after it. Changed is
-// false if all of it was in the file already.
-func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.Meta, changed bool, err error) {
+// once is one transaction: the batch, or as much of it as the transaction takes
+// well, and the position after it. It returns how many of the batch are in the
+// file then.
+func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.Meta, n int, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
 		}
 		before := meta.Seq
 		for i, w := range batch {
+			if tx.Full() {
+				break
+			}
+			n = i + 1
 			seq := w.seq
 			if seq <= meta.Seq {
 				continue // redelivered: it is in there
@@ -149,9 +156,9 @@ func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.
 		return store.WriteMeta(tx, meta)
 	})
 	if errors.Is(err, errNothing) {
-		return meta, false, nil
+		err = nil
 	}
-	return meta, err == nil, err
+	return meta, n, err
 }
 
 // take applies an event, or parks it behind one of its conversation.

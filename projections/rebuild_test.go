@@ -114,6 +114,46 @@ func TestRebuildBeside(t *testing.T) {
 	}
 }
 
+// wide is a projection whose rows are large, and which counts its transactions.
+type wide struct {
+	last *store.Tx
+	txs  int
+	full bool
+}
+
+func (w *wide) Name() string { return "wide" }
+func (w *wide) Version() int { return 1 }
+
+func (w *wide) Apply(tx *store.Tx, e streams.Stored) error {
+	if tx != w.last {
+		w.last, w.txs = tx, w.txs+1
+	}
+	w.full = w.full || tx.Full()
+	return tx.Bucket("wide").Put(store.Key(e.Seq), make([]byte, 1<<20))
+}
+
+// A rebuild reads many events at once. Rows that are large spread them over
+// several transactions, without one that is missed or applied again.
+func TestRebuildEndsFullTransactions(t *testing.T) {
+	r := newRig(t)
+	const n = 100
+	p := new(wide)
+	run := start(t, r.runner(t, p))
+	wait(t, run, r.store(t, events(n)...))
+	before := p.txs
+	p.full = false
+	out, err := run.Rebuild(t.Context(), nil)
+	if err != nil || !out.Equal || out.VerifiedSeq != n {
+		t.Fatalf("%v: %+v", err, out)
+	}
+	if took := p.txs - before; took != 3 {
+		t.Errorf("%d transactions for %d MiB", took, n)
+	}
+	if p.full {
+		t.Error("an event was applied to a transaction that was full")
+	}
+}
+
 func TestRebuildTwiceAtOnce(t *testing.T) {
 	r := newRig(t)
 	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))

@@ -9,8 +9,10 @@ import (
 )
 
 const (
-	// maxHeld bounds what an Update holds back; it then makes the changes early.
-	maxHeld = 32 << 20
+	// maxHeld bounds what an Update holds back; it then makes the changes early,
+	// and from fullHeld on it should better end.
+	maxHeld  = 64 << 20
+	fullHeld = 48 << 20
 	// heldRow is what an entry counts for beside its bytes, and a decoded row
 	// instead of them.
 	heldRow = 128
@@ -95,6 +97,12 @@ func (b *Bucket) count(n int) {
 	b.held += n
 	b.tx.held += n
 }
+
+// Full reports whether an Update holds so much back that it should end here, and
+// another go on. Within one Update bbolt's pages grow and are not split: changes
+// that are made in order of keys are quick, but those that are made after others
+// move half of a page that may have become very large.
+func (tx *Tx) Full() bool { return tx.held >= fullHeld }
 
 // flush makes all changes that are held back.
 func (tx *Tx) flush() error {

@@ -162,7 +162,7 @@ func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	const rows = 40
+	const rows = 80
 	value := bytes.Repeat([]byte("v"), 1<<20)
 	err = s.Update(func(tx *store.Tx) error {
 		for i := range uint64(rows) {
@@ -172,7 +172,7 @@ func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
 			if got := store.ToUint64(tx.Bucket("n").Get([]byte("n"))); got != i+1 {
 				t.Errorf("counted %d of %d", got, i+1)
 			}
-			if held := store.Held(tx); held > 34<<20 {
+			if held := store.Held(tx); held > 66<<20 {
 				t.Fatalf("holds %d bytes back", held)
 			}
 		}
