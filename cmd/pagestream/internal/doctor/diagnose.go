@@ -219,9 +219,11 @@ func (x *examination) token() {
 		})
 		return
 	case "invalid":
+		// What is on record begins with the codes.
+		words = strings.TrimPrefix(words, fmt.Sprintf("%d/%d: ", code, sub))
 		f := Finding{
 			Cause: TokenDead, Severity: Wrong, Summary: "The page's token is dead",
-			Evidence: []string{fmt.Sprintf("Graph says %d/%d: %s", code, sub, words)}, Do: login,
+			Evidence: []string{said(Refusal{Code: code, Subcode: sub, Words: words})}, Do: login,
 		}
 		if sub == 492 {
 			f.Cause = RoleLost

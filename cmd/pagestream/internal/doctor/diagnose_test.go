@@ -85,8 +85,9 @@ func TestCauses(t *testing.T) {
 		}, nil, []doctor.Cause{doctor.Deselected, doctor.GraphUnreachable}, "", "no answer", true},
 		"token dead": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Token, p.TokenCode, p.TokenSubcode, p.Asked, p.Apps = "invalid", 190, 460, false, nil
+			p.TokenWords = "190/460: the password was changed"
 			p.Err = doctor.Refusal{Code: 190, Subcode: 460}
-		}, nil, []doctor.Cause{doctor.TokenDead}, "", "190/460", true},
+		}, nil, []doctor.Cause{doctor.TokenDead}, "", "Graph says 190/460: the password was changed", true},
 		"role lost": {func(_ *doctor.Install, p *doctor.Page) {
 			p.Token, p.TokenCode, p.TokenSubcode, p.Asked, p.Apps = "invalid", 190, 492, false, nil
 		}, nil, []doctor.Cause{doctor.RoleLost}, "", "190/492", true},
