@@ -32,7 +32,7 @@ const (
 	goalHeap = 0.10
 	// heapFrom is from which size on that is a goal: the pools of a program that has
 	// done little are not full yet.
-	heapFrom = 100_000
+	heapFrom = 1_000_000
 	// costOver is how many events at the end of catching up tell what one costs.
 	costOver = 20_000
 	// byServer is the start of the embedded server alone, on the same files.
