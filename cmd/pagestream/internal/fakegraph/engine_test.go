@@ -166,6 +166,7 @@ func run(t *testing.T, f *fake, h *hook, change func(*fakegraph.EngineOptions), 
 	assert.True(t, done(e), "not done in time")
 	cancel()
 	require.NoError(t, <-ended)
+	h.Close() // waits for what was broken off, so that the test may read
 	return e
 }
 
