@@ -229,6 +229,48 @@ func TestConsoleSignIn(t *testing.T) {
 	b.waitFor("#token")
 }
 
+// Whoever has the read-only token changes nothing, by whichever way.
+func TestReadOnlyIsRefused(t *testing.T) {
+	g, cfg := agency(t, 1)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	token, err := os.ReadFile(cfg.ReadTokenFile())
+	require.NoError(t, err)
+	reader := strings.TrimSpace(string(token))
+	ask := func(method, path string, prove func(*http.Request)) *httptest.ResponseRecorder {
+		req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader("token="+reader))
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		prove(req)
+		w := httptest.NewRecorder()
+		r.private.Handler.ServeHTTP(w, req)
+		return w
+	}
+	cookie := ask(http.MethodPost, "/sign-in", func(*http.Request) {}).Header().Get("Set-Cookie")
+	require.NotEmpty(t, cookie)
+	session := func(req *http.Request) { req.Header.Set("Cookie", cookie) }
+	bearer := func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+reader) }
+
+	for _, path := range []string{
+		"/connect", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect", "/conversations/7000/31/reply",
+		"/projections/pages/rebuild", "/projections/pages/verify", "/audit", "/jobs/cancel", "/deadletters",
+	} {
+		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, path, session).Code, path)
+	}
+	for _, path := range []string{
+		"pages", "pages/7000/check", "pages/7000/resubscribe", "pages/7000/disconnect", "pages/7000/messages", "pages/7000/backfill",
+		"invites", "logins", "logins/x", "conversations/7000/31/erase", "projections/pages/rebuild", "deadletters", "consumers",
+		"backup", "hooks/x/redrive", "hooks/x/enable", "keys/rotate",
+	} {
+		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, "/api/v1/"+path, session).Code, path)
+		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, "/api/v1/"+path, bearer).Code, path)
+	}
+	assert.Equal(t, http.StatusForbidden, ask(http.MethodDelete, "/api/v1/consumers/x", bearer).Code)
+	assert.Equal(t, http.StatusOK, ask(http.MethodGet, "/api/v1/pages/7000", bearer).Code)
+	w := ask(http.MethodGet, "/conversations/7000", session)
+	assert.Equal(t, http.StatusSeeOther, w.Code)
+	assert.Equal(t, "/pages/7000/conversations", w.Header().Get("Location"))
+}
+
 // Another site can't make a signed-in browser do anything.
 func TestConsoleRefusesOtherOrigins(t *testing.T) {
 	g, cfg := agency(t, 1)

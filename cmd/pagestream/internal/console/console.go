@@ -122,6 +122,7 @@ func (c *Console) Register(mux *http.ServeMux) {
 		"POST /pages/{page}/disconnect":              c.verb("disconnect", Operator.Disconnect),
 		"GET /conversations":                         c.conversationPages,
 		"GET /pages/{page}/conversations":            c.conversations,
+		"GET /conversations/{page}":                  toConversations,
 		"GET /conversations/{page}/{contact}":        c.thread,
 		"POST /conversations/{page}/{contact}/reply": c.reply,
 		"GET /live/conversations/{page}":             c.liveConversations,

@@ -69,6 +69,13 @@ type conversationsView struct {
 	Contact domain.ContactID
 }
 
+// toConversations serves GET /conversations/{page}: what is left of a thread's
+// address when somebody cuts the contact off.
+func toConversations(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, pathOf("pages", pageOf(r), "conversations"), http.StatusSeeOther)
+	return nil
+}
+
 // conversations serves GET /pages/{page}/conversations.
 func (c *Console) conversations(w http.ResponseWriter, r *http.Request) error {
 	v, err := c.conversationList(r)
