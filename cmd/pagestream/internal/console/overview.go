@@ -3,10 +3,12 @@ package console
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -126,18 +128,32 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// rows are all pages, in byte order of their ids.
+// rows are all pages, in byte order of their ids. The two read models are read at
+// once: both are decoded row by row.
 func (c *Console) rows() (out []row, err error) {
-	subs, err := c.subscriptions()
-	if err != nil {
-		return nil, err
+	var subs map[subKey]*subscriptions.Subscription
+	var failed error
+	var reading sync.WaitGroup
+	reading.Go(func() { subs, failed = c.subscriptions() })
+	type dayOf struct {
+		page pages.Page
+		day  pages.Day
 	}
+	var list []dayOf
 	health, now := c.opts.Operator.Health(), c.opts.Now()
 	err = pages.EachDay(c.opts.Pages, now, func(p pages.Page, d pages.Day) error {
-		out = append(out, rowOf(p, d, subs[subKey{p.ID, p.App}], health.Pages[p.ID], now))
+		list = append(list, dayOf{p, d})
 		return nil
 	})
-	return out, err
+	reading.Wait()
+	if err := errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	out = make([]row, len(list))
+	for i, l := range list {
+		out[i] = rowOf(l.page, l.day, subs[subKey{l.page.ID, l.page.App}], health.Pages[l.page.ID], now)
+	}
+	return out, nil
 }
 
 func rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription, h PageHealth, now time.Time) row {
