@@ -88,16 +88,9 @@ type Data struct {
 func (d Data) Encode() ([]byte, error) {
 	raw := d.Raw
 	d.Raw = nil
-	var buf bytes.Buffer
-	buf.Grow(512 + len(raw))
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(d); err != nil {
-		return nil, fmt.Errorf("encode data: %w", err)
-	}
-	out := bytes.TrimRight(buf.Bytes(), "\n")
-	if len(raw) == 0 {
-		return out, nil
+	out, err := d.typed(len(raw))
+	if err != nil || len(raw) == 0 {
+		return out, err
 	}
 	if !json.Valid(raw) {
 		return nil, fmt.Errorf("encode raw item: %w", ErrBadData)
@@ -111,10 +104,28 @@ func (d Data) Encode() ([]byte, error) {
 	return append(out, '}'), nil
 }
 
+// typed encodes the typed fields, and leaves room for so many bytes behind them.
+func (d *Data) typed(room int) ([]byte, error) {
+	if out, ok := appendPlain(make([]byte, 0, 512+room), d); ok {
+		return out, nil
+	}
+	var buf bytes.Buffer
+	buf.Grow(512 + room)
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(d); err != nil {
+		return nil, fmt.Errorf("encode data: %w", err)
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n"), nil
+}
+
 // DecodeData reads what [Data.Encode] wrote. Unknown fields are ignored, so an
 // older reader can follow a newer writer. Errors wrap [ErrBadData] and never
 // quote the data.
 func DecodeData(b []byte) (Data, error) {
+	if d, ok := decodePlain(b); ok {
+		return d, nil
+	}
 	var d Data
 	if err := json.Unmarshal(b, &d); err != nil {
 		return Data{}, fmt.Errorf("decode %d bytes: %w", len(b), ErrBadData)

@@ -65,28 +65,48 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if page == "" {
 		page = domain.NoPage
 	}
-	h := nats.Header{
-		HeaderSpecVersion: {specVersion},
-		HeaderID:          {e.ID},
-		HeaderType:        {typePrefix + string(e.Type) + typeSuffix},
-		HeaderSource:      {sourcePrefix + escape(string(page))},
-		HeaderContentType: {contentType},
-		HeaderMsgID:       {e.ID},
-		HeaderWatermillID: {e.ID},
-	}
+	h := newHeaders(maxHeadersOf)
+	h.set(HeaderSpecVersion, specVersion)
+	h.set(HeaderID, e.ID)
+	h.set(HeaderType, typePrefix+string(e.Type)+typeSuffix)
+	h.set(HeaderSource, sourcePrefix+escape(string(page)))
+	h.set(HeaderContentType, contentType)
+	h.set(HeaderMsgID, e.ID)
+	h.set(HeaderWatermillID, e.ID)
 	if e.Contact != "" {
-		h[HeaderSubject] = []string{escape(string(e.Contact))}
+		h.set(HeaderSubject, escape(string(e.Contact)))
 	}
 	if t := e.Time.UTC(); !t.IsZero() && t.Year() >= 1 && t.Year() <= 9999 {
-		h[HeaderTime] = []string{t.Format(time.RFC3339Nano)}
+		h.set(HeaderTime, t.Format(time.RFC3339Nano))
 	}
 	if e.Standby {
-		h[HeaderStandby] = []string{"true"}
+		h.set(HeaderStandby, "true")
 	}
 	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && plain(e.TraceParent) {
-		h[HeaderTraceParent] = []string{e.TraceParent}
+		h.set(HeaderTraceParent, e.TraceParent)
 	}
-	return &nats.Msg{Subject: Subject(page, e.Type), Header: h, Data: data}, nil
+	return &nats.Msg{Subject: Subject(page, e.Type), Header: h.Header, Data: data}, nil
+}
+
+// maxHeadersOf is how many headers an event may have, with those that its
+// publisher adds.
+const maxHeadersOf = 15
+
+// headers are single values that share one array: an event has a dozen, and each
+// would be an allocation.
+type headers struct {
+	nats.Header
+	values []string
+}
+
+func newHeaders(n int) *headers {
+	return &headers{make(nats.Header, n), make([]string, 0, n)}
+}
+
+func (h *headers) set(name, value string) {
+	h.values = append(h.values, value)
+	n := len(h.values)
+	h.Header[name] = h.values[n-1 : n : n]
 }
 
 // Decode reads a message that [Encode] made. It fails with [ErrMalformed]; the

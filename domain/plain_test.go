@@ -1,0 +1,122 @@
+package domain_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// plainData is what nearly all events have.
+func plainData() []domain.Data {
+	base := domain.Data{
+		App: "main", Object: "page", Channel: "messaging", Kind: "message", Source: "webhook", Sender: "30000000000000001",
+		Recipient: "700", EntryTime: 1_790_000_000_123, Raw: json.RawMessage(`{"message":{"mid":"m_1","text":"\u00e4"}}`),
+	}
+	out := []domain.Data{{}, base}
+	for _, d := range []domain.Data{
+		{Message: &domain.Message{}},
+		{Message: &domain.Message{MID: "m_1", Text: "to the islands, 北京 <b>&"}},
+		{Message: &domain.Message{MID: "m_1", Text: "out", Echo: true, AppID: "900"}},
+		{Delivery: &domain.Delivery{MIDs: []string{"m_1", "m_2"}, Watermark: 17}},
+		{Delivery: &domain.Delivery{Watermark: -1}},
+		{Read: &domain.Read{MID: "m_1"}},
+		{Read: &domain.Read{Watermark: 1_790_000_000_123}},
+	} {
+		out = append(out, d)
+		full := base
+		full.Message, full.Delivery, full.Read = d.Message, d.Delivery, d.Read
+		out = append(out, full)
+	}
+	return out
+}
+
+// byTheLibrary is what encoding/json makes of the typed fields.
+func byTheLibrary(t interface{ Fatal(args ...any) }, d domain.Data) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(d); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n")
+}
+
+// TestPlainAsTheLibrary: what is written and read without encoding/json is what
+// that would have written and read.
+func TestPlainAsTheLibrary(t *testing.T) {
+	text := rapid.OneOf(rapid.StringMatching(`[a-zA-Z0-9_ <>&]{0,12}`), rapid.String(), rapid.SampledFrom([]string{
+		"", "page", "m_1", "\"", "\\", "\n", "\x00", "\x7f", "\xff", "a\xe2\x80", "\u2028", "x\u2029", "ä\u2030", "\ufffd", "</script>",
+	}))
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) string { return text.Draw(t, name) }
+		d := domain.Data{
+			App: draw("app"), Object: draw("object"), Channel: draw("channel"), Kind: draw("kind"), Source: draw("source"),
+			Sender: draw("sender"), Recipient: draw("recipient"), EntryTime: rapid.Int64().Draw(t, "time"), Test: rapid.Bool().Draw(t, "test"),
+		}
+		if rapid.Bool().Draw(t, "message") {
+			d.Message = &domain.Message{MID: draw("mid"), Text: draw("text"), Echo: rapid.Bool().Draw(t, "echo"), AppID: draw("app id"), Metadata: draw("metadata")}
+		}
+		if rapid.Bool().Draw(t, "delivery") {
+			d.Delivery = &domain.Delivery{MIDs: rapid.SliceOfN(text, 0, 3).Draw(t, "mids"), Watermark: rapid.Int64().Draw(t, "watermark")}
+		}
+		if rapid.Bool().Draw(t, "read") {
+			d.Read = &domain.Read{MID: draw("mid"), Watermark: rapid.Int64().Draw(t, "watermark")}
+		}
+		if rapid.Bool().Draw(t, "edit") {
+			d.Edit = &domain.Edit{Text: draw("edit")}
+		}
+		b, err := d.Encode()
+		if want := byTheLibrary(t, d); err != nil || !bytes.Equal(b, want) {
+			t.Fatalf("wrote %s, the library %s, %v", b, want, err)
+		}
+		decodesAsTheLibrary(t, b)
+		d.Raw = json.RawMessage(rapid.SampledFrom([]string{`{}`, ` {}`, "{}\n", `null`, `"x"`, `[1,{"raw":2}]`}).Draw(t, "raw"))
+		if b, err = d.Encode(); err != nil {
+			t.Fatal(err)
+		}
+		decodesAsTheLibrary(t, b)
+	})
+	for _, d := range plainData() {
+		b, err := d.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		decodesAsTheLibrary(t, b)
+	}
+}
+
+func decodesAsTheLibrary(t interface {
+	Fatalf(format string, args ...any)
+}, b []byte,
+) {
+	var want domain.Data
+	failed := json.Unmarshal(b, &want)
+	got, err := domain.DecodeData(b)
+	if (err != nil) != (failed != nil) || err == nil && !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s: read %+v, %v; the library %+v, %v", b, got, err, want, failed)
+	}
+}
+
+func FuzzDecodeData(f *testing.F) {
+	for _, d := range plainData() {
+		b, err := d.Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	for _, s := range []string{
+		`{"app":"a","app":"b"}`, `{"object":"page","app":"a"}`, `{"App":"a"}`, `{"entry_time":01}`, `{"entry_time":-0}`, `{"entry_time":1e3}`,
+		`{"entry_time":99999999999999999999}`, `{"entry_time":}`, `{"entry_time":-}`, `{"raw":}`, `{"raw":null}`, `{"raw":1 }`, `{"raw":1}}`, `{"raw":1},{}`,
+		`{"message":null}`, `{"message":{"mid":"m"`, `{"delivery":{"mids":[]}}`, `{"delivery":{"mids":["a",]}}`, `{,"app":"a"}`, `{"app":"a",}`,
+		`{"app":"a" ,"object":"page"}`, "{\"app\":\"\xff\"}", "{\"app\":\"\t\"}", `{"message":{"echo":tru}}`, `{"message":{"echo":false}}`, `{}`, `{`, ``,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { decodesAsTheLibrary(t, b) })
+}
