@@ -112,6 +112,10 @@ type conversation struct {
 	Conversation
 	// LastKey is the tail (time and seq) of the newest message's key.
 	LastKey []byte
+	// Recent are the latest events; the others are in the buckets.
+	Recent recent
+	// Indexed says that the bucket of mids has some of this conversation.
+	Indexed bool
 	// Seqs break ties between events of one millisecond.
 	ProfileSeq uint64
 	ThreadSeq  uint64

@@ -31,12 +31,15 @@ func (s share) counts() Counts {
 	return Counts{Late: s.Late, Conflicts: s.Conflicts, Dropped: s.Dropped, Odd: s.Odd, AfterErasure: s.AfterErasure}
 }
 
-// remember notes the event as one of its contact, so that an erasure finds it,
-// with its share in the counts, which goes with it.
-func remember(tx *store.Tx, owner []byte, seq uint64, sum Counts) error {
-	bucket, key := tx.Bucket(bucketEvents), join(owner, be(seq))
-	s := share{sum.Late, sum.Conflicts, sum.Dropped, sum.Odd, sum.AfterErasure}
-	if s != (share{}) {
+func shareOf(c Counts) share {
+	return share{c.Late, c.Conflicts, c.Dropped, c.Odd, c.AfterErasure}
+}
+
+// rememberShare notes the event as one of its contact, with its share in the
+// counts, which an erasure takes with it.
+func (f *fold) rememberShare() error {
+	bucket, key := f.tx.Bucket(bucketEvents), join(f.owner, be(f.e.Seq))
+	if s := shareOf(f.sum); s != (share{}) {
 		return store.PutJSON(bucket, key, s)
 	}
 	if err := bucket.Put(key, nil); err != nil {
@@ -71,19 +74,23 @@ func erase(tx *store.Tx, e streams.Stored) error {
 	if err := bury(tx, e, key); err != nil {
 		return err
 	}
+	var c conversation
+	contacts := tx.Bucket(bucketContacts)
+	contact := domain.ContactID(contacts.Get(key))
+	if contact != "" {
+		if err := contacts.Delete(key); err != nil {
+			return fmt.Errorf("erase contact: %w", err)
+		}
+		var err error
+		if c, err = dig(tx, e.Page, contact, key); err != nil {
+			return err
+		}
+	}
 	less, err := forget(tx, key, listed)
 	if err != nil {
 		return err
 	}
-	contacts := tx.Bucket(bucketContacts)
-	if contact := domain.ContactID(contacts.Get(key)); contact != "" {
-		if err := contacts.Delete(key); err != nil {
-			return fmt.Errorf("erase contact: %w", err)
-		}
-		c, err := dig(tx, e.Page, contact)
-		if err != nil {
-			return err
-		}
+	if contact != "" {
 		less.Conversations, less.In, less.Out, less.Pending = 1, c.In, c.Out, c.Pending
 	}
 	return count(tx, e.Page, Counts{Erased: 1}, less)
@@ -133,8 +140,9 @@ func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err 
 	return less, nil
 }
 
-// dig removes a conversation that is there and returns what it was.
-func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversation, error) {
+// dig removes a conversation that is there and returns what it was. Its events
+// stay remembered.
+func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byte) (conversation, error) {
 	conversations, key := tx.Bucket(bucketConversations), conversationKey(page, contact)
 	c, found, err := store.GetRow[conversation](conversations, key)
 	if err != nil {
@@ -143,19 +151,10 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversati
 	if !found {
 		return c, fmt.Errorf("conversation of a contact is missing: %w", store.ErrCorrupt)
 	}
-	f := &fold{tx: tx, e: streams.Stored{Event: domain.Event{Page: page, Contact: contact}}, owner: erasedKey(page, contact)}
-	mids := tx.Bucket(bucketMIDs)
-	err = drop(tx, bucketMessages, key, func(_, value []byte) error {
-		var m message
-		if err := unpack(value, &m, "message"); err != nil {
-			return err
-		}
-		if err := mids.Delete(f.slot(&m)); err != nil {
-			return fmt.Errorf("erase index: %w", err)
-		}
-		return nil
-	})
-	err = cmp.Or(err, drop(tx, bucketPending, key, nil), drop(tx, bucketReceipts, key, nil))
+	if err := c.Recent.move(tx, owner); err != nil {
+		return c, err
+	}
+	err = cmp.Or(drop(tx, bucketMessages, key), drop(tx, bucketMIDs, owner), drop(tx, bucketPending, key), drop(tx, bucketReceipts, key))
 	if err != nil {
 		return c, err
 	}
@@ -169,17 +168,12 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID) (conversati
 }
 
 // drop removes the rows of a bucket that begin with prefix, in chunks.
-func drop(tx *store.Tx, name string, prefix []byte, before func(key, value []byte) error) error {
+func drop(tx *store.Tx, name string, prefix []byte) error {
 	bucket, end := tx.Bucket(name), successor(prefix)
 	for more := true; more; {
 		var rows []row
 		rows, more = take(bucket, prefix, end)
 		for _, r := range rows {
-			if before != nil {
-				if err := before(r.key, r.value); err != nil {
-					return err
-				}
-			}
 			if err := bucket.Delete(r.key); err != nil {
 				return fmt.Errorf("erase %s: %w", name, err)
 			}

@@ -61,9 +61,9 @@ func (w *world) messages() []conversations.Message {
 }
 
 func (w *world) message(mid string) conversations.Message {
-	f, err := conversations.FindByMID(w.st, page, mid)
+	m, err := conversations.FindByMID(w.st, page, contact, mid)
 	require.NoError(w.t, err, "mid %s", mid)
-	return f.Message
+	return m
 }
 
 func (w *world) conversation() conversations.Conversation {

@@ -11,12 +11,13 @@ import (
 
 // Buckets and their keys. Keys start with page and contact, in the order in
 // which they are written, because bbolt writes neighbours five times faster
-// than strangers; only the mid index is spread, within its page.
+// than strangers. The latest rows of mids and events are in the conversation's
+// own (see [recent]).
 const (
 	bucketConversations = "conversations" // page | contact -> conversation
 	bucketMessages      = "messages"      // page | contact | time | seq -> message
 	bucketActivity      = "activity"      // page | inverted time | contact -> conversation's key
-	bucketMIDs          = "mids"          // page | hash of mid | hash of contact -> message's key
+	bucketMIDs          = "mids"          // page | hash of contact | hash of mid -> time | seq of the message's key
 	bucketPending       = "pending"       // page | contact | hash of mid | seq -> what waits for that mid
 	bucketReceipts      = "receipts"      // page | contact | kind -> receipts, packed
 	bucketErased        = "erased"        // page | hash of contact -> tombstone
@@ -35,10 +36,15 @@ func hash16(kind, s string) []byte {
 	return sum[:hashSize]
 }
 
-func pagePrefix(page domain.PageID) []byte { return store.Key(string(page)) }
+// room is what most keys have room in.
+const room = 64
+
+func pagePrefix(page domain.PageID) []byte {
+	return store.AppendText(make([]byte, 0, room), string(page))
+}
 
 func conversationKey(page domain.PageID, contact domain.ContactID) []byte {
-	return store.Key(string(page), string(contact))
+	return store.AppendText(pagePrefix(page), string(contact))
 }
 
 // sortable maps a signed number to one whose bytes sort as it does.
@@ -62,7 +68,8 @@ func be(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 // messageKey places a message by event time, and by arrival within one
 // millisecond.
 func messageKey(conversation []byte, ms int64, seq uint64) []byte {
-	return join(conversation, be(sortable(ms)), be(seq))
+	key := append(make([]byte, 0, len(conversation)+16), conversation...)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(key, sortable(ms)), seq)
 }
 
 // messageTime returns the event time in a message's key.
@@ -72,36 +79,28 @@ func messageTime(key []byte) int64 {
 
 // activityKey sorts a page's conversations newest first.
 func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte {
-	return store.Key(string(page), ^sortable(ms), string(contact))
+	return store.AppendText(binary.BigEndian.AppendUint64(pagePrefix(page), ^sortable(ms)), string(contact))
 }
 
-// midPrefix begins the keys of all messages of a page with that mid: one, unless
-// two contacts claim it.
-func midPrefix(page domain.PageID, mid string) []byte {
-	return join(pagePrefix(page), hash16("mid:", mid))
+// midSlot is the place of the message with that mid in its conversation's index.
+func midSlot(mid string) []byte { return hash16("mid:", mid) }
+
+// slotOf is the place of a message, or of its event if it has no mid of its own.
+func slotOf(m *Message) []byte {
+	if m.MID == "" {
+		return hash16("event:", m.ID)
+	}
+	return midSlot(m.MID)
 }
 
-// midKey is the key of an owner's message with that mid (see [erasedKey]).
-func midKey(owner []byte, mid string) []byte {
-	page, contact := owner[:len(owner)-hashSize], owner[len(owner)-hashSize:]
-	return join(page, hash16("mid:", mid), contact[:8])
-}
-
-// eventKey is a message's place in the mid index when it has no mid of its own.
-func eventKey(page domain.PageID, id string) []byte {
-	return join(pagePrefix(page), hash16("event:", id))
-}
-
-func pendingPrefix(conversation []byte, mid string) []byte {
-	return join(conversation, hash16("mid:", mid))
-}
+func pendingPrefix(conversation []byte, mid string) []byte { return join(conversation, midSlot(mid)) }
 
 // contactHash has the bytes of [domain.ContactHash].
 func contactHash(contact domain.ContactID) []byte { return hash16("contact:", string(contact)) }
 
 // erasedKey is what stays of a conversation's key after an erasure.
 func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
-	return join(pagePrefix(page), contactHash(contact))
+	return append(pagePrefix(page), contactHash(contact)...)
 }
 
 // eventSeq is the sequence that a key ends with.

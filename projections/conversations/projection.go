@@ -39,7 +39,7 @@ func (*Projection) Name() string { return "conversations" }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.
-func (*Projection) Version() int { return 3 }
+func (*Projection) Version() int { return 4 }
 
 // Apply folds one event in. It never fails on what an event says: what lacks
 // its payload is counted and passed over. Errors are the store's.
@@ -61,24 +61,30 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	case "page", "subscription":
 		return nil
 	case "change":
-		return f.finish(nil)
+		return f.aside()
 	}
 	if err := f.load(); err != nil {
 		return err
 	}
 	if !f.c.ErasedBefore.IsZero() && !f.time.After(f.c.ErasedBefore) {
 		f.sum.AfterErasure++
-		return f.finish(nil)
+		return f.aside()
 	}
 	if e.Type == domain.ContactProfiled && f.fresh {
 		// The person was erased, or never wrote: a name alone is not kept.
 		f.sum.Odd++
-		return f.finish(nil)
+		return f.aside()
 	}
 	if err := f.apply(); err != nil {
 		return err
 	}
-	return f.finish(f.save())
+	if err := f.remember(); err != nil {
+		return err
+	}
+	if err := f.save(); err != nil {
+		return err
+	}
+	return count(tx, e.Page, f.sum, f.less)
 }
 
 // fold is the work on one event.
@@ -93,6 +99,9 @@ type fold struct {
 	c     conversation
 	fresh bool // the conversation was not stored before
 	was   int64
+	// slot and ms are the place of the message that the event made, if it did.
+	slot []byte
+	ms   int64
 	// sum is what this event adds to the page's counts; less is what it takes.
 	sum, less Counts
 }
@@ -145,13 +154,30 @@ func (f *fold) save() error {
 	return nil
 }
 
-// finish adds what the event changed to the page's counts, and remembers the event
-// as one of the contact.
-func (f *fold) finish(err error) error {
-	if err != nil {
-		return err
+// remember notes the event as one of its contact, so that an erasure finds it,
+// and where the message is that it made. The conversation is saved after it.
+func (f *fold) remember() error {
+	if shareOf(f.sum) != (share{}) {
+		if f.slot != nil {
+			if err := f.tx.Bucket(bucketMIDs).Put(join(f.owner, f.slot), messageKey(nil, f.ms, f.e.Seq)); err != nil {
+				return fmt.Errorf("index message: %w", err)
+			}
+			f.c.Indexed = true
+		}
+		return f.rememberShare()
 	}
-	if err := remember(f.tx, f.owner, f.e.Seq, f.sum); err != nil {
+	f.c.Recent = f.c.Recent.add(f.e.Seq, f.slot, f.ms)
+	if !f.c.Recent.full() {
+		return nil
+	}
+	err := f.c.Recent.move(f.tx, f.owner)
+	f.c.Recent, f.c.Indexed = nil, true
+	return err
+}
+
+// aside counts and remembers an event that leaves the conversation as it is.
+func (f *fold) aside() error {
+	if err := f.rememberShare(); err != nil {
 		return err
 	}
 	return count(f.tx, f.e.Page, f.sum, f.less)
@@ -305,15 +331,16 @@ func (f *fold) thread(t *domain.Thread) {
 
 // arrive places a message, and gives it whatever came before it.
 func (f *fold) arrive(m *message) error {
-	mids := f.tx.Bucket(bucketMIDs)
-	slot := f.slot(m)
-	if taken := mids.Get(slot); taken != nil {
+	slot := slotOf(&m.Message)
+	taken, err := f.find(slot)
+	if err != nil {
+		return err
+	}
+	if taken != nil {
 		return f.again(taken, m)
 	}
-	key := messageKey(f.key, millis(m.Time), m.Seq)
-	if err := mids.Put(slot, key); err != nil {
-		return fmt.Errorf("index message: %w", err)
-	}
+	f.slot, f.ms = slot, millis(m.Time)
+	key := messageKey(f.key, f.ms, m.Seq)
 	m.note(f.e.Seq)
 	f.place(key, m)
 
@@ -336,13 +363,21 @@ func (f *fold) arrive(m *message) error {
 	return f.unanswered(m)
 }
 
-// slot is a message's place in the index of mids, or of its event if it has no
-// mid of its own.
-func (f *fold) slot(m *message) []byte {
-	if m.MID == "" {
-		return eventKey(f.e.Page, m.ID)
+// find returns the key of the message in that slot, nil if there is none.
+func (f *fold) find(slot []byte) (key []byte, err error) {
+	return findMessage(f.tx, &f.c, f.key, f.owner, slot)
+}
+
+// findMessage looks among a conversation's recent events first.
+func findMessage(tx *store.Tx, c *conversation, conversation, owner, slot []byte) (key []byte, err error) {
+	tail, err := c.Recent.find(slot)
+	if tail == nil && err == nil && c.Indexed {
+		tail = tx.Bucket(bucketMIDs).Get(join(owner, slot))
 	}
-	return midKey(f.owner, m.MID)
+	if tail == nil || err != nil {
+		return nil, err
+	}
+	return join(conversation, tail), nil
 }
 
 // again takes in a second event with the mid of a stored message.
@@ -597,7 +632,10 @@ func (c change) to(m *message) {
 // keeps it until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
-	key := f.tx.Bucket(bucketMIDs).Get(midKey(f.owner, mid))
+	key, err := f.find(midSlot(mid))
+	if err != nil {
+		return err
+	}
 	if key == nil {
 		return f.wait(mid, c)
 	}

@@ -3,15 +3,19 @@ package conversations_test
 import (
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/store"
 )
 
 func TestConversationOfMessages(t *testing.T) {
@@ -74,9 +78,7 @@ func TestSameMIDOtherBodyIsConflict(t *testing.T) {
 func TestSameMIDOfTwoContacts(t *testing.T) {
 	w := newWorld(t)
 	w.apply(in("m1", "mine", 1000), of(in("m1", "yours", 1100), page, "7002"))
-	f, err := conversations.FindByMID(w.st, page, "m1")
-	require.NoError(t, err)
-	assert.Equal(t, contact, f.Contact)
+	assert.Equal(t, "mine", w.message("m1").Text)
 	list, _, err := conversations.Messages(w.st, page, "7002", "", 0, false)
 	require.NoError(t, err)
 	require.Len(t, list, 1, "the other message is not lost")
@@ -398,7 +400,7 @@ func TestNeverProjected(t *testing.T) {
 	w.apply(test, of(in("m2", "x", 1000), domain.NoPage, contact), of(in("m3", "x", 1000), "", contact), of(in("m4", "x", 1000), page, ""),
 		event(domain.PolicyEnforced, 1000, domain.Data{}),
 		of(event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}), "200", ""))
-	_, err := conversations.FindByMID(w.st, page, "m1")
+	_, err := conversations.FindByMID(w.st, page, contact, "m1")
 	require.ErrorIs(t, err, conversations.ErrNotFound)
 	sum, err := conversations.Count(w.st, "")
 	require.NoError(t, err)
@@ -426,9 +428,9 @@ func TestOddContent(t *testing.T) {
 		of(in("m3", "x", 5), domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000))))
 	assert.Equal(t, 9999, w.message("m1").Time.Year())
 	assert.Equal(t, w.message("m2").At, w.message("m2").Time, "no time of its own: when it was stored")
-	f, err := conversations.FindByMID(w.st, domain.PageID(strings.Repeat("p", 70000)), "m3")
+	long, err := conversations.FindByMID(w.st, domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000)), "m3")
 	require.NoError(t, err)
-	assert.Equal(t, "x", f.Message.Text)
+	assert.Equal(t, "x", long.Text)
 }
 
 func TestHugeText(t *testing.T) {
@@ -503,11 +505,11 @@ func TestThreePagesWithOneContactID(t *testing.T) {
 		require.Len(t, list, 1)
 		assert.Equal(t, p, list[0].Page)
 	}
-	f, err := conversations.FindByMID(w.st, "10", "m")
+	m, err := conversations.FindByMID(w.st, "10", contact, "m")
 	require.NoError(t, err)
-	assert.Equal(t, "changed", f.Message.Text)
+	assert.Equal(t, "changed", m.Text)
 	assert.Equal(t, "to 104", w.message("m").Text)
-	_, err = conversations.FindByMID(w.st, "1", "m")
+	_, err = conversations.FindByMID(w.st, "1", contact, "m")
 	require.ErrorIs(t, err, conversations.ErrNotFound)
 	_, err = conversations.Get(w.st, "1", contact)
 	require.ErrorIs(t, err, conversations.ErrErased)
@@ -532,7 +534,7 @@ func TestErase(t *testing.T) {
 	assert.Equal(t, ms(5000), at)
 	assert.Empty(t, w.messages())
 	for _, mid := range []string{"m1", "m2"} {
-		_, err = conversations.FindByMID(w.st, page, mid)
+		_, err = conversations.FindByMID(w.st, page, contact, mid)
 		require.ErrorIs(t, err, conversations.ErrNotFound)
 	}
 	list, _, err := conversations.List(w.st, page, "", 0)
@@ -637,4 +639,64 @@ func TestMessagesPaging(t *testing.T) {
 	}
 	_, _, err = conversations.Messages(w.st, page, contact, "YWJj", 5, false)
 	require.ErrorIs(t, err, conversations.ErrCursor)
+}
+
+// TestRecentEventsMove: what a conversation's row holds of its events and what
+// has moved out of it are one list, and every message is found by its mid.
+func TestRecentEventsMove(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		path := filepath.Join(dir, "c.db")
+		st, err := store.Open(path, store.Options{NoSync: true})
+		require.NoError(t, err)
+		defer func() {
+			require.NoError(t, st.Close())
+			require.NoError(t, os.Remove(path))
+		}()
+		w := &world{t: t, st: st}
+		want, mids := []uint64{}, []string{}
+		for i := range rapid.IntRange(0, 110).Draw(t, "events") {
+			mid, at := fmt.Sprint("m", i), int64(1000+100*i)
+			switch rapid.IntRange(0, 5).Draw(t, "kind") {
+			case 0:
+				w.apply(of(in(mid, "somebody else's", at), page, "7002"))
+				continue
+			case 1:
+				w.apply(read(at, at))
+			case 2:
+				w.apply(in(mid, "late", 1)) // has a share in the counts
+				mids = append(mids, mid)
+			case 3:
+				w.apply(out(mid, "out", at))
+				mids = append(mids, mid)
+			default:
+				w.apply(in(mid, "in", at))
+				mids = append(mids, mid)
+			}
+			want = append(want, w.seq)
+		}
+		limit := rapid.IntRange(1, 40).Draw(t, "limit")
+		got := []uint64{}
+		for after := uint64(0); ; after = got[len(got)-1] {
+			list, err := conversations.EventsOf(st, page, contact, after, limit)
+			require.NoError(t, err)
+			require.LessOrEqual(t, len(list), limit)
+			if len(list) == 0 {
+				break
+			}
+			got = append(got, list...)
+		}
+		require.Equal(t, want, got)
+		for _, mid := range mids {
+			require.Equal(t, mid, w.message(mid).MID)
+		}
+		w.apply(event(domain.ContactErased, 1_000_000, domain.Data{}))
+		list, err := conversations.EventsOf(st, page, contact, 0, 500)
+		require.NoError(t, err)
+		require.Equal(t, want, append([]uint64{}, list...), "an erasure that lists none leaves all to the next")
+		for _, mid := range mids {
+			_, err := conversations.FindByMID(st, page, contact, mid)
+			require.ErrorIs(t, err, conversations.ErrNotFound)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -107,9 +108,19 @@ func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID
 		for k, _ := c.Seek(join(prefix, be(after+1))); k != nil && bytes.HasPrefix(k, prefix) && len(seqs) < limit; k, _ = c.Next() {
 			seqs = append(seqs, eventSeq(k))
 		}
-		return nil
+		row, _, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
+		if err != nil {
+			return err
+		}
+		return row.Recent.each(func(seq uint64, _ []byte, _ int64) bool {
+			if seq > after {
+				seqs = append(seqs, seq)
+			}
+			return true
+		})
 	})
-	return seqs, err
+	slices.Sort(seqs)
+	return seqs[:min(len(seqs), max(0, limit))], err
 }
 
 // Messages returns a conversation's messages in order of event time, or newest
@@ -154,26 +165,22 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 	return list, next, nil
 }
 
-// Found is a message and where it is.
-type Found struct {
-	Page    domain.PageID    `json:"page"`
-	Contact domain.ContactID `json:"contact"`
-	Message Message          `json:"message"`
-}
-
-// FindByMID returns the message of a page with that mid, or fails with
-// [ErrNotFound]. Two messages that claim one mid are not expected; then it is
-// the first to arrive.
-func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, error) {
-	found := Found{Page: page}
+// FindByMID returns the message of a conversation with that mid, or fails with
+// [ErrNotFound].
+func FindByMID(v projections.Viewer, page domain.PageID, contact domain.ContactID, mid string) (Message, error) {
+	var found Message
 	err := v.View(func(tx *store.Tx) error {
-		var key []byte
-		c := tx.Bucket(bucketMIDs).Cursor()
-		prefix := midPrefix(page, mid)
-		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
-			if key == nil || eventSeq(v) < eventSeq(key) {
-				key = v
-			}
+		at := conversationKey(page, contact)
+		c, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), at)
+		if err != nil {
+			return err
+		}
+		if !owned {
+			return ErrNotFound
+		}
+		key, err := findMessage(tx, &c, at, erasedKey(page, contact), midSlot(mid))
+		if err != nil {
+			return err
 		}
 		if key == nil {
 			return ErrNotFound
@@ -182,14 +189,10 @@ func FindByMID(v projections.Viewer, page domain.PageID, mid string) (Found, err
 		if err != nil {
 			return err
 		}
-		owner, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), key[:len(key)-16])
-		if err != nil {
-			return err
-		}
-		if !here || !owned {
+		if !here {
 			return fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
 		}
-		found.Contact, found.Message = owner.Contact, m.Message
+		found = m.Message
 		return nil
 	})
 	return found, err

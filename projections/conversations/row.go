@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -23,6 +24,11 @@ func (p *packer) num(n uint64) { p.b = binary.AppendUvarint(p.b, n) }
 func (p *packer) text(s string) {
 	p.num(uint64(len(s)))
 	p.b = append(p.b, s...)
+}
+
+func (p *packer) blob(b []byte) {
+	p.num(uint64(len(b)))
+	p.b = append(p.b, b...)
 }
 
 // time packs a clean time: those are whole milliseconds from 1970 on.
@@ -60,14 +66,36 @@ func (u *unpacker) num() uint64 {
 }
 
 func (u *unpacker) text() string {
-	n := u.num()
-	if n > uint64(len(u.b)) {
-		u.b, u.bad = nil, true
-		return ""
+	return string(u.bytes(int(min(u.num(), math.MaxInt32))))
+}
+
+// word is a text that nearly always is one of a few, which are not copied.
+func (u *unpacker) word() string {
+	switch b := u.bytes(int(min(u.num(), math.MaxInt32))); string(b) {
+	case string(In):
+		return string(In)
+	case string(Out):
+		return string(Out)
+	case string(KindMessage):
+		return string(KindMessage)
+	case "page":
+		return "page"
+	case "webhook":
+		return "webhook"
+	default:
+		return string(b)
 	}
-	s := string(u.b[:n])
+}
+
+// bytes is a part of a fixed size; it is shared.
+func (u *unpacker) bytes(n int) []byte {
+	if n > len(u.b) {
+		u.b, u.bad = nil, true
+		return nil
+	}
+	b := u.b[:n:n]
 	u.b = u.b[n:]
-	return s
+	return b
 }
 
 func (u *unpacker) time() time.Time {
@@ -153,8 +181,8 @@ type messageRest struct {
 func (m *message) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
 	*m = message{Message: Message{
-		Kind: Kind(u.text()), Direction: Direction(u.text()), ID: u.text(), MID: u.text(), Text: u.text(),
-		AppID: u.text(), Source: u.text(), Seq: u.num(), At: u.time(), Time: u.time(), LateMillis: int64(u.num()),
+		Kind: Kind(u.word()), Direction: Direction(u.word()), ID: u.text(), MID: u.text(), Text: u.text(),
+		AppID: u.text(), Source: u.word(), Seq: u.num(), At: u.time(), Time: u.time(), LateMillis: int64(u.num()),
 		Standby: u.bool(), Deleted: u.bool(), DeletedAt: u.time(), DeliveredAt: u.time(), ReadAt: u.time(), Conflicts: u.num(),
 	}}
 	if n := u.num(); n > 0 {
@@ -197,7 +225,9 @@ func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
 	p.time(c.Delivered)
 	p.time(c.Read)
 	p.time(c.ErasedBefore)
-	p.text(string(c.LastKey))
+	p.blob(c.LastKey)
+	p.blob(c.Recent)
+	p.bool(c.Indexed)
 	p.bool(c.Last != nil)
 	if l := c.Last; l != nil {
 		p.text(string(l.Direction))
@@ -238,7 +268,7 @@ type conversationRest struct {
 func (c *conversation) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
 	*c = conversation{Conversation: Conversation{
-		Page: domain.PageID(u.text()), Contact: domain.ContactID(u.text()), Object: u.text(), Name: u.text(), Picture: u.text(), ProfiledAt: u.time(),
+		Page: domain.PageID(u.text()), Contact: domain.ContactID(u.text()), Object: u.word(), Name: u.text(), Picture: u.text(), ProfiledAt: u.time(),
 	}}
 	c.ProfileSeq = u.num()
 	c.FirstActivity, c.LastActivity, c.LastIn, c.LastOut = u.time(), u.time(), u.time(), u.time()
@@ -250,9 +280,13 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	if key := u.text(); key != "" {
 		c.LastKey = []byte(key)
 	}
+	if n := u.num(); n > 0 {
+		c.Recent = append(recent(nil), u.bytes(int(min(n, math.MaxInt32)))...)
+	}
+	c.Indexed = u.bool()
 	if u.bool() {
 		c.Last = &Preview{
-			Direction: Direction(u.text()), Kind: Kind(u.text()), MID: u.text(), Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
+			Direction: Direction(u.word()), Kind: Kind(u.word()), MID: u.text(), Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
 		}
 	}
 	var r conversationRest

@@ -32,6 +32,9 @@ func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
 				*x = projections.FromMillis(n)
 			}
 			continue
+		case *recent:
+			*x = rapid.SliceOfN(rapid.Byte(), 1, 16).Draw(t, "bytes")
+			continue
 		case *[]byte:
 			*x = rapid.SliceOfN(rapid.Byte(), 1, 16).Draw(t, "bytes")
 			continue

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // Composite keys. A string ends in 0x00 0x01, a zero byte in it is 0x00 0xff: so
@@ -31,15 +32,15 @@ func Key(parts ...any) []byte {
 	for _, p := range parts {
 		switch p := p.(type) {
 		case string:
-			key = appendString(key, p)
+			key = AppendText(key, p)
 		case []byte:
-			key = appendString(key, string(p))
+			key = AppendText(key, string(p))
 		case uint64:
 			key = binary.BigEndian.AppendUint64(key, p)
 		default:
 			switch v := reflect.ValueOf(p); v.Kind() {
 			case reflect.String:
-				key = appendString(key, v.String())
+				key = AppendText(key, v.String())
 			case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 				key = binary.BigEndian.AppendUint64(key, v.Uint())
 			default:
@@ -50,10 +51,15 @@ func Key(parts ...any) []byte {
 	return key
 }
 
-func appendString(key []byte, s string) []byte {
+// AppendText appends a string to a key as [Key] does: for keys that are built for
+// each event, where Key's any kind of part costs.
+func AppendText(key []byte, s string) []byte {
 	if len(s) > maxKeyPart {
 		sum := sha256.Sum256([]byte(s))
 		s = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	if strings.IndexByte(s, 0) < 0 {
+		return append(append(key, s...), 0, keyEnd)
 	}
 	for i := range len(s) {
 		key = append(key, s[i])

@@ -17,6 +17,8 @@ const (
 	// instead of them.
 	heldRow = 128
 	heldObj = 1024
+	// maxScratch bounds what an Update keeps for the encoding of rows.
+	maxScratch = 1 << 20
 )
 
 // pending are the rows that an Update has changed, by key.
@@ -32,22 +34,31 @@ type entry struct {
 }
 
 // encoded returns the value of an entry, nil if it is deleted.
-func (e *entry) encoded(bucket string) ([]byte, error) {
+func (b *Bucket) encoded(e *entry) ([]byte, error) {
 	if e.value != nil || e.row == nil {
 		return e.value, nil
 	}
-	v, err := e.row.AppendBinary(make([]byte, 0, 256))
-	if err != nil {
-		return nil, fmt.Errorf("encode %T for %s: %w", e.row, bucket, err)
-	}
+	v, err := b.encode(e.row)
 	e.value = v
-	return v, nil
+	return v, err
+}
+
+// encode encodes a row into bytes of its own, no more than it needs.
+func (b *Bucket) encode(row Row) ([]byte, error) {
+	v, err := row.AppendBinary(b.tx.scratch[:0])
+	if err != nil {
+		return nil, fmt.Errorf("encode %T for %s: %w", row, b.name, err)
+	}
+	if cap(v) <= maxScratch {
+		b.tx.scratch = v
+	}
+	return append(make([]byte, 0, len(v)), v...), nil
 }
 
 // read returns the value as it is now, nil if there is none. It is shared.
 func (b *Bucket) read(key []byte) ([]byte, error) {
 	if e := b.pending[string(key)]; e != nil {
-		return e.encoded(b.name)
+		return b.encoded(e)
 	}
 	if b.b == nil {
 		return nil, nil
@@ -134,7 +145,7 @@ func (b *Bucket) flush() error {
 			}
 			continue
 		}
-		v, err := e.encoded(b.name)
+		v, err := b.encoded(e)
 		if err != nil {
 			return err
 		}
@@ -217,9 +228,9 @@ func PutRow[T any, R interface {
 // EncodeRow writes a row that is not likely to be needed again soon: it is encoded
 // at once and not kept.
 func EncodeRow(b *Bucket, key []byte, row Row) error {
-	v, err := row.AppendBinary(make([]byte, 0, 256))
+	v, err := b.encode(row)
 	if err != nil {
-		return fmt.Errorf("encode %T for %s: %w", row, b.name, err)
+		return err
 	}
 	return b.put(key, v)
 }

@@ -16,6 +16,7 @@ type Tx struct {
 	tx      *bbolt.Tx
 	buckets map[string]*Bucket
 	held    int // bytes that the buckets hold back, about
+	scratch []byte
 }
 
 // Writable reports whether the transaction is an Update.

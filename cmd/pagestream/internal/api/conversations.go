@@ -120,14 +120,14 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 	page, contact := domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
 	out := List[uint64]{Items: []uint64{}}
 	if mid := r.URL.Query().Get("mid"); mid != "" {
-		found, err := conversations.FindByMID(m, page, mid)
-		if errors.Is(err, conversations.ErrNotFound) || err == nil && found.Contact != contact {
+		found, err := conversations.FindByMID(m, page, contact, mid)
+		if errors.Is(err, conversations.ErrNotFound) {
 			return problem(http.StatusNotFound, "the conversation has no such message")
 		}
 		if err != nil {
 			return fmt.Errorf("find message: %w", err)
 		}
-		out.Items = found.Message.Events
+		out.Items = found.Events
 		writeJSON(w, http.StatusOK, out)
 		return nil
 	}

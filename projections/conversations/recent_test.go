@@ -1,0 +1,34 @@
+package conversations
+
+import (
+	"errors"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// TestRecentOfGarbage: a row of anything at all is read or refused.
+func TestRecentOfGarbage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := recent(rapid.SliceOfN(rapid.Byte(), 0, 80).Draw(t, "bytes"))
+		n := 0
+		err := r.each(func(_ uint64, slot []byte, _ int64) bool {
+			if slot != nil {
+				if _, err := r.find(slot); err != nil && !errors.Is(err, store.ErrCorrupt) {
+					t.Fatal(err)
+				}
+			}
+			n++
+			return true
+		})
+		if err != nil && !errors.Is(err, store.ErrCorrupt) || err == nil && len(r) > 0 && n != int(r[0]) {
+			t.Fatalf("%d events, %v", n, err)
+		}
+	})
+	r := recent{}.add(7, midSlot("m"), 1000)
+	if err := r[:len(r)-1].each(func(uint64, []byte, int64) bool { return true }); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("cut short: %v", err)
+	}
+}
