@@ -47,6 +47,11 @@ type ReactorOptions struct {
 	Durable string
 	// FromNow leaves out what the stream holds when the consumer is first made.
 	FromNow bool
+	// Pass, if not nil, is asked about every event, by all of it but its data,
+	// before anything else is done for it. One that it passes over is acknowledged
+	// at once: for a reactor that has nothing to do about most of what it is given.
+	// It must be quick, and does not see what is no event.
+	Pass func(e Stored) bool
 	// Handle does the work. An error gives the message again after a growing
 	// pause. See [OnEvent] for events.
 	Handle func(ctx context.Context, m *message.Message) error
@@ -140,7 +145,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		SubscribersCount: 1,
 		AckWaitTimeout:   r.opts.Timeout + time.Second,
 		CloseTimeout:     r.opts.Timeout + time.Second,
-		Unmarshaler:      unmarshaler{},
+		Unmarshaler:      unmarshaler{r.opts.Pass},
 		NakDelay:         r,
 		QueueGroupPrefix: r.opts.Durable,
 		JetStream: wmnats.JetStreamConfig{
@@ -274,20 +279,32 @@ func (r *Reactor) WaitTime(tries uint64) time.Duration {
 }
 
 // unmarshaler makes watermill messages of any message at all: one that it
-// refused would be given for ever.
-type unmarshaler struct{}
+// refused would be given for ever. What pass passes over is answered here, before
+// a message and its way through the router cost anything.
+type unmarshaler struct{ pass func(Stored) bool }
 
-func (unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
+// errPassed keeps watermill from a message that has been answered.
+var errPassed = errors.New("passed over")
+
+func (u unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
+	meta, err := in.Metadata()
+	if err == nil && u.pass != nil {
+		e, odd := envelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
+		if odd == nil && u.pass(e) && in.Ack() == nil {
+			return nil, errPassed
+		}
+	}
 	id := in.Header.Get(HeaderWatermillID)
 	if id == "" {
 		id = uuid.NewString()
 	}
 	m := message.NewMessage(id, in.Data)
+	m.Metadata = make(message.Metadata, len(in.Header)+4)
 	for k := range in.Header {
 		m.Metadata[k] = in.Header.Get(k)
 	}
 	m.Metadata[MetaSubject] = in.Subject
-	if meta, err := in.Metadata(); err == nil {
+	if err == nil {
 		m.Metadata[MetaSeq] = strconv.FormatUint(meta.Sequence.Stream, 10)
 		m.Metadata[MetaAt] = meta.Timestamp.UTC().Format(time.RFC3339Nano)
 		m.Metadata[MetaDelivered] = strconv.FormatUint(meta.NumDelivered, 10)

@@ -72,6 +72,73 @@ func react(t *testing.T, o streams.ReactorOptions) (stop func()) {
 	return stop
 }
 
+// acknowledged waits until the reactor has answered for every event up to seq.
+func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		defer cancel()
+		c, err := s.JS.PushConsumer(ctx, streams.Name, "test")
+		if err != nil {
+			return err
+		}
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.AckFloor.Stream != seq {
+			return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
+		}
+		return nil
+	})
+}
+
+// TestReactorPassesOver: what Pass passes over is answered and not handled, and
+// what is no event is not shown to it.
+func TestReactorPassesOver(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 20)
+	publish(t, s, events[:10])
+	_, err := s.JS.Publish(t.Context(), "pagestream.7.message.received", []byte("no event"))
+	require.NoError(t, err)
+	publish(t, s, events[10:])
+	var seen, asked reactions
+	o := reactorOptions(s)
+	o.Pass = func(e streams.Stored) bool {
+		asked.add(e.ID)
+		return e.Seq%3 != 0
+	}
+	odd := 0
+	o.Handle = func(ctx context.Context, m *message.Message) error {
+		if _, err := streams.FromMessage(m); err != nil {
+			odd++ // one message at a time
+			return nil
+		}
+		return streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+			seen.add(e.ID)
+			return nil
+		})(ctx, m)
+	}
+	stop := react(t, o)
+	acknowledged(t, s, 21)
+	stop()
+	want, all := map[string]int{}, map[string]int{}
+	for i, e := range events {
+		seq := uint64(i + 1)
+		if i >= 10 {
+			seq++
+		}
+		all[e.ID] = 1
+		if seq%3 == 0 {
+			want[e.ID] = 1
+		}
+	}
+	assert.Equal(t, want, seen.all())
+	assert.Equal(t, all, asked.all())
+	assert.Equal(t, 1, odd)
+}
+
 func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
@@ -92,22 +159,7 @@ func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
 	want := map[string]int{events[0].ID: 1, events[1].ID: 2, events[2].ID: 2}
 	seen.eventually(t, want)
 	// The consumer outlives its subscriber, and so does its position.
-	streamstest.Eventually(t, streamstest.Limit, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
-		defer cancel()
-		c, err := s.JS.PushConsumer(ctx, streams.Name, "test")
-		if err != nil {
-			return err
-		}
-		info, err := c.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if info.AckFloor.Stream != 3 {
-			return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
-		}
-		return nil
-	})
+	acknowledged(t, s, 3)
 	stop()
 	publish(t, s, events[3:])
 	react(t, o)

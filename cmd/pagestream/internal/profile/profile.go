@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
 
 	"github.com/pagestream/pagestream/domain"
@@ -215,25 +214,22 @@ func (r *Reactor) Run(ctx context.Context) error {
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no storm over the history
 		Timeout: r.opts.Timeout, MaxPause: r.opts.MaxWait,
-		Handle: r.pass, Parking: r.opts.Parking, Logger: r.opts.Logger,
+		Pass: r.pass, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
 
-// pass looks whether the contact is known before it decodes the event: most
-// are, and every message that people send comes through here. So do those of
-// pages that are not connected.
-func (r *Reactor) pass(ctx context.Context, m *message.Message) error {
-	if e, err := streams.Envelope(m); err == nil {
-		switch {
-		case r.known(e):
-			r.count(func(s *Stats) { s.Known++ })
-			return nil
-		case r.bare(e.Page):
-			r.count(func(s *Stats) { s.NoToken++ })
-			return nil
-		}
+// pass passes over contacts that are known: most are, and every message that
+// people send comes through here. So do those of pages that are not connected.
+func (r *Reactor) pass(e streams.Stored) bool {
+	switch {
+	case r.known(e):
+		r.count(func(s *Stats) { s.Known++ })
+		return true
+	case r.bare(e.Page):
+		r.count(func(s *Stats) { s.NoToken++ })
+		return true
 	}
-	return streams.OnEvent(r.react)(ctx, m)
+	return false
 }
 
 // bare reports whether the page had no living token a moment ago.
