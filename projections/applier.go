@@ -39,22 +39,22 @@ func (e *applyError) Unwrap() error { return e.err }
 
 // fill puts what stays of erased events into the gaps that they have left. The
 // file is at sequence at.
-func (a *applier) fill(ctx context.Context, at uint64, batch []*work) ([]*work, error) {
-	if n := uint64(len(batch)); batch[n-1].seq <= at+n {
+func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed) ([]*streams.Replayed, error) {
+	if n := uint64(len(batch)); batch[n-1].Seq <= at+n {
 		return batch, nil // no gap
 	}
-	whole := make([]*work, 0, len(batch))
+	whole := make([]*streams.Replayed, 0, len(batch))
 	for _, w := range batch {
-		if seq := w.seq; seq > at+1 {
+		if seq := w.Seq; seq > at+1 {
 			missing, err := a.husks.between(ctx, at, seq)
 			if err != nil {
 				return nil, err
 			}
 			for _, e := range missing {
-				whole = append(whole, &work{seq: e.Seq, event: e})
+				whole = append(whole, &streams.Replayed{Stored: e})
 			}
 		}
-		at = max(at, w.seq)
+		at = max(at, w.Seq)
 		whole = append(whole, w)
 	}
 	return whole, nil
@@ -63,7 +63,7 @@ func (a *applier) fill(ctx context.Context, at uint64, batch []*work) ([]*work, 
 // apply applies a batch and what was decided in between, and returns the position
 // after it and how many of the batch are in the file, also after an error. An
 // event that can't be applied is parked, if the applier does that.
-func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (meta store.Meta, done int, err error) {
+func (a *applier) apply(ctx context.Context, s *store.Store, batch []*streams.Replayed) (meta store.Meta, done int, err error) {
 	if meta, err = metaOf(s); err != nil {
 		return meta, 0, err
 	}
@@ -73,7 +73,7 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 	}
 	tries := 0
 	for done < len(batch) {
-		if meta, _, err = a.decide(ctx, s, meta, batch[done].seq, a.decided.last()); err != nil {
+		if meta, _, err = a.decide(ctx, s, meta, batch[done].Seq, a.decided.last()); err != nil {
 			return meta, done, err
 		}
 		end := done + a.decided.cut(meta, batch[done:])
@@ -117,7 +117,7 @@ func (a *applier) apply(ctx context.Context, s *store.Store, batch []*work) (met
 // once is one transaction: the batch, or as much of it as the transaction takes
 // well, and the position after it. It returns how many of the batch are in the
 // file then.
-func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.Meta, n int, err error) {
+func (a *applier) once(s *store.Store, batch []*streams.Replayed, later []bool) (meta store.Meta, n int, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
@@ -128,18 +128,18 @@ func (a *applier) once(s *store.Store, batch []*work, later []bool) (meta store.
 				break
 			}
 			n = i + 1
-			seq := w.seq
+			seq := w.Seq
 			if seq <= meta.Seq {
 				continue // redelivered: it is in there
 			}
 			switch {
-			case w.malformed != nil:
+			case w.Malformed != nil:
 				meta.Malformed++
-				err = recordMalformed(tx, seq, w.malformed, meta.Malformed > maxMalformed)
+				err = recordMalformed(tx, seq, w.Malformed, meta.Malformed > maxMalformed)
 			case later[i]:
 				meta.Dropped++
 			default:
-				err = a.take(tx, &meta, w.event)
+				err = a.take(tx, &meta, w.Stored)
 			}
 			if err != nil {
 				var p *panicError
@@ -179,7 +179,7 @@ func (a *applier) take(tx *store.Tx, meta *store.Meta, e streams.Stored) error {
 var errNothing = errors.New("nothing new")
 
 // duplicates says which of the batch are not the first with their id.
-func (a *applier) duplicates(ctx context.Context, batch []*work) ([]bool, error) {
+func (a *applier) duplicates(ctx context.Context, batch []*streams.Replayed) ([]bool, error) {
 	later := make([]bool, len(batch))
 	if a.dedup == nil {
 		return later, nil
@@ -187,20 +187,20 @@ func (a *applier) duplicates(ctx context.Context, batch []*work) ([]bool, error)
 	ids := make([]string, 0, len(batch))
 	at := make([]int, 0, len(batch))
 	for i, w := range batch {
-		if w.malformed == nil {
-			ids = append(ids, w.event.ID)
+		if w.Malformed == nil {
+			ids = append(ids, w.ID)
 			at = append(at, i)
 		}
 	}
 	if len(ids) == 0 {
 		return later, nil
 	}
-	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].seq)
+	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].Seq)
 	if err != nil {
 		return nil, fmt.Errorf("look up ids: %w", err)
 	}
 	for n, i := range at {
-		switch seq := batch[i].seq; {
+		switch seq := batch[i].Seq; {
 		case first[n] == 0, first[n] > seq:
 			// To take it for new or for old would be a guess.
 			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)

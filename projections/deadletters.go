@@ -54,14 +54,14 @@ func (a *applier) parks(failed *applyError) bool {
 	return a.attempts > 0 && (failed.panicked || errors.Is(failed, ErrUnfit)) && !errors.Is(failed, store.ErrCorrupt)
 }
 
-func (a *applier) parkFailed(s *store.Store, w *work, failed *applyError, attempts int) (meta store.Meta, err error) {
+func (a *applier) parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempts int) (meta store.Meta, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
 		}
-		meta.Seq = w.seq
+		meta.Seq = w.Seq
 		meta.Parked++
-		d := waiting(w.event, 0)
+		d := waiting(w.Stored, 0)
 		d.Error, d.Attempts = errorText(failed.err), attempts
 		if err := putDeadLetter(tx, d); err != nil {
 			return err
@@ -69,7 +69,7 @@ func (a *applier) parkFailed(s *store.Store, w *work, failed *applyError, attemp
 		return store.WriteMeta(tx, meta)
 	})
 	if err != nil {
-		return meta, fmt.Errorf("park event %d: %w", w.seq, err)
+		return meta, fmt.Errorf("park event %d: %w", w.Seq, err)
 	}
 	return meta, nil
 }
@@ -187,7 +187,7 @@ func (d *decided) due(m store.Meta, before, upto uint64) (out []streams.Decision
 
 // cut says how many of a batch come before the next decision: at least one, as
 // those before it were carried out.
-func (d *decided) cut(m store.Meta, batch []*work) int {
+func (d *decided) cut(m store.Meta, batch []*streams.Replayed) int {
 	if d == nil {
 		return len(batch)
 	}
@@ -195,7 +195,7 @@ func (d *decided) cut(m store.Meta, batch []*work) int {
 	defer d.mu.Unlock()
 	for _, x := range d.list {
 		if x.Seq > m.Decision {
-			n, _ := slices.BinarySearchFunc(batch, x.After+1, func(w *work, seq uint64) int { return cmp.Compare(w.seq, seq) })
+			n, _ := slices.BinarySearchFunc(batch, x.After+1, func(w *streams.Replayed, seq uint64) int { return cmp.Compare(w.Seq, seq) })
 			return max(1, n)
 		}
 	}

@@ -9,24 +9,17 @@ import (
 // errRedrive refuses a message whose drive is over: it comes again, in order.
 var errRedrive = errors.New("given again after the one before it")
 
-// work is one event on its way into a transaction.
-type work struct {
-	seq       uint64
-	event     streams.Stored
-	malformed error
-}
-
 // parcel is a message of the subscriber with its events, in order.
 type parcel struct {
-	pos  streams.Position
-	work []*work
-	done chan error // buffered: the answer never waits
+	pos    streams.Position
+	events []*streams.Replayed // shared with others
+	done   chan error          // buffered: the answer never waits
 }
 
 func (p *parcel) resolve(err error) { p.done <- err }
 
 // last is the sequence of the last event.
-func (p *parcel) last() uint64 { return p.work[len(p.work)-1].seq }
+func (p *parcel) last() uint64 { return p.events[len(p.events)-1].Seq }
 
 // order puts messages back in stream order: a router runs a goroutine each, and
 // they arrive as they like. It holds no more than the subscriber has in flight.
@@ -51,7 +44,7 @@ func (o *order) add(p *parcel) {
 		o.epoch, o.next, o.broken = p.pos.Epoch, 1, false
 	}
 	o.held[p.pos.Ordinal] = p
-	o.events += len(p.work)
+	o.events += len(p.events)
 }
 
 // take removes the messages that are due, in order: of so many events at most,
@@ -63,11 +56,11 @@ func (o *order) take(most int) []*parcel {
 		if !ok {
 			return batch
 		}
-		if n += len(p.work); n > most && len(batch) > 0 {
+		if n += len(p.events); n > most && len(batch) > 0 {
 			return batch
 		}
 		delete(o.held, o.next)
-		o.events -= len(p.work)
+		o.events -= len(p.events)
 		o.next++
 		batch = append(batch, p)
 	}

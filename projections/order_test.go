@@ -23,9 +23,9 @@ func TestOrderOfArrivalDoesNotMatter(t *testing.T) {
 			all := make([]*parcel, 0, n)
 			for seq := from; seq <= n; seq++ {
 				all = append(all, &parcel{
-					work: []*work{{seq: uint64(seq)}},
-					pos:  streams.Position{Seq: uint64(seq), Epoch: epoch, Ordinal: uint64(seq - from + 1)},
-					done: make(chan error, 1),
+					events: []*streams.Replayed{{Stored: streams.Stored{Seq: uint64(seq)}}},
+					pos:    streams.Position{Seq: uint64(seq), Epoch: epoch, Ordinal: uint64(seq - from + 1)},
+					done:   make(chan error, 1),
 				})
 			}
 			failAt := rapid.IntRange(from, n+1).Draw(t, "fails at")

@@ -54,12 +54,12 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 	a := &applier{projection: p, dedup: o.Dedup}
 	var last uint64
 	_, err = streams.Replay(ctx, o.JS, streams.ReadOptions{Stream: o.Stream, To: o.Seq, Filters: o.Filters}, func(list []streams.Replayed) error {
-		var batch []*work
+		var batch []*streams.Replayed
 		for _, e := range list {
 			if e.Malformed != nil || o.Keep != nil && !o.Keep(e.Stored) || !o.Time.IsZero() && e.At.After(o.Time) {
 				continue
 			}
-			batch = append(batch, &work{seq: e.Seq, event: e.Stored})
+			batch = append(batch, &streams.Replayed{Stored: e.Stored})
 			last = e.Seq
 		}
 		if len(batch) == 0 {

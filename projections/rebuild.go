@@ -235,7 +235,7 @@ func (b *build) until(ctx context.Context, target uint64) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	batches, from := make(chan []*work), b.meta.Seq+1
+	batches, from := make(chan []*streams.Replayed), b.meta.Seq+1
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer cancel()
@@ -263,8 +263,8 @@ func (b *build) until(ctx context.Context, target uint64) error {
 }
 
 // gather reads events and hands them over in batches.
-func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*work) error {
-	var batch []*work
+func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*streams.Replayed) error {
+	var batch []*streams.Replayed
 	size := 0
 	hand := func() error {
 		select {
@@ -276,11 +276,9 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*w
 		}
 	}
 	_, err := streams.Replay(ctx, b.r.opts.JS, streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}, func(list []streams.Replayed) error {
-		some := make([]work, len(list))
-		for i, e := range list {
-			some[i] = work{seq: e.Seq, event: e.Stored, malformed: e.Malformed}
-			batch = append(batch, &some[i])
-			size += len(e.Data.Raw)
+		for i := range list {
+			batch = append(batch, &list[i])
+			size += len(list[i].Data.Raw)
 		}
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil

@@ -560,10 +560,7 @@ func (r *Runner) handle(ctx context.Context, in chan<- *parcel, m *message.Messa
 	if err != nil {
 		return fmt.Errorf("read message %d: %w", pos.Seq, err)
 	}
-	p := &parcel{pos: pos, work: make([]*work, len(events)), done: make(chan error, 1)}
-	for i, e := range events {
-		p.work[i] = &work{seq: e.Seq, event: e.Stored, malformed: e.Malformed}
-	}
+	p := &parcel{pos: pos, events: events, done: make(chan error, 1)}
 	select {
 	case in <- p:
 	case <-ctx.Done():
@@ -674,9 +671,9 @@ func (r *Runner) check(end context.CancelCauseFunc) {
 // commit applies a batch in one transaction and answers its messages. What
 // comes before an event that fails is committed without it.
 func (r *Runner) commit(ctx context.Context, a *applier, o *order, batch []*parcel, end context.CancelCauseFunc) {
-	var events []*work
+	var events []*streams.Replayed
 	for _, p := range batch {
-		events = append(events, p.work...)
+		events = append(events, p.events...)
 	}
 	events, err := a.fill(ctx, r.Status().Seq, events)
 	if err == nil {
@@ -718,7 +715,7 @@ func resolve(batch []*parcel, err error) {
 }
 
 // apply applies events to the live file.
-func (r *Runner) apply(ctx context.Context, a *applier, events []*work) error {
+func (r *Runner) apply(ctx context.Context, a *applier, events []*streams.Replayed) error {
 	before := r.Status().Seq
 	meta, _, err := a.apply(ctx, r.store.Load(), events)
 	if meta.Seq > before {

@@ -116,14 +116,14 @@ func Follow(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(S
 }
 
 func deliver(m arrival, o ReadOptions, f func(Stored) error) error {
-	d := m.decode()
-	if d.err != nil {
+	e := m.decode()
+	if e.Malformed != nil {
 		if o.Malformed == nil {
-			return d.err
+			return e.Malformed
 		}
-		return o.Malformed(m.seq(), d.err)
+		return o.Malformed(e.Seq, e.Malformed)
 	}
-	return f(d.event)
+	return f(e.Stored)
 }
 
 // Bounds of a source.

@@ -48,7 +48,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 		running.Go(func() {
 			for j := range work {
 				for _, m := range j.raw {
-					j.out = append(j.out, replayed(m))
+					j.out = append(j.out, m.decode())
 				}
 				close(j.done)
 			}
@@ -117,17 +117,6 @@ func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f fu
 			return o.To, nil
 		}
 	}
-}
-
-func replayed(m arrival) Replayed {
-	d := m.event
-	if d == nil {
-		d = m.decode()
-	}
-	if d.err != nil {
-		return Replayed{Stored: Stored{Seq: m.seq()}, Malformed: d.err}
-	}
-	return Replayed{Stored: d.event}
 }
 
 // Raw is a message as it is stored, whether it is an event or not.

@@ -187,20 +187,26 @@ type feed interface {
 type arrival struct {
 	msg   jetstream.Msg
 	meta  *jetstream.MsgMetadata
-	event *decoded // nil until then
-}
-
-// decoded is what [Decode] made of a message.
-type decoded struct {
-	event Stored
-	err   error
+	event *Replayed // nil until then
 }
 
 func (a arrival) seq() uint64 { return a.meta.Sequence.Stream }
 
-func (a arrival) decode() *decoded {
+func (a arrival) decode() Replayed {
 	e, err := Decode(a.msg.Subject(), a.msg.Headers(), a.msg.Data(), a.seq(), a.meta.Timestamp)
-	return &decoded{e, err}
+	if err != nil {
+		return Replayed{Stored: Stored{Seq: a.seq()}, Malformed: err}
+	}
+	return Replayed{Stored: e}
+}
+
+// replayed decodes the message, unless somebody has.
+func (a arrival) replayed() *Replayed {
+	if a.event != nil {
+		return a.event
+	}
+	e := a.decode()
+	return &e
 }
 
 func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
@@ -620,14 +626,14 @@ func number(m *message.Message, key string) (uint64, error) {
 }
 
 // EventsOf returns the events of a message in stream order, one or those of a
-// bundle; it has at least one. They may be others' too: whoever changes what an
-// event points to copies it first. It fails with [ErrMalformed] for a message
+// bundle; it has at least one. They may be others' too: whoever changes one, or
+// what it points to, copies it first. It fails with [ErrMalformed] for a message
 // that no [Subscriber] gave.
-func EventsOf(m *message.Message) ([]Replayed, error) {
+func EventsOf(m *message.Message) ([]*Replayed, error) {
 	if c := bundleOf(m); c != nil {
-		out := make([]Replayed, len(c.bundle))
+		out := make([]*Replayed, len(c.bundle))
 		for i, a := range c.bundle {
-			out[i] = replayed(a)
+			out[i] = a.replayed()
 		}
 		return out, nil
 	}
@@ -637,7 +643,7 @@ func EventsOf(m *message.Message) ([]Replayed, error) {
 	}
 	e, err := FromMessage(m)
 	e.Seq = seq
-	return []Replayed{{Stored: e, Malformed: err}}, nil
+	return []*Replayed{{Stored: e, Malformed: err}}, nil
 }
 
 // FromMessage decodes the event of a message that is no bundle. It fails with

@@ -104,7 +104,7 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 		if err != nil {
 			return err
 		}
-		a.event = a.decode()
+		a.event = a.replayed()
 		t.add(a)
 		progressed()
 	}

@@ -28,7 +28,7 @@ func newTail(t testing.TB, s *streamstest.Server, o streams.TailOptions) *stream
 // tailReader subscribes after a sequence and checks what it is given.
 type tailReader struct {
 	in    <-chan *message.Message
-	ready []streams.Replayed
+	ready []*streams.Replayed
 	last  uint64
 }
 
