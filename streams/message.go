@@ -65,7 +65,7 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if page == "" {
 		page = domain.NoPage
 	}
-	h := newHeaders(maxHeadersOf)
+	h := newHeaders(usualHeaders)
 	h.set(HeaderSpecVersion, specVersion)
 	h.set(HeaderID, e.ID)
 	h.set(HeaderType, typePrefix+string(e.Type)+typeSuffix)
@@ -88,9 +88,9 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	return &nats.Msg{Subject: Subject(page, e.Type), Header: h.Header, Data: data}, nil
 }
 
-// maxHeadersOf is how many headers an event may have, with those that its
-// publisher adds.
-const maxHeadersOf = 15
+// usualHeaders is how many headers most events have, with those of a batch. A map
+// of one more takes twice the room.
+const usualHeaders = 14
 
 // headers are single values that share one array: an event has a dozen, and each
 // would be an allocation.

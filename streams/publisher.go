@@ -482,6 +482,11 @@ func (p *Publisher) storeBatch(items []*item) {
 	if api == nil || api.ErrorCode != codeDuplicateInBatch {
 		p.opts.Logger.Warn("batch not acknowledged; its events go singly", "events", len(items), "err", err)
 	}
+	for _, it := range items {
+		for _, h := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
+			it.msg.Header.Del(h)
+		}
+	}
 	p.storeSingly(items)
 }
 
@@ -495,7 +500,7 @@ type batchAck struct {
 }
 
 // publishBatch returns the sequence of the batch's last event; the others are
-// the ones right before it.
+// the ones right before it. It leaves the batch's headers on the messages.
 func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 	if err := p.connected(); err != nil {
 		return 0, err
@@ -503,13 +508,10 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 	batch := nuid.Next()
 	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
 	defer cancel()
+	stream, id := []string{p.opts.Stream}, []string{batch}
 	for i, it := range items {
-		m := &nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: make(nats.Header, len(it.msg.Header)+3)}
-		for k, v := range it.msg.Header {
-			m.Header[k] = v
-		}
-		m.Header.Set(jetstream.ExpectedStreamHeader, p.opts.Stream)
-		m.Header.Set(headerBatchID, batch)
+		m := it.msg
+		m.Header[jetstream.ExpectedStreamHeader], m.Header[headerBatchID] = stream, id
 		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
 		if i < len(items)-1 {
 			if err := p.nc.PublishMsg(m); err != nil {
