@@ -57,9 +57,9 @@ func (*Projection) Version() int { return version }
 
 // Apply counts the event, as a duplicate if its id is known.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
-	seen, key, page := tx.Bucket(seenBucket), domain.IDKey(e.ID), string(e.Page)
+	seen, key, page := tx.Bucket(seenBucket), domain.IDKey(e.ID), textKey(string(e.Page))
 	if seen.Has(key) {
-		return count(tx, e, fieldDuplicate)
+		return count(tx, page, fieldDuplicate)
 	}
 	if err := seen.Put(key, store.Uint64(e.Seq)); err != nil {
 		return err
@@ -68,23 +68,23 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if !t.Known() {
 		t = typeUnknown
 	}
-	if err := count(tx, e, string(t)); err != nil {
+	if err := count(tx, page, string(t)); err != nil {
 		return err
 	}
 	if e.Data.Test {
-		if err := count(tx, e, fieldTest); err != nil {
+		if err := count(tx, page, fieldTest); err != nil {
 			return err
 		}
 	}
-	if err := tx.Bucket(daysBucket).Add(store.Key(page, e.At.UTC().Format(dayFormat)), 1); err != nil {
+	if err := tx.Bucket(daysBucket).Add(store.AppendText(page, e.At.UTC().Format(dayFormat)), 1); err != nil {
 		return err
 	}
-	fresh, err := stamp(tx, store.Key(page), e.At)
+	fresh, err := stamp(tx, page, e.At)
 	if err != nil {
 		return err
 	}
 	if fresh {
-		if err := tx.Bucket(totalsBucket).Add(store.Key(fieldPages), 1); err != nil {
+		if err := tx.Bucket(totalsBucket).Add(textKey(fieldPages), 1); err != nil {
 			return err
 		}
 	}
@@ -95,12 +95,15 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 // allKey is no page's key: those end in two bytes.
 var allKey = []byte{0}
 
-// count adds one to a field, in all and for the page.
-func count(tx *store.Tx, e streams.Stored, field string) error {
-	if err := tx.Bucket(totalsBucket).Add(store.Key(field), 1); err != nil {
+// textKey is a key of one string, with room for another.
+func textKey(s string) []byte { return store.AppendText(make([]byte, 0, 64), s) }
+
+// count adds one to a field, in all and for the page of that key.
+func count(tx *store.Tx, page []byte, field string) error {
+	if err := tx.Bucket(totalsBucket).Add(textKey(field), 1); err != nil {
 		return err
 	}
-	return tx.Bucket(pagesBucket).Add(store.Key(string(e.Page), field), 1)
+	return tx.Bucket(pagesBucket).Add(store.AppendText(page, field), 1)
 }
 
 // span is the first and the latest stored time, in Unix milliseconds.

@@ -170,7 +170,7 @@ func assemble(tx *store.Tx, key []byte) (Page, error) {
 }
 
 // pageKey sorts as the ids do.
-func pageKey(id string) []byte { return store.Key(id) }
+func pageKey(id string) []byte { return store.AppendText(make([]byte, 0, 64), id) }
 
 // unrouted is the one key of its bucket.
 func unrouted() []byte { return store.Key(string(domain.NoPage)) }

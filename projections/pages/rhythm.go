@@ -68,7 +68,7 @@ type Watch struct {
 func beat(tx *store.Tx, e streams.Stored) error {
 	hour := uint64(max(0, projections.Clean(e.At).Unix())) / 3600
 	week := uint32(hour / weekHours)
-	bucket, key := tx.Bucket(bucketRhythm), store.Key(string(e.Page), hour%weekHours)
+	bucket, key := tx.Bucket(bucketRhythm), binary.BigEndian.AppendUint64(pageKey(string(e.Page)), hour%weekHours)
 	row := bucket.Get(key)
 	found, oldest := false, 0
 	for i := 0; i+weekCell <= len(row); i += weekCell {
