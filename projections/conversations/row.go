@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -124,8 +125,10 @@ func (m *message) AppendBinary(b []byte) ([]byte, error) {
 	p := packer{b}
 	p.text(string(m.Kind))
 	p.text(string(m.Direction))
-	p.text(m.ID)
 	p.text(m.MID)
+	before, ends := strings.CutSuffix(m.ID, m.MID) // nearly every id ends with the mid
+	p.text(before)
+	p.bool(ends)
 	p.text(m.Text)
 	p.text(m.AppID)
 	p.text(m.Source)
@@ -181,10 +184,13 @@ type messageRest struct {
 func (m *message) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
 	*m = message{Message: Message{
-		Kind: Kind(u.word()), Direction: Direction(u.word()), ID: u.text(), MID: u.text(), Text: u.text(),
-		AppID: u.text(), Source: u.word(), Seq: u.num(), At: u.time(), Time: u.time(), LateMillis: int64(u.num()),
-		Standby: u.bool(), Deleted: u.bool(), DeletedAt: u.time(), DeliveredAt: u.time(), ReadAt: u.time(), Conflicts: u.num(),
+		Kind: Kind(u.word()), Direction: Direction(u.word()), MID: u.text(), ID: u.text(),
 	}}
+	if u.bool() {
+		m.ID += m.MID
+	}
+	m.Text, m.AppID, m.Source, m.Seq, m.At, m.Time, m.LateMillis = u.text(), u.text(), u.word(), u.num(), u.time(), u.time(), int64(u.num())
+	m.Standby, m.Deleted, m.DeletedAt, m.DeliveredAt, m.ReadAt, m.Conflicts = u.bool(), u.bool(), u.time(), u.time(), u.time(), u.num()
 	if n := u.num(); n > 0 {
 		m.Events = make([]uint64, min(n, maxEvents))
 		for i := range m.Events {
