@@ -110,11 +110,11 @@ type Optin struct {
 // conversation is the row as stored: the public form and what the fold needs.
 type conversation struct {
 	Conversation
-	// LastKey is the tail (time and seq) of the newest message's key.
+	// LastKey is the tail of the newest message's place.
 	LastKey []byte
 	// Recent are the latest events; the others are in the buckets.
 	Recent recent
-	// Indexed says that the bucket of mids has some of this conversation.
+	// Indexed says that events have moved to the buckets.
 	Indexed bool
 	// Seqs break ties between events of one millisecond.
 	ProfileSeq uint64

@@ -151,10 +151,13 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byt
 	if !found {
 		return c, fmt.Errorf("conversation of a contact is missing: %w", store.ErrCorrupt)
 	}
-	if err := c.Recent.move(tx, owner); err != nil {
+	if err := c.Recent.move(tx, key, owner); err != nil {
 		return c, err
 	}
-	err = cmp.Or(drop(tx, bucketMessages, key), drop(tx, bucketMIDs, owner), drop(tx, bucketPending, key), drop(tx, bucketReceipts, key))
+	err = drop(tx, bucketOrder, key, func(k []byte) error {
+		return messages(tx).Delete(placeOf(k).row())
+	})
+	err = cmp.Or(err, drop(tx, bucketMIDs, owner, nil), drop(tx, bucketPending, key, nil), drop(tx, bucketReceipts, key, nil))
 	if err != nil {
 		return c, err
 	}
@@ -167,13 +170,19 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byt
 	return c, nil
 }
 
-// drop removes the rows of a bucket that begin with prefix, in chunks.
-func drop(tx *store.Tx, name string, prefix []byte) error {
+// drop removes the rows of a bucket that begin with prefix, in chunks. Before, if
+// not nil, is told of each.
+func drop(tx *store.Tx, name string, prefix []byte, before func(key []byte) error) error {
 	bucket, end := tx.Bucket(name), successor(prefix)
 	for more := true; more; {
 		var rows []row
 		rows, more = take(bucket, prefix, end)
 		for _, r := range rows {
+			if before != nil {
+				if err := before(r.key); err != nil {
+					return fmt.Errorf("erase %s: %w", name, err)
+				}
+			}
 			if err := bucket.Delete(r.key); err != nil {
 				return fmt.Errorf("erase %s: %w", name, err)
 			}

@@ -10,8 +10,8 @@ func RecentMessages(tx *store.Tx) (n uint64, err error) {
 		if err := unpack(b, &row, "conversation"); err != nil {
 			return 0, err
 		}
-		err := row.Recent.each(func(_ uint64, slot []byte, _ int64) bool {
-			if slot != nil {
+		err := row.Recent.each(func(e recentEvent) bool {
+			if e.slot != nil {
 				n++
 			}
 			return true

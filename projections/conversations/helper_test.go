@@ -134,7 +134,7 @@ func of(e domain.Event, p domain.PageID, c domain.ContactID) domain.Event {
 func (w *world) stored(s string) bool {
 	found := false
 	require.NoError(w.t, w.st.View(func(tx *store.Tx) error {
-		for _, name := range []string{"conversations", "messages", "activity", "mids", "pending", "receipts", "erased", "contacts", "events", "counts"} {
+		for _, name := range []string{"conversations", "messages", "order", "activity", "mids", "pending", "receipts", "erased", "contacts", "events", "counts"} {
 			c := tx.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
 				own := name == "counts" // its key is the page's

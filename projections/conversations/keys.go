@@ -9,15 +9,16 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// Buckets and their keys. Keys start with page and contact, in the order in
-// which they are written, because bbolt writes neighbours five times faster
-// than strangers. The latest rows of mids and events are in the conversation's
-// own (see [recent]).
+// Buckets and their keys. Messages are in the order in which they are written,
+// because bbolt writes neighbours five times faster than strangers, and all that
+// belongs to one conversation is together. The latest rows of order, mids and
+// events are in the conversation's own (see [recent]).
 const (
 	bucketConversations = "conversations" // page | contact -> conversation
-	bucketMessages      = "messages"      // page | contact | time | seq -> message
+	bucketMessages      = "messages"      // seq -> message
+	bucketOrder         = "order"         // page | contact | time | seq -> nothing, for each message
 	bucketActivity      = "activity"      // page | inverted time | contact -> conversation's key
-	bucketMIDs          = "mids"          // page | hash of contact | hash of mid -> time | seq of the message's key
+	bucketMIDs          = "mids"          // page | hash of contact | hash of mid -> time | seq of the message
 	bucketPending       = "pending"       // page | contact | hash of mid | seq -> what waits for that mid
 	bucketReceipts      = "receipts"      // page | contact | kind -> receipts, packed
 	bucketErased        = "erased"        // page | hash of contact -> tombstone
@@ -64,18 +65,6 @@ func join(prefix []byte, tails ...[]byte) []byte {
 }
 
 func be(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
-
-// messageKey places a message by event time, and by arrival within one
-// millisecond.
-func messageKey(conversation []byte, ms int64, seq uint64) []byte {
-	key := append(make([]byte, 0, len(conversation)+16), conversation...)
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(key, sortable(ms)), seq)
-}
-
-// messageTime returns the event time in a message's key.
-func messageTime(key []byte) int64 {
-	return int64(binary.BigEndian.Uint64(key[len(key)-16:]) ^ 1<<63)
-}
 
 // activityKey sorts a page's conversations newest first.
 func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte {

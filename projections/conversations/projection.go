@@ -99,9 +99,8 @@ type fold struct {
 	c     conversation
 	fresh bool // the conversation was not stored before
 	was   int64
-	// slot and ms are the place of the message that the event made, if it did.
-	slot []byte
-	ms   int64
+	// placed says that the event made a message, which Recent has already.
+	placed bool
 	// sum is what this event adds to the page's counts; less is what it takes.
 	sum, less Counts
 }
@@ -157,20 +156,18 @@ func (f *fold) save() error {
 // remember notes the event as one of its contact, so that an erasure finds it,
 // and where the message is that it made. The conversation is saved after it.
 func (f *fold) remember() error {
-	if shareOf(f.sum) != (share{}) {
-		if f.slot != nil {
-			if err := f.tx.Bucket(bucketMIDs).Put(join(f.owner, f.slot), messageKey(nil, f.ms, f.e.Seq)); err != nil {
-				return fmt.Errorf("index message: %w", err)
-			}
-			f.c.Indexed = true
+	switch {
+	case shareOf(f.sum) != (share{}):
+		if err := f.rememberShare(); err != nil {
+			return err
 		}
-		return f.rememberShare()
+	case !f.placed:
+		f.c.Recent = f.c.Recent.add(recentEvent{place: place{seq: f.e.Seq}})
 	}
-	f.c.Recent = f.c.Recent.add(f.e.Seq, f.slot, f.ms)
 	if !f.c.Recent.full() {
 		return nil
 	}
-	err := f.c.Recent.move(f.tx, f.owner)
+	err := f.c.Recent.move(f.tx, f.key, f.owner)
 	f.c.Recent, f.c.Indexed = nil, true
 	return err
 }
@@ -332,17 +329,19 @@ func (f *fold) thread(t *domain.Thread) {
 // arrive places a message, and gives it whatever came before it.
 func (f *fold) arrive(m *message) error {
 	slot := slotOf(&m.Message)
-	taken, err := f.find(slot)
+	taken, found, err := find(f.tx, &f.c, f.owner, slot)
 	if err != nil {
 		return err
 	}
-	if taken != nil {
+	if found {
 		return f.again(taken, m)
 	}
-	f.slot, f.ms = slot, millis(m.Time)
-	key := messageKey(f.key, f.ms, m.Seq)
+	at := place{millis(m.Time), m.Seq}
 	m.note(f.e.Seq)
-	f.place(key, m)
+	f.count(m)
+	// What follows counts nothing that an erasure takes back, so this is final.
+	f.c.Recent = f.c.Recent.add(recentEvent{at, slot, shareOf(f.sum) != (share{})})
+	f.placed = true
 
 	covers, err := f.waiting(m, m.MID)
 	if err != nil {
@@ -351,38 +350,31 @@ func (f *fold) arrive(m *message) error {
 	if err := f.cover(m); err != nil {
 		return err
 	}
-	f.preview(key, m)
-	if err := store.EncodeRow(f.tx.Bucket(bucketMessages), key, m); err != nil {
+	if err := f.put(at, m); err != nil {
 		return err
 	}
-	for _, at := range covers {
-		if err := f.receipt(receiptRead, receipt{millis(m.Time), at}); err != nil {
+	for _, read := range covers {
+		if err := f.receipt(receiptRead, receipt{at.ms, read}); err != nil {
 			return err
 		}
 	}
 	return f.unanswered(m)
 }
 
-// find returns the key of the message in that slot, nil if there is none.
-func (f *fold) find(slot []byte) (key []byte, err error) {
-	return findMessage(f.tx, &f.c, f.key, f.owner, slot)
-}
-
-// findMessage looks among a conversation's recent events first.
-func findMessage(tx *store.Tx, c *conversation, conversation, owner, slot []byte) (key []byte, err error) {
-	tail, err := c.Recent.find(slot)
-	if tail == nil && err == nil && c.Indexed {
-		tail = tx.Bucket(bucketMIDs).Get(join(owner, slot))
+// put stores the row at a place, and shows it in the conversation if it is the
+// newest.
+func (f *fold) put(at place, m *message) error {
+	if tail := at.tail(); bytes.Compare(tail, f.c.LastKey) >= 0 {
+		f.c.LastKey = tail
+		f.c.Last = m.preview()
+		f.c.Standby = m.Standby
 	}
-	if tail == nil || err != nil {
-		return nil, err
-	}
-	return join(conversation, tail), nil
+	return store.EncodeRow(messages(f.tx), at.row(), m)
 }
 
 // again takes in a second event with the mid of a stored message.
-func (f *fold) again(key []byte, m *message) error {
-	first, err := f.message(key)
+func (f *fold) again(at place, m *message) error {
+	first, err := messageAt(f.tx, at)
 	if err != nil || first == nil || first.ID == m.ID {
 		return err
 	}
@@ -390,8 +382,7 @@ func (f *fold) again(key []byte, m *message) error {
 		f.conflict()
 	}
 	first.note(f.e.Seq)
-	f.preview(key, first)
-	return store.EncodeRow(f.tx.Bucket(bucketMessages), key, first)
+	return f.put(at, first)
 }
 
 func (f *fold) conflict() {
@@ -399,8 +390,8 @@ func (f *fold) conflict() {
 	f.sum.Conflicts++
 }
 
-// place counts a new row and marks it late if it is.
-func (f *fold) place(key []byte, m *message) {
+// count counts a new row and marks it late if it is.
+func (f *fold) count(m *message) {
 	if f.c.Last != nil && m.Source != "backfill" { // history is not late
 		if late := millis(f.c.Last.Time) - millis(m.Time); late > 0 {
 			m.LateMillis = late
@@ -418,15 +409,6 @@ func (f *fold) place(key []byte, m *message) {
 	case Out:
 		f.c.Out++
 		f.sum.Out++
-	}
-}
-
-// preview shows the row in the conversation if it is the newest.
-func (f *fold) preview(key []byte, m *message) {
-	if tail := key[len(key)-16:]; bytes.Compare(tail, f.c.LastKey) >= 0 {
-		f.c.LastKey = bytes.Clone(tail)
-		f.c.Last = m.preview()
-		f.c.Standby = m.Standby
 	}
 }
 
@@ -449,11 +431,11 @@ func (f *fold) unanswered(m *message) error {
 	}
 	// An echo that came after newer messages: those are still unanswered.
 	f.c.Unanswered = 0
-	return f.scan(millis(m.Time), projections.MaxMillis, func(_ []byte, m *message) (bool, error) {
+	return f.scan(millis(m.Time), projections.MaxMillis, func(m *message) bool {
 		if m.Direction == In {
 			f.c.Unanswered++
 		}
-		return false, nil
+		return false
 	})
 }
 
@@ -536,45 +518,49 @@ func (f *fold) receipt(kind receiptKind, r receipt) error {
 		*upto = t
 	}
 	at := projections.FromMillis(r.at)
-	return f.scan(after, r.cover, func(_ []byte, m *message) (bool, error) {
+	return f.scan(after, r.cover, func(m *message) bool {
 		if !m.receipt(kind, at) {
-			return false, nil
+			return false
 		}
 		m.note(f.e.Seq)
-		return true, nil
+		return true
 	})
 }
 
 // scan calls fn for the conversation's messages of times in (after, upto], in
 // order, and stores those for which fn says that it changed them. It holds one chunk
-// in memory: a bbolt cursor may not be used across writes.
-func (f *fold) scan(after, upto int64, fn func(key []byte, m *message) (changed bool, err error)) error {
-	bucket := f.tx.Bucket(bucketMessages)
-	from, end := join(f.key, be(sortable(after+1))), join(f.key, be(sortable(upto+1)))
+// of their places in memory.
+func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error {
+	from, to := place{ms: after + 1}, place{ms: upto + 1}
 	for {
-		rows, more := take(bucket, from, end)
-		for _, r := range rows {
-			var m message
-			if err := unpack(r.value, &m, "message"); err != nil {
-				return err
-			}
-			changed, err := fn(r.key, &m)
+		list, err := places(f.tx, &f.c, f.key, from, to, chunk, false)
+		if err != nil {
+			return err
+		}
+		for _, at := range list {
+			m, err := messageAt(f.tx, at)
 			if err != nil {
 				return err
 			}
-			if changed {
-				f.preview(r.key, &m)
-				if err := store.EncodeRow(f.tx.Bucket(bucketMessages), r.key, &m); err != nil {
-					return err
-				}
+			if m == nil {
+				return errMissing
+			}
+			if !fn(m) {
+				continue
+			}
+			if err := f.put(at, m); err != nil {
+				return err
 			}
 		}
-		if !more {
+		if len(list) < chunk {
 			return nil
 		}
-		from = join(rows[len(rows)-1].key, []byte{0})
+		from = list[len(list)-1].next()
 	}
 }
+
+// errMissing says that a message is listed and not there.
+var errMissing = fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
 
 // row is a copy of one stored row.
 type row struct{ key, value []byte }
@@ -632,32 +618,22 @@ func (c change) to(m *message) {
 // keeps it until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
-	key, err := f.find(midSlot(mid))
+	at, found, err := find(f.tx, &f.c, f.owner, midSlot(mid))
 	if err != nil {
 		return err
 	}
-	if key == nil {
+	if !found {
 		return f.wait(mid, c)
 	}
 	if c.ReadAt > 0 {
-		return f.receipt(receiptRead, receipt{messageTime(key), c.ReadAt})
+		return f.receipt(receiptRead, receipt{at.ms, c.ReadAt})
 	}
-	m, err := f.message(key)
+	m, err := messageAt(f.tx, at)
 	if err != nil || m == nil {
 		return err
 	}
 	c.to(m)
-	f.preview(key, m)
-	return store.EncodeRow(f.tx.Bucket(bucketMessages), key, m)
-}
-
-// message reads a stored row; nil if there is none.
-func (f *fold) message(key []byte) (*message, error) {
-	m, found, err := store.GetRow[message](f.tx.Bucket(bucketMessages), key)
-	if err != nil || !found {
-		return nil, err
-	}
-	return &m, nil
+	return f.put(at, m)
 }
 
 // wait keeps c until the message with that mid comes. The text of an edit does not

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -112,9 +113,9 @@ func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID
 		if err != nil {
 			return err
 		}
-		return row.Recent.each(func(seq uint64, _ []byte, _ int64) bool {
-			if seq > after {
-				seqs = append(seqs, seq)
+		return row.Recent.each(func(e recentEvent) bool {
+			if e.seq > after && !e.counted {
+				seqs = append(seqs, e.seq)
 			}
 			return true
 		})
@@ -133,29 +134,40 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 	if err != nil {
 		return nil, "", err
 	}
-	if len(after) != 0 && len(after) != 16 {
+	if len(after) != 0 && len(after) != placeSize {
 		return nil, "", ErrCursor
 	}
 	limit = bound(limit)
 	list = []Message{}
+	from, to := place{ms: math.MinInt64}, endOfTime
+	switch {
+	case len(after) > 0 && newestFirst:
+		to = placeOf(after)
+	case len(after) > 0:
+		from = placeOf(after).next()
+	}
 	err = v.View(func(tx *store.Tx) error {
-		prefix := conversationKey(page, contact)
-		c := tx.Bucket(bucketMessages).Cursor()
-		seek, step := seekAfter, c.Next
-		if newestFirst {
-			seek, step = seekBefore, c.Prev
+		key := conversationKey(page, contact)
+		c, found, err := store.GetRow[conversation](tx.Bucket(bucketConversations), key)
+		if err != nil || !found {
+			return err
 		}
-		for k, b := seek(c, prefix, after); k != nil && bytes.HasPrefix(k, prefix); k, b = step() {
-			if len(list) == limit {
-				next = encodeCursor(after)
-				return nil
-			}
-			var m message
-			if err := unpack(b, &m, "message"); err != nil {
+		all, err := places(tx, &c, key, from, to, limit+1, newestFirst)
+		if err != nil {
+			return err
+		}
+		for _, at := range all[:min(len(all), limit)] {
+			m, err := messageAt(tx, at)
+			if err != nil {
 				return err
 			}
+			if m == nil {
+				return errMissing
+			}
 			list = append(list, m.Message)
-			after = bytes.Clone(k[len(prefix):])
+		}
+		if len(all) > limit {
+			next = encodeCursor(all[limit-1].tail())
 		}
 		return nil
 	})
@@ -170,27 +182,26 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 func FindByMID(v projections.Viewer, page domain.PageID, contact domain.ContactID, mid string) (Message, error) {
 	var found Message
 	err := v.View(func(tx *store.Tx) error {
-		at := conversationKey(page, contact)
-		c, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), at)
+		c, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
 		if err != nil {
 			return err
 		}
 		if !owned {
 			return ErrNotFound
 		}
-		key, err := findMessage(tx, &c, at, erasedKey(page, contact), midSlot(mid))
+		at, placed, err := find(tx, &c, erasedKey(page, contact), midSlot(mid))
 		if err != nil {
 			return err
 		}
-		if key == nil {
+		if !placed {
 			return ErrNotFound
 		}
-		m, here, err := store.GetRow[message](tx.Bucket(bucketMessages), key)
+		m, err := messageAt(tx, at)
 		if err != nil {
 			return err
 		}
-		if !here {
-			return fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
+		if m == nil {
+			return errMissing
 		}
 		found = m.Message
 		return nil

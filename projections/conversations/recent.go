@@ -15,72 +15,97 @@ const maxRecent = 32
 // they made, packed. They stand in the conversation's row, which each event
 // writes anyway. When there are maxRecent they move to the buckets by which they
 // are found: there the events of one conversation are neighbours, but one at a
-// time each would write two pages of the file that nothing else changes.
+// time each would write pages of the file that nothing else changes.
 //
-// The first byte counts them. Of each there is its sequence, doubled, and one more
-// where it made a message; then the message's slot and time follow.
+// The first byte counts them. Of each there is its sequence and what it is, and
+// the slot and time of the message if it made one.
 type recent []byte
 
-// add appends an event; slot is nil where it made no message.
-func (r recent) add(seq uint64, slot []byte, ms int64) recent {
+// recentEvent is one of them.
+type recentEvent struct {
+	place        // its sequence, and of a message the time
+	slot  []byte // of the message in the index; nil where it made none
+	// counted says that the bucket of events has it, with its share in the counts.
+	counted bool
+}
+
+// What an event is.
+const (
+	recentMessage = 1 << iota
+	recentCounted
+)
+
+// add appends an event.
+func (r recent) add(e recentEvent) recent {
 	if len(r) == 0 {
 		r = append(make(recent, 0, 64), 0)
 	}
 	r[0]++
-	if slot == nil {
-		return binary.AppendUvarint(r, seq<<1)
+	what := byte(0)
+	if e.counted {
+		what |= recentCounted
 	}
-	r = binary.AppendUvarint(r, seq<<1|1)
-	return binary.AppendUvarint(append(r, slot...), uint64(ms))
+	if e.slot == nil {
+		return append(binary.AppendUvarint(r, e.seq), what)
+	}
+	r = append(binary.AppendUvarint(r, e.seq), what|recentMessage)
+	return binary.AppendUvarint(append(r, e.slot...), uint64(e.ms))
 }
 
 func (r recent) full() bool { return len(r) > 0 && r[0] >= maxRecent }
 
 // each calls f with the events in order, until it returns false. The slots are
 // shared.
-func (r recent) each(f func(seq uint64, slot []byte, ms int64) bool) error {
+func (r recent) each(f func(recentEvent) bool) error {
 	if len(r) == 0 {
 		return nil
 	}
 	u := unpacker{b: r[1:]}
 	for range r[0] {
-		seq, slot, ms := u.num(), []byte(nil), uint64(0)
-		if seq&1 == 1 {
-			slot = u.bytes(hashSize)
-			ms = u.num()
+		e := recentEvent{place: place{seq: u.num()}}
+		what := u.num()
+		e.counted = what&recentCounted != 0
+		if what&recentMessage != 0 {
+			e.slot = u.bytes(hashSize)
+			e.ms = int64(u.num())
 		}
 		if u.bad {
 			return fmt.Errorf("recent events of %d bytes: %w", len(r), store.ErrCorrupt)
 		}
-		if !f(seq>>1, slot, int64(ms)) {
+		if !f(e) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// find returns the tail of the key of the message with that slot, nil if none of
-// the events made it.
-func (r recent) find(slot []byte) (tail []byte, err error) {
+// find returns where the message in that slot is; false if none of the events
+// made it.
+func (r recent) find(slot []byte) (p place, found bool, err error) {
 	if !bytes.Contains(r, slot) {
-		return nil, nil // most are not here, and this is soon told
+		return p, false, nil // most are not here, and this is soon told
 	}
-	err = r.each(func(seq uint64, have []byte, ms int64) bool {
-		if bytes.Equal(have, slot) {
-			tail = messageKey(nil, ms, seq)
+	err = r.each(func(e recentEvent) bool {
+		if found = bytes.Equal(e.slot, slot); found {
+			p = e.place
 		}
-		return tail == nil
+		return !found
 	})
-	return tail, err
+	return p, found, err
 }
 
 // move writes the events to where they are found without the conversation's row.
-func (r recent) move(tx *store.Tx, owner []byte) error {
-	events, mids := tx.Bucket(bucketEvents), tx.Bucket(bucketMIDs)
+func (r recent) move(tx *store.Tx, key, owner []byte) error {
+	events, mids, order := tx.Bucket(bucketEvents), tx.Bucket(bucketMIDs), tx.Bucket(bucketOrder)
 	var failed error
-	err := r.each(func(seq uint64, slot []byte, ms int64) bool {
-		if failed = events.Put(join(owner, be(seq)), nil); failed == nil && slot != nil {
-			failed = mids.Put(join(owner, slot), messageKey(nil, ms, seq))
+	err := r.each(func(e recentEvent) bool {
+		if !e.counted {
+			failed = events.Put(join(owner, be(e.seq)), nil)
+		}
+		if tail := e.tail(); failed == nil && e.slot != nil {
+			if failed = mids.Put(join(owner, e.slot), tail); failed == nil {
+				failed = order.Put(join(key, tail), nil)
+			}
 		}
 		return failed == nil
 	})

@@ -14,9 +14,9 @@ func TestRecentOfGarbage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := recent(rapid.SliceOfN(rapid.Byte(), 0, 80).Draw(t, "bytes"))
 		n := 0
-		err := r.each(func(_ uint64, slot []byte, _ int64) bool {
-			if slot != nil {
-				if _, err := r.find(slot); err != nil && !errors.Is(err, store.ErrCorrupt) {
+		err := r.each(func(e recentEvent) bool {
+			if e.slot != nil {
+				if _, _, err := r.find(e.slot); err != nil && !errors.Is(err, store.ErrCorrupt) {
 					t.Fatal(err)
 				}
 			}
@@ -27,8 +27,8 @@ func TestRecentOfGarbage(t *testing.T) {
 			t.Fatalf("%d events, %v", n, err)
 		}
 	})
-	r := recent{}.add(7, midSlot("m"), 1000)
-	if err := r[:len(r)-1].each(func(uint64, []byte, int64) bool { return true }); !errors.Is(err, store.ErrCorrupt) {
+	r := recent{}.add(recentEvent{place: place{1000, 7}, slot: midSlot("m")})
+	if err := r[:len(r)-1].each(func(recentEvent) bool { return true }); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("cut short: %v", err)
 	}
 }

@@ -62,6 +62,7 @@ func TestSumsAgree(t *testing.T) {
 			recent, err := conversations.RecentMessages(tx)
 			require.NoError(t, err)
 			assert.Equal(t, all.In+all.Out, recent+uint64(tx.Bucket("mids").Len()))
+			assert.Equal(t, all.In+all.Out, recent+uint64(tx.Bucket("order").Len()))
 			assert.Equal(t, all.Conversations, uint64(tx.Bucket("activity").Len()))
 			return nil
 		}))

@@ -115,6 +115,18 @@ func (b *Bucket) Delete(key []byte) error {
 	return nil
 }
 
+// Ascending says that keys are nearly always put behind all others: bbolt then
+// fills a page before it begins the next, instead of leaving half of each for
+// what comes in between.
+func (b *Bucket) Ascending() {
+	if b.b != nil {
+		b.b.FillPercent = ascendingFill
+	}
+}
+
+// ascendingFill leaves rows some room to grow.
+const ascendingFill = 0.9
+
 func (b *Bucket) check() error {
 	switch {
 	case !b.writable:
