@@ -28,6 +28,9 @@ const (
 )
 
 const (
+	// spacings is how many of the subscriber's messages come within a pace at most,
+	// but for full ones.
+	spacings     = 16
 	headTimeout  = 5 * time.Second
 	openTimeout  = 15 * time.Second
 	closeTimeout = 10 * time.Second
@@ -526,7 +529,8 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 		return fmt.Errorf("make router: %w", err)
 	}
 	subscriber := r.opts.Subscriber(streams.SubscriberOptions{
-		Stream: r.opts.Stream, Tail: r.opts.Tail, Bundle: r.opts.bundle(), MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
+		Stream: r.opts.Stream, Tail: r.opts.Tail, Bundle: r.opts.bundle(), Spacing: r.opts.Pace / spacings,
+		MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
 		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {

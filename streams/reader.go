@@ -199,6 +199,9 @@ func (p *puller) fetch() error {
 	return nil
 }
 
+// ready reports whether next would not wait.
+func (p *puller) ready() bool { return p.batch != nil && len(p.messages) > 0 }
+
 // stop ends the pull and returns what it had fetched already.
 func (p *puller) stop() []jetstream.Msg {
 	if p.batch == nil {
@@ -281,6 +284,9 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 		s.retry = rest(ctx, s.retry, sourceRetryMax)
 	}
 }
+
+// ready reports whether the next message is there.
+func (s *source) ready() bool { return s.puller != nil && s.puller.ready() }
 
 func (s *source) pull(ctx context.Context) (arrival, error) {
 	if s.puller == nil {

@@ -79,7 +79,11 @@ type SubscriberOptions struct {
 	// payload and no metadata: [EventsOf] and [PositionOf] tell what it is.
 	// Not used with Durable.
 	Bundle int
-	Logger *slog.Logger
+	// Spacing is the least time from one bundle to the next, so that bundles fill
+	// while events come one by one, many in a second. The first event after a pause
+	// does not wait, nor do events of which half a bundle is there.
+	Spacing time.Duration
+	Logger  *slog.Logger
 }
 
 // Subscriber is a watermill subscriber that gives the stream in its order, many
@@ -292,6 +296,8 @@ type subscription struct {
 	src feed
 	out chan *message.Message
 
+	gathered time.Time // when the last bundle was
+
 	mu       sync.Mutex
 	inFlight map[uint64]jetstream.Msg
 }
@@ -423,7 +429,11 @@ func (s *subscription) gather(ctx context.Context, incoming <-chan arrival) []ar
 	case <-ctx.Done():
 		return nil
 	}
-	for size := bundle[0].size(); s.bundles() && len(bundle) < s.opts.Bundle && size < maxBundleBytes; {
+	if !s.bundles() {
+		return bundle
+	}
+	s.space(ctx, incoming)
+	for size := bundle[0].size(); len(bundle) < s.opts.Bundle && size < maxBundleBytes; {
 		select {
 		case a, ok := <-incoming:
 			if !ok {
@@ -436,6 +446,14 @@ func (s *subscription) gather(ctx context.Context, incoming <-chan arrival) []ar
 		}
 	}
 	return bundle
+}
+
+// space waits until enough time has passed since the last bundle.
+func (s *subscription) space(ctx context.Context, incoming <-chan arrival) {
+	if wait := time.Until(s.gathered.Add(s.opts.Spacing)); wait > 0 && len(incoming) < s.opts.Bundle/2 {
+		rest(ctx, wait, wait)
+	}
+	s.gathered = time.Now()
 }
 
 // slots is how much of MaxInFlight a message takes: all of it at most.

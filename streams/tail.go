@@ -99,22 +99,30 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	}
 	src := newSource(t.js, t.opts.Stream, []string{All}, head)
 	defer src.close()
+	var list []arrival
 	for {
-		a, err := src.next(ctx)
-		if err != nil {
-			return err
+		list = list[:0]
+		for len(list) == 0 || len(list) < sourceFetch && src.ready() { // what is there, at once
+			a, err := src.next(ctx)
+			if err != nil {
+				t.add(list)
+				return err
+			}
+			a.event = a.replayed()
+			list = append(list, a)
 		}
-		a.event = a.replayed()
-		t.add(a)
+		t.add(list)
 		progressed()
 	}
 }
 
-func (t *Tail) add(a arrival) {
+func (t *Tail) add(list []arrival) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held = append(t.held, a)
-	t.bytes += a.size()
+	t.held = append(t.held, list...)
+	for _, a := range list {
+		t.bytes += a.size()
+	}
 	for len(t.held) > 1 && (len(t.held) > t.opts.Events || t.bytes > t.opts.Bytes) {
 		t.bytes -= t.held[0].size()
 		t.held[0] = arrival{} // the array lives on for a while

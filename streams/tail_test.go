@@ -274,3 +274,60 @@ func TestEventsOf(t *testing.T) {
 		t.Fatalf("a message of nobody: %v", err)
 	}
 }
+
+// TestBundlesAreSpaced: of events that come one by one there is no more than one
+// bundle in the time between two, and all of them come.
+func TestBundlesAreSpaced(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	const n, spacing = 300, 20 * time.Millisecond
+	subscriber := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: n, Bundle: 4 * n, Spacing: spacing})
+	defer func() {
+		if err := subscriber.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	defer cancel()
+	in, err := subscriber.Subscribe(ctx, streams.All)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var publishing errgroup.Group
+	publishing.Go(func() error {
+		for _, e := range messages("100", n) {
+			m, err := streams.Encode(e)
+			if err != nil {
+				return err
+			}
+			if _, err := s.JS.PublishMsg(ctx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var began time.Time
+	bundles := 0
+	for at := 0; at < n; bundles++ {
+		m, ok := <-in
+		if !ok {
+			t.Fatalf("ended at event %d", at)
+		}
+		if bundles == 0 {
+			began = time.Now()
+		}
+		events, err := streams.EventsOf(m)
+		if err != nil || events[0].Seq != uint64(at+1) {
+			t.Fatalf("at %d: %v, %v", at, events, err)
+		}
+		at += len(events)
+		m.Ack()
+	}
+	// The first, the last, and two of which half was there.
+	if most := 4 + int(time.Since(began)/spacing); bundles > most {
+		t.Errorf("%d bundles in %s", bundles, time.Since(began))
+	}
+	if err := publishing.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
