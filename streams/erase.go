@@ -19,7 +19,7 @@ func Erase(ctx context.Context, js jetstream.JetStream, stream string, seqs []ui
 		return 0, fmt.Errorf("ask stream: %w", err)
 	}
 	for _, seq := range seqs {
-		e, err := Get(ctx, js, stream, seq)
+		e, err := get(ctx, st, seq)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			continue
@@ -30,7 +30,7 @@ func Erase(ctx context.Context, js jetstream.JetStream, stream string, seqs []ui
 		}
 		err = st.SecureDeleteMsg(ctx, seq)
 		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			if _, gone := Get(ctx, js, stream, seq); errors.Is(gone, ErrNotFound) {
+			if _, gone := get(ctx, st, seq); errors.Is(gone, ErrNotFound) {
 				continue // another one was quicker
 			}
 			return deleted, fmt.Errorf("delete sequence %d: %w", seq, err)

@@ -49,10 +49,24 @@ func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadO
 
 // Get returns the event at one sequence, or [ErrNotFound].
 func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64) (Stored, error) {
+	get, err := Getter(ctx, js, stream)
+	if err != nil {
+		return Stored{}, err
+	}
+	return get(ctx, seq)
+}
+
+// Getter returns [Get] for one stream, which is asked for only now: for many
+// sequences it takes half the time.
+func Getter(ctx context.Context, js jetstream.JetStream, stream string) (func(context.Context, uint64) (Stored, error), error) {
 	st, err := js.Stream(ctx, stream)
 	if err != nil {
-		return Stored{}, fmt.Errorf("ask stream: %w", err)
+		return nil, fmt.Errorf("ask stream: %w", err)
 	}
+	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
+}
+
+func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 	if seq == 0 { // the server takes it for no sequence at all
 		return Stored{}, fmt.Errorf("sequence 0: %w", ErrNotFound)
 	}

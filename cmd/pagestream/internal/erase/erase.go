@@ -101,11 +101,15 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	if err != nil {
 		return out, err
 	}
+	get, err := streams.Getter(ctx, x.opts.JS, x.opts.Stream)
+	if err != nil {
+		return out, err
+	}
 	for range rounds {
 		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
 			return out, err
 		}
-		husks, err := x.husks(ctx, page, contact)
+		husks, err := x.husks(ctx, get, page, contact)
 		if err != nil {
 			return out, err
 		}
@@ -117,7 +121,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		}
 		out.Seq = head
 		for _, h := range husks {
-			if err := x.gone(ctx, h.Seq); err != nil {
+			if err := gone(ctx, get, h.Seq); err != nil {
 				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
 			}
 			out.Events++
@@ -126,8 +130,11 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	return out, ErrBusy
 }
 
+// getter gives the event at a sequence.
+type getter func(context.Context, uint64) (streams.Stored, error)
+
 // husks is what will stay of the contact's events.
-func (x *Eraser) husks(ctx context.Context, page domain.PageID, contact domain.ContactID) (husks []domain.Husk, err error) {
+func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (husks []domain.Husk, err error) {
 	for after := uint64(0); ; {
 		seqs, err := conversations.EventsOf(x.opts.Conversations, page, contact, after, partSize)
 		if err != nil {
@@ -137,7 +144,7 @@ func (x *Eraser) husks(ctx context.Context, page domain.PageID, contact domain.C
 			return husks, nil
 		}
 		for _, seq := range seqs {
-			e, err := streams.Get(ctx, x.opts.JS, x.opts.Stream, seq)
+			e, err := get(ctx, seq)
 			switch {
 			case errors.Is(err, streams.ErrNotFound): // deleted by somebody's hand
 			case err != nil:
@@ -171,9 +178,9 @@ func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.
 }
 
 // gone waits until the stream has no event at seq.
-func (x *Eraser) gone(ctx context.Context, seq uint64) error {
+func gone(ctx context.Context, get getter, seq uint64) error {
 	for {
-		_, err := streams.Get(ctx, x.opts.JS, x.opts.Stream, seq)
+		_, err := get(ctx, seq)
 		if errors.Is(err, streams.ErrNotFound) {
 			return nil
 		}
