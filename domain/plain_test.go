@@ -120,3 +120,53 @@ func FuzzDecodeData(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { decodesAsTheLibrary(t, b) })
 }
+
+// TestEveryFieldIsEncoded notices a field that is added to what is encoded
+// without encoding/json, and forgotten there.
+func TestEveryFieldIsEncoded(t *testing.T) {
+	for _, within := range []domain.Data{{}, {Message: &domain.Message{}}, {Delivery: &domain.Delivery{}}, {Read: &domain.Read{}}} {
+		v := reflect.ValueOf(&within).Elem()
+		for _, p := range []string{"Message", "Delivery", "Read"} {
+			if inner := v.FieldByName(p); !inner.IsNil() {
+				v = inner.Elem()
+				break
+			}
+		}
+		for i := range v.NumField() {
+			f := v.Field(i)
+			if f.Type() == reflect.TypeFor[json.RawMessage]() {
+				continue // Encode puts it last
+			}
+			was := reflect.New(f.Type()).Elem()
+			was.Set(f)
+			f.Set(sample(t, f.Type()))
+			b, err := within.Encode()
+			if want := byTheLibrary(t, within); err != nil || !bytes.Equal(b, want) {
+				t.Errorf("%s of %s: wrote %s, the library %s, %v", v.Type().Field(i).Name, v.Type(), b, want, err)
+			}
+			decodesAsTheLibrary(t, b)
+			f.Set(was)
+		}
+	}
+}
+
+// sample is a value that is not empty.
+func sample(t *testing.T, of reflect.Type) reflect.Value {
+	t.Helper()
+	v := reflect.New(of).Elem()
+	switch of.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int64:
+		v.SetInt(7)
+	case reflect.Pointer:
+		v.Set(reflect.New(of.Elem()))
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(of, 1, 1))
+	default:
+		t.Fatalf("no sample of a %s", of)
+	}
+	return v
+}
