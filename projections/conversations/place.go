@@ -77,11 +77,13 @@ func places(tx *store.Tx, c *conversation, key []byte, from, to place, most int,
 	}
 	if c.Indexed {
 		cursor := tx.Bucket(bucketOrder).Cursor()
-		k, _ := cursor.Seek(join(key, from.tail()))
+		var k []byte
 		step := cursor.Next
 		if backwards {
 			k, _ = seekBefore(cursor, key, to.tail())
 			step = cursor.Prev
+		} else {
+			k, _ = cursor.Seek(join(key, from.tail()))
 		}
 		for n := 0; n < most && bytes.HasPrefix(k, key) && within(placeOf(k)); n++ {
 			list = append(list, placeOf(k))

@@ -67,12 +67,17 @@ func (u *unpacker) num() uint64 {
 }
 
 func (u *unpacker) text() string {
-	return string(u.bytes(int(min(u.num(), math.MaxInt32))))
+	return string(u.blob())
+}
+
+// blob is what a packer's blob or text packed; it is shared.
+func (u *unpacker) blob() []byte {
+	return u.bytes(int(min(u.num(), math.MaxInt32)))
 }
 
 // word is a text that nearly always is one of a few, which are not copied.
 func (u *unpacker) word() string {
-	switch b := u.bytes(int(min(u.num(), math.MaxInt32))); string(b) {
+	switch b := u.blob(); string(b) {
 	case string(In):
 		return string(In)
 	case string(Out):
@@ -286,8 +291,8 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	if key := u.text(); key != "" {
 		c.LastKey = []byte(key)
 	}
-	if n := u.num(); n > 0 {
-		c.Recent = append(recent(nil), u.bytes(int(min(n, math.MaxInt32)))...)
+	if events := u.blob(); len(events) > 0 {
+		c.Recent = append(recent(nil), events...)
 	}
 	c.Indexed = u.bool()
 	if u.bool() {
