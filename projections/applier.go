@@ -1,7 +1,6 @@
 package projections
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -229,21 +228,4 @@ func (a *applier) applyOne(tx *store.Tx, e streams.Stored) (err error) {
 		}
 	}()
 	return a.projection.Apply(tx, e)
-}
-
-// recordMalformed remembers a malformed message, in the place of the oldest one
-// if there are enough.
-func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
-	text := reason.Error()
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText]
-	}
-	b := tx.Bucket(malformedBucket)
-	if full {
-		oldest, _ := b.Cursor().First()
-		if err := b.Delete(bytes.Clone(oldest)); err != nil {
-			return err
-		}
-	}
-	return b.Put(store.Key(seq), []byte(text))
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"time"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/store"
@@ -106,6 +107,14 @@ func successor(prefix []byte) []byte {
 		}
 	}
 	return nil
+}
+
+// millis is a time in Unix milliseconds; 0 for never.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
 }
 
 // maxCursor is more than any key here has.

@@ -2,7 +2,12 @@ package conversations
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 )
 
 // maxReceipts bounds the receipts of one kind that a conversation remembers for
@@ -89,4 +94,92 @@ func decodeReceipts(b []byte) receipts {
 		rs = append(rs, receipt{int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))})
 	}
 	return rs
+}
+
+// cover gives a message of the page the receipts that came before it.
+func (f *fold) cover(m *message) error {
+	if m.Direction != Out {
+		return nil
+	}
+	for _, k := range []struct {
+		kind receiptKind
+		upto time.Time
+	}{{receiptDelivered, f.c.Delivered}, {receiptRead, f.c.Read}} {
+		if k.upto.Before(m.Time) {
+			continue
+		}
+		rs := decodeReceipts(f.tx.Bucket(bucketReceipts).Get(f.receiptsKey(k.kind)))
+		if at, ok := rs.stamp(millis(m.Time)); ok {
+			m.receipt(k.kind, projections.FromMillis(at))
+		}
+	}
+	return nil
+}
+
+func (f *fold) receiptsKey(kind receiptKind) []byte { return join(f.key, []byte{byte(kind)}) }
+
+func (f *fold) delivered(d *domain.Delivery) error {
+	if d == nil || d.Watermark <= 0 && len(d.MIDs) == 0 {
+		return f.odd()
+	}
+	at := f.time
+	if d.Watermark > 0 {
+		at = projections.FromMillis(d.Watermark)
+	}
+	for _, mid := range d.MIDs {
+		if mid == "" {
+			continue
+		}
+		if err := f.change(mid, change{DeliveredAt: millis(at)}); err != nil {
+			return err
+		}
+	}
+	if d.Watermark <= 0 {
+		return nil
+	}
+	return f.receipt(receiptDelivered, receipt{millis(at), millis(at)})
+}
+
+func (f *fold) read(r *domain.Read) error {
+	if r == nil || r.Watermark <= 0 && r.MID == "" {
+		return f.odd()
+	}
+	if r.MID != "" {
+		if err := f.change(r.MID, change{ReadAt: millis(f.time)}); err != nil {
+			return err
+		}
+	}
+	if r.Watermark <= 0 {
+		return nil
+	}
+	at := millis(projections.FromMillis(r.Watermark))
+	return f.receipt(receiptRead, receipt{at, at})
+}
+
+// receipt marks the messages that a receipt covers, and only those that an
+// earlier one did not.
+func (f *fold) receipt(kind receiptKind, r receipt) error {
+	bucket, key := f.tx.Bucket(bucketReceipts), f.receiptsKey(kind)
+	next, after, fresh := decodeReceipts(bucket.Get(key)).add(r)
+	if !fresh {
+		return nil
+	}
+	if err := bucket.Put(key, next.encode()); err != nil {
+		return fmt.Errorf("store receipts: %w", err)
+	}
+	upto := &f.c.Delivered
+	if kind == receiptRead {
+		upto = &f.c.Read
+	}
+	if t := projections.FromMillis(r.cover); t.After(*upto) {
+		*upto = t
+	}
+	at := projections.FromMillis(r.at)
+	return f.scan(after, r.cover, func(m *message) bool {
+		if !m.receipt(kind, at) {
+			return false
+		}
+		m.note(f.e.Seq)
+		return true
+	})
 }

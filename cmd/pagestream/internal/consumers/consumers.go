@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/streams"
 )
 
 // Errors of what was asked for.
@@ -40,23 +38,12 @@ var (
 const (
 	prefix = "consumer-"
 	// metaKey has the [Spec] in the consumer's metadata.
-	metaKey = "pagestream-consumer"
-	// maxFilters bounds the subjects of one consumer, maxConsumers all of them.
-	maxFilters   = 10_000
+	metaKey      = "pagestream-consumer"
 	maxConsumers = 256
-	ackWait      = 30 * time.Second
-	maxPending   = 1000
-	// refreshEvery is how often the pages of companies are looked at; a page that
-	// is connected in between is given in full all the same.
-	refreshEvery = 10 * time.Second
 	timeout      = 20 * time.Second
 )
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
-
-// private nouns are pagestream's own: they have sealed tokens in them. They are
-// given only to whom they are named for.
-var private = []string{"page", "subscription"}
 
 // Spec says what a consumer is given.
 type Spec struct {
@@ -198,70 +185,6 @@ func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
 	return out, nil
 }
 
-// config is the JetStream consumer of a specification, with the pages that its
-// company has now.
-func (c *Consumers) config(s Spec) (jetstream.ConsumerConfig, error) {
-	pages := slices.Clone(s.Pages)
-	if s.Company != "" {
-		more, err := c.opts.PagesOf(s.Company)
-		if err != nil {
-			return jetstream.ConsumerConfig{}, fmt.Errorf("list pages of %s: %w", s.Company, err)
-		}
-		pages = append(pages, more...)
-	}
-	slices.Sort(pages)
-	s.Known = slices.Compact(pages)
-	filters := filters(s)
-	if len(filters) > maxFilters {
-		return jetstream.ConsumerConfig{}, fmt.Errorf("%d filters: %w", len(filters), ErrTooMany)
-	}
-	meta, err := json.Marshal(s)
-	if err != nil {
-		return jetstream.ConsumerConfig{}, fmt.Errorf("encode consumer: %w", err)
-	}
-	config := jetstream.ConsumerConfig{
-		Durable: prefix + s.Name, FilterSubjects: filters, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxAckPending: maxPending, MaxDeliver: -1, Metadata: map[string]string{metaKey: string(meta)},
-	}
-	if s.FromNow {
-		config.DeliverPolicy = jetstream.DeliverNewPolicy
-	}
-	return config, nil
-}
-
-// filters are the subjects of a specification.
-func filters(s Spec) (out []string) {
-	pages := s.Known
-	switch {
-	case len(pages) == 0 && s.Company != "":
-		// A company without a page is given nothing: this subject has no events.
-		return []string{streams.SubjectPrefix + "._.none.none"}
-	case len(pages) == 0:
-		pages = []domain.PageID{""}
-	}
-	for _, page := range pages {
-		if len(s.Types) > 0 {
-			out = append(out, streams.Filter(page, s.Types...)...)
-			continue
-		}
-		every := strings.TrimSuffix(streams.Filter(page)[0], ">")
-		for _, noun := range nouns() {
-			out = append(out, every+noun+".*")
-		}
-	}
-	return out
-}
-
-// nouns are those that everybody is given.
-func nouns() (out []string) {
-	for _, t := range domain.Types() {
-		if !slices.Contains(private, t.Noun()) && !slices.Contains(out, t.Noun()) {
-			out = append(out, t.Noun())
-		}
-	}
-	return out
-}
-
 // List returns the consumers by name.
 func (c *Consumers) List(ctx context.Context) ([]Consumer, error) {
 	list, err := c.list(ctx)
@@ -320,108 +243,6 @@ func (c *Consumers) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("remove consumer: %w", err)
 	}
 	return nil
-}
-
-// Run lets the users in, and gives consumers of companies the pages that come to
-// them, until the context ends.
-func (c *Consumers) Run(ctx context.Context) error {
-	t := time.NewTicker(refreshEvery)
-	defer t.Stop()
-	for {
-		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
-			c.opts.Logger.Warn("consumers can't be looked at; tried again", "err", err)
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// Refresh does what Run does, once.
-func (c *Consumers) Refresh(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	list, err := c.list(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, one := range list {
-		if c.opts.Users != nil {
-			if err := c.opts.Users.SetUser(one.Name, one.PublicKey, one.Durable); err != nil {
-				errs = append(errs, fmt.Errorf("let user %s in: %w", one.Name, err))
-			}
-		}
-		if one.Company != "" {
-			if err := c.follow(ctx, one); err != nil {
-				errs = append(errs, fmt.Errorf("give %s its pages: %w", one.Name, err))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// follow changes the filter of a company's consumer. Where it has gone past events
-// of a page that is new to it, it goes back to them: what comes twice has the same
-// id.
-func (c *Consumers) follow(ctx context.Context, one Consumer) error {
-	want, err := c.config(one.Spec)
-	if err != nil {
-		return err
-	}
-	var next Spec
-	if err := json.Unmarshal([]byte(want.Metadata[metaKey]), &next); err != nil || slices.Equal(next.Known, one.Known) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	have, err := c.opts.JS.Consumer(ctx, c.opts.Stream, one.Durable)
-	if err != nil {
-		return err
-	}
-	config := have.CachedInfo().Config
-	config.FilterSubject, config.FilterSubjects, config.Metadata = "", want.FilterSubjects, want.Metadata
-	changed, err := c.opts.JS.UpdateConsumer(ctx, c.opts.Stream, config)
-	if err != nil {
-		return err
-	}
-	past := changed.CachedInfo().Delivered.Stream
-	var back uint64
-	for _, page := range next.Known {
-		if slices.Contains(one.Known, page) {
-			continue
-		}
-		seq, err := c.connected(ctx, page)
-		if err != nil {
-			return err
-		}
-		if seq > 0 && seq < past && (back == 0 || seq < back) {
-			back = seq
-		}
-	}
-	if back == 0 {
-		return nil
-	}
-	_, err = c.opts.JS.ResetConsumerToSequence(ctx, c.opts.Stream, one.Durable, back)
-	return err
-}
-
-// connected is when a page was last connected, 0 if nothing says so.
-func (c *Consumers) connected(ctx context.Context, page domain.PageID) (uint64, error) {
-	st, err := c.opts.JS.Stream(ctx, c.opts.Stream)
-	if err != nil {
-		return 0, err
-	}
-	m, err := st.GetLastMsgForSubject(ctx, streams.Subject(page, domain.PageConnected))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return m.Sequence, nil
 }
 
 // URL is where users connect, empty where the NATS server is not ours.

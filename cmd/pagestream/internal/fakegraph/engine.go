@@ -1,23 +1,14 @@
 package fakegraph
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // Meta's legacy header
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -39,20 +30,9 @@ const (
 	DefaultFlush   = 250 * time.Millisecond
 )
 
-const (
-	// maxUpdates is Meta's bound on one POST.
-	maxUpdates = 1000
-	// maxInFlight bounds the POSTs that are on their way or wait to be sent
-	// again. While it is reached, nothing new is made.
-	maxInFlight = 256
-	// maxQueue bounds the echoes of the Send API that wait for a POST.
-	maxQueue = 10_000
-	// maxTick bounds what one flush makes, after a pause too.
-	maxTick      = 5000
-	unsubscribed = time.Hour
-	firstRetry   = time.Second
-	maxRetry     = time.Minute
-)
+// maxInFlight bounds the POSTs that are on their way or wait to be sent again.
+// While it is reached, nothing new is made.
+const maxInFlight = 256
 
 // EngineOptions configure an [Engine]. Graph and Target are required.
 type EngineOptions struct {
@@ -90,25 +70,6 @@ type EngineOptions struct {
 	Now    func() time.Time
 }
 
-// Counters count one page's items. An item may be sent several times.
-type Counters struct {
-	// Sent counts items in first tries, Duplicated those of them that repeat
-	// others, Retried items in later tries, Acked those in POSTs that were
-	// answered 200, Dropped those given up when the page was unsubscribed, Lost
-	// those never sent or given up because delivery was off.
-	Sent       uint64 `json:"sent"`
-	Duplicated uint64 `json:"duplicated"`
-	Retried    uint64 `json:"retried"`
-	Acked      uint64 `json:"acked"`
-	Dropped    uint64 `json:"dropped"`
-	Lost       uint64 `json:"lost"`
-	// Failing is since when every POST with the page has failed, zero if the last
-	// was answered 200. Removed counts how often the page was unsubscribed for
-	// that.
-	Failing time.Time `json:"failing,omitzero"`
-	Removed uint64    `json:"removed"`
-}
-
 // Engine is Meta's delivery of webhooks to one app. Make one with [NewEngine].
 type Engine struct {
 	opts EngineOptions
@@ -125,39 +86,6 @@ type Engine struct {
 	quiet    map[string]bool // pages whose people write nothing
 	outage   bool
 	secret   string // signs; empty is the app's
-}
-
-// queued is an item that goes out with the first flush that is not before due.
-type queued struct {
-	item
-	due time.Time
-}
-
-// item is one element of an entry's messaging or standby. The entry is the page
-// or, of object instagram, its linked account.
-type item struct {
-	page, object, entry string
-	field               string
-	standby             bool
-	body                map[string]any
-	past                *historic // what it adds to the conversation, if anything
-}
-
-// overhear makes it an item of another app's thread.
-func (i *item) overhear() {
-	if i.standby {
-		return
-	}
-	i.standby, i.field = true, "standby"
-	if p, ok := i.body["postback"].(map[string]any); ok {
-		delete(p, "payload") // only the app that sent the button sees it
-	}
-}
-
-// delivery is one POST: items of one or more pages, in order.
-type delivery struct {
-	items     []item
-	duplicate bool
 }
 
 // NewEngine returns an engine that does not run yet.
@@ -202,47 +130,6 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	return e, nil
 }
 
-// SetStandby says whether another app owns the threads of a page: then all that
-// happens there comes in the entry's standby.
-func (e *Engine) SetStandby(page string, on bool) { e.set(e.standby, page, on) }
-
-// SetQuiet says whether the people of a page write nothing. What they wrote
-// before may still come, and what the Send API sends is echoed.
-func (e *Engine) SetQuiet(page string, on bool) { e.set(e.quiet, page, on) }
-
-func (e *Engine) set(pages map[string]bool, page string, on bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if on {
-		pages[page] = true
-	} else {
-		delete(pages, page)
-	}
-}
-
-// SetDelivery switches delivery off and on. While it is off people go on
-// writing, but what they write, and what had not been answered 200 by then, is
-// never sent: a gap that only the Conversations API can fill. A POST that is on
-// its way is not broken off.
-func (e *Engine) SetDelivery(on bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.outage = !on
-}
-
-func (e *Engine) off() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.outage
-}
-
-// SetSecret changes what POSTs are signed with; empty is the app's own secret.
-func (e *Engine) SetSecret(secret string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.secret = secret
-}
-
 // SendTest does what the Test button of Meta's dashboard does: one signed POST
 // with a made-up message in the form of a change, of page "0" and long ago. It
 // fails with [ErrUndelivered] if that is not answered 200; it is not sent again.
@@ -273,17 +160,6 @@ func (e *Engine) Say(page, psid, text string) (mid string, err error) {
 	i, mid := e.talk.say(page, psid, text, e.opts.Now())
 	e.enqueue(i, 0)
 	return mid, nil
-}
-
-// Stats returns the counters of every page that had traffic.
-func (e *Engine) Stats() map[string]Counters {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := make(map[string]Counters, len(e.counters))
-	for page, c := range e.counters {
-		out[page] = *c
-	}
-	return out
 }
 
 // Run makes traffic and delivers it until the context ends, which is no error.
@@ -367,374 +243,3 @@ func (g *Graph) listen(e *Engine, on bool) {
 		delete(g.engines, e)
 	}
 }
-
-// sent takes what the Send API has sent, before that replies.
-func (e *Engine) sent(page, psid string, message map[string]any) {
-	i := item{page: page, object: objectPage, entry: page, field: "message_echoes", body: map[string]any{
-		"sender": map[string]any{"id": page}, "recipient": map[string]any{"id": psid},
-		"timestamp": e.opts.Now().UnixMilli(), "message": message,
-	}}
-	if e.talk.onInstagram(page, psid) {
-		i.toInstagram(e.opts.Graph.pages[page].Instagram, "")
-	}
-	if e.opts.EchoDelay >= 0 {
-		e.enqueue(i, e.opts.EchoDelay)
-		return
-	}
-	if !e.made(&i) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), e.opts.Timeout)
-	defer cancel()
-	if !e.try(ctx, delivery{items: []item{i}}, 0) {
-		e.put(queued{item: i})
-	}
-}
-
-// enqueue takes an item for a flush.
-func (e *Engine) enqueue(i item, delay time.Duration) {
-	if e.made(&i) {
-		e.put(queued{i, e.opts.Now().Add(delay)})
-	}
-}
-
-// put queues an item. Beyond the queue's bound the oldest falls away.
-func (e *Engine) put(q queued) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.queue = append(e.queue, q)
-	if n := len(e.queue) - maxQueue; n > 0 {
-		e.queue = slices.Delete(e.queue, 0, n)
-	}
-}
-
-// made takes note of an item and reports whether it is ever to be delivered.
-func (e *Engine) made(i *item) bool {
-	e.mu.Lock()
-	if e.standby[i.page] {
-		i.overhear()
-	}
-	e.mu.Unlock()
-	if i.past != nil {
-		e.opts.Graph.remember(*i.past)
-		i.past = nil
-	}
-	return e.wants(*i) && !e.lost([]item{*i})
-}
-
-// lost reports whether delivery is off, and counts what it costs.
-func (e *Engine) lost(items []item) bool {
-	if !e.off() {
-		return false
-	}
-	e.count(items, func(c *Counters) { c.Lost++ })
-	return true
-}
-
-// planner decides what goes into which POST. It belongs to Run's goroutine.
-type planner struct {
-	e     *Engine
-	rng   *rand.Rand
-	last  time.Time
-	owed  float64
-	round int
-	known map[string]bool // pages that the app was ever subscribed to
-	// kept are items for a later flush, again whole deliveries for one.
-	kept  []keptItem
-	again []keptDelivery
-}
-
-type keptItem struct {
-	item
-	round int
-}
-
-type keptDelivery struct {
-	delivery
-	round int
-}
-
-// flush returns the POSTs that are to be made now.
-func (p *planner) flush() []delivery {
-	now := p.e.opts.Now()
-	p.owed += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
-	p.last = now
-	p.round++
-	off := p.e.off() // then nothing is kept for later either
-	var items []item
-	p.kept = slices.DeleteFunc(p.kept, func(k keptItem) bool {
-		if off || k.round <= p.round {
-			items = append(items, k.item)
-		}
-		return off || k.round <= p.round
-	})
-	items = append(items, p.e.due(now, off)...)
-	for _, page := range p.e.opts.Graph.subscribedPages(p.e.app.ID) {
-		p.known[page] = true
-	}
-	// People go on writing to a page that has lost its subscription.
-	pages := slices.Sorted(maps.Keys(p.known))
-	for ; p.owed >= 1; p.owed-- {
-		if len(pages) == 0 {
-			p.owed = 0
-			break
-		}
-		page := pages[p.rng.IntN(len(pages))]
-		if p.e.isQuiet(page) {
-			continue
-		}
-		for n, i := range p.e.talk.next(page, now) {
-			switch {
-			case !p.e.made(&i):
-			case n > 0: // a message after its edit
-				p.kept = append(p.kept, keptItem{i, p.round + 1})
-			case p.rng.IntN(100) < p.e.opts.Reorder:
-				p.kept = append(p.kept, keptItem{i, p.round + 1 + p.rng.IntN(4)})
-			default:
-				items = append(items, i)
-			}
-		}
-	}
-	if off {
-		p.e.count(items, func(c *Counters) { c.Lost++ })
-		p.again = nil
-		return nil
-	}
-	out := p.split(items)
-	for _, d := range out {
-		if p.rng.IntN(100) < p.e.opts.Duplicates {
-			p.again = append(p.again, keptDelivery{delivery{d.items, true}, p.round + 1 + p.rng.IntN(4)})
-		}
-	}
-	p.again = slices.DeleteFunc(p.again, func(k keptDelivery) bool {
-		if k.round <= p.round {
-			out = append(out, k.delivery)
-		}
-		return k.round <= p.round
-	})
-	return out
-}
-
-// due takes what is due out of the queue, or all of it.
-func (e *Engine) due(now time.Time, all bool) []item {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []item
-	e.queue = slices.DeleteFunc(e.queue, func(q queued) bool {
-		is := all || !q.due.After(now)
-		if is {
-			out = append(out, q.item)
-		}
-		return is
-	})
-	return out
-}
-
-func (e *Engine) isQuiet(page string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.quiet[page]
-}
-
-// split makes POSTs of a flush's items, each about one object. All of a page's
-// go into one POST, so that their order holds; several pages may share it.
-func (p *planner) split(items []item) []delivery {
-	byEntry := map[string][]item{}
-	for _, i := range items {
-		byEntry[i.entry] = append(byEntry[i.entry], i)
-	}
-	entries := slices.Sorted(maps.Keys(byEntry))
-	p.rng.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
-	var out []delivery
-	for _, entry := range entries {
-		for chunk := range slices.Chunk(byEntry[entry], maxUpdates) {
-			last := len(out) - 1
-			if last >= 0 && out[last].items[0].object == chunk[0].object &&
-				len(out[last].items)+len(chunk) <= maxUpdates && p.rng.IntN(100) < 70 {
-				out[last].items = append(out[last].items, chunk...)
-				continue
-			}
-			out = append(out, delivery{items: slices.Clone(chunk)})
-		}
-	}
-	return out
-}
-
-// wants reports whether the app is subscribed to what an item needs: at the
-// level of the app, and at that of the page, where for Instagram any field will
-// do.
-func (e *Engine) wants(i item) bool {
-	atApp, _, on := e.opts.Graph.appFields(e.app.ID, i.object)
-	if !on || !slices.Contains(atApp, i.field) {
-		return false
-	}
-	fields, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page)
-	return ok && (i.object == objectInstagram || slices.Contains(fields, i.field))
-}
-
-// target is the callback URL of an object.
-func (e *Engine) target(object string) string {
-	_, callback, _ := e.opts.Graph.appFields(e.app.ID, object)
-	return cmp.Or(callback, e.opts.Target)
-}
-
-// deliver sends one POST until it is answered 200, until all its pages are
-// unsubscribed, until delivery is off, or until the context ends.
-func (e *Engine) deliver(ctx context.Context, d delivery) {
-	for try := 0; ; try++ {
-		d.items = e.remaining(d.items)
-		if len(d.items) == 0 || e.lost(d.items) || e.try(ctx, d, try) || ctx.Err() != nil {
-			return
-		}
-		e.failed(d.items)
-		if try == 0 {
-			continue // the first time at once
-		}
-		wait := min(firstRetry<<min(try-1, 20), maxRetry)
-		timer := time.NewTimer(time.Duration(float64(wait) / e.opts.Scale))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
-		}
-	}
-}
-
-// try sends a POST once and reports whether it was answered 200 in time.
-func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
-	e.count(d.items, func(c *Counters) {
-		switch {
-		case try > 0:
-			c.Retried++
-		case d.duplicate:
-			c.Sent++
-			c.Duplicated++
-		default:
-			c.Sent++
-		}
-	})
-	if !e.post(ctx, e.target(d.items[0].object), encode(d.items, e.opts.Now().UnixMilli())) {
-		return false
-	}
-	e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
-	return true
-}
-
-// remaining leaves out the items of pages that are not subscribed any more.
-func (e *Engine) remaining(items []item) []item {
-	var out, gone []item
-	for _, i := range items {
-		if _, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page); ok {
-			out = append(out, i)
-		} else {
-			gone = append(gone, i)
-		}
-	}
-	e.count(gone, func(c *Counters) { c.Dropped++ })
-	return out
-}
-
-// failed runs each page's clock of failures. After an hour the subscription is
-// gone, as Meta's documentation has it.
-// https://developers.facebook.com/docs/messenger-platform/webhooks#webhook-performance
-func (e *Engine) failed(items []item) {
-	now := e.opts.Now()
-	e.count(items, func(c *Counters) {
-		if c.Failing.IsZero() {
-			c.Failing = now
-		}
-	})
-	pages := map[string]bool{}
-	for _, i := range items {
-		pages[i.page] = true
-	}
-	for page := range pages {
-		e.mu.Lock()
-		c := e.counters[page]
-		late := !c.Failing.IsZero() && float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribed)
-		if late {
-			c.Failing = time.Time{}
-			c.Removed++
-		}
-		e.mu.Unlock()
-		if late {
-			e.opts.Graph.SetSubscription(e.app.ID, page)
-			e.opts.Logger.Warn("fake Meta has unsubscribed the app from a page after an hour of failures", "app", e.app.ID, "page", page)
-		}
-	}
-}
-
-func (e *Engine) count(items []item, change func(*Counters)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, i := range items {
-		c := e.counters[i.page]
-		if c == nil {
-			c = &Counters{}
-			e.counters[i.page] = c
-		}
-		change(c)
-	}
-}
-
-// post signs and sends a body and reports whether it was answered 200 in time.
-func (e *Engine) post(ctx context.Context, target string, body []byte) bool {
-	ctx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
-	if err != nil {
-		return false
-	}
-	e.mu.Lock()
-	secret := []byte(cmp.Or(e.secret, e.app.Secret))
-	e.mu.Unlock()
-	strong := hmac.New(sha256.New, secret)
-	strong.Write(body)
-	legacy := hmac.New(sha1.New, secret)
-	legacy.Write(body)
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "facebookexternalua")
-	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(strong.Sum(nil)))
-	req.Header.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(legacy.Sum(nil)))
-	resp, err := e.http.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	return resp.StatusCode == http.StatusOK
-}
-
-// encode makes the body of one POST about one object: an entry a page, items in
-// their order, and entry.time the moment of sending.
-func encode(items []item, sent int64) []byte {
-	type entry struct {
-		ID        string           `json:"id"`
-		Time      int64            `json:"time"`
-		Messaging []map[string]any `json:"messaging,omitempty"`
-		Standby   []map[string]any `json:"standby,omitempty"`
-	}
-	var entries []*entry
-	byID := map[string]*entry{}
-	for _, i := range items {
-		e := byID[i.entry]
-		if e == nil {
-			e = &entry{ID: i.entry, Time: sent}
-			byID[i.entry] = e
-			entries = append(entries, e)
-		}
-		if i.standby {
-			e.Standby = append(e.Standby, i.body)
-		} else {
-			e.Messaging = append(e.Messaging, i.body)
-		}
-	}
-	return marshal(struct {
-		Object string   `json:"object"`
-		Entry  []*entry `json:"entry"`
-	}{items[0].object, entries})
-}
-
-// number is an id that Meta writes as a JSON number.
-func number(id string) json.Number { return json.Number(id) }

@@ -1,6 +1,7 @@
 package fakegraph
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -134,7 +135,7 @@ func (a *act) finish(i *item) {
 	if t.chance(t.opts.NumericIDs) {
 		for _, who := range []string{"sender", "recipient"} {
 			if m, ok := i.body[who].(map[string]any); ok {
-				m["id"] = number(fmt.Sprint(m["id"]))
+				m["id"] = json.Number(fmt.Sprint(m["id"]))
 			}
 		}
 	}
@@ -240,7 +241,7 @@ func (a *act) message() item {
 	case r < 12 && !a.instagram:
 		text = ""
 		m["attachments"] = []map[string]any{{"type": "sticker", "payload": map[string]any{
-			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": number("369239263222822"),
+			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": json.Number("369239263222822"),
 		}}}
 	case r < 17:
 		text = "Yes"
@@ -282,7 +283,7 @@ func (a *act) echo() item {
 	a.waiting = 0
 	a.lastOut, a.lastOutTime, a.undelivered, a.unread, a.reacted = mid, a.at, true, true, false
 	i := a.item("message_echoes", "message", map[string]any{
-		"mid": mid, "is_echo": true, "app_id": number(a.app.ID), "text": answers[a.rng.IntN(len(answers))],
+		"mid": mid, "is_echo": true, "app_id": json.Number(a.app.ID), "text": answers[a.rng.IntN(len(answers))],
 		"metadata": "agent-" + strconv.Itoa(1+a.rng.IntN(4)),
 	})
 	i.body["sender"], i.body["recipient"] = i.body["recipient"], i.body["sender"]

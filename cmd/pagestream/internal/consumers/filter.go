@@ -1,0 +1,89 @@
+package consumers
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	// maxFilters bounds the subjects of one consumer.
+	maxFilters = 10_000
+	ackWait    = 30 * time.Second
+	maxPending = 1000
+)
+
+// private nouns are pagestream's own: they have sealed tokens in them. They are
+// given only to whom they are named for.
+var private = []string{"page", "subscription"}
+
+// config is the JetStream consumer of a specification, with the pages that its
+// company has now.
+func (c *Consumers) config(s Spec) (jetstream.ConsumerConfig, error) {
+	pages := slices.Clone(s.Pages)
+	if s.Company != "" {
+		more, err := c.opts.PagesOf(s.Company)
+		if err != nil {
+			return jetstream.ConsumerConfig{}, fmt.Errorf("list pages of %s: %w", s.Company, err)
+		}
+		pages = append(pages, more...)
+	}
+	slices.Sort(pages)
+	s.Known = slices.Compact(pages)
+	filters := filters(s)
+	if len(filters) > maxFilters {
+		return jetstream.ConsumerConfig{}, fmt.Errorf("%d filters: %w", len(filters), ErrTooMany)
+	}
+	meta, err := json.Marshal(s)
+	if err != nil {
+		return jetstream.ConsumerConfig{}, fmt.Errorf("encode consumer: %w", err)
+	}
+	config := jetstream.ConsumerConfig{
+		Durable: prefix + s.Name, FilterSubjects: filters, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ackWait, MaxAckPending: maxPending, MaxDeliver: -1, Metadata: map[string]string{metaKey: string(meta)},
+	}
+	if s.FromNow {
+		config.DeliverPolicy = jetstream.DeliverNewPolicy
+	}
+	return config, nil
+}
+
+// filters are the subjects of a specification.
+func filters(s Spec) (out []string) {
+	pages := s.Known
+	switch {
+	case len(pages) == 0 && s.Company != "":
+		// A company without a page is given nothing: this subject has no events.
+		return []string{streams.SubjectPrefix + "._.none.none"}
+	case len(pages) == 0:
+		pages = []domain.PageID{""}
+	}
+	for _, page := range pages {
+		if len(s.Types) > 0 {
+			out = append(out, streams.Filter(page, s.Types...)...)
+			continue
+		}
+		every := strings.TrimSuffix(streams.Filter(page)[0], ">")
+		for _, noun := range nouns() {
+			out = append(out, every+noun+".*")
+		}
+	}
+	return out
+}
+
+// nouns are those that everybody is given.
+func nouns() (out []string) {
+	for _, t := range domain.Types() {
+		if !slices.Contains(private, t.Noun()) && !slices.Contains(out, t.Noun()) {
+			out = append(out, t.Noun())
+		}
+	}
+	return out
+}

@@ -1,0 +1,251 @@
+package conversations
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// fold is the work on one event.
+type fold struct {
+	tx   *store.Tx
+	e    streams.Stored
+	time time.Time
+	key  []byte // of the conversation
+	// owner is the key by which an erasure finds it.
+	owner []byte
+
+	c     conversation
+	fresh bool // the conversation was not stored before
+	was   int64
+	// placed says that the event made a message, which Recent has already.
+	placed bool
+	// sum is what this event adds to the page's counts; less is what it takes.
+	sum, less Counts
+}
+
+func (f *fold) load() error {
+	f.was = -1
+	c, found, err := store.GetRow[conversation](f.tx.Bucket(bucketConversations), f.key)
+	if err != nil {
+		return err
+	}
+	if found {
+		f.c, f.was = c, millis(c.LastActivity)
+		return nil
+	}
+	f.fresh = true
+	f.c.Page, f.c.Contact = f.e.Page, f.e.Contact
+	t, _, err := store.GetJSON[tombstone](f.tx.Bucket(bucketErased), f.owner)
+	f.c.ErasedBefore = t.Time
+	return err
+}
+
+// save stores the conversation and moves it in the order of activity.
+func (f *fold) save() error {
+	f.c.LastSeq, f.c.LastAt = f.e.Seq, projections.Clean(f.e.At)
+	if f.e.Data.Object != "" {
+		f.c.Object = f.e.Data.Object
+	}
+	if f.fresh {
+		f.sum.Conversations++
+		if err := f.tx.Bucket(bucketContacts).Put(f.owner, []byte(f.e.Contact)); err != nil {
+			return fmt.Errorf("store contact: %w", err)
+		}
+	}
+	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, f.c); err != nil {
+		return err
+	}
+	now := millis(f.c.LastActivity)
+	if now == f.was {
+		return nil
+	}
+	activity := f.tx.Bucket(bucketActivity)
+	if !f.fresh {
+		if err := activity.Delete(activityKey(f.e.Page, f.e.Contact, f.was)); err != nil {
+			return fmt.Errorf("move conversation: %w", err)
+		}
+	}
+	if err := activity.Put(activityKey(f.e.Page, f.e.Contact, now), f.key); err != nil {
+		return fmt.Errorf("move conversation: %w", err)
+	}
+	return nil
+}
+
+// remember notes the event as one of its contact, so that an erasure finds it,
+// and where the message is that it made. The conversation is saved after it.
+func (f *fold) remember() error {
+	switch {
+	case shareOf(f.sum) != (share{}):
+		if err := f.rememberShare(); err != nil {
+			return err
+		}
+	case !f.placed:
+		f.c.Recent = f.c.Recent.add(recentEvent{place: place{seq: f.e.Seq}})
+	}
+	if !f.c.Recent.full() {
+		return nil
+	}
+	err := f.c.Recent.move(f.tx, f.key, f.owner)
+	f.c.Recent, f.c.Indexed = nil, true
+	return err
+}
+
+// aside counts and remembers an event that leaves the conversation as it is.
+func (f *fold) aside() error {
+	if err := f.rememberShare(); err != nil {
+		return err
+	}
+	return count(f.tx, f.e.Page, f.sum, f.less)
+}
+
+// count changes a page's counts.
+func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
+	if more == (Counts{}) && less == (Counts{}) {
+		return nil
+	}
+	key, bucket := pagePrefix(page), tx.Bucket(bucketCounts)
+	counts, _, err := store.GetRow[Counts](bucket, key)
+	if err != nil {
+		return err
+	}
+	counts.add(more)
+	counts.subtract(less)
+	return store.PutRow(bucket, key, counts)
+}
+
+func (f *fold) apply() error {
+	d := f.e.Data
+	switch f.e.Type {
+	case domain.MessageReceived, domain.MessageEchoed:
+		if d.Message == nil {
+			return f.odd()
+		}
+		f.active()
+		direction := In
+		if f.e.Type == domain.MessageEchoed || d.Message.Echo {
+			direction = Out
+		}
+		return f.arrive(newMessage(f.e, direction, d.Message))
+	case domain.PostbackReceived:
+		if d.Postback == nil {
+			return f.odd()
+		}
+		f.active()
+		return f.arrive(newPostback(f.e, d.Postback))
+	case domain.MessageEdited:
+		if d.Edit == nil || d.Edit.MID == "" {
+			return f.odd()
+		}
+		f.active()
+		return f.change(d.Edit.MID, change{Edit: &Edit{Num: d.Edit.Num, Text: d.Edit.Text, Time: f.time}})
+	case domain.MessageDeleted:
+		if d.Message == nil || d.Message.MID == "" {
+			return f.odd()
+		}
+		f.active()
+		return f.change(d.Message.MID, change{Unsent: true})
+	case domain.MessageReacted:
+		if d.Reaction == nil || d.Reaction.MID == "" {
+			return f.odd()
+		}
+		f.active()
+		r := Reaction{Reaction: d.Reaction.Reaction, Emoji: d.Reaction.Emoji, Time: f.time, Seq: f.e.Seq}
+		return f.change(d.Reaction.MID, change{Reaction: &r, Sender: cmp.Or(d.Sender, string(f.e.Contact)), Withdrawn: d.Reaction.Action == "unreact"})
+	case domain.MessageDelivered:
+		return f.delivered(d.Delivery)
+	case domain.MessageRead:
+		return f.read(d.Read)
+	case domain.ThreadPassed, domain.ThreadTaken, domain.ThreadRequested, domain.ThreadRolesChanged:
+		if d.Thread == nil {
+			return f.odd()
+		}
+		f.active()
+		f.thread(d.Thread)
+	case domain.ReferralReceived:
+		if d.Referral == nil {
+			return f.odd()
+		}
+		f.active()
+		if f.c.Referral == nil || f.newer(f.c.Referral.Time, f.c.RefSeq) {
+			f.c.Referral, f.c.RefSeq = referral(d.Referral, f.time), f.e.Seq
+		}
+	case domain.OptinReceived:
+		if d.Optin == nil {
+			return f.odd()
+		}
+		f.active()
+		if f.c.Optin == nil || f.newer(f.c.Optin.Time, f.c.OptinSeq) {
+			f.c.Optin, f.c.OptinSeq = &Optin{Type: d.Optin.Type, Ref: d.Optin.Ref, Status: d.Optin.Status, Time: f.time}, f.e.Seq
+		}
+	case domain.AccountLinked, domain.AccountUnlinked:
+		f.active()
+		if f.newer(f.c.AccountAt, f.c.AccountSeq) {
+			f.c.Account, f.c.AccountAt, f.c.AccountSeq = f.e.Type.Verb(), f.time, f.e.Seq
+		}
+	case domain.ContactProfiled:
+		if d.Profile == nil {
+			return f.odd()
+		}
+		// What Graph left out stays as it was known.
+		if f.newer(f.c.ProfiledAt, f.c.ProfileSeq) {
+			f.c.Name, f.c.Picture = cmp.Or(d.Profile.Name, f.c.Name), cmp.Or(d.Profile.Picture, f.c.Picture)
+			f.c.ProfiledAt, f.c.ProfileSeq = f.time, f.e.Seq
+		}
+	default:
+		// A kind without a typed form is still something that happened here.
+		f.active()
+	}
+	return nil
+}
+
+// odd counts an event that lacks its payload.
+func (f *fold) odd() error {
+	f.sum.Odd++
+	return nil
+}
+
+// newer reports whether this event comes after one of that time and sequence.
+func (f *fold) newer(t time.Time, seq uint64) bool {
+	return cmp.Or(f.time.Compare(t), cmp.Compare(f.e.Seq, seq)) >= 0
+}
+
+// active widens the conversation's span of activity.
+func (f *fold) active() {
+	if f.c.FirstActivity.IsZero() || f.time.Before(f.c.FirstActivity) {
+		f.c.FirstActivity = f.time
+	}
+	if f.time.After(f.c.LastActivity) {
+		f.c.LastActivity = f.time
+	}
+}
+
+func (f *fold) thread(t *domain.Thread) {
+	if f.c.Thread == nil {
+		f.c.Thread = &Thread{}
+	}
+	th := f.c.Thread
+	switch f.e.Type {
+	case domain.ThreadRequested:
+		if f.newer(th.RequestedAt, f.c.RequestSeq) {
+			th.Requester, th.RequestedAt, f.c.RequestSeq = t.Requester, f.time, f.e.Seq
+		}
+	case domain.ThreadRolesChanged:
+		if f.newer(th.RolesAt, f.c.RolesSeq) {
+			th.Roles, th.RolesAt, f.c.RolesSeq = t.Roles, f.time, f.e.Seq
+		}
+	default:
+		if f.newer(th.Since, f.c.ThreadSeq) {
+			th.Owner, th.Previous, th.Since, f.c.ThreadSeq = t.NewOwner, t.PreviousOwner, f.time, f.e.Seq
+		}
+	}
+	// A request is open until the thread changes hands after it.
+	if !th.RequestedAt.IsZero() && !th.RequestedAt.After(th.Since) {
+		th.Requester, th.RequestedAt, f.c.RequestSeq = "", time.Time{}, 0
+	}
+}

@@ -1,0 +1,77 @@
+package conversations
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+const (
+	// chunk is how many rows a scan holds in memory while it changes them.
+	chunk = 256
+	// chunkBytes is how much of them it holds; one row may be more.
+	chunkBytes = 1 << 20
+)
+
+// scan calls fn for the conversation's messages of times in (after, upto], in
+// order, and stores those for which fn says that it changed them. It holds one chunk
+// of their places in memory.
+func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error {
+	from, to := place{ms: after + 1}, place{ms: upto + 1}
+	for {
+		list, err := places(f.tx, &f.c, f.key, from, to, chunk, false)
+		if err != nil {
+			return err
+		}
+		for _, at := range list {
+			m, err := messageAt(f.tx, at)
+			if err != nil {
+				return err
+			}
+			if m == nil {
+				return errMissing
+			}
+			if !fn(m) {
+				continue
+			}
+			if err := f.put(at, m); err != nil {
+				return err
+			}
+		}
+		if len(list) < chunk {
+			return nil
+		}
+		from = list[len(list)-1].next()
+	}
+}
+
+// errMissing says that a message is listed and not there.
+var errMissing = fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
+
+// row is a copy of one stored row.
+type row struct{ key, value []byte }
+
+// take copies the first rows in [from, end), one chunk, and reports whether
+// there are more.
+func take(bucket *store.Bucket, from, end []byte) (rows []row, more bool) {
+	size := 0
+	c := bucket.Cursor()
+	for k, v := c.Seek(from); k != nil && bytes.Compare(k, end) < 0; k, v = c.Next() {
+		if len(rows) == chunk || size >= chunkBytes {
+			return rows, true
+		}
+		rows = append(rows, row{bytes.Clone(k), bytes.Clone(v)})
+		size += len(v)
+	}
+	return rows, false
+}
+
+// decode reads a row that a cursor gave; its errors never quote it.
+func decode(b []byte, v any, what string) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)
+	}
+	return nil
+}

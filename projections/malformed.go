@@ -1,0 +1,57 @@
+package projections
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+// malformedBucket has the sequence of each message that was no event, and what
+// was wrong with it.
+const malformedBucket = "_malformed"
+
+// maxMalformed bounds the messages that are remembered as malformed.
+const maxMalformed = 1000
+
+// Malformed is a message in the stream that is no event.
+type Malformed struct {
+	Seq    uint64 `json:"seq"`
+	Reason string `json:"reason"`
+}
+
+// Malformed returns the latest such messages, at most 1000, oldest first.
+// Status counts them all.
+func (r *Runner) Malformed() ([]Malformed, error) {
+	var out []Malformed
+	err := r.View(func(tx *store.Tx) error {
+		return tx.Bucket(malformedBucket).ForEachPrefix(nil, func(k, v []byte) error {
+			m := Malformed{Reason: string(v)}
+			if store.ParseKey(k, &m.Seq) {
+				out = append(out, m)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read malformed messages: %w", err)
+	}
+	return out, nil
+}
+
+// recordMalformed remembers a malformed message, in the place of the oldest one
+// if there are enough.
+func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
+	text := reason.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText]
+	}
+	b := tx.Bucket(malformedBucket)
+	if full {
+		oldest, _ := b.Cursor().First()
+		if err := b.Delete(bytes.Clone(oldest)); err != nil {
+			return err
+		}
+	}
+	return b.Put(store.Key(seq), []byte(text))
+}

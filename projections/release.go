@@ -1,0 +1,133 @@
+package projections
+
+import (
+	"context"
+	"errors"
+
+	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// decideBatch is how many parked events are read from the stream at once.
+const decideBatch = 500
+
+// release carries a decision out for one dead letter, and then applies what waits
+// in its conversation until one fails.
+func (a *applier) release(ctx context.Context, s *store.Store, head DeadLetter, d streams.Decision) error {
+	if d.Action == streams.Discard {
+		err := s.Update(func(tx *store.Tx) error {
+			meta, _, err := store.ReadMeta(tx)
+			if err != nil {
+				return err
+			}
+			meta.Parked--
+			meta.Discarded++
+			if err := tx.Bucket(parkedBucket).Delete(parkedKey(head)); err != nil {
+				return err
+			}
+			return store.WriteMeta(tx, meta)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for {
+		more, err := a.releaseNext(ctx, s, head)
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// releaseNext applies the next parked events of a conversation. More is false
+// once none is left or one has failed.
+func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter) (more bool, err error) {
+	var list []DeadLetter
+	err = s.View(func(tx *store.Tx) error {
+		err := eachParked(tx, store.Key(of.Page, of.Contact), func(l DeadLetter) error {
+			if len(list) == decideBatch {
+				return errNothing
+			}
+			list = append(list, l)
+			return nil
+		})
+		if errors.Is(err, errNothing) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil || len(list) == 0 {
+		return false, err
+	}
+	batch := make([]streams.Stored, 0, len(list))
+	for _, l := range list {
+		e, err := a.stored(ctx, l)
+		if err != nil {
+			return false, err
+		}
+		batch = append(batch, e)
+	}
+	n, failure, err := a.unpark(s, list, batch)
+	if failure != nil && n > 0 { // the transaction is gone: those before it once more
+		if _, _, err = a.unpark(s, list[:n], batch[:n]); err != nil {
+			return false, err
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	if failure != nil {
+		l := list[n]
+		l.Behind, l.Error, l.Attempts = 0, errorText(failure), l.Attempts+1
+		return false, s.Update(func(tx *store.Tx) error { return putDeadLetter(tx, l) })
+	}
+	return len(list) == decideBatch, nil
+}
+
+// unpark applies parked events in one transaction. Failure is of the event at n,
+// and then nothing was done.
+func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stored) (n int, failure, err error) {
+	err = s.Update(func(tx *store.Tx) error {
+		meta, _, err := store.ReadMeta(tx)
+		if err != nil {
+			return err
+		}
+		for i, e := range batch {
+			n = i
+			if e.Seq != 0 {
+				if err := a.applyOne(tx, e); err != nil {
+					var p *panicError
+					if errors.As(err, &p) || errors.Is(err, ErrUnfit) {
+						failure = err
+						return errNothing
+					}
+					return err
+				}
+			}
+			meta.Parked--
+			if err := tx.Bucket(parkedBucket).Delete(parkedKey(list[i])); err != nil {
+				return err
+			}
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	if errors.Is(err, errNothing) {
+		err = nil
+	}
+	return n, failure, err
+}
+
+// stored reads a parked event again, or what stays of it if it was erased; with
+// sequence 0 if nothing does.
+func (a *applier) stored(ctx context.Context, l DeadLetter) (streams.Stored, error) {
+	e, err := streams.Get(ctx, a.husks.js, a.husks.stream, l.Seq)
+	if !errors.Is(err, streams.ErrNotFound) {
+		return e, err
+	}
+	gone := &husks{js: a.husks.js, stream: a.husks.stream}
+	list, err := gone.between(ctx, l.Seq-1, l.Seq+1)
+	if err != nil || len(list) == 0 {
+		return streams.Stored{}, err
+	}
+	return list[0], nil
+}

@@ -1,0 +1,61 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// Append stores one event of our own on a page, if the page's last event of
+// the same noun is still the one at expectedLast (0: there is none yet).
+// Otherwise it fails with [ErrConflict]: read again, decide again. After
+// [ErrUnavailable] the event may be stored; then a second try with the same
+// expectation is a conflict.
+//
+// It does not go through the committer, so it neither waits for Publish calls
+// nor asks the index of old ids.
+func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error) {
+	m, err := p.encode(e)
+	if err != nil {
+		return Receipt{}, err
+	}
+	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectStream(p.opts.Stream),
+		jetstream.WithExpectLastSequenceForSubject(expectedLast, nounFilter(e.Page, e.Type)))
+	if err != nil {
+		var api *jetstream.APIError
+		if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+			return Receipt{}, fmt.Errorf("append %s: %w", e.Type, ErrConflict)
+		}
+		return Receipt{}, fmt.Errorf("append %s: %w: %w", e.Type, ErrUnavailable, err)
+	}
+	if ack.Duplicate {
+		return Receipt{Seq: ack.Sequence, Duplicate: ByWindow}, nil
+	}
+	return Receipt{Seq: ack.Sequence}, nil
+}
+
+// LastOf returns the sequence of the page's last event with the noun of t, 0
+// where there is none: what [Publisher.Append] expects.
+func (p *Publisher) LastOf(ctx context.Context, page domain.PageID, t domain.Type) (uint64, error) {
+	st, err := p.js.Stream(ctx, p.opts.Stream)
+	if err != nil {
+		return 0, fmt.Errorf("ask stream: %w: %w", ErrUnavailable, err)
+	}
+	m, err := st.GetLastMsgForSubject(ctx, nounFilter(page, t))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find last %s event: %w: %w", t.Noun(), ErrUnavailable, err)
+	}
+	return m.Sequence, nil
+}
+
+func nounFilter(page domain.PageID, t domain.Type) string {
+	return SubjectPrefix + "." + page.Token() + "." + t.Noun() + ".*"
+}

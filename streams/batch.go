@@ -1,0 +1,103 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// Headers of an atomic batch publish (ADR-50), and the answer to a batch that
+// has an id JetStream knows already.
+const (
+	headerBatchID       = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+
+	codeDuplicateInBatch jetstream.ErrorCode = 10201
+)
+
+// storeBatch publishes the items as one atomic batch: one sync for all of them.
+// When that fails they go singly, which tells for each what became of it: one
+// id that JetStream knows is enough to reject a whole batch, and after a lost
+// answer the window finds what was stored.
+func (p *Publisher) storeBatch(items []*item) {
+	start := time.Now()
+	last, err := p.publishBatch(items)
+	p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
+	if err == nil {
+		for i, it := range items {
+			p.stored(it, last-uint64(len(items)-1-i), NotDuplicate)
+		}
+		return
+	}
+	var api *jetstream.APIError
+	if !errors.As(err, &api) { // else the server says that nothing was stored
+		for _, it := range items {
+			it.retried = true
+		}
+	}
+	if api == nil || api.ErrorCode != codeDuplicateInBatch {
+		p.opts.Logger.Warn("batch not acknowledged; its events go singly", "events", len(items), "err", err)
+	}
+	for _, it := range items {
+		for _, h := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
+			it.msg.Header.Del(h)
+		}
+	}
+	p.storeSingly(items)
+}
+
+// batchAck is the answer to the last message of a batch.
+type batchAck struct {
+	Stream string              `json:"stream"`
+	Seq    uint64              `json:"seq"`
+	Batch  string              `json:"batch"`
+	Count  int                 `json:"count"`
+	Error  *jetstream.APIError `json:"error"`
+}
+
+// publishBatch returns the sequence of the batch's last event; the others are
+// the ones right before it. It leaves the batch's headers on the messages.
+func (p *Publisher) publishBatch(items []*item) (uint64, error) {
+	if err := p.connected(); err != nil {
+		return 0, err
+	}
+	batch := nuid.Next()
+	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
+	defer cancel()
+	stream, id := []string{p.opts.Stream}, []string{batch}
+	for i, it := range items {
+		m := it.msg
+		m.Header[jetstream.ExpectedStreamHeader], m.Header[headerBatchID] = stream, id
+		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		if i < len(items)-1 {
+			if err := p.nc.PublishMsg(m); err != nil {
+				return 0, fmt.Errorf("publish batch: %w", err)
+			}
+			continue
+		}
+		m.Header.Set(headerBatchCommit, "1")
+		resp, err := p.nc.RequestMsgWithContext(ctx, m)
+		if err != nil {
+			return 0, fmt.Errorf("commit batch: %w", err)
+		}
+		var ack batchAck
+		if err := json.Unmarshal(resp.Data, &ack); err != nil {
+			return 0, fmt.Errorf("read batch answer: %w", err)
+		}
+		switch {
+		case ack.Error != nil:
+			return 0, fmt.Errorf("commit batch: %w", ack.Error)
+		case ack.Batch != batch || ack.Count != len(items) || ack.Seq < uint64(len(items)):
+			return 0, fmt.Errorf("commit batch: the answer is for %d events, not %d", ack.Count, len(items))
+		}
+		return ack.Seq, nil
+	}
+	return 0, nil
+}
