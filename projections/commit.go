@@ -19,7 +19,7 @@ func (r *Runner) committer(ctx context.Context, in <-chan *parcel, end context.C
 	var last, checked time.Time
 	a.giveUp = func(failed *applyError) error {
 		// A corrupt page makes a projection panic too. To look takes reading it all.
-		if now := r.opts.Now(); failed.panicked && now.Sub(checked) > checkEvery {
+		if now := time.Now(); failed.panicked && now.Sub(checked) > checkEvery {
 			checked = now
 			r.check(end)
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// ErrUnfit is for a projection to say that it can't apply an event, ever, while
-// its store is fine. The event becomes a [DeadLetter], as does one that makes the
+// ErrUnfit is returned when a projection can't ever apply an event while its
+// store is fine. The event becomes a [DeadLetter], as does one that makes the
 // projection panic.
 var ErrUnfit = errors.New("event can't be applied")
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -142,7 +143,7 @@ type Redriven struct {
 	Parked    uint64 `json:"parked"`
 }
 
-// ErrNoDeadLetter says that a decision is about nothing.
+// ErrNoDeadLetter is returned when a decision is about nothing.
 var ErrNoDeadLetter = errors.New("there is no such dead letter")
 
 // About returns the dead letters that a decision would be about.
@@ -175,7 +176,7 @@ func (r *Runner) Decide(ctx context.Context, d streams.Decision) (out Redriven, 
 			return err
 		}
 		d.Projection, d.After = r.Name(), before.Seq
-		d.At = r.opts.Now().UTC()
+		d.At = time.Now().UTC()
 		limited, cancel := context.WithTimeout(ctx, headTimeout)
 		defer cancel()
 		if d, err = streams.Decide(limited, r.opts.JS, r.opts.Stream, d); err != nil {

@@ -29,7 +29,7 @@ var (
 )
 
 // drive follows the stream from the stored position, until the context ends or
-// it has to be done anew.
+// it has to start over.
 func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -37,7 +37,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	defer running.Wait()
 	defer end(nil)
 
-	in := make(chan *parcel, r.opts.MaxInFlight)
+	in := make(chan *parcel, r.opts.inFlight())
 	running.Go(func() { r.committer(ctx, in, end) })
 	running.Go(func() {
 		select {
@@ -51,9 +51,9 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	if err != nil {
 		return fmt.Errorf("make router: %w", err)
 	}
-	subscriber := r.opts.Subscriber(streams.SubscriberOptions{
+	subscriber := streams.NewSubscriber(r.opts.JS, streams.SubscriberOptions{
 		Stream: r.opts.Stream, Tail: r.opts.Tail, Bundle: r.opts.bundle(), Spacing: r.opts.Pace / spacings,
-		MaxInFlight: r.opts.MaxInFlight, Logger: r.opts.Logger,
+		MaxInFlight: r.opts.inFlight(), Logger: r.opts.Logger,
 		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {
@@ -76,7 +76,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	return errEnded
 }
 
-// handle is the router's handler: it decodes, hands over to the committer, and
+// handle is the router's handler: it decodes, passes the events to the committer, and
 // returns when the events are durable in the read model.
 func (r *Runner) handle(ctx context.Context, in chan<- *parcel, m *message.Message) error {
 	pos, err := streams.PositionOf(m)

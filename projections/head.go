@@ -10,7 +10,7 @@ import (
 
 const headTimeout = 5 * time.Second
 
-// replacedError carries the new stream.
+// replacedError ends a drive because the stream was replaced; it has the new one.
 type replacedError struct{ info *jetstream.StreamInfo }
 
 func (replacedError) Error() string { return errReplaced.Error() }
@@ -24,10 +24,12 @@ func (r *Runner) look(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return st.CachedInfo(), nil
 }
 
-// watch looks at the head of the stream, apart from the worker.
+// watch looks at the head of the stream each headEvery, apart from the committer, so
+// that a committer that has died is noticed. A stream that was replaced goes to
+// replaced.
 func (r *Runner) watch(ctx context.Context, replaced chan<- *jetstream.StreamInfo) {
 	created := r.created
-	t := time.NewTicker(r.opts.HeadInterval)
+	t := time.NewTicker(r.opts.headEvery)
 	defer t.Stop()
 	for {
 		before := r.Status().Seq

@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// open opens the file and begins anew if it does not fit the stream.
+// open opens the file and starts over if it does not fit the stream.
 func (r *Runner) open(head uint64) error {
 	s, err := store.Open(r.path, r.opts.Store)
 	if err != nil {
@@ -127,7 +127,7 @@ func (r *Runner) recover(ctx context.Context, err error) error {
 		if err := r.store.Load().Close(); err != nil {
 			return err
 		}
-		aside, err := store.SetAside(r.path, r.opts.Now())
+		aside, err := store.SetAside(r.path, time.Now())
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ func (r *Runner) View(f func(*store.Tx) error) error {
 		s := r.store.Load()
 		err := s.View(f)
 		if errors.Is(err, store.ErrClosed) && r.store.Load() != s {
-			continue // begun anew meanwhile
+			continue // started over meanwhile
 		}
 		if errors.Is(err, store.ErrCorrupt) {
 			select {

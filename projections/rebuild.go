@@ -14,10 +14,10 @@ import (
 
 // Errors of [Runner.Rebuild].
 var (
-	// ErrBuilding says that this read model is being rebuilt, or replayed beside
+	// ErrBuilding is returned when this read model is being rebuilt, or replayed beside
 	// the live one, already.
 	ErrBuilding = errors.New("read model is being rebuilt or verified already")
-	// ErrUnsound says that the new file does not hold what was written to it.
+	// ErrUnsound is returned when the new file does not hold what was written to it.
 	ErrUnsound = errors.New("the new file does not read back as it was written")
 )
 
@@ -83,7 +83,7 @@ type swap struct {
 	done chan error // buffered
 }
 
-// Rebuild builds the read model anew in a file beside the live one, which is
+// Rebuild builds the read model once more in a file beside the live one, which is
 // read and follows the stream meanwhile, and puts it in the live one's place.
 // The old file is kept until the next rebuild.
 //
@@ -128,7 +128,7 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	} else {
 		err = b.swap(ctx)
 	}
-	out.Seq, out.Took = b.meta.Seq, r.opts.Now().Sub(b.at.Started)
+	out.Seq, out.Took = b.meta.Seq, time.Since(b.at.Started)
 	return out, err
 }
 
@@ -145,7 +145,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 	}
 	b := &build{
 		r: r, a: r.applier(), s: s, path: path, tell: progress,
-		at:   Rebuilding{Phase: PhaseReplay, Started: r.opts.Now(), Why: why},
+		at:   Rebuilding{Phase: PhaseReplay, Started: time.Now(), Why: why},
 		meta: store.Meta{Identity: string(r.identity), Version: r.projection.Version()},
 	}
 	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, b.meta) }); err != nil {
@@ -184,7 +184,7 @@ func (b *build) phase(p Phase) {
 }
 
 func (b *build) report(always bool) {
-	now := b.r.opts.Now()
+	now := time.Now()
 	if !always && now.Sub(b.told) < tellEvery {
 		return
 	}

@@ -26,11 +26,11 @@ var validName = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
 
 // Errors when a runner is made or used.
 var (
-	// ErrBadOptions says what is missing.
+	// ErrBadOptions is returned when an option is missing, or a name is not valid.
 	ErrBadOptions = errors.New("bad options of a projection")
-	// ErrRan says that Run was called before: a runner runs once.
+	// ErrRan is returned when Run was called before: a runner runs once.
 	ErrRan = errors.New("runner has run already")
-	// ErrStopped says that the runner was stopped before it came that far.
+	// ErrStopped is returned when the runner was stopped before it came that far.
 	ErrStopped = errors.New("projection is stopped")
 )
 
@@ -46,7 +46,7 @@ var (
 // an event that was erased is applied as far as it stays (see domain.Husk), in
 // its place.
 //
-// The read model is begun anew when its file belongs to another stream, to a
+// The read model starts over when its file belongs to another stream, to a
 // later point of the stream than there is, or is corrupt. It can be read
 // meanwhile, as of where it is. Where the file is of another version of the
 // projection, a new one is built beside it; the old one is read until then, and
@@ -74,7 +74,7 @@ type Runner struct {
 
 var _ Viewer = (*Runner)(nil)
 
-// NewRunner opens the projection's file, or begins it anew. It asks the stream
+// NewRunner opens the projection's file, or starts it over. It asks the stream
 // for its head, so it needs a connection. Reads work before Run.
 func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	o = o.withDefaults()
@@ -90,7 +90,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	}
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
-		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, o.Now, o.HeadInterval),
+		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, time.Now, o.headEvery),
 		verify:   make(chan struct{}, 1), swaps: make(chan *swap), done: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)

@@ -108,9 +108,9 @@ func (r *rig) flush(t testing.TB) uint64 {
 func (r *rig) runner(t testing.TB, p projections.Projection, change ...func(*projections.RunnerOptions)) *projections.Runner {
 	t.Helper()
 	o := projections.RunnerOptions{
-		Dir: r.dir, JS: r.JS, Identity: r.identity, HeadInterval: 20 * time.Millisecond,
-		Store: store.Options{NoSync: true, MapSize: 256 << 20},
+		Dir: r.dir, JS: r.JS, Identity: r.identity, Store: store.Options{NoSync: true, MapSize: 256 << 20},
 	}
+	o.HeadEvery(20 * time.Millisecond)
 	for _, f := range change {
 		f(&o)
 	}

@@ -16,7 +16,7 @@ type State string
 const (
 	// StateStarting is the state before Run.
 	StateStarting State = "starting"
-	// StateRebuilding means that the read model was begun anew and does not
+	// StateRebuilding means that the read model was started over and does not
 	// hold yet what the stream had by then: what it shows is right as of an
 	// earlier event.
 	StateRebuilding State = "rebuilding"
@@ -59,7 +59,7 @@ type Status struct {
 	// Commits counts transactions since the start of the process.
 	Commits    uint64    `json:"commits"`
 	LastCommit time.Time `json:"last_commit,omitzero"`
-	// Rebuilt says why the read model was last begun anew in this process.
+	// Rebuilt says why the read model was last started over in this process.
 	Rebuilt string `json:"rebuilt,omitempty"`
 	// Rebuild is how far a rebuild beside the live read model is, nil if there is
 	// none.
@@ -173,7 +173,7 @@ func (p *progress) settle() {
 	}
 }
 
-// began says that the runner starts there; why is not empty if that is anew,
+// began says that the runner starts there; why is not empty if it starts over,
 // with all before head to be built.
 func (p *progress) began(m store.Meta, head uint64, why string) {
 	p.mu.Lock()

@@ -10,7 +10,7 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// ErrNoRow says that a replay never made such a row.
+// ErrNoRow is returned when a replay never made such a row.
 var ErrNoRow = errors.New("no event has made such a row")
 
 // maxTrace bounds the events that are named for a row: the first and the last so
@@ -114,7 +114,7 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 			err = nil
 		}
 	}
-	out.Took = r.opts.Now().Sub(b.at.Started)
+	out.Took = time.Since(b.at.Started)
 	return out, err
 }
 

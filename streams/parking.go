@@ -34,7 +34,7 @@ type Parked struct {
 	At       time.Time `json:"at"`
 }
 
-// ErrNotParked says that no such event is parked.
+// ErrNotParked is returned when no such event is parked.
 var ErrNotParked = errors.New("no such event is parked")
 
 // maxParkedError bounds what is kept of an error.

@@ -155,7 +155,7 @@ func (t *Tail) wake() {
 
 // after appends to list what follows the message that a reader had last, no more
 // than a source would fetch. It is
-// not ok where the tail does not hold that very message: sequences begin anew
+// not ok where the tail does not hold that very message: sequences start over
 // when a stream is replaced. Where nothing follows yet, moved is closed when
 // that changes.
 func (t *Tail) after(last *jetstream.MsgMetadata, list []arrival) (more []arrival, moved <-chan struct{}, ok bool) {

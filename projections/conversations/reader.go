@@ -15,12 +15,12 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound says that there is no such conversation or message.
+	// ErrNotFound is returned when there is no such conversation or message.
 	ErrNotFound = errors.New("not found")
-	// ErrErased says that the conversation was erased at the contact's wish
+	// ErrErased is returned when the conversation was erased at the contact's wish
 	// and that nothing has come since.
 	ErrErased = errors.New("conversation was erased")
-	// ErrCursor says that a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor is not one that a list gave.
 	ErrCursor = errors.New("cursor is not valid; start again without one")
 )
 

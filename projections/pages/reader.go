@@ -11,12 +11,12 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound says that nothing was ever heard of the page.
+	// ErrNotFound is returned when nothing was ever heard of the page.
 	ErrNotFound = errors.New("page not found")
-	// ErrNoCredentials says that the page is not connected, or was connected
+	// ErrNoCredentials is returned when the page is not connected, or was connected
 	// without a token.
 	ErrNoCredentials = errors.New("page has no credentials; connect it first")
-	// ErrCursor says that a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor is not one that a list gave.
 	ErrCursor = errors.New("cursor is not valid; start again without one")
 )
 

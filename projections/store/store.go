@@ -19,20 +19,20 @@ import (
 
 // Errors when a store is opened.
 var (
-	// ErrLocked says that another process has the file: one pagestream owns a
+	// ErrLocked is returned when another process has the file: one pagestream owns a
 	// data directory, everything else asks it over HTTP.
 	ErrLocked = errors.New("held by another pagestream that is already running; stop it, or ask it over its private listener")
 )
 
 // Errors when a store is used.
 var (
-	// ErrCorrupt says that the file is not a sound store.
+	// ErrCorrupt is returned when the file is not a sound store.
 	ErrCorrupt = errors.New("store is corrupt")
-	// ErrReadOnly says that a View tried to write.
+	// ErrReadOnly is returned when a View tried to write.
 	ErrReadOnly = errors.New("transaction is read-only")
-	// ErrKey says that a key is empty or too long.
+	// ErrKey is returned when a key is empty or too long.
 	ErrKey = errors.New("not a key of 1 to 32768 bytes")
-	// ErrClosed says that the store was closed.
+	// ErrClosed is returned when the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
 

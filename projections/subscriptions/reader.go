@@ -14,9 +14,9 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound says that no event ever spoke of the subscription.
+	// ErrNotFound is returned when no event ever spoke of the subscription.
 	ErrNotFound = errors.New("subscription not found")
-	// ErrCursor says that a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor is not one that a list gave.
 	ErrCursor = errors.New("cursor is not valid; start again without one")
 )
 

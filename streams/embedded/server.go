@@ -35,15 +35,15 @@ const (
 
 // Errors when the server starts.
 var (
-	// ErrSyncMode says that a sync mode is neither of the two.
+	// ErrSyncMode is returned when a sync mode is neither of the two.
 	ErrSyncMode = errors.New(`unknown sync mode; write "always" or "interval"`)
-	// ErrInUse says that another process has the directory.
+	// ErrInUse is returned when another process has the directory.
 	ErrInUse = errors.New("data directory is in use by another pagestream")
-	// ErrNotReady says that the server did not start in time.
+	// ErrNotReady is returned when the server did not start in time.
 	ErrNotReady = errors.New("server is not ready")
 )
 
-// ErrJetStreamOff says that JetStream turned itself off, as it does when the
+// ErrJetStreamOff is returned when JetStream turned itself off, as it does when the
 // disk is full. Nothing can be stored until the process is started again.
 var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart")
 

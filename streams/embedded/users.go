@@ -18,11 +18,11 @@ import (
 
 // Errors of the listener.
 var (
-	// ErrPlain says that others could read along.
+	// ErrPlain is returned when others could read along.
 	ErrPlain = errors.New("an address that others reach needs TLS; set the certificate, or listen on 127.0.0.1")
-	// ErrNotListening says that nobody can connect.
+	// ErrNotListening is returned when nobody can connect.
 	ErrNotListening = errors.New("the embedded server does not listen; set nats.listen")
-	// ErrPublicKey says that a user's key is none.
+	// ErrPublicKey is returned when a user's key is none.
 	ErrPublicKey = errors.New("not the public nkey of a user")
 )
 

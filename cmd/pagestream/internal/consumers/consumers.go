@@ -23,15 +23,15 @@ import (
 
 // Errors of what was asked for.
 var (
-	// ErrName says that a name can't be one.
+	// ErrName is returned when a name can't be one.
 	ErrName = errors.New("a consumer's name is 1 to 40 of a-z, 0-9, - and _")
-	// ErrExists says that there is a consumer of that name.
+	// ErrExists is returned when there is a consumer of that name.
 	ErrExists = errors.New("there is a consumer of that name; remove it first, or choose another name")
-	// ErrUnknown says that there is none.
+	// ErrUnknown is returned when there is none.
 	ErrUnknown = errors.New("there is no consumer of that name")
-	// ErrType says that a type is none of ours.
+	// ErrType is returned when a type is none of ours.
 	ErrType = errors.New("no such type of event")
-	// ErrTooMany says that the choice needs more filters than a consumer should have.
+	// ErrTooMany is returned when the choice needs more filters than a consumer should have.
 	ErrTooMany = errors.New("too many pages and types for one consumer; name fewer, or leave out the types")
 )
 

@@ -14,9 +14,13 @@ import (
 )
 
 const (
+	// unsubscribed is how long every POST of a page has to fail for Meta to
+	// unsubscribe the app from it.
 	unsubscribed = time.Hour
-	firstRetry   = time.Second
-	maxRetry     = time.Minute
+	// firstRetry is the pause before the third try, the second comes at once. It
+	// doubles up to maxRetry.
+	firstRetry = time.Second
+	maxRetry   = time.Minute
 )
 
 // delivery is one POST: items of one or more pages, in order.

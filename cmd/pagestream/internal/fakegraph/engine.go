@@ -16,9 +16,9 @@ import (
 
 // Errors of an [Engine].
 var (
-	// ErrRunning says that an engine runs already.
+	// ErrRunning is returned when an engine runs already.
 	ErrRunning = errors.New("delivery engine runs already")
-	// ErrUndelivered says that a POST was not answered 200 in time, or was not
+	// ErrUndelivered is returned when a POST was not answered 200 in time, or was not
 	// sent because delivery is off.
 	ErrUndelivered = errors.New("webhook was not delivered")
 )
@@ -165,22 +165,16 @@ func (e *Engine) Say(page, psid, text string) (mid string, err error) {
 // Run makes traffic and delivers it until the context ends, which is no error.
 // POSTs that are on their way then are broken off; none is left behind.
 func (e *Engine) Run(ctx context.Context) error {
-	e.mu.Lock()
-	if e.running {
-		e.mu.Unlock()
-		return ErrRunning
+	if err := e.start(); err != nil {
+		return err
 	}
-	e.running = true
-	e.mu.Unlock()
 	e.opts.Graph.listen(e, true)
 	var posts sync.WaitGroup
 	defer func() {
 		e.opts.Graph.listen(e, false)
 		posts.Wait()
 		e.http.CloseIdleConnections()
-		e.mu.Lock()
-		e.running = false
-		e.mu.Unlock()
+		e.stop()
 	}()
 	slots := make(chan struct{}, maxInFlight)
 	e.plan.last = e.opts.Now()
@@ -212,18 +206,10 @@ func (e *Engine) Run(ctx context.Context) error {
 // follows from the seed. It fails with [ErrRunning] while the engine runs, and
 // with the context's error when that ends.
 func (e *Engine) Step(ctx context.Context) error {
-	e.mu.Lock()
-	if e.running {
-		e.mu.Unlock()
-		return ErrRunning
+	if err := e.start(); err != nil {
+		return err
 	}
-	e.running = true
-	e.mu.Unlock()
-	defer func() {
-		e.mu.Lock()
-		e.running = false
-		e.mu.Unlock()
-	}()
+	defer e.stop()
 	e.opts.Graph.listen(e, true)
 	for _, d := range e.plan.flush() {
 		e.deliver(ctx, d)
@@ -232,6 +218,23 @@ func (e *Engine) Step(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// start makes sure that one caller at a time runs or steps the engine.
+func (e *Engine) start() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running {
+		return ErrRunning
+	}
+	e.running = true
+	return nil
+}
+
+func (e *Engine) stop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running = false
 }
 
 func (g *Graph) listen(e *Engine, on bool) {

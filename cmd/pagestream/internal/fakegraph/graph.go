@@ -18,10 +18,10 @@ import (
 
 // Errors when a fake is made or asked about something it does not have.
 var (
-	// ErrOptions says that the options don't describe a whole: an id that is
+	// ErrOptions is returned when the options don't describe a whole: an id that is
 	// missing, twice, or not a number, or a user of a page that is not there.
 	ErrOptions = errors.New("fake graph can't be made")
-	// ErrUnknown says that there is no such app, user, page or token, or that the
+	// ErrUnknown is returned when there is no such app, user, page or token, or that the
 	// user has no role on the page.
 	ErrUnknown = errors.New("not in the fake graph")
 )

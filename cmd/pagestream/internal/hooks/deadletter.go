@@ -19,9 +19,9 @@ const MaxDeadLetterPage = 1000
 
 // Errors of [Hooks.DeadLetters], [Hooks.Redrive] and [Hooks.Enable].
 var (
-	// ErrUnknownEndpoint says that no endpoint has that name.
+	// ErrUnknownEndpoint is returned when no endpoint has that name.
 	ErrUnknownEndpoint = errors.New("no such endpoint")
-	// ErrNoDeadLetter says that the endpoint has no dead letter of that sequence.
+	// ErrNoDeadLetter is returned when the endpoint has no dead letter of that sequence.
 	ErrNoDeadLetter = errors.New("no such dead letter")
 )
 

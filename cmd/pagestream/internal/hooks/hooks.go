@@ -15,7 +15,7 @@ import (
 // such moment comes again after a crash.
 const flushEvery = 100 * time.Millisecond
 
-// ErrRan says that Run was called before, or after Close.
+// ErrRan is returned when Run was called before, or after Close.
 var ErrRan = errors.New("webhooks ran already, or are closed")
 
 // Hooks deliver events to endpoints. Make one with [New]; its methods are safe

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// ErrSecret says that a secret is not "whsec_" and the base64 of 24 to 64 bytes.
+// ErrSecret is returned when a secret is not "whsec_" and the base64 of 24 to 64 bytes.
 // No error of this package has a secret in it.
 var ErrSecret = errors.New(`secret is not "whsec_" and the base64 of 24 to 64 bytes`)
 

@@ -26,12 +26,12 @@ const DefaultTolerance = 5 * time.Minute
 
 // Errors of [Verify].
 var (
-	// ErrHeader says that one of the three headers is missing, malformed or
+	// ErrHeader is returned when one of the three headers is missing, malformed or
 	// there twice.
 	ErrHeader = errors.New("webhook header is missing or malformed")
-	// ErrTimestamp says that the delivery is too old, or from the future.
+	// ErrTimestamp is returned when the delivery is too old, or from the future.
 	ErrTimestamp = errors.New("webhook timestamp is out of tolerance")
-	// ErrSignature says that no signature is right under any of the secrets.
+	// ErrSignature is returned when no signature is right under any of the secrets.
 	ErrSignature = errors.New("webhook signature does not match")
 )
 

@@ -39,9 +39,9 @@ import (
 
 // Errors when a Handler is made.
 var (
-	// ErrNoApp says that no app is configured, so no delivery can be trusted.
+	// ErrNoApp is returned when no app is configured, so no delivery can be trusted.
 	ErrNoApp = errors.New("no Meta app is configured; add one under apps: in the configuration (pagestream config example)")
-	// ErrNoSecret says that an app has no secret: an empty one would accept
+	// ErrNoSecret is returned when an app has no secret: an empty one would accept
 	// signatures that anybody can compute.
 	ErrNoSecret = errors.New("app has no secret")
 )
