@@ -26,7 +26,7 @@ const (
 	DefaultContentType    = "application/cloudevents+json"
 )
 
-// ErrOptions says that the options, or an endpoint among them, can't work.
+// ErrOptions is returned when the options, or an endpoint among them, can't work.
 var ErrOptions = errors.New("options are not valid")
 
 const (
@@ -34,24 +34,24 @@ const (
 	maxName      = 100
 )
 
-// Endpoint is where events go.
+// Endpoint is where events go, as [ReadFile] reads it.
 type Endpoint struct {
 	// Name identifies the endpoint: its position is kept under this name. Who
 	// changes the URL keeps the position.
-	Name string
+	Name string `yaml:"name"`
 	// URL is http or https, without a user in it. Redirects are not followed.
-	URL string
+	URL string `yaml:"url"`
 	// Secrets sign each delivery, every one of them: while a secret is being
 	// replaced, both are here.
-	Secrets []string
+	Secrets []string `yaml:"secrets"`
 	// Pages and Types say which events; none means all.
-	Pages []domain.PageID
-	Types []domain.Type
+	Pages []domain.PageID `yaml:"pages"`
+	Types []domain.Type   `yaml:"types"`
 	// Timeout bounds one try, by default [DefaultTimeout].
-	Timeout time.Duration
+	Timeout time.Duration `yaml:"timeout"`
 	// From is the first sequence for an endpoint that was never seen before; 0
 	// means what comes after the head. It does nothing later.
-	From uint64
+	From uint64 `yaml:"from"`
 }
 
 func (e Endpoint) wants(s streams.Stored) bool {

@@ -1,0 +1,44 @@
+package hooks
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds the file of endpoints, in bytes.
+const maxFile = 1 << 20
+
+// ErrFile is returned when a file of endpoints is too large, or is no list of
+// endpoints.
+var ErrFile = errors.New("hooks.file is not valid")
+
+// ReadFile reads a file of endpoints: a YAML list with the fields of [Endpoint].
+// An empty file has none. It fails with [ErrFile] where the file is not such a
+// list. No error has a value of the file in it, as there are secrets.
+func ReadFile(path string) ([]Endpoint, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read hooks.file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read hooks.file: %w", err)
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%w: %s is larger than 1 MiB", ErrFile, path)
+	}
+	var list []Endpoint
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&list); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: %s is no list of endpoints with name, url, secrets, pages, types, timeout and from; "+
+			"see: pagestream config example", ErrFile, path)
+	}
+	return list, nil
+}
