@@ -1,0 +1,175 @@
+// Package datadir holds the format number of a data directory: it is written into
+// a new directory, and a directory of another format is refused before anything in
+// it is opened.
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// Format is the number of the format that this version reads and writes. It
+// changes with what is stored, where no version can read what the other has
+// written.
+const Format = 1
+
+const (
+	// file is the name of the file that has the number and a newline.
+	file = "FORMAT"
+	// maxFile bounds what is read of it, in bytes.
+	maxFile = 64
+)
+
+// stores are the folders that every server has made, also those from before formats
+// were numbered. Other files, such as keys and tokens, may be there before a
+// server's first start.
+var stores = []string{"nats", "projections"}
+
+// ErrDamaged is returned when the file with the format has no number in it. It is
+// written whole and synced under another name first, so no crash leaves it like
+// that: the file was changed, or the disk has lost what was in it.
+var ErrDamaged = errors.New("no format number")
+
+// FormatError is returned when a directory has another format than this version
+// works with.
+type FormatError struct {
+	Dir string
+	// Found is the directory's format, 0 for one from before formats were numbered.
+	// Want is [Format].
+	Found, Want int
+}
+
+// Error names the directory and both formats, and says what to type to take the
+// events along.
+func (e *FormatError) Error() string {
+	origin := ""
+	switch {
+	case e.Found == 0:
+		origin = " (from before formats were numbered)"
+	case e.Found > e.Want:
+		origin = " (of a newer pagestream)"
+	}
+	return fmt.Sprintf("data directory %s has format %d%s, this pagestream works with format %d; nothing was changed. "+
+		"To take the events along, run the pagestream that wrote the directory and type: pagestream events export FILE. "+
+		"Then stop it, set data.dir to a new directory, and type with this one: pagestream events import FILE",
+		e.Dir, e.Found, origin, e.Want)
+}
+
+// Check makes sure that dir is a data directory of this format. It makes one that
+// is missing, and writes the format into one that no server has stored anything in.
+// It fails with a [*FormatError] for a directory of another format, and with
+// [ErrDamaged] where the format can't be told. Several processes may call it at
+// once.
+func Check(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	found, err := read(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		var used bool
+		if used, err = stored(dir); err != nil {
+			return err
+		}
+		if !used {
+			return write(dir)
+		}
+		// A server writes the format before it stores anything. Another process may
+		// have done both since the format was read; then it is there now.
+		found, err = read(dir)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &FormatError{Dir: dir, Want: Format}
+	case err != nil:
+		return err
+	case found != Format:
+		return &FormatError{Dir: dir, Found: found, Want: Format}
+	}
+	return nil
+}
+
+// read returns the format that a directory says it has.
+func read(dir string) (int, error) {
+	path := filepath.Join(dir, file)
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("read format of data directory: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return 0, fmt.Errorf("read format of data directory: %w", err)
+	}
+	text := strings.TrimSpace(string(b))
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err == nil && n > 0 {
+		return int(n), nil
+	}
+	has := fmt.Sprintf("has %q", text)
+	if text == "" {
+		has = "is empty"
+	}
+	return 0, fmt.Errorf("read format of data directory: %w: %s %s. "+
+		"It is written whole, so this is no trace of a crash: the file was changed, or the disk is damaged. "+
+		"If the directory is of this pagestream, write %d into the file; else restore a backup", ErrDamaged, path, has, Format)
+}
+
+// stored reports whether a server has stored anything in the directory.
+func stored(dir string) (bool, error) {
+	for _, name := range stores {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("look into data directory: %w", err)
+		}
+	}
+	return false, nil
+}
+
+// write writes the format: under another name, and renamed when it is on disk. The
+// other name is of this process alone, so that two at once don't write one file.
+func write(dir string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write format of data directory: %w", err)
+		}
+	}()
+	f, err := os.CreateTemp(dir, "."+file+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // does nothing after the rename
+	_, err = fmt.Fprintln(f, Format)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, file)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a new name in dir durable. Windows can't sync a directory and
+// does not have to.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,178 @@
+package datadir_test
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
+)
+
+// put makes files in a directory; one whose name ends in / is a folder.
+func put(t *testing.T, dir string, files map[string]string) string {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if strings.HasSuffix(name, "/") {
+			require.NoError(t, os.MkdirAll(path, 0o700))
+			continue
+		}
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	return dir
+}
+
+func format(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "FORMAT"))
+	require.NoError(t, err)
+	return string(b)
+}
+
+// names are what is in a directory.
+func names(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+func TestNewDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "var", "data")
+	require.NoError(t, datadir.Check(dir))
+	assert.Equal(t, "1\n", format(t, dir))
+	assert.Equal(t, []string{"FORMAT"}, names(t, dir), "nothing is left of the writing")
+	if runtime.GOOS != "windows" {
+		info, err := os.Stat(dir)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+	}
+
+	put(t, dir, map[string]string{"nats/": "", "projections/": ""})
+	require.NoError(t, datadir.Check(dir), "the second start")
+}
+
+// TestFilesOfOurs: what is there before the first start does not make a directory an
+// old one, nor does the rest of a writing that was cut off.
+func TestFilesOfOurs(t *testing.T) {
+	for _, name := range []string{
+		"keys.json", "admin.token", "read.token", "pagestream.yaml", "lost+found/", ".FORMAT-123",
+	} {
+		dir := put(t, t.TempDir(), map[string]string{name: ""})
+		require.NoError(t, datadir.Check(dir), name)
+		assert.Equal(t, "1\n", format(t, dir), name)
+	}
+	dir := t.TempDir()
+	require.NoError(t, datadir.Check(dir), "empty, as a crash before the writing leaves it")
+	assert.Equal(t, "1\n", format(t, dir))
+}
+
+func TestSameFormat(t *testing.T) {
+	for _, text := range []string{"1\n", "1", "1\r\n"} {
+		dir := put(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
+		require.NoError(t, datadir.Check(dir), "%q", text)
+		assert.Equal(t, text, format(t, dir), "it is not written again")
+	}
+}
+
+func TestOtherFormat(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		found int
+		says  string
+	}{
+		"stream alone":  {map[string]string{"nats/": ""}, 0, "format 0 (from before formats were numbered)"},
+		"read models":   {map[string]string{"projections/": "", "keys.json": ""}, 0, "format 0 ("},
+		"newer":         {map[string]string{"FORMAT": "2\n", "nats/": ""}, 2, "format 2 (of a newer pagestream)"},
+		"newer, unused": {map[string]string{"FORMAT": "17\n"}, 17, "format 17"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := put(t, t.TempDir(), c.files)
+			before := names(t, dir)
+			err := datadir.Check(dir)
+			var other *datadir.FormatError
+			require.ErrorAs(t, err, &other)
+			assert.Equal(t, datadir.FormatError{Dir: dir, Found: c.found, Want: datadir.Format}, *other)
+			for _, text := range []string{
+				dir, c.says, "works with format 1", "pagestream events export FILE", "set data.dir to a new directory",
+				"pagestream events import FILE",
+			} {
+				assert.ErrorContains(t, err, text)
+			}
+			assert.Equal(t, before, names(t, dir), "nothing was changed")
+		})
+	}
+}
+
+func TestDamagedFormat(t *testing.T) {
+	for text, says := range map[string]string{
+		"":                        "FORMAT is empty",
+		"\n":                      "FORMAT is empty",
+		"one\n":                   `FORMAT has "one"`,
+		"0\n":                     `FORMAT has "0"`,
+		"-1\n":                    `FORMAT has "-1"`,
+		"1 2\n":                   `FORMAT has "1 2"`,
+		"99999999999\n":           `FORMAT has "99999999999"`,
+		"\x00\x00":                `FORMAT has "\x00\x00"`,
+		strings.Repeat("1", 4096): "FORMAT has ",
+	} {
+		dir := put(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
+		err := datadir.Check(dir)
+		require.ErrorIs(t, err, datadir.ErrDamaged, "%q", text)
+		for _, part := range []string{filepath.Join(dir, "FORMAT"), says, "no trace of a crash", "write 1 into the file"} {
+			assert.ErrorContains(t, err, part)
+		}
+		assert.Less(t, len(err.Error()), 600+len(dir))
+		assert.Equal(t, text, format(t, dir), "it is left as it was found")
+
+		put(t, dir, map[string]string{"FORMAT": "1\n"})
+		require.NoError(t, datadir.Check(dir), "the way out")
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	dir := put(t, t.TempDir(), map[string]string{"FORMAT/": ""})
+	err := datadir.Check(dir)
+	require.ErrorContains(t, err, "read format of data directory")
+	assert.ErrorContains(t, err, filepath.Join(dir, "FORMAT"))
+	var other *datadir.FormatError
+	assert.NotErrorAs(t, err, &other)
+
+	occupied := put(t, t.TempDir(), map[string]string{"data": "a file"})
+	assert.ErrorContains(t, datadir.Check(filepath.Join(occupied, "data")), "make data directory")
+}
+
+// TestSeveralAtOnce: each process that gets past Check makes its folders; none takes
+// those of another for an old directory.
+func TestSeveralAtOnce(t *testing.T) {
+	for range 50 {
+		dir := filepath.Join(t.TempDir(), "data")
+		begin := make(chan struct{})
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				<-begin
+				if err := datadir.Check(dir); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.MkdirAll(filepath.Join(dir, "nats"), 0o700); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(begin)
+		wg.Wait()
+		require.Equal(t, []string{"FORMAT", "nats"}, names(t, dir))
+		require.Equal(t, "1\n", format(t, dir))
+	}
+}
