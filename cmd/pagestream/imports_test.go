@@ -22,18 +22,53 @@ const root = "../.."
 
 // Packages in this file are named relative to the module: "streams/embedded".
 
-// layers run from the bottom up: a package imports from its own layer, subject
-// to the rules below, and from lower ones.
-var layers = []string{"domain", "streams", "projections", "cmd/pagestream/internal", "cmd/pagestream"}
+// internal is where all that is the command's own lives.
+const internal = "cmd/pagestream/internal/"
+
+// parts stands in layers for every package below internal that no other layer
+// names: the packages of a single purpose.
+const parts = internal + "*"
+
+// layers run from the bottom up: a package imports from lower layers and, subject to
+// the rules below, from its own.
+var layers = [][]string{
+	{"domain"},
+	{"streams"},
+	{"projections"},
+	{internal + "meta"},
+	{internal + "graph"},
+	{parts},
+	{internal + "operate"},
+	{internal + "api", internal + "console"},
+	{internal + "server"},
+	{internal + "dev"},
+	{internal + "cli"},
+	{"cmd/pagestream"},
+}
+
+// order is layers in a line.
+func order() string {
+	var names []string
+	for _, l := range layers {
+		names = append(names, strings.ReplaceAll(strings.Join(l, ", "), internal, ""))
+	}
+	return strings.ReplaceAll(strings.Join(names, " <- "), "*", "the single-purpose packages")
+}
 
 // layer returns the place of a package in layers, or -1 if it is in none.
 func layer(pkg string) int {
-	for i, l := range layers {
-		if within(pkg, l) {
-			return i
+	other := -1
+	for i, names := range layers {
+		for _, name := range names {
+			switch {
+			case name == parts && strings.HasPrefix(pkg, internal):
+				other = max(other, i)
+			case name == "cmd/pagestream" && pkg == name, name != "cmd/pagestream" && within(pkg, name):
+				return i
+			}
 		}
 	}
-	return -1
+	return other
 }
 
 // within reports whether pkg is dir or a package below it.
@@ -42,8 +77,16 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 // forTests are the packages that only tests, and each other, may import.
 var forTests = []string{"streams/streamstest", "projections/projectionstest"}
 
-// remedy returns "" if pkg may import imp, and otherwise what to do instead.
-// test says that the importing file is a _test.go file.
+// readsSettings are the packages that may import config.
+var readsSettings = []string{internal + "server", internal + "dev", internal + "cli"}
+
+// broken says which rule an import breaks and what to do instead.
+func broken(rule, instead string) string {
+	return fmt.Sprintf("this breaks the rule %q. Instead: %s", rule, instead)
+}
+
+// remedy returns "" if pkg may import imp, and otherwise which rule that breaks and
+// what to do instead. test says that the importing file is a _test.go file.
 func remedy(pkg, imp string, test bool) string {
 	ours, isOurs := strings.CutPrefix(imp, module+"/")
 	if !isOurs {
@@ -52,24 +95,29 @@ func remedy(pkg, imp string, test bool) string {
 	if pkg == ours { // an external test package
 		return ""
 	}
+	if test && pkg == internal+"server" {
+		return "" // the tests of the whole program are there
+	}
 	switch {
-	case pkg == "cmd/pagestream" && (test || !slices.Contains(forTests, ours)):
-		return "" // it wires everything
-	case ours == "config" || within(ours, "config"):
-		return "only cmd/pagestream reads the configuration: give the package an Options struct and fill it there"
+	case within(ours, "config") && slices.Contains(readsSettings, pkg):
+		return ""
+	case within(ours, "config"):
+		return broken("only server, dev and cli read settings", "give the package an Options struct, which server fills")
 	case within(pkg, "config"):
-		return "config imports nothing of ours: let cmd/pagestream turn settings into Options"
+		return broken("config imports nothing of ours", "let server turn settings into Options")
 	case slices.Contains(forTests, ours) && !test && !slices.Contains(forTests, pkg):
-		return ours + " is for tests: move what is needed into a package of its own, or the use into a _test.go file"
+		return broken("test helpers are for tests",
+			"move what is needed from "+ours+" into a package of its own, or the use into a _test.go file")
 	}
 	from, to := layer(pkg), layer(ours)
 	switch {
 	case from < 0:
-		return pkg + " is in no layer: move it under one of " + strings.Join(layers, ", ")
+		return broken("every package is in a layer", "move "+pkg+" under one of "+order())
 	case to < 0:
-		return ours + " is in no layer: move it under one of " + strings.Join(layers, ", ")
+		return broken("every package is in a layer", "move "+ours+" under one of "+order())
 	case from < to:
-		return fmt.Sprintf("imports run %s: declare an interface in %s and let cmd/pagestream pass the implementation", strings.Join(layers, " <- "), pkg)
+		return broken("imports run one way: "+order(),
+			"move what both need down, or declare a small interface in "+pkg+" and let server pass the implementation")
 	case from > to:
 		return ""
 	}
@@ -78,17 +126,17 @@ func remedy(pkg, imp string, test bool) string {
 
 // remedySibling is for two packages of one layer.
 func remedySibling(pkg, ours string, test bool) string {
-	switch layers[layer(pkg)] {
+	switch layers[layer(pkg)][0] {
 	case "domain":
 		if ours == "domain" {
 			return ""
 		}
-		return "packages below domain import domain alone: put what both need into domain"
+		return broken("packages below domain import domain alone", "put what both need into domain")
 	case "streams":
 		if ours == "streams" || test || pkg == "streams/streamstest" {
 			return ""
 		}
-		return "streams and streams/embedded don't depend on servers or each other: take a jetstream.JetStream instead"
+		return broken("streams depends on no server", "take a jetstream.JetStream")
 	case "projections":
 		switch {
 		case ours == "projections/store", ours == "projections" && pkg != "projections/store":
@@ -98,15 +146,14 @@ func remedySibling(pkg, ours string, test bool) string {
 		case pkg == "projections" && test: // the runner is tested with a real read model
 			return ""
 		}
-		return "read models don't know each other: they import projections and projections/store; combine them in cmd/pagestream/internal/api"
-	case "cmd/pagestream/internal":
-		part := func(p string) string { return strings.Split(p, "/")[3] }
-		if part(pkg) == part(ours) {
-			return ""
-		}
-		return "packages in cmd/pagestream/internal don't import each other: declare a small interface here and wire it in cmd/pagestream/program.go"
+		return broken("read models don't know each other", "combine them in internal/operate, api or console")
 	}
-	return "only cmd/pagestream itself is in the top layer"
+	part := func(p string) string { return strings.Split(p, "/")[3] }
+	if part(pkg) == part(ours) {
+		return ""
+	}
+	return broken("siblings in internal don't import each other",
+		"put vocabulary that both need into internal/meta; or declare a small interface in "+pkg+" and join the two in internal/server")
 }
 
 // only lists outside modules that one package keeps to itself.
@@ -117,8 +164,8 @@ var only = []struct {
 }{
 	{"github.com/nats-io/nats-server", []string{"streams/embedded", "streams/streamstest"}, "use streams/embedded, or nats.go for the client side"},
 	{"go.etcd.io/bbolt", []string{"projections/store"}, "use projections/store"},
-	{"github.com/knadh/koanf", []string{"config"}, "take an Options struct; settings are read in config"},
-	{"github.com/alecthomas/kong", []string{"cmd/pagestream"}, "flags are read in cmd/pagestream"},
+	{"github.com/knadh/koanf", []string{"config"}, "take an Options struct; config reads settings"},
+	{"github.com/alecthomas/kong", []string{internal + "cli"}, "read flags in internal/cli"},
 }
 
 // remedyOutside is for what is not ours: the standard library and modules.
@@ -126,7 +173,7 @@ func remedyOutside(pkg, imp string, test bool) string {
 	first, _, _ := strings.Cut(imp, "/")
 	if !strings.Contains(first, ".") { // the standard library
 		if within(pkg, "domain") && !test && (within(imp, "net/http") || within(imp, "os/exec") || within(imp, "database/sql")) {
-			return "domain does no I/O: do this in a layer above"
+			return broken("domain does no I/O", "do this in a layer above")
 		}
 		return ""
 	}
@@ -134,11 +181,11 @@ func remedyOutside(pkg, imp string, test bool) string {
 		return "" // tests may look at what lies beneath
 	}
 	if within(pkg, "domain") {
-		return "domain imports the standard library only: do this in a layer above"
+		return broken("domain imports the standard library alone", "do this in a layer above")
 	}
 	for _, o := range only {
 		if within(imp, o.module) && !slices.Contains(o.pkgs, pkg) {
-			return fmt.Sprintf("only %s imports %s: %s", strings.Join(o.pkgs, ", "), o.module, o.instead)
+			return broken("only "+strings.Join(o.pkgs, ", ")+" imports "+o.module, o.instead)
 		}
 	}
 	return ""
@@ -239,18 +286,42 @@ func TestImportRules(t *testing.T) {
 		{"projections/projectionstest", our("streams/streamstest"), false, true},
 		{cmd + "/internal/api", our("projections/pages"), false, true},
 		{cmd + "/internal/api", our("domain/seal"), false, true},
-		{cmd + "/internal/api", our(cmd + "/internal/webhook"), false, false},
+		{cmd + "/internal/api", our(cmd + "/internal/webhook"), false, true},
+		{cmd + "/internal/api", our(cmd + "/internal/operate"), false, true},
+		{cmd + "/internal/api", our(cmd + "/internal/console"), false, false},
+		{cmd + "/internal/console", our(cmd + "/internal/api"), false, false},
+		{cmd + "/internal/api", our(cmd + "/internal/server"), false, false},
 		{cmd + "/internal/api", our(cmd + "/internal/api/sse"), false, true},
 		{cmd + "/internal/api", our("config"), false, false},
 		{cmd + "/internal/api", our("config"), true, false},
 		{cmd + "/internal/api", our(cmd), false, false},
-		{cmd + "/internal/fakegraph", our(cmd + "/internal/graph"), false, false},
+		{cmd + "/internal/meta", our("projections/pages"), false, true},
+		{cmd + "/internal/meta", our(cmd + "/internal/graph"), false, false},
+		{cmd + "/internal/graph", our(cmd + "/internal/meta"), false, true},
+		{cmd + "/internal/graph", our(cmd + "/internal/connect"), false, false},
+		{cmd + "/internal/connect", our(cmd + "/internal/meta"), false, true},
+		{cmd + "/internal/connect", our(cmd + "/internal/graph"), false, true},
+		{cmd + "/internal/connect", our(cmd + "/internal/reconcile"), false, false},
+		{cmd + "/internal/connect", our(cmd + "/internal/operate"), false, false},
+		{cmd + "/internal/fakegraph", our(cmd + "/internal/loadgen"), false, false},
 		{cmd + "/internal/loadgen", our(cmd + "/internal/webhook"), true, false},
+		{cmd + "/internal/operate", our(cmd + "/internal/connect"), false, true},
+		{cmd + "/internal/operate", our(cmd + "/internal/api"), false, false},
+		{cmd + "/internal/operate", our("config"), false, false},
+		{cmd + "/internal/server", our("config"), false, true},
+		{cmd + "/internal/server", our(cmd + "/internal/webhook"), false, true},
+		{cmd + "/internal/server", our(cmd + "/internal/cli"), false, false},
+		{cmd + "/internal/server", our(cmd + "/internal/cli"), true, true},
+		{cmd + "/internal/server", our("streams/streamstest"), false, false},
+		{cmd + "/internal/server", our("streams/streamstest"), true, true},
+		{cmd + "/internal/dev", our(cmd + "/internal/server"), false, true},
+		{cmd + "/internal/cli", our("config"), false, true},
+		{cmd + "/internal/cli", our(cmd + "/internal/server"), false, true},
+		{cmd + "/internal/cli", "github.com/alecthomas/kong", false, true},
 		{cmd + "/internal/api", "github.com/alecthomas/kong", false, false},
-		{cmd, our("config"), false, true},
-		{cmd, our(cmd + "/internal/webhook"), false, true},
-		{cmd, our("streams/streamstest"), false, false},
-		{cmd, our("streams/streamstest"), true, true},
+		{cmd, our(cmd + "/internal/cli"), false, true},
+		{cmd, our("config"), false, false},
+		{cmd, "github.com/alecthomas/kong", false, false},
 		{cmd, "go.etcd.io/bbolt", false, false},
 		{"config", "github.com/knadh/koanf/v2", false, true},
 		{"config", our("domain"), false, false},
@@ -260,8 +331,21 @@ func TestImportRules(t *testing.T) {
 		{"streams", our("tools/x"), false, false},
 	} {
 		got := remedy(c.pkg, c.imp, c.test)
-		if (got == "") != c.ok {
+		if (got == "") != c.ok || got != "" && (!strings.Contains(got, "the rule") || !strings.Contains(got, "Instead: ")) {
 			t.Errorf("%s imports %s (test %v): remedy %q, want allowed %v", c.pkg, c.imp, c.test, got, c.ok)
+		}
+	}
+}
+
+// Package main is main.go and tests: what the command does is in internal.
+func TestMainIsThin(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if f != "main.go" && !strings.HasSuffix(f, "_test.go") {
+			t.Errorf("%s is in package main: the command line goes into internal/cli, the running program into internal/server, a verb into internal/operate", f)
 		}
 	}
 }

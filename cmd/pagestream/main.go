@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 )
 
 // gcPercent lets the heap grow to three times what lives before it is swept: a
@@ -16,13 +18,12 @@ import (
 // sweeping took a tenth of the processor under load.
 const gcPercent = 200
 
-// main is thin so that tests can run everything else in process.
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	code := cli.Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
+// Name is the projection's name.
+const Name = "conversations"
+
 // Projection folds events into conversations and messages. It has no state of
 // its own; the transaction has all of it.
 type Projection struct{}
@@ -14,8 +17,8 @@ type Projection struct{}
 // New returns the projection.
 func New() *Projection { return &Projection{} }
 
-// Name returns "conversations".
-func (*Projection) Name() string { return "conversations" }
+// Name returns [Name].
+func (*Projection) Name() string { return Name }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.

@@ -128,3 +128,13 @@ func (s Secrets) String() string { return "secrets of page " + string(s.Page) }
 
 // GoString keeps the sealed tokens out of logs.
 func (s Secrets) GoString() string { return s.String() }
+
+// AccessEnds is when the token or the access to data ends, whichever is first; zero
+// is never or unknown.
+func (p Page) AccessEnds() time.Time {
+	a, b := p.TokenExpires, p.DataAccessExpires
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

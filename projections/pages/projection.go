@@ -24,6 +24,9 @@ const (
 	bucketRhythm    = "rhythm"      // page, hour of the week -> inbound events by week
 )
 
+// Name is the projection's name.
+const Name = "pages"
+
 // Projection folds events into pages. It has no state of its own; the
 // transaction has all of it.
 type Projection struct{}
@@ -31,8 +34,8 @@ type Projection struct{}
 // New returns the projection.
 func New() *Projection { return &Projection{} }
 
-// Name returns "pages".
-func (*Projection) Name() string { return "pages" }
+// Name returns [Name].
+func (*Projection) Name() string { return Name }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.

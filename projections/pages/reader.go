@@ -174,3 +174,18 @@ func pageKey(id string) []byte { return store.AppendText(make([]byte, 0, 64), id
 
 // unrouted is the one key of its bucket.
 func unrouted() []byte { return store.Key(string(domain.NoPage)) }
+
+// OfCompany lists the connected pages of a company and their Instagram accounts.
+func OfCompany(v projections.Viewer, company string) (out []domain.PageID, err error) {
+	err = Each(v, func(p Page) error {
+		if p.Company != company || p.State == Disconnected {
+			return nil
+		}
+		out = append(out, p.ID)
+		if p.Instagram != "" {
+			out = append(out, domain.PageID(p.Instagram))
+		}
+		return nil
+	})
+	return out, err
+}

@@ -13,6 +13,9 @@ import (
 // bucketSubscriptions has page | app -> subscription.
 const bucketSubscriptions = "subscriptions"
 
+// Name is the projection's name.
+const Name = "subscriptions"
+
 // Projection folds events into subscriptions. It has no state of its own; the
 // transaction has all of it.
 type Projection struct{}
@@ -20,8 +23,8 @@ type Projection struct{}
 // New returns the projection.
 func New() *Projection { return &Projection{} }
 
-// Name returns "subscriptions".
-func (*Projection) Name() string { return "subscriptions" }
+// Name returns [Name].
+func (*Projection) Name() string { return Name }
 
 // Version changes when the fold or its layout does, and then the read model is
 // rebuilt.

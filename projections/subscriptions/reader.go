@@ -96,3 +96,31 @@ func scan(v projections.Viewer, prefix, after []byte, limit int) (list []Subscri
 	}
 	return list, next, nil
 }
+
+// Index has subscriptions by page and app.
+type Index map[indexKey]*Subscription
+
+type indexKey struct {
+	page domain.PageID
+	app  string
+}
+
+// Of returns the subscription of one page to one app, nil if there is none.
+func (x Index) Of(page domain.PageID, app string) *Subscription { return x[indexKey{page, app}] }
+
+// All reads every subscription.
+func All(v projections.Viewer) (Index, error) {
+	out := Index{}
+	for cursor := ""; ; {
+		list, next, err := List(v, cursor, MaxLimit)
+		if err != nil {
+			return nil, err
+		}
+		for i, s := range list {
+			out[indexKey{s.Page, s.App}] = &list[i]
+		}
+		if cursor = next; next == "" {
+			return out, nil
+		}
+	}
+}

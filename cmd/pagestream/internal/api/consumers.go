@@ -1,10 +1,27 @@
 package api
 
 import (
+	"context"
 	"net/http"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/domain"
 )
+
+// ConsumerOperator lets programs outside read by NATS.
+type ConsumerOperator interface {
+	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
+	AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error)
+	RemoveConsumer(ctx context.Context, name string) error
+}
+
+func (s *Server) consumerRoutes() routes {
+	return routes{
+		"GET /api/v1/consumers":           s.listConsumers,
+		"POST /api/v1/consumers":          s.addConsumer,
+		"DELETE /api/v1/consumers/{name}": s.removeConsumer,
+	}
+}
 
 // ConsumerRequest asks for a consumer of chosen pages and types.
 type ConsumerRequest struct {
@@ -15,36 +32,30 @@ type ConsumerRequest struct {
 	FromNow bool            `json:"from_now,omitempty"`
 }
 
-// listConsumers serves GET /api/v1/consumers.
 func (s *Server) listConsumers(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.opts.Actions.Consumers(r.Context())
-	if err != nil {
-		return actionFailed("list consumers", err)
+	list, err := s.opts.Operator.ListConsumers(r.Context())
+	if list == nil {
+		list = []consumers.Consumer{}
 	}
-	writeJSON(w, http.StatusOK, List[any]{Items: list})
-	return nil
+	return answer(w, "list consumers", http.StatusOK, List[consumers.Consumer]{Items: list}, err)
 }
 
-// addConsumer serves POST /api/v1/consumers. The answer has the user's secret,
-// this once.
+// addConsumer answers with the user's secret, this once.
 func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 	var in ConsumerRequest
 	if err := decode(w, r, &in, `{"name": "…"} and optionally pages, company, types, from_now`); err != nil {
 		return err
 	}
-	out, err := s.opts.Actions.AddConsumer(r.Context(), in)
-	if err != nil {
-		return actionFailed("add consumer", err)
-	}
+	out, err := s.opts.Operator.AddConsumer(r.Context(), consumers.Spec{
+		Name: in.Name, Pages: in.Pages, Company: in.Company, Types: in.Types, FromNow: in.FromNow,
+	})
 	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, http.StatusCreated, out)
-	return nil
+	return answer(w, "add consumer", http.StatusCreated, out, err)
 }
 
-// removeConsumer serves DELETE /api/v1/consumers/{name}.
 func (s *Server) removeConsumer(w http.ResponseWriter, r *http.Request) error {
-	if err := s.opts.Actions.RemoveConsumer(r.Context(), r.PathValue("name")); err != nil {
-		return actionFailed("remove consumer", err)
+	if err := s.opts.Operator.RemoveConsumer(r.Context(), r.PathValue("name")); err != nil {
+		return verbFailed("remove consumer", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

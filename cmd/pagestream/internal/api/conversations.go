@@ -13,6 +13,15 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 )
 
+func (s *Server) conversationRoutes() routes {
+	return routes{
+		"GET /api/v1/pages/{id}/conversations":                s.listConversations,
+		"GET /api/v1/conversations/{page}/{contact}":          s.getConversation,
+		"GET /api/v1/conversations/{page}/{contact}/messages": s.listMessages,
+		"GET /api/v1/conversations/{page}/{contact}/events":   s.listSources,
+	}
+}
+
 func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error {
 	limit, err := limit(r, maxPage)
 	if err != nil {
@@ -99,7 +108,7 @@ func (s *Server) past(r *http.Request, page domain.PageID, contact domain.Contac
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), maxPast)
 	defer cancel()
-	return s.opts.Past(ctx, page, contact, seq, at, read)
+	return s.opts.Operator.Past(ctx, page, contact, seq, at, read)
 }
 
 // listSources serves which events made a conversation, or the message with ?mid=,

@@ -22,6 +22,13 @@ const (
 	feedWriteLimit = 30 * time.Second
 )
 
+func (s *Server) eventRoutes() routes {
+	return routes{
+		"GET /api/v1/events":       s.listEvents,
+		"GET /api/v1/events/{seq}": s.getEvent,
+	}
+}
+
 // errEnough ends a read that has a full page.
 var errEnough = errors.New("enough")
 

@@ -5,21 +5,29 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 )
 
-// ExportRequest says which events.
-type ExportRequest struct {
-	From, To uint64
-	Pages    []domain.PageID
-	Types    []domain.Type
+// CopyOperator writes events and backups.
+type CopyOperator interface {
+	Export(ctx context.Context, r operate.ExportRequest, w io.Writer) error
+	Backup(ctx context.Context, dir string, progress func(operate.Copied)) (backup.Manifest, error)
+}
+
+func (s *Server) copyRoutes() routes {
+	return routes{
+		"GET /api/v1/export":  s.export,
+		"POST /api/v1/backup": s.backup,
+	}
 }
 
 // export serves GET /api/v1/export: events as CloudEvents, one a line, as of the
 // stream's head. An answer that breaks off is asked for again with ?from= after
 // its last whole line.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
-	var in ExportRequest
+	var in operate.ExportRequest
 	var err error
 	if in.From, err = number(r, "from", 0); err != nil {
 		return err
@@ -36,29 +44,30 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
 		}
 		in.Types = append(in.Types, domain.Type(t))
 	}
-	out := &patient{w: w}
-	if err = s.opts.Actions.Export(r.Context(), in, out); err == nil {
+	out := &slowWriter{w: w}
+	if err = s.opts.Operator.Export(r.Context(), in, out); err == nil {
 		if !out.begun {
 			_, err = out.Write(nil)
 		}
 		return err
 	}
 	if !out.begun {
-		return actionFailed("export", err)
+		return verbFailed("export", err)
 	}
 	s.opts.Logger.Warn("export broken off", "err", err)
 	panic(http.ErrAbortHandler) // so that it does not look whole
 }
 
-// patient gives every write its own time.
-type patient struct {
+// slowWriter gives every write its own time, so that a slow reader is served as
+// long as it reads.
+type slowWriter struct {
 	w     http.ResponseWriter
 	begun bool
 }
 
-var _ io.Writer = (*patient)(nil)
+var _ io.Writer = (*slowWriter)(nil)
 
-func (p *patient) Write(b []byte) (int, error) {
+func (p *slowWriter) Write(b []byte) (int, error) {
 	if !p.begun {
 		p.w.Header().Set("Content-Type", "application/x-ndjson")
 		p.begun = true
@@ -78,7 +87,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	if in.Dir == "" {
 		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
 	}
-	return run(w, r, "back up", func(ctx context.Context, progress func(any)) (any, error) {
-		return s.opts.Actions.Backup(ctx, in.Dir, progress)
+	return run(w, r, "back up", func(ctx context.Context, progress func(operate.Copied)) (backup.Manifest, error) {
+		return s.opts.Operator.Backup(ctx, in.Dir, progress)
 	})
 }

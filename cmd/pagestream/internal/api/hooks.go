@@ -3,20 +3,37 @@ package api
 import (
 	"net/http"
 	"strconv"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
+
+// HookOperator looks after the endpoints that webhooks are sent to.
+type HookOperator interface {
+	ListHooks() []hooks.Status
+	HookDeadLetters(name string, after uint64, limit int) ([]hooks.DeadLetter, error)
+	RedriveHook(name string, event uint64) (int, error)
+	EnableHook(name string) error
+}
+
+func (s *Server) hookRoutes() routes {
+	return routes{
+		"GET /api/v1/hooks":                    s.listHooks,
+		"GET /api/v1/hooks/{name}/deadletters": s.listHookDeadLetters,
+		"POST /api/v1/hooks/{name}/redrive":    s.redriveHook,
+		"POST /api/v1/hooks/{name}/enable":     s.enableHook,
+	}
+}
 
 // HookRedriven is how many dead letters of an endpoint are sent again.
 type HookRedriven struct {
 	Count int `json:"count"`
 }
 
-// listHooks serves GET /api/v1/hooks.
 func (s *Server) listHooks(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, List[any]{Items: s.opts.Actions.Hooks()})
+	writeJSON(w, http.StatusOK, List[hooks.Status]{Items: s.opts.Operator.ListHooks()})
 	return nil
 }
 
-// listHookDeadLetters serves GET /api/v1/hooks/{name}/deadletters.
 func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	limit, err := limit(r, maxPage)
 	if err != nil {
@@ -26,36 +43,30 @@ func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	items, last, err := s.opts.Actions.HookDeadLetters(r.PathValue("name"), after, limit)
-	if err != nil {
-		return actionFailed("list dead letters", err)
+	items, err := s.opts.Operator.HookDeadLetters(r.PathValue("name"), after, limit)
+	if items == nil {
+		items = []hooks.DeadLetter{}
 	}
-	list := List[any]{Items: items}
+	list := List[hooks.DeadLetter]{Items: items}
 	if len(items) == limit {
-		list.Next = strconv.FormatUint(last, 10)
+		list.Next = strconv.FormatUint(items[limit-1].Seq, 10)
 	}
-	writeJSON(w, http.StatusOK, list)
-	return nil
+	return answer(w, "list dead letters", http.StatusOK, list, err)
 }
 
-// redriveHook serves POST /api/v1/hooks/{name}/redrive, of one ?event= or of all.
+// redriveHook sends one ?event= again, or all.
 func (s *Server) redriveHook(w http.ResponseWriter, r *http.Request) error {
 	seq, err := number(r, "event", 0)
 	if err != nil {
 		return err
 	}
-	n, err := s.opts.Actions.RedriveHook(r.PathValue("name"), seq)
-	if err != nil {
-		return actionFailed("redrive", err)
-	}
-	writeJSON(w, http.StatusOK, HookRedriven{n})
-	return nil
+	n, err := s.opts.Operator.RedriveHook(r.PathValue("name"), seq)
+	return answer(w, "redrive", http.StatusOK, HookRedriven{n}, err)
 }
 
-// enableHook serves POST /api/v1/hooks/{name}/enable.
 func (s *Server) enableHook(w http.ResponseWriter, r *http.Request) error {
-	if err := s.opts.Actions.EnableHook(r.PathValue("name")); err != nil {
-		return actionFailed("enable", err)
+	if err := s.opts.Operator.EnableHook(r.PathValue("name")); err != nil {
+		return verbFailed("enable", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -6,21 +6,43 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Connector carries out what an operator asks of a page. Each call leaves its
-// outcome as events, also when it fails. Errors are for the operator to read:
-// they have no token in them.
-type Connector interface {
-	Connect(ctx context.Context, r ConnectRequest) (SubscriptionOutcome, error)
-	Check(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
+// PageOperator lists and judges pages and carries out verbs on them. Each verb
+// leaves its outcome as events, also when it fails.
+type PageOperator interface {
+	ListPages(cursor string, limit int) ([]operate.Page, string, error)
+	Page(id domain.PageID) (operate.Page, error)
+	Connect(ctx context.Context, r connect.Request) (meta.Outcome, error)
+	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	// Plan tells what Resubscribe would do, and does nothing.
-	Plan(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
-	Resubscribe(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
-	Disconnect(ctx context.Context, page domain.PageID) (SubscriptionOutcome, error)
+	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
+	Reconcile() reconcile.Status
+}
+
+func (s *Server) pageRoutes() routes {
+	return routes{
+		"GET /api/v1/pages":                   s.listPages,
+		"POST /api/v1/pages":                  s.connectPage,
+		"GET /api/v1/pages/{id}":              s.getPage,
+		"GET /api/v1/pages/{id}/subscription": s.getSubscription,
+		"POST /api/v1/pages/{id}/check":       s.pageVerb("check", PageOperator.Check),
+		"POST /api/v1/pages/{id}/resubscribe": s.resubscribePage,
+		"POST /api/v1/pages/{id}/disconnect":  s.pageVerb("disconnect", PageOperator.Disconnect),
+		"GET /api/v1/doctor":                  s.examine,
+		"GET /api/v1/reconcile":               s.reconcile,
+	}
 }
 
 // ConnectRequest asks for one page to be connected with its own page token.
@@ -28,8 +50,8 @@ type ConnectRequest struct {
 	Page domain.PageID `json:"page"`
 	// Token is the page access token. It is sealed before anything is stored.
 	Token string `json:"token"`
-	// VerifyToken is the page's own token for the webhook's handshake, if it
-	// shall have one. It is sealed as well.
+	// VerifyToken is the page's own token for the webhook's handshake, optional. It
+	// is sealed as well.
 	VerifyToken string `json:"verify_token,omitempty"`
 	Company     string `json:"company,omitempty"`
 	// App is the name of a configured app; empty is the first.
@@ -38,68 +60,38 @@ type ConnectRequest struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
-// SubscriptionOutcome is the state of a page's subscription after a verb.
-type SubscriptionOutcome struct {
-	Page  domain.PageID `json:"page"`
-	Name  string        `json:"name,omitempty"`
-	State string        `json:"state"`
-	// Wanted is what we ask for, Actual what Graph says is subscribed, and
-	// Missing the difference.
-	Wanted  []string `json:"wanted,omitempty"`
-	Actual  []string `json:"actual,omitempty"`
-	Missing []string `json:"missing,omitempty"`
-	// AppFields is what the app itself is subscribed to for pages, AppMissing
-	// what it lacks: Meta delivers only what both levels have.
-	AppFields  []string `json:"app_fields,omitempty"`
-	AppMissing []string `json:"app_missing,omitempty"`
-	// Field is the wanted field that Graph's refusal is about.
-	Field string `json:"field,omitempty"`
-	// RetryAfter is how many seconds Graph wants to be left alone.
-	RetryAfter int `json:"retry_after,omitempty"`
-	// Reason, Code and Subcode are Graph's, where it refused.
-	Reason  string `json:"reason,omitempty"`
-	Code    int    `json:"code,omitempty"`
-	Subcode int    `json:"subcode,omitempty"`
-	// Seq is the last event of this outcome; reads take it as ?min_seq=.
-	Seq uint64 `json:"seq,omitempty"`
+// awaitPages waits until the read models of pages hold ?min_seq=, if it is given.
+func (s *Server) awaitPages(r *http.Request) error {
+	for _, m := range []Model{s.opts.Pages, s.opts.Subscriptions} {
+		if _, err := view(r, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
-
-// Errors of a [Connector].
-var (
-	// ErrNotConnected says that a verb needs a connected page.
-	ErrNotConnected = errors.New("page is not connected")
-	// ErrRefused says that what was asked can't be done as it was asked; the
-	// error that wraps it says why.
-	ErrRefused = errors.New("refused")
-)
-
-// maxRequest bounds the body of a request to the API.
-const maxRequest = 1 << 20
 
 func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 	limit, err := limit(r, maxPage)
 	if err != nil {
 		return err
 	}
-	m, err := view(r, s.opts.Pages)
-	if err != nil {
+	if err := s.awaitPages(r); err != nil {
 		return err
 	}
-	items, next, err := pages.List(m, r.URL.Query().Get("cursor"), limit)
+	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
 	if err != nil {
 		return badCursor(err, pages.ErrCursor, "list pages")
 	}
-	writeJSON(w, http.StatusOK, List[pages.Page]{Items: items, Next: next})
+	writeJSON(w, http.StatusOK, List[operate.Page]{Items: items, Next: next})
 	return nil
 }
 
 func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
-	m, err := view(r, s.opts.Pages)
-	if err != nil {
+	if err := s.awaitPages(r); err != nil {
 		return err
 	}
-	id := r.PathValue("id")
-	page, err := pages.Get(m, domain.PageID(id))
+	id := pageID(r)
+	page, err := s.opts.Operator.Page(id)
 	if errors.Is(err, pages.ErrNotFound) {
 		return problem(http.StatusNotFound, fmt.Sprintf("page %s has never been seen", id))
 	}
@@ -110,13 +102,16 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// pageID is the page that a path names.
+func pageID(r *http.Request) domain.PageID { return domain.PageID(r.PathValue("id")) }
+
 func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 	m, err := view(r, s.opts.Subscriptions)
 	if err != nil {
 		return err
 	}
-	id := r.PathValue("id")
-	subs, err := subscriptions.OfPage(m, domain.PageID(id))
+	id := pageID(r)
+	subs, err := subscriptions.OfPage(m, id)
 	if err != nil {
 		return fmt.Errorf("get subscription: %w", err)
 	}
@@ -135,55 +130,44 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	if in.Page == "" || in.Token == "" {
 		return problem(http.StatusBadRequest, "page and token are both needed")
 	}
-	out, err := s.opts.Connector.Connect(r.Context(), in)
-	if err != nil {
-		return verbFailed("connect", in.Page, err)
-	}
-	writeJSON(w, http.StatusCreated, out)
-	return nil
-}
-
-func (s *Server) checkPage(w http.ResponseWriter, r *http.Request) error {
-	return s.verb(w, r, "check", s.opts.Connector.Check)
+	out, err := s.opts.Operator.Connect(r.Context(), connect.Request{
+		Page: in.Page, Token: in.Token, VerifyToken: in.VerifyToken, Company: in.Company, App: in.App, Fields: in.Fields,
+	})
+	return answer(w, "connect page "+string(in.Page), http.StatusCreated, out, err)
 }
 
 func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
+	do := PageOperator.Resubscribe
 	if dry := r.URL.Query().Get("dry_run"); dry == "1" || dry == "true" {
-		return s.verb(w, r, "resubscribe", s.opts.Connector.Plan)
+		do = PageOperator.Plan
 	}
-	return s.verb(w, r, "resubscribe", s.opts.Connector.Resubscribe)
+	return s.pageVerb("resubscribe", do)(w, r)
 }
 
-func (s *Server) disconnectPage(w http.ResponseWriter, r *http.Request) error {
-	return s.verb(w, r, "disconnect", s.opts.Connector.Disconnect)
+// pageVerb serves one verb on one page.
+func (s *Server) pageVerb(name string, do func(PageOperator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		page := pageID(r)
+		out, err := do(s.opts.Operator, r.Context(), page)
+		return answer(w, name+" page "+string(page), http.StatusOK, out, err)
+	}
 }
 
-func (s *Server) verb(w http.ResponseWriter, r *http.Request, name string,
-	do func(context.Context, domain.PageID) (SubscriptionOutcome, error),
-) error {
-	page := domain.PageID(r.PathValue("id"))
-	out, err := do(r.Context(), page)
-	if err != nil {
-		return verbFailed(name, page, err)
+// examine serves GET /api/v1/doctor.
+func (s *Server) examine(w http.ResponseWriter, r *http.Request) error {
+	var ids []domain.PageID
+	for _, p := range r.URL.Query()["page"] {
+		ids = append(ids, domain.PageID(p))
 	}
-	writeJSON(w, http.StatusOK, out)
+	extend(w)
+	out, err := s.opts.Operator.Examine(r.Context(), ids)
+	return answer(w, "examine pages", http.StatusOK, out, err)
+}
+
+// reconcile serves GET /api/v1/reconcile.
+func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.opts.Operator.Reconcile())
 	return nil
-}
-
-// verbFailed answers 404 for a page without a connection, 422 for what can't be
-// done as asked, else 502: the verb stands or falls with Graph, and its words
-// are what the operator needs.
-func verbFailed(verb string, page domain.PageID, err error) error {
-	if errors.Is(err, ErrNotConnected) {
-		return problem(http.StatusNotFound, fmt.Sprintf("page %s is not connected; type: pagestream pages connect %s", page, page))
-	}
-	if p, ok := refusal(err); ok {
-		return p
-	}
-	if errors.Is(err, ErrRefused) {
-		return problem(http.StatusUnprocessableEntity, fmt.Sprintf("%s page %s: %v", verb, page, err))
-	}
-	return problem(http.StatusBadGateway, fmt.Sprintf("%s page %s: %v", verb, page, err))
 }
 
 // badCursor answers 400 where err is the listing's own complaint.

@@ -2,8 +2,13 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
 	"net/http"
 	"strconv"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
 // Problem is an error answer, RFC 9457 problem details. Detail says what to do
@@ -16,7 +21,7 @@ type Problem struct {
 	Code    int    `json:"code,omitempty"`
 	Subcode int    `json:"subcode,omitempty"`
 	FBTrace string `json:"fbtrace,omitempty"`
-	// RetryAfter is in seconds, and said in the header too.
+	// RetryAfter is in seconds, and stands in the header too.
 	RetryAfter int `json:"retry_after,omitempty"`
 }
 
@@ -24,6 +29,26 @@ func (p Problem) Error() string { return p.Title + ": " + p.Detail }
 
 func problem(status int, detail string) Problem {
 	return Problem{Title: http.StatusText(status), Status: status, Detail: detail}
+}
+
+// statuses are those of the kinds of a verb's error.
+var statuses = map[operate.Kind]int{
+	operate.Failed: http.StatusBadGateway, operate.Refused: http.StatusUnprocessableEntity,
+	operate.Unknown: http.StatusNotFound, operate.Busy: http.StatusConflict,
+}
+
+// verbFailed answers the error of a verb: its kind is the status, and a refusal by
+// Graph goes on as it came, with 429 for a rate limit.
+func verbFailed(doing string, err error) Problem {
+	p := problem(statuses[operate.KindOf(err)], fmt.Sprintf("%s: %v", doing, err))
+	if g := meta.Refused(err); g != nil {
+		if g.After > 0 {
+			p.Status, p.Title = http.StatusTooManyRequests, http.StatusText(http.StatusTooManyRequests)
+			p.RetryAfter = int(math.Ceil(g.After.Seconds()))
+		}
+		p.Code, p.Subcode, p.FBTrace = g.Code, g.Subcode, g.FBTrace
+	}
+	return p
 }
 
 func writeProblem(w http.ResponseWriter, p Problem) {
@@ -43,9 +68,32 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = enc.Encode(v)
 }
 
-// List is one page of a listing. Next is the cursor of the page after it,
-// empty at the end; it is opaque, and is passed back as ?cursor=.
+// answer writes what a verb came to, or its error.
+func answer[T any](w http.ResponseWriter, doing string, status int, out T, err error) error {
+	if err != nil {
+		return verbFailed(doing, err)
+	}
+	writeJSON(w, status, out)
+	return nil
+}
+
+// List is one page of a listing. Next is the cursor of the page after it, empty at
+// the end; it is opaque, and is passed back as ?cursor=.
 type List[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty"`
+}
+
+// maxRequest bounds the body of a request to the API.
+const maxRequest = 1 << 20
+
+// decode reads a request's body. The decoder's words may quote it, and it may have a
+// token in it, so they are not passed on.
+func decode(w http.ResponseWriter, r *http.Request, in any, usage string) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(in); err != nil {
+		return problem(http.StatusBadRequest, "send "+usage)
+	}
+	return nil
 }

@@ -14,19 +14,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/projections"
-	"github.com/pagestream/pagestream/projections/deliveries"
-	"github.com/pagestream/pagestream/projections/store"
 )
 
 // Bounds on what one request may ask for.
@@ -38,16 +33,28 @@ const (
 )
 
 // Model is a read model: a projection's rows, and where it stands.
-type Model interface {
-	View(func(*store.Tx) error) error
-	// WaitFor returns once the model holds every event up to seq, or with the
-	// context's error.
-	WaitFor(ctx context.Context, seq uint64) error
-	Status() projections.Status
+type Model = projections.Model
+
+// Operator carries the verbs out. Its errors are for the operator to read: they have
+// no token in them, and [operate.KindOf] says what kind they are. An
+// [operate.Operator] is one.
+type Operator interface {
+	PageOperator
+	LoginOperator
+	MessageOperator
+	ModelOperator
+	DeadLetterOperator
+	ConsumerOperator
+	HookOperator
+	KeyOperator
+	CopyOperator
+	StatusOperator
 }
 
-// Options configure a [Server]. All fields but ReadToken, Session, Logger, Started
-// and Version are required.
+var _ Operator = (*operate.Operator)(nil)
+
+// Options configure a [Server]. All fields but ReadToken, Session and Logger are
+// required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
@@ -60,25 +67,10 @@ type Options struct {
 	Pages         Model
 	Subscriptions Model
 	Conversations Model
-	Deliveries    Model
-	// Past reads a conversation as it was at an event, or at a time if seq is 0.
-	Past func(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
-	// Ledger has the counts of what never reached the stream.
-	Ledger *deliveries.Ledger
-	// Connector carries out the admin verbs on pages.
-	Connector Connector
-	// Actions are further things that an operator asks for.
-	Actions Actions
-	// Doctor says what is wrong with the pages, with all connected ones if none
-	// is named; Erase removes a contact.
-	Doctor func(ctx context.Context, pages []domain.PageID) (any, error)
-	Erase  func(ctx context.Context, page domain.PageID, contact domain.ContactID) (any, error)
-	// Ready returns every reason why the process should get no traffic.
-	Ready    func(ctx context.Context) []error
-	Registry *prometheus.Registry
-	Version  string
-	Started  time.Time
-	Logger   *slog.Logger
+	Operator      Operator
+	// Metrics serves GET /metrics.
+	Metrics http.Handler
+	Logger  *slog.Logger
 }
 
 // Server is the private API. Make one with [New].
@@ -106,31 +98,24 @@ func New(o Options) (*Server, error) {
 // for. It is idempotent.
 func (s *Server) Close() { s.close() }
 
+// serve serves a request, or returns why not; see [Server.handler].
+type serve func(http.ResponseWriter, *http.Request) error
+
+// routes are those of one noun; each noun's stand in its own file.
+type routes map[string]serve
+
 // Register adds the API's routes to mux.
 func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", s.require(promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})))
-	routes := map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /api/v1/pages":                                   s.listPages,
-		"POST /api/v1/pages":                                  s.connectPage,
-		"GET /api/v1/pages/{id}":                              s.getPage,
-		"GET /api/v1/pages/{id}/subscription":                 s.getSubscription,
-		"GET /api/v1/pages/{id}/conversations":                s.listConversations,
-		"POST /api/v1/pages/{id}/check":                       s.checkPage,
-		"POST /api/v1/pages/{id}/resubscribe":                 s.resubscribePage,
-		"POST /api/v1/pages/{id}/disconnect":                  s.disconnectPage,
-		"GET /api/v1/conversations/{page}/{contact}":          s.getConversation,
-		"GET /api/v1/conversations/{page}/{contact}/messages": s.listMessages,
-		"GET /api/v1/conversations/{page}/{contact}/events":   s.listSources,
-		"GET /api/v1/events":                                  s.listEvents,
-		"GET /api/v1/events/{seq}":                            s.getEvent,
-		"GET /api/v1/projections":                             s.listProjections,
-		"GET /api/v1/status":                                  s.getStatus,
-	}
-	maps.Copy(routes, s.actionRoutes())
-	for route, serve := range routes {
-		mux.Handle(route, s.require(s.handler(serve)))
+	mux.Handle("GET /metrics", s.require(s.opts.Metrics))
+	for _, noun := range []routes{
+		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(), s.projectionRoutes(),
+		s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(), s.copyRoutes(), s.statusRoutes(),
+	} {
+		for route, serve := range noun {
+			mux.Handle(route, s.require(s.handler(serve)))
+		}
 	}
 	mux.Handle("/api/", s.require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path+" in this API"))
@@ -139,7 +124,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 
 // handler answers an error of serve as a problem. What is not meant for the
 // caller is logged here, once, and answered 500 without its words.
-func (s *Server) handler(serve func(http.ResponseWriter, *http.Request) error) http.Handler {
+func (s *Server) handler(serve serve) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := serve(w, r)
 		if err == nil {

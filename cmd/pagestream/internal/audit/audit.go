@@ -33,19 +33,12 @@ const (
 	defaultWait = 2 * time.Minute
 )
 
-// Model is a read model. [projections.Runner] is one.
-type Model interface {
-	projections.Viewer
-	Name() string
-	WaitFor(ctx context.Context, seq uint64) error
-}
-
 // Options of an audit. JS, Stream, Models, and Ledger are required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
 	// Models are the read models; the deliveries model is among them.
-	Models []Model
+	Models []projections.Model
 	// Ledger is what was counted at the door.
 	Ledger func() deliveries.Counts
 	// Wait bounds the wait for a read model that is behind, by default two
@@ -185,22 +178,23 @@ func (a *auditor) settle(ctx context.Context) error {
 	defer cancel()
 	counted := false
 	for _, m := range a.o.Models {
+		name := m.Status().Name
 		if err := m.WaitFor(waiting, head); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
-			a.problem(fmt.Sprintf("%s does not come to event %d: %v", m.Name(), head, err), nil)
+			a.problem(fmt.Sprintf("%s does not come to event %d: %v", name, head, err), nil)
 		}
-		at := &model{Projected: Projected{Name: m.Name()}}
+		at := &model{Projected: Projected{Name: name}}
 		err := m.View(func(tx *store.Tx) error {
 			meta, _, err := store.ReadMeta(tx)
 			at.Seq, at.Malformed, at.Doubled, at.Parked = meta.Seq, meta.Malformed, meta.Dropped, meta.Parked
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("read %s: %w", m.Name(), err)
+			return fmt.Errorf("read %s: %w", name, err)
 		}
-		if m.Name() == deliveries.Name {
+		if name == deliveries.Name {
 			// It is what others know duplicates by, so it counts them itself.
 			counted = true
 			if a.summary, err = deliveries.Read(m); err != nil {

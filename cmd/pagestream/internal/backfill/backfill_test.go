@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -31,23 +33,13 @@ const (
 
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-type refusal struct {
-	code  int
-	after time.Duration
-}
-
-func (r *refusal) Error() string             { return fmt.Sprintf("graph refused (%d)", r.code) }
-func (r *refusal) Codes() (int, int)         { return r.code, 0 }
-func (r *refusal) Temporary() bool           { return r.after > 0 }
-func (r *refusal) RetryAfter() time.Duration { return r.after }
-
 // remote is a Graph in little. Its cursors are positions by time, as Meta's are.
 type remote struct {
 	now     time.Time
-	access  Access
+	access  meta.Access
 	denied  error
-	lists   map[string][]Conversation // by platform, Messages whole
-	nested  int                       // messages told with the list
+	lists   map[string][]graph.Conversation // by platform, Messages whole
+	nested  int                             // messages told with the list
 	perCall int
 	calls   []string
 	before  func(n int, call string) error // may fail the nth call, from 1
@@ -55,21 +47,21 @@ type remote struct {
 
 func newRemote() *remote {
 	return &remote{
-		now: noon, access: Access{Token: token, App: "shop"}, nested: 2, perCall: 3,
-		lists: map[string][]Conversation{},
+		now: noon, access: meta.Access{Page: page, Token: token, App: "shop"}, nested: 2, perCall: 3,
+		lists: map[string][]graph.Conversation{},
 	}
 }
 
-func (g *remote) Access(_ context.Context, page domain.PageID) (Access, error) {
+func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
 	if g.denied != nil {
-		return Access{}, fmt.Errorf("look for %s: %w", page, g.denied)
+		return meta.Access{}, fmt.Errorf("look for %s: %w", page, g.denied)
 	}
 	return g.access, nil
 }
 
-func (g *remote) call(app string, p domain.PageID, with, call string) error {
+func (g *remote) call(a meta.Access, call string) error {
 	g.calls = append(g.calls, call)
-	if app != "shop" || p != page || with != token {
+	if a.App != "shop" || a.Page != page || a.Token != token {
 		return errors.New("wrong access")
 	}
 	if g.before != nil {
@@ -78,15 +70,17 @@ func (g *remote) call(app string, p domain.PageID, with, call string) error {
 	return nil
 }
 
-func (g *remote) Conversations(_ context.Context, app string, p domain.PageID, with, platform, after string, limit int) ([]Conversation, string, error) {
-	if err := g.call(app, p, with, "conversations "+platform); err != nil {
+func (g *remote) Conversations(
+	_ context.Context, a meta.Access, platform, after string, limit int,
+) ([]graph.Conversation, string, error) {
+	if err := g.call(a, "conversations "+platform); err != nil {
 		return nil, "", fmt.Errorf("call graph: %w", err)
 	}
 	list := slices.Clone(g.lists[platform])
-	slices.SortStableFunc(list, func(a, b Conversation) int { return b.Updated.Compare(a.Updated) })
+	slices.SortStableFunc(list, func(a, b graph.Conversation) int { return b.Updated.Compare(a.Updated) })
 	if after != "" {
 		at, _ := strconv.ParseInt(after, 10, 64)
-		list = slices.DeleteFunc(list, func(c Conversation) bool { return c.Updated.Unix() >= at })
+		list = slices.DeleteFunc(list, func(c graph.Conversation) bool { return c.Updated.Unix() >= at })
 	}
 	next := ""
 	if len(list) > limit {
@@ -99,8 +93,8 @@ func (g *remote) Conversations(_ context.Context, app string, p domain.PageID, w
 	return list, next, nil
 }
 
-func (g *remote) Messages(_ context.Context, app string, p domain.PageID, with, conversation, after string) ([]Message, string, error) {
-	if err := g.call(app, p, with, "messages "+conversation); err != nil {
+func (g *remote) Messages(_ context.Context, a meta.Access, conversation, after string) ([]graph.Message, string, error) {
+	if err := g.call(a, "messages "+conversation); err != nil {
 		return nil, "", fmt.Errorf("call graph: %w", err)
 	}
 	for _, list := range g.lists {
@@ -112,10 +106,10 @@ func (g *remote) Messages(_ context.Context, app string, p domain.PageID, with, 
 			}
 		}
 	}
-	return nil, "", &refusal{code: 100}
+	return nil, "", &meta.Error{Code: 100}
 }
 
-func part(list []Message, from, n int) ([]Message, string) {
+func part(list []graph.Message, from, n int) ([]graph.Message, string) {
 	if from+n >= len(list) {
 		return slices.Clone(list[from:]), ""
 	}
@@ -125,9 +119,9 @@ func part(list []Message, from, n int) ([]Message, string) {
 // talk adds a conversation whose messages were made so many minutes before noon,
 // given the newest first. Every other one is the page's.
 func (g *remote) talk(platform string, own domain.PageID, contact string, minutes ...int) {
-	c := Conversation{ID: "t_" + contact}
+	c := graph.Conversation{ID: "t_" + contact}
 	for i, m := range minutes {
-		one := Message{
+		one := graph.Message{
 			ID: fmt.Sprintf("m_%s_%d", contact, m), Created: noon.Add(-time.Duration(m) * time.Minute),
 			From: contact, To: []string{string(own)}, Text: secret,
 		}
@@ -142,7 +136,7 @@ func (g *remote) talk(platform string, own domain.PageID, contact string, minute
 }
 
 func (r *rig) filler(g *remote, change ...func(*Options)) *Filler {
-	o := Options{Pages: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
+	o := Options{Tokens: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
 	for _, f := range change {
 		f(&o)
 	}
@@ -157,7 +151,7 @@ func fill(t *testing.T, f *Filler, since time.Duration) (Sum, error) {
 }
 
 // webhook is the delivery of a message as Meta makes it.
-func webhook(object string, own domain.PageID, m Message) []domain.Event {
+func webhook(object string, own domain.PageID, m graph.Message) []domain.Event {
 	to := m.To[0]
 	echo := ""
 	if m.From == string(own) {
@@ -310,7 +304,9 @@ func TestMessagesOfOneSecondKeepGraphsOrder(t *testing.T) {
 }
 
 func TestAFailureKeepsWhatWasDone(t *testing.T) {
-	for _, fail := range []error{io.ErrUnexpectedEOF, &refusal{code: 190}, &refusal{code: 10}, &refusal{code: 613, after: time.Hour}} {
+	for _, fail := range []error{
+		io.ErrUnexpectedEOF, &meta.Error{Code: 190}, &meta.Error{Code: 10}, &meta.Error{Code: 613, After: time.Hour},
+	} {
 		r := newRig(t)
 		g := newRemote()
 		g.talk(Messenger, page, "7", 1)
@@ -339,7 +335,7 @@ func TestARateLimitIsWaitedOut(t *testing.T) {
 	g.talk(Messenger, page, "7", 1, 2, 3, 4)
 	g.before = func(n int, _ string) error {
 		if n == 1 || n == 3 {
-			return &refusal{code: 80006, after: 10 * time.Millisecond}
+			return &meta.Error{Code: 80006, After: 10 * time.Millisecond}
 		}
 		return nil
 	}
@@ -347,7 +343,7 @@ func TestARateLimitIsWaitedOut(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 4, sum.Stored)
 	// Not for ever.
-	g.calls, g.before = nil, func(int, string) error { return &refusal{code: 80006, after: time.Millisecond} }
+	g.calls, g.before = nil, func(int, string) error { return &meta.Error{Code: 80006, After: time.Millisecond} }
 	_, err = fill(t, r.filler(g), time.Hour)
 	require.Error(t, err)
 	assert.Len(t, g.calls, maxThrottled)
@@ -403,13 +399,19 @@ func TestAConversationThatIsNotToldIsCounted(t *testing.T) {
 	g.talk(Messenger, page, "8", 5)
 	g.before = func(_ int, call string) error {
 		if call == "messages t_7" {
-			return &refusal{code: 100}
+			return &meta.Error{Code: 100}
 		}
 		return nil
 	}
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, Sum{Conversations: 2, Messages: 3, Stored: 3, Unread: 1}, sum)
+
+	assert.True(t, unreadable(fmt.Errorf("read: %w", &meta.Error{Code: 100, Subcode: 33})), "it is not there")
+	passing := &meta.Error{Code: 100, Transient: true}
+	for _, err := range []error{nil, io.ErrUnexpectedEOF, &meta.Error{Code: 230}, passing} {
+		assert.False(t, unreadable(err))
+	}
 }
 
 func TestConversationsWithoutNestedMessages(t *testing.T) {
@@ -428,7 +430,9 @@ func TestContent(t *testing.T) {
 	g.talk(Messenger, page, "7", 1)
 	m := &g.lists[Messenger][0].Messages[0]
 	m.Text, m.Sticker, m.ReplyTo, m.Unsupported = "", "https://s.example/1.png", "m_0", true
-	m.Attachments = []Attachment{{"image", "https://a.example/1.png", ""}, {"file", "https://a.example/2.pdf", "2.pdf"}}
+	m.Attachments = []graph.Attachment{
+		{Type: "image", URL: "https://a.example/1.png"}, {Type: "file", URL: "https://a.example/2.pdf", Name: "2.pdf"},
+	}
 	m.Raw = json.RawMessage(`{"not": `)
 	_, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
@@ -452,7 +456,7 @@ func TestTheEventIsTheDeliverys(t *testing.T) {
 		if rapid.Bool().Draw(t, "instagram") {
 			own, object, platform = account, "instagram", Instagram
 		}
-		m := Message{
+		m := graph.Message{
 			ID:      rapid.StringMatching(`m_[A-Za-z0-9_=+/-]{1,200}`).Draw(t, "mid"),
 			Created: time.Unix(rapid.Int64Range(1_500_000_000, 2_000_000_000).Draw(t, "created"), 0).UTC(),
 			From:    rapid.StringMatching(`[1-9][0-9]{3,16}`).Draw(t, "contact"), To: []string{string(own)},
@@ -470,8 +474,8 @@ func TestTheEventIsTheDeliverys(t *testing.T) {
 			object, own, m.From, m.To[0], m.Created.UnixMilli(), echo, m.ID, text)
 		want := messenger.Split([]byte(body), messenger.Options{App: "shop", Source: "backfill"}).Events[0]
 		w := &walk{
-			Filler:  New(Options{Pages: newRemote(), Graph: newRemote(), Publisher: nothing{}}),
-			Request: Request{Page: page}, access: Access{App: "shop"},
+			Filler:  New(Options{Tokens: newRemote(), Graph: newRemote(), Publisher: nothing{}}),
+			Request: Request{Page: page}, access: meta.Access{App: "shop"},
 		}
 		got, ok, err := w.event(m, platform, own)
 		if err != nil || !ok {
@@ -548,7 +552,7 @@ func TestTheContextEndsIt(t *testing.T) {
 	defer cancel()
 	g.before = func(n int, _ string) error {
 		cancel()
-		return &refusal{code: 613, after: time.Minute}
+		return &meta.Error{Code: 613, After: time.Minute}
 	}
 	_, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-time.Hour)}, nil)
 	assert.ErrorIs(t, err, context.Canceled)
@@ -566,14 +570,15 @@ func TestRequestsThatAreNot(t *testing.T) {
 		_, err := r.filler(g).Run(t.Context(), request, nil)
 		assert.ErrorIs(t, err, ErrRequest, name)
 	}
-	for _, denied := range []error{ErrNotConnected, ErrTokenDead} {
+	for _, denied := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
 		g.denied = denied
 		_, err := fill(t, r.filler(g), time.Hour)
 		assert.ErrorIs(t, err, denied)
 	}
+	g.denied, g.access.Instagram = nil, account
+	_, err := r.filler(g).Run(t.Context(), Request{Page: account, Since: noon.Add(-time.Hour)}, nil)
+	require.ErrorIs(t, err, ErrRequest)
+	assert.ErrorContains(t, err, "fill the gap of page 104")
 	assert.Empty(t, g.calls)
 	assert.Panics(t, func() { New(Options{}) })
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
-		assert.NotContains(t, fmt.Sprintf(verb, Access{Token: token}), token)
-	}
 }

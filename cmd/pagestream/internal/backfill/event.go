@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 )
@@ -52,7 +53,7 @@ type (
 
 // event makes the event that the message's delivery would have been, and counts
 // it. It returns false for one that is left out.
-func (w *walk) event(m Message, platform string, own domain.PageID) (domain.Event, bool, error) {
+func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domain.Event, bool, error) {
 	w.sum.Messages++
 	it, ok := w.item(m, own)
 	if !ok {
@@ -89,7 +90,7 @@ func (w *walk) event(m Message, platform string, own domain.PageID) (domain.Even
 
 // item turns a message into the item of its delivery. Whatever has the page at
 // one end and somebody else at the other is one.
-func (w *walk) item(m Message, own domain.PageID) (item, bool) {
+func (w *walk) item(m graph.Message, own domain.PageID) (item, bool) {
 	ours := func(id string) bool { return id == string(own) || id == string(w.Page) }
 	other := slices.IndexFunc(m.To, func(id string) bool { return id != "" && !ours(id) })
 	it := item{

@@ -96,6 +96,9 @@ type Options struct {
 	// Streams and Models are where a program has its embedded server's files and
 	// its read models, below its directory.
 	Streams, Models string
+	// Prepare makes the data directory of a program whose streams are filled before
+	// its first start; nil where a program takes any directory.
+	Prepare func(dataDir string) error
 	// Only chooses sections by name; nil is all.
 	Only *regexp.Regexp
 	// Cell is how long each measurement lasts.

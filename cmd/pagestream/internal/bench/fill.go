@@ -35,7 +35,13 @@ func (r *run) fill(ctx context.Context, dir string, ids *traffic, upto uint64) e
 
 // offline runs f with the stream of a program that does not run.
 func (r *run) offline(ctx context.Context, dir string, f func(*server) error) (err error) {
-	s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncInterval, r.pastWindow())
+	streams := filepath.Join(r.opts.Dir, dir, r.opts.Streams)
+	if r.opts.Prepare != nil {
+		if err := r.opts.Prepare(filepath.Dir(streams)); err != nil {
+			return err
+		}
+	}
+	s, err := open(ctx, streams, embedded.SyncInterval, r.pastWindow())
 	if err != nil {
 		return err
 	}

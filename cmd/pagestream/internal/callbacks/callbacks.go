@@ -17,14 +17,16 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 // Disconnector ends connections.
 type Disconnector interface {
-	// DisconnectAdmin ends every connection that the person has made through
-	// the app and returns how many there were. It may be repeated. An error means
-	// that some may still stand.
-	DisconnectAdmin(ctx context.Context, app, admin, reason string) (pages int, err error)
+	// DisconnectAdmin ends every connection that the person has made through the
+	// app and returns the outcome of each. It may be repeated. An error means that
+	// some may still stand.
+	DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error)
 }
 
 // App is a configured app.
@@ -125,14 +127,14 @@ func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (ti
 	// What was begun is finished even if Meta hangs up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
 	defer cancel()
-	pages, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, req.UserID, reason)
+	ended, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, req.UserID, reason)
 	if err != nil {
-		h.opts.Logger.Error("connections of an admin can't be ended", "app", app, "ended", pages, "err", err)
+		h.opts.Logger.Error("connections of an admin can't be ended", "app", app, "ended", len(ended), "err", err)
 		w.Header().Set("Retry-After", "60")
 		http.Error(w, "it can't be recorded now; send it again", http.StatusServiceUnavailable)
 		return time.Time{}, false
 	}
-	h.opts.Logger.Info("connections of an admin were ended", "app", app, "pages", pages, "reason", reason)
+	h.opts.Logger.Info("connections of an admin were ended", "app", app, "pages", len(ended), "reason", reason)
 	return h.opts.Now(), true
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const (
@@ -121,12 +122,12 @@ type ends struct {
 	err error
 }
 
-func (e *ends) DisconnectAdmin(ctx context.Context, app, admin, reason string) (int, error) {
+func (e *ends) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
 	if _, ok := ctx.Deadline(); !ok {
-		return 0, errors.New("it may wait for ever")
+		return nil, errors.New("it may wait for ever")
 	}
 	e.got = append(e.got, [3]string{app, admin, reason})
-	return 2, e.err
+	return make([]meta.Outcome, 2), e.err
 }
 
 func serve(t *testing.T, e *ends, key string) string {

@@ -12,12 +12,12 @@ import (
 
 // Errors of [ParseSignedRequest]. None quotes the request.
 var (
-	// ErrMalformed says that it is not two base64 parts with JSON in the second,
+	// ErrMalformed is returned when it is not two base64 parts with JSON in the second,
 	// or names no person.
 	ErrMalformed = errors.New("signed_request is malformed")
-	// ErrAlgorithm says that it is signed by something else than HMAC-SHA256.
+	// ErrAlgorithm is returned when it is signed by something else than HMAC-SHA256.
 	ErrAlgorithm = errors.New("signed_request is not signed with HMAC-SHA256")
-	// ErrSignature says that no secret of ours has made the signature.
+	// ErrSignature is returned when no secret of ours has made the signature.
 	ErrSignature = errors.New("signature of signed_request is wrong")
 )
 

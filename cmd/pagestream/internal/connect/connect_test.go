@@ -14,8 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -25,32 +28,29 @@ const (
 )
 
 // refusal is what Graph says no with.
-type refusal struct {
-	code, sub int
-	words     string
-	passing   bool
+func refusal(code, sub int, words string) *meta.Error {
+	return &meta.Error{Status: 400, Code: code, Subcode: sub, Message: words}
 }
-
-func (r refusal) Error() string     { return fmt.Sprintf("graph refused (%d/%d)", r.code, r.sub) }
-func (r refusal) Codes() (int, int) { return r.code, r.sub }
-func (r refusal) Words() string     { return r.words }
-func (r refusal) Temporary() bool   { return r.passing }
 
 var errGone = errors.New("graph did not answer")
 
-// graph is one page and one app's subscription to it.
-type graph struct {
+// ownApp is our app's id at Meta.
+const ownApp = "123456789012345"
+
+// edge is one page and one app's subscription to it.
+type edge struct {
 	t       *testing.T
 	token   string
 	fields  []string
 	on      bool
+	others  []graph.App
 	drops   []string // fields that it takes and does not list
 	fail    map[string]error
 	asked   []string
 	onAsked func(verb string)
 }
 
-func (g *graph) ask(verb, id, access string) error {
+func (g *edge) ask(verb, id, access string) error {
 	g.asked = append(g.asked, verb)
 	if g.onAsked != nil {
 		g.onAsked(verb)
@@ -62,23 +62,29 @@ func (g *graph) ask(verb, id, access string) error {
 		return err
 	}
 	if access != g.token {
-		return refusal{code: 190, words: "Invalid OAuth access token."}
+		return refusal(190, 0, "Invalid OAuth access token.")
 	}
 	return nil
 }
 
-func (g *graph) Page(_ context.Context, id, access string) (string, string, error) {
+func (g *edge) AppID() string { return ownApp }
+
+func (g *edge) Page(_ context.Context, id, access string) (string, string, error) {
 	return "Dian Aul", "17841400000000001", g.ask("page", id, access)
 }
 
-func (g *graph) SubscribedFields(_ context.Context, id, access string) ([]string, bool, error) {
+func (g *edge) SubscribedApps(_ context.Context, id, access string) ([]graph.App, error) {
 	if err := g.ask("list", id, access); err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return slices.Clone(g.fields), g.on, nil
+	apps := slices.Clone(g.others)
+	if g.on {
+		apps = append(apps, graph.App{ID: ownApp, Name: "Own", Fields: slices.Clone(g.fields)})
+	}
+	return apps, nil
 }
 
-func (g *graph) Subscribe(_ context.Context, id, access string, fields []string) error {
+func (g *edge) Subscribe(_ context.Context, id, access string, fields []string) error {
 	if err := g.ask("subscribe", id, access); err != nil {
 		return err
 	}
@@ -87,7 +93,7 @@ func (g *graph) Subscribe(_ context.Context, id, access string, fields []string)
 	return nil
 }
 
-func (g *graph) Unsubscribe(_ context.Context, id, access string) error {
+func (g *edge) Unsubscribe(_ context.Context, id, access string) error {
 	if err := g.ask("unsubscribe", id, access); err != nil {
 		return err
 	}
@@ -95,10 +101,16 @@ func (g *graph) Unsubscribe(_ context.Context, id, access string) error {
 	return nil
 }
 
+// client is Graph: about a page, and about a person.
+type client struct {
+	*edge
+	*login
+}
+
 // world is the stream, and the read models as a fold of it.
 type world struct {
 	t      *testing.T
-	graph  *graph
+	graph  *edge
 	keys   *seal.KeyRing
 	events []domain.Event
 	ids    int
@@ -116,12 +128,13 @@ func start(t *testing.T) *world {
 	t.Helper()
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
-	w := &world{t: t, keys: keys, graph: &graph{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}}}
+	w := &world{
+		t: t, keys: keys, graph: &edge{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}},
+	}
 	w.Connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
-			return w.graph, "main", app == "" || app == "main"
+			return client{w.graph, w.login}, "main", app == "" || app == "main"
 		},
-		Login: func(app string) (connect.Login, string, bool) { return w.login, "main", app == "" || app == "main" },
 		AppFields: func(context.Context, string) ([]string, bool, error) {
 			return w.appFields, w.appFields != nil, w.appErr
 		},
@@ -188,7 +201,7 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 			k.Connection.Admin = cmp.Or(c.Admin, k.Connection.Admin)
 		}
 		if s := e.Data.Subscription; s != nil {
-			k.State, k.Reason = e.Type.Verb(), s.Reason
+			k.State, k.Reason = subscriptions.State(e.Type.Verb()), s.Reason
 			k.Actual = s.Actual
 			if s.Wanted != nil {
 				k.Wanted = s.Wanted
@@ -222,7 +235,7 @@ func (w *world) said(n int) string {
 
 func (w *world) last() domain.Event { return w.events[len(w.events)-1] }
 
-func (w *world) connect() connect.Outcome {
+func (w *world) connect() meta.Outcome {
 	w.t.Helper()
 	out, err := w.Connect(w.t.Context(), connect.Request{Page: page, Token: token, Company: "acme", Fields: []string{"standby", "messages"}})
 	require.NoError(w.t, err)
@@ -234,8 +247,8 @@ func TestConnect(t *testing.T) {
 	out, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me", Company: "acme", Admin: "77"})
 	require.NoError(t, err)
 	want := slices.Sorted(slices.Values(connect.DefaultFields()))
-	assert.Equal(t, connect.Outcome{
-		Page: page, ConnectionID: "id1", App: "main", Name: "Dian Aul", State: connect.Confirmed, Wanted: want, Actual: want, Seq: 3,
+	assert.Equal(t, meta.Outcome{
+		Page: page, ConnectionID: "id1", App: "main", Name: "Dian Aul", State: subscriptions.Confirmed, Wanted: want, Actual: want, Seq: 3,
 	}, out)
 	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", w.said(0))
 	assert.Equal(t, []string{"page", "list", "subscribe", "list"}, w.graph.asked)
@@ -272,13 +285,13 @@ func TestConnectingAgainReplaces(t *testing.T) {
 }
 
 func TestATokenThatIsNotThePagesChangesNothing(t *testing.T) {
-	no := refusal{code: 200, words: "another page's"}
+	no := refusal(200, 0, "another page's")
 	for name, c := range map[string]struct {
 		verb string
 		err  error
 		want error
 	}{
-		"page refused":     {"page", refusal{code: 190, words: "dead"}, connect.ErrTokenRefused},
+		"page refused":     {"page", refusal(190, 0, "dead"), connect.ErrTokenRefused},
 		"list refused":     {"list", no, connect.ErrTokenRefused},
 		"graph is away":    {"page", errGone, errGone},
 		"away after a bit": {"list", errGone, errGone},
@@ -314,9 +327,9 @@ func TestRequestsAreChecked(t *testing.T) {
 
 func TestSubscribeRefused(t *testing.T) {
 	w := start(t)
-	w.graph.fail["subscribe"] = refusal{code: 200, sub: 5, words: "pages_messaging is needed"}
+	w.graph.fail["subscribe"] = refusal(200, 5, "pages_messaging is needed")
 	out := w.connect()
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, []any{200, 5, "pages_messaging is needed"}, []any{out.Code, out.Subcode, out.Reason})
 	assert.Equal(t, "page.connected subscription.requested subscription.failed", w.said(0))
 	s := w.last().Data.Subscription
@@ -327,7 +340,7 @@ func TestSubscribeRefused(t *testing.T) {
 	delete(w.graph.fail, "subscribe")
 	out, err := w.Resubscribe(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, connect.Confirmed, out.State)
+	assert.Equal(t, subscriptions.Confirmed, out.State)
 	assert.Equal(t, "subscription.requested subscription.confirmed", w.said(3))
 }
 
@@ -335,7 +348,7 @@ func TestGraphAwayWhileSubscribing(t *testing.T) {
 	w := start(t)
 	w.graph.fail["subscribe"] = errGone
 	out := w.connect()
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Zero(t, out.Code)
 	assert.Contains(t, out.Reason, "did not answer")
 	assert.Equal(t, "page.connected subscription.requested subscription.failed", w.said(0))
@@ -353,7 +366,7 @@ func TestTheCallerGoesAway(t *testing.T) {
 	}
 	out, err := w.Connect(ctx, connect.Request{Page: page, Token: token})
 	require.NoError(t, err)
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, domain.SubscriptionFailed, w.last().Type)
 }
 
@@ -361,7 +374,7 @@ func TestWhatIsReadBackCounts(t *testing.T) {
 	w := start(t)
 	w.graph.drops = []string{"standby"}
 	out := w.connect()
-	assert.Equal(t, connect.Drifted, out.State)
+	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Equal(t, []string{"standby"}, out.Missing)
 	assert.Equal(t, []string{"messages"}, out.Actual)
 	assert.Equal(t, "page.connected subscription.requested subscription.drifted", w.said(0))
@@ -370,20 +383,20 @@ func TestWhatIsReadBackCounts(t *testing.T) {
 func TestCheck(t *testing.T) {
 	w := start(t)
 	w.connect()
-	check := func() connect.Outcome {
+	check := func() meta.Outcome {
 		t.Helper()
 		out, err := w.Check(t.Context(), page)
 		require.NoError(t, err)
 		return out
 	}
 	out := check()
-	assert.Equal(t, connect.Confirmed, out.State)
+	assert.Equal(t, subscriptions.Confirmed, out.State)
 	assert.Zero(t, out.Seq)
 	assert.Empty(t, w.said(3), "an event without news")
 
 	w.graph.fields = []string{"messages"}
 	out = check()
-	assert.Equal(t, connect.Drifted, out.State)
+	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Equal(t, "subscription.drifted", w.said(3))
 	assert.Equal(t, uint64(4), out.Seq)
 	check()
@@ -391,14 +404,14 @@ func TestCheck(t *testing.T) {
 
 	w.graph.fields, w.graph.on = nil, false
 	out = check()
-	assert.Equal(t, connect.Drifted, out.State)
+	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Contains(t, out.Reason, "not subscribed")
 	assert.Len(t, out.Missing, 2)
 	assert.Len(t, w.events, 5)
 
 	w.graph.fields, w.graph.on = []string{"feed", "standby", "messages"}, true
 	out = check()
-	assert.Equal(t, connect.Confirmed, out.State, "more fields than wanted are fine")
+	assert.Equal(t, subscriptions.Confirmed, out.State, "more fields than wanted are fine")
 	assert.Equal(t, []string{"feed", "messages", "standby"}, out.Actual)
 	assert.Equal(t, "subscription.confirmed", w.said(5))
 }
@@ -406,11 +419,11 @@ func TestCheck(t *testing.T) {
 func TestADeadTokenIsStatedOnce(t *testing.T) {
 	w := start(t)
 	w.connect()
-	w.graph.fail["list"] = refusal{code: 190, sub: 460, words: "password changed"}
+	w.graph.fail["list"] = refusal(190, 460, "password changed")
 	for range 2 {
 		out, err := w.Check(t.Context(), page)
 		require.NoError(t, err)
-		assert.Equal(t, connect.Failed, out.State)
+		assert.Equal(t, subscriptions.Failed, out.State)
 		assert.Equal(t, 460, out.Subcode)
 	}
 	assert.Equal(t, "page.token_invalidated", w.said(3))
@@ -421,7 +434,7 @@ func TestADeadTokenIsStatedOnce(t *testing.T) {
 	// Another refusal, or no answer, says nothing about the token.
 	w = start(t)
 	w.connect()
-	w.graph.fail["list"] = refusal{code: 4, words: "too many"}
+	w.graph.fail["list"] = refusal(4, 0, "too many")
 	out, err := w.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, 4, out.Code)
@@ -430,11 +443,67 @@ func TestADeadTokenIsStatedOnce(t *testing.T) {
 	assert.ErrorIs(t, err, errGone)
 	assert.Empty(t, w.said(3))
 
-	w.graph.fail["subscribe"] = refusal{code: 190, sub: 458}
+	w.graph.fail["subscribe"] = refusal(190, 458, "")
 	out, err = w.Resubscribe(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, "subscription.requested subscription.failed page.token_invalidated", w.said(3))
+}
+
+// Graph has more than one code for a token that is dead.
+func TestEveryCodeOfADeadTokenIsOne(t *testing.T) {
+	for _, code := range []int{190, 102, 104} {
+		w := start(t)
+		w.connect()
+		w.graph.fail["list"] = refusal(code, 0, "dead")
+		for range 2 {
+			out, err := w.Check(t.Context(), page)
+			require.NoError(t, err)
+			assert.Equal(t, subscriptions.Failed, out.State)
+			assert.Equal(t, code, out.Code)
+		}
+		assert.Equal(t, "page.token_invalidated", w.said(3), "once")
+		c := w.last().Data.Connection
+		assert.Equal(t, code, c.Code)
+		assert.Equal(t, fmt.Sprintf("%d/0: dead", code), c.Reason)
+	}
+}
+
+// How long Graph wants to be left alone is told in whole seconds, and never short.
+func TestRetryAfterIsRoundedUp(t *testing.T) {
+	w := start(t)
+	w.connect()
+	for after, want := range map[time.Duration]int{0: 0, 1: 1, time.Second: 1, 1500 * time.Millisecond: 2, time.Minute: 60} {
+		w.graph.fail["list"] = &meta.Error{Status: 429, Held: true, After: after}
+		out, err := w.Check(t.Context(), page)
+		require.NoError(t, err)
+		assert.Equal(t, want, out.RetryAfter, after)
+	}
+}
+
+// Our own app is found among all that are subscribed to the page, by its id; the
+// others are told.
+func TestOtherAppsOfThePage(t *testing.T) {
+	w := start(t)
+	w.graph.others = []graph.App{{ID: "77", Name: "Inbox Pro", Fields: []string{"feed"}}, {ID: "78"}}
+	want := []string{"77 Inbox Pro", "78"}
+	assert.Equal(t, want, w.connect().Others)
+	for name, verb := range map[string]func(context.Context, domain.PageID) (meta.Outcome, error){
+		"check": w.Check, "plan": w.Plan, "resubscribe": w.Resubscribe,
+	} {
+		out, err := verb(t.Context(), page)
+		require.NoError(t, err)
+		assert.Equal(t, subscriptions.Confirmed, out.State, name)
+		assert.Equal(t, want, out.Others, name)
+		assert.Equal(t, []string{"messages", "standby"}, out.Actual, name)
+	}
+	w.graph.fields, w.graph.on = nil, false
+	out, err := w.Check(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Drifted, out.State)
+	assert.Equal(t, "the app is not subscribed to the page", out.Reason)
+	assert.Equal(t, want, out.Others)
+	assert.Empty(t, out.Actual)
 }
 
 func TestDisconnect(t *testing.T) {
@@ -442,16 +511,16 @@ func TestDisconnect(t *testing.T) {
 	w.connect()
 	out, err := w.Disconnect(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, connect.Removed, out.State)
+	assert.Equal(t, subscriptions.Removed, out.State)
 	assert.False(t, w.graph.on)
 	assert.Equal(t, "page.disconnected subscription.removed", w.said(3))
 	assert.Equal(t, "id1", w.events[3].Data.Connection.ConnectionID)
 	assert.Empty(t, w.events[3].Data.Connection.SealedToken)
 	assert.Equal(t, uint64(5), out.Seq)
 
-	for _, verb := range []func(context.Context, domain.PageID) (connect.Outcome, error){w.Disconnect, w.Check, w.Resubscribe} {
+	for _, verb := range []func(context.Context, domain.PageID) (meta.Outcome, error){w.Disconnect, w.Check, w.Resubscribe} {
 		_, err := verb(t.Context(), page)
-		require.ErrorIs(t, err, connect.ErrNotConnected)
+		require.ErrorIs(t, err, meta.ErrNotConnected)
 		assert.ErrorContains(t, err, "pagestream pages connect")
 	}
 }
@@ -459,16 +528,16 @@ func TestDisconnect(t *testing.T) {
 func TestDisconnectWithADeadToken(t *testing.T) {
 	w := start(t)
 	w.connect()
-	w.graph.fail["unsubscribe"] = refusal{code: 190, sub: 458, words: "app removed"}
+	w.graph.fail["unsubscribe"] = refusal(190, 458, "app removed")
 	out, err := w.Disconnect(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, "page.disconnected subscription.failed", w.said(3))
 	assert.Contains(t, w.events[3].Data.Connection.Reason, "app removed")
 }
 
 func TestDisconnectWhileGraphIsAway(t *testing.T) {
-	for _, cause := range []error{errGone, refusal{code: 2, words: "try again", passing: true}} {
+	for _, cause := range []error{errGone, refusal(2, 0, "try again")} {
 		w := start(t)
 		w.connect()
 		w.graph.fail["unsubscribe"] = cause
@@ -485,7 +554,7 @@ func TestTheKeyIsGone(t *testing.T) {
 	other, err := seal.NewKeyRing()
 	require.NoError(t, err)
 	c := connect.New(connect.Options{
-		Graph: func(string) (connect.Graph, string, bool) { return w.graph, "main", true },
+		Graph: func(string) (connect.Graph, string, bool) { return client{w.graph, w.login}, "main", true },
 		Pages: w, Publisher: w, Sealer: other,
 	})
 	_, err = c.Check(t.Context(), page)

@@ -3,7 +3,6 @@ package connect_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -15,11 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
-	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
-	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
@@ -27,63 +27,63 @@ import (
 
 // town is a Graph of many pages, a real stream and real read models.
 type town struct {
-	t           *testing.T
-	pages, subs *projections.Runner
-	login       *login
+	t      *testing.T
+	login  *login
+	models connect.Models
+	keys   *seal.KeyRing
+	opts   connect.Options
 	*connect.Connector
 
 	mu         sync.Mutex
 	subscribed map[string][]string
 	refuse     map[string]error // by page, for Subscribe
 	hang       bool             // for Unsubscribe
+	instagram  map[string]string
 }
 
 func tokenOf(page string) string { return "EAAPageTokenForTests" + page }
 
 func build(t *testing.T) *town {
 	t.Helper()
-	s := streamstest.Run(t)
-	id := s.Stream(t, streams.Spec{})
-	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{})
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, p.Close(context.WithoutCancel(t.Context()))) })
-	run := func(p projections.Projection) *projections.Runner {
-		r, err := projections.NewRunner(p, projections.RunnerOptions{
-			Dir: t.TempDir(), JS: s.JS, Identity: id, Store: store.Options{NoSync: true},
-		})
-		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		done := make(chan struct{})
-		go func() { defer close(done); _ = r.Run(ctx) }()
-		t.Cleanup(func() { cancel(); <-done; assert.NoError(t, r.Close()) })
-		return r
-	}
+	rig := projectionstest.NewRig(t, pages.New(), subscriptions.New())
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
 	w := &town{
-		t: t, pages: run(pages.New()), subs: run(subscriptions.New()), login: person(),
-		subscribed: map[string][]string{}, refuse: map[string]error{},
+		t: t, login: person(), keys: keys, subscribed: map[string][]string{}, refuse: map[string]error{},
+		models: connect.Models{
+			Pages: rig.Models[0], Subscriptions: rig.Models[1],
+			Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, rig.JS, streams.Name) },
+		},
 	}
-	w.Connector = connect.New(connect.Options{
-		Graph: func(app string) (connect.Graph, string, bool) { return w, "main", app == "" || app == "main" },
-		Login: func(app string) (connect.Login, string, bool) { return w.login, "main", app == "" || app == "main" },
-		Pages: w, Publisher: p, Sealer: keys,
-	})
+	w.opts = connect.Options{
+		Graph: func(app string) (connect.Graph, string, bool) {
+			return struct {
+				*town
+				*login
+			}{w, w.login}, "main", app == "" || app == "main"
+		},
+		Pages: w.models, Publisher: rig.Publisher, Sealer: keys,
+	}
+	w.Connector = connect.New(w.opts)
 	return w
 }
 
+func (w *town) AppID() string { return ownApp }
+
 func (w *town) Page(_ context.Context, page, token string) (string, string, error) {
 	if token != tokenOf(page) {
-		return "", "", refusal{code: 190, words: "Invalid OAuth access token."}
+		return "", "", refusal(190, 0, "Invalid OAuth access token.")
 	}
-	return "Page " + page, "", nil
+	return "Page " + page, w.instagram[page], nil
 }
 
-func (w *town) SubscribedFields(_ context.Context, page, _ string) ([]string, bool, error) {
+func (w *town) SubscribedApps(_ context.Context, page, _ string) (apps []graph.App, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	fields, on := w.subscribed[page]
-	return fields, on, nil
+	if fields, on := w.subscribed[page]; on {
+		apps = append(apps, graph.App{ID: ownApp, Fields: fields})
+	}
+	return apps, nil
 }
 
 func (w *town) Subscribe(_ context.Context, page, _ string, fields []string) error {
@@ -107,54 +107,18 @@ func (w *town) Unsubscribe(ctx context.Context, page, _ string) error {
 	return nil
 }
 
-func (w *town) Known(ctx context.Context, page domain.PageID, atLeast uint64) (connect.Known, error) {
-	for _, r := range []*projections.Runner{w.pages, w.subs} {
-		if err := r.WaitFor(ctx, atLeast); err != nil {
-			return connect.Known{}, err
-		}
-	}
-	p, err := pages.Get(w.pages, page)
-	if errors.Is(err, pages.ErrNotFound) {
-		return connect.Known{}, nil
-	}
-	if err != nil {
-		return connect.Known{}, err
-	}
-	k := connect.Known{
-		Connected: p.State == pages.Connected, TokenDead: p.Token == pages.TokenInvalid,
-		Connection: domain.Connection{ConnectionID: p.ConnectionID, Company: p.Company, App: p.App, Name: p.Name, Admin: p.Admin, Fields: p.Fields},
-	}
-	if c, err := pages.Credentials(w.pages, page); err == nil {
-		k.Connection.SealedToken, k.Connection.SealedVerifyToken = c.SealedToken, c.SealedVerifyToken
-	}
-	if s, err := subscriptions.Get(w.subs, page, p.App); err == nil {
-		k.State, k.Reason, k.Wanted, k.Actual = string(s.State), s.Reason, s.Wanted, s.Actual
-	}
-	return k, nil
-}
-
-func (w *town) ByAdmin(_ context.Context, app, admin string) (out []domain.PageID, err error) {
-	err = pages.Each(w.pages, func(p pages.Page) error {
-		if p.State == pages.Connected && p.App == app && p.Admin == admin {
-			out = append(out, p.ID)
-		}
-		return nil
-	})
-	return out, err
-}
-
-// grants lets the person grant pages 1 to n, and returns the grant and a choice
+// grants lets the person grant pages 1 to n, and returns the consent and a choice
 // of all.
-func (w *town) grants(n int) (connect.Grant, connect.Choice) {
+func (w *town) grants(n int) (meta.Consent, meta.Choice) {
 	w.t.Helper()
 	w.login.accounts = nil
 	for i := range n {
 		id := fmt.Sprint(i + 1)
-		w.login.accounts = append(w.login.accounts, connect.Account{Page: domain.PageID(id), Name: "Page " + id, Token: tokenOf(id)})
+		w.login.accounts = append(w.login.accounts, graph.Account{ID: id, Name: "Page " + id, Token: tokenOf(id)})
 	}
-	g, err := w.Grant(w.t.Context(), "", userToken)
+	g, err := w.Consent(w.t.Context(), "", userToken)
 	require.NoError(w.t, err)
-	choice := connect.Choice{Company: "acme", Fields: []string{"messages", "standby"}}
+	choice := meta.Choice{Company: "acme", Fields: []string{"messages", "standby"}}
 	for _, p := range g.Pages {
 		choice.Pages = append(choice.Pages, p.Page)
 	}
@@ -163,7 +127,7 @@ func (w *town) grants(n int) (connect.Grant, connect.Choice) {
 
 func (w *town) page(id domain.PageID) pages.Page {
 	w.t.Helper()
-	p, err := pages.Get(w.pages, id)
+	p, err := pages.Get(w.models.Pages, id)
 	require.NoError(w.t, err)
 	return p
 }
@@ -174,9 +138,9 @@ func TestManyPagesAtOnce(t *testing.T) {
 	w.login.info.DataAccessExpires = time.Unix(1797072000, 0)
 	g, choice := w.grants(60)
 	require.Len(t, g.Pages, 60)
-	w.refuse["17"] = refusal{code: 200, words: "(#200) To subscribe to the standby field, one of these permissions is needed: pages_messaging"}
+	w.refuse["17"] = refusal(200, 0, "(#200) To subscribe to the standby field, one of these permissions is needed: pages_messaging")
 	told := 0
-	outs, err := w.Apply(t.Context(), g, choice, func(connect.Outcome) { told++ })
+	outs, err := w.Apply(t.Context(), g, choice, func(meta.Outcome) { told++ })
 	require.NoError(t, err)
 	assert.Equal(t, 60, told)
 	require.Len(t, outs, 60)
@@ -185,13 +149,13 @@ func TestManyPagesAtOnce(t *testing.T) {
 		assert.Equal(t, choice.Pages[i], o.Page)
 		last = max(last, o.Seq)
 		if o.Page != "17" {
-			assert.Equal(t, connect.Confirmed, o.State, o.Page)
+			assert.Equal(t, subscriptions.Confirmed, o.State, o.Page)
 			continue
 		}
-		assert.Equal(t, connect.Failed, o.State)
+		assert.Equal(t, subscriptions.Failed, o.State)
 		assert.Equal(t, "standby", o.Field)
 	}
-	_, err = w.Known(t.Context(), "1", last)
+	_, err = w.models.Known(t.Context(), "1", last)
 	require.NoError(t, err)
 	first := w.page("1")
 	assert.Equal(t, []any{"acme", admin, []string{"messages", "standby"}}, []any{first.Company, first.Admin, first.Fields})
@@ -201,15 +165,15 @@ func TestManyPagesAtOnce(t *testing.T) {
 	// Once more, with fewer pages and fields: the connections stay.
 	delete(w.refuse, "17")
 	w.login.accounts = w.login.accounts[:57]
-	g, err = w.Grant(t.Context(), "main", userToken)
+	g, err = w.Consent(t.Context(), "main", userToken)
 	require.NoError(t, err)
 	assert.Len(t, g.Gone, 3)
-	assert.Equal(t, connect.StandingAgain, g.Pages[16].Standing)
+	assert.Equal(t, meta.StandingConnected, g.Pages[16].Standing)
 	w.login.info.Granted = map[string][]string{"pages_messaging": {"1"}}
-	outs, err = w.Apply(t.Context(), g, connect.Choice{Pages: []domain.PageID{"1", "17"}, Fields: []string{"messages"}}, nil)
+	outs, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{"1", "17"}, Fields: []string{"messages"}}, nil)
 	require.NoError(t, err)
-	assert.Equal(t, []string{connect.Confirmed, connect.Confirmed}, []string{outs[0].State, outs[1].State})
-	_, err = w.Known(t.Context(), "1", max(outs[0].Seq, outs[1].Seq))
+	assert.Equal(t, []subscriptions.State{subscriptions.Confirmed, subscriptions.Confirmed}, []subscriptions.State{outs[0].State, outs[1].State})
+	_, err = w.models.Known(t.Context(), "1", max(outs[0].Seq, outs[1].Seq))
 	require.NoError(t, err)
 	again := w.page("1")
 	assert.Equal(t, []any{first.ConnectionID, "acme", []string{"messages"}}, []any{again.ConnectionID, again.Company, again.Fields})
@@ -231,7 +195,7 @@ func TestAGraphThatHangsStopsNoEnd(t *testing.T) {
 	_, err := w.Apply(t.Context(), g, choice, nil)
 	require.NoError(t, err)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if list, err := w.ByAdmin(t.Context(), "main", admin); err != nil || len(list) != 6 {
+		if list, err := w.models.ByAdmin(t.Context(), "main", admin); err != nil || len(list) != 6 {
 			return fmt.Errorf("%d pages, %w", len(list), err)
 		}
 		return nil
@@ -239,7 +203,7 @@ func TestAGraphThatHangsStopsNoEnd(t *testing.T) {
 	_, err = w.DisconnectAdmin(t.Context(), "main", "", "x")
 	require.ErrorIs(t, err, connect.ErrRequest)
 	w.hang = true
-	ended := make(chan []connect.Outcome)
+	ended := make(chan []meta.Outcome)
 	go func() {
 		outs, err := w.DisconnectAdmin(t.Context(), "", admin, "the person removed the app")
 		assert.NoError(t, err)
@@ -254,7 +218,7 @@ func TestAGraphThatHangsStopsNoEnd(t *testing.T) {
 	outs := <-ended
 	require.Len(t, outs, 6)
 	for _, o := range outs {
-		assert.Equal(t, connect.Failed, o.State)
+		assert.Equal(t, subscriptions.Failed, o.State)
 		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if p := w.page(o.Page); p.State != pages.Disconnected {
 				return fmt.Errorf("page %s is %s", o.Page, p.State)
@@ -264,17 +228,17 @@ func TestAGraphThatHangsStopsNoEnd(t *testing.T) {
 	}
 }
 
-// A grant shows its tokens in no way.
-func TestAGrantKeepsItsTokens(t *testing.T) {
+// A consent shows its tokens in no way.
+func TestAConsentKeepsItsTokens(t *testing.T) {
 	w := start(t)
 	w.login = person()
-	g, err := w.Grant(t.Context(), "", userToken)
+	g, err := w.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
 	require.NotEmpty(t, g.Pages)
 	var log strings.Builder
-	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "grant", g, "page", g.Pages[0], "account", g.Pages[0].Account)
-	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "grant", g, "page", g.Pages[0], "account", g.Pages[0].Account)
-	for _, v := range []any{g, &g, g.Pages, g.Pages[0], g.Pages[0].Account, w.login.accounts} {
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "consent", g, "page", g.Pages[0], "account", w.login.accounts[0])
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "consent", g, "page", g.Pages[0], "account", w.login.accounts[0])
+	for _, v := range []any{g, &g, g.Pages, g.Pages[0], w.login.accounts[0], w.login.accounts} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
 			fmt.Fprintf(&log, verb, v)
 		}
@@ -296,11 +260,11 @@ func TestTheFieldThatWasRefused(t *testing.T) {
 		`(#200) no`: "",
 	} {
 		w := start(t)
-		w.graph.fail["subscribe"] = refusal{code: 200, words: words}
+		w.graph.fail["subscribe"] = refusal(200, 0, words)
 		assert.Equal(t, want, w.connect().Field, words)
 	}
 	w := start(t)
-	w.graph.fail["subscribe"] = refusal{code: 4, words: "too many calls for messages"}
+	w.graph.fail["subscribe"] = refusal(4, 0, "too many calls for messages")
 	assert.Empty(t, w.connect().Field)
 }
 
@@ -309,10 +273,10 @@ func TestATokenThatDiesWhileItIsRefreshed(t *testing.T) {
 	w := start(t)
 	w.connect()
 	n := len(w.events)
-	w.graph.fail["subscribe"] = refusal{code: 190, sub: 458, words: "not authorized"}
+	w.graph.fail["subscribe"] = refusal(190, 458, "not authorized")
 	out, err := w.Refresh(t.Context(), page, token, "")
 	require.NoError(t, err)
-	assert.Equal(t, connect.Failed, out.State)
+	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, "page.token_refreshed subscription.requested subscription.failed page.token_invalidated", w.said(n))
 }
 
@@ -320,7 +284,7 @@ func TestATokenThatDiesWhileItIsRefreshed(t *testing.T) {
 // the person only.
 func TestWhoGrantedATokenIsAsked(t *testing.T) {
 	w := start(t)
-	w.login.info = connect.TokenInfo{Kind: "PAGE", Valid: true, User: admin, Scopes: allScopes(), Expires: time.Unix(1795000000, 0)}
+	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, User: admin, Scopes: allScopes(), Expires: time.Unix(1795000000, 0)}
 	w.connect()
 	c := w.events[0].Data.Connection
 	assert.Equal(t, []any{admin, int64(1795000000), int64(0)}, []any{c.Admin, c.Expires, c.DataAccessExpires})
@@ -328,7 +292,7 @@ func TestWhoGrantedATokenIsAsked(t *testing.T) {
 
 	w = start(t)
 	w.login.fail["debug"] = errGone
-	assert.Equal(t, connect.Confirmed, w.connect().State, "it is not needed")
+	assert.Equal(t, subscriptions.Confirmed, w.connect().State, "it is not needed")
 	assert.Empty(t, w.events[0].Data.Connection.Admin)
 }
 
@@ -379,14 +343,14 @@ func TestTheAppsFieldsCantBeRead(t *testing.T) {
 	w.appErr = errGone
 	out, err := w.Check(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, connect.Drifted, out.State)
+	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Contains(t, out.Reason, "standby")
 	assert.Empty(t, w.said(n))
 
 	// Against a page that was fine it says nothing.
 	w = start(t)
 	w.appErr = errGone
-	assert.Equal(t, connect.Confirmed, w.connect().State)
+	assert.Equal(t, subscriptions.Confirmed, w.connect().State)
 	w.graph.fields = []string{"messages"}
 	out, err = w.Check(t.Context(), page)
 	require.NoError(t, err)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
 const maxCompany = 200
@@ -18,11 +20,11 @@ type connectView struct {
 	Expires time.Time
 }
 
-// showConnect serves GET /connect: who shall log in, and for whom.
+// showConnect serves GET /connect: who is to log in, and for whom.
 func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	c.show(w, r, http.StatusOK, "connect", "Connect pages", connectView{
-		Apps: c.opts.Operator.Apps(), App: q.Get("app"), Company: q.Get("company"),
+		Apps: c.opts.Operator.AppNames(), App: q.Get("app"), Company: q.Get("company"),
 	})
 	return nil
 }
@@ -32,7 +34,7 @@ func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 // asks the page's policy at each hop.
 func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 	v := connectView{
-		Apps: c.opts.Operator.Apps(), App: r.PostForm.Get("app"), Company: strings.TrimSpace(r.PostForm.Get("company")),
+		Apps: c.opts.Operator.AppNames(), App: r.PostForm.Get("app"), Company: strings.TrimSpace(r.PostForm.Get("company")),
 	}
 	if v.App != "" && !slices.Contains(v.Apps, v.App) {
 		return badInput("There is no such app in the configuration.")
@@ -44,8 +46,8 @@ func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https://"
 	}
-	var err error
-	v.Link, v.Expires, err = c.opts.Operator.Invite(r.Context(), v.App, v.Company, scheme+r.Host+"/")
+	in, err := c.opts.Operator.Invite(r.Context(), operate.InviteRequest{App: v.App, Company: v.Company, Back: scheme + r.Host + "/"})
+	v.Link, v.Expires = in.URL, in.Expires
 	if err != nil {
 		c.showOutcome(w, r, http.StatusUnprocessableEntity, "connect", "Connect pages", v, "", "No link could be made: "+err.Error())
 		return nil

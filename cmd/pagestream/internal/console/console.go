@@ -25,17 +25,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
-	"github.com/pagestream/pagestream/projections/store"
 )
-
-// Model is a read model: a projection's rows, and where it stands.
-type Model interface {
-	View(func(*store.Tx) error) error
-	// WaitFor returns once the model holds every event up to seq, or with the
-	// context's error.
-	WaitFor(ctx context.Context, seq uint64) error
-	Status() projections.Status
-}
 
 // Options configure a [Console]. All fields but Logger, Version and Now are
 // required.
@@ -43,10 +33,9 @@ type Options struct {
 	JS     jetstream.JetStream
 	Stream string
 
-	Pages         Model
-	Subscriptions Model
-	Conversations Model
-	Deliveries    Model
+	Pages         projections.Model
+	Subscriptions projections.Model
+	Conversations projections.Model
 	// Operator carries out what a person asks for, and knows what is not in the
 	// read models.
 	Operator Operator
@@ -117,9 +106,9 @@ func (c *Console) Register(mux *http.ServeMux) {
 		"POST /connect":                              c.connect,
 		"GET /pages/{page}":                          c.page,
 		"GET /pages/{page}/findings":                 c.findings,
-		"POST /pages/{page}/check":                   c.verb("check", Operator.Check),
-		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", Operator.Resubscribe),
-		"POST /pages/{page}/disconnect":              c.verb("disconnect", Operator.Disconnect),
+		"POST /pages/{page}/check":                   c.verb("check", PageOperator.Check),
+		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", PageOperator.Resubscribe),
+		"POST /pages/{page}/disconnect":              c.verb("disconnect", PageOperator.Disconnect),
 		"GET /conversations":                         c.conversationPages,
 		"GET /pages/{page}/conversations":            c.conversations,
 		"GET /conversations/{page}":                  toConversations,

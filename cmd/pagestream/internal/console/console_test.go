@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -153,49 +155,24 @@ func TestGapsAndItems(t *testing.T) {
 	assert.Len(t, itemsOf(nil, gapsOf(history)), 2)
 }
 
-func TestAlarms(t *testing.T) {
-	fine := pages.Page{State: pages.Connected, Token: pages.TokenValid}
-	confirmed := &subscriptions.Subscription{State: subscriptions.Confirmed, Wanted: []string{"feed", "messages"}, Actual: []string{"feed", "messages"}}
-	assert.Empty(t, alarmsOf(fine, confirmed, PageHealth{State: "confirmed"}, noon))
-	assert.Equal(t, levelFine, worst(fine, nil))
-	for name, c := range map[string]struct {
-		change func(*pages.Page, *subscriptions.Subscription, *PageHealth)
-		level  level
-		text   string
-	}{
-		"dead token": {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) { p.Token = pages.TokenInvalid }, levelWrong, "token refused"},
-		"ending token": {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) {
-			p.TokenExpires = noon.Add(50 * time.Hour)
-		}, levelWarning, "token ends in 2 d"},
-		"fields missing": {func(_ *pages.Page, s *subscriptions.Subscription, _ *PageHealth) {
-			s.State, s.Actual = subscriptions.Drifted, []string{"feed"}
-		}, levelWrong, "fields missing: messages"},
-		"refused": {func(_ *pages.Page, s *subscriptions.Subscription, _ *PageHealth) {
-			s.State, s.Reason = subscriptions.Failed, "no"
-		}, levelWrong, "subscription failed: no"},
-		"app lacks": {func(_ *pages.Page, _ *subscriptions.Subscription, h *PageHealth) { h.AppMissing = []string{"feed"} }, levelWrong, "the app itself lacks: feed"},
-		"silent": {func(_ *pages.Page, _ *subscriptions.Subscription, h *PageHealth) {
-			h.Silent, h.SilentSince, h.Expected = true, noon.Add(-3*time.Hour), 21.4
-		}, levelWrong, "silent for 3 h; 21 events expected"},
-		"throttled": {func(_ *pages.Page, _ *subscriptions.Subscription, h *PageHealth) { h.State = "throttled" }, levelWarning, "fewer calls"},
-		"restricted": {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) {
-			p.Policy = &pages.Policy{Action: "block", Reason: "spam"}
-		}, levelWarning, "Meta: block: spam"},
-		"standby":    {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) { p.Traffic.StandbyRun = 9 }, levelWarning, "another app"},
-		"never ours": {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) { p.State = pages.Unknown }, levelWarning, "not connected"},
-		"still coming": {func(p *pages.Page, _ *subscriptions.Subscription, _ *PageHealth) {
-			p.State, p.StateSince, p.Traffic.LastInboundAt = pages.Disconnected, noon, noon.Add(time.Hour)
-		}, levelWarning, "still sends"},
-	} {
-		p, s, h := fine, *confirmed, PageHealth{State: "confirmed"}
-		c.change(&p, &s, &h)
-		got := alarmsOf(p, &s, h, noon)
-		require.Len(t, got, 1, name)
-		assert.Equal(t, c.level, got[0].Level, name)
-		assert.Contains(t, got[0].Text, c.text, name)
-		assert.Equal(t, c.level, worst(p, got), name)
+// The judgement itself is tested in package meta; here is where a row stands by it.
+func TestLevels(t *testing.T) {
+	finding := func(severity meta.Severity) meta.Finding {
+		return meta.Finding{Cause: meta.StateStandby, Severity: severity}
 	}
-	assert.Equal(t, levelAway, worst(pages.Page{State: pages.Disconnected}, nil))
+	for _, c := range []struct {
+		judgement meta.Judgement
+		level     level
+		alarms    int
+	}{
+		{meta.Judgement{State: meta.StateTokenDead, Severity: meta.Wrong, Findings: []meta.Finding{finding(meta.Wrong), finding(meta.Warning)}}, levelWrong, 2},
+		{meta.Judgement{State: meta.StateStandby, Severity: meta.Warning, Findings: []meta.Finding{finding(meta.Warning)}}, levelWarning, 1},
+		{meta.Judgement{State: meta.StateHealthy, Severity: meta.Fine, Findings: []meta.Finding{finding(meta.Fine)}}, levelFine, 0},
+		{meta.Judgement{State: meta.StateDisconnected, Severity: meta.Fine, Findings: []meta.Finding{finding(meta.Fine)}}, levelAway, 0},
+	} {
+		assert.Equal(t, c.level, levelOf(c.judgement), c.judgement.State)
+		assert.Len(t, row{Judgement: c.judgement}.Alarms(), c.alarms, c.judgement.State)
+	}
 }
 
 func TestFilter(t *testing.T) {
@@ -212,9 +189,12 @@ func TestFilter(t *testing.T) {
 
 func TestRates(t *testing.T) {
 	var r rates
-	r.add(Intake{Stored: 100, Duplicates: 7}) // what was before is no rate
+	counts := func(stored, duplicates uint64) deliveries.Counts {
+		return deliveries.Counts{Stored: stored, ByIndex: map[domain.Type]uint64{domain.MessageReceived: duplicates}}
+	}
+	r.add(counts(100, 7)) // what was before is no rate
 	for i := range uint64(rateSeconds + 3) {
-		r.add(Intake{Stored: 100 + 10*(i+1), Duplicates: 7 + i + 1})
+		r.add(counts(100+10*(i+1), 7+i+1))
 	}
 	stored, repeated := r.last()
 	assert.Len(t, stored, rateSeconds)
@@ -225,7 +205,7 @@ func TestRates(t *testing.T) {
 	c := r.chart()
 	assert.InDelta(t, 10, c.Now, 1e-9)
 	assert.Equal(t, uint64(11), c.Peak)
-	r.add(Intake{}) // a ledger that was begun anew is no rate either
+	r.add(deliveries.Counts{}) // a new ledger is no rate either
 	stored, _ = r.last()
 	assert.Zero(t, stored[rateSeconds-1])
 }

@@ -1,7 +1,9 @@
 package console
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -222,7 +225,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 	} else {
 		ctx, cancel := context.WithTimeout(r.Context(), pastWait)
 		defer cancel()
-		err := c.opts.Operator.Past(ctx, page.ID, contact, t.At, read)
+		err := c.opts.Operator.Past(ctx, page.ID, contact, t.At, time.Time{}, read)
 		if errors.Is(err, conversations.ErrNotFound) {
 			t.Conversation.Page, t.Conversation.Contact = page.ID, contact
 			t.Items = nil // it had not begun
@@ -281,7 +284,7 @@ func gapsOf(history []subscriptions.Transition) (out []gap) {
 			}
 			open, confirmed = nil, true
 		case confirmed && open == nil:
-			open = &gap{From: t.At, Why: words(t.Reason, "subscription "+string(t.To))}
+			open = &gap{From: t.At, Why: cmp.Or(t.Reason, "subscription "+string(t.To))}
 		}
 	}
 	if open != nil {
@@ -322,12 +325,16 @@ func (c *Console) reply(w http.ResponseWriter, r *http.Request) error {
 	case len([]rune(text)) > maxReply:
 		return c.showThread(w, r, http.StatusUnprocessableEntity, "", fmt.Sprintf("Meta takes at most %d characters.", maxReply), text)
 	}
-	m := Reply{Contact: contactOf(r), Text: text}
+	message, err := json.Marshal(map[string]string{"text": text})
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	m := outbound.Request{Page: pageOf(r), Contact: contactOf(r), Message: message, MessagingType: "RESPONSE"}
 	if r.PostForm.Get("human") != "" {
-		m.Tag = humanTag
+		m.MessagingType, m.Tag = "MESSAGE_TAG", humanTag
 	}
 	extend(w)
-	sent, err := c.opts.Operator.Send(r.Context(), pageOf(r), m)
+	sent, err := c.opts.Operator.Send(r.Context(), m)
 	if err != nil {
 		return c.showThread(w, r, http.StatusUnprocessableEntity, "", "Not sent: "+err.Error(), text)
 	}

@@ -58,7 +58,7 @@ func (c *Console) begin(kind, of string, do func(ctx context.Context, progress f
 	defer c.jobs.mu.Unlock()
 	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
 		cancel()
-		return problem{409, fmt.Sprintf("The %s of %s runs already.", kind, words(of, "the stream"))}
+		return problem{409, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
 	}
 	if c.jobs.of == nil {
 		c.jobs.of = map[string]*job{}

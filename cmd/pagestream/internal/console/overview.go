@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -21,9 +21,10 @@ const maxRows = 2000
 
 // row is one page of the overview.
 type row struct {
-	Page   pages.Page
+	Page      pages.Page
+	Judgement meta.Judgement
+	// Level orders the rows.
 	Level  level
-	Alarms []alarm
 	Fields fields
 	Spark  spark
 	// Lag is how much later than it happened the newest event was stored.
@@ -39,7 +40,7 @@ type fields struct {
 	Confirmed, Unconfirmed bool
 }
 
-func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h PageHealth) (f fields) {
+func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h meta.Loop) (f fields) {
 	if sub == nil {
 		f.Wanted = len(p.Fields)
 		return f
@@ -85,6 +86,37 @@ func (f filter) takes(r row) bool {
 	return false
 }
 
+// level orders pages: what needs somebody first.
+type level int
+
+const (
+	levelWrong level = iota
+	levelWarning
+	levelFine
+	levelAway // disconnected
+)
+
+// String is the level's word and its style.
+func (l level) String() string { return [...]string{"wrong", "warning", "fine", "away"}[l] }
+
+// levelOf is the level that a page is listed by.
+func levelOf(j meta.Judgement) level {
+	switch {
+	case j.Severity == meta.Wrong:
+		return levelWrong
+	case j.Severity == meta.Warning:
+		return levelWarning
+	case j.State == meta.StateDisconnected:
+		return levelAway
+	}
+	return levelFine
+}
+
+// Alarms are the findings that need somebody.
+func (r row) Alarms() []meta.Finding {
+	return slices.DeleteFunc(slices.Clone(r.Judgement.Findings), func(f meta.Finding) bool { return f.Severity == meta.Fine })
+}
+
 type overviewView struct {
 	Filter    filter
 	Totals    totals
@@ -94,7 +126,7 @@ type overviewView struct {
 	All, Cut int
 }
 
-// overview serves GET /: every page, alarms first.
+// overview serves GET /: every page, those that need somebody first.
 func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	v := overviewView{Filter: filter{Query: strings.TrimSpace(q.Get("q")), Show: q.Get("show"), Company: q.Get("company")}}
@@ -102,7 +134,7 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if v.Totals, err = c.totals(r.Context(), rows); err != nil {
+	if v.Totals, err = c.totals(rows); err != nil {
 		return err
 	}
 	v.All = len(rows)
@@ -131,17 +163,16 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 // rows are all pages, in byte order of their ids. The two read models are read at
 // once: both are decoded row by row.
 func (c *Console) rows() (out []row, err error) {
-	var subs map[subKey]*subscriptions.Subscription
+	var subs subscriptions.Index
 	var failed error
 	var reading sync.WaitGroup
-	reading.Go(func() { subs, failed = c.subscriptions() })
+	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Subscriptions) })
 	type dayOf struct {
 		page pages.Page
 		day  pages.Day
 	}
 	var list []dayOf
-	health, now := c.opts.Operator.Health(), c.opts.Now()
-	err = pages.EachDay(c.opts.Pages, now, func(p pages.Page, d pages.Day) error {
+	err = pages.EachDay(c.opts.Pages, c.opts.Now(), func(p pages.Page, d pages.Day) error {
 		list = append(list, dayOf{p, d})
 		return nil
 	})
@@ -151,45 +182,24 @@ func (c *Console) rows() (out []row, err error) {
 	}
 	out = make([]row, len(list))
 	for i, l := range list {
-		out[i] = rowOf(l.page, l.day, subs[subKey{l.page.ID, l.page.App}], health.Pages[l.page.ID], now)
+		out[i] = c.rowOf(l.page, l.day, subs.Of(l.page.ID, l.page.App))
 	}
 	return out, nil
 }
 
-func rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription, h PageHealth, now time.Time) row {
-	r := row{Page: p, Alarms: alarmsOf(p, sub, h, now), Fields: fieldsOf(p, sub, h), Spark: sparkOf(d)}
-	r.Level = worst(p, r.Alarms)
+func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription) row {
+	j := c.opts.Operator.Judge(p, sub)
+	r := row{Page: p, Judgement: j, Level: levelOf(j), Fields: fieldsOf(p, sub, c.opts.Operator.Loop(p.ID)), Spark: sparkOf(d)}
 	if t := p.Traffic; !t.LastAt.IsZero() && !t.LastTime.IsZero() {
 		r.Lag = max(0, t.LastAt.Sub(t.LastTime))
 	}
 	return r
 }
 
-type subKey struct {
-	page domain.PageID
-	app  string
-}
-
-func (c *Console) subscriptions() (map[subKey]*subscriptions.Subscription, error) {
-	out := map[subKey]*subscriptions.Subscription{}
-	for cursor := ""; ; {
-		list, next, err := subscriptions.List(c.opts.Subscriptions, cursor, subscriptions.MaxLimit)
-		if err != nil {
-			return nil, err
-		}
-		for i, s := range list {
-			out[subKey{s.Page, s.App}] = &list[i]
-		}
-		if cursor = next; next == "" {
-			return out, nil
-		}
-	}
-}
-
 // totals are the whole installation at a glance.
 type totals struct {
 	Connected, Wrong, Warnings, Unconnected int
-	Intake                                  Intake
+	Duplicates                              uint64
 	Events, Lag                             uint64
 	Chart                                   rateChart
 	// Reasons say why we are not ready, empty if we are; AllSilent that nothing
@@ -198,7 +208,7 @@ type totals struct {
 	AllSilent bool
 }
 
-func (c *Console) totals(ctx context.Context, rows []row) (t totals, err error) {
+func (c *Console) totals(rows []row) (t totals, err error) {
 	for _, r := range rows {
 		switch r.Page.State {
 		case pages.Connected:
@@ -213,11 +223,11 @@ func (c *Console) totals(ctx context.Context, rows []row) (t totals, err error) 
 			t.Warnings++
 		}
 	}
-	t.Intake, t.Chart, t.AllSilent = c.opts.Operator.Intake(), c.rates.chart(), c.opts.Operator.Health().AllSilent
+	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Received().Duplicates(), c.rates.chart(), c.opts.Operator.AllSilent()
 	for _, s := range c.opts.Operator.Statuses() {
 		t.Events, t.Lag = max(t.Events, s.Head), max(t.Lag, s.Lag)
 	}
-	for _, err := range c.opts.Operator.Ready(ctx) {
+	for _, err := range c.opts.Operator.NotReady() {
 		t.Reasons = append(t.Reasons, err.Error())
 	}
 	return t, nil
@@ -245,7 +255,7 @@ func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 				}
 				looked = time.Now()
 			}
-			t, err := c.totals(ctx, rows)
+			t, err := c.totals(rows)
 			if err != nil {
 				return err
 			}

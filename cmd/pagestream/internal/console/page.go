@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -19,7 +20,7 @@ import (
 
 type pageView struct {
 	Row    row
-	Health PageHealth
+	Loop   meta.Loop
 	Sub    *subscriptions.Subscription
 	Fields []field
 	Counts conversations.Counts
@@ -58,19 +59,18 @@ func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, d
 	if err != nil {
 		return err
 	}
-	v := pageView{Health: c.opts.Operator.Health().Pages[id]}
+	v := pageView{Loop: c.opts.Operator.Loop(id)}
 	if sub, err := subscriptions.Get(c.opts.Subscriptions, id, p.App); err == nil {
 		v.Sub = &sub
 	} else if !errors.Is(err, subscriptions.ErrNotFound) {
 		return err
 	}
-	now := c.opts.Now()
-	day, err := pages.ReadDay(c.opts.Pages, p, now)
+	day, err := pages.ReadDay(c.opts.Pages, p, c.opts.Now())
 	if err != nil {
 		return err
 	}
-	v.Row = rowOf(p, day, v.Sub, v.Health, now)
-	v.Fields = fieldList(v.Sub, v.Health)
+	v.Row = c.rowOf(p, day, v.Sub)
+	v.Fields = fieldList(v.Sub, v.Loop)
 	if v.Counts, err = conversations.Count(c.opts.Conversations, id); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func nameOf(p pages.Page) string {
 	return "Page " + string(p.ID)
 }
 
-func fieldList(sub *subscriptions.Subscription, h PageHealth) (out []field) {
+func fieldList(sub *subscriptions.Subscription, h meta.Loop) (out []field) {
 	if sub == nil {
 		return nil
 	}
@@ -151,7 +151,7 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 }
 
 // verb carries out one verb on a page and shows the page as it is then.
-func (c *Console) verb(name string, do func(Operator, context.Context, domain.PageID) (Outcome, error)) func(http.ResponseWriter, *http.Request) error {
+func (c *Console) verb(name string, do func(PageOperator, context.Context, domain.PageID) (meta.Outcome, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageOf(r)
 		extend(w)
@@ -161,12 +161,12 @@ func (c *Console) verb(name string, do func(Operator, context.Context, domain.Pa
 		}
 		done, failed := "", ""
 		switch o.State {
-		case "confirmed":
+		case subscriptions.Confirmed:
 			done = "Confirmed: Graph's own list has every wanted field."
-		case "removed", "disconnected":
+		case subscriptions.Removed:
 			done = "Disconnected. Its history stays; connect it again at any time."
 		default:
-			failed = "The page is " + o.State + because(o.Reason) + "."
+			failed = fmt.Sprintf("The page is %s%s.", o.State, because(o.Reason))
 			if len(o.Missing) > 0 {
 				failed += " Missing: " + strings.Join(o.Missing, ", ") + "."
 			}
@@ -178,6 +178,14 @@ func (c *Console) verb(name string, do func(Operator, context.Context, domain.Pa
 	}
 }
 
+// because is a reason behind what it explains.
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
 // extend gives an answer that waits for others more time than the server does.
 func extend(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Minute))
@@ -187,24 +195,8 @@ type findingsView struct {
 	Page        domain.PageID
 	App         string
 	Company     string
-	Install, Of []remedied
+	Install, Of []meta.Finding
 	Admin       bool
-}
-
-// remedied is a finding with the button that mends it.
-type remedied struct {
-	Finding
-	// Button is "resubscribe", "check" or "connect", empty where only Do helps.
-	Button string
-}
-
-// remedies are what a button of ours does about a cause.
-var remedies = map[string]string{
-	"fields_drifted": "resubscribe", "unsubscribed_by_meta": "resubscribe", "unsubscribed_elsewhere": "resubscribe",
-	"subscribe_failed_unseen": "resubscribe",
-	"graph_unreachable":       "check", "throttled": "check", "silent": "check", "quiet": "check",
-	"token_dead": "connect", "role_lost": "connect", "permission_missing": "connect", "token_expiring": "connect",
-	"deselected": "connect", "not_connected": "connect",
 }
 
 // findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
@@ -215,21 +207,14 @@ func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	extend(w)
-	install, of, err := c.opts.Operator.Examine(r.Context(), id)
+	report, err := c.opts.Operator.Examine(r.Context(), []domain.PageID{id})
 	if err != nil {
 		return problem{http.StatusBadGateway, "The page could not be examined: " + err.Error()}
 	}
 	role, _ := c.sessions.of(r)
-	v := findingsView{Page: id, App: p.App, Company: p.Company, Admin: role == Admin}
-	for _, f := range install {
-		v.Install = append(v.Install, remedied{f, ""})
-	}
-	for _, f := range of {
-		button := ""
-		if f.Because == "" {
-			button = remedies[f.Cause]
-		}
-		v.Of = append(v.Of, remedied{f, button})
+	v := findingsView{Page: id, App: p.App, Company: p.Company, Install: report.Install, Admin: role == Admin}
+	for _, page := range report.Pages {
+		v.Of = append(v.Of, page.Findings...)
 	}
 	c.show(w, r, http.StatusOK, "findings", "What is the matter", v)
 	return nil

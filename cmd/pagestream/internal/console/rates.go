@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
@@ -15,7 +16,7 @@ const rateSeconds = 120
 // rates are what came in in each of the last seconds.
 type rates struct {
 	mu     sync.Mutex
-	before Intake
+	before deliveries.Counts
 	began  bool
 	// stored and repeated are rings; next is where the coming second goes.
 	stored, repeated [rateSeconds]uint64
@@ -23,12 +24,12 @@ type rates struct {
 }
 
 // add takes the counts as of a second.
-func (r *rates) add(now Intake) {
+func (r *rates) add(now deliveries.Counts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.began {
 		r.stored[r.next] = now.Stored - min(r.before.Stored, now.Stored)
-		r.repeated[r.next] = now.Duplicates - min(r.before.Duplicates, now.Duplicates)
+		r.repeated[r.next] = now.Duplicates() - min(r.before.Duplicates(), now.Duplicates())
 		r.next = (r.next + 1) % rateSeconds
 	}
 	r.before, r.began = now, true
@@ -50,7 +51,7 @@ func (c *Console) sample() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		c.rates.add(c.opts.Operator.Intake())
+		c.rates.add(c.opts.Operator.Received())
 		select {
 		case <-tick.C:
 		case <-c.ctx.Done():

@@ -2,12 +2,18 @@ package console
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
@@ -24,8 +30,8 @@ type streamsView struct {
 	Dead      []projections.DeadLetter
 	DeadMore  bool
 	Pages     []deadPage
-	Consumers []Consumer
-	Hooks     []Hook
+	Consumers []consumers.Consumer
+	Hooks     []hooks.Status
 	Audit     *job
 	// Trouble says what could not be listed.
 	Trouble string
@@ -43,7 +49,7 @@ func (c *Console) streams(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
-	v := streamsView{Models: c.opts.Operator.Statuses(), Jobs: c.jobs.list(), Hooks: c.opts.Operator.Hooks()}
+	v := streamsView{Models: c.opts.Operator.Statuses(), Jobs: c.jobs.list(), Hooks: c.opts.Operator.ListHooks()}
 	for i, j := range v.Jobs {
 		v.Busy = v.Busy || j.Running()
 		if j.Kind == jobAudit {
@@ -54,7 +60,7 @@ func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int
 		v.Busy = v.Busy || s.Rebuild != nil
 	}
 	var err error
-	if v.Dead, err = c.opts.Operator.DeadLetters(maxDeadLetters + 1); err != nil {
+	if v.Dead, err = c.opts.Operator.DeadLetters("", projections.DeadLetter{}, maxDeadLetters+1); err != nil {
 		v.Trouble = "The dead letters can't be listed: " + err.Error()
 	}
 	if v.DeadMore = len(v.Dead) > maxDeadLetters; v.DeadMore {
@@ -70,7 +76,7 @@ func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int
 	slices.SortFunc(v.Pages, func(a, b deadPage) int { return b.Count - a.Count })
 	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
 	defer cancel()
-	if v.Consumers, err = c.opts.Operator.Consumers(ctx); err != nil {
+	if v.Consumers, err = c.opts.Operator.ListConsumers(ctx); err != nil {
 		v.Trouble = "The consumers can't be listed: " + err.Error()
 	}
 	c.showOutcome(w, r, status, "streams", "Streams", v, done, failed)
@@ -98,7 +104,7 @@ func (c *Console) model(r *http.Request) (string, error) {
 func (c *Console) rebuild(w http.ResponseWriter, r *http.Request) error {
 	return c.beginModel(w, r, jobRebuild, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
 		out, err := c.opts.Operator.Rebuild(ctx, name, progress)
-		said := fmt.Sprintf("Built anew up to event %d in %s, %.0f events a second.", out.Seq, out.Took.Round(time.Millisecond), out.Rate)
+		said := fmt.Sprintf("Built again up to event %d in %s, %.0f events a second.", out.Seq, out.Took.Round(time.Millisecond), out.Rate)
 		switch {
 		case out.Was == "":
 			return said + " There was nothing to compare it with.", true, err
@@ -135,14 +141,17 @@ func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	err := c.begin(jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
-		a, err := c.opts.Operator.Audit(ctx, progress)
+		a, err := c.opts.Operator.Audit(ctx, func(p audit.Progress) {
+			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
+		})
+		d := a.Door
 		said := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; %d deliveries accepted with %d items = %d stored + %d duplicates.",
-			a.Seq, a.Took.Round(time.Millisecond), a.Events, a.Erased, a.Accepted, a.Items, a.Stored, a.Duplicates)
+			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased, d.Accepted, d.Items, d.Stored, d.Duplicates)
 		if a.OK {
 			return "All is as promised. " + said, true, err
 		}
 		for _, p := range a.Problems {
-			said += " " + p + "."
+			said += " " + p.What + "."
 		}
 		return "Not as promised. " + said, false, err
 	})
@@ -168,7 +177,7 @@ func (c *Console) cancelJob(w http.ResponseWriter, r *http.Request) error {
 // decide redrives or discards dead letters: one, a page's, or all.
 func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 	f := r.PostForm
-	d := Decision{
+	d := operate.Decision{
 		Action: streams.DecisionAction(f.Get("action")), Projection: f.Get("projection"), Page: domain.PageID(f.Get("page")),
 		All: f.Get("all") != "", Reason: f.Get("reason"),
 	}
@@ -178,27 +187,24 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 			return badInput("An event is named by its sequence, a number from 1.")
 		}
 	}
-	which := 0
-	for _, given := range []bool{d.Event > 0, d.Page != "", d.All} {
-		if given {
-			which++
-		}
-	}
-	switch {
-	case d.Action != streams.Redrive && d.Action != streams.Discard, which != 1:
-		return badInput("Say what is to become of which dead letters.")
-	case d.Action == streams.Discard && d.Reason == "":
+	switch err := d.Check(); {
+	case errors.Is(err, operate.ErrDecisionReason) && d.Reason == "":
 		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Say why: the reason is kept with the decision.")
-	case len(d.Reason) > maxReason:
-		return badInput("The reason is too long.")
+	case err != nil:
+		return badInput("That can't be decided: " + err.Error() + ".")
 	}
 	extend(w)
-	done, err := c.opts.Operator.Decide(r.Context(), d)
-	if err != nil {
+	out, err := c.opts.Operator.Decide(r.Context(), d)
+	switch {
+	case errors.Is(err, projections.ErrNoDeadLetter):
+		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: it is no dead letter any more.")
+	case err != nil:
 		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: "+err.Error())
+	}
+	done := fmt.Sprintf("%d dead letters.", out.Count)
+	for _, name := range slices.Sorted(maps.Keys(out.Outcomes)) {
+		o := out.Outcomes[name]
+		done += fmt.Sprintf(" %s: %d events applied, %d discarded, %d still parked.", name, o.Applied, o.Discarded, o.Parked)
 	}
 	return c.showStreams(w, r, http.StatusOK, done, "")
 }
-
-// maxReason bounds an operator's words, as the API does.
-const maxReason = 1000

@@ -1,7 +1,6 @@
-// Package doctor says what is wrong with pages and with the installation, by
-// which evidence, and what to type.
+// Package doctor examines pages and the installation: it gathers what is known,
+// asks Graph, and lets package meta judge.
 //
-// It is a function of facts that others have gathered: it asks nobody and
-// changes nothing. Of several findings the one that explains the others comes
-// first, and the others name it.
+// What it finds is on record afterwards, so that those who judge by the record
+// come to the same.
 package doctor

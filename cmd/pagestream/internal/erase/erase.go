@@ -43,11 +43,6 @@ const (
 	maxDeliver = 300
 )
 
-// Publisher stores events.
-type Publisher interface {
-	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
-}
-
 // Options configure an [Eraser]. All but Stream, Now and Logger are required.
 type Options struct {
 	JS     jetstream.JetStream
@@ -56,7 +51,7 @@ type Options struct {
 	Connect func() (*nats.Conn, error)
 	// Parking keeps what is given up; nil only logs it.
 	Parking       *streams.Parking
-	Publisher     Publisher
+	Publisher     streams.Storer
 	Conversations *projections.Runner
 	Now           func() time.Time
 	Logger        *slog.Logger

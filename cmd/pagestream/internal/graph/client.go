@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 // Defaults of [Options].
@@ -49,6 +51,10 @@ type Options struct {
 	Version   string
 	AppID     string
 	AppSecret string
+	// LoginScopes are the permissions that the login asks for. They are not named
+	// where LoginConfigID, a configuration of Login for Business, has them.
+	LoginScopes   []string
+	LoginConfigID string
 	// Timeout bounds each try.
 	Timeout time.Duration
 	// Retries is how often a temporary failure is tried again; negative is
@@ -61,7 +67,7 @@ type Options struct {
 	Sleep func(ctx context.Context, d time.Duration) error
 	// Now is the clock by which rate limits are obeyed.
 	Now func() time.Time
-	// Observe is told of each call that was sent, when it is over. It must be
+	// Observe is called with each call that was sent, when it is over. It must be
 	// quick and safe for concurrent use.
 	Observe func(Observation)
 }
@@ -108,6 +114,9 @@ func New(o Options) (*Client, error) {
 	if o.LoginURL == "" {
 		o.LoginURL = DefaultLoginURL
 	}
+	if len(o.LoginScopes) == 0 {
+		o.LoginScopes = DefaultLoginScopes()
+	}
 	if o.MaxWait == 0 {
 		o.MaxWait = DefaultMaxWait
 	}
@@ -143,11 +152,14 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
+// AppID returns the app's id at Meta.
+func (c *Client) AppID() string { return c.opts.AppID }
+
 // String keeps the secret out of logs.
 func (c *Client) String() string { return "graph client of app " + c.opts.AppID }
 
-// GoString keeps the secret out of logs.
-func (c *Client) GoString() string { return c.String() }
+// Format keeps the secret out of logs, whatever the verb.
+func (c *Client) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 func isVersion(v string) bool {
 	major, minor, dot := strings.Cut(strings.TrimPrefix(v, "v"), ".")
@@ -227,8 +239,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		began := time.Now()
 		status, err := c.once(ctx, k, out)
 		seen = Observation{Method: k.method, Edge: k.edge, Status: status, Took: time.Since(began), Retries: try}
-		var refusal *Error
-		if !errors.As(err, &refusal) {
+		refusal := meta.Refused(err)
+		if refusal == nil {
 			if err == nil {
 				c.gates.accept(k.page)
 			}
@@ -236,11 +248,12 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 			break
 		}
 		seen.Code, last = refusal.Code, err
-		throttled := refusal.Is(ErrThrottled)
+		class := refusal.Class()
+		throttled := class == meta.Throttled
 		if throttled {
-			refusal.after = c.gates.refuse(k.page, refusal.Code)
+			refusal.After = c.gates.refuse(k.page, refusal.Code)
 		}
-		if try >= c.opts.Retries || !throttled && (k.final || k.hasty && refusal.Code == 1 || !refusal.retryable()) {
+		if try >= c.opts.Retries || !throttled && (k.final || k.hasty && refusal.Code == 1 || class != meta.Transient) {
 			break
 		}
 		if throttled {
@@ -316,7 +329,7 @@ func unreachable(k call, err error) error {
 
 // refused returns the refusal in an answer: a body with "error" whatever its
 // status, or any status that is not 2xx.
-func refused(status int, body []byte, secrets []string) *Error {
+func refused(status int, body []byte, secrets []string) *meta.Error {
 	var in struct {
 		Error *errorBody `json:"error"`
 	}
@@ -325,7 +338,7 @@ func refused(status int, body []byte, secrets []string) *Error {
 		return in.Error.refusal(status, secrets)
 	}
 	if status < 200 || status > 299 {
-		return &Error{Status: status, Message: http.StatusText(status)}
+		return &meta.Error{Status: status, Message: http.StatusText(status)}
 	}
 	return nil
 }
@@ -342,13 +355,13 @@ type errorBody struct {
 	FBTrace     string `json:"fbtrace_id"`
 }
 
-func (e *errorBody) refusal(status int, secrets []string) *Error {
+func (e *errorBody) refusal(status int, secrets []string) *meta.Error {
 	sub := e.Subcode
 	if sub == 0 {
 		sub = e.DataSubcode
 	}
 	message := []rune(scrub(e.Message, secrets...))
-	return &Error{
+	return &meta.Error{
 		Status: status, Code: int(e.Code), Subcode: int(sub), Type: e.Type, Message: string(message[:min(len(message), maxWords)]),
 		FBTrace: scrub(e.FBTrace, secrets...), Transient: bool(e.Transient),
 	}

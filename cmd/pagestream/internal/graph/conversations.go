@@ -3,12 +3,13 @@ package graph
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const (
@@ -234,8 +235,8 @@ func less[T any](ctx context.Context, c *Client, k call, after string, limit int
 		k.params.Set("limit", strconv.Itoa(limit))
 		k.hasty = n < maxHalvings && limit > 1
 		list, next, err := part[T](ctx, c, k, after)
-		var refusal *Error
-		if !k.hasty || !errors.As(err, &refusal) || refusal.Code != 1 {
+		refusal := meta.Refused(err)
+		if !k.hasty || refusal == nil || refusal.Code != 1 {
 			return list, next, err
 		}
 		limit /= 2

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 func TestConversations(t *testing.T) {
@@ -131,7 +132,7 @@ func TestLessData(t *testing.T) {
 	assert.Equal(t, []string{"40", "20", "10"}, limits(s))
 
 	s = start(t, much)
-	assert.ErrorIs(t, ask(s, 500), graph.ErrTransient)
+	assert.Equal(t, meta.Transient, meta.ClassOf(ask(s, 500)))
 	assert.Equal(t, []string{"100", "50", "25", "25", "25", "25"}, limits(s), "and then as for every passing failure")
 
 	s = start(t, much)
@@ -174,9 +175,9 @@ func TestTwoConversationCallsASecond(t *testing.T) {
 	require.NoError(t, ask())
 	for range 3 {
 		err := ask()
-		var held *graph.Error
-		require.ErrorAs(t, err, &held)
-		assert.ErrorIs(t, err, graph.ErrThrottled)
+		held := meta.Refused(err)
+		require.NotNil(t, held)
+		assert.Equal(t, meta.Throttled, held.Class())
 		assert.True(t, held.Held)
 		assert.Equal(t, 500*time.Millisecond, held.RetryAfter(), "one that did not wait took a place")
 	}

@@ -14,6 +14,8 @@
 //
 // Rate limits are obeyed per page as the usage headers tell them: a call whose
 // page is over its limit waits if that is short and else fails at once with
-// [ErrThrottled], while calls for other pages go on. Limits live in memory, for
+// [meta.Throttled], while calls for other pages go on. Limits live in memory, for
 // this process alone.
+//
+// What Graph refuses is a [meta.Error]; its class says what that means.
 package graph

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 // canned is a transport that gives one answer, whatever is asked.
@@ -71,8 +72,8 @@ func FuzzErrors(f *testing.F) {
 			}
 			return
 		}
-		var refusal *graph.Error
-		if !errors.As(err, &refusal) && !errors.Is(err, graph.ErrAnswer) {
+		refusal := meta.Refused(err)
+		if refusal == nil && !errors.Is(err, graph.ErrAnswer) {
 			t.Fatalf("%v is of no kind", err)
 		}
 		if strings.Contains(err.Error(), token) || len([]rune(err.Error())) > 5000 {
@@ -81,10 +82,10 @@ func FuzzErrors(f *testing.F) {
 		if refusal == nil {
 			return
 		}
-		if (refusal.TokenCause() != "") != errors.Is(err, graph.ErrTokenInvalid) {
-			t.Fatalf("%v has the cause %q", err, refusal.TokenCause())
+		if (refusal.Class() == meta.TokenDead) != errors.Is(err, meta.ErrTokenDead) {
+			t.Fatalf("%v has the class %q", err, refusal.Class())
 		}
-		if refusal.RetryAfter() > 0 != errors.Is(err, graph.ErrThrottled) {
+		if refusal.RetryAfter() > 0 != (refusal.Class() == meta.Throttled) {
 			t.Fatalf("%v is to be made again in %s", err, refusal.RetryAfter())
 		}
 	})
@@ -142,8 +143,8 @@ func FuzzUsage(f *testing.F) {
 			}
 		}
 		err := c.Unsubscribe(t.Context(), page, token)
-		var held *graph.Error
-		if err != nil && (!errors.As(err, &held) || !held.Held || held.RetryAfter() > 24*time.Hour) {
+		held := meta.Refused(err)
+		if err != nil && (held == nil || !held.Held || held.RetryAfter() > 24*time.Hour) {
 			t.Fatal(err)
 		}
 	})

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const (
@@ -50,10 +51,6 @@ var alias = regexp.MustCompile(`(?i)/me(/|$)`)
 var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 	"SubscribedApps": func(ctx context.Context, c *graph.Client) error {
 		_, err := c.SubscribedApps(ctx, page, token)
-		return err
-	},
-	"SubscribedFields": func(ctx context.Context, c *graph.Client) error {
-		_, _, err := c.SubscribedFields(ctx, page, token)
 		return err
 	},
 	"Subscribe": func(ctx context.Context, c *graph.Client) error {
@@ -253,18 +250,22 @@ func TestCalls(t *testing.T) {
 			answer{200, `{"data":[{"id":"1","subscribed_fields":["feed"]}],"paging":{"cursors":{"after":"AA"},"next":"https://x/?access_token=` + token + `"}}`},
 			answer{200, `{"data":[{"id":` + appID + `,"subscribed_fields":["standby","messages","messages"]}],"paging":{"cursors":{"after":"BB"}}}`},
 		)
-		fields, ok, err := s.client().SubscribedFields(ctx, page, token)
+		c := s.client()
+		apps, err := c.SubscribedApps(ctx, page, token)
 		require.NoError(t, err)
-		assert.True(t, ok)
-		assert.Equal(t, []string{"messages", "standby"}, fields)
+		require.Len(t, apps, 2)
+		assert.Equal(t, graph.App{ID: "1", Fields: []string{"feed"}}, apps[0])
+		assert.Equal(t, c.AppID(), apps[1].ID)
+		assert.Equal(t, []string{"messages", "standby"}, apps[1].Fields)
 		require.Len(t, s.requests, 2)
 		assert.Equal(t, "AA", s.requests[1].params.Get("after"))
 	})
 	t.Run("not subscribed", func(t *testing.T) {
 		s := start(t, answer{200, `{"data":[{"id":"1","subscribed_fields":["feed"]}]}`})
-		_, ok, err := s.client().SubscribedFields(ctx, page, token)
+		c := s.client()
+		apps, err := c.SubscribedApps(ctx, page, token)
 		require.NoError(t, err)
-		assert.False(t, ok)
+		assert.False(t, slices.ContainsFunc(apps, func(a graph.App) bool { return a.ID == c.AppID() }))
 	})
 	t.Run("subscribe", func(t *testing.T) {
 		s := start(t, answer{200, read(t, "subscribed_apps_post_ok.json")})
@@ -318,34 +319,34 @@ func TestCalls(t *testing.T) {
 		info, err := s.client().DebugToken(ctx, input)
 		require.NoError(t, err)
 		assert.False(t, info.Valid)
-		require.ErrorIs(t, info.Err, graph.ErrTokenInvalid)
+		require.ErrorIs(t, info.Err, meta.ErrTokenDead)
+		assert.Equal(t, meta.TokenDead, info.Err.Class())
 		assert.Equal(t, 460, info.Err.Subcode)
 		assert.NotContains(t, info.Err.Error(), input)
 	})
 }
 
 func TestRefusalsByCode(t *testing.T) {
-	for file, want := range map[string]error{
-		"err_100_2018001_no_user.json": graph.ErrPerson, "err_10_2018278_window.json": graph.ErrWindow,
-		"err_190_458_app_removed.json": graph.ErrTokenInvalid, "err_190_460_password.json": graph.ErrTokenInvalid,
-		"err_190_463_expired.json": graph.ErrTokenInvalid, "err_190_490_checkpoint.json": graph.ErrTokenInvalid,
-		"err_4_app_rate.json": graph.ErrThrottled, "err_613_rate.json": graph.ErrThrottled,
-		"err_80006_messenger_buc.json": graph.ErrThrottled, "err_551_1545041.json": graph.ErrPerson,
-		"subscribed_apps_post_bad_field.json": graph.ErrParameter, "subscribed_apps_post_missing_permission.json": graph.ErrPermission,
-		"fbmessenger-hs_errorResponse.json": graph.ErrParameter,
+	for file, want := range map[string]meta.Class{
+		"err_100_2018001_no_user.json": meta.PersonUnreachable, "err_10_2018278_window.json": meta.WindowClosed,
+		"err_190_458_app_removed.json": meta.TokenDead, "err_190_460_password.json": meta.TokenDead,
+		"err_190_463_expired.json": meta.TokenDead, "err_190_490_checkpoint.json": meta.TokenDead,
+		"err_4_app_rate.json": meta.Throttled, "err_613_rate.json": meta.Throttled,
+		"err_80006_messenger_buc.json": meta.Throttled, "err_551_1545041.json": meta.PersonUnreachable,
+		"subscribed_apps_post_bad_field.json": meta.Parameter, "subscribed_apps_post_missing_permission.json": meta.Permission,
+		"fbmessenger-hs_errorResponse.json": meta.Parameter,
 	} {
 		for _, status := range []int{200, 400} { // an error in a body with status 200 is one
 			t.Run(fmt.Sprint(file, " ", status), func(t *testing.T) {
 				s := start(t, answer{status, read(t, file)})
 				err := s.client().Subscribe(t.Context(), page, token, []string{"messages"})
-				require.ErrorIs(t, err, want)
-				var refusal *graph.Error
-				require.ErrorAs(t, err, &refusal)
+				require.Equal(t, want, meta.ClassOf(err), err)
+				refusal := meta.Refused(err)
 				assert.NotZero(t, refusal.Code)
 				assert.NotEmpty(t, refusal.Words())
 				assert.NotEmpty(t, refusal.Type)
 				assert.Equal(t, status, refusal.Status)
-				if want != graph.ErrThrottled { //nolint:errorlint // which of the kinds it is
+				if want != meta.Throttled {
 					assert.Len(t, s.requests, 1, "it was tried again")
 				}
 			})
@@ -365,7 +366,7 @@ func TestTryingAgain(t *testing.T) {
 	}
 
 	s = start(t, transient)
-	assert.ErrorIs(t, s.client().Unsubscribe(t.Context(), page, token), graph.ErrTransient)
+	assert.Equal(t, meta.Transient, meta.ClassOf(s.client().Unsubscribe(t.Context(), page, token)))
 	assert.Len(t, s.requests, 1+graph.DefaultRetries)
 
 	s = start(t, transient)
@@ -380,7 +381,7 @@ func TestTryingAgain(t *testing.T) {
 	})
 	err := c.Unsubscribe(ctx, page, token)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.ErrorIs(t, err, graph.ErrTransient)
+	assert.Equal(t, meta.Transient, meta.ClassOf(err))
 }
 
 func TestAnswersThatAreNotGraphs(t *testing.T) {
@@ -400,8 +401,7 @@ func TestAnswersThatAreNotGraphs(t *testing.T) {
 	}
 	t.Run("redirect", func(t *testing.T) {
 		s := start(t, answer{302, ""})
-		var refusal *graph.Error
-		require.ErrorAs(t, s.client().Subscribe(t.Context(), page, token, []string{"messages"}), &refusal)
+		require.NotNil(t, meta.Refused(s.client().Subscribe(t.Context(), page, token, []string{"messages"})))
 		assert.Len(t, s.requests, 1, "the redirect was followed")
 	})
 	t.Run("no data", func(t *testing.T) {
@@ -458,7 +458,7 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 				assert.ErrorIs(t, err, graph.ErrUnreachable, "%s %s", name, method)
 			}
 		}
-		assert.NotContains(t, fmt.Sprintf("%v %+v %#v", c, c, c), appSecret)
+		assert.NotContains(t, fmt.Sprintf("%v %+v %#v %d %q", c, c, c, c, c), appSecret)
 	}
 	_, _, err := slow.client(func(o *graph.Options) { o.Timeout = 20 * time.Millisecond }).Page(t.Context(), page, token)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -476,7 +476,6 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 	c := s.client()
 	for _, id := range []string{"", "me", "me/subscribed_apps", "ME", "1/../me", "1?x", "1#", "%6de", "12 ", "-1", "１", strings.Repeat("1", 33)} {
 		_, apps := c.SubscribedApps(t.Context(), id, token)
-		_, _, fields := c.SubscribedFields(t.Context(), id, token)
 		_, _, node := c.Page(t.Context(), id, token)
 		_, accounts := c.Accounts(t.Context(), id, token)
 		_, sent := c.Send(t.Context(), id, token, outgoing)
@@ -485,7 +484,7 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 		_, _, list := c.Conversations(t.Context(), id, token, "messenger", "", 10)
 		_, _, messages := c.Messages(t.Context(), id, token, thread, "")
 		for _, err := range []error{
-			apps, fields, node, accounts, sent, profile, person, list, messages,
+			apps, node, accounts, sent, profile, person, list, messages,
 			c.Subscribe(t.Context(), id, token, []string{"messages"}), c.Unsubscribe(t.Context(), id, token),
 		} {
 			assert.ErrorIs(t, err, graph.ErrPageID, "%q", id)
@@ -515,7 +514,7 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 // what is tested for all of them: the server of these tests fails the test for a
 // request with the alias, with a token in its URL or without a right proof.
 func TestAllCalls(t *testing.T) {
-	quiet := []string{"LoginURL", "Usage", "String", "GoString"} // these call nothing
+	quiet := []string{"AppID", "LoginURL", "Usage", "String", "Format"} // these call nothing
 	typ := reflect.TypeFor[*graph.Client]()
 	assert.Equal(t, typ.NumMethod(), len(calls)+len(quiet))
 	for i := range typ.NumMethod() {
@@ -599,10 +598,4 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	_, err := graph.New(good)
 	assert.NoError(t, err)
-}
-
-func TestErrorsAreJSONSafe(t *testing.T) {
-	b, err := json.Marshal(&graph.Error{Code: 190, Message: "x"})
-	require.NoError(t, err)
-	assert.Contains(t, string(b), "190")
 }

@@ -2,8 +2,8 @@ package graph
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -28,24 +28,29 @@ type Token struct {
 // String keeps the token out of logs.
 func (t Token) String() string { return redacted }
 
-// GoString keeps the token out of logs.
-func (t Token) GoString() string { return redacted }
+// Format keeps the token out of logs, whatever the verb.
+func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // LogValue keeps the token out of logs.
 func (t Token) LogValue() slog.Value { return slog.StringValue(redacted) }
 
+// DefaultLoginScopes returns the permissions that the login asks for where
+// [Options] name none: what pages on Messenger need.
+func DefaultLoginScopes() []string {
+	return []string{"pages_show_list", "pages_messaging", "pages_manage_metadata", "pages_read_engagement"}
+}
+
 // LoginURL is where to send a person to grant pages to the app. RedirectURI must
-// be the same, byte for byte, in [Client.ExchangeCode]. Scopes are not named
-// where configID, a configuration of Login for Business, has them.
+// be the same, byte for byte, in [Client.ExchangeCode].
 // https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow
-func (c *Client) LoginURL(redirectURI, state string, scopes []string, configID string) string {
+func (c *Client) LoginURL(redirectURI, state string) string {
 	q := url.Values{
 		"client_id": {c.opts.AppID}, "redirect_uri": {redirectURI}, "state": {state}, "response_type": {"code"},
 	}
-	if configID != "" {
-		q.Set("config_id", configID)
+	if c.opts.LoginConfigID != "" {
+		q.Set("config_id", c.opts.LoginConfigID)
 	} else {
-		q.Set("scope", strings.Join(scopes, ","))
+		q.Set("scope", strings.Join(c.opts.LoginScopes, ","))
 	}
 	return c.login + "/dialog/oauth?" + q.Encode()
 }
@@ -118,8 +123,8 @@ type Account struct {
 // String has the page's id alone.
 func (a Account) String() string { return "page " + a.ID }
 
-// GoString keeps the token out of logs.
-func (a Account) GoString() string { return a.String() }
+// Format keeps the token out of logs, whatever the verb.
+func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
 
 // LogValue keeps the token out of logs.
 func (a Account) LogValue() slog.Value { return slog.StringValue(a.String()) }
@@ -148,8 +153,7 @@ func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Accoun
 		}, maxAccountPages)
 	}
 	list, err := get("id,name,access_token,tasks,category,instagram_business_account{id}")
-	if errors.Is(err, ErrPermission) || errors.Is(err, ErrParameter) {
-		// One field that is not granted fails the whole call.
+	if notGranted(err) {
 		list, err = get("id,name,access_token,tasks,category")
 	}
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 
 func TestLoginURL(t *testing.T) {
 	s := start(t, success)
-	c := s.client()
-	u, err := url.Parse(c.LoginURL(redirectURI, "a state&", []string{"pages_show_list", "pages_messaging"}, ""))
+	scopes := func(o *graph.Options) { o.LoginScopes = []string{"pages_show_list", "pages_messaging"} }
+	u, err := url.Parse(s.client(scopes).LoginURL(redirectURI, "a state&"))
 	require.NoError(t, err)
 	assert.Equal(t, "https://www.facebook.com/v25.0/dialog/oauth", u.Scheme+"://"+u.Host+u.Path)
 	assert.Equal(t, url.Values{
@@ -28,12 +28,16 @@ func TestLoginURL(t *testing.T) {
 		"scope": {"pages_show_list,pages_messaging"},
 	}, u.Query())
 
-	c = s.client(func(o *graph.Options) { o.LoginURL = "http://127.0.0.1:8085/" })
-	u, err = url.Parse(c.LoginURL(redirectURI, "state", []string{"pages_show_list"}, "789"))
+	c := s.client(scopes, func(o *graph.Options) { o.LoginURL, o.LoginConfigID = "http://127.0.0.1:8085/", "789" })
+	u, err = url.Parse(c.LoginURL(redirectURI, "state"))
 	require.NoError(t, err)
 	assert.Equal(t, "http://127.0.0.1:8085/v25.0/dialog/oauth", u.Scheme+"://"+u.Host+u.Path)
 	assert.Equal(t, "789", u.Query().Get("config_id"))
 	assert.False(t, u.Query().Has("scope"))
+
+	u, err = url.Parse(s.client().LoginURL(redirectURI, "state"))
+	require.NoError(t, err)
+	assert.Equal(t, "pages_show_list,pages_messaging,pages_manage_metadata,pages_read_engagement", u.Query().Get("scope"))
 	assert.Empty(t, s.requests)
 }
 
@@ -94,6 +98,7 @@ func TestTokensDoNotPrint(t *testing.T) {
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	logger.Info("x", "token", held, "account", account)
 	fmt.Fprintf(&log, "%v %+v %#v %s %v %+v %#v", held, held, held, held, account, account, account)
+	fmt.Fprintf(&log, "%d %q %d %q", held, held, account, account)
 	fmt.Fprintf(&log, "%v %+v %#v", []graph.Account{account}, struct{ T graph.Token }{held}, []graph.Token{held})
 	for _, v := range []any{held, account} {
 		b, err := json.Marshal(v)

@@ -2,13 +2,14 @@ package graph
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 // App is an app that is subscribed to a page, ours or another's.
@@ -47,21 +48,6 @@ func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App,
 		apps = append(apps, App{ID: string(a.ID), Name: a.Name, Fields: slices.Compact(a.Fields)})
 	}
 	return apps, nil
-}
-
-// SubscribedFields returns the fields that the client's own app is subscribed to
-// on the page, sorted, and whether it is subscribed at all.
-func (c *Client) SubscribedFields(ctx context.Context, page, token string) ([]string, bool, error) {
-	apps, err := c.SubscribedApps(ctx, page, token)
-	if err != nil {
-		return nil, false, err
-	}
-	for _, a := range apps {
-		if a.ID == c.opts.AppID {
-			return a.Fields, true, nil
-		}
-	}
-	return nil, false, nil
 }
 
 // Subscribe subscribes the app to the page with exactly these fields; those of
@@ -124,8 +110,7 @@ func (c *Client) Page(ctx context.Context, page, token string) (name, instagram 
 		}, &out)
 	}
 	err = get("id,name,instagram_business_account{id}")
-	if errors.Is(err, ErrPermission) || errors.Is(err, ErrParameter) {
-		// One field that is not granted fails the whole call.
+	if notGranted(err) {
 		err = get("id,name")
 	}
 	if err != nil {
@@ -155,7 +140,7 @@ type TokenInfo struct {
 	// it was granted for all.
 	Granted map[string][]string
 	// Err says why the token is not valid.
-	Err *Error
+	Err *meta.Error
 }
 
 // DebugToken asks Graph about a token with the app's own. A dead token is no

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const (
@@ -222,7 +224,7 @@ func (c *Client) pass(ctx context.Context, k call, waited *time.Duration) error 
 		return nil
 	}
 	held := func(d time.Duration) error {
-		return fmt.Errorf("%s %s: %w", k.method, k.path, &Error{Status: http.StatusTooManyRequests, Held: true, after: d})
+		return fmt.Errorf("%s %s: %w", k.method, k.path, &meta.Error{Status: http.StatusTooManyRequests, Held: true, After: d})
 	}
 	for wait := c.gates.wait(k.page); wait > 0; wait = c.gates.wait(k.page) {
 		most := left()

@@ -13,21 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const other = "77"
 
 // ask makes a call for a page and returns its rate limit refusal, if any.
-func ask(t *testing.T, c *graph.Client, page string) *graph.Error {
+func ask(t *testing.T, c *graph.Client, page string) *meta.Error {
 	t.Helper()
 	err := c.Unsubscribe(t.Context(), page, token)
 	if err == nil {
 		return nil
 	}
-	require.ErrorIs(t, err, graph.ErrThrottled)
-	var refusal *graph.Error
-	require.ErrorAs(t, err, &refusal)
-	return refusal
+	require.Equal(t, meta.Throttled, meta.ClassOf(err), err)
+	return meta.Refused(err)
 }
 
 func buc(page string, percent, regain int) string {
@@ -92,7 +91,7 @@ func TestUsageIsObeyedPerPage(t *testing.T) {
 	s.now = s.now.Add(50 * time.Second)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	assert.ErrorIs(t, c.Unsubscribe(ctx, page, token), graph.ErrThrottled)
+	assert.Equal(t, meta.Throttled, meta.ClassOf(c.Unsubscribe(ctx, page, token)))
 	assert.Empty(t, s.slept)
 	require.Nil(t, ask(t, c, page))
 
@@ -139,7 +138,7 @@ func TestUsageOfABusinessAndOfTheApp(t *testing.T) {
 	require.Nil(t, ask(t, c, page))
 	require.NotNil(t, ask(t, c, page))
 	require.NotNil(t, ask(t, c, other))
-	assert.ErrorIs(t, calls["Accounts"](t.Context(), c), graph.ErrThrottled)
+	assert.Equal(t, meta.Throttled, meta.ClassOf(calls["Accounts"](t.Context(), c)))
 	assert.Len(t, s.requests, 1)
 }
 
@@ -222,7 +221,7 @@ func TestWaitsGrowWithRefusalsInARow(t *testing.T) {
 	c = s.client(func(o *graph.Options) { o.MaxWait = -1 })
 	var calls sync.WaitGroup
 	for range 2 {
-		calls.Go(func() { assert.ErrorIs(t, c.Unsubscribe(t.Context(), page, token), graph.ErrThrottled) })
+		calls.Go(func() { assert.Equal(t, meta.Throttled, meta.ClassOf(c.Unsubscribe(t.Context(), page, token))) })
 	}
 	calls.Wait()
 	s.now = s.now.Add(2 * time.Second)

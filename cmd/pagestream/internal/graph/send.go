@@ -33,9 +33,9 @@ type Sent struct {
 }
 
 // Send sends a message from the page. It is never sent again once Graph may have
-// it: after [ErrUnreachable], [ErrAnswer] and [ErrTransient] it is unknown
-// whether it was sent, and the caller decides. A refusal for a rate limit is
-// known to have sent nothing, and is waited for.
+// it: after [ErrUnreachable], [ErrAnswer] and a refusal of class [meta.Transient]
+// it is unknown whether it was sent, and the caller decides. A refusal for a rate
+// limit is known to have sent nothing, and is waited for.
 // https://developers.facebook.com/docs/messenger-platform/reference/send-api
 func (c *Client) Send(ctx context.Context, page, token string, m Outgoing) (Sent, error) {
 	p, err := path(page, "messages")
@@ -110,8 +110,8 @@ type Profile struct {
 }
 
 // Profile reads the profile of a person who wrote to the page, by the id that
-// they have for this page alone. [ErrNoProfile], [ErrPerson] and [ErrPermission]
-// say that there is none to see.
+// they have for this page alone. A refusal of class [meta.NoProfile],
+// [meta.PersonUnreachable] or [meta.Permission] says that there is none to see.
 // https://developers.facebook.com/docs/messenger-platform/identity/user-profile
 func (c *Client) Profile(ctx context.Context, page, token, contact string, instagram bool) (Profile, error) {
 	if _, err := path(page, ""); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 func TestSend(t *testing.T) {
@@ -81,7 +82,7 @@ func TestRefusedMessagesAreNotQuoted(t *testing.T) {
 		Message: json.RawMessage(`{"text":"` + text + `","quick_replies":[{"title":"Choose Ann Smith"}],
 			"attachment":{"type":"template","payload":{"url":"https://x.example/private"}}}`),
 	})
-	require.ErrorIs(t, err, graph.ErrParameter)
+	require.Equal(t, meta.Parameter, meta.ClassOf(err))
 	for _, private := range []string{text, "private", "Ann"} {
 		assert.NotContains(t, err.Error(), private)
 	}
@@ -109,7 +110,7 @@ func TestProfile(t *testing.T) {
 		assert.Equal(t, c.fields, s.requests[0].params.Get("fields"))
 	}
 	_, err := start(t, answer{400, `{"error":{"code":100,"error_subcode":2018218}}`}).client().Profile(t.Context(), page, token, contact, false)
-	assert.ErrorIs(t, err, graph.ErrNoProfile)
+	assert.Equal(t, meta.NoProfile, meta.ClassOf(err))
 }
 
 func TestObservations(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -16,12 +15,19 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// ErrNoBaseURL says that nobody knows under which address a browser reaches us.
+// ErrNoBaseURL is returned when nobody knows under which address a browser reaches
+// us.
 var ErrNoBaseURL = errors.New("logins need the public address; set http.base_url to it, as in https://pagestream.example.com")
 
-// ErrBack says that nobody can be led to where an invitation ends.
+// ErrBack is returned when nobody can be led to where an invitation ends.
 var ErrBack = errors.New("the way back is no http or https URL of at most 2000 bytes")
 
 // How long the steps of a login may take.
@@ -45,50 +51,18 @@ const (
 	path       = "/oauth"
 )
 
-// Page is one page of a consent.
-type Page struct {
-	ID, Name string
-	// Standing is "new", "connected" or "foreign".
-	Standing string
-	Company  string
-	// Lacking says that the person may not manage the page.
-	Lacking bool
-}
-
-// Gone is a page that was connected by the same person before, and that this
-// login no longer includes.
-type Gone struct{ ID, Name string }
-
-// Consent is what a person let the app use.
-type Consent struct {
-	Admin         string
-	Pages         []Page
-	Gone          []Gone
-	MissingScopes []string
-	// Handle is the flow's own; this package passes it back and never prints it.
-	Handle any
-}
-
-// Result is what became of one chosen page.
-type Result struct {
-	ID, Name string
-	// State is "confirmed", "drifted" or "failed".
-	State   string
-	Reason  string
-	Field   string
-	Missing []string
-}
-
-// Flow does what a login is for. Its errors are for a person to read: they have
-// no token in them.
+// Flow does what a login is for; connect.Connector is one. Its errors are for a
+// person to read: they have no token in them.
 type Flow interface {
 	// LoginURL is where the person says yes.
 	LoginURL(app, redirectURI, state string) (string, error)
-	// Consent exchanges the code of a login, once, and changes nothing.
-	Consent(ctx context.Context, app, redirectURI, code string) (Consent, error)
-	// Connect connects the chosen pages, each for itself, and tells of each when it
-	// is done. An error says why the others were not.
-	Connect(ctx context.Context, c Consent, pages []string, company string, fields []string, done func(Result)) error
+	// ConsentByCode exchanges the code of a login, once, and changes nothing.
+	ConsentByCode(ctx context.Context, app, redirectURI, code string) (meta.Consent, error)
+	// Apply connects the chosen pages, each for itself, and calls progress with each
+	// when it is done. An error says why the others were not.
+	Apply(
+		ctx context.Context, c meta.Consent, choice meta.Choice, progress func(meta.Outcome),
+	) ([]meta.Outcome, error)
 }
 
 // Options configure a [Handler]. Flow is required.
@@ -111,8 +85,8 @@ type Handler struct {
 	prefix string // of the base URL's path
 
 	mu      sync.Mutex
-	invites bounded[invite]
-	pending bounded[*pending]
+	invites *simplelru.LRU[string, invite]
+	pending *simplelru.LRU[string, *pending]
 
 	ctx    context.Context // ends what runs in the background
 	cancel context.CancelFunc
@@ -134,7 +108,7 @@ type pending struct {
 	state   []byte // hash; nil once it was used
 	expires time.Time
 	// consent is set when the person has come back; csrf guards the choice.
-	consent *Consent
+	consent *meta.Consent
 	csrf    []byte
 	// work is what was begun by the choice.
 	work *connecting
@@ -145,18 +119,18 @@ type connecting struct {
 	done chan struct{}
 
 	mu      sync.Mutex
-	pages   []Result // State is empty while a page waits
-	gone    []Gone
+	pages   []meta.Outcome // State is empty while a page waits
+	gone    []meta.ConsentPage
 	failure error
 }
 
 // result takes what became of one page.
-func (c *connecting) result(r Result) {
+func (c *connecting) result(o meta.Outcome) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, p := range c.pages {
-		if p.ID == r.ID {
-			c.pages[i] = r
+		if p.Page == o.Page {
+			c.pages[i] = o
 		}
 	}
 }
@@ -165,13 +139,13 @@ func (c *connecting) result(r Result) {
 func (c *connecting) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !slices.ContainsFunc(c.pages, func(r Result) bool { return r.State != "" }) {
+	if !slices.ContainsFunc(c.pages, func(o meta.Outcome) bool { return o.State != "" }) {
 		c.failure = err
 		return
 	}
 	for i := range c.pages {
 		if c.pages[i].State == "" {
-			c.pages[i].State, c.pages[i].Reason = "failed", err.Error()
+			c.pages[i].State, c.pages[i].Reason = subscriptions.Failed, err.Error()
 		}
 	}
 }
@@ -181,11 +155,11 @@ func (c *connecting) view() (v resultView, failure error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v = resultView{Results: slices.Clone(c.pages), Gone: c.gone}
-	for _, r := range v.Results {
-		if r.State == "" {
+	for _, o := range v.Results {
+		if o.State == "" {
 			v.Waiting++
 		}
-		if r.State == "confirmed" {
+		if o.Confirmed() {
 			v.Confirmed++
 		}
 	}
@@ -214,10 +188,17 @@ func New(o Options) *Handler {
 	}
 	h := &Handler{
 		opts: o, prefix: prefix, secure: strings.HasPrefix(o.BaseURL, "https://"),
-		invites: bounded[invite]{most: maxInvites}, pending: bounded[*pending]{most: maxPending},
+		invites: bounded[invite](maxInvites), pending: bounded[*pending](maxPending),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
+}
+
+// bounded is a map that forgets the oldest. It has to be read with Peek, which
+// leaves the order as it is.
+func bounded[T any](most int) *simplelru.LRU[string, T] {
+	m, _ := simplelru.NewLRU[string, T](most, nil) // it fails for no size alone
+	return m
 }
 
 // Close gives up what is being connected and returns when nothing runs any more.
@@ -253,7 +234,9 @@ func (h *Handler) Invite(app, company, back string, fields []string) (link strin
 	expires = h.opts.Now().Add(InviteLife)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.invites.put(key(code), invite{app: app, company: company, back: back, fields: slices.Clone(fields), expires: expires})
+	h.invites.Add(key(code), invite{
+		app: app, company: company, back: back, fields: slices.Clone(fields), expires: expires,
+	})
 	return h.opts.BaseURL + path + "/start?invite=" + url.QueryEscape(code), expires, nil
 }
 
@@ -281,7 +264,7 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.mu.Lock()
-	h.pending.put(key(session), &pending{invite: in, link: link, state: hash(state), expires: h.opts.Now().Add(StateLife)})
+	h.pending.Add(key(session), &pending{invite: in, link: link, state: hash(state), expires: h.opts.Now().Add(StateLife)})
 	h.mu.Unlock()
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: session, Path: h.prefix + path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
@@ -299,19 +282,17 @@ func (h *Handler) accept(code, app string) (in invite, link string, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	link = key(code)
-	in, ok = h.invites.get(link)
+	in, ok = h.invites.Peek(link)
 	return in, link, ok && h.opts.Now().Before(in.expires)
 }
 
 // admit keeps the consent for the choice, if the invitation was not used up
 // meanwhile, and uses it up. What it keeps falls away by itself.
-func (h *Handler) admit(p *pending, consent Consent, csrf string) bool {
+func (h *Handler) admit(p *pending, consent meta.Consent, csrf string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if p.link != "" {
-		if _, ok := h.invites.take(p.link); !ok {
-			return false
-		}
+	if p.link != "" && !h.invites.Remove(p.link) {
+		return false
 	}
 	p.consent, p.csrf, p.expires = &consent, hash(csrf), h.opts.Now().Add(ChoiceLife)
 	time.AfterFunc(ChoiceLife, func() {
@@ -352,7 +333,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 	h.patient(w)
 	ctx, cancel := context.WithTimeout(r.Context(), h.opts.Timeout)
 	defer cancel()
-	consent, err := h.opts.Flow.Consent(ctx, p.app, h.redirectURI(), q.Get("code"))
+	consent, err := h.opts.Flow.ConsentByCode(ctx, p.app, h.redirectURI(), q.Get("code"))
 	if err != nil {
 		h.opts.Logger.Warn("login failed", "app", p.app, "err", err)
 		h.fail(w, http.StatusBadGateway, "Meta did not let us read your pages: "+err.Error())
@@ -384,7 +365,7 @@ func (h *Handler) session(r *http.Request) (*pending, bool) {
 	if err != nil {
 		return nil, false
 	}
-	p, ok := h.pending.get(key(c.Value))
+	p, ok := h.pending.Peek(key(c.Value))
 	if !ok || !h.opts.Now().Before(p.expires) {
 		return nil, false
 	}
@@ -401,8 +382,11 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	p, ok := h.session(r)
 	ok = ok && p.consent != nil && subtle.ConstantTimeCompare(p.csrf, hash(r.PostForm.Get("csrf"))) == 1
-	var consent Consent
-	chosen := r.PostForm["page"]
+	var consent meta.Consent
+	var chosen []domain.PageID
+	for _, page := range r.PostForm["page"] {
+		chosen = append(chosen, domain.PageID(page))
+	}
 	company := strings.TrimSpace(r.PostForm.Get("company"))
 	if p != nil && p.company != "" {
 		company = p.company // the invitation's stands
@@ -421,7 +405,7 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.patient(w)
-	work := h.connect(p, consent, chosen, company)
+	work := h.connect(p, consent, meta.Choice{Pages: chosen, Company: company, Fields: p.fields})
 	patience := time.NewTimer(shortly)
 	defer patience.Stop()
 	select { // with few pages nobody has to look on
@@ -437,16 +421,16 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 const shortly = 2 * time.Second
 
 // connect begins to connect the chosen pages.
-func (h *Handler) connect(p *pending, consent Consent, chosen []string, company string) *connecting {
+func (h *Handler) connect(p *pending, consent meta.Consent, choice meta.Choice) *connecting {
 	c := &connecting{done: make(chan struct{}), gone: consent.Gone}
-	for _, id := range chosen {
-		r := Result{ID: id}
+	for _, id := range choice.Pages {
+		o := meta.Outcome{Page: id}
 		for _, page := range consent.Pages {
-			if page.ID == id {
-				r.Name = page.Name
+			if page.Page == id {
+				o.Name = page.Name
 			}
 		}
-		c.pages = append(c.pages, r)
+		c.pages = append(c.pages, o)
 	}
 	h.mu.Lock()
 	p.work, p.expires = c, h.opts.Now().Add(ChoiceLife)
@@ -455,13 +439,13 @@ func (h *Handler) connect(p *pending, consent Consent, chosen []string, company 
 		defer close(c.done)
 		ctx, cancel := context.WithTimeout(h.ctx, h.opts.Timeout)
 		defer cancel()
-		if err := h.opts.Flow.Connect(ctx, consent, chosen, company, p.fields, c.result); err != nil {
+		if _, err := h.opts.Flow.Apply(ctx, consent, choice, c.result); err != nil {
 			h.opts.Logger.Warn("chosen pages can't be connected", "app", p.app, "err", err)
 			c.fail(err)
 			return
 		}
 		v, _ := c.view()
-		h.opts.Logger.Info("pages connected by login", "app", p.app, "chosen", len(chosen), "confirmed", v.Confirmed)
+		h.opts.Logger.Info("pages connected by login", "app", p.app, "chosen", len(choice.Pages), "confirmed", v.Confirmed)
 	})
 	return c
 }
@@ -512,41 +496,3 @@ func hash(secret string) []byte {
 }
 
 func key(secret string) string { return string(hash(secret)) }
-
-// bounded is a map that forgets the oldest.
-type bounded[T any] struct {
-	most  int
-	of    map[string]T
-	order []string
-}
-
-func (b *bounded[T]) put(k string, v T) {
-	if b.of == nil {
-		b.of = make(map[string]T)
-	}
-	b.of[k] = v
-	if b.order = append(b.order, k); len(b.order) > b.most {
-		delete(b.of, b.order[0])
-		b.order = slices.Delete(b.order, 0, 1)
-	}
-}
-
-func (b *bounded[T]) get(k string) (T, bool) {
-	v, ok := b.of[k]
-	return v, ok
-}
-
-func (b *bounded[T]) take(k string) (T, bool) {
-	v, ok := b.of[k]
-	if ok {
-		delete(b.of, k)
-		b.order = slices.DeleteFunc(b.order, func(o string) bool { return o == k })
-	}
-	return v, ok
-}
-
-// String keeps the tokens behind a consent out of logs.
-func (c Consent) String() string { return fmt.Sprintf("consent to %d pages", len(c.Pages)) }
-
-// GoString keeps the tokens behind a consent out of logs.
-func (c Consent) GoString() string { return c.String() }

@@ -22,15 +22,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // flow is Meta and what connects, with what they were asked.
 type flow struct {
-	consent    login.Consent
+	consent    meta.Consent
 	err        error
 	codes      []string
-	chosen     []string
+	chosen     []domain.PageID
 	company    string
 	fields     []string
 	connectErr error
@@ -59,38 +62,41 @@ func (f *flow) LoginURL(app, redirect, state string) (string, error) {
 	return "https://meta.example/dialog?" + url.Values{"redirect_uri": {redirect}, "state": {state}}.Encode(), nil
 }
 
-func (f *flow) Consent(ctx context.Context, _, redirect, code string) (login.Consent, error) {
+func (f *flow) ConsentByCode(ctx context.Context, _, redirect, code string) (meta.Consent, error) {
 	if err := f.work(ctx); err != nil {
-		return login.Consent{}, err
+		return meta.Consent{}, err
 	}
 	f.codes = append(f.codes, code+" "+redirect)
 	return f.consent, f.err
 }
 
-func (f *flow) Connect(ctx context.Context, c login.Consent, pages []string, company string, fields []string, done func(login.Result)) error {
+func (f *flow) Apply(
+	ctx context.Context, c meta.Consent, choice meta.Choice, progress func(meta.Outcome),
+) (outs []meta.Outcome, err error) {
 	if err := f.work(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	f.chosen, f.company, f.fields = pages, company, fields
-	for i, p := range pages {
-		at := slices.IndexFunc(c.Pages, func(l login.Page) bool { return l.ID == p })
+	f.chosen, f.company, f.fields = choice.Pages, choice.Company, choice.Fields
+	for i, p := range choice.Pages {
+		at := slices.IndexFunc(c.Pages, func(l meta.ConsentPage) bool { return l.Page == p })
 		if at < 0 {
 			continue
 		}
-		r := login.Result{ID: p, Name: c.Pages[at].Name, State: "confirmed"}
+		o := meta.Outcome{Page: p, Name: c.Pages[at].Name, State: subscriptions.Confirmed}
 		if i == 1 {
 			if f.halfway != nil {
 				select {
 				case <-f.halfway:
 				case <-ctx.Done():
-					return ctx.Err()
+					return outs, ctx.Err()
 				}
 			}
-			r.State, r.Reason, r.Field = "failed", "(#200) no permission", "messages"
+			o.State, o.Reason, o.Field = subscriptions.Failed, "(#200) no permission", "messages"
 		}
-		done(r)
+		progress(o)
+		outs = append(outs, o)
 	}
-	return f.connectErr
+	return outs, f.connectErr
 }
 
 // site is the handler, a browser and the log.
@@ -107,15 +113,15 @@ type site struct {
 
 func open(t *testing.T, change ...func(*login.Options)) *site {
 	t.Helper()
-	s := &site{t: t, now: time.Unix(1790000000, 0), flow: &flow{consent: login.Consent{
+	s := &site{t: t, now: time.Unix(1790000000, 0), flow: &flow{consent: meta.Consent{
 		Admin: "901",
-		Pages: []login.Page{
-			{ID: "1", Name: "Bakery <b>", Standing: "new"},
-			{ID: "2", Name: "Bikes", Standing: "connected", Company: "acme"},
-			{ID: "3", Name: "Club", Standing: "foreign", Company: "other"},
-			{ID: "4", Name: "Den", Standing: "new", Lacking: true},
+		Pages: []meta.ConsentPage{
+			{Page: "1", Name: "Bakery <b>", Standing: meta.StandingNew},
+			{Page: "2", Name: "Bikes", Standing: meta.StandingConnected, Company: "acme"},
+			{Page: "3", Name: "Club", Standing: meta.StandingForeign, Company: "other"},
+			{Page: "4", Name: "Den", Standing: meta.StandingNew, Lacking: true},
 		},
-		Gone: []login.Gone{{ID: "9", Name: "Old page"}},
+		Gone: []meta.ConsentPage{{Page: "9", Name: "Old page"}},
 	}}}
 	mux := http.NewServeMux()
 	s.srv = httptest.NewUnstartedServer(mux)
@@ -205,6 +211,9 @@ func TestFlow(t *testing.T) {
 	assert.Contains(t, body, `value="2" checked`)
 	assert.NotContains(t, body, `value="3" checked`, "nobody is taken over by default")
 	assert.NotContains(t, body, `value="4" checked`)
+	assert.Contains(t, body, "connected; gets the new token")
+	assert.Contains(t, body, "connected by somebody else for other; choosing it takes it over")
+	assert.Contains(t, body, "your role on this page does not let you connect it")
 	m := csrf.FindStringSubmatch(body)
 	require.NotNil(t, m)
 
@@ -220,7 +229,7 @@ func TestFlow(t *testing.T) {
 	form := url.Values{"csrf": {m[1]}, "page": {"1", "2"}, "company": {"mine"}}
 	status, body = s.choose(s.browser, form)
 	require.Equal(t, http.StatusOK, status)
-	assert.Equal(t, []string{"1", "2"}, s.flow.chosen)
+	assert.Equal(t, []domain.PageID{"1", "2"}, s.flow.chosen)
 	assert.Equal(t, "acme", s.flow.company, "the invitation's stands")
 	assert.Equal(t, []string{"messages"}, s.flow.fields)
 	assert.Contains(t, body, "1 of 2 pages")
@@ -325,7 +334,7 @@ func TestCallbackSaysWhatWentWrong(t *testing.T) {
 	assert.Equal(t, http.StatusBadGateway, status)
 	assert.Contains(t, body, "graph refused &lt;x&gt;")
 	s.flow.err = nil
-	s.flow.consent = login.Consent{MissingScopes: []string{"pages_messaging"}}
+	s.flow.consent = meta.Consent{MissingScopes: []string{"pages_messaging"}}
 	_, body = s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
 	assert.Contains(t, body, "pages_messaging")
 	assert.Contains(t, body, "No page was granted")

@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"html/template"
 	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 const style = `:root{color-scheme:light dark;--t:#1c2330;--b:#fff;--d:#566073;--l:#d9dee7;--a:#1d4ed8;--g:#17693a;--r:#b42318;--w:#8a4b08;--wb:#fff4df}
@@ -44,17 +46,17 @@ func page(name, body string) *template.Template {
 }
 
 type chooseView struct {
-	Consent
+	meta.Consent
 	Company, CSRF string
 }
 
 var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
 {{with .MissingScopes}}<div class="warn">These permissions were not given: {{range $i, $s := .}}{{if $i}}, {{end}}{{$s}}{{end}}. Without them Meta will refuse. Start again and leave all of them on.</div>{{end}}
-{{with .Gone}}<div class="warn">This login no longer includes {{range $i, $p := .}}{{if $i}}, {{end}}<b>{{or $p.Name $p.ID}}</b>{{end}}. They stay as they are, but Meta will stop answering for them. To keep them, start again and choose them in Meta's dialog too.</div>{{end}}
+{{with .Gone}}<div class="warn">This login no longer includes {{range $i, $p := .}}{{if $i}}, {{end}}<b>{{or $p.Name $p.Page}}</b>{{end}}. They stay as they are, but Meta will stop answering for them. To keep them, start again and choose them in Meta's dialog too.</div>{{end}}
 {{if .Pages}}<form method="post" action="callback">
 <input type="hidden" name="csrf" value="{{.CSRF}}">
 <fieldset><legend>{{len .Pages}} pages were granted</legend>
-{{range .Pages}}<label><input type="checkbox" name="page" value="{{.ID}}"{{if not .Lacking}}{{if ne .Standing "foreign"}} checked{{end}}{{end}}> {{.Name}} <span class="id">{{.ID}}</span>
+{{range .Pages}}<label><input type="checkbox" name="page" value="{{.Page}}"{{if not .Lacking}}{{if ne .Standing "foreign"}} checked{{end}}{{end}}> {{.Name}} <span class="id">{{.Page}}</span>
 {{if eq .Standing "connected"}}<small>connected; gets the new token</small>{{end}}
 {{if eq .Standing "foreign"}}<small>connected by somebody else{{with .Company}} for {{.}}{{end}}; choosing it takes it over</small>{{end}}
 {{if .Lacking}}<small>your role on this page does not let you connect it</small>{{end}}</label>
@@ -67,8 +69,8 @@ type resultView struct {
 	Confirmed int
 	// Waiting are those of Results that have no state yet.
 	Waiting int
-	Results []Result
-	Gone    []Gone
+	Results []meta.Outcome
+	Gone    []meta.ConsentPage
 	Back    string
 }
 
@@ -76,7 +78,7 @@ type resultView struct {
 func (v resultView) Done() int { return len(v.Results) - v.Waiting }
 
 const results = `<table><tr><th scope="col">Page</th><th scope="col">Result</th></tr>
-{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.ID}}</span></td><td><span class="{{.State}}">{{or .State "waiting"}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
+{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.Page}}</span></td><td><span class="{{.State}}">{{or .State "waiting"}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
 {{end}}</table>`
 
 var progressPage = page("progress", `<h1>{{.Done}} of {{len .Results}} pages are done</h1>
@@ -85,7 +87,7 @@ var progressPage = page("progress", `<h1>{{.Done}} of {{len .Results}} pages are
 
 var resultPage = page("result", `<h1>{{.Confirmed}} of {{len .Results}} pages are connected and subscribed</h1>
 `+results+`
-{{with .Gone}}<div class="warn">Not in this login any more: {{range $i, $p := .}}{{if $i}}, {{end}}{{or $p.Name $p.ID}}{{end}}.</div>{{end}}
+{{with .Gone}}<div class="warn">Not in this login any more: {{range $i, $p := .}}{{if $i}}, {{end}}{{or $p.Name $p.Page}}{{end}}.</div>{{end}}
 {{if .Back}}<p><a href="{{.Back}}" rel="noreferrer">Back to pagestream</a></p>{{else}}<p>You can close this window.</p>{{end}}`)
 
 var failPage = page("fail", `<h1>Not connected</h1><p>{{.}}</p>`)

@@ -7,28 +7,26 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Errors before anything was sent.
-var (
-	// ErrRequest says that a request lacks something or has it wrong.
-	ErrRequest = errors.New("message can't be sent as it is")
-	// ErrNotConnected says that the page has no connection.
-	ErrNotConnected = errors.New("page is not connected; type: pagestream pages connect PAGE")
-	// ErrTokenDead says that the page's token is known to be invalid.
-	ErrTokenDead = errors.New("page token is not valid; type: pagestream pages login")
-)
+// ErrRequest is returned when a request lacks something or has it wrong. Nothing
+// was sent.
+var ErrRequest = errors.New("message can't be sent as it is")
 
 // Errors after Graph was called.
 var (
-	// ErrUnsure says that it is not known whether the message was sent. Its echo
-	// will tell, if the page is subscribed to echoes; sending again may send twice.
+	// ErrUnsure is returned when it is not known whether the message was sent. Its
+	// echo will tell, if the page is subscribed to echoes; sending again may send
+	// twice.
 	ErrUnsure = errors.New("no answer from graph: it is not known whether the message was sent")
-	// ErrNotRecorded says that the message was sent and could not be recorded.
-	// Its echo will be, if the page is subscribed to echoes. Don't send it again.
+	// ErrNotRecorded is returned when the message was sent and could not be
+	// recorded. Its echo will be, if the page is subscribed to echoes. Don't send
+	// it again.
 	ErrNotRecorded = errors.New("message was sent but not recorded")
 )
 
@@ -36,68 +34,19 @@ var (
 // recorded.
 const DefaultRecordTimeout = 10 * time.Second
 
-// Access is how to send as a page.
-type Access struct {
-	// Page is what Graph is called for. It is another than was asked for where
-	// that was the linked Instagram account.
-	Page domain.PageID
-	// Token is the page's own token.
-	Token string
-	// App is the configured app's name, AppID its id at Meta.
-	App, AppID string
-	// Instagram says that the one asked for is an Instagram account.
-	Instagram bool
-}
-
-// String keeps the token out of logs.
-func (a Access) String() string { return "access to page " + string(a.Page) }
-
-// GoString keeps the token out of logs.
-func (a Access) GoString() string { return a.String() }
-
-// Pages has the access to each page, and to the Instagram account linked to it.
-type Pages interface {
-	// Access fails with [ErrNotConnected] or [ErrTokenDead] where there is none.
-	Access(ctx context.Context, page domain.PageID) (Access, error)
-}
-
-// Outgoing is what Graph is asked to send. Recipient and Message are JSON
-// objects as Meta documents them.
-type Outgoing struct {
-	Recipient, Message               json.RawMessage
-	MessagingType, Tag, SenderAction string
-}
-
 // Graph sends.
 type Graph interface {
-	// Send returns the ids that Graph gave, either of which may be empty. It is
-	// never tried again once it may have reached Graph. A refusal implements
-	// [Refusal]; any other error is taken for one after which the message may
-	// have been sent.
-	Send(ctx context.Context, app string, page domain.PageID, token string, m Outgoing) (recipient, mid string, err error)
+	// Send is never tried again once it may have reached Graph. After an error that
+	// is no [meta.Error] the message may have been sent. The exceptions are
+	// [meta.ErrNotConnected], [graph.ErrMessage] and [graph.ErrPageID].
+	Send(ctx context.Context, a meta.Access, m graph.Outgoing) (graph.Sent, error)
 }
 
-// Refusal is an error that Graph itself answered with, found by errors.As.
-type Refusal interface {
-	error
-	// Codes returns Graph's code and subcode.
-	Codes() (code, subcode int)
-	// Words returns Graph's own message, without tokens.
-	Words() string
-	// Temporary reports whether the same call may be accepted later.
-	Temporary() bool
-}
-
-// Publisher appends events; streams.Publisher is one.
-type Publisher interface {
-	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
-}
-
-// Options configure a [Sender]. Pages, Graph and Publisher are required.
+// Options configure a [Sender]. Tokens, Graph and Publisher are required.
 type Options struct {
-	Pages     Pages
+	Tokens    meta.Tokens
 	Graph     Graph
-	Publisher Publisher
+	Publisher streams.Storer
 	// RecordTimeout bounds how long recording may take. It runs even if the
 	// caller has gone.
 	RecordTimeout time.Duration
@@ -110,8 +59,8 @@ type Sender struct{ opts Options }
 // New returns a sender. It panics if a required option is missing, which is a
 // mistake in the wiring.
 func New(o Options) *Sender {
-	if o.Pages == nil || o.Graph == nil || o.Publisher == nil {
-		panic("outbound: Pages, Graph and Publisher are required")
+	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
+		panic("outbound: Tokens, Graph and Publisher are required")
 	}
 	if o.RecordTimeout <= 0 {
 		o.RecordTimeout = DefaultRecordTimeout
@@ -126,33 +75,38 @@ func New(o Options) *Sender {
 // Contact, and either a Message or a SenderAction.
 type Request struct {
 	// Page sends: a Page, or the Instagram account linked to one.
-	Page domain.PageID
+	Page domain.PageID `json:"-"`
 	// Recipient is Meta's object: {"id":…}, {"user_ref":…}, {"comment_id":…}, …
-	Recipient json.RawMessage
+	Recipient json.RawMessage `json:"recipient,omitempty"`
 	// Contact is short for the recipient with that id.
-	Contact domain.ContactID
+	Contact domain.ContactID `json:"contact,omitempty"`
 	// Message is Meta's object: {"text":…}, {"attachment":…}, …
-	Message json.RawMessage
+	Message json.RawMessage `json:"message,omitempty"`
 	// MessagingType and Tag are Meta's; Graph judges them.
-	MessagingType, Tag string
+	MessagingType string `json:"messaging_type,omitempty"`
+	Tag           string `json:"tag,omitempty"`
 	// SenderAction is mark_seen, typing_on, typing_off, react or unreact.
-	SenderAction string
+	SenderAction string `json:"sender_action,omitempty"`
 }
 
 // Sent says what became of a request.
 type Sent struct {
-	// RecipientID and MID are Graph's, empty where it gave none.
-	RecipientID string
-	MID         string
+	// RecipientID and MID are Graph's, empty where it gave none. The echo has the
+	// same MID.
+	RecipientID string `json:"recipient_id,omitempty"`
+	MID         string `json:"message_id,omitempty"`
 	// Seq is the event of the message: 0 if none was recorded.
-	Seq uint64
+	Seq uint64 `json:"seq,omitempty"`
 	// Known says that the echo was there before us: Seq is its event.
-	Known bool
+	Known bool `json:"-"`
+	// Warning says that the message was sent and could not be recorded.
+	Warning string `json:"warning,omitempty"`
 }
 
 // Send sends the message once and records it.
 //
-// Graph's refusal comes back as it is, wrapped, and then nothing was sent. After
+// Graph's refusal comes back as it is, wrapped, and then nothing was sent; nor was
+// it after [ErrRequest], [meta.ErrNotConnected] and [meta.ErrTokenDead]. After
 // [ErrUnsure] it may have been. After [ErrNotRecorded] it was, and Sent has
 // Graph's ids. An action is not recorded, nor is a message for which Graph names
 // no id or no person: only its echo can say what it was.
@@ -161,30 +115,27 @@ func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 	if err != nil {
 		return Sent{}, err
 	}
-	access, err := s.opts.Pages.Access(ctx, r.Page)
+	access, err := s.opts.Tokens.Access(ctx, r.Page)
 	if err != nil {
 		return Sent{}, fmt.Errorf("get access to page %s: %w", r.Page, err)
 	}
-	recipient, mid, err := s.opts.Graph.Send(ctx, access.App, access.Page, access.Token, Outgoing{
+	out, err := s.opts.Graph.Send(ctx, access, graph.Outgoing{
 		Recipient: to, Message: r.Message, MessagingType: r.MessagingType, Tag: r.Tag, SenderAction: r.SenderAction,
 	})
 	if err != nil {
-		if unsure(err) {
-			return Sent{}, fmt.Errorf("send as page %s: %w: %w", r.Page, ErrUnsure, err)
-		}
-		return Sent{}, fmt.Errorf("send as page %s: %w", r.Page, err)
+		return Sent{}, fmt.Errorf("send as page %s: %w", r.Page, failure(err))
 	}
-	sent := Sent{RecipientID: recipient, MID: mid}
+	sent := Sent{RecipientID: out.RecipientID, MID: out.MessageID}
 	if contact == "" {
-		contact = domain.ContactID(recipient)
+		contact = domain.ContactID(out.RecipientID)
 	}
-	if r.SenderAction != "" || mid == "" || contact == "" {
+	if r.SenderAction != "" || sent.MID == "" || contact == "" {
 		return sent, nil
 	}
 	// The message is out: the caller's going does not keep it from the record.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.RecordTimeout)
 	defer cancel()
-	events, err := echo(r, access, contact, mid, s.opts.Now())
+	events, err := echo(r, access, contact, sent.MID, s.opts.Now())
 	if err != nil {
 		return sent, fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
@@ -243,20 +194,29 @@ func digits(raw json.RawMessage) string {
 	return ""
 }
 
-// unsure reports whether the message may have been sent all the same: Graph did
-// not answer, or only that it failed (1, 2, or no code at all). A rate limit is a
-// plain no.
-func unsure(err error) bool {
-	var limited interface{ RetryAfter() time.Duration }
-	if errors.As(err, &limited) && limited.RetryAfter() > 0 {
-		return false
+// failure says of an error of Graph's what it means for the message.
+func failure(err error) error {
+	switch {
+	case errors.Is(err, graph.ErrMessage), errors.Is(err, graph.ErrPageID):
+		return fmt.Errorf("%w: %w", ErrRequest, err)
+	case unsure(err):
+		return fmt.Errorf("%w: %w", ErrUnsure, err)
 	}
-	var refusal Refusal
-	if !errors.As(err, &refusal) {
+	return err
+}
+
+// unsure reports whether the message may have been sent all the same: Graph was
+// called and did not answer, or said only that it failed (1, 2, or no code at
+// all). A rate limit is a plain no.
+func unsure(err error) bool {
+	refusal := meta.Refused(err)
+	switch {
+	case errors.Is(err, meta.ErrNotConnected), meta.RetryAfter(err) > 0, meta.ClassOf(err) == meta.Throttled:
+		return false
+	case refusal == nil:
 		return true
 	}
-	code, _ := refusal.Codes()
-	return refusal.Temporary() && code <= 2
+	return refusal.Temporary() && refusal.Code <= 2
 }
 
 // told are the members of a message that its echo has as well, or that would be
@@ -264,13 +224,17 @@ func unsure(err error) bool {
 var told = []string{"text", "metadata", "quick_replies", "attachments"}
 
 // echo makes the event that the message's echo would be.
-func echo(r Request, a Access, contact domain.ContactID, mid string, now time.Time) ([]domain.Event, error) {
+func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now time.Time) ([]domain.Event, error) {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(r.Message, &given); err != nil {
 		return nil, fmt.Errorf("read message: %w", ErrRequest)
 	}
+	object := "page"
+	if a.Page != r.Page { // it is the Instagram account linked to the page
+		object = "instagram"
+	}
 	message := map[string]any{"mid": mid, "is_echo": true}
-	if a.AppID != "" && !a.Instagram { // echoes of Instagram don't say it
+	if a.AppID != "" && object == "page" { // echoes of Instagram don't say it
 		message["app_id"] = a.AppID
 	}
 	for _, name := range told {
@@ -280,10 +244,6 @@ func echo(r Request, a Access, contact domain.ContactID, mid string, now time.Ti
 	}
 	if v, ok := given["attachment"]; ok {
 		message["attachments"] = []json.RawMessage{v}
-	}
-	object := "page"
-	if a.Instagram {
-		object = "instagram"
 	}
 	type id struct {
 		ID string `json:"id"`

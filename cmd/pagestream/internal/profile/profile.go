@@ -11,20 +11,15 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
-)
-
-// Errors of [Tokens]: the contact is passed over.
-var (
-	// ErrNotConnected says that the page has no connection.
-	ErrNotConnected = errors.New("page is not connected")
-	// ErrTokenDead says that the page's token is known to be invalid.
-	ErrTokenDead = errors.New("page token is not valid")
 )
 
 // Defaults of [Options].
@@ -48,41 +43,10 @@ const (
 // durable is the consumer's name.
 const durable = "profile"
 
-// Tokens has the token of a page. The page is as events name it: a Page, or the
-// Instagram account that is linked to one, whose token it then is.
-type Tokens interface {
-	// Token returns the token, and the name of the app that it is of. It fails
-	// with [ErrNotConnected] or [ErrTokenDead] where there is nothing to ask with.
-	Token(ctx context.Context, page domain.PageID) (token, app string, err error)
-}
-
 // Graph tells who a contact is.
 type Graph interface {
-	// Profile returns what Graph says of the contact; either may be empty. A
-	// refusal implements [Refusal]. An error, or one that it wraps, may have
-	// RetryAfter() time.Duration: that page is then left alone for so long.
-	Profile(ctx context.Context, app string, page domain.PageID, token string, contact domain.ContactID, instagram bool) (name, picture string, err error)
-}
-
-// Refusal is an error that Graph itself answered with, found by errors.As.
-type Refusal interface {
-	error
-	// Codes returns Graph's code and subcode.
-	Codes() (code, subcode int)
-	// Temporary reports whether the same call may be accepted later.
-	Temporary() bool
-}
-
-// Publisher appends events; streams.Publisher is one.
-type Publisher interface {
-	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
-}
-
-// Model is the read model of conversations; a projections.Runner is one.
-type Model interface {
-	projections.Viewer
-	// WaitFor returns once the model holds event seq.
-	WaitFor(ctx context.Context, seq uint64) error
+	// Profile returns what Graph says of the contact; either part may be empty.
+	Profile(ctx context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error)
 }
 
 // Options configure a [Reactor]. Tokens, Graph, Publisher and Conversations are
@@ -95,10 +59,10 @@ type Options struct {
 	// Parking keeps what is given up; nil only logs it.
 	Parking *streams.Parking
 
-	Tokens        Tokens
+	Tokens        meta.Tokens
 	Graph         Graph
-	Publisher     Publisher
-	Conversations Model
+	Publisher     streams.Storer
+	Conversations projections.Reader
 
 	// MaxAge is how long a profile is taken for true. Pictures end after days.
 	MaxAge time.Duration
@@ -157,10 +121,28 @@ type Reactor struct {
 	opts Options
 	// asked has when a contact was asked about, held until when a page waits,
 	// dead until when a page is taken to have no living token.
-	asked, held, dead *memory
+	asked, held, dead memory
 
 	mu    sync.Mutex
 	stats Stats
+}
+
+// memory has a time for each of the keys that were set last.
+type memory struct{ *lru.Cache[string, time.Time] }
+
+func newMemory(most int) memory {
+	c, err := lru.New[string, time.Time](most)
+	if err != nil {
+		panic("profile: " + err.Error()) // most is not positive
+	}
+	return memory{c}
+}
+
+// get returns the key's time, zero where there is none. It does not make the key
+// younger.
+func (m memory) get(key string) time.Time {
+	t, _ := m.Peek(key)
+	return t
 }
 
 // New returns a reactor that does not run yet. It panics if a required option is
@@ -292,20 +274,20 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
-	token, app, err := r.opts.Tokens.Token(ctx, e.Page)
-	if errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) {
-		r.dead.set(string(e.Page), r.opts.Now().Add(bareRest))
+	access, err := r.opts.Tokens.Access(ctx, e.Page)
+	if errors.Is(err, meta.ErrNotConnected) || errors.Is(err, meta.ErrTokenDead) {
+		r.dead.Add(string(e.Page), r.opts.Now().Add(bareRest))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("get page token: %w", err)
 	}
-	name, picture, err := r.opts.Graph.Profile(ctx, app, e.Page, token, e.Contact, e.Data.Object == "instagram")
+	found, err := r.opts.Graph.Profile(ctx, access, e.Contact, e.Data.Object == "instagram")
 	if err != nil {
 		return r.refused(e.Page, key(e), err)
 	}
-	name, picture = strings.TrimSpace(name), strings.TrimSpace(picture)
+	name, picture := strings.TrimSpace(found.Name), strings.TrimSpace(found.Picture)
 	if name == "" && picture == "" {
 		r.nameless(key(e))
 		return nil
@@ -315,12 +297,12 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 		// Nodes that ask at once make one event.
 		ID:   domain.DedupID("pagestream", e.Page, string(domain.ContactProfiled), digest(e)+"|"+now.Format(time.DateOnly)),
 		Type: domain.ContactProfiled, Page: e.Page, Contact: e.Contact, Time: now,
-		Data: domain.Data{App: app, Object: e.Data.Object, Profile: &domain.Profile{Name: name, Picture: picture}},
+		Data: domain.Data{App: access.App, Object: e.Data.Object, Profile: &domain.Profile{Name: name, Picture: picture}},
 	}})
 	if err != nil {
 		return fmt.Errorf("append profile: %w", err)
 	}
-	r.asked.set(key(e), now)
+	r.asked.Add(key(e), now)
 	r.count(func(s *Stats) { s.Profiled++ })
 	return nil
 }
@@ -346,7 +328,7 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("read conversation: %w", err)
 	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
-		r.asked.set(key(e), r.opts.Now()) // not before RetryAfter need it be looked up again
+		r.asked.Add(key(e), r.opts.Now()) // not before RetryAfter need it be looked up again
 		r.count(func(s *Stats) { s.Known++ })
 		return false, nil
 	}
@@ -355,7 +337,7 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 
 // nameless remembers that Graph told nothing.
 func (r *Reactor) nameless(key string) {
-	r.asked.set(key, r.opts.Now())
+	r.asked.Add(key, r.opts.Now())
 	r.count(func(s *Stats) { s.Nameless++ })
 }
 
@@ -363,22 +345,18 @@ func (r *Reactor) nameless(key string) {
 // an account by phone number), that the person has not consented (230), that a
 // permission is missing: all are answers, and asking again soon gives the same.
 func (r *Reactor) refused(page domain.PageID, key string, err error) error {
-	var limited interface{ RetryAfter() time.Duration }
-	if errors.As(err, &limited) && limited.RetryAfter() > 0 {
-		r.held.set(string(page), r.opts.Now().Add(limited.RetryAfter()))
-		return &ThrottledError{page, limited.RetryAfter()}
+	if wait := meta.RetryAfter(err); wait > 0 {
+		r.held.Add(string(page), r.opts.Now().Add(wait))
+		return &ThrottledError{page, wait}
 	}
-	var refusal Refusal
-	if !errors.As(err, &refusal) {
-		return fmt.Errorf("ask for profile: %w", err)
-	}
-	code, _ := refusal.Codes()
+	refusal := meta.Refused(err)
 	switch {
-	case code == 190 || code == 102: // the connector and the reconcile loop look after tokens
-		r.dead.set(string(page), r.opts.Now().Add(deadRest))
+	case errors.Is(err, meta.ErrNotConnected), // its app is not configured any more
+		meta.ClassOf(err) == meta.TokenDead: // the connector and the reconcile loop look after tokens
+		r.dead.Add(string(page), r.opts.Now().Add(deadRest))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
-	case refusal.Temporary():
+	case refusal == nil || refusal.Temporary():
 		return fmt.Errorf("ask for profile: %w", err)
 	}
 	r.nameless(key)

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/projectionstest"
@@ -26,18 +28,6 @@ const (
 	page  = domain.PageID("104")
 	token = "EAAsecretsecretsecret"
 )
-
-// refusal is one of Graph's.
-type refusal struct {
-	code, subcode int
-	temporary     bool
-	after         time.Duration
-}
-
-func (r *refusal) Error() string             { return fmt.Sprintf("graph refused (%d/%d)", r.code, r.subcode) }
-func (r *refusal) Codes() (int, int)         { return r.code, r.subcode }
-func (r *refusal) Temporary() bool           { return r.temporary }
-func (r *refusal) RetryAfter() time.Duration { return r.after }
 
 // remote is a Graph and the tokens in little, and a clock.
 type remote struct {
@@ -67,28 +57,28 @@ func (g *remote) clock() time.Time {
 	return g.now
 }
 
-func (g *remote) Token(_ context.Context, page domain.PageID) (string, string, error) {
+func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.tokenErr != nil {
-		return "", "", fmt.Errorf("look for token of %s: %w", page, g.tokenErr)
+		return meta.Access{}, fmt.Errorf("look for token of %s: %w", page, g.tokenErr)
 	}
-	return token, "shop", nil
+	return meta.Access{Page: page, App: "shop", Token: token}, nil
 }
 
-func (g *remote) Profile(_ context.Context, app string, page domain.PageID, with string, contact domain.ContactID, instagram bool) (string, string, error) {
+func (g *remote) Profile(_ context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.asked = append(g.asked, fmt.Sprint(app, " ", page, " ", contact, " ", instagram))
+	g.asked = append(g.asked, fmt.Sprint(a.App, " ", a.Page, " ", contact, " ", instagram))
 	switch {
-	case with != token:
-		return "", "", errors.New("wrong token")
+	case a.Token != token:
+		return graph.Profile{}, errors.New("wrong token")
 	case g.fail != nil:
-		return "", "", fmt.Errorf("call graph: %w", g.fail)
+		return graph.Profile{}, fmt.Errorf("call graph: %w", g.fail)
 	case g.silent:
-		return " ", "", nil
+		return graph.Profile{Name: " "}, nil
 	}
-	return "Ann " + string(contact), "https://pic.example/" + string(contact), nil
+	return graph.Profile{Name: "Ann " + string(contact), Picture: "https://pic.example/" + string(contact)}, nil
 }
 
 func (r *rig) reactor(change ...func(*Options)) (*Reactor, *remote) {
@@ -206,12 +196,12 @@ func TestWhatIsNotAskedAbout(t *testing.T) {
 func TestAbsenceStaysUnknown(t *testing.T) {
 	for name, answer := range map[string]func(*remote){
 		"nothing":              func(g *remote) { g.silent = true },
-		"no profile, as code":  func(g *remote) { g.fail = &refusal{code: 2018218} },
-		"no profile":           func(g *remote) { g.fail = &refusal{code: 100, subcode: 2018218} },
-		"no consent":           func(g *remote) { g.fail = &refusal{code: 230} },
-		"permission":           func(g *remote) { g.fail = &refusal{code: 10} },
-		"permission of an app": func(g *remote) { g.fail = &refusal{code: 200} },
-		"not visible":          func(g *remote) { g.fail = &refusal{code: 100, subcode: 33} },
+		"no profile, as code":  func(g *remote) { g.fail = &meta.Error{Code: 2018218} },
+		"no profile":           func(g *remote) { g.fail = &meta.Error{Code: 100, Subcode: 2018218} },
+		"no consent":           func(g *remote) { g.fail = &meta.Error{Code: 230} },
+		"permission":           func(g *remote) { g.fail = &meta.Error{Code: 10} },
+		"permission of an app": func(g *remote) { g.fail = &meta.Error{Code: 200} },
+		"not visible":          func(g *remote) { g.fail = &meta.Error{Code: 100, Subcode: 33} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -234,14 +224,14 @@ func TestPagesWithoutATokenArePassedOver(t *testing.T) {
 	reactor, g := r.reactor()
 	n := 0
 	hand := func() error { n++; return r.hand(t, reactor, received("7", n)) }
-	for _, err := range []error{ErrNotConnected, ErrTokenDead} {
+	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
 		g.set(func(g *remote) { g.now, g.tokenErr = g.now.Add(bareRest), err })
 		require.NoError(t, hand())
 		g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
 		require.NoError(t, hand(), "nobody is asked for its token with each message")
 	}
 	g.set(func(g *remote) {
-		g.now, g.tokenErr, g.fail = g.now.Add(bareRest), nil, &refusal{code: 190, subcode: 460}
+		g.now, g.tokenErr, g.fail = g.now.Add(bareRest), nil, &meta.Error{Code: 190, Subcode: 460}
 	})
 	require.NoError(t, hand())
 	require.NoError(t, hand())
@@ -254,10 +244,23 @@ func TestPagesWithoutATokenArePassedOver(t *testing.T) {
 	assert.ErrorIs(t, r.hand(t, reactor, received("8", 1)), io.ErrUnexpectedEOF)
 }
 
+func TestADeadTokenHasThreeCodes(t *testing.T) {
+	r := newRig(t)
+	reactor, g := r.reactor()
+	dead := []error{&meta.Error{Code: 190}, &meta.Error{Code: 102}, &meta.Error{Code: 104}, meta.ErrNotConnected}
+	for n, fail := range dead {
+		g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadRest), fail })
+		require.NoError(t, r.hand(t, reactor, received("7", 2*n)))
+		require.NoError(t, r.hand(t, reactor, received("7", 2*n+1)))
+		assert.Equal(t, n+1, g.calls())
+	}
+	assert.Equal(t, Stats{NoToken: 8}, reactor.Stats())
+}
+
 func TestFailuresAreTriedAgain(t *testing.T) {
 	r := newRig(t)
 	reactor, g := r.reactor()
-	for _, fail := range []error{io.ErrUnexpectedEOF, &refusal{code: 2, temporary: true}} {
+	for _, fail := range []error{io.ErrUnexpectedEOF, &meta.Error{Code: 2}} {
 		g.set(func(g *remote) { g.fail = fail })
 		require.ErrorIs(t, r.hand(t, reactor, received("7", 1)), fail)
 	}
@@ -270,7 +273,7 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 func TestThrottlingIsOfOnePage(t *testing.T) {
 	r := newRig(t)
 	reactor, g := r.reactor()
-	g.set(func(g *remote) { g.fail = &refusal{code: 80006, temporary: true, after: 5 * time.Minute} })
+	g.set(func(g *remote) { g.fail = &meta.Error{Code: 80006, After: 5 * time.Minute} })
 	for n := range 3 {
 		var throttled *ThrottledError
 		require.ErrorAs(t, r.hand(t, reactor, received("7", n)), &throttled)
@@ -343,7 +346,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 	g.set(func(g *remote) { g.fail = nil })
 	eventually("not profiled after a failure", func() bool { return reactor.Stats().Profiled == 1 })
 	// A page that is throttled for long does not hold up the rest.
-	g.set(func(g *remote) { g.fail = &refusal{code: 32, temporary: true, after: time.Hour} })
+	g.set(func(g *remote) { g.fail = &meta.Error{Code: 32, After: time.Hour} })
 	for n := range 20 {
 		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
 	}
@@ -377,11 +380,11 @@ func TestMemoryIsBounded(t *testing.T) {
 	m := newMemory(3)
 	at := time.Unix(1, 0)
 	for i := range 10 {
-		m.set(fmt.Sprint(i), at)
-		m.set("0", at.Add(time.Duration(i)))
+		m.Add(fmt.Sprint(i), at)
+		m.Add("0", at.Add(time.Duration(i)))
+		m.get("1") // to look at it does not keep it
 	}
-	assert.Len(t, m.keys, 3)
-	assert.Equal(t, 3, m.order.Len())
+	assert.Equal(t, 3, m.Len())
 	assert.Equal(t, at.Add(9), m.get("0"), "what was set last stays")
 	assert.Equal(t, at, m.get("9"))
 	assert.Zero(t, m.get("1"))

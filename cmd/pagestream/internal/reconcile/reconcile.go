@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -24,53 +24,19 @@ const (
 	DefaultTimeout       = time.Minute
 	DefaultSettle        = 10 * time.Second
 	DefaultWorkers       = 4
-	DefaultThreshold     = 20
 )
 
 // Verbs are what is done to a page. Each records what it finds as events and is
 // safe to do again. An error means that it is not known how the page stands.
-//
-// An error, or one that it wraps, may have RetryAfter() time.Duration: Graph is
-// then not called for the page for so long.
+// Where an outcome or an error has a time to wait, Graph is not called for the
+// page for so long.
 type Verbs interface {
 	// Check reads the page's subscription.
-	Check(ctx context.Context, page domain.PageID) (Outcome, error)
+	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	// Resubscribe asks for all wanted fields and reads them back.
-	Resubscribe(ctx context.Context, page domain.PageID) (Outcome, error)
+	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	// Probe asks Graph about the page's token.
-	Probe(ctx context.Context, page domain.PageID) (TokenReport, error)
-}
-
-// Outcome is the state of a page's subscription after a verb.
-type Outcome struct {
-	// State is "confirmed", "drifted", "failed" or "removed".
-	State string
-	// Missing is what Graph does not list for the page, AppMissing for the app.
-	Missing, AppMissing []string
-	Reason              string
-	Code, Subcode       int
-	// RetryAfter is how long Graph wants to be left alone, if it was said.
-	RetryAfter time.Duration
-	// Seq is the last event that the verb stored, 0 if none.
-	Seq uint64
-}
-
-// TokenReport is what a probe found.
-type TokenReport struct {
-	// State is "valid", "invalid", "deselected" or "unknown".
-	State         string
-	Code, Subcode int
-	Reason        string
-	// Expires and DataAccessExpires are zero for never or unknown.
-	Expires, DataAccessExpires time.Time
-	MissingScopes              []string
-}
-
-// Model is a read model; a projections.Runner is one.
-type Model interface {
-	projections.Viewer
-	// WaitFor returns once the model holds event seq.
-	WaitFor(ctx context.Context, seq uint64) error
+	Probe(ctx context.Context, page domain.PageID) (meta.TokenReport, error)
 }
 
 // Options configure a [Reconciler]. Verbs, Pages and Subscriptions are
@@ -87,8 +53,8 @@ type Options struct {
 	Replicas int
 
 	Verbs         Verbs
-	Pages         Model
-	Subscriptions Model
+	Pages         projections.Reader
+	Subscriptions projections.Reader
 
 	// Interval is how often each page is looked at; negative is never, and then
 	// only refreshed tokens are followed.
@@ -102,8 +68,6 @@ type Options struct {
 	Settle time.Duration
 	// Workers bounds the pages that this process works on at once.
 	Workers int
-	// Threshold is how many events have to be missing to call a page silent.
-	Threshold float64
 
 	Now func() time.Time
 	// Ticker makes the ticks that the schedule goes by; stop ends them.
@@ -129,9 +93,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
-	}
-	if o.Threshold <= 0 {
-		o.Threshold = DefaultThreshold
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -277,13 +238,4 @@ func (r *Reconciler) list() ([]domain.PageID, error) {
 		r.entry(page)
 	}
 	return list, nil
-}
-
-// retryAfter finds how long an error wants Graph to be left alone.
-func retryAfter(err error) time.Duration {
-	var wait interface{ RetryAfter() time.Duration }
-	if errors.As(err, &wait) {
-		return wait.RetryAfter()
-	}
-	return 0
 }

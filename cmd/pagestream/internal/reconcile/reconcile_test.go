@@ -3,6 +3,7 @@ package reconcile
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -13,7 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
@@ -50,13 +53,13 @@ func TestDriftIsHealedAtOnce(t *testing.T) {
 	var log bytes.Buffer
 	r := newLoop(w, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	once(t, r, w, 0)
-	assert.Equal(t, Confirmed, state(t, r, one).State)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 	assert.Empty(t, log.String(), "nothing is worth a word")
 
 	a.fields, b.subscribed = []string{"messages"}, false
 	s := once(t, r, w, 10*time.Minute)
 	for _, p := range s.Pages {
-		assert.Equal(t, Confirmed, p.State)
+		assert.Equal(t, meta.LoopConfirmed, p.State)
 		assert.Empty(t, p.Missing)
 		assert.Equal(t, w.clock(), p.LastCheck)
 		assert.Zero(t, p.Failures)
@@ -82,18 +85,18 @@ func TestBackoffGrowsAndOutlivesARestart(t *testing.T) {
 		s := state(t, r, one)
 		assert.Equal(t, n, s.Failures)
 		assert.Equal(t, backoff(n), s.NextTry.Sub(w.clock()), n)
-		assert.Equal(t, Failed, s.State)
+		assert.Equal(t, meta.LoopFailed, s.State)
 		r = newLoop(w) // a restart
 		once(t, r, w, backoff(n)-time.Second)
 		assert.Equal(t, n, g.posts, "too early")
-		assert.Equal(t, Drifted, state(t, r, one).State)
+		assert.Equal(t, meta.LoopDrifted, state(t, r, one).State)
 		once(t, r, w, time.Second)
 		assert.Equal(t, n+1, g.posts)
 	}
 	assert.Equal(t, 6*time.Hour, state(t, r, one).NextTry.Sub(w.clock()))
 	g.refusePost = 0
 	once(t, r, w, 6*time.Hour)
-	assert.Equal(t, Confirmed, state(t, r, one).State)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 	g.fields = nil
 	posts := g.posts
 	once(t, r, w, time.Second)
@@ -101,7 +104,7 @@ func TestBackoffGrowsAndOutlivesARestart(t *testing.T) {
 }
 
 func TestPermissionsAreNotHammered(t *testing.T) {
-	for _, code := range []int{10, 200, 230} {
+	for _, code := range []int{3, 10, 200, 230, 299} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			w := newWorld(t)
 			g := w.connect(one)
@@ -109,7 +112,7 @@ func TestPermissionsAreNotHammered(t *testing.T) {
 			r := newLoop(w)
 			once(t, r, w, 0)
 			s := state(t, r, one)
-			assert.Equal(t, []any{Failed, code, time.Hour}, []any{s.State, s.Code, s.NextTry.Sub(w.clock())})
+			assert.Equal(t, []any{meta.LoopFailed, code, time.Hour}, []any{s.State, s.Code, s.NextTry.Sub(w.clock())})
 			assert.Equal(t, 1, g.probes, "the token is asked about at once")
 			once(t, newLoop(w), w, 59*time.Minute)
 			assert.Equal(t, 1, g.posts, "also after a restart")
@@ -135,7 +138,7 @@ func TestDeadTokenIsOnlyProbed(t *testing.T) {
 		g.dead, g.fields = subcode, nil
 		once(t, r, w, 10*time.Minute)
 		s := state(t, r, one)
-		assert.Equal(t, []any{TokenDead, 190, subcode}, []any{s.State, s.Code, s.Subcode})
+		assert.Equal(t, []any{meta.LoopTokenDead, 190, subcode}, []any{s.State, s.Code, s.Subcode})
 		assert.Equal(t, []int{2, 0, 2}, []int{g.checks, g.posts, g.probes})
 		for range 12 {
 			once(t, r, w, 10*time.Minute)
@@ -144,7 +147,7 @@ func TestDeadTokenIsOnlyProbed(t *testing.T) {
 		g.dead = 0 // the person undid it
 		once(t, r, w, 6*time.Hour)
 		assert.Equal(t, 3, g.probes)
-		assert.Equal(t, Confirmed, state(t, r, one).State)
+		assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 		assert.Equal(t, 1, g.posts)
 	}
 }
@@ -155,7 +158,7 @@ func TestDeselectedPageIsFound(t *testing.T) {
 	r := newLoop(w)
 	once(t, r, w, 0)
 	s := state(t, r, one)
-	assert.Equal(t, TokenDead, s.State)
+	assert.Equal(t, meta.LoopTokenDead, s.State)
 	assert.Contains(t, s.Reason, "deselected:")
 }
 
@@ -166,13 +169,13 @@ func TestThrottledPageWaits(t *testing.T) {
 	r := newLoop(w)
 	once(t, r, w, 0)
 	s := state(t, r, one)
-	assert.Equal(t, Throttled, s.State)
+	assert.Equal(t, meta.LoopThrottled, s.State)
 	assert.Equal(t, start.Add(25*time.Minute), s.NextTry)
 	once(t, r, w, 24*time.Minute)
 	assert.Equal(t, []int{1, 2}, []int{g.checks, other.checks})
 	once(t, r, w, time.Minute)
 	assert.Equal(t, 2, g.checks)
-	assert.Equal(t, Confirmed, state(t, r, one).State)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 
 	g.refuse = 32 // without a word on how long
 	once(t, r, w, 10*time.Minute)
@@ -186,11 +189,11 @@ func TestAnswerlessGraphIsTriedAgain(t *testing.T) {
 	r := newLoop(w)
 	once(t, r, w, 0)
 	s := state(t, r, one)
-	assert.Equal(t, []any{Unreachable, start.Add(time.Minute), 0}, []any{s.State, s.NextTry, g.probes})
+	assert.Equal(t, []any{meta.LoopUnreachable, start.Add(time.Minute), 0}, []any{s.State, s.NextTry, g.probes})
 	once(t, r, w, time.Minute)
 	assert.Equal(t, w.clock().Add(2*time.Minute), state(t, r, one).NextTry)
 	assert.Equal(t, uint64(2), once(t, r, w, 2*time.Minute).Counters.Errors)
-	assert.Equal(t, Confirmed, state(t, r, one).State)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 }
 
 func TestWhatTheAppLacksIsNotSubscribedAgain(t *testing.T) {
@@ -200,28 +203,70 @@ func TestWhatTheAppLacksIsNotSubscribedAgain(t *testing.T) {
 	r := newLoop(w)
 	once(t, r, w, 0)
 	s := state(t, r, one)
-	assert.Equal(t, []any{Drifted, 0}, []any{s.State, g.posts})
+	assert.Equal(t, []any{meta.LoopDrifted, 0}, []any{s.State, g.posts})
 	assert.Equal(t, w.appMissing, s.AppMissing)
 	g.subscribed = false
 	once(t, r, w, 10*time.Minute)
 	assert.Equal(t, 1, g.posts, "what the page lacks still is")
-	assert.Equal(t, Drifted, state(t, r, one).State)
+	assert.Equal(t, meta.LoopDrifted, state(t, r, one).State)
 }
 
 func TestTokenWarnings(t *testing.T) {
 	w := newWorld(t)
 	g := w.connect(one)
-	for want, report := range map[string]TokenReport{
-		"":                                      {State: "valid", Expires: start.AddDate(0, 0, 30), DataAccessExpires: start.AddDate(0, 0, 90)},
-		"the token ends on 2026-06-09":          {State: "valid", Expires: start.AddDate(0, 0, 8)},
-		"access to data ends on 2026-06-03":     {State: "valid", DataAccessExpires: start.AddDate(0, 0, 2)},
-		"permissions are missing: pages_manage": {State: "valid", MissingScopes: []string{"pages_manage"}},
+	for want, report := range map[string]meta.TokenReport{
+		"":                                      {State: meta.TokenValid, Expires: start.AddDate(0, 0, 30), DataAccessExpires: start.AddDate(0, 0, 90)},
+		"the token ends on 2026-06-09":          {State: meta.TokenValid, Expires: start.AddDate(0, 0, 8)},
+		"access to data ends on 2026-06-03":     {State: meta.TokenValid, DataAccessExpires: start.AddDate(0, 0, 2)},
+		"permissions are missing: pages_manage": {State: meta.TokenValid, MissingScopes: []string{"pages_manage"}},
 	} {
 		g.report = report
 		r := newLoop(w)
 		once(t, r, w, 0)
 		assert.Equal(t, want, state(t, r, one).TokenWarning)
+		assert.Equal(t, report.MissingScopes, state(t, r, one).MissingScopes)
 	}
+}
+
+func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
+	w := newWorld(t)
+	g := w.connect(one)
+	judged := func(code int) PageStatus {
+		g.refuse, g.probes = code, 0
+		r := newLoop(w)
+		once(t, r, w, 0)
+		return state(t, r, one)
+	}
+	for _, code := range []int{190, 102, 104} {
+		s := judged(code)
+		assert.Equal(t, []any{meta.LoopTokenDead, code, 1}, []any{s.State, s.Code, g.probes})
+		assert.Zero(t, s.NextTry)
+	}
+	for code := 80000; code <= 80014; code++ {
+		s := judged(code)
+		assert.Equal(t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(w.clock()), g.probes}, code)
+	}
+	assert.Equal(t, meta.LoopFailed, judged(80015).State)
+	assert.Equal(t, throttledBackoff, rest(meta.Outcome{}, fmt.Errorf("read: %w", &meta.Error{Code: 4})))
+	assert.Equal(t, 90*time.Second, rest(meta.Outcome{Code: 4, RetryAfter: 90}, nil))
+	assert.Zero(t, rest(meta.Outcome{Code: 10}, nil))
+}
+
+func TestAJudgementIsGivenWhatIsKnown(t *testing.T) {
+	s := PageStatus{
+		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},
+		MissingScopes: []string{"pages_messaging"}, LastCheck: start, NextTry: start.Add(time.Hour),
+		Silence: pages.Silence{Expected: 30, Silent: true, Enough: true},
+	}
+	assert.Equal(t, meta.Loop{
+		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},
+		MissingScopes: []string{"pages_messaging"}, Checked: start, NextTry: start.Add(time.Hour),
+		Silence: pages.Silence{Expected: 30, Silent: true, Enough: true},
+	}, s.Loop())
+	b, err := json.Marshal(s)
+	require.NoError(t, err)
+	assert.Contains(t, string(b), `"state":"drifted"`)
+	assert.Contains(t, string(b), `"missing_scopes":["pages_messaging"]`)
 }
 
 func TestTokenIsProbedByItsInterval(t *testing.T) {
@@ -317,10 +362,10 @@ func TestRefreshIsFollowedByASubscription(t *testing.T) {
 	r := newLoop(w)
 	g.dead = 463
 	once(t, r, w, 0)
-	assert.Equal(t, TokenDead, state(t, r, one).State)
+	assert.Equal(t, meta.LoopTokenDead, state(t, r, one).State)
 	require.NoError(t, r.refreshed(ctx, w.refresh(one)))
 	assert.Equal(t, 1, g.posts)
-	assert.Equal(t, Confirmed, state(t, r, one).State)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 
 	// Whoever refreshed it did it already, or does so soon, or tried.
 	e := w.refresh(one)
@@ -372,7 +417,7 @@ func TestRefreshThatCantBeFollowedComesAgain(t *testing.T) {
 	v.end()
 	g.throttled = time.Hour
 	require.Error(t, r.refreshed(ctx, e))
-	assert.Equal(t, Throttled, state(t, r, one).State)
+	assert.Equal(t, meta.LoopThrottled, state(t, r, one).State)
 	once(t, r, w, time.Minute)
 	assert.Zero(t, g.checks)
 }
@@ -386,16 +431,16 @@ func TestAttempts(t *testing.T) {
 	for name, c := range map[string]struct {
 		history []subscriptions.Transition
 		n, at   int
-		code    int
+		class   meta.Class
 	}{
-		"drift alone is no attempt":   {[]subscriptions.Transition{move(conf, drift, 1, 0), move(drift, drift, 2, 0)}, 0, -1, 0},
-		"refused twice":               {[]subscriptions.Transition{move(none, req, 1, 0), move(req, fail, 2, 200), move(fail, req, 3, 0), move(req, fail, 4, 10)}, 2, 4, 10},
-		"read back without them":      {[]subscriptions.Transition{move(conf, req, 1, 0), move(req, drift, 2, 0)}, 1, 2, 0},
-		"cut off":                     {[]subscriptions.Transition{move(drift, req, 5, 0)}, 1, 5, 0},
-		"confirmed and drifted since": {[]subscriptions.Transition{move(req, fail, 1, 200), move(fail, conf, 2, 0), move(conf, drift, 3, 0)}, 0, -1, 0},
+		"drift alone is no attempt":   {[]subscriptions.Transition{move(conf, drift, 1, 0), move(drift, drift, 2, 0)}, 0, -1, meta.Unclassified},
+		"refused twice":               {[]subscriptions.Transition{move(none, req, 1, 0), move(req, fail, 2, 100), move(fail, req, 3, 0), move(req, fail, 4, 10)}, 2, 4, meta.Permission},
+		"read back without them":      {[]subscriptions.Transition{move(conf, req, 1, 0), move(req, drift, 2, 0)}, 1, 2, meta.Unclassified},
+		"cut off":                     {[]subscriptions.Transition{move(drift, req, 5, 0)}, 1, 5, meta.Unclassified},
+		"confirmed and drifted since": {[]subscriptions.Transition{move(req, fail, 1, 200), move(fail, conf, 2, 0), move(conf, drift, 3, 0)}, 0, -1, meta.Unclassified},
 	} {
-		n, last, code := attempts(c.history)
-		assert.Equal(t, []int{c.n, c.code}, []int{n, code}, name)
+		n, last, class := attempts(c.history)
+		assert.Equal(t, []any{c.n, c.class}, []any{n, class}, name)
 		if c.at < 0 {
 			assert.True(t, last.IsZero(), name)
 		} else {
@@ -443,7 +488,7 @@ func TestAnyTroubleEndsConfirmed(t *testing.T) {
 		for round := 0; ; round++ {
 			calm := true
 			for _, p := range once(t, r, w, 10*time.Minute).Pages {
-				calm = calm && p.State == Confirmed && len(w.page(p.Page).missing()) == 0
+				calm = calm && p.State == meta.LoopConfirmed && len(w.page(p.Page).missing()) == 0
 			}
 			if calm {
 				return

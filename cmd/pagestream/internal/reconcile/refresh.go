@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
@@ -22,11 +24,11 @@ func (r *Reconciler) refreshes() *streams.Reactor {
 	})
 }
 
-// errBusy says that somebody works on the page; the event is given again.
+// errBusy is returned when somebody works on the page; the event is given again.
 var errBusy = errors.New("page is being worked on")
 
-// refreshed subscribes a page again whose token was refreshed, unless whoever
-// refreshed it does so.
+// refreshed subscribes a page again whose token was refreshed, unless the
+// connector that refreshed it does so.
 func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 	if c := e.Data.Connection; c == nil || c.Resealed || e.Page == "" {
 		return nil
@@ -44,7 +46,7 @@ func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
 	defer cancel()
 	v.resubscribe(ctx, v.e.status.AppMissing)
-	if s := v.e.status; s.State == Unreachable || s.State == Throttled {
+	if s := v.e.status; s.State == meta.LoopUnreachable || s.State == meta.LoopThrottled {
 		return fmt.Errorf("subscribe page %s again: %s", e.Page, s.State)
 	}
 	return nil
@@ -78,7 +80,7 @@ func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error
 func (r *Reconciler) followed(ctx context.Context, e streams.Stored) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	for _, m := range []Model{r.opts.Pages, r.opts.Subscriptions} {
+	for _, m := range []projections.Reader{r.opts.Pages, r.opts.Subscriptions} {
 		if err := m.WaitFor(ctx, e.Seq); err != nil {
 			return false, fmt.Errorf("wait for read model: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -146,7 +147,7 @@ func TestTheLoopHeals(t *testing.T) {
 	r, stop := s.run(t)
 	eventually(t, func() error {
 		for _, p := range r.Status().Pages {
-			if p.State != Confirmed {
+			if p.State != meta.LoopConfirmed {
 				return fmt.Errorf("%s is %s", p.Page, p.State)
 			}
 		}
@@ -225,7 +226,7 @@ func TestTaskIsTriedAgainAtItsTime(t *testing.T) {
 	tick <- s.clock() // the interval is planned
 	s.pass(13 * time.Hour)
 	tick <- s.clock()
-	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == Unreachable, "%s", p.State) })
+	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == meta.LoopUnreachable, "%s", p.State) })
 	s.pass(59 * time.Second)
 	tick <- s.clock()
 	tick <- s.clock()
@@ -233,7 +234,7 @@ func TestTaskIsTriedAgainAtItsTime(t *testing.T) {
 	assert.Equal(t, 1, checks)
 	s.pass(time.Second)
 	tick <- s.clock()
-	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == Confirmed, "%s", p.State) })
+	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == meta.LoopConfirmed, "%s", p.State) })
 }
 
 func TestRefreshInTheStreamIsFollowed(t *testing.T) {
@@ -249,7 +250,7 @@ func TestRefreshInTheStreamIsFollowed(t *testing.T) {
 	eventually(t, func() error {
 		_, posts := s.counts(one)
 		p, _ := r.Page(one)
-		return as(posts == 1 && p.State == Confirmed, "%d requests, %s", posts, p.State)
+		return as(posts == 1 && p.State == meta.LoopConfirmed, "%d requests, %s", posts, p.State)
 	})
 	checks, _ := s.counts(one)
 	assert.Zero(t, checks, "the loop itself is off")

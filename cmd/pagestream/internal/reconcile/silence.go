@@ -3,21 +3,15 @@ package reconcile
 import (
 	"errors"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
-)
-
-// When at least this part of the pages with a rhythm, and two at the least, are
-// silent at once, the fault is not theirs.
-const (
-	allSilentPart  = 0.8
-	allSilentPages = 2
 )
 
 // listen holds each page's silence against its rhythm and returns those that
 // have fallen silent, unless all have.
 func (r *Reconciler) listen(list []domain.PageID) (silent []domain.PageID) {
-	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: r.opts.Threshold}
+	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: meta.SilentEvents}
 	found := make(map[domain.PageID]pages.Silence, len(list))
 	rhythmic := 0
 	for _, page := range list {
@@ -36,7 +30,7 @@ func (r *Reconciler) listen(list []domain.PageID) (silent []domain.PageID) {
 			silent = append(silent, page)
 		}
 	}
-	all := rhythmic >= allSilentPages && float64(len(silent)) >= allSilentPart*float64(rhythmic)
+	all := rhythmic >= meta.AllSilentPages && float64(len(silent)) >= meta.AllSilentShare*float64(rhythmic)
 
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,36 +5,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// State is what the last look at a page found.
-type State string
-
-// The states of a page.
-const (
-	// Unknown: this process has not looked at the page yet.
-	Unknown State = "unknown"
-	// Confirmed: Graph's own list has what is wanted.
-	Confirmed State = "confirmed"
-	// Drifted: Graph's list, or the app's own, lacks something.
-	Drifted State = "drifted"
-	// Failed: Graph refused to tell or to do what it was asked.
-	Failed State = "failed"
-	// TokenDead: the page's token is not valid, or not for this page any more.
-	// There is no call but a probe until it is refreshed.
-	TokenDead State = "token_dead"
-	// Throttled: Graph wants fewer calls; none is made before NextTry.
-	Throttled State = "throttled"
-	// Unreachable: there was no answer, or it could not be recorded.
-	Unreachable State = "unreachable"
-)
-
 // PageStatus is what the loop knows of one page. A zero time means never.
 type PageStatus struct {
-	Page  domain.PageID `json:"page"`
-	State State         `json:"state"`
+	Page  domain.PageID  `json:"page"`
+	State meta.LoopState `json:"state"`
 	// Reason, Code and Subcode say why it is not confirmed, in Graph's own words
 	// where it has any.
 	Reason  string `json:"reason,omitempty"`
@@ -52,8 +31,24 @@ type PageStatus struct {
 	// Failures counts the attempts to subscribe since the last confirmation.
 	Failures int `json:"failures,omitempty"`
 	// TokenWarning says that the token, or what it was granted, ends soon.
-	TokenWarning string        `json:"token_warning,omitempty"`
-	Silence      pages.Silence `json:"silence"`
+	TokenWarning string `json:"token_warning,omitempty"`
+	// TokenExpires and DataAccessExpires are what Graph said when the token was last
+	// asked about; zero is never or unknown.
+	TokenExpires      time.Time `json:"token_expires,omitzero"`
+	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
+	// MissingScopes are the permissions that the token lacked when it was last
+	// asked about.
+	MissingScopes []string      `json:"missing_scopes,omitempty"`
+	Silence       pages.Silence `json:"silence"`
+}
+
+// Loop returns what a judgement of the page needs.
+func (s PageStatus) Loop() meta.Loop {
+	return meta.Loop{
+		State: s.State, Reason: s.Reason, Code: s.Code, Subcode: s.Subcode, Missing: s.Missing, AppMissing: s.AppMissing, MissingScopes: s.MissingScopes,
+		Probed: s.LastProbe, Expires: s.TokenExpires, DataAccessExpires: s.DataAccessExpires,
+		Checked: s.LastCheck, NextTry: s.NextTry, Silence: s.Silence,
+	}
 }
 
 // Counters count since the start of the process.
@@ -98,6 +93,13 @@ func (r *Reconciler) Status() Status {
 	return s
 }
 
+// AllSilent reports whether nearly all pages with a rhythm are silent at once.
+func (r *Reconciler) AllSilent() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.allSilent
+}
+
 // Page returns what is known of one page, and false if it is not connected or
 // not seen yet.
 func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
@@ -114,7 +116,7 @@ func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
 func (r *Reconciler) entry(page domain.PageID) *entry {
 	e := r.entries[page]
 	if e == nil {
-		e = &entry{status: PageStatus{Page: page, State: Unknown}}
+		e = &entry{status: PageStatus{Page: page, State: meta.LoopUnknown}}
 		r.entries[page] = e
 	}
 	return e

@@ -185,7 +185,7 @@ func (r *Reconciler) worker() *streams.Reactor {
 	})
 }
 
-// errCut says that the work was cut off; the task is given again.
+// errCut is returned when the work was cut off; the task is given again.
 var errCut = errors.New("work on the page was cut off")
 
 func (r *Reconciler) work(ctx context.Context, m *message.Message) error {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
@@ -20,8 +21,6 @@ const (
 	permissionBackoff = time.Hour
 	// throttledBackoff is for a throttle that does not say how long.
 	throttledBackoff = 5 * time.Minute
-	// warnBefore is how long before its end a token is warned of.
-	warnBefore = 14 * 24 * time.Hour
 	// catchUp bounds the wait for the read models.
 	catchUp = 10 * time.Second
 )
@@ -34,17 +33,23 @@ func backoff(n int) time.Duration {
 	return min(minBackoff<<min(n-1, 20), maxBackoff)
 }
 
-// Graph's codes that say something beside "no". See Meta's "Handling Errors".
-const codeToken = 190
-
-func permission(code int) bool { return code == 10 || code >= 200 && code <= 299 }
-
-func throttle(code int) bool {
-	switch code {
-	case 4, 17, 32, 613, 80001, 80002, 80006:
+// lasting reports whether only a person can change what was refused. Nobody is
+// written to here, so a code that would be about a recipient is about permissions.
+func lasting(c meta.Class) bool {
+	switch c {
+	case meta.Permission, meta.Restricted, meta.PersonUnreachable, meta.WindowClosed:
 		return true
 	}
 	return false
+}
+
+// rest is how long Graph wants the page to be left alone, 0 if it does not.
+func rest(o meta.Outcome, err error) time.Duration {
+	wait := max(o.Wait(), meta.RetryAfter(err))
+	if wait <= 0 && (o.Class() == meta.Throttled || meta.ClassOf(err) == meta.Throttled) {
+		return throttledBackoff
+	}
+	return wait
 }
 
 // visit is the work on one page. It changes a copy of the page's entry.
@@ -100,8 +105,8 @@ func (v *visit) end() {
 	*e = v.e
 	log := v.r.opts.Logger.With("page", v.page.ID)
 	switch {
-	case was.State == s.State || was.State == Unknown && s.State == Confirmed:
-	case s.State == Confirmed:
+	case was.State == s.State || was.State == meta.LoopUnknown && s.State == meta.LoopConfirmed:
+	case s.State == meta.LoopConfirmed:
 		log.Info("page is subscribed again", "was", was.State)
 	default:
 		log.Warn("page is not subscribed as wanted", "state", s.State, "was", was.State, "code", s.Code, "subcode", s.Subcode,
@@ -126,10 +131,11 @@ func (v *visit) look(ctx context.Context) {
 	probe := s.LastProbe.IsZero() || v.now.Sub(s.LastProbe) >= v.r.opts.TokenInterval
 	switch v.page.Token {
 	case pages.TokenNone:
-		v.set(TokenDead, Outcome{Reason: "there is no page token"})
+		v.set(meta.LoopTokenDead, meta.Outcome{Reason: "there is no page token"})
 		return
 	case pages.TokenInvalid:
-		v.set(TokenDead, Outcome{Reason: v.page.TokenReason, Code: v.page.TokenCode, Subcode: v.page.TokenSubcode})
+		p := v.page
+		v.set(meta.LoopTokenDead, meta.Outcome{Reason: p.TokenReason, Code: p.TokenCode, Subcode: p.TokenSubcode})
 		if !probe || !v.probe(ctx) {
 			return
 		}
@@ -139,57 +145,55 @@ func (v *visit) look(ctx context.Context) {
 	s.LastCheck = v.now
 	v.count(func(c *Counters) { c.Checks++ })
 	v.judge(out, err)
-	if s.State == Drifted && lacks(out) {
+	if s.State == meta.LoopDrifted && lacks(out) {
 		out = v.heal(ctx, out)
 	}
-	if probe && s.State != Throttled && s.State != Unreachable || out.Code == codeToken || permission(out.Code) {
+	answered := s.State != meta.LoopThrottled && s.State != meta.LoopUnreachable
+	if class := out.Class(); probe && answered || class == meta.TokenDead || lasting(class) {
 		v.probe(ctx)
 	}
 }
 
 // lacks reports whether subscribing again may help: not where only the app
 // lacks fields.
-func lacks(o Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
+func lacks(o meta.Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
 
 // set states how the page stands.
-func (v *visit) set(state State, o Outcome) {
+func (v *visit) set(state meta.LoopState, o meta.Outcome) {
 	s := &v.e.status
 	s.State, s.Reason, s.Code, s.Subcode = state, o.Reason, o.Code, o.Subcode
 	s.Missing, s.AppMissing = o.Missing, o.AppMissing
 }
 
 // judge states what an answer says of the page, and when to come back.
-func (v *visit) judge(o Outcome, err error) {
+func (v *visit) judge(o meta.Outcome, err error) {
 	s := &v.e.status
-	wait := max(o.RetryAfter, retryAfter(err))
-	if wait <= 0 && throttle(o.Code) {
-		wait = throttledBackoff
-	}
+	wait := rest(o, err)
 	switch {
 	case wait > 0:
 		if err != nil {
 			o.Reason = err.Error()
 		}
-		v.set(Throttled, o)
+		v.set(meta.LoopThrottled, o)
 		v.hold(wait)
 	case err != nil:
 		v.e.errs++
-		v.set(Unreachable, Outcome{Reason: err.Error()})
+		v.set(meta.LoopUnreachable, meta.Outcome{Reason: err.Error()})
 		s.NextTry = v.now.Add(backoff(v.e.errs))
 		v.count(func(c *Counters) { c.Errors++ })
 		return
-	case o.State == "confirmed" && len(o.AppMissing) == 0:
-		v.set(Confirmed, o)
+	case o.Confirmed() && len(o.AppMissing) == 0:
+		v.set(meta.LoopConfirmed, o)
 		s.Reason, s.Failures = "", 0
-	case o.State == "failed" && o.Code == codeToken:
-		v.set(TokenDead, o)
-	case o.State == "failed" && permission(o.Code):
-		v.set(Failed, o)
-		v.hold(permissionBackoff)
-	case o.State == "failed":
-		v.set(Failed, o)
+	case o.State != subscriptions.Failed:
+		v.set(meta.LoopDrifted, o)
+	case o.Class() == meta.TokenDead:
+		v.set(meta.LoopTokenDead, o)
 	default:
-		v.set(Drifted, o)
+		v.set(meta.LoopFailed, o)
+		if lasting(o.Class()) {
+			v.hold(permissionBackoff)
+		}
 	}
 	v.e.errs = 0
 }
@@ -201,7 +205,7 @@ func (v *visit) hold(d time.Duration) {
 }
 
 // heal subscribes the page again, if its history of failures lets it by now.
-func (v *visit) heal(ctx context.Context, drift Outcome) Outcome {
+func (v *visit) heal(ctx context.Context, drift meta.Outcome) meta.Outcome {
 	s := &v.e.status
 	next, err := v.next(ctx, drift.Seq)
 	if err != nil {
@@ -216,12 +220,12 @@ func (v *visit) heal(ctx context.Context, drift Outcome) Outcome {
 }
 
 // resubscribe asks for the wanted fields and states what came of it.
-func (v *visit) resubscribe(ctx context.Context, appMissing []string) Outcome {
+func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outcome {
 	s := &v.e.status
 	out, err := v.r.opts.Verbs.Resubscribe(ctx, v.page.ID)
 	v.count(func(c *Counters) {
 		c.Resubscribed++
-		if err == nil && out.State == "confirmed" {
+		if err == nil && out.Confirmed() {
 			c.Healed++
 		}
 	})
@@ -229,14 +233,14 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) Outcome {
 		out.AppMissing = appMissing // only a check sees it
 	}
 	v.judge(out, err)
-	if err != nil || out.State == "confirmed" {
+	if err != nil || out.Confirmed() {
 		return out
 	}
 	next, err := v.next(context.WithoutCancel(ctx), out.Seq)
 	if err != nil { // the failure is on record; this is only the pause after it
 		next = v.now.Add(backoff(s.Failures + 1))
 	}
-	if s.State != TokenDead && next.After(s.NextTry) {
+	if s.State != meta.LoopTokenDead && next.After(s.NextTry) {
 		s.NextTry = next
 	}
 	return out
@@ -257,33 +261,33 @@ func (v *visit) next(ctx context.Context, seq uint64) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read subscription: %w", err)
 	}
-	failures, last, code := attempts(sub.History)
+	failures, last, class := attempts(sub.History)
 	v.e.status.Failures = failures
 	pause := backoff(failures)
-	if failures > 0 && permission(code) {
+	if failures > 0 && lasting(class) {
 		pause = max(pause, permissionBackoff)
 	}
 	return last.Add(pause), nil
 }
 
 // attempts counts the requests since the last confirmation that came to
-// nothing, with the time and code of the last. One that has no answer counts.
-func attempts(history []subscriptions.Transition) (n int, last time.Time, code int) {
+// nothing, with the time and class of the last. One that has no answer counts.
+func attempts(history []subscriptions.Transition) (n int, last time.Time, class meta.Class) {
 	open := false
 	for _, t := range history {
 		switch {
 		case t.To == subscriptions.Confirmed:
-			n, last, code, open = 0, time.Time{}, 0, false
+			n, last, class, open = 0, time.Time{}, meta.Unclassified, false
 		case t.To == subscriptions.Requested:
 			last, open = t.Time, true
 		case t.From == subscriptions.Requested:
-			n, last, code, open = n+1, t.Time, t.Code, false
+			n, last, class, open = n+1, t.Time, meta.Classify(t.Code, t.Subcode), false
 		}
 	}
 	if open {
 		n++
 	}
-	return n, last, code
+	return n, last, class
 }
 
 // probe asks about the token, warns of its end, and reports whether the page
@@ -298,32 +302,33 @@ func (v *visit) probe(ctx context.Context) bool {
 		}
 	})
 	if err != nil {
-		if wait := retryAfter(err); wait > 0 {
+		if wait := rest(meta.Outcome{}, err); wait > 0 {
 			v.hold(wait)
 		}
 		return false
 	}
 	s.LastProbe = v.now
-	s.TokenWarning = warning(t, v.now)
+	s.TokenWarning, s.MissingScopes = warning(t, v.now), t.MissingScopes
+	s.TokenExpires, s.DataAccessExpires = t.Expires, t.DataAccessExpires
 	switch t.State {
-	case "invalid", "deselected":
-		v.set(TokenDead, Outcome{Reason: t.Reason, Code: t.Code, Subcode: t.Subcode})
+	case meta.TokenInvalid, meta.TokenDeselected:
+		v.set(meta.LoopTokenDead, meta.Outcome{Reason: t.Reason, Code: t.Code, Subcode: t.Subcode})
 		s.NextTry, v.e.hold = time.Time{}, time.Time{}
 		return false
 	}
-	return t.State == "valid"
+	return t.State == meta.TokenValid
 }
 
 // warning says what of a valid token ends within two weeks or is lacking.
-func warning(t TokenReport, now time.Time) string {
+func warning(t meta.TokenReport, now time.Time) string {
 	var out []string
-	if t.State != "valid" {
+	if t.State != meta.TokenValid {
 		return ""
 	}
-	if soon(t.Expires, now) {
+	if meta.EndsSoon(t.Expires, now) {
 		out = append(out, "the token ends on "+t.Expires.UTC().Format(time.DateOnly))
 	}
-	if soon(t.DataAccessExpires, now) {
+	if meta.EndsSoon(t.DataAccessExpires, now) {
 		out = append(out, "access to data ends on "+t.DataAccessExpires.UTC().Format(time.DateOnly))
 	}
 	if len(t.MissingScopes) > 0 {
@@ -331,5 +336,3 @@ func warning(t TokenReport, now time.Time) string {
 	}
 	return strings.Join(out, "; ")
 }
-
-func soon(end, now time.Time) bool { return !end.IsZero() && end.Sub(now) < warnBefore }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -43,7 +44,7 @@ type remote struct {
 	refusePost int           // code for each request
 	down       int           // so many calls get no answer
 	throttled  time.Duration // once
-	report     TokenReport
+	report     meta.TokenReport
 	checks     int
 	posts      int
 	probes     int
@@ -157,7 +158,7 @@ func (w *world) sayLocked(page domain.PageID, t domain.Type, d domain.Data) uint
 func (w *world) connect(page domain.PageID) *remote {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := &remote{fields: wanted, subscribed: true, report: TokenReport{State: "valid"}}
+	g := &remote{fields: wanted, subscribed: true, report: meta.TokenReport{State: meta.TokenValid}}
 	w.graph[page] = g
 	c := domain.Connection{ConnectionID: "c-" + string(page), App: "main", SealedToken: "sealed", Fields: wanted}
 	w.sayLocked(page, domain.PageConnected, domain.Data{Connection: &c})
@@ -200,16 +201,11 @@ func (g *remote) missing() (out []string) {
 	return out
 }
 
-type throttledError struct{ d time.Duration }
-
-func (throttledError) Error() string               { return "too many calls" }
-func (e throttledError) RetryAfter() time.Duration { return e.d }
-
 // call is what any call of Graph may run into.
 func (g *remote) call() error {
 	if d := g.throttled; d > 0 {
 		g.throttled = 0
-		return fmt.Errorf("call graph: %w", throttledError{d})
+		return fmt.Errorf("call graph: %w", &meta.Error{Code: 613, After: d})
 	}
 	if g.down > 0 {
 		g.down--
@@ -220,87 +216,90 @@ func (g *remote) call() error {
 
 var errGone = errors.New("page is not connected")
 
-func (w *world) Check(_ context.Context, page domain.PageID) (Outcome, error) {
+func (w *world) Check(_ context.Context, page domain.PageID) (meta.Outcome, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	g := w.graph[page]
 	if g == nil {
-		return Outcome{}, errGone
+		return meta.Outcome{}, errGone
 	}
 	g.checks++
 	if err := g.call(); err != nil {
-		return Outcome{}, err
+		return meta.Outcome{}, err
 	}
 	if out, refused := w.refused(page, g.refuse); refused {
 		return out, nil
 	}
-	out := Outcome{State: "confirmed", Missing: g.missing(), AppMissing: w.appMissing}
+	out := meta.Outcome{State: subscriptions.Confirmed, Missing: g.missing(), AppMissing: w.appMissing}
 	event := domain.SubscriptionConfirmed
 	if len(out.Missing) > 0 {
-		out.State, event = "drifted", domain.SubscriptionDrifted
+		out.State, event = subscriptions.Drifted, domain.SubscriptionDrifted
 	}
 	if sub, err := subscriptions.Get(w.subs, page, "main"); w.publish != nil || err != nil ||
-		string(sub.State) != out.State || !slices.Equal(sub.Actual, g.actual()) {
+		sub.State != out.State || !slices.Equal(sub.Actual, g.actual()) {
 		out.Seq = w.subscription(page, event, 0)
 	}
 	if len(w.appMissing) > 0 {
-		out.State = "drifted"
+		out.State = subscriptions.Drifted
 	}
 	return out, nil
 }
 
-func (w *world) refused(page domain.PageID, code int) (Outcome, bool) {
+func (w *world) refused(page domain.PageID, code int) (meta.Outcome, bool) {
 	g := w.graph[page]
 	switch {
 	case g.dead != 0:
 		if p, err := pages.Get(w.pages, page); err == nil && p.Token == pages.TokenValid {
 			w.sayLocked(page, domain.PageTokenInvalidated, domain.Data{Connection: &domain.Connection{Code: 190, Subcode: g.dead, Reason: "dead"}})
 		}
-		return Outcome{State: "failed", Code: 190, Subcode: g.dead, Reason: "dead"}, true
+		return meta.Outcome{State: subscriptions.Failed, Code: 190, Subcode: g.dead, Reason: "dead"}, true
 	case code != 0:
-		return Outcome{State: "failed", Code: code, Reason: "no"}, true
+		return meta.Outcome{State: subscriptions.Failed, Code: code, Reason: "no"}, true
 	}
-	return Outcome{}, false
+	return meta.Outcome{}, false
 }
 
-func (w *world) Resubscribe(_ context.Context, page domain.PageID) (Outcome, error) {
+func (w *world) Resubscribe(_ context.Context, page domain.PageID) (meta.Outcome, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	g := w.graph[page]
 	if g == nil {
-		return Outcome{}, errGone
+		return meta.Outcome{}, errGone
 	}
 	g.posts++
 	w.subscription(page, domain.SubscriptionRequested, 0)
 	code := max(g.refuse, g.refusePost)
 	if err := g.call(); err != nil {
-		return Outcome{State: "failed", Reason: err.Error(), RetryAfter: retryAfter(err), Seq: w.subscription(page, domain.SubscriptionFailed, 0)}, nil
+		return meta.Outcome{
+			State: subscriptions.Failed, Reason: err.Error(), RetryAfter: int(meta.RetryAfter(err) / time.Second),
+			Seq: w.subscription(page, domain.SubscriptionFailed, 0),
+		}, nil
 	}
 	if out, refused := w.refused(page, code); refused {
 		out.Seq = w.subscription(page, domain.SubscriptionFailed, out.Code)
 		return out, nil
 	}
 	g.fields, g.subscribed = wanted, true
-	return Outcome{State: "confirmed", Seq: w.subscription(page, domain.SubscriptionConfirmed, 0)}, nil
+	return meta.Outcome{State: subscriptions.Confirmed, Seq: w.subscription(page, domain.SubscriptionConfirmed, 0)}, nil
 }
 
-func (w *world) Probe(_ context.Context, page domain.PageID) (TokenReport, error) {
+func (w *world) Probe(_ context.Context, page domain.PageID) (meta.TokenReport, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	g := w.graph[page]
 	if g == nil {
-		return TokenReport{}, errGone
+		return meta.TokenReport{}, errGone
 	}
 	g.probes++
 	if err := g.call(); err != nil {
-		return TokenReport{}, err
+		return meta.TokenReport{}, err
 	}
 	p, err := pages.Get(w.pages, page)
 	switch {
 	case g.dead != 0 || g.deselected:
-		r := TokenReport{State: "invalid", Code: 190, Subcode: g.dead, Reason: "dead"}
+		r := meta.TokenReport{State: meta.TokenInvalid, Code: 190, Subcode: g.dead, Reason: "dead"}
 		if g.deselected {
-			r = TokenReport{State: "deselected", Reason: "deselected: not granted"}
+			r = meta.TokenReport{State: meta.TokenDeselected, Reason: "deselected: not granted"}
 		}
 		if err == nil && p.Token == pages.TokenValid {
 			w.sayLocked(page, domain.PageTokenInvalidated, domain.Data{Connection: &domain.Connection{Reason: r.Reason}})

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 // recentMinutes is how far back [Recent] looks.
@@ -29,20 +31,6 @@ type recentMinute struct {
 	minute                        int64 // since 1970; says whether the counts are of the last hour
 	accepted, unsigned, notStored uint64
 	took                          [len(answerBounds)]uint64
-}
-
-// RecentSum is the last hour.
-type RecentSum struct {
-	// Accepted counts the answers 200, Unsigned those of 401, where the signature
-	// was missing or wrong, and NotStored those of 503, where the events could not
-	// be made durable in time.
-	Accepted, Unsigned, NotStored uint64
-	// Slow counts the answers that took longer than was asked for, as far as the
-	// bounds of [Recent] tell: those up to the same bound count alike.
-	Slow uint64
-	// P99 is the bound that 99 of 100 answers kept, at most 10 s, and 0 where there
-	// was no answer.
-	P99 time.Duration
 }
 
 // Answered counts one answer to a delivery: 200, 401 or 503. Other statuses are
@@ -73,9 +61,8 @@ func (r *Recent) Answered(now time.Time, status int, took time.Duration) {
 	}
 }
 
-// Sum adds up the last hour. An answer that took longer than slow is counted as
-// slow.
-func (r *Recent) Sum(now time.Time, slow time.Duration) (out RecentSum) {
+// Sum adds up the last hour.
+func (r *Recent) Sum(now time.Time) (out meta.Recent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	oldest := now.Unix()/60 - recentMinutes + 1
@@ -86,12 +73,12 @@ func (r *Recent) Sum(now time.Time, slow time.Duration) (out RecentSum) {
 			continue
 		}
 		out.Accepted += m.accepted
-		out.Unsigned += m.unsigned
+		out.BadSignatures += m.unsigned
 		out.NotStored += m.notStored
 		for i, n := range m.took {
 			took[i] += n
 			all += n
-			if answerBounds[i] > slow {
+			if answerBounds[i] > meta.SlowAnswer {
 				out.Slow += n
 			}
 		}

@@ -67,12 +67,6 @@ type App struct {
 	VerifyToken string
 }
 
-// Publisher makes events durable. It returns one receipt an event, in order,
-// and no error only when every one of them is on disk.
-type Publisher interface {
-	Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error)
-}
-
 // Answer describes one answered request, for counting. It has no body, no
 // secret and no signature.
 type Answer struct {
@@ -92,7 +86,7 @@ type Answer struct {
 // Options configure a [Handler]. Apps and Publisher are required.
 type Options struct {
 	Apps      []App
-	Publisher Publisher
+	Publisher streams.Storer
 	// MaxBody is the largest accepted body in bytes.
 	MaxBody int64
 	// Timeout bounds the wait for durability. Keep it under Meta's 5 s.

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+)
+
+// LoginOperator connects pages by what a person lets the app use.
+type LoginOperator interface {
+	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
+	Login(ctx context.Context, app, userToken string) (operate.Login, error)
+	ConnectChosen(ctx context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (operate.Connected, error)
+}
+
+func (s *Server) loginRoutes() routes {
+	return routes{
+		"POST /api/v1/invites":     s.invite,
+		"POST /api/v1/logins":      s.login,
+		"POST /api/v1/logins/{id}": s.connectChosen,
+	}
+}
+
+// LoginRequest has a user's token, which is not kept.
+type LoginRequest struct {
+	UserToken string `json:"user_token"`
+	App       string `json:"app,omitempty"`
+}
+
+func (s *Server) invite(w http.ResponseWriter, r *http.Request) error {
+	var in operate.InviteRequest
+	if err := decode(w, r, &in, `{"app": "…", "company": "…", "fields": […]}, each optional`); err != nil {
+		return err
+	}
+	out, err := s.opts.Operator.Invite(r.Context(), in)
+	return answer(w, "make a login link", http.StatusCreated, out, err)
+}
+
+func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
+	var in LoginRequest
+	if err := decode(w, r, &in, `{"user_token": "…"} and optionally app`); err != nil {
+		return err
+	}
+	if in.UserToken == "" {
+		return problem(http.StatusBadRequest, "user_token is needed")
+	}
+	out, err := s.opts.Operator.Login(r.Context(), in.App, in.UserToken)
+	return answer(w, "look at the login", http.StatusCreated, out, err)
+}
+
+func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {
+	var in meta.Choice
+	if err := decode(w, r, &in, `{"pages": ["…"]} or {"all": true}, and optionally company, fields`); err != nil {
+		return err
+	}
+	if len(in.Pages) == 0 && !in.All {
+		return problem(http.StatusBadRequest, `choose pages, or say "all": true`)
+	}
+	return run(w, r, "connect pages", func(ctx context.Context, progress func(meta.Outcome)) (operate.Connected, error) {
+		return s.opts.Operator.ConnectChosen(ctx, r.PathValue("id"), in, progress)
+	})
+}

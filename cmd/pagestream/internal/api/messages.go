@@ -1,0 +1,62 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+)
+
+// MessageOperator sends, fills gaps, erases, and reads the past.
+type MessageOperator interface {
+	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
+	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
+	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
+	// Past reads a conversation as it was at an event, or at a time if seq is 0.
+	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
+}
+
+func (s *Server) messageRoutes() routes {
+	return routes{
+		"POST /api/v1/pages/{id}/messages":                  s.sendMessage,
+		"POST /api/v1/pages/{id}/backfill":                  s.backfill,
+		"POST /api/v1/conversations/{page}/{contact}/erase": s.erase,
+	}
+}
+
+func (s *Server) sendMessage(w http.ResponseWriter, r *http.Request) error {
+	var in outbound.Request
+	if err := decode(w, r, &in, `{"contact": "…", "message": {"text": "…"}} as Meta's Send API has it`); err != nil {
+		return err
+	}
+	in.Page = pageID(r)
+	out, err := s.opts.Operator.Send(r.Context(), in)
+	return answer(w, "send", http.StatusOK, out, err)
+}
+
+func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Since time.Time `json:"since"`
+		Until time.Time `json:"until"`
+	}
+	if err := decode(w, r, &in, `{"since": "2026-11-23T10:00:00Z"} and optionally until`); err != nil {
+		return err
+	}
+	if in.Since.IsZero() {
+		return problem(http.StatusBadRequest, "since is needed: when the gap began")
+	}
+	return run(w, r, "backfill", func(ctx context.Context, progress func(backfill.Progress)) (backfill.Sum, error) {
+		return s.opts.Operator.Backfill(ctx, backfill.Request{Page: pageID(r), Since: in.Since, Until: in.Until}, progress)
+	})
+}
+
+func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
+	extend(w)
+	out, err := s.opts.Operator.Erase(r.Context(), domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact")))
+	return answer(w, "erase", http.StatusOK, out, err)
+}

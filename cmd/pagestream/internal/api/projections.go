@@ -1,0 +1,111 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/projections"
+)
+
+// ModelOperator rebuilds, verifies and explains read models, and audits all of
+// them.
+type ModelOperator interface {
+	Statuses() []projections.Status
+	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
+	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
+	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error)
+	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
+}
+
+func (s *Server) projectionRoutes() routes {
+	return routes{
+		"GET /api/v1/projections":                 s.listProjections,
+		"POST /api/v1/projections/{name}/rebuild": s.rebuild,
+		"POST /api/v1/projections/{name}/verify":  s.verify,
+		"POST /api/v1/projections/{name}/explain": s.explain,
+		"POST /api/v1/audit":                      s.audit,
+	}
+}
+
+// statusEvery is how often a stream of statuses has one.
+const statusEvery = time.Second
+
+// listProjections serves GET /api/v1/projections: where each read model stands,
+// once, or each second as server-sent events.
+func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
+	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		return s.feedStatuses(w, r)
+	}
+	writeJSON(w, http.StatusOK, List[projections.Status]{Items: s.opts.Operator.Statuses()})
+	return nil
+}
+
+func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
+	select {
+	case s.feeds <- struct{}{}:
+		defer func() { <-s.feeds }()
+	default:
+		return problem(http.StatusServiceUnavailable, fmt.Sprintf("%d feeds are open already", maxFeeds))
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	for {
+		b, err := json.Marshal(List[projections.Status]{Items: s.opts.Operator.Statuses()})
+		if err != nil {
+			return fmt.Errorf("encode statuses: %w", err)
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(10 * statusEvery))
+		if _, err := fmt.Fprintf(w, "event: projections\ndata: %s\n\n", b); err != nil || out.Flush() != nil {
+			return nil //nolint:nilerr // the client is gone
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return nil
+		case <-s.closing.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "rebuild", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+		return s.opts.Operator.Rebuild(ctx, r.PathValue("name"), progress)
+	})
+}
+
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "verify", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Verified, error) {
+		return s.opts.Operator.Verify(ctx, r.PathValue("name"), progress)
+	})
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Bucket string `json:"bucket"`
+		Key    string `json:"key"` // in hex
+	}
+	if err := decode(w, r, &in, `{"bucket": "messages", "key": "…"} with the key in hex, as verify names a row`); err != nil {
+		return err
+	}
+	key, err := hex.DecodeString(in.Key)
+	if err != nil || len(key) == 0 || in.Bucket == "" {
+		return problem(http.StatusBadRequest, "bucket and key are needed, the key in hex")
+	}
+	return run(w, r, "explain", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Trace, error) {
+		return s.opts.Operator.Explain(ctx, r.PathValue("name"), in.Bucket, key, progress)
+	})
+}
+
+func (s *Server) audit(w http.ResponseWriter, r *http.Request) error {
+	return run(w, r, "audit", s.opts.Operator.Audit)
+}

@@ -1,0 +1,89 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	// batch is how many events are appended together.
+	batch = 500
+	// maxThrottled is how often in a row a call may be put off.
+	maxThrottled = 5
+)
+
+// Pauses while too much waits to be stored, since deliveries go first.
+const (
+	overloadPause = 250 * time.Millisecond
+	overloadTries = 6
+)
+
+// store appends events, given the newest first, the oldest first.
+func (w *walk) store(ctx context.Context, events []domain.Event) error {
+	slices.Reverse(events)
+	for part := range slices.Chunk(events, batch) {
+		receipts, err := w.publish(ctx, part)
+		if err != nil {
+			return fmt.Errorf("append messages: %w", err)
+		}
+		for _, r := range receipts {
+			if r.Duplicate == streams.NotDuplicate {
+				w.sum.Stored++
+			} else {
+				w.sum.Duplicates++
+			}
+		}
+	}
+	return nil
+}
+
+// publish makes way for deliveries where too much waits.
+func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
+	pause := overloadPause
+	for try := 1; ; try++ {
+		receipts, err := w.opts.Publisher.Publish(ctx, events)
+		if !errors.Is(err, streams.ErrOverloaded) || try == overloadTries {
+			return receipts, err
+		}
+		if err := rest(ctx, pause); err != nil {
+			return nil, err
+		}
+		pause *= 2
+	}
+}
+
+// call makes one call at the page's rate, and again where a limit was reached.
+func (w *walk) call(ctx context.Context, f func() error) error {
+	for try := 1; ; try++ {
+		if err := w.limiter.Wait(ctx); err != nil {
+			return fmt.Errorf("wait for the page's turn: %w", err)
+		}
+		err := f()
+		wait := meta.RetryAfter(err)
+		if err == nil || wait <= 0 || wait > w.opts.MaxWait || try == maxThrottled {
+			return err
+		}
+		if err := rest(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// rest waits, no longer than the context.
+func rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+)
+
+// AuditCommand proves what is promised, on a running server.
+type AuditCommand struct{}
+
+// Run prints the report. It fails where something is not as promised.
+func (AuditCommand) Run(c *CLI) error {
+	b := c.bar(1)
+	r, err := follow[audit.Progress, audit.Report](c, "/api/v1/audit", nil, func(p audit.Progress) {
+		b.show(p.Seq, p.Target, "pass %d of %d", p.Pass, p.Passes)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.Print(r, func() { writeAudit(c, r) }); err != nil {
+		return err
+	}
+	if !r.OK {
+		return errors.New("the audit found problems")
+	}
+	return nil
+}
+
+func writeAudit(c *CLI, r audit.Report) {
+	s, d := r.Stream, r.Door
+	fmt.Fprintf(c.Out, "Stream to event %d: %d events, %d erased, %d not ours, %d missing, %d doubled.\n",
+		r.Seq, s.Events, s.Erased, s.Malformed, s.Missing, s.Doubled)
+	fmt.Fprintf(c.Out, "Door since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
+		d.Since.Format(time.RFC3339), d.Accepted, d.Items, d.Stored, d.Duplicates, d.Unreadable)
+	fmt.Fprintf(c.Out, "Of %d events of webhooks %d were not counted at this door.\n", s.Webhook, d.Uncounted)
+	t := newTable(c.Out, "PROJECTION", "SEQUENCE", "DOUBLED", "NOT OURS", "PARKED")
+	for _, m := range r.Models {
+		t.row(m.Name, m.Seq, m.Doubled, m.Malformed, m.Parked)
+	}
+	t.end()
+	for _, p := range r.Problems {
+		fmt.Fprintf(c.Out, "PROBLEM: %s", p.What)
+		if len(p.Examples) > 0 {
+			fmt.Fprintf(c.Out, "; the first: %v", p.Examples)
+		}
+		fmt.Fprintln(c.Out)
+	}
+	if r.OK {
+		fmt.Fprintf(c.Out, "All is as promised, in %s.\n", r.Took.Round(time.Millisecond))
+	}
+}

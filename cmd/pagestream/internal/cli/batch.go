@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+const (
+	// batchParallel bounds the pages that are asked about at once.
+	batchParallel = 4
+	// batchTries and batchWait bound the waiting for one page's rate limit.
+	batchTries = 5
+	batchWait  = 10 * time.Minute
+)
+
+// batch is one verb on many pages: a bar while it runs, then what came of it.
+type batch struct {
+	what string
+	bar  *bar
+
+	mu   sync.Mutex
+	outs []meta.Outcome
+}
+
+func (c *CLI) batch(what string, total int) *batch {
+	b := &batch{what: what}
+	if total > 1 {
+		b.bar = c.bar(int64(total), progressbar.OptionSetDescription(what), progressbar.OptionShowCount())
+	}
+	return b
+}
+
+func (b *batch) add(o meta.Outcome) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.outs = append(b.outs, o)
+	if b.bar != nil {
+		_ = b.bar.Add(1)
+	}
+}
+
+func (b *batch) done() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.outs)
+}
+
+// BatchReport is a batch as JSON.
+type BatchReport struct {
+	Verb      string         `json:"verb"`
+	Pages     int            `json:"pages"`
+	Confirmed int            `json:"confirmed"`
+	Outcomes  []meta.Outcome `json:"outcomes"`
+}
+
+// end prints the outcomes in order of page. It is an error if any is not
+// confirmed.
+func (b *batch) end(c *CLI) error {
+	b.bar.end()
+	slices.SortFunc(b.outs, func(x, y meta.Outcome) int { return strings.Compare(string(x.Page), string(y.Page)) })
+	report := BatchReport{Verb: b.what, Pages: len(b.outs), Outcomes: append([]meta.Outcome{}, b.outs...)}
+	for _, o := range b.outs {
+		if o.Confirmed() {
+			report.Confirmed++
+		}
+	}
+	err := c.Print(report, func() {
+		for _, o := range b.outs {
+			printOutcome(c.Out, o)
+		}
+		fmt.Fprintf(c.Out, "%s: %d of %d pages have what is wanted\n", b.what, report.Confirmed, report.Pages)
+	})
+	if err == nil && report.Confirmed < report.Pages {
+		err = fmt.Errorf("%d of %d pages are not subscribed as wanted; type: pagestream doctor", report.Pages-report.Confirmed, report.Pages)
+	}
+	return err
+}
+
+// printOutcome is a line for a page that has what is wanted, else a table of
+// what is wanted, what the page has and what the app has, side by side.
+func printOutcome(w io.Writer, o meta.Outcome) {
+	if o.Confirmed() {
+		fmt.Fprintf(w, "page %s %s: confirmed with %d fields\n", o.Page, o.Name, len(o.Actual))
+		return
+	}
+	fmt.Fprintf(w, "page %s %s: %s\n", o.Page, o.Name, o.State)
+	if o.Reason != "" {
+		fmt.Fprintf(w, "  %s", o.Reason)
+		if o.Code != 0 {
+			fmt.Fprintf(w, " (code %d, subcode %d)", o.Code, o.Subcode)
+		}
+		fmt.Fprintln(w)
+	}
+	if o.Field != "" {
+		fmt.Fprintf(w, "  refused for the field %s; nothing was changed\n", o.Field)
+	}
+	if len(o.Missing) == 0 && len(o.AppMissing) == 0 {
+		return
+	}
+	t := newTable(w, "  WANTED", "PAGE", "APP")
+	for _, f := range o.Wanted {
+		app := mark(o.AppFields, f)
+		if o.AppFields == nil {
+			app = "?"
+		}
+		t.row("  "+f, mark(o.Actual, f), app)
+	}
+	t.end()
+}
+
+func mark(list []string, field string) string {
+	if slices.Contains(list, field) {
+		return "yes"
+	}
+	return "MISSING"
+}
+
+// over runs the verb on every page, a few at a time, until the context ends.
+func (b *batch) over(c *CLI, list []string, verb string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(batchParallel)
+	for _, page := range list {
+		if c.ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if o := cl.outcome(c.ctx, page, verb); c.ctx.Err() == nil {
+				b.add(o)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // each outcome says what went wrong
+	return c.ctx.Err()
+}
+
+// outcome runs one verb on a page. It waits where Graph asks for it, and returns what
+// went wrong as an outcome: one page must not stop the others.
+func (c *Client) outcome(ctx context.Context, page, verb string) meta.Outcome {
+	path, query, _ := strings.Cut(pagePath(page)+verb, "?")
+	values, _ := url.ParseQuery(query) // our own
+	for try := 1; ; try++ {
+		var out meta.Outcome
+		err := c.Do(ctx, http.MethodPost, path, values, nil, &out)
+		wait := out.Wait()
+		var p api.Problem
+		if errors.As(err, &p) {
+			wait = time.Duration(p.RetryAfter) * time.Second
+		}
+		if wait > 0 && wait <= batchWait && try < batchTries {
+			if !pause(ctx, wait) {
+				return out
+			}
+			continue
+		}
+		if err != nil {
+			return meta.Outcome{Page: domain.PageID(page), State: subscriptions.Failed, Reason: err.Error(), Code: p.Code, Subcode: p.Subcode}
+		}
+		return out
+	}
+}

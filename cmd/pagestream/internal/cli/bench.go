@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/pprof"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/bench"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+	"github.com/pagestream/pagestream/config"
+)
+
+// BenchCommand measures this program on this machine.
+type BenchCommand struct {
+	Dir         string        `placeholder:"DIR" env:"PAGESTREAM_BENCH_DIR" help:"Work in a new directory below this one, removed at the end (default: the system's)."`
+	Cell        time.Duration `default:"1.5s" placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"How long each measurement lasts."`
+	Connections []int         `placeholder:"N" env:"PAGESTREAM_BENCH_CONNECTIONS" help:"Connections (default: 1,16,64,256)."`
+	Items       []int         `placeholder:"N" env:"PAGESTREAM_BENCH_ITEMS" help:"Items a POST (default: 1,10,100)."`
+	Duplicates  []int         `placeholder:"PERCENT" env:"PAGESTREAM_BENCH_DUPLICATES" help:"Duplicates (default: 0,20,100)."`
+	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"How far the stream grows, in three points (default: 1000000)."`
+	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points themselves, as in 100000,1000000,5000000."`
+	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events to measure read models with (default: 50000)."`
+	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Sections: baseline, ingest, latency, projections, reads, growth."`
+	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter form and fail if a ratio is more than 30 % worse than in this report."`
+	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report there, as JSON."`
+	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth there, as SVG."`
+	CPUProfile  string        `name:"cpuprofile" placeholder:"FILE" env:"PAGESTREAM_BENCH_CPUPROFILE" help:"Write a CPU profile of the run there."`
+}
+
+// Run measures, and prints and writes what it found.
+func (b BenchCommand) Run(c *CLI) (err error) {
+	o, err := b.options()
+	if err != nil {
+		return err
+	}
+	logs := config.Default().Log
+	logs.Level = cmp.Or(c.LogLevel, "error")
+	log, err := c.logger(logs)
+	if err != nil {
+		return err
+	}
+	recorded, err := b.recorded()
+	if err != nil {
+		return err
+	}
+	if o.Dir, err = os.MkdirTemp(b.Dir, "pagestream-bench-"); err != nil {
+		return fmt.Errorf("make scratch directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+	o.Start = func(ctx context.Context, so bench.StartOptions) (*bench.System, error) {
+		return dev.StartBench(ctx, so, log)
+	}
+
+	if b.CPUProfile != "" {
+		f, err := os.Create(b.CPUProfile)
+		if err != nil {
+			return fmt.Errorf("write CPU profile: %w", err)
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("write CPU profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
+	bar := c.bar(1)
+	defer bar.end()
+	o.Progress = func(p bench.Progress) { bar.show(uint64(p.Done), uint64(p.Total), "%s  %s", p.Section, p.Step) }
+	var report bench.Report
+	var falls []bench.Fall
+	if b.Check == "" {
+		report, err = bench.Run(c.ctx, o)
+	} else {
+		report, falls, err = bench.Gate(c.ctx, o, recorded)
+	}
+	if errors.Is(err, bench.ErrOptions) {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	report.Version = readBuild().Version
+	if err != nil {
+		if len(report.Figures) > 0 && !c.JSON {
+			_ = report.WriteTable(c.Err) // what there is of it
+		}
+		return fmt.Errorf("bench: %w", err)
+	}
+	if err := b.print(c, report); err != nil || len(falls) == 0 {
+		return err
+	}
+	if err := bench.WriteFalls(c.Err, falls); err != nil {
+		return err
+	}
+	return fmt.Errorf("%d figures: %w", len(falls), bench.ErrFell)
+}
+
+// recorded is the report to check against.
+func (b BenchCommand) recorded() (r bench.Report, err error) {
+	if b.Check == "" {
+		return r, nil
+	}
+	raw, err := os.ReadFile(b.Check)
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read recorded report: %w", err)
+	}
+	return r, nil
+}
+
+// options are those of the run, but for its directory and program.
+func (b BenchCommand) options() (bench.Options, error) {
+	o := bench.Options{
+		Cell: b.Cell, Prepare: datadir.Check, Streams: filepath.Join("data", "nats"), Models: filepath.Join("data", "projections"),
+	}
+	if b.Check != "" {
+		o.Shorten()
+	}
+	for to, from := range map[*[]int][]int{
+		&o.Connections: b.Connections, &o.Items: b.Items, &o.Duplicates: b.Duplicates, &o.Growth: b.Growth,
+	} {
+		if len(from) > 0 {
+			*to = from
+		}
+	}
+	o.Sample = b.Sample
+	if b.Events != 0 && len(b.Growth) > 0 {
+		return o, fmt.Errorf("%w: --events and --growth say the same; give one", errUsage)
+	}
+	if b.Events != 0 {
+		o.Growth = []int{b.Events / 100, b.Events / 10, b.Events}
+	}
+	if b.Only != "" {
+		var err error
+		if o.Only, err = regexp.Compile(b.Only); err != nil {
+			return o, fmt.Errorf("%w: --only: %w", errUsage, err)
+		}
+	}
+	return o, nil
+}
+
+// print prints the report and writes its files.
+func (b BenchCommand) print(c *CLI, report bench.Report) error {
+	if b.Out != "" {
+		err := writeWhole(b.Out, func(w io.Writer) error {
+			enc := json.NewEncoder(w)
+			enc.SetIndent("", "  ")
+			return enc.Encode(report)
+		})
+		if err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	if b.Chart != "" {
+		if err := writeWhole(b.Chart, report.WriteChart); err != nil {
+			return fmt.Errorf("write chart: %w", err)
+		}
+	}
+	var failed error
+	if err := c.Print(report, func() { failed = report.WriteTable(c.Out) }); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	return nil
+}
+
+// writeWhole writes a file of which nothing is left if that fails.
+func writeWhole(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".bench-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

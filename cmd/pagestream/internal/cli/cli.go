@@ -1,0 +1,142 @@
+// Package cli is the command line: a file a noun, each with its subcommands. They
+// ask a running server by its API, or work on the files of one that is stopped.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pagestream/pagestream/config"
+)
+
+// Exit codes, part of the command line's contract.
+const (
+	ExitFine   = 0
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// errUsage marks an error in the call itself: exit code 2.
+var errUsage = errors.New("usage")
+
+// CLI is the command line: global flags, one field a subcommand, and what the
+// subcommands write to.
+type CLI struct {
+	ConfigFile string `name:"config" short:"c" placeholder:"FILE" env:"PAGESTREAM_CONFIG" help:"Configuration file (YAML)."`
+	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print JSON."`
+	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server (default: from the configuration)."`
+	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with the admin token (default: from the configuration)."`
+	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
+	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`
+
+	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Graph, two pages, live traffic."`
+	Serve         ServeCommand         `cmd:"" help:"Run the server."`
+	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
+	Doctor        DoctorCommand        `cmd:"" help:"Say what is wrong with pages, why, and what to type."`
+	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
+	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's own history."`
+	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`
+	Keys          KeysCommand          `cmd:"" help:"The keys that seal page tokens."`
+	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
+	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
+	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
+	Consumers     ConsumersCommand     `cmd:"" help:"Programs that read events by NATS."`
+	Hooks         HooksCommand         `cmd:"" help:"Signed webhooks to services without NATS."`
+	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Events that a read model could not take in."`
+	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
+	Restore       RestoreCommand       `cmd:"" help:"Make an installation of a backup."`
+	Audit         AuditCommand         `cmd:"" help:"Prove over the whole stream that nothing was lost or doubled."`
+	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
+	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then prove that none of it was lost or doubled."`
+	Bench         BenchCommand         `cmd:"" help:"Measure how fast this is here, against baselines measured in the same run."`
+	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
+	Version       VersionCommand       `cmd:"" help:"Print the version."`
+
+	Out io.Writer `kong:"-"`
+	Err io.Writer `kong:"-"`
+	Env []string  `kong:"-"`
+	// flagEnv are the variables of flags: no keys of the configuration.
+	flagEnv []string
+	ctx     context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
+	api     *Client         // see client
+}
+
+// Main runs one command line and returns the exit code. Nothing in it calls
+// os.Exit, so tests run it in process.
+func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
+	c := &CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx}
+	exit := -1
+	parser, err := kong.New(c,
+		kong.Name("pagestream"),
+		kong.Description("Facebook Page webhooks as a durable stream of events, with read models.\nStart with: pagestream dev"),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "pagestream:", err)
+		return ExitFailed
+	}
+	for _, n := range append(parser.Model.Leaves(false), parser.Model.Node) {
+		for _, f := range n.Flags {
+			c.flagEnv = append(c.flagEnv, f.Envs...)
+		}
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	run, err := parser.Parse(args)
+	if exit >= 0 {
+		return exit // --help was asked for and printed
+	}
+	if err != nil {
+		return c.usage(err, args)
+	}
+	err = run.Run(c)
+	switch {
+	case err == nil:
+		return ExitFine
+	case errors.Is(err, errUsage):
+		return c.usage(err, args)
+	}
+	fmt.Fprintln(stderr, "pagestream:", err)
+	return ExitFailed
+}
+
+// usage says what was wrong with the call and what to type instead.
+func (c *CLI) usage(err error, args []string) int {
+	fmt.Fprintln(c.Err, "pagestream:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
+	command := ""
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		command = " " + args[0]
+	}
+	fmt.Fprintf(c.Err, "Try: pagestream%s --help\n", command)
+	return ExitUsage
+}
+
+// load reads the configuration: file, then environment, then flags.
+func (c *CLI) load(flags map[string]any) (config.Config, error) {
+	all := map[string]any{}
+	set := func(key, value string) {
+		if value != "" {
+			all[key] = value
+		}
+	}
+	set("log.level", c.LogLevel)
+	set("log.format", c.LogFormat)
+	for k, v := range flags {
+		if s, isString := v.(string); isString && s == "" {
+			continue
+		}
+		all[k] = v
+	}
+	return config.Load(config.Options{
+		File: c.ConfigFile, Env: c.Env, Flags: all,
+		IgnoreEnv: c.flagEnv,
+	})
+}

@@ -1,0 +1,311 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+)
+
+// Client talks to the private listener of a running server. The read models'
+// files belong to the server's process, so every command that reads them asks
+// it.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// client finds the server and the admin token: --server and --token-file, else
+// what the configuration says.
+func (c *CLI) client() (*Client, error) {
+	if c.api != nil {
+		return c.api, nil
+	}
+	base, tokenFile := c.Server, c.TokenFile
+	if base == "" || tokenFile == "" {
+		cfg, err := c.load(nil)
+		if err != nil {
+			return nil, err
+		}
+		if base == "" {
+			if base, err = listenURL("http.private", cfg.HTTP.Private); err != nil {
+				return nil, err
+			}
+		}
+		if tokenFile == "" {
+			tokenFile = cfg.HTTP.TokenFile
+		}
+	}
+	var err error
+	c.api, err = NewClient(base, tokenFile)
+	return c.api, err
+}
+
+// get asks the server for what is at path.
+func get[T any](c *CLI, path string, query url.Values) (out T, err error) {
+	cl, err := c.client()
+	if err == nil {
+		err = cl.Do(c.ctx, http.MethodGet, path, query, nil, &out)
+	}
+	return out, err
+}
+
+// post carries out a verb of the server's.
+func post[T any](c *CLI, path string, query url.Values, in any) (out T, err error) {
+	cl, err := c.client()
+	if err == nil {
+		err = cl.Do(c.ctx, http.MethodPost, path, query, in, &out)
+	}
+	return out, err
+}
+
+// order carries out a verb that answers nothing.
+func order(c *CLI, method, path string) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	return cl.Do(c.ctx, method, path, nil, nil, nil)
+}
+
+// follow carries out a long verb and calls progress with each step of it. The result
+// may have something in it also after an error: what was done until then.
+func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err error) {
+	cl, err := c.client()
+	if err != nil {
+		return out, err
+	}
+	raw, err := cl.Run(c.ctx, path, in, func(line json.RawMessage) error {
+		var p P
+		if err := json.Unmarshal(line, &p); err != nil {
+			return err
+		}
+		progress(p)
+		return nil
+	})
+	c.redraw("")
+	if raw != nil {
+		if broken := json.Unmarshal(raw, &out); broken != nil {
+			return out, errors.Join(err, fmt.Errorf("read the server's answer: %w", broken))
+		}
+	}
+	return out, err
+}
+
+// NewClient returns a client of the server at base, whose admin token is in
+// tokenFile.
+func NewClient(base, tokenFile string) (*Client, error) {
+	token, err := api.ReadToken(tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or name its token file with --token-file", err)
+	}
+	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{}}, nil
+}
+
+// listenURL turns the listen address of a setting into a URL that reaches it from
+// this machine.
+func listenURL(setting, addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("%s %q: %w", setting, addr, err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// requestTimeout bounds every request but the event feed.
+const requestTimeout = 60 * time.Second
+
+// Do sends one request and decodes the answer into out, if that is not nil.
+func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := c.Send(ctx, method, path, query, in, "application/json")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	return nil
+}
+
+// Send sends one request and returns an answer below 300, whose body the caller
+// closes. Any other answer is an error, an [api.Problem] where the server has said
+// more than its status.
+func (c *Client) Send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	u := c.base + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	req.Header.Set("Accept", accept)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, fmt.Errorf("no server answers at %s; start one with: pagestream serve", c.base)
+		}
+		return nil, fmt.Errorf("ask the server: %w", err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		var p api.Problem
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		if json.Unmarshal(b, &p) != nil || p.Title == "" {
+			p = api.Problem{Title: resp.Status}
+		}
+		if p.Detail == "" {
+			return nil, errors.New(p.Title)
+		}
+		return nil, p
+	}
+	return resp, nil
+}
+
+// Run makes a long request and calls progress with each line of it. The result
+// is what the last line has.
+func (c *Client) Run(ctx context.Context, path string, in any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+	resp, err := c.Send(ctx, http.MethodPost, path, nil, in, "application/x-ndjson")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	d := json.NewDecoder(resp.Body)
+	for {
+		var line struct {
+			Progress, Result json.RawMessage
+			Error            *api.Problem
+		}
+		if err := d.Decode(&line); err != nil {
+			return nil, fmt.Errorf("the server broke off before the end: %w", err)
+		}
+		switch {
+		case line.Error != nil:
+			return line.Result, *line.Error
+		case line.Result != nil:
+			return line.Result, nil
+		}
+		if err := progress(line.Progress); err != nil {
+			return nil, fmt.Errorf("read the server's answer: %w", err)
+		}
+	}
+}
+
+// each calls f with every item of a listing, following its cursor to the end or
+// until most items were seen (0: no limit).
+func each[T any](c *CLI, path string, query url.Values, most int, f func(T) error) error {
+	if query == nil {
+		query = url.Values{}
+	}
+	for n := 0; ; {
+		limit := 500
+		if most > 0 {
+			limit = min(most-n, limit)
+		}
+		query.Set("limit", strconv.Itoa(limit))
+		page, err := get[api.List[T]](c, path, query)
+		if err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			if err := f(item); err != nil {
+				return err
+			}
+			if n++; most > 0 && n >= most {
+				return nil
+			}
+		}
+		if page.Next == "" {
+			return nil
+		}
+		query.Set("cursor", page.Next)
+	}
+}
+
+// collect returns every item of a listing, at most most of them.
+func collect[T any](c *CLI, path string, query url.Values, most int) ([]T, error) {
+	items := []T{}
+	err := each(c, path, query, most, func(item T) error { items = append(items, item); return nil })
+	return items, err
+}
+
+// Feed calls f with the id and data of each server-sent event until the
+// context or the connection ends.
+func (c *Client) Feed(ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if lastID != "" {
+		query.Set("after", lastID)
+	}
+	resp, err := c.Send(ctx, http.MethodGet, "/api/v1/events", query, nil, "text/event-stream")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var id string
+	var data []byte
+	lines := bufio.NewReaderSize(resp.Body, 64<<10)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		switch field, value, _ := bytes.Cut(line, []byte(":")); string(field) {
+		case "id":
+			id = string(bytes.TrimPrefix(value, []byte(" ")))
+		case "data":
+			if len(data) > 0 {
+				data = append(data, '\n')
+			}
+			data = append(data, bytes.TrimPrefix(value, []byte(" "))...)
+		case "":
+			if len(line) == 0 && len(data) > 0 {
+				if err := f(id, data); err != nil {
+					return err
+				}
+				data = nil
+			}
+		}
+	}
+}
+
+// isNotFound reports whether the server answered 404.
+func isNotFound(err error) bool {
+	var p api.Problem
+	return errors.As(err, &p) && p.Status == http.StatusNotFound
+}

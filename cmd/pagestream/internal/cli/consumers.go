@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/domain"
+)
+
+// ConsumersCommand groups what concerns programs that read events by NATS.
+type ConsumersCommand struct {
+	Add    ConsumersAddCommand    `cmd:"" help:"Let a program read the events of chosen pages by NATS."`
+	List   ConsumersListCommand   `cmd:"" help:"List consumers and how far they are."`
+	Remove ConsumersRemoveCommand `cmd:"" help:"End a consumer and its user."`
+}
+
+const consumersPath = "/api/v1/consumers"
+
+// ConsumersAddCommand makes a consumer.
+type ConsumersAddCommand struct {
+	Name    string          `arg:"" help:"1 to 40 of a-z, 0-9, - and _."`
+	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, separated by commas. Without --pages and --company: every page."`
+	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"The pages of this company, whichever they are at any time."`
+	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Types of events, as in message.received. Default: all but page.* and subscription.*"`
+	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Leave out what the stream holds already."`
+}
+
+// Run prints what the program needs, its secret among it: once.
+func (a ConsumersAddCommand) Run(c *CLI) error {
+	in := api.ConsumerRequest{Name: a.Name, Pages: a.Pages, Company: a.Company, Types: a.Types, FromNow: a.FromNow}
+	out, err := post[consumers.Added](c, consumersPath, nil, in)
+	if err != nil {
+		return err
+	}
+	return c.Print(out, func() {
+		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
+		fmt.Fprintln(c.Out, "The seed is shown this once. Keep it in a file that only the program can read.")
+		if out.URL == "" {
+			fmt.Fprintf(c.Out, "This server has no listener: set nats.listen; or, on your own NATS cluster, make a user with the key\n%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n",
+				out.PublicKey, strings.Join(out.Publish, "\n  "))
+			return
+		}
+		fmt.Fprintf(c.Out, "url       %s\nTry: nats --server %s --nkey FILE consumer next %s %s\n", out.URL, out.URL, out.Stream, out.Durable)
+	})
+}
+
+// ConsumersListCommand lists consumers.
+type ConsumersListCommand struct{}
+
+// Run prints a table.
+func (ConsumersListCommand) Run(c *CLI) error {
+	list, err := collect[consumers.Consumer](c, consumersPath, nil, 0)
+	if err != nil {
+		return err
+	}
+	return c.Print(list, func() {
+		t := newTable(c.Out, "CONSUMER", "PAGES", "TYPES", "SEQUENCE", "LAG", "PENDING", "UNACKED", "REDELIVERED", "READING", "LAST")
+		for _, one := range list {
+			which := "all"
+			switch {
+			case one.Company != "":
+				which = fmt.Sprintf("%d of %s", len(one.Known), one.Company)
+			case len(one.Pages) > 0:
+				which = fmt.Sprint(len(one.Pages))
+			}
+			types, last, reading := "all", "-", "no"
+			if len(one.Types) > 0 {
+				types = fmt.Sprint(len(one.Types))
+			}
+			if !one.LastActive.IsZero() {
+				last = one.LastActive.Local().Format(time.DateTime)
+			}
+			if one.Waiting > 0 {
+				reading = "yes"
+			}
+			t.row(one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last)
+		}
+		t.end()
+	})
+}
+
+// ConsumersRemoveCommand ends a consumer.
+type ConsumersRemoveCommand struct {
+	Name string `arg:"" help:"As consumers list shows it."`
+}
+
+// Run removes the consumer; its program is cut off at once.
+func (r ConsumersRemoveCommand) Run(c *CLI) error {
+	if err := order(c, http.MethodDelete, consumersPath+"/"+url.PathEscape(r.Name)); err != nil {
+		return err
+	}
+	return c.Print(map[string]string{"removed": r.Name}, func() { fmt.Fprintf(c.Out, "%s is removed\n", r.Name) })
+}

@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// DeadLettersCommand groups what concerns events that a read model could not take
+// in.
+type DeadLettersCommand struct {
+	List    DeadLettersListCommand    `cmd:"" help:"List events that a read model could not take in, and what waits behind them."`
+	Show    DeadLettersShowCommand    `cmd:"" help:"Show one event and why it was parked."`
+	Redrive DeadLettersRedriveCommand `cmd:"" help:"Try dead letters again, and what waits behind them."`
+	Discard DeadLettersDiscardCommand `cmd:"" help:"Give dead letters up, and go on with what waits behind them."`
+}
+
+const deadLettersPath = "/api/v1/deadletters"
+
+// DeadLettersListCommand lists dead letters.
+type DeadLettersListCommand struct {
+	Projection string `env:"PAGESTREAM_DEADLETTERS_LIST_PROJECTION" help:"Only of this read model or reactor."`
+	Limit      int    `default:"100" env:"PAGESTREAM_DEADLETTERS_LIST_LIMIT" help:"At most this many; 0 for all."`
+}
+
+// Run prints a table.
+func (d DeadLettersListCommand) Run(c *CLI) error {
+	list, err := collect[projections.DeadLetter](c, deadLettersPath, url.Values{"projection": {d.Projection}}, d.Limit)
+	if err != nil {
+		return err
+	}
+	return c.Print(list, func() {
+		if len(list) == 0 {
+			fmt.Fprintln(c.Out, "None.")
+			return
+		}
+		writeDeadLetters(c, list)
+	})
+}
+
+func writeDeadLetters(c *CLI, list []projections.DeadLetter) {
+	t := newTable(c.Out, "PROJECTION", "SEQUENCE", "PAGE", "CONTACT", "TYPE", "TRIED", "WHY")
+	for _, d := range list {
+		why := d.Error
+		if d.Behind > 0 {
+			why = fmt.Sprintf("waits behind %d", d.Behind)
+		}
+		t.row(d.Projection, d.Seq, d.Page, dash(string(d.Contact)), d.Type, d.Attempts, why)
+	}
+	t.end()
+}
+
+// DeadLettersShowCommand shows one.
+type DeadLettersShowCommand struct {
+	Event uint64 `arg:"" help:"Sequence of the event."`
+}
+
+// Run prints why each read model parked the event, and the event without its
+// text.
+func (d DeadLettersShowCommand) Run(c *CLI) error {
+	var out struct {
+		Event       eventLine                `json:"event"`
+		DeadLetters []projections.DeadLetter `json:"dead_letters"`
+	}
+	err := each(c, deadLettersPath, nil, 0, func(l projections.DeadLetter) error {
+		if l.Seq == d.Event {
+			out.DeadLetters = append(out.DeadLetters, l)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(out.DeadLetters) == 0 {
+		return fmt.Errorf("event %d is no dead letter; type: pagestream deadletters list", d.Event)
+	}
+	if out.Event, err = get[eventLine](c, eventPath(d.Event), nil); err != nil && !isNotFound(err) {
+		return err
+	}
+	return c.Print(out, func() {
+		writeDeadLetters(c, out.DeadLetters)
+		out.Event.write(c.Out)
+	})
+}
+
+// deadLetters say which dead letters a command is about.
+type deadLetters struct {
+	Event      uint64        `arg:"" optional:"" help:"Sequence of one dead letter."`
+	Page       domain.PageID `env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All of one page."`
+	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All."`
+	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only of this read model or reactor."`
+	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show which it would be."`
+	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Yes, all that were shown."`
+}
+
+// decide shows how many it is about, and does it where that was agreed to.
+func (d deadLetters) decide(c *CLI, r operate.Decision) error {
+	r.Event, r.Page, r.All, r.Projection, r.DryRun = d.Event, d.Page, d.All, d.Projection, true
+	if errors.Is(r.Check(), operate.ErrDecisionWhich) {
+		return fmt.Errorf("%w: which dead letters? Name one by its sequence, or give --page or --all", errUsage)
+	}
+	out, err := post[operate.Decided](c, deadLettersPath, nil, r)
+	if err != nil {
+		return err
+	}
+	if !c.JSON {
+		fmt.Fprintf(c.Out, "%s: %d dead letters\n", r.Action, out.Count)
+		writeDeadLetters(c, out.DeadLetters)
+	}
+	switch {
+	case d.DryRun:
+		return c.Print(out, func() {})
+	case out.Count > 1 && !d.Yes:
+		return fmt.Errorf("%w: this is about %d dead letters; add --yes to %s them", errUsage, out.Count, r.Action)
+	}
+	r.DryRun = false
+	if out, err = post[operate.Decided](c, deadLettersPath, nil, r); err != nil {
+		return err
+	}
+	left := uint64(0)
+	err = c.Print(out, func() {
+		for name, o := range out.Outcomes {
+			fmt.Fprintf(c.Out, "%s: %d events applied, %d discarded, %d still parked\n", name, o.Applied, o.Discarded, o.Parked)
+		}
+	})
+	for _, o := range out.Outcomes {
+		left += o.Parked
+	}
+	if err == nil && r.Action == streams.Redrive && left > 0 {
+		err = fmt.Errorf("%d events are still parked; type: pagestream deadletters list", left)
+	}
+	return err
+}
+
+// DeadLettersRedriveCommand tries again.
+type DeadLettersRedriveCommand struct{ deadLetters }
+
+// Run redrives. It fails where something is parked still.
+func (d DeadLettersRedriveCommand) Run(c *CLI) error {
+	return d.decide(c, operate.Decision{Action: streams.Redrive})
+}
+
+// DeadLettersDiscardCommand gives up.
+type DeadLettersDiscardCommand struct {
+	deadLetters
+
+	Reason string `env:"PAGESTREAM_DEADLETTERS_REASON" help:"Why; it is kept with the decision."`
+}
+
+// Run discards.
+func (d DeadLettersDiscardCommand) Run(c *CLI) error {
+	if d.Reason == "" && !d.DryRun {
+		return fmt.Errorf("%w: why? Give --reason", errUsage)
+	}
+	return d.decide(c, operate.Decision{Action: streams.Discard, Reason: d.Reason})
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+)
+
+// DoctorCommand says what is wrong.
+type DoctorCommand struct {
+	Pages []string `arg:"" optional:"" name:"page" help:"Page ids; none is every connected page."`
+}
+
+// Run prints what is wrong with the installation and with each page, by which
+// evidence, and what to type. It fails when anything is wrong.
+func (d DoctorCommand) Run(c *CLI) error {
+	r, err := get[doctor.Report](c, "/api/v1/doctor", url.Values{"page": d.Pages})
+	if err != nil {
+		return err
+	}
+	err = c.Print(r, func() { printReport(c, r) })
+	if err == nil && r.Wrong {
+		return errors.New("something is wrong; each finding says what to type")
+	}
+	return err
+}
+
+func printReport(c *CLI, r doctor.Report) {
+	for _, f := range r.Install {
+		printFinding(c, f)
+	}
+	fine := 0
+	for _, p := range r.Pages {
+		if p.State == meta.StateHealthy && len(r.Pages) > 1 {
+			fine++
+			continue
+		}
+		fmt.Fprintf(c.Out, "page %s %s\n", p.Page, p.Name)
+		for _, f := range p.Findings {
+			printFinding(c, f)
+		}
+	}
+	if len(r.Pages) > 1 {
+		fmt.Fprintf(c.Out, "%d of %d pages are healthy\n", fine, len(r.Pages))
+	}
+	if len(r.Pages) == 0 && len(r.Install) == 0 {
+		fmt.Fprintln(c.Out, "Nothing is wrong, and no page is connected. Type: pagestream pages login")
+	}
+}
+
+func printFinding(c *CLI, f meta.Finding) {
+	fmt.Fprintf(c.Out, "  %-7s %s: %s\n", f.Severity, f.Cause, f.Summary)
+	if f.Because != "" {
+		fmt.Fprintf(c.Out, "          because of %s\n", f.Because)
+	}
+	for _, e := range f.Evidence {
+		fmt.Fprintf(c.Out, "          - %s\n", e)
+	}
+	for _, do := range f.Do {
+		fmt.Fprintf(c.Out, "          > %s\n", do)
+	}
+}

@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// EventsCommand groups what reads the stream.
+type EventsCommand struct {
+	List    EventsListCommand    `cmd:"" help:"List events from a sequence on."`
+	Show    EventsShowCommand    `cmd:"" help:"Show one event whole."`
+	Explain EventsExplainCommand `cmd:"" help:"Say which events made a conversation or a message."`
+	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
+	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, a CloudEvent a line."`
+	Import  EventsImportCommand  `cmd:"" help:"Make the stream of a new installation of an export."`
+}
+
+const eventsPath = "/api/v1/events"
+
+// EventFilter narrows events by page and type.
+type EventFilter struct {
+	Page []string `placeholder:"ID" env:"PAGESTREAM_EVENTS_PAGE" help:"Only these pages."`
+	Type []string `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, as in message.received."`
+}
+
+func (f EventFilter) query() url.Values {
+	return url.Values{"page": f.Page, "type": f.Type}
+}
+
+// eventLine is what the command line shows of an event.
+type eventLine struct {
+	Seq     uint64     `json:"seq"`
+	ID      string     `json:"id"`
+	Type    string     `json:"type"`
+	Page    string     `json:"page"`
+	Contact string     `json:"contact"`
+	Time    *time.Time `json:"time"`
+	Stored  time.Time  `json:"stored_at"`
+	Standby bool       `json:"standby"`
+}
+
+// write prints the event on one line, without its text: what people wrote is
+// shown only where it is asked for, by events show and conversations show.
+func (e eventLine) write(w io.Writer) {
+	standby := ""
+	if e.Standby {
+		standby = " standby"
+	}
+	fmt.Fprintf(w, "%8d  %s  %-24s page %s  contact %s%s\n",
+		e.Seq, e.Stored.Local().Format("15:04:05.000"), e.Type, e.Page, dash(e.Contact), standby)
+}
+
+// eventPath is an event in the API.
+func eventPath(seq uint64) string { return eventsPath + "/" + strconv.FormatUint(seq, 10) }
+
+// EventsListCommand lists stored events.
+type EventsListCommand struct {
+	EventFilter
+	After uint64 `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence."`
+	Limit int    `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"At most this many; 0 for all."`
+}
+
+// Run prints a line an event, or one JSON object a line.
+func (l EventsListCommand) Run(c *CLI) error {
+	q := l.query()
+	if l.After > 0 {
+		q.Set("cursor", strconv.FormatUint(l.After, 10))
+	}
+	return each(c, eventsPath, q, l.Limit, func(b json.RawMessage) error { return c.writeEvent(b) })
+}
+
+// writeEvent prints one event of the API: as it is with --json, else a line.
+func (c *CLI) writeEvent(b []byte) error {
+	if c.JSON {
+		_, err := fmt.Fprintf(c.Out, "%s\n", b)
+		return err
+	}
+	var e eventLine
+	if err := json.Unmarshal(b, &e); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	e.write(c.Out)
+	return nil
+}
+
+// EventsShowCommand shows one event.
+type EventsShowCommand struct {
+	Seq uint64 `arg:"" help:"Sequence of the event."`
+}
+
+// Run prints the event as indented JSON, data and raw item included.
+func (s EventsShowCommand) Run(c *CLI) error {
+	e, err := get[json.RawMessage](c, eventPath(s.Seq), nil) // not decoded: its ids may have 17 digits and more
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, e, "", "  "); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	_, err = fmt.Fprintf(c.Out, "%s\n", out.Bytes())
+	return err
+}
+
+// EventsTailCommand follows the stream.
+type EventsTailCommand struct {
+	EventFilter
+	After string `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence instead of at the head."`
+	Count int    `env:"PAGESTREAM_EVENTS_COUNT" help:"Stop after this many events; 0 goes on."`
+}
+
+// Run prints events until it is interrupted. A lost connection is made again
+// from the last event that was printed: none is missed and none printed twice.
+func (t EventsTailCommand) Run(c *CLI) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	if t.After != "" {
+		if _, err := strconv.ParseUint(t.After, 10, 64); err != nil {
+			return fmt.Errorf("%w: --after %q is not a sequence", errUsage, t.After)
+		}
+	}
+	last, n := t.After, 0
+	wait := 250 * time.Millisecond
+	for {
+		err := cl.Feed(c.ctx, t.query(), last, func(id string, data []byte) error {
+			last, wait = id, 250*time.Millisecond
+			if err := c.writeEvent(data); err != nil {
+				return err
+			}
+			if n++; t.Count > 0 && n >= t.Count {
+				return errDone
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, errDone), c.ctx.Err() != nil:
+			return nil
+		case last == t.After && n == 0 && !errors.Is(err, io.EOF):
+			return err // it never worked: say so instead of trying forever
+		}
+		fmt.Fprintln(c.Err, "connection lost; trying again")
+		if !pause(c.ctx, wait) {
+			return nil
+		}
+		wait = min(2*wait, 10*time.Second)
+	}
+}
+
+// errDone ends a feed that has given what was asked for.
+var errDone = errors.New("done")
+
+// pause waits for d; false means that the context ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// EventsExplainCommand says which events made a conversation or a message.
+type EventsExplainCommand struct {
+	Page    string `arg:"" help:"Page id."`
+	Contact string `arg:"" help:"Contact id."`
+	MID     string `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only the message with this id."`
+	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"At most this many; 0 for all."`
+}
+
+// Run prints the events in order, without their text.
+func (e EventsExplainCommand) Run(c *CLI) error {
+	query := url.Values{}
+	if e.MID != "" {
+		query.Set("mid", e.MID)
+	}
+	seqs, err := collect[uint64](c, conversationPath(e.Page, e.Contact)+"/events", query, e.Limit)
+	if err != nil {
+		return err
+	}
+	events := make([]eventLine, len(seqs))
+	for i, seq := range seqs {
+		if events[i], err = get[eventLine](c, eventPath(seq), nil); err != nil {
+			return err
+		}
+	}
+	return c.Print(events, func() {
+		for _, line := range events {
+			line.write(c.Out)
+		}
+		if len(events) == 0 {
+			fmt.Fprintln(c.Out, "No event has made it.")
+		}
+	})
+}

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
+)
+
+// LoadCommand sends signed traffic and audits what became of it.
+type LoadCommand struct {
+	URL         string        `name:"url" placeholder:"URL" env:"PAGESTREAM_LOAD_URL" help:"Webhook URL of the server (default: from the configuration)."`
+	Secret      string        `placeholder:"SECRET" env:"PAGESTREAM_LOAD_SECRET" help:"App secret to sign with (default: the first app's)."`
+	SecretFile  string        `placeholder:"FILE" env:"PAGESTREAM_LOAD_SECRET_FILE" help:"File with the app secret."`
+	Rate        int           `default:"0" placeholder:"N" env:"PAGESTREAM_LOAD_RATE" help:"POSTs a second; 0 sends as fast as the connections allow."`
+	Concurrency int           `default:"64" placeholder:"N" env:"PAGESTREAM_LOAD_CONCURRENCY" help:"Connections."`
+	Pages       int           `default:"10" placeholder:"N" env:"PAGESTREAM_LOAD_PAGES" help:"Pages."`
+	Contacts    int           `default:"100" placeholder:"N" env:"PAGESTREAM_LOAD_CONTACTS" help:"Contacts a page."`
+	Items       int           `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_ITEMS" help:"Items a POST."`
+	Duplicates  int           `default:"20" placeholder:"PERCENT" env:"PAGESTREAM_LOAD_DUPLICATES" help:"POSTs that repeat an earlier one."`
+	Duration    time.Duration `default:"10s" placeholder:"TIME" env:"PAGESTREAM_LOAD_DURATION" help:"How long to send."`
+	Seed        uint64        `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_SEED" help:"Same seed, same traffic (but for the run's own ids)."`
+	AllowRemote bool          `env:"PAGESTREAM_LOAD_ALLOW_REMOTE" help:"Allow a server that is not on this machine."`
+}
+
+// errAudit says that the server did not keep what it acknowledged.
+var errAudit = errors.New("the audit found acknowledged messages lost or doubled")
+
+// Run sends, audits, prints one JSON summary, and fails if anything is lost or
+// doubled.
+func (l LoadCommand) Run(c *CLI) error {
+	cfg, err := c.load(nil)
+	if err != nil {
+		return err
+	}
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	secret, err := l.secret()
+	if err != nil {
+		return err
+	}
+	if secret == "" && len(cfg.Apps) > 0 && len(cfg.Apps[0].Secrets) > 0 {
+		secret = string(cfg.Apps[0].Secrets[0])
+	}
+	if secret == "" {
+		return fmt.Errorf("%w: no app secret; give --secret-file, or a configuration with an app", errUsage)
+	}
+	target := l.URL
+	if target == "" {
+		if target, err = listenURL("http.public", cfg.HTTP.Public); err != nil {
+			return err
+		}
+		target += "/webhooks"
+	}
+
+	b := c.bar(l.Duration.Milliseconds())
+	defer b.end()
+	report, err := loadgen.Run(c.ctx, loadgen.Config{
+		URL: target, Secret: secret, Rate: l.Rate, Concurrency: l.Concurrency, Pages: l.Pages, Contacts: l.Contacts,
+		Items: l.Items, Duplicates: l.Duplicates, Duration: l.Duration, Seed: l.Seed,
+		API: cl.base, Token: cl.token, AllowRemote: l.AllowRemote,
+		Progress: func(p loadgen.Progress) {
+			b.show(uint64(p.Elapsed.Milliseconds()), uint64(l.Duration.Milliseconds()), "%s  %d posts answered 200", p.Phase, p.Acked)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	if err := c.printJSON(report); err != nil {
+		return err
+	}
+	if !report.OK() {
+		return errAudit
+	}
+	return nil
+}
+
+func (l LoadCommand) secret() (string, error) {
+	if l.SecretFile == "" {
+		return l.Secret, nil
+	}
+	b, err := os.ReadFile(l.SecretFile)
+	if err != nil {
+		return "", fmt.Errorf("read app secret: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

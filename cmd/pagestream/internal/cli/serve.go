@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
+)
+
+// ServerFlags are the configuration keys that a server is most often started
+// with; the rest is in the file or the environment.
+type ServerFlags struct {
+	DataDir     string `placeholder:"DIR" env:"PAGESTREAM_DATA_DIR" help:"Where the stream and the read models live (data.dir)."`
+	HTTPPublic  string `name:"http-public" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PUBLIC" help:"Listen address for Meta (http.public)."`
+	HTTPPrivate string `name:"http-private" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PRIVATE" help:"Listen address for the API (http.private)."`
+	NATSURL     string `name:"nats-url" placeholder:"URL" env:"PAGESTREAM_NATS_URL" help:"External NATS instead of the embedded server (nats.url)."`
+	StreamsSync string `name:"streams-sync" placeholder:"MODE" env:"PAGESTREAM_STREAMS_SYNC" help:"always or interval (streams.sync)."`
+}
+
+func (f ServerFlags) keys() map[string]any {
+	return map[string]any{
+		"data.dir": f.DataDir, "http.public": f.HTTPPublic, "http.private": f.HTTPPrivate,
+		"nats.url": f.NATSURL, "streams.sync": f.StreamsSync,
+	}
+}
+
+// ServeCommand runs the server until it is told to stop.
+type ServeCommand struct {
+	ServerFlags
+}
+
+// Run starts the server and waits for a signal or a failure.
+func (s ServeCommand) Run(c *CLI) error {
+	o, err := c.serverOptions(s.keys())
+	if err != nil {
+		return err
+	}
+	cfg, log := o.Config, o.Logger
+	p := server.New(o)
+	if err := p.Run(c.ctx); err != nil {
+		return err
+	}
+	log.Info("pagestream serves", "public", p.PublicAddr(), "private", p.PrivateAddr(),
+		"token_file", cfg.HTTP.TokenFile, "apps", len(cfg.Apps), "data", cfg.Data.Dir)
+
+	var failure error
+	select {
+	case <-c.ctx.Done():
+		log.Info("stopping")
+	case failure = <-p.Failed():
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.HTTP.ShutdownTimeout)
+	defer cancel()
+	if err := p.Close(ctx); err != nil {
+		return errors.Join(failure, fmt.Errorf("stop: %w", err))
+	}
+	return failure
+}
+
+// serverOptions are those of a server by the configuration.
+func (c *CLI) serverOptions(flags map[string]any) (server.Options, error) {
+	cfg, err := c.load(flags)
+	if err != nil {
+		return server.Options{}, err
+	}
+	log, err := c.logger(cfg.Log)
+	return server.Options{Config: cfg, ConfigFile: c.ConfigFile, Version: readBuild().Version, Logger: log}, err
+}
+
+// offline runs f on the files of a server that is stopped.
+func (c *CLI) offline(f func(*operate.Offline) error) error {
+	o, err := c.serverOptions(nil)
+	if err != nil {
+		return err
+	}
+	return server.Offline(c.ctx, o, f)
+}

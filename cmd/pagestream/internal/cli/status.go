@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+)
+
+// StatusCommand shows what a running server is doing.
+type StatusCommand struct{}
+
+// Run prints the server's status, and the pages that need somebody.
+func (StatusCommand) Run(c *CLI) error {
+	s, err := get[operate.Status](c, "/api/v1/status", nil)
+	if err != nil {
+		return err
+	}
+	return c.Print(s, func() {
+		ready := "ready"
+		if !s.Ready {
+			ready = "NOT READY"
+		}
+		fmt.Fprintf(c.Out, "pagestream %s, up %s, %s\n", s.Version, time.Since(s.Started).Round(time.Second), ready)
+		for _, r := range s.Reasons {
+			fmt.Fprintf(c.Out, "  %s\n", r)
+		}
+		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n\n",
+			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
+		writeProjections(c, s.Projections)
+		writeIll(c, s.Pages)
+	})
+}
+
+// writeIll prints the pages that need somebody.
+func writeIll(c *CLI, p operate.PagesStatus) {
+	all := 0
+	for _, n := range p.States {
+		all += n
+	}
+	fmt.Fprintf(c.Out, "\n%d pages: %d wrong, %d with a warning\n", all, p.Wrong, p.Warnings)
+	if len(p.Ill) == 0 {
+		return
+	}
+	t := newTable(c.Out, "PAGE", "NAME", "COMPANY", "SEVERITY", "STATE", "WHAT")
+	for _, i := range p.Ill {
+		t.row(i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary)
+	}
+	t.end()
+	if more := p.Wrong + p.Warnings - len(p.Ill); more > 0 {
+		fmt.Fprintf(c.Out, "and %d more; type: pagestream pages list\n", more)
+	}
+}

@@ -1,0 +1,89 @@
+package connect
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+)
+
+// Tokens opens the sealed tokens of connected pages. Make one with [NewTokens].
+type Tokens struct {
+	pages  projections.Viewer
+	sealer Sealer
+	appID  func(app string) (string, bool)
+}
+
+var _ meta.Tokens = Tokens{}
+
+// NewTokens returns the tokens of the pages in a read model. AppID returns the id
+// at Meta of a configured app by its name; graph.Apps has one.
+func NewTokens(model projections.Viewer, sealer Sealer, appID func(app string) (string, bool)) Tokens {
+	return Tokens{pages: model, sealer: sealer, appID: appID}
+}
+
+// Access returns what Graph is called with for a page. An Instagram account is
+// called with the token of the page that it is linked to. It fails with
+// [meta.ErrNotConnected], also where the page's app can't call Graph, and with
+// [meta.ErrTokenDead].
+func (t Tokens) Access(_ context.Context, id domain.PageID) (meta.Access, error) {
+	page := id
+	c, err := pages.Credentials(t.pages, page)
+	if errors.Is(err, pages.ErrNoCredentials) {
+		if page, err = pages.ByInstagram(t.pages, string(id)); err == nil {
+			c, err = pages.Credentials(t.pages, page)
+		}
+	}
+	switch {
+	case errors.Is(err, pages.ErrNoCredentials), errors.Is(err, pages.ErrNotFound):
+		return meta.Access{}, fmt.Errorf("page %s: %w", id, meta.ErrNotConnected)
+	case err != nil:
+		return meta.Access{}, fmt.Errorf("read credentials of page %s: %w", id, err)
+	case c.Token == pages.TokenInvalid:
+		return meta.Access{}, fmt.Errorf("page %s: %w", page, meta.ErrTokenDead)
+	}
+	appID, ok := t.appID(c.App)
+	if !ok {
+		return meta.Access{}, fmt.Errorf("app %q of page %s: %w", c.App, page, meta.ErrNotConnected)
+	}
+	p, err := pages.Get(t.pages, page)
+	if err != nil {
+		return meta.Access{}, fmt.Errorf("read page %s: %w", page, err)
+	}
+	token, err := t.sealer.Open(c.SealedToken, TokenAAD(page))
+	if err != nil {
+		return meta.Access{}, fmt.Errorf("open token of page %s: %w", page, err)
+	}
+	return meta.Access{
+		Page: page, Instagram: domain.PageID(p.Instagram), App: c.App, AppID: appID, Token: string(token),
+	}, nil
+}
+
+// Verify reports whether a connected page has this verify token. Every page is
+// compared, whatever the others have: the time that it takes tells nothing.
+func (t Tokens) Verify(token string) (bool, error) {
+	found := false
+	err := pages.Each(t.pages, func(page pages.Page) error {
+		c, err := pages.Credentials(t.pages, page.ID)
+		if errors.Is(err, pages.ErrNoCredentials) || err == nil && c.SealedVerifyToken == "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		plain, err := t.sealer.Open(c.SealedVerifyToken, VerifyTokenAAD(page.ID))
+		if err == nil && subtle.ConstantTimeCompare(plain, []byte(token)) == 1 {
+			found = true
+		}
+		return nil
+	})
+	if err != nil {
+		return found, fmt.Errorf("read verify tokens of pages: %w", err)
+	}
+	return found, nil
+}

@@ -1,0 +1,398 @@
+package connect_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+const (
+	userToken = "EAAUserTokenOfTheTestPerson0123456789"
+	admin     = "10215241773831025"
+)
+
+// login is one person and what Graph says of their tokens.
+type login struct {
+	mu       sync.Mutex
+	info     graph.TokenInfo
+	accounts []graph.Account
+	fail     map[string]error
+}
+
+func (l *login) LoginURL(redirect, state string) string {
+	return "https://login.example/?redirect_uri=" + redirect + "&state=" + state
+}
+
+func (l *login) ExchangeCode(_ context.Context, _, code string) (graph.Token, error) {
+	if code != "good" {
+		return graph.Token{}, refusal(100, 36009, "This authorization code has been used.")
+	}
+	return graph.Token{Value: userToken}, l.fail["exchange"]
+}
+
+func (l *login) LongLived(_ context.Context, access string) (graph.Token, error) {
+	if access != userToken {
+		return graph.Token{}, refusal(190, 0, "Invalid OAuth access token.")
+	}
+	return graph.Token{Value: userToken + "Long", Expires: time.Unix(1795000000, 0)}, l.fail["long"]
+}
+
+func (l *login) DebugToken(_ context.Context, access string) (graph.TokenInfo, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.info, l.fail["debug"]
+}
+
+func (l *login) Accounts(_ context.Context, user, access string) ([]graph.Account, error) {
+	if user != admin || access != userToken+"Long" {
+		return nil, fmt.Errorf("asked for the pages of %s", user)
+	}
+	return l.accounts, l.fail["accounts"]
+}
+
+func allScopes() []string {
+	return []string{"pages_show_list", "pages_messaging", "pages_manage_metadata"}
+}
+
+// person is an admin with the test's page and two more.
+func person() *login {
+	return &login{
+		info: graph.TokenInfo{AppID: ownApp, Type: "USER", User: admin, Valid: true, Scopes: allScopes()},
+		accounts: []graph.Account{
+			{ID: "3", Name: "Zoo", Token: "EAAOfPageThree", Tasks: []string{"ANALYZE"}},
+			{ID: string(page), Name: "Dian Aul", Token: token, Tasks: []string{"MANAGE"}},
+			{ID: string(page), Name: "Dian Aul", Token: token},
+		},
+		fail: map[string]error{},
+	}
+}
+
+func TestConsentChangesNothing(t *testing.T) {
+	w := start(t)
+	w.login = person()
+	w.connectBy(admin, "acme")
+	n := len(w.events)
+	g, err := w.ConsentByCode(t.Context(), "", "https://x/cb", "good")
+	require.NoError(t, err)
+	assert.Equal(t, "main", g.App)
+	assert.Equal(t, admin, g.Admin)
+	require.Len(t, g.Pages, 2, "one page named twice is one")
+	assert.Equal(t, page, g.Pages[0].Page)
+	assert.Equal(t, meta.StandingConnected, g.Pages[0].Standing)
+	assert.Equal(t, "acme", g.Pages[0].Company)
+	assert.Equal(t, meta.StandingNew, g.Pages[1].Standing)
+	assert.True(t, g.Pages[1].Lacking)
+	assert.False(t, g.Pages[0].Lacking)
+	assert.Empty(t, g.Gone)
+	assert.Len(t, w.events, n)
+	for _, text := range []string{fmt.Sprint(g), fmt.Sprintf("%+v", g), fmt.Sprintf("%#v", g)} {
+		assert.NotContains(t, text, "EAA")
+	}
+
+	// The next login leaves the page out; another one's connection is foreign.
+	w.login.accounts = w.login.accounts[:1]
+	g, err = w.Consent(t.Context(), "main", userToken)
+	require.NoError(t, err)
+	assert.Equal(t, []meta.ConsentPage{{Page: page, Name: "Dian Aul"}}, g.Gone)
+	w.login.accounts, w.login.info.User = person().accounts, admin
+	w.connectBy("somebody else", "other")
+	g, err = w.Consent(t.Context(), "main", userToken)
+	require.NoError(t, err)
+	assert.Equal(t, meta.StandingForeign, g.Pages[0].Standing)
+	assert.Empty(t, g.Gone)
+}
+
+func (w *world) connectBy(admin, company string) {
+	w.t.Helper()
+	_, err := w.Connect(w.t.Context(), connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}})
+	require.NoError(w.t, err)
+}
+
+func TestConsentRefused(t *testing.T) {
+	throttled := refusal(4, 0, "")
+	for name, c := range map[string]struct {
+		change func(*login)
+		app    string
+		code   string
+		want   error
+	}{
+		"used code":       {code: "used", want: nil},
+		"no such app":     {app: "none", code: "good", want: connect.ErrUnknownApp},
+		"page token":      {code: "good", change: func(l *login) { l.info.Type = "PAGE" }, want: connect.ErrUserToken},
+		"dead user token": {code: "good", change: func(l *login) { l.info.Valid = false }, want: connect.ErrUserToken},
+		"refused listing": {code: "good", change: func(l *login) { l.fail["accounts"] = refusal(190, 460, "") }, want: connect.ErrUserToken},
+		"no answer":       {code: "good", change: func(l *login) { l.fail["accounts"] = errGone }, want: errGone},
+		"throttled":       {code: "good", change: func(l *login) { l.fail["debug"] = throttled }, want: throttled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t)
+			w.login = person()
+			if c.change != nil {
+				c.change(w.login)
+			}
+			_, err := w.ConsentByCode(t.Context(), c.app, "https://x/cb", c.code)
+			require.Error(t, err)
+			if c.want != nil {
+				require.ErrorIs(t, err, c.want)
+			}
+			assert.NotContains(t, err.Error(), "EAA")
+			assert.Empty(t, w.events)
+		})
+	}
+	w := start(t)
+	w.login = person()
+	w.login.info.Scopes = []string{"pages_show_list"}
+	g, err := w.Consent(t.Context(), "", userToken)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"pages_messaging", "pages_manage_metadata"}, g.MissingScopes)
+}
+
+func TestApplyLeavesTheOthersDone(t *testing.T) {
+	w := start(t)
+	w.login = person()
+	g, err := w.Consent(t.Context(), "", userToken)
+	require.NoError(t, err)
+	for _, bad := range [][]domain.PageID{nil, {"99"}, {page, "99"}} {
+		_, err := w.Apply(t.Context(), g, meta.Choice{Pages: bad}, nil)
+		require.ErrorIs(t, err, connect.ErrRequest)
+	}
+	assert.Empty(t, w.events)
+
+	// Only one page: the test's Graph knows no other, and the world is not made
+	// for two at once.
+	var told []string
+	outs, err := w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page, page}, Company: "acme"},
+		func(o meta.Outcome) { told = append(told, string(o.Page)+" "+string(o.State)) })
+	require.NoError(t, err)
+	require.Len(t, outs, 1)
+	assert.Equal(t, subscriptions.Confirmed, outs[0].State)
+	assert.Equal(t, []string{string(page) + " confirmed"}, told)
+	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", w.said(0))
+
+	// Again: the same connection gets the new token.
+	n := len(w.events)
+	w.graph.token = "EAAAnotherTokenOfThePage012345678"
+	g.Pages[0].Token = w.graph.token
+	_, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "page.token_refreshed subscription.requested subscription.confirmed", w.said(n))
+	k, err := w.Known(t.Context(), page, 0)
+	require.NoError(t, err)
+	assert.Equal(t, outs[0].ConnectionID, k.Connection.ConnectionID)
+	plain, err := w.keys.Open(k.Connection.SealedToken, connect.TokenAAD(page))
+	require.NoError(t, err)
+	assert.Equal(t, w.graph.token, string(plain))
+
+	// A refusal is an outcome, and names the field; so is no time.
+	w.graph.fail["subscribe"] = refusal(200, 0, "(#200) To subscribe to the message_reads field, one of these permissions is needed: pages_messaging")
+	outs, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Failed, outs[0].State)
+	assert.Equal(t, "message_reads", outs[0].Field)
+	w.graph.fail["page"] = refusal(190, 463, "expired")
+	outs, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, 463, outs[0].Subcode)
+	n = len(w.events)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	outs, err = w.Apply(cancelled, g, meta.Choice{Pages: []domain.PageID{page}}, nil)
+	require.NoError(t, err)
+	assert.Contains(t, outs[0].Reason, "not tried")
+	assert.Len(t, w.events, n)
+}
+
+// All is every page but those of others and those that the role does not let
+// connect, whatever else is named.
+func TestApplyToAll(t *testing.T) {
+	w := start(t)
+	w.login = person()
+	consent, err := w.Consent(t.Context(), "", userToken)
+	require.NoError(t, err)
+	require.Len(t, consent.Pages, 2)
+	assert.NotNil(t, consent.Gone, "an empty list, not null")
+	outs, err := w.Apply(t.Context(), consent, meta.Choice{All: true, Pages: []domain.PageID{"99"}, Company: "acme"}, nil)
+	require.NoError(t, err)
+	require.Len(t, outs, 1, "the role on the other page does not let connect it")
+	assert.Equal(t, page, outs[0].Page)
+	assert.Equal(t, subscriptions.Confirmed, outs[0].State)
+
+	w.connectBy("somebody else", "other")
+	consent, err = w.Consent(t.Context(), "", userToken)
+	require.NoError(t, err)
+	n := len(w.events)
+	_, err = w.Apply(t.Context(), consent, meta.Choice{All: true}, nil)
+	require.ErrorIs(t, err, connect.ErrRequest, "nobody is taken over")
+	assert.Empty(t, w.said(n))
+}
+
+func TestApplyProbesWhatIsGone(t *testing.T) {
+	w := start(t)
+	w.login = person()
+	w.connectBy(admin, "acme")
+	w.login.accounts = w.login.accounts[:1]
+	g, err := w.Consent(t.Context(), "", userToken)
+	require.NoError(t, err)
+	require.Len(t, g.Gone, 1)
+	n := len(w.events)
+	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {"3"}}}
+	g.Pages[0].Page = "3"
+	_, err = w.Apply(t.Context(), meta.Consent{App: "main", Admin: admin, Pages: []meta.ConsentPage{{Page: page, Token: token}}, Gone: g.Gone},
+		meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	require.NoError(t, err)
+	assert.Contains(t, w.said(n), "page.token_invalidated")
+	assert.True(t, strings.HasPrefix(w.last().Data.Connection.Reason, "deselected: "))
+}
+
+func TestProbe(t *testing.T) {
+	w := start(t)
+	w.connect()
+	n := len(w.events)
+	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: []string{"pages_messaging"}, DataAccessExpires: time.Unix(1797072000, 0)}
+	r, err := w.Probe(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, meta.TokenValid, r.State)
+	assert.Equal(t, []string{"pages_manage_metadata"}, r.MissingScopes)
+	assert.Equal(t, int64(1797072000), r.DataAccessExpires.Unix())
+	assert.Empty(t, w.said(n))
+
+	w.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed their password")}
+	for range 2 {
+		r, err = w.Probe(t.Context(), page)
+		require.NoError(t, err)
+		assert.Equal(t, meta.TokenInvalid, r.State)
+	}
+	assert.Equal(t, "page.token_invalidated", w.said(n), "once")
+	assert.Equal(t, 460, w.last().Data.Connection.Subcode)
+
+	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {string(page)}}}
+	_, err = w.Probe(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, "page.token_invalidated page.token_refreshed", w.said(n))
+	assert.NotEmpty(t, w.last().Data.Connection.SealedToken)
+
+	w.login.fail["debug"] = errGone
+	r, err = w.Probe(t.Context(), page)
+	require.ErrorIs(t, err, errGone)
+	assert.Equal(t, meta.TokenUnknown, r.State)
+}
+
+func TestRefreshRefused(t *testing.T) {
+	w := start(t)
+	w.connect()
+	n := len(w.events)
+	_, err := w.Refresh(t.Context(), page, "EAAOfSomebodyElse0123456789", "")
+	require.ErrorIs(t, err, connect.ErrTokenRefused)
+	_, err = w.Refresh(t.Context(), page, "", "")
+	require.ErrorIs(t, err, connect.ErrRequest)
+	_, err = w.Refresh(t.Context(), "5", token, "")
+	require.ErrorIs(t, err, meta.ErrNotConnected)
+	assert.Empty(t, w.said(n))
+}
+
+func TestReseal(t *testing.T) {
+	w := start(t)
+	_, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me"})
+	require.NoError(t, err)
+	n := len(w.events)
+	changed, err := w.Reseal(t.Context(), page)
+	require.NoError(t, err)
+	assert.False(t, changed)
+	require.NoError(t, w.keys.Rotate())
+	changed, err = w.Reseal(t.Context(), page)
+	require.NoError(t, err)
+	assert.True(t, changed)
+	assert.Equal(t, "page.token_refreshed", w.said(n))
+	c := w.last().Data.Connection
+	assert.True(t, c.Resealed)
+	for sealed, want := range map[string]string{c.SealedToken: token, c.SealedVerifyToken: "verify-me"} {
+		assert.False(t, w.keys.NeedsReseal(sealed))
+		aad := connect.TokenAAD(page)
+		if want == "verify-me" {
+			aad = connect.VerifyTokenAAD(page)
+		}
+		plain, err := w.keys.Open(sealed, aad)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(plain))
+	}
+	changed, err = w.Reseal(t.Context(), page)
+	require.NoError(t, err)
+	assert.False(t, changed)
+}
+
+func TestPlanChangesNothing(t *testing.T) {
+	w := start(t)
+	w.connect()
+	w.graph.fields = []string{"messages"}
+	n, asked := len(w.events), len(w.graph.asked)
+	out, err := w.Plan(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Drifted, out.State)
+	assert.Equal(t, []string{"standby"}, out.Missing)
+	assert.Empty(t, w.said(n))
+	assert.Equal(t, []string{"list"}, w.graph.asked[asked:])
+	w.graph.fail["list"] = refusal(190, 490, "checkpoint")
+	out, err = w.Plan(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, 490, out.Subcode)
+	assert.Empty(t, w.said(n))
+}
+
+func TestAppFieldsAreHeldAgainstToo(t *testing.T) {
+	w := start(t)
+	w.appFields = []string{"messages"}
+	out := w.connect()
+	assert.Equal(t, subscriptions.Drifted, out.State)
+	assert.Empty(t, out.Missing)
+	assert.Equal(t, []string{"standby"}, out.AppMissing)
+	assert.Contains(t, out.Reason, "standby")
+	assert.Equal(t, []string{"messages", "standby"}, w.last().Data.Subscription.Actual, "the page's own list")
+	n := len(w.events)
+	_, err := w.Check(t.Context(), page)
+	require.NoError(t, err)
+	assert.Empty(t, w.said(n), "no news")
+	w.appFields = []string{"messages", "standby"}
+	out, err = w.Check(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Confirmed, out.State)
+}
+
+func TestDisconnectAdmin(t *testing.T) {
+	w := start(t)
+	w.connectBy(admin, "acme")
+	n := len(w.events)
+	for name, failure := range map[string]error{"no answer": errGone, "dead token": refusal(190, 458, "not authorized")} {
+		w.graph.fail["unsubscribe"] = failure
+		outs, err := w.DisconnectAdmin(t.Context(), "main", admin, "the admin has removed the app")
+		require.NoError(t, err, name)
+		require.Len(t, outs, 1)
+		c := w.events[len(w.events)-2].Data.Connection
+		assert.Contains(t, c.Reason, "the admin has removed the app")
+		assert.Empty(t, c.Admin)
+		outs, err = w.DisconnectAdmin(t.Context(), "main", admin, "again")
+		require.NoError(t, err)
+		assert.Empty(t, outs, "it may be repeated")
+		w.graph.fail = map[string]error{}
+		w.connectBy(admin, "acme")
+	}
+	outs, err := w.DisconnectAdmin(t.Context(), "other", admin, "x")
+	require.NoError(t, err)
+	assert.Empty(t, outs)
+	assert.Contains(t, w.said(n), "page.disconnected")
+	w.fail = errors.New("the stream is not there")
+	_, err = w.DisconnectAdmin(t.Context(), "main", admin, "x")
+	require.Error(t, err)
+}

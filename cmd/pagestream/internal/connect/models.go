@@ -1,0 +1,103 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+// Models are the read models, as the verbs ask them for what is known of a page.
+type Models struct {
+	Pages, Subscriptions projections.Reader
+	// Head returns the sequence of the stream's last event.
+	Head func(context.Context) (uint64, error)
+}
+
+var _ Pages = Models{}
+
+// waitFor waits until both models hold atLeast.
+func (m Models) waitFor(ctx context.Context, atLeast uint64) error {
+	for _, r := range []projections.Reader{m.Pages, m.Subscriptions} {
+		if err := r.WaitFor(ctx, atLeast); err != nil {
+			return fmt.Errorf("wait for read model: %w", err)
+		}
+	}
+	return nil
+}
+
+// settleWait is how long an answer waits for the read models.
+const settleWait = 5 * time.Second
+
+// Settle waits, for a while, until both models hold seq: what was done is done,
+// so that a model which lags delays the answer and does not fail it.
+func (m Models) Settle(ctx context.Context, seq uint64) {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	_ = m.waitFor(ctx, seq)
+}
+
+// Connected lists the connected pages that match, as of the stream's last event.
+func (m Models) Connected(ctx context.Context, match func(pages.Page) bool) (out []domain.PageID, err error) {
+	last, err := m.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.waitFor(ctx, last); err != nil {
+		return nil, err
+	}
+	err = pages.Each(m.Pages, func(p pages.Page) error {
+		if p.State == pages.Connected && match(p) {
+			out = append(out, p.ID)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// ByAdmin lists the pages that the person has connected through the app.
+func (m Models) ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error) {
+	return m.Connected(ctx, func(p pages.Page) bool { return p.App == app && p.Admin == admin && admin != "" })
+}
+
+// Known waits until both models hold atLeast.
+func (m Models) Known(ctx context.Context, page domain.PageID, atLeast uint64) (Known, error) {
+	if err := m.waitFor(ctx, atLeast); err != nil {
+		return Known{}, err
+	}
+	p, err := pages.Get(m.Pages, page)
+	if errors.Is(err, pages.ErrNotFound) {
+		return Known{}, nil
+	}
+	if err != nil {
+		return Known{}, fmt.Errorf("read page: %w", err)
+	}
+	known := Known{
+		Connected: p.State == pages.Connected,
+		Connection: domain.Connection{
+			ConnectionID: p.ConnectionID, Company: p.Company, App: p.App, Name: p.Name, Instagram: p.Instagram,
+			Admin: p.Admin, Fields: p.Fields,
+		},
+		TokenDead: p.Token == pages.TokenInvalid,
+	}
+	secrets, err := pages.Credentials(m.Pages, page)
+	switch {
+	case err == nil:
+		known.Connection.SealedToken, known.Connection.SealedVerifyToken = secrets.SealedToken, secrets.SealedVerifyToken
+	case !errors.Is(err, pages.ErrNoCredentials):
+		return Known{}, fmt.Errorf("read credentials: %w", err)
+	}
+	sub, err := subscriptions.Get(m.Subscriptions, page, p.App)
+	switch {
+	case err == nil:
+		known.State, known.Reason, known.Wanted, known.Actual = sub.State, sub.Reason, sub.Wanted, sub.Actual
+	case !errors.Is(err, subscriptions.ErrNotFound):
+		return Known{}, fmt.Errorf("read subscription: %w", err)
+	}
+	return known, nil
+}

@@ -1,0 +1,84 @@
+package connect_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+)
+
+func TestModels(t *testing.T) {
+	w := build(t)
+	known, err := w.models.Known(t.Context(), "1", 0)
+	require.NoError(t, err)
+	assert.Equal(t, connect.Known{}, known, "a page that was never seen")
+
+	w.instagram = map[string]string{"1": "17841400000000001"}
+	for _, r := range []connect.Request{
+		{Page: "1", Token: tokenOf("1"), Admin: admin, Company: "acme", Fields: []string{"messages"}, VerifyToken: "verify-me"},
+		{Page: "2", Token: tokenOf("2"), Admin: "somebody else"},
+		{Page: "3", Token: tokenOf("3")},
+	} {
+		_, err := w.Connect(t.Context(), r)
+		require.NoError(t, err)
+	}
+	// What was just stored is seen: the models are waited for.
+	all := func(pages.Page) bool { return true }
+	list, err := w.models.Connected(t.Context(), all)
+	require.NoError(t, err)
+	assert.Equal(t, []domain.PageID{"1", "2", "3"}, list)
+	list, err = w.models.Connected(t.Context(), func(p pages.Page) bool { return p.Company == "acme" })
+	require.NoError(t, err)
+	assert.Equal(t, []domain.PageID{"1"}, list)
+	for _, c := range []struct {
+		app, admin string
+		want       []domain.PageID
+	}{{"main", admin, []domain.PageID{"1"}}, {"other", admin, nil}, {"main", "", nil}} {
+		list, err := w.models.ByAdmin(t.Context(), c.app, c.admin)
+		require.NoError(t, err)
+		assert.Equal(t, c.want, list, "%s in %s", c.admin, c.app)
+	}
+
+	known, err = w.models.Known(t.Context(), "1", 0)
+	require.NoError(t, err)
+	token, err := w.keys.Open(known.Connection.SealedToken, connect.TokenAAD("1"))
+	require.NoError(t, err)
+	assert.Equal(t, tokenOf("1"), string(token))
+	assert.NotEmpty(t, known.Connection.SealedVerifyToken)
+	assert.NotEmpty(t, known.Connection.ConnectionID)
+	known.Connection.SealedToken, known.Connection.SealedVerifyToken, known.Connection.ConnectionID = "", "", ""
+	fields := []string{"messages"}
+	assert.Equal(t, connect.Known{
+		Connected: true, State: subscriptions.Confirmed, Wanted: fields, Actual: fields,
+		Connection: domain.Connection{
+			Company: "acme", App: "main", Name: "Page 1", Instagram: "17841400000000001", Admin: admin, Fields: fields,
+		},
+	}, known)
+
+	w.settled(w.Disconnect(t.Context(), "1"))
+	known, err = w.models.Known(t.Context(), "1", 0)
+	require.NoError(t, err)
+	assert.False(t, known.Connected)
+	assert.Empty(t, known.Connection.SealedToken)
+	list, err = w.models.Connected(t.Context(), all)
+	require.NoError(t, err)
+	assert.Equal(t, []domain.PageID{"2", "3"}, list)
+
+	// An event that does not come is waited for as long as the caller does.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = w.models.Known(ctx, "1", 1_000_000)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	w.models.Settle(ctx, 1_000_000)
+	away := w.models
+	away.Head = func(context.Context) (uint64, error) { return 0, errGone }
+	_, err = away.Connected(t.Context(), all)
+	require.ErrorIs(t, err, errGone)
+}

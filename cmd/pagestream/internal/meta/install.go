@@ -1,0 +1,92 @@
+package meta
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// JudgeInstall says what is the matter with the installation. It returns an empty
+// list where nothing is.
+func JudgeInstall(in Install) []Finding {
+	out := []Finding{}
+	if len(in.Refused) > 0 || in.NotStored > 0 {
+		f := Finding{
+			Cause: StateNotStoring, Severity: Wrong,
+			Summary:  "Deliveries are or were answered 503 because they could not be stored.",
+			Evidence: slices.Clone(in.Refused),
+			Do:       []string{"pagestream status", "see that the disk has room and the log what failed"},
+		}
+		if in.NotStored > 0 {
+			f.Evidence = append(f.Evidence,
+				fmt.Sprintf("%d deliveries were answered 503 in the last hour; Meta sends them again", in.NotStored))
+		}
+		if len(in.Refused) == 0 { // it is over, and nothing was lost
+			f.Severity = Warning
+		}
+		out = append(out, f)
+	}
+	if in.BadSignatures > 0 && in.BadSignatures*10 >= in.BadSignatures+in.Accepted {
+		out = append(out, Finding{
+			Cause: StateAppSecretWrong, Severity: Wrong,
+			Summary: "Deliveries come that none of the configured app secrets has signed: " +
+				"a secret is wrong or was changed at Meta.",
+			Evidence: []string{
+				fmt.Sprintf("%d deliveries were answered 401 in the last hour, %d were accepted", in.BadSignatures, in.Accepted),
+			},
+			Do: []string{
+				"copy the app secret from the app's dashboard (Settings, Basic) to apps[].secrets, before the old one",
+				"pagestream config check", "restart pagestream serve",
+			},
+		})
+	}
+	if in.Slow > 0 && in.P99 >= SlowAnswer {
+		f := Finding{
+			Cause: StateEndpointSlow, Severity: Warning, Summary: "Answers to deliveries take long.",
+			Evidence: []string{
+				fmt.Sprintf("99 of 100 answers of the last hour took up to %s, %d took over %s",
+					in.P99.Round(10*time.Millisecond), in.Slow, SlowAnswer),
+				fmt.Sprintf("Meta gives up after %s and unsubscribes a page after an hour of that", Timeout),
+			},
+			Do: []string{"pagestream status", "look at the disk's time to sync, and at what else uses it"},
+		}
+		if in.P99 >= Timeout {
+			f.Severity = Wrong
+		}
+		out = append(out, f)
+	}
+	for _, a := range in.Apps {
+		switch {
+		case a.Endpoint != "" && !a.Reached:
+			out = append(out, Finding{
+				Cause: StateEndpointUnreachable, Severity: Wrong,
+				Summary:  "The callback URL of app " + a.Name + " can't be reached, or somebody else answers there.",
+				Evidence: []string{"a handshake at " + a.Endpoint + " failed: " + a.Trouble},
+				Do:       []string{"look at the proxy, TLS certificate and DNS in front of http.public", "pagestream doctor"},
+			})
+		case a.Known && a.Callback != "" && a.Endpoint != "" && a.Callback != a.Endpoint:
+			out = append(out, Finding{
+				Cause: StateCallbackElsewhere, Severity: Warning,
+				Summary:  "Meta delivers app " + a.Name + " to another URL than ours.",
+				Evidence: []string{"Meta has " + a.Callback, "ours is " + a.Endpoint},
+				Do: []string{
+					"set the callback URL in the app's dashboard (Webhooks), or http.base_url if it is only another name for the same",
+				},
+			})
+		}
+	}
+	if in.AllSilent {
+		out = append(out, Finding{
+			Cause: StateAllSilent, Severity: Wrong,
+			Summary:  "Nearly all pages have fallen silent at once: deliveries don't reach us.",
+			Evidence: []string{"each page brings far less than its own rhythm says"},
+			Do: []string{
+				"look at the app's dashboard (Webhooks, Alerts)", "https://metastatus.com",
+				"pagestream backfill PAGE --since … once it is over",
+			},
+			Because: first(out,
+				StateEndpointUnreachable, StateAppSecretWrong, StateNotStoring, StateEndpointSlow, StateCallbackElsewhere),
+		})
+	}
+	return out
+}

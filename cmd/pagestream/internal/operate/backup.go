@@ -1,0 +1,48 @@
+package operate
+
+import (
+	"context"
+	"io"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// What the files of a backup are.
+const (
+	backupKeys   = "keys"
+	backupConfig = "config"
+)
+
+// Copied is how far a backup or a restore is.
+type Copied struct {
+	Stream string `json:"stream"`
+	Bytes  uint64 `json:"bytes"`
+}
+
+// Backup copies streams, keys and configuration to a new directory of the server's
+// machine.
+func (o *Operator) Backup(ctx context.Context, dir string, progress func(Copied)) (backup.Manifest, error) {
+	return backup.Take(ctx, backup.Options{
+		Conn: o.Conn, Streams: []string{o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream)}, Dir: dir,
+		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
+		Progress: func(stream string, n uint64) { progress(Copied{stream, n}) },
+	})
+}
+
+// ExportRequest says which events; 0 and empty mean all.
+type ExportRequest struct {
+	From, To uint64
+	Pages    []domain.PageID
+	Types    []domain.Type
+}
+
+// Export writes events as CloudEvents, a line each, as of the stream's head.
+func (o *Operator) Export(ctx context.Context, r ExportRequest, w io.Writer) error {
+	_, err := export.Write(ctx, export.Options{
+		JS: o.JS, Stream: o.Stream, From: r.From, To: r.To, Pages: r.Pages, Types: r.Types,
+	}, w)
+	return err
+}

@@ -1,0 +1,75 @@
+package operate
+
+import (
+	"errors"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/projections"
+)
+
+// Errors of the verbs themselves.
+var (
+	// ErrUnknown is returned when nothing has the name that was given.
+	ErrUnknown = errors.New("there is nothing of that name")
+	// ErrNoLogin is returned when a login's id is not known, or is over half an hour
+	// old.
+	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; look at it again")
+	// ErrNoHooks is returned when no endpoint is configured.
+	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
+)
+
+// Kind is what an error of a verb means for whoever called it.
+type Kind int
+
+// The kinds of an error.
+const (
+	// Failed: what the verb needs did not work: Graph, the network, the disk.
+	Failed Kind = iota
+	// Refused: it can't be done as it was asked for.
+	Refused
+	// Unknown: what was named is not there.
+	Unknown
+	// Busy: the same is being done already.
+	Busy
+)
+
+// kinds has the kind of each error that is not [Failed].
+var kinds = map[error]Kind{
+	ErrUnknown: Unknown, ErrNoHooks: Unknown, meta.ErrNotConnected: Unknown, projections.ErrNoRow: Unknown,
+	projections.ErrNoDeadLetter: Unknown, consumers.ErrUnknown: Unknown, hooks.ErrUnknownEndpoint: Unknown,
+	hooks.ErrNoDeadLetter: Unknown,
+
+	projections.ErrBuilding: Busy,
+
+	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrBack: Refused,
+	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused, connect.ErrUserToken: Refused,
+	outbound.ErrRequest: Refused, backfill.ErrRequest: Refused, backfill.ErrRunning: Refused, backup.ErrThere: Refused,
+	consumers.ErrName: Refused, consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
+	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
+}
+
+// KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it
+// leaves unknown whether a message was sent.
+func KindOf(err error) Kind {
+	if errors.Is(err, outbound.ErrUnsure) {
+		return Failed
+	}
+	if meta.Refused(err) != nil {
+		return Refused
+	}
+	for sentinel, kind := range kinds {
+		if errors.Is(err, sentinel) {
+			return kind
+		}
+	}
+	return Failed
+}

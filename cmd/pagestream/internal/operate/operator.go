@@ -1,0 +1,130 @@
+package operate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Parts are what an [Operator] works with. All are required but Hooks, which is nil
+// where no endpoint is configured.
+type Parts struct {
+	Conn   *nats.Conn
+	JS     jetstream.JetStream
+	Stream string
+	// Models are the running read models, the four of pagestream among them.
+	Models Models
+	// Ledger counts what never reached the stream.
+	Ledger  *deliveries.Ledger
+	Parking *streams.Parking
+
+	Connector  *connect.Connector
+	Known      connect.Models
+	Logins     *login.Handler
+	Reconciler *reconcile.Reconciler
+	Doctor     *doctor.Doctor
+	Sender     *outbound.Sender
+	Filler     *backfill.Filler
+	Eraser     *erase.Eraser
+	Consumers  *consumers.Consumers
+	Hooks      *hooks.Hooks
+
+	Keys *seal.KeyRing
+	// Ready returns every reason why the process should get no traffic.
+	Ready func() []error
+
+	// Apps are the names of the configured apps, the default first.
+	Apps []string
+	// KeyFile and ConfigFile are where the key ring and the configuration were read
+	// from; ConfigFile is empty for none.
+	KeyFile, ConfigFile string
+	// ModelsDir has the files of the read models.
+	ModelsDir string
+	Version   string
+	Started   time.Time
+	Logger    *slog.Logger
+}
+
+// Operator carries the verbs out. Make one with [New]; it is safe for concurrent
+// use.
+type Operator struct {
+	Parts
+	logins logins
+}
+
+// New returns an operator over running parts.
+func New(p Parts) *Operator {
+	if p.Logger == nil {
+		p.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Operator{Parts: p, logins: newLogins()}
+}
+
+// Models are running read models, in the order in which they were started.
+type Models []*projections.Runner
+
+// Find returns the read model of a name that somebody gave, or fails with
+// [ErrUnknown].
+func (m Models) Find(name string) (*projections.Runner, error) {
+	for _, r := range m {
+		if r.Name() == name {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("projection %q: %w", name, ErrUnknown)
+}
+
+// must returns one of our own read models.
+func (m Models) must(name string) *projections.Runner {
+	r, err := m.Find(name)
+	if err != nil {
+		panic(err) // a mistake in the wiring
+	}
+	return r
+}
+
+// Pages is the read model of pages.
+func (m Models) Pages() *projections.Runner { return m.must(pages.Name) }
+
+// Subscriptions is the read model of subscriptions.
+func (m Models) Subscriptions() *projections.Runner { return m.must(subscriptions.Name) }
+
+// Conversations is the read model of conversations.
+func (m Models) Conversations() *projections.Runner { return m.must(conversations.Name) }
+
+// Deliveries is the read model of deliveries, the index of all ids.
+func (m Models) Deliveries() *projections.Runner { return m.must(deliveries.Name) }
+
+// Statuses say where each read model stands.
+func (m Models) Statuses() []projections.Status {
+	out := make([]projections.Status, len(m))
+	for i, r := range m {
+		out[i] = r.Status()
+	}
+	return out
+}
+
+// settle waits, for a while, until the read models of pages have event seq, so
+// that the operator's next command finds what this one did.
+func (o *Operator) settle(ctx context.Context, seq uint64) { o.Known.Settle(ctx, seq) }

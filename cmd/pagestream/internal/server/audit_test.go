@@ -1,0 +1,51 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// TestAudit: a live server with duplicates and an erased contact is as promised;
+// a message that is gone without a record, and one twice, are found and named.
+func TestAudit(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	for i := range 6 {
+		body := message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	}
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(`{"object":`)))
+	code, out, stderr := r.command(t, "erase", "700", "30", "--yes")
+	require.Equal(t, cli.ExitFine, code, out+stderr)
+	code, out, stderr = r.command(t, "audit")
+	require.Equal(t, cli.ExitFine, code, out+stderr)
+	assert.Contains(t, out, "13 items = 7 stored + 6 known already; 1 unreadable")
+	assert.Contains(t, out, "5 events, 3 erased, 0 not ours, 0 missing, 0 doubled")
+	assert.Contains(t, out, "All is as promised")
+
+	ctx := context.Background()
+	e, err := streams.Get(ctx, r.JS(), streams.Name, 4)
+	require.NoError(t, err)
+	m, err := streams.Encode(e.Event)
+	require.NoError(t, err)
+	m.Header.Set(nats.MsgIdHdr, "another") // as if the window were over
+	_, err = r.JS().PublishMsg(ctx, m)
+	require.NoError(t, err)
+	st, err := r.JS().Stream(ctx, streams.Name)
+	require.NoError(t, err)
+	require.NoError(t, st.DeleteMsg(ctx, 2))
+	code, out, stderr = r.command(t, "audit")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, out, "1 sequences are missing from the stream and on no record of an erasure; the first: [2]")
+	assert.Contains(t, out, "1 events have the id of an earlier one; the first: [9]")
+	assert.Contains(t, stderr, "the audit found problems")
+}

@@ -1,0 +1,109 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
+	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// TestBenchInterrupted: Ctrl-C ends it, and nothing is left behind.
+func TestBenchInterrupted(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	dir := t.TempDir()
+	began := time.Now()
+	code, _, stderr := run(t, ctx, "bench", "--dir", dir, "--only", "ingest")
+	if code != cli.ExitFailed || !strings.Contains(stderr, "context deadline exceeded") || time.Since(began) > time.Minute {
+		t.Errorf("exit %d after %s: %s", code, time.Since(began), stderr)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// connections is how many clients the ingest benchmark has.
+const connections = 64
+
+// BenchmarkIngest measures durable ingest of single-item deliveries over HTTP
+// with every projection live, against single synced publishes of the same
+// events, in one run on one server. It reports both rates and their ratio.
+func BenchmarkIngest(b *testing.B) {
+	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = connections
+	cfg := testConfig(b.TempDir())
+	p := server.New(server.Options{Config: cfg})
+	if err := p.Run(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = p.Close(context.Background()) }()
+	run := int64(0)
+	body := func(i int64) []byte {
+		return message("700", fmt.Sprint(30+i%500), fmt.Sprintf("m_%d_%d", run, i), "a message of an ordinary length, as people write them", 1790000000000+i)
+	}
+	for b.Loop() {
+		run++
+		const n = 20_000
+		ingest := clocked(n, func(i int64) error {
+			if got, err := trySend(p.PublicAddr(), body(i)); err != nil || got != http.StatusOK {
+				return fmt.Errorf("answered %d: %w", got, err)
+			}
+			return nil
+		})
+		run++
+		single := clocked(n/4, func(i int64) error {
+			m, err := streams.Encode(messenger.Split(body(i), messenger.Options{App: "main"}).Events[0])
+			if err != nil {
+				return err
+			}
+			_, err = p.JS().PublishMsg(context.Background(), m, jetstream.WithExpectStream(streams.Name))
+			return err
+		})
+		if ingest.err != nil || single.err != nil {
+			b.Fatal(ingest.err, single.err)
+		}
+		b.ReportMetric(ingest.rate, "ingest/s")
+		b.ReportMetric(single.rate, "single/s")
+		b.ReportMetric(ingest.rate/single.rate, "ratio")
+	}
+}
+
+type rate struct {
+	rate float64
+	err  error
+}
+
+// clocked does n things from as many goroutines as there are connections.
+func clocked(n int64, do func(int64) error) rate {
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range connections {
+		wg.Go(func() {
+			for i := next.Add(1); i <= n; i = next.Add(1) {
+				if err := do(i); err != nil {
+					failed.Store(&err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	r := rate{rate: float64(n) / time.Since(start).Seconds()}
+	if err := failed.Load(); err != nil {
+		r.err = *err
+	}
+	return r
+}

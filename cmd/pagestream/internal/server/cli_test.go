@@ -1,0 +1,167 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
+)
+
+// run runs a command line in process.
+func run(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) { //nolint:revive // t first, as helpers have it
+	t.Helper()
+	var out, errOut bytes.Buffer
+	code = cli.Main(ctx, args, nil, &out, &errOut)
+	return code, out.String(), errOut.String()
+}
+
+func TestCommandLine(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	for _, c := range []struct {
+		name   string
+		args   []string
+		code   int
+		output string // in stdout when fine, else in stderr
+	}{
+		{"nothing", nil, cli.ExitFine, "dev"},
+		{"help", []string{"--help"}, cli.ExitFine, "serve"},
+		{"help of a command", []string{"load", "--help"}, cli.ExitFine, "--duplicates"},
+		{"version", []string{"version"}, cli.ExitFine, "pagestream"},
+		{"version as JSON", []string{"version", "--json"}, cli.ExitFine, `"go"`},
+		{"example", []string{"config", "example"}, cli.ExitFine, "apps:"},
+		{"print", []string{"config", "print"}, cli.ExitFine, "max_body: 8MiB"},
+		{"unknown command", []string{"sevre"}, cli.ExitUsage, "Try: pagestream"},
+		{"unknown flag", []string{"serve", "--prot", "1"}, cli.ExitUsage, "Try: pagestream serve --help"},
+		{"missing argument", []string{"events", "show"}, cli.ExitUsage, "Try: pagestream events --help"},
+		{"no such file", []string{"-c", missing, "config", "check"}, cli.ExitFailed, "none.yaml"},
+		{"no app", []string{"config", "check"}, cli.ExitFailed, "apps"},
+		{"connect without a token", []string{"pages", "connect", "1"}, cli.ExitUsage, "PAGESTREAM_PAGE_TOKEN"},
+		{"bench of no section", []string{"bench", "--only", "nonsense"}, cli.ExitUsage, "Try: pagestream bench --help"},
+		{"bench with a bad expression", []string{"bench", "--only", "("}, cli.ExitUsage, "--only"},
+		{"bench with two sizes", []string{"bench", "--events", "1000", "--growth", "1000"}, cli.ExitUsage, "--growth"},
+		{"bench of too little", []string{"bench", "--growth", "1"}, cli.ExitUsage, "--growth"},
+		{"bench against no report", []string{"bench", "--check", missing}, cli.ExitFailed, "none.yaml"},
+		{"no server", []string{"--server", "http://127.0.0.1:1", "--token-file", tokenFile(t), "status"}, cli.ExitFailed, "pagestream serve"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, stdout, stderr := run(t, t.Context(), c.args...)
+			got := stdout
+			if c.code != cli.ExitFine {
+				got = stderr
+			}
+			if code != c.code || !strings.Contains(got, c.output) {
+				t.Errorf("exit %d, want %d\nstdout: %s\nstderr: %s", code, c.code, stdout, stderr)
+			}
+		})
+	}
+}
+
+func tokenFile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("a"), 64), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestCommandsAgainstServer runs each reading command as a person and as a
+// program would.
+func TestCommandsAgainstServer(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	g := fake(t, &cfg)
+	r := start(t, cfg)
+	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
+	file, err := dev.WriteConfig(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	post(t, r.PublicAddr(), message("701", "31", "m_1", "the text of a message", 1790000000000))
+	lastSeen := lastSeq(t, r)
+	get[json.RawMessage](t, r, "/api/v1/pages/701/conversations")
+	get[json.RawMessage](t, r, "/api/v1/pages/701")
+
+	token, err := g.PageToken("900", "901", "701")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := filepath.Join(t.TempDir(), "page.token")
+	if err := os.WriteFile(page, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"status"}, "PAGESTREAM: 1 events"},
+		{[]string{"projections", "list"}, "conversations"},
+		{[]string{"pages", "list"}, "701"},
+		{[]string{"pages", "show", "701"}, `"state": "unknown"`},
+		{[]string{"events", "list"}, "message.received"},
+		{[]string{"events", "show", "1"}, `"m_1"`},
+		{[]string{"events", "tail", "--after", "0", "--count", "1"}, "message.received"},
+		{[]string{"conversations", "list"}, "31"},
+		{[]string{"conversations", "list", "701"}, "31"},
+		{[]string{"conversations", "show", "701", "31"}, "the text of a message"},
+		{[]string{"pages", "connect", "701", "--page-token-file", page}, "confirmed"},
+		{[]string{"pages", "check", "701"}, "confirmed"},
+		{[]string{"pages", "resubscribe", "701"}, "confirmed"},
+		{[]string{"pages", "disconnect", "701"}, "701"},
+	} {
+		t.Run(strings.Join(c.args[:min(2, len(c.args))], " "), func(t *testing.T) {
+			code, stdout, stderr := run(t, t.Context(), append([]string{"-c", file}, c.args...)...)
+			if code != cli.ExitFine || !strings.Contains(stdout, c.want) {
+				t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
+			}
+			if strings.Contains(stdout+stderr, token) {
+				t.Error("the page token is shown")
+			}
+			if c.args[0] == "pages" && c.args[1] != "list" && c.args[1] != "show" {
+				return // once is enough for what changes something
+			}
+			code, stdout, stderr = run(t, t.Context(), append([]string{"-c", file, "--json"}, c.args...)...)
+			if code != cli.ExitFine || !json.Valid([]byte(strings.TrimSpace(stdout))) {
+				t.Errorf("--json: exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
+			}
+		})
+	}
+	if n := lastSeq(t, r); n <= lastSeen {
+		t.Error("connecting left no event")
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	r := start(t, cfg)
+	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
+	file, err := dev.WriteConfig(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := run(t, t.Context(), "-c", file, "load", "--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
+	var report loadgen.Report
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != cli.ExitFine || report.Acked == 0 || !report.OK() {
+		t.Errorf("exit %d, %v\n%s%s", code, err, stdout, stderr)
+	}
+}
+
+// TestDev: two pages are connected, and their conversations grow.
+func TestDev(t *testing.T) {
+	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
+		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
+	if code != cli.ExitFine || strings.Count(stdout, "confirmed with 13 fields") != 2 {
+		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	if strings.Contains(stdout, " conversations 0 ") || !strings.Contains(stdout, " conversations ") {
+		t.Errorf("no conversation came of it:\n%s", stdout)
+	}
+}

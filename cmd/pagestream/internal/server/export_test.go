@@ -1,0 +1,37 @@
+package server
+
+import (
+	"net/http"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// The parts of a program, for tests that look at them from outside.
+
+func (p *Program) JS() jetstream.JetStream              { return p.js }
+func (p *Program) Keys() *seal.KeyRing                  { return p.keys }
+func (p *Program) Models() operate.Models               { return p.models }
+func (p *Program) Publisher() *streams.Publisher        { return p.publisher }
+func (p *Program) Parking() *streams.Parking            { return p.parking }
+func (p *Program) Recent() *webhook.Recent              { return &p.recent }
+func (p *Program) Consumers() *consumers.Consumers      { return p.consumers }
+func (p *Program) Hooks() *hooks.Hooks                  { return p.hooks }
+func (p *Program) PrivateHandler() http.Handler         { return p.private }
+func (p *Program) Dial(name string) (*nats.Conn, error) { return p.dial(name)() }
+
+func (p *Program) Model(name string) *projections.Runner {
+	r, err := p.models.Find(name)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}

@@ -1,0 +1,95 @@
+package server_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// TestHooks: from a delivery of Meta's to a signed webhook of ours, over an outage
+// of the endpoint and a restart.
+func TestHooks(t *testing.T) {
+	secret := hooks.NewSecret()
+	var mu sync.Mutex
+	var got []string
+	down := true
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = hooks.Verify([]string{secret}, r.Header, body, time.Now(), time.Minute)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil:
+			t.Error(err)
+			w.WriteHeader(http.StatusBadRequest)
+		case down:
+			w.WriteHeader(http.StatusInternalServerError)
+		default:
+			got = append(got, r.Header.Get("webhook-id"))
+		}
+	}))
+	defer endpoint.Close()
+	cfg := testConfig(t.TempDir())
+	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
+	file := fmt.Sprintf("- name: crm\n  url: %s/in\n  secrets: [%s]\n  pages: [\"700\"]\n  from: 1\n", endpoint.URL, secret)
+	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
+	r := start(t, cfg)
+	for i := range 5 {
+		for _, page := range []string{"700", "800"} {
+			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message(page, "31", fmt.Sprint("m_", page, i), "x", 1790000000000+int64(i))))
+		}
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if s := r.Hooks().Status(); s[0].Retrying != 1 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	_, out, _ := r.command(t, "hooks", "list")
+	assert.Contains(t, out, "1 pages are tried again")
+	code, _, stderr := r.command(t, "hooks", "enable", "other")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "no such endpoint")
+	r.stop(t)
+	assert.NotContains(t, r.log.String(), secret)
+	mu.Lock()
+	down = false
+	mu.Unlock()
+	r = start(t, cfg)
+	code, _, stderr = r.command(t, "hooks", "enable", "crm")
+	require.Equal(t, cli.ExitFine, code, stderr)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(got) < 5 {
+			return fmt.Errorf("%d delivered", len(got))
+		}
+		return nil
+	})
+	var want []string
+	for i := range 5 {
+		want = append(want, fmt.Sprint("page:700:msg:m_700", i))
+	}
+	mu.Lock()
+	assert.Equal(t, want, got, "in order")
+	mu.Unlock()
+	_, out, _ = r.command(t, "hooks", "deadletters", "crm")
+	assert.NotContains(t, out, "700")
+	code, _, _ = r.command(t, "hooks", "redrive", "crm", "3")
+	assert.Equal(t, cli.ExitFailed, code, "there is no dead letter")
+}

@@ -1,0 +1,206 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/console"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// serve starts both HTTP servers on the listeners that listen opened.
+func (p *Program) serve(context.Context) error {
+	p.health.start(p)
+	p.onClose("health watch", func(context.Context) error { p.health.stop(); return nil })
+	public, err := p.publicRoutes()
+	if err != nil {
+		return err
+	}
+	closeFeeds, err := p.privateRoutes()
+	if err != nil {
+		return err
+	}
+	webhookTime := p.cfg.Webhook.ReadTimeout + p.cfg.Webhook.Timeout + 5*time.Second
+	p.start("private HTTP", p.privateLn, &http.Server{
+		Handler:      p.private,
+		ReadTimeout:  30 * time.Second,
+		WriteTimeout: time.Minute, // an event feed sets its own, write by write
+	}, closeFeeds)
+	p.start("public HTTP", p.publicLn, &http.Server{
+		Handler:      public,
+		ReadTimeout:  p.cfg.Webhook.ReadTimeout,
+		WriteTimeout: webhookTime,
+	}, closeFeeds)
+	return nil
+}
+
+// start serves on a listener until Close.
+func (p *Program) start(name string, ln net.Listener, s *http.Server, before func()) {
+	s.ReadHeaderTimeout = 5 * time.Second
+	s.IdleTimeout = p.cfg.Webhook.IdleTimeout
+	s.MaxHeaderBytes = 32 << 10
+	s.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	p.background.Go(func() {
+		if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			p.fail(fmt.Errorf("serve %s: %w", name, err))
+		}
+	})
+	p.onClose(name, func(ctx context.Context) error {
+		before()
+		if err := s.Shutdown(ctx); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		return nil
+	})
+}
+
+// publicRoutes are what Meta and the browsers of admins reach.
+func (p *Program) publicRoutes() (http.Handler, error) {
+	mux := http.NewServeMux()
+	hook := webhook.Options{
+		Publisher:       p.publisher,
+		MaxBody:         int64(p.cfg.Webhook.MaxBody),
+		Timeout:         p.cfg.Webhook.Timeout,
+		Ready:           p.health.storing,
+		Observe:         p.observe,
+		Logger:          p.log.With("part", "webhook"),
+		PageVerifyToken: p.isPageVerifyToken,
+	}
+	key, err := p.keys.Derive("meta/data-deletion")
+	if err != nil {
+		return nil, err
+	}
+	back := callbacks.Options{
+		Disconnector: p.connector, BaseURL: p.baseURL(), Key: key, Logger: p.log.With("part", "callbacks"),
+	}
+	for _, a := range p.cfg.Apps {
+		secrets := plain(a.Secrets)
+		hook.Apps = append(hook.Apps, webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken), Secrets: secrets})
+		back.Apps = append(back.Apps, callbacks.App{Name: a.Name, Secrets: secrets})
+	}
+	h, err := webhook.New(hook)
+	if err != nil {
+		return nil, fmt.Errorf("make webhook handler: %w", err)
+	}
+	h.Register(mux)
+	p.logins.Register(mux)
+	callbacks.New(back).Register(mux)
+	mux.HandleFunc("GET /healthz", api.Health)
+	return mux, nil
+}
+
+// plain are secrets for those who have to use them.
+func plain(secrets []config.Secret) (out []string) {
+	for _, s := range secrets {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+// observe counts one answered webhook request, in the metrics and the ledger.
+func (p *Program) observe(a webhook.Answer) {
+	p.metrics.answered(a)
+	if a.Method != http.MethodPost {
+		return
+	}
+	p.recent.Answered(time.Now(), a.Status, a.Took)
+	if a.Status != http.StatusOK {
+		p.ledger.Rejected(a.Reason)
+		return
+	}
+	p.ledger.Received(a.Events, a.Receipts)
+}
+
+// isPageVerifyToken reports whether a connected page has this verify token.
+func (p *Program) isPageVerifyToken(token string) bool {
+	found, err := p.tokens.Verify(token)
+	if err != nil {
+		p.log.Error("verify tokens of pages can't be read", "err", err)
+	}
+	return found
+}
+
+// privateRoutes makes the API and the console. closeFeeds ends what a graceful
+// shutdown would wait for.
+func (p *Program) privateRoutes() (closeFeeds func(), err error) {
+	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	read, err := p.token("read-only token", p.cfg.ReadTokenFile())
+	if err != nil {
+		return nil, err
+	}
+	// Sessions are signed with a key of the ring, so that they outlive the process.
+	key, err := p.keys.Derive("console/session")
+	if err != nil {
+		return nil, fmt.Errorf("make console: %w", err)
+	}
+	operator := p.newOperator()
+	p.metrics.watch(p)
+	c := console.New(console.Options{
+		JS: p.js, Stream: streams.Name,
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
+		Operator: operator, AdminToken: admin, ReadToken: read, SessionKey: key,
+		Version: p.opts.Version, Logger: p.log.With("part", "console"),
+	})
+	a, err := api.New(api.Options{
+		JS: p.js, Stream: streams.Name, Token: admin, ReadToken: read, Session: c.Authenticate,
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
+		Operator: operator, Metrics: p.metrics.handler(), Logger: p.log.With("part", "api"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make API: %w", err)
+	}
+	mux := http.NewServeMux()
+	a.Register(mux)
+	c.Register(mux)
+	// A browser with a session does nothing that another site wants.
+	p.private = http.NewCrossOriginProtection().Handler(mux)
+	return func() { a.Close(); c.Close() }, nil
+}
+
+// token reads a token of the private listener, or makes one.
+func (p *Program) token(what, file string) (string, error) {
+	token, created, err := api.ReadOrCreateToken(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	if created {
+		p.log.Info(what+" made", "file", file)
+	}
+	return token, nil
+}
+
+// newOperator joins what an operator's verbs work with.
+func (p *Program) newOperator() *operate.Operator {
+	return operate.New(operate.Parts{
+		Conn: p.conn, JS: p.js, Stream: streams.Name,
+		Models: p.models, Ledger: p.ledger, Parking: p.parking,
+		Connector: p.connector, Known: p.known, Logins: p.logins, Reconciler: p.reconciler, Doctor: p.doctor,
+		Sender: outbound.New(outbound.Options{Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher}),
+		Filler: backfill.New(backfill.Options{
+			Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher,
+			Erased: func(page domain.PageID, contact domain.ContactID) (time.Time, bool, error) {
+				return conversations.ErasedAt(p.models.Conversations(), page, contact)
+			},
+		}),
+		Eraser: p.eraser, Consumers: p.consumers, Hooks: p.hooks, Keys: p.keys, Ready: p.health.reasons,
+		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
+	})
+}

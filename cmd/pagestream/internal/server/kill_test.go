@@ -1,0 +1,252 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// child is the real command in a process of its own.
+type child struct{ cmd *exec.Cmd }
+
+func spawn(t *testing.T, args ...string) *child {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "PAGESTREAM_TEST_RUN_MAIN=1")
+	if testing.Verbose() {
+		cmd.Stderr = os.Stderr
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := &child{cmd}
+	t.Cleanup(c.kill)
+	return c
+}
+
+// kill is kill -9: the process gets no word.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+}
+
+// freePort is a port that nobody listened on a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// freePorts are two of them, public and private. Both are held while they are
+// chosen, so they differ.
+func freePorts(t *testing.T) (public, private string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String(), freePort(t)
+}
+
+// TestKill kills the real binary again and again while traffic flows. The
+// client sends again what was not answered 200, as Meta does, and some of what
+// was. Then everything acknowledged is in the stream once and in its
+// conversation once.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	file, err := dev.WriteConfig(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kills := 5
+	if testing.Short() {
+		kills = 2
+	}
+
+	server := spawn(t, "-c", file, "serve")
+	awaitServer(t, cfg)
+	const senders = 8
+	var mu sync.Mutex
+	acked := map[string]string{} // id -> contact
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			contact := fmt.Sprint(30 + s)
+			for i := 0; ; i++ {
+				mid := fmt.Sprintf("m_%d_%d", s, i)
+				body := message("700", contact, mid, "x", 1790000000000+int64(i))
+				for tries := 0; ; tries++ {
+					if got, err := trySend(cfg.HTTP.Public, body); err == nil && got == 200 {
+						break
+					}
+					select {
+					case <-stop:
+						return
+					case <-time.After(20 * time.Millisecond): // the server is being started again
+					}
+				}
+				mu.Lock()
+				acked[domain.DedupID("page", "700", "msg", mid)] = contact
+				mu.Unlock()
+				if i%5 == 0 {
+					_, _ = trySend(cfg.HTTP.Public, body) // a redelivery; its answer does not matter
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acked) }
+	for range kills {
+		// A kill needs something to interrupt: some new acknowledgements, then
+		// a moment of its own.
+		want := count() + 20 + random.IntN(200)
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if n := count(); n < want {
+				return fmt.Errorf("%d of %d acknowledged", n, want)
+			}
+			return nil
+		})
+		server.kill()
+		server = spawn(t, "-c", file, "serve")
+	}
+	awaitServer(t, cfg)
+	close(stop)
+	sending.Wait()
+	server.kill()
+
+	// In process now, on the same directory: replay and look.
+	r := start(t, cfg)
+	found := map[string]int{}
+	_, err = streams.Read(t.Context(), r.JS(), streams.ReadOptions{}, func(e streams.Stored) error {
+		found[e.ID]++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := range acked {
+		if found[id] == 0 {
+			t.Errorf("lost: %s", id)
+		}
+	}
+	for id, n := range found {
+		if n > 1 {
+			t.Errorf("%s is there %d times", id, n)
+		}
+	}
+	rows := map[string]int{}
+	for s := range senders {
+		cursor := ""
+		for {
+			path := fmt.Sprintf("/api/v1/conversations/700/%d/messages?limit=500&cursor=%s", 30+s, cursor)
+			page := get[api.List[conversations.Message]](t, r, path)
+			for _, m := range page.Items {
+				rows[m.ID]++
+			}
+			if cursor = page.Next; cursor == "" {
+				break
+			}
+		}
+	}
+	for id := range found {
+		if rows[id] != 1 {
+			t.Errorf("%s is in its conversation %d times", id, rows[id])
+		}
+	}
+	t.Logf("%d kills, %d acknowledged, %d stored, %d rows", kills, len(acked), len(found), len(rows))
+}
+
+// awaitServer waits until the server listens on its private address. That one is
+// opened last, so the public one listens too by then.
+func awaitServer(t *testing.T, cfg config.Config) {
+	t.Helper()
+	addr := cfg.HTTP.Private
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if conn.LocalAddr().String() == addr { // a port that nobody listens on, dialed from itself
+			return errors.New("nobody listens yet")
+		}
+		return nil
+	})
+}
+
+// TestTerminate: a polite stop answers what is under way and exits 0.
+func TestTerminate(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	file, err := dev.WriteConfig(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := spawn(t, "-c", file, "serve")
+	awaitServer(t, cfg)
+	if got := post(t, cfg.HTTP.Public, message("700", "31", "m", "x", 1790000000000)); got != 200 {
+		t.Fatalf("answered %d", got)
+	}
+	if err := server.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.cmd.Wait(); err != nil {
+		t.Errorf("exit: %v", err)
+	}
+	// A second server on the same directory works; two at once do not.
+	r := start(t, cfg)
+	second := cfg
+	second.HTTP.Public, second.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
+	code, _, stderr := run(t, t.Context(), "-c", mustConfig(t, filepath.Join(dir, "second"), second), "serve")
+	if code != cli.ExitFailed || stderr == "" {
+		t.Errorf("a second server on the data directory: exit %d", code)
+	}
+	if n := lastSeq(t, r); n != 1 {
+		t.Errorf("the stream has %d events", n)
+	}
+}
+
+func mustConfig(t *testing.T, dir string, cfg config.Config) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file, err := dev.WriteConfig(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

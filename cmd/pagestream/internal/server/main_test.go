@@ -1,0 +1,24 @@
+package server_test
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+)
+
+// TestMain lets the test binary be the real command: a test that kills a
+// process starts itself with PAGESTREAM_TEST_RUN_MAIN.
+func TestMain(m *testing.M) {
+	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" {
+		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := cli.Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+		stop()
+		os.Exit(code)
+	}
+	os.Exit(reportLeaks(m.Run(), os.Stderr))
+}

@@ -1,0 +1,157 @@
+package server
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// openMeta makes what talks with Meta, of which nothing runs yet.
+func (p *Program) openMeta(context.Context) (err error) {
+	if p.apps, err = p.openApps(); err != nil {
+		return err
+	}
+	p.known = connect.Models{
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
+		Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, p.js, streams.Name) },
+	}
+	p.tokens = connect.NewTokens(p.models.Pages(), p.keys, p.apps.ID)
+	p.connector = connect.New(connect.Options{
+		Graph: func(app string) (connect.Graph, string, bool) {
+			g, name, ok := p.apps.Client(app)
+			return g, name, ok
+		},
+		AppFields: p.apps.PageFields, Pages: p.known, Publisher: p.publisher, Sealer: p.keys,
+	})
+	p.logins = login.New(login.Options{
+		BaseURL: p.baseURL(), Flow: p.connector, Open: p.opts.OpenLogins, Logger: p.log.With("part", "login"),
+	})
+	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
+	p.eraser = erase.New(erase.Options{
+		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher, Conversations: p.models.Conversations(),
+		Logger: p.log.With("part", "erase"),
+	})
+	interval := p.cfg.Reconcile.Interval
+	if interval == 0 {
+		interval = -1 // refreshed tokens are followed all the same
+	}
+	p.reconciler = reconcile.New(reconcile.Options{
+		JS: p.js, Connect: p.dial("reconcile"), Parking: p.parking, Replicas: p.cfg.NATS.Replicas, Verbs: p.connector,
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
+		Interval: interval, TokenInterval: p.cfg.Reconcile.TokenInterval, Logger: p.log.With("part", "reconcile"),
+	})
+	p.doctor = p.newDoctor()
+	return nil
+}
+
+// openApps makes the Graph clients of the configured apps.
+func (p *Program) openApps() (*graph.Apps, error) {
+	var list []graph.AppOptions
+	for _, a := range p.cfg.Apps {
+		o := graph.AppOptions{Name: a.Name, Options: graph.Options{
+			BaseURL: a.GraphURL, LoginURL: a.LoginURL, Version: a.GraphVersion, AppID: a.ID,
+			LoginScopes: a.LoginScopes, LoginConfigID: a.LoginConfigID, Observe: p.metrics.graphCalled,
+		}}
+		if len(a.Secrets) > 0 {
+			// The first secret is the current one; further ones only verify what was
+			// signed before a rotation.
+			o.AppSecret = string(a.Secrets[0])
+		}
+		list = append(list, o)
+	}
+	return graph.NewApps(list)
+}
+
+// newDoctor makes what judges pages.
+func (p *Program) newDoctor() *doctor.Doctor {
+	o := doctor.Options{
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Head: p.known.Head, Verbs: p.connector,
+		Loop: func(page domain.PageID) (meta.Loop, bool) {
+			s, ok := p.reconciler.Page(page)
+			return s.Loop(), ok
+		},
+		AllSilent: p.reconciler.AllSilent,
+		Recent:    p.recent.Sum,
+		Refused: func() []string {
+			if err := p.health.storing(); err != nil {
+				return []string{err.Error()}
+			}
+			return nil
+		},
+		AppSubscriptions: p.apps.Subscriptions,
+		BaseURL:          p.baseURL,
+	}
+	for _, a := range p.cfg.Apps {
+		o.Apps = append(o.Apps, doctor.App{Name: a.Name, VerifyToken: string(a.VerifyToken)})
+	}
+	return doctor.New(o)
+}
+
+// baseURL is the public listener as a browser sees it, empty where that is not
+// known. A listener on loopback is only reached by its address.
+func (p *Program) baseURL() string {
+	if p.cfg.HTTP.BaseURL != "" {
+		return p.cfg.HTTP.BaseURL
+	}
+	if addr, ok := p.publicLn.Addr().(*net.TCPAddr); ok && addr.IP.IsLoopback() {
+		return "http://" + addr.String()
+	}
+	return ""
+}
+
+// reactorPause is the pause before a reactor that has ended is run again.
+const reactorPause = 2 * time.Second
+
+// startReactors starts what acts on events. It is stopped before the publisher
+// and the read models that it works with.
+func (p *Program) startReactors(context.Context) error {
+	run, stop := context.WithCancel(context.Background())
+	p.onClose("reactors", func(context.Context) error {
+		stop()
+		p.reactors.Wait()
+		return nil
+	})
+	start := func(name string, f func(context.Context) error) {
+		p.reactors.Go(func() { p.keep(run, name, f) })
+	}
+	start("reconcile", p.reconciler.Run)
+	start("erase", p.eraser.Run)
+	p.consumers = p.newConsumers()
+	start("consumers", p.consumers.Run)
+	if p.cfg.Profiles.MaxAge > 0 {
+		start("profile", profile.New(profile.Options{
+			Connect: p.dial("profile"), Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
+			Logger: p.log.With("part", "profile"),
+		}).Run)
+	}
+	return nil
+}
+
+// keep runs a reactor again when it ends before its time, for example because the
+// stream was not there.
+func (p *Program) keep(ctx context.Context, name string, run func(context.Context) error) {
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Warn("reactor ended and is run again", "reactor", name, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(reactorPause):
+		}
+	}
+}

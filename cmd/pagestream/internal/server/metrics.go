@@ -1,0 +1,243 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// maxPageSeries bounds the time series of one metric that have a page as a label.
+const maxPageSeries = 2000
+
+// metrics are the process's Prometheus metrics. Labels have app names, event types,
+// projection names and page ids; never a contact.
+type metrics struct {
+	registry *prometheus.Registry
+
+	requests   *prometheus.CounterVec
+	answer     *prometheus.HistogramVec
+	stored     *prometheus.CounterVec
+	duplicates *prometheus.CounterVec
+	publish    *prometheus.HistogramVec
+	batch      prometheus.Histogram
+
+	graphCalls   *prometheus.CounterVec
+	graphRetries *prometheus.CounterVec
+	graphTook    *prometheus.HistogramVec
+}
+
+func newMetrics() *metrics {
+	fast := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	}
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: counter("pagestream_webhook_requests_total", "Webhook requests by app, method, status and reason.",
+			"app", "method", "status", "reason"),
+		answer:     histogram("pagestream_webhook_answer_seconds", "Time from request to answer, deliveries only.", fast, "status"),
+		stored:     counter("pagestream_events_stored_total", "Events stored from deliveries, by type.", "type"),
+		duplicates: counter("pagestream_duplicates_total", "Items not stored again, by type and by what caught them.", "type", "by"),
+		publish:    histogram("pagestream_publish_seconds", "Time for the stream to make one batch durable.", fast, "mode"),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "pagestream_publish_batch_events", Help: "Events in one publish to the stream.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000},
+		}),
+		graphCalls: counter("pagestream_graph_calls_total",
+			"Calls of Graph by what was called, HTTP status (0: no answer) and Graph's error code.", "method", "edge", "status", "code"),
+		graphRetries: counter("pagestream_graph_retries_total", "Further tries of calls of Graph.", "edge"),
+		graphTook: histogram("pagestream_graph_call_seconds", "Time of the last try of a call of Graph.",
+			[]float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "edge"),
+	}
+	m.registry.MustRegister(m.requests, m.answer, m.stored, m.duplicates, m.publish, m.batch,
+		m.graphCalls, m.graphRetries, m.graphTook,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// handler serves the metrics.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// answered counts one answered webhook request, and the items of a stored one.
+func (m *metrics) answered(a webhook.Answer) {
+	method, status := a.Method, strconv.Itoa(a.Status)
+	switch method {
+	case http.MethodGet, http.MethodPost:
+	default:
+		method = "other" // outside text must not make time series
+	}
+	m.requests.WithLabelValues(a.App, method, status, a.Reason).Inc()
+	if method == http.MethodPost {
+		m.answer.WithLabelValues(status).Observe(a.Took.Seconds())
+	}
+	for i, e := range a.Events {
+		if d := a.Receipts[i].Duplicate; d != streams.NotDuplicate {
+			m.duplicates.WithLabelValues(string(e.Type), d.String()).Inc()
+		} else {
+			m.stored.WithLabelValues(string(e.Type)).Inc()
+		}
+	}
+}
+
+// published observes one publish of the committer.
+func (m *metrics) published(o streams.BatchObservation) {
+	mode := "single"
+	if o.Atomic {
+		mode = "batch"
+	}
+	m.publish.WithLabelValues(mode).Observe(o.Took.Seconds())
+	m.batch.Observe(float64(o.Size))
+}
+
+// graphCalled counts one call of Graph.
+func (m *metrics) graphCalled(o graph.Observation) {
+	m.graphCalls.WithLabelValues(o.Method, o.Edge, strconv.Itoa(o.Status), strconv.Itoa(o.Code)).Inc()
+	m.graphRetries.WithLabelValues(o.Edge).Add(float64(o.Retries))
+	m.graphTook.WithLabelValues(o.Edge).Observe(o.Took.Seconds())
+}
+
+// watch adds what is read at each scrape.
+func (m *metrics) watch(p *Program) { m.registry.MustRegister(collector{p}) }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+var (
+	lagDesc = desc("pagestream_projection_lag_events",
+		"Events that the projection has not applied yet.", "projection")
+	lagAgeDesc = desc("pagestream_projection_lag_seconds",
+		"How long the projection has been behind the head.", "projection")
+	droppedDesc = desc("pagestream_projection_duplicates_total",
+		"Duplicates in the stream that the projection dropped.", "projection")
+	malformedDesc = desc("pagestream_projection_malformed_total",
+		"Messages in the stream that are no events of ours.", "projection")
+	parkedDesc = desc("pagestream_projection_parked_events",
+		"Dead letters of the projection, and what waits behind them.", "projection")
+	ageDesc = desc("pagestream_page_last_event_age_seconds",
+		"Time since the page's last event was stored.", "page")
+	usageDesc = desc("pagestream_graph_usage_percent",
+		"How much of its rate limit Graph said is used, by app and page.", "app", "page", "type")
+	regainDesc = desc("pagestream_graph_regain_seconds",
+		"Until calls are accepted again.", "app", "page", "type")
+	stateDesc = desc("pagestream_pages",
+		"Pages by the state that doctor, console and status show of them.", "state")
+	severityDesc = desc("pagestream_page_severity",
+		"How bad the page's state is: 0 fine, 1 a warning, 2 wrong.", "page")
+	tokenDesc = desc("pagestream_page_token_valid",
+		"1 while the connected page's token is valid.", "page")
+	expiresDesc = desc("pagestream_page_token_expires_timestamp_seconds",
+		"When the token, or the access to data, ends; absent if never.", "page")
+	subscribedDesc = desc("pagestream_page_subscription_confirmed",
+		"1 while Graph's own list of the page had every wanted field when it was last read.", "page")
+	silentDesc = desc("pagestream_page_silent",
+		"1 while the page brings nothing although its rhythm says it should.", "page")
+	allSilentDesc = desc("pagestream_all_pages_silent",
+		"1 while nearly all pages are silent at once.")
+	reconcileDesc = desc("pagestream_reconcile_total",
+		"What the reconcile loop did.", "action")
+)
+
+// collector reads the read models, Graph's limits, the pages and the reconcile
+// loop at each scrape.
+type collector struct{ p *Program }
+
+// Describe describes nothing: the collector is unchecked, as it has a metric only
+// where there is a page for it.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	for _, s := range c.p.models.Statuses() {
+		gauge(lagDesc, float64(s.Lag), s.Name)
+		gauge(lagAgeDesc, s.LagAge.Seconds(), s.Name)
+		counter(droppedDesc, s.Dropped, s.Name)
+		counter(malformedDesc, s.Malformed, s.Name)
+		gauge(parkedDesc, float64(s.Parked), s.Name)
+	}
+	for app, usage := range c.p.apps.Usage() {
+		for _, u := range usage[:min(len(usage), maxPageSeries)] {
+			gauge(usageDesc, float64(u.Percent()), app, u.Key, u.Type)
+			if wait := time.Until(u.RegainAt); wait > 0 {
+				gauge(regainDesc, wait.Seconds(), app, u.Key, u.Type)
+			}
+		}
+	}
+	if err := c.pages(gauge); err != nil {
+		ch <- prometheus.NewInvalidMetric(stateDesc, err)
+	}
+	status := c.p.reconciler.Status()
+	gauge(allSilentDesc, one(status.AllSilent))
+	for _, s := range status.Pages[:min(len(status.Pages), maxPageSeries)] {
+		gauge(silentDesc, one(s.Silence.Silent), string(s.Page))
+	}
+	n := status.Counters
+	for action, n := range map[string]uint64{
+		"check": n.Checks, "probe": n.Probes, "resubscribe": n.Resubscribed, "heal": n.Healed, "error": n.Errors,
+	} {
+		counter(reconcileDesc, n, action)
+	}
+}
+
+// pages reads how each page is; the time series by page are bounded, the counts by
+// state have all.
+func (c collector) pages(gauge func(*prometheus.Desc, float64, ...string)) error {
+	subs, err := subscriptions.All(c.p.models.Subscriptions())
+	if err != nil {
+		return err
+	}
+	states, now, n := map[meta.State]int{}, time.Now(), 0
+	severity := map[meta.Severity]float64{meta.Warning: 1, meta.Wrong: 2}
+	err = pages.Each(c.p.models.Pages(), func(p pages.Page) error {
+		sub := subs.Of(p.ID, p.App)
+		j := c.p.doctor.Judge(p, sub)
+		states[j.State]++
+		if n++; n > maxPageSeries {
+			return nil
+		}
+		page := string(p.ID)
+		gauge(severityDesc, severity[j.Severity], page)
+		gauge(ageDesc, now.Sub(p.Traffic.LastAt).Seconds(), page)
+		if p.State != pages.Connected {
+			return nil
+		}
+		gauge(tokenDesc, one(p.Token == pages.TokenValid), page)
+		gauge(subscribedDesc, one(sub != nil && sub.State == subscriptions.Confirmed), page)
+		if ends := p.AccessEnds(); !ends.IsZero() {
+			gauge(expiresDesc, float64(ends.Unix()), page)
+		}
+		return nil
+	})
+	for state, n := range states {
+		gauge(stateDesc, float64(n), string(state))
+	}
+	return err
+}
+
+func one(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

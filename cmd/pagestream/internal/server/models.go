@@ -1,0 +1,81 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// startModels opens every read model and follows the stream. The deliveries model
+// goes first: it is the index of all ids, by which the others drop duplicates.
+func (p *Program) startModels(ctx context.Context) (err error) {
+	if err := p.ensureStream(ctx); err != nil {
+		return err
+	}
+	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
+		return err
+	}
+	dir := p.cfg.ProjectionsDir()
+	if err := projections.RemovePast(dir); err != nil {
+		return err
+	}
+	tail := streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.onClose("tail of the stream", func(context.Context) error { return tail.Close() })
+	var index projections.Index
+	attempts := 0 // what the index has not seen would look new, so it never parks
+	for _, projection := range append([]projections.Projection{
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
+	}, p.opts.Projections...) {
+		r, err := projections.NewRunner(projection, projections.RunnerOptions{
+			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
+			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: tail, Logger: p.log,
+		})
+		if err != nil {
+			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
+		}
+		p.onClose("projection "+projection.Name(), func(context.Context) error { return r.Close() })
+		p.models = append(p.models, r)
+		if index == nil {
+			index, attempts = deliveries.Index{Runner: r}, projections.DefaultAttempts
+		}
+	}
+	run, stop := context.WithCancel(context.Background())
+	// Stopped as one step, before any of their files is closed.
+	p.onClose("projections", func(context.Context) error { stop(); return nil })
+	for _, r := range p.models {
+		p.background.Go(func() {
+			if err := r.Run(run); err != nil && run.Err() == nil {
+				p.fail(fmt.Errorf("projection %s: %w", r.Name(), err))
+			}
+		})
+	}
+	p.ledger, err = deliveries.OpenLedger(filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	p.onClose("ledger", func(context.Context) error { return p.ledger.Close() })
+	return nil
+}
+
+func (p *Program) startPublisher(context.Context) (err error) {
+	p.metrics = newMetrics()
+	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
+		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
+		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch, QueueLimit: p.cfg.Streams.QueueLimit,
+		Observe: p.metrics.published,
+		Logger:  p.log.With("part", "publisher"),
+	})
+	if err != nil {
+		return fmt.Errorf("start publisher: %w", err)
+	}
+	p.onClose("publisher", p.publisher.Close)
+	p.parking = streams.NewParking(p.js, streams.Name)
+	return nil
+}

@@ -1,0 +1,32 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Offline runs f with the streams of a server that is stopped, and nothing else.
+func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (err error) {
+	p := New(o)
+	defer func() {
+		closing, cancel := context.WithTimeout(context.Background(), p.cfg.HTTP.ShutdownTimeout)
+		defer cancel()
+		err = errors.Join(err, p.Close(closing))
+	}()
+	if err := p.openStream(ctx); err != nil {
+		return err
+	}
+	start := sync.OnceValue(func() error { return p.startModels(ctx) })
+	return f(&operate.Offline{
+		Conn: p.conn, JS: p.js, Stream: streams.Name, KeyFile: p.cfg.Keys.File,
+		Ensure: p.ensureStream,
+		Models: func(context.Context) (operate.Models, error) {
+			err := start()
+			return p.models, err
+		},
+	})
+}

@@ -1,0 +1,69 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// openHooks starts what sends webhooks to others, if any are configured.
+func (p *Program) openHooks(context.Context) error {
+	if p.cfg.Hooks.File == "" {
+		return nil
+	}
+	endpoints, err := hooks.ReadFile(p.cfg.Hooks.File)
+	if err != nil {
+		return fmt.Errorf("read hooks.file: %w", err)
+	}
+	p.hooks, err = hooks.New(hooks.Options{
+		JS: p.js, Stream: streams.Name, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
+		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter, Logger: p.log.With("part", "hooks"),
+	})
+	if err != nil {
+		return fmt.Errorf("open webhooks to others: %w", err)
+	}
+	p.onClose("webhooks to others", func(context.Context) error { return p.hooks.Close() })
+	p.background.Go(func() { // until Close
+		if err := p.hooks.Run(context.Background()); err != nil && !errors.Is(err, hooks.ErrRan) {
+			p.fail(fmt.Errorf("webhooks to others: %w", err))
+		}
+	})
+	return nil
+}
+
+// newConsumers makes what lets programs outside read.
+func (p *Program) newConsumers() *consumers.Consumers {
+	o := consumers.Options{
+		JS: p.js, Stream: streams.Name, Logger: p.log.With("part", "consumers"),
+		PagesOf: func(company string) ([]domain.PageID, error) { return pages.OfCompany(p.models.Pages(), company) },
+	}
+	if p.server != nil && p.server.Addr() != "" {
+		scheme := "nats://"
+		if p.cfg.NATS.CertFile != "" {
+			scheme = "tls://"
+		}
+		o.Users = natsUsers{p.server, scheme}
+	}
+	return consumers.New(o)
+}
+
+// natsUsers are the embedded server's, as package consumers needs them.
+type natsUsers struct {
+	server *embedded.Server
+	scheme string
+}
+
+func (u natsUsers) SetUser(name, publicKey, durable string) error {
+	return u.server.SetUser(embedded.User{Name: name, PublicKey: publicKey, Stream: streams.Name, Consumer: durable})
+}
+func (u natsUsers) RemoveUser(name string) { u.server.RemoveUser(name) }
+func (u natsUsers) URL() string            { return u.scheme + u.server.Addr() }

@@ -1,0 +1,610 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+const testSecret = "the-secret-of-the-test-app"
+
+// syncBuffer is a log that several goroutines write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// running is a program under test, with a client for its API.
+type running struct {
+	*server.Program
+	client *cli.Client
+	cfg    config.Config
+	log    *syncBuffer
+}
+
+// base is the private listener's URL.
+func (r *running) base() string { return "http://" + r.PrivateAddr() }
+
+func (r *running) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	return r.client.Do(ctx, method, path, query, in, out)
+}
+
+func (r *running) send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+	return r.client.Send(ctx, method, path, query, in, accept)
+}
+
+func (r *running) run(ctx context.Context, path string, in any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+	return r.client.Run(ctx, path, in, progress)
+}
+
+// testConfig is a configuration whose files are all below dir.
+func testConfig(dir string) config.Config {
+	cfg := config.Default()
+	cfg.Data.Dir = filepath.Join(dir, "data")
+	cfg.Keys.File = filepath.Join(dir, "keys.json")
+	cfg.HTTP.TokenFile = filepath.Join(dir, "admin.token")
+	cfg.HTTP.Public, cfg.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Apps = []config.App{{
+		Name: "main", ID: "900", Secrets: []config.Secret{testSecret}, VerifyToken: "verify",
+		GraphVersion: config.DefaultGraphVersion, GraphURL: "http://127.0.0.1:1",
+	}}
+	return cfg
+}
+
+func start(t testing.TB, cfg config.Config, more ...projections.Projection) *running {
+	t.Helper()
+	log := &syncBuffer{}
+	p := server.New(server.Options{
+		Config: cfg, Projections: more,
+		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	if err := p.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := &running{Program: p, cfg: cfg, log: log}
+	t.Cleanup(func() { r.stop(t) })
+	var err error
+	if r.client, err = cli.NewClient(r.base(), cfg.HTTP.TokenFile); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *running) stop(t testing.TB) {
+	t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+	defer cancel()
+	if err := r.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// post sends a signed delivery and returns the status of the answer.
+func post(t testing.TB, addr string, body []byte) int {
+	t.Helper()
+	status, err := trySend(addr, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status
+}
+
+func trySend(addr string, body []byte) (int, error) {
+	m := hmac.New(sha256.New, []byte(testSecret))
+	m.Write(body)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/webhooks", bytes.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(m.Sum(nil)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, nil
+}
+
+func message(page, contact, mid, text string, at int64) []byte {
+	return fmt.Appendf(nil, `{"object":"page","entry":[{"id":%q,"time":%d,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}]}]}`,
+		page, at, contact, page, at, mid, text)
+}
+
+// get asks the API, once its read models hold the stream's last event.
+func get[T any](t testing.TB, r *running, path string) T {
+	t.Helper()
+	var out T
+	sep := "?"
+	if strings.Contains(path, "?") {
+		sep = "&"
+	}
+	path = fmt.Sprintf("%s%smin_seq=%d", path, sep, lastSeq(t, r))
+	if err := r.do(context.Background(), http.MethodGet, path, nil, nil, &out); err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+	return out
+}
+
+func status(t testing.TB, r *running) operate.Status {
+	t.Helper()
+	var s operate.Status
+	if err := r.do(context.Background(), http.MethodGet, "/api/v1/status", nil, nil, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func lastSeq(t testing.TB, r *running) uint64 { return status(t, r).Stream.LastSeq }
+
+func TestDeliveryBecomesConversation(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	const text = "Gr\u00fc\u00dfe <b>&amp;</b>"
+	if got := post(t, r.PublicAddr(), message("700", "31", "m_1", text, 1790000000000)); got != 200 {
+		t.Fatalf("answered %d", got)
+	}
+	list := get[api.List[conversations.Conversation]](t, r, "/api/v1/pages/700/conversations")
+	if len(list.Items) != 1 || list.Items[0].Contact != "31" || list.Items[0].In != 1 {
+		t.Fatalf("got %+v", list.Items)
+	}
+	messages := get[api.List[conversations.Message]](t, r, "/api/v1/conversations/700/31/messages")
+	if len(messages.Items) != 1 || messages.Items[0].Text != text || messages.Items[0].MID != "m_1" {
+		t.Fatalf("got %+v", messages.Items)
+	}
+	// A page that nobody connected is there too.
+	if p := get[pages.Page](t, r, "/api/v1/pages/700"); p.State != pages.Unknown || p.Traffic.Events != 1 {
+		t.Errorf("page is %s with %d events", p.State, p.Traffic.Events)
+	}
+}
+
+// TestCorpus: every whole POST is answered 200, and its items are all events.
+func TestCorpus(t *testing.T) {
+	root := filepath.Join("..", "..", "..", "..", "..", "shared", "corpus")
+	files, _ := filepath.Glob(filepath.Join(root, "*", "*.json"))
+	if len(files) == 0 {
+		t.Skip("the corpus is not beside the project")
+	}
+	r := start(t, testConfig(t.TempDir()))
+	var items, posts uint64
+	for _, file := range files {
+		if strings.Contains(file, "graph-responses") {
+			continue
+		}
+		body, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := post(t, r.PublicAddr(), body); got != 200 {
+			t.Errorf("%s: answered %d", filepath.Base(file), got)
+		}
+		items += uint64(messenger.Split(body, messenger.Options{}).Items)
+		posts++
+	}
+	get[api.List[pages.Page]](t, r, "/api/v1/pages")
+	s := status(t, r)
+	stored, duplicates := s.Stream.Events, s.Received.Duplicates()
+	if s.Received.Posts != posts || s.Received.Items != items || stored+duplicates != items {
+		t.Errorf("%d posts with %d items: %d stored + %d duplicates, counted %d posts with %d items",
+			posts, items, stored, duplicates, s.Received.Posts, s.Received.Items)
+	}
+	t.Logf("%d posts, %d items = %d stored + %d duplicates", posts, items, stored, duplicates)
+}
+
+// TestDuplicateBeyondWindowAndRestart: the window is over and the process is
+// another; the index still knows the id.
+func TestDuplicateBeyondWindowAndRestart(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Streams.Window = 100 * time.Millisecond
+	r := start(t, cfg)
+	body := message("700", "31", "m_1", "once", 1790000000000)
+	post(t, r.PublicAddr(), body)
+	get[api.List[pages.Page]](t, r, "/api/v1/pages")
+	stored := time.Now()
+	r.stop(t)
+
+	r = start(t, cfg)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if time.Since(stored) < 5*cfg.Streams.Window {
+			return fmt.Errorf("the window is open")
+		}
+		return nil
+	})
+	if got := post(t, r.PublicAddr(), bytes.Replace(body, []byte(`"time":1790000000000`), []byte(`"time":1790003600000`), 1)); got != 200 {
+		t.Fatalf("answered %d", got)
+	}
+	s := status(t, r)
+	if s.Stream.Events != 1 || len(s.Received.ByIndex) != 1 {
+		t.Errorf("%d events, duplicates by index %v, by window %v", s.Stream.Events, s.Received.ByIndex, s.Received.ByWindow)
+	}
+}
+
+// fake is a fake Graph with two pages, and what connects them.
+func fake(t *testing.T, cfg *config.Config) *fakegraph.Graph {
+	t.Helper()
+	g, err := fakegraph.New(fakegraph.Options{
+		Apps:  []fakegraph.App{{ID: "900", Secret: testSecret, Name: "test"}},
+		Users: []fakegraph.User{{ID: "901", Name: "Operator", Pages: []string{"701", "702"}}},
+		Pages: []fakegraph.Page{{ID: "701", Name: "First"}, {ID: "702", Name: "Second"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(g)
+	t.Cleanup(srv.Close)
+	cfg.Apps[0].GraphURL = srv.URL
+	return g
+}
+
+// TestConnect: the page is subscribed with its own token, the token is sealed,
+// and neither log nor data has it in clear.
+func TestConnect(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	g := fake(t, &cfg)
+	r := start(t, cfg)
+	token, err := g.PageToken("900", "901", "701")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out meta.Outcome
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "701", Token: token, VerifyToken: "of-this-page", Company: "c"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	if out.State != "confirmed" || out.Name != "First" || len(out.Missing) != 0 {
+		t.Fatalf("got %+v", out)
+	}
+	if p := get[pages.Page](t, r, "/api/v1/pages/701"); p.State != pages.Connected || p.Token != pages.TokenValid || p.Company != "c" {
+		t.Errorf("page is %s, token %s", p.State, p.Token)
+	}
+	subs := get[api.List[subscriptions.Subscription]](t, r, "/api/v1/pages/701/subscription")
+	if len(subs.Items) != 1 || subs.Items[0].State != subscriptions.Confirmed {
+		t.Errorf("got %+v", subs.Items)
+	}
+
+	// The page's own verify token opens the handshake, while it is connected.
+	handshake := func(token string) int {
+		resp, err := http.Get("http://" + r.PublicAddr() + "/webhooks?hub.mode=subscribe&hub.challenge=1&hub.verify_token=" + token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if handshake("of-this-page") != 200 || handshake("of-no-page") != 403 {
+		t.Errorf("handshake: %d with the page's token, %d with another", handshake("of-this-page"), handshake("of-no-page"))
+	}
+
+	// Somebody changes the subscription behind our back.
+	g.SetSubscription("900", "701", "messages")
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/check", nil, nil, &out); err != nil || out.State != "drifted" {
+		t.Errorf("check: %s, %v", out.State, err)
+	}
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/resubscribe", nil, nil, &out); err != nil || out.State != "confirmed" {
+		t.Errorf("resubscribe: %s, %v", out.State, err)
+	}
+	// Another page's token is refused, and nothing is stored for that page.
+	before := lastSeq(t, r)
+	err = r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "702", Token: token}, &out)
+	if err == nil || lastSeq(t, r) != before {
+		t.Errorf("a token of another page: %v, %d events more", err, lastSeq(t, r)-before)
+	}
+
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/disconnect", nil, nil, &out); err != nil {
+		t.Error(err)
+	}
+	r.stop(t)
+	if strings.Contains(r.log.String(), token) || strings.Contains(r.log.String(), testSecret) {
+		t.Error("the log has a secret in it")
+	}
+	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(token)) {
+			t.Errorf("%s has the token in clear", d.Name())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// Without the key file nothing starts: a new key would hide the loss.
+	if err := os.Remove(cfg.Keys.File); err != nil {
+		t.Fatal(err)
+	}
+	p := server.New(server.Options{Config: cfg, Logger: slog.New(slog.DiscardHandler)})
+	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Keys.File) {
+		t.Errorf("started without the key file: %v", err)
+		_ = p.Close(t.Context())
+	}
+}
+
+func TestPrivateListenerNeedsToken(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	for path, want := range map[string]int{
+		"/healthz": 200, "/readyz": 200, "/metrics": 401, "/api/v1/status": 401, "/api/v1/events": 401, "/api/v1/none": 401,
+	} {
+		resp, err := http.Get("http://" + r.PrivateAddr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+	// The public listener has neither API nor metrics.
+	for _, path := range []string{"/api/v1/status", "/metrics", "/readyz"} {
+		resp, err := http.Get("http://" + r.PublicAddr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 404 {
+			t.Errorf("public %s: %d", path, resp.StatusCode)
+		}
+	}
+	if info, err := os.Stat(r.cfg.HTTP.TokenFile); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("token file: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	for path, want := range map[string]int{
+		"/api/v1/none": 404, "/api/v1/pages/1": 404, "/api/v1/conversations/1/2": 404, "/api/v1/events/7": 404,
+		"/api/v1/events/x": 400, "/api/v1/events?type=no.such": 400, "/api/v1/events?limit=0": 400,
+		"/api/v1/pages?cursor=nonsense!": 400, "/api/v1/pages?limit=-1": 400,
+		"/api/v1/conversations/1/2/messages?order=up": 400, "/api/v1/pages/1/subscription": 404,
+	} {
+		err := r.do(t.Context(), http.MethodGet, path, nil, nil, nil)
+		var p api.Problem
+		if !asProblem(err, &p) || p.Status != want {
+			t.Errorf("%s: %v, want %d", path, err, want)
+		}
+	}
+	var p api.Problem
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/1/check", nil, nil, nil); !asProblem(err, &p) || p.Status != http.StatusNotFound {
+		t.Errorf("check of an unconnected page: %v", err)
+	}
+}
+
+func asProblem(err error, p *api.Problem) bool {
+	got, ok := err.(api.Problem) //nolint:errorlint // the client returns it as it is
+	*p = got
+	return ok
+}
+
+// TestEventFeed: live, and again from Last-Event-ID without a gap or a repeat.
+func TestEventFeed(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	for i := range 5 {
+		post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), "x", 1790000000000+int64(i)))
+	}
+	var seen []string
+	read := func(after string, n int) {
+		ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+		defer cancel()
+		enough := errors.New("enough")
+		err := r.client.Feed(ctx, url.Values{"page": {"700"}}, after, func(id string, data []byte) error {
+			if !json.Valid(data) {
+				t.Errorf("event %s is not JSON", id)
+			}
+			seen = append(seen, id)
+			if len(seen) == n {
+				return enough
+			}
+			return nil
+		})
+		if err != enough { //nolint:errorlint // our own
+			t.Fatal(err)
+		}
+	}
+	read("0", 3)
+	go func() {
+		for i := range 4 {
+			_, _ = trySend(r.PublicAddr(), message("700", "31", fmt.Sprintf("n_%d", i), "x", 1790000001000+int64(i)))
+			_, _ = trySend(r.PublicAddr(), message("999", "31", fmt.Sprintf("n_%d", i), "x", 1790000001000+int64(i)))
+		}
+	}()
+	read(seen[2], 6)
+	for i := 1; i < 5; i++ {
+		if seen[i] != fmt.Sprint(i+1) {
+			t.Errorf("got %v", seen)
+		}
+	}
+	var e struct {
+		Page string `json:"page"`
+		Data struct {
+			Raw json.RawMessage `json:"raw"`
+		} `json:"data"`
+	}
+	if err := r.do(t.Context(), http.MethodGet, "/api/v1/events/1", nil, nil, &e); err != nil || e.Page != "700" || len(e.Data.Raw) == 0 {
+		t.Errorf("event 1: %+v, %v", e, err)
+	}
+}
+
+// TestFullDiskIsNot200: what the stream refuses is answered 503, counted, and
+// what was acknowledged before is there.
+func TestFullDiskIsNot200(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Streams.MaxBytes = 256 * config.KiB
+	r := start(t, cfg)
+	acked, refused := uint64(0), 0
+	for i := 0; i < 2000 && refused < 3; i++ {
+		switch got := post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), strings.Repeat("x", 2000), 1790000000000+int64(i))); got {
+		case 200:
+			acked++
+		case 503:
+			refused++
+		default:
+			t.Fatalf("answered %d", got)
+		}
+	}
+	if refused == 0 || acked == 0 {
+		t.Fatalf("%d acknowledged, %d refused", acked, refused)
+	}
+	if s := status(t, r); s.Stream.Events < acked || s.Received.Accepted != acked || s.Received.Rejected["unavailable"] == 0 {
+		t.Errorf("acknowledged %d, stored %d, counted %d accepted and %v rejected", acked, s.Stream.Events, s.Received.Accepted, s.Received.Rejected)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	body := message("700", "31", "m_1", "x", 1790000000000)
+	post(t, r.PublicAddr(), body)
+	get[pages.Page](t, r, "/api/v1/pages/700")
+	post(t, r.PublicAddr(), body)
+	resp, err := r.send(t.Context(), http.MethodGet, "/metrics", nil, nil, "text/plain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`pagestream_webhook_requests_total{app="main",method="POST",reason="",status="200"} 2`,
+		`pagestream_events_stored_total{type="message.received"} 1`,
+		`pagestream_duplicates_total{by=`,
+		`pagestream_publish_seconds_count{mode="single"}`,
+		`pagestream_publish_batch_events_count`,
+		`pagestream_projection_lag_events{projection="conversations"} 0`,
+		`pagestream_page_last_event_age_seconds{page="700"}`,
+	} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
+// TestLostIndexLetsNoDuplicateIn: the index's file is gone and the window is
+// over. Until the index is built again deliveries are answered 503, so that no
+// old duplicate gets into the stream.
+func TestLostIndexLetsNoDuplicateIn(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Streams.Window = 100 * time.Millisecond
+	r := start(t, cfg)
+	const n = 3000
+	var batch []string
+	for i := range n {
+		batch = append(batch, fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":%d,"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
+	}
+	body := []byte(`{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` + strings.Join(batch, ",") + `]}]}`)
+	if got := post(t, r.PublicAddr(), body); got != 200 {
+		t.Fatalf("answered %d", got)
+	}
+	stored := time.Now()
+	get[pages.Page](t, r, "/api/v1/pages/700")
+	r.stop(t)
+	if err := os.Remove(filepath.Join(cfg.ProjectionsDir(), "deliveries.db")); err != nil {
+		t.Fatal(err)
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if time.Since(stored) < 5*cfg.Streams.Window {
+			return fmt.Errorf("the window is open")
+		}
+		return nil
+	})
+
+	r = start(t, cfg)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if got := post(t, r.PublicAddr(), body); got != 200 {
+			return fmt.Errorf("answered %d", got)
+		}
+		return nil
+	})
+	if s := status(t, r); s.Stream.Events != n {
+		t.Errorf("the stream has %d events, not %d", s.Stream.Events, n)
+	}
+}
+
+// TestExternalNATS: the same with a server that is not ours.
+func TestExternalNATS(t *testing.T) {
+	ns, err := natsserver.NewServer(&natsserver.Options{
+		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ns.Start()
+	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
+	if !ns.ReadyForConnections(streamstest.Limit) {
+		t.Fatal("the NATS server did not start")
+	}
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL = config.Servers(ns.ClientURL())
+	r := start(t, cfg)
+	body := message("700", "31", "m_1", "x", 1790000000000)
+	for range 2 {
+		if got := post(t, r.PublicAddr(), body); got != 200 {
+			t.Fatalf("answered %d", got)
+		}
+	}
+	if p := get[pages.Page](t, r, "/api/v1/pages/700"); p.Traffic.Events != 1 {
+		t.Errorf("%d events", p.Traffic.Events)
+	}
+	// The server takes less than we would: too much is refused, not lost.
+	big := message("700", "31", "m_2", strings.Repeat("x", 2<<20), 1790000000001)
+	if got := post(t, r.PublicAddr(), big); got != 413 {
+		t.Errorf("an event over the server's limit was answered %d", got)
+	}
+	// It goes away: no 200 until it is back.
+	ns.Shutdown()
+	ns.WaitForShutdown()
+	if got := post(t, r.PublicAddr(), message("700", "31", "m_3", "x", 1790000000002)); got != 503 {
+		t.Errorf("without NATS: answered %d", got)
+	}
+}

@@ -1,0 +1,191 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/projectionstest"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// fill stores a history and waits until every read model has it. It returns
+// their digests.
+func (r *running) fill(t *testing.T, n int) map[string]string {
+	t.Helper()
+	for done, seed := 0, uint64(7); done < n; seed++ {
+		var events []domain.Event
+		for i, e := range projectionstest.Events(seed, min(5000, n-done)) {
+			e.ID = fmt.Sprintf("%s-%d", e.ID, done+i)
+			events = append(events, e.Event)
+		}
+		done += len(events)
+		for len(events) > 0 {
+			k := min(500, len(events))
+			_, err := r.Publisher().Publish(t.Context(), events[:k])
+			require.NoError(t, err)
+			events = events[k:]
+		}
+	}
+	return r.digests(t)
+}
+
+func (r *running) digests(t *testing.T) map[string]string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit+time.Duration(*rebuildEvents)*time.Millisecond)
+	defer cancel()
+	out := map[string]string{}
+	for _, m := range r.Models() {
+		require.NoError(t, m.WaitFor(ctx, lastSeq(t, r)))
+		digest, _, err := m.Digest()
+		require.NoError(t, err)
+		out[m.Name()] = digest
+	}
+	return out
+}
+
+// rebuildEvents is the length of the history: -rebuild.events 1000000 takes some
+// minutes.
+var rebuildEvents = flag.Int("rebuild.events", 3000, "events in the stream of TestRebuildUnderTraffic")
+
+// TestRebuildUnderTraffic rebuilds everything while deliveries come and somebody
+// reads: no read fails, and the digests are the same.
+func TestRebuildUnderTraffic(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	r.fill(t, *rebuildEvents)
+	var busy sync.WaitGroup
+	stop := make(chan struct{})
+	var reads, posts atomic.Int64
+	while := func(f func(i int)) {
+		busy.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					f(i)
+				}
+			}
+		})
+	}
+	while(func(i int) {
+		if got := post(t, r.PublicAddr(), message("700", fmt.Sprint(30+i%9), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))); got != http.StatusOK {
+			t.Errorf("answered %d", got)
+		}
+		posts.Add(1)
+	})
+	for _, path := range []string{"/api/v1/pages", "/api/v1/pages/700/conversations", "/api/v1/projections"} {
+		while(func(int) {
+			var out json.RawMessage
+			if err := r.do(t.Context(), http.MethodGet, path, nil, nil, &out); err != nil {
+				t.Error(err)
+			}
+			reads.Add(1)
+		})
+	}
+	for range 2 {
+		code, out, stderr := r.command(t, "--json", "projections", "rebuild", "--all")
+		require.Equal(t, cli.ExitFine, code, stderr)
+		var list []projections.Rebuilt
+		require.NoError(t, json.Unmarshal([]byte(out), &list))
+		require.Len(t, list, 4)
+		for _, one := range list {
+			assert.True(t, one.Equal, "%+v", one)
+			t.Logf("%s: %d events, %.0f a second, %s", one.Name, one.Seq, one.Rate, one.Took)
+		}
+	}
+	close(stop)
+	busy.Wait()
+	t.Logf("%d reads and %d deliveries meanwhile", reads.Load(), posts.Load())
+	before := r.digests(t)
+	_, out, _ := r.command(t, "projections", "rebuild", "pages")
+	assert.Contains(t, out, "the same as before")
+	code, _, stderr := r.command(t, "projections", "rebuild", "nothing")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "nothing of that name")
+
+	// With the server stopped, on its data.
+	r.stop(t)
+	file := mustConfig(t, t.TempDir(), r.cfg)
+	code, out, stderr = run(t, t.Context(), "-c", file, "projections", "rebuild", "conversations", "deliveries", "--offline")
+	require.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, 2, strings.Count(out, "the same as before"), out)
+	assert.Equal(t, before, start(t, r.cfg).digests(t))
+}
+
+// TestKillDuringRebuild kills the real binary at random moments of a rebuild. The
+// live read model is always there at the next start, and never begun anew.
+func TestKillDuringRebuild(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	file, err := dev.WriteConfig(dir, cfg)
+	require.NoError(t, err)
+	r := start(t, cfg)
+	want := r.fill(t, 6000)
+	r.stop(t)
+	kills := 20
+	if testing.Short() {
+		kills = 4
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	building := 0
+	for range kills {
+		server := spawn(t, "-c", file, "serve")
+		awaitServer(t, cfg)
+		cl, err := cli.NewClient("http://"+cfg.HTTP.Private, cfg.HTTP.TokenFile)
+		require.NoError(t, err)
+		var at api.List[projections.Status]
+		require.NoError(t, cl.Do(t.Context(), http.MethodGet, "/api/v1/projections", nil, nil, &at))
+		for _, s := range at.Items {
+			require.Empty(t, s.Rebuilt, "%s was begun anew", s.Name)
+			require.Equal(t, uint64(6000), s.Seq, s.Name)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			for ctx.Err() == nil { // until the server is gone
+				_, err := cl.Run(ctx, "/api/v1/projections/conversations/rebuild", nil, func(json.RawMessage) error { return nil })
+				if err != nil {
+					return
+				}
+			}
+		})
+		select {
+		case <-time.After(time.Duration(random.IntN(400)) * time.Millisecond): // the moment of the kill
+		case <-t.Context().Done():
+		}
+		server.kill()
+		cancel()
+		asking.Wait()
+		http.DefaultClient.CloseIdleConnections()
+		if _, err := os.Stat(filepath.Join(cfg.Data.Dir, "projections", "conversations.db.building")); err == nil {
+			building++
+		}
+	}
+	t.Logf("%d kills, %d of them with a half-built file", kills, building)
+	assert.Positive(t, building)
+	again := start(t, cfg)
+	assert.Equal(t, want, again.digests(t))
+	left, err := filepath.Glob(filepath.Join(cfg.ProjectionsDir(), "*.building"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}

@@ -1,0 +1,60 @@
+package server_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"regexp"
+	"sync"
+	"testing"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+)
+
+// allLogs has what every program of the whole test run has logged, at level
+// debug.
+var allLogs logs
+
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// secretForms are what no log may have in it: the tests' secrets, tokens as
+// Meta's and the fake's look, and signatures.
+var secretForms = regexp.MustCompile(testSecret + `|` + dev.AppSecret + `|` + dev.Verify + `|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
+
+// leaks lists the lines that have a secret in them. They are not quoted: what
+// prints them would leak again.
+func (l *logs) leaks() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for n, line := range bytes.Split(l.b.Bytes(), []byte("\n")) {
+		if at := secretForms.FindIndex(line); at != nil {
+			out = append(out, fmt.Sprintf("line %d, before the secret: %s", n+1, line[:at[0]]))
+		}
+	}
+	return out
+}
+
+// reportLeaks fails the run if its logs have a secret in them.
+func reportLeaks(code int, to io.Writer) int {
+	found := allLogs.leaks()
+	for _, leak := range found {
+		fmt.Fprintln(to, "secret in a log:", leak)
+	}
+	if len(found) > 0 {
+		return max(code, 1)
+	}
+	if testing.Verbose() {
+		fmt.Fprintf(to, "no secret in %d bytes of logs\n", allLogs.b.Len())
+	}
+	return code
+}

@@ -1,0 +1,207 @@
+// Package server is the running program: it opens every part in order, joins them,
+// serves HTTP, and closes them in the reverse order.
+//
+// A [Program] has no operations of its own: what an operator can do is in package
+// operate.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// Options configure a [Program]. Config is required.
+type Options struct {
+	Config config.Config
+	// ConfigFile is what Config was read from, empty for none: a backup copies it.
+	ConfigFile string
+	// Version is shown by the API and the console.
+	Version string
+	// Projections are folded besides pagestream's own.
+	Projections []projections.Projection
+	// OpenLogins lets anybody begin a login without an invitation: for a program
+	// that reaches a fake of Meta alone.
+	OpenLogins bool
+	Logger     *slog.Logger
+}
+
+// Program is a whole pagestream in one value: make it with [New], start it with
+// Run, stop it with Close. Tests run the same value as the command does.
+type Program struct {
+	opts Options
+	cfg  config.Config
+	log  *slog.Logger
+
+	publicLn, privateLn net.Listener
+
+	// The stream.
+	server   *embedded.Server // nil with an external NATS
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	identity streams.Identity
+	keys     *seal.KeyRing
+
+	// The read models.
+	models operate.Models
+	ledger *deliveries.Ledger
+	// headAtStart is the stream's last event before anything was stored by this
+	// process.
+	headAtStart uint64
+	publisher   *streams.Publisher
+	parking     *streams.Parking
+
+	// What talks with Meta.
+	apps       *graph.Apps
+	known      connect.Models
+	tokens     connect.Tokens
+	connector  *connect.Connector
+	logins     *login.Handler
+	eraser     *erase.Eraser
+	reconciler *reconcile.Reconciler
+	doctor     *doctor.Doctor
+
+	// What goes out.
+	consumers *consumers.Consumers
+	hooks     *hooks.Hooks // nil without endpoints
+
+	recent  webhook.Recent
+	metrics *metrics
+	health  health
+	private http.Handler
+	started time.Time
+
+	background sync.WaitGroup
+	reactors   sync.WaitGroup
+	failed     chan error
+	closing    []closer
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// closer is one step of Close, in the reverse of the order of Run.
+type closer struct {
+	name  string
+	close func(context.Context) error
+}
+
+// New returns a program that has not started.
+func New(o Options) *Program {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
+}
+
+// PublicAddr is the address of the public listener, once Run has returned.
+func (p *Program) PublicAddr() string { return p.publicLn.Addr().String() }
+
+// PrivateAddr is the address of the private listener, once Run has returned.
+func (p *Program) PrivateAddr() string { return p.privateLn.Addr().String() }
+
+// Failed gives the first error that stops the program after Run has returned.
+func (p *Program) Failed() <-chan error { return p.failed }
+
+// Run starts every part and returns when deliveries are accepted. When it fails,
+// everything that it started is stopped again.
+func (p *Program) Run(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := p.cfg.RequireApps(); err != nil {
+		return err
+	}
+	for _, stage := range []func(context.Context) error{
+		p.listen, // first: a busy port should fail before anything is opened
+		p.openStream,
+		p.openKeys,
+		p.startModels,
+		p.startPublisher,
+		p.openMeta,
+		p.openHooks,
+		p.startReactors,
+		p.serve,
+	} {
+		if err := stage(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Close stops everything in order: HTTP first, so that nothing new comes in; then
+// the committer, which finishes what waits; then the read models, the connection
+// and the server. It is idempotent and bounded by the context.
+func (p *Program) Close(ctx context.Context) error {
+	p.closeOnce.Do(func() {
+		var errs []error
+		for i := len(p.closing) - 1; i >= 0; i-- {
+			c := p.closing[i]
+			if err := c.close(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
+			}
+		}
+		p.background.Wait()
+		p.closeErr = errors.Join(errs...)
+	})
+	return p.closeErr
+}
+
+func (p *Program) onClose(name string, f func(context.Context) error) {
+	p.closing = append(p.closing, closer{name, f})
+}
+
+// fail reports an error that the program can't go on with.
+func (p *Program) fail(err error) {
+	select {
+	case p.failed <- err:
+	default: // one failure is enough to stop on
+	}
+}
+
+func (p *Program) listen(context.Context) error {
+	for _, l := range []struct {
+		key, addr string
+		to        *net.Listener
+	}{{"http.public", p.cfg.HTTP.Public, &p.publicLn}, {"http.private", p.cfg.HTTP.Private, &p.privateLn}} {
+		ln, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("listen: %w; set %s to a free address", err, l.key)
+		}
+		*l.to = ln
+		p.onClose(l.key, func(context.Context) error {
+			if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+)
+
+// openStream checks the data directory and starts the embedded server, or connects
+// to the cluster.
+func (p *Program) openStream(ctx context.Context) error {
+	if err := datadir.Check(p.cfg.Data.Dir); err != nil {
+		return err
+	}
+	var err error
+	if p.cfg.NATS.URL == "" {
+		p.server, err = embedded.Start(ctx, embedded.Options{
+			Dir:          filepath.Join(p.cfg.Data.Dir, "nats"),
+			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
+			SyncInterval: p.cfg.Streams.SyncInterval,
+			MaxStore:     int64(p.cfg.Streams.MaxStore),
+			Listen:       p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
+			Logger: p.log.With("part", "nats"),
+		})
+		if err != nil {
+			return fmt.Errorf("start embedded server: %w", err)
+		}
+		p.onClose("embedded server", p.server.Shutdown)
+	}
+	if p.conn, err = p.dial("pagestream")(); err != nil {
+		return fmt.Errorf("connect to NATS: %w", err)
+	}
+	p.onClose("connection", func(context.Context) error { p.conn.Close(); return nil })
+	if p.js, err = jetstream.New(p.conn); err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	return nil
+}
+
+// dial returns a function that makes a connection of its own: watermill-nats
+// closes the one that it was given.
+func (p *Program) dial(name string) func() (*nats.Conn, error) {
+	return func() (*nats.Conn, error) {
+		if p.server != nil {
+			return p.server.Connect(name)
+		}
+		opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second)}
+		if p.cfg.NATS.Creds != "" {
+			opts = append(opts, nats.UserCredentials(p.cfg.NATS.Creds))
+		}
+		return nats.Connect(string(p.cfg.NATS.URL), opts...)
+	}
+}
+
+// ensureStream makes sure of the stream.
+func (p *Program) ensureStream(ctx context.Context) (err error) {
+	p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
+		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+	})
+	if err != nil {
+		return fmt.Errorf("make sure of the stream: %w", err)
+	}
+	return nil
+}
+
+// openKeys reads the key ring. Where the stream already has sealed tokens, a
+// missing key file is an error and not a new key.
+func (p *Program) openKeys(ctx context.Context) error {
+	sealed, err := streams.Has(ctx, p.js, streams.Name, domain.PageConnected, domain.PageTokenRefreshed)
+	if err != nil {
+		return fmt.Errorf("look for sealed tokens: %w", err)
+	}
+	keys, created, err := seal.LoadOrCreate(p.cfg.Keys.File, sealed)
+	if err != nil {
+		return fmt.Errorf("open key ring: %w", err)
+	}
+	if created {
+		p.log.Info("key ring made; back it up: without it sealed page tokens can't be opened", "file", p.cfg.Keys.File)
+	}
+	p.keys = keys
+	return nil
+}
