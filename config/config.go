@@ -2,8 +2,8 @@
 // where they are read from, what makes them valid, and how they are shown.
 //
 // Settings come from a YAML file, then the environment, then flags; what comes
-// later wins. The documented list is [Example]. Only cmd/pagestream imports
-// this package: every other package has small Options of its own.
+// later wins. The documented list is [Example]. Only internal/server, dev and cli
+// import this package: every other package has small Options of its own.
 package config
 
 import (

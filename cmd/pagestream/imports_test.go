@@ -395,3 +395,39 @@ func (e entry) Name() string             { return string(e) }
 func (entry) IsDir() bool                { return true }
 func (entry) Type() fs.FileMode          { return fs.ModeDir }
 func (entry) Info() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
+
+// The design notes name the files to touch for each thing that one may add: those
+// files are there.
+func TestWhereDoIAdd(t *testing.T) {
+	notes, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(notes), "## Where do I add ...")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows, named := 0, 0
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		rows++
+		for i, name := range strings.Split(line, "`") {
+			if i%2 == 0 || !strings.Contains(name, "/") || strings.ContainsAny(name, " ") {
+				continue // not in backticks, or no file
+			}
+			dir := name
+			if strings.Contains(path.Base(name), "NAME") || strings.Contains(path.Base(name), "NOUN") || strings.Contains(path.Base(name), "EDGE") {
+				dir = path.Dir(name)
+			}
+			dir = strings.Split(dir, "/NAME")[0]
+			named++
+			_, top := os.Stat(filepath.Join(root, dir))
+			if _, in := os.Stat(filepath.Join("internal", dir)); top != nil && in != nil {
+				t.Errorf("the design notes name %s, which is not there", name)
+			}
+		}
+	}
+	if rows < 12 || named < 25 {
+		t.Errorf("only %d rows and %d files were found in the section", rows, named)
+	}
+}

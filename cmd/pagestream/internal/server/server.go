@@ -6,6 +6,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ type Options struct {
 	Config config.Config
 	// ConfigFile is what Config was read from, empty for none: a backup copies it.
 	ConfigFile string
-	// Version is shown by the API and the console.
+	// Version is shown by the API and the console, by default "devel".
 	Version string
 	// Projections are folded besides pagestream's own.
 	Projections []projections.Projection
@@ -115,6 +116,7 @@ func New(o Options) *Program {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Version = cmp.Or(o.Version, "devel")
 	return &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
 }
 
