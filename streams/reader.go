@@ -216,18 +216,15 @@ func (p *puller) fetch() error {
 // ready reports whether next would not wait.
 func (p *puller) ready() bool { return p.batch != nil && len(p.messages) > 0 }
 
-// stop ends the pull and returns what it had fetched already.
-func (p *puller) stop() []jetstream.Msg {
+// stop ends the pull and drops what it had fetched already.
+func (p *puller) stop() {
 	if p.batch == nil {
-		return nil
+		return
 	}
 	p.cancel()
-	var rest []jetstream.Msg
-	for m := range p.messages {
-		rest = append(rest, m)
+	for range p.messages { // until the client has closed it
 	}
 	p.batch = nil
-	return rest
 }
 
 // source gives the messages of a stream in order, each once. It makes a new

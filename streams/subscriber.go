@@ -2,11 +2,8 @@ package streams
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,15 +28,8 @@ const (
 	MetaEpoch   = "pagestream-epoch"
 )
 
-// Defaults of [SubscriberOptions].
-const (
-	DefaultAckWait      = time.Minute
-	DefaultCloseTimeout = 5 * time.Second
-	DefaultMaxPause     = 5 * time.Second
-)
-
-// askTimeout bounds the question whether a durable's consumer is still there.
-const askTimeout = time.Second
+// DefaultMaxPause is the default of SubscriberOptions.MaxPause.
+const DefaultMaxPause = 5 * time.Second
 
 // minPause is the first pause between two drives; each further one without
 // progress is twice as long.
@@ -49,35 +39,22 @@ const minPause = 10 * time.Millisecond
 type SubscriberOptions struct {
 	// Stream is the stream's name, by default [Name].
 	Stream string
-	// Durable names a consumer on the server, which then keeps the position
-	// and shares the messages among all who subscribe by that name. Without it
-	// the reader keeps its position, and From says where that is.
-	Durable string
-	// From returns the last sequence that the reader has; what follows is
-	// given. Asked at each Subscribe; nil starts at the beginning. Not used
-	// with Durable.
+	// From returns the last sequence that the reader has, who keeps the position;
+	// what follows is given. Asked at each Subscribe; nil starts at the beginning.
 	From func(ctx context.Context, topic string) (uint64, error)
 	// MaxInFlight bounds the events given and not acknowledged yet; one of more
 	// than 16 KiB counts for several. With 1, the default, the next comes after the
 	// last was acknowledged.
 	MaxInFlight int
-	// AckWait is when the server gives a durable's message to somebody else.
-	// It is prolonged while the message is in flight here.
-	AckWait time.Duration
-	// CloseTimeout bounds the wait for what is in flight when a durable
-	// subscription ends.
-	CloseTimeout time.Duration
 	// MaxPause bounds the growing pause before refused messages are given again.
 	MaxPause time.Duration
 	// Tail, if there is one, gives a reader at the stream's end what it has in
-	// memory, so that many readers cost one. It is used where the topic is [All]
-	// and there is no Durable.
+	// memory, so that many readers cost one. It is used where the topic is [All].
 	Tail *Tail
 	// Bundle, if not 0, is the most events in one message; it waits for none. What
 	// a message costs on its way through a router is then paid once for all of
 	// them, but they are acknowledged or refused together. Such a message has no
 	// payload and no metadata: [EventsOf] and [PositionOf] tell what it is.
-	// Not used with Durable.
 	Bundle int
 	// Spacing is the least time from one bundle to the next, so that bundles fill
 	// while events come one by one, many in a second. The first event after a pause
@@ -91,14 +68,11 @@ type SubscriberOptions struct {
 //
 // A message that is refused (Nack) stops the flow; when all that is in flight
 // is settled, it and what was refused after it are given again in order, after
-// a growing pause. Without Durable order holds always; with it, what another
-// subscriber left behind unacknowledged comes late.
+// a growing pause.
 //
 // Delivery is at least once. A subscription outlives the server's restarts; its
 // channel is closed when the context ends, the subscriber or the connection is
-// closed, or the stream or the durable consumer is gone. With Durable it then
-// gives back what was not acknowledged, so that another subscriber need not
-// wait for it. Closing it leaves the connection open.
+// closed, or the stream is gone. Closing it leaves the connection open.
 //
 // A message that is no event is given like any other: [FromMessage] refuses it.
 type Subscriber struct {
@@ -122,12 +96,6 @@ func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
 		o.MaxInFlight = 1
 	}
 	o.Bundle = min(o.Bundle, o.MaxInFlight)
-	if o.AckWait <= 0 {
-		o.AckWait = DefaultAckWait
-	}
-	if o.CloseTimeout <= 0 {
-		o.CloseTimeout = DefaultCloseTimeout
-	}
 	if o.MaxPause <= 0 {
 		o.MaxPause = DefaultMaxPause
 	}
@@ -151,9 +119,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, ErrClosed)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	sub := &subscription{
-		Subscriber: s, src: src, out: make(chan *message.Message), inFlight: make(map[uint64]jetstream.Msg),
-	}
+	sub := &subscription{Subscriber: s, src: src, out: make(chan *message.Message)}
 	s.running.Go(func() {
 		defer cancel()
 		sub.run(ctx)
@@ -214,79 +180,18 @@ func (a arrival) replayed() *Replayed {
 }
 
 func (s *Subscriber) source(ctx context.Context, topic string) (feed, error) {
-	if s.opts.Durable == "" {
-		var after uint64
-		if s.opts.From != nil {
-			var err error
-			if after, err = s.opts.From(ctx, topic); err != nil {
-				return nil, fmt.Errorf("find the position: %w", err)
-			}
+	var after uint64
+	if s.opts.From != nil {
+		var err error
+		if after, err = s.opts.From(ctx, topic); err != nil {
+			return nil, fmt.Errorf("find the position: %w", err)
 		}
-		own := newSource(s.js, s.opts.Stream, []string{topic}, after)
-		if s.opts.Tail != nil && topic == All {
-			return &tailed{tail: s.opts.Tail, own: own}, nil
-		}
-		return own, nil
 	}
-	c, err := s.js.CreateOrUpdateConsumer(ctx, s.opts.Stream, jetstream.ConsumerConfig{
-		Durable:       s.opts.Durable,
-		FilterSubject: topic,
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       s.opts.AckWait,
-		MaxAckPending: max(1000, 2*s.opts.MaxInFlight), // shared by all subscribers of the name
-		DeliverPolicy: jetstream.DeliverAllPolicy,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make consumer: %w", err)
+	own := newSource(s.js, s.opts.Stream, []string{topic}, after)
+	if s.opts.Tail != nil && topic == All {
+		return &tailed{tail: s.opts.Tail, own: own}, nil
 	}
-	return &durable{puller{nc: s.js.Conn(), consumer: c, size: min(s.opts.MaxInFlight, sourceFetch)}}, nil
-}
-
-// durable gives the messages of a consumer that the server keeps.
-type durable struct{ puller }
-
-// next fails only when the context ends, or the connection, the stream or the
-// consumer is gone for good.
-func (d *durable) next(ctx context.Context) (arrival, error) {
-	wait := sourceRetryMin
-	for {
-		m, err := d.puller.next(ctx)
-		if err == nil {
-			meta, err := m.Metadata()
-			if err != nil {
-				return arrival{}, fmt.Errorf("read message metadata: %w", err)
-			}
-			return arrival{msg: m, meta: meta}, nil
-		}
-		if ctx.Err() != nil {
-			return arrival{}, fmt.Errorf("read consumer: %w", ctx.Err())
-		}
-		if gone := d.gone(ctx, err); gone != nil {
-			return arrival{}, fmt.Errorf("read consumer: %w", gone)
-		}
-		wait = rest(ctx, wait, sourceRetryMax)
-	}
-}
-
-// gone tells whether a failed pull is for good.
-func (d *durable) gone(ctx context.Context, err error) error {
-	if d.nc.IsClosed() {
-		return fmt.Errorf("%w: %w", ErrClosed, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	_, err = d.consumer.Info(ctx)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	return nil
-}
-
-// close gives back what was fetched and not taken.
-func (d *durable) close() {
-	for _, m := range d.stop() {
-		_ = m.Nak() // else it comes again after AckWait
-	}
+	return own, nil
 }
 
 // subscription is one Subscribe call.
@@ -297,9 +202,6 @@ type subscription struct {
 	out chan *message.Message
 
 	gathered time.Time // when the last bundle was
-
-	mu       sync.Mutex
-	inFlight map[uint64]jetstream.Msg
 }
 
 // maxBundleBytes ends a bundle, which has one event at least.
@@ -325,11 +227,6 @@ func (s *subscription) run(ctx context.Context) {
 	s.ctx = ctx
 	defer s.src.close()
 	defer close(s.out)
-	if s.opts.Durable != "" {
-		defer s.giveBack()
-		stop := s.heartbeat()
-		defer stop()
-	}
 	incoming := make(chan arrival, s.opts.Bundle)
 	var reading sync.WaitGroup
 	reading.Go(func() { s.read(ctx, incoming) })
@@ -465,14 +362,14 @@ func (s *subscription) slots(bundle []arrival) int64 {
 	return int64(min(n, s.opts.MaxInFlight))
 }
 
-func (s *subscription) bundles() bool { return s.opts.Bundle > 0 && s.opts.Durable == "" }
+func (s *subscription) bundles() bool { return s.opts.Bundle > 0 }
 
 // read takes messages from the source for as long as the subscription lives: a
 // drive that ends must not cost what the source has fetched already.
 func (s *subscription) read(ctx context.Context, incoming chan<- arrival) {
 	defer close(incoming)
 	for {
-		a, err := s.take(ctx)
+		a, err := s.src.next(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.opts.Logger.Error("subscription ended", "err", err)
@@ -487,98 +384,16 @@ func (s *subscription) read(ctx context.Context, incoming chan<- arrival) {
 	}
 }
 
-// take gets the next message that is not in flight here. A durable's server
-// may give one again that takes long; it is still being handled.
-func (s *subscription) take(ctx context.Context) (arrival, error) {
-	for {
-		a, err := s.src.next(ctx)
-		if err != nil || s.opts.Durable == "" {
-			return a, err
-		}
-		s.mu.Lock()
-		_, twice := s.inFlight[a.seq()]
-		s.inFlight[a.seq()] = a.msg
-		s.mu.Unlock()
-		if !twice {
-			return a, nil
-		}
-	}
-}
-
-// settle waits until the message is acknowledged or refused. When the
-// subscription ends it waits no longer than CloseTimeout, and not at all where
-// the reader keeps its own position.
+// settle waits until the message is acknowledged or refused, or the subscription
+// ends.
 func (s *subscription) settle(e entry) (acked bool) {
 	select {
 	case <-e.wm.Acked():
-		return s.acked(e)
+		return true
 	case <-e.wm.Nacked():
-		return false
 	case <-s.ctx.Done():
 	}
-	if s.opts.Durable == "" {
-		return false
-	}
-	t := time.NewTimer(s.opts.CloseTimeout)
-	defer t.Stop()
-	select {
-	case <-e.wm.Acked():
-		return s.acked(e)
-	case <-e.wm.Nacked():
-	case <-t.C:
-	}
 	return false
-}
-
-// acked tells the server of a durable. A lost acknowledgement means only that
-// the message comes again.
-func (s *subscription) acked(e entry) bool {
-	if s.opts.Durable == "" {
-		return true
-	}
-	s.mu.Lock()
-	m := s.inFlight[e.seq()] // the latest delivery of it
-	delete(s.inFlight, e.seq())
-	s.mu.Unlock()
-	if err := m.Ack(); err != nil {
-		s.opts.Logger.Warn("acknowledgement not sent", "seq", e.seq(), "err", err)
-	}
-	return true
-}
-
-// giveBack refuses what is not acknowledged, in order, so that the server gives
-// it to another subscriber at once and not after AckWait.
-func (s *subscription) giveBack() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, seq := range slices.Sorted(maps.Keys(s.inFlight)) {
-		_ = s.inFlight[seq].Nak() // else it comes again after AckWait
-	}
-	clear(s.inFlight)
-}
-
-// heartbeat tells a durable's server that what is in flight is being handled,
-// so that it gives it to nobody else.
-func (s *subscription) heartbeat() (stop func()) {
-	done := make(chan struct{})
-	var running sync.WaitGroup
-	running.Go(func() {
-		t := time.NewTicker(s.opts.AckWait / 3)
-		defer t.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-t.C:
-			}
-			s.mu.Lock()
-			for _, m := range s.inFlight {
-				_ = m.InProgress() // without it the message comes again, no more
-			}
-			s.mu.Unlock()
-		}
-	})
-	return func() { close(done); running.Wait() }
 }
 
 // message is what a handler sees: the data as payload, the first value of each

@@ -48,13 +48,12 @@ func (p testPublisher) Publish(topic string, messages ...*message.Message) error
 
 func (testPublisher) Close() error { return nil }
 
-// TestConformance holds the subscriber to watermill's own suite, with the
-// position on the server: the suite restarts subscribers and expects them to go
-// on.
+// TestConformance holds the subscriber to watermill's own suite. Each subscriber
+// begins at the start of the stream, so the suite's tests of many that share the
+// messages run with one (RequireSingleInstance).
 //
-// Off: ExactlyOnceDelivery, since delivery is at least once;
-// NewSubscriberReceivesOldMessages, since subscribers of one durable share its
-// position; GuaranteedOrder with many in flight, which the suite takes to mean
+// Off: ExactlyOnceDelivery, since delivery is at least once; ConsumerGroups, since
+// no position is shared; GuaranteedOrder with many in flight, which the suite takes to mean
 // that nothing follows an unacknowledged message (TestSubscriberOrdinals and
 // TestSubscriberRedrivesInOrder have the order); RestartService,
 // since the suite restarts a broker by a shell command, and ours is in process
@@ -77,21 +76,21 @@ func TestConformance(t *testing.T) {
 				_, err := s.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: topic, Subjects: []string{topic}})
 				return err
 			}
-			create := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+			create := func(*testing.T) (message.Publisher, message.Subscriber) {
 				return ensuringPublisher{testPublisher{s.JS}, ensure}, &perTopic{
-					js: s.JS, ensure: ensure, group: group, inFlight: inFlight, subs: map[string]*streams.Subscriber{},
+					js: s.JS, ensure: ensure, inFlight: inFlight, subs: map[string]*streams.Subscriber{},
 				}
 			}
 			tests.TestPubSub(t, tests.Features{
-				ConsumerGroups:                      true,
 				GuaranteedOrder:                     inFlight == 1,
 				GuaranteedOrderWithSingleSubscriber: true,
 				Persistent:                          true,
+				NewSubscriberReceivesOldMessages:    true,
+				RequireSingleInstance:               true,
 				GenerateTopicFunc: func(tctx tests.TestContext) string {
 					return "topic_" + strings.ReplaceAll(string(tctx.TestID), "-", "")
 				},
-			}, func(t *testing.T) (message.Publisher, message.Subscriber) { return create(t, "") },
-				func(t *testing.T, group string) (message.Publisher, message.Subscriber) { return create(t, group) })
+			}, create, nil)
 		})
 	}
 }
@@ -112,7 +111,6 @@ func (p ensuringPublisher) Publish(topic string, messages ...*message.Message) e
 type perTopic struct {
 	js       jetstream.JetStream
 	ensure   func(string) error
-	group    string
 	inFlight int
 
 	mu     sync.Mutex
@@ -131,8 +129,7 @@ func (p *perTopic) Subscribe(ctx context.Context, topic string) (<-chan *message
 	}
 	if p.subs[topic] == nil {
 		p.subs[topic] = streams.NewSubscriber(p.js, streams.SubscriberOptions{
-			Stream: topic, Durable: "d" + p.group, MaxInFlight: p.inFlight,
-			AckWait: 2 * time.Second, CloseTimeout: 50 * time.Millisecond, MaxPause: 10 * time.Millisecond,
+			Stream: topic, MaxInFlight: p.inFlight, MaxPause: 10 * time.Millisecond,
 		})
 	}
 	return p.subs[topic].Subscribe(ctx, topic)
@@ -286,123 +283,32 @@ func TestSubscriberSurvivesRestart(t *testing.T) {
 	}
 }
 
-// TestSubscriberAcrossServerRestart: the connection and the channel stay, and
-// nothing is lost, wherever the position is kept; where it is the reader's, the
-// order holds too.
+// TestSubscriberAcrossServerRestart: the connection and the channel stay, nothing
+// is lost, and the order holds.
 func TestSubscriberAcrossServerRestart(t *testing.T) {
-	for _, durable := range []string{"", "reader"} {
-		t.Run("durable="+durable, func(t *testing.T) {
-			s := streamstest.Run(t)
-			s.Stream(t, streams.Spec{})
-			publish(t, s, messages("1", 50))
-			sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Durable: durable, MaxInFlight: 8, AckWait: 2 * time.Second})
-			defer sub.Close()
-			in, err := sub.Subscribe(t.Context(), streams.All)
-			if err != nil {
-				t.Fatal(err)
-			}
-			seen := map[uint64]bool{}
-			next := uint64(1)
-			take := func(to uint64) {
-				t.Helper()
-				for next <= to {
-					select {
-					case m, ok := <-in:
-						if !ok {
-							t.Fatal("the channel was closed")
-						}
-						pos, err := streams.PositionOf(m)
-						if err != nil {
-							t.Fatal(err)
-						}
-						m.Ack()
-						if durable == "" && pos.Seq != next {
-							t.Fatalf("got %d, want %d", pos.Seq, next)
-						}
-						// What was on its way to a durable's reader comes late,
-						// and what it acknowledged may come again.
-						for seen[pos.Seq] = true; seen[next]; next++ {
-						}
-					case <-time.After(streamstest.Limit):
-						t.Fatalf("%d did not come", next)
-					}
-				}
-			}
-			take(30)
-			s.Halt(t)
-			s.Start(t)
-			publish(t, s, messages("2", 50))
-			take(100)
-		})
-	}
-}
-
-// TestDurableIsNotGivenTwice: a handler that takes longer than AckWait keeps
-// its message.
-func TestDurableIsNotGivenTwice(t *testing.T) {
-	s := streamstest.Run(t, unsynced)
+	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
-	publish(t, s, messages("1", 1))
-	o := streams.SubscriberOptions{Durable: "slow", AckWait: 150 * time.Millisecond, CloseTimeout: 10 * time.Millisecond}
-	both := make(chan *message.Message, 10)
-	for range 2 {
-		sub := streams.NewSubscriber(s.JS, o)
-		t.Cleanup(func() { _ = sub.Close() })
-		in, err := sub.Subscribe(t.Context(), streams.All)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			for m := range in {
-				both <- m
-			}
-		}()
-	}
-	m := <-both
-	select {
-	case again := <-both:
-		t.Errorf("%s was given again", again.UUID)
-	case <-time.After(4 * o.AckWait):
-	}
-	m.Ack()
-}
-
-// TestDurableGivesBack: what a closed subscriber had goes to the next at once,
-// in order, not after AckWait.
-func TestDurableGivesBack(t *testing.T) {
-	s := streamstest.Run(t, unsynced)
-	s.Stream(t, streams.Spec{})
-	publish(t, s, messages("1", 40))
-	o := streams.SubscriberOptions{Durable: "d", AckWait: time.Hour, MaxInFlight: 16, CloseTimeout: 10 * time.Millisecond}
-	first := streams.NewSubscriber(s.JS, o)
-	in, err := first.Subscribe(t.Context(), streams.All)
+	publish(t, s, messages("1", 50))
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 8})
+	defer sub.Close()
+	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 10 {
-		if m := <-in; i < 5 {
-			m.Ack()
+	next := uint64(1)
+	take := func(to uint64) {
+		t.Helper()
+		for ; next <= to; next++ {
+			if seq := collectSeqs(t, in, 1, nil)[0]; seq != next {
+				t.Fatalf("got %d, want %d", seq, next)
+			}
 		}
 	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	second := streams.NewSubscriber(s.JS, o)
-	defer second.Close()
-	if in, err = second.Subscribe(t.Context(), streams.All); err != nil {
-		t.Fatal(err)
-	}
-	got := map[uint64]bool{}
-	for len(got) < 35 {
-		for _, seq := range collectSeqs(t, in, 1, nil) {
-			got[seq] = true
-		}
-	}
-	for seq := uint64(6); seq <= 40; seq++ {
-		if !got[seq] {
-			t.Errorf("%d was not given again", seq)
-		}
-	}
+	take(30)
+	s.Halt(t)
+	s.Start(t)
+	publish(t, s, messages("2", 50))
+	take(100)
 }
 
 // TestSubscriberGivesAnyMessage: a message that is no event, with whatever
