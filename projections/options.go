@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"cmp"
 	"log/slog"
 	"time"
 
@@ -60,21 +61,11 @@ type RunnerOptions struct {
 }
 
 func (o RunnerOptions) withDefaults() RunnerOptions {
-	if o.Stream == "" {
-		o.Stream = streams.Name
-	}
-	if o.MaxBatch <= 0 {
-		o.MaxBatch = DefaultMaxBatch
-	}
-	if o.Pace == 0 {
-		o.Pace = DefaultPace
-	}
-	if o.headEvery <= 0 {
-		o.headEvery = time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Stream = cmp.Or(o.Stream, streams.Name)
+	o.MaxBatch = cmp.Or(max(o.MaxBatch, 0), DefaultMaxBatch)
+	o.Pace = cmp.Or(o.Pace, DefaultPace)
+	o.headEvery = cmp.Or(max(o.headEvery, 0), time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return o
 }
 

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -150,33 +151,19 @@ type request struct {
 // NewPublisher starts a publisher. The caller must close it; the connection
 // stays the caller's.
 func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error) {
-	if o.Stream == "" {
-		o.Stream = Name
-	}
-	if o.BatchThreshold <= 0 {
-		o.BatchThreshold = DefaultBatchThreshold
-	}
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.BatchThreshold = cmp.Or(max(o.BatchThreshold, 0), DefaultBatchThreshold)
 	if o.MaxBatch <= 0 || o.MaxBatch > DefaultMaxBatch {
 		o.MaxBatch = DefaultMaxBatch
 	}
-	if o.QueueLimit <= 0 {
-		o.QueueLimit = DefaultQueueLimit
-	}
-	if o.QueueBytes <= 0 {
-		o.QueueBytes = DefaultQueueBytes
-	}
-	if o.AckTimeout <= 0 {
-		o.AckTimeout = DefaultAckTimeout
-	}
-	if o.RetryFor <= 0 {
-		o.RetryFor = DefaultRetryFor
-	}
+	o.QueueLimit = cmp.Or(max(o.QueueLimit, 0), DefaultQueueLimit)
+	o.QueueBytes = cmp.Or(max(o.QueueBytes, 0), DefaultQueueBytes)
+	o.AckTimeout = cmp.Or(max(o.AckTimeout, 0), DefaultAckTimeout)
+	o.RetryFor = cmp.Or(max(o.RetryFor, 0), DefaultRetryFor)
 	if o.Observe == nil {
 		o.Observe = func(BatchObservation) {}
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	async, err := jetstream.New(js.Conn(),
 		jetstream.WithPublishAsyncTimeout(o.AckTimeout), jetstream.WithPublishAsyncMaxPending(2*maxSingly))
 	if err != nil {

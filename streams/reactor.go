@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,27 +84,15 @@ func NewReactor(o ReactorOptions) *Reactor {
 	if o.Connect == nil || o.Filter == "" || o.Durable == "" || o.Handle == nil {
 		panic("streams: a reactor needs Connect, Filter, Durable and Handle")
 	}
-	if o.Stream == "" {
-		o.Stream = Name
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultReactorTimeout
-	}
-	if o.MaxDeliver <= 0 {
-		o.MaxDeliver = DefaultMaxDeliver
-	}
-	if o.Pause <= 0 {
-		o.Pause = DefaultReactorPause
-	}
-	if o.MaxPause <= 0 {
-		o.MaxPause = DefaultReactorRest
-	}
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.Timeout = cmp.Or(max(o.Timeout, 0), DefaultReactorTimeout)
+	o.MaxDeliver = cmp.Or(max(o.MaxDeliver, 0), DefaultMaxDeliver)
+	o.Pause = cmp.Or(max(o.Pause, 0), DefaultReactorPause)
+	o.MaxPause = cmp.Or(max(o.MaxPause, 0), DefaultReactorRest)
 	if o.GaveUp == nil {
 		o.GaveUp = func(*message.Message, error) {}
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Reactor{opts: o}
 }
 

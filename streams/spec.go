@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,15 +53,9 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 }
 
 func (s Spec) withDefaults() Spec {
-	if s.Name == "" {
-		s.Name = Name
-	}
-	if s.Window <= 0 {
-		s.Window = DefaultWindow
-	}
-	if s.MaxBytes <= 0 {
-		s.MaxBytes = -1
-	}
+	s.Name = cmp.Or(s.Name, Name)
+	s.Window = cmp.Or(max(s.Window, 0), DefaultWindow)
+	s.MaxBytes = cmp.Or(max(s.MaxBytes, 0), -1)
 	s.Replicas = max(1, s.Replicas)
 	return s
 }

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -89,19 +90,11 @@ var _ message.Subscriber = (*Subscriber)(nil)
 
 // NewSubscriber returns a subscriber on the stream.
 func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
-	if o.Stream == "" {
-		o.Stream = Name
-	}
-	if o.MaxInFlight <= 0 {
-		o.MaxInFlight = 1
-	}
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.MaxInFlight = max(o.MaxInFlight, 1)
 	o.Bundle = min(o.Bundle, o.MaxInFlight)
-	if o.MaxPause <= 0 {
-		o.MaxPause = DefaultMaxPause
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.MaxPause = cmp.Or(max(o.MaxPause, 0), DefaultMaxPause)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Subscriber{js: js, opts: o, closing: make(chan struct{})}
 }
 

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sort"
@@ -48,18 +49,10 @@ type Tail struct {
 // NewTail returns a tail that begins at the stream's end. The caller must close
 // it.
 func NewTail(js jetstream.JetStream, o TailOptions) *Tail {
-	if o.Stream == "" {
-		o.Stream = Name
-	}
-	if o.Events <= 0 {
-		o.Events = DefaultTailEvents
-	}
-	if o.Bytes <= 0 {
-		o.Bytes = DefaultTailBytes
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.Events = cmp.Or(max(o.Events, 0), DefaultTailEvents)
+	o.Bytes = cmp.Or(max(o.Bytes, 0), DefaultTailBytes)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(context.Background())
 	t := &Tail{js: js, opts: o, stop: stop, done: make(chan struct{}), moved: make(chan struct{})}
 	go t.run(ctx)

@@ -7,6 +7,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,21 +101,11 @@ type Server struct {
 // Start starts the server and waits until it is ready. The caller must call
 // Shutdown.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	if o.Sync == "" {
-		o.Sync = SyncAlways
-	}
-	if o.SyncInterval <= 0 {
-		o.SyncInterval = DefaultSyncInterval
-	}
-	if o.MaxPayload <= 0 {
-		o.MaxPayload = DefaultMaxPayload
-	}
-	if o.ReadyTimeout <= 0 {
-		o.ReadyTimeout = DefaultReadyTimeout
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Sync = cmp.Or(o.Sync, SyncAlways)
+	o.SyncInterval = cmp.Or(max(o.SyncInterval, 0), DefaultSyncInterval)
+	o.MaxPayload = cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload)
+	o.ReadyTimeout = cmp.Or(max(o.ReadyTimeout, 0), DefaultReadyTimeout)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Sync != SyncAlways && o.Sync != SyncInterval {
 		return nil, fmt.Errorf("sync %q: %w", o.Sync, ErrSyncMode)
 	}
