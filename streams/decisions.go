@@ -93,29 +93,24 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 // order. A decision from before the stream of events was deleted and made again is
 // left out.
 func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection string) ([]Decision, error) {
-	st, err := js.Stream(ctx, DecisionsOf(stream))
+	var list []Decision
+	o := ReadOptions{Stream: DecisionsOf(stream), Filters: []string{decisionSubjects(stream, projection)}}
+	_, err := each(ctx, js, o, func(m arrival) error {
+		d := Decision{Seq: m.seq()}
+		if err := json.Unmarshal(m.msg.Data(), &d); err != nil {
+			return fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
+		}
+		list = append(list, d)
+		return nil
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask stream of decisions: %w", err)
+		return nil, fmt.Errorf("read decisions: %w", err)
 	}
-	last := st.CachedInfo().State.LastSeq
-	if last == 0 {
-		return nil, nil
-	}
-	src := newSource(js, DecisionsOf(stream), []string{decisionSubjects(stream, projection)}, 0)
-	defer src.close()
 	var out []Decision
-	for !src.empty(ctx) {
-		m, err := src.next(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d := Decision{Seq: m.seq()}
-		if err := json.Unmarshal(m.msg.Data(), &d); err != nil {
-			return nil, fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
-		}
+	for _, d := range list {
 		at, err := Get(ctx, js, stream, d.After)
 		switch {
 		case err == nil && at.ID != d.AfterID: // of another stream
@@ -123,9 +118,6 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 			out = append(out, d)
 		default:
 			return nil, err
-		}
-		if m.meta.NumPending == 0 {
-			break
 		}
 	}
 	return out, nil

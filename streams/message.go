@@ -143,14 +143,9 @@ func envelope(subject string, header func(string) string, seq uint64, at time.Ti
 	if s.ID == "" {
 		return Stored{}, fmt.Errorf("sequence %d: no %s: %w", seq, HeaderID, ErrMalformed)
 	}
-	page, ok := strings.CutPrefix(header(HeaderSource), sourcePrefix)
-	if !ok {
-		return Stored{}, fmt.Errorf("sequence %d: no %s of ours: %w", seq, HeaderSource, ErrMalformed)
+	if s.Page, err = pageOf(header(HeaderSource)); err != nil {
+		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
-	if page, err = url.PathUnescape(page); err != nil {
-		return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderSource, ErrMalformed)
-	}
-	s.Page = domain.PageID(page)
 	if s.Page.Token() != token {
 		// Whoever may write one page's subjects must not speak for another.
 		return Stored{}, fmt.Errorf("sequence %d: subject and %s are of two pages: %w", seq, HeaderSource, ErrMalformed)
@@ -212,11 +207,21 @@ func escape(s string) string {
 
 // SubjectOf returns the subject that an event with these headers has.
 func SubjectOf(h nats.Header) (string, error) {
-	t, ok := strings.CutPrefix(h.Get(HeaderType), typePrefix)
-	if t, ok = cutSuffix(t, typeSuffix, ok); !ok || !validType(domain.Type(t)) {
+	t, begins := strings.CutPrefix(h.Get(HeaderType), typePrefix)
+	t, ends := strings.CutSuffix(t, typeSuffix)
+	if !begins || !ends || !validType(domain.Type(t)) {
 		return "", fmt.Errorf("%s is none of ours: %w", HeaderType, ErrMalformed)
 	}
-	page, ok := strings.CutPrefix(h.Get(HeaderSource), sourcePrefix)
+	page, err := pageOf(h.Get(HeaderSource))
+	if err != nil {
+		return "", err
+	}
+	return Subject(page, domain.Type(t)), nil
+}
+
+// pageOf reads the page from a source.
+func pageOf(source string) (domain.PageID, error) {
+	page, ok := strings.CutPrefix(source, sourcePrefix)
 	if !ok {
 		return "", fmt.Errorf("no %s of ours: %w", HeaderSource, ErrMalformed)
 	}
@@ -224,10 +229,5 @@ func SubjectOf(h nats.Header) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", HeaderSource, ErrMalformed)
 	}
-	return Subject(domain.PageID(page), domain.Type(t)), nil
-}
-
-func cutSuffix(s, suffix string, ok bool) (string, bool) {
-	rest, found := strings.CutSuffix(s, suffix)
-	return rest, ok && found
+	return domain.PageID(page), nil
 }

@@ -81,31 +81,19 @@ func (k *Parking) subject(reactor string, seq uint64) string {
 // List returns what is parked, in order, of one reactor or, where that is empty,
 // of all.
 func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
-	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ask stream of parked events: %w", err)
-	}
-	if st.CachedInfo().State.Msgs == 0 {
-		return nil, nil
-	}
-	src := newSource(k.js, ParkedOf(k.stream), nil, 0)
-	defer src.close()
 	var out []Parked
-	for !src.empty(ctx) {
-		m, err := src.next(ctx)
-		if err != nil {
-			return nil, err
-		}
+	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m arrival) error {
 		var p Parked
 		if json.Unmarshal(m.msg.Data(), &p) == nil && (reactor == "" || p.Reactor == reactor) {
 			out = append(out, p)
 		}
-		if m.meta.NumPending == 0 {
-			break
-		}
+		return nil
+	})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read parked events: %w", err)
 	}
 	slices.SortFunc(out, func(a, b Parked) int {
 		return cmp.Or(cmp.Compare(a.Reactor, b.Reactor), cmp.Compare(a.Seq, b.Seq))

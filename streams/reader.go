@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,12 +28,8 @@ type ReadOptions struct {
 }
 
 func (o ReadOptions) withDefaults() ReadOptions {
-	if o.Stream == "" {
-		o.Stream = Name
-	}
-	if o.From == 0 {
-		o.From = 1
-	}
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.From = cmp.Or(o.From, 1)
 	return o
 }
 
@@ -85,31 +82,33 @@ func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 // is lower. It survives a lost connection by
 // going on from where it was. An error of f ends it and is returned as it is.
 func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) (uint64, error) {
+	return each(ctx, js, o, func(m arrival) error { return deliver(m, o, f) })
+}
+
+// each is [Read] for messages as they are.
+func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arrival) error) (uint64, error) {
 	o, err := o.bounded(ctx, js)
 	if err != nil || o.From > o.To {
 		return o.To, err
 	}
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
-	for {
-		if src.empty(ctx) {
-			return o.To, nil
-		}
+	for !src.empty(ctx) {
 		m, err := src.next(ctx)
 		if err != nil {
 			return src.last, err
 		}
-		seq := m.seq()
-		if seq > o.To {
-			return o.To, nil
+		if m.seq() > o.To {
+			break
 		}
-		if err := deliver(m, o, f); err != nil {
-			return seq, err
+		if err := f(m); err != nil {
+			return m.seq(), err
 		}
-		if seq == o.To || m.meta.NumPending == 0 {
-			return o.To, nil
+		if m.seq() == o.To || m.meta.NumPending == 0 {
+			break
 		}
 	}
+	return o.To, nil
 }
 
 // Follow calls f with every event from From on, in order, each once, as they

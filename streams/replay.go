@@ -29,10 +29,6 @@ const (
 // and handed over in order, many at a time, each once. It calls f from one
 // goroutine; the slice is f's to keep.
 func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]Replayed) error) (uint64, error) {
-	o, err := o.bounded(ctx, js)
-	if err != nil || o.From > o.To {
-		return o.To, err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -59,16 +55,16 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	running.Go(func() {
 		defer close(inOrder)
 		defer close(work)
-		last, failed = rawBatches(ctx, js, o, func(raw []arrival) bool {
+		last, failed = batches(ctx, js, o, func(raw []arrival) error {
 			j := &job{raw: raw, out: make([]Replayed, 0, len(raw)), done: make(chan struct{})}
 			for _, to := range []chan *job{work, inOrder} {
 				select {
 				case to <- j:
 				case <-ctx.Done():
-					return false
+					return ctx.Err()
 				}
 			}
-			return true
+			return nil
 		})
 	})
 	var at uint64
@@ -89,34 +85,21 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	return last, nil
 }
 
-// rawBatches reads messages up to o.To and gives them to f, until f wants no
-// more.
-func rawBatches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]arrival) bool) (uint64, error) {
-	src := newSource(js, o.Stream, o.Filters, o.From-1)
-	defer src.close()
-	if src.empty(ctx) {
-		return o.To, nil
-	}
+// batches is [each] for many messages at a time.
+func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]arrival) error) (uint64, error) {
 	var batch []arrival
-	for {
-		m, err := src.next(ctx)
-		if err != nil {
-			return src.last, err
+	last, err := each(ctx, js, o, func(m arrival) error {
+		if batch = append(batch, m); len(batch) < replayBatch {
+			return nil
 		}
-		if m.seq() <= o.To {
-			batch = append(batch, m)
-		}
-		end := m.seq() >= o.To || m.meta.NumPending == 0
-		if end || len(batch) == replayBatch {
-			if len(batch) > 0 && !f(batch) {
-				return src.last, ctx.Err()
-			}
-			batch = nil
-		}
-		if end {
-			return o.To, nil
-		}
+		full := batch
+		batch = nil
+		return f(full)
+	})
+	if err == nil && len(batch) > 0 {
+		err = f(batch)
 	}
+	return last, err
 }
 
 // Raw is a message as it is stored, whether it is an event or not.
@@ -128,26 +111,10 @@ type Raw struct {
 	Data    []byte
 }
 
-// ReadRaw is [Read] for messages as they are, many at a time. Malformed is not
-// called.
+// ReadRaw is [Read] for messages as they are. Malformed is not called.
 func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
-	o, err := o.bounded(ctx, js)
-	if err != nil || o.From > o.To {
-		return o.To, err
-	}
-	var failed error
-	last, err := rawBatches(ctx, js, o, func(batch []arrival) bool {
-		for _, a := range batch {
-			m := a.msg
-			r := Raw{Seq: a.seq(), At: a.meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}
-			if failed = f(r); failed != nil {
-				return false
-			}
-		}
-		return true
+	return each(ctx, js, o, func(a arrival) error {
+		m := a.msg
+		return f(Raw{Seq: a.seq(), At: a.meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
 	})
-	if failed != nil {
-		return last, failed
-	}
-	return last, err
 }
