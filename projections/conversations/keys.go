@@ -2,7 +2,6 @@ package conversations
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"time"
 
@@ -115,17 +114,4 @@ func millis(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixMilli()
-}
-
-// maxCursor is more than any key here has.
-const maxCursor = 8 << 10
-
-func encodeCursor(tail []byte) string { return base64.RawURLEncoding.EncodeToString(tail) }
-
-func decodeCursor(cursor string) ([]byte, error) {
-	tail, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil || len(tail) > maxCursor {
-		return nil, ErrCursor
-	}
-	return tail, nil
 }

@@ -80,8 +80,12 @@ func places(tx *store.Tx, c *conversation, key []byte, from, to place, most int,
 		var k []byte
 		step := cursor.Next
 		if backwards {
-			k, _ = seekBefore(cursor, key, to.tail())
 			step = cursor.Prev
+			if k, _ = cursor.Seek(join(key, to.tail())); k == nil {
+				k, _ = cursor.Last()
+			} else {
+				k, _ = step()
+			}
 		} else {
 			k, _ = cursor.Seek(join(key, from.tail()))
 		}

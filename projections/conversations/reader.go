@@ -21,53 +21,25 @@ var (
 	// and that nothing has come since.
 	ErrErased = errors.New("conversation was erased")
 	// ErrCursor is returned when a cursor is not one that a list gave.
-	ErrCursor = errors.New("cursor is not valid; start again without one")
-)
-
-// Limits of one page of a list.
-const (
-	DefaultLimit = 50
-	MaxLimit     = 500
+	ErrCursor = projections.ErrCursor
 )
 
 // List returns a page's conversations, the newest activity first, and the
-// cursor of the next ones; it is empty at the end. A limit of 0 means
-// [DefaultLimit], and none is above [MaxLimit].
+// cursor of the next ones; it is empty at the end. The limit is as in
+// [projections.Limit].
 //
 // Each call is one short transaction. A conversation that becomes active between two calls
 // moves to the front and may be missed by the later one; none is
 // returned twice unless its activity was erased and began anew.
 func List(v projections.Viewer, page domain.PageID, cursor string, limit int) (list []Conversation, next string, err error) {
-	after, err := decodeCursor(cursor)
-	if err != nil {
-		return nil, "", err
-	}
-	limit = bound(limit)
-	list = []Conversation{}
-	err = v.View(func(tx *store.Tx) error {
-		rows, prefix := tx.Bucket(bucketConversations), pagePrefix(page)
-		c := tx.Bucket(bucketActivity).Cursor()
-		for k, ref := seekAfter(c, prefix, after); k != nil && bytes.HasPrefix(k, prefix); k, ref = c.Next() {
-			if len(list) == limit {
-				next = encodeCursor(after)
-				return nil
-			}
-			row, found, err := store.GetRow[conversation](rows, ref)
-			if err != nil {
-				return err
-			}
-			if !found {
-				return fmt.Errorf("conversation of an activity is missing: %w", store.ErrCorrupt)
-			}
-			list = append(list, row.Conversation)
-			after = bytes.Clone(k[len(prefix):])
+	read := func(tx *store.Tx, _, ref []byte) (Conversation, error) {
+		row, found, err := store.GetRow[conversation](tx.Bucket(bucketConversations), ref)
+		if err == nil && !found {
+			err = fmt.Errorf("conversation of an activity is missing: %w", store.ErrCorrupt)
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, "", err
+		return row.Conversation, err
 	}
-	return list, next, nil
+	return projections.List(v, bucketActivity, pagePrefix(page), cursor, limit, read)
 }
 
 // Get returns one conversation. It fails with [ErrNotFound], or [ErrErased].
@@ -130,15 +102,14 @@ func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID
 // that arrives late between two calls is in its place, which may be behind the
 // cursor.
 func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID, cursor string, limit int, newestFirst bool) (list []Message, next string, err error) {
-	after, err := decodeCursor(cursor)
+	after, err := projections.DecodeCursor(cursor)
 	if err != nil {
 		return nil, "", err
 	}
 	if len(after) != 0 && len(after) != placeSize {
 		return nil, "", ErrCursor
 	}
-	limit = bound(limit)
-	list = []Message{}
+	limit, list = projections.Limit(limit), []Message{}
 	from, to := place{ms: math.MinInt64}, endOfTime
 	switch {
 	case len(after) > 0 && newestFirst:
@@ -167,7 +138,7 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 			list = append(list, m.Message)
 		}
 		if len(all) > limit {
-			next = encodeCursor(all[limit-1].tail())
+			next = projections.EncodeCursor(all[limit-1].tail())
 		}
 		return nil
 	})
@@ -218,53 +189,11 @@ func Count(v projections.Viewer, page domain.PageID) (Counts, error) {
 			sum, _, err = store.GetRow[Counts](bucket, pagePrefix(page))
 			return err
 		}
-		c := bucket.Cursor()
-		for k, b := c.First(); k != nil; k, b = c.Next() {
-			var one Counts
-			if err := unpack(b, &one, "counts"); err != nil {
-				return err
-			}
+		return bucket.ForEachPrefix(nil, func(k, _ []byte) error {
+			one, _, err := store.GetRow[Counts](bucket, k)
 			sum.add(one)
-		}
-		return nil
+			return err
+		})
 	})
 	return sum, err
-}
-
-func bound(limit int) int {
-	if limit <= 0 {
-		return DefaultLimit
-	}
-	return min(limit, MaxLimit)
-}
-
-// seeker is what the readers need of a cursor.
-type seeker interface {
-	First() (key, value []byte)
-	Last() (key, value []byte)
-	Seek([]byte) (key, value []byte)
-	Next() (key, value []byte)
-	Prev() (key, value []byte)
-}
-
-// seekAfter goes to the first key after prefix+tail, or of prefix if there is no
-// tail.
-func seekAfter(c seeker, prefix, tail []byte) (key, value []byte) {
-	if len(tail) == 0 {
-		return c.Seek(prefix)
-	}
-	return c.Seek(join(prefix, tail, []byte{0}))
-}
-
-// seekBefore goes to the last key before prefix+tail, or of prefix if there is
-// no tail.
-func seekBefore(c seeker, prefix, tail []byte) (key, value []byte) {
-	end := join(prefix, tail)
-	if len(tail) == 0 {
-		end = successor(prefix)
-	}
-	if k, _ := c.Seek(end); k == nil {
-		return c.Last()
-	}
-	return c.Prev()
 }

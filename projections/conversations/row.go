@@ -333,11 +333,3 @@ func (c *Counts) all() []*uint64 {
 		&c.Conversations, &c.In, &c.Out, &c.Late, &c.Conflicts, &c.Pending, &c.Dropped, &c.Odd, &c.Erased, &c.AfterErasure,
 	}
 }
-
-// unpack reads a packed row; its errors never quote it.
-func unpack(b []byte, row store.Row, what string) error {
-	if err := row.UnmarshalBinary(b); err != nil {
-		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)
-	}
-	return nil
-}

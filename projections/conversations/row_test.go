@@ -2,6 +2,7 @@ package conversations
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"testing"
 	"time"
@@ -131,4 +132,12 @@ func TestGarbageIsNoRow(t *testing.T) {
 			}
 		}
 	}
+}
+
+// unpack reads a packed row as the store does; its errors never quote it.
+func unpack(b []byte, row store.Row, what string) error {
+	if err := row.UnmarshalBinary(b); err != nil {
+		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)
+	}
+	return nil
 }

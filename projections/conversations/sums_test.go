@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
@@ -25,7 +26,7 @@ func TestSumsAgree(t *testing.T) {
 		}
 		var sum conversations.Counts
 		for page := range pages {
-			list, next, err := conversations.List(st, page, "", conversations.MaxLimit)
+			list, next, err := conversations.List(st, page, "", projections.MaxLimit)
 			require.NoError(t, err)
 			require.Empty(t, next)
 			var want conversations.Counts

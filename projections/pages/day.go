@@ -28,30 +28,13 @@ type Hour struct {
 // EachDay is [Each] with the day of each page up to now. It costs 24 reads of
 // short rows a page; [ReadRhythm] has the whole rhythm.
 func EachDay(v projections.Viewer, now time.Time, fn func(Page, Day) error) error {
-	for cursor := ""; ; {
-		list, next, err := List(v, cursor, MaxLimit)
-		if err != nil {
-			return err
-		}
-		days := make([]Day, len(list))
-		err = v.View(func(tx *store.Tx) error {
-			for i, p := range list {
-				days[i] = readDay(tx, p, now)
-			}
-			return nil
-		})
+	return Each(v, func(p Page) error {
+		d, err := ReadDay(v, p, now)
 		if err != nil {
 			return fmt.Errorf("read days: %w", err)
 		}
-		for i, p := range list {
-			if err := fn(p, days[i]); err != nil {
-				return err
-			}
-		}
-		if cursor = next; next == "" {
-			return nil
-		}
-	}
+		return fn(p, d)
+	})
 }
 
 // ReadDay returns the day of one page up to now.

@@ -1,7 +1,6 @@
 package pages
 
 import (
-	"encoding/base64"
 	"errors"
 
 	"github.com/pagestream/pagestream/domain"
@@ -17,63 +16,24 @@ var (
 	// without a token.
 	ErrNoCredentials = errors.New("page has no credentials; connect it first")
 	// ErrCursor is returned when a cursor is not one that a list gave.
-	ErrCursor = errors.New("cursor is not valid; start again without one")
+	ErrCursor = projections.ErrCursor
 )
-
-// Limits of one page of a list.
-const (
-	DefaultLimit = 50
-	MaxLimit     = 500
-)
-
-// maxCursor is more than any key here has.
-const maxCursor = 4 << 10
 
 // List returns pages in byte order of their ids, connected or not, and the
-// cursor of the next ones; it is empty at the end. A limit of 0 means
-// [DefaultLimit], and none is above [MaxLimit]. Each call is one short
-// transaction; a page new between two calls is in its place.
+// cursor of the next ones; it is empty at the end. The limit is as in
+// [projections.Limit]. Each call is one short transaction; a page new between two
+// calls is in its place.
 func List(v projections.Viewer, cursor string, limit int) (list []Page, next string, err error) {
-	after, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil || len(after) > maxCursor {
-		return nil, "", ErrCursor
-	}
-	if limit <= 0 {
-		limit = DefaultLimit
-	}
-	limit = min(limit, MaxLimit)
-	list = []Page{}
-	err = v.View(func(tx *store.Tx) error {
-		c := tx.Bucket(bucketTraffic).Cursor()
-		k, _ := c.First()
-		if len(after) > 0 {
-			k, _ = c.Seek(append(after, 0))
-		}
-		for ; k != nil; k, _ = c.Next() {
-			if len(list) == limit {
-				next = base64.RawURLEncoding.EncodeToString(after)
-				return nil
-			}
-			p, err := assemble(tx, k)
-			if err != nil {
-				return err
-			}
-			list = append(list, p)
-			after = append([]byte(nil), k...)
-		}
-		return nil
+	return projections.List(v, bucketTraffic, nil, cursor, limit, func(tx *store.Tx, key, _ []byte) (Page, error) {
+		return assemble(tx, key)
 	})
-	if err != nil {
-		return nil, "", err
-	}
-	return list, next, nil
 }
 
-// Each calls fn for every page in byte order of their ids, [MaxLimit] to a
+// Each calls fn for every page in byte order of their ids, many to a
 // transaction, and none is open while fn runs. It stops at fn's first error and returns it.
 func Each(v projections.Viewer, fn func(Page) error) error {
 	for cursor := ""; ; {
-		list, next, err := List(v, cursor, MaxLimit)
+		list, next, err := List(v, cursor, projections.MaxLimit)
 		if err != nil {
 			return err
 		}
