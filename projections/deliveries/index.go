@@ -10,17 +10,11 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Model is what the index needs of a runner of this projection.
-type Model interface {
-	projections.Viewer
-	WaitFor(ctx context.Context, seq uint64) error
-}
-
 // Index looks ids up in the read model, in memory that does not grow with the
 // stream. It is safe for concurrent use.
 type Index struct {
 	// Runner is the runner of [Projection].
-	Runner Model
+	Runner projections.Reader
 }
 
 var (

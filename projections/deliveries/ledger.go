@@ -60,12 +60,6 @@ func (c Counts) clone() Counts {
 	return c
 }
 
-// LedgerOptions configure a [Ledger].
-type LedgerOptions struct {
-	Store store.Options
-	Now   func() time.Time
-}
-
 // Ledger counts what the stream can't tell, as it never got there. Counting is
 // in memory and costs no disk; once a second, and on Close, the counts are
 // written to the ledger's own file. So after a crash it may be short by what
@@ -88,14 +82,8 @@ type Ledger struct {
 }
 
 // OpenLedger opens or makes the ledger's file.
-func OpenLedger(path string) (*Ledger, error) { return OpenLedgerWith(path, LedgerOptions{}) }
-
-// OpenLedgerWith is OpenLedger with options.
-func OpenLedgerWith(path string, o LedgerOptions) (*Ledger, error) {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	s, err := store.Open(path, o.Store)
+func OpenLedger(path string) (*Ledger, error) {
+	s, err := store.Open(path, store.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +97,7 @@ func OpenLedgerWith(path string, o LedgerOptions) (*Ledger, error) {
 		return nil, errors.Join(fmt.Errorf("read ledger: %w", err), s.Close())
 	}
 	if err != nil || !found {
-		l.counts = Counts{Since: o.Now().UTC()}
+		l.counts = Counts{Since: time.Now().UTC()}
 	}
 	if l.counts.ByIndex == nil {
 		l.counts.ByIndex = make(map[domain.Type]uint64)

@@ -9,13 +9,12 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/deliveries"
-	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
 
 func openLedger(t *testing.T, path string) *deliveries.Ledger {
 	t.Helper()
-	l, err := deliveries.OpenLedgerWith(path, deliveries.LedgerOptions{Store: store.Options{MapSize: 1 << 20}})
+	l, err := deliveries.OpenLedger(path)
 	if err != nil {
 		t.Fatal(err)
 	}

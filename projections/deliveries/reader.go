@@ -3,6 +3,7 @@ package deliveries
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,9 +11,6 @@ import (
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 )
-
-// Viewer reads the read model.
-type Viewer = projections.Viewer
 
 // Totals are counts of stored events. Duplicates are events in the stream whose
 // id an earlier one has; they are in no other count.
@@ -51,7 +49,7 @@ type Day struct {
 }
 
 // Read returns the summary.
-func Read(v Viewer) (Summary, error) {
+func Read(v projections.Viewer) (Summary, error) {
 	var s Summary
 	err := v.View(func(tx *store.Tx) error {
 		meta, _, err := store.ReadMeta(tx)
@@ -70,7 +68,7 @@ func Read(v Viewer) (Summary, error) {
 }
 
 // ReadPage returns one page's totals, false if it never had an event.
-func ReadPage(v Viewer, page domain.PageID) (p Page, found bool, err error) {
+func ReadPage(v projections.Viewer, page domain.PageID) (p Page, found bool, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		p, found, err = readPage(tx, page)
 		return err
@@ -83,7 +81,7 @@ func ReadPage(v Viewer, page domain.PageID) (p Page, found bool, err error) {
 
 // PerPage returns the totals of at most limit pages in the order of their ids,
 // those after the given one; begin with "". It is done when it returns none.
-func PerPage(v Viewer, after domain.PageID, limit int) ([]Page, error) {
+func PerPage(v projections.Viewer, after domain.PageID, limit int) ([]Page, error) {
 	var out []Page
 	err := v.View(func(tx *store.Tx) error {
 		c := tx.Bucket(timesBucket).Cursor()
@@ -109,7 +107,7 @@ func PerPage(v Viewer, after domain.PageID, limit int) ([]Page, error) {
 
 // Days returns the page's latest days that had an event, newest first, at most
 // limit.
-func Days(v Viewer, page domain.PageID, limit int) ([]Day, error) {
+func Days(v projections.Viewer, page domain.PageID, limit int) ([]Day, error) {
 	var out []Day
 	err := v.View(func(tx *store.Tx) error {
 		out = nil
@@ -125,9 +123,7 @@ func Days(v Viewer, page domain.PageID, limit int) ([]Day, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read days of page: %w", err)
 	}
-	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
-		out[i], out[j] = out[j], out[i]
-	}
+	slices.Reverse(out)
 	return out[:min(len(out), max(0, limit))], nil
 }
 
