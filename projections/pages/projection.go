@@ -152,28 +152,21 @@ func delivered(e streams.Stored) bool {
 	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
 
-// connect folds in what an event says of the page's connection, which most don't.
+// changes are what events do to a page's connection; most types do nothing.
+var changes = map[domain.Type]func(*fold, *domain.Connection) error{
+	domain.PageConnected:        (*fold).connected,
+	domain.PageRenamed:          (*fold).renamed,
+	domain.PageTokenRefreshed:   (*fold).refreshed,
+	domain.PageTokenInvalidated: (*fold).invalidated,
+	domain.PageDisconnected:     (*fold).disconnected,
+	domain.PolicyEnforced:       (*fold).policy,
+	domain.ThreadRolesChanged:   (*fold).roles,
+}
+
+// connect folds in what an event says of the page's connection.
 func connect(tx *store.Tx, key []byte, e streams.Stored) error {
-	var change func(*fold, *domain.Connection) error
-	switch e.Type {
-	case domain.PageConnected:
-		change = (*fold).connected
-	case domain.PageRenamed:
-		change = (*fold).renamed
-	case domain.PageTokenRefreshed:
-		change = (*fold).refreshed
-	case domain.PageTokenInvalidated:
-		change = (*fold).invalidated
-	case domain.PageDisconnected:
-		change = (*fold).disconnected
-	case domain.PolicyEnforced:
-		change = (*fold).policy
-	case domain.ThreadRolesChanged:
-		if e.Contact != "" || e.Data.Thread == nil {
-			return nil
-		}
-		change = (*fold).roles
-	default:
+	change := changes[e.Type]
+	if change == nil || e.Type == domain.ThreadRolesChanged && (e.Contact != "" || e.Data.Thread == nil) {
 		return nil
 	}
 	pages := tx.Bucket(bucketPages)

@@ -33,7 +33,7 @@ func (*Projection) Version() int { return 1 }
 // Apply folds one event in. It never fails on what an event says; errors are the
 // store's. Events must come in stream order and each once.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
-	to, ok := target(e.Type)
+	to, ok := targets[e.Type]
 	if !ok || e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
 		return nil
 	}
@@ -60,21 +60,13 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	return store.PutJSON(bucket, key, s)
 }
 
-// target is the state that an event of this type leads to.
-func target(t domain.Type) (State, bool) {
-	switch t {
-	case domain.SubscriptionRequested:
-		return Requested, true
-	case domain.SubscriptionConfirmed:
-		return Confirmed, true
-	case domain.SubscriptionFailed:
-		return Failed, true
-	case domain.SubscriptionDrifted:
-		return Drifted, true
-	case domain.SubscriptionRemoved:
-		return Removed, true
-	}
-	return None, false
+// targets are the states that events lead to.
+var targets = map[domain.Type]State{
+	domain.SubscriptionRequested: Requested,
+	domain.SubscriptionConfirmed: Confirmed,
+	domain.SubscriptionFailed:    Failed,
+	domain.SubscriptionDrifted:   Drifted,
+	domain.SubscriptionRemoved:   Removed,
 }
 
 func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored) {
