@@ -56,7 +56,7 @@ func (f *fold) put(at place, m *message) error {
 // again takes in a second event with the mid of a stored message.
 func (f *fold) again(at place, m *message) error {
 	first, err := messageAt(f.tx, at)
-	if err != nil || first == nil || first.ID == m.ID {
+	if err != nil || first.ID == m.ID {
 		return err
 	}
 	if first.merge(m) {

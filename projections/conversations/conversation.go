@@ -151,27 +151,22 @@ type Counts struct {
 }
 
 func (c *Counts) add(o Counts) {
-	c.Conversations += o.Conversations
-	c.In += o.In
-	c.Out += o.Out
-	c.Late += o.Late
-	c.Conflicts += o.Conflicts
-	c.Pending += o.Pending
-	c.Dropped += o.Dropped
-	c.Odd += o.Odd
-	c.Erased += o.Erased
-	c.AfterErasure += o.AfterErasure
+	to, from := c.all(), o.all()
+	for i, n := range from {
+		*to[i] += *n
+	}
 }
 
 func (c *Counts) subtract(o Counts) {
-	c.Conversations -= o.Conversations
-	c.In -= o.In
-	c.Out -= o.Out
-	c.Late -= o.Late
-	c.Conflicts -= o.Conflicts
-	c.Pending -= o.Pending
-	c.Dropped -= o.Dropped
-	c.Odd -= o.Odd
-	c.Erased -= o.Erased
-	c.AfterErasure -= o.AfterErasure
+	to, from := c.all(), o.all()
+	for i, n := range from {
+		*to[i] -= *n
+	}
+}
+
+// all are the counts in the order in which they are stored.
+func (c *Counts) all() [10]*uint64 {
+	return [...]*uint64{
+		&c.Conversations, &c.In, &c.Out, &c.Late, &c.Conflicts, &c.Pending, &c.Dropped, &c.Odd, &c.Erased, &c.AfterErasure,
+	}
 }

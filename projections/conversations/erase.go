@@ -18,17 +18,14 @@ type tombstone struct {
 	Seq  uint64    `json:"seq"`
 }
 
-// share is what one event added to the counts that only grow.
+// share is what one event added to the counts that only grow. It is stored under
+// the names that [Counts] has for them.
 type share struct {
 	Late         uint64 `json:"late,omitempty"`
 	Conflicts    uint64 `json:"conflicts,omitempty"`
 	Dropped      uint64 `json:"dropped,omitempty"`
 	Odd          uint64 `json:"odd,omitempty"`
 	AfterErasure uint64 `json:"after_erasure,omitempty"`
-}
-
-func (s share) counts() Counts {
-	return Counts{Late: s.Late, Conflicts: s.Conflicts, Dropped: s.Dropped, Odd: s.Odd, AfterErasure: s.AfterErasure}
 }
 
 func shareOf(c Counts) share {
@@ -119,11 +116,11 @@ func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err 
 		rows, more = take(bucket, from, end)
 		for _, r := range rows {
 			if len(r.value) > 0 {
-				var s share
+				var s Counts
 				if err := decode(r.value, &s, "share"); err != nil {
 					return less, err
 				}
-				less.add(s.counts())
+				less.add(s)
 			}
 			switch {
 			case listed[eventSeq(r.key)]:

@@ -68,7 +68,7 @@ func (f *fold) change(mid string, c change) error {
 		return f.receipt(receiptRead, receipt{at.ms, c.ReadAt})
 	}
 	m, err := messageAt(f.tx, at)
-	if err != nil || m == nil {
+	if err != nil {
 		return err
 	}
 	c.to(m)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
 
@@ -52,10 +53,16 @@ func messages(tx *store.Tx) *store.Bucket {
 	return b
 }
 
-// messageAt reads the row at a place; nil if there is none.
+// errMissing says that a message is listed and not there.
+var errMissing = fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
+
+// messageAt reads the row at a place, where a list of places says that it is.
 func messageAt(tx *store.Tx, p place) (*message, error) {
 	m, found, err := store.GetRow[message](messages(tx), p.row())
-	if err != nil || !found {
+	if err == nil && !found {
+		err = errMissing
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &m, nil

@@ -132,9 +132,6 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 			if err != nil {
 				return err
 			}
-			if m == nil {
-				return errMissing
-			}
 			list = append(list, m.Message)
 		}
 		if len(all) > limit {
@@ -170,9 +167,6 @@ func FindByMID(v projections.Viewer, page domain.PageID, contact domain.ContactI
 		m, err := messageAt(tx, at)
 		if err != nil {
 			return err
-		}
-		if m == nil {
-			return errMissing
 		}
 		found = m.Message
 		return nil

@@ -1,6 +1,7 @@
 package conversations
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -32,12 +33,7 @@ type receipts []receipt
 
 // stamp returns the earliest moment known for a message of time t.
 func (rs receipts) stamp(t int64) (at int64, ok bool) {
-	i, _ := slices.BinarySearchFunc(rs, t, func(r receipt, t int64) int {
-		if r.cover < t {
-			return -1
-		}
-		return 1
-	})
+	i, _ := slices.BinarySearchFunc(rs, t, func(r receipt, t int64) int { return cmp.Compare(r.cover, t) })
 	if i == len(rs) {
 		return 0, false
 	}
@@ -57,22 +53,16 @@ func (rs receipts) add(r receipt) (next receipts, after int64, fresh bool) {
 	after = -1
 	next = make(receipts, 0, len(rs)+1)
 	for _, o := range rs {
-		switch {
-		case o.cover <= r.cover && o.at >= r.at: // says no more than r does
-		case o.cover < r.cover:
-			after = o.cover
-			next = append(next, o)
-		default:
-			next = append(next, o)
+		if o.cover <= r.cover && o.at >= r.at {
+			continue // says no more than r does
 		}
+		if o.cover < r.cover {
+			after = o.cover
+		}
+		next = append(next, o)
 	}
 	next = append(next, r)
-	slices.SortFunc(next, func(a, b receipt) int {
-		if a.cover < b.cover {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(next, func(a, b receipt) int { return cmp.Compare(a.cover, b.cover) })
 	if n := len(next) - maxReceipts; n > 0 {
 		next = slices.Delete(next, 0, n)
 	}

@@ -327,9 +327,3 @@ func (c *Counts) UnmarshalBinary(b []byte) error {
 	}
 	return u.rest(nil)
 }
-
-func (c *Counts) all() []*uint64 {
-	return []*uint64{
-		&c.Conversations, &c.In, &c.Out, &c.Late, &c.Conflicts, &c.Pending, &c.Dropped, &c.Odd, &c.Erased, &c.AfterErasure,
-	}
-}

@@ -30,9 +30,6 @@ func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error
 			if err != nil {
 				return err
 			}
-			if m == nil {
-				return errMissing
-			}
 			if !fn(m) {
 				continue
 			}
@@ -46,9 +43,6 @@ func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error
 		from = list[len(list)-1].next()
 	}
 }
-
-// errMissing says that a message is listed and not there.
-var errMissing = fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
 
 // row is a copy of one stored row.
 type row struct{ key, value []byte }
