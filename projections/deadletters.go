@@ -48,18 +48,12 @@ func (a *applier) parks(failed *applyError) bool {
 }
 
 func (a *applier) parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempts int) (meta store.Meta, err error) {
-	err = s.Update(func(tx *store.Tx) error {
-		if meta, _, err = store.ReadMeta(tx); err != nil {
-			return err
-		}
+	meta, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 		meta.Seq = w.Seq
 		meta.Parked++
 		d := waiting(w.Stored, 0)
 		d.Error, d.Attempts = errorText(failed.err), attempts
-		if err := putDeadLetter(tx, d); err != nil {
-			return err
-		}
-		return store.WriteMeta(tx, meta)
+		return putDeadLetter(tx, d)
 	})
 	if err != nil {
 		return meta, fmt.Errorf("park event %d: %w", w.Seq, err)
@@ -160,6 +154,20 @@ func (r *Runner) DeadLetters(after DeadLetter, limit int) (out []DeadLetter, err
 		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
 	return out, nil
+}
+
+// changeMeta is one transaction that changes the position, and with it the rest.
+func changeMeta(s *store.Store, f func(tx *store.Tx, meta *store.Meta) error) (meta store.Meta, err error) {
+	err = s.Update(func(tx *store.Tx) error {
+		if meta, _, err = store.ReadMeta(tx); err != nil {
+			return err
+		}
+		if err := f(tx, &meta); err != nil {
+			return err
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	return meta, err
 }
 
 // metaOf reads the position alone.

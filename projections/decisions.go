@@ -101,14 +101,10 @@ func (a *applier) carryOut(ctx context.Context, s *store.Store, d streams.Decisi
 			return meta, err
 		}
 	}
-	err = s.Update(func(tx *store.Tx) error {
-		if meta, _, err = store.ReadMeta(tx); err != nil {
-			return err
-		}
+	return changeMeta(s, func(_ *store.Tx, meta *store.Meta) error {
 		meta.Decision = d.Seq
-		return store.WriteMeta(tx, meta)
+		return nil
 	})
-	return meta, err
 }
 
 // headsOf returns the dead letters that a decision names: those that have failed

@@ -42,10 +42,6 @@ func (r *Runner) Malformed() ([]Malformed, error) {
 // recordMalformed remembers a malformed message, in the place of the oldest one
 // if there are enough.
 func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
-	text := reason.Error()
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText]
-	}
 	b := tx.Bucket(malformedBucket)
 	if full {
 		oldest, _ := b.Cursor().First()
@@ -53,5 +49,5 @@ func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
 			return err
 		}
 	}
-	return b.Put(store.Key(seq), []byte(text))
+	return b.Put(store.Key(seq), []byte(errorText(reason)))
 }

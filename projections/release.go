@@ -15,17 +15,10 @@ const decideBatch = 500
 // in its conversation until one fails.
 func (a *applier) release(ctx context.Context, s *store.Store, head DeadLetter, d streams.Decision) error {
 	if d.Action == streams.Discard {
-		err := s.Update(func(tx *store.Tx) error {
-			meta, _, err := store.ReadMeta(tx)
-			if err != nil {
-				return err
-			}
+		_, err := changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 			meta.Parked--
 			meta.Discarded++
-			if err := tx.Bucket(parkedBucket).Delete(parkedKey(head)); err != nil {
-				return err
-			}
-			return store.WriteMeta(tx, meta)
+			return tx.Bucket(parkedBucket).Delete(parkedKey(head))
 		})
 		if err != nil {
 			return err
@@ -44,17 +37,13 @@ func (a *applier) release(ctx context.Context, s *store.Store, head DeadLetter, 
 func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter) (more bool, err error) {
 	var list []DeadLetter
 	err = s.View(func(tx *store.Tx) error {
-		err := eachParked(tx, store.Key(of.Page, of.Contact), func(l DeadLetter) error {
+		return eachParked(tx, store.Key(of.Page, of.Contact), func(l DeadLetter) error {
 			if len(list) == decideBatch {
-				return errNothing
+				return store.Stop
 			}
 			list = append(list, l)
 			return nil
 		})
-		if errors.Is(err, errNothing) {
-			err = nil
-		}
-		return err
 	})
 	if err != nil || len(list) == 0 {
 		return false, err
@@ -87,11 +76,7 @@ func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter
 // unpark applies parked events in one transaction. Failure is of the event at n,
 // and then nothing was done.
 func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stored) (n int, failure, err error) {
-	err = s.Update(func(tx *store.Tx) error {
-		meta, _, err := store.ReadMeta(tx)
-		if err != nil {
-			return err
-		}
+	_, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 		for i, e := range batch {
 			n = i
 			if e.Seq != 0 {
@@ -109,7 +94,7 @@ func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stor
 				return err
 			}
 		}
-		return store.WriteMeta(tx, meta)
+		return nil
 	})
 	if errors.Is(err, errNothing) {
 		err = nil
