@@ -1,34 +1,35 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
-	"html/template"
 	"io"
 	"math"
-	"slices"
 )
 
 // The chart's measures, in pixels.
 const (
 	chartWidth, chartHeight = 960, 380
 	panelTop, panelHeight   = 84, 220
+	panelBottom             = panelTop + panelHeight
 	panelLeft, panelWidth   = 64, 250
 	panelStep               = 300
 )
 
-// series are the lines of each panel, in the order of their legend.
+// series are the lines of each panel, all in microseconds, in the order of their
+// legend.
 var series = []struct {
-	Class, Label, Unit string
-	of                 func(Point) float64
+	class, label string
+	of           func(Point) float64
 }{
-	{"ingest", "ingest, an event", "us", func(p Point) float64 { return p.Ingest }},
-	{"project", "all read models, an event", "us", func(p Point) float64 { return p.Project }},
-	{"read", "read, median", "us", func(p Point) float64 { return p.Read }},
+	{"ingest", "ingest, an event", func(p Point) float64 { return p.Ingest }},
+	{"project", "all read models, an event", func(p Point) float64 { return p.Project }},
+	{"read", "read, median", func(p Point) float64 { return p.Read }},
 }
 
 // panels are what grows, one beside the other.
 var panels = []struct {
-	grows, Label string
+	grows, label string
 	of           func(Point) float64
 }{
 	{growsStream, "events in the stream", func(p Point) float64 { return float64(p.Events) }},
@@ -36,48 +37,23 @@ var panels = []struct {
 	{growsContacts, "contacts", func(p Point) float64 { return float64(p.Contacts) }},
 }
 
-type (
-	chartDot struct {
-		X, Y  float64
-		Title string
-	}
-	chartLine struct {
-		Class, Points string
-		Dots          []chartDot
-	}
-	chartTick struct {
-		At    float64
-		Label string
-	}
-	chartPanel struct {
-		Left, Right, Middle float64
-		Label               string
-		X, Y                []chartTick
-		Lines               []chartLine
-	}
-	chartKey struct {
-		X            float64
-		Class, Label string
-	}
-	chartData struct {
-		Width, Height, Top, Bottom, Half float64
-		Keys                             []chartKey
-		Panels                           []chartPanel
-	}
-)
-
 // WriteChart draws what an event and a read cost as stream, pages and contacts
 // grow, each by its cost at the smallest size, as SVG.
 func (r Report) WriteChart(w io.Writer) error {
-	d := chartData{Width: chartWidth, Height: chartHeight, Top: panelTop, Bottom: panelTop + panelHeight, Half: panelTop + panelHeight/2}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, chartHead, chartWidth, chartHeight)
 	for i, s := range series {
-		d.Keys = append(d.Keys, chartKey{X: panelLeft + float64(i)*240, Class: s.Class, Label: s.Label})
+		x := panelLeft + i*240
+		fmt.Fprintf(&b, `<path class="line %s" d="M%d 52h34"/><text x="%d" y="56" dx="42">%s</text>`+"\n", s.class, x, x, s.label)
 	}
+	fmt.Fprintf(&b, `<text transform="translate(18 %d) rotate(-90)" text-anchor="middle">times the cost at the smallest size</text>`+"\n",
+		panelTop+panelHeight/2)
 	top := r.highest()
 	for i, p := range panels {
-		d.Panels = append(d.Panels, r.panel(i, p.grows, p.Label, p.of, top))
+		drawPanel(&b, panelLeft+i*panelStep, top, p.label, r.points(p.grows), p.of)
 	}
-	if err := chart.Execute(w, d); err != nil {
+	b.WriteString("</svg>\n")
+	if _, err := b.WriteTo(w); err != nil {
 		return fmt.Errorf("draw chart: %w", err)
 	}
 	return nil
@@ -117,41 +93,44 @@ func relative(cost, first float64) float64 {
 	return cost / first
 }
 
-func (r Report) panel(i int, grows, label string, of func(Point) float64, top float64) chartPanel {
-	left := float64(panelLeft + i*panelStep)
-	out := chartPanel{Left: left, Right: left + panelWidth, Middle: left + panelWidth/2, Label: label}
+// drawPanel draws the axes and the lines of one panel, whose horizontal axis is
+// what of returns, on a logarithmic scale.
+func drawPanel(b *bytes.Buffer, left int, top float64, label string, points []Point, of func(Point) float64) {
 	y := func(v float64) float64 { return round(panelTop + panelHeight*(1-v/top)) }
+	drawn := math.Inf(1)
 	for _, v := range []float64{0, 1, top / 2, top} {
-		tick := chartTick{y(v), fmt.Sprintf("%gx", v)}
-		if !slices.ContainsFunc(out.Y, func(t chartTick) bool { return math.Abs(t.At-tick.At) < 12 }) {
-			out.Y = append(out.Y, tick)
+		if drawn-y(v) < 12 {
+			continue // it would lie on the one below
 		}
+		drawn = y(v)
+		fmt.Fprintf(b, `<line class="grid" x1="%d" y1="%g" x2="%d" y2="%g"/>`, left, drawn, left+panelWidth, drawn)
+		fmt.Fprintf(b, `<text x="%d" y="%g" dx="-6" dy="4" text-anchor="end">%gx</text>`+"\n", left, drawn, v)
 	}
-	points := r.points(grows)
-	if len(points) == 0 {
-		return out
-	}
-	low, high := of(points[0]), of(points[len(points)-1])
-	x := func(v float64) float64 { // logarithmic
+	fmt.Fprintf(b, `<path class="axis" fill="none" d="M%d %dV%dH%d"/>`+"\n", left, panelTop, panelBottom, left+panelWidth)
+	x := func(p Point) float64 {
+		low, high := of(points[0]), of(points[len(points)-1])
 		if high <= low {
-			return round(left + panelWidth/2)
+			return float64(left + panelWidth/2)
 		}
-		return round(left + 12 + (panelWidth-24)*math.Log(v/low)/math.Log(high/low))
+		return round(float64(left) + 12 + (panelWidth-24)*math.Log(of(p)/low)/math.Log(high/low))
 	}
 	for _, p := range points {
-		out.X = append(out.X, chartTick{x(of(p)), short(of(p))})
+		fmt.Fprintf(b, `<text x="%g" y="%d" dy="18" text-anchor="middle">%s</text>`+"\n", x(p), panelBottom, short(of(p)))
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" dy="42" text-anchor="middle">%s (logarithmic)</text>`+"\n", left+panelWidth/2, panelBottom, label)
+	if len(points) == 0 {
+		return
 	}
 	for _, s := range series {
-		line := chartLine{Class: s.Class}
+		var line, dots bytes.Buffer
 		for _, p := range points {
-			dot := chartDot{X: x(of(p)), Y: y(relative(s.of(p), s.of(points[0])))}
-			dot.Title = fmt.Sprintf("%s: %s %s at %s %s", s.Label, number(s.of(p)), s.Unit, short(of(p)), label)
-			line.Points += fmt.Sprintf("%g,%g ", dot.X, dot.Y)
-			line.Dots = append(line.Dots, dot)
+			at := y(relative(s.of(p), s.of(points[0])))
+			fmt.Fprintf(&line, "%g,%g ", x(p), at)
+			fmt.Fprintf(&dots, `<circle class="%s" cx="%g" cy="%g" r="3"><title>%s: %s us at %s %s</title></circle>`+"\n",
+				s.class, x(p), at, s.label, number(s.of(p)), short(of(p)), label)
 		}
-		out.Lines = append(out.Lines, line)
+		fmt.Fprintf(b, `<polyline class="line %s" points="%s"/>`+"\n%s", s.class, &line, &dots)
 	}
-	return out
 }
 
 func round(v float64) float64 { return math.Round(v*10) / 10 }
@@ -167,9 +146,9 @@ func short(v float64) string {
 	return fmt.Sprintf("%g", v)
 }
 
-// chart keeps to colours that are told apart on white and on black, and to dashes
+// chartHead keeps to colours that are told apart on white and on black, and to dashes
 // for those who don't see colours.
-var chart = template.Must(template.New("chart").Parse(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{.Width}} {{.Height}}" role="img" aria-labelledby="title">
+const chartHead = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" role="img" aria-labelledby="title">
 <title id="title">Cost of an event and of a read as stream, pages and contacts grow, by the cost at the smallest size</title>
 <style>
 svg { --ink: #1f2328; --faint: #d0d7de; --ingest: #0969da; --project: #bc4c00; --read: #1a7f37; background: #ffffff; }
@@ -181,13 +160,4 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 circle { fill: var(--ink); stroke-dasharray: none !important; stroke-width: 2; }
 </style>
 <text x="64" y="28" font-weight="bold">Cost by the cost at the smallest size (1x is no growth)</text>
-{{range .Keys}}<path class="line {{.Class}}" d="M{{.X}} 52h34"/><text x="{{.X}}" y="56" dx="42">{{.Label}}</text>
-{{end}}<text transform="translate(18 {{.Half}}) rotate(-90)" text-anchor="middle">times the cost at the smallest size</text>
-{{$c := .}}{{range $p := .Panels}}{{range .Y}}<line class="grid" x1="{{$p.Left}}" y1="{{.At}}" x2="{{$p.Right}}" y2="{{.At}}"/><text x="{{$p.Left}}" y="{{.At}}" dx="-6" dy="4" text-anchor="end">{{.Label}}</text>
-{{end}}<path class="axis" fill="none" d="M{{.Left}} {{$c.Top}}V{{$c.Bottom}}H{{.Right}}"/>
-{{range .X}}<text x="{{.At}}" y="{{$c.Bottom}}" dy="18" text-anchor="middle">{{.Label}}</text>
-{{end}}<text x="{{.Middle}}" y="{{$c.Bottom}}" dy="42" text-anchor="middle">{{.Label}} (logarithmic)</text>
-{{range .Lines}}<polyline class="line {{.Class}}" points="{{.Points}}"/>
-{{$l := .}}{{range .Dots}}<circle class="{{$l.Class}}" cx="{{.X}}" cy="{{.Y}}" r="3"><title>{{.Title}}</title></circle>
-{{end}}{{end}}{{end}}</svg>
-`))
+`
