@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,77 +81,27 @@ func (r *run) machine(ctx context.Context) error {
 	return nil
 }
 
-// baselines are measured when they are first needed, once a run.
-type baselines struct {
-	r       *run
-	order   []string
-	known   map[string]Baseline
-	http    *httpBaseline
-	clients map[int]*client
-}
-
-func newBaselines(r *run) *baselines {
-	return &baselines{r: r, known: map[string]Baseline{}, clients: map[int]*client{}}
-}
-
-func (b *baselines) close() {
-	for _, c := range b.clients {
-		c.close()
+// baseline returns a baseline, which measure measures when it is first needed, once
+// a run.
+func (r *run) baseline(name, unit string, measure func() (Baseline, error)) (Baseline, error) {
+	for _, v := range r.report.Baselines {
+		if v.Name == name {
+			return v, nil
+		}
 	}
-	if b.http != nil {
-		b.http.close()
-	}
-}
-
-func (b *baselines) list() []Baseline {
-	out := make([]Baseline, 0, len(b.order))
-	for _, name := range b.order {
-		out = append(out, b.known[name])
-	}
-	return out
-}
-
-func (b *baselines) set(v Baseline) Baseline {
-	b.order = append(b.order, v.Name)
-	b.known[v.Name] = v
-	return v
-}
-
-// get returns a baseline, which measure measures if it is not known yet.
-func (b *baselines) get(name, unit string, measure func() (Baseline, error)) (Baseline, error) {
-	if v, ok := b.known[name]; ok {
-		return v, nil
-	}
-	b.r.step("baseline %s", name)
+	r.step("baseline %s", name)
 	v, err := measure()
 	if err != nil {
 		return v, fmt.Errorf("measure baseline %s: %w", name, err)
 	}
 	v.Name, v.Unit = name, unit
-	return b.set(v), nil
+	r.report.Baselines = append(r.report.Baselines, v)
+	return v, nil
 }
 
-// client returns the client with that many connections.
-func (b *baselines) client(connections int) *client {
-	if b.clients[connections] == nil {
-		b.clients[connections] = newClient(connections)
-	}
-	return b.clients[connections]
-}
-
-// httpBaseline is a server that only reads the body, checks the signature and
-// answers.
-type httpBaseline struct {
-	server *http.Server
-	addr   string
-	done   chan struct{}
-}
-
-func newHTTPBaseline() (*httpBaseline, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
+// newHTTPBaseline starts a server that only reads the body, checks the signature
+// and answers.
+func newHTTPBaseline() *httptest.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /webhooks", func(w http.ResponseWriter, req *http.Request) {
@@ -162,52 +110,34 @@ func newHTTPBaseline() (*httpBaseline, error) {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		m := hmac.New(sha256.New, []byte(secret))
-		m.Write(buf.Bytes())
-		if !hmac.Equal([]byte("sha256="+hex.EncodeToString(m.Sum(nil))), []byte(req.Header.Get(signatureHeader))) {
+		if !hmac.Equal([]byte(signature(secret, buf.Bytes())), []byte(req.Header.Get(signatureHeader))) {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	})
-	h := &httpBaseline{
-		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout},
-		addr:   ln.Addr().String(), done: make(chan struct{}),
-	}
-	go func() {
-		defer close(h.done)
-		_ = h.server.Serve(ln) // it ends by Close
-	}()
-	return h, nil
-}
-
-func (h *httpBaseline) close() {
-	_ = h.server.Close() // nobody is answered any more
-	<-h.done
+	s := httptest.NewUnstartedServer(mux)
+	s.Config.ReadHeaderTimeout, s.Config.ReadTimeout, s.Config.WriteTimeout = 5*time.Second, requestTimeout, requestTimeout
+	s.Start()
+	return s
 }
 
 // answers is the HTTP baseline in POSTs a second.
-func (b *baselines) answers(ctx context.Context, connections, items int) (Baseline, error) {
-	return b.get(fmt.Sprintf("%s/%dc/%di", byHTTP, connections, items), "POSTs/s", func() (Baseline, error) {
-		if b.http == nil {
-			var err error
-			if b.http, err = newHTTPBaseline(); err != nil {
-				return Baseline{}, err
-			}
-		}
-		c := b.client(connections)
-		if err := c.warm(ctx, "http://"+b.http.addr); err != nil {
+func (r *run) answers(ctx context.Context, connections, items int) (Baseline, error) {
+	return r.baseline(fmt.Sprintf("%s/%dc/%di", byHTTP, connections, items), "POSTs/s", func() (Baseline, error) {
+		c := newClient(connections)
+		defer c.close() // what is idle costs the next measurement
+		if err := c.warm(ctx, r.http.URL); err != nil {
 			return Baseline{}, err
 		}
-		shots := b.r.ids.shots(secret, max(1, 2000/items), items)
-		p, err := c.fire(ctx, "http://"+b.http.addr+"/webhooks", b.r.opts.Cell, &blend{shots: shots, cycle: true})
-		c.close() // what is idle costs the next measurement
+		shots := r.ids.shots(secret, max(1, 2000/items), items)
+		p, err := c.fire(ctx, r.http.URL+"/webhooks", r.opts.Cell, &blend{shots: shots, cycle: true})
 		return Baseline{Value: p.rate, P50: ms(p.p50), P99: ms(p.p99)}, err
 	})
 }
 
 // scratch starts a server on an empty directory for one measurement, and removes
 // it afterwards.
-func (b *baselines) scratch(ctx context.Context, sync embedded.SyncMode, f func(*server) error) (err error) {
-	dir := filepath.Join(b.r.opts.Dir, "scratch")
+func (r *run) scratch(ctx context.Context, sync embedded.SyncMode, f func(*server) error) (err error) {
+	dir := filepath.Join(r.opts.Dir, "scratch")
 	s, err := open(ctx, dir, sync, 0)
 	if err != nil {
 		return err
@@ -223,15 +153,15 @@ func (r *run) enough(perSecond float64) int {
 }
 
 // single is one synced publish an event.
-func (b *baselines) single(ctx context.Context) (Baseline, error) {
-	return b.get(bySingle, "events/s", func() (out Baseline, err error) {
-		list, err := b.r.ids.messages(b.r.enough(20_000))
+func (r *run) single(ctx context.Context) (Baseline, error) {
+	return r.baseline(bySingle, "events/s", func() (out Baseline, err error) {
+		list, err := r.ids.messages(r.enough(20_000))
 		if err != nil {
 			return out, err
 		}
-		err = b.scratch(ctx, embedded.SyncAlways, func(s *server) error {
+		err = r.scratch(ctx, embedded.SyncAlways, func(s *server) error {
 			c := &client{connections: singles} // only its goroutines
-			p, err := c.drive(ctx, b.r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
+			p, err := c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
 				if n >= len(list) {
 					return false, nil
 				}
@@ -248,15 +178,15 @@ func (b *baselines) single(ctx context.Context) (Baseline, error) {
 }
 
 // batches is atomic batches straight into JetStream.
-func (b *baselines) batches(ctx context.Context) (Baseline, error) {
-	return b.get(byBatches, "events/s", func() (out Baseline, err error) {
-		list, err := b.r.ids.messages(b.r.enough(100_000))
+func (r *run) batches(ctx context.Context) (Baseline, error) {
+	return r.baseline(byBatches, "events/s", func() (out Baseline, err error) {
+		list, err := r.ids.messages(r.enough(100_000))
 		if err != nil {
 			return out, err
 		}
-		err = b.scratch(ctx, embedded.SyncAlways, func(s *server) error {
+		err = r.scratch(ctx, embedded.SyncAlways, func(s *server) error {
 			began, stored := time.Now(), 0
-			for time.Since(began) < b.r.opts.Cell && stored < len(list) {
+			for time.Since(began) < r.opts.Cell && stored < len(list) {
 				some := list[stored:min(stored+batch, len(list))]
 				if err := publishBatch(ctx, s.conn, some); err != nil {
 					return err
@@ -305,9 +235,9 @@ func stored(m *nats.Msg) []byte {
 }
 
 // bolt is the same bytes into bbolt, with fsync.
-func (b *baselines) bolt(ctx context.Context) (Baseline, error) {
-	return b.get(byBolt, "events/s", func() (out Baseline, err error) {
-		list, err := b.r.ids.messages(b.r.opts.Sample)
+func (r *run) bolt(ctx context.Context) (Baseline, error) {
+	return r.baseline(byBolt, "events/s", func() (out Baseline, err error) {
+		list, err := r.ids.messages(r.opts.Sample)
 		if err != nil {
 			return out, err
 		}
@@ -315,7 +245,7 @@ func (b *baselines) bolt(ctx context.Context) (Baseline, error) {
 		for i, m := range list {
 			values[i] = stored(m)
 		}
-		dir := filepath.Join(b.r.opts.Dir, "bolt")
+		dir := filepath.Join(r.opts.Dir, "bolt")
 		s, err := store.Open(filepath.Join(dir, "raw.db"), store.Options{})
 		if err != nil {
 			return out, err
@@ -346,12 +276,11 @@ func (b *baselines) bolt(ctx context.Context) (Baseline, error) {
 
 // baselineSection measures the baselines that need no program.
 func (r *run) baselineSection(ctx context.Context) error {
-	for _, measure := range []func(context.Context) (Baseline, error){r.base.single, r.base.batches, r.base.bolt} {
+	for _, measure := range []func(context.Context) (Baseline, error){r.single, r.batches, r.bolt} {
 		if _, err := measure(ctx); err != nil {
 			return err
 		}
 	}
-	c := r.opts.Connections[len(r.opts.Connections)-1]
-	_, err := r.base.answers(ctx, c, 1)
+	_, err := r.answers(ctx, r.opts.Connections[len(r.opts.Connections)-1], 1)
 	return err
 }

@@ -8,9 +8,11 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"regexp"
 	"runtime"
 	"slices"
@@ -47,16 +49,6 @@ const (
 	stopTimeout    = time.Minute
 	// maxValue bounds each option that is a number of things.
 	maxValue = 100_000_000
-)
-
-// The sections of a run, in order, as Options.Only names them.
-const (
-	SectionBaseline    = "baseline"
-	SectionIngest      = "ingest"
-	SectionLatency     = "latency"
-	SectionProjections = "projections"
-	SectionReads       = "reads"
-	SectionGrowth      = "growth"
 )
 
 // StartOptions say how the program is to be started.
@@ -141,16 +133,9 @@ func (o *Options) complete() error {
 	if o.Dir == "" || o.Start == nil || o.Streams == "" || o.Models == "" {
 		return fmt.Errorf("%w: no directory, no program, or not where its files are", ErrOptions)
 	}
-	for v, d := range map[*int]int{
-		&o.Pages: DefaultPages, &o.Contacts: DefaultContacts, &o.Sample: DefaultSample, &o.Forget: DefaultForget,
-	} {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	if o.Cell == 0 {
-		o.Cell = DefaultCell
-	}
+	o.Pages, o.Contacts = cmp.Or(o.Pages, DefaultPages), cmp.Or(o.Contacts, DefaultContacts)
+	o.Sample, o.Forget = cmp.Or(o.Sample, DefaultSample), cmp.Or(o.Forget, DefaultForget)
+	o.Cell = cmp.Or(o.Cell, DefaultCell)
 	for v, d := range map[*[]int][]int{
 		&o.Connections: {1, 16, 64, 256}, &o.Items: {1, 10, 100}, &o.Duplicates: {0, 20, 100},
 		&o.Growth: {DefaultEvents / 100, DefaultEvents / 10, DefaultEvents},
@@ -186,7 +171,7 @@ func (o *Options) complete() error {
 type run struct {
 	opts   Options
 	report Report
-	base   *baselines
+	http   *httptest.Server // the HTTP baseline
 	ids    *traffic
 
 	section     string
@@ -200,24 +185,24 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if err := o.complete(); err != nil {
 		return Report{}, err
 	}
-	r := &run{opts: o, ids: newTraffic(o.Pages, o.Contacts), report: Report{
-		At:      time.Now().UTC(),
-		Machine: Machine{CPUs: runtime.GOMAXPROCS(0), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
-		Cell:    o.Cell.Seconds(),
+	r := &run{opts: o, http: newHTTPBaseline(), ids: newTraffic(o.Pages, o.Contacts), report: Report{
+		At:        time.Now().UTC(),
+		Machine:   Machine{CPUs: runtime.GOMAXPROCS(0), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
+		Cell:      o.Cell.Seconds(),
+		Baselines: []Baseline{}, // in JSON a list, also where none was needed
 	}}
-	r.base = newBaselines(r)
-	defer r.base.close()
+	defer r.http.Close()
 	sections := []struct {
 		name  string
 		steps int
 		run   func(context.Context) error
 	}{
-		{SectionBaseline, 4, r.baselineSection},
-		{SectionIngest, len(o.Connections) * len(o.Items) * (len(o.Duplicates) + 1), r.ingestSection},
-		{SectionLatency, 2, r.latencySection},
-		{SectionProjections, 1 + 2*len(models()), r.projectionsSection},
-		{SectionReads, 1 + len(readPaths), r.readsSection},
-		{SectionGrowth, r.growthSteps(), r.growthSection},
+		{"baseline", 4, r.baselineSection},
+		{"ingest", len(o.Connections) * len(o.Items) * (len(o.Duplicates) + 1), r.ingestSection},
+		{"latency", 2, r.latencySection},
+		{"projections", 1 + 2*len(models()), r.projectionsSection},
+		{"reads", 1 + len(readPaths), r.readsSection},
+		{"growth", r.growthSteps(), r.growthSection},
 	}
 	chosen := sections[:0]
 	for _, s := range sections {
@@ -238,7 +223,6 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		err := s.run(ctx)
 		r.report.Sections = append(r.report.Sections, Section{Name: s.name, Took: time.Since(began).Seconds()})
 		r.report.Took = time.Since(r.report.At).Seconds()
-		r.report.Baselines = r.base.list()
 		if err != nil {
 			return r.report, fmt.Errorf("measure %s: %w", s.name, err)
 		}
@@ -254,10 +238,8 @@ func (r *run) step(format string, a ...any) {
 
 // pause waits, and returns the context's error if that ends first.
 func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -135,14 +135,11 @@ func TestTraffic(t *testing.T) {
 // TestHarness counts answers, ends when there is no more, and fails by any answer
 // but 200.
 func TestHarness(t *testing.T) {
-	h, err := newHTTPBaseline()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.close()
+	h := newHTTPBaseline()
+	defer h.Close()
 	c := newClient(4)
 	defer c.close()
-	base := "http://" + h.addr
+	base := h.URL
 	if err := c.warm(t.Context(), base); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -94,18 +95,9 @@ func Gate(ctx context.Context, o Options, recorded Report) (Report, []Fall, erro
 func sectionsOf(falls []Fall) (*regexp.Regexp, error) {
 	var names []string
 	for _, f := range falls {
-		if !slices.Contains(names, f.Section) {
-			names = append(names, f.Section)
-		}
+		names = append(names, regexp.QuoteMeta(f.Section))
 	}
-	text := "^("
-	for i, n := range names {
-		if i > 0 {
-			text += "|"
-		}
-		text += regexp.QuoteMeta(n)
-	}
-	return regexp.Compile(text + ")$")
+	return regexp.Compile("^(" + strings.Join(names, "|") + ")$")
 }
 
 // better takes over those figures that fell and were better the second time.

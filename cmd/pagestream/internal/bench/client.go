@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // client is the one harness for all that is measured over HTTP, so that what it
@@ -78,8 +80,7 @@ func (c *client) warm(ctx context.Context, base string) error {
 
 // pace is what one measurement over HTTP came to.
 type pace struct {
-	n    int
-	took time.Duration
+	n int
 	// rate is a second; the times are of the answers.
 	rate          float64
 	p50, p99, max time.Duration
@@ -89,47 +90,39 @@ type pace struct {
 // numbers from 0 on, until the time is over, do says that there is no more, or
 // anything fails. Each call is one answer, the last of them end the clock.
 func (c *client) drive(ctx context.Context, d time.Duration, do func(ctx context.Context, n int) (bool, error)) (pace, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var next atomic.Int64
-	var wg sync.WaitGroup
 	times := make([][]time.Duration, c.connections)
 	began := time.Now()
+	g, group := errgroup.WithContext(ctx)
 	for w := range c.connections {
-		wg.Go(func() {
-			for ctx.Err() == nil {
+		g.Go(func() error {
+			for group.Err() == nil {
 				start := time.Now()
 				if start.Sub(began) >= d {
-					return
+					return nil
 				}
-				more, err := do(ctx, int(next.Add(1)-1))
-				if err != nil {
-					cancel(err)
-					return
-				}
-				if !more {
-					return
+				more, err := do(group, int(next.Add(1)-1))
+				if err != nil || !more {
+					return err
 				}
 				times[w] = append(times[w], time.Since(start))
 			}
+			return ctx.Err() // where the run was interrupted; what failed else is known
 		})
 	}
-	wg.Wait()
+	err := g.Wait()
 	took := time.Since(began)
-	if err := context.Cause(ctx); err != nil {
+	if err != nil {
 		return pace{}, err
 	}
 	return paceOf(slices.Concat(times...), took), nil
 }
 
 func paceOf(times []time.Duration, took time.Duration) pace {
-	if len(times) == 0 {
-		return pace{}
-	}
 	slices.Sort(times)
 	return pace{
-		n: len(times), took: took, rate: float64(len(times)) / max(took.Seconds(), 1e-9),
-		p50: quantile(times, 0.50), p99: quantile(times, 0.99), max: times[len(times)-1],
+		n: len(times), rate: float64(len(times)) / max(took.Seconds(), 1e-9),
+		p50: quantile(times, 0.50), p99: quantile(times, 0.99), max: quantile(times, 1),
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -168,28 +167,16 @@ func fillStream(ctx context.Context, s *server, ids *traffic, n int) (err error)
 		defer cancel()
 		err = errors.Join(err, p.Close(closing))
 	}()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	work := make(chan []domain.Event)
-	var running sync.WaitGroup
-	for range fillers {
-		running.Go(func() {
-			for events := range work {
-				if err := publish(ctx, p, events); err != nil {
-					cancel(fmt.Errorf("fill stream: %w", err))
-				}
-			}
-		})
+	g, group := errgroup.WithContext(ctx)
+	g.SetLimit(fillers)
+	for left := n; left > 0 && group.Err() == nil; left -= batch {
+		events := ids.events(min(left, batch))
+		g.Go(func() error { return publish(group, p, events) })
 	}
-	for left := n; left > 0 && ctx.Err() == nil; left -= batch {
-		select {
-		case work <- ids.events(min(left, batch)):
-		case <-ctx.Done():
-		}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("fill stream: %w", err)
 	}
-	close(work)
-	running.Wait()
-	return context.Cause(ctx)
+	return ctx.Err()
 }
 
 func publish(ctx context.Context, p *streams.Publisher, events []domain.Event) error {

@@ -53,7 +53,7 @@ func (r *run) growthSteps() int {
 // growthSection measures what an event costs as the stream, the pages and the
 // contacts grow, one at a time, and what a start costs as the stream does.
 func (r *run) growthSection(ctx context.Context) error {
-	bolt, err := r.base.bolt(ctx)
+	bolt, err := r.bolt(ctx)
 	if err != nil {
 		return err
 	}

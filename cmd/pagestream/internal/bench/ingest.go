@@ -95,12 +95,12 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 
 // ingest measures one cell, and waits for the read models after it.
 func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, error) {
-	base, err := r.base.answers(ctx, c.connections, c.items)
+	base, err := r.answers(ctx, c.connections, c.items)
 	if err != nil {
 		return Figure{}, err
 	}
 	r.step("%s", c)
-	cl := r.base.client(c.connections)
+	cl := newClient(c.connections)
 	defer cl.close()
 	if err := cl.warm(ctx, "http://"+s.Public); err != nil {
 		return Figure{}, err
@@ -126,7 +126,7 @@ func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, 
 func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) error {
 	switch {
 	case c.duplicates == 0 && c.items == 1 && c.connections == slices.Max(r.opts.Connections):
-		base, err := r.base.single(ctx)
+		base, err := r.single(ctx)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) error
 		}
 		r.add(by)
 	case c.duplicates == 0 && c.items == slices.Max(r.opts.Items):
-		base, err := r.base.batches(ctx)
+		base, err := r.batches(ctx)
 		if err != nil {
 			return err
 		}

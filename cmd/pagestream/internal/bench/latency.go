@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 // latencySection measures how long it takes from sending a message until the API
 // shows it, under a load that does not wait for answers.
 func (r *run) latencySection(ctx context.Context) (err error) {
-	base, err := r.base.answers(ctx, loadConnections, 1)
+	base, err := r.answers(ctx, loadConnections, 1)
 	if err != nil {
 		return err
 	}
@@ -62,17 +63,15 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		}
 		r.add(f)
 	}
-	if _, _, err = s.catchUp(ctx); err != nil {
-		return err
-	}
-	return nil
+	_, _, err = s.catchUp(ctx)
+	return err
 }
 
 // closedRate is the rate of single items that the connections of the load get by
 // waiting for each answer.
 func (r *run) closedRate(ctx context.Context, s *system) (float64, error) {
 	r.step("rate at %d connections", loadConnections)
-	c := r.base.client(loadConnections)
+	c := newClient(loadConnections)
 	defer c.close()
 	if err := c.warm(ctx, "http://"+s.Public); err != nil {
 		return 0, err
@@ -96,12 +95,10 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 	if err := load.warm(ctx, "http://"+s.Public); err != nil {
 		return pace{}, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var running sync.WaitGroup
+	g, group := errgroup.WithContext(ctx)
 	began := time.Now()
-	running.Go(func() {
-		_, err := load.drive(ctx, 2*d, func(ctx context.Context, n int) (bool, error) {
+	g.Go(func() error {
+		_, err := load.drive(group, 2*d, func(ctx context.Context, n int) (bool, error) {
 			if n >= len(shots) {
 				return false, nil
 			}
@@ -112,27 +109,28 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 			return true, load.post(ctx, s.webhook(), shots[n])
 		})
 		if err != nil {
-			cancel(fmt.Errorf("send load: %w", err))
+			return fmt.Errorf("send load: %w", err)
 		}
+		return nil
 	})
 	times := make([][]time.Duration, probers)
 	for i := range probers {
-		running.Go(func() {
-			for n := 0; time.Since(began) < d && ctx.Err() == nil; n++ {
-				took, err := r.follow(ctx, s, reads)
-				if err == nil {
-					times[i] = append(times[i], took)
-					// Out of step with what is done at intervals.
-					err = pause(ctx, time.Duration(mix(uint64(n*probers+i))%20)*time.Millisecond)
-				}
+		g.Go(func() error {
+			for n := 0; time.Since(began) < d; n++ {
+				took, err := r.follow(group, s, reads)
 				if err != nil {
-					cancel(err)
+					return err
+				}
+				times[i] = append(times[i], took)
+				// Out of step with what is done at intervals.
+				if err := pause(group, time.Duration(mix(uint64(n*probers+i))%20)*time.Millisecond); err != nil {
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	running.Wait()
-	if err := context.Cause(ctx); err != nil {
+	if err := g.Wait(); err != nil {
 		return pace{}, err
 	}
 	return paceOf(slices.Concat(times...), d), nil
@@ -144,9 +142,8 @@ func (r *run) follow(ctx context.Context, s *system, c *client) (time.Duration, 
 	defer cancel()
 	n := r.ids.next.Add(1)
 	pageN, contactN := r.ids.place(n)
-	body := append([]byte(`{"object":"page","entry":[{"id":"`+page(pageN)+`","time":1,"messaging":[`),
-		appendMessage(nil, page(pageN), contact(contactN), mid(n), time.Now().UnixMilli())...)
-	probe := sign(s.Secret, append(body, `]}]}`...))
+	at := time.Now().UnixMilli()
+	probe := sign(s.Secret, delivery(entry(pageN, at, item(pageN, contactN, n, at))))
 	start := time.Now()
 	if err := c.post(ctx, s.webhook(), probe); err != nil {
 		return 0, err

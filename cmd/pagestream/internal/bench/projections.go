@@ -43,7 +43,7 @@ func models() []projections.Projection {
 // projectionsSection measures each read model alone, with fsync, on a stream that
 // is there already: following it, and being rebuilt from it.
 func (r *run) projectionsSection(ctx context.Context) (err error) {
-	bolt, err := r.base.bolt(ctx)
+	bolt, err := r.bolt(ctx)
 	if err != nil {
 		return err
 	}
@@ -57,12 +57,12 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 	if err := fillStream(ctx, s, r.ids, r.opts.Sample); err != nil {
 		return err
 	}
-	raw, err := r.base.raw(ctx, s)
+	raw, err := r.raw(ctx, s)
 	if err != nil {
 		return err
 	}
 	for _, p := range models() {
-		stock, err := r.base.get(byStock+"/"+p.Name(), "events/s", func() (Baseline, error) {
+		stock, err := r.baseline(byStock+"/"+p.Name(), "events/s", func() (Baseline, error) {
 			n := max(1, r.opts.Sample/stockShare)
 			took, err := stockRun(ctx, s, p, filepath.Join(dir, "stock-"+p.Name()+".db"), n)
 			return Baseline{Value: float64(n) / max(took.Seconds(), 1e-9)}, err
@@ -88,8 +88,8 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 
 // raw reads the stream in order without looking at it, three times, and returns
 // the median rate.
-func (b *baselines) raw(ctx context.Context, s *server) (Baseline, error) {
-	return b.get(byRaw, "events/s", func() (Baseline, error) {
+func (r *run) raw(ctx context.Context, s *server) (Baseline, error) {
+	return r.baseline(byRaw, "events/s", func() (Baseline, error) {
 		var rates []float64
 		for range 3 {
 			n, began := 0, time.Now()

@@ -31,7 +31,7 @@ var readPaths = []readPath{
 
 // readsSection measures reads of a stream of a fixed size.
 func (r *run) readsSection(ctx context.Context) (err error) {
-	base, err := r.base.answers(ctx, readers, 1)
+	base, err := r.answers(ctx, readers, 1)
 	if err != nil {
 		return err
 	}

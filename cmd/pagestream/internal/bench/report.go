@@ -160,17 +160,12 @@ func (r Report) WriteTable(w io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(w, "%d CPUs, %s/%s, %s; append and fsync of 4 KiB: p50 %.0f us, p99 %.0f us; an event is %d bytes\n\n",
 		m.CPUs, m.OS, m.Arch, m.Go, m.FsyncP50, m.FsyncP99, m.EventBytes)
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0) // an empty line ends a table
 	fmt.Fprintln(t, "BASELINE\tVALUE\tUNIT\tP50 MS\tP99 MS")
 	for _, b := range r.Baselines {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", b.Name, number(b.Value), b.Unit, optional(b.P50), optional(b.P99))
 	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	fmt.Fprintln(w)
-	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "FIGURE\tVALUE\tUNIT\tRATIO\tBY\tGOAL\tP50 MS\tP99 MS\tBEHIND")
+	fmt.Fprintln(t, "\nFIGURE\tVALUE\tUNIT\tRATIO\tBY\tGOAL\tP50 MS\tP99 MS\tBEHIND")
 	for _, f := range r.Figures {
 		behind := "-"
 		if f.Behind != nil {
@@ -178,35 +173,27 @@ func (r Report) WriteTable(w io.Writer) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%sx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, number(f.Ratio), f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
 	}
+	if len(r.Growth) > 0 {
+		r.writeGrowth(t)
+	}
+	met, all := r.Goals()
+	fmt.Fprintf(t, "\n%d of %d goals met, in %s\n", met, all, time.Duration(r.Took*float64(time.Second)).Round(time.Second))
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
 	}
-	if len(r.Growth) > 0 {
-		if err := r.writeGrowth(w); err != nil {
-			return err
-		}
-	}
-	met, all := r.Goals()
-	fmt.Fprintf(w, "\n%d of %d goals met, in %s\n", met, all, time.Duration(r.Took*float64(time.Second)).Round(time.Second))
 	return nil
 }
 
-func (r Report) writeGrowth(w io.Writer) error {
-	fmt.Fprintln(w)
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "GROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\tHEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
+func (r Report) writeGrowth(w io.Writer) {
+	fmt.Fprintln(w, "\nGROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\tHEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
 	for _, p := range r.Growth {
 		var models int64
 		for _, n := range p.Models {
 			models += n
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Grows, p.Events, p.Pages, p.Contacts, p.Ingest, p.Project, p.Read,
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Grows, p.Events, p.Pages, p.Contacts, p.Ingest, p.Project, p.Read,
 			number(p.CatchUp), optional(p.Ready), megabytes(p.Heap), megabytes(p.RSS), megabytes(p.Stream), megabytes(uint64(models)))
 	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	return nil
 }
 
 // verdict is the goal and whether it was met.

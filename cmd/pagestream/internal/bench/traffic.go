@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,26 +53,26 @@ func (t *traffic) place(n uint64) (pageN, contactN uint64) {
 	return c % uint64(t.pages), c
 }
 
+// delivery is the body of a POST.
+func delivery(entries ...string) []byte {
+	return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
+}
+
+// entry is what a delivery says of one page.
+func entry(pageN uint64, at int64, items ...string) string {
+	return fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`, page(pageN), at, strings.Join(items, ","))
+}
+
 // body makes a delivery of new messages.
 func (t *traffic) body(items int) []byte {
-	b := make([]byte, 0, 128+320*items)
-	b = append(b, `{"object":"page","entry":[`...)
+	entries := make([]string, min(items, pagesAPost))
 	at := time.Now().UnixMilli()
-	entries := min(items, pagesAPost)
 	for e := range entries {
+		var messages []string
 		n := t.next.Add(1)
 		pageN, contactN := t.place(n)
-		if e > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, `{"id":"`...)
-		b = append(b, page(pageN)...)
-		b = append(b, `","time":`...)
-		b = strconv.AppendInt(b, at, 10)
-		b = append(b, `,"messaging":[`...)
-		for i := e; i < items; i += entries {
+		for i := e; i < items; i += len(entries) {
 			if i > e {
-				b = append(b, ',')
 				n = t.next.Add(1)
 				// Another contact of the same page.
 				per := max(1, uint64(t.contacts)/uint64(t.pages))
@@ -80,36 +81,30 @@ func (t *traffic) body(items int) []byte {
 					contactN = pageN
 				}
 			}
-			b = appendMessage(b, page(pageN), contact(contactN), mid(n), at)
+			messages = append(messages, item(pageN, contactN, n, at))
 		}
-		b = append(b, `]}`...)
+		entries[e] = entry(pageN, at, messages...)
 	}
-	return append(b, `]}`...)
+	return delivery(entries...)
 }
 
 // mid is the id of message n, about as long as Meta's.
 func mid(n uint64) string { return fmt.Sprintf("m_%016x%016x", mix(n), n) }
 
-func appendMessage(b []byte, page, contact, mid string, at int64) []byte {
-	b = append(b, `{"sender":{"id":"`...)
-	b = append(b, contact...)
-	b = append(b, `"},"recipient":{"id":"`...)
-	b = append(b, page...)
-	b = append(b, `"},"timestamp":`...)
-	b = strconv.AppendInt(b, at, 10)
-	b = append(b, `,"message":{"mid":"`...)
-	b = append(b, mid...)
-	b = append(b, `","text":"`...)
-	b = append(b, text...)
-	return append(b, `"}}`...)
+// item is message n, from a contact to a page.
+func item(pageN, contactN, n uint64, at int64) string {
+	return fmt.Sprintf(`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}`,
+		contact(contactN), page(pageN), at, mid(n), text)
 }
 
-// sign signs a body the way Meta does.
-func sign(secret string, body []byte) shot {
+// signature signs a body the way Meta does.
+func signature(secret string, body []byte) string {
 	m := hmac.New(sha256.New, []byte(secret))
 	m.Write(body)
-	return shot{body: body, signature: "sha256=" + hex.EncodeToString(m.Sum(nil))}
+	return "sha256=" + hex.EncodeToString(m.Sum(nil))
 }
+
+func sign(secret string, body []byte) shot { return shot{body, signature(secret, body)} }
 
 // shots makes n POSTs.
 func (t *traffic) shots(secret string, n, items int) []shot {
