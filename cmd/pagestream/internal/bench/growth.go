@@ -37,6 +37,8 @@ const (
 	costOver = 20_000
 	// byServer is the start of the embedded server alone, on the same files.
 	byServer = "server-start"
+	// tries is how often a cost is measured at each point.
+	tries = 3
 	// wider is how much more and how much less of pages and contacts there are.
 	wider = 10
 )
@@ -158,16 +160,14 @@ func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 		points = append(points, p)
 		r.cost(points, n)
 		r.add(figure(fmt.Sprintf("catch-up/%d", n), "events/s", p.CatchUp, bolt.Name, bolt.Value, Higher))
-		f := figure(fmt.Sprintf("start/%d", n), "s", p.Ready, byServer, bare, Lower)
-		f.below(goalReady)
-		r.add(f)
+		r.add(figure(fmt.Sprintf("start/%d", n), "s", p.Ready, byServer, bare, Lower).below(goalReady))
 		for _, m := range models() {
 			r.add(figure(fmt.Sprintf("size/%d/%s", n, m.Name()), "bytes", float64(p.Models[m.Name()]), growsStream, float64(p.Stream), Lower))
 		}
 		if i > 0 {
 			f := figure(fmt.Sprintf("heap/%d", n), "bytes", float64(p.Heap), fmt.Sprintf("heap/%d", r.opts.Growth[i-1]), float64(points[i-1].Heap), Lower)
 			if i == len(r.opts.Growth)-1 && r.opts.Growth[i-1] >= heapFrom {
-				f.aim(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
+				f = f.aim(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
 			}
 			r.add(f)
 		}
@@ -258,22 +258,30 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	return p, bare, err
 }
 
+// leastOf measures a cost several times, and returns the least: what disturbs a
+// measurement only adds to it.
+func leastOf(measure func() (float64, error)) (float64, error) {
+	least := math.Inf(1)
+	for range tries {
+		cost, err := measure()
+		if err != nil {
+			return 0, err
+		}
+		least = min(least, cost)
+	}
+	return least, nil
+}
+
 // bareStart is how long the embedded server alone takes to start, in seconds.
-func (r *run) bareStart(ctx context.Context, dir string) (least float64, err error) {
-	for i := range tries {
+func (r *run) bareStart(ctx context.Context, dir string) (float64, error) {
+	return leastOf(func() (float64, error) {
 		began := time.Now()
 		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
 		if err != nil {
 			return 0, err
 		}
-		if took := time.Since(began).Seconds(); i == 0 || took < least {
-			least = took
-		}
-		if err := s.stop(ctx); err != nil {
-			return 0, err
-		}
-	}
-	return least, nil
+		return time.Since(began).Seconds(), s.stop(ctx)
+	})
 }
 
 // weigh measures what the program takes of memory and disk.
@@ -348,43 +356,19 @@ var latest = readPath{"latest", func(ids *traffic, n uint64) string {
 	return messagesPath(page(pageN), contact(contactN)) + "?order=newest&limit=1"
 }}
 
-// tries is how often a cost is measured at each point; the least of them counts,
-// since what disturbs a measurement only adds to it.
-const tries = 3
-
 // readCost is the median time of a read of a conversation, in microseconds.
-func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (least float64, err error) {
-	for i := range tries {
+func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
+	return leastOf(func() (float64, error) {
 		p, err := r.read(ctx, s, ids, latest, r.opts.Cell/2)
-		if err != nil {
-			return 0, err
-		}
-		if cost := us(p.p50); i == 0 || cost < least {
-			least = cost
-		}
-	}
-	return least, nil
+		return us(p.p50), err
+	})
 }
 
 // ingestCost is the time an event takes, in microseconds, where they come singly
 // on many connections.
-func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (least float64, err error) {
-	c := newClient(loadConnections)
-	defer c.close()
-	if err := c.warm(ctx, "http://"+s.Public); err != nil {
-		return 0, err
-	}
-	for i := range tries {
-		p, err := c.fire(ctx, s.webhook(), r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
-		if err != nil {
-			return 0, err
-		}
-		if _, _, err := s.catchUp(ctx); err != nil {
-			return 0, err
-		}
-		if cost := 1e6 / p.rate; i == 0 || cost < least {
-			least = cost
-		}
-	}
-	return least, nil
+func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
+	return leastOf(func() (float64, error) {
+		p, _, err := s.fire(ctx, loadConnections, r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
+		return 1e6 / p.rate, err
+	})
 }

@@ -54,7 +54,7 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 	if all {
 		for _, items := range r.opts.Items {
 			again[items] = r.ids.shots(s.Secret, max(8, min(r.fresh(items), 20_000/items)), items)
-			if err := r.store(ctx, s, again[items]); err != nil {
+			if err := s.store(ctx, again[items]); err != nil {
 				return err
 			}
 		}
@@ -100,16 +100,7 @@ func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, 
 		return Figure{}, err
 	}
 	r.step("%s", c)
-	cl := newClient(c.connections)
-	defer cl.close()
-	if err := cl.warm(ctx, "http://"+s.Public); err != nil {
-		return Figure{}, err
-	}
-	p, err := cl.fire(ctx, s.webhook(), r.opts.Cell, b)
-	if err != nil {
-		return Figure{}, err
-	}
-	behind, _, err := s.catchUp(ctx)
+	p, behind, err := s.fire(ctx, c.connections, r.opts.Cell, b)
 	if err != nil {
 		return Figure{}, err
 	}
@@ -117,59 +108,52 @@ func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, 
 	f := figure(c.String(), "events/s", p.rate*n, base.Name, base.Value*n, Higher)
 	f.Posts, f.P50, f.P99, f.Behind = p.rate, ms(p.p50), ms(p.p99), &behind
 	if c == (cell{goalConnections, 1, 0}) {
-		f.atLeast(goalByHTTP)
+		f = f.atLeast(goalByHTTP)
 	}
 	return f, nil
 }
 
-// compare adds what the cell is by other baselines than HTTP.
-func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) error {
+// compare adds what the cell is by another baseline than HTTP; none is the same cell
+// without duplicates.
+func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) (err error) {
+	var base Baseline
+	var goal float64
 	switch {
 	case c.duplicates == 0 && c.items == 1 && c.connections == slices.Max(r.opts.Connections):
-		base, err := r.single(ctx)
-		if err != nil {
-			return err
-		}
-		by := figure(f.Name+"/by-"+bySingle, f.Unit, f.Value, base.Name, base.Value, Higher)
+		base, err = r.single(ctx)
 		if c.connections == goalConnections {
-			by.atLeast(goalBySingle)
+			goal = goalBySingle
 		}
-		r.add(by)
 	case c.duplicates == 0 && c.items == slices.Max(r.opts.Items):
-		base, err := r.batches(ctx)
-		if err != nil {
-			return err
-		}
-		by := figure(f.Name+"/by-"+byBatches, f.Unit, f.Value, base.Name, base.Value, Higher)
+		base, err = r.batches(ctx)
 		if c.items == goalItems && c.connections == goalModerate {
-			by.atLeast(goalByBatches)
+			goal = goalByBatches
 		}
-		r.add(by)
 	case c.duplicates > 0 && none > 0:
-		by := figure(f.Name+"/by-"+byNone, f.Unit, f.Value, byNone, none, Higher)
+		base = Baseline{Name: byNone, Value: none}
 		if c.items == 1 && c.connections == goalModerate {
-			switch c.duplicates {
-			case 20:
-				by.atLeast(goalSomeDouble)
-			case 100:
-				by.atLeast(goalAllDouble)
-			}
+			goal = map[int]float64{20: goalSomeDouble, 100: goalAllDouble}[c.duplicates]
 		}
-		r.add(by)
+	default:
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	by := figure(f.Name+"/by-"+base.Name, f.Unit, f.Value, base.Name, base.Value, Higher)
+	if goal > 0 {
+		by = by.atLeast(goal)
+	}
+	r.add(by)
 	return nil
 }
 
 // store sends POSTs, each once, off the clock.
-func (r *run) store(ctx context.Context, s *system, shots []shot) error {
-	cl := newClient(64)
-	defer cl.close()
-	_, err := cl.fire(ctx, s.webhook(), startTimeout, &blend{shots: shots})
-	if err != nil {
+func (s *system) store(ctx context.Context, shots []shot) error {
+	if _, _, err := s.fire(ctx, loadConnections, startTimeout, &blend{shots: shots}); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	_, _, err = s.catchUp(ctx)
-	return err
+	return nil
 }
 
 // forget sees that so many events came after one that no memory has it any more.
@@ -179,7 +163,7 @@ func (r *run) forget(ctx context.Context, s *system, before uint64) error {
 		return err
 	}
 	if left := r.opts.Forget - int(head-before); left > 0 {
-		return r.store(ctx, s, r.ids.shots(s.Secret, left/100+1, 100))
+		return s.store(ctx, r.ids.shots(s.Secret, left/100+1, 100))
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		f := figure("latency/readable/"+q.name, "ms", ms(q.took), base.Name, base.P50, Lower)
 		f.Ungated = q.name == "max"
 		if q.name == "p99" {
-			f.below(goalReadable)
+			f = f.below(goalReadable)
 		}
 		r.add(f)
 	}
@@ -71,16 +71,7 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 // waiting for each answer.
 func (r *run) closedRate(ctx context.Context, s *system) (float64, error) {
 	r.step("rate at %d connections", loadConnections)
-	c := newClient(loadConnections)
-	defer c.close()
-	if err := c.warm(ctx, "http://"+s.Public); err != nil {
-		return 0, err
-	}
-	p, err := c.fire(ctx, s.webhook(), r.opts.Cell, &blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
-	if err != nil {
-		return 0, err
-	}
-	_, _, err = s.catchUp(ctx)
+	p, _, err := s.fire(ctx, loadConnections, r.opts.Cell, &blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
 	return p.rate, err
 }
 

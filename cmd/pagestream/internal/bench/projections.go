@@ -75,13 +75,9 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.Name(), err)
 		}
-		f := figure("live/"+p.Name(), "events/s", live, bolt.Name, bolt.Value, Higher)
-		f.atLeast(goalLive)
-		r.add(f)
+		r.add(figure("live/"+p.Name(), "events/s", live, bolt.Name, bolt.Value, Higher).atLeast(goalLive))
 		r.add(figure("live/"+p.Name()+"/by-"+byStock, "events/s", live, stock.Name, stock.Value, Higher))
-		f = figure("rebuild/"+p.Name(), "events/s", rebuilt, raw.Name, raw.Value, Higher)
-		f.atLeast(goalRebuild)
-		r.add(f)
+		r.add(figure("rebuild/"+p.Name(), "events/s", rebuilt, raw.Name, raw.Value, Higher).atLeast(goalRebuild))
 	}
 	return nil
 }

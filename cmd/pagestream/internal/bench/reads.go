@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"net/http"
 	"os"
 	"time"
 )
@@ -69,11 +68,10 @@ func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d t
 		return pace{}, err
 	}
 	return c.drive(ctx, d, func(ctx context.Context, n int) (bool, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+p.path(ids, uint64(n)), nil)
+		req, err := s.request(ctx, p.path(ids, uint64(n)))
 		if err != nil {
 			return false, err
 		}
-		req.Header.Set("Authorization", "Bearer "+s.Token)
 		return true, c.do(req, nil)
 	})
 }

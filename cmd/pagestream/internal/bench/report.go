@@ -125,16 +125,19 @@ func figure(name, unit string, value float64, by string, baseline float64, bette
 }
 
 // aim sets a goal.
-func (f *Figure) aim(goal string, met bool) { f.Goal, f.Met = goal, &met }
+func (f Figure) aim(goal string, met bool) Figure {
+	f.Goal, f.Met = goal, &met
+	return f
+}
 
 // atLeast aims at a ratio.
-func (f *Figure) atLeast(ratio float64) {
-	f.aim(fmt.Sprintf("at least %gx", ratio), f.Ratio >= ratio)
+func (f Figure) atLeast(ratio float64) Figure {
+	return f.aim(fmt.Sprintf("at least %gx", ratio), f.Ratio >= ratio)
 }
 
 // below aims at a value.
-func (f *Figure) below(value float64) {
-	f.aim(fmt.Sprintf("below %g %s", value, f.Unit), f.Value < value)
+func (f Figure) below(value float64) Figure {
+	return f.aim(fmt.Sprintf("below %g %s", value, f.Unit), f.Value < value)
 }
 
 func (r *run) add(f Figure) {

@@ -17,12 +17,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func sample() Report {
-	met := figure("ingest/256c/1i/0d", "events/s", 12_000, "http/256c/1i", 20_000, Higher)
-	met.atLeast(0.5)
+	met := figure("ingest/256c/1i/0d", "events/s", 12_000, "http/256c/1i", 20_000, Higher).atLeast(0.5)
 	behind := uint64(12)
 	met.P50, met.P99, met.Behind = 3.25, 41, &behind
-	missed := figure("latency/readable/p99", "ms", 300, "http/64c/1i", 2, Lower)
-	missed.below(250)
+	missed := figure("latency/readable/p99", "ms", 300, "http/64c/1i", 2, Lower).below(250)
 	return Report{
 		Version: "devel", At: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC), Took: 61.4, Cell: 1.5,
 		Machine:   Machine{CPUs: 2, Go: "go1.26", OS: "linux", Arch: "amd64", FsyncP50: 150, FsyncP99: 900, EventBytes: 967},

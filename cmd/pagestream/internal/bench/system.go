@@ -193,6 +193,21 @@ func (s *system) ready(ctx context.Context) error {
 	}
 }
 
+// fire sends POSTs of a blend for a while, on connections that are open already,
+// and waits for the read models; behind is how far behind they were at the end.
+func (s *system) fire(ctx context.Context, connections int, d time.Duration, b *blend) (p pace, behind uint64, err error) {
+	c := newClient(connections)
+	defer c.close()
+	if err := c.warm(ctx, "http://"+s.Public); err != nil {
+		return p, 0, err
+	}
+	if p, err = c.fire(ctx, s.webhook(), d, b); err != nil {
+		return p, 0, err
+	}
+	behind, _, err = s.catchUp(ctx)
+	return p, behind, err
+}
+
 // server is an embedded server with the program's stream.
 type server struct {
 	*embedded.Server
