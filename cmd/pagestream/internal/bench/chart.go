@@ -19,8 +19,8 @@ const (
 // series are the lines of each panel, all in microseconds, in the order of their
 // legend.
 var series = []struct {
-	class, label string
-	of           func(Point) float64
+	name, label string
+	of          func(Point) float64
 }{
 	{"ingest", "ingest, an event", func(p Point) float64 { return p.Ingest }},
 	{"project", "all read models, an event", func(p Point) float64 { return p.Project }},
@@ -44,7 +44,7 @@ func (r Report) WriteChart(w io.Writer) error {
 	fmt.Fprintf(&b, chartHead, chartWidth, chartHeight)
 	for i, s := range series {
 		x := panelLeft + i*240
-		fmt.Fprintf(&b, `<path class="line %s" d="M%d 52h34"/><text x="%d" y="56" dx="42">%s</text>`+"\n", s.class, x, x, s.label)
+		fmt.Fprintf(&b, `<path class="line %s" d="M%d 52h34"/><text x="%d" y="56" dx="42">%s</text>`+"\n", s.name, x, x, s.label)
 	}
 	fmt.Fprintf(&b, `<text transform="translate(18 %d) rotate(-90)" text-anchor="middle">times the cost at the smallest size</text>`+"\n",
 		panelTop+panelHeight/2)
@@ -127,9 +127,9 @@ func drawPanel(b *bytes.Buffer, left int, top float64, label string, points []Po
 			at := y(relative(s.of(p), s.of(points[0])))
 			fmt.Fprintf(&line, "%g,%g ", x(p), at)
 			fmt.Fprintf(&dots, `<circle class="%s" cx="%g" cy="%g" r="3"><title>%s: %s us at %s %s</title></circle>`+"\n",
-				s.class, x(p), at, s.label, number(s.of(p)), short(of(p)), label)
+				s.name, x(p), at, s.label, number(s.of(p)), short(of(p)), label)
 		}
-		fmt.Fprintf(b, `<polyline class="line %s" points="%s"/>`+"\n%s", s.class, &line, &dots)
+		fmt.Fprintf(b, `<polyline class="line %s" points="%s"/>`+"\n%s", s.name, &line, &dots)
 	}
 }
 

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/streams"
@@ -65,25 +62,24 @@ func (r *run) growthSection(ctx context.Context) error {
 	if r.opts.Short {
 		return nil
 	}
-	o := r.opts
-	middle, err := r.wide(ctx, growsPages, o.Pages, o.Contacts)
+	pages, contacts := r.opts.Pages, r.opts.Contacts
+	middle, err := r.wide(ctx, pages, contacts)
 	if err != nil {
 		return err
 	}
 	for _, grows := range []string{growsPages, growsContacts} {
 		var points []Point
-		for _, n := range []int{-1, 0, 1} {
+		for _, times := range []float64{1. / wider, 1, wider} {
 			p := middle
-			if n != 0 {
-				pages, contacts := o.Pages, o.Contacts
-				if grows == growsPages {
-					pages = scaled(pages, n)
-				} else {
-					contacts = scaled(contacts, n)
-				}
-				if p, err = r.wide(ctx, grows, pages, contacts); err != nil {
-					return err
-				}
+			switch {
+			case times == 1:
+			case grows == growsPages:
+				p, err = r.wide(ctx, scaled(pages, times), contacts)
+			default:
+				p, err = r.wide(ctx, pages, scaled(contacts, times))
+			}
+			if err != nil {
+				return err
 			}
 			p.Grows = grows
 			points = append(points, p)
@@ -93,8 +89,7 @@ func (r *run) growthSection(ctx context.Context) error {
 	return nil
 }
 
-// scaled is n, ten times as many, or a tenth.
-func scaled(n, by int) int { return max(1, int(float64(n)*math.Pow(wider, float64(by)))) }
+func scaled(n int, times float64) int { return max(1, int(float64(n)*times)) }
 
 // cost adds the last of the points to the report, and what an event costs there by
 // what it costs at the first.
@@ -104,46 +99,73 @@ func (r *run) cost(points []Point, size int) {
 	if len(points) == 1 {
 		return
 	}
-	for _, c := range []struct {
-		name     string
-		us, base float64
-	}{{"ingest", p.Ingest, first.Ingest}, {"project", p.Project, first.Project}, {"read", p.Read, first.Read}} {
-		f := figure(fmt.Sprintf("growth/%s/%d/%s", p.Grows, size, c.name), "us", c.us, "the first of "+p.Grows, c.base, Lower)
+	for _, s := range series {
+		f := figure(fmt.Sprintf("growth/%s/%d/%s", p.Grows, size, s.name), "us", s.of(p), "the first of "+p.Grows, s.of(first), Lower)
 		f.Ungated = first.Events < costOver // too few to tell what an event costs there
 		r.add(f)
 	}
 }
 
 // wide measures a stream of a fixed size with so many pages and contacts.
-func (r *run) wide(ctx context.Context, grows string, pages, contacts int) (p Point, err error) {
+func (r *run) wide(ctx context.Context, pages, contacts int) (p Point, err error) {
 	contacts = max(contacts, pages)
-	p = Point{Grows: grows, Events: uint64(r.opts.Sample), Pages: pages, Contacts: contacts}
-	dir := fmt.Sprintf("growth-%s-%d-%d", grows, pages, contacts)
+	p = Point{Events: uint64(r.opts.Sample), Pages: pages, Contacts: contacts}
+	dir := fmt.Sprintf("growth-%d-%d", pages, contacts)
+	defer func() { err = errors.Join(err, os.RemoveAll(filepath.Join(r.opts.Dir, dir))) }()
 	ids := newTraffic(pages, contacts)
-	r.step("%d pages, %d contacts: fill", pages, contacts)
+	what := fmt.Sprintf("%d pages, %d contacts", pages, contacts)
+	r.step("%s: fill", what)
 	if err := r.fill(ctx, dir, ids, p.Events); err != nil {
 		return p, err
 	}
-	r.step("%d pages, %d contacts: catch up", pages, contacts)
-	began := mark{time.Now(), 0}
+	r.step("%s: catch up", what)
+	s, err := r.startBehind(ctx, dir, &p, 0, p.Events)
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	err = r.costs(ctx, s, ids, &p, what)
+	return p, err
+}
+
+// startBehind starts a program whose read models have a backlog, of the events after
+// from, and measures how they catch up.
+func (r *run) startBehind(ctx context.Context, dir string, p *Point, from, backlog uint64) (*system, error) {
+	began := time.Now()
 	s, err := r.start(ctx, dir, r.pastWindow())
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
 	_, marks, err := s.catchUp(ctx)
 	if err != nil {
-		return p, err
+		return nil, errors.Join(err, s.stop(ctx))
 	}
-	marks = append([]mark{began}, marks...)
-	p.CatchUp, p.Project = rateOf(marks, p.Events), costOf(marks, p.Events)
-	r.step("%d pages, %d contacts: read", pages, contacts)
-	if p.Read, err = r.readCost(ctx, s, ids); err != nil {
-		return p, err
+	// A short backlog may be gone at the first look.
+	marks = append([]mark{{began, from}}, marks...)
+	p.CatchUp = rateOf(marks, backlog)
+	if rate := rateOf(marks, min(costOver, backlog*3/4)); rate > 0 {
+		p.Project = 1e6 / rate
 	}
-	r.step("%d pages, %d contacts: ingest", pages, contacts)
-	p.Ingest, err = r.ingestCost(ctx, s, ids)
-	return p, err
+	return s, nil
+}
+
+// costs measures what a read of a conversation costs, and what an event does where
+// they come singly on many connections.
+func (r *run) costs(ctx context.Context, s *system, ids *traffic, p *Point, what string) (err error) {
+	r.step("%s: read", what)
+	p.Read, err = leastOf(func() (float64, error) {
+		got, err := r.read(ctx, s, ids, latest, r.opts.Cell/2)
+		return us(got.p50), err
+	})
+	if err != nil {
+		return err
+	}
+	r.step("%s: ingest", what)
+	p.Ingest, err = leastOf(func() (float64, error) {
+		got, _, err := s.fire(ctx, loadConnections, r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
+		return 1e6 / got.rate, err
+	})
+	return err
 }
 
 // growStream measures one program as its stream grows.
@@ -204,18 +226,13 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	}
 	filled := time.Now()
 	r.step("%d events: catch up", n)
-	began := time.Now()
-	s, err := r.start(ctx, dir, r.pastWindow())
+	s, err := r.startBehind(ctx, dir, &p, from, backlog)
 	if err != nil {
 		return p, 0, err
 	}
-	_, marks, err := s.catchUp(ctx)
-	if err := errors.Join(err, s.stop(ctx)); err != nil {
+	if err := s.stop(ctx); err != nil {
 		return p, 0, err
 	}
-	// A short backlog may be gone at the first look.
-	marks = append([]mark{{began, from}}, marks...)
-	p.CatchUp, p.Project = rateOf(marks, backlog), costOf(marks, backlog)
 
 	// What was stored has left the window, as all but the latest has in a program
 	// that has run for years.
@@ -246,12 +263,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	if err := r.weigh(ctx, s, &p); err != nil {
 		return p, bare, err
 	}
-	r.step("%d events: read", n)
-	if p.Read, err = r.readCost(ctx, s, ids); err != nil {
-		return p, bare, err
-	}
-	r.step("%d events: ingest", n)
-	if p.Ingest, err = r.ingestCost(ctx, s, ids); err != nil {
+	if err := r.costs(ctx, s, ids, &p, fmt.Sprintf("%d events", n)); err != nil {
 		return p, bare, err
 	}
 	err = r.weighHeap(ctx, &p)
@@ -280,17 +292,16 @@ func (r *run) bareStart(ctx context.Context, dir string) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		return time.Since(began).Seconds(), s.stop(ctx)
+		took := time.Since(began).Seconds()
+		return took, s.stop(ctx)
 	})
 }
 
 // weigh measures what the program takes of memory and disk.
-func (r *run) weigh(ctx context.Context, s *system, p *Point) error {
-	_, size, err := s.head(ctx)
-	if err != nil {
+func (r *run) weigh(ctx context.Context, s *system, p *Point) (err error) {
+	if _, p.Stream, err = s.head(ctx); err != nil {
 		return err
 	}
-	p.Stream = size
 	p.Models = map[string]int64{}
 	for _, m := range models() {
 		info, err := os.Stat(filepath.Join(s.dir, r.opts.Models, m.Name()+".db"))
@@ -328,25 +339,13 @@ func (r *run) weighHeap(ctx context.Context, p *Point) error {
 // resident is the resident set of the process in bytes, 0 where the system does
 // not tell.
 func resident() uint64 {
-	status, err := os.ReadFile("/proc/self/status")
+	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0
 	}
-	for line := range bytes.Lines(status) {
-		if rest, ok := strings.CutPrefix(string(line), "VmRSS:"); ok {
-			kb, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kb << 10
-		}
-	}
-	return 0
-}
-
-// costOf is the microseconds an event took at the end of catching up with so many.
-func costOf(marks []mark, events uint64) float64 {
-	if rate := rateOf(marks, min(costOver, events*3/4)); rate > 0 {
-		return 1e6 / rate
-	}
-	return 0
+	var size, pages uint64
+	_, _ = fmt.Sscan(string(statm), &size, &pages)
+	return pages * uint64(os.Getpagesize())
 }
 
 // latest asks for the last message of a conversation: as much to answer, however
@@ -355,20 +354,3 @@ var latest = readPath{"latest", func(ids *traffic, n uint64) string {
 	pageN, contactN := ids.place(n)
 	return messagesPath(page(pageN), contact(contactN)) + "?order=newest&limit=1"
 }}
-
-// readCost is the median time of a read of a conversation, in microseconds.
-func (r *run) readCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
-	return leastOf(func() (float64, error) {
-		p, err := r.read(ctx, s, ids, latest, r.opts.Cell/2)
-		return us(p.p50), err
-	})
-}
-
-// ingestCost is the time an event takes, in microseconds, where they come singly
-// on many connections.
-func (r *run) ingestCost(ctx context.Context, s *system, ids *traffic) (float64, error) {
-	return leastOf(func() (float64, error) {
-		p, _, err := s.fire(ctx, loadConnections, r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
-		return 1e6 / p.rate, err
-	})
-}
