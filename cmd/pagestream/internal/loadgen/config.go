@@ -12,10 +12,10 @@
 package loadgen
 
 import (
-	"crypto/rand"
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -101,22 +101,10 @@ type Progress struct {
 }
 
 func (c *Config) complete() error {
-	def := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&c.Concurrency, DefaultConcurrency)
-	def(&c.Pages, DefaultPages)
-	def(&c.Contacts, DefaultContacts)
-	def(&c.Items, 1)
-	for v, d := range map[*time.Duration]time.Duration{
-		&c.Duration: DefaultDuration, &c.Timeout: DefaultTimeout, &c.Grace: DefaultGrace, &c.AuditTimeout: DefaultAuditTimeout,
-	} {
-		if *v == 0 {
-			*v = d
-		}
-	}
+	c.Concurrency, c.Items = cmp.Or(c.Concurrency, DefaultConcurrency), cmp.Or(c.Items, 1)
+	c.Pages, c.Contacts = cmp.Or(c.Pages, DefaultPages), cmp.Or(c.Contacts, DefaultContacts)
+	c.Duration, c.Timeout = cmp.Or(c.Duration, DefaultDuration), cmp.Or(c.Timeout, DefaultTimeout)
+	c.Grace, c.AuditTimeout = cmp.Or(c.Grace, DefaultGrace), cmp.Or(c.AuditTimeout, DefaultAuditTimeout)
 	if c.Progress == nil {
 		c.Progress = func(Progress) {}
 	}
@@ -156,7 +144,5 @@ func loopback(host string) bool {
 
 // newRunID returns ten random digits, which keep the ids of runs apart.
 func newRunID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand
-	return fmt.Sprintf("%010d", binary.BigEndian.Uint64(b[:])%maxIDs)
+	return fmt.Sprintf("%010d", rand.Uint64N(maxIDs))
 }

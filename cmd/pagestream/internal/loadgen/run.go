@@ -3,6 +3,7 @@ package loadgen
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -71,6 +72,11 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 
 	s := newSender(cfg, newRunID())
 	defer s.client.CloseIdleConnections()
+	telling, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { s.tell(telling) })
+	defer running.Wait()
+	defer stop()
 	if err := s.attack(ctx); err != nil {
 		return Report{}, fmt.Errorf("send: %w", err)
 	}
@@ -88,16 +94,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if after < before {
 		return Report{}, fmt.Errorf("%w (%d, was %d)", ErrStreamReset, after, before)
 	}
-	a := &audit{api: api, traffic: s.traffic, posts: s.next}
-	a.progress = func(phase string, audited uint64) {
-		if time.Since(s.reported) < progressEvery {
-			return
-		}
-		s.reported, s.phase = time.Now(), phase
-		p := s.progress()
-		p.Audited = audited
-		s.report(p)
-	}
+	a := &audit{api: api, traffic: s.traffic, posts: s.next, progress: s.at}
 	if err := a.readStream(auditCtx, before, after); err != nil {
 		return Report{}, fmt.Errorf("audit the stream: %w", err)
 	}

@@ -47,9 +47,7 @@ type sender struct {
 	latency    vegeta.LatencyMetrics
 	lastAnswer time.Time
 	phase      string
-	reported   time.Time
-
-	reporting sync.Mutex
+	audited    uint64
 }
 
 type waiting struct {
@@ -60,7 +58,7 @@ type waiting struct {
 func newSender(cfg Config, run string) *sender {
 	now := time.Now()
 	return &sender{
-		cfg: cfg, began: now, phase: "sending", statuses: map[string]uint64{}, reported: now,
+		cfg: cfg, began: now, phase: "sending", statuses: map[string]uint64{},
 		traffic: &traffic{
 			run: run, secret: []byte(cfg.Secret), seed: cfg.Seed, pages: cfg.Pages, contacts: cfg.Contacts,
 			items: cfg.Items, start: now.UnixMilli(), rate: cfg.Rate,
@@ -173,6 +171,7 @@ func (s *sender) again(now time.Time, any bool) (uint64, bool) {
 // done takes note of one answer; status 0 is none.
 func (s *sender) done(post uint64, status int, took time.Duration, at time.Time) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.posts++
 	if status == 0 {
 		s.statuses["none"]++
@@ -189,27 +188,26 @@ func (s *sender) done(post uint64, status int, took time.Duration, at time.Time)
 	} else if !s.acked.has(post) {
 		s.waiting = append(s.waiting, waiting{post, time.Now().Add(resendAfter)})
 	}
-	var p Progress
-	report := time.Since(s.reported) >= progressEvery
-	if report {
-		s.reported = time.Now()
-		p = s.progress()
-	}
-	s.mu.Unlock()
-	if report {
-		s.report(p)
+}
+
+// tell says where the run stands, again and again until the context ends.
+func (s *sender) tell(ctx context.Context) {
+	for pause(ctx, progressEvery) == nil {
+		s.mu.Lock()
+		p := Progress{
+			Phase: s.phase, Elapsed: time.Since(s.began),
+			Posts: s.posts, Acked: s.answered, Waiting: len(s.waiting), Audited: s.audited,
+		}
+		s.mu.Unlock()
+		s.cfg.Progress(p) // outside of the lock that sending needs
 	}
 }
 
-// report hands out one progress at a time, outside of the lock that sending needs.
-func (s *sender) report(p Progress) {
-	s.reporting.Lock()
-	defer s.reporting.Unlock()
-	s.cfg.Progress(p)
-}
-
-func (s *sender) progress() Progress {
-	return Progress{Phase: s.phase, Elapsed: time.Since(s.began), Posts: s.posts, Acked: s.answered, Waiting: len(s.waiting)}
+// at notes what the run is doing now.
+func (s *sender) at(phase string, audited uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase, s.audited = phase, audited
 }
 
 // resend sends what is still waiting, until all of it is answered 200 or the
@@ -217,9 +215,7 @@ func (s *sender) progress() Progress {
 func (s *sender) resend(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, s.cfg.Grace)
 	defer cancel()
-	s.mu.Lock()
-	s.phase = "resending"
-	s.mu.Unlock()
+	s.at("resending", 0)
 	for grace.Err() == nil {
 		s.mu.Lock()
 		var round []uint64
@@ -270,10 +266,8 @@ func (s *sender) post(ctx context.Context, post uint64) {
 
 // pause waits, and returns the context's error if that ends first.
 func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

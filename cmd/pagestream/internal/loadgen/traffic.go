@@ -5,6 +5,8 @@ import (
 	"crypto/sha1" //nolint:gosec // Meta's legacy header
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"hash"
 	"net/http"
 	"strconv"
 	"strings"
@@ -44,8 +46,7 @@ type message struct {
 // message returns message i of POST k.
 func (t *traffic) message(k uint64, i int) message {
 	h := mix(t.seed ^ mix(k*maxItems+uint64(i)+1))
-	per := int64(fastest)
-	at := t.start + int64(k)/per
+	at := t.start + int64(k)/fastest
 	if t.rate > 0 {
 		at = t.start + int64(k)*1000/int64(t.rate)
 	}
@@ -63,8 +64,7 @@ func pageID(page int) string { return strconv.Itoa(firstPage + page) }
 // contactID is a PSID of 17 digits: the run's ten and seven for the contact. A
 // person has another PSID on each page.
 func (t *traffic) contactID(page, contact int) string {
-	n := strconv.Itoa(page*t.contacts + contact)
-	return t.run + strings.Repeat("0", 7-len(n)) + n
+	return fmt.Sprintf("%s%07d", t.run, page*t.contacts+contact)
 }
 
 // mid is the message's id: m_<run>_<post>_<item>.
@@ -95,74 +95,49 @@ func (t *traffic) parse(mid string) (message, bool) {
 // body returns the delivery of POST k as sent at a moment: escaped to ASCII, one
 // entry a page, the entries in order of their first message.
 func (t *traffic) body(k uint64, sent time.Time) []byte {
-	b := make([]byte, 0, 120+420*t.items)
-	b = append(b, `{"object":"page","entry":[`...)
+	var entries []string
 	done := make([]bool, t.items)
-	first := true
 	for i := range t.items {
 		if done[i] {
 			continue
 		}
 		page := t.message(k, i).page
-		if !first {
-			b = append(b, ',')
-		}
-		first = false
-		b = append(b, `{"id":"`...)
-		b = append(b, pageID(page)...)
-		b = append(b, `","time":`...)
-		b = strconv.AppendInt(b, sent.UnixMilli(), 10)
-		b = append(b, `,"messaging":[`...)
+		var messages []string
 		for j := i; j < t.items; j++ {
-			m := t.message(k, j)
-			if m.page != page {
-				continue
+			if m := t.message(k, j); m.page == page {
+				done[j] = true
+				messages = append(messages, t.json(m))
 			}
-			done[j] = true
-			if j > i {
-				b = append(b, ',')
-			}
-			b = t.appendMessage(b, m)
 		}
-		b = append(b, `]}`...)
+		entries = append(entries, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`, pageID(page), sent.UnixMilli(), strings.Join(messages, ",")))
 	}
-	return append(b, `]}`...)
+	return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
 }
 
-func (t *traffic) appendMessage(b []byte, m message) []byte {
+func (t *traffic) json(m message) string {
 	from, to := t.contactID(m.page, m.contact), pageID(m.page)
+	text := `"text":"Where is my order, p\u00e5 vej? \ud83d\ude4f https:\/\/example.com\/orders\/`
 	if m.echo {
 		from, to = to, from
+		text = `"is_echo":true,"app_id":263902037430900,"text":"Gr\u00fc\u00dfe, see https:\/\/example.com\/orders\/`
 	}
-	b = append(b, `{"sender":{"id":"`...)
-	b = append(b, from...)
-	b = append(b, `"},"recipient":{"id":"`...)
-	b = append(b, to...)
-	b = append(b, `"},"timestamp":`...)
-	b = strconv.AppendInt(b, m.time, 10)
-	b = append(b, `,"message":{"mid":"`...)
-	b = append(b, t.mid(m)...)
-	if m.echo {
-		b = append(b, `","is_echo":true,"app_id":263902037430900,"text":"Gr\u00fc\u00dfe, see https:\/\/example.com\/orders\/`...)
-	} else {
-		b = append(b, `","text":"Where is my order, p\u00e5 vej? \ud83d\ude4f https:\/\/example.com\/orders\/`...)
-	}
-	b = strconv.AppendUint(b, m.post, 10)
-	return append(b, `"}}`...)
+	return fmt.Sprintf(`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,%s%d"}}`,
+		from, to, m.time, t.mid(m), text, m.post)
 }
 
 // header signs a body the way Meta does.
 // https://developers.facebook.com/docs/messenger-platform/webhooks#validate-payloads
 func (t *traffic) header(body []byte) http.Header {
-	strong := hmac.New(sha256.New, t.secret)
-	strong.Write(body)
-	legacy := hmac.New(sha1.New, t.secret)
-	legacy.Write(body)
+	sum := func(h func() hash.Hash) string {
+		m := hmac.New(h, t.secret)
+		m.Write(body)
+		return hex.EncodeToString(m.Sum(nil))
+	}
 	return http.Header{
 		"Content-Type":        {"application/json"},
 		"User-Agent":          {"facebookexternalua"},
-		"X-Hub-Signature":     {"sha1=" + hex.EncodeToString(legacy.Sum(nil))},
-		"X-Hub-Signature-256": {"sha256=" + hex.EncodeToString(strong.Sum(nil))},
+		"X-Hub-Signature":     {"sha1=" + sum(sha1.New)},
+		"X-Hub-Signature-256": {"sha256=" + sum(sha256.New)},
 	}
 }
 
