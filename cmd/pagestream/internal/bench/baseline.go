@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -56,23 +55,18 @@ func (r *run) machine(ctx context.Context) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	var times []time.Duration
 	block := bytes.Repeat([]byte{0xa5}, appended)
-	for began := time.Now(); time.Since(began) < r.opts.Cell; {
-		if err := ctx.Err(); err != nil {
-			return err
+	c := &client{connections: 1} // only its goroutine
+	p, err := c.drive(ctx, r.opts.Cell, func(context.Context, int) (bool, error) {
+		if _, err := f.Write(block); err != nil {
+			return false, err
 		}
-		start := time.Now()
-		if _, err = f.Write(block); err == nil {
-			err = f.Sync()
-		}
-		if err != nil {
-			return fmt.Errorf("measure fsync: %w", err)
-		}
-		times = append(times, time.Since(start))
+		return true, f.Sync()
+	})
+	if err != nil {
+		return fmt.Errorf("measure fsync: %w", err)
 	}
-	slices.Sort(times)
-	r.report.Machine.FsyncP50, r.report.Machine.FsyncP99 = us(quantile(times, 0.50)), us(quantile(times, 0.99))
+	r.report.Machine.FsyncP50, r.report.Machine.FsyncP99 = us(p.p50), us(p.p99)
 	m, err := r.ids.messages(1)
 	if err != nil {
 		return err

@@ -25,20 +25,6 @@ var (
 	ErrOptions = errors.New("bench can't be run")
 	// ErrAnswer says that a POST was not answered 200.
 	ErrAnswer = errors.New("not answered 200")
-	// ErrBehind says that the read models did not come to the stream's end in time.
-	ErrBehind = errors.New("read models did not catch up in time")
-)
-
-// Defaults of [Options].
-const (
-	DefaultCell     = 1500 * time.Millisecond
-	DefaultEvents   = 1_000_000
-	DefaultPages    = 50
-	DefaultContacts = 5000
-	DefaultSample   = 50_000
-	DefaultForget   = 64 << 10
-	// ShortEvents is how far the stream grows in a short run.
-	ShortEvents = 100_000
 )
 
 // Bounds, so that nothing waits for ever.
@@ -125,7 +111,7 @@ type Progress struct {
 func (o *Options) Shorten() {
 	o.Short = true
 	o.Connections, o.Items, o.Duplicates = []int{64, 256}, []int{1, 100}, []int{0, 20, 100}
-	o.Growth = []int{ShortEvents / 10, ShortEvents}
+	o.Growth = []int{10_000, 100_000}
 }
 
 // complete fills in the defaults and says what is wrong.
@@ -133,12 +119,12 @@ func (o *Options) complete() error {
 	if o.Dir == "" || o.Start == nil || o.Streams == "" || o.Models == "" {
 		return fmt.Errorf("%w: no directory, no program, or not where its files are", ErrOptions)
 	}
-	o.Pages, o.Contacts = cmp.Or(o.Pages, DefaultPages), cmp.Or(o.Contacts, DefaultContacts)
-	o.Sample, o.Forget = cmp.Or(o.Sample, DefaultSample), cmp.Or(o.Forget, DefaultForget)
-	o.Cell = cmp.Or(o.Cell, DefaultCell)
+	o.Pages, o.Contacts = cmp.Or(o.Pages, 50), cmp.Or(o.Contacts, 5000)
+	o.Sample, o.Forget = cmp.Or(o.Sample, 50_000), cmp.Or(o.Forget, 64<<10)
+	o.Cell = cmp.Or(o.Cell, 1500*time.Millisecond)
 	for v, d := range map[*[]int][]int{
 		&o.Connections: {1, 16, 64, 256}, &o.Items: {1, 10, 100}, &o.Duplicates: {0, 20, 100},
-		&o.Growth: {DefaultEvents / 100, DefaultEvents / 10, DefaultEvents},
+		&o.Growth: {10_000, 100_000, 1_000_000},
 	} {
 		if len(*v) == 0 {
 			*v = d

@@ -30,7 +30,7 @@ func TestOptions(t *testing.T) {
 	if err := good.complete(); err != nil {
 		t.Fatal(err)
 	}
-	if good.Cell != DefaultCell || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) || good.Sample != DefaultSample {
+	if good.Cell != 1500*time.Millisecond || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) || good.Sample != 50_000 {
 		t.Errorf("defaults: %+v", good)
 	}
 	for name, change := range map[string]func(*Options){
@@ -229,7 +229,7 @@ func TestPrepare(t *testing.T) {
 	defer cancel()
 	err := r.offline(ctx, "p", func(s *server) error {
 		for _, n := range []uint64{300, 700} {
-			if err := r.fillTo(ctx, s, ids, n); err != nil {
+			if err := s.fillTo(ctx, ids, n); err != nil {
 				return err
 			}
 			if err := r.prepare(ctx, "p", s); err != nil {

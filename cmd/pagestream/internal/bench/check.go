@@ -18,13 +18,8 @@ const Tolerance = 0.30
 // the last bit of it.
 const rounding = 1e-9
 
-// Errors of [Check].
-var (
-	// ErrFell says that a ratio is worse than recorded by more than the tolerance.
-	ErrFell = errors.New("slower than recorded")
-	// ErrNothing says that two reports have no figure in common.
-	ErrNothing = errors.New("the recorded report has none of the figures that were measured")
-)
+// ErrFell says that a ratio is worse than recorded by more than the tolerance.
+var ErrFell = errors.New("slower than recorded")
 
 // Fall is a ratio that is worse than it was.
 type Fall struct {
@@ -73,7 +68,7 @@ func Gate(ctx context.Context, o Options, recorded Report) (Report, []Fall, erro
 	}
 	falls, compared := Check(recorded, seen)
 	if compared == 0 {
-		return seen, nil, ErrNothing
+		return seen, nil, errors.New("the recorded report has none of the figures that were measured")
 	}
 	if len(falls) == 0 {
 		return seen, nil, nil

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -29,7 +28,7 @@ func (r *run) pastWindow() time.Duration {
 // fill stores events in the stream of a program that does not run, until it has
 // upto.
 func (r *run) fill(ctx context.Context, dir string, ids *traffic, upto uint64) error {
-	return r.offline(ctx, dir, func(s *server) error { return r.fillTo(ctx, s, ids, upto) })
+	return r.offline(ctx, dir, func(s *server) error { return s.fillTo(ctx, ids, upto) })
 }
 
 // offline runs f with the stream of a program that does not run.
@@ -46,14 +45,6 @@ func (r *run) offline(ctx context.Context, dir string, f func(*server) error) (e
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
 	return f(s)
-}
-
-func (r *run) fillTo(ctx context.Context, s *server, ids *traffic, upto uint64) error {
-	last, err := streams.Last(ctx, s.js, streams.Name)
-	if err != nil || last >= upto {
-		return err
-	}
-	return fillStream(ctx, s, ids, int(upto-last))
 }
 
 // foldBatch is how many events go into one transaction of prepare.
@@ -156,8 +147,12 @@ func (f *fold) apply(events []streams.Stored) error {
 	})
 }
 
-// fillStream stores n new events by the program's own publisher.
-func fillStream(ctx context.Context, s *server, ids *traffic, n int) (err error) {
+// fillTo stores new events by the program's own publisher until the stream has upto.
+func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err error) {
+	last, err := streams.Last(ctx, s.js, streams.Name)
+	if err != nil || last >= upto {
+		return err
+	}
 	p, err := streams.NewPublisher(s.js, streams.PublisherOptions{QueueLimit: 2 * fillers * batch})
 	if err != nil {
 		return fmt.Errorf("fill stream: %w", err)
@@ -169,19 +164,17 @@ func fillStream(ctx context.Context, s *server, ids *traffic, n int) (err error)
 	}()
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(fillers)
-	for left := n; left > 0 && group.Err() == nil; left -= batch {
-		events := ids.events(min(left, batch))
-		g.Go(func() error { return publish(group, p, events) })
+	for ; last < upto && group.Err() == nil; last += batch {
+		events := ids.events(int(min(upto-last, batch)))
+		g.Go(func() error {
+			limited, cancel := context.WithTimeout(group, requestTimeout)
+			defer cancel()
+			_, err := p.Publish(limited, events)
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("fill stream: %w", err)
 	}
 	return ctx.Err()
-}
-
-func publish(ctx context.Context, p *streams.Publisher, events []domain.Event) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	_, err := p.Publish(ctx, events)
-	return err
 }

@@ -207,7 +207,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	var from uint64
 	r.step("%d events: fill", n)
 	err = r.offline(ctx, dir, func(s *server) error {
-		if err := r.fillTo(ctx, s, ids, p.Events-backlog); err != nil {
+		if err := s.fillTo(ctx, ids, p.Events-backlog); err != nil {
 			return err
 		}
 		r.step("%d events: read models", n)
@@ -219,7 +219,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 			return err
 		}
 		p.Events = max(p.Events, from+backlog)
-		return r.fillTo(ctx, s, ids, p.Events)
+		return s.fillTo(ctx, ids, p.Events)
 	})
 	if err != nil {
 		return p, 0, err
@@ -350,7 +350,6 @@ func resident() uint64 {
 
 // latest asks for the last message of a conversation: as much to answer, however
 // long conversations have become.
-var latest = readPath{"latest", func(ids *traffic, n uint64) string {
-	pageN, contactN := ids.place(n)
-	return messagesPath(page(pageN), contact(contactN)) + "?order=newest&limit=1"
+var latest = readPath{"latest", func(page, contact string) string {
+	return messagesPath(page, contact) + "?order=newest&limit=1"
 }}

@@ -49,9 +49,8 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 
 	// What comes again in full was stored before all else.
 	again := map[int][]shot{}
-	all := slices.Contains(r.opts.Duplicates, 100)
 	before := uint64(0)
-	if all {
+	if slices.Contains(r.opts.Duplicates, 100) {
 		for _, items := range r.opts.Items {
 			again[items] = r.ids.shots(s.Secret, max(8, min(r.fresh(items), 20_000/items)), items)
 			if err := s.store(ctx, again[items]); err != nil {

@@ -54,7 +54,7 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(dir)) }()
 	r.step("fill")
-	if err := fillStream(ctx, s, r.ids, r.opts.Sample); err != nil {
+	if err := s.fillTo(ctx, r.ids, uint64(r.opts.Sample)); err != nil {
 		return err
 	}
 	raw, err := r.raw(ctx, s)

@@ -10,22 +10,16 @@ import (
 // readers is how many connections read.
 const readers = 16
 
-// readPath is a resource that is asked for; n spreads what is asked.
+// readPath is a resource of a page and a contact that is asked for.
 type readPath struct {
 	name string
-	path func(ids *traffic, n uint64) string
+	path func(page, contact string) string
 }
 
 var readPaths = []readPath{
-	{"pages", func(*traffic, uint64) string { return "/api/v1/pages" }},
-	{"conversations", func(ids *traffic, n uint64) string {
-		pageN, _ := ids.place(n)
-		return "/api/v1/pages/" + page(pageN) + "/conversations"
-	}},
-	{"messages", func(ids *traffic, n uint64) string {
-		pageN, contactN := ids.place(n)
-		return messagesPath(page(pageN), contact(contactN))
-	}},
+	{"pages", func(_, _ string) string { return "/api/v1/pages" }},
+	{"conversations", func(page, _ string) string { return "/api/v1/pages/" + page + "/conversations" }},
+	{"messages", messagesPath},
 }
 
 // readsSection measures reads of a stream of a fixed size.
@@ -68,7 +62,8 @@ func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d t
 		return pace{}, err
 	}
 	return c.drive(ctx, d, func(ctx context.Context, n int) (bool, error) {
-		req, err := s.request(ctx, p.path(ids, uint64(n)))
+		pageN, contactN := ids.place(uint64(n)) // spreads what is asked
+		req, err := s.request(ctx, p.path(page(pageN), contact(contactN)))
 		if err != nil {
 			return false, err
 		}

@@ -146,7 +146,7 @@ func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err 
 			return behind, marks, nil
 		}
 		if time.Since(began) > limit {
-			return behind, marks, fmt.Errorf("at event %d of %d after %s: %w", seq, head, limit, ErrBehind)
+			return behind, marks, fmt.Errorf("at event %d of %d after %s: read models did not catch up in time", seq, head, limit)
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return behind, marks, err

@@ -16,14 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Errors of the audit. They say nothing of what was lost: see [Report].
-var (
-	// ErrAPI says that the API did not answer as it should.
-	ErrAPI = errors.New("the API can't be read")
-	// ErrStreamReset says that the stream is shorter than it was: another data
-	// directory, or one that was deleted.
-	ErrStreamReset = errors.New("the stream is shorter than it was before the run; was the server started with another data directory?")
-)
+// ErrAPI says that the API did not answer as it should. What was lost is in the
+// [Report].
+var ErrAPI = errors.New("the API can't be read")
 
 const (
 	eventsAPage    = 1000

@@ -30,17 +30,6 @@ var (
 	ErrRemote = errors.New("not on this machine; to load another one on purpose, type: pagestream load --allow-remote")
 )
 
-// Defaults of [Config].
-const (
-	DefaultConcurrency  = 64
-	DefaultPages        = 10
-	DefaultContacts     = 100
-	DefaultDuration     = 10 * time.Second
-	DefaultTimeout      = 5 * time.Second
-	DefaultGrace        = 60 * time.Second
-	DefaultAuditTimeout = 5 * time.Minute
-)
-
 // Bounds on a run, so that ids stay short and memory small.
 const (
 	maxItems    = 1000
@@ -100,11 +89,12 @@ type Progress struct {
 	Audited uint64
 }
 
+// complete fills in the defaults and says what is wrong.
 func (c *Config) complete() error {
-	c.Concurrency, c.Items = cmp.Or(c.Concurrency, DefaultConcurrency), cmp.Or(c.Items, 1)
-	c.Pages, c.Contacts = cmp.Or(c.Pages, DefaultPages), cmp.Or(c.Contacts, DefaultContacts)
-	c.Duration, c.Timeout = cmp.Or(c.Duration, DefaultDuration), cmp.Or(c.Timeout, DefaultTimeout)
-	c.Grace, c.AuditTimeout = cmp.Or(c.Grace, DefaultGrace), cmp.Or(c.AuditTimeout, DefaultAuditTimeout)
+	c.Concurrency, c.Items = cmp.Or(c.Concurrency, 64), cmp.Or(c.Items, 1)
+	c.Pages, c.Contacts = cmp.Or(c.Pages, 10), cmp.Or(c.Contacts, 100)
+	c.Duration, c.Timeout = cmp.Or(c.Duration, 10*time.Second), cmp.Or(c.Timeout, 5*time.Second)
+	c.Grace, c.AuditTimeout = cmp.Or(c.Grace, time.Minute), cmp.Or(c.AuditTimeout, 5*time.Minute)
 	if c.Progress == nil {
 		c.Progress = func(Progress) {}
 	}

@@ -92,7 +92,8 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return Report{}, fmt.Errorf("after sending: %w", err)
 	}
 	if after < before {
-		return Report{}, fmt.Errorf("%w (%d, was %d)", ErrStreamReset, after, before)
+		return Report{}, fmt.Errorf("the stream is shorter than it was before the run; was the server started with another data directory? (%d, was %d)",
+			after, before)
 	}
 	a := &audit{api: api, traffic: s.traffic, posts: s.next, progress: s.at}
 	if err := a.readStream(auditCtx, before, after); err != nil {

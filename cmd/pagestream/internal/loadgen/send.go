@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -218,14 +219,8 @@ func (s *sender) resend(ctx context.Context) error {
 	s.at("resending", 0)
 	for grace.Err() == nil {
 		s.mu.Lock()
-		var round []uint64
-		for {
-			post, ok := s.again(time.Now(), true)
-			if !ok {
-				break
-			}
-			round = append(round, post)
-		}
+		round := slices.DeleteFunc(s.waiting, func(w waiting) bool { return s.acked.has(w.post) })
+		s.waiting = nil
 		s.resent += uint64(len(round))
 		s.mu.Unlock()
 		if len(round) == 0 {
@@ -233,8 +228,8 @@ func (s *sender) resend(ctx context.Context) error {
 		}
 		g := errgroup.Group{}
 		g.SetLimit(s.cfg.Concurrency)
-		for _, post := range round {
-			g.Go(func() error { s.post(grace, post); return nil })
+		for _, w := range round {
+			g.Go(func() error { s.post(grace, w.post); return nil })
 		}
 		_ = g.Wait() // the functions return nil
 		s.mu.Lock()
