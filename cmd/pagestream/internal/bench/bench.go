@@ -41,7 +41,10 @@ const (
 type StartOptions struct {
 	// Dir has all files of the program. One that ran there before is gone on with.
 	Dir string
-	// Window is how long JetStream remembers ids; 0 is the program's default.
+	// Window is how long JetStream remembers ids, where the stream was filled while
+	// no program ran; 0 is the program's default. What works through history one
+	// event at a time is left out with it: in a program that was there all along it
+	// is done with that.
 	Window time.Duration
 	// Queue is how many events may wait to be stored, so that the most connections
 	// with the most items are not told to come back; 0 is the program's default.
@@ -49,10 +52,6 @@ type StartOptions struct {
 	// Timeout is how long a delivery may wait for durability: so much that a slow
 	// machine gives a slow figure, and not none.
 	Timeout time.Duration
-	// Filled says that the stream was filled while no program ran. What works
-	// through history one event at a time is then left out: in a program that was
-	// there all along it is done with that.
-	Filled bool
 }
 
 // System is a program that runs.

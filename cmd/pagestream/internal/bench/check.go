@@ -21,13 +21,10 @@ const rounding = 1e-9
 // ErrFell says that a ratio is worse than recorded by more than the tolerance.
 var ErrFell = errors.New("slower than recorded")
 
-// Fall is a ratio that is worse than it was.
+// Fall is a figure whose ratio is worse than it was.
 type Fall struct {
-	Name     string  `json:"name"`
-	Section  string  `json:"section"`
-	Better   string  `json:"better"`
-	Recorded float64 `json:"recorded"`
-	Seen     float64 `json:"seen"`
+	Figure
+	Recorded float64
 }
 
 // Check compares the ratios that both reports have, in the order of the second,
@@ -45,7 +42,7 @@ func Check(recorded, seen Report) (falls []Fall, compared int) {
 		}
 		compared++
 		if worse(old.Ratio, f.Ratio, f.Better) {
-			falls = append(falls, Fall{Name: f.Name, Section: f.Section, Better: f.Better, Recorded: old.Ratio, Seen: f.Ratio})
+			falls = append(falls, Fall{f, old.Ratio})
 		}
 	}
 	return falls, compared
@@ -114,7 +111,7 @@ func WriteFalls(w io.Writer, falls []Fall) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "WORSE THAN RECORDED\tBETTER IS\tRECORDED\tSEEN")
 	for _, f := range falls {
-		fmt.Fprintf(t, "%s\t%s\t%.3fx\t%.3fx\n", f.Name, f.Better, f.Recorded, f.Seen)
+		fmt.Fprintf(t, "%s\t%s\t%.3fx\t%.3fx\n", f.Name, f.Better, f.Recorded, f.Ratio)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)

@@ -142,13 +142,12 @@ func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 // earlier in the same cell.
 type blend struct {
 	shots []shot
-	// percent is the share of POSTs that come again. With cycle each is taken in
-	// turn, again and again.
+	// percent is the share of POSTs that come again. With cycle, and no percent, each
+	// is taken in turn, again and again.
 	percent int
 	cycle   bool
 
 	mu    sync.Mutex
-	calls int
 	fresh int   // the next new one
 	again int   // how many came again
 	acked []int // of the new ones
@@ -159,26 +158,22 @@ type blend struct {
 func (b *blend) take() (int, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.calls
-	b.calls++
-	if b.cycle {
-		return n % len(b.shots), true
-	}
 	// What is due and not acknowledged yet is made up for later.
+	n := b.fresh + b.again
 	if len(b.acked) > 0 && (n+1)*b.percent/100 > b.again {
 		b.again++
 		return b.acked[mix(uint64(n))%uint64(len(b.acked))], true
 	}
-	if b.fresh >= len(b.shots) {
+	if b.fresh >= len(b.shots) && !b.cycle {
 		return 0, false
 	}
 	b.fresh++
-	return b.fresh - 1, true
+	return (b.fresh - 1) % len(b.shots), true
 }
 
 // answered takes note of a POST that was answered 200.
 func (b *blend) answered(i int) {
-	if b.cycle || b.percent == 0 {
+	if b.percent == 0 {
 		return
 	}
 	b.mu.Lock()

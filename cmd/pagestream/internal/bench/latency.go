@@ -40,11 +40,13 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
-	rate, err := r.closedRate(ctx, s)
+	// What they get by waiting for each answer.
+	r.step("rate at %d connections", loadConnections)
+	closed, _, err := s.fire(ctx, loadConnections, r.opts.Cell, &blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
 	if err != nil {
 		return err
 	}
-	rate *= loadShare
+	rate := loadShare * closed.rate
 	r.step("%.0f POSTs/s and %d probers", rate, probers)
 	p, err := r.probe(ctx, s, rate, time.Duration(latencyCells)*r.opts.Cell)
 	if err != nil {
@@ -65,14 +67,6 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 	}
 	_, _, err = s.catchUp(ctx)
 	return err
-}
-
-// closedRate is the rate of single items that the connections of the load get by
-// waiting for each answer.
-func (r *run) closedRate(ctx context.Context, s *system) (float64, error) {
-	r.step("rate at %d connections", loadConnections)
-	p, _, err := s.fire(ctx, loadConnections, r.opts.Cell, &blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
-	return p.rate, err
 }
 
 // probe sends at a rate, whatever the answers take, and meanwhile follows a few
@@ -141,11 +135,7 @@ func (r *run) follow(ctx context.Context, s *system, c *client) (time.Duration, 
 	}
 	var buf bytes.Buffer
 	for {
-		req, err := s.request(ctx, messagesPath(page(pageN), contact(contactN))+"?order=newest&limit=5")
-		if err != nil {
-			return 0, err
-		}
-		if err := c.do(req, &buf); err != nil {
+		if err := s.ask(ctx, c, messagesPath(page(pageN), contact(contactN))+"?order=newest&limit=5", &buf); err != nil {
 			return 0, err
 		}
 		if bytes.Contains(buf.Bytes(), []byte(mid(n))) {

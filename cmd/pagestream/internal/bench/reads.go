@@ -63,10 +63,6 @@ func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d t
 	}
 	return c.drive(ctx, d, func(ctx context.Context, n int) (bool, error) {
 		pageN, contactN := ids.place(uint64(n)) // spreads what is asked
-		req, err := s.request(ctx, p.path(page(pageN), contact(contactN)))
-		if err != nil {
-			return false, err
-		}
-		return true, c.do(req, nil)
+		return true, s.ask(ctx, c, p.path(page(pageN), contact(contactN)), nil)
 	})
 }

@@ -162,7 +162,7 @@ func TestSecondLook(t *testing.T) {
 	falls, _ := Check(recorded, seen)
 	seen.better(Report{Figures: []Figure{f("a", 0.95, Higher), f("b", 1.1, Lower), f("c", 2, Higher), f("d", 0.4, Higher)}}, falls)
 	left, _ := Check(recorded, seen)
-	if len(left) != 1 || left[0].Name != "d" || left[0].Seen != 0.5 || seen.Figures[2].Ratio != 0.9 {
+	if len(left) != 1 || left[0].Name != "d" || left[0].Ratio != 0.5 || seen.Figures[2].Ratio != 0.9 {
 		t.Errorf("left %+v of %+v", left, seen.Figures)
 	}
 	only, err := sectionsOf(falls)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,6 @@ func (r *run) start(ctx context.Context, dir string, window time.Duration) (*sys
 	s, err := r.opts.Start(ctx, StartOptions{
 		Dir: filepath.Join(r.opts.Dir, dir), Window: window,
 		Queue: 2 * slices.Max(r.opts.Connections) * slices.Max(r.opts.Items), Timeout: storeTimeout,
-		Filled: window > 0,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start program: %w", err)
@@ -55,25 +55,21 @@ func (s *system) stop(ctx context.Context) error {
 
 func (s *system) webhook() string { return "http://" + s.Public + "/webhooks" }
 
-// request makes a request to the private API.
-func (s *system) request(ctx context.Context, path string) (*http.Request, error) {
+// ask asks the private API, by a client of choice, and reads the answer into buf if
+// that is not nil.
+func (s *system) ask(ctx context.Context, c *client, path string, buf *bytes.Buffer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+s.Token)
 	req.Header.Set("Accept", "application/json")
-	return req, nil
+	return c.do(req, buf)
 }
 
-// get asks the private API.
 func (s *system) get(ctx context.Context, path string, out any) error {
-	req, err := s.request(ctx, path)
-	if err != nil {
-		return err
-	}
 	var buf bytes.Buffer
-	if err := s.api.do(req, &buf); err != nil {
+	if err := s.ask(ctx, s.api, path, &buf); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(buf.Bytes(), out); err != nil {
@@ -107,11 +103,7 @@ func (s *system) slowest(ctx context.Context) (uint64, error) {
 	if len(out.Items) == 0 {
 		return 0, errors.New("ask the read models: there are none")
 	}
-	seq := out.Items[0].Seq
-	for _, p := range out.Items {
-		seq = min(seq, p.Seq)
-	}
-	return seq, nil
+	return slices.MinFunc(out.Items, func(a, b projections.Status) int { return cmp.Compare(a.Seq, b.Seq) }).Seq, nil
 }
 
 // mark is where the slowest read model was at a moment.
@@ -159,8 +151,7 @@ func rateOf(marks []mark, n uint64) float64 {
 	if len(marks) < 2 {
 		return 0
 	}
-	last := marks[len(marks)-1]
-	first := marks[0]
+	first, last := marks[0], marks[len(marks)-1]
 	for _, m := range marks {
 		if m.seq+n <= last.seq {
 			first = m
@@ -177,13 +168,7 @@ func (s *system) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		req, err := s.request(ctx, "/readyz")
-		if err != nil {
-			return err
-		}
-		if err = s.api.do(req, nil); err == nil {
-			return nil
-		}
+		err := s.ask(ctx, s.api, "/readyz", nil)
 		if !errors.Is(err, ErrAnswer) {
 			return err
 		}

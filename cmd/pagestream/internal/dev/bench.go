@@ -23,8 +23,6 @@ func StartBench(ctx context.Context, o bench.StartOptions, log *slog.Logger) (*b
 	cfg.Webhook.Timeout = max(cfg.Webhook.Timeout, o.Timeout)
 	if o.Window > 0 {
 		cfg.Streams.Window = o.Window
-	}
-	if o.Filled {
 		cfg.Profiles.MaxAge = 0
 	}
 	cfg.Apps = []config.App{{

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -202,23 +203,18 @@ func (a *audit) readConversations(ctx context.Context, minSeq uint64) error {
 	}
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(auditReaders)
-	var read uint64
-	for page := range a.traffic.pages {
-		for contact := range a.traffic.contacts {
-			if !used.has(uint64(page*a.traffic.contacts+contact)) || group.Err() != nil {
-				continue
-			}
-			g.Go(func() error {
-				if err := a.readConversation(group, page, contact, minSeq); err != nil {
-					return err
-				}
-				a.mu.Lock()
-				read++
-				a.progress("auditing conversations", read)
-				a.mu.Unlock()
-				return nil
-			})
+	var read atomic.Uint64
+	for n := range a.traffic.pages * a.traffic.contacts {
+		if !used.has(uint64(n)) || group.Err() != nil {
+			continue
 		}
+		g.Go(func() error {
+			if err := a.readConversation(group, n/a.traffic.contacts, n%a.traffic.contacts, minSeq); err != nil {
+				return err
+			}
+			a.progress("auditing conversations", read.Add(1))
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err

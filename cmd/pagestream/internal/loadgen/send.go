@@ -79,7 +79,7 @@ func (s *sender) attack(ctx context.Context) error {
 		vegeta.MaxWorkers(uint64(s.cfg.Concurrency)), vegeta.MaxBody(maxAnswer))
 	defer context.AfterFunc(ctx, func() { attacker.Stop() })()
 	var failed error
-	for r := range attacker.Attack(s.target, vegetaPacer(s.pace), 0, "") {
+	for r := range attacker.Attack(s.target, s, 0, "") {
 		// The POST's number is in the fragment, which is not sent.
 		_, fragment, ok := strings.Cut(r.URL, "#")
 		post, err := strconv.ParseUint(fragment, 10, 64)
@@ -95,17 +95,12 @@ func (s *sender) attack(ctx context.Context) error {
 	return failed
 }
 
-// vegetaPacer makes a Pacer of a function, and says that its rate is its own.
-type vegetaPacer func(elapsed time.Duration, hits uint64) (time.Duration, bool)
+// Rate is none that vegeta has to know of: the sender is a pacer of its own.
+func (*sender) Rate(time.Duration) float64 { return 0 }
 
-func (p vegetaPacer) Pace(elapsed time.Duration, hits uint64) (time.Duration, bool) {
-	return p(elapsed, hits)
-}
-func (vegetaPacer) Rate(time.Duration) float64 { return 0 }
-
-// pace keeps the rate, and holds back while too much waits to be sent again: the
+// Pace keeps the rate, and holds back while too much waits to be sent again: the
 // server is down, and POSTs that nobody takes would only pile up.
-func (s *sender) pace(elapsed time.Duration, hits uint64) (time.Duration, bool) {
+func (s *sender) Pace(elapsed time.Duration, hits uint64) (time.Duration, bool) {
 	s.mu.Lock()
 	full := s.next*uint64(s.cfg.Items) >= maxMessages
 	hold := len(s.waiting) >= 4*s.cfg.Concurrency
