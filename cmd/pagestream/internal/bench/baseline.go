@@ -128,69 +128,59 @@ func (r *run) answers(ctx context.Context, connections, items int) (Baseline, er
 	})
 }
 
-// scratch starts a server on an empty directory for one measurement, and removes
-// it afterwards.
-func (r *run) scratch(ctx context.Context, sync embedded.SyncMode, f func(*server) error) (err error) {
-	dir := filepath.Join(r.opts.Dir, "scratch")
-	s, err := open(ctx, dir, sync, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(dir)) }()
-	return f(s)
-}
-
 // enough is how many events are made for a measurement at a rate that is not
 // known yet.
 func (r *run) enough(perSecond float64) int {
 	return max(1, int(perSecond*r.opts.Cell.Seconds()))
 }
 
-// single is one synced publish an event.
-func (r *run) single(ctx context.Context) (Baseline, error) {
-	return r.baseline(bySingle, "events/s", func() (out Baseline, err error) {
-		list, err := r.ids.messages(r.enough(20_000))
+// stores measures a baseline that stores messages in a stream of its own, which has
+// nothing else, as many as are enough at a rate.
+func (r *run) stores(ctx context.Context, name string, perSecond float64, measure func(*server, []*nats.Msg) (Baseline, error)) (Baseline, error) {
+	return r.baseline(name, "events/s", func() (out Baseline, err error) {
+		list, err := r.ids.messages(r.enough(perSecond))
 		if err != nil {
 			return out, err
 		}
-		err = r.scratch(ctx, embedded.SyncAlways, func(s *server) error {
-			c := &client{connections: singles} // only its goroutines
-			p, err := c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
-				if n >= len(list) {
-					return false, nil
-				}
-				ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-				defer cancel()
-				_, err := s.js.PublishMsg(ctx, list[n], jetstream.WithExpectStream(streams.Name))
-				return true, err
-			})
-			out = Baseline{Value: p.rate, P50: ms(p.p50), P99: ms(p.p99)}
+		dir := filepath.Join(r.opts.Dir, "scratch")
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		err = withServer(ctx, dir, embedded.SyncAlways, 0, func(s *server) (err error) {
+			out, err = measure(s, list)
 			return err
 		})
 		return out, err
 	})
 }
 
+// single is one synced publish an event.
+func (r *run) single(ctx context.Context) (Baseline, error) {
+	return r.stores(ctx, bySingle, 20_000, func(s *server, list []*nats.Msg) (Baseline, error) {
+		c := &client{connections: singles} // only its goroutines
+		p, err := c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
+			if n >= len(list) {
+				return false, nil
+			}
+			ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+			defer cancel()
+			_, err := s.js.PublishMsg(ctx, list[n], jetstream.WithExpectStream(streams.Name))
+			return true, err
+		})
+		return Baseline{Value: p.rate, P50: ms(p.p50), P99: ms(p.p99)}, err
+	})
+}
+
 // batches is atomic batches straight into JetStream.
 func (r *run) batches(ctx context.Context) (Baseline, error) {
-	return r.baseline(byBatches, "events/s", func() (out Baseline, err error) {
-		list, err := r.ids.messages(r.enough(100_000))
-		if err != nil {
-			return out, err
-		}
-		err = r.scratch(ctx, embedded.SyncAlways, func(s *server) error {
-			began, stored := time.Now(), 0
-			for time.Since(began) < r.opts.Cell && stored < len(list) {
-				some := list[stored:min(stored+batch, len(list))]
-				if err := publishBatch(ctx, s.conn, some); err != nil {
-					return err
-				}
-				stored += len(some)
+	return r.stores(ctx, byBatches, 100_000, func(s *server, list []*nats.Msg) (Baseline, error) {
+		began, stored := time.Now(), 0
+		for time.Since(began) < r.opts.Cell && stored < len(list) {
+			some := list[stored:min(stored+batch, len(list))]
+			if err := publishBatch(ctx, s.conn, some); err != nil {
+				return Baseline{}, err
 			}
-			out.Value = float64(stored) / time.Since(began).Seconds()
-			return nil
-		})
-		return out, err
+			stored += len(some)
+		}
+		return Baseline{Value: float64(stored) / time.Since(began).Seconds()}, nil
 	})
 }
 

@@ -221,6 +221,13 @@ func (r *run) step(format string, a ...any) {
 	r.done++
 }
 
+// atLast runs f also where the run was interrupted, but not for ever.
+func atLast(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
 // pause waits, and returns the context's error if that ends first.
 func pause(ctx context.Context, d time.Duration) error {
 	select {

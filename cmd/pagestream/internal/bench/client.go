@@ -53,7 +53,6 @@ func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 	return nil
 }
 
-// post sends one POST.
 func (c *client) post(ctx context.Context, url string, s shot) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(s.body))
 	if err != nil {

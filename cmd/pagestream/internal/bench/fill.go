@@ -32,19 +32,14 @@ func (r *run) fill(ctx context.Context, dir string, ids *traffic, upto uint64) e
 }
 
 // offline runs f with the stream of a program that does not run.
-func (r *run) offline(ctx context.Context, dir string, f func(*server) error) (err error) {
+func (r *run) offline(ctx context.Context, dir string, f func(*server) error) error {
 	streams := filepath.Join(r.opts.Dir, dir, r.opts.Streams)
 	if r.opts.Prepare != nil {
 		if err := r.opts.Prepare(filepath.Dir(streams)); err != nil {
 			return err
 		}
 	}
-	s, err := open(ctx, streams, embedded.SyncInterval, r.pastWindow())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	return f(s)
+	return withServer(ctx, streams, embedded.SyncInterval, r.pastWindow(), f)
 }
 
 // foldBatch is how many events go into one transaction of prepare.
@@ -157,11 +152,7 @@ func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err err
 	if err != nil {
 		return fmt.Errorf("fill stream: %w", err)
 	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		err = errors.Join(err, p.Close(closing))
-	}()
+	defer func() { err = errors.Join(err, atLast(ctx, p.Close)) }()
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(fillers)
 	for ; last < upto && group.Err() == nil; last += batch {

@@ -240,7 +240,16 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		return p, 0, err
 	}
 	r.step("%d events: start", n)
-	if bare, err = r.bareStart(ctx, dir); err != nil {
+	bare, err = leastOf(func() (float64, error) {
+		began := time.Now()
+		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
+		if err != nil {
+			return 0, err
+		}
+		took := time.Since(began).Seconds()
+		return took, s.stop(ctx)
+	})
+	if err != nil {
 		return p, 0, err
 	}
 	for i := range tries {
@@ -282,19 +291,6 @@ func leastOf(measure func() (float64, error)) (float64, error) {
 		least = min(least, cost)
 	}
 	return least, nil
-}
-
-// bareStart is how long the embedded server alone takes to start, in seconds.
-func (r *run) bareStart(ctx context.Context, dir string) (float64, error) {
-	return leastOf(func() (float64, error) {
-		began := time.Now()
-		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
-		if err != nil {
-			return 0, err
-		}
-		took := time.Since(began).Seconds()
-		return took, s.stop(ctx)
-	})
 }
 
 // weigh measures what the program takes of memory and disk.

@@ -42,12 +42,9 @@ func (r *run) start(ctx context.Context, dir string, window time.Duration) (*sys
 	return &system{System: s, dir: filepath.Join(r.opts.Dir, dir), api: newClient(4)}, nil
 }
 
-// stop stops it, also where the run was interrupted.
 func (s *system) stop(ctx context.Context) error {
 	s.api.close()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	if err := s.Close(ctx); err != nil {
+	if err := atLast(ctx, s.Close); err != nil {
 		return fmt.Errorf("stop program: %w", err)
 	}
 	return nil
@@ -226,11 +223,18 @@ func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.D
 	return s, nil
 }
 
+// withServer runs f with a server on a directory.
+func withServer(ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration, f func(*server) error) error {
+	s, err := open(ctx, dir, sync, window)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(s), s.stop(ctx))
+}
+
 func (s *server) stop(ctx context.Context) error {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	return s.Shutdown(ctx)
+	return atLast(ctx, s.Shutdown)
 }

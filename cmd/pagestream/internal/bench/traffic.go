@@ -76,10 +76,7 @@ func (t *traffic) body(items int) []byte {
 				n = t.next.Add(1)
 				// Another contact of the same page.
 				per := max(1, uint64(t.contacts)/uint64(t.pages))
-				contactN = min(pageN+uint64(t.pages)*(mix(n)%per), uint64(t.contacts)-1)
-				if contactN%uint64(t.pages) != pageN {
-					contactN = pageN
-				}
+				contactN = pageN + uint64(t.pages)*(mix(n)%per)
 			}
 			messages = append(messages, item(pageN, contactN, n, at))
 		}

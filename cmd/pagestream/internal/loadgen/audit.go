@@ -51,10 +51,7 @@ func newAPI(cfg Config) *api {
 func (a *api) get(ctx context.Context, path string, query url.Values, tries int, out any) error {
 	for try := 1; ; try++ {
 		again, err := a.once(ctx, path, query, out)
-		if err == nil {
-			return nil
-		}
-		if !again || tries > 0 && try >= tries {
+		if err == nil || !again || tries > 0 && try >= tries {
 			return err
 		}
 		if ended := pause(ctx, apiPause); ended != nil {
@@ -114,7 +111,6 @@ func (s *seen) add(n uint64) {
 	s.once.set(n)
 }
 
-// audit is what was found.
 type audit struct {
 	api     *api
 	traffic *traffic

@@ -120,16 +120,12 @@ func (c *Config) complete() error {
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Fragment != "" {
 			return fmt.Errorf("%w: %s is not like http://127.0.0.1:8080/webhooks", ErrConfig, name)
 		}
-		if !c.AllowRemote && !loopback(u.Hostname()) {
+		local := u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
+		if !c.AllowRemote && !local {
 			return fmt.Errorf("%w: %s %s is %w", ErrConfig, name, u.Host, ErrRemote)
 		}
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // newRunID returns ten random digits, which keep the ids of runs apart.

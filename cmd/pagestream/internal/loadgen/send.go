@@ -37,7 +37,6 @@ type sender struct {
 
 	mu         sync.Mutex
 	next       uint64    // the next new POST
-	calls      uint64    // POSTs made, for the choice of duplicates
 	acked      bits      // POSTs that were answered 200
 	waiting    []waiting // to be sent again, in order of due
 	posts      uint64
@@ -132,12 +131,11 @@ func (s *sender) target(t *vegeta.Target) error {
 func (s *sender) choose(now time.Time) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls++
 	if post, ok := s.again(now, len(s.waiting) >= 4*s.cfg.Concurrency); ok {
 		s.resent++
 		return post
 	}
-	h := mix(s.cfg.Seed ^ mix(s.calls))
+	h := mix(s.cfg.Seed ^ mix(s.next+s.duplicates+s.resent+1))
 	if s.next > 0 && int(h%100) < s.cfg.Duplicates {
 		s.duplicates++
 		return s.next - 1 - (h>>8)%min(s.next, recentPosts)
@@ -169,11 +167,11 @@ func (s *sender) done(post uint64, status int, took time.Duration, at time.Time)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.posts++
-	if status == 0 {
-		s.statuses["none"]++
-	} else {
-		s.statuses[strconv.Itoa(status)]++
+	answer := "none"
+	if status != 0 {
+		answer = strconv.Itoa(status)
 	}
+	s.statuses[answer]++
 	if status == http.StatusOK {
 		s.answered++
 		s.acked.set(post)
