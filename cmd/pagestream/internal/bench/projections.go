@@ -160,36 +160,30 @@ func stockRun(ctx context.Context, srv *server, p projections.Projection, file s
 		return 0, fmt.Errorf("make router: %w", err)
 	}
 	done := make(chan error, 1)
-	seq := 0
+	seq, finished := 0, false
 	router.AddConsumerHandler("stock", streams.All, sub, func(m *message.Message) error {
-		if seq >= n {
+		if finished {
 			return nil // until the router is closed
 		}
 		seq++ // one in flight, so nobody else counts
 		err := stockApply(s, p, m, uint64(seq))
-		if err != nil || seq == n {
-			select {
-			case done <- err:
-			default:
-			}
+		if finished = err != nil || seq == n; finished {
+			done <- err
 		}
 		return err
 	})
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	began := time.Now()
-	var running sync.WaitGroup
-	var failed error
-	running.Go(func() { failed = router.Run(ctx) })
+	ended := make(chan error, 1)
+	go func() { ended <- router.Run(ctx) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	took := time.Since(began)
-	err = errors.Join(err, router.Close())
-	running.Wait()
-	return took, errors.Join(err, failed)
+	return took, errors.Join(err, router.Close(), <-ended)
 }
 
 // stockApply applies one event in a transaction of its own.
