@@ -7,10 +7,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -26,10 +28,15 @@ func TestHooks(t *testing.T) {
 	var mu sync.Mutex
 	var got []string
 	down := true
+	receiver, err := standardwebhooks.NewWebhook(secret)
+	require.NoError(t, err)
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err == nil {
-			err = hooks.Verify([]string{secret}, r.Header, body, time.Now(), time.Minute)
+			err = receiver.Verify(body, r.Header)
+		}
+		if sent, _ := strconv.ParseInt(r.Header.Get(hooks.HeaderTimestamp), 10, 64); time.Since(time.Unix(sent, 0)).Abs() > time.Minute {
+			t.Error("signed at another time", sent)
 		}
 		mu.Lock()
 		defer mu.Unlock()
