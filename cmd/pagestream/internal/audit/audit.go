@@ -122,12 +122,8 @@ var errNoDeliveries = errors.New("no deliveries model among the models")
 // nothing. An error says that the audit could not be made; what it found is in
 // the report. Progress may be nil.
 func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error) {
-	if o.Wait <= 0 {
-		o.Wait = defaultWait
-	}
-	if o.PerPass == 0 {
-		o.PerPass = perPass
-	}
+	o.Wait = cmp.Or(o.Wait, defaultWait)
+	o.PerPass = cmp.Or(o.PerPass, perPass)
 	if progress == nil {
 		progress = func(Progress) {}
 	}

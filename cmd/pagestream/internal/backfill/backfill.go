@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,15 +92,9 @@ func New(o Options) *Filler {
 	if o.Erased == nil {
 		o.Erased = func(domain.PageID, domain.ContactID) (time.Time, bool, error) { return time.Time{}, false, nil }
 	}
-	if o.PerSecond <= 0 {
-		o.PerSecond = DefaultPerSecond
-	}
-	if o.MaxWait <= 0 {
-		o.MaxWait = DefaultMaxWait
-	}
-	if o.Limit <= 0 {
-		o.Limit = DefaultLimit
-	}
+	o.PerSecond = cmp.Or(o.PerSecond, DefaultPerSecond)
+	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
+	o.Limit = cmp.Or(o.Limit, DefaultLimit)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -2,6 +2,7 @@ package callbacks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -61,15 +62,11 @@ func New(o Options) *Handler {
 	if o.Disconnector == nil || len(o.Key) == 0 {
 		panic("callbacks: Disconnector and Key are required")
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = 20 * time.Second
-	}
+	o.Timeout = cmp.Or(o.Timeout, 20*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.BaseURL = strings.TrimSuffix(o.BaseURL, "/")
 	return &Handler{o}
 }

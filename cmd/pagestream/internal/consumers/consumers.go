@@ -122,9 +122,7 @@ type Consumers struct {
 
 // New returns it.
 func New(o Options) *Consumers {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Consumers{opts: o}
 }
 

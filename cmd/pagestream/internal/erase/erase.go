@@ -1,6 +1,7 @@
 package erase
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,15 +63,11 @@ type Eraser struct{ opts Options }
 
 // New returns an eraser. What it records is only carried out where one is Run.
 func New(o Options) *Eraser {
-	if o.Stream == "" {
-		o.Stream = streams.Name
-	}
+	o.Stream = cmp.Or(o.Stream, streams.Name)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Eraser{o}
 }
 

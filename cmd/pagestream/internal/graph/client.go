@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -99,27 +100,15 @@ func New(o Options) (*Client, error) {
 	if o.AppID == "" || o.AppSecret == "" {
 		return nil, fmt.Errorf("%w: it needs the app's id and secret", ErrOptions)
 	}
-	if o.BaseURL == "" {
-		o.BaseURL = DefaultBaseURL
-	}
-	if o.Version == "" {
-		o.Version = DefaultVersion
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
-	if o.Retries == 0 {
-		o.Retries = DefaultRetries
-	}
-	if o.LoginURL == "" {
-		o.LoginURL = DefaultLoginURL
-	}
+	o.BaseURL = cmp.Or(o.BaseURL, DefaultBaseURL)
+	o.Version = cmp.Or(o.Version, DefaultVersion)
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.Retries = cmp.Or(o.Retries, DefaultRetries)
+	o.LoginURL = cmp.Or(o.LoginURL, DefaultLoginURL)
 	if len(o.LoginScopes) == 0 {
 		o.LoginScopes = DefaultLoginScopes()
 	}
-	if o.MaxWait == 0 {
-		o.MaxWait = DefaultMaxWait
-	}
+	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	if o.Sleep == nil {
 		o.Sleep = sleep
 	}

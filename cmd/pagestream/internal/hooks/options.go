@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -137,34 +138,18 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Stream == "" {
-		o.Stream = streams.Name
-	}
-	if o.ContentType == "" {
-		o.ContentType = DefaultContentType
-	}
+	o.Stream = cmp.Or(o.Stream, streams.Name)
+	o.ContentType = cmp.Or(o.ContentType, DefaultContentType)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.GiveUpAfter <= 0 {
-		o.GiveUpAfter = DefaultGiveUpAfter
-	}
-	if o.BackoffMin <= 0 {
-		o.BackoffMin = DefaultBackoffMin
-	}
-	if o.BackoffMax <= 0 {
-		o.BackoffMax = DefaultBackoffMax
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.GiveUpAfter = cmp.Or(o.GiveUpAfter, DefaultGiveUpAfter)
+	o.BackoffMin = cmp.Or(o.BackoffMin, DefaultBackoffMin)
+	o.BackoffMax = cmp.Or(o.BackoffMax, DefaultBackoffMax)
 	o.BackoffMax = max(o.BackoffMax, o.BackoffMin)
-	if o.Concurrency <= 0 {
-		o.Concurrency = DefaultConcurrency
-	}
-	if o.MaxDeadLetters <= 0 {
-		o.MaxDeadLetters = DefaultMaxDeadLetters
-	}
+	o.Concurrency = cmp.Or(o.Concurrency, DefaultConcurrency)
+	o.MaxDeadLetters = cmp.Or(o.MaxDeadLetters, DefaultMaxDeadLetters)
 	return o
 }
 

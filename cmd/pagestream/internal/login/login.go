@@ -1,6 +1,7 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -172,15 +173,11 @@ func New(o Options) *Handler {
 	if o.Flow == nil {
 		panic("login: Flow is required")
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = 5 * time.Minute
-	}
+	o.Timeout = cmp.Or(o.Timeout, 5*time.Minute)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.BaseURL = strings.TrimSuffix(o.BaseURL, "/")
 	prefix := ""
 	if u, err := url.Parse(o.BaseURL); err == nil {

@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,9 +63,7 @@ func New(o Options) *Sender {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
 		panic("outbound: Tokens, Graph and Publisher are required")
 	}
-	if o.RecordTimeout <= 0 {
-		o.RecordTimeout = DefaultRecordTimeout
-	}
+	o.RecordTimeout = cmp.Or(o.RecordTimeout, DefaultRecordTimeout)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

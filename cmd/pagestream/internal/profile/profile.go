@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -151,27 +152,15 @@ func New(o Options) *Reactor {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil || o.Conversations == nil {
 		panic("profile: Tokens, Graph, Publisher and Conversations are required")
 	}
-	if o.MaxAge <= 0 {
-		o.MaxAge = DefaultMaxAge
-	}
-	if o.RetryAfter <= 0 {
-		o.RetryAfter = DefaultRetryAfter
-	}
-	if o.Remember <= 0 {
-		o.Remember = DefaultRemember
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
-	if o.MaxWait <= 0 {
-		o.MaxWait = DefaultMaxWait
-	}
+	o.MaxAge = cmp.Or(o.MaxAge, DefaultMaxAge)
+	o.RetryAfter = cmp.Or(o.RetryAfter, DefaultRetryAfter)
+	o.Remember = cmp.Or(o.Remember, DefaultRemember)
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
 }
 

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -76,24 +77,12 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Stream == "" {
-		o.Stream = streams.Name
-	}
-	if o.Interval == 0 {
-		o.Interval = DefaultInterval
-	}
-	if o.TokenInterval <= 0 {
-		o.TokenInterval = DefaultTokenInterval
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
-	if o.Settle <= 0 {
-		o.Settle = DefaultSettle
-	}
-	if o.Workers <= 0 {
-		o.Workers = DefaultWorkers
-	}
+	o.Stream = cmp.Or(o.Stream, streams.Name)
+	o.Interval = cmp.Or(o.Interval, DefaultInterval)
+	o.TokenInterval = cmp.Or(o.TokenInterval, DefaultTokenInterval)
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.Settle = cmp.Or(o.Settle, DefaultSettle)
+	o.Workers = cmp.Or(o.Workers, DefaultWorkers)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -103,9 +92,7 @@ func (o Options) withDefaults() Options {
 			return t.C, t.Stop
 		}
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return o
 }
 
