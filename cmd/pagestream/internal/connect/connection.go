@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
@@ -35,11 +34,8 @@ type Request struct {
 	info graph.TokenInfo
 }
 
-// String keeps the tokens out of logs.
-func (r Request) String() string { return "request to connect page " + string(r.Page) }
-
 // Format keeps the tokens out of logs, whatever the verb.
-func (r Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
+func (r Request) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "request to connect page %s", r.Page) }
 
 // ask fills in what Graph knows of a page token where the request does not say.
 // The page can be connected without, so it may fail.

@@ -4,15 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 )
-
-// redacted stands for a token wherever one is printed.
-const redacted = "[token]"
 
 // maxAccountPages bounds the listing of a person's pages: enough for 5000 even
 // where Graph gives its default of 25 at a time, and some empty ones.
@@ -25,14 +21,8 @@ type Token struct {
 	Expires time.Time
 }
 
-// String keeps the token out of logs.
-func (t Token) String() string { return redacted }
-
 // Format keeps the token out of logs, whatever the verb.
-func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-
-// LogValue keeps the token out of logs.
-func (t Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[token]") }
 
 // DefaultLoginScopes returns the permissions that the login asks for where
 // [Options] name none: what pages on Messenger need.
@@ -120,23 +110,14 @@ type Account struct {
 	Tasks []string
 }
 
-// String has the page's id alone.
-func (a Account) String() string { return "page " + a.ID }
-
 // Format keeps the token out of logs, whatever the verb.
-func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
-
-// LogValue keeps the token out of logs.
-func (a Account) LogValue() slog.Value { return slog.StringValue(a.String()) }
+func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "page "+a.ID) }
 
 // Accounts lists every page that the person granted to the app, each once, in
 // Graph's order. Pages that were not granted are missing, without a word.
 // https://developers.facebook.com/docs/graph-api/reference/user/accounts
 func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Account, error) {
-	p, err := path(user, "accounts")
-	if err != nil {
-		return nil, err
-	}
+	p := path(user, "accounts")
 	type item struct {
 		ID        id       `json:"id"`
 		Name      string   `json:"name"`
@@ -162,7 +143,7 @@ func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Accoun
 	accounts := make([]Account, 0, len(list))
 	seen := make(map[id]bool, len(list))
 	for _, a := range list {
-		if !digits(string(a.ID), 32) {
+		if !isID(string(a.ID)) {
 			return nil, fmt.Errorf("GET %s: %w: a page has no id", p, ErrAnswer)
 		}
 		if seen[a.ID] {

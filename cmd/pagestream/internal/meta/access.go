@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/pagestream/pagestream/domain"
 )
@@ -22,14 +21,8 @@ type Access struct {
 	Token      string `json:"-"`
 }
 
-// String keeps the token out of logs.
-func (a Access) String() string { return "access to page " + string(a.Page) }
-
 // Format keeps the token out of logs, whatever the verb.
-func (a Access) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
-
-// LogValue keeps the token out of logs.
-func (a Access) LogValue() slog.Value { return slog.StringValue(a.String()) }
+func (a Access) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "access to page "+string(a.Page)) }
 
 // Tokens gives access to pages.
 type Tokens interface {

@@ -2,8 +2,6 @@ package meta
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -71,22 +69,10 @@ type Choice struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
-// String keeps the tokens out of logs.
-func (c Consent) String() string {
-	return fmt.Sprintf("consent of %s to %d pages in app %s", c.Admin, len(c.Pages), c.App)
+// Format keeps the tokens out of logs, whatever the verb.
+func (c Consent) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "consent of %s to %d pages in app %s", c.Admin, len(c.Pages), c.App)
 }
 
-// Format keeps the tokens out of logs, whatever the verb.
-func (c Consent) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
-
-// LogValue keeps the tokens out of logs.
-func (c Consent) LogValue() slog.Value { return slog.StringValue(c.String()) }
-
-// String keeps the token out of logs.
-func (p ConsentPage) String() string { return "page " + string(p.Page) + " of a consent" }
-
 // Format keeps the token out of logs, whatever the verb.
-func (p ConsentPage) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.String()) }
-
-// LogValue keeps the token out of logs.
-func (p ConsentPage) LogValue() slog.Value { return slog.StringValue(p.String()) }
+func (p ConsentPage) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "page %s of a consent", p.Page) }
