@@ -40,17 +40,13 @@ func (f *field) UnmarshalJSON(b []byte) error {
 // AppSubscriptions lists the app's own subscriptions, with the app's token.
 // https://developers.facebook.com/docs/graph-api/reference/app/subscriptions
 func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error) {
-	p, err := path(c.opts.AppID, "subscriptions")
-	if err != nil {
-		return nil, err
-	}
 	type item struct {
 		Object   string  `json:"object"`
 		Callback string  `json:"callback_url"`
 		Active   flag    `json:"active"`
 		Fields   []field `json:"fields"`
 	}
-	list, err := all[item](ctx, c, call{path: p, edge: "subscriptions", token: c.appToken()}, maxPages)
+	list, err := all[item](ctx, c, call{path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken()}, maxPages)
 	if err != nil {
 		return nil, err
 	}
@@ -74,10 +70,7 @@ func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error
 // fields, delivered to s.CallbackURL. Graph asks that URL for the verify token
 // before it answers. It may be repeated; s.Active is not looked at.
 func (c *Client) SubscribeApp(ctx context.Context, s AppSubscription, verifyToken string) error {
-	p, err := path(c.opts.AppID, "subscriptions")
 	switch {
-	case err != nil:
-		return err
 	case s.Object == "":
 		return ErrObject
 	case len(s.Fields) == 0:
@@ -86,7 +79,7 @@ func (c *Client) SubscribeApp(ctx context.Context, s AppSubscription, verifyToke
 		return ErrNoToken
 	}
 	return c.succeed(ctx, call{
-		method: http.MethodPost, path: p, edge: "subscriptions", token: c.appToken(), secrets: []string{verifyToken},
+		method: http.MethodPost, path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken(), secrets: []string{verifyToken},
 		params: url.Values{
 			"object": {s.Object}, "callback_url": {s.CallbackURL}, "fields": {strings.Join(s.Fields, ",")},
 			"include_values": {"true"}, "verify_token": {verifyToken},
@@ -98,14 +91,10 @@ func (c *Client) SubscribeApp(ctx context.Context, s AppSubscription, verifyToke
 // may be repeated. Without an object Graph would end all of them, so that is
 // refused here.
 func (c *Client) UnsubscribeApp(ctx context.Context, object string) error {
-	p, err := path(c.opts.AppID, "subscriptions")
-	if err != nil {
-		return err
-	}
 	if object == "" {
 		return ErrObject
 	}
 	return c.succeed(ctx, call{
-		method: http.MethodDelete, path: p, edge: "subscriptions", token: c.appToken(), params: url.Values{"object": {object}},
+		method: http.MethodDelete, path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken(), params: url.Values{"object": {object}},
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -144,11 +145,10 @@ func New(o Options) (*Client, error) {
 // AppID returns the app's id at Meta.
 func (c *Client) AppID() string { return c.opts.AppID }
 
-// String keeps the secret out of logs.
-func (c *Client) String() string { return "graph client of app " + c.opts.AppID }
-
 // Format keeps the secret out of logs, whatever the verb.
-func (c *Client) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "graph client of app "+c.opts.AppID)
+}
 
 func isVersion(v string) bool {
 	major, minor, dot := strings.Cut(strings.TrimPrefix(v, "v"), ".")
@@ -160,22 +160,24 @@ func digits(s string, most int) bool {
 }
 
 // path names one edge of a page, user or app, "" for the object itself. It
-// accepts digits alone, so that no alias and no other path can come of an id.
-func path(object, edge string) (string, error) {
-	if !digits(object, 32) {
-		return "", ErrPageID
+// accepts digits alone, so that no alias and no other path can come of an id: it
+// is empty for anything else, and a call with that is not made.
+func path(object, edge string) string {
+	if !isID(object) {
+		return ""
 	}
-	if edge == "" {
-		return "/" + object, nil
-	}
-	return "/" + object + "/" + edge, nil
+	return strings.TrimSuffix("/"+object+"/"+edge, "/")
 }
+
+// isID reports whether s is the id of a page, user or app.
+func isID(s string) bool { return digits(s, 32) }
 
 // call is one call of Graph. Params of a GET or DELETE go into the URL and so
 // must hold no token; those of a POST go into the form.
 type call struct {
 	method string
-	path   string
+	// path is as [path] makes it.
+	path string
 	// edge is the name for [Observation].
 	edge string
 	// page is whose rate limits count, empty for the app's alone.
@@ -200,14 +202,15 @@ func (c *Client) appToken() string { return c.opts.AppID + "|" + c.opts.AppSecre
 // do makes the call, again after a temporary failure or a rate limit where it
 // may be repeated, and decodes the answer into out.
 func (c *Client) do(ctx context.Context, k call, out any) error {
-	if k.token == "" {
+	switch {
+	case k.path == "":
+		return ErrPageID
+	case k.token == "":
 		return ErrNoToken
 	}
 	proof := c.proof(k.token)
 	params := url.Values{"appsecret_proof": {proof}}
-	for name, v := range k.params {
-		params[name] = v
-	}
+	maps.Copy(params, k.params)
 	k.params = params
 	k.secrets = append(slices.Clip(k.secrets), k.token, c.opts.AppSecret, proof)
 	var (
@@ -345,13 +348,9 @@ type errorBody struct {
 }
 
 func (e *errorBody) refusal(status int, secrets []string) *meta.Error {
-	sub := e.Subcode
-	if sub == 0 {
-		sub = e.DataSubcode
-	}
 	message := []rune(scrub(e.Message, secrets...))
 	return &meta.Error{
-		Status: status, Code: int(e.Code), Subcode: int(sub), Type: e.Type, Message: string(message[:min(len(message), maxWords)]),
+		Status: status, Code: int(e.Code), Subcode: int(cmp.Or(e.Subcode, e.DataSubcode)), Type: e.Type, Message: string(message[:min(len(message), maxWords)]),
 		FBTrace: scrub(e.FBTrace, secrets...), Transient: bool(e.Transient),
 	}
 }

@@ -1,6 +1,8 @@
 package graph
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -94,7 +96,7 @@ func (m *Message) UnmarshalJSON(b []byte) error {
 			ID  string `json:"id"`
 		}
 	)
-	*m = Message{Raw: append(json.RawMessage(nil), b...)}
+	*m = Message{Raw: bytes.Clone(b)}
 	for name, into := range map[string]any{
 		"id": &mid, "created_time": &at, "from": &from, "to": &to, "message": &m.Text, "attachments": &files,
 		"sticker": &m.Sticker, "reply_to": &reply, "is_unsupported": &unsupported,
@@ -103,10 +105,7 @@ func (m *Message) UnmarshalJSON(b []byte) error {
 			_ = json.Unmarshal(v, into)
 		}
 	}
-	m.ID, m.From, m.Unsupported, m.ReplyTo = string(mid), string(from.ID), bool(unsupported), reply.MID
-	if m.ReplyTo == "" {
-		m.ReplyTo = reply.ID
-	}
+	m.ID, m.From, m.Unsupported, m.ReplyTo = string(mid), string(from.ID), bool(unsupported), cmp.Or(reply.MID, reply.ID)
 	m.Created, _ = moment(at)
 	for _, t := range to.Data {
 		m.To = append(m.To, string(t.ID))
@@ -161,10 +160,6 @@ func moment(s string) (time.Time, error) {
 // waited for; where Graph finds it too much, fewer come.
 // https://developers.facebook.com/docs/graph-api/reference/page/conversations
 func (c *Client) Conversations(ctx context.Context, page, token, platform, after string, limit int) (list []Conversation, next string, err error) {
-	p, err := path(page, "conversations")
-	if err != nil {
-		return nil, "", err
-	}
 	if limit <= 0 {
 		limit = defaultConversations
 	}
@@ -176,7 +171,7 @@ func (c *Client) Conversations(ctx context.Context, page, token, platform, after
 			Paging paging    `json:"paging"`
 		} `json:"messages"`
 	}
-	k := call{path: p, edge: "conversations", page: page, token: token, talk: true, params: url.Values{
+	k := call{path: path(page, "conversations"), edge: "conversations", page: page, token: token, talk: true, params: url.Values{
 		"fields": {fmt.Sprintf("id,updated_time,messages.limit(%d){%s}", messagesAtOnce, messageFields)},
 	}}
 	if platform != "" {
@@ -191,11 +186,11 @@ func (c *Client) Conversations(ctx context.Context, page, token, platform, after
 		// A walk ends at a time: one that is not known would end it unseen.
 		at, err := moment(i.Updated)
 		if err != nil || !isConversation(string(i.ID)) {
-			return nil, "", fmt.Errorf("GET %s: %w: a conversation has no id or no time", p, ErrAnswer)
+			return nil, "", fmt.Errorf("GET %s: %w: a conversation has no id or no time", k.path, ErrAnswer)
 		}
 		older, err := i.Messages.Paging.after()
 		if err != nil {
-			return nil, "", fmt.Errorf("GET %s: %w", p, err)
+			return nil, "", fmt.Errorf("GET %s: %w", k.path, err)
 		}
 		list = append(list, Conversation{ID: string(i.ID), Updated: at, Messages: i.Messages.Data, After: older})
 	}
@@ -208,10 +203,10 @@ func (c *Client) Conversations(ctx context.Context, page, token, platform, after
 // [Client.Conversations] against the page's 2 calls a second.
 // https://developers.facebook.com/docs/graph-api/reference/conversation
 func (c *Client) Messages(ctx context.Context, page, token, conversation, after string) (list []Message, next string, err error) {
-	if _, err := path(page, ""); err != nil {
-		return nil, "", err
-	}
-	if !isConversation(conversation) {
+	switch {
+	case !isID(page):
+		return nil, "", ErrPageID
+	case !isConversation(conversation):
 		return nil, "", ErrConversation
 	}
 	return less[Message](ctx, c, call{

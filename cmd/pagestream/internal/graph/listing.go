@@ -3,6 +3,7 @@ package graph
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 )
@@ -37,9 +38,7 @@ func (p paging) after() (string, error) {
 // cursor of the next.
 func part[T any](ctx context.Context, c *Client, k call, after string) (list []T, next string, err error) {
 	params := url.Values{}
-	for name, v := range k.params {
-		params[name] = v
-	}
+	maps.Copy(params, k.params)
 	if after != "" {
 		params.Set("after", after)
 	}

@@ -27,17 +27,13 @@ const maxPages = 50
 // page's own token.
 // https://developers.facebook.com/docs/graph-api/reference/page/subscribed_apps
 func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App, error) {
-	p, err := path(page, "subscribed_apps")
-	if err != nil {
-		return nil, err
-	}
 	type item struct {
 		ID     id       `json:"id"`
 		Name   string   `json:"name"`
 		Fields []string `json:"subscribed_fields"`
 	}
 	list, err := all[item](ctx, c, call{
-		path: p, edge: "subscribed_apps", page: page, token: token, params: url.Values{"limit": {"100"}},
+		path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token, params: url.Values{"limit": {"100"}},
 	}, maxPages)
 	if err != nil {
 		return nil, err
@@ -54,26 +50,18 @@ func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App,
 // an earlier call that are not named here are gone. Graph refuses the whole call
 // for one field that is not allowed. It may be repeated.
 func (c *Client) Subscribe(ctx context.Context, page, token string, fields []string) error {
-	p, err := path(page, "subscribed_apps")
-	if err != nil {
-		return err
-	}
 	if len(fields) == 0 {
 		return ErrNoFields
 	}
 	return c.succeed(ctx, call{
-		method: http.MethodPost, path: p, edge: "subscribed_apps", page: page, token: token,
+		method: http.MethodPost, path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token,
 		params: url.Values{"subscribed_fields": {strings.Join(fields, ",")}},
 	})
 }
 
 // Unsubscribe removes the app from the page. It may be repeated.
 func (c *Client) Unsubscribe(ctx context.Context, page, token string) error {
-	p, err := path(page, "subscribed_apps")
-	if err != nil {
-		return err
-	}
-	return c.succeed(ctx, call{method: http.MethodDelete, path: p, edge: "subscribed_apps", page: page, token: token})
+	return c.succeed(ctx, call{method: http.MethodDelete, path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token})
 }
 
 // succeed makes a call whose answer is {"success": true}.
@@ -93,10 +81,7 @@ func (c *Client) succeed(ctx context.Context, k call) error {
 // Page returns the page's name and the id of its linked Instagram account, empty
 // where there is none or the token may not see it.
 func (c *Client) Page(ctx context.Context, page, token string) (name, instagram string, err error) {
-	p, err := path(page, "")
-	if err != nil {
-		return "", "", err
-	}
+	p := path(page, "")
 	var out struct {
 		ID        id     `json:"id"`
 		Name      string `json:"name"`

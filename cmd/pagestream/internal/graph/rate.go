@@ -287,7 +287,7 @@ func readUsage(h http.Header, page string, now time.Time) []Usage {
 	}
 	objects := 0
 	for key, of := range cases {
-		if !digits(key, 32) {
+		if !isID(key) {
 			continue
 		}
 		if objects++; objects > maxObjects {

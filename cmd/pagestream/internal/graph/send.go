@@ -2,6 +2,7 @@ package graph
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,10 +39,7 @@ type Sent struct {
 // limit is known to have sent nothing, and is waited for.
 // https://developers.facebook.com/docs/messenger-platform/reference/send-api
 func (c *Client) Send(ctx context.Context, page, token string, m Outgoing) (Sent, error) {
-	p, err := path(page, "messages")
-	if err != nil {
-		return Sent{}, err
-	}
+	p := path(page, "messages")
 	if !isObject(m.Recipient) || isObject(m.Message) == (m.SenderAction != "") || len(m.Message) > 0 && !isObject(m.Message) {
 		return Sent{}, ErrMessage
 	}
@@ -114,12 +112,8 @@ type Profile struct {
 // [meta.PersonUnreachable] or [meta.Permission] says that there is none to see.
 // https://developers.facebook.com/docs/messenger-platform/identity/user-profile
 func (c *Client) Profile(ctx context.Context, page, token, contact string, instagram bool) (Profile, error) {
-	if _, err := path(page, ""); err != nil {
-		return Profile{}, err
-	}
-	p, err := path(contact, "")
-	if err != nil {
-		return Profile{}, err
+	if !isID(page) {
+		return Profile{}, ErrPageID
 	}
 	fields := "name,first_name,last_name,profile_pic"
 	if instagram {
@@ -133,16 +127,10 @@ func (c *Client) Profile(ctx context.Context, page, token, contact string, insta
 		Picture  string `json:"profile_pic"`
 	}
 	if err := c.do(ctx, call{
-		method: http.MethodGet, path: p, edge: "profile", page: page, token: token, params: url.Values{"fields": {fields}},
+		method: http.MethodGet, path: path(contact, ""), edge: "profile", page: page, token: token, params: url.Values{"fields": {fields}},
 	}, &out); err != nil {
 		return Profile{}, err
 	}
-	name := out.Name
-	if name == "" {
-		name = strings.TrimSpace(out.First + " " + out.Last)
-	}
-	if name == "" {
-		name = out.Username
-	}
+	name := cmp.Or(out.Name, strings.TrimSpace(out.First+" "+out.Last), out.Username)
 	return Profile{Name: name, Picture: out.Picture}, nil
 }
