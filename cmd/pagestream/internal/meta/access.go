@@ -22,7 +22,9 @@ type Access struct {
 }
 
 // Format keeps the token out of logs, whatever the verb.
-func (a Access) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "access to page "+string(a.Page)) }
+func (a Access) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "access to page "+string(a.Page))
+}
 
 // Tokens gives access to pages.
 type Tokens interface {

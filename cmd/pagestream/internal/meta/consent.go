@@ -75,4 +75,6 @@ func (c Consent) Format(f fmt.State, _ rune) {
 }
 
 // Format keeps the token out of logs, whatever the verb.
-func (p ConsentPage) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "page %s of a consent", p.Page) }
+func (p ConsentPage) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "page %s of a consent", p.Page)
+}

@@ -32,25 +32,33 @@ const (
 // Loop is what the reconcile loop knows of a connected page beside the read
 // models. A zero time means never.
 type Loop struct {
-	State LoopState
+	State LoopState `json:"state"`
 	// Reason says why the page is not confirmed, in Graph's own words where it has
-	// any.
-	Reason string
-	// Code and Subcode are Graph's, where it refused.
-	Code, Subcode int
+	// any. Code and Subcode are Graph's, where it refused.
+	Reason  string `json:"reason,omitempty"`
+	Code    int    `json:"code,omitempty"`
+	Subcode int    `json:"subcode,omitempty"`
 	// Missing is what is wanted and not subscribed on the page, AppMissing on the
 	// app.
-	Missing, AppMissing []string
-	// MissingScopes are the permissions that the page's token lacks.
-	MissingScopes []string
-	// Probed is when Graph was last asked about the token, Expires and
-	// DataAccessExpires what it said: zero for never or unknown.
-	Probed, Expires, DataAccessExpires time.Time
-	// Checked is when the page's subscription was last read.
-	Checked time.Time
+	Missing    []string `json:"missing,omitempty"`
+	AppMissing []string `json:"app_missing,omitempty"`
+	// Checked is when the page's subscription was last read, Probed when Graph was
+	// last asked about the token.
+	Checked time.Time `json:"last_check,omitzero"`
+	Probed  time.Time `json:"last_probe,omitzero"`
 	// NextTry is when the page is tried again before its next regular turn, or
 	// until when it is left alone.
-	NextTry time.Time
+	NextTry time.Time `json:"next_try,omitzero"`
+	// Failures counts the attempts to subscribe since the last confirmation.
+	Failures int `json:"failures,omitempty"`
+	// TokenWarning says that the token, or what it was granted, ends soon.
+	TokenWarning string `json:"token_warning,omitempty"`
+	// Expires and DataAccessExpires are what Graph said of the token when it was
+	// last asked, zero for never or unknown; MissingScopes are the permissions that
+	// it lacked then.
+	Expires           time.Time `json:"token_expires,omitzero"`
+	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
+	MissingScopes     []string  `json:"missing_scopes,omitempty"`
 	// Silence holds the page's silence against its rhythm.
-	Silence pages.Silence
+	Silence pages.Silence `json:"silence"`
 }

@@ -128,7 +128,7 @@ func (o *Operator) Reconcile() reconcile.Status { return o.Reconciler.Status() }
 // where it knows nothing.
 func (o *Operator) Loop(page domain.PageID) meta.Loop {
 	s, _ := o.Reconciler.Page(page)
-	return s.Loop()
+	return s.Loop
 }
 
 // AllSilent reports whether nearly all pages are silent at once: deliveries don't

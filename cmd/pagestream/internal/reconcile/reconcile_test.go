@@ -61,7 +61,7 @@ func TestDriftIsHealedAtOnce(t *testing.T) {
 	for _, p := range s.Pages {
 		assert.Equal(t, meta.LoopConfirmed, p.State)
 		assert.Empty(t, p.Missing)
-		assert.Equal(t, w.clock(), p.LastCheck)
+		assert.Equal(t, w.clock(), p.Checked)
 		assert.Zero(t, p.Failures)
 	}
 	assert.Equal(t, Counters{Checks: 4, Probes: 2, Resubscribed: 2, Healed: 2}, s.Counters)
@@ -253,16 +253,16 @@ func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
 }
 
 func TestAJudgementIsGivenWhatIsKnown(t *testing.T) {
-	s := PageStatus{
+	s := PageStatus{Loop: meta.Loop{
 		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},
-		MissingScopes: []string{"pages_messaging"}, LastCheck: start, NextTry: start.Add(time.Hour),
+		MissingScopes: []string{"pages_messaging"}, Checked: start, NextTry: start.Add(time.Hour),
 		Silence: pages.Silence{Expected: 30, Silent: true, Enough: true},
-	}
+	}}
 	assert.Equal(t, meta.Loop{
 		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},
 		MissingScopes: []string{"pages_messaging"}, Checked: start, NextTry: start.Add(time.Hour),
 		Silence: pages.Silence{Expected: 30, Silent: true, Enough: true},
-	}, s.Loop())
+	}, s.Loop)
 	b, err := json.Marshal(s)
 	require.NoError(t, err)
 	assert.Contains(t, string(b), `"state":"drifted"`)

@@ -1,54 +1,18 @@
 package reconcile
 
 import (
+	"cmp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// PageStatus is what the loop knows of one page. A zero time means never.
+// PageStatus is what the loop knows of one page.
 type PageStatus struct {
-	Page  domain.PageID  `json:"page"`
-	State meta.LoopState `json:"state"`
-	// Reason, Code and Subcode say why it is not confirmed, in Graph's own words
-	// where it has any.
-	Reason  string `json:"reason,omitempty"`
-	Code    int    `json:"code,omitempty"`
-	Subcode int    `json:"subcode,omitempty"`
-	// Missing is what is wanted and not subscribed on the page, AppMissing on
-	// the app.
-	Missing    []string  `json:"missing,omitempty"`
-	AppMissing []string  `json:"app_missing,omitempty"`
-	LastCheck  time.Time `json:"last_check,omitzero"`
-	LastProbe  time.Time `json:"last_probe,omitzero"`
-	// NextTry is when the page is tried again before its next regular turn, or
-	// until when it is left alone.
-	NextTry time.Time `json:"next_try,omitzero"`
-	// Failures counts the attempts to subscribe since the last confirmation.
-	Failures int `json:"failures,omitempty"`
-	// TokenWarning says that the token, or what it was granted, ends soon.
-	TokenWarning string `json:"token_warning,omitempty"`
-	// TokenExpires and DataAccessExpires are what Graph said when the token was last
-	// asked about; zero is never or unknown.
-	TokenExpires      time.Time `json:"token_expires,omitzero"`
-	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
-	// MissingScopes are the permissions that the token lacked when it was last
-	// asked about.
-	MissingScopes []string      `json:"missing_scopes,omitempty"`
-	Silence       pages.Silence `json:"silence"`
-}
-
-// Loop returns what a judgement of the page needs.
-func (s PageStatus) Loop() meta.Loop {
-	return meta.Loop{
-		State: s.State, Reason: s.Reason, Code: s.Code, Subcode: s.Subcode, Missing: s.Missing, AppMissing: s.AppMissing, MissingScopes: s.MissingScopes,
-		Probed: s.LastProbe, Expires: s.TokenExpires, DataAccessExpires: s.DataAccessExpires,
-		Checked: s.LastCheck, NextTry: s.NextTry, Silence: s.Silence,
-	}
+	Page domain.PageID `json:"page"`
+	meta.Loop
 }
 
 // Counters count since the start of the process.
@@ -89,7 +53,7 @@ func (r *Reconciler) Status() Status {
 	for _, e := range r.entries {
 		s.Pages = append(s.Pages, e.status)
 	}
-	slices.SortFunc(s.Pages, func(a, b PageStatus) int { return strings.Compare(string(a.Page), string(b.Page)) })
+	slices.SortFunc(s.Pages, func(a, b PageStatus) int { return cmp.Compare(a.Page, b.Page) })
 	return s
 }
 
@@ -116,7 +80,7 @@ func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
 func (r *Reconciler) entry(page domain.PageID) *entry {
 	e := r.entries[page]
 	if e == nil {
-		e = &entry{status: PageStatus{Page: page, State: meta.LoopUnknown}}
+		e = &entry{status: PageStatus{page, meta.Loop{State: meta.LoopUnknown}}}
 		r.entries[page] = e
 	}
 	return e

@@ -193,7 +193,7 @@ func (r *Reconciler) work(ctx context.Context, m *message.Message) error {
 	if err := json.Unmarshal(m.Payload, &t); err != nil || t.Page == "" {
 		return nil // not one of ours
 	}
-	if s, ok := r.Page(t.Page); ok && s.LastCheck.UnixMilli() > t.At {
+	if s, ok := r.Page(t.Page); ok && s.Checked.UnixMilli() > t.At {
 		return nil
 	}
 	r.visit(ctx, t.Page)

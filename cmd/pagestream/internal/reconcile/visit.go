@@ -128,7 +128,7 @@ func (v *visit) count(f func(*Counters)) {
 func (v *visit) look(ctx context.Context) {
 	s := &v.e.status
 	s.NextTry, v.e.hold = time.Time{}, time.Time{}
-	probe := s.LastProbe.IsZero() || v.now.Sub(s.LastProbe) >= v.r.opts.TokenInterval
+	probe := s.Probed.IsZero() || v.now.Sub(s.Probed) >= v.r.opts.TokenInterval
 	switch v.page.Token {
 	case pages.TokenNone:
 		v.set(meta.LoopTokenDead, meta.Outcome{Reason: "there is no page token"})
@@ -142,7 +142,7 @@ func (v *visit) look(ctx context.Context) {
 		probe = false
 	}
 	out, err := v.r.opts.Verbs.Check(ctx, v.page.ID)
-	s.LastCheck = v.now
+	s.Checked = v.now
 	v.count(func(c *Counters) { c.Checks++ })
 	v.judge(out, err)
 	if s.State == meta.LoopDrifted && lacks(out) {
@@ -307,9 +307,9 @@ func (v *visit) probe(ctx context.Context) bool {
 		}
 		return false
 	}
-	s.LastProbe = v.now
+	s.Probed = v.now
 	s.TokenWarning, s.MissingScopes = warning(t, v.now), t.MissingScopes
-	s.TokenExpires, s.DataAccessExpires = t.Expires, t.DataAccessExpires
+	s.Expires, s.DataAccessExpires = t.Expires, t.DataAccessExpires
 	switch t.State {
 	case meta.TokenInvalid, meta.TokenDeselected:
 		v.set(meta.LoopTokenDead, meta.Outcome{Reason: t.Reason, Code: t.Code, Subcode: t.Subcode})

@@ -79,7 +79,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Head: p.known.Head, Verbs: p.connector,
 		Loop: func(page domain.PageID) (meta.Loop, bool) {
 			s, ok := p.reconciler.Page(page)
-			return s.Loop(), ok
+			return s.Loop, ok
 		},
 		AllSilent: p.reconciler.AllSilent,
 		Recent:    p.recent.Sum,
