@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,43 +22,35 @@ type EventsExportCommand struct {
 }
 
 // Run writes one CloudEvent in JSON a line. What people wrote is in it.
-func (e EventsExportCommand) Run(c *CLI) (err error) {
+func (e EventsExportCommand) Run(c *CLI) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
 	}
-	out, from := c.Out, e.From
-	if e.File != "" {
-		f, err := os.OpenFile(e.File, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return fmt.Errorf("open export: %w", err)
+	write := func(w io.Writer, from uint64) error {
+		query := url.Values{
+			"from": {strconv.FormatUint(from, 10)}, "to": {strconv.FormatUint(e.To, 10)}, "page": e.Page, "type": e.Type,
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		last, err := export.Resume(f)
+		resp, err := cl.Send(c.ctx, http.MethodGet, "/api/v1/export", query, nil, "application/x-ndjson")
 		if err != nil {
-			return fmt.Errorf("%s: %w; name a new file", e.File, err)
+			return err
 		}
-		out, from = f, max(from, last+1)
+		defer resp.Body.Close()
+		n, err := io.Copy(w, resp.Body)
+		if err != nil {
+			return fmt.Errorf("broken off after %d bytes: %w; type the same again to go on", n, err)
+		}
+		return nil
+	}
+	if e.File == "" {
+		return write(c.Out, e.From)
+	}
+	return export.ToFile(e.File, func(w io.Writer, last uint64) error {
 		if last > 0 {
 			fmt.Fprintf(c.Err, "goes on after event %d\n", last)
 		}
-	}
-	query := url.Values{
-		"from": {strconv.FormatUint(from, 10)}, "to": {strconv.FormatUint(e.To, 10)}, "page": e.Page, "type": e.Type,
-	}
-	resp, err := cl.Send(c.ctx, http.MethodGet, "/api/v1/export", query, nil, "application/x-ndjson")
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	n, err := io.Copy(out, resp.Body)
-	if err != nil {
-		return fmt.Errorf("broken off after %d bytes: %w; type the same again to go on", n, err)
-	}
-	if f, ok := out.(*os.File); ok && e.File != "" {
-		return f.Sync()
-	}
-	return nil
+		return write(w, max(e.From, last+1))
+	})
 }
 
 // EventsImportCommand makes the stream of an export.

@@ -78,29 +78,27 @@ func (o Options) filters() (out []string) {
 	return out
 }
 
-// ToFile writes to a file, and goes on after its last whole line if there are
-// some already. The file is synced before it returns.
-func ToFile(ctx context.Context, o Options, path string) (out Exported, err error) {
+// ToFile has write append lines to a file, which is made if it is not there. If it
+// is, half a line at its end is cut off, and write is told the sequence of the last
+// whole one, 0 for none. The file is synced before it returns.
+func ToFile(path string, write func(w io.Writer, last uint64) error) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return out, fmt.Errorf("open export: %w", err)
+		return fmt.Errorf("open export: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	last, err := Resume(f)
+	last, err := resume(f)
 	if err != nil {
-		return out, fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w; name a new file", path, err)
 	}
-	o.From = max(o.From, last+1)
-	if out, err = Write(ctx, o, f); err != nil {
-		return out, err
+	if err := write(f, last); err != nil {
+		return err
 	}
-	out.Last = max(out.Last, last)
-	return out, f.Sync()
+	return f.Sync()
 }
 
-// Resume makes an export ready to be gone on with: it cuts off half a line, and
-// returns the sequence of the last whole one, 0 for none.
-func Resume(f *os.File) (last uint64, err error) {
+// resume makes an export ready to be gone on with.
+func resume(f *os.File) (last uint64, err error) {
 	last, end, err := lastLine(f)
 	if err != nil {
 		return 0, fmt.Errorf("read export: %w", err)
