@@ -164,13 +164,6 @@ func New(o Options) *Reactor {
 	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
 }
 
-// Stats returns the counts so far.
-func (r *Reactor) Stats() Stats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stats
-}
-
 func (r *Reactor) count(f func(*Stats)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

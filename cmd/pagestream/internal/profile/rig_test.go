@@ -14,3 +14,10 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	return &rig{projectionstest.NewRig(t, conversations.New())}
 }
+
+// Stats returns the counts so far.
+func (r *Reactor) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stats
+}

@@ -169,36 +169,6 @@ func (r *Reconciler) keep(ctx context.Context, reactor *streams.Reactor) {
 	}
 }
 
-// RunOnce looks at every connected page now, without the queue. It obeys the
-// back-off of each page. An error means that the pages can't be listed or that
-// the context ended; the report then has what was known.
-func (r *Reconciler) RunOnce(ctx context.Context) (Status, error) {
-	list, err := r.list()
-	if err != nil {
-		return r.Status(), err
-	}
-	r.listen(list)
-	var group sync.WaitGroup
-	free := make(chan struct{}, r.opts.Workers)
-	for _, page := range list {
-		free <- struct{}{} // for no longer than Timeout
-		if ctx.Err() != nil {
-			break
-		}
-		group.Go(func() {
-			defer func() { <-free }()
-			ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
-			defer cancel()
-			r.visit(ctx, page)
-		})
-	}
-	group.Wait()
-	if err := ctx.Err(); err != nil {
-		return r.Status(), fmt.Errorf("look at pages: %w", err)
-	}
-	return r.Status(), nil
-}
-
 // list returns the connected pages and lets go of those that are not any more.
 func (r *Reconciler) list() ([]domain.PageID, error) {
 	var list []domain.PageID

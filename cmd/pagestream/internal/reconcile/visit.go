@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,11 +37,7 @@ func backoff(n int) time.Duration {
 // lasting reports whether only a person can change what was refused. Nobody is
 // written to here, so a code that would be about a recipient is about permissions.
 func lasting(c meta.Class) bool {
-	switch c {
-	case meta.Permission, meta.Restricted, meta.PersonUnreachable, meta.WindowClosed:
-		return true
-	}
-	return false
+	return slices.Contains([]meta.Class{meta.Permission, meta.Restricted, meta.PersonUnreachable, meta.WindowClosed}, c)
 }
 
 // rest is how long Graph wants the page to be left alone, 0 if it does not.

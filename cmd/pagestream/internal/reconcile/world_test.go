@@ -310,3 +310,33 @@ func (w *world) Probe(_ context.Context, page domain.PageID) (meta.TokenReport, 
 	}
 	return g.report, nil
 }
+
+// RunOnce looks at every connected page now, without the queue. It obeys the
+// back-off of each page. An error means that the pages can't be listed or that
+// the context ended; the report then has what was known.
+func (r *Reconciler) RunOnce(ctx context.Context) (Status, error) {
+	list, err := r.list()
+	if err != nil {
+		return r.Status(), err
+	}
+	r.listen(list)
+	var group sync.WaitGroup
+	free := make(chan struct{}, r.opts.Workers)
+	for _, page := range list {
+		free <- struct{}{} // for no longer than Timeout
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() {
+			defer func() { <-free }()
+			ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
+			defer cancel()
+			r.visit(ctx, page)
+		})
+	}
+	group.Wait()
+	if err := ctx.Err(); err != nil {
+		return r.Status(), fmt.Errorf("look at pages: %w", err)
+	}
+	return r.Status(), nil
+}
