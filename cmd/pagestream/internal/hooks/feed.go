@@ -23,12 +23,9 @@ func (e *endpoint) begin(ctx context.Context) error {
 		case e.opts.JS.Conn().IsClosed(), errors.Is(err, jetstream.ErrStreamNotFound):
 			return fmt.Errorf("find where to begin: %w", err)
 		}
-		t := time.NewTimer(backoff(n, 50*time.Millisecond, headEvery))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-		}
+		pause, cancel := context.WithTimeout(ctx, backoff(n, 50*time.Millisecond, headEvery))
+		<-pause.Done()
+		cancel()
 		head, err = e.askHead(ctx)
 	}
 	e.mu.Lock()

@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -143,4 +144,13 @@ func (e *endpoint) enable() {
 		}
 	}
 	e.cond.Broadcast()
+}
+
+// backoff is the pause after the nth failed try: least at first, doubling up to
+// most, and a random half of it taken off, so that pages that failed together
+// don't come back together.
+func backoff(n int, least, most time.Duration) time.Duration {
+	wait := min(least<<min(max(n-1, 0), 20), most)
+	half := wait / 2
+	return half + rand.N(wait-half+1)
 }
