@@ -77,10 +77,8 @@ type Options struct {
 
 // Filler fills gaps. Make one with [New]; it is safe for concurrent use.
 type Filler struct {
-	opts Options
-
-	mu      sync.Mutex
-	running map[domain.PageID]bool
+	opts    Options
+	running sync.Map // has the pages whose gaps are being filled
 }
 
 // New returns a filler. It panics if a required option is missing, which is a
@@ -98,7 +96,7 @@ func New(o Options) *Filler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Filler{opts: o, running: make(map[domain.PageID]bool)}
+	return &Filler{opts: o}
 }
 
 // Request names a gap of a page: the messages created from Since to Until, both
@@ -158,10 +156,10 @@ func (f *Filler) Run(ctx context.Context, r Request, progress func(Progress)) (S
 	case r.Until.Before(r.Since):
 		return Sum{}, fmt.Errorf("%w: it ends before it starts", ErrRequest)
 	}
-	if !f.begin(r.Page) {
+	if _, busy := f.running.LoadOrStore(r.Page, true); busy {
 		return Sum{}, fmt.Errorf("page %s: %w", r.Page, ErrRunning)
 	}
-	defer f.end(r.Page)
+	defer f.running.Delete(r.Page)
 	access, err := f.opts.Tokens.Access(ctx, r.Page)
 	switch {
 	case err != nil:
@@ -185,20 +183,4 @@ func (f *Filler) Run(ctx context.Context, r Request, progress func(Progress)) (S
 		return w.sum, fmt.Errorf("backfill page %s: %w", r.Page, err)
 	}
 	return w.sum, nil
-}
-
-func (f *Filler) begin(page domain.PageID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.running[page] {
-		return false
-	}
-	f.running[page] = true
-	return true
-}
-
-func (f *Filler) end(page domain.PageID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.running, page)
 }

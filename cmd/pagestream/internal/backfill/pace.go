@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -52,8 +53,8 @@ func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Re
 		if !errors.Is(err, streams.ErrOverloaded) || try == overloadTries {
 			return receipts, err
 		}
-		if err := rest(ctx, pause); err != nil {
-			return nil, err
+		if err := graph.Sleep(ctx, pause); err != nil {
+			return nil, fmt.Errorf("wait: %w", err)
 		}
 		pause *= 2
 	}
@@ -70,20 +71,8 @@ func (w *walk) call(ctx context.Context, f func() error) error {
 		if err == nil || wait <= 0 || wait > w.opts.MaxWait || try == maxThrottled {
 			return err
 		}
-		if err := rest(ctx, wait); err != nil {
-			return err
+		if err := graph.Sleep(ctx, wait); err != nil {
+			return fmt.Errorf("wait: %w", err)
 		}
-	}
-}
-
-// rest waits, no longer than the context.
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait: %w", ctx.Err())
 	}
 }

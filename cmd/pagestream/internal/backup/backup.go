@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -119,12 +118,7 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 }
 
 func copyFile(to, from string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	b, err := io.ReadAll(in)
+	b, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,9 @@ type Request struct {
 }
 
 // Format keeps the tokens out of logs, whatever the verb.
-func (r Request) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "request to connect page %s", r.Page) }
+func (r Request) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "request to connect page %s", r.Page)
+}
 
 // ask fills in what Graph knows of a page token where the request does not say.
 // The page can be connected without, so it may fail.

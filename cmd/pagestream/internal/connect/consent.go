@@ -64,12 +64,8 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	// A page token made with a long-lived one has no end of its own.
 	out := meta.Consent{
 		App: name, Admin: info.User, Pages: []meta.ConsentPage{}, Gone: []meta.ConsentPage{},
+		MissingScopes:     meta.Lack(append([]string{"pages_show_list"}, meta.NeededScopes()...), info.Scopes),
 		DataAccessExpires: info.DataAccessExpires, Scopes: info.Scopes,
-	}
-	for _, s := range append([]string{"pages_show_list"}, meta.NeededScopes()...) {
-		if !slices.Contains(info.Scopes, s) {
-			out.MissingScopes = append(out.MissingScopes, s)
-		}
 	}
 	included := map[domain.PageID]bool{}
 	for _, a := range accounts {

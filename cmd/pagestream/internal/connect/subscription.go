@@ -105,21 +105,21 @@ func (v *verb) compare(ctx context.Context, apps []graph.App) meta.Outcome {
 		}
 		out.Others = append(out.Others, strings.TrimSpace(a.ID+" "+a.Name))
 	}
-	out.Missing = lack(out.Wanted, out.Actual)
+	out.Missing = meta.Lack(out.Wanted, out.Actual)
 	var appErr error
 	if v.c.opts.AppFields != nil {
 		var fields []string
 		var known bool
 		if fields, known, appErr = v.c.opts.AppFields(ctx, v.conn.App); appErr == nil && known {
 			out.AppFields = sorted(fields)
-			out.AppMissing = lack(out.Wanted, out.AppFields)
+			out.AppMissing = meta.Lack(out.Wanted, out.AppFields)
 		}
 	}
 	switch {
 	case appErr != nil && subscribed && len(out.Missing) == 0:
 		// An app that can't be asked says nothing against the page; but where
 		// only the app lacked fields, that stands until it can be asked again.
-		if v.known.State != subscriptions.Drifted || len(lack(out.Wanted, v.known.Actual)) > 0 || v.known.Reason == "" {
+		if v.known.State != subscriptions.Drifted || len(meta.Lack(out.Wanted, v.known.Actual)) > 0 || v.known.Reason == "" {
 			return out
 		}
 		out.Reason = v.known.Reason
@@ -133,16 +133,6 @@ func (v *verb) compare(ctx context.Context, apps []graph.App) meta.Outcome {
 		return out
 	}
 	out.State = subscriptions.Drifted
-	return out
-}
-
-// lack returns what is wanted and not there.
-func lack(wanted, there []string) (out []string) {
-	for _, f := range wanted {
-		if !slices.Contains(there, f) {
-			out = append(out, f)
-		}
-	}
 	return out
 }
 

@@ -51,12 +51,7 @@ func (c *Connector) Probe(ctx context.Context, page domain.PageID) (meta.TokenRe
 		out.State = meta.TokenDeselected
 		out.Reason = meta.DeselectedPrefix + "the page is not among those that its admin lets the app use"
 	default:
-		out.State = meta.TokenValid
-		for _, s := range meta.NeededScopes() {
-			if !slices.Contains(info.Scopes, s) {
-				out.MissingScopes = append(out.MissingScopes, s)
-			}
-		}
+		out.State, out.MissingScopes = meta.TokenValid, meta.Lack(meta.NeededScopes(), info.Scopes)
 	}
 	switch {
 	case out.State != meta.TokenValid && !v.known.TokenDead:

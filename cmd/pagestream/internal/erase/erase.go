@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -152,21 +153,20 @@ func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, cont
 // record stores what is erased, and returns the sequence of the last of it.
 func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, husks []domain.Husk) (uint64, error) {
 	now, hash := x.opts.Now().UTC(), domain.ContactHash(contact)
-	parts := (len(husks) + partSize - 1) / partSize
-	events := make([]domain.Event, parts)
-	for i := range events {
-		list := husks[i*partSize : min((i+1)*partSize, len(husks))]
+	parts := slices.Collect(slices.Chunk(husks, partSize))
+	events := make([]domain.Event, len(parts))
+	for i, list := range parts {
 		key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
 		events[i] = domain.Event{
 			ID: domain.DedupID("pagestream", page, string(domain.ContactErased), key), Type: domain.ContactErased, Page: page, Time: now,
-			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: parts, Events: list}},
+			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: len(parts), Events: list}},
 		}
 	}
 	receipts, err := x.opts.Publisher.Publish(ctx, events)
 	if err != nil {
 		return 0, fmt.Errorf("record erasure: %w", err)
 	}
-	return receipts[parts-1].Seq, nil
+	return receipts[len(parts)-1].Seq, nil
 }
 
 // gone waits until the stream has no event at seq.

@@ -111,7 +111,7 @@ func New(o Options) (*Client, error) {
 	}
 	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	if o.Sleep == nil {
-		o.Sleep = sleep
+		o.Sleep = Sleep
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -363,15 +363,12 @@ func (c *Client) proof(token string) string {
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// Sleep waits for d, or until the context ends, whose error it returns then.
+func Sleep(ctx context.Context, d time.Duration) error {
+	pause, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-pause.Done()
+	return ctx.Err()
 }
 
 // id is an id that may be a JSON string or number; 17 digits and more, so never

@@ -174,7 +174,7 @@ func (f Facts) appLacks(in Install) (evidence string) {
 	})
 	switch {
 	case app >= 0:
-		state, fields = subscriptions.None, lack(f.wanted(), in.Apps[app].Fields)
+		state, fields = subscriptions.None, Lack(f.wanted(), in.Apps[app].Fields)
 	case f.Answer.listed():
 		state, reason, fields = f.Answer.Outcome.State, f.Answer.Outcome.Reason, f.Answer.Outcome.AppMissing
 	case state == subscriptions.Confirmed && s.CheckedAt.After(f.Loop.Checked):
@@ -190,8 +190,8 @@ func (f Facts) appLacks(in Install) (evidence string) {
 	return ""
 }
 
-// lack returns what is wanted and not there.
-func lack(wanted, there []string) (out []string) {
+// Lack returns what is wanted and not there.
+func Lack(wanted, there []string) (out []string) {
 	for _, f := range wanted {
 		if !slices.Contains(there, f) {
 			out = append(out, f)

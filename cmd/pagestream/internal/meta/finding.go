@@ -1,6 +1,9 @@
 package meta
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Severity says how bad a finding is.
 type Severity string
@@ -137,10 +140,8 @@ type Judgement struct {
 // first returns the first finding of one of the causes, by its cause, or nothing.
 func first(list []Finding, causes ...State) State {
 	for _, f := range list {
-		for _, c := range causes {
-			if f.Cause == c {
-				return c
-			}
+		if slices.Contains(causes, f.Cause) {
+			return f.Cause
 		}
 	}
 	return ""

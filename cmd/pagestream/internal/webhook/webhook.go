@@ -29,6 +29,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -134,13 +135,8 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{opts: o, apps: make(map[string]App, len(o.Apps))}
 	for _, a := range o.Apps {
-		if len(a.Secrets) == 0 {
+		if len(a.Secrets) == 0 || slices.Contains(a.Secrets, "") {
 			return nil, fmt.Errorf("app %q: %w", a.Name, ErrNoSecret)
-		}
-		for _, s := range a.Secrets {
-			if s == "" {
-				return nil, fmt.Errorf("app %q: %w", a.Name, ErrNoSecret)
-			}
 		}
 		if _, twice := h.apps[a.Name]; twice {
 			return nil, fmt.Errorf("app %q is configured twice", a.Name)
