@@ -6,22 +6,13 @@ import (
 	"slices"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// The parts of a webhook item that a message is made into. Package messenger
-// reads it, so that the event's id is the delivery's.
+// The message of a webhook item that a message is made into.
 type (
-	end struct {
-		ID string `json:"id"`
-	}
-	item struct {
-		Sender    end     `json:"sender"`
-		Recipient end     `json:"recipient"`
-		Timestamp int64   `json:"timestamp"`
-		Message   message `json:"message"`
-	}
 	message struct {
 		MID         string       `json:"mid"`
 		Echo        bool         `json:"is_echo,omitempty"`
@@ -41,21 +32,13 @@ type (
 	replyTo struct {
 		MID string `json:"mid"`
 	}
-	entry struct {
-		ID        domain.PageID `json:"id"`
-		Messaging []item        `json:"messaging"`
-	}
-	delivery struct {
-		Object string  `json:"object"`
-		Entry  []entry `json:"entry"`
-	}
 )
 
 // event makes the event that the message's delivery would have been, and counts
 // it. It returns false for one that is left out.
 func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domain.Event, bool, error) {
 	w.sum.Messages++
-	it, ok := w.item(m, own)
+	item, ok := w.item(m, own)
 	if !ok {
 		w.sum.Odd++
 		return domain.Event{}, false, nil
@@ -64,16 +47,14 @@ func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domai
 	if platform == Instagram {
 		object = "instagram"
 	}
-	body, err := json.Marshal(delivery{Object: object, Entry: []entry{{ID: own, Messaging: []item{it}}}})
+	e, ok, err := meta.Delivered(object, own, item, messenger.Options{App: w.access.App, Source: "backfill"})
 	if err != nil {
-		return domain.Event{}, false, fmt.Errorf("make delivery of a message: %w", err)
+		return domain.Event{}, false, err
 	}
-	events := messenger.Split(body, messenger.Options{App: w.access.App, Source: "backfill"}).Events
-	if len(events) != 1 || events[0].Data.Message == nil {
+	if !ok || e.Data.Message == nil {
 		w.sum.Odd++
 		return domain.Event{}, false, nil
 	}
-	e := events[0]
 	if json.Valid(m.Raw) {
 		e.Data.Raw = m.Raw
 	}
@@ -90,31 +71,30 @@ func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domai
 
 // item turns a message into the item of its delivery. Whatever has the page at
 // one end and somebody else at the other is one.
-func (w *walk) item(m graph.Message, own domain.PageID) (item, bool) {
+func (w *walk) item(m graph.Message, own domain.PageID) (meta.Messaging, bool) {
 	ours := func(id string) bool { return id == string(own) || id == string(w.Page) }
 	other := slices.IndexFunc(m.To, func(id string) bool { return id != "" && !ours(id) })
-	it := item{
-		Timestamp: m.Created.UnixMilli(),
-		Message:   message{MID: m.ID, Text: m.Text, Unsupported: m.Unsupported},
-	}
+	from, to := m.From, string(own)
+	out := message{MID: m.ID, Text: m.Text, Unsupported: m.Unsupported}
 	switch {
 	case m.ID == "" || m.Created.IsZero():
-		return item{}, false
+		return meta.Messaging{}, false
 	case ours(m.From) && other >= 0:
-		it.Sender.ID, it.Recipient.ID, it.Message.Echo = string(own), m.To[other], true
+		from, to, out.Echo = string(own), m.To[other], true
 	case m.From != "" && !ours(m.From) && (len(m.To) == 0 || slices.ContainsFunc(m.To, ours)):
-		it.Sender.ID, it.Recipient.ID = m.From, string(own)
 	default:
-		return item{}, false
+		return meta.Messaging{}, false
 	}
 	for _, a := range m.Attachments {
-		it.Message.Attachments = append(it.Message.Attachments, attachment{a.Type, payload{a.URL, a.Name}})
+		out.Attachments = append(out.Attachments, attachment{a.Type, payload{a.URL, a.Name}})
 	}
 	if m.Sticker != "" {
-		it.Message.Attachments = append(it.Message.Attachments, attachment{"sticker", payload{URL: m.Sticker}})
+		out.Attachments = append(out.Attachments, attachment{"sticker", payload{URL: m.Sticker}})
 	}
 	if m.ReplyTo != "" {
-		it.Message.ReplyTo = &replyTo{m.ReplyTo}
+		out.ReplyTo = &replyTo{m.ReplyTo}
 	}
-	return it, true
+	return meta.Messaging{
+		Sender: meta.Party{ID: from}, Recipient: meta.Party{ID: to}, Timestamp: m.Created.UnixMilli(), Message: out,
+	}, true
 }

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -58,29 +59,37 @@ const (
 	StateAllSilent           State = "all_silent"
 )
 
-// stateWords are the plain words of states whose name does not have them.
-var stateWords = map[State]string{
-	StateDeselected:         "page not selected",
-	StateTokenExpiring:      "token ends soon",
-	StateSubscribeFailed:    "not subscribed",
-	StateFieldsDrifted:      "fields missing",
-	StateUnsubscribedByMeta: "unsubscribed by Meta",
-	StateAppFieldMissing:    "app lacks fields",
-	StateStandby:            "another app owns the threads",
-	StateRestricted:         "restricted by Meta",
-	StateThrottled:          "Meta wants fewer calls",
-	StateGraphUnreachable:   "Graph did not answer",
-	StateNotConnected:       "not connected but sending",
-	StateLinked:             "linked to its page",
-	StateAllSilent:          "all pages silent",
+// states are what is to be said of a state beside its name: plain words, where the
+// name does not have them, and what mends it.
+var states = map[State]struct {
+	words  string
+	remedy Remedy
+}{
+	StateDeselected:           {"page not selected", RemedyConnect},
+	StateTokenDead:            {"", RemedyConnect},
+	StateRoleLost:             {"", RemedyConnect},
+	StatePermissionMissing:    {"", RemedyConnect},
+	StateTokenExpiring:        {"token ends soon", RemedyConnect},
+	StateSubscribeFailed:      {"not subscribed", RemedyResubscribe},
+	StateSubscribing:          {"", RemedyCheck},
+	StateFieldsDrifted:        {"fields missing", RemedyResubscribe},
+	StateUnsubscribedByMeta:   {"unsubscribed by Meta", RemedyResubscribe},
+	StateUnsubscribedByOthers: {"", RemedyResubscribe},
+	StateAppFieldMissing:      {"app lacks fields", ""},
+	StateStandby:              {"another app owns the threads", ""},
+	StateRestricted:           {"restricted by Meta", ""},
+	StateThrottled:            {"Meta wants fewer calls", RemedyCheck},
+	StateGraphUnreachable:     {"Graph did not answer", RemedyCheck},
+	StateSilent:               {"", RemedyCheck},
+	StateNotConnected:         {"not connected but sending", RemedyConnect},
+	StateLinked:               {"linked to its page", ""},
+	StateQuiet:                {"", RemedyCheck},
+	StateAllSilent:            {"all pages silent", ""},
 }
 
 // Words returns the state in plain words, a few of them.
 func (s State) Words() string {
-	if w := stateWords[s]; w != "" {
-		return w
-	}
-	return strings.ReplaceAll(string(s), "_", " ")
+	return cmp.Or(states[s].words, strings.ReplaceAll(string(s), "_", " "))
 }
 
 // Remedy is the verb of ours that mends a finding, empty where none does.
@@ -92,24 +101,6 @@ const (
 	RemedyCheck       Remedy = "check"
 	RemedyConnect     Remedy = "connect"
 )
-
-var remedies = map[State]Remedy{
-	StateFieldsDrifted:        RemedyResubscribe,
-	StateUnsubscribedByMeta:   RemedyResubscribe,
-	StateUnsubscribedByOthers: RemedyResubscribe,
-	StateSubscribeFailed:      RemedyResubscribe,
-	StateSubscribing:          RemedyCheck,
-	StateGraphUnreachable:     RemedyCheck,
-	StateThrottled:            RemedyCheck,
-	StateSilent:               RemedyCheck,
-	StateQuiet:                RemedyCheck,
-	StateTokenDead:            RemedyConnect,
-	StateRoleLost:             RemedyConnect,
-	StatePermissionMissing:    RemedyConnect,
-	StateTokenExpiring:        RemedyConnect,
-	StateDeselected:           RemedyConnect,
-	StateNotConnected:         RemedyConnect,
-}
 
 // Finding is one thing that holds.
 type Finding struct {

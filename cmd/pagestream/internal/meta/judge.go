@@ -50,7 +50,7 @@ type examination struct {
 
 func (x *examination) find(f Finding) {
 	if f.Because == "" {
-		f.Remedy = remedies[f.Cause]
+		f.Remedy = states[f.Cause].remedy
 	}
 	f.Evidence = slices.DeleteFunc(f.Evidence, func(e string) bool { return e == "" })
 	x.out = append(x.out, f)

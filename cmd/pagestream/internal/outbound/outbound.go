@@ -244,24 +244,14 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 	if v, ok := given["attachment"]; ok {
 		message["attachments"] = []json.RawMessage{v}
 	}
-	type id struct {
-		ID string `json:"id"`
-	}
-	body, err := json.Marshal(map[string]any{
-		"object": object,
-		"entry": []any{map[string]any{
-			"id": r.Page,
-			"messaging": []any{map[string]any{
-				"sender": id{string(r.Page)}, "recipient": id{string(contact)}, "timestamp": now.UnixMilli(), "message": message,
-			}},
-		}},
-	})
+	e, ok, err := meta.Delivered(object, r.Page, meta.Messaging{
+		Sender: meta.Party{ID: string(r.Page)}, Recipient: meta.Party{ID: string(contact)}, Timestamp: now.UnixMilli(), Message: message,
+	}, messenger.Options{App: a.App, Source: "send"})
 	if err != nil {
 		return nil, fmt.Errorf("make echo: %w", err)
 	}
-	events := messenger.Split(body, messenger.Options{App: a.App, Source: "send"}).Events
-	if len(events) != 1 || events[0].Type != domain.MessageEchoed {
+	if !ok || e.Type != domain.MessageEchoed {
 		return nil, fmt.Errorf("make echo: %w", ErrRequest)
 	}
-	return events, nil
+	return []domain.Event{e}, nil
 }
