@@ -38,16 +38,16 @@ type (
 // it. It returns false for one that is left out.
 func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domain.Event, bool, error) {
 	w.sum.Messages++
-	item, ok := w.item(m, own)
+	d, ok := w.delivery(m, own)
 	if !ok {
 		w.sum.Odd++
 		return domain.Event{}, false, nil
 	}
-	object := "page"
+	d.Object = "page"
 	if platform == Instagram {
-		object = "instagram"
+		d.Object = "instagram"
 	}
-	e, ok, err := meta.Delivered(object, own, item, messenger.Options{App: w.access.App, Source: "backfill"})
+	e, ok, err := d.Event(messenger.Options{App: w.access.App, Source: "backfill"})
 	if err != nil {
 		return domain.Event{}, false, err
 	}
@@ -69,21 +69,20 @@ func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domai
 	return e, true, nil
 }
 
-// item turns a message into the item of its delivery. Whatever has the page at
-// one end and somebody else at the other is one.
-func (w *walk) item(m graph.Message, own domain.PageID) (meta.Messaging, bool) {
+// delivery turns a message into its delivery. Whatever has the page at one end and
+// somebody else at the other is one.
+func (w *walk) delivery(m graph.Message, own domain.PageID) (meta.Delivery, bool) {
 	ours := func(id string) bool { return id == string(own) || id == string(w.Page) }
 	other := slices.IndexFunc(m.To, func(id string) bool { return id != "" && !ours(id) })
-	from, to := m.From, string(own)
+	d := meta.Delivery{Page: own, From: m.From, To: string(own), At: m.Created}
 	out := message{MID: m.ID, Text: m.Text, Unsupported: m.Unsupported}
 	switch {
 	case m.ID == "" || m.Created.IsZero():
-		return meta.Messaging{}, false
+		return d, false
 	case ours(m.From) && other >= 0:
-		from, to, out.Echo = string(own), m.To[other], true
-	case m.From != "" && !ours(m.From) && (len(m.To) == 0 || slices.ContainsFunc(m.To, ours)):
-	default:
-		return meta.Messaging{}, false
+		d.From, d.To, out.Echo = string(own), m.To[other], true
+	case m.From == "" || ours(m.From) || len(m.To) > 0 && !slices.ContainsFunc(m.To, ours):
+		return d, false
 	}
 	for _, a := range m.Attachments {
 		out.Attachments = append(out.Attachments, attachment{a.Type, payload{a.URL, a.Name}})
@@ -94,7 +93,6 @@ func (w *walk) item(m graph.Message, own domain.PageID) (meta.Messaging, bool) {
 	if m.ReplyTo != "" {
 		out.ReplyTo = &replyTo{m.ReplyTo}
 	}
-	return meta.Messaging{
-		Sender: meta.Party{ID: from}, Recipient: meta.Party{ID: to}, Timestamp: m.Created.UnixMilli(), Message: out,
-	}, true
+	d.Message = out
+	return d, true
 }

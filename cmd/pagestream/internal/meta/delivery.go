@@ -3,31 +3,29 @@ package meta
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// Messaging is an item of a delivery of messages, as Meta sends it.
-type Messaging struct {
-	Sender    Party `json:"sender"`
-	Recipient Party `json:"recipient"`
-	Timestamp int64 `json:"timestamp"` // in milliseconds
-	Message   any   `json:"message"`
+// Delivery is a message as Meta would deliver it to a page.
+type Delivery struct {
+	Object   string // "page" or "instagram"
+	Page     domain.PageID
+	From, To string
+	At       time.Time
+	Message  any
 }
 
-// Party is one end of a message.
-type Party struct {
-	ID string `json:"id"`
-}
-
-// Delivered makes the event that the delivery of item would have been, under the
-// same id. It returns false where the item is not just one event.
-func Delivered(object string, page domain.PageID, item Messaging, o messenger.Options) (domain.Event, bool, error) {
-	body, err := json.Marshal(map[string]any{
-		"object": object,
-		"entry":  []any{map[string]any{"id": page, "messaging": []Messaging{item}}},
-	})
+// Event makes the event that the delivery would have been, under the same id. It
+// returns false where it would not have been just one.
+func (d Delivery) Event(o messenger.Options) (domain.Event, bool, error) {
+	type object map[string]any
+	item := object{
+		"sender": object{"id": d.From}, "recipient": object{"id": d.To}, "timestamp": d.At.UnixMilli(), "message": d.Message,
+	}
+	body, err := json.Marshal(object{"object": d.Object, "entry": []object{{"id": d.Page, "messaging": []object{item}}}})
 	if err != nil {
 		return domain.Event{}, false, fmt.Errorf("make delivery of a message: %w", err)
 	}

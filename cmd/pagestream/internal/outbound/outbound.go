@@ -228,12 +228,12 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 	if err := json.Unmarshal(r.Message, &given); err != nil {
 		return nil, fmt.Errorf("read message: %w", ErrRequest)
 	}
-	object := "page"
+	d := meta.Delivery{Object: "page", Page: r.Page, From: string(r.Page), To: string(contact), At: now}
 	if a.Page != r.Page { // it is the Instagram account linked to the page
-		object = "instagram"
+		d.Object = "instagram"
 	}
 	message := map[string]any{"mid": mid, "is_echo": true}
-	if a.AppID != "" && object == "page" { // echoes of Instagram don't say it
+	if a.AppID != "" && d.Object == "page" { // echoes of Instagram don't say it
 		message["app_id"] = a.AppID
 	}
 	for _, name := range told {
@@ -244,9 +244,8 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 	if v, ok := given["attachment"]; ok {
 		message["attachments"] = []json.RawMessage{v}
 	}
-	e, ok, err := meta.Delivered(object, r.Page, meta.Messaging{
-		Sender: meta.Party{ID: string(r.Page)}, Recipient: meta.Party{ID: string(contact)}, Timestamp: now.UnixMilli(), Message: message,
-	}, messenger.Options{App: a.App, Source: "send"})
+	d.Message = message
+	e, ok, err := d.Event(messenger.Options{App: a.App, Source: "send"})
 	if err != nil {
 		return nil, fmt.Errorf("make echo: %w", err)
 	}
