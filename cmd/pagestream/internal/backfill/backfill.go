@@ -32,7 +32,6 @@ var (
 // https://developers.facebook.com/docs/graph-api/overview/rate-limiting
 const (
 	DefaultPerSecond = 2
-	DefaultMaxWait   = 5 * time.Minute
 	DefaultLimit     = 50
 )
 
@@ -68,8 +67,6 @@ type Options struct {
 
 	// PerSecond bounds the calls for one page.
 	PerSecond float64
-	// MaxWait is the longest that a rate limit is waited out.
-	MaxWait time.Duration
 	// Limit is how many conversations are asked for at once.
 	Limit int
 	Now   func() time.Time
@@ -91,7 +88,6 @@ func New(o Options) *Filler {
 		o.Erased = func(domain.PageID, domain.ContactID) (time.Time, bool, error) { return time.Time{}, false, nil }
 	}
 	o.PerSecond = cmp.Or(o.PerSecond, DefaultPerSecond)
-	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	o.Limit = cmp.Or(o.Limit, DefaultLimit)
 	if o.Now == nil {
 		o.Now = time.Now

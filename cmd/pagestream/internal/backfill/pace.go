@@ -18,6 +18,8 @@ const (
 	batch = 500
 	// maxThrottled is how often in a row a call may be put off.
 	maxThrottled = 5
+	// maxWait is the longest that a rate limit is waited out.
+	maxWait = 5 * time.Minute
 )
 
 // Pauses while too much waits to be stored, since deliveries go first.
@@ -68,7 +70,7 @@ func (w *walk) call(ctx context.Context, f func() error) error {
 		}
 		err := f()
 		wait := meta.RetryAfter(err)
-		if err == nil || wait <= 0 || wait > w.opts.MaxWait || try == maxThrottled {
+		if err == nil || wait <= 0 || wait > maxWait || try == maxThrottled {
 			return err
 		}
 		if err := graph.Sleep(ctx, wait); err != nil {

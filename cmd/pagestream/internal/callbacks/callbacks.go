@@ -36,6 +36,9 @@ type App struct {
 	Secrets []string
 }
 
+// timeout bounds one request.
+const timeout = 20 * time.Second
+
 // Options configure a [Handler]. Apps and Disconnector are required.
 type Options struct {
 	// Apps are tried in order where the path names none.
@@ -45,11 +48,9 @@ type Options struct {
 	BaseURL string
 	// Key makes confirmation codes that are known again after a restart. It must
 	// stay the same, and be a secret.
-	Key []byte
-	// Timeout bounds one request.
-	Timeout time.Duration
-	Now     func() time.Time
-	Logger  *slog.Logger
+	Key    []byte
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Handler serves the callbacks. Make one with [New]; it is safe for concurrent
@@ -62,7 +63,6 @@ func New(o Options) *Handler {
 	if o.Disconnector == nil || len(o.Key) == 0 {
 		panic("callbacks: Disconnector and Key are required")
 	}
-	o.Timeout = cmp.Or(o.Timeout, 20*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -122,7 +122,7 @@ func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (ti
 		return time.Time{}, false
 	}
 	// What was begun is finished even if Meta hangs up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), timeout)
 	defer cancel()
 	ended, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, req.UserID, reason)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 )
@@ -15,7 +16,7 @@ import (
 // Tokens opens the sealed tokens of connected pages. Make one with [NewTokens].
 type Tokens struct {
 	pages  projections.Viewer
-	sealer Sealer
+	sealer *seal.KeyRing
 	appID  func(app string) (string, bool)
 }
 
@@ -23,7 +24,7 @@ var _ meta.Tokens = Tokens{}
 
 // NewTokens returns the tokens of the pages in a read model. AppID returns the id
 // at Meta of a configured app by its name; graph.Apps has one.
-func NewTokens(model projections.Viewer, sealer Sealer, appID func(app string) (string, bool)) Tokens {
+func NewTokens(model projections.Viewer, sealer *seal.KeyRing, appID func(app string) (string, bool)) Tokens {
 	return Tokens{pages: model, sealer: sealer, appID: appID}
 }
 

@@ -25,7 +25,7 @@ func (w *town) settled(out meta.Outcome, err error) meta.Outcome {
 }
 
 // tokens are those of the town's pages, of an app with an id.
-func (w *town) tokens(sealer connect.Sealer) connect.Tokens {
+func (w *town) tokens(sealer *seal.KeyRing) connect.Tokens {
 	return connect.NewTokens(w.models.Pages, sealer, func(app string) (string, bool) { return ownApp, app == "main" })
 }
 
@@ -91,7 +91,7 @@ func TestVerify(t *testing.T) {
 	}
 	other, err := seal.NewKeyRing()
 	require.NoError(t, err)
-	verify := func(sealer connect.Sealer, token string) bool {
+	verify := func(sealer *seal.KeyRing, token string) bool {
 		t.Helper()
 		ok, err := w.tokens(sealer).Verify(token)
 		require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -76,12 +77,6 @@ type Graph interface {
 
 var _ Graph = (*graph.Client)(nil)
 
-// Sealer encrypts tokens; seal.KeyRing is one.
-type Sealer interface {
-	Seal(plaintext, aad []byte) (string, error)
-	Open(sealed string, aad []byte) ([]byte, error)
-}
-
 // Known is what the read models say of a page.
 type Known struct {
 	// Connected says that Connection stands.
@@ -119,7 +114,7 @@ type Options struct {
 	AppFields func(ctx context.Context, app string) (fields []string, known bool, err error)
 	Pages     Pages
 	Publisher streams.Decider
-	Sealer    Sealer
+	Sealer    *seal.KeyRing
 	// Fields are wanted where a request names none; default [DefaultFields].
 	Fields []string
 	Now    func() time.Time

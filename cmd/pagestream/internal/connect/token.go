@@ -120,10 +120,6 @@ func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error
 // Reseal seals a connected page's tokens with the newest key, if they are under
 // another. It may be repeated.
 func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed bool, err error) {
-	needs, ok := c.opts.Sealer.(interface{ NeedsReseal(sealed string) bool })
-	if !ok {
-		return false, nil
-	}
 	v, err := c.begin(ctx, page)
 	if errors.Is(err, meta.ErrNotConnected) {
 		return false, nil
@@ -138,7 +134,7 @@ func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed boo
 		aad  []byte
 	}{{v.conn.SealedToken, &conn.SealedToken, TokenAAD(page)}, {v.conn.SealedVerifyToken, &conn.SealedVerifyToken, VerifyTokenAAD(page)}} {
 		*s.to = s.from
-		if s.from == "" || !needs.NeedsReseal(s.from) {
+		if s.from == "" || !c.opts.Sealer.NeedsReseal(s.from) {
 			continue
 		}
 		plain, err := c.opts.Sealer.Open(s.from, s.aad)

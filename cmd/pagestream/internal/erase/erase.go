@@ -45,17 +45,15 @@ const (
 	maxDeliver = 300
 )
 
-// Options configure an [Eraser]. All but Stream, Now and Logger are required.
+// Options configure an [Eraser]. All but Parking and Logger are required.
 type Options struct {
-	JS     jetstream.JetStream
-	Stream string
+	JS jetstream.JetStream
 	// Connect returns a connection for the reactor alone.
 	Connect func() (*nats.Conn, error)
 	// Parking keeps what is given up; nil only logs it.
 	Parking       *streams.Parking
 	Publisher     streams.Storer
 	Conversations *projections.Runner
-	Now           func() time.Time
 	Logger        *slog.Logger
 }
 
@@ -64,10 +62,6 @@ type Eraser struct{ opts Options }
 
 // New returns an eraser. What it records is only carried out where one is Run.
 func New(o Options) *Eraser {
-	o.Stream = cmp.Or(o.Stream, streams.Name)
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Eraser{o}
 }
@@ -90,11 +84,11 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	if page == "" || page == domain.NoPage || contact == "" {
 		return out, ErrRequest
 	}
-	head, err := streams.Last(ctx, x.opts.JS, x.opts.Stream)
+	head, err := streams.Last(ctx, x.opts.JS, streams.Name)
 	if err != nil {
 		return out, err
 	}
-	get, err := streams.Getter(ctx, x.opts.JS, x.opts.Stream)
+	get, err := streams.Getter(ctx, x.opts.JS, streams.Name)
 	if err != nil {
 		return out, err
 	}
@@ -152,7 +146,7 @@ func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, cont
 
 // record stores what is erased, and returns the sequence of the last of it.
 func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, husks []domain.Husk) (uint64, error) {
-	now, hash := x.opts.Now().UTC(), domain.ContactHash(contact)
+	now, hash := time.Now().UTC(), domain.ContactHash(contact)
 	parts := slices.Collect(slices.Chunk(husks, partSize))
 	events := make([]domain.Event, len(parts))
 	for i, list := range parts {
@@ -191,7 +185,7 @@ func gone(ctx context.Context, get getter, seq uint64) error {
 // has given it up.
 func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID) error {
 	_, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
-		Stream: x.opts.Stream, Filters: streams.Filter(page, domain.ContactErased),
+		Stream: streams.Name, Filters: streams.Filter(page, domain.ContactErased),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(e streams.Stored) error {
 		if d := e.Data.Erasure; d == nil || d.Contact != domain.ContactHash(contact) {
@@ -206,7 +200,7 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 // On several nodes they share the work.
 func (x *Eraser) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: x.opts.Connect, Stream: x.opts.Stream,
+		Connect: x.opts.Connect, Stream: streams.Name,
 		Filter: streams.Filter("", domain.ContactErased)[0], Durable: "erase",
 		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
 		Parking: x.opts.Parking,
@@ -231,7 +225,7 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 			seqs = append(seqs, h.Seq)
 		}
 	}
-	n, err := streams.Erase(ctx, x.opts.JS, x.opts.Stream, seqs, func(s streams.Stored) bool {
+	n, err := streams.Erase(ctx, x.opts.JS, streams.Name, seqs, func(s streams.Stored) bool {
 		ok := s.Page == e.Page && domain.ContactHash(s.Contact) == d.Contact
 		if !ok {
 			x.opts.Logger.Error("erasure lists an event of somebody else; it is left alone", "seq", s.Seq, "erasure", e.Seq)

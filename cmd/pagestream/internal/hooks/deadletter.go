@@ -83,7 +83,7 @@ func (e *endpoint) redriven(ctx context.Context, l *lane, seq uint64) (job, bool
 		e.unqueue(l, seq)
 		return job{}, false, nil
 	}
-	s, err := streams.Get(ctx, e.opts.JS, e.opts.Stream, seq)
+	s, err := streams.Get(ctx, e.opts.JS, streams.Name, seq)
 	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) || (err == nil && s.ID != d.ID) {
 		if err := e.exhume(seq); err != nil {
 			return job{}, false, err
@@ -145,7 +145,7 @@ func (e *endpoint) redriveDone(l *lane, seq uint64) {
 
 // redriveFailed leaves a dead letter what it is: it gets one try.
 func (e *endpoint) redriveFailed(l *lane, j job, out outcome) {
-	now := e.opts.Now()
+	now := time.Now()
 	err := e.store.Update(func(tx *store.Tx) error {
 		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, j.event.Seq)
 		d, found, err := store.GetJSON[DeadLetter](b, key)

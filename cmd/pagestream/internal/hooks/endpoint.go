@@ -73,7 +73,7 @@ func newEndpoint(c Endpoint, o Options, client *http.Client, st *store.Store, fl
 	}
 	e := &endpoint{
 		Endpoint: c, opts: o, store: st, flush: flush,
-		send: &sender{client: client, url: c.URL, keys: keys, contentType: o.ContentType, timeout: c.Timeout, now: o.Now},
+		send: &sender{client: client, url: c.URL, keys: keys, timeout: c.Timeout},
 		log:  o.Logger.With("endpoint", c.Name), lanes: make(map[domain.PageID]*lane), dirtyPages: make(map[domain.PageID]bool),
 	}
 	e.cond = sync.NewCond(&e.mu)
@@ -205,4 +205,4 @@ func (e *endpoint) settle(l *lane, change func()) {
 }
 
 // note keeps a failure for the status.
-func (e *endpoint) note(failure string) { e.lastError, e.lastErrorAt = failure, e.opts.Now() }
+func (e *endpoint) note(failure string) { e.lastError, e.lastErrorAt = failure, time.Now() }

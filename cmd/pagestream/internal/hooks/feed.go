@@ -59,7 +59,7 @@ func (e *endpoint) begin(ctx context.Context) error {
 func (e *endpoint) askHead(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	return streams.Last(ctx, e.opts.JS, e.opts.Stream)
+	return streams.Last(ctx, e.opts.JS, streams.Name)
 }
 
 // follow reads the stream into the lanes.
@@ -70,7 +70,7 @@ func (e *endpoint) follow(ctx context.Context) error {
 			return nil
 		}
 		err := streams.Follow(ctx, e.opts.JS, streams.ReadOptions{
-			Stream: e.opts.Stream, From: from, Filters: e.filters(),
+			Stream: streams.Name, From: from, Filters: e.filters(),
 			Malformed: func(seq uint64, _ error) error { return e.offer(ctx, streams.Stored{Seq: seq}, false) },
 		}, func(s streams.Stored) error { return e.offer(ctx, s, e.wants(s)) })
 		switch {
@@ -155,7 +155,7 @@ func (e *endpoint) nothing(ctx context.Context, from, to uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	_, err := streams.Read(ctx, e.opts.JS, streams.ReadOptions{
-		Stream: e.opts.Stream, From: from, To: to, Filters: e.filters(),
+		Stream: streams.Name, From: from, To: to, Filters: e.filters(),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(s streams.Stored) error {
 		if e.wants(s) {

@@ -45,14 +45,14 @@ func New(o Options) (*Hooks, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	st, err := store.Open(o.Path, store.Options{Now: o.Now})
+	st, err := store.Open(o.Path, store.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("open webhook positions: %w", err)
 	}
 	if name := st.Recreated(); name != "" {
 		o.Logger.Error("webhook positions were corrupt; every endpoint begins anew", "moved", name)
 	}
-	h := &Hooks{opts: o, store: st, client: newClient(o.HTTP, o.Concurrency), byName: make(map[string]*endpoint)}
+	h := &Hooks{opts: o, store: st, client: newClient(o.Concurrency), byName: make(map[string]*endpoint)}
 	for _, c := range o.Endpoints {
 		e, err := newEndpoint(c, o, h.client, st, h.flush)
 		if err == nil {
@@ -165,9 +165,7 @@ func (h *Hooks) Close() error {
 		cancel()
 		<-stopped // bounded by the grace of deliveries
 	}
-	if h.opts.HTTP == nil {
-		h.client.CloseIdleConnections()
-	}
+	h.client.CloseIdleConnections()
 	if err := h.store.Close(); err != nil {
 		return fmt.Errorf("close webhook positions: %w", err)
 	}

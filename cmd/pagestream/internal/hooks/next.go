@@ -69,7 +69,7 @@ func (e *endpoint) refilled(l *lane, list []streams.Stored, to uint64, more bool
 func (e *endpoint) refill(ctx context.Context, page domain.PageID, from, to uint64, most int) (list []streams.Stored, more bool, err error) {
 	held := 0
 	_, err = streams.Read(ctx, e.opts.JS, streams.ReadOptions{
-		Stream: e.opts.Stream, From: from, To: to, Filters: streams.Filter(page, e.Types...),
+		Stream: streams.Name, From: from, To: to, Filters: streams.Filter(page, e.Types...),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(s streams.Stored) error {
 		if s.Page != page || !e.wants(s) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"slices"
 	"time"
@@ -24,7 +23,6 @@ const (
 	DefaultBackoffMax     = 15 * time.Minute
 	DefaultConcurrency    = 8
 	DefaultMaxDeadLetters = 100_000
-	DefaultContentType    = "application/cloudevents+json"
 )
 
 // ErrOptions is returned when the options, or an endpoint among them, can't work.
@@ -102,8 +100,6 @@ func (e Endpoint) check() error {
 // Options configure [Hooks]. JS, Path and Encode are required.
 type Options struct {
 	JS jetstream.JetStream
-	// Stream is the stream's name, by default [streams.Name].
-	Stream string
 	// Identity is the stream's, as [streams.Ensure] gave it. A position in
 	// another life of the stream is forgotten, with its dead letters: the
 	// endpoint is then as one never seen before. Empty is not compared.
@@ -111,15 +107,9 @@ type Options struct {
 	// Path is the file of positions and dead letters.
 	Path      string
 	Endpoints []Endpoint
-	// Encode makes the body of an event. It has to give the same bytes for the
-	// same event, and be safe for concurrent use.
+	// Encode makes the body of an event, a CloudEvent in JSON. It has to give the
+	// same bytes for the same event, and be safe for concurrent use.
 	Encode func(streams.Stored) ([]byte, error)
-	// ContentType is that of the body, by default [DefaultContentType].
-	ContentType string
-	// HTTP is copied: redirects are not followed whatever it says. By default a
-	// client of its own.
-	HTTP   *http.Client
-	Now    func() time.Time
 	Logger *slog.Logger
 
 	// MaxAttempts is after how many failed tries an event is given up; 0 is no
@@ -138,11 +128,6 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Stream = cmp.Or(o.Stream, streams.Name)
-	o.ContentType = cmp.Or(o.ContentType, DefaultContentType)
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.GiveUpAfter = cmp.Or(o.GiveUpAfter, DefaultGiveUpAfter)
 	o.BackoffMin = cmp.Or(o.BackoffMin, DefaultBackoffMin)

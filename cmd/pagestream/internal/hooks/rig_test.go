@@ -64,7 +64,7 @@ func newReceiver(t *testing.T) *receiver {
 		body, err := io.ReadAll(req.Body)
 		assert.NoError(t, err)
 		assert.Equal(t, http.MethodPost, req.Method)
-		assert.Equal(t, DefaultContentType, req.Header.Get("Content-Type"))
+		assert.Equal(t, contentType, req.Header.Get("Content-Type"))
 		assert.NoError(t, Verify([]string{r.secret}, req.Header, body, time.Now(), 0))
 		var d delivery
 		assert.NoError(t, json.Unmarshal(body, &d))

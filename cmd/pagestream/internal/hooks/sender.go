@@ -21,31 +21,28 @@ const (
 	// grace is how long a try may go on when everything ends.
 	grace     = 3 * time.Second
 	userAgent = "pagestream"
+	// contentType is that of a body.
+	contentType = "application/cloudevents+json"
 )
 
 // sender makes single tries at one endpoint.
 type sender struct {
-	client      *http.Client
-	url         string
-	keys        [][]byte
-	contentType string
-	timeout     time.Duration
-	now         func() time.Time
+	client  *http.Client
+	url     string
+	keys    [][]byte
+	timeout time.Duration
 }
 
 // newClient returns a client that follows no redirect and bounds what it reads.
-func newClient(given *http.Client, concurrency int) *http.Client {
+func newClient(concurrency int) *http.Client {
 	c := http.Client{}
-	if given != nil {
-		c = *given
-	} else if t, ok := http.DefaultTransport.(*http.Transport); ok {
+	if t, ok := http.DefaultTransport.(*http.Transport); ok {
 		t = t.Clone()
 		t.MaxResponseHeaderBytes = maxAnswerHeader
 		t.MaxIdleConnsPerHost = concurrency
 		c.Transport = t
 	}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c.Jar = nil
 	return &c
 }
 
@@ -76,9 +73,9 @@ func (s *sender) send(ctx context.Context, id string, body []byte) outcome {
 	if err != nil {
 		return outcome{failure: "request can't be made"}
 	}
-	now := s.now()
+	now := time.Now()
 	stamp := stampOf(now)
-	req.Header.Set("Content-Type", s.contentType)
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set(HeaderID, id)
 	req.Header.Set(HeaderTimestamp, stamp)

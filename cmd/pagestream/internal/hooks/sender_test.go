@@ -72,9 +72,9 @@ func TestAnswersThatAreNoHTTP(t *testing.T) {
 			t.Cleanup(func() { c.Close() }) // open until then
 		}
 	}()
-	client := newClient(nil, 1)
+	client := newClient(1)
 	t.Cleanup(client.CloseIdleConnections)
-	s := &sender{client: client, url: "http://" + l.Addr().String(), keys: [][]byte{make([]byte, 32)}, timeout: 10 * time.Second, now: time.Now}
+	s := &sender{client: client, url: "http://" + l.Addr().String(), keys: [][]byte{make([]byte, 32)}, timeout: 10 * time.Second}
 	assert.Equal(t, "connection failed", s.send(t.Context(), "id", nil).failure)
 	assert.Equal(t, "connection failed", s.send(t.Context(), "id", nil).failure)
 	begun := time.Now()

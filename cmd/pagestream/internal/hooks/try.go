@@ -63,7 +63,7 @@ func (e *endpoint) gone(l *lane) {
 
 // retry is what follows a failed try: a pause, or a dead letter.
 func (e *endpoint) retry(l *lane, j job, out outcome) {
-	now := e.opts.Now()
+	now := time.Now()
 	e.mu.Lock()
 	e.failed++
 	l.attempts++

@@ -40,6 +40,9 @@ const (
 	ChoiceLife = 30 * time.Minute
 )
 
+// timeout bounds the work of one request.
+const timeout = 5 * time.Minute
+
 const (
 	maxInvites = 1000
 	maxPending = 1000
@@ -72,11 +75,9 @@ type Options struct {
 	BaseURL string
 	Flow    Flow
 	// Open lets anybody in without an invitation.
-	Open bool
-	// Timeout bounds the work of one request.
-	Timeout time.Duration
-	Now     func() time.Time
-	Logger  *slog.Logger
+	Open   bool
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Handler serves the flow. Make one with [New]; it is safe for concurrent use.
@@ -173,7 +174,6 @@ func New(o Options) *Handler {
 	if o.Flow == nil {
 		panic("login: Flow is required")
 	}
-	o.Timeout = cmp.Or(o.Timeout, 5*time.Minute)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -303,7 +303,7 @@ func (h *Handler) admit(p *pending, consent meta.Consent, csrf string) bool {
 // patient gives the request the time that its work may take, instead of the
 // server's, which is for webhooks. The body has been read.
 func (h *Handler) patient(w http.ResponseWriter) {
-	end := time.Now().Add(h.opts.Timeout + 10*time.Second)
+	end := time.Now().Add(timeout + 10*time.Second)
 	c := http.NewResponseController(w)
 	// A server that has no deadlines needs no other ones.
 	_, _ = c.SetReadDeadline(end), c.SetWriteDeadline(end)
@@ -328,7 +328,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.patient(w)
-	ctx, cancel := context.WithTimeout(r.Context(), h.opts.Timeout)
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	consent, err := h.opts.Flow.ConsentByCode(ctx, p.app, h.redirectURI(), q.Get("code"))
 	if err != nil {
@@ -434,7 +434,7 @@ func (h *Handler) connect(p *pending, consent meta.Consent, choice meta.Choice) 
 	h.mu.Unlock()
 	h.work.Go(func() {
 		defer close(c.done)
-		ctx, cancel := context.WithTimeout(h.ctx, h.opts.Timeout)
+		ctx, cancel := context.WithTimeout(h.ctx, timeout)
 		defer cancel()
 		if _, err := h.opts.Flow.Apply(ctx, consent, choice, c.result); err != nil {
 			h.opts.Logger.Warn("chosen pages can't be connected", "app", p.app, "err", err)

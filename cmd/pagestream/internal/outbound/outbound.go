@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,9 +30,8 @@ var (
 	ErrNotRecorded = errors.New("message was sent but not recorded")
 )
 
-// DefaultRecordTimeout bounds how long a message that was sent may take to be
-// recorded.
-const DefaultRecordTimeout = 10 * time.Second
+// recordTimeout bounds how long a message that was sent may take to be recorded.
+const recordTimeout = 10 * time.Second
 
 // Graph sends.
 type Graph interface {
@@ -48,10 +46,7 @@ type Options struct {
 	Tokens    meta.Tokens
 	Graph     Graph
 	Publisher streams.Storer
-	// RecordTimeout bounds how long recording may take. It runs even if the
-	// caller has gone.
-	RecordTimeout time.Duration
-	Now           func() time.Time
+	Now       func() time.Time
 }
 
 // Sender sends. Make one with [New]; it is safe for concurrent use.
@@ -63,7 +58,6 @@ func New(o Options) *Sender {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
 		panic("outbound: Tokens, Graph and Publisher are required")
 	}
-	o.RecordTimeout = cmp.Or(o.RecordTimeout, DefaultRecordTimeout)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -132,7 +126,7 @@ func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 		return sent, nil
 	}
 	// The message is out: the caller's going does not keep it from the record.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.RecordTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	events, err := echo(r, access, contact, sent.MID, s.opts.Now())
 	if err != nil {

@@ -25,11 +25,17 @@ import (
 
 // Defaults of [Options].
 const (
-	DefaultMaxAge     = 30 * 24 * time.Hour
-	DefaultRetryAfter = 24 * time.Hour
-	DefaultRemember   = 100_000
-	DefaultTimeout    = 45 * time.Second
-	DefaultMaxWait    = time.Minute
+	DefaultMaxAge  = 30 * 24 * time.Hour
+	DefaultMaxWait = time.Minute
+)
+
+const (
+	// retryAfter is how long a contact is not asked about again, whatever the answer
+	// was; remember bounds how many of those are known, which no restart keeps.
+	retryAfter = 24 * time.Hour
+	remember   = 100_000
+	// timeout bounds the work on one event.
+	timeout = 45 * time.Second
 )
 
 // maxPages bounds the pages that are known to be throttled or to have no living
@@ -55,8 +61,6 @@ type Graph interface {
 type Options struct {
 	// Connect returns a connection that the reactor has for itself and closes.
 	Connect func() (*nats.Conn, error)
-	// Stream is the stream's name, by default streams.Name.
-	Stream string
 	// Parking keeps what is given up; nil only logs it.
 	Parking *streams.Parking
 
@@ -67,13 +71,6 @@ type Options struct {
 
 	// MaxAge is how long a profile is taken for true. Pictures end after days.
 	MaxAge time.Duration
-	// RetryAfter is how long a contact is not asked about again, whatever the
-	// answer was. Remember bounds how many of those are known; it is not kept
-	// over a restart.
-	RetryAfter time.Duration
-	Remember   int
-	// Timeout bounds the work on one event.
-	Timeout time.Duration
 	// MaxWait is the longest throttling that Run waits out. The contacts of a
 	// page that is throttled for longer are passed over until they next write,
 	// so that one page does not hold up the others.
@@ -153,15 +150,12 @@ func New(o Options) *Reactor {
 		panic("profile: Tokens, Graph, Publisher and Conversations are required")
 	}
 	o.MaxAge = cmp.Or(o.MaxAge, DefaultMaxAge)
-	o.RetryAfter = cmp.Or(o.RetryAfter, DefaultRetryAfter)
-	o.Remember = cmp.Or(o.Remember, DefaultRemember)
-	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
 	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Reactor{opts: o, asked: newMemory(o.Remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
+	return &Reactor{opts: o, asked: newMemory(remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
 }
 
 func (r *Reactor) count(f func(*Stats)) {
@@ -174,10 +168,10 @@ func (r *Reactor) count(f func(*Stats)) {
 // no error. What comes while no node runs is reacted to later.
 func (r *Reactor) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: r.opts.Stream, Durable: durable,
+		Connect: r.opts.Connect, Stream: streams.Name, Durable: durable,
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no storm over the history
-		Timeout: r.opts.Timeout, MaxPause: r.opts.MaxWait,
+		Timeout: timeout, MaxPause: r.opts.MaxWait,
 		Pass: r.pass, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
@@ -204,7 +198,7 @@ func (r *Reactor) bare(page domain.PageID) bool {
 // known reports whether it was found out lately, or tried to, who the contact is.
 func (r *Reactor) known(e streams.Stored) bool {
 	t := r.asked.get(key(e))
-	return !t.IsZero() && r.opts.Now().Sub(t) < r.opts.RetryAfter
+	return !t.IsZero() && r.opts.Now().Sub(t) < retryAfter
 }
 
 func key(e streams.Stored) string { return string(e.Page) + "|" + string(e.Contact) }
@@ -310,7 +304,7 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("read conversation: %w", err)
 	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
-		r.asked.Add(key(e), r.opts.Now()) // not before RetryAfter need it be looked up again
+		r.asked.Add(key(e), r.opts.Now()) // not before retryAfter need it be looked up again
 		r.count(func(s *Stats) { s.Known++ })
 		return false, nil
 	}

@@ -212,7 +212,7 @@ func TestAbsenceStaysUnknown(t *testing.T) {
 			assert.Equal(t, 1, g.calls(), "not asked again at once")
 			assert.Empty(t, r.profiles(t))
 			assert.Equal(t, Stats{Nameless: 1, Known: 1}, reactor.Stats())
-			g.set(func(g *remote) { g.now, g.fail, g.silent = g.now.Add(DefaultRetryAfter), nil, false })
+			g.set(func(g *remote) { g.now, g.fail, g.silent = g.now.Add(retryAfter), nil, false })
 			require.NoError(t, r.hand(t, reactor, received("7", 3)))
 			assert.Len(t, r.profiles(t), 1, "asked again a day later")
 		})

@@ -24,8 +24,10 @@ const (
 	DefaultTokenInterval = 6 * time.Hour
 	DefaultTimeout       = time.Minute
 	DefaultSettle        = 10 * time.Second
-	DefaultWorkers       = 4
 )
+
+// workers bounds the pages that this process works on at once.
+const workers = 4
 
 // Verbs are what is done to a page. Each records what it finds as events and is
 // safe to do again. An error means that it is not known how the page stands.
@@ -46,8 +48,6 @@ type Options struct {
 	JS jetstream.JetStream
 	// Connect returns a connection that one reactor has for itself and closes.
 	Connect func() (*nats.Conn, error)
-	// Stream is the name of the stream of events, by default streams.Name.
-	Stream string
 	// Parking keeps what is given up; nil only logs it.
 	Parking *streams.Parking
 	// Replicas of the work queue; more than 1 needs a cluster.
@@ -67,8 +67,6 @@ type Options struct {
 	// Settle is how long after a token was refreshed its connector may take to
 	// subscribe the page itself.
 	Settle time.Duration
-	// Workers bounds the pages that this process works on at once.
-	Workers int
 
 	Now func() time.Time
 	// Ticker makes the ticks that the schedule goes by; stop ends them.
@@ -77,12 +75,10 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Stream = cmp.Or(o.Stream, streams.Name)
 	o.Interval = cmp.Or(o.Interval, DefaultInterval)
 	o.TokenInterval = cmp.Or(o.TokenInterval, DefaultTokenInterval)
 	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
 	o.Settle = cmp.Or(o.Settle, DefaultSettle)
-	o.Workers = cmp.Or(o.Workers, DefaultWorkers)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -143,7 +139,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	for range r.opts.Workers {
+	for range workers {
 		group.Go(func() { r.keep(ctx, r.worker()) })
 	}
 	r.schedule(ctx)

@@ -17,7 +17,7 @@ import (
 // refreshes follows refreshed tokens.
 func (r *Reconciler) refreshes() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: r.opts.Stream, Durable: refreshDurable,
+		Connect: r.opts.Connect, Stream: streams.Name, Durable: refreshDurable,
 		Filter:  "pagestream.*." + string(domain.PageTokenRefreshed),
 		FromNow: true, // what was refreshed before there was a loop, the loop looks at anyway
 		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed), Parking: r.opts.Parking, Logger: r.opts.Logger,

@@ -321,7 +321,7 @@ func (r *Reconciler) RunOnce(ctx context.Context) (Status, error) {
 	}
 	r.listen(list)
 	var group sync.WaitGroup
-	free := make(chan struct{}, r.opts.Workers)
+	free := make(chan struct{}, workers)
 	for _, page := range list {
 		free <- struct{}{} // for no longer than Timeout
 		if ctx.Err() != nil {

@@ -25,7 +25,7 @@ func (p *Program) openHooks(context.Context) error {
 		return fmt.Errorf("read hooks.file: %w", err)
 	}
 	p.hooks, err = hooks.New(hooks.Options{
-		JS: p.js, Stream: streams.Name, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
+		JS: p.js, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
 		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter, Logger: p.log.With("part", "hooks"),
 	})
 	if err != nil {

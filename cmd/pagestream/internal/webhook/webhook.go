@@ -30,7 +30,6 @@ import (
 	"math/bits"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -50,10 +49,12 @@ var (
 
 // Defaults of [Options].
 const (
-	DefaultMaxBody    = 8 << 20
-	DefaultTimeout    = 4 * time.Second
-	DefaultRetryAfter = 5 * time.Second
+	DefaultMaxBody = 8 << 20
+	DefaultTimeout = 4 * time.Second
 )
+
+// retryAfter is sent with a 503, in seconds.
+const retryAfter = "5"
 
 // maxChallenge bounds what a handshake echoes; Meta's challenge is an integer.
 const maxChallenge = 1024
@@ -93,8 +94,6 @@ type Options struct {
 	MaxBody int64
 	// Timeout bounds the wait for durability. Keep it under Meta's 5 s.
 	Timeout time.Duration
-	// RetryAfter is sent with a 503, in whole seconds.
-	RetryAfter time.Duration
 	// Ready returns an error while nothing can be stored; asked first for
 	// every delivery, so it must be quick. Nil means always ready.
 	Ready func() error
@@ -122,7 +121,6 @@ func New(o Options) (*Handler, error) {
 	}
 	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
 	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
-	o.RetryAfter = cmp.Or(o.RetryAfter, DefaultRetryAfter)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
@@ -269,7 +267,7 @@ func (h *Handler) unavailable(w http.ResponseWriter, a Answer, reason string, er
 		h.opts.Logger.Error("delivery not stored; answered 503 so that Meta sends it again",
 			"app", a.App, "reason", reason, "failed", n, "err", err)
 	}
-	w.Header().Set("Retry-After", strconv.Itoa(max(1, int(h.opts.RetryAfter/time.Second))))
+	w.Header().Set("Retry-After", retryAfter)
 	a.Status, a.Reason = http.StatusServiceUnavailable, reason
 	return refuse(w, a)
 }
