@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
@@ -127,11 +129,12 @@ func New(o Options) (*Client, error) {
 	if !isVersion(o.Version) {
 		return nil, fmt.Errorf("%w: version %q is not like %s", ErrOptions, o.Version, DefaultVersion)
 	}
+	table, _ := simplelru.NewLRU[string, *gate](maxGates, nil) // it fails for no size alone
 	c := &Client{
 		opts: o, http: &http.Client{},
 		base:  strings.TrimSuffix(o.BaseURL, "/") + "/" + o.Version,
 		login: strings.TrimSuffix(o.LoginURL, "/") + "/" + o.Version,
-		gates: gates{of: map[string]*gate{}, now: o.Now},
+		gates: gates{of: table, now: o.Now},
 	}
 	if o.HTTP != nil {
 		copied := *o.HTTP

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -63,7 +64,6 @@ func (u Usage) Percent() int { return max(u.CallCount, u.TotalTime, u.TotalCPUTi
 type gate struct {
 	until   time.Time
 	strikes int
-	used    time.Time
 	usage   map[string]Usage
 	talk    *rate.Limiter
 }
@@ -72,31 +72,18 @@ type gate struct {
 // the app's holds all.
 type gates struct {
 	mu  sync.Mutex
-	of  map[string]*gate
+	of  *simplelru.LRU[string, *gate]
 	now func() time.Time
 }
 
-// get returns the gate of key. Of a full table one that was not used for long
-// falls away: the longest unused of a few, which come in random order.
+// get returns the gate of key. Of a full table the one that was not used for the
+// longest time falls away; the app's own is used by each call.
 func (g *gates) get(key string) *gate {
-	t := g.of[key]
-	if t == nil {
-		if len(g.of) >= maxGates {
-			oldest, looked := "", 0
-			for k, o := range g.of {
-				if k != app && (oldest == "" || o.used.Before(g.of[oldest].used)) {
-					oldest = k
-				}
-				if looked++; looked == 16 {
-					break
-				}
-			}
-			delete(g.of, oldest)
-		}
+	t, ok := g.of.Get(key)
+	if !ok {
 		t = &gate{usage: map[string]Usage{}, talk: rate.NewLimiter(talks, 1)}
-		g.of[key] = t
+		g.of.Add(key, t)
 	}
-	t.used = g.now()
 	return t
 }
 
@@ -185,7 +172,7 @@ func (g *gates) accept(page string) {
 	defer g.mu.Unlock()
 	now := g.now()
 	for _, key := range []string{page, app} {
-		if t := g.of[key]; t != nil && !t.until.After(now) {
+		if t, ok := g.of.Peek(key); ok && !t.until.After(now) {
 			t.strikes = 0
 		}
 	}
@@ -197,7 +184,7 @@ func (c *Client) Usage() []Usage {
 	c.gates.mu.Lock()
 	defer c.gates.mu.Unlock()
 	list := []Usage{}
-	for _, t := range c.gates.of {
+	for _, t := range c.gates.of.Values() {
 		for _, u := range t.usage {
 			list = append(list, u)
 		}

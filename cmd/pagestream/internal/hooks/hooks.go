@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,6 @@ type Hooks struct {
 	store     *store.Store
 	client    *http.Client
 	endpoints []*endpoint
-	byName    map[string]*endpoint
 
 	flushing sync.Mutex
 
@@ -52,7 +52,7 @@ func New(o Options) (*Hooks, error) {
 	if name := st.Recreated(); name != "" {
 		o.Logger.Error("webhook positions were corrupt; every endpoint begins anew", "moved", name)
 	}
-	h := &Hooks{opts: o, store: st, client: newClient(o.Concurrency), byName: make(map[string]*endpoint)}
+	h := &Hooks{opts: o, store: st, client: newClient(o.Concurrency)}
 	for _, c := range o.Endpoints {
 		e, err := newEndpoint(c, o, h.client, st, h.flush)
 		if err == nil {
@@ -62,7 +62,6 @@ func New(o Options) (*Hooks, error) {
 			return nil, errors.Join(err, st.Close())
 		}
 		h.endpoints = append(h.endpoints, e)
-		h.byName[c.Name] = e
 	}
 	return h, nil
 }
@@ -222,9 +221,9 @@ func (h *Hooks) Enable(name string) error {
 }
 
 func (h *Hooks) endpoint(name string) (*endpoint, error) {
-	e := h.byName[name]
-	if e == nil {
+	i := slices.IndexFunc(h.endpoints, func(e *endpoint) bool { return e.Name == name })
+	if i < 0 {
 		return nil, fmt.Errorf("endpoint %q: %w", name, ErrUnknownEndpoint)
 	}
-	return e, nil
+	return h.endpoints[i], nil
 }

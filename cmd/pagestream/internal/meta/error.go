@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -92,10 +93,7 @@ func (e *Error) Error() string {
 // Words returns Graph's own message, or all that there is to say where it has
 // none.
 func (e *Error) Words() string {
-	if e.Message != "" {
-		return e.Message
-	}
-	return e.Error()
+	return cmp.Or(e.Message, e.Error())
 }
 
 // Refused returns the refusal by Graph in err, nil where Graph did not answer.
