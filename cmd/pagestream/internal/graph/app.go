@@ -3,10 +3,7 @@ package graph
 import (
 	"context"
 	"encoding/json"
-	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 )
 
 // AppSubscription is what the app itself is subscribed to for one kind of
@@ -64,37 +61,4 @@ func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error
 		})
 	}
 	return subs, nil
-}
-
-// SubscribeApp sets what the app is subscribed to for s.Object: exactly these
-// fields, delivered to s.CallbackURL. Graph asks that URL for the verify token
-// before it answers. It may be repeated; s.Active is not looked at.
-func (c *Client) SubscribeApp(ctx context.Context, s AppSubscription, verifyToken string) error {
-	switch {
-	case s.Object == "":
-		return ErrObject
-	case len(s.Fields) == 0:
-		return ErrNoFields
-	case verifyToken == "":
-		return ErrNoToken
-	}
-	return c.succeed(ctx, call{
-		method: http.MethodPost, path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken(), secrets: []string{verifyToken},
-		params: url.Values{
-			"object": {s.Object}, "callback_url": {s.CallbackURL}, "fields": {strings.Join(s.Fields, ",")},
-			"include_values": {"true"}, "verify_token": {verifyToken},
-		},
-	})
-}
-
-// UnsubscribeApp ends the app's subscription for object, for all its pages. It
-// may be repeated. Without an object Graph would end all of them, so that is
-// refused here.
-func (c *Client) UnsubscribeApp(ctx context.Context, object string) error {
-	if object == "" {
-		return ErrObject
-	}
-	return c.succeed(ctx, call{
-		method: http.MethodDelete, path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken(), params: url.Values{"object": {object}},
-	})
 }

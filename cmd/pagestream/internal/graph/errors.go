@@ -20,8 +20,6 @@ var (
 	// ErrMessage is returned when what is to be sent has no recipient, or not
 	// either one of a message and an action.
 	ErrMessage = errors.New("sending needs a recipient and either a message or an action")
-	// ErrObject is returned when no webhook object is named.
-	ErrObject = errors.New("no webhook object given")
 	// ErrNoToken is returned when a call is made without a token.
 	ErrNoToken = errors.New("no access token given")
 	// ErrNoFields is returned when a subscription is asked for without fields.

@@ -81,12 +81,6 @@ var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 		_, err := c.AppSubscriptions(ctx)
 		return err
 	},
-	"SubscribeApp": func(ctx context.Context, c *graph.Client) error {
-		return c.SubscribeApp(ctx, graph.AppSubscription{
-			Object: "page", CallbackURL: "https://pagestream.example.com/webhooks/main", Fields: []string{"messages"},
-		}, verifyToken)
-	},
-	"UnsubscribeApp": func(ctx context.Context, c *graph.Client) error { return c.UnsubscribeApp(ctx, "page") },
 	"Send": func(ctx context.Context, c *graph.Client) error {
 		_, err := c.Send(ctx, page, token, outgoing)
 		return err
@@ -557,12 +551,6 @@ func TestCallsThatAreNotMade(t *testing.T) {
 	assert.ErrorIs(t, err, graph.ErrNoToken)
 	_, err = c.Accounts(ctx, user, "")
 	assert.ErrorIs(t, err, graph.ErrNoToken)
-	// Graph would end the subscriptions of all objects.
-	assert.ErrorIs(t, c.UnsubscribeApp(ctx, ""), graph.ErrObject)
-	sub := graph.AppSubscription{Object: "page", CallbackURL: "https://x", Fields: []string{"messages"}}
-	assert.ErrorIs(t, c.SubscribeApp(ctx, sub, ""), graph.ErrNoToken)
-	assert.ErrorIs(t, c.SubscribeApp(ctx, graph.AppSubscription{Object: "page"}, verifyToken), graph.ErrNoFields)
-	assert.ErrorIs(t, c.SubscribeApp(ctx, graph.AppSubscription{Fields: sub.Fields}, verifyToken), graph.ErrObject)
 	for name, m := range map[string]graph.Outgoing{
 		"nothing":      {},
 		"no recipient": {Message: outgoing.Message},
