@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,11 +23,13 @@ const (
 
 var errByteSize = errors.New("not a size: write a whole number and a unit, as in 8MiB or 500MB (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)")
 
-// units is ordered so that the longest suffix is tried first.
-var units = []struct {
+type unit struct {
 	suffix string
 	size   ByteSize
-}{
+}
+
+// units begins with the binary ones, the largest first.
+var units = []unit{
 	{"TiB", TiB},
 	{"GiB", GiB},
 	{"MiB", MiB},
@@ -44,30 +47,18 @@ var units = []struct {
 // half its readers take it for MB.
 func (b *ByteSize) UnmarshalText(text []byte) error {
 	s := strings.TrimSpace(string(text))
-	for _, u := range units {
-		digits, ok := cutSuffixFold(s, u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 63)
-		if err != nil {
-			return errByteSize
-		}
-		if n > math.MaxInt64/uint64(u.size) {
-			return fmt.Errorf("too large: at most %d bytes", int64(math.MaxInt64))
-		}
-		*b = ByteSize(n) * u.size
-		return nil
+	digits := strings.TrimRight(s, "BKMGTbkmgti")
+	i := slices.IndexFunc(units, func(u unit) bool { return strings.EqualFold(s[len(digits):], u.suffix) })
+	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 63)
+	if i < 0 || err != nil {
+		return errByteSize
 	}
-	return errByteSize
-}
-
-func cutSuffixFold(s, suffix string) (string, bool) {
-	cut := len(s) - len(suffix)
-	if cut < 0 || !strings.EqualFold(s[cut:], suffix) {
-		return s, false
+	size := units[i].size
+	if n > math.MaxInt64/uint64(size) {
+		return fmt.Errorf("too large: at most %d bytes", int64(math.MaxInt64))
 	}
-	return s[:cut], true
+	*b = ByteSize(n) * size
+	return nil
 }
 
 // String is exact: the largest binary unit that divides the size, as in 8MiB.

@@ -186,9 +186,9 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 		t.Errorf("alone (-want +got):\n%s", diff)
 	}
 
-	path := file(t, "apps:\n- {name: one, secrets: [x], verify_token: y}\n- {name: two, secrets: [z], verify_token: z}\n")
-	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0", "PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9")})
-	app.Name, app.GraphVersion, app.GraphURL = "one", "v24.0", "http://127.0.0.1:9"
+	path := file(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n- {name: two, secrets: [z], verify_token: z}\n")
+	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0", "PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
+	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}
 	if diff := cmp.Diff(app, got.Apps[0]); diff != "" || len(got.Apps) != 2 || got.Apps[1].Name != "two" {
 		t.Errorf("over a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
 	}

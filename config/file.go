@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -14,36 +14,27 @@ import (
 // maxFile bounds a configuration file in bytes.
 const maxFile = 1 << 20
 
-// fileParser is a koanf parser that checks as it reads: it knows every key, and
-// it says on which line a mistake is.
+// parseFile returns the settings in a file, by path, and what is wrong with it. It
+// knows every key, and it says on which line a mistake is.
 //
 // Scalars are taken as they are written, not as YAML guesses them: an app
 // secret of digits, or of digits and one "e", is no number.
-type fileParser struct{ name string }
-
-// Unmarshal implements koanf.Parser.
-func (p fileParser) Unmarshal(b []byte) (map[string]any, error) {
+func parseFile(name string, b []byte) (map[string]any, []error) {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	var doc yaml.Node
 	err := dec.Decode(&doc)
 	switch {
 	case errors.Is(err, io.EOF):
-		return map[string]any{}, nil // nothing but comments
+		return nil, nil // nothing but comments
 	case err != nil:
-		return nil, fmt.Errorf("%s: %s", p.name, syntax(err))
+		return nil, []error{fmt.Errorf("%s: %s", name, syntax(err))}
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: has more than one YAML document: keep the first and remove what follows the second ---", p.name)
+		return nil, []error{fmt.Errorf("%s: has more than one YAML document: keep the first and remove what follows the second ---", name)}
 	}
-	w := walker{name: p.name, keys: keys(), appKeys: appKeys()}
-	out := w.root(doc.Content[0])
-	return out, errors.Join(w.problems...)
-}
-
-// Marshal implements koanf.Parser. Nothing here writes through koanf: see
-// [Print].
-func (fileParser) Marshal(map[string]any) ([]byte, error) {
-	return nil, errors.New("config: not written by koanf")
+	w := walker{name: name}
+	settings := w.root(doc.Content[0])
+	return settings, w.problems
 }
 
 // syntax keeps of a YAML error what can't be part of a value.
@@ -59,8 +50,6 @@ func syntax(err error) string {
 // walker goes through the nodes of a file and collects problems.
 type walker struct {
 	name     string
-	keys     []key
-	appKeys  []key
 	problems []error
 }
 
@@ -100,29 +89,17 @@ func (w *walker) each(n *yaml.Node, where string, f func(name string, k, v *yaml
 func (w *walker) root(n *yaml.Node) map[string]any {
 	out := map[string]any{}
 	w.each(n, "the file", func(name string, k, v *yaml.Node) {
-		if name == "apps" {
+		switch {
+		case name == "apps":
 			if apps := w.apps(v); apps != nil {
 				out["apps"] = apps
 			}
-			return
+		case slices.Contains(sections(), name):
+			w.settings(v, name, name+".", keys, out)
+		default:
+			// The full keys are for someone who wrote `log_level: debug` here.
+			w.problem(k, "%s", unknown(name, slices.Concat(sections(), []string{"apps"}, paths(keys))))
 		}
-		if !w.isSection(name) {
-			w.problem(k, "%s", unknown(name, w.topNames()))
-			return
-		}
-		section := map[string]any{}
-		w.each(v, name, func(field string, k, v *yaml.Node) {
-			path := name + "." + field
-			known, ok := find(w.keys, path)
-			if !ok {
-				w.problem(k, "%s", unknown(path, paths(w.keys)))
-				return
-			}
-			if value, ok := w.value(path, known, v); ok {
-				section[field] = value
-			}
-		})
-		out[name] = section
 	})
 	return out
 }
@@ -137,21 +114,27 @@ func (w *walker) apps(n *yaml.Node) []any {
 	}
 	list := []any{}
 	for i, item := range n.Content {
-		where := fmt.Sprintf("apps[%d]", i)
 		app := map[string]any{}
-		w.each(item, where, func(field string, k, v *yaml.Node) {
-			known, ok := find(w.appKeys, field)
-			if !ok {
-				w.problem(k, "%s", unknown(field, paths(w.appKeys)))
-				return
-			}
-			if value, ok := w.value(where+"."+field, known, v); ok {
-				app[field] = value
-			}
-		})
+		w.settings(item, fmt.Sprintf("apps[%d]", i), "", appKeys, app)
 		list = append(list, app)
 	}
 	return list
+}
+
+// settings reads a mapping of settings into out. Each is the known key of its
+// name behind the prefix.
+func (w *walker) settings(n *yaml.Node, where, prefix string, known []key, out map[string]any) {
+	w.each(n, where, func(name string, k, v *yaml.Node) {
+		path := prefix + name
+		setting, ok := find(known, path)
+		if !ok {
+			w.problem(k, "%s", unknown(path, paths(known)))
+			return
+		}
+		if value, ok := w.value(where+"."+name, setting, v); ok {
+			out[path] = value
+		}
+	})
 }
 
 // value reads one setting; ok is false where it is not set or was a problem.
@@ -164,7 +147,7 @@ func (w *walker) value(path string, k key, n *yaml.Node) (value any, ok bool) {
 			w.problem(n, "%s is a list: write [one, two], or one a line after dashes", path)
 			return nil, false
 		}
-		list := make([]any, 0, len(n.Content))
+		list := make([]string, 0, len(n.Content))
 		for _, item := range n.Content {
 			if item.Kind != yaml.ScalarNode {
 				w.problem(item, "%s takes plain values", path)
@@ -184,32 +167,4 @@ func (w *walker) value(path string, k key, n *yaml.Node) (value any, ok bool) {
 		return nil, false
 	}
 	return value, true
-}
-
-func (w *walker) isSection(name string) bool {
-	for _, k := range w.keys {
-		if strings.HasPrefix(k.path, name+".") {
-			return true
-		}
-	}
-	return false
-}
-
-// topNames lists what may stand at the left margin, and the full keys, for
-// someone who wrote `log_level: debug` there.
-func (w *walker) topNames() []string {
-	var names []string
-	top := reflect.TypeFor[Config]()
-	for i := range top.NumField() {
-		names = append(names, top.Field(i).Tag.Get("koanf"))
-	}
-	return append(names, paths(w.keys)...)
-}
-
-func paths(list []key) []string {
-	out := make([]string, len(list))
-	for i, k := range list {
-		out[i] = k.path
-	}
-	return out
 }

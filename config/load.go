@@ -1,18 +1,17 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/providers/rawbytes"
 	"github.com/knadh/koanf/v2"
 )
 
@@ -49,33 +48,34 @@ type Options struct {
 // and the flags. The result is valid, or the error wraps [ErrInvalid] and tells
 // every problem of the first stage that found any: reading, then validation.
 func Load(o Options) (Config, error) {
-	k := koanf.New(".")
+	settings := map[string]any{} // by path
 	var problems []error
 	if o.File != "" {
 		b, err := readBounded(o.File, maxFile)
 		if err != nil {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := k.Load(rawbytes.Provider(b), fileParser{name: o.File}); err != nil {
-			problems = append(problems, err)
+		file, found := parseFile(o.File, b)
+		if problems = found; len(found) == 0 {
+			maps.Copy(settings, file)
 		}
 	}
-	fromEnv, found := environment(o)
+	fromEnv, app, found := environment(o)
 	problems = append(problems, found...)
-	if err := k.Load(fromEnv, nil); err != nil {
-		return Config{}, fmt.Errorf("read environment: %w", err)
-	}
-	flags, found := parseFlags(o.Flags)
+	maps.Copy(settings, fromEnv)
+	overlayApp(settings, app)
+	fromFlags, found := parseFlags(o.Flags)
 	problems = append(problems, found...)
-	if err := k.Load(confmap.Provider(flags, "."), nil); err != nil {
-		return Config{}, fmt.Errorf("read flags: %w", err)
-	}
+	maps.Copy(settings, fromFlags)
 
+	k := koanf.New(".")
+	if err := k.Load(confmap.Provider(settings, "."), nil); err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
 	c := Default()
 	if err := k.Unmarshal("", &c); err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
-	overlayApp(&c, o)
 	problems = append(problems, finish(&c)...)
 	if len(problems) > 0 {
 		return Config{}, invalid(problems)
@@ -90,64 +90,43 @@ func invalid(problems []error) error {
 	return fmt.Errorf("%w:\n%w", ErrInvalid, errors.Join(problems...))
 }
 
-// environment returns a provider of the variables that set a key, typed, and
-// what is wrong with them.
-func environment(o Options) (koanf.Provider, []error) {
-	var problems []error
-	known, app := keys(), appKeys()
-	names := envNames(known, app)
-	// A name that occurs twice counts as the system's getenv has it: once, the
-	// first.
-	seen := map[string]bool{}
-	provider := env.Provider(".", env.Opt{
-		Prefix: envPrefix,
-		// Sorted, so that problems come in the same order every time.
-		EnvironFunc: func() []string { return sortedEnv(o.Env) },
-		TransformFunc: func(name, value string) (string, any) {
-			if seen[name] || value == "" {
-				return "", nil
-			}
-			seen[name] = true
-			i := slices.IndexFunc(known, func(k key) bool { return k.env == name })
-			if i < 0 {
-				if !slices.Contains(names, name) && !ignored(o.IgnoreEnv, name) {
-					problems = append(problems, errors.New("environment: "+unknown(name, names)))
-				}
-				return "", nil
-			}
-			v, err := known[i].parse(value)
+// environment returns the settings that variables set, by path, those that they
+// set of the first app, and what is wrong with them.
+func environment(o Options) (settings, app map[string]any, problems []error) {
+	values := map[string]string{}
+	for _, e := range slices.Backward(o.Env) { // of a name that occurs twice, getenv has the first
+		if name, value, _ := strings.Cut(e, "="); strings.HasPrefix(name, envPrefix) {
+			values[name] = value
+		}
+	}
+	settings, app = map[string]any{}, map[string]any{}
+	all := slices.Concat(keys, appKeys)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		i := slices.IndexFunc(all, func(k key) bool { return k.env == name })
+		out := settings
+		if i >= len(keys) {
+			out = app
+		}
+		switch elsewhere := ignored(o.IgnoreEnv, name); {
+		case values[name] == "", elsewhere && (i < 0 || i >= len(keys)):
+		case i < 0:
+			problems = append(problems, errors.New("environment: "+unknown(name, envNames(all))))
+		default:
+			v, err := all[i].parse(values[name])
 			if err != nil {
 				problems = append(problems, fmt.Errorf("environment %s: %w", name, err))
-				return "", nil
+				continue
 			}
-			return known[i].path, v
-		},
-	})
-	// Read now: the problems are known only then.
-	m, err := provider.Read()
-	if err != nil {
-		problems = append(problems, err)
-	}
-	return confmap.Provider(m, ""), problems
-}
-
-// sortedEnv sorts by name and keeps the order of equal names.
-func sortedEnv(environ []string) []string {
-	out := slices.Clone(environ)
-	sort.SliceStable(out, func(i, j int) bool {
-		a, _, _ := strings.Cut(out[i], "=")
-		b, _, _ := strings.Cut(out[j], "=")
-		return a < b
-	})
-	return out
-}
-
-func envNames(lists ...[]key) []string {
-	var names []string
-	for _, list := range lists {
-		for _, k := range list {
-			names = append(names, k.env)
+			out[all[i].path] = v
 		}
+	}
+	return settings, app, problems
+}
+
+func envNames(list []key) []string {
+	names := make([]string, len(list))
+	for i, k := range list {
+		names[i] = k.env
 	}
 	return names
 }
@@ -164,14 +143,14 @@ func ignored(patterns []string, name string) bool {
 // parseFlags types the values of flags and refuses unknown keys.
 func parseFlags(flags map[string]any) (map[string]any, []error) {
 	var problems []error
-	known := keys()
 	out := make(map[string]any, len(flags))
-	for path, value := range flags {
-		k, ok := find(known, path)
+	for _, path := range slices.Sorted(maps.Keys(flags)) {
+		k, ok := find(keys, path)
 		if !ok {
-			problems = append(problems, errors.New("flag: "+unknown(path, paths(known))))
+			problems = append(problems, errors.New("flag: "+unknown(path, paths(keys))))
 			continue
 		}
+		value := flags[path]
 		if text, isText := value.(string); isText {
 			v, err := k.parse(text)
 			if err != nil {
@@ -180,62 +159,34 @@ func parseFlags(flags map[string]any) (map[string]any, []error) {
 			}
 			value = v
 		}
-		v := reflect.ValueOf(value)
-		if !v.IsValid() || v.Type() != k.typ {
+		if reflect.TypeOf(value) != k.typ {
 			problems = append(problems, fmt.Errorf("flag %s: a %T where a %s is needed", path, value, k.typ))
 			continue
 		}
 		out[path] = value
 	}
-	slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return out, problems
 }
 
-// overlayApp lets the PAGESTREAM_APP_ variables set the first app.
-func overlayApp(c *Config, o Options) {
-	values := map[string]string{}
-	for _, e := range slices.Backward(o.Env) {
-		if name, value, ok := strings.Cut(e, "="); ok {
-			values[name] = value // backward, so that the first of a name stays
-		}
-	}
-	get := func(field string) (key, string, bool) {
-		k, _ := find(appKeys(), field)
-		v := values[k.env]
-		return k, v, v != "" && !ignored(o.IgnoreEnv, k.env)
-	}
-	if !slices.ContainsFunc(appKeys(), func(k key) bool { _, _, ok := get(k.path); return ok }) {
+// overlayApp lets what the environment says of an app set the first one.
+func overlayApp(settings, app map[string]any) {
+	if len(app) == 0 {
 		return
 	}
-	if len(c.Apps) == 0 {
-		c.Apps = []App{{}}
+	apps, _ := settings["apps"].([]any)
+	if len(apps) == 0 {
+		apps = []any{map[string]any{}}
+		settings["apps"] = apps
 	}
-	app := &c.Apps[0]
+	first := apps[0].(map[string]any)
 	// A secret and its file are one setting: the environment's replaces both.
-	_, _, secret := get("secrets")
-	_, _, secretFile := get("secret_files")
-	if secret || secretFile {
-		app.Secrets, app.SecretFiles = nil, nil
-	}
-	_, _, token := get("verify_token")
-	_, _, tokenFile := get("verify_token_file")
-	if token || tokenFile {
-		app.VerifyToken, app.VerifyTokenFile = "", ""
-	}
-	fields := reflect.ValueOf(app).Elem()
-	for i := range fields.NumField() {
-		k, text, ok := get(fields.Type().Field(i).Tag.Get("koanf"))
-		switch {
-		case !ok:
-		case k.isList():
-			for _, part := range k.parseList(text) {
-				item := reflect.ValueOf(part).Convert(k.typ.Elem())
-				fields.Field(i).Set(reflect.Append(fields.Field(i), item))
-			}
-		default:
-			fields.Field(i).Set(reflect.ValueOf(text).Convert(k.typ))
+	for field, file := range map[string]string{"secrets": "secret_files", "verify_token": "verify_token_file"} {
+		if app[field] != nil || app[file] != nil {
+			delete(first, field)
+			delete(first, file)
 		}
 	}
+	maps.Copy(first, app)
 }
 
 // maxSecret bounds a secret's file in bytes.
@@ -250,15 +201,9 @@ func finish(c *Config) []error {
 		if app.Name == "" && i == 0 {
 			app.Name = DefaultAppName
 		}
-		if app.GraphVersion == "" {
-			app.GraphVersion = DefaultGraphVersion
-		}
-		if app.LoginURL == "" {
-			app.LoginURL = DefaultLoginURL
-		}
-		if app.GraphURL == "" {
-			app.GraphURL = DefaultGraphURL
-		}
+		app.GraphVersion = cmp.Or(app.GraphVersion, DefaultGraphVersion)
+		app.GraphURL = cmp.Or(app.GraphURL, DefaultGraphURL)
+		app.LoginURL = cmp.Or(app.LoginURL, DefaultLoginURL)
 		for j, file := range app.SecretFiles {
 			secret, err := readSecret(file)
 			if err != nil {
@@ -267,19 +212,16 @@ func finish(c *Config) []error {
 			}
 			app.Secrets = append(app.Secrets, secret)
 		}
-		if app.VerifyTokenFile == "" {
-			continue
-		}
-		if app.VerifyToken != "" {
+		switch {
+		case app.VerifyTokenFile == "":
+		case app.VerifyToken != "":
 			problems = append(problems, fmt.Errorf("apps[%d]: both verify_token and verify_token_file are set: remove one", i))
-			continue
+		default:
+			var err error
+			if app.VerifyToken, err = readSecret(app.VerifyTokenFile); err != nil {
+				problems = append(problems, fmt.Errorf("apps[%d].verify_token_file: %w", i, err))
+			}
 		}
-		token, err := readSecret(app.VerifyTokenFile)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("apps[%d].verify_token_file: %w", i, err))
-			continue
-		}
-		app.VerifyToken = token
 	}
 	return problems
 }

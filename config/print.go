@@ -3,6 +3,7 @@ package config
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -31,7 +32,6 @@ func Redact(c Config) Config {
 		for j, s := range app.Secrets {
 			app.Secrets[j] = Secret(s.String())
 		}
-		app.SecretFiles = slices.Clone(app.SecretFiles)
 		app.VerifyToken = Secret(app.VerifyToken.String())
 	}
 	return c
@@ -42,10 +42,7 @@ func Redact(c Config) Config {
 func Print(w io.Writer, c Config) error {
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
-	if err := enc.Encode(node(reflect.ValueOf(Redact(c)))); err != nil {
-		return fmt.Errorf("print configuration: %w", err)
-	}
-	if err := enc.Close(); err != nil {
+	if err := errors.Join(enc.Encode(node(reflect.ValueOf(Redact(c)))), enc.Close()); err != nil {
 		return fmt.Errorf("print configuration: %w", err)
 	}
 	return nil
@@ -55,15 +52,15 @@ func Print(w io.Writer, c Config) error {
 func node(v reflect.Value) *yaml.Node {
 	switch value := v.Interface().(type) {
 	case time.Duration:
-		return &yaml.Node{Kind: yaml.ScalarNode, Value: formatDuration(value)}
+		return text(formatDuration(value))
 	case fmt.Stringer:
 		return text(value.String())
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		n := &yaml.Node{Kind: yaml.MappingNode}
-		for i := range v.NumField() {
-			n.Content = append(n.Content, text(v.Type().Field(i).Tag.Get("koanf")), node(v.Field(i)))
+		for f, value := range v.Fields() {
+			n.Content = append(n.Content, text(f.Tag.Get("koanf")), node(value))
 		}
 		return n
 	case reflect.Slice:
@@ -89,30 +86,12 @@ func text(s string) *yaml.Node {
 
 // MarshalJSON writes the settings by their keys, durations and sizes as people
 // write them, secrets replaced as [Redact] does.
-func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(plain(reflect.ValueOf(Redact(c)))) }
-
-func plain(v reflect.Value) any {
-	switch value := v.Interface().(type) {
-	case time.Duration:
-		return formatDuration(value)
-	case fmt.Stringer:
-		return value.String()
+func (c Config) MarshalJSON() ([]byte, error) {
+	var settings map[string]any
+	if err := node(reflect.ValueOf(Redact(c))).Decode(&settings); err != nil {
+		return nil, fmt.Errorf("print configuration: %w", err)
 	}
-	switch v.Kind() {
-	case reflect.Struct:
-		m := make(map[string]any, v.NumField())
-		for i := range v.NumField() {
-			m[v.Type().Field(i).Tag.Get("koanf")] = plain(v.Field(i))
-		}
-		return m
-	case reflect.Slice:
-		list := make([]any, v.Len())
-		for i := range list {
-			list[i] = plain(v.Index(i))
-		}
-		return list
-	}
-	return v.Interface()
+	return json.Marshal(settings)
 }
 
 // formatDuration is Duration.String without the zero units at its end: 10m,

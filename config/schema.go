@@ -12,48 +12,43 @@ import (
 // envPrefix is what every environment variable of ours begins with.
 const envPrefix = "PAGESTREAM_"
 
-// key is one setting outside the list of apps.
+// key is one setting.
 type key struct {
-	path string // "webhook.max_body"
+	path string // "webhook.max_body"; of an app's the field's own name
 	env  string // "PAGESTREAM_WEBHOOK_MAX_BODY"
 	typ  reflect.Type
 }
 
-// keys lists the settings of [Config] in order, apps left out.
-func keys() []key {
+var (
+	// keys are the settings of [Config] in order, apps left out.
+	keys = sectionKeys()
+	// appKeys are the settings of one [App] in order, with the variables that set
+	// them for the first app.
+	appKeys = fieldKeys(reflect.TypeFor[App](), "", "app_")
+)
+
+func sectionKeys() []key {
 	var list []key
-	sections := reflect.TypeFor[Config]()
-	for i := range sections.NumField() {
-		section := sections.Field(i)
-		if section.Type.Kind() != reflect.Struct {
-			continue
-		}
-		for j := range section.Type.NumField() {
-			f := section.Type.Field(j)
-			path := section.Tag.Get("koanf") + "." + f.Tag.Get("koanf")
-			list = append(list, key{
-				path: path,
-				env:  envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_")),
-				typ:  f.Type,
-			})
+	for section := range reflect.TypeFor[Config]().Fields() {
+		if section.Type.Kind() == reflect.Struct {
+			name := section.Tag.Get("koanf")
+			list = append(list, fieldKeys(section.Type, name+".", name+"_")...)
 		}
 	}
 	return list
 }
 
-// appKeys lists the settings of one [App] in order; path is the field's own
-// name, env the variable that sets it for the first app.
-func appKeys() []key {
+// singular: one secret is the usual case, so its variable is singular.
+var singular = strings.NewReplacer("app_secrets", "app_secret", "app_secret_files", "app_secret_file")
+
+func fieldKeys(group reflect.Type, path, env string) []key {
 	var list []key
-	app := reflect.TypeFor[App]()
-	for i := range app.NumField() {
-		f := app.Field(i)
+	for f := range group.Fields() {
 		name := f.Tag.Get("koanf")
 		list = append(list, key{
-			path: name,
-			// One secret is the usual case, so its variable is singular.
-			env: envPrefix + "APP_" + strings.ToUpper(strings.NewReplacer("secrets", "secret", "secret_files", "secret_file").Replace(name)),
-			typ: f.Type,
+			path: path + name,
+			env:  envPrefix + strings.ToUpper(singular.Replace(env+name)),
+			typ:  f.Type,
 		})
 	}
 	return list
@@ -68,8 +63,27 @@ func find(list []key, path string) (key, bool) {
 	return list[i], true
 }
 
-// parse turns text into the key's type. Its errors quote the text, except for
-// types that may hold a secret, and those are strings, which never fail.
+// sections lists the names of the groups of settings, in order.
+func sections() []string {
+	var names []string
+	for _, k := range keys {
+		name, _, _ := strings.Cut(k.path, ".")
+		names = append(names, name)
+	}
+	return slices.Compact(names)
+}
+
+func paths(list []key) []string {
+	out := make([]string, len(list))
+	for i, k := range list {
+		out[i] = k.path
+	}
+	return out
+}
+
+// parse turns text into the key's type, and a list of several into its parts. Its
+// errors quote the text, except for types that may hold a secret, and those are
+// strings, which never fail.
 func (k key) parse(text string) (any, error) {
 	switch k.typ {
 	case reflect.TypeFor[time.Duration]():
@@ -90,26 +104,19 @@ func (k key) parse(text string) (any, error) {
 			return nil, fmt.Errorf("%q is not a whole number: write digits, as in 16", text)
 		}
 		return n, nil
-	case reflect.TypeFor[Secret]():
-		return Secret(text), nil
-	case reflect.TypeFor[Servers]():
-		return Servers(text), nil
 	}
-	return text, nil
+	if k.isList() {
+		list := strings.Split(text, ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		return list, nil
+	}
+	return reflect.ValueOf(text).Convert(k.typ).Interface(), nil
 }
 
 // isList reports whether the key takes several values.
 func (k key) isList() bool { return k.typ.Kind() == reflect.Slice }
-
-// parseList splits an environment variable's value at its commas.
-func (k key) parseList(text string) []any {
-	parts := strings.Split(text, ",")
-	list := make([]any, len(parts))
-	for i, part := range parts {
-		list[i] = strings.TrimSpace(part)
-	}
-	return list
-}
 
 // nearest returns the candidate that name was most likely meant to be, or ""
 // if none is close.

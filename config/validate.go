@@ -17,7 +17,7 @@ const metaDeadline = 5 * time.Second
 
 var (
 	appName      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	appID        = regexp.MustCompile(`^[0-9]{1,32}$`)
+	appID        = regexp.MustCompile(`^[0-9]{0,32}$`) // empty is none
 	loginScope   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
 )
@@ -28,7 +28,10 @@ var (
 // [Config.RequireApps].
 func (c Config) Validate() error {
 	v := &validator{}
-	v.directory("data.dir", c.Data.Dir)
+	if c.Data.Dir == "" {
+		v.add("data.dir: empty: write a directory, as in /var/lib/pagestream")
+	}
+	v.path("data.dir", c.Data.Dir)
 	v.file("keys.file", c.Keys.File)
 
 	v.address("http.public", c.HTTP.Public)
@@ -41,17 +44,17 @@ func (c Config) Validate() error {
 	if c.HTTP.BaseURL != "" {
 		v.baseURL("http.base_url", c.HTTP.BaseURL, "https://pagestream.example.com")
 	}
-	v.duration("http.shutdown_timeout", c.HTTP.ShutdownTimeout, time.Second, 10*time.Minute)
+	within(v, "http.shutdown_timeout", c.HTTP.ShutdownTimeout, time.Second, 10*time.Minute)
 
 	// An event may hold a body twice, and the embedded server takes 32 MiB.
-	v.size("webhook.max_body", c.Webhook.MaxBody, 64*KiB, 15*MiB)
+	within(v, "webhook.max_body", c.Webhook.MaxBody, 64*KiB, 15*MiB)
 	if c.Webhook.Timeout >= metaDeadline {
 		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s", c.Webhook.Timeout, metaDeadline)
 	} else {
-		v.duration("webhook.timeout", c.Webhook.Timeout, 100*time.Millisecond, metaDeadline)
+		within(v, "webhook.timeout", c.Webhook.Timeout, 100*time.Millisecond, metaDeadline)
 	}
-	v.duration("webhook.read_timeout", c.Webhook.ReadTimeout, time.Second, time.Minute)
-	v.duration("webhook.idle_timeout", c.Webhook.IdleTimeout, time.Second, time.Hour)
+	within(v, "webhook.read_timeout", c.Webhook.ReadTimeout, time.Second, time.Minute)
+	within(v, "webhook.idle_timeout", c.Webhook.IdleTimeout, time.Second, time.Hour)
 
 	if problem := c.NATS.URL.check(); problem != "" {
 		v.add("nats.url: %s", problem)
@@ -65,7 +68,7 @@ func (c Config) Validate() error {
 		}
 	}
 	v.path("nats.creds", c.NATS.Creds)
-	v.number("nats.replicas", c.NATS.Replicas, 1, 5)
+	within(v, "nats.replicas", c.NATS.Replicas, 1, 5)
 	v.path("nats.cert_file", c.NATS.CertFile)
 	v.path("nats.key_file", c.NATS.KeyFile)
 	if (c.NATS.CertFile == "") != (c.NATS.KeyFile == "") {
@@ -79,27 +82,27 @@ func (c Config) Validate() error {
 	}
 
 	v.oneOf("streams.sync", c.Streams.Sync, SyncAlways, SyncInterval)
-	v.duration("streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
-	v.duration("streams.window", c.Streams.Window, time.Second, 24*time.Hour)
+	within(v, "streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
+	within(v, "streams.window", c.Streams.Window, time.Second, 24*time.Hour)
 	v.sizeOrNone("streams.max_bytes", c.Streams.MaxBytes, 64*MiB)
 	v.sizeOrNone("streams.max_store", c.Streams.MaxStore, 64*MiB)
 	if c.NATS.URL == "" && c.Streams.MaxStore > 0 && c.Streams.MaxBytes > c.Streams.MaxStore {
 		v.add("streams.max_bytes: %s is more than streams.max_store, %s: lower one or raise the other", c.Streams.MaxBytes, c.Streams.MaxStore)
 	}
-	v.number("streams.max_batch", c.Streams.MaxBatch, 1, 1000)
-	v.number("streams.batch_threshold", c.Streams.BatchThreshold, 2, 1000)
-	v.number("streams.queue_limit", c.Streams.QueueLimit, 1, 1_000_000)
+	within(v, "streams.max_batch", c.Streams.MaxBatch, 1, 1000)
+	within(v, "streams.batch_threshold", c.Streams.BatchThreshold, 2, 1000)
+	within(v, "streams.queue_limit", c.Streams.QueueLimit, 1, 1_000_000)
 
 	v.path("projections.dir", c.Projections.Dir)
-	v.number("projections.max_batch", c.Projections.MaxBatch, 1, 100_000)
-	v.duration("projections.max_lag", c.Projections.MaxLag, time.Second, 24*time.Hour)
+	within(v, "projections.max_batch", c.Projections.MaxBatch, 1, 100_000)
+	within(v, "projections.max_lag", c.Projections.MaxLag, time.Second, 24*time.Hour)
 
 	v.durationOrNone("reconcile.interval", c.Reconcile.Interval, time.Second, 24*time.Hour)
-	v.duration("reconcile.token_interval", c.Reconcile.TokenInterval, time.Second, 7*24*time.Hour)
+	within(v, "reconcile.token_interval", c.Reconcile.TokenInterval, time.Second, 7*24*time.Hour)
 	v.durationOrNone("profiles.max_age", c.Profiles.MaxAge, time.Hour, 365*24*time.Hour)
 
 	v.path("hooks.file", c.Hooks.File)
-	v.duration("hooks.give_up_after", c.Hooks.GiveUpAfter, time.Minute, 30*24*time.Hour)
+	within(v, "hooks.give_up_after", c.Hooks.GiveUpAfter, time.Minute, 30*24*time.Hour)
 
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, LogText, LogJSON)
@@ -126,13 +129,6 @@ func (v *validator) add(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Errorf(format, args...))
 }
 
-func (v *validator) directory(key, value string) {
-	if value == "" {
-		v.add("%s: empty: write a directory, as in /var/lib/pagestream", key)
-	}
-	v.path(key, value)
-}
-
 func (v *validator) file(key, value string) {
 	switch {
 	case value == "":
@@ -143,7 +139,6 @@ func (v *validator) file(key, value string) {
 	v.path(key, value)
 }
 
-// path refuses what only a shell would have understood.
 // loopback reports whether only this machine reaches an address.
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
@@ -151,6 +146,7 @@ func loopback(addr string) bool {
 	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
+// path refuses what only a shell would have understood.
 func (v *validator) path(key, value string) {
 	if strings.HasPrefix(value, "~") {
 		v.add("%s: %q: ~ means nothing here: write the path in full", key, value)
@@ -184,21 +180,24 @@ func (v *validator) baseURL(key, value, example string) {
 	}
 }
 
-func (v *validator) duration(key string, value, lo, hi time.Duration) {
+// within checks a bound on either side.
+func within[T int | ByteSize | time.Duration](v *validator, key string, value, lo, hi T) {
 	if value < lo || value > hi {
-		v.add("%s: %s is out of bounds: write %s to %s", key, formatDuration(value), formatDuration(lo), formatDuration(hi))
+		v.add("%s: %s is out of bounds: write %s to %s", key, show(value), show(lo), show(hi))
 	}
+}
+
+// show writes a number as people do.
+func show(n any) string {
+	if d, ok := n.(time.Duration); ok {
+		return formatDuration(d)
+	}
+	return fmt.Sprint(n)
 }
 
 func (v *validator) durationOrNone(key string, value, lo, hi time.Duration) {
 	if value != 0 && (value < lo || value > hi) {
-		v.add("%s: %s is out of bounds: write %s to %s, or 0 for none", key, formatDuration(value), formatDuration(lo), formatDuration(hi))
-	}
-}
-
-func (v *validator) size(key string, value, lo, hi ByteSize) {
-	if value < lo || value > hi {
-		v.add("%s: %s is out of bounds: write %s to %s", key, value, lo, hi)
+		v.add("%s: %s is out of bounds: write %s to %s, or 0 for none", key, show(value), show(lo), show(hi))
 	}
 }
 
@@ -208,9 +207,10 @@ func (v *validator) sizeOrNone(key string, value, lo ByteSize) {
 	}
 }
 
-func (v *validator) number(key string, value, lo, hi int) {
-	if value < lo || value > hi {
-		v.add("%s: %d is out of bounds: write %d to %d", key, value, lo, hi)
+// match quotes what is not of a form, and says what to write.
+func (v *validator) match(key, value string, form *regexp.Regexp, write string) {
+	if !form.MatchString(value) {
+		v.add("%s: %q: write %s", key, value, write)
 	}
 }
 
@@ -231,9 +231,7 @@ func (v *validator) apps(apps []App) {
 		} else {
 			names[app.Name] = i
 		}
-		if app.ID != "" && !appID.MatchString(app.ID) {
-			v.add("%s.id: %q: write the digits that the app dashboard shows as App ID", at, app.ID)
-		}
+		v.match(at+".id", app.ID, appID, "the digits that the app dashboard shows as App ID")
 		if len(app.Secrets) == 0 {
 			v.add("%s.secrets: none: write the app secret (App settings, Basic), or name a file with it in secret_files", at)
 		}
@@ -249,18 +247,12 @@ func (v *validator) apps(apps []App) {
 			v.path(fmt.Sprintf("%s.secret_files[%d]", at, j), file)
 		}
 		v.path(at+".verify_token_file", app.VerifyTokenFile)
-		if !graphVersion.MatchString(app.GraphVersion) {
-			v.add("%s.graph_version: %q: write v and two numbers, as in %s", at, app.GraphVersion, DefaultGraphVersion)
-		}
+		v.match(at+".graph_version", app.GraphVersion, graphVersion, "v and two numbers, as in "+DefaultGraphVersion)
 		v.baseURL(at+".graph_url", app.GraphURL, DefaultGraphURL)
 		v.baseURL(at+".login_url", app.LoginURL, DefaultLoginURL)
-		if app.LoginConfigID != "" && !appID.MatchString(app.LoginConfigID) {
-			v.add("%s.login_config_id: %q: write the digits that the app dashboard shows under Facebook Login for Business", at, app.LoginConfigID)
-		}
+		v.match(at+".login_config_id", app.LoginConfigID, appID, "the digits that the app dashboard shows under Facebook Login for Business")
 		for j, scope := range app.LoginScopes {
-			if !loginScope.MatchString(scope) {
-				v.add("%s.login_scopes[%d]: %q: write a permission's name, as in pages_messaging", at, j, scope)
-			}
+			v.match(fmt.Sprintf("%s.login_scopes[%d]", at, j), scope, loginScope, "a permission's name, as in pages_messaging")
 		}
 	}
 }
