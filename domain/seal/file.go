@@ -63,16 +63,16 @@ func Load(path string) (*KeyRing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key file: %w", err)
 	}
-	ring, reason := decode(b)
+	set, reason := decode(b)
 	if reason != "" {
 		return nil, fmt.Errorf("%w: %s: %s: restore it from a backup", ErrKeyFile, path, reason)
 	}
-	return ring, nil
+	return ringOf(set), nil
 }
 
 // decode reads a key file's content or says what is wrong with it. It never
 // quotes the content, so it passes on no error of the decoder.
-func decode(b []byte) (ring *KeyRing, reason string) {
+func decode(b []byte) (set *keySet, reason string) {
 	if len(b) > maxFile {
 		return nil, "it is larger than 1 MiB"
 	}
@@ -86,22 +86,24 @@ func decode(b []byte) (ring *KeyRing, reason string) {
 	if len(file.Keys) > MaxKeys {
 		return nil, fmt.Sprintf("it has %d keys, more than %d", len(file.Keys), MaxKeys)
 	}
-	ring = &KeyRing{keys: map[string]*key{}, primary: file.Primary}
+	set = &keySet{}
 	for i, k := range file.Keys {
 		if !validID(k.ID) || len(k.Key) != keySize {
 			return nil, fmt.Sprintf("key %d of %d is malformed", i+1, len(file.Keys))
 		}
-		if ring.keys[k.ID] != nil {
+		if set.find(k.ID) != nil {
 			return nil, "it has one key id twice"
 		}
-		if ring.add(k.ID, k.Key) != nil {
+		key, err := newKey(k.ID, k.Key)
+		if err != nil {
 			return nil, fmt.Sprintf("key %d of %d is not usable", i+1, len(file.Keys))
 		}
+		set.keys = append(set.keys, key)
 	}
-	if ring.keys[ring.primary] == nil {
+	if set.primary = set.find(file.Primary); set.primary == nil {
 		return nil, "its primary key is not in it"
 	}
-	return ring, ""
+	return set, ""
 }
 
 // LoadOrCreate reads the key file, or makes it, and its directory, with one new
@@ -128,7 +130,7 @@ func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err
 	}
 	// A link, unlike a rename, fails where the name is taken: who comes second
 	// reads what the first one made, and it is whole from its first moment.
-	err = ring.write(path, os.Link)
+	err = ring.set.Load().write(path, os.Link)
 	if errors.Is(err, fs.ErrExist) {
 		ring, err = Load(path)
 		return ring, false, err
@@ -146,7 +148,9 @@ func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err
 // A file that holds a key which this ring lacks is left alone:
 // [ErrKeyFileChanged]. Two processes that save at the very same moment are not
 // told apart; rotate in one place.
-func (k *KeyRing) Save(path string) error {
+func (k *KeyRing) Save(path string) error { return k.set.Load().save(path) }
+
+func (s *keySet) save(path string) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
@@ -156,14 +160,13 @@ func (k *KeyRing) Save(path string) error {
 	case err != nil:
 		return fmt.Errorf("save: %w", err)
 	default:
-		ours := k.snapshot()
-		for id := range old.keys {
-			if !ours.has(id) {
+		for _, id := range old.KeyIDs() {
+			if s.find(id) == nil {
 				return fmt.Errorf("save: %w: %s has key %s, which would be lost: load it again and repeat the change", ErrKeyFileChanged, path, id)
 			}
 		}
 	}
-	if err := k.write(path, os.Rename); err != nil {
+	if err := s.write(path, os.Rename); err != nil {
 		return fmt.Errorf("save key file: %w", err)
 	}
 	return nil
@@ -173,32 +176,17 @@ func (k *KeyRing) Save(path string) error {
 // in the file at path before anything is sealed with it. If that fails the ring
 // is what it was.
 func (k *KeyRing) RotateFile(path string) error {
-	k.rotating.Lock()
-	defer k.rotating.Unlock()
-	next := &KeyRing{keys: map[string]*key{}}
-	k.mu.RLock()
-	for _, id := range k.order {
-		next.keys[id] = k.keys[id]
-		next.order = append(next.order, id)
-	}
-	next.primary = k.primary
-	k.mu.RUnlock()
-	if err := next.Rotate(); err != nil {
-		return err
-	}
-	if err := next.Save(path); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.keys, k.order, k.primary = next.keys, next.order, next.primary
-	return nil
+	return k.rotate(func(next *keySet) error { return next.save(path) })
 }
 
 // write makes the file under another name in the same directory and lets place
 // (os.Rename or os.Link) give it its own.
-func (k *KeyRing) write(path string, place func(from, to string) error) error {
-	b, err := json.MarshalIndent(k.snapshot(), "", "  ")
+func (s *keySet) write(path string, place func(from, to string) error) error {
+	file := keyFile{Version: fileVersion, Primary: s.primary.id}
+	for _, k := range s.keys {
+		file.Keys = append(file.Keys, fileKey{ID: k.id, Key: k.raw})
+	}
+	b, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
 		return errors.New("encode keys") // the cause might quote them
 	}
@@ -220,25 +208,6 @@ func (k *KeyRing) write(path string, place func(from, to string) error) error {
 		return err
 	}
 	return syncDir(dir)
-}
-
-func (k *KeyRing) snapshot() keyFile {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	file := keyFile{Version: fileVersion, Primary: k.primary}
-	for _, id := range k.order {
-		file.Keys = append(file.Keys, fileKey{ID: id, Key: k.keys[id].raw})
-	}
-	return file
-}
-
-func (f keyFile) has(id string) bool {
-	for _, k := range f.Keys {
-		if k.ID == id {
-			return true
-		}
-	}
-	return false
 }
 
 // syncDir makes a new name in dir durable. Windows can't sync a directory and

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Errors of sealing and opening. None has plain text or keys in it.
@@ -65,81 +66,113 @@ var maxSealed = len(version) + 1 + 2*idSize + 1 + encoding.EncodedLen(MaxPlainte
 // One key may seal about four thousand million texts, since nonces are random;
 // [KeyRing.Rotate] long before.
 type KeyRing struct {
-	mu sync.RWMutex
-	// Pointers, so that a printed copy of the struct shows addresses.
-	keys    map[string]*key
-	order   []string // ids, oldest first
-	primary string
-	// rotating is held by RotateFile, which must not run twice at once.
+	// A set never changes: a rotation puts another in its place. A pointer, so that
+	// a printed copy of the struct shows an address.
+	set atomic.Pointer[keySet]
+	// rotating is held while a new set is made of the present one.
 	rotating sync.Mutex
 }
 
+// keySet is what a ring holds: its keys, oldest first, and the one that seals.
+type keySet struct {
+	keys    []*key
+	primary *key
+}
+
 type key struct {
+	id   string
 	raw  []byte
 	aead cipher.AEAD
+}
+
+func ringOf(set *keySet) *KeyRing {
+	k := &KeyRing{}
+	k.set.Store(set)
+	return k
 }
 
 // NewKeyRing returns a ring with one new random key. It is in memory only: see
 // [KeyRing.Save].
 func NewKeyRing() (*KeyRing, error) {
-	k := &KeyRing{keys: map[string]*key{}}
-	if err := k.Rotate(); err != nil {
+	set, err := new(keySet).rotated()
+	if err != nil {
 		return nil, err
 	}
-	return k, nil
+	return ringOf(set), nil
 }
 
-// add puts a key at the end; the caller holds the lock or is alone.
-func (k *KeyRing) add(id string, raw []byte) error {
+func newKey(id string, raw []byte) (*key, error) {
 	block, err := aes.NewCipher(raw)
 	if err != nil {
-		return fmt.Errorf("make cipher: %w", err)
+		return nil, fmt.Errorf("make cipher: %w", err)
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
-		return fmt.Errorf("make cipher: %w", err)
+		return nil, fmt.Errorf("make cipher: %w", err)
 	}
-	k.keys[id] = &key{raw: raw, aead: aead}
-	k.order = append(k.order, id)
+	return &key{id: id, raw: raw, aead: aead}, nil
+}
+
+// find returns the key of that id, nil if there is none.
+func (s *keySet) find(id string) *key {
+	for _, k := range s.keys {
+		if k.id == id {
+			return k
+		}
+	}
 	return nil
 }
 
-// Rotate adds a new random key and makes it the primary. Older keys stay and
-// open what they sealed. The change is in memory until [KeyRing.Save]: save
-// before sealing anything that outlives the process.
-func (k *KeyRing) Rotate() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.keys) >= MaxKeys {
-		return fmt.Errorf("rotate: %w: %d", ErrTooManyKeys, len(k.keys))
+// rotated returns the set with a new random key as its primary.
+func (s *keySet) rotated() (*keySet, error) {
+	if len(s.keys) >= MaxKeys {
+		return nil, fmt.Errorf("rotate: %w: %d", ErrTooManyKeys, len(s.keys))
 	}
 	// crypto/rand.Read never fails: it ends the process instead.
 	raw, id := make([]byte, keySize), make([]byte, idSize)
 	rand.Read(raw)
 	rand.Read(id)
 	name := hex.EncodeToString(id)
-	if _, taken := k.keys[name]; taken {
-		return errors.New("rotate: random key id is taken")
+	if s.find(name) != nil {
+		return nil, errors.New("rotate: random key id is taken")
 	}
-	if err := k.add(name, raw); err != nil {
-		return fmt.Errorf("rotate: %w", err)
+	k, err := newKey(name, raw)
+	if err != nil {
+		return nil, fmt.Errorf("rotate: %w", err)
 	}
-	k.primary = name
+	return &keySet{keys: append(slices.Clip(s.keys), k), primary: k}, nil
+}
+
+// Rotate adds a new random key and makes it the primary. Older keys stay and
+// open what they sealed. The change is in memory until [KeyRing.Save]: save
+// before sealing anything that outlives the process.
+func (k *KeyRing) Rotate() error { return k.rotate(func(*keySet) error { return nil }) }
+
+// rotate changes nothing if the new set can't be saved.
+func (k *KeyRing) rotate(save func(*keySet) error) error {
+	k.rotating.Lock()
+	defer k.rotating.Unlock()
+	next, err := k.set.Load().rotated()
+	if err != nil {
+		return err
+	}
+	if err := save(next); err != nil {
+		return err
+	}
+	k.set.Store(next)
 	return nil
 }
 
 // Primary returns the id of the key that seals. Ids are random and not secret.
-func (k *KeyRing) Primary() string {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	return k.primary
-}
+func (k *KeyRing) Primary() string { return k.set.Load().primary.id }
 
 // KeyIDs returns the ids of all keys, oldest first.
 func (k *KeyRing) KeyIDs() []string {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	return slices.Clone(k.order)
+	var ids []string
+	for _, key := range k.set.Load().keys {
+		ids = append(ids, key.id)
+	}
+	return ids
 }
 
 // Seal encrypts plaintext with the primary key and returns
@@ -153,11 +186,8 @@ func (k *KeyRing) Seal(plaintext, aad []byte) (string, error) {
 	if len(plaintext) > MaxPlaintext {
 		return "", fmt.Errorf("seal %d bytes: %w: at most %d", len(plaintext), ErrTooLarge, MaxPlaintext)
 	}
-	k.mu.RLock()
-	id := k.primary
-	primary := k.keys[id]
-	k.mu.RUnlock()
-	head := version + "." + id + "."
+	primary := k.set.Load().primary
+	head := version + "." + primary.id + "."
 	return head + encoding.EncodeToString(primary.aead.Seal(nil, nil, plaintext, bind(head, aad))), nil
 }
 
@@ -169,9 +199,7 @@ func (k *KeyRing) Open(sealed string, aad []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
-	k.mu.RLock()
-	key := k.keys[id]
-	k.mu.RUnlock()
+	key := k.set.Load().find(id)
 	if key == nil {
 		return nil, fmt.Errorf("open: %w: %s", ErrUnknownKey, id)
 	}
@@ -197,9 +225,7 @@ const headSize = len(version) + 1 + 2*idSize + 1
 // from the oldest key (HKDF, RFC 5869), so they stay the same over rotations and
 // as long as the key file does.
 func (k *KeyRing) Derive(purpose string) ([]byte, error) {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	b, err := hkdf.Key(sha256.New, k.keys[k.order[0]].raw, nil, purpose, 32)
+	b, err := hkdf.Key(sha256.New, k.set.Load().keys[0].raw, nil, purpose, 32)
 	if err != nil {
 		return nil, fmt.Errorf("derive key: %w", err)
 	}
@@ -212,11 +238,8 @@ func split(sealed string) (id string, body []byte, err error) {
 		return "", nil, ErrMalformed
 	}
 	id = sealed[len(version)+1 : headSize-1]
-	if !validID(id) {
-		return "", nil, ErrMalformed
-	}
 	// The decoder skips line ends, which would be a second spelling.
-	if strings.ContainsAny(sealed, "\r\n") {
+	if !validID(id) || strings.ContainsAny(sealed, "\r\n") {
 		return "", nil, ErrMalformed
 	}
 	body, err = encoding.DecodeString(sealed[headSize:])
@@ -240,9 +263,8 @@ func (k *KeyRing) String() string {
 	if k == nil {
 		return "seal.KeyRing(nil)"
 	}
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	return fmt.Sprintf("seal.KeyRing(primary %s, %d keys)", k.primary, len(k.keys))
+	set := k.set.Load()
+	return fmt.Sprintf("seal.KeyRing(primary %s, %d keys)", set.primary.id, len(set.keys))
 }
 
 // Format writes [KeyRing.String] whatever the verb.
