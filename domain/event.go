@@ -8,11 +8,8 @@ import (
 	"time"
 )
 
-// Errors when an event is encoded or decoded.
-var (
-	// ErrBadData says that an event's data is not the JSON its type calls for.
-	ErrBadData = errors.New("event data is not readable")
-)
+// ErrBadData is returned when an event's data is not the JSON its type calls for.
+var ErrBadData = errors.New("event data is not readable")
 
 // Event is one fact: something that Meta told us about a page, or that we
 // decided about one. It is immutable once stored.

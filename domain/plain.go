@@ -248,23 +248,15 @@ func (r *plainReader) quoted() string {
 	return s
 }
 
+// words are in nearly every event.
+var words = [...]string{"page", "messaging", "message", "webhook", "instagram", "delivery", "read"}
+
 // common is b as a string; the words of nearly every event are not copied.
 func common(b []byte) string {
-	switch string(b) {
-	case "page":
-		return "page"
-	case "instagram":
-		return "instagram"
-	case "messaging":
-		return "messaging"
-	case "message":
-		return "message"
-	case "delivery":
-		return "delivery"
-	case "read":
-		return "read"
-	case "webhook":
-		return "webhook"
+	for _, w := range words {
+		if string(b) == w {
+			return w
+		}
 	}
 	return string(b)
 }

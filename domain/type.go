@@ -81,9 +81,5 @@ func (t Type) Verb() string { _, verb, _ := strings.Cut(string(t), "."); return 
 // Inbound reports whether the event came in a webhook delivery, rather than
 // from pagestream's own decisions about a page, subscription or contact.
 func (t Type) Inbound() bool {
-	switch t.Noun() {
-	case "page", "subscription", "contact":
-		return false
-	}
-	return true
+	return !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
 }

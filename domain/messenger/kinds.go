@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -103,10 +104,7 @@ func keyOf(class string, parts ...string) key { return key{class, strings.Join(p
 
 // sender returns who sent an item: its id or, where Meta has none, its user_ref.
 func sender(e *domain.Event) string {
-	if e.Data.Sender != "" {
-		return e.Data.Sender
-	}
-	return string(e.Contact)
+	return cmp.Or(e.Data.Sender, string(e.Contact))
 }
 
 func readMessage(_ item, v object, e *domain.Event) (key, bool) {
@@ -152,8 +150,8 @@ func attachment(a object) domain.Attachment {
 	p := a.object("payload")
 	out := domain.Attachment{
 		Type: a.text("type"), StickerID: p.id("sticker_id"), Template: p.text("template_type"),
-		URL:   first(p.text("url"), a.text("url"), a.text("URL"), p.text("story_media_url")),
-		Title: first(p.text("title"), a.text("title")),
+		URL:   cmp.Or(p.text("url"), a.text("url"), a.text("URL"), p.text("story_media_url")),
+		Title: cmp.Or(p.text("title"), a.text("title")),
 	}
 	if out.Template == "" && out.Type == "template" && p.object("product") != nil {
 		out.Template = "product" // the one template whose payload does not say its type
@@ -162,16 +160,6 @@ func attachment(a object) domain.Attachment {
 		out.Lat, out.Long = c.float("lat"), c.float("long")
 	}
 	return out
-}
-
-// first returns the first text that there is.
-func first(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
 }
 
 func referral(r object) *domain.Referral {
@@ -198,12 +186,7 @@ func readEdit(_ item, v object, e *domain.Event) (key, bool) {
 }
 
 func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
-	d := &domain.Delivery{Watermark: v.millis("watermark")}
-	for _, raw := range v.list("mids") {
-		if mid := asID(raw); mid != "" {
-			d.MIDs = append(d.MIDs, mid)
-		}
-	}
+	d := &domain.Delivery{MIDs: asIDs(v.get("mids")), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Delivery = domain.MessageDelivered, d
 	if d.Watermark == 0 && len(d.MIDs) == 0 {
 		return key{}, true
@@ -300,14 +283,7 @@ func readThread(t domain.Type) func(item, object, *domain.Event) (key, bool) {
 func readRoles(_ item, v object, e *domain.Event) (key, bool) {
 	roles := make(map[string][]string, len(v))
 	for _, app := range v {
-		names := []string{}
-		list, _ := asList(app.value)
-		for _, raw := range list {
-			if n := asID(raw); n != "" {
-				names = append(names, n)
-			}
-		}
-		roles[string(app.name)] = names
+		roles[string(app.name)] = append([]string{}, asIDs(app.value)...)
 	}
 	e.Type, e.Data.Thread = domain.ThreadRolesChanged, &domain.Thread{Roles: roles}
 	return key{}, true

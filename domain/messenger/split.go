@@ -2,6 +2,7 @@ package messenger
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -32,6 +33,8 @@ const (
 	channelFields    = "changed_fields"
 )
 
+var channels = [...]string{channelMessaging, channelStandby, channelChanges, channelFields}
+
 // testEntry is the entry id that the developer dashboard's Test button sends.
 const testEntry = domain.NoPage
 
@@ -47,9 +50,7 @@ const testEntry = domain.NoPage
 // Of an entry's own fields only id and time are kept when it has items. The
 // events share the bytes of body, which must not change after.
 func Split(body []byte, o Options) Result {
-	if o.Source == "" {
-		o.Source = "webhook"
-	}
+	o.Source = cmp.Or(o.Source, "webhook")
 	s := splitter{opts: o}
 	if !json.Valid(body) {
 		return s.unreadable(body, "not JSON, or nested too deeply")
@@ -154,15 +155,10 @@ func (s *splitter) entry(raw json.RawMessage) {
 }
 
 func channelOf(name []byte) string {
-	switch string(name) {
-	case channelMessaging:
-		return channelMessaging
-	case channelStandby:
-		return channelStandby
-	case channelChanges:
-		return channelChanges
-	case channelFields:
-		return channelFields
+	for _, c := range channels {
+		if string(name) == c {
+			return c
+		}
 	}
 	return ""
 }
@@ -210,13 +206,7 @@ func (s *splitter) change(it item, field string) domain.Event {
 	e := s.event(it, domain.ChangeReceived, field)
 	value := it.fields.object("value")
 	e.Contact = domain.ContactID(bounded(value.object("sender").id("id")))
-	e.Time = at(it.sent)
-	for _, name := range []string{"created_time", "timestamp"} {
-		if t := value.millis(name); t != 0 {
-			e.Time = at(t)
-			break
-		}
-	}
+	e.Time = at(cmp.Or(value.millis("created_time"), value.millis("timestamp"), it.sent))
 	e.ID = s.id(e, key{classHash, hash(it.raw)})
 	return e
 }
@@ -233,45 +223,30 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 	sender, recipient := it.fields.object("sender"), it.fields.object("recipient")
 	from, to := sender.id("id"), recipient.id("id")
 	e := domain.Event{
-		Type: t, Page: it.page, Standby: it.channel == channelStandby, Time: at(it.sent),
+		Type: t, Page: it.page, Standby: it.channel == channelStandby,
+		Time: at(cmp.Or(it.fields.millis("timestamp"), it.sent)),
 		Data: domain.Data{
 			App: s.opts.App, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
 			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.raw,
 		},
 	}
-	if t := it.fields.millis("timestamp"); t != 0 {
-		e.Time = at(t)
-	}
 	if e.Page == "" { // some deliveries have no entry id
-		e.Page = domain.PageID(bounded(to))
+		owner := to
 		if it.echo {
-			e.Page = domain.PageID(bounded(from))
+			owner = from
 		}
-		if e.Page == "" {
-			e.Page = domain.NoPage
-		}
+		e.Page = cmp.Or(domain.PageID(bounded(owner)), domain.NoPage)
 	}
 	// The contact is whichever end is not the page: the recipient of what the
 	// page sent, and of old receipts, which have the two ends the wrong way
 	// round. In samples both ends may have one id.
 	page := string(e.Page)
-	fromPage := bounded(from) == page && bounded(to) != page
-	if fromPage || it.echo && bounded(to) != page {
-		e.Contact = contact(to, recipient.id("user_ref"))
-	} else {
-		e.Contact = contact(from, sender.id("user_ref"), it.fields.object("optin").id("user_ref"), recipient.id("user_ref"))
+	contact := cmp.Or(from, sender.id("user_ref"), it.fields.object("optin").id("user_ref"))
+	if bounded(to) != page && (it.echo || bounded(from) == page) {
+		contact = to
 	}
+	e.Contact = domain.ContactID(bounded(cmp.Or(contact, recipient.id("user_ref"))))
 	return e
-}
-
-// contact returns the first id that there is.
-func contact(ids ...string) domain.ContactID {
-	for _, id := range ids {
-		if id != "" {
-			return domain.ContactID(bounded(id))
-		}
-	}
-	return ""
 }
 
 // key is what tells one fact from another on its page.

@@ -31,6 +31,18 @@ func asID(raw json.RawMessage) string {
 	return ""
 }
 
+// asIDs reads an array of ids, and skips what is none.
+func asIDs(raw json.RawMessage) []string {
+	var ids []string
+	list, _ := asList(raw)
+	for _, item := range list {
+		if id := asID(item); id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // maxID bounds the id of a page or contact in bytes. Meta's have about 17; a
 // user_ref is the site's own and may be longer.
 const maxID = 512
