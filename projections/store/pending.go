@@ -38,9 +38,9 @@ func (b *Bucket) encoded(e *entry) ([]byte, error) {
 	if e.value != nil || e.row == nil {
 		return e.value, nil
 	}
-	v, err := b.encode(e.row)
-	e.value = v
-	return v, err
+	var err error
+	e.value, err = b.encode(e.row)
+	return e.value, err
 }
 
 // encode encodes a row into bytes of its own, no more than it needs.
@@ -75,18 +75,20 @@ func (b *Bucket) put(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	b.count(-len(e.value))
-	e.value, e.row, e.deleted = value, nil, false
+	e.value, e.row = value, nil
 	b.count(len(value))
 	return nil
 }
 
-// change returns the entry of a key that is about to be changed.
+// change returns the entry of a key that is about to be changed. It has lost its
+// value, and may still have a row.
 func (b *Bucket) change(key []byte) (*entry, error) {
 	if err := b.check(); err != nil {
 		return nil, err
 	}
 	if e := b.pending[string(key)]; e != nil {
+		b.count(-len(e.value))
+		e.value, e.deleted = nil, false
 		return e, nil
 	}
 	if b.tx.held >= maxHeld {
@@ -214,8 +216,6 @@ func PutRow[T any, R interface {
 	if err != nil {
 		return err
 	}
-	b.count(-len(e.value))
-	e.value, e.deleted = nil, false
 	if r, ok := e.row.(R); ok {
 		*r = row
 		return nil

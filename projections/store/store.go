@@ -1,6 +1,12 @@
+// Package store keeps a read model in one bbolt file: the state of a
+// projection and its position in the stream, changed together.
+//
+// It is the only importer of bbolt, and narrows it to what a projection may
+// use: named buckets, ordered keys, no auto-incremented sequence, no clock.
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,15 +23,11 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Errors when a store is opened.
+// Errors of a store.
 var (
 	// ErrLocked is returned when another process has the file: one pagestream owns a
 	// data directory, everything else asks it over HTTP.
 	ErrLocked = errors.New("held by another pagestream that is already running; stop it, or ask it over its private listener")
-)
-
-// Errors when a store is used.
-var (
 	// ErrCorrupt is returned when the file is not a sound store.
 	ErrCorrupt = errors.New("store is corrupt")
 	// ErrReadOnly is returned when a View tried to write.
@@ -36,8 +38,8 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// Defaults of [Options].
 const (
+	// DefaultLockTimeout is for [Options] that say nothing else.
 	DefaultLockTimeout = time.Second
 	// defaultMap is address space, not memory or disk. A file that outgrows
 	// its map is mapped anew, for which the writer waits for every reader.
@@ -69,9 +71,7 @@ func (o Options) withDefaults() Options {
 	if runtime.GOOS == "windows" || o.MapSize > math.MaxInt {
 		o.MapSize = 0
 	}
-	if o.LockTimeout <= 0 {
-		o.LockTimeout = DefaultLockTimeout
-	}
+	o.LockTimeout = cmp.Or(o.LockTimeout, DefaultLockTimeout)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -82,21 +82,16 @@ func (o Options) withDefaults() Options {
 // writer at a time.
 type Store struct {
 	db    *bbolt.DB
-	path  string
 	aside string
 
-	// A transaction that begins after Close is refused and does not wait for it:
-	// one may be inside another.
-	mu     sync.Mutex
-	closed bool
-	active int
-	idle   *sync.Cond // active is 0
-}
+	mu   sync.Mutex // of path
+	path string
 
-func newStore(db *bbolt.DB, path, aside string) *Store {
-	s := &Store{db: db, path: path, aside: aside}
-	s.idle = sync.NewCond(&s.mu)
-	return s
+	// Each transaction has open to read, and Close takes it for good. One that
+	// begins after Close is refused and does not wait for it: it may be inside
+	// another.
+	open  sync.RWMutex
+	close sync.Once
 }
 
 // Open opens the file, or makes it, with its directory.
@@ -112,7 +107,7 @@ func Open(path string, o Options) (*Store, error) {
 	}
 	db, err := open(path, o)
 	if err == nil {
-		return newStore(db, path, ""), nil
+		return &Store{db: db, path: path}, nil
 	}
 	if !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
@@ -124,7 +119,7 @@ func Open(path string, o Options) (*Store, error) {
 	if db, err = open(path, o); err != nil {
 		return nil, fmt.Errorf("open new store %s: %w", path, err)
 	}
-	return newStore(db, path, aside), nil
+	return &Store{db: db, path: path, aside: aside}, nil
 }
 
 // maxAside is how many corrupt files of one store are kept.
@@ -191,7 +186,11 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 }
 
 // Path returns the name of the file.
-func (s *Store) Path() string { return s.path }
+func (s *Store) Path() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.path
+}
 
 // Recreated returns the name that a corrupt file was given when Open replaced
 // it, empty if the file was sound.
@@ -221,32 +220,13 @@ func (s *Store) Update(f func(*Tx) error) error {
 	})
 }
 
-// enter counts a transaction, unless the store is closed.
-func (s *Store) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.active++
-	return true
-}
-
-func (s *Store) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.active--; s.active == 0 {
-		s.idle.Broadcast()
-	}
-}
-
 // run keeps a bad page from killing the process: reading behind the end of a
 // truncated file is a fault, not a panic.
 func (s *Store) run(f func() error) (err error) {
-	if !s.enter() {
+	if !s.open.TryRLock() {
 		return ErrClosed
 	}
-	defer s.leave()
+	defer s.open.RUnlock()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		r := recover()
@@ -309,7 +289,7 @@ func (s *Store) Rename(path string) error {
 
 // Size returns the size of the file in bytes. It never shrinks.
 func (s *Store) Size() (int64, error) {
-	info, err := os.Stat(s.path)
+	info, err := os.Stat(s.Path())
 	if err != nil {
 		return 0, fmt.Errorf("ask store size: %w", err)
 	}
@@ -333,17 +313,12 @@ func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 
 // Close waits for running transactions and closes the file. Calling it again
 // does nothing.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	for s.active > 0 {
-		s.idle.Wait()
-	}
-	if err := s.db.Close(); err != nil {
+func (s *Store) Close() (err error) {
+	s.close.Do(func() {
+		s.open.Lock()
+		err = s.db.Close()
+	})
+	if err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil

@@ -110,8 +110,7 @@ func (b *Bucket) Delete(key []byte) error {
 	if err != nil {
 		return err
 	}
-	b.count(-len(e.value))
-	e.deleted, e.value, e.row = true, nil, nil
+	e.deleted, e.row = true, nil
 	return nil
 }
 
@@ -145,12 +144,8 @@ func (b *Bucket) Empty() bool {
 
 // Len counts the keys. It reads the whole bucket: keep a counter for what is
 // asked often.
-func (b *Bucket) Len() int {
-	n := 0
-	c := b.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		n++
-	}
+func (b *Bucket) Len() (n int) {
+	_ = b.ForEachPrefix(nil, func([]byte, []byte) error { n++; return nil })
 	return n
 }
 
