@@ -50,10 +50,13 @@ var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart"
 
 // Defaults of [Options].
 const (
-	DefaultReadyTimeout = 2 * time.Minute // a large window is read back at start
 	DefaultSyncInterval = time.Second
 	DefaultMaxPayload   = 32 << 20
+)
 
+const (
+	// readyTimeout is long, since a large window is read back at start.
+	readyTimeout = 2 * time.Minute
 	// maxPending is how much may wait to be sent to one connection before the
 	// server cuts it off. It has to hold what a subscriber may ask for at once,
 	// twice the largest event and more.
@@ -80,8 +83,7 @@ type Options struct {
 	MaxStore int64
 	// MaxPayload is the largest event in bytes. It has to hold a delivery's
 	// body twice: its text and its raw item.
-	MaxPayload   int32
-	ReadyTimeout time.Duration
+	MaxPayload int32
 	// Listen is an address for the users of SetUser, as in "127.0.0.1:4222"; empty
 	// listens on nothing. An address that others reach needs TLS.
 	Listen string
@@ -102,9 +104,6 @@ type Server struct {
 // Shutdown.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	o.Sync = cmp.Or(o.Sync, SyncAlways)
-	o.SyncInterval = cmp.Or(max(o.SyncInterval, 0), DefaultSyncInterval)
-	o.MaxPayload = cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload)
-	o.ReadyTimeout = cmp.Or(max(o.ReadyTimeout, 0), DefaultReadyTimeout)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Sync != SyncAlways && o.Sync != SyncInterval {
 		return nil, fmt.Errorf("sync %q: %w", o.Sync, ErrSyncMode)
@@ -112,7 +111,21 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
-	listener, err := o.listener()
+	opts := &server.Options{
+		ServerName:             "pagestream",
+		DontListen:             true,
+		NoSigs:                 true, // signals are the program's
+		NoLog:                  true,
+		DisableJetStreamBanner: true,
+		JetStream:              true,
+		StoreDir:               o.Dir,
+		SyncAlways:             o.Sync == SyncAlways,
+		SyncInterval:           cmp.Or(max(o.SyncInterval, 0), DefaultSyncInterval),
+		JetStreamMaxMemory:     maxMemory,
+		MaxPayload:             cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload),
+		MaxPending:             maxPending,
+	}
+	users, err := o.listen(opts)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", o.Listen, err)
 	}
@@ -123,45 +136,25 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", o.Dir, err)
 	}
+	opts.JetStreamMaxStore = o.MaxStore
 	if o.MaxStore <= 0 {
-		o.MaxStore = storeLimit(o.Dir)
-	}
-	opts := &server.Options{
-		ServerName:             "pagestream",
-		DontListen:             true,
-		NoSigs:                 true, // signals are the program's
-		NoLog:                  true,
-		NoSystemAccount:        false,
-		DisableJetStreamBanner: true,
-		JetStream:              true,
-		StoreDir:               o.Dir,
-		SyncAlways:             o.Sync == SyncAlways,
-		SyncInterval:           o.SyncInterval,
-		JetStreamMaxStore:      o.MaxStore,
-		JetStreamMaxMemory:     maxMemory,
-		MaxPayload:             o.MaxPayload,
-		MaxPending:             maxPending,
-	}
-	s := &Server{log: &logger{log: o.Logger}, lock: lock}
-	if listener != nil {
-		s.users = newUsers()
-		listener.apply(opts, s.users)
+		opts.JetStreamMaxStore = storeLimit(o.Dir)
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make server: %w", err), lock.Close())
 	}
-	s.ns = ns
+	s := &Server{ns: ns, log: &logger{log: o.Logger}, lock: lock, users: users}
 	ns.SetLoggerV2(s.log, false, false, false)
 	go ns.Start()
-	if err := s.awaitReady(ctx, o.ReadyTimeout); err != nil {
+	if err := s.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
 	}
 	return s, nil
 }
 
-func (s *Server) awaitReady(ctx context.Context, limit time.Duration) error {
-	deadline := time.Now().Add(limit)
+func (s *Server) awaitReady(ctx context.Context) error {
+	deadline := time.Now().Add(readyTimeout)
 	for !s.ns.ReadyForConnections(50 * time.Millisecond) {
 		switch {
 		case s.log.fatal.Load() != nil:
@@ -169,7 +162,7 @@ func (s *Server) awaitReady(ctx context.Context, limit time.Duration) error {
 		case ctx.Err() != nil:
 			return fmt.Errorf("wait for server: %w", ctx.Err())
 		case time.Now().After(deadline):
-			return fmt.Errorf("%w after %s", ErrNotReady, limit)
+			return fmt.Errorf("%w after %s", ErrNotReady, readyTimeout)
 		}
 	}
 	if err := s.Healthy(); err != nil {
@@ -207,10 +200,10 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 // It is cheap enough to be asked every second. It does not ask the server's own
 // Healthz, which gives itself a millisecond and says no on a busy machine.
 func (s *Server) Healthy() error {
-	if !s.ns.Running() {
+	switch {
+	case !s.ns.Running():
 		return ErrNotReady
-	}
-	if !s.ns.JetStreamEnabled() {
+	case !s.ns.JetStreamEnabled():
 		return ErrJetStreamOff
 	}
 	return nil

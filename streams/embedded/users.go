@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"crypto/tls"
@@ -29,7 +30,7 @@ var (
 const (
 	// ownUser is who the process itself connects as.
 	ownUser = "pagestream"
-	// maxUsers bounds the connections of users.
+	// maxUserConnections bounds the connections of users.
 	maxUserConnections = 256
 	userPrefix         = "consumer-"
 	tlsTimeout         = 5 * time.Second
@@ -48,7 +49,7 @@ type User struct {
 // which has nothing but a way to its consumer: what it sends can get nowhere
 // else, not even as the reply address of a request.
 type users struct {
-	own string // the process's own password, new at each start
+	own string // the process's own password
 
 	mu    sync.Mutex
 	byKey map[string]registered
@@ -60,21 +61,8 @@ type registered struct {
 	account *server.Account
 }
 
-func newUsers() *users {
-	b := make([]byte, 32)
-	_, _ = rand.Read(b) // it does not fail
-	return &users{own: base64.RawURLEncoding.EncodeToString(b), byKey: make(map[string]registered)}
-}
-
-// listener is where the users connect.
-type listener struct {
-	host string
-	port int
-	tls  *tls.Config
-}
-
-// listener returns nil if there should be none.
-func (o Options) listener() (*listener, error) {
+// listen lets users connect, and returns nil if there should be none.
+func (o Options) listen(opts *server.Options) (*users, error) {
 	if o.Listen == "" {
 		return nil, nil //nolint:nilnil // none is what was asked for
 	}
@@ -82,33 +70,27 @@ func (o Options) listener() (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{host: host}
-	if l.port, err = strconv.Atoi(p); err != nil {
+	port, err := strconv.Atoi(p)
+	if err != nil {
 		return nil, fmt.Errorf("port %q is no number", p)
-	}
-	if l.port == 0 {
-		l.port = server.RANDOM_PORT
 	}
 	if o.CertFile != "" || o.KeyFile != "" {
 		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("load certificate: %w", err)
 		}
-		l.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		opts.TLS, opts.TLSTimeout = true, tlsTimeout.Seconds()
+		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
-	if ip := net.ParseIP(host); l.tls == nil && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if ip := net.ParseIP(host); !opts.TLS && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return nil, ErrPlain
 	}
-	return l, nil
-}
-
-func (l *listener) apply(o *server.Options, u *users) {
-	o.DontListen, o.Host, o.Port = false, l.host, l.port
-	o.CustomClientAuthentication, o.AlwaysEnableNonce = u, true
-	o.MaxConn = maxUserConnections
-	if l.tls != nil {
-		o.TLS, o.TLSConfig, o.TLSTimeout = true, l.tls, tlsTimeout.Seconds()
-	}
+	// The password is new at each start.
+	u := &users{own: rand.Text(), byKey: make(map[string]registered)}
+	opts.DontListen, opts.Host, opts.Port = false, host, cmp.Or(port, server.RANDOM_PORT)
+	opts.CustomClientAuthentication, opts.AlwaysEnableNonce = u, true
+	opts.MaxConn = maxUserConnections
+	return u, nil
 }
 
 // Check is asked by the server about every connection.
