@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"time"
@@ -250,21 +251,12 @@ func Default() Config {
 // ReadTokenFile returns http.read_token_file, or its default beside
 // http.token_file.
 func (c Config) ReadTokenFile() string {
-	if c.HTTP.ReadTokenFile != "" {
-		return c.HTTP.ReadTokenFile
-	}
-	return filepath.Join(filepath.Dir(c.HTTP.TokenFile), "read.token")
+	return cmp.Or(c.HTTP.ReadTokenFile, filepath.Join(filepath.Dir(c.HTTP.TokenFile), "read.token"))
 }
 
 // ProjectionsDir returns projections.dir, or its default within data.dir.
 func (c Config) ProjectionsDir() string {
-	if c.Projections.Dir != "" {
-		return c.Projections.Dir
-	}
-	if c.Data.Dir == "" {
-		return ""
-	}
-	return filepath.Join(c.Data.Dir, "projections")
+	return cmp.Or(c.Projections.Dir, filepath.Join(c.Data.Dir, "projections"))
 }
 
 // userFile returns a file in the user's configuration directory, or "" where

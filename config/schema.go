@@ -106,11 +106,7 @@ func (k key) parse(text string) (any, error) {
 		return n, nil
 	}
 	if k.isList() {
-		list := strings.Split(text, ",")
-		for i := range list {
-			list[i] = strings.TrimSpace(list[i])
-		}
-		return list, nil
+		return splitList(text), nil
 	}
 	return reflect.ValueOf(text).Convert(k.typ).Interface(), nil
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -43,7 +44,12 @@ func (s Servers) List() []string {
 	if s == "" {
 		return nil
 	}
-	list := strings.Split(string(s), ",")
+	return splitList(string(s))
+}
+
+// splitList splits at commas; space around them does not count.
+func splitList(text string) []string {
+	list := strings.Split(text, ",")
 	for i := range list {
 		list[i] = strings.TrimSpace(list[i])
 	}
@@ -69,13 +75,7 @@ func (s Servers) String() string {
 	return strings.Join(list, ",")
 }
 
-func isScheme(s string) bool {
-	switch s {
-	case "nats", "tls", "ws", "wss":
-		return true
-	}
-	return false
-}
+func isScheme(s string) bool { return slices.Contains([]string{"nats", "tls", "ws", "wss"}, s) }
 
 // Format hides user info from every verb.
 func (s Servers) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }

@@ -19,10 +19,9 @@ import (
 // appendPlain appends d without its raw item; false if it has more than plain
 // text in the fields that are known here.
 func appendPlain(b []byte, d *Data) ([]byte, bool) {
-	rest := *d
-	rest.App, rest.Object, rest.Channel, rest.Kind, rest.Source, rest.Sender, rest.Recipient, rest.EntryTime = "", "", "", "", "", "", "", 0
-	rest.Message, rest.Delivery, rest.Read, rest.Raw = nil, nil, nil, nil
-	if !rest.empty() {
+	if d.Test || d.Edit != nil || d.Reaction != nil || d.Postback != nil || d.Referral != nil || d.Optin != nil ||
+		d.AccountLink != nil || d.Thread != nil || d.Policy != nil || d.Unreadable != nil || d.Connection != nil ||
+		d.Subscription != nil || d.Profile != nil || d.Erasure != nil {
 		return nil, false
 	}
 	w := plainWriter{b: append(b, '{')}
@@ -60,14 +59,6 @@ func appendPlain(b []byte, d *Data) ([]byte, bool) {
 	}
 	w.close()
 	return w.b, !w.odd
-}
-
-// empty reports whether nothing is set.
-func (d *Data) empty() bool {
-	return d.App == "" && d.Object == "" && d.Channel == "" && d.Kind == "" && d.Source == "" && d.Sender == "" && d.Recipient == "" &&
-		d.EntryTime == 0 && !d.Test && d.Message == nil && d.Edit == nil && d.Delivery == nil && d.Read == nil && d.Reaction == nil &&
-		d.Postback == nil && d.Referral == nil && d.Optin == nil && d.AccountLink == nil && d.Thread == nil && d.Policy == nil &&
-		d.Unreadable == nil && d.Connection == nil && d.Subscription == nil && d.Profile == nil && d.Erasure == nil && d.Raw == nil
 }
 
 // plainWriter appends members that are not empty. It is odd after a text that

@@ -201,13 +201,11 @@ func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
 func readRead(_ item, v object, e *domain.Event) (key, bool) {
 	r := &domain.Read{MID: v.id("mid"), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Read = domain.MessageRead, r
-	switch {
-	case r.Watermark != 0:
-		return keyOf("read", sender(e), itoa(r.Watermark)), true
-	case r.MID != "":
-		return keyOf("read", sender(e), r.MID), true
+	read := cmp.Or(itoa(r.Watermark), r.MID)
+	if read == "" {
+		return key{}, true
 	}
-	return key{}, true
+	return keyOf("read", sender(e), read), true
 }
 
 func readReaction(it item, v object, e *domain.Event) (key, bool) {

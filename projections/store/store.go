@@ -39,8 +39,6 @@ var (
 )
 
 const (
-	// DefaultLockTimeout is for [Options] that say nothing else.
-	DefaultLockTimeout = time.Second
 	// defaultMap is address space, not memory or disk. A file that outgrows
 	// its map is mapped anew, for which the writer waits for every reader.
 	defaultMap = 16 << 30
@@ -60,8 +58,6 @@ type Options struct {
 	MapSize int64
 	// LockTimeout is how long to wait for the file's lock, by default 1 s.
 	LockTimeout time.Duration
-	// Now names files that are moved aside; by default time.Now.
-	Now func() time.Time
 }
 
 func (o Options) withDefaults() Options {
@@ -71,10 +67,7 @@ func (o Options) withDefaults() Options {
 	if runtime.GOOS == "windows" || o.MapSize > math.MaxInt {
 		o.MapSize = 0
 	}
-	o.LockTimeout = cmp.Or(o.LockTimeout, DefaultLockTimeout)
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
 	return o
 }
 
@@ -112,7 +105,7 @@ func Open(path string, o Options) (*Store, error) {
 	if !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	aside, asideErr := SetAside(path, o.Now())
+	aside, asideErr := SetAside(path, time.Now())
 	if asideErr != nil {
 		return nil, fmt.Errorf("open store %s: %w: %w", path, err, asideErr)
 	}

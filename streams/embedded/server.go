@@ -132,9 +132,12 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(o.Dir, "lock"))
+	lock, err := os.OpenFile(filepath.Join(o.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("lock %s: open lock: %w", o.Dir, err)
+	}
+	if err := takeLock(lock); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", o.Dir, err), lock.Close())
 	}
 	opts.JetStreamMaxStore = o.MaxStore
 	if o.MaxStore <= 0 {

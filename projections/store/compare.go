@@ -2,8 +2,62 @@ package store
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"hash"
 	"slices"
 )
+
+// ofFramework reports whether a bucket is no part of the read model's state.
+func ofFramework(bucket string) bool { return bucket == MetaBucket || bucket[0] == '_' }
+
+// Digest returns a SHA-256 of the state in hex: of every bucket but the
+// framework's, every key and every value, in order. Empty buckets don't count.
+// Two stores with one digest hold the same read model. It reads everything.
+func Digest(tx *Tx) (string, error) {
+	names, err := tx.Buckets()
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, name := range names {
+		if err := digestBucket(h, tx, name); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func digestBucket(h hash.Hash, tx *Tx, name string) error {
+	c := tx.Bucket(name).Cursor()
+	var last []byte
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			return fmt.Errorf("bucket %s is out of order: %w", name, ErrCorrupt)
+		}
+		first := last == nil
+		last = k
+		if ofFramework(name) {
+			continue
+		}
+		if first {
+			writePart(h, 'b', []byte(name))
+		}
+		writePart(h, 'k', k)
+		writePart(h, 'v', v)
+	}
+	return nil
+}
+
+func writePart(h hash.Hash, kind byte, b []byte) {
+	var head [9]byte
+	head[0] = kind
+	binary.BigEndian.PutUint64(head[1:], uint64(len(b)))
+	h.Write(head[:])
+	h.Write(b)
+}
 
 // Difference is one row in which two stores differ.
 type Difference struct {
@@ -29,7 +83,7 @@ func Diff(a, b *Tx) (d Difference, found bool, err error) {
 	names = append(names, more...)
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		if name == MetaBucket || name[0] == '_' {
+		if ofFramework(name) {
 			continue
 		}
 		if d, found = diffBucket(name, a.Bucket(name), b.Bucket(name)); found {
