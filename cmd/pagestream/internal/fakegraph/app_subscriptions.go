@@ -3,10 +3,10 @@ package fakegraph
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,14 +22,6 @@ const handshakeTimeout = 5 * time.Second
 type appSubscription struct {
 	fields   []string
 	callback string // empty: the engine's Target
-}
-
-// defaultAppFields are the fields of object page before anybody changes them:
-// all, so that what is delivered is up to the pages.
-func defaultAppFields() []string {
-	f := strings.Fields(pageFieldNames)
-	slices.Sort(f)
-	return f
 }
 
 // appFields returns the app's fields of an object, sorted, and the callback URL
@@ -70,11 +62,9 @@ func (g *Graph) appSubscriptions(q *request, t token, app string) (any, *failure
 	case http.MethodDelete:
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		for key := range g.appSubs {
-			if key[0] == app && (object == "" || key[1] == object) {
-				delete(g.appSubs, key)
-			}
-		}
+		maps.DeleteFunc(g.appSubs, func(key [2]string, _ appSubscription) bool {
+			return key[0] == app && (object == "" || key[1] == object)
+		})
 		return map[string]any{"success": true}, nil
 	case http.MethodPost:
 		return g.subscribeApp(q, app, object)
@@ -86,7 +76,7 @@ func (g *Graph) listAppSubscriptions(app string) any {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	data := []any{}
-	for _, object := range []string{"instagram", "page"} {
+	for _, object := range []string{objectInstagram, objectPage} {
 		s, ok := g.appSubs[[2]string{app, object}]
 		if !ok {
 			continue
@@ -101,7 +91,7 @@ func (g *Graph) listAppSubscriptions(app string) any {
 }
 
 func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
-	if object != "page" && object != "instagram" {
+	if object != objectPage && object != objectInstagram {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param object must be one of {page, instagram}")
 	}
 	callback, err := url.Parse(q.params["callback_url"])
@@ -131,9 +121,7 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 func shakeHands(ctx context.Context, callback *url.URL, verify string) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	challenge := hex.EncodeToString(b[:])
+	challenge := rand.Text()
 	u := *callback
 	v := u.Query()
 	v.Set("hub.mode", "subscribe")

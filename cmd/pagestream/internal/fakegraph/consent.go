@@ -3,7 +3,6 @@ package fakegraph
 import (
 	"html/template"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +69,7 @@ var picker = template.Must(template.New("picker").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in to {{.App}}</title></head><body>
 <h1>{{.User}}, choose the pages that {{.App}} may use</h1>
 <form method="get" action="">
-{{range $k, $v := .Hidden}}<input type="hidden" name="{{$k}}" value="{{$v}}">
+{{range $k, $v := .Hidden}}<input type="hidden" name="{{$k}}" value="{{index $v 0}}">
 {{end}}{{range .Pages}}<p><label><input type="checkbox" name="page" value="{{.ID}}"{{if .On}} checked{{end}}> {{.Name}} ({{.ID}})</label></p>
 {{end}}<button name="continue" value="1">Continue</button> <button name="deny" value="1">Cancel</button></form>
 </body></html>
@@ -91,42 +90,16 @@ func (g *Graph) choose(q *request, app App, user string) (answered bool) {
 	if !g.opts.Picker && query.Get("display") != "picker" {
 		return false
 	}
-	type choice struct {
-		ID, Name string
-		On       bool
-	}
-	view := struct {
-		App, User string
-		Hidden    map[string]string
-		Pages     []choice
-	}{App: app.Name, User: g.users[user].Name, Hidden: map[string]string{}}
-	for k := range query {
-		view.Hidden[k] = query.Get(k)
-	}
+	var pages []any
 	g.mu.Lock()
 	on := g.grantedPages(app.ID, user)
-	for _, page := range g.users[user].Pages {
-		if len(g.tasksOf(user, page)) > 0 {
-			view.Pages = append(view.Pages, choice{page, g.pages[page].Name, slices.Contains(on, page)})
+	for _, id := range g.users[user].Pages {
+		if len(g.tasksOf(user, id)) > 0 {
+			pages = append(pages, map[string]any{"ID": id, "Name": g.pages[id].Name, "On": slices.Contains(on, id)})
 		}
 	}
 	g.mu.Unlock()
 	q.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_ = picker.Execute(q.w, view)
+	_ = picker.Execute(q.w, map[string]any{"App": app.Name, "User": g.users[user].Name, "Hidden": query, "Pages": pages})
 	return true
-}
-
-// denied sends the browser back as somebody who pressed Cancel.
-func denied(q *request, redirect *url.URL) {
-	query := redirect.Query()
-	for k, v := range map[string]string{
-		"error": "access_denied", "error_code": "200", "error_reason": "user_denied", "error_description": "Permissions error",
-	} {
-		query.Set(k, v)
-	}
-	if state, ok := q.params["state"]; ok {
-		query.Set("state", state)
-	}
-	redirect.RawQuery = query.Encode()
-	http.Redirect(q.w, q.http, redirect.String(), http.StatusFound)
 }

@@ -27,18 +27,15 @@ type historic struct {
 func (g *Graph) remember(m historic) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !m.fromPage && m.at.After(g.lastIn[m.psid]) {
-		g.lastIn[m.psid] = m.at
+	if c := g.contacts[m.psid]; !m.fromPage && m.at.After(c.lastIn) {
+		c.lastIn = m.at
 	}
 	list := g.history[m.page]
 	if slices.ContainsFunc(list, func(o historic) bool { return o.mid == m.mid }) {
 		return
 	}
 	list = append(list, m)
-	if n := len(list) - maxHistory; n > 0 {
-		list = slices.Delete(list, 0, n)
-	}
-	g.history[m.page] = list
+	g.history[m.page] = list[max(0, len(list)-maxHistory):]
 }
 
 // threads are a page's conversations on a platform, newest first, each with its
@@ -87,7 +84,7 @@ var nestedLimit = regexp.MustCompile(`messages\.limit\((\d+)\)`)
 // conversations lists a page's conversations.
 // https://developers.facebook.com/docs/graph-api/reference/page/conversations
 func (g *Graph) conversations(q *request, t token, page string) (any, *failure) {
-	if fail := g.mayRead(t, page); fail != nil {
+	if fail := notOf(page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
 	platform := cmp.Or(q.params["platform"], "messenger")
@@ -122,7 +119,7 @@ func (g *Graph) messagesOf(q *request, t token, id string) (any, *failure) {
 	if !ok {
 		return nil, missing(q.method, id)
 	}
-	if fail := g.mayRead(t, list[0].page); fail != nil {
+	if fail := notOf(list[0].page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
 	from, to, fail := window(q, len(list), 25)
@@ -135,9 +132,8 @@ func (g *Graph) messagesOf(q *request, t token, id string) (any, *failure) {
 // message tells one message of the token's page by its mid.
 func (g *Graph) message(q *request, t token, mid string) (any, *failure) {
 	g.mu.Lock()
-	list := slices.Clone(g.history[t.page])
-	g.mu.Unlock()
-	for _, m := range list {
+	defer g.mu.Unlock()
+	for _, m := range g.history[t.page] {
 		if m.mid == mid {
 			return g.tell(m), nil
 		}
@@ -145,14 +141,16 @@ func (g *Graph) message(q *request, t token, mid string) (any, *failure) {
 	return nil, missing(q.method, mid)
 }
 
-func (g *Graph) mayRead(t token, page string) *failure {
+// notOf says why a token can't be used for what takes the page's own token with a
+// scope.
+func notOf(page string, t token, scope string) *failure {
 	switch {
 	case t.kind != "PAGE":
 		return oauth(http.StatusBadRequest, 210, 0, "(#210) A page access token is required to request this resource.")
 	case t.page != page:
 		return oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
-	case !slices.Contains(t.scopes, "pages_messaging"):
-		return oauth(http.StatusForbidden, 200, 0, "(#200) Requires pages_messaging permission to manage the object")
+	case !slices.Contains(t.scopes, scope):
+		return oauth(http.StatusForbidden, 200, 0, "(#200) Requires "+scope+" permission to manage the object")
 	}
 	return nil
 }
@@ -194,7 +192,7 @@ func (g *Graph) tell(m historic) map[string]any {
 
 func (g *Graph) participant(id string) map[string]any {
 	name := g.pages[id].Name // none of an Instagram account, as Meta gives none
-	if c, ok := g.contacts[id]; ok {
+	if c := g.contacts[id]; c != nil {
 		name = c.first + " " + c.last
 	}
 	return map[string]any{"id": id, "name": name, "email": id + "@facebook.com"}
@@ -230,7 +228,7 @@ func (g *Graph) paged(q *request, path string, data []any, from, to, n int) map[
 	paging := map[string]any{"cursors": map[string]any{"before": cursor(from), "after": cursor(to)}}
 	if to < n {
 		next := url.Values{"access_token": {q.access}, "limit": {strconv.Itoa(to - from)}, "after": {cursor(to)}}
-		if f := q.params["fields"]; f != "" && len(q.path) == 2 && path == q.path[0]+"/"+q.path[1] {
+		if f := q.params["fields"]; f != "" && path == q.path {
 			next.Set("fields", f)
 		}
 		paging["next"] = q.base() + "/" + path + "?" + next.Encode()

@@ -154,7 +154,7 @@ func (e *Engine) SendTest(ctx context.Context) error {
 // quiet page has it too. It fails with [ErrUnknown] where the page has no such
 // contact.
 func (e *Engine) Say(page, psid, text string) (mid string, err error) {
-	if e.opts.Graph.contacts[psid].page != page {
+	if c := e.opts.Graph.contacts[psid]; c == nil || c.page != page {
 		return "", fmt.Errorf("contact of page %s: %w", page, ErrUnknown)
 	}
 	i, mid := e.talk.say(page, psid, text, e.opts.Now())

@@ -18,33 +18,20 @@ func marshal(v any) []byte {
 	if err := enc.Encode(v); err != nil {
 		panic(fmt.Sprintf("fakegraph: encode our own value: %v", err)) // maps and strings: can't fail
 	}
-	return escape(bytes.TrimRight(buf.Bytes(), "\n"))
-}
-
-// escape rewrites JSON that has no escaped slashes yet. Slashes and characters
-// beyond ASCII occur inside of strings only.
-func escape(in []byte) []byte {
-	const hex = "0123456789abcdef"
-	out := make([]byte, 0, len(in)+len(in)/8)
-	unit := func(u uint16) { out = append(out, '\\', 'u', hex[u>>12], hex[u>>8&15], hex[u>>4&15], hex[u&15]) }
-	for i := 0; i < len(in); {
-		if c := in[i]; c < utf8.RuneSelf {
-			if c == '/' {
-				out = append(out, '\\')
+	// Slashes and characters beyond ASCII occur inside of strings only, and no slash
+	// is escaped yet.
+	out := make([]byte, 0, buf.Len()*9/8)
+	for _, r := range string(bytes.TrimRight(buf.Bytes(), "\n")) {
+		switch {
+		case r == '/':
+			out = append(out, `\/`...)
+		case r < utf8.RuneSelf:
+			out = append(out, byte(r))
+		default:
+			for _, unit := range utf16.AppendRune(nil, r) {
+				out = fmt.Appendf(out, `\u%04x`, unit)
 			}
-			out = append(out, c)
-			i++
-			continue
 		}
-		r, size := utf8.DecodeRune(in[i:])
-		i += size
-		if r > 0xffff {
-			high, low := utf16.EncodeRune(r)
-			unit(uint16(high))
-			unit(uint16(low))
-			continue
-		}
-		unit(uint16(r))
 	}
 	return out
 }

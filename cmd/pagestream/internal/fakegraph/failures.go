@@ -1,8 +1,8 @@
 package fakegraph
 
 import (
+	"cmp"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 )
@@ -40,15 +40,13 @@ func (g *Graph) FailNext(in string, f Failure, n int) {
 
 // script is the failure that a request is to have, nil for none.
 func (g *Graph) script(q *request) *Failure {
-	call := q.method + " " + strings.Join(q.path, "/")
+	call := q.method + " " + q.path
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, s := range g.scripts {
 		if s.left > 0 && strings.Contains(call, s.in) {
 			s.left--
-			f := s.what
-			g.scripts = slices.DeleteFunc(g.scripts, func(s *scripted) bool { return s.left == 0 })
-			return &f
+			return &s.what
 		}
 	}
 	return nil
@@ -63,22 +61,12 @@ func (f *Failure) play(w http.ResponseWriter, r *http.Request, trace string) {
 		}
 		return
 	}
-	status := f.Status
-	if status == 0 {
-		status = http.StatusInternalServerError
-	}
+	status := cmp.Or(f.Status, http.StatusInternalServerError)
 	if f.Code == 0 {
 		w.WriteHeader(status)
 		return
 	}
-	body := map[string]any{"message": f.Message, "type": "OAuthException", "code": f.Code, "fbtrace_id": trace}
-	if f.Subcode != 0 {
-		body["error_subcode"] = f.Subcode
-	}
-	if f.IsTransient {
-		body["is_transient"] = true
-	}
-	w.Header().Set("Content-Type", "text/javascript; charset=UTF-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(marshal(map[string]any{"error": body}))
+	fail := oauth(status, f.Code, f.Subcode, f.Message)
+	fail.transient = f.IsTransient
+	fail.write(w, trace)
 }

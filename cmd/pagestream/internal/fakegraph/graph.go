@@ -8,12 +8,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
+	"hash"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Errors when a fake is made or asked about something it does not have.
@@ -93,35 +96,33 @@ type Graph struct {
 	apps     map[string]App
 	users    map[string]User
 	pages    map[string]Page
-	contacts map[string]contact // by PSID
-	people   map[string][]contact
+	contacts map[string]*contact // by PSID
+	people   map[string][]string // PSIDs by page
+	serial   atomic.Uint64
+	codes    *lru.Cache[string, *code]
 
 	mu     sync.Mutex
 	tokens map[string]*token
-	codes  map[string]*code
 	// subs has (app, page) -> fields; a present empty list is subscribed.
 	subs    map[[2]string][]string
 	engines map[*Engine]struct{}
-	serial  uint64
 	appSubs map[[2]string]appSubscription // by app and object
 	history map[string][]historic         // by page
-	lastIn  map[string]time.Time          // when a person last wrote
-	closed  map[string]bool               // people whose window is closed
-	blocked map[string]bool               // people who have blocked their page
 	tasks   map[[2]string][]string        // by user and page
 	granted map[[2]string][]string        // by app and user
 	// dataAccess is when access to a person's data has ended, by app and user.
 	dataAccess map[[2]string]time.Time
-	usages     map[string]usage    // by page, or "" for the app
-	throttles  map[string]throttle // by page
-	calls      map[string]int      // by page
-	second     time.Time           // that inSecond counts the calls of
-	inSecond   map[string]int
+	limits     map[string]*limit // by page, or "" for the app
 	scripts    []*scripted
 }
 
 // contact is one person as one page knows them.
-type contact struct{ psid, page, first, last string }
+type contact struct {
+	page, first, last string
+	lastIn            time.Time // when they last wrote
+	closed            bool      // their window is
+	blocked           bool      // the page is, by them
+}
 
 // token is one access token.
 type token struct {
@@ -154,58 +155,48 @@ func New(o Options) (*Graph, error) {
 	if len(o.Apps) == 0 || len(o.Users) == 0 || len(o.Pages) == 0 {
 		return nil, fmt.Errorf("%w: it needs an app, a user and a page", ErrOptions)
 	}
-	if o.Contacts <= 0 {
-		o.Contacts = DefaultContacts
-	}
+	o.Contacts = cmp.Or(max(o.Contacts, 0), DefaultContacts)
 	if o.Contacts > maxContacts/len(o.Pages) {
 		return nil, fmt.Errorf("%w: over %d contacts", ErrOptions, maxContacts)
 	}
-	if o.Version == "" {
-		o.Version = DefaultVersion
-	}
+	o.Version = cmp.Or(o.Version, DefaultVersion)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	g := &Graph{
 		opts: o, apps: map[string]App{}, users: map[string]User{}, pages: map[string]Page{},
-		contacts: map[string]contact{}, people: map[string][]contact{},
-		tokens: map[string]*token{}, codes: map[string]*code{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
-		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, lastIn: map[string]time.Time{},
-		closed: map[string]bool{}, blocked: map[string]bool{}, tasks: map[[2]string][]string{}, granted: map[[2]string][]string{},
-		dataAccess: map[[2]string]time.Time{}, usages: map[string]usage{}, throttles: map[string]throttle{},
-		calls: map[string]int{}, inSecond: map[string]int{},
+		contacts: map[string]*contact{}, people: map[string][]string{},
+		tokens: map[string]*token{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
+		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, tasks: map[[2]string][]string{},
+		granted: map[[2]string][]string{}, dataAccess: map[[2]string]time.Time{}, limits: map[string]*limit{},
 	}
+	g.codes, _ = lru.New[string, *code](maxCodes) // only a bad size is an error
+	var err error                                 // the first
 	taken := map[string]bool{}
-	take := func(kind, id string) error {
+	take := func(kind, id string) {
 		if id == "" || len(id) > 32 || strings.Trim(id, "0123456789") != "" || taken[id] {
-			return fmt.Errorf("%w: %s id %q is not a number or is there twice", ErrOptions, kind, id)
+			err = cmp.Or(err, fmt.Errorf("%w: %s id %q is not a number or is there twice", ErrOptions, kind, id))
 		}
 		taken[id] = true
-		return nil
 	}
 	for _, a := range o.Apps {
-		if err := take("app", a.ID); err != nil {
-			return nil, err
-		}
+		take("app", a.ID)
 		if a.Secret == "" {
-			return nil, fmt.Errorf("%w: app %s has no secret", ErrOptions, a.ID)
+			err = cmp.Or(err, fmt.Errorf("%w: app %s has no secret", ErrOptions, a.ID))
 		}
 		g.apps[a.ID] = a
-		g.appSubs[[2]string{a.ID, "page"}] = appSubscription{fields: defaultAppFields()}
+		// All, so that what is delivered is up to the pages.
+		g.appSubs[[2]string{a.ID, objectPage}] = appSubscription{fields: pageFields}
 	}
 	for _, p := range o.Pages {
-		if err := take("page", p.ID); err != nil {
-			return nil, err
-		}
+		take("page", p.ID)
 		g.pages[p.ID] = p
 	}
 	for _, u := range o.Users {
-		if err := take("user", u.ID); err != nil {
-			return nil, err
-		}
+		take("user", u.ID)
 		for _, p := range u.Pages {
 			if _, ok := g.pages[p]; !ok {
-				return nil, fmt.Errorf("%w: user %s has page %s, which is not there", ErrOptions, u.ID, p)
+				err = cmp.Or(err, fmt.Errorf("%w: user %s has page %s, which is not there", ErrOptions, u.ID, p))
 			}
 		}
 		if len(u.Scopes) == 0 {
@@ -215,13 +206,14 @@ func New(o Options) (*Graph, error) {
 	}
 	for _, p := range o.Pages {
 		for i := range o.Contacts {
-			c := g.person(p.ID, i)
-			if err := take("contact", c.psid); err != nil {
-				return nil, err
-			}
-			g.contacts[c.psid] = c
-			g.people[p.ID] = append(g.people[p.ID], c)
+			psid, c := g.person(p.ID, i)
+			take("contact", psid)
+			g.contacts[psid] = c
+			g.people[p.ID] = append(g.people[p.ID], psid)
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return g, nil
 }
@@ -314,26 +306,18 @@ func (g *Graph) SetSubscription(app, page string, fields ...string) {
 		delete(g.subs, key)
 		return
 	}
-	fields = slices.Clone(fields)
-	slices.Sort(fields)
-	g.subs[key] = slices.Compact(fields)
+	g.subs[key] = slices.Compact(slices.Sorted(slices.Values(fields)))
 }
 
 // Contacts returns the PSIDs of the people who write to a page.
-func (g *Graph) Contacts(page string) []string {
-	var out []string
-	for _, c := range g.people[page] {
-		out = append(out, c.psid)
-	}
-	return out
-}
+func (g *Graph) Contacts(page string) []string { return slices.Clone(g.people[page]) }
 
 // subscribedPages returns the pages the app is subscribed to, sorted.
 func (g *Graph) subscribedPages(app string) []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []string
-	for key := range maps.Keys(g.subs) {
+	for key := range g.subs {
 		if key[0] == app {
 			out = append(out, key[1])
 		}
@@ -342,14 +326,22 @@ func (g *Graph) subscribedPages(app string) []string {
 	return out
 }
 
+// nextSerial is another number at each call.
+func (g *Graph) nextSerial() string { return strconv.FormatUint(g.serial.Add(1), 10) }
+
 // hash is a number-like 32 bytes that follow from the seed.
 func (g *Graph) hash(parts ...string) []byte {
-	var key [8]byte
-	binary.BigEndian.PutUint64(key[:], g.opts.Seed)
-	m := hmac.New(sha256.New, key[:])
+	var text strings.Builder
 	for _, p := range parts {
-		fmt.Fprintf(m, "%d:%s", len(p), p)
+		fmt.Fprintf(&text, "%d:%s", len(p), p)
 	}
+	return sign(sha256.New, string(binary.BigEndian.AppendUint64(nil, g.opts.Seed)), text.String())
+}
+
+// sign is the HMAC of a text.
+func sign(algorithm func() hash.Hash, secret, text string) []byte {
+	m := hmac.New(algorithm, []byte(secret))
+	m.Write([]byte(text))
 	return m.Sum(nil)
 }
 
@@ -365,12 +357,11 @@ var (
 
 // person is one contact of a page. Every twelfth has no profile to show, like
 // somebody who signed up with a phone number.
-func (g *Graph) person(page string, i int) contact {
+func (g *Graph) person(page string, i int) (psid string, c *contact) {
 	h := g.hash("contact", page, strconv.Itoa(i))
-	n := binary.BigEndian.Uint64(h)
-	c := contact{psid: fmt.Sprintf("7%015d", n%1_000_000_000_000_000), page: page}
+	c = &contact{page: page}
 	if i%12 != 11 {
 		c.first, c.last = firstNames[int(h[8])%len(firstNames)], lastNames[int(h[9])%len(lastNames)]
 	}
-	return c
+	return fmt.Sprintf("7%015d", binary.BigEndian.Uint64(h)%1_000_000_000_000_000), c
 }

@@ -1,6 +1,7 @@
 package fakegraph
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,12 +11,14 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 )
 
 // maxRequest bounds a request's body.
 const maxRequest = 1 << 20
+
+// contentType is that of every answer, though it is JSON.
+const contentType = "text/javascript; charset=UTF-8"
 
 // failure is an error as Graph answers it.
 type failure struct {
@@ -23,21 +26,40 @@ type failure struct {
 	kind      string
 	code, sub int
 	message   string
+	transient bool
 }
 
 func oauth(status, code, sub int, message string) *failure {
 	return &failure{status: status, kind: "OAuthException", code: code, sub: sub, message: message}
 }
 
+func methodException(sub int, message string) *failure {
+	return &failure{status: http.StatusBadRequest, kind: "GraphMethodException", code: 100, sub: sub, message: message}
+}
+
+func (f *failure) write(w http.ResponseWriter, trace string) {
+	body := map[string]any{"message": f.message, "type": f.kind, "code": f.code, "fbtrace_id": trace}
+	if f.sub != 0 {
+		body["error_subcode"] = f.sub
+	}
+	if f.transient {
+		body["is_transient"] = true
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(f.status)
+	_, _ = w.Write(marshal(map[string]any{"error": body}))
+}
+
 // request is one call, with its parameters from wherever they came.
 type request struct {
-	http    *http.Request
-	w       http.ResponseWriter
-	method  string
-	path    []string
-	version string
-	params  map[string]string
-	access  string // the token as given
+	http     *http.Request
+	w        http.ResponseWriter
+	method   string
+	version  string
+	path     string // without the version
+	id, edge string // that the path is made of
+	params   map[string]string
+	access   string // the token as given
 }
 
 var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
@@ -45,10 +67,7 @@ var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
 // ServeHTTP answers one Graph request.
 func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, fail := g.parse(w, r)
-	g.mu.Lock()
-	g.serial++
-	trace := letters(g.hash("trace", strconv.FormatUint(g.serial, 10)))[:11]
-	g.mu.Unlock()
+	trace := letters(g.hash("trace", g.nextSerial()))[:11]
 	if f := g.script(req); f != nil {
 		if f.AfterTheThing && fail == nil {
 			_, _ = g.route(req)
@@ -65,63 +84,52 @@ func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("x-fb-trace-id", trace)
 	head.Set("x-fb-rev", "1000000000")
 	head.Set("Cache-Control", "private, no-cache, no-store, must-revalidate")
-	if fail == nil && out == nil {
-		return // answered: a redirect
-	}
-	head.Set("Content-Type", "text/javascript; charset=UTF-8")
-	if fail != nil {
-		body := map[string]any{"message": fail.message, "type": fail.kind, "code": fail.code, "fbtrace_id": trace}
-		if fail.sub != 0 {
-			body["error_subcode"] = fail.sub
-		}
+	switch {
+	case fail != nil:
 		if fail.code == 190 {
 			head.Set("WWW-Authenticate", `OAuth "Facebook Platform" "invalid_token" "`+strings.ReplaceAll(fail.message, `"`, "'")+`"`)
 		}
-		w.WriteHeader(fail.status)
-		_, _ = w.Write(marshal(map[string]any{"error": body}))
-		return
+		fail.write(w, trace)
+	case out != nil: // else answered: a redirect
+		head.Set("Content-Type", contentType)
+		_, _ = w.Write(marshal(out))
 	}
-	_, _ = w.Write(marshal(out))
 }
 
 func (g *Graph) parse(w http.ResponseWriter, r *http.Request) (*request, *failure) {
 	req := &request{http: r, w: w, method: r.Method, version: g.opts.Version, params: map[string]string{}}
-	req.path = strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	if versionSegment.MatchString(req.path[0]) {
-		req.version, req.path = req.path[0], req.path[1:]
+	req.path = strings.Trim(r.URL.Path, "/")
+	if first, rest, _ := strings.Cut(req.path, "/"); versionSegment.MatchString(first) {
+		req.version, req.path = first, rest
 	}
+	req.id, req.edge, _ = strings.Cut(req.path, "/")
 	for k, v := range r.URL.Query() {
 		req.params[k] = v[0]
 	}
-	if r.Body != nil {
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		if fail := req.readBody(); fail != nil {
-			return req, fail
-		}
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	if req.readBody() != nil {
+		return req, oauth(http.StatusBadRequest, 100, 0, "(#100) The request body could not be read")
 	}
 	if m := strings.ToUpper(req.params["method"]); r.Method == http.MethodPost && m != "" {
 		req.method = m
 	}
 	req.access = req.params["access_token"]
-	if auth := r.Header.Get("Authorization"); auth != "" {
-		scheme, value, _ := strings.Cut(auth, " ")
-		if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "OAuth") {
-			req.access = strings.TrimSpace(value)
-		}
+	scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "OAuth") {
+		req.access = strings.TrimSpace(value)
 	}
 	return req, nil
 }
 
-func (q *request) readBody() *failure {
-	broken := oauth(http.StatusBadRequest, 100, 0, "(#100) The request body could not be read")
+func (q *request) readBody() error {
 	if strings.HasPrefix(q.http.Header.Get("Content-Type"), "application/json") {
 		b, err := io.ReadAll(q.http.Body)
 		if err != nil {
-			return broken
+			return err
 		}
 		var in map[string]json.RawMessage
-		if json.Unmarshal(b, &in) != nil {
-			return broken
+		if err := json.Unmarshal(b, &in); err != nil {
+			return err
 		}
 		for k, v := range in {
 			var s string
@@ -136,23 +144,15 @@ func (q *request) readBody() *failure {
 	if strings.HasPrefix(q.http.Header.Get("Content-Type"), "multipart/form-data") {
 		err = q.http.ParseMultipartForm(maxRequest)
 	}
-	if err != nil {
-		return broken
-	}
 	for k, v := range q.http.PostForm {
 		q.params[k] = v[0]
 	}
-	if q.http.MultipartForm != nil {
-		for k, v := range q.http.MultipartForm.Value {
-			q.params[k] = v[0]
-		}
-	}
-	return nil
+	return err
 }
 
 // route finds what a path means.
 func (g *Graph) route(q *request) (any, *failure) {
-	switch strings.Join(q.path, "/") {
+	switch q.path {
 	case "dialog/oauth":
 		return g.dialog(q)
 	case "oauth/access_token":
@@ -160,8 +160,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 	case "debug_token":
 		return g.debugToken(q)
 	}
-	if len(q.path) > 2 || q.path[0] == "" {
-		return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+strings.Join(q.path, "/"))
+	if q.id == "" || strings.Contains(q.edge, "/") {
+		return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+q.path)
 	}
 	t, fail := g.authorize(q)
 	if fail == nil {
@@ -173,20 +173,11 @@ func (g *Graph) route(q *request) (any, *failure) {
 	if fail != nil {
 		return nil, fail
 	}
-	id, me := q.path[0], q.path[0] == "me"
+	id, edge, me := q.id, q.edge, q.id == "me"
 	if me {
-		switch t.kind {
-		case "PAGE":
-			id = t.page
-		case "USER":
-			id = t.user
-		default:
+		if id = cmp.Or(t.page, t.user); id == "" {
 			return nil, oauth(http.StatusBadRequest, 2500, 0, "An active access token must be used to query information about the current user.")
 		}
-	}
-	edge := ""
-	if len(q.path) == 2 {
-		edge = q.path[1]
 	}
 	_, page := g.pages[id]
 	_, user := g.users[id]
@@ -224,11 +215,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 // missing is what Graph says of an object that is not there, or that the token
 // may not see: it does not tell which.
 func missing(method, id string) *failure {
-	return &failure{
-		status: http.StatusBadRequest, kind: "GraphMethodException", code: 100, sub: 33,
-		message: fmt.Sprintf("Unsupported %s request. Object with ID '%s' does not exist, cannot be loaded due to missing permissions, or does not support this operation.",
-			strings.ToLower(method), id),
-	}
+	return methodException(33, fmt.Sprintf("Unsupported %s request. Object with ID '%s' does not exist, "+
+		"cannot be loaded due to missing permissions, or does not support this operation.", strings.ToLower(method), id))
 }
 
 // authorize finds the caller's token and verifies the appsecret_proof.
@@ -245,18 +233,11 @@ func (g *Graph) authorize(q *request) (token, *failure) {
 		return t, nil
 	}
 	if proof == "" {
-		return token{}, &failure{
-			status: http.StatusBadRequest, kind: "GraphMethodException", code: 100,
-			message: "API calls from the server require an appsecret_proof argument",
-		}
+		return token{}, methodException(0, "API calls from the server require an appsecret_proof argument")
 	}
-	m := hmac.New(sha256.New, []byte(g.apps[t.app].Secret))
-	m.Write([]byte(q.access))
-	if got, err := hex.DecodeString(proof); err != nil || !hmac.Equal(got, m.Sum(nil)) {
-		return token{}, &failure{
-			status: http.StatusBadRequest, kind: "GraphMethodException", code: 100,
-			message: "Invalid appsecret_proof provided in the API argument",
-		}
+	want := sign(sha256.New, g.apps[t.app].Secret, q.access)
+	if got, err := hex.DecodeString(proof); err != nil || !hmac.Equal(got, want) {
+		return token{}, methodException(0, "Invalid appsecret_proof provided in the API argument")
 	}
 	return t, nil
 }
@@ -284,11 +265,16 @@ func (g *Graph) lookUp(access string) (token, *failure) {
 
 // died says what a token has died of, nil if it lives.
 func (g *Graph) died(t *token) *failure {
-	if t.dead == 0 && !t.expires.IsZero() && !g.opts.Now().Before(t.expires) {
+	now := g.opts.Now()
+	ends, ended := g.dataAccess[[2]string{t.app, t.user}]
+	switch {
+	case t.dead != 0:
+	case !t.expires.IsZero() && !now.Before(t.expires):
 		t.dead = 463
-	}
-	if at, ok := g.dataAccess[[2]string{t.app, t.user}]; t.dead == 0 && ok && !g.opts.Now().Before(at) {
+	case ended && !now.Before(ends):
 		t.dead = -1
+	default:
+		return nil
 	}
 	words := map[int]string{
 		-1:  "Invalid OAuth access token.",
@@ -301,40 +287,24 @@ func (g *Graph) died(t *token) *failure {
 		490: "Error validating access token: The user is enrolled in a blocking, logged-in checkpoint",
 		492: "Error validating access token: Session does not match current stored session. The user lost their role on the page.",
 	}
-	switch {
-	case t.dead == 0:
-		return nil
-	case words[t.dead] == "":
-		return oauth(http.StatusBadRequest, 190, t.dead, "Error validating access token.")
-	}
-	return oauth(http.StatusBadRequest, 190, max(t.dead, 0), words[t.dead])
+	return oauth(http.StatusBadRequest, 190, max(t.dead, 0), cmp.Or(words[t.dead], "Error validating access token."))
 }
+
+// nested is a pair of braces with none inside; at the end the second may lack.
+var nested = regexp.MustCompile(`\{[^{}]*(\}|$)`)
 
 // fields splits a fields parameter at the commas outside of braces, and keeps
 // each field's name.
 func fields(param string) []string {
+	for nested.MatchString(param) {
+		param = nested.ReplaceAllString(param, "")
+	}
 	var out []string
-	depth, start := 0, 0
-	add := func(s string) {
-		name, _, _ := strings.Cut(strings.TrimSpace(s), "{")
-		if name != "" {
+	for name := range strings.SplitSeq(param, ",") {
+		if name = strings.TrimSpace(name); name != "" {
 			out = append(out, name)
 		}
 	}
-	for i, c := range param {
-		switch c {
-		case '{':
-			depth++
-		case '}':
-			depth--
-		case ',':
-			if depth == 0 {
-				add(param[start:i])
-				start = i + 1
-			}
-		}
-	}
-	add(param[start:])
 	return out
 }
 

@@ -28,7 +28,7 @@ func (g *Graph) onInstagram(app, page, psid string) bool {
 	if !on || len(fields) == 0 || g.pages[page].Instagram == "" {
 		return false
 	}
-	return slices.IndexFunc(g.people[page], func(c contact) bool { return c.psid == psid })%3 == 1
+	return slices.Index(g.people[page], psid)%3 == 1
 }
 
 // toInstagram makes what a person on Instagram or their page did the item that

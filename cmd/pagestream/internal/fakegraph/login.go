@@ -1,7 +1,9 @@
 package fakegraph
 
 import (
+	"cmp"
 	"crypto/hmac"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,51 +29,31 @@ func (g *Graph) dialog(q *request) (any, *failure) {
 	if kind := q.params["response_type"]; kind != "" && kind != "code" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) This dialog gives response_type=code")
 	}
-	user := g.opts.Users[0].ID
-	if u := q.params["user"]; u != "" {
-		if _, ok := g.users[u]; !ok {
-			return nil, missing(q.method, u)
+	user := cmp.Or(q.params["user"], g.opts.Users[0].ID)
+	if _, ok := g.users[user]; !ok {
+		return nil, missing(q.method, user)
+	}
+	answer := url.Values{
+		"error": {"access_denied"}, "error_code": {"200"}, "error_reason": {"user_denied"},
+		"error_description": {"Permissions error"},
+	}
+	if q.params["deny"] == "" {
+		if g.choose(q, app, user) {
+			return nil, nil //nolint:nilnil // the page is the answer
 		}
-		user = u
+		now := g.opts.Now()
+		text := letters(g.hash("code", g.nextSerial(), now.String()))
+		g.codes.Add(text, &code{app: app.ID, user: user, redirect: q.params["redirect_uri"], issued: now})
+		answer = url.Values{"code": {text}}
 	}
-	if q.params["deny"] != "" {
-		denied(q, redirect)
-		return nil, nil //nolint:nilnil // nothing to add: the redirect is the answer
-	}
-	if g.choose(q, app, user) {
-		return nil, nil //nolint:nilnil // the page is the answer
-	}
-	g.mu.Lock()
-	g.dropOldCodes()
-	g.serial++
-	text := letters(g.hash("code", strconv.FormatUint(g.serial, 10), g.opts.Now().String()))
-	g.codes[text] = &code{app: app.ID, user: user, redirect: q.params["redirect_uri"], issued: g.opts.Now()}
-	g.mu.Unlock()
-
-	query := redirect.Query()
-	query.Set("code", text)
 	if state, ok := q.params["state"]; ok {
-		query.Set("state", state)
+		answer.Set("state", state)
 	}
+	query := redirect.Query()
+	maps.Copy(query, answer)
 	redirect.RawQuery = query.Encode()
 	http.Redirect(q.w, q.http, redirect.String(), http.StatusFound)
 	return nil, nil //nolint:nilnil // nothing to add: the redirect is the answer
-}
-
-// dropOldCodes keeps the codes bounded. An old one is then unknown instead of
-// expired.
-func (g *Graph) dropOldCodes() {
-	if len(g.codes) < maxCodes {
-		return
-	}
-	for text, c := range g.codes {
-		if c.used || g.opts.Now().Sub(c.issued) > codeLife {
-			delete(g.codes, text)
-		}
-	}
-	if len(g.codes) >= maxCodes {
-		clear(g.codes)
-	}
 }
 
 // exchange gives tokens for a login code, for a token, or for the app's secret.
@@ -105,7 +87,7 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 	default:
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) grant_type "+strconv.Quote(grant)+" is not supported")
 	}
-	c := g.codes[q.params["code"]]
+	c, _ := g.codes.Get(q.params["code"])
 	switch {
 	case c == nil || c.app != app.ID:
 		return nil, oauth(http.StatusBadRequest, 100, 36009, "Invalid verification code format.")

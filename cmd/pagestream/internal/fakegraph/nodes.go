@@ -1,6 +1,7 @@
 package fakegraph
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 )
@@ -68,10 +69,7 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	if fail != nil {
 		return nil, fail
 	}
-	names := q.params["fields"]
-	if names == "" {
-		names = "access_token,category,name,tasks"
-	}
+	names := cmp.Or(q.params["fields"], "access_token,category,name,tasks")
 	data := []any{}
 	for _, page := range all[from:to] {
 		node, fail := g.pageFields(t, page)
@@ -100,11 +98,7 @@ func (g *Graph) profile(q *request, t token, psid string) (any, *failure) {
 	if c.first == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 2018218, "(#100) No profile available for this user.")
 	}
-	names := q.params["fields"]
-	if names == "" {
-		names = "first_name,last_name,profile_pic"
-	}
-	return pick("User", names, map[string]any{
+	return pick("User", cmp.Or(q.params["fields"], "first_name,last_name,profile_pic"), map[string]any{
 		"id": psid, "name": c.first + " " + c.last, "first_name": c.first, "last_name": c.last,
 		"profile_pic": "https://platform-lookaside.fbsbx.com/platform/profilepic/?psid=" + psid + "&width=1024&ext=1790000000&hash=fake",
 	})

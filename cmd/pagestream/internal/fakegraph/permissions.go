@@ -3,7 +3,6 @@ package fakegraph
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -20,17 +19,22 @@ const callbackTimeout = 10 * time.Second
 // KillUser makes every token of a person in an app invalid: their own and those
 // of their pages. Subcodes are those of [Graph.KillToken].
 func (g *Graph) KillUser(app, user string, subcode int) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.apps[app].ID == "" || g.users[user].ID == "" {
 		return fmt.Errorf("tokens of user %s: %w", user, ErrUnknown)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.killTokens(subcode, func(t *token) bool { return t.app == app && t.user == user })
+	return nil
+}
+
+// killTokens lets those die that live; the lock is held.
+func (g *Graph) killTokens(subcode int, which func(*token) bool) {
 	for _, t := range g.tokens {
-		if t.app == app && t.user == user && t.dead == 0 {
+		if t.dead == 0 && which(t) {
 			t.dead = cmp.Or(subcode, -1)
 		}
 	}
-	return nil
 }
 
 // RemoveApp is a person removing the app in their settings: their tokens die with
@@ -62,7 +66,7 @@ func (g *Graph) RequestDataDeletion(ctx context.Context, app, user string) (stat
 func (g *Graph) callBack(ctx context.Context, target, app, user string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callbackTimeout)
 	defer cancel()
-	form := url.Values{"signed_request": {SignedRequest(g.apps[app].Secret, user, g.opts.Now())}}
+	form := url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, nil, fmt.Errorf("make callback: %w", err)
@@ -80,15 +84,13 @@ func (g *Graph) callBack(ctx context.Context, target, app, user string) (int, []
 	return resp.StatusCode, body, nil
 }
 
-// SignedRequest is what Meta posts about a person, signed with the app's secret.
+// signedRequest is what Meta posts about a person, signed with the app's secret.
 // https://developers.facebook.com/docs/reference/login/signed-request
-func SignedRequest(secret, user string, at time.Time) string {
+func signedRequest(secret, user string, at time.Time) string {
 	payload := base64.RawURLEncoding.EncodeToString(marshal(map[string]any{
 		"algorithm": "HMAC-SHA256", "user_id": user, "issued_at": at.Unix(), "expires": 0,
 	}))
-	m := hmac.New(sha256.New, []byte(secret))
-	m.Write([]byte(payload))
-	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)) + "." + payload
+	return base64.RawURLEncoding.EncodeToString(sign(sha256.New, secret, payload)) + "." + payload
 }
 
 // permissions serves what a person has granted the app, and lets them take it

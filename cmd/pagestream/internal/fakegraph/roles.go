@@ -7,9 +7,7 @@ import (
 )
 
 // allTasks are what a person with full control may do on a page.
-func allTasks() []string {
-	return []string{"ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MESSAGING", "MODERATE", "MANAGE"}
-}
+var allTasks = []string{"ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MESSAGING", "MODERATE", "MANAGE"}
 
 // SetTasks changes what a person may do on a page. With none the person has lost
 // the role: the page is not among the accounts any more, and its tokens of that
@@ -21,13 +19,8 @@ func (g *Graph) SetTasks(user, page string, tasks []string) error {
 		return fmt.Errorf("role of user %s on page %s: %w", user, page, ErrUnknown)
 	}
 	g.tasks[[2]string{user, page}] = append([]string{}, tasks...)
-	if len(tasks) > 0 {
-		return nil
-	}
-	for _, t := range g.tokens {
-		if t.kind == "PAGE" && t.user == user && t.page == page && t.dead == 0 {
-			t.dead = 492
-		}
+	if len(tasks) == 0 {
+		g.killTokens(492, func(t *token) bool { return t.user == user && t.page == page })
 	}
 	return nil
 }
@@ -40,7 +33,7 @@ func (g *Graph) tasksOf(user, page string) []string {
 	if !slices.Contains(g.users[user].Pages, page) {
 		return nil
 	}
-	return allTasks()
+	return allTasks
 }
 
 // lacksTask is what the edges that change a page say to somebody who only may
@@ -48,10 +41,9 @@ func (g *Graph) tasksOf(user, page string) []string {
 func (g *Graph) lacksTask(t token, page string) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, task := range g.tasksOf(t.user, page) {
-		if task == "MODERATE" || task == "MANAGE" || task == "CREATE_CONTENT" {
-			return nil
-		}
+	may := []string{"MODERATE", "MANAGE", "CREATE_CONTENT"}
+	if slices.ContainsFunc(g.tasksOf(t.user, page), func(task string) bool { return slices.Contains(may, task) }) {
+		return nil
 	}
 	return oauth(http.StatusForbidden, 200, 0, "(#200) User does not have sufficient administrative permission for this action on this page")
 }

@@ -3,21 +3,21 @@ package fakegraph
 import (
 	"encoding/json"
 	"net/http"
-	"slices"
-	"strconv"
 	"time"
 )
 
 // CloseWindow makes a person's last message older than the page may answer.
-func (g *Graph) CloseWindow(psid string) { g.mark(g.closed, psid) }
+func (g *Graph) CloseWindow(psid string) { g.mark(psid, func(c *contact) { c.closed = true }) }
 
 // Block makes a person refuse their page's messages.
-func (g *Graph) Block(psid string) { g.mark(g.blocked, psid) }
+func (g *Graph) Block(psid string) { g.mark(psid, func(c *contact) { c.blocked = true }) }
 
-func (g *Graph) mark(set map[string]bool, psid string) {
+func (g *Graph) mark(psid string, how func(*contact)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	set[psid] = true
+	if c := g.contacts[psid]; c != nil {
+		how(c)
+	}
 }
 
 // Windows in which a page may answer.
@@ -30,14 +30,14 @@ const (
 func (g *Graph) outside(psid, tag string) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	window := standardWindow
+	c, window := g.contacts[psid], standardWindow
 	if tag == "HUMAN_AGENT" {
 		window = agentWindow
 	}
 	switch {
-	case g.blocked[psid]:
+	case c.blocked:
 		return oauth(http.StatusBadRequest, 551, 1545041, "(#551) This person isn't available right now.")
-	case g.closed[psid] && tag == "", g.opts.Window && g.opts.Now().Sub(g.lastIn[psid]) > window:
+	case c.closed && tag == "", g.opts.Window && g.opts.Now().Sub(c.lastIn) > window:
 		return oauth(http.StatusBadRequest, 10, 2018278, "(#10) This message is sent outside of allowed window.")
 	}
 	return nil
@@ -47,13 +47,8 @@ func (g *Graph) outside(psid, tag string) *failure {
 // every subscribed app hears, before or after the answer is read.
 // https://developers.facebook.com/docs/messenger-platform/reference/send-api
 func (g *Graph) send(q *request, t token, page string) (any, *failure) {
-	switch {
-	case t.kind != "PAGE":
-		return nil, oauth(http.StatusBadRequest, 210, 0, "(#210) A page access token is required to request this resource.")
-	case t.page != page:
-		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
-	case !slices.Contains(t.scopes, "pages_messaging"):
-		return nil, oauth(http.StatusForbidden, 200, 0, "(#200) Requires pages_messaging permission to manage the object")
+	if fail := notOf(page, t, "pages_messaging"); fail != nil {
+		return nil, fail
 	}
 	var to struct {
 		ID string `json:"id"`
@@ -61,7 +56,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if json.Unmarshal([]byte(q.params["recipient"]), &to) != nil || to.ID == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter recipient is required")
 	}
-	if c, ok := g.contacts[to.ID]; !ok || c.page != page {
+	if c := g.contacts[to.ID]; c == nil || c.page != page {
 		return nil, oauth(http.StatusBadRequest, 100, 2018001, "(#100) No matching user found")
 	}
 	switch action := q.params["sender_action"]; action {
@@ -93,14 +88,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if len([]rune(m.Text)) > 2000 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Length of param message[text] must be less than or equal to 2000")
 	}
-	g.mu.Lock()
-	g.serial++
-	mid := "m_" + letters(g.hash("sent", page, strconv.FormatUint(g.serial, 10), g.opts.Now().String()))
-	engines := make([]*Engine, 0, len(g.engines))
-	for e := range g.engines {
-		engines = append(engines, e)
-	}
-	g.mu.Unlock()
+	mid := "m_" + letters(g.hash("sent", page, g.nextSerial(), g.opts.Now().String()))
 	message := map[string]any{"mid": mid, "is_echo": true, "app_id": json.Number(t.app)}
 	if m.Text != "" {
 		message["text"] = m.Text
@@ -120,7 +108,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	g.remember(historic{
 		page: page, psid: to.ID, mid: mid, platform: platform, text: m.Text, fromPage: true, at: g.opts.Now(), attachments: attachments,
 	})
-	for _, e := range engines {
+	for _, e := range g.atWork() {
 		e.sent(page, to.ID, message)
 	}
 	return map[string]any{"recipient_id": to.ID, "message_id": mid}, nil

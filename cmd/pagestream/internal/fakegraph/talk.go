@@ -67,8 +67,8 @@ func (t *talk) next(page string, now time.Time) []item {
 	defer t.mu.Unlock()
 	people := t.graph.people[page]
 	// A few people talk much and most little.
-	c := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
-	a := t.act(page, c.psid, now)
+	psid := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
+	a := t.act(page, psid, now)
 	items := []item{a.choose()}
 	if text, _ := items[0].text(); text != "" && items[0].field == "messages" && t.chance(t.opts.EditsFirst) {
 		a.tick()

@@ -1,24 +1,38 @@
 package fakegraph
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
 	"time"
 )
 
-// usage is what the limit headers say of a page, or of the app.
-type usage struct{ percent, regain int }
+// limit is how much a page, or the app, has called.
+type limit struct {
+	calls           int
+	set             bool // by SetUsage
+	percent, regain int
+	refuse, code    int       // so many calls, with this code
+	second          time.Time // that inSecond counts the calls of
+	inSecond        int
+}
 
-// throttle refuses the next calls for a page.
-type throttle struct{ code, calls int }
+// limit returns the limit of a page; the lock is held.
+func (g *Graph) limit(page string) *limit {
+	if g.limits[page] == nil {
+		g.limits[page] = &limit{}
+	}
+	return g.limits[page]
+}
 
 // Throttle refuses the next calls for a page with a code: 32, 613, 80001, 80002
 // or 80006 for the page, 4 or 17 for the app.
 func (g *Graph) Throttle(page string, code, calls int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.throttles[page] = throttle{code, calls}
+	l := g.limit(page)
+	l.code, l.refuse = code, calls
 }
 
 // SetUsage sets what the headers say is used of a page's limit, or of the app's
@@ -27,44 +41,39 @@ func (g *Graph) Throttle(page string, code, calls int) {
 func (g *Graph) SetUsage(page string, percent, regainMinutes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.usages[page] = usage{percent, regainMinutes}
+	l := g.limit(page)
+	l.set, l.percent, l.regain = true, percent, regainMinutes
 }
 
 // meter counts a call, writes the headers, and refuses what is over a limit.
 func (g *Graph) meter(q *request, t token) *failure {
-	page := t.page
-	if _, ok := g.pages[q.path[0]]; ok {
-		page = q.path[0]
-	}
+	page := cmp.Or(g.pages[q.id].ID, t.page)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.calls[page]++
-	u, ok := g.usages[page]
-	if !ok {
-		u.percent = min(99, g.calls[page]/100)
+	l := g.limit(page)
+	l.calls++
+	if !l.set {
+		l.percent = min(99, l.calls/100)
 	}
-	if page == "" {
-		b, _ := json.Marshal(map[string]int{"call_count": u.percent, "total_time": u.percent, "total_cputime": u.percent})
-		q.w.Header().Set("X-App-Usage", string(b))
-	} else {
-		b, _ := json.Marshal(map[string]any{page: []any{map[string]any{
-			"type": "messenger", "call_count": u.percent, "total_cputime": u.percent, "total_time": u.percent,
-			"estimated_time_to_regain_access": u.regain,
-		}}})
-		q.w.Header().Set("X-Business-Use-Case-Usage", string(b))
+	header, usage := "X-App-Usage", map[string]any{
+		"call_count": l.percent, "total_time": l.percent, "total_cputime": l.percent,
 	}
-	if th := g.throttles[page]; th.calls > 0 {
-		th.calls--
-		g.throttles[page] = th
-		return tooMany(th.code)
+	if page != "" {
+		header = "X-Business-Use-Case-Usage"
+		usage["type"], usage["estimated_time_to_regain_access"] = "messenger", l.regain
+		usage = map[string]any{page: []any{usage}}
 	}
-	if len(q.path) == 2 && q.path[1] == "conversations" && g.opts.ConversationLimit > 0 {
-		second := g.opts.Now().Truncate(time.Second)
-		if g.second != second {
-			g.second = second
-			clear(g.inSecond)
+	b, _ := json.Marshal(usage)
+	q.w.Header().Set(header, string(b))
+	if l.refuse > 0 {
+		l.refuse--
+		return tooMany(l.code)
+	}
+	if q.edge == "conversations" && g.opts.ConversationLimit > 0 {
+		if second := g.opts.Now().Truncate(time.Second); l.second != second {
+			l.second, l.inSecond = second, 0
 		}
-		if g.inSecond[page]++; g.inSecond[page] > g.opts.ConversationLimit {
+		if l.inSecond++; l.inSecond > g.opts.ConversationLimit {
 			return tooMany(613)
 		}
 	}
