@@ -3,14 +3,11 @@ package fakegraph
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -98,15 +95,12 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	if err != nil || callback.Host == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param callback_url must be a valid URL")
 	}
-	var fields []string
-	if json.Unmarshal([]byte(q.params["fields"]), &fields) != nil {
-		fields = strings.FieldsFunc(q.params["fields"], func(r rune) bool { return r == ',' || r == ' ' })
-	}
+	fields := listed(q.params["fields"], ", ")
 	if len(fields) == 0 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter fields is required")
 	}
-	if err := shakeHands(q.http.Context(), callback, q.params["verify_token"]); err != nil {
-		return nil, oauth(http.StatusBadRequest, 2200, 0, "(#2200) Callback verification failed with the following errors: "+err.Error())
+	if wrong := shakeHands(q.http.Context(), callback, q.params["verify_token"]); wrong != "" {
+		return nil, oauth(http.StatusBadRequest, 2200, 0, "(#2200) Callback verification failed with the following errors: "+wrong)
 	}
 	g.SetAppFields(app, object, fields)
 	g.mu.Lock()
@@ -117,8 +111,9 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	return map[string]any{"success": true}, nil
 }
 
-// shakeHands asks a callback URL to echo a challenge.
-func shakeHands(ctx context.Context, callback *url.URL, verify string) error {
+// shakeHands asks a callback URL to echo a challenge, and says what went wrong, as
+// Graph puts it.
+func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	challenge := rand.Text()
@@ -128,18 +123,11 @@ func shakeHands(ctx context.Context, callback *url.URL, verify string) error {
 	v.Set("hub.challenge", challenge)
 	v.Set("hub.verify_token", verify)
 	u.RawQuery = v.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return fmt.Errorf("make handshake: %w", err)
+	switch status, got, _ := call(ctx, http.MethodGet, u.String(), nil); {
+	case status == 0:
+		return "curl_errno = 7; the URL can't be reached"
+	case status != http.StatusOK || string(got) != challenge:
+		return fmt.Sprintf("HTTP Status Code = %d; HTTP Message = the challenge did not come back", status)
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("curl_errno = 7; the URL can't be reached") //nolint:err113 // as Graph puts it
-	}
-	defer resp.Body.Close()
-	got, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	if resp.StatusCode != http.StatusOK || string(got) != challenge {
-		return fmt.Errorf("HTTP Status Code = %d; HTTP Message = the challenge did not come back", resp.StatusCode) //nolint:err113 // as Graph puts it
-	}
-	return nil
+	return ""
 }

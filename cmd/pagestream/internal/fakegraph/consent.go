@@ -57,14 +57,6 @@ func (g *Graph) ExpireDataAccess(app, user string) {
 	g.dataAccess[[2]string{app, user}] = g.opts.Now().Add(-time.Minute)
 }
 
-// dataAccessEnds is when access to the person's data ends; the lock is held.
-func (g *Graph) dataAccessEnds(t *token) time.Time {
-	if at, ok := g.dataAccess[[2]string{t.app, t.user}]; ok {
-		return at
-	}
-	return t.issued.Add(dataAccess)
-}
-
 var picker = template.Must(template.New("picker").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in to {{.App}}</title></head><body>
 <h1>{{.User}}, choose the pages that {{.App}} may use</h1>

@@ -1,7 +1,6 @@
 package fakegraph
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -22,35 +21,26 @@ const maxControl = 64 << 10
 // control are the parameters of all verbs; each says which it takes. An engine
 // verb without app is for every engine.
 type control struct {
-	App     string   `json:"app"`
-	Page    string   `json:"page"`
-	User    string   `json:"user"`
-	Contact string   `json:"contact"`
-	Object  string   `json:"object"`
-	Token   string   `json:"token"`
-	Subcode int      `json:"subcode"`
-	Fields  []string `json:"fields"`
-	Pages   []string `json:"pages"`
-	Tasks   []string `json:"tasks"`
-	On      *bool    `json:"on"` // without it a switch is on
-	Text    string   `json:"text"`
-	Secret  string   `json:"secret"`
-	Percent int      `json:"percent"`
-	Regain  int      `json:"regain_minutes"`
-	Code    int      `json:"code"`
-	Calls   int      `json:"calls"` // at least one
-	In      string   `json:"in"`
-	Failure Failure  `json:"failure"`
+	App, Page, User, Contact, Object string
+	Token, Text, Secret, In          string
+	Fields, Pages, Tasks             []string
+	Subcode, Percent, Code           int
+	Regain                           int   `json:"regain_minutes"`
+	Calls                            int   // at least one
+	On                               *bool // without it a switch is on
+	Failure                          Failure
 }
 
 func (c control) on() bool { return c.On == nil || *c.On }
 
-// errControl says that a control request lacks something.
-var errControl = errors.New("not a whole control request")
+var errNoText = errors.New("not a whole control request: it needs a text")
+
+// verb does what a control request asks for.
+type verb func(context.Context, *Graph, control) (any, error)
 
 // verbs are what Control scripts. They are named after the methods that they
 // call, which say more.
-var verbs = map[string]func(context.Context, *Graph, control) (any, error){
+var verbs = map[string]verb{
 	// app, object, fields; without fields the object is removed
 	"app-fields": onGraph(func(g *Graph, c control) { g.SetAppFields(c.App, c.Object, c.Fields) }, "app", "object"),
 	// app, page, fields; without fields the subscription is removed
@@ -96,23 +86,17 @@ var verbs = map[string]func(context.Context, *Graph, control) (any, error){
 		return map[string]any{"status": status, "body": string(body)}, err
 	},
 	// page, on
-	"standby": eachEngine(switchPage((*Engine).SetStandby)),
-	"quiet":   eachEngine(switchPage((*Engine).SetQuiet)),
+	"standby": onEngines(func(e *Engine, c control) { e.SetStandby(c.Page, c.on()) }, "page"),
+	"quiet":   onEngines(func(e *Engine, c control) { e.SetQuiet(c.Page, c.on()) }, "page"),
 	// on
-	"delivery": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
-		e.SetDelivery(c.on())
-		return nil, nil
-	}),
+	"delivery": onEngines(func(e *Engine, c control) { e.SetDelivery(c.on()) }),
 	// secret; empty restores the app's
-	"secret": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
-		e.SetSecret(c.Secret)
-		return nil, nil
-	}),
+	"secret":    onEngines(func(e *Engine, c control) { e.SetSecret(c.Secret) }),
 	"send-test": eachEngine(func(ctx context.Context, e *Engine, _ control) (any, error) { return nil, e.SendTest(ctx) }),
 	// page, contact, text: answers the message's mid
 	"say": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
 		if c.Text == "" {
-			return nil, fmt.Errorf("%w: it needs a text", errControl)
+			return nil, errNoText
 		}
 		mid, err := e.Say(c.Page, c.Contact, c.Text)
 		return map[string]any{"mid": mid}, err
@@ -121,18 +105,18 @@ var verbs = map[string]func(context.Context, *Graph, control) (any, error){
 
 // onGraph makes a verb of what can't fail once the parameters that it needs name
 // something.
-func onGraph(do func(*Graph, control), needs ...string) func(context.Context, *Graph, control) (any, error) {
+func onGraph(do func(*Graph, control), needs ...string) verb {
 	return func(_ context.Context, g *Graph, c control) (any, error) {
-		if err := g.check(c, needs...); err != nil {
-			return nil, err
+		err := g.check(c, needs...)
+		if err == nil {
+			do(g, c)
 		}
-		do(g, c)
-		return nil, nil
+		return nil, err
 	}
 }
 
 // eachEngine makes a verb of what is done to each engine at work.
-func eachEngine(do func(context.Context, *Engine, control) (any, error)) func(context.Context, *Graph, control) (any, error) {
+func eachEngine(do func(context.Context, *Engine, control) (any, error)) verb {
 	return func(ctx context.Context, g *Graph, c control) (out any, err error) {
 		engines := slices.DeleteFunc(g.atWork(), func(e *Engine) bool { return c.App != "" && e.app.ID != c.App })
 		if len(engines) == 0 {
@@ -147,45 +131,32 @@ func eachEngine(do func(context.Context, *Engine, control) (any, error)) func(co
 	}
 }
 
-func switchPage(set func(*Engine, string, bool)) func(context.Context, *Engine, control) (any, error) {
-	return func(_ context.Context, e *Engine, c control) (any, error) {
-		if err := e.opts.Graph.check(c, "page"); err != nil {
-			return nil, err
+// onEngines is [onGraph] for each engine at work.
+func onEngines(do func(*Engine, control), needs ...string) verb {
+	return eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
+		err := e.graph.check(c, needs...)
+		if err == nil {
+			do(e, c)
 		}
-		set(e, c.Page, c.on())
-		return nil, nil
-	}
+		return nil, err
+	})
 }
 
 // atWork returns the engines that run or are stepped, sorted by app.
 func (g *Graph) atWork() []*Engine {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := make([]*Engine, 0, len(g.engines))
-	for e := range g.engines {
-		out = append(out, e)
-	}
-	slices.SortFunc(out, func(a, b *Engine) int { return cmp.Compare(a.app.ID, b.app.ID) })
-	return out
+	return slices.SortedFunc(maps.Keys(g.engines), func(a, b *Engine) int { return cmp.Compare(a.app.ID, b.app.ID) })
 }
 
 // check fails with [ErrUnknown] if a parameter names nothing.
 func (g *Graph) check(c control, needs ...string) error {
+	known := map[string]bool{
+		"app": g.apps[c.App].ID != "", "page": g.pages[c.Page].ID != "", "user": g.users[c.User].ID != "",
+		"contact": g.contacts[c.Contact] != nil, "object": c.Object == objectPage || c.Object == objectInstagram,
+	}
 	for _, need := range needs {
-		var ok bool
-		switch need {
-		case "app":
-			_, ok = g.apps[c.App]
-		case "page":
-			_, ok = g.pages[c.Page]
-		case "user":
-			_, ok = g.users[c.User]
-		case "contact":
-			_, ok = g.contacts[c.Contact]
-		case "object":
-			ok = c.Object == objectPage || c.Object == objectInstagram
-		}
-		if !ok {
+		if !known[need] {
 			return fmt.Errorf("%s: %w", need, ErrUnknown)
 		}
 	}
@@ -239,16 +210,9 @@ func (g *Graph) Control() http.Handler {
 // readControl reads the parameters. A name that no verb has is an error.
 func readControl(w http.ResponseWriter, r *http.Request) (control, error) {
 	var c control
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControl))
-	if err != nil {
-		return c, fmt.Errorf("read control request: %w", err)
-	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return c, nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControl))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) { // that is no body at all
 		return c, fmt.Errorf("read control request: %w", err)
 	}
 	return c, nil
@@ -275,14 +239,14 @@ type (
 	}
 	// stateToken is a token without what would let anybody use it.
 	stateToken struct {
-		Kind    string     `json:"kind"`
-		App     string     `json:"app"`
-		User    string     `json:"user"`
-		Page    string     `json:"page,omitempty"`
-		Alive   bool       `json:"alive"`
-		Subcode int        `json:"subcode,omitempty"`
-		Issued  time.Time  `json:"issued"`
-		Expires *time.Time `json:"expires,omitempty"`
+		Kind    string    `json:"kind"`
+		App     string    `json:"app"`
+		User    string    `json:"user"`
+		Page    string    `json:"page,omitempty"`
+		Alive   bool      `json:"alive"`
+		Subcode int       `json:"subcode,omitempty"`
+		Issued  time.Time `json:"issued"`
+		Expires time.Time `json:"expires,omitzero"`
 	}
 	stateEngine struct {
 		App      string              `json:"app"`
@@ -314,12 +278,11 @@ func (g *Graph) state() state {
 		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(fields)})
 	}
 	for _, t := range g.tokens {
-		alive := g.died(t) == nil
-		st := stateToken{Kind: strings.ToLower(t.kind), App: t.app, User: t.user, Page: t.page, Alive: alive, Subcode: max(t.dead, 0), Issued: t.issued}
-		if expires := t.expires; !expires.IsZero() {
-			st.Expires = &expires
-		}
-		s.Tokens = append(s.Tokens, st)
+		alive := g.died(t) == nil // first, since it sets what the token died of
+		s.Tokens = append(s.Tokens, stateToken{
+			Kind: strings.ToLower(t.kind), App: t.app, User: t.user, Page: t.page,
+			Alive: alive, Subcode: max(t.dead, 0), Issued: t.issued, Expires: t.expires,
+		})
 	}
 	g.mu.Unlock()
 	slices.SortFunc(s.Subscriptions, func(a, b stateSubscription) int {
@@ -339,13 +302,11 @@ func (e *Engine) state() stateEngine {
 	out := stateEngine{App: e.app.ID, Pages: e.Stats()}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out.Delivery, out.Standby, out.Quiet = !e.outage, names(e.standby), names(e.quiet)
+	out.Delivery, out.Standby, out.Quiet = !e.outage.Load(), names(e.standby), names(e.quiet)
 	return out
 }
 
 // names returns a set's members, sorted; an empty set is an empty list in JSON.
 func names(set map[string]bool) []string {
-	out := slices.AppendSeq(make([]string, 0, len(set)), maps.Keys(set))
-	slices.Sort(out)
-	return out
+	return append([]string{}, slices.Sorted(maps.Keys(set))...)
 }

@@ -17,9 +17,15 @@ const maxHistory = 2000
 // historic is a message as it stays in its conversation.
 type historic struct {
 	page, psid, mid, platform, text string
+	thread                          string // the conversation's id
 	fromPage                        bool
 	at                              time.Time
-	attachments                     []map[string]any
+	attachments                     []attachment
+}
+
+type attachment struct {
+	Payload map[string]any `json:"payload"`
+	Type    string         `json:"type"`
 }
 
 // remember keeps a message for the Conversations API, whether or not it is ever
@@ -34,49 +40,46 @@ func (g *Graph) remember(m historic) {
 	if slices.ContainsFunc(list, func(o historic) bool { return o.mid == m.mid }) {
 		return
 	}
+	m.thread = "t_" + letters(g.hash("thread", m.page, m.platform, m.psid))[:24]
 	list = append(list, m)
 	g.history[m.page] = list[max(0, len(list)-maxHistory):]
 }
 
-// threads are a page's conversations on a platform, newest first, each with its
-// messages newest first.
-func (g *Graph) threads(page, platform string) [][]historic {
+// newestFirst are a page's messages that match, newest first.
+func (g *Graph) newestFirst(page string, match func(historic) bool) []historic {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	byPerson := map[string][]historic{}
-	for _, m := range g.history[page] {
-		if m.platform == platform {
-			byPerson[m.psid] = append(byPerson[m.psid], m)
-		}
-	}
-	var out [][]historic
-	for _, list := range byPerson {
-		slices.SortStableFunc(list, func(a, b historic) int { return b.at.Compare(a.at) })
-		out = append(out, list)
-	}
-	slices.SortFunc(out, func(a, b []historic) int {
-		return cmp.Or(b[0].at.Compare(a[0].at), cmp.Compare(a[0].psid, b[0].psid))
+	out := slices.DeleteFunc(slices.Clone(g.history[page]), func(m historic) bool { return !match(m) })
+	slices.SortStableFunc(out, func(a, b historic) int {
+		return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.psid, b.psid))
 	})
 	return out
 }
 
-// thread names a conversation.
-func (g *Graph) thread(page, platform, psid string) string {
-	return "t_" + letters(g.hash("thread", page, platform, psid))[:24]
+// threads are a page's conversations on a platform, newest first, each with its
+// messages newest first.
+func (g *Graph) threads(page, platform string) (out [][]historic) {
+	place := map[string]int{}
+	for _, m := range g.newestFirst(page, func(m historic) bool { return m.platform == platform }) {
+		n, ok := place[m.psid]
+		if !ok {
+			n = len(out)
+			place[m.psid] = n
+			out = append(out, nil)
+		}
+		out[n] = append(out[n], m)
+	}
+	return out
 }
 
-// conversation finds a conversation by its id.
-func (g *Graph) conversation(id string) (list []historic, ok bool) {
+// conversation finds the messages of a conversation by its id.
+func (g *Graph) conversation(id string) []historic {
 	for page := range g.pages {
-		for _, platform := range []string{"messenger", "instagram"} {
-			for _, list := range g.threads(page, platform) {
-				if g.thread(page, platform, list[0].psid) == id {
-					return list, true
-				}
-			}
+		if list := g.newestFirst(page, func(m historic) bool { return m.thread == id }); len(list) > 0 {
+			return list
 		}
 	}
-	return nil, false
+	return nil
 }
 
 var nestedLimit = regexp.MustCompile(`messages\.limit\((\d+)\)`)
@@ -89,7 +92,7 @@ func (g *Graph) conversations(q *request, t token, page string) (any, *failure) 
 	}
 	platform := cmp.Or(q.params["platform"], "messenger")
 	all := g.threads(page, platform)
-	from, to, fail := window(q, len(all), 25)
+	from, to, fail := window(q, len(all))
 	if fail != nil {
 		return nil, fail
 	}
@@ -99,7 +102,7 @@ func (g *Graph) conversations(q *request, t token, page string) (any, *failure) 
 	}
 	data := []any{}
 	for _, list := range all[from:to] {
-		id := g.thread(page, platform, list[0].psid)
+		id := list[0].thread
 		one := map[string]any{
 			"id": id, "link": "/" + page + "/inbox/" + list[0].psid + "/", "updated_time": graphTime(list[0].at),
 			"participants": map[string]any{"data": []any{g.participant(list[0].psid), g.participant(page)}},
@@ -115,14 +118,14 @@ func (g *Graph) conversations(q *request, t token, page string) (any, *failure) 
 
 // messagesOf lists a conversation's messages, newest first.
 func (g *Graph) messagesOf(q *request, t token, id string) (any, *failure) {
-	list, ok := g.conversation(id)
-	if !ok {
+	list := g.conversation(id)
+	if list == nil {
 		return nil, missing(q.method, id)
 	}
 	if fail := notOf(list[0].page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
-	from, to, fail := window(q, len(list), 25)
+	from, to, fail := window(q, len(list))
 	if fail != nil {
 		return nil, fail
 	}
@@ -178,10 +181,9 @@ func (g *Graph) tell(m historic) map[string]any {
 	if len(m.attachments) > 0 {
 		data := []any{}
 		for _, a := range m.attachments {
-			payload, _ := a["payload"].(map[string]any)
-			file := map[string]any{"mime_type": "application/octet-stream", "file_url": payload["url"]}
-			if kind, _ := a["type"].(string); kind == "image" || kind == "sticker" {
-				file = map[string]any{"mime_type": "image/jpeg", "image_data": map[string]any{"url": payload["url"]}}
+			file := map[string]any{"mime_type": "application/octet-stream", "file_url": a.Payload["url"]}
+			if a.Type == "image" || a.Type == "sticker" {
+				file = map[string]any{"mime_type": "image/jpeg", "image_data": map[string]any{"url": a.Payload["url"]}}
 			}
 			data = append(data, file)
 		}
@@ -202,10 +204,10 @@ func (g *Graph) participant(id string) map[string]any {
 func graphTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05-0700") }
 
 // window reads limit and after of a list with n items.
-func window(q *request, n, otherwise int) (from, to int, fail *failure) {
+func window(q *request, n int) (from, to int, fail *failure) {
 	limit, err := strconv.Atoi(q.params["limit"])
 	if err != nil || limit < 1 {
-		limit = otherwise
+		limit = 25
 	}
 	limit = min(limit, 100)
 	if after := q.params["after"]; after != "" {

@@ -1,6 +1,9 @@
 package fakegraph
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Counters count one page's items. An item may be sent several times.
 type Counters struct {
@@ -25,11 +28,7 @@ type Counters struct {
 func (e *Engine) Stats() map[string]Counters {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out := make(map[string]Counters, len(e.counters))
-	for page, c := range e.counters {
-		out[page] = *c
-	}
-	return out
+	return maps.Clone(e.counters)
 }
 
 func (e *Engine) count(items []item, change func(*Counters)) {
@@ -37,10 +36,7 @@ func (e *Engine) count(items []item, change func(*Counters)) {
 	defer e.mu.Unlock()
 	for _, i := range items {
 		c := e.counters[i.page]
-		if c == nil {
-			c = &Counters{}
-			e.counters[i.page] = c
-		}
-		change(c)
+		change(&c)
+		e.counters[i.page] = c
 	}
 }

@@ -1,15 +1,14 @@
 package fakegraph
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // Meta's legacy header
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -42,12 +41,10 @@ func (e *Engine) deliver(ctx context.Context, d delivery) {
 			continue // the first time at once
 		}
 		wait := min(firstRetry<<min(try-1, 20), maxRetry)
-		timer := time.NewTimer(time.Duration(float64(wait) / e.opts.Scale))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return
-		case <-timer.C:
+		case <-time.After(time.Duration(float64(wait) / e.opts.Scale)):
 		}
 	}
 }
@@ -55,17 +52,16 @@ func (e *Engine) deliver(ctx context.Context, d delivery) {
 // try sends a POST once and reports whether it was answered 200 in time.
 func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
 	e.count(d.items, func(c *Counters) {
-		switch {
-		case try > 0:
+		if try > 0 {
 			c.Retried++
-		case d.duplicate:
-			c.Sent++
+			return
+		}
+		c.Sent++
+		if d.duplicate {
 			c.Duplicated++
-		default:
-			c.Sent++
 		}
 	})
-	if !e.post(ctx, e.target(d.items[0].object), encode(d.items, e.opts.Now().UnixMilli())) {
+	if !e.post(ctx, d.items[0].object, encode(d.items, e.opts.Now().UnixMilli())) {
 		return false
 	}
 	e.count(d.items, func(c *Counters) { c.Acked++; c.Failing = time.Time{} })
@@ -76,7 +72,7 @@ func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
 func (e *Engine) remaining(items []item) []item {
 	var out, gone []item
 	for _, i := range items {
-		if _, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page); ok {
+		if _, ok := e.graph.SubscribedFields(e.app.ID, i.page); ok {
 			out = append(out, i)
 		} else {
 			gone = append(gone, i)
@@ -91,51 +87,46 @@ func (e *Engine) remaining(items []item) []item {
 // https://developers.facebook.com/docs/messenger-platform/webhooks#webhook-performance
 func (e *Engine) failed(items []item) {
 	now := e.opts.Now()
-	e.count(items, func(c *Counters) {
-		if c.Failing.IsZero() {
-			c.Failing = now
-		}
-	})
-	pages := map[string]bool{}
+	pages := map[string]item{} // one item of each
 	for _, i := range items {
-		pages[i.page] = true
+		pages[i.page] = i
 	}
-	for page := range pages {
-		e.mu.Lock()
-		c := e.counters[page]
-		late := !c.Failing.IsZero() && float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribed)
+	for page, i := range pages {
+		late := false
+		e.count([]item{i}, func(c *Counters) {
+			if c.Failing.IsZero() {
+				c.Failing = now
+			}
+			if late = float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribed); late {
+				c.Failing = time.Time{}
+				c.Removed++
+			}
+		})
 		if late {
-			c.Failing = time.Time{}
-			c.Removed++
-		}
-		e.mu.Unlock()
-		if late {
-			e.opts.Graph.SetSubscription(e.app.ID, page)
+			e.graph.SetSubscription(e.app.ID, page)
 			e.opts.Logger.Warn("fake Meta has unsubscribed the app from a page after an hour of failures", "app", e.app.ID, "page", page)
 		}
 	}
 }
 
-// post signs and sends a body and reports whether it was answered 200 in time.
-func (e *Engine) post(ctx context.Context, target string, body []byte) bool {
+// post signs a body about an object, sends it to the app's callback URL of that, and
+// reports whether it was answered 200 in time.
+func (e *Engine) post(ctx context.Context, object, body string) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+	_, callback, _ := e.graph.appFields(e.app.ID, object)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, cmp.Or(callback, e.opts.Target), strings.NewReader(body))
 	if err != nil {
 		return false
 	}
 	e.mu.Lock()
-	secret := []byte(cmp.Or(e.secret, e.app.Secret))
+	secret := cmp.Or(e.secret, e.app.Secret)
 	e.mu.Unlock()
-	strong := hmac.New(sha256.New, secret)
-	strong.Write(body)
-	legacy := hmac.New(sha1.New, secret)
-	legacy.Write(body)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "facebookexternalua")
-	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(strong.Sum(nil)))
-	req.Header.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(legacy.Sum(nil)))
-	resp, err := e.http.Do(req)
+	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(sign(sha256.New, secret, body)))
+	req.Header.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(sign(sha1.New, secret, body)))
+	resp, err := e.opts.HTTP.Do(req)
 	if err != nil {
 		return false
 	}
@@ -144,15 +135,9 @@ func (e *Engine) post(ctx context.Context, target string, body []byte) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// target is the callback URL of an object.
-func (e *Engine) target(object string) string {
-	_, callback, _ := e.opts.Graph.appFields(e.app.ID, object)
-	return cmp.Or(callback, e.opts.Target)
-}
-
 // encode makes the body of one POST about one object: an entry a page, items in
 // their order, and entry.time the moment of sending.
-func encode(items []item, sent int64) []byte {
+func encode(items []item, sent int64) string {
 	type entry struct {
 		ID        string           `json:"id"`
 		Time      int64            `json:"time"`
@@ -174,8 +159,8 @@ func encode(items []item, sent int64) []byte {
 			e.Messaging = append(e.Messaging, i.body)
 		}
 	}
-	return marshal(struct {
+	return string(marshal(struct {
 		Object string   `json:"object"`
 		Entry  []*entry `json:"entry"`
-	}{items[0].object, entries})
+	}{items[0].object, entries}))
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,20 +73,20 @@ type EngineOptions struct {
 
 // Engine is Meta's delivery of webhooks to one app. Make one with [NewEngine].
 type Engine struct {
-	opts EngineOptions
-	app  App
-	http *http.Client
-	talk *talk
-	plan *planner // of who runs or steps the engine
+	opts    EngineOptions
+	graph   *Graph
+	app     App
+	talk    *talk
+	plan    *planner    // of who runs or steps the engine
+	running atomic.Bool // one caller at a time runs or steps it
+	outage  atomic.Bool
 
 	mu       sync.Mutex
-	running  bool
-	counters map[string]*Counters
-	queue    []queued        // echoes of the Send API and what Say says
+	counters map[string]Counters
+	queue    []later[item]   // echoes of the Send API and what Say says
 	standby  map[string]bool // pages whose threads another app owns
 	quiet    map[string]bool // pages whose people write nothing
-	outage   bool
-	secret   string // signs; empty is the app's
+	secret   string          // signs; empty is the app's
 }
 
 // NewEngine returns an engine that does not run yet.
@@ -109,41 +110,33 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	o.Flush = cmp.Or(max(o.Flush, 0), DefaultFlush)
 	o.Timeout = cmp.Or(max(o.Timeout, 0), DefaultTimeout)
 	o.Scale = cmp.Or(max(o.Scale, 0), 1)
+	o.HTTP = cmp.Or(o.HTTP, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxInFlight}})
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.RunID == "" {
-		o.RunID = strconv.FormatInt(o.Now().UnixNano(), 36)
-	}
+	o.RunID = cmp.Or(o.RunID, strconv.FormatInt(o.Now().UnixNano(), 36))
 	e := &Engine{
-		opts: o, app: app, http: o.HTTP, counters: map[string]*Counters{},
+		opts: o, graph: o.Graph, app: app, counters: map[string]Counters{},
 		standby: map[string]bool{}, quiet: map[string]bool{},
+		talk: &talk{graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), threads: map[string]*thread{}},
 	}
-	if e.http == nil {
-		e.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxInFlight}}
-	}
-	e.talk = newTalk(app, o)
 	e.plan = &planner{e: e, rng: rand.New(rand.NewPCG(o.Seed, 2)), last: o.Now(), known: map[string]bool{}}
 	return e, nil
 }
+
+// testWebhook is what the Test button of Meta's dashboard sends.
+const testWebhook = `{"entry":[{"changes":[{"field":"messages","value":{"message":{"mid":"random_mid","text":"random_text"},` +
+	`"recipient":{"id":"23245"},"sender":{"id":"12334"},"timestamp":"1527459824"}}],"id":"0","time":1514862760}],"object":"page"}`
 
 // SendTest does what the Test button of Meta's dashboard does: one signed POST
 // with a made-up message in the form of a change, of page "0" and long ago. It
 // fails with [ErrUndelivered] if that is not answered 200; it is not sent again.
 func (e *Engine) SendTest(ctx context.Context) error {
-	if e.off() {
+	if e.outage.Load() {
 		return fmt.Errorf("test webhook: delivery is off: %w", ErrUndelivered)
 	}
-	body := marshal(map[string]any{"object": "page", "entry": []any{map[string]any{
-		"id": "0", "time": 1514862760, "changes": []any{map[string]any{"field": "messages", "value": map[string]any{
-			"sender": map[string]any{"id": "12334"}, "recipient": map[string]any{"id": "23245"}, "timestamp": "1527459824",
-			"message": map[string]any{"mid": "random_mid", "text": "random_text"},
-		}}},
-	}}})
-	if !e.post(ctx, e.target(objectPage), body) {
+	if !e.post(ctx, objectPage, testWebhook) {
 		return fmt.Errorf("test webhook: %w", ErrUndelivered)
 	}
 	return nil
@@ -154,7 +147,7 @@ func (e *Engine) SendTest(ctx context.Context) error {
 // quiet page has it too. It fails with [ErrUnknown] where the page has no such
 // contact.
 func (e *Engine) Say(page, psid, text string) (mid string, err error) {
-	if c := e.opts.Graph.contacts[psid]; c == nil || c.page != page {
+	if c := e.graph.contacts[psid]; c == nil || c.page != page {
 		return "", fmt.Errorf("contact of page %s: %w", page, ErrUnknown)
 	}
 	i, mid := e.talk.say(page, psid, text, e.opts.Now())
@@ -165,16 +158,16 @@ func (e *Engine) Say(page, psid, text string) (mid string, err error) {
 // Run makes traffic and delivers it until the context ends, which is no error.
 // POSTs that are on their way then are broken off; none is left behind.
 func (e *Engine) Run(ctx context.Context) error {
-	if err := e.start(); err != nil {
-		return err
+	if !e.running.CompareAndSwap(false, true) {
+		return ErrRunning
 	}
-	e.opts.Graph.listen(e, true)
+	e.graph.listen(e, true)
 	var posts sync.WaitGroup
 	defer func() {
-		e.opts.Graph.listen(e, false)
+		e.graph.listen(e, false)
 		posts.Wait()
-		e.http.CloseIdleConnections()
-		e.stop()
+		e.opts.HTTP.CloseIdleConnections()
+		e.running.Store(false)
 	}()
 	slots := make(chan struct{}, maxInFlight)
 	e.plan.last = e.opts.Now()
@@ -206,11 +199,11 @@ func (e *Engine) Run(ctx context.Context) error {
 // follows from the seed. It fails with [ErrRunning] while the engine runs, and
 // with the context's error when that ends.
 func (e *Engine) Step(ctx context.Context) error {
-	if err := e.start(); err != nil {
-		return err
+	if !e.running.CompareAndSwap(false, true) {
+		return ErrRunning
 	}
-	defer e.stop()
-	e.opts.Graph.listen(e, true)
+	defer e.running.Store(false)
+	e.graph.listen(e, true)
 	for _, d := range e.plan.flush() {
 		e.deliver(ctx, d)
 		if err := ctx.Err(); err != nil {
@@ -218,23 +211,6 @@ func (e *Engine) Step(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// start makes sure that one caller at a time runs or steps the engine.
-func (e *Engine) start() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.running {
-		return ErrRunning
-	}
-	e.running = true
-	return nil
-}
-
-func (e *Engine) stop() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.running = false
 }
 
 func (g *Graph) listen(e *Engine, on bool) {

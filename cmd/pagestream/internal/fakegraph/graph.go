@@ -37,7 +37,6 @@ const (
 
 const (
 	maxContacts = 1_000_000 // of all pages together
-	accountPage = 25
 	codeLife    = 10 * time.Minute
 	shortLife   = 2 * time.Hour
 	longLife    = 60 * 24 * time.Hour
@@ -237,17 +236,17 @@ func (g *Graph) pageToken(app, user, page string, long bool) (string, error) {
 // UserToken returns a token of a user, as the end of a login gives it: long-lived
 // or for two hours.
 func (g *Graph) UserToken(app, user string, long bool) (string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.userToken(app, user, long)
-}
-
-func (g *Graph) userToken(app, user string, long bool) (string, error) {
 	if g.apps[app].ID == "" || g.users[user].ID == "" {
 		return "", fmt.Errorf("token of user %s: %w", user, ErrUnknown)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.userToken(app, user, long), nil
+}
+
+func (g *Graph) userToken(app, user string, long bool) string {
 	t := &token{kind: "USER", app: app, user: user, scopes: g.users[user].Scopes, long: long}
-	return g.issue(t, fmt.Sprint("user|", app, "|", user, "|", long)), nil
+	return g.issue(t, fmt.Sprint("user|", app, "|", user, "|", long))
 }
 
 // issue returns the token with this name, made new where it is not there or has

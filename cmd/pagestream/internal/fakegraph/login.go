@@ -82,7 +82,7 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 		if fail := g.died(t); fail != nil {
 			return nil, fail
 		}
-		return g.grant(app.ID, t.user, true)
+		return g.grant(app.ID, t.user, true), nil
 	case "", "authorization_code":
 	default:
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) grant_type "+strconv.Quote(grant)+" is not supported")
@@ -101,16 +101,13 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 	}
 	c.used = true
 	delete(g.dataAccess, [2]string{app.ID, c.user})
-	return g.grant(app.ID, c.user, false)
+	return g.grant(app.ID, c.user, false), nil
 }
 
-func (g *Graph) grant(app, user string, long bool) (any, *failure) {
-	access, err := g.userToken(app, user, long)
-	if err != nil {
-		return nil, missing(http.MethodGet, user)
-	}
+func (g *Graph) grant(app, user string, long bool) any {
+	access := g.userToken(app, user, long)
 	life := g.tokens[access].expires.Sub(g.opts.Now())
-	return map[string]any{"access_token": access, "token_type": "bearer", "expires_in": int64(life / time.Second)}, nil
+	return map[string]any{"access_token": access, "token_type": "bearer", "expires_in": int64(life / time.Second)}
 }
 
 // debugToken tells about a token. A dead one is not an error: the data says so.
@@ -152,9 +149,13 @@ func (g *Graph) debugToken(q *request) (any, *failure) {
 	for _, s := range t.scopes {
 		granular = append(granular, map[string]any{"scope": s, "target_ids": targets})
 	}
+	dataEnds, ended := g.dataAccess[[2]string{t.app, t.user}]
+	if !ended {
+		dataEnds = t.issued.Add(dataAccess)
+	}
 	data := map[string]any{
 		"app_id": t.app, "type": t.kind, "application": g.apps[t.app].Name, "user_id": t.user, "is_valid": true,
-		"issued_at": t.issued.Unix(), "expires_at": 0, "data_access_expires_at": g.dataAccessEnds(t).Unix(),
+		"issued_at": t.issued.Unix(), "expires_at": 0, "data_access_expires_at": dataEnds.Unix(),
 		"scopes": t.scopes, "granular_scopes": granular,
 	}
 	if !t.expires.IsZero() {

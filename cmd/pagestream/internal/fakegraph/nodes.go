@@ -6,30 +6,17 @@ import (
 	"slices"
 )
 
-// sees reports whether the token's owner has a role on the page.
-func (g *Graph) sees(t token, page string) bool {
-	if t.kind == "PAGE" {
-		return t.page == page
-	}
+func (g *Graph) pageNode(q *request, t token, id string) (any, *failure) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return t.kind == "USER" && slices.Contains(g.grantedPages(t.app, t.user), page)
-}
-
-func (g *Graph) pageNode(q *request, t token, id string) (any, *failure) {
-	if !g.sees(t, id) {
+	if t.page != id && (t.kind != "USER" || !slices.Contains(g.grantedPages(t.app, t.user), id)) {
 		return nil, missing(q.method, id)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	node, fail := g.pageFields(t, id)
-	if fail != nil {
-		return nil, fail
-	}
-	return pick("Page", q.params["fields"], node)
+	return g.pageFields(t, id, q.params["fields"])
 }
 
-func (g *Graph) pageFields(t token, id string) (map[string]any, *failure) {
+// pageFields tells a page to somebody with a role on it; the lock is held.
+func (g *Graph) pageFields(t token, id, names string) (any, *failure) {
 	p := g.pages[id]
 	access, err := g.pageToken(t.app, t.user, id, t.long)
 	if err != nil {
@@ -43,7 +30,7 @@ func (g *Graph) pageFields(t token, id string) (map[string]any, *failure) {
 	if p.Instagram != "" {
 		node["instagram_business_account"] = map[string]any{"id": p.Instagram}
 	}
-	return node, nil
+	return pick("Page", names, node)
 }
 
 func (g *Graph) userNode(q *request, t token, id string) (any, *failure) {
@@ -65,18 +52,14 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := g.grantedPages(t.app, id)
-	from, to, fail := window(q, len(all), accountPage)
+	from, to, fail := window(q, len(all))
 	if fail != nil {
 		return nil, fail
 	}
 	names := cmp.Or(q.params["fields"], "access_token,category,name,tasks")
 	data := []any{}
 	for _, page := range all[from:to] {
-		node, fail := g.pageFields(t, page)
-		if fail != nil {
-			return nil, fail
-		}
-		one, fail := pick("Page", names, node)
+		one, fail := g.pageFields(t, page, names)
 		if fail != nil {
 			return nil, fail
 		}

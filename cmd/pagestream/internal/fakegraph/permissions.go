@@ -66,22 +66,28 @@ func (g *Graph) RequestDataDeletion(ctx context.Context, app, user string) (stat
 func (g *Graph) callBack(ctx context.Context, target, app, user string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callbackTimeout)
 	defer cancel()
-	form := url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(form.Encode()))
+	return call(ctx, http.MethodPost, target, url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}})
+}
+
+// call makes a request to a URL of the app's. Where there is no answer the status is 0.
+func call(ctx context.Context, method, target string, form url.Values) (status int, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, nil, fmt.Errorf("make callback: %w", err)
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil, fmt.Errorf("post callback: %w", err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
 		return resp.StatusCode, nil, fmt.Errorf("read callback's answer: %w", err)
 	}
-	return resp.StatusCode, body, nil
+	return resp.StatusCode, answer, nil
 }
 
 // signedRequest is what Meta posts about a person, signed with the app's secret.

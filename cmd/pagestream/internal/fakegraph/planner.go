@@ -2,6 +2,7 @@ package fakegraph
 
 import (
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -20,21 +21,11 @@ type planner struct {
 	rng   *rand.Rand
 	last  time.Time
 	owed  float64
-	round int
+	round int64
 	known map[string]bool // pages that the app was ever subscribed to
 	// kept are items for a later flush, again whole deliveries for one.
-	kept  []keptItem
-	again []keptDelivery
-}
-
-type keptItem struct {
-	item
-	round int
-}
-
-type keptDelivery struct {
-	delivery
-	round int
+	kept  []later[item]
+	again []later[delivery]
 }
 
 // flush returns the POSTs that are to be made now.
@@ -43,16 +34,15 @@ func (p *planner) flush() []delivery {
 	p.owed += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
 	p.last = now
 	p.round++
-	off := p.e.off() // then nothing is kept for later either
-	var items []item
-	p.kept = slices.DeleteFunc(p.kept, func(k keptItem) bool {
-		if off || k.round <= p.round {
-			items = append(items, k.item)
-		}
-		return off || k.round <= p.round
-	})
-	items = append(items, p.e.due(now, off)...)
-	for _, page := range p.e.opts.Graph.subscribedPages(p.e.app.ID) {
+	round, nanos, off := p.round, now.UnixNano(), p.e.outage.Load()
+	if off { // then nothing is kept for later either
+		round, nanos = math.MaxInt64, math.MaxInt64
+	}
+	items := take(&p.kept, round)
+	p.e.mu.Lock()
+	items = append(items, take(&p.e.queue, nanos)...)
+	p.e.mu.Unlock()
+	for _, page := range p.e.graph.subscribedPages(p.e.app.ID) {
 		p.known[page] = true
 	}
 	// People go on writing to a page that has lost its subscription.
@@ -63,16 +53,16 @@ func (p *planner) flush() []delivery {
 			break
 		}
 		page := pages[p.rng.IntN(len(pages))]
-		if p.e.isQuiet(page) {
+		if p.e.has(p.e.quiet, page) {
 			continue
 		}
 		for n, i := range p.e.talk.next(page, now) {
 			switch {
 			case !p.e.made(&i):
 			case n > 0: // a message after its edit
-				p.kept = append(p.kept, keptItem{i, p.round + 1})
+				p.kept = append(p.kept, later[item]{i, p.round + 1})
 			case p.rng.IntN(100) < p.e.opts.Reorder:
-				p.kept = append(p.kept, keptItem{i, p.round + 1 + p.rng.IntN(4)})
+				p.kept = append(p.kept, later[item]{i, p.late()})
 			default:
 				items = append(items, i)
 			}
@@ -86,17 +76,14 @@ func (p *planner) flush() []delivery {
 	out := p.split(items)
 	for _, d := range out {
 		if p.rng.IntN(100) < p.e.opts.Duplicates {
-			p.again = append(p.again, keptDelivery{delivery{d.items, true}, p.round + 1 + p.rng.IntN(4)})
+			p.again = append(p.again, later[delivery]{delivery{d.items, true}, p.late()})
 		}
 	}
-	p.again = slices.DeleteFunc(p.again, func(k keptDelivery) bool {
-		if k.round <= p.round {
-			out = append(out, k.delivery)
-		}
-		return k.round <= p.round
-	})
-	return out
+	return append(out, take(&p.again, p.round)...)
 }
+
+// late is one of the next four flushes.
+func (p *planner) late() int64 { return p.round + 1 + int64(p.rng.IntN(4)) }
 
 // split makes POSTs of a flush's items, each about one object. All of a page's
 // go into one POST, so that their order holds; several pages may share it.

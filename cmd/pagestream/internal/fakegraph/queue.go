@@ -9,10 +9,21 @@ import (
 // maxQueue bounds the echoes of the Send API that wait for a POST.
 const maxQueue = 10_000
 
-// queued is an item that goes out with the first flush that is not before due.
-type queued struct {
-	item
-	due time.Time
+// later is something that waits until it is due: at a time in ns, or at a flush.
+type later[T any] struct {
+	what T
+	due  int64
+}
+
+// take takes out of a list what is due now.
+func take[T any](list *[]later[T], now int64) (out []T) {
+	*list = slices.DeleteFunc(*list, func(l later[T]) bool {
+		if l.due <= now {
+			out = append(out, l.what)
+		}
+		return l.due <= now
+	})
+	return out
 }
 
 // item is one element of an entry's messaging or standby. The entry is the page
@@ -38,12 +49,9 @@ func (i *item) overhear() {
 
 // sent takes what the Send API has sent, before that replies.
 func (e *Engine) sent(page, psid string, message map[string]any) {
-	i := item{page: page, object: objectPage, entry: page, field: "message_echoes", body: map[string]any{
-		"sender": map[string]any{"id": page}, "recipient": map[string]any{"id": psid},
-		"timestamp": e.opts.Now().UnixMilli(), "message": message,
-	}}
+	i := event(page, page, psid, e.opts.Now().UnixMilli(), "message_echoes", "message", message)
 	if e.talk.onInstagram(page, psid) {
-		i.toInstagram(e.opts.Graph.pages[page].Instagram, "")
+		i.toInstagram(e.graph.pages[page].Instagram, "")
 	}
 	if e.opts.EchoDelay >= 0 {
 		e.enqueue(i, e.opts.EchoDelay)
@@ -55,51 +63,32 @@ func (e *Engine) sent(page, psid string, message map[string]any) {
 	ctx, cancel := context.WithTimeout(context.Background(), e.opts.Timeout)
 	defer cancel()
 	if !e.try(ctx, delivery{items: []item{i}}, 0) {
-		e.put(queued{item: i})
+		e.put(i, 0)
 	}
 }
 
 // enqueue takes an item for a flush.
 func (e *Engine) enqueue(i item, delay time.Duration) {
 	if e.made(&i) {
-		e.put(queued{i, e.opts.Now().Add(delay)})
+		e.put(i, delay)
 	}
 }
 
 // put queues an item. Beyond the queue's bound the oldest falls away.
-func (e *Engine) put(q queued) {
+func (e *Engine) put(i item, delay time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.queue = append(e.queue, q)
-	if n := len(e.queue) - maxQueue; n > 0 {
-		e.queue = slices.Delete(e.queue, 0, n)
-	}
-}
-
-// due takes what is due out of the queue, or all of it.
-func (e *Engine) due(now time.Time, all bool) []item {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []item
-	e.queue = slices.DeleteFunc(e.queue, func(q queued) bool {
-		is := all || !q.due.After(now)
-		if is {
-			out = append(out, q.item)
-		}
-		return is
-	})
-	return out
+	e.queue = append(e.queue, later[item]{i, e.opts.Now().Add(delay).UnixNano()})
+	e.queue = e.queue[max(0, len(e.queue)-maxQueue):]
 }
 
 // made takes note of an item and reports whether it is ever to be delivered.
 func (e *Engine) made(i *item) bool {
-	e.mu.Lock()
-	if e.standby[i.page] {
+	if e.has(e.standby, i.page) {
 		i.overhear()
 	}
-	e.mu.Unlock()
 	if i.past != nil {
-		e.opts.Graph.remember(*i.past)
+		e.graph.remember(*i.past)
 		i.past = nil
 	}
 	return e.wants(*i) && !e.lost([]item{*i})
@@ -107,7 +96,7 @@ func (e *Engine) made(i *item) bool {
 
 // lost reports whether delivery is off, and counts what it costs.
 func (e *Engine) lost(items []item) bool {
-	if !e.off() {
+	if !e.outage.Load() {
 		return false
 	}
 	e.count(items, func(c *Counters) { c.Lost++ })
@@ -118,10 +107,7 @@ func (e *Engine) lost(items []item) bool {
 // level of the app, and at that of the page, where for Instagram any field will
 // do.
 func (e *Engine) wants(i item) bool {
-	atApp, _, on := e.opts.Graph.appFields(e.app.ID, i.object)
-	if !on || !slices.Contains(atApp, i.field) {
-		return false
-	}
-	fields, ok := e.opts.Graph.SubscribedFields(e.app.ID, i.page)
-	return ok && (i.object == objectInstagram || slices.Contains(fields, i.field))
+	atApp, _, _ := e.graph.appFields(e.app.ID, i.object)
+	fields, ok := e.graph.SubscribedFields(e.app.ID, i.page)
+	return ok && slices.Contains(atApp, i.field) && (i.object == objectInstagram || slices.Contains(fields, i.field))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+	"unicode/utf8"
 )
 
 // CloseWindow makes a person's last message older than the page may answer.
@@ -50,9 +51,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if fail := notOf(page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
-	var to struct {
-		ID string `json:"id"`
-	}
+	var to struct{ ID string }
 	if json.Unmarshal([]byte(q.params["recipient"]), &to) != nil || to.ID == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter recipient is required")
 	}
@@ -75,17 +74,13 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param messaging_type must be one of {RESPONSE, UPDATE, MESSAGE_TAG}")
 	}
 	var m struct {
-		Text       string `json:"text"`
-		Metadata   string `json:"metadata"`
-		Attachment *struct {
-			Type    string         `json:"type"`
-			Payload map[string]any `json:"payload"`
-		} `json:"attachment"`
+		Text, Metadata string
+		Attachment     *attachment
 	}
 	if json.Unmarshal([]byte(q.params["message"]), &m) != nil || m.Text == "" && m.Attachment == nil {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param message must not be empty")
 	}
-	if len([]rune(m.Text)) > 2000 {
+	if utf8.RuneCountInString(m.Text) > 2000 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Length of param message[text] must be less than or equal to 2000")
 	}
 	mid := "m_" + letters(g.hash("sent", page, g.nextSerial(), g.opts.Now().String()))
@@ -96,9 +91,9 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if m.Metadata != "" {
 		message["metadata"] = m.Metadata
 	}
-	var attachments []map[string]any
+	var attachments []attachment
 	if m.Attachment != nil {
-		attachments = []map[string]any{{"type": m.Attachment.Type, "payload": m.Attachment.Payload}}
+		attachments = []attachment{*m.Attachment}
 		message["attachments"] = attachments
 	}
 	platform := "messenger"

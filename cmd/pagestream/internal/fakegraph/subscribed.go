@@ -67,14 +67,18 @@ func (g *Graph) listSubscribed(page string) any {
 	return map[string]any{"data": data}
 }
 
+// listed reads a list in JSON, or with separators; what is empty is not in it.
+func listed(param, separators string) []string {
+	var out []string
+	if json.Unmarshal([]byte(param), &out) != nil {
+		out = strings.FieldsFunc(param, func(r rune) bool { return strings.ContainsRune(separators, r) })
+	}
+	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
+}
+
 // subscribe replaces the list, or changes nothing.
 func (g *Graph) subscribe(q *request, t token, page string, me bool) (any, *failure) {
-	param := q.params["subscribed_fields"]
-	var wanted []string
-	if json.Unmarshal([]byte(param), &wanted) != nil {
-		wanted = strings.Split(param, ",")
-	}
-	wanted = slices.DeleteFunc(wanted, func(f string) bool { return f == "" })
+	wanted := listed(q.params["subscribed_fields"], ",")
 	if len(wanted) == 0 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter subscribed_fields is required.")
 	}

@@ -8,10 +8,10 @@ func (e *Engine) SetStandby(page string, on bool) { e.set(e.standby, page, on) }
 // before may still come, and what the Send API sends is echoed.
 func (e *Engine) SetQuiet(page string, on bool) { e.set(e.quiet, page, on) }
 
-func (e *Engine) isQuiet(page string) bool {
+func (e *Engine) has(pages map[string]bool, page string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.quiet[page]
+	return pages[page]
 }
 
 func (e *Engine) set(pages map[string]bool, page string, on bool) {
@@ -28,17 +28,7 @@ func (e *Engine) set(pages map[string]bool, page string, on bool) {
 // writing, but what they write, and what had not been answered 200 by then, is
 // never sent: a gap that only the Conversations API can fill. A POST that is on
 // its way is not broken off.
-func (e *Engine) SetDelivery(on bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.outage = !on
-}
-
-func (e *Engine) off() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.outage
-}
+func (e *Engine) SetDelivery(on bool) { e.outage.Store(!on) }
 
 // SetSecret changes what POSTs are signed with; empty is the app's own secret.
 func (e *Engine) SetSecret(secret string) {

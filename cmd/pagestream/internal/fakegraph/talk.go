@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -38,12 +39,6 @@ type thread struct {
 	reacted     bool
 }
 
-func newTalk(app App, o EngineOptions) *talk {
-	return &talk{
-		graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), threads: map[string]*thread{},
-	}
-}
-
 var (
 	questions = []string{
 		"Hi! Is this still available?", "Wo ist meine Bestellung? Größe 42, Farbe grün.", "Hvornår åbner I på søndag?",
@@ -70,13 +65,13 @@ func (t *talk) next(page string, now time.Time) []item {
 	psid := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
 	a := t.act(page, psid, now)
 	items := []item{a.choose()}
-	if text, _ := items[0].text(); text != "" && items[0].field == "messages" && t.chance(t.opts.EditsFirst) {
+	if items[0].field == "messages" && a.lastInText != "" && t.chance(t.opts.EditsFirst) {
 		a.tick()
 		items = []item{a.edit(), items[0]}
 	}
 	for n := range items {
 		i := &items[n]
-		_, overheard := standbyKinds[i.field]
+		overheard := slices.Contains(standbyKinds, i.field)
 		a.finish(i)
 		// Another app may own the thread; then we only overhear.
 		if overheard && t.rng.IntN(100) < t.opts.Standby {
@@ -153,18 +148,8 @@ func (a *act) finish(i *item) {
 	}
 }
 
-// text returns the text and the mid of a message.
-func (i *item) text() (text, mid string) {
-	m, _ := i.body["message"].(map[string]any)
-	text, _ = m["text"].(string)
-	mid, _ = m["mid"].(string)
-	return text, mid
-}
-
 // standbyKinds are the fields whose items come in standby as well.
-var standbyKinds = map[string]struct{}{
-	"messages": {}, "message_echoes": {}, "message_deliveries": {}, "message_reads": {}, "messaging_postbacks": {},
-}
+var standbyKinds = []string{"messages", "message_echoes", "message_deliveries", "message_reads", "messaging_postbacks"}
 
 // act is one event in one thread.
 type act struct {
@@ -222,9 +207,12 @@ func (a *act) mid() string {
 
 // item is an event of the person, to the page.
 func (a *act) item(field, key string, value any) item {
-	return item{page: a.page, object: objectPage, entry: a.page, field: field, body: map[string]any{
-		"sender": map[string]any{"id": a.psid}, "recipient": map[string]any{"id": a.page},
-		"timestamp": a.at, key: value,
+	return event(a.page, a.psid, a.page, a.at, field, key, value)
+}
+
+func event(page, from, to string, at int64, field, key string, value any) item {
+	return item{page: page, object: objectPage, entry: page, field: field, body: map[string]any{
+		"sender": map[string]any{"id": from}, "recipient": map[string]any{"id": to}, "timestamp": at, key: value,
 	}}
 }
 
@@ -235,12 +223,12 @@ func (a *act) message() item {
 	switch r := a.rng.IntN(100); {
 	case r < 8:
 		text = ""
-		m["attachments"] = []map[string]any{{"type": "image", "payload": map[string]any{
+		m["attachments"] = []attachment{{Type: "image", Payload: map[string]any{
 			"url": fmt.Sprintf("https://scontent.xx.fbcdn.net/v/t1.15752-9/%d_n.jpg?_nc_cat=1&oe=6A5F", a.rng.Uint64()>>20),
 		}}}
 	case r < 12 && !a.instagram:
 		text = ""
-		m["attachments"] = []map[string]any{{"type": "sticker", "payload": map[string]any{
+		m["attachments"] = []attachment{{Type: "sticker", Payload: map[string]any{
 			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": json.Number("369239263222822"),
 		}}}
 	case r < 17:
@@ -259,22 +247,20 @@ func (a *act) message() item {
 func (a *act) said(m map[string]any) item {
 	i := a.item("messages", "message", m)
 	a.begun = true
-	a.lastInText, a.lastIn = i.text()
+	i.past = a.past(m, false)
+	a.lastInText, a.lastIn = i.past.text, i.past.mid
 	a.edits = 0
 	a.waiting++
-	i.past = a.past(i, false)
 	return i
 }
 
 // past is a message as it stays in its conversation.
-func (a *act) past(i item, fromPage bool) *historic {
-	text, mid := i.text()
-	m, _ := i.body["message"].(map[string]any)
-	attachments, _ := m["attachments"].([]map[string]any)
-	return &historic{
-		page: a.page, psid: a.psid, mid: mid, platform: "messenger", text: text, fromPage: fromPage,
-		at: time.UnixMilli(a.at), attachments: attachments,
-	}
+func (a *act) past(m map[string]any, fromPage bool) *historic {
+	h := &historic{page: a.page, psid: a.psid, platform: "messenger", fromPage: fromPage, at: time.UnixMilli(a.at)}
+	h.mid, _ = m["mid"].(string)
+	h.text, _ = m["text"].(string)
+	h.attachments, _ = m["attachments"].([]attachment)
+	return h
 }
 
 // echo is the page's answer, as every app hears it.
@@ -282,12 +268,12 @@ func (a *act) echo() item {
 	mid := a.mid()
 	a.waiting = 0
 	a.lastOut, a.lastOutTime, a.undelivered, a.unread, a.reacted = mid, a.at, true, true, false
-	i := a.item("message_echoes", "message", map[string]any{
+	m := map[string]any{
 		"mid": mid, "is_echo": true, "app_id": json.Number(a.app.ID), "text": answers[a.rng.IntN(len(answers))],
 		"metadata": "agent-" + strconv.Itoa(1+a.rng.IntN(4)),
-	})
-	i.body["sender"], i.body["recipient"] = i.body["recipient"], i.body["sender"]
-	i.past = a.past(i, true)
+	}
+	i := event(a.page, a.page, a.psid, a.at, "message_echoes", "message", m)
+	i.past = a.past(m, true)
 	return i
 }
 
