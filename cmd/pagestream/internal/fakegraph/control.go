@@ -33,97 +33,103 @@ type control struct {
 
 func (c control) on() bool { return c.On == nil || *c.On }
 
-var errNoText = errors.New("not a whole control request: it needs a text")
+// command is a control request as its verb has it.
+type command struct {
+	control
+	*Graph
+	ctx    context.Context
+	engine *Engine // where the verb is for engines
+}
 
-// verb does what a control request asks for.
-type verb func(context.Context, *Graph, control) (any, error)
+type verb func(command) (any, error)
+
+var errNoText = errors.New("not a whole control request: it needs a text")
 
 // verbs are what Control scripts. They are named after the methods that they
 // call, which say more.
 var verbs = map[string]verb{
 	// app, object, fields; without fields the object is removed
-	"app-fields": onGraph(func(g *Graph, c control) { g.SetAppFields(c.App, c.Object, c.Fields) }, "app", "object"),
+	"app-fields": given(func(c command) { c.SetAppFields(c.App, c.Object, c.Fields) }, "app", "object"),
 	// app, page, fields; without fields the subscription is removed
-	"subscription": onGraph(func(g *Graph, c control) { g.SetSubscription(c.App, c.Page, c.Fields...) }, "app", "page"),
+	"subscription": given(func(c command) { c.SetSubscription(c.App, c.Page, c.Fields...) }, "app", "page"),
 	// app, user, pages; without pages it is all
-	"granted": onGraph(func(g *Graph, c control) { g.SetGranted(c.App, c.User, c.Pages) }, "app", "user"),
+	"granted": given(func(c command) { c.SetGranted(c.App, c.User, c.Pages) }, "app", "user"),
 	// app, user
-	"expire-data-access": onGraph(func(g *Graph, c control) { g.ExpireDataAccess(c.App, c.User) }, "app", "user"),
+	"expire-data-access": given(func(c command) { c.ExpireDataAccess(c.App, c.User) }, "app", "user"),
 	// contact
-	"block":        onGraph(func(g *Graph, c control) { g.Block(c.Contact) }, "contact"),
-	"close-window": onGraph(func(g *Graph, c control) { g.CloseWindow(c.Contact) }, "contact"),
+	"block":        given(func(c command) { c.Block(c.Contact) }, "contact"),
+	"close-window": given(func(c command) { c.CloseWindow(c.Contact) }, "contact"),
 	// page, code, calls
-	"throttle": onGraph(func(g *Graph, c control) { g.Throttle(c.Page, c.Code, max(c.Calls, 1)) }, "page"),
+	"throttle": given(func(c command) { c.Throttle(c.Page, c.Code, max(c.Calls, 1)) }, "page"),
 	// page, percent, regain_minutes; without page it is the app's
-	"usage": onGraph(func(g *Graph, c control) { g.SetUsage(c.Page, c.Percent, c.Regain) }),
+	"usage": given(func(c command) { c.SetUsage(c.Page, c.Percent, c.Regain) }),
 	// in, failure, calls
-	"fail-next": onGraph(func(g *Graph, c control) { g.FailNext(c.In, c.Failure, max(c.Calls, 1)) }),
+	"fail-next": given(func(c command) { c.FailNext(c.In, c.Failure, max(c.Calls, 1)) }),
 	// user, page, tasks
-	"tasks": func(_ context.Context, g *Graph, c control) (any, error) {
-		return nil, g.SetTasks(c.User, c.Page, c.Tasks)
-	},
+	"tasks": func(c command) (any, error) { return nil, c.SetTasks(c.User, c.Page, c.Tasks) },
 	// subcode, and a token, or a user's token of a page, of the app
-	"kill-token": func(_ context.Context, g *Graph, c control) (any, error) {
+	"kill-token": func(c command) (_ any, err error) {
 		if c.Token == "" {
-			var err error
-			if c.Token, err = g.PageToken(c.App, c.User, c.Page); err != nil {
+			if c.Token, err = c.PageToken(c.App, c.User, c.Page); err != nil {
 				return nil, err
 			}
 		}
-		return nil, g.KillToken(c.Token, c.Subcode)
+		return nil, c.KillToken(c.Token, c.Subcode)
 	},
 	// app, user, subcode
-	"kill-user": func(_ context.Context, g *Graph, c control) (any, error) {
-		return nil, g.KillUser(c.App, c.User, c.Subcode)
-	},
+	"kill-user": func(c command) (any, error) { return nil, c.KillUser(c.App, c.User, c.Subcode) },
 	// app, user
-	"remove-app": func(ctx context.Context, g *Graph, c control) (any, error) {
-		return nil, g.RemoveApp(ctx, c.App, c.User)
-	},
+	"remove-app": func(c command) (any, error) { return nil, c.RemoveApp(c.ctx, c.App, c.User) },
 	// app, user: answers what the callback answered
-	"request-data-deletion": func(ctx context.Context, g *Graph, c control) (any, error) {
-		status, body, err := g.RequestDataDeletion(ctx, c.App, c.User)
+	"request-data-deletion": func(c command) (any, error) {
+		status, body, err := c.RequestDataDeletion(c.ctx, c.App, c.User)
 		return map[string]any{"status": status, "body": string(body)}, err
 	},
 	// page, on
-	"standby": onEngines(func(e *Engine, c control) { e.SetStandby(c.Page, c.on()) }, "page"),
-	"quiet":   onEngines(func(e *Engine, c control) { e.SetQuiet(c.Page, c.on()) }, "page"),
+	"standby": eachEngine(given(func(c command) { c.engine.SetStandby(c.Page, c.on()) }, "page")),
+	"quiet":   eachEngine(given(func(c command) { c.engine.SetQuiet(c.Page, c.on()) }, "page")),
 	// on
-	"delivery": onEngines(func(e *Engine, c control) { e.SetDelivery(c.on()) }),
+	"delivery": eachEngine(given(func(c command) { c.engine.SetDelivery(c.on()) })),
 	// secret; empty restores the app's
-	"secret":    onEngines(func(e *Engine, c control) { e.SetSecret(c.Secret) }),
-	"send-test": eachEngine(func(ctx context.Context, e *Engine, _ control) (any, error) { return nil, e.SendTest(ctx) }),
+	"secret":    eachEngine(given(func(c command) { c.engine.SetSecret(c.Secret) })),
+	"send-test": eachEngine(func(c command) (any, error) { return nil, c.engine.SendTest(c.ctx) }),
 	// page, contact, text: answers the message's mid
-	"say": eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
+	"say": eachEngine(func(c command) (any, error) {
 		if c.Text == "" {
 			return nil, errNoText
 		}
-		mid, err := e.Say(c.Page, c.Contact, c.Text)
+		mid, err := c.engine.Say(c.Page, c.Contact, c.Text)
 		return map[string]any{"mid": mid}, err
 	}),
 }
 
-// onGraph makes a verb of what can't fail once the parameters that it needs name
+// given makes a verb of what can't fail once the parameters that it needs name
 // something.
-func onGraph(do func(*Graph, control), needs ...string) verb {
-	return func(_ context.Context, g *Graph, c control) (any, error) {
-		err := g.check(c, needs...)
-		if err == nil {
-			do(g, c)
+func given(do func(command), needs ...string) verb {
+	return func(c command) (any, error) {
+		known := map[string]bool{
+			"app": c.apps[c.App].ID != "", "page": c.pages[c.Page].ID != "", "user": c.users[c.User].ID != "",
+			"contact": c.contacts[c.Contact] != nil, "object": c.Object == objectPage || c.Object == objectInstagram,
 		}
-		return nil, err
+		for _, need := range needs {
+			if !known[need] {
+				return nil, fmt.Errorf("%s: %w", need, ErrUnknown)
+			}
+		}
+		do(c)
+		return nil, nil
 	}
 }
 
 // eachEngine makes a verb of what is done to each engine at work.
-func eachEngine(do func(context.Context, *Engine, control) (any, error)) verb {
-	return func(ctx context.Context, g *Graph, c control) (out any, err error) {
-		engines := slices.DeleteFunc(g.atWork(), func(e *Engine) bool { return c.App != "" && e.app.ID != c.App })
+func eachEngine(do verb) verb {
+	return func(c command) (out any, err error) {
+		engines := slices.DeleteFunc(c.atWork(), func(e *Engine) bool { return c.App != "" && e.app.ID != c.App })
 		if len(engines) == 0 {
 			return nil, fmt.Errorf("delivery engine at work: %w", ErrUnknown)
 		}
-		for _, e := range engines {
-			if out, err = do(ctx, e, c); err != nil {
+		for _, c.engine = range engines {
+			if out, err = do(c); err != nil {
 				return nil, err
 			}
 		}
@@ -131,36 +137,11 @@ func eachEngine(do func(context.Context, *Engine, control) (any, error)) verb {
 	}
 }
 
-// onEngines is [onGraph] for each engine at work.
-func onEngines(do func(*Engine, control), needs ...string) verb {
-	return eachEngine(func(_ context.Context, e *Engine, c control) (any, error) {
-		err := e.graph.check(c, needs...)
-		if err == nil {
-			do(e, c)
-		}
-		return nil, err
-	})
-}
-
 // atWork returns the engines that run or are stepped, sorted by app.
 func (g *Graph) atWork() []*Engine {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(g.engines), func(a, b *Engine) int { return cmp.Compare(a.app.ID, b.app.ID) })
-}
-
-// check fails with [ErrUnknown] if a parameter names nothing.
-func (g *Graph) check(c control, needs ...string) error {
-	known := map[string]bool{
-		"app": g.apps[c.App].ID != "", "page": g.pages[c.Page].ID != "", "user": g.users[c.User].ID != "",
-		"contact": g.contacts[c.Contact] != nil, "object": c.Object == objectPage || c.Object == objectInstagram,
-	}
-	for _, need := range needs {
-		if !known[need] {
-			return fmt.Errorf("%s: %w", need, ErrUnknown)
-		}
-	}
-	return nil
 }
 
 // Control scripts the fake over HTTP: POST /control/<verb> with a JSON object,
@@ -175,47 +156,40 @@ func (g *Graph) Control() http.Handler {
 	mux.HandleFunc("POST /control/{verb}", func(w http.ResponseWriter, r *http.Request) {
 		do, ok := verbs[r.PathValue("verb")]
 		if !ok {
-			answerControl(w, http.StatusNotFound, map[string]any{"error": "no such verb"})
+			refuseControl(w, http.StatusNotFound, "no such verb")
 			return
 		}
-		c, err := readControl(w, r)
-		if err != nil {
-			answerControl(w, http.StatusBadRequest, map[string]any{"error": err.Error()})
+		c := command{Graph: g, ctx: r.Context()}
+		in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControl))
+		in.DisallowUnknownFields()                                               // a name that no verb has is an error
+		if err := in.Decode(&c.control); err != nil && !errors.Is(err, io.EOF) { // EOF is no body at all
+			refuseControl(w, http.StatusBadRequest, "read control request: "+err.Error())
 			return
 		}
-		out, err := do(r.Context(), g, c)
+		out, err := do(c)
 		switch {
 		case errors.Is(err, ErrUnknown):
-			answerControl(w, http.StatusNotFound, map[string]any{"error": err.Error()})
+			refuseControl(w, http.StatusNotFound, err.Error())
 		case err != nil:
-			answerControl(w, http.StatusUnprocessableEntity, map[string]any{"error": err.Error()})
+			refuseControl(w, http.StatusUnprocessableEntity, err.Error())
+		case out != nil:
+			answerControl(w, http.StatusOK, map[string]any{"ok": true, "result": out})
 		default:
-			answer := map[string]any{"ok": true}
-			if out != nil {
-				answer["result"] = out
-			}
-			answerControl(w, http.StatusOK, answer)
+			answerControl(w, http.StatusOK, map[string]any{"ok": true})
 		}
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil || !net.ParseIP(host).IsLoopback() {
-			answerControl(w, http.StatusForbidden, map[string]any{"error": "control is for this machine only"})
+			refuseControl(w, http.StatusForbidden, "control is for this machine only")
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-// readControl reads the parameters. A name that no verb has is an error.
-func readControl(w http.ResponseWriter, r *http.Request) (control, error) {
-	var c control
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControl))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) { // that is no body at all
-		return c, fmt.Errorf("read control request: %w", err)
-	}
-	return c, nil
+func refuseControl(w http.ResponseWriter, status int, why string) {
+	answerControl(w, status, map[string]any{"error": why})
 }
 
 func answerControl(w http.ResponseWriter, status int, v any) {
@@ -274,8 +248,8 @@ func (g *Graph) state() state {
 		}
 	}
 	g.mu.Lock()
-	for key, fields := range g.subs {
-		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(fields)})
+	for _, key := range slices.SortedFunc(maps.Keys(g.subs), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(g.subs[key])})
 	}
 	for _, t := range g.tokens {
 		alive := g.died(t) == nil // first, since it sets what the token died of
@@ -285,9 +259,6 @@ func (g *Graph) state() state {
 		})
 	}
 	g.mu.Unlock()
-	slices.SortFunc(s.Subscriptions, func(a, b stateSubscription) int {
-		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Page, b.Page))
-	})
 	slices.SortFunc(s.Tokens, func(a, b stateToken) int {
 		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.User, b.User), cmp.Compare(a.Page, b.Page), cmp.Compare(a.Kind, b.Kind),
 			a.Issued.Compare(b.Issued), cmp.Compare(a.Subcode, b.Subcode))

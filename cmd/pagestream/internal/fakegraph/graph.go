@@ -31,6 +31,7 @@ var (
 
 // Defaults of [Options].
 const (
+	// DefaultVersion is the API version of requests that name none.
 	DefaultVersion  = "v23.0"
 	DefaultContacts = 12
 )
@@ -68,8 +69,6 @@ type Options struct {
 	Seed uint64
 	// Contacts is the number of people who write to each page.
 	Contacts int
-	// Version is the API version for requests that name none.
-	Version string
 	// MeOverwrites makes a POST to me/subscribed_apps drop the app from all
 	// other pages.
 	MeOverwrites bool
@@ -158,7 +157,6 @@ func New(o Options) (*Graph, error) {
 	if o.Contacts > maxContacts/len(o.Pages) {
 		return nil, fmt.Errorf("%w: over %d contacts", ErrOptions, maxContacts)
 	}
-	o.Version = cmp.Or(o.Version, DefaultVersion)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -97,7 +97,7 @@ func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Graph) parse(w http.ResponseWriter, r *http.Request) (*request, *failure) {
-	req := &request{http: r, w: w, method: r.Method, version: g.opts.Version, params: map[string]string{}}
+	req := &request{http: r, w: w, method: r.Method, version: DefaultVersion, params: map[string]string{}}
 	req.path = strings.Trim(r.URL.Path, "/")
 	if first, rest, _ := strings.Cut(req.path, "/"); versionSegment.MatchString(first) {
 		req.version, req.path = first, rest

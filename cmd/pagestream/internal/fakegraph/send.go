@@ -3,6 +3,7 @@ package fakegraph
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 )
@@ -68,9 +69,7 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if fail := g.outside(to.ID, q.params["tag"]); fail != nil {
 		return nil, fail
 	}
-	switch kind := q.params["messaging_type"]; kind {
-	case "", "RESPONSE", "UPDATE", "MESSAGE_TAG":
-	default:
+	if !slices.Contains([]string{"", "RESPONSE", "UPDATE", "MESSAGE_TAG"}, q.params["messaging_type"]) {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param messaging_type must be one of {RESPONSE, UPDATE, MESSAGE_TAG}")
 	}
 	var m struct {

@@ -1,0 +1,225 @@
+package fakegraph
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// handshakeTimeout bounds the GET to a callback URL.
+const handshakeTimeout = 5 * time.Second
+
+// appSubscription is what an app gets of one object: delivered is only what the
+// page's own list has as well.
+type appSubscription struct {
+	fields   []string
+	callback string // empty: the engine's Target
+}
+
+// appFields returns the app's fields of an object, sorted, and the callback URL
+// that it was subscribed with.
+func (g *Graph) appFields(app, object string) (fields []string, callback string, on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s, on := g.appSubs[[2]string{app, object}]
+	return s.fields, s.callback, on
+}
+
+// SetAppFields changes the app's own fields of an object ("page", "instagram"),
+// as somebody at the dashboard may. Nil removes the object.
+func (g *Graph) SetAppFields(app, object string, fields []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := [2]string{app, object}
+	if fields == nil {
+		delete(g.appSubs, key)
+		return
+	}
+	s := g.appSubs[key]
+	s.fields = slices.Clone(fields)
+	slices.Sort(s.fields)
+	g.appSubs[key] = s
+}
+
+// appSubscriptions serves the app-level subscriptions, to the app itself alone.
+// https://developers.facebook.com/docs/graph-api/reference/app/subscriptions
+func (g *Graph) appSubscriptions(q *request, t token, app string) (any, *failure) {
+	if t.kind != "APP" || t.app != app {
+		return nil, oauth(http.StatusBadRequest, 15, 0, "(#15) This method must be called with an app access_token.")
+	}
+	object := q.params["object"]
+	switch q.method {
+	case http.MethodGet:
+		return g.listAppSubscriptions(app), nil
+	case http.MethodDelete:
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		maps.DeleteFunc(g.appSubs, func(key [2]string, _ appSubscription) bool {
+			return key[0] == app && (object == "" || key[1] == object)
+		})
+		return map[string]any{"success": true}, nil
+	case http.MethodPost:
+		return g.subscribeApp(q, app, object)
+	}
+	return nil, missing(q.method, app)
+}
+
+func (g *Graph) listAppSubscriptions(app string) any {
+	data := []any{}
+	for _, object := range []string{objectInstagram, objectPage} {
+		names, callback, on := g.appFields(app, object)
+		if !on {
+			continue
+		}
+		fields := []any{}
+		for _, f := range names {
+			fields = append(fields, map[string]any{"name": f, "version": DefaultVersion})
+		}
+		data = append(data, map[string]any{"object": object, "callback_url": callback, "active": true, "fields": fields})
+	}
+	return map[string]any{"data": data}
+}
+
+func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
+	if object != objectPage && object != objectInstagram {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param object must be one of {page, instagram}")
+	}
+	callback, err := url.Parse(q.params["callback_url"])
+	if err != nil || callback.Host == "" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param callback_url must be a valid URL")
+	}
+	fields := listed(q.params["fields"], ", ")
+	if len(fields) == 0 {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter fields is required")
+	}
+	if wrong := shakeHands(q.http.Context(), callback, q.params["verify_token"]); wrong != "" {
+		return nil, oauth(http.StatusBadRequest, 2200, 0, "(#2200) Callback verification failed with the following errors: "+wrong)
+	}
+	slices.Sort(fields)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.appSubs[[2]string{app, object}] = appSubscription{fields, callback.String()}
+	return map[string]any{"success": true}, nil
+}
+
+// shakeHands asks a callback URL to echo a challenge, and says what went wrong, as
+// Graph puts it.
+func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	challenge := rand.Text()
+	u := *callback
+	v := u.Query()
+	v.Set("hub.mode", "subscribe")
+	v.Set("hub.challenge", challenge)
+	v.Set("hub.verify_token", verify)
+	u.RawQuery = v.Encode()
+	switch status, got, _ := call(ctx, http.MethodGet, u.String(), nil); {
+	case status == 0:
+		return "curl_errno = 7; the URL can't be reached"
+	case status != http.StatusOK || string(got) != challenge:
+		return fmt.Sprintf("HTTP Status Code = %d; HTTP Message = the challenge did not come back", status)
+	}
+	return ""
+}
+
+// pageFields are the values of subscribed_fields in Meta's SDK for v26.0, sorted.
+var pageFields = strings.Fields(`affiliation agent_messages agent_questions attire awards bio birthday business_integrity
+call_permission_reply call_settings_update calls category checkins comment_poll_response company_overview conversations
+culinary_team current_location description email feature_access_list feed follow founded general_info general_manager
+group_feed hometown hours inbox_labels invalid_topic_placeholder leadgen leadgen_fat leadgen_update live_videos
+local_delivery location marketing_message_clicks marketing_message_deliveries marketing_message_delivery_failed
+marketing_message_echoes marketing_message_reads marketing_messages_subscriber_upload_status mcom_invoice_change members
+mention merchant_review message_context message_deliveries message_echoes message_edits message_mention
+message_reactions message_reads message_template_status_update messages messaging_account_linking
+messaging_appointments messaging_checkout_updates messaging_customer_information messaging_direct_sends
+messaging_fblogin_account_linking messaging_feedback messaging_game_plays messaging_handovers
+messaging_in_thread_lead_form_submit messaging_integrity messaging_optins messaging_optouts messaging_payments
+messaging_policy_enforcement messaging_postbacks messaging_pre_checkouts messaging_referrals mission name page_about_story
+page_change_proposal page_upcoming_change parking payment_options payment_request_update personal_info personal_interests
+phone picture price_range product_review products public_transit publisher_subscriptions ratings registration
+response_feedback send_cart standby story_poll_response story_share user_action video_text_question_responses videos
+website`)
+
+// messagingField are the fields that need pages_messaging.
+var messagingField = regexp.MustCompile(`^(messages|standby|response_feedback|send_cart)$|^messag(e|ing)_`)
+
+// subscribedApps serves the edge of a page that says which apps get its webhooks.
+// https://developers.facebook.com/docs/graph-api/reference/page/subscribed_apps
+func (g *Graph) subscribedApps(q *request, t token, page string, me bool) (any, *failure) {
+	if t.kind != "APP" || q.method != http.MethodDelete { // the one thing an app token may do
+		if fail := cmp.Or(notOf(page, t, "pages_manage_metadata"), g.lacksTask(t, page)); fail != nil {
+			return nil, fail
+		}
+	}
+	switch q.method {
+	case http.MethodGet:
+		return g.listSubscribed(page), nil
+	case http.MethodPost:
+		return g.subscribe(q, t, page, me)
+	case http.MethodDelete:
+		g.SetSubscription(t.app, page)
+		return map[string]any{"success": true}, nil
+	}
+	return nil, missing(q.method, page)
+}
+
+func (g *Graph) listSubscribed(page string) any {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	data := []any{}
+	for _, a := range g.opts.Apps {
+		if fields, ok := g.subs[[2]string{a.ID, page}]; ok {
+			data = append(data, map[string]any{
+				"category": "Business", "link": "https://example.com/" + a.ID, "name": a.Name, "id": a.ID, "subscribed_fields": fields,
+			})
+		}
+	}
+	return map[string]any{"data": data}
+}
+
+// listed reads a list in JSON, or with separators; what is empty is not in it.
+func listed(param, separators string) []string {
+	var out []string
+	if json.Unmarshal([]byte(param), &out) != nil {
+		out = strings.FieldsFunc(param, func(r rune) bool { return strings.ContainsRune(separators, r) })
+	}
+	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
+}
+
+// subscribe replaces the list, or changes nothing.
+func (g *Graph) subscribe(q *request, t token, page string, me bool) (any, *failure) {
+	wanted := listed(q.params["subscribed_fields"], ",")
+	if len(wanted) == 0 {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter subscribed_fields is required.")
+	}
+	for i, f := range wanted {
+		wanted[i] = strings.TrimSpace(f)
+		if !slices.Contains(pageFields, wanted[i]) {
+			return nil, oauth(http.StatusBadRequest, 100, 0, fmt.Sprintf(
+				"(#100) Param subscribed_fields[%d] must be one of {%s} - got %q.", i, strings.Join(pageFields, ", "), wanted[i]))
+		}
+	}
+	for _, f := range wanted {
+		if messagingField.MatchString(f) && !slices.Contains(t.scopes, "pages_messaging") {
+			return nil, oauth(http.StatusForbidden, 200, 0,
+				"(#200) To subscribe to the "+f+" field, one of these permissions is needed: pages_messaging")
+		}
+	}
+	if me && g.opts.MeOverwrites {
+		for _, other := range g.subscribedPages(t.app) {
+			g.SetSubscription(t.app, other)
+		}
+	}
+	g.SetSubscription(t.app, page, wanted...)
+	return map[string]any{"success": true}, nil
+}
