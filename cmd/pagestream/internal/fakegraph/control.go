@@ -200,16 +200,13 @@ func answerControl(w http.ResponseWriter, status int, v any) {
 
 // The state as GET /control/state has it.
 type (
-	stateAppFields struct {
+	// stateFields is a subscription: of the app to an object, or to a page.
+	stateFields struct {
 		App      string   `json:"app"`
-		Object   string   `json:"object"`
+		Object   string   `json:"object,omitempty"`
+		Page     string   `json:"page,omitempty"`
 		Callback string   `json:"callback,omitempty"`
 		Fields   []string `json:"fields"`
-	}
-	stateSubscription struct {
-		App    string   `json:"app"`
-		Page   string   `json:"page"`
-		Fields []string `json:"fields"`
 	}
 	// stateToken is a token without what would let anybody use it.
 	stateToken struct {
@@ -230,26 +227,26 @@ type (
 		Pages    map[string]Counters `json:"pages"`
 	}
 	state struct {
-		AppSubscriptions []stateAppFields    `json:"app_subscriptions"`
-		Subscriptions    []stateSubscription `json:"subscriptions"`
-		Tokens           []stateToken        `json:"tokens"`
-		Engines          []stateEngine       `json:"engines"`
+		AppSubscriptions []stateFields `json:"app_subscriptions"`
+		Subscriptions    []stateFields `json:"subscriptions"`
+		Tokens           []stateToken  `json:"tokens"`
+		Engines          []stateEngine `json:"engines"`
 	}
 )
 
 // state describes the fake, sorted, so that two states can be compared.
 func (g *Graph) state() state {
-	s := state{AppSubscriptions: []stateAppFields{}, Subscriptions: []stateSubscription{}, Tokens: []stateToken{}, Engines: []stateEngine{}}
+	s := state{AppSubscriptions: []stateFields{}, Subscriptions: []stateFields{}, Tokens: []stateToken{}, Engines: []stateEngine{}}
 	for _, a := range g.opts.Apps {
 		for _, object := range []string{objectPage, objectInstagram} {
 			if fields, callback, on := g.appFields(a.ID, object); on {
-				s.AppSubscriptions = append(s.AppSubscriptions, stateAppFields{a.ID, object, callback, fields})
+				s.AppSubscriptions = append(s.AppSubscriptions, stateFields{App: a.ID, Object: object, Callback: callback, Fields: fields})
 			}
 		}
 	}
 	g.mu.Lock()
 	for _, key := range slices.SortedFunc(maps.Keys(g.subs), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
-		s.Subscriptions = append(s.Subscriptions, stateSubscription{key[0], key[1], slices.Clone(g.subs[key])})
+		s.Subscriptions = append(s.Subscriptions, stateFields{App: key[0], Page: key[1], Fields: g.subs[key]})
 	}
 	for _, t := range g.tokens {
 		alive := g.died(t) == nil // first, since it sets what the token died of

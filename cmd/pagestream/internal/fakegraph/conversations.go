@@ -233,7 +233,7 @@ func (g *Graph) paged(q *request, path string, data []any, from, to, n int) map[
 		if f := q.params["fields"]; f != "" && path == q.path {
 			next.Set("fields", f)
 		}
-		paging["next"] = q.base() + "/" + path + "?" + next.Encode()
+		paging["next"] = "http://" + q.http.Host + "/" + q.version + "/" + path + "?" + next.Encode()
 	}
 	out["paging"] = paging
 	return out

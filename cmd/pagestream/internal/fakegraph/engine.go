@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Errors of an [Engine].
@@ -22,13 +24,6 @@ var (
 	// ErrUndelivered is returned when a POST was not answered 200 in time, or was not
 	// sent because delivery is off.
 	ErrUndelivered = errors.New("webhook was not delivered")
-)
-
-// Defaults of [EngineOptions].
-const (
-	DefaultRate    = 2.0
-	DefaultTimeout = 5 * time.Second
-	DefaultFlush   = 250 * time.Millisecond
 )
 
 // maxInFlight bounds the POSTs that are on their way or wait to be sent again.
@@ -42,7 +37,7 @@ type EngineOptions struct {
 	App string
 	// Target is the app's callback URL, while it has subscribed with no other.
 	Target string
-	// Rate is the events a second, of all pages together.
+	// Rate is the events a second, of all pages together; default 2.
 	Rate float64
 	// Seed decides the traffic. RunID is in every message id, so that a second
 	// run against the same store is new traffic; default the time of the start.
@@ -59,9 +54,9 @@ type EngineOptions struct {
 	// EchoDelay is how long after the Send API's reply its echo is made, 0 at the
 	// next flush. Where it is negative the echo is POSTed before the reply.
 	EchoDelay time.Duration
-	// Flush is how often POSTs are made of what has happened.
+	// Flush is how often POSTs are made of what has happened; default 250 ms.
 	Flush time.Duration
-	// Timeout is how long an answer may take.
+	// Timeout is how long an answer may take; default 5 s.
 	Timeout time.Duration
 	// Scale is how fast Meta's clock runs for retries and for the hour of
 	// failures: at 60 that hour is a minute. Default 1.
@@ -106,9 +101,9 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 			return nil, fmt.Errorf("%w: %d is not a percentage", ErrOptions, percent)
 		}
 	}
-	o.Rate = cmp.Or(max(o.Rate, 0), DefaultRate)
-	o.Flush = cmp.Or(max(o.Flush, 0), DefaultFlush)
-	o.Timeout = cmp.Or(max(o.Timeout, 0), DefaultTimeout)
+	o.Rate = cmp.Or(max(o.Rate, 0), 2)
+	o.Flush = cmp.Or(max(o.Flush, 0), 250*time.Millisecond)
+	o.Timeout = cmp.Or(max(o.Timeout, 0), 5*time.Second)
 	o.Scale = cmp.Or(max(o.Scale, 0), 1)
 	o.HTTP = cmp.Or(o.HTTP, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxInFlight}})
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -151,7 +146,9 @@ func (e *Engine) Say(page, psid, text string) (mid string, err error) {
 		return "", fmt.Errorf("contact of page %s: %w", page, ErrUnknown)
 	}
 	i, mid := e.talk.say(page, psid, text, e.opts.Now())
-	e.enqueue(i, 0)
+	if e.made(&i) {
+		e.put(i, 0)
+	}
 	return mid, nil
 }
 
@@ -162,14 +159,14 @@ func (e *Engine) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	e.graph.listen(e, true)
-	var posts sync.WaitGroup
+	var posts errgroup.Group
+	posts.SetLimit(maxInFlight)
 	defer func() {
 		e.graph.listen(e, false)
-		posts.Wait()
+		_ = posts.Wait() // none fails
 		e.opts.HTTP.CloseIdleConnections()
 		e.running.Store(false)
 	}()
-	slots := make(chan struct{}, maxInFlight)
 	e.plan.last = e.opts.Now()
 	tick := time.NewTicker(e.opts.Flush)
 	defer tick.Stop()
@@ -180,14 +177,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, d := range e.plan.flush() {
-			select {
-			case <-ctx.Done():
+			posts.Go(func() error {
+				if ctx.Err() == nil { // it may have waited for its turn
+					e.deliver(ctx, d)
+				}
 				return nil
-			case slots <- struct{}{}:
-			}
-			posts.Go(func() {
-				defer func() { <-slots }()
-				e.deliver(ctx, d)
 			})
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 )
@@ -165,10 +164,7 @@ func (g *Graph) route(q *request) (any, *failure) {
 	}
 	t, fail := g.authorize(q)
 	if fail == nil {
-		fail = g.meter(q, t)
-	}
-	if fail == nil {
-		fail = g.deselected(t)
+		fail = cmp.Or(g.meter(q, t), g.deselected(t))
 	}
 	if fail != nil {
 		return nil, fail
@@ -325,13 +321,4 @@ func pick(kind, param string, node map[string]any) (any, *failure) {
 		}
 	}
 	return out, nil
-}
-
-// base is the URL that the caller reached us at.
-func (q *request) base() string {
-	scheme := "http"
-	if q.http.TLS != nil {
-		scheme = "https"
-	}
-	return (&url.URL{Scheme: scheme, Host: q.http.Host}).String() + "/" + q.version
 }

@@ -47,11 +47,10 @@ func (p *planner) flush() []delivery {
 	}
 	// People go on writing to a page that has lost its subscription.
 	pages := slices.Sorted(maps.Keys(p.known))
+	if len(pages) == 0 {
+		p.owed = 0
+	}
 	for ; p.owed >= 1; p.owed-- {
-		if len(pages) == 0 {
-			p.owed = 0
-			break
-		}
 		page := pages[p.rng.IntN(len(pages))]
 		if p.e.has(p.e.quiet, page) {
 			continue

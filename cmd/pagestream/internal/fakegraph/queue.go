@@ -53,25 +53,13 @@ func (e *Engine) sent(page, psid string, message map[string]any) {
 	if e.talk.onInstagram(page, psid) {
 		i.toInstagram(e.graph.pages[page].Instagram, "")
 	}
-	if e.opts.EchoDelay >= 0 {
-		e.enqueue(i, e.opts.EchoDelay)
-		return
-	}
 	if !e.made(&i) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), e.opts.Timeout)
-	defer cancel()
-	if !e.try(ctx, delivery{items: []item{i}}, 0) {
-		e.put(i, 0)
+	if e.opts.EchoDelay < 0 && e.try(context.Background(), delivery{items: []item{i}}, 0) {
+		return
 	}
-}
-
-// enqueue takes an item for a flush.
-func (e *Engine) enqueue(i item, delay time.Duration) {
-	if e.made(&i) {
-		e.put(i, delay)
-	}
+	e.put(i, max(e.opts.EchoDelay, 0))
 }
 
 // put queues an item. Beyond the queue's bound the oldest falls away.

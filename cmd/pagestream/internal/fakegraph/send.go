@@ -22,19 +22,13 @@ func (g *Graph) mark(psid string, how func(*contact)) {
 	}
 }
 
-// Windows in which a page may answer.
-const (
-	standardWindow = 24 * time.Hour
-	agentWindow    = 7 * 24 * time.Hour
-)
-
 // outside says why a person can't be written to.
 func (g *Graph) outside(psid, tag string) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c, window := g.contacts[psid], standardWindow
+	c, window := g.contacts[psid], 24*time.Hour
 	if tag == "HUMAN_AGENT" {
-		window = agentWindow
+		window = 7 * 24 * time.Hour
 	}
 	switch {
 	case c.blocked:
