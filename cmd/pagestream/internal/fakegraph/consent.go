@@ -32,24 +32,17 @@ func (g *Graph) SetGranted(app, user string, pages []string) {
 // The lock is held.
 func (g *Graph) grantedPages(app, user string) []string {
 	chosen, some := g.granted[[2]string{app, user}]
-	var out []string
-	for _, page := range g.users[user].Pages {
-		if (!some || slices.Contains(chosen, page)) && len(g.tasksOf(user, page)) > 0 {
-			out = append(out, page)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(g.users[user].Pages), func(page string) bool {
+		return some && !slices.Contains(chosen, page) || len(g.tasksOf(user, page)) == 0
+	})
 }
 
 // deselected is what a page's token gets for anything where the consent does not
 // include the page any more.
 func (g *Graph) deselected(t token) *failure {
-	if t.kind != "PAGE" {
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if slices.Contains(g.grantedPages(t.app, t.user), t.page) {
+	if t.kind != "PAGE" || slices.Contains(g.grantedPages(t.app, t.user), t.page) {
 		return nil
 	}
 	return oauth(http.StatusForbidden, 10, 0, "(#10) This endpoint requires the 'pages_manage_metadata' permission or the page must be granted to the application")
@@ -195,13 +188,16 @@ func (g *Graph) RequestDataDeletion(ctx context.Context, app, user string) (stat
 
 // callBack posts a signed_request about a person.
 func (g *Graph) callBack(ctx context.Context, target, app, user string) (int, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, callbackTimeout)
-	defer cancel()
-	return call(ctx, http.MethodPost, target, url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}})
+	form := url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}}
+	return call(ctx, callbackTimeout, http.MethodPost, target, form)
 }
 
 // call makes a request to a URL of the app's. Where there is no answer the status is 0.
-func call(ctx context.Context, method, target string, form url.Values) (status int, answer []byte, err error) {
+func call(
+	ctx context.Context, timeout time.Duration, method, target string, form url.Values,
+) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, nil, fmt.Errorf("make callback: %w", err)

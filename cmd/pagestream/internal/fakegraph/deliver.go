@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -145,14 +147,13 @@ func encode(items []item, sent int64) string {
 		Standby   []map[string]any `json:"standby,omitempty"`
 	}
 	var entries []*entry
-	byID := map[string]*entry{}
 	for _, i := range items {
-		e := byID[i.entry]
-		if e == nil {
-			e = &entry{ID: i.entry, Time: sent}
-			byID[i.entry] = e
-			entries = append(entries, e)
+		n := slices.IndexFunc(entries, func(e *entry) bool { return e.ID == i.entry })
+		if n < 0 {
+			n = len(entries)
+			entries = append(entries, &entry{ID: i.entry, Time: sent})
 		}
+		e := entries[n]
 		if i.standby {
 			e.Standby = append(e.Standby, i.body)
 		} else {
@@ -163,4 +164,40 @@ func encode(items []item, sent int64) string {
 		Object string   `json:"object"`
 		Entry  []*entry `json:"entry"`
 	}{items[0].object, entries}))
+}
+
+// Counters count one page's items. An item may be sent several times.
+type Counters struct {
+	// Sent counts items in first tries, Duplicated those of them that repeat
+	// others, Retried items in later tries, Acked those in POSTs that were
+	// answered 200, Dropped those given up when the page was unsubscribed, Lost
+	// those never sent or given up because delivery was off.
+	Sent       uint64 `json:"sent"`
+	Duplicated uint64 `json:"duplicated"`
+	Retried    uint64 `json:"retried"`
+	Acked      uint64 `json:"acked"`
+	Dropped    uint64 `json:"dropped"`
+	Lost       uint64 `json:"lost"`
+	// Failing is since when every POST with the page has failed, zero if the last
+	// was answered 200. Removed counts how often the page was unsubscribed for
+	// that.
+	Failing time.Time `json:"failing,omitzero"`
+	Removed uint64    `json:"removed"`
+}
+
+// Stats returns the counters of every page that had traffic.
+func (e *Engine) Stats() map[string]Counters {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return maps.Clone(e.counters)
+}
+
+func (e *Engine) count(items []item, change func(*Counters)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, i := range items {
+		c := e.counters[i.page]
+		change(&c)
+		e.counters[i.page] = c
+	}
 }

@@ -83,21 +83,14 @@ type limit struct {
 	inSecond        int
 }
 
-// limit returns the limit of a page; the lock is held.
-func (g *Graph) limit(page string) *limit {
-	if g.limits[page] == nil {
-		g.limits[page] = &limit{}
-	}
-	return g.limits[page]
-}
-
 // Throttle refuses the next calls for a page with a code: 32, 613, 80001, 80002
 // or 80006 for the page, 4 or 17 for the app.
 func (g *Graph) Throttle(page string, code, calls int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.limit(page)
-	l.code, l.refuse = code, calls
+	if l := g.limits[page]; l != nil {
+		l.code, l.refuse = code, calls
+	}
 }
 
 // SetUsage sets what the headers say is used of a page's limit, or of the app's
@@ -106,8 +99,9 @@ func (g *Graph) Throttle(page string, code, calls int) {
 func (g *Graph) SetUsage(page string, percent, regainMinutes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.limit(page)
-	l.set, l.percent, l.regain = true, percent, regainMinutes
+	if l := g.limits[page]; l != nil {
+		l.set, l.percent, l.regain = true, percent, regainMinutes
+	}
 }
 
 // meter counts a call, writes the headers, and refuses what is over a limit.
@@ -115,7 +109,7 @@ func (g *Graph) meter(q *request, t token) *failure {
 	page := cmp.Or(g.pages[q.id].ID, t.page)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.limit(page)
+	l := g.limits[page]
 	l.calls++
 	if !l.set {
 		l.percent = min(99, l.calls/100)
@@ -146,12 +140,9 @@ func (g *Graph) meter(q *request, t token) *failure {
 }
 
 func tooMany(code int) *failure {
-	words := map[int]string{
+	words := cmp.Or(map[int]string{
 		4: "Application request limit reached", 17: "User request limit reached", 32: "Page request limit reached",
 		613: "Calls to this api have exceeded the rate limit.",
-	}[code]
-	if words == "" {
-		words = "There have been too many calls to this Page account. Wait a bit and try again."
-	}
+	}[code], "There have been too many calls to this Page account. Wait a bit and try again.")
 	return oauth(http.StatusBadRequest, code, 0, "(#"+strconv.Itoa(code)+") "+words)
 }

@@ -29,14 +29,12 @@ var (
 	ErrUnknown = errors.New("not in the fake graph")
 )
 
-// Defaults of [Options].
 const (
 	// DefaultVersion is the API version of requests that name none.
-	DefaultVersion  = "v23.0"
+	DefaultVersion = "v23.0"
+	// DefaultContacts is how many people write to each page.
 	DefaultContacts = 12
-)
 
-const (
 	maxContacts = 1_000_000 // of all pages together
 	codeLife    = 10 * time.Minute
 	shortLife   = 2 * time.Hour
@@ -67,7 +65,7 @@ type Options struct {
 	Pages []Page
 	// Seed decides tokens, contacts and their names.
 	Seed uint64
-	// Contacts is the number of people who write to each page.
+	// Contacts is the number of people who write to each page; default [DefaultContacts].
 	Contacts int
 	// MeOverwrites makes a POST to me/subscribed_apps drop the app from all
 	// other pages.
@@ -99,18 +97,16 @@ type Graph struct {
 	serial   atomic.Uint64
 	codes    *lru.Cache[string, *code]
 
-	mu     sync.Mutex
-	tokens map[string]*token
-	// subs has (app, page) -> fields; a present empty list is subscribed.
-	subs    map[[2]string][]string
-	engines map[*Engine]struct{}
-	appSubs map[[2]string]appSubscription // by app and object
-	history map[string][]historic         // by page
-	tasks   map[[2]string][]string        // by user and page
-	granted map[[2]string][]string        // by app and user
-	// dataAccess is when access to a person's data has ended, by app and user.
-	dataAccess map[[2]string]time.Time
-	limits     map[string]*limit // by page, or "" for the app
+	mu         sync.Mutex
+	tokens     map[string]*token
+	subs       map[[2]string][]string // by app and page; a present empty list is subscribed
+	engines    map[*Engine]struct{}
+	appSubs    map[[2]string]appSubscription // by app and object
+	history    map[string][]historic         // by page
+	tasks      map[[2]string][]string        // by user and page
+	granted    map[[2]string][]string        // by app and user
+	dataAccess map[[2]string]time.Time       // when it has ended, by app and user
+	limits     map[string]*limit             // by page, or "" for the app
 	scripts    []*scripted
 }
 
@@ -165,7 +161,7 @@ func New(o Options) (*Graph, error) {
 		contacts: map[string]*contact{}, people: map[string][]string{},
 		tokens: map[string]*token{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
 		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, tasks: map[[2]string][]string{},
-		granted: map[[2]string][]string{}, dataAccess: map[[2]string]time.Time{}, limits: map[string]*limit{},
+		granted: map[[2]string][]string{}, dataAccess: map[[2]string]time.Time{}, limits: map[string]*limit{"": {}},
 	}
 	g.codes, _ = lru.New[string, *code](maxCodes) // only a bad size is an error
 	var err error                                 // the first
@@ -188,6 +184,7 @@ func New(o Options) (*Graph, error) {
 	for _, p := range o.Pages {
 		take("page", p.ID)
 		g.pages[p.ID] = p
+		g.limits[p.ID] = &limit{}
 	}
 	for _, u := range o.Users {
 		take("user", u.ID)

@@ -175,10 +175,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 			return nil, oauth(http.StatusBadRequest, 2500, 0, "An active access token must be used to query information about the current user.")
 		}
 	}
-	_, page := g.pages[id]
-	_, user := g.users[id]
-	_, person := g.contacts[id]
-	_, app := g.apps[id]
+	page, user := g.pages[id].ID != "", g.users[id].ID != ""
+	person, app := g.contacts[id] != nil, g.apps[id].ID != ""
 	switch {
 	case edge == "permissions" && user:
 		return g.permissions(q, t, id)
@@ -253,10 +251,7 @@ func (g *Graph) lookUp(access string) (token, *failure) {
 	if t == nil {
 		return token{}, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token - Cannot parse access token")
 	}
-	if fail := g.died(t); fail != nil {
-		return token{}, fail
-	}
-	return *t, nil
+	return *t, g.died(t)
 }
 
 // died says what a token has died of, nil if it lives.

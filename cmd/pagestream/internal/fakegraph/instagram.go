@@ -24,11 +24,8 @@ var instagramFields = map[string]string{
 // Where the page has one and the app has fields of object instagram, every third
 // does, beginning with the second; they are decided when they first write.
 func (g *Graph) onInstagram(app, page, psid string) bool {
-	fields, _, on := g.appFields(app, objectInstagram)
-	if !on || len(fields) == 0 || g.pages[page].Instagram == "" {
-		return false
-	}
-	return slices.Index(g.people[page], psid)%3 == 1
+	fields, _, _ := g.appFields(app, objectInstagram)
+	return len(fields) > 0 && g.pages[page].Instagram != "" && slices.Index(g.people[page], psid)%3 == 1
 }
 
 // toInstagram makes what a person on Instagram or their page did the item that

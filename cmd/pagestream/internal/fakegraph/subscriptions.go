@@ -114,8 +114,6 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 // shakeHands asks a callback URL to echo a challenge, and says what went wrong, as
 // Graph puts it.
 func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
 	challenge := rand.Text()
 	u := *callback
 	v := u.Query()
@@ -123,7 +121,7 @@ func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
 	v.Set("hub.challenge", challenge)
 	v.Set("hub.verify_token", verify)
 	u.RawQuery = v.Encode()
-	switch status, got, _ := call(ctx, http.MethodGet, u.String(), nil); {
+	switch status, got, _ := call(ctx, handshakeTimeout, http.MethodGet, u.String(), nil); {
 	case status == 0:
 		return "curl_errno = 7; the URL can't be reached"
 	case status != http.StatusOK || string(got) != challenge:

@@ -222,13 +222,11 @@ func (a *act) message() item {
 	text := questions[a.rng.IntN(len(questions))]
 	switch r := a.rng.IntN(100); {
 	case r < 8:
-		text = ""
-		m["attachments"] = []attachment{{Type: "image", Payload: map[string]any{
+		text, m["attachments"] = "", []attachment{{Type: "image", Payload: map[string]any{
 			"url": fmt.Sprintf("https://scontent.xx.fbcdn.net/v/t1.15752-9/%d_n.jpg?_nc_cat=1&oe=6A5F", a.rng.Uint64()>>20),
 		}}}
 	case r < 12 && !a.instagram:
-		text = ""
-		m["attachments"] = []attachment{{Type: "sticker", Payload: map[string]any{
+		text, m["attachments"] = "", []attachment{{Type: "sticker", Payload: map[string]any{
 			"url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/thumb.png", "sticker_id": json.Number("369239263222822"),
 		}}}
 	case r < 17:
