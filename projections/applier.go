@@ -1,10 +1,12 @@
 package projections
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -36,16 +38,72 @@ type applyError struct {
 func (e *applyError) Error() string { return fmt.Sprintf("apply event %d: %v", e.seq, e.err) }
 func (e *applyError) Unwrap() error { return e.err }
 
+// write calls do with the file that events go to, for one transaction as a rule,
+// and keeps the position that do returns. Nobody else writes to the file meanwhile.
+type write func(ctx context.Context, do func(*store.Store) (store.Meta, error)) error
+
+// apply applies the events of a batch that are after the position at, with what
+// stays of erased ones in between. It takes one transaction as a rule; several where
+// an event is parked, a decision falls inside, or a transaction is full. After an
+// error the events that are in the file are before its position. It waits for the
+// index and the erasures outside of the transactions.
+func (a *applier) apply(ctx context.Context, to write, at uint64, batch []*streams.Replayed) error {
+	batch, err := a.fill(ctx, at, batch[index(batch, at+1):])
+	if err != nil {
+		return err
+	}
+	later, err := a.duplicates(ctx, batch)
+	if err != nil {
+		return err
+	}
+	for tries := 0; len(batch) > 0; {
+		n := 0
+		err := to(ctx, func(s *store.Store) (meta store.Meta, err error) {
+			meta, n, err = a.step(ctx, s, batch, later)
+			return meta, err
+		})
+		if n > 0 {
+			batch, later, tries = batch[n:], later[n:], 0
+		}
+		if err == nil {
+			continue
+		}
+		var failed *applyError
+		if !errors.As(err, &failed) || !a.parks(failed) {
+			return err
+		}
+		if tries++; tries < a.attempts {
+			continue
+		}
+		if a.giveUp != nil {
+			if err := a.giveUp(failed); err != nil {
+				return err
+			}
+		}
+		if err := to(ctx, func(s *store.Store) (store.Meta, error) { return parkFailed(s, batch[0], failed, tries) }); err != nil {
+			return err
+		}
+		batch, later, tries = batch[1:], later[1:], 0
+	}
+	return nil
+}
+
+// index is where the first event from a sequence on is in a batch.
+func index(batch []*streams.Replayed, seq uint64) int {
+	i, _ := slices.BinarySearchFunc(batch, seq, func(w *streams.Replayed, seq uint64) int { return cmp.Compare(w.Seq, seq) })
+	return i
+}
+
 // fill puts what stays of erased events into the gaps that they have left. The
-// file is at sequence at.
+// file is at sequence at, the batch after it.
 func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed) ([]*streams.Replayed, error) {
-	if n := uint64(len(batch)); batch[n-1].Seq <= at+n {
+	if n := len(batch); n == 0 || a.husks == nil || batch[n-1].Seq == at+uint64(n) {
 		return batch, nil // no gap
 	}
 	whole := make([]*streams.Replayed, 0, len(batch))
 	for _, w := range batch {
-		if seq := w.Seq; seq > at+1 {
-			missing, err := a.husks.between(ctx, at, seq)
+		if w.Seq > at+1 {
+			missing, err := a.husks.between(ctx, at, w.Seq)
 			if err != nil {
 				return nil, err
 			}
@@ -53,64 +111,32 @@ func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed
 				whole = append(whole, &streams.Replayed{Stored: e})
 			}
 		}
-		at = max(at, w.Seq)
+		at = w.Seq
 		whole = append(whole, w)
 	}
 	return whole, nil
 }
 
-// apply applies a batch and what was decided in between, and returns the position
-// after it and how many of the batch are in the file, also after an error. An
-// event that can't be applied is parked, if the applier does that.
-func (a *applier) apply(ctx context.Context, s *store.Store, batch []*streams.Replayed) (meta store.Meta, done int, err error) {
+// step carries out what was decided before the batch, applies its first n events,
+// and returns the position after them. It fails with an [applyError] only for the
+// first one.
+func (a *applier) step(ctx context.Context, s *store.Store, batch []*streams.Replayed, later []bool) (meta store.Meta, n int, err error) {
 	if meta, err = metaOf(s); err != nil {
 		return meta, 0, err
 	}
-	later, err := a.duplicates(ctx, batch)
+	if meta, _, err = a.decide(ctx, s, meta, batch[0].Seq, a.decided.last()); err != nil {
+		return meta, 0, err
+	}
+	end := a.decided.cut(meta, batch)
+	after, n, err := a.once(s, batch[:end], later[:end])
+	var failed *applyError
+	if errors.As(err, &failed) && failed.at > 0 { // what comes before it first
+		after, n, err = a.once(s, batch[:failed.at], later[:failed.at])
+	}
 	if err != nil {
 		return meta, 0, err
 	}
-	tries := 0
-	for done < len(batch) {
-		if meta, _, err = a.decide(ctx, s, meta, batch[done].Seq, a.decided.last()); err != nil {
-			return meta, done, err
-		}
-		end := done + a.decided.cut(meta, batch[done:])
-		m, n, err := a.once(s, batch[done:end], later[done:end])
-		if err == nil {
-			meta, done, tries = m, done+n, 0
-			continue
-		}
-		var failed *applyError
-		if !errors.As(err, &failed) {
-			return meta, done, err
-		}
-		if failed.at > 0 { // what comes before it first
-			end = done + failed.at
-			if meta, n, err = a.once(s, batch[done:end], later[done:end]); err != nil {
-				return meta, done, err
-			}
-			if done, tries = done+n, 0; done < end {
-				continue
-			}
-		}
-		if !a.parks(failed) {
-			return meta, done, failed
-		}
-		if tries++; tries < a.attempts {
-			continue
-		}
-		if a.giveUp != nil {
-			if err := a.giveUp(failed); err != nil {
-				return meta, done, err
-			}
-		}
-		if meta, err = a.parkFailed(s, batch[done], failed, tries); err != nil {
-			return meta, done, err
-		}
-		done, tries = done+1, 0
-	}
-	return meta, done, nil
+	return after, n, nil
 }
 
 // once is one transaction: the batch, or as much of it as the transaction takes

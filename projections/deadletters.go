@@ -47,7 +47,7 @@ func (a *applier) parks(failed *applyError) bool {
 	return a.attempts > 0 && (failed.panicked || errors.Is(failed, ErrUnfit)) && !errors.Is(failed, store.ErrCorrupt)
 }
 
-func (a *applier) parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempts int) (meta store.Meta, err error) {
+func parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempts int) (meta store.Meta, err error) {
 	meta, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 		meta.Seq = w.Seq
 		meta.Parked++

@@ -69,8 +69,7 @@ func (d *decided) cut(m store.Meta, batch []*streams.Replayed) int {
 	defer d.mu.Unlock()
 	for _, x := range d.list {
 		if x.Seq > m.Decision {
-			n, _ := slices.BinarySearchFunc(batch, x.After+1, func(w *streams.Replayed, seq uint64) int { return cmp.Compare(w.Seq, seq) })
-			return max(1, n)
+			return max(1, index(batch, x.After+1))
 		}
 	}
 	return len(batch)
@@ -155,19 +154,19 @@ func (r *Runner) About(d streams.Decision) ([]DeadLetter, error) {
 }
 
 // Decide stores a decision about dead letters and carries it out between two
-// commits. A rebuild does so at the same place of the stream; another node when
+// transactions. A rebuild does so at the same place of the stream; another node when
 // it starts next. It fails with [ErrNoDeadLetter] where there is nothing to
 // decide about, and may be repeated.
 func (r *Runner) Decide(ctx context.Context, d streams.Decision) (out Redriven, err error) {
-	err = r.turn(ctx, func(ctx context.Context) error {
-		heads, err := headsOf(r, d)
+	err = r.turn(ctx, func(s *store.Store) error {
+		heads, err := headsOf(s, d)
 		if err != nil {
 			return err
 		}
 		if len(heads) == 0 {
 			return ErrNoDeadLetter
 		}
-		before, err := metaOf(r)
+		before, err := metaOf(s)
 		if err != nil {
 			return err
 		}
@@ -179,7 +178,7 @@ func (r *Runner) Decide(ctx context.Context, d streams.Decision) (out Redriven, 
 			return err
 		}
 		r.decided.add(d)
-		meta, _, err := r.applier().decide(ctx, r.store.Load(), before, before.Seq+1, d.Seq)
+		meta, _, err := r.applier().decide(ctx, s, before, before.Seq+1, d.Seq)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -11,14 +12,14 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
 
 const (
-	// spacings is how many of the subscriber's messages come within a pace at most,
-	// but for full ones.
-	spacings     = 16
 	closeTimeout = 10 * time.Second
+	// checkEvery is how often a file is read whole because of panics.
+	checkEvery = time.Minute
 )
 
 // Errors that end one drive over the stream and begin another.
@@ -28,75 +29,133 @@ var (
 	errEnded    = errors.New("the subscription ended")
 )
 
+// levels are those at which watermill's router is logged, which recovers from a
+// panic as well: what fails is tried again, and is in the status too.
+var levels = map[slog.Level]slog.Level{
+	slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelWarn,
+}
+
 // drive follows the stream from the stored position, until the context ends or
-// it has to start over.
+// it has to start over: a watermill router passes one batch of events at a time to
+// handle.
 func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer end(nil)
-
-	in := make(chan *parcel, r.opts.inFlight())
-	running.Go(func() { r.committer(ctx, in, end) })
-	running.Go(func() {
-		select {
-		case info := <-replaced:
-			end(replacedError{info})
-		case <-ctx.Done():
-		}
-	})
-
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, watermill.NopLogger{})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, watermill.NewSlogLoggerWithLevelMapping(r.opts.Logger, levels))
 	if err != nil {
 		return fmt.Errorf("make router: %w", err)
 	}
 	subscriber := streams.NewSubscriber(r.opts.JS, streams.SubscriberOptions{
-		Stream: r.opts.Stream, Tail: r.opts.Tail, Bundle: r.opts.bundle(), Spacing: r.opts.Pace / spacings,
-		MaxInFlight: r.opts.inFlight(), Logger: r.opts.Logger,
+		Stream: r.opts.Stream, Tail: r.opts.Tail, Batch: r.opts.MaxBatch, Pace: r.opts.Pace, Logger: r.opts.Logger,
 		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
+	a := r.applier()
+	a.giveUp = func(failed *applyError) error { return r.giveUp(ctx, failed, end) }
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {
-		return r.handle(ctx, in, m)
+		return r.handle(ctx, a, m, end)
 	})
-	running.Go(func() {
-		select {
-		case <-router.Running():
-			r.progress.running()
-		case <-ctx.Done():
-		}
-	})
+
+	var running sync.WaitGroup
+	running.Go(func() { r.attend(ctx, router.Running(), replaced, end) })
+	r.turns <- struct{}{} // from here on others may take a turn
 	err = router.Run(ctx)
-	switch cause := context.Cause(ctx); {
-	case cause != nil:
+	end(nil)
+	running.Wait()
+	<-r.turns
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
-	case err != nil:
+	}
+	if err != nil {
 		return fmt.Errorf("run router: %w", err)
 	}
 	return errEnded
 }
 
-// handle is the router's handler: it decodes, passes the events to the committer, and
-// returns when the events are durable in the read model.
-func (r *Runner) handle(ctx context.Context, in chan<- *parcel, m *message.Message) error {
-	pos, err := streams.PositionOf(m)
-	if err != nil {
-		return fmt.Errorf("find message's place: %w", err)
-	}
+// handle is the router's handler: it returns when the events of the message are
+// durable in the read model, with their position. To acknowledge the message only
+// asks for the next one.
+func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end context.CancelCauseFunc) error {
 	events, err := streams.EventsOf(m)
 	if err != nil {
-		return fmt.Errorf("read message %d: %w", pos.Seq, err)
+		return fmt.Errorf("read message %s: %w", m.UUID, err)
 	}
-	p := &parcel{pos: pos, events: events, done: make(chan error, 1)}
+	err = a.apply(ctx, r.write, r.Status().Seq, events)
+	if err == nil || ctx.Err() != nil {
+		return err // of a drive that is over, the next one begins at the position
+	}
+	var failed *applyError
+	var seq uint64
+	if errors.As(err, &failed) {
+		seq = failed.seq
+	}
+	news := r.progress.failing(seq, err)
+	if news && (errors.Is(err, store.ErrCorrupt) || failed != nil && failed.panicked) {
+		r.check(ctx, end)
+	}
+	return err
+}
+
+// attend waits for what ends a drive.
+func (r *Runner) attend(ctx context.Context, running <-chan struct{}, replaced <-chan *jetstream.StreamInfo, end context.CancelCauseFunc) {
+	for {
+		select {
+		case <-running:
+			r.progress.running()
+			running = nil
+		case <-r.verify:
+			r.check(ctx, end)
+		case info := <-replaced:
+			end(replacedError{info})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// giveUp is asked before an event is parked.
+func (r *Runner) giveUp(ctx context.Context, failed *applyError, end context.CancelCauseFunc) error {
+	// A corrupt page makes a projection panic too. To look takes reading it all.
+	if now := time.Now(); failed.panicked && now.Sub(r.checked) > checkEvery {
+		r.checked = now
+		r.check(ctx, end)
+	}
+	if ctx.Err() == nil {
+		r.opts.Logger.Error("event parked as a dead letter", "projection", r.Name(), "seq", failed.seq, "err", failed.err)
+	}
+	return ctx.Err()
+}
+
+// check ends the drive if the file is corrupt.
+func (r *Runner) check(ctx context.Context, end context.CancelCauseFunc) {
+	err := r.turn(ctx, (*store.Store).Verify)
+	if errors.Is(err, store.ErrCorrupt) {
+		r.opts.Logger.Error("read model is corrupt; building it anew", "projection", r.Name(), "err", err)
+		end(errCorrupt)
+	}
+}
+
+// turn calls do with the live file while nobody else writes to it or replaces
+// it: between two transactions, also of one batch. It waits for a drive, and fails
+// with [ErrStopped] once the runner is stopped.
+func (r *Runner) turn(ctx context.Context, do func(*store.Store) error) error {
 	select {
-	case in <- p:
+	case <-r.turns:
+		defer func() { r.turns <- struct{}{} }()
+		return do(r.store.Load())
+	case <-r.done:
+		return ErrStopped
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case err := <-p.done:
+}
+
+// write is the applier's way to the live file: one transaction is one turn.
+func (r *Runner) write(ctx context.Context, do func(*store.Store) (store.Meta, error)) error {
+	return r.turn(ctx, func(s *store.Store) error {
+		meta, err := do(s)
+		if meta.Seq > r.Status().Seq {
+			r.progress.committed(meta)
+		}
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	})
 }

@@ -24,8 +24,8 @@ func (r *Runner) look(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return st.CachedInfo(), nil
 }
 
-// watch looks at the head of the stream each headEvery, apart from the committer, so
-// that a committer that has died is noticed. A stream that was replaced goes to
+// watch looks at the head of the stream each headEvery, apart from the drive, so
+// that a drive that has died is noticed. A stream that was replaced goes to
 // replaced.
 func (r *Runner) watch(ctx context.Context, replaced chan<- *jetstream.StreamInfo) {
 	created := r.created

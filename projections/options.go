@@ -68,11 +68,3 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return o
 }
-
-// inFlight bounds the events that are read ahead: while one batch is committed
-// the next one gathers.
-func (o RunnerOptions) inFlight() int { return 2 * o.MaxBatch }
-
-// bundle is how many events come through the router in one message at most: so
-// few that several messages make a batch, and are decoded beside one another.
-func (o RunnerOptions) bundle() int { return max(1, o.MaxBatch/8) }

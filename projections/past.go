@@ -52,6 +52,10 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 	}
 	defer func() { err = errors.Join(err, s.Close(), removeFile(path)) }()
 	a := &applier{projection: p, dedup: o.Dedup}
+	to := func(_ context.Context, do func(*store.Store) (store.Meta, error)) error {
+		_, err := do(s)
+		return err
+	}
 	var last uint64
 	_, err = streams.Replay(ctx, o.JS, streams.ReadOptions{Stream: o.Stream, To: o.Seq, Filters: o.Filters}, func(list []streams.Replayed) error {
 		var batch []*streams.Replayed
@@ -65,8 +69,7 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 		if len(batch) == 0 {
 			return nil
 		}
-		_, _, err := a.apply(ctx, s, batch)
-		return err
+		return a.apply(ctx, to, 0, batch)
 	})
 	if err != nil {
 		return fmt.Errorf("fold the past of %s: %w", p.Name(), err)

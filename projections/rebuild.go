@@ -77,12 +77,6 @@ type Rebuilt struct {
 	Equal bool `json:"equal"`
 }
 
-// swap is work for the committer between two batches.
-type swap struct {
-	do   func(context.Context) error
-	done chan error // buffered
-}
-
 // Rebuild builds the read model once more in a file beside the live one, which is
 // read and follows the stream meanwhile, and puts it in the live one's place.
 // The old file is kept until the next rebuild.
@@ -106,7 +100,7 @@ func (r *Runner) building() string { return r.path + ".building" }
 func (r *Runner) previous() string { return r.path + ".previous" }
 
 // rebuild is Rebuild under the lock. Why is not empty where the live file is of
-// another version: then there is no committer to take turns with.
+// another version: then there is no drive to take turns with.
 func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuilding)) (out Rebuilt, err error) {
 	b, err := r.newBuild(r.building(), why, progress)
 	if err != nil {
@@ -124,7 +118,7 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	}
 	b.phase(PhaseCatchUp)
 	if frozen {
-		err = b.take(ctx)
+		err = b.take()
 	} else {
 		err = b.swap(ctx)
 	}
@@ -245,21 +239,24 @@ func (b *build) until(ctx context.Context, target uint64) error {
 		failed = b.gather(ctx, from, target, batches)
 	})
 	for batch := range batches {
-		whole, err := b.a.fill(ctx, b.meta.Seq, batch)
-		if err != nil {
+		if err := b.a.apply(ctx, b.write, b.meta.Seq, batch); err != nil {
 			return err
 		}
-		meta, _, err := b.a.apply(ctx, b.s, whole)
-		if err != nil {
-			return err
-		}
-		b.meta = meta
 		b.report(false)
 		if err := ctx.Err(); err != nil { // reading may have ended before
 			return err
 		}
 	}
 	return failed
+}
+
+// write is the applier's way to the new file, which nobody else writes to.
+func (b *build) write(_ context.Context, do func(*store.Store) (store.Meta, error)) error {
+	meta, err := do(b.s)
+	if err == nil {
+		b.meta = meta
+	}
+	return err
 }
 
 // gather reads events and hands them over in batches.
@@ -350,7 +347,7 @@ func (b *build) decide(ctx context.Context, upto uint64) error {
 }
 
 // swap comes close to the live read model and then takes its place between two
-// of its batches.
+// of its transactions.
 func (b *build) swap(ctx context.Context) error {
 	for range catchUps {
 		live := b.r.Status().Seq
@@ -365,33 +362,24 @@ func (b *build) swap(ctx context.Context) error {
 	if err := b.s.Sync(); err != nil {
 		return err
 	}
-	return b.r.turn(ctx, func(ctx context.Context) error {
-		if err := b.until(ctx, b.r.Status().Seq); err != nil {
+	return b.r.turn(ctx, func(live *store.Store) error {
+		meta, err := metaOf(live)
+		if err != nil {
+			return err
+		}
+		if err := b.until(ctx, meta.Seq); err != nil {
 			return err
 		}
 		if err := b.decide(ctx, b.r.decided.last()); err != nil {
 			return err
 		}
-		return b.take(ctx)
+		return b.take()
 	})
-}
-
-// turn has the committer do something between two batches.
-func (r *Runner) turn(ctx context.Context, do func(context.Context) error) error {
-	sw := &swap{do: do, done: make(chan error, 1)}
-	select {
-	case r.swaps <- sw:
-	case <-r.done:
-		return ErrStopped
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return <-sw.done // the committer has begun it, and it does not wait for long
 }
 
 // take makes the new file the live one. There is one moment at which it happens,
 // the renaming: before it a crash leaves the old file, after it the new one.
-func (b *build) take(context.Context) error {
+func (b *build) take() error {
 	r := b.r
 	if !r.opts.Store.NoSync {
 		if err := b.s.Durable(); err != nil {

@@ -36,10 +36,10 @@ var (
 
 // Runner keeps one read model up to the stream.
 //
-// Events come through a watermill router and are put back in stream order;
-// whatever is there is applied in one transaction, together with the position,
-// and then acknowledged. What was applied before is not applied again, and what
-// fails is tried again in order with a growing pause. Three kinds are left out
+// Events come through a watermill router, one batch at a time in stream order.
+// A batch is applied in one transaction as a rule, together with the position. What
+// was applied before is not applied again, and what fails is tried again with a
+// growing pause. Three kinds are left out
 // and counted: an event whose id an earlier one has, a message that is no event,
 // and, where Attempts says so, a [DeadLetter]. All are told by the stream and the
 // projection alone, so that live and rebuild agree. For the same reason
@@ -62,7 +62,8 @@ type Runner struct {
 	verify     chan struct{}    // a reader met a corrupt page
 	rebuilds   sync.Mutex       // one at a time
 	decided    decided          // about dead letters
-	swaps      chan *swap       // for the committer, between two batches
+	turns      chan struct{}    // has one token while there is a drive: see turn
+	checked    time.Time        // when the file was last read whole because of a panic
 	older      string           // why the open file is only served until there is a new one
 
 	mu     sync.Mutex
@@ -91,7 +92,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
 		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, time.Now, o.headEvery),
-		verify:   make(chan struct{}, 1), swaps: make(chan *swap), done: make(chan struct{}),
+		verify:   make(chan struct{}, 1), turns: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
@@ -189,4 +190,25 @@ func (r *Runner) Close() error {
 		<-r.done
 	}
 	return r.store.Load().Close()
+}
+
+// applier returns what applies events to a file of this projection.
+func (r *Runner) applier() *applier {
+	return &applier{
+		projection: r.projection, dedup: r.opts.Dedup, husks: &husks{js: r.opts.JS, stream: r.opts.Stream},
+		attempts: max(0, r.opts.Attempts), decided: &r.decided,
+	}
+}
+
+// resume carries out what was decided before the process was cut off.
+func (r *Runner) resume(ctx context.Context, a *applier) error {
+	meta, err := metaOf(r)
+	if err != nil {
+		return err
+	}
+	meta, changed, err := a.decide(ctx, r.store.Load(), meta, meta.Seq+1, r.decided.last())
+	if changed {
+		r.progress.committed(meta)
+	}
+	return err
 }

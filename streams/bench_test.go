@@ -119,13 +119,11 @@ func BenchmarkSubscribe(b *testing.B) {
 		b.StopTimer()
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 	}
-	for _, inFlight := range []int{1, 256} {
-		b.Run(fmt.Sprintf("pagestream, %d in flight", inFlight), func(b *testing.B) {
-			run(b, func(s *streamstest.Server) message.Subscriber {
-				return streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: inFlight})
-			})
+	b.Run("pagestream", func(b *testing.B) {
+		run(b, func(s *streamstest.Server) message.Subscriber {
+			return streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 		})
-	}
+	})
 	b.Run("watermill-nats pkg nats", func(b *testing.B) {
 		run(b, func(s *streamstest.Server) message.Subscriber {
 			sub, err := wmnats.NewSubscriberWithNatsConn(s.Connection(b), wmnats.SubscriberSubscriptionConfig{

@@ -152,6 +152,8 @@ const (
 	sourceFetch = 500
 	// deleteTimeout bounds the deletion of a consumer that is not needed.
 	deleteTimeout = time.Second
+	// chunkBytes ends a chunk of messages, which has one at least.
+	chunkBytes = 1 << 20
 	// sourceBytes is the least that is asked for at once, in bytes.
 	sourceBytes = 8 << 20
 )
@@ -271,6 +273,19 @@ func (s *source) empty(ctx context.Context) bool {
 		return false
 	}
 	return s.puller.consumer.CachedInfo().NumPending == 0
+}
+
+// chunk is what is there at once, no more than was asked for.
+func (s *source) chunk(ctx context.Context) (list []arrival, err error) {
+	for size := 0; len(list) == 0 || len(list) < sourceFetch && size < chunkBytes && s.ready(); {
+		a, err := s.next(ctx)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, a)
+		size += a.size()
+	}
+	return list, nil
 }
 
 // next waits for the next message. It fails only when the context ends, or the

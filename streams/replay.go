@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Replayed is a message of the stream, of [Replay] or of a bundle ([EventsOf]).
+// Replayed is a message of the stream, of [Replay] or of a batch ([EventsOf]).
 type Replayed struct {
 	// Stored is the event; of a malformed message only Seq is set.
 	Stored

@@ -53,46 +53,37 @@ func (testPublisher) Close() error { return nil }
 // messages run with one (RequireSingleInstance).
 //
 // Off: ExactlyOnceDelivery, since delivery is at least once; ConsumerGroups, since
-// no position is shared; GuaranteedOrder with many in flight, which the suite takes to mean
-// that nothing follows an unacknowledged message (TestSubscriberOrdinals and
-// TestSubscriberRedrivesInOrder have the order); RestartService,
-// since the suite restarts a broker by a shell command, and ours is in process
-// (TestSubscriberSurvivesRestart does it).
+// no position is shared; RestartService, since the suite restarts a broker by a
+// shell command, and ours is in process (TestSubscriberSurvivesRestart does it).
 func TestConformance(t *testing.T) {
-	for _, inFlight := range []int{1, 64} {
-		t.Run(fmt.Sprintf("in flight %d", inFlight), func(t *testing.T) {
-			s := streamstest.Run(t, unsynced)
-			var mu sync.Mutex
-			known := map[string]bool{}
-			ensure := func(topic string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if known[topic] {
-					return nil
-				}
-				known[topic] = true
-				ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
-				defer cancel()
-				_, err := s.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: topic, Subjects: []string{topic}})
-				return err
-			}
-			create := func(*testing.T) (message.Publisher, message.Subscriber) {
-				return ensuringPublisher{testPublisher{s.JS}, ensure}, &perTopic{
-					js: s.JS, ensure: ensure, inFlight: inFlight, subs: map[string]*streams.Subscriber{},
-				}
-			}
-			tests.TestPubSub(t, tests.Features{
-				GuaranteedOrder:                     inFlight == 1,
-				GuaranteedOrderWithSingleSubscriber: true,
-				Persistent:                          true,
-				NewSubscriberReceivesOldMessages:    true,
-				RequireSingleInstance:               true,
-				GenerateTopicFunc: func(tctx tests.TestContext) string {
-					return "topic_" + strings.ReplaceAll(string(tctx.TestID), "-", "")
-				},
-			}, create, nil)
-		})
+	s := streamstest.Run(t, unsynced)
+	var mu sync.Mutex
+	known := map[string]bool{}
+	ensure := func(topic string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if known[topic] {
+			return nil
+		}
+		known[topic] = true
+		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
+		defer cancel()
+		_, err := s.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: topic, Subjects: []string{topic}})
+		return err
 	}
+	create := func(*testing.T) (message.Publisher, message.Subscriber) {
+		return ensuringPublisher{testPublisher{s.JS}, ensure}, &perTopic{js: s.JS, ensure: ensure, subs: map[string]*streams.Subscriber{}}
+	}
+	tests.TestPubSub(t, tests.Features{
+		GuaranteedOrder:                     true,
+		GuaranteedOrderWithSingleSubscriber: true,
+		Persistent:                          true,
+		NewSubscriberReceivesOldMessages:    true,
+		RequireSingleInstance:               true,
+		GenerateTopicFunc: func(tctx tests.TestContext) string {
+			return "topic_" + strings.ReplaceAll(string(tctx.TestID), "-", "")
+		},
+	}, create, nil)
 }
 
 type ensuringPublisher struct {
@@ -109,9 +100,8 @@ func (p ensuringPublisher) Publish(topic string, messages ...*message.Message) e
 
 // perTopic gives each topic of the suite its own stream.
 type perTopic struct {
-	js       jetstream.JetStream
-	ensure   func(string) error
-	inFlight int
+	js     jetstream.JetStream
+	ensure func(string) error
 
 	mu     sync.Mutex
 	closed bool
@@ -129,7 +119,7 @@ func (p *perTopic) Subscribe(ctx context.Context, topic string) (<-chan *message
 	}
 	if p.subs[topic] == nil {
 		p.subs[topic] = streams.NewSubscriber(p.js, streams.SubscriberOptions{
-			Stream: topic, MaxInFlight: p.inFlight, MaxPause: 10 * time.Millisecond,
+			Stream: topic, MaxPause: 10 * time.Millisecond,
 		})
 	}
 	return p.subs[topic].Subscribe(ctx, topic)
@@ -158,16 +148,16 @@ func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uin
 			if !ok {
 				t.Fatalf("the channel closed after %d of %d", len(seqs), n)
 			}
-			pos, err := streams.PositionOf(m)
+			seq, err := strconv.ParseUint(m.Metadata[streams.MetaSeq], 10, 64)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if refuse[pos.Seq] {
-				delete(refuse, pos.Seq)
+			if refuse[seq] {
+				delete(refuse, seq)
 				m.Nack()
 				continue
 			}
-			seqs = append(seqs, pos.Seq)
+			seqs = append(seqs, seq)
 			m.Ack()
 		case <-limit:
 			t.Fatalf("got %d of %d in time", len(seqs), n)
@@ -180,7 +170,7 @@ func TestSubscriberRedrivesInOrder(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 200))
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 1})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
@@ -194,54 +184,39 @@ func TestSubscriberRedrivesInOrder(t *testing.T) {
 	}
 }
 
-// TestSubscriberOrdinals proves that a drive counts without gaps, from 1, and
-// that a refusal starts a new one at the refused message.
-func TestSubscriberOrdinals(t *testing.T) {
+// TestSubscriberGivesOneAtATime: the next message comes when the last was
+// acknowledged, and what was refused comes again as it was.
+func TestSubscriberGivesOneAtATime(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 20))
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 8})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 8})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var flight []*message.Message
-	for range 8 {
-		flight = append(flight, <-in)
-	}
-	select {
-	case <-in:
-		t.Fatal("a ninth message is in flight")
-	case <-time.After(20 * time.Millisecond):
-	}
-	for i, m := range flight {
-		pos, err := streams.PositionOf(m)
-		if err != nil {
-			t.Fatal(err)
+	next := uint64(1)
+	for tries := 0; next <= 20; tries++ {
+		m := <-in
+		events, err := streams.EventsOf(m)
+		if err != nil || events[0].Seq != next {
+			t.Fatalf("%d events, want them from %d on: %v", len(events), next, err)
 		}
-		if want := (streams.Position{Seq: uint64(i + 1), Epoch: 1, Ordinal: uint64(i + 1)}); pos != want {
-			t.Fatalf("got %+v, want %+v", pos, want)
+		select {
+		case <-in:
+			t.Fatal("a second message is in flight")
+		case <-time.After(time.Millisecond):
 		}
-		if i < 3 {
-			m.Ack()
-		} else {
+		if m.Context().Err() != nil {
+			t.Fatal("the context of a message in flight has ended")
+		}
+		if tries%3 < 2 {
 			m.Nack()
+			continue
 		}
-	}
-	m := <-in
-	// Between the refusal and the end of the drive more may have been given.
-	for {
-		pos, _ := streams.PositionOf(m)
-		if pos.Epoch == 2 {
-			if pos.Seq != 4 || pos.Ordinal != 1 {
-				t.Fatalf("the second drive starts at %+v", pos)
-			}
-			m.Nack()
-			return
-		}
-		m.Nack()
-		m = <-in
+		next += uint64(len(events))
+		m.Ack()
 	}
 }
 
@@ -250,8 +225,7 @@ func TestSubscriberSurvivesRestart(t *testing.T) {
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 50))
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{
-		MaxInFlight: 16,
-		From:        func(context.Context, string) (uint64, error) { return 10, nil },
+		From: func(context.Context, string) (uint64, error) { return 10, nil },
 	})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
@@ -289,7 +263,7 @@ func TestSubscriberAcrossServerRestart(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 50))
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 8})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
@@ -321,14 +295,14 @@ func TestSubscriberGivesAnyMessage(t *testing.T) {
 		{"X": {"1", "2"}, "x": {"3"}},
 		{"_watermill_message_uuid": {""}, "ce-id": {"id"}},
 		{"ce-id": {"a", "b"}, "ce-subject": {"%zz"}},
-		{"pagestream-seq": {"99"}, "pagestream-ordinal": {"x"}},
+		{"pagestream-seq": {"99"}, "pagestream-at": {"x"}},
 	}
 	for _, h := range odd {
 		if _, err := s.JS.PublishMsg(t.Context(), &nats.Msg{Subject: "pagestream.any.thing", Header: h, Data: []byte{0xff}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 2})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
@@ -336,8 +310,8 @@ func TestSubscriberGivesAnyMessage(t *testing.T) {
 	}
 	for i := range odd {
 		m := <-in
-		if pos, err := streams.PositionOf(m); err != nil || pos.Seq != uint64(i+1) || pos.Ordinal != uint64(i+1) {
-			t.Errorf("message %d is at %+v, %v", i+1, pos, err)
+		if at := m.Metadata[streams.MetaSeq]; at != strconv.Itoa(i+1) {
+			t.Errorf("message %d is at %s", i+1, at)
 		}
 		if m.UUID == "" {
 			t.Errorf("message %d has no id", i+1)
@@ -426,7 +400,7 @@ func TestSubscriberLeavesConnectionOpen(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 5))
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: 4})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
 		t.Fatal(err)
@@ -473,7 +447,10 @@ func TestFromMessage(t *testing.T) {
 			t.Errorf("read without %s", key)
 		}
 	}
-	if _, err := streams.PositionOf(message.NewMessage(strconv.Itoa(1), nil)); err == nil {
-		t.Error("a stranger's message has a position")
+	if _, err := streams.FromMessage(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {
+		t.Errorf("a message of another subscriber: %v", err)
+	}
+	if e, err := streams.Envelope(m); err != nil || e.ID != want.ID || e.Contact != "9" || e.Data.Message != nil {
+		t.Errorf("envelope %+v, %v", e, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -92,19 +93,13 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	}
 	src := newSource(t.js, t.opts.Stream, []string{All}, head)
 	defer src.close()
-	var list []arrival
 	for {
-		list = list[:0]
-		for len(list) == 0 || len(list) < sourceFetch && src.ready() { // what is there, at once
-			a, err := src.next(ctx)
-			if err != nil {
-				t.add(list)
-				return err
-			}
-			a.event = a.replayed()
-			list = append(list, a)
-		}
+		list, err := src.chunk(ctx)
+		decodeAll(list)
 		t.add(list)
+		if err != nil {
+			return err
+		}
 		progressed()
 	}
 }
@@ -146,69 +141,53 @@ func (t *Tail) wake() {
 	t.moved = make(chan struct{})
 }
 
-// after appends to list what follows the message that a reader had last, no more
-// than a source would fetch. It is
-// not ok where the tail does not hold that very message: sequences start over
-// when a stream is replaced. Where nothing follows yet, moved is closed when
-// that changes.
-func (t *Tail) after(last *jetstream.MsgMetadata, list []arrival) (more []arrival, moved <-chan struct{}, ok bool) {
+// after returns what follows the message that a reader had last, no more than a
+// source would fetch. It is not ok where the tail does not hold that very message:
+// sequences start over when a stream is replaced. Where nothing follows yet, moved
+// is closed when that changes.
+func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, moved <-chan struct{}, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	seq := last.Sequence.Stream
 	i := sort.Search(len(t.held), func(i int) bool { return t.held[i].seq() >= seq })
 	if t.over || i == len(t.held) || t.held[i].seq() != seq || !t.held[i].meta.Timestamp.Equal(last.Timestamp) {
-		return list, nil, false
+		return nil, nil, false
 	}
 	next := t.held[i+1:]
-	return append(list, next[:min(len(next), sourceFetch)]...), t.moved, true
+	return slices.Clone(next[:min(len(next), sourceFetch)]), t.moved, true
 }
 
 // tailed reads from a tail where that has what comes next, and from a source of
 // its own where not.
 type tailed struct {
-	tail  *Tail
-	own   *source
-	last  *jetstream.MsgMetadata // of the message given last
-	ready []arrival              // taken from the tail
-	buf   []arrival              // to take into
+	tail *Tail
+	own  *source
+	last *jetstream.MsgMetadata // of the message given last
 }
 
-func (f *tailed) next(ctx context.Context) (arrival, error) {
-	for {
-		if len(f.ready) > 0 {
-			a := f.ready[0]
-			f.ready[0] = arrival{}
-			f.ready = f.ready[1:]
-			f.last, f.own.last = a.meta, a.seq()
-			return a, nil
+func (f *tailed) chunk(ctx context.Context) (list []arrival, err error) {
+	for f.last != nil {
+		list, moved, ok := f.tail.after(f.last)
+		if !ok {
+			break
 		}
-		if f.last != nil {
-			more, moved, ok := f.tail.after(f.last, f.buf[:0])
-			if ok {
-				f.own.drop()
-				f.ready, f.buf = more, more
-			}
-			if ok && len(more) > 0 {
-				continue
-			}
-			if ok {
-				select {
-				case <-moved:
-				case <-ctx.Done():
-				}
-				if ctx.Err() != nil {
-					return arrival{}, ctx.Err()
-				}
-				continue
-			}
+		f.own.drop()
+		if len(list) > 0 {
+			f.last = list[len(list)-1].meta
+			f.own.last = f.last.Sequence.Stream
+			return list, nil
 		}
-		a, err := f.own.next(ctx)
-		if err != nil {
-			return arrival{}, err
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		f.last = a.meta
-		return a, nil
 	}
+	list, err = f.own.chunk(ctx)
+	if len(list) > 0 {
+		f.last = list[len(list)-1].meta
+	}
+	return list, err
 }
 
 func (f *tailed) close() { f.own.close() }

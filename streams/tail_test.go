@@ -35,7 +35,7 @@ type tailReader struct {
 func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, after uint64) *tailReader {
 	t.Helper()
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{
-		Tail: tail, Bundle: 16, MaxInFlight: 4,
+		Tail: tail, Batch: 16,
 		From: func(context.Context, string) (uint64, error) { return after, nil },
 	})
 	t.Cleanup(func() { _ = sub.Close() })
@@ -58,10 +58,7 @@ func (r *tailReader) next() (streams.Stored, error) {
 			return streams.Stored{}, fmt.Errorf("nothing came after %d", r.last)
 		}
 		defer m.Ack()
-		pos, err := streams.PositionOf(m)
-		if err != nil || pos.Seq != r.last+1 {
-			return streams.Stored{}, fmt.Errorf("message at %+v, want %d: %w", pos, r.last+1, err)
-		}
+		var err error
 		if r.ready, err = streams.EventsOf(m); err != nil {
 			return streams.Stored{}, err
 		}
@@ -196,9 +193,9 @@ func TestTailAcrossRestart(t *testing.T) {
 	}
 }
 
-// TestBundle: a bundle is bounded, waits for nothing, has malformed messages in
-// their place, and what was refused is given again in order.
-func TestBundle(t *testing.T) {
+// TestBatch: a batch is bounded, waits for nothing where there is no pace, has
+// malformed messages in their place, and what was refused is given again.
+func TestBatch(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 300))
@@ -207,7 +204,7 @@ func TestBundle(t *testing.T) {
 	}
 	publish(t, s, messages("200", 99))
 	const all = 400
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Bundle: 1000, MaxInFlight: 64})
+	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 64})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
 	if err != nil {
@@ -221,21 +218,17 @@ func TestBundle(t *testing.T) {
 		case <-time.After(streamstest.Limit):
 			t.Fatalf("nothing came after %d", at)
 		}
-		pos, err := streams.PositionOf(m)
-		if err != nil {
-			t.Fatal(err)
+		events, err := streams.EventsOf(m)
+		if err != nil || len(events) == 0 || len(events) > 64 || events[0].Seq != at+1 {
+			t.Fatalf("at %d: %d events: %v", at, len(events), err)
 		}
-		if pos.Seq > at+1 || pos.Seq > 100 && refused < 3 {
+		if at > 100 && refused < 3 {
 			refused++
 			m.Nack()
 			continue
 		}
-		events, err := streams.EventsOf(m)
-		if err != nil || len(events) == 0 || len(events) > 64 || pos.Seq != at+1 {
-			t.Fatalf("at %d: %d events at %+v: %v", at, len(events), pos, err)
-		}
 		if len(m.Payload) > 0 || len(m.Metadata) > 0 {
-			t.Fatalf("a bundle has payload or metadata: %v", m.Metadata)
+			t.Fatalf("a batch has payload or metadata: %v", m.Metadata)
 		}
 		largest = max(largest, len(events))
 		for _, e := range events {
@@ -246,42 +239,20 @@ func TestBundle(t *testing.T) {
 		m.Ack()
 	}
 	if refused < 3 || largest < 2 {
-		t.Errorf("%d refused, the largest bundle has %d events", refused, largest)
-	}
-}
-
-// TestEventsOf takes a message of one event as it is.
-func TestEventsOf(t *testing.T) {
-	s := streamstest.Run(t, unsynced)
-	s.Stream(t, streams.Spec{})
-	publish(t, s, messages("100", 1))
-	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
-	defer sub.Close()
-	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := <-in
-	defer m.Ack()
-	events, err := streams.EventsOf(m)
-	if err != nil || len(events) != 1 || events[0].Seq != 1 || events[0].ID != messages("100", 1)[0].ID {
-		t.Fatalf("%+v, %v", events, err)
-	}
-	if e, err := streams.Envelope(m); err != nil || e.ID != events[0].ID || e.Contact != "9" || e.Data.Message != nil {
-		t.Fatalf("envelope %+v, %v", e, err)
+		t.Errorf("%d refused, the largest batch has %d events", refused, largest)
 	}
 	if _, err := streams.EventsOf(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {
-		t.Fatalf("a message of nobody: %v", err)
+		t.Errorf("a message of another subscriber: %v", err)
 	}
 }
 
-// TestBundlesAreSpaced: of events that come one by one there is no more than one
-// bundle in the time between two, and all of them come.
-func TestBundlesAreSpaced(t *testing.T) {
+// TestPace: of events that come one by one there is no more than one batch in the
+// time of a pace, and all of them come.
+func TestPace(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
-	const n, spacing = 300, 20 * time.Millisecond
-	subscriber := streams.NewSubscriber(s.JS, streams.SubscriberOptions{MaxInFlight: n, Bundle: 4 * n, Spacing: spacing})
+	const n, pace = 300, 20 * time.Millisecond
+	subscriber := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 4 * n, Pace: pace})
 	defer func() {
 		if err := subscriber.Close(); err != nil {
 			t.Error(err)
@@ -307,13 +278,13 @@ func TestBundlesAreSpaced(t *testing.T) {
 		return nil
 	})
 	var began time.Time
-	bundles := 0
-	for at := 0; at < n; bundles++ {
+	batches := 0
+	for at := 0; at < n; batches++ {
 		m, ok := <-in
 		if !ok {
 			t.Fatalf("ended at event %d", at)
 		}
-		if bundles == 0 {
+		if batches == 0 {
 			began = time.Now()
 		}
 		events, err := streams.EventsOf(m)
@@ -323,9 +294,9 @@ func TestBundlesAreSpaced(t *testing.T) {
 		at += len(events)
 		m.Ack()
 	}
-	// The first, the last, and two of which half was there.
-	if most := 4 + int(time.Since(began)/spacing); bundles > most {
-		t.Errorf("%d bundles in %s", bundles, time.Since(began))
+	// The first and the last.
+	if most := 2 + int(time.Since(began)/pace); batches > most {
+		t.Errorf("%d batches in %s", batches, time.Since(began))
 	}
 	if err := publishing.Wait(); err != nil {
 		t.Fatal(err)

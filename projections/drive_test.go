@@ -1,0 +1,177 @@
+package projections_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// TestTombstoneIsTriedAgain: what stays of an erased event is in no message of
+// the stream. Where it could not be applied it must come again with the batch, of
+// which the events before it are in the file already.
+func TestTombstoneIsTriedAgain(t *testing.T) {
+	r := newRig(t)
+	all := talk(8, 1, 1)
+	r.store(t, all...)
+	const erased = 4
+	stored, err := streams.Get(t.Context(), r.JS, streams.Name, erased)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := r.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: &domain.Erasure{
+		Contact: domain.ContactHash("30"), Part: 1, Parts: 1, Events: []domain.Husk{domain.NewHusk(stored.Event, erased, stored.At)},
+	}}})
+	if _, err := streams.Erase(t.Context(), r.JS, streams.Name, []uint64{erased}, func(streams.Stored) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	var tries atomic.Int64
+	run := start(t, r.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+		if e.Seq == erased && tries.Add(1) <= 3 {
+			return errors.New("no space left on device")
+		}
+		return nil
+	}}, parking))
+	wait(t, run, last)
+	if n := count(t, run); n != last {
+		t.Errorf("%d events applied of %d", n, last)
+	}
+	if !rebuilt(t, run) {
+		t.Error("a rebuild has what the live read model has not")
+	}
+}
+
+// slowIndex is an index of [talk] that is behind until it is released.
+type slowIndex struct {
+	asked    atomic.Bool
+	released chan struct{}
+}
+
+func (x *slowIndex) First(ctx context.Context, ids []string, _ uint64) ([]uint64, error) {
+	x.asked.Store(true)
+	select {
+	case <-x.released:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	seqs := make([]uint64, len(ids))
+	for i, id := range ids {
+		if _, err := fmt.Sscanf(id, "t%d", &seqs[i]); err != nil {
+			return nil, err
+		}
+		seqs[i]++
+	}
+	return seqs, nil
+}
+
+// TestTurnIsNotHeldWhileWaiting: decisions about dead letters and the swap of a
+// rebuild do not wait for a batch that waits for the index, or for one that is
+// tried again and again.
+func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
+	for _, kind := range []string{"idle", "waits for the index", "is tried again"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t)
+			var sick, stuck atomic.Bool
+			sick.Store(true)
+			p := poisoned(&sick, "unfit", 2)
+			unfit := p.hook
+			p.hook = func(e streams.Stored) error {
+				if e.Seq == 5 && stuck.Load() {
+					return errors.New("no space left on device")
+				}
+				return unfit(e)
+			}
+			all := talk(6, 1, 1)
+			last := r.store(t, all[:4]...)
+			index := &slowIndex{released: make(chan struct{})}
+			close(index.released)
+			run := r.runner(t, p, parking, func(o *projections.RunnerOptions) { o.Dedup = index })
+			start(t, run)
+			wait(t, run, last)
+			if s := run.Status(); s.Parked != 3 {
+				t.Fatalf("status %+v", s)
+			}
+			switch kind {
+			case "waits for the index":
+				index.released = make(chan struct{})
+				index.asked.Store(false)
+				last = r.store(t, all[4:]...)
+				streamstest.Eventually(t, limit, func() error {
+					if !index.asked.Load() {
+						return errors.New("the index was not asked")
+					}
+					return nil
+				})
+			case "is tried again":
+				stuck.Store(true)
+				other := all[4]
+				other.Contact = "77" // else it waits behind 2
+				last = r.store(t, other, all[5])
+				streamstest.Eventually(t, limit, func() error {
+					if s := run.Status(); s.State != projections.StateFailing || s.FailingSeq != 5 {
+						return fmt.Errorf("status %+v", s)
+					}
+					return nil
+				})
+			}
+			sick.Store(false)
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			out, err := run.Decide(ctx, streams.Decision{Action: streams.Redrive})
+			if err != nil || out.Applied != 3 || out.Parked != 0 {
+				t.Errorf("%+v, %v", out, err)
+			}
+			stuck.Store(false)
+			if kind == "waits for the index" {
+				close(index.released)
+			}
+			wait(t, run, last)
+			if n := count(t, run); n != last {
+				t.Errorf("%d events applied of %d", n, last)
+			}
+			if !rebuilt(t, run) {
+				t.Error("a rebuild decides otherwise")
+			}
+		})
+	}
+}
+
+// TestSwapsAmongTransactions rebuilds again and again while events come in
+// batches of several transactions: none is lost or applied twice by a swap.
+func TestSwapsAmongTransactions(t *testing.T) {
+	r := newRig(t)
+	var sick atomic.Bool
+	sick.Store(true)
+	all := talk(4000, 3, 5)
+	var bad []uint64
+	for seq := uint64(50); seq < 4000; seq += 100 {
+		bad = append(bad, seq)
+	}
+	run := start(t, r.runner(t, poisoned(&sick, "unfit", bad...), parking, func(o *projections.RunnerOptions) { o.Pace = 20 * time.Millisecond }))
+	var last uint64
+	swaps := 0
+	for at := 0; at < len(all); at += 500 {
+		last = r.store(t, all[at:at+500]...)
+		if rebuilt(t, run) {
+			swaps++
+		}
+	}
+	wait(t, run, last)
+	if s := run.Status(); uint64(s.Parked)+count(t, run) != last {
+		t.Errorf("%d applied, status %+v", count(t, run), s)
+	}
+	if swaps == 0 || !rebuilt(t, run) {
+		t.Errorf("the read model is not what a rebuild makes, after %d swaps", swaps)
+	}
+	sick.Store(false)
+	if out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive}); err != nil || out.Parked != 0 || count(t, run) != last {
+		t.Errorf("%+v, %v", out, err)
+	}
+}

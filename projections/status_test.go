@@ -1,0 +1,49 @@
+package projections
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/pagestream/pagestream/projections/store"
+)
+
+func TestLagAge(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	p := newProgress(Status{State: StateStarting}, func() time.Time { return now }, time.Second)
+	p.began(store.Meta{}, 0, "")
+	p.running()
+	step := func(d time.Duration, head uint64) { now = now.Add(d); p.sawHead(head, nil) }
+	// Under load a model that keeps up is always a little behind.
+	for i := uint64(1); i <= 600; i++ {
+		step(time.Second, 100*i)
+		p.committed(store.Meta{Seq: 100*i - 10})
+		if i > 1 {
+			p.committed(store.Meta{Seq: 100*i - 5})
+		}
+		if err := p.healthy(2 * time.Second); err != nil {
+			t.Fatalf("second %d: %v", i, err)
+		}
+	}
+	// One that stands still is told, however it came to that.
+	for range 200 {
+		step(time.Second, p.s.Head+1)
+	}
+	err := p.healthy(30 * time.Second)
+	if !errors.Is(err, ErrBehind) {
+		t.Fatalf("stands still: %v", err)
+	}
+	if age := p.status().LagAge; age != 200*time.Second {
+		t.Errorf("lag age %s", age)
+	}
+	p.committed(store.Meta{Seq: p.s.Head})
+	if s := p.status(); s.Lag != 0 || s.LagAge != 0 || p.healthy(time.Second) != nil {
+		t.Errorf("caught up: %+v", s)
+	}
+	// So is a head that nobody can see.
+	now = now.Add(time.Minute)
+	p.sawHead(0, errors.New("no connection"))
+	if err := p.healthy(30 * time.Second); !errors.Is(err, ErrNoHead) {
+		t.Errorf("head unseen: %v", err)
+	}
+}
