@@ -11,15 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
-)
-
-// Bounds on the event feed.
-const (
-	maxFeeds       = 64
-	feedHeartbeat  = 15 * time.Second
-	feedWriteLimit = 30 * time.Second
 )
 
 func (s *Server) eventRoutes() routes {
@@ -100,7 +94,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+	if wantsFeed(r) {
 		return s.feedEvents(w, r, filters)
 	}
 	after, err := number(r, "after", 0)
@@ -171,18 +165,31 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// maxFeeds bounds the feeds that are open at once.
+const maxFeeds = 64
+
+// wantsFeed reports whether a client asks for server-sent events.
+func wantsFeed(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), sse.ContentType)
+}
+
+// fed answers what came of a feed: the client connects again after all but a full
+// house.
+func (s *Server) fed(err error, full string) error {
+	switch {
+	case errors.Is(err, sse.ErrFull):
+		return problem(http.StatusServiceUnavailable, full)
+	case err != nil:
+		s.opts.Logger.Warn("feed ended", "err", err)
+	}
+	return nil
+}
+
 // feedEvents serves events as they are stored, as server-sent events. It
 // starts after Last-Event-ID (or ?after=), which is a sequence; without either
 // it starts at the head. An event is sent once or more: a client that
 // reconnects with the last id it handled misses none and sees none twice.
-// https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []string) error {
-	select {
-	case s.feeds <- struct{}{}:
-		defer func() { <-s.feeds }()
-	default:
-		return problem(http.StatusServiceUnavailable, fmt.Sprintf("%d feeds are open already, which is the limit", maxFeeds))
-	}
 	var after uint64
 	var err error
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
@@ -196,74 +203,15 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 	} else if after, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
 		return fmt.Errorf("find the head: %w", err)
 	}
-
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	stopped := context.AfterFunc(s.closing, cancel) // shutting down ends every feed
-	defer stopped()
-
-	rc := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
-	send := func(b []byte) error {
-		if err := rc.SetWriteDeadline(time.Now().Add(feedWriteLimit)); err != nil {
-			return err
-		}
-		if _, err := w.Write(b); err != nil {
-			return err
-		}
-		return rc.Flush()
-	}
-	if err := send([]byte(": feed\n\n")); err != nil {
-		return nil //nolint:nilerr // the client is gone; there is nobody to answer
-	}
-
-	events := make(chan streams.Stored, 256)
-	followed := make(chan error, 1)
-	go func() {
-		followed <- streams.Follow(ctx, s.opts.JS,
-			streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters},
+	err = s.feeds.Serve(w, r, sse.Options{Hello: "feed", Beat: "still here"}, func(ctx context.Context, send func(sse.Event) error) error {
+		return streams.Follow(ctx, s.opts.JS, streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters},
 			func(e streams.Stored) error {
-				select {
-				case events <- e:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
+				var data bytes.Buffer
+				if err := appendEvent(&data, e); err != nil {
+					return err
 				}
+				return send(sse.Event{ID: strconv.FormatUint(e.Seq, 10), Type: string(e.Type), Data: data.Bytes()})
 			})
-	}()
-	beat := time.NewTicker(feedHeartbeat)
-	defer beat.Stop()
-	var data, frame bytes.Buffer
-	for {
-		frame.Reset()
-		select {
-		case e := <-events:
-			data.Reset()
-			if err := appendEvent(&data, e); err != nil {
-				s.opts.Logger.Error("feed stopped", "seq", e.Seq, "err", err)
-				return nil
-			}
-			fmt.Fprintf(&frame, "id: %d\nevent: %s\n", e.Seq, e.Type)
-			// A raw item may have line ends in it; each line is a data line.
-			lines := bytes.ReplaceAll(data.Bytes(), []byte("\r"), nil)
-			for line := range bytes.SplitSeq(lines, []byte("\n")) {
-				frame.WriteString("data: ")
-				frame.Write(line)
-				frame.WriteByte('\n')
-			}
-			frame.WriteByte('\n')
-		case <-beat.C:
-			frame.WriteString(": still here\n\n")
-		case err := <-followed:
-			if ctx.Err() == nil {
-				s.opts.Logger.Warn("feed ended", "err", err)
-			}
-			return nil // the client reconnects and goes on from its last id
-		}
-		if err := send(frame.Bytes()); err != nil {
-			return nil //nolint:nilerr // the client is gone
-		}
-	}
+	})
+	return s.fed(err, fmt.Sprintf("%d feeds are open already, which is the limit", maxFeeds))
 }

@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -39,7 +39,7 @@ const statusEvery = time.Second
 // listProjections serves GET /api/v1/projections: where each read model stands,
 // once, or each second as server-sent events.
 func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
-	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+	if wantsFeed(r) {
 		return s.feedStatuses(w, r)
 	}
 	writeJSON(w, http.StatusOK, List[projections.Status]{Items: s.opts.Operator.Statuses()})
@@ -47,34 +47,25 @@ func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
-	select {
-	case s.feeds <- struct{}{}:
-		defer func() { <-s.feeds }()
-	default:
-		return problem(http.StatusServiceUnavailable, fmt.Sprintf("%d feeds are open already", maxFeeds))
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	out := http.NewResponseController(w)
-	tick := time.NewTicker(statusEvery)
-	defer tick.Stop()
-	for {
-		b, err := json.Marshal(List[projections.Status]{Items: s.opts.Operator.Statuses()})
-		if err != nil {
-			return fmt.Errorf("encode statuses: %w", err)
+	err := s.feeds.Serve(w, r, sse.Options{WriteLimit: 10 * statusEvery}, func(ctx context.Context, send func(sse.Event) error) error {
+		tick := time.NewTicker(statusEvery)
+		defer tick.Stop()
+		for {
+			b, err := json.Marshal(List[projections.Status]{Items: s.opts.Operator.Statuses()})
+			if err != nil {
+				return fmt.Errorf("encode statuses: %w", err)
+			}
+			if err := send(sse.Event{Type: "projections", Data: b}); err != nil {
+				return err
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		_ = out.SetWriteDeadline(time.Now().Add(10 * statusEvery))
-		if _, err := fmt.Fprintf(w, "event: projections\ndata: %s\n\n", b); err != nil || out.Flush() != nil {
-			return nil //nolint:nilerr // the client is gone
-		}
-		select {
-		case <-tick.C:
-		case <-r.Context().Done():
-			return nil
-		case <-s.closing.Done():
-			return nil
-		}
-	}
+	})
+	return s.fed(err, fmt.Sprintf("%d feeds are open already", maxFeeds))
 }
 
 func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) error {

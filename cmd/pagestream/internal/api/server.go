@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -75,10 +76,9 @@ type Options struct {
 
 // Server is the private API. Make one with [New].
 type Server struct {
-	opts    Options
-	feeds   chan struct{}
-	closing context.Context
-	close   context.CancelFunc
+	opts  Options
+	feeds *sse.Feeds
+	close context.CancelFunc
 }
 
 // New returns the API over the given read models.
@@ -89,9 +89,8 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: o, feeds: make(chan struct{}, maxFeeds)}
-	s.closing, s.close = context.WithCancel(context.Background())
-	return s, nil
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{opts: o, feeds: sse.NewFeeds(ctx, maxFeeds), close: cancel}, nil
 }
 
 // Close ends the open event feeds, which a graceful HTTP shutdown would wait

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 )
 
 // Client talks to the private listener of a running server. The read models'
@@ -266,42 +266,15 @@ func collect[T any](c *CLI, path string, query url.Values, most int) ([]T, error
 // Feed calls f with the id and data of each server-sent event until the
 // context or the connection ends.
 func (c *Client) Feed(ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if lastID != "" {
 		query.Set("after", lastID)
 	}
-	resp, err := c.Send(ctx, http.MethodGet, "/api/v1/events", query, nil, "text/event-stream")
+	resp, err := c.Send(ctx, http.MethodGet, "/api/v1/events", query, nil, sse.ContentType)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	var id string
-	var data []byte
-	lines := bufio.NewReaderSize(resp.Body, 64<<10)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if err != nil {
-			return err
-		}
-		line = bytes.TrimRight(line, "\r\n")
-		switch field, value, _ := bytes.Cut(line, []byte(":")); string(field) {
-		case "id":
-			id = string(bytes.TrimPrefix(value, []byte(" ")))
-		case "data":
-			if len(data) > 0 {
-				data = append(data, '\n')
-			}
-			data = append(data, bytes.TrimPrefix(value, []byte(" "))...)
-		case "":
-			if len(line) == 0 && len(data) > 0 {
-				if err := f(id, data); err != nil {
-					return err
-				}
-				data = nil
-			}
-		}
-	}
+	return sse.Read(resp.Body, func(e sse.Event) error { return f(e.ID, e.Data) })
 }
 
 // isNotFound reports whether the server answered 404.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -56,7 +57,7 @@ type Options struct {
 type Console struct {
 	opts     Options
 	sessions *sessions
-	feeds    chan struct{}
+	feeds    *sse.Feeds
 	rates    rates
 	jobs     jobs
 
@@ -78,10 +79,11 @@ func New(o Options) *Console {
 		o.Now = time.Now
 	}
 	c := &Console{
-		opts: o, feeds: make(chan struct{}, maxFeeds),
+		opts:     o,
 		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, o.Now),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.feeds = sse.NewFeeds(c.ctx, maxFeeds)
 	c.work.Go(c.sample)
 	return c
 }

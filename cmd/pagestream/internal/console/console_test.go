@@ -219,6 +219,4 @@ func TestWords(t *testing.T) {
 	assert.Equal(t, "-123", thousands("-123"))
 	assert.Equal(t, "/pages/a%2Fb%3Fc%22", pathOf("pages", `a/b?c"`))
 	assert.Equal(t, "É", initial("éa"))
-	assert.Equal(t, "id: 7\nevent: x\ndata: a\ndata: b\n\n", notice{id: 7, event: "x", data: "a\nb\n"}.String())
-	assert.Equal(t, "event: x\ndata:\n\n", notice{event: "x"}.String())
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -120,7 +121,7 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
+	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
 			Stream: c.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
@@ -128,8 +129,7 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			send(notice{id: e.Seq, event: "event", data: html})
-			return ctx.Err()
+			return send(sse.Event{ID: strconv.FormatUint(e.Seq, 10), Type: "event", Data: html})
 		})
 	})
 }

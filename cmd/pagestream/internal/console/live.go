@@ -2,21 +2,20 @@ package console
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Bounds of a feed.
+// Bounds of a live view.
 const (
-	maxFeeds       = 64
-	feedHeartbeat  = 15 * time.Second
-	feedWriteLimit = 30 * time.Second
+	maxFeeds = 64
 	// quiet is the least time between two notices of one feed, so that a busy
 	// page costs its readers no more than a few pages a second.
 	quiet = 250 * time.Millisecond
@@ -24,87 +23,15 @@ const (
 	modelWait = 5 * time.Second
 )
 
-// notice is one server-sent event.
-type notice struct {
-	id    uint64 // 0 for none
-	event string
-	data  string
-}
-
 // feed sends what produce gives as server-sent events until the client goes.
-// produce must return when its context ends, and may block in send.
-// https://html.spec.whatwg.org/multipage/server-sent-events.html
-func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx context.Context, send func(notice)) error) error {
-	select {
-	case c.feeds <- struct{}{}:
-		defer func() { <-c.feeds }()
-	default:
+func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx context.Context, send func(sse.Event) error) error) error {
+	switch err := c.feeds.Serve(w, r, sse.Options{Hello: "live", Beat: "beat"}, produce); {
+	case errors.Is(err, sse.ErrFull):
 		return problem{http.StatusServiceUnavailable, fmt.Sprintf("%d live views are open already, which is the limit.", maxFeeds)}
+	case err != nil:
+		c.opts.Logger.Warn("live view ended", "what", r.Pattern, "err", err)
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
-
-	head := w.Header()
-	head.Set("Content-Type", "text/event-stream")
-	head.Set("Cache-Control", "no-store")
-	rc := http.NewResponseController(w)
-	write := func(s string) bool {
-		_ = rc.SetWriteDeadline(time.Now().Add(feedWriteLimit))
-		_, err := w.Write([]byte(s))
-		return err == nil && rc.Flush() == nil
-	}
-	if !write(": live\n\n") {
-		return nil
-	}
-	notices := make(chan notice, 64)
-	produced := make(chan error, 1)
-	go func() {
-		produced <- produce(ctx, func(n notice) {
-			select {
-			case notices <- n:
-			case <-ctx.Done():
-			}
-		})
-	}()
-	beat := time.NewTicker(feedHeartbeat)
-	defer beat.Stop()
-	for {
-		alive := true
-		select {
-		case n := <-notices:
-			alive = write(n.String())
-		case <-beat.C:
-			alive = write(": beat\n\n")
-		case err := <-produced:
-			if err != nil && ctx.Err() == nil {
-				c.opts.Logger.Warn("live view ended", "what", r.Pattern, "err", err)
-			}
-			return nil // the browser connects again
-		}
-		if !alive {
-			cancel()
-			<-produced //nolint:errcheck // it was told to end
-			return nil
-		}
-	}
-}
-
-// String is the notice as it is sent.
-func (n notice) String() string {
-	var b strings.Builder
-	if n.id > 0 {
-		fmt.Fprintf(&b, "id: %d\n", n.id)
-	}
-	fmt.Fprintf(&b, "event: %s\n", n.event)
-	for line := range strings.Lines(n.data) {
-		b.WriteString("data: " + strings.TrimRight(line, "\r\n") + "\n")
-	}
-	if n.data == "" {
-		b.WriteString("data:\n")
-	}
-	b.WriteString("\n")
-	return b.String()
+	return nil // the browser connects again
 }
 
 // feedAfter is the event after which a feed begins: the last that the browser was
@@ -131,7 +58,7 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
+	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
 		seqs := make(chan streams.Stored, 256)
 		followed := make(chan error, 1)
 		go func() {
@@ -164,9 +91,13 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 				waiting, cancel := context.WithTimeout(ctx, modelWait)
 				_ = c.opts.Conversations.WaitFor(waiting, last) // a model that lags is shown as it is
 				cancel()
-				send(notice{id: last, event: "page"})
-				if mine {
-					send(notice{id: last, event: "thread"})
+				id := strconv.FormatUint(last, 10)
+				err := send(sse.Event{ID: id, Type: "page"})
+				if err == nil && mine {
+					err = send(sse.Event{ID: id, Type: "thread"})
+				}
+				if err != nil {
+					return err
 				}
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -242,7 +243,7 @@ const (
 
 // liveTotals sends the totals each second.
 func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
-	return c.feed(w, r, func(ctx context.Context, send func(notice)) error {
+	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
 		tick := time.NewTicker(totalsEvery)
 		defer tick.Stop()
 		var rows []row
@@ -263,7 +264,9 @@ func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return fmt.Errorf("render totals: %w", err)
 			}
-			send(notice{event: "totals", data: html})
+			if err := send(sse.Event{Type: "totals", Data: html}); err != nil {
+				return err
+			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():

@@ -170,10 +170,10 @@ func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int
 }
 
 // part renders one named part of a page.
-func part(name string, view any) (string, error) {
-	var b strings.Builder
+func part(name string, view any) ([]byte, error) {
+	var b bytes.Buffer
 	err := templates["overview"].ExecuteTemplate(&b, name, view)
-	return b.String(), err
+	return b.Bytes(), err
 }
 
 // problem is an error that is told to the person.
