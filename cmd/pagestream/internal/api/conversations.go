@@ -35,8 +35,7 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return badCursor(err, conversations.ErrCursor, "list conversations")
 	}
-	writeJSON(w, http.StatusOK, List[conversations.Conversation]{Items: items, Next: next})
-	return nil
+	return writeJSON(w, http.StatusOK, List[conversations.Conversation]{Items: items, Next: next})
 }
 
 func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
@@ -55,8 +54,7 @@ func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("get conversation: %w", err)
 	}
-	writeJSON(w, http.StatusOK, c)
-	return nil
+	return writeJSON(w, http.StatusOK, c)
 }
 
 // listMessages serves the messages of one conversation, oldest first, or newest
@@ -77,8 +75,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return badCursor(err, conversations.ErrCursor, "list messages")
 		}
-		writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
-		return nil
+		return writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
 	}
 	if q.Has("at_seq") || q.Has("at_time") {
 		return s.past(r, page, contact, read)
@@ -137,8 +134,7 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 			return fmt.Errorf("find message: %w", err)
 		}
 		out.Items = found.Events
-		writeJSON(w, http.StatusOK, out)
-		return nil
+		return writeJSON(w, http.StatusOK, out)
 	}
 	seqs, err := conversations.EventsOf(m, page, contact, after, limit)
 	if err != nil {
@@ -147,6 +143,5 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 	if out.Items = append(out.Items, seqs...); len(seqs) == limit {
 		out.Next = strconv.FormatUint(seqs[limit-1], 10)
 	}
-	writeJSON(w, http.StatusOK, out)
-	return nil
+	return writeJSON(w, http.StatusOK, out)
 }

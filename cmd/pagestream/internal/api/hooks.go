@@ -30,8 +30,7 @@ type HookRedriven struct {
 }
 
 func (s *Server) listHooks(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, List[hooks.Status]{Items: s.opts.Operator.ListHooks()})
-	return nil
+	return writeJSON(w, http.StatusOK, List[hooks.Status]{Items: s.opts.Operator.ListHooks()})
 }
 
 func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) error {

@@ -22,8 +22,7 @@ func (s *Server) keyRoutes() routes {
 }
 
 func (s *Server) listKeys(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, List[string]{Items: s.opts.Operator.KeyIDs()})
-	return nil
+	return writeJSON(w, http.StatusOK, List[string]{Items: s.opts.Operator.KeyIDs()})
 }
 
 func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request) error {

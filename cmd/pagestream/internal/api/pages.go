@@ -82,8 +82,7 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badCursor(err, pages.ErrCursor, "list pages")
 	}
-	writeJSON(w, http.StatusOK, List[operate.Page]{Items: items, Next: next})
-	return nil
+	return writeJSON(w, http.StatusOK, List[operate.Page]{Items: items, Next: next})
 }
 
 func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
@@ -98,8 +97,7 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("get page: %w", err)
 	}
-	writeJSON(w, http.StatusOK, page)
-	return nil
+	return writeJSON(w, http.StatusOK, page)
 }
 
 // pageID is the page that a path names.
@@ -118,8 +116,7 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 	if len(subs) == 0 {
 		return problem(http.StatusNotFound, fmt.Sprintf("page %s has no subscription; type: pagestream pages connect %s", id, id))
 	}
-	writeJSON(w, http.StatusOK, List[subscriptions.Subscription]{Items: subs})
-	return nil
+	return writeJSON(w, http.StatusOK, List[subscriptions.Subscription]{Items: subs})
 }
 
 func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
@@ -166,8 +163,7 @@ func (s *Server) examine(w http.ResponseWriter, r *http.Request) error {
 
 // reconcile serves GET /api/v1/reconcile.
 func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.opts.Operator.Reconcile())
-	return nil
+	return writeJSON(w, http.StatusOK, s.opts.Operator.Reconcile())
 }
 
 // badCursor answers 400 where err is the listing's own complaint.

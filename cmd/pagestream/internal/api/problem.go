@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -60,12 +61,23 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 	_ = json.NewEncoder(w).Encode(p)
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
+// writeJSON answers with v. It fails, with nothing answered, where v can't be encoded.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	writeRaw(w, status, &b)
+	return nil
+}
+
+// writeRaw answers with JSON as it is.
+func writeRaw(w http.ResponseWriter, status int, b *bytes.Buffer) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v)
+	_, _ = b.WriteTo(w) // an error means that the client is gone
 }
 
 // answer writes what a verb came to, or its error.
@@ -73,8 +85,7 @@ func answer[T any](w http.ResponseWriter, doing string, status int, out T, err e
 	if err != nil {
 		return verbFailed(doing, err)
 	}
-	writeJSON(w, status, out)
-	return nil
+	return writeJSON(w, status, out)
 }
 
 // List is one page of a listing. Next is the cursor of the page after it, empty at

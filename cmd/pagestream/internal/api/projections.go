@@ -42,8 +42,7 @@ func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
 	if wantsFeed(r) {
 		return s.feedStatuses(w, r)
 	}
-	writeJSON(w, http.StatusOK, List[projections.Status]{Items: s.opts.Operator.Statuses()})
-	return nil
+	return writeJSON(w, http.StatusOK, List[projections.Status]{Items: s.opts.Operator.Statuses()})
 }
 
 func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {

@@ -17,16 +17,11 @@ func (AuditCommand) Run(c *CLI) error {
 	r, err := follow[audit.Progress, audit.Report](c, "/api/v1/audit", nil, func(p audit.Progress) {
 		b.show(p.Seq, p.Target, "pass %d of %d", p.Pass, p.Passes)
 	})
-	if err != nil {
-		return err
-	}
-	if err := c.Print(r, func() { writeAudit(c, r) }); err != nil {
-		return err
-	}
-	if !r.OK {
+	err = c.answer(r, err, func() { writeAudit(c, r) })
+	if err == nil && !r.OK {
 		return errors.New("the audit found problems")
 	}
-	return nil
+	return err
 }
 
 func writeAudit(c *CLI, r audit.Report) {

@@ -23,10 +23,7 @@ func (b BackupCommand) Run(c *CLI) error {
 		return err
 	}
 	m, err := follow[operate.Copied, backup.Manifest](c, "/api/v1/backup", map[string]string{"dir": dir}, c.showCopied)
-	if err != nil {
-		return err
-	}
-	return c.Print(m, func() { writeManifest(c, "backed up", m) })
+	return c.answer(m, err, func() { writeManifest(c, "backed up", m) })
 }
 
 func (c *CLI) showCopied(p operate.Copied) { c.redraw("%s %s", p.Stream, humanize.IBytes(p.Bytes)) }
@@ -54,10 +51,7 @@ func (r RestoreCommand) Run(c *CLI) error {
 	return c.offline(func(o *operate.Offline) error {
 		m, err := o.Restore(c.ctx, r.Dir, c.showCopied)
 		c.redraw("")
-		if err != nil {
-			return err
-		}
-		return c.Print(m, func() {
+		return c.answer(m, err, func() {
 			writeManifest(c, "restored", m)
 			fmt.Fprintln(c.Out, "The read models are built at the next start: pagestream serve")
 		})

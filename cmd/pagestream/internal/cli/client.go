@@ -54,30 +54,21 @@ func (c *CLI) client() (*Client, error) {
 }
 
 // get asks the server for what is at path.
-func get[T any](c *CLI, path string, query url.Values) (out T, err error) {
-	cl, err := c.client()
-	if err == nil {
-		err = cl.Do(c.ctx, http.MethodGet, path, query, nil, &out)
-	}
-	return out, err
+func get[T any](c *CLI, path string, query url.Values) (T, error) {
+	return do[T](c, http.MethodGet, path, query, nil)
 }
 
 // post carries out a verb of the server's.
-func post[T any](c *CLI, path string, query url.Values, in any) (out T, err error) {
-	cl, err := c.client()
-	if err == nil {
-		err = cl.Do(c.ctx, http.MethodPost, path, query, in, &out)
-	}
-	return out, err
+func post[T any](c *CLI, path string, query url.Values, in any) (T, error) {
+	return do[T](c, http.MethodPost, path, query, in)
 }
 
-// order carries out a verb that answers nothing.
-func order(c *CLI, method, path string) error {
+func do[T any](c *CLI, method, path string, query url.Values, in any) (out T, err error) {
 	cl, err := c.client()
-	if err != nil {
-		return err
+	if err == nil {
+		err = cl.Do(c.ctx, method, path, query, in, &out)
 	}
-	return cl.Do(c.ctx, method, path, nil, nil, nil)
+	return out, err
 }
 
 // follow carries out a long verb and calls progress with each step of it. The result
@@ -130,7 +121,7 @@ func listenURL(setting, addr string) (string, error) {
 // requestTimeout bounds every request but the event feed.
 const requestTimeout = 60 * time.Second
 
-// Do sends one request and decodes the answer into out, if that is not nil.
+// Do sends one request and decodes the answer into out, if it has one.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -139,7 +130,7 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 		return err
 	}
 	defer resp.Body.Close()
-	if out == nil {
+	if resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {

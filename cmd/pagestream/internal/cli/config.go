@@ -19,13 +19,10 @@ type ConfigCheckCommand struct{}
 // Run reports every problem, or that there is none.
 func (ConfigCheckCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
-	if err != nil {
-		return err
+	if err == nil {
+		err = cfg.RequireApps()
 	}
-	if err := cfg.RequireApps(); err != nil {
-		return err
-	}
-	return c.Print(map[string]any{"ok": true, "apps": len(cfg.Apps)}, func() {
+	return c.answer(map[string]any{"ok": true, "apps": len(cfg.Apps)}, err, func() {
 		fmt.Fprintf(c.Out, "The configuration is fine: %d app(s), data in %s.\n", len(cfg.Apps), cfg.Data.Dir)
 	})
 }

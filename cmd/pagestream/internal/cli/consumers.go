@@ -34,10 +34,7 @@ type ConsumersAddCommand struct {
 func (a ConsumersAddCommand) Run(c *CLI) error {
 	in := api.ConsumerRequest{Name: a.Name, Pages: a.Pages, Company: a.Company, Types: a.Types, FromNow: a.FromNow}
 	out, err := post[consumers.Added](c, consumersPath, nil, in)
-	if err != nil {
-		return err
-	}
-	return c.Print(out, func() {
+	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
 		fmt.Fprintln(c.Out, "The seed is shown this once. Keep it in a file that only the program can read.")
 		if out.URL == "" {
@@ -55,10 +52,7 @@ type ConsumersListCommand struct{}
 // Run prints a table.
 func (ConsumersListCommand) Run(c *CLI) error {
 	list, err := collect[consumers.Consumer](c, consumersPath, nil, 0)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		t := newTable(c.Out, "CONSUMER", "PAGES", "TYPES", "SEQUENCE", "LAG", "PENDING", "UNACKED", "REDELIVERED", "READING", "LAST")
 		for _, one := range list {
 			which := "all"
@@ -91,8 +85,6 @@ type ConsumersRemoveCommand struct {
 
 // Run removes the consumer; its program is cut off at once.
 func (r ConsumersRemoveCommand) Run(c *CLI) error {
-	if err := order(c, http.MethodDelete, consumersPath+"/"+url.PathEscape(r.Name)); err != nil {
-		return err
-	}
-	return c.Print(map[string]string{"removed": r.Name}, func() { fmt.Fprintf(c.Out, "%s is removed\n", r.Name) })
+	_, err := do[any](c, http.MethodDelete, consumersPath+"/"+url.PathEscape(r.Name), nil, nil)
+	return c.answer(map[string]string{"removed": r.Name}, err, func() { fmt.Fprintf(c.Out, "%s is removed\n", r.Name) })
 }

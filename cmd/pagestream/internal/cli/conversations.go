@@ -35,13 +35,13 @@ type ConversationsListCommand struct {
 func (l ConversationsListCommand) Run(c *CLI) error {
 	ids := []string{l.Page}
 	if l.Page == "" {
-		ids = nil
-		err := each(c, pagesPath, nil, 0, func(p operate.Page) error {
-			ids = append(ids, string(p.ID))
-			return nil
-		})
+		all, err := collect[operate.Page](c, pagesPath, nil, 0)
 		if err != nil {
 			return err
+		}
+		ids = nil
+		for _, p := range all {
+			ids = append(ids, string(p.ID))
 		}
 	}
 	list := []conversations.Conversation{}
@@ -90,11 +90,8 @@ func (s ConversationsShowCommand) Run(c *CLI) error {
 		query.Set("at_time", at.UTC().Format(time.RFC3339Nano))
 	}
 	list, err := collect[conversations.Message](c, path, query, s.Limit)
-	if err != nil {
-		return err
-	}
 	slices.Reverse(list)
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintf(c.Out, "Page %s has no messages with contact %s.\n", s.Page, s.Contact)
 		}

@@ -31,10 +31,7 @@ type DeadLettersListCommand struct {
 // Run prints a table.
 func (d DeadLettersListCommand) Run(c *CLI) error {
 	list, err := collect[projections.DeadLetter](c, deadLettersPath, url.Values{"projection": {d.Projection}}, d.Limit)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintln(c.Out, "None.")
 			return

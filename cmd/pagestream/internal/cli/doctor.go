@@ -18,10 +18,7 @@ type DoctorCommand struct {
 // evidence, and what to type. It fails when anything is wrong.
 func (d DoctorCommand) Run(c *CLI) error {
 	r, err := get[doctor.Report](c, "/api/v1/doctor", url.Values{"page": d.Pages})
-	if err != nil {
-		return err
-	}
-	err = c.Print(r, func() { printReport(c, r) })
+	err = c.answer(r, err, func() { printReport(c, r) })
 	if err == nil && r.Wrong {
 		return errors.New("something is wrong; each finding says what to type")
 	}

@@ -20,10 +20,7 @@ func (e EraseCommand) Run(c *CLI) error {
 		return fmt.Errorf("%w: this can't be undone; add --yes to remove everything of contact %s on page %s", errUsage, e.Contact, e.Page)
 	}
 	sum, err := post[erase.Result](c, conversationPath(e.Page, e.Contact)+"/erase", nil, nil)
-	if err != nil {
-		return err
-	}
-	return c.Print(sum, func() {
+	return c.answer(sum, err, func() {
 		if sum.Events == 0 {
 			fmt.Fprintf(c.Out, "there is nothing of contact %s on page %s\n", e.Contact, e.Page)
 			return

@@ -69,10 +69,7 @@ func (e EventsImportCommand) Run(c *CLI) error {
 	return c.offline(func(o *operate.Offline) error {
 		out, err := o.Import(c.ctx, f, func(seq uint64) { c.redraw("event %d", seq) })
 		c.redraw("")
-		if err != nil {
-			return err
-		}
-		return c.Print(out, func() {
+		return c.answer(out, err, func() {
 			fmt.Fprintf(c.Out, "%d events to sequence %d; %d sequences between them are in no event\n", out.Events, out.Last, out.Gaps)
 		})
 	})

@@ -31,10 +31,7 @@ type HooksListCommand struct{}
 // Run prints a table.
 func (HooksListCommand) Run(c *CLI) error {
 	list, err := collect[hooks.Status](c, hooksPath, nil, 0)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		t := newTable(c.Out, "ENDPOINT", "HOST", "POSITION", "LAG", "DELIVERED", "FAILED", "DEAD LETTERS", "STATE")
 		for _, s := range list {
 			state := "fine"
@@ -59,10 +56,7 @@ type HooksDeadLettersCommand struct {
 // Run prints a table.
 func (h HooksDeadLettersCommand) Run(c *CLI) error {
 	list, err := collect[hooks.DeadLetter](c, hookPath(h.Name)+"/deadletters", nil, h.Limit)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		t := newTable(c.Out, "SEQUENCE", "PAGE", "TYPE", "TRIED", "GIVEN UP", "WHY")
 		for _, d := range list {
 			t.row(d.Seq, d.Page, d.Type, d.Attempts, d.At.Local().Format(time.DateTime), d.LastError)
@@ -81,10 +75,7 @@ type HooksRedriveCommand struct {
 func (h HooksRedriveCommand) Run(c *CLI) error {
 	query := url.Values{"event": {strconv.FormatUint(h.Event, 10)}}
 	out, err := post[api.HookRedriven](c, hookPath(h.Name)+"/redrive", query, nil)
-	if err != nil {
-		return err
-	}
-	return c.Print(out, func() { fmt.Fprintf(c.Out, "%d are sent again\n", out.Count) })
+	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%d are sent again\n", out.Count) })
 }
 
 // HooksEnableCommand lets an endpoint go on.
@@ -94,10 +85,8 @@ type HooksEnableCommand struct {
 
 // Run enables it.
 func (h HooksEnableCommand) Run(c *CLI) error {
-	if err := order(c, http.MethodPost, hookPath(h.Name)+"/enable"); err != nil {
-		return err
-	}
-	return c.Print(map[string]string{"enabled": h.Name}, func() { fmt.Fprintf(c.Out, "%s goes on\n", h.Name) })
+	_, err := do[any](c, http.MethodPost, hookPath(h.Name)+"/enable", nil, nil)
+	return c.answer(map[string]string{"enabled": h.Name}, err, func() { fmt.Fprintf(c.Out, "%s goes on\n", h.Name) })
 }
 
 // HooksSecretCommand makes a secret.

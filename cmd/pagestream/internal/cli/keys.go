@@ -19,10 +19,7 @@ type KeysListCommand struct{}
 // Run prints the ids. They are random and not secret.
 func (KeysListCommand) Run(c *CLI) error {
 	out, err := get[api.List[string]](c, "/api/v1/keys", nil)
-	if err != nil {
-		return err
-	}
-	return c.Print(out.Items, func() {
+	return c.answer(out.Items, err, func() {
 		for i, id := range out.Items {
 			use := "opens what it sealed"
 			if i == 0 {
@@ -41,16 +38,11 @@ func (KeysRotateCommand) Run(c *CLI) error {
 	k, err := follow[operate.KeyRotation, operate.KeyRotation](c, "/api/v1/keys/rotate", nil, func(k operate.KeyRotation) {
 		c.redraw("%d pages sealed", k.Resealed)
 	})
-	if err != nil {
-		return err
-	}
-	if err := c.Print(k, func() {
+	err = c.answer(k, err, func() {
 		fmt.Fprintf(c.Out, "key %s is in use; the tokens of %d pages are sealed with it. Back up the key file.\n", k.Key, k.Resealed)
-	}); err != nil {
-		return err
-	}
-	if len(k.Failed) > 0 {
+	})
+	if err == nil && len(k.Failed) > 0 {
 		return fmt.Errorf("the tokens of %d pages are still under an older key: %v; run it again, or see the server's log", len(k.Failed), k.Failed)
 	}
-	return nil
+	return err
 }

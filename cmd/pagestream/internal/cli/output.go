@@ -21,6 +21,14 @@ func (c *CLI) Print(v any, plain func()) error {
 	return nil
 }
 
+// answer prints what came of a request as Print does, or returns why nothing did.
+func (c *CLI) answer(v any, err error, plain func()) error {
+	if err != nil {
+		return err
+	}
+	return c.Print(v, plain)
+}
+
 func (c *CLI) printJSON(v any) error {
 	enc := json.NewEncoder(c.Out)
 	enc.SetEscapeHTML(false)

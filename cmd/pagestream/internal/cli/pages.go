@@ -41,10 +41,7 @@ type PagesListCommand struct {
 // doctor, console and status show as well.
 func (l PagesListCommand) Run(c *CLI) error {
 	list, err := collect[operate.Page](c, pagesPath, nil, l.Limit)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() {
+	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintln(c.Out, "No page was seen yet. Connect one with: pagestream pages connect PAGE")
 			return
@@ -185,10 +182,7 @@ type PagesLoginCommand struct {
 func (p PagesLoginCommand) Run(c *CLI) error {
 	in := operate.InviteRequest{App: p.App, Company: p.Company, Fields: p.Fields}
 	out, err := post[operate.Invite](c, "/api/v1/invites", nil, in)
-	if err != nil {
-		return err
-	}
-	return c.Print(out, func() {
+	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "%s\n", out.URL)
 		fmt.Fprintf(c.Err, "Open it in a browser, once, before %s.\n", out.Expires.Local().Format("15:04"))
 	})
@@ -249,14 +243,14 @@ func (p PagesResubscribeCommand) Run(c *CLI) error {
 func connectedPages(c *CLI, named []string, fresh time.Duration) ([]string, error) {
 	list := named
 	if len(list) == 0 {
-		err := each(c, pagesPath, nil, 0, func(p operate.Page) error {
+		all, err := collect[operate.Page](c, pagesPath, nil, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range all {
 			if p.State == pages.Connected {
 				list = append(list, string(p.ID))
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
 	}
 	if fresh <= 0 {
@@ -291,10 +285,7 @@ func (p PagesDisconnectCommand) Run(c *CLI) error {
 // is not what was wanted is an error: exit code 1.
 func (c *CLI) verb(path string, in any) error {
 	out, err := post[meta.Outcome](c, path, nil, in)
-	if err != nil {
-		return err
-	}
-	err = c.Print(out, func() {
+	err = c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "page %s %s: %s\n", out.Page, out.Name, out.State)
 		if len(out.Wanted) > 0 {
 			fmt.Fprintf(c.Out, "  wanted   %s\n", strings.Join(out.Wanted, " "))
@@ -309,11 +300,8 @@ func (c *CLI) verb(path string, in any) error {
 			fmt.Fprintf(c.Out, "  reason   %s (code %d, subcode %d)\n", out.Reason, out.Code, out.Subcode)
 		}
 	})
-	if err != nil {
-		return err
-	}
-	if out.State == subscriptions.Failed || out.State == subscriptions.Drifted {
+	if err == nil && (out.State == subscriptions.Failed || out.State == subscriptions.Drifted) {
 		return fmt.Errorf("page %s is not subscribed as wanted: %s", out.Page, out.State)
 	}
-	return nil
+	return err
 }

@@ -26,10 +26,7 @@ type ProjectionsListCommand struct{}
 // Run prints a table.
 func (ProjectionsListCommand) Run(c *CLI) error {
 	list, err := collect[projections.Status](c, projectionsPath, nil, 0)
-	if err != nil {
-		return err
-	}
-	return c.Print(list, func() { writeProjections(c, list) })
+	return c.answer(list, err, func() { writeProjections(c, list) })
 }
 
 func writeProjections(c *CLI, list []projections.Status) {
@@ -188,10 +185,7 @@ func (p ProjectionsExplainCommand) Run(c *CLI) error {
 	in := map[string]string{"bucket": p.Bucket, "key": p.Key}
 	t, err := follow[projections.Rebuilding, projections.Trace](c, projectionsPath+"/"+url.PathEscape(p.Name)+"/explain", in,
 		func(projections.Rebuilding) {})
-	if err != nil {
-		return err
-	}
-	return c.Print(t, func() {
+	return c.answer(t, err, func() {
 		fmt.Fprintf(c.Out, "%d events changed the row: %v %v\n", t.Count, t.First, t.Last)
 	})
 }

@@ -40,10 +40,7 @@ func (s SendCommand) Run(c *CLI) error {
 		in.MessagingType = ""
 	}
 	out, err := post[outbound.Sent](c, pagePath(s.Page)+"/messages", nil, in)
-	if err != nil {
-		return err
-	}
-	return c.Print(out, func() {
+	return c.answer(out, err, func() {
 		if out.MID == "" {
 			fmt.Fprintln(c.Out, "done")
 		} else {

@@ -15,10 +15,7 @@ type StatusCommand struct{}
 // Run prints the server's status, and the pages that need somebody.
 func (StatusCommand) Run(c *CLI) error {
 	s, err := get[operate.Status](c, "/api/v1/status", nil)
-	if err != nil {
-		return err
-	}
-	return c.Print(s, func() {
+	return c.answer(s, err, func() {
 		ready := "ready"
 		if !s.Ready {
 			ready = "NOT READY"

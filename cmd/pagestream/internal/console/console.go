@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -39,7 +40,7 @@ type Options struct {
 	Conversations projections.Model
 	// Operator carries out what a person asks for, and knows what is not in the
 	// read models.
-	Operator Operator
+	Operator *operate.Operator
 
 	// AdminToken and ReadToken sign in.
 	AdminToken, ReadToken string
@@ -101,16 +102,16 @@ func (c *Console) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /sign-in", c.showSignIn)
 	mux.HandleFunc("POST /sign-in", c.signIn)
 	mux.HandleFunc("POST /sign-out", c.signOut)
-	for route, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+	for route, serve := range map[string]serve{
 		"GET /{$}":                                   c.overview,
 		"GET /live/totals":                           c.liveTotals,
 		"GET /connect":                               c.showConnect,
 		"POST /connect":                              c.connect,
 		"GET /pages/{page}":                          c.page,
 		"GET /pages/{page}/findings":                 c.findings,
-		"POST /pages/{page}/check":                   c.verb("check", PageOperator.Check),
-		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", PageOperator.Resubscribe),
-		"POST /pages/{page}/disconnect":              c.verb("disconnect", PageOperator.Disconnect),
+		"POST /pages/{page}/check":                   c.verb("check", (*operate.Operator).Check),
+		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", (*operate.Operator).Resubscribe),
+		"POST /pages/{page}/disconnect":              c.verb("disconnect", (*operate.Operator).Disconnect),
 		"GET /conversations":                         c.conversationPages,
 		"GET /pages/{page}/conversations":            c.conversations,
 		"GET /conversations/{page}":                  toConversations,

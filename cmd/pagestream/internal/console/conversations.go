@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,8 +23,7 @@ import (
 const (
 	listSize   = 50
 	threadSize = 100
-	// maxThread is how far back a reader may go without a cursor.
-	maxReply = 2000 // characters, Meta's limit of a text
+	maxReply   = 2000 // characters, Meta's limit of a text
 )
 
 type conversationPagesView struct {
@@ -114,7 +112,6 @@ type threadView struct {
 	Text string
 	// Owner is the app that owns the thread where that is not ours.
 	Owner string
-	Admin bool
 }
 
 // item is one of three.
@@ -171,11 +168,10 @@ func (c *Console) showThread(w http.ResponseWriter, r *http.Request, status int,
 		return err
 	}
 	v.Contact = contactOf(r)
-	role, _ := c.sessions.of(r)
 	if v.Thread, err = c.readThread(r, v.Page); err != nil {
 		return err
 	}
-	v.Thread.Text, v.Thread.Admin = text, role == Admin
+	v.Thread.Text = text
 	c.showOutcome(w, r, status, "conversations", title(v.Thread.Conversation), v, done, failed)
 	return nil
 }
@@ -195,8 +191,8 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 	t := &threadView{}
 	if at := q.Get("at_seq"); at != "" {
 		var err error
-		if t.At, err = strconv.ParseUint(at, 10, 64); err != nil || t.At == 0 {
-			return nil, badInput("An event is named by its sequence, a number from 1.")
+		if t.At, err = sequence(at); err != nil {
+			return nil, err
 		}
 	}
 	if err := c.ends(t, page.ID, contact); err != nil {

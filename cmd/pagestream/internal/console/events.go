@@ -46,6 +46,15 @@ func filtersOf(r *http.Request) (page domain.PageID, kind domain.Type, filters [
 	return page, kind, filters, nil
 }
 
+// sequence reads the sequence of an event.
+func sequence(given string) (uint64, error) {
+	seq, err := strconv.ParseUint(given, 10, 64)
+	if err != nil || seq == 0 {
+		return 0, badInput("An event is named by its sequence, a number from 1.")
+	}
+	return seq, nil
+}
+
 // events serves GET /events: the newest, or those before ?before=.
 func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	page, kind, filters, err := filtersOf(r)
@@ -60,9 +69,9 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	to := head
 	if before := r.URL.Query().Get("before"); before != "" {
-		n, err := strconv.ParseUint(before, 10, 64)
-		if err != nil || n == 0 {
-			return badInput("An event is named by its sequence, a number from 1.")
+		n, err := sequence(before)
+		if err != nil {
+			return err
 		}
 		to = min(head, n-1)
 	} else {
@@ -144,9 +153,9 @@ type eventView struct {
 
 // event serves GET /events/{seq}.
 func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
-	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
-	if err != nil || seq == 0 {
-		return badInput("An event is named by its sequence, a number from 1.")
+	seq, err := sequence(r.PathValue("seq"))
+	if err != nil {
+		return err
 	}
 	e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
 	if err != nil {
@@ -179,8 +188,8 @@ const maxSources = 64
 func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
 	var out []streams.Stored
 	for i, given := range r.URL.Query()["event"] {
-		seq, err := strconv.ParseUint(given, 10, 64)
-		if err != nil || seq == 0 || i == maxSources {
+		seq, err := sequence(given)
+		if err != nil || i == maxSources {
 			return badInput("Up to 64 events, each named by its sequence.")
 		}
 		e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)

@@ -189,7 +189,7 @@ func (c *Console) rows() (out []row, err error) {
 }
 
 func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription) row {
-	j := c.opts.Operator.Judge(p, sub)
+	j := c.opts.Operator.Doctor.Judge(p, sub)
 	r := row{Page: p, Judgement: j, Level: levelOf(j), Fields: fieldsOf(p, sub, c.opts.Operator.Loop(p.ID)), Spark: sparkOf(d)}
 	if t := p.Traffic; !t.LastAt.IsZero() && !t.LastTime.IsZero() {
 		r.Lag = max(0, t.LastAt.Sub(t.LastTime))
@@ -224,7 +224,7 @@ func (c *Console) totals(rows []row) (t totals, err error) {
 			t.Warnings++
 		}
 	}
-	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Received().Duplicates(), c.rates.chart(), c.opts.Operator.AllSilent()
+	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Ledger.Counts().Duplicates(), c.rates.chart(), c.opts.Operator.Reconciler.AllSilent()
 	for _, s := range c.opts.Operator.Statuses() {
 		t.Events, t.Lag = max(t.Events, s.Head), max(t.Lag, s.Lag)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -151,7 +152,7 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 }
 
 // verb carries out one verb on a page and shows the page as it is then.
-func (c *Console) verb(name string, do func(PageOperator, context.Context, domain.PageID) (meta.Outcome, error)) func(http.ResponseWriter, *http.Request) error {
+func (c *Console) verb(name string, do func(*operate.Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageOf(r)
 		extend(w)
@@ -196,7 +197,6 @@ type findingsView struct {
 	App         string
 	Company     string
 	Install, Of []meta.Finding
-	Admin       bool
 }
 
 // findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
@@ -211,8 +211,7 @@ func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return problem{http.StatusBadGateway, "The page could not be examined: " + err.Error()}
 	}
-	role, _ := c.sessions.of(r)
-	v := findingsView{Page: id, App: p.App, Company: p.Company, Install: report.Install, Admin: role == Admin}
+	v := findingsView{Page: id, App: p.App, Company: p.Company, Install: report.Install}
 	for _, page := range report.Pages {
 		v.Of = append(v.Of, page.Findings...)
 	}

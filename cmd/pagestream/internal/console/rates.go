@@ -51,7 +51,7 @@ func (c *Console) sample() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		c.rates.add(c.opts.Operator.Received())
+		c.rates.add(c.opts.Operator.Ledger.Counts())
 		select {
 		case <-tick.C:
 		case <-c.ctx.Done():

@@ -146,6 +146,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name,
 	c.showOutcome(w, r, status, name, title, view, "", "")
 }
 
+// showOutcome writes a page that tells of what a form asked for.
 func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any, done, failed string) {
 	role, _ := c.sessions.of(r)
 	f := frame{
@@ -187,9 +188,12 @@ func (p problem) Error() string { return p.text }
 func notFound(text string) error { return problem{http.StatusNotFound, text} }
 func badInput(text string) error { return problem{http.StatusBadRequest, text} }
 
+// serve serves a request, or returns why not; see [Console.handler].
+type serve func(http.ResponseWriter, *http.Request) error
+
 // handler lets in who is signed in and shows an error of serve as a page. What
 // was not meant for a person is logged here, once.
-func (c *Console) handler(serve func(http.ResponseWriter, *http.Request) error) http.Handler {
+func (c *Console) handler(serve serve) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		role, ok := c.sessions.of(r)
 		safe := r.Method == http.MethodGet || r.Method == http.MethodHead

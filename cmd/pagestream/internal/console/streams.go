@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
@@ -183,8 +182,8 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 	}
 	if event := f.Get("event"); event != "" {
 		var err error
-		if d.Event, err = strconv.ParseUint(event, 10, 64); err != nil || d.Event == 0 {
-			return badInput("An event is named by its sequence, a number from 1.")
+		if d.Event, err = sequence(event); err != nil {
+			return err
 		}
 	}
 	switch err := d.Check(); {

@@ -23,14 +23,10 @@ type Page struct {
 	Judgement    meta.Judgement      `json:"judgement"`
 }
 
-// Judge judges a page by what is on record, without calling Graph. Sub is the
+// judged judges a page by what is on record, without calling Graph. Sub is the
 // subscription of the page's app, nil where nothing was ever asked for.
-func (o *Operator) Judge(p pages.Page, sub *subscriptions.Subscription) meta.Judgement {
-	return o.Doctor.Judge(p, sub)
-}
-
 func (o *Operator) judged(p pages.Page, sub *subscriptions.Subscription) Page {
-	out := Page{Page: p, Subscription: subscriptions.None, Judgement: o.Judge(p, sub)}
+	out := Page{Page: p, Subscription: subscriptions.None, Judgement: o.Doctor.Judge(p, sub)}
 	if sub != nil {
 		out.Subscription = sub.State
 	}
@@ -130,7 +126,3 @@ func (o *Operator) Loop(page domain.PageID) meta.Loop {
 	s, _ := o.Reconciler.Page(page)
 	return s.Loop
 }
-
-// AllSilent reports whether nearly all pages are silent at once: deliveries don't
-// reach us.
-func (o *Operator) AllSilent() bool { return o.Reconciler.AllSilent() }
