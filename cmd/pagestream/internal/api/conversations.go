@@ -22,16 +22,20 @@ func (s *Server) conversationRoutes() routes {
 	}
 }
 
+// conversation is what a path names by page and contact.
+func conversation(r *http.Request) (domain.PageID, domain.ContactID) {
+	return domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
+}
+
 func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}
-	m, err := view(r, s.opts.Conversations)
-	if err != nil {
+	if err := await(r, s.opts.Conversations); err != nil {
 		return err
 	}
-	items, next, err := conversations.List(m, domain.PageID(r.PathValue("id")), r.URL.Query().Get("cursor"), limit)
+	items, next, err := conversations.List(s.opts.Conversations, pageID(r), r.URL.Query().Get("cursor"), limit)
 	if err != nil {
 		return badCursor(err, conversations.ErrCursor, "list conversations")
 	}
@@ -39,12 +43,11 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 }
 
 func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
-	m, err := view(r, s.opts.Conversations)
-	if err != nil {
+	if err := await(r, s.opts.Conversations); err != nil {
 		return err
 	}
-	page, contact := r.PathValue("page"), r.PathValue("contact")
-	c, err := conversations.Get(m, domain.PageID(page), domain.ContactID(contact))
+	page, contact := conversation(r)
+	c, err := conversations.Get(s.opts.Conversations, page, contact)
 	if errors.Is(err, conversations.ErrErased) {
 		return problem(http.StatusGone, fmt.Sprintf("the conversation of page %s with contact %s was erased", page, contact))
 	}
@@ -60,7 +63,7 @@ func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
 // listMessages serves the messages of one conversation, oldest first, or newest
 // first with ?order=newest.
 func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}
@@ -69,7 +72,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	if order != "" && order != "newest" && order != "oldest" {
 		return problem(http.StatusBadRequest, "order is oldest or newest")
 	}
-	page, contact := domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
+	page, contact := conversation(r)
 	read := func(v projections.Viewer) error {
 		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
 		if err != nil {
@@ -80,11 +83,10 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	if q.Has("at_seq") || q.Has("at_time") {
 		return s.past(r, page, contact, read)
 	}
-	m, err := view(r, s.opts.Conversations)
-	if err != nil {
+	if err := await(r, s.opts.Conversations); err != nil {
 		return err
 	}
-	return read(m)
+	return read(s.opts.Conversations)
 }
 
 // maxPast bounds how long a look at the past takes.
@@ -111,7 +113,7 @@ func (s *Server) past(r *http.Request, page domain.PageID, contact domain.Contac
 // listSources serves which events made a conversation, or the message with ?mid=,
 // in order; ?after= goes on.
 func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}
@@ -119,14 +121,13 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	m, err := view(r, s.opts.Conversations)
-	if err != nil {
+	if err := await(r, s.opts.Conversations); err != nil {
 		return err
 	}
-	page, contact := domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
+	page, contact := conversation(r)
 	out := List[uint64]{Items: []uint64{}}
 	if mid := r.URL.Query().Get("mid"); mid != "" {
-		found, err := conversations.FindByMID(m, page, contact, mid)
+		found, err := conversations.FindByMID(s.opts.Conversations, page, contact, mid)
 		if errors.Is(err, conversations.ErrNotFound) {
 			return problem(http.StatusNotFound, "the conversation has no such message")
 		}
@@ -136,7 +137,7 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 		out.Items = found.Events
 		return writeJSON(w, http.StatusOK, out)
 	}
-	seqs, err := conversations.EventsOf(m, page, contact, after, limit)
+	seqs, err := conversations.EventsOf(s.opts.Conversations, page, contact, after, limit)
 	if err != nil {
 		return fmt.Errorf("list events of conversation: %w", err)
 	}

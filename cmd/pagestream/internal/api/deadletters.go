@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,13 +10,6 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// DeadLetterOperator lists what read models and reactors could not handle, and
-// decides about it.
-type DeadLetterOperator interface {
-	DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
-	Decide(ctx context.Context, d operate.Decision) (operate.Decided, error)
-}
-
 func (s *Server) deadLetterRoutes() routes {
 	return routes{
 		"GET /api/v1/deadletters":  s.listDeadLetters,
@@ -26,7 +18,7 @@ func (s *Server) deadLetterRoutes() routes {
 }
 
 func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}
@@ -137,8 +137,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		fmt.Fprintf(&buf, `,"next":"%d"`, last)
 	}
 	buf.WriteString("}\n")
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(buf.Bytes())
+	writeRaw(w, http.StatusOK, &buf)
 	return nil
 }
 
@@ -160,8 +159,7 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	buf.WriteByte('\n')
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(buf.Bytes())
+	writeRaw(w, http.StatusOK, &buf)
 	return nil
 }
 

@@ -10,12 +10,6 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// CopyOperator writes events and backups.
-type CopyOperator interface {
-	Export(ctx context.Context, r operate.ExportRequest, w io.Writer) error
-	Backup(ctx context.Context, dir string, progress func(operate.Copied)) (backup.Manifest, error)
-}
-
 func (s *Server) copyRoutes() routes {
 	return routes{
 		"GET /api/v1/export":  s.export,

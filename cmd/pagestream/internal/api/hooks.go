@@ -7,14 +7,6 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
 
-// HookOperator looks after the endpoints that webhooks are sent to.
-type HookOperator interface {
-	ListHooks() []hooks.Status
-	HookDeadLetters(name string, after uint64, limit int) ([]hooks.DeadLetter, error)
-	RedriveHook(name string, event uint64) (int, error)
-	EnableHook(name string) error
-}
-
 func (s *Server) hookRoutes() routes {
 	return routes{
 		"GET /api/v1/hooks":                    s.listHooks,
@@ -34,7 +26,7 @@ func (s *Server) listHooks(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}

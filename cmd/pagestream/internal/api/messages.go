@@ -6,20 +6,8 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
-	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections"
 )
-
-// MessageOperator sends, fills gaps, erases, and reads the past.
-type MessageOperator interface {
-	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
-	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
-	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
-	// Past reads a conversation as it was at an event, or at a time if seq is 0.
-	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
-}
 
 func (s *Server) messageRoutes() routes {
 	return routes{
@@ -57,6 +45,7 @@ func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
 	extend(w)
-	out, err := s.opts.Operator.Erase(r.Context(), domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact")))
+	page, contact := conversation(r)
+	out, err := s.opts.Operator.Erase(r.Context(), page, contact)
 	return answer(w, "erase", http.StatusOK, out, err)
 }

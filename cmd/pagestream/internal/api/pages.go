@@ -7,29 +7,12 @@ import (
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
-
-// PageOperator lists and judges pages and carries out verbs on them. Each verb
-// leaves its outcome as events, also when it fails.
-type PageOperator interface {
-	ListPages(cursor string, limit int) ([]operate.Page, string, error)
-	Page(id domain.PageID) (operate.Page, error)
-	Connect(ctx context.Context, r connect.Request) (meta.Outcome, error)
-	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	// Plan tells what Resubscribe would do, and does nothing.
-	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
-	Reconcile() reconcile.Status
-}
 
 func (s *Server) pageRoutes() routes {
 	return routes{
@@ -37,9 +20,9 @@ func (s *Server) pageRoutes() routes {
 		"POST /api/v1/pages":                  s.connectPage,
 		"GET /api/v1/pages/{id}":              s.getPage,
 		"GET /api/v1/pages/{id}/subscription": s.getSubscription,
-		"POST /api/v1/pages/{id}/check":       s.pageVerb("check", PageOperator.Check),
+		"POST /api/v1/pages/{id}/check":       s.pageVerb("check", Operator.Check),
 		"POST /api/v1/pages/{id}/resubscribe": s.resubscribePage,
-		"POST /api/v1/pages/{id}/disconnect":  s.pageVerb("disconnect", PageOperator.Disconnect),
+		"POST /api/v1/pages/{id}/disconnect":  s.pageVerb("disconnect", Operator.Disconnect),
 		"GET /api/v1/doctor":                  s.examine,
 		"GET /api/v1/reconcile":               s.reconcile,
 	}
@@ -60,22 +43,12 @@ type ConnectRequest struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
-// awaitPages waits until the read models of pages hold ?min_seq=, if it is given.
-func (s *Server) awaitPages(r *http.Request) error {
-	for _, m := range []Model{s.opts.Pages, s.opts.Subscriptions} {
-		if _, err := view(r, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limit(r, maxPage)
+	limit, err := limit(r)
 	if err != nil {
 		return err
 	}
-	if err := s.awaitPages(r); err != nil {
+	if err := await(r, s.opts.Pages, s.opts.Subscriptions); err != nil {
 		return err
 	}
 	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
@@ -86,7 +59,7 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
-	if err := s.awaitPages(r); err != nil {
+	if err := await(r, s.opts.Pages, s.opts.Subscriptions); err != nil {
 		return err
 	}
 	id := pageID(r)
@@ -104,12 +77,11 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
 func pageID(r *http.Request) domain.PageID { return domain.PageID(r.PathValue("id")) }
 
 func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
-	m, err := view(r, s.opts.Subscriptions)
-	if err != nil {
+	if err := await(r, s.opts.Subscriptions); err != nil {
 		return err
 	}
 	id := pageID(r)
-	subs, err := subscriptions.OfPage(m, id)
+	subs, err := subscriptions.OfPage(s.opts.Subscriptions, id)
 	if err != nil {
 		return fmt.Errorf("get subscription: %w", err)
 	}
@@ -134,15 +106,15 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
-	do := PageOperator.Resubscribe
+	do := Operator.Resubscribe
 	if dry := r.URL.Query().Get("dry_run"); dry == "1" || dry == "true" {
-		do = PageOperator.Plan
+		do = Operator.Plan
 	}
 	return s.pageVerb("resubscribe", do)(w, r)
 }
 
 // pageVerb serves one verb on one page.
-func (s *Server) pageVerb(name string, do func(PageOperator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
+func (s *Server) pageVerb(name string, do func(Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageID(r)
 		out, err := do(s.opts.Operator, r.Context(), page)

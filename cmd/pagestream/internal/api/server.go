@@ -20,7 +20,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -33,27 +32,6 @@ const (
 	maxWait      = 10 * time.Second
 )
 
-// Model is a read model: a projection's rows, and where it stands.
-type Model = projections.Model
-
-// Operator carries the verbs out. Its errors are for the operator to read: they have
-// no token in them, and [operate.KindOf] says what kind they are. An
-// [operate.Operator] is one.
-type Operator interface {
-	PageOperator
-	LoginOperator
-	MessageOperator
-	ModelOperator
-	DeadLetterOperator
-	ConsumerOperator
-	HookOperator
-	KeyOperator
-	CopyOperator
-	StatusOperator
-}
-
-var _ Operator = (*operate.Operator)(nil)
-
 // Options configure a [Server]. All fields but ReadToken, Session and Logger are
 // required.
 type Options struct {
@@ -65,9 +43,9 @@ type Options struct {
 	// signed in, and whether they may change anything; nil if nobody can.
 	Session func(*http.Request) (write, ok bool)
 
-	Pages         Model
-	Subscriptions Model
-	Conversations Model
+	Pages         projections.Model
+	Subscriptions projections.Model
+	Conversations projections.Model
 	Operator      Operator
 	// Metrics serves GET /metrics.
 	Metrics http.Handler
@@ -144,22 +122,25 @@ func (s *Server) handler(serve serve) http.Handler {
 	})
 }
 
-// view reads from a model, after it holds ?min_seq= if that is given.
-func view(r *http.Request, m Model) (Model, error) {
+// await waits until read models hold ?min_seq=, if that is given.
+func await(r *http.Request, models ...projections.Model) error {
 	seq, err := number(r, "min_seq", 0)
 	if err != nil || seq == 0 {
-		return m, err
+		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
-	defer cancel()
-	if err := m.WaitFor(ctx, seq); err != nil {
+	for _, m := range models {
+		ctx, cancel := context.WithTimeout(r.Context(), maxWait)
+		err := m.WaitFor(ctx, seq)
+		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, problem(http.StatusServiceUnavailable,
+			return problem(http.StatusServiceUnavailable,
 				fmt.Sprintf("the read model does not hold event %d yet; it stands at %d", seq, m.Status().Seq))
 		}
-		return nil, fmt.Errorf("wait for event %d: %w", seq, err)
+		if err != nil {
+			return fmt.Errorf("wait for event %d: %w", seq, err)
+		}
 	}
-	return m, nil
+	return nil
 }
 
 // number reads a query parameter that is a whole number.
@@ -175,8 +156,8 @@ func number(r *http.Request, name string, otherwise uint64) (uint64, error) {
 	return n, nil
 }
 
-// limit reads ?limit=, at least 1 and at most most.
-func limit(r *http.Request, most int) (int, error) {
+// limit reads ?limit=, at least 1 and at most maxPage.
+func limit(r *http.Request) (int, error) {
 	n, err := number(r, "limit", defaultPage)
 	if err != nil {
 		return 0, err
@@ -184,5 +165,5 @@ func limit(r *http.Request, most int) (int, error) {
 	if n == 0 {
 		return 0, problem(http.StatusBadRequest, "limit is at least 1")
 	}
-	return int(min(n, uint64(most))), nil
+	return int(min(n, maxPage)), nil
 }

@@ -3,8 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
@@ -40,9 +38,9 @@ func (l LoadCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	secret, err := l.secret()
+	secret, err := given(l.Secret, l.SecretFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("read app secret: %w", err)
 	}
 	if secret == "" && len(cfg.Apps) > 0 && len(cfg.Apps[0].Secrets) > 0 {
 		secret = string(cfg.Apps[0].Secrets[0])
@@ -78,15 +76,4 @@ func (l LoadCommand) Run(c *CLI) error {
 		return errAudit
 	}
 	return nil
-}
-
-func (l LoadCommand) secret() (string, error) {
-	if l.SecretFile == "" {
-		return l.Secret, nil
-	}
-	b, err := os.ReadFile(l.SecretFile)
-	if err != nil {
-		return "", fmt.Errorf("read app secret: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }

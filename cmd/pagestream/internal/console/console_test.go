@@ -81,7 +81,7 @@ func TestSessions(t *testing.T) {
 	for range maxSignOuts + 100 {
 		s.end(s.begin(ReadOnly))
 	}
-	assert.LessOrEqual(t, len(s.ended), maxSignOuts)
+	assert.LessOrEqual(t, s.ended.Len(), maxSignOuts)
 }
 
 func TestLocal(t *testing.T) {

@@ -35,25 +35,19 @@ type row struct {
 // fields count the webhook fields of a page: wanted, on the page, on the app.
 // Known says that Graph was asked.
 type fields struct {
-	Wanted, OnPage, OnApp  int
-	KnownPage, KnownApp    bool
-	MissingPage, OfApp     []string
-	Confirmed, Unconfirmed bool
+	Wanted, OnPage, OnApp            int
+	KnownPage, KnownApp, Unconfirmed bool
 }
 
-func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h meta.Loop) (f fields) {
+func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h meta.Loop) fields {
 	if sub == nil {
-		f.Wanted = len(p.Fields)
-		return f
+		return fields{Wanted: len(p.Fields)}
 	}
-	f.Wanted, f.MissingPage, f.OfApp = len(sub.Wanted), sub.Missing(), h.AppMissing
-	f.KnownPage = !sub.CheckedAt.IsZero()
-	f.OnPage = f.Wanted - len(f.MissingPage)
-	f.KnownApp = !h.Checked.IsZero()
-	f.OnApp = f.Wanted - len(h.AppMissing)
-	f.Confirmed = sub.State == subscriptions.Confirmed
-	f.Unconfirmed = !f.Confirmed
-	return f
+	wanted := len(sub.Wanted)
+	return fields{
+		Wanted: wanted, OnPage: wanted - len(sub.Missing()), OnApp: wanted - len(h.AppMissing),
+		KnownPage: !sub.CheckedAt.IsZero(), KnownApp: !h.Checked.IsZero(), Unconfirmed: sub.State != subscriptions.Confirmed,
+	}
 }
 
 // filter is what the overview is narrowed to.
@@ -135,14 +129,9 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if v.Totals, err = c.totals(rows); err != nil {
-		return err
-	}
-	v.All = len(rows)
-	companies := map[string]bool{}
+	v.Totals, v.All = c.totals(rows), len(rows)
 	for _, r := range rows {
-		if r.Page.Company != "" && !companies[r.Page.Company] {
-			companies[r.Page.Company] = true
+		if r.Page.Company != "" {
 			v.Companies = append(v.Companies, r.Page.Company)
 		}
 		if v.Filter.takes(r) {
@@ -150,6 +139,7 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	slices.Sort(v.Companies)
+	v.Companies = slices.Compact(v.Companies)
 	slices.SortStableFunc(v.Rows, func(a, b row) int {
 		return cmp.Or(cmp.Compare(a.Level, b.Level), strings.Compare(strings.ToLower(a.Page.Name), strings.ToLower(b.Page.Name)),
 			strings.Compare(string(a.Page.ID), string(b.Page.ID)))
@@ -199,23 +189,20 @@ func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscripti
 
 // totals are the whole installation at a glance.
 type totals struct {
-	Connected, Wrong, Warnings, Unconnected int
-	Duplicates                              uint64
-	Events, Lag                             uint64
-	Chart                                   rateChart
+	Connected, Wrong, Warnings int
+	Duplicates                 uint64
+	Events, Lag                uint64
+	Chart                      rateChart
 	// Reasons say why we are not ready, empty if we are; AllSilent that nothing
 	// comes from anywhere.
 	Reasons   []string
 	AllSilent bool
 }
 
-func (c *Console) totals(rows []row) (t totals, err error) {
+func (c *Console) totals(rows []row) (t totals) {
 	for _, r := range rows {
-		switch r.Page.State {
-		case pages.Connected:
+		if r.Page.State == pages.Connected {
 			t.Connected++
-		case pages.Unknown:
-			t.Unconnected++
 		}
 		switch r.Level {
 		case levelWrong:
@@ -231,7 +218,7 @@ func (c *Console) totals(rows []row) (t totals, err error) {
 	for _, err := range c.opts.Operator.NotReady() {
 		t.Reasons = append(t.Reasons, err.Error())
 	}
-	return t, nil
+	return t
 }
 
 // totalsEvery is how often the totals are sent; the rows behind their counts are
@@ -256,11 +243,7 @@ func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 				}
 				looked = time.Now()
 			}
-			t, err := c.totals(rows)
-			if err != nil {
-				return err
-			}
-			html, err := part("totals", t)
+			html, err := part("totals", c.totals(rows))
 			if err != nil {
 				return fmt.Errorf("render totals: %w", err)
 			}

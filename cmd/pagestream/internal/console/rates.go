@@ -2,6 +2,7 @@ package console
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,11 +40,8 @@ func (r *rates) add(now deliveries.Counts) {
 func (r *rates) last() (stored, repeated []uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range rateSeconds {
-		at := (r.next + i) % rateSeconds
-		stored, repeated = append(stored, r.stored[at]), append(repeated, r.repeated[at])
-	}
-	return stored, repeated
+	inOrder := func(ring []uint64) []uint64 { return slices.Concat(ring[r.next:], ring[:r.next]) }
+	return inOrder(r.stored[:]), inOrder(r.repeated[:])
 }
 
 // sample looks at the intake each second.

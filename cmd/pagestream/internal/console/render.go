@@ -131,11 +131,11 @@ func thousands(s string) string {
 // frame is what the layout shows, around a page's own View.
 type frame struct {
 	Title string
-	// Page names the template, Path is where the browser is.
-	Page, Path string
-	Role       Role
-	Admin      bool
-	Version    string
+	// Page names the template.
+	Page    string
+	Role    Role
+	Admin   bool
+	Version string
 	// Done and Failed tell of what a form asked for.
 	Done, Failed string
 	View         any
@@ -150,7 +150,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name,
 func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any, done, failed string) {
 	role, _ := c.sessions.of(r)
 	f := frame{
-		Title: title, Page: name, Path: r.URL.RequestURI(), Role: role, Admin: role == Admin, Version: c.opts.Version,
+		Title: title, Page: name, Role: role, Admin: role == Admin, Version: c.opts.Version,
 		Done: done, Failed: failed, View: view,
 	}
 	var b bytes.Buffer

@@ -10,8 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Role is what a session may do.
@@ -42,13 +43,12 @@ type sessions struct {
 	now    func() time.Time
 	tokens map[Role][]byte // hashes
 	keys   map[Role][]byte
-
-	mu    sync.Mutex
-	ended map[[nonceSize]byte]time.Time // until when the cookie would have lasted
+	ended  *lru.Cache[[nonceSize]byte, struct{}]
 }
 
 func newSessions(key []byte, tokens map[Role]string, now func() time.Time) *sessions {
-	s := &sessions{now: now, tokens: map[Role][]byte{}, keys: map[Role][]byte{}, ended: map[[nonceSize]byte]time.Time{}}
+	ended, _ := lru.New[[nonceSize]byte, struct{}](maxSignOuts) // fails for a size below 1
+	s := &sessions{now: now, tokens: map[Role][]byte{}, keys: map[Role][]byte{}, ended: ended}
 	for role, token := range tokens {
 		hash := sha256.Sum256([]byte(token))
 		s.tokens[role] = hash[:]
@@ -96,10 +96,7 @@ func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires
 	expires = time.Unix(int64(binary.BigEndian.Uint64(body[nonceSize:])), 0)
 	for role, key := range s.keys {
 		if subtle.ConstantTimeCompare(sign(key, body), mac) == 1 && s.now().Before(expires) {
-			s.mu.Lock()
-			_, ended := s.ended[nonce]
-			s.mu.Unlock()
-			return role, nonce, expires, !ended
+			return role, nonce, expires, !s.ended.Contains(nonce)
 		}
 	}
 	return "", nonce, expires, false
@@ -107,20 +104,9 @@ func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires
 
 // end makes a cookie's value worthless.
 func (s *sessions) end(value string) {
-	_, nonce, expires, ok := s.open(value)
-	if !ok {
-		return
+	if _, nonce, _, ok := s.open(value); ok {
+		s.ended.Add(nonce, struct{}{})
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.ended) >= maxSignOuts {
-		for n, until := range s.ended {
-			if len(s.ended) >= maxSignOuts || !s.now().Before(until) {
-				delete(s.ended, n)
-			}
-		}
-	}
-	s.ended[nonce] = expires
 }
 
 // of is the role of a request's session.

@@ -31,7 +31,6 @@ type streamsView struct {
 	Pages     []deadPage
 	Consumers []consumers.Consumer
 	Hooks     []hooks.Status
-	Audit     *job
 	// Trouble says what could not be listed.
 	Trouble string
 }
@@ -49,15 +48,8 @@ func (c *Console) streams(w http.ResponseWriter, r *http.Request) error {
 
 func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
 	v := streamsView{Models: c.opts.Operator.Statuses(), Jobs: c.jobs.list(), Hooks: c.opts.Operator.ListHooks()}
-	for i, j := range v.Jobs {
-		v.Busy = v.Busy || j.Running()
-		if j.Kind == jobAudit {
-			v.Audit = &v.Jobs[i]
-		}
-	}
-	for _, s := range v.Models {
-		v.Busy = v.Busy || s.Rebuild != nil
-	}
+	v.Busy = slices.ContainsFunc(v.Jobs, job.Running) ||
+		slices.ContainsFunc(v.Models, func(s projections.Status) bool { return s.Rebuild != nil })
 	var err error
 	if v.Dead, err = c.opts.Operator.DeadLetters("", projections.DeadLetter{}, maxDeadLetters+1); err != nil {
 		v.Trouble = "The dead letters can't be listed: " + err.Error()
@@ -89,17 +81,6 @@ const (
 	jobAudit   = "audit"
 )
 
-// model is the read model that a path names.
-func (c *Console) model(r *http.Request) (string, error) {
-	name := r.PathValue("name")
-	for _, s := range c.opts.Operator.Statuses() {
-		if s.Name == name {
-			return name, nil
-		}
-	}
-	return "", notFound("There is no read model of that name.")
-}
-
 func (c *Console) rebuild(w http.ResponseWriter, r *http.Request) error {
 	return c.beginModel(w, r, jobRebuild, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
 		out, err := c.opts.Operator.Rebuild(ctx, name, progress)
@@ -128,11 +109,11 @@ func (c *Console) verify(w http.ResponseWriter, r *http.Request) error {
 func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string,
 	do func(context.Context, string, func(projections.Rebuilding)) (string, bool, error),
 ) error {
-	name, err := c.model(r)
-	if err != nil {
-		return err
+	name := r.PathValue("name")
+	if _, err := c.opts.Operator.Models.Find(name); err != nil {
+		return notFound("There is no read model of that name.")
 	}
-	err = c.begin(kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	err := c.begin(kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		return do(ctx, name, func(p projections.Rebuilding) { progress(p.Seq, p.Target) })
 	})
 	return c.begun(w, r, err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -73,29 +74,27 @@ func Check(dir string) error {
 	}
 	found, err := read(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		var used bool
-		if used, err = stored(dir); err != nil {
-			return err
+		entries, listErr := os.ReadDir(dir)
+		if listErr != nil {
+			return fmt.Errorf("look into data directory: %w", listErr)
 		}
-		if !used {
+		if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return slices.Contains(stores, e.Name()) }) {
 			return write(dir)
 		}
 		// A server writes the format before it stores anything. Another process may
 		// have done both since the format was read; then it is there now.
 		found, err = read(dir)
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &FormatError{Dir: dir, Want: Format}
-	case err != nil:
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	case found != Format:
+	}
+	if found != Format {
 		return &FormatError{Dir: dir, Found: found, Want: Format}
 	}
 	return nil
 }
 
-// read returns the format that a directory says it has.
+// read returns the format that a directory says it has, 0 with an error.
 func read(dir string) (int, error) {
 	path := filepath.Join(dir, file)
 	f, err := os.Open(path)
@@ -121,20 +120,6 @@ func read(dir string) (int, error) {
 		"If the directory is of this pagestream, write %d into the file; else restore a backup", ErrDamaged, path, has, Format)
 }
 
-// stored reports whether a server has stored anything in the directory.
-func stored(dir string) (bool, error) {
-	for _, name := range stores {
-		_, err := os.Lstat(filepath.Join(dir, name))
-		if err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return false, fmt.Errorf("look into data directory: %w", err)
-		}
-	}
-	return false, nil
-}
-
 // write writes the format: under another name, and renamed when it is on disk. The
 // other name is of this process alone, so that two at once don't write one file.
 func write(dir string) (err error) {
@@ -149,10 +134,7 @@ func write(dir string) (err error) {
 	}
 	defer os.Remove(f.Name()) // does nothing after the rename
 	_, err = fmt.Fprintln(f, Format)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), filepath.Join(dir, file)); err != nil {
