@@ -14,13 +14,8 @@ import (
 	"strings"
 )
 
-// Errors when the admin token is read.
-var (
-	// ErrTokenExposed says that others than the owner may read the token file.
-	ErrTokenExposed = errors.New("admin token file is readable by others")
-	// ErrTokenEmpty says that the token file has too little in it to be one.
-	ErrTokenEmpty = errors.New("admin token file has no token of 32 characters or more")
-)
+// errTokenEmpty is returned when a token has too little in it to be one.
+var errTokenEmpty = errors.New("admin token file has no token of 32 characters or more")
 
 // minToken is the least number of characters in an admin token.
 const minToken = 32
@@ -32,7 +27,7 @@ func ReadToken(path string) (string, error) {
 		return "", fmt.Errorf("read admin token: %w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%w; type: chmod 600 %s", ErrTokenExposed, path)
+		return "", fmt.Errorf("admin token file is readable by others; type: chmod 600 %s", path)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -40,7 +35,7 @@ func ReadToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(b))
 	if len(token) < minToken {
-		return "", fmt.Errorf("%w: %s; delete it and a new one is made at the next start", ErrTokenEmpty, path)
+		return "", fmt.Errorf("%w: %s; delete it and a new one is made at the next start", errTokenEmpty, path)
 	}
 	return token, nil
 }

@@ -125,7 +125,6 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page, contact := conversation(r)
-	out := List[uint64]{Items: []uint64{}}
 	if mid := r.URL.Query().Get("mid"); mid != "" {
 		found, err := conversations.FindByMID(s.opts.Conversations, page, contact, mid)
 		if errors.Is(err, conversations.ErrNotFound) {
@@ -134,14 +133,14 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return fmt.Errorf("find message: %w", err)
 		}
-		out.Items = found.Events
-		return writeJSON(w, http.StatusOK, out)
+		return writeJSON(w, http.StatusOK, List[uint64]{Items: found.Events})
 	}
 	seqs, err := conversations.EventsOf(s.opts.Conversations, page, contact, after, limit)
 	if err != nil {
 		return fmt.Errorf("list events of conversation: %w", err)
 	}
-	if out.Items = append(out.Items, seqs...); len(seqs) == limit {
+	out := List[uint64]{Items: append([]uint64{}, seqs...)}
+	if len(seqs) == limit {
 		out.Next = strconv.FormatUint(seqs[limit-1], 10)
 	}
 	return writeJSON(w, http.StatusOK, out)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
@@ -58,8 +57,6 @@ type slowWriter struct {
 	w     http.ResponseWriter
 	begun bool
 }
-
-var _ io.Writer = (*slowWriter)(nil)
 
 func (p *slowWriter) Write(b []byte) (int, error) {
 	if !p.begun {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -53,16 +52,14 @@ func run[P, R any](w http.ResponseWriter, r *http.Request, doing string, do func
 		write(line[P, R]{Result: &out})
 		return nil
 	}
-	err = verbFailed(doing, err)
+	p := verbFailed(doing, err)
 	one.Lock()
-	if !begun {
-		ended = true
-		one.Unlock()
-		return err
-	}
+	refused := !begun
+	ended = refused
 	one.Unlock()
-	var p Problem
-	errors.As(err, &p)
+	if refused {
+		return p
+	}
 	write(line[P, R]{Result: &out, Error: &p})
 	return nil
 }

@@ -62,7 +62,7 @@ type Server struct {
 // New returns the API over the given read models.
 func New(o Options) (*Server, error) {
 	if len(o.Token) < minToken {
-		return nil, ErrTokenEmpty
+		return nil, errTokenEmpty
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -31,11 +31,9 @@ func writeAudit(c *CLI, r audit.Report) {
 	fmt.Fprintf(c.Out, "Door since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
 		d.Since.Format(time.RFC3339), d.Accepted, d.Items, d.Stored, d.Duplicates, d.Unreadable)
 	fmt.Fprintf(c.Out, "Of %d events of webhooks %d were not counted at this door.\n", s.Webhook, d.Uncounted)
-	t := newTable(c.Out, "PROJECTION", "SEQUENCE", "DOUBLED", "NOT OURS", "PARKED")
-	for _, m := range r.Models {
-		t.row(m.Name, m.Seq, m.Doubled, m.Malformed, m.Parked)
-	}
-	t.end()
+	writeTable(c.Out, "PROJECTION, SEQUENCE, DOUBLED, NOT OURS, PARKED", r.Models, func(m audit.Projected) cells {
+		return cells{m.Name, m.Seq, m.Doubled, m.Malformed, m.Parked}
+	})
 	for _, p := range r.Problems {
 		fmt.Fprintf(c.Out, "PROBLEM: %s", p.What)
 		if len(p.Examples) > 0 {

@@ -113,15 +113,13 @@ func printOutcome(w io.Writer, o meta.Outcome) {
 	if len(o.Missing) == 0 && len(o.AppMissing) == 0 {
 		return
 	}
-	t := newTable(w, "  WANTED", "PAGE", "APP")
-	for _, f := range o.Wanted {
+	writeTable(w, "  WANTED, PAGE, APP", o.Wanted, func(f string) cells {
 		app := mark(o.AppFields, f)
 		if o.AppFields == nil {
 			app = "?"
 		}
-		t.row("  "+f, mark(o.Actual, f), app)
-	}
-	t.end()
+		return cells{"  " + f, mark(o.Actual, f), app}
+	})
 }
 
 func mark(list []string, field string) string {

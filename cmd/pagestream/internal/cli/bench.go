@@ -110,9 +110,9 @@ func (b BenchCommand) recorded() (r bench.Report, err error) {
 		err = json.Unmarshal(raw, &r)
 	}
 	if err != nil {
-		return r, fmt.Errorf("read recorded report: %w", err)
+		err = fmt.Errorf("read recorded report: %w", err)
 	}
-	return r, nil
+	return r, err
 }
 
 // options are those of the run, but for its directory and program.
@@ -164,10 +164,8 @@ func (b BenchCommand) print(c *CLI, report bench.Report) error {
 		}
 	}
 	var failed error
-	if err := c.Print(report, func() { failed = report.WriteTable(c.Out) }); err != nil || failed != nil {
-		return errors.Join(err, failed)
-	}
-	return nil
+	err := c.Print(report, func() { failed = report.WriteTable(c.Out) })
+	return errors.Join(err, failed)
 }
 
 // writeWhole writes a file of which nothing is left if that fails.

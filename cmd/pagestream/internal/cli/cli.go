@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -121,22 +122,8 @@ func (c *CLI) usage(err error, args []string) int {
 
 // load reads the configuration: file, then environment, then flags.
 func (c *CLI) load(flags map[string]any) (config.Config, error) {
-	all := map[string]any{}
-	set := func(key, value string) {
-		if value != "" {
-			all[key] = value
-		}
-	}
-	set("log.level", c.LogLevel)
-	set("log.format", c.LogFormat)
-	for k, v := range flags {
-		if s, isString := v.(string); isString && s == "" {
-			continue
-		}
-		all[k] = v
-	}
-	return config.Load(config.Options{
-		File: c.ConfigFile, Env: c.Env, Flags: all,
-		IgnoreEnv: c.flagEnv,
-	})
+	all := map[string]any{"log.level": c.LogLevel, "log.format": c.LogFormat}
+	maps.Copy(all, flags)
+	maps.DeleteFunc(all, func(_ string, value any) bool { return value == "" }) // not given
+	return config.Load(config.Options{File: c.ConfigFile, Env: c.Env, Flags: all, IgnoreEnv: c.flagEnv})
 }

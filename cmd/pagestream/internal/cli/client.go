@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,9 +45,7 @@ func (c *CLI) client() (*Client, error) {
 				return nil, err
 			}
 		}
-		if tokenFile == "" {
-			tokenFile = cfg.HTTP.TokenFile
-		}
+		tokenFile = cmp.Or(tokenFile, cfg.HTTP.TokenFile)
 	}
 	var err error
 	c.api, err = NewClient(base, tokenFile)
@@ -121,7 +120,8 @@ func listenURL(setting, addr string) (string, error) {
 // requestTimeout bounds every request but the event feed.
 const requestTimeout = 60 * time.Second
 
-// Do sends one request and decodes the answer into out, if it has one.
+// Do sends one request and decodes the answer into out, if that is not nil and there
+// is one.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -130,7 +130,7 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNoContent {
+	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {

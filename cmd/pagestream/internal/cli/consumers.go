@@ -53,28 +53,27 @@ type ConsumersListCommand struct{}
 func (ConsumersListCommand) Run(c *CLI) error {
 	list, err := collect[consumers.Consumer](c, consumersPath, nil, 0)
 	return c.answer(list, err, func() {
-		t := newTable(c.Out, "CONSUMER", "PAGES", "TYPES", "SEQUENCE", "LAG", "PENDING", "UNACKED", "REDELIVERED", "READING", "LAST")
-		for _, one := range list {
-			which := "all"
-			switch {
-			case one.Company != "":
-				which = fmt.Sprintf("%d of %s", len(one.Known), one.Company)
-			case len(one.Pages) > 0:
-				which = fmt.Sprint(len(one.Pages))
-			}
-			types, last, reading := "all", "-", "no"
-			if len(one.Types) > 0 {
-				types = fmt.Sprint(len(one.Types))
-			}
-			if !one.LastActive.IsZero() {
-				last = one.LastActive.Local().Format(time.DateTime)
-			}
-			if one.Waiting > 0 {
-				reading = "yes"
-			}
-			t.row(one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last)
-		}
-		t.end()
+		writeTable(c.Out, "CONSUMER, PAGES, TYPES, SEQUENCE, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
+			func(one consumers.Consumer) cells {
+				which := "all"
+				switch {
+				case one.Company != "":
+					which = fmt.Sprintf("%d of %s", len(one.Known), one.Company)
+				case len(one.Pages) > 0:
+					which = fmt.Sprint(len(one.Pages))
+				}
+				types, last, reading := "all", "-", "no"
+				if len(one.Types) > 0 {
+					types = fmt.Sprint(len(one.Types))
+				}
+				if !one.LastActive.IsZero() {
+					last = one.LastActive.Local().Format(time.DateTime)
+				}
+				if one.Waiting > 0 {
+					reading = "yes"
+				}
+				return cells{one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last}
+			})
 	})
 }
 

@@ -57,11 +57,10 @@ func (l ConversationsListCommand) Run(c *CLI) error {
 			fmt.Fprintln(c.Out, "No conversation yet.")
 			return
 		}
-		t := newTable(c.Out, "PAGE", "CONTACT", "NAME", "IN", "OUT", "LATE", "LAST ACTIVITY")
-		for _, v := range list {
-			t.row(v.Page, v.Contact, dash(v.Name), v.In, v.Out, v.Late, ago(v.LastActivity))
-		}
-		t.end()
+		writeTable(c.Out, "PAGE, CONTACT, NAME, IN, OUT, LATE, LAST ACTIVITY", list,
+			func(v conversations.Conversation) cells {
+				return cells{v.Page, v.Contact, dash(v.Name), v.In, v.Out, v.Late, ago(v.LastActivity)}
+			})
 	})
 }
 

@@ -41,15 +41,14 @@ func (d DeadLettersListCommand) Run(c *CLI) error {
 }
 
 func writeDeadLetters(c *CLI, list []projections.DeadLetter) {
-	t := newTable(c.Out, "PROJECTION", "SEQUENCE", "PAGE", "CONTACT", "TYPE", "TRIED", "WHY")
-	for _, d := range list {
-		why := d.Error
-		if d.Behind > 0 {
-			why = fmt.Sprintf("waits behind %d", d.Behind)
-		}
-		t.row(d.Projection, d.Seq, d.Page, dash(string(d.Contact)), d.Type, d.Attempts, why)
-	}
-	t.end()
+	writeTable(c.Out, "PROJECTION, SEQUENCE, PAGE, CONTACT, TYPE, TRIED, WHY", list,
+		func(d projections.DeadLetter) cells {
+			why := d.Error
+			if d.Behind > 0 {
+				why = fmt.Sprintf("waits behind %d", d.Behind)
+			}
+			return cells{d.Projection, d.Seq, d.Page, dash(d.Contact), d.Type, d.Attempts, why}
+		})
 }
 
 // DeadLettersShowCommand shows one.

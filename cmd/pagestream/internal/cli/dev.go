@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,21 +43,18 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		ctx, cancel = context.WithTimeout(ctx, d.Duration)
 		defer cancel()
 	}
-	dir, cleanup, err := d.directory()
+	dir, err := d.directory()
 	if err != nil {
-		return err
+		return fmt.Errorf("make data directory: %w", err)
 	}
-	defer func() { err = errors.Join(err, cleanup()) }()
+	if d.DataDir == "" {
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
 	o := dev.Options{
 		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate, Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
 	}
-	o.Log.Level = "warn" // the counts are what there is to see
-	if c.LogLevel != "" {
-		o.Log.Level = c.LogLevel
-	}
-	if c.LogFormat != "" {
-		o.Log.Format = c.LogFormat
-	}
+	o.Log.Level = cmp.Or(c.LogLevel, "warn") // the counts are what there is to see
+	o.Log.Format = cmp.Or(c.LogFormat, o.Log.Format)
 	if o.Logger, err = c.logger(o.Log); err != nil {
 		return err
 	}
@@ -117,23 +115,16 @@ Ctrl-C stops it.
 	return nil
 }
 
-// directory returns where the data is kept, and what to do about it at the end.
-func (d DevCommand) directory() (string, func() error, error) {
-	if d.DataDir != "" {
-		dir, err := filepath.Abs(d.DataDir)
-		if err == nil {
-			err = os.MkdirAll(dir, 0o700)
-		}
-		if err != nil {
-			return "", nil, fmt.Errorf("make data directory: %w", err)
-		}
-		return dir, func() error { return nil }, nil
+// directory makes the one where the data is kept.
+func (d DevCommand) directory() (string, error) {
+	if d.DataDir == "" {
+		return os.MkdirTemp("", "pagestream-dev-")
 	}
-	dir, err := os.MkdirTemp("", "pagestream-dev-")
+	dir, err := filepath.Abs(d.DataDir)
 	if err != nil {
-		return "", nil, fmt.Errorf("make data directory: %w", err)
+		return "", err
 	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return dir, os.MkdirAll(dir, 0o700)
 }
 
 // watch shows a line of counts: redrawn on a terminal, else every 5 seconds.

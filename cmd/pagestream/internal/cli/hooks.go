@@ -32,18 +32,17 @@ type HooksListCommand struct{}
 func (HooksListCommand) Run(c *CLI) error {
 	list, err := collect[hooks.Status](c, hooksPath, nil, 0)
 	return c.answer(list, err, func() {
-		t := newTable(c.Out, "ENDPOINT", "HOST", "POSITION", "LAG", "DELIVERED", "FAILED", "DEAD LETTERS", "STATE")
-		for _, s := range list {
-			state := "fine"
-			switch {
-			case s.Disabled != "":
-				state = "disabled: " + s.Disabled
-			case s.Retrying > 0:
-				state = fmt.Sprintf("%d pages are tried again: %s", s.Retrying, s.LastError)
-			}
-			t.row(s.Name, s.Host, s.Position, s.Lag, s.Delivered, s.Failed, s.DeadLetters, state)
-		}
-		t.end()
+		writeTable(c.Out, "ENDPOINT, HOST, POSITION, LAG, DELIVERED, FAILED, DEAD LETTERS, STATE", list,
+			func(s hooks.Status) cells {
+				state := "fine"
+				switch {
+				case s.Disabled != "":
+					state = "disabled: " + s.Disabled
+				case s.Retrying > 0:
+					state = fmt.Sprintf("%d pages are tried again: %s", s.Retrying, s.LastError)
+				}
+				return cells{s.Name, s.Host, s.Position, s.Lag, s.Delivered, s.Failed, s.DeadLetters, state}
+			})
 	})
 }
 
@@ -57,11 +56,9 @@ type HooksDeadLettersCommand struct {
 func (h HooksDeadLettersCommand) Run(c *CLI) error {
 	list, err := collect[hooks.DeadLetter](c, hookPath(h.Name)+"/deadletters", nil, h.Limit)
 	return c.answer(list, err, func() {
-		t := newTable(c.Out, "SEQUENCE", "PAGE", "TYPE", "TRIED", "GIVEN UP", "WHY")
-		for _, d := range list {
-			t.row(d.Seq, d.Page, d.Type, d.Attempts, d.At.Local().Format(time.DateTime), d.LastError)
-		}
-		t.end()
+		writeTable(c.Out, "SEQUENCE, PAGE, TYPE, TRIED, GIVEN UP, WHY", list, func(d hooks.DeadLetter) cells {
+			return cells{d.Seq, d.Page, d.Type, d.Attempts, d.At.Local().Format(time.DateTime), d.LastError}
+		})
 	})
 }
 

@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
+
+	"github.com/pagestream/pagestream/config"
 )
 
 // Print writes v as JSON where --json was given, else what plain writes.
@@ -36,34 +40,37 @@ func (c *CLI) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// table writes rows in columns under a header.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer, header ...string) table {
-	t := table{tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)}
-	fmt.Fprintln(t.w, strings.Join(header, "\t"))
-	return t
-}
-
-func (t table) row(cells ...any) {
-	for i, cell := range cells {
-		if i > 0 {
-			fmt.Fprint(t.w, "\t")
-		}
-		fmt.Fprint(t.w, cell)
+// logger returns the process's logger. Log lines go to stderr, so that
+// stdout stays what a command was asked for.
+func (c *CLI) logger(cfg config.Log) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
+		return nil, fmt.Errorf("log.level %q: write debug, info, warn or error", cfg.Level)
 	}
-	fmt.Fprintln(t.w)
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(c.Err, opts)), nil
+	}
+	return slog.New(slog.NewTextHandler(c.Err, opts)), nil
 }
 
-func (t table) end() { _ = t.w.Flush() }
+// cells are a row of a table.
+type cells []any
+
+// writeTable writes a row of each item, in columns under a header: names with commas
+// between them.
+func writeTable[T any](w io.Writer, header string, items []T, row func(T) cells) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, strings.ReplaceAll(header, ", ", "\t"))
+	for _, item := range items {
+		c := row(item)
+		fmt.Fprintf(t, strings.Repeat("%v\t", len(c)-1)+"%v\n", c...)
+	}
+	_ = t.Flush()
+}
 
 // dash stands for what is not there.
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
+func dash[S ~string](s S) S { return cmp.Or(s, "-") }
 
 // ago says how long something is past, in one unit.
 func ago(at time.Time) string {

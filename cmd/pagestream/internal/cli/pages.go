@@ -46,12 +46,11 @@ func (l PagesListCommand) Run(c *CLI) error {
 			fmt.Fprintln(c.Out, "No page was seen yet. Connect one with: pagestream pages connect PAGE")
 			return
 		}
-		t := newTable(c.Out, "PAGE", "NAME", "COMPANY", "CONNECTION", "TOKEN", "SUBSCRIPTION", "STATE", "EVENTS", "LAST EVENT")
-		for _, p := range list {
-			t.row(p.ID, dash(p.Name), dash(p.Company), p.State, p.Token, p.Subscription, p.Judgement.State.Words(),
-				p.Traffic.Events, ago(p.Traffic.LastAt))
-		}
-		t.end()
+		writeTable(c.Out, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
+			func(p operate.Page) cells {
+				return cells{p.ID, dash(p.Name), dash(p.Company), p.State, p.Token, p.Subscription, p.Judgement.State.Words(),
+					p.Traffic.Events, ago(p.Traffic.LastAt)}
+			})
 	})
 }
 
@@ -153,18 +152,18 @@ func (p PagesConnectCommand) byUser(c *CLI, token string) error {
 }
 
 func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
-	t := newTable(c.Out, "PAGE", "NAME", "STATE", "COMPANY", "NOTE")
+	var rows []cells
 	for _, g := range found.Pages {
 		note := ""
 		if g.Lacking {
 			note = "the role does not let connect it"
 		}
-		t.row(g.Page, dash(g.Name), g.Standing, dash(g.Company), note)
+		rows = append(rows, cells{g.Page, dash(g.Name), g.Standing, dash(g.Company), note})
 	}
 	for _, g := range found.Gone {
-		t.row(g.Page, dash(g.Name), "gone", "-", "this login no longer includes it")
+		rows = append(rows, cells{g.Page, dash(g.Name), "gone", "-", "this login no longer includes it"})
 	}
-	t.end()
+	writeTable(c.Out, "PAGE, NAME, STATE, COMPANY, NOTE", rows, func(r cells) cells { return r })
 	if len(found.MissingScopes) > 0 {
 		fmt.Fprintf(c.Out, "Permissions that were not given: %s\n", strings.Join(found.MissingScopes, ", "))
 	}

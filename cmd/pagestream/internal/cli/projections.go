@@ -30,11 +30,10 @@ func (ProjectionsListCommand) Run(c *CLI) error {
 }
 
 func writeProjections(c *CLI, list []projections.Status) {
-	t := newTable(c.Out, "PROJECTION", "VERSION", "STATE", "SEQUENCE", "LAG", "DROPPED", "PARKED", "ERROR")
-	for _, s := range list {
-		t.row(s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, s.Parked, dash(s.LastError))
-	}
-	t.end()
+	writeTable(c.Out, "PROJECTION, VERSION, STATE, SEQUENCE, LAG, DROPPED, PARKED, ERROR", list,
+		func(s projections.Status) cells {
+			return cells{s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, s.Parked, dash(s.LastError)}
+		})
 }
 
 // replayNames are the read models that a command is about.
@@ -103,7 +102,6 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 	if len(p.Names) == 0 && !p.All {
 		return fmt.Errorf("%w: which read models? Name them, or give --all", errUsage)
 	}
-	show := func(out projections.Rebuilt) { showRebuilt(c, out) }
 	if p.Offline {
 		return c.offline(func(o *operate.Offline) error {
 			names := p.Names
@@ -115,18 +113,18 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 			}
 			_, err := replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
 				return o.Rebuild(c.ctx, name, progress)
-			}, show)
+			}, c.showRebuilt)
 			return err
 		})
 	}
 	names, err := p.resolve(c, p.All)
 	if err == nil {
-		_, err = replayOver(c, names, ask[projections.Rebuilt](c, "rebuild"), show)
+		_, err = replayOver(c, names, ask[projections.Rebuilt](c, "rebuild"), c.showRebuilt)
 	}
 	return err
 }
 
-func showRebuilt(c *CLI, out projections.Rebuilt) {
+func (c *CLI) showRebuilt(out projections.Rebuilt) {
 	same := "the same as before"
 	switch {
 	case out.Was == "":
@@ -148,7 +146,7 @@ func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	list, err := replayOver(c, names, ask[projections.Verified](c, "verify"), func(v projections.Verified) { showVerified(c, v) })
+	list, err := replayOver(c, names, ask[projections.Verified](c, "verify"), c.showVerified)
 	for _, v := range list {
 		if err == nil && !v.Equal {
 			err = errors.New("a read model is not what its events make; type: pagestream projections rebuild NAME")
@@ -157,7 +155,7 @@ func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 	return err
 }
 
-func showVerified(c *CLI, v projections.Verified) {
+func (c *CLI) showVerified(v projections.Verified) {
 	if v.Equal {
 		fmt.Fprintf(c.Out, "%s: equal at event %d, digest %.12s, in %s\n", v.Name, v.Seq, v.Digest, v.Took.Round(time.Millisecond))
 		return

@@ -41,11 +41,9 @@ func writeIll(c *CLI, p operate.PagesStatus) {
 	if len(p.Ill) == 0 {
 		return
 	}
-	t := newTable(c.Out, "PAGE", "NAME", "COMPANY", "SEVERITY", "STATE", "WHAT")
-	for _, i := range p.Ill {
-		t.row(i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary)
-	}
-	t.end()
+	writeTable(c.Out, "PAGE, NAME, COMPANY, SEVERITY, STATE, WHAT", p.Ill, func(i operate.IllPage) cells {
+		return cells{i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary}
+	})
 	if more := p.Wrong + p.Warnings - len(p.Ill); more > 0 {
 		fmt.Fprintf(c.Out, "and %d more; type: pagestream pages list\n", more)
 	}

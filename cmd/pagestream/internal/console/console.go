@@ -21,25 +21,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections"
 )
 
 // Options configure a [Console]. All fields but Logger, Version and Now are
 // required.
 type Options struct {
-	JS     jetstream.JetStream
-	Stream string
-
-	Pages         projections.Model
-	Subscriptions projections.Model
-	Conversations projections.Model
-	// Operator carries out what a person asks for, and knows what is not in the
-	// read models.
+	// Operator carries out what a person asks for, and has the stream and the read
+	// models.
 	Operator *operate.Operator
 
 	// AdminToken and ReadToken sign in.
@@ -81,6 +72,7 @@ func New(o Options) *Console {
 	}
 	c := &Console{
 		opts:     o,
+		jobs:     jobs{of: map[string]*job{}},
 		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, o.Now),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -60,9 +60,6 @@ func (c *Console) begin(kind, of string, do func(ctx context.Context, progress f
 		cancel()
 		return problem{409, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
 	}
-	if c.jobs.of == nil {
-		c.jobs.of = map[string]*job{}
-	}
 	c.jobs.of[j.Key()] = j
 	c.work.Go(func() {
 		defer cancel()

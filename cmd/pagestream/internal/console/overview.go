@@ -69,16 +69,9 @@ func (f filter) takes(r row) bool {
 	if f.Company != "" && r.Page.Company != f.Company {
 		return false
 	}
-	if f.Query == "" {
-		return true
-	}
 	q := strings.ToLower(f.Query)
-	for _, s := range []string{r.Page.Name, string(r.Page.ID), r.Page.Company, r.Page.Instagram} {
-		if strings.Contains(strings.ToLower(s), q) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]string{r.Page.Name, string(r.Page.ID), r.Page.Company, r.Page.Instagram},
+		func(s string) bool { return strings.Contains(strings.ToLower(s), q) })
 }
 
 // level orders pages: what needs somebody first.
@@ -157,13 +150,13 @@ func (c *Console) rows() (out []row, err error) {
 	var subs subscriptions.Index
 	var failed error
 	var reading sync.WaitGroup
-	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Subscriptions) })
+	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Operator.Models.Subscriptions()) })
 	type dayOf struct {
 		page pages.Page
 		day  pages.Day
 	}
 	var list []dayOf
-	err = pages.EachDay(c.opts.Pages, c.opts.Now(), func(p pages.Page, d pages.Day) error {
+	err = pages.EachDay(c.opts.Operator.Models.Pages(), c.opts.Now(), func(p pages.Page, d pages.Day) error {
 		list = append(list, dayOf{p, d})
 		return nil
 	})

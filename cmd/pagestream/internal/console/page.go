@@ -56,23 +56,23 @@ func (c *Console) page(w http.ResponseWriter, r *http.Request) error {
 
 func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
 	id := pageOf(r)
-	p, err := pages.Get(c.opts.Pages, id)
+	p, err := pages.Get(c.opts.Operator.Models.Pages(), id)
 	if err != nil {
 		return err
 	}
 	v := pageView{Loop: c.opts.Operator.Loop(id)}
-	if sub, err := subscriptions.Get(c.opts.Subscriptions, id, p.App); err == nil {
+	if sub, err := subscriptions.Get(c.opts.Operator.Models.Subscriptions(), id, p.App); err == nil {
 		v.Sub = &sub
 	} else if !errors.Is(err, subscriptions.ErrNotFound) {
 		return err
 	}
-	day, err := pages.ReadDay(c.opts.Pages, p, c.opts.Now())
+	day, err := pages.ReadDay(c.opts.Operator.Models.Pages(), p, c.opts.Now())
 	if err != nil {
 		return err
 	}
 	v.Row = c.rowOf(p, day, v.Sub)
 	v.Fields = fieldList(v.Sub, v.Loop)
-	if v.Counts, err = conversations.Count(c.opts.Conversations, id); err != nil {
+	if v.Counts, err = conversations.Count(c.opts.Operator.Models.Conversations(), id); err != nil {
 		return err
 	}
 	if v.Steps, err = c.steps(r.Context(), id, v.Sub); err != nil {
@@ -83,10 +83,7 @@ func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, d
 }
 
 func nameOf(p pages.Page) string {
-	if p.Name != "" {
-		return p.Name
-	}
-	return "Page " + string(p.ID)
+	return cmp.Or(p.Name, "Page "+string(p.ID))
 }
 
 func fieldList(sub *subscriptions.Subscription, h meta.Loop) (out []field) {
@@ -129,8 +126,8 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 	}
 	ctx, cancel := context.WithTimeout(ctx, modelWait)
 	defer cancel()
-	_, err = streams.Read(ctx, c.opts.JS, streams.ReadOptions{
-		Stream: c.opts.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
+	_, err = streams.Read(ctx, c.opts.Operator.JS, streams.ReadOptions{
+		Stream: c.opts.Operator.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
 	}, func(e streams.Stored) error {
 		s := step{Seq: e.Seq, At: e.At, What: strings.ReplaceAll(strings.ReplaceAll(string(e.Type), ".", " "), "_", " "), Level: levelFine}
 		if e.Data.Connection != nil {
@@ -167,7 +164,11 @@ func (c *Console) verb(name string, do func(*operate.Operator, context.Context, 
 		case subscriptions.Removed:
 			done = "Disconnected. Its history stays; connect it again at any time."
 		default:
-			failed = fmt.Sprintf("The page is %s%s.", o.State, because(o.Reason))
+			failed = "The page is " + string(o.State)
+			if o.Reason != "" {
+				failed += ": " + o.Reason
+			}
+			failed += "."
 			if len(o.Missing) > 0 {
 				failed += " Missing: " + strings.Join(o.Missing, ", ") + "."
 			}
@@ -177,14 +178,6 @@ func (c *Console) verb(name string, do func(*operate.Operator, context.Context, 
 		}
 		return c.showPage(w, r, http.StatusOK, done, failed)
 	}
-}
-
-// because is a reason behind what it explains.
-func because(reason string) string {
-	if reason == "" {
-		return ""
-	}
-	return ": " + reason
 }
 
 // extend gives an answer that waits for others more time than the server does.
@@ -202,7 +195,7 @@ type findingsView struct {
 // findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
 func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 	id := pageOf(r)
-	p, err := pages.Get(c.opts.Pages, id)
+	p, err := pages.Get(c.opts.Operator.Models.Pages(), id)
 	if err != nil {
 		return err
 	}

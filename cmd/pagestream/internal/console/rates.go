@@ -77,17 +77,21 @@ func (r *rates) chart() (c rateChart) {
 	line := func(of func(int) uint64) string {
 		var b strings.Builder
 		for i := range rateSeconds {
-			step := "L"
-			if i == 0 {
-				step = "M"
-			}
-			fmt.Fprintf(&b, "%s%d %.1f", step, i, 100-96*float64(of(i))/float64(max(c.Peak, 1)))
+			fmt.Fprintf(&b, "%s%d %.1f", stepTo(i), i, 100-96*float64(of(i))/float64(max(c.Peak, 1)))
 		}
 		return b.String()
 	}
 	c.Stored = line(func(i int) uint64 { return stored[i] })
 	c.Repeated = line(func(i int) uint64 { return stored[i] + repeated[i] })
 	return c
+}
+
+// stepTo is how an SVG path goes to its point i: it moves to the first.
+func stepTo(i int) string {
+	if i == 0 {
+		return "M"
+	}
+	return "L"
 }
 
 // spark is a page's day as SVG paths in a box of 24 by 10: bars for what came, a
@@ -110,11 +114,7 @@ func sparkOf(d pages.Day) (s spark) {
 		if h.Events > 0 {
 			fmt.Fprintf(&bars, "M%d.5 10V%.1f", i, 10-max(0.6, 9.5*float64(h.Events)/most))
 		}
-		step := "L"
-		if i == 0 {
-			step = "M"
-		}
-		fmt.Fprintf(&line, "%s%d.5 %.1f", step, i, 10-9.5*h.Usual/most)
+		fmt.Fprintf(&line, "%s%d.5 %.1f", stepTo(i), i, 10-9.5*h.Usual/most)
 	}
 	s.Bars = bars.String()
 	s.Label = fmt.Sprintf("%d events in 24 h", events)

@@ -74,7 +74,6 @@ var functions = template.FuncMap{
 	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
 	"span":  ago,
 	"count": func(n any) string { return thousands(fmt.Sprint(n)) },
-	"join":  func(list []string) string { return strings.Join(list, ", ") },
 	"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
 	"path":  pathOf,
 	"deref": func(f *float64) float64 {

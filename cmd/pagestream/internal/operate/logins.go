@@ -89,7 +89,7 @@ func (o *Operator) ConnectChosen(ctx context.Context, id string, choice meta.Cho
 			sum.Confirmed++
 		}
 	}
-	o.settle(ctx, last)
+	o.Known.Settle(ctx, last)
 	if err != nil {
 		err = fmt.Errorf("connect pages: %w", err)
 	}

@@ -1,7 +1,6 @@
 package operate
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -124,7 +123,3 @@ func (m Models) Statuses() []projections.Status {
 	}
 	return out
 }
-
-// settle waits, for a while, until the read models of pages have event seq, so
-// that the operator's next command finds what this one did.
-func (o *Operator) settle(ctx context.Context, seq uint64) { o.Known.Settle(ctx, seq) }

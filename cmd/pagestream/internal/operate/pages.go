@@ -102,10 +102,11 @@ func (o *Operator) Disconnect(ctx context.Context, page domain.PageID) (meta.Out
 	return o.settled(ctx)(o.Connector.Disconnect(ctx, page))
 }
 
-// settled returns an outcome once the read models hold it.
+// settled returns an outcome once the read models of pages hold it, or after a while,
+// so that the operator's next command finds what this one did.
 func (o *Operator) settled(ctx context.Context) func(meta.Outcome, error) (meta.Outcome, error) {
 	return func(out meta.Outcome, err error) (meta.Outcome, error) {
-		o.settle(ctx, out.Seq)
+		o.Known.Settle(ctx, out.Seq)
 		return out, err
 	}
 }

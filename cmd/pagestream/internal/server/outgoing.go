@@ -58,12 +58,11 @@ func (p *Program) newConsumers() *consumers.Consumers {
 
 // natsUsers are the embedded server's, as package consumers needs them.
 type natsUsers struct {
-	server *embedded.Server
+	*embedded.Server
 	scheme string
 }
 
 func (u natsUsers) SetUser(name, publicKey, durable string) error {
-	return u.server.SetUser(embedded.User{Name: name, PublicKey: publicKey, Stream: streams.Name, Consumer: durable})
+	return u.Server.SetUser(embedded.User{Name: name, PublicKey: publicKey, Stream: streams.Name, Consumer: durable})
 }
-func (u natsUsers) RemoveUser(name string) { u.server.RemoveUser(name) }
-func (u natsUsers) URL() string            { return u.scheme + u.server.Addr() }
+func (u natsUsers) URL() string { return u.scheme + u.Addr() }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,8 +165,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 func (p *Program) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() {
 		var errs []error
-		for i := len(p.closing) - 1; i >= 0; i-- {
-			c := p.closing[i]
+		for _, c := range slices.Backward(p.closing) {
 			if err := c.close(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
 			}
