@@ -30,7 +30,7 @@ type Client struct {
 
 // client finds the server and the admin token: --server and --token-file, else
 // what the configuration says.
-func (c *CLI) client() (*Client, error) {
+func (c *CLI) client() (_ *Client, err error) {
 	if c.api != nil {
 		return c.api, nil
 	}
@@ -47,7 +47,6 @@ func (c *CLI) client() (*Client, error) {
 		}
 		tokenFile = cmp.Or(tokenFile, cfg.HTTP.TokenFile)
 	}
-	var err error
 	c.api, err = NewClient(base, tokenFile)
 	return c.api, err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
@@ -63,15 +64,11 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 		Event       eventLine                `json:"event"`
 		DeadLetters []projections.DeadLetter `json:"dead_letters"`
 	}
-	err := each(c, deadLettersPath, nil, 0, func(l projections.DeadLetter) error {
-		if l.Seq == d.Event {
-			out.DeadLetters = append(out.DeadLetters, l)
-		}
-		return nil
-	})
+	all, err := collect[projections.DeadLetter](c, deadLettersPath, nil, 0)
 	if err != nil {
 		return err
 	}
+	out.DeadLetters = slices.DeleteFunc(all, func(l projections.DeadLetter) bool { return l.Seq != d.Event })
 	if len(out.DeadLetters) == 0 {
 		return fmt.Errorf("event %d is no dead letter; type: pagestream deadletters list", d.Event)
 	}

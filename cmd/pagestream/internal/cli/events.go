@@ -160,10 +160,8 @@ var errDone = errors.New("done")
 
 // pause waits for d; false means that the context ended first.
 func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false

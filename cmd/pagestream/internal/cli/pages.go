@@ -48,8 +48,10 @@ func (l PagesListCommand) Run(c *CLI) error {
 		}
 		writeTable(c.Out, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
 			func(p operate.Page) cells {
-				return cells{p.ID, dash(p.Name), dash(p.Company), p.State, p.Token, p.Subscription, p.Judgement.State.Words(),
-					p.Traffic.Events, ago(p.Traffic.LastAt)}
+				return cells{
+					p.ID, dash(p.Name), dash(p.Company), p.State, p.Token, p.Subscription, p.Judgement.State.Words(),
+					p.Traffic.Events, ago(p.Traffic.LastAt),
+				}
 			})
 	})
 }

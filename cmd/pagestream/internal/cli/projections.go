@@ -104,14 +104,14 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 	}
 	if p.Offline {
 		return c.offline(func(o *operate.Offline) error {
-			names := p.Names
+			names, err := p.Names, error(nil)
 			if p.All {
-				var err error
-				if names, err = o.Names(c.ctx); err != nil {
-					return err
-				}
+				names, err = o.Names()
 			}
-			_, err := replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+			if err != nil {
+				return err
+			}
+			_, err = replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
 				return o.Rebuild(c.ctx, name, progress)
 			}, c.showRebuilt)
 			return err

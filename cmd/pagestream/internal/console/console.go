@@ -26,8 +26,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Options configure a [Console]. All fields but Logger, Version and Now are
-// required.
+// Options configure a [Console]. All fields but Version are required.
 type Options struct {
 	// Operator carries out what a person asks for, and has the stream and the read
 	// models.
@@ -41,7 +40,6 @@ type Options struct {
 
 	Version string
 	Logger  *slog.Logger
-	Now     func() time.Time
 }
 
 // Console serves the pages. Make one with [New] and end it with Close; it is safe
@@ -64,16 +62,10 @@ func New(o Options) *Console {
 	if o.Operator == nil || len(o.SessionKey) < 32 || o.AdminToken == "" || o.ReadToken == "" {
 		panic("console: Operator, AdminToken, ReadToken and a SessionKey of 32 bytes are required")
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	c := &Console{
 		opts:     o,
 		jobs:     jobs{of: map[string]*job{}},
-		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, o.Now),
+		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, time.Now),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.feeds = sse.NewFeeds(c.ctx, maxFeeds)

@@ -224,7 +224,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 			return nil, err
 		}
 	}
-	t.Window = windowOf(t.Conversation.LastIn, c.opts.Now())
+	t.Window = windowOf(t.Conversation.LastIn, time.Now())
 	if th := t.Conversation.Thread; th != nil && th.Owner != "" && t.Conversation.Standby {
 		t.Owner = th.Owner
 	}
@@ -248,11 +248,8 @@ func (c *Console) ends(t *threadView, page domain.PageID, contact domain.Contact
 // gaps are the times after its first confirmation in which the page was not
 // subscribed, the oldest first.
 func (c *Console) gaps(page pages.Page) (out []gap, err error) {
-	sub, err := subscriptions.Get(c.opts.Operator.Models.Subscriptions(), page.ID, page.App)
-	if errors.Is(err, subscriptions.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
+	sub, err := c.opts.Operator.Subscription(page)
+	if err != nil || sub == nil {
 		return nil, err
 	}
 	return gapsOf(sub.History), nil

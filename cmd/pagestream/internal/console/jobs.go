@@ -53,7 +53,7 @@ const maxJob = 6 * time.Hour
 // do says in a sentence what came of it.
 func (c *Console) begin(kind, of string, do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error)) error {
 	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
-	j := &job{Kind: kind, Of: of, Started: c.opts.Now(), cancel: cancel}
+	j := &job{Kind: kind, Of: of, Started: time.Now(), cancel: cancel}
 	c.jobs.mu.Lock()
 	defer c.jobs.mu.Unlock()
 	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
@@ -63,7 +63,7 @@ func (c *Console) begin(kind, of string, do func(ctx context.Context, progress f
 	c.jobs.of[j.Key()] = j
 	c.work.Go(func() {
 		defer cancel()
-		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total, c.opts.Now()) })
+		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total) })
 		switch {
 		case errors.Is(err, context.Canceled):
 			result, ok = "Given up; nothing was changed.", false
@@ -72,16 +72,16 @@ func (c *Console) begin(kind, of string, do func(ctx context.Context, progress f
 		}
 		c.jobs.mu.Lock()
 		defer c.jobs.mu.Unlock()
-		j.Result, j.OK, j.Ended = result, ok, c.opts.Now()
+		j.Result, j.OK, j.Ended = result, ok, time.Now()
 	})
 	return nil
 }
 
-func (s *jobs) progress(j *job, done, total uint64, now time.Time) {
+func (s *jobs) progress(j *job, done, total uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	j.Done, j.Total = done, total
-	if took := now.Sub(j.Started).Seconds(); took > 0 && done > 0 {
+	if took := time.Since(j.Started).Seconds(); took > 0 && done > 0 {
 		j.Rate = float64(done) / took
 		j.ETA = time.Duration(float64(total-min(done, total)) / j.Rate * float64(time.Second))
 	}

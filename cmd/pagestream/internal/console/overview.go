@@ -156,7 +156,7 @@ func (c *Console) rows() (out []row, err error) {
 		day  pages.Day
 	}
 	var list []dayOf
-	err = pages.EachDay(c.opts.Operator.Models.Pages(), c.opts.Now(), func(p pages.Page, d pages.Day) error {
+	err = pages.EachDay(c.opts.Operator.Models.Pages(), time.Now(), func(p pages.Page, d pages.Day) error {
 		list = append(list, dayOf{p, d})
 		return nil
 	})

@@ -3,7 +3,6 @@ package console
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -61,12 +60,10 @@ func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, d
 		return err
 	}
 	v := pageView{Loop: c.opts.Operator.Loop(id)}
-	if sub, err := subscriptions.Get(c.opts.Operator.Models.Subscriptions(), id, p.App); err == nil {
-		v.Sub = &sub
-	} else if !errors.Is(err, subscriptions.ErrNotFound) {
+	if v.Sub, err = c.opts.Operator.Subscription(p); err != nil {
 		return err
 	}
-	day, err := pages.ReadDay(c.opts.Operator.Models.Pages(), p, c.opts.Now())
+	day, err := pages.ReadDay(c.opts.Operator.Models.Pages(), p, time.Now())
 	if err != nil {
 		return err
 	}

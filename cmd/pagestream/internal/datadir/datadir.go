@@ -79,7 +79,10 @@ func Check(dir string) error {
 			return fmt.Errorf("look into data directory: %w", listErr)
 		}
 		if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return slices.Contains(stores, e.Name()) }) {
-			return write(dir)
+			if err := write(dir); err != nil {
+				return fmt.Errorf("write format of data directory: %w", err)
+			}
+			return nil
 		}
 		// A server writes the format before it stores anything. Another process may
 		// have done both since the format was read; then it is there now.
@@ -122,12 +125,7 @@ func read(dir string) (int, error) {
 
 // write writes the format: under another name, and renamed when it is on disk. The
 // other name is of this process alone, so that two at once don't write one file.
-func write(dir string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write format of data directory: %w", err)
-		}
-	}()
+func write(dir string) error {
 	f, err := os.CreateTemp(dir, "."+file+"-*") // mode 0600
 	if err != nil {
 		return err

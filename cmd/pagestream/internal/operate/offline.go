@@ -25,7 +25,7 @@ type Offline struct {
 	// Ensure makes the stream if it is not there; Models starts the read models, once
 	// however often it is called.
 	Ensure func(context.Context) error
-	Models func(context.Context) (Models, error)
+	Models func() (Models, error)
 }
 
 // Import stores the events of an export in an installation that has none. Each
@@ -59,8 +59,8 @@ func RestoreConfig(dir, path string) error {
 }
 
 // Names are the names of all read models.
-func (o *Offline) Names(ctx context.Context) (names []string, err error) {
-	models, err := o.Models(ctx)
+func (o *Offline) Names() (names []string, err error) {
+	models, err := o.Models()
 	for _, r := range models {
 		names = append(names, r.Name())
 	}
@@ -70,9 +70,9 @@ func (o *Offline) Names(ctx context.Context) (names []string, err error) {
 // Rebuild builds a read model from the stream. It fails with [ErrUnknown] where
 // there is none of that name.
 func (o *Offline) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
-	models, err := o.Models(ctx)
+	models, err := o.Models()
 	if err != nil {
 		return projections.Rebuilt{}, err
 	}
-	return (&Operator{Parts: Parts{Models: models}}).Rebuild(ctx, name, progress)
+	return New(Parts{Models: models}).Rebuild(ctx, name, progress)
 }

@@ -39,14 +39,21 @@ func (o *Operator) Page(id domain.PageID) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	sub, err := subscriptions.Get(o.Models.Subscriptions(), id, p.App)
-	switch {
-	case errors.Is(err, subscriptions.ErrNotFound):
-		return o.judged(p, nil), nil
-	case err != nil:
+	sub, err := o.Subscription(p)
+	if err != nil {
 		return Page{}, err
 	}
-	return o.judged(p, &sub), nil
+	return o.judged(p, sub), nil
+}
+
+// Subscription returns the subscription of a page's app, nil where nothing was ever
+// asked for.
+func (o *Operator) Subscription(p pages.Page) (*subscriptions.Subscription, error) {
+	sub, err := subscriptions.Get(o.Models.Subscriptions(), p.ID, p.App)
+	if errors.Is(err, subscriptions.ErrNotFound) {
+		return nil, nil
+	}
+	return &sub, err
 }
 
 // ListPages returns pages in byte order of their ids and the cursor of the next

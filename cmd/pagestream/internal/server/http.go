@@ -34,7 +34,6 @@ func (p *Program) serve(context.Context) error {
 	if err != nil {
 		return err
 	}
-	webhookTime := p.cfg.Webhook.ReadTimeout + p.cfg.Webhook.Timeout + 5*time.Second
 	p.start("private HTTP", p.privateLn, &http.Server{
 		Handler:      p.private,
 		ReadTimeout:  30 * time.Second,
@@ -43,7 +42,7 @@ func (p *Program) serve(context.Context) error {
 	p.start("public HTTP", p.publicLn, &http.Server{
 		Handler:      public,
 		ReadTimeout:  p.cfg.Webhook.ReadTimeout,
-		WriteTimeout: webhookTime,
+		WriteTimeout: p.cfg.Webhook.ReadTimeout + p.cfg.Webhook.Timeout + 5*time.Second,
 	}, closeFeeds)
 	return nil
 }

@@ -20,13 +20,12 @@ func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (er
 	if err := p.openStream(ctx); err != nil {
 		return err
 	}
-	start := sync.OnceValue(func() error { return p.startModels(ctx) })
 	return f(&operate.Offline{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, KeyFile: p.cfg.Keys.File,
 		Ensure: p.ensureStream,
-		Models: func(context.Context) (operate.Models, error) {
-			err := start()
+		Models: sync.OnceValues(func() (operate.Models, error) {
+			err := p.startModels(ctx)
 			return p.models, err
-		},
+		}),
 	})
 }

@@ -5,6 +5,7 @@ package sse
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -91,9 +92,7 @@ func (f *Feeds) Serve(w http.ResponseWriter, r *http.Request, o Options,
 
 	w.Header().Set("Content-Type", ContentType)
 	w.Header().Set("Cache-Control", "no-store")
-	if o.WriteLimit == 0 {
-		o.WriteLimit = writeLimit
-	}
+	o.WriteLimit = cmp.Or(o.WriteLimit, writeLimit)
 	var one sync.Mutex // a beat may come between two events
 	write := func(b []byte) error {
 		one.Lock()
