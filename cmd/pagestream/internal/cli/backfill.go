@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -52,15 +53,12 @@ func (b BackfillCommand) Run(c *CLI) error {
 	if sum == nil {
 		return err
 	}
-	if printed := c.Print(sum, func() {
+	return errors.Join(err, c.Print(sum, func() {
 		fmt.Fprintf(c.Out, "%d conversations, %d messages: %d were missing, %d were there",
 			sum.Conversations, sum.Messages, sum.Stored, sum.Duplicates)
 		if n := sum.Erased + sum.Unread + sum.Odd; n > 0 {
 			fmt.Fprintf(c.Out, "; %d of erased contacts left out, %d conversations not readable, %d odd", sum.Erased, sum.Unread, sum.Odd)
 		}
 		fmt.Fprintln(c.Out)
-	}); printed != nil {
-		return printed
-	}
-	return err
+	}))
 }

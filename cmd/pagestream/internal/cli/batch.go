@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -155,11 +154,9 @@ func (b *batch) over(c *CLI, list []string, verb string) error {
 // outcome runs one verb on a page. It waits where Graph asks for it, and returns what
 // went wrong as an outcome: one page must not stop the others.
 func (c *Client) outcome(ctx context.Context, page, verb string) meta.Outcome {
-	path, query, _ := strings.Cut(pagePath(page)+verb, "?")
-	values, _ := url.ParseQuery(query) // our own
 	for try := 1; ; try++ {
 		var out meta.Outcome
-		err := c.Do(ctx, http.MethodPost, path, values, nil, &out)
+		err := c.Do(ctx, http.MethodPost, pagePath(page)+verb, nil, nil, &out)
 		wait := out.Wait()
 		var p api.Problem
 		if errors.As(err, &p) {

@@ -112,11 +112,9 @@ func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 		return fmt.Errorf("%w: this is about %d dead letters; add --yes to %s them", errUsage, out.Count, r.Action)
 	}
 	r.DryRun = false
-	if out, err = post[operate.Decided](c, deadLettersPath, nil, r); err != nil {
-		return err
-	}
+	out, err = post[operate.Decided](c, deadLettersPath, nil, r)
 	left := uint64(0)
-	err = c.Print(out, func() {
+	err = c.answer(out, err, func() {
 		for name, o := range out.Outcomes {
 			fmt.Fprintf(c.Out, "%s: %d events applied, %d discarded, %d still parked\n", name, o.Applied, o.Discarded, o.Parked)
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
-	"github.com/pagestream/pagestream/config"
 )
 
 // HooksCommand groups what concerns the signed webhooks to others.
@@ -91,6 +90,6 @@ type HooksSecretCommand struct{}
 
 // Run prints it.
 func (HooksSecretCommand) Run(c *CLI) error {
-	secret := config.Secret(hooks.NewSecret())
-	return c.Print(map[string]string{"secret": string(secret)}, func() { fmt.Fprintln(c.Out, string(secret)) })
+	secret := hooks.NewSecret()
+	return c.Print(map[string]string{"secret": secret}, func() { fmt.Fprintln(c.Out, secret) })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"github.com/nats-io/nats.go"
@@ -74,5 +75,5 @@ func (o *Offline) Rebuild(ctx context.Context, name string, progress func(projec
 	if err != nil {
 		return projections.Rebuilt{}, err
 	}
-	return New(Parts{Models: models}).Rebuild(ctx, name, progress)
+	return (&Operator{Parts: Parts{Models: models, Logger: slog.New(slog.DiscardHandler)}}).Rebuild(ctx, name, progress)
 }

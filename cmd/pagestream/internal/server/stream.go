@@ -68,9 +68,9 @@ func (p *Program) ensureStream(ctx context.Context) (err error) {
 		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
 	})
 	if err != nil {
-		return fmt.Errorf("make sure of the stream: %w", err)
+		err = fmt.Errorf("make sure of the stream: %w", err)
 	}
-	return nil
+	return err
 }
 
 // openKeys reads the key ring. Where the stream already has sealed tokens, a

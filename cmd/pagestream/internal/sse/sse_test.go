@@ -39,7 +39,7 @@ func serve(t *testing.T, o Options, most int, produce func(context.Context, func
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := feeds.Serve(w, r, o, produce)
 		if errors.Is(err, ErrFull) {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		ended <- err
 	}))
