@@ -1,11 +1,19 @@
 package api
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/domain"
 )
+
+// ConsumerOperator lets programs outside read by NATS.
+type ConsumerOperator interface {
+	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
+	AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error)
+	RemoveConsumer(ctx context.Context, name string) error
+}
 
 func (s *Server) consumerRoutes() routes {
 	return routes{

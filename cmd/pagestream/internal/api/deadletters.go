@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,13 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/projections"
 )
+
+// DeadLetterOperator lists what read models and reactors could not handle, and
+// decides about it.
+type DeadLetterOperator interface {
+	DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
+	Decide(ctx context.Context, d operate.Decision) (operate.Decided, error)
+}
 
 func (s *Server) deadLetterRoutes() routes {
 	return routes{

@@ -2,12 +2,19 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 )
+
+// CopyOperator writes events and backups.
+type CopyOperator interface {
+	Export(ctx context.Context, r operate.ExportRequest, w io.Writer) error
+	Backup(ctx context.Context, dir string, progress func(operate.Copied)) (backup.Manifest, error)
+}
 
 func (s *Server) copyRoutes() routes {
 	return routes{

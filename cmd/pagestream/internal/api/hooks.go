@@ -7,6 +7,14 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
 
+// HookOperator looks after the endpoints that webhooks are sent to.
+type HookOperator interface {
+	ListHooks() []hooks.Status
+	HookDeadLetters(name string, after uint64, limit int) ([]hooks.DeadLetter, error)
+	RedriveHook(name string, event uint64) (int, error)
+	EnableHook(name string) error
+}
+
 func (s *Server) hookRoutes() routes {
 	return routes{
 		"GET /api/v1/hooks":                    s.listHooks,

@@ -1,8 +1,18 @@
 package api
 
 import (
+	"context"
 	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
+
+// KeyOperator looks after the keys that seal page tokens.
+type KeyOperator interface {
+	// KeyIDs lists the ids of the keys, the one in use first.
+	KeyIDs() []string
+	RotateKey(ctx context.Context, progress func(operate.KeyRotation)) (operate.KeyRotation, error)
+}
 
 func (s *Server) keyRoutes() routes {
 	return routes{

@@ -8,6 +8,13 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
+// LoginOperator connects pages by what a person lets the app use.
+type LoginOperator interface {
+	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
+	Login(ctx context.Context, app, userToken string) (operate.Login, error)
+	ConnectChosen(ctx context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (operate.Connected, error)
+}
+
 func (s *Server) loginRoutes() routes {
 	return routes{
 		"POST /api/v1/invites":     s.invite,

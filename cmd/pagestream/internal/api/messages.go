@@ -6,8 +6,20 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 )
+
+// MessageOperator sends, fills gaps, erases, and reads the past.
+type MessageOperator interface {
+	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
+	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
+	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
+	// Past reads a conversation as it was at an event, or at a time if seq is 0.
+	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
+}
 
 func (s *Server) messageRoutes() routes {
 	return routes{

@@ -7,12 +7,29 @@ import (
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
+
+// PageOperator lists and judges pages and carries out verbs on them. Each verb
+// leaves its outcome as events, also when it fails.
+type PageOperator interface {
+	ListPages(cursor string, limit int) ([]operate.Page, string, error)
+	Page(id domain.PageID) (operate.Page, error)
+	Connect(ctx context.Context, r connect.Request) (meta.Outcome, error)
+	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	// Plan tells what Resubscribe would do, and does nothing.
+	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
+	Reconcile() reconcile.Status
+}
 
 func (s *Server) pageRoutes() routes {
 	return routes{

@@ -8,9 +8,20 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections"
 )
+
+// ModelOperator rebuilds, verifies and explains read models, and audits all of
+// them.
+type ModelOperator interface {
+	Statuses() []projections.Status
+	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
+	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
+	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error)
+	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
+}
 
 func (s *Server) projectionRoutes() routes {
 	return routes{

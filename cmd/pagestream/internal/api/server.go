@@ -20,6 +20,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -31,6 +32,24 @@ const (
 	maxPageBytes = 16 << 20
 	maxWait      = 10 * time.Second
 )
+
+// Operator carries the verbs out. Its errors are for the operator to read: they have
+// no token in them, and [operate.KindOf] says what kind they are. An
+// [operate.Operator] is one.
+type Operator interface {
+	PageOperator
+	LoginOperator
+	MessageOperator
+	ModelOperator
+	DeadLetterOperator
+	ConsumerOperator
+	HookOperator
+	KeyOperator
+	CopyOperator
+	StatusOperator
+}
+
+var _ Operator = (*operate.Operator)(nil)
 
 // Options configure a [Server]. All fields but ReadToken, Session and Logger are
 // required.

@@ -5,7 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
+
+// StatusOperator says what the server is doing.
+type StatusOperator interface {
+	Status(ctx context.Context) (operate.Status, error)
+	// NotReady returns every reason why the process should get no traffic.
+	NotReady() []error
+}
 
 func (s *Server) statusRoutes() routes {
 	return routes{"GET /api/v1/status": s.getStatus}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -35,7 +36,7 @@ func printReport(c *CLI, r doctor.Report) {
 			fine++
 			continue
 		}
-		fmt.Fprintf(c.Out, "page %s %s\n", p.Page, p.Name)
+		fmt.Fprintln(c.Out, strings.TrimSpace(fmt.Sprintf("page %s %s", p.Page, p.Name)))
 		for _, f := range p.Findings {
 			printFinding(c, f)
 		}

@@ -24,7 +24,7 @@ type connectView struct {
 func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	c.show(w, r, http.StatusOK, "connect", "Connect pages", connectView{
-		Apps: c.opts.Operator.Apps, App: q.Get("app"), Company: q.Get("company"),
+		Apps: c.opts.Operator.AppNames(), App: q.Get("app"), Company: q.Get("company"),
 	})
 	return nil
 }
@@ -34,7 +34,7 @@ func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 // asks the page's policy at each hop.
 func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 	v := connectView{
-		Apps: c.opts.Operator.Apps, App: r.PostForm.Get("app"), Company: strings.TrimSpace(r.PostForm.Get("company")),
+		Apps: c.opts.Operator.AppNames(), App: r.PostForm.Get("app"), Company: strings.TrimSpace(r.PostForm.Get("company")),
 	}
 	if v.App != "" && !slices.Contains(v.Apps, v.App) {
 		return badInput("There is no such app in the configuration.")

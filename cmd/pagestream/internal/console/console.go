@@ -21,16 +21,23 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 )
 
 // Options configure a [Console]. All fields but Version are required.
 type Options struct {
-	// Operator carries out what a person asks for, and has the stream and the read
-	// models.
-	Operator *operate.Operator
+	JS     jetstream.JetStream
+	Stream string
+
+	Pages         projections.Model
+	Subscriptions projections.Model
+	Conversations projections.Model
+	// Operator carries out what a person asks for.
+	Operator Operator
 
 	// AdminToken and ReadToken sign in.
 	AdminToken, ReadToken string
@@ -93,9 +100,9 @@ func (c *Console) Register(mux *http.ServeMux) {
 		"POST /connect":                              c.connect,
 		"GET /pages/{page}":                          c.page,
 		"GET /pages/{page}/findings":                 c.findings,
-		"POST /pages/{page}/check":                   c.verb("check", (*operate.Operator).Check),
-		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", (*operate.Operator).Resubscribe),
-		"POST /pages/{page}/disconnect":              c.verb("disconnect", (*operate.Operator).Disconnect),
+		"POST /pages/{page}/check":                   c.verb("check", Operator.Check),
+		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", Operator.Resubscribe),
+		"POST /pages/{page}/disconnect":              c.verb("disconnect", Operator.Disconnect),
 		"GET /conversations":                         c.conversationPages,
 		"GET /pages/{page}/conversations":            c.conversations,
 		"GET /conversations/{page}":                  toConversations,

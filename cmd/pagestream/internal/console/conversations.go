@@ -38,8 +38,8 @@ type conversationPage struct {
 // conversationPages serves GET /conversations: the pages by who wrote last.
 func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) error {
 	var v conversationPagesView
-	err := pages.Each(c.opts.Operator.Models.Pages(), func(p pages.Page) error {
-		n, err := conversations.Count(c.opts.Operator.Models.Conversations(), p.ID)
+	err := pages.Each(c.opts.Pages, func(p pages.Page) error {
+		n, err := conversations.Count(c.opts.Conversations, p.ID)
 		if err == nil && n.Conversations > 0 {
 			v.Pages = append(v.Pages, conversationPage{p, n})
 		}
@@ -88,12 +88,12 @@ func (c *Console) conversations(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Console) conversationList(r *http.Request) (v conversationsView, err error) {
-	v.AsOf = c.opts.Operator.Models.Conversations().Status().Seq // before anything is read
-	if v.Page, err = pages.Get(c.opts.Operator.Models.Pages(), pageOf(r)); err != nil {
+	v.AsOf = c.opts.Conversations.Status().Seq // before anything is read
+	if v.Page, err = pages.Get(c.opts.Pages, pageOf(r)); err != nil {
 		return v, err
 	}
 	v.Cursor = r.URL.Query().Get("cursor")
-	v.List, v.Next, err = conversations.List(c.opts.Operator.Models.Conversations(), v.Page.ID, v.Cursor, listSize)
+	v.List, v.Next, err = conversations.List(c.opts.Conversations, v.Page.ID, v.Cursor, listSize)
 	return v, err
 }
 
@@ -210,7 +210,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 	}
 	if t.At == 0 || t.At >= t.Last {
 		t.At = 0
-		if err := read(c.opts.Operator.Models.Conversations()); err != nil {
+		if err := read(c.opts.Conversations); err != nil {
 			return nil, err
 		}
 	} else {
@@ -233,11 +233,11 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 
 // ends are the first and the last event of a conversation.
 func (c *Console) ends(t *threadView, page domain.PageID, contact domain.ContactID) error {
-	first, err := conversations.EventsOf(c.opts.Operator.Models.Conversations(), page, contact, 0, 1)
+	first, err := conversations.EventsOf(c.opts.Conversations, page, contact, 0, 1)
 	if err != nil || len(first) == 0 {
 		return err
 	}
-	now, err := conversations.Get(c.opts.Operator.Models.Conversations(), page, contact)
+	now, err := conversations.Get(c.opts.Conversations, page, contact)
 	if err != nil {
 		return err
 	}
@@ -331,6 +331,6 @@ func (c *Console) reply(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
 	defer cancel()
-	_ = c.opts.Operator.Models.Conversations().WaitFor(ctx, sent.Seq) // a model that lags delays nothing more
+	_ = c.opts.Conversations.WaitFor(ctx, sent.Seq) // a model that lags delays nothing more
 	return c.showThread(w, r, http.StatusOK, "Sent.", "", "")
 }

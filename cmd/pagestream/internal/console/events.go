@@ -63,7 +63,7 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	v := eventsView{Page: page, Type: kind, Types: domain.Types()}
 	slices.Sort(v.Types)
-	head, err := streams.Last(r.Context(), c.opts.Operator.JS, c.opts.Operator.Stream)
+	head, err := streams.Last(r.Context(), c.opts.JS, c.opts.Stream)
 	if err != nil {
 		return err
 	}
@@ -102,8 +102,8 @@ func (c *Console) eventsUpTo(ctx context.Context, to uint64, filters []string) (
 	for step, end := uint64(eventsSize), to; end > 0 && len(out) < eventsSize; step *= 8 {
 		from := end - min(step, end) + 1
 		var found []streams.Stored
-		_, err := streams.Read(ctx, c.opts.Operator.JS, streams.ReadOptions{
-			Stream: c.opts.Operator.Stream, From: from, To: end, Filters: filters, Malformed: skipMalformed,
+		_, err := streams.Read(ctx, c.opts.JS, streams.ReadOptions{
+			Stream: c.opts.Stream, From: from, To: end, Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
 			if found = append(found, e); len(found) > eventsSize {
 				found = found[1:] // the newest of the step
@@ -131,8 +131,8 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
-		return streams.Follow(ctx, c.opts.Operator.JS, streams.ReadOptions{
-			Stream: c.opts.Operator.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
+		return streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
+			Stream: c.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
 			html, err := part("event-row", e)
 			if err != nil {
@@ -157,12 +157,12 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e, err := streams.Get(r.Context(), c.opts.Operator.JS, c.opts.Operator.Stream, seq)
+	e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
 	if err != nil {
 		return err
 	}
 	v := eventView{Event: e, Earlier: seq - 1, Later: seq + 1}
-	if head, err := streams.Last(r.Context(), c.opts.Operator.JS, c.opts.Operator.Stream); err == nil && seq >= head {
+	if head, err := streams.Last(r.Context(), c.opts.JS, c.opts.Stream); err == nil && seq >= head {
 		v.Later = 0
 	}
 	raw, understood := e.Data.Raw, e.Data
@@ -192,7 +192,7 @@ func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
 		if err != nil || i == maxSources {
 			return badInput("Up to 64 events, each named by its sequence.")
 		}
-		e, err := streams.Get(r.Context(), c.opts.Operator.JS, c.opts.Operator.Stream, seq)
+		e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
 		if errors.Is(err, streams.ErrNotFound) {
 			continue // erased meanwhile
 		}

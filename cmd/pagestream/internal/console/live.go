@@ -62,8 +62,8 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 		seqs := make(chan streams.Stored, 256)
 		followed := make(chan error, 1)
 		go func() {
-			followed <- streams.Follow(ctx, c.opts.Operator.JS, streams.ReadOptions{
-				Stream: c.opts.Operator.Stream, From: after + 1, Filters: streams.Filter(page), Malformed: skipMalformed,
+			followed <- streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
+				Stream: c.opts.Stream, From: after + 1, Filters: streams.Filter(page), Malformed: skipMalformed,
 			}, func(e streams.Stored) error {
 				select {
 				case seqs <- e:
@@ -89,7 +89,7 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 					}
 				}
 				waiting, cancel := context.WithTimeout(ctx, modelWait)
-				_ = c.opts.Operator.Models.Conversations().WaitFor(waiting, last) // a model that lags is shown as it is
+				_ = c.opts.Conversations.WaitFor(waiting, last) // a model that lags is shown as it is
 				cancel()
 				id := strconv.FormatUint(last, 10)
 				err := send(sse.Event{ID: id, Type: "page"})

@@ -150,13 +150,13 @@ func (c *Console) rows() (out []row, err error) {
 	var subs subscriptions.Index
 	var failed error
 	var reading sync.WaitGroup
-	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Operator.Models.Subscriptions()) })
+	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Subscriptions) })
 	type dayOf struct {
 		page pages.Page
 		day  pages.Day
 	}
 	var list []dayOf
-	err = pages.EachDay(c.opts.Operator.Models.Pages(), time.Now(), func(p pages.Page, d pages.Day) error {
+	err = pages.EachDay(c.opts.Pages, time.Now(), func(p pages.Page, d pages.Day) error {
 		list = append(list, dayOf{p, d})
 		return nil
 	})
@@ -165,14 +165,15 @@ func (c *Console) rows() (out []row, err error) {
 		return nil, err
 	}
 	out = make([]row, len(list))
+	judge := c.opts.Operator.Judging()
 	for i, l := range list {
-		out[i] = c.rowOf(l.page, l.day, subs.Of(l.page.ID, l.page.App))
+		sub := subs.Of(l.page.ID, l.page.App)
+		out[i] = c.rowOf(l.page, l.day, sub, judge(l.page, sub))
 	}
 	return out, nil
 }
 
-func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription) row {
-	j := c.opts.Operator.Doctor.Judge(p, sub)
+func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription, j meta.Judgement) row {
 	r := row{Page: p, Judgement: j, Level: levelOf(j), Fields: fieldsOf(p, sub, c.opts.Operator.Loop(p.ID)), Spark: sparkOf(d)}
 	if t := p.Traffic; !t.LastAt.IsZero() && !t.LastTime.IsZero() {
 		r.Lag = max(0, t.LastAt.Sub(t.LastTime))
@@ -204,7 +205,7 @@ func (c *Console) totals(rows []row) (t totals) {
 			t.Warnings++
 		}
 	}
-	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Ledger.Counts().Duplicates(), c.rates.chart(), c.opts.Operator.Reconciler.AllSilent()
+	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Received().Duplicates(), c.rates.chart(), c.opts.Operator.AllSilent()
 	for _, s := range c.opts.Operator.Statuses() {
 		t.Events, t.Lag = max(t.Events, s.Head), max(t.Lag, s.Lag)
 	}

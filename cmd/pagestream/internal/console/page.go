@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -55,7 +54,7 @@ func (c *Console) page(w http.ResponseWriter, r *http.Request) error {
 
 func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
 	id := pageOf(r)
-	p, err := pages.Get(c.opts.Operator.Models.Pages(), id)
+	p, err := pages.Get(c.opts.Pages, id)
 	if err != nil {
 		return err
 	}
@@ -63,13 +62,13 @@ func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, d
 	if v.Sub, err = c.opts.Operator.Subscription(p); err != nil {
 		return err
 	}
-	day, err := pages.ReadDay(c.opts.Operator.Models.Pages(), p, time.Now())
+	day, err := pages.ReadDay(c.opts.Pages, p, time.Now())
 	if err != nil {
 		return err
 	}
-	v.Row = c.rowOf(p, day, v.Sub)
+	v.Row = c.rowOf(p, day, v.Sub, c.opts.Operator.Judging()(p, v.Sub))
 	v.Fields = fieldList(v.Sub, v.Loop)
-	if v.Counts, err = conversations.Count(c.opts.Operator.Models.Conversations(), id); err != nil {
+	if v.Counts, err = conversations.Count(c.opts.Conversations, id); err != nil {
 		return err
 	}
 	if v.Steps, err = c.steps(r.Context(), id, v.Sub); err != nil {
@@ -123,8 +122,8 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 	}
 	ctx, cancel := context.WithTimeout(ctx, modelWait)
 	defer cancel()
-	_, err = streams.Read(ctx, c.opts.Operator.JS, streams.ReadOptions{
-		Stream: c.opts.Operator.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
+	_, err = streams.Read(ctx, c.opts.JS, streams.ReadOptions{
+		Stream: c.opts.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
 	}, func(e streams.Stored) error {
 		s := step{Seq: e.Seq, At: e.At, What: strings.ReplaceAll(strings.ReplaceAll(string(e.Type), ".", " "), "_", " "), Level: levelFine}
 		if e.Data.Connection != nil {
@@ -146,7 +145,7 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 }
 
 // verb carries out one verb on a page and shows the page as it is then.
-func (c *Console) verb(name string, do func(*operate.Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
+func (c *Console) verb(name string, do func(Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageOf(r)
 		extend(w)
@@ -192,7 +191,7 @@ type findingsView struct {
 // findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
 func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 	id := pageOf(r)
-	p, err := pages.Get(c.opts.Operator.Models.Pages(), id)
+	p, err := pages.Get(c.opts.Pages, id)
 	if err != nil {
 		return err
 	}

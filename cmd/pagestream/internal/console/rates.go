@@ -49,7 +49,7 @@ func (c *Console) sample() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		c.rates.add(c.opts.Operator.Ledger.Counts())
+		c.rates.add(c.opts.Operator.Received())
 		select {
 		case <-tick.C:
 		case <-c.ctx.Done():

@@ -110,7 +110,7 @@ func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string
 	do func(context.Context, string, func(projections.Rebuilding)) (string, bool, error),
 ) error {
 	name := r.PathValue("name")
-	if _, err := c.opts.Operator.Models.Find(name); err != nil {
+	if !slices.ContainsFunc(c.opts.Operator.Statuses(), func(s projections.Status) bool { return s.Name == name }) {
 		return notFound("There is no read model of that name.")
 	}
 	err := c.begin(kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {

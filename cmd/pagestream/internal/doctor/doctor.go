@@ -108,10 +108,11 @@ func (d *Doctor) Facts(row pages.Page, sub *subscriptions.Subscription) meta.Fac
 	return meta.Facts{Now: d.opts.Now(), Row: row, Subscription: sub, Loop: loop}
 }
 
-// Judge judges a page without asking Graph. Who judges many pages asks once for
-// [Doctor.Install], and calls [meta.Judge] with each page's [Doctor.Facts].
-func (d *Doctor) Judge(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
-	return meta.Judge(d.Install(), d.Facts(row, sub))
+// Judging returns what judges pages without asking Graph: by one look at the
+// installation, however many pages there are.
+func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
+	in := d.Install()
+	return func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement { return meta.Judge(in, d.Facts(row, sub)) }
 }
 
 // Examine asks Graph about pages and apps, and judges. No ids means each page that

@@ -171,9 +171,9 @@ func (w *world) row(page domain.PageID) pages.Page {
 func (w *world) onRecord(page domain.PageID) meta.Judgement {
 	sub, err := subscriptions.Get(w.subs, page, "main")
 	if err != nil {
-		return w.Judge(w.row(page), nil)
+		return w.Judging()(w.row(page), nil)
 	}
-	return w.Judge(w.row(page), &sub)
+	return w.Judging()(w.row(page), &sub)
 }
 
 func TestExamine(t *testing.T) {

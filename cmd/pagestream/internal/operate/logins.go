@@ -52,6 +52,9 @@ type Connected struct {
 	Confirmed int `json:"confirmed"`
 }
 
+// AppNames are the names of the configured apps, the default first.
+func (o *Operator) AppNames() []string { return o.Apps }
+
 // Invite makes a link that opens one login in a browser.
 func (o *Operator) Invite(_ context.Context, r InviteRequest) (Invite, error) {
 	// An invitation that nobody could use is refused now.

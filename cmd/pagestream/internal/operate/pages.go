@@ -23,14 +23,23 @@ type Page struct {
 	Judgement    meta.Judgement      `json:"judgement"`
 }
 
-// judged judges a page by what is on record, without calling Graph. Sub is the
-// subscription of the page's app, nil where nothing was ever asked for.
-func (o *Operator) judged(p pages.Page, sub *subscriptions.Subscription) Page {
-	out := Page{Page: p, Subscription: subscriptions.None, Judgement: o.Doctor.Judge(p, sub)}
-	if sub != nil {
-		out.Subscription = sub.State
+// Judging returns what judges pages by what is on record, as of now and without
+// calling Graph. It takes the subscription of the page's app, nil where nothing was
+// ever asked for.
+func (o *Operator) Judging() func(p pages.Page, sub *subscriptions.Subscription) meta.Judgement {
+	return o.Doctor.Judging()
+}
+
+// judged is like Judging, for a whole [Page].
+func (o *Operator) judged() func(p pages.Page, sub *subscriptions.Subscription) Page {
+	judge := o.Judging()
+	return func(p pages.Page, sub *subscriptions.Subscription) Page {
+		out := Page{Page: p, Subscription: subscriptions.None, Judgement: judge(p, sub)}
+		if sub != nil {
+			out.Subscription = sub.State
+		}
+		return out
 	}
-	return out
 }
 
 // Page returns one page, or fails with [pages.ErrNotFound].
@@ -43,7 +52,7 @@ func (o *Operator) Page(id domain.PageID) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	return o.judged(p, sub), nil
+	return o.judged()(p, sub), nil
 }
 
 // Subscription returns the subscription of a page's app, nil where nothing was ever
@@ -63,11 +72,13 @@ func (o *Operator) ListPages(cursor string, limit int) ([]Page, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	out := make([]Page, len(list))
+	out, judged := make([]Page, len(list)), o.judged()
 	for i, p := range list {
-		if out[i], err = o.Page(p.ID); err != nil {
+		sub, err := o.Subscription(p)
+		if err != nil {
 			return nil, "", err
 		}
+		out[i] = judged(p, sub)
 	}
 	return out, next, nil
 }
@@ -79,8 +90,9 @@ func (o *Operator) EachPage(fn func(Page) error) error {
 	if err != nil {
 		return err
 	}
+	judged := o.judged()
 	return pages.Each(o.Models.Pages(), func(p pages.Page) error {
-		return fn(o.judged(p, subs.Of(p.ID, p.App)))
+		return fn(judged(p, subs.Of(p.ID, p.App)))
 	})
 }
 
@@ -134,3 +146,7 @@ func (o *Operator) Loop(page domain.PageID) meta.Loop {
 	s, _ := o.Reconciler.Page(page)
 	return s.Loop
 }
+
+// AllSilent reports whether nearly all pages are silent at once: deliveries don't
+// reach us.
+func (o *Operator) AllSilent() bool { return o.Reconciler.AllSilent() }

@@ -96,6 +96,9 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 // NotReady returns every reason why the process should get no traffic.
 func (o *Operator) NotReady() []error { return o.Ready() }
 
+// Received counts what this node received since its ledger was begun.
+func (o *Operator) Received() deliveries.Counts { return o.Ledger.Counts() }
+
 // PagesStatus judges every page.
 func (o *Operator) PagesStatus() (PagesStatus, error) {
 	out := PagesStatus{States: map[meta.State]int{}, Ill: []IllPage{}}

@@ -152,6 +152,8 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	operator := p.newOperator()
 	p.metrics.watch(p)
 	c := console.New(console.Options{
+		JS: p.js, Stream: streams.Name,
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
 		Operator: operator, AdminToken: admin, ReadToken: read, SessionKey: key,
 		Version: p.opts.Version, Logger: p.log.With("part", "console"),
 	})

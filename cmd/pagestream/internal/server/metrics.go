@@ -207,11 +207,11 @@ func (c collector) pages(gauge func(*prometheus.Desc, float64, ...string)) error
 	if err != nil {
 		return err
 	}
-	states, now, n := map[meta.State]int{}, time.Now(), 0
+	judge, states, now, n := c.p.doctor.Judging(), map[meta.State]int{}, time.Now(), 0
 	severity := map[meta.Severity]float64{meta.Warning: 1, meta.Wrong: 2}
 	err = pages.Each(c.p.models.Pages(), func(p pages.Page) error {
 		sub := subs.Of(p.ID, p.App)
-		j := c.p.doctor.Judge(p, sub)
+		j := judge(p, sub)
 		states[j.State]++
 		if n++; n > maxPageSeries {
 			return nil
