@@ -112,7 +112,9 @@ func (d *Doctor) Facts(row pages.Page, sub *subscriptions.Subscription) meta.Fac
 // installation, however many pages there are.
 func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
 	in := d.Install()
-	return func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement { return meta.Judge(in, d.Facts(row, sub)) }
+	return func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
+		return meta.Judge(in, d.Facts(row, sub))
+	}
 }
 
 // Examine asks Graph about pages and apps, and judges. No ids means each page that
