@@ -33,9 +33,6 @@ const (
 	// batchBytes ends a batch, which has one event at least. Sizes are those of
 	// arrival.size.
 	batchBytes = 16 << 20
-	// readAhead is how many chunks of a feed are read and decoded while a message
-	// is in flight: about one batch of a read model.
-	readAhead = 8
 )
 
 // SubscriberOptions configure a [Subscriber].
@@ -107,7 +104,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, ErrClosed)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	sub := &subscription{opts: s.opts, feed: feed, ahead: make(chan []arrival, readAhead), out: make(chan *message.Message)}
+	sub := &subscription{opts: s.opts, feed: feed, ahead: make(chan []arrival), out: make(chan *message.Message)}
 	s.running.Go(func() {
 		defer cancel()
 		sub.run(ctx)
@@ -201,7 +198,9 @@ func (s *subscription) run(ctx context.Context) {
 	defer s.feed.close()
 	defer close(s.out)
 	var reading sync.WaitGroup
-	reading.Go(func() { s.read(ctx) })
+	chunks := make(chan []arrival)
+	reading.Go(func() { s.read(ctx, chunks) })
+	reading.Go(func() { s.collect(ctx, chunks) })
 	defer reading.Wait()
 	for {
 		batch := s.gather(ctx)
@@ -216,9 +215,9 @@ func (s *subscription) run(ctx context.Context) {
 	}
 }
 
-// read reads ahead and decodes for as long as the subscription lives.
-func (s *subscription) read(ctx context.Context) {
-	defer close(s.ahead)
+// read reads and decodes for as long as the subscription lives.
+func (s *subscription) read(ctx context.Context, chunks chan<- []arrival) {
+	defer close(chunks)
 	for {
 		list, err := s.feed.chunk(ctx)
 		if s.opts.Batch > 0 {
@@ -226,7 +225,7 @@ func (s *subscription) read(ctx context.Context) {
 		}
 		if len(list) > 0 {
 			select {
-			case s.ahead <- list:
+			case chunks <- list:
 			case <-ctx.Done():
 				return
 			}
@@ -235,6 +234,35 @@ func (s *subscription) read(ctx context.Context) {
 			if ctx.Err() == nil {
 				s.opts.Logger.Error("subscription ended", "err", err)
 			}
+			return
+		}
+	}
+}
+
+// collect holds what is read ahead, about one batch, until gather takes it.
+func (s *subscription) collect(ctx context.Context, chunks <-chan []arrival) {
+	defer close(s.ahead)
+	var held []arrival
+	for size := 0; chunks != nil || len(held) > 0; {
+		from, to := chunks, s.ahead
+		if len(held) >= max(1, s.opts.Batch) || size >= batchBytes {
+			from = nil
+		}
+		if len(held) == 0 {
+			to = nil
+		}
+		select {
+		case list, open := <-from:
+			if !open {
+				chunks = nil
+			}
+			held = append(held, list...)
+			for _, a := range list {
+				size += a.size()
+			}
+		case to <- held:
+			held, size = nil, 0
+		case <-ctx.Done():
 			return
 		}
 	}
