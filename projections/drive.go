@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -29,19 +28,15 @@ var (
 	errEnded    = errors.New("the subscription ended")
 )
 
-// levels are those at which watermill's router is logged, which recovers from a
-// panic as well: what fails is tried again, and is in the status too.
-var levels = map[slog.Level]slog.Level{
-	slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelWarn,
-}
-
 // drive follows the stream from the stored position, until the context ends or
 // it has to start over: a watermill router passes one batch of events at a time to
 // handle.
 func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, watermill.NewSlogLoggerWithLevelMapping(r.opts.Logger, levels))
+	// The router logs each error of handle, which is in the status too, and recovers
+	// from a panic.
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, streams.WatermillLogger(r.opts.Logger, slog.LevelWarn))
 	if err != nil {
 		return fmt.Errorf("make router: %w", err)
 	}

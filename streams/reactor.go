@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
@@ -130,6 +129,9 @@ func (r *Reactor) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("make consumer %s: %w", r.opts.Durable, err)
 	}
+	// An error of watermill's is a message that is skipped or tried again, which is
+	// nothing unusual: handle logs what is given up.
+	logger := WatermillLogger(r.opts.Logger, slog.LevelDebug)
 	subscriber, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1,
 		AckWaitTimeout:   r.opts.Timeout + time.Second,
@@ -147,11 +149,11 @@ func (r *Reactor) Run(ctx context.Context) error {
 		SubjectCalculator: func(queue, topic string) *wmnats.SubjectDetail {
 			return &wmnats.SubjectDetail{Primary: topic, QueueGroup: queue}
 		},
-	}, watermill.NopLogger{})
+	}, logger)
 	if err != nil {
 		return fmt.Errorf("make subscriber: %w", err)
 	}
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: r.opts.Timeout + time.Second}, watermill.NopLogger{})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: r.opts.Timeout + time.Second}, logger)
 	if err != nil {
 		return fmt.Errorf("make router: %w", err)
 	}
