@@ -16,11 +16,11 @@ type Erasure struct {
 	// A long erasure is told in Parts events; Part counts from 1.
 	Part   int    `json:"part"`
 	Parts  int    `json:"parts"`
-	Events []Husk `json:"events,omitempty"`
+	Events []Tombstone `json:"events,omitempty"`
 }
 
-// Husk is what stays of an erased event.
-type Husk struct {
+// Tombstone is what stays of an erased event.
+type Tombstone struct {
 	Seq uint64 `json:"seq"`
 	// ID is the hash of the event's id: its [IDKey], in hex.
 	ID   string `json:"id"`
@@ -39,13 +39,13 @@ type Husk struct {
 // with a chance of 2^-49.
 const idKeySize = 16
 
-// huskID begins the id of an event made of a husk. No header can carry it.
-const huskID = "\x00"
+// tombstoneID begins the id of an event made of a tombstone. No header can carry it.
+const tombstoneID = "\x00"
 
 // IDKey is what an event's id is looked up by: a hash, since ids can be long and
-// carry message ids. An event made of a husk has that of the event it was.
+// carry message ids. An event made of a tombstone has that of the event it was.
 func IDKey(id string) []byte {
-	if rest, ok := strings.CutPrefix(id, huskID); ok {
+	if rest, ok := strings.CutPrefix(id, tombstoneID); ok {
 		if key, err := hex.DecodeString(rest); err == nil && len(key) == idKeySize {
 			return key
 		}
@@ -62,9 +62,9 @@ func ContactHash(c ContactID) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// NewHusk is what stays of e, which the stream stored at that sequence and time.
-func NewHusk(e Event, seq uint64, at time.Time) Husk {
-	h := Husk{
+// NewTombstone is what stays of e, which the stream stored at that sequence and time.
+func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
+	h := Tombstone{
 		Seq: seq, ID: hex.EncodeToString(IDKey(e.ID)), Type: e.Type, At: at.UnixMilli(), Standby: e.Standby,
 		Object: e.Data.Object, Source: e.Data.Source, App: e.Data.App,
 	}
@@ -76,9 +76,9 @@ func NewHusk(e Event, seq uint64, at time.Time) Husk {
 
 // Event is the event as far as it stays: without contact and content, with an id
 // that has the same [IDKey].
-func (h Husk) Event(page PageID) Event {
+func (h Tombstone) Event(page PageID) Event {
 	e := Event{
-		ID: huskID + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
+		ID: tombstoneID + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
 		Data: Data{Object: h.Object, Source: h.Source, App: h.App},
 	}
 	if h.Time > 0 {

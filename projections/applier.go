@@ -17,7 +17,7 @@ import (
 type applier struct {
 	projection Projection
 	dedup      Index
-	husks      *husks
+	tombstones      *tombstones
 	// attempts is how often an event is tried before it is parked, 0 for never.
 	attempts int
 	// giveUp, if not nil, is asked before an event is parked.
@@ -97,13 +97,13 @@ func index(batch []*streams.Replayed, seq uint64) int {
 // fill puts what stays of erased events into the gaps that they have left. The
 // file is at sequence at, the batch after it.
 func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed) ([]*streams.Replayed, error) {
-	if n := len(batch); n == 0 || a.husks == nil || batch[n-1].Seq == at+uint64(n) {
+	if n := len(batch); n == 0 || a.tombstones == nil || batch[n-1].Seq == at+uint64(n) {
 		return batch, nil // no gap
 	}
 	whole := make([]*streams.Replayed, 0, len(batch))
 	for _, w := range batch {
 		if w.Seq > at+1 {
-			missing, err := a.husks.between(ctx, at, w.Seq)
+			missing, err := a.tombstones.between(ctx, at, w.Seq)
 			if err != nil {
 				return nil, err
 			}

@@ -111,7 +111,7 @@ func unparkErased(tx *store.Tx, meta *store.Meta, e streams.Stored, a *applier) 
 				return err
 			}
 			meta.Parked--
-			if err := a.applyOne(tx, OfHusk(e.Page, h)); err != nil {
+			if err := a.applyOne(tx, OfTombstone(e.Page, h)); err != nil {
 				return err
 			}
 		}

@@ -225,7 +225,7 @@ func TestParkedIsErased(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			erasure.Events = append(erasure.Events, domain.NewHusk(e, stored.Seq, stored.At))
+			erasure.Events = append(erasure.Events, domain.NewTombstone(e, stored.Seq, stored.At))
 			seqs = append(seqs, stored.Seq)
 		}
 	}

@@ -27,7 +27,7 @@ func TestTombstoneIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := r.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: &domain.Erasure{
-		Contact: domain.ContactHash("30"), Part: 1, Parts: 1, Events: []domain.Husk{domain.NewHusk(stored.Event, erased, stored.At)},
+		Contact: domain.ContactHash("30"), Part: 1, Parts: 1, Events: []domain.Tombstone{domain.NewTombstone(stored.Event, erased, stored.At)},
 	}}})
 	if _, err := streams.Erase(t.Context(), r.JS, streams.Name, []uint64{erased}, func(streams.Stored) bool { return true }); err != nil {
 		t.Fatal(err)

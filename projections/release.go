@@ -105,11 +105,11 @@ func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stor
 // stored reads a parked event again, or what stays of it if it was erased; with
 // sequence 0 if nothing does.
 func (a *applier) stored(ctx context.Context, l DeadLetter) (streams.Stored, error) {
-	e, err := streams.Get(ctx, a.husks.js, a.husks.stream, l.Seq)
+	e, err := streams.Get(ctx, a.tombstones.js, a.tombstones.stream, l.Seq)
 	if !errors.Is(err, streams.ErrNotFound) {
 		return e, err
 	}
-	gone := &husks{js: a.husks.js, stream: a.husks.stream}
+	gone := &tombstones{js: a.tombstones.js, stream: a.tombstones.stream}
 	list, err := gone.between(ctx, l.Seq-1, l.Seq+1)
 	if err != nil || len(list) == 0 {
 		return streams.Stored{}, err

@@ -43,7 +43,7 @@ var (
 // and counted: an event whose id an earlier one has, a message that is no event,
 // and, where Attempts says so, a [DeadLetter]. All are told by the stream and the
 // projection alone, so that live and rebuild agree. For the same reason
-// an event that was erased is applied as far as it stays (see domain.Husk), in
+// an event that was erased is applied as far as it stays (see domain.Tombstone), in
 // its place.
 //
 // The read model starts over when its file belongs to another stream, to a
@@ -195,7 +195,7 @@ func (r *Runner) Close() error {
 // applier returns what applies events to a file of this projection.
 func (r *Runner) applier() *applier {
 	return &applier{
-		projection: r.projection, dedup: r.opts.Dedup, husks: &husks{js: r.opts.JS, stream: r.opts.Stream},
+		projection: r.projection, dedup: r.opts.Dedup, tombstones: &tombstones{js: r.opts.JS, stream: r.opts.Stream},
 		attempts: max(0, r.opts.Attempts), decided: &r.decided,
 	}
 }

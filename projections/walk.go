@@ -21,7 +21,7 @@ type Walked struct {
 // projection is given there. A sequence that is neither in the stream nor on
 // record as erased is Missing. It returns an error of f as it is.
 func Walk(ctx context.Context, js jetstream.JetStream, stream string, to uint64, f func(Walked) error) error {
-	gone := &husks{js: js, stream: stream}
+	gone := &tombstones{js: js, stream: stream}
 	at := uint64(0)
 	fill := func(before uint64) error {
 		if before <= at+1 {

@@ -279,13 +279,13 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 		at := rapid.IntRange(0, len(events)).Draw(t, "erasure")
 		late := rapid.IntRange(0, at).Draw(t, "unlisted from")
 		erasure := &domain.Erasure{Contact: domain.ContactHash(first.Contact), Part: 1, Parts: 1}
-		gone := make(map[uint64]domain.Husk)
+		gone := make(map[uint64]domain.Tombstone)
 		for i, e := range events[:at] {
 			if i >= late || e.Page != first.Page || e.Contact != first.Contact || e.Contact == "" || e.Data.Test ||
 				e.Type == domain.ContactErased {
 				continue
 			}
-			h := domain.NewHusk(e.Event, e.Seq, e.At)
+			h := domain.NewTombstone(e.Event, e.Seq, e.At)
 			erasure.Events = append(erasure.Events, h)
 			if rapid.IntRange(0, 9).Draw(t, "deleted") > 0 {
 				gone[e.Seq] = h
@@ -305,7 +305,7 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 			}
 			live = append(live, e)
 			if h, ok := gone[e.Seq]; ok && i < at {
-				e = projections.OfHusk(e.Page, h)
+				e = projections.OfTombstone(e.Page, h)
 			}
 			rebuilt = append(rebuilt, e)
 		}

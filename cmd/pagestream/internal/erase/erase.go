@@ -33,7 +33,7 @@ var (
 )
 
 const (
-	// partSize bounds the husks in one event: some 150 bytes each.
+	// partSize bounds the tombstones in one event: some 150 bytes each.
 	partSize = 2000
 	// rounds bounds how often events that came meanwhile are erased as well.
 	rounds = 5
@@ -96,18 +96,18 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
 			return out, err
 		}
-		husks, err := x.husks(ctx, get, page, contact)
+		tombstones, err := x.tombstones(ctx, get, page, contact)
 		if err != nil {
 			return out, err
 		}
-		if len(husks) == 0 {
+		if len(tombstones) == 0 {
 			return out, x.finish(ctx, page, contact)
 		}
-		if head, err = x.record(ctx, page, contact, husks); err != nil {
+		if head, err = x.record(ctx, page, contact, tombstones); err != nil {
 			return out, err
 		}
 		out.Seq = head
-		for _, h := range husks {
+		for _, h := range tombstones {
 			if err := gone(ctx, get, h.Seq); err != nil {
 				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
 			}
@@ -120,15 +120,15 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 // getter gives the event at a sequence.
 type getter func(context.Context, uint64) (streams.Stored, error)
 
-// husks is what will stay of the contact's events.
-func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (husks []domain.Husk, err error) {
+// tombstones is what will stay of the contact's events.
+func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (tombstones []domain.Tombstone, err error) {
 	for after := uint64(0); ; {
 		seqs, err := conversations.EventsOf(x.opts.Conversations, page, contact, after, partSize)
 		if err != nil {
 			return nil, fmt.Errorf("find events: %w", err)
 		}
 		if len(seqs) == 0 {
-			return husks, nil
+			return tombstones, nil
 		}
 		for _, seq := range seqs {
 			e, err := get(ctx, seq)
@@ -137,7 +137,7 @@ func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, cont
 			case err != nil:
 				return nil, fmt.Errorf("read event: %w", err)
 			default:
-				husks = append(husks, domain.NewHusk(e.Event, e.Seq, e.At))
+				tombstones = append(tombstones, domain.NewTombstone(e.Event, e.Seq, e.At))
 			}
 			after = seq
 		}
@@ -145,9 +145,9 @@ func (x *Eraser) husks(ctx context.Context, get getter, page domain.PageID, cont
 }
 
 // record stores what is erased, and returns the sequence of the last of it.
-func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, husks []domain.Husk) (uint64, error) {
+func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, tombstones []domain.Tombstone) (uint64, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
-	parts := slices.Collect(slices.Chunk(husks, partSize))
+	parts := slices.Collect(slices.Chunk(tombstones, partSize))
 	events := make([]domain.Event, len(parts))
 	for i, list := range parts {
 		key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)

@@ -310,7 +310,7 @@ func TestNothingOfOthersIsDeleted(t *testing.T) {
 	r.Publish(t, talk()...)
 	r.Publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
 		Contact: domain.ContactHash(person), Part: 1, Parts: 1,
-		Events: []domain.Husk{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
+		Events: []domain.Tombstone{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
 	}}})
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if r.there(t, 1) {

@@ -75,7 +75,7 @@ func eraseOne(t *testing.T, r *projectionstest.Rig) {
 			of = e.Event
 		}
 		if e.Contact != "" && e.Contact == of.Contact && e.Page == of.Page {
-			erasure.Events = append(erasure.Events, domain.NewHusk(e.Event, e.Seq, e.At))
+			erasure.Events = append(erasure.Events, domain.NewTombstone(e.Event, e.Seq, e.At))
 			seqs = append(seqs, e.Seq)
 		}
 		return nil

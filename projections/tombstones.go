@@ -13,17 +13,17 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// OfHusk is the event that an erased one is replaced by when a projection comes
+// OfTombstone is the event that an erased one is replaced by when a projection comes
 // to its place in the stream.
-func OfHusk(page domain.PageID, h domain.Husk) streams.Stored {
+func OfTombstone(page domain.PageID, h domain.Tombstone) streams.Stored {
 	return streams.Stored{Event: h.Event(page), Seq: h.Seq, At: time.UnixMilli(h.At).UTC()}
 }
 
-// husks are the erased events that a runner has not come to yet.
+// tombstones are the erased events that a runner has not come to yet.
 //
 // They are in memory until it has: a rebuild holds those of all erasures at
 // once, some 200 bytes each.
-type husks struct {
+type tombstones struct {
 	js     jetstream.JetStream
 	stream string
 	// list is in order of sequence; read is the last event that was looked at.
@@ -34,7 +34,7 @@ type husks struct {
 // between returns the erased events with sequences in (after, before). A missing
 // event was erased or never was one of ours: an erasure is on record before
 // anything is deleted, so the record is in the stream when the gap is seen.
-func (h *husks) between(ctx context.Context, after, before uint64) ([]streams.Stored, error) {
+func (h *tombstones) between(ctx context.Context, after, before uint64) ([]streams.Stored, error) {
 	h.drop(after)
 	if uint64(len(h.until(before))) < before-after-1 {
 		if err := h.load(ctx, after); err != nil {
@@ -44,18 +44,18 @@ func (h *husks) between(ctx context.Context, after, before uint64) ([]streams.St
 	return h.until(before), nil
 }
 
-func (h *husks) until(before uint64) []streams.Stored {
+func (h *tombstones) until(before uint64) []streams.Stored {
 	n, _ := slices.BinarySearchFunc(h.list, before, func(e streams.Stored, seq uint64) int { return cmp.Compare(e.Seq, seq) })
 	return h.list[:n]
 }
 
 // drop lets go of what the runner has gone past.
-func (h *husks) drop(upto uint64) {
+func (h *tombstones) drop(upto uint64) {
 	h.list = h.list[len(h.until(upto+1)):]
 }
 
 // load reads the erasures that were recorded since the last time.
-func (h *husks) load(ctx context.Context, after uint64) error {
+func (h *tombstones) load(ctx context.Context, after uint64) error {
 	upto, err := streams.Read(ctx, h.js, streams.ReadOptions{
 		Stream: h.stream, From: h.read + 1, Filters: streams.Filter("", domain.ContactErased),
 		Malformed: func(uint64, error) error { return nil },
@@ -63,9 +63,9 @@ func (h *husks) load(ctx context.Context, after uint64) error {
 		if e.Data.Erasure == nil {
 			return nil
 		}
-		for _, husk := range e.Data.Erasure.Events {
-			if husk.Seq > after && husk.Seq < e.Seq {
-				h.list = append(h.list, OfHusk(e.Page, husk))
+		for _, tombstone := range e.Data.Erasure.Events {
+			if tombstone.Seq > after && tombstone.Seq < e.Seq {
+				h.list = append(h.list, OfTombstone(e.Page, tombstone))
 			}
 		}
 		return nil
