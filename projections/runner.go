@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -151,7 +152,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer watching.Wait()
 	defer cancel()
 
-	for wait := restartMin; ; {
+	pause := backoff.Backoff{Min: restartMin, Max: restartMax}
+	for {
 		before := r.Status().Seq
 		err := r.renew(ctx)
 		if err == nil {
@@ -164,18 +166,14 @@ func (r *Runner) Run(ctx context.Context) error {
 			return nil
 		}
 		if r.Status().Seq > before {
-			wait = restartMin
+			pause.Reset()
 		}
 		if err := r.recover(ctx, err); err != nil {
 			return err
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if pause.Wait(ctx) != nil {
+			return nil
 		}
-		wait = min(2*wait, restartMax)
 	}
 }
 

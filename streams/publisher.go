@@ -129,7 +129,9 @@ type Publisher struct {
 	closed  bool
 	wake    chan struct{}
 	done    chan struct{}
-	abandon chan struct{} // Close has waited long enough
+
+	abandoned context.Context //nolint:containedctx // ends when Close has waited long enough
+	abandon   context.CancelFunc
 
 	// The committer's alone.
 	recent recent
@@ -169,9 +171,10 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
+	abandoned, abandon := context.WithCancel(context.Background())
 	p := &Publisher{
 		js: js, async: async, nc: js.Conn(), opts: o,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), abandon: make(chan struct{}),
+		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 	}
 	go p.commit()
 	return p, nil
@@ -270,12 +273,6 @@ func (p *Publisher) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.abandon:
-	default:
-		close(p.abandon)
-	}
+	p.abandon()
 	return fmt.Errorf("drain publisher: %w", ctx.Err())
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // MetaDelivered is how often a [Reactor] was given a message, counted from 1.
@@ -187,14 +189,13 @@ func (r *Reactor) Run(ctx context.Context) error {
 // channel on which it may still be sending one.
 func (r *Reactor) drain(conn *nats.Conn) {
 	_ = conn.Drain() // what can't be drained is closed
-	limit := time.NewTimer(r.opts.Timeout + time.Second)
-	defer limit.Stop()
+	limit := time.After(r.opts.Timeout + time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !conn.IsClosed() {
 		select {
 		case <-tick.C:
-		case <-limit.C:
+		case <-limit:
 			return
 		}
 	}
@@ -266,7 +267,7 @@ var errPanic = errors.New("handler panicked")
 
 // WaitTime is the pause before a refused message is given again; watermill asks.
 func (r *Reactor) WaitTime(tries uint64) time.Duration {
-	return min(r.opts.Pause<<min(tries-min(tries, 1), 20), r.opts.MaxPause)
+	return backoff.After(int(min(tries, 64)), r.opts.Pause, r.opts.MaxPause)
 }
 
 // unmarshaler makes watermill messages of any message at all: one that it

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // ReadOptions say what to read.
@@ -240,11 +242,11 @@ type source struct {
 
 	puller    *puller // of the consumer; nil without one
 	delivered uint64  // by this consumer
-	retry     time.Duration
+	retry     backoff.Backoff
 }
 
 func newSource(js jetstream.JetStream, stream string, filters []string, after uint64) *source {
-	return &source{js: js, stream: stream, filters: filters, last: after, retry: sourceRetryMin}
+	return &source{js: js, stream: stream, filters: filters, last: after, retry: backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}}
 }
 
 func (s *source) open(ctx context.Context) error {
@@ -294,7 +296,8 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 	for {
 		m, err := s.pull(ctx)
 		if err == nil {
-			s.last, s.retry = m.seq(), sourceRetryMin
+			s.last = m.seq()
+			s.retry.Reset()
 			return m, nil
 		}
 		s.drop()
@@ -306,7 +309,7 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return arrival{}, fmt.Errorf("read stream: %w", err)
 		}
-		s.retry = rest(ctx, s.retry, sourceRetryMax)
+		_ = s.retry.Wait(ctx) // pull asks the context
 	}
 }
 
@@ -350,14 +353,3 @@ func (s *source) drop() {
 }
 
 func (s *source) close() { s.drop() }
-
-// rest waits and returns the next, doubled wait.
-func rest(ctx context.Context, wait, most time.Duration) time.Duration {
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return min(2*wait, most)
-}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // maxSingly bounds the single publishes under way, so that the last of them is
@@ -42,7 +44,7 @@ func (p *Publisher) storeSingly(items []*item) {
 	}
 	floor := p.newest // what is found stored above it may be of our own first try
 	deadline := time.Now().Add(p.opts.RetryFor)
-	pause, silent := retryMin, 0
+	pause, silent := backoff.Backoff{Min: retryMin, Max: retryMax}, 0
 	for {
 		start := time.Now()
 		n := len(items)
@@ -55,13 +57,13 @@ func (p *Publisher) storeSingly(items []*item) {
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
 			silent++
 		}
-		if silent >= noResponders || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(deadline) || !awaited(items) || !p.rest(pause) {
+		if silent >= noResponders || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(deadline) ||
+			!awaited(items) || pause.Wait(p.abandoned) != nil {
 			for _, it := range items {
 				it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 			}
 			return
 		}
-		pause = min(2*pause, retryMax)
 	}
 }
 
@@ -73,18 +75,6 @@ func awaited(items []*item) bool {
 		}
 	}
 	return false
-}
-
-// rest pauses, and reports whether there is time to go on.
-func (p *Publisher) rest(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-p.abandon:
-		return false
-	}
 }
 
 // publishSingly sends each item once. It returns those whose fate is unknown,

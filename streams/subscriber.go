@@ -13,6 +13,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // Metadata of a message of one event that a [Subscriber] gives, besides the
@@ -207,8 +209,9 @@ func (s *subscription) run(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		for pause := minPause; !s.give(ctx, batch); pause = rest(ctx, pause, s.opts.MaxPause) {
-			if ctx.Err() != nil {
+		pause := backoff.Backoff{Min: minPause, Max: s.opts.MaxPause}
+		for !s.give(ctx, batch) {
+			if pause.Wait(ctx) != nil {
 				return
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // Defaults of [TailOptions]: somewhat more than the readers of one process have
@@ -73,14 +75,17 @@ func (t *Tail) Close() error {
 func (t *Tail) run(ctx context.Context) {
 	defer close(t.done)
 	defer t.end()
-	for wait := sourceRetryMin; ctx.Err() == nil; {
-		err := t.follow(ctx, func() { wait = sourceRetryMin })
+	pause := backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}
+	for {
+		err := t.follow(ctx, pause.Reset)
 		if ctx.Err() != nil {
 			return
 		}
 		t.opts.Logger.Debug("tail of the stream begins again", "err", err)
 		t.forget()
-		wait = rest(ctx, wait, sourceRetryMax)
+		if pause.Wait(ctx) != nil {
+			return
+		}
 	}
 }
 

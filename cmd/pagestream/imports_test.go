@@ -33,6 +33,7 @@ const parts = internal + "*"
 // the rules below, from its own.
 var layers = [][]string{
 	{"domain"},
+	{"internal/backoff"},
 	{"streams"},
 	{"projections"},
 	{internal + "meta"},
@@ -250,6 +251,13 @@ func TestImportRules(t *testing.T) {
 		{"domain", "pgregory.net/rapid", true, true},
 		{"domain", our("domain/messenger"), false, false},
 		{"domain", our("streams"), false, false},
+		{"domain", our("internal/backoff"), false, false},
+		{"internal/backoff", our("streams"), false, false},
+		{"internal/other", our("domain"), false, false},
+		{"streams", our("internal/backoff"), false, true},
+		{"projections", our("internal/backoff"), false, true},
+		{cmd + "/internal/graph", our("internal/backoff"), false, true},
+		{"config", our("internal/backoff"), false, false},
 		{"domain/messenger", our("domain"), false, true},
 		{"domain/messenger", our("domain/seal"), false, false},
 		{"domain/messenger", our("domain/messenger"), true, true},
@@ -352,7 +360,7 @@ func TestMainIsThin(t *testing.T) {
 
 // top is what may stand at the top of the repository, beside dot files and what
 // .gitignore leaves out.
-var top = []string{"LICENSE", "README.md", "Taskfile.yml", "cmd", "config", "domain", "go.mod", "go.sum", "projections", "streams"}
+var top = []string{"LICENSE", "README.md", "Taskfile.yml", "cmd", "config", "domain", "go.mod", "go.sum", "internal", "projections", "streams"}
 
 func TestTopLevel(t *testing.T) {
 	entries, err := os.ReadDir(root)

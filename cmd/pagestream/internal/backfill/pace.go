@@ -7,9 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -25,6 +25,7 @@ const (
 // Pauses while too much waits to be stored, since deliveries go first.
 const (
 	overloadPause = 250 * time.Millisecond
+	overloadMax   = 4 * time.Second
 	overloadTries = 6
 )
 
@@ -49,16 +50,15 @@ func (w *walk) store(ctx context.Context, events []domain.Event) error {
 
 // publish makes way for deliveries where too much waits.
 func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
-	pause := overloadPause
+	pause := backoff.Backoff{Min: overloadPause, Max: overloadMax}
 	for try := 1; ; try++ {
 		receipts, err := w.opts.Publisher.Publish(ctx, events)
 		if !errors.Is(err, streams.ErrOverloaded) || try == overloadTries {
 			return receipts, err
 		}
-		if err := graph.Sleep(ctx, pause); err != nil {
+		if err := pause.Wait(ctx); err != nil {
 			return nil, fmt.Errorf("wait: %w", err)
 		}
-		pause *= 2
 	}
 }
 
@@ -73,7 +73,7 @@ func (w *walk) call(ctx context.Context, f func() error) error {
 		if err == nil || wait <= 0 || wait > maxWait || try == maxThrottled {
 			return err
 		}
-		if err := graph.Sleep(ctx, wait); err != nil {
+		if err := backoff.Sleep(ctx, wait); err != nil {
 			return fmt.Errorf("wait: %w", err)
 		}
 	}

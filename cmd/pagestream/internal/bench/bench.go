@@ -227,13 +227,3 @@ func atLast(ctx context.Context, f func(context.Context) error) error {
 	defer cancel()
 	return f(ctx)
 }
-
-// pause waits, and returns the context's error if that ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
 )
@@ -236,7 +237,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 
 	// What was stored has left the window, as all but the latest has in a program
 	// that has run for years.
-	if err := pause(ctx, time.Until(filled.Add(r.pastWindow()+r.pastWindow()/2))); err != nil {
+	if err := backoff.Sleep(ctx, time.Until(filled.Add(r.pastWindow()+r.pastWindow()/2))); err != nil {
 		return p, 0, err
 	}
 	r.step("%d events: start", n)
@@ -326,7 +327,7 @@ func (r *run) weighHeap(ctx context.Context, p *Point) error {
 		if time.Now().After(until) {
 			return nil
 		}
-		if err := pause(ctx, r.pastWindow()/10); err != nil {
+		if err := backoff.Sleep(ctx, r.pastWindow()/10); err != nil {
 			return err
 		}
 	}

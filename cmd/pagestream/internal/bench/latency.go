@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 const (
@@ -88,7 +90,7 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 				return false, nil
 			}
 			due := began.Add(time.Duration(float64(n) / rate * float64(time.Second)))
-			if err := pause(ctx, time.Until(due)); err != nil {
+			if err := backoff.Sleep(ctx, time.Until(due)); err != nil {
 				return false, err
 			}
 			return true, load.post(ctx, s.webhook(), shots[n])
@@ -108,7 +110,7 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 				}
 				times[i] = append(times[i], took)
 				// Out of step with what is done at intervals.
-				if err := pause(group, time.Duration(mix(uint64(n*probers+i))%20)*time.Millisecond); err != nil {
+				if err := backoff.Sleep(group, time.Duration(mix(uint64(n*probers+i))%20)*time.Millisecond); err != nil {
 					return err
 				}
 			}
@@ -141,7 +143,7 @@ func (r *run) follow(ctx context.Context, s *system, c *client) (time.Duration, 
 		if bytes.Contains(buf.Bytes(), []byte(mid(n))) {
 			return time.Since(start), nil
 		}
-		if err := pause(ctx, pollEvery); err != nil {
+		if err := backoff.Sleep(ctx, pollEvery); err != nil {
 			return 0, fmt.Errorf("message not readable after %s: %w", time.Since(start).Round(time.Millisecond), err)
 		}
 	}

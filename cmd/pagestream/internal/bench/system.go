@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -137,7 +138,7 @@ func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err 
 		if time.Since(began) > limit {
 			return behind, marks, fmt.Errorf("at event %d of %d after %s: read models did not catch up in time", seq, head, limit)
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 10*time.Millisecond); err != nil {
 			return behind, marks, err
 		}
 	}
@@ -169,7 +170,7 @@ func (s *system) ready(ctx context.Context) error {
 		if !errors.Is(err, ErrAnswer) {
 			return err
 		}
-		if waited := pause(ctx, 2*time.Millisecond); waited != nil {
+		if waited := backoff.Sleep(ctx, 2*time.Millisecond); waited != nil {
 			return fmt.Errorf("wait until it is ready: %w (%w)", waited, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
@@ -163,7 +164,7 @@ func (c *Client) outcome(ctx context.Context, page, verb string) meta.Outcome {
 			wait = time.Duration(p.RetryAfter) * time.Second
 		}
 		if wait > 0 && wait <= batchWait && try < batchTries {
-			if !pause(ctx, wait) {
+			if backoff.Sleep(ctx, wait) != nil {
 				return out
 			}
 			continue

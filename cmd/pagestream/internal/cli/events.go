@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // EventsCommand groups what reads the stream.
@@ -129,10 +130,11 @@ func (t EventsTailCommand) Run(c *CLI) error {
 		}
 	}
 	last, n := t.After, 0
-	wait := 250 * time.Millisecond
+	pause := backoff.Backoff{Min: 250 * time.Millisecond, Max: 10 * time.Second}
 	for {
 		err := cl.Feed(c.ctx, t.query(), last, func(id string, data []byte) error {
-			last, wait = id, 250*time.Millisecond
+			last = id
+			pause.Reset()
 			if err := c.writeEvent(data); err != nil {
 				return err
 			}
@@ -148,25 +150,14 @@ func (t EventsTailCommand) Run(c *CLI) error {
 			return err // it never worked: say so instead of trying forever
 		}
 		fmt.Fprintln(c.Err, "connection lost; trying again")
-		if !pause(c.ctx, wait) {
+		if pause.Wait(c.ctx) != nil {
 			return nil
 		}
-		wait = min(2*wait, 10*time.Second)
 	}
 }
 
 // errDone ends a feed that has given what was asked for.
 var errDone = errors.New("done")
-
-// pause waits for d; false means that the context ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
 
 // EventsExplainCommand says which events made a conversation or a message.
 type EventsExplainCommand struct {

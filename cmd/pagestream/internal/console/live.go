@@ -79,12 +79,12 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 				return err
 			case e := <-seqs:
 				last, mine := e.Seq, about(e, contact)
-				pause := time.NewTimer(quiet)
+				over := time.After(quiet)
 				for more := true; more; { // one notice for what comes together
 					select {
 					case e := <-seqs:
 						last, mine = e.Seq, mine || about(e, contact)
-					case <-pause.C:
+					case <-over:
 						more = false
 					}
 				}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
@@ -173,10 +174,8 @@ func gone(ctx context.Context, get getter, seq uint64) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(poll):
+		if err := backoff.Sleep(ctx, poll); err != nil {
+			return err
 		}
 	}
 }

@@ -215,20 +215,16 @@ func (im *importer) settle(ctx context.Context, most int) error {
 	for len(im.pending) > most {
 		d := im.pending[0]
 		im.pending = im.pending[1:]
-		t := time.NewTimer(ackTimeout)
 		select {
 		case ack := <-d.ack.Ok():
-			t.Stop()
 			if ack.Sequence != d.seq || ack.Duplicate {
 				return fmt.Errorf("event %d was stored as %d: %w", d.seq, ack.Sequence, ErrStored)
 			}
 		case err := <-d.ack.Err():
-			t.Stop()
 			return fmt.Errorf("store event %d: %w", d.seq, err)
-		case <-t.C:
+		case <-time.After(ackTimeout):
 			return fmt.Errorf("store event %d: no answer in %s", d.seq, ackTimeout)
 		case <-ctx.Done():
-			t.Stop()
 			return ctx.Err()
 		}
 	}

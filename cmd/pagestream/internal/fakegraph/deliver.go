@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 const (
@@ -33,6 +35,8 @@ type delivery struct {
 // deliver sends one POST until it is answered 200, until all its pages are
 // unsubscribed, until delivery is off, or until the context ends.
 func (e *Engine) deliver(ctx context.Context, d delivery) {
+	scaled := func(d time.Duration) time.Duration { return time.Duration(float64(d) / e.opts.Scale) }
+	pause := backoff.Backoff{Min: scaled(firstRetry), Max: scaled(maxRetry)}
 	for try := 0; ; try++ {
 		d.items = e.remaining(d.items)
 		if len(d.items) == 0 || e.lost(d.items) || e.try(ctx, d, try) || ctx.Err() != nil {
@@ -42,11 +46,8 @@ func (e *Engine) deliver(ctx context.Context, d delivery) {
 		if try == 0 {
 			continue // the first time at once
 		}
-		wait := min(firstRetry<<min(try-1, 20), maxRetry)
-		select {
-		case <-ctx.Done():
+		if pause.Wait(ctx) != nil {
 			return
-		case <-time.After(time.Duration(float64(wait) / e.opts.Scale)):
 		}
 	}
 }

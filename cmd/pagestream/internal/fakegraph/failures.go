@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // maxHang bounds an answer that does not come.
@@ -57,10 +59,7 @@ func (g *Graph) script(q *request) *Failure {
 // play answers as scripted.
 func (f *Failure) play(w http.ResponseWriter, r *http.Request, trace string) {
 	if f.Hang {
-		select {
-		case <-r.Context().Done():
-		case <-time.After(maxHang):
-		}
+		_ = backoff.Sleep(r.Context(), maxHang) // either way there is no answer
 		return
 	}
 	status := cmp.Or(f.Status, http.StatusInternalServerError)

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,6 +21,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // Defaults of [Options].
@@ -113,7 +113,7 @@ func New(o Options) (*Client, error) {
 	}
 	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	if o.Sleep == nil {
-		o.Sleep = Sleep
+		o.Sleep = backoff.Sleep
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -254,8 +254,7 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		if throttled {
 			continue // and wait at the gate
 		}
-		wait := min(firstBackoff<<try, maxBackoff)
-		wait = wait/2 + rand.N(wait/2+1) // half of it is jitter
+		wait := backoff.Jitter(backoff.After(try+1, firstBackoff, maxBackoff))
 		if slept := c.opts.Sleep(ctx, wait); slept != nil {
 			last = fmt.Errorf("%w (%w)", err, slept)
 			break
@@ -364,14 +363,6 @@ func (c *Client) proof(token string) string {
 	m := hmac.New(sha256.New, []byte(c.opts.AppSecret))
 	m.Write([]byte(token))
 	return hex.EncodeToString(m.Sum(nil))
-}
-
-// Sleep waits for d, or until the context ends, whose error it returns then.
-func Sleep(ctx context.Context, d time.Duration) error {
-	pause, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	<-pause.Done()
-	return ctx.Err()
 }
 
 // id is an id that may be a JSON string or number; 17 digits and more, so never

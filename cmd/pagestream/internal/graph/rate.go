@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 const (
@@ -160,8 +161,8 @@ func (g *gates) refuse(page string, code int) time.Duration {
 	}
 	t := g.get(key)
 	if !t.until.After(now) { // else a call that was under way when it shut
-		t.hold(now.Add(min(firstStrike<<min(t.strikes, 16), maxStrike)))
 		t.strikes++
+		t.hold(now.Add(backoff.After(t.strikes, firstStrike, maxStrike)))
 	}
 	return t.until.Sub(now)
 }

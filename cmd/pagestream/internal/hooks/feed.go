@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -16,16 +17,17 @@ import (
 // one that has.
 func (e *endpoint) begin(ctx context.Context) error {
 	head, err := e.askHead(ctx)
-	for n := 1; err != nil; n++ {
+	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
+	for err != nil {
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case e.opts.JS.Conn().IsClosed(), errors.Is(err, jetstream.ErrStreamNotFound):
 			return fmt.Errorf("find where to begin: %w", err)
 		}
-		pause, cancel := context.WithTimeout(ctx, backoff(n, 50*time.Millisecond, headEvery))
-		<-pause.Done()
-		cancel()
+		if pause.Wait(ctx) != nil {
+			return nil
+		}
 		head, err = e.askHead(ctx)
 	}
 	e.mu.Lock()

@@ -26,17 +26,6 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestBackoffGrowsWithinItsBounds(t *testing.T) {
-	for n := range 100 {
-		most := min(time.Second<<min(max(n-1, 0), 30), time.Minute)
-		for range 20 {
-			got := backoff(n, time.Second, time.Minute)
-			assert.LessOrEqual(t, got, most)
-			assert.GreaterOrEqual(t, got, most/2)
-		}
-	}
-}
-
 func TestErrorsAreDescribedInOurWords(t *testing.T) {
 	wrap := func(err error) error {
 		return &url.Error{Op: "Post", URL: "http://x/?token=" + private, Err: err}

@@ -2,8 +2,9 @@ package hooks
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // reasonGone is why a 410 disables an endpoint.
@@ -100,7 +101,7 @@ func (e *endpoint) retry(l *lane, j job, out outcome) {
 		e.limit(out, attempts)
 		e.spill(l)
 		l.next = j.event.Seq
-		l.until = time.Now().Add(max(backoff(attempts, e.opts.BackoffMin, e.opts.BackoffMax), min(out.after, e.opts.BackoffMax)))
+		l.until = time.Now().Add(max(e.backoff(attempts), min(out.after, e.opts.BackoffMax)))
 		e.touch(l)
 	})
 }
@@ -112,7 +113,7 @@ func (e *endpoint) limit(out outcome, attempts int) {
 	}
 	wait := min(out.after, e.opts.BackoffMax)
 	if wait == 0 {
-		wait = backoff(attempts, e.opts.BackoffMin, e.opts.BackoffMax)
+		wait = e.backoff(attempts)
 	}
 	e.paused = true
 	for _, l := range e.lanes {
@@ -146,11 +147,8 @@ func (e *endpoint) enable() {
 	e.cond.Broadcast()
 }
 
-// backoff is the pause after the nth failed try: least at first, doubling up to
-// most, and a random half of it taken off, so that pages that failed together
+// backoff is the pause after the nth failed try, so that pages that failed together
 // don't come back together.
-func backoff(n int, least, most time.Duration) time.Duration {
-	wait := min(least<<min(max(n-1, 0), 20), most)
-	half := wait / 2
-	return half + rand.N(wait-half+1)
+func (e *endpoint) backoff(n int) time.Duration {
+	return backoff.Jitter(backoff.After(n, e.opts.BackoffMin, e.opts.BackoffMax))
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // ErrAPI says that the API did not answer as it should. What was lost is in the
@@ -54,7 +56,7 @@ func (a *api) get(ctx context.Context, path string, query url.Values, tries int,
 		if err == nil || !again || tries > 0 && try >= tries {
 			return err
 		}
-		if ended := pause(ctx, apiPause); ended != nil {
+		if ended := backoff.Sleep(ctx, apiPause); ended != nil {
 			return fmt.Errorf("%w (%w)", err, ended)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 const (
@@ -186,7 +188,7 @@ func (s *sender) done(post uint64, status int, took time.Duration, at time.Time)
 
 // tell says where the run stands, again and again until the context ends.
 func (s *sender) tell(ctx context.Context) {
-	for pause(ctx, progressEvery) == nil {
+	for backoff.Sleep(ctx, progressEvery) == nil {
 		s.mu.Lock()
 		p := Progress{
 			Phase: s.phase, Elapsed: time.Since(s.began),
@@ -229,7 +231,7 @@ func (s *sender) resend(ctx context.Context) error {
 		left := len(s.waiting)
 		s.mu.Unlock()
 		if left > 0 {
-			_ = pause(grace, resendAfter) // the loop asks the context
+			_ = backoff.Sleep(grace, resendAfter) // the loop asks the context
 		}
 	}
 	return ctx.Err()
@@ -250,14 +252,4 @@ func (s *sender) post(ctx context.Context, post uint64) {
 		}
 	}
 	s.done(post, status, time.Since(start), time.Now())
-}
-
-// pause waits, and returns the context's error if that ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

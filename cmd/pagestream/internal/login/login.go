@@ -403,11 +403,9 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	}
 	h.patient(w)
 	work := h.connect(p, consent, meta.Choice{Pages: chosen, Company: company, Fields: p.fields})
-	patience := time.NewTimer(shortly)
-	defer patience.Stop()
 	select { // with few pages nobody has to look on
 	case <-work.done:
-	case <-patience.C:
+	case <-time.After(shortly):
 	case <-r.Context().Done():
 	}
 	guard(w, "")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -84,10 +85,10 @@ func TestBackoffGrowsAndOutlivesARestart(t *testing.T) {
 	for n := 1; n <= 12; n++ {
 		s := state(t, r, one)
 		assert.Equal(t, n, s.Failures)
-		assert.Equal(t, backoff(n), s.NextTry.Sub(w.clock()), n)
+		assert.Equal(t, backoff.After(n, minBackoff, maxBackoff), s.NextTry.Sub(w.clock()), n)
 		assert.Equal(t, meta.LoopFailed, s.State)
 		r = newLoop(w) // a restart
-		once(t, r, w, backoff(n)-time.Second)
+		once(t, r, w, backoff.After(n, minBackoff, maxBackoff)-time.Second)
 		assert.Equal(t, n, g.posts, "too early")
 		assert.Equal(t, meta.LoopDrifted, state(t, r, one).State)
 		once(t, r, w, time.Second)

@@ -56,8 +56,7 @@ func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 // the page, and reports whether there is nothing left to do.
 func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error) {
 	wait := min(max(0, r.opts.Settle-r.opts.Now().Sub(e.At)), r.opts.Settle)
-	over := time.NewTimer(wait)
-	defer over.Stop()
+	over := time.After(wait)
 	tick := time.NewTicker(max(10*time.Millisecond, r.opts.Settle/50))
 	defer tick.Stop()
 	for last := wait == 0; ; {
@@ -68,7 +67,7 @@ func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error
 		select {
 		case <-ctx.Done():
 			return false, fmt.Errorf("wait for subscription: %w", ctx.Err())
-		case <-over.C:
+		case <-over:
 			last = true
 		case <-tick.C:
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -25,14 +26,6 @@ const (
 	// catchUp bounds the wait for the read models.
 	catchUp = 10 * time.Second
 )
-
-// backoff is the pause after n attempts in a row that failed.
-func backoff(n int) time.Duration {
-	if n <= 0 {
-		return 0
-	}
-	return min(minBackoff<<min(n-1, 20), maxBackoff)
-}
 
 // lasting reports whether only a person can change what was refused. Nobody is
 // written to here, so a code that would be about a recipient is about permissions.
@@ -176,7 +169,7 @@ func (v *visit) judge(o meta.Outcome, err error) {
 	case err != nil:
 		v.e.errs++
 		v.set(meta.LoopUnreachable, meta.Outcome{Reason: err.Error()})
-		s.NextTry = v.now.Add(backoff(v.e.errs))
+		s.NextTry = v.now.Add(backoff.After(v.e.errs, minBackoff, maxBackoff))
 		v.count(func(c *Counters) { c.Errors++ })
 		return
 	case o.Confirmed() && len(o.AppMissing) == 0:
@@ -235,7 +228,7 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outco
 	}
 	next, err := v.next(context.WithoutCancel(ctx), out.Seq)
 	if err != nil { // the failure is on record; this is only the pause after it
-		next = v.now.Add(backoff(s.Failures + 1))
+		next = v.now.Add(backoff.After(s.Failures+1, minBackoff, maxBackoff))
 	}
 	if s.State != meta.LoopTokenDead && next.After(s.NextTry) {
 		s.NextTry = next
@@ -260,8 +253,11 @@ func (v *visit) next(ctx context.Context, seq uint64) (time.Time, error) {
 	}
 	failures, last, class := attempts(sub.History)
 	v.e.status.Failures = failures
-	pause := backoff(failures)
-	if failures > 0 && lasting(class) {
+	if failures == 0 {
+		return last, nil
+	}
+	pause := backoff.After(failures, minBackoff, maxBackoff)
+	if lasting(class) {
 		pause = max(pause, permissionBackoff)
 	}
 	return last.Add(pause), nil
