@@ -35,6 +35,9 @@ const (
 // giving.
 const reactorPending = 4
 
+// reactorRestart is the pause before [KeepRunning] runs a reactor again.
+const reactorRestart = 2 * time.Second
+
 // ReactorOptions configure a [Reactor]. Connect, Filter, Durable and Handle are
 // required.
 type ReactorOptions struct {
@@ -183,6 +186,21 @@ func (r *Reactor) Run(ctx context.Context) error {
 		return fmt.Errorf("reactor %s: %w", r.opts.Durable, ErrClosed)
 	}
 	return nil
+}
+
+// KeepRunning runs a reactor, or what runs one, until the context ends, and again when
+// it ends before: its stream may not have been there.
+func KeepRunning(ctx context.Context, log *slog.Logger, run func(context.Context) error) {
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Warn("reactor ended and is run again", "err", err)
+		if backoff.Sleep(ctx, reactorRestart) != nil {
+			return
+		}
+	}
 }
 
 // drain ends the flow of messages before the subscriber is closed: that closes a

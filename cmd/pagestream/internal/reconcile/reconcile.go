@@ -128,7 +128,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	group.Go(func() { r.keep(ctx, r.refreshes()) })
+	group.Go(func() { streams.KeepRunning(ctx, r.opts.Logger, r.refreshes().Run) })
 	if r.opts.Interval < 0 {
 		<-ctx.Done()
 		return nil
@@ -140,29 +140,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		return err
 	}
 	for range workers {
-		group.Go(func() { r.keep(ctx, r.worker()) })
+		group.Go(func() { streams.KeepRunning(ctx, r.opts.Logger, r.worker().Run) })
 	}
 	r.schedule(ctx)
 	return nil
-}
-
-// restPause is the pause before a reactor that has ended is run again.
-const restPause = 2 * time.Second
-
-// keep runs a reactor again when it ends before its time.
-func (r *Reconciler) keep(ctx context.Context, reactor *streams.Reactor) {
-	for {
-		err := reactor.Run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		r.opts.Logger.Warn("reactor ended and is run again", "err", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(restPause):
-		}
-	}
 }
 
 // list returns the connected pages and lets go of those that are not any more.

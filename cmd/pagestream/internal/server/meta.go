@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"net"
-	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -110,9 +109,6 @@ func (p *Program) baseURL() string {
 	return ""
 }
 
-// reactorPause is the pause before a reactor that has ended is run again.
-const reactorPause = 2 * time.Second
-
 // startReactors starts what acts on events. It is stopped before the publisher
 // and the read models that it works with.
 func (p *Program) startReactors(context.Context) error {
@@ -123,7 +119,7 @@ func (p *Program) startReactors(context.Context) error {
 		return nil
 	})
 	start := func(name string, f func(context.Context) error) {
-		p.reactors.Go(func() { p.keep(run, name, f) })
+		p.reactors.Go(func() { streams.KeepRunning(run, p.log.With("reactor", name), f) })
 	}
 	start("reconcile", p.reconciler.Run)
 	start("erase", p.eraser.Run)
@@ -137,21 +133,4 @@ func (p *Program) startReactors(context.Context) error {
 		}).Run)
 	}
 	return nil
-}
-
-// keep runs a reactor again when it ends before its time, for example because the
-// stream was not there.
-func (p *Program) keep(ctx context.Context, name string, run func(context.Context) error) {
-	for {
-		err := run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		p.log.Warn("reactor ended and is run again", "reactor", name, "err", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(reactorPause):
-		}
-	}
 }
