@@ -33,6 +33,8 @@ const (
 	maxSignatures = 32
 	// maxStamp is how many digits a timestamp may have.
 	maxStamp = 18
+	// signaturePrefix marks the signatures that are understood.
+	signaturePrefix = "v1,"
 )
 
 // Sign returns the value of [HeaderSignature] for a delivery with this id and
@@ -43,7 +45,7 @@ func Sign(secrets []string, id string, at time.Time, body []byte) (string, error
 	if err != nil {
 		return "", err
 	}
-	return signatures(keys, id, stampOf(at), body), nil
+	return signatures(keys, id, at, body), nil
 }
 
 // Verify reports whether a delivery with these headers and this body, byte for
@@ -79,6 +81,15 @@ func Verify(secrets []string, header http.Header, body []byte, now time.Time, to
 		return ErrSignature
 	}
 	return nil
+}
+
+// sign is the signature as the specification has it, worked out apart from what the
+// sender uses.
+func sign(key []byte, id, stamp string, body []byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(id + "." + stamp + "."))
+	mac.Write(body)
+	return mac.Sum(nil)
 }
 
 // signed is what the headers of a delivery say.

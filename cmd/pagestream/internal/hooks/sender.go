@@ -74,12 +74,11 @@ func (s *sender) send(ctx context.Context, id string, body []byte) outcome {
 		return outcome{failure: "request can't be made"}
 	}
 	now := time.Now()
-	stamp := stampOf(now)
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set(HeaderID, id)
-	req.Header.Set(HeaderTimestamp, stamp)
-	req.Header.Set(HeaderSignature, signatures(s.keys, id, stamp, body))
+	req.Header.Set(HeaderTimestamp, stampOf(now))
+	req.Header.Set(HeaderSignature, signatures(s.keys, id, now, body))
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return outcome{failure: describe(err), canceled: errors.Is(try.Err(), context.Canceled)}

@@ -1,12 +1,11 @@
 package hooks
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"strconv"
 	"strings"
 	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 
 // The headers of a delivery.
@@ -19,22 +18,14 @@ const (
 	HeaderSignature = "Webhook-Signature"
 )
 
-const signaturePrefix = "v1,"
-
 func stampOf(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// signatures is the value of the header.
-func signatures(keys [][]byte, id, stamp string, body []byte) string {
+// signatures is the value of [HeaderSignature]: one signature a key, in their order.
+func signatures(keys [][]byte, id string, at time.Time, body []byte) string {
 	list := make([]string, len(keys))
 	for i, key := range keys {
-		list[i] = signaturePrefix + base64.StdEncoding.EncodeToString(sign(key, id, stamp, body))
+		w, _ := standardwebhooks.NewWebhookRaw(key) // never fails
+		list[i], _ = w.Sign(id, at, body)           // nor does this
 	}
 	return strings.Join(list, " ")
-}
-
-func sign(key []byte, id, stamp string, body []byte) []byte {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(id + "." + stamp + "."))
-	mac.Write(body)
-	return mac.Sum(nil)
 }
