@@ -37,7 +37,7 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 	}
 	items, next, err := conversations.List(s.opts.Conversations, pageID(r), r.URL.Query().Get("cursor"), limit)
 	if err != nil {
-		return badCursor(err, conversations.ErrCursor, "list conversations")
+		return badCursor(err, "list conversations")
 	}
 	return writeJSON(w, http.StatusOK, List[conversations.Conversation]{Items: items, Next: next})
 }
@@ -76,7 +76,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	read := func(v projections.Viewer) error {
 		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
 		if err != nil {
-			return badCursor(err, conversations.ErrCursor, "list messages")
+			return badCursor(err, "list messages")
 		}
 		return writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
 	}

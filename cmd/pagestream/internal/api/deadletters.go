@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -32,9 +31,9 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	}
 	var after projections.DeadLetter
 	if c := r.URL.Query().Get("cursor"); c != "" {
-		b, err := base64.RawURLEncoding.DecodeString(c)
+		b, err := projections.DecodeCursor(c)
 		if err != nil || json.Unmarshal(b, &after) != nil || after.Seq == 0 {
-			return problem(http.StatusBadRequest, "cursor is not one that this listing gave; start without")
+			return badCursor(projections.ErrCursor, "list dead letters")
 		}
 	}
 	items, err := s.opts.Operator.DeadLetters(r.URL.Query().Get("projection"), after, limit)
@@ -46,7 +45,7 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		list.Next = base64.RawURLEncoding.EncodeToString(b)
+		list.Next = projections.EncodeCursor(b)
 	}
 	return answer(w, "list dead letters", http.StatusOK, list, err)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -70,7 +71,7 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 	}
 	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
 	if err != nil {
-		return badCursor(err, pages.ErrCursor, "list pages")
+		return badCursor(err, "list pages")
 	}
 	return writeJSON(w, http.StatusOK, List[operate.Page]{Items: items, Next: next})
 }
@@ -156,8 +157,8 @@ func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // badCursor answers 400 where err is the listing's own complaint.
-func badCursor(err, sentinel error, doing string) error {
-	if errors.Is(err, sentinel) {
+func badCursor(err error, doing string) error {
+	if errors.Is(err, projections.ErrCursor) {
 		return problem(http.StatusBadRequest, "cursor is not one that this listing gave; start without")
 	}
 	return fmt.Errorf("%s: %w", doing, err)
