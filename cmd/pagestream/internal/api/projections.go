@@ -10,6 +10,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -47,8 +48,6 @@ func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
 	err := s.feeds.Serve(w, r, sse.Options{WriteLimit: 10 * statusEvery}, func(ctx context.Context, send func(sse.Event) error) error {
-		tick := time.NewTicker(statusEvery)
-		defer tick.Stop()
 		for {
 			b, err := json.Marshal(List[projections.Status]{Items: s.opts.Operator.Statuses()})
 			if err != nil {
@@ -57,10 +56,8 @@ func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
 			if err := send(sse.Event{Type: "projections", Data: b}); err != nil {
 				return err
 			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := backoff.Sleep(ctx, statusEvery); err != nil {
+				return err
 			}
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -225,8 +226,6 @@ const (
 // liveTotals sends the totals each second.
 func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
-		tick := time.NewTicker(totalsEvery)
-		defer tick.Stop()
 		var rows []row
 		var looked time.Time
 		for {
@@ -244,9 +243,7 @@ func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 			if err := send(sse.Event{Type: "totals", Data: html}); err != nil {
 				return err
 			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
+			if backoff.Sleep(ctx, totalsEvery) != nil {
 				return nil
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -21,15 +22,11 @@ const refreshEvery = 10 * time.Second
 // Run lets the users in, and gives consumers of companies the pages that come to
 // them, until the context ends.
 func (c *Consumers) Run(ctx context.Context) error {
-	t := time.NewTicker(refreshEvery)
-	defer t.Stop()
 	for {
 		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
 			c.opts.Logger.Warn("consumers can't be looked at; tried again", "err", err)
 		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, refreshEvery) != nil {
 			return nil
 		}
 	}

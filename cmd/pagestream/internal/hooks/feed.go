@@ -124,15 +124,8 @@ func (e *endpoint) full(page domain.PageID) bool {
 // watchHead asks for the stream's head, and moves the position over what is not
 // for the endpoint, which Follow does not tell.
 func (e *endpoint) watchHead(ctx context.Context) {
-	tick := time.NewTicker(headEvery)
-	defer tick.Stop()
 	var last uint64
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	for backoff.Sleep(ctx, headEvery) == nil {
 		head, err := e.askHead(ctx)
 		if err != nil {
 			continue // the reader says what is wrong

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/store"
 )
 
@@ -103,15 +104,8 @@ func (h *Hooks) Run(ctx context.Context) error {
 // flushUntil writes positions until the context ends. A failure is tried again;
 // until then nothing is delivered.
 func (h *Hooks) flushUntil(ctx context.Context) {
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
 	failing := false
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	for backoff.Sleep(ctx, flushEvery) == nil {
 		err := h.flush()
 		if err != nil && !failing {
 			h.opts.Logger.Error("webhook positions not written", "err", err)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -40,15 +41,8 @@ func (h *health) start(p *Program) {
 	h.cancel = cancel
 	h.poll(ctx)
 	h.stopped.Go(func() {
-		t := time.NewTicker(healthInterval)
-		defer t.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-				h.poll(ctx)
-			}
+		for backoff.Sleep(ctx, healthInterval) == nil {
+			h.poll(ctx)
 		}
 	})
 }
