@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
@@ -149,9 +150,8 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 // once: both are decoded row by row.
 func (c *Console) rows() (out []row, err error) {
 	var subs subscriptions.Index
-	var failed error
-	var reading sync.WaitGroup
-	reading.Go(func() { subs, failed = subscriptions.All(c.opts.Subscriptions) })
+	var reading errgroup.Group
+	reading.Go(func() (err error) { subs, err = subscriptions.All(c.opts.Subscriptions); return err })
 	type dayOf struct {
 		page pages.Page
 		day  pages.Day
@@ -161,8 +161,7 @@ func (c *Console) rows() (out []row, err error) {
 		list = append(list, dayOf{p, d})
 		return nil
 	})
-	reading.Wait()
-	if err := errors.Join(err, failed); err != nil {
+	if err := errors.Join(err, reading.Wait()); err != nil {
 		return nil, err
 	}
 	out = make([]row, len(list))
