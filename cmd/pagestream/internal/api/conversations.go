@@ -36,10 +36,7 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	items, next, err := conversations.List(s.opts.Conversations, pageID(r), r.URL.Query().Get("cursor"), limit)
-	if err != nil {
-		return badCursor(err, "list conversations")
-	}
-	return writeJSON(w, http.StatusOK, List[conversations.Conversation]{Items: items, Next: next})
+	return listed(w, "list conversations", items, next, err)
 }
 
 func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
@@ -75,10 +72,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	page, contact := conversation(r)
 	read := func(v projections.Viewer) error {
 		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
-		if err != nil {
-			return badCursor(err, "list messages")
-		}
-		return writeJSON(w, http.StatusOK, List[conversations.Message]{Items: items, Next: next})
+		return listed(w, "list messages", items, next, err)
 	}
 	if q.Has("at_seq") || q.Has("at_time") {
 		return s.past(r, page, contact, read)

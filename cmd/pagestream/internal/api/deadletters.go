@@ -33,7 +33,7 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	if c := r.URL.Query().Get("cursor"); c != "" {
 		b, err := projections.DecodeCursor(c)
 		if err != nil || json.Unmarshal(b, &after) != nil || after.Seq == 0 {
-			return badCursor(projections.ErrCursor, "list dead letters")
+			return errCursor
 		}
 	}
 	items, err := s.opts.Operator.DeadLetters(r.URL.Query().Get("projection"), after, limit)

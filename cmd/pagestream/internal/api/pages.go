@@ -12,7 +12,6 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -70,10 +69,7 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
-	if err != nil {
-		return badCursor(err, "list pages")
-	}
-	return writeJSON(w, http.StatusOK, List[operate.Page]{Items: items, Next: next})
+	return listed(w, "list pages", items, next, err)
 }
 
 func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
@@ -154,12 +150,4 @@ func (s *Server) examine(w http.ResponseWriter, r *http.Request) error {
 // reconcile serves GET /api/v1/reconcile.
 func (s *Server) reconcile(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, http.StatusOK, s.opts.Operator.Reconcile())
-}
-
-// badCursor answers 400 where err is the listing's own complaint.
-func badCursor(err error, doing string) error {
-	if errors.Is(err, projections.ErrCursor) {
-		return problem(http.StatusBadRequest, "cursor is not one that this listing gave; start without")
-	}
-	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/projections"
 )
 
 // Problem is an error answer, RFC 9457 problem details. Detail says what to do
@@ -93,6 +95,20 @@ func answer[T any](w http.ResponseWriter, doing string, status int, out T, err e
 type List[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty"`
+}
+
+// errCursor answers a cursor that is no list's.
+var errCursor = problem(http.StatusBadRequest, "cursor is not one that this listing gave; start without")
+
+// listed writes one page of a listing, or its error.
+func listed[T any](w http.ResponseWriter, doing string, items []T, next string, err error) error {
+	if errors.Is(err, projections.ErrCursor) {
+		return errCursor
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return writeJSON(w, http.StatusOK, List[T]{Items: items, Next: next})
 }
 
 // maxRequest bounds the body of a request to the API.
