@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -28,6 +29,28 @@ func benchEvents(page string, n int) []domain.Event {
 		events[i].Data.Message.Text = strings.Repeat("x", 150)
 	}
 	return events
+}
+
+// BenchmarkEncode makes messages of what the parser gives: what each event of a
+// delivery costs before it is published.
+func BenchmarkEncode(b *testing.B) {
+	for _, c := range []struct{ name, item string }{
+		{"text", `"message":{"mid":"m_1","text":"` + strings.Repeat("x", 150) + `"}`},
+		{"line break", `"message":{"mid":"m_1","text":"` + strings.Repeat("x", 75) + `\n` + strings.Repeat("x", 75) + `"}`},
+		{"read", `"read":{"watermark":1790000000000}`},
+	} {
+		body := `{"object":"page","entry":[{"id":"7","time":1790000000123,"messaging":[{` +
+			`"sender":{"id":"30000000000000001"},"recipient":{"id":"7"},"timestamp":1790000000000,` + c.item + `}]}]}`
+		e := messenger.Split([]byte(body), messenger.Options{App: "main"}).Events[0]
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := streams.Encode(e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkPublish is one event a call, 64 callers at once, every answer after
