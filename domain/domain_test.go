@@ -3,6 +3,7 @@ package domain_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -36,6 +37,10 @@ func TestEncodeKeepsRaw(t *testing.T) {
 
 func TestEncodeRefusesWhatIsNoJSON(t *testing.T) {
 	if _, err := (domain.Data{Raw: []byte(`{"text":`)}).Encode(); err == nil || strings.Contains(err.Error(), "text") {
+		t.Errorf("got %v", err)
+	}
+	inner := domain.Data{Referral: &domain.Referral{Ads: []byte(`secret`)}}
+	if _, err := inner.Encode(); !errors.Is(err, domain.ErrBadData) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := domain.DecodeData([]byte("secret words")); err == nil || strings.Contains(err.Error(), "words") {

@@ -6,9 +6,10 @@ import (
 	"unicode/utf8"
 )
 
-// The functions of this file walk JSON that [json.Valid] has accepted, so they
-// need not check it again, and give slices of it instead of copies. One level
-// is read at a time: what an item's kind has no use for is only skipped over.
+// The functions of this file walk JSON that [domain.ValidJSON] has accepted, so
+// they need not check it again, and give slices of it instead of copies. One
+// level is read at a time: what an item's kind has no use for is only skipped
+// over.
 
 // object is a JSON object as it was written: every member, in order, also of a
 // name that repeats. Its methods take what has the type they are for and skip

@@ -52,7 +52,7 @@ const testEntry = domain.NoPage
 func Split(body []byte, o Options) Result {
 	o.Source = cmp.Or(o.Source, "webhook")
 	s := splitter{opts: o}
-	if !json.Valid(body) {
+	if !domain.ValidJSON(body) {
 		return s.unreadable(body, "not JSON, or nested too deeply")
 	}
 	whole := json.RawMessage(bytes.TrimSpace(body))
@@ -75,7 +75,7 @@ func Split(body []byte, o Options) Result {
 	switch {
 	case top.count("entry") == 0:
 		return s.unreadable(body, "no entry array")
-	case len(entries) == 0 && !json.Valid(slices.Concat([]byte{'['}, whole, []byte{']'})):
+	case len(entries) == 0 && !domain.ValidJSON(slices.Concat([]byte{'['}, whole, []byte{']'})):
 		// One level more, and an event with it could not be read back.
 		return s.unreadable(body, "nested too deeply")
 	case len(entries) == 0:
