@@ -102,8 +102,8 @@ func TestDataAsTheLibrary(t *testing.T) {
 			d.Message = &domain.Message{Attachments: []domain.Attachment{{Type: draw("type"), Lat: &lat, Long: new(float64)}}}
 		}
 		if rapid.Bool().Draw(t, "erasure") {
-			husk := domain.Husk{Seq: rapid.Uint64().Draw(t, "seq"), Type: domain.MessageRead}
-			d.Erasure = &domain.Erasure{Part: 1, Events: []domain.Husk{husk}}
+			husk := domain.Tombstone{Seq: rapid.Uint64().Draw(t, "seq"), Type: domain.MessageRead}
+			d.Erasure = &domain.Erasure{Part: 1, Events: []domain.Tombstone{husk}}
 		}
 		b, err := d.Encode()
 		if want := byTheLibrary(t, d); err != nil || !bytes.Equal(b, want) {
