@@ -150,6 +150,10 @@ const (
 	// sourceHeartbeat is how often an idle server says that it is there; after
 	// twice that the consumer is taken for lost.
 	sourceHeartbeat = time.Second
+	// openTimeoutMin is how long the first try to make a consumer may take; each
+	// further one may take twice as long, up to openTimeoutMax.
+	openTimeoutMin = 500 * time.Millisecond
+	openTimeoutMax = 5 * time.Second
 	// sourceFetch is how many messages are asked for at once.
 	sourceFetch = 500
 	// deleteTimeout bounds the deletion of a consumer that is not needed.
@@ -242,6 +246,7 @@ type source struct {
 
 	puller    *puller // of the consumer; nil without one
 	delivered uint64  // by this consumer
+	tries     int     // to make a consumer, in a row
 	retry     backoff.Backoff
 }
 
@@ -250,7 +255,13 @@ func newSource(js jetstream.JetStream, stream string, filters []string, after ui
 }
 
 func (s *source) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	if !s.js.Conn().IsConnected() {
+		return nats.ErrDisconnected
+	}
+	// A request that goes out as the connection breaks is never answered. A server
+	// that has too much to do gets more time with each try.
+	s.tries++
+	ctx, cancel := context.WithTimeout(ctx, backoff.After(s.tries, openTimeoutMin, openTimeoutMax))
 	defer cancel()
 	c, err := s.js.CreateConsumer(ctx, s.stream, jetstream.ConsumerConfig{
 		FilterSubjects:    s.filters,
@@ -264,7 +275,7 @@ func (s *source) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make consumer: %w", err)
 	}
-	s.puller, s.delivered = &puller{nc: s.js.Conn(), consumer: c, size: sourceFetch}, 0
+	s.puller, s.delivered, s.tries = &puller{nc: s.js.Conn(), consumer: c, size: sourceFetch}, 0, 0
 	return nil
 }
 
