@@ -10,14 +10,14 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Append stores one event of our own on a page, if the page's last event of
-// the same noun is still the one at expectedLast (0: there is none yet).
-// Otherwise it fails with [ErrConflict]: read again, decide again. After
-// [ErrUnavailable] the event may be stored; then a second try with the same
-// expectation is a conflict.
+// Append stores one event that pagestream itself makes about a page, on condition that the page's
+// last event of the same noun (the part of the type before the dot) is still the one at sequence
+// expectedLast, or that there is none if expectedLast is 0. [ErrConflict] is returned when it is
+// not: the caller must read again and decide again. After [ErrUnavailable] the event may have been
+// stored; then a second call with the same expectedLast returns ErrConflict.
 //
-// It does not go through the committer, so it neither waits for Publish calls
-// nor asks the index of old ids.
+// Append does not go through the committer, so it does not wait for Publish calls and does not look
+// the id up in the index of old ids.
 func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error) {
 	m, err := p.encode(e)
 	if err != nil {
@@ -39,12 +39,12 @@ func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uin
 	return Receipt{Seq: ack.Sequence}, nil
 }
 
-// LastOf returns the sequence of the page's last event with the noun of t, 0
-// where there is none: what [Publisher.Append] expects.
+// LastOf returns the sequence of the page's last event that has the same noun as t, or 0 if there
+// is none. It is the expectedLast argument of [Publisher.Append].
 func (p *Publisher) LastOf(ctx context.Context, page domain.PageID, t domain.Type) (uint64, error) {
 	st, err := p.js.Stream(ctx, p.opts.Stream)
 	if err != nil {
-		return 0, fmt.Errorf("ask stream: %w: %w", ErrUnavailable, err)
+		return 0, fmt.Errorf("get stream: %w: %w", ErrUnavailable, err)
 	}
 	m, err := st.GetLastMsgForSubject(ctx, nounFilter(page, t))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

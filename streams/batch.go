@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// Headers of an atomic batch publish (ADR-50), and the answer to a batch that
-// has an id JetStream knows already.
+// Headers of an atomic batch publish (NATS ADR-50), and the error code for a batch with an id that
+// JetStream already knows.
 const (
 	headerBatchID       = "Nats-Batch-Id"
 	headerBatchSequence = "Nats-Batch-Sequence"
@@ -22,28 +22,28 @@ const (
 	codeDuplicateInBatch jetstream.ErrorCode = 10201
 )
 
-// storeBatch publishes the items as one atomic batch: one sync for all of them.
-// When that fails they go singly, which tells for each what became of it: one
-// id that JetStream knows is enough to reject a whole batch, and after a lost
-// answer the window finds what was stored.
+// storeBatch publishes the items as one atomic batch, which costs one disk sync for all of them.
+// If that fails it publishes them one by one, which gives a result for each: JetStream rejects the
+// whole batch if it knows one of the ids, and after a lost answer its dedup window recognises the
+// items that were stored.
 func (p *Publisher) storeBatch(items []*item) {
 	start := time.Now()
 	last, err := p.publishBatch(items)
 	p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
 	if err == nil {
 		for i, it := range items {
-			p.stored(it, last-uint64(len(items)-1-i), NotDuplicate)
+			p.markStored(it, last-uint64(len(items)-1-i), NotDuplicate)
 		}
 		return
 	}
 	var api *jetstream.APIError
-	if !errors.As(err, &api) { // else the server says that nothing was stored
+	if !errors.As(err, &api) { // an API error means that nothing was stored
 		for _, it := range items {
 			it.retried = true
 		}
 	}
 	if api == nil || api.ErrorCode != codeDuplicateInBatch {
-		p.opts.Logger.Warn("batch not acknowledged; its events go singly", "events", len(items), "err", err)
+		p.opts.Logger.Warn("batch not acknowledged; publishing its events one by one", "events", len(items), "err", err)
 	}
 	for _, it := range items {
 		for _, h := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
@@ -62,8 +62,8 @@ type batchAck struct {
 	Error  *jetstream.APIError `json:"error"`
 }
 
-// publishBatch returns the sequence of the batch's last event; the others are
-// the ones right before it. It leaves the batch's headers on the messages.
+// publishBatch returns the sequence of the batch's last event; the other events have the sequences
+// right before it. It leaves the batch's headers on the messages.
 func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 	if err := p.connected(); err != nil {
 		return 0, err
@@ -89,7 +89,7 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 		}
 		var ack batchAck
 		if err := json.Unmarshal(resp.Data, &ack); err != nil {
-			return 0, fmt.Errorf("read batch answer: %w", err)
+			return 0, fmt.Errorf("decode batch answer: %w", err)
 		}
 		switch {
 		case ack.Error != nil:

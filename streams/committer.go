@@ -7,18 +7,18 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// item is one event of a request on its way.
+// item is one event of a request while it is being stored.
 type item struct {
-	req *request
-	at  int
-	msg *nats.Msg
-	id  string
-	// retried is set when an answer was lost and the event may be stored.
+	req   *request
+	index int // in req.messages and req.receipts
+	msg   *nats.Msg
+	id    string
+	// retried is set after an answer was lost: the event may have been stored.
 	retried bool
 }
 
-// commit is the committer: the only goroutine that publishes, save for Append.
-func (p *Publisher) commit() {
+// runCommitter is the committer: the only goroutine that publishes, except for Append.
+func (p *Publisher) runCommitter() {
 	defer close(p.done)
 	for {
 		_, open := <-p.wake
@@ -41,7 +41,7 @@ func (p *Publisher) commit() {
 			p.waiting -= n
 			p.bytes -= bytes
 			p.mu.Unlock()
-			runtime.Gosched() // callers just answered may have more for the next drain
+			runtime.Gosched() // callers that just got their answer may have more for the next round
 		}
 		if !open {
 			return
@@ -49,17 +49,18 @@ func (p *Publisher) commit() {
 	}
 }
 
-// store settles every request of one drain.
+// store stores the events of all requests taken from the queue in one round, and completes the
+// requests.
 func (p *Publisher) store(batch []*request) {
 	var items []*item
 	for _, r := range batch {
 		for i, m := range r.messages {
-			items = append(items, &item{req: r, at: i, msg: m, id: m.Header.Get(HeaderMsgID)})
+			items = append(items, &item{req: r, index: i, msg: m, id: m.Header.Get(HeaderMsgID)})
 		}
 	}
-	fresh, followers := p.sift(items)
+	fresh, duplicates := p.deduplicate(items)
 	for len(fresh) > 0 {
-		n := p.chunk(fresh)
+		n := p.batchLen(fresh)
 		if n >= p.opts.BatchThreshold {
 			p.storeBatch(fresh[:n])
 		} else {
@@ -67,66 +68,66 @@ func (p *Publisher) store(batch []*request) {
 		}
 		fresh = fresh[n:]
 	}
-	for _, f := range followers {
-		if f.first.req.err != nil {
-			f.item.fail(f.first.req.err)
+	for _, d := range duplicates {
+		if d.first.req.err != nil {
+			d.item.fail(d.first.req.err)
 			continue
 		}
-		f.item.settle(f.first.req.receipts[f.first.at].Seq, ByWindow)
+		d.item.complete(d.first.req.receipts[d.first.index].Seq, ByWindow)
 	}
 }
 
-// follower is an item whose id another item of the same drain has.
-type follower struct{ item, first *item }
+// duplicateItem is an item with the same id as an earlier item of the same round.
+type duplicateItem struct{ item, first *item }
 
-// sift settles what is known already and returns what has to be published, and
-// what has to wait for an item that is.
-func (p *Publisher) sift(items []*item) (fresh []*item, followers []follower) {
+// deduplicate completes the items whose ids are already stored. It returns the items that must be
+// published, and those that get the result of an earlier item of this round.
+func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []duplicateItem) {
 	first := make(map[string]*item, len(items))
 	ids := make([]string, 0, len(items))
 	for _, it := range items {
 		if f, again := first[it.id]; again {
-			followers = append(followers, follower{it, f})
+			duplicates = append(duplicates, duplicateItem{it, f})
 			continue
 		}
 		first[it.id] = it
 		if seq, ok := p.recent.get(it.id); ok {
-			it.settle(seq, ByWindow)
+			it.complete(seq, ByWindow)
 			continue
 		}
 		fresh = append(fresh, it)
 		ids = append(ids, it.id)
 	}
 	if p.opts.Seen == nil || len(fresh) == 0 {
-		return fresh, followers
+		return fresh, duplicates
 	}
 	seqs, err := p.opts.Seen.Seen(ids)
 	if err == nil && len(seqs) != len(ids) {
 		err = fmt.Errorf("%d answers for %d ids", len(seqs), len(ids))
 	}
 	if err != nil {
-		// Without the index an old duplicate would get in; better not now.
+		// Without the index an old duplicate would be stored again, so the events are refused.
 		for _, it := range fresh {
-			it.fail(fmt.Errorf("%w: look ids up: %w", ErrUnavailable, err))
+			it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
 		}
-		return nil, followers
+		return nil, duplicates
 	}
 	rest := fresh[:0]
 	for i, it := range fresh {
 		if seqs[i] > 0 {
-			it.settle(seqs[i], ByIndex)
+			it.complete(seqs[i], ByIndex)
 			continue
 		}
 		rest = append(rest, it)
 	}
-	return rest, followers
+	return rest, duplicates
 }
 
-// maxBatchBytes bounds one atomic batch, and so what the server stages.
+// maxBatchBytes bounds one atomic batch, and with it what the server stages for it.
 const maxBatchBytes = 16 << 20
 
-// chunk returns how many items from the front go together.
-func (p *Publisher) chunk(items []*item) int {
+// batchLen returns how many items, from the first on, may be published together.
+func (p *Publisher) batchLen(items []*item) int {
 	bytes := 0
 	for i, it := range items {
 		bytes += it.msg.Size()
@@ -137,28 +138,28 @@ func (p *Publisher) chunk(items []*item) int {
 	return len(items)
 }
 
-func (p *Publisher) stored(it *item, seq uint64, d Duplicate) {
+func (p *Publisher) markStored(it *item, seq uint64, d Duplicate) {
 	p.newest = max(p.newest, seq)
 	p.recent.put(it.id, seq)
-	it.settle(seq, d)
+	it.complete(seq, d)
 }
 
-func (it *item) settle(seq uint64, d Duplicate) {
-	it.req.receipts[it.at] = Receipt{Seq: seq, Duplicate: d}
-	it.req.settled()
+func (it *item) complete(seq uint64, d Duplicate) {
+	it.req.receipts[it.index] = Receipt{Seq: seq, Duplicate: d}
+	it.req.itemDone()
 }
 
-// fail fails the whole request: its caller answers for all of it.
+// fail makes the whole request fail: Publish returns one error for all events of a call.
 func (it *item) fail(err error) {
 	if it.req.err == nil {
 		it.req.err = err
 	}
-	it.req.settled()
+	it.req.itemDone()
 }
 
-// settled counts one event down; with the last the caller goes on.
-func (r *request) settled() {
-	if r.open--; r.open == 0 {
+// itemDone counts one event as completed. After the last one the Publish call returns.
+func (r *request) itemDone() {
+	if r.pending--; r.pending == 0 {
 		close(r.done)
 	}
 }

@@ -13,48 +13,49 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// DecisionAction is what becomes of dead letters.
+// DecisionAction is what is to be done with dead letters.
 type DecisionAction string
 
 // The actions.
 const (
-	// Redrive tries dead letters again, and what waits behind them.
+	// Redrive applies dead letters again, and then the events that wait behind them.
 	Redrive DecisionAction = "redrive"
-	// Discard gives dead letters up, and goes on with what waits behind them.
+	// Discard skips dead letters for good, and applies the events that wait behind them.
 	Discard DecisionAction = "discard"
 )
 
-// Decision is what an operator has decided about the dead letters of one
-// projection. Decisions are in a stream of their own beside the events, so that
-// a rebuild takes each at the same place as the live read model did.
+// Decision is what an operator decided about the dead letters of one projection. Decisions are
+// stored in a separate stream next to the stream of events, so that a rebuild applies each one
+// after the same event as the live read model did.
 type Decision struct {
 	// Seq is the decision's own sequence, counted from 1 over all projections.
 	Seq        uint64 `json:"-"`
 	Projection string `json:"projection"`
-	// After is the event after which the live read model took it, AfterID that
-	// event's id, by which a decision about another stream is known.
+	// After is the sequence of the event after which the live read model applied the decision, and
+	// AfterID is that event's id. If the stream was deleted and made again, it has another id at
+	// that sequence, and the decision is ignored.
 	After   uint64         `json:"after"`
 	AfterID string         `json:"after_id,omitempty"`
 	Action  DecisionAction `json:"action"`
-	// Event, or else Page, says which dead letters; without both it is all.
+	// Event is the sequence of one dead letter. If it is 0, the decision is about all dead letters
+	// of Page, and if that is empty too, about all of the projection.
 	Event uint64        `json:"event,omitempty"`
 	Page  domain.PageID `json:"page,omitempty"`
-	// Reason is the operator's, for a Discard.
+	// Reason is the operator's reason for a Discard.
 	Reason string    `json:"reason,omitempty"`
 	At     time.Time `json:"at"`
 }
 
-// DecisionsOf returns the name of the stream of decisions beside a stream of
-// events.
+// DecisionsOf returns the name of the stream of decisions that belongs to a stream of events.
 func DecisionsOf(stream string) string { return stream + "_DECISIONS" }
 
-// decisionSubjects are not below [All]: they are no events.
+// decisionSubjects returns subjects that [All] does not match, since decisions are not events.
 func decisionSubjects(stream, projection string) string {
 	return "pagestream-decisions." + stream + "." + projection
 }
 
-// Decide stores a decision and returns it with its sequence and AfterID. It makes the stream
-// of decisions if there is none, with as many replicas as the events have.
+// Decide stores a decision and returns it with its sequence and AfterID. It creates the stream of
+// decisions if there is none, with as many replicas as the stream of events has.
 func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decision) (Decision, error) {
 	at, err := Get(ctx, js, stream, d.After)
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrMalformed) {
@@ -68,18 +69,19 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 	if _, err := js.Stream(ctx, DecisionsOf(stream)); errors.Is(err, jetstream.ErrStreamNotFound) {
 		events, err := js.Stream(ctx, stream)
 		if err != nil {
-			return d, fmt.Errorf("ask stream: %w", err)
+			return d, fmt.Errorf("get stream: %w", err)
 		}
 		_, err = js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: DecisionsOf(stream), Description: "What was decided about dead letters.",
-			Subjects: []string{decisionSubjects(stream, "*")}, Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage,
-			Discard: jetstream.DiscardNew, Replicas: events.CachedInfo().Config.Replicas, DenyDelete: true, DenyPurge: true,
+			Subjects:  []string{decisionSubjects(stream, "*")},
+			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+			Replicas: events.CachedInfo().Config.Replicas, DenyDelete: true, DenyPurge: true,
 		})
 		if err != nil {
-			return d, fmt.Errorf("make stream of decisions: %w", err)
+			return d, fmt.Errorf("create stream of decisions: %w", err)
 		}
 	} else if err != nil {
-		return d, fmt.Errorf("ask stream of decisions: %w", err)
+		return d, fmt.Errorf("get stream of decisions: %w", err)
 	}
 	ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: decisionSubjects(stream, d.Projection), Data: data})
 	if err != nil {
@@ -89,9 +91,9 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 	return d, nil
 }
 
-// Decisions returns what was decided about the dead letters of a projection, in
-// order. A decision from before the stream of events was deleted and made again is
-// left out.
+// Decisions returns the decisions about the dead letters of a projection, in the order in which
+// they were stored. It leaves out decisions from before the stream of events was deleted and made
+// again. If there is no stream of decisions it returns none and no error.
 func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection string) ([]Decision, error) {
 	var list []Decision
 	o := ReadOptions{Stream: DecisionsOf(stream), Filters: []string{decisionSubjects(stream, projection)}}
@@ -113,7 +115,7 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 	for _, d := range list {
 		at, err := Get(ctx, js, stream, d.After)
 		switch {
-		case err == nil && at.ID != d.AfterID: // of another stream
+		case err == nil && at.ID != d.AfterID: // made about an earlier stream of that name
 		case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrMalformed):
 			out = append(out, d)
 		default:

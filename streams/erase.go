@@ -8,15 +8,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Erase removes the events at these sequences from the stream and overwrites
-// their bytes on disk, and returns how many were there. It may be repeated: what
-// is gone already is passed over. After an error some may be left.
+// Erase deletes the events at the given sequences from the stream and overwrites their bytes on
+// disk. It returns how many it deleted. It is idempotent: sequences that are already deleted are
+// skipped. After an error some of the events may still be in the stream.
 //
-// An event that does not match is left alone, whatever the list says.
-func Erase(ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool) (deleted int, err error) {
+// An event for which match returns false is not deleted, even if its sequence is in the list.
+func Erase(
+	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool,
+) (deleted int, err error) {
 	st, err := js.Stream(ctx, stream)
 	if err != nil {
-		return 0, fmt.Errorf("ask stream: %w", err)
+		return 0, fmt.Errorf("get stream: %w", err)
 	}
 	for _, seq := range seqs {
 		e, err := get(ctx, st, seq)
@@ -30,8 +32,8 @@ func Erase(ctx context.Context, js jetstream.JetStream, stream string, seqs []ui
 		}
 		err = st.SecureDeleteMsg(ctx, seq)
 		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			if _, gone := get(ctx, st, seq); errors.Is(gone, ErrNotFound) {
-				continue // another one was quicker
+			if _, getErr := get(ctx, st, seq); errors.Is(getErr, ErrNotFound) {
+				continue // it was deleted by somebody else meanwhile
 			}
 			return deleted, fmt.Errorf("delete sequence %d: %w", seq, err)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Headers of an event: CloudEvents 1.0 in binary mode, JetStream's dedup id,
-// and watermill's message id. Each has one value.
+// Headers of an event: those of CloudEvents 1.0 in binary mode, JetStream's dedup id, and watermill's
+// message id. Each has exactly one value. The CloudEvents headers follow the NATS protocol binding:
 // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md
 const (
 	HeaderSpecVersion = "ce-specversion"
@@ -26,8 +26,8 @@ const (
 	HeaderTraceParent = "traceparent"
 	HeaderMsgID       = nats.MsgIdHdr
 	HeaderWatermillID = "_watermill_message_uuid"
-	// HeaderStoredAt is when an event was first stored, on one that was imported
-	// from another stream; it counts for more than the message's own time.
+	// HeaderStoredAt is set on an event that was imported from another stream. It is the time when
+	// the event was first stored there, and is used instead of the message's own time.
 	HeaderStoredAt = "Pagestream-Stored-At"
 )
 
@@ -39,23 +39,22 @@ const (
 	sourcePrefix = "/pages/"
 )
 
-// Encode returns the event as the message that is stored. It fails with
-// [ErrInvalid] for an event that could not be read back, and with
-// [domain.ErrBadData].
+// Encode returns the event as the message that is stored. [ErrInvalid] is returned for an event
+// that could not be read back, [domain.ErrBadData] for data that can't be encoded.
 //
-// An empty page is stored as [domain.NoPage]. What comes from outside and does
-// not fit its header is left out rather than refused, for a refused delivery
-// would come again for ever: a time outside the years 1 to 9999, and a trace
-// context that is not printable ASCII.
+// An empty page is stored as [domain.NoPage]. A time outside the years 1 to 9999 and a trace context
+// that is not printable ASCII are left out: they come from outside, and if the event were refused,
+// Meta would send the delivery again without end.
 func Encode(e domain.Event) (*nats.Msg, error) {
-	if e.ID == "" || len(e.ID) > maxHeaderValue || !plain(e.ID) {
+	if e.ID == "" || len(e.ID) > maxHeaderValue || !headerSafe(e.ID) {
 		return nil, fmt.Errorf("event id of %d bytes: %w", len(e.ID), ErrInvalid)
 	}
 	if !validType(e.Type) {
 		return nil, fmt.Errorf("event type %q: %w", e.Type, ErrInvalid)
 	}
 	if len(e.Page) > maxHeaderValue || len(e.Contact) > maxHeaderValue {
-		return nil, fmt.Errorf("event %s: page of %d bytes, contact of %d: %w", e.ID, len(e.Page), len(e.Contact), ErrInvalid)
+		return nil, fmt.Errorf("event %s: page of %d bytes, contact of %d: %w",
+			e.ID, len(e.Page), len(e.Contact), ErrInvalid)
 	}
 	data, err := e.Data.Encode()
 	if err != nil {
@@ -82,18 +81,18 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if e.Standby {
 		h.set(HeaderStandby, "true")
 	}
-	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && plain(e.TraceParent) {
+	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && headerSafe(e.TraceParent) {
 		h.set(HeaderTraceParent, e.TraceParent)
 	}
 	return &nats.Msg{Subject: Subject(page, e.Type), Header: h.Header, Data: data}, nil
 }
 
-// usualHeaders is how many headers most events have, with those of a batch. A map
-// of one more takes twice the room.
+// usualHeaders is the most headers that a usual event has, including those of a batch. A map for one
+// more entry would take twice the memory.
 const usualHeaders = 14
 
-// headers are single values that share one array: an event has a dozen, and each
-// would be an allocation.
+// headers is a header map whose single values share one array. An event has a dozen headers, and each
+// would cost an allocation otherwise.
 type headers struct {
 	nats.Header
 	values []string
@@ -109,15 +108,15 @@ func (h *headers) set(name, value string) {
 	h.Header[name] = h.values[n-1 : n : n]
 }
 
-// Decode reads a message that [Encode] made. It fails with [ErrMalformed]; the
-// error has no data in it.
+// Decode decodes a message that [Encode] made. [ErrMalformed] is returned for any other message; the
+// error never contains the message's data.
 func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (Stored, error) {
 	return decode(subject, h.Get, data, seq, at)
 }
 
-// decode is Decode for headers of any kind.
+// decode is like Decode, with a function that returns a header's value.
 func decode(subject string, header func(string) string, data []byte, seq uint64, at time.Time) (Stored, error) {
-	s, err := envelope(subject, header, seq, at)
+	s, err := decodeEnvelope(subject, header, seq, at)
 	if err != nil {
 		return Stored{}, err
 	}
@@ -127,8 +126,8 @@ func decode(subject string, header func(string) string, data []byte, seq uint64,
 	return s, nil
 }
 
-// envelope reads all of an event but its data.
-func envelope(subject string, header func(string) string, seq uint64, at time.Time) (Stored, error) {
+// decodeEnvelope decodes everything of an event except its data.
+func decodeEnvelope(subject string, header func(string) string, seq uint64, at time.Time) (Stored, error) {
 	token, t, err := ParseSubject(subject)
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
@@ -147,8 +146,8 @@ func envelope(subject string, header func(string) string, seq uint64, at time.Ti
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
 	if s.Page.Token() != token {
-		// Whoever may write one page's subjects must not speak for another.
-		return Stored{}, fmt.Errorf("sequence %d: subject and %s are of two pages: %w", seq, HeaderSource, ErrMalformed)
+		// A client that may publish for one page must not be able to forge events of another.
+		return Stored{}, fmt.Errorf("sequence %d: subject and %s name different pages: %w", seq, HeaderSource, ErrMalformed)
 	}
 	contact, err := url.PathUnescape(header(HeaderSubject))
 	if err != nil {
@@ -166,13 +165,13 @@ func envelope(subject string, header func(string) string, seq uint64, at time.Ti
 	return s, nil
 }
 
-// maxHeaderValue bounds one value from outside; all headers together have to
-// stay below the 64 KiB that JetStream takes.
+// maxHeaderValue bounds one header value that comes from outside, in bytes. All headers of a message
+// together must stay below JetStream's limit of 64 KiB.
 const maxHeaderValue = 4096
 
-// plain reports whether s survives as a header value: printable ASCII without
+// headerSafe reports whether s can be stored in a header unchanged: it must be printable ASCII without
 // spaces, which parsers trim.
-func plain(s string) bool {
+func headerSafe(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
 			return false
@@ -181,19 +180,19 @@ func plain(s string) bool {
 	return true
 }
 
-// validType reports whether t makes two subject tokens. It need not be one of
-// [domain.Types]: a newer version may have more.
+// validType reports whether t consists of two valid subject tokens. It does not have to be one of
+// [domain.Types], since a newer version may have more types.
 func validType(t domain.Type) bool {
 	noun, verb, ok := strings.Cut(string(t), ".")
-	return ok && token(noun) && token(verb)
+	return ok && validToken(noun) && validToken(verb)
 }
 
-func token(s string) bool {
+func validToken(s string) bool {
 	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// escape keeps an id from outside within a header value. Real ids are digits
-// and pass unchanged.
+// escape escapes an id that comes from outside for use in a header. Real ids are digits and stay
+// unchanged.
 func escape(s string) string {
 	for i := range len(s) {
 		switch c := s[i]; {
@@ -205,12 +204,13 @@ func escape(s string) string {
 	return s
 }
 
-// SubjectOf returns the subject that an event with these headers has.
+// SubjectOf returns the subject of an event with these headers. [ErrMalformed] is returned when they
+// are not the headers of an event.
 func SubjectOf(h nats.Header) (string, error) {
 	t, begins := strings.CutPrefix(h.Get(HeaderType), typePrefix)
 	t, ends := strings.CutSuffix(t, typeSuffix)
 	if !begins || !ends || !validType(domain.Type(t)) {
-		return "", fmt.Errorf("%s is none of ours: %w", HeaderType, ErrMalformed)
+		return "", fmt.Errorf("%s is not a pagestream event type: %w", HeaderType, ErrMalformed)
 	}
 	page, err := pageOf(h.Get(HeaderSource))
 	if err != nil {
@@ -219,11 +219,11 @@ func SubjectOf(h nats.Header) (string, error) {
 	return Subject(page, domain.Type(t)), nil
 }
 
-// pageOf reads the page from a source.
+// pageOf returns the page that a ce-source header names.
 func pageOf(source string) (domain.PageID, error) {
 	page, ok := strings.CutPrefix(source, sourcePrefix)
 	if !ok {
-		return "", fmt.Errorf("no %s of ours: %w", HeaderSource, ErrMalformed)
+		return "", fmt.Errorf("%s does not name a page: %w", HeaderSource, ErrMalformed)
 	}
 	page, err := url.PathUnescape(page)
 	if err != nil {

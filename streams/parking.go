@@ -18,39 +18,39 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Parked is an event that a [Reactor] gave up, or one of the same conversation
-// that came after it and waits behind it.
+// Parked is an event that a [Reactor] gave up on, or a later event of the same conversation that
+// waits behind it.
 type Parked struct {
 	Reactor string           `json:"reactor"`
 	Seq     uint64           `json:"seq"`
 	Page    domain.PageID    `json:"page"`
 	Contact domain.ContactID `json:"contact,omitempty"`
 	Type    domain.Type      `json:"type"`
-	// Behind is the event that it waits for, 0 if it has failed itself. Then Error
-	// says why, and Attempts how often it was tried.
+	// Behind is the sequence of the event that this one waits for. It is 0 if this event failed
+	// itself; then Error is the reason, and Attempts the number of attempts.
 	Behind   uint64    `json:"behind,omitempty"`
 	Error    string    `json:"error,omitempty"`
 	Attempts int       `json:"attempts,omitempty"`
 	At       time.Time `json:"at"`
 }
 
-// ErrNotParked is returned when no such event is parked.
+// ErrNotParked is returned when the reactor has no parked event with the given sequence.
 var ErrNotParked = errors.New("no such event is parked")
 
-// maxParkedError bounds what is kept of an error.
+// maxParkedError is the most bytes that are kept of an error's text.
 const maxParkedError = 500
 
-// Parking keeps what reactors gave up, in a stream of its own beside the events:
-// a message each, which is removed when it was done or discarded. The zero value
-// is not usable, see [NewParking]; methods are safe for concurrent use.
+// Parking keeps the events that reactors gave up on. It stores them in a separate stream next to the
+// stream of events, as one message per event, and deletes the message when the event was handled or
+// discarded. The zero value is not usable: see [NewParking]. Its methods are safe for concurrent use.
 type Parking struct {
 	js     jetstream.JetStream
 	stream string
 
 	mu       sync.Mutex
 	reactors map[string]*Reactor
-	// behind has the first parked event of each conversation, by reactor.
-	behind map[parkedConversation]uint64
+	// first is the sequence of the first parked event of each conversation and reactor.
+	first  map[parkedConversation]uint64
 	loaded bool
 }
 
@@ -64,22 +64,21 @@ func (p Parked) conversation() parkedConversation {
 	return parkedConversation{p.Reactor, p.Page, p.Contact}
 }
 
-// ParkedOf returns the name of the stream of parked events beside a stream of
-// events.
+// ParkedOf returns the name of the stream of parked events that belongs to a stream of events.
 func ParkedOf(stream string) string { return stream + "_PARKED" }
 
-// NewParking returns the parking of a stream. It makes nothing until something is
-// parked.
+// NewParking returns the parking of a stream of events. The stream of parked events is created only
+// when the first event is parked.
 func NewParking(js jetstream.JetStream, stream string) *Parking {
-	return &Parking{js: js, stream: stream, reactors: map[string]*Reactor{}, behind: map[parkedConversation]uint64{}}
+	return &Parking{js: js, stream: stream, reactors: map[string]*Reactor{}, first: map[parkedConversation]uint64{}}
 }
 
 func (k *Parking) subject(reactor string, seq uint64) string {
 	return "pagestream-parked." + k.stream + "." + reactor + "." + strconv.FormatUint(seq, 10)
 }
 
-// List returns what is parked, in order, of one reactor or, where that is empty,
-// of all.
+// List returns the parked events of one reactor, or of all reactors if the name is empty. They are
+// ordered by reactor and sequence.
 func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
 	var out []Parked
 	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m arrival) error {
@@ -101,8 +100,8 @@ func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
 	return out, nil
 }
 
-// enter makes a reactor known, for its events to be redriven.
-func (k *Parking) enter(ctx context.Context, r *Reactor) error {
+// register adds a reactor, so that Redrive and Discard can call it.
+func (k *Parking) register(ctx context.Context, r *Reactor) error {
 	list, err := k.List(ctx, "")
 	if err != nil {
 		return err
@@ -114,24 +113,25 @@ func (k *Parking) enter(ctx context.Context, r *Reactor) error {
 		return nil
 	}
 	for _, p := range slices.Backward(list) {
-		k.behind[p.conversation()] = p.Seq
+		k.first[p.conversation()] = p.Seq
 	}
 	k.loaded = true
 	return nil
 }
 
-// none reports whether nothing is parked.
-func (k *Parking) none() bool {
+// empty reports whether nothing is parked.
+func (k *Parking) empty() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.behind) == 0
+	return len(k.first) == 0
 }
 
-// waits parks an event that has to wait, and says whether it did.
-func (k *Parking) waits(ctx context.Context, reactor string, e Stored) (bool, error) {
+// parkIfBlocked parks an event if an earlier one of its conversation is parked, and reports whether
+// it did.
+func (k *Parking) parkIfBlocked(ctx context.Context, reactor string, e Stored) (bool, error) {
 	p := Parked{Reactor: reactor, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type}
 	k.mu.Lock()
-	p.Behind = k.behind[p.conversation()]
+	p.Behind = k.first[p.conversation()]
 	k.mu.Unlock()
 	if p.Behind == 0 || p.Behind >= e.Seq {
 		return false, nil
@@ -151,11 +151,12 @@ func (k *Parking) put(ctx context.Context, p Parked) error {
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {
 		var events jetstream.Stream
 		if events, err = k.js.Stream(ctx, k.stream); err != nil {
-			return fmt.Errorf("ask stream: %w", err)
+			return fmt.Errorf("get stream: %w", err)
 		}
 		_, err = k.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 			Name: ParkedOf(k.stream), Description: "Events that reactors gave up.",
-			Subjects: []string{"pagestream-parked." + k.stream + ".>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+			Subjects: []string{"pagestream-parked." + k.stream + ".>"},
+			Storage:  jetstream.FileStorage, Discard: jetstream.DiscardNew,
 			MaxMsgsPerSubject: 1, Replicas: events.CachedInfo().Config.Replicas,
 		})
 		if err == nil {
@@ -167,13 +168,13 @@ func (k *Parking) put(ctx context.Context, p Parked) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if first := k.behind[p.conversation()]; first == 0 || p.Seq < first {
-		k.behind[p.conversation()] = p.Seq
+	if first := k.first[p.conversation()]; first == 0 || p.Seq < first {
+		k.first[p.conversation()] = p.Seq
 	}
 	return nil
 }
 
-// remove takes an event off, and remembers what is next in its conversation.
+// remove deletes a parked event and updates which event is the first of its conversation.
 func (k *Parking) remove(ctx context.Context, p Parked) error {
 	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
 	if err == nil {
@@ -188,23 +189,24 @@ func (k *Parking) remove(ctx context.Context, p Parked) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.behind, p.conversation())
+	delete(k.first, p.conversation())
 	for _, next := range slices.Backward(list) {
 		if next.conversation() == p.conversation() {
-			k.behind[p.conversation()] = next.Seq
+			k.first[p.conversation()] = next.Seq
 		}
 	}
 	return nil
 }
 
-// Redrive gives a parked event to its reactor again, and then what waits behind
-// it, until one fails, which stays parked with its error. It returns how many were
-// done. It fails with [ErrNotParked], and where the reactor does not run here.
+// Redrive gives a parked event to its reactor again, and then the events of the same conversation
+// that wait behind it. It stops at the first one that fails, which stays parked with its new error;
+// that is not an error of Redrive. It returns how many events were handled. [ErrNotParked] is
+// returned when the event is not parked; another error when the reactor does not run in this process.
 func (k *Parking) Redrive(ctx context.Context, reactor string, seq uint64) (done int, err error) {
 	return k.release(ctx, reactor, seq, false)
 }
 
-// Discard takes a parked event off undone, and goes on with what waits behind it
+// Discard deletes a parked event without handling it, and then handles the events that wait behind it
 // as Redrive does.
 func (k *Parking) Discard(ctx context.Context, reactor string, seq uint64) (done int, err error) {
 	return k.release(ctx, reactor, seq, true)
@@ -223,7 +225,7 @@ func (k *Parking) release(ctx context.Context, reactor string, seq uint64, disca
 	r := k.reactors[reactor]
 	k.mu.Unlock()
 	if r == nil {
-		return 0, fmt.Errorf("reactor %s does not run here", reactor)
+		return 0, fmt.Errorf("reactor %s does not run in this process", reactor)
 	}
 	if discard {
 		if err := k.remove(ctx, list[i]); err != nil {
@@ -234,7 +236,7 @@ func (k *Parking) release(ctx context.Context, reactor string, seq uint64, disca
 		if p.conversation() != list[i].conversation() || discard && p.Seq == seq {
 			continue
 		}
-		err := r.again(ctx, p.Seq)
+		err := r.handleStored(ctx, p.Seq)
 		if err != nil && ctx.Err() != nil {
 			return done, err
 		}
@@ -250,12 +252,12 @@ func (k *Parking) release(ctx context.Context, reactor string, seq uint64, disca
 	return done, nil
 }
 
-// again handles an event of the stream once more. One that was erased has nothing
-// left to be done for.
-func (r *Reactor) again(ctx context.Context, seq uint64) error {
+// handleStored reads an event from the stream and handles it again. If the event was erased there is
+// nothing left to do, which is no error.
+func (r *Reactor) handleStored(ctx context.Context, seq uint64) error {
 	st, err := r.opts.Parking.js.Stream(ctx, r.opts.Stream)
 	if err != nil {
-		return fmt.Errorf("ask stream: %w", err)
+		return fmt.Errorf("get stream: %w", err)
 	}
 	raw, err := st.GetMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -275,27 +277,29 @@ func (r *Reactor) again(ctx context.Context, seq uint64) error {
 	return r.try(ctx, m)
 }
 
-// park keeps a message that is given up. One that is no event has no place.
+// park parks a message that the reactor gave up on. A message that is not an event can't be parked.
 func (r *Reactor) park(m *message.Message, attempts uint64, reason error) error {
 	e, err := FromMessage(m)
 	if r.opts.Parking == nil || err != nil {
-		return nil //nolint:nilerr // it is left for good, as GaveUp is told
+		return nil //nolint:nilerr // the message is skipped for good; the caller calls GaveUp
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.opts.Timeout)
 	defer cancel()
 	return r.opts.Parking.put(ctx, Parked{
-		Reactor: r.opts.Durable, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type, Error: reason.Error(), Attempts: int(attempts),
+		Reactor: r.opts.Durable, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type,
+		Error: reason.Error(), Attempts: int(attempts),
 	})
 }
 
-// behind parks a message that has to wait for one that was given up.
-func (r *Reactor) behind(ctx context.Context, m *message.Message) (bool, error) {
-	if r.opts.Parking == nil || r.opts.Parking.none() {
+// parkIfBlocked parks a message if an earlier event of its conversation is parked, and reports whether
+// it did.
+func (r *Reactor) parkIfBlocked(ctx context.Context, m *message.Message) (bool, error) {
+	if r.opts.Parking == nil || r.opts.Parking.empty() {
 		return false, nil
 	}
 	e, err := Envelope(m)
 	if err != nil {
-		return false, nil //nolint:nilerr // Handle says what it makes of it
+		return false, nil //nolint:nilerr // Handle decides about a message that is not an event
 	}
-	return r.opts.Parking.waits(ctx, r.opts.Durable, e)
+	return r.opts.Parking.parkIfBlocked(ctx, r.opts.Durable, e)
 }

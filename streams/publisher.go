@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Defaults of [PublisherOptions]. An atomic batch costs about 3 ms whatever is
-// in it, a single publish one fsync: a batch pays from about 15.
+// Defaults of [PublisherOptions]. An atomic batch costs about 3 ms whatever its size, and a single
+// publish costs one fsync, so a batch is cheaper from about 15 events on.
 const (
 	DefaultBatchThreshold = 16
 	DefaultMaxBatch       = 1000 // JetStream's own limit
@@ -26,25 +26,25 @@ const (
 )
 
 const (
-	// batchOverhead is what the headers of a batch add to a message.
+	// batchOverhead is how many bytes the headers of a batch add to a message, at most.
 	batchOverhead = 256
-	// maxHeaders is what JetStream takes of headers, in bytes.
+	// maxHeaders is the most bytes of headers that JetStream accepts, less batchOverhead.
 	maxHeaders = 64<<10 - 1 - batchOverhead
 )
 
-// SeenIndex knows the ids of events that were stored long ago.
+// SeenIndex looks up the ids of events that are already stored, however old they are.
 type SeenIndex interface {
-	// Seen returns for each id the sequence of the first event that has it, 0
-	// where there is none. It may lag behind the stream: what it does not know
-	// yet, JetStream's window has to.
+	// Seen returns for each id the sequence of the first event with that id, or 0 if there is none.
+	// It may lag behind the stream: JetStream's dedup window must cover the ids that it does not
+	// have yet.
 	Seen(ids []string) ([]uint64, error)
 }
 
-// Duplicate says what recognised an event that is in the stream already.
+// Duplicate says what recognised an event as already stored.
 type Duplicate int
 
-// What may have recognised it. ByWindow is JetStream's own window, or the
-// publisher's memory of what it has just stored, which only saves asking.
+// The values of Duplicate. ByIndex is the SeenIndex. ByWindow is JetStream's own dedup window, or the
+// publisher's memory of the ids that it has just stored, which only saves asking JetStream.
 const (
 	NotDuplicate Duplicate = iota
 	ByIndex
@@ -62,17 +62,16 @@ func (d Duplicate) String() string {
 	return "none"
 }
 
-// Receipt says where an event is in the stream. For a duplicate it is the
-// sequence of the first one. An event whose first answer was lost, and which
-// was found stored when it was sent again, is no duplicate.
+// Receipt says where an event is in the stream. For a duplicate, Seq is the sequence of the first
+// event with its id. An event whose first acknowledgement was lost, and which was found to be stored
+// when it was sent again, is not a duplicate.
 type Receipt struct {
 	Seq       uint64
 	Duplicate Duplicate
 }
 
-// BatchObservation describes one publish of the committer: how many events went
-// together, and how long until they were durable. Atomic is false for events
-// that went singly.
+// BatchObservation describes one publish by the committer: how many events it published together, and
+// how long it took until they were durable. Atomic is false for events that were published one by one.
 type BatchObservation struct {
 	Size   int
 	Atomic bool
@@ -80,78 +79,75 @@ type BatchObservation struct {
 	Err    error
 }
 
-// PublisherOptions configure a [Publisher]. Only Stream has no default.
+// PublisherOptions configure a [Publisher]. Every field may be left at its zero value.
 type PublisherOptions struct {
 	// Stream is the stream's name, by default [Name].
 	Stream string
-	// Seen may be nil: then only JetStream's window finds duplicates.
+	// Seen may be nil: then only JetStream's dedup window finds duplicates.
 	Seen SeenIndex
-	// BatchThreshold is from how many waiting events they go as one batch.
+	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
 	BatchThreshold int
 	// MaxBatch is the most events in one batch, at most 1000.
 	MaxBatch int
-	// QueueLimit is the most events that may wait or be under way, QueueBytes
-	// the most bytes of them. A call that is larger by itself is let in when
-	// nothing else waits.
+	// QueueLimit is the most events that may wait or be in the process of being stored, QueueBytes
+	// the most bytes of them. A single call that exceeds a limit is accepted when nothing else waits.
 	QueueLimit int
 	QueueBytes int64
-	// AckTimeout bounds the wait for one answer of the server.
+	// AckTimeout bounds the wait for one acknowledgement of the server.
 	AckTimeout time.Duration
-	// RetryFor bounds how long events whose answer was lost are sent again. It
-	// has to be well below the stream's dedup window, which is what makes that
-	// safe.
+	// RetryFor bounds how long events whose acknowledgement was lost are sent again. It must be well
+	// below the stream's dedup window, which makes sending them again safe.
 	RetryFor time.Duration
 	// Observe is called by the committer after each publish; it must be quick.
 	Observe func(BatchObservation)
 	Logger  *slog.Logger
 }
 
-// Publisher makes events durable, each id once.
+// Publisher stores events durably, each id once.
 //
-// One committer takes whatever events wait, looks their ids up, and publishes
-// the rest: singly while they are few, as one atomic batch with one sync when
-// they are many. It never waits for more to come.
+// One goroutine, the committer, takes all events that wait, looks up their ids, and publishes those
+// that are new: one by one if they are few, or as one atomic batch with one disk sync if they are
+// many. It never waits for more events to arrive.
 //
-// Order: what a Publish call acknowledged is before whatever is given later,
-// and the events of one call are in the order given. The second does not hold
-// where the server refused one of them or its answer was lost: the others are
-// stored, and that one when it is sent again.
+// Order: the events of a Publish call that has returned without an error are before those of any later
+// call, and the events of one call are in the order given. The second is not promised if the server
+// refused one of the events or its acknowledgement was lost: then the others are stored first, and
+// that one when it is sent again.
 type Publisher struct {
 	js    jetstream.JetStream
-	async jetstream.JetStream // forgets what was not answered in time
+	async jetstream.JetStream // for asynchronous publishes, which time out after AckTimeout
 	nc    *nats.Conn
 	opts  PublisherOptions
 
 	mu      sync.Mutex
 	queue   []*request
-	waiting int   // events in queue or under way
-	bytes   int64 // of them
+	waiting int   // events that are in the queue or being stored
+	bytes   int64 // of those events
 	closed  bool
 	wake    chan struct{}
 	done    chan struct{}
 
-	abandoned context.Context //nolint:containedctx // ends when Close has waited long enough
+	abandoned context.Context //nolint:containedctx // ends when Close stops waiting
 	abandon   context.CancelFunc
 
-	// The committer's alone.
+	// The fields below are used by the committer only.
 	recent recent
 	newest uint64 // the highest sequence that was acknowledged
 }
 
-// request is one Publish call. The committer alone changes it, and nobody reads
-// it before done is closed.
+// request is one Publish call. Only the committer changes it, and the caller reads it only after done
+// is closed.
 type request struct {
-	ctx      context.Context //nolint:containedctx // the caller's, to know whether anybody waits
+	ctx      context.Context //nolint:containedctx // the caller's: it shows whether the caller still waits
 	messages []*nats.Msg
 	bytes    int64
 	receipts []Receipt
 	err      error
-	open     int // events not settled
+	pending  int // events without a result
 	done     chan struct{}
 }
 
-// NewPublisher starts a publisher. The caller must close it; the connection
-// stays the caller's.
+// NewPublisher starts a publisher. The caller must close it. Closing it does not close the connection.
 func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error) {
 	o.Stream = cmp.Or(o.Stream, Name)
 	o.BatchThreshold = cmp.Or(max(o.BatchThreshold, 0), DefaultBatchThreshold)
@@ -176,18 +172,17 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 		js: js, async: async, nc: js.Conn(), opts: o,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 	}
-	go p.commit()
+	go p.runCommitter()
 	return p, nil
 }
 
-// Publish stores the events and returns a receipt for each, in order. It
-// returns without an error only when every one of them is durable; then each id
-// is in the stream once. After an error some of them may be stored, and after
-// the end of the context they may still be: calling again with the same events
-// is safe. It is safe for concurrent use.
+// Publish stores the events and returns a receipt for each, in order. It returns without an error only
+// when every event is durable; then each id is in the stream once. After an error some of the events
+// may be stored, and after the end of the context they may still be stored later. Calling Publish
+// again with the same events is safe. It is safe for concurrent use.
 //
-// Errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrInvalid],
-// [ErrClosed], or the context's.
+// Its errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrInvalid], [ErrClosed],
+// [domain.ErrBadData], or the context's.
 func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Receipt, error) {
 	if len(events) == 0 {
 		return nil, nil
@@ -199,7 +194,7 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 		ctx:      ctx,
 		messages: make([]*nats.Msg, len(events)),
 		receipts: make([]Receipt, len(events)),
-		open:     len(events),
+		pending:  len(events),
 		done:     make(chan struct{}),
 	}
 	for i, e := range events {
@@ -224,18 +219,18 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 	}
 }
 
-// encode makes the message and sees that the server will take it, alone and in
-// a batch.
+// encode makes the message and checks that it is not too large for the server, alone and in a batch.
 func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
 	m, err := Encode(e)
 	if err != nil {
 		return nil, err
 	}
 	if size, limit := int64(m.Size())+batchOverhead, p.nc.MaxPayload(); limit > 0 && size > limit {
-		return nil, fmt.Errorf("event %s has %d bytes, the server takes %d: %w", e.ID, size, limit, ErrTooLarge)
+		return nil, fmt.Errorf("event %s has %d bytes, the server accepts %d: %w", e.ID, size, limit, ErrTooLarge)
 	}
 	if size := m.Size() - len(m.Data); size > maxHeaders {
-		return nil, fmt.Errorf("event %s has %d bytes of headers, the server takes %d: %w", e.ID, size, maxHeaders, ErrTooLarge)
+		return nil, fmt.Errorf("event %s has %d bytes of headers, the server accepts %d: %w",
+			e.ID, size, maxHeaders, ErrTooLarge)
 	}
 	return m, nil
 }
@@ -247,7 +242,7 @@ func (p *Publisher) enqueue(r *request) error {
 		return fmt.Errorf("publish: %w", ErrClosed)
 	}
 	if p.waiting > 0 && (p.waiting+len(r.messages) > p.opts.QueueLimit || p.bytes+r.bytes > p.opts.QueueBytes) {
-		return fmt.Errorf("%d events of %d bytes wait: %w", p.waiting, p.bytes, ErrOverloaded)
+		return fmt.Errorf("%d events of %d bytes are waiting: %w", p.waiting, p.bytes, ErrOverloaded)
 	}
 	p.waiting += len(r.messages)
 	p.bytes += r.bytes
@@ -259,8 +254,8 @@ func (p *Publisher) enqueue(r *request) error {
 	return nil
 }
 
-// Close stops taking events, finishes those that wait, and stops the committer.
-// When the context ends first, what was not stored fails. It is idempotent.
+// Close stops accepting events, stores those that wait, and stops the committer. If the context ends
+// first, it returns the context's error, and Publish calls that still wait fail. It is idempotent.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	if !p.closed {

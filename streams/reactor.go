@@ -19,7 +19,7 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// MetaDelivered is how often a [Reactor] was given a message, counted from 1.
+// MetaDelivered is the metadata key of how often a message was delivered to a [Reactor], from 1.
 const MetaDelivered = "pagestream-delivered"
 
 // Defaults of [ReactorOptions].
@@ -27,63 +27,61 @@ const (
 	DefaultReactorTimeout = 30 * time.Second
 	DefaultMaxDeliver     = 20
 	DefaultReactorPause   = time.Second
-	DefaultReactorRest    = 5 * time.Minute
+	DefaultReactorMaxPause    = 5 * time.Minute
 )
 
-// reactorPending bounds what the server has given to the reactors of one name
-// and has no answer for. It is small, since the time to answer runs from the
-// giving.
+// reactorPending is the most messages that the server delivers to the reactors of one name without an
+// acknowledgement. It is small, since the time to acknowledge a message starts when it is delivered.
 const reactorPending = 4
 
-// reactorRestart is the pause before [KeepRunning] runs a reactor again.
+// reactorRestart is the pause before [KeepRunning] starts a reactor again.
 const reactorRestart = 2 * time.Second
 
 // ReactorOptions configure a [Reactor]. Connect, Filter, Durable and Handle are
 // required.
 type ReactorOptions struct {
-	// Connect returns a connection for the reactor alone; it is closed with it.
+	// Connect returns a connection that only this reactor uses. Run closes it when it returns.
 	Connect func() (*nats.Conn, error)
 	// Stream is the stream's name, by default [Name].
 	Stream string
-	// Filter is the subject filter of what is reacted to.
+	// Filter is the subject filter of the events to react to.
 	Filter string
-	// Durable names the consumer. All reactors of that name, on any node, share
-	// its messages.
+	// Durable is the name of the durable consumer. All reactors of that name, on any node, share its
+	// messages.
 	Durable string
-	// FromNow leaves out what the stream holds when the consumer is first made.
+	// FromNow skips the events that are in the stream when the consumer is first created.
 	FromNow bool
-	// Pass, if not nil, is asked about every event, by all of it but its data,
-	// before anything else is done for it. One that it passes over is acknowledged
-	// at once: for a reactor that has nothing to do about most of what it is given.
-	// It must be quick, and does not see what is no event.
+	// Pass, if not nil, is called first with every event, without its data. If it returns true, the
+	// event is acknowledged at once and skipped. It is for a reactor that has nothing to do for most
+	// of its events. It must be quick, and is not called for messages that are not events.
 	Pass func(e Stored) bool
-	// Handle does the work. An error gives the message again after a growing
-	// pause. See [OnEvent] for events.
+	// Handle does the work. After an error the message is delivered again after a growing pause. See
+	// [OnEvent] for a function that takes events.
 	Handle func(ctx context.Context, m *message.Message) error
 	// Timeout bounds one call of Handle.
 	Timeout time.Duration
-	// MaxDeliver is how often a message is given before it is left for good.
+	// MaxDeliver is how often a message is delivered before the reactor gives up on it.
 	MaxDeliver int
 	// Pause is the first pause after an error, doubling up to MaxPause.
 	Pause, MaxPause time.Duration
-	// Parking, if not nil, keeps an event that is given up, and those of its
-	// conversation that come after that.
+	// Parking, if not nil, keeps an event that the reactor gave up on, and the later events of the
+	// same conversation.
 	Parking *Parking
-	// GaveUp is told of a message that is left for good, or parked.
+	// GaveUp is called with a message that the reactor gave up on, after it was parked if there is a
+	// Parking, and with the last error.
 	GaveUp func(m *message.Message, err error)
 	Logger *slog.Logger
 }
 
-// Reactor does what an event asks for in the world outside: a call, a deletion.
-// It is a durable consumer run by watermill-nats, one message at a time in each
-// process, at least once and not always in order. A replay of the stream does
-// not run it again.
+// Reactor runs a side effect for each event, such as an HTTP call or a deletion. It is a durable
+// consumer on watermill-nats. It handles one message at a time in each process, at least once and not
+// always in order. A replay of the stream does not run it again.
 //
-// It is for low rates. Projections follow the stream by a [Subscriber].
+// It is for low rates. Projections use a [Subscriber] instead.
 type Reactor struct{ opts ReactorOptions }
 
-// NewReactor returns a reactor that does not run yet. It panics if a required
-// option is missing, which is a mistake in the wiring.
+// NewReactor returns a reactor, which [Reactor.Run] runs. It panics if a required option is missing,
+// which is a programming error.
 func NewReactor(o ReactorOptions) *Reactor {
 	if o.Connect == nil || o.Filter == "" || o.Durable == "" || o.Handle == nil {
 		panic("streams: a reactor needs Connect, Filter, Durable and Handle")
@@ -92,7 +90,7 @@ func NewReactor(o ReactorOptions) *Reactor {
 	o.Timeout = cmp.Or(max(o.Timeout, 0), DefaultReactorTimeout)
 	o.MaxDeliver = cmp.Or(max(o.MaxDeliver, 0), DefaultMaxDeliver)
 	o.Pause = cmp.Or(max(o.Pause, 0), DefaultReactorPause)
-	o.MaxPause = cmp.Or(max(o.MaxPause, 0), DefaultReactorRest)
+	o.MaxPause = cmp.Or(max(o.MaxPause, 0), DefaultReactorMaxPause)
 	if o.GaveUp == nil {
 		o.GaveUp = func(*message.Message, error) {}
 	}
@@ -100,13 +98,13 @@ func NewReactor(o ReactorOptions) *Reactor {
 	return &Reactor{opts: o}
 }
 
-// OnEvent makes a reactor's Handle of a function on events. What is no event is
-// passed over.
+// OnEvent returns a function for ReactorOptions.Handle that decodes the message and calls f with the
+// event. It skips messages that are not events.
 func OnEvent(f func(ctx context.Context, e Stored) error) func(context.Context, *message.Message) error {
 	return func(ctx context.Context, m *message.Message) error {
 		e, err := FromMessage(m)
 		if errors.Is(err, ErrMalformed) {
-			return nil // the projections keep a list of these
+			return nil // the projections report malformed messages
 		}
 		if err != nil {
 			return err
@@ -115,8 +113,9 @@ func OnEvent(f func(ctx context.Context, e Stored) error) func(context.Context, 
 	}
 }
 
-// Run reacts until the context ends, which is no error. What was in work then
-// is given again later.
+// Run handles events until the context ends, which is no error. A message that was not finished then is
+// delivered again when a reactor of that name runs. [ErrClosed] is returned when the subscription ends
+// before the context does.
 func (r *Reactor) Run(ctx context.Context) error {
 	conn, err := r.opts.Connect()
 	if err != nil {
@@ -124,18 +123,18 @@ func (r *Reactor) Run(ctx context.Context) error {
 	}
 	defer conn.Close()
 	if r.opts.Parking != nil {
-		if err := r.opts.Parking.enter(ctx, r); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("read what reactor %s has parked: %w", r.opts.Durable, err)
+		if err := r.opts.Parking.register(ctx, r); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("read parked events of reactor %s: %w", r.opts.Durable, err)
 		}
 	}
-	if err := r.ensure(ctx, conn); err != nil {
+	if err := r.ensureConsumer(ctx, conn); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("make consumer %s: %w", r.opts.Durable, err)
+		return fmt.Errorf("create consumer %s: %w", r.opts.Durable, err)
 	}
-	// An error of watermill's is a message that is skipped or tried again, which is
-	// nothing unusual: handle logs what is given up.
+	// Watermill logs an error for each message that is skipped or refused, which is nothing unusual,
+	// so they are logged at debug level. handle logs the messages that it gives up on.
 	logger := WatermillLogger(r.opts.Logger, slog.LevelDebug)
 	subscriber, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1,
@@ -147,8 +146,8 @@ func (r *Reactor) Run(ctx context.Context) error {
 		JetStream: wmnats.JetStreamConfig{
 			AckAsync:      true,
 			DurablePrefix: r.opts.Durable,
-			// Bound: a subscription that made its consumer itself would delete
-			// it at the end, and with it the position.
+			// The subscription binds to an existing consumer: nats.go deletes a consumer that a
+			// subscription created itself, and with it the position.
 			SubscribeOptions: []nats.SubOpt{nats.Bind(r.opts.Stream, r.opts.Durable), nats.ManualAck()},
 		},
 		SubjectCalculator: func(queue, topic string) *wmnats.SubjectDetail {
@@ -156,19 +155,19 @@ func (r *Reactor) Run(ctx context.Context) error {
 		},
 	}, logger)
 	if err != nil {
-		return fmt.Errorf("make subscriber: %w", err)
+		return fmt.Errorf("create subscriber: %w", err)
 	}
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: r.opts.Timeout + time.Second}, logger)
 	if err != nil {
-		return fmt.Errorf("make router: %w", err)
+		return fmt.Errorf("create router: %w", err)
 	}
 	router.AddConsumerHandler(r.opts.Durable, r.opts.Filter, subscriber, func(m *message.Message) error {
 		return r.handle(ctx, m)
 	})
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var ending sync.WaitGroup
-	ending.Go(func() {
+	var draining sync.WaitGroup
+	draining.Go(func() {
 		select {
 		case <-ctx.Done():
 			r.drain(conn)
@@ -178,7 +177,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 	})
 	err = router.Run(running)
 	stop()
-	ending.Wait()
+	draining.Wait()
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("run reactor %s: %w", r.opts.Durable, err)
 	}
@@ -188,25 +187,26 @@ func (r *Reactor) Run(ctx context.Context) error {
 	return nil
 }
 
-// KeepRunning runs a reactor, or what runs one, until the context ends, and again when
-// it ends before: its stream may not have been there.
+// KeepRunning calls run, such as [Reactor.Run], until the context ends. If run returns before, for
+// example since the stream does not exist yet, KeepRunning logs its error and calls it again after a
+// pause.
 func KeepRunning(ctx context.Context, log *slog.Logger, run func(context.Context) error) {
 	for {
 		err := run(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		log.Warn("reactor ended and is run again", "err", err)
+		log.Warn("reactor ended; starting it again", "err", err)
 		if backoff.Sleep(ctx, reactorRestart) != nil {
 			return
 		}
 	}
 }
 
-// drain ends the flow of messages before the subscriber is closed: that closes a
-// channel on which it may still be sending one.
+// drain stops the delivery of messages before the subscriber is closed. Closing the subscriber closes a
+// channel on which it might still be sending a message.
 func (r *Reactor) drain(conn *nats.Conn) {
-	_ = conn.Drain() // what can't be drained is closed
+	_ = conn.Drain() // a connection that can't be drained is closed
 	limit := time.After(r.opts.Timeout + time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -219,8 +219,8 @@ func (r *Reactor) drain(conn *nats.Conn) {
 	}
 }
 
-// ensure makes the consumer, or brings it up to date.
-func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
+// ensureConsumer creates the consumer or updates its configuration.
+func (r *Reactor) ensureConsumer(ctx context.Context, conn *nats.Conn) error {
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return err
@@ -239,29 +239,30 @@ func (r *Reactor) ensure(ctx context.Context, conn *nats.Conn) error {
 		FilterSubject:  r.opts.Filter,
 		AckPolicy:      jetstream.AckExplicitPolicy,
 		AckWait:        (reactorPending + 1) * (r.opts.Timeout + time.Second),
-		MaxDeliver:     -1, // handle itself counts, and gives up only what is parked
+		MaxDeliver:     -1, // no limit: handle counts the deliveries, and gives up only after parking
 		MaxAckPending:  reactorPending,
 	})
 	return err
 }
 
-// handle runs Handle with its bounds. After the last try the message is left.
+// handle calls Handle with its timeout. After the last attempt it parks the message and gives up.
 func (r *Reactor) handle(parent context.Context, m *message.Message) (err error) {
 	ctx, cancel := context.WithTimeout(parent, r.opts.Timeout)
 	defer cancel()
-	if waits, err := r.behind(ctx, m); waits || err != nil {
+	if parked, err := r.parkIfBlocked(ctx, m); parked || err != nil {
 		return err
 	}
 	if err = r.try(ctx, m); err == nil {
 		return nil
 	}
 	if parent.Err() != nil {
-		return err // it was not given its time; what stops takes nothing with it
+		return err // the reactor is stopping: the attempt was cut short and does not count as the last one
 	}
-	if n, odd := number(m, MetaDelivered); odd == nil && n >= uint64(r.opts.MaxDeliver) {
-		r.opts.Logger.Error("reactor gives a message up", "reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)
+	if n, parseErr := metadataUint(m, MetaDelivered); parseErr == nil && n >= uint64(r.opts.MaxDeliver) {
+		r.opts.Logger.Error("reactor gives up on a message",
+			"reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)
 		if err := r.park(m, n, err); err != nil {
-			return err // to be given again is better than to be gone
+			return err // deliver it again rather than lose it
 		}
 		r.opts.GaveUp(m, err)
 		return nil
@@ -270,7 +271,7 @@ func (r *Reactor) handle(parent context.Context, m *message.Message) (err error)
 	return err
 }
 
-// try turns a panic into an error, which keeps the count of tries.
+// try calls Handle and turns a panic into an error, so that the attempt is counted.
 func (r *Reactor) try(ctx context.Context, m *message.Message) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -280,28 +281,28 @@ func (r *Reactor) try(ctx context.Context, m *message.Message) (err error) {
 	return r.opts.Handle(ctx, m)
 }
 
-// errPanic says that a handler has panicked.
+// errPanic is returned when Handle panicked.
 var errPanic = errors.New("handler panicked")
 
-// WaitTime is the pause before a refused message is given again; watermill asks.
-func (r *Reactor) WaitTime(tries uint64) time.Duration {
-	return backoff.After(int(min(tries, 64)), r.opts.Pause, r.opts.MaxPause)
+// WaitTime returns the pause before a refused message is delivered again. It is called by watermill.
+func (r *Reactor) WaitTime(attempts uint64) time.Duration {
+	return backoff.After(int(min(attempts, 64)), r.opts.Pause, r.opts.MaxPause)
 }
 
-// unmarshaler makes watermill messages of any message at all: one that it
-// refused would be given for ever. What pass passes over is answered here, before
-// a message and its way through the router cost anything.
+// unmarshaler makes a watermill message of any NATS message: a message that it refused would be
+// delivered again and again. Events for which pass returns true are acknowledged here, before they cost
+// a watermill message and the way through the router.
 type unmarshaler struct{ pass func(Stored) bool }
 
-// errPassed keeps watermill from a message that has been answered.
-var errPassed = errors.New("passed over")
+// errSkipped is returned to watermill for a message that is already acknowledged.
+var errSkipped = errors.New("skipped")
 
 func (u unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
 	meta, err := in.Metadata()
 	if err == nil && u.pass != nil {
-		e, odd := envelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
-		if odd == nil && u.pass(e) && in.Ack() == nil {
-			return nil, errPassed
+		e, decodeErr := decodeEnvelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
+		if decodeErr == nil && u.pass(e) && in.Ack() == nil {
+			return nil, errSkipped
 		}
 	}
 	id := in.Header.Get(HeaderWatermillID)

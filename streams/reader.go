@@ -13,19 +13,19 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// ReadOptions say what to read.
+// ReadOptions select the events to read.
 type ReadOptions struct {
 	// Stream is the stream's name, by default [Name].
 	Stream string
 	// From is the first sequence, by default 1.
 	From uint64
-	// To is the last sequence; 0 is the head at the time of the call. Follow
-	// has no end and ignores it.
+	// To is the last sequence; 0 means the last one in the stream at the time of the call. Follow has
+	// no end and ignores it.
 	To uint64
-	// Filters are subjects as [Filter] makes them; none means every event.
+	// Filters are subject filters as [Filter] returns them; none means every event.
 	Filters []string
-	// Malformed is called for a message that is no event of ours. Without it
-	// such a message ends the read with its error.
+	// Malformed is called for a message that is not an event; an error of it ends the read. If
+	// Malformed is nil, such a message ends the read with [ErrMalformed].
 	Malformed func(seq uint64, err error) error
 }
 
@@ -35,8 +35,8 @@ func (o ReadOptions) withDefaults() ReadOptions {
 	return o
 }
 
-// bounded ends the reading at the head that the stream has now, or before. After
-// an error To is 0.
+// bounded returns the options with To set to at most the stream's last sequence now. After an error To
+// is 0.
 func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, error) {
 	o = o.withDefaults()
 	head, err := Last(ctx, js, o.Stream)
@@ -46,7 +46,8 @@ func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadO
 	return o, err
 }
 
-// Get returns the event at one sequence, or [ErrNotFound].
+// Get returns the event at one sequence. [ErrNotFound] is returned when there is none, [ErrMalformed]
+// when the message there is not an event.
 func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64) (Stored, error) {
 	get, err := Getter(ctx, js, stream)
 	if err != nil {
@@ -55,18 +56,20 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 	return get(ctx, seq)
 }
 
-// Getter returns [Get] for one stream, which is asked for only now: for many
-// sequences it takes half the time.
-func Getter(ctx context.Context, js jetstream.JetStream, stream string) (func(context.Context, uint64) (Stored, error), error) {
+// Getter returns a function that does what [Get] does on one stream. It looks up the stream only once,
+// so that reading many sequences takes half the time.
+func Getter(
+	ctx context.Context, js jetstream.JetStream, stream string,
+) (func(context.Context, uint64) (Stored, error), error) {
 	st, err := js.Stream(ctx, stream)
 	if err != nil {
-		return nil, fmt.Errorf("ask stream: %w", err)
+		return nil, fmt.Errorf("get stream: %w", err)
 	}
 	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
 }
 
 func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
-	if seq == 0 { // the server takes it for no sequence at all
+	if seq == 0 { // the server treats 0 as a missing sequence
 		return Stored{}, fmt.Errorf("sequence 0: %w", ErrNotFound)
 	}
 	m, err := st.GetMsg(ctx, seq)
@@ -79,15 +82,14 @@ func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 	return Decode(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
 }
 
-// Read calls f with every event from From to To, in order, each once, and
-// returns the last sequence it went past: To, or the head of the stream if that
-// is lower. It survives a lost connection by
-// going on from where it was. An error of f ends it and is returned as it is.
+// Read calls f with every event from From to To, in order, each once. It returns the last sequence that
+// it has read: To, or the last sequence of the stream if that is lower. After a lost connection it goes
+// on where it was. An error of f ends it and is returned unchanged.
 func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) (uint64, error) {
 	return each(ctx, js, o, func(m arrival) error { return deliver(m, o, f) })
 }
 
-// each is [Read] for messages as they are.
+// each is like [Read], but does not decode the messages.
 func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arrival) error) (uint64, error) {
 	o, err := o.bounded(ctx, js)
 	if err != nil || o.From > o.To {
@@ -113,8 +115,8 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 	return o.To, nil
 }
 
-// Follow calls f with every event from From on, in order, each once, as they
-// are stored, until the context ends or f fails.
+// Follow calls f with every event from From on, in order, each once, those that are stored later
+// included. It returns when the context ends, with its error, or when f fails, with f's error.
 func Follow(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) error {
 	o = o.withDefaults()
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
@@ -141,38 +143,38 @@ func deliver(m arrival, o ReadOptions, f func(Stored) error) error {
 	return f(e.Stored)
 }
 
-// Bounds of a source.
+// Limits of a source.
 const (
 	sourceRetryMin = 50 * time.Millisecond
 	sourceRetryMax = 2 * time.Second
-	// sourceIdle is how long the server keeps a consumer that nobody pulls.
+	// sourceIdle is how long the server keeps a consumer that is not used.
 	sourceIdle = time.Minute
-	// sourceHeartbeat is how often an idle server says that it is there; after
-	// twice that the consumer is taken for lost.
+	// sourceHeartbeat is the interval of an idle server's heartbeats. After twice that time without
+	// one the consumer is regarded as lost.
 	sourceHeartbeat = time.Second
 	// openTimeoutMin is how long the first try to make a consumer may take; each
 	// further one may take twice as long, up to openTimeoutMax.
 	openTimeoutMin = 500 * time.Millisecond
 	openTimeoutMax = 5 * time.Second
-	// sourceFetch is how many messages are asked for at once.
+	// sourceFetch is how many messages are requested at once.
 	sourceFetch = 500
-	// deleteTimeout bounds the deletion of a consumer that is not needed.
+	// deleteTimeout bounds the deletion of a consumer that is no longer needed.
 	deleteTimeout = time.Second
-	// chunkBytes ends a chunk of messages, which has one at least.
+	// chunkBytes is the size in bytes from which a chunk of messages is complete. A chunk has at least
+	// one message.
 	chunkBytes = 1 << 20
-	// sourceBytes is the least that is asked for at once, in bytes.
+	// sourceBytes is the smallest byte limit of one request.
 	sourceBytes = 8 << 20
 )
 
-// errGap says that a message of the consumer was lost on its way.
+// errGap is returned when a message of the consumer was lost between the server and the reader.
 var errGap = errors.New("message lost between server and reader")
 
-// puller asks a consumer for messages: many at a time, but no more bytes than
-// the server lets wait for one connection, and never less than the largest
-// message. It pulls batch by batch, because the client's own iterator bounds
-// either messages or bytes, and with both loses messages when its reader is
-// slow: the server's end-of-batch notes take room in its channel that it did
-// not plan for.
+// puller pulls messages from a consumer, many at a time. The bytes of one request are less than the
+// server buffers for one connection, and not less than the largest message. It pulls batch by batch,
+// because nats.go's own iterator bounds either messages or bytes; with both bounds it loses messages
+// when its reader is slow, since the server's end-of-batch messages take places in its channel that it
+// did not count.
 type puller struct {
 	nc       *nats.Conn
 	consumer jetstream.Consumer
@@ -183,8 +185,7 @@ type puller struct {
 	cancel   context.CancelFunc
 }
 
-// next waits for a message. Any error but the context's says that the consumer
-// may be lost.
+// next waits for a message. After any error but the context's the consumer may be lost.
 func (p *puller) next(ctx context.Context) (jetstream.Msg, error) {
 	for {
 		if p.batch == nil {
@@ -220,38 +221,40 @@ func (p *puller) fetch() error {
 	return nil
 }
 
-// ready reports whether next would not wait.
+// ready reports whether next would return without waiting.
 func (p *puller) ready() bool { return p.batch != nil && len(p.messages) > 0 }
 
-// stop ends the pull and drops what it had fetched already.
+// stop ends the request and drops the messages that it has already fetched.
 func (p *puller) stop() {
 	if p.batch == nil {
 		return
 	}
 	p.cancel()
-	for range p.messages { // until the client has closed it
+	for range p.messages { // until the client closes it
 	}
 	p.batch = nil
 }
 
-// source gives the messages of a stream in order, each once. It makes a new
-// consumer after its position whenever it has lost the last one: the position
-// is the reader's, the server keeps nothing that matters. It does what
-// [jetstream.OrderedConsumer] does, but every wait ends with the context.
+// source reads the messages of a stream in order, each once. It keeps the position itself, so it can
+// create a new consumer after that position whenever the old one is lost. It does the same as
+// [jetstream.OrderedConsumer], except that every wait ends with the context.
 type source struct {
 	js      jetstream.JetStream
 	stream  string
 	filters []string
-	last    uint64 // the last sequence given
+	last    uint64 // the last sequence returned
 
-	puller    *puller // of the consumer; nil without one
-	delivered uint64  // by this consumer
-	tries     int     // to make a consumer, in a row
+	puller    *puller // nil while there is no consumer
+	delivered uint64  // how many messages this consumer has delivered
+	tries     int     // how many times in a row a consumer could not be created
 	retry     backoff.Backoff
 }
 
 func newSource(js jetstream.JetStream, stream string, filters []string, after uint64) *source {
-	return &source{js: js, stream: stream, filters: filters, last: after, retry: backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}}
+	return &source{
+		js: js, stream: stream, filters: filters, last: after,
+		retry: backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax},
+	}
 }
 
 func (s *source) open(ctx context.Context) error {
@@ -273,14 +276,14 @@ func (s *source) open(ctx context.Context) error {
 		MemoryStorage:     true,
 	})
 	if err != nil {
-		return fmt.Errorf("make consumer: %w", err)
+		return fmt.Errorf("create consumer: %w", err)
 	}
 	s.puller, s.delivered, s.tries = &puller{nc: s.js.Conn(), consumer: c, size: sourceFetch}, 0, 0
 	return nil
 }
 
-// empty reports whether nothing at all waits to be read, which only a new
-// consumer can tell. Failing to tell is not empty: next finds out.
+// empty reports whether the stream has no message to read. Only a newly created consumer shows that;
+// in any other case, and if the consumer can't be created, it returns false, and next finds out.
 func (s *source) empty(ctx context.Context) bool {
 	if s.puller != nil || s.open(ctx) != nil {
 		return false
@@ -288,7 +291,8 @@ func (s *source) empty(ctx context.Context) bool {
 	return s.puller.consumer.CachedInfo().NumPending == 0
 }
 
-// chunk is what is there at once, no more than was asked for.
+// chunk waits for a message and returns it with those that are ready, at most sourceFetch or about
+// chunkBytes. It may return some messages together with an error.
 func (s *source) chunk(ctx context.Context) (list []arrival, err error) {
 	for size := 0; len(list) == 0 || len(list) < sourceFetch && size < chunkBytes && s.ready(); {
 		a, err := s.next(ctx)
@@ -301,8 +305,8 @@ func (s *source) chunk(ctx context.Context) (list []arrival, err error) {
 	return list, nil
 }
 
-// next waits for the next message. It fails only when the context ends, or the
-// connection or the stream is gone for good.
+// next waits for the next message. It returns an error only if the context ends, the connection is
+// closed or the stream does not exist.
 func (s *source) next(ctx context.Context) (arrival, error) {
 	for {
 		m, err := s.pull(ctx)
@@ -320,11 +324,11 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return arrival{}, fmt.Errorf("read stream: %w", err)
 		}
-		_ = s.retry.Wait(ctx) // pull asks the context
+		_ = s.retry.Wait(ctx) // when the context ends, pull returns its error
 	}
 }
 
-// ready reports whether the next message is there.
+// ready reports whether next would return without waiting.
 func (s *source) ready() bool { return s.puller != nil && s.puller.ready() }
 
 func (s *source) pull(ctx context.Context) (arrival, error) {
@@ -339,7 +343,7 @@ func (s *source) pull(ctx context.Context) (arrival, error) {
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return arrival{}, fmt.Errorf("read message metadata: %w", err)
+		return arrival{}, fmt.Errorf("parse message metadata: %w", err)
 	}
 	if s.delivered++; meta.Sequence.Consumer != s.delivered || meta.Sequence.Stream <= s.last {
 		return arrival{}, errGap
@@ -347,7 +351,7 @@ func (s *source) pull(ctx context.Context) (arrival, error) {
 	return arrival{msg: m, meta: meta}, nil
 }
 
-// drop forgets the consumer, which its server deletes now or when it is idle.
+// drop gives the consumer up. It is deleted now, or by the server after sourceIdle.
 func (s *source) drop() {
 	if s.puller == nil {
 		return
@@ -360,7 +364,7 @@ func (s *source) drop() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
-	_ = s.js.DeleteConsumer(ctx, s.stream, name) // only tidiness
+	_ = s.js.DeleteConsumer(ctx, s.stream, name) // if that fails the server deletes it when it is idle
 }
 
 func (s *source) close() { s.drop() }

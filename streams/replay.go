@@ -10,24 +10,25 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Replayed is a message of the stream, of [Replay] or of a batch ([EventsOf]).
+// Replayed is a message of the stream as [Replay] and [EventsOf] return it.
 type Replayed struct {
-	// Stored is the event; of a malformed message only Seq is set.
+	// Stored is the event. If the message is malformed, only Seq is set.
 	Stored
-	// Malformed says why the message is no event of ours, nil if it is one.
+	// Malformed is nil if the message is an event, else the reason why it is not.
 	Malformed error
 }
 
 const (
-	// replayBatch is the most messages handed over at once.
+	// replayBatch is the most messages in one call of f.
 	replayBatch = 512
-	// replayAhead bounds the batches that are read ahead.
+	// replayAhead is the most batches that are read ahead.
 	replayAhead = 8
 )
 
-// Replay is [Read] for a whole stream: messages are decoded on all processors
-// and handed over in order, many at a time, each once. It calls f from one
-// goroutine; the slice is f's to keep.
+// Replay is like [Read], but faster for many events: it decodes messages on all processors and calls f
+// with many at a time, in order, each once. It calls f from one goroutine; f may keep the slice. A
+// message that is not an event is passed to f with Replayed.Malformed; ReadOptions.Malformed is not
+// called.
 func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]Replayed) error) (uint64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -85,7 +86,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	return last, nil
 }
 
-// batches is [each] for many messages at a time.
+// batches is like [each], but calls f with many messages at a time.
 func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]arrival) error) (uint64, error) {
 	var batch []arrival
 	last, err := each(ctx, js, o, func(m arrival) error {
@@ -102,7 +103,7 @@ func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(
 	return last, err
 }
 
-// Raw is a message as it is stored, whether it is an event or not.
+// Raw is a message as it is stored, not decoded. It may be malformed.
 type Raw struct {
 	Seq     uint64
 	At      time.Time
@@ -111,7 +112,7 @@ type Raw struct {
 	Data    []byte
 }
 
-// ReadRaw is [Read] for messages as they are. Malformed is not called.
+// ReadRaw is like [Read], but does not decode the messages. ReadOptions.Malformed is not called.
 func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
 	return each(ctx, js, o, func(a arrival) error {
 		m := a.msg

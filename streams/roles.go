@@ -6,22 +6,22 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Storer stores events; a [Publisher] is one.
+// Storer stores events. [Publisher] implements it.
 type Storer interface {
-	// Publish returns when each event is durable or known already, a receipt for
-	// each in their order. After an error some of them may be stored; the same
-	// events can be published again.
+	// Publish stores the events and returns a receipt for each, in order, when every one is durable
+	// or was already stored. After an error some of them may be stored; the same events can be
+	// published again.
 	Publish(ctx context.Context, events []domain.Event) ([]Receipt, error)
 }
 
-// Decider appends decisions about a page on condition that nobody else has decided
-// meanwhile; a [Publisher] is one.
+// Decider appends events that record decisions about a page, on condition that no other decision was
+// stored meanwhile. [Publisher] implements it.
 type Decider interface {
-	// LastOf returns the sequence of the page's last event with the noun of t, 0
-	// where there is none.
+	// LastOf returns the sequence of the page's last event with the same noun as t, or 0 if there is
+	// none.
 	LastOf(ctx context.Context, page domain.PageID, t domain.Type) (uint64, error)
-	// Append stores e if the page's last event of that noun is still at
-	// expectedLast, else it fails with [ErrConflict].
+	// Append stores e if the page's last event of the same noun is still the one at expectedLast.
+	// Otherwise [ErrConflict] is returned.
 	Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error)
 }
 

@@ -12,39 +12,39 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// maxSingly bounds the single publishes under way, so that the last of them is
-// answered in time on a slow disk too.
+// maxSingly is the most single publishes that wait for an acknowledgement, so that the last of them is
+// acknowledged in time even on a slow disk.
 const maxSingly = 128
 
-// Pause between two tries after a lost answer, and how often nobody may answer
-// at all before that counts as unavailable.
+// Bounds of the pause between two attempts after a lost acknowledgement, and how many "no responders"
+// answers mean that the stream is unavailable.
 const (
 	retryMin     = 25 * time.Millisecond
 	retryMax     = time.Second
 	noResponders = 3
 )
 
-// tooLarge are the server's words for an event that no retry makes smaller.
+// tooLarge are the server's error codes for an event that is too large, which a retry can't change.
 var tooLarge = []jetstream.ErrorCode{jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderExceedsMaximum}
 
 const (
 	codeHeaderExceedsMaximum jetstream.ErrorCode = 10097
-	// codeDuplicateConflict says that the same id is on its way already, on a
-	// replicated stream.
+	// codeDuplicateConflict is returned by a replicated stream while a message with the same id is
+	// being stored.
 	codeDuplicateConflict jetstream.ErrorCode = 10158
 )
 
-// storeSingly publishes the items one by one, several on their way at once, and
-// sends again those whose answer was lost: the window makes that safe. It gives
-// up on them when nobody waits for them any more, or after RetryFor.
+// storeSingly publishes the items one by one, up to maxSingly at the same time, and sends those again
+// whose acknowledgement was lost; JetStream's dedup window makes that safe. It gives up on them when no
+// caller waits for them any more, or after RetryFor.
 func (p *Publisher) storeSingly(items []*item) {
 	for len(items) > maxSingly {
 		p.storeSingly(items[:maxSingly])
 		items = items[maxSingly:]
 	}
-	floor := p.newest // what is found stored above it may be of our own first try
+	floor := p.newest // a duplicate above this sequence may be our own first attempt
 	deadline := time.Now().Add(p.opts.RetryFor)
-	pause, silent := backoff.Backoff{Min: retryMin, Max: retryMax}, 0
+	pause, unanswered := backoff.Backoff{Min: retryMin, Max: retryMax}, 0
 	for {
 		start := time.Now()
 		n := len(items)
@@ -55,9 +55,9 @@ func (p *Publisher) storeSingly(items []*item) {
 			return
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
-			silent++
+			unanswered++
 		}
-		if silent >= noResponders || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(deadline) ||
+		if unanswered >= noResponders || errors.Is(err, nats.ErrConnectionClosed) || !time.Now().Before(deadline) ||
 			!awaited(items) || pause.Wait(p.abandoned) != nil {
 			for _, it := range items {
 				it.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
@@ -67,7 +67,7 @@ func (p *Publisher) storeSingly(items []*item) {
 	}
 }
 
-// awaited reports whether any of the items still has a caller.
+// awaited reports whether the caller of any of the items still waits.
 func awaited(items []*item) bool {
 	for _, it := range items {
 		if it.req.ctx.Err() == nil {
@@ -77,8 +77,8 @@ func awaited(items []*item) bool {
 	return false
 }
 
-// publishSingly sends each item once. It returns those whose fate is unknown,
-// in order, and the last error that it met.
+// publishSingly sends each item once and completes those that were acknowledged or refused. It returns
+// the items whose result is unknown, in order, and the last error.
 func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item, failed error) {
 	if err := p.connected(); err != nil {
 		return items, err
@@ -87,19 +87,21 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 	errs := make([]error, len(items))
 	for i, it := range items {
 		// A retry inside the client would change the order.
-		acks[i], errs[i] = p.async.PublishMsgAsync(&nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: it.msg.Header},
-			jetstream.WithStallWait(p.opts.AckTimeout), jetstream.WithExpectStream(p.opts.Stream), jetstream.WithRetryAttempts(0))
+		acks[i], errs[i] = p.async.PublishMsgAsync(
+			&nats.Msg{Subject: it.msg.Subject, Data: it.msg.Data, Header: it.msg.Header},
+			jetstream.WithStallWait(p.opts.AckTimeout), jetstream.WithExpectStream(p.opts.Stream),
+			jetstream.WithRetryAttempts(0))
 	}
 	for i, it := range items {
 		err := errs[i]
 		if err == nil {
-			select { // bounded: the client ends each after AckTimeout
+			select { // it does not wait longer than AckTimeout, after which the client reports an error
 			case ack := <-acks[i].Ok():
 				d := NotDuplicate
 				if ack.Duplicate && !(it.retried && ack.Sequence > floor) {
 					d = ByWindow
 				}
-				p.stored(it, ack.Sequence, d)
+				p.markStored(it, ack.Sequence, d)
 				continue
 			case err = <-acks[i].Err():
 			}
@@ -120,8 +122,8 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 	return unknown, failed
 }
 
-// connected keeps events out of the client's buffer, where they would outlive
-// the wait for them.
+// connected returns an error unless the connection is up. While it is down the client would buffer
+// events and might send them after their callers stopped waiting.
 func (p *Publisher) connected() error {
 	switch p.nc.Status() {
 	case nats.CONNECTED:

@@ -13,35 +13,34 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// DefaultWindow is how long JetStream itself remembers a dedup id. It has to
-// cover the projections' lag and races between nodes, not Meta's retries: it
-// costs about 122 bytes of memory an event.
+// DefaultWindow is how long JetStream itself remembers a dedup id. It must cover the lag of the
+// projections and races between nodes, but not Meta's retries. It costs about 122 bytes of memory per
+// event.
 const DefaultWindow = 10 * time.Minute
 
-// Identity tells one life of the stream from another: it changes when the
-// stream is deleted and made again, so that a position in the old one is not
-// taken for a position in the new.
+// Identity identifies a stream together with its creation time. It changes when the stream is deleted
+// and made again, so that a position in the old stream is not used in the new one.
 type Identity string
 
-// Spec is what the stream should be.
+// Spec is the wanted configuration of the stream.
 type Spec struct {
 	// Name defaults to [Name]; tests use others.
 	Name string
 	// Window defaults to [DefaultWindow].
 	Window time.Duration
-	// Replicas defaults to 1; more need a cluster.
+	// Replicas defaults to 1; more than one needs a NATS cluster.
 	Replicas int
-	// MaxBytes bounds the stream; 0 is unbounded. A full stream refuses new
-	// events, it never drops old ones.
+	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
+	// never deletes old ones.
 	MaxBytes int64
 }
 
-// apply sets on c what the specification says. The rest, such as placement and
-// metadata, is the operator's.
+// apply sets on c what pagestream requires. It does not change the rest, such as placement and metadata,
+// which the operator may set.
 func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.Description = "Every webhook item and every decision about a page, once and in order."
 	c.Subjects = []string{All}
-	c.Discard = jetstream.DiscardNew // what was acknowledged is never pushed out
+	c.Discard = jetstream.DiscardNew // never delete acknowledged events to make room
 	c.DiscardNewPerSubject = false
 	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
@@ -60,10 +59,9 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
-// Ensure creates the stream or updates it in place, and returns its identity.
-// It is idempotent. It fails with [ErrMismatch], and the stream stays as it
-// was, where the stream of that name is not one of ours or could become what
-// it should be only by losing events.
+// Ensure creates the stream or updates its configuration, and returns its identity. It is idempotent.
+// [ErrMismatch] is returned when the stream of that name was not made by pagestream or can't be
+// changed to the specification without losing events; the stream is not changed then.
 func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, error) {
 	s = s.withDefaults()
 	want := jetstream.StreamConfig{Name: s.Name, Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage}
@@ -71,16 +69,16 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.apply(&want)
-		// Another node may be creating it too: the same configuration is no error.
+		// Another node may create it at the same time; with the same configuration that is no error.
 		if st, err = js.CreateStream(ctx, want); err != nil {
 			return "", fmt.Errorf("create stream: %w", err)
 		}
 		return identity(st), nil
 	case err != nil:
-		return "", fmt.Errorf("ask stream: %w", err)
+		return "", fmt.Errorf("get stream: %w", err)
 	}
 	info := st.CachedInfo()
-	if err := s.fits(info); err != nil {
+	if err := s.check(info); err != nil {
 		return "", fmt.Errorf("stream %s: %w", s.Name, err)
 	}
 	want = info.Config
@@ -99,8 +97,8 @@ func identity(st jetstream.Stream) Identity {
 	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano))
 }
 
-// fits reports why the stream can't be made what it should be.
-func (s Spec) fits(info *jetstream.StreamInfo) error {
+// check returns an error if the stream can't be changed to the specification without losing events.
+func (s Spec) check(info *jetstream.StreamInfo) error {
 	c := info.Config
 	switch {
 	case len(c.Subjects) != 1 || c.Subjects[0] != All:
@@ -114,29 +112,30 @@ func (s Spec) fits(info *jetstream.StreamInfo) error {
 	case c.Sealed:
 		return fmt.Errorf("it is sealed: %w", ErrMismatch)
 	case s.MaxBytes > 0 && info.State.Bytes > uint64(s.MaxBytes):
-		return fmt.Errorf("it holds %d bytes, more than the %d allowed; raise streams.max_bytes: %w", info.State.Bytes, s.MaxBytes, ErrMismatch)
+		return fmt.Errorf("it has %d bytes, more than the %d allowed; raise streams.max_bytes: %w",
+			info.State.Bytes, s.MaxBytes, ErrMismatch)
 	}
 	return nil
 }
 
-// Last returns the sequence of the newest event, 0 when there was none.
+// Last returns the sequence of the newest event, 0 if there never was one.
 func Last(ctx context.Context, js jetstream.JetStream, stream string) (uint64, error) {
 	st, err := js.Stream(ctx, stream)
 	if err != nil {
-		return 0, fmt.Errorf("ask stream: %w", err)
+		return 0, fmt.Errorf("get stream: %w", err)
 	}
 	return st.CachedInfo().State.LastSeq, nil
 }
 
-// Has reports whether the stream has an event of any of the types. A stream
-// that does not exist has none.
+// Has reports whether the stream has an event of any of the types. It returns false for a stream that
+// does not exist.
 func Has(ctx context.Context, js jetstream.JetStream, stream string, types ...domain.Type) (bool, error) {
 	st, err := js.Stream(ctx, stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("ask stream: %w", err)
+		return false, fmt.Errorf("get stream: %w", err)
 	}
 	for _, subject := range Filter("", types...) {
 		_, err := st.GetLastMsgForSubject(ctx, subject)
@@ -144,7 +143,7 @@ func Has(ctx context.Context, js jetstream.JetStream, stream string, types ...do
 			return true, nil
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return false, fmt.Errorf("look for %s: %w", subject, err)
+			return false, fmt.Errorf("find last event on %s: %w", subject, err)
 		}
 	}
 	return false, nil

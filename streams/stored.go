@@ -7,41 +7,40 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Stored is an event as the stream holds it.
+// Stored is an event in the stream, with its sequence and time.
 type Stored struct {
 	domain.Event
-	// Seq is the event's sequence in the stream, from 1. It orders events.
+	// Seq is the event's sequence in the stream, from 1. Sequences define the order of events.
 	Seq uint64
 	// At is when the stream stored the event, by the server's clock.
 	At time.Time
 }
 
-// Errors when events are written.
+// Errors of writing events.
 var (
-	// ErrUnavailable is returned when the stream can't store now: no connection, no
-	// JetStream, a full disk. Nothing that was not acknowledged is promised to
-	// be absent: a retry with the same events is safe.
+	// ErrUnavailable is returned when the stream can't store events now: there is no connection, no
+	// JetStream, or the disk is full. Some of the events may have been stored all the same; a retry
+	// with the same events is safe.
 	ErrUnavailable = errors.New("stream is unavailable")
-	// ErrOverloaded is returned when too many events wait already.
-	ErrOverloaded = errors.New("too many events wait to be stored")
-	// ErrTooLarge is returned when an event is larger than the server takes.
-	ErrTooLarge = errors.New("event is larger than the stream takes")
-	// ErrInvalid is returned when an event can't be stored as it is: no id, no type.
+	// ErrOverloaded is returned when too many events are already waiting.
+	ErrOverloaded = errors.New("too many events are waiting to be stored")
+	// ErrTooLarge is returned when an event is larger than the server accepts.
+	ErrTooLarge = errors.New("event is larger than the stream accepts")
+	// ErrInvalid is returned when an event can't be stored as it is, for example without an id or type.
 	ErrInvalid = errors.New("event is not valid")
-	// ErrConflict is returned when the page's last event is not the one that the
-	// decision was made on.
+	// ErrConflict is returned when the page's last event is not the one that the decision was based on.
 	ErrConflict = errors.New("another decision on the page came first")
-	// ErrClosed is returned when the publisher or subscriber was closed.
+	// ErrClosed is returned when the publisher, the subscriber or the connection was closed.
 	ErrClosed = errors.New("closed")
 )
 
-// ErrMismatch is returned by [Ensure] when the stream is not what it should be and
-// can't be made so without a loss.
-var ErrMismatch = errors.New("stream is not as it should be; rename or restore it")
+// ErrMismatch is returned by [Ensure] when the stream's configuration is not the wanted one and can't
+// be changed to it without losing events.
+var ErrMismatch = errors.New("stream does not match its specification; rename or restore it")
 
-// Errors when events are read.
+// Errors of reading events.
 var (
-	// ErrMalformed is returned when a message in the stream is no event of ours.
+	// ErrMalformed is returned when a message is not an event that [Encode] made.
 	ErrMalformed = errors.New("message is not an event")
 	// ErrNotFound is returned when the stream has no event with that sequence.
 	ErrNotFound = errors.New("no such event")

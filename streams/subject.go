@@ -8,25 +8,24 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Name is the stream's name and SubjectPrefix the first token of its subjects,
-// pagestream.<page>.<noun>.<verb>. Neither a message id nor a person's id is
-// ever in a subject: JetStream keeps every subject in memory.
+// Name is the stream's name, and SubjectPrefix the first token of its subjects, which have the form
+// pagestream.<page>.<noun>.<verb>. A subject never contains the id of a message or a person, since
+// JetStream keeps every subject in memory.
 const (
 	Name          = "PAGESTREAM"
 	SubjectPrefix = "pagestream"
 )
 
-// All matches every event.
+// All is the subject filter that matches every event.
 const All = SubjectPrefix + ".>"
 
-// Subject is where an event of a page is stored.
+// Subject returns the subject on which an event of that page and type is stored.
 func Subject(page domain.PageID, t domain.Type) string {
 	return SubjectPrefix + "." + page.Token() + "." + string(t)
 }
 
-// Filter returns the subjects that match the events of one page, or of every
-// page where it is empty, and of the given types, or of every type where there
-// is none. They don't overlap.
+// Filter returns subject filters for the events of one page (of every page if it is empty) and of the
+// given types (of every type if there are none). The filters are sorted and don't overlap.
 func Filter(page domain.PageID, types ...domain.Type) []string {
 	token := "*"
 	if page != "" {
@@ -44,8 +43,8 @@ func Filter(page domain.PageID, types ...domain.Type) []string {
 	return slices.Compact(out)
 }
 
-// ParseSubject splits a subject into the page's token and the event type. It
-// fails with [ErrMalformed].
+// ParseSubject splits a subject into the page's token and the event type. [ErrMalformed] is returned
+// when it is not the subject of an event.
 func ParseSubject(subject string) (token string, t domain.Type, err error) {
 	parts := strings.Split(subject, ".")
 	if len(parts) != 4 || parts[0] != SubjectPrefix {

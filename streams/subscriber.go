@@ -17,23 +17,23 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// Metadata of a message of one event that a [Subscriber] gives, besides the
-// event's headers under their own names.
+// Metadata keys of a [Subscriber]'s message with one event: the event's sequence, when it was stored
+// (RFC 3339), and its subject. The event's headers are metadata too, under their own names.
 const (
 	MetaSeq     = "pagestream-seq"
 	MetaAt      = "pagestream-at"
 	MetaSubject = "pagestream-subject"
 )
 
-// DefaultMaxPause is the default of SubscriberOptions.MaxPause.
+// DefaultMaxPause is the default of [SubscriberOptions].MaxPause.
 const DefaultMaxPause = 5 * time.Second
 
 const (
-	// minPause is the first pause before a refused message is given again; each
-	// further one is twice as long.
+	// minPause is the first pause before a refused message is delivered again. Each further pause is
+	// twice as long.
 	minPause = 10 * time.Millisecond
-	// batchBytes ends a batch, which has one event at least. Sizes are those of
-	// arrival.size.
+	// batchBytes is the size in bytes, by arrival.size, from which a batch is complete. A batch has at
+	// least one event.
 	batchBytes = 16 << 20
 )
 
@@ -41,37 +41,37 @@ const (
 type SubscriberOptions struct {
 	// Stream is the stream's name, by default [Name].
 	Stream string
-	// From returns the last sequence that the reader has, who keeps the position;
-	// what follows is given. Asked at each Subscribe; nil starts at the beginning.
+	// From returns the last sequence that the reader has already read; the reader must store it
+	// itself. Events after it are delivered. It is called at each Subscribe; nil starts at the
+	// beginning.
 	From func(ctx context.Context, topic string) (uint64, error)
-	// Batch is the most events in one message. Such a message has no payload and
-	// no metadata: [EventsOf] returns its events. 0, the default, is one event in
-	// each message, as payload and metadata: see [FromMessage].
+	// Batch is the most events in one message. Such a message has no payload and no metadata:
+	// [EventsOf] returns its events. With 0, the default, each message has one event as its payload
+	// and metadata: see [FromMessage].
 	Batch int
-	// Pace is the least time from one message to the next, so that batches fill
-	// while events come one by one. The first event after a pause does not wait, nor
-	// does a full batch.
+	// Pace is the least time between two messages, so that batches fill while events arrive one by
+	// one. The first event after a pause does not wait, nor does a full batch.
 	Pace time.Duration
-	// MaxPause bounds the growing pause before a refused message is given again.
+	// MaxPause bounds the growing pause before a refused message is delivered again.
 	MaxPause time.Duration
-	// Tail, if there is one, gives a reader at the stream's end what it has in
-	// memory, so that many readers cost one. It is used where the topic is [All].
+	// Tail, if not nil, provides the newest events from memory, so that many subscribers at the end of
+	// the stream share one reader. It is used only if the topic is [All].
 	Tail   *Tail
 	Logger *slog.Logger
 }
 
-// Subscriber is a watermill subscriber that gives the stream in its order, one
-// message at a time: the next one comes when the last was acknowledged. It is
-// read ahead meanwhile. A topic is a subject filter, such as [All].
+// Subscriber is a watermill subscriber that delivers the events of a stream in order, one message at a
+// time: it sends the next message when the last one was acknowledged, and reads ahead meanwhile. A
+// topic is a subject filter, such as [All].
 //
-// A message that is refused (Nack) is given again after a growing pause.
+// A message that is refused (Nack) is delivered again after a growing pause.
 //
-// Delivery is at least once. A subscription outlives the server's restarts; its
-// channel is closed when the context ends, the subscriber or the connection is
-// closed, or the stream is gone. Closing it leaves the connection open.
+// Delivery is at least once. A subscription goes on after a restart of the server. Its channel is closed
+// when the context ends, the subscriber or the connection is closed, or the stream is deleted. Closing
+// the subscriber does not close the connection.
 //
-// A message that is no event is given like any other: [FromMessage] refuses it,
-// and in a batch it has its place with Replayed.Malformed.
+// A message that is not an event is delivered as well: [FromMessage] returns [ErrMalformed] for it, and
+// in a batch its Replayed.Malformed is set.
 type Subscriber struct {
 	js   jetstream.JetStream
 	opts SubscriberOptions
@@ -92,10 +92,11 @@ func NewSubscriber(js jetstream.JetStream, o SubscriberOptions) *Subscriber {
 	return &Subscriber{js: js, opts: o, closing: make(chan struct{})}
 }
 
-// Subscribe gives the messages of the topic until the context ends or the
-// subscriber is closed; then the channel is closed.
+// Subscribe delivers the messages of the topic on the returned channel until the context ends or the
+// subscriber is closed; then the channel is closed. [ErrClosed] is returned when the subscriber is
+// already closed.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	feed, err := s.feed(ctx, topic)
+	feed, err := s.newFeed(ctx, topic)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
 	}
@@ -106,7 +107,9 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, ErrClosed)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	sub := &subscription{opts: s.opts, feed: feed, ahead: make(chan []arrival), out: make(chan *message.Message)}
+	sub := &subscription{
+		opts: s.opts, feed: feed, prefetched: make(chan []arrival), out: make(chan *message.Message),
+	}
 	s.running.Go(func() {
 		defer cancel()
 		sub.run(ctx)
@@ -133,20 +136,20 @@ func (s *Subscriber) Close() error {
 	return nil
 }
 
-// feed is where a subscription's messages come from.
+// feed provides the messages of a subscription.
 type feed interface {
-	// chunk waits for messages and returns those that are there, in order. It may
-	// return some together with the error that ended it.
+	// chunk waits for messages and returns those that are ready, in order. It may return some messages
+	// together with an error; after an error it must not be called again.
 	chunk(ctx context.Context) ([]arrival, error)
 	close()
 }
 
-// arrival is a message of the stream, and the event that it is if somebody has
-// decoded it already. It belongs to all who were given it: nobody changes it.
+// arrival is a message of the stream, with its decoded event once it was decoded. Several readers may
+// share it, so they must not modify it.
 type arrival struct {
 	msg   jetstream.Msg
 	meta  *jetstream.MsgMetadata
-	event *Replayed // nil until then
+	event *Replayed // nil until it is decoded
 }
 
 func (a arrival) seq() uint64 { return a.meta.Sequence.Stream }
@@ -159,7 +162,7 @@ func (a arrival) decode() Replayed {
 	return Replayed{Stored: e}
 }
 
-// decodeAll decodes the messages that nobody has decoded.
+// decodeAll decodes the messages that are not decoded yet.
 func decodeAll(list []arrival) {
 	for i := range list {
 		if list[i].event == nil {
@@ -169,33 +172,33 @@ func decodeAll(list []arrival) {
 	}
 }
 
-func (s *Subscriber) feed(ctx context.Context, topic string) (feed, error) {
+func (s *Subscriber) newFeed(ctx context.Context, topic string) (feed, error) {
 	var after uint64
 	if s.opts.From != nil {
 		var err error
 		if after, err = s.opts.From(ctx, topic); err != nil {
-			return nil, fmt.Errorf("find the position: %w", err)
+			return nil, fmt.Errorf("get start position: %w", err)
 		}
 	}
-	own := newSource(s.js, s.opts.Stream, []string{topic}, after)
+	src := newSource(s.js, s.opts.Stream, []string{topic}, after)
 	if s.opts.Tail != nil && topic == All {
-		return &tailed{tail: s.opts.Tail, own: own}, nil
+		return &tailFeed{tail: s.opts.Tail, source: src}, nil
 	}
-	return own, nil
+	return src, nil
 }
 
 // subscription is one Subscribe call.
 type subscription struct {
-	opts  SubscriberOptions
-	feed  feed
-	ahead chan []arrival
-	out   chan *message.Message
+	opts       SubscriberOptions
+	feed       feed
+	prefetched chan []arrival
+	out        chan *message.Message
 
-	left     []arrival // of a chunk, what no batch has yet
-	gathered time.Time // when the last batch was
+	rest      []arrival // prefetched messages that are in no batch yet
+	lastBatch time.Time // when the last batch was complete
 }
 
-// run gives one batch after the other until the context or the feed ends.
+// run sends one batch after the other until the context or the feed ends.
 func (s *subscription) run(ctx context.Context) {
 	defer s.feed.close()
 	defer close(s.out)
@@ -205,12 +208,12 @@ func (s *subscription) run(ctx context.Context) {
 	reading.Go(func() { s.collect(ctx, chunks) })
 	defer reading.Wait()
 	for {
-		batch := s.gather(ctx)
+		batch := s.nextBatch(ctx)
 		if len(batch) == 0 {
 			return
 		}
 		pause := backoff.Backoff{Min: minPause, Max: s.opts.MaxPause}
-		for !s.give(ctx, batch) {
+		for !s.send(ctx, batch) {
 			if pause.Wait(ctx) != nil {
 				return
 			}
@@ -218,7 +221,7 @@ func (s *subscription) run(ctx context.Context) {
 	}
 }
 
-// read reads and decodes for as long as the subscription lives.
+// read reads messages from the feed, and decodes them for batches, until the context or the feed ends.
 func (s *subscription) read(ctx context.Context, chunks chan<- []arrival) {
 	defer close(chunks)
 	for {
@@ -242,16 +245,16 @@ func (s *subscription) read(ctx context.Context, chunks chan<- []arrival) {
 	}
 }
 
-// collect holds what is read ahead, about one batch, until gather takes it.
+// collect buffers the messages that are read ahead, about one batch, until nextBatch takes them.
 func (s *subscription) collect(ctx context.Context, chunks <-chan []arrival) {
-	defer close(s.ahead)
-	var held []arrival
-	for size := 0; chunks != nil || len(held) > 0; {
-		from, to := chunks, s.ahead
-		if len(held) >= max(1, s.opts.Batch) || size >= batchBytes {
+	defer close(s.prefetched)
+	var buffer []arrival
+	for size := 0; chunks != nil || len(buffer) > 0; {
+		from, to := chunks, s.prefetched
+		if len(buffer) >= max(1, s.opts.Batch) || size >= batchBytes {
 			from = nil
 		}
-		if len(held) == 0 {
+		if len(buffer) == 0 {
 			to = nil
 		}
 		select {
@@ -259,53 +262,53 @@ func (s *subscription) collect(ctx context.Context, chunks <-chan []arrival) {
 			if !open {
 				chunks = nil
 			}
-			held = append(held, list...)
+			buffer = append(buffer, list...)
 			for _, a := range list {
 				size += a.size()
 			}
-		case to <- held:
-			held, size = nil, 0
+		case to <- buffer:
+			buffer, size = nil, 0
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// gather waits for an event, then until the pace allows a message or the batch
-// is full, and adds what else is there by then. It returns none when the feed
-// or the context ends.
-func (s *subscription) gather(ctx context.Context) (batch []arrival) {
-	paced, cancel := context.WithDeadline(ctx, s.gathered.Add(s.opts.Pace))
+// nextBatch waits for a message, and then until Pace allows the next batch or the batch is full. It
+// returns the messages that are ready at that time, or none when the feed or the context ends.
+func (s *subscription) nextBatch(ctx context.Context) (batch []arrival) {
+	paced, cancel := context.WithDeadline(ctx, s.lastBatch.Add(s.opts.Pace))
 	defer cancel()
 	until := ctx
 	for size := 0; len(batch) < max(1, s.opts.Batch) && size < batchBytes; until = paced {
-		if len(s.left) == 0 && !s.refill(until) {
+		if len(s.rest) == 0 && !s.refill(until) {
 			break
 		}
-		batch = append(batch, s.left[0])
-		size += s.left[0].size()
-		s.left = s.left[1:]
+		batch = append(batch, s.rest[0])
+		size += s.rest[0].size()
+		s.rest = s.rest[1:]
 	}
-	s.gathered = time.Now()
+	s.lastBatch = time.Now()
 	return batch
 }
 
-// refill takes what was read ahead, and waits for it until the context ends.
+// refill takes the prefetched messages, and waits for them until the context ends. It reports whether
+// there are any.
 func (s *subscription) refill(until context.Context) bool {
 	select {
-	case s.left = <-s.ahead:
-		return len(s.left) > 0
+	case s.rest = <-s.prefetched:
+		return len(s.rest) > 0
 	default:
 	}
 	select {
-	case s.left = <-s.ahead:
+	case s.rest = <-s.prefetched:
 	case <-until.Done():
 	}
-	return len(s.left) > 0
+	return len(s.rest) > 0
 }
 
-// give sends one message and reports whether it was acknowledged.
-func (s *subscription) give(ctx context.Context, batch []arrival) bool {
+// send sends one message and reports whether it was acknowledged.
+func (s *subscription) send(ctx context.Context, batch []arrival) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m := s.message(batch)
@@ -328,8 +331,8 @@ func (s *subscription) give(ctx context.Context, batch []arrival) bool {
 	return false
 }
 
-// message is what a handler sees. That of one event has the data as payload, the
-// first value of each header and where the message stands as metadata.
+// message returns the watermill message of a batch. Without batches it has the event's data as its
+// payload, and the first value of each header, the sequence, the time and the subject as metadata.
 func (s *subscription) message(batch []arrival) *message.Message {
 	a := batch[0]
 	seq := strconv.FormatUint(a.seq(), 10)
@@ -344,8 +347,8 @@ func (s *subscription) message(batch []arrival) *message.Message {
 	m := message.NewMessage(id, a.msg.Data())
 	m.Metadata = make(message.Metadata, len(h)+3)
 	for k, v := range h {
-		// What was said to the server when the event was published would be
-		// said again by whoever publishes this message elsewhere.
+		// These headers were instructions to the server that stored the event. They must not reach
+		// another server if this message is published there.
 		if len(v) > 0 && !strings.HasPrefix(k, "Nats-Batch-") && !strings.HasPrefix(k, "Nats-Expected-") {
 			m.Metadata[k] = v[0]
 		}
@@ -356,13 +359,12 @@ func (s *subscription) message(batch []arrival) *message.Message {
 	return m
 }
 
-// batchKey finds the events of a message in its context.
+// batchKey is the context key of a message's batch.
 type batchKey struct{}
 
-// EventsOf returns the events of a batch in stream order; it has at least one.
-// They may be others' too: whoever changes one, or what it points to, copies it
-// first. It fails with [ErrMalformed] for a message that is no batch of a
-// [Subscriber].
+// EventsOf returns the events of a batch, at least one, in stream order. Other subscribers may share
+// them: callers must not modify them or what they point to, but copy first. [ErrMalformed] is returned
+// when the message is not a batch of a [Subscriber].
 func EventsOf(m *message.Message) ([]*Replayed, error) {
 	batch, ok := m.Context().Value(batchKey{}).([]arrival)
 	if !ok {
@@ -375,29 +377,29 @@ func EventsOf(m *message.Message) ([]*Replayed, error) {
 	return events, nil
 }
 
-// FromMessage decodes the event of a message of one event. It fails with
-// [ErrMalformed].
+// FromMessage decodes the event of a message with one event. [ErrMalformed] is returned when the message
+// is not an event.
 func FromMessage(m *message.Message) (Stored, error) {
-	seq, at, err := placeOf(m)
+	seq, at, err := positionOf(m)
 	if err != nil {
 		return Stored{}, err
 	}
 	return decode(m.Metadata[MetaSubject], m.Metadata.Get, m.Payload, seq, at)
 }
 
-// Envelope is [FromMessage] without the event's data, which are most of the
-// work: for a handler that can tell by page, contact and type that it has
-// nothing to do.
+// Envelope is like [FromMessage], but does not decode the event's data, which is most of the work. It is
+// for a handler that can decide by page, contact and type that it has nothing to do.
 func Envelope(m *message.Message) (Stored, error) {
-	seq, at, err := placeOf(m)
+	seq, at, err := positionOf(m)
 	if err != nil {
 		return Stored{}, err
 	}
-	return envelope(m.Metadata[MetaSubject], m.Metadata.Get, seq, at)
+	return decodeEnvelope(m.Metadata[MetaSubject], m.Metadata.Get, seq, at)
 }
 
-func placeOf(m *message.Message) (seq uint64, at time.Time, err error) {
-	if seq, err = number(m, MetaSeq); err != nil {
+// positionOf returns the sequence and time from a message's metadata.
+func positionOf(m *message.Message) (seq uint64, at time.Time, err error) {
+	if seq, err = metadataUint(m, MetaSeq); err != nil {
 		return 0, at, err
 	}
 	if at, err = time.Parse(time.RFC3339Nano, m.Metadata[MetaAt]); err != nil {
@@ -406,7 +408,7 @@ func placeOf(m *message.Message) (seq uint64, at time.Time, err error) {
 	return seq, at, nil
 }
 
-func number(m *message.Message, key string) (uint64, error) {
+func metadataUint(m *message.Message, key string) (uint64, error) {
 	n, err := strconv.ParseUint(m.Metadata[key], 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("metadata %s: %w", key, ErrMalformed)

@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// Defaults of [TailOptions]: somewhat more than the readers of one process have
-// in hand while the stream grows by ten thousand events a second.
+// Defaults of [TailOptions]. They are somewhat more than the readers of one process lag behind while the
+// stream grows by ten thousand events a second.
 const (
 	DefaultTailEvents = 8192
 	DefaultTailBytes  = 32 << 20
@@ -25,44 +25,42 @@ const (
 type TailOptions struct {
 	// Stream is the stream's name, by default [Name].
 	Stream string
-	// Events and Bytes bound what is kept; the latest message always is.
+	// Events and Bytes bound what is kept in memory. The newest message is always kept.
 	Events int
 	Bytes  int
 	Logger *slog.Logger
 }
 
-// Tail keeps the end of a stream in memory, each event read and decoded once,
-// for all the subscribers of a process that are there (see
-// SubscriberOptions.Tail). One that is further back reads the stream itself
-// until it has caught up. What was erased from the stream meanwhile may still be
-// given until newer events have pushed it out.
+// Tail keeps the newest events of a stream in memory, so that each is read and decoded once for all
+// subscribers of the process that have caught up (see [SubscriberOptions].Tail). A subscriber that is
+// further back reads the stream itself until it has caught up. An event that was erased from the stream
+// may still be delivered from the tail until newer events have displaced it.
 type Tail struct {
 	js   jetstream.JetStream
 	opts TailOptions
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu    sync.Mutex
-	held  []arrival // in order, nothing of the stream missing in between
-	bytes int
-	moved chan struct{} // closed when held has more, or the tail is over
-	over  bool
+	mu      sync.Mutex
+	events  []arrival // in order, without a gap
+	bytes   int
+	changed chan struct{} // closed and replaced when events or closed changes
+	closed  bool
 }
 
-// NewTail returns a tail that begins at the stream's end. The caller must close
-// it.
+// NewTail returns a tail that starts at the end of the stream. The caller must close it.
 func NewTail(js jetstream.JetStream, o TailOptions) *Tail {
 	o.Stream = cmp.Or(o.Stream, Name)
 	o.Events = cmp.Or(max(o.Events, 0), DefaultTailEvents)
 	o.Bytes = cmp.Or(max(o.Bytes, 0), DefaultTailBytes)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(context.Background())
-	t := &Tail{js: js, opts: o, stop: stop, done: make(chan struct{}), moved: make(chan struct{})}
+	t := &Tail{js: js, opts: o, stop: stop, done: make(chan struct{}), changed: make(chan struct{})}
 	go t.run(ctx)
 	return t
 }
 
-// Close ends the tail and waits for it; subscribers go on without. It is
+// Close stops the tail and waits until it has stopped. Subscribers then read the stream themselves. It is
 // idempotent.
 func (t *Tail) Close() error {
 	t.stop()
@@ -70,19 +68,19 @@ func (t *Tail) Close() error {
 	return nil
 }
 
-// run follows the stream until it is stopped. Whatever it has lost it begins
-// again at the end.
+// run follows the stream until it is stopped. After an error it drops its events and starts again at the
+// end of the stream.
 func (t *Tail) run(ctx context.Context) {
 	defer close(t.done)
-	defer t.end()
+	defer t.markClosed()
 	pause := backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}
 	for {
 		err := t.follow(ctx, pause.Reset)
 		if ctx.Err() != nil {
 			return
 		}
-		t.opts.Logger.Debug("tail of the stream begins again", "err", err)
-		t.forget()
+		t.opts.Logger.Debug("tail of the stream starts again", "err", err)
+		t.reset()
 		if pause.Wait(ctx) != nil {
 			return
 		}
@@ -90,8 +88,8 @@ func (t *Tail) run(ctx context.Context) {
 }
 
 func (t *Tail) follow(ctx context.Context, progressed func()) error {
-	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
-	head, err := Last(asking, t.js, t.opts.Stream)
+	lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
+	head, err := Last(lookup, t.js, t.opts.Stream)
 	cancel()
 	if err != nil {
 		return err
@@ -112,87 +110,87 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 func (t *Tail) add(list []arrival) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held = append(t.held, list...)
+	t.events = append(t.events, list...)
 	for _, a := range list {
 		t.bytes += a.size()
 	}
-	for len(t.held) > 1 && (len(t.held) > t.opts.Events || t.bytes > t.opts.Bytes) {
-		t.bytes -= t.held[0].size()
-		t.held[0] = arrival{} // the array lives on for a while
-		t.held = t.held[1:]
+	for len(t.events) > 1 && (len(t.events) > t.opts.Events || t.bytes > t.opts.Bytes) {
+		t.bytes -= t.events[0].size()
+		t.events[0] = arrival{} // the array stays in memory for a while, the event must not
+		t.events = t.events[1:]
 	}
-	t.wake()
+	t.notify()
 }
 
-// size is about what an arrival takes: its bytes, and those decoded.
+// size estimates an arrival's memory in bytes: its data as stored, and decoded.
 func (a arrival) size() int { return 2 * len(a.msg.Data()) }
 
-func (t *Tail) forget() {
+func (t *Tail) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held, t.bytes = nil, 0
-	t.wake()
+	t.events, t.bytes = nil, 0
+	t.notify()
 }
 
-func (t *Tail) end() {
+func (t *Tail) markClosed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held, t.over = nil, true
-	t.wake()
+	t.events, t.closed = nil, true
+	t.notify()
 }
 
-func (t *Tail) wake() {
-	close(t.moved)
-	t.moved = make(chan struct{})
+// notify wakes the readers that wait for a change. The caller must hold t.mu.
+func (t *Tail) notify() {
+	close(t.changed)
+	t.changed = make(chan struct{})
 }
 
-// after returns what follows the message that a reader had last, no more than a
-// source would fetch. It is not ok where the tail does not hold that very message:
-// sequences start over when a stream is replaced. Where nothing follows yet, moved
-// is closed when that changes.
-func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, moved <-chan struct{}, ok bool) {
+// after returns at most sourceFetch messages that follow the last message that a reader has. ok is false
+// if the tail does not have that message, compared by sequence and time, since sequences start again at
+// 1 when a stream is replaced. If no message follows yet, the reader must wait until changed is closed.
+func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, changed <-chan struct{}, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	seq := last.Sequence.Stream
-	i := sort.Search(len(t.held), func(i int) bool { return t.held[i].seq() >= seq })
-	if t.over || i == len(t.held) || t.held[i].seq() != seq || !t.held[i].meta.Timestamp.Equal(last.Timestamp) {
+	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq() >= seq })
+	if t.closed || i == len(t.events) || t.events[i].seq() != seq ||
+		!t.events[i].meta.Timestamp.Equal(last.Timestamp) {
 		return nil, nil, false
 	}
-	next := t.held[i+1:]
-	return slices.Clone(next[:min(len(next), sourceFetch)]), t.moved, true
+	next := t.events[i+1:]
+	return slices.Clone(next[:min(len(next), sourceFetch)]), t.changed, true
 }
 
-// tailed reads from a tail where that has what comes next, and from a source of
-// its own where not.
-type tailed struct {
-	tail *Tail
-	own  *source
-	last *jetstream.MsgMetadata // of the message given last
+// tailFeed reads from a tail if that has the next message, and from a source otherwise.
+type tailFeed struct {
+	tail   *Tail
+	source *source
+	last   *jetstream.MsgMetadata // of the last message returned
 }
 
-func (f *tailed) chunk(ctx context.Context) (list []arrival, err error) {
+func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
 	for f.last != nil {
-		list, moved, ok := f.tail.after(f.last)
+		list, changed, ok := f.tail.after(f.last)
 		if !ok {
 			break
 		}
-		f.own.drop()
+		f.source.drop()
 		if len(list) > 0 {
 			f.last = list[len(list)-1].meta
-			f.own.last = f.last.Sequence.Stream
+			f.source.last = f.last.Sequence.Stream
 			return list, nil
 		}
 		select {
-		case <-moved:
+		case <-changed:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
-	list, err = f.own.chunk(ctx)
+	list, err = f.source.chunk(ctx)
 	if len(list) > 0 {
 		f.last = list[len(list)-1].meta
 	}
 	return list, err
 }
 
-func (f *tailed) close() { f.own.close() }
+func (f *tailFeed) close() { f.source.close() }

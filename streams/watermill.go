@@ -6,10 +6,10 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// WatermillLogger returns a logger for a part of watermill. Its errors have the
-// given level, what it says of its own steps is for debugging.
-func WatermillLogger(l *slog.Logger, failed slog.Level) watermill.LoggerAdapter {
+// WatermillLogger returns a logger for watermill's routers and subscribers. It logs watermill's errors
+// at the given level, and its info messages at debug level.
+func WatermillLogger(l *slog.Logger, errorLevel slog.Level) watermill.LoggerAdapter {
 	return watermill.NewSlogLoggerWithLevelMapping(l, map[slog.Level]slog.Level{
-		slog.LevelInfo: slog.LevelDebug, slog.LevelError: failed,
+		slog.LevelInfo: slog.LevelDebug, slog.LevelError: errorLevel,
 	})
 }

@@ -1,5 +1,4 @@
-// Package backoff waits: for a while or until a context ends, and with a growing
-// pause between tries.
+// Package backoff waits for a time or until a context ends, with a growing pause between attempts.
 package backoff
 
 import (
@@ -8,7 +7,7 @@ import (
 	"time"
 )
 
-// Sleep waits for d, or until the context ends, whose error it returns then.
+// Sleep waits for d and returns nil, or returns the context's error as soon as the context ends.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
@@ -17,34 +16,33 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-// After returns the pause after the nth failed try in a row: least after the first,
-// doubled with each further one, and never more than most.
-func After(n int, least, most time.Duration) time.Duration {
-	return min(least<<min(max(n-1, 0), 20), most)
+// After returns the pause after the nth failed attempt in a row: first after the first failure,
+// doubled with each further one, and never more than limit.
+func After(n int, first, limit time.Duration) time.Duration {
+	return min(first<<min(max(n-1, 0), 20), limit)
 }
 
-// Jitter takes a random part off d, at most half of it, so that those who failed
-// together don't come back together.
+// Jitter returns d less a random part of at most half of it, so that callers that failed at the
+// same time don't retry at the same time.
 func Jitter(d time.Duration) time.Duration {
 	half := d / 2
 	return half + rand.N(d-half+1)
 }
 
-// Backoff counts the tries of a loop and waits between them. It is not safe for
-// concurrent use.
+// Backoff counts the attempts of a loop and waits between them. It is not safe for concurrent use.
 type Backoff struct {
-	// Min is the first pause. It doubles with each further one, up to Max.
+	// Min is the first pause. The pause doubles with each further attempt, up to Max.
 	Min, Max time.Duration
 
-	tries int
+	attempts int
 }
 
-// Wait waits for the next pause, or until the context ends, whose error it returns
-// then.
+// Wait waits for the next pause and returns nil, or returns the context's error as soon as the
+// context ends.
 func (b *Backoff) Wait(ctx context.Context) error {
-	b.tries++
-	return Sleep(ctx, After(b.tries, b.Min, b.Max))
+	b.attempts++
+	return Sleep(ctx, After(b.attempts, b.Min, b.Max))
 }
 
 // Reset makes the next pause the first one again.
-func (b *Backoff) Reset() { b.tries = 0 }
+func (b *Backoff) Reset() { b.attempts = 0 }

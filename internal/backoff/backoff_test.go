@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-func TestSleepEndsWithItsTimeOrItsContext(t *testing.T) {
+func TestSleepEndsAfterItsDurationOrWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		require.NoError(t, backoff.Sleep(t.Context(), time.Minute))
@@ -24,14 +24,14 @@ func TestSleepEndsWithItsTimeOrItsContext(t *testing.T) {
 		assert.Equal(t, time.Minute+time.Second, time.Since(start))
 
 		for _, d := range []time.Duration{-time.Second, 0, time.Hour} {
-			require.ErrorIs(t, backoff.Sleep(ctx, d), context.DeadlineExceeded, "the context has ended before")
+			require.ErrorIs(t, backoff.Sleep(ctx, d), context.DeadlineExceeded, "the context has already ended")
 			require.NoError(t, backoff.Sleep(t.Context(), min(d, 0)))
 		}
 		assert.Equal(t, time.Minute+time.Second, time.Since(start))
 	})
 }
 
-func TestPausesGrowUntilTheyAreReset(t *testing.T) {
+func TestWaitDoublesThePauseUntilReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := backoff.Backoff{Min: time.Second, Max: 5 * time.Second}
 		for _, want := range []time.Duration{1, 2, 4, 5, 5, 0, 1, 2} {
@@ -49,7 +49,7 @@ func TestPausesGrowUntilTheyAreReset(t *testing.T) {
 	})
 }
 
-func TestNoPauseIsAboveItsMost(t *testing.T) {
+func TestAfterIsNeverAboveItsLimit(t *testing.T) {
 	assert.Equal(t, time.Second, backoff.After(-1, time.Second, time.Hour))
 	assert.Equal(t, time.Second, backoff.After(1, time.Second, time.Hour))
 	assert.Equal(t, 8*time.Second, backoff.After(4, time.Second, time.Hour))
@@ -57,13 +57,13 @@ func TestNoPauseIsAboveItsMost(t *testing.T) {
 	assert.Equal(t, time.Second, backoff.After(1, time.Minute, time.Second))
 }
 
-func TestBackoffGrowsWithinItsBounds(t *testing.T) {
+func TestJitterStaysBetweenHalfAndTheWholePause(t *testing.T) {
 	for n := range 100 {
-		most := min(time.Second<<min(max(n-1, 0), 30), time.Minute)
+		limit := min(time.Second<<min(max(n-1, 0), 30), time.Minute)
 		for range 20 {
 			got := backoff.Jitter(backoff.After(n, time.Second, time.Minute))
-			assert.LessOrEqual(t, got, most)
-			assert.GreaterOrEqual(t, got, most/2)
+			assert.LessOrEqual(t, got, limit)
+			assert.GreaterOrEqual(t, got, limit/2)
 		}
 	}
 	assert.Zero(t, backoff.Jitter(0))

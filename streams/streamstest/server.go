@@ -1,5 +1,5 @@
-// Package streamstest runs a real server in process, for tests of pagestream
-// and of programs that consume its events.
+// Package streamstest runs a real NATS server in the process, for tests of pagestream and of programs
+// that consume its events.
 package streamstest
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// Limit bounds what a helper of this package waits for.
+// Limit is the longest time that a function of this package waits.
 const Limit = 30 * time.Second
 
-// Server is a running server with one connection, which outlives a restart.
+// Server is a running server with one connection, which reconnects after a restart of the server.
 type Server struct {
 	Conn *nats.Conn
 	JS   jetstream.JetStream
@@ -31,8 +31,8 @@ type Server struct {
 	running *embedded.Server
 }
 
-// Run starts a server in a directory that goes with the test, and stops it at
-// its end. Change, if given, changes the options first.
+// Run starts a server in a temporary directory, and stops it at the end of the test. The change
+// functions, if any, change the options first.
 func Run(t testing.TB, change ...func(*embedded.Options)) *Server {
 	t.Helper()
 	o := embedded.Options{Dir: t.TempDir()}
@@ -64,8 +64,8 @@ func (s *Server) Start(t testing.TB) {
 	s.running = es
 }
 
-// Halt stops the server as an unexpected restart does: connections are cut, not
-// closed, and come back after Start.
+// Halt stops the server as an unexpected restart does: connections are lost, not closed, and reconnect
+// after Start.
 func (s *Server) Halt(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
@@ -75,7 +75,7 @@ func (s *Server) Halt(t testing.TB) {
 	}
 }
 
-// Stop closes the connection and stops the server before the test's end.
+// Stop closes the connection and stops the server. Run calls it at the end of the test.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	if s.Conn != nil {
@@ -84,17 +84,17 @@ func (s *Server) Stop(t testing.TB) {
 	s.Halt(t)
 }
 
-// Embedded returns the server that runs now, or ran last.
+// Embedded returns the server that runs now, or the one that ran last.
 func (s *Server) Embedded() *embedded.Server {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.running
 }
 
-// InProcessConn connects to the server that runs now.
+// InProcessConn connects to the server that runs now. It implements [nats.InProcessConnProvider].
 func (s *Server) InProcessConn() (net.Conn, error) { return s.Embedded().InProcessConn() }
 
-// Connection returns a further connection, closed at the test's end.
+// Connection returns a new connection, which is closed at the end of the test.
 func (s *Server) Connection(t testing.TB) *nats.Conn {
 	t.Helper()
 	nc, err := s.Embedded().Connect(t.Name(), nats.InProcessServer(s), nats.ReconnectWait(10*time.Millisecond))
@@ -105,7 +105,7 @@ func (s *Server) Connection(t testing.TB) *nats.Conn {
 	return nc
 }
 
-// Stream makes sure of the stream and returns its identity.
+// Stream creates or updates the stream with [streams.Ensure] and returns its identity.
 func (s *Server) Stream(t testing.TB, spec streams.Spec) streams.Identity {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
@@ -117,8 +117,8 @@ func (s *Server) Stream(t testing.TB, spec streams.Spec) streams.Identity {
 	return id
 }
 
-// Eventually polls check until it returns nil, and fails the test with its last
-// error after the limit.
+// Eventually calls check every few milliseconds until it returns nil. If it still fails after the limit,
+// the test fails with its last error.
 func Eventually(t testing.TB, limit time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
