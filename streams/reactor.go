@@ -24,10 +24,10 @@ const MetaDelivered = "pagestream-delivered"
 
 // Defaults of [ReactorOptions].
 const (
-	DefaultReactorTimeout = 30 * time.Second
-	DefaultMaxDeliver     = 20
-	DefaultReactorPause   = time.Second
-	DefaultReactorMaxPause    = 5 * time.Minute
+	DefaultReactorTimeout  = 30 * time.Second
+	DefaultMaxDeliver      = 20
+	DefaultReactorPause    = time.Second
+	DefaultReactorMaxPause = 5 * time.Minute
 )
 
 // reactorPending is the most messages that the server delivers to the reactors of one name without an

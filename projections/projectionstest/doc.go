@@ -1,4 +1,4 @@
-// Package projectionstest checks that a projection is one: that its state is a
-// fold of the stream and of nothing else. [Run] is the suite; [Events] and
-// [Garbage] make traffic for it and for other tests.
+// Package projectionstest checks that the state of a projection depends on the events of the stream and on
+// nothing else. [Run] is the test suite. [Events] and [Garbage] generate events for it and for other tests.
+// [Rig] runs projections on a real stream.
 package projectionstest

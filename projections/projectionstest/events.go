@@ -13,16 +13,16 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Epoch is when the generated traffic begins.
+// Epoch is the time at which the generated events start.
 var Epoch = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
 
-// traffic is the world that events come from.
+// traffic generates events, and has what later events refer to.
 type traffic struct {
 	rnd      *rand.Rand
 	now      time.Time
-	mids     map[domain.PageID]map[domain.ContactID][]string
+	mids     map[domain.PageID]map[domain.ContactID][]string // of each conversation, in order
 	messages int
-	conns    map[domain.PageID]int
+	conns    map[domain.PageID]int // how often each page was connected
 }
 
 const (
@@ -30,13 +30,12 @@ const (
 	trafficContacts = 6
 )
 
-// Events returns n events as a stream would hold them, from sequence 1, the
-// same for the same seed: mixed traffic of a few pages with messages, echoes,
-// edits, unsends, reactions, receipts by watermark and by message, postbacks,
-// standby and handover, what concerns pages and subscriptions, the dashboard's
-// Test button and unreadable deliveries. Some refer to messages that never
-// came or come later, some times run backwards, and about one in thirty is a
-// duplicate: an earlier event again, with its id.
+// Events returns n generated events as they would be stored in a stream, with sequences from 1. The same
+// seed gives the same events. They are mixed traffic of a few pages: messages, echoes, edits, unsends,
+// reactions, receipts by watermark and by message, postbacks, standby and handover, events about pages and
+// subscriptions, the dashboard's Test button, and unreadable deliveries. Some refer to messages that never
+// arrive or arrive later, some have an earlier time than the event before, and about one in thirty is a
+// duplicate: an earlier event again, with the same id.
 func Events(seed uint64, n int) []streams.Stored {
 	w := &traffic{
 		rnd: rand.New(rand.NewPCG(seed, 0x9a6e57)), now: Epoch,
@@ -63,7 +62,7 @@ func (w *traffic) event() domain.Event {
 	contact := domain.ContactID(strconv.Itoa(7700000000000001 + w.rnd.IntN(trafficContacts)))
 	instagram := strings.HasSuffix(string(page), "4")
 	e := domain.Event{Page: page, Contact: contact, Time: w.now.Add(-time.Duration(w.rnd.IntN(3000)) * time.Millisecond)}
-	if w.rnd.IntN(12) == 0 { // late, by anything up to a day and a half
+	if w.rnd.IntN(12) == 0 { // late, by up to a day and a half
 		e.Time = e.Time.Add(-time.Duration(w.rnd.IntN(36*3600)) * time.Second)
 	}
 	if w.rnd.IntN(60) == 0 {
@@ -85,11 +84,11 @@ func (w *traffic) event() domain.Event {
 	return e
 }
 
-// fill decides what the event is and returns its dedup class and key.
+// fill sets a random event type and its data, and returns the event's dedup class and key.
 func (w *traffic) fill(e *domain.Event, instagram bool) (class, key string) {
 	stamp := strconv.FormatInt(e.Time.UnixMilli(), 10)
 	switch k := w.rnd.IntN(100); {
-	case k < 32: // a message from the person
+	case k < 32: // a message from the contact
 		mid := w.newMID(e)
 		e.Type, e.Data.Kind = domain.MessageReceived, "message"
 		e.Data.Message = w.message(e, mid)
@@ -97,7 +96,7 @@ func (w *traffic) fill(e *domain.Event, instagram bool) (class, key string) {
 			e.Standby, e.Data.Channel = true, "standby"
 		}
 		return "msg", mid
-	case k < 50: // and from the page
+	case k < 50: // a message from the page
 		mid := w.newMID(e)
 		e.Type, e.Data.Kind = domain.MessageEchoed, "message"
 		e.Data.Sender, e.Data.Recipient = e.Data.Recipient, e.Data.Sender
@@ -156,7 +155,7 @@ func (w *traffic) fill(e *domain.Event, instagram bool) (class, key string) {
 	}
 }
 
-// rare fills what is neither a message nor about one.
+// rare sets the type and data of an event that is neither a message nor about one.
 func (w *traffic) rare(e *domain.Event) {
 	pick := func(types ...domain.Type) domain.Type { return types[w.rnd.IntN(len(types))] }
 	fields := []string{"messages", "messaging_postbacks", "message_reads"}
@@ -188,7 +187,7 @@ func (w *traffic) rare(e *domain.Event) {
 		e.Type, e.Page, e.Contact = domain.ChangeReceived, domain.NoPage, ""
 		e.Data.Test, e.Data.Channel, e.Data.Kind = true, "changes", "messages"
 	case 7:
-		w.own(e)
+		clearDelivery(e)
 		e.Type = pick(domain.PageConnected, domain.PageConnected, domain.PageRenamed, domain.PageTokenRefreshed,
 			domain.PageTokenInvalidated, domain.PageDisconnected)
 		if e.Type == domain.PageConnected {
@@ -200,7 +199,7 @@ func (w *traffic) rare(e *domain.Event) {
 			Fields: fields, Reason: "because",
 		}
 	case 8:
-		w.own(e)
+		clearDelivery(e)
 		e.Type = pick(domain.SubscriptionRequested, domain.SubscriptionConfirmed, domain.SubscriptionFailed,
 			domain.SubscriptionDrifted, domain.SubscriptionRemoved)
 		e.Data.Subscription = &domain.Subscription{App: "main", Wanted: fields}
@@ -212,7 +211,7 @@ func (w *traffic) rare(e *domain.Event) {
 		}
 	default:
 		contact := e.Contact
-		w.own(e)
+		clearDelivery(e)
 		e.Contact = contact
 		e.Type = pick(domain.ContactProfiled, domain.ContactProfiled, domain.ContactProfiled, domain.ContactErased)
 		if e.Type == domain.ContactProfiled {
@@ -221,8 +220,8 @@ func (w *traffic) rare(e *domain.Event) {
 	}
 }
 
-// own makes it an event of our own rather than of a delivery.
-func (w *traffic) own(e *domain.Event) {
+// clearDelivery removes what an event has from a delivery, for an event that pagestream itself makes.
+func clearDelivery(e *domain.Event) {
 	e.Contact, e.Data = "", domain.Data{App: "main"}
 }
 
@@ -251,8 +250,8 @@ func (w *traffic) newMID(e *domain.Event) string {
 	return mid
 }
 
-// oldMID is a message of the conversation, or one that is still to come, or
-// one that never does.
+// oldMID returns the id of an earlier message of the conversation, or sometimes of one that arrives later
+// or never.
 func (w *traffic) oldMID(e *domain.Event) string {
 	mids := w.mids[e.Page][e.Contact]
 	switch k := w.rnd.IntN(20); {
@@ -265,9 +264,9 @@ func (w *traffic) oldMID(e *domain.Event) string {
 	}
 }
 
-// Garbage returns n events that no sound publisher makes and that any may:
-// types that don't fit the data or don't exist, payloads that are absent, ids
-// that are empty, long or binary, times that are zero, negative or absurd.
+// Garbage returns n generated events that are not valid, but that a faulty publisher could store: with types
+// that don't match the data or don't exist, missing payloads, ids that are empty, long or binary, and times
+// that are zero, negative or absurd. The same seed gives the same events.
 func Garbage(seed uint64, n int) []streams.Stored {
 	rnd := rand.New(rand.NewPCG(seed, 0x6a4ba6e))
 	ids := []string{
@@ -284,7 +283,8 @@ func Garbage(seed uint64, n int) []streams.Stored {
 		time.Date(-200, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 	moment := func() time.Time { return moments[rnd.IntN(len(moments))] }
-	types := append(domain.Types(), "", ".", "message.invented", "Message.Received", "page", domain.Type(strings.Repeat("t", 200)))
+	types := append(domain.Types(),
+		"", ".", "message.invented", "Message.Received", "page", domain.Type(strings.Repeat("t", 200)))
 	maybe := func() bool { return rnd.IntN(3) > 0 }
 	out := make([]streams.Stored, 0, n)
 	for seq := range uint64(n) {
@@ -327,8 +327,12 @@ func Garbage(seed uint64, n int) []streams.Stored {
 			d.Unreadable = &domain.Unreadable{Reason: id()}
 		}
 		if maybe() {
-			d.Connection = &domain.Connection{ConnectionID: id(), Company: id(), SealedToken: id(), Fields: []string{id(), ""}}
-			d.Subscription = &domain.Subscription{Wanted: []string{id(), id()}, Actual: []string{id()}, Code: int(int32(number()))}
+			d.Connection = &domain.Connection{
+				ConnectionID: id(), Company: id(), SealedToken: id(), Fields: []string{id(), ""},
+			}
+			d.Subscription = &domain.Subscription{
+				Wanted: []string{id(), id()}, Actual: []string{id()}, Code: int(int32(number())),
+			}
 			d.Profile = &domain.Profile{Name: id(), Picture: id()}
 		}
 		out = append(out, streams.Stored{Event: e, Seq: seq + 1, At: moment()})

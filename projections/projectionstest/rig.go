@@ -16,7 +16,7 @@ import (
 // Models are read models that follow a stream.
 type Models []*projections.Runner
 
-// Named returns the model of that projection.
+// Named returns the model of the projection with that name. It panics if there is none.
 func (m Models) Named(name string) *projections.Runner {
 	for _, r := range m {
 		if r.Name() == name {
@@ -26,8 +26,8 @@ func (m Models) Named(name string) *projections.Runner {
 	panic("no model " + name)
 }
 
-// Rig is a real stream with a publisher, and read models that follow it. All of
-// it is stopped at the end of the test.
+// Rig is a test fixture: a real stream with a publisher, and read models that follow it. All of it is
+// stopped at the end of the test.
 type Rig struct {
 	*streamstest.Server
 	Identity  streams.Identity
@@ -35,7 +35,7 @@ type Rig struct {
 	Models
 }
 
-// NewRig starts a server and the models of the given projections.
+// NewRig starts a server, a publisher without an index of ids, and the models of the given projections.
 func NewRig(t testing.TB, list ...projections.Projection) *Rig {
 	t.Helper()
 	r := &Rig{Server: streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })}
@@ -45,7 +45,8 @@ func NewRig(t testing.TB, list ...projections.Projection) *Rig {
 	return r
 }
 
-// Publishing returns a publisher with an index of ids, or with none.
+// Publishing returns a new publisher with an index of ids, or without one if seen is nil. It is closed at
+// the end of the test.
 func (r *Rig) Publishing(t testing.TB, seen streams.SeenIndex) *streams.Publisher {
 	t.Helper()
 	p, err := streams.NewPublisher(r.JS, streams.PublisherOptions{Seen: seen})
@@ -62,10 +63,11 @@ func (r *Rig) Publishing(t testing.TB, seen streams.SeenIndex) *streams.Publishe
 	return p
 }
 
-// Build follows the stream from its start, in files of its own. Where index is
-// not nil, it makes of the first model the index that the others drop duplicates
-// by.
-func (r *Rig) Build(t testing.TB, index func(*projections.Runner) projections.Index, list ...projections.Projection) (out Models) {
+// Build runs new models of the given projections, in new files, from the start of the stream. If index is
+// not nil it is called with the first model, and returns the index by which the others drop duplicates.
+func (r *Rig) Build(
+	t testing.TB, index func(*projections.Runner) projections.Index, list ...projections.Projection,
+) (out Models) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,7 +81,9 @@ func (r *Rig) Build(t testing.TB, index func(*projections.Runner) projections.In
 			}
 		}
 	})
-	o := projections.RunnerOptions{Dir: dir, JS: r.JS, Identity: r.Identity, Pace: -1, Store: store.Options{NoSync: true}}
+	o := projections.RunnerOptions{
+		Dir: dir, JS: r.JS, Identity: r.Identity, Pace: -1, Store: store.Options{NoSync: true},
+	}
 	for i, p := range list {
 		m, err := projections.NewRunner(p, o)
 		if err != nil {
@@ -98,7 +102,7 @@ func (r *Rig) Build(t testing.TB, index func(*projections.Runner) projections.In
 	return out
 }
 
-// Publish stores events and waits until every model has them.
+// Publish stores events and waits until every model has applied them.
 func (r *Rig) Publish(t testing.TB, events ...domain.Event) []streams.Receipt {
 	t.Helper()
 	ctx, cancel := Limited()
@@ -111,7 +115,7 @@ func (r *Rig) Publish(t testing.TB, events ...domain.Event) []streams.Receipt {
 	return receipts
 }
 
-// Settle waits until the models are at the stream's head, which it returns.
+// Settle waits until the models have applied the last event of the stream, and returns its sequence.
 func (r *Rig) Settle(t testing.TB, models Models) uint64 {
 	t.Helper()
 	ctx, cancel := Limited()
@@ -128,7 +132,7 @@ func (r *Rig) Settle(t testing.TB, models Models) uint64 {
 	return last
 }
 
-// All returns what the stream holds, once every model has it.
+// All returns all events of the stream after every model has applied them.
 func (r *Rig) All(t testing.TB) (list []streams.Stored) {
 	t.Helper()
 	ctx, cancel := Limited()
@@ -144,7 +148,7 @@ func (r *Rig) All(t testing.TB) (list []streams.Stored) {
 	return list
 }
 
-// Limited is a context that ends when a test has waited for too long.
+// Limited returns a context that ends after [streamstest.Limit], the longest that a test should wait.
 func Limited() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), streamstest.Limit)
 }

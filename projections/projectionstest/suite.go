@@ -26,22 +26,21 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Run checks a projection against the given events, or against [Events] where
-// there are none:
+// Run tests a projection with the given events, or with [Events] if there are none. It checks that the same
+// events give the same digest
 //
-//   - the same events give the same digest, again and in another instance, and
-//     are as they were afterwards;
+//   - when they are applied again, and by another instance of the projection;
 //   - however they are split into commits;
-//   - whatever prefix is given again;
-//   - after a transaction that failed, panicked or was cut off, and after the
-//     file was closed and opened;
-//   - after the process was killed, at any moment;
-//   - where a contact was erased, whether its events were there or, as in a
-//     rebuild, only what stays of them;
-//   - and no event at all makes Apply fail.
+//   - when any part of them is delivered again;
+//   - after a transaction that failed or panicked, and after the file was closed and opened again;
+//   - after the process was killed at any time;
+//   - after a contact was erased, whether its events were applied or, as in a rebuild, only their
+//     tombstones.
 //
-// Make must return a new value each time. The test binary runs itself again to
-// be killed, with the arguments that run the calling test.
+// It also checks that Apply does not modify events, and that no event, however invalid, makes Apply fail.
+//
+// makeProjection must return a new value each time. For the test that kills the process, the test binary
+// runs itself as a child, with the arguments that run the calling test.
 func Run(t *testing.T, makeProjection func() projections.Projection, events []streams.Stored) {
 	t.Helper()
 	if name := os.Getenv(childEnv); name != "" {
@@ -64,11 +63,11 @@ func Run(t *testing.T, makeProjection func() projections.Projection, events []st
 	t.Run("Killed", func(t *testing.T) { s.killed(t, test) })
 }
 
-// identity stands for a stream in the suite's stores.
+// identity is the stream identity in the suite's stores.
 const identity = "projectionstest"
 
-// Fold applies events to a store in one transaction with the position, as a
-// runner does: what is in the store already is left out.
+// Fold applies events to a store and writes the position in one transaction, as a runner does. It skips the
+// events that are already applied.
 func Fold(s *store.Store, p projections.Projection, events []streams.Stored) error {
 	return s.Update(func(tx *store.Tx) error { return fold(tx, p, events) })
 }
@@ -91,7 +90,7 @@ func fold(tx *store.Tx, p projections.Projection, events []streams.Stored) error
 	return store.WriteMeta(tx, meta)
 }
 
-// Digest returns the digest of a read model and its position.
+// Digest returns the digest of a read model and the sequence of the last event in it.
 func Digest(s *store.Store) (digest string, seq uint64, err error) {
 	err = s.View(func(tx *store.Tx) error {
 		meta, _, err := store.ReadMeta(tx)
@@ -105,7 +104,8 @@ func Digest(s *store.Store) (digest string, seq uint64, err error) {
 	return digest, seq, err
 }
 
-// Open opens a store for a test: small, not synced, closed at its end.
+// Open opens a store for a test, with a small memory map and without fsync. It is closed at the end of the
+// test.
 func Open(t testing.TB, path string) *store.Store {
 	t.Helper()
 	s, err := open(path)
@@ -130,14 +130,14 @@ type suite struct {
 	files atomic.Int64
 }
 
-// fataler is what *testing.T and *rapid.T share.
+// fataler is implemented by *testing.T and *rapid.T.
 type fataler interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// with gives f an empty store.
-func (s *suite) with(t fataler, f func(path string, st *store.Store)) {
+// withStore calls f with an empty store.
+func (s *suite) withStore(t fataler, f func(path string, st *store.Store)) {
 	t.Helper()
 	path := filepath.Join(s.dir, fmt.Sprintf("%d.db", s.files.Add(1)))
 	st, err := open(path)
@@ -156,15 +156,16 @@ func closeStore(t fataler, st *store.Store) {
 	}
 }
 
-// digest folds events, one commit for each part, a new instance each time.
+// digest applies events to an empty store, each part in one commit and by a new instance of the projection,
+// and returns the digest.
 func (s *suite) digest(t fataler, parts ...[]streams.Stored) string {
 	t.Helper()
 	var digest string
-	s.with(t, func(_ string, st *store.Store) {
+	s.withStore(t, func(_ string, st *store.Store) {
 		for _, part := range parts {
 			s.fold(t, st, part)
 		}
-		digest = state(t, st)
+		digest = digestOf(t, st)
 	})
 	return digest
 }
@@ -177,7 +178,7 @@ func (s *suite) fold(t fataler, st *store.Store, events []streams.Stored) {
 	}
 }
 
-func state(t fataler, st *store.Store) string {
+func digestOf(t fataler, st *store.Store) string {
 	t.Helper()
 	d, _, err := Digest(st)
 	if err != nil {
@@ -195,30 +196,30 @@ func equal(t fataler, got, want, what string) {
 
 func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
 	t.Helper()
-	before := written(t, events)
+	before := encode(t, events)
 	want := s.digest(t, events)
-	if written(t, events) != before {
-		t.Fatal("Apply changes an event, which other projections share")
+	if encode(t, events) != before {
+		t.Fatal("Apply modified an event, which other projections share")
 	}
-	equal(t, s.digest(t, events), want, "the same events again")
+	equal(t, s.digest(t, events), want, "the same events applied again")
 	p := s.make()
-	for range 2 { // one instance, two stores: it must keep nothing
-		s.with(t, func(_ string, st *store.Store) {
+	for range 2 { // one instance with two stores: it must not keep state
+		s.withStore(t, func(_ string, st *store.Store) {
 			for _, e := range events {
 				if err := Fold(st, p, []streams.Stored{e}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			equal(t, state(t, st), want, "a commit for each event, in one instance")
+			equal(t, digestOf(t, st), want, "one commit per event, by one instance")
 		})
 	}
 	if empty := s.digest(t, nil); want == empty && len(events) > 0 {
-		t.Log("these events leave no trace in the read model")
+		t.Log("these events change nothing in the read model")
 	}
 }
 
-// written spells events out, with all that they point to.
-func written(t testing.TB, events []streams.Stored) string {
+// encode returns the events as JSON, with everything that they point to.
+func encode(t testing.TB, events []streams.Stored) string {
 	t.Helper()
 	b, err := json.Marshal(events)
 	if err != nil {
@@ -227,8 +228,8 @@ func written(t testing.TB, events []streams.Stored) string {
 	return string(b)
 }
 
-// cuts splits events into parts.
-func cuts(t *rapid.T, events []streams.Stored) [][]streams.Stored {
+// split splits events into parts of random length.
+func split(t *rapid.T, events []streams.Stored) [][]streams.Stored {
 	var parts [][]streams.Stored
 	for len(events) > 0 {
 		n := rapid.IntRange(1, len(events)).Draw(t, "part")
@@ -242,11 +243,11 @@ func (s *suite) anySplit(t *testing.T, events []streams.Stored) {
 	t.Helper()
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
-		equal(t, s.digest(t, cuts(t, events)...), want, "another split")
+		equal(t, s.digest(t, split(t, events)...), want, "events in other commits")
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		events := Events(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 120).Draw(t, "events"))
-		equal(t, s.digest(t, cuts(t, events)...), s.digest(t, events), "other events, another split")
+		equal(t, s.digest(t, split(t, events)...), s.digest(t, events), "other events, in other commits")
 	})
 }
 
@@ -255,40 +256,40 @@ func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
 		upto := rapid.IntRange(0, len(events)).Draw(t, "upto")
-		from := rapid.IntRange(0, upto).Draw(t, "again from")
-		s.with(t, func(_ string, st *store.Store) {
+		from := rapid.IntRange(0, upto).Draw(t, "redelivered from")
+		s.withStore(t, func(_ string, st *store.Store) {
 			s.fold(t, st, events[:upto])
-			before := state(t, st)
+			before := digestOf(t, st)
 			s.fold(t, st, events[from:upto])
-			equal(t, state(t, st), before, "what was there, again")
+			equal(t, digestOf(t, st), before, "applied events delivered again")
 			s.fold(t, st, events[from:])
-			equal(t, state(t, st), want, "what was there, again, with the rest")
+			equal(t, digestOf(t, st), want, "applied events delivered again with the rest")
 		})
 	})
 }
 
-// errCut is what cuts a transaction off.
-var errCut = errors.New("cut off")
+// errAbort is returned, or panicked with, to abort a transaction.
+var errAbort = errors.New("aborted")
 
-// erased erases a contact somewhere in the history. The erasure lists some of
-// the contact's events, and some of those are gone from the stream.
+// erased inserts the erasure of a contact at a random place in the history. The erasure lists some of the
+// contact's events, and some of those are deleted from the stream.
 func (s *suite) erased(t *testing.T, events []streams.Stored) {
 	rapid.Check(t, func(t *rapid.T) {
-		events := events[:min(len(events), 150)] // two folds a check
+		events := events[:min(len(events), 150)] // each check applies them twice
 		first := events[rapid.IntRange(0, len(events)-1).Draw(t, "first")]
 		at := rapid.IntRange(0, len(events)).Draw(t, "erasure")
 		late := rapid.IntRange(0, at).Draw(t, "unlisted from")
 		erasure := &domain.Erasure{Contact: domain.ContactHash(first.Contact), Part: 1, Parts: 1}
-		gone := make(map[uint64]domain.Tombstone)
+		deleted := make(map[uint64]domain.Tombstone)
 		for i, e := range events[:at] {
 			if i >= late || e.Page != first.Page || e.Contact != first.Contact || e.Contact == "" || e.Data.Test ||
 				e.Type == domain.ContactErased {
 				continue
 			}
-			h := domain.NewTombstone(e.Event, e.Seq, e.At)
-			erasure.Events = append(erasure.Events, h)
+			tombstone := domain.NewTombstone(e.Event, e.Seq, e.At)
+			erasure.Events = append(erasure.Events, tombstone)
 			if rapid.IntRange(0, 9).Draw(t, "deleted") > 0 {
-				gone[e.Seq] = h
+				deleted[e.Seq] = tombstone
 			}
 		}
 		record := streams.Stored{Event: domain.Event{
@@ -304,12 +305,12 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 				e.Seq++
 			}
 			live = append(live, e)
-			if h, ok := gone[e.Seq]; ok && i < at {
-				e = projections.OfTombstone(e.Page, h)
+			if tombstone, ok := deleted[e.Seq]; ok && i < at {
+				e = projections.OfTombstone(e.Page, tombstone)
 			}
 			rebuilt = append(rebuilt, e)
 		}
-		equal(t, s.digest(t, rebuilt), s.digest(t, live), fmt.Sprintf("a rebuild without %d erased events", len(gone)))
+		equal(t, s.digest(t, rebuilt), s.digest(t, live), fmt.Sprintf("a rebuild without %d erased events", len(deleted)))
 	})
 }
 
@@ -321,21 +322,21 @@ func (s *suite) rollback(t *testing.T, events []streams.Stored) {
 		applied := rapid.IntRange(first, len(events)).Draw(t, "applied")
 		panics := rapid.Bool().Draw(t, "panics")
 		reopen := rapid.Bool().Draw(t, "reopen")
-		s.with(t, func(path string, st *store.Store) {
+		s.withStore(t, func(path string, st *store.Store) {
 			s.fold(t, st, events[:first])
-			before := state(t, st)
+			before := digestOf(t, st)
 			p := s.make()
 			err := attempt(st, func(tx *store.Tx) error {
 				if err := fold(tx, p, events[first:applied]); err != nil {
 					return err
 				}
 				if panics {
-					panic(errCut)
+					panic(errAbort)
 				}
-				return errCut
+				return errAbort
 			})
-			if !errors.Is(err, errCut) {
-				t.Fatalf("cut off: %v", err)
+			if !errors.Is(err, errAbort) {
+				t.Fatalf("abort: %v", err)
 			}
 			if reopen {
 				if err := st.Close(); err != nil {
@@ -347,16 +348,16 @@ func (s *suite) rollback(t *testing.T, events []streams.Stored) {
 				}
 				defer closeStore(t, st)
 			}
-			equal(t, state(t, st), before, "after a transaction that was cut off")
-			if err := Fold(st, p, events); err != nil { // the same instance goes on
-				t.Fatalf("go on: %v", err)
+			equal(t, digestOf(t, st), before, "after an aborted transaction")
+			if err := Fold(st, p, events); err != nil { // with the same instance
+				t.Fatalf("apply the rest: %v", err)
 			}
-			equal(t, state(t, st), want, "after a transaction that was cut off, and the rest")
+			equal(t, digestOf(t, st), want, "after an aborted transaction and the rest of the events")
 		})
 	})
 }
 
-// attempt is Update with a panic as an error.
+// attempt calls Update and returns a panic as an error.
 func attempt(st *store.Store, f func(*store.Tx) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -372,38 +373,38 @@ func attempt(st *store.Store, f func(*store.Tx) error) (err error) {
 
 func (s *suite) garbage(t *testing.T) {
 	t.Helper()
-	var bare []streams.Stored // every type with nothing in it
+	var empty []streams.Stored // an event of every type, without data
 	for i, kind := range append(domain.Types(), "", "message.invented") {
-		bare = append(bare, streams.Stored{Event: domain.Event{Type: kind}, Seq: uint64(i + 1)})
+		empty = append(empty, streams.Stored{Event: domain.Event{Type: kind}, Seq: uint64(i + 1)})
 	}
-	s.digest(t, bare)
+	s.digest(t, empty)
 	s.digest(t, Garbage(1, 2000))
 	rapid.Check(t, func(t *rapid.T) {
 		events := Garbage(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 80).Draw(t, "events"))
-		// Between sound events, which it must not spoil.
+		// Valid events follow, which must still be applied.
 		for _, e := range Events(3, 20) {
 			e.Seq = uint64(len(events) + 1)
 			events = append(events, e)
 		}
-		s.with(t, func(_ string, st *store.Store) {
+		s.withStore(t, func(_ string, st *store.Store) {
 			p := s.make()
 			for _, e := range events {
 				if err := attempt(st, func(tx *store.Tx) error { return fold(tx, p, []streams.Stored{e}) }); err != nil {
 					t.Fatalf("event %d, %q: %v", e.Seq, e.Type, err)
 				}
 			}
-			equal(t, state(t, st), s.digest(t, events), "garbage in one commit, and in many")
+			equal(t, digestOf(t, st), s.digest(t, events), "invalid events in many commits and in one")
 		})
 	})
 }
 
-// The child that is killed.
+// Settings of the child process that is killed.
 const (
 	childEnv  = "PAGESTREAM_PROJECTIONSTEST_CHILD"
 	childFile = "PAGESTREAM_PROJECTIONSTEST_FILE"
 	childSeed = 17
-	// childEvents is more than a child applies before it is killed, on most
-	// machines; one that gets to the end waits there.
+	// childEvents is more than a child applies before it is killed on most machines. A child that has
+	// applied all of them waits to be killed.
 	childEvents = 20_000
 	childReady  = "child is applying events"
 	kills       = 8
@@ -431,12 +432,12 @@ func child(t *testing.T, p projections.Projection) {
 		}
 		rest = rest[n:]
 	}
-	// Killed, or released by the parent's end.
+	// Wait until it is killed, or the parent ends.
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// killed kills a child that applies events, again and again, and checks each
-// time that the file is at one event and holds just what it then should.
+// killed repeatedly kills a child that applies events. It checks each time that the file has the state of
+// exactly the events up to its position.
 func (s *suite) killed(t *testing.T, test string) {
 	t.Helper()
 	path := filepath.Join(s.dir, "killed.db")
@@ -466,10 +467,10 @@ func (s *suite) killed(t *testing.T, test string) {
 			t.Fatal(err)
 		}
 		if seq < last {
-			t.Fatalf("round %d: at event %d, was at %d", round, seq, last)
+			t.Fatalf("round %d: the position went back to event %d from %d", round, seq, last)
 		}
 		s.fold(t, want, events[last:seq])
-		equal(t, got, state(t, want), fmt.Sprintf("round %d, killed after event %d", round, seq))
+		equal(t, got, digestOf(t, want), fmt.Sprintf("round %d, killed after event %d", round, seq))
 		last = seq
 	}
 	if last == 0 {
@@ -478,8 +479,7 @@ func (s *suite) killed(t *testing.T, test string) {
 	t.Logf("killed %d times, last at event %d", rounds, last)
 }
 
-// killOnce runs the test binary again as a child and kills it some time after
-// it has begun.
+// killOnce runs the test binary as a child and kills it some time after it has started to apply events.
 func killOnce(t *testing.T, test, projection, path string, after time.Duration) {
 	t.Helper()
 	parts := strings.Split(test, "/")
@@ -487,7 +487,8 @@ func killOnce(t *testing.T, test, projection, path string, after time.Duration) 
 		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
 	}
 	//nolint:noctx // it is killed in any case
-	cmd := exec.Command(os.Args[0], "-test.run="+strings.Join(parts, "/"), "-test.count=1", "-test.timeout="+killLimit.String())
+	cmd := exec.Command(os.Args[0],
+		"-test.run="+strings.Join(parts, "/"), "-test.count=1", "-test.timeout="+killLimit.String())
 	cmd.Env = append(os.Environ(), childEnv+"="+projection, childFile+"="+path, "GOCOVERDIR="+t.TempDir())
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -503,9 +504,9 @@ func killOnce(t *testing.T, test, projection, path string, after time.Duration) 
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(out)
-	var said []string
+	var output []string
 	for lines.Scan() && lines.Text() != childReady {
-		said = append(said, lines.Text())
+		output = append(output, lines.Text())
 	}
 	ready := lines.Err() == nil && lines.Text() == childReady
 	if ready {
@@ -516,6 +517,6 @@ func killOnce(t *testing.T, test, projection, path string, after time.Duration) 
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
 	if err := cmd.Wait(); err == nil || !ready {
-		t.Fatalf("child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(said, "\n"))
+		t.Fatalf("child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(output, "\n"))
 	}
 }

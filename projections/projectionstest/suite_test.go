@@ -24,15 +24,15 @@ func (f applyFunc) Apply(tx *store.Tx, e streams.Stored) error { return f(tx, e)
 
 func put(tx *store.Tx, key []byte, n uint64) error { return tx.Bucket("b").Put(key, store.Uint64(n)) }
 
-// samples are a sound projection, and one for each way of not being one.
+// samples are one correct projection, and one for each kind of error that the suite must detect.
 var samples = map[string]func() projections.Projection{
-	"sound": func() projections.Projection {
+	"correct": func() projections.Projection {
 		return applyFunc(func(tx *store.Tx, e streams.Stored) error { return put(tx, store.Key(e.Page), e.Seq) })
 	},
 	"random": func() projections.Projection {
 		return applyFunc(func(tx *store.Tx, _ streams.Stored) error { return put(tx, []byte("k"), rand.Uint64()) })
 	},
-	"remembers": func() projections.Projection {
+	"keeps state": func() projections.Projection {
 		var n uint64
 		return applyFunc(func(tx *store.Tx, _ streams.Stored) error { n++; return put(tx, []byte("k"), n) })
 	},
@@ -54,7 +54,7 @@ var samples = map[string]func() projections.Projection{
 			return put(tx, store.Key(e.Data.Message.MID), e.Seq)
 		})
 	},
-	"needs an id": func() projections.Projection {
+	"needs a page": func() projections.Projection {
 		return applyFunc(func(tx *store.Tx, e streams.Stored) error {
 			if e.Page == "" {
 				return errors.New("no page")
@@ -66,23 +66,24 @@ var samples = map[string]func() projections.Projection{
 
 const sampleEnv = "PAGESTREAM_PROJECTIONSTEST_SAMPLE"
 
-// TestSample is run by TestSuiteTells, in a process of its own.
+// TestSample is run by TestSuiteDetectsWrongProjections, in a separate process.
 func TestSample(t *testing.T) {
 	name := os.Getenv(sampleEnv)
 	if name == "" {
-		name = "sound"
+		name = "correct"
 	}
 	projectionstest.Run(t, samples[name], projectionstest.Events(2, 100))
 }
 
-func TestSuiteTells(t *testing.T) {
+func TestSuiteDetectsWrongProjections(t *testing.T) {
 	for name := range samples {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSample$", "-test.short", "-rapid.nofailfile", "-rapid.checks=20")
+			cmd := exec.CommandContext(t.Context(), os.Args[0],
+				"-test.run=^TestSample$", "-test.short", "-rapid.nofailfile", "-rapid.checks=20")
 			cmd.Env = append(os.Environ(), sampleEnv+"="+name)
 			out, err := cmd.CombinedOutput()
-			if (err == nil) != (name == "sound") || err != nil && !strings.Contains(string(out), "FAIL: TestSample/") {
+			if (err == nil) != (name == "correct") || err != nil && !strings.Contains(string(out), "FAIL: TestSample/") {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
@@ -92,7 +93,7 @@ func TestSuiteTells(t *testing.T) {
 func TestEventsAreRealistic(t *testing.T) {
 	events := projectionstest.Events(1, 5000)
 	if again := projectionstest.Events(1, 5000); !reflect.DeepEqual(events, again) {
-		t.Error("the same seed gives other events")
+		t.Error("the same seed gave different events")
 	}
 	types := make(map[domain.Type]int)
 	ids := make(map[string]int)
@@ -115,12 +116,12 @@ func TestEventsAreRealistic(t *testing.T) {
 		}
 		back, err := streams.Decode(m.Subject, m.Header, m.Data, e.Seq, e.At)
 		if err != nil || !reflect.DeepEqual(back, e) {
-			t.Fatalf("event %d does not survive the stream: %v", e.Seq, err)
+			t.Fatalf("event %d changes when it is encoded and decoded: %v", e.Seq, err)
 		}
 	}
 	for _, want := range domain.Types() {
 		if types[want] == 0 && want != domain.ThreadRolesChanged {
-			t.Errorf("no %s", want)
+			t.Errorf("there is no event of type %s", want)
 		}
 	}
 	if dups := len(events) - len(ids); dups < 50 || late < 100 || standby < 50 {

@@ -10,12 +10,13 @@ import (
 	"slices"
 )
 
-// ofFramework reports whether a bucket is no part of the read model's state.
-func ofFramework(bucket string) bool { return bucket == MetaBucket || bucket[0] == '_' }
+// internalBucket reports whether a bucket is internal, and so not part of the read model's state.
+func internalBucket(bucket string) bool { return bucket == MetaBucket || bucket[0] == '_' }
 
-// Digest returns a SHA-256 of the state in hex: of every bucket but the
-// framework's, every key and every value, in order. Empty buckets don't count.
-// Two stores with one digest hold the same read model. It reads everything.
+// Digest returns the SHA-256 of the state, in hex. It covers the keys and values of all buckets in order,
+// except [MetaBucket] and those whose names start with "_". Empty buckets don't count. Two stores with
+// the same digest have the same read model. It reads the whole file; [ErrCorrupt] is returned when keys
+// are out of order.
 func Digest(tx *Tx) (string, error) {
 	names, err := tx.Buckets()
 	if err != nil {
@@ -39,7 +40,7 @@ func digestBucket(h hash.Hash, tx *Tx, name string) error {
 		}
 		first := last == nil
 		last = k
-		if ofFramework(name) {
+		if internalBucket(name) {
 			continue
 		}
 		if first {
@@ -63,14 +64,14 @@ func writePart(h hash.Hash, kind byte, b []byte) {
 type Difference struct {
 	Bucket string `json:"bucket"`
 	Key    []byte `json:"key"`
-	// A and B are the values, nil where a store has none. They may hold what
-	// people wrote.
+	// A and B are the values in the two stores, nil if a store has none. They may contain messages of
+	// people, so they must not be logged.
 	A []byte `json:"-"`
 	B []byte `json:"-"`
 }
 
-// Diff returns the first row, in order of buckets and keys, in which two read
-// models differ, and false if they hold the same. It reads all that is equal.
+// Diff returns the first row, in order of buckets and keys, in which two read models differ. found is
+// false if they are equal. It reads all rows up to the difference.
 func Diff(a, b *Tx) (d Difference, found bool, err error) {
 	names, err := a.Buckets()
 	if err != nil {
@@ -83,7 +84,7 @@ func Diff(a, b *Tx) (d Difference, found bool, err error) {
 	names = append(names, more...)
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		if ofFramework(name) {
+		if internalBucket(name) {
 			continue
 		}
 		if d, found = diffBucket(name, a.Bucket(name), b.Bucket(name)); found {

@@ -1,4 +1,4 @@
 package store
 
-// Held is about how many bytes an Update holds back.
-func Held(tx *Tx) int { return tx.held }
+// Buffered returns about how many bytes of changes an Update buffers.
+func Buffered(tx *Tx) int { return tx.buffered }

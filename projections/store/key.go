@@ -9,24 +9,24 @@ import (
 	"strings"
 )
 
-// Composite keys. A string ends in 0x00 0x01, a zero byte in it is 0x00 0xff: so
-// no key is read as another, keys sort as their parts do, and Key(a) is a
-// prefix of Key(a, b) and of no Key(a2, b).
+// Encoding of composite keys. A string ends with 0x00 0x01, and a zero byte in it is written as 0x00 0xff.
+// So keys are unambiguous and sort as their parts do, and Key(a) is a prefix of Key(a, b) but never of
+// Key(a2, b) for another a2.
 const (
 	keyEscape = 0xff
 	keyEnd    = 0x01
 )
 
-// maxKeyPart bounds one string in a key, in bytes: bbolt takes 32768 a key, and
-// what comes from outside must not make a projection fail.
+// maxKeyPart is the most bytes of one string in a key. bbolt allows 32,768 bytes per key, and an id that
+// comes from outside must not make a projection fail.
 const maxKeyPart = 1024
 
-// Key builds a key of strings (or values of a string kind, or []byte) and
-// unsigned integers (8 bytes, big-endian). Put first what is written in order,
-// such as page and sequence: random keys cost five times as much.
+// Key builds a key from strings (also values of a string kind, or []byte) and unsigned integers (8 bytes,
+// big-endian). The first parts should be those that rows are written in order of, such as page and
+// sequence: random keys cost five times as much.
 //
-// A string over 1024 bytes is replaced by "sha256:" and its hash. Any other
-// kind of part is a mistake in the program and panics.
+// A string over 1,024 bytes is replaced by "sha256:" and its hash. Key panics for any other kind of part,
+// which is a programming error.
 func Key(parts ...any) []byte {
 	key := make([]byte, 0, 64)
 	for _, p := range parts {
@@ -44,15 +44,15 @@ func Key(parts ...any) []byte {
 			case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 				key = binary.BigEndian.AppendUint64(key, v.Uint())
 			default:
-				panic(fmt.Sprintf("store: no key of a %T", p))
+				panic(fmt.Sprintf("store: a %T can't be part of a key", p))
 			}
 		}
 	}
 	return key
 }
 
-// AppendText appends a string to a key as [Key] does: for keys that are built for
-// each event, where Key's any kind of part costs.
+// AppendText appends a string to a key as [Key] does. It is for keys that are built for each event: Key
+// is slower, since it accepts parts of any kind.
 func AppendText(key []byte, s string) []byte {
 	if len(s) > maxKeyPart {
 		sum := sha256.Sum256([]byte(s))
@@ -70,8 +70,9 @@ func AppendText(key []byte, s string) []byte {
 	return append(key, 0, keyEnd)
 }
 
-// ParseKey reads the parts of a key that [Key] built into pointers to values of
-// a string kind and *uint64. It reports whether the key has just these parts.
+// ParseKey stores the parts of a key that [Key] built in parts, which are *uint64 and pointers to values
+// of a string kind. It reports whether the key has exactly these parts. It panics for any other kind of
+// pointer.
 func ParseKey(key []byte, parts ...any) bool {
 	for _, p := range parts {
 		if n, ok := p.(*uint64); ok {
@@ -87,7 +88,7 @@ func ParseKey(key []byte, parts ...any) bool {
 		}
 		v := reflect.ValueOf(p)
 		if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.String {
-			panic(fmt.Sprintf("store: no key part in a %T", p))
+			panic(fmt.Sprintf("store: a part of a key can't be stored in a %T", p))
 		}
 		v.Elem().SetString(s)
 		key = rest
@@ -113,10 +114,10 @@ func cutString(key []byte) (s string, rest []byte, ok bool) {
 	return "", nil, false
 }
 
-// Uint64 returns n as an 8-byte value, which [ToUint64] reads.
+// Uint64 encodes n as 8 bytes, big-endian. [ToUint64] decodes it.
 func Uint64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// ToUint64 reads what [Uint64] wrote, and 0 from anything else.
+// ToUint64 decodes a value that [Uint64] encoded. It returns 0 for any other value.
 func ToUint64(v []byte) uint64 {
 	if len(v) != 8 {
 		return 0

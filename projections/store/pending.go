@@ -9,23 +9,22 @@ import (
 )
 
 const (
-	// maxHeld bounds what an Update holds back; it then makes the changes early,
-	// and from fullHeld on it should better end.
-	maxHeld  = 64 << 20
-	fullHeld = 48 << 20
-	// heldRow is what an entry counts for beside its bytes, and a decoded row
-	// instead of them.
-	heldRow = 128
-	heldObj = 1024
-	// maxScratch bounds what an Update keeps for the encoding of rows.
+	// maxBuffered is how many bytes of changes an Update buffers; then it writes them early. From
+	// fullBuffered on, Tx.Full reports that the Update should end.
+	maxBuffered  = 64 << 20
+	fullBuffered = 48 << 20
+	// entryOverhead is what an entry counts for in addition to its bytes, decodedSize what a decoded
+	// row counts for instead of its bytes.
+	entryOverhead = 128
+	decodedSize   = 1024
+	// maxScratch is the largest buffer, in bytes, that an Update keeps for encoding rows.
 	maxScratch = 1 << 20
 )
 
-// pending are the rows that an Update has changed, by key.
+// pending are the changes that an Update has not written yet, by key.
 type pending map[string]*entry
 
-// entry is one of them: a value, a row that is encoded when it is needed, or a
-// deletion.
+// entry is one pending change: a value, a row that is encoded when it is needed, or a deletion.
 type entry struct {
 	key     string
 	value   []byte
@@ -33,7 +32,7 @@ type entry struct {
 	deleted bool
 }
 
-// encoded returns the value of an entry, nil if it is deleted.
+// encoded returns the value of an entry, encoded if necessary, or nil for a deletion.
 func (b *Bucket) encoded(e *entry) ([]byte, error) {
 	if e.value != nil || e.row == nil {
 		return e.value, nil
@@ -43,7 +42,7 @@ func (b *Bucket) encoded(e *entry) ([]byte, error) {
 	return e.value, err
 }
 
-// encode encodes a row into bytes of its own, no more than it needs.
+// encode encodes a row into a new slice that is no larger than needed.
 func (b *Bucket) encode(row Row) ([]byte, error) {
 	v, err := row.AppendBinary(b.tx.scratch[:0])
 	if err != nil {
@@ -55,7 +54,8 @@ func (b *Bucket) encode(row Row) ([]byte, error) {
 	return append(make([]byte, 0, len(v)), v...), nil
 }
 
-// read returns the value as it is now, nil if there is none. It is shared.
+// read returns the current value, pending changes included, or nil if there is none. The caller must not
+// modify it.
 func (b *Bucket) read(key []byte) ([]byte, error) {
 	if e := b.pending[string(key)]; e != nil {
 		return b.encoded(e)
@@ -66,7 +66,7 @@ func (b *Bucket) read(key []byte) ([]byte, error) {
 	return b.b.Get(key), nil
 }
 
-// put sets a value that belongs to the bucket from here on.
+// put sets a value. The caller must not use the value's slice afterwards.
 func (b *Bucket) put(key, value []byte) error {
 	if len(key) == 0 || len(key) > maxKey {
 		return fmt.Errorf("put in %s: %w", b.name, ErrKey)
@@ -80,8 +80,8 @@ func (b *Bucket) put(key, value []byte) error {
 	return nil
 }
 
-// change returns the entry of a key that is about to be changed. It has lost its
-// value, and may still have a row.
+// change returns the entry of a key for the caller to change. Its value is cleared, and it may still have
+// a row.
 func (b *Bucket) change(key []byte) (*entry, error) {
 	if err := b.check(); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (b *Bucket) change(key []byte) (*entry, error) {
 		e.value, e.deleted = nil, false
 		return e, nil
 	}
-	if b.tx.held >= maxHeld {
+	if b.tx.buffered >= maxBuffered {
 		if err := b.tx.flush(); err != nil {
 			return nil, err
 		}
@@ -101,23 +101,23 @@ func (b *Bucket) change(key []byte) (*entry, error) {
 	}
 	e := &entry{key: string(key)}
 	b.pending[e.key] = e
-	b.count(len(key) + heldRow)
+	b.count(len(key) + entryOverhead)
 	return e, nil
 }
 
-// count counts bytes that are held back.
+// count adds n to the counts of buffered bytes.
 func (b *Bucket) count(n int) {
-	b.held += n
-	b.tx.held += n
+	b.buffered += n
+	b.tx.buffered += n
 }
 
-// Full reports whether an Update holds so much back that it should end here, and
-// another go on. Within one Update bbolt's pages grow and are not split: changes
-// that are made in order of keys are quick, but those that are made after others
-// move half of a page that may have become very large.
-func (tx *Tx) Full() bool { return tx.held >= fullHeld }
+// Full reports whether an Update has buffered so many changes that it should end, and the caller should go
+// on in a new one. bbolt does not split pages before the end of an Update. Changes that are written in
+// order of keys are fast, but those that are written after others may have to move half of a page that
+// has become very large.
+func (tx *Tx) Full() bool { return tx.buffered >= fullBuffered }
 
-// flush makes all changes that are held back.
+// flush writes the buffered changes of all buckets.
 func (tx *Tx) flush() error {
 	for _, b := range tx.buckets {
 		if err := b.flush(); err != nil {
@@ -127,8 +127,8 @@ func (tx *Tx) flush() error {
 	return nil
 }
 
-// flush makes the bucket's changes, in order of keys. After an error it keeps
-// them, and fails again.
+// flush writes the bucket's buffered changes in order of keys. After an error it keeps them, so that it
+// fails again when it is called again.
 func (b *Bucket) flush() error {
 	if len(b.pending) == 0 {
 		return nil
@@ -138,7 +138,7 @@ func (b *Bucket) flush() error {
 		list = append(list, e)
 	}
 	slices.SortFunc(list, func(x, y *entry) int { return cmp.Compare(x.key, y.key) })
-	key := make([]byte, 0, 256) // bbolt copies keys, and keeps values
+	key := make([]byte, 0, 256) // bbolt copies keys but not values
 	for _, e := range list {
 		key = append(key[:0], e.key...)
 		if e.deleted {
@@ -155,25 +155,24 @@ func (b *Bucket) flush() error {
 			return fmt.Errorf("put in %s: %w", b.name, err)
 		}
 	}
-	b.count(-b.held)
+	b.count(-b.buffered)
 	b.pending = nil
 	return nil
 }
 
-// Row is a value that an Update keeps decoded, and encodes once however often it
-// is put.
+// Row is a value that an Update keeps decoded. It is encoded only once, however often it is put.
 type Row interface {
-	// AppendBinary appends the row's form to b.
+	// AppendBinary appends the encoded row to b.
 	AppendBinary(b []byte) ([]byte, error)
-	// UnmarshalBinary reads what AppendBinary wrote. It keeps nothing of b.
+	// UnmarshalBinary decodes what AppendBinary encoded. It must not keep b.
 	UnmarshalBinary(b []byte) error
 }
 
-// AppendJSON is the AppendBinary of what is kept as JSON. A string that is not
-// UTF-8 comes to the same bytes however often it was written and read.
+// AppendJSON implements AppendBinary for rows that are stored as JSON. A string that is not valid UTF-8
+// is encoded as the same bytes however often it was written and read before.
 func AppendJSON[T any](b []byte, value *T) ([]byte, error) {
 	v, err := json.Marshal(value)
-	if err == nil && bytes.Contains(v, []byte(`\ufffd`)) { // once it is read, it is no escape any more
+	if err == nil && bytes.Contains(v, []byte(`\ufffd`)) { // decoded and encoded again, it is not escaped
 		var again T
 		if err = json.Unmarshal(v, &again); err == nil {
 			v, err = json.Marshal(&again)
@@ -182,9 +181,9 @@ func AppendJSON[T any](b []byte, value *T) ([]byte, error) {
 	return append(b, v...), err
 }
 
-// GetRow reads a row that [PutRow] wrote; false if there is none. What the row
-// points to is shared with the transaction: to change it and not put it is a
-// mistake.
+// GetRow reads a row that [PutRow] wrote; found is false if there is none. The row shares what it points
+// to with the transaction: a caller that modifies it must put the row. [ErrCorrupt] is returned when the
+// row can't be decoded.
 func GetRow[T any, R interface {
 	*T
 	Row
@@ -204,7 +203,7 @@ func GetRow[T any, R interface {
 	return row, true, nil
 }
 
-// PutRow writes a row. What it points to belongs to the transaction from here on.
+// PutRow writes a row. The caller must not modify what the row points to afterwards.
 func PutRow[T any, R interface {
 	*T
 	Row
@@ -221,12 +220,12 @@ func PutRow[T any, R interface {
 		return nil
 	}
 	e.row = R(&row)
-	b.count(heldObj)
+	b.count(decodedSize)
 	return nil
 }
 
-// EncodeRow writes a row that is not likely to be needed again soon: it is encoded
-// at once and not kept.
+// EncodeRow writes a row as [PutRow] does, but encodes it at once and does not keep it decoded. It is for
+// rows that are not likely to be needed again soon.
 func EncodeRow(b *Bucket, key []byte, row Row) error {
 	v, err := b.encode(row)
 	if err != nil {

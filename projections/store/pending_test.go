@@ -16,28 +16,28 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// counter is a row that refuses to be encoded at 13.
+// counter is a row that can't be encoded if n is 13.
 type counter struct{ n byte }
 
-var errUnlucky = errors.New("unlucky")
+var errEncode = errors.New("can't encode")
 
 func (c *counter) AppendBinary(b []byte) ([]byte, error) {
 	if c.n == 13 {
-		return b, errUnlucky
+		return b, errEncode
 	}
 	return append(b, "row"+string(rune('a'+c.n))...), nil
 }
 
 func (c *counter) UnmarshalBinary(b []byte) error {
 	if len(b) != 4 {
-		return errUnlucky
+		return errEncode
 	}
 	c.n = b[3] - 'a'
 	return nil
 }
 
-// TestUpdateReadsItsOwnWrites does the same to a store and to maps, in
-// transactions that end or are rolled back anywhere.
+// TestUpdateReadsItsOwnWrites makes the same random changes in a store and in maps, in transactions that are
+// committed or rolled back, and compares them.
 func TestUpdateReadsItsOwnWrites(t *testing.T) {
 	dir, files := t.TempDir(), 0
 	names := []string{"a", "b"}
@@ -63,11 +63,11 @@ func TestUpdateReadsItsOwnWrites(t *testing.T) {
 					}
 				}
 				if roll {
-					return errUnlucky
+					return errEncode
 				}
 				return nil
 			})
-			if roll != errors.Is(err, errUnlucky) {
+			if roll != errors.Is(err, errEncode) {
 				t.Fatalf("update: %v", err)
 			}
 			if !roll {
@@ -75,7 +75,7 @@ func TestUpdateReadsItsOwnWrites(t *testing.T) {
 			}
 			err = s.View(func(tx *store.Tx) error {
 				for _, name := range names {
-					same(t, tx.Bucket(name), stored[name])
+					checkEqual(t, tx.Bucket(name), stored[name])
 				}
 				return nil
 			})
@@ -106,7 +106,9 @@ func step(t *rapid.T, b *store.Bucket, model map[string]string) error {
 	case 5:
 		row, found, err := store.GetRow[counter](b, key)
 		want, there := model[k]
-		if sound := len(want) == 4; found != (there && sound) || found && "row"+string(rune('a'+row.n)) != want || errors.Is(err, store.ErrCorrupt) != (there && !sound) {
+		valid := len(want) == 4
+		if found != (there && valid) || found && "row"+string(rune('a'+row.n)) != want ||
+			errors.Is(err, store.ErrCorrupt) != (there && !valid) {
 			t.Fatalf("row %s is %v, %v, %v; want %q", k, row, found, err, want)
 		}
 	case 6:
@@ -116,18 +118,18 @@ func step(t *rapid.T, b *store.Bucket, model map[string]string) error {
 			t.Fatalf("%s is %q, want %q, %v", k, v, want, there)
 		}
 		if len(v) > 0 {
-			v[0]++ // a copy
+			v[0]++ // Get returned a copy, so this must change nothing
 		}
 	case 7:
-		around(t, b, model, k)
+		checkNeighbours(t, b, model, k)
 	default:
-		same(t, b, model)
+		checkEqual(t, b, model)
 	}
 	return nil
 }
 
-// around seeks a key and looks at both sides of it.
-func around(t *rapid.T, b *store.Bucket, model map[string]string, seek string) {
+// checkNeighbours seeks a key and checks the keys before and after it.
+func checkNeighbours(t *rapid.T, b *store.Bucket, model map[string]string, seek string) {
 	keys := slices.Sorted(maps.Keys(model))
 	at, _ := slices.BinarySearch(keys, seek)
 	c := b.Cursor()
@@ -142,13 +144,14 @@ func around(t *rapid.T, b *store.Bucket, model map[string]string, seek string) {
 			return
 		}
 		k, v := side.move()
-		if there := side.to >= 0 && side.to < len(keys); there != (k != nil) || there && (string(k) != keys[side.to] || string(v) != model[keys[side.to]]) {
-			t.Fatalf("beside %s is %q=%q in %v", seek, k, v, model)
+		there := side.to >= 0 && side.to < len(keys)
+		if there != (k != nil) || there && (string(k) != keys[side.to] || string(v) != model[keys[side.to]]) {
+			t.Fatalf("the neighbour of %s is %q=%q in %v", seek, k, v, model)
 		}
 	}
 }
 
-func same(t *rapid.T, b *store.Bucket, model map[string]string) {
+func checkEqual(t *rapid.T, b *store.Bucket, model map[string]string) {
 	got := map[string]string{}
 	err := b.ForEachPrefix(nil, func(k, v []byte) error { got[string(k)] = string(v); return nil })
 	if err != nil || !maps.Equal(got, model) || b.Len() != len(model) || b.Empty() != (len(model) == 0) {
@@ -156,7 +159,7 @@ func same(t *rapid.T, b *store.Bucket, model map[string]string) {
 	}
 }
 
-func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
+func TestUpdateBuffersALimitedAmount(t *testing.T) {
 	s, err := store.Open(filepath.Join(t.TempDir(), "a.db"), store.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
@@ -172,8 +175,8 @@ func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
 			if got := store.ToUint64(tx.Bucket("n").Get([]byte("n"))); got != i+1 {
 				t.Errorf("counted %d of %d", got, i+1)
 			}
-			if held := store.Held(tx); held > 66<<20 {
-				t.Fatalf("holds %d bytes back", held)
+			if n := store.Buffered(tx); n > 66<<20 {
+				t.Fatalf("buffers %d bytes", n)
 			}
 		}
 		return nil
@@ -195,21 +198,23 @@ func TestUpdateHoldsABoundedAmountBack(t *testing.T) {
 func TestRowThatCantBeEncodedFailsTheUpdate(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "a.db"))
 	put(t, s, "b", "k", "rowa")
-	for name, look := range map[string]func(b *store.Bucket){
-		"unread": func(*store.Bucket) {}, "got": func(b *store.Bucket) { b.Get([]byte("k")) }, "scanned": func(b *store.Bucket) { b.Len() },
+	for name, read := range map[string]func(b *store.Bucket){
+		"not read":    func(*store.Bucket) {},
+		"read by Get": func(b *store.Bucket) { b.Get([]byte("k")) },
+		"read by Len": func(b *store.Bucket) { b.Len() },
 	} {
 		err := s.Update(func(tx *store.Tx) error {
 			err := store.PutRow(tx.Bucket("b"), []byte("k"), counter{13})
-			look(tx.Bucket("b"))
+			read(tx.Bucket("b"))
 			return err
 		})
-		if !errors.Is(err, errUnlucky) {
+		if !errors.Is(err, errEncode) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if err := s.View(func(tx *store.Tx) error {
 		if v := tx.Bucket("b").Get([]byte("k")); string(v) != "rowa" {
-			t.Errorf("it is %q", v)
+			t.Errorf("the value is %q", v)
 		}
 		return nil
 	}); err != nil {
@@ -217,12 +222,14 @@ func TestRowThatCantBeEncodedFailsTheUpdate(t *testing.T) {
 	}
 }
 
-func TestKeyBounds(t *testing.T) {
+func TestKeyLengthIsLimited(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "a.db"))
 	for _, key := range []string{"", strings.Repeat("k", 32769)} {
 		err := s.Update(func(tx *store.Tx) error {
 			b := tx.Bucket("b")
-			for _, err := range []error{b.Put([]byte(key), nil), b.Add([]byte(key), 1), store.PutRow(b, []byte(key), counter{})} {
+			for _, err := range []error{
+				b.Put([]byte(key), nil), b.Add([]byte(key), 1), store.PutRow(b, []byte(key), counter{}),
+			} {
 				if !errors.Is(err, store.ErrKey) {
 					t.Errorf("a key of %d bytes: %v", len(key), err)
 				}
@@ -236,7 +243,7 @@ func TestKeyBounds(t *testing.T) {
 	put(t, s, "b", strings.Repeat("k", 32768), "v")
 }
 
-func TestAppendJSONComesToRest(t *testing.T) {
+func TestAppendJSONIsStableForInvalidUTF8(t *testing.T) {
 	for _, text := range []string{"plain", "\xff", "a\xffb\xfe", `\ufffd`, "�"} {
 		once, err := store.AppendJSON(nil, &text)
 		if err != nil {

@@ -1,8 +1,8 @@
-// Package store keeps a read model in one bbolt file: the state of a
-// projection and its position in the stream, changed together.
+// Package store keeps a read model in one bbolt file: the state of a projection and its position in the
+// stream, which change in one transaction.
 //
-// It is the only importer of bbolt, and narrows it to what a projection may
-// use: named buckets, ordered keys, no auto-incremented sequence, no clock.
+// It is the only package that imports bbolt, and offers only what a projection may use: named buckets
+// and ordered keys, but no auto-incremented sequence and no clock.
 package store
 
 import (
@@ -25,12 +25,13 @@ import (
 
 // Errors of a store.
 var (
-	// ErrLocked is returned when another process has the file: one pagestream owns a
-	// data directory, everything else asks it over HTTP.
-	ErrLocked = errors.New("held by another pagestream that is already running; stop it, or ask it over its private listener")
-	// ErrCorrupt is returned when the file is not a sound store.
+	// ErrLocked is returned when another process has the file open. One pagestream process owns a data
+	// directory; everything else must use its HTTP API.
+	ErrLocked = errors.New(
+		"in use by another pagestream that is already running; stop it, or use its API on the private listener")
+	// ErrCorrupt is returned when the file, or a value in it, is not valid.
 	ErrCorrupt = errors.New("store is corrupt")
-	// ErrReadOnly is returned when a View tried to write.
+	// ErrReadOnly is returned when a View tries to write.
 	ErrReadOnly = errors.New("transaction is read-only")
 	// ErrKey is returned when a key is empty or too long.
 	ErrKey = errors.New("not a key of 1 to 32768 bytes")
@@ -39,22 +40,21 @@ var (
 )
 
 const (
-	// defaultMap is address space, not memory or disk. A file that outgrows
-	// its map is mapped anew, for which the writer waits for every reader.
+	// defaultMap is a size of address space, not of memory or disk. When a file becomes larger than its
+	// memory map, it is mapped again, and for that the writer waits for every reader.
 	defaultMap = 16 << 30
 	fileMode   = 0o600
-	maxKey     = 32768 // bbolt's
+	maxKey     = 32768 // bbolt's limit, in bytes
 )
 
-// Options configure a [Store]. The zero value is right for a server.
+// Options configure a [Store]. The zero value is suitable for a server.
 type Options struct {
-	// NoSync leaves out the fsync of each commit. For a file that is built
-	// from nothing, with one [Store.Sync] at the end, and for tests: a crash of
-	// the machine may leave it corrupt, one of the process does not.
+	// NoSync leaves out the fsync of each commit. It is for tests, and for a new file that is built
+	// with one [Store.Sync] at the end. A crash of the machine may leave the file corrupt, a crash of
+	// the process does not.
 	NoSync bool
-	// MapSize is the address space in bytes that is set aside for the file, by
-	// default 16 GiB where pointers have 64 bits. Windows, which would make
-	// the file that large, has none.
+	// MapSize is the address space in bytes that is reserved for the file, by default 16 GiB on 64-bit
+	// systems. It is ignored on Windows, which would make the file that large.
 	MapSize int64
 	// LockTimeout is how long to wait for the file's lock, by default 1 s.
 	LockTimeout time.Duration
@@ -71,28 +71,27 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is one open file. Its methods are safe for concurrent use; there is one
-// writer at a time.
+// Store is one open file. Its methods are safe for concurrent use. Only one Update runs at a time.
 type Store struct {
-	db    *bbolt.DB
-	aside string
+	db      *bbolt.DB
+	corrupt string // the new name of the corrupt file that Open replaced
 
-	mu   sync.Mutex // of path
+	mu   sync.Mutex // protects path
 	path string
 
-	// Each transaction has open to read, and Close takes it for good. One that
-	// begins after Close is refused and does not wait for it: it may be inside
-	// another.
+	// Each transaction read-locks open, and Close locks it and never unlocks it. A transaction that
+	// begins after Close is refused instead of waiting for the lock, since it may be inside another
+	// transaction that Close waits for.
 	open  sync.RWMutex
 	close sync.Once
 }
 
-// Open opens the file, or makes it, with its directory.
+// Open opens the file, and creates it and its directory if necessary. The caller must close the store.
 //
-// A file that is no sound store is renamed to <path>.corrupt-<unixnano> and an
-// empty one takes its place: [Store.Recreated] says so, and the read model has
-// to be rebuilt. Open itself fails with [ErrLocked], or with the error of the
-// file system, or with [ErrCorrupt] if the rename fails.
+// A corrupt file is renamed to <path>.corrupt-<unixnano> and replaced by an empty one. Then
+// [Store.Recreated] returns the new name, and the read model must be rebuilt. [ErrLocked] is returned
+// when another process has the file open, [ErrCorrupt] when a corrupt file can't be renamed, and
+// otherwise the error of the file system.
 func Open(path string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -105,44 +104,42 @@ func Open(path string, o Options) (*Store, error) {
 	if !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	aside, asideErr := SetAside(path, time.Now())
-	if asideErr != nil {
-		return nil, fmt.Errorf("open store %s: %w: %w", path, err, asideErr)
+	corrupt, renameErr := SetAside(path, time.Now())
+	if renameErr != nil {
+		return nil, fmt.Errorf("open store %s: %w: %w", path, err, renameErr)
 	}
 	if db, err = open(path, o); err != nil {
 		return nil, fmt.Errorf("open new store %s: %w", path, err)
 	}
-	return &Store{db: db, path: path, aside: aside}, nil
+	return &Store{db: db, path: path, corrupt: corrupt}, nil
 }
 
-// maxAside is how many corrupt files of one store are kept.
-const maxAside = 3
+// maxCorrupt is how many corrupt files of one store are kept.
+const maxCorrupt = 3
 
-// SetAside renames the file of a closed store to <path>.corrupt-<unixnano> and
-// returns the new name. Of several such files it keeps the newest three.
+// SetAside renames the file of a closed store to <path>.corrupt-<unixnano> and returns the new name. It
+// keeps the newest three of such files and deletes the others.
 func SetAside(path string, now time.Time) (string, error) {
-	aside := fmt.Sprintf("%s.corrupt-%d", path, now.UnixNano())
-	if err := os.Rename(path, aside); err != nil {
-		return "", fmt.Errorf("move corrupt store aside: %w", err)
+	corrupt := fmt.Sprintf("%s.corrupt-%d", path, now.UnixNano())
+	if err := os.Rename(path, corrupt); err != nil {
+		return "", fmt.Errorf("rename corrupt store: %w", err)
 	}
-	// The path is ours and has no pattern in it but by mischance; then there is
-	// nothing to tidy.
+	// Glob fails only if the path itself contains an invalid pattern; then old files are not deleted.
 	old, _ := filepath.Glob(path + ".corrupt-*")
-	for i := 0; i < len(old)-maxAside; i++ { // in order of age, as they sort
+	for i := 0; i < len(old)-maxCorrupt; i++ { // sorted by name, and so by age
 		os.Remove(old[i])
 	}
-	return aside, nil
+	return corrupt, nil
 }
 
-// open turns what bbolt does on a corrupt file, panicking included, into
-// ErrCorrupt.
+// open opens the file with bbolt. It turns bbolt's errors and panics on a corrupt file into ErrCorrupt.
 func open(path string, o Options) (db *bbolt.DB, err error) {
 	var file *os.File
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			if file != nil {
-				file.Close() // and with it the lock; the map is lost
+				file.Close() // this releases the lock too; the memory map leaks
 			}
 			db, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
 		}
@@ -168,7 +165,7 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 	default:
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	// The root page, which opening alone does not read.
+	// Read the root page, which bbolt.Open does not do.
 	err = db.View(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func([]byte, *bbolt.Bucket) error { return nil })
 	})
@@ -178,29 +175,29 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// Path returns the name of the file.
+// Path returns the path of the file.
 func (s *Store) Path() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.path
 }
 
-// Recreated returns the name that a corrupt file was given when Open replaced
-// it, empty if the file was sound.
-func (s *Store) Recreated() string { return s.aside }
+// Recreated returns the new name of the corrupt file that Open replaced, or an empty string if the file
+// was not corrupt.
+func (s *Store) Recreated() string { return s.corrupt }
 
-// View runs f in a read-only transaction: one state, whatever is committed
-// meanwhile. Keep it short: a long one keeps the writer from reusing space, and
-// a View that waits for an Update may deadlock.
+// View calls f in a read-only transaction, which sees one state, whatever is committed meanwhile. Keep it
+// short: a long one keeps the writer from reusing space. f must not wait for an Update, which may
+// deadlock. [ErrClosed] is returned when the store is closed.
 func (s *Store) View(f func(*Tx) error) error {
 	return s.run(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error { return f(&Tx{tx: tx}) })
 	})
 }
 
-// Update runs f in the one write transaction and commits it, synced to disk
-// unless the options say otherwise. If f fails or panics, or the commit fails,
-// nothing has changed.
+// Update calls f in a write transaction and commits it, with an fsync unless Options.NoSync is set. Only
+// one runs at a time. If f fails or panics, or the commit fails, nothing is changed. [ErrClosed] is
+// returned when the store is closed.
 func (s *Store) Update(f func(*Tx) error) error {
 	return s.run(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
@@ -213,8 +210,8 @@ func (s *Store) Update(f func(*Tx) error) error {
 	})
 }
 
-// run keeps a bad page from killing the process: reading behind the end of a
-// truncated file is a fault, not a panic.
+// run calls f and keeps a corrupt file from crashing the process: reading beyond the end of a truncated
+// file is a memory fault, which can't be recovered by default.
 func (s *Store) run(f func() error) (err error) {
 	if !s.open.TryRLock() {
 		return ErrClosed
@@ -235,8 +232,8 @@ func (s *Store) run(f func() error) (err error) {
 	return f()
 }
 
-// Verify reads the whole file and fails with [ErrCorrupt] if it can't be read
-// or is out of order. It takes as long as that takes.
+// Verify reads the whole file. [ErrCorrupt] is returned when it can't be read or its keys are out of order.
+// It may take long for a large file.
 func (s *Store) Verify() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -249,23 +246,23 @@ func (s *Store) Verify() (err error) {
 	})
 }
 
-// Sync writes to disk what NoSync left to the operating system.
+// Sync syncs to disk the commits that were not synced because of Options.NoSync.
 func (s *Store) Sync() error {
 	return s.run(s.db.Sync)
 }
 
-// Durable writes to disk what NoSync left, and syncs each commit from here on.
-// Nothing may write meanwhile.
+// Durable ends Options.NoSync: it syncs what was not synced, and from then on each commit is synced. The
+// caller must make sure that no Update runs at the same time.
 func (s *Store) Durable() error {
 	if err := s.Sync(); err != nil {
-		return fmt.Errorf("write store to disk: %w", err)
+		return fmt.Errorf("sync store: %w", err)
 	}
 	s.db.NoSync = false
 	return nil
 }
 
-// Rename moves the open file, in place of one that is there, and returns when that
-// would survive a crash of the machine. Transactions go on.
+// Rename renames the open file and replaces a file of that name. When it returns without an error the
+// rename survives a crash of the machine. Transactions may run at the same time.
 func (s *Store) Rename(path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,17 +277,17 @@ func (s *Store) Rename(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// Size returns the size of the file in bytes. It never shrinks.
+// Size returns the size of the file in bytes. A file never shrinks.
 func (s *Store) Size() (int64, error) {
 	info, err := os.Stat(s.Path())
 	if err != nil {
-		return 0, fmt.Errorf("ask store size: %w", err)
+		return 0, fmt.Errorf("get store size: %w", err)
 	}
 	return info.Size(), nil
 }
 
-// WriteTo writes a consistent copy of the file, as of one commit. It is a View
-// for as long as it takes.
+// WriteTo writes a consistent copy of the file, as of one commit. It runs in one View, which keeps the
+// writer from reusing space until the copy is complete.
 func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 	err = s.run(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
@@ -304,8 +301,7 @@ func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// Close waits for running transactions and closes the file. Calling it again
-// does nothing.
+// Close waits for running transactions and closes the file. It is idempotent.
 func (s *Store) Close() (err error) {
 	s.close.Do(func() {
 		s.open.Lock()

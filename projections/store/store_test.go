@@ -49,12 +49,14 @@ func digest(t *testing.T, s *store.Store) (d string) {
 	return d
 }
 
-func TestBuckets(t *testing.T) {
+func TestBucketOperations(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "new", "a.db"))
 	err := s.View(func(tx *store.Tx) error {
 		b := tx.Bucket("missing")
 		c := b.Cursor()
-		for _, move := range []func() ([]byte, []byte){c.First, c.Last, c.Next, c.Prev, func() ([]byte, []byte) { return c.Seek(nil) }} {
+		for _, move := range []func() ([]byte, []byte){
+			c.First, c.Last, c.Next, c.Prev, func() ([]byte, []byte) { return c.Seek(nil) },
+		} {
 			if k, _ := move(); k != nil {
 				t.Errorf("a missing bucket has key %q", k)
 			}
@@ -88,7 +90,7 @@ func TestBuckets(t *testing.T) {
 			t.Errorf("a is %q", v)
 		}
 		if v := b.Get([]byte("empty")); v == nil || len(v) != 0 {
-			t.Errorf("a value of no bytes is %v", v)
+			t.Errorf("an empty value is %v", v)
 		}
 		var keys []string
 		err := b.ForEachPrefix([]byte("p"), func(k, _ []byte) error { keys = append(keys, string(k)); return nil })
@@ -135,10 +137,10 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	if digest(t, s) != before {
 		t.Error("a panic changed the store")
 	}
-	put(t, s, "b", "k", "3") // and the lock was given back
+	put(t, s, "b", "k", "3") // the lock must have been released
 }
 
-func TestDigest(t *testing.T) {
+func TestDigestDependsOnKeysAndValuesOnly(t *testing.T) {
 	dir := t.TempDir()
 	a, b := open(t, filepath.Join(dir, "a.db")), open(t, filepath.Join(dir, "b.db"))
 	put(t, a, "x", "k", "12")
@@ -146,7 +148,7 @@ func TestDigest(t *testing.T) {
 	put(t, b, "y", "k", "v")
 	put(t, b, "x", "k", "12")
 	if digest(t, a) != digest(t, b) {
-		t.Error("the order of writes matters")
+		t.Error("the digest depends on the order of writes")
 	}
 	same := digest(t, a)
 	err := a.Update(func(tx *store.Tx) error {
@@ -154,7 +156,7 @@ func TestDigest(t *testing.T) {
 		return errors.Join(tx.Bucket("_framework").Put([]byte("k"), []byte("v")), store.WriteMeta(tx, store.Meta{Seq: 7}))
 	})
 	if err != nil || digest(t, a) != same {
-		t.Errorf("what is no state changes the digest (%v)", err)
+		t.Errorf("internal and empty buckets change the digest (%v)", err)
 	}
 	for _, other := range [][3]string{{"x", "k1", "2"}, {"xk", "1", "2"}, {"x", "k", "122"}} {
 		c := open(t, filepath.Join(t.TempDir(), "c.db"))
@@ -166,7 +168,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-func TestLocked(t *testing.T) {
+func TestOpenFailsWhileTheFileIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, path)
 	_, err := store.Open(path, small)
@@ -182,19 +184,18 @@ func TestLocked(t *testing.T) {
 	open(t, path)
 }
 
-// A file that is damaged is replaced at once, or found by Verify; never does
-// it panic or take the process down.
-func TestCorrupt(t *testing.T) {
-	sound := filepath.Join(t.TempDir(), "sound.db")
-	s := open(t, sound)
+// A corrupt file is replaced by Open, or detected by Verify. It never causes a panic or crashes the process.
+func TestCorruptFileIsReplacedOrDetected(t *testing.T) {
+	valid := filepath.Join(t.TempDir(), "valid.db")
+	s := open(t, valid)
 	for i := range 200 {
 		put(t, s, "b", strings.Repeat("k", i+1), strings.Repeat("v", 1000))
 	}
-	whole := digest(t, s)
+	want := digest(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	content, err := os.ReadFile(sound)
+	content, err := os.ReadFile(valid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,14 +238,14 @@ func TestCorrupt(t *testing.T) {
 				}
 			}()
 			if s.Recreated() == "" {
-				// Only free pages may have been hit.
-				if err := s.Verify(); !errors.Is(err, store.ErrCorrupt) && (err != nil || digest(t, s) != whole) {
-					t.Fatalf("neither replaced nor found: %v", err)
+				// The damage may be in free pages only.
+				if err := s.Verify(); !errors.Is(err, store.ErrCorrupt) && (err != nil || digest(t, s) != want) {
+					t.Fatalf("the damage was neither repaired nor detected: %v", err)
 				}
 				return
 			}
 			if _, err := os.Stat(s.Recreated()); err != nil {
-				t.Errorf("the corrupt file is gone: %v", err)
+				t.Errorf("the corrupt file was not kept: %v", err)
 			}
 			put(t, s, "b", "k", "v")
 			if err := s.Verify(); err != nil {
@@ -254,7 +255,7 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-func TestSetAsideKeepsThree(t *testing.T) {
+func TestSetAsideKeepsTheNewestThreeFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.db")
 	for i := range 6 {
@@ -271,7 +272,7 @@ func TestSetAsideKeepsThree(t *testing.T) {
 	}
 }
 
-func TestWriteToIsAStore(t *testing.T) {
+func TestWriteToWritesAnEqualStore(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, filepath.Join(dir, "a.db"))
 	put(t, s, "b", "k", "v")
@@ -292,7 +293,7 @@ func TestWriteToIsAStore(t *testing.T) {
 
 type pageID string
 
-func TestKeys(t *testing.T) {
+func TestKeysAreUnambiguousAndSortAsTheirParts(t *testing.T) {
 	text := rapid.OneOf(rapid.StringOf(rapid.RuneFrom([]rune{0, 1, 0xff, 'a', 'b'})), rapid.String())
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := text.Draw(t, "a"), text.Draw(t, "b")
@@ -303,10 +304,10 @@ func TestKeys(t *testing.T) {
 		var s string
 		var u uint64
 		if !store.ParseKey(k1, &page, &s, &u) || string(page) != a || s != b || u != n {
-			t.Fatalf("%q is read as %q %q %d", k1, page, s, u)
+			t.Fatalf("%q is parsed as %q %q %d", k1, page, s, u)
 		}
 		if store.ParseKey(k1, &page, &u) && len(b) > 0 && store.ParseKey(k1, &page) {
-			t.Fatal("read as other parts")
+			t.Fatal("the key is parsed as other parts")
 		}
 		order := strings.Compare(a, c)
 		if order == 0 {
@@ -319,7 +320,7 @@ func TestKeys(t *testing.T) {
 			}
 		}
 		if got := bytes.Compare(k1, k2); got != order {
-			t.Fatalf("keys sort %d, their parts %d", got, order)
+			t.Fatalf("the keys compare as %d, their parts as %d", got, order)
 		}
 		if bytes.HasPrefix(k1, store.Key(c)) != (a == c) {
 			t.Fatalf("prefix %q of %q", store.Key(c), k1)
@@ -331,7 +332,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-func TestMeta(t *testing.T) {
+func TestMetaIsStored(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "a.db"))
 	want := store.Meta{Identity: "S@1", Version: 3, Seq: 1 << 60, Dropped: 2, Malformed: 1}
 	err := s.Update(func(tx *store.Tx) error {
@@ -355,9 +356,8 @@ func TestMeta(t *testing.T) {
 	}
 }
 
-// A transaction inside another must not wait for a Close that waits for the outer
-// one.
-func TestViewInsideViewWhileClosing(t *testing.T) {
+// A View inside another must not wait for a Close that waits for the outer one.
+func TestViewInsideViewFailsWhileClosing(t *testing.T) {
 	s, err := store.Open(filepath.Join(t.TempDir(), "x.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -10,21 +10,21 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Tx is one transaction. It belongs to the function it was given to: neither it
-// nor its buckets and cursors may be used after that, or by two goroutines.
+// Tx is one transaction. It, its buckets and its cursors must not be used after the function that it was
+// passed to has returned, nor by several goroutines.
 type Tx struct {
-	tx      *bbolt.Tx
-	buckets map[string]*Bucket
-	held    int // bytes that the buckets hold back, about
-	scratch []byte
+	tx       *bbolt.Tx
+	buckets  map[string]*Bucket
+	buffered int // about how many bytes of changes the buckets buffer
+	scratch  []byte
 }
 
 // Writable reports whether the transaction is an Update.
 func (tx *Tx) Writable() bool { return tx.tx.Writable() }
 
-// Bucket returns the bucket of that name, which has to be a constant of its
-// projection. In an Update a missing one is made; in a View it is empty.
-// [MetaBucket] and what starts with "_" are the framework's.
+// Bucket returns the bucket of that name, which should be a constant of the projection. A missing bucket is
+// created in an Update and is empty in a View. Projections must not use [MetaBucket] and names that start
+// with "_".
 func (tx *Tx) Bucket(name string) *Bucket {
 	if b := tx.buckets[name]; b != nil {
 		return b
@@ -40,7 +40,7 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	return b
 }
 
-// Buckets returns the names of the buckets, in order.
+// Buckets returns the names of all buckets, in order.
 func (tx *Tx) Buckets() ([]string, error) {
 	var names []string
 	err := tx.tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
@@ -53,11 +53,11 @@ func (tx *Tx) Buckets() ([]string, error) {
 	return names, nil
 }
 
-// Bucket is an ordered map of bytes to bytes. A key has 1 to 32768 bytes.
+// Bucket is an ordered map of bytes to bytes. A key has 1 to 32,768 bytes; [ErrKey] is returned for others.
 //
-// An Update holds changes back and makes them in order of keys, at its end or
-// when a cursor reads the bucket: most events change a few rows over and over,
-// and neighbours cost less than strangers. Every read sees them.
+// An Update buffers changes and writes them in order of keys, at its end or when a cursor reads the bucket.
+// Most events change the same few rows again and again, and writing in order of keys is cheaper. Every
+// read sees the buffered changes.
 type Bucket struct {
 	tx       *Tx
 	name     string
@@ -65,20 +65,19 @@ type Bucket struct {
 	writable bool
 	err      error
 	pending  pending
-	held     int // bytes of pending, about
+	buffered int // about how many bytes pending has
 }
 
-// Get returns a copy of the value, nil if there is none. A value of no bytes is
-// not nil.
+// Get returns a copy of the value, or nil if there is none. An empty value is not nil.
 func (b *Bucket) Get(key []byte) []byte {
 	v, err := b.read(key)
 	if v == nil || err != nil {
-		return nil // a row that can't be encoded fails the transaction at its end
+		return nil // if a row can't be encoded, the transaction fails at its end
 	}
 	return append(make([]byte, 0, len(v)), v...)
 }
 
-// Has reports whether the key is there.
+// Has reports whether the bucket has the key.
 func (b *Bucket) Has(key []byte) bool {
 	if e := b.pending[string(key)]; e != nil {
 		return !e.deleted
@@ -86,12 +85,12 @@ func (b *Bucket) Has(key []byte) bool {
 	return b.b != nil && b.b.Get(key) != nil
 }
 
-// Put sets the value. Both may be changed afterwards.
+// Put sets the value of a key. It copies both slices.
 func (b *Bucket) Put(key, value []byte) error {
 	return b.put(key, append(make([]byte, 0, len(value)), value...))
 }
 
-// Add adds n to a value that [Uint64] wrote; one that is not there is 0.
+// Add adds n to a value that [Uint64] encoded. A missing value counts as 0.
 func (b *Bucket) Add(key []byte, n uint64) error {
 	if e := b.pending[string(key)]; e != nil && len(e.value) == 8 {
 		binary.BigEndian.PutUint64(e.value, binary.BigEndian.Uint64(e.value)+n)
@@ -104,7 +103,7 @@ func (b *Bucket) Add(key []byte, n uint64) error {
 	return b.put(key, Uint64(ToUint64(v)+n))
 }
 
-// Delete removes the key; a missing one is no error.
+// Delete deletes the key. It is no error if the key is missing.
 func (b *Bucket) Delete(key []byte) error {
 	e, err := b.change(key)
 	if err != nil {
@@ -114,16 +113,15 @@ func (b *Bucket) Delete(key []byte) error {
 	return nil
 }
 
-// Ascending says that keys are nearly always put behind all others: bbolt then
-// fills a page before it begins the next, instead of leaving half of each for
-// what comes in between.
+// Ascending tells bbolt that new keys are nearly always larger than all others. It then fills a page before
+// it starts the next one, instead of leaving half of each page free for keys in between.
 func (b *Bucket) Ascending() {
 	if b.b != nil {
 		b.b.FillPercent = ascendingFill
 	}
 }
 
-// ascendingFill leaves rows some room to grow.
+// ascendingFill is bbolt's FillPercent. It leaves some room for rows to grow.
 const ascendingFill = 0.9
 
 func (b *Bucket) check() error {
@@ -131,7 +129,7 @@ func (b *Bucket) check() error {
 	case !b.writable:
 		return fmt.Errorf("write to %s: %w", b.name, ErrReadOnly)
 	case b.err != nil:
-		return fmt.Errorf("make bucket %s: %w", b.name, b.err)
+		return fmt.Errorf("create bucket %s: %w", b.name, b.err)
 	}
 	return nil
 }
@@ -142,17 +140,16 @@ func (b *Bucket) Empty() bool {
 	return k == nil
 }
 
-// Len counts the keys. It reads the whole bucket: keep a counter for what is
-// asked often.
+// Len counts the keys. It reads the whole bucket, so a projection should keep a counter for a number that
+// is read often.
 func (b *Bucket) Len() (n int) {
 	_ = b.ForEachPrefix(nil, func([]byte, []byte) error { n++; return nil })
 	return n
 }
 
-// ForEachPrefix calls f with each key that starts with prefix, in order; a nil
-// prefix means every key. It ends at the first error, and [Stop] ends it
-// without one. The slices are shared and valid during the call only; f must not
-// change the bucket.
+// ForEachPrefix calls f with each key that starts with prefix, in order; a nil prefix means every key. It
+// stops at the first error of f and returns it; for [Stop] it returns nil. The slices are valid only
+// during the call, and f must not modify them or the bucket.
 func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) error {
 	c := b.Cursor()
 	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
@@ -166,12 +163,12 @@ func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) e
 	return nil
 }
 
-// Stop ends [Bucket.ForEachPrefix] early.
+// Stop is returned by the function passed to [Bucket.ForEachPrefix] to stop it without an error.
 var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as what it does: return store.Stop
 
-// Cursor returns a cursor over the bucket. Its keys and values are shared:
-// don't change them, and copy what has to outlive the transaction. After a Put
-// or Delete in the bucket, Seek again.
+// Cursor returns a cursor over the bucket. Its keys and values are shared with the store: callers must not
+// modify them, and must copy what is needed after the transaction. After a change in the bucket, a caller
+// must call Seek before Next or Prev.
 func (b *Bucket) Cursor() *Cursor {
 	if b.b == nil {
 		return &Cursor{}
@@ -179,22 +176,21 @@ func (b *Bucket) Cursor() *Cursor {
 	return &Cursor{b: b, c: b.b.Cursor()}
 }
 
-// Cursor moves over a bucket in the order of its keys. A nil key means that
-// there is none further.
+// Cursor moves over a bucket in the order of its keys. A nil key means that there is no further one.
 type Cursor struct {
 	b *Bucket
 	c *bbolt.Cursor
 }
 
-// settle makes the changes that the bucket holds back; false if there is nothing
-// to read. If they can't be made, the Update fails at its end.
-func (c *Cursor) settle() bool {
+// flush writes the bucket's buffered changes, and reports whether the cursor can read. If they can't be
+// written, the Update fails at its end.
+func (c *Cursor) flush() bool {
 	return c.c != nil && c.b.flush() == nil
 }
 
 // First moves to the first key.
 func (c *Cursor) First() (key, value []byte) {
-	if !c.settle() {
+	if !c.flush() {
 		return nil, nil
 	}
 	return c.c.First()
@@ -202,7 +198,7 @@ func (c *Cursor) First() (key, value []byte) {
 
 // Last moves to the last key.
 func (c *Cursor) Last() (key, value []byte) {
-	if !c.settle() {
+	if !c.flush() {
 		return nil, nil
 	}
 	return c.c.Last()
@@ -210,13 +206,13 @@ func (c *Cursor) Last() (key, value []byte) {
 
 // Seek moves to the first key at or after the given one.
 func (c *Cursor) Seek(seek []byte) (key, value []byte) {
-	if !c.settle() {
+	if !c.flush() {
 		return nil, nil
 	}
 	return c.c.Seek(seek)
 }
 
-// Next moves one key on.
+// Next moves to the next key.
 func (c *Cursor) Next() (key, value []byte) {
 	if c.c == nil {
 		return nil, nil
@@ -224,7 +220,7 @@ func (c *Cursor) Next() (key, value []byte) {
 	return c.c.Next()
 }
 
-// Prev moves one key back.
+// Prev moves to the previous key.
 func (c *Cursor) Prev() (key, value []byte) {
 	if c.c == nil {
 		return nil, nil
@@ -232,8 +228,8 @@ func (c *Cursor) Prev() (key, value []byte) {
 	return c.c.Prev()
 }
 
-// GetJSON reads a value that [PutJSON] wrote; false if there is none. Unknown
-// fields are ignored. The error never quotes the value.
+// GetJSON decodes a value that [PutJSON] wrote; found is false if there is none. Unknown fields are ignored.
+// [ErrCorrupt] is returned when the value can't be decoded; the error never contains the value.
 func GetJSON[T any](b *Bucket, key []byte) (value T, found bool, err error) {
 	v, err := b.read(key)
 	if v == nil || err != nil {
@@ -249,7 +245,7 @@ func (b *Bucket) corrupt(value []byte) error {
 	return fmt.Errorf("decode %d bytes in %s: %w", len(value), b.name, ErrCorrupt)
 }
 
-// PutJSON writes a value as JSON: deterministic, as encoding/json sorts maps.
+// PutJSON writes a value as JSON. The bytes are deterministic, since encoding/json sorts maps.
 func PutJSON(b *Bucket, key []byte, value any) error {
 	v, err := json.Marshal(value)
 	if err != nil {

@@ -4,6 +4,6 @@ package embedded
 
 import "os"
 
-// takeLock does nothing: where there is no flock, two processes on one
-// directory are the operator's to prevent.
+// takeLock does nothing, since this platform has no flock. The operator must not run two processes on
+// one directory.
 func takeLock(*os.File) error { return nil }

@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// takeLock takes an exclusive lock that goes with the process, however it ends.
+// takeLock takes an exclusive lock, which the system releases when the process ends, however it ends.
+// ErrInUse is returned when another process has it.
 func takeLock(f *os.File) error {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -1,9 +1,9 @@
-// Package embedded runs a nats-server with JetStream inside the process. It is
-// the only importer of nats-server outside tests.
+// Package embedded runs a nats-server with JetStream inside the process. It is the only package that
+// imports nats-server outside tests.
 //
-// One node only: several machines need an external NATS cluster. The server
-// listens on nothing unless it is told to, and then only for the users of
-// [Server.SetUser]; [Server.Connect] is an in-process connection.
+// It runs one node; several machines need an external NATS cluster. The server listens on no address
+// unless Options.Listen is set, and then accepts only the users of [Server.SetUser]. [Server.Connect]
+// returns an in-process connection.
 package embedded
 
 import (
@@ -26,26 +26,26 @@ import (
 // SyncMode says when the server syncs an event to disk.
 type SyncMode string
 
-// The modes. With SyncAlways an acknowledged event survives a power cut; with
-// SyncInterval up to one interval of them may not. Both survive the death of
-// the process.
+// The modes. With SyncAlways an acknowledged event survives a power failure. With SyncInterval the
+// acknowledged events of up to one interval may be lost then. In both modes they survive a crash of the
+// process.
 const (
 	SyncAlways   SyncMode = "always"
 	SyncInterval SyncMode = "interval"
 )
 
-// Errors when the server starts.
+// Errors of starting the server.
 var (
-	// ErrSyncMode is returned when a sync mode is neither of the two.
+	// ErrSyncMode is returned when Options.Sync is neither SyncAlways nor SyncInterval.
 	ErrSyncMode = errors.New(`unknown sync mode; write "always" or "interval"`)
-	// ErrInUse is returned when another process has the directory.
+	// ErrInUse is returned when another process uses the directory.
 	ErrInUse = errors.New("data directory is in use by another pagestream")
-	// ErrNotReady is returned when the server did not start in time.
+	// ErrNotReady is returned when the server did not start in time, or does not run.
 	ErrNotReady = errors.New("server is not ready")
 )
 
-// ErrJetStreamOff is returned when JetStream turned itself off, as it does when the
-// disk is full. Nothing can be stored until the process is started again.
+// ErrJetStreamOff is returned when JetStream has turned itself off, as it does when the disk is full.
+// Nothing can be stored until the process is restarted.
 var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart")
 
 // Defaults of [Options].
@@ -55,17 +55,16 @@ const (
 )
 
 const (
-	// readyTimeout is long, since a large window is read back at start.
+	// readyTimeout bounds the start. It is long, since the server reads back a large dedup window.
 	readyTimeout = 2 * time.Minute
-	// maxPending is how much may wait to be sent to one connection before the
-	// server cuts it off. It has to hold what a subscriber may ask for at once,
-	// twice the largest event and more.
+	// maxPending is how many bytes may wait to be sent to one connection before the server closes it.
+	// It must be more than a subscriber requests at once, which is at least twice the largest event.
 	maxPending = 256 << 20
-	// maxMemory is for consumers only; the stream is on disk.
+	// maxMemory bounds memory storage, which only consumers use; the stream is on disk.
 	maxMemory = 64 << 20
-	// reserve is left free on the disk, or a twentieth of it if that is more.
+	// reserve is how many bytes are left free: these, or a twentieth of the total if that is more.
 	reserve = 256 << 20
-	// storeUnknown bounds the store where the disk can't be asked.
+	// storeUnknown is the limit of the store if the free space is not known.
 	storeUnknown = 1 << 40
 )
 
@@ -73,19 +72,18 @@ const (
 type Options struct {
 	// Dir is where the server keeps its files.
 	Dir string
-	// Sync is SyncAlways unless it says otherwise.
+	// Sync is SyncAlways by default. SyncInterval is the interval of that mode, by default 1 s.
 	Sync         SyncMode
 	SyncInterval time.Duration
-	// MaxStore bounds what the server stores, in bytes. At it publishes fail
-	// and everything else goes on, whereas JetStream turns itself off when it
-	// meets a full disk. 0 is what the disk has free at the start and the store
-	// holds already, less a reserve.
+	// MaxStore bounds what the server stores, in bytes. When it is reached, publishes fail and
+	// everything else goes on, whereas JetStream turns itself off on a full disk. 0 means the disk's
+	// free space at the start, plus what is already stored, less a reserve.
 	MaxStore int64
-	// MaxPayload is the largest event in bytes. It has to hold a delivery's
-	// body twice: its text and its raw item.
+	// MaxPayload is the size of the largest event, in bytes, by default 32 MiB. It must be at least
+	// twice the largest body of a delivery, since an event may contain it as text and as raw item.
 	MaxPayload int32
-	// Listen is an address for the users of SetUser, as in "127.0.0.1:4222"; empty
-	// listens on nothing. An address that others reach needs TLS.
+	// Listen is the address for the users of SetUser, such as "127.0.0.1:4222". If it is empty the
+	// server does not listen. An address that is not loopback needs TLS.
 	Listen string
 	// CertFile and KeyFile are the PEM files of the listener's certificate.
 	CertFile, KeyFile string
@@ -97,11 +95,11 @@ type Server struct {
 	ns    *server.Server
 	log   *logger
 	lock  *os.File
-	users *users // nil while nothing listens
+	users *users // nil if the server does not listen
 }
 
-// Start starts the server and waits until it is ready. The caller must call
-// Shutdown.
+// Start starts the server and waits until it is ready. The caller must call Shutdown. Its errors include
+// [ErrSyncMode], [ErrInUse], [ErrNotReady], [ErrJetStreamOff] and [ErrNeedsTLS].
 func Start(ctx context.Context, o Options) (*Server, error) {
 	o.Sync = cmp.Or(o.Sync, SyncAlways)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -114,7 +112,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	opts := &server.Options{
 		ServerName:             "pagestream",
 		DontListen:             true,
-		NoSigs:                 true, // signals are the program's
+		NoSigs:                 true, // the program handles signals
 		NoLog:                  true,
 		DisableJetStreamBanner: true,
 		JetStream:              true,
@@ -174,13 +172,14 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Connect returns a new in-process connection. Whoever asked closes it.
+// Connect returns a new in-process connection, which the caller must close.
 func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
-		nats.Name(name), nats.InProcessServer(s.ns), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.Name(name), nats.InProcessServer(s.ns),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
 	}, opts...)
 	if s.users != nil {
-		opts = append(opts, nats.UserInfo(ownUser, s.users.own))
+		opts = append(opts, nats.UserInfo(processUser, s.users.password))
 	}
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
@@ -189,8 +188,8 @@ func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// InProcessConn makes the server a [nats.InProcessConnProvider], for a
-// connection that finds its way to whichever server runs now.
+// InProcessConn implements [nats.InProcessConnProvider], which lets a connection reconnect to another
+// server.
 func (s *Server) InProcessConn() (net.Conn, error) {
 	c, err := s.ns.InProcessConn()
 	if err != nil {
@@ -199,9 +198,9 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 	return c, nil
 }
 
-// Healthy returns nil while events can be stored, as far as the server knows.
-// It is cheap enough to be asked every second. It does not ask the server's own
-// Healthz, which gives itself a millisecond and says no on a busy machine.
+// Healthy returns nil while events can be stored, as far as the server knows, else [ErrNotReady] or
+// [ErrJetStreamOff]. It is cheap enough to be called every second. It does not use the server's own
+// Healthz, which has a timeout of a millisecond and so fails on a busy machine.
 func (s *Server) Healthy() error {
 	switch {
 	case !s.ns.Running():
@@ -212,9 +211,8 @@ func (s *Server) Healthy() error {
 	return nil
 }
 
-// Shutdown stops the server and releases its directory. Connections must be
-// closed first; lame duck mode would do nothing, since nothing listens. It is
-// idempotent.
+// Shutdown stops the server and releases its directory. The caller must close connections first; lame
+// duck mode would do nothing for them, since they are in-process. It is idempotent.
 func (s *Server) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -233,15 +231,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// storeLimit is what the server may store in dir: what it holds, and what the
-// disk has free less the reserve.
+// storeLimit returns how many bytes the server may store in dir: what is there, plus the free space of
+// the disk, less the reserve.
 func storeLimit(dir string) int64 {
 	free, err := freeSpace(dir)
 	if err != nil {
 		return storeUnknown
 	}
 	total := free
-	// What can't be counted makes the limit too small, never too large.
+	// A file that can't be counted makes the limit too small, never too large.
 	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return nil //nolint:nilerr // see above
@@ -254,12 +252,11 @@ func storeLimit(dir string) int64 {
 	return max(1, total-min(total/2, max(reserve, total/20)))
 }
 
-// logger adapts slog to the server's logger. The server's notices are debug to
-// us: they are about its own start and stop.
+// logger adapts slog to the server's logger. It logs the server's notices at debug level: they are about
+// its start and stop.
 type logger struct {
 	log *slog.Logger
-	// fatal is what the server gave up on; it goes no further then and says so
-	// nowhere else.
+	// fatal is the first fatal error. The server stops starting then, and reports it only here.
 	fatal atomic.Pointer[string]
 }
 
@@ -269,7 +266,7 @@ func (l *logger) Fatalf(format string, v ...any) {
 	l.log.Error(text)
 }
 
-// Warnf passes on what the server warns of, but for our own choice of payload.
+// Warnf logs the server's warnings, except the one about a large maximum payload, which is intended.
 func (l *logger) Warnf(format string, v ...any) {
 	if strings.HasPrefix(format, "Maximum payloads over") {
 		l.log.Debug(line(format, v))

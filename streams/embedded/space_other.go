@@ -4,4 +4,5 @@ package embedded
 
 import "errors"
 
+// freeSpace is not supported on this platform.
 func freeSpace(string) (int64, error) { return 0, errors.ErrUnsupported }

@@ -19,37 +19,37 @@ import (
 
 // Errors of the listener.
 var (
-	// ErrPlain is returned when others could read along.
-	ErrPlain = errors.New("an address that others reach needs TLS; set the certificate, or listen on 127.0.0.1")
-	// ErrNotListening is returned when nobody can connect.
+	// ErrNeedsTLS is returned when the server would listen without TLS on an address that is not loopback.
+	ErrNeedsTLS = errors.New("an address that other machines can reach needs TLS; set the certificate, or listen on 127.0.0.1")
+	// ErrNotListening is returned when a user is set on a server that does not listen.
 	ErrNotListening = errors.New("the embedded server does not listen; set nats.listen")
-	// ErrPublicKey is returned when a user's key is none.
+	// ErrPublicKey is returned when a user's key is not the public nkey of a user.
 	ErrPublicKey = errors.New("not the public nkey of a user")
 )
 
 const (
-	// ownUser is who the process itself connects as.
-	ownUser = "pagestream"
-	// maxUserConnections bounds the connections of users.
+	// processUser is the user name of the process's own connections.
+	processUser = "pagestream"
+	// maxUserConnections is the most connections of all users together.
 	maxUserConnections = 256
 	userPrefix         = "consumer-"
 	tlsTimeout         = 5 * time.Second
 )
 
-// User is one who may read through one consumer and do nothing else.
+// User is a NATS user who may read from one consumer and do nothing else.
 type User struct {
 	Name string
-	// PublicKey is the user's nkey, "U…"; the seed is the user's alone.
+	// PublicKey is the user's public nkey, "U…". Only the user has the seed.
 	PublicKey string
 	// Stream and Consumer are what the user may pull from.
 	Stream, Consumer string
 }
 
-// users are those who may connect, by public key. Each has an account of its own,
-// which has nothing but a way to its consumer: what it sends can get nowhere
-// else, not even as the reply address of a request.
+// users are the users who may connect, by public key. Each has a separate account, which imports only
+// the subjects of its consumer. What a user sends can reach no other subject, not even as the reply
+// subject of a request.
 type users struct {
-	own string // the process's own password
+	password string // of processUser
 
 	mu    sync.Mutex
 	byKey map[string]registered
@@ -61,10 +61,10 @@ type registered struct {
 	account *server.Account
 }
 
-// listen lets users connect, and returns nil if there should be none.
+// listen sets the options of the listener in opts. It returns nil users if the server must not listen.
 func (o Options) listen(opts *server.Options) (*users, error) {
 	if o.Listen == "" {
-		return nil, nil //nolint:nilnil // none is what was asked for
+		return nil, nil //nolint:nilnil // the server does not listen
 	}
 	host, p, err := net.SplitHostPort(o.Listen)
 	if err != nil {
@@ -72,7 +72,7 @@ func (o Options) listen(opts *server.Options) (*users, error) {
 	}
 	port, err := strconv.Atoi(p)
 	if err != nil {
-		return nil, fmt.Errorf("port %q is no number", p)
+		return nil, fmt.Errorf("port %q is not a number", p)
 	}
 	if o.CertFile != "" || o.KeyFile != "" {
 		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
@@ -83,21 +83,21 @@ func (o Options) listen(opts *server.Options) (*users, error) {
 		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
 	if ip := net.ParseIP(host); !opts.TLS && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, ErrPlain
+		return nil, ErrNeedsTLS
 	}
 	// The password is new at each start.
-	u := &users{own: rand.Text(), byKey: make(map[string]registered)}
+	u := &users{password: rand.Text(), byKey: make(map[string]registered)}
 	opts.DontListen, opts.Host, opts.Port = false, host, cmp.Or(port, server.RANDOM_PORT)
 	opts.CustomClientAuthentication, opts.AlwaysEnableNonce = u, true
 	opts.MaxConn = maxUserConnections
 	return u, nil
 }
 
-// Check is asked by the server about every connection.
+// Check authenticates a connection. It is called by the server for every connection.
 func (u *users) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
-	if o.Username == ownUser {
-		return subtle.ConstantTimeCompare([]byte(o.Password), []byte(u.own)) == 1
+	if o.Username == processUser {
+		return subtle.ConstantTimeCompare([]byte(o.Password), []byte(u.password)) == 1
 	}
 	u.mu.Lock()
 	user, known := u.byKey[o.Nkey]
@@ -126,15 +126,16 @@ func (u *users) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
-// subjects are all that the user may send to: asking for the next messages, for
-// the consumer's own state, and acknowledging.
+// subjects returns the subjects that the user may publish to: those for requesting messages, for the
+// consumer's state, and for acknowledgements. JetStream's API defines them.
 func (u User) subjects() []string {
 	at := u.Stream + "." + u.Consumer
 	return []string{"$JS.API.CONSUMER.MSG.NEXT." + at, "$JS.API.CONSUMER.INFO." + at, "$JS.ACK." + at + ".>"}
 }
 
-// SetUser lets a user connect, from now on and until the process ends. It may be
-// repeated; another key ends the connections that were made with the old one.
+// SetUser allows a user to connect, from now on until RemoveUser or the end of the process. It is
+// idempotent. A new key replaces the old one and closes the connections that were made with it.
+// [ErrNotListening] is returned when the server does not listen, [ErrPublicKey] for an invalid key.
 func (s *Server) SetUser(u User) error {
 	if s.users == nil {
 		return ErrNotListening
@@ -149,7 +150,7 @@ func (s *Server) SetUser(u User) error {
 	}
 	account, fresh := s.ns.LookupOrRegisterAccount(userPrefix + u.Name)
 	if fresh {
-		// The stream's account answers these subjects, for this account alone.
+		// The stream's account answers requests on these subjects, from this account only.
 		global := s.ns.GlobalAccount()
 		for i, subject := range u.subjects() {
 			kind := server.Singleton
@@ -169,8 +170,7 @@ func (s *Server) SetUser(u User) error {
 	return nil
 }
 
-// RemoveUser ends the user's connections and lets it make no other. It is
-// idempotent.
+// RemoveUser closes the user's connections and refuses new ones. It is idempotent.
 func (s *Server) RemoveUser(name string) {
 	if s.users == nil {
 		return
@@ -180,24 +180,26 @@ func (s *Server) RemoveUser(name string) {
 	s.users.remove(s.ns, name)
 }
 
-// remove needs the lock.
+// remove deletes a user and closes its connections. The caller must hold u.mu.
 func (u *users) remove(ns *server.Server, name string) {
 	for key, user := range u.byKey {
 		if user.Name != name {
 			continue
 		}
 		delete(u.byKey, key)
-		list, err := ns.Connz(&server.ConnzOptions{Username: true, Account: user.account.Name, Limit: maxUserConnections})
+		list, err := ns.Connz(&server.ConnzOptions{
+			Username: true, Account: user.account.Name, Limit: maxUserConnections,
+		})
 		if err != nil {
-			continue // there are none
+			continue // the account has no connections
 		}
 		for _, c := range list.Conns {
-			_ = ns.DisconnectClientByID(c.Cid) // it may be gone already
+			_ = ns.DisconnectClientByID(c.Cid) // it may already be closed
 		}
 	}
 }
 
-// Addr is the address that users connect to, empty while nothing listens.
+// Addr returns the address that users connect to, empty if the server does not listen.
 func (s *Server) Addr() string {
 	if s.users == nil {
 		return ""

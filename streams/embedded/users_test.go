@@ -173,7 +173,7 @@ func TestListenRefusesPlainText(t *testing.T) {
 		if err == nil {
 			stop(t, s)
 		}
-		if !errors.Is(err, embedded.ErrPlain) {
+		if !errors.Is(err, embedded.ErrNeedsTLS) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
