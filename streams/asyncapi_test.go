@@ -26,8 +26,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// headers are the header constants by name; TestAsyncAPIHeaders proves that
-// none is missing.
+// headers are the header constants by name. TestAsyncAPIHasTheHeaders checks that none is missing.
 var headers = map[string]string{
 	"HeaderSpecVersion": streams.HeaderSpecVersion,
 	"HeaderID":          streams.HeaderID,
@@ -43,7 +42,7 @@ var headers = map[string]string{
 	"HeaderStoredAt":    streams.HeaderStoredAt,
 }
 
-// document is the AsyncAPI document as a JSON schema compiler wants it.
+// document is the AsyncAPI document in the form that the JSON schema compiler needs.
 type document struct{ root map[string]any }
 
 func asyncAPI(t testing.TB) document {
@@ -66,22 +65,22 @@ func asyncAPI(t testing.TB) document {
 	return document{root}
 }
 
-// at returns the object at a path of names.
+// at returns the object at a path of property names.
 func (d document) at(t testing.TB, path ...string) map[string]any {
 	t.Helper()
 	o := d.root
 	for i, name := range path {
 		next, ok := o[name].(map[string]any)
 		if !ok {
-			t.Fatalf("%s is no object", strings.Join(path[:i+1], "/"))
+			t.Fatalf("%s is not an object", strings.Join(path[:i+1], "/"))
 		}
 		o = next
 	}
 	return o
 }
 
-// close forbids in every schema what it does not name. The document itself is
-// open, and has to say so: a consumer must read what a newer version writes.
+// close makes every schema refuse additional properties. In the document itself every schema must explicitly
+// allow them, since a consumer must be able to read what a newer version writes.
 func (d document) close(t testing.TB) {
 	t.Helper()
 	for name := range d.at(t, "components", "schemas") {
@@ -90,19 +89,19 @@ func (d document) close(t testing.TB) {
 			continue
 		}
 		if s["additionalProperties"] != true {
-			t.Errorf("schema %s does not say that it is open", name)
+			t.Errorf("schema %s does not allow additional properties", name)
 		}
 		s["additionalProperties"] = false
 	}
 }
 
-// contract is the compiled schemas of each message, by event type.
+// contract has the compiled schemas of each message, by event type.
 type contract map[domain.Type]struct{ headers, payload *jsonschema.Schema }
 
 func (d document) compile(t testing.TB) contract {
 	t.Helper()
 	c := jsonschema.NewCompiler()
-	c.DefaultDraft(jsonschema.Draft7) // AsyncAPI's own
+	c.DefaultDraft(jsonschema.Draft7) // the draft that AsyncAPI uses
 	c.AssertFormat()
 	c.AssertContent()
 	const url = "asyncapi:///document"
@@ -124,7 +123,7 @@ func (d document) compile(t testing.TB) contract {
 	return out
 }
 
-// check reports how the message departs from what its type promises.
+// check returns an error if the message does not match the schemas of its type.
 func (c contract) check(typ domain.Type, m *nats.Msg) error {
 	s, found := c[typ]
 	if !found {
@@ -150,7 +149,8 @@ func (c contract) check(typ domain.Type, m *nats.Msg) error {
 	return nil
 }
 
-func texts(v any) []string {
+// sortedStrings returns the elements of a JSON array as sorted strings.
+func sortedStrings(v any) []string {
 	var out []string
 	list, _ := v.([]any)
 	for _, e := range list {
@@ -162,9 +162,9 @@ func texts(v any) []string {
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// TestAsyncAPITypes: the document has every event type and no other, each with
-// its CloudEvents type, and the subjects that Subject makes.
-func TestAsyncAPITypes(t *testing.T) {
+// TestAsyncAPIHasTheEventTypes checks that the document has every event type and no other, each with its
+// CloudEvents type, and the same subjects as Subject returns.
+func TestAsyncAPIHasTheEventTypes(t *testing.T) {
 	d := asyncAPI(t)
 	if v := d.root["asyncapi"]; v != "3.0.0" {
 		t.Errorf("asyncapi %v", v)
@@ -175,7 +175,7 @@ func TestAsyncAPITypes(t *testing.T) {
 		if got, expect := d.at(t, "components", "messages", string(typ))["name"], cloudType(typ); got != expect {
 			t.Errorf("%s has the name %v", typ, got)
 		}
-		// That the headers have this ce-type and no other.
+		// The headers must have exactly this ce-type.
 		all, _ := d.at(t, "components", "messages", string(typ), "headers")["allOf"].([]any)
 		if diff := cmp.Diff([]any{
 			map[string]any{"$ref": "#/components/schemas/Headers"},
@@ -183,7 +183,8 @@ func TestAsyncAPITypes(t *testing.T) {
 		}, all); diff != "" {
 			t.Errorf("headers of %s: %s", typ, diff)
 		}
-		if ref := d.at(t, "channels", "events", "messages", string(typ))["$ref"]; ref != "#/components/messages/"+string(typ) {
+		ref := d.at(t, "channels", "events", "messages", string(typ))["$ref"]
+		if ref != "#/components/messages/"+string(typ) {
 			t.Errorf("the channel's %s is %v", typ, ref)
 		}
 	}
@@ -193,8 +194,8 @@ func TestAsyncAPITypes(t *testing.T) {
 	for name, pair := range map[string][2][]string{
 		"messages":         {want, sortedKeys(d.at(t, "components", "messages"))},
 		"channel messages": {want, sortedKeys(d.at(t, "channels", "events", "messages"))},
-		"nouns":            {slices.Compact(nouns), texts(d.at(t, "channels", "events", "parameters", "noun")["enum"])},
-		"verbs":            {slices.Compact(verbs), texts(d.at(t, "channels", "events", "parameters", "verb")["enum"])},
+		"nouns":            {slices.Compact(nouns), sortedStrings(d.at(t, "channels", "events", "parameters", "noun")["enum"])},
+		"verbs":            {slices.Compact(verbs), sortedStrings(d.at(t, "channels", "events", "parameters", "verb")["enum"])},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: %s", name, diff)
@@ -203,7 +204,7 @@ func TestAsyncAPITypes(t *testing.T) {
 	address := fmt.Sprint(d.at(t, "channels", "events")["address"])
 	got := strings.NewReplacer("{page}", "100", "{noun}", "message", "{verb}", "received").Replace(address)
 	if want := streams.Subject("100", domain.MessageReceived); got != want {
-		t.Errorf("the address %s makes %s, not %s", address, got, want)
+		t.Errorf("the address %s results in %s, want %s", address, got, want)
 	}
 	if op := d.at(t, "operations", "receiveEvents"); op["action"] != "receive" {
 		t.Errorf("operation %v", op["action"])
@@ -215,9 +216,9 @@ func TestAsyncAPITypes(t *testing.T) {
 
 func cloudType(t domain.Type) string { return "pagestream." + string(t) + ".v1" }
 
-// TestAsyncAPIHeaders: the header schema names every header constant and no
-// other, and requires those that every event has.
-func TestAsyncAPIHeaders(t *testing.T) {
+// TestAsyncAPIHasTheHeaders checks that the header schema has every header constant and no other, and
+// requires those that every event has.
+func TestAsyncAPIHasTheHeaders(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -246,14 +247,16 @@ func TestAsyncAPIHeaders(t *testing.T) {
 	if diff := cmp.Diff(names, sortedKeys(properties)); diff != "" {
 		t.Errorf("properties: %s", diff)
 	}
-	encoded := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt }) // an import sets it
+	// HeaderStoredAt is set by imports only.
+	encoded := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt })
 	for name, e := range map[string]struct {
 		event domain.Event
 		want  []string
 	}{
-		"required": {domain.Event{ID: "1", Type: domain.MessageRead}, texts(schema["required"])},
+		"required": {domain.Event{ID: "1", Type: domain.MessageRead}, sortedStrings(schema["required"])},
 		"all": {domain.Event{
-			ID: "1", Type: domain.MessageRead, Page: "1", Contact: "1", Time: time.Unix(1, 0), Standby: true, TraceParent: "00",
+			ID: "1", Type: domain.MessageRead, Page: "1", Contact: "1",
+			Time: time.Unix(1, 0), Standby: true, TraceParent: "00",
 		}, encoded},
 	} {
 		m, err := streams.Encode(e.event)
@@ -266,9 +269,9 @@ func TestAsyncAPIHeaders(t *testing.T) {
 	}
 }
 
-// TestAsyncAPIPayload: the schemas have the properties that domain's structs
-// have, with the same kinds, and require what is always written.
-func TestAsyncAPIPayload(t *testing.T) {
+// TestAsyncAPIHasTheFieldsOfDomain checks that the schemas have the same properties as the structs of package
+// domain, with the same types, and require those that are always written.
+func TestAsyncAPIHasTheFieldsOfDomain(t *testing.T) {
 	d := asyncAPI(t)
 	seen := map[string]bool{"Headers": true}
 	d.compare(t, "Data", reflect.TypeFor[domain.Data](), seen)
@@ -287,11 +290,12 @@ func TestAsyncAPIPayload(t *testing.T) {
 	}
 	for name := range d.at(t, "components", "schemas") {
 		if base, ok := strings.CutSuffix(name, "Data"); !seen[name] && (!ok || !seen[base]) {
-			t.Errorf("schema %s belongs to no struct", name)
+			t.Errorf("there is no struct for schema %s", name)
 		}
 	}
 }
 
+// compare compares a schema with a struct, and those that it refers to.
 func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[string]bool) {
 	t.Helper()
 	if seen[name] {
@@ -307,7 +311,7 @@ func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[
 	for field := range fields(typ) {
 		tag, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if !field.IsExported() || field.Anonymous || tag == "" || tag == "-" {
-			t.Errorf("%s.%s: this test does not know how it is encoded", typ, field.Name)
+			t.Errorf("%s.%s: this test does not support such a field", typ, field.Name)
 			continue
 		}
 		names = append(names, tag)
@@ -326,7 +330,7 @@ func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[
 	if diff := cmp.Diff(names, sortedKeys(properties)); diff != "" {
 		t.Errorf("properties of %s: %s", name, diff)
 	}
-	if diff := cmp.Diff(required, texts(schema["required"])); diff != "" {
+	if diff := cmp.Diff(required, sortedStrings(schema["required"])); diff != "" {
 		t.Errorf("required of %s: %s", name, diff)
 	}
 }
@@ -341,8 +345,10 @@ func fields(typ reflect.Type) func(func(reflect.StructField) bool) {
 	}
 }
 
-// compareValue compares a schema with the type of a value.
-func (d document) compareValue(t *testing.T, at string, schema map[string]any, typ reflect.Type, seen map[string]bool) {
+// compareValue compares the schema of a property with its Go type.
+func (d document) compareValue(
+	t *testing.T, at string, schema map[string]any, typ reflect.Type, seen map[string]bool,
+) {
 	t.Helper()
 	if typ.Kind() == reflect.Pointer {
 		typ = typ.Elem()
@@ -351,11 +357,12 @@ func (d document) compareValue(t *testing.T, at string, schema map[string]any, t
 	switch typ {
 	case reflect.TypeFor[json.RawMessage](): // any JSON
 		if typed, found := schema["type"]; found {
-			t.Errorf("%s is of type %v, but may be anything", at, typed)
+			t.Errorf("%s has type %v, but any JSON value must be allowed", at, typed)
 		}
 		return
-	case reflect.TypeFor[[]byte](): // base64, or null where nil
-		if diff := cmp.Diff([]string{"null", "string"}, texts(schema["type"])); diff != "" || schema["contentEncoding"] != "base64" {
+	case reflect.TypeFor[[]byte](): // base64, or null for a nil slice
+		diff := cmp.Diff([]string{"null", "string"}, sortedStrings(schema["type"]))
+		if diff != "" || schema["contentEncoding"] != "base64" {
 			t.Errorf("%s is not base64: %s", at, diff)
 		}
 		return
@@ -364,7 +371,7 @@ func (d document) compareValue(t *testing.T, at string, schema map[string]any, t
 	case reflect.Struct:
 		ref, ok := strings.CutPrefix(fmt.Sprint(schema["$ref"]), "#/components/schemas/")
 		if !ok || len(schema) != 1 {
-			t.Errorf("%s is no reference alone", at)
+			t.Errorf("%s is not a reference only", at)
 			return
 		}
 		d.compare(t, ref, typ, seen)
@@ -381,7 +388,7 @@ func (d document) compareValue(t *testing.T, at string, schema map[string]any, t
 		if values, ok := schema["additionalProperties"].(map[string]any); ok {
 			d.compareValue(t, at+"{}", values, typ.Elem(), seen)
 		} else {
-			t.Errorf("%s does not say of what it is a map", at)
+			t.Errorf("%s has no schema for the values of the map", at)
 		}
 	case reflect.String:
 		want = "string"
@@ -392,7 +399,7 @@ func (d document) compareValue(t *testing.T, at string, schema map[string]any, t
 	case reflect.Float64:
 		want = "number"
 	default:
-		t.Errorf("%s: this test does not know %s", at, typ)
+		t.Errorf("%s: this test does not support type %s", at, typ)
 		return
 	}
 	if schema["type"] != want {
@@ -400,7 +407,7 @@ func (d document) compareValue(t *testing.T, at string, schema map[string]any, t
 	}
 }
 
-// fill sets every field there is, so that each property occurs.
+// fill sets every field of a value, so that each property is encoded.
 func fill(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -435,8 +442,8 @@ func fill(v reflect.Value) {
 	}
 }
 
-// TestAsyncAPIMatchesEvents: what is encoded, of every type, is what the
-// document says, and nothing else.
+// TestAsyncAPIMatchesEvents checks that an encoded event of each type matches the document, and that the
+// document allows what a newer version adds and refuses what is wrong.
 func TestAsyncAPIMatchesEvents(t *testing.T) {
 	d := asyncAPI(t)
 	open := d.compile(t)
@@ -445,7 +452,8 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 	for _, typ := range domain.Types() {
 		e := domain.Event{
 			ID: "page:100:msg:m_1", Type: typ, Page: "a b/ä", Contact: "<ä>", Standby: true,
-			Time: time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.UTC), TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+			Time:        time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.UTC),
+			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		}
 		fill(reflect.ValueOf(&e.Data).Elem())
 		full, err := streams.Encode(e)
@@ -453,7 +461,7 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := closed.check(typ, full); err != nil {
-			t.Errorf("%s with everything: %v", typ, err)
+			t.Errorf("%s with every field: %v", typ, err)
 		}
 
 		full.Header.Set(streams.HeaderStoredAt, "2026-09-01T12:00:00.005Z")
@@ -461,7 +469,7 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 			t.Errorf("%s imported: %v", typ, err)
 		}
 
-		// What a newer version adds is no error to a consumer.
+		// A consumer must accept what a newer version adds.
 		newer := *full
 		newer.Header = maps.Clone(full.Header)
 		newer.Header.Set("ce-pagestreamnew", "1")
@@ -470,14 +478,16 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 			t.Errorf("%s of a newer version: %v", typ, err)
 		}
 		if closed.check(typ, &newer) == nil {
-			t.Errorf("%s: the closed schema is open", typ)
+			t.Errorf("%s: the closed schema allows additional properties", typ)
 		}
-		// And what is wrong is one.
+		// Invalid messages must be refused.
 		for name, change := range map[string]func(*nats.Msg){
 			"another type":  func(m *nats.Msg) { m.Header.Set(streams.HeaderType, cloudType("message.pinned")) },
 			"no id":         func(m *nats.Msg) { m.Header.Del(streams.HeaderID) },
 			"a broken time": func(m *nats.Msg) { m.Header.Set(streams.HeaderTime, "yesterday") },
-			"a number":      func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte(`"app":"<ä>"`), []byte(`"app":1`), 1) },
+			"a number": func(m *nats.Msg) {
+				m.Data = bytes.Replace(m.Data, []byte(`"app":"<ä>"`), []byte(`"app":1`), 1)
+			},
 		} {
 			bad := *full
 			bad.Header = maps.Clone(full.Header)
@@ -489,8 +499,8 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 	}
 }
 
-// TestAsyncAPIExamples: the document's own examples are what it says.
-func TestAsyncAPIExamples(t *testing.T) {
+// TestAsyncAPIExamplesMatchTheirSchemas checks that the document's examples match its schemas.
+func TestAsyncAPIExamplesMatchTheirSchemas(t *testing.T) {
 	d := asyncAPI(t)
 	d.close(t)
 	c := d.compile(t)
@@ -513,16 +523,18 @@ func TestAsyncAPIExamples(t *testing.T) {
 	}
 }
 
-// deliveries returns webhook bodies by file: the splitter's own samples, and the
-// payloads kept beside the repository where they are.
+// deliveries returns webhook bodies by file: the samples of package messenger, and those of the corpus next to
+// the repository if it is there.
 func deliveries(t *testing.T) map[string][]byte {
 	t.Helper()
-	out := map[string][]byte{"empty": nil, "no JSON": []byte("{"), "empty object": []byte("{}")}
+	out := map[string][]byte{"empty": nil, "not JSON": []byte("{"), "empty object": []byte("{}")}
 	corpus := filepath.Join("..", "..", "shared", "corpus")
 	if _, err := os.Stat(corpus); err != nil {
-		t.Log("the corpus is not beside the repository: only the splitter's own samples are checked")
+		t.Log("there is no corpus next to the repository: only the samples of package messenger are checked")
 	}
-	for _, pattern := range []string{filepath.Join("..", "domain", "messenger", "testdata", "*.json"), filepath.Join(corpus, "*", "*.json")} {
+	for _, pattern := range []string{
+		filepath.Join("..", "domain", "messenger", "testdata", "*.json"), filepath.Join(corpus, "*", "*.json"),
+	} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -545,8 +557,8 @@ func deliveries(t *testing.T) map[string][]byte {
 	return out
 }
 
-// TestAsyncAPIMatchesDeliveries: so are the events of real deliveries. They cover
-// every type that comes in one, hence the objects that a type's payload requires.
+// TestAsyncAPIMatchesDeliveries checks that the events of real deliveries match the document. They include
+// every type that a delivery can have, and so every object that a payload requires.
 func TestAsyncAPIMatchesDeliveries(t *testing.T) {
 	d := asyncAPI(t)
 	d.close(t)
@@ -566,7 +578,7 @@ func TestAsyncAPIMatchesDeliveries(t *testing.T) {
 	}
 	for _, typ := range domain.Types() {
 		if typ.Inbound() != (seen[typ] > 0) {
-			t.Errorf("%d deliveries with %s", seen[typ], typ)
+			t.Errorf("the deliveries have %d events of type %s", seen[typ], typ)
 		}
 	}
 	t.Logf("events by type: %v", seen)

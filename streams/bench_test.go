@@ -22,7 +22,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// benchEvents makes events of about 600 bytes as stored, each with its own id.
+// benchEvents returns n events with different ids, of about 600 bytes as stored.
 func benchEvents(page string, n int) []domain.Event {
 	events := messages(domain.PageID(page), n)
 	for i := range events {
@@ -31,8 +31,7 @@ func benchEvents(page string, n int) []domain.Event {
 	return events
 }
 
-// BenchmarkEncode makes messages of what the parser gives: what each event of a
-// delivery costs before it is published.
+// BenchmarkEncode measures what each event of a delivery costs before it is published.
 func BenchmarkEncode(b *testing.B) {
 	for _, c := range []struct{ name, item string }{
 		{"text", `"message":{"mid":"m_1","text":"` + strings.Repeat("x", 150) + `"}`},
@@ -53,8 +52,8 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish is one event a call, 64 callers at once, every answer after
-// a sync: what webhooks cost.
+// BenchmarkPublish measures what webhooks cost: one event per call, 64 concurrent callers, and each call returns
+// after a disk sync.
 func BenchmarkPublish(b *testing.B) {
 	const callers = 64
 	run := func(b *testing.B, s *streamstest.Server, publish func(context.Context, domain.Event) error) {
@@ -112,8 +111,8 @@ func BenchmarkPublish(b *testing.B) {
 	})
 }
 
-// BenchmarkSubscribe reads a stream that is there already and acknowledges each
-// message at once: what reading costs before any projection.
+// BenchmarkSubscribe measures what reading costs without a projection: it reads an existing stream and
+// acknowledges each message at once.
 func BenchmarkSubscribe(b *testing.B) {
 	run := func(b *testing.B, open func(*streamstest.Server) message.Subscriber) {
 		b.Helper()
@@ -152,7 +151,9 @@ func BenchmarkSubscribe(b *testing.B) {
 			sub, err := wmnats.NewSubscriberWithNatsConn(s.Connection(b), wmnats.SubscriberSubscriptionConfig{
 				SubscribersCount: 1, AckWaitTimeout: 5 * time.Second, Unmarshaler: &wmnats.NATSMarshaler{},
 				SubjectCalculator: wmnats.DefaultSubjectCalculator,
-				JetStream:         wmnats.JetStreamConfig{SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()}},
+				JetStream: wmnats.JetStreamConfig{
+					SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()},
+				},
 			}, watermill.NopLogger{})
 			if err != nil {
 				b.Fatal(err)
@@ -164,8 +165,12 @@ func BenchmarkSubscribe(b *testing.B) {
 		run(b, func(s *streamstest.Server) message.Subscriber {
 			sub, err := wmjetstream.NewSubscriber(wmjetstream.SubscriberConfig{
 				Conn: s.Connection(b), Logger: watermill.NopLogger{}, AckWaitTimeout: 5 * time.Second,
-				ResourceInitializer: func(ctx context.Context, js jetstream.JetStream, _ string) (jetstream.Consumer, func(context.Context, watermill.LoggerAdapter), error) {
-					c, err := js.CreateConsumer(ctx, streams.Name, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+				ResourceInitializer: func(
+					ctx context.Context, js jetstream.JetStream, _ string,
+				) (jetstream.Consumer, func(context.Context, watermill.LoggerAdapter), error) {
+					c, err := js.CreateConsumer(ctx, streams.Name, jetstream.ConsumerConfig{
+						AckPolicy: jetstream.AckExplicitPolicy,
+					})
 					return c, nil, err
 				},
 			})
@@ -177,9 +182,8 @@ func BenchmarkSubscribe(b *testing.B) {
 	})
 }
 
-// BenchmarkReplay reads a stream from its start: the messages as they are, by
-// nats.go's ordered consumer, and as decoded events. "x-raw" is the share of the
-// raw rate that decoding leaves.
+// BenchmarkReplay reads a stream from its start, first the raw messages with nats.go's ordered consumer, then
+// decoded events with Replay. "x-raw" is the rate of events divided by the rate of raw messages.
 func BenchmarkReplay(b *testing.B) {
 	const events = 100_000
 	s := streamstest.Run(b, unsynced)

@@ -14,9 +14,8 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// A consumer keeps the last sequence that it handled, best in the transaction of
-// what it made of the event, and goes on from the next: each event once, in
-// order, whatever restarts in between.
+// A consumer stores the last sequence that it has handled, best in the same transaction as the result, and goes
+// on with the next one. So it handles each event once and in order, even if it is restarted in between.
 func ExampleFollow() {
 	js, stop, err := exampleStream("hello", "is anybody there?", "never mind")
 	if err != nil {
@@ -25,9 +24,9 @@ func ExampleFollow() {
 	}
 	defer stop()
 
-	position := uint64(1)             // read from the consumer's own store; 0 is the beginning
-	enough := errors.New("enough")    // to end Follow from within
-	run := func(until uint64) error { // as a program that is started again
+	position := uint64(1)             // read from the consumer's own store; 0 means the beginning
+	enough := errors.New("enough")    // returned to end Follow
+	run := func(until uint64) error { // what the program does each time it is started
 		return streams.Follow(context.Background(), js, streams.ReadOptions{
 			From:    position + 1,
 			Filters: streams.Filter("", domain.MessageReceived),
@@ -50,8 +49,8 @@ func ExampleFollow() {
 	// stopped: enough
 }
 
-// exampleStream starts a server whose stream has these messages. A consumer of a
-// server that runs already needs only nats.Connect and jetstream.New.
+// exampleStream starts a server with a stream of messages with these texts. A consumer of an existing server needs
+// only nats.Connect and jetstream.New.
 func exampleStream(texts ...string) (js jetstream.JetStream, stop func(), err error) {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "pagestream-example-*")

@@ -27,13 +27,12 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// The tests of this file read our events with software that knows nothing of
-// them, from a server as others run it. TestStockSubscriberReadsEveryType is one
-// more, for watermill.
+// The tests of this file read pagestream's events with other software, from a standalone nats-server.
+// TestStockSubscriberReadsEveryType does the same with watermill.
 
-// listening starts a server on a port of its own, with the stream and the events
-// in it, and returns the messages that were meant to be stored.
-func listening(t *testing.T, events []domain.Event) (nc *nats.Conn, want []*nats.Msg) {
+// startServer starts a server on a random port and stores the events in its stream. It returns a connection and
+// the messages that should be stored.
+func startServer(t *testing.T, events []domain.Event) (nc *nats.Conn, want []*nats.Msg) {
 	t.Helper()
 	ns, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
@@ -80,8 +79,8 @@ func listening(t *testing.T, events []domain.Event) (nc *nats.Conn, want []*nats
 	return nc, want
 }
 
-// oneOfEach is an event of every type, some of them with ids that no header
-// could carry as they are, and some with as little as an event may have.
+// oneOfEach returns an event of every type. Some of them have ids that must be escaped in a header, and some have
+// no optional fields.
 func oneOfEach() []domain.Event {
 	var events []domain.Event
 	for i, typ := range domain.Types() {
@@ -89,7 +88,9 @@ func oneOfEach() []domain.Event {
 			ID: fmt.Sprintf("page:100:h:%d", i), Type: typ, Page: "700000000000001", Contact: "31",
 			Time: time.Date(2026, 9, 21, 14, 13, 20, 1e6, time.UTC), Standby: i%2 == 0,
 			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-			Data:        domain.Data{Object: "page", Message: &domain.Message{Text: "<ä>"}, Raw: []byte(`{"a" : "\u00e4", "n":1.50}`)},
+			Data: domain.Data{
+				Object: "page", Message: &domain.Message{Text: "<ä>"}, Raw: []byte(`{"a" : "\u00e4", "n":1.50}`),
+			},
 		}
 		switch i % 3 {
 		case 1:
@@ -102,17 +103,18 @@ func oneOfEach() []domain.Event {
 	return events
 }
 
-// TestCloudEventsSDK: the CloudEvents SDK takes each message for the CloudEvent
-// that it is, in binary mode.
-func TestCloudEventsSDK(t *testing.T) {
+// TestCloudEventsSDKReadsEveryType checks that the CloudEvents SDK decodes each message as the right CloudEvent, in
+// binary mode.
+func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 	events := oneOfEach()
-	nc, messages := listening(t, events)
+	nc, messages := startServer(t, events)
 	consumer, err := cloudjetstream.NewConsumerFromConn(nc, streams.Name, streams.All, nil,
 		[]nats.SubOpt{nats.BindStream(streams.Name), nats.DeliverAll()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := cloudevents.NewClient(consumer, cloudclient.WithPollGoroutines(1), cloudclient.WithBlockingCallback()) // in order
+	client, err := cloudevents.NewClient(consumer,
+		cloudclient.WithPollGoroutines(1), cloudclient.WithBlockingCallback()) // in order
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +131,7 @@ func TestCloudEventsSDK(t *testing.T) {
 		case err := <-ended:
 			t.Fatalf("the receiver ended with %v", err)
 		case <-ctx.Done():
-			t.Fatalf("only %d of %d events came", len(received), len(events))
+			t.Fatalf("received only %d of %d events", len(received), len(events))
 		}
 	}
 	cancel()
@@ -143,7 +145,7 @@ func TestCloudEventsSDK(t *testing.T) {
 		}
 		type attributes struct {
 			SpecVersion, ID, Type, ContentType string
-			Page, Contact                      string // of source and subject
+			Page, Contact                      string // from source and subject
 			Time                               time.Time
 			Extensions                         map[string]any
 			Data                               string
@@ -157,8 +159,9 @@ func TestCloudEventsSDK(t *testing.T) {
 			t.Errorf("%s: subject %q", want.ID, e.Subject())
 		}
 		expected := attributes{
-			SpecVersion: "1.0", ID: want.ID, Type: "pagestream." + string(want.Type) + ".v1", ContentType: "application/json",
-			Page: string(want.Page), Contact: string(want.Contact), Time: want.Time, Data: string(messages[i].Data),
+			SpecVersion: "1.0", ID: want.ID, Type: "pagestream." + string(want.Type) + ".v1",
+			ContentType: "application/json", Page: string(want.Page), Contact: string(want.Contact),
+			Time: want.Time, Data: string(messages[i].Data),
 		}
 		if want.Page == "" {
 			expected.Page = "0"
@@ -181,19 +184,19 @@ func TestCloudEventsSDK(t *testing.T) {
 // installLimit bounds the download of the npm packages.
 const installLimit = 90 * time.Second
 
-// TestNodeClient: nats.js reads subjects, headers and data as they were written,
-// from any sequence and by a durable consumer.
-func TestNodeClient(t *testing.T) {
+// TestNodeClientReadsEveryType checks that nats.js reads the same subjects, headers and data, from any sequence and
+// with a durable consumer.
+func TestNodeClientReadsEveryType(t *testing.T) {
 	if testing.Short() {
 		t.Skip("downloads npm packages")
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("there is no node")
+		t.Skip("node is not installed")
 	}
 	npm, err := exec.LookPath("npm")
 	if err != nil {
-		t.Skip("there is no npm")
+		t.Skip("npm is not installed")
 	}
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "interop"))); err != nil {
@@ -212,12 +215,12 @@ func TestNodeClient(t *testing.T) {
 		}
 		return out, err
 	}
-	// Without a registry it should fail at once rather than try for minutes.
+	// Without a registry npm must fail at once instead of retrying for minutes.
 	if _, err := run(installLimit, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"); err != nil {
-		t.Skipf("the npm packages can't be had: %v", err)
+		t.Skipf("the npm packages can't be installed: %v", err)
 	}
 
-	nc, messages := listening(t, oneOfEach())
+	nc, messages := startServer(t, oneOfEach())
 	read := func(from, n int, mode, place string) {
 		t.Helper()
 		out, err := run(streamstest.Limit, node, "consume.mjs", nc.ConnectedUrl(), streams.Name, fmt.Sprint(n), mode, place)
@@ -238,13 +241,14 @@ func TestNodeClient(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &got); err != nil {
 				t.Fatal(err)
 			}
-			// What the server keeps of the publication is not of the event.
+			// Headers of the publication that the server keeps are not part of the event.
 			maps.DeleteFunc(got.Headers, func(k string, _ []string) bool {
 				return strings.HasPrefix(k, "Nats-") && k != streams.HeaderMsgID
 			})
 			want := messages[from-1+i]
 			if got.Seq != from+i || got.Subject != want.Subject || got.Data != string(want.Data) {
-				t.Errorf("%s: got %d %s %s\nwant %d %s %s", mode, got.Seq, got.Subject, got.Data, from+i, want.Subject, want.Data)
+				t.Errorf("%s: got %d %s %s\nwant %d %s %s",
+					mode, got.Seq, got.Subject, got.Data, from+i, want.Subject, want.Data)
 			}
 			if diff := cmp.Diff(want.Header, got.Headers); diff != "" {
 				t.Errorf("%s: headers of %d: %s", mode, got.Seq, diff)
@@ -255,5 +259,5 @@ func TestNodeClient(t *testing.T) {
 	read(1, n, "ordered", "1")
 	read(11, n-10, "ordered", "11")
 	read(1, 5, "durable", "node")
-	read(6, n-5, "durable", "node") // goes on where the last run ended
+	read(6, n-5, "durable", "node") // goes on after the last run
 }

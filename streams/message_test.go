@@ -17,21 +17,24 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// anyEvent draws events with ids from outside at their worst.
+// anyEvent generates events with arbitrary ids, including invalid UTF-8 and control characters.
 func anyEvent() *rapid.Generator[domain.Event] {
 	return rapid.Custom(func(t *rapid.T) domain.Event {
-		odd := rapid.OneOf(
+		anyID := rapid.OneOf(
 			rapid.StringMatching(`[0-9]{1,20}`),
 			rapid.StringMatching(`[ -~]{0,40}`),
 			rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 40), func(b []byte) string { return string(b) }),
 			rapid.String(),
 		)
-		page := odd.Filter(func(s string) bool { return s != "" }).Draw(t, "page")
+		page := anyID.Filter(func(s string) bool { return s != "" }).Draw(t, "page")
 		e := domain.Event{
-			ID: domain.DedupID("page", domain.PageID(page), "msg", odd.Draw(t, "key")), Page: domain.PageID(page),
-			Type: rapid.SampledFrom(domain.Types()).Draw(t, "type"), Contact: domain.ContactID(odd.Draw(t, "contact")),
-			Standby: rapid.Bool().Draw(t, "standby"), TraceParent: rapid.StringMatching(`(00-[0-9a-f]{32}-[0-9a-f]{16}-01)?`).Draw(t, "trace"),
-			Data: domain.Data{Object: "page", Kind: "message", Raw: []byte(`{"text": "<ä>\u2028"}`)},
+			ID:          domain.DedupID("page", domain.PageID(page), "msg", anyID.Draw(t, "key")),
+			Page:        domain.PageID(page),
+			Type:        rapid.SampledFrom(domain.Types()).Draw(t, "type"),
+			Contact:     domain.ContactID(anyID.Draw(t, "contact")),
+			Standby:     rapid.Bool().Draw(t, "standby"),
+			TraceParent: rapid.StringMatching(`(00-[0-9a-f]{32}-[0-9a-f]{16}-01)?`).Draw(t, "trace"),
+			Data:        domain.Data{Object: "page", Kind: "message", Raw: []byte(`{"text": "<ä>\u2028"}`)},
 		}
 		if rapid.Bool().Draw(t, "timed") {
 			e.Time = time.Unix(0, rapid.Int64().Draw(t, "time")).UTC()
@@ -40,9 +43,9 @@ func anyEvent() *rapid.Generator[domain.Event] {
 	})
 }
 
-// TestRoundTrip: what is encoded comes back from the stream as it was, and
-// every header has one printable value.
-func TestRoundTrip(t *testing.T) {
+// TestEventIsUnchangedByTheStream checks that an event is read from the stream as it was encoded, and that every
+// header has one printable value.
+func TestEventIsUnchangedByTheStream(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
@@ -61,7 +64,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Fatalf("header %s is %q", k, v)
 			}
 		}
-		m.Header.Del(streams.HeaderMsgID) // shrinking draws one id again and again
+		m.Header.Del(streams.HeaderMsgID) // when rapid shrinks, it generates the same id many times
 		ack, err := s.JS.PublishMsg(ctx, m)
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +79,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// TestHeaders is the contract, literally.
-func TestHeaders(t *testing.T) {
+// TestEncodeWritesTheHeadersOfTheContract has the contract's header names and values as literals.
+func TestEncodeWritesTheHeadersOfTheContract(t *testing.T) {
 	e := domain.Event{
 		ID: "page:100:msg:m_1", Type: domain.MessageReceived, Page: "100", Contact: "900", Standby: true,
 		Time: time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.FixedZone("", 3600)), TraceParent: "00-0-0-01",
@@ -106,7 +109,7 @@ func TestHeaders(t *testing.T) {
 	}
 	for _, k := range []string{"ce-subject", "ce-time", "ce-pagestreamstandby", "traceparent"} {
 		if _, has := m.Header[k]; has {
-			t.Errorf("%s without need", k)
+			t.Errorf("%s is set without a value", k)
 		}
 	}
 	if m.Subject != "pagestream.0.message.received" || m.Header.Get("ce-source") != "/pages/0" {
@@ -114,9 +117,9 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestEncodeLeavesOut: what came from outside and fits no header costs the
-// header, not the event.
-func TestEncodeLeavesOut(t *testing.T) {
+// TestEncodeLeavesOutInvalidHeaders checks that a value from outside that is not valid in a header is left out, and
+// does not make Encode fail.
+func TestEncodeLeavesOutInvalidHeaders(t *testing.T) {
 	e := messages("100", 1)[0]
 	e.Time, e.TraceParent = time.Unix(1e17, 0), "00-\r\nNats-Rollup: all"
 	m, err := streams.Encode(e)
@@ -128,15 +131,15 @@ func TestEncodeLeavesOut(t *testing.T) {
 	}
 }
 
-func TestEncodeRefuses(t *testing.T) {
+func TestEncodeRefusesInvalidEvents(t *testing.T) {
 	for name, change := range map[string]func(*domain.Event){
 		"no id":           func(e *domain.Event) { e.ID = "" },
 		"id with newline": func(e *domain.Event) { e.ID = "a\r\nNats-Rollup: all" },
 		"long id":         func(e *domain.Event) { e.ID = strings.Repeat("x", 5000) },
 		"no type":         func(e *domain.Event) { e.Type = "" },
-		"type of one":     func(e *domain.Event) { e.Type = "message" },
-		"type of three":   func(e *domain.Event) { e.Type = "message.received.now" },
-		"wild type":       func(e *domain.Event) { e.Type = "message.>" },
+		"one token":       func(e *domain.Event) { e.Type = "message" },
+		"three tokens":    func(e *domain.Event) { e.Type = "message.received.now" },
+		"wildcard":        func(e *domain.Event) { e.Type = "message.>" },
 		"long contact":    func(e *domain.Event) { e.Contact = domain.ContactID(strings.Repeat("9", 5000)) },
 	} {
 		e := messages("100", 1)[0]
@@ -152,7 +155,7 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
-func TestDecodeRefuses(t *testing.T) {
+func TestDecodeRefusesMalformedMessages(t *testing.T) {
 	good, err := streams.Encode(messages("100", 1)[0])
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +188,7 @@ func TestDecodeRefuses(t *testing.T) {
 			t.Errorf("%s: the error quotes the data", name)
 		}
 	}
-	// What a newer version may send is read.
+	// An unknown type of a newer version is accepted.
 	m := nats.NewMsg("pagestream.100.message.pinned")
 	m.Header, m.Data = good.Header, []byte(`{"new":1}`)
 	if s, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{}); err != nil || s.Type != "message.pinned" {
@@ -193,8 +196,8 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// TestFilter: a filter matches what Subject makes, and nothing twice.
-func TestFilter(t *testing.T) {
+// TestFilterMatchesSubjects checks that filters match the subjects of events and don't overlap.
+func TestFilterMatchesSubjects(t *testing.T) {
 	for _, c := range []struct {
 		page  domain.PageID
 		types []domain.Type
@@ -202,7 +205,11 @@ func TestFilter(t *testing.T) {
 	}{
 		{"", nil, []string{"pagestream.*.>"}},
 		{"100", nil, []string{"pagestream.100.>"}},
-		{"100", []domain.Type{domain.MessageRead, domain.MessageEdited, domain.MessageRead}, []string{"pagestream.100.message.edited", "pagestream.100.message.read"}},
+		{
+			"100",
+			[]domain.Type{domain.MessageRead, domain.MessageEdited, domain.MessageRead},
+			[]string{"pagestream.100.message.edited", "pagestream.100.message.read"},
+		},
 		{"", []domain.Type{domain.PageConnected}, []string{"pagestream.*.page.connected"}},
 		{"a b", nil, []string{"pagestream." + domain.PageID("a b").Token() + ".>"}},
 	} {

@@ -15,21 +15,21 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// TestParking: an event that a reactor gives up is parked, its conversation waits
-// behind it, others flow; redriven and discarded the order stays, also over a
+// TestParkedEventBlocksItsConversation checks that an event that a reactor gives up on is parked, that the later
+// events of its conversation wait and others don't, and that Redrive and Discard keep the order, also after a
 // restart.
-func TestParking(t *testing.T) {
+func TestParkedEventBlocksItsConversation(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
-	var sick atomic.Bool
-	sick.Store(true)
+	var failing atomic.Bool
+	failing.Store(true)
 	r := &reactions{}
 	o := reactorOptions(s)
 	o.MaxDeliver = 3
 	o.Parking = streams.NewParking(s.JS, streams.Name)
 	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
-		if sick.Load() && (e.ID == "a1" || e.ID == "a3") {
-			return errors.New("no use")
+		if failing.Load() && (e.ID == "a1" || e.ID == "a3") {
+			return errors.New("handler failed")
 		}
 		r.add(e.ID)
 		return nil
@@ -37,7 +37,9 @@ func TestParking(t *testing.T) {
 	publish := func(ids ...string) {
 		t.Helper()
 		for _, id := range ids {
-			m, err := streams.Encode(domain.Event{ID: id, Type: domain.MessageReceived, Page: "100", Contact: domain.ContactID(id[:1])})
+			m, err := streams.Encode(domain.Event{
+				ID: id, Type: domain.MessageReceived, Page: "100", Contact: domain.ContactID(id[:1]),
+			})
 			require.NoError(t, err)
 			_, err = s.JS.PublishMsg(t.Context(), m)
 			require.NoError(t, err)
@@ -63,14 +65,14 @@ func TestParking(t *testing.T) {
 	publish("a1")
 	first := parked(1)[0]
 	assert.Equal(t, 3, first.Attempts)
-	assert.Equal(t, "no use", first.Error)
+	assert.Equal(t, "handler failed", first.Error)
 	publish("b1", "a2", "b2", "a3", "a4")
 	list := parked(1, 3, 5, 6)
 	assert.EqualValues(t, 1, list[1].Behind)
 	r.eventually(t, map[string]int{"b1": 1, "b2": 1})
 	stop()
 
-	// Another process knows what waits.
+	// After a restart the parked events are known.
 	o.Parking = streams.NewParking(s.JS, streams.Name)
 	react(t, o)
 	publish("a5", "b3")
@@ -82,9 +84,9 @@ func TestParking(t *testing.T) {
 	assert.Equal(t, 4, parked(1, 3, 5, 6, 7)[0].Attempts)
 	n, err = o.Parking.Discard(t.Context(), "test", 1)
 	require.NoError(t, err)
-	assert.Equal(t, 1, n, "up to the next that fails")
+	assert.Equal(t, 1, n, "the events up to the next one that fails")
 	assert.Zero(t, parked(5, 6, 7)[0].Behind)
-	sick.Store(false)
+	failing.Store(false)
 	n, err = o.Parking.Redrive(t.Context(), "test", 5)
 	require.NoError(t, err)
 	assert.Equal(t, 3, n)

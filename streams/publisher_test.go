@@ -18,8 +18,8 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// TestMain looks for goroutines that are left. A server that is shut down while a
-// batch begins may leave that batch's store behind, which is not ours to end.
+// TestMain checks that no goroutines are leaked. A nats-server that is shut down while a batch starts may leak the
+// goroutines of that batch's store, which these tests can't stop.
 func TestMain(m *testing.M) {
 	const store = "github.com/nats-io/nats-server/v2/server."
 	goleak.VerifyTestMain(m,
@@ -30,10 +30,10 @@ func TestMain(m *testing.M) {
 	)
 }
 
-// unsynced is for tests that are not about durability.
+// unsynced turns off disk syncs, for tests that are not about durability.
 func unsynced(o *embedded.Options) { o.Sync = embedded.SyncInterval }
 
-// messages makes n different messages of one page.
+// messages returns n different messages of one page.
 func messages(page domain.PageID, n int) []domain.Event {
 	events := make([]domain.Event, n)
 	for i := range events {
@@ -78,7 +78,7 @@ func publisher(t testing.TB, s *streamstest.Server, o streams.PublisherOptions) 
 	return p
 }
 
-// stored reads the whole stream back.
+// stored returns all events of the stream.
 func stored(t testing.TB, s *streamstest.Server) []streams.Stored {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
@@ -94,7 +94,7 @@ func stored(t testing.TB, s *streamstest.Server) []streams.Stored {
 	return out
 }
 
-// seen is an index made by hand.
+// seen is a SeenIndex with fixed content.
 type seen map[string]uint64
 
 func (s seen) Seen(ids []string) ([]uint64, error) {
@@ -137,15 +137,15 @@ func TestPublishKeepsOrderAndReceipts(t *testing.T) {
 	}
 }
 
-func TestDuplicates(t *testing.T) {
+func TestPublishRecognisesDuplicates(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("100", 40)
 	first := publish(t, s, events)
 
 	t.Run("by window", func(t *testing.T) {
-		// A new publisher remembers nothing; JetStream's window does. Among 40
-		// new ones 40 old ones reject the batch, and all go singly.
+		// A new publisher remembers no ids, but JetStream's window does. The 40 old events make JetStream
+		// reject the batch, so all events are published one by one.
 		mixed := append(messages("200", 40), events...)
 		receipts := publish(t, s, mixed)
 		for i, r := range receipts {
@@ -177,14 +177,14 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
-// TestDuplicateBeyondTheWindow: the window forgets, the index does not.
-func TestDuplicateBeyondTheWindow(t *testing.T) {
+// TestIndexRecognisesDuplicatesAfterTheWindow checks that the index recognises a duplicate that is older than
+// JetStream's window.
+func TestIndexRecognisesDuplicatesAfterTheWindow(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{Window: 100 * time.Millisecond})
 	e := messages("100", 1)
 	publish(t, s, e)
-	// Without the index the window's end lets it in, which shows that the test
-	// would notice.
+	// Without the index it is stored again after the window, which shows that the test can fail.
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if r := publish(t, s, e)[0]; r.Duplicate != streams.NotDuplicate {
 			return fmt.Errorf("still a duplicate by %s", r.Duplicate)
@@ -200,8 +200,9 @@ func TestDuplicateBeyondTheWindow(t *testing.T) {
 	}
 }
 
-// TestConcurrentPublish: exactly once, and each caller's events in its order.
-func TestConcurrentPublish(t *testing.T) {
+// TestConcurrentPublishStoresOnceAndInOrder checks that concurrent callers' events are stored exactly once, and those
+// of each caller in its order.
+func TestConcurrentPublishStoresOnceAndInOrder(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -216,9 +217,10 @@ func TestConcurrentPublish(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if i%4 == 0 { // and again, at once
-					if r, err := p.Publish(t.Context(), events[i:i+1]); err != nil || r[0].Duplicate == streams.NotDuplicate {
-						t.Errorf("again: %+v, %v", r, err)
+				if i%4 == 0 { // publish it again at once
+					r, err := p.Publish(t.Context(), events[i:i+1])
+					if err != nil || r[0].Duplicate == streams.NotDuplicate {
+						t.Errorf("published again: %+v, %v", r, err)
 					}
 				}
 			}
@@ -243,7 +245,7 @@ func TestConcurrentPublish(t *testing.T) {
 	}
 }
 
-func TestPublishTooLarge(t *testing.T) {
+func TestPublishRefusesTooLargeEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced, func(o *embedded.Options) { o.MaxPayload = 64 << 10 })
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -253,13 +255,12 @@ func TestPublishTooLarge(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := p.Publish(t.Context(), messages("200", 1)); err != nil {
-		t.Errorf("the next one: %v", err)
+		t.Errorf("the next event: %v", err)
 	}
 }
 
-// TestFullStoreAcknowledgesNothing: what does not fit is refused, and what was
-// acknowledged before is there.
-func TestFullStoreAcknowledgesNothing(t *testing.T) {
+// TestFullStreamRefusesEvents checks that a full stream refuses events and keeps those that it acknowledged.
+func TestFullStreamRefusesEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{MaxBytes: 64 << 10})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -279,9 +280,9 @@ func TestFullStoreAcknowledgesNothing(t *testing.T) {
 	}
 }
 
-// TestServerStopsUnderLoad: every acknowledged event is there after a restart
-// on the same directory.
-func TestServerStopsUnderLoad(t *testing.T) {
+// TestAcknowledgedEventsSurviveAStopUnderLoad checks that every acknowledged event is there after a restart on the
+// same directory.
+func TestAcknowledgedEventsSurviveAStopUnderLoad(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{AckTimeout: 500 * time.Millisecond})
@@ -321,21 +322,21 @@ func TestServerStopsUnderLoad(t *testing.T) {
 	close(stop)
 	wg.Wait()
 
-	again := streamstest.Run(t, func(o *embedded.Options) { o.Dir = s.Dir })
+	restarted := streamstest.Run(t, func(o *embedded.Options) { o.Dir = s.Dir })
 	found := map[string]int{}
-	for _, e := range stored(t, again) {
+	for _, e := range stored(t, restarted) {
 		found[e.ID]++
 	}
 	for id := range acked {
 		if found[id] != 1 {
-			t.Errorf("acknowledged event %s is there %d times", id, found[id])
+			t.Errorf("acknowledged event %s is stored %d times", id, found[id])
 		}
 	}
 }
 
-// TestPublishAcrossRestart: callers wait out a restart, nothing is refused and
-// nothing is there twice, and each caller's events keep their order.
-func TestPublishAcrossRestart(t *testing.T) {
+// TestPublishWaitsForARestart checks that callers wait while the server restarts, that no event is refused or stored
+// twice, and that each caller's events keep their order.
+func TestPublishWaitsForARestart(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{AckTimeout: time.Second, RetryFor: streamstest.Limit})
@@ -363,7 +364,7 @@ func TestPublishAcrossRestart(t *testing.T) {
 			}
 		})
 	}
-	more := func() {
+	waitForMore := func() {
 		before := acked.Load()
 		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if n := acked.Load() - before; n < 500 {
@@ -372,11 +373,11 @@ func TestPublishAcrossRestart(t *testing.T) {
 			return nil
 		})
 	}
-	more()
+	waitForMore()
 	for range 2 {
 		s.Halt(t)
 		s.Start(t)
-		more()
+		waitForMore()
 	}
 	close(stop)
 	wg.Wait()
@@ -397,8 +398,8 @@ func TestPublishAcrossRestart(t *testing.T) {
 	}
 }
 
-// TestPublishWithoutStream: nobody answers, and the caller hears of it soon.
-func TestPublishWithoutStream(t *testing.T) {
+// TestPublishWithoutStreamFails checks that Publish and Append fail soon if there is no stream.
+func TestPublishWithoutStreamFails(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	p := publisher(t, s, streams.PublisherOptions{})
 	for _, n := range []int{1, 40} {
@@ -411,12 +412,13 @@ func TestPublishWithoutStream(t *testing.T) {
 	}
 }
 
-// TestPublishWhileDown: a caller waits no longer than it wants to, and closing
-// no longer than it may.
-func TestPublishWhileDown(t *testing.T) {
+// TestPublishAndCloseEndWithTheirContext checks that, while the server is down, Publish and Close wait no longer than
+// their contexts allow.
+func TestPublishAndCloseEndWithTheirContext(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
-	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{AckTimeout: 100 * time.Millisecond, RetryFor: time.Hour})
+	o := streams.PublisherOptions{AckTimeout: 100 * time.Millisecond, RetryFor: time.Hour}
+	p, err := streams.NewPublisher(s.JS, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,20 +428,20 @@ func TestPublishWhileDown(t *testing.T) {
 	if _, err := p.Publish(ctx, messages("1", 20)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	patient := make(chan error, 1)
-	go func() { _, err := p.Publish(bounded(t), messages("2", 20)); patient <- err }()
-	streamstest.Eventually(t, streamstest.Limit, func() error { // until it waits, closing might come first
+	waiting := make(chan error, 1)
+	go func() { _, err := p.Publish(bounded(t), messages("2", 20)); waiting <- err }()
+	streamstest.Eventually(t, streamstest.Limit, func() error { // Close may be called before Publish
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		_ = p.Close(ctx)
 		select {
-		case err := <-patient:
+		case err := <-waiting:
 			if !errors.Is(err, streams.ErrUnavailable) && !errors.Is(err, streams.ErrClosed) {
-				t.Errorf("the patient caller got %v", err)
+				t.Errorf("the waiting caller got %v", err)
 			}
 			return nil
 		default:
-			return errors.New("the patient caller still waits")
+			return errors.New("the caller still waits")
 		}
 	})
 	if err := p.Close(bounded(t)); err != nil {
@@ -447,9 +449,9 @@ func TestPublishWhileDown(t *testing.T) {
 	}
 }
 
-// TestBatchAmongOthers: while others publish, the members of a batch have the
-// sequences that their receipts say.
-func TestBatchAmongOthers(t *testing.T) {
+// TestReceiptsAreRightWithSeveralPublishers checks that the events of a batch have the sequences of their receipts
+// while other publishers store events too.
+func TestReceiptsAreRightWithSeveralPublishers(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var wg sync.WaitGroup
@@ -477,7 +479,7 @@ func TestBatchAmongOthers(t *testing.T) {
 	all := stored(t, s)
 	for _, e := range all {
 		if at[e.Seq] != e.ID {
-			t.Fatalf("sequence %d is %s, a receipt says %q", e.Seq, e.ID, at[e.Seq])
+			t.Fatalf("sequence %d is %s, but its receipt is for %q", e.Seq, e.ID, at[e.Seq])
 		}
 	}
 	if len(all) != len(at) {
@@ -485,9 +487,9 @@ func TestBatchAmongOthers(t *testing.T) {
 	}
 }
 
-// TestFullDisk: the server's store is full. Nothing is acknowledged that is not
-// there, and JetStream goes on.
-func TestFullDisk(t *testing.T) {
+// TestFullServerRefusesEvents checks that, when the server's store is full, no event is acknowledged that is not
+// stored, and JetStream stays on.
+func TestFullServerRefusesEvents(t *testing.T) {
 	s := streamstest.Run(t, func(o *embedded.Options) { o.MaxStore = 256 << 10 })
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -515,7 +517,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func TestAppendConflicts(t *testing.T) {
+func TestAppendReturnsErrConflictForAnOldDecision(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -531,9 +533,9 @@ func TestAppendConflicts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := p.Append(t.Context(), event(2), 0); !errors.Is(err, streams.ErrConflict) {
-		t.Errorf("a decision on an old state: %v", err)
+		t.Errorf("a decision based on an old state: %v", err)
 	}
-	// Another page, and another noun of this one, are no conflict.
+	// Events of another noun are no conflict.
 	publish(t, s, messages("100", 3))
 	if last, err = p.LastOf(t.Context(), "100", domain.PageRenamed); err != nil || last != r.Seq {
 		t.Errorf("got %d, %v, want %d", last, err, r.Seq)
@@ -543,7 +545,7 @@ func TestAppendConflicts(t *testing.T) {
 	}
 }
 
-func TestPublisherClose(t *testing.T) {
+func TestClosedPublisherRefusesEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{})
@@ -560,16 +562,16 @@ func TestPublisherClose(t *testing.T) {
 	}
 }
 
-func TestOverload(t *testing.T) {
+func TestPublishReturnsErrOverloaded(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	block := make(chan struct{})
-	asked := make(chan struct{}, 10)
-	p := publisher(t, s, streams.PublisherOptions{QueueLimit: 10, Seen: blocking{asked, block}})
+	called := make(chan struct{}, 10)
+	p := publisher(t, s, streams.PublisherOptions{QueueLimit: 10, Seen: blocking{called, block}})
 	first := make(chan error, 1)
-	// A call over the limit is let in alone: refusing it would be for ever.
+	// A call over the limit is accepted when nothing else waits, since otherwise it would be refused each time.
 	go func() { _, err := p.Publish(t.Context(), messages("1", 12)); first <- err }()
-	<-asked
+	<-called
 	if _, err := p.Publish(t.Context(), messages("2", 1)); !errors.Is(err, streams.ErrOverloaded) {
 		t.Errorf("got %v", err)
 	}
@@ -583,17 +585,18 @@ func TestOverload(t *testing.T) {
 	})
 }
 
-// blocking is an index that answers when it is let.
-type blocking struct{ asked, until chan struct{} }
+// blocking is a SeenIndex that blocks until a channel is closed.
+type blocking struct{ called, until chan struct{} }
 
 func (b blocking) Seen(ids []string) ([]uint64, error) {
-	b.asked <- struct{}{}
+	b.called <- struct{}{}
 	<-b.until
 	return make([]uint64, len(ids)), nil
 }
 
-// TestBrokenIndexStoresNothing: without the index an old duplicate would get in.
-func TestBrokenIndexStoresNothing(t *testing.T) {
+// TestPublishFailsWithoutTheIndex checks that nothing is stored if the index fails, since an old duplicate might be
+// stored again.
+func TestPublishFailsWithoutTheIndex(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{Seen: broken{}})

@@ -18,33 +18,33 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// reactions counts what a reactor was given, by the event's id.
+// reactions counts how often each event was handled, by its id.
 type reactions struct {
-	mu    sync.Mutex
-	given map[string]int
+	mu     sync.Mutex
+	counts map[string]int
 }
 
 func (r *reactions) add(id string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.given == nil {
-		r.given = map[string]int{}
+	if r.counts == nil {
+		r.counts = map[string]int{}
 	}
-	r.given[id]++
-	return r.given[id]
+	r.counts[id]++
+	return r.counts[id]
 }
 
 func (r *reactions) all() map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maps.Clone(r.given)
+	return maps.Clone(r.counts)
 }
 
 func (r *reactions) eventually(t *testing.T, want map[string]int) {
 	t.Helper()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if got := r.all(); !maps.Equal(got, want) {
-			return fmt.Errorf("given %v, want %v", got, want)
+			return fmt.Errorf("handled %v, want %v", got, want)
 		}
 		return nil
 	})
@@ -58,7 +58,7 @@ func reactorOptions(s *streamstest.Server) streams.ReactorOptions {
 	}
 }
 
-// react runs a reactor until stop is called.
+// react runs a reactor until stop is called or the test ends.
 func react(t *testing.T, o streams.ReactorOptions) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,7 +72,7 @@ func react(t *testing.T, o streams.ReactorOptions) (stop func()) {
 	return stop
 }
 
-// acknowledged waits until the reactor has answered for every event up to seq.
+// acknowledged waits until the reactor has acknowledged every event up to seq.
 func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
 	t.Helper()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
@@ -93,26 +93,26 @@ func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
 	})
 }
 
-// TestReactorPassesOver: what Pass passes over is answered and not handled, and
-// what is no event is not shown to it.
-func TestReactorPassesOver(t *testing.T) {
+// TestReactorSkipsEventsByPass checks that events for which Pass returns true are acknowledged and not handled, and
+// that Pass is not called for messages that are not events.
+func TestReactorSkipsEventsByPass(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 20)
 	publish(t, s, events[:10])
-	_, err := s.JS.Publish(t.Context(), "pagestream.7.message.received", []byte("no event"))
+	_, err := s.JS.Publish(t.Context(), "pagestream.7.message.received", []byte("not an event"))
 	require.NoError(t, err)
 	publish(t, s, events[10:])
-	var seen, asked reactions
+	var seen, passed reactions
 	o := reactorOptions(s)
 	o.Pass = func(e streams.Stored) bool {
-		asked.add(e.ID)
+		passed.add(e.ID)
 		return e.Seq%3 != 0
 	}
-	odd := 0
+	malformed := 0
 	o.Handle = func(ctx context.Context, m *message.Message) error {
 		if _, err := streams.FromMessage(m); err != nil {
-			odd++ // one message at a time
+			malformed++ // no lock: messages are handled one at a time
 			return nil
 		}
 		return streams.OnEvent(func(_ context.Context, e streams.Stored) error {
@@ -135,11 +135,11 @@ func TestReactorPassesOver(t *testing.T) {
 		}
 	}
 	assert.Equal(t, want, seen.all())
-	assert.Equal(t, all, asked.all())
-	assert.Equal(t, 1, odd)
+	assert.Equal(t, all, passed.all())
+	assert.Equal(t, 1, malformed)
 }
 
-func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
+func TestReactorRetriesAndKeepsItsPosition(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 4)
@@ -151,14 +151,14 @@ func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
 		case e.ID == events[1].ID && n == 1:
 			return errors.New("not now")
 		case e.ID == events[2].ID && n == 1:
-			panic("at the disco")
+			panic("handler panics")
 		}
 		return nil
 	})
 	stop := react(t, o)
 	want := map[string]int{events[0].ID: 1, events[1].ID: 2, events[2].ID: 2}
 	seen.eventually(t, want)
-	// The consumer outlives its subscriber, and so does its position.
+	// The consumer and its position are kept when the reactor stops.
 	acknowledged(t, s, 3)
 	stop()
 	publish(t, s, events[3:])
@@ -167,16 +167,16 @@ func TestReactorTriesAgainAndKeepsItsPlace(t *testing.T) {
 	seen.eventually(t, want)
 }
 
-func TestReactorGivesUp(t *testing.T) {
+func TestReactorGivesUpAfterMaxDeliver(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 2)
 	publish(t, s, events)
 	var seen reactions
-	gone := make(chan string, 4)
+	gaveUp := make(chan string, 4)
 	o := reactorOptions(s)
 	o.MaxDeliver = 3
-	o.GaveUp = func(m *message.Message, err error) { gone <- m.Metadata[streams.MetaSeq] + " " + err.Error() }
+	o.GaveUp = func(m *message.Message, err error) { gaveUp <- m.Metadata[streams.MetaSeq] + " " + err.Error() }
 	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
 		if seen.add(e.ID); e.ID == events[0].ID {
 			return errors.New("never")
@@ -186,14 +186,14 @@ func TestReactorGivesUp(t *testing.T) {
 	react(t, o)
 	seen.eventually(t, map[string]int{events[0].ID: 3, events[1].ID: 1})
 	select {
-	case got := <-gone:
+	case got := <-gaveUp:
 		assert.Equal(t, "1 never", got)
 	case <-time.After(streamstest.Limit):
-		t.Fatal("nobody was told")
+		t.Fatal("GaveUp was not called")
 	}
 }
 
-func TestReactorFromNow(t *testing.T) {
+func TestReactorFromNowSkipsOldEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 3)
@@ -217,14 +217,14 @@ func TestReactorFromNow(t *testing.T) {
 	seen.eventually(t, map[string]int{events[1].ID: 1, events[2].ID: 1})
 }
 
-func TestReactorPassesOverWhatIsNoEvent(t *testing.T) {
+func TestReactorSkipsMalformedMessages(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
-	odd := nats.NewMsg("pagestream.7.message.received")
-	odd.Header["Twice"] = []string{"a", "b"} // stock watermill-nats can't read these
+	malformed := nats.NewMsg("pagestream.7.message.received")
+	malformed.Header["Twice"] = []string{"a", "b"} // watermill-nats's own unmarshaler can't decode these
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
-	_, err := s.JS.PublishMsg(ctx, odd)
+	_, err := s.JS.PublishMsg(ctx, malformed)
 	require.NoError(t, err)
 	events := messages("7", 1)
 	publish(t, s, events)
@@ -235,7 +235,7 @@ func TestReactorPassesOverWhatIsNoEvent(t *testing.T) {
 	seen.eventually(t, map[string]int{events[0].ID: 1})
 }
 
-func TestReactorsShare(t *testing.T) {
+func TestReactorsOfOneNameShareTheEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var seen reactions
@@ -252,7 +252,7 @@ func TestReactorsShare(t *testing.T) {
 	seen.eventually(t, want)
 }
 
-func TestReactorNeedsItsStream(t *testing.T) {
+func TestReactorFailsWithoutItsStream(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	o := reactorOptions(s)
 	o.Handle = func(context.Context, *message.Message) error { return nil }
@@ -262,16 +262,16 @@ func TestReactorNeedsItsStream(t *testing.T) {
 	assert.Panics(t, func() { streams.NewReactor(streams.ReactorOptions{}) })
 }
 
-// To stop in the middle of the flow is no race with the library that closes its
-// channel, and what was under way comes again.
-func TestReactorStopsInTheMiddle(t *testing.T) {
+// Stopping a reactor while messages are delivered must not race with watermill-nats, which closes its channel.
+// Messages that were not finished are delivered again.
+func TestReactorCanStopWhileMessagesAreDelivered(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 300)
 	publish(t, s, events)
 	var seen reactions
 	o := reactorOptions(s)
-	o.Timeout = 100 * time.Millisecond // what got lost at a stop is given again after a few of these
+	o.Timeout = 100 * time.Millisecond // unfinished messages are delivered again after a few of these
 	o.Handle = streams.OnEvent(func(ctx context.Context, e streams.Stored) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -284,7 +284,7 @@ func TestReactorStopsInTheMiddle(t *testing.T) {
 		before := len(seen.all())
 		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if n := len(seen.all()); n == before && n < len(events) {
-				return errors.New("nothing yet")
+				return errors.New("no event was handled yet")
 			}
 			return nil
 		})
@@ -293,7 +293,7 @@ func TestReactorStopsInTheMiddle(t *testing.T) {
 	react(t, o)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if n := len(seen.all()); n < len(events) {
-			return fmt.Errorf("%d of %d", n, len(events))
+			return fmt.Errorf("%d of %d events were handled", n, len(events))
 		}
 		return nil
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
+// bounded returns a context that ends after streamstest.Limit.
 func bounded(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
@@ -23,7 +24,7 @@ func bounded(t testing.TB) context.Context {
 	return ctx
 }
 
-func TestRead(t *testing.T) {
+func TestReadReturnsTheSelectedEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	read := func(o streams.ReadOptions) (seqs []uint64, last uint64) {
@@ -46,7 +47,7 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, seq := range []uint64{5, 20} { // erased ones leave a gap, also at the end
+	for _, seq := range []uint64{5, 20} { // erased events leave gaps, also at the end
 		if err := st.SecureDeleteMsg(bounded(t), seq); err != nil {
 			t.Fatal(err)
 		}
@@ -84,15 +85,16 @@ func TestRead(t *testing.T) {
 			return enough
 		}
 		return nil
-	}); last != 3 || err != enough { //nolint:errorlint // as it is, not wrapped
+	}); last != 3 || err != enough { //nolint:errorlint // it must be returned unchanged
 		t.Errorf("stopped at %d with %v", last, err)
 	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := streams.Read(ended, s.JS, streams.ReadOptions{}, func(streams.Stored) error { return nil }); !errors.Is(err, context.Canceled) {
+	ignore := func(streams.Stored) error { return nil }
+	if _, err := streams.Read(ended, s.JS, streams.ReadOptions{}, ignore); !errors.Is(err, context.Canceled) {
 		t.Errorf("with an ended context: %v", err)
 	}
-	// Nothing stays on the server.
+	// The consumers must be deleted on the server.
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		info, err := st.Info(bounded(t))
 		if err == nil && info.State.Consumers > 0 {
@@ -102,7 +104,7 @@ func TestRead(t *testing.T) {
 	})
 }
 
-func TestGet(t *testing.T) {
+func TestGetReturnsOneEvent(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	want := messages("100", 1)
@@ -118,34 +120,35 @@ func TestGet(t *testing.T) {
 	}
 }
 
-// TestReadMalformed: a stranger's message ends a read, or is passed by.
-func TestReadMalformed(t *testing.T) {
+// TestReadCallsMalformed checks that a message that is not an event ends a read, or is passed to Malformed.
+func TestReadCallsMalformed(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 1))
-	stranger := nats.NewMsg("pagestream.what.ever")
-	stranger.Header["X"] = []string{"1", "2"}
-	if _, err := s.JS.PublishMsg(bounded(t), stranger); err != nil {
+	malformed := nats.NewMsg("pagestream.what.ever")
+	malformed.Header["X"] = []string{"1", "2"}
+	if _, err := s.JS.PublishMsg(bounded(t), malformed); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, s, messages("200", 1))
-	nothing := func(streams.Stored) error { return nil }
-	if last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, nothing); last != 2 || !errors.Is(err, streams.ErrMalformed) {
+	ignore := func(streams.Stored) error { return nil }
+	last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, ignore)
+	if last != 2 || !errors.Is(err, streams.ErrMalformed) {
 		t.Errorf("ended at %d with %v", last, err)
 	}
 	var passed []uint64
-	last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{Malformed: func(seq uint64, err error) error {
+	last, err = streams.Read(bounded(t), s.JS, streams.ReadOptions{Malformed: func(seq uint64, err error) error {
 		passed = append(passed, seq)
 		return nil
-	}}, nothing)
+	}}, ignore)
 	if last != 3 || err != nil || !slices.Equal(passed, []uint64{2}) {
 		t.Errorf("passed %v, ended at %d with %v", passed, last, err)
 	}
 }
 
-// TestReadLargeEvents: events near the size limit come through, more of them
-// than one pull may ask for, and the connection is not cut off as too slow.
-func TestReadLargeEvents(t *testing.T) {
+// TestReadLargeEventsKeepsTheConnection checks that events near the size limit can be read, more of them than one
+// request may return, and that the server does not close the connection as too slow.
+func TestReadLargeEventsKeepsTheConnection(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 160 MiB")
 	}
@@ -164,13 +167,13 @@ func TestReadLargeEvents(t *testing.T) {
 		t.Errorf("read %d of %d", got, n)
 	}
 	if r := s.Conn.Stats().Reconnects; r != 0 {
-		t.Errorf("the connection was cut %d times", r)
+		t.Errorf("the connection was lost %d times", r)
 	}
 }
 
-// TestFollowAcrossRestart: each event once and in order, though the server and
-// with it the consumer goes away in between.
-func TestFollowAcrossRestart(t *testing.T) {
+// TestFollowGoesOnAfterARestart checks that each event is read once and in order, although a restart of the server
+// deletes the consumer.
+func TestFollowGoesOnAfterARestart(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 30))
@@ -194,7 +197,7 @@ func TestFollowAcrossRestart(t *testing.T) {
 					t.Fatalf("got %d, want %d", seq, next)
 				}
 			case <-ctx.Done():
-				t.Fatalf("%d did not come", next)
+				t.Fatalf("event %d was not read", next)
 			}
 		}
 	}
@@ -214,7 +217,7 @@ func TestFollowAcrossRestart(t *testing.T) {
 	}
 }
 
-// TestFollowEndsWithTheConnection: a closed connection does not come back.
+// TestFollowEndsWithTheConnection checks that Follow returns ErrClosed when the connection is closed.
 func TestFollowEndsWithTheConnection(t *testing.T) {
 	s := streamstest.Run(t, unsynced, func(*embedded.Options) {})
 	s.Stream(t, streams.Spec{})
@@ -234,9 +237,9 @@ func TestFollowEndsWithTheConnection(t *testing.T) {
 	}
 }
 
-// TestSlowReader: a reader that is slower than the server loses nothing and is
-// not cut off, with more waiting than one pull gives.
-func TestSlowReader(t *testing.T) {
+// TestSlowReaderLosesNothing checks that a reader that is slower than the server loses no events or connection while
+// more events wait than one request returns.
+func TestSlowReaderLosesNothing(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	slow := make(chan error, 100)
@@ -254,7 +257,7 @@ func TestSlowReader(t *testing.T) {
 			t.Errorf("got %d, want %d", e.Seq, next)
 		}
 		next = e.Seq + 1
-		if e.Seq%200 == 0 { // let the server run ahead as far as it may
+		if e.Seq%200 == 0 { // let the server send as much as it may
 			if err := s.Conn.Flush(); err != nil {
 				return fmt.Errorf("flush: %w", err)
 			}

@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-func TestEnsure(t *testing.T) {
+func TestEnsureCreatesAndUpdatesTheStream(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	config := func() jetstream.StreamConfig {
 		t.Helper()
@@ -30,7 +30,7 @@ func TestEnsure(t *testing.T) {
 	}
 	publish(t, s, messages("100", 5))
 
-	// An operator's own settings stay; ours are put right in place.
+	// Settings of the operator are kept, and those that pagestream requires are set again.
 	c.Metadata["team"] = "messaging"
 	c.MaxAge, c.Discard, c.AllowAtomicPublish = time.Hour, jetstream.DiscardOld, false
 	if _, err := s.JS.UpdateStream(t.Context(), c); err != nil {
@@ -48,7 +48,7 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("%d events after the update", got)
 	}
 
-	// A restart is the same life of the stream, another stream is another.
+	// A restart does not change the identity, a new stream has a new one.
 	s.Halt(t)
 	s.Start(t)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
@@ -66,10 +66,10 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
-// TestEnsureRefuses: what would lose events, or is somebody else's, stays as it
-// is.
-func TestEnsureRefuses(t *testing.T) {
-	ours := func() jetstream.StreamConfig {
+// TestEnsureReturnsErrMismatch checks that a stream that pagestream did not make, or that would lose events, is not
+// changed.
+func TestEnsureReturnsErrMismatch(t *testing.T) {
+	valid := func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{Name: streams.Name, Subjects: []string{streams.All}}
 	}
 	for name, change := range map[string]func(*jetstream.StreamConfig){
@@ -83,7 +83,7 @@ func TestEnsureRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := streamstest.Run(t, unsynced)
-			c := ours()
+			c := valid()
 			change(&c)
 			if _, err := s.JS.CreateStream(t.Context(), c); err != nil {
 				t.Fatal(err)
@@ -93,7 +93,7 @@ func TestEnsureRefuses(t *testing.T) {
 			}
 		})
 	}
-	t.Run("smaller than it is", func(t *testing.T) {
+	t.Run("limit below its size", func(t *testing.T) {
 		s := streamstest.Run(t, unsynced)
 		s.Stream(t, streams.Spec{})
 		publish(t, s, messages("100", 100))
@@ -116,7 +116,7 @@ func TestHasAndLast(t *testing.T) {
 	}
 	has(false, domain.MessageReceived) // there is no stream yet
 	if _, err := streams.Last(t.Context(), s.JS, streams.Name); err == nil {
-		t.Error("a stream that is not there has a last event")
+		t.Error("Last succeeds for a stream that does not exist")
 	}
 	s.Stream(t, streams.Spec{})
 	has(false, domain.MessageReceived)

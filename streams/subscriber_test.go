@@ -22,8 +22,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// testPublisher publishes what watermill's suite asks for; pagestream itself
-// publishes events only.
+// testPublisher publishes the messages of watermill's test suite. Pagestream's own publisher publishes only events.
 type testPublisher struct {
 	js jetstream.JetStream
 }
@@ -48,31 +47,32 @@ func (p testPublisher) Publish(topic string, messages ...*message.Message) error
 
 func (testPublisher) Close() error { return nil }
 
-// TestConformance holds the subscriber to watermill's own suite. Each subscriber
-// begins at the start of the stream, so the suite's tests of many that share the
-// messages run with one (RequireSingleInstance).
+// TestSubscriberPassesWatermillsTestSuite runs watermill's test suite with the subscriber. Each subscriber starts at
+// the beginning of the stream, so the suite's tests with several subscribers that share the messages run with one
+// (RequireSingleInstance).
 //
-// Off: ExactlyOnceDelivery, since delivery is at least once; ConsumerGroups, since
-// no position is shared; RestartService, since the suite restarts a broker by a
-// shell command, and ours is in process (TestSubscriberSurvivesRestart does it).
-func TestConformance(t *testing.T) {
+// These features are off: ExactlyOnceDelivery, since delivery is at least once; ConsumerGroups, since subscribers
+// share no position; RestartService, since the suite restarts a broker with a shell command, and this server runs in
+// the process (TestSubscriberGoesOnAfterAServerRestart tests a restart).
+func TestSubscriberPassesWatermillsTestSuite(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	var mu sync.Mutex
-	known := map[string]bool{}
+	created := map[string]bool{}
 	ensure := func(topic string) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if known[topic] {
+		if created[topic] {
 			return nil
 		}
-		known[topic] = true
+		created[topic] = true
 		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 		defer cancel()
 		_, err := s.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: topic, Subjects: []string{topic}})
 		return err
 	}
 	create := func(*testing.T) (message.Publisher, message.Subscriber) {
-		return ensuringPublisher{testPublisher{s.JS}, ensure}, &perTopic{js: s.JS, ensure: ensure, subs: map[string]*streams.Subscriber{}}
+		return ensuringPublisher{testPublisher{s.JS}, ensure},
+			&perTopic{js: s.JS, ensure: ensure, subs: map[string]*streams.Subscriber{}}
 	}
 	tests.TestPubSub(t, tests.Features{
 		GuaranteedOrder:                     true,
@@ -86,6 +86,7 @@ func TestConformance(t *testing.T) {
 	}, create, nil)
 }
 
+// ensuringPublisher creates a topic's stream before it publishes.
 type ensuringPublisher struct {
 	testPublisher
 	ensure func(string) error
@@ -98,7 +99,7 @@ func (p ensuringPublisher) Publish(topic string, messages ...*message.Message) e
 	return p.testPublisher.Publish(topic, messages...)
 }
 
-// perTopic gives each topic of the suite its own stream.
+// perTopic subscribes to each topic of the suite in a separate stream.
 type perTopic struct {
 	js     jetstream.JetStream
 	ensure func(string) error
@@ -137,7 +138,7 @@ func (p *perTopic) Close() error {
 	return nil
 }
 
-// collectSeqs takes n messages, refusing those that refuse names, each once.
+// collectSeqs acknowledges n messages and returns their sequences. It refuses each message in refuse once.
 func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uint64]bool) []uint64 {
 	t.Helper()
 	var seqs []uint64
@@ -166,7 +167,7 @@ func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uin
 	return seqs
 }
 
-func TestSubscriberRedrivesInOrder(t *testing.T) {
+func TestSubscriberRedeliversInOrder(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 200))
@@ -184,9 +185,9 @@ func TestSubscriberRedrivesInOrder(t *testing.T) {
 	}
 }
 
-// TestSubscriberGivesOneAtATime: the next message comes when the last was
-// acknowledged, and what was refused comes again as it was.
-func TestSubscriberGivesOneAtATime(t *testing.T) {
+// TestSubscriberDeliversOneMessageAtATime checks that the next message is delivered when the last one was
+// acknowledged, and that a refused message is delivered again unchanged.
+func TestSubscriberDeliversOneMessageAtATime(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 20))
@@ -220,7 +221,7 @@ func TestSubscriberGivesOneAtATime(t *testing.T) {
 	}
 }
 
-func TestSubscriberSurvivesRestart(t *testing.T) {
+func TestSubscriberGoesOnAfterItsConsumerIsDeleted(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 50))
@@ -236,7 +237,7 @@ func TestSubscriberSurvivesRestart(t *testing.T) {
 	if got[0] != 11 || got[19] != 30 {
 		t.Fatalf("got %d to %d", got[0], got[19])
 	}
-	// The consumer goes, as with a server that forgot it; the position is ours.
+	// Delete the consumer, as a server that lost it. The subscriber keeps the position.
 	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
 	defer cancel()
 	st, err := s.JS.Stream(ctx, streams.Name)
@@ -257,9 +258,9 @@ func TestSubscriberSurvivesRestart(t *testing.T) {
 	}
 }
 
-// TestSubscriberAcrossServerRestart: the connection and the channel stay, nothing
-// is lost, and the order holds.
-func TestSubscriberAcrossServerRestart(t *testing.T) {
+// TestSubscriberGoesOnAfterAServerRestart checks that the connection and the channel stay open, and that events are
+// delivered completely and in order.
+func TestSubscriberGoesOnAfterAServerRestart(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 50))
@@ -285,20 +286,21 @@ func TestSubscriberAcrossServerRestart(t *testing.T) {
 	take(100)
 }
 
-// TestSubscriberGivesAnyMessage: a message that is no event, with whatever
-// headers, is given and refused by FromMessage only.
-func TestSubscriberGivesAnyMessage(t *testing.T) {
+// TestSubscriberDeliversMalformedMessages checks that a message that is not an event is delivered, whatever its
+// headers, and that FromMessage refuses it.
+func TestSubscriberDeliversMalformedMessages(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
-	odd := []nats.Header{
+	malformed := []nats.Header{
 		nil,
 		{"X": {"1", "2"}, "x": {"3"}},
 		{"_watermill_message_uuid": {""}, "ce-id": {"id"}},
 		{"ce-id": {"a", "b"}, "ce-subject": {"%zz"}},
 		{"pagestream-seq": {"99"}, "pagestream-at": {"x"}},
 	}
-	for _, h := range odd {
-		if _, err := s.JS.PublishMsg(t.Context(), &nats.Msg{Subject: "pagestream.any.thing", Header: h, Data: []byte{0xff}}); err != nil {
+	for _, h := range malformed {
+		m := &nats.Msg{Subject: "pagestream.any.thing", Header: h, Data: []byte{0xff}}
+		if _, err := s.JS.PublishMsg(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -308,10 +310,10 @@ func TestSubscriberGivesAnyMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range odd {
+	for i := range malformed {
 		m := <-in
 		if at := m.Metadata[streams.MetaSeq]; at != strconv.Itoa(i+1) {
-			t.Errorf("message %d is at %s", i+1, at)
+			t.Errorf("message %d has sequence %s", i+1, at)
 		}
 		if m.UUID == "" {
 			t.Errorf("message %d has no id", i+1)
@@ -323,9 +325,9 @@ func TestSubscriberGivesAnyMessage(t *testing.T) {
 	}
 }
 
-// TestMetadataHasNoOrders: what the publisher said to the server is not said
-// again by whoever publishes the message elsewhere.
-func TestMetadataHasNoOrders(t *testing.T) {
+// TestMetadataHasNoPublishHeaders checks that the metadata has none of the headers that were instructions to the
+// server, since they must not reach another server when the message is published there.
+func TestMetadataHasNoPublishHeaders(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 20)) // a batch
@@ -343,8 +345,8 @@ func TestMetadataHasNoOrders(t *testing.T) {
 	}
 }
 
-// TestStockSubscriberReadsEveryType proves that watermill-nats as it comes
-// reads each type of event of our stream, on a connection of its own.
+// TestStockSubscriberReadsEveryType checks that the unmodified watermill-nats subscriber reads each type of event,
+// on a separate connection.
 func TestStockSubscriberReadsEveryType(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
@@ -391,12 +393,12 @@ func TestStockSubscriberReadsEveryType(t *testing.T) {
 			}
 			m.Ack()
 		case <-limit:
-			t.Fatalf("no %s in time", want.Type)
+			t.Fatalf("%s was not received in time", want.Type)
 		}
 	}
 }
 
-func TestSubscriberLeavesConnectionOpen(t *testing.T) {
+func TestSubscriberCloseLeavesTheConnectionOpen(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 5))
@@ -405,22 +407,22 @@ func TestSubscriberLeavesConnectionOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-in // in flight, never settled
+	<-in // in flight, never acknowledged
 	if err := sub.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for range in {
-		t.Log("one more was on its way") // closing lets nobody hang
+		t.Log("another message was delivered") // the channel must be closed
 	}
 	if s.Conn.IsClosed() {
 		t.Error("the connection was closed")
 	}
 	if _, err := sub.Subscribe(t.Context(), streams.All); err == nil {
-		t.Error("a closed subscriber subscribed")
+		t.Error("a closed subscriber accepted a subscription")
 	}
 }
 
-func TestFromMessage(t *testing.T) {
+func TestFromMessageDecodesTheEvent(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	want := messages("100", 1)[0]
@@ -440,11 +442,13 @@ func TestFromMessage(t *testing.T) {
 		t.Errorf("got %s at %d", got.ID, got.Seq)
 	}
 	m.Ack()
-	for _, key := range []string{streams.MetaSeq, streams.MetaAt, streams.MetaSubject, streams.HeaderID, streams.HeaderSource} {
+	for _, key := range []string{
+		streams.MetaSeq, streams.MetaAt, streams.MetaSubject, streams.HeaderID, streams.HeaderSource,
+	} {
 		broken := m.Copy()
 		delete(broken.Metadata, key)
 		if _, err := streams.FromMessage(broken); err == nil {
-			t.Errorf("read without %s", key)
+			t.Errorf("decoded without %s", key)
 		}
 	}
 	if _, err := streams.FromMessage(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {

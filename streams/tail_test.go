@@ -25,7 +25,7 @@ func newTail(t testing.TB, s *streamstest.Server, o streams.TailOptions) *stream
 	return tail
 }
 
-// tailReader subscribes after a sequence and checks what it is given.
+// tailReader subscribes after a sequence and checks that it receives every event in order.
 type tailReader struct {
 	in    <-chan *message.Message
 	ready []*streams.Replayed
@@ -46,7 +46,7 @@ func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, afte
 	return &tailReader{in: in, last: after}
 }
 
-// next takes the next event, which has to be the one after the last.
+// next returns the next event, which must be the one after the last.
 func (r *tailReader) next() (streams.Stored, error) {
 	if len(r.ready) == 0 {
 		var m *message.Message
@@ -55,7 +55,7 @@ func (r *tailReader) next() (streams.Stored, error) {
 		case <-time.After(streamstest.Limit):
 		}
 		if m == nil {
-			return streams.Stored{}, fmt.Errorf("nothing came after %d", r.last)
+			return streams.Stored{}, fmt.Errorf("no event was delivered after %d", r.last)
 		}
 		defer m.Ack()
 		var err error
@@ -71,10 +71,9 @@ func (r *tailReader) next() (streams.Stored, error) {
 	return e.Stored, nil
 }
 
-// TestTail proves that readers from anywhere get every event in order, also
-// those that a small tail has left behind, and that closing it takes nothing
-// from them.
-func TestTail(t *testing.T) {
+// TestTailDeliversEveryEventInOrder checks that readers from any position get every event in order, even if they are
+// further back than a small tail, and after the tail was closed.
+func TestTailDeliversEveryEventInOrder(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("100", 4000)
@@ -110,7 +109,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// TestTailDecodesOnce finds the very same decoded event at two readers.
+// TestTailDecodesOnce checks that two readers share a decoded event.
 func TestTailDecodesOnce(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
@@ -136,9 +135,9 @@ func TestTailDecodesOnce(t *testing.T) {
 	})
 }
 
-// TestTailOfReplacedStream gives no reader of a new stream what the old one had
-// at the same sequences.
-func TestTailOfReplacedStream(t *testing.T) {
+// TestTailDropsTheEventsOfAReplacedStream checks that a reader of a new stream does not get events of the old one with
+// the same sequences.
+func TestTailDropsTheEventsOfAReplacedStream(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	tail := newTail(t, s, streams.TailOptions{})
@@ -170,8 +169,8 @@ func TestTailOfReplacedStream(t *testing.T) {
 	}
 }
 
-// TestTailAcrossRestart goes on after the server's restart.
-func TestTailAcrossRestart(t *testing.T) {
+// TestTailGoesOnAfterARestart checks that the tail delivers events after a restart of the server.
+func TestTailGoesOnAfterARestart(t *testing.T) {
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	tail := newTail(t, s, streams.TailOptions{})
@@ -193,13 +192,14 @@ func TestTailAcrossRestart(t *testing.T) {
 	}
 }
 
-// TestBatch: a batch is bounded, waits for nothing where there is no pace, has
-// malformed messages in their place, and what was refused is given again.
-func TestBatch(t *testing.T) {
+// TestBatchIsBoundedAndRedelivered checks that a batch is bounded, does not wait without a Pace, has malformed
+// messages in their places, and is delivered again after it was refused.
+func TestBatchIsBoundedAndRedelivered(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 300))
-	if _, err := s.JS.Publish(t.Context(), streams.SubjectPrefix+".100.message.received", []byte("no event")); err != nil {
+	subject := streams.SubjectPrefix + ".100.message.received"
+	if _, err := s.JS.Publish(t.Context(), subject, []byte("not an event")); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, s, messages("200", 99))
@@ -216,7 +216,7 @@ func TestBatch(t *testing.T) {
 		select {
 		case m = <-in:
 		case <-time.After(streamstest.Limit):
-			t.Fatalf("nothing came after %d", at)
+			t.Fatalf("no event was delivered after %d", at)
 		}
 		events, err := streams.EventsOf(m)
 		if err != nil || len(events) == 0 || len(events) > 64 || events[0].Seq != at+1 {
@@ -233,7 +233,7 @@ func TestBatch(t *testing.T) {
 		largest = max(largest, len(events))
 		for _, e := range events {
 			if at++; e.Seq != at || (e.Malformed != nil) != (at == 301) {
-				t.Fatalf("event %d at place %d: %v", e.Seq, at, e.Malformed)
+				t.Fatalf("event %d at position %d: %v", e.Seq, at, e.Malformed)
 			}
 		}
 		m.Ack()
@@ -246,9 +246,9 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestPace: of events that come one by one there is no more than one batch in the
-// time of a pace, and all of them come.
-func TestPace(t *testing.T) {
+// TestPaceBoundsTheRateOfBatches checks that events that are stored one by one are delivered in at most one batch per
+// Pace, and all of them are delivered.
+func TestPaceBoundsTheRateOfBatches(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	const n, pace = 300, 20 * time.Millisecond
@@ -294,8 +294,8 @@ func TestPace(t *testing.T) {
 		at += len(events)
 		m.Ack()
 	}
-	// The first and the last.
-	if most := 2 + int(time.Since(began)/pace); batches > most {
+	// The first and the last batch may be in addition.
+	if limit := 2 + int(time.Since(began)/pace); batches > limit {
 		t.Errorf("%d batches in %s", batches, time.Since(began))
 	}
 	if err := publishing.Wait(); err != nil {

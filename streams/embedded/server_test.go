@@ -59,15 +59,16 @@ func open(t *testing.T, s *embedded.Server) (*nats.Conn, jetstream.JetStream) {
 	return nc, js
 }
 
-// What was acknowledged is there after a restart on the same directory, and
-// the directory is free again once the server is down.
-func TestRestartKeepsWhatWasAcknowledged(t *testing.T) {
+// Acknowledged messages are there after a restart on the same directory, and a stopped server releases its
+// directory.
+func TestRestartKeepsAcknowledgedMessages(t *testing.T) {
 	for _, mode := range []embedded.SyncMode{"", embedded.SyncAlways, embedded.SyncInterval} {
 		t.Run("sync="+string(mode), func(t *testing.T) {
 			o := embedded.Options{Dir: t.TempDir(), Sync: mode}
 			s := start(t, o)
 			nc, js := open(t, s)
-			if _, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+			c := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
+			if _, err := js.CreateStream(deadline(t), c); err != nil {
 				t.Fatal(err)
 			}
 			for i := range 20 {
@@ -91,26 +92,27 @@ func TestRestartKeepsWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
-func TestTwoServersOnOneDirectory(t *testing.T) {
+func TestSecondServerOnTheSameDirectoryFails(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, embedded.Options{Dir: dir})
 	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: dir}); !errors.Is(err, embedded.ErrInUse) {
 		t.Fatalf("second start: %v, want ErrInUse", err)
 	}
 	if err := s.Healthy(); err != nil {
-		t.Fatalf("the first server suffers from the second: %v", err)
+		t.Fatalf("the first server is not healthy after the second start: %v", err)
 	}
 }
 
-func TestStartFails(t *testing.T) {
+func TestStartFailsWithInvalidOptions(t *testing.T) {
 	file := t.TempDir() + "/file"
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: file}); err == nil {
-		t.Error("started in a file")
+		t.Error("the server started with a file as its directory")
 	}
-	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: t.TempDir(), Sync: "never"}); !errors.Is(err, embedded.ErrSyncMode) {
+	o := embedded.Options{Dir: t.TempDir(), Sync: "never"}
+	if _, err := embedded.Start(deadline(t), o); !errors.Is(err, embedded.ErrSyncMode) {
 		t.Errorf("unknown sync mode: %v, want ErrSyncMode", err)
 	}
 	broken := t.TempDir()
@@ -130,10 +132,10 @@ func TestStartFails(t *testing.T) {
 	if _, err := embedded.Start(ended, embedded.Options{Dir: dir}); !errors.Is(err, context.Canceled) {
 		t.Errorf("start with an ended context: %v", err)
 	}
-	start(t, embedded.Options{Dir: dir}) // the failed start left the directory free
+	start(t, embedded.Options{Dir: dir}) // the failed start did not lock the directory
 }
 
-func TestHealthy(t *testing.T) {
+func TestHealthyUntilShutdown(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir()})
 	if err := s.Healthy(); err != nil {
 		t.Fatal(err)
@@ -144,9 +146,8 @@ func TestHealthy(t *testing.T) {
 	}
 }
 
-// The largest message goes in and out: the server's bound on pending bytes
-// lets it.
-func TestLargestPayload(t *testing.T) {
+// The largest message can be stored and read: the server's limit of pending bytes is large enough for it.
+func TestLargestPayloadCanBeStoredAndRead(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir()})
 	nc, js := open(t, s)
 	if got := nc.MaxPayload(); got != embedded.DefaultMaxPayload {
@@ -166,13 +167,12 @@ func TestLargestPayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(m.Data) != len(body) {
-		t.Fatalf("%d bytes came back, want %d", len(m.Data), len(body))
+		t.Fatalf("read %d bytes, want %d", len(m.Data), len(body))
 	}
 }
 
-// A store at its limit refuses; JetStream stays on, and what was acknowledged
-// stays.
-func TestStoreLimit(t *testing.T) {
+// A store at its limit refuses messages. JetStream stays on, and acknowledged messages are kept.
+func TestStoreAtItsLimitRefusesMessages(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir(), MaxStore: 1 << 20})
 	_, js := open(t, s)
 	st, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})

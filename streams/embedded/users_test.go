@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// user makes a key and an option that connects with it.
-func user(t *testing.T) (public string, login nats.Option) {
+// newUser creates a key, and an option to connect with it.
+func newUser(t *testing.T) (public string, login nats.Option) {
 	t.Helper()
 	pair, err := nkeys.CreateUser()
 	if err != nil {
@@ -28,8 +28,8 @@ func user(t *testing.T) (public string, login nats.Option) {
 	return public, nats.Nkey(public, pair.Sign)
 }
 
-// TestUserReadsOneConsumer: a user pulls, and acknowledges, what its consumer has;
-// nothing else answers it, and what it asks for to be sent elsewhere gets nowhere.
+// TestUserReadsOneConsumer checks that a user can pull and acknowledge the messages of its consumer, gets no
+// answer to any other request, and can't have messages sent to a subject of the stream.
 func TestUserReadsOneConsumer(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir(), Sync: embedded.SyncInterval, Listen: "127.0.0.1:0"})
 	ctx := deadline(t)
@@ -50,22 +50,23 @@ func TestUserReadsOneConsumer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	public, login := user(t)
+	public, login := newUser(t)
 	if err := s.SetUser(embedded.User{Name: "a", PublicKey: public, Stream: "S", Consumer: "c-a"}); err != nil {
 		t.Fatal(err)
 	}
-	var denied []error
+	var violations []error
 	problems := make(chan error, 100)
-	nc, err := nats.Connect("nats://"+s.Addr(), login, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { problems <- err }))
+	nc, err := nats.Connect("nats://"+s.Addr(), login,
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { problems <- err }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	mine, err := jetstream.New(nc)
+	userJS, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := mine.Consumer(ctx, "S", "c-a")
+	c, err := userJS.Consumer(ctx, "S", "c-a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,19 +88,20 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		t.Errorf("acknowledged: %+v, %v", info.CachedInfo().AckFloor, err)
 	}
 
-	// Every other way.
+	// Every other request must get no answer.
 	short := func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, 150*time.Millisecond) }
 	for _, subject := range []string{
-		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.S", "$JS.API.STREAM.MSG.GET.S", "$JS.API.DIRECT.GET.S",
-		"$JS.API.DIRECT.GET.S.s.b.x", "$JS.API.STREAM.PURGE.S", "$JS.API.STREAM.DELETE.S", "$JS.API.STREAM.SNAPSHOT.S",
-		"$JS.API.CONSUMER.MSG.NEXT.S.c-b", "$JS.API.CONSUMER.INFO.S.c-b", "$JS.API.CONSUMER.NAMES.S", "$JS.API.CONSUMER.LIST.S",
-		"$JS.API.CONSUMER.CREATE.S", "$JS.API.CONSUMER.CREATE.S.mine.s.b.>", "$JS.API.CONSUMER.DURABLE.CREATE.S.mine",
-		"$JS.API.CONSUMER.DELETE.S.c-a", "$JS.API.CONSUMER.PAUSE.S.c-a", "$JS.API.CONSUMER.RESET.S.c-a", "$SYS.REQ.SERVER.PING", "s.b.x",
-		"$JS.ACK.S.c-b.1.2.1.1.0",
+		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.S", "$JS.API.STREAM.MSG.GET.S",
+		"$JS.API.DIRECT.GET.S", "$JS.API.DIRECT.GET.S.s.b.x", "$JS.API.STREAM.PURGE.S", "$JS.API.STREAM.DELETE.S",
+		"$JS.API.STREAM.SNAPSHOT.S", "$JS.API.CONSUMER.MSG.NEXT.S.c-b", "$JS.API.CONSUMER.INFO.S.c-b",
+		"$JS.API.CONSUMER.NAMES.S", "$JS.API.CONSUMER.LIST.S", "$JS.API.CONSUMER.CREATE.S",
+		"$JS.API.CONSUMER.CREATE.S.mine.s.b.>", "$JS.API.CONSUMER.DURABLE.CREATE.S.mine",
+		"$JS.API.CONSUMER.DELETE.S.c-a", "$JS.API.CONSUMER.PAUSE.S.c-a", "$JS.API.CONSUMER.RESET.S.c-a",
+		"$SYS.REQ.SERVER.PING", "s.b.x", "$JS.ACK.S.c-b.1.2.1.1.0",
 	} {
 		limited, cancel := short()
 		if m, err := nc.RequestWithContext(limited, subject, []byte(`{"seq":2}`)); err == nil {
-			denied = append(denied, fmt.Errorf("%s answered %q", subject, m.Data))
+			violations = append(violations, fmt.Errorf("%s answered %q", subject, m.Data))
 		}
 		cancel()
 	}
@@ -115,10 +117,10 @@ func TestUserReadsOneConsumer(t *testing.T) {
 			t.Fatal(err)
 		}
 		if m, err := sub.NextMsg(100 * time.Millisecond); err == nil {
-			denied = append(denied, fmt.Errorf("subscribed %s, got %q", subject, m.Data))
+			violations = append(violations, fmt.Errorf("subscribed %s, got %q", subject, m.Data))
 		}
 	}
-	// What is to be sent to a subject of the stream is not stored there.
+	// A request whose reply subject is a subject of the stream must store nothing there.
 	if _, err := js.Publish(ctx, "s.a.x", []byte("bait")); err != nil {
 		t.Fatal(err)
 	}
@@ -134,23 +136,23 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m, err := st.GetLastMsgForSubject(ctx, "s.b.forged"); err == nil {
-		denied = append(denied, fmt.Errorf("forged sequence %d", m.Sequence))
+		violations = append(violations, fmt.Errorf("the user forged the event at sequence %d", m.Sequence))
 	}
 	if info, err := st.Info(ctx); err != nil || info.State.LastSeq != before {
-		denied = append(denied, fmt.Errorf("the stream went from %d to %d, %w", before, info.State.LastSeq, err))
+		violations = append(violations, fmt.Errorf("the last sequence changed from %d to %d, %w", before, info.State.LastSeq, err))
 	}
-	for _, err := range denied {
+	for _, err := range violations {
 		t.Error(err)
 	}
 
-	// Without a right key nobody comes in, nor with it once it is taken away.
-	_, stranger := user(t)
+	// Connections without a valid key are refused, and those of a removed user as well.
+	_, unknown := newUser(t)
 	for name, o := range map[string][]nats.Option{
-		"nothing": nil, "a stranger": {stranger}, "a guess": {nats.UserInfo("pagestream", "guess")},
+		"no credentials": nil, "an unknown key": {unknown}, "a wrong password": {nats.UserInfo("pagestream", "guess")},
 	} {
 		if c, err := nats.Connect("nats://"+s.Addr(), o...); err == nil {
 			c.Close()
-			t.Errorf("%s came in", name)
+			t.Errorf("a connection with %s was accepted", name)
 		}
 	}
 	s.RemoveUser("a")
@@ -159,15 +161,15 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		_ = nc.FlushTimeout(50 * time.Millisecond)
 	}
 	if nc.IsConnected() {
-		t.Error("a removed user stays connected")
+		t.Error("a removed user is still connected")
 	}
 	if c, err := nats.Connect("nats://"+s.Addr(), login); err == nil {
 		c.Close()
-		t.Error("a removed user came in again")
+		t.Error("a removed user connected again")
 	}
 }
 
-func TestListenRefusesPlainText(t *testing.T) {
+func TestListenNeedsTLSExceptOnLoopback(t *testing.T) {
 	for _, addr := range []string{":4222", "0.0.0.0:4222", "192.0.2.1:4222", "example.com:4222"} {
 		s, err := embedded.Start(deadline(t), embedded.Options{Dir: t.TempDir(), Listen: addr})
 		if err == nil {
@@ -179,6 +181,6 @@ func TestListenRefusesPlainText(t *testing.T) {
 	}
 	s := start(t, embedded.Options{Dir: t.TempDir()})
 	if err := s.SetUser(embedded.User{}); !errors.Is(err, embedded.ErrNotListening) || s.Addr() != "" {
-		t.Errorf("nothing listens: %v, %q", err, s.Addr())
+		t.Errorf("a server that does not listen: %v, %q", err, s.Addr())
 	}
 }

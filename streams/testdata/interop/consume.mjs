@@ -23,8 +23,9 @@ if (mode === "durable") {
 
 const messages = await consumer.fetch({ max_messages: Number(count), expires: 20_000 });
 for await (const m of messages) {
-  m.json(); // throws where the data is no JSON
-  console.log(JSON.stringify({ seq: m.seq, subject: m.subject, headers: Object.fromEntries(m.headers), data: m.string() }));
+  m.json(); // throws if the data is not JSON
+  const headers = Object.fromEntries(m.headers);
+  console.log(JSON.stringify({ seq: m.seq, subject: m.subject, headers, data: m.string() }));
   if (mode === "durable") {
     await m.ackAck();
   }
