@@ -191,11 +191,12 @@ func TestAsyncAPIHasTheEventTypes(t *testing.T) {
 	for _, l := range [][]string{want, nouns, verbs} {
 		slices.Sort(l)
 	}
+	parameters := []string{"channels", "events", "parameters"}
 	for name, pair := range map[string][2][]string{
 		"messages":         {want, sortedKeys(d.at(t, "components", "messages"))},
 		"channel messages": {want, sortedKeys(d.at(t, "channels", "events", "messages"))},
-		"nouns":            {slices.Compact(nouns), sortedStrings(d.at(t, "channels", "events", "parameters", "noun")["enum"])},
-		"verbs":            {slices.Compact(verbs), sortedStrings(d.at(t, "channels", "events", "parameters", "verb")["enum"])},
+		"nouns":            {slices.Compact(nouns), sortedStrings(d.at(t, append(parameters, "noun")...)["enum"])},
+		"verbs":            {slices.Compact(verbs), sortedStrings(d.at(t, append(parameters, "verb")...)["enum"])},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: %s", name, diff)

@@ -13,7 +13,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// DecisionAction is what is to be done with dead letters.
+// DecisionAction is what a decision does with dead letters.
 type DecisionAction string
 
 // The actions.
@@ -29,7 +29,8 @@ const (
 // after the same event as the live read model did.
 type Decision struct {
 	// Seq is the decision's own sequence, counted from 1 over all projections.
-	Seq        uint64 `json:"-"`
+	Seq uint64 `json:"-"`
+	// Projection is the projection's name.
 	Projection string `json:"projection"`
 	// After is the sequence of the event after which the live read model applied the decision, and
 	// AfterID is that event's id. If the stream was deleted and made again, it has another id at
@@ -42,8 +43,9 @@ type Decision struct {
 	Event uint64        `json:"event,omitempty"`
 	Page  domain.PageID `json:"page,omitempty"`
 	// Reason is the operator's reason for a Discard.
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at"`
+	Reason string `json:"reason,omitempty"`
+	// At is when it was decided.
+	At time.Time `json:"at"`
 }
 
 // DecisionsOf returns the name of the stream of decisions that belongs to a stream of events.

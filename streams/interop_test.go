@@ -216,7 +216,8 @@ func TestNodeClientReadsEveryType(t *testing.T) {
 		return out, err
 	}
 	// Without a registry npm must fail at once instead of retrying for minutes.
-	if _, err := run(installLimit, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"); err != nil {
+	install := []string{"ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"}
+	if _, err := run(installLimit, npm, install...); err != nil {
 		t.Skipf("the npm packages can't be installed: %v", err)
 	}
 

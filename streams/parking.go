@@ -21,6 +21,7 @@ import (
 // Parked is an event that a [Reactor] gave up on, or a later event of the same conversation that
 // waits behind it.
 type Parked struct {
+	// Reactor is the reactor's durable name; Seq, Page, Contact and Type are the event's.
 	Reactor string           `json:"reactor"`
 	Seq     uint64           `json:"seq"`
 	Page    domain.PageID    `json:"page"`
@@ -28,10 +29,11 @@ type Parked struct {
 	Type    domain.Type      `json:"type"`
 	// Behind is the sequence of the event that this one waits for. It is 0 if this event failed
 	// itself; then Error is the reason, and Attempts the number of attempts.
-	Behind   uint64    `json:"behind,omitempty"`
-	Error    string    `json:"error,omitempty"`
-	Attempts int       `json:"attempts,omitempty"`
-	At       time.Time `json:"at"`
+	Behind   uint64 `json:"behind,omitempty"`
+	Error    string `json:"error,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
+	// At is when it was parked, or last failed again.
+	At time.Time `json:"at"`
 }
 
 // ErrNotParked is returned when the reactor has no parked event with the given sequence.

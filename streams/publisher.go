@@ -87,7 +87,7 @@ type PublisherOptions struct {
 	Seen SeenIndex
 	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
 	BatchThreshold int
-	// MaxBatch is the most events in one batch, at most 1000.
+	// MaxBatch is the most events in one batch, at most 1,000, which is JetStream's limit.
 	MaxBatch int
 	// QueueLimit is the most events that may wait or be in the process of being stored, QueueBytes
 	// the most bytes of them. A single call that exceeds a limit is accepted when nothing else waits.
@@ -100,7 +100,8 @@ type PublisherOptions struct {
 	RetryFor time.Duration
 	// Observe is called by the committer after each publish; it must be quick.
 	Observe func(BatchObservation)
-	Logger  *slog.Logger
+	// Logger discards everything by default.
+	Logger *slog.Logger
 }
 
 // Publisher stores events durably, each id once.

@@ -70,6 +70,7 @@ type ReactorOptions struct {
 	// GaveUp is called with a message that the reactor gave up on, after it was parked if there is a
 	// Parking, and with the last error.
 	GaveUp func(m *message.Message, err error)
+	// Logger discards everything by default.
 	Logger *slog.Logger
 }
 
@@ -239,7 +240,7 @@ func (r *Reactor) ensureConsumer(ctx context.Context, conn *nats.Conn) error {
 		FilterSubject:  r.opts.Filter,
 		AckPolicy:      jetstream.AckExplicitPolicy,
 		AckWait:        (reactorPending + 1) * (r.opts.Timeout + time.Second),
-		MaxDeliver:     -1, // no limit: handle counts the deliveries, and gives up only after parking
+		MaxDeliver:     -1, // no limit: handle counts the deliveries, so that it can park a message before it gives up
 		MaxAckPending:  reactorPending,
 	})
 	return err

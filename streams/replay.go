@@ -106,7 +106,7 @@ func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(
 // Raw is a message as it is stored, not decoded. It may be malformed.
 type Raw struct {
 	Seq     uint64
-	At      time.Time
+	At      time.Time // when this stream stored the message, in UTC
 	Subject string
 	Header  nats.Header
 	Data    []byte

@@ -12,7 +12,8 @@ type Stored struct {
 	domain.Event
 	// Seq is the event's sequence in the stream, from 1. Sequences define the order of events.
 	Seq uint64
-	// At is when the stream stored the event, by the server's clock.
+	// At is when the stream stored the event, by the server's clock. For an imported event it is when the
+	// event was first stored.
 	At time.Time
 }
 

@@ -56,7 +56,8 @@ type SubscriberOptions struct {
 	MaxPause time.Duration
 	// Tail, if not nil, provides the newest events from memory, so that many subscribers at the end of
 	// the stream share one reader. It is used only if the topic is [All].
-	Tail   *Tail
+	Tail *Tail
+	// Logger discards everything by default.
 	Logger *slog.Logger
 }
 

@@ -28,6 +28,7 @@ type TailOptions struct {
 	// Events and Bytes bound what is kept in memory. The newest message is always kept.
 	Events int
 	Bytes  int
+	// Logger discards everything by default.
 	Logger *slog.Logger
 }
 

@@ -87,7 +87,8 @@ type Options struct {
 	Listen string
 	// CertFile and KeyFile are the PEM files of the listener's certificate.
 	CertFile, KeyFile string
-	Logger            *slog.Logger
+	// Logger discards everything by default.
+	Logger *slog.Logger
 }
 
 // Server is a running server.

@@ -20,7 +20,8 @@ import (
 // Errors of the listener.
 var (
 	// ErrNeedsTLS is returned when the server would listen without TLS on an address that is not loopback.
-	ErrNeedsTLS = errors.New("an address that other machines can reach needs TLS; set the certificate, or listen on 127.0.0.1")
+	ErrNeedsTLS = errors.New(
+		"an address that other machines can reach needs TLS; set the certificate, or listen on 127.0.0.1")
 	// ErrNotListening is returned when a user is set on a server that does not listen.
 	ErrNotListening = errors.New("the embedded server does not listen; set nats.listen")
 	// ErrPublicKey is returned when a user's key is not the public nkey of a user.

@@ -139,7 +139,8 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		violations = append(violations, fmt.Errorf("the user forged the event at sequence %d", m.Sequence))
 	}
 	if info, err := st.Info(ctx); err != nil || info.State.LastSeq != before {
-		violations = append(violations, fmt.Errorf("the last sequence changed from %d to %d, %w", before, info.State.LastSeq, err))
+		violations = append(violations,
+			fmt.Errorf("the last sequence changed from %d to %d, %w", before, info.State.LastSeq, err))
 	}
 	for _, err := range violations {
 		t.Error(err)

@@ -22,8 +22,8 @@ const Limit = 30 * time.Second
 // Server is a running server with one connection, which reconnects after a restart of the server.
 type Server struct {
 	Conn *nats.Conn
-	JS   jetstream.JetStream
-	Dir  string
+	JS   jetstream.JetStream // on Conn
+	Dir  string              // of the server's files
 
 	opts embedded.Options
 
