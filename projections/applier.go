@@ -13,23 +13,25 @@ import (
 )
 
 // applier applies events to a file: the live one, or one that is built beside it.
-// Both take the same decisions. It belongs to one goroutine.
+// Both make the same choices. It is not safe for concurrent use.
 type applier struct {
 	projection Projection
 	dedup      Index
-	tombstones      *tombstones
+	tombstones *tombstones
 	// attempts is how often an event is tried before it is parked, 0 for never.
 	attempts int
-	// giveUp, if not nil, is asked before an event is parked.
+	// giveUp, if not nil, is called before an event is parked. If it returns an
+	// error, the event is not parked.
 	giveUp  func(*applyError) error
 	decided *decided
-	// applied, if not nil, is told of each event that was applied.
+	// applied, if not nil, is called for each sequence after it was applied or
+	// counted, in its transaction.
 	applied func(tx *store.Tx, seq uint64)
 }
 
-// applyError says which of a batch failed.
+// applyError is returned when an event of a batch can't be applied.
 type applyError struct {
-	at       int
+	index    int // in the batch
 	seq      uint64
 	panicked bool
 	err      error
@@ -38,38 +40,39 @@ type applyError struct {
 func (e *applyError) Error() string { return fmt.Sprintf("apply event %d: %v", e.seq, e.err) }
 func (e *applyError) Unwrap() error { return e.err }
 
-// write calls do with the file that events go to, for one transaction as a rule,
-// and keeps the position that do returns. Nobody else writes to the file meanwhile.
-type write func(ctx context.Context, do func(*store.Store) (store.Meta, error)) error
+// writeFunc calls do with the file to write to, usually for one transaction, and
+// stores the position that do returns. Nothing else writes to the file meanwhile.
+type writeFunc func(ctx context.Context, do func(*store.Store) (store.Meta, error)) error
 
-// apply applies the events of a batch that are after the position at, with what
-// stays of erased ones in between. It takes one transaction as a rule; several where
-// an event is parked, a decision falls inside, or a transaction is full. After an
-// error the events that are in the file are before its position. It waits for the
-// index and the erasures outside of the transactions.
-func (a *applier) apply(ctx context.Context, to write, at uint64, batch []*streams.Replayed) error {
-	batch, err := a.fill(ctx, at, batch[index(batch, at+1):])
+// apply applies the events of a batch that are after the position at, and the
+// tombstones of erased events between them. It usually takes one transaction, and
+// several if an event is parked, a decision is to be carried out within the batch, or
+// a transaction becomes too large. After an error, the file has the events up to its
+// position and no others. The requests to the index and for erasures are made outside
+// of the transactions.
+func (a *applier) apply(ctx context.Context, to writeFunc, at uint64, batch []*streams.Replayed) error {
+	batch, err := a.fillGaps(ctx, at, batch[indexOf(batch, at+1):])
 	if err != nil {
 		return err
 	}
-	later, err := a.duplicates(ctx, batch)
+	duplicate, err := a.duplicates(ctx, batch)
 	if err != nil {
 		return err
 	}
 	for tries := 0; len(batch) > 0; {
 		n := 0
 		err := to(ctx, func(s *store.Store) (meta store.Meta, err error) {
-			meta, n, err = a.step(ctx, s, batch, later)
+			meta, n, err = a.applyNext(ctx, s, batch, duplicate)
 			return meta, err
 		})
 		if n > 0 {
-			batch, later, tries = batch[n:], later[n:], 0
+			batch, duplicate, tries = batch[n:], duplicate[n:], 0
 		}
 		if err == nil {
 			continue
 		}
 		var failed *applyError
-		if !errors.As(err, &failed) || !a.parks(failed) {
+		if !errors.As(err, &failed) || !a.parkable(failed) {
 			return err
 		}
 		if tries++; tries < a.attempts {
@@ -80,27 +83,32 @@ func (a *applier) apply(ctx context.Context, to write, at uint64, batch []*strea
 				return err
 			}
 		}
-		if err := to(ctx, func(s *store.Store) (store.Meta, error) { return parkFailed(s, batch[0], failed, tries) }); err != nil {
+		err = to(ctx, func(s *store.Store) (store.Meta, error) {
+			return parkFailed(s, batch[0], failed, tries)
+		})
+		if err != nil {
 			return err
 		}
-		batch, later, tries = batch[1:], later[1:], 0
+		batch, duplicate, tries = batch[1:], duplicate[1:], 0
 	}
 	return nil
 }
 
-// index is where the first event from a sequence on is in a batch.
-func index(batch []*streams.Replayed, seq uint64) int {
-	i, _ := slices.BinarySearchFunc(batch, seq, func(w *streams.Replayed, seq uint64) int { return cmp.Compare(w.Seq, seq) })
+// indexOf returns the index of the first event in the batch whose sequence is at
+// least seq.
+func indexOf(batch []*streams.Replayed, seq uint64) int {
+	bySeq := func(w *streams.Replayed, seq uint64) int { return cmp.Compare(w.Seq, seq) }
+	i, _ := slices.BinarySearchFunc(batch, seq, bySeq)
 	return i
 }
 
-// fill puts what stays of erased events into the gaps that they have left. The
-// file is at sequence at, the batch after it.
-func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed) ([]*streams.Replayed, error) {
+// fillGaps inserts the events of tombstones into the gaps that erased events have
+// left in the batch. The file is at sequence at, and the batch is after it.
+func (a *applier) fillGaps(ctx context.Context, at uint64, batch []*streams.Replayed) ([]*streams.Replayed, error) {
 	if n := len(batch); n == 0 || a.tombstones == nil || batch[n-1].Seq == at+uint64(n) {
 		return batch, nil // no gap
 	}
-	whole := make([]*streams.Replayed, 0, len(batch))
+	filled := make([]*streams.Replayed, 0, len(batch))
 	for _, w := range batch {
 		if w.Seq > at+1 {
 			missing, err := a.tombstones.between(ctx, at, w.Seq)
@@ -108,19 +116,21 @@ func (a *applier) fill(ctx context.Context, at uint64, batch []*streams.Replayed
 				return nil, err
 			}
 			for _, e := range missing {
-				whole = append(whole, &streams.Replayed{Stored: e})
+				filled = append(filled, &streams.Replayed{Stored: e})
 			}
 		}
 		at = w.Seq
-		whole = append(whole, w)
+		filled = append(filled, w)
 	}
-	return whole, nil
+	return filled, nil
 }
 
-// step carries out what was decided before the batch, applies its first n events,
+// applyNext carries out the decisions before the batch, applies its first n events,
 // and returns the position after them. It fails with an [applyError] only for the
-// first one.
-func (a *applier) step(ctx context.Context, s *store.Store, batch []*streams.Replayed, later []bool) (meta store.Meta, n int, err error) {
+// first event: if a later one fails, the events before it are applied.
+func (a *applier) applyNext(
+	ctx context.Context, s *store.Store, batch []*streams.Replayed, duplicate []bool,
+) (meta store.Meta, n int, err error) {
 	if meta, err = metaOf(s); err != nil {
 		return meta, 0, err
 	}
@@ -128,10 +138,10 @@ func (a *applier) step(ctx context.Context, s *store.Store, batch []*streams.Rep
 		return meta, 0, err
 	}
 	end := a.decided.cut(meta, batch)
-	after, n, err := a.once(s, batch[:end], later[:end])
+	after, n, err := a.applyInTx(s, batch[:end], duplicate[:end])
 	var failed *applyError
-	if errors.As(err, &failed) && failed.at > 0 { // what comes before it first
-		after, n, err = a.once(s, batch[:failed.at], later[:failed.at])
+	if errors.As(err, &failed) && failed.index > 0 { // apply the events before it first
+		after, n, err = a.applyInTx(s, batch[:failed.index], duplicate[:failed.index])
 	}
 	if err != nil {
 		return meta, 0, err
@@ -139,10 +149,12 @@ func (a *applier) step(ctx context.Context, s *store.Store, batch []*streams.Rep
 	return after, n, nil
 }
 
-// once is one transaction: the batch, or as much of it as the transaction takes
-// well, and the position after it. It returns how many of the batch are in the
-// file then.
-func (a *applier) once(s *store.Store, batch []*streams.Replayed, later []bool) (meta store.Meta, n int, err error) {
+// applyInTx applies the batch in one transaction, or the first part of it if the
+// transaction becomes too large. It returns the position after it and the number of
+// events that are in the file then.
+func (a *applier) applyInTx(
+	s *store.Store, batch []*streams.Replayed, duplicate []bool,
+) (meta store.Meta, n int, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
@@ -155,20 +167,20 @@ func (a *applier) once(s *store.Store, batch []*streams.Replayed, later []bool) 
 			n = i + 1
 			seq := w.Seq
 			if seq <= meta.Seq {
-				continue // redelivered: it is in there
+				continue // redelivered: it was applied before
 			}
 			switch {
 			case w.Malformed != nil:
 				meta.Malformed++
 				err = recordMalformed(tx, seq, w.Malformed, meta.Malformed > maxMalformed)
-			case later[i]:
+			case duplicate[i]:
 				meta.Dropped++
 			default:
-				err = a.take(tx, &meta, w.Stored)
+				err = a.applyOrPark(tx, &meta, w.Stored)
 			}
 			if err != nil {
 				var p *panicError
-				return &applyError{at: i, seq: seq, panicked: errors.As(err, &p), err: err}
+				return &applyError{index: i, seq: seq, panicked: errors.As(err, &p), err: err}
 			}
 			meta.Seq = seq
 			if a.applied != nil {
@@ -186,58 +198,59 @@ func (a *applier) once(s *store.Store, batch []*streams.Replayed, later []bool) 
 	return meta, n, err
 }
 
-// take applies an event, or parks it behind one of its conversation.
-func (a *applier) take(tx *store.Tx, meta *store.Meta, e streams.Stored) error {
+// applyOrPark applies an event, or parks it if an earlier event of its conversation
+// is parked.
+func (a *applier) applyOrPark(tx *store.Tx, meta *store.Meta, e streams.Stored) error {
 	if meta.Parked > 0 {
 		if err := unparkErased(tx, meta, e, a); err != nil {
 			return err
 		}
 		if head := parkedHead(tx, e.Page, e.Contact); head > 0 {
 			meta.Parked++
-			return putDeadLetter(tx, waiting(e, head))
+			return putDeadLetter(tx, newDeadLetter(e, head))
 		}
 	}
 	return a.applyOne(tx, e)
 }
 
-// errNothing rolls an empty transaction back, which spares its fsync.
-var errNothing = errors.New("nothing new")
+// errNothing rolls back a transaction without changes, which saves its fsync.
+var errNothing = errors.New("nothing to commit")
 
-// duplicates says which of the batch are not the first with their id.
+// duplicates reports for each event of the batch whether an earlier one has its id.
 func (a *applier) duplicates(ctx context.Context, batch []*streams.Replayed) ([]bool, error) {
-	later := make([]bool, len(batch))
+	duplicate := make([]bool, len(batch))
 	if a.dedup == nil {
-		return later, nil
+		return duplicate, nil
 	}
 	ids := make([]string, 0, len(batch))
-	at := make([]int, 0, len(batch))
+	indexes := make([]int, 0, len(batch))
 	for i, w := range batch {
 		if w.Malformed == nil {
 			ids = append(ids, w.ID)
-			at = append(at, i)
+			indexes = append(indexes, i)
 		}
 	}
 	if len(ids) == 0 {
-		return later, nil
+		return duplicate, nil
 	}
 	first, err := a.dedup.First(ctx, ids, batch[len(batch)-1].Seq)
 	if err != nil {
 		return nil, fmt.Errorf("look up ids: %w", err)
 	}
-	for n, i := range at {
+	for n, i := range indexes {
 		switch seq := batch[i].Seq; {
 		case first[n] == 0, first[n] > seq:
-			// To take it for new or for old would be a guess.
+			// Whether it is a duplicate can't be known.
 			return nil, fmt.Errorf("look up ids: the index has no first event for the id of event %d", seq)
 		case first[n] < seq:
-			later[i] = true
+			duplicate[i] = true
 		}
 	}
-	return later, nil
+	return duplicate, nil
 }
 
-// panicError is a panic of a projection. It has no text of the panic's value
-// but a runtime error's, which has none of a message.
+// panicError is a panic of a projection. Its text has the panic's value only if that
+// is a runtime error, which never has the text of a message.
 type panicError struct{ value any }
 
 func (e *panicError) Error() string {
@@ -247,6 +260,7 @@ func (e *panicError) Error() string {
 	return fmt.Sprintf("projection panicked with a %T", e.value)
 }
 
+// applyOne applies one event. It returns a panic of the projection as a [panicError].
 func (a *applier) applyOne(tx *store.Tx, e streams.Stored) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

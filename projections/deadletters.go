@@ -9,49 +9,56 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// ErrUnfit is returned when a projection can't ever apply an event while its
-// store is fine. The event becomes a [DeadLetter], as does one that makes the
+// ErrUnfit is returned by a projection when it can never apply an event, although
+// its store works. The event becomes a [DeadLetter], as does one that makes the
 // projection panic.
 var ErrUnfit = errors.New("event can't be applied")
 
 // DefaultAttempts is how often an event is tried before it is parked.
 const DefaultAttempts = 3
 
-// parkedBucket has what is not in the state: page, contact, sequence ->
+// parkedBucket has the events that are not in the state: page, contact, sequence ->
 // [DeadLetter].
 const parkedBucket = "_parked"
 
-// DeadLetter is an event that a projection could not apply, or one of the same
-// conversation that waits behind it. Conversations don't wait for each other; the
-// events of a page that are of no conversation wait for one another.
+// DeadLetter is an event that a projection could not apply, or a later event of the
+// same conversation that waits for it. Conversations don't wait for each other. The
+// events of a page without a contact wait for each other.
 type DeadLetter struct {
 	Projection string           `json:"projection"`
 	Seq        uint64           `json:"seq"`
 	Page       domain.PageID    `json:"page"`
 	Contact    domain.ContactID `json:"contact,omitempty"`
 	Type       domain.Type      `json:"type"`
-	// Behind is the dead letter that it waits for; 0 if it has failed itself. Then
-	// Error says why, without any text of a message, and Attempts how often it was
-	// tried.
+	// Behind is the sequence of the dead letter that it waits for, 0 if it failed
+	// itself. In that case Error is the reason, without any text of a message, and
+	// Attempts how often it was tried.
 	Behind   uint64 `json:"behind,omitempty"`
 	Error    string `json:"error,omitempty"`
 	Attempts int    `json:"attempts,omitempty"`
 }
 
-func waiting(e streams.Stored, behind uint64) DeadLetter {
+// newDeadLetter returns the dead letter of an event that waits for another one, or
+// failed itself if behind is 0.
+func newDeadLetter(e streams.Stored, behind uint64) DeadLetter {
 	return DeadLetter{Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type, Behind: behind}
 }
 
-// parks says whether a failure is one of the event and not of the store.
-func (a *applier) parks(failed *applyError) bool {
-	return a.attempts > 0 && (failed.panicked || errors.Is(failed, ErrUnfit)) && !errors.Is(failed, store.ErrCorrupt)
+// parkable reports whether a failure is caused by the event and not by the store, and
+// events may be parked.
+func (a *applier) parkable(failed *applyError) bool {
+	byEvent := failed.panicked || errors.Is(failed, ErrUnfit)
+	return a.attempts > 0 && byEvent && !errors.Is(failed, store.ErrCorrupt)
 }
 
-func parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempts int) (meta store.Meta, err error) {
+// parkFailed parks an event that failed, and returns the position after it.
+func parkFailed(
+	s *store.Store, w *streams.Replayed, failed *applyError, attempts int,
+) (meta store.Meta, err error) {
 	meta, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 		meta.Seq = w.Seq
 		meta.Parked++
-		d := waiting(w.Stored, 0)
+		d := newDeadLetter(w.Stored, 0)
 		d.Error, d.Attempts = errorText(failed.err), attempts
 		return putDeadLetter(tx, d)
 	})
@@ -61,7 +68,7 @@ func parkFailed(s *store.Store, w *streams.Replayed, failed *applyError, attempt
 	return meta, nil
 }
 
-// maxErrorText bounds what is kept of an error, in bytes.
+// maxErrorText is the maximum length of a stored error text in bytes.
 const maxErrorText = 500
 
 func errorText(err error) string {
@@ -75,7 +82,8 @@ func putDeadLetter(tx *store.Tx, d DeadLetter) error {
 	return store.PutJSON(tx.Bucket(parkedBucket), parkedKey(d), d)
 }
 
-// parkedHead returns the first parked event of a conversation, 0 for none.
+// parkedHead returns the sequence of the first parked event of a conversation, 0 if
+// there is none.
 func parkedHead(tx *store.Tx, page domain.PageID, contact domain.ContactID) (seq uint64) {
 	prefix := store.Key(page, contact)
 	k, _ := tx.Bucket(parkedBucket).Cursor().Seek(prefix)
@@ -87,22 +95,23 @@ func parkedHead(tx *store.Tx, page domain.PageID, contact domain.ContactID) (seq
 	return seq
 }
 
-// unparkErased puts what stays of erased events in the place of parked ones.
+// unparkErased replaces the parked events of an erased contact by the events of their
+// tombstones.
 func unparkErased(tx *store.Tx, meta *store.Meta, e streams.Stored, a *applier) error {
 	if e.Type != domain.ContactErased || e.Data.Erasure == nil {
 		return nil
 	}
-	var gone []DeadLetter
+	var erased []DeadLetter
 	err := eachParked(tx, store.Key(e.Page), func(d DeadLetter) error {
 		if d.Contact != "" && domain.ContactHash(d.Contact) == e.Data.Erasure.Contact {
-			gone = append(gone, d)
+			erased = append(erased, d)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for _, d := range gone {
+	for _, d := range erased {
 		for _, h := range e.Data.Erasure.Events {
 			if h.Seq != d.Seq {
 				continue
@@ -119,6 +128,7 @@ func unparkErased(tx *store.Tx, meta *store.Meta, e streams.Stored, a *applier) 
 	return nil
 }
 
+// eachParked calls f with the dead letters whose keys begin with prefix, in order.
 func eachParked(tx *store.Tx, prefix []byte, f func(DeadLetter) error) error {
 	return tx.Bucket(parkedBucket).ForEachPrefix(prefix, func(k, _ []byte) error {
 		d, _, err := store.GetJSON[DeadLetter](tx.Bucket(parkedBucket), k)
@@ -129,8 +139,8 @@ func eachParked(tx *store.Tx, prefix []byte, f func(DeadLetter) error) error {
 	})
 }
 
-// DeadLetters returns the parked events, those of one conversation together and
-// in order, at most limit after the given one.
+// DeadLetters returns at most limit parked events after the given one, or from the
+// first one if its Seq is 0. They are ordered by page, contact and sequence.
 func (r *Runner) DeadLetters(after DeadLetter, limit int) (out []DeadLetter, err error) {
 	err = r.View(func(tx *store.Tx) error {
 		c := tx.Bucket(parkedBucket).Cursor()
@@ -156,7 +166,8 @@ func (r *Runner) DeadLetters(after DeadLetter, limit int) (out []DeadLetter, err
 	return out, nil
 }
 
-// changeMeta is one transaction that changes the position, and with it the rest.
+// changeMeta runs f in one transaction, stores the position as f has changed it, and
+// returns it.
 func changeMeta(s *store.Store, f func(tx *store.Tx, meta *store.Meta) error) (meta store.Meta, err error) {
 	err = s.Update(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
@@ -170,7 +181,7 @@ func changeMeta(s *store.Store, f func(tx *store.Tx, meta *store.Meta) error) (m
 	return meta, err
 }
 
-// metaOf reads the position alone.
+// metaOf reads the position of a read model.
 func metaOf(v Viewer) (meta store.Meta, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		meta, _, err = store.ReadMeta(tx)

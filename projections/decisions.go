@@ -13,7 +13,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// decided are the decisions about a projection's dead letters, in order.
+// decided has the decisions about a projection's dead letters, in order. A nil
+// *decided has none. It is safe for concurrent use.
 type decided struct {
 	mu   sync.Mutex
 	list []streams.Decision
@@ -31,7 +32,7 @@ func (d *decided) add(x streams.Decision) {
 	d.list = append(d.list, x)
 }
 
-// last is the last decision's sequence, 0 for none.
+// last returns the sequence of the last decision, 0 if there is none.
 func (d *decided) last() uint64 {
 	if d == nil {
 		return 0
@@ -44,7 +45,8 @@ func (d *decided) last() uint64 {
 	return d.list[len(d.list)-1].Seq
 }
 
-// due returns what comes after a position and before an event, up to a decision.
+// due returns the decisions that were not carried out at a position, are to be
+// carried out before an event, and have sequences up to upto.
 func (d *decided) due(m store.Meta, before, upto uint64) (out []streams.Decision) {
 	if d == nil {
 		return nil
@@ -59,8 +61,8 @@ func (d *decided) due(m store.Meta, before, upto uint64) (out []streams.Decision
 	return out
 }
 
-// cut says how many of a batch come before the next decision: at least one, as
-// those before it were carried out.
+// cut returns how many events of a batch are to be applied before the next decision:
+// at least one, since the decisions before the batch were carried out.
 func (d *decided) cut(m store.Meta, batch []*streams.Replayed) int {
 	if d == nil {
 		return len(batch)
@@ -69,15 +71,17 @@ func (d *decided) cut(m store.Meta, batch []*streams.Replayed) int {
 	defer d.mu.Unlock()
 	for _, x := range d.list {
 		if x.Seq > m.Decision {
-			return max(1, index(batch, x.After+1))
+			return max(1, indexOf(batch, x.After+1))
 		}
 	}
 	return len(batch)
 }
 
-// decide carries out the decisions that come before an event, up to one of them.
-func (a *applier) decide(ctx context.Context, s *store.Store, meta store.Meta, before, upto uint64) (store.Meta, bool, error) {
-	changed := false
+// decide carries out the decisions that are due before an event and have sequences
+// up to upto. It returns the new position and whether it changed.
+func (a *applier) decide(
+	ctx context.Context, s *store.Store, meta store.Meta, before, upto uint64,
+) (after store.Meta, changed bool, err error) {
 	for _, d := range a.decided.due(meta, before, upto) {
 		m, err := a.carryOut(ctx, s, d)
 		if err != nil {
@@ -88,8 +92,8 @@ func (a *applier) decide(ctx context.Context, s *store.Store, meta store.Meta, b
 	return meta, changed, nil
 }
 
-// carryOut goes through the dead letters that a decision is about, one
-// conversation after the other. Cut off, it may be done again.
+// carryOut carries out a decision for each dead letter that it selects, one
+// conversation after the other. It may be repeated after it was interrupted.
 func (a *applier) carryOut(ctx context.Context, s *store.Store, d streams.Decision) (meta store.Meta, err error) {
 	heads, err := headsOf(s, d)
 	if err != nil {
@@ -106,8 +110,8 @@ func (a *applier) carryOut(ctx context.Context, s *store.Store, d streams.Decisi
 	})
 }
 
-// headsOf returns the dead letters that a decision names: those that have failed
-// themselves, or one by its sequence.
+// headsOf returns the dead letters that a decision selects, ordered by sequence: the
+// one with its sequence if it has one, otherwise those that failed themselves.
 func headsOf(v Viewer, d streams.Decision) (heads []DeadLetter, err error) {
 	var prefix []byte
 	if d.Page != "" {
@@ -125,23 +129,24 @@ func headsOf(v Viewer, d streams.Decision) (heads []DeadLetter, err error) {
 	return heads, err
 }
 
-// Redriven is what a decision came to.
+// Redriven is the result of a decision.
 type Redriven struct {
-	// Decision is its sequence among all decisions.
+	// Decision is the sequence of the decision among all decisions.
 	Decision uint64 `json:"decision"`
-	// Heads is how many dead letters it was about; Applied how many events are in
-	// the read model now that were not, Discarded how many were given up, and
-	// Parked how many still are not in it.
+	// Heads is the number of dead letters that the decision selected. Applied is
+	// the number of events that it applied, Discarded the number of those that it
+	// discarded, and Parked the number of those that are still parked.
 	Heads     int    `json:"heads"`
 	Applied   uint64 `json:"applied"`
 	Discarded uint64 `json:"discarded"`
 	Parked    uint64 `json:"parked"`
 }
 
-// ErrNoDeadLetter is returned when a decision is about nothing.
+// ErrNoDeadLetter is returned when a decision selects no dead letter.
 var ErrNoDeadLetter = errors.New("there is no such dead letter")
 
-// About returns the dead letters that a decision would be about.
+// About returns the dead letters that a decision selects, ordered by sequence. It
+// changes nothing.
 func (r *Runner) About(d streams.Decision) ([]DeadLetter, error) {
 	heads, err := headsOf(r, d)
 	if err != nil {
@@ -154,11 +159,11 @@ func (r *Runner) About(d streams.Decision) ([]DeadLetter, error) {
 }
 
 // Decide stores a decision about dead letters and carries it out between two
-// transactions. A rebuild does so at the same place of the stream; another node when
-// it starts next. It fails with [ErrNoDeadLetter] where there is nothing to
-// decide about, and may be repeated.
+// transactions. A rebuild carries it out at the same position of the stream, another
+// node when it starts the next time. It fails with [ErrNoDeadLetter] if the decision
+// selects no dead letter. It may be repeated.
 func (r *Runner) Decide(ctx context.Context, d streams.Decision) (out Redriven, err error) {
-	err = r.turn(ctx, func(s *store.Store) error {
+	err = r.exclusive(ctx, func(s *store.Store) error {
 		heads, err := headsOf(s, d)
 		if err != nil {
 			return err

@@ -17,7 +17,8 @@ import (
 
 const (
 	closeTimeout = 10 * time.Second
-	// checkEvery is how often a file is read whole because of panics.
+	// checkEvery is the minimum time between two checks of the whole file after
+	// panics.
 	checkEvery = time.Minute
 )
 
@@ -28,17 +29,18 @@ var (
 	errEnded    = errors.New("the subscription ended")
 )
 
-// drive follows the stream from the stored position, until the context ends or
-// it has to start over: a watermill router passes one batch of events at a time to
-// handle.
+// drive follows the stream from the stored position until the context ends or an
+// error requires another drive: a watermill router passes one batch of events at a
+// time to handle.
 func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	// The router logs each error of handle, which is in the status too, and recovers
 	// from a panic.
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, streams.WatermillLogger(r.opts.Logger, slog.LevelWarn))
+	config := message.RouterConfig{CloseTimeout: closeTimeout}
+	router, err := message.NewRouter(config, streams.WatermillLogger(r.opts.Logger, slog.LevelWarn))
 	if err != nil {
-		return fmt.Errorf("make router: %w", err)
+		return fmt.Errorf("create router: %w", err)
 	}
 	subscriber := streams.NewSubscriber(r.opts.JS, streams.SubscriberOptions{
 		Stream: r.opts.Stream, Tail: r.opts.Tail, Batch: r.opts.MaxBatch, Pace: r.opts.Pace, Logger: r.opts.Logger,
@@ -51,12 +53,12 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	})
 
 	var running sync.WaitGroup
-	running.Go(func() { r.attend(ctx, router.Running(), replaced, end) })
-	r.turns <- struct{}{} // from here on others may take a turn
+	running.Go(func() { r.supervise(ctx, router.Running(), replaced, end) })
+	r.token <- struct{}{} // from here on exclusive works
 	err = router.Run(ctx)
 	end(nil)
 	running.Wait()
-	<-r.turns
+	<-r.token
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -66,9 +68,9 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	return errEnded
 }
 
-// handle is the router's handler: it returns when the events of the message are
-// durable in the read model, with their position. To acknowledge the message only
-// asks for the next one.
+// handle is the router's handler. It returns when the events of the message and
+// their position are durable in the read model. Acknowledging the message only
+// requests the next one.
 func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end context.CancelCauseFunc) error {
 	events, err := streams.EventsOf(m)
 	if err != nil {
@@ -76,22 +78,25 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end
 	}
 	err = a.apply(ctx, r.write, r.Status().Seq, events)
 	if err == nil || ctx.Err() != nil {
-		return err // of a drive that is over, the next one begins at the position
+		return err // if the drive is over, the next one starts at the stored position
 	}
 	var failed *applyError
 	var seq uint64
 	if errors.As(err, &failed) {
 		seq = failed.seq
 	}
-	news := r.progress.failing(seq, err)
-	if news && (errors.Is(err, store.ErrCorrupt) || failed != nil && failed.panicked) {
+	changed := r.progress.failing(seq, err)
+	if changed && (errors.Is(err, store.ErrCorrupt) || failed != nil && failed.panicked) {
 		r.check(ctx, end)
 	}
 	return err
 }
 
-// attend waits for what ends a drive.
-func (r *Runner) attend(ctx context.Context, running <-chan struct{}, replaced <-chan *jetstream.StreamInfo, end context.CancelCauseFunc) {
+// supervise ends the drive if the stream was replaced or the file is corrupt. It
+// returns when the context ends.
+func (r *Runner) supervise(
+	ctx context.Context, running <-chan struct{}, replaced <-chan *jetstream.StreamInfo, end context.CancelCauseFunc,
+) {
 	for {
 		select {
 		case <-running:
@@ -107,9 +112,10 @@ func (r *Runner) attend(ctx context.Context, running <-chan struct{}, replaced <
 	}
 }
 
-// giveUp is asked before an event is parked.
+// giveUp is called before an event is parked. If it returns an error, the event is
+// not parked.
 func (r *Runner) giveUp(ctx context.Context, failed *applyError, end context.CancelCauseFunc) error {
-	// A corrupt page makes a projection panic too. To look takes reading it all.
+	// A corrupt page can make a projection panic too. Checking that reads the whole file.
 	if now := time.Now(); failed.panicked && now.Sub(r.checked) > checkEvery {
 		r.checked = now
 		r.check(ctx, end)
@@ -122,20 +128,20 @@ func (r *Runner) giveUp(ctx context.Context, failed *applyError, end context.Can
 
 // check ends the drive if the file is corrupt.
 func (r *Runner) check(ctx context.Context, end context.CancelCauseFunc) {
-	err := r.turn(ctx, (*store.Store).Verify)
+	err := r.exclusive(ctx, (*store.Store).Verify)
 	if errors.Is(err, store.ErrCorrupt) {
-		r.opts.Logger.Error("read model is corrupt; building it anew", "projection", r.Name(), "err", err)
+		r.opts.Logger.Error("read model is corrupt and is rebuilt from the first event", "projection", r.Name(), "err", err)
 		end(errCorrupt)
 	}
 }
 
-// turn calls do with the live file while nobody else writes to it or replaces
-// it: between two transactions, also of one batch. It waits for a drive, and fails
-// with [ErrStopped] once the runner is stopped.
-func (r *Runner) turn(ctx context.Context, do func(*store.Store) error) error {
+// exclusive calls do with the live file while nothing else writes to it or replaces
+// it: between two transactions, which may belong to the same batch. It waits until
+// there is a drive. It fails with [ErrStopped] once the runner is stopped.
+func (r *Runner) exclusive(ctx context.Context, do func(*store.Store) error) error {
 	select {
-	case <-r.turns:
-		defer func() { r.turns <- struct{}{} }()
+	case <-r.token:
+		defer func() { r.token <- struct{}{} }()
 		return do(r.store.Load())
 	case <-r.done:
 		return ErrStopped
@@ -144,9 +150,9 @@ func (r *Runner) turn(ctx context.Context, do func(*store.Store) error) error {
 	}
 }
 
-// write is the applier's way to the live file: one transaction is one turn.
+// write is the [writeFunc] of the live file. It has exclusive access for one call.
 func (r *Runner) write(ctx context.Context, do func(*store.Store) (store.Meta, error)) error {
-	return r.turn(ctx, func(s *store.Store) error {
+	return r.exclusive(ctx, func(s *store.Store) error {
 		meta, err := do(s)
 		if meta.Seq > r.Status().Seq {
 			r.progress.committed(meta)

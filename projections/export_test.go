@@ -2,5 +2,5 @@ package projections
 
 import "time"
 
-// HeadEvery sets how often the stream is asked how far it is.
+// HeadEvery sets the interval between two requests for the stream's last sequence.
 func (o *RunnerOptions) HeadEvery(d time.Duration) { o.headEvery = d }

@@ -6,17 +6,17 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// Viewer reads a read model. [Runner] is one, and so is [store.Store].
+// Viewer reads a read model. [Runner] and [store.Store] implement it.
 type Viewer interface {
 	// View runs f in one short read-only transaction.
 	View(f func(*store.Tx) error) error
 }
 
-// Index knows which event was the first with an id. The deliveries projection
-// is one; by it every other projection drops the same events.
+// Index finds the first event with an id. The deliveries projection is one; all
+// other projections use it, so that all drop the same duplicates.
 type Index interface {
-	// First returns for each id the sequence of the first event with it, 0
-	// where no event up to upto has it. It waits until the index holds
-	// everything up to upto, or the context ends.
+	// First returns for each id the sequence of the first event with it, or 0 if
+	// no event up to upto has it. It waits until the index has applied every event
+	// up to upto, or until the context ends; then it returns an error.
 	First(ctx context.Context, ids []string, upto uint64) ([]uint64, error)
 }

@@ -9,22 +9,27 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// ErrCursor is returned when a cursor is not one that a list gave.
+// ErrCursor is returned when a cursor was not returned by an earlier call.
 var ErrCursor = errors.New("cursor is not valid; start again without one")
 
-// Limits of one page of a list.
+// Limits of the number of elements in one page of a list.
 const (
 	DefaultLimit = 50
 	MaxLimit     = 500
 )
 
-// maxCursor is more than any key of a list has.
+// maxCursor is the maximum length of a decoded cursor in bytes, more than any key
+// of a list has.
 const maxCursor = 8 << 10
 
-// List reads the rows of a bucket whose keys begin with prefix, in order of keys,
-// and returns the cursor of the next ones; it is empty at the end. Cursor is empty
-// or from an earlier call, and limit as in [Limit]. Each call is one short
-// transaction. Read makes an element of a row, whose key and value it must not keep.
+// List reads the rows of a bucket whose keys begin with prefix, in the order of the
+// keys. It returns one page of them, never nil, and the cursor of the next page,
+// which is empty at the end. The cursor is empty for the first page or was returned
+// by an earlier call; any other fails with [ErrCursor]. The limit is as in [Limit].
+// Each call is one short transaction.
+//
+// The function read converts a row to an element. It must not keep the key or the
+// value.
 func List[T any](v Viewer, bucket string, prefix []byte, cursor string, limit int,
 	read func(tx *store.Tx, key, value []byte) (T, error),
 ) (list []T, next string, err error) {
@@ -59,8 +64,8 @@ func List[T any](v Viewer, bucket string, prefix []byte, cursor string, limit in
 	return list, next, nil
 }
 
-// Limit is the limit of a list that was asked for: 0 means [DefaultLimit], and none
-// is above [MaxLimit].
+// Limit returns the limit to use for a requested one: [DefaultLimit] if it is 0 or
+// negative, and at most [MaxLimit].
 func Limit(limit int) int {
 	if limit <= 0 {
 		return DefaultLimit
@@ -68,10 +73,11 @@ func Limit(limit int) int {
 	return min(limit, MaxLimit)
 }
 
-// EncodeCursor makes a cursor of where a list goes on.
+// EncodeCursor returns the cursor of a list that continues after the key at.
 func EncodeCursor(at []byte) string { return base64.RawURLEncoding.EncodeToString(at) }
 
-// DecodeCursor reads what EncodeCursor made, or fails with [ErrCursor].
+// DecodeCursor decodes a cursor of [EncodeCursor]. It fails with [ErrCursor] if it
+// is not valid.
 func DecodeCursor(cursor string) ([]byte, error) {
 	at, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || len(at) > maxCursor {

@@ -7,21 +7,21 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// malformedBucket has the sequence of each message that was no event, and what
-// was wrong with it.
+// malformedBucket maps the sequence of each message that is not an event to the
+// reason.
 const malformedBucket = "_malformed"
 
-// maxMalformed bounds the messages that are remembered as malformed.
+// maxMalformed is the maximum number of malformed messages in the bucket.
 const maxMalformed = 1000
 
-// Malformed is a message in the stream that is no event.
+// Malformed is a message in the stream that is not a valid event.
 type Malformed struct {
 	Seq    uint64 `json:"seq"`
 	Reason string `json:"reason"`
 }
 
-// Malformed returns the latest such messages, at most 1000, oldest first.
-// Status counts them all.
+// Malformed returns the latest malformed messages, at most 1000, oldest first.
+// Status.Malformed counts all of them.
 func (r *Runner) Malformed() ([]Malformed, error) {
 	var out []Malformed
 	err := r.View(func(tx *store.Tx) error {
@@ -39,8 +39,8 @@ func (r *Runner) Malformed() ([]Malformed, error) {
 	return out, nil
 }
 
-// recordMalformed remembers a malformed message, in the place of the oldest one
-// if there are enough.
+// recordMalformed stores a malformed message. If the bucket is full, it deletes the
+// oldest one.
 func recordMalformed(tx *store.Tx, seq uint64, reason error, full bool) error {
 	b := tx.Bucket(malformedBucket)
 	if full {

@@ -11,7 +11,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Defaults of [RunnerOptions]. A commit costs one fsync whatever is in it.
+// Defaults of [RunnerOptions]. A commit costs one fsync, however many events are
+// in it.
 const (
 	DefaultMaxBatch = 4096
 	DefaultPace     = 50 * time.Millisecond
@@ -19,44 +20,49 @@ const (
 
 // RunnerOptions configure a [Runner]. Dir, JS and Identity are required.
 type RunnerOptions struct {
-	// What a runner works with.
+	// Dependencies.
 
-	// Dir has one file a projection, <name>.db.
+	// Dir is the directory of the read models. Each projection has one file in it,
+	// <name>.db.
 	Dir string
 	JS  jetstream.JetStream
 	// Stream is the stream's name, by default streams.Name.
 	Stream string
-	// Identity is what streams.Ensure returned. A read model of another
-	// identity is rebuilt.
+	// Identity is the identity that streams.Ensure returned. A read model of
+	// another identity is rebuilt.
 	Identity streams.Identity
-	// Dedup names the first event of each id; an event that is not the first
-	// is counted and left out. Nil for the index itself.
+	// Dedup finds the first event with each id. An event that is not the first
+	// with its id is counted and not applied. It is nil for the index itself.
 	Dedup Index
-	// Tail may be shared by all the runners of a process; nil reads the stream
-	// for this one alone.
-	Tail   *streams.Tail
+	// Tail may be shared by all runners of a process; nil means that this runner
+	// reads the stream itself.
+	Tail *streams.Tail
+	// Logger receives failures and rebuilds; nil discards them.
 	Logger *slog.Logger
 
-	// How it works. The zero values suit a server.
+	// Tuning. The zero values suit a server.
 
 	// Attempts is how often an event that can't be applied is tried before it is
-	// parked (see [DeadLetter]); 0 is for ever: the read model then stands still at
-	// it. An [Index] has to, since what it has not seen would look new.
+	// parked (see [DeadLetter]). 0 means without a limit: the read model then stops
+	// at this event. An [Index] must use 0, since the id of an event that it skipped
+	// would be taken for a new one.
 	Attempts int
-	// MaxBatch is the most events in one transaction, by default 4096: the more
-	// of them, the more change the same rows and pages.
+	// MaxBatch is the maximum number of events in one transaction, by default 4096.
+	// A larger transaction writes rows and pages that several events change only
+	// once.
 	MaxBatch int
-	// Pace is the least time from one transaction to the next, by default 50 ms;
-	// negative is none. A transaction is synced, and every sync takes its turn
-	// with those of the stream that deliveries wait for: a read model that
-	// commits each event as it comes would slow down what it reads. The first
-	// event after a pause does not wait, nor does a full batch.
+	// Pace is the minimum time from one transaction to the next, by default 50 ms;
+	// a negative value means none. A transaction is synced to disk, and its sync
+	// competes with those of the stream, which deliveries wait for: a read model
+	// that committed each event separately would slow down the stream it reads. The
+	// first event after a pause does not wait, nor does a full batch.
 	Pace time.Duration
-	// Store configures the file.
+	// Store has the options of the file.
 	Store store.Options
 
-	// headEvery is how often the stream is asked how far it is. Events don't wait
-	// for that, only Lag does. Tests ask more often.
+	// headEvery is the interval between two requests for the stream's last sequence.
+	// Only Status.Lag depends on it, events are applied without it. Tests use a
+	// shorter one.
 	headEvery time.Duration
 }
 

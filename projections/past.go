@@ -14,37 +14,38 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// pastPattern names the files of [Past].
+// pastPattern is the pattern of the file names of [Past].
 const pastPattern = "past-*.db"
 
-// PastOptions say what to fold. JS and Dir are required.
+// PastOptions select the events to fold. JS and Dir are required.
 type PastOptions struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Dir is where the scratch file is.
+	// Dir is the directory of the scratch file.
 	Dir string
-	// Filters narrow the events by subject, Keep by what is in them; nil keeps all.
+	// Filters select events by subject, Keep by their content; nil selects all.
 	Filters []string
 	Keep    func(streams.Stored) bool
-	// Seq and Time are where to stop: the last event, and when the last was stored.
-	// Zero is no bound.
+	// Seq is the last sequence to fold. Events that were stored after Time are left
+	// out. Zero means no bound.
 	Seq  uint64
 	Time time.Time
-	// Dedup is as for a [Runner].
+	// Dedup is as in [RunnerOptions].
 	Dedup Index
 }
 
-// Past folds the events up to a point into a scratch file and calls read with it
-// and with the last sequence folded, 0 for none. What was erased since is not in
-// it. It takes as long as it takes to read the filtered events.
+// Past folds the events up to a point into a scratch file, calls read with the file
+// and with the last sequence folded (0 for none), and removes the file. Events that
+// were erased since are not in it. It takes as long as it takes to read the
+// filtered events.
 func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, seq uint64) error) (err error) {
 	f, err := os.CreateTemp(o.Dir, pastPattern)
 	if err != nil {
-		return fmt.Errorf("make scratch file: %w", err)
+		return fmt.Errorf("create scratch file: %w", err)
 	}
 	path := f.Name()
 	if err := errors.Join(f.Close(), os.Remove(path)); err != nil {
-		return fmt.Errorf("make scratch file: %w", err)
+		return fmt.Errorf("create scratch file: %w", err)
 	}
 	s, err := store.Open(path, store.Options{NoSync: true})
 	if err != nil {
@@ -57,7 +58,8 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 		return err
 	}
 	var last uint64
-	_, err = streams.Replay(ctx, o.JS, streams.ReadOptions{Stream: o.Stream, To: o.Seq, Filters: o.Filters}, func(list []streams.Replayed) error {
+	options := streams.ReadOptions{Stream: o.Stream, To: o.Seq, Filters: o.Filters}
+	_, err = streams.Replay(ctx, o.JS, options, func(list []streams.Replayed) error {
 		var batch []*streams.Replayed
 		for _, e := range list {
 			if e.Malformed != nil || o.Keep != nil && !o.Keep(e.Stored) || !o.Time.IsZero() && e.At.After(o.Time) {
@@ -72,12 +74,12 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 		return a.apply(ctx, to, 0, batch)
 	})
 	if err != nil {
-		return fmt.Errorf("fold the past of %s: %w", p.Name(), err)
+		return fmt.Errorf("fold past events for %s: %w", p.Name(), err)
 	}
 	return read(s, last)
 }
 
-// RemovePast removes what a killed process left of [Past] in dir.
+// RemovePast removes the scratch files of [Past] that a killed process left in dir.
 func RemovePast(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, pastPattern))
 	for _, path := range left {

@@ -7,27 +7,30 @@ import (
 
 // Projection folds events into a read model.
 //
-// Apply has to be deterministic: the same events in the same order give the
-// same bytes, however they are split into transactions. So it has no clock (an
-// event has its times), no randomness, does no I/O and calls nobody; and it
-// keeps nothing of the transaction, or between calls, outside the store: a
-// transaction may be rolled back and its events applied again. It changes nothing
-// that an event points to, since other projections have the same event.
+// Apply must be deterministic: the same events in the same order produce the
+// same bytes, however they are split into transactions. So Apply must not read a
+// clock (an event has its times), use randomness, do I/O or call other services.
+// It must keep no state outside the store, neither of the transaction nor between
+// calls: a transaction may be rolled back and its events applied again. It must
+// not modify anything that an event points to, since other projections share the
+// same event.
 //
-// Apply is called in stream order, each event once; the [Runner] sees to
-// redelivery and to events whose id an earlier one has. It must take whatever
-// is in an event: fields absent, ids empty or long, times zero or out of order,
-// types it does not know, which it leaves alone. An error from it means that
-// the store failed; the projection then stands still and is tried again.
+// Apply is called in stream order and once for each event; the [Runner] handles
+// redelivered events and events with the id of an earlier one. Apply must accept
+// any content of an event: absent fields, empty or long ids, zero times or times
+// out of order, and unknown types, which it ignores. An error from Apply means
+// that the store failed, or wraps [ErrUnfit]; the Runner retries the event and
+// does not skip it, unless it becomes a [DeadLetter].
 //
 // Package projectionstest checks all of this.
 type Projection interface {
-	// Name is the name of the projection and of its file: lower-case letters,
-	// digits and "_". It never changes.
+	// Name returns the name of the projection, which is also that of its file:
+	// 1 to 64 lower-case letters, digits and "_". It never changes.
 	Name() string
-	// Version says which rules wrote the state. Raise it when Apply would now
-	// give another state: the read model is then rebuilt at the next start.
+	// Version returns the version of the rules that write the state. Raise it when
+	// Apply would now produce another state: the read model is then rebuilt at the
+	// next start.
 	Version() int
-	// Apply changes the state by one event.
+	// Apply applies one event to the state.
 	Apply(tx *store.Tx, e streams.Stored) error
 }

@@ -14,27 +14,28 @@ import (
 
 // Errors of [Runner.Rebuild].
 var (
-	// ErrBuilding is returned when this read model is being rebuilt, or replayed beside
-	// the live one, already.
+	// ErrBuilding is returned when a rebuild, verification or explanation of this read
+	// model is running already.
 	ErrBuilding = errors.New("read model is being rebuilt or verified already")
-	// ErrUnsound is returned when the new file does not hold what was written to it.
+	// ErrUnsound is returned when the new file does not have the position that was
+	// written to it.
 	ErrUnsound = errors.New("the new file does not read back as it was written")
 )
 
 const (
-	// rebuildBatch is how many events go into one transaction of a rebuild, and
-	// rebuildBytes how much raw data of them: the more, the more of them change the
-	// same rows and pages. Two such batches are in memory.
+	// rebuildBatch is the number of events in one transaction of a rebuild, and
+	// rebuildBytes the size of their raw data: a larger transaction writes rows and
+	// pages that several events change only once. Two such batches are in memory.
 	rebuildBatch = 32768
 	rebuildBytes = 16 << 20
-	// swapLag is how far behind the live read model the new one may be when it
-	// takes its place: the live one waits for the rest.
+	// swapLag is how many events the new read model may be behind the live one when
+	// it replaces it: the live one waits until these are applied.
 	swapLag = 512
-	// catchUps bounds how often a rebuild tries to come that close.
+	// catchUps is how often a rebuild tries to come that close.
 	catchUps = 100
 )
 
-// Phase is what a rebuild is doing.
+// Phase is a phase of a rebuild.
 type Phase string
 
 // The phases of a rebuild, in order.
@@ -44,46 +45,49 @@ const (
 	PhaseCatchUp Phase = "catch up"
 )
 
-// Rebuilding is how far a rebuild is.
+// Rebuilding is the progress of a rebuild.
 type Rebuilding struct {
 	Phase Phase `json:"phase"`
-	// Seq is the last event in the new file, Target where the replay ends.
+	// Seq is the last event in the new file, Target the last event of the replay.
 	Seq     uint64    `json:"seq"`
 	Target  uint64    `json:"target"`
 	Started time.Time `json:"started"`
-	// Rate is events a second since the start, ETA how long the replay takes
-	// from here at that rate.
+	// Rate is the number of events per second since the start, ETA the remaining
+	// time of the replay at that rate.
 	Rate float64       `json:"rate"`
 	ETA  time.Duration `json:"eta_ns"`
-	// Why is empty if somebody asked for it.
+	// Why is the reason for the rebuild, empty if it was requested.
 	Why string `json:"why,omitempty"`
 }
 
-// Rebuilt is what a rebuild came to.
+// Rebuilt is the result of a rebuild.
 type Rebuilt struct {
 	Name string `json:"name"`
-	// Seq is the event at which the new file took the live one's place.
+	// Seq is the position at which the new file replaced the live one.
 	Seq  uint64        `json:"seq"`
 	Took time.Duration `json:"took_ns"`
 	Rate float64       `json:"rate"`
-	// Digest is that of the new file at event VerifiedSeq, Was that of the live
-	// one at the same event. Was is empty where they can't be compared: the live
-	// one was of another version, or stood still behind the new one.
+	// Digest is the digest of the new file at event VerifiedSeq, Was that of the live
+	// file at the same event. Was is empty if they can't be compared: the live file
+	// was of another version, or did not reach the position of the new one.
 	VerifiedSeq uint64 `json:"verified_seq"`
 	Digest      string `json:"digest"`
 	Was         string `json:"was,omitempty"`
-	// Equal says that both are the same. If they are not, the live one was wrong,
-	// and it is replaced all the same: its file is kept.
+	// Equal reports whether both are the same. If they are not, the live file was
+	// wrong; it is replaced nevertheless, and kept as the previous one.
 	Equal bool `json:"equal"`
 }
 
-// Rebuild builds the read model once more in a file beside the live one, which is
-// read and follows the stream meanwhile, and puts it in the live one's place.
-// The old file is kept until the next rebuild.
+// Rebuild builds the read model again in a second file and then replaces the live
+// file by it. The live file serves reads and follows the stream meanwhile. The old
+// file is kept until the next rebuild.
 //
-// Progress, if not nil, is called now and then from this goroutine. Whatever
-// ends it early, an error, the context, or the process being killed, leaves the
-// live file as it is; the next start removes what was begun. It needs Run.
+// The function progress, if not nil, is called from this goroutine at each change of
+// the phase, and within a phase at most every 200 ms. If the rebuild ends early, because of an error, the
+// context, or a killed process, the live file remains as it is; the next start
+// removes an incomplete file. Rebuild works only while Run is running. It fails with
+// [ErrBuilding] if a rebuild or verification is running already, and with
+// [ErrUnsound] if the new file can't be read back.
 func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuilt, error) {
 	if !r.rebuilds.TryLock() {
 		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", r.Name(), ErrBuilding)
@@ -99,8 +103,9 @@ func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuil
 func (r *Runner) building() string { return r.path + ".building" }
 func (r *Runner) previous() string { return r.path + ".previous" }
 
-// rebuild is Rebuild under the lock. Why is not empty where the live file is of
-// another version: then there is no drive to take turns with.
+// rebuild is Rebuild for a caller that holds the lock. The reason why is not empty if
+// the live file is of another version: in that case there is no drive, and the live
+// file is not updated meanwhile.
 func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuilding)) (out Rebuilt, err error) {
 	b, err := r.newBuild(r.building(), why, progress)
 	if err != nil {
@@ -118,7 +123,7 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	}
 	b.phase(PhaseCatchUp)
 	if frozen {
-		err = b.take()
+		err = b.replaceLive()
 	} else {
 		err = b.swap(ctx)
 	}
@@ -126,7 +131,7 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	return out, err
 }
 
-// newBuild begins an empty file.
+// newBuild creates an empty file.
 func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, error) {
 	if err := removeFile(path); err != nil {
 		return nil, err
@@ -138,7 +143,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 		return nil, err
 	}
 	b := &build{
-		r: r, a: r.applier(), s: s, path: path, tell: progress,
+		r: r, a: r.applier(), s: s, path: path, notify: progress,
 		at:   Rebuilding{Phase: PhaseReplay, Started: time.Now(), Why: why},
 		meta: store.Meta{Identity: string(r.identity), Version: r.projection.Version()},
 	}
@@ -148,7 +153,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 	return b, nil
 }
 
-// close removes the file, unless it is the live one by now.
+// close removes the file, unless it has become the live one.
 func (b *build) close() error {
 	b.r.progress.rebuilding(nil)
 	if b.s == nil {
@@ -165,24 +170,27 @@ type build struct {
 	s    *store.Store // nil once it is the live one
 	meta store.Meta
 	at   Rebuilding
-	tell func(Rebuilding)
-	told time.Time
+
+	notify   func(Rebuilding)
+	notified time.Time
 }
 
-// tellEvery is how often progress is told.
-const tellEvery = 200 * time.Millisecond
+// notifyEvery is the minimum time between two reports of progress in one phase.
+const notifyEvery = 200 * time.Millisecond
 
 func (b *build) phase(p Phase) {
 	b.at.Phase = p
 	b.report(true)
 }
 
+// report updates the progress and reports it, always or if the last report is long
+// enough ago.
 func (b *build) report(always bool) {
 	now := time.Now()
-	if !always && now.Sub(b.told) < tellEvery {
+	if !always && now.Sub(b.notified) < notifyEvery {
 		return
 	}
-	b.told, b.at.Seq = now, b.meta.Seq
+	b.notified, b.at.Seq = now, b.meta.Seq
 	if took := now.Sub(b.at.Started); took > 0 && b.at.Phase == PhaseReplay {
 		b.at.Rate = float64(b.meta.Seq) / took.Seconds()
 		b.at.ETA = 0
@@ -192,18 +200,18 @@ func (b *build) report(always bool) {
 	}
 	at := b.at
 	b.r.progress.rebuilding(&at)
-	if b.tell != nil {
-		b.tell(at)
+	if b.notify != nil {
+		b.notify(at)
 	}
 }
 
-// replay builds up to where the live read model is, or to the stream's head if
-// there is none to compare with.
+// replay applies the events up to the position of the live read model, or up to the
+// end of the stream if the live read model is of another version (frozen).
 func (b *build) replay(ctx context.Context, frozen bool) error {
 	for range catchUps {
 		target := b.r.Status().Seq
 		if frozen {
-			info, err := b.r.look(ctx)
+			info, err := b.r.streamInfo(ctx)
 			if err != nil {
 				return err
 			}
@@ -222,8 +230,8 @@ func (b *build) replay(ctx context.Context, frozen bool) error {
 	return b.s.Sync()
 }
 
-// until applies the events up to a sequence. While one batch is committed the
-// next one gathers.
+// until applies the events up to a sequence. The next batch is read while one is
+// committed.
 func (b *build) until(ctx context.Context, target uint64) error {
 	if target <= b.meta.Seq {
 		return nil
@@ -250,7 +258,7 @@ func (b *build) until(ctx context.Context, target uint64) error {
 	return failed
 }
 
-// write is the applier's way to the new file, which nobody else writes to.
+// write is the [writeFunc] of the new file, which nothing else writes to.
 func (b *build) write(_ context.Context, do func(*store.Store) (store.Meta, error)) error {
 	meta, err := do(b.s)
 	if err == nil {
@@ -259,11 +267,11 @@ func (b *build) write(_ context.Context, do func(*store.Store) (store.Meta, erro
 	return err
 }
 
-// gather reads events and hands them over in batches.
+// gather reads events and sends them in batches.
 func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*streams.Replayed) error {
 	var batch []*streams.Replayed
 	size := 0
-	hand := func() error {
+	send := func() error {
 		select {
 		case batches <- batch:
 			batch, size = nil, 0
@@ -272,7 +280,8 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 			return ctx.Err()
 		}
 	}
-	_, err := streams.Replay(ctx, b.r.opts.JS, streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}, func(list []streams.Replayed) error {
+	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}
+	_, err := streams.Replay(ctx, b.r.opts.JS, options, func(list []streams.Replayed) error {
 		for i := range list {
 			batch = append(batch, &list[i])
 			size += len(list[i].Data.Raw)
@@ -280,27 +289,27 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
 		}
-		return hand()
+		return send()
 	})
 	if err != nil || len(batch) == 0 {
 		return err
 	}
-	return hand()
+	return send()
 }
 
-// verify compares the new file with the live one at one event, and with itself
-// as it was written.
+// verify reads the new file back, and compares it with the live one at the same
+// position.
 func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) (err error) {
 	if frozen {
-		out.VerifiedSeq, out.Digest, err = b.own()
+		out.VerifiedSeq, out.Digest, err = b.readBack()
 		return err
 	}
-	return b.beside(ctx, func(tx *store.Tx, live store.Meta) error {
-		if out.VerifiedSeq, out.Digest, err = b.own(); err != nil {
+	return b.atLivePosition(ctx, func(tx *store.Tx, live store.Meta) error {
+		if out.VerifiedSeq, out.Digest, err = b.readBack(); err != nil {
 			return err
 		}
 		if live.Seq != b.meta.Seq {
-			return nil // the live one stands still, further back
+			return nil // the live file is behind and does not advance
 		}
 		if out.Was, err = store.Digest(tx); err != nil {
 			return fmt.Errorf("read the live file: %w", err)
@@ -310,8 +319,9 @@ func (b *build) verify(ctx context.Context, frozen bool, out *Rebuilt) (err erro
 	})
 }
 
-// own reads the new file back.
-func (b *build) own() (seq uint64, digest string, err error) {
+// readBack returns the position and the digest of the new file. It fails with
+// [ErrUnsound] if the position is not the one that was written.
+func (b *build) readBack() (seq uint64, digest string, err error) {
 	digest, meta, err := digestOf(b.s)
 	if err == nil && meta != b.meta {
 		err = fmt.Errorf("%w: it is at event %d, not %d", ErrUnsound, meta.Seq, b.meta.Seq)
@@ -319,9 +329,9 @@ func (b *build) own() (seq uint64, digest string, err error) {
 	return meta.Seq, digest, err
 }
 
-// beside calls f with one view of the live file, which does not change while the
-// new one comes to the same event.
-func (b *build) beside(ctx context.Context, f func(tx *store.Tx, live store.Meta) error) error {
+// atLivePosition opens one View of the live file, applies events to the new file up
+// to the position in that View, and calls f with it.
+func (b *build) atLivePosition(ctx context.Context, f func(tx *store.Tx, live store.Meta) error) error {
 	return b.r.View(func(tx *store.Tx) error {
 		live, _, err := store.ReadMeta(tx)
 		if err != nil {
@@ -337,7 +347,7 @@ func (b *build) beside(ctx context.Context, f func(tx *store.Tx, live store.Meta
 	})
 }
 
-// decide carries out what the live read model has, up to a decision.
+// decide carries out the decisions with sequences up to upto.
 func (b *build) decide(ctx context.Context, upto uint64) error {
 	meta, changed, err := b.a.decide(ctx, b.s, b.meta, b.meta.Seq+1, upto)
 	if changed {
@@ -346,8 +356,8 @@ func (b *build) decide(ctx context.Context, upto uint64) error {
 	return err
 }
 
-// swap comes close to the live read model and then takes its place between two
-// of its transactions.
+// swap applies events until the new file is close to the live one, and then replaces
+// it between two of its transactions.
 func (b *build) swap(ctx context.Context) error {
 	for range catchUps {
 		live := b.r.Status().Seq
@@ -358,11 +368,11 @@ func (b *build) swap(ctx context.Context) error {
 			return err
 		}
 	}
-	// What NoSync left is written now, while nobody waits.
+	// The data that NoSync did not sync is written now, while the live file does not wait.
 	if err := b.s.Sync(); err != nil {
 		return err
 	}
-	return b.r.turn(ctx, func(live *store.Store) error {
+	return b.r.exclusive(ctx, func(live *store.Store) error {
 		meta, err := metaOf(live)
 		if err != nil {
 			return err
@@ -373,13 +383,13 @@ func (b *build) swap(ctx context.Context) error {
 		if err := b.decide(ctx, b.r.decided.last()); err != nil {
 			return err
 		}
-		return b.take()
+		return b.replaceLive()
 	})
 }
 
-// take makes the new file the live one. There is one moment at which it happens,
-// the renaming: before it a crash leaves the old file, after it the new one.
-func (b *build) take() error {
+// replaceLive makes the new file the live one. The rename is atomic: after a crash
+// before it there is the old file, after a crash later on the new one.
+func (b *build) replaceLive() error {
 	r := b.r
 	if !r.opts.Store.NoSync {
 		if err := b.s.Durable(); err != nil {
@@ -401,7 +411,7 @@ func (b *build) take() error {
 	return old.Close()
 }
 
-// digestOf reads a file's digest and position in one view.
+// digestOf returns the digest and the position of a read model, both of one View.
 func digestOf(v Viewer) (digest string, meta store.Meta, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		if meta, _, err = store.ReadMeta(tx); err != nil {
@@ -413,6 +423,7 @@ func digestOf(v Viewer) (digest string, meta store.Meta, err error) {
 	return digest, meta, err
 }
 
+// removeFile removes a file if it exists.
 func removeFile(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove old file: %w", err)

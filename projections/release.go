@@ -11,8 +11,8 @@ import (
 // decideBatch is how many parked events are read from the stream at once.
 const decideBatch = 500
 
-// release carries a decision out for one dead letter, and then applies what waits
-// in its conversation until one fails.
+// release carries out a decision for one dead letter, and then applies the parked
+// events of its conversation until one fails.
 func (a *applier) release(ctx context.Context, s *store.Store, head DeadLetter, d streams.Decision) error {
 	if d.Action == streams.Discard {
 		_, err := changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
@@ -32,8 +32,8 @@ func (a *applier) release(ctx context.Context, s *store.Store, head DeadLetter, 
 	}
 }
 
-// releaseNext applies the next parked events of a conversation. More is false
-// once none is left or one has failed.
+// releaseNext applies the next parked events of a conversation. It returns false if
+// none is left or one failed.
 func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter) (more bool, err error) {
 	var list []DeadLetter
 	err = s.View(func(tx *store.Tx) error {
@@ -57,7 +57,7 @@ func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter
 		batch = append(batch, e)
 	}
 	n, failure, err := a.unpark(s, list, batch)
-	if failure != nil && n > 0 { // the transaction is gone: those before it once more
+	if failure != nil && n > 0 { // rolled back: apply those before it again
 		if _, _, err = a.unpark(s, list[:n], batch[:n]); err != nil {
 			return false, err
 		}
@@ -73,8 +73,8 @@ func (a *applier) releaseNext(ctx context.Context, s *store.Store, of DeadLetter
 	return len(list) == decideBatch, nil
 }
 
-// unpark applies parked events in one transaction. Failure is of the event at n,
-// and then nothing was done.
+// unpark applies parked events in one transaction. If the event at index n can't be
+// applied, it returns the reason as failure, and the transaction is rolled back.
 func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stored) (n int, failure, err error) {
 	_, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
 		for i, e := range batch {
@@ -102,15 +102,15 @@ func (a *applier) unpark(s *store.Store, list []DeadLetter, batch []streams.Stor
 	return n, failure, err
 }
 
-// stored reads a parked event again, or what stays of it if it was erased; with
-// sequence 0 if nothing does.
+// stored reads a parked event again, or returns the event of its tombstone if it was
+// erased. The sequence of the result is 0 if there is neither.
 func (a *applier) stored(ctx context.Context, l DeadLetter) (streams.Stored, error) {
 	e, err := streams.Get(ctx, a.tombstones.js, a.tombstones.stream, l.Seq)
 	if !errors.Is(err, streams.ErrNotFound) {
 		return e, err
 	}
-	gone := &tombstones{js: a.tombstones.js, stream: a.tombstones.stream}
-	list, err := gone.between(ctx, l.Seq-1, l.Seq+1)
+	erased := &tombstones{js: a.tombstones.js, stream: a.tombstones.stream}
+	list, err := erased.between(ctx, l.Seq-1, l.Seq+1)
 	if err != nil || len(list) == 0 {
 		return streams.Stored{}, err
 	}

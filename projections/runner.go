@@ -25,47 +25,49 @@ const (
 
 var validName = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
 
-// Errors when a runner is made or used.
+// Errors of [NewRunner] and of the methods of [Runner].
 var (
-	// ErrBadOptions is returned when an option is missing, or a name is not valid.
+	// ErrBadOptions is returned when a required option is missing or the name of the
+	// projection is not valid.
 	ErrBadOptions = errors.New("bad options of a projection")
-	// ErrRan is returned when Run was called before: a runner runs once.
+	// ErrRan is returned when Run or Close was called before: a runner runs once.
 	ErrRan = errors.New("runner has run already")
-	// ErrStopped is returned when the runner was stopped before it came that far.
+	// ErrStopped is returned when the runner stops before it has applied the event
+	// that a caller waits for.
 	ErrStopped = errors.New("projection is stopped")
 )
 
-// Runner keeps one read model up to the stream.
+// Runner keeps one read model up to date with the stream.
 //
 // Events come through a watermill router, one batch at a time in stream order.
-// A batch is applied in one transaction as a rule, together with the position. What
-// was applied before is not applied again, and what fails is tried again with a
-// growing pause. Three kinds are left out
-// and counted: an event whose id an earlier one has, a message that is no event,
-// and, where Attempts says so, a [DeadLetter]. All are told by the stream and the
-// projection alone, so that live and rebuild agree. For the same reason
-// an event that was erased is applied as far as it stays (see domain.Tombstone), in
-// its place.
+// A batch is usually applied in one transaction, together with the position. An
+// event that was applied is not applied again. An event that fails is tried again
+// with a growing pause. Three kinds of messages are not applied but counted: an
+// event with the id of an earlier one, a message that is not a valid event, and,
+// if Attempts is set, a [DeadLetter]. Which ones these are depends on the stream
+// and the projection alone, so that a rebuild has the same result as the live read
+// model. For the same reason an erased event is replaced by the event of its
+// tombstone (see domain.Tombstone), at the same sequence.
 //
-// The read model starts over when its file belongs to another stream, to a
-// later point of the stream than there is, or is corrupt. It can be read
-// meanwhile, as of where it is. Where the file is of another version of the
-// projection, a new one is built beside it; the old one is read until then, and
-// does not move. [Runner.Rebuild] does the same at any time.
+// The read model starts again from the first event if its file belongs to another
+// stream, is ahead of the stream, or is corrupt. It can be read meanwhile, as of
+// its position. If the file is of another version of the projection, a new one is
+// built beside it; until that is complete, the old one is served and not updated.
+// [Runner.Rebuild] builds a new file at any time.
 type Runner struct {
 	projection Projection
 	opts       RunnerOptions
 	path       string
 	progress   *progress
 	store      atomic.Pointer[store.Store]
-	created    time.Time        // the stream's, to notice that it was replaced
+	created    time.Time        // creation time of the stream, to notice that it was replaced
 	identity   streams.Identity // of the stream that is followed
-	verify     chan struct{}    // a reader met a corrupt page
-	rebuilds   sync.Mutex       // one at a time
-	decided    decided          // about dead letters
-	turns      chan struct{}    // has one token while there is a drive: see turn
-	checked    time.Time        // when the file was last read whole because of a panic
-	older      string           // why the open file is only served until there is a new one
+	verify     chan struct{}    // receives a value when a reader finds a corrupt page
+	rebuilds   sync.Mutex       // allows one rebuild or verification at a time
+	decided    decided          // decisions about dead letters
+	token      chan struct{}    // has one token while there is a drive: see exclusive
+	checked    time.Time        // when the whole file was last read because of a panic
+	outdated   string           // why the open file is only served until there is a new one
 
 	mu     sync.Mutex
 	ran    bool
@@ -76,8 +78,10 @@ type Runner struct {
 
 var _ Viewer = (*Runner)(nil)
 
-// NewRunner opens the projection's file, or starts it over. It asks the stream
-// for its head, so it needs a connection. Reads work before Run.
+// NewRunner opens the projection's file, or replaces it by an empty one if it can't
+// be updated (see [Runner]). It requests the stream's info, so it needs a
+// connection. The read model can be read before Run. It fails with [ErrBadOptions],
+// and with store.ErrLocked if another runner has the file open.
 func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	o = o.withDefaults()
 	switch {
@@ -92,12 +96,13 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	}
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
-		progress: newProgress(Status{Name: p.Name(), Version: p.Version(), State: StateStarting}, time.Now, o.headEvery),
-		verify:   make(chan struct{}, 1), turns: make(chan struct{}, 1), done: make(chan struct{}),
+		verify: make(chan struct{}, 1), token: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	status := Status{Name: p.Name(), Version: p.Version(), State: StateStarting}
+	r.progress = newProgress(status, time.Now, o.headEvery)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	info, err := r.look(ctx)
+	info, err := r.streamInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +112,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.decided.set(list)
-	for _, left := range []string{r.building(), r.scratch(), r.scratch() + "2"} { // of what was cut off
+	for _, left := range []string{r.building(), r.scratch(), r.scratch() + "2"} { // of a killed process
 		if err := removeFile(left); err != nil {
 			return nil, err
 		}
@@ -121,18 +126,21 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 // Name returns the projection's name.
 func (r *Runner) Name() string { return r.projection.Name() }
 
-// Status returns where the read model stands. It doesn't wait.
+// Status returns the position and the health of the read model. It does not block.
 func (r *Runner) Status() Status { return r.progress.status() }
 
-// Healthy returns why the read model should not be relied on, nil if it may be:
-// it runs, is not failing or being rebuilt, the stream's head was seen lately,
-// and no event has been missing for longer than maxLag. A worker that died
-// fails that too: the head is watched apart from it.
+// Healthy returns nil if the read model is up to date: it is running, not failing
+// and not being rebuilt, the stream's last sequence was requested successfully not
+// long ago, and no event has been missing for longer than maxLag. Otherwise it
+// returns one of [ErrNotRunning], [ErrFailing], [ErrRebuilding], [ErrNoHead] and
+// [ErrBehind], wrapped. A worker that hangs is reported as well, since the last
+// sequence is requested independently of it.
 func (r *Runner) Healthy(maxLag time.Duration) error { return r.progress.healthy(maxLag) }
 
 // Run follows the stream until the context ends or Close is called, and then
-// returns nil. Whatever goes wrong meanwhile is in the status and tried again;
-// the error is only for what can't be, such as a file that can't be made.
+// returns nil. Failures meanwhile are in the status and tried again. Run returns an
+// error only for a failure that can't be retried, such as a file that can't be
+// created, and [ErrRan] if Run or Close was called before.
 func (r *Runner) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -155,7 +163,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	pause := backoff.Backoff{Min: restartMin, Max: restartMax}
 	for {
 		before := r.Status().Seq
-		err := r.renew(ctx)
+		err := r.rebuildOutdated(ctx)
 		if err == nil {
 			err = r.resume(ctx, r.applier())
 		}
@@ -177,7 +185,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// Close ends Run, waits for it and closes the file. It is idempotent.
+// Close stops Run, waits until it has returned and closes the file. It is idempotent.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	ran, cancel := r.ran, r.cancel
@@ -190,15 +198,15 @@ func (r *Runner) Close() error {
 	return r.store.Load().Close()
 }
 
-// applier returns what applies events to a file of this projection.
+// applier returns an applier for a file of this projection.
 func (r *Runner) applier() *applier {
 	return &applier{
-		projection: r.projection, dedup: r.opts.Dedup, tombstones: &tombstones{js: r.opts.JS, stream: r.opts.Stream},
-		attempts: max(0, r.opts.Attempts), decided: &r.decided,
+		projection: r.projection, dedup: r.opts.Dedup, attempts: max(0, r.opts.Attempts), decided: &r.decided,
+		tombstones: &tombstones{js: r.opts.JS, stream: r.opts.Stream},
 	}
 }
 
-// resume carries out what was decided before the process was cut off.
+// resume carries out the decisions that were stored before the process was killed.
 func (r *Runner) resume(ctx context.Context, a *applier) error {
 	meta, err := metaOf(r)
 	if err != nil {

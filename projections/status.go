@@ -16,93 +16,99 @@ type State string
 const (
 	// StateStarting is the state before Run.
 	StateStarting State = "starting"
-	// StateRebuilding means that the read model was started over and does not
-	// hold yet what the stream had by then: what it shows is right as of an
+	// StateRebuilding means that the read model was started again and has not yet
+	// reached the end that the stream had at that time: it is correct as of an
 	// earlier event.
 	StateRebuilding State = "rebuilding"
-	// StateLive means that events are applied as they come.
+	// StateLive means that events are applied as they arrive.
 	StateLive State = "live"
-	// StateFailing means that an event or the store is tried again and again;
-	// nothing is skipped.
+	// StateFailing means that applying an event or using the store failed and is
+	// retried; nothing is skipped.
 	StateFailing State = "failing"
 	// StateStopped is the state after Run.
 	StateStopped State = "stopped"
 )
 
-// Status says where a read model stands.
+// Status is the position and the health of a read model.
 type Status struct {
 	Name    string `json:"name"`
 	Version int    `json:"version"`
 	State   State  `json:"state"`
-	// Seq is the last event in the read model, Head the last in the stream as
-	// of HeadAt, Lag the difference.
+	// Seq is the last event in the read model, Head the last sequence in the stream
+	// as of HeadAt, Lag the difference.
 	Seq    uint64    `json:"seq"`
 	Head   uint64    `json:"head"`
 	HeadAt time.Time `json:"head_at,omitzero"`
 	Lag    uint64    `json:"lag"`
-	// LagAge is how long ago the oldest event that is missing was first known,
-	// to about a second.
+	// LagAge is how long the oldest missing event has been known, to about a second.
 	LagAge time.Duration `json:"lag_age_ns"`
-	// LastError is why it is failing, and FailingSeq the event it stands at,
-	// 0 if it is not about one event. It has no text of messages in it.
+	// LastError is the reason of StateFailing, without any text of messages, and
+	// FailingSeq the event that failed, 0 if the failure is not about an event.
 	LastError  string `json:"last_error,omitempty"`
 	FailingSeq uint64 `json:"failing_seq,omitempty"`
-	// Dropped counts events left out because an earlier one has their id,
-	// Malformed messages that are no events. Both are part of the read model:
-	// a rebuild counts them again.
+	// Dropped counts events that were not applied because an earlier one has their
+	// id, Malformed messages that are not valid events. Both are part of the read
+	// model: a rebuild counts them again.
 	Dropped   uint64 `json:"dropped"`
 	Malformed uint64 `json:"malformed"`
-	// Parked counts the dead letters and what waits behind them, Discarded those
-	// that were given up. See [DeadLetter].
+	// Parked counts the events that failed and those that wait for them, Discarded
+	// those that were discarded. See [DeadLetter].
 	Parked    uint64 `json:"parked"`
 	Discarded uint64 `json:"discarded"`
 	// Commits counts transactions since the start of the process.
 	Commits    uint64    `json:"commits"`
 	LastCommit time.Time `json:"last_commit,omitzero"`
-	// Rebuilt says why the read model was last started over in this process.
+	// Rebuilt is why the read model was last started again in this process, empty if
+	// it was not.
 	Rebuilt string `json:"rebuilt,omitempty"`
-	// Rebuild is how far a rebuild beside the live read model is, nil if there is
-	// none.
+	// Rebuild is the progress of a rebuild in a second file, nil if there is none.
 	Rebuild *Rebuilding `json:"rebuild,omitempty"`
-	// Stale is the event that reads are as of while the read model of an older
-	// version is served until the new one is built; Seq is then 0.
+	// Stale is the position of the read model of another version, while that is
+	// served until the new one is built. Seq is 0 then.
 	Stale uint64 `json:"stale,omitempty"`
 }
 
 // Errors of [Runner.Healthy].
 var (
+	// ErrNotRunning is returned when the state is StateStarting or StateStopped.
 	ErrNotRunning = errors.New("not running")
-	ErrFailing    = errors.New("failing")
+	// ErrFailing is returned when the state is StateFailing.
+	ErrFailing = errors.New("failing")
+	// ErrRebuilding is returned when the state is StateRebuilding.
 	ErrRebuilding = errors.New("rebuilding")
-	ErrBehind     = errors.New("behind")
-	ErrNoHead     = errors.New("the stream's head is not known")
+	// ErrBehind is returned when an event has been missing for longer than allowed.
+	ErrBehind = errors.New("behind")
+	// ErrNoHead is returned when the stream's last sequence could not be requested
+	// for longer than the allowed lag and three intervals.
+	ErrNoHead = errors.New("the stream's last sequence is not known")
 )
 
-// maxSamples bounds the heads that are remembered to tell the age of a lag.
+// maxSamples is the maximum number of heads that are kept to compute Status.LagAge.
 const maxSamples = 128
 
-// sample is a head of the stream and when it was first seen.
+// sample is a last sequence of the stream and when it was first seen.
 type sample struct {
 	head uint64
 	at   time.Time
 }
 
-// progress is a runner's status and what wakes those who wait for it.
+// progress has a runner's status, and a channel that wakes those who wait for a
+// position. It is safe for concurrent use.
 type progress struct {
 	now      func() time.Time
-	interval time.Duration // between two looks at the head
+	interval time.Duration // between two requests for the head
 
 	mu      sync.Mutex
 	s       Status
-	moved   chan struct{} // closed at each change of Seq
-	target  uint64        // where a rebuild ends
+	changed chan struct{} // closed at each change of Seq
+	target  uint64        // the last event of a rebuild
 	samples []sample      // heads beyond Seq, oldest first
 	headErr error
-	since   time.Time // when the runner was made
+	since   time.Time // when the runner was created
 }
 
 func newProgress(s Status, now func() time.Time, interval time.Duration) *progress {
-	return &progress{now: now, interval: interval, s: s, moved: make(chan struct{}), since: now()}
+	return &progress{now: now, interval: interval, s: s, changed: make(chan struct{}), since: now()}
 }
 
 // status returns a copy as of now.
@@ -123,49 +129,51 @@ func (p *progress) statusLocked() Status {
 	return s
 }
 
-// committed moves the position on.
+// committed sets the position after a commit and wakes those who wait for it.
 func (p *progress) committed(m store.Meta) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.took(m)
+	p.setMeta(m)
 	p.s.Commits++
 	p.s.LastCommit = p.now()
 	p.s.Head = max(p.s.Head, m.Seq)
 	for len(p.samples) > 0 && p.samples[0].head <= m.Seq {
 		p.samples = p.samples[1:]
 	}
-	p.settle()
-	close(p.moved)
-	p.moved = make(chan struct{})
+	p.clearFailure()
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
-// rebuilding says how far a rebuild is, nil when it is over.
+// rebuilding sets the progress of a rebuild, nil when it is over.
 func (p *progress) rebuilding(at *Rebuilding) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.s.Rebuild = at
 }
 
-// stale says that an older version is served as of seq.
-func (p *progress) stale(seq uint64) {
+// setStale sets the position of another version that is served, 0 for none.
+func (p *progress) setStale(seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.s.Stale = seq
 }
 
-// swapped says that another file took the live one's place.
+// swapped sets the position after another file has replaced the live one.
 func (p *progress) swapped(m store.Meta) {
-	p.stale(0)
+	p.setStale(0)
 	p.committed(m)
 }
 
-// took notes where the read model stands.
-func (p *progress) took(m store.Meta) {
-	p.s.Seq, p.s.Dropped, p.s.Malformed, p.s.Parked, p.s.Discarded = m.Seq, m.Dropped, m.Malformed, m.Parked, m.Discarded
+// setMeta sets the position and the counts of the read model.
+func (p *progress) setMeta(m store.Meta) {
+	p.s.Seq, p.s.Dropped, p.s.Malformed = m.Seq, m.Dropped, m.Malformed
+	p.s.Parked, p.s.Discarded = m.Parked, m.Discarded
 }
 
-// settle leaves a failure behind and ends a rebuild that is done.
-func (p *progress) settle() {
+// clearFailure removes a failure from the status, and ends StateRebuilding if the
+// rebuild has reached its target.
+func (p *progress) clearFailure() {
 	p.s.LastError, p.s.FailingSeq = "", 0
 	p.s.State = StateLive
 	if p.s.Seq < p.target {
@@ -173,12 +181,12 @@ func (p *progress) settle() {
 	}
 }
 
-// began says that the runner starts there; why is not empty if it starts over,
-// with all before head to be built.
-func (p *progress) began(m store.Meta, head uint64, why string) {
+// started sets the position at which the runner starts. The reason why is not empty
+// if it starts again, with all events up to head to be applied.
+func (p *progress) started(m store.Meta, head uint64, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.took(m)
+	p.setMeta(m)
 	p.s.Head = head
 	p.samples = nil
 	if head > m.Seq {
@@ -188,43 +196,43 @@ func (p *progress) began(m store.Meta, head uint64, why string) {
 		p.s.Rebuilt, p.target = why, head
 	}
 	if p.s.State != StateStarting {
-		p.settle()
+		p.clearFailure()
 	}
 }
 
-// running says that events are applied from here on. An event that failed is
-// only settled when it has passed.
+// running is called when a drive begins to apply events. If an event failed, the
+// failure remains until the event is applied.
 func (p *progress) running() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.s.FailingSeq == 0 {
-		p.settle()
+		p.clearFailure()
 	}
 }
 
-// failing reports whether this failure is another than the last.
-func (p *progress) failing(seq uint64, err error) (news bool) {
+// failing sets StateFailing and reports whether the failure differs from the last.
+func (p *progress) failing(seq uint64, err error) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := err.Error()
 	if len(text) > maxErrorText {
 		text = text[:maxErrorText] + "…"
 	}
-	news = p.s.State != StateFailing || p.s.LastError != text
+	changed = p.s.State != StateFailing || p.s.LastError != text
 	p.s.State, p.s.LastError, p.s.FailingSeq = StateFailing, text, seq
-	return news
+	return changed
 }
 
 func (p *progress) stopped() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.s.State = StateStopped
-	close(p.moved)
-	p.moved = make(chan struct{})
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
-// sawHead takes one look at the stream.
-func (p *progress) sawHead(head uint64, err error) {
+// headSeen sets the last sequence of the stream, or the error of requesting it.
+func (p *progress) headSeen(head uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.headErr = err; err != nil {
@@ -241,15 +249,15 @@ func (p *progress) sawHead(head uint64, err error) {
 	case n < maxSamples:
 		p.samples = append(p.samples, sample{head, now})
 	default:
-		p.samples[n-1].head = head // the oldest keep their age
+		p.samples[n-1].head = head // the older samples keep their times
 	}
 }
 
-// position returns Seq, the state, and what is closed when they change.
+// position returns Seq, the state, and a channel that is closed when they change.
 func (p *progress) position() (uint64, State, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.s.Seq, p.s.State, p.moved
+	return p.s.Seq, p.s.State, p.changed
 }
 
 // healthy is [Runner.Healthy].
@@ -257,11 +265,11 @@ func (p *progress) healthy(maxLag time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.statusLocked()
-	looked := s.HeadAt
-	if looked.IsZero() {
-		looked = p.since
+	seen := s.HeadAt
+	if seen.IsZero() {
+		seen = p.since
 	}
-	unseen := p.now().Sub(looked)
+	unseen := p.now().Sub(seen)
 	switch {
 	case s.State == StateStopped, s.State == StateStarting:
 		return fmt.Errorf("%w: %s", ErrNotRunning, s.State)
@@ -272,16 +280,16 @@ func (p *progress) healthy(maxLag time.Duration) error {
 	case unseen > max(maxLag, 3*p.interval):
 		err := p.headErr
 		if err == nil {
-			err = errors.New("nobody looks")
+			err = errors.New("it was not requested")
 		}
 		return fmt.Errorf("%w for %s: %w", ErrNoHead, unseen.Round(time.Second), err)
 	case s.LagAge > maxLag:
-		still := "going on"
+		state := "advancing"
 		if s.LastCommit.IsZero() || p.now().Sub(s.LastCommit) > maxLag {
-			still = "standing still"
+			state = "standing still"
 		}
 		return fmt.Errorf("%w by %d events for %s, %s at event %d",
-			ErrBehind, s.Lag, s.LagAge.Round(time.Second), still, s.Seq)
+			ErrBehind, s.Lag, s.LagAge.Round(time.Second), state, s.Seq)
 	}
 	return nil
 }

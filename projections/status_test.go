@@ -11,9 +11,9 @@ import (
 func TestLagAge(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	p := newProgress(Status{State: StateStarting}, func() time.Time { return now }, time.Second)
-	p.began(store.Meta{}, 0, "")
+	p.started(store.Meta{}, 0, "")
 	p.running()
-	step := func(d time.Duration, head uint64) { now = now.Add(d); p.sawHead(head, nil) }
+	step := func(d time.Duration, head uint64) { now = now.Add(d); p.headSeen(head, nil) }
 	// Under load a model that keeps up is always a little behind.
 	for i := uint64(1); i <= 600; i++ {
 		step(time.Second, 100*i)
@@ -42,7 +42,7 @@ func TestLagAge(t *testing.T) {
 	}
 	// So is a head that nobody can see.
 	now = now.Add(time.Minute)
-	p.sawHead(0, errors.New("no connection"))
+	p.headSeen(0, errors.New("no connection"))
 	if err := p.healthy(30 * time.Second); !errors.Is(err, ErrNoHead) {
 		t.Errorf("head unseen: %v", err)
 	}

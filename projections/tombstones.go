@@ -13,27 +13,29 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// OfTombstone is the event that an erased one is replaced by when a projection comes
-// to its place in the stream.
+// OfTombstone returns the event of a tombstone: projections apply it in place of the
+// erased event, at the same sequence.
 func OfTombstone(page domain.PageID, h domain.Tombstone) streams.Stored {
 	return streams.Stored{Event: h.Event(page), Seq: h.Seq, At: time.UnixMilli(h.At).UTC()}
 }
 
-// tombstones are the erased events that a runner has not come to yet.
+// tombstones are the erased events that are after the position of a runner.
 //
-// They are in memory until it has: a rebuild holds those of all erasures at
-// once, some 200 bytes each.
+// They are kept in memory until the runner reaches them: a rebuild keeps those of
+// all erasures at once, about 200 bytes each.
 type tombstones struct {
 	js     jetstream.JetStream
 	stream string
-	// list is in order of sequence; read is the last event that was looked at.
+	// list is ordered by sequence; read is the last sequence whose erasures are in
+	// the list.
 	list []streams.Stored
 	read uint64
 }
 
-// between returns the erased events with sequences in (after, before). A missing
-// event was erased or never was one of ours: an erasure is on record before
-// anything is deleted, so the record is in the stream when the gap is seen.
+// between returns the erased events with sequences in (after, before). It drops the
+// events up to after, so a later call must not ask for them. A missing sequence was
+// erased, or this program did not store an event there: an erasure is recorded before
+// any event is deleted, so its record is in the stream when a gap is seen.
 func (h *tombstones) between(ctx context.Context, after, before uint64) ([]streams.Stored, error) {
 	h.drop(after)
 	if uint64(len(h.until(before))) < before-after-1 {
@@ -44,17 +46,20 @@ func (h *tombstones) between(ctx context.Context, after, before uint64) ([]strea
 	return h.until(before), nil
 }
 
+// until returns the erased events in the list with sequences below before.
 func (h *tombstones) until(before uint64) []streams.Stored {
-	n, _ := slices.BinarySearchFunc(h.list, before, func(e streams.Stored, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	bySeq := func(e streams.Stored, seq uint64) int { return cmp.Compare(e.Seq, seq) }
+	n, _ := slices.BinarySearchFunc(h.list, before, bySeq)
 	return h.list[:n]
 }
 
-// drop lets go of what the runner has gone past.
+// drop removes the events up to a sequence from the list.
 func (h *tombstones) drop(upto uint64) {
 	h.list = h.list[len(h.until(upto+1)):]
 }
 
-// load reads the erasures that were recorded since the last time.
+// load adds the erasures that were recorded since the last call to the list, with
+// their events after a sequence.
 func (h *tombstones) load(ctx context.Context, after uint64) error {
 	upto, err := streams.Read(ctx, h.js, streams.ReadOptions{
 		Stream: h.stream, From: h.read + 1, Filters: streams.Filter("", domain.ContactErased),

@@ -10,43 +10,43 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// ErrNoRow is returned when a replay never made such a row.
-var ErrNoRow = errors.New("no event has made such a row")
+// ErrNoRow is returned when no event of a replay created or changed the row.
+var ErrNoRow = errors.New("no event has created or changed this row")
 
-// maxTrace bounds the events that are named for a row: the first and the last so
-// many.
+// maxTrace is the maximum number of the first events, and of the last events, in a
+// [Trace].
 const maxTrace = 100
 
-// Verified is what a verification came to.
+// Verified is the result of a verification.
 type Verified struct {
 	Name string `json:"name"`
-	// Seq is the event that both are as of.
-	Seq   uint64        `json:"seq"`
-	Took  time.Duration `json:"took_ns"`
-	Equal bool          `json:"equal"`
+	// Seq is the position of both read models.
+	Seq  uint64        `json:"seq"`
+	Took time.Duration `json:"took_ns"`
+	// Equal reports whether both are the same.
+	Equal bool `json:"equal"`
 	// Live is the digest of the live read model, Digest that of the replay.
 	Live   string `json:"live"`
 	Digest string `json:"digest"`
-	// Difference is the first row that differs, nil where none does.
+	// Difference is the first row that differs, nil if there is none.
 	Difference *RowDifference `json:"difference,omitempty"`
 }
 
-// RowDifference is a row in which the live read model is not what its events
-// make.
+// RowDifference is a row that differs between the live read model and a replay.
 type RowDifference struct {
 	Bucket string `json:"bucket"`
-	// Key is in hex.
+	// Key is the key of the row in hex.
 	Key string `json:"key"`
-	// What is "missing", "extra" or "differs": in the live read model.
+	// What is "missing", "extra" or "differs", as seen from the live read model.
 	What string `json:"what"`
-	// Events are those that make the row in a replay.
+	// Events are the events that change the row in a replay.
 	Events Trace `json:"events"`
 }
 
-// Trace is which events changed a row.
+// Trace lists the events that changed a row.
 type Trace struct {
-	// Count is how many there were; First and Last are at most a hundred of them
-	// from either end, in order.
+	// Count is the number of all of them. First has the sequences of the first 100,
+	// Last those of the last 100 of the rest, both in order.
 	Count int      `json:"count"`
 	First []uint64 `json:"first"`
 	Last  []uint64 `json:"last,omitempty"`
@@ -63,9 +63,11 @@ func (t *Trace) add(seq uint64) {
 	}
 }
 
-// Verify replays the stream into a file of its own and compares that with the
-// live read model at the same event. Nothing is changed, and reads go on. It is
-// an error only if it could not be done: see Verified.Equal.
+// Verify replays the stream into a scratch file and compares that with the live read
+// model at the same position. It changes nothing, and the read model can be read
+// meanwhile. A difference is not an error: see Verified.Equal. The function progress,
+// if not nil, is called as by [Runner.Rebuild]. Verify fails with [ErrBuilding] if a
+// rebuild or verification is running already.
 func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Verified, err error) {
 	if !r.rebuilds.TryLock() {
 		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
@@ -82,19 +84,19 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 	b.phase(PhaseVerify)
 	out.Name = r.Name()
 	var diff *store.Difference
-	err = b.beside(ctx, func(live *store.Tx, meta store.Meta) error {
+	err = b.atLivePosition(ctx, func(live *store.Tx, meta store.Meta) error {
 		if meta.Seq < b.meta.Seq {
 			return fmt.Errorf("verify %s: the live read model went back to event %d", r.Name(), meta.Seq)
 		}
 		if out.Live, err = store.Digest(live); err != nil {
 			return fmt.Errorf("read the live file: %w", err)
 		}
-		return b.s.View(func(own *store.Tx) error {
-			if out.Digest, err = store.Digest(own); err != nil {
+		return b.s.View(func(replayed *store.Tx) error {
+			if out.Digest, err = store.Digest(replayed); err != nil {
 				return err
 			}
 			out.Seq, out.Equal = meta.Seq, out.Live == out.Digest && meta == b.meta
-			d, found, err := store.Diff(live, own)
+			d, found, err := store.Diff(live, replayed)
 			if found {
 				diff = &d
 			}
@@ -118,8 +120,10 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 	return out, err
 }
 
-// Explain replays the stream up to where the read model is and says which events
-// changed a row. It fails with [ErrNoRow] where none did.
+// Explain replays the stream up to the position of the read model and returns the
+// events that changed a row. It fails with [ErrNoRow] if none did, and with
+// [ErrBuilding] if a rebuild or verification is running already. The function
+// progress, if not nil, is called as by [Runner.Rebuild].
 func (r *Runner) Explain(ctx context.Context, bucket string, key []byte, progress func(Rebuilding)) (Trace, error) {
 	if !r.rebuilds.TryLock() {
 		return Trace{}, fmt.Errorf("explain a row of %s: %w", r.Name(), ErrBuilding)
@@ -128,7 +132,9 @@ func (r *Runner) Explain(ctx context.Context, bucket string, key []byte, progres
 	return r.explain(ctx, bucket, key, r.Status().Seq, progress)
 }
 
-func (r *Runner) explain(ctx context.Context, bucket string, key []byte, upto uint64, progress func(Rebuilding)) (t Trace, err error) {
+func (r *Runner) explain(
+	ctx context.Context, bucket string, key []byte, upto uint64, progress func(Rebuilding),
+) (t Trace, err error) {
 	b, err := r.newBuild(r.scratch()+"2", "", progress)
 	if err != nil {
 		return t, err

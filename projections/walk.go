@@ -8,26 +8,30 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Walked is one sequence of the stream as a projection comes to it.
+// Walked is one sequence of the stream as a projection sees it.
 type Walked struct {
-	// Replayed is the event, what stays of it if it was erased, or a message that
-	// is none. Only Seq is set where the sequence is missing.
+	// Replayed is the event, the event of its tombstone if it was erased, or a
+	// malformed message. If the sequence is missing, only Seq is set.
 	streams.Replayed
-	Erased  bool
+	// Erased reports whether the event was erased and has a tombstone.
+	Erased bool
+	// Missing reports whether the stream has neither a message nor a tombstone with
+	// this sequence.
 	Missing bool
 }
 
-// Walk calls f with every sequence from 1 to to, in order, each once: with what a
-// projection is given there. A sequence that is neither in the stream nor on
-// record as erased is Missing. It returns an error of f as it is.
+// Walk calls f once for every sequence from 1 to to, in order, with the event that
+// a projection is given for it. A sequence that is neither in the stream nor
+// recorded as erased is Missing. Walk stops at the first error of f and returns it
+// unchanged.
 func Walk(ctx context.Context, js jetstream.JetStream, stream string, to uint64, f func(Walked) error) error {
-	gone := &tombstones{js: js, stream: stream}
+	erased := &tombstones{js: js, stream: stream}
 	at := uint64(0)
 	fill := func(before uint64) error {
 		if before <= at+1 {
 			return nil
 		}
-		list, err := gone.between(ctx, at, before)
+		list, err := erased.between(ctx, at, before)
 		if err != nil {
 			return err
 		}
