@@ -7,43 +7,44 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// arrive places a message, and gives it whatever came before it.
-func (f *fold) arrive(m *message) error {
+// addMessage stores a new message, and applies the changes and receipts that arrived
+// before it.
+func (f *fold) addMessage(m *message) error {
 	slot := slotOf(&m.Message)
-	taken, found, err := find(f.tx, &f.c, f.owner, slot)
+	existing, found, err := find(f.tx, &f.c, f.owner, slot)
 	if err != nil {
 		return err
 	}
 	if found {
-		return f.again(taken, m)
+		return f.addDuplicate(existing, m)
 	}
 	at := place{millis(m.Time), m.Seq}
-	m.note(f.e.Seq)
+	m.addEvent(f.e.Seq)
 	f.count(m)
-	// What follows counts nothing that an erasure takes back, so this is final.
+	// The code below adds nothing to the counts that an erasure subtracts, so they are final.
 	f.c.Recent = f.c.Recent.add(recentEvent{at, slot, shareOf(f.sum) != (share{})})
 	f.placed = true
 
-	covers, err := f.waiting(m, m.MID)
+	reads, err := f.applyPending(m, m.MID)
 	if err != nil {
 		return err
 	}
-	if err := f.cover(m); err != nil {
+	if err := f.applyReceipts(m); err != nil {
 		return err
 	}
 	if err := f.put(at, m); err != nil {
 		return err
 	}
-	for _, read := range covers {
+	for _, read := range reads {
 		if err := f.receipt(receiptRead, receipt{at.ms, read}); err != nil {
 			return err
 		}
 	}
-	return f.unanswered(m)
+	return f.countUnanswered(m)
 }
 
-// put stores the row at a place, and shows it in the conversation if it is the
-// newest.
+// put stores the row at a place, and updates the conversation's preview if the message
+// is the newest.
 func (f *fold) put(at place, m *message) error {
 	if tail := at.tail(); bytes.Compare(tail, f.c.LastKey) >= 0 {
 		f.c.LastKey = tail
@@ -53,25 +54,21 @@ func (f *fold) put(at place, m *message) error {
 	return store.EncodeRow(messages(f.tx), at.row(), m)
 }
 
-// again takes in a second event with the mid of a stored message.
-func (f *fold) again(at place, m *message) error {
+// addDuplicate applies another event with the mid of a stored message.
+func (f *fold) addDuplicate(at place, m *message) error {
 	first, err := messageAt(f.tx, at)
 	if err != nil || first.ID == m.ID {
 		return err
 	}
 	if first.merge(m) {
-		f.conflict()
+		f.c.Conflicts++
+		f.sum.Conflicts++
 	}
-	first.note(f.e.Seq)
+	first.addEvent(f.e.Seq)
 	return f.put(at, first)
 }
 
-func (f *fold) conflict() {
-	f.c.Conflicts++
-	f.sum.Conflicts++
-}
-
-// count counts a new row and marks it late if it is.
+// count counts a new row, and sets LateMillis if it arrived after a newer one.
 func (f *fold) count(m *message) {
 	if f.c.Last != nil && m.Source != "backfill" { // history is not late
 		if late := millis(f.c.Last.Time) - millis(m.Time); late > 0 {
@@ -93,9 +90,9 @@ func (f *fold) count(m *message) {
 	}
 }
 
-// unanswered counts inbound messages after the page's last one. The row is stored
-// already.
-func (f *fold) unanswered(m *message) error {
+// countUnanswered updates the number of inbound messages after the page's last one. The
+// row must be stored before.
+func (f *fold) countUnanswered(m *message) error {
 	if m.Direction == In {
 		if m.Time.After(f.c.LastOut) {
 			f.c.Unanswered++
@@ -110,7 +107,7 @@ func (f *fold) unanswered(m *message) error {
 		f.c.Unanswered = 0
 		return nil
 	}
-	// An echo that came after newer messages: those are still unanswered.
+	// The echo arrived after newer messages, which are still unanswered.
 	f.c.Unanswered = 0
 	return f.scan(millis(m.Time), projections.MaxMillis, func(m *message) bool {
 		if m.Direction == In {

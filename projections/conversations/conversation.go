@@ -6,7 +6,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Conversation is everything between one page and one contact, without the
+// Conversation is the conversation between one page and one contact, without its
 // messages. Times are event times in UTC unless their comment says otherwise; a
 // zero time means never.
 type Conversation struct {
@@ -14,82 +14,91 @@ type Conversation struct {
 	Contact domain.ContactID `json:"contact"`
 	// Object is "page" or "instagram".
 	Object string `json:"object,omitempty"`
-	// Name and Picture are what Graph last said of the contact.
+	// Name and Picture are those of the contact that Graph last returned, at ProfiledAt.
 	Name       string    `json:"name,omitempty"`
 	Picture    string    `json:"picture,omitempty"`
 	ProfiledAt time.Time `json:"profiled_at,omitzero"`
 
-	// FirstActivity and LastActivity span everything but receipts and profiles.
+	// FirstActivity and LastActivity are the times of the first and the last event,
+	// except receipts and profiles. LastIn and LastOut are those of the last message
+	// in each direction.
 	FirstActivity time.Time `json:"first_activity,omitzero"`
 	LastActivity  time.Time `json:"last_activity,omitzero"`
 	LastIn        time.Time `json:"last_in,omitzero"`
 	LastOut       time.Time `json:"last_out,omitzero"`
-	// LastSeq and LastAt are the stream's, of the latest event to arrive.
+	// LastSeq is the sequence of the last event that arrived, LastAt the time at
+	// which the stream stored it.
 	LastSeq uint64    `json:"last_seq"`
 	LastAt  time.Time `json:"last_at,omitzero"`
 
-	// In and Out count message rows, postbacks among In. Unanswered counts
-	// those of In that are newer than the page's last message.
+	// In and Out count message rows; In includes postbacks. Unanswered counts those
+	// of In that are newer than the page's last message.
 	In         uint64 `json:"in"`
 	Out        uint64 `json:"out"`
 	Unanswered uint64 `json:"unanswered"`
 	// Late counts messages that arrived after a newer one.
 	Late uint64 `json:"late,omitempty"`
-	// Conflicts counts messages that claimed the mid of a different one.
+	// Conflicts counts messages with the mid of a different message.
 	Conflicts uint64 `json:"conflicts,omitempty"`
-	// Pending counts what waits for a message that is not here.
+	// Pending counts changes and receipts that wait for a message that has not
+	// arrived.
 	Pending uint64 `json:"pending,omitempty"`
 
+	// Last is the newest message, nil if there is none.
 	Last *Preview `json:"last,omitempty"`
-	// Standby says that the newest message came while another app owned the
-	// thread.
+	// Standby reports whether the newest message was received while another app
+	// owned the thread.
 	Standby bool    `json:"standby,omitempty"`
 	Thread  *Thread `json:"thread,omitempty"`
 
-	// Delivered and Read are how far the contact's receipts reach.
+	// Delivered and Read are the times up to which the contact's receipts cover
+	// messages.
 	Delivered time.Time `json:"delivered,omitzero"`
 	Read      time.Time `json:"read,omitzero"`
 
 	// Referral and Optin are the newest of their kind.
 	Referral *Referral `json:"referral,omitempty"`
 	Optin    *Optin    `json:"optin,omitempty"`
-	// Account is "linked" or "unlinked" after account linking.
+	// Account is "linked" or "unlinked", empty before any account linking event.
 	Account   string    `json:"account,omitempty"`
 	AccountAt time.Time `json:"account_at,omitzero"`
 
-	// ErasedBefore is set when an earlier life of this conversation was
-	// erased: nothing as old as that comes back in.
+	// ErasedBefore is set if this conversation was erased before: events up to this
+	// time are not applied.
 	ErasedBefore time.Time `json:"erased_before,omitzero"`
 }
 
-// Preview is the newest message in short: at most 120 characters of it.
+// Preview is a short form of a message. Its text has at most 120 characters.
 type Preview struct {
 	Direction Direction `json:"direction"`
 	Kind      Kind      `json:"kind"`
 	MID       string    `json:"mid,omitempty"`
 	Text      string    `json:"text,omitempty"`
-	// Attachment is the first attachment's type.
+	// Attachment is the type of the first attachment.
 	Attachment string    `json:"attachment,omitempty"`
 	Deleted    bool      `json:"deleted,omitempty"`
 	Time       time.Time `json:"time"`
 }
 
-// Thread is who owns the conversation by the handover protocol. The newest
-// event by time wins, the later arrival where times are equal.
+// Thread is the state of a conversation in Meta's handover protocol. It is that of the
+// newest event by time, and of the later arrival if times are equal.
 type Thread struct {
-	// Owner is the app id that owns the thread; empty after the owner let go.
+	// Owner is the id of the app that owns the thread, empty after the owner released
+	// it. Previous is the owner before, and Since is when the owner changed.
 	Owner    string    `json:"owner,omitempty"`
 	Previous string    `json:"previous,omitempty"`
 	Since    time.Time `json:"since,omitzero"`
-	// Requester is the app that asked for the thread and has had no answer.
+	// Requester is the app that requested the thread at RequestedAt, if the owner has
+	// not changed since.
 	Requester   string    `json:"requester,omitempty"`
 	RequestedAt time.Time `json:"requested_at,omitzero"`
-	// Roles lists each app's roles, where Meta tied them to this contact.
+	// Roles lists the roles of each app, if Meta reported them for this contact.
 	Roles   map[string][]string `json:"roles,omitempty"`
 	RolesAt time.Time           `json:"roles_at,omitzero"`
 }
 
-// Referral is how the contact last came in. Ad context beyond it is in the raw event.
+// Referral is how the contact last entered the conversation. Further data about an ad
+// is in the raw event.
 type Referral struct {
 	Ref     string    `json:"ref,omitempty"`
 	Source  string    `json:"source,omitempty"`
@@ -99,7 +108,7 @@ type Referral struct {
 	Time    time.Time `json:"time"`
 }
 
-// Optin is the contact's newest consent or its withdrawal.
+// Optin is the contact's newest consent, or the withdrawal of one.
 type Optin struct {
 	Type   string    `json:"type,omitempty"`
 	Ref    string    `json:"ref,omitempty"`
@@ -107,16 +116,17 @@ type Optin struct {
 	Time   time.Time `json:"time"`
 }
 
-// conversation is the row as stored: the public form and what the fold needs.
+// conversation is the stored row: the public fields and those that the fold needs.
 type conversation struct {
 	Conversation
-	// LastKey is the tail of the newest message's place.
+	// LastKey is the end of a key for the newest message's place: see place.tail.
 	LastKey []byte
-	// Recent are the latest events; the others are in the buckets.
+	// Recent has the latest events; the others are in the buckets.
 	Recent recent
-	// Indexed says that events have moved to the buckets.
+	// Indexed reports whether events have been moved to the buckets.
 	Indexed bool
-	// Seqs break ties between events of one millisecond.
+	// These are the sequences of the events that set a field. They decide which event
+	// is the newer one of two in the same millisecond.
 	ProfileSeq uint64
 	ThreadSeq  uint64
 	RequestSeq uint64
@@ -126,26 +136,26 @@ type conversation struct {
 	AccountSeq uint64
 }
 
-// Counts are the sums of one page, or of all.
+// Counts has the counts of one page, or their sums for all pages.
 type Counts struct {
 	Conversations uint64 `json:"conversations"`
-	// In and Out count message rows, postbacks among In.
+	// In and Out count message rows; In includes postbacks.
 	In  uint64 `json:"in"`
 	Out uint64 `json:"out"`
-	// Late counts messages that arrived after a newer one of their
-	// conversation; backfilled ones are not late.
+	// Late counts messages that arrived after a newer one of their conversation,
+	// except backfilled messages.
 	Late uint64 `json:"late"`
-	// Conflicts counts messages that claimed the mid of a different one; the
-	// first stays, the event of the other is in the stream.
+	// Conflicts counts messages with the mid of a different message. The first one is
+	// kept; the event of the other is in the stream.
 	Conflicts uint64 `json:"conflicts"`
 	// Pending counts edits, unsends, reactions and receipts that wait for their
-	// message; Dropped counts those that a bound pushed out.
+	// message; Dropped counts those that were dropped because too many waited.
 	Pending uint64 `json:"pending"`
 	Dropped uint64 `json:"dropped"`
-	// Odd counts events that lack what their type calls for.
-	Odd uint64 `json:"odd"`
-	// Erased counts erasures, AfterErasure what came in later and was as old as
-	// the erasure, and so was refused.
+	// Incomplete counts events without the data that their type requires.
+	Incomplete uint64 `json:"odd"`
+	// Erased counts erasures. AfterErasure counts events that arrived after an
+	// erasure, were not newer than it, and so were not applied.
 	Erased       uint64 `json:"erased"`
 	AfterErasure uint64 `json:"after_erasure"`
 }
@@ -164,9 +174,10 @@ func (c *Counts) subtract(o Counts) {
 	}
 }
 
-// all are the counts in the order in which they are stored.
+// all returns pointers to the counts, in the order in which they are stored.
 func (c *Counts) all() [10]*uint64 {
 	return [...]*uint64{
-		&c.Conversations, &c.In, &c.Out, &c.Late, &c.Conflicts, &c.Pending, &c.Dropped, &c.Odd, &c.Erased, &c.AfterErasure,
+		&c.Conversations, &c.In, &c.Out, &c.Late, &c.Conflicts,
+		&c.Pending, &c.Dropped, &c.Incomplete, &c.Erased, &c.AfterErasure,
 	}
 }

@@ -12,63 +12,64 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// tombstone is what stays of an erased conversation.
+// tombstone is stored in place of an erased conversation.
 type tombstone struct {
 	Time time.Time `json:"time"`
 	Seq  uint64    `json:"seq"`
 }
 
-// share is what one event added to the counts that only grow. It is stored under
-// the names that [Counts] has for them.
+// share is what one event added to the counts that only grow. It has the JSON names of
+// [Counts].
 type share struct {
 	Late         uint64 `json:"late,omitempty"`
 	Conflicts    uint64 `json:"conflicts,omitempty"`
 	Dropped      uint64 `json:"dropped,omitempty"`
-	Odd          uint64 `json:"odd,omitempty"`
+	Incomplete   uint64 `json:"odd,omitempty"`
 	AfterErasure uint64 `json:"after_erasure,omitempty"`
 }
 
+// shareOf returns the share in counts that one event has added.
 func shareOf(c Counts) share {
-	return share{c.Late, c.Conflicts, c.Dropped, c.Odd, c.AfterErasure}
+	return share{c.Late, c.Conflicts, c.Dropped, c.Incomplete, c.AfterErasure}
 }
 
-// rememberShare notes the event as one of its contact, with its share in the
-// counts, which an erasure takes with it.
-func (f *fold) rememberShare() error {
+// recordShare records the event for its contact, with its share in the counts, which
+// an erasure subtracts.
+func (f *fold) recordShare() error {
 	bucket, key := f.tx.Bucket(bucketEvents), join(f.owner, be(f.e.Seq))
 	if s := shareOf(f.sum); s != (share{}) {
 		return store.PutJSON(bucket, key, s)
 	}
 	if err := bucket.Put(key, nil); err != nil {
-		return fmt.Errorf("remember event: %w", err)
+		return fmt.Errorf("record event: %w", err)
 	}
 	return nil
 }
 
-// erase removes a conversation and all that is kept of it, and leaves a
-// tombstone so that old events don't bring it back.
+// erase removes all data of a conversation, and stores a tombstone so that old events
+// don't create it again.
 //
-// The state afterwards is the same whether the erased events were folded in
-// before or were missing from the stream already. So all that the contact's
-// events have added to the counts goes, also that of events which the erasure
-// does not list because they came while it was written: those stay remembered,
-// for the next erasure.
+// The state afterwards is the same whether the erased events were applied before or
+// were already missing from the stream. So everything that the contact's events have
+// added to the counts is subtracted. This includes events that the erasure does not
+// list because they arrived while it was written: these remain recorded for the next
+// erasure.
 func erase(tx *store.Tx, e streams.Stored) error {
 	key := erasedKey(e.Page, e.Contact)
 	var listed map[uint64]bool
 	if d := e.Data.Erasure; d != nil {
 		hash, err := hex.DecodeString(d.Contact)
 		if err != nil || len(hash) != hashSize {
-			return count(tx, e.Page, Counts{Odd: 1}, Counts{})
+			return count(tx, e.Page, Counts{Incomplete: 1}, Counts{})
 		}
 		key, listed = join(pagePrefix(e.Page), hash), make(map[uint64]bool, len(d.Events))
 		for _, h := range d.Events {
 			listed[h.Seq] = true
 		}
 	} else if e.Contact == "" {
-		return count(tx, e.Page, Counts{Odd: 1}, Counts{})
+		return count(tx, e.Page, Counts{Incomplete: 1}, Counts{})
 	}
-	if err := bury(tx, e, key); err != nil {
+	if err := putTombstone(tx, e, key); err != nil {
 		return err
 	}
 	var c conversation
@@ -79,11 +80,11 @@ func erase(tx *store.Tx, e streams.Stored) error {
 			return fmt.Errorf("erase contact: %w", err)
 		}
 		var err error
-		if c, err = dig(tx, e.Page, contact, key); err != nil {
+		if c, err = eraseConversation(tx, e.Page, contact, key); err != nil {
 			return err
 		}
 	}
-	less, err := forget(tx, key, listed)
+	less, err := eraseEvents(tx, key, listed)
 	if err != nil {
 		return err
 	}
@@ -93,8 +94,8 @@ func erase(tx *store.Tx, e streams.Stored) error {
 	return count(tx, e.Page, Counts{Erased: 1}, less)
 }
 
-// bury places the tombstone, or makes it later.
-func bury(tx *store.Tx, e streams.Stored, key []byte) error {
+// putTombstone stores the tombstone. If there is one, it keeps the later time.
+func putTombstone(tx *store.Tx, e streams.Stored, key []byte) error {
 	bucket := tx.Bucket(bucketErased)
 	t := tombstone{Time: projections.When(e), Seq: e.Seq}
 	old, _, err := store.GetJSON[tombstone](bucket, key)
@@ -107,13 +108,13 @@ func bury(tx *store.Tx, e streams.Stored, key []byte) error {
 	return store.PutJSON(bucket, key, t)
 }
 
-// forget drops the contact's listed events from what is remembered, and of the
-// others their share, and returns all shares.
-func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err error) {
+// eraseEvents removes the listed events from those that are recorded for the contact,
+// and the shares of the others. It returns the sum of all shares.
+func eraseEvents(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err error) {
 	bucket, from, end := tx.Bucket(bucketEvents), key, successor(key)
 	for more := true; more; {
 		var rows []row
-		rows, more = take(bucket, from, end)
+		rows, more = readChunk(bucket, from, end)
 		for _, r := range rows {
 			if len(r.value) > 0 {
 				var s Counts
@@ -129,7 +130,7 @@ func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err 
 				err = bucket.Put(r.key, nil)
 			}
 			if err != nil {
-				return less, fmt.Errorf("forget event: %w", err)
+				return less, fmt.Errorf("erase event: %w", err)
 			}
 			from = join(r.key, []byte{0})
 		}
@@ -137,9 +138,11 @@ func forget(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err 
 	return less, nil
 }
 
-// dig removes a conversation that is there and returns what it was. Its events
-// stay remembered.
-func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byte) (conversation, error) {
+// eraseConversation removes the rows of a conversation and returns its row. The
+// recorded events of its contact are kept.
+func eraseConversation(
+	tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byte,
+) (conversation, error) {
 	conversations, key := tx.Bucket(bucketConversations), conversationKey(page, contact)
 	c, found, err := store.GetRow[conversation](conversations, key)
 	if err != nil {
@@ -151,10 +154,13 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byt
 	if err := c.Recent.move(tx, key, owner); err != nil {
 		return c, err
 	}
-	err = drop(tx, bucketOrder, key, func(k []byte) error {
+	err = eraseRows(tx, bucketOrder, key, func(k []byte) error {
 		return messages(tx).Delete(placeOf(k).row())
 	})
-	err = cmp.Or(err, drop(tx, bucketMIDs, owner, nil), drop(tx, bucketPending, key, nil), drop(tx, bucketReceipts, key, nil))
+	err = cmp.Or(err,
+		eraseRows(tx, bucketMIDs, owner, nil),
+		eraseRows(tx, bucketPending, key, nil),
+		eraseRows(tx, bucketReceipts, key, nil))
 	if err != nil {
 		return c, err
 	}
@@ -167,13 +173,13 @@ func dig(tx *store.Tx, page domain.PageID, contact domain.ContactID, owner []byt
 	return c, nil
 }
 
-// drop removes the rows of a bucket that begin with prefix, in chunks. Before, if
-// not nil, is told of each.
-func drop(tx *store.Tx, name string, prefix []byte, before func(key []byte) error) error {
+// eraseRows removes the rows of a bucket whose keys begin with prefix, in chunks. The
+// function before, if not nil, is called with each key before its row is removed.
+func eraseRows(tx *store.Tx, name string, prefix []byte, before func(key []byte) error) error {
 	bucket, end := tx.Bucket(name), successor(prefix)
 	for more := true; more; {
 		var rows []row
-		rows, more = take(bucket, prefix, end)
+		rows, more = readChunk(bucket, prefix, end)
 		for _, r := range rows {
 			if before != nil {
 				if err := before(r.key); err != nil {

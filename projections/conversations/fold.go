@@ -11,24 +11,25 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// fold is the work on one event.
+// fold applies one event.
 type fold struct {
 	tx   *store.Tx
 	e    streams.Stored
 	time time.Time
 	key  []byte // of the conversation
-	// owner is the key by which an erasure finds it.
+	// owner is the key by which an erasure finds the conversation.
 	owner []byte
 
 	c     conversation
-	fresh bool // the conversation was not stored before
+	isNew bool // the conversation was not stored before
 	was   int64
-	// placed says that the event made a message, which Recent has already.
+	// placed reports whether the event created a message, which is in Recent then.
 	placed bool
-	// sum is what this event adds to the page's counts; less is what it takes.
+	// sum is added to the page's counts, less is subtracted.
 	sum, less Counts
 }
 
+// load reads the conversation, or initializes a new one.
 func (f *fold) load() error {
 	f.was = -1
 	c, found, err := store.GetRow[conversation](f.tx.Bucket(bucketConversations), f.key)
@@ -39,20 +40,20 @@ func (f *fold) load() error {
 		f.c, f.was = c, millis(c.LastActivity)
 		return nil
 	}
-	f.fresh = true
+	f.isNew = true
 	f.c.Page, f.c.Contact = f.e.Page, f.e.Contact
 	t, _, err := store.GetJSON[tombstone](f.tx.Bucket(bucketErased), f.owner)
 	f.c.ErasedBefore = t.Time
 	return err
 }
 
-// save stores the conversation and moves it in the order of activity.
+// save stores the conversation and updates its place in the order of activity.
 func (f *fold) save() error {
 	f.c.LastSeq, f.c.LastAt = f.e.Seq, projections.Clean(f.e.At)
 	if f.e.Data.Object != "" {
 		f.c.Object = f.e.Data.Object
 	}
-	if f.fresh {
+	if f.isNew {
 		f.sum.Conversations++
 		if err := f.tx.Bucket(bucketContacts).Put(f.owner, []byte(f.e.Contact)); err != nil {
 			return fmt.Errorf("store contact: %w", err)
@@ -66,7 +67,7 @@ func (f *fold) save() error {
 		return nil
 	}
 	activity := f.tx.Bucket(bucketActivity)
-	if !f.fresh {
+	if !f.isNew {
 		if err := activity.Delete(activityKey(f.e.Page, f.e.Contact, f.was)); err != nil {
 			return fmt.Errorf("move conversation: %w", err)
 		}
@@ -77,12 +78,12 @@ func (f *fold) save() error {
 	return nil
 }
 
-// remember notes the event as one of its contact, so that an erasure finds it,
-// and where the message is that it made. The conversation is saved after it.
-func (f *fold) remember() error {
+// recordEvent records the event for its contact, so that an erasure finds it, and the
+// place of the message that it created. The conversation must be saved after it.
+func (f *fold) recordEvent() error {
 	switch {
 	case shareOf(f.sum) != (share{}):
-		if err := f.rememberShare(); err != nil {
+		if err := f.recordShare(); err != nil {
 			return err
 		}
 	case !f.placed:
@@ -96,15 +97,15 @@ func (f *fold) remember() error {
 	return err
 }
 
-// aside counts and remembers an event that leaves the conversation as it is.
-func (f *fold) aside() error {
-	if err := f.rememberShare(); err != nil {
+// skip counts and records an event that does not change the conversation.
+func (f *fold) skip() error {
+	if err := f.recordShare(); err != nil {
 		return err
 	}
 	return count(f.tx, f.e.Page, f.sum, f.less)
 }
 
-// count changes a page's counts.
+// count adds to a page's counts, and subtracts from them.
 func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 	if more == (Counts{}) && less == (Counts{}) {
 		return nil
@@ -119,57 +120,60 @@ func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 	return store.PutRow(bucket, key, counts)
 }
 
+// apply applies the event to the conversation and its messages, by type.
 func (f *fold) apply() error {
 	d := f.e.Data
 	switch f.e.Type {
 	case domain.MessageReceived, domain.MessageEchoed:
 		if d.Message == nil {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		direction := In
 		if f.e.Type == domain.MessageEchoed || d.Message.Echo {
 			direction = Out
 		}
-		return f.arrive(newMessage(f.e, direction, d.Message))
+		return f.addMessage(newMessage(f.e, direction, d.Message))
 	case domain.PostbackReceived:
 		if d.Postback == nil {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
-		return f.arrive(newPostback(f.e, d.Postback))
+		return f.addMessage(newPostback(f.e, d.Postback))
 	case domain.MessageEdited:
 		if d.Edit == nil || d.Edit.MID == "" {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		return f.change(d.Edit.MID, change{Edit: &Edit{Num: d.Edit.Num, Text: d.Edit.Text, Time: f.time}})
 	case domain.MessageDeleted:
 		if d.Message == nil || d.Message.MID == "" {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		return f.change(d.Message.MID, change{Unsent: true})
 	case domain.MessageReacted:
 		if d.Reaction == nil || d.Reaction.MID == "" {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		r := Reaction{Reaction: d.Reaction.Reaction, Emoji: d.Reaction.Emoji, Time: f.time, Seq: f.e.Seq}
-		return f.change(d.Reaction.MID, change{Reaction: &r, Sender: cmp.Or(d.Sender, string(f.e.Contact)), Withdrawn: d.Reaction.Action == "unreact"})
+		sender := cmp.Or(d.Sender, string(f.e.Contact))
+		withdrawn := d.Reaction.Action == "unreact"
+		return f.change(d.Reaction.MID, change{Reaction: &r, Sender: sender, Withdrawn: withdrawn})
 	case domain.MessageDelivered:
 		return f.delivered(d.Delivery)
 	case domain.MessageRead:
 		return f.read(d.Read)
 	case domain.ThreadPassed, domain.ThreadTaken, domain.ThreadRequested, domain.ThreadRolesChanged:
 		if d.Thread == nil {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		f.thread(d.Thread)
 	case domain.ReferralReceived:
 		if d.Referral == nil {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		if f.c.Referral == nil || f.newer(f.c.Referral.Time, f.c.RefSeq) {
@@ -177,11 +181,12 @@ func (f *fold) apply() error {
 		}
 	case domain.OptinReceived:
 		if d.Optin == nil {
-			return f.odd()
+			return f.incomplete()
 		}
 		f.active()
 		if f.c.Optin == nil || f.newer(f.c.Optin.Time, f.c.OptinSeq) {
-			f.c.Optin, f.c.OptinSeq = &Optin{Type: d.Optin.Type, Ref: d.Optin.Ref, Status: d.Optin.Status, Time: f.time}, f.e.Seq
+			optin := &Optin{Type: d.Optin.Type, Ref: d.Optin.Ref, Status: d.Optin.Status, Time: f.time}
+			f.c.Optin, f.c.OptinSeq = optin, f.e.Seq
 		}
 	case domain.AccountLinked, domain.AccountUnlinked:
 		f.active()
@@ -190,32 +195,32 @@ func (f *fold) apply() error {
 		}
 	case domain.ContactProfiled:
 		if d.Profile == nil {
-			return f.odd()
+			return f.incomplete()
 		}
-		// What Graph left out stays as it was known.
+		// Fields that Graph left out keep their values.
 		if f.newer(f.c.ProfiledAt, f.c.ProfileSeq) {
 			f.c.Name, f.c.Picture = cmp.Or(d.Profile.Name, f.c.Name), cmp.Or(d.Profile.Picture, f.c.Picture)
 			f.c.ProfiledAt, f.c.ProfileSeq = f.time, f.e.Seq
 		}
 	default:
-		// A kind without a typed form is still something that happened here.
+		// A kind without typed fields counts as activity as well.
 		f.active()
 	}
 	return nil
 }
 
-// odd counts an event that lacks its payload.
-func (f *fold) odd() error {
-	f.sum.Odd++
+// incomplete counts an event without its payload.
+func (f *fold) incomplete() error {
+	f.sum.Incomplete++
 	return nil
 }
 
-// newer reports whether this event comes after one of that time and sequence.
+// newer reports whether this event is not older than one with that time and sequence.
 func (f *fold) newer(t time.Time, seq uint64) bool {
 	return cmp.Or(f.time.Compare(t), cmp.Compare(f.e.Seq, seq)) >= 0
 }
 
-// active widens the conversation's span of activity.
+// active extends the conversation's time of activity to this event.
 func (f *fold) active() {
 	if f.c.FirstActivity.IsZero() || f.time.Before(f.c.FirstActivity) {
 		f.c.FirstActivity = f.time
@@ -225,6 +230,7 @@ func (f *fold) active() {
 	}
 }
 
+// thread applies an event of the handover protocol.
 func (f *fold) thread(t *domain.Thread) {
 	if f.c.Thread == nil {
 		f.c.Thread = &Thread{}
@@ -244,7 +250,7 @@ func (f *fold) thread(t *domain.Thread) {
 			th.Owner, th.Previous, th.Since, f.c.ThreadSeq = t.NewOwner, t.PreviousOwner, f.time, f.e.Seq
 		}
 	}
-	// A request is open until the thread changes hands after it.
+	// A request is open until the owner of the thread changes after it.
 	if !th.RequestedAt.IsZero() && !th.RequestedAt.After(th.Since) {
 		th.Requester, th.RequestedAt, f.c.RequestSeq = "", time.Time{}, 0
 	}

@@ -10,48 +10,49 @@ import (
 )
 
 // Buckets and their keys. Messages are in the order in which they are written,
-// because bbolt writes neighbours five times faster than strangers, and all that
-// belongs to one conversation is together. The latest rows of order, mids and
-// events are in the conversation's own (see [recent]).
+// because bbolt writes adjacent keys five times faster than others. The other rows of
+// one conversation are adjacent. The latest rows of order, mids and events are in the
+// row of the conversation (see [recent]).
 const (
 	bucketConversations = "conversations" // page | contact -> conversation
 	bucketMessages      = "messages"      // seq -> message
 	bucketOrder         = "order"         // page | contact | time | seq -> nothing, for each message
 	bucketActivity      = "activity"      // page | inverted time | contact -> conversation's key
 	bucketMIDs          = "mids"          // page | hash of contact | hash of mid -> time | seq of the message
-	bucketPending       = "pending"       // page | contact | hash of mid | seq -> what waits for that mid
+	bucketPending       = "pending"       // page | contact | hash of mid | seq -> change that waits for that mid
 	bucketReceipts      = "receipts"      // page | contact | kind -> receipts, packed
 	bucketErased        = "erased"        // page | hash of contact -> tombstone
-	bucketContacts      = "contacts"      // page | hash of contact -> contact that has a conversation
-	bucketEvents        = "events"        // page | hash of contact | seq -> the event's share in the counts
+	bucketContacts      = "contacts"      // page | hash of contact -> contact with a conversation
+	bucketEvents        = "events"        // page | hash of contact | seq -> what the event added to the counts
 	bucketCounts        = "counts"        // page -> counts
 )
 
-// hashSize is that of [domain.ContactHash] too.
+// hashSize is the size of a hash in a key, and also that of [domain.ContactHash].
 const hashSize = 16
 
-// hash16 is the fixed-length form of a mid, an event id or a contact.
+// hash16 returns the hash of a mid, an event id or a contact. The kind keeps them apart.
 func hash16(kind, s string) []byte {
 	b := make([]byte, 0, 256) // on the stack
 	sum := sha256.Sum256(append(append(b, kind...), s...))
 	return sum[:hashSize]
 }
 
-// room is what most keys have room in.
-const room = 64
+// keyCapacity is the capacity of new keys, enough for most of them.
+const keyCapacity = 64
 
 func pagePrefix(page domain.PageID) []byte {
-	return store.AppendText(make([]byte, 0, room), string(page))
+	return store.AppendText(make([]byte, 0, keyCapacity), string(page))
 }
 
 func conversationKey(page domain.PageID, contact domain.ContactID) []byte {
 	return store.AppendText(pagePrefix(page), string(contact))
 }
 
-// sortable maps a signed number to one whose bytes sort as it does.
+// sortable maps a signed number to an unsigned one whose big-endian bytes sort in the
+// same order.
 func sortable(n int64) uint64 { return uint64(n) ^ 1<<63 }
 
-// join copies prefix, so that keys never share memory.
+// join concatenates parts of a key. It copies prefix, so that keys never share memory.
 func join(prefix []byte, tails ...[]byte) []byte {
 	n := len(prefix)
 	for _, t := range tails {
@@ -64,6 +65,7 @@ func join(prefix []byte, tails ...[]byte) []byte {
 	return key
 }
 
+// be returns the big-endian bytes of n.
 func be(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // activityKey sorts a page's conversations newest first.
@@ -71,10 +73,12 @@ func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte 
 	return store.AppendText(binary.BigEndian.AppendUint64(pagePrefix(page), ^sortable(ms)), string(contact))
 }
 
-// midSlot is the place of the message with that mid in its conversation's index.
+// midSlot returns the slot of the message with that mid: its key in the
+// conversation's index of messages.
 func midSlot(mid string) []byte { return hash16("mid:", mid) }
 
-// slotOf is the place of a message, or of its event if it has no mid of its own.
+// slotOf returns the slot of a message: that of its mid, or of its event's id if it has
+// no mid.
 func slotOf(m *Message) []byte {
 	if m.MID == "" {
 		return hash16("event:", m.ID)
@@ -84,19 +88,20 @@ func slotOf(m *Message) []byte {
 
 func pendingPrefix(conversation []byte, mid string) []byte { return join(conversation, midSlot(mid)) }
 
-// contactHash has the bytes of [domain.ContactHash].
+// contactHash returns the bytes of [domain.ContactHash].
 func contactHash(contact domain.ContactID) []byte { return hash16("contact:", string(contact)) }
 
-// erasedKey is what stays of a conversation's key after an erasure.
+// erasedKey returns the key of a conversation with a hash of its contact. It may be
+// stored after an erasure.
 func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
 	return append(pagePrefix(page), contactHash(contact)...)
 }
 
-// eventSeq is the sequence that a key ends with.
+// eventSeq returns the sequence at the end of a key.
 func eventSeq(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
-// successor returns the first key after every key that starts with prefix.
-// Every prefix here begins with a page, so there always is one.
+// successor returns the first key after all keys that start with prefix. Every prefix
+// of this package begins with a page, so there always is one.
 func successor(prefix []byte) []byte {
 	next := append([]byte(nil), prefix...)
 	for i := len(next) - 1; i >= 0; i-- {
@@ -108,7 +113,7 @@ func successor(prefix []byte) []byte {
 	return nil
 }
 
-// millis is a time in Unix milliseconds; 0 for never.
+// millis returns a time in Unix milliseconds, 0 for the zero time.
 func millis(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

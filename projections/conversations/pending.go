@@ -9,18 +9,19 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// Bounds of what waits for a message that is not here.
+// Limits of the changes that wait for a message that has not arrived.
 const (
-	// maxPendingMID bounds what waits for one mid; what comes after is dropped.
+	// maxPendingMID is the maximum number of changes that wait for one mid. Later
+	// ones are dropped.
 	maxPendingMID = 100
-	// maxPending bounds what waits in one conversation; the oldest is dropped.
-	// A page that does not subscribe to echoes gets receipts for messages that
-	// never come.
+	// maxPending is the maximum number of changes that wait in one conversation. The
+	// oldest one is dropped for a new one. A page that does not subscribe to echoes
+	// gets receipts for messages that never arrive.
 	maxPending = 256
 )
 
-// change is what an event does to the message it names by mid. It is also the
-// form in which it waits for that message.
+// change is the change of a message that an event names by mid. It is stored in this
+// form while it waits for that message.
 type change struct {
 	Seq         uint64    `json:"seq"`
 	Time        time.Time `json:"time"`
@@ -33,9 +34,9 @@ type change struct {
 	ReadAt      int64     `json:"read_at,omitempty"`
 }
 
-// to changes the message. A read by mid is not done here: it covers earlier
-// messages too.
-func (c change) to(m *message) {
+// applyTo applies the change to the message. It does not apply a read by mid, which
+// covers earlier messages as well.
+func (c change) applyTo(m *message) {
 	switch {
 	case c.Edit != nil:
 		m.edit(*c.Edit)
@@ -50,11 +51,11 @@ func (c change) to(m *message) {
 	default:
 		return
 	}
-	m.note(c.Seq)
+	m.addEvent(c.Seq)
 }
 
-// change applies c to the message with that mid in this conversation, or
-// keeps it until there is one.
+// change applies c to the message with that mid in this conversation, or stores it
+// until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
 	at, found, err := find(f.tx, &f.c, f.owner, midSlot(mid))
@@ -62,7 +63,7 @@ func (f *fold) change(mid string, c change) error {
 		return err
 	}
 	if !found {
-		return f.wait(mid, c)
+		return f.addPending(mid, c)
 	}
 	if c.ReadAt > 0 {
 		return f.receipt(receiptRead, receipt{at.ms, c.ReadAt})
@@ -71,20 +72,20 @@ func (f *fold) change(mid string, c change) error {
 	if err != nil {
 		return err
 	}
-	c.to(m)
+	c.applyTo(m)
 	return f.put(at, m)
 }
 
-// wait keeps c until the message with that mid comes. The text of an edit does not
-// wait for a message that is known to be unsent.
-func (f *fold) wait(mid string, c change) error {
+// addPending stores c until the message with that mid arrives. It does not store the
+// text of an edit if the message is known to be unsent.
+func (f *fold) addPending(mid string, c change) error {
 	bucket := f.tx.Bucket(bucketPending)
 	prefix := pendingPrefix(f.key, mid)
-	rows, _ := take(bucket, prefix, successor(prefix))
+	rows, _ := readChunk(bucket, prefix, successor(prefix))
 	if c.Unsent || c.Edit != nil {
 		for _, r := range rows {
 			var other change
-			if err := decode(r.value, &other, "what waits"); err != nil {
+			if err := decode(r.value, &other, "pending change"); err != nil {
 				return err
 			}
 			switch {
@@ -98,7 +99,7 @@ func (f *fold) wait(mid string, c change) error {
 			}
 		}
 	}
-	if len(rows) >= maxPendingMID && !c.Unsent { // there is one unsend, and it must not be lost
+	if len(rows) >= maxPendingMID && !c.Unsent { // there is only one unsend, and it must not be dropped
 		f.sum.Dropped++
 		return nil
 	}
@@ -115,7 +116,7 @@ func (f *fold) wait(mid string, c change) error {
 	return store.PutJSON(bucket, key, c)
 }
 
-// dropOldest makes room among what waits in the conversation.
+// dropOldest drops the oldest change that waits in the conversation.
 func (f *fold) dropOldest() error {
 	bucket := f.tx.Bucket(bucketPending)
 	var oldest []byte
@@ -129,7 +130,7 @@ func (f *fold) dropOldest() error {
 		return nil
 	}
 	if err := bucket.Delete(oldest); err != nil {
-		return fmt.Errorf("drop what waits: %w", err)
+		return fmt.Errorf("drop pending change: %w", err)
 	}
 	f.c.Pending--
 	f.less.Pending++
@@ -137,9 +138,9 @@ func (f *fold) dropOldest() error {
 	return nil
 }
 
-// waiting applies what waited for the message, and returns the moments of
-// reads that named it: they cover the messages before it as well.
-func (f *fold) waiting(m *message, mid string) (reads []int64, err error) {
+// applyPending applies the changes that waited for the message. It returns the times of
+// the reads among them, in Unix milliseconds: these cover earlier messages as well.
+func (f *fold) applyPending(m *message, mid string) (reads []int64, err error) {
 	if mid == "" || f.c.Pending == 0 {
 		return nil, nil
 	}
@@ -149,19 +150,19 @@ func (f *fold) waiting(m *message, mid string) (reads []int64, err error) {
 	cursor := bucket.Cursor()
 	for k, v := cursor.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
 		var c change
-		if err := decode(v, &c, "what waits"); err != nil {
+		if err := decode(v, &c, "pending change"); err != nil {
 			return nil, err
 		}
-		c.to(m)
+		c.applyTo(m)
 		if c.ReadAt > 0 {
-			m.note(c.Seq)
+			m.addEvent(c.Seq)
 			reads = append(reads, c.ReadAt)
 		}
 		keys = append(keys, bytes.Clone(k))
 	}
 	for _, k := range keys {
 		if err := bucket.Delete(k); err != nil {
-			return nil, fmt.Errorf("take what waits: %w", err)
+			return nil, fmt.Errorf("delete pending change: %w", err)
 		}
 		f.c.Pending--
 		f.less.Pending++

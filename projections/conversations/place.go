@@ -11,26 +11,27 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// place is where a message stands in its conversation: by event time, and by
-// arrival within one millisecond. Its row is found by the sequence alone, so that
-// rows are written one behind the other.
+// place is the place of a message in its conversation: messages are ordered by event
+// time, and by arrival within one millisecond. The key of the row is the sequence
+// alone, so that rows are written in the order of their keys.
 type place struct {
 	ms  int64
 	seq uint64
 }
 
-// endOfTime is behind every place.
-var endOfTime = place{math.MaxInt64, math.MaxUint64}
+// maxPlace is after every place.
+var maxPlace = place{math.MaxInt64, math.MaxUint64}
 
-// placeSize is that of a tail.
+// placeSize is the size of a tail in bytes.
 const placeSize = 16
 
-// tail is a place as the end of a key, which sorts as places do.
+// tail returns the place as the end of a key. Tails sort in the order of places.
 func (p place) tail() []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, placeSize), sortable(p.ms)), p.seq)
+	tail := binary.BigEndian.AppendUint64(make([]byte, 0, placeSize), sortable(p.ms))
+	return binary.BigEndian.AppendUint64(tail, p.seq)
 }
 
-// placeOf is the place that a key ends with.
+// placeOf returns the place at the end of a key.
 func placeOf(key []byte) place {
 	tail := key[len(key)-placeSize:]
 	return place{int64(binary.BigEndian.Uint64(tail) ^ 1<<63), binary.BigEndian.Uint64(tail[8:])}
@@ -40,23 +41,25 @@ func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.ms, q.ms), cmp.Compare(p.seq, q.seq))
 }
 
-// next is the first place behind p.
+// next returns the first place after p.
 func (p place) next() place { return place{p.ms, p.seq + 1} }
 
-// row is the key of the message there.
+// row returns the key of the message at this place.
 func (p place) row() []byte { return be(p.seq) }
 
-// messages is the bucket of the rows, most of which are written in order.
+// messages returns the bucket of the messages, most of which are written in the order
+// of their keys.
 func messages(tx *store.Tx) *store.Bucket {
 	b := tx.Bucket(bucketMessages)
 	b.Ascending()
 	return b
 }
 
-// errMissing says that a message is listed and not there.
+// errMissing is returned when an index names a message that does not exist.
 var errMissing = fmt.Errorf("message of an index entry is missing: %w", store.ErrCorrupt)
 
-// messageAt reads the row at a place, where a list of places says that it is.
+// messageAt returns the message at a place that an index has. It fails with
+// [store.ErrCorrupt] if there is none.
 func messageAt(tx *store.Tx, p place) (*message, error) {
 	m, found, err := store.GetRow[message](messages(tx), p.row())
 	if err == nil && !found {
@@ -68,9 +71,11 @@ func messageAt(tx *store.Tx, p place) (*message, error) {
 	return &m, nil
 }
 
-// places lists where a conversation's messages are from one place up to another,
-// in order, or from the last of them backwards; no more than most.
-func places(tx *store.Tx, c *conversation, key []byte, from, to place, most int, backwards bool) ([]place, error) {
+// places returns the places of a conversation's messages in [from, to), in order or
+// backwards, at most limit of them.
+func places(
+	tx *store.Tx, c *conversation, key []byte, from, to place, limit int, backwards bool,
+) ([]place, error) {
 	var list []place
 	within := func(p place) bool { return p.compare(from) >= 0 && p.compare(to) < 0 }
 	err := c.Recent.each(func(e recentEvent) bool {
@@ -96,7 +101,7 @@ func places(tx *store.Tx, c *conversation, key []byte, from, to place, most int,
 		} else {
 			k, _ = cursor.Seek(join(key, from.tail()))
 		}
-		for n := 0; n < most && bytes.HasPrefix(k, key) && within(placeOf(k)); n++ {
+		for n := 0; n < limit && bytes.HasPrefix(k, key) && within(placeOf(k)); n++ {
 			list = append(list, placeOf(k))
 			k, _ = step()
 		}
@@ -105,10 +110,10 @@ func places(tx *store.Tx, c *conversation, key []byte, from, to place, most int,
 	if backwards {
 		slices.Reverse(list)
 	}
-	return list[:min(len(list), most)], nil
+	return list[:min(len(list), limit)], nil
 }
 
-// find returns where the message in a slot is; false if there is none.
+// find returns the place of the message in a slot. It returns false if there is none.
 func find(tx *store.Tx, c *conversation, owner, slot []byte) (p place, found bool, err error) {
 	if p, found, err = c.Recent.find(slot); found || err != nil || !c.Indexed {
 		return p, found, err

@@ -10,8 +10,8 @@ import (
 // Name is the projection's name.
 const Name = "conversations"
 
-// Projection folds events into conversations and messages. It has no state of
-// its own; the transaction has all of it.
+// Projection folds events into conversations and messages. All of its state is in the
+// store.
 type Projection struct{}
 
 // New returns the projection.
@@ -20,14 +20,14 @@ func New() *Projection { return &Projection{} }
 // Name returns [Name].
 func (*Projection) Name() string { return Name }
 
-// Version changes when the fold or its layout does, and then the read model is
-// rebuilt.
+// Version returns the version of the rules and of the stored format. When it changes,
+// the read model is rebuilt.
 func (*Projection) Version() int { return 4 }
 
-// Apply folds one event in. It never fails on what an event says: what lacks
-// its payload is counted and passed over. Errors are the store's.
+// Apply applies one event. No content of an event makes it fail: an event without its
+// payload is counted and skipped. Its errors are those of the store.
 //
-// Events must come in stream order and each once; the messages they make do not
+// Events must be applied in stream order and once each. The resulting messages do not
 // depend on that order (see the package comment).
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
@@ -39,29 +39,32 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Contact == "" {
 		return nil
 	}
-	f := &fold{tx: tx, e: e, time: projections.When(e), key: conversationKey(e.Page, e.Contact), owner: erasedKey(e.Page, e.Contact)}
+	f := &fold{
+		tx: tx, e: e, time: projections.When(e),
+		key: conversationKey(e.Page, e.Contact), owner: erasedKey(e.Page, e.Contact),
+	}
 	switch e.Type.Noun() {
 	case "page", "subscription":
 		return nil
 	case "change":
-		return f.aside()
+		return f.skip()
 	}
 	if err := f.load(); err != nil {
 		return err
 	}
 	if !f.c.ErasedBefore.IsZero() && !f.time.After(f.c.ErasedBefore) {
 		f.sum.AfterErasure++
-		return f.aside()
+		return f.skip()
 	}
-	if e.Type == domain.ContactProfiled && f.fresh {
-		// The person was erased, or never wrote: a name alone is not kept.
-		f.sum.Odd++
-		return f.aside()
+	if e.Type == domain.ContactProfiled && f.isNew {
+		// The contact was erased, or never wrote: a name alone is not stored.
+		f.sum.Incomplete++
+		return f.skip()
 	}
 	if err := f.apply(); err != nil {
 		return err
 	}
-	if err := f.remember(); err != nil {
+	if err := f.recordEvent(); err != nil {
 		return err
 	}
 	if err := f.save(); err != nil {

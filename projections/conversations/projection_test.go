@@ -416,7 +416,7 @@ func TestOddContent(t *testing.T) {
 			w.apply(event(k, int64(i)+1, domain.Data{}))
 		}
 	}
-	assert.NotZero(t, w.counts().Odd)
+	assert.NotZero(t, w.counts().Incomplete)
 
 	nan := math.NaN()
 	e := in("m1", "a\xffb", 1000)

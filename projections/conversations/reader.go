@@ -15,23 +15,25 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound is returned when there is no such conversation or message.
+	// ErrNotFound is returned when the conversation or message does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrErased is returned when the conversation was erased at the contact's wish
-	// and that nothing has come since.
+	// ErrErased is returned when the conversation was erased at the contact's request
+	// and has had no event since.
 	ErrErased = errors.New("conversation was erased")
-	// ErrCursor is returned when a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor was not returned by an earlier call.
 	ErrCursor = projections.ErrCursor
 )
 
 // List returns a page's conversations, the newest activity first, and the
-// cursor of the next ones; it is empty at the end. The limit is as in
-// [projections.Limit].
+// cursor of the next ones, which is empty at the end. The limit is as in
+// [projections.Limit]. It fails with [ErrCursor] if the cursor is not valid.
 //
-// Each call is one short transaction. A conversation that becomes active between two calls
-// moves to the front and may be missed by the later one; none is
-// returned twice unless its activity was erased and began anew.
-func List(v projections.Viewer, page domain.PageID, cursor string, limit int) (list []Conversation, next string, err error) {
+// Each call is one short transaction. A conversation that becomes active between two
+// calls moves to the front and may be missed by the later one. No conversation is
+// returned twice, unless it was erased and created again in between.
+func List(
+	v projections.Viewer, page domain.PageID, cursor string, limit int,
+) (list []Conversation, next string, err error) {
 	read := func(tx *store.Tx, _, ref []byte) (Conversation, error) {
 		row, found, err := store.GetRow[conversation](tx.Bucket(bucketConversations), ref)
 		if err == nil && !found {
@@ -42,12 +44,14 @@ func List(v projections.Viewer, page domain.PageID, cursor string, limit int) (l
 	return projections.List(v, bucketActivity, pagePrefix(page), cursor, limit, read)
 }
 
-// Get returns one conversation. It fails with [ErrNotFound], or [ErrErased].
+// Get returns one conversation. It fails with [ErrErased] if the conversation was erased
+// and has had no event since, and with [ErrNotFound] if it never existed.
 func Get(v projections.Viewer, page domain.PageID, contact domain.ContactID) (Conversation, error) {
 	var row conversation
 	err := v.View(func(tx *store.Tx) (err error) {
 		var found bool
-		row, found, err = store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
+		key := conversationKey(page, contact)
+		row, found, err = store.GetRow[conversation](tx.Bucket(bucketConversations), key)
 		switch {
 		case err != nil || found:
 			return err
@@ -59,9 +63,11 @@ func Get(v projections.Viewer, page domain.PageID, contact domain.ContactID) (Co
 	return row.Conversation, err
 }
 
-// ErasedAt returns when the contact was last erased from the page; false if
-// never.
-func ErasedAt(v projections.Viewer, page domain.PageID, contact domain.ContactID) (at time.Time, ok bool, err error) {
+// ErasedAt returns when the contact was last erased from the page. It returns false if
+// it never was.
+func ErasedAt(
+	v projections.Viewer, page domain.PageID, contact domain.ContactID,
+) (at time.Time, ok bool, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		t, found, err := store.GetJSON[tombstone](tx.Bucket(bucketErased), erasedKey(page, contact))
 		at, ok = t.Time, found
@@ -70,15 +76,18 @@ func ErasedAt(v projections.Viewer, page domain.PageID, contact domain.ContactID
 	return at, ok, err
 }
 
-// EventsOf returns the sequences after that one of the contact's events which the
-// stream has, in order, at most limit. They are those that an erasure has to
-// remove: also events that made no row, and those that came after an erasure.
-// Test events are not among them: their contact is nobody.
-func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID, after uint64, limit int) (seqs []uint64, err error) {
+// EventsOf returns the sequences of the contact's events in the stream that are greater
+// than after, in order, at most limit of them. These are the events that an erasure
+// must remove. They include events without a row and events after an earlier erasure,
+// but no test events, which have no real contact.
+func EventsOf(
+	v projections.Viewer, page domain.PageID, contact domain.ContactID, after uint64, limit int,
+) (seqs []uint64, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		prefix := erasedKey(page, contact)
 		c := tx.Bucket(bucketEvents).Cursor()
-		for k, _ := c.Seek(join(prefix, be(after+1))); k != nil && bytes.HasPrefix(k, prefix) && len(seqs) < limit; k, _ = c.Next() {
+		k, _ := c.Seek(join(prefix, be(after+1)))
+		for ; k != nil && bytes.HasPrefix(k, prefix) && len(seqs) < limit; k, _ = c.Next() {
 			seqs = append(seqs, eventSeq(k))
 		}
 		row, _, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
@@ -97,11 +106,14 @@ func EventsOf(v projections.Viewer, page domain.PageID, contact domain.ContactID
 }
 
 // Messages returns a conversation's messages in order of event time, or newest
-// first, and the cursor of the next ones; it is empty at the end. A cursor
-// belongs to its direction. A conversation that does not exist has none. A message
-// that arrives late between two calls is in its place, which may be behind the
-// cursor.
-func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID, cursor string, limit int, newestFirst bool) (list []Message, next string, err error) {
+// first, and the cursor of the next ones, which is empty at the end. The limit is as in
+// [projections.Limit]. A cursor is valid for its direction only. It fails with
+// [ErrCursor] if the cursor is malformed. A conversation that does not exist has no
+// messages. A message that arrives late between two calls is not returned if its place
+// is before the cursor.
+func Messages(
+	v projections.Viewer, page domain.PageID, contact domain.ContactID, cursor string, limit int, newestFirst bool,
+) (list []Message, next string, err error) {
 	after, err := projections.DecodeCursor(cursor)
 	if err != nil {
 		return nil, "", err
@@ -110,7 +122,7 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 		return nil, "", ErrCursor
 	}
 	limit, list = projections.Limit(limit), []Message{}
-	from, to := place{ms: math.MinInt64}, endOfTime
+	from, to := place{ms: math.MinInt64}, maxPlace
 	switch {
 	case len(after) > 0 && newestFirst:
 		to = placeOf(after)
@@ -150,11 +162,11 @@ func Messages(v projections.Viewer, page domain.PageID, contact domain.ContactID
 func FindByMID(v projections.Viewer, page domain.PageID, contact domain.ContactID, mid string) (Message, error) {
 	var found Message
 	err := v.View(func(tx *store.Tx) error {
-		c, owned, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
+		c, exists, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
 		if err != nil {
 			return err
 		}
-		if !owned {
+		if !exists {
 			return ErrNotFound
 		}
 		at, placed, err := find(tx, &c, erasedKey(page, contact), midSlot(mid))

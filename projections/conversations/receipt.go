@@ -11,11 +11,11 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// maxReceipts bounds the receipts of one kind that a conversation remembers for
-// messages that arrive behind them.
+// maxReceipts is the maximum number of receipts of one kind that a conversation stores
+// for messages that arrive after them.
 const maxReceipts = 64
 
-// receiptKind is what a receipt says of the messages it covers.
+// receiptKind is the kind of a receipt: delivery or read.
 type receiptKind byte
 
 const (
@@ -23,15 +23,16 @@ const (
 	receiptRead      receiptKind = 'r'
 )
 
-// receipt says that every message of the page up to cover had been delivered,
-// or read, at the moment at; both in Unix milliseconds.
+// receipt means that every message from the page with a time up to cover was delivered,
+// or read, at the time at. Both are in Unix milliseconds.
 type receipt struct{ cover, at int64 }
 
-// receipts are in order of cover, and so of at: one that covers no more than
-// another and is no earlier says nothing, and is left out.
+// receipts is a list in order of cover, and so of at: a receipt that covers no more
+// than another and is not earlier has no effect, and is not in the list.
 type receipts []receipt
 
-// stamp returns the earliest moment known for a message of time t.
+// stamp returns the time of the earliest receipt for a message with time t. It returns
+// false if there is none.
 func (rs receipts) stamp(t int64) (at int64, ok bool) {
 	i, _ := slices.BinarySearchFunc(rs, t, func(r receipt, t int64) int { return cmp.Compare(r.cover, t) })
 	if i == len(rs) {
@@ -40,10 +41,11 @@ func (rs receipts) stamp(t int64) (at int64, ok bool) {
 	return rs[i].at, true
 }
 
-// add takes in r. Messages in (after, r.cover] may now have an earlier receipt
-// than before; all those up to after have one at least as early. fresh is false when r
-// says nothing new, or is older than all that a full list remembers.
-func (rs receipts) add(r receipt) (next receipts, after int64, fresh bool) {
+// add returns the list with r. Messages with times in (after, r.cover] may have an
+// earlier receipt than before; all those up to after have one that is at least as
+// early. It returns false, and the list unchanged, if r has no effect, or if the list is
+// full and r covers less than all receipts in it.
+func (rs receipts) add(r receipt) (next receipts, after int64, added bool) {
 	if at, ok := rs.stamp(r.cover); ok && at <= r.at {
 		return rs, 0, false
 	}
@@ -54,7 +56,7 @@ func (rs receipts) add(r receipt) (next receipts, after int64, fresh bool) {
 	next = make(receipts, 0, len(rs)+1)
 	for _, o := range rs {
 		if o.cover <= r.cover && o.at >= r.at {
-			continue // says no more than r does
+			continue // r replaces it
 		}
 		if o.cover < r.cover {
 			after = o.cover
@@ -86,8 +88,8 @@ func decodeReceipts(b []byte) receipts {
 	return rs
 }
 
-// cover gives a message of the page the receipts that came before it.
-func (f *fold) cover(m *message) error {
+// applyReceipts applies the receipts that arrived before a message from the page.
+func (f *fold) applyReceipts(m *message) error {
 	if m.Direction != Out {
 		return nil
 	}
@@ -108,9 +110,10 @@ func (f *fold) cover(m *message) error {
 
 func (f *fold) receiptsKey(kind receiptKind) []byte { return join(f.key, []byte{byte(kind)}) }
 
+// delivered applies a delivery receipt.
 func (f *fold) delivered(d *domain.Delivery) error {
 	if d == nil || d.Watermark <= 0 && len(d.MIDs) == 0 {
-		return f.odd()
+		return f.incomplete()
 	}
 	at := f.time
 	if d.Watermark > 0 {
@@ -130,9 +133,10 @@ func (f *fold) delivered(d *domain.Delivery) error {
 	return f.receipt(receiptDelivered, receipt{millis(at), millis(at)})
 }
 
+// read applies a read receipt.
 func (f *fold) read(r *domain.Read) error {
 	if r == nil || r.Watermark <= 0 && r.MID == "" {
-		return f.odd()
+		return f.incomplete()
 	}
 	if r.MID != "" {
 		if err := f.change(r.MID, change{ReadAt: millis(f.time)}); err != nil {
@@ -146,12 +150,12 @@ func (f *fold) read(r *domain.Read) error {
 	return f.receipt(receiptRead, receipt{at, at})
 }
 
-// receipt marks the messages that a receipt covers, and only those that an
-// earlier one did not.
+// receipt stores a receipt and applies it to the messages that it covers, except those
+// with an earlier one.
 func (f *fold) receipt(kind receiptKind, r receipt) error {
 	bucket, key := f.tx.Bucket(bucketReceipts), f.receiptsKey(kind)
-	next, after, fresh := decodeReceipts(bucket.Get(key)).add(r)
-	if !fresh {
+	next, after, added := decodeReceipts(bucket.Get(key)).add(r)
+	if !added {
 		return nil
 	}
 	if err := bucket.Put(key, next.encode()); err != nil {
@@ -169,7 +173,7 @@ func (f *fold) receipt(kind receiptKind, r receipt) error {
 		if !m.receipt(kind, at) {
 			return false
 		}
-		m.note(f.e.Seq)
+		m.addEvent(f.e.Seq)
 		return true
 	})
 }

@@ -8,28 +8,31 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// maxRecent is how many events a conversation's row holds before they move.
+// maxRecent is the number of events in a conversation's row at which they are moved to
+// the buckets.
 const maxRecent = 32
 
-// recent are the latest events of a conversation and where the messages are that
-// they made, packed. They stand in the conversation's row, which each event
-// writes anyway. When there are maxRecent they move to the buckets by which they
-// are found: there the events of one conversation are neighbours, but one at a
-// time each would write pages of the file that nothing else changes.
+// recent has the latest events of a conversation and the places of the messages that
+// they created, packed. They are in the conversation's row, which each event writes
+// anyway. When there are maxRecent events, they are moved to the buckets that index
+// them. The keys of one conversation are adjacent there, so moving many events at once
+// writes few pages of the file; writing each event separately would write pages that
+// nothing else changes.
 //
-// The first byte counts them. Of each there is its sequence and what it is, and
-// the slot and time of the message if it made one.
+// The first byte is the number of events. Each event has its sequence, flags, and, if
+// it created a message, the slot and time of the message.
 type recent []byte
 
-// recentEvent is one of them.
+// recentEvent is one event of [recent].
 type recentEvent struct {
-	place        // its sequence, and of a message the time
-	slot  []byte // of the message in the index; nil where it made none
-	// counted says that the bucket of events has it, with its share in the counts.
+	place        // the sequence of the event, and the time of the message
+	slot  []byte // of the message in the index; nil if it created none
+	// counted reports whether the bucket of events has the event, with its share in
+	// the counts.
 	counted bool
 }
 
-// What an event is.
+// Flags of an event.
 const (
 	recentMessage = 1 << iota
 	recentCounted
@@ -41,21 +44,22 @@ func (r recent) add(e recentEvent) recent {
 		r = append(make(recent, 0, 64), 0)
 	}
 	r[0]++
-	what := byte(0)
+	flags := byte(0)
 	if e.counted {
-		what |= recentCounted
+		flags |= recentCounted
 	}
 	if e.slot == nil {
-		return append(binary.AppendUvarint(r, e.seq), what)
+		return append(binary.AppendUvarint(r, e.seq), flags)
 	}
-	r = append(binary.AppendUvarint(r, e.seq), what|recentMessage)
+	r = append(binary.AppendUvarint(r, e.seq), flags|recentMessage)
 	return binary.AppendUvarint(append(r, e.slot...), uint64(e.ms))
 }
 
+// full reports whether the events are to be moved to the buckets.
 func (r recent) full() bool { return len(r) > 0 && r[0] >= maxRecent }
 
-// each calls f with the events in order, until it returns false. The slots are
-// shared.
+// each calls f with the events in order, until it returns false. The slots share
+// memory with r.
 func (r recent) each(f func(recentEvent) bool) error {
 	if len(r) == 0 {
 		return nil
@@ -63,9 +67,9 @@ func (r recent) each(f func(recentEvent) bool) error {
 	u := unpacker{b: r[1:]}
 	for range r[0] {
 		e := recentEvent{place: place{seq: u.num()}}
-		what := u.num()
-		e.counted = what&recentCounted != 0
-		if what&recentMessage != 0 {
+		flags := u.num()
+		e.counted = flags&recentCounted != 0
+		if flags&recentMessage != 0 {
 			e.slot = u.bytes(hashSize)
 			e.ms = int64(u.num())
 		}
@@ -79,11 +83,11 @@ func (r recent) each(f func(recentEvent) bool) error {
 	return nil
 }
 
-// find returns where the message in that slot is; false if none of the events
-// made it.
+// find returns the place of the message in that slot. It returns false if none of the
+// events created it.
 func (r recent) find(slot []byte) (p place, found bool, err error) {
 	if !bytes.Contains(r, slot) {
-		return p, false, nil // most are not here, and this is soon told
+		return p, false, nil // most are not here, and this check is fast
 	}
 	err = r.each(func(e recentEvent) bool {
 		if found = bytes.Equal(e.slot, slot); found {
@@ -94,7 +98,8 @@ func (r recent) find(slot []byte) (p place, found bool, err error) {
 	return p, found, err
 }
 
-// move writes the events to where they are found without the conversation's row.
+// move writes the events to the buckets, where they are found without the
+// conversation's row.
 func (r recent) move(tx *store.Tx, key, owner []byte) error {
 	events, mids, order := tx.Bucket(bucketEvents), tx.Bucket(bucketMIDs), tx.Bucket(bucketOrder)
 	var failed error

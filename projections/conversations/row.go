@@ -13,9 +13,9 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// Rows are packed: what nearly every row has in a fixed order, and the rest, which
-// few have, as JSON behind it. Every message rewrites its conversation, and JSON
-// took most of the time that this cost.
+// Rows are packed: first the fields that nearly every row has, in a fixed order, then
+// the other fields as JSON. Every message rewrites its conversation, and encoding all
+// of it as JSON took most of the time for that.
 
 // packer appends fields to b.
 type packer struct{ b []byte }
@@ -32,7 +32,7 @@ func (p *packer) blob(b []byte) {
 	p.b = append(p.b, b...)
 }
 
-// time packs a clean time: those are whole milliseconds from 1970 on.
+// time packs a time of [projections.Clean]: whole milliseconds since 1970.
 func (p *packer) time(t time.Time) {
 	if t.IsZero() {
 		p.num(0)
@@ -49,8 +49,8 @@ func (p *packer) bool(b bool) {
 	p.num(0)
 }
 
-// unpacker reads fields in the order in which they were packed. At the end of a
-// row that is too short it gives zeros, and bad is set.
+// unpacker reads fields in the order in which they were packed. If the row is too
+// short, it returns zero values and sets bad.
 type unpacker struct {
 	b   []byte
 	bad bool
@@ -70,12 +70,12 @@ func (u *unpacker) text() string {
 	return string(u.blob())
 }
 
-// blob is what a packer's blob or text packed; it is shared.
+// blob returns what packer.blob or packer.text packed. It shares memory with the row.
 func (u *unpacker) blob() []byte {
 	return u.bytes(int(min(u.num(), math.MaxInt32)))
 }
 
-// word is a text that nearly always is one of a few, which are not copied.
+// word returns a text that is nearly always one of a few, without copying these.
 func (u *unpacker) word() string {
 	switch b := u.blob(); string(b) {
 	case string(In):
@@ -93,7 +93,7 @@ func (u *unpacker) word() string {
 	}
 }
 
-// bytes is a part of a fixed size; it is shared.
+// bytes returns the next n bytes. They share memory with the row.
 func (u *unpacker) bytes(n int) []byte {
 	if n > len(u.b) {
 		u.b, u.bad = nil, true
@@ -114,7 +114,7 @@ func (u *unpacker) time() time.Time {
 
 func (u *unpacker) bool() bool { return u.num() != 0 }
 
-// rest reads what is packed as JSON behind the fields, if there is any.
+// rest decodes the JSON after the packed fields into v, if there is any.
 func (u *unpacker) rest(v any) error {
 	if u.bad {
 		return fmt.Errorf("row is too short: %w", store.ErrCorrupt)
@@ -122,7 +122,7 @@ func (u *unpacker) rest(v any) error {
 	if len(u.b) == 0 {
 		return nil
 	}
-	return json.Unmarshal(u.b, v) //nolint:wrapcheck // the store says what it could not decode, without quoting it
+	return json.Unmarshal(u.b, v) //nolint:wrapcheck // the store adds the context
 }
 
 // AppendBinary packs the row.
@@ -156,20 +156,21 @@ func (m *message) AppendBinary(b []byte) ([]byte, error) {
 		return p.b, nil
 	}
 	return store.AppendJSON(p.b, &messageRest{
-		Original: m.Original, Attachments: m.Attachments, QuickReply: m.QuickReply, ReplyTo: m.ReplyTo, Referral: m.Referral,
+		Original: m.Original, Attachments: m.Attachments, QuickReply: m.QuickReply,
+		ReplyTo: m.ReplyTo, Referral: m.Referral,
 		Title: m.Title, Payload: m.Payload, Commands: m.Commands, Unsupported: m.Unsupported,
 		Edits: m.Edits, Reactions: m.Reactions, Withdrawn: m.Withdrawn,
 	})
 }
 
-// plain reports whether the row has nothing for [messageRest].
+// plain reports whether all fields of [messageRest] are empty.
 func (m *message) plain() bool {
 	return m.Original == "" && len(m.Attachments) == 0 && m.QuickReply == "" && m.ReplyTo == nil && m.Referral == nil &&
 		m.Title == "" && m.Payload == "" && len(m.Commands) == 0 && !m.Unsupported &&
 		len(m.Edits) == 0 && len(m.Reactions) == 0 && len(m.Withdrawn) == 0
 }
 
-// messageRest is what few messages have.
+// messageRest has the fields that few messages have.
 type messageRest struct {
 	Original    string              `json:"original,omitempty"`
 	Attachments []domain.Attachment `json:"attachments,omitempty"`
@@ -194,8 +195,10 @@ func (m *message) UnmarshalBinary(b []byte) error {
 	if u.bool() {
 		m.ID += m.MID
 	}
-	m.Text, m.AppID, m.Source, m.Seq, m.At, m.Time, m.LateMillis = u.text(), u.text(), u.word(), u.num(), u.time(), u.time(), int64(u.num())
-	m.Standby, m.Deleted, m.DeletedAt, m.DeliveredAt, m.ReadAt, m.Conflicts = u.bool(), u.bool(), u.time(), u.time(), u.time(), u.num()
+	m.Text, m.AppID, m.Source = u.text(), u.text(), u.word()
+	m.Seq, m.At, m.Time, m.LateMillis = u.num(), u.time(), u.time(), int64(u.num())
+	m.Standby, m.Deleted, m.DeletedAt = u.bool(), u.bool(), u.time()
+	m.DeliveredAt, m.ReadAt, m.Conflicts = u.time(), u.time(), u.num()
 	if n := u.num(); n > 0 {
 		m.Events = make([]uint64, min(n, maxEvents))
 		for i := range m.Events {
@@ -207,7 +210,8 @@ func (m *message) UnmarshalBinary(b []byte) error {
 	if err := u.rest(&r); err != nil {
 		return err
 	}
-	m.Original, m.Attachments, m.QuickReply, m.ReplyTo, m.Referral = r.Original, r.Attachments, r.QuickReply, r.ReplyTo, r.Referral
+	m.Original, m.Attachments, m.QuickReply = r.Original, r.Attachments, r.QuickReply
+	m.ReplyTo, m.Referral = r.ReplyTo, r.Referral
 	m.Title, m.Payload, m.Commands, m.Unsupported = r.Title, r.Payload, r.Commands, r.Unsupported
 	m.Edits, m.Reactions, m.Withdrawn = r.Edits, r.Reactions, r.Withdrawn
 	return nil
@@ -260,7 +264,7 @@ func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
 	return store.AppendJSON(p.b, &r)
 }
 
-// conversationRest is what few conversations have.
+// conversationRest has the fields that few conversations have.
 type conversationRest struct {
 	Thread     *Thread   `json:"thread,omitempty"`
 	ThreadSeq  uint64    `json:"thread_seq,omitempty"`
@@ -279,7 +283,8 @@ type conversationRest struct {
 func (c *conversation) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
 	*c = conversation{Conversation: Conversation{
-		Page: domain.PageID(u.text()), Contact: domain.ContactID(u.text()), Object: u.word(), Name: u.text(), Picture: u.text(), ProfiledAt: u.time(),
+		Page: domain.PageID(u.text()), Contact: domain.ContactID(u.text()), Object: u.word(),
+		Name: u.text(), Picture: u.text(), ProfiledAt: u.time(),
 	}}
 	c.ProfileSeq = u.num()
 	c.FirstActivity, c.LastActivity, c.LastIn, c.LastOut = u.time(), u.time(), u.time(), u.time()
@@ -297,7 +302,8 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	c.Indexed = u.bool()
 	if u.bool() {
 		c.Last = &Preview{
-			Direction: Direction(u.word()), Kind: Kind(u.word()), MID: u.text(), Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
+			Direction: Direction(u.word()), Kind: Kind(u.word()), MID: u.text(),
+			Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
 		}
 	}
 	var r conversationRest

@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// chunk is how many rows a scan holds in memory while it changes them.
-	chunk = 256
-	// chunkBytes is how much of them it holds; one row may be more.
+	// chunkRows is the maximum number of rows in memory while they are changed.
+	chunkRows = 256
+	// chunkBytes is the maximum size of these rows; a single row may be larger.
 	chunkBytes = 1 << 20
 )
 
-// scan calls fn for the conversation's messages of times in (after, upto], in
-// order, and stores those for which fn says that it changed them. It holds one chunk
-// of their places in memory.
+// scan calls fn for the conversation's messages with times in (after, upto], in
+// order, and stores those for which fn returns true. It has the places of one chunk in
+// memory.
 func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error {
 	from, to := place{ms: after + 1}, place{ms: upto + 1}
 	for {
-		list, err := places(f.tx, &f.c, f.key, from, to, chunk, false)
+		list, err := places(f.tx, &f.c, f.key, from, to, chunkRows, false)
 		if err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error
 				return err
 			}
 		}
-		if len(list) < chunk {
+		if len(list) < chunkRows {
 			return nil
 		}
 		from = list[len(list)-1].next()
@@ -47,13 +47,13 @@ func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error
 // row is a copy of one stored row.
 type row struct{ key, value []byte }
 
-// take copies the first rows in [from, end), one chunk, and reports whether
-// there are more.
-func take(bucket *store.Bucket, from, end []byte) (rows []row, more bool) {
+// readChunk copies the first rows in [from, end), at most one chunk, and reports
+// whether there are more.
+func readChunk(bucket *store.Bucket, from, end []byte) (rows []row, more bool) {
 	size := 0
 	c := bucket.Cursor()
 	for k, v := c.Seek(from); k != nil && bytes.Compare(k, end) < 0; k, v = c.Next() {
-		if len(rows) == chunk || size >= chunkBytes {
+		if len(rows) == chunkRows || size >= chunkBytes {
 			return rows, true
 		}
 		rows = append(rows, row{bytes.Clone(k), bytes.Clone(v)})
@@ -62,7 +62,7 @@ func take(bucket *store.Bucket, from, end []byte) (rows []row, more bool) {
 	return rows, false
 }
 
-// decode reads a row that a cursor gave; its errors never quote it.
+// decode decodes a row that a cursor returned. Its errors do not quote the row.
 func decode(b []byte, v any, what string) error {
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)

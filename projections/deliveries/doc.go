@@ -1,7 +1,7 @@
-// Package deliveries counts what came in, and is the index of every event's id.
+// Package deliveries counts deliveries and events, and is the index of all event ids.
 //
-// The [Projection] is a fold of the stream: what is stored, by page, type and
-// day, and which event was the first with each id ([Index]). The [Ledger]
-// counts at the door what never reaches the stream: duplicates, and deliveries
-// that were refused. Together they say what became of everything Meta sent.
+// The [Projection] is a fold of the stream: the number of stored events by page, type
+// and day, and the first event with each id ([Index]). The [Ledger] counts what never
+// reaches the stream, when it is received: duplicates, and deliveries that were
+// refused. Together they account for everything that Meta sent.
 package deliveries

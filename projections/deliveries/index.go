@@ -10,10 +10,10 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Index looks ids up in the read model, in memory that does not grow with the
-// stream. It is safe for concurrent use.
+// Index looks up ids in the read model. Its memory does not grow with the stream. It
+// is safe for concurrent use.
 type Index struct {
-	// Runner is the runner of [Projection].
+	// Runner is the runner of the [Projection].
 	Runner projections.Reader
 }
 
@@ -22,16 +22,15 @@ var (
 	_ projections.Index = Index{}
 )
 
-// Seen returns for each id the sequence of the first event that has it, 0 where
-// there is none as far as the read model goes. It is one View, and waits for
-// nothing.
+// Seen returns for each id the sequence of the first event with it, or 0 if the read
+// model has none. It reads in one View and does not wait for any event.
 func (x Index) Seen(ids []string) ([]uint64, error) {
 	seqs, _, err := x.find(ids)
 	return seqs, err
 }
 
-// First is Seen as of a read model that holds everything up to upto, for which
-// it waits.
+// First is like Seen, but first waits until the read model has applied every event up
+// to upto. It fails if the context ends or the runner stops before that.
 func (x Index) First(ctx context.Context, ids []string, upto uint64) ([]uint64, error) {
 	for {
 		if err := x.Runner.WaitFor(ctx, upto); err != nil {
@@ -44,11 +43,11 @@ func (x Index) First(ctx context.Context, ids []string, upto uint64) ([]uint64, 
 		if at >= upto {
 			return seqs, nil
 		}
-		// Begun anew between the two: wait again.
+		// The read model was started again in between: wait again.
 	}
 }
 
-// find looks ids up and says which event the answer is as of.
+// find looks up ids and returns the position of the read model with them.
 func (x Index) find(ids []string) (seqs []uint64, at uint64, err error) {
 	seqs = make([]uint64, len(ids))
 	keys := make([][]byte, len(ids)) // hashed before the transaction, which is kept short

@@ -15,36 +15,37 @@ import (
 const (
 	ledgerBucket  = "ledger"
 	flushInterval = time.Second
-	// maxReasons bounds the reasons that are told apart.
+	// maxReasons is the maximum number of different reasons.
 	maxReasons  = 32
 	reasonOther = "other"
 )
 
 var ledgerKey = []byte("counts")
 
-// Counts are what happened at one node's door since the ledger was begun.
+// Counts has the counts of one node's deliveries since its ledger was created.
 type Counts struct {
-	// Posts counts deliveries received, Accepted those answered 200.
+	// Posts counts the received deliveries, Accepted those that were answered 200.
 	Posts    uint64 `json:"posts"`
 	Accepted uint64 `json:"accepted"`
 	// Items counts the items of accepted deliveries, Stored those that the
-	// stream did not have: Items is Stored and all of ByIndex and ByWindow.
+	// stream did not have: Items is the sum of Stored, ByIndex and ByWindow.
 	Items  uint64 `json:"items"`
 	Stored uint64 `json:"stored"`
 	// ByIndex and ByWindow count the items that were in the stream already, by
-	// type: found by the index of ids, or by JetStream's window.
+	// type: those that the index of ids found, and those that JetStream's duplicate
+	// window found.
 	ByIndex  map[domain.Type]uint64 `json:"by_index,omitempty"`
 	ByWindow map[domain.Type]uint64 `json:"by_window,omitempty"`
-	// Unreadable counts accepted deliveries that were kept whole, as what is in
-	// them could not be read.
+	// Unreadable counts accepted deliveries that were stored as a whole, because
+	// their content could not be parsed.
 	Unreadable uint64 `json:"unreadable"`
-	// Rejected counts deliveries that were not accepted, by reason.
+	// Rejected counts the deliveries that were not accepted, by reason.
 	Rejected map[string]uint64 `json:"rejected,omitempty"`
-	// Since is when the ledger was begun.
+	// Since is when the ledger was created.
 	Since time.Time `json:"since,omitzero"`
 }
 
-// Duplicates is how many items were in the stream already.
+// Duplicates returns the number of items that were in the stream already.
 func (c Counts) Duplicates() uint64 {
 	var n uint64
 	for _, m := range []map[domain.Type]uint64{c.ByIndex, c.ByWindow} {
@@ -60,11 +61,11 @@ func (c Counts) clone() Counts {
 	return c
 }
 
-// Ledger counts what the stream can't tell, as it never got there. Counting is
-// in memory and costs no disk; once a second, and on Close, the counts are
-// written to the ledger's own file. So after a crash it may be short by what
-// came in the last second. It is not a fold of anything and can't be rebuilt: a
-// corrupt file is moved aside and the ledger begins anew, which Since shows.
+// Ledger counts the deliveries that never reach the stream, and those that do. It
+// counts in memory, without disk access; once a second, and on Close, it writes the
+// counts to its own file. So after a crash the deliveries of the last second may be
+// missing. It is not a fold of events and can't be rebuilt: a corrupt file is renamed
+// and the ledger starts again at zero, which Since shows.
 //
 // Its methods are safe for concurrent use.
 type Ledger struct {
@@ -73,7 +74,7 @@ type Ledger struct {
 	done  chan struct{}
 	once  sync.Once
 
-	writing sync.Mutex // so that an older count never comes after a newer
+	flushMu sync.Mutex // so that older counts are never written after newer ones
 
 	mu     sync.Mutex
 	counts Counts
@@ -81,7 +82,8 @@ type Ledger struct {
 	err    error // of the last flush
 }
 
-// OpenLedger opens or makes the ledger's file.
+// OpenLedger opens the ledger's file, or creates it. It fails with store.ErrLocked if
+// another process has it open.
 func OpenLedger(path string) (*Ledger, error) {
 	s, err := store.Open(path, store.Options{})
 	if err != nil {
@@ -108,12 +110,12 @@ func OpenLedger(path string) (*Ledger, error) {
 	if l.counts.Rejected == nil {
 		l.counts.Rejected = make(map[string]uint64)
 	}
-	go l.flushing()
+	go l.flushEvery()
 	return l, nil
 }
 
-// Received counts a delivery that was answered 200, with its events and what
-// the publisher returned for each, in the same order.
+// Received counts a delivery that was answered 200, with its events and the receipts
+// that the publisher returned for them, in the same order.
 func (l *Ledger) Received(events []domain.Event, receipts []streams.Receipt) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -145,8 +147,9 @@ func (l *Ledger) Received(events []domain.Event, receipts []streams.Receipt) {
 	}
 }
 
-// Rejected counts a delivery that was not accepted. The reason is one of a few
-// fixed words, never anything from outside; over 32 of them are "other".
+// Rejected counts a delivery that was not accepted. The reason must be one of a few
+// fixed words, never text from a request. An empty reason, and every new one after the
+// first 32, is counted as "other".
 func (l *Ledger) Rejected(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -158,39 +161,40 @@ func (l *Ledger) Rejected(reason string) {
 	l.counts.Rejected[reason]++
 }
 
-// Counts returns everything counted, whether written or not.
+// Counts returns a copy of the counts, including those that are not written yet.
 func (l *Ledger) Counts() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.counts.clone()
 }
 
-// Err returns why the last write failed, nil if it did not. What it should have
-// written is tried again.
+// Err returns the error of the last write, nil if it succeeded. The counts are written
+// again after an error.
 func (l *Ledger) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err
 }
 
-func (l *Ledger) flushing() {
+// flushEvery writes the counts every flushInterval until stop is closed.
+func (l *Ledger) flushEvery() {
 	defer close(l.done)
 	t := time.NewTicker(flushInterval)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			_ = l.Flush() // Err has it
+			_ = l.Flush() // Err returns the error
 		case <-l.stop:
 			return
 		}
 	}
 }
 
-// Flush writes the counts now.
+// Flush writes the counts now, if they have changed since the last write.
 func (l *Ledger) Flush() error {
-	l.writing.Lock()
-	defer l.writing.Unlock()
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
 	l.mu.Lock()
 	counts, dirty := l.counts.clone(), l.dirty
 	l.dirty = false
@@ -211,8 +215,8 @@ func (l *Ledger) Flush() error {
 	return err
 }
 
-// Close writes the counts and closes the file. What is counted afterwards is
-// lost. It is idempotent.
+// Close writes the counts and closes the file. Counts of later calls are lost. It is
+// idempotent.
 func (l *Ledger) Close() error {
 	var err error
 	l.once.Do(func() {

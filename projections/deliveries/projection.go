@@ -15,33 +15,34 @@ const Name = "deliveries"
 
 const version = 1
 
-// Buckets. A count is 8 bytes, so that an event changes a few numbers and
-// rewrites no record.
+// Buckets. A count is a separate row of 8 bytes, so that an event changes a few
+// numbers and does not rewrite larger rows.
 const (
-	// seenBucket: the id's domain.IDKey -> sequence of the first.
+	// seenBucket: domain.IDKey of an id -> sequence of the first event with it.
 	seenBucket = "seen"
 	// totalsBucket: field -> count. pagesBucket: page, field -> count.
 	totalsBucket = "totals"
 	pagesBucket  = "pages"
-	// daysBucket: page, day -> count. Days are in UTC, by the stream's clock.
+	// daysBucket: page, day -> count. Days are in UTC, by the time of storing.
 	daysBucket = "days"
-	// timesBucket: page, or nothing for all -> first and last stored time, in
-	// Unix milliseconds.
+	// timesBucket: page, or allKey for all pages -> times at which the first and the
+	// last event was stored, in Unix milliseconds.
 	timesBucket = "times"
 )
 
-// Fields that are not event types; types have a dot.
+// Fields that are not event types. They have no dot, as types have.
 const (
 	fieldTest      = "test"
 	fieldDuplicate = "duplicate"
 	fieldPages     = "pages"
-	// typeUnknown counts the types of a newer pagestream or another publisher.
+	// typeUnknown is the type under which all unknown types are counted: those of a
+	// newer version or of another publisher.
 	typeUnknown = domain.Type("unknown.unknown")
 )
 
 const dayFormat = "2006-01-02"
 
-// Projection counts stored events and remembers the first event of each id.
+// Projection counts stored events and stores the first event with each id.
 type Projection struct{}
 
 var _ projections.Projection = (*Projection)(nil)
@@ -52,10 +53,11 @@ func New() *Projection { return &Projection{} }
 // Name returns [Name].
 func (*Projection) Name() string { return Name }
 
-// Version returns the version of the state's form.
+// Version returns the version of the rules and of the stored format. When it changes,
+// the read model is rebuilt.
 func (*Projection) Version() int { return version }
 
-// Apply counts the event, as a duplicate if its id is known.
+// Apply counts an event, as a duplicate if an earlier one has its id.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	seen, key, page := tx.Bucket(seenBucket), domain.IDKey(e.ID), textKey(string(e.Page))
 	if seen.Has(key) {
@@ -79,26 +81,27 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if err := tx.Bucket(daysBucket).Add(store.AppendText(page, e.At.UTC().Format(dayFormat)), 1); err != nil {
 		return err
 	}
-	fresh, err := stamp(tx, page, e.At)
+	firstOfPage, err := updateSpan(tx, page, e.At)
 	if err != nil {
 		return err
 	}
-	if fresh {
+	if firstOfPage {
 		if err := tx.Bucket(totalsBucket).Add(textKey(fieldPages), 1); err != nil {
 			return err
 		}
 	}
-	_, err = stamp(tx, allKey, e.At)
+	_, err = updateSpan(tx, allKey, e.At)
 	return err
 }
 
-// allKey is no page's key: those end in two bytes.
+// allKey is the key for all pages. It differs from the key of every page: those have
+// at least two bytes.
 var allKey = []byte{0}
 
-// textKey is a key of one string, with room for another.
+// textKey returns the key of one string, with capacity for another one.
 func textKey(s string) []byte { return store.AppendText(make([]byte, 0, 64), s) }
 
-// count adds one to a field, in all and for the page of that key.
+// count adds one to a field of the totals and of the page with that key.
 func count(tx *store.Tx, page []byte, field string) error {
 	if err := tx.Bucket(totalsBucket).Add(textKey(field), 1); err != nil {
 		return err
@@ -106,15 +109,16 @@ func count(tx *store.Tx, page []byte, field string) error {
 	return tx.Bucket(pagesBucket).Add(store.AppendText(page, field), 1)
 }
 
-// span is the first and the latest stored time, in Unix milliseconds.
+// span has the times at which the first and the last event was stored, in Unix
+// milliseconds.
 type span struct{ first, last uint64 }
 
-// AppendBinary appends both.
+// AppendBinary appends both times.
 func (s *span) AppendBinary(b []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, s.first), s.last), nil
 }
 
-// UnmarshalBinary reads them.
+// UnmarshalBinary reads what AppendBinary appended.
 func (s *span) UnmarshalBinary(b []byte) error {
 	if len(b) != 16 {
 		return store.ErrCorrupt
@@ -123,8 +127,8 @@ func (s *span) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// stamp keeps the first and the latest time, and says whether it was the first.
-func stamp(tx *store.Tx, key []byte, at time.Time) (first bool, err error) {
+// updateSpan stores the time of an event and reports whether it is the first one.
+func updateSpan(tx *store.Tx, key []byte, at time.Time) (first bool, err error) {
 	b, now := tx.Bucket(timesBucket), uint64(at.UnixMilli())
 	s, found, err := store.GetRow[span](b, key)
 	if err != nil {

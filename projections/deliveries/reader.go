@@ -12,38 +12,43 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// Totals are counts of stored events. Duplicates are events in the stream whose
-// id an earlier one has; they are in no other count.
+// Totals has counts of stored events.
 type Totals struct {
+	// Events counts all events except duplicates, ByType those of each type.
 	Events uint64                 `json:"events"`
 	ByType map[domain.Type]uint64 `json:"by_type,omitempty"`
-	// Test counts the dashboard's Test button, Unreadable and Unrecognized
-	// what could not be understood. All are in Events as well.
+	// Test counts the events of the dashboard's Test button, Unreadable deliveries that
+	// could not be parsed, and Unrecognized items of an unknown kind. All are included
+	// in Events.
 	Test         uint64 `json:"test"`
 	Unreadable   uint64 `json:"unreadable"`
 	Unrecognized uint64 `json:"unrecognized"`
-	Duplicates   uint64 `json:"duplicates"`
-	// First and Last are when the first and the latest were stored, by the
-	// stream's clock, to the millisecond; zero if there was none.
+	// Duplicates counts the events in the stream with the id of an earlier one. No
+	// other count has them.
+	Duplicates uint64 `json:"duplicates"`
+	// First and Last are when the first and the last event was stored, by the
+	// stream's clock, to the millisecond; zero if there is none.
 	First time.Time `json:"first,omitzero"`
 	Last  time.Time `json:"last,omitzero"`
 }
 
-// Summary is the total over all pages, as of event Seq.
+// Summary has the totals of all pages, as of event Seq. Pages is the number of pages
+// with events.
 type Summary struct {
 	Seq   uint64 `json:"seq"`
 	Pages uint64 `json:"pages"`
 	Totals
 }
 
-// Page is the total of one page.
+// Page has the totals of one page.
 type Page struct {
 	Page domain.PageID `json:"page"`
 	Totals
 }
 
-// Day is how many events of one page were stored on one day in UTC.
+// Day is the number of events of one page that were stored on one day in UTC.
 type Day struct {
+	// Day is the date, such as 2006-01-02.
 	Day    string `json:"day"`
 	Events uint64 `json:"events"`
 }
@@ -67,7 +72,7 @@ func Read(v projections.Viewer) (Summary, error) {
 	return s, nil
 }
 
-// ReadPage returns one page's totals, false if it never had an event.
+// ReadPage returns one page's totals. It returns false if the page never had an event.
 func ReadPage(v projections.Viewer, page domain.PageID) (p Page, found bool, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		p, found, err = readPage(tx, page)
@@ -79,8 +84,8 @@ func ReadPage(v projections.Viewer, page domain.PageID) (p Page, found bool, err
 	return p, found, nil
 }
 
-// PerPage returns the totals of at most limit pages in the order of their ids,
-// those after the given one; begin with "". It is done when it returns none.
+// PerPage returns the totals of at most limit pages in the order of their ids, those
+// after the given page; start with "". There are no more when it returns none.
 func PerPage(v projections.Viewer, after domain.PageID, limit int) ([]Page, error) {
 	var out []Page
 	err := v.View(func(tx *store.Tx) error {
@@ -105,8 +110,8 @@ func PerPage(v projections.Viewer, after domain.PageID, limit int) ([]Page, erro
 	return out, nil
 }
 
-// Days returns the page's latest days that had an event, newest first, at most
-// limit.
+// Days returns the page's latest days with an event, newest first, at most limit of
+// them.
 func Days(v projections.Viewer, page domain.PageID, limit int) ([]Day, error) {
 	var out []Day
 	err := v.View(func(tx *store.Tx) error {
@@ -161,6 +166,8 @@ func readFields(b *store.Bucket, prefix []byte, t *Totals) error {
 	return err
 }
 
+// times returns the times at which the first and the last event was stored, zero if
+// there is none.
 func times(tx *store.Tx, key []byte) (first, last time.Time) {
 	v := tx.Bucket(timesBucket).Get(key)
 	if len(v) != 16 {

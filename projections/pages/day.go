@@ -8,25 +8,25 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// DayHours is how many hours a [Day] has.
+// DayHours is the number of hours in a [Day].
 const DayHours = 24
 
-// Day is what deliveries brought of a page in the last hours, the oldest hour
-// first. The last one is still running.
+// Day has the numbers of events that deliveries contained for a page in each of the
+// last 24 hours, the oldest hour first. The last hour is not complete.
 type Day [DayHours]Hour
 
 // Hour is one hour of a page, in UTC.
 type Hour struct {
-	// Start is the hour's, Events came in it.
+	// Start is the beginning of the hour, Events the number of events in it.
 	Start  time.Time
 	Events uint32
-	// Usual is the mean of the same hour in the weeks before, at most 7 of them;
-	// 0 also for a page that was not heard of a week earlier.
+	// Usual is the mean of the same hour in the weeks before, at most 7 of them. It
+	// is 0 as well for a page that had no event a week earlier.
 	Usual float64
 }
 
-// EachDay is [Each] with the day of each page up to now. It costs 24 reads of
-// short rows a page; [ReadRhythm] has the whole rhythm.
+// EachDay is [Each] with the [Day] of each page up to now. It costs 24 reads of
+// short rows per page; [ReadRhythm] returns the whole rhythm.
 func EachDay(v projections.Viewer, now time.Time, fn func(Page, Day) error) error {
 	return Each(v, func(p Page) error {
 		d, err := ReadDay(v, p, now)
@@ -37,7 +37,7 @@ func EachDay(v projections.Viewer, now time.Time, fn func(Page, Day) error) erro
 	})
 }
 
-// ReadDay returns the day of one page up to now.
+// ReadDay returns the [Day] of one page up to now.
 func ReadDay(v projections.Viewer, p Page, now time.Time) (d Day, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		d = readDay(tx, p, now)

@@ -1,11 +1,11 @@
-// Package pages is the read model of every page that is connected or was heard
-// of: its connection, its token's state, its sealed secrets and its traffic.
+// Package pages is the read model of every page that is connected or has events:
+// its connection, the state of its token, its sealed secrets and its traffic.
 //
-// A page that sends events and was never connected is here as well, with state
-// unknown, so that nobody has to guess where its events went. Test events and
-// events of no page make no page; [Unrouted] counts them. An Instagram account
-// has its own row, because its deliveries carry its own id; LinkedPage leads
-// to the page that was connected with it.
+// A page that has events and was never connected is included, with the state
+// unknown, so that its events can be found. Test events and events without a page
+// do not create a page; [Unrouted] counts them. An Instagram account has its own
+// row, because its deliveries carry its own id; LinkedPage is the page that was
+// connected with it.
 //
-// The secrets are in a bucket of their own and leave only by [Credentials].
+// The secrets are in a separate bucket. Only [Credentials] returns them.
 package pages

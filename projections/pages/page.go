@@ -11,39 +11,44 @@ type State string
 
 // The states of a connection.
 const (
-	// Unknown: events came, and no connection was ever made.
-	Unknown      State = "unknown"
-	Connected    State = "connected"
+	// Unknown means that the page has events and was never connected.
+	Unknown State = "unknown"
+	// Connected means that the page is connected.
+	Connected State = "connected"
+	// Disconnected means that the connection was ended.
 	Disconnected State = "disconnected"
 )
 
-// TokenState is what is known of a page's token. It never gates ingest.
+// TokenState is the state of a page's token. Deliveries are accepted in every state.
 type TokenState string
 
 // The states of a token.
 const (
-	TokenNone    TokenState = "none"
-	TokenValid   TokenState = "valid"
+	// TokenNone means that the page has no token.
+	TokenNone TokenState = "none"
+	// TokenValid means that the token has not been refused.
+	TokenValid TokenState = "valid"
+	// TokenInvalid means that Graph refused the token.
 	TokenInvalid TokenState = "invalid"
 )
 
 // Page is one page without its secrets. Times are UTC; a zero time means never.
 type Page struct {
 	ID domain.PageID `json:"id"`
-	// Object is "page" or "instagram", by the page's deliveries; empty before
-	// the first.
+	// Object is "page" or "instagram", as in the page's deliveries; it is empty
+	// before the first one.
 	Object       string `json:"object,omitempty"`
 	Name         string `json:"name,omitempty"`
 	Company      string `json:"company,omitempty"`
 	App          string `json:"app,omitempty"`
 	ConnectionID string `json:"connection_id,omitempty"`
-	// Instagram is the account linked to the page, LinkedPage the other way
-	// round: the connected page through which this account is known.
+	// Instagram is the account that is linked to the page. LinkedPage is the reverse:
+	// for an account, the connected page that it is linked to.
 	Instagram  string        `json:"instagram,omitempty"`
 	LinkedPage domain.PageID `json:"linked_page,omitempty"`
 	// Admin is the app-scoped id of the person who connected the page.
 	Admin string `json:"admin,omitempty"`
-	// Fields are the webhook fields wanted for the page.
+	// Fields are the webhook fields to subscribe to for the page.
 	Fields []string `json:"fields,omitempty"`
 
 	State       State      `json:"state"`
@@ -52,23 +57,23 @@ type Page struct {
 	Token       TokenState `json:"token"`
 	TokenSince  time.Time  `json:"token_since,omitzero"`
 	TokenReason string     `json:"token_reason,omitempty"`
-	// TokenCode and TokenSubcode are Graph's, where it refused the token.
+	// TokenCode and TokenSubcode are Graph's error codes if it refused the token.
 	TokenCode    int `json:"token_code,omitempty"`
 	TokenSubcode int `json:"token_subcode,omitempty"`
-	// TokenExpires is when the token ends by itself, DataAccessExpires when the
-	// consent to read data does, and Scopes what the token was granted, as of
-	// when it came; zero is never or unknown.
+	// TokenExpires is when the token expires, DataAccessExpires when the consent to
+	// read data expires; zero means never or unknown. Scopes are the permissions of
+	// the token. All are as of when the token was stored.
 	TokenExpires      time.Time `json:"token_expires,omitzero"`
 	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
 	Scopes            []string  `json:"scopes,omitempty"`
 
-	// Policy is the newest enforcement by Meta; Roles are the apps' handover
-	// roles where Meta gave them for the whole page.
+	// Policy is the newest enforcement by Meta. Roles are the apps' handover roles, if
+	// Meta reported them for the whole page, by app; RolesAt is their event time.
 	Policy  *Policy             `json:"policy,omitempty"`
 	Roles   map[string][]string `json:"roles,omitempty"`
 	RolesAt time.Time           `json:"roles_at,omitzero"`
-	// Ignored counts events on the connection that did not apply: without
-	// data, or about another connection than the current one.
+	// Ignored counts events about the connection that were not applied: those
+	// without data, and those about another connection than the current one.
 	Ignored uint64 `json:"ignored,omitempty"`
 
 	Traffic Traffic `json:"traffic"`
@@ -81,36 +86,38 @@ type Policy struct {
 	Time   time.Time `json:"time"`
 }
 
-// Traffic is what came of a page. Times named "…At" are the stream's, the moment
-// of storing; the others are event times.
+// Traffic has the counts and times of a page's events. Times named "…At" are those at
+// which the stream stored an event; the others are event times.
 type Traffic struct {
 	FirstAt time.Time `json:"first_at,omitzero"`
 	LastAt  time.Time `json:"last_at,omitzero"`
 	LastSeq uint64    `json:"last_seq,omitempty"`
-	// FirstTime and LastTime span the events' own times.
+	// FirstTime and LastTime are the earliest and the latest event time.
 	FirstTime time.Time   `json:"first_time,omitzero"`
 	LastTime  time.Time   `json:"last_time,omitzero"`
 	LastType  domain.Type `json:"last_type,omitempty"`
-	// FirstInboundAt and LastInboundAt are when a delivery first and last
-	// brought an event: the age of the last is the page's silence.
+	// FirstInboundAt and LastInboundAt are when the first and the last event of a
+	// delivery was stored: the page has been silent since the last one.
 	FirstInboundAt time.Time `json:"first_inbound_at,omitzero"`
 	LastInboundAt  time.Time `json:"last_inbound_at,omitzero"`
 	// LastMessage is the newest event time of a message in either direction.
 	LastMessage time.Time `json:"last_message,omitzero"`
-	// Events counts all events but tests, by type in Types.
+	// Events counts all events except test events. Types counts them by type; unknown
+	// types are counted together as "other".
 	Events uint64                 `json:"events"`
 	Types  map[domain.Type]uint64 `json:"types,omitempty"`
-	// Standby counts those that came while another app owned the thread.
+	// Standby counts the events that were received while another app owned the
+	// thread.
 	Standby uint64 `json:"standby,omitempty"`
-	// StandbyRun is how many of people's latest messages and postbacks in a row
-	// came as standby.
+	// StandbyRun is how many of the latest messages and postbacks of contacts were
+	// received as standby, without one in between that was not.
 	StandbyRun uint64 `json:"standby_run,omitempty"`
-	// Tests counts the dashboard's test events; they are in no other number.
+	// Tests counts the test events of Meta's dashboard; no other count has them.
 	Tests uint64 `json:"tests,omitempty"`
 }
 
-// Secrets are a page's sealed tokens and whom they belong to. They are
-// ciphertext (package seal), and still don't belong in a log or an answer:
+// Secrets has a page's sealed tokens and the connection they belong to. They are
+// ciphertext (package seal), but must not be in a log or a response nevertheless:
 // neither fmt nor JSON prints them.
 type Secrets struct {
 	Page              domain.PageID `json:"page"`
@@ -119,18 +126,18 @@ type Secrets struct {
 	Company           string        `json:"company,omitempty"`
 	SealedToken       string        `json:"-"`
 	SealedVerifyToken string        `json:"-"`
-	// Token is the state of the sealed token; an invalid one is still returned.
+	// Token is the state of the sealed token. An invalid token is returned as well.
 	Token TokenState `json:"token"`
 }
 
-// String keeps the sealed tokens out of logs.
+// String returns a text without the sealed tokens, to keep them out of logs.
 func (s Secrets) String() string { return "secrets of page " + string(s.Page) }
 
-// GoString keeps the sealed tokens out of logs.
+// GoString returns a text without the sealed tokens, to keep them out of logs.
 func (s Secrets) GoString() string { return s.String() }
 
-// AccessEnds is when the token or the access to data ends, whichever is first; zero
-// is never or unknown.
+// AccessEnds returns when the token or the access to data expires, the earlier of the
+// two. The zero time means never or unknown.
 func (p Page) AccessEnds() time.Time {
 	a, b := p.TokenExpires, p.DataAccessExpires
 	if a.IsZero() || !b.IsZero() && b.Before(a) {

@@ -13,22 +13,21 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Buckets. Every event writes traffic, so it is apart from what changes rarely;
-// the secrets are apart so that no list can hold them.
+// Buckets. Every event writes traffic, so it is separate from the data that rarely
+// changes. The secrets are separate so that no list can contain them.
 const (
 	bucketPages     = "pages"       // page -> connection
-	bucketTraffic   = "traffic"     // page -> traffic; every page that was heard of
+	bucketTraffic   = "traffic"     // page -> traffic, of every page with events
 	bucketSecrets   = "credentials" // page -> sealed secrets
 	bucketInstagram = "instagram"   // account -> page
-	bucketUnrouted  = "unrouted"    // one row: traffic of no page
+	bucketUnrouted  = "unrouted"    // one row: traffic of events without a page
 	bucketRhythm    = "rhythm"      // page, hour of the week -> inbound events by week
 )
 
 // Name is the projection's name.
 const Name = "pages"
 
-// Projection folds events into pages. It has no state of its own; the
-// transaction has all of it.
+// Projection folds events into pages. All of its state is in the store.
 type Projection struct{}
 
 // New returns the projection.
@@ -37,34 +36,34 @@ func New() *Projection { return &Projection{} }
 // Name returns [Name].
 func (*Projection) Name() string { return Name }
 
-// Version changes when the fold or its layout does, and then the read model is
-// rebuilt.
+// Version returns the version of the rules and of the stored format. When it changes,
+// the read model is rebuilt.
 func (*Projection) Version() int { return 3 }
 
-// Apply folds one event in. It never fails on what an event says; errors are the
-// store's. Events must come in stream order and each once.
+// Apply applies one event. No content of an event makes it fail; its errors are those
+// of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Page == "" || e.Page == domain.NoPage {
 		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
 	}
 	key := pageKey(string(e.Page))
 	if e.Data.Test {
-		return test(tx, key, e)
+		return countTest(tx, key, e)
 	}
 	if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
 		return err
 	}
 	if delivered(e) {
-		if err := beat(tx, e); err != nil {
+		if err := countHour(tx, e); err != nil {
 			return err
 		}
 	}
-	return connect(tx, key, e)
+	return applyConnection(tx, key, e)
 }
 
-// test counts a test event. One that names no page that we know of counts with
-// those of none.
-func test(tx *store.Tx, key []byte, e streams.Stored) error {
+// countTest counts a test event. If its page has no other event, it is counted with
+// the events without a page.
+func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
 	traffic := tx.Bucket(bucketTraffic)
 	if !traffic.Has(key) {
 		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
@@ -72,7 +71,7 @@ func test(tx *store.Tx, key []byte, e streams.Stored) error {
 	return count(traffic, key, e)
 }
 
-// count adds one event to a row of traffic.
+// count adds one event to a traffic row.
 func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
 	row, _, err := store.GetRow[traffic](bucket, key)
 	if err != nil {
@@ -83,17 +82,17 @@ func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
 	return store.PutRow(bucket, key, row)
 }
 
-// traffic is the row as stored.
+// traffic is the stored row.
 type traffic struct {
 	Page   domain.PageID `json:"page"`
 	Object string        `json:"object,omitempty"`
 	Traffic
 }
 
-// AppendBinary appends the row's JSON.
+// AppendBinary appends the row as JSON.
 func (t *traffic) AppendBinary(b []byte) ([]byte, error) { return store.AppendJSON(b, t) }
 
-// UnmarshalBinary reads it.
+// UnmarshalBinary reads the JSON of a row.
 func (t *traffic) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, t) }
 
 func (t *traffic) count(e streams.Stored) {
@@ -111,7 +110,7 @@ func (t *traffic) count(e streams.Stored) {
 	}
 	kind := e.Type
 	if !kind.Known() {
-		kind = "other" // so that the row has a bound
+		kind = "other" // so that the size of the row is bounded
 	}
 	t.Types[kind]++
 	t.LastAt, t.LastSeq, t.LastType = at, e.Seq, kind
@@ -146,14 +145,15 @@ func (t *traffic) count(e streams.Stored) {
 	}
 }
 
-// delivered reports whether Meta brought the event. History that we fetched and
-// messages that we sent are no sign that deliveries come.
+// delivered reports whether the event is from a delivery by Meta. Events of fetched
+// history and of sent messages do not show that deliveries arrive.
 func delivered(e streams.Stored) bool {
 	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
 
-// changes are what events do to a page's connection; most types do nothing.
-var changes = map[domain.Type]func(*fold, *domain.Connection) error{
+// handlers apply the events that change a page's connection, by type. Other types do
+// not change it.
+var handlers = map[domain.Type]func(*fold, *domain.Connection) error{
 	domain.PageConnected:        (*fold).connected,
 	domain.PageRenamed:          (*fold).renamed,
 	domain.PageTokenRefreshed:   (*fold).refreshed,
@@ -163,10 +163,10 @@ var changes = map[domain.Type]func(*fold, *domain.Connection) error{
 	domain.ThreadRolesChanged:   (*fold).roles,
 }
 
-// connect folds in what an event says of the page's connection.
-func connect(tx *store.Tx, key []byte, e streams.Stored) error {
-	change := changes[e.Type]
-	if change == nil || e.Type == domain.ThreadRolesChanged && (e.Contact != "" || e.Data.Thread == nil) {
+// applyConnection applies an event to the page's connection.
+func applyConnection(tx *store.Tx, key []byte, e streams.Stored) error {
+	handler := handlers[e.Type]
+	if handler == nil || e.Type == domain.ThreadRolesChanged && (e.Contact != "" || e.Data.Thread == nil) {
 		return nil
 	}
 	pages := tx.Bucket(bucketPages)
@@ -182,13 +182,13 @@ func connect(tx *store.Tx, key []byte, e streams.Stored) error {
 	if c == nil {
 		c = &domain.Connection{}
 	}
-	if err := change(f, c); err != nil {
+	if err := handler(f, c); err != nil {
 		return err
 	}
 	return store.PutJSON(pages, key, f.p)
 }
 
-// fold is the work on one event about a connection.
+// fold applies one event to a page's connection.
 type fold struct {
 	tx   *store.Tx
 	key  []byte
@@ -197,7 +197,7 @@ type fold struct {
 	p    Page
 }
 
-// connected starts a connection; nothing of an earlier one stays but the name.
+// connected starts a connection. Of an earlier one only the name is kept.
 func (f *fold) connected(c *domain.Connection) error {
 	if f.e.Data.Connection == nil {
 		f.p.Ignored++
@@ -215,9 +215,9 @@ func (f *fold) connected(c *domain.Connection) error {
 	if c.SealedToken == "" {
 		token = TokenNone
 	}
-	f.token(token)
-	f.forget()
-	f.granted(c)
+	f.setToken(token)
+	f.clearGrant()
+	f.setGrant(c)
 	if err := f.link(c.Instagram); err != nil {
 		return err
 	}
@@ -233,8 +233,9 @@ func (f *fold) renamed(c *domain.Connection) error {
 	return nil
 }
 
-// current reports whether c is about the connection that stands. What is about
-// an earlier one, or comes when there is none, must not bring a token back.
+// current reports whether c is about the current connection, and counts the event as
+// ignored if it is not. An event about an earlier connection, or without a connection,
+// must not restore a token.
 func (f *fold) current(c *domain.Connection) bool {
 	if f.e.Data.Connection != nil && f.p.State == Connected &&
 		(c.ConnectionID == "" || f.p.ConnectionID == "" || c.ConnectionID == f.p.ConnectionID) {
@@ -253,7 +254,7 @@ func (f *fold) refreshed(c *domain.Connection) error {
 		return err
 	}
 	token, verify := cmp.Or(c.SealedToken, old.SealedToken), cmp.Or(c.SealedVerifyToken, old.SealedVerifyToken)
-	if c.Resealed { // the same tokens under another key say nothing new
+	if c.Resealed { // the same tokens, encrypted with another key
 		return f.seal(token, verify)
 	}
 	f.p.Admin = cmp.Or(c.Admin, f.p.Admin)
@@ -269,24 +270,24 @@ func (f *fold) refreshed(c *domain.Connection) error {
 		}
 	}
 	if token == "" {
-		f.p.Ignored++ // valid, it says, but there is none
+		f.p.Ignored++ // there is no token
 		return nil
 	}
-	f.token(TokenValid)
+	f.setToken(TokenValid)
 	if token != old.SealedToken {
-		f.forget()
+		f.clearGrant()
 	}
-	f.granted(c)
+	f.setGrant(c)
 	return f.seal(token, verify)
 }
 
-// forget drops what the token before was granted.
-func (f *fold) forget() {
+// clearGrant removes the expiry times and scopes of an earlier token.
+func (f *fold) clearGrant() {
 	f.p.TokenExpires, f.p.DataAccessExpires, f.p.Scopes = time.Time{}, time.Time{}, nil
 }
 
-// granted takes over what c says of its token.
-func (f *fold) granted(c *domain.Connection) {
+// setGrant sets the expiry times and scopes of the token that c has.
+func (f *fold) setGrant(c *domain.Connection) {
 	if c.Expires > 0 {
 		f.p.TokenExpires = seconds(c.Expires)
 	}
@@ -298,13 +299,13 @@ func (f *fold) granted(c *domain.Connection) {
 	}
 }
 
-// seconds is the clean time at s, in Unix seconds.
+// seconds returns the time at s Unix seconds, as [projections.FromMillis] does.
 func seconds(s int64) time.Time {
 	return projections.FromMillis(min(s, projections.MaxMillis/1000) * 1000)
 }
 
-// token sets a state that no refusal stands behind.
-func (f *fold) token(s TokenState) {
+// setToken sets the state of the token, and removes the reason of a refusal.
+func (f *fold) setToken(s TokenState) {
 	f.p.Token, f.p.TokenSince = s, f.time
 	f.p.TokenReason, f.p.TokenCode, f.p.TokenSubcode = "", 0, 0
 }
@@ -321,10 +322,11 @@ func (f *fold) invalidated(c *domain.Connection) error {
 	return nil
 }
 
-// disconnected ends the connection and drops its secrets. One that names an
-// earlier connection than the current one has come too late.
+// disconnected ends the connection and deletes its secrets. It ignores an event about
+// another connection than the current one.
 func (f *fold) disconnected(c *domain.Connection) error {
-	if f.p.State == Connected && c.ConnectionID != "" && f.p.ConnectionID != "" && c.ConnectionID != f.p.ConnectionID {
+	other := c.ConnectionID != "" && f.p.ConnectionID != "" && c.ConnectionID != f.p.ConnectionID
+	if f.p.State == Connected && other {
 		f.p.Ignored++
 		return nil
 	}
@@ -333,7 +335,7 @@ func (f *fold) disconnected(c *domain.Connection) error {
 	}
 	f.p.State, f.p.StateReason = Disconnected, c.Reason
 	f.p.Token, f.p.TokenReason, f.p.TokenCode, f.p.TokenSubcode = TokenNone, "", 0, 0
-	f.forget()
+	f.clearGrant()
 	if err := f.link(""); err != nil {
 		return err
 	}
@@ -358,10 +360,11 @@ func (f *fold) roles(*domain.Connection) error {
 	return nil
 }
 
-// link makes the Instagram account the page's one, and lets go of the one before.
+// link links the Instagram account to the page, and unlinks the one before.
 func (f *fold) link(account string) error {
 	bucket := f.tx.Bucket(bucketInstagram)
-	if old := f.p.Instagram; old != "" && old != account && string(bucket.Get(pageKey(old))) == string(f.e.Page) {
+	old := f.p.Instagram
+	if old != "" && old != account && string(bucket.Get(pageKey(old))) == string(f.e.Page) {
 		if err := bucket.Delete(pageKey(old)); err != nil {
 			return fmt.Errorf("unlink account: %w", err)
 		}
@@ -376,19 +379,19 @@ func (f *fold) link(account string) error {
 	return nil
 }
 
-// seal stores the sealed secrets, or drops them if there are none.
+// seal stores the sealed secrets, or deletes the stored ones if both are empty.
 func (f *fold) seal(token, verify string) error {
 	bucket := f.tx.Bucket(bucketSecrets)
 	if token == "" && verify == "" {
 		if err := bucket.Delete(f.key); err != nil {
-			return fmt.Errorf("drop secrets: %w", err)
+			return fmt.Errorf("delete secrets: %w", err)
 		}
 		return nil
 	}
 	return store.PutJSON(bucket, f.key, sealed{token, verify})
 }
 
-// sealed is what is stored of [Secrets].
+// sealed is the stored part of [Secrets].
 type sealed struct {
 	SealedToken       string `json:"sealed_token,omitempty"`
 	SealedVerifyToken string `json:"sealed_verify_token,omitempty"`

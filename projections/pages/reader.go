@@ -10,27 +10,30 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound is returned when nothing was ever heard of the page.
+	// ErrNotFound is returned when the page has no events, or no page is linked to
+	// the account.
 	ErrNotFound = errors.New("page not found")
 	// ErrNoCredentials is returned when the page is not connected, or was connected
 	// without a token.
 	ErrNoCredentials = errors.New("page has no credentials; connect it first")
-	// ErrCursor is returned when a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor was not returned by an earlier call.
 	ErrCursor = projections.ErrCursor
 )
 
 // List returns pages in byte order of their ids, connected or not, and the
-// cursor of the next ones; it is empty at the end. The limit is as in
-// [projections.Limit]. Each call is one short transaction; a page new between two
-// calls is in its place.
+// cursor of the next ones, which is empty at the end. The limit is as in
+// [projections.Limit]. It fails with [ErrCursor] if the cursor is not valid. Each call
+// is one short transaction; a page that is new between two calls is included if its id
+// is after the cursor.
 func List(v projections.Viewer, cursor string, limit int) (list []Page, next string, err error) {
 	return projections.List(v, bucketTraffic, nil, cursor, limit, func(tx *store.Tx, key, _ []byte) (Page, error) {
 		return assemble(tx, key)
 	})
 }
 
-// Each calls fn for every page in byte order of their ids, many to a
-// transaction, and none is open while fn runs. It stops at fn's first error and returns it.
+// Each calls fn for every page in byte order of their ids. It reads many pages in one
+// transaction, and no transaction is open while fn runs. It stops at the first error of
+// fn and returns it.
 func Each(v projections.Viewer, fn func(Page) error) error {
 	for cursor := ""; ; {
 		list, next, err := List(v, cursor, projections.MaxLimit)
@@ -58,8 +61,8 @@ func Get(v projections.Viewer, page domain.PageID) (p Page, err error) {
 }
 
 // Credentials returns a connected page's sealed secrets, or fails with
-// [ErrNoCredentials]. It is the only way to them. The token may be invalid: see
-// Token.
+// [ErrNoCredentials]. No other function returns them. The token may be invalid: see
+// Secrets.Token.
 func Credentials(v projections.Viewer, page domain.PageID) (out Secrets, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		key := pageKey(string(page))
@@ -97,8 +100,8 @@ func ByInstagram(v projections.Viewer, account string) (page domain.PageID, err 
 	return page, err
 }
 
-// Unrouted returns the traffic of no page: unreadable deliveries, and in Tests
-// the dashboard's Test button.
+// Unrouted returns the traffic without a page: unreadable deliveries, and in Tests
+// the events of the dashboard's Test button.
 func Unrouted(v projections.Viewer) (Traffic, error) {
 	var row traffic
 	err := v.View(func(tx *store.Tx) (err error) {
@@ -108,20 +111,20 @@ func Unrouted(v projections.Viewer) (Traffic, error) {
 	return row.Traffic, err
 }
 
-// assemble joins what is stored apart.
+// assemble reads a page from its buckets, or fails with [ErrNotFound].
 func assemble(tx *store.Tx, key []byte) (Page, error) {
-	t, heard, err := store.GetJSON[traffic](tx.Bucket(bucketTraffic), key)
-	if err != nil {
-		return Page{}, err
-	}
-	if !heard {
-		return Page{}, ErrNotFound
-	}
-	p, found, err := store.GetJSON[Page](tx.Bucket(bucketPages), key)
+	t, found, err := store.GetJSON[traffic](tx.Bucket(bucketTraffic), key)
 	if err != nil {
 		return Page{}, err
 	}
 	if !found {
+		return Page{}, ErrNotFound
+	}
+	p, known, err := store.GetJSON[Page](tx.Bucket(bucketPages), key)
+	if err != nil {
+		return Page{}, err
+	}
+	if !known {
 		p = Page{State: Unknown, Token: TokenNone}
 	}
 	p.ID, p.Traffic, p.Object = t.Page, t.Traffic, t.Object
@@ -129,13 +132,14 @@ func assemble(tx *store.Tx, key []byte) (Page, error) {
 	return p, nil
 }
 
-// pageKey sorts as the ids do.
+// pageKey returns the key of a page. Keys sort in byte order of the ids.
 func pageKey(id string) []byte { return store.AppendText(make([]byte, 0, 64), id) }
 
-// unrouted is the one key of its bucket.
+// unrouted returns the only key of bucketUnrouted.
 func unrouted() []byte { return store.Key(string(domain.NoPage)) }
 
-// OfCompany lists the connected pages of a company and their Instagram accounts.
+// OfCompany returns the pages of a company that are not disconnected, and their
+// Instagram accounts, in byte order of the page ids.
 func OfCompany(v projections.Viewer, company string) (out []domain.PageID, err error) {
 	err = Each(v, func(p Page) error {
 		if p.Company != company || p.State == Disconnected {

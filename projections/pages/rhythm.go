@@ -15,60 +15,64 @@ import (
 const (
 	weekHours   = 7 * 24
 	rhythmWeeks = 8
-	// Below these spans an hour of the week, or of the day, was seen too rarely
-	// to have a rate of its own.
+	// Below these spans, an hour of the week, or of the day, has occurred too rarely
+	// to have its own rate.
 	byWeekFrom = 2 * weekHours * time.Hour
 	byDayFrom  = 2 * 24 * time.Hour
-	// minSpan keeps a burst on the first day from passing for a rate.
+	// minSpan is the minimum span of a rate, so that a burst on the first day does
+	// not make it too high.
 	minSpan = 24 * time.Hour
-	// minEvents is how few events are no rhythm.
+	// minEvents is the minimum number of events of a rhythm.
 	minEvents = 20
-	weekCell  = 8 // bytes a week in a row: week, count
+	weekCell  = 8 // bytes per week in a row: week, count
 )
 
-// Rhythm is how often deliveries bring events of one page, by the hour of the
-// week in UTC. It is the page's own history up to its last event, so a silence
-// does not water it down. At most the last 8 weeks count.
+// Rhythm is the rate of the events that deliveries contain for one page, by the hour
+// of the week in UTC. It is computed from the page's history up to its last event, so
+// that a silence does not lower it, and from at most the last 8 weeks.
 type Rhythm struct {
-	// From and To span what was seen, Events came in it. Times are the stream's.
+	// From and To are the bounds of the history, in the stream's time. Events is the
+	// number of events in it.
 	From, To time.Time
 	Events   uint64
-	// Enough says that the page has been seen for long enough to expect
-	// anything of it.
+	// Enough reports whether there are enough events to expect more of them.
 	Enough bool
 
-	rates [weekHours]float64 // events an hour
+	rates [weekHours]float64 // events per hour
 }
 
-// Silence is how long a page has brought nothing, against its own rhythm.
+// Silence is how long a page has had no events, compared with its rhythm.
 type Silence struct {
-	// Since is when the page fell silent, or when it was begun to be watched.
+	// Since is when the last event was stored, when the page was connected, or
+	// Watch.From, the latest of them.
 	Since time.Time `json:"since,omitzero"`
-	// Expected is how many events should have come since by the page's rhythm.
+	// Expected is the number of events to expect since then by the page's rhythm.
 	Expected float64 `json:"expected"`
-	// Silent says that so many should have come that it is not by chance.
+	// Silent reports whether Expected has reached the threshold, so that the silence
+	// is not by chance.
 	Silent bool `json:"silent"`
-	// Enough is the rhythm's: without it nothing can be said.
+	// Enough is that of the rhythm. Without it, Silent is always false.
 	Enough bool `json:"enough"`
 }
 
-// Watch says what a silence is measured by.
+// Watch has the parameters of [Quiet].
 type Watch struct {
-	// Now is the end of what is looked at.
+	// Now is the end of the time to check.
 	Now time.Time
-	// From is when somebody began to listen, for example the start of the
+	// From is when deliveries could be received, for example the start of the
 	// process: earlier silence does not count. It may be zero.
 	From time.Time
-	// Threshold is how many events have to be missing.
+	// Threshold is the number of missing events that make a page silent.
 	Threshold float64
 }
 
-// beat counts one delivered event in its hour of the week. The row has a count
-// for each of the last weeks in which any came.
-func beat(tx *store.Tx, e streams.Stored) error {
+// countHour counts one delivered event in its hour of the week. The row has a count
+// for each of the last 8 weeks with an event in this hour.
+func countHour(tx *store.Tx, e streams.Stored) error {
 	hour := uint64(max(0, projections.Clean(e.At).Unix())) / 3600
 	week := uint32(hour / weekHours)
-	bucket, key := tx.Bucket(bucketRhythm), binary.BigEndian.AppendUint64(pageKey(string(e.Page)), hour%weekHours)
+	bucket := tx.Bucket(bucketRhythm)
+	key := binary.BigEndian.AppendUint64(pageKey(string(e.Page)), hour%weekHours)
 	row := bucket.Get(key)
 	found, oldest := false, 0
 	for i := 0; i+weekCell <= len(row); i += weekCell {
@@ -91,7 +95,7 @@ func beat(tx *store.Tx, e streams.Stored) error {
 		}
 	}
 	if err := bucket.Put(key, row); err != nil {
-		return fmt.Errorf("count an hour: %w", err)
+		return fmt.Errorf("count hour: %w", err)
 	}
 	return nil
 }
@@ -114,7 +118,7 @@ func ReadRhythm(v projections.Viewer, page domain.PageID) (r Rhythm, err error) 
 	return r, err
 }
 
-// Quiet tells a page's silence by w, or fails with [ErrNotFound]. A page that
+// Quiet returns a page's silence as of w.Now, or fails with [ErrNotFound]. A page that
 // is not connected is never silent.
 func Quiet(v projections.Viewer, page domain.PageID, w Watch) (s Silence, err error) {
 	err = v.View(func(tx *store.Tx) error {
@@ -165,8 +169,8 @@ func readRhythm(tx *store.Tx, p Page) (Rhythm, error) {
 	return r, nil
 }
 
-// rate spreads the counts over the hours first to last in which they came. The
-// fewer hours were seen, the more of them share one rate.
+// rate computes the rates from the counts of the hours first to last. The shorter the
+// history is, the more hours of the week share one rate.
 func (r *Rhythm) rate(counts [weekHours]float64, first, last int64) {
 	period := 1
 	switch span := r.To.Sub(r.From); {
@@ -192,14 +196,14 @@ func (r *Rhythm) rate(counts [weekHours]float64, first, last int64) {
 	}
 }
 
-// Expected returns how many events the page's history lets one expect between
-// two times; 0 if there are none between them.
+// Expected returns how many events are to be expected between two times by the page's
+// history. It returns 0 if from is not before to.
 func (r Rhythm) Expected(from, to time.Time) float64 {
 	const week = weekHours * time.Hour
 	if !from.Before(to) {
 		return 0
 	}
-	span, sum := to.Sub(from), 0.0 // Sub stops at 292 years
+	span, sum := to.Sub(from), 0.0 // Sub is limited to 292 years
 	for _, rate := range r.rates {
 		sum += rate
 	}

@@ -1,4 +1,4 @@
 // Package subscriptions is the read model of the webhook subscription of each
-// page to each app: what fields we want, what Graph last said they are, the
-// state that follows, and how it came to that.
+// page to each app: the wanted fields, the fields that Graph last listed, the
+// resulting state, and its history.
 package subscriptions

@@ -10,14 +10,13 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// bucketSubscriptions has page | app -> subscription.
+// bucketSubscriptions maps page | app to the subscription.
 const bucketSubscriptions = "subscriptions"
 
 // Name is the projection's name.
 const Name = "subscriptions"
 
-// Projection folds events into subscriptions. It has no state of its own; the
-// transaction has all of it.
+// Projection folds events into subscriptions. All of its state is in the store.
 type Projection struct{}
 
 // New returns the projection.
@@ -26,20 +25,21 @@ func New() *Projection { return &Projection{} }
 // Name returns [Name].
 func (*Projection) Name() string { return Name }
 
-// Version changes when the fold or its layout does, and then the read model is
-// rebuilt.
+// Version returns the version of the rules and of the stored format. When it changes,
+// the read model is rebuilt.
 func (*Projection) Version() int { return 1 }
 
-// Apply folds one event in. It never fails on what an event says; errors are the
-// store's. Events must come in stream order and each once.
+// Apply applies one event. No content of an event makes it fail; its errors are those
+// of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	to, ok := targets[e.Type]
 	if !ok || e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
 		return nil
 	}
-	in, odd := e.Data.Subscription, false
-	if in == nil {
-		in, odd = &domain.Subscription{}, true
+	in := e.Data.Subscription
+	incomplete := in == nil
+	if incomplete {
+		in = &domain.Subscription{}
 	}
 	app := cmp.Or(in.App, e.Data.App)
 	key := store.Key(string(e.Page), app)
@@ -52,15 +52,15 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 		s = Subscription{Page: e.Page, App: app, State: None, History: []Transition{}}
 	}
 	s.LastSeq = e.Seq
-	if odd {
-		s.Odd++
+	if incomplete {
+		s.Incomplete++
 	} else {
 		s.apply(to, in, e)
 	}
 	return store.PutJSON(bucket, key, s)
 }
 
-// targets are the states that events lead to.
+// targets are the states after events, by type.
 var targets = map[domain.Type]State{
 	domain.SubscriptionRequested: Requested,
 	domain.SubscriptionConfirmed: Confirmed,
@@ -76,7 +76,7 @@ func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored
 	}
 	switch to {
 	case Confirmed, Drifted:
-		// Drift to nothing is told by an empty list.
+		// An empty list means that Graph has no fields any more.
 		s.Actual, s.CheckedAt = fields(in.Actual), now
 	case Failed:
 		if in.Actual != nil {
@@ -90,11 +90,12 @@ func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored
 	if from != to {
 		s.Since = now
 	} else if to != Failed && slices.Equal(wanted, s.Wanted) && slices.Equal(actual, s.Actual) {
-		return // seen again, not changed
+		return // nothing has changed
 	}
 	s.Transitions++
 	s.History = append(s.History, Transition{
-		Seq: e.Seq, At: projections.Clean(e.At), Time: now, From: from, To: to, Wanted: s.Wanted, Actual: s.Actual,
+		Seq: e.Seq, At: projections.Clean(e.At), Time: now,
+		From: from, To: to, Wanted: s.Wanted, Actual: s.Actual,
 		Reason: in.Reason, Code: in.Code, Subcode: in.Subcode,
 	})
 	if n := len(s.History) - maxHistory; n > 0 {
@@ -102,7 +103,7 @@ func (s *Subscription) apply(to State, in *domain.Subscription, e streams.Stored
 	}
 }
 
-// fields returns the list sorted and without repeats: its order means nothing.
+// fields returns the list sorted and without duplicates, as its order has no meaning.
 func fields(in []string) []string {
 	out := slices.Clone(in)
 	slices.Sort(out)

@@ -139,7 +139,7 @@ func TestOddContent(t *testing.T) {
 		w.apply(domain.Event{ID: string(k), Type: k, Page: page, Data: domain.Data{App: "main"}})
 	}
 	assert.Equal(t, subscriptions.None, w.get().State)
-	assert.Equal(t, uint64(5), w.get().Odd)
+	assert.Equal(t, uint64(5), w.get().Incomplete)
 
 	test := event(domain.SubscriptionRemoved, 1, domain.Subscription{})
 	test.Data.Test = true

@@ -12,23 +12,25 @@ import (
 
 // Errors of the readers.
 var (
-	// ErrNotFound is returned when no event ever spoke of the subscription.
+	// ErrNotFound is returned when there is no event about the subscription.
 	ErrNotFound = errors.New("subscription not found")
-	// ErrCursor is returned when a cursor is not one that a list gave.
+	// ErrCursor is returned when a cursor was not returned by an earlier call.
 	ErrCursor = projections.ErrCursor
 )
 
 // List returns the subscriptions of all pages in byte order of page and app, and
-// the cursor of the next ones; it is empty at the end. The limit is as in
-// [projections.Limit]. Each call is one short transaction.
+// the cursor of the next ones, which is empty at the end. The limit is as in
+// [projections.Limit]. It fails with [ErrCursor] if the cursor is not valid. Each call
+// is one short transaction.
 func List(v projections.Viewer, cursor string, limit int) (list []Subscription, next string, err error) {
 	return projections.List(v, bucketSubscriptions, nil, cursor, limit, decode)
 }
 
-// OfPage returns a page's subscriptions by app, at most
-// [projections.MaxLimit]: an install has a handful of apps.
+// OfPage returns a page's subscriptions in byte order of their apps, at most
+// [projections.MaxLimit]: an installation has only a few apps.
 func OfPage(v projections.Viewer, page domain.PageID) ([]Subscription, error) {
-	list, _, err := projections.List(v, bucketSubscriptions, store.Key(string(page)), "", projections.MaxLimit, decode)
+	prefix := store.Key(string(page))
+	list, _, err := projections.List(v, bucketSubscriptions, prefix, "", projections.MaxLimit, decode)
 	return list, err
 }
 
@@ -53,7 +55,7 @@ func decode(_ *store.Tx, _, value []byte) (s Subscription, err error) {
 	return s, nil
 }
 
-// Index has subscriptions by page and app.
+// Index has all subscriptions, by page and app.
 type Index map[indexKey]*Subscription
 
 type indexKey struct {
@@ -61,10 +63,11 @@ type indexKey struct {
 	app  string
 }
 
-// Of returns the subscription of one page to one app, nil if there is none.
+// Of returns the subscription of one page to one app, or nil if there is none.
 func (x Index) Of(page domain.PageID, app string) *Subscription { return x[indexKey{page, app}] }
 
-// All reads every subscription.
+// All returns every subscription. It reads [projections.MaxLimit] of them in one
+// transaction.
 func All(v projections.Viewer) (Index, error) {
 	out := Index{}
 	for cursor := ""; ; {

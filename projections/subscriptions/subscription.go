@@ -10,23 +10,23 @@ import (
 // State is the state of one subscription.
 type State string
 
-// The states.
+// The states of a subscription.
 const (
-	// None: no event has said anything yet.
+	// None means that no event has set a state yet.
 	None State = "none"
-	// Requested: we asked Graph, and have no answer.
+	// Requested means that a request was sent to Graph, without an answer so far.
 	Requested State = "requested"
-	// Confirmed: Graph's own list has what we want.
+	// Confirmed means that Graph lists all the wanted fields.
 	Confirmed State = "confirmed"
-	// Failed: Graph refused.
+	// Failed means that Graph refused the request.
 	Failed State = "failed"
-	// Drifted: Graph's own list is no longer what we want.
+	// Drifted means that Graph no longer lists the wanted fields.
 	Drifted State = "drifted"
-	// Removed: the app is not subscribed to the page any more.
+	// Removed means that the app is no longer subscribed to the page.
 	Removed State = "removed"
 )
 
-// maxHistory bounds the transitions that are kept; older ones are in the stream.
+// maxHistory is the maximum number of stored transitions; older ones are in the stream.
 const maxHistory = 50
 
 // Subscription is one app's subscription to one page. Times are event times in
@@ -34,26 +34,26 @@ const maxHistory = 50
 type Subscription struct {
 	Page domain.PageID `json:"page"`
 	App  string        `json:"app"`
-	// State has stood since Since.
+	// Since is when the subscription entered State.
 	State State     `json:"state"`
 	Since time.Time `json:"since,omitzero"`
-	// Wanted is the list last asked for, Actual the one that Graph last gave.
+	// Wanted has the fields of the last request, Actual those that Graph last listed.
 	Wanted []string `json:"wanted,omitempty"`
 	Actual []string `json:"actual,omitempty"`
-	// CheckedAt is when Graph last told us Actual.
+	// CheckedAt is when Graph last listed the fields.
 	CheckedAt time.Time `json:"checked_at,omitzero"`
-	// Failure is the last refusal; it stays after a later success.
+	// Failure is the last refusal. It is kept after a later success.
 	Failure *Failure `json:"failure,omitempty"`
-	// Reason is the current state's, in Graph's own words where it has any.
+	// Reason is the reason for the current state, in Graph's words if it gave any.
 	Reason string `json:"reason,omitempty"`
 	// LastSeq is the stream's sequence of the last event.
 	LastSeq uint64 `json:"last_seq"`
-	// History is the last 50 changes of state or fields, oldest first.
-	// Transitions counts all there ever were.
+	// History has the last 50 changes of state or fields, oldest first.
+	// Transitions counts all changes.
 	History     []Transition `json:"history"`
 	Transitions uint64       `json:"transitions"`
-	// Odd counts events without the data their type calls for.
-	Odd uint64 `json:"odd,omitempty"`
+	// Incomplete counts events without the data that their type requires.
+	Incomplete uint64 `json:"odd,omitempty"`
 }
 
 // Failure is a refusal by Graph.
@@ -66,7 +66,7 @@ type Failure struct {
 
 // Transition is one change of a subscription's state or fields.
 type Transition struct {
-	// Seq and At are the stream's, Time is the event's.
+	// Seq is the sequence and At the storage time of the event, Time its own time.
 	Seq     uint64    `json:"seq"`
 	At      time.Time `json:"at,omitzero"`
 	Time    time.Time `json:"time,omitzero"`
@@ -79,12 +79,13 @@ type Transition struct {
 	Subcode int       `json:"subcode,omitempty"`
 }
 
-// Missing returns the fields that we want and Graph did not list, sorted.
+// Missing returns the wanted fields that Graph did not list, sorted.
 func (s Subscription) Missing() []string { return minus(s.Wanted, s.Actual) }
 
-// Extra returns the fields that Graph listed and we don't want, sorted.
+// Extra returns the fields that Graph listed and that are not wanted, sorted.
 func (s Subscription) Extra() []string { return minus(s.Actual, s.Wanted) }
 
+// minus returns the elements of a that are not in b, sorted and without duplicates.
 func minus(a, b []string) []string {
 	var out []string
 	for _, f := range a {
