@@ -23,7 +23,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// benchEvents is a backlog of messages of about 600 bytes.
+// benchEvents returns n events of messages, of about 600 bytes each.
 func benchEvents(n int) []domain.Event {
 	out := make([]domain.Event, n)
 	for i := range out {
@@ -33,7 +33,8 @@ func benchEvents(n int) []domain.Event {
 			Data: domain.Data{
 				App: "main", Object: "page", Channel: "messaging", Kind: "message", Source: "webhook",
 				Message: &domain.Message{MID: fmt.Sprintf("m_%d", i), Text: "a text of a usual length, give or take"},
-				Raw: fmt.Appendf(nil, `{"sender":{"id":"77000000%08d"},"recipient":{"id":"104000000000001"},"timestamp":1700000000000,`+
+				Raw: fmt.Appendf(nil, `{"sender":{"id":"77000000%08d"},"recipient":{"id":"104000000000001"},`+
+					`"timestamp":1700000000000,`+
 					`"message":{"mid":"m_%d","text":"a text of a usual length, give or take"}}`, i%5000, i),
 			},
 		}
@@ -41,36 +42,40 @@ func benchEvents(n int) []domain.Event {
 	return out
 }
 
-// BenchmarkLive follows a stream with a commit to disk: through the runner, and
-// through watermill-nats' own subscriber, which has one message in flight, with
-// a transaction each. Both go through a watermill router, decode the event and
-// apply the same projection with fsync on. "x-stock" is how many times as many
-// events a second the runner does.
+// withSync makes a runner sync its commits to disk.
+func withSync(o *projections.RunnerOptions) { o.Store = store.Options{} }
+
+// BenchmarkLive follows a stream with commits to disk: with the runner, and with the
+// subscriber of watermill-nats, which has one message in flight and needs a
+// transaction for each. Both use a watermill router, decode the event and apply the
+// same projection with fsync. "x-stock" is the runner's rate divided by that of the
+// other subscriber.
 func BenchmarkLive(b *testing.B) {
-	const ours, theirs = 30_000, 2_000
+	const runnerEvents, stockEvents = 30_000, 2_000
 	for b.Loop() {
-		r := newRig(b)
-		r.store(b, benchEvents(ours)...)
-		run := r.runner(b, &chain{name: "chain", version: 1}, func(o *projections.RunnerOptions) { o.Store = store.Options{} })
+		srv := newTestServer(b)
+		srv.store(b, benchEvents(runnerEvents)...)
+		run := srv.runner(b, &chain{name: "chain", version: 1}, withSync)
 		began := time.Now()
 		start(b, run)
-		wait(b, run, ours)
-		live := ours / time.Since(began).Seconds()
+		wait(b, run, runnerEvents)
+		live := runnerEvents / time.Since(began).Seconds()
 		commits := run.Status().Commits
 		if err := run.Close(); err != nil {
 			b.Fatal(err)
 		}
-		stock := theirs / r.stock(b, theirs).Seconds()
+		stock := stockEvents / srv.stock(b, stockEvents).Seconds()
 		b.ReportMetric(live, "events/s")
 		b.ReportMetric(stock, "stock-events/s")
 		b.ReportMetric(live/stock, "x-stock")
-		b.ReportMetric(float64(ours)/float64(commits), "events/commit")
+		b.ReportMetric(float64(runnerEvents)/float64(commits), "events/commit")
 		b.ReportMetric(0, "ns/op")
 	}
 }
 
-// stock applies n events by watermill-nats' subscriber, a commit each.
-func (r *rig) stock(b *testing.B, n uint64) time.Duration {
+// stock applies n events with the subscriber of watermill-nats, one per commit, and
+// returns how long that takes.
+func (srv *testServer) stock(b *testing.B, n uint64) time.Duration {
 	b.Helper()
 	s, err := store.Open(filepath.Join(b.TempDir(), "stock.db"), store.Options{})
 	if err != nil {
@@ -81,7 +86,7 @@ func (r *rig) stock(b *testing.B, n uint64) time.Duration {
 			b.Error(err)
 		}
 	}()
-	conn := r.Connection(b)
+	conn := srv.Connection(b)
 	sub, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1,
 		Unmarshaler:      &wmnats.NATSMarshaler{},
@@ -103,7 +108,7 @@ func (r *rig) stock(b *testing.B, n uint64) time.Duration {
 	var once sync.Once
 	var seq uint64
 	router.AddConsumerHandler("stock", streams.All, sub, func(m *message.Message) error {
-		seq++ // one in flight, so nobody else counts
+		seq++ // one message is in flight, so this is not concurrent
 		data, err := domain.DecodeData(m.Payload)
 		if err != nil {
 			return err
@@ -130,7 +135,7 @@ func (r *rig) stock(b *testing.B, n uint64) time.Duration {
 	select {
 	case <-done:
 	case <-time.After(2 * time.Minute):
-		b.Fatal("the stock subscriber did not get there")
+		b.Fatal("the stock subscriber is too slow")
 	}
 	took := time.Since(began)
 	if err := router.Close(); err != nil {
@@ -140,18 +145,20 @@ func (r *rig) stock(b *testing.B, n uint64) time.Duration {
 	return took
 }
 
-// BenchmarkRebuild builds each read model anew beside the live one, replay,
-// verification and switch together, and reads the same stream in order as it is,
-// without looking at the messages. "x-raw" is the rate of the one by the other.
+// BenchmarkRebuild rebuilds each read model, with the replay, the verification and the
+// switch, and reads the same stream in order without decoding the messages. "x-raw" is
+// the first rate divided by the second.
 func BenchmarkRebuild(b *testing.B) {
 	const n = 100_000
-	for _, p := range []projections.Projection{&chain{name: "chain", version: 1}, deliveries.New(), pages.New(), subscriptions.New(), conversations.New()} {
+	for _, p := range []projections.Projection{
+		&chain{name: "chain", version: 1}, deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
+	} {
 		b.Run(p.Name(), func(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
-				r := newRig(b)
-				r.store(b, benchEvents(n)...)
-				run := start(b, r.runner(b, p, func(o *projections.RunnerOptions) { o.Store = store.Options{} }))
+				srv := newTestServer(b)
+				srv.store(b, benchEvents(n)...)
+				run := start(b, srv.runner(b, p, withSync))
 				streamstest.Eventually(b, 5*time.Minute, func() error {
 					if s := run.Status(); s.Seq < n {
 						return fmt.Errorf("at %d", s.Seq)
@@ -160,7 +167,11 @@ func BenchmarkRebuild(b *testing.B) {
 				})
 				b.StartTimer()
 				began, read := time.Now(), 0
-				if _, err := streams.ReadRaw(b.Context(), r.JS, streams.ReadOptions{}, func(streams.Raw) error { read++; return nil }); err != nil || read != n {
+				_, err := streams.ReadRaw(b.Context(), srv.JS, streams.ReadOptions{}, func(streams.Raw) error {
+					read++
+					return nil
+				})
+				if err != nil || read != n {
 					b.Fatal(read, err)
 				}
 				raw := n / time.Since(began).Seconds()

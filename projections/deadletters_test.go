@@ -14,11 +14,11 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// parking is how a program runs its read models.
-func parking(o *projections.RunnerOptions) { o.Attempts = projections.DefaultAttempts }
+// withAttempts makes a runner park events that fail, as the program's runners do.
+func withAttempts(o *projections.RunnerOptions) { o.Attempts = projections.DefaultAttempts }
 
-// talk makes events of several pages and contacts, in turn.
-func talk(n, pages, contacts int) []domain.Event {
+// conversationEvents returns n events of several pages and contacts, in turn.
+func conversationEvents(n, pages, contacts int) []domain.Event {
 	list := make([]domain.Event, n)
 	for i := range list {
 		list[i] = domain.Event{
@@ -29,11 +29,11 @@ func talk(n, pages, contacts int) []domain.Event {
 	return list
 }
 
-// poisoned is a chain that can't apply some events, while it is sick.
-func poisoned(sick *atomic.Bool, kind string, bad ...uint64) *chain {
+// poisoned returns a chain that can't apply the bad events while failing is set.
+func poisoned(failing *atomic.Bool, kind string, bad ...uint64) *chain {
 	return &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
 		for _, seq := range bad {
-			if e.Seq != seq || !sick.Load() {
+			if e.Seq != seq || !failing.Load() {
 				continue
 			}
 			if kind == "panic" {
@@ -45,6 +45,7 @@ func poisoned(sick *atomic.Bool, kind string, bad ...uint64) *chain {
 	}}
 }
 
+// deadLetters returns all dead letters, read in pages of 7, and their sequences.
 func deadLetters(t testing.TB, r *projections.Runner) (list []projections.DeadLetter, seqs []uint64) {
 	t.Helper()
 	for {
@@ -66,7 +67,7 @@ func deadLetters(t testing.TB, r *projections.Runner) (list []projections.DeadLe
 	}
 }
 
-// rebuilt rebuilds and says whether the read model is the same as before.
+// rebuilt rebuilds the read model and reports whether it is the same as before.
 func rebuilt(t testing.TB, r *projections.Runner) bool {
 	t.Helper()
 	out, err := r.Rebuild(t.Context(), nil)
@@ -76,25 +77,27 @@ func rebuilt(t testing.TB, r *projections.Runner) bool {
 	return out.Equal && out.Was != ""
 }
 
-// TestPoison: what can't be applied is parked, its conversation waits behind it,
-// everything else goes on; redriving and discarding keep the order, and a rebuild
-// takes every decision at the same place.
-func TestPoison(t *testing.T) {
+// TestPoisonedEventsAreParked checks that an event that can't be applied is parked with
+// the later ones of its conversation, and that other events are applied. Redriving and
+// discarding keep the order, and a rebuild carries out every decision at the same
+// position.
+func TestPoisonedEventsAreParked(t *testing.T) {
 	for _, kind := range []string{"panic", "unfit"} {
 		t.Run(kind, func(t *testing.T) {
-			r := newRig(t)
-			var sick atomic.Bool
-			sick.Store(true)
-			all := talk(3000, 5, 4) // a conversation has every 20th
-			run := start(t, r.runner(t, poisoned(&sick, kind, 1001, 1002, 2021), parking))
-			last := r.store(t, all[:2000]...)
+			srv := newTestServer(t)
+			var failing atomic.Bool
+			failing.Store(true)
+			all := conversationEvents(3000, 5, 4) // every 20th event is of the same conversation
+			run := start(t, srv.runner(t, poisoned(&failing, kind, 1001, 1002, 2021), withAttempts))
+			last := srv.store(t, all[:2000]...)
 			wait(t, run, last)
 			s := run.Status()
 			if s.State != projections.StateLive || s.Parked != 2*50 {
 				t.Fatalf("status %+v", s)
 			}
 			list, seqs := deadLetters(t, run)
-			if len(seqs) != 100 || seqs[0] != 1001 || seqs[1] != 1021 || list[1].Behind != 1001 || list[0].Attempts != projections.DefaultAttempts ||
+			if len(seqs) != 100 || seqs[0] != 1001 || seqs[1] != 1021 ||
+				list[1].Behind != 1001 || list[0].Attempts != projections.DefaultAttempts ||
 				list[0].Behind != 0 || list[0].Error == "" || list[0].Projection != "chain" || list[0].Page != "100" {
 				t.Errorf("%+v", list[:2])
 			}
@@ -104,33 +107,34 @@ func TestPoison(t *testing.T) {
 			if !rebuilt(t, run) {
 				t.Error("a rebuild parks other events")
 			}
-			// Redriven in vain: the order stays.
+			// A redrive that fails again keeps the order.
 			out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive, Page: "100"})
 			if err != nil || out.Heads != 1 || out.Applied != 0 || out.Parked != 100 {
 				t.Errorf("%+v, %v", out, err)
 			}
-			// Discarded: the rest of the conversation is applied, in order.
+			// After a discard the rest of the conversation is applied, in order.
 			out, err = run.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 1001, Reason: "no use"})
 			if err != nil || out.Discarded != 1 || out.Applied != 49 || out.Parked != 50 {
 				t.Errorf("%+v, %v", out, err)
 			}
-			last = r.store(t, all[2000:]...)
+			last = srv.store(t, all[2000:]...)
 			wait(t, run, last)
-			// 1001's conversation has its second poisoned event; 1002's has its first.
+			// The conversation of 1001 waits for 2021 now, that of 1002 for 1002.
 			if s := run.Status(); s.Parked != 50+50+49 || s.Discarded != 1 {
 				t.Errorf("status %+v", s)
 			}
 			if !rebuilt(t, run) {
-				t.Error("a rebuild decides otherwise")
+				t.Error("a rebuild has another result")
 			}
 			if v, err := run.Verify(t.Context(), nil); err != nil || !v.Equal {
 				t.Errorf("%+v, %v", v, err)
 			}
-			if _, err := run.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 7}); !errors.Is(err, projections.ErrNoDeadLetter) {
-				t.Errorf("nothing to decide: %v", err)
+			_, err = run.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 7})
+			if !errors.Is(err, projections.ErrNoDeadLetter) {
+				t.Errorf("decide about an event that is not parked: %v", err)
 			}
-			// Mended: all of it is applied, and nothing is left.
-			sick.Store(false)
+			// When the projection works again, all events are applied, and none is left.
+			failing.Store(false)
 			heads, err := run.About(streams.Decision{})
 			if err != nil || len(heads) != 2 {
 				t.Errorf("%+v, %v", heads, err)
@@ -146,28 +150,28 @@ func TestPoison(t *testing.T) {
 			if err := run.Close(); err != nil {
 				t.Fatal(err)
 			}
-			// The decisions are on record: the next start does not take them again.
-			again := start(t, r.runner(t, poisoned(&sick, kind), parking))
+			// The decisions are recorded: the next start does not carry them out again.
+			again := start(t, srv.runner(t, poisoned(&failing, kind), withAttempts))
 			wait(t, again, last)
 			if digest(t, again) != before || again.Status().Discarded != 1 {
-				t.Error("another start changes what was decided")
+				t.Error("another start changes the read model")
 			}
 		})
 	}
 }
 
-// TestPoisonAmongMany: one bad event among 100,000 of 50 pages holds up its own
-// conversation and no other.
-func TestPoisonAmongMany(t *testing.T) {
+// TestPoisonedEventBlocksOnlyItsConversation checks that one bad event among 100,000 of
+// 50 pages delays its own conversation and no other.
+func TestPoisonedEventBlocksOnlyItsConversation(t *testing.T) {
 	const n = 100_000
 	if testing.Short() {
 		t.Skip("100,000 events")
 	}
-	r := newRig(t)
-	var sick atomic.Bool
-	sick.Store(true)
-	run := start(t, r.runner(t, poisoned(&sick, "panic", 50_001), parking))
-	last := r.store(t, talk(n, 50, 20)...)
+	srv := newTestServer(t)
+	var failing atomic.Bool
+	failing.Store(true)
+	run := start(t, srv.runner(t, poisoned(&failing, "panic", 50_001), withAttempts))
+	last := srv.store(t, conversationEvents(n, 50, 20)...)
 	wait(t, run, last)
 	if s := run.Status(); s.Parked != 50 || s.State != projections.StateLive {
 		t.Errorf("status %+v", s)
@@ -177,25 +181,25 @@ func TestPoisonAmongMany(t *testing.T) {
 	}
 }
 
-// TestDecisionCutOff: a decision that was stored, after which the process was
-// gone, is carried out at the next start.
-func TestDecisionCutOff(t *testing.T) {
-	r := newRig(t)
-	var sick atomic.Bool
-	sick.Store(true)
-	run := start(t, r.runner(t, poisoned(&sick, "unfit", 3), parking))
-	last := r.store(t, talk(40, 1, 2)...)
+// TestStoredDecisionIsCarriedOutAtTheNextStart checks that a decision is carried out if
+// the process ended just after it was stored.
+func TestStoredDecisionIsCarriedOutAtTheNextStart(t *testing.T) {
+	srv := newTestServer(t)
+	var failing atomic.Bool
+	failing.Store(true)
+	run := start(t, srv.runner(t, poisoned(&failing, "unfit", 3), withAttempts))
+	last := srv.store(t, conversationEvents(40, 1, 2)...)
 	wait(t, run, last)
 	if err := run.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := streams.Decide(t.Context(), r.JS, streams.Name, streams.Decision{
+	_, err := streams.Decide(t.Context(), srv.JS, streams.Name, streams.Decision{
 		Projection: "chain", After: last, Action: streams.Discard, Event: 3,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := start(t, r.runner(t, poisoned(&sick, "unfit", 3), parking))
+	again := start(t, srv.runner(t, poisoned(&failing, "unfit", 3), withAttempts))
 	streamstest.Eventually(t, limit, func() error {
 		if s := again.Status(); s.Parked != 0 || s.Discarded != 1 {
 			return fmt.Errorf("status %+v", s)
@@ -203,25 +207,25 @@ func TestDecisionCutOff(t *testing.T) {
 		return nil
 	})
 	if !rebuilt(t, again) {
-		t.Error("a rebuild decides otherwise")
+		t.Error("a rebuild has another result")
 	}
 }
 
-// TestParkedIsErased: what waits is erased with its contact, and nobody can tell
-// from what is left.
-func TestParkedIsErased(t *testing.T) {
-	r := newRig(t)
-	var sick atomic.Bool
-	sick.Store(true)
-	run := start(t, r.runner(t, poisoned(&sick, "unfit", 1), parking))
-	all := talk(6, 1, 2)
-	last := r.store(t, all...)
+// TestErasureRemovesParkedEvents checks that parked events are erased with their
+// contact, and that nothing of them is left.
+func TestErasureRemovesParkedEvents(t *testing.T) {
+	srv := newTestServer(t)
+	var failing atomic.Bool
+	failing.Store(true)
+	run := start(t, srv.runner(t, poisoned(&failing, "unfit", 1), withAttempts))
+	all := conversationEvents(6, 1, 2)
+	last := srv.store(t, all...)
 	wait(t, run, last)
 	erasure := &domain.Erasure{Contact: domain.ContactHash("30"), Part: 1, Parts: 1}
 	var seqs []uint64
 	for i, e := range all {
 		if e.Contact == "30" {
-			stored, err := streams.Get(t.Context(), r.JS, streams.Name, uint64(i+1))
+			stored, err := streams.Get(t.Context(), srv.JS, streams.Name, uint64(i+1))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -229,9 +233,12 @@ func TestParkedIsErased(t *testing.T) {
 			seqs = append(seqs, stored.Seq)
 		}
 	}
-	sick.Store(false)
-	last = r.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: erasure}})
-	if _, err := streams.Erase(context.Background(), r.JS, streams.Name, seqs, func(streams.Stored) bool { return true }); err != nil {
+	failing.Store(false)
+	last = srv.store(t, domain.Event{
+		ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: erasure},
+	})
+	every := func(streams.Stored) bool { return true }
+	if _, err := streams.Erase(context.Background(), srv.JS, streams.Name, seqs, every); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, run, last)
@@ -249,26 +256,29 @@ func TestParkedIsErased(t *testing.T) {
 	}
 }
 
-// TestDecisionOfAnotherStream: the stream was deleted and made again; what was
-// decided about the old one's events is not about the new one's.
-func TestDecisionOfAnotherStream(t *testing.T) {
-	r := newRig(t)
-	last := r.store(t, talk(5, 1, 1)...)
-	if _, err := streams.Decide(t.Context(), r.JS, streams.Name, streams.Decision{Projection: "chain", After: last, Action: streams.Discard, Event: 3}); err != nil {
+// TestDecisionsAreDeletedWithTheStream checks that decisions about the events of a
+// deleted stream do not apply to a new stream.
+func TestDecisionsAreDeletedWithTheStream(t *testing.T) {
+	srv := newTestServer(t)
+	last := srv.store(t, conversationEvents(5, 1, 1)...)
+	_, err := streams.Decide(t.Context(), srv.JS, streams.Name, streams.Decision{
+		Projection: "chain", After: last, Action: streams.Discard, Event: 3,
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "chain"); err != nil || len(list) != 1 {
+	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "chain"); err != nil || len(list) != 1 {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "other"); err != nil || len(list) != 0 {
+	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "other"); err != nil || len(list) != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if err := r.JS.DeleteStream(t.Context(), streams.Name); err != nil {
+	if err := srv.JS.DeleteStream(t.Context(), streams.Name); err != nil {
 		t.Fatal(err)
 	}
-	r.Stream(t, streams.Spec{})
-	r.store(t, events(9)...)
-	if list, err := streams.Decisions(t.Context(), r.JS, streams.Name, "chain"); err != nil || len(list) != 0 {
+	srv.Stream(t, streams.Spec{})
+	srv.store(t, events(9)...)
+	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "chain"); err != nil || len(list) != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}
 }

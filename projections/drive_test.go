@@ -14,41 +14,45 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// TestTombstoneIsTriedAgain: what stays of an erased event is in no message of
-// the stream. Where it could not be applied it must come again with the batch, of
-// which the events before it are in the file already.
-func TestTombstoneIsTriedAgain(t *testing.T) {
-	r := newRig(t)
-	all := talk(8, 1, 1)
-	r.store(t, all...)
+// TestTombstoneIsRetried checks that the event of a tombstone is applied after it failed.
+// It is in no message of the stream, so it must be added again to the rest of the batch
+// after the events before it were applied.
+func TestTombstoneIsRetried(t *testing.T) {
+	srv := newTestServer(t)
+	all := conversationEvents(8, 1, 1)
+	srv.store(t, all...)
 	const erased = 4
-	stored, err := streams.Get(t.Context(), r.JS, streams.Name, erased)
+	stored, err := streams.Get(t.Context(), srv.JS, streams.Name, erased)
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := r.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: &domain.Erasure{
-		Contact: domain.ContactHash("30"), Part: 1, Parts: 1, Events: []domain.Tombstone{domain.NewTombstone(stored.Event, erased, stored.At)},
-	}}})
-	if _, err := streams.Erase(t.Context(), r.JS, streams.Name, []uint64{erased}, func(streams.Stored) bool { return true }); err != nil {
+	last := srv.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{
+		Erasure: &domain.Erasure{
+			Contact: domain.ContactHash("30"), Part: 1, Parts: 1,
+			Events: []domain.Tombstone{domain.NewTombstone(stored.Event, erased, stored.At)},
+		},
+	}})
+	every := func(streams.Stored) bool { return true }
+	if _, err := streams.Erase(t.Context(), srv.JS, streams.Name, []uint64{erased}, every); err != nil {
 		t.Fatal(err)
 	}
 	var tries atomic.Int64
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
 		if e.Seq == erased && tries.Add(1) <= 3 {
 			return errors.New("no space left on device")
 		}
 		return nil
-	}}, parking))
+	}}, withAttempts))
 	wait(t, run, last)
 	if n := count(t, run); n != last {
 		t.Errorf("%d events applied of %d", n, last)
 	}
 	if !rebuilt(t, run) {
-		t.Error("a rebuild has what the live read model has not")
+		t.Error("a rebuild has another result than the live read model")
 	}
 }
 
-// slowIndex is an index of [talk] that is behind until it is released.
+// slowIndex is an index of [conversationEvents] that blocks until it is released.
 type slowIndex struct {
 	asked    atomic.Bool
 	released chan struct{}
@@ -71,28 +75,28 @@ func (x *slowIndex) First(ctx context.Context, ids []string, _ uint64) ([]uint64
 	return seqs, nil
 }
 
-// TestTurnIsNotHeldWhileWaiting: decisions about dead letters and the swap of a
-// rebuild do not wait for a batch that waits for the index, or for one that is
-// tried again and again.
-func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
+// TestWaitingBatchDoesNotBlockDecisions checks that decisions about dead letters and the
+// swap of a rebuild do not wait for a batch that waits for the index, nor for one that
+// is retried.
+func TestWaitingBatchDoesNotBlockDecisions(t *testing.T) {
 	for _, kind := range []string{"idle", "waits for the index", "is tried again"} {
 		t.Run(kind, func(t *testing.T) {
-			r := newRig(t)
-			var sick, stuck atomic.Bool
-			sick.Store(true)
-			p := poisoned(&sick, "unfit", 2)
+			srv := newTestServer(t)
+			var failing, noSpace atomic.Bool
+			failing.Store(true)
+			p := poisoned(&failing, "unfit", 2)
 			unfit := p.hook
 			p.hook = func(e streams.Stored) error {
-				if e.Seq == 5 && stuck.Load() {
+				if e.Seq == 5 && noSpace.Load() {
 					return errors.New("no space left on device")
 				}
 				return unfit(e)
 			}
-			all := talk(6, 1, 1)
-			last := r.store(t, all[:4]...)
+			all := conversationEvents(6, 1, 1)
+			last := srv.store(t, all[:4]...)
 			index := &slowIndex{released: make(chan struct{})}
 			close(index.released)
-			run := r.runner(t, p, parking, func(o *projections.RunnerOptions) { o.Dedup = index })
+			run := srv.runner(t, p, withAttempts, func(o *projections.RunnerOptions) { o.Dedup = index })
 			start(t, run)
 			wait(t, run, last)
 			if s := run.Status(); s.Parked != 3 {
@@ -102,7 +106,7 @@ func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
 			case "waits for the index":
 				index.released = make(chan struct{})
 				index.asked.Store(false)
-				last = r.store(t, all[4:]...)
+				last = srv.store(t, all[4:]...)
 				streamstest.Eventually(t, limit, func() error {
 					if !index.asked.Load() {
 						return errors.New("the index was not asked")
@@ -110,10 +114,10 @@ func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
 					return nil
 				})
 			case "is tried again":
-				stuck.Store(true)
+				noSpace.Store(true)
 				other := all[4]
-				other.Contact = "77" // else it waits behind 2
-				last = r.store(t, other, all[5])
+				other.Contact = "77" // otherwise it would wait for event 2
+				last = srv.store(t, other, all[5])
 				streamstest.Eventually(t, limit, func() error {
 					if s := run.Status(); s.State != projections.StateFailing || s.FailingSeq != 5 {
 						return fmt.Errorf("status %+v", s)
@@ -121,14 +125,14 @@ func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
 					return nil
 				})
 			}
-			sick.Store(false)
+			failing.Store(false)
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			out, err := run.Decide(ctx, streams.Decision{Action: streams.Redrive})
 			if err != nil || out.Applied != 3 || out.Parked != 0 {
 				t.Errorf("%+v, %v", out, err)
 			}
-			stuck.Store(false)
+			noSpace.Store(false)
 			if kind == "waits for the index" {
 				close(index.released)
 			}
@@ -137,28 +141,29 @@ func TestTurnIsNotHeldWhileWaiting(t *testing.T) {
 				t.Errorf("%d events applied of %d", n, last)
 			}
 			if !rebuilt(t, run) {
-				t.Error("a rebuild decides otherwise")
+				t.Error("a rebuild has another result")
 			}
 		})
 	}
 }
 
-// TestSwapsAmongTransactions rebuilds again and again while events come in
-// batches of several transactions: none is lost or applied twice by a swap.
-func TestSwapsAmongTransactions(t *testing.T) {
-	r := newRig(t)
-	var sick atomic.Bool
-	sick.Store(true)
-	all := talk(4000, 3, 5)
+// TestRebuildsBetweenTransactionsLoseNoEvents rebuilds many times while batches of
+// several transactions are applied: a swap must not lose an event or apply it twice.
+func TestRebuildsBetweenTransactionsLoseNoEvents(t *testing.T) {
+	srv := newTestServer(t)
+	var failing atomic.Bool
+	failing.Store(true)
+	all := conversationEvents(4000, 3, 5)
 	var bad []uint64
 	for seq := uint64(50); seq < 4000; seq += 100 {
 		bad = append(bad, seq)
 	}
-	run := start(t, r.runner(t, poisoned(&sick, "unfit", bad...), parking, func(o *projections.RunnerOptions) { o.Pace = 20 * time.Millisecond }))
+	pace := func(o *projections.RunnerOptions) { o.Pace = 20 * time.Millisecond }
+	run := start(t, srv.runner(t, poisoned(&failing, "unfit", bad...), withAttempts, pace))
 	var last uint64
 	swaps := 0
 	for at := 0; at < len(all); at += 500 {
-		last = r.store(t, all[at:at+500]...)
+		last = srv.store(t, all[at:at+500]...)
 		if rebuilt(t, run) {
 			swaps++
 		}
@@ -168,10 +173,11 @@ func TestSwapsAmongTransactions(t *testing.T) {
 		t.Errorf("%d applied, status %+v", count(t, run), s)
 	}
 	if swaps == 0 || !rebuilt(t, run) {
-		t.Errorf("the read model is not what a rebuild makes, after %d swaps", swaps)
+		t.Errorf("the read model differs from a rebuilt one after %d swaps", swaps)
 	}
-	sick.Store(false)
-	if out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive}); err != nil || out.Parked != 0 || count(t, run) != last {
+	failing.Store(false)
+	out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive})
+	if err != nil || out.Parked != 0 || count(t, run) != last {
 		t.Errorf("%+v, %v", out, err)
 	}
 }

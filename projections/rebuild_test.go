@@ -17,7 +17,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// count reads how many events the chain in the read model has.
+// count returns how many events the chain in the read model has.
 func count(t testing.TB, v projections.Viewer) (n uint64) {
 	t.Helper()
 	err := v.View(func(tx *store.Tx) error {
@@ -30,6 +30,7 @@ func count(t testing.TB, v projections.Viewer) (n uint64) {
 	return n
 }
 
+// files returns the names of the files in a directory.
 func files(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -42,13 +43,14 @@ func files(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// TestRebuildBeside: while events come and somebody reads all the time, the read
-// model is rebuilt three times. No read fails or goes back, and the end is the fold.
-func TestRebuildBeside(t *testing.T) {
-	r := newRig(t)
+// TestRebuildWhileEventsAreAppliedAndRead rebuilds the read model three times while
+// events are stored and the read model is read: no read fails or goes back to an older
+// position, and the final state is the fold of all events.
+func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(12_000)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, all[:4000]...))
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, all[:4000]...))
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
 	var reads atomic.Int64
@@ -69,7 +71,7 @@ func TestRebuildBeside(t *testing.T) {
 	})
 	busy.Go(func() {
 		for i := 4000; i < len(all); i += 50 {
-			r.store(t, all[i:i+50]...)
+			srv.store(t, all[i:i+50]...)
 		}
 	})
 	var phases []projections.Phase
@@ -96,10 +98,10 @@ func TestRebuildBeside(t *testing.T) {
 		t.Error("the read model is not the fold of the stream")
 	}
 	if run.Status().Rebuild != nil {
-		t.Error("the rebuild is over")
+		t.Error("the status still has a rebuild")
 	}
 	t.Logf("%d reads", reads.Load())
-	if got := files(t, r.dir); len(got) != 2 || got[0] != "chain.db" || got[1] != "chain.db.previous" {
+	if got := files(t, srv.dir); len(got) != 2 || got[0] != "chain.db" || got[1] != "chain.db.previous" {
 		t.Errorf("files %v", got)
 	}
 	// The new file is what the next start opens, without another rebuild.
@@ -107,39 +109,39 @@ func TestRebuildBeside(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &chain{name: "chain", version: 1}
-	again := start(t, r.runner(t, p))
+	again := start(t, srv.runner(t, p))
 	wait(t, again, uint64(len(all)))
 	if p.applied.Load() != 0 || again.Status().Rebuilt != "" {
 		t.Errorf("applied %d again: %s", p.applied.Load(), again.Status().Rebuilt)
 	}
 }
 
-// wide is a projection whose rows are large, and which counts its transactions.
-type wide struct {
+// largeRows is a projection with rows of 1 MiB that counts its transactions.
+type largeRows struct {
 	last *store.Tx
 	txs  int
 	full bool
 }
 
-func (w *wide) Name() string { return "wide" }
-func (w *wide) Version() int { return 1 }
+func (p *largeRows) Name() string { return "large" }
+func (p *largeRows) Version() int { return 1 }
 
-func (w *wide) Apply(tx *store.Tx, e streams.Stored) error {
-	if tx != w.last {
-		w.last, w.txs = tx, w.txs+1
+func (p *largeRows) Apply(tx *store.Tx, e streams.Stored) error {
+	if tx != p.last {
+		p.last, p.txs = tx, p.txs+1
 	}
-	w.full = w.full || tx.Full()
-	return tx.Bucket("wide").Put(store.Key(e.Seq), make([]byte, 1<<20))
+	p.full = p.full || tx.Full()
+	return tx.Bucket("large").Put(store.Key(e.Seq), make([]byte, 1<<20))
 }
 
-// A rebuild reads many events at once. Rows that are large spread them over
-// several transactions, without one that is missed or applied again.
-func TestRebuildEndsFullTransactions(t *testing.T) {
-	r := newRig(t)
+// TestRebuildSplitsLargeTransactions checks that a batch of large rows is applied in
+// several transactions, without an event that is missed or applied twice.
+func TestRebuildSplitsLargeTransactions(t *testing.T) {
+	srv := newTestServer(t)
 	const n = 100
-	p := new(wide)
-	run := start(t, r.runner(t, p))
-	wait(t, run, r.store(t, events(n)...))
+	p := new(largeRows)
+	run := start(t, srv.runner(t, p))
+	wait(t, run, srv.store(t, events(n)...))
 	before := p.txs
 	p.full = false
 	out, err := run.Rebuild(t.Context(), nil)
@@ -154,10 +156,10 @@ func TestRebuildEndsFullTransactions(t *testing.T) {
 	}
 }
 
-func TestRebuildTwiceAtOnce(t *testing.T) {
-	r := newRig(t)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, events(100)...))
+func TestConcurrentRebuildFails(t *testing.T) {
+	srv := newTestServer(t)
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, events(100)...))
 	_, err := run.Rebuild(t.Context(), func(projections.Rebuilding) {
 		if _, err := run.Rebuild(t.Context(), nil); !errors.Is(err, projections.ErrBuilding) {
 			t.Errorf("got %v", err)
@@ -168,20 +170,21 @@ func TestRebuildTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// TestRebuildEndedEarly: canceled, or failing, it leaves everything as it is.
-func TestRebuildEndedEarly(t *testing.T) {
+// TestFailedRebuildKeepsTheLiveFile checks that a rebuild that is canceled or fails
+// changes nothing.
+func TestFailedRebuildKeepsTheLiveFile(t *testing.T) {
 	for _, how := range []string{"canceled", "failing"} {
 		t.Run(how, func(t *testing.T) {
-			r := newRig(t)
+			srv := newTestServer(t)
 			all := events(20_000)
 			p := &chain{name: "chain", version: 1}
-			run := start(t, r.runner(t, p))
-			wait(t, run, r.store(t, all...))
+			run := start(t, srv.runner(t, p))
+			wait(t, run, srv.store(t, all...))
 			before := digest(t, run)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			from := p.applied.Load()
-			p.hook = func(e streams.Stored) error { // only the rebuild comes here
+			p.hook = func(e streams.Stored) error { // called by the rebuild only
 				switch {
 				case p.applied.Load() < from+15_000:
 				case how == "canceled":
@@ -192,9 +195,9 @@ func TestRebuildEndedEarly(t *testing.T) {
 				return nil
 			}
 			if _, err := run.Rebuild(ctx, nil); err == nil {
-				t.Fatal("it did not fail")
+				t.Fatal("the rebuild did not fail")
 			}
-			if got := files(t, r.dir); len(got) != 1 {
+			if got := files(t, srv.dir); len(got) != 1 {
 				t.Errorf("files %v", got)
 			}
 			if digest(t, run) != before || run.Status().Rebuild != nil {
@@ -208,27 +211,29 @@ func TestRebuildEndedEarly(t *testing.T) {
 	}
 }
 
-// TestRebuildMendsAWrongReadModel: what differs is told, and replaced.
-func TestRebuildMendsAWrongReadModel(t *testing.T) {
-	r := newRig(t)
+// TestRebuildReplacesAWrongReadModel checks that a difference is reported and that the
+// read model is replaced.
+func TestRebuildReplacesAWrongReadModel(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(500)
-	run := r.runner(t, &chain{name: "chain", version: 1})
-	// A row that no event made.
+	run := srv.runner(t, &chain{name: "chain", version: 1})
+	// Add a row that no event creates.
 	if err := run.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.Open(filepath.Join(r.dir, "chain.db"), store.Options{})
+	s, err := store.Open(filepath.Join(srv.dir, "chain.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Update(func(tx *store.Tx) error { return tx.Bucket("chain").Put([]byte("odd"), []byte("row")) }); err != nil {
+	err = s.Update(func(tx *store.Tx) error { return tx.Bucket("chain").Put([]byte("extra"), []byte("row")) })
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	run = start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, all...))
+	run = start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, all...))
 	out, err := run.Rebuild(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -237,21 +242,21 @@ func TestRebuildMendsAWrongReadModel(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("it is still wrong")
+		t.Error("the read model is still wrong")
 	}
 }
 
-// TestNewVersionServesTheOldOne: reads see the old file until the new one is
-// there, also when the process is stopped in between.
-func TestNewVersionServesTheOldOne(t *testing.T) {
-	r := newRig(t)
+// TestOldVersionIsServedDuringARebuild checks that reads use the old file until the new
+// one is complete, also if the process is stopped in between.
+func TestOldVersionIsServedDuringARebuild(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(3000)
-	old := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, old, r.store(t, all[:2000]...))
+	old := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, old, srv.store(t, all[:2000]...))
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.store(t, all[2000:]...)
+	srv.store(t, all[2000:]...)
 	for _, finish := range []bool{false, true} {
 		gate, reached := make(chan struct{}), make(chan struct{})
 		var once sync.Once
@@ -266,7 +271,7 @@ func TestNewVersionServesTheOldOne(t *testing.T) {
 			}
 			return nil
 		}
-		run := start(t, r.runner(t, p))
+		run := start(t, srv.runner(t, p))
 		<-reached
 		if n := count(t, run); n != 2000 {
 			t.Errorf("reads see %d events, want the 2000 of the old version", n)
@@ -276,7 +281,7 @@ func TestNewVersionServesTheOldOne(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 		if run.Healthy(time.Hour) == nil {
-			t.Error("it is not healthy yet")
+			t.Error("it is healthy before the new version is complete")
 		}
 		if !finish {
 			time.AfterFunc(50*time.Millisecond, func() { close(gate) })
@@ -291,19 +296,20 @@ func TestNewVersionServesTheOldOne(t *testing.T) {
 		if count(t, run) != 3000 || run.Status().Stale != 0 {
 			t.Errorf("status %+v", run.Status())
 		}
-		wait(t, run, r.store(t, domain.Event{ID: "more", Type: domain.MessageReceived, Page: "1"}))
+		wait(t, run, srv.store(t, domain.Event{ID: "more", Type: domain.MessageReceived, Page: "1"}))
 	}
 }
 
-// TestLeftoversAreRemoved: what a killed rebuild left is no read model.
-func TestLeftoversAreRemoved(t *testing.T) {
-	r := newRig(t)
-	left := filepath.Join(r.dir, "chain.db.building")
+// TestIncompleteRebuildIsRemovedAtStart checks that the file of a killed rebuild is
+// removed.
+func TestIncompleteRebuildIsRemovedAtStart(t *testing.T) {
+	srv := newTestServer(t)
+	left := filepath.Join(srv.dir, "chain.db.building")
 	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.runner(t, &chain{name: "chain", version: 1})
-	if got := files(t, r.dir); len(got) != 1 || got[0] != "chain.db" {
+	srv.runner(t, &chain{name: "chain", version: 1})
+	if got := files(t, srv.dir); len(got) != 1 || got[0] != "chain.db" {
 		t.Errorf("files %v", got)
 	}
 }

@@ -29,8 +29,8 @@ import (
 
 const limit = 20 * time.Second
 
-// chain is a projection whose state tells which events it was given, and in
-// which order: a hash over all of them.
+// chain is a projection whose state is a hash over all applied events in their order,
+// and their number.
 type chain struct {
 	name    string
 	version int
@@ -57,21 +57,22 @@ func (c *chain) Apply(tx *store.Tx, e streams.Stored) error {
 	return nil
 }
 
-// rig is a server with a stream, and a directory for read models.
-type rig struct {
+// testServer is a NATS server with a stream, and a directory for read models.
+type testServer struct {
 	*streamstest.Server
 	identity streams.Identity
 	dir      string
 }
 
-func newRig(t testing.TB) *rig {
+func newTestServer(t testing.TB) *testServer {
 	t.Helper()
 	s := streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })
-	return &rig{Server: s, identity: s.Stream(t, streams.Spec{Window: 100 * time.Millisecond}), dir: t.TempDir()}
+	return &testServer{Server: s, identity: s.Stream(t, streams.Spec{Window: 100 * time.Millisecond}), dir: t.TempDir()}
 }
 
-// store publishes events past every dedup, and returns the last sequence.
-func (r *rig) store(t testing.TB, events ...domain.Event) uint64 {
+// store publishes events without an id for JetStream's duplicate window, and returns the
+// last sequence.
+func (srv *testServer) store(t testing.TB, events ...domain.Event) uint64 {
 	t.Helper()
 	for _, e := range events {
 		m, err := streams.Encode(e)
@@ -79,36 +80,38 @@ func (r *rig) store(t testing.TB, events ...domain.Event) uint64 {
 			t.Fatal(err)
 		}
 		m.Header.Del(streams.HeaderMsgID)
-		r.send(t, m)
+		srv.send(t, m)
 	}
-	return r.flush(t)
+	return srv.flush(t)
 }
 
-func (r *rig) send(t testing.TB, m *nats.Msg) {
+func (srv *testServer) send(t testing.TB, m *nats.Msg) {
 	t.Helper()
-	if _, err := r.JS.PublishMsgAsync(m, jetstream.WithStallWait(limit)); err != nil {
+	if _, err := srv.JS.PublishMsgAsync(m, jetstream.WithStallWait(limit)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (r *rig) flush(t testing.TB) uint64 {
+func (srv *testServer) flush(t testing.TB) uint64 {
 	t.Helper()
 	select {
-	case <-r.JS.PublishAsyncComplete():
+	case <-srv.JS.PublishAsyncComplete():
 	case <-time.After(limit):
 		t.Fatal("events were not stored in time")
 	}
-	last, err := streams.Last(t.Context(), r.JS, streams.Name)
+	last, err := streams.Last(t.Context(), srv.JS, streams.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return last
 }
 
-func (r *rig) runner(t testing.TB, p projections.Projection, change ...func(*projections.RunnerOptions)) *projections.Runner {
+func (srv *testServer) runner(
+	t testing.TB, p projections.Projection, change ...func(*projections.RunnerOptions),
+) *projections.Runner {
 	t.Helper()
 	o := projections.RunnerOptions{
-		Dir: r.dir, JS: r.JS, Identity: r.identity, Store: store.Options{NoSync: true, MapSize: 256 << 20},
+		Dir: srv.dir, JS: srv.JS, Identity: srv.identity, Store: store.Options{NoSync: true, MapSize: 256 << 20},
 	}
 	o.HeadEvery(20 * time.Millisecond)
 	for _, f := range change {
@@ -162,13 +165,13 @@ func digest(t testing.TB, r *projections.Runner) string {
 func events(n int) []domain.Event {
 	out := make([]domain.Event, n)
 	for i, s := range projectionstest.Events(5, n) {
-		s.ID = fmt.Sprintf("%s-%d", s.ID, i) // each another
+		s.ID = fmt.Sprintf("%s-%d", s.ID, i) // make it unique
 		out[i] = s.Event
 	}
 	return out
 }
 
-// want is the state after these events, folded without any runner.
+// want returns the digest of the state after these events, folded without a runner.
 func want(t testing.TB, p projections.Projection, events []domain.Event) string {
 	t.Helper()
 	s := projectionstest.Open(t, filepath.Join(t.TempDir(), "want.db"))
@@ -186,17 +189,17 @@ func want(t testing.TB, p projections.Projection, events []domain.Event) string 
 	return d
 }
 
-func TestTenThousandInOrder(t *testing.T) {
-	r := newRig(t)
+func TestEventsAreAppliedInOrder(t *testing.T) {
+	srv := newTestServer(t)
 	const n = 10_000
 	all := events(n)
 	p := &chain{name: "chain", version: 1}
-	run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) { o.Store.NoSync = false }))
-	half := r.store(t, all[:n/2]...) // while it runs
+	run := start(t, srv.runner(t, p, func(o *projections.RunnerOptions) { o.Store.NoSync = false }))
+	half := srv.store(t, all[:n/2]...) // while it runs
 	wait(t, run, half)
-	wait(t, run, r.store(t, all[n/2:]...))
+	wait(t, run, srv.store(t, all[n/2:]...))
 	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("the read model is not the fold of the stream in its order")
+		t.Error("the read model is not the fold of the stream in order")
 	}
 	s := run.Status()
 	if p.applied.Load() != n || s.Seq != n || s.State != projections.StateLive || s.Commits >= n/4 {
@@ -206,11 +209,11 @@ func TestTenThousandInOrder(t *testing.T) {
 	t.Logf("%d commits", s.Commits)
 }
 
-func TestRestartGoesOn(t *testing.T) {
-	r := newRig(t)
+func TestRestartContinuesAtThePosition(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(300)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, all[:200]...))
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, all[:200]...))
 	if err := run.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -220,9 +223,9 @@ func TestRestartGoesOn(t *testing.T) {
 	if err := run.Healthy(time.Hour); !errors.Is(err, projections.ErrNotRunning) {
 		t.Errorf("a stopped projection is healthy: %v", err)
 	}
-	last := r.store(t, all[200:]...)
+	last := srv.store(t, all[200:]...)
 	p := &chain{name: "chain", version: 1}
-	run = start(t, r.runner(t, p))
+	run = start(t, srv.runner(t, p))
 	wait(t, run, last)
 	if p.applied.Load() != 100 || run.Status().Rebuilt != "" {
 		t.Errorf("%d events applied after the restart, status %+v", p.applied.Load(), run.Status())
@@ -232,15 +235,16 @@ func TestRestartGoesOn(t *testing.T) {
 	}
 }
 
-func TestBegunAnew(t *testing.T) {
-	r := newRig(t)
+func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(120)
-	last := r.store(t, all...)
+	last := srv.store(t, all...)
 	expect := want(t, &chain{name: "chain"}, all)
-	path := filepath.Join(r.dir, "chain.db")
+	path := filepath.Join(srv.dir, "chain.db")
 	build := func(t *testing.T, version int, identity streams.Identity) *projections.Runner {
 		t.Helper()
-		run := start(t, r.runner(t, &chain{name: "chain", version: version}, func(o *projections.RunnerOptions) { o.Identity = identity }))
+		withIdentity := func(o *projections.RunnerOptions) { o.Identity = identity }
+		run := start(t, srv.runner(t, &chain{name: "chain", version: version}, withIdentity))
 		wait(t, run, last)
 		if digest(t, run) != expect {
 			t.Error("the read model is not the fold of the stream")
@@ -258,9 +262,9 @@ func TestBegunAnew(t *testing.T) {
 		id      streams.Identity
 		rebuilt bool
 	}{
-		{"at first", func(*testing.T) {}, 1, r.identity, true},
-		{"not again", func(*testing.T) {}, 1, r.identity, false},
-		{"other version", func(*testing.T) {}, 2, r.identity, true},
+		{"no file", func(*testing.T) {}, 1, srv.identity, true},
+		{"file that fits", func(*testing.T) {}, 1, srv.identity, false},
+		{"other version", func(*testing.T) {}, 2, srv.identity, true},
 		{"other stream", func(*testing.T) {}, 2, "another", true},
 		{"older stream", func(t *testing.T) {
 			t.Helper()
@@ -300,24 +304,25 @@ func TestBegunAnew(t *testing.T) {
 			}
 		})
 	}
-	if aside, _ := filepath.Glob(path + ".corrupt-*"); len(aside) != 1 {
-		t.Errorf("the corrupt file was not kept: %v", aside)
+	if kept, _ := filepath.Glob(path + ".corrupt-*"); len(kept) != 1 {
+		t.Errorf("the corrupt file was not kept: %v", kept)
 	}
 }
 
-func TestRebuildingUntilTheOldHead(t *testing.T) {
-	r := newRig(t)
-	r.store(t, events(200)...)
+func TestStateIsRebuildingUntilTheInitialHead(t *testing.T) {
+	srv := newTestServer(t)
+	srv.store(t, events(200)...)
 	release := make(chan struct{})
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
 		if e.Seq == 150 {
 			<-release
 		}
 		return nil
 	}}, func(o *projections.RunnerOptions) { o.MaxBatch = 10 }))
 	wait(t, run, 140)
-	if s := run.Status(); s.State != projections.StateRebuilding || !errors.Is(run.Healthy(time.Hour), projections.ErrRebuilding) {
-		t.Errorf("status %+v", s)
+	s, err := run.Status(), run.Healthy(time.Hour)
+	if s.State != projections.StateRebuilding || !errors.Is(err, projections.ErrRebuilding) {
+		t.Errorf("status %+v, %v", s, err)
 	}
 	if _, meta, err := run.Digest(); err != nil || meta.Seq < 140 {
 		t.Errorf("read meanwhile: at %d, %v", meta.Seq, err)
@@ -327,30 +332,30 @@ func TestRebuildingUntilTheOldHead(t *testing.T) {
 	streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
 }
 
-// A duplicate that slips into the stream is left out by every projection, the
-// index included, and it is so again when they are built anew.
-func TestDuplicateInTheStream(t *testing.T) {
-	r := newRig(t)
+// TestDuplicatesInTheStreamAreDropped checks that a duplicate in the stream is dropped by
+// every projection, including the index, and also when they are rebuilt.
+func TestDuplicatesInTheStreamAreDropped(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(500)
 	twice := make([]domain.Event, 0, 600)
 	for i, e := range all {
 		twice = append(twice, e)
 		if i%5 == 0 {
-			twice = append(twice, all[i/2]) // itself, or one from long ago
+			twice = append(twice, all[i/2]) // the same event, or a much older one
 		}
 	}
 	const dups = 100
 	build := func(t *testing.T, dir string) (digests [2]string) {
 		t.Helper()
 		inDir := func(o *projections.RunnerOptions) { o.Dir = dir }
-		index := start(t, r.runner(t, deliveries.New(), inDir))
-		run := start(t, r.runner(t, &chain{name: "chain", version: 1}, inDir, func(o *projections.RunnerOptions) {
+		index := start(t, srv.runner(t, deliveries.New(), inDir))
+		run := start(t, srv.runner(t, &chain{name: "chain", version: 1}, inDir, func(o *projections.RunnerOptions) {
 			o.Dedup = deliveries.Index{Runner: index}
 			o.MaxBatch = 64
 		}))
-		if dir == r.dir {
-			r.store(t, twice[:300]...)
-			r.store(t, twice[300:]...)
+		if dir == srv.dir {
+			srv.store(t, twice[:300]...)
+			srv.store(t, twice[300:]...)
 		}
 		wait(t, run, uint64(len(twice)))
 		summary, err := deliveries.Read(index)
@@ -362,16 +367,16 @@ func TestDuplicateInTheStream(t *testing.T) {
 		}
 		return [2]string{digest(t, index), digest(t, run)}
 	}
-	live := build(t, r.dir)
+	live := build(t, srv.dir)
 	if again := build(t, t.TempDir()); live != again {
-		t.Error("live and built anew differ")
+		t.Error("the live and the rebuilt read model differ")
 	}
 }
 
-func TestFailureStandsStillAndHeals(t *testing.T) {
+func TestFailedEventIsRetried(t *testing.T) {
 	for _, kind := range []string{"error", "panic"} {
 		t.Run(kind, func(t *testing.T) {
-			r := newRig(t)
+			srv := newTestServer(t)
 			all := events(400)
 			var healed atomic.Bool
 			p := &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
@@ -381,11 +386,11 @@ func TestFailureStandsStillAndHeals(t *testing.T) {
 				if kind == "panic" {
 					panic("secret text")
 				}
-				return errors.New("disk is odd")
+				return errors.New("disk failure")
 			}}
-			run := start(t, r.runner(t, p))
-			last := r.store(t, all...)
-			wait(t, run, 199) // what comes before is there
+			run := start(t, srv.runner(t, p))
+			last := srv.store(t, all...)
+			wait(t, run, 199) // the events before it are applied
 			streamstest.Eventually(t, limit, func() error {
 				s := run.Status()
 				if s.State != projections.StateFailing || s.FailingSeq != 200 || s.Seq != 199 {
@@ -413,12 +418,12 @@ func TestFailureStandsStillAndHeals(t *testing.T) {
 }
 
 func TestMalformedIsCountedAndSkipped(t *testing.T) {
-	r := newRig(t)
+	srv := newTestServer(t)
 	all := events(20)
-	r.store(t, all[:10]...)
+	srv.store(t, all[:10]...)
 	for _, m := range []*nats.Msg{
 		{Subject: "pagestream.1.message.received", Data: []byte(`{}`)},
-		{Subject: "pagestream.odd", Data: []byte("x")},
+		{Subject: "pagestream.unknown", Data: []byte("x")},
 		{Subject: "pagestream.1.message.received", Data: []byte("{"), Header: nats.Header{
 			streams.HeaderID: {"a"}, streams.HeaderSource: {"/pages/1"},
 		}},
@@ -426,14 +431,14 @@ func TestMalformedIsCountedAndSkipped(t *testing.T) {
 			streams.HeaderID: {"b", "c"}, streams.HeaderSource: {"/pages/%zz"}, streams.MetaSeq: {"999"},
 		}},
 	} {
-		r.send(t, m)
+		srv.send(t, m)
 	}
-	last := r.store(t, all[10:]...)
+	last := srv.store(t, all[10:]...)
 	var digests []string
-	for _, dir := range []string{r.dir, t.TempDir()} {
-		index := start(t, r.runner(t, deliveries.New(), func(o *projections.RunnerOptions) { o.Dir = dir }))
+	for _, dir := range []string{srv.dir, t.TempDir()} {
+		index := start(t, srv.runner(t, deliveries.New(), func(o *projections.RunnerOptions) { o.Dir = dir }))
 		p := &chain{name: "chain", version: 1}
-		run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) {
+		run := start(t, srv.runner(t, p, func(o *projections.RunnerOptions) {
 			o.Dir, o.Dedup = dir, deliveries.Index{Runner: index}
 		}))
 		wait(t, run, last)
@@ -450,19 +455,19 @@ func TestMalformedIsCountedAndSkipped(t *testing.T) {
 		digests = append(digests, digest(t, run))
 	}
 	if digests[0] != digests[1] {
-		t.Error("live and built anew differ")
+		t.Error("the live and the rebuilt read model differ")
 	}
 }
 
 func TestWaitFor(t *testing.T) {
-	r := newRig(t)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	srv := newTestServer(t)
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	if err := run.WaitFor(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("wait for what never comes: %v", err)
+		t.Errorf("wait for an event that does not exist: %v", err)
 	}
-	// Many write and read their own writes.
+	// Many writers read their own writes.
 	all := events(50)
 	var writers sync.WaitGroup
 	for i, e := range all {
@@ -472,7 +477,7 @@ func TestWaitFor(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			ack, err := r.JS.PublishMsg(t.Context(), m)
+			ack, err := srv.JS.PublishMsg(t.Context(), m)
 			if err != nil {
 				t.Error(err)
 				return
@@ -493,10 +498,10 @@ func TestWaitFor(t *testing.T) {
 	writers.Wait()
 }
 
-// A worker that hangs is told from one that is slow: the head is watched apart
-// from it.
-func TestDeadWorkerIsNoticed(t *testing.T) {
-	r := newRig(t)
+// TestHangingWorkerIsReported checks that a worker that hangs is reported, since the last
+// sequence of the stream is requested independently of it.
+func TestHangingWorkerIsReported(t *testing.T) {
+	srv := newTestServer(t)
 	release := make(chan struct{})
 	p := &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
 		if e.Seq == 3 {
@@ -504,11 +509,12 @@ func TestDeadWorkerIsNoticed(t *testing.T) {
 		}
 		return nil
 	}}
-	run := start(t, r.runner(t, p, func(o *projections.RunnerOptions) { o.MaxBatch = 1 }))
-	last := r.store(t, events(10)...)
+	run := start(t, srv.runner(t, p, func(o *projections.RunnerOptions) { o.MaxBatch = 1 }))
+	last := srv.store(t, events(10)...)
 	wait(t, run, 2)
 	streamstest.Eventually(t, limit, func() error {
-		if err := run.Healthy(100 * time.Millisecond); !errors.Is(err, projections.ErrBehind) || !strings.Contains(err.Error(), "standing still") {
+		err := run.Healthy(100 * time.Millisecond)
+		if !errors.Is(err, projections.ErrBehind) || !strings.Contains(err.Error(), "standing still") {
 			return fmt.Errorf("healthy: %w", err)
 		}
 		return nil
@@ -519,15 +525,15 @@ func TestDeadWorkerIsNoticed(t *testing.T) {
 }
 
 func TestStreamReplacedWhileRunning(t *testing.T) {
-	r := newRig(t)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, events(50)...))
-	if err := r.JS.DeleteStream(t.Context(), streams.Name); err != nil {
+	srv := newTestServer(t)
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, events(50)...))
+	if err := srv.JS.DeleteStream(t.Context(), streams.Name); err != nil {
 		t.Fatal(err)
 	}
-	r.identity = r.Stream(t, streams.Spec{})
+	srv.identity = srv.Stream(t, streams.Spec{})
 	fewer := events(80)[60:]
-	last := r.store(t, fewer...)
+	last := srv.store(t, fewer...)
 	streamstest.Eventually(t, limit, func() error {
 		if s := run.Status(); s.Seq != last || s.State != projections.StateLive {
 			return fmt.Errorf("status %+v", s)
@@ -539,36 +545,39 @@ func TestStreamReplacedWhileRunning(t *testing.T) {
 	}
 }
 
-func TestFileCutOffWhileRunning(t *testing.T) {
-	r := newRig(t)
+func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
+	srv := newTestServer(t)
 	all := events(3000)
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, r.store(t, all[:2000]...))
-	r.store(t, domain.Event{ID: "big", Type: domain.MessageReceived, Page: "1", Data: domain.Data{App: strings.Repeat("a", 300_000)}})
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
+	wait(t, run, srv.store(t, all[:2000]...))
+	srv.store(t, domain.Event{
+		ID: "big", Type: domain.MessageReceived, Page: "1", Data: domain.Data{App: strings.Repeat("a", 300_000)},
+	})
 	wait(t, run, 2001)
-	path := filepath.Join(r.dir, "chain.db")
+	path := filepath.Join(srv.dir, "chain.db")
 	if err := os.Truncate(path, 2*4096); err != nil {
 		t.Fatal(err)
 	}
-	// A reader meets the end of the file: an error, and not the end of us.
+	// A read past the end of the file must return an error and not end the process.
 	if _, _, err := run.Digest(); !errors.Is(err, store.ErrCorrupt) {
-		t.Fatalf("read a file cut off: %v", err)
+		t.Fatalf("read a truncated file: %v", err)
 	}
 	streamstest.Eventually(t, limit, func() error {
-		if s := run.Status(); s.Rebuilt == "" || s.Seq != 2001 || s.State != projections.StateLive || !strings.Contains(s.Rebuilt, "corrupt") {
+		s := run.Status()
+		if s.Seq != 2001 || s.State != projections.StateLive || !strings.Contains(s.Rebuilt, "corrupt") {
 			return fmt.Errorf("status %+v", s)
 		}
 		return nil
 	})
-	wait(t, run, r.store(t, all[2000:]...))
-	if aside, _ := filepath.Glob(path + ".corrupt-*"); len(aside) != 1 {
-		t.Errorf("the corrupt file was not kept: %v", aside)
+	wait(t, run, srv.store(t, all[2000:]...))
+	if kept, _ := filepath.Glob(path + ".corrupt-*"); len(kept) != 1 {
+		t.Errorf("the corrupt file was not kept: %v", kept)
 	}
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	r := newRig(t)
-	good := projections.RunnerOptions{Dir: r.dir, JS: r.JS, Identity: r.identity}
+	srv := newTestServer(t)
+	good := projections.RunnerOptions{Dir: srv.dir, JS: srv.JS, Identity: srv.identity}
 	for name, c := range map[string]struct {
 		p      projections.Projection
 		change func(*projections.RunnerOptions)
@@ -584,7 +593,7 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	run := r.runner(t, &chain{name: "chain", version: 1})
+	run := srv.runner(t, &chain{name: "chain", version: 1})
 	if _, err := projections.NewRunner(&chain{name: "chain"}, good); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("two runners on one file: %v", err)
 	}
@@ -596,17 +605,18 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftRunning(t *testing.T) {
-	r := newRig(t)
-	r.store(t, events(100)...)
+func TestCloseLeavesNoGoroutines(t *testing.T) {
+	srv := newTestServer(t)
+	srv.store(t, events(100)...)
 	before := goleak.IgnoreCurrent()
-	run := start(t, r.runner(t, &chain{name: "chain", version: 1}))
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, 100)
 	if err := run.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The server itself may keep the consumer until it is idle.
+	// The NATS server may keep the consumer until it is idle.
 	const consumer = "github.com/nats-io/nats-server/v2/server.(*consumer)."
 	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction(consumer+"loopAndGatherMsgs"),
-		goleak.IgnoreAnyFunction(consumer+"processInboundAcks"), goleak.IgnoreAnyFunction(consumer+"processInboundNextMsgReqs"))
+		goleak.IgnoreAnyFunction(consumer+"processInboundAcks"),
+		goleak.IgnoreAnyFunction(consumer+"processInboundNextMsgReqs"))
 }

@@ -14,7 +14,7 @@ func TestLagAge(t *testing.T) {
 	p.started(store.Meta{}, 0, "")
 	p.running()
 	step := func(d time.Duration, head uint64) { now = now.Add(d); p.headSeen(head, nil) }
-	// Under load a model that keeps up is always a little behind.
+	// Under load a read model that keeps up is always slightly behind.
 	for i := uint64(1); i <= 600; i++ {
 		step(time.Second, 100*i)
 		p.committed(store.Meta{Seq: 100*i - 10})
@@ -25,13 +25,13 @@ func TestLagAge(t *testing.T) {
 			t.Fatalf("second %d: %v", i, err)
 		}
 	}
-	// One that stands still is told, however it came to that.
+	// One that does not advance is reported.
 	for range 200 {
 		step(time.Second, p.s.Head+1)
 	}
 	err := p.healthy(30 * time.Second)
 	if !errors.Is(err, ErrBehind) {
-		t.Fatalf("stands still: %v", err)
+		t.Fatalf("not advancing: %v", err)
 	}
 	if age := p.status().LagAge; age != 200*time.Second {
 		t.Errorf("lag age %s", age)
@@ -40,10 +40,10 @@ func TestLagAge(t *testing.T) {
 	if s := p.status(); s.Lag != 0 || s.LagAge != 0 || p.healthy(time.Second) != nil {
 		t.Errorf("caught up: %+v", s)
 	}
-	// So is a head that nobody can see.
+	// A head that can't be requested is reported as well.
 	now = now.Add(time.Minute)
 	p.headSeen(0, errors.New("no connection"))
 	if err := p.healthy(30 * time.Second); !errors.Is(err, ErrNoHead) {
-		t.Errorf("head unseen: %v", err)
+		t.Errorf("unknown head: %v", err)
 	}
 }

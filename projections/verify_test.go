@@ -14,7 +14,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// tally counts events by page: a row for each.
+// tally is a projection that counts events by page, in one row for each page.
 type tally struct{ chain }
 
 func (*tally) Name() string { return "tally" }
@@ -24,7 +24,7 @@ func (*tally) Apply(tx *store.Tx, e streams.Stored) error {
 	return b.Put(key, store.Uint64(store.ToUint64(b.Get(key))+1))
 }
 
-func of(pages ...string) (out []domain.Event) {
+func eventsOf(pages ...string) (out []domain.Event) {
 	for i, p := range pages {
 		out = append(out, domain.Event{ID: fmt.Sprint(i, p), Type: domain.MessageReceived, Page: domain.PageID(p)})
 	}
@@ -41,17 +41,19 @@ func TestVerify(t *testing.T) {
 	}{
 		"equal":   {func(*store.Bucket) error { return nil }, nil, "", nil},
 		"differs": {func(k *store.Bucket) error { return k.Put(b, store.Uint64(7)) }, b, "differs", []uint64{2, 4}},
-		"missing": {func(k *store.Bucket) error { return errors.Join(k.Delete(a), k.Put(b, nil)) }, a, "missing", []uint64{1, 3, 5}},
-		"extra":   {func(k *store.Bucket) error { return k.Put(c, nil) }, c, "extra", nil},
+		"missing": {func(k *store.Bucket) error {
+			return errors.Join(k.Delete(a), k.Put(b, nil))
+		}, a, "missing", []uint64{1, 3, 5}},
+		"extra": {func(k *store.Bucket) error { return k.Put(c, nil) }, c, "extra", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			run := start(t, r.runner(t, &tally{}))
-			wait(t, run, r.store(t, of("a", "b", "a", "b", "a")...))
+			srv := newTestServer(t)
+			run := start(t, srv.runner(t, &tally{}))
+			wait(t, run, srv.store(t, eventsOf("a", "b", "a", "b", "a")...))
 			if err := run.Close(); err != nil {
 				t.Fatal(err)
 			}
-			s, err := store.Open(filepath.Join(r.dir, "tally.db"), store.Options{})
+			s, err := store.Open(filepath.Join(srv.dir, "tally.db"), store.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +63,7 @@ func TestVerify(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			run = start(t, r.runner(t, &tally{}))
+			run = start(t, srv.runner(t, &tally{}))
 			wait(t, run, 5)
 			before := digest(t, run)
 			out, err := run.Verify(t.Context(), nil)
@@ -72,27 +74,28 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%+v", out)
 			}
 			if d := out.Difference; d != nil {
-				if d.Bucket != "pages" || d.Key != hex.EncodeToString(k.key) || d.What != k.what || !slices.Equal(d.Events.First, k.events) {
+				if d.Bucket != "pages" || d.Key != hex.EncodeToString(k.key) ||
+					d.What != k.what || !slices.Equal(d.Events.First, k.events) {
 					t.Errorf("%+v", d)
 				}
 			} else if k.key != nil {
-				t.Error("it does not say which row")
+				t.Error("there is no difference")
 			}
-			if digest(t, run) != before || len(files(t, r.dir)) != 1 {
-				t.Errorf("something has changed: %v", files(t, r.dir))
+			if digest(t, run) != before || len(files(t, srv.dir)) != 1 {
+				t.Errorf("something has changed: %v", files(t, srv.dir))
 			}
 		})
 	}
 }
 
 func TestExplain(t *testing.T) {
-	r := newRig(t)
-	run := start(t, r.runner(t, &tally{}))
+	srv := newTestServer(t)
+	run := start(t, srv.runner(t, &tally{}))
 	var list []string
 	for i := range 1000 {
 		list = append(list, []string{"a", "b", "c"}[i%3])
 	}
-	wait(t, run, r.store(t, of(list...)...))
+	wait(t, run, srv.store(t, eventsOf(list...)...))
 	got, err := run.Explain(t.Context(), "pages", store.Key("b"), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func BenchmarkApply(b *testing.B) {
 	received := make([]domain.Event, 100_000)
 	for i := range received {
 		e := in(fmt.Sprintf("m_%08d", i), "what does it cost to ship this to the islands?", int64(1_000_000+i))
-		received[i] = of(e, page, domain.ContactID(fmt.Sprint("contact-", i%5000)))
+		received[i] = withContact(e, page, domain.ContactID(fmt.Sprint("contact-", i%5000)))
 	}
 	for name, events := range map[string][]domain.Event{"received": received, "mixed": traffic(100_000, 500)} {
 		b.Run(name, func(b *testing.B) {

@@ -22,59 +22,59 @@ const (
 	contact = domain.ContactID("7001")
 )
 
-// world is a store and the stream position of what is applied to it.
-type world struct {
+// fixture is a store and the stream position of what is applied to it.
+type fixture struct {
 	t   require.TestingT
 	st  *store.Store
 	seq uint64
 }
 
-func newWorld(t testing.TB) *world {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	st, err := store.Open(filepath.Join(t.TempDir(), "conversations.db"), store.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.Close()) })
-	return &world{t: t, st: st}
+	return &fixture{t: t, st: st}
 }
 
 // apply folds events in, one transaction for all.
-func (w *world) apply(events ...domain.Event) {
+func (f *fixture) apply(events ...domain.Event) {
 	p := conversations.New()
-	err := w.st.Update(func(tx *store.Tx) error {
+	err := f.st.Update(func(tx *store.Tx) error {
 		for _, e := range events {
-			w.seq++
-			at := time.UnixMilli(1_800_000_000_000 + int64(w.seq)*1000).UTC()
-			if err := p.Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: at}); err != nil {
+			f.seq++
+			at := time.UnixMilli(1_800_000_000_000 + int64(f.seq)*1000).UTC()
+			if err := p.Apply(tx, streams.Stored{Event: e, Seq: f.seq, At: at}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	require.NoError(w.t, err)
+	require.NoError(f.t, err)
 }
 
-func (w *world) messages() []conversations.Message {
-	list, next, err := conversations.Messages(w.st, page, contact, "", 500, false)
-	require.NoError(w.t, err)
-	require.Empty(w.t, next)
+func (f *fixture) messages() []conversations.Message {
+	list, next, err := conversations.Messages(f.st, page, contact, "", 500, false)
+	require.NoError(f.t, err)
+	require.Empty(f.t, next)
 	return list
 }
 
-func (w *world) message(mid string) conversations.Message {
-	m, err := conversations.FindByMID(w.st, page, contact, mid)
-	require.NoError(w.t, err, "mid %s", mid)
+func (f *fixture) message(mid string) conversations.Message {
+	m, err := conversations.FindByMID(f.st, page, contact, mid)
+	require.NoError(f.t, err, "mid %s", mid)
 	return m
 }
 
-func (w *world) conversation() conversations.Conversation {
-	c, err := conversations.Get(w.st, page, contact)
-	require.NoError(w.t, err)
+func (f *fixture) conversation() conversations.Conversation {
+	c, err := conversations.Get(f.st, page, contact)
+	require.NoError(f.t, err)
 	return c
 }
 
-func (w *world) counts() conversations.Counts {
-	c, err := conversations.Count(w.st, page)
-	require.NoError(w.t, err)
+func (f *fixture) counts() conversations.Counts {
+	c, err := conversations.Count(f.st, page)
+	require.NoError(f.t, err)
 	return c
 }
 
@@ -124,16 +124,16 @@ func readMID(at int64, mid string) domain.Event {
 	return event(domain.MessageRead, at, domain.Data{Read: &domain.Read{MID: mid}})
 }
 
-func of(e domain.Event, p domain.PageID, c domain.ContactID) domain.Event {
+func withContact(e domain.Event, p domain.PageID, c domain.ContactID) domain.Event {
 	e.Page, e.Contact = p, c
 	e.ID += ":" + string(p) + ":" + string(c)
 	return e
 }
 
 // stored reports whether s stands anywhere in the store.
-func (w *world) stored(s string) bool {
+func (f *fixture) contains(s string) bool {
 	found := false
-	require.NoError(w.t, w.st.View(func(tx *store.Tx) error {
+	require.NoError(f.t, f.st.View(func(tx *store.Tx) error {
 		for _, name := range []string{"conversations", "messages", "order", "activity", "mids", "pending", "receipts", "erased", "contacts", "events", "counts"} {
 			c := tx.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {

@@ -59,14 +59,14 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 			case 4:
 				events = append(events, unreact(mid, rapid.SampledFrom([]string{"7001", "104"}).Draw(rt, "by"), at))
 			case 5:
-				w := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
-				events = append(events, read(at, w))
-				reads = append(reads, coverage{w, w})
+				watermark := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
+				events = append(events, read(at, watermark))
+				reads = append(reads, coverage{watermark, watermark})
 			case 6:
-				w := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
-				events = append(events, delivered(at, w, mid))
-				deliveries = append(deliveries, coverage{w, w})
-				named[mid] = append(named[mid], w)
+				watermark := rapid.Int64Range(990, 1050).Draw(rt, "watermark")
+				events = append(events, delivered(at, watermark, mid))
+				deliveries = append(deliveries, coverage{watermark, watermark})
+				named[mid] = append(named[mid], watermark)
 			case 7:
 				events = append(events, delivered(at, 0, mid))
 				named[mid] = append(named[mid], at)
@@ -82,10 +82,10 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 				event(domain.ThreadTaken, 1700, domain.Data{Thread: &domain.Thread{NewOwner: "2"}}))
 		}
 
-		first := fold(t, rt, events)
-		second := fold(t, rt, rapid.Permutation(events).Draw(rt, "order"))
-		require.Empty(rt, cmp.Diff(first.rows(), second.rows()))
-		require.Empty(rt, cmp.Diff(first.settled(), second.settled()))
+		first := applyInPortions(t, rt, events)
+		second := applyInPortions(t, rt, rapid.Permutation(events).Draw(rt, "order"))
+		require.Empty(rt, cmp.Diff(first.messagesWithoutArrival(), second.messagesWithoutArrival()))
+		require.Empty(rt, cmp.Diff(first.conversationWithoutArrival(), second.conversationWithoutArrival()))
 
 		earliest := func(at int64, covers []coverage, more ...int64) (t time.Time) {
 			for _, c := range covers {
@@ -112,12 +112,12 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 func TestAnySplitGivesTheSameBytes(t *testing.T) {
 	events := traffic(2000, 12)
 	digest := func(portion int) string {
-		w := newWorld(t)
+		f := newFixture(t)
 		for batch := range slices.Chunk(events, portion) {
-			w.apply(batch...)
+			f.apply(batch...)
 		}
 		var d string
-		require.NoError(t, w.st.View(func(tx *store.Tx) (err error) {
+		require.NoError(t, f.st.View(func(tx *store.Tx) (err error) {
 			d, err = store.Digest(tx)
 			return err
 		}))
@@ -158,27 +158,27 @@ func traffic(n, contacts int) []domain.Event {
 				e = unsend(before, at)
 			}
 		}
-		events = append(events, of(e, page, domain.ContactID(fmt.Sprint("contact-", i%contacts))))
+		events = append(events, withContact(e, page, domain.ContactID(fmt.Sprint("contact-", i%contacts))))
 	}
 	return events
 }
 
-// fold applies the events, each with an id of its own, in drawn portions.
-func fold(t *testing.T, rt *rapid.T, events []domain.Event) *world {
+// applyInPortions applies the events, each with an id of its own, in drawn portions.
+func applyInPortions(t *testing.T, rt *rapid.T, events []domain.Event) *fixture {
 	t.Helper()
-	w := newWorld(t)
-	w.t = rt
+	f := newFixture(t)
+	f.t = rt
 	for len(events) > 0 {
 		n := rapid.IntRange(1, len(events)).Draw(rt, "portion")
-		w.apply(events[:n]...)
+		f.apply(events[:n]...)
 		events = events[n:]
 	}
-	return w
+	return f
 }
 
-// rows returns the messages without what records their arrival.
-func (w *world) rows() []conversations.Message {
-	list := w.messages()
+// messagesWithoutArrival returns the messages without what records their arrival.
+func (f *fixture) messagesWithoutArrival() []conversations.Message {
+	list := f.messages()
 	for i := range list {
 		m := &list[i]
 		m.Seq, m.At, m.LateMillis, m.Events = 0, time.Time{}, 0, nil
@@ -190,9 +190,9 @@ func (w *world) rows() []conversations.Message {
 	return list
 }
 
-// settled returns the conversation without what records arrivals.
-func (w *world) settled() conversations.Conversation {
-	c := w.conversation()
+// conversationWithoutArrival returns the conversation without what records arrivals.
+func (f *fixture) conversationWithoutArrival() conversations.Conversation {
+	c := f.conversation()
 	c.LastSeq, c.LastAt, c.Late = 0, time.Time{}, 0
 	return c
 }

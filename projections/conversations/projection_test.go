@@ -19,10 +19,10 @@ import (
 )
 
 func TestConversationOfMessages(t *testing.T) {
-	w := newWorld(t)
-	w.apply(in("m1", "hello", 1000), out("m2", "hi there", 2000), in("m3", "thanks", 3000), in("m4", "bye", 4000))
+	f := newFixture(t)
+	f.apply(in("m1", "hello", 1000), out("m2", "hi there", 2000), in("m3", "thanks", 3000), in("m4", "bye", 4000))
 
-	list := w.messages()
+	list := f.messages()
 	require.Len(t, list, 4)
 	assert.Equal(t, "hello", list[0].Text)
 	assert.Equal(t, conversations.In, list[0].Direction)
@@ -30,7 +30,7 @@ func TestConversationOfMessages(t *testing.T) {
 	assert.Equal(t, "55", list[1].AppID)
 	assert.Equal(t, []uint64{2}, list[1].Events)
 
-	c := w.conversation()
+	c := f.conversation()
 	assert.Equal(t, uint64(3), c.In)
 	assert.Equal(t, uint64(1), c.Out)
 	assert.Equal(t, uint64(2), c.Unanswered)
@@ -38,139 +38,139 @@ func TestConversationOfMessages(t *testing.T) {
 	assert.Equal(t, ms(4000), c.LastActivity)
 	assert.Equal(t, "bye", c.Last.Text)
 	assert.Equal(t, "page", c.Object)
-	assert.Equal(t, conversations.Counts{Conversations: 1, In: 3, Out: 1}, w.counts())
+	assert.Equal(t, conversations.Counts{Conversations: 1, In: 3, Out: 1}, f.counts())
 
-	w.apply(out("m5", "still here", 5000))
-	assert.Zero(t, w.conversation().Unanswered)
+	f.apply(out("m5", "still here", 5000))
+	assert.Zero(t, f.conversation().Unanswered)
 }
 
 // An echo is the page's own send seen again; it needs no waiting, only the mid.
-func TestEchoIsOneRow(t *testing.T) {
-	w := newWorld(t)
+func TestEchoIsStoredOnce(t *testing.T) {
+	f := newFixture(t)
 	echo := out("m1", "on its way", 1000)
 	backfill := echo
 	backfill.ID, backfill.Data.Source = "other", "backfill"
-	w.apply(echo, backfill, echo)
-	require.Len(t, w.messages(), 1)
-	assert.Zero(t, w.counts().Conflicts)
-	assert.Equal(t, uint64(1), w.conversation().Out)
+	f.apply(echo, backfill, echo)
+	require.Len(t, f.messages(), 1)
+	assert.Zero(t, f.counts().Conflicts)
+	assert.Equal(t, uint64(1), f.conversation().Out)
 }
 
-func TestSameMIDOtherBodyIsConflict(t *testing.T) {
-	w := newWorld(t)
+func TestSameMIDWithOtherContentIsAConflict(t *testing.T) {
+	f := newFixture(t)
 	other := in("m1", "second", 1500)
-	w.apply(in("m1", "first", 1000), other)
-	require.Len(t, w.messages(), 1)
-	m := w.message("m1")
+	f.apply(in("m1", "first", 1000), other)
+	require.Len(t, f.messages(), 1)
+	m := f.message("m1")
 	assert.Equal(t, "first", m.Text)
 	assert.Equal(t, uint64(1), m.Conflicts)
 	assert.Equal(t, []uint64{1, 2}, m.Events)
-	assert.Equal(t, uint64(1), w.conversation().Conflicts)
-	assert.Equal(t, uint64(1), w.counts().Conflicts)
+	assert.Equal(t, uint64(1), f.conversation().Conflicts)
+	assert.Equal(t, uint64(1), f.counts().Conflicts)
 
 	// The first body is what counts, also after an edit.
 	twin := in("m1", "first", 1000)
 	twin.ID = "twin"
-	w.apply(edit("m1", "edited", 1, 2000), twin)
-	assert.Equal(t, uint64(1), w.message("m1").Conflicts)
+	f.apply(edit("m1", "edited", 1, 2000), twin)
+	assert.Equal(t, uint64(1), f.message("m1").Conflicts)
 }
 
 func TestSameMIDOfTwoContacts(t *testing.T) {
-	w := newWorld(t)
-	w.apply(in("m1", "mine", 1000), of(in("m1", "yours", 1100), page, "7002"))
-	assert.Equal(t, "mine", w.message("m1").Text)
-	list, _, err := conversations.Messages(w.st, page, "7002", "", 0, false)
+	f := newFixture(t)
+	f.apply(in("m1", "mine", 1000), withContact(in("m1", "yours", 1100), page, "7002"))
+	assert.Equal(t, "mine", f.message("m1").Text)
+	list, _, err := conversations.Messages(f.st, page, "7002", "", 0, false)
 	require.NoError(t, err)
 	require.Len(t, list, 1, "the other message is not lost")
 	assert.Equal(t, "yours", list[0].Text)
-	assert.Zero(t, w.counts().Conflicts, "each is the only one of its conversation")
+	assert.Zero(t, f.counts().Conflicts, "each is the only one of its conversation")
 }
 
 func TestMessageWithoutMID(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	e := in("", "", 1000)
 	e.Data.Message.Unsupported = true
-	w.apply(e, e, in("", "", 2000))
-	list := w.messages()
+	f.apply(e, e, in("", "", 2000))
+	list := f.messages()
 	require.Len(t, list, 2)
 	assert.True(t, list[0].Unsupported)
 	assert.Equal(t, e.ID, list[0].ID)
 }
 
 func TestLateArrivalIsPlacedByTime(t *testing.T) {
-	w := newWorld(t)
-	w.apply(in("m1", "one", 1000), in("m3", "three", 9000), in("m2", "two", 3000))
-	list := w.messages()
+	f := newFixture(t)
+	f.apply(in("m1", "one", 1000), in("m3", "three", 9000), in("m2", "two", 3000))
+	list := f.messages()
 	require.Len(t, list, 3)
 	assert.Equal(t, []string{"one", "two", "three"}, []string{list[0].Text, list[1].Text, list[2].Text})
 	assert.Equal(t, []int64{0, 6000, 0}, []int64{list[0].LateMillis, list[1].LateMillis, list[2].LateMillis})
-	c := w.conversation()
+	c := f.conversation()
 	assert.Equal(t, uint64(1), c.Late)
 	assert.Equal(t, "three", c.Last.Text)
 	assert.Equal(t, ms(9000), c.LastActivity)
-	assert.Equal(t, uint64(1), w.counts().Late)
+	assert.Equal(t, uint64(1), f.counts().Late)
 
 	history := in("m0", "zero", 500)
 	history.Data.Source = "backfill"
-	w.apply(history)
-	assert.Zero(t, w.message("m0").LateMillis, "history is not late")
-	assert.Equal(t, "zero", w.messages()[0].Text)
+	f.apply(history)
+	assert.Zero(t, f.message("m0").LateMillis, "history is not late")
+	assert.Equal(t, "zero", f.messages()[0].Text)
 
-	w.apply(out("m4", "late answer", 2000))
-	assert.Equal(t, uint64(2), w.conversation().Unanswered, "two and three came after the page's message")
+	f.apply(out("m4", "late answer", 2000))
+	assert.Equal(t, uint64(2), f.conversation().Unanswered, "two and three came after the page's message")
 }
 
-func TestEvents(t *testing.T) {
+func TestChangesOfAMessage(t *testing.T) {
 	tests := []struct {
 		name   string
 		events []domain.Event
-		check  func(t *testing.T, w *world, m conversations.Message)
+		check  func(t *testing.T, f *fixture, m conversations.Message)
 	}{
 		{
 			"edits, the highest number stands",
 			[]domain.Event{in("m", "a", 1000), edit("m", "c", 2, 3000), edit("m", "b", 1, 2000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, "c", m.Text)
 				assert.Equal(t, "a", m.Original)
 				assert.Equal(t, []conversations.Edit{{Num: 1, Text: "b", Time: ms(2000)}, {Num: 2, Text: "c", Time: ms(3000)}}, m.Edits)
-				assert.Equal(t, "c", w.conversation().Last.Text)
+				assert.Equal(t, "c", f.conversation().Last.Text)
 				assert.Equal(t, []uint64{1, 2, 3}, m.Events)
 			},
 		},
 		{
 			"edit 0.7 s before its message",
 			[]domain.Event{edit("m", "b", 1, 1700), in("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, "b", m.Text)
 				assert.Equal(t, "a", m.Original)
-				assert.Zero(t, w.conversation().Pending)
-				assert.Zero(t, w.counts().Pending)
+				assert.Zero(t, f.conversation().Pending)
+				assert.Zero(t, f.counts().Pending)
 			},
 		},
 		{
 			"unsend clears the text",
 			[]domain.Event{in("m", "secret", 1000), edit("m", "secret too", 1, 1500), unsend("m", 2000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.True(t, m.Deleted)
 				assert.Equal(t, ms(2000), m.DeletedAt)
 				assert.Empty(t, m.Text+m.Original+m.Edits[0].Text)
-				assert.Empty(t, w.conversation().Last.Text)
-				assert.True(t, w.conversation().Last.Deleted)
+				assert.Empty(t, f.conversation().Last.Text)
+				assert.True(t, f.conversation().Last.Deleted)
 			},
 		},
 		{
 			"unsend before its message",
 			[]domain.Event{unsend("m", 2000), in("m", "secret", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.True(t, m.Deleted)
 				assert.Empty(t, m.Text)
-				assert.Empty(t, w.conversation().Last.Text)
+				assert.Empty(t, f.conversation().Last.Text)
 			},
 		},
 		{
 			"reactions of both sides",
 			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				require.Len(t, m.Reactions, 2)
 				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
 				assert.Equal(t, "👍", m.Reactions["104"].Emoji)
@@ -179,29 +179,29 @@ func TestEvents(t *testing.T) {
 		{
 			"unreact removes",
 			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), unreact("m", "7001", 3000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) },
+			func(t *testing.T, f *fixture, m conversations.Message) { assert.Empty(t, m.Reactions) },
 		},
 		{
 			"unreact before its reaction",
 			[]domain.Event{unreact("m", "7001", 3000), react("m", "7001", "😀", 2000), in("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Empty(t, m.Reactions) },
+			func(t *testing.T, f *fixture, m conversations.Message) { assert.Empty(t, m.Reactions) },
 		},
 		{
 			"reactions of one millisecond: the later arrival",
 			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "7001", "😢", 2000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
 			},
 		},
 		{
 			"delivery by mid before the echo",
 			[]domain.Event{delivered(1500, 0, "m"), out("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(1500), m.DeliveredAt) },
+			func(t *testing.T, f *fixture, m conversations.Message) { assert.Equal(t, ms(1500), m.DeliveredAt) },
 		},
 		{
 			"delivery by watermark before the echo",
 			[]domain.Event{delivered(5000, 1500), out("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, ms(1500), m.DeliveredAt)
 				assert.True(t, m.ReadAt.IsZero())
 			},
@@ -209,12 +209,12 @@ func TestEvents(t *testing.T) {
 		{
 			"the earliest receipt stands",
 			[]domain.Event{out("m", "a", 1000), delivered(0, 3000), delivered(0, 2000), delivered(0, 4000)},
-			func(t *testing.T, w *world, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) },
+			func(t *testing.T, f *fixture, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) },
 		},
 		{
 			"read implies delivered",
 			[]domain.Event{out("m", "a", 1000), read(5000, 1000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, ms(1000), m.ReadAt)
 				assert.Equal(t, ms(1000), m.DeliveredAt)
 			},
@@ -222,26 +222,26 @@ func TestEvents(t *testing.T) {
 		{
 			"receipts don't touch what the contact sent",
 			[]domain.Event{in("m", "a", 1000), delivered(2000, 2000, "m"), read(3000, 3000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.True(t, m.DeliveredAt.IsZero() && m.ReadAt.IsZero())
-				assert.Equal(t, ms(2000), w.conversation().Delivered)
-				assert.Equal(t, ms(3000), w.conversation().Read)
+				assert.Equal(t, ms(2000), f.conversation().Delivered)
+				assert.Equal(t, ms(3000), f.conversation().Read)
 			},
 		},
 		{
 			"read by mid before the echo",
 			[]domain.Event{readMID(9000, "m"), out("m", "a", 1000)},
-			func(t *testing.T, w *world, m conversations.Message) {
+			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, ms(9000), m.ReadAt)
-				assert.Equal(t, ms(1000), w.conversation().Read)
+				assert.Equal(t, ms(1000), f.conversation().Read)
 			},
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
-			w.apply(tt.events...)
-			tt.check(t, w, w.message("m"))
+			f := newFixture(t)
+			f.apply(tt.events...)
+			tt.check(t, f, f.message("m"))
 		})
 	}
 }
@@ -250,47 +250,47 @@ func TestEvents(t *testing.T) {
 // 50000 and cover everything.
 func TestWatermarkCoversToTheMillisecond(t *testing.T) {
 	const base = 1_648_581_633_000
-	w := newWorld(t)
-	w.apply(out("a", "1", base), out("b", "2", base+369), out("c", "3", base+370), delivered(base+400, base+369))
-	assert.Equal(t, ms(base+369), w.message("a").DeliveredAt)
-	assert.Equal(t, ms(base+369), w.message("b").DeliveredAt)
-	assert.True(t, w.message("c").DeliveredAt.IsZero())
+	f := newFixture(t)
+	f.apply(out("a", "1", base), out("b", "2", base+369), out("c", "3", base+370), delivered(base+400, base+369))
+	assert.Equal(t, ms(base+369), f.message("a").DeliveredAt)
+	assert.Equal(t, ms(base+369), f.message("b").DeliveredAt)
+	assert.True(t, f.message("c").DeliveredAt.IsZero())
 
-	w.apply(read(base+900, base+400))
-	assert.Equal(t, ms(base+400), w.message("c").ReadAt)
-	assert.Equal(t, ms(base+400), w.message("c").DeliveredAt)
-	assert.Equal(t, ms(base+369), w.message("a").DeliveredAt, "the first receipt stands")
-	assert.Equal(t, []uint64{3, 5}, w.message("c").Events, "the row names the receipt that covered it")
+	f.apply(read(base+900, base+400))
+	assert.Equal(t, ms(base+400), f.message("c").ReadAt)
+	assert.Equal(t, ms(base+400), f.message("c").DeliveredAt)
+	assert.Equal(t, ms(base+369), f.message("a").DeliveredAt, "the first receipt stands")
+	assert.Equal(t, []uint64{3, 5}, f.message("c").Events, "the row names the receipt that covered it")
 
-	w.apply(out("d", "between", base+100))
-	assert.Equal(t, ms(base+369), w.message("d").DeliveredAt, "late, and already covered")
-	assert.Equal(t, ms(base+400), w.message("d").ReadAt)
+	f.apply(out("d", "between", base+100))
+	assert.Equal(t, ms(base+369), f.message("d").DeliveredAt, "late, and already covered")
+	assert.Equal(t, ms(base+400), f.message("d").ReadAt)
 }
 
 // Instagram says which message was seen, and means those before it as well.
 func TestReadByMIDCoversEarlierMessages(t *testing.T) {
-	w := newWorld(t)
-	w.apply(out("a", "1", 1000), out("b", "2", 2000), out("c", "3", 3000), readMID(2500, "b"))
-	assert.Equal(t, ms(2500), w.message("a").ReadAt)
-	assert.Equal(t, ms(2500), w.message("b").ReadAt)
-	assert.True(t, w.message("c").ReadAt.IsZero())
-	assert.Equal(t, ms(2000), w.conversation().Read)
+	f := newFixture(t)
+	f.apply(out("a", "1", 1000), out("b", "2", 2000), out("c", "3", 3000), readMID(2500, "b"))
+	assert.Equal(t, ms(2500), f.message("a").ReadAt)
+	assert.Equal(t, ms(2500), f.message("b").ReadAt)
+	assert.True(t, f.message("c").ReadAt.IsZero())
+	assert.Equal(t, ms(2000), f.conversation().Read)
 }
 
 // A long conversation with one receipt at its end: more rows than a scan
 // holds at once, all marked.
 func TestReceiptCoversManyMessages(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	const n = 700
 	var events []domain.Event
 	for i := range int64(n) {
 		events = append(events, out(fmt.Sprint("m", i), "x", 1000+i))
 	}
-	w.apply(events...)
-	w.apply(read(9000, 1000+n-2))
+	f.apply(events...)
+	f.apply(read(9000, 1000+n-2))
 	c := 0
 	for cursor := ""; ; {
-		list, next, err := conversations.Messages(w.st, page, contact, cursor, 300, false)
+		list, next, err := conversations.Messages(f.st, page, contact, cursor, 300, false)
 		require.NoError(t, err)
 		for _, m := range list {
 			if !m.ReadAt.IsZero() {
@@ -304,14 +304,14 @@ func TestReceiptCoversManyMessages(t *testing.T) {
 	assert.Equal(t, n-1, c)
 }
 
-func TestManyReceiptsStayBounded(t *testing.T) {
-	w := newWorld(t)
+func TestReceiptsAreBounded(t *testing.T) {
+	f := newFixture(t)
 	for i := range int64(200) {
-		w.apply(delivered(0, 1000+i*10))
+		f.apply(delivered(0, 1000+i*10))
 	}
-	w.apply(out("new", "x", 2901), out("old", "x", 1001))
-	assert.Equal(t, ms(2910), w.message("new").DeliveredAt)
-	assert.Equal(t, ms(1000+136*10), w.message("old").DeliveredAt, "the oldest of the last 64 stands in")
+	f.apply(out("new", "x", 2901), out("old", "x", 1001))
+	assert.Equal(t, ms(2910), f.message("new").DeliveredAt)
+	assert.Equal(t, ms(1000+136*10), f.message("old").DeliveredAt, "the oldest of the last 64 stands in")
 }
 
 func TestPostback(t *testing.T) {
@@ -321,17 +321,17 @@ func TestPostback(t *testing.T) {
 		return e
 	}
 	for _, order := range [][]domain.Event{{pb("GO", false), pb("", true)}, {pb("", true), pb("GO", false)}} {
-		w := newWorld(t)
-		w.apply(order...)
-		m := w.message("p")
-		require.Len(t, w.messages(), 1)
+		f := newFixture(t)
+		f.apply(order...)
+		m := f.message("p")
+		require.Len(t, f.messages(), 1)
 		assert.Equal(t, conversations.KindPostback, m.Kind)
 		assert.Equal(t, "Start", m.Title)
 		assert.Equal(t, "GO", m.Payload)
 		assert.Equal(t, "ad", m.Referral.Ref)
 		assert.False(t, m.Standby)
-		assert.Zero(t, w.counts().Conflicts)
-		assert.Equal(t, "Start", w.conversation().Last.Text)
+		assert.Zero(t, f.counts().Conflicts)
+		assert.Equal(t, "Start", f.conversation().Last.Text)
 	}
 }
 
@@ -345,45 +345,45 @@ func TestThread(t *testing.T) {
 	again := thread(domain.ThreadRequested, 5000, domain.Thread{Requester: "4"})
 	roles := thread(domain.ThreadRolesChanged, 1000, domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}})
 	for _, order := range [][]domain.Event{{pass, ask, take, again, roles}, {again, take, roles, ask, pass}, {ask, again, pass, roles, take}} {
-		w := newWorld(t)
-		w.apply(order...)
-		th := w.conversation().Thread
+		f := newFixture(t)
+		f.apply(order...)
+		th := f.conversation().Thread
 		assert.Equal(t, "1", th.Owner)
 		assert.Equal(t, ms(4000), th.Since)
 		assert.Equal(t, "4", th.Requester)
 		assert.Equal(t, []string{"primary_receiver"}, th.Roles["1"])
 	}
-	w := newWorld(t)
-	w.apply(pass, ask)
-	assert.Equal(t, "3", w.conversation().Thread.Requester)
-	w.apply(take)
-	assert.Empty(t, w.conversation().Thread.Requester, "the thread changed hands after the request")
+	f := newFixture(t)
+	f.apply(pass, ask)
+	assert.Equal(t, "3", f.conversation().Thread.Requester)
+	f.apply(take)
+	assert.Empty(t, f.conversation().Thread.Requester, "the thread changed hands after the request")
 }
 
 func TestStandby(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	e := in("m1", "to the other app", 1000)
 	e.Standby = true
-	w.apply(e)
-	assert.True(t, w.message("m1").Standby)
-	assert.True(t, w.conversation().Standby)
+	f.apply(e)
+	assert.True(t, f.message("m1").Standby)
+	assert.True(t, f.conversation().Standby)
 	r := read(1500, 1500)
 	r.Standby = true
-	w.apply(out("m2", "x", 1200), r)
-	assert.Equal(t, ms(1500), w.message("m2").ReadAt, "a standby receipt counts")
-	assert.False(t, w.conversation().Standby)
+	f.apply(out("m2", "x", 1200), r)
+	assert.Equal(t, ms(1500), f.message("m2").ReadAt, "a standby receipt counts")
+	assert.False(t, f.conversation().Standby)
 }
 
 func TestProfileAndOthers(t *testing.T) {
-	w := newWorld(t)
-	w.apply(in("m", "a", 1000),
+	f := newFixture(t)
+	f.apply(in("m", "a", 1000),
 		event(domain.ContactProfiled, 2000, domain.Data{Profile: &domain.Profile{Name: "Ada", Picture: "https://x/p"}}),
 		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: "Ada L."}}),
 		event(domain.ReferralReceived, 4000, domain.Data{Referral: &domain.Referral{Ref: "r", AdID: "9", Ads: []byte(`{`)}}),
 		event(domain.OptinReceived, 4500, domain.Data{Optin: &domain.Optin{Type: "one_time_notif_req"}}),
 		event(domain.AccountLinked, 5000, domain.Data{AccountLink: &domain.AccountLink{Status: "linked"}}),
 		event(domain.DeliveryUnrecognized, 6000, domain.Data{Kind: "game_play"}))
-	c := w.conversation()
+	c := f.conversation()
 	assert.Equal(t, "Ada L.", c.Name)
 	assert.Equal(t, "https://x/p", c.Picture, "what Graph left out stays known")
 	assert.Equal(t, "9", c.Referral.AdID)
@@ -393,30 +393,30 @@ func TestProfileAndOthers(t *testing.T) {
 	assert.Equal(t, uint64(1), c.In)
 }
 
-func TestNeverProjected(t *testing.T) {
-	w := newWorld(t)
+func TestIgnoredEvents(t *testing.T) {
+	f := newFixture(t)
 	test := in("m1", "x", 1000)
 	test.Data.Test = true
-	w.apply(test, of(in("m2", "x", 1000), domain.NoPage, contact), of(in("m3", "x", 1000), "", contact), of(in("m4", "x", 1000), page, ""),
+	f.apply(test, withContact(in("m2", "x", 1000), domain.NoPage, contact), withContact(in("m3", "x", 1000), "", contact), withContact(in("m4", "x", 1000), page, ""),
 		event(domain.PolicyEnforced, 1000, domain.Data{}),
-		of(event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}), "200", ""))
-	_, err := conversations.FindByMID(w.st, page, contact, "m1")
+		withContact(event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}), "200", ""))
+	_, err := conversations.FindByMID(f.st, page, contact, "m1")
 	require.ErrorIs(t, err, conversations.ErrNotFound)
-	sum, err := conversations.Count(w.st, "")
+	sum, err := conversations.Count(f.st, "")
 	require.NoError(t, err)
 	assert.Equal(t, uint64(1), sum.Conversations, "only the policy event that named a contact")
 	assert.Zero(t, sum.In)
 }
 
 // Odd content is counted and passed over, whatever its type.
-func TestOddContent(t *testing.T) {
-	w := newWorld(t)
+func TestUnusualContent(t *testing.T) {
+	f := newFixture(t)
 	for i, k := range domain.Types() {
 		if k != domain.ContactErased {
-			w.apply(event(k, int64(i)+1, domain.Data{}))
+			f.apply(event(k, int64(i)+1, domain.Data{}))
 		}
 	}
-	assert.NotZero(t, w.counts().Incomplete)
+	assert.NotZero(t, f.counts().Incomplete)
 
 	nan := math.NaN()
 	e := in("m1", "a\xffb", 1000)
@@ -424,160 +424,160 @@ func TestOddContent(t *testing.T) {
 	e.Data.Message.Attachments = []domain.Attachment{{Type: "location", Lat: &nan, Long: &nan}}
 	old := in("m2", "x", 0)
 	old.Time = time.Time{}
-	w.apply(e, old, delivered(1, math.MaxInt64), delivered(1, math.MinInt64), read(1, -5),
-		of(in("m3", "x", 5), domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000))))
-	assert.Equal(t, 9999, w.message("m1").Time.Year())
-	assert.Equal(t, w.message("m2").At, w.message("m2").Time, "no time of its own: when it was stored")
-	long, err := conversations.FindByMID(w.st, domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000)), "m3")
+	f.apply(e, old, delivered(1, math.MaxInt64), delivered(1, math.MinInt64), read(1, -5),
+		withContact(in("m3", "x", 5), domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000))))
+	assert.Equal(t, 9999, f.message("m1").Time.Year())
+	assert.Equal(t, f.message("m2").At, f.message("m2").Time, "no time of its own: when it was stored")
+	long, err := conversations.FindByMID(f.st, domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000)), "m3")
 	require.NoError(t, err)
 	assert.Equal(t, "x", long.Text)
 }
 
 func TestHugeText(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	huge := strings.Repeat("ж", 2<<20)
-	w.apply(in("m1", huge, 1000))
-	assert.Equal(t, huge, w.message("m1").Text)
-	assert.Equal(t, strings.Repeat("ж", 120), w.conversation().Last.Text)
+	f.apply(in("m1", huge, 1000))
+	assert.Equal(t, huge, f.message("m1").Text)
+	assert.Equal(t, strings.Repeat("ж", 120), f.conversation().Last.Text)
 }
 
 func TestPendingIsBounded(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	for i := range int64(150) {
-		w.apply(edit("ghost", fmt.Sprint(i), i, 1000+i))
+		f.apply(edit("ghost", fmt.Sprint(i), i, 1000+i))
 	}
-	assert.Equal(t, uint64(100), w.conversation().Pending)
-	assert.Equal(t, uint64(50), w.counts().Dropped)
+	assert.Equal(t, uint64(100), f.conversation().Pending)
+	assert.Equal(t, uint64(50), f.counts().Dropped)
 	for i := range int64(400) {
-		w.apply(delivered(2000+i, 0, fmt.Sprint("ghost", i)))
+		f.apply(delivered(2000+i, 0, fmt.Sprint("ghost", i)))
 	}
-	assert.Equal(t, uint64(256), w.conversation().Pending)
-	assert.Equal(t, uint64(256), w.counts().Pending)
-	assert.Equal(t, uint64(50+100+400-256), w.counts().Dropped)
+	assert.Equal(t, uint64(256), f.conversation().Pending)
+	assert.Equal(t, uint64(256), f.counts().Pending)
+	assert.Equal(t, uint64(50+100+400-256), f.counts().Dropped)
 
 	// The oldest went first: what is newest still finds its message.
-	w.apply(out("ghost399", "x", 1500), out("ghost0", "x", 1500))
-	assert.False(t, w.message("ghost399").DeliveredAt.IsZero())
-	assert.True(t, w.message("ghost0").DeliveredAt.IsZero())
-	assert.Equal(t, uint64(255), w.conversation().Pending)
+	f.apply(out("ghost399", "x", 1500), out("ghost0", "x", 1500))
+	assert.False(t, f.message("ghost399").DeliveredAt.IsZero())
+	assert.True(t, f.message("ghost0").DeliveredAt.IsZero())
+	assert.Equal(t, uint64(255), f.conversation().Pending)
 }
 
 // An unsent message leaves no text behind, neither in edits that wait for it nor
 // because too much waited.
-func TestUnsendOfWhatNeverCame(t *testing.T) {
-	w := newWorld(t)
+func TestUnsendRemovesTextThatWaits(t *testing.T) {
+	f := newFixture(t)
 	for i := range int64(100) {
-		w.apply(edit("ghost", "private", i, 1000+i))
+		f.apply(edit("ghost", "private", i, 1000+i))
 	}
-	require.True(t, w.stored("private"))
-	w.apply(unsend("ghost", 5000))
-	assert.False(t, w.stored("private"))
-	assert.Zero(t, w.counts().Dropped)
-	w.apply(edit("ghost2", "private", 1, 1), unsend("ghost2", 2), edit("ghost2", "private", 2, 3))
-	assert.False(t, w.stored("private"))
-	w.apply(in("ghost", "private", 900), in("ghost2", "private", 901))
-	assert.False(t, w.stored("private"))
-	assert.True(t, w.message("ghost").Deleted && w.message("ghost2").Deleted)
-	assert.Zero(t, w.conversation().Pending)
+	require.True(t, f.contains("private"))
+	f.apply(unsend("ghost", 5000))
+	assert.False(t, f.contains("private"))
+	assert.Zero(t, f.counts().Dropped)
+	f.apply(edit("ghost2", "private", 1, 1), unsend("ghost2", 2), edit("ghost2", "private", 2, 3))
+	assert.False(t, f.contains("private"))
+	f.apply(in("ghost", "private", 900), in("ghost2", "private", 901))
+	assert.False(t, f.contains("private"))
+	assert.True(t, f.message("ghost").Deleted && f.message("ghost2").Deleted)
+	assert.Zero(t, f.conversation().Pending)
 }
 
 func TestEventsOfARowAreBounded(t *testing.T) {
-	w := newWorld(t)
-	w.apply(in("m", "a", 1000))
+	f := newFixture(t)
+	f.apply(in("m", "a", 1000))
 	for i := range int64(99) {
-		w.apply(react("m", "7001", "x", 2000+i))
+		f.apply(react("m", "7001", "x", 2000+i))
 	}
-	assert.Len(t, w.message("m").Events, 64)
-	assert.Equal(t, uint64(36), w.message("m").EventsOmitted)
+	assert.Len(t, f.message("m").Events, 64)
+	assert.Equal(t, uint64(36), f.message("m").EventsOmitted)
 }
 
 // One contact id on three pages is three people to us, and one mid three messages.
-func TestThreePagesWithOneContactID(t *testing.T) {
-	w := newWorld(t)
+func TestPagesWithTheSameContactIDAreSeparate(t *testing.T) {
+	f := newFixture(t)
 	pages := []domain.PageID{"1", "10", "104"}
 	for i, p := range pages {
-		w.apply(of(in("m", fmt.Sprint("to ", p), 1000+int64(i)), p, contact))
+		f.apply(withContact(in("m", fmt.Sprint("to ", p), 1000+int64(i)), p, contact))
 	}
-	w.apply(of(edit("m", "changed", 1, 2000), "10", contact), of(event(domain.ContactErased, 9000, domain.Data{}), "1", contact))
+	f.apply(withContact(edit("m", "changed", 1, 2000), "10", contact), withContact(event(domain.ContactErased, 9000, domain.Data{}), "1", contact))
 	for _, p := range pages[1:] {
-		list, _, err := conversations.List(w.st, p, "", 0)
+		list, _, err := conversations.List(f.st, p, "", 0)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 		assert.Equal(t, p, list[0].Page)
 	}
-	m, err := conversations.FindByMID(w.st, "10", contact, "m")
+	m, err := conversations.FindByMID(f.st, "10", contact, "m")
 	require.NoError(t, err)
 	assert.Equal(t, "changed", m.Text)
-	assert.Equal(t, "to 104", w.message("m").Text)
-	_, err = conversations.FindByMID(w.st, "1", contact, "m")
+	assert.Equal(t, "to 104", f.message("m").Text)
+	_, err = conversations.FindByMID(f.st, "1", contact, "m")
 	require.ErrorIs(t, err, conversations.ErrNotFound)
-	_, err = conversations.Get(w.st, "1", contact)
+	_, err = conversations.Get(f.st, "1", contact)
 	require.ErrorIs(t, err, conversations.ErrErased)
 }
 
 func TestErase(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	const secret = "very-private"
-	other := of(in("o", "stays", 1000), page, "7002")
-	w.apply(in("m1", secret, 1000), out("m2", secret, 2000), in("", secret, 2500), read(2600, 2600), edit("ghost", secret, 1, 3000),
+	other := withContact(in("o", "stays", 1000), page, "7002")
+	f.apply(in("m1", secret, 1000), out("m2", secret, 2000), in("", secret, 2500), read(2600, 2600), edit("ghost", secret, 1, 3000),
 		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: secret}}), other)
-	require.True(t, w.stored(secret) && w.stored(string(contact)))
-	w.apply(event(domain.ContactErased, 5000, domain.Data{}))
+	require.True(t, f.contains(secret) && f.contains(string(contact)))
+	f.apply(event(domain.ContactErased, 5000, domain.Data{}))
 
-	assert.False(t, w.stored(secret), "no text stays in any bucket")
-	assert.False(t, w.stored(string(contact)), "nor the contact's id")
-	_, err := conversations.Get(w.st, page, contact)
+	assert.False(t, f.contains(secret), "no text stays in any bucket")
+	assert.False(t, f.contains(string(contact)), "nor the contact's id")
+	_, err := conversations.Get(f.st, page, contact)
 	require.ErrorIs(t, err, conversations.ErrErased)
-	at, ok, err := conversations.ErasedAt(w.st, page, contact)
+	at, ok, err := conversations.ErasedAt(f.st, page, contact)
 	require.NoError(t, err)
 	assert.True(t, ok)
 	assert.Equal(t, ms(5000), at)
-	assert.Empty(t, w.messages())
+	assert.Empty(t, f.messages())
 	for _, mid := range []string{"m1", "m2"} {
-		_, err = conversations.FindByMID(w.st, page, contact, mid)
+		_, err = conversations.FindByMID(f.st, page, contact, mid)
 		require.ErrorIs(t, err, conversations.ErrNotFound)
 	}
-	list, _, err := conversations.List(w.st, page, "", 0)
+	list, _, err := conversations.List(f.st, page, "", 0)
 	require.NoError(t, err)
 	require.Len(t, list, 1)
-	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, w.counts())
+	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, f.counts())
 
 	// Old events don't bring it back, nor does a profile; a new message begins anew.
 	history := in("m1", secret, 1000)
 	history.Data.Source = "backfill"
-	w.apply(history, event(domain.ContactProfiled, 6000, domain.Data{Profile: &domain.Profile{Name: secret}}))
-	assert.False(t, w.stored(secret))
-	assert.Equal(t, uint64(1), w.counts().AfterErasure)
-	w.apply(in("m9", "I am back", 7000), history)
-	assert.Len(t, w.messages(), 1)
-	assert.Equal(t, ms(5000), w.conversation().ErasedBefore)
-	assert.Equal(t, uint64(2), w.counts().AfterErasure)
+	f.apply(history, event(domain.ContactProfiled, 6000, domain.Data{Profile: &domain.Profile{Name: secret}}))
+	assert.False(t, f.contains(secret))
+	assert.Equal(t, uint64(1), f.counts().AfterErasure)
+	f.apply(in("m9", "I am back", 7000), history)
+	assert.Len(t, f.messages(), 1)
+	assert.Equal(t, ms(5000), f.conversation().ErasedBefore)
+	assert.Equal(t, uint64(2), f.counts().AfterErasure)
 }
 
 func TestEraseUnknownAndTwice(t *testing.T) {
-	w := newWorld(t)
-	w.apply(event(domain.ContactErased, 5000, domain.Data{}), event(domain.ContactErased, 4000, domain.Data{}))
-	at, ok, err := conversations.ErasedAt(w.st, page, contact)
+	f := newFixture(t)
+	f.apply(event(domain.ContactErased, 5000, domain.Data{}), event(domain.ContactErased, 4000, domain.Data{}))
+	at, ok, err := conversations.ErasedAt(f.st, page, contact)
 	require.NoError(t, err)
 	assert.True(t, ok)
 	assert.Equal(t, ms(5000), at, "the newest erasure stands")
 }
 
 func TestList(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	const n = 25
 	for i := range int64(n) {
-		w.apply(of(in("m", "x", 1000+i), page, domain.ContactID(fmt.Sprint("c", i))))
+		f.apply(withContact(in("m", "x", 1000+i), page, domain.ContactID(fmt.Sprint("c", i))))
 	}
-	w.apply(of(read(99999, 99999), page, "c3"))        // a receipt is no activity
-	w.apply(of(out("e", "x", 50000), page, "c5"))      // to the front
-	w.apply(of(in("late", "x", 10), page, "c7"))       // stays where it was
-	w.apply(of(read(1, 1), page, "silent"))            // no activity at all: last
-	w.apply(of(in("m", "x", 70000), "1042", "not us")) // another page, a longer id
+	f.apply(withContact(read(99999, 99999), page, "c3"))        // a receipt is no activity
+	f.apply(withContact(out("e", "x", 50000), page, "c5"))      // to the front
+	f.apply(withContact(in("late", "x", 10), page, "c7"))       // stays where it was
+	f.apply(withContact(read(1, 1), page, "silent"))            // no activity at all: last
+	f.apply(withContact(in("m", "x", 70000), "1042", "not us")) // another page, a longer id
 	var got []domain.ContactID
 	calls := 0
 	for cursor := ""; ; {
-		list, next, err := conversations.List(w.st, page, cursor, 7)
+		list, next, err := conversations.List(f.st, page, cursor, 7)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(list), 7)
 		for _, c := range list {
@@ -598,9 +598,9 @@ func TestList(t *testing.T) {
 	assert.Equal(t, want, got)
 	assert.Equal(t, 4, calls)
 
-	_, _, err := conversations.List(w.st, page, "!", 7)
+	_, _, err := conversations.List(f.st, page, "!", 7)
 	require.ErrorIs(t, err, conversations.ErrCursor)
-	empty, next, err := conversations.List(w.st, "nobody", "", 7)
+	empty, next, err := conversations.List(f.st, "nobody", "", 7)
 	require.NoError(t, err)
 	assert.NotNil(t, empty)
 	assert.Empty(t, empty)
@@ -608,18 +608,18 @@ func TestList(t *testing.T) {
 }
 
 func TestMessagesPaging(t *testing.T) {
-	w := newWorld(t)
-	_, _, err := conversations.Messages(w.st, page, contact, "", 0, true)
+	f := newFixture(t)
+	_, _, err := conversations.Messages(f.st, page, contact, "", 0, true)
 	require.NoError(t, err, "an empty store has no buckets")
 	const n = 23
 	for i := range int64(n) {
-		w.apply(in(fmt.Sprint("m", i), fmt.Sprint(i), 1000+i/2))
+		f.apply(in(fmt.Sprint("m", i), fmt.Sprint(i), 1000+i/2))
 	}
-	w.apply(of(in("x", "x", 1), page, "70"), of(in("y", "x", 1), page, "70011"))
+	f.apply(withContact(in("x", "x", 1), page, "70"), withContact(in("y", "x", 1), page, "70011"))
 	for _, newest := range []bool{false, true} {
 		var got []string
 		for cursor := ""; ; {
-			list, next, err := conversations.Messages(w.st, page, contact, cursor, 5, newest)
+			list, next, err := conversations.Messages(f.st, page, contact, cursor, 5, newest)
 			require.NoError(t, err)
 			for _, m := range list {
 				got = append(got, m.MID)
@@ -637,13 +637,13 @@ func TestMessagesPaging(t *testing.T) {
 		}
 		assert.Equal(t, want, got)
 	}
-	_, _, err = conversations.Messages(w.st, page, contact, "YWJj", 5, false)
+	_, _, err = conversations.Messages(f.st, page, contact, "YWJj", 5, false)
 	require.ErrorIs(t, err, conversations.ErrCursor)
 }
 
-// TestRecentEventsMove: what a conversation's row holds of its events and what
+// TestRecentEventsAreMovedToTheBuckets: what a conversation's row holds of its events and what
 // has moved out of it are one list, and every message is found by its mid.
-func TestRecentEventsMove(t *testing.T) {
+func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(dir, "c.db")
@@ -653,27 +653,27 @@ func TestRecentEventsMove(t *testing.T) {
 			require.NoError(t, st.Close())
 			require.NoError(t, os.Remove(path))
 		}()
-		w := &world{t: t, st: st}
+		f := &fixture{t: t, st: st}
 		want, mids := []uint64{}, []string{}
 		for i := range rapid.IntRange(0, 110).Draw(t, "events") {
 			mid, at := fmt.Sprint("m", i), int64(1000+100*i)
 			switch rapid.IntRange(0, 5).Draw(t, "kind") {
 			case 0:
-				w.apply(of(in(mid, "somebody else's", at), page, "7002"))
+				f.apply(withContact(in(mid, "somebody else's", at), page, "7002"))
 				continue
 			case 1:
-				w.apply(read(at, at))
+				f.apply(read(at, at))
 			case 2:
-				w.apply(in(mid, "late", 1)) // has a share in the counts
+				f.apply(in(mid, "late", 1)) // has a share in the counts
 				mids = append(mids, mid)
 			case 3:
-				w.apply(out(mid, "out", at))
+				f.apply(out(mid, "out", at))
 				mids = append(mids, mid)
 			default:
-				w.apply(in(mid, "in", at))
+				f.apply(in(mid, "in", at))
 				mids = append(mids, mid)
 			}
-			want = append(want, w.seq)
+			want = append(want, f.seq)
 		}
 		limit := rapid.IntRange(1, 40).Draw(t, "limit")
 		got := []uint64{}
@@ -688,9 +688,9 @@ func TestRecentEventsMove(t *testing.T) {
 		}
 		require.Equal(t, want, got)
 		for _, mid := range mids {
-			require.Equal(t, mid, w.message(mid).MID)
+			require.Equal(t, mid, f.message(mid).MID)
 		}
-		w.apply(event(domain.ContactErased, 1_000_000, domain.Data{}))
+		f.apply(event(domain.ContactErased, 1_000_000, domain.Data{}))
 		list, err := conversations.EventsOf(st, page, contact, 0, 500)
 		require.NoError(t, err)
 		require.Equal(t, want, append([]uint64{}, list...), "an erasure that lists none leaves all to the next")

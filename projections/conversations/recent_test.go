@@ -9,8 +9,8 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestRecentOfGarbage: a row of anything at all is read or refused.
-func TestRecentOfGarbage(t *testing.T) {
+// TestRecentRejectsInvalidBytes: a row of anything at all is read or refused.
+func TestRecentRejectsInvalidBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := recent(rapid.SliceOfN(rapid.Byte(), 0, 80).Draw(t, "bytes"))
 		n := 0

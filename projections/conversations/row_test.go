@@ -78,8 +78,8 @@ func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
 	}
 }
 
-// TestRowsReadAsWritten notices a field that is added and not packed.
-func TestRowsReadAsWritten(t *testing.T) {
+// TestRowsRoundTrip notices a field that is added and not packed.
+func TestRowsRoundTrip(t *testing.T) {
 	words := func(t *rapid.T) string { return rapid.String().Draw(t, "text") }
 	for _, fresh := range []func() store.Row{
 		func() store.Row { return new(message) }, func() store.Row { return new(conversation) }, func() store.Row { return new(Counts) },
@@ -103,9 +103,9 @@ func TestRowsReadAsWritten(t *testing.T) {
 	}
 }
 
-// TestRowsComeToRest: with text that is not UTF-8 a row has the same bytes
+// TestRowEncodingIsStable: with text that is not UTF-8 a row has the same bytes
 // however often it was read and written.
-func TestRowsComeToRest(t *testing.T) {
+func TestRowEncodingIsStable(t *testing.T) {
 	for _, fresh := range []func() store.Row{func() store.Row { return new(message) }, func() store.Row { return new(conversation) }} {
 		rapid.Check(t, func(t *rapid.T) {
 			row, read := fresh(), fresh()
@@ -124,7 +124,7 @@ func TestRowsComeToRest(t *testing.T) {
 	}
 }
 
-func TestGarbageIsNoRow(t *testing.T) {
+func TestInvalidRowsAreCorrupt(t *testing.T) {
 	for _, b := range []string{"", "\xff", "\x05abc", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"} {
 		for _, row := range []store.Row{new(message), new(conversation), new(Counts)} {
 			if err := unpack([]byte(b), row, "row"); !errors.Is(err, store.ErrCorrupt) {

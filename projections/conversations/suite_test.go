@@ -8,6 +8,6 @@ import (
 	"github.com/pagestream/pagestream/projections/projectionstest"
 )
 
-func TestIsAFold(t *testing.T) {
+func TestProjectionSuite(t *testing.T) {
 	projectionstest.Run(t, func() projections.Projection { return conversations.New() }, nil)
 }

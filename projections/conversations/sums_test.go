@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestSumsAgree counts again, from the rows, what the fold counted as it went.
-func TestSumsAgree(t *testing.T) {
+// TestCountsAgreeWithRows counts again, from the rows, what the fold counted as it went.
+func TestCountsAgreeWithRows(t *testing.T) {
 	for seed := range uint64(5) {
 		events := projectionstest.Events(seed, 3000)
 		st := projectionstest.Open(t, filepath.Join(t.TempDir(), "c.db"))

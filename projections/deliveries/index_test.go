@@ -36,7 +36,7 @@ func build(t *testing.T, events []streams.Stored) model {
 	return model{s}
 }
 
-func TestIndexKnowsTheFirst(t *testing.T) {
+func TestIndexFindsTheFirstEvent(t *testing.T) {
 	events := projectionstest.Events(9, 3000)
 	x := deliveries.Index{Runner: build(t, events)}
 	first := make(map[string]uint64)

@@ -26,23 +26,23 @@ func openLedger(t *testing.T, path string) *deliveries.Ledger {
 	return l
 }
 
-func TestLedgerAddsUp(t *testing.T) {
+func TestLedgerCounts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	l := openLedger(t, path)
 	events := []domain.Event{
 		{Type: domain.MessageReceived}, {Type: domain.MessageRead}, {Type: domain.MessageReceived}, {Type: domain.DeliveryUnreadable}, {Type: "odd.kind"},
 	}
 	receipts := []streams.Receipt{{Seq: 1}, {Seq: 1, Duplicate: streams.ByIndex}, {Seq: 1, Duplicate: streams.ByWindow}, {Seq: 2}, {Duplicate: streams.ByIndex}}
-	var doors sync.WaitGroup
+	var writers sync.WaitGroup
 	for range 8 {
-		doors.Go(func() {
+		writers.Go(func() {
 			for range 100 {
 				l.Received(events, receipts)
 				l.Rejected("signature")
 			}
 		})
 	}
-	doors.Wait()
+	writers.Wait()
 	for i := range 100 {
 		l.Rejected(fmt.Sprintf("reason %d", i))
 	}
@@ -69,7 +69,7 @@ func TestLedgerAddsUp(t *testing.T) {
 	}
 }
 
-func TestLedgerOutlivesACorruptFile(t *testing.T) {
+func TestLedgerReplacesACorruptFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	if err := os.WriteFile(path, []byte("no ledger"), 0o600); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,6 @@ import (
 	"github.com/pagestream/pagestream/projections/projectionstest"
 )
 
-func TestSuite(t *testing.T) {
+func TestProjectionSuite(t *testing.T) {
 	projectionstest.Run(t, func() projections.Projection { return deliveries.New() }, nil)
 }

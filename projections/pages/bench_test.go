@@ -10,12 +10,12 @@ import (
 // BenchmarkApply folds batches of 1000 events of 200 pages, each batch one
 // synced transaction, as the runner does. One op is one batch.
 func BenchmarkApply(b *testing.B) {
-	w := newWorld(b)
+	f := newFixture(b)
 	events := make([]domain.Event, 1000)
 	for i := range events {
 		events[i] = message(domain.PageID(fmt.Sprint(1000+i%200)), int64(i+1))
 	}
 	for b.Loop() {
-		w.apply(events...)
+		f.apply(events...)
 	}
 }

@@ -11,16 +11,16 @@ import (
 )
 
 func TestDay(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	at := monday.Add(10*time.Hour + 20*time.Minute)
-	w.come(at, 6)
-	w.come(at.AddDate(0, 0, 7), 2)
-	w.come(at.AddDate(0, 0, 14), 5)
-	w.come(at.AddDate(0, 0, 14).Add(time.Hour), 3)
+	f.receive(at, 6)
+	f.receive(at.AddDate(0, 0, 7), 2)
+	f.receive(at.AddDate(0, 0, 14), 5)
+	f.receive(at.AddDate(0, 0, 14).Add(time.Hour), 3)
 
 	now := at.AddDate(0, 0, 14).Add(time.Hour + 30*time.Minute)
 	seen := 0
-	require.NoError(t, pages.EachDay(w.st, now, func(p pages.Page, d pages.Day) error {
+	require.NoError(t, pages.EachDay(f.st, now, func(p pages.Page, d pages.Day) error {
 		seen++
 		assert.Equal(t, page, p.ID)
 		running, before := d[pages.DayHours-1], d[pages.DayHours-2]
@@ -30,17 +30,17 @@ func TestDay(t *testing.T) {
 		assert.Equal(t, uint32(5), before.Events)
 		assert.InDelta(t, 4, before.Usual, 1e-9, "the mean of 6 and 2")
 		assert.Zero(t, d[0].Events)
-		one, err := pages.ReadDay(w.st, p, now)
+		one, err := pages.ReadDay(f.st, p, now)
 		assert.Equal(t, d, one)
 		return err
 	}))
 	assert.Equal(t, 1, seen)
 
 	// A page of less than a week has no usual hour.
-	w = newWorld(t)
-	w.come(at, 4)
-	p := w.page(page)
-	d, err := pages.ReadDay(w.st, p, at)
+	f = newFixture(t)
+	f.receive(at, 4)
+	p := f.page(page)
+	d, err := pages.ReadDay(f.st, p, at)
 	require.NoError(t, err)
 	assert.Equal(t, pages.Hour{Start: at.Truncate(time.Hour), Events: 4}, d[pages.DayHours-1])
 }

@@ -20,27 +20,27 @@ import (
 
 const page = domain.PageID("104")
 
-// world is a store and the stream position of what is applied to it.
-type world struct {
+// fixture is a store and the stream position of what is applied to it.
+type fixture struct {
 	t   testing.TB
 	st  *store.Store
 	seq uint64
 }
 
-func newWorld(t testing.TB) *world {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	st, err := store.Open(filepath.Join(t.TempDir(), "pages.db"), store.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.Close()) })
-	return &world{t: t, st: st}
+	return &fixture{t: t, st: st}
 }
 
-func (w *world) apply(events ...domain.Event) {
-	w.t.Helper()
-	require.NoError(w.t, w.st.Update(func(tx *store.Tx) error {
+func (f *fixture) apply(events ...domain.Event) {
+	f.t.Helper()
+	require.NoError(f.t, f.st.Update(func(tx *store.Tx) error {
 		for _, e := range events {
-			w.seq++
-			if err := pages.New().Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: stored(w.seq)}); err != nil {
+			f.seq++
+			if err := pages.New().Apply(tx, streams.Stored{Event: e, Seq: f.seq, At: stored(f.seq)}); err != nil {
 				return err
 			}
 		}
@@ -48,10 +48,10 @@ func (w *world) apply(events ...domain.Event) {
 	}))
 }
 
-func (w *world) page(id domain.PageID) pages.Page {
-	w.t.Helper()
-	p, err := pages.Get(w.st, id)
-	require.NoError(w.t, err)
+func (f *fixture) page(id domain.PageID) pages.Page {
+	f.t.Helper()
+	p, err := pages.Get(f.st, id)
+	require.NoError(f.t, err)
 	return p
 }
 
@@ -78,13 +78,13 @@ var full = domain.Connection{
 	SealedVerifyToken: "sealed-v", Admin: "77", Fields: []string{"messages", "message_echoes"},
 }
 
-func TestUnknownPageIsSeen(t *testing.T) {
-	w := newWorld(t)
+func TestPageWithoutConnectionIsUnknown(t *testing.T) {
+	f := newFixture(t)
 	late := message(page, 500)
 	late.Standby = true
 	back := event(domain.MessageEchoed, 100, domain.Data{Source: "backfill"})
-	w.apply(message(page, 1000), late, event(domain.MessageRead, 2000, domain.Data{}), back)
-	p := w.page(page)
+	f.apply(message(page, 1000), late, event(domain.MessageRead, 2000, domain.Data{}), back)
+	p := f.page(page)
 	assert.Equal(t, pages.Unknown, p.State)
 	assert.Equal(t, pages.TokenNone, p.Token)
 	assert.Equal(t, "page", p.Object)
@@ -99,170 +99,170 @@ func TestUnknownPageIsSeen(t *testing.T) {
 	assert.Equal(t, stored(1), tr.FirstAt)
 	assert.Equal(t, stored(4), tr.LastAt)
 	assert.Equal(t, stored(3), tr.LastInboundAt, "fetched history is no delivery")
-	_, err := pages.Credentials(w.st, page)
+	_, err := pages.Credentials(f.st, page)
 	require.ErrorIs(t, err, pages.ErrNoCredentials)
 }
 
-func TestConnectionLife(t *testing.T) {
-	w := newWorld(t)
-	w.apply(message(page, 500), connection(domain.PageConnected, 1000, full))
-	p := w.page(page)
+func TestConnectionLifecycle(t *testing.T) {
+	f := newFixture(t)
+	f.apply(message(page, 500), connection(domain.PageConnected, 1000, full))
+	p := f.page(page)
 	assert.Equal(t, pages.Connected, p.State)
 	assert.Equal(t, ms(1000), p.StateSince)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Equal(t, []string{"Acme", "acme", "main", "c1", "9001", "77"}, []string{p.Name, p.Company, p.App, p.ConnectionID, p.Instagram, p.Admin})
 	assert.Equal(t, full.Fields, p.Fields)
 	assert.Equal(t, stored(1), p.Traffic.LastInboundAt, "our own decisions are no delivery")
-	s, err := pages.Credentials(w.st, page)
+	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	assert.Equal(t, pages.Secrets{Page: page, ConnectionID: "c1", App: "main", Company: "acme", SealedToken: "sealed-1", SealedVerifyToken: "sealed-v", Token: pages.TokenValid}, s)
 
-	w.apply(connection(domain.PageRenamed, 1500, domain.Connection{Name: "Acme Ltd"}),
+	f.apply(connection(domain.PageRenamed, 1500, domain.Connection{Name: "Acme Ltd"}),
 		connection(domain.PageTokenInvalidated, 2000, domain.Connection{ConnectionID: "c1", Reason: "code 190 subcode 463"}),
 		connection(domain.PageTokenInvalidated, 2100, domain.Connection{ConnectionID: "c1", Reason: "code 190 subcode 467"}),
 		message(page, 2500))
-	p = w.page(page)
+	p = f.page(page)
 	assert.Equal(t, "Acme Ltd", p.Name)
 	assert.Equal(t, pages.TokenInvalid, p.Token)
 	assert.Equal(t, ms(2000), p.TokenSince)
 	assert.Equal(t, "code 190 subcode 467", p.TokenReason)
 	assert.Equal(t, uint64(2), p.Traffic.Types[domain.MessageReceived], "a dead token stops nothing")
 
-	w.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-2"}))
-	p = w.page(page)
+	f.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-2"}))
+	p = f.page(page)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Empty(t, p.TokenReason)
 	assert.Equal(t, full.Fields, p.Fields)
-	s, err = pages.Credentials(w.st, page)
+	s, err = pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	assert.Equal(t, "sealed-2", s.SealedToken)
 	assert.Equal(t, "sealed-v", s.SealedVerifyToken, "kept")
 
-	w.apply(connection(domain.PageDisconnected, 4000, domain.Connection{ConnectionID: "c1", Reason: "by the operator"}))
-	p = w.page(page)
+	f.apply(connection(domain.PageDisconnected, 4000, domain.Connection{ConnectionID: "c1", Reason: "by the operator"}))
+	p = f.page(page)
 	assert.Equal(t, pages.Disconnected, p.State)
 	assert.Equal(t, "by the operator", p.StateReason)
 	assert.Equal(t, pages.TokenNone, p.Token)
-	_, err = pages.Credentials(w.st, page)
+	_, err = pages.Credentials(f.st, page)
 	require.ErrorIs(t, err, pages.ErrNoCredentials)
-	_, err = pages.ByInstagram(w.st, "9001")
+	_, err = pages.ByInstagram(f.st, "9001")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 
 	// A refresh that comes after the end must not bring a token back.
-	w.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-3"}), message(page, 4200))
-	p = w.page(page)
+	f.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-3"}), message(page, 4200))
+	p = f.page(page)
 	assert.Equal(t, pages.Disconnected, p.State)
 	assert.Equal(t, uint64(1), p.Ignored)
-	_, err = pages.Credentials(w.st, page)
+	_, err = pages.Credentials(f.st, page)
 	require.ErrorIs(t, err, pages.ErrNoCredentials)
 }
 
 func TestEarlierConnectionIsIgnored(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	second := full
 	second.ConnectionID, second.SealedToken, second.Name = "c2", "sealed-c2", ""
-	w.apply(connection(domain.PageConnected, 1000, full), connection(domain.PageConnected, 2000, second),
+	f.apply(connection(domain.PageConnected, 1000, full), connection(domain.PageConnected, 2000, second),
 		connection(domain.PageDisconnected, 3000, domain.Connection{ConnectionID: "c1"}),
 		connection(domain.PageTokenInvalidated, 3000, domain.Connection{ConnectionID: "c1"}),
 		connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "old"}))
-	p := w.page(page)
+	p := f.page(page)
 	assert.Equal(t, pages.Connected, p.State)
 	assert.Equal(t, "c2", p.ConnectionID)
 	assert.Equal(t, "Acme", p.Name)
 	assert.Equal(t, ms(2000), p.StateSince)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Equal(t, uint64(3), p.Ignored)
-	s, err := pages.Credentials(w.st, page)
+	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	assert.Equal(t, "sealed-c2", s.SealedToken)
 }
 
-func TestInstagramAccountLeadsToItsPage(t *testing.T) {
-	w := newWorld(t)
+func TestInstagramAccountIsLinkedToItsPage(t *testing.T) {
+	f := newFixture(t)
 	ig := message("9001", 1200)
 	ig.Data.Object = "instagram"
-	w.apply(connection(domain.PageConnected, 1000, full), ig)
-	got, err := pages.ByInstagram(w.st, "9001")
+	f.apply(connection(domain.PageConnected, 1000, full), ig)
+	got, err := pages.ByInstagram(f.st, "9001")
 	require.NoError(t, err)
 	assert.Equal(t, page, got)
-	p := w.page("9001")
+	p := f.page("9001")
 	assert.Equal(t, pages.Unknown, p.State)
 	assert.Equal(t, "instagram", p.Object)
 	assert.Equal(t, page, p.LinkedPage)
 
 	again := full
 	again.Instagram = "9002"
-	w.apply(connection(domain.PageConnected, 2000, again))
-	_, err = pages.ByInstagram(w.st, "9001")
+	f.apply(connection(domain.PageConnected, 2000, again))
+	_, err = pages.ByInstagram(f.st, "9001")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 
 	// Another page takes the account over; the first one's end leaves it there.
 	other := connection(domain.PageConnected, 3000, again)
 	other.Page = "105"
-	w.apply(other, connection(domain.PageDisconnected, 4000, domain.Connection{}))
-	got, err = pages.ByInstagram(w.st, "9002")
+	f.apply(other, connection(domain.PageDisconnected, 4000, domain.Connection{}))
+	got, err = pages.ByInstagram(f.st, "9002")
 	require.NoError(t, err)
 	assert.Equal(t, domain.PageID("105"), got)
 }
 
-func TestTestEventsAndNoPageMakeNoPage(t *testing.T) {
-	w := newWorld(t)
+func TestTestEventsAndEventsWithoutPageCreateNoPage(t *testing.T) {
+	f := newFixture(t)
 	button := message(domain.NoPage, 1000)
 	button.Data.Test = true
 	unreadable := event(domain.DeliveryUnreadable, 1000, domain.Data{Unreadable: &domain.Unreadable{}})
 	unreadable.Page = ""
 	onPage := message(page, 1000)
 	onPage.Data.Test = true
-	w.apply(button, unreadable, onPage)
-	list, _, err := pages.List(w.st, "", 0)
+	f.apply(button, unreadable, onPage)
+	list, _, err := pages.List(f.st, "", 0)
 	require.NoError(t, err)
 	assert.Empty(t, list)
-	none, err := pages.Unrouted(w.st)
+	none, err := pages.Unrouted(f.st)
 	require.NoError(t, err)
 	assert.Equal(t, uint64(2), none.Tests)
 	assert.Equal(t, map[domain.Type]uint64{domain.DeliveryUnreadable: 1}, none.Types)
 
-	w.apply(message(page, 1100), onPage)
-	p := w.page(page)
+	f.apply(message(page, 1100), onPage)
+	p := f.page(page)
 	assert.Equal(t, uint64(1), p.Traffic.Events)
 	assert.Equal(t, uint64(1), p.Traffic.Tests)
 }
 
 func TestPolicyAndRoles(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	withContact := event(domain.ThreadRolesChanged, 5000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"2": {"x"}}}})
 	withContact.Contact = "7001"
-	w.apply(event(domain.PolicyEnforced, 2000, domain.Data{Policy: &domain.Policy{Action: "block", Reason: "spam"}}),
+	f.apply(event(domain.PolicyEnforced, 2000, domain.Data{Policy: &domain.Policy{Action: "block", Reason: "spam"}}),
 		event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}),
 		event(domain.ThreadRolesChanged, 3000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}}}),
 		withContact)
-	p := w.page(page)
+	p := f.page(page)
 	assert.Equal(t, &pages.Policy{Action: "block", Reason: "spam", Time: ms(2000)}, p.Policy, "the newest by time")
 	assert.Equal(t, map[string][]string{"1": {"primary_receiver"}}, p.Roles)
 	assert.Equal(t, pages.Unknown, p.State)
 }
 
-func TestOddContent(t *testing.T) {
-	w := newWorld(t)
+func TestUnusualContent(t *testing.T) {
+	f := newFixture(t)
 	for i, k := range domain.Types() {
-		w.apply(event(k, int64(i), domain.Data{}))
+		f.apply(event(k, int64(i), domain.Data{}))
 	}
-	w.apply(event("something.new", 1, domain.Data{}))
-	p := w.page(page)
+	f.apply(event("something.new", 1, domain.Data{}))
+	p := f.page(page)
 	assert.Equal(t, pages.Disconnected, p.State, "the one that needs no data")
 	assert.Equal(t, uint64(1), p.Traffic.Types["other"])
 	far := event(domain.MessageReceived, math.MaxInt64/2, domain.Data{})
 	zero := event(domain.MessageReceived, 0, domain.Data{})
 	zero.Time = time.Time{}
 	long := domain.PageID(strings.Repeat("9", 70000))
-	w.apply(far, zero, message(long, 1))
-	assert.Equal(t, 9999, w.page(page).Traffic.LastTime.Year())
-	assert.Equal(t, long, w.page(long).ID)
+	f.apply(far, zero, message(long, 1))
+	assert.Equal(t, 9999, f.page(page).Traffic.LastTime.Year())
+	assert.Equal(t, long, f.page(long).ID)
 }
 
 func TestListPaging(t *testing.T) {
-	w := newWorld(t)
-	empty, next, err := pages.List(w.st, "", 0)
+	f := newFixture(t)
+	empty, next, err := pages.List(f.st, "", 0)
 	require.NoError(t, err)
 	assert.NotNil(t, empty)
 	assert.Empty(t, next)
@@ -270,11 +270,11 @@ func TestListPaging(t *testing.T) {
 	for i := range 23 {
 		id := domain.PageID(fmt.Sprint(100 + i))
 		want = append(want, id)
-		w.apply(message(id, 1000))
+		f.apply(message(id, 1000))
 	}
 	var got []domain.PageID
 	for cursor := ""; ; {
-		list, next, err := pages.List(w.st, cursor, 5)
+		list, next, err := pages.List(f.st, cursor, 5)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(list), 5)
 		for _, p := range list {
@@ -286,19 +286,19 @@ func TestListPaging(t *testing.T) {
 	}
 	assert.Equal(t, want, got)
 	got = nil
-	require.NoError(t, pages.Each(w.st, func(p pages.Page) error { got = append(got, p.ID); return nil }))
+	require.NoError(t, pages.Each(f.st, func(p pages.Page) error { got = append(got, p.ID); return nil }))
 	assert.Equal(t, want, got)
-	_, _, err = pages.List(w.st, "!!", 5)
+	_, _, err = pages.List(f.st, "!!", 5)
 	require.ErrorIs(t, err, pages.ErrCursor)
-	_, err = pages.Get(w.st, "nobody")
+	_, err = pages.Get(f.st, "nobody")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 }
 
 // The sealed tokens are in one bucket, and no printed form has them.
-func TestSecretsStayApart(t *testing.T) {
-	w := newWorld(t)
-	w.apply(connection(domain.PageConnected, 1000, full))
-	require.NoError(t, w.st.View(func(tx *store.Tx) error {
+func TestSecretsAreOnlyInTheirBucket(t *testing.T) {
+	f := newFixture(t)
+	f.apply(connection(domain.PageConnected, 1000, full))
+	require.NoError(t, f.st.View(func(tx *store.Tx) error {
 		for _, name := range []string{"pages", "traffic", "instagram", "unrouted"} {
 			c := tx.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
@@ -307,7 +307,7 @@ func TestSecretsStayApart(t *testing.T) {
 		}
 		return nil
 	}))
-	s, err := pages.Credentials(w.st, page)
+	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	b, err := json.Marshal(s)
 	require.NoError(t, err)

@@ -18,18 +18,18 @@ import (
 var monday = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
 // come stores n messages of the page at one moment.
-func (w *world) come(at time.Time, n int) {
-	w.t.Helper()
-	w.applyAt(at, n, message(page, at.UnixMilli()))
+func (f *fixture) receive(at time.Time, n int) {
+	f.t.Helper()
+	f.applyAt(at, n, message(page, at.UnixMilli()))
 }
 
-func (w *world) applyAt(at time.Time, n int, e domain.Event) {
-	w.t.Helper()
-	require.NoError(w.t, w.st.Update(func(tx *store.Tx) error {
+func (f *fixture) applyAt(at time.Time, n int, e domain.Event) {
+	f.t.Helper()
+	require.NoError(f.t, f.st.Update(func(tx *store.Tx) error {
 		for range n {
-			w.seq++
-			e.ID = fmt.Sprint(w.seq)
-			if err := pages.New().Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: at}); err != nil {
+			f.seq++
+			e.ID = fmt.Sprint(f.seq)
+			if err := pages.New().Apply(tx, streams.Stored{Event: e, Seq: f.seq, At: at}); err != nil {
 				return err
 			}
 		}
@@ -37,24 +37,24 @@ func (w *world) applyAt(at time.Time, n int, e domain.Event) {
 	}))
 }
 
-func (w *world) rhythm() pages.Rhythm {
-	w.t.Helper()
-	r, err := pages.ReadRhythm(w.st, page)
-	require.NoError(w.t, err)
+func (f *fixture) rhythm() pages.Rhythm {
+	f.t.Helper()
+	r, err := pages.ReadRhythm(f.st, page)
+	require.NoError(f.t, err)
 	return r
 }
 
 func TestRhythmByHourOfWeek(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	for day := range 21 { // 10 an hour on working days from 8 to 18, and that for three weeks
 		if day%7 > 4 {
 			continue
 		}
 		for hour := 8; hour < 18; hour++ {
-			w.come(monday.AddDate(0, 0, day).Add(time.Duration(hour)*time.Hour+30*time.Minute), 10)
+			f.receive(monday.AddDate(0, 0, day).Add(time.Duration(hour)*time.Hour+30*time.Minute), 10)
 		}
 	}
-	r := w.rhythm()
+	r := f.rhythm()
 	assert.True(t, r.Enough)
 	assert.Equal(t, uint64(1500), r.Events)
 	next := monday.AddDate(0, 0, 21)
@@ -72,35 +72,35 @@ func TestRhythmByHourOfWeek(t *testing.T) {
 }
 
 func TestRhythmOfShortHistory(t *testing.T) {
-	w := newWorld(t)
-	w.come(monday, 19)
-	assert.False(t, w.rhythm().Enough)
-	w.come(monday.Add(10*time.Minute), 29)
-	r := w.rhythm()
+	f := newFixture(t)
+	f.receive(monday, 19)
+	assert.False(t, f.rhythm().Enough)
+	f.receive(monday.Add(10*time.Minute), 29)
+	r := f.rhythm()
 	assert.True(t, r.Enough)
 	assert.InDelta(t, 2, r.Expected(monday.Add(time.Hour), monday.Add(2*time.Hour)), 0.001, "a burst is spread over a day")
 
 	for day := range 3 { // by the hour of the day
-		w.come(monday.AddDate(0, 0, day).Add(12*time.Hour), 24)
+		f.receive(monday.AddDate(0, 0, day).Add(12*time.Hour), 24)
 	}
-	r = w.rhythm()
+	r = f.rhythm()
 	noon := monday.AddDate(0, 0, 4).Add(12 * time.Hour)
 	assert.InDelta(t, 24, r.Expected(noon, noon.Add(time.Hour)), 0.001)
 	assert.Zero(t, r.Expected(noon.Add(time.Hour), noon.Add(2*time.Hour)))
 }
 
-func TestRhythmForgetsOldWeeks(t *testing.T) {
-	w := newWorld(t)
+func TestRhythmIgnoresOldWeeks(t *testing.T) {
+	f := newFixture(t)
 	for week := range 30 {
 		n := 1000 // long ago there was more
 		if week >= 20 {
 			n = 10
 		}
-		w.come(monday.AddDate(0, 0, 7*week), n)
+		f.receive(monday.AddDate(0, 0, 7*week), n)
 	}
-	r := w.rhythm()
+	r := f.rhythm()
 	assert.InDelta(t, 10, r.Expected(monday.AddDate(0, 0, 210), monday.AddDate(0, 0, 217)), 2)
-	require.NoError(t, w.st.View(func(tx *store.Tx) error {
+	require.NoError(t, f.st.View(func(tx *store.Tx) error {
 		return tx.Bucket("rhythm").ForEachPrefix(nil, func(_, row []byte) error {
 			assert.LessOrEqual(t, len(row), 64)
 			return nil
@@ -108,8 +108,8 @@ func TestRhythmForgetsOldWeeks(t *testing.T) {
 	}))
 }
 
-func TestOnlyDeliveriesMakeARhythm(t *testing.T) {
-	w := newWorld(t)
+func TestRhythmCountsOnlyDeliveries(t *testing.T) {
+	f := newFixture(t)
 	own := connection(domain.PageConnected, monday.UnixMilli(), full)
 	fetched := event(domain.MessageReceived, 1, domain.Data{Source: "backfill"})
 	sent := event(domain.MessageEchoed, 1, domain.Data{Source: "send"})
@@ -117,30 +117,30 @@ func TestOnlyDeliveriesMakeARhythm(t *testing.T) {
 	standby := event(domain.MessageReceived, 1, domain.Data{Source: "webhook"})
 	standby.Standby = true
 	for _, e := range []domain.Event{own, fetched, sent, test} {
-		w.applyAt(monday, 30, e)
+		f.applyAt(monday, 30, e)
 	}
-	assert.Zero(t, w.rhythm().Events)
-	assert.True(t, w.page(page).Traffic.LastInboundAt.IsZero())
-	w.applyAt(monday, 30, standby)
-	assert.Equal(t, uint64(30), w.rhythm().Events)
-	assert.Equal(t, monday, w.page(page).Traffic.FirstInboundAt)
-	_, err := pages.ReadRhythm(w.st, "nobody")
+	assert.Zero(t, f.rhythm().Events)
+	assert.True(t, f.page(page).Traffic.LastInboundAt.IsZero())
+	f.applyAt(monday, 30, standby)
+	assert.Equal(t, uint64(30), f.rhythm().Events)
+	assert.Equal(t, monday, f.page(page).Traffic.FirstInboundAt)
+	_, err := pages.ReadRhythm(f.st, "nobody")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 }
 
 func TestQuiet(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	quiet := func(now, from time.Time) pages.Silence {
-		s, err := pages.Quiet(w.st, page, pages.Watch{Now: now, From: from, Threshold: 20})
+		s, err := pages.Quiet(f.st, page, pages.Watch{Now: now, From: from, Threshold: 20})
 		require.NoError(t, err)
 		return s
 	}
 	for hour := range 72 {
-		w.come(monday.Add(time.Duration(hour)*time.Hour), 10)
+		f.receive(monday.Add(time.Duration(hour)*time.Hour), 10)
 	}
 	last := monday.Add(71 * time.Hour)
 	assert.False(t, quiet(last.Add(100*time.Hour), time.Time{}).Silent, "nobody asked for its events")
-	w.applyAt(last, 1, connection(domain.PageConnected, last.UnixMilli(), full))
+	f.applyAt(last, 1, connection(domain.PageConnected, last.UnixMilli(), full))
 
 	s := quiet(last.Add(time.Hour), time.Time{})
 	assert.Equal(t, last, s.Since)
@@ -153,50 +153,50 @@ func TestQuiet(t *testing.T) {
 
 	// A page that is connected again is only silent from then on.
 	again := last.Add(1000 * time.Hour)
-	w.applyAt(again, 1, connection(domain.PageDisconnected, again.UnixMilli(), domain.Connection{}))
-	w.applyAt(again, 1, connection(domain.PageConnected, again.UnixMilli(), full))
+	f.applyAt(again, 1, connection(domain.PageDisconnected, again.UnixMilli(), domain.Connection{}))
+	f.applyAt(again, 1, connection(domain.PageConnected, again.UnixMilli(), full))
 	s = quiet(again.Add(time.Hour), time.Time{})
 	assert.Equal(t, again, s.Since)
 	assert.False(t, s.Silent)
-	_, err := pages.Quiet(w.st, "nobody", pages.Watch{})
+	_, err := pages.Quiet(f.st, "nobody", pages.Watch{})
 	require.ErrorIs(t, err, pages.ErrNotFound)
 }
 
-func TestTokenFacts(t *testing.T) {
-	w := newWorld(t)
+func TestTokenExpiryAndScopes(t *testing.T) {
+	f := newFixture(t)
 	first := full
 	first.Expires, first.DataAccessExpires, first.Scopes = 5000, 9000, []string{"pages_messaging"}
-	w.apply(connection(domain.PageConnected, 1000, first))
-	p := w.page(page)
+	f.apply(connection(domain.PageConnected, 1000, first))
+	p := f.page(page)
 	assert.Equal(t, []time.Time{ms(5_000_000), ms(9_000_000)}, []time.Time{p.TokenExpires, p.DataAccessExpires})
 	assert.Equal(t, first.Scopes, p.Scopes)
 
-	w.apply(connection(domain.PageTokenInvalidated, 2000, domain.Connection{Code: 190, Subcode: 463, Reason: "expired"}),
+	f.apply(connection(domain.PageTokenInvalidated, 2000, domain.Connection{Code: 190, Subcode: 463, Reason: "expired"}),
 		connection(domain.PageTokenRefreshed, 2500, domain.Connection{Resealed: true, SealedToken: "sealed-k2", SealedVerifyToken: "sealed-v2"}))
-	p = w.page(page)
+	p = f.page(page)
 	assert.Equal(t, pages.TokenInvalid, p.Token, "another key does not bring it back")
 	assert.Equal(t, []int{190, 463}, []int{p.TokenCode, p.TokenSubcode})
 	assert.Equal(t, ms(2000), p.TokenSince)
-	s, err := pages.Credentials(w.st, page)
+	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"sealed-k2", "sealed-v2"}, []string{s.SealedToken, s.SealedVerifyToken})
 
 	// The same token is valid again: what it was granted stands.
-	w.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{SealedToken: "sealed-k2", Reason: "valid again"}))
-	p = w.page(page)
+	f.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{SealedToken: "sealed-k2", Reason: "valid again"}))
+	p = f.page(page)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Zero(t, p.TokenCode+p.TokenSubcode)
 	assert.Equal(t, ms(5_000_000), p.TokenExpires)
 
-	w.apply(connection(domain.PageTokenRefreshed, 4000, domain.Connection{SealedToken: "sealed-3", DataAccessExpires: 9500}))
-	p = w.page(page)
+	f.apply(connection(domain.PageTokenRefreshed, 4000, domain.Connection{SealedToken: "sealed-3", DataAccessExpires: 9500}))
+	p = f.page(page)
 	assert.True(t, p.TokenExpires.IsZero())
 	assert.Equal(t, ms(9_500_000), p.DataAccessExpires)
 	assert.Nil(t, p.Scopes)
 
-	w.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{Expires: 1 << 62}),
+	f.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{Expires: 1 << 62}),
 		connection(domain.PageDisconnected, 5000, domain.Connection{}))
-	p = w.page(page)
+	p = f.page(page)
 	assert.True(t, p.TokenExpires.IsZero())
 	assert.True(t, p.DataAccessExpires.IsZero())
 }
