@@ -89,7 +89,8 @@ func (r *Runner) recreate(head uint64, why string) error {
 	r.outdated = ""
 	r.progress.setStale(0)
 	r.progress.started(store.Meta{}, head, why)
-	r.opts.Logger.Info("read model starts again from the first event", "projection", r.projection.Name(), "why", why, "events", head)
+	r.opts.Logger.Info("read model starts again from the first event",
+		"projection", r.projection.Name(), "why", why, "events", head)
 	return nil
 }
 

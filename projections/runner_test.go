@@ -564,7 +564,8 @@ func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
 	}
 	streamstest.Eventually(t, limit, func() error {
 		s := run.Status()
-		if s.Seq != 2001 || s.State != projections.StateLive || !strings.Contains(s.Rebuilt, "corrupt") {
+		if s.Rebuilt == "" || s.Seq != 2001 || s.State != projections.StateLive ||
+			!strings.Contains(s.Rebuilt, "corrupt") {
 			return fmt.Errorf("status %+v", s)
 		}
 		return nil

@@ -24,6 +24,7 @@ func (*tally) Apply(tx *store.Tx, e streams.Stored) error {
 	return b.Put(key, store.Uint64(store.ToUint64(b.Get(key))+1))
 }
 
+// eventsOf returns one event for each page.
 func eventsOf(pages ...string) (out []domain.Event) {
 	for i, p := range pages {
 		out = append(out, domain.Event{ID: fmt.Sprint(i, p), Type: domain.MessageReceived, Page: domain.PageID(p)})

@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// BenchmarkApply folds batches of 1000 events, each one synced transaction, as
-// the runner does. One op is one event.
+// BenchmarkApply applies batches of 1000 events, each in one synced transaction, as
+// the runner does. One operation is one event.
 func BenchmarkApply(b *testing.B) {
 	received := make([]domain.Event, 100_000)
 	for i := range received {
@@ -36,7 +36,8 @@ func BenchmarkApply(b *testing.B) {
 				require.NoError(b, st.Update(func(tx *store.Tx) error {
 					for i := range uint64(1000) {
 						e := events[(seq+i)%uint64(len(events))]
-						if err := p.Apply(tx, streams.Stored{Event: e, Seq: seq + i + 1, At: time.UnixMilli(int64(seq + i))}); err != nil {
+						stored := streams.Stored{Event: e, Seq: seq + i + 1, At: time.UnixMilli(int64(seq + i))}
+						if err := p.Apply(tx, stored); err != nil {
 							return err
 						}
 					}

@@ -2,7 +2,7 @@ package conversations
 
 import "github.com/pagestream/pagestream/projections/store"
 
-// RecentMessages counts the messages that conversations' own rows index.
+// RecentMessages returns the number of messages that the rows of conversations index.
 func RecentMessages(tx *store.Tx) (n uint64, err error) {
 	c := tx.Bucket(bucketConversations).Cursor()
 	for k, b := c.First(); k != nil; k, b = c.Next() {

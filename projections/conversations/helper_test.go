@@ -22,7 +22,7 @@ const (
 	contact = domain.ContactID("7001")
 )
 
-// fixture is a store and the stream position of what is applied to it.
+// fixture is a store and the sequence of the last event applied to it.
 type fixture struct {
 	t   require.TestingT
 	st  *store.Store
@@ -37,7 +37,7 @@ func newFixture(t testing.TB) *fixture {
 	return &fixture{t: t, st: st}
 }
 
-// apply folds events in, one transaction for all.
+// apply applies events in one transaction.
 func (f *fixture) apply(events ...domain.Event) {
 	p := conversations.New()
 	err := f.st.Update(func(tx *store.Tx) error {
@@ -84,7 +84,8 @@ func event(t domain.Type, at int64, d domain.Data) domain.Event {
 	b, _ := json.Marshal(d)
 	d.Object = "page"
 	return domain.Event{
-		ID: domain.DedupID("page", page, "h", fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(b, "%s %d", t, at)))), Type: t, Page: page, Contact: contact, Time: ms(at), Data: d,
+		ID:   domain.DedupID("page", page, "h", fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(b, "%s %d", t, at)))),
+		Type: t, Page: page, Contact: contact, Time: ms(at), Data: d,
 	}
 }
 
@@ -93,7 +94,8 @@ func in(mid, text string, at int64) domain.Event {
 }
 
 func out(mid, text string, at int64) domain.Event {
-	return event(domain.MessageEchoed, at, domain.Data{Message: &domain.Message{MID: mid, Text: text, Echo: true, AppID: "55"}})
+	m := &domain.Message{MID: mid, Text: text, Echo: true, AppID: "55"}
+	return event(domain.MessageEchoed, at, domain.Data{Message: m})
 }
 
 func edit(mid, text string, num, at int64) domain.Event {
@@ -105,11 +107,13 @@ func unsend(mid string, at int64) domain.Event {
 }
 
 func react(mid, sender, emoji string, at int64) domain.Event {
-	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: &domain.Reaction{MID: mid, Action: "react", Reaction: "other", Emoji: emoji}})
+	r := &domain.Reaction{MID: mid, Action: "react", Reaction: "other", Emoji: emoji}
+	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: r})
 }
 
 func unreact(mid, sender string, at int64) domain.Event {
-	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: &domain.Reaction{MID: mid, Action: "unreact"}})
+	r := &domain.Reaction{MID: mid, Action: "unreact"}
+	return event(domain.MessageReacted, at, domain.Data{Sender: sender, Reaction: r})
 }
 
 func delivered(at, watermark int64, mids ...string) domain.Event {
@@ -124,21 +128,25 @@ func readMID(at int64, mid string) domain.Event {
 	return event(domain.MessageRead, at, domain.Data{Read: &domain.Read{MID: mid}})
 }
 
+// withContact returns the event with another page and contact.
 func withContact(e domain.Event, p domain.PageID, c domain.ContactID) domain.Event {
 	e.Page, e.Contact = p, c
 	e.ID += ":" + string(p) + ":" + string(c)
 	return e
 }
 
-// stored reports whether s stands anywhere in the store.
+// contains reports whether any key or value in the store contains s.
 func (f *fixture) contains(s string) bool {
 	found := false
 	require.NoError(f.t, f.st.View(func(tx *store.Tx) error {
-		for _, name := range []string{"conversations", "messages", "order", "activity", "mids", "pending", "receipts", "erased", "contacts", "events", "counts"} {
+		for _, name := range []string{
+			"conversations", "messages", "order", "activity", "mids", "pending", "receipts",
+			"erased", "contacts", "events", "counts",
+		} {
 			c := tx.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
-				own := name == "counts" // its key is the page's
-				found = found || !own && bytes.Contains(k, []byte(s)) || bytes.Contains(v, []byte(s))
+				pageKey := name == "counts" // the key is the page id
+				found = found || !pageKey && bytes.Contains(k, []byte(s)) || bytes.Contains(v, []byte(s))
 			}
 		}
 		return nil

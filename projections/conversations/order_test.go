@@ -15,9 +15,9 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestArrivalOrderDoesNotMatter applies one set of events about a conversation
-// in two orders, in transactions of any size. The rows must be the same but for
-// what records the arrival, and the receipts as a model has them.
+// TestArrivalOrderDoesNotMatter applies one set of events of a conversation in two
+// orders, in transactions of any size. The rows must be equal except for the fields
+// that depend on the order of arrival, and the receipts must be those of a model.
 func TestArrivalOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var events []domain.Event
@@ -43,8 +43,10 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 				events = append(events, in(mid, "text "+mid, at))
 			}
 		}
-		anyMID := rapid.Custom(func(rt *rapid.T) string { return fmt.Sprint("m", rapid.IntRange(0, n-1).Draw(rt, "mid")) })
-		clock := int64(2000) // distinct, so that no tie is left to arrival
+		anyMID := rapid.Custom(func(rt *rapid.T) string {
+			return fmt.Sprint("m", rapid.IntRange(0, n-1).Draw(rt, "mid"))
+		})
+		clock := int64(2000) // times are distinct, so that the order of arrival decides nothing
 		for range rapid.IntRange(0, 14).Draw(rt, "changes") {
 			clock++
 			at := clock
@@ -103,12 +105,14 @@ func TestArrivalOrderDoesNotMatter(t *testing.T) {
 		for _, s := range outs {
 			m := second.message(s.mid)
 			require.Equal(rt, earliest(s.at, reads), m.ReadAt, "read of %s", s.mid)
-			require.Equal(rt, earliest(s.at, append(deliveries[:len(deliveries):len(deliveries)], reads...), named[s.mid]...), m.DeliveredAt, "delivery of %s", s.mid)
+			receipts := slices.Concat(deliveries, reads)
+			require.Equal(rt, earliest(s.at, receipts, named[s.mid]...), m.DeliveredAt, "delivery of %s", s.mid)
 		}
 	})
 }
 
-// TestAnySplitGivesTheSameBytes applies one order in different transactions.
+// TestAnySplitGivesTheSameBytes applies the same events in transactions of different
+// sizes.
 func TestAnySplitGivesTheSameBytes(t *testing.T) {
 	events := traffic(2000, 12)
 	digest := func(portion int) string {
@@ -125,13 +129,13 @@ func TestAnySplitGivesTheSameBytes(t *testing.T) {
 	}
 	want := digest(len(events))
 	for _, portion := range []int{1, 7, 333} {
-		require.Equal(t, want, digest(portion), "%d to a transaction", portion)
+		require.Equal(t, want, digest(portion), "%d per transaction", portion)
 	}
 }
 
-// traffic is n events of contacts in turn: messages of both sides, each page
-// message with its receipts, and now and then an edit, a reaction, an unsend and something
-// out of order.
+// traffic returns n events of several contacts in turn: messages in both directions,
+// receipts of each message from the page, and some edits, reactions, unsends and
+// messages out of order.
 func traffic(n, contacts int) []domain.Event {
 	events := make([]domain.Event, 0, n)
 	for i := range n {
@@ -163,7 +167,7 @@ func traffic(n, contacts int) []domain.Event {
 	return events
 }
 
-// applyInPortions applies the events, each with an id of its own, in drawn portions.
+// applyInPortions applies the events in transactions of random sizes.
 func applyInPortions(t *testing.T, rt *rapid.T, events []domain.Event) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -176,7 +180,8 @@ func applyInPortions(t *testing.T, rt *rapid.T, events []domain.Event) *fixture 
 	return f
 }
 
-// messagesWithoutArrival returns the messages without what records their arrival.
+// messagesWithoutArrival returns the messages without the fields that depend on the
+// order of arrival.
 func (f *fixture) messagesWithoutArrival() []conversations.Message {
 	list := f.messages()
 	for i := range list {
@@ -190,7 +195,8 @@ func (f *fixture) messagesWithoutArrival() []conversations.Message {
 	return list
 }
 
-// conversationWithoutArrival returns the conversation without what records arrivals.
+// conversationWithoutArrival returns the conversation without the fields that depend on
+// the order of arrival.
 func (f *fixture) conversationWithoutArrival() conversations.Conversation {
 	c := f.conversation()
 	c.LastSeq, c.LastAt, c.Late = 0, time.Time{}, 0

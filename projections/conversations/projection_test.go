@@ -44,7 +44,8 @@ func TestConversationOfMessages(t *testing.T) {
 	assert.Zero(t, f.conversation().Unanswered)
 }
 
-// An echo is the page's own send seen again; it needs no waiting, only the mid.
+// TestEchoIsStoredOnce checks that all copies of an echo have one row: they have the same
+// mid.
 func TestEchoIsStoredOnce(t *testing.T) {
 	f := newFixture(t)
 	echo := out("m1", "on its way", 1000)
@@ -68,7 +69,7 @@ func TestSameMIDWithOtherContentIsAConflict(t *testing.T) {
 	assert.Equal(t, uint64(1), f.conversation().Conflicts)
 	assert.Equal(t, uint64(1), f.counts().Conflicts)
 
-	// The first body is what counts, also after an edit.
+	// Messages are compared with the original text, also after an edit.
 	twin := in("m1", "first", 1000)
 	twin.ID = "twin"
 	f.apply(edit("m1", "edited", 1, 2000), twin)
@@ -81,7 +82,7 @@ func TestSameMIDOfTwoContacts(t *testing.T) {
 	assert.Equal(t, "mine", f.message("m1").Text)
 	list, _, err := conversations.Messages(f.st, page, "7002", "", 0, false)
 	require.NoError(t, err)
-	require.Len(t, list, 1, "the other message is not lost")
+	require.Len(t, list, 1, "the other message is stored")
 	assert.Equal(t, "yours", list[0].Text)
 	assert.Zero(t, f.counts().Conflicts, "each is the only one of its conversation")
 }
@@ -117,7 +118,7 @@ func TestLateArrivalIsPlacedByTime(t *testing.T) {
 	assert.Equal(t, "zero", f.messages()[0].Text)
 
 	f.apply(out("m4", "late answer", 2000))
-	assert.Equal(t, uint64(2), f.conversation().Unanswered, "two and three came after the page's message")
+	assert.Equal(t, uint64(2), f.conversation().Unanswered, "two and three are newer than the page's message")
 }
 
 func TestChangesOfAMessage(t *testing.T) {
@@ -127,12 +128,14 @@ func TestChangesOfAMessage(t *testing.T) {
 		check  func(t *testing.T, f *fixture, m conversations.Message)
 	}{
 		{
-			"edits, the highest number stands",
+			"the edit with the highest number wins",
 			[]domain.Event{in("m", "a", 1000), edit("m", "c", 2, 3000), edit("m", "b", 1, 2000)},
 			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.Equal(t, "c", m.Text)
 				assert.Equal(t, "a", m.Original)
-				assert.Equal(t, []conversations.Edit{{Num: 1, Text: "b", Time: ms(2000)}, {Num: 2, Text: "c", Time: ms(3000)}}, m.Edits)
+				assert.Equal(t, []conversations.Edit{
+					{Num: 1, Text: "b", Time: ms(2000)}, {Num: 2, Text: "c", Time: ms(3000)},
+				}, m.Edits)
 				assert.Equal(t, "c", f.conversation().Last.Text)
 				assert.Equal(t, []uint64{1, 2, 3}, m.Events)
 			},
@@ -168,8 +171,11 @@ func TestChangesOfAMessage(t *testing.T) {
 			},
 		},
 		{
-			"reactions of both sides",
-			[]domain.Event{in("m", "a", 1000), react("m", "7001", "😀", 2000), react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000)},
+			"reactions of both participants",
+			[]domain.Event{
+				in("m", "a", 1000), react("m", "7001", "😀", 2000),
+				react("m", "104", "👍", 2500), react("m", "7001", "😢", 3000),
+			},
 			func(t *testing.T, f *fixture, m conversations.Message) {
 				require.Len(t, m.Reactions, 2)
 				assert.Equal(t, "😢", m.Reactions["7001"].Emoji)
@@ -207,7 +213,7 @@ func TestChangesOfAMessage(t *testing.T) {
 			},
 		},
 		{
-			"the earliest receipt stands",
+			"the earliest receipt wins",
 			[]domain.Event{out("m", "a", 1000), delivered(0, 3000), delivered(0, 2000), delivered(0, 4000)},
 			func(t *testing.T, f *fixture, m conversations.Message) { assert.Equal(t, ms(2000), m.DeliveredAt) },
 		},
@@ -220,7 +226,7 @@ func TestChangesOfAMessage(t *testing.T) {
 			},
 		},
 		{
-			"receipts don't touch what the contact sent",
+			"receipts don't change messages of the contact",
 			[]domain.Event{in("m", "a", 1000), delivered(2000, 2000, "m"), read(3000, 3000)},
 			func(t *testing.T, f *fixture, m conversations.Message) {
 				assert.True(t, m.DeliveredAt.IsZero() && m.ReadAt.IsZero())
@@ -246,8 +252,8 @@ func TestChangesOfAMessage(t *testing.T) {
 	}
 }
 
-// A watermark is in milliseconds. Taken for seconds it would be in the year
-// 50000 and cover everything.
+// TestWatermarkCoversToTheMillisecond checks that a watermark is in milliseconds. In
+// seconds it would be in the year 50000 and cover everything.
 func TestWatermarkCoversToTheMillisecond(t *testing.T) {
 	const base = 1_648_581_633_000
 	f := newFixture(t)
@@ -259,15 +265,16 @@ func TestWatermarkCoversToTheMillisecond(t *testing.T) {
 	f.apply(read(base+900, base+400))
 	assert.Equal(t, ms(base+400), f.message("c").ReadAt)
 	assert.Equal(t, ms(base+400), f.message("c").DeliveredAt)
-	assert.Equal(t, ms(base+369), f.message("a").DeliveredAt, "the first receipt stands")
-	assert.Equal(t, []uint64{3, 5}, f.message("c").Events, "the row names the receipt that covered it")
+	assert.Equal(t, ms(base+369), f.message("a").DeliveredAt, "the first receipt is kept")
+	assert.Equal(t, []uint64{3, 5}, f.message("c").Events, "the row has the sequence of the receipt that covers it")
 
 	f.apply(out("d", "between", base+100))
-	assert.Equal(t, ms(base+369), f.message("d").DeliveredAt, "late, and already covered")
+	assert.Equal(t, ms(base+369), f.message("d").DeliveredAt, "a late message that a receipt covers already")
 	assert.Equal(t, ms(base+400), f.message("d").ReadAt)
 }
 
-// Instagram says which message was seen, and means those before it as well.
+// TestReadByMIDCoversEarlierMessages checks that a read receipt of Instagram, which names
+// one message, covers the earlier ones as well.
 func TestReadByMIDCoversEarlierMessages(t *testing.T) {
 	f := newFixture(t)
 	f.apply(out("a", "1", 1000), out("b", "2", 2000), out("c", "3", 3000), readMID(2500, "b"))
@@ -277,8 +284,8 @@ func TestReadByMIDCoversEarlierMessages(t *testing.T) {
 	assert.Equal(t, ms(2000), f.conversation().Read)
 }
 
-// A long conversation with one receipt at its end: more rows than a scan
-// holds at once, all marked.
+// TestReceiptCoversManyMessages checks that a receipt is applied to more rows than one
+// chunk of a scan has.
 func TestReceiptCoversManyMessages(t *testing.T) {
 	f := newFixture(t)
 	const n = 700
@@ -311,12 +318,14 @@ func TestReceiptsAreBounded(t *testing.T) {
 	}
 	f.apply(out("new", "x", 2901), out("old", "x", 1001))
 	assert.Equal(t, ms(2910), f.message("new").DeliveredAt)
-	assert.Equal(t, ms(1000+136*10), f.message("old").DeliveredAt, "the oldest of the last 64 stands in")
+	assert.Equal(t, ms(1000+136*10), f.message("old").DeliveredAt, "the oldest of the last 64 is used")
 }
 
 func TestPostback(t *testing.T) {
 	pb := func(payload string, standby bool) domain.Event {
-		e := event(domain.PostbackReceived, 1000, domain.Data{Postback: &domain.Postback{MID: "p", Title: "Start", Payload: payload, Referral: &domain.Referral{Ref: "ad"}}})
+		e := event(domain.PostbackReceived, 1000, domain.Data{Postback: &domain.Postback{
+			MID: "p", Title: "Start", Payload: payload, Referral: &domain.Referral{Ref: "ad"},
+		}})
 		e.Standby = standby
 		return e
 	}
@@ -344,7 +353,9 @@ func TestThread(t *testing.T) {
 	ask := thread(domain.ThreadRequested, 3000, domain.Thread{Requester: "3"})
 	again := thread(domain.ThreadRequested, 5000, domain.Thread{Requester: "4"})
 	roles := thread(domain.ThreadRolesChanged, 1000, domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}})
-	for _, order := range [][]domain.Event{{pass, ask, take, again, roles}, {again, take, roles, ask, pass}, {ask, again, pass, roles, take}} {
+	for _, order := range [][]domain.Event{
+		{pass, ask, take, again, roles}, {again, take, roles, ask, pass}, {ask, again, pass, roles, take},
+	} {
 		f := newFixture(t)
 		f.apply(order...)
 		th := f.conversation().Thread
@@ -357,7 +368,7 @@ func TestThread(t *testing.T) {
 	f.apply(pass, ask)
 	assert.Equal(t, "3", f.conversation().Thread.Requester)
 	f.apply(take)
-	assert.Empty(t, f.conversation().Thread.Requester, "the thread changed hands after the request")
+	assert.Empty(t, f.conversation().Thread.Requester, "the owner changed after the request")
 }
 
 func TestStandby(t *testing.T) {
@@ -385,7 +396,7 @@ func TestProfileAndOthers(t *testing.T) {
 		event(domain.DeliveryUnrecognized, 6000, domain.Data{Kind: "game_play"}))
 	c := f.conversation()
 	assert.Equal(t, "Ada L.", c.Name)
-	assert.Equal(t, "https://x/p", c.Picture, "what Graph left out stays known")
+	assert.Equal(t, "https://x/p", c.Picture, "a field that Graph left out is kept")
 	assert.Equal(t, "9", c.Referral.AdID)
 	assert.Equal(t, "one_time_notif_req", c.Optin.Type)
 	assert.Equal(t, "linked", c.Account)
@@ -397,18 +408,20 @@ func TestIgnoredEvents(t *testing.T) {
 	f := newFixture(t)
 	test := in("m1", "x", 1000)
 	test.Data.Test = true
-	f.apply(test, withContact(in("m2", "x", 1000), domain.NoPage, contact), withContact(in("m3", "x", 1000), "", contact), withContact(in("m4", "x", 1000), page, ""),
+	f.apply(test, withContact(in("m2", "x", 1000), domain.NoPage, contact),
+		withContact(in("m3", "x", 1000), "", contact), withContact(in("m4", "x", 1000), page, ""),
 		event(domain.PolicyEnforced, 1000, domain.Data{}),
 		withContact(event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}), "200", ""))
 	_, err := conversations.FindByMID(f.st, page, contact, "m1")
 	require.ErrorIs(t, err, conversations.ErrNotFound)
 	sum, err := conversations.Count(f.st, "")
 	require.NoError(t, err)
-	assert.Equal(t, uint64(1), sum.Conversations, "only the policy event that named a contact")
+	assert.Equal(t, uint64(1), sum.Conversations, "only the policy event with a contact")
 	assert.Zero(t, sum.In)
 }
 
-// Odd content is counted and passed over, whatever its type.
+// TestUnusualContent checks that events of any type without their payload are counted and
+// skipped, and that extreme values are accepted.
 func TestUnusualContent(t *testing.T) {
 	f := newFixture(t)
 	for i, k := range domain.Types() {
@@ -424,11 +437,13 @@ func TestUnusualContent(t *testing.T) {
 	e.Data.Message.Attachments = []domain.Attachment{{Type: "location", Lat: &nan, Long: &nan}}
 	old := in("m2", "x", 0)
 	old.Time = time.Time{}
+	longPage := domain.PageID(strings.Repeat("p", 70000))
+	longContact := domain.ContactID("c\x00" + strings.Repeat("c", 70000))
 	f.apply(e, old, delivered(1, math.MaxInt64), delivered(1, math.MinInt64), read(1, -5),
-		withContact(in("m3", "x", 5), domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000))))
+		withContact(in("m3", "x", 5), longPage, longContact))
 	assert.Equal(t, 9999, f.message("m1").Time.Year())
-	assert.Equal(t, f.message("m2").At, f.message("m2").Time, "no time of its own: when it was stored")
-	long, err := conversations.FindByMID(f.st, domain.PageID(strings.Repeat("p", 70000)), domain.ContactID("c\x00"+strings.Repeat("c", 70000)), "m3")
+	assert.Equal(t, f.message("m2").At, f.message("m2").Time, "without an event time, the time of storing is used")
+	long, err := conversations.FindByMID(f.st, longPage, longContact, "m3")
 	require.NoError(t, err)
 	assert.Equal(t, "x", long.Text)
 }
@@ -444,40 +459,40 @@ func TestHugeText(t *testing.T) {
 func TestPendingIsBounded(t *testing.T) {
 	f := newFixture(t)
 	for i := range int64(150) {
-		f.apply(edit("ghost", fmt.Sprint(i), i, 1000+i))
+		f.apply(edit("absent", fmt.Sprint(i), i, 1000+i))
 	}
 	assert.Equal(t, uint64(100), f.conversation().Pending)
 	assert.Equal(t, uint64(50), f.counts().Dropped)
 	for i := range int64(400) {
-		f.apply(delivered(2000+i, 0, fmt.Sprint("ghost", i)))
+		f.apply(delivered(2000+i, 0, fmt.Sprint("absent", i)))
 	}
 	assert.Equal(t, uint64(256), f.conversation().Pending)
 	assert.Equal(t, uint64(256), f.counts().Pending)
 	assert.Equal(t, uint64(50+100+400-256), f.counts().Dropped)
 
-	// The oldest went first: what is newest still finds its message.
-	f.apply(out("ghost399", "x", 1500), out("ghost0", "x", 1500))
-	assert.False(t, f.message("ghost399").DeliveredAt.IsZero())
-	assert.True(t, f.message("ghost0").DeliveredAt.IsZero())
+	// The oldest changes were dropped first, and the newest are applied.
+	f.apply(out("absent399", "x", 1500), out("absent0", "x", 1500))
+	assert.False(t, f.message("absent399").DeliveredAt.IsZero())
+	assert.True(t, f.message("absent0").DeliveredAt.IsZero())
 	assert.Equal(t, uint64(255), f.conversation().Pending)
 }
 
-// An unsent message leaves no text behind, neither in edits that wait for it nor
-// because too much waited.
+// TestUnsendRemovesTextThatWaits checks that no text of an unsent message is stored:
+// neither in edits that wait for it, nor if too many changes wait.
 func TestUnsendRemovesTextThatWaits(t *testing.T) {
 	f := newFixture(t)
 	for i := range int64(100) {
-		f.apply(edit("ghost", "private", i, 1000+i))
+		f.apply(edit("absent", "private", i, 1000+i))
 	}
 	require.True(t, f.contains("private"))
-	f.apply(unsend("ghost", 5000))
+	f.apply(unsend("absent", 5000))
 	assert.False(t, f.contains("private"))
 	assert.Zero(t, f.counts().Dropped)
-	f.apply(edit("ghost2", "private", 1, 1), unsend("ghost2", 2), edit("ghost2", "private", 2, 3))
+	f.apply(edit("absent2", "private", 1, 1), unsend("absent2", 2), edit("absent2", "private", 2, 3))
 	assert.False(t, f.contains("private"))
-	f.apply(in("ghost", "private", 900), in("ghost2", "private", 901))
+	f.apply(in("absent", "private", 900), in("absent2", "private", 901))
 	assert.False(t, f.contains("private"))
-	assert.True(t, f.message("ghost").Deleted && f.message("ghost2").Deleted)
+	assert.True(t, f.message("absent").Deleted && f.message("absent2").Deleted)
 	assert.Zero(t, f.conversation().Pending)
 }
 
@@ -491,14 +506,16 @@ func TestEventsOfARowAreBounded(t *testing.T) {
 	assert.Equal(t, uint64(36), f.message("m").EventsOmitted)
 }
 
-// One contact id on three pages is three people to us, and one mid three messages.
+// TestPagesWithTheSameContactIDAreSeparate checks that a contact id on three pages is three
+// different contacts, and a mid three different messages.
 func TestPagesWithTheSameContactIDAreSeparate(t *testing.T) {
 	f := newFixture(t)
 	pages := []domain.PageID{"1", "10", "104"}
 	for i, p := range pages {
 		f.apply(withContact(in("m", fmt.Sprint("to ", p), 1000+int64(i)), p, contact))
 	}
-	f.apply(withContact(edit("m", "changed", 1, 2000), "10", contact), withContact(event(domain.ContactErased, 9000, domain.Data{}), "1", contact))
+	f.apply(withContact(edit("m", "changed", 1, 2000), "10", contact),
+		withContact(event(domain.ContactErased, 9000, domain.Data{}), "1", contact))
 	for _, p := range pages[1:] {
 		list, _, err := conversations.List(f.st, p, "", 0)
 		require.NoError(t, err)
@@ -519,13 +536,14 @@ func TestErase(t *testing.T) {
 	f := newFixture(t)
 	const secret = "very-private"
 	other := withContact(in("o", "stays", 1000), page, "7002")
-	f.apply(in("m1", secret, 1000), out("m2", secret, 2000), in("", secret, 2500), read(2600, 2600), edit("ghost", secret, 1, 3000),
+	f.apply(in("m1", secret, 1000), out("m2", secret, 2000), in("", secret, 2500),
+		read(2600, 2600), edit("absent", secret, 1, 3000),
 		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: secret}}), other)
 	require.True(t, f.contains(secret) && f.contains(string(contact)))
 	f.apply(event(domain.ContactErased, 5000, domain.Data{}))
 
-	assert.False(t, f.contains(secret), "no text stays in any bucket")
-	assert.False(t, f.contains(string(contact)), "nor the contact's id")
+	assert.False(t, f.contains(secret), "no bucket has the text")
+	assert.False(t, f.contains(string(contact)), "no bucket has the contact's id")
 	_, err := conversations.Get(f.st, page, contact)
 	require.ErrorIs(t, err, conversations.ErrErased)
 	at, ok, err := conversations.ErasedAt(f.st, page, contact)
@@ -542,7 +560,7 @@ func TestErase(t *testing.T) {
 	require.Len(t, list, 1)
 	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, f.counts())
 
-	// Old events don't bring it back, nor does a profile; a new message begins anew.
+	// Old events and profiles don't create the conversation again, a new message does.
 	history := in("m1", secret, 1000)
 	history.Data.Source = "backfill"
 	f.apply(history, event(domain.ContactProfiled, 6000, domain.Data{Profile: &domain.Profile{Name: secret}}))
@@ -560,7 +578,7 @@ func TestEraseUnknownAndTwice(t *testing.T) {
 	at, ok, err := conversations.ErasedAt(f.st, page, contact)
 	require.NoError(t, err)
 	assert.True(t, ok)
-	assert.Equal(t, ms(5000), at, "the newest erasure stands")
+	assert.Equal(t, ms(5000), at, "the newest erasure is kept")
 }
 
 func TestList(t *testing.T) {
@@ -569,10 +587,10 @@ func TestList(t *testing.T) {
 	for i := range int64(n) {
 		f.apply(withContact(in("m", "x", 1000+i), page, domain.ContactID(fmt.Sprint("c", i))))
 	}
-	f.apply(withContact(read(99999, 99999), page, "c3"))        // a receipt is no activity
+	f.apply(withContact(read(99999, 99999), page, "c3"))        // a receipt is not activity
 	f.apply(withContact(out("e", "x", 50000), page, "c5"))      // to the front
-	f.apply(withContact(in("late", "x", 10), page, "c7"))       // stays where it was
-	f.apply(withContact(read(1, 1), page, "silent"))            // no activity at all: last
+	f.apply(withContact(in("late", "x", 10), page, "c7"))       // keeps its place
+	f.apply(withContact(read(1, 1), page, "silent"))            // no activity: last
 	f.apply(withContact(in("m", "x", 70000), "1042", "not us")) // another page, a longer id
 	var got []domain.ContactID
 	calls := 0
@@ -641,8 +659,9 @@ func TestMessagesPaging(t *testing.T) {
 	require.ErrorIs(t, err, conversations.ErrCursor)
 }
 
-// TestRecentEventsAreMovedToTheBuckets: what a conversation's row holds of its events and what
-// has moved out of it are one list, and every message is found by its mid.
+// TestRecentEventsAreMovedToTheBuckets checks that the events in a conversation's row and
+// those that were moved to the buckets are one list, and that every message is found by
+// its mid.
 func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -664,7 +683,7 @@ func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 			case 1:
 				f.apply(read(at, at))
 			case 2:
-				f.apply(in(mid, "late", 1)) // has a share in the counts
+				f.apply(in(mid, "late", 1)) // is counted in Late
 				mids = append(mids, mid)
 			case 3:
 				f.apply(out(mid, "out", at))
@@ -693,7 +712,8 @@ func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 		f.apply(event(domain.ContactErased, 1_000_000, domain.Data{}))
 		list, err := conversations.EventsOf(st, page, contact, 0, 500)
 		require.NoError(t, err)
-		require.Equal(t, want, append([]uint64{}, list...), "an erasure that lists none leaves all to the next")
+		require.Equal(t, want, append([]uint64{}, list...),
+			"an erasure that lists no events keeps all of them for the next one")
 		for _, mid := range mids {
 			_, err := conversations.FindByMID(st, page, contact, mid)
 			require.ErrorIs(t, err, conversations.ErrNotFound)

@@ -9,7 +9,7 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestRecentRejectsInvalidBytes: a row of anything at all is read or refused.
+// TestRecentRejectsInvalidBytes checks that any bytes are read or rejected as corrupt.
 func TestRecentRejectsInvalidBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := recent(rapid.SliceOfN(rapid.Byte(), 0, 80).Draw(t, "bytes"))

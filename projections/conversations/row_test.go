@@ -14,13 +14,13 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// text is any bytes: what comes from outside need not be UTF-8.
+// text returns any bytes: text from outside may not be valid UTF-8.
 func text(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.Byte(), 0, 5).Draw(t, "text"))
 }
 
-// fill gives every field of a struct a value that a fold could give it, or
-// leaves it empty.
+// fill gives every field of a struct a value that a fold could produce, or leaves it
+// empty.
 func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
 	for i := range v.NumField() {
 		f := v.Field(i)
@@ -78,14 +78,17 @@ func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
 	}
 }
 
-// TestRowsRoundTrip notices a field that is added and not packed.
+// TestRowsRoundTrip checks that every field is packed and unpacked. It fails for a new
+// field that is not.
 func TestRowsRoundTrip(t *testing.T) {
 	words := func(t *rapid.T) string { return rapid.String().Draw(t, "text") }
-	for _, fresh := range []func() store.Row{
-		func() store.Row { return new(message) }, func() store.Row { return new(conversation) }, func() store.Row { return new(Counts) },
+	for _, newRow := range []func() store.Row{
+		func() store.Row { return new(message) },
+		func() store.Row { return new(conversation) },
+		func() store.Row { return new(Counts) },
 	} {
 		rapid.Check(t, func(t *rapid.T) {
-			row, read := fresh(), fresh()
+			row, read := newRow(), newRow()
 			fill(t, reflect.ValueOf(row).Elem(), words)
 			b, err := row.AppendBinary([]byte("before"))
 			if err != nil || string(b[:6]) != "before" {
@@ -96,19 +99,22 @@ func TestRowsRoundTrip(t *testing.T) {
 				t.Fatalf("%T %+v was read as %+v, %v", row, row, read, err)
 			}
 			cut := rapid.IntRange(0, len(b)).Draw(t, "cut")
-			if err := unpack(b[:cut], fresh(), "row"); err != nil && !errors.Is(err, store.ErrCorrupt) {
+			if err := unpack(b[:cut], newRow(), "row"); err != nil && !errors.Is(err, store.ErrCorrupt) {
 				t.Fatal(err)
 			}
 		})
 	}
 }
 
-// TestRowEncodingIsStable: with text that is not UTF-8 a row has the same bytes
-// however often it was read and written.
+// TestRowEncodingIsStable checks that a row with invalid UTF-8 has the same bytes after
+// it was read and written again.
 func TestRowEncodingIsStable(t *testing.T) {
-	for _, fresh := range []func() store.Row{func() store.Row { return new(message) }, func() store.Row { return new(conversation) }} {
+	for _, newRow := range []func() store.Row{
+		func() store.Row { return new(message) },
+		func() store.Row { return new(conversation) },
+	} {
 		rapid.Check(t, func(t *rapid.T) {
-			row, read := fresh(), fresh()
+			row, read := newRow(), newRow()
 			fill(t, reflect.ValueOf(row).Elem(), text)
 			once, err := row.AppendBinary(nil)
 			if err != nil {
@@ -134,7 +140,7 @@ func TestInvalidRowsAreCorrupt(t *testing.T) {
 	}
 }
 
-// unpack reads a packed row as the store does; its errors never quote it.
+// unpack reads a packed row as the store does. Its errors do not quote the row.
 func unpack(b []byte, row store.Row, what string) error {
 	if err := row.UnmarshalBinary(b); err != nil {
 		return fmt.Errorf("read %s of %d bytes: %w", what, len(b), store.ErrCorrupt)

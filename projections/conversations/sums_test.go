@@ -14,7 +14,7 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestCountsAgreeWithRows counts again, from the rows, what the fold counted as it went.
+// TestCountsAgreeWithRows compares the stored counts with those computed from the rows.
 func TestCountsAgreeWithRows(t *testing.T) {
 	for seed := range uint64(5) {
 		events := projectionstest.Events(seed, 3000)
@@ -59,7 +59,7 @@ func TestCountsAgreeWithRows(t *testing.T) {
 		assert.NotZero(t, all.Out)
 		require.NoError(t, st.View(func(tx *store.Tx) error {
 			assert.Equal(t, all.Pending, uint64(tx.Bucket("pending").Len()))
-			assert.Equal(t, all.In+all.Out, uint64(tx.Bucket("messages").Len()), "no row is without its conversation")
+			assert.Equal(t, all.In+all.Out, uint64(tx.Bucket("messages").Len()), "every message belongs to a conversation")
 			recent, err := conversations.RecentMessages(tx)
 			require.NoError(t, err)
 			assert.Equal(t, all.In+all.Out, recent+uint64(tx.Bucket("mids").Len()))

@@ -12,8 +12,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// BenchmarkApply folds batches of 10,000 events of 200 pages, each one
-// transaction that is not synced, as a rebuild does. One op is one batch.
+// BenchmarkApply applies batches of 10,000 events of 200 pages, each in one transaction
+// that is not synced, as a rebuild does. One operation is one batch.
 func BenchmarkApply(b *testing.B) {
 	s, err := store.Open(filepath.Join(b.TempDir(), "d.db"), store.Options{NoSync: true})
 	if err != nil {
@@ -26,7 +26,8 @@ func BenchmarkApply(b *testing.B) {
 			for range 10_000 {
 				seq++
 				e := streams.Stored{Seq: seq, At: time.UnixMilli(1_700_000_000_000 + int64(seq)).UTC(), Event: domain.Event{
-					ID: fmt.Sprintf("page:104:msg|m_%d", seq), Type: domain.MessageReceived, Page: domain.PageID(fmt.Sprint(104_000 + seq%200)),
+					ID: fmt.Sprintf("page:104:msg|m_%d", seq), Type: domain.MessageReceived,
+					Page: domain.PageID(fmt.Sprint(104_000 + seq%200)),
 				}}
 				if err := p.Apply(tx, e); err != nil {
 					return err

@@ -15,7 +15,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// model is a store with a WaitFor that checks nothing but the position.
+// model is a store with a WaitFor that returns at once or when the context ends.
 type model struct{ *store.Store }
 
 func (m model) WaitFor(ctx context.Context, seq uint64) error {
@@ -27,6 +27,7 @@ func (m model) WaitFor(ctx context.Context, seq uint64) error {
 	return ctx.Err()
 }
 
+// build returns the read model of these events.
 func build(t *testing.T, events []streams.Stored) model {
 	t.Helper()
 	s := projectionstest.Open(t, filepath.Join(t.TempDir(), "a.db"))
@@ -90,7 +91,8 @@ func TestSummaryCountsEveryEventOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Seq != 2000 || s.Events != n || s.Duplicates != dups || s.Test != tests || s.Pages != uint64(len(want)) || dups == 0 || tests == 0 {
+	if s.Seq != 2000 || s.Events != n || s.Duplicates != dups || s.Test != tests ||
+		s.Pages != uint64(len(want)) || dups == 0 || tests == 0 {
 		t.Errorf("summary %+v; %d events, %d duplicates, %d tests, %d pages", s, n, dups, tests, len(want))
 	}
 	if fmt.Sprint(s.ByType) != fmt.Sprint(types) || s.Unreadable != types[domain.DeliveryUnreadable] {
@@ -136,6 +138,6 @@ func TestSummaryCountsEveryEventOnce(t *testing.T) {
 		t.Errorf("%d pages, want %d", pages, len(want))
 	}
 	if _, found, err := deliveries.ReadPage(v, "404"); found || err != nil {
-		t.Errorf("a page that never was: %v %v", found, err)
+		t.Errorf("a page without events: %v %v", found, err)
 	}
 }

@@ -30,9 +30,19 @@ func TestLedgerCounts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	l := openLedger(t, path)
 	events := []domain.Event{
-		{Type: domain.MessageReceived}, {Type: domain.MessageRead}, {Type: domain.MessageReceived}, {Type: domain.DeliveryUnreadable}, {Type: "odd.kind"},
+		{Type: domain.MessageReceived},
+		{Type: domain.MessageRead},
+		{Type: domain.MessageReceived},
+		{Type: domain.DeliveryUnreadable},
+		{Type: "unknown.kind"},
 	}
-	receipts := []streams.Receipt{{Seq: 1}, {Seq: 1, Duplicate: streams.ByIndex}, {Seq: 1, Duplicate: streams.ByWindow}, {Seq: 2}, {Duplicate: streams.ByIndex}}
+	receipts := []streams.Receipt{
+		{Seq: 1},
+		{Seq: 1, Duplicate: streams.ByIndex},
+		{Seq: 1, Duplicate: streams.ByWindow},
+		{Seq: 2},
+		{Duplicate: streams.ByIndex},
+	}
 	var writers sync.WaitGroup
 	for range 8 {
 		writers.Go(func() {
@@ -48,8 +58,9 @@ func TestLedgerCounts(t *testing.T) {
 	}
 	l.Rejected("")
 	before := l.Counts()
-	if before.Posts != 1701 || before.Accepted != 800 || before.Items != 4000 || before.Stored+before.Duplicates() != before.Items ||
-		before.Unreadable != 800 || before.ByIndex[domain.MessageRead] != 800 || before.ByWindow[domain.MessageReceived] != 800 {
+	if before.Posts != 1701 || before.Accepted != 800 || before.Items != 4000 ||
+		before.Stored+before.Duplicates() != before.Items || before.Unreadable != 800 ||
+		before.ByIndex[domain.MessageRead] != 800 || before.ByWindow[domain.MessageReceived] != 800 {
 		t.Errorf("counts %+v", before)
 	}
 	var rejected uint64
@@ -59,7 +70,7 @@ func TestLedgerCounts(t *testing.T) {
 	if rejected != 901 || len(before.Rejected) > 33 || before.Rejected["signature"] != 800 {
 		t.Errorf("rejected %v", before.Rejected)
 	}
-	before.Rejected["mine"] = 1 // a copy
+	before.Rejected["mine"] = 1 // changes only the copy
 	delete(before.Rejected, "mine")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

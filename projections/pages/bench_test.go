@@ -7,8 +7,8 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// BenchmarkApply folds batches of 1000 events of 200 pages, each batch one
-// synced transaction, as the runner does. One op is one batch.
+// BenchmarkApply applies batches of 1000 events of 200 pages, each in one synced
+// transaction, as the runner does. One operation is one batch.
 func BenchmarkApply(b *testing.B) {
 	f := newFixture(b)
 	events := make([]domain.Event, 1000)

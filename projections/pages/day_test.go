@@ -26,7 +26,7 @@ func TestDay(t *testing.T) {
 		running, before := d[pages.DayHours-1], d[pages.DayHours-2]
 		assert.Equal(t, now.Truncate(time.Hour), running.Start)
 		assert.Equal(t, uint32(3), running.Events)
-		assert.Zero(t, running.Usual, "nothing came at that hour of the earlier weeks")
+		assert.Zero(t, running.Usual, "the earlier weeks had no events in that hour")
 		assert.Equal(t, uint32(5), before.Events)
 		assert.InDelta(t, 4, before.Usual, 1e-9, "the mean of 6 and 2")
 		assert.Zero(t, d[0].Events)

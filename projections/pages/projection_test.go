@@ -20,7 +20,7 @@ import (
 
 const page = domain.PageID("104")
 
-// fixture is a store and the stream position of what is applied to it.
+// fixture is a store and the sequence of the last event applied to it.
 type fixture struct {
 	t   testing.TB
 	st  *store.Store
@@ -90,7 +90,9 @@ func TestPageWithoutConnectionIsUnknown(t *testing.T) {
 	assert.Equal(t, "page", p.Object)
 	tr := p.Traffic
 	assert.Equal(t, uint64(4), tr.Events)
-	assert.Equal(t, map[domain.Type]uint64{domain.MessageReceived: 2, domain.MessageRead: 1, domain.MessageEchoed: 1}, tr.Types)
+	assert.Equal(t, map[domain.Type]uint64{
+		domain.MessageReceived: 2, domain.MessageRead: 1, domain.MessageEchoed: 1,
+	}, tr.Types)
 	assert.Equal(t, uint64(1), tr.Standby)
 	assert.Equal(t, ms(100), tr.FirstTime)
 	assert.Equal(t, ms(2000), tr.LastTime)
@@ -98,7 +100,7 @@ func TestPageWithoutConnectionIsUnknown(t *testing.T) {
 	assert.Equal(t, domain.MessageEchoed, tr.LastType)
 	assert.Equal(t, stored(1), tr.FirstAt)
 	assert.Equal(t, stored(4), tr.LastAt)
-	assert.Equal(t, stored(3), tr.LastInboundAt, "fetched history is no delivery")
+	assert.Equal(t, stored(3), tr.LastInboundAt, "fetched history is not a delivery")
 	_, err := pages.Credentials(f.st, page)
 	require.ErrorIs(t, err, pages.ErrNoCredentials)
 }
@@ -110,12 +112,16 @@ func TestConnectionLifecycle(t *testing.T) {
 	assert.Equal(t, pages.Connected, p.State)
 	assert.Equal(t, ms(1000), p.StateSince)
 	assert.Equal(t, pages.TokenValid, p.Token)
-	assert.Equal(t, []string{"Acme", "acme", "main", "c1", "9001", "77"}, []string{p.Name, p.Company, p.App, p.ConnectionID, p.Instagram, p.Admin})
+	assert.Equal(t, []string{"Acme", "acme", "main", "c1", "9001", "77"},
+		[]string{p.Name, p.Company, p.App, p.ConnectionID, p.Instagram, p.Admin})
 	assert.Equal(t, full.Fields, p.Fields)
-	assert.Equal(t, stored(1), p.Traffic.LastInboundAt, "our own decisions are no delivery")
+	assert.Equal(t, stored(1), p.Traffic.LastInboundAt, "a connection event is not a delivery")
 	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
-	assert.Equal(t, pages.Secrets{Page: page, ConnectionID: "c1", App: "main", Company: "acme", SealedToken: "sealed-1", SealedVerifyToken: "sealed-v", Token: pages.TokenValid}, s)
+	assert.Equal(t, pages.Secrets{
+		Page: page, ConnectionID: "c1", App: "main", Company: "acme",
+		SealedToken: "sealed-1", SealedVerifyToken: "sealed-v", Token: pages.TokenValid,
+	}, s)
 
 	f.apply(connection(domain.PageRenamed, 1500, domain.Connection{Name: "Acme Ltd"}),
 		connection(domain.PageTokenInvalidated, 2000, domain.Connection{ConnectionID: "c1", Reason: "code 190 subcode 463"}),
@@ -126,7 +132,7 @@ func TestConnectionLifecycle(t *testing.T) {
 	assert.Equal(t, pages.TokenInvalid, p.Token)
 	assert.Equal(t, ms(2000), p.TokenSince)
 	assert.Equal(t, "code 190 subcode 467", p.TokenReason)
-	assert.Equal(t, uint64(2), p.Traffic.Types[domain.MessageReceived], "a dead token stops nothing")
+	assert.Equal(t, uint64(2), p.Traffic.Types[domain.MessageReceived], "an invalid token does not stop deliveries")
 
 	f.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-2"}))
 	p = f.page(page)
@@ -148,8 +154,9 @@ func TestConnectionLifecycle(t *testing.T) {
 	_, err = pages.ByInstagram(f.st, "9001")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 
-	// A refresh that comes after the end must not bring a token back.
-	f.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-3"}), message(page, 4200))
+	// A refresh after the end of the connection must not restore a token.
+	f.apply(connection(domain.PageTokenRefreshed, 4100, domain.Connection{ConnectionID: "c1", SealedToken: "sealed-3"}),
+		message(page, 4200))
 	p = f.page(page)
 	assert.Equal(t, pages.Disconnected, p.State)
 	assert.Equal(t, uint64(1), p.Ignored)
@@ -196,7 +203,7 @@ func TestInstagramAccountIsLinkedToItsPage(t *testing.T) {
 	_, err = pages.ByInstagram(f.st, "9001")
 	require.ErrorIs(t, err, pages.ErrNotFound)
 
-	// Another page takes the account over; the first one's end leaves it there.
+	// The account is linked to another page. Disconnecting the first page keeps that link.
 	other := connection(domain.PageConnected, 3000, again)
 	other.Page = "105"
 	f.apply(other, connection(domain.PageDisconnected, 4000, domain.Connection{}))
@@ -230,11 +237,14 @@ func TestTestEventsAndEventsWithoutPageCreateNoPage(t *testing.T) {
 
 func TestPolicyAndRoles(t *testing.T) {
 	f := newFixture(t)
-	withContact := event(domain.ThreadRolesChanged, 5000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"2": {"x"}}}})
+	roles := func(at int64, roles map[string][]string) domain.Event {
+		return event(domain.ThreadRolesChanged, at, domain.Data{Thread: &domain.Thread{Roles: roles}})
+	}
+	withContact := roles(5000, map[string][]string{"2": {"x"}})
 	withContact.Contact = "7001"
 	f.apply(event(domain.PolicyEnforced, 2000, domain.Data{Policy: &domain.Policy{Action: "block", Reason: "spam"}}),
 		event(domain.PolicyEnforced, 1000, domain.Data{Policy: &domain.Policy{Action: "warning"}}),
-		event(domain.ThreadRolesChanged, 3000, domain.Data{Thread: &domain.Thread{Roles: map[string][]string{"1": {"primary_receiver"}}}}),
+		roles(3000, map[string][]string{"1": {"primary_receiver"}}),
 		withContact)
 	p := f.page(page)
 	assert.Equal(t, &pages.Policy{Action: "block", Reason: "spam", Time: ms(2000)}, p.Policy, "the newest by time")
@@ -249,7 +259,7 @@ func TestUnusualContent(t *testing.T) {
 	}
 	f.apply(event("something.new", 1, domain.Data{}))
 	p := f.page(page)
-	assert.Equal(t, pages.Disconnected, p.State, "the one that needs no data")
+	assert.Equal(t, pages.Disconnected, p.State, "a disconnect needs no data")
 	assert.Equal(t, uint64(1), p.Traffic.Types["other"])
 	far := event(domain.MessageReceived, math.MaxInt64/2, domain.Data{})
 	zero := event(domain.MessageReceived, 0, domain.Data{})
@@ -294,7 +304,8 @@ func TestListPaging(t *testing.T) {
 	require.ErrorIs(t, err, pages.ErrNotFound)
 }
 
-// The sealed tokens are in one bucket, and no printed form has them.
+// TestSecretsAreOnlyInTheirBucket checks that no other bucket has the sealed tokens, and
+// that they are not printed.
 func TestSecretsAreOnlyInTheirBucket(t *testing.T) {
 	f := newFixture(t)
 	f.apply(connection(domain.PageConnected, 1000, full))

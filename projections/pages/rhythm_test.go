@@ -17,12 +17,13 @@ import (
 // monday is the start of a Monday in UTC.
 var monday = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
-// come stores n messages of the page at one moment.
+// receive applies n messages of the page that were stored at the same time.
 func (f *fixture) receive(at time.Time, n int) {
 	f.t.Helper()
 	f.applyAt(at, n, message(page, at.UnixMilli()))
 }
 
+// applyAt applies an event n times, with different ids, all stored at the same time.
 func (f *fixture) applyAt(at time.Time, n int, e domain.Event) {
 	f.t.Helper()
 	require.NoError(f.t, f.st.Update(func(tx *store.Tx) error {
@@ -46,7 +47,7 @@ func (f *fixture) rhythm() pages.Rhythm {
 
 func TestRhythmByHourOfWeek(t *testing.T) {
 	f := newFixture(t)
-	for day := range 21 { // 10 an hour on working days from 8 to 18, and that for three weeks
+	for day := range 21 { // 10 per hour on working days from 8 to 18, for three weeks
 		if day%7 > 4 {
 			continue
 		}
@@ -78,7 +79,8 @@ func TestRhythmOfShortHistory(t *testing.T) {
 	f.receive(monday.Add(10*time.Minute), 29)
 	r := f.rhythm()
 	assert.True(t, r.Enough)
-	assert.InDelta(t, 2, r.Expected(monday.Add(time.Hour), monday.Add(2*time.Hour)), 0.001, "a burst is spread over a day")
+	assert.InDelta(t, 2, r.Expected(monday.Add(time.Hour), monday.Add(2*time.Hour)), 0.001,
+		"the events of a burst are spread over a day")
 
 	for day := range 3 { // by the hour of the day
 		f.receive(monday.AddDate(0, 0, day).Add(12*time.Hour), 24)
@@ -92,7 +94,7 @@ func TestRhythmOfShortHistory(t *testing.T) {
 func TestRhythmIgnoresOldWeeks(t *testing.T) {
 	f := newFixture(t)
 	for week := range 30 {
-		n := 1000 // long ago there was more
+		n := 1000 // the rate of the old weeks
 		if week >= 20 {
 			n = 10
 		}
@@ -110,13 +112,13 @@ func TestRhythmIgnoresOldWeeks(t *testing.T) {
 
 func TestRhythmCountsOnlyDeliveries(t *testing.T) {
 	f := newFixture(t)
-	own := connection(domain.PageConnected, monday.UnixMilli(), full)
+	connected := connection(domain.PageConnected, monday.UnixMilli(), full)
 	fetched := event(domain.MessageReceived, 1, domain.Data{Source: "backfill"})
 	sent := event(domain.MessageEchoed, 1, domain.Data{Source: "send"})
 	test := event(domain.MessageReceived, 1, domain.Data{Test: true})
 	standby := event(domain.MessageReceived, 1, domain.Data{Source: "webhook"})
 	standby.Standby = true
-	for _, e := range []domain.Event{own, fetched, sent, test} {
+	for _, e := range []domain.Event{connected, fetched, sent, test} {
 		f.applyAt(monday, 30, e)
 	}
 	assert.Zero(t, f.rhythm().Events)
@@ -139,7 +141,7 @@ func TestQuiet(t *testing.T) {
 		f.receive(monday.Add(time.Duration(hour)*time.Hour), 10)
 	}
 	last := monday.Add(71 * time.Hour)
-	assert.False(t, quiet(last.Add(100*time.Hour), time.Time{}).Silent, "nobody asked for its events")
+	assert.False(t, quiet(last.Add(100*time.Hour), time.Time{}).Silent, "the page is not connected")
 	f.applyAt(last, 1, connection(domain.PageConnected, last.UnixMilli(), full))
 
 	s := quiet(last.Add(time.Hour), time.Time{})
@@ -149,9 +151,9 @@ func TestQuiet(t *testing.T) {
 	s = quiet(last.Add(3*time.Hour), time.Time{})
 	assert.True(t, s.Silent)
 	assert.InDelta(t, 30, s.Expected, 1)
-	assert.False(t, quiet(last.Add(3*time.Hour), last.Add(2*time.Hour)).Silent, "we were not there to listen")
+	assert.False(t, quiet(last.Add(3*time.Hour), last.Add(2*time.Hour)).Silent, "earlier silence does not count")
 
-	// A page that is connected again is only silent from then on.
+	// The silence of a page that was connected again starts with the connection.
 	again := last.Add(1000 * time.Hour)
 	f.applyAt(again, 1, connection(domain.PageDisconnected, again.UnixMilli(), domain.Connection{}))
 	f.applyAt(again, 1, connection(domain.PageConnected, again.UnixMilli(), full))
@@ -172,23 +174,27 @@ func TestTokenExpiryAndScopes(t *testing.T) {
 	assert.Equal(t, first.Scopes, p.Scopes)
 
 	f.apply(connection(domain.PageTokenInvalidated, 2000, domain.Connection{Code: 190, Subcode: 463, Reason: "expired"}),
-		connection(domain.PageTokenRefreshed, 2500, domain.Connection{Resealed: true, SealedToken: "sealed-k2", SealedVerifyToken: "sealed-v2"}))
+		connection(domain.PageTokenRefreshed, 2500, domain.Connection{
+			Resealed: true, SealedToken: "sealed-k2", SealedVerifyToken: "sealed-v2",
+		}))
 	p = f.page(page)
-	assert.Equal(t, pages.TokenInvalid, p.Token, "another key does not bring it back")
+	assert.Equal(t, pages.TokenInvalid, p.Token, "encrypting it with another key does not make it valid")
 	assert.Equal(t, []int{190, 463}, []int{p.TokenCode, p.TokenSubcode})
 	assert.Equal(t, ms(2000), p.TokenSince)
 	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"sealed-k2", "sealed-v2"}, []string{s.SealedToken, s.SealedVerifyToken})
 
-	// The same token is valid again: what it was granted stands.
-	f.apply(connection(domain.PageTokenRefreshed, 3000, domain.Connection{SealedToken: "sealed-k2", Reason: "valid again"}))
+	// The same token is valid again and keeps its expiry times and scopes.
+	f.apply(connection(domain.PageTokenRefreshed, 3000,
+		domain.Connection{SealedToken: "sealed-k2", Reason: "valid again"}))
 	p = f.page(page)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Zero(t, p.TokenCode+p.TokenSubcode)
 	assert.Equal(t, ms(5_000_000), p.TokenExpires)
 
-	f.apply(connection(domain.PageTokenRefreshed, 4000, domain.Connection{SealedToken: "sealed-3", DataAccessExpires: 9500}))
+	f.apply(connection(domain.PageTokenRefreshed, 4000,
+		domain.Connection{SealedToken: "sealed-3", DataAccessExpires: 9500}))
 	p = f.page(page)
 	assert.True(t, p.TokenExpires.IsZero())
 	assert.Equal(t, ms(9_500_000), p.DataAccessExpires)

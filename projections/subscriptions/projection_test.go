@@ -17,7 +17,7 @@ import (
 
 const page = domain.PageID("104")
 
-// fixture is a store and the stream position of what is applied to it.
+// fixture is a store and the sequence of the last event applied to it.
 type fixture struct {
 	t   testing.TB
 	st  *store.Store
@@ -37,7 +37,8 @@ func (f *fixture) apply(events ...domain.Event) {
 	require.NoError(f.t, f.st.Update(func(tx *store.Tx) error {
 		for _, e := range events {
 			f.seq++
-			if err := subscriptions.New().Apply(tx, streams.Stored{Event: e, Seq: f.seq, At: ms(9_000_000 + int64(f.seq))}); err != nil {
+			stored := streams.Stored{Event: e, Seq: f.seq, At: ms(9_000_000 + int64(f.seq))}
+			if err := subscriptions.New().Apply(tx, stored); err != nil {
 				return err
 			}
 		}
@@ -70,14 +71,16 @@ func TestLifecycle(t *testing.T) {
 	assert.Equal(t, []string{"message_reads", "messages"}, s.Wanted)
 	assert.Equal(t, []string{"message_reads", "messages"}, s.Missing())
 
-	f.apply(event(domain.SubscriptionFailed, 2000, domain.Subscription{Reason: "needs pages_manage_metadata", Code: 200, Subcode: 33}))
+	const reason = "needs pages_manage_metadata"
+	f.apply(event(domain.SubscriptionFailed, 2000, domain.Subscription{Reason: reason, Code: 200, Subcode: 33}))
 	s = f.get()
 	assert.Equal(t, subscriptions.Failed, s.State)
-	assert.Equal(t, &subscriptions.Failure{Code: 200, Subcode: 33, Reason: "needs pages_manage_metadata", Time: ms(2000)}, s.Failure)
+	assert.Equal(t, &subscriptions.Failure{Code: 200, Subcode: 33, Reason: reason, Time: ms(2000)}, s.Failure)
 	assert.Equal(t, []string{"message_reads", "messages"}, s.Wanted, "kept")
 
 	f.apply(event(domain.SubscriptionRequested, 2500, domain.Subscription{Wanted: wanted}),
-		event(domain.SubscriptionConfirmed, 3000, domain.Subscription{Wanted: wanted, Actual: []string{"message_reads", "messages"}}),
+		event(domain.SubscriptionConfirmed, 3000,
+			domain.Subscription{Wanted: wanted, Actual: []string{"message_reads", "messages"}}),
 		event(domain.SubscriptionConfirmed, 4000, domain.Subscription{Wanted: wanted, Actual: wanted}))
 	s = f.get()
 	assert.Equal(t, subscriptions.Confirmed, s.State)
@@ -85,11 +88,12 @@ func TestLifecycle(t *testing.T) {
 	assert.Equal(t, ms(4000), s.CheckedAt)
 	assert.Empty(t, s.Missing())
 	assert.Empty(t, s.Reason)
-	assert.NotNil(t, s.Failure, "the last refusal stays known")
-	assert.Equal(t, uint64(4), s.Transitions, "seen again is no transition")
+	assert.NotNil(t, s.Failure, "the last refusal is kept")
+	assert.Equal(t, uint64(4), s.Transitions, "a confirmation without changes is not a transition")
 	assert.Equal(t, uint64(5), s.LastSeq)
 
-	f.apply(event(domain.SubscriptionDrifted, 5000, domain.Subscription{Actual: []string{"messages", "feed"}, Reason: "fields differ"}))
+	f.apply(event(domain.SubscriptionDrifted, 5000,
+		domain.Subscription{Actual: []string{"messages", "feed"}, Reason: "fields differ"}))
 	s = f.get()
 	assert.Equal(t, subscriptions.Drifted, s.State)
 	assert.Equal(t, []string{"message_reads"}, s.Missing())
@@ -125,7 +129,8 @@ func TestEachAppHasItsOwnSubscription(t *testing.T) {
 	f := newFixture(t)
 	longer := event(domain.SubscriptionRequested, 1000, domain.Subscription{})
 	longer.Page = "1042"
-	f.apply(event(domain.SubscriptionConfirmed, 1000, domain.Subscription{}), event(domain.SubscriptionFailed, 1000, domain.Subscription{App: "other"}), longer)
+	f.apply(event(domain.SubscriptionConfirmed, 1000, domain.Subscription{}),
+		event(domain.SubscriptionFailed, 1000, domain.Subscription{App: "other"}), longer)
 	list, err := subscriptions.OfPage(f.st, page)
 	require.NoError(t, err)
 	require.Len(t, list, 2)
