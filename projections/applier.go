@@ -18,7 +18,8 @@ type applier struct {
 	projection Projection
 	dedup      Index
 	tombstones *tombstones
-	// attempts is how often an event is tried before it is parked, 0 for never.
+	// attempts is how often an event is tried before it is parked; 0 means that events
+	// are never parked.
 	attempts int
 	// giveUp, if not nil, is called before an event is parked. If it returns an
 	// error, the event is not parked.

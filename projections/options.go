@@ -25,7 +25,8 @@ type RunnerOptions struct {
 	// Dir is the directory of the read models. Each projection has one file in it,
 	// <name>.db.
 	Dir string
-	JS  jetstream.JetStream
+	// JS is the JetStream of the stream.
+	JS jetstream.JetStream
 	// Stream is the stream's name, by default streams.Name.
 	Stream string
 	// Identity is the identity that streams.Ensure returned. A read model of

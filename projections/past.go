@@ -19,7 +19,8 @@ const pastPattern = "past-*.db"
 
 // PastOptions select the events to fold. JS and Dir are required.
 type PastOptions struct {
-	JS     jetstream.JetStream
+	JS jetstream.JetStream
+	// Stream is the stream's name.
 	Stream string
 	// Dir is the directory of the scratch file.
 	Dir string

@@ -178,6 +178,7 @@ type build struct {
 // notifyEvery is the minimum time between two reports of progress in one phase.
 const notifyEvery = 200 * time.Millisecond
 
+// phase begins a phase and reports it.
 func (b *build) phase(p Phase) {
 	b.at.Phase = p
 	b.report(true)
