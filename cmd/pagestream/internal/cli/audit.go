@@ -8,10 +8,10 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 )
 
-// AuditCommand proves what is promised, on a running server.
+// AuditCommand audits the stream and the read models of a running server.
 type AuditCommand struct{}
 
-// Run prints the report. It fails where something is not as promised.
+// Run prints the report. It fails when the audit found a problem.
 func (AuditCommand) Run(c *CLI) error {
 	b := c.bar(1)
 	r, err := follow[audit.Progress, audit.Report](c, "/api/v1/audit", nil, func(p audit.Progress) {
@@ -26,22 +26,23 @@ func (AuditCommand) Run(c *CLI) error {
 
 func writeAudit(c *CLI, r audit.Report) {
 	s, d := r.Stream, r.Door
-	fmt.Fprintf(c.Out, "Stream to event %d: %d events, %d erased, %d not ours, %d missing, %d doubled.\n",
+	fmt.Fprintf(c.Out, "Stream to event %d: %d events, %d erased, %d malformed, %d missing, %d duplicated.\n",
 		r.Seq, s.Events, s.Erased, s.Malformed, s.Missing, s.Doubled)
-	fmt.Fprintf(c.Out, "Door since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
+	fmt.Fprintf(c.Out,
+		"Webhook endpoint since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
 		d.Since.Format(time.RFC3339), d.Accepted, d.Items, d.Stored, d.Duplicates, d.Unreadable)
-	fmt.Fprintf(c.Out, "Of %d events of webhooks %d were not counted at this door.\n", s.Webhook, d.Uncounted)
-	writeTable(c.Out, "PROJECTION, SEQUENCE, DOUBLED, NOT OURS, PARKED", r.Models, func(m audit.Projected) cells {
+	fmt.Fprintf(c.Out, "Of %d webhook events, %d were not counted by this webhook endpoint.\n", s.Webhook, d.Uncounted)
+	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED", r.Models, func(m audit.Projected) cells {
 		return cells{m.Name, m.Seq, m.Doubled, m.Malformed, m.Parked}
 	})
 	for _, p := range r.Problems {
 		fmt.Fprintf(c.Out, "PROBLEM: %s", p.What)
 		if len(p.Examples) > 0 {
-			fmt.Fprintf(c.Out, "; the first: %v", p.Examples)
+			fmt.Fprintf(c.Out, "; first sequences: %v", p.Examples)
 		}
 		fmt.Fprintln(c.Out)
 	}
 	if r.OK {
-		fmt.Fprintf(c.Out, "All is as promised, in %s.\n", r.Took.Round(time.Millisecond))
+		fmt.Fprintf(c.Out, "No problems found, in %s.\n", r.Took.Round(time.Millisecond))
 	}
 }

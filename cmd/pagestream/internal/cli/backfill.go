@@ -9,15 +9,15 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 )
 
-// BackfillCommand fills a gap in a page's messages.
+// BackfillCommand fills a gap in a page's messages from Meta's Conversations API.
 type BackfillCommand struct {
 	Page  string `arg:"" help:"Page id."`
-	Since string `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"When the gap began: a time (2026-11-23T10:00:00Z) or how long ago (2h)."`
-	Until string `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"When it ended (default: now)."`
+	Since string `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Until string `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
 }
 
-// when reads a time, or how long ago it was.
-func when(s string, now time.Time) (time.Time, error) {
+// parseTime parses an RFC 3339 time, or a duration before now. It returns the zero time for an empty string.
+func parseTime(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -26,19 +26,20 @@ func when(s string, now time.Time) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: %q is neither a time, as in 2026-11-23T10:00:00Z, nor a duration, as in 2h", errUsage, s)
+		return time.Time{}, fmt.Errorf("%w: %q is neither a time, for example 2026-11-23T10:00:00Z, "+
+			"nor a duration, for example 2h", errUsage, s)
 	}
 	return t, nil
 }
 
-// Run reads the page's conversations at Meta and prints what was missing.
+// Run reads the page's conversations from Meta, stores the missing messages and prints their number.
 func (b BackfillCommand) Run(c *CLI) error {
 	now := time.Now()
-	since, err := when(b.Since, now)
+	since, err := parseTime(b.Since, now)
 	if err != nil {
 		return err
 	}
-	until, err := when(b.Until, now)
+	until, err := parseTime(b.Until, now)
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,8 @@ func (b BackfillCommand) Run(c *CLI) error {
 	if !until.IsZero() {
 		in["until"] = until.UTC()
 	}
-	sum, err := follow[backfill.Progress, *backfill.Sum](c, "/api/v1/pages/"+url.PathEscape(b.Page)+"/backfill", in, func(p backfill.Progress) {
+	path := "/api/v1/pages/" + url.PathEscape(b.Page) + "/backfill"
+	sum, err := follow[backfill.Progress, *backfill.Sum](c, path, in, func(p backfill.Progress) {
 		c.redraw("%s: back to %s, %d conversations, %d messages, %d were missing",
 			p.Platform, p.Reached.Local().Format(time.DateTime), p.Conversations, p.Messages, p.Stored)
 	})
@@ -54,10 +56,11 @@ func (b BackfillCommand) Run(c *CLI) error {
 		return err
 	}
 	return errors.Join(err, c.Print(sum, func() {
-		fmt.Fprintf(c.Out, "%d conversations, %d messages: %d were missing, %d were there",
+		fmt.Fprintf(c.Out, "%d conversations, %d messages: %d were missing, %d were stored already",
 			sum.Conversations, sum.Messages, sum.Stored, sum.Duplicates)
 		if n := sum.Erased + sum.Unread + sum.Odd; n > 0 {
-			fmt.Fprintf(c.Out, "; %d of erased contacts left out, %d conversations not readable, %d odd", sum.Erased, sum.Unread, sum.Odd)
+			fmt.Fprintf(c.Out, "; skipped: %d of erased contacts, %d unreadable conversations, %d malformed messages",
+				sum.Erased, sum.Unread, sum.Odd)
 		}
 		fmt.Fprintln(c.Out)
 	}))

@@ -12,11 +12,11 @@ import (
 
 // BackupCommand copies streams, keys and configuration while the server runs.
 type BackupCommand struct {
-	Dir string `arg:"" help:"A new directory, on the server's machine."`
+	Dir string `arg:"" help:"A new directory on the server's machine."`
 }
 
-// Run takes a backup. It has the keys that open every page's token: keep it as
-// carefully as those.
+// Run makes a backup. The backup contains the keys that open every page's token:
+// protect it like the key file.
 func (b BackupCommand) Run(c *CLI) error {
 	dir, err := filepath.Abs(b.Dir)
 	if err != nil {
@@ -37,13 +37,13 @@ func writeManifest(c *CLI, done string, m backup.Manifest) {
 	}
 }
 
-// RestoreCommand makes an installation of a backup.
+// RestoreCommand creates an installation from a backup.
 type RestoreCommand struct {
-	Dir string `arg:"" help:"The backup."`
+	Dir string `arg:"" help:"Directory of the backup."`
 }
 
-// Run checks the whole backup and then makes the streams and the key file, and the
-// file that --config names if it is not there. Nothing is written over.
+// Run checks the whole backup. Then it creates the streams, the key file and the file
+// that --config names, if that does not exist. It overwrites nothing.
 func (r RestoreCommand) Run(c *CLI) error {
 	if err := operate.RestoreConfig(r.Dir, c.ConfigFile); err != nil {
 		return err

@@ -22,20 +22,20 @@ import (
 )
 
 const (
-	// batchParallel bounds the pages that are asked about at once.
+	// batchParallel is the maximum number of pages that are processed at once.
 	batchParallel = 4
-	// batchTries and batchWait bound the waiting for one page's rate limit.
+	// batchTries and batchWait limit the tries for one page and each wait for its rate limit.
 	batchTries = 5
 	batchWait  = 10 * time.Minute
 )
 
-// batch is one verb on many pages: a bar while it runs, then what came of it.
+// batch runs one operation on many pages. It shows a progress bar while it runs, and then the outcomes.
 type batch struct {
 	what string
 	bar  *bar
 
-	mu   sync.Mutex
-	outs []meta.Outcome
+	mu       sync.Mutex
+	outcomes []meta.Outcome
 }
 
 func (c *CLI) batch(what string, total int) *batch {
@@ -49,7 +49,7 @@ func (c *CLI) batch(what string, total int) *batch {
 func (b *batch) add(o meta.Outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.outs = append(b.outs, o)
+	b.outcomes = append(b.outcomes, o)
 	if b.bar != nil {
 		_ = b.bar.Add(1)
 	}
@@ -58,10 +58,10 @@ func (b *batch) add(o meta.Outcome) {
 func (b *batch) done() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.outs)
+	return len(b.outcomes)
 }
 
-// BatchReport is a batch as JSON.
+// BatchReport is the result of a batch as JSON.
 type BatchReport struct {
 	Verb      string         `json:"verb"`
 	Pages     int            `json:"pages"`
@@ -69,31 +69,32 @@ type BatchReport struct {
 	Outcomes  []meta.Outcome `json:"outcomes"`
 }
 
-// end prints the outcomes in order of page. It is an error if any is not
-// confirmed.
-func (b *batch) end(c *CLI) error {
+// finish removes the bar and prints the outcomes in order of page ids. It returns an
+// error if any page is not confirmed.
+func (b *batch) finish(c *CLI) error {
 	b.bar.end()
-	slices.SortFunc(b.outs, func(x, y meta.Outcome) int { return strings.Compare(string(x.Page), string(y.Page)) })
-	report := BatchReport{Verb: b.what, Pages: len(b.outs), Outcomes: append([]meta.Outcome{}, b.outs...)}
-	for _, o := range b.outs {
+	slices.SortFunc(b.outcomes, func(x, y meta.Outcome) int { return strings.Compare(string(x.Page), string(y.Page)) })
+	report := BatchReport{Verb: b.what, Pages: len(b.outcomes), Outcomes: append([]meta.Outcome{}, b.outcomes...)}
+	for _, o := range b.outcomes {
 		if o.Confirmed() {
 			report.Confirmed++
 		}
 	}
 	err := c.Print(report, func() {
-		for _, o := range b.outs {
+		for _, o := range b.outcomes {
 			printOutcome(c.Out, o)
 		}
-		fmt.Fprintf(c.Out, "%s: %d of %d pages have what is wanted\n", b.what, report.Confirmed, report.Pages)
+		fmt.Fprintf(c.Out, "%s: %d of %d pages have all wanted fields\n", b.what, report.Confirmed, report.Pages)
 	})
 	if err == nil && report.Confirmed < report.Pages {
-		err = fmt.Errorf("%d of %d pages are not subscribed as wanted; type: pagestream doctor", report.Pages-report.Confirmed, report.Pages)
+		err = fmt.Errorf("%d of %d pages lack wanted fields; run: pagestream doctor",
+			report.Pages-report.Confirmed, report.Pages)
 	}
 	return err
 }
 
-// printOutcome is a line for a page that has what is wanted, else a table of
-// what is wanted, what the page has and what the app has, side by side.
+// printOutcome prints one line for a page that has all wanted fields. Otherwise it prints
+// a table of the wanted fields, those of the page and those of the app, side by side.
 func printOutcome(w io.Writer, o meta.Outcome) {
 	if o.Confirmed() {
 		fmt.Fprintf(w, "page %s %s: confirmed with %d fields\n", o.Page, o.Name, len(o.Actual))
@@ -108,7 +109,7 @@ func printOutcome(w io.Writer, o meta.Outcome) {
 		fmt.Fprintln(w)
 	}
 	if o.Field != "" {
-		fmt.Fprintf(w, "  refused for the field %s; nothing was changed\n", o.Field)
+		fmt.Fprintf(w, "  Graph refused the field %s; nothing was changed\n", o.Field)
 	}
 	if len(o.Missing) == 0 && len(o.AppMissing) == 0 {
 		return
@@ -129,8 +130,9 @@ func mark(list []string, field string) string {
 	return "MISSING"
 }
 
-// over runs the verb on every page, a few at a time, until the context ends.
-func (b *batch) over(c *CLI, list []string, verb string) error {
+// run runs an operation on every page, at most batchParallel at a time, until the context
+// ends. The operation is a path below that of the page.
+func (b *batch) run(c *CLI, list []string, operation string) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
@@ -142,22 +144,22 @@ func (b *batch) over(c *CLI, list []string, verb string) error {
 			break
 		}
 		group.Go(func() error {
-			if o := cl.outcome(c.ctx, page, verb); c.ctx.Err() == nil {
+			if o := cl.outcome(c.ctx, page, operation); c.ctx.Err() == nil {
 				b.add(o)
 			}
 			return nil
 		})
 	}
-	_ = group.Wait() // each outcome says what went wrong
+	_ = group.Wait() // errors are in the outcomes
 	return c.ctx.Err()
 }
 
-// outcome runs one verb on a page. It waits where Graph asks for it, and returns what
-// went wrong as an outcome: one page must not stop the others.
-func (c *Client) outcome(ctx context.Context, page, verb string) meta.Outcome {
+// outcome runs one operation on a page. It waits and tries again when Graph limits the rate.
+// It returns an error as an outcome, because one page must not stop the others.
+func (c *Client) outcome(ctx context.Context, page, operation string) meta.Outcome {
 	for try := 1; ; try++ {
 		var out meta.Outcome
-		err := c.Do(ctx, http.MethodPost, pagePath(page)+verb, nil, nil, &out)
+		err := c.Do(ctx, http.MethodPost, pagePath(page)+operation, nil, nil, &out)
 		wait := out.Wait()
 		var p api.Problem
 		if errors.As(err, &p) {
@@ -170,7 +172,9 @@ func (c *Client) outcome(ctx context.Context, page, verb string) meta.Outcome {
 			continue
 		}
 		if err != nil {
-			return meta.Outcome{Page: domain.PageID(page), State: subscriptions.Failed, Reason: err.Error(), Code: p.Code, Subcode: p.Subcode}
+			return meta.Outcome{
+				Page: domain.PageID(page), State: subscriptions.Failed, Reason: err.Error(), Code: p.Code, Subcode: p.Subcode,
+			}
 		}
 		return out
 	}

@@ -19,24 +19,25 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// BenchCommand measures this program on this machine.
+// BenchCommand measures the performance of this program on this machine.
 type BenchCommand struct {
-	Dir         string        `placeholder:"DIR" env:"PAGESTREAM_BENCH_DIR" help:"Work in a new directory below this one, removed at the end (default: the system's)."`
-	Cell        time.Duration `default:"1.5s" placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"How long each measurement lasts."`
-	Connections []int         `placeholder:"N" env:"PAGESTREAM_BENCH_CONNECTIONS" help:"Connections (default: 1,16,64,256)."`
-	Items       []int         `placeholder:"N" env:"PAGESTREAM_BENCH_ITEMS" help:"Items a POST (default: 1,10,100)."`
-	Duplicates  []int         `placeholder:"PERCENT" env:"PAGESTREAM_BENCH_DUPLICATES" help:"Duplicates (default: 0,20,100)."`
-	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"How far the stream grows, in three points (default: 1000000)."`
-	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points themselves, as in 100000,1000000,5000000."`
-	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events to measure read models with (default: 50000)."`
-	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Sections: baseline, ingest, latency, projections, reads, growth."`
-	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter form and fail if a ratio is more than 30 % worse than in this report."`
-	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report there, as JSON."`
-	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth there, as SVG."`
-	CPUProfile  string        `name:"cpuprofile" placeholder:"FILE" env:"PAGESTREAM_BENCH_CPUPROFILE" help:"Write a CPU profile of the run there."`
+	Dir         string        `placeholder:"DIR" env:"PAGESTREAM_BENCH_DIR" help:"Parent of the scratch directory, which is removed at the end (default: the system's)."`
+	Cell        time.Duration `default:"1.5s" placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"Duration of each measurement."`
+	Connections []int         `placeholder:"N" env:"PAGESTREAM_BENCH_CONNECTIONS" help:"Numbers of connections (default: 1,16,64,256)."`
+	Items       []int         `placeholder:"N" env:"PAGESTREAM_BENCH_ITEMS" help:"Items per POST (default: 1,10,100)."`
+	Duplicates  []int         `placeholder:"PERCENT" env:"PAGESTREAM_BENCH_DUPLICATES" help:"Percentages of duplicates (default: 0,20,100)."`
+	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"Size up to which the stream grows, measured at three points (default: 1000000)."`
+	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points, for example 100000,1000000,5000000."`
+	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events for measuring read models (default: 50000)."`
+	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Run only these sections: baseline, ingest, latency, projections, reads, growth."`
+	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter version and fail if a ratio is more than 30 % worse than in this report."`
+	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report to this file as JSON."`
+	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth to this file as SVG."`
+	CPUProfile  string        `name:"cpuprofile" placeholder:"FILE" env:"PAGESTREAM_BENCH_CPUPROFILE" help:"Write a CPU profile of the run to this file."`
 }
 
-// Run measures, and prints and writes what it found.
+// Run measures, prints the report and writes the files. It fails if a ratio fell below that of the
+// --check report.
 func (b BenchCommand) Run(c *CLI) (err error) {
 	o, err := b.options()
 	if err != nil {
@@ -87,7 +88,7 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 	report.Version = readBuild().Version
 	if err != nil {
 		if len(report.Figures) > 0 && !c.JSON {
-			_ = report.WriteTable(c.Err) // what there is of it
+			_ = report.WriteTable(c.Err) // the partial report
 		}
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -100,7 +101,7 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 	return fmt.Errorf("%d figures: %w", len(falls), bench.ErrFell)
 }
 
-// recorded is the report to check against.
+// recorded reads the report of --check. It returns an empty report without --check.
 func (b BenchCommand) recorded() (r bench.Report, err error) {
 	if b.Check == "" {
 		return r, nil
@@ -115,10 +116,11 @@ func (b BenchCommand) recorded() (r bench.Report, err error) {
 	return r, err
 }
 
-// options are those of the run, but for its directory and program.
+// options returns the options of the run without Dir, Start and Progress.
 func (b BenchCommand) options() (bench.Options, error) {
 	o := bench.Options{
-		Cell: b.Cell, Prepare: datadir.Check, Streams: filepath.Join("data", "nats"), Models: filepath.Join("data", "projections"),
+		Cell: b.Cell, Prepare: datadir.Check,
+		Streams: filepath.Join("data", "nats"), Models: filepath.Join("data", "projections"),
 	}
 	if b.Check != "" {
 		o.Shorten()
@@ -132,7 +134,7 @@ func (b BenchCommand) options() (bench.Options, error) {
 	}
 	o.Sample = b.Sample
 	if b.Events != 0 && len(b.Growth) > 0 {
-		return o, fmt.Errorf("%w: --events and --growth say the same; give one", errUsage)
+		return o, fmt.Errorf("%w: --events and --growth exclude each other; give one of them", errUsage)
 	}
 	if b.Events != 0 {
 		o.Growth = []int{b.Events / 100, b.Events / 10, b.Events}
@@ -146,10 +148,10 @@ func (b BenchCommand) options() (bench.Options, error) {
 	return o, nil
 }
 
-// print prints the report and writes its files.
+// print prints the report and writes the files of --out and --chart.
 func (b BenchCommand) print(c *CLI, report bench.Report) error {
 	if b.Out != "" {
-		err := writeWhole(b.Out, func(w io.Writer) error {
+		err := writeAtomic(b.Out, func(w io.Writer) error {
 			enc := json.NewEncoder(w)
 			enc.SetIndent("", "  ")
 			return enc.Encode(report)
@@ -159,7 +161,7 @@ func (b BenchCommand) print(c *CLI, report bench.Report) error {
 		}
 	}
 	if b.Chart != "" {
-		if err := writeWhole(b.Chart, report.WriteChart); err != nil {
+		if err := writeAtomic(b.Chart, report.WriteChart); err != nil {
 			return fmt.Errorf("write chart: %w", err)
 		}
 	}
@@ -168,8 +170,8 @@ func (b BenchCommand) print(c *CLI, report bench.Report) error {
 	return errors.Join(err, failed)
 }
 
-// writeWhole writes a file of which nothing is left if that fails.
-func writeWhole(name string, write func(io.Writer) error) error {
+// writeAtomic writes a file through a temporary one: after an error the file is unchanged.
+func writeAtomic(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".bench-*")
 	if err != nil {
 		return err

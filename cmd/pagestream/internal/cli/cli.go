@@ -1,5 +1,5 @@
-// Package cli is the command line: a file a noun, each with its subcommands. They
-// ask a running server by its API, or work on the files of one that is stopped.
+// Package cli implements the command line: one file per noun, with its subcommands. A
+// subcommand calls the API of a running server, or works on the files of a stopped one.
 package cli
 
 import (
@@ -15,18 +15,18 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// Exit codes, part of the command line's contract.
+// The exit codes are part of the command line's contract.
 const (
-	ExitFine   = 0
+	ExitOK     = 0
 	ExitFailed = 1
 	ExitUsage  = 2
 )
 
-// errUsage marks an error in the call itself: exit code 2.
+// errUsage is returned when the command line itself is wrong: the exit code is ExitUsage.
 var errUsage = errors.New("usage")
 
-// CLI is the command line: global flags, one field a subcommand, and what the
-// subcommands write to.
+// CLI is the command line: the global flags, one field per command, and the writers of
+// the output.
 type CLI struct {
 	ConfigFile string `name:"config" short:"c" placeholder:"FILE" env:"PAGESTREAM_CONFIG" help:"Configuration file (YAML)."`
 	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print JSON."`
@@ -38,37 +38,37 @@ type CLI struct {
 	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Graph, two pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
 	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
-	Doctor        DoctorCommand        `cmd:"" help:"Say what is wrong with pages, why, and what to type."`
+	Doctor        DoctorCommand        `cmd:"" help:"Show what is wrong with pages, why, and how to fix it."`
 	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
-	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's own history."`
+	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's history."`
 	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`
-	Keys          KeysCommand          `cmd:"" help:"The keys that seal page tokens."`
+	Keys          KeysCommand          `cmd:"" help:"List and rotate the keys that seal page tokens."`
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
-	Projections   ProjectionsCommand   `cmd:"" help:"Show the read models and where they stand."`
-	Consumers     ConsumersCommand     `cmd:"" help:"Programs that read events by NATS."`
-	Hooks         HooksCommand         `cmd:"" help:"Signed webhooks to services without NATS."`
-	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Events that a read model could not take in."`
+	Projections   ProjectionsCommand   `cmd:"" help:"Show, verify and rebuild the read models."`
+	Consumers     ConsumersCommand     `cmd:"" help:"Manage programs that read events through NATS."`
+	Hooks         HooksCommand         `cmd:"" help:"Manage signed webhooks to services without NATS."`
+	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Manage events that a read model could not apply."`
 	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
-	Restore       RestoreCommand       `cmd:"" help:"Make an installation of a backup."`
-	Audit         AuditCommand         `cmd:"" help:"Prove over the whole stream that nothing was lost or doubled."`
+	Restore       RestoreCommand       `cmd:"" help:"Create an installation from a backup."`
+	Audit         AuditCommand         `cmd:"" help:"Check the whole stream for lost and duplicated events."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
-	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then prove that none of it was lost or doubled."`
-	Bench         BenchCommand         `cmd:"" help:"Measure how fast this is here, against baselines measured in the same run."`
+	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then check that none of it was lost or duplicated."`
+	Bench         BenchCommand         `cmd:"" help:"Measure performance on this machine, relative to baselines of the same run."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
 	Version       VersionCommand       `cmd:"" help:"Print the version."`
 
 	Out io.Writer `kong:"-"`
 	Err io.Writer `kong:"-"`
 	Env []string  `kong:"-"`
-	// flagEnv are the variables of flags: no keys of the configuration.
+	// flagEnv has the environment variables of flags, which are not keys of the configuration.
 	flagEnv []string
 	ctx     context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
-	api     *Client         // see client
+	api     *Client         // made by client at the first use
 }
 
-// Main runs one command line and returns the exit code. Nothing in it calls
-// os.Exit, so tests run it in process.
+// Main runs one command line and returns the exit code. It never calls os.Exit, so tests
+// can run it in process.
 func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
 	c := &CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx}
 	exit := -1
@@ -101,7 +101,7 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 	err = run.Run(c)
 	switch {
 	case err == nil:
-		return ExitFine
+		return ExitOK
 	case errors.Is(err, errUsage):
 		return c.usage(err, args)
 	}
@@ -109,7 +109,7 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 	return ExitFailed
 }
 
-// usage says what was wrong with the call and what to type instead.
+// usage prints an error of the command line and a hint, and returns ExitUsage.
 func (c *CLI) usage(err error, args []string) int {
 	fmt.Fprintln(c.Err, "pagestream:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
 	command := ""
@@ -120,7 +120,7 @@ func (c *CLI) usage(err error, args []string) int {
 	return ExitUsage
 }
 
-// load reads the configuration: file, then environment, then flags.
+// load reads the configuration: file, then environment, then flags. Later sources override earlier ones.
 func (c *CLI) load(flags map[string]any) (config.Config, error) {
 	all := map[string]any{"log.level": c.LogLevel, "log.format": c.LogFormat}
 	maps.Copy(all, flags)

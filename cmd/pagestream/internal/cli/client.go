@@ -19,17 +19,16 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 )
 
-// Client talks to the private listener of a running server. The read models'
-// files belong to the server's process, so every command that reads them asks
-// it.
+// Client is a client of the private listener of a running server. The files of the read
+// models are locked by the server's process, so every command reads them through the API.
 type Client struct {
 	base  string
 	token string
 	http  *http.Client
 }
 
-// client finds the server and the admin token: --server and --token-file, else
-// what the configuration says.
+// client returns the client of the server. The address and the admin token come from --server
+// and --token-file, or from the configuration.
 func (c *CLI) client() (_ *Client, err error) {
 	if c.api != nil {
 		return c.api, nil
@@ -51,12 +50,12 @@ func (c *CLI) client() (_ *Client, err error) {
 	return c.api, err
 }
 
-// get asks the server for what is at path.
+// get sends a GET request and decodes the answer.
 func get[T any](c *CLI, path string, query url.Values) (T, error) {
 	return do[T](c, http.MethodGet, path, query, nil)
 }
 
-// post carries out a verb of the server's.
+// post sends a POST request and decodes the answer.
 func post[T any](c *CLI, path string, query url.Values, in any) (T, error) {
 	return do[T](c, http.MethodPost, path, query, in)
 }
@@ -69,8 +68,8 @@ func do[T any](c *CLI, method, path string, query url.Values, in any) (out T, er
 	return out, err
 }
 
-// follow carries out a long verb and calls progress with each step of it. The result
-// may have something in it also after an error: what was done until then.
+// follow runs a long operation and calls progress with each of its steps. After an error
+// the result may still contain what was done before it.
 func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err error) {
 	cl, err := c.client()
 	if err != nil {
@@ -87,24 +86,23 @@ func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err
 	c.redraw("")
 	if raw != nil {
 		if broken := json.Unmarshal(raw, &out); broken != nil {
-			return out, errors.Join(err, fmt.Errorf("read the server's answer: %w", broken))
+			return out, errors.Join(err, fmt.Errorf("decode the server's answer: %w", broken))
 		}
 	}
 	return out, err
 }
 
-// NewClient returns a client of the server at base, whose admin token is in
-// tokenFile.
+// NewClient returns a client of the server at the base URL. It reads the admin token from
+// tokenFile, and returns an error if that is not possible.
 func NewClient(base, tokenFile string) (*Client, error) {
 	token, err := api.ReadToken(tokenFile)
 	if err != nil {
-		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or name its token file with --token-file", err)
+		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or set its token file with --token-file", err)
 	}
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{}}, nil
 }
 
-// listenURL turns the listen address of a setting into a URL that reaches it from
-// this machine.
+// listenURL returns a URL that reaches the listen address of a setting from this machine.
 func listenURL(setting, addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -116,11 +114,11 @@ func listenURL(setting, addr string) (string, error) {
 	return "http://" + net.JoinHostPort(host, port), nil
 }
 
-// requestTimeout bounds every request but the event feed.
+// requestTimeout limits the requests of Do. Long operations and the event feed have no limit.
 const requestTimeout = 60 * time.Second
 
-// Do sends one request and decodes the answer into out, if that is not nil and there
-// is one.
+// Do sends one request and decodes the answer into out. It decodes nothing if out is nil or the
+// status is 204. See [Client.Send] for the errors.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -133,15 +131,17 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("read the server's answer: %w", err)
+		return fmt.Errorf("decode the server's answer: %w", err)
 	}
 	return nil
 }
 
-// Send sends one request and returns an answer below 300, whose body the caller
-// closes. Any other answer is an error, an [api.Problem] where the server has said
-// more than its status.
-func (c *Client) Send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+// Send sends one request and returns the response if its status is below 300; the caller must
+// close the body. Any other status is returned as an error, as an [api.Problem] if the server
+// sent details.
+func (c *Client) Send(
+	ctx context.Context, method, path string, query url.Values, in any, accept string,
+) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -167,9 +167,9 @@ func (c *Client) Send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("no server answers at %s; start one with: pagestream serve", c.base)
+			return nil, fmt.Errorf("no server is running at %s; start one with: pagestream serve", c.base)
 		}
-		return nil, fmt.Errorf("ask the server: %w", err)
+		return nil, fmt.Errorf("send request: %w", err)
 	}
 	if resp.StatusCode >= 300 {
 		defer resp.Body.Close()
@@ -186,9 +186,11 @@ func (c *Client) Send(ctx context.Context, method, path string, query url.Values
 	return resp, nil
 }
 
-// Run makes a long request and calls progress with each line of it. The result
-// is what the last line has.
-func (c *Client) Run(ctx context.Context, path string, in any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+// Run sends a POST request whose answer is lines of JSON. It calls progress with each progress
+// line and returns the result of the last line, also if that line has an error too.
+func (c *Client) Run(
+	ctx context.Context, path string, in any, progress func(json.RawMessage) error,
+) (json.RawMessage, error) {
 	resp, err := c.Send(ctx, http.MethodPost, path, nil, in, "application/x-ndjson")
 	if err != nil {
 		return nil, err
@@ -201,7 +203,7 @@ func (c *Client) Run(ctx context.Context, path string, in any, progress func(jso
 			Error            *api.Problem
 		}
 		if err := d.Decode(&line); err != nil {
-			return nil, fmt.Errorf("the server broke off before the end: %w", err)
+			return nil, fmt.Errorf("the server closed the connection before the result: %w", err)
 		}
 		switch {
 		case line.Error != nil:
@@ -210,21 +212,21 @@ func (c *Client) Run(ctx context.Context, path string, in any, progress func(jso
 			return line.Result, nil
 		}
 		if err := progress(line.Progress); err != nil {
-			return nil, fmt.Errorf("read the server's answer: %w", err)
+			return nil, fmt.Errorf("decode the server's answer: %w", err)
 		}
 	}
 }
 
-// each calls f with every item of a listing, following its cursor to the end or
-// until most items were seen (0: no limit).
-func each[T any](c *CLI, path string, query url.Values, most int, f func(T) error) error {
+// each calls f with the items of a listing in order. It follows the cursor to the end, or until
+// maxItems items were read (0: no limit).
+func each[T any](c *CLI, path string, query url.Values, maxItems int, f func(T) error) error {
 	if query == nil {
 		query = url.Values{}
 	}
 	for n := 0; ; {
 		limit := 500
-		if most > 0 {
-			limit = min(most-n, limit)
+		if maxItems > 0 {
+			limit = min(maxItems-n, limit)
 		}
 		query.Set("limit", strconv.Itoa(limit))
 		page, err := get[api.List[T]](c, path, query)
@@ -235,7 +237,7 @@ func each[T any](c *CLI, path string, query url.Values, most int, f func(T) erro
 			if err := f(item); err != nil {
 				return err
 			}
-			if n++; most > 0 && n >= most {
+			if n++; maxItems > 0 && n >= maxItems {
 				return nil
 			}
 		}
@@ -246,16 +248,18 @@ func each[T any](c *CLI, path string, query url.Values, most int, f func(T) erro
 	}
 }
 
-// collect returns every item of a listing, at most most of them.
-func collect[T any](c *CLI, path string, query url.Values, most int) ([]T, error) {
+// collect returns the items of a listing, at most maxItems of them (0: no limit).
+func collect[T any](c *CLI, path string, query url.Values, maxItems int) ([]T, error) {
 	items := []T{}
-	err := each(c, path, query, most, func(item T) error { items = append(items, item); return nil })
+	err := each(c, path, query, maxItems, func(item T) error { items = append(items, item); return nil })
 	return items, err
 }
 
-// Feed calls f with the id and data of each server-sent event until the
-// context or the connection ends.
-func (c *Client) Feed(ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error) error {
+// Feed calls f with the id and data of each server-sent event after lastID, until f returns an
+// error or the context or the connection ends. An empty lastID starts at the head of the stream.
+func (c *Client) Feed(
+	ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error,
+) error {
 	if lastID != "" {
 		query.Set("after", lastID)
 	}

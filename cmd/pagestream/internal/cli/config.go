@@ -6,31 +6,31 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// ConfigCommand groups what reads the configuration.
+// ConfigCommand groups the commands for the configuration.
 type ConfigCommand struct {
 	Check   ConfigCheckCommand   `cmd:"" help:"Load and validate the configuration."`
-	Print   ConfigPrintCommand   `cmd:"" help:"Print the configuration in force, secrets left out."`
-	Example ConfigExampleCommand `cmd:"" help:"Print a documented example."`
+	Print   ConfigPrintCommand   `cmd:"" help:"Print the effective configuration without secrets."`
+	Example ConfigExampleCommand `cmd:"" help:"Print a documented example configuration."`
 }
 
-// ConfigCheckCommand validates the configuration as serve would read it.
+// ConfigCheckCommand validates the configuration as serve reads it.
 type ConfigCheckCommand struct{}
 
-// Run reports every problem, or that there is none.
+// Run prints that the configuration is valid, or returns an error with every problem.
 func (ConfigCheckCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
 	if err == nil {
 		err = cfg.RequireApps()
 	}
 	return c.answer(map[string]any{"ok": true, "apps": len(cfg.Apps)}, err, func() {
-		fmt.Fprintf(c.Out, "The configuration is fine: %d app(s), data in %s.\n", len(cfg.Apps), cfg.Data.Dir)
+		fmt.Fprintf(c.Out, "The configuration is valid: %d app(s), data in %s.\n", len(cfg.Apps), cfg.Data.Dir)
 	})
 }
 
-// ConfigPrintCommand prints what is in force after file, environment and flags.
+// ConfigPrintCommand prints the configuration that results from file, environment and flags.
 type ConfigPrintCommand struct{}
 
-// Run prints YAML that has no secret in it.
+// Run prints YAML, or JSON with --json. It never prints secrets.
 func (ConfigPrintCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
 	if err != nil {
@@ -42,10 +42,10 @@ func (ConfigPrintCommand) Run(c *CLI) error {
 	return config.Print(c.Out, cfg)
 }
 
-// ConfigExampleCommand prints the documented example.
+// ConfigExampleCommand prints a documented example configuration.
 type ConfigExampleCommand struct{}
 
-// Run prints the example; it can be used as it is once the app is filled in.
+// Run prints the example. It is usable after the app's settings are filled in.
 func (ConfigExampleCommand) Run(c *CLI) error {
 	_, err := fmt.Fprint(c.Out, config.Example())
 	return err

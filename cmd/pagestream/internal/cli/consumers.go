@@ -12,44 +12,46 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// ConsumersCommand groups what concerns programs that read events by NATS.
+// ConsumersCommand groups the commands for programs that read events through NATS.
 type ConsumersCommand struct {
-	Add    ConsumersAddCommand    `cmd:"" help:"Let a program read the events of chosen pages by NATS."`
-	List   ConsumersListCommand   `cmd:"" help:"List consumers and how far they are."`
-	Remove ConsumersRemoveCommand `cmd:"" help:"End a consumer and its user."`
+	Add    ConsumersAddCommand    `cmd:"" help:"Let a program read the events of chosen pages through NATS."`
+	List   ConsumersListCommand   `cmd:"" help:"List consumers and their positions."`
+	Remove ConsumersRemoveCommand `cmd:"" help:"Remove a consumer and its user."`
 }
 
 const consumersPath = "/api/v1/consumers"
 
-// ConsumersAddCommand makes a consumer.
+// ConsumersAddCommand creates a consumer.
 type ConsumersAddCommand struct {
-	Name    string          `arg:"" help:"1 to 40 of a-z, 0-9, - and _."`
-	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, separated by commas. Without --pages and --company: every page."`
-	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"The pages of this company, whichever they are at any time."`
-	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Types of events, as in message.received. Default: all but page.* and subscription.*"`
-	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Leave out what the stream holds already."`
+	Name    string          `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
+	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Page ids, separated by commas. Without --pages and --company: every page."`
+	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
+	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
+	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
 }
 
-// Run prints what the program needs, its secret among it: once.
+// Run creates the consumer and prints what its program needs to connect. This is the only time
+// that the seed is shown.
 func (a ConsumersAddCommand) Run(c *CLI) error {
 	in := api.ConsumerRequest{Name: a.Name, Pages: a.Pages, Company: a.Company, Types: a.Types, FromNow: a.FromNow}
 	out, err := post[consumers.Added](c, consumersPath, nil, in)
 	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
-		fmt.Fprintln(c.Out, "The seed is shown this once. Keep it in a file that only the program can read.")
+		fmt.Fprintln(c.Out, "The seed is not shown again. Keep it in a file that only the program can read.")
 		if out.URL == "" {
-			fmt.Fprintf(c.Out, "This server has no listener: set nats.listen; or, on your own NATS cluster, make a user with the key\n%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n",
-				out.PublicKey, strings.Join(out.Publish, "\n  "))
+			fmt.Fprintf(c.Out, "This server has no NATS listener: set nats.listen. On your own NATS cluster, create a user with the key\n"+
+				"%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n", out.PublicKey, strings.Join(out.Publish, "\n  "))
 			return
 		}
-		fmt.Fprintf(c.Out, "url       %s\nTry: nats --server %s --nkey FILE consumer next %s %s\n", out.URL, out.URL, out.Stream, out.Durable)
+		fmt.Fprintf(c.Out, "url       %s\nTry: nats --server %s --nkey FILE consumer next %s %s\n",
+			out.URL, out.URL, out.Stream, out.Durable)
 	})
 }
 
 // ConsumersListCommand lists consumers.
 type ConsumersListCommand struct{}
 
-// Run prints a table.
+// Run prints a table of the consumers.
 func (ConsumersListCommand) Run(c *CLI) error {
 	list, err := collect[consumers.Consumer](c, consumersPath, nil, 0)
 	return c.answer(list, err, func() {
@@ -72,17 +74,19 @@ func (ConsumersListCommand) Run(c *CLI) error {
 				if one.Waiting > 0 {
 					reading = "yes"
 				}
-				return cells{one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last}
+				return cells{
+					one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last,
+				}
 			})
 	})
 }
 
-// ConsumersRemoveCommand ends a consumer.
+// ConsumersRemoveCommand removes a consumer.
 type ConsumersRemoveCommand struct {
-	Name string `arg:"" help:"As consumers list shows it."`
+	Name string `arg:"" help:"Name, as shown by consumers list."`
 }
 
-// Run removes the consumer; its program is cut off at once.
+// Run removes the consumer and its user. Its program is disconnected immediately.
 func (r ConsumersRemoveCommand) Run(c *CLI) error {
 	_, err := do[any](c, http.MethodDelete, consumersPath+"/"+url.PathEscape(r.Name), nil, nil)
 	return c.answer(map[string]string{"removed": r.Name}, err, func() { fmt.Fprintf(c.Out, "%s is removed\n", r.Name) })

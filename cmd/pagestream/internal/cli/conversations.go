@@ -14,13 +14,13 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 )
 
-// ConversationsCommand groups what reads conversations.
+// ConversationsCommand groups the commands that read conversations.
 type ConversationsCommand struct {
-	List ConversationsListCommand `cmd:"" help:"List conversations, newest activity first."`
+	List ConversationsListCommand `cmd:"" help:"List conversations, latest activity first."`
 	Show ConversationsShowCommand `cmd:"" help:"Show the messages of one conversation."`
 }
 
-// conversationPath is a conversation in the API.
+// conversationPath returns the API path of a conversation.
 func conversationPath(page, contact string) string {
 	return "/api/v1/conversations/" + url.PathEscape(page) + "/" + url.PathEscape(contact)
 }
@@ -28,10 +28,10 @@ func conversationPath(page, contact string) string {
 // ConversationsListCommand lists the conversations of one page or of all.
 type ConversationsListCommand struct {
 	Page  string `arg:"" optional:"" help:"Page id (default: every page)."`
-	Limit int    `default:"20" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"At most this many a page; 0 for all."`
+	Limit int    `default:"20" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"Maximum number per page; 0 for all."`
 }
 
-// Run prints a table without the text of messages.
+// Run prints a table. It never shows the text of messages.
 func (l ConversationsListCommand) Run(c *CLI) error {
 	ids := []string{l.Page}
 	if l.Page == "" {
@@ -54,7 +54,7 @@ func (l ConversationsListCommand) Run(c *CLI) error {
 	}
 	return c.Print(list, func() {
 		if len(list) == 0 {
-			fmt.Fprintln(c.Out, "No conversation yet.")
+			fmt.Fprintln(c.Out, "There are no conversations yet.")
 			return
 		}
 		writeTable(c.Out, "PAGE, CONTACT, NAME, IN, OUT, LATE, LAST ACTIVITY", list,
@@ -68,20 +68,20 @@ func (l ConversationsListCommand) Run(c *CLI) error {
 type ConversationsShowCommand struct {
 	Page    string `arg:"" help:"Page id."`
 	Contact string `arg:"" help:"Contact id."`
-	Limit   int    `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"The newest this many; 0 for all."`
-	AtSeq   uint64 `name:"at-seq" placeholder:"N" env:"PAGESTREAM_CONVERSATIONS_AT_SEQ" help:"As it was after this event."`
-	AtTime  string `name:"at-time" placeholder:"WHEN" env:"PAGESTREAM_CONVERSATIONS_AT_TIME" help:"As it was then: a time (2026-11-23T10:00:00Z) or how long ago (2h)."`
+	Limit   int    `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	AtSeq   uint64 `name:"at-seq" placeholder:"N" env:"PAGESTREAM_CONVERSATIONS_AT_SEQ" help:"State after this event."`
+	AtTime  string `name:"at-time" placeholder:"WHEN" env:"PAGESTREAM_CONVERSATIONS_AT_TIME" help:"State at a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
 }
 
-// Run prints the messages, oldest first, with what became of each, now or at a
-// moment of the past.
+// Run prints the messages, oldest first, with their states: the current ones, or those at a
+// moment in the past.
 func (s ConversationsShowCommand) Run(c *CLI) error {
 	path := conversationPath(s.Page, s.Contact) + "/messages"
 	query := url.Values{"order": {"newest"}}
 	if s.AtSeq > 0 {
 		query.Set("at_seq", strconv.FormatUint(s.AtSeq, 10))
 	}
-	at, err := when(s.AtTime, time.Now())
+	at, err := parseTime(s.AtTime, time.Now())
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (s ConversationsShowCommand) Run(c *CLI) error {
 	})
 }
 
-// messageLine is one message as a person reads it.
+// messageLine formats one message for the terminal.
 func messageLine(m conversations.Message) string {
 	arrow := "→ page "
 	if m.Direction == conversations.Out {
@@ -122,7 +122,7 @@ func messageLine(m conversations.Message) string {
 	return strings.Join(parts, " ")
 }
 
-// marks are what became of a message, in words.
+// marks returns the states of a message in words: edits, reactions, receipts, lateness, standby.
 func marks(m conversations.Message) []string {
 	var out []string
 	if len(m.Edits) > 0 && !m.Deleted {

@@ -12,29 +12,28 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// DeadLettersCommand groups what concerns events that a read model could not take
-// in.
+// DeadLettersCommand groups the commands for events that a read model could not apply.
 type DeadLettersCommand struct {
-	List    DeadLettersListCommand    `cmd:"" help:"List events that a read model could not take in, and what waits behind them."`
+	List    DeadLettersListCommand    `cmd:"" help:"List events that a read model could not apply, and the events that wait behind them."`
 	Show    DeadLettersShowCommand    `cmd:"" help:"Show one event and why it was parked."`
-	Redrive DeadLettersRedriveCommand `cmd:"" help:"Try dead letters again, and what waits behind them."`
-	Discard DeadLettersDiscardCommand `cmd:"" help:"Give dead letters up, and go on with what waits behind them."`
+	Redrive DeadLettersRedriveCommand `cmd:"" help:"Apply dead letters and the events that wait behind them again."`
+	Discard DeadLettersDiscardCommand `cmd:"" help:"Discard dead letters and apply the events that wait behind them."`
 }
 
 const deadLettersPath = "/api/v1/deadletters"
 
 // DeadLettersListCommand lists dead letters.
 type DeadLettersListCommand struct {
-	Projection string `env:"PAGESTREAM_DEADLETTERS_LIST_PROJECTION" help:"Only of this read model or reactor."`
-	Limit      int    `default:"100" env:"PAGESTREAM_DEADLETTERS_LIST_LIMIT" help:"At most this many; 0 for all."`
+	Projection string `env:"PAGESTREAM_DEADLETTERS_LIST_PROJECTION" help:"Only dead letters of this read model or reactor."`
+	Limit      int    `default:"100" env:"PAGESTREAM_DEADLETTERS_LIST_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints a table.
+// Run prints a table of the dead letters.
 func (d DeadLettersListCommand) Run(c *CLI) error {
 	list, err := collect[projections.DeadLetter](c, deadLettersPath, url.Values{"projection": {d.Projection}}, d.Limit)
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
-			fmt.Fprintln(c.Out, "None.")
+			fmt.Fprintln(c.Out, "There are no dead letters.")
 			return
 		}
 		writeDeadLetters(c, list)
@@ -52,13 +51,12 @@ func writeDeadLetters(c *CLI, list []projections.DeadLetter) {
 		})
 }
 
-// DeadLettersShowCommand shows one.
+// DeadLettersShowCommand shows one dead letter.
 type DeadLettersShowCommand struct {
 	Event uint64 `arg:"" help:"Sequence of the event."`
 }
 
-// Run prints why each read model parked the event, and the event without its
-// text.
+// Run prints why each read model parked the event, and the event without its text.
 func (d DeadLettersShowCommand) Run(c *CLI) error {
 	var out struct {
 		Event       eventLine                `json:"event"`
@@ -70,7 +68,7 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 	}
 	out.DeadLetters = slices.DeleteFunc(all, func(l projections.DeadLetter) bool { return l.Seq != d.Event })
 	if len(out.DeadLetters) == 0 {
-		return fmt.Errorf("event %d is no dead letter; type: pagestream deadletters list", d.Event)
+		return fmt.Errorf("event %d is not a dead letter; run: pagestream deadletters list", d.Event)
 	}
 	if out.Event, err = get[eventLine](c, eventPath(d.Event), nil); err != nil && !isNotFound(err) {
 		return err
@@ -81,17 +79,18 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 	})
 }
 
-// deadLetters say which dead letters a command is about.
+// deadLetters are the flags that select dead letters.
 type deadLetters struct {
 	Event      uint64        `arg:"" optional:"" help:"Sequence of one dead letter."`
-	Page       domain.PageID `env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All of one page."`
-	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All."`
-	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only of this read model or reactor."`
-	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show which it would be."`
-	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Yes, all that were shown."`
+	Page       domain.PageID `env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All dead letters of one page."`
+	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All dead letters."`
+	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only dead letters of this read model or reactor."`
+	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show the selected dead letters."`
+	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Confirm the operation on several dead letters."`
 }
 
-// decide shows how many it is about, and does it where that was agreed to.
+// decide lists the selected dead letters with a dry run. Then it makes the decision, unless --dry-run
+// was given. It returns a usage error if --yes is missing for more than one.
 func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 	r.Event, r.Page, r.All, r.Projection, r.DryRun = d.Event, d.Page, d.All, d.Projection, true
 	if errors.Is(r.Check(), operate.ErrDecisionWhich) {
@@ -109,44 +108,45 @@ func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 	case d.DryRun:
 		return c.Print(out, func() {})
 	case out.Count > 1 && !d.Yes:
-		return fmt.Errorf("%w: this is about %d dead letters; add --yes to %s them", errUsage, out.Count, r.Action)
+		return fmt.Errorf("%w: %d dead letters are selected; add --yes to %s them", errUsage, out.Count, r.Action)
 	}
 	r.DryRun = false
 	out, err = post[operate.Decided](c, deadLettersPath, nil, r)
 	left := uint64(0)
 	err = c.answer(out, err, func() {
 		for name, o := range out.Outcomes {
-			fmt.Fprintf(c.Out, "%s: %d events applied, %d discarded, %d still parked\n", name, o.Applied, o.Discarded, o.Parked)
+			fmt.Fprintf(c.Out, "%s: %d events applied, %d discarded, %d still parked\n",
+				name, o.Applied, o.Discarded, o.Parked)
 		}
 	})
 	for _, o := range out.Outcomes {
 		left += o.Parked
 	}
 	if err == nil && r.Action == streams.Redrive && left > 0 {
-		err = fmt.Errorf("%d events are still parked; type: pagestream deadletters list", left)
+		err = fmt.Errorf("%d events are still parked; run: pagestream deadletters list", left)
 	}
 	return err
 }
 
-// DeadLettersRedriveCommand tries again.
+// DeadLettersRedriveCommand applies dead letters again.
 type DeadLettersRedriveCommand struct{ deadLetters }
 
-// Run redrives. It fails where something is parked still.
+// Run redrives the selected dead letters. It fails if some are still parked afterwards.
 func (d DeadLettersRedriveCommand) Run(c *CLI) error {
 	return d.decide(c, operate.Decision{Action: streams.Redrive})
 }
 
-// DeadLettersDiscardCommand gives up.
+// DeadLettersDiscardCommand discards dead letters.
 type DeadLettersDiscardCommand struct {
 	deadLetters
 
-	Reason string `env:"PAGESTREAM_DEADLETTERS_REASON" help:"Why; it is kept with the decision."`
+	Reason string `env:"PAGESTREAM_DEADLETTERS_REASON" help:"Reason, stored with the decision."`
 }
 
-// Run discards.
+// Run discards the selected dead letters. It requires a reason.
 func (d DeadLettersDiscardCommand) Run(c *CLI) error {
 	if d.Reason == "" && !d.DryRun {
-		return fmt.Errorf("%w: why? Give --reason", errUsage)
+		return fmt.Errorf("%w: a reason is required; give --reason", errUsage)
 	}
 	return d.decide(c, operate.Decision{Action: streams.Discard, Reason: d.Reason})
 }

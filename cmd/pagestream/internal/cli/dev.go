@@ -21,21 +21,21 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// DevCommand runs everything offline: the real server, a fake of Meta that
-// delivers traffic to it, and two pages connected through the real code.
+// DevCommand runs everything offline: the real server, a fake Meta that sends traffic to it,
+// and two pages that are connected through the real code.
 type DevCommand struct {
-	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Keep the data there (default: a temporary directory, removed at the end)."`
-	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Listen address for the fake Meta; another port is taken if it is busy."`
-	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the console and the API; another port is taken if it is busy."`
-	Rate        float64       `default:"5" env:"PAGESTREAM_DEV_RATE" help:"Events a second."`
-	Duplicates  int           `default:"10" env:"PAGESTREAM_DEV_DUPLICATES" help:"Percentage of POSTs whose items come again."`
-	Reorder     int           `default:"5" env:"PAGESTREAM_DEV_REORDER" help:"Percentage of items that come late."`
-	Standby     int           `default:"3" env:"PAGESTREAM_DEV_STANDBY" help:"Percentage of items that come as standby."`
-	Seed        uint64        `default:"1" env:"PAGESTREAM_DEV_SEED" help:"Same seed, same traffic."`
-	Duration    time.Duration `default:"0" env:"PAGESTREAM_DEV_DURATION" help:"Stop by itself after this long; 0 runs until Ctrl-C."`
+	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Data directory (default: a temporary directory, removed at the end)."`
+	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Listen address for the fake Meta; if the port is busy, another one is used."`
+	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the console and the API; if the port is busy, another one is used."`
+	Rate        float64       `default:"5" env:"PAGESTREAM_DEV_RATE" help:"Events per second."`
+	Duplicates  int           `default:"10" env:"PAGESTREAM_DEV_DUPLICATES" help:"Percentage of POSTs whose items are sent again."`
+	Reorder     int           `default:"5" env:"PAGESTREAM_DEV_REORDER" help:"Percentage of items that are sent late."`
+	Standby     int           `default:"3" env:"PAGESTREAM_DEV_STANDBY" help:"Percentage of items that are sent as standby."`
+	Seed        uint64        `default:"1" env:"PAGESTREAM_DEV_SEED" help:"Random seed: the same seed gives the same traffic."`
+	Duration    time.Duration `default:"0" env:"PAGESTREAM_DEV_DURATION" help:"Stop after this time; 0 runs until Ctrl-C."`
 }
 
-// Run starts everything and shows counts until it is stopped.
+// Run starts everything and shows counts until the context ends or --duration is over.
 func (d DevCommand) Run(c *CLI) (err error) {
 	ctx := c.ctx
 	if d.Duration > 0 {
@@ -51,9 +51,10 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	o := dev.Options{
-		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate, Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
+		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate,
+		Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
 	}
-	o.Log.Level = cmp.Or(c.LogLevel, "warn") // the counts are what there is to see
+	o.Log.Level = cmp.Or(c.LogLevel, "warn") // so that log lines do not hide the counts
 	o.Log.Format = cmp.Or(c.LogFormat, o.Log.Format)
 	if o.Logger, err = c.logger(o.Log); err != nil {
 		return err
@@ -66,7 +67,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	if c.api, err = NewClient("http://"+w.PrivateAddr(), w.Config.HTTP.TokenFile); err != nil {
 		return err
 	}
-	if err := d.introduce(c, w); err != nil {
+	if err := d.connectPages(c, w); err != nil {
 		return err
 	}
 	engine, err := w.Deliver(fakegraph.EngineOptions{
@@ -78,9 +79,10 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	return d.watch(ctx, c, w, engine)
 }
 
-// introduce connects pages as an operator would, and says what to look at.
-func (d DevCommand) introduce(c *CLI, w *dev.World) error {
-	fmt.Fprintf(c.Out, "pagestream dev: everything is on this machine, nothing goes to Meta\n\n")
+// connectPages connects the first pages through the API as an operator does, and prints the
+// addresses and some commands to try.
+func (d DevCommand) connectPages(c *CLI, w *dev.Environment) error {
+	fmt.Fprintf(c.Out, "pagestream dev: everything runs on this machine, nothing is sent to Meta\n\n")
 	tokens, err := w.Tokens()
 	if err != nil {
 		return err
@@ -94,13 +96,13 @@ func (d DevCommand) introduce(c *CLI, w *dev.World) error {
 		}
 		fmt.Fprintf(c.Out, "  page      %s %s: %s with %d fields\n", out.Page, out.Name, out.State, len(out.Actual))
 	}
-	// The token is dev's own, which opens this machine's fake and nothing else.
+	// Printing the token is safe: it is valid only for this local server, which has only fake data.
 	fmt.Fprintf(c.Out, `  console   http://%[3]s/
-            sign in with %[4]s
+            sign in with the token %[4]s
   webhook   %[1]s
   login     http://%[2]s/oauth/start (connects the other pages of the fake Meta in a browser)
-  API       http://%[3]s/api/v1/status (the same token, in %[5]s)
-  fake Meta %[6]s/control/state (what it does is scripted there)
+  API       http://%[3]s/api/v1/status (the same token, also in %[5]s)
+  fake Meta %[6]s/control/state (its behavior is scripted there)
 
 In another terminal, for example:
 
@@ -115,7 +117,7 @@ Ctrl-C stops it.
 	return nil
 }
 
-// directory makes the one where the data is kept.
+// directory creates the data directory, a temporary one without --data-dir.
 func (d DevCommand) directory() (string, error) {
 	if d.DataDir == "" {
 		return os.MkdirTemp("", "pagestream-dev-")
@@ -127,8 +129,9 @@ func (d DevCommand) directory() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-// watch shows a line of counts: redrawn on a terminal, else every 5 seconds.
-func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.World, engine *fakegraph.Engine) error {
+// watch shows a line of counts until the context ends or a part fails. On a terminal it redraws the
+// line every second; otherwise it prints one every 5 seconds.
+func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.Environment, engine *fakegraph.Engine) error {
 	terminal := isTerminal(c.Out)
 	every := 5 * time.Second
 	if terminal {
@@ -162,7 +165,7 @@ func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.World, engine *fak
 	}
 }
 
-// devLine is what has happened so far on one line.
+// devLine returns the counts since the start as one line.
 func devLine(ctx context.Context, c *CLI, engine *fakegraph.Engine) (string, error) {
 	var sent, acked uint64
 	for _, s := range engine.Stats() {
@@ -174,6 +177,7 @@ func devLine(ctx context.Context, c *CLI, engine *fakegraph.Engine) (string, err
 		return "", err
 	}
 	n := s.Conversations
-	return fmt.Sprintf("sent %d  acknowledged %d  stored %d  duplicates %d  conversations %d  messages in %d out %d  late %d",
+	return fmt.Sprintf("sent %d  acknowledged %d  stored %d  duplicates %d  "+
+		"conversations %d  messages in %d out %d  late %d",
 		sent, acked, s.Stored.Events, s.Received.Duplicates(), n.Conversations, n.In, n.Out, n.Late), nil
 }

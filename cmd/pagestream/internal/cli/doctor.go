@@ -10,18 +10,18 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// DoctorCommand says what is wrong.
+// DoctorCommand shows what is wrong with the installation and with pages.
 type DoctorCommand struct {
-	Pages []string `arg:"" optional:"" name:"page" help:"Page ids; none is every connected page."`
+	Pages []string `arg:"" optional:"" name:"page" help:"Page ids (default: every connected page)."`
 }
 
-// Run prints what is wrong with the installation and with each page, by which
-// evidence, and what to type. It fails when anything is wrong.
+// Run prints each finding about the installation and the pages with its evidence and the
+// commands that fix it. It fails when anything is wrong.
 func (d DoctorCommand) Run(c *CLI) error {
 	r, err := get[doctor.Report](c, "/api/v1/doctor", url.Values{"page": d.Pages})
 	err = c.answer(r, err, func() { printReport(c, r) })
 	if err == nil && r.Wrong {
-		return errors.New("something is wrong; each finding says what to type")
+		return errors.New("something is wrong; each finding shows how to fix it")
 	}
 	return err
 }
@@ -45,7 +45,7 @@ func printReport(c *CLI, r doctor.Report) {
 		fmt.Fprintf(c.Out, "%d of %d pages are healthy\n", fine, len(r.Pages))
 	}
 	if len(r.Pages) == 0 && len(r.Install) == 0 {
-		fmt.Fprintln(c.Out, "Nothing is wrong, and no page is connected. Type: pagestream pages login")
+		fmt.Fprintln(c.Out, "Nothing is wrong, and no page is connected. Run: pagestream pages login")
 	}
 }
 

@@ -13,29 +13,29 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// EventsCommand groups what reads the stream.
+// EventsCommand groups the commands for the stream of events.
 type EventsCommand struct {
-	List    EventsListCommand    `cmd:"" help:"List events from a sequence on."`
-	Show    EventsShowCommand    `cmd:"" help:"Show one event whole."`
-	Explain EventsExplainCommand `cmd:"" help:"Say which events made a conversation or a message."`
+	List    EventsListCommand    `cmd:"" help:"List events, starting at a sequence."`
+	Show    EventsShowCommand    `cmd:"" help:"Show one event with all its data."`
+	Explain EventsExplainCommand `cmd:"" help:"Show which events made a conversation or a message."`
 	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
-	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, a CloudEvent a line."`
-	Import  EventsImportCommand  `cmd:"" help:"Make the stream of a new installation of an export."`
+	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, one CloudEvent per line."`
+	Import  EventsImportCommand  `cmd:"" help:"Create the stream of a new installation from an export."`
 }
 
 const eventsPath = "/api/v1/events"
 
-// EventFilter narrows events by page and type.
+// EventFilter selects events by page and type.
 type EventFilter struct {
-	Page []string `placeholder:"ID" env:"PAGESTREAM_EVENTS_PAGE" help:"Only these pages."`
-	Type []string `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, as in message.received."`
+	Page []string `placeholder:"ID" env:"PAGESTREAM_EVENTS_PAGE" help:"Only events of these pages."`
+	Type []string `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, for example message.received."`
 }
 
 func (f EventFilter) query() url.Values {
 	return url.Values{"page": f.Page, "type": f.Type}
 }
 
-// eventLine is what the command line shows of an event.
+// eventLine has the fields of an event that the command line shows.
 type eventLine struct {
 	Seq     uint64     `json:"seq"`
 	ID      string     `json:"id"`
@@ -47,8 +47,8 @@ type eventLine struct {
 	Standby bool       `json:"standby"`
 }
 
-// write prints the event on one line, without its text: what people wrote is
-// shown only where it is asked for, by events show and conversations show.
+// write prints the event on one line without its text. Message texts are only shown by events
+// show and conversations show.
 func (e eventLine) write(w io.Writer) {
 	standby := ""
 	if e.Standby {
@@ -58,17 +58,17 @@ func (e eventLine) write(w io.Writer) {
 		e.Seq, e.Stored.Local().Format("15:04:05.000"), e.Type, e.Page, dash(e.Contact), standby)
 }
 
-// eventPath is an event in the API.
+// eventPath returns the API path of an event.
 func eventPath(seq uint64) string { return eventsPath + "/" + strconv.FormatUint(seq, 10) }
 
 // EventsListCommand lists stored events.
 type EventsListCommand struct {
 	EventFilter
 	After uint64 `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence."`
-	Limit int    `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"At most this many; 0 for all."`
+	Limit int    `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints a line an event, or one JSON object a line.
+// Run prints one line per event: text, or a JSON object with --json.
 func (l EventsListCommand) Run(c *CLI) error {
 	q := l.query()
 	if l.After > 0 {
@@ -77,7 +77,7 @@ func (l EventsListCommand) Run(c *CLI) error {
 	return each(c, eventsPath, q, l.Limit, func(b json.RawMessage) error { return c.writeEvent(b) })
 }
 
-// writeEvent prints one event of the API: as it is with --json, else a line.
+// writeEvent prints one event of the API: unchanged with --json, otherwise as a line of text.
 func (c *CLI) writeEvent(b []byte) error {
 	if c.JSON {
 		_, err := fmt.Fprintf(c.Out, "%s\n", b)
@@ -85,7 +85,7 @@ func (c *CLI) writeEvent(b []byte) error {
 	}
 	var e eventLine
 	if err := json.Unmarshal(b, &e); err != nil {
-		return fmt.Errorf("read the server's answer: %w", err)
+		return fmt.Errorf("decode the server's answer: %w", err)
 	}
 	e.write(c.Out)
 	return nil
@@ -96,15 +96,15 @@ type EventsShowCommand struct {
 	Seq uint64 `arg:"" help:"Sequence of the event."`
 }
 
-// Run prints the event as indented JSON, data and raw item included.
+// Run prints the event as indented JSON, including data and raw item.
 func (s EventsShowCommand) Run(c *CLI) error {
-	e, err := get[json.RawMessage](c, eventPath(s.Seq), nil) // not decoded: its ids may have 17 digits and more
+	e, err := get[json.RawMessage](c, eventPath(s.Seq), nil) // not decoded into numbers: ids with 17 and more digits would be rounded
 	if err != nil {
 		return err
 	}
 	var out bytes.Buffer
 	if err := json.Indent(&out, e, "", "  "); err != nil {
-		return fmt.Errorf("read the server's answer: %w", err)
+		return fmt.Errorf("decode the server's answer: %w", err)
 	}
 	_, err = fmt.Fprintf(c.Out, "%s\n", out.Bytes())
 	return err
@@ -114,11 +114,11 @@ func (s EventsShowCommand) Run(c *CLI) error {
 type EventsTailCommand struct {
 	EventFilter
 	After string `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence instead of at the head."`
-	Count int    `env:"PAGESTREAM_EVENTS_COUNT" help:"Stop after this many events; 0 goes on."`
+	Count int    `env:"PAGESTREAM_EVENTS_COUNT" help:"Stop after this many events; 0 for no limit."`
 }
 
-// Run prints events until it is interrupted. A lost connection is made again
-// from the last event that was printed: none is missed and none printed twice.
+// Run prints events until it is interrupted. After a lost connection it resumes at the last
+// event that was printed, so that no event is missed or printed twice.
 func (t EventsTailCommand) Run(c *CLI) error {
 	cl, err := c.client()
 	if err != nil {
@@ -126,7 +126,7 @@ func (t EventsTailCommand) Run(c *CLI) error {
 	}
 	if t.After != "" {
 		if _, err := strconv.ParseUint(t.After, 10, 64); err != nil {
-			return fmt.Errorf("%w: --after %q is not a sequence", errUsage, t.After)
+			return fmt.Errorf("%w: --after %q is not a sequence number", errUsage, t.After)
 		}
 	}
 	last, n := t.After, 0
@@ -147,7 +147,7 @@ func (t EventsTailCommand) Run(c *CLI) error {
 		case errors.Is(err, errDone), c.ctx.Err() != nil:
 			return nil
 		case last == t.After && n == 0 && !errors.Is(err, io.EOF):
-			return err // it never worked: say so instead of trying forever
+			return err // the first connection failed: report it instead of trying again
 		}
 		fmt.Fprintln(c.Err, "connection lost; trying again")
 		if pause.Wait(c.ctx) != nil {
@@ -156,18 +156,18 @@ func (t EventsTailCommand) Run(c *CLI) error {
 	}
 }
 
-// errDone ends a feed that has given what was asked for.
+// errDone is returned by a feed's callback to end the feed after --count events.
 var errDone = errors.New("done")
 
-// EventsExplainCommand says which events made a conversation or a message.
+// EventsExplainCommand shows which events made a conversation or a message.
 type EventsExplainCommand struct {
 	Page    string `arg:"" help:"Page id."`
 	Contact string `arg:"" help:"Contact id."`
-	MID     string `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only the message with this id."`
-	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"At most this many; 0 for all."`
+	MID     string `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
+	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints the events in order, without their text.
+// Run prints the events in stream order, without their text.
 func (e EventsExplainCommand) Run(c *CLI) error {
 	query := url.Values{}
 	if e.MID != "" {
@@ -188,7 +188,7 @@ func (e EventsExplainCommand) Run(c *CLI) error {
 			line.write(c.Out)
 		}
 		if len(events) == 0 {
-			fmt.Fprintln(c.Out, "No event has made it.")
+			fmt.Fprintln(c.Out, "There are no events.")
 		}
 	})
 }

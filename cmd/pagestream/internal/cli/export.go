@@ -16,12 +16,12 @@ import (
 type EventsExportCommand struct {
 	EventFilter
 
-	File string `arg:"" optional:"" help:"Where to; one that is there already is gone on with. Default: standard output."`
-	From uint64 `env:"PAGESTREAM_EVENTS_EXPORT_FROM" help:"From this sequence."`
-	To   uint64 `env:"PAGESTREAM_EVENTS_EXPORT_TO" help:"To this sequence; default: the newest."`
+	File string `arg:"" optional:"" help:"Output file; an existing one is continued. Default: standard output."`
+	From uint64 `env:"PAGESTREAM_EVENTS_EXPORT_FROM" help:"First sequence."`
+	To   uint64 `env:"PAGESTREAM_EVENTS_EXPORT_TO" help:"Last sequence (default: the newest)."`
 }
 
-// Run writes one CloudEvent in JSON a line. What people wrote is in it.
+// Run writes one CloudEvent in JSON per line. The export contains the texts of messages.
 func (e EventsExportCommand) Run(c *CLI) error {
 	cl, err := c.client()
 	if err != nil {
@@ -38,7 +38,7 @@ func (e EventsExportCommand) Run(c *CLI) error {
 		defer resp.Body.Close()
 		n, err := io.Copy(w, resp.Body)
 		if err != nil {
-			return fmt.Errorf("broken off after %d bytes: %w; type the same again to go on", n, err)
+			return fmt.Errorf("export interrupted after %d bytes: %w; run the same command again to continue", n, err)
 		}
 		return nil
 	}
@@ -47,19 +47,19 @@ func (e EventsExportCommand) Run(c *CLI) error {
 	}
 	return export.ToFile(e.File, func(w io.Writer, last uint64) error {
 		if last > 0 {
-			fmt.Fprintf(c.Err, "goes on after event %d\n", last)
+			fmt.Fprintf(c.Err, "continuing after event %d\n", last)
 		}
 		return write(w, max(e.From, last+1))
 	})
 }
 
-// EventsImportCommand makes the stream of an export.
+// EventsImportCommand creates the stream of a new installation from an export.
 type EventsImportCommand struct {
-	File string `arg:"" help:"What events export wrote."`
+	File string `arg:"" help:"File written by events export."`
 }
 
-// Run stores the events in an installation that has none, with the server stopped.
-// Each keeps its sequence and its time.
+// Run stores the events in an installation without events, whose server is stopped. Each
+// event keeps its sequence and its time.
 func (e EventsImportCommand) Run(c *CLI) error {
 	f, err := os.Open(e.File)
 	if err != nil {
@@ -70,7 +70,8 @@ func (e EventsImportCommand) Run(c *CLI) error {
 		out, err := o.Import(c.ctx, f, func(seq uint64) { c.redraw("event %d", seq) })
 		c.redraw("")
 		return c.answer(out, err, func() {
-			fmt.Fprintf(c.Out, "%d events to sequence %d; %d sequences between them are in no event\n", out.Events, out.Last, out.Gaps)
+			fmt.Fprintf(c.Out, "imported %d events to sequence %d; %d sequences in between have no event\n",
+				out.Events, out.Last, out.Gaps)
 		})
 	})
 }

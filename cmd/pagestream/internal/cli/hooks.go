@@ -11,13 +11,13 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
 
-// HooksCommand groups what concerns the signed webhooks to others.
+// HooksCommand groups the commands for outgoing signed webhooks.
 type HooksCommand struct {
-	List        HooksListCommand        `cmd:"" help:"List endpoints and how far they are."`
-	DeadLetters HooksDeadLettersCommand `cmd:"" name:"deadletters" help:"List the events that an endpoint did not take."`
+	List        HooksListCommand        `cmd:"" help:"List endpoints and their positions."`
+	DeadLetters HooksDeadLettersCommand `cmd:"" name:"deadletters" help:"List the events that an endpoint did not accept."`
 	Redrive     HooksRedriveCommand     `cmd:"" help:"Send an endpoint's dead letters again."`
-	Enable      HooksEnableCommand      `cmd:"" help:"Let an endpoint that was disabled go on, and try all at once."`
-	Secret      HooksSecretCommand      `cmd:"" help:"Make a secret for an endpoint."`
+	Enable      HooksEnableCommand      `cmd:"" help:"Enable a disabled endpoint again, and retry all pages immediately."`
+	Secret      HooksSecretCommand      `cmd:"" help:"Generate a secret for an endpoint."`
 }
 
 const hooksPath = "/api/v1/hooks"
@@ -27,31 +27,31 @@ func hookPath(name string) string { return hooksPath + "/" + url.PathEscape(name
 // HooksListCommand lists endpoints.
 type HooksListCommand struct{}
 
-// Run prints a table.
+// Run prints a table of the endpoints.
 func (HooksListCommand) Run(c *CLI) error {
 	list, err := collect[hooks.Status](c, hooksPath, nil, 0)
 	return c.answer(list, err, func() {
 		writeTable(c.Out, "ENDPOINT, HOST, POSITION, LAG, DELIVERED, FAILED, DEAD LETTERS, STATE", list,
 			func(s hooks.Status) cells {
-				state := "fine"
+				state := "ok"
 				switch {
 				case s.Disabled != "":
 					state = "disabled: " + s.Disabled
 				case s.Retrying > 0:
-					state = fmt.Sprintf("%d pages are tried again: %s", s.Retrying, s.LastError)
+					state = fmt.Sprintf("retrying %d pages: %s", s.Retrying, s.LastError)
 				}
 				return cells{s.Name, s.Host, s.Position, s.Lag, s.Delivered, s.Failed, s.DeadLetters, state}
 			})
 	})
 }
 
-// HooksDeadLettersCommand lists what an endpoint did not take.
+// HooksDeadLettersCommand lists the events that an endpoint did not accept.
 type HooksDeadLettersCommand struct {
-	Name  string `arg:"" help:"Endpoint."`
-	Limit int    `default:"100" env:"PAGESTREAM_HOOKS_DEADLETTERS_LIMIT" help:"At most this many; 0 for all."`
+	Name  string `arg:"" help:"Name of the endpoint."`
+	Limit int    `default:"100" env:"PAGESTREAM_HOOKS_DEADLETTERS_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints a table.
+// Run prints a table of the dead letters.
 func (h HooksDeadLettersCommand) Run(c *CLI) error {
 	list, err := collect[hooks.DeadLetter](c, hookPath(h.Name)+"/deadletters", nil, h.Limit)
 	return c.answer(list, err, func() {
@@ -61,34 +61,34 @@ func (h HooksDeadLettersCommand) Run(c *CLI) error {
 	})
 }
 
-// HooksRedriveCommand sends dead letters again.
+// HooksRedriveCommand sends the dead letters of an endpoint again.
 type HooksRedriveCommand struct {
-	Name  string `arg:"" help:"Endpoint."`
-	Event uint64 `arg:"" optional:"" help:"Sequence of one; default: all."`
+	Name  string `arg:"" help:"Name of the endpoint."`
+	Event uint64 `arg:"" optional:"" help:"Sequence of one dead letter (default: all)."`
 }
 
-// Run says how many are sent again.
+// Run starts sending them again and prints their number.
 func (h HooksRedriveCommand) Run(c *CLI) error {
 	query := url.Values{"event": {strconv.FormatUint(h.Event, 10)}}
 	out, err := post[api.HookRedriven](c, hookPath(h.Name)+"/redrive", query, nil)
-	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%d are sent again\n", out.Count) })
+	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%d dead letters are sent again\n", out.Count) })
 }
 
-// HooksEnableCommand lets an endpoint go on.
+// HooksEnableCommand enables a disabled endpoint.
 type HooksEnableCommand struct {
-	Name string `arg:"" help:"Endpoint."`
+	Name string `arg:"" help:"Name of the endpoint."`
 }
 
-// Run enables it.
+// Run enables the endpoint and retries all its pages immediately.
 func (h HooksEnableCommand) Run(c *CLI) error {
 	_, err := do[any](c, http.MethodPost, hookPath(h.Name)+"/enable", nil, nil)
-	return c.answer(map[string]string{"enabled": h.Name}, err, func() { fmt.Fprintf(c.Out, "%s goes on\n", h.Name) })
+	return c.answer(map[string]string{"enabled": h.Name}, err, func() { fmt.Fprintf(c.Out, "%s is enabled\n", h.Name) })
 }
 
-// HooksSecretCommand makes a secret.
+// HooksSecretCommand generates a secret for hooks.file.
 type HooksSecretCommand struct{}
 
-// Run prints it.
+// Run prints a new random secret. It calls no server.
 func (HooksSecretCommand) Run(c *CLI) error {
 	secret := hooks.NewSecret()
 	return c.Print(map[string]string{"secret": secret}, func() { fmt.Fprintln(c.Out, secret) })

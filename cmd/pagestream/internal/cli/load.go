@@ -8,27 +8,27 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
 )
 
-// LoadCommand sends signed traffic and audits what became of it.
+// LoadCommand sends signed traffic and checks that the server has stored it exactly once.
 type LoadCommand struct {
 	URL         string        `name:"url" placeholder:"URL" env:"PAGESTREAM_LOAD_URL" help:"Webhook URL of the server (default: from the configuration)."`
 	Secret      string        `placeholder:"SECRET" env:"PAGESTREAM_LOAD_SECRET" help:"App secret to sign with (default: the first app's)."`
 	SecretFile  string        `placeholder:"FILE" env:"PAGESTREAM_LOAD_SECRET_FILE" help:"File with the app secret."`
-	Rate        int           `default:"0" placeholder:"N" env:"PAGESTREAM_LOAD_RATE" help:"POSTs a second; 0 sends as fast as the connections allow."`
-	Concurrency int           `default:"64" placeholder:"N" env:"PAGESTREAM_LOAD_CONCURRENCY" help:"Connections."`
-	Pages       int           `default:"10" placeholder:"N" env:"PAGESTREAM_LOAD_PAGES" help:"Pages."`
-	Contacts    int           `default:"100" placeholder:"N" env:"PAGESTREAM_LOAD_CONTACTS" help:"Contacts a page."`
-	Items       int           `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_ITEMS" help:"Items a POST."`
-	Duplicates  int           `default:"20" placeholder:"PERCENT" env:"PAGESTREAM_LOAD_DUPLICATES" help:"POSTs that repeat an earlier one."`
-	Duration    time.Duration `default:"10s" placeholder:"TIME" env:"PAGESTREAM_LOAD_DURATION" help:"How long to send."`
-	Seed        uint64        `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_SEED" help:"Same seed, same traffic (but for the run's own ids)."`
+	Rate        int           `default:"0" placeholder:"N" env:"PAGESTREAM_LOAD_RATE" help:"POSTs per second; 0 sends as fast as the connections allow."`
+	Concurrency int           `default:"64" placeholder:"N" env:"PAGESTREAM_LOAD_CONCURRENCY" help:"Number of connections."`
+	Pages       int           `default:"10" placeholder:"N" env:"PAGESTREAM_LOAD_PAGES" help:"Number of pages."`
+	Contacts    int           `default:"100" placeholder:"N" env:"PAGESTREAM_LOAD_CONTACTS" help:"Contacts per page."`
+	Items       int           `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_ITEMS" help:"Items per POST."`
+	Duplicates  int           `default:"20" placeholder:"PERCENT" env:"PAGESTREAM_LOAD_DUPLICATES" help:"Percentage of POSTs that repeat an earlier one."`
+	Duration    time.Duration `default:"10s" placeholder:"TIME" env:"PAGESTREAM_LOAD_DURATION" help:"Duration of sending."`
+	Seed        uint64        `default:"1" placeholder:"N" env:"PAGESTREAM_LOAD_SEED" help:"Random seed: the same seed gives the same traffic, except for ids, which are unique per run."`
 	AllowRemote bool          `env:"PAGESTREAM_LOAD_ALLOW_REMOTE" help:"Allow a server that is not on this machine."`
 }
 
-// errAudit says that the server did not keep what it acknowledged.
-var errAudit = errors.New("the audit found acknowledged messages lost or doubled")
+// errAudit is returned when the audit finds acknowledged messages that are lost or duplicated.
+var errAudit = errors.New("the audit found lost or duplicated acknowledged messages")
 
-// Run sends, audits, prints one JSON summary, and fails if anything is lost or
-// doubled.
+// Run sends the traffic, audits it and prints one JSON summary. It fails if any message is lost
+// or duplicated.
 func (l LoadCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
 	if err != nil {
@@ -38,7 +38,7 @@ func (l LoadCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	secret, err := given(l.Secret, l.SecretFile)
+	secret, err := readSecret(l.Secret, l.SecretFile)
 	if err != nil {
 		return fmt.Errorf("read app secret: %w", err)
 	}
@@ -63,7 +63,8 @@ func (l LoadCommand) Run(c *CLI) error {
 		Items: l.Items, Duplicates: l.Duplicates, Duration: l.Duration, Seed: l.Seed,
 		API: cl.base, Token: cl.token, AllowRemote: l.AllowRemote,
 		Progress: func(p loadgen.Progress) {
-			b.show(uint64(p.Elapsed.Milliseconds()), uint64(l.Duration.Milliseconds()), "%s  %d posts answered 200", p.Phase, p.Acked)
+			b.show(uint64(p.Elapsed.Milliseconds()), uint64(l.Duration.Milliseconds()),
+				"%s  %d posts answered with 200", p.Phase, p.Acked)
 		},
 	})
 	if err != nil {

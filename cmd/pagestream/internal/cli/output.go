@@ -16,7 +16,7 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// Print writes v as JSON where --json was given, else what plain writes.
+// Print writes v as JSON if --json was given, and calls plain otherwise.
 func (c *CLI) Print(v any, plain func()) error {
 	if c.JSON {
 		return c.printJSON(v)
@@ -25,7 +25,7 @@ func (c *CLI) Print(v any, plain func()) error {
 	return nil
 }
 
-// answer prints what came of a request as Print does, or returns why nothing did.
+// answer prints the result of a request as Print does, or returns the error of the request.
 func (c *CLI) answer(v any, err error, plain func()) error {
 	if err != nil {
 		return err
@@ -40,12 +40,12 @@ func (c *CLI) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// logger returns the process's logger. Log lines go to stderr, so that
-// stdout stays what a command was asked for.
+// logger returns the process's logger. Log lines go to stderr, so that stdout has only the
+// output of the command.
 func (c *CLI) logger(cfg config.Log) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
-		return nil, fmt.Errorf("log.level %q: write debug, info, warn or error", cfg.Level)
+		return nil, fmt.Errorf("log.level %q: use debug, info, warn or error", cfg.Level)
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Format == "json" {
@@ -54,11 +54,11 @@ func (c *CLI) logger(cfg config.Log) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(c.Err, opts)), nil
 }
 
-// cells are a row of a table.
+// cells is a row of a table.
 type cells []any
 
-// writeTable writes a row of each item, in columns under a header: names with commas
-// between them.
+// writeTable writes one row per item in aligned columns. The header has the names of the columns,
+// separated by a comma and a space.
 func writeTable[T any](w io.Writer, header string, items []T, row func(T) cells) {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, strings.ReplaceAll(header, ", ", "\t"))
@@ -69,10 +69,10 @@ func writeTable[T any](w io.Writer, header string, items []T, row func(T) cells)
 	_ = t.Flush()
 }
 
-// dash stands for what is not there.
+// dash returns s, or "-" if s is empty.
 func dash[S ~string](s S) S { return cmp.Or(s, "-") }
 
-// ago says how long something is past, in one unit.
+// ago formats the time since a moment in one unit.
 func ago(at time.Time) string {
 	if at.IsZero() {
 		return "never"
@@ -89,7 +89,8 @@ func ago(at time.Time) string {
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
 }
 
-// printable keeps what a stranger wrote from moving the reader's cursor.
+// printable replaces control characters with spaces, so that a message text can't send escape
+// sequences to the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
@@ -99,7 +100,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// isTerminal reports whether w is a terminal, where a line may be redrawn.
+// isTerminal reports whether w is a terminal, on which a line can be redrawn.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -109,16 +110,16 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// redraw replaces the line that progress stands on, on a terminal; elsewhere nothing
-// is written. Without a format it removes the line.
+// redraw replaces the progress line on stderr if that is a terminal, and writes nothing
+// otherwise. An empty format removes the line.
 func (c *CLI) redraw(format string, args ...any) {
 	if isTerminal(c.Err) {
 		fmt.Fprintf(c.Err, "\r\x1b[K"+format, args...)
 	}
 }
 
-// bar returns a progress bar of total steps, nil where stderr is no terminal. A nil
-// bar can be used like any other.
+// bar returns a progress bar of total steps, or nil if stderr is not a terminal. The methods
+// of a nil bar do nothing.
 func (c *CLI) bar(total int64, more ...progressbar.Option) *bar {
 	if !isTerminal(c.Err) {
 		return nil
@@ -130,7 +131,7 @@ func (c *CLI) bar(total int64, more ...progressbar.Option) *bar {
 
 type bar struct{ *progressbar.ProgressBar }
 
-// show sets how far it is, and what is being done.
+// show sets the progress and the description of the current step.
 func (b *bar) show(done, total uint64, format string, args ...any) {
 	if b == nil {
 		return

@@ -16,34 +16,34 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// PagesCommand groups what concerns pages.
+// PagesCommand groups the commands for pages.
 type PagesCommand struct {
-	List        PagesListCommand        `cmd:"" help:"List every page that was seen, connected or not."`
+	List        PagesListCommand        `cmd:"" help:"List every known page, connected or not."`
 	Show        PagesShowCommand        `cmd:"" help:"Show one page and its subscription."`
-	Login       PagesLoginCommand       `cmd:"" help:"Make a link that connects pages in a browser."`
+	Login       PagesLoginCommand       `cmd:"" help:"Create a link that connects pages in a browser."`
 	Connect     PagesConnectCommand     `cmd:"" help:"Connect a page with its page token, or many with a user token."`
-	Check       PagesCheckCommand       `cmd:"" help:"Compare subscriptions with what is wanted: page and app."`
+	Check       PagesCheckCommand       `cmd:"" help:"Compare the subscriptions of page and app with the wanted fields."`
 	Resubscribe PagesResubscribeCommand `cmd:"" help:"Subscribe pages again with all wanted fields."`
-	Disconnect  PagesDisconnectCommand  `cmd:"" help:"Unsubscribe a page and drop its connection; its events stay."`
+	Disconnect  PagesDisconnectCommand  `cmd:"" help:"Unsubscribe a page and remove its connection; its events are kept."`
 }
 
 const pagesPath = "/api/v1/pages"
 
-// pagePath is a page in the API.
+// pagePath returns the API path of a page.
 func pagePath(id string) string { return pagesPath + "/" + url.PathEscape(id) }
 
-// PagesListCommand lists pages.
+// PagesListCommand lists every known page.
 type PagesListCommand struct {
-	Limit int `default:"0" env:"PAGESTREAM_PAGES_LIMIT" help:"At most this many; 0 for all."`
+	Limit int `default:"0" env:"PAGESTREAM_PAGES_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints a table of pages: what is connected and subscribed, and the state that
-// doctor, console and status show as well.
+// Run prints a table of pages: connection, subscription, and the same state as doctor,
+// console and status show.
 func (l PagesListCommand) Run(c *CLI) error {
 	list, err := collect[operate.Page](c, pagesPath, nil, l.Limit)
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
-			fmt.Fprintln(c.Out, "No page was seen yet. Connect one with: pagestream pages connect PAGE")
+			fmt.Fprintln(c.Out, "There are no pages yet. Connect one with: pagestream pages connect PAGE")
 			return
 		}
 		writeTable(c.Out, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
@@ -61,13 +61,13 @@ type PagesShowCommand struct {
 	Page string `arg:"" help:"Page id."`
 }
 
-// pageView is a page with its subscriptions, one for each app.
+// pageView is a page with its subscriptions, one per app.
 type pageView struct {
 	operate.Page
 	Subscriptions []subscriptions.Subscription `json:"subscriptions"`
 }
 
-// Run prints the page as indented JSON: there is too much of it for a table.
+// Run prints the page as indented JSON, because it has too many fields for a table.
 func (s PagesShowCommand) Run(c *CLI) error {
 	page, err := get[operate.Page](c, pagePath(s.Page), nil)
 	if err != nil {
@@ -80,47 +80,49 @@ func (s PagesShowCommand) Run(c *CLI) error {
 	return c.printJSON(pageView{page, subs.Items})
 }
 
-// PagesConnectCommand connects one page by its own token, or those that a user's
-// token shows.
+// PagesConnectCommand connects one page with its own token, or pages of a user with the user's
+// token.
 type PagesConnectCommand struct {
-	Pages     []string `arg:"" optional:"" name:"page" help:"Page ids: one with a page token, any with a user token."`
-	Token     string   `placeholder:"TOKEN" env:"PAGESTREAM_PAGE_TOKEN" help:"Page access token. The environment or --page-token-file keep it out of the shell's history."`
-	TokenFrom string   `name:"page-token-file" placeholder:"FILE" env:"PAGESTREAM_PAGE_TOKEN_FILE" help:"File with the page access token."`
-	User      string   `name:"user-token" placeholder:"TOKEN" env:"PAGESTREAM_USER_TOKEN" help:"User access token: connects pages that the person has let the app use."`
-	UserFrom  string   `name:"user-token-file" placeholder:"FILE" env:"PAGESTREAM_USER_TOKEN_FILE" help:"File with the user access token."`
-	All       bool     `env:"PAGESTREAM_PAGES_CONNECT_ALL" help:"With a user token: every page of the login but those of others."`
-	Verify    string   `name:"page-verify-token" placeholder:"TOKEN" env:"PAGESTREAM_PAGE_VERIFY_TOKEN" help:"The page's own token for the webhook's handshake, optional."`
+	Pages     []string `arg:"" optional:"" name:"page" help:"Page ids: one with a page token, any number with a user token."`
+	Token     string   `placeholder:"TOKEN" env:"PAGESTREAM_PAGE_TOKEN" help:"Page access token. Prefer the environment or --page-token-file: they keep it out of the shell history."`
+	TokenFile string   `name:"page-token-file" placeholder:"FILE" env:"PAGESTREAM_PAGE_TOKEN_FILE" help:"File with the page access token."`
+	User      string   `name:"user-token" placeholder:"TOKEN" env:"PAGESTREAM_USER_TOKEN" help:"User access token: connects pages that the user has granted to the app."`
+	UserFile  string   `name:"user-token-file" placeholder:"FILE" env:"PAGESTREAM_USER_TOKEN_FILE" help:"File with the user access token."`
+	All       bool     `env:"PAGESTREAM_PAGES_CONNECT_ALL" help:"With a user token: connect every granted page, except pages that somebody else connected."`
+	Verify    string   `name:"page-verify-token" placeholder:"TOKEN" env:"PAGESTREAM_PAGE_VERIFY_TOKEN" help:"The page's own verify token for the webhook handshake (optional)."`
 	Company   string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_COMPANY" help:"Company that owns the page."`
 	App       string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_APP" help:"Configured app (default: the first)."`
-	Fields    []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_FIELDS" help:"Subscription fields (default: every messaging field but response_feedback)."`
+	Fields    []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_FIELDS" help:"Subscription fields (default: every messaging field except response_feedback)."`
 }
 
-// Run connects and subscribes. It fails when a page did not end up subscribed
-// with every wanted field.
+// Run connects and subscribes pages. It fails if a page is not subscribed with every wanted
+// field afterwards. With a user token and no choice of pages it only lists the granted pages.
 func (p PagesConnectCommand) Run(c *CLI) error {
-	user, err := given(p.User, p.UserFrom)
+	user, err := readSecret(p.User, p.UserFile)
 	if err != nil {
 		return fmt.Errorf("read user token: %w", err)
 	}
 	if user != "" {
-		return p.byUser(c, user)
+		return p.connectByUser(c, user)
 	}
-	token, err := given(p.Token, p.TokenFrom)
+	token, err := readSecret(p.Token, p.TokenFile)
 	switch {
 	case err != nil:
 		return fmt.Errorf("read page token: %w", err)
 	case token == "":
-		return fmt.Errorf("%w: no token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file, or a user token for many pages at once", errUsage)
+		return fmt.Errorf("%w: no token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file, "+
+			"or a user token for many pages at once", errUsage)
 	case len(p.Pages) != 1:
-		return fmt.Errorf("%w: a page token is of one page: name that page", errUsage)
+		return fmt.Errorf("%w: a page token is for one page: give exactly one page id", errUsage)
 	}
-	return c.verb(pagesPath, api.ConnectRequest{
-		Page: domain.PageID(p.Pages[0]), Token: token, VerifyToken: p.Verify, Company: p.Company, App: p.App, Fields: p.Fields,
+	return c.changePage(pagesPath, api.ConnectRequest{
+		Page: domain.PageID(p.Pages[0]), Token: token, VerifyToken: p.Verify,
+		Company: p.Company, App: p.App, Fields: p.Fields,
 	})
 }
 
-// given returns a secret that stands in a flag or in a file.
-func given(value, file string) (string, error) {
+// readSecret returns the content of the file without surrounding space, or value if no file is named.
+func readSecret(value, file string) (string, error) {
 	if file == "" {
 		return value, nil
 	}
@@ -128,8 +130,9 @@ func given(value, file string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// byUser shows what the person lets the app use, and connects what was chosen.
-func (p PagesConnectCommand) byUser(c *CLI, token string) error {
+// connectByUser connects the chosen pages of those that the user has granted. Without a choice it
+// prints the granted pages and changes nothing.
+func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 	found, err := post[operate.Login](c, "/api/v1/logins", nil, api.LoginRequest{UserToken: token, App: p.App})
 	if err != nil {
 		return err
@@ -150,15 +153,15 @@ func (p PagesConnectCommand) byUser(c *CLI, token string) error {
 	if _, err = follow[meta.Outcome, operate.Connected](c, "/api/v1/logins/"+found.ID, choice, b.add); err != nil {
 		return err
 	}
-	return b.end(c)
+	return b.finish(c)
 }
 
-func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
+func (PagesConnectCommand) show(c *CLI, found operate.Login) {
 	var rows []cells
 	for _, g := range found.Pages {
 		note := ""
 		if g.Lacking {
-			note = "the role does not let connect it"
+			note = "the user's role does not allow connecting it"
 		}
 		rows = append(rows, cells{g.Page, dash(g.Name), g.Standing, dash(g.Company), note})
 	}
@@ -167,80 +170,80 @@ func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
 	}
 	writeTable(c.Out, "PAGE, NAME, STATE, COMPANY, NOTE", rows, func(r cells) cells { return r })
 	if len(found.MissingScopes) > 0 {
-		fmt.Fprintf(c.Out, "Permissions that were not given: %s\n", strings.Join(found.MissingScopes, ", "))
+		fmt.Fprintf(c.Out, "Permissions that were not granted: %s\n", strings.Join(found.MissingScopes, ", "))
 	}
-	fmt.Fprintln(c.Out, "Nothing was changed. Choose with: pagestream pages connect --user-token-file FILE PAGE..., or --all")
+	fmt.Fprintln(c.Out, "Nothing was changed. "+
+		"Choose pages with: pagestream pages connect --user-token-file FILE PAGE..., or --all")
 }
 
-// PagesLoginCommand makes a link.
+// PagesLoginCommand creates a link for the login in a browser.
 type PagesLoginCommand struct {
 	Company string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_COMPANY" help:"Company that owns the pages."`
 	App     string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_APP" help:"Configured app (default: the first)."`
-	Fields  []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_LOGIN_FIELDS" help:"Subscription fields (default: every messaging field but response_feedback)."`
+	Fields  []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_LOGIN_FIELDS" help:"Subscription fields (default: every messaging field except response_feedback)."`
 }
 
-// Run prints a link that opens one login.
+// Run prints a link that is valid for one login and expires.
 func (p PagesLoginCommand) Run(c *CLI) error {
 	in := operate.InviteRequest{App: p.App, Company: p.Company, Fields: p.Fields}
 	out, err := post[operate.Invite](c, "/api/v1/invites", nil, in)
 	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "%s\n", out.URL)
-		fmt.Fprintf(c.Err, "Open it in a browser, once, before %s.\n", out.Expires.Local().Format("15:04"))
+		fmt.Fprintf(c.Err, "Open the link once in a browser, before %s.\n", out.Expires.Local().Format("15:04"))
 	})
 }
 
-// PagesCheckCommand compares subscriptions with what is wanted.
+// PagesCheckCommand compares the subscriptions of pages with the wanted fields.
 type PagesCheckCommand struct {
-	Pages []string `arg:"" optional:"" name:"page" help:"Page ids; none is every connected page."`
+	Pages []string `arg:"" optional:"" name:"page" help:"Page ids (default: every connected page)."`
 }
 
-// Run asks Graph about each page and the app, and shows what differs.
+// Run reads the subscriptions of each page and of the app from Graph and shows the differences.
 func (p PagesCheckCommand) Run(c *CLI) error {
 	list, err := connectedPages(c, p.Pages, 0)
 	if err != nil {
 		return err
 	}
 	b := c.batch("check", len(list))
-	if err := b.over(c, list, "/check"); err != nil {
+	if err := b.run(c, list, "/check"); err != nil {
 		return err
 	}
-	return b.end(c)
+	return b.finish(c)
 }
 
-// PagesResubscribeCommand subscribes pages again: after an app or its fields
-// have changed, for all of them.
+// PagesResubscribeCommand subscribes pages again, for example after an app or its fields have changed.
 type PagesResubscribeCommand struct {
 	Pages  []string      `arg:"" optional:"" name:"page" help:"Page ids."`
 	All    bool          `env:"PAGESTREAM_PAGES_RESUBSCRIBE_ALL" help:"Every connected page."`
 	DryRun bool          `name:"dry-run" env:"PAGESTREAM_PAGES_RESUBSCRIBE_DRY_RUN" help:"Only show what would be subscribed."`
-	Resume time.Duration `placeholder:"DURATION" env:"PAGESTREAM_PAGES_RESUBSCRIBE_RESUME" help:"Leave out pages that were confirmed within this time, to go on after an interruption."`
+	Resume time.Duration `placeholder:"DURATION" env:"PAGESTREAM_PAGES_RESUBSCRIBE_RESUME" help:"Skip pages that were confirmed within this time; used to continue after an interruption."`
 }
 
-// Run subscribes each page with its own token and reads back what Graph lists.
+// Run subscribes each page with its own token and reads the result back from Graph.
 func (p PagesResubscribeCommand) Run(c *CLI) error {
 	if len(p.Pages) == 0 && !p.All {
-		return fmt.Errorf("%w: which pages? Name them, or give --all", errUsage)
+		return fmt.Errorf("%w: no pages given; give page ids or --all", errUsage)
 	}
 	list, err := connectedPages(c, p.Pages, p.Resume)
 	if err != nil {
 		return err
 	}
-	what, verb := "resubscribe", "/resubscribe"
+	name, operation := "resubscribe", "/resubscribe"
 	if p.DryRun {
-		what, verb = "dry run", "/resubscribe?dry_run=1"
+		name, operation = "dry run", "/resubscribe?dry_run=1"
 	}
 	begun := time.Now()
-	b := c.batch(what, len(list))
-	if err := b.over(c, list, verb); err != nil {
-		fmt.Fprintf(c.Err, "\nStopped after %d of %d pages. Go on with: pagestream pages resubscribe --all --resume %s\n",
+	b := c.batch(name, len(list))
+	if err := b.run(c, list, operation); err != nil {
+		fmt.Fprintf(c.Err, "\nStopped after %d of %d pages. Continue with: pagestream pages resubscribe --all --resume %s\n",
 			b.done(), len(list), (p.Resume + time.Since(begun) + time.Minute).Round(time.Minute))
 		return err
 	}
-	return b.end(c)
+	return b.finish(c)
 }
 
-// connectedPages lists the ids that were named, or of all connected pages; fresh
-// leaves out those that were confirmed within that time.
+// connectedPages returns the named page ids, or those of all connected pages. It skips pages that were
+// confirmed within the duration fresh (0: none are skipped).
 func connectedPages(c *CLI, named []string, fresh time.Duration) ([]string, error) {
 	list := named
 	if len(list) == 0 {
@@ -272,19 +275,19 @@ func connectedPages(c *CLI, named []string, fresh time.Duration) ([]string, erro
 	return due, nil
 }
 
-// PagesDisconnectCommand drops a page's connection.
+// PagesDisconnectCommand unsubscribes a page and removes its connection.
 type PagesDisconnectCommand struct {
 	Page string `arg:"" help:"Page id."`
 }
 
-// Run unsubscribes the page.
+// Run disconnects the page and prints the outcome.
 func (p PagesDisconnectCommand) Run(c *CLI) error {
-	return c.verb(pagePath(p.Page)+"/disconnect", nil)
+	return c.changePage(pagePath(p.Page)+"/disconnect", nil)
 }
 
-// verb carries out one verb on a page and prints the outcome. An outcome that
-// is not what was wanted is an error: exit code 1.
-func (c *CLI) verb(path string, in any) error {
+// changePage runs one operation on a page and prints the outcome. It returns an error if the page
+// lacks wanted fields afterwards.
+func (c *CLI) changePage(path string, in any) error {
 	out, err := post[meta.Outcome](c, path, nil, in)
 	err = c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "page %s %s: %s\n", out.Page, out.Name, out.State)
@@ -302,7 +305,7 @@ func (c *CLI) verb(path string, in any) error {
 		}
 	})
 	if err == nil && (out.State == subscriptions.Failed || out.State == subscriptions.Drifted) {
-		return fmt.Errorf("page %s is not subscribed as wanted: %s", out.Page, out.State)
+		return fmt.Errorf("page %s does not have all wanted fields: %s", out.Page, out.State)
 	}
 	return err
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// ProjectionsCommand groups what concerns the read models.
+// ProjectionsCommand groups the commands for the read models.
 type ProjectionsCommand struct {
-	List    ProjectionsListCommand    `cmd:"" help:"Show where each read model stands."`
+	List    ProjectionsListCommand    `cmd:"" help:"List the read models and their positions."`
 	Verify  ProjectionsVerifyCommand  `cmd:"" help:"Compare read models with a replay of the stream."`
-	Explain ProjectionsExplainCommand `cmd:"" help:"Say which events made a row."`
-	Rebuild ProjectionsRebuildCommand `cmd:"" help:"Build read models from the stream again, beside the live ones."`
+	Explain ProjectionsExplainCommand `cmd:"" help:"Show which events made a row."`
+	Rebuild ProjectionsRebuildCommand `cmd:"" help:"Build read models from the stream again, next to the live ones."`
 }
 
 const projectionsPath = "/api/v1/projections"
@@ -23,7 +23,7 @@ const projectionsPath = "/api/v1/projections"
 // ProjectionsListCommand lists the read models.
 type ProjectionsListCommand struct{}
 
-// Run prints a table.
+// Run prints a table of the read models.
 func (ProjectionsListCommand) Run(c *CLI) error {
 	list, err := collect[projections.Status](c, projectionsPath, nil, 0)
 	return c.answer(list, err, func() { writeProjections(c, list) })
@@ -36,12 +36,12 @@ func writeProjections(c *CLI, list []projections.Status) {
 		})
 }
 
-// replayNames are the read models that a command is about.
+// replayNames are the arguments that select read models.
 type replayNames struct {
-	Names []string `arg:"" optional:"" name:"name" help:"Projections, as projections list shows them."`
+	Names []string `arg:"" optional:"" name:"name" help:"Projections, as shown by projections list."`
 }
 
-// resolve lists the names that were given, or all.
+// resolve returns the given names, or those of all read models.
 func (r replayNames) resolve(c *CLI, all bool) ([]string, error) {
 	if !all {
 		return r.Names, nil
@@ -57,19 +57,19 @@ func (r replayNames) resolve(c *CLI, all bool) ([]string, error) {
 	return names, nil
 }
 
-// replay replays the stream for one read model and reports how far it is.
+// replay replays the stream for one read model and calls progress with its position.
 type replay[R any] func(name string, progress func(projections.Rebuilding)) (R, error)
 
-// ask is a replay by the server.
-func ask[R any](c *CLI, verb string) replay[R] {
+// serverReplay returns a replay that the server runs: rebuild or verify.
+func serverReplay[R any](c *CLI, operation string) replay[R] {
 	return func(name string, progress func(projections.Rebuilding)) (R, error) {
-		return follow[projections.Rebuilding, R](c, projectionsPath+"/"+url.PathEscape(name)+"/"+verb, nil, progress)
+		return follow[projections.Rebuilding, R](c, projectionsPath+"/"+url.PathEscape(name)+"/"+operation, nil, progress)
 	}
 }
 
-// replayOver does one read model after the other, with a bar on a terminal, and shows
-// each result.
-func replayOver[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R, error) {
+// replayEach replays one read model after the other, with a progress bar on a terminal, and
+// shows each result. It stops at the first error.
+func replayEach[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R, error) {
 	all := []R{}
 	for _, name := range names {
 		b := c.bar(1)
@@ -92,15 +92,15 @@ func replayOver[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R,
 type ProjectionsRebuildCommand struct {
 	replayNames
 
-	All     bool `env:"PAGESTREAM_PROJECTIONS_REBUILD_ALL" help:"Every projection."`
-	Offline bool `env:"PAGESTREAM_PROJECTIONS_REBUILD_OFFLINE" help:"Work on the data directory of a server that is stopped."`
+	All     bool `env:"PAGESTREAM_PROJECTIONS_REBUILD_ALL" help:"All projections."`
+	Offline bool `env:"PAGESTREAM_PROJECTIONS_REBUILD_OFFLINE" help:"Work on the data directory of a stopped server."`
 }
 
-// Run builds each read model beside the live one, which serves until the new one
-// takes its place. Canceling or killing it leaves the live one as it is.
+// Run builds each read model next to the live one, which serves reads until the new one
+// replaces it. If it is canceled or killed, the live one is unchanged.
 func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 	if len(p.Names) == 0 && !p.All {
-		return fmt.Errorf("%w: which read models? Name them, or give --all", errUsage)
+		return fmt.Errorf("%w: no read models given; give names or --all", errUsage)
 	}
 	if p.Offline {
 		return c.offline(func(o *operate.Offline) error {
@@ -111,15 +111,16 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 			if err != nil {
 				return err
 			}
-			_, err = replayOver(c, names, func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+			rebuild := func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
 				return o.Rebuild(c.ctx, name, progress)
-			}, c.showRebuilt)
+			}
+			_, err = replayEach(c, names, rebuild, c.showRebuilt)
 			return err
 		})
 	}
 	names, err := p.resolve(c, p.All)
 	if err == nil {
-		_, err = replayOver(c, names, ask[projections.Rebuilt](c, "rebuild"), c.showRebuilt)
+		_, err = replayEach(c, names, serverReplay[projections.Rebuilt](c, "rebuild"), c.showRebuilt)
 	}
 	return err
 }
@@ -139,17 +140,17 @@ func (c *CLI) showRebuilt(out projections.Rebuilt) {
 // ProjectionsVerifyCommand compares read models with the stream.
 type ProjectionsVerifyCommand struct{ replayNames }
 
-// Run replays the stream beside each read model and compares. It fails where one
-// differs, and names the first row and the events that make it.
+// Run replays the stream next to each read model and compares the two. It fails if one differs,
+// and prints the first row that differs and the events that make it.
 func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 	names, err := p.resolve(c, len(p.Names) == 0)
 	if err != nil {
 		return err
 	}
-	list, err := replayOver(c, names, ask[projections.Verified](c, "verify"), c.showVerified)
+	list, err := replayEach(c, names, serverReplay[projections.Verified](c, "verify"), c.showVerified)
 	for _, v := range list {
 		if err == nil && !v.Equal {
-			err = errors.New("a read model is not what its events make; type: pagestream projections rebuild NAME")
+			err = errors.New("a read model differs from a replay of its events; run: pagestream projections rebuild NAME")
 		}
 	}
 	return err
@@ -157,13 +158,15 @@ func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 
 func (c *CLI) showVerified(v projections.Verified) {
 	if v.Equal {
-		fmt.Fprintf(c.Out, "%s: equal at event %d, digest %.12s, in %s\n", v.Name, v.Seq, v.Digest, v.Took.Round(time.Millisecond))
+		fmt.Fprintf(c.Out, "%s: equal at event %d, digest %.12s, in %s\n",
+			v.Name, v.Seq, v.Digest, v.Took.Round(time.Millisecond))
 		return
 	}
-	fmt.Fprintf(c.Out, "%s: DIFFERENT at event %d: the live digest is %.12s, a replay gives %.12s\n", v.Name, v.Seq, v.Live, v.Digest)
+	fmt.Fprintf(c.Out, "%s: DIFFERENT at event %d: the live digest is %.12s, a replay gives %.12s\n",
+		v.Name, v.Seq, v.Live, v.Digest)
 	if d := v.Difference; d != nil {
 		fmt.Fprintf(c.Out, "  the first row is %s %s, which in the live read model %s\n", d.Bucket, d.Key, map[string]string{
-			"missing": "is missing", "extra": "should not be", "differs": "differs",
+			"missing": "is missing", "extra": "should not exist", "differs": "differs",
 		}[d.What])
 		if d.Events.Count > 0 {
 			fmt.Fprintf(c.Out, "  %d events make it: %v %v\n", d.Events.Count, d.Events.First, d.Events.Last)
@@ -171,18 +174,18 @@ func (c *CLI) showVerified(v projections.Verified) {
 	}
 }
 
-// ProjectionsExplainCommand says which events made a row.
+// ProjectionsExplainCommand shows which events made a row.
 type ProjectionsExplainCommand struct {
 	Name   string `arg:"" help:"Projection."`
-	Bucket string `arg:"" help:"Bucket, as verify names it."`
-	Key    string `arg:"" help:"Key in hex, as verify names it."`
+	Bucket string `arg:"" help:"Bucket, as shown by verify."`
+	Key    string `arg:"" help:"Key in hex, as shown by verify."`
 }
 
 // Run replays the stream and prints the sequences that changed the row.
 func (p ProjectionsExplainCommand) Run(c *CLI) error {
 	in := map[string]string{"bucket": p.Bucket, "key": p.Key}
-	t, err := follow[projections.Rebuilding, projections.Trace](c, projectionsPath+"/"+url.PathEscape(p.Name)+"/explain", in,
-		func(projections.Rebuilding) {})
+	path := projectionsPath + "/" + url.PathEscape(p.Name) + "/explain"
+	t, err := follow[projections.Rebuilding, projections.Trace](c, path, in, func(projections.Rebuilding) {})
 	return c.answer(t, err, func() {
 		fmt.Fprintf(c.Out, "%d events changed the row: %v %v\n", t.Count, t.First, t.Last)
 	})

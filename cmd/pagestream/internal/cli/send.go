@@ -11,17 +11,19 @@ import (
 // SendCommand sends one message as a page.
 type SendCommand struct {
 	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"The person's id, as conversations list shows it."`
+	Contact string `arg:"" help:"The person's id, as shown by conversations list."`
 	Text    string `placeholder:"TEXT" xor:"what" env:"PAGESTREAM_SEND_TEXT" help:"Text of the message."`
-	Message string `placeholder:"JSON" xor:"what" env:"PAGESTREAM_SEND_MESSAGE" help:"Message as Meta's Send API has it."`
+	Message string `placeholder:"JSON" xor:"what" env:"PAGESTREAM_SEND_MESSAGE" help:"Message object of Meta's Send API."`
 	Action  string `placeholder:"ACTION" xor:"what" env:"PAGESTREAM_SEND_ACTION" help:"mark_seen, typing_on or typing_off instead of a message."`
 	Type    string `placeholder:"TYPE" default:"RESPONSE" env:"PAGESTREAM_SEND_TYPE" help:"RESPONSE, UPDATE or MESSAGE_TAG."`
-	Tag     string `placeholder:"TAG" env:"PAGESTREAM_SEND_TAG" help:"With MESSAGE_TAG: HUMAN_AGENT, for example."`
+	Tag     string `placeholder:"TAG" env:"PAGESTREAM_SEND_TAG" help:"Tag for MESSAGE_TAG, for example HUMAN_AGENT."`
 }
 
-// Run sends it and prints the message's id, which its echo has too.
+// Run sends the message or action. It prints the message's id, which is also the id of its echo.
 func (s SendCommand) Run(c *CLI) error {
-	in := outbound.Request{Contact: domain.ContactID(s.Contact), MessagingType: s.Type, Tag: s.Tag, SenderAction: s.Action}
+	in := outbound.Request{
+		Contact: domain.ContactID(s.Contact), MessagingType: s.Type, Tag: s.Tag, SenderAction: s.Action,
+	}
 	switch {
 	case s.Text != "":
 		b, err := json.Marshal(map[string]string{"text": s.Text})
@@ -35,7 +37,7 @@ func (s SendCommand) Run(c *CLI) error {
 		}
 		in.Message = json.RawMessage(s.Message)
 	case s.Action == "":
-		return fmt.Errorf("%w: what is to be sent? Give --text", errUsage)
+		return fmt.Errorf("%w: nothing to send; give --text, --message or --action", errUsage)
 	default:
 		in.MessagingType = ""
 	}

@@ -9,10 +9,10 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 )
 
-// ServerFlags are the configuration keys that a server is most often started
-// with; the rest is in the file or the environment.
+// ServerFlags are flags for the most used configuration keys of a server. Other keys are set in
+// the file or the environment.
 type ServerFlags struct {
-	DataDir     string `placeholder:"DIR" env:"PAGESTREAM_DATA_DIR" help:"Where the stream and the read models live (data.dir)."`
+	DataDir     string `placeholder:"DIR" env:"PAGESTREAM_DATA_DIR" help:"Directory of the stream and the read models (data.dir)."`
 	HTTPPublic  string `name:"http-public" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PUBLIC" help:"Listen address for Meta (http.public)."`
 	HTTPPrivate string `name:"http-private" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PRIVATE" help:"Listen address for the API (http.private)."`
 	NATSURL     string `name:"nats-url" placeholder:"URL" env:"PAGESTREAM_NATS_URL" help:"External NATS instead of the embedded server (nats.url)."`
@@ -26,12 +26,12 @@ func (f ServerFlags) keys() map[string]any {
 	}
 }
 
-// ServeCommand runs the server until it is told to stop.
+// ServeCommand runs the server until the context ends.
 type ServeCommand struct {
 	ServerFlags
 }
 
-// Run starts the server and waits for a signal or a failure.
+// Run starts the server, waits for a signal or a failure, and stops the server.
 func (s ServeCommand) Run(c *CLI) error {
 	o, err := c.serverOptions(s.keys())
 	if err != nil {
@@ -42,7 +42,7 @@ func (s ServeCommand) Run(c *CLI) error {
 	if err := p.Run(c.ctx); err != nil {
 		return err
 	}
-	log.Info("pagestream serves", "public", p.PublicAddr(), "private", p.PrivateAddr(),
+	log.Info("pagestream is running", "public", p.PublicAddr(), "private", p.PrivateAddr(),
 		"token_file", cfg.HTTP.TokenFile, "apps", len(cfg.Apps), "data", cfg.Data.Dir)
 
 	var failure error
@@ -59,7 +59,7 @@ func (s ServeCommand) Run(c *CLI) error {
 	return failure
 }
 
-// serverOptions are those of a server by the configuration.
+// serverOptions returns the options of a server from the configuration and the flags.
 func (c *CLI) serverOptions(flags map[string]any) (server.Options, error) {
 	cfg, err := c.load(flags)
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *CLI) serverOptions(flags map[string]any) (server.Options, error) {
 	return server.Options{Config: cfg, ConfigFile: c.ConfigFile, Version: readBuild().Version, Logger: log}, err
 }
 
-// offline runs f on the files of a server that is stopped.
+// offline runs f on the files of a stopped server.
 func (c *CLI) offline(f func(*operate.Offline) error) error {
 	o, err := c.serverOptions(nil)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
-// StatusCommand shows what a running server is doing.
+// StatusCommand shows the state of a running server.
 type StatusCommand struct{}
 
-// Run prints the server's status, and the pages that need somebody.
+// Run prints the server's status and the pages that need attention.
 func (StatusCommand) Run(c *CLI) error {
 	s, err := get[operate.Status](c, "/api/v1/status", nil)
 	return c.answer(s, err, func() {
@@ -27,12 +27,12 @@ func (StatusCommand) Run(c *CLI) error {
 		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n\n",
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
 		writeProjections(c, s.Projections)
-		writeIll(c, s.Pages)
+		writeProblemPages(c, s.Pages)
 	})
 }
 
-// writeIll prints the pages that need somebody.
-func writeIll(c *CLI, p operate.PagesStatus) {
+// writeProblemPages prints the pages that have an error or a warning.
+func writeProblemPages(c *CLI, p operate.PagesStatus) {
 	all := 0
 	for _, n := range p.States {
 		all += n
@@ -45,6 +45,6 @@ func writeIll(c *CLI, p operate.PagesStatus) {
 		return cells{i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary}
 	})
 	if more := p.Wrong + p.Warnings - len(p.Ill); more > 0 {
-		fmt.Fprintf(c.Out, "and %d more; type: pagestream pages list\n", more)
+		fmt.Fprintf(c.Out, "and %d more; run: pagestream pages list\n", more)
 	}
 }

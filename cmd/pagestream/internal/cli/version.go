@@ -5,10 +5,10 @@ import (
 	"runtime/debug"
 )
 
-// VersionCommand prints what was built and with what.
+// VersionCommand prints the version, the revision and the Go version of the binary.
 type VersionCommand struct{}
 
-// buildInfo is what the Go toolchain recorded in the binary.
+// buildInfo has what the Go toolchain recorded in the binary.
 type buildInfo struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
@@ -16,7 +16,7 @@ type buildInfo struct {
 	Go       string `json:"go"`
 }
 
-// readBuild reports "devel" for what was built from a work tree.
+// readBuild reads the build information. Version is "devel" for a build from a work tree.
 func readBuild() buildInfo {
 	b := buildInfo{Version: "devel"}
 	info, ok := debug.ReadBuildInfo()
@@ -38,7 +38,7 @@ func readBuild() buildInfo {
 	return b
 }
 
-// Run prints one line, or JSON.
+// Run prints one line, or JSON with --json.
 func (VersionCommand) Run(c *CLI) error {
 	b := readBuild()
 	return c.Print(b, func() {

@@ -11,11 +11,11 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// benchSecret signs the bench's own traffic.
-const benchSecret = "bench-app-secret-that-signs-nothing-real" //nolint:gosec // the bench's own
+// benchSecret is the app secret that signs the bench's traffic.
+const benchSecret = "bench-app-secret-that-signs-nothing-real" //nolint:gosec // used by the bench only
 
-// StartBench starts the server as serve does, with an app that reaches nothing but
-// this machine.
+// StartBench starts the same server as serve, with an app that only calls this machine. The caller
+// must close the returned system.
 func StartBench(ctx context.Context, o bench.StartOptions, log *slog.Logger) (*bench.System, error) {
 	cfg := localConfig(o.Dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
@@ -37,5 +37,7 @@ func StartBench(ctx context.Context, o bench.StartOptions, log *slog.Logger) (*b
 	if err != nil {
 		return nil, errors.Join(err, p.Close(context.WithoutCancel(ctx)))
 	}
-	return &bench.System{Public: p.PublicAddr(), Private: p.PrivateAddr(), Token: token, Secret: benchSecret, Close: p.Close}, nil
+	return &bench.System{
+		Public: p.PublicAddr(), Private: p.PrivateAddr(), Token: token, Secret: benchSecret, Close: p.Close,
+	}, nil
 }

@@ -1,6 +1,6 @@
-// Package dev starts servers to try pagestream with: one beside a fake Meta that
-// delivers traffic to it, and one for the bench. Both are the server as serve starts
-// it, and reach nothing but this machine.
+// Package dev starts servers for trying pagestream: one with a fake Meta that sends traffic to
+// it, and one for the bench. Both are the same server as serve starts, and only connect to this
+// machine.
 package dev
 
 import (
@@ -21,38 +21,39 @@ import (
 
 // Options configure [Start]. Dir and Logger are required.
 type Options struct {
-	// Dir keeps the data, the keys and the configuration.
+	// Dir is the directory for the data, the keys and the configuration.
 	Dir string
-	// Public and Private are listen addresses; another port is taken where one is
-	// busy.
+	// Public and Private are listen addresses. If a port is busy, another one is used.
 	Public, Private string
 	Log             config.Log
 	Logger          *slog.Logger
 	Version         string
-	// Seed makes the same traffic again.
+	// Seed is the random seed of the traffic: the same seed gives the same traffic.
 	Seed uint64
 }
 
-// World is a server beside a fake Meta.
-type World struct {
+// Environment is a server with a fake Meta.
+type Environment struct {
 	*server.Program
-	// Config is the server's, with the addresses that it listens on. ConfigFile has
-	// what a second terminal needs to reach it.
+	// Config is the server's configuration, with the addresses that it listens on. ConfigFile is
+	// a configuration file with which commands in a second terminal reach the server.
 	Config     config.Config
 	ConfigFile string
-	// Webhook is where the fake delivers to, MetaURL where it can be scripted.
+	// Webhook is the URL to which the fake Meta delivers. MetaURL is the URL of the fake Meta,
+	// where it can be scripted.
 	Webhook, MetaURL string
 
 	opts   Options
 	meta   *fakeMeta
-	stop   context.CancelFunc // of the deliveries
+	stop   context.CancelFunc // stops the deliveries
 	work   sync.WaitGroup
 	failed chan error
 }
 
-// Start starts the fake and the server, which has a connection to neither page yet.
-func Start(ctx context.Context, o Options) (w *World, err error) {
-	w = &World{opts: o, failed: make(chan error, 1)}
+// Start starts the fake Meta and the server. No page is connected yet. After an error everything
+// is stopped again.
+func Start(ctx context.Context, o Options) (w *Environment, err error) {
+	w = &Environment{opts: o, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Close(context.WithoutCancel(ctx)))
@@ -86,8 +87,8 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 	return w, nil
 }
 
-// Tokens are the page tokens of those that are connected at the start, by page.
-func (w *World) Tokens() (map[string]string, error) {
+// Tokens returns the tokens of the pages to connect at the start, by page id.
+func (w *Environment) Tokens() (map[string]string, error) {
 	out := map[string]string{}
 	for _, page := range fakePages[:connected] {
 		token, err := w.meta.graph.PageToken(appID, user, page.ID)
@@ -99,8 +100,8 @@ func (w *World) Tokens() (map[string]string, error) {
 	return out, nil
 }
 
-// Deliver lets the fake deliver traffic until Close, and returns its engine.
-func (w *World) Deliver(o fakegraph.EngineOptions) (*fakegraph.Engine, error) {
+// Deliver starts the fake Meta's deliveries and returns their engine. They run until Close.
+func (w *Environment) Deliver(o fakegraph.EngineOptions) (*fakegraph.Engine, error) {
 	o.Graph, o.Target, o.Seed, o.Logger = w.meta.graph, w.Webhook, w.opts.Seed, w.opts.Logger
 	engine, err := fakegraph.NewEngine(o)
 	if err != nil {
@@ -116,11 +117,11 @@ func (w *World) Deliver(o fakegraph.EngineOptions) (*fakegraph.Engine, error) {
 	return engine, nil
 }
 
-// Stopped gives the error of deliveries that ended by themselves.
-func (w *World) Stopped() <-chan error { return w.failed }
+// Stopped returns a channel that receives the error of deliveries that ended before Close.
+func (w *Environment) Stopped() <-chan error { return w.failed }
 
-// Close stops deliveries, the server and the fake, in this order.
-func (w *World) Close(ctx context.Context) error {
+// Close stops the deliveries, the server and the fake Meta, in this order.
+func (w *Environment) Close(ctx context.Context) error {
 	if w.stop != nil {
 		w.stop()
 		w.work.Wait()
@@ -137,7 +138,7 @@ func (w *World) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// localConfig is serve's configuration with all files below dir.
+// localConfig returns the default configuration with all files below dir.
 func localConfig(dir string) config.Config {
 	cfg := config.Default()
 	cfg.Data.Dir = filepath.Join(dir, "data")
@@ -146,8 +147,8 @@ func localConfig(dir string) config.Config {
 	return cfg
 }
 
-// freeAddr returns addr, or the same host with a port of the system's choice if
-// somebody listens there already.
+// freeAddr returns addr, or the same host with port 0, which lets the system choose a port, if
+// addr is in use.
 func freeAddr(addr string) string {
 	ln, err := net.Listen("tcp", addr)
 	if err == nil {
@@ -156,17 +157,17 @@ func freeAddr(addr string) string {
 	}
 	host, _, splitErr := net.SplitHostPort(addr)
 	if splitErr != nil {
-		return addr // the server says what is wrong with it
+		return addr // the server reports what is wrong with it
 	}
 	return net.JoinHostPort(host, "0")
 }
 
-// WriteConfig writes to dir what a second terminal needs to reach a server of one
-// app. The secrets of cfg are in it.
+// WriteConfig writes a configuration file to dir with which commands reach a server that has one
+// app. The file contains the secrets of cfg and has mode 0600.
 func WriteConfig(dir string, cfg config.Config) (file string, err error) {
 	path := filepath.Join(dir, "pagestream.yaml")
 	a := cfg.Apps[0]
-	text := fmt.Sprintf(`# Made by pagestream dev: reaches the server that it runs.
+	text := fmt.Sprintf(`# Written by pagestream dev: with this file, commands reach its server.
 data: {dir: %q}
 keys: {file: %q}
 http: {public: %q, private: %q, token_file: %q}

@@ -9,17 +9,17 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
-// The app and the person of the fake Meta.
+// These are the app and the user of the fake Meta.
 const (
 	appID     = "100000000000001"
-	AppSecret = "dev-app-secret-that-signs-nothing-real" //nolint:gosec // the fake's own
+	AppSecret = "dev-app-secret-that-signs-nothing-real" //nolint:gosec // valid for the fake Meta only
 	Verify    = "dev-verify-token"
 	user      = "100000000000900"
 	app       = "dev"
 )
 
-// connected is how many of fakePages are connected at the start; the others wait for
-// somebody who tries the login.
+// connected is the number of fakePages that are connected at the start. The others can be
+// connected by trying the login.
 const connected = 2
 
 var fakePages = []fakegraph.Page{
@@ -29,7 +29,7 @@ var fakePages = []fakegraph.Page{
 	{ID: "100000000000104", Name: "Fern & Moss", Category: "Florist"},
 }
 
-// fakeMeta is the fake Graph API on a listener of its own.
+// fakeMeta serves the fake Graph API on its own listener.
 type fakeMeta struct {
 	graph  *fakegraph.Graph
 	server *http.Server
@@ -55,7 +55,7 @@ func startFakeMeta(seed uint64) (*fakeMeta, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", g)
-	mux.Handle("/control/", g.Control()) // answers this machine only, as the listener does
+	mux.Handle("/control/", g.Control()) // reachable from this machine only, because the listener is
 	m := &fakeMeta{
 		graph: g, server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
 		url: "http://" + ln.Addr().String(), done: make(chan struct{}),

@@ -24,7 +24,7 @@ func talkative(t *testing.T, r *running) {
 		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
 	code, out, stderr := r.command(t, "erase", "700", "30", "--yes")
-	require.Equal(t, cli.ExitFine, code, out+stderr)
+	require.Equal(t, cli.ExitOK, code, out+stderr)
 }
 
 // environ sets a command up for the installation of cfg, which does not run.
@@ -48,7 +48,7 @@ func TestBackupRestore(t *testing.T) {
 	talkative(t, r)
 	dir := filepath.Join(t.TempDir(), "backup")
 	code, out, stderr := r.command(t, "backup", dir)
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "backed up: stream PAGESTREAM to event 31")
 	code, _, stderr = r.command(t, "backup", dir)
 	assert.Equal(t, cli.ExitFailed, code)
@@ -57,7 +57,7 @@ func TestBackupRestore(t *testing.T) {
 
 	cfg := testConfig(t.TempDir())
 	code, out, stderr = offline(t, cfg, "restore", dir)
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "restored: stream PAGESTREAM to event 31")
 	code, _, stderr = offline(t, cfg, "restore", dir)
 	assert.Equal(t, cli.ExitFailed, code)
@@ -70,7 +70,7 @@ func TestBackupRestore(t *testing.T) {
 	again := start(t, cfg)
 	assert.Equal(t, want, again.digests(t))
 	code, out, _ = again.command(t, "audit")
-	assert.Equal(t, cli.ExitFine, code, out)
+	assert.Equal(t, cli.ExitOK, code, out)
 	// What is delivered again after a restore is known.
 	require.Equal(t, http.StatusOK, post(t, again.PublicAddr(), message("701", "31", "m_1", "hi", 1790000000001)))
 	assert.Equal(t, want, again.digests(t))
@@ -83,15 +83,15 @@ func TestExportImport(t *testing.T) {
 	want := r.digests(t)
 	file := filepath.Join(t.TempDir(), "events.ndjson")
 	code, _, stderr := r.command(t, "events", "export", file, "--to", "10")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, b[:len(b)-20], 0o600))
 	code, _, stderr = r.command(t, "events", "export", file)
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, stderr, "goes on after event 9")
 	code, out, stderr := r.command(t, "events", "export", "--page", "701", "--type", "message.received")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Equal(t, 10, strings.Count(out, "\n"))
 	code, _, stderr = r.command(t, "events", "export", "--type", "message.lost")
 	assert.Equal(t, cli.ExitFailed, code)
@@ -99,10 +99,10 @@ func TestExportImport(t *testing.T) {
 
 	cfg := testConfig(t.TempDir())
 	code, out, stderr = offline(t, cfg, "events", "import", file)
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "28 events to sequence 31; 3 sequences")
 	again := start(t, cfg)
 	assert.Equal(t, want, again.digests(t))
 	code, out, _ = again.command(t, "audit")
-	assert.Equal(t, cli.ExitFine, code, out)
+	assert.Equal(t, cli.ExitOK, code, out)
 }

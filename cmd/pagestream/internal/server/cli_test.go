@@ -30,13 +30,13 @@ func TestCommandLine(t *testing.T) {
 		code   int
 		output string // in stdout when fine, else in stderr
 	}{
-		{"nothing", nil, cli.ExitFine, "dev"},
-		{"help", []string{"--help"}, cli.ExitFine, "serve"},
-		{"help of a command", []string{"load", "--help"}, cli.ExitFine, "--duplicates"},
-		{"version", []string{"version"}, cli.ExitFine, "pagestream"},
-		{"version as JSON", []string{"version", "--json"}, cli.ExitFine, `"go"`},
-		{"example", []string{"config", "example"}, cli.ExitFine, "apps:"},
-		{"print", []string{"config", "print"}, cli.ExitFine, "max_body: 8MiB"},
+		{"nothing", nil, cli.ExitOK, "dev"},
+		{"help", []string{"--help"}, cli.ExitOK, "serve"},
+		{"help of a command", []string{"load", "--help"}, cli.ExitOK, "--duplicates"},
+		{"version", []string{"version"}, cli.ExitOK, "pagestream"},
+		{"version as JSON", []string{"version", "--json"}, cli.ExitOK, `"go"`},
+		{"example", []string{"config", "example"}, cli.ExitOK, "apps:"},
+		{"print", []string{"config", "print"}, cli.ExitOK, "max_body: 8MiB"},
 		{"unknown command", []string{"sevre"}, cli.ExitUsage, "Try: pagestream"},
 		{"unknown flag", []string{"serve", "--prot", "1"}, cli.ExitUsage, "Try: pagestream serve --help"},
 		{"missing argument", []string{"events", "show"}, cli.ExitUsage, "Try: pagestream events --help"},
@@ -53,7 +53,7 @@ func TestCommandLine(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			code, stdout, stderr := run(t, t.Context(), c.args...)
 			got := stdout
-			if c.code != cli.ExitFine {
+			if c.code != cli.ExitOK {
 				got = stderr
 			}
 			if code != c.code || !strings.Contains(got, c.output) {
@@ -118,7 +118,7 @@ func TestCommandsAgainstServer(t *testing.T) {
 	} {
 		t.Run(strings.Join(c.args[:min(2, len(c.args))], " "), func(t *testing.T) {
 			code, stdout, stderr := run(t, t.Context(), append([]string{"-c", file}, c.args...)...)
-			if code != cli.ExitFine || !strings.Contains(stdout, c.want) {
+			if code != cli.ExitOK || !strings.Contains(stdout, c.want) {
 				t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
 			}
 			if strings.Contains(stdout+stderr, token) {
@@ -128,7 +128,7 @@ func TestCommandsAgainstServer(t *testing.T) {
 				return // once is enough for what changes something
 			}
 			code, stdout, stderr = run(t, t.Context(), append([]string{"-c", file, "--json"}, c.args...)...)
-			if code != cli.ExitFine || !json.Valid([]byte(strings.TrimSpace(stdout))) {
+			if code != cli.ExitOK || !json.Valid([]byte(strings.TrimSpace(stdout))) {
 				t.Errorf("--json: exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
 			}
 		})
@@ -149,7 +149,7 @@ func TestLoad(t *testing.T) {
 	}
 	code, stdout, stderr := run(t, t.Context(), "-c", file, "load", "--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
 	var report loadgen.Report
-	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != cli.ExitFine || report.Acked == 0 || !report.OK() {
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != cli.ExitOK || report.Acked == 0 || !report.OK() {
 		t.Errorf("exit %d, %v\n%s%s", code, err, stdout, stderr)
 	}
 }
@@ -158,7 +158,7 @@ func TestLoad(t *testing.T) {
 func TestDev(t *testing.T) {
 	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
 		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
-	if code != cli.ExitFine || strings.Count(stdout, "confirmed with 13 fields") != 2 {
+	if code != cli.ExitOK || strings.Count(stdout, "confirmed with 13 fields") != 2 {
 		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
 	}
 	if strings.Contains(stdout, " conversations 0 ") || !strings.Contains(stdout, " conversations ") {

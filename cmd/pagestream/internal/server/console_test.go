@@ -449,7 +449,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 		}
 	})
 	code, _, stderr := offline(t, cfg, "events", "import", history(t, len(names)-1))
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	r = start(t, cfg)
 	r.connectAll(t, g)
 	b = browse(t, "http://"+r.PrivateAddr())
@@ -481,7 +481,7 @@ func showcase(t *testing.T) (r *running, b *tab, contact string) {
 	require.NoError(t, g.KillToken(token, 460))
 	_, _, _ = r.command(t, "pages", "check", "7001")
 	code, _, stderr = r.command(t, "send", "7000", contact, "--text", "Ten is fine, they are on the counter with your name.")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	b.signIn(cfg.HTTP.TokenFile)
 	b.open("/streams")
 	b.click("#audit")

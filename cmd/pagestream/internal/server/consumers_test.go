@@ -34,7 +34,7 @@ func TestConsumers(t *testing.T) {
 	}
 	say(3)
 	code, out, stderr := r.command(t, "--json", "consumers", "add", "crm", "--pages", "700", "--types", "message.received")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	var a consumers.Added
 	require.NoError(t, json.Unmarshal([]byte(out), &a))
 	seed := filepath.Join(t.TempDir(), "seed")
@@ -81,7 +81,7 @@ func TestConsumers(t *testing.T) {
 	}
 	assert.Equal(t, map[string]int{"pagestream.700.message.received": 2}, subjects, "those from before the restart")
 	code, _, stderr = r.command(t, "consumers", "remove", "crm")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	code, _, stderr = r.command(t, "consumers", "remove", "crm")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "no consumer of that name")
@@ -94,7 +94,7 @@ func TestConsumers(t *testing.T) {
 func TestConsumersWithoutListener(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	code, out, stderr := r.command(t, "consumers", "add", "crm")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "set nats.listen")
 	assert.Contains(t, out, "$JS.API.CONSUMER.MSG.NEXT.PAGESTREAM.consumer-crm")
 }

@@ -79,7 +79,7 @@ func TestHooks(t *testing.T) {
 	mu.Unlock()
 	r = start(t, cfg)
 	code, _, stderr = r.command(t, "hooks", "enable", "crm")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		mu.Lock()
 		defer mu.Unlock()

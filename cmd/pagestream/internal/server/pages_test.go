@@ -107,7 +107,7 @@ func TestSixtyPagesInOneConsent(t *testing.T) {
 	g, cfg := agency(t, 60)
 	r := start(t, cfg)
 	code, link, _ := r.command(t, "pages", "login", "--company", "acme")
-	require.Equal(t, cli.ExitFine, code)
+	require.Equal(t, cli.ExitOK, code)
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
 	browser := &http.Client{Jar: jar}
@@ -144,7 +144,7 @@ func TestSixtyPagesInOneConsent(t *testing.T) {
 	assert.Equal(t, testUser, p.Admin)
 	assert.Equal(t, "acme", p.Company)
 	code, out, stderr := r.command(t, "pages", "check")
-	assert.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "59 of 59 pages have what is wanted")
 }
 
@@ -219,7 +219,7 @@ func TestBothMeanings(t *testing.T) {
 			r := start(t, cfg)
 			r.connectAll(t, g)
 			code, _, stderr := r.command(t, "pages", "resubscribe", "--all")
-			assert.Equal(t, cli.ExitFine, code, stderr)
+			assert.Equal(t, cli.ExitOK, code, stderr)
 			for i := range 5 {
 				fields, _ := g.SubscribedFields(testAppID, fmt.Sprint(7000+i))
 				assert.Len(t, fields, len(connect.DefaultFields()))
@@ -306,7 +306,7 @@ func TestKeyRotation(t *testing.T) {
 	r.connectAll(t, g)
 	before := r.Keys().Primary()
 	code, out, stderr := r.command(t, "keys", "rotate")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "the tokens of 6 pages are sealed with it")
 	require.NotEqual(t, before, r.Keys().Primary())
 	last := lastSeq(t, r)
@@ -320,7 +320,7 @@ func TestKeyRotation(t *testing.T) {
 	// The new key is in the file, and opens the tokens after a restart.
 	r = start(t, cfg)
 	code, out, stderr = r.command(t, "pages", "check")
-	assert.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "6 of 6 pages have what is wanted")
 }
 
@@ -332,13 +332,13 @@ func TestManyPagesFromTheCommandLine(t *testing.T) {
 	token, err := g.UserToken(testAppID, testUser, false)
 	require.NoError(t, err)
 	code, out, _ := r.command(t, "pages", "connect", "--user-token", token)
-	assert.Equal(t, cli.ExitFine, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "Nothing was changed")
 	assert.Zero(t, lastSeq(t, r))
 	code, _, stderr := r.command(t, "pages", "connect", "--user-token", token, "7000", "7001")
-	assert.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, cli.ExitOK, code, stderr)
 	code, _, stderr = r.command(t, "pages", "connect", "--user-token", token, "--all")
-	assert.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, cli.ExitOK, code, stderr)
 
 	g.SetSubscription(testAppID, "7002", "messages")
 	code, out, _ = r.command(t, "pages", "check")
@@ -357,7 +357,7 @@ func TestManyPagesFromTheCommandLine(t *testing.T) {
 
 	// Only the one that was not confirmed of late is done.
 	code, out, stderr = r.command(t, "--json", "pages", "resubscribe", "--all", "--resume", "1h")
-	assert.Equal(t, cli.ExitFine, code, stderr)
+	assert.Equal(t, cli.ExitOK, code, stderr)
 	var report cli.BatchReport
 	require.NoError(t, json.Unmarshal([]byte(out), &report))
 	require.Len(t, report.Outcomes, 1)

@@ -79,7 +79,7 @@ func TestSendAndEcho(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, e.Step(t.Context()))
 			code, out, stderr := r.command(t, "--json", "send", "7000", psid, "--text", "until six")
-			require.Equal(t, cli.ExitFine, code, stderr)
+			require.Equal(t, cli.ExitOK, code, stderr)
 			var sent outbound.Sent
 			require.NoError(t, json.Unmarshal([]byte(out), &sent))
 			assert.Equal(t, psid, sent.RecipientID)
@@ -130,7 +130,7 @@ func TestBackfillOfAnOutage(t *testing.T) {
 	since = since.Add(-2 * time.Second) // Graph's times are in seconds
 	args := []string{"--json", "backfill", "7000", "--since", since.UTC().Format(time.RFC3339)}
 	code, out, stderr := r.command(t, args...)
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Regexp(t, `"stored": 7\b`, out)
 	assert.Equal(t, 13, r.events(t, "7000")[domain.MessageReceived])
 	n := 0
@@ -143,7 +143,7 @@ func TestBackfillOfAnOutage(t *testing.T) {
 	}
 	assert.Equal(t, 13, n)
 	code, out, _ = r.command(t, args...)
-	assert.Equal(t, cli.ExitFine, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.Regexp(t, `"stored": 0\b`, out)
 }
 

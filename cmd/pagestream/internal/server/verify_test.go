@@ -23,7 +23,7 @@ func TestVerifyNamesTheRow(t *testing.T) {
 	}
 	r.digests(t)
 	code, out, stderr := r.command(t, "projections", "verify")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "conversations: equal at event 5")
 	r.stop(t)
 	s, err := store.Open(filepath.Join(cfg.ProjectionsDir(), "pages.db"), store.Options{})
@@ -40,10 +40,10 @@ func TestVerifyNamesTheRow(t *testing.T) {
 	_, out, _ = r.command(t, "projections", "explain", "pages", "traffic", "3730300001")
 	assert.Contains(t, out, "5 events changed the row: [1 2 3 4 5]")
 	code, out, _ = r.command(t, "projections", "rebuild", "pages")
-	assert.Equal(t, cli.ExitFine, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "DIFFERENT from before")
 	code, _, _ = r.command(t, "projections", "verify", "pages")
-	assert.Equal(t, cli.ExitFine, code)
+	assert.Equal(t, cli.ExitOK, code)
 }
 
 // TestTimeTravel: a conversation as it was, by event and by the clock, and what
@@ -66,7 +66,7 @@ func TestTimeTravel(t *testing.T) {
 	show := func(args ...string) string {
 		t.Helper()
 		code, out, stderr := r.command(t, append([]string{"conversations", "show", "700", "31"}, args...)...)
-		require.Equal(t, cli.ExitFine, code, stderr)
+		require.Equal(t, cli.ExitOK, code, stderr)
 		return out
 	}
 	now := show()
@@ -83,7 +83,7 @@ func TestTimeTravel(t *testing.T) {
 	assert.Contains(t, show("--at-seq", "0", "--at-time", "24h"), "no messages")
 
 	code, out, stderr := r.command(t, "events", "explain", "700", "31")
-	require.Equal(t, cli.ExitFine, code, stderr)
+	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Regexp(t, `(?s)^\s+1 .*\n\s+3 .*\n\s+4 .*\n\s+5 .*message.edited`, out)
 	_, out, _ = r.command(t, "events", "explain", "700", "31", "--mid", "m_1")
 	assert.Regexp(t, `(?s)^\s+1 .*\n\s+5 [^\n]*\n$`, out)
