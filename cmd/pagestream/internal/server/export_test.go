@@ -15,7 +15,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// The parts of a program, for tests that look at them from outside.
+// These methods give tests in package server_test access to the parts of a program.
 
 func (p *Program) JS() jetstream.JetStream              { return p.js }
 func (p *Program) Keys() *seal.KeyRing                  { return p.keys }

@@ -12,25 +12,24 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// Errors while deliveries are answered 503 although the stream may well work.
+// While one of these errors is current, deliveries are answered with 503, even if the stream works.
 var (
-	// errStarting is returned before the stream was asked for the first time.
+	// errStarting is returned before the first check of the stream.
 	errStarting = errors.New("starting")
-	// errIndexing is returned while the index of ids does not hold what the stream
-	// held when the program started: an old duplicate would get into the stream.
+	// errIndexing is returned while the index of ids lacks events that were in the stream at the
+	// start of the program: an old duplicate could be stored again.
 	errIndexing = errors.New("the index of event ids is catching up with the stream")
 )
 
-// healthInterval is how often the stream is asked whether it can store. A
-// failed publish is answered 503 in any case; this only spares the wait.
+// healthInterval is the interval of checks whether the stream can store events. A failed publish
+// is answered with 503 in any case; the check only avoids waiting for the failure.
 const healthInterval = time.Second
 
-// health watches whether deliveries can be stored and whether the read models
-// are alive.
+// health checks whether deliveries can be stored and whether the read models are running.
 type health struct {
 	p       *Program
-	stored  atomic.Pointer[error] // nil error: the stream takes events
-	indexed atomic.Bool           // the index was at the head once since the start
+	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
+	indexed atomic.Bool           // the index has caught up once since the start
 	cancel  context.CancelFunc
 	stopped sync.WaitGroup
 }
@@ -52,23 +51,23 @@ func (h *health) stop() {
 	h.stopped.Wait()
 }
 
-// poll asks the server and the stream. JetStream can turn itself off on a full
-// disk while the process lives.
+// poll checks the server and the stream, and logs changes. JetStream can disable itself on a full
+// disk while the process runs.
 func (h *health) poll(ctx context.Context) {
-	err := h.ask(ctx)
+	err := h.check(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	before := h.stored.Swap(&err)
 	switch {
 	case err != nil && (before == nil || *before == nil):
-		h.p.log.Error("deliveries can't be stored; answering 503", "err", err)
+		h.p.log.Error("deliveries can't be stored; answering with 503", "err", err)
 	case err == nil && before != nil && *before != nil:
 		h.p.log.Info("deliveries can be stored again")
 	}
 }
 
-func (h *health) ask(ctx context.Context) error {
+func (h *health) check(ctx context.Context) error {
 	if !h.p.conn.IsConnected() {
 		return errors.New("not connected to NATS")
 	}
@@ -85,8 +84,8 @@ func (h *health) ask(ctx context.Context) error {
 	return nil
 }
 
-// storing returns why nothing can be stored now, or nil. It doesn't wait.
-func (h *health) storing() error {
+// storeError returns why nothing can be stored now, or nil. It does not block.
+func (h *health) storeError() error {
 	err := h.stored.Load()
 	if err == nil {
 		return errStarting
@@ -97,10 +96,9 @@ func (h *health) storing() error {
 	return h.index()
 }
 
-// index returns errIndexing while the index is behind what the stream held at
-// the start, or is being built anew. A projection that fails later is another
-// matter: then the window and the projections find duplicates, which is better
-// than to take nothing.
+// index returns errIndexing while the index is behind the head that the stream had at the start,
+// or is being rebuilt. A failure of the projection after that does not count: JetStream's window
+// and the projections still find duplicates, which is better than refusing every delivery.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
 	if !h.indexed.Load() {
@@ -115,10 +113,10 @@ func (h *health) index() error {
 	return nil
 }
 
-// reasons returns everything that makes the process not ready.
+// reasons returns every error that makes the process not ready.
 func (h *health) reasons() []error {
 	var out []error
-	if err := h.storing(); err != nil {
+	if err := h.storeError(); err != nil {
 		out = append(out, err)
 	}
 	for _, r := range h.p.models {

@@ -22,7 +22,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// serve starts both HTTP servers on the listeners that listen opened.
+// serve starts both HTTP servers on the listeners that p.listen opened.
 func (p *Program) serve(context.Context) error {
 	p.health.start(p)
 	p.onClose("health watch", func(context.Context) error { p.health.stop(); return nil })
@@ -37,7 +37,7 @@ func (p *Program) serve(context.Context) error {
 	p.start("private HTTP", p.privateLn, &http.Server{
 		Handler:      p.private,
 		ReadTimeout:  30 * time.Second,
-		WriteTimeout: time.Minute, // an event feed sets its own, write by write
+		WriteTimeout: time.Minute, // an event feed sets its own deadline for each write
 	}, closeFeeds)
 	p.start("public HTTP", p.publicLn, &http.Server{
 		Handler:      public,
@@ -47,7 +47,7 @@ func (p *Program) serve(context.Context) error {
 	return nil
 }
 
-// start serves on a listener until Close.
+// start serves HTTP on a listener until Close, which calls before and then shuts the server down.
 func (p *Program) start(name string, ln net.Listener, s *http.Server, before func()) {
 	s.ReadHeaderTimeout = 5 * time.Second
 	s.IdleTimeout = p.cfg.Webhook.IdleTimeout
@@ -67,14 +67,15 @@ func (p *Program) start(name string, ln net.Listener, s *http.Server, before fun
 	})
 }
 
-// publicRoutes are what Meta and the browsers of admins reach.
+// publicRoutes returns the handler of the public listener, which Meta and the browsers of page
+// admins call.
 func (p *Program) publicRoutes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	hook := webhook.Options{
 		Publisher:       p.publisher,
 		MaxBody:         int64(p.cfg.Webhook.MaxBody),
 		Timeout:         p.cfg.Webhook.Timeout,
-		Ready:           p.health.storing,
+		Ready:           p.health.storeError,
 		Observe:         p.observe,
 		Logger:          p.log.With("part", "webhook"),
 		PageVerifyToken: p.isPageVerifyToken,
@@ -83,13 +84,13 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	back := callbacks.Options{
+	metaCallbacks := callbacks.Options{
 		Disconnector: p.connector, BaseURL: p.baseURL(), Key: key, Logger: p.log.With("part", "callbacks"),
 	}
 	for _, a := range p.cfg.Apps {
-		secrets := plain(a.Secrets)
+		secrets := secretStrings(a.Secrets)
 		hook.Apps = append(hook.Apps, webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken), Secrets: secrets})
-		back.Apps = append(back.Apps, callbacks.App{Name: a.Name, Secrets: secrets})
+		metaCallbacks.Apps = append(metaCallbacks.Apps, callbacks.App{Name: a.Name, Secrets: secrets})
 	}
 	h, err := webhook.New(hook)
 	if err != nil {
@@ -97,20 +98,20 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 	}
 	h.Register(mux)
 	p.logins.Register(mux)
-	callbacks.New(back).Register(mux)
+	callbacks.New(metaCallbacks).Register(mux)
 	mux.HandleFunc("GET /healthz", api.Health)
 	return mux, nil
 }
 
-// plain are secrets for those who have to use them.
-func plain(secrets []config.Secret) (out []string) {
+// secretStrings returns secrets as plain strings, for code that signs or verifies with them.
+func secretStrings(secrets []config.Secret) (out []string) {
 	for _, s := range secrets {
 		out = append(out, string(s))
 	}
 	return out
 }
 
-// observe counts one answered webhook request, in the metrics and the ledger.
+// observe counts one answered webhook request in the metrics and the ledger.
 func (p *Program) observe(a webhook.Answer) {
 	p.metrics.answered(a)
 	if a.Method != http.MethodPost {
@@ -128,13 +129,13 @@ func (p *Program) observe(a webhook.Answer) {
 func (p *Program) isPageVerifyToken(token string) bool {
 	found, err := p.tokens.Verify(token)
 	if err != nil {
-		p.log.Error("verify tokens of pages can't be read", "err", err)
+		p.log.Error("can't read verify tokens of pages", "err", err)
 	}
 	return found
 }
 
-// privateRoutes makes the API and the console. closeFeeds ends what a graceful
-// shutdown would wait for.
+// privateRoutes creates the API and the console and sets p.private. closeFeeds ends the live feeds,
+// for which a graceful shutdown would wait otherwise.
 func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
 	if err != nil {
@@ -144,13 +145,13 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Sessions are signed with a key of the ring, so that they outlive the process.
+	// Sessions are signed with a key of the key ring, so that they survive a restart.
 	key, err := p.keys.Derive("console/session")
 	if err != nil {
 		return nil, fmt.Errorf("make console: %w", err)
 	}
 	operator := p.newOperator()
-	p.metrics.watch(p)
+	p.metrics.registerCollector(p)
 	c := console.New(console.Options{
 		JS: p.js, Stream: streams.Name,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
@@ -168,24 +169,24 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	mux := http.NewServeMux()
 	a.Register(mux)
 	c.Register(mux)
-	// A browser with a session does nothing that another site wants.
+	// This refuses requests that another site makes with the browser's session.
 	p.private = http.NewCrossOriginProtection().Handler(mux)
 	return func() { a.Close(); c.Close() }, nil
 }
 
-// token reads a token of the private listener, or makes one.
+// token reads a token of the private listener from a file, or creates both.
 func (p *Program) token(what, file string) (string, error) {
 	token, created, err := api.ReadOrCreateToken(file)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", what, err)
 	}
 	if created {
-		p.log.Info(what+" made", "file", file)
+		p.log.Info(what+" created", "file", file)
 	}
 	return token, nil
 }
 
-// newOperator joins what an operator's verbs work with.
+// newOperator creates the operator with all parts that its operations need.
 func (p *Program) newOperator() *operate.Operator {
 	return operate.New(operate.Parts{
 		Conn: p.conn, JS: p.js, Stream: streams.Name,

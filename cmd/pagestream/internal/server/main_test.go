@@ -10,8 +10,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 )
 
-// TestMain lets the test binary be the real command: a test that kills a
-// process starts itself with PAGESTREAM_TEST_RUN_MAIN.
+// TestMain lets the test binary act as the real command: tests that kill a process start the
+// test binary with PAGESTREAM_TEST_RUN_MAIN set. It also fails the run if a log contains a secret.
 func TestMain(m *testing.M) {
 	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" {
 		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")

@@ -16,7 +16,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// openMeta makes what talks with Meta, of which nothing runs yet.
+// openMeta creates the parts that communicate with Meta. It does not start them.
 func (p *Program) openMeta(context.Context) (err error) {
 	if p.apps, err = p.openApps(); err != nil {
 		return err
@@ -38,12 +38,12 @@ func (p *Program) openMeta(context.Context) (err error) {
 	})
 	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
 	p.eraser = erase.New(erase.Options{
-		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher, Conversations: p.models.Conversations(),
-		Logger: p.log.With("part", "erase"),
+		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher,
+		Conversations: p.models.Conversations(), Logger: p.log.With("part", "erase"),
 	})
 	interval := p.cfg.Reconcile.Interval
 	if interval == 0 {
-		interval = -1 // refreshed tokens are followed all the same
+		interval = -1 // no periodic checks; refreshed tokens are still processed
 	}
 	p.reconciler = reconcile.New(reconcile.Options{
 		JS: p.js, Connect: p.dial("reconcile"), Parking: p.parking, Replicas: p.cfg.NATS.Replicas, Verbs: p.connector,
@@ -54,7 +54,7 @@ func (p *Program) openMeta(context.Context) (err error) {
 	return nil
 }
 
-// openApps makes the Graph clients of the configured apps.
+// openApps creates the Graph clients of the configured apps.
 func (p *Program) openApps() (*graph.Apps, error) {
 	var list []graph.AppOptions
 	for _, a := range p.cfg.Apps {
@@ -63,8 +63,8 @@ func (p *Program) openApps() (*graph.Apps, error) {
 			LoginScopes: a.LoginScopes, LoginConfigID: a.LoginConfigID, Observe: p.metrics.graphCalled,
 		}}
 		if len(a.Secrets) > 0 {
-			// The first secret is the current one; further ones only verify what was
-			// signed before a rotation.
+			// The first secret is the current one. The other ones only verify signatures from before
+			// a rotation.
 			o.AppSecret = string(a.Secrets[0])
 		}
 		list = append(list, o)
@@ -72,7 +72,7 @@ func (p *Program) openApps() (*graph.Apps, error) {
 	return graph.NewApps(list)
 }
 
-// newDoctor makes what judges pages.
+// newDoctor creates the doctor, which judges pages.
 func (p *Program) newDoctor() *doctor.Doctor {
 	o := doctor.Options{
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Head: p.known.Head, Verbs: p.connector,
@@ -83,7 +83,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 		AllSilent: p.reconciler.AllSilent,
 		Recent:    p.recent.Sum,
 		Refused: func() []string {
-			if err := p.health.storing(); err != nil {
+			if err := p.health.storeError(); err != nil {
 				return []string{err.Error()}
 			}
 			return nil
@@ -109,8 +109,8 @@ func (p *Program) baseURL() string {
 	return ""
 }
 
-// startReactors starts what acts on events. It is stopped before the publisher
-// and the read models that it works with.
+// startReactors starts the reactors. They are stopped before the publisher and the read models
+// that they use.
 func (p *Program) startReactors(context.Context) error {
 	run, stop := context.WithCancel(context.Background())
 	p.onClose("reactors", func(context.Context) error {

@@ -17,11 +17,11 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// maxPageSeries bounds the time series of one metric that have a page as a label.
+// maxPageSeries is the maximum number of time series of one metric with a page label.
 const maxPageSeries = 2000
 
-// metrics are the process's Prometheus metrics. Labels have app names, event types,
-// projection names and page ids; never a contact.
+// metrics are the process's Prometheus metrics. Label values are app names, event types,
+// projection names and page ids, but never contacts.
 type metrics struct {
 	registry *prometheus.Registry
 
@@ -51,16 +51,16 @@ func newMetrics() *metrics {
 			"app", "method", "status", "reason"),
 		answer:     histogram("pagestream_webhook_answer_seconds", "Time from request to answer, deliveries only.", fast, "status"),
 		stored:     counter("pagestream_events_stored_total", "Events stored from deliveries, by type.", "type"),
-		duplicates: counter("pagestream_duplicates_total", "Items not stored again, by type and by what caught them.", "type", "by"),
+		duplicates: counter("pagestream_duplicates_total", "Items not stored again, by type and by what found the duplicate.", "type", "by"),
 		publish:    histogram("pagestream_publish_seconds", "Time for the stream to make one batch durable.", fast, "mode"),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "pagestream_publish_batch_events", Help: "Events in one publish to the stream.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000},
 		}),
 		graphCalls: counter("pagestream_graph_calls_total",
-			"Calls of Graph by what was called, HTTP status (0: no answer) and Graph's error code.", "method", "edge", "status", "code"),
-		graphRetries: counter("pagestream_graph_retries_total", "Further tries of calls of Graph.", "edge"),
-		graphTook: histogram("pagestream_graph_call_seconds", "Time of the last try of a call of Graph.",
+			"Graph calls by method, edge, HTTP status (0: no answer) and Graph's error code.", "method", "edge", "status", "code"),
+		graphRetries: counter("pagestream_graph_retries_total", "Retries of Graph calls.", "edge"),
+		graphTook: histogram("pagestream_graph_call_seconds", "Duration of the last try of a Graph call.",
 			[]float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "edge"),
 	}
 	m.registry.MustRegister(m.requests, m.answer, m.stored, m.duplicates, m.publish, m.batch,
@@ -80,7 +80,7 @@ func (m *metrics) answered(a webhook.Answer) {
 	switch method {
 	case http.MethodGet, http.MethodPost:
 	default:
-		method = "other" // outside text must not make time series
+		method = "other" // arbitrary methods must not create time series
 	}
 	m.requests.WithLabelValues(a.App, method, status, a.Reason).Inc()
 	if method == http.MethodPost {
@@ -105,15 +105,15 @@ func (m *metrics) published(o streams.BatchObservation) {
 	m.batch.Observe(float64(o.Size))
 }
 
-// graphCalled counts one call of Graph.
+// graphCalled counts one Graph call.
 func (m *metrics) graphCalled(o graph.Observation) {
 	m.graphCalls.WithLabelValues(o.Method, o.Edge, strconv.Itoa(o.Status), strconv.Itoa(o.Code)).Inc()
 	m.graphRetries.WithLabelValues(o.Edge).Add(float64(o.Retries))
 	m.graphTook.WithLabelValues(o.Edge).Observe(o.Took.Seconds())
 }
 
-// watch adds what is read at each scrape.
-func (m *metrics) watch(p *Program) { m.registry.MustRegister(collector{p}) }
+// registerCollector adds the metrics that are read at each scrape.
+func (m *metrics) registerCollector(p *Program) { m.registry.MustRegister(collector{p}) }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
@@ -127,41 +127,42 @@ var (
 	droppedDesc = desc("pagestream_projection_duplicates_total",
 		"Duplicates in the stream that the projection dropped.", "projection")
 	malformedDesc = desc("pagestream_projection_malformed_total",
-		"Messages in the stream that are no events of ours.", "projection")
+		"Messages in the stream that are not valid events.", "projection")
 	parkedDesc = desc("pagestream_projection_parked_events",
-		"Dead letters of the projection, and what waits behind them.", "projection")
+		"Dead letters of the projection, and the events that wait behind them.", "projection")
 	ageDesc = desc("pagestream_page_last_event_age_seconds",
 		"Time since the page's last event was stored.", "page")
 	usageDesc = desc("pagestream_graph_usage_percent",
-		"How much of its rate limit Graph said is used, by app and page.", "app", "page", "type")
+		"Used percentage of the rate limit, as reported by Graph, by app and page.", "app", "page", "type")
 	regainDesc = desc("pagestream_graph_regain_seconds",
-		"Until calls are accepted again.", "app", "page", "type")
+		"Time until Graph accepts calls again.", "app", "page", "type")
 	stateDesc = desc("pagestream_pages",
-		"Pages by the state that doctor, console and status show of them.", "state")
+		"Pages by state, as shown by doctor, console and status.", "state")
 	severityDesc = desc("pagestream_page_severity",
-		"How bad the page's state is: 0 fine, 1 a warning, 2 wrong.", "page")
+		"Severity of the page's state: 0 fine, 1 a warning, 2 wrong.", "page")
 	tokenDesc = desc("pagestream_page_token_valid",
 		"1 while the connected page's token is valid.", "page")
 	expiresDesc = desc("pagestream_page_token_expires_timestamp_seconds",
-		"When the token, or the access to data, ends; absent if never.", "page")
+		"When the token or the data access expires; absent if never.", "page")
 	subscribedDesc = desc("pagestream_page_subscription_confirmed",
 		"1 while Graph's own list of the page had every wanted field when it was last read.", "page")
 	silentDesc = desc("pagestream_page_silent",
-		"1 while the page brings nothing although its rhythm says it should.", "page")
+		"1 while the page sends no events although its rhythm predicts some.", "page")
 	allSilentDesc = desc("pagestream_all_pages_silent",
 		"1 while nearly all pages are silent at once.")
 	reconcileDesc = desc("pagestream_reconcile_total",
-		"What the reconcile loop did.", "action")
+		"Actions of the reconcile loop.", "action")
 )
 
-// collector reads the read models, Graph's limits, the pages and the reconcile
-// loop at each scrape.
+// collector reads the read models, Graph's rate limits, the pages and the reconcile loop at each
+// scrape.
 type collector struct{ p *Program }
 
-// Describe describes nothing: the collector is unchecked, as it has a metric only
-// where there is a page for it.
+// Describe sends no descriptions. This makes the collector unchecked, because metrics by page only
+// exist if there are pages.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
+// Collect reads all values and sends them as metrics.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
@@ -188,9 +189,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(stateDesc, err)
 	}
 	status := c.p.reconciler.Status()
-	gauge(allSilentDesc, one(status.AllSilent))
+	gauge(allSilentDesc, boolValue(status.AllSilent))
 	for _, s := range status.Pages[:min(len(status.Pages), maxPageSeries)] {
-		gauge(silentDesc, one(s.Silence.Silent), string(s.Page))
+		gauge(silentDesc, boolValue(s.Silence.Silent), string(s.Page))
 	}
 	n := status.Counters
 	for action, n := range map[string]uint64{
@@ -200,8 +201,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// pages reads how each page is; the time series by page are bounded, the counts by
-// state have all.
+// pages reports the state of each page. At most maxPageSeries pages have their own time series; the
+// counts by state include all pages.
 func (c collector) pages(gauge func(*prometheus.Desc, float64, ...string)) error {
 	subs, err := subscriptions.All(c.p.models.Subscriptions())
 	if err != nil {
@@ -222,8 +223,8 @@ func (c collector) pages(gauge func(*prometheus.Desc, float64, ...string)) error
 		if p.State != pages.Connected {
 			return nil
 		}
-		gauge(tokenDesc, one(p.Token == pages.TokenValid), page)
-		gauge(subscribedDesc, one(sub != nil && sub.State == subscriptions.Confirmed), page)
+		gauge(tokenDesc, boolValue(p.Token == pages.TokenValid), page)
+		gauge(subscribedDesc, boolValue(sub != nil && sub.State == subscriptions.Confirmed), page)
 		if ends := p.AccessEnds(); !ends.IsZero() {
 			gauge(expiresDesc, float64(ends.Unix()), page)
 		}
@@ -235,7 +236,7 @@ func (c collector) pages(gauge func(*prometheus.Desc, float64, ...string)) error
 	return err
 }
 
-func one(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}

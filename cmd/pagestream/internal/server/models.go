@@ -13,8 +13,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// startModels opens every read model and follows the stream. The deliveries model
-// goes first: it is the index of all ids, by which the others drop duplicates.
+// startModels opens every read model and starts them on the stream. The deliveries model is the
+// first: it is the index of all ids, with which the others drop duplicates.
 func (p *Program) startModels(ctx context.Context) (err error) {
 	if err := p.ensureStream(ctx); err != nil {
 		return err
@@ -29,7 +29,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	tail := streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
 	p.onClose("tail of the stream", func(context.Context) error { return tail.Close() })
 	var index projections.Index
-	attempts := 0 // what the index has not seen would look new, so it never parks
+	attempts := 0 // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
 	}, p.opts.Projections...) {
@@ -47,7 +47,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		}
 	}
 	run, stop := context.WithCancel(context.Background())
-	// Stopped as one step, before any of their files is closed.
+	// One step stops all of them, before any of their files is closed.
 	p.onClose("projections", func(context.Context) error { stop(); return nil })
 	for _, r := range p.models {
 		p.background.Go(func() {
@@ -64,11 +64,13 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	return nil
 }
 
+// startPublisher starts the committer and opens the parking of dead letters.
 func (p *Program) startPublisher(context.Context) (err error) {
 	p.metrics = newMetrics()
 	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
 		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
-		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch, QueueLimit: p.cfg.Streams.QueueLimit,
+		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
+		QueueLimit: p.cfg.Streams.QueueLimit,
 		Observe: p.metrics.published,
 		Logger:  p.log.With("part", "publisher"),
 	})

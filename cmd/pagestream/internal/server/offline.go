@@ -9,7 +9,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Offline runs f with the streams of a server that is stopped, and nothing else.
+// Offline runs f with the streams of a stopped server. It serves no HTTP and calls nothing of Meta.
 func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (err error) {
 	p := New(o)
 	defer func() {

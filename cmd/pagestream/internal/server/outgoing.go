@@ -15,7 +15,7 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// openHooks starts what sends webhooks to others, if any are configured.
+// openHooks starts the outgoing webhooks, if any are configured.
 func (p *Program) openHooks(context.Context) error {
 	if p.cfg.Hooks.File == "" {
 		return nil
@@ -29,18 +29,18 @@ func (p *Program) openHooks(context.Context) error {
 		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter, Logger: p.log.With("part", "hooks"),
 	})
 	if err != nil {
-		return fmt.Errorf("open webhooks to others: %w", err)
+		return fmt.Errorf("open outgoing webhooks: %w", err)
 	}
-	p.onClose("webhooks to others", func(context.Context) error { return p.hooks.Close() })
+	p.onClose("outgoing webhooks", func(context.Context) error { return p.hooks.Close() })
 	p.background.Go(func() { // until Close
 		if err := p.hooks.Run(context.Background()); err != nil && !errors.Is(err, hooks.ErrRan) {
-			p.fail(fmt.Errorf("webhooks to others: %w", err))
+			p.fail(fmt.Errorf("outgoing webhooks: %w", err))
 		}
 	})
 	return nil
 }
 
-// newConsumers makes what lets programs outside read.
+// newConsumers creates the part that gives other programs access to the stream.
 func (p *Program) newConsumers() *consumers.Consumers {
 	o := consumers.Options{
 		JS: p.js, Stream: streams.Name, Logger: p.log.With("part", "consumers"),
@@ -56,7 +56,7 @@ func (p *Program) newConsumers() *consumers.Consumers {
 	return consumers.New(o)
 }
 
-// natsUsers are the embedded server's, as package consumers needs them.
+// natsUsers adapts the embedded server's users to the interface of package consumers.
 type natsUsers struct {
 	*embedded.Server
 	scheme string

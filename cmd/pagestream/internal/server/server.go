@@ -1,8 +1,7 @@
-// Package server is the running program: it opens every part in order, joins them,
-// serves HTTP, and closes them in the reverse order.
+// Package server is the running program: it opens every part in order, connects them, serves
+// HTTP, and closes them in the reverse order.
 //
-// A [Program] has no operations of its own: what an operator can do is in package
-// operate.
+// A [Program] has no operations for operators: these are in package operate.
 package server
 
 import (
@@ -41,20 +40,21 @@ import (
 // Options configure a [Program]. Config is required.
 type Options struct {
 	Config config.Config
-	// ConfigFile is what Config was read from, empty for none: a backup copies it.
+	// ConfigFile is the file that Config was read from, or empty. A backup copies it.
 	ConfigFile string
-	// Version is shown by the API and the console, by default "devel".
+	// Version is shown by the API and the console. The default is "devel".
 	Version string
-	// Projections are folded besides pagestream's own.
+	// Projections are run in addition to pagestream's own.
 	Projections []projections.Projection
-	// OpenLogins lets anybody begin a login without an invitation: for a program
-	// that reaches a fake of Meta alone.
+	// OpenLogins lets anybody start a login without an invitation. It is only for a program that
+	// uses a fake Meta.
 	OpenLogins bool
-	Logger     *slog.Logger
+	// Logger is the logger. By default logs are discarded.
+	Logger *slog.Logger
 }
 
-// Program is a whole pagestream in one value: make it with [New], start it with
-// Run, stop it with Close. Tests run the same value as the command does.
+// Program is a whole pagestream in one value. Create it with [New], start it with Run, and stop it
+// with Close. Tests run the same value as the command.
 type Program struct {
 	opts Options
 	cfg  config.Config
@@ -72,13 +72,12 @@ type Program struct {
 	// The read models.
 	models operate.Models
 	ledger *deliveries.Ledger
-	// headAtStart is the stream's last event before anything was stored by this
-	// process.
+	// headAtStart is the sequence of the stream's last event before this process stored any.
 	headAtStart uint64
 	publisher   *streams.Publisher
 	parking     *streams.Parking
 
-	// What talks with Meta.
+	// Communication with Meta.
 	apps       *graph.Apps
 	known      connect.Models
 	tokens     connect.Tokens
@@ -88,7 +87,7 @@ type Program struct {
 	reconciler *reconcile.Reconciler
 	doctor     *doctor.Doctor
 
-	// What goes out.
+	// Outgoing events.
 	consumers *consumers.Consumers
 	hooks     *hooks.Hooks // nil without endpoints
 
@@ -112,7 +111,7 @@ type closer struct {
 	close func(context.Context) error
 }
 
-// New returns a program that has not started.
+// New returns a program that is not started.
 func New(o Options) *Program {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -121,17 +120,18 @@ func New(o Options) *Program {
 	return &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
 }
 
-// PublicAddr is the address of the public listener, once Run has returned.
+// PublicAddr returns the address of the public listener. It must be called after Run.
 func (p *Program) PublicAddr() string { return p.publicLn.Addr().String() }
 
-// PrivateAddr is the address of the private listener, once Run has returned.
+// PrivateAddr returns the address of the private listener. It must be called after Run.
 func (p *Program) PrivateAddr() string { return p.privateLn.Addr().String() }
 
-// Failed gives the first error that stops the program after Run has returned.
+// Failed returns a channel that receives the errors with which the program can't continue after Run
+// has returned. The caller must then call Close.
 func (p *Program) Failed() <-chan error { return p.failed }
 
-// Run starts every part and returns when deliveries are accepted. When it fails,
-// everything that it started is stopped again.
+// Run starts every part and returns when both HTTP servers accept requests. If it fails, it stops
+// everything that it started.
 func (p *Program) Run(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
@@ -159,9 +159,9 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	return ctx.Err()
 }
 
-// Close stops everything in order: HTTP first, so that nothing new comes in; then
-// the committer, which finishes what waits; then the read models, the connection
-// and the server. It is idempotent and bounded by the context.
+// Close stops everything in order: first HTTP, so that no new requests arrive; then the committer,
+// which finishes the waiting requests; then the read models, the connection and the server. It is
+// idempotent, and the context limits how long it waits for open requests.
 func (p *Program) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() {
 		var errs []error
@@ -176,18 +176,20 @@ func (p *Program) Close(ctx context.Context) error {
 	return p.closeErr
 }
 
+// onClose adds a step to Close. The steps run in reverse order.
 func (p *Program) onClose(name string, f func(context.Context) error) {
 	p.closing = append(p.closing, closer{name, f})
 }
 
-// fail reports an error that the program can't go on with.
+// fail reports an error with which the program can't continue. It does not block.
 func (p *Program) fail(err error) {
 	select {
 	case p.failed <- err:
-	default: // one failure is enough to stop on
+	default: // one error is enough to stop the program
 	}
 }
 
+// listen opens both HTTP listeners.
 func (p *Program) listen(context.Context) error {
 	for _, l := range []struct {
 		key, addr string

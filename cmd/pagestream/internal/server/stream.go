@@ -47,8 +47,8 @@ func (p *Program) openStream(ctx context.Context) error {
 	return nil
 }
 
-// dial returns a function that makes a connection of its own: watermill-nats
-// closes the one that it was given.
+// dial returns a function that opens a new connection. Each reactor needs its own, because
+// watermill-nats closes the connection that it was given.
 func (p *Program) dial(name string) func() (*nats.Conn, error) {
 	return func() (*nats.Conn, error) {
 		if p.server != nil {
@@ -62,19 +62,19 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 	}
 }
 
-// ensureStream makes sure of the stream.
+// ensureStream creates the stream or updates its configuration.
 func (p *Program) ensureStream(ctx context.Context) (err error) {
 	p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
 		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
 	})
 	if err != nil {
-		err = fmt.Errorf("make sure of the stream: %w", err)
+		err = fmt.Errorf("ensure stream: %w", err)
 	}
 	return err
 }
 
-// openKeys reads the key ring. Where the stream already has sealed tokens, a
-// missing key file is an error and not a new key.
+// openKeys reads the key ring. If the file is missing, it creates a new one, but returns an error if
+// the stream already has sealed tokens.
 func (p *Program) openKeys(ctx context.Context) error {
 	sealed, err := streams.Has(ctx, p.js, streams.Name, domain.PageConnected, domain.PageTokenRefreshed)
 	if err != nil {
@@ -85,7 +85,7 @@ func (p *Program) openKeys(ctx context.Context) error {
 		return fmt.Errorf("open key ring: %w", err)
 	}
 	if created {
-		p.log.Info("key ring made; back it up: without it sealed page tokens can't be opened", "file", p.cfg.Keys.File)
+		p.log.Info("key ring created; back it up: without it sealed page tokens can't be opened", "file", p.cfg.Keys.File)
 	}
 	p.keys = keys
 	return nil
