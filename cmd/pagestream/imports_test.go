@@ -14,23 +14,23 @@ import (
 	"testing"
 )
 
-// module is the path that all packages of this repository begin with.
+// module is the module path of this repository.
 const module = "github.com/pagestream/pagestream"
 
-// root is the repository, seen from this package's directory.
+// root is the path of the repository, relative to this package's directory.
 const root = "../.."
 
-// Packages in this file are named relative to the module: "streams/embedded".
+// Package names in this file are relative to the module, for example "streams/embedded".
 
-// internal is where all that is the command's own lives.
+// internal is the path prefix of the command's packages.
 const internal = "cmd/pagestream/internal/"
 
-// parts stands in layers for every package below internal that no other layer
-// names: the packages of a single purpose.
+// parts is an entry of layers for every package below internal that no other layer names: the
+// single-purpose packages.
 const parts = internal + "*"
 
-// layers run from the bottom up: a package imports from lower layers and, subject to
-// the rules below, from its own.
+// layers are listed from the bottom up. A package may import packages of lower layers and, subject to
+// the rules below, packages of its own layer.
 var layers = [][]string{
 	{"domain"},
 	{"internal/backoff"},
@@ -47,7 +47,7 @@ var layers = [][]string{
 	{"cmd/pagestream"},
 }
 
-// order is layers in a line.
+// order returns the layers as one line of text.
 func order() string {
 	var names []string
 	for _, l := range layers {
@@ -56,7 +56,7 @@ func order() string {
 	return strings.ReplaceAll(strings.Join(names, " <- "), "*", "the single-purpose packages")
 }
 
-// layer returns the place of a package in layers, or -1 if it is in none.
+// layer returns the index of a package's layer, or -1 if the package is in no layer.
 func layer(pkg string) int {
 	other := -1
 	for i, names := range layers {
@@ -75,19 +75,19 @@ func layer(pkg string) int {
 // within reports whether pkg is dir or a package below it.
 func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, dir+"/") }
 
-// forTests are the packages that only tests, and each other, may import.
+// forTests are the packages that only tests and these packages themselves may import.
 var forTests = []string{"streams/streamstest", "projections/projectionstest"}
 
 // readsSettings are the packages that may import config.
 var readsSettings = []string{internal + "server", internal + "dev", internal + "cli"}
 
-// broken says which rule an import breaks and what to do instead.
+// broken formats which rule an import breaks and what to do instead.
 func broken(rule, instead string) string {
 	return fmt.Sprintf("this breaks the rule %q. Instead: %s", rule, instead)
 }
 
-// remedy returns "" if pkg may import imp, and otherwise which rule that breaks and
-// what to do instead. test says that the importing file is a _test.go file.
+// remedy returns "" if pkg may import imp. Otherwise it returns which rule that breaks and what to do
+// instead. test is true if the importing file is a _test.go file.
 func remedy(pkg, imp string, test bool) string {
 	ours, isOurs := strings.CutPrefix(imp, module+"/")
 	if !isOurs {
@@ -105,10 +105,10 @@ func remedy(pkg, imp string, test bool) string {
 	case within(ours, "config"):
 		return broken("only server, dev and cli read settings", "give the package an Options struct, which server fills")
 	case within(pkg, "config"):
-		return broken("config imports nothing of ours", "let server turn settings into Options")
+		return broken("config imports no other package of this module", "let server turn settings into Options")
 	case slices.Contains(forTests, ours) && !test && !slices.Contains(forTests, pkg):
 		return broken("test helpers are for tests",
-			"move what is needed from "+ours+" into a package of its own, or the use into a _test.go file")
+			"move what is needed from "+ours+" into a new package, or the use into a _test.go file")
 	}
 	from, to := layer(pkg), layer(ours)
 	switch {
@@ -117,7 +117,7 @@ func remedy(pkg, imp string, test bool) string {
 	case to < 0:
 		return broken("every package is in a layer", "move "+ours+" under one of "+order())
 	case from < to:
-		return broken("imports run one way: "+order(),
+		return broken("imports go in one direction: "+order(),
 			"move what both need down, or declare a small interface in "+pkg+" and let server pass the implementation")
 	case from > to:
 		return ""
@@ -125,14 +125,14 @@ func remedy(pkg, imp string, test bool) string {
 	return remedySibling(pkg, ours, test)
 }
 
-// remedySibling is for two packages of one layer.
+// remedySibling is remedy for two packages of the same layer.
 func remedySibling(pkg, ours string, test bool) string {
 	switch layers[layer(pkg)][0] {
 	case "domain":
 		if ours == "domain" {
 			return ""
 		}
-		return broken("packages below domain import domain alone", "put what both need into domain")
+		return broken("packages below domain import only domain", "put what both need into domain")
 	case "streams":
 		if ours == "streams" || test || pkg == "streams/streamstest" {
 			return ""
@@ -154,39 +154,45 @@ func remedySibling(pkg, ours string, test bool) string {
 		return ""
 	}
 	return broken("siblings in internal don't import each other",
-		"put vocabulary that both need into internal/meta; or declare a small interface in "+pkg+" and join the two in internal/server")
+		"put types that both need into internal/meta; or declare a small interface in "+pkg+
+			" and connect the two in internal/server")
 }
 
-// only lists outside modules that one package keeps to itself.
+// only lists other modules that only the named packages may import.
 var only = []struct {
 	module  string
 	pkgs    []string
 	instead string
 }{
-	{"github.com/nats-io/nats-server", []string{"streams/embedded", "streams/streamstest"}, "use streams/embedded, or nats.go for the client side"},
+	{
+		"github.com/nats-io/nats-server",
+		[]string{"streams/embedded", "streams/streamstest"},
+		"use streams/embedded, or nats.go for the client side",
+	},
 	{"go.etcd.io/bbolt", []string{"projections/store"}, "use projections/store"},
 	{"github.com/knadh/koanf", []string{"config"}, "take an Options struct; config reads settings"},
 	{"github.com/alecthomas/kong", []string{internal + "cli"}, "read flags in internal/cli"},
-	{jsonModule, []string{"domain"}, "use encoding/json, or what domain has"},
+	{jsonModule, []string{"domain"}, "use encoding/json, or a function of domain"},
 }
 
-// jsonModule is encoding/json/v2, and with Go 1.27 the standard library's own.
+// jsonModule is encoding/json/v2, which is in the standard library from Go 1.27 on.
 const jsonModule = "github.com/go-json-experiment/json"
 
-// remedyOutside is for what is not ours: the standard library and modules.
+// remedyOutside is remedy for imports of the standard library and of other modules.
 func remedyOutside(pkg, imp string, test bool) string {
 	first, _, _ := strings.Cut(imp, "/")
 	if !strings.Contains(first, ".") { // the standard library
-		if within(pkg, "domain") && !test && (within(imp, "net/http") || within(imp, "os/exec") || within(imp, "database/sql")) {
+		doesIO := within(imp, "net/http") || within(imp, "os/exec") || within(imp, "database/sql")
+		if within(pkg, "domain") && !test && doesIO {
 			return broken("domain does no I/O", "do this in a layer above")
 		}
 		return ""
 	}
 	if test {
-		return "" // tests may look at what lies beneath
+		return "" // tests may import any module
 	}
 	if within(pkg, "domain") && !within(imp, jsonModule) {
-		return broken("domain imports the standard library alone, and encoding/json/v2", "do this in a layer above")
+		return broken("domain imports only the standard library and encoding/json/v2", "do this in a layer above")
 	}
 	for _, o := range only {
 		if within(imp, o.module) && !slices.Contains(o.pkgs, pkg) {
@@ -196,7 +202,8 @@ func remedyOutside(pkg, imp string, test bool) string {
 	return ""
 }
 
-func TestImportsRunOneWay(t *testing.T) {
+// TestImportsGoInOneDirection checks every import of this repository.
+func TestImportsGoInOneDirection(t *testing.T) {
 	files := 0
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -204,7 +211,8 @@ func TestImportsRunOneWay(t *testing.T) {
 		}
 		if d.IsDir() {
 			base := d.Name()
-			if name != root && (strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "vendor") {
+			ignored := strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "vendor"
+			if name != root && ignored {
 				return fs.SkipDir
 			}
 			return nil
@@ -237,11 +245,11 @@ func TestImportsRunOneWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if files < 10 {
-		t.Errorf("only %d files were looked at: is %q still the repository's root?", files, root)
+		t.Errorf("only %d files were checked: is %q still the repository's root?", files, root)
 	}
 }
 
-// The rules themselves: each of these pairs must be refused or allowed.
+// TestImportRules checks the rules themselves with imports that must be refused or allowed.
 func TestImportRules(t *testing.T) {
 	const cmd = "cmd/pagestream"
 	our := func(p string) string { return module + "/" + p }
@@ -352,7 +360,7 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
-// Package main is main.go and tests: what the command does is in internal.
+// TestMainIsThin checks that package main has only main.go and tests. Everything else is in internal.
 func TestMainIsThin(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -360,15 +368,20 @@ func TestMainIsThin(t *testing.T) {
 	}
 	for _, f := range files {
 		if f != "main.go" && !strings.HasSuffix(f, "_test.go") {
-			t.Errorf("%s is in package main: the command line goes into internal/cli, the running program into internal/server, a verb into internal/operate", f)
+			t.Errorf("%s is in package main: the command line goes into internal/cli, the running program into "+
+				"internal/server, an operation into internal/operate", f)
 		}
 	}
 }
 
-// top is what may stand at the top of the repository, beside dot files and what
-// .gitignore leaves out.
-var top = []string{"LICENSE", "README.md", "Taskfile.yml", "cmd", "config", "domain", "go.mod", "go.sum", "internal", "projections", "streams"}
+// top lists the names that are allowed at the top level of the repository, in addition to dot files
+// and ignored files.
+var top = []string{
+	"LICENSE", "README.md", "Taskfile.yml", "cmd", "config", "domain", "go.mod", "go.sum",
+	"internal", "projections", "streams",
+}
 
+// TestTopLevel checks that the top level of the repository has only the allowed names.
 func TestTopLevel(t *testing.T) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -379,23 +392,29 @@ func TestTopLevel(t *testing.T) {
 		t.Fatal(err)
 	}
 	patterns := strings.Fields(string(ignore))
-	for _, name := range strayed(entries, patterns) {
-		t.Errorf("%s stands at the top level, which holds only %s: move it below one of the folders, or build into bin/", name, strings.Join(top, ", "))
+	for _, name := range disallowed(entries, patterns) {
+		t.Errorf("%s is at the top level, where only %s are allowed: move it into one of the folders, or build into bin/",
+			name, strings.Join(top, ", "))
 	}
-	if got := strayed([]fs.DirEntry{entry("pkg"), entry("cmd"), entry(".github"), entry("bin"), entry("cpu.prof")}, []string{"/bin/", "*.prof"}); !slices.Equal(got, []string{"pkg"}) {
-		t.Errorf("the rule itself found %v, want pkg", got)
+	listed := []fs.DirEntry{entry("pkg"), entry("cmd"), entry(".github"), entry("bin"), entry("cpu.prof")}
+	if got := disallowed(listed, []string{"/bin/", "*.prof"}); !slices.Equal(got, []string{"pkg"}) {
+		t.Errorf("the rule itself reports %v, want pkg", got)
 	}
 }
 
-// strayed returns the names that may not stand at the top level.
-func strayed(entries []fs.DirEntry, ignored []string) []string {
+// disallowed returns the names that are not allowed at the top level.
+func disallowed(entries []fs.DirEntry, ignored []string) []string {
 	var out []string
 	for _, e := range entries {
 		name := e.Name()
 		if strings.HasPrefix(name, ".") || slices.Contains(top, name) {
 			continue
 		}
-		if slices.ContainsFunc(ignored, func(p string) bool { ok, err := path.Match(strings.Trim(p, "/"), name); return ok && err == nil }) {
+		isIgnored := slices.ContainsFunc(ignored, func(p string) bool {
+			ok, err := path.Match(strings.Trim(p, "/"), name)
+			return ok && err == nil
+		})
+		if isIgnored {
 			continue
 		}
 		out = append(out, name)
@@ -403,7 +422,7 @@ func strayed(entries []fs.DirEntry, ignored []string) []string {
 	return out
 }
 
-// entry is a directory entry of that name.
+// entry is a directory entry with that name.
 type entry string
 
 func (e entry) Name() string             { return string(e) }
@@ -411,8 +430,7 @@ func (entry) IsDir() bool                { return true }
 func (entry) Type() fs.FileMode          { return fs.ModeDir }
 func (entry) Info() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
 
-// The design notes name the files to touch for each thing that one may add: those
-// files are there.
+// TestWhereDoIAdd checks that the files named in "Where do I add ..." of the design notes exist.
 func TestWhereDoIAdd(t *testing.T) {
 	notes, err := os.ReadFile("DESIGN.md")
 	if err != nil {
@@ -428,21 +446,22 @@ func TestWhereDoIAdd(t *testing.T) {
 		rows++
 		for i, name := range strings.Split(line, "`") {
 			if i%2 == 0 || !strings.Contains(name, "/") || strings.ContainsAny(name, " ") {
-				continue // not in backticks, or no file
+				continue // not in backticks, or not a file name
 			}
 			dir := name
-			if strings.Contains(path.Base(name), "NAME") || strings.Contains(path.Base(name), "NOUN") || strings.Contains(path.Base(name), "EDGE") {
+			base := path.Base(name)
+			if strings.Contains(base, "NAME") || strings.Contains(base, "NOUN") || strings.Contains(base, "EDGE") {
 				dir = path.Dir(name)
 			}
 			dir = strings.Split(dir, "/NAME")[0]
 			named++
 			_, top := os.Stat(filepath.Join(root, dir))
 			if _, in := os.Stat(filepath.Join("internal", dir)); top != nil && in != nil {
-				t.Errorf("the design notes name %s, which is not there", name)
+				t.Errorf("the design notes name %s, which does not exist", name)
 			}
 		}
 	}
 	if rows < 12 || named < 25 {
-		t.Errorf("only %d rows and %d files were found in the section", rows, named)
+		t.Errorf("found only %d rows and %d files in the section", rows, named)
 	}
 }

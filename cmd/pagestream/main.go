@@ -1,6 +1,5 @@
-// Command pagestream takes the webhooks of many Facebook Pages, makes each
-// item an event in NATS JetStream once, and projects the events into read
-// models.
+// Command pagestream receives the webhooks of many Facebook Pages, stores each item exactly once as
+// an event in NATS JetStream, and projects the events into read models.
 package main
 
 import (
@@ -13,9 +12,9 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 )
 
-// gcPercent lets the heap grow to three times what lives before it is swept: a
-// server has much garbage and little that stays, some tens of megabytes, and the
-// sweeping took a tenth of the processor under load.
+// gcPercent lets the heap grow to three times the live heap before a garbage collection. A server
+// has much garbage and a small live heap of some tens of megabytes, and collections took a tenth of
+// the processor time under load.
 const gcPercent = 200
 
 func main() {

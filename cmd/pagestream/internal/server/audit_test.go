@@ -14,9 +14,10 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// TestAudit: a live server with duplicates and an erased contact is as promised;
-// a message that is gone without a record, and one twice, are found and named.
-func TestAudit(t *testing.T) {
+// TestAuditFindsLostAndDuplicatedEvents checks that the audit of a live server with duplicates and an
+// erased contact passes, and that it reports a message that was deleted without a record and one
+// that is stored twice.
+func TestAuditFindsLostAndDuplicatedEvents(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 6 {
 		body := message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
@@ -29,15 +30,15 @@ func TestAudit(t *testing.T) {
 	code, out, stderr = r.command(t, "audit")
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 	assert.Contains(t, out, "13 items = 7 stored + 6 known already; 1 unreadable")
-	assert.Contains(t, out, "5 events, 3 erased, 0 not ours, 0 missing, 0 doubled")
-	assert.Contains(t, out, "All is as promised")
+	assert.Contains(t, out, "5 events, 3 erased, 0 malformed, 0 missing, 0 duplicated")
+	assert.Contains(t, out, "No problems found")
 
 	ctx := context.Background()
 	e, err := streams.Get(ctx, r.JS(), streams.Name, 4)
 	require.NoError(t, err)
 	m, err := streams.Encode(e.Event)
 	require.NoError(t, err)
-	m.Header.Set(nats.MsgIdHdr, "another") // as if the window were over
+	m.Header.Set(nats.MsgIdHdr, "another") // so that the deduplication window does not find it
 	_, err = r.JS().PublishMsg(ctx, m)
 	require.NoError(t, err)
 	st, err := r.JS().Stream(ctx, streams.Name)
@@ -45,7 +46,8 @@ func TestAudit(t *testing.T) {
 	require.NoError(t, st.DeleteMsg(ctx, 2))
 	code, out, stderr = r.command(t, "audit")
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, out, "1 sequences are missing from the stream and on no record of an erasure; the first: [2]")
-	assert.Contains(t, out, "1 events have the id of an earlier one; the first: [9]")
+	assert.Contains(t, out,
+		"1 sequences are missing from the stream and on no record of an erasure; first sequences: [2]")
+	assert.Contains(t, out, "1 events have the id of an earlier one; first sequences: [9]")
 	assert.Contains(t, stderr, "the audit found problems")
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/pagestream/pagestream/domain/seal"
 )
 
-// talkative fills a server with some conversations, an erased one among them.
-func talkative(t *testing.T, r *running) {
+// fillConversations stores some conversations and erases one of them.
+func fillConversations(t *testing.T, r *running) {
 	t.Helper()
 	for i := range 30 {
 		body := message(fmt.Sprint("70", i%3), fmt.Sprint("3", i%4), fmt.Sprint("m_", i), "hi", 1790000000000+int64(i))
@@ -27,13 +27,15 @@ func talkative(t *testing.T, r *running) {
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 }
 
-// environ sets a command up for the installation of cfg, which does not run.
+// environ returns the environment with which a command works on the stopped installation of cfg.
 func environ(cfg config.Config) []string {
 	return []string{
-		"PAGESTREAM_DATA_DIR=" + cfg.Data.Dir, "PAGESTREAM_KEYS_FILE=" + cfg.Keys.File, "PAGESTREAM_HTTP_TOKEN_FILE=" + cfg.HTTP.TokenFile,
+		"PAGESTREAM_DATA_DIR=" + cfg.Data.Dir, "PAGESTREAM_KEYS_FILE=" + cfg.Keys.File,
+		"PAGESTREAM_HTTP_TOKEN_FILE=" + cfg.HTTP.TokenFile,
 	}
 }
 
+// offline runs a command on the stopped installation of cfg.
 func offline(t *testing.T, cfg config.Config, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs strings.Builder
@@ -41,11 +43,11 @@ func offline(t *testing.T, cfg config.Config, args ...string) (code int, stdout,
 	return code, out.String(), errs.String()
 }
 
-// TestBackupRestore: an installation made of a backup has the same read models,
-// opens the same tokens, and passes the audit.
+// TestBackupRestore checks that an installation restored from a backup has the same read models
+// and keys, and passes the audit.
 func TestBackupRestore(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	talkative(t, r)
+	fillConversations(t, r)
 	dir := filepath.Join(t.TempDir(), "backup")
 	code, out, stderr := r.command(t, "backup", dir)
 	require.Equal(t, cli.ExitOK, code, stderr)
@@ -71,15 +73,15 @@ func TestBackupRestore(t *testing.T) {
 	assert.Equal(t, want, again.digests(t))
 	code, out, _ = again.command(t, "audit")
 	assert.Equal(t, cli.ExitOK, code, out)
-	// What is delivered again after a restore is known.
+	// A redelivery after the restore is a duplicate.
 	require.Equal(t, http.StatusOK, post(t, again.PublicAddr(), message("701", "31", "m_1", "hi", 1790000000001)))
 	assert.Equal(t, want, again.digests(t))
 }
 
-// TestExportImport: the same by a file of events, cut off on its way.
+// TestExportImport checks the same for an export to a file that was truncated and continued.
 func TestExportImport(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	talkative(t, r)
+	fillConversations(t, r)
 	want := r.digests(t)
 	file := filepath.Join(t.TempDir(), "events.ndjson")
 	code, _, stderr := r.command(t, "events", "export", file, "--to", "10")
@@ -89,7 +91,7 @@ func TestExportImport(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, b[:len(b)-20], 0o600))
 	code, _, stderr = r.command(t, "events", "export", file)
 	require.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, stderr, "goes on after event 9")
+	assert.Contains(t, stderr, "continuing after event 9")
 	code, out, stderr := r.command(t, "events", "export", "--page", "701", "--type", "message.received")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Equal(t, 10, strings.Count(out, "\n"))

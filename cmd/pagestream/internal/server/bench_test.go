@@ -19,27 +19,28 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// TestBenchInterrupted: Ctrl-C ends it, and nothing is left behind.
+// TestBenchInterrupted checks that an interrupted bench ends soon and leaves no files.
 func TestBenchInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	dir := t.TempDir()
 	began := time.Now()
 	code, _, stderr := run(t, ctx, "bench", "--dir", dir, "--only", "ingest")
-	if code != cli.ExitFailed || !strings.Contains(stderr, "context deadline exceeded") || time.Since(began) > time.Minute {
-		t.Errorf("exit %d after %s: %s", code, time.Since(began), stderr)
+	took := time.Since(began)
+	if code != cli.ExitFailed || !strings.Contains(stderr, "context deadline exceeded") || took > time.Minute {
+		t.Errorf("exit %d after %s: %s", code, took, stderr)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v %v", left, err)
+		t.Errorf("files left: %v %v", left, err)
 	}
 }
 
-// connections is how many clients the ingest benchmark has.
+// connections is the number of clients of the ingest benchmark.
 const connections = 64
 
-// BenchmarkIngest measures durable ingest of single-item deliveries over HTTP
-// with every projection live, against single synced publishes of the same
-// events, in one run on one server. It reports both rates and their ratio.
+// BenchmarkIngest measures durable ingest of single-item deliveries over HTTP, with every
+// projection running, and single synced publishes of the same kind of events on the same server.
+// It reports both rates and their ratio.
 func BenchmarkIngest(b *testing.B) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = connections
 	cfg := testConfig(b.TempDir())
@@ -50,19 +51,20 @@ func BenchmarkIngest(b *testing.B) {
 	defer func() { _ = p.Close(context.Background()) }()
 	run := int64(0)
 	body := func(i int64) []byte {
-		return message("700", fmt.Sprint(30+i%500), fmt.Sprintf("m_%d_%d", run, i), "a message of an ordinary length, as people write them", 1790000000000+i)
+		return message("700", fmt.Sprint(30+i%500), fmt.Sprintf("m_%d_%d", run, i),
+			"a message of an ordinary length, as people write them", 1790000000000+i)
 	}
 	for b.Loop() {
 		run++
 		const n = 20_000
-		ingest := clocked(n, func(i int64) error {
-			if got, err := trySend(p.PublicAddr(), body(i)); err != nil || got != http.StatusOK {
+		ingest := measureRate(n, func(i int64) error {
+			if got, err := tryPost(p.PublicAddr(), body(i)); err != nil || got != http.StatusOK {
 				return fmt.Errorf("answered %d: %w", got, err)
 			}
 			return nil
 		})
 		run++
-		single := clocked(n/4, func(i int64) error {
+		single := measureRate(n/4, func(i int64) error {
 			m, err := streams.Encode(messenger.Split(body(i), messenger.Options{App: "main"}).Events[0])
 			if err != nil {
 				return err
@@ -84,8 +86,9 @@ type rate struct {
 	err  error
 }
 
-// clocked does n things from as many goroutines as there are connections.
-func clocked(n int64, do func(int64) error) rate {
+// measureRate calls do with 1 to n from as many goroutines as there are connections, and returns
+// the calls per second.
+func measureRate(n int64, do func(int64) error) rate {
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup

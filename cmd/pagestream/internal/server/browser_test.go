@@ -17,19 +17,19 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// browserLimit bounds one thing that is waited for in a browser. It is large:
-// the machine may be busy with other tests.
+// browserLimit is the timeout of one step in a browser. It is large because the machine may be
+// busy with other tests.
 const browserLimit = 30 * time.Second
 
-// tab is a real browser with one page open, without a session.
+// tab is a real browser with one open tab, without a session at the start.
 type tab struct {
 	t    *testing.T
 	ctx  context.Context
 	base string
 }
 
-// browse starts Chromium, or skips the test where there is none.
-func browse(t *testing.T, base string) *tab {
+// newBrowser starts Chromium, or skips the test if it is not installed.
+func newBrowser(t *testing.T, base string) *tab {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -39,27 +39,28 @@ func browse(t *testing.T, base string) *tab {
 		}
 	}
 	if path == "" {
-		t.Skip("there is no Chromium here; type: apt-get install chromium")
+		t.Skip("Chromium is not installed; run: apt-get install chromium")
 	}
-	alloc, stop := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-dev-shm-usage", true))...)
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
+		chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-dev-shm-usage", true))
+	alloc, stop := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(func() {
-		_ = chromedp.Cancel(ctx) // waits until the browser is gone from its directory
+		_ = chromedp.Cancel(ctx) // waits until the browser no longer uses its directory
 		cancel()
 	})
-	// The browser lives as long as the context of the first thing it is told.
+	// The browser runs as long as the context of the first action.
 	require.NoError(t, chromedp.Do(ctx))
 	b := &tab{t: t, ctx: ctx, base: base}
-	b.look(1280, "light")
-	b.mind()
+	b.setScreen(1280, "light")
+	b.failOnConsoleErrors()
 	return b
 }
 
-// mind fails the test for what the browser's console shows in red: errors of a
-// script, and what the page's policy forbids.
-func (b *tab) mind() {
+// failOnConsoleErrors fails the test if the browser's console shows an error: an error of a script,
+// or a violation of the page's content security policy.
+func (b *tab) failOnConsoleErrors() {
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(b.ctx)
 	messages := chromedp.Console(ctx)
@@ -69,9 +70,10 @@ func (b *tab) mind() {
 			if err != nil {
 				return
 			}
-			red := m.Type == chromedp.ConsoleError || m.Type == chromedp.ConsoleException
-			if red && !strings.Contains(m.Text, "Failed to load resource") { // an answer that is no 200 is the test's to judge
-				b.t.Errorf("the browser complains at %s: %s", m.URL, m.Text)
+			isError := m.Type == chromedp.ConsoleError || m.Type == chromedp.ConsoleException
+			// Tests check the status of answers themselves.
+			if isError && !strings.Contains(m.Text, "Failed to load resource") {
+				b.t.Errorf("error in the browser console at %s: %s", m.URL, m.Text)
 			}
 		}
 	}()
@@ -81,29 +83,30 @@ func (b *tab) mind() {
 	})
 }
 
-// ask does one thing, and fails the test with what the page looks like.
-func ask[T any](b *tab, what string, a chromedp.Action[T]) T {
+// do runs one action. If it fails, it fails the test with the text of the page.
+func do[T any](b *tab, what string, a chromedp.Action[T]) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, browserLimit)
 	defer cancel()
 	v, err := chromedp.Run(ctx, a)
 	if err != nil {
-		text, _ := chromedp.Run(b.ctx, chromedp.Evaluate[string](`location.href + "\n" + (document.body ? document.body.innerText : "")`))
+		js := `location.href + "\n" + (document.body ? document.body.innerText : "")`
+		text, _ := chromedp.Run(b.ctx, chromedp.Evaluate[string](js))
 		b.t.Fatalf("%s: %v\n%s", what, err, text)
 	}
 	return v
 }
 
-// eval asks the page.
+// eval evaluates a JavaScript expression in the page.
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
-	return ask(b, "ask "+js, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
+	return do(b, "evaluate "+js, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
 }
 
-// look sets the width of the screen in pixels, and "light" or "dark".
-func (b *tab) look(width int64, theme string) {
+// setScreen sets the width of the screen in pixels and the theme: "light" or "dark".
+func (b *tab) setScreen(width int64, theme string) {
 	b.t.Helper()
-	ask(b, "set the screen", chromedp.Steps(chromedp.EmulateViewport(width, 844),
+	do(b, "set the screen", chromedp.Steps(chromedp.EmulateViewport(width, 844),
 		chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
 			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: theme}},
@@ -112,46 +115,48 @@ func (b *tab) look(width int64, theme string) {
 		})))
 }
 
-// open goes to a path of ours, or to a whole URL.
+// open navigates to a path of the console, or to a URL.
 func (b *tab) open(target string) {
 	b.t.Helper()
 	if strings.HasPrefix(target, "/") {
 		target = b.base + target
 	}
-	ask(b, "open "+target, chromedp.Navigate(target))
+	do(b, "open "+target, chromedp.Navigate(target))
 }
 
+// waitFor waits until an element is visible.
 func (b *tab) waitFor(sel string) {
 	b.t.Helper()
-	ask(b, "wait for "+sel, chromedp.WaitVisible(chromedp.CSS(sel)))
+	do(b, "wait for "+sel, chromedp.WaitVisible(chromedp.CSS(sel)))
 }
 
-// click clicks once the element is to be seen, and htmx has taken in what it put
-// on the page last: that takes it 20 ms, and a test is quicker than a person.
+// click clicks an element when it is visible and htmx has settled the last change of the page.
+// Settling takes 20 ms, and a test clicks faster than a person.
 func (b *tab) click(sel string) {
 	b.t.Helper()
 	streamstest.Eventually(b.t, browserLimit, func() error {
 		if eval[int](b, `document.querySelectorAll(".htmx-added, .htmx-settling").length`) > 0 {
-			return errors.New("the page is still being changed")
+			return errors.New("the page is still changing")
 		}
 		return nil
 	})
-	ask(b, "click "+sel, chromedp.Click(chromedp.CSS(sel)))
+	do(b, "click "+sel, chromedp.Click(chromedp.CSS(sel)))
 }
 
-// fill writes into a field as a person would.
+// fill replaces the text of a field by simulated key presses.
 func (b *tab) fill(sel, text string) {
 	b.t.Helper()
 	b.waitFor(sel)
 	eval[string](b, fmt.Sprintf(`document.querySelector(%q).value = ""`, sel))
-	ask(b, "fill "+sel, chromedp.SendKeys(chromedp.CSS(sel), text))
+	do(b, "fill "+sel, chromedp.SendKeys(chromedp.CSS(sel), text))
 }
 
-// sees waits until an element has a text, also over a change of the page, and the
-// page has come to its end.
-func (b *tab) sees(sel, text string) {
+// waitForText waits until an element that matches sel contains the text and the page is loaded
+// completely. The page may change meanwhile.
+func (b *tab) waitForText(sel, text string) {
 	b.t.Helper()
-	js := fmt.Sprintf(`document.readyState === "complete" && [...document.querySelectorAll(%q)].some(e => e.innerText.includes(%q))`, sel, text)
+	js := fmt.Sprintf(`document.readyState === "complete" &&
+		[...document.querySelectorAll(%q)].some(e => e.innerText.includes(%q))`, sel, text)
 	streamstest.Eventually(b.t, browserLimit, func() error {
 		ctx, cancel := context.WithTimeout(b.ctx, browserLimit)
 		defer cancel()
@@ -164,7 +169,7 @@ func (b *tab) sees(sel, text string) {
 	})
 }
 
-// signIn signs in with the token in a file.
+// signIn signs in to the console with the token in a file.
 func (b *tab) signIn(tokenFile string) {
 	b.t.Helper()
 	token, err := os.ReadFile(tokenFile)
@@ -172,5 +177,5 @@ func (b *tab) signIn(tokenFile string) {
 	b.open("/sign-in")
 	b.fill("#token", strings.TrimSpace(string(token)))
 	b.click("form button")
-	b.sees("h1", "Pages")
+	b.waitForText("h1", "Pages")
 }

@@ -15,7 +15,9 @@ import (
 )
 
 // run runs a command line in process.
-func run(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) { //nolint:revive // t first, as helpers have it
+//
+//nolint:revive // t is the first parameter of helpers
+func run(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	code = cli.Main(ctx, args, nil, &out, &errOut)
@@ -28,9 +30,9 @@ func TestCommandLine(t *testing.T) {
 		name   string
 		args   []string
 		code   int
-		output string // in stdout when fine, else in stderr
+		output string // in stdout if the exit code is 0, otherwise in stderr
 	}{
-		{"nothing", nil, cli.ExitOK, "dev"},
+		{"no arguments", nil, cli.ExitOK, "dev"},
 		{"help", []string{"--help"}, cli.ExitOK, "serve"},
 		{"help of a command", []string{"load", "--help"}, cli.ExitOK, "--duplicates"},
 		{"version", []string{"version"}, cli.ExitOK, "pagestream"},
@@ -43,12 +45,16 @@ func TestCommandLine(t *testing.T) {
 		{"no such file", []string{"-c", missing, "config", "check"}, cli.ExitFailed, "none.yaml"},
 		{"no app", []string{"config", "check"}, cli.ExitFailed, "apps"},
 		{"connect without a token", []string{"pages", "connect", "1"}, cli.ExitUsage, "PAGESTREAM_PAGE_TOKEN"},
-		{"bench of no section", []string{"bench", "--only", "nonsense"}, cli.ExitUsage, "Try: pagestream bench --help"},
+		{"bench of an unknown section", []string{"bench", "--only", "none"}, cli.ExitUsage, "Try: pagestream bench --help"},
 		{"bench with a bad expression", []string{"bench", "--only", "("}, cli.ExitUsage, "--only"},
 		{"bench with two sizes", []string{"bench", "--events", "1000", "--growth", "1000"}, cli.ExitUsage, "--growth"},
-		{"bench of too little", []string{"bench", "--growth", "1"}, cli.ExitUsage, "--growth"},
-		{"bench against no report", []string{"bench", "--check", missing}, cli.ExitFailed, "none.yaml"},
-		{"no server", []string{"--server", "http://127.0.0.1:1", "--token-file", tokenFile(t), "status"}, cli.ExitFailed, "pagestream serve"},
+		{"bench of too few events", []string{"bench", "--growth", "1"}, cli.ExitUsage, "--growth"},
+		{"bench with a missing report", []string{"bench", "--check", missing}, cli.ExitFailed, "none.yaml"},
+		{
+			"no server",
+			[]string{"--server", "http://127.0.0.1:1", "--token-file", tokenFile(t), "status"},
+			cli.ExitFailed, "pagestream serve",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, stdout, stderr := run(t, t.Context(), c.args...)
@@ -72,12 +78,11 @@ func tokenFile(t *testing.T) string {
 	return path
 }
 
-// TestCommandsAgainstServer runs each reading command as a person and as a
-// program would.
+// TestCommandsAgainstServer runs each command with text output and, if it only reads, with --json.
 func TestCommandsAgainstServer(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	g := fake(t, &cfg)
+	g := fakeGraph(t, &cfg)
 	r := start(t, cfg)
 	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
 	file, err := dev.WriteConfig(dir, cfg)
@@ -125,7 +130,7 @@ func TestCommandsAgainstServer(t *testing.T) {
 				t.Error("the page token is shown")
 			}
 			if c.args[0] == "pages" && c.args[1] != "list" && c.args[1] != "show" {
-				return // once is enough for what changes something
+				return // commands that change something run only once
 			}
 			code, stdout, stderr = run(t, t.Context(), append([]string{"-c", file, "--json"}, c.args...)...)
 			if code != cli.ExitOK || !json.Valid([]byte(strings.TrimSpace(stdout))) {
@@ -147,14 +152,16 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, stderr := run(t, t.Context(), "-c", file, "load", "--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
+	code, stdout, stderr := run(t, t.Context(), "-c", file, "load",
+		"--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
 	var report loadgen.Report
-	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != cli.ExitOK || report.Acked == 0 || !report.OK() {
+	err = json.Unmarshal([]byte(stdout), &report)
+	if err != nil || code != cli.ExitOK || report.Acked == 0 || !report.OK() {
 		t.Errorf("exit %d, %v\n%s%s", code, err, stdout, stderr)
 	}
 }
 
-// TestDev: two pages are connected, and their conversations grow.
+// TestDev checks that dev connects two pages and that their conversations grow.
 func TestDev(t *testing.T) {
 	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
 		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
@@ -162,6 +169,6 @@ func TestDev(t *testing.T) {
 		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
 	}
 	if strings.Contains(stdout, " conversations 0 ") || !strings.Contains(stdout, " conversations ") {
-		t.Errorf("no conversation came of it:\n%s", stdout)
+		t.Errorf("there are no conversations:\n%s", stdout)
 	}
 }

@@ -18,22 +18,24 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 )
 
-// TestConsumers: from the command line to a stock client that reads one page, also
-// after a restart, and no longer once it is removed.
+// TestConsumers checks that a consumer added on the command line lets a standard NATS client read
+// one page, also after a restart, and that its access ends when it is removed.
 func TestConsumers(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.NATS.Listen = "127.0.0.1:0"
 	r := start(t, cfg)
-	say := func(n int) {
+	send := func(n int) {
 		t.Helper()
 		for i := range n {
 			for _, page := range []string{"700", "800"} {
-				require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message(page, "31", fmt.Sprint("m_", page, time.Now().UnixNano(), i), "x", 1790000000000)))
+				body := message(page, "31", fmt.Sprint("m_", page, time.Now().UnixNano(), i), "x", 1790000000000)
+				require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 			}
 		}
 	}
-	say(3)
-	code, out, stderr := r.command(t, "--json", "consumers", "add", "crm", "--pages", "700", "--types", "message.received")
+	send(3)
+	code, out, stderr := r.command(t, "--json", "consumers", "add", "crm",
+		"--pages", "700", "--types", "message.received")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	var a consumers.Added
 	require.NoError(t, json.Unmarshal([]byte(out), &a))
@@ -60,7 +62,7 @@ func TestConsumers(t *testing.T) {
 		return subjects
 	}
 	assert.Equal(t, map[string]int{"pagestream.700.message.received": 3}, read(a.URL))
-	say(2)
+	send(2)
 	_, out, _ = r.command(t, "consumers", "list")
 	assert.Contains(t, out, "crm")
 	assert.NotContains(t, out, a.Seed)
@@ -79,7 +81,7 @@ func TestConsumers(t *testing.T) {
 			break
 		}
 	}
-	assert.Equal(t, map[string]int{"pagestream.700.message.received": 2}, subjects, "those from before the restart")
+	assert.Equal(t, map[string]int{"pagestream.700.message.received": 2}, subjects, "events from before the restart")
 	code, _, stderr = r.command(t, "consumers", "remove", "crm")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	code, _, stderr = r.command(t, "consumers", "remove", "crm")
@@ -89,8 +91,8 @@ func TestConsumers(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestConsumersWithoutListener: the consumer is made, and what is still to be done
-// is said.
+// TestConsumersWithoutListener checks that the consumer is created and that the command prints the
+// remaining steps.
 func TestConsumersWithoutListener(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	code, out, stderr := r.command(t, "consumers", "add", "crm")

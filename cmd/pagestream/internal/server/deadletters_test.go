@@ -20,32 +20,33 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// touchy is a projection that can't apply some messages while it is sick.
-type touchy struct{ sick atomic.Bool }
+// flaky is a projection that can't apply messages with the text "poison" while it is failing.
+type flaky struct{ failing atomic.Bool }
 
-func (*touchy) Name() string { return "touchy" }
-func (*touchy) Version() int { return 1 }
+func (*flaky) Name() string { return "flaky" }
+func (*flaky) Version() int { return 1 }
 
-func (p *touchy) Apply(tx *store.Tx, e streams.Stored) error {
+func (p *flaky) Apply(tx *store.Tx, e streams.Stored) error {
 	b := tx.Bucket("texts")
-	if m := e.Data.Message; m != nil && m.Text == "poison" && p.sick.Load() {
-		var nobody *streams.Stored
-		_ = nobody.Seq // as a mistake would be
+	if m := e.Data.Message; m != nil && m.Text == "poison" && p.failing.Load() {
+		var missing *streams.Stored
+		_ = missing.Seq // panics like a programming error
 	}
 	return b.Put(store.Key(e.Seq), []byte(e.Page))
 }
 
-// TestDeadLettersOfReactors: an erasure that can't be carried out is parked, shown
-// beside those of read models, and done when it is redriven.
+// TestDeadLettersOfReactors checks that an event that a reactor can't handle is parked, listed like
+// those of read models, and handled when it is redriven.
 func TestDeadLettersOfReactors(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	var sick atomic.Bool
-	sick.Store(true)
+	var failing atomic.Bool
+	failing.Store(true)
 	var done atomic.Int64
 	reactor := streams.NewReactor(streams.ReactorOptions{
-		Connect: func() (*nats.Conn, error) { return r.Dial("touchy") }, Filter: "pagestream.*.message.received", Durable: "touchy", MaxDeliver: 2, Pause: time.Millisecond, Parking: r.Parking(),
+		Connect: func() (*nats.Conn, error) { return r.Dial("flaky") }, Filter: "pagestream.*.message.received",
+		Durable: "flaky", MaxDeliver: 2, Pause: time.Millisecond, Parking: r.Parking(),
 		Handle: streams.OnEvent(func(_ context.Context, e streams.Stored) error {
-			if sick.Load() && e.Contact == "31" {
+			if failing.Load() && e.Contact == "31" {
 				return errors.New("no use")
 			}
 			done.Add(1)
@@ -60,45 +61,48 @@ func TestDeadLettersOfReactors(t *testing.T) {
 		assert.NoError(t, <-ended)
 	}()
 	for i := range 6 {
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))))
+		body := message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		list, err := r.Parking().List(t.Context(), "touchy")
+		list, err := r.Parking().List(t.Context(), "flaky")
 		if len(list) != 3 || done.Load() != 3 {
 			return fmt.Errorf("%d parked, %d done, %w", len(list), done.Load(), err)
 		}
 		return nil
 	})
-	_, out, _ := r.command(t, "deadletters", "list", "--projection", "touchy")
+	_, out, _ := r.command(t, "deadletters", "list", "--projection", "flaky")
 	assert.Contains(t, out, "no use")
 	assert.Contains(t, out, "waits behind 2")
 	code, out, stderr := r.command(t, "--json", "deadletters", "list", "--limit", "2")
 	assert.Equal(t, cli.ExitOK, code, stderr)
-	assert.Equal(t, 2, strings.Count(out, "touchy"))
+	assert.Equal(t, 2, strings.Count(out, "flaky"))
 	code, out, _ = r.command(t, "deadletters", "redrive", "--page", "700", "--dry-run")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "redrive: 1 dead letters")
 	code, out, stderr = r.command(t, "deadletters", "discard", "2", "--reason", "no use")
 	assert.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, out, "touchy: 0 events applied, 1 discarded, 2 still parked")
-	sick.Store(false)
+	assert.Contains(t, out, "flaky: 0 events applied, 1 discarded, 2 still parked")
+	failing.Store(false)
 	code, out, stderr = r.command(t, "deadletters", "redrive", "--all")
 	assert.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, out, "touchy: 2 events applied, 0 discarded, 0 still parked")
+	assert.Contains(t, out, "flaky: 2 events applied, 0 discarded, 0 still parked")
 	assert.EqualValues(t, 5, done.Load())
 }
 
-// TestDeadLetters: from the panic to the redrive, by the command line.
+// TestDeadLetters checks dead letters of a read model on the command line, from the panic to the
+// redrive.
 func TestDeadLetters(t *testing.T) {
-	p := &touchy{}
-	p.sick.Store(true)
+	p := &flaky{}
+	p.failing.Store(true)
 	r := start(t, testConfig(t.TempDir()), p)
 	for i, text := range []string{"a", "poison", "b", "c", "poison", "d"} {
 		page, contact := "700", fmt.Sprint("3", i%2)
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message(page, contact, fmt.Sprint("m_", i), text, 1790000000000+int64(i))))
+		body := message(page, contact, fmt.Sprint("m_", i), text, 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if s := r.Model("touchy").Status(); s.Seq != 6 || s.Parked != 4 {
+		if s := r.Model("flaky").Status(); s.Seq != 6 || s.Parked != 4 {
 			return fmt.Errorf("status %+v", s)
 		}
 		return nil
@@ -114,7 +118,7 @@ func TestDeadLetters(t *testing.T) {
 	assert.Contains(t, out, "PARKED")
 	code, out, _ = r.command(t, "audit")
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, out, "touchy has not taken in 4 events")
+	assert.Contains(t, out, "flaky has not taken in 4 events")
 
 	for _, wrong := range [][]string{{"redrive"}, {"redrive", "2", "--all"}, {"discard", "2"}, {"redrive", "--all"}} {
 		code, _, stderr = r.command(t, append([]string{"deadletters"}, wrong...)...)
@@ -128,19 +132,19 @@ func TestDeadLetters(t *testing.T) {
 	assert.Contains(t, stderr, "no such dead letter")
 	code, out, _ = r.command(t, "deadletters", "discard", "2", "--reason", "no use")
 	assert.Equal(t, cli.ExitOK, code)
-	assert.Contains(t, out, "touchy: 2 events applied, 1 discarded, 1 still parked")
+	assert.Contains(t, out, "flaky: 2 events applied, 1 discarded, 1 still parked")
 	code, _, stderr = r.command(t, "deadletters", "redrive", "--all")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "still parked")
-	code, out, _ = r.command(t, "projections", "rebuild", "touchy")
+	code, out, _ = r.command(t, "projections", "rebuild", "flaky")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "the same as before")
-	p.sick.Store(false)
+	p.failing.Store(false)
 	code, out, _ = r.command(t, "deadletters", "redrive", "5")
 	assert.Equal(t, cli.ExitOK, code)
-	assert.Contains(t, out, "touchy: 1 events applied, 0 discarded, 0 still parked")
+	assert.Contains(t, out, "flaky: 1 events applied, 0 discarded, 0 still parked")
 	_, out, _ = r.command(t, "deadletters", "list")
-	assert.Contains(t, out, "None.")
+	assert.Contains(t, out, "There are no dead letters.")
 	code, out, stderr = r.command(t, "audit")
 	assert.Equal(t, cli.ExitOK, code, out+stderr)
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// TestHooks: from a delivery of Meta's to a signed webhook of ours, over an outage
-// of the endpoint and a restart.
+// TestHooks checks that deliveries are sent to an endpoint as signed webhooks, in order, also after
+// an outage of the endpoint and a restart of the server.
 func TestHooks(t *testing.T) {
 	secret := hooks.NewSecret()
 	var mu sync.Mutex
@@ -35,8 +35,9 @@ func TestHooks(t *testing.T) {
 		if err == nil {
 			err = receiver.Verify(body, r.Header)
 		}
-		if sent, _ := strconv.ParseInt(r.Header.Get(hooks.HeaderTimestamp), 10, 64); time.Since(time.Unix(sent, 0)).Abs() > time.Minute {
-			t.Error("signed at another time", sent)
+		sent, _ := strconv.ParseInt(r.Header.Get(hooks.HeaderTimestamp), 10, 64)
+		if time.Since(time.Unix(sent, 0)).Abs() > time.Minute {
+			t.Error("wrong timestamp in the signature header", sent)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -53,12 +54,14 @@ func TestHooks(t *testing.T) {
 	defer endpoint.Close()
 	cfg := testConfig(t.TempDir())
 	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
-	file := fmt.Sprintf("- name: crm\n  url: %s/in\n  secrets: [%s]\n  pages: [\"700\"]\n  from: 1\n", endpoint.URL, secret)
+	file := fmt.Sprintf("- name: crm\n  url: %s/in\n  secrets: [%s]\n  pages: [\"700\"]\n  from: 1\n",
+		endpoint.URL, secret)
 	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
 	r := start(t, cfg)
 	for i := range 5 {
 		for _, page := range []string{"700", "800"} {
-			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message(page, "31", fmt.Sprint("m_", page, i), "x", 1790000000000+int64(i))))
+			body := message(page, "31", fmt.Sprint("m_", page, i), "x", 1790000000000+int64(i))
+			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 		}
 	}
 	streamstest.Eventually(t, streamstest.Limit, func() error {
@@ -68,7 +71,7 @@ func TestHooks(t *testing.T) {
 		return nil
 	})
 	_, out, _ := r.command(t, "hooks", "list")
-	assert.Contains(t, out, "1 pages are tried again")
+	assert.Contains(t, out, "retrying 1 pages")
 	code, _, stderr := r.command(t, "hooks", "enable", "other")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "no such endpoint")

@@ -19,33 +19,34 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
-// TestOneJudgement: console, doctor, pages list, status, API and metrics say the same
-// of each page, before the doctor has asked Graph and after.
-func TestOneJudgement(t *testing.T) {
-	g, cfg := agency(t, 5)
+// TestAllViewsShowTheSameJudgement checks that console, doctor, pages list, status, API and metrics
+// show the same state of each page, before the doctor has asked Graph and afterwards.
+func TestAllViewsShowTheSameJudgement(t *testing.T) {
+	g, cfg := newFakeMeta(t, 5)
 	r := start(t, cfg)
 	r.connectAll(t, g)
-	say := func(page, kind string, n int) {
+	send := func(page, kind string, n int) {
 		for i := range n {
-			item := fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":"m_%s_%d","text":"x"}}`,
+			item := fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":%q},"timestamp":%d,`+
+				`"message":{"mid":"m_%s_%d","text":"x"}}`,
 				page, 1790000000000+i, page, i)
 			body := fmt.Sprintf(`{"object":"page","entry":[{"id":%q,"time":1790000000000,%q:[%s]}]}`, page, kind, item)
 			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(body)))
 		}
 	}
-	// 7001: its token is dead by code 102, as Graph says when it is checked.
+	// 7001: a check finds its token invalid, by code 102.
 	g.FailNext("GET 7001/subscribed_apps", fakegraph.Failure{Status: 400, Code: 102, Message: "session key invalid"}, 1)
 	dead, err := g.PageToken(testAppID, testUser, "7001")
 	require.NoError(t, err)
 	code, _, _ := r.command(t, "pages", "check", "7001")
 	require.Equal(t, cli.ExitFailed, code)
 	require.NoError(t, g.KillToken(dead, 0))
-	// 7002: the last three messages came as standby; 7003: two of them.
-	say("7002", "standby", 3)
-	say("7003", "standby", 2)
-	// 999: nobody ever connected it. 7004 lacks fields, and 7000 is well.
-	say("999", "messaging", 1)
-	say("7000", "messaging", 1)
+	// 7002: the last three messages are standby; 7003: only two.
+	send("7002", "standby", 3)
+	send("7003", "standby", 2)
+	// 999: never connected. 7004: fields are missing. 7000: healthy.
+	send("999", "messaging", 1)
+	send("7000", "messaging", 1)
 	g.SetSubscription(testAppID, "7004", "messages")
 	r.command(t, "pages", "check", "7004")
 
@@ -59,7 +60,7 @@ func TestOneJudgement(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
-		get[json.RawMessage](t, r, "/api/v1/pages") // the read models have it all
+		get[json.RawMessage](t, r, "/api/v1/pages") // waits for the read models
 
 		var list []operate.Page
 		_, out, _ := r.command(t, "--json", "pages", "list")
@@ -91,13 +92,13 @@ func TestOneJudgement(t *testing.T) {
 		metrics := req("/metrics")
 		overview, pages := consolePages(t, r, want)
 		for page, state := range want {
-			sick := severity[state] != meta.Fine
+			unhealthy := severity[state] != meta.Fine
 			badge := fmt.Sprintf(`<span class="badge %s"`, severity[state])
 			assert.Contains(t, pages[page], badge, "%s: console, page %s", when, page)
 			assert.Contains(t, pages[page], ">"+state.Words()+"</span>", "%s: console, page %s", when, page)
 			assert.Contains(t, overview, ">"+state.Words()+"</span>", "%s: console", when)
 			assert.Contains(t, table, state.Words(), "%s: pages list", when)
-			if assert.Equal(t, sick, ill[page].State != "", "%s: status, page %s", when, page); sick {
+			if assert.Equal(t, unhealthy, ill[page].State != "", "%s: status, page %s", when, page); unhealthy {
 				assert.Equal(t, state, ill[page].State, "%s: status, page %s", when, page)
 				assert.Contains(t, statusTable, state.Words(), when)
 			}
@@ -109,9 +110,9 @@ func TestOneJudgement(t *testing.T) {
 		}
 	}
 	check("before the doctor")
-	report, code := r.examined(t)
+	report, code := r.runDoctor(t)
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Len(t, report.Pages, len(want), "the doctor sees the page that nobody connected")
+	assert.Len(t, report.Pages, len(want), "the doctor includes the page that nobody connected")
 	for _, p := range report.Pages {
 		assert.Equal(t, want[string(p.Page)], p.State, "doctor, page %s", p.Page)
 		assert.Equal(t, severity[p.State], p.Severity, "doctor, page %s", p.Page)
@@ -119,8 +120,8 @@ func TestOneJudgement(t *testing.T) {
 	check("after the doctor")
 }
 
-// signedIn is a browser without script that is signed in to the console.
-func signedIn(t *testing.T, r *running) *http.Client {
+// newSignedInClient returns an HTTP client that is signed in to the console.
+func newSignedInClient(t *testing.T, r *running) *http.Client {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
@@ -133,10 +134,11 @@ func signedIn(t *testing.T, r *running) *http.Client {
 	return browser
 }
 
-// consolePages are the console's overview and its page of each page.
+// consolePages returns the HTML of the console's overview, and the upper part of the console's view
+// of each page.
 func consolePages(t *testing.T, r *running, pages map[string]meta.State) (overview string, of map[string]string) {
 	t.Helper()
-	browser := signedIn(t, r)
+	browser := newSignedInClient(t, r)
 	of = map[string]string{}
 	for page := range pages {
 		resp, err := browser.Get(r.base() + "/pages/" + page)

@@ -23,9 +23,10 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// child is the real command in a process of its own.
+// child is the real command in a separate process.
 type child struct{ cmd *exec.Cmd }
 
+// spawn starts the real command. It is killed at the end of the test.
 func spawn(t *testing.T, args ...string) *child {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
@@ -41,13 +42,13 @@ func spawn(t *testing.T, args ...string) *child {
 	return c
 }
 
-// kill is kill -9: the process gets no word.
+// kill sends SIGKILL, which the process can't handle.
 func (c *child) kill() {
 	_ = c.cmd.Process.Kill()
 	_ = c.cmd.Wait()
 }
 
-// freePort is a port that nobody listened on a moment ago.
+// freePort returns an address whose port was free a moment ago.
 func freePort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,8 +59,7 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// freePorts are two of them, public and private. Both are held while they are
-// chosen, so they differ.
+// freePorts returns two different such addresses. The first is in use while the second is chosen.
 func freePorts(t *testing.T) (public, private string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,11 +70,10 @@ func freePorts(t *testing.T) (public, private string) {
 	return ln.Addr().String(), freePort(t)
 }
 
-// TestKill kills the real binary again and again while traffic flows. The
-// client sends again what was not answered 200, as Meta does, and some of what
-// was. Then everything acknowledged is in the stream once and in its
-// conversation once.
-func TestKill(t *testing.T) {
+// TestKilledServerLosesNothing kills the real binary several times under traffic. Like Meta, the
+// client sends deliveries again that were not answered with 200; it also repeats some that were.
+// Afterwards every acknowledged message must be in the stream once and in its conversation once.
+func TestKilledServerLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
@@ -101,7 +100,7 @@ func TestKill(t *testing.T) {
 				mid := fmt.Sprintf("m_%d_%d", s, i)
 				body := message("700", contact, mid, "x", 1790000000000+int64(i))
 				for tries := 0; ; tries++ {
-					if got, err := trySend(cfg.HTTP.Public, body); err == nil && got == 200 {
+					if got, err := tryPost(cfg.HTTP.Public, body); err == nil && got == 200 {
 						break
 					}
 					select {
@@ -114,7 +113,7 @@ func TestKill(t *testing.T) {
 				acked[domain.DedupID("page", "700", "msg", mid)] = contact
 				mu.Unlock()
 				if i%5 == 0 {
-					_, _ = trySend(cfg.HTTP.Public, body) // a redelivery; its answer does not matter
+					_, _ = tryPost(cfg.HTTP.Public, body) // a redelivery; its answer does not matter
 				}
 				select {
 				case <-stop:
@@ -127,8 +126,7 @@ func TestKill(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acked) }
 	for range kills {
-		// A kill needs something to interrupt: some new acknowledgements, then
-		// a moment of its own.
+		// Kill at a random moment, but only after some new acknowledgements.
 		want := count() + 20 + random.IntN(200)
 		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if n := count(); n < want {
@@ -144,7 +142,7 @@ func TestKill(t *testing.T) {
 	sending.Wait()
 	server.kill()
 
-	// In process now, on the same directory: replay and look.
+	// Read the stream and the conversations with a server in process on the same directory.
 	r := start(t, cfg)
 	found := map[string]int{}
 	_, err = streams.Read(t.Context(), r.JS(), streams.ReadOptions{}, func(e streams.Stored) error {
@@ -161,7 +159,7 @@ func TestKill(t *testing.T) {
 	}
 	for id, n := range found {
 		if n > 1 {
-			t.Errorf("%s is there %d times", id, n)
+			t.Errorf("%s is stored %d times", id, n)
 		}
 	}
 	rows := map[string]int{}
@@ -186,8 +184,8 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged, %d stored, %d rows", kills, len(acked), len(found), len(rows))
 }
 
-// awaitServer waits until the server listens on its private address. That one is
-// opened last, so the public one listens too by then.
+// awaitServer waits until the server listens on its private address. It opens that one last, so
+// the public one is open too.
 func awaitServer(t *testing.T, cfg config.Config) {
 	t.Helper()
 	addr := cfg.HTTP.Private
@@ -199,15 +197,16 @@ func awaitServer(t *testing.T, cfg config.Config) {
 			return err
 		}
 		defer conn.Close()
-		if conn.LocalAddr().String() == addr { // a port that nobody listens on, dialed from itself
+		if conn.LocalAddr().String() == addr { // TCP self-connect to a port without a listener
 			return errors.New("nobody listens yet")
 		}
 		return nil
 	})
 }
 
-// TestTerminate: a polite stop answers what is under way and exits 0.
-func TestTerminate(t *testing.T) {
+// TestSignalStopsTheServer checks that the server exits with 0 after an interrupt, and that only one
+// server can use a data directory.
+func TestSignalStopsTheServer(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
@@ -230,7 +229,7 @@ func TestTerminate(t *testing.T) {
 	r := start(t, cfg)
 	second := cfg
 	second.HTTP.Public, second.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
-	code, _, stderr := run(t, t.Context(), "-c", mustConfig(t, filepath.Join(dir, "second"), second), "serve")
+	code, _, stderr := run(t, t.Context(), "-c", writeConfig(t, filepath.Join(dir, "second"), second), "serve")
 	if code != cli.ExitFailed || stderr == "" {
 		t.Errorf("a second server on the data directory: exit %d", code)
 	}
@@ -239,7 +238,7 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
-func mustConfig(t *testing.T, dir string, cfg config.Config) string {
+func writeConfig(t *testing.T, dir string, cfg config.Config) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)

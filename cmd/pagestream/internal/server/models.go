@@ -71,8 +71,8 @@ func (p *Program) startPublisher(context.Context) (err error) {
 		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,
-		Observe: p.metrics.published,
-		Logger:  p.log.With("part", "publisher"),
+		Observe:    p.metrics.published,
+		Logger:     p.log.With("part", "publisher"),
 	})
 	if err != nil {
 		return fmt.Errorf("start publisher: %w", err)

@@ -26,7 +26,8 @@ func (p *Program) openHooks(context.Context) error {
 	}
 	p.hooks, err = hooks.New(hooks.Options{
 		JS: p.js, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
-		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter, Logger: p.log.With("part", "hooks"),
+		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter,
+		Logger: p.log.With("part", "hooks"),
 	})
 	if err != nil {
 		return fmt.Errorf("open outgoing webhooks: %w", err)

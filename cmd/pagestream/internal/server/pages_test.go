@@ -38,9 +38,9 @@ const (
 	testUser  = "901"
 )
 
-// agency is a fake Meta in which one person has n pages, and the configuration
-// to run against it.
-func agency(t testing.TB, n int, change ...func(*fakegraph.Options)) (*fakegraph.Graph, config.Config) {
+// newFakeMeta starts a fake Meta in which one user has n pages. It returns the fake Graph and a
+// configuration that uses it. The functions in change may change the options of the fake.
+func newFakeMeta(t testing.TB, n int, change ...func(*fakegraph.Options)) (*fakegraph.Graph, config.Config) {
 	t.Helper()
 	o := fakegraph.Options{
 		Apps:  []fakegraph.App{{ID: testAppID, Secret: testSecret, Name: "test"}},
@@ -63,14 +63,15 @@ func agency(t testing.TB, n int, change ...func(*fakegraph.Options)) (*fakegraph
 	return g, cfg
 }
 
-// connectAll connects every page of the person by a user token.
+// connectAll connects every page of the test user with a user token.
 func (r *running) connectAll(t testing.TB, g *fakegraph.Graph) {
 	t.Helper()
 	token, err := g.UserToken(testAppID, testUser, false)
 	require.NoError(t, err)
 	var l operate.Login
 	require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/logins", nil, api.LoginRequest{UserToken: token}, &l))
-	raw, err := r.run(t.Context(), "/api/v1/logins/"+l.ID, meta.Choice{All: true, Company: "acme"}, func(json.RawMessage) error { return nil })
+	choice, noProgress := meta.Choice{All: true, Company: "acme"}, func(json.RawMessage) error { return nil }
+	raw, err := r.run(t.Context(), "/api/v1/logins/"+l.ID, choice, noProgress)
 	require.NoError(t, err)
 	var sum operate.Connected
 	require.NoError(t, json.Unmarshal(raw, &sum))
@@ -81,7 +82,8 @@ func (r *running) connectAll(t testing.TB, g *fakegraph.Graph) {
 func (r *running) events(t *testing.T, page string) map[domain.Type]int {
 	t.Helper()
 	out := map[domain.Type]int{}
-	_, err := streams.Read(t.Context(), r.JS(), streams.ReadOptions{Filters: streams.Filter(domain.PageID(page))}, func(e streams.Stored) error {
+	o := streams.ReadOptions{Filters: streams.Filter(domain.PageID(page))}
+	_, err := streams.Read(t.Context(), r.JS(), o, func(e streams.Stored) error {
 		out[e.Type]++
 		return nil
 	})
@@ -89,7 +91,7 @@ func (r *running) events(t *testing.T, page string) map[domain.Type]int {
 	return out
 }
 
-// command runs the command line against the program.
+// command runs a command in process against the server.
 func (r *running) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -100,11 +102,11 @@ func (r *running) command(t *testing.T, args ...string) (code int, stdout, stder
 
 var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
-// TestSixtyPagesInOneConsent goes through the browser's flow with the fake's
-// dialog: three listings of accounts, and one page whose token dies between the
-// consent and the choice.
+// TestSixtyPagesInOneConsent runs the browser's flow through the fake Meta's dialog. The account list
+// has three pages of results, and one Facebook page's token is invalidated between the consent and
+// the choice.
 func TestSixtyPagesInOneConsent(t *testing.T) {
-	g, cfg := agency(t, 60)
+	g, cfg := newFakeMeta(t, 60)
 	r := start(t, cfg)
 	code, link, _ := r.command(t, "pages", "login", "--company", "acme")
 	require.Equal(t, cli.ExitOK, code)
@@ -145,7 +147,7 @@ func TestSixtyPagesInOneConsent(t *testing.T) {
 	assert.Equal(t, "acme", p.Company)
 	code, out, stderr := r.command(t, "pages", "check")
 	assert.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, out, "59 of 59 pages have what is wanted")
+	assert.Contains(t, out, "59 of 59 pages have all wanted fields")
 }
 
 func read(t *testing.T, resp *http.Response) string {
@@ -156,10 +158,10 @@ func read(t *testing.T, resp *http.Response) string {
 	return string(b)
 }
 
-// TestDriftHeals: subscriptions and fields go behind our back, and come again by
-// themselves within one period, each with its events.
-func TestDriftHeals(t *testing.T) {
-	g, cfg := agency(t, 12)
+// TestDriftIsRepaired checks that subscriptions and fields that were removed at Graph are subscribed
+// again by the reconcile loop, and that each step is an event.
+func TestDriftIsRepaired(t *testing.T) {
+	g, cfg := newFakeMeta(t, 12)
 	cfg.Reconcile.Interval = 2 * time.Second
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -201,12 +203,12 @@ func TestDriftHeals(t *testing.T) {
 	}
 }
 
-// TestBothMeanings: whatever /me means at Meta, we don't say it, and every page
-// stays subscribed.
-func TestBothMeanings(t *testing.T) {
+// TestMeIsNeverCalled checks, for both meanings of /me in the fake Graph, that no request goes to /me
+// and that every page stays subscribed.
+func TestMeIsNeverCalled(t *testing.T) {
 	for _, overwrites := range []bool{false, true} {
 		t.Run(fmt.Sprint(overwrites), func(t *testing.T) {
-			g, cfg := agency(t, 5, func(o *fakegraph.Options) { o.MeOverwrites = overwrites })
+			g, cfg := newFakeMeta(t, 5, func(o *fakegraph.Options) { o.MeOverwrites = overwrites })
 			var me atomic.Int64
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if strings.Contains(r.URL.Path+"/", "/me/") {
@@ -229,10 +231,10 @@ func TestBothMeanings(t *testing.T) {
 	}
 }
 
-// TestTokenDiesWhileTrafficFlows kills a page's token by each subcode while
-// deliveries come: not one event is lost, and the page says why.
-func TestTokenDiesWhileTrafficFlows(t *testing.T) {
-	g, cfg := agency(t, 1)
+// TestInvalidTokenLosesNoEvents invalidates a page's token with each subcode under traffic. It checks
+// that no event is lost and that the page shows the code.
+func TestInvalidTokenLosesNoEvents(t *testing.T) {
+	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)
 	var sent atomic.Int64
@@ -246,7 +248,8 @@ func TestTokenDiesWhileTrafficFlows(t *testing.T) {
 					return
 				default:
 				}
-				if post(t, r.PublicAddr(), message("7000", fmt.Sprint("31", c), fmt.Sprintf("m_%d_%d", c, i), "hello", 1790000000000+int64(i))) == http.StatusOK {
+				body := message("7000", fmt.Sprint("31", c), fmt.Sprintf("m_%d_%d", c, i), "hello", 1790000000000+int64(i))
+				if post(t, r.PublicAddr(), body) == http.StatusOK {
 					sent.Add(1)
 				}
 			}
@@ -262,19 +265,19 @@ func TestTokenDiesWhileTrafficFlows(t *testing.T) {
 		assert.Equal(t, pages.TokenInvalid, p.Token, "subcode %d", subcode)
 		assert.Equal(t, subcode, p.TokenSubcode)
 		assert.Equal(t, 190, p.TokenCode)
-		r.connectAll(t, g) // the person logs in again
+		r.connectAll(t, g) // the user logs in again
 		assert.Equal(t, pages.TokenValid, get[pages.Page](t, r, "/api/v1/pages/7000").Token)
 	}
 	close(stop)
 	traffic.Wait()
 	require.Positive(t, sent.Load())
 	assert.Equal(t, int(sent.Load()), r.events(t, "7000")[domain.MessageReceived])
-	t.Logf("%d events while the token died nine times", sent.Load())
+	t.Logf("%d events while the token was invalidated nine times", sent.Load())
 }
 
-// TestPageMetrics: what an alert is made of.
+// TestPageMetrics checks the metrics that alerts are based on.
 func TestPageMetrics(t *testing.T) {
-	g, cfg := agency(t, 2)
+	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)
 	token, err := g.PageToken(testAppID, testUser, "7001")
@@ -299,9 +302,9 @@ func TestPageMetrics(t *testing.T) {
 	}
 }
 
-// TestKeyRotation: every token is under the new key, and works.
+// TestKeyRotation checks that every token is sealed with the new key and still works.
 func TestKeyRotation(t *testing.T) {
-	g, cfg := agency(t, 6)
+	g, cfg := newFakeMeta(t, 6)
 	r := start(t, cfg)
 	r.connectAll(t, g)
 	before := r.Keys().Primary()
@@ -317,17 +320,17 @@ func TestKeyRotation(t *testing.T) {
 		assert.False(t, r.Keys().NeedsReseal(c.SealedToken))
 	}
 	r.stop(t)
-	// The new key is in the file, and opens the tokens after a restart.
+	// After a restart the key file has the new key, which opens the tokens.
 	r = start(t, cfg)
 	code, out, stderr = r.command(t, "pages", "check")
 	assert.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, out, "6 of 6 pages have what is wanted")
+	assert.Contains(t, out, "6 of 6 pages have all wanted fields")
 }
 
-// TestManyPagesFromTheCommandLine: what is shown, what is changed, and how a
-// stopped run goes on.
+// TestManyPagesFromTheCommandLine checks connecting, checking and resubscribing several pages on the
+// command line, a dry run, and how an interrupted run is continued.
 func TestManyPagesFromTheCommandLine(t *testing.T) {
-	g, cfg := agency(t, 4)
+	g, cfg := newFakeMeta(t, 4)
 	r := start(t, cfg)
 	token, err := g.UserToken(testAppID, testUser, false)
 	require.NoError(t, err)
@@ -345,17 +348,17 @@ func TestManyPagesFromTheCommandLine(t *testing.T) {
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out, "page 7002 Page 02: drifted")
 	assert.Regexp(t, `message_reads +MISSING`, out)
-	assert.Contains(t, out, "3 of 4 pages have what is wanted")
+	assert.Contains(t, out, "3 of 4 pages have all wanted fields")
 
 	last := lastSeq(t, r)
 	code, out, _ = r.command(t, "pages", "resubscribe", "--all", "--dry-run")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out, "dry run: 3 of 4")
-	assert.Equal(t, last, lastSeq(t, r), "a dry run leaves no event")
+	assert.Equal(t, last, lastSeq(t, r), "a dry run stores no event")
 	fields, _ := g.SubscribedFields(testAppID, "7002")
-	assert.Len(t, fields, 1, "nor a change")
+	assert.Len(t, fields, 1, "a dry run changes nothing")
 
-	// Only the one that was not confirmed of late is done.
+	// Only the page that was not confirmed recently is resubscribed.
 	code, out, stderr = r.command(t, "--json", "pages", "resubscribe", "--all", "--resume", "1h")
 	assert.Equal(t, cli.ExitOK, code, stderr)
 	var report cli.BatchReport

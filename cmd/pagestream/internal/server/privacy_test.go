@@ -19,10 +19,11 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// callback posts what Meta posts about a person.
+// callback posts a signed request about a user, as Meta does, and returns the status and the body.
 func (r *running) callback(t *testing.T, path, user string) (int, string) {
 	t.Helper()
-	body := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"algorithm":"HMAC-SHA256","user_id":%q,"issued_at":%d}`, user, time.Now().Unix()))
+	payload := fmt.Appendf(nil, `{"algorithm":"HMAC-SHA256","user_id":%q,"issued_at":%d}`, user, time.Now().Unix())
+	body := base64.RawURLEncoding.EncodeToString(payload)
 	m := hmac.New(sha256.New, []byte(testSecret))
 	m.Write([]byte(body))
 	signed := base64.RawURLEncoding.EncodeToString(m.Sum(nil)) + "." + body
@@ -31,12 +32,12 @@ func (r *running) callback(t *testing.T, path, user string) (int, string) {
 	return resp.StatusCode, read(t, resp)
 }
 
-// TestAdminsCallbacks: the pages that the person connected are disconnected, and
-// what comes for them is stored all the same.
-func TestAdminsCallbacks(t *testing.T) {
+// TestMetaCallbacksDisconnectPages checks that both callbacks disconnect the pages that the user
+// connected, and that deliveries for these pages are still stored.
+func TestMetaCallbacksDisconnectPages(t *testing.T) {
 	for _, path := range []string{"/meta/deauthorize", "/meta/data-deletion"} {
 		t.Run(path, func(t *testing.T) {
-			g, cfg := agency(t, 3)
+			g, cfg := newFakeMeta(t, 3)
 			r := start(t, cfg)
 			r.connectAll(t, g)
 			code, body := r.callback(t, path, "5555555") // somebody else
@@ -55,7 +56,8 @@ func TestAdminsCallbacks(t *testing.T) {
 			code, body = r.callback(t, path, testUser) // again
 			require.Equal(t, http.StatusOK, code)
 			assert.Equal(t, last, lastSeq(t, r))
-			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", "31", "m_1", "still here", 1790000000000)))
+			delivery := message("7000", "31", "m_1", "still here", 1790000000000)
+			require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), delivery))
 			assert.Equal(t, 1, r.events(t, "7000")[domain.MessageReceived])
 			if path == "/meta/deauthorize" {
 				return
@@ -74,19 +76,20 @@ func TestAdminsCallbacks(t *testing.T) {
 	}
 }
 
-// TestEraseFromTheCommandLine: the person is gone from stream and read models,
-// the neighbours are not, and a redelivery does not bring the person back.
+// TestEraseFromTheCommandLine checks that a contact is removed from the stream and the read models,
+// that other contacts are kept, and that a redelivery is not stored again.
 func TestEraseFromTheCommandLine(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 6 {
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("104", fmt.Sprint("310", i%2), fmt.Sprint("m_", i), "a private word", 1790000000000+int64(i))))
+		body := message("104", fmt.Sprint("310", i%2), fmt.Sprint("m_", i), "a private word", 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
 	code, _, stderr := r.command(t, "erase", "104", "3100")
 	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, stderr, "--yes")
 	code, out, stderr := r.command(t, "erase", "104", "3100", "--yes")
 	require.Equal(t, cli.ExitOK, code, stderr)
-	assert.Contains(t, out, "3 events are gone from the stream")
+	assert.Contains(t, out, "3 events are removed from the stream")
 	code, out, _ = r.command(t, "erase", "104", "3100", "--yes")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "nothing")
@@ -97,6 +100,7 @@ func TestEraseFromTheCommandLine(t *testing.T) {
 	code, out, _ = r.command(t, "conversations", "show", "104", "3101")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "a private word")
-	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("104", "3100", "m_0", "a private word", 1790000000000)))
+	redelivery := message("104", "3100", "m_0", "a private word", 1790000000000)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), redelivery))
 	assert.Equal(t, 3, r.events(t, "104")[domain.MessageReceived], "the redelivery is a duplicate")
 }

@@ -40,7 +40,7 @@ import (
 
 const testSecret = "the-secret-of-the-test-app"
 
-// syncBuffer is a log that several goroutines write.
+// syncBuffer is a buffer for logs that several goroutines write to.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -66,22 +66,26 @@ type running struct {
 	log    *syncBuffer
 }
 
-// base is the private listener's URL.
+// base returns the URL of the private listener.
 func (r *running) base() string { return "http://" + r.PrivateAddr() }
 
 func (r *running) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	return r.client.Do(ctx, method, path, query, in, out)
 }
 
-func (r *running) send(ctx context.Context, method, path string, query url.Values, in any, accept string) (*http.Response, error) {
+func (r *running) send(
+	ctx context.Context, method, path string, query url.Values, in any, accept string,
+) (*http.Response, error) {
 	return r.client.Send(ctx, method, path, query, in, accept)
 }
 
-func (r *running) run(ctx context.Context, path string, in any, progress func(json.RawMessage) error) (json.RawMessage, error) {
+func (r *running) run(
+	ctx context.Context, path string, in any, progress func(json.RawMessage) error,
+) (json.RawMessage, error) {
 	return r.client.Run(ctx, path, in, progress)
 }
 
-// testConfig is a configuration whose files are all below dir.
+// testConfig returns a configuration with one app and all files below dir.
 func testConfig(dir string) config.Config {
 	cfg := config.Default()
 	cfg.Data.Dir = filepath.Join(dir, "data")
@@ -95,12 +99,14 @@ func testConfig(dir string) config.Config {
 	return cfg
 }
 
+// start starts a program and stops it at the end of the test.
 func start(t testing.TB, cfg config.Config, more ...projections.Projection) *running {
 	t.Helper()
 	log := &syncBuffer{}
 	p := server.New(server.Options{
 		Config: cfg, Projections: more,
-		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs),
+			&slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
@@ -129,14 +135,15 @@ func (r *running) stop(t testing.TB) {
 // post sends a signed delivery and returns the status of the answer.
 func post(t testing.TB, addr string, body []byte) int {
 	t.Helper()
-	status, err := trySend(addr, body)
+	status, err := tryPost(addr, body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return status
 }
 
-func trySend(addr string, body []byte) (int, error) {
+// tryPost is post for other goroutines than the test's: it returns errors.
+func tryPost(addr string, body []byte) (int, error) {
 	m := hmac.New(sha256.New, []byte(testSecret))
 	m.Write(body)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -155,12 +162,14 @@ func trySend(addr string, body []byte) (int, error) {
 	return resp.StatusCode, nil
 }
 
+// message returns the body of a delivery with one text message.
 func message(page, contact, mid, text string, at int64) []byte {
-	return fmt.Appendf(nil, `{"object":"page","entry":[{"id":%q,"time":%d,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}]}]}`,
+	return fmt.Appendf(nil, `{"object":"page","entry":[{"id":%q,"time":%d,"messaging":[`+
+		`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}]}]}`,
 		page, at, contact, page, at, mid, text)
 }
 
-// get asks the API, once its read models hold the stream's last event.
+// get reads from the API after its read models have applied the stream's last event.
 func get[T any](t testing.TB, r *running, path string) T {
 	t.Helper()
 	var out T
@@ -200,18 +209,19 @@ func TestDeliveryBecomesConversation(t *testing.T) {
 	if len(messages.Items) != 1 || messages.Items[0].Text != text || messages.Items[0].MID != "m_1" {
 		t.Fatalf("got %+v", messages.Items)
 	}
-	// A page that nobody connected is there too.
+	// The page is known although nobody connected it.
 	if p := get[pages.Page](t, r, "/api/v1/pages/700"); p.State != pages.Unknown || p.Traffic.Events != 1 {
 		t.Errorf("page is %s with %d events", p.State, p.Traffic.Events)
 	}
 }
 
-// TestCorpus: every whole POST is answered 200, and its items are all events.
-func TestCorpus(t *testing.T) {
+// TestCorpusIsStoredCompletely checks that every POST of the corpus is answered with 200 and that each
+// item is stored or a duplicate.
+func TestCorpusIsStoredCompletely(t *testing.T) {
 	root := filepath.Join("..", "..", "..", "..", "..", "shared", "corpus")
 	files, _ := filepath.Glob(filepath.Join(root, "*", "*.json"))
 	if len(files) == 0 {
-		t.Skip("the corpus is not beside the project")
+		t.Skip("the corpus is not next to the project")
 	}
 	r := start(t, testConfig(t.TempDir()))
 	var items, posts uint64
@@ -239,8 +249,8 @@ func TestCorpus(t *testing.T) {
 	t.Logf("%d posts, %d items = %d stored + %d duplicates", posts, items, stored, duplicates)
 }
 
-// TestDuplicateBeyondWindowAndRestart: the window is over and the process is
-// another; the index still knows the id.
+// TestDuplicateBeyondWindowAndRestart checks that the index finds a duplicate after the deduplication
+// window has passed and the process was restarted.
 func TestDuplicateBeyondWindowAndRestart(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.Window = 100 * time.Millisecond
@@ -254,11 +264,12 @@ func TestDuplicateBeyondWindowAndRestart(t *testing.T) {
 	r = start(t, cfg)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if time.Since(stored) < 5*cfg.Streams.Window {
-			return fmt.Errorf("the window is open")
+			return fmt.Errorf("the deduplication window is still open")
 		}
 		return nil
 	})
-	if got := post(t, r.PublicAddr(), bytes.Replace(body, []byte(`"time":1790000000000`), []byte(`"time":1790003600000`), 1)); got != 200 {
+	later := bytes.Replace(body, []byte(`"time":1790000000000`), []byte(`"time":1790003600000`), 1)
+	if got := post(t, r.PublicAddr(), later); got != 200 {
 		t.Fatalf("answered %d", got)
 	}
 	s := status(t, r)
@@ -267,8 +278,8 @@ func TestDuplicateBeyondWindowAndRestart(t *testing.T) {
 	}
 }
 
-// fake is a fake Graph with two pages, and what connects them.
-func fake(t *testing.T, cfg *config.Config) *fakegraph.Graph {
+// fakeGraph starts a fake Graph with two pages and sets its URL in cfg.
+func fakeGraph(t *testing.T, cfg *config.Config) *fakegraph.Graph {
 	t.Helper()
 	g, err := fakegraph.New(fakegraph.Options{
 		Apps:  []fakegraph.App{{ID: "900", Secret: testSecret, Name: "test"}},
@@ -284,25 +295,27 @@ func fake(t *testing.T, cfg *config.Config) *fakegraph.Graph {
 	return g
 }
 
-// TestConnect: the page is subscribed with its own token, the token is sealed,
-// and neither log nor data has it in clear.
-func TestConnect(t *testing.T) {
+// TestConnectSubscribesAndSealsTheToken checks that a page is subscribed with its own token, and that
+// the token is sealed: neither the log nor the data has it in plain text.
+func TestConnectSubscribesAndSealsTheToken(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	g := fake(t, &cfg)
+	g := fakeGraph(t, &cfg)
 	r := start(t, cfg)
 	token, err := g.PageToken("900", "901", "701")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out meta.Outcome
-	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "701", Token: token, VerifyToken: "of-this-page", Company: "c"}, &out); err != nil {
+	in := api.ConnectRequest{Page: "701", Token: token, VerifyToken: "of-this-page", Company: "c"}
+	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, in, &out); err != nil {
 		t.Fatal(err)
 	}
 	if out.State != "confirmed" || out.Name != "First" || len(out.Missing) != 0 {
 		t.Fatalf("got %+v", out)
 	}
-	if p := get[pages.Page](t, r, "/api/v1/pages/701"); p.State != pages.Connected || p.Token != pages.TokenValid || p.Company != "c" {
+	p := get[pages.Page](t, r, "/api/v1/pages/701")
+	if p.State != pages.Connected || p.Token != pages.TokenValid || p.Company != "c" {
 		t.Errorf("page is %s, token %s", p.State, p.Token)
 	}
 	subs := get[api.List[subscriptions.Subscription]](t, r, "/api/v1/pages/701/subscription")
@@ -310,9 +323,10 @@ func TestConnect(t *testing.T) {
 		t.Errorf("got %+v", subs.Items)
 	}
 
-	// The page's own verify token opens the handshake, while it is connected.
+	// The page's own verify token is accepted in the handshake while the page is connected.
 	handshake := func(token string) int {
-		resp, err := http.Get("http://" + r.PublicAddr() + "/webhooks?hub.mode=subscribe&hub.challenge=1&hub.verify_token=" + token)
+		resp, err := http.Get("http://" + r.PublicAddr() +
+			"/webhooks?hub.mode=subscribe&hub.challenge=1&hub.verify_token=" + token)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -320,22 +334,25 @@ func TestConnect(t *testing.T) {
 		return resp.StatusCode
 	}
 	if handshake("of-this-page") != 200 || handshake("of-no-page") != 403 {
-		t.Errorf("handshake: %d with the page's token, %d with another", handshake("of-this-page"), handshake("of-no-page"))
+		t.Errorf("handshake: %d with the page's token, %d with another",
+			handshake("of-this-page"), handshake("of-no-page"))
 	}
 
-	// Somebody changes the subscription behind our back.
+	// The subscription is changed at Graph.
 	g.SetSubscription("900", "701", "messages")
-	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/check", nil, nil, &out); err != nil || out.State != "drifted" {
+	err = r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/check", nil, nil, &out)
+	if err != nil || out.State != "drifted" {
 		t.Errorf("check: %s, %v", out.State, err)
 	}
-	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/resubscribe", nil, nil, &out); err != nil || out.State != "confirmed" {
+	err = r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/resubscribe", nil, nil, &out)
+	if err != nil || out.State != "confirmed" {
 		t.Errorf("resubscribe: %s, %v", out.State, err)
 	}
 	// Another page's token is refused, and nothing is stored for that page.
 	before := lastSeq(t, r)
 	err = r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, api.ConnectRequest{Page: "702", Token: token}, &out)
 	if err == nil || lastSeq(t, r) != before {
-		t.Errorf("a token of another page: %v, %d events more", err, lastSeq(t, r)-before)
+		t.Errorf("a token of another page: %v, %d more events", err, lastSeq(t, r)-before)
 	}
 
 	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/701/disconnect", nil, nil, &out); err != nil {
@@ -351,7 +368,7 @@ func TestConnect(t *testing.T) {
 		}
 		b, err := os.ReadFile(path)
 		if bytes.Contains(b, []byte(token)) {
-			t.Errorf("%s has the token in clear", d.Name())
+			t.Errorf("%s has the token in plain text", d.Name())
 		}
 		return err
 	})
@@ -359,14 +376,14 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Without the key file nothing starts: a new key would hide the loss.
+	// Without the key file the server must not start: a new key would hide the loss.
 	if err := os.Remove(cfg.Keys.File); err != nil {
 		t.Fatal(err)
 	}
-	p := server.New(server.Options{Config: cfg, Logger: slog.New(slog.DiscardHandler)})
-	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Keys.File) {
+	second := server.New(server.Options{Config: cfg, Logger: slog.New(slog.DiscardHandler)})
+	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Keys.File) {
 		t.Errorf("started without the key file: %v", err)
-		_ = p.Close(t.Context())
+		_ = second.Close(t.Context())
 	}
 }
 
@@ -400,7 +417,7 @@ func TestPrivateListenerNeedsToken(t *testing.T) {
 	}
 }
 
-func TestProblems(t *testing.T) {
+func TestErrorsHaveTheRightStatus(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	for path, want := range map[string]int{
 		"/api/v1/none": 404, "/api/v1/pages/1": 404, "/api/v1/conversations/1/2": 404, "/api/v1/events/7": 404,
@@ -415,18 +432,19 @@ func TestProblems(t *testing.T) {
 		}
 	}
 	var p api.Problem
-	if err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/1/check", nil, nil, nil); !asProblem(err, &p) || p.Status != http.StatusNotFound {
+	err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/1/check", nil, nil, nil)
+	if !asProblem(err, &p) || p.Status != http.StatusNotFound {
 		t.Errorf("check of an unconnected page: %v", err)
 	}
 }
 
 func asProblem(err error, p *api.Problem) bool {
-	got, ok := err.(api.Problem) //nolint:errorlint // the client returns it as it is
+	got, ok := err.(api.Problem) //nolint:errorlint // the client returns it unwrapped
 	*p = got
 	return ok
 }
 
-// TestEventFeed: live, and again from Last-Event-ID without a gap or a repeat.
+// TestEventFeed checks that the feed is live and resumes after an event id without gaps or repeats.
 func TestEventFeed(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 5 {
@@ -447,15 +465,16 @@ func TestEventFeed(t *testing.T) {
 			}
 			return nil
 		})
-		if err != enough { //nolint:errorlint // our own
+		if err != enough { //nolint:errorlint // Feed returns it unwrapped
 			t.Fatal(err)
 		}
 	}
 	read("0", 3)
 	go func() {
 		for i := range 4 {
-			_, _ = trySend(r.PublicAddr(), message("700", "31", fmt.Sprintf("n_%d", i), "x", 1790000001000+int64(i)))
-			_, _ = trySend(r.PublicAddr(), message("999", "31", fmt.Sprintf("n_%d", i), "x", 1790000001000+int64(i)))
+			for _, page := range []string{"700", "999"} {
+				_, _ = tryPost(r.PublicAddr(), message(page, "31", fmt.Sprintf("n_%d", i), "x", 1790000001000+int64(i)))
+			}
 		}
 	}()
 	read(seen[2], 6)
@@ -470,20 +489,22 @@ func TestEventFeed(t *testing.T) {
 			Raw json.RawMessage `json:"raw"`
 		} `json:"data"`
 	}
-	if err := r.do(t.Context(), http.MethodGet, "/api/v1/events/1", nil, nil, &e); err != nil || e.Page != "700" || len(e.Data.Raw) == 0 {
+	err := r.do(t.Context(), http.MethodGet, "/api/v1/events/1", nil, nil, &e)
+	if err != nil || e.Page != "700" || len(e.Data.Raw) == 0 {
 		t.Errorf("event 1: %+v, %v", e, err)
 	}
 }
 
-// TestFullDiskIsNot200: what the stream refuses is answered 503, counted, and
-// what was acknowledged before is there.
-func TestFullDiskIsNot200(t *testing.T) {
+// TestFullStreamIsAnswered503 checks that deliveries that the stream refuses are answered with 503 and
+// counted, and that the acknowledged ones are stored.
+func TestFullStreamIsAnswered503(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.MaxBytes = 256 * config.KiB
 	r := start(t, cfg)
 	acked, refused := uint64(0), 0
 	for i := 0; i < 2000 && refused < 3; i++ {
-		switch got := post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), strings.Repeat("x", 2000), 1790000000000+int64(i))); got {
+		body := message("700", "31", fmt.Sprintf("m_%d", i), strings.Repeat("x", 2000), 1790000000000+int64(i))
+		switch got := post(t, r.PublicAddr(), body); got {
 		case 200:
 			acked++
 		case 503:
@@ -495,8 +516,10 @@ func TestFullDiskIsNot200(t *testing.T) {
 	if refused == 0 || acked == 0 {
 		t.Fatalf("%d acknowledged, %d refused", acked, refused)
 	}
-	if s := status(t, r); s.Stream.Events < acked || s.Received.Accepted != acked || s.Received.Rejected["unavailable"] == 0 {
-		t.Errorf("acknowledged %d, stored %d, counted %d accepted and %v rejected", acked, s.Stream.Events, s.Received.Accepted, s.Received.Rejected)
+	s := status(t, r)
+	if s.Stream.Events < acked || s.Received.Accepted != acked || s.Received.Rejected["unavailable"] == 0 {
+		t.Errorf("acknowledged %d, stored %d, counted %d accepted and %v rejected",
+			acked, s.Stream.Events, s.Received.Accepted, s.Received.Rejected)
 	}
 }
 
@@ -530,19 +553,20 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestLostIndexLetsNoDuplicateIn: the index's file is gone and the window is
-// over. Until the index is built again deliveries are answered 503, so that no
-// old duplicate gets into the stream.
-func TestLostIndexLetsNoDuplicateIn(t *testing.T) {
+// TestNoDuplicateIsStoredWhileTheIndexIsRebuilt checks that deliveries are answered with 503 while a
+// lost index is being rebuilt after the deduplication window, so that no old duplicate is stored.
+func TestNoDuplicateIsStoredWhileTheIndexIsRebuilt(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.Window = 100 * time.Millisecond
 	r := start(t, cfg)
 	const n = 3000
 	var batch []string
 	for i := range n {
-		batch = append(batch, fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":%d,"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
+		batch = append(batch, fmt.Sprintf(`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":%d,`+
+			`"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
 	}
-	body := []byte(`{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` + strings.Join(batch, ",") + `]}]}`)
+	body := []byte(`{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` +
+		strings.Join(batch, ",") + `]}]}`)
 	if got := post(t, r.PublicAddr(), body); got != 200 {
 		t.Fatalf("answered %d", got)
 	}
@@ -554,7 +578,7 @@ func TestLostIndexLetsNoDuplicateIn(t *testing.T) {
 	}
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if time.Since(stored) < 5*cfg.Streams.Window {
-			return fmt.Errorf("the window is open")
+			return fmt.Errorf("the deduplication window is still open")
 		}
 		return nil
 	})
@@ -571,7 +595,7 @@ func TestLostIndexLetsNoDuplicateIn(t *testing.T) {
 	}
 }
 
-// TestExternalNATS: the same with a server that is not ours.
+// TestExternalNATS checks deliveries with an external NATS server.
 func TestExternalNATS(t *testing.T) {
 	ns, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
@@ -596,12 +620,12 @@ func TestExternalNATS(t *testing.T) {
 	if p := get[pages.Page](t, r, "/api/v1/pages/700"); p.Traffic.Events != 1 {
 		t.Errorf("%d events", p.Traffic.Events)
 	}
-	// The server takes less than we would: too much is refused, not lost.
+	// The server's message limit is smaller than ours: a larger event is refused.
 	big := message("700", "31", "m_2", strings.Repeat("x", 2<<20), 1790000000001)
 	if got := post(t, r.PublicAddr(), big); got != 413 {
 		t.Errorf("an event over the server's limit was answered %d", got)
 	}
-	// It goes away: no 200 until it is back.
+	// While the server is down, deliveries are not answered with 200.
 	ns.Shutdown()
 	ns.WaitForShutdown()
 	if got := post(t, r.PublicAddr(), message("700", "31", "m_3", "x", 1790000000002)); got != 503 {

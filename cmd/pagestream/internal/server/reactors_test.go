@@ -19,8 +19,8 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// delivering is an engine of the fake that only delivers what a test makes.
-func (r *running) delivering(t *testing.T, g *fakegraph.Graph, echoDelay time.Duration) *fakegraph.Engine {
+// newEngine returns an engine of the fake Graph that only delivers what the test sends.
+func (r *running) newEngine(t *testing.T, g *fakegraph.Graph, echoDelay time.Duration) *fakegraph.Engine {
 	t.Helper()
 	e, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main", Rate: 1e-9, EchoDelay: echoDelay, RunID: t.Name(),
@@ -34,19 +34,20 @@ func (r *running) delivering(t *testing.T, g *fakegraph.Graph, echoDelay time.Du
 func (r *running) messages(t *testing.T, page, contact string) []conversations.Message {
 	t.Helper()
 	require.NoError(t, r.Model("conversations").WaitFor(t.Context(), lastSeq(t, r)))
-	list, _, err := conversations.Messages(r.Model("conversations"), domain.PageID(page), domain.ContactID(contact), "", 0, false)
+	model := r.Model("conversations")
+	list, _, err := conversations.Messages(model, domain.PageID(page), domain.ContactID(contact), "", 0, false)
 	require.NoError(t, err)
 	return list
 }
 
-// TestProfiles: who somebody is comes after the message, and stays unknown where
-// Graph does not tell.
+// TestProfiles checks that the name of a contact is read from Graph after a message, and stays empty
+// if Graph has no profile.
 func TestProfiles(t *testing.T) {
-	g, cfg := agency(t, 1)
+	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)
-	e := r.delivering(t, g, 0)
-	people := g.Contacts("7000") // the last has no profile
+	e := r.newEngine(t, g, 0)
+	people := g.Contacts("7000") // the last one has no profile
 	for _, psid := range []string{people[11], people[0]} {
 		_, err := e.Say("7000", psid, "hello")
 		require.NoError(t, err)
@@ -65,15 +66,15 @@ func TestProfiles(t *testing.T) {
 	assert.Equal(t, 1, r.events(t, "7000")[domain.ContactProfiled])
 }
 
-// TestSendAndEcho: in whichever order answer and echo come, it is one event and
-// one row.
-func TestSendAndEcho(t *testing.T) {
+// TestSentMessageAndEchoAreOneEvent checks that a sent message and its echo are one event and one row,
+// in whichever order Graph's answer and the echo arrive.
+func TestSentMessageAndEchoAreOneEvent(t *testing.T) {
 	for name, delay := range map[string]time.Duration{"echo first": -1, "answer first": 0} {
 		t.Run(name, func(t *testing.T) {
-			g, cfg := agency(t, 1)
+			g, cfg := newFakeMeta(t, 1)
 			r := start(t, cfg)
 			r.connectAll(t, g)
-			e := r.delivering(t, g, delay)
+			e := r.newEngine(t, g, delay)
 			psid := g.Contacts("7000")[0]
 			_, err := e.Say("7000", psid, "are you open?")
 			require.NoError(t, err)
@@ -93,7 +94,7 @@ func TestSendAndEcho(t *testing.T) {
 			assert.Equal(t, conversations.Out, list[1].Direction)
 			assert.Equal(t, 1, r.events(t, "7000")[domain.MessageEchoed])
 
-			// What Graph refuses comes back as it is.
+			// Graph's error codes are in the error, the text of the message is not.
 			g.CloseWindow(psid)
 			code, _, stderr = r.command(t, "send", "7000", psid, "--text", "too late")
 			assert.Equal(t, cli.ExitFailed, code)
@@ -104,14 +105,14 @@ func TestSendAndEcho(t *testing.T) {
 	}
 }
 
-// TestBackfillOfAnOutage: Meta delivered nothing for a while and never will. The
-// gap is filled from its own history, once.
+// TestBackfillOfAnOutage checks that backfill fills a gap that Meta never delivers from Meta's history,
+// and that a second run stores nothing.
 func TestBackfillOfAnOutage(t *testing.T) {
-	g, cfg := agency(t, 2)
+	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)
-	e := r.delivering(t, g, 0)
-	say := func(page string, n int, text string) {
+	e := r.newEngine(t, g, 0)
+	send := func(page string, n int, text string) {
 		t.Helper()
 		for i := range n {
 			_, err := e.Say(page, g.Contacts(page)[i%3], fmt.Sprint(text, " ", i))
@@ -119,12 +120,12 @@ func TestBackfillOfAnOutage(t *testing.T) {
 		}
 		require.NoError(t, e.Step(t.Context()))
 	}
-	say("7000", 4, "before")
+	send("7000", 4, "before")
 	since := time.Now()
 	e.SetDelivery(false)
-	say("7000", 7, "lost")
+	send("7000", 7, "lost")
 	e.SetDelivery(true)
-	say("7000", 2, "after")
+	send("7000", 2, "after")
 	assert.Equal(t, 6, r.events(t, "7000")[domain.MessageReceived])
 
 	since = since.Add(-2 * time.Second) // Graph's times are in seconds
@@ -147,10 +148,11 @@ func TestBackfillOfAnOutage(t *testing.T) {
 	assert.Regexp(t, `"stored": 0\b`, out)
 }
 
-// TestRemovedApp: the person takes the app out of their account, at Meta.
-func TestRemovedApp(t *testing.T) {
+// TestRemovingTheAppDisconnectsPages checks the callbacks that Meta sends when a user removes the app
+// from their account.
+func TestRemovingTheAppDisconnectsPages(t *testing.T) {
 	var addr string
-	g, cfg := agency(t, 2, func(o *fakegraph.Options) {
+	g, cfg := newFakeMeta(t, 2, func(o *fakegraph.Options) {
 		addr = freePort(t)
 		o.Apps[0].DeauthorizeURL = "http://" + addr + "/meta/deauthorize"
 		o.Apps[0].DataDeletionURL = "http://" + addr + "/meta/data-deletion/main"

@@ -27,8 +27,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// fill stores a history and waits until every read model has it. It returns
-// their digests.
+// fill stores n events, waits until every read model has applied them, and returns the digests.
 func (r *running) fill(t *testing.T, n int) map[string]string {
 	t.Helper()
 	for done, seed := 0, uint64(7); done < n; seed++ {
@@ -48,6 +47,7 @@ func (r *running) fill(t *testing.T, n int) map[string]string {
 	return r.digests(t)
 }
 
+// digests waits until every read model has applied the stream and returns their digests by name.
 func (r *running) digests(t *testing.T) map[string]string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit+time.Duration(*rebuildEvents)*time.Millisecond)
@@ -62,19 +62,18 @@ func (r *running) digests(t *testing.T) map[string]string {
 	return out
 }
 
-// rebuildEvents is the length of the history: -rebuild.events 1000000 takes some
-// minutes.
+// rebuildEvents is the number of events to rebuild from: -rebuild.events 1000000 takes some minutes.
 var rebuildEvents = flag.Int("rebuild.events", 3000, "events in the stream of TestRebuildUnderTraffic")
 
-// TestRebuildUnderTraffic rebuilds everything while deliveries come and somebody
-// reads: no read fails, and the digests are the same.
+// TestRebuildUnderTraffic rebuilds everything during deliveries and reads. It checks that no read
+// fails and that the digests are equal.
 func TestRebuildUnderTraffic(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
 	r.fill(t, *rebuildEvents)
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
 	var reads, posts atomic.Int64
-	while := func(f func(i int)) {
+	repeat := func(f func(i int)) {
 		busy.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -86,14 +85,15 @@ func TestRebuildUnderTraffic(t *testing.T) {
 			}
 		})
 	}
-	while(func(i int) {
-		if got := post(t, r.PublicAddr(), message("700", fmt.Sprint(30+i%9), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))); got != http.StatusOK {
+	repeat(func(i int) {
+		body := message("700", fmt.Sprint(30+i%9), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
+		if got := post(t, r.PublicAddr(), body); got != http.StatusOK {
 			t.Errorf("answered %d", got)
 		}
 		posts.Add(1)
 	})
 	for _, path := range []string{"/api/v1/pages", "/api/v1/pages/700/conversations", "/api/v1/projections"} {
-		while(func(int) {
+		repeat(func(int) {
 			var out json.RawMessage
 			if err := r.do(t.Context(), http.MethodGet, path, nil, nil, &out); err != nil {
 				t.Error(err)
@@ -109,7 +109,7 @@ func TestRebuildUnderTraffic(t *testing.T) {
 		require.Len(t, list, 4)
 		for _, one := range list {
 			assert.True(t, one.Equal, "%+v", one)
-			t.Logf("%s: %d events, %.0f a second, %s", one.Name, one.Seq, one.Rate, one.Took)
+			t.Logf("%s: %d events, %.0f events/s, %s", one.Name, one.Seq, one.Rate, one.Took)
 		}
 	}
 	close(stop)
@@ -122,17 +122,18 @@ func TestRebuildUnderTraffic(t *testing.T) {
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "nothing of that name")
 
-	// With the server stopped, on its data.
+	// Rebuild on the data of the stopped server.
 	r.stop(t)
-	file := mustConfig(t, t.TempDir(), r.cfg)
-	code, out, stderr = run(t, t.Context(), "-c", file, "projections", "rebuild", "conversations", "deliveries", "--offline")
+	file := writeConfig(t, t.TempDir(), r.cfg)
+	code, out, stderr = run(t, t.Context(), "-c", file,
+		"projections", "rebuild", "conversations", "deliveries", "--offline")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Equal(t, 2, strings.Count(out, "the same as before"), out)
 	assert.Equal(t, before, start(t, r.cfg).digests(t))
 }
 
-// TestKillDuringRebuild kills the real binary at random moments of a rebuild. The
-// live read model is always there at the next start, and never begun anew.
+// TestKillDuringRebuild kills the real binary at random moments of a rebuild. It checks that the next
+// start always serves the live read model and never builds it again.
 func TestKillDuringRebuild(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
@@ -156,21 +157,21 @@ func TestKillDuringRebuild(t *testing.T) {
 		var at api.List[projections.Status]
 		require.NoError(t, cl.Do(t.Context(), http.MethodGet, "/api/v1/projections", nil, nil, &at))
 		for _, s := range at.Items {
-			require.Empty(t, s.Rebuilt, "%s was begun anew", s.Name)
+			require.Empty(t, s.Rebuilt, "%s was built again", s.Name)
 			require.Equal(t, uint64(6000), s.Seq, s.Name)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var asking sync.WaitGroup
 		asking.Go(func() {
-			for ctx.Err() == nil { // until the server is gone
-				_, err := cl.Run(ctx, "/api/v1/projections/conversations/rebuild", nil, func(json.RawMessage) error { return nil })
-				if err != nil {
+			for ctx.Err() == nil { // until the server is killed
+				noProgress := func(json.RawMessage) error { return nil }
+				if _, err := cl.Run(ctx, "/api/v1/projections/conversations/rebuild", nil, noProgress); err != nil {
 					return
 				}
 			}
 		})
 		select {
-		case <-time.After(time.Duration(random.IntN(400)) * time.Millisecond): // the moment of the kill
+		case <-time.After(time.Duration(random.IntN(400)) * time.Millisecond): // a random moment for the kill
 		case <-t.Context().Done():
 		}
 		server.kill()

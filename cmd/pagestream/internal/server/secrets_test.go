@@ -11,8 +11,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 )
 
-// allLogs has what every program of the whole test run has logged, at level
-// debug.
+// allLogs has the logs of all programs of the test run, at level debug.
 var allLogs logs
 
 type logs struct {
@@ -26,12 +25,13 @@ func (l *logs) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// secretForms are what no log may have in it: the tests' secrets, tokens as
-// Meta's and the fake's look, and signatures.
-var secretForms = regexp.MustCompile(testSecret + `|` + dev.AppSecret + `|` + dev.Verify + `|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
+// secretForms matches text that must not be in a log: the secrets of the tests, tokens of the form of
+// Meta's and the fake's, and signatures.
+var secretForms = regexp.MustCompile(testSecret + `|` + dev.AppSecret + `|` + dev.Verify +
+	`|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
 
-// leaks lists the lines that have a secret in them. They are not quoted: what
-// prints them would leak again.
+// leaks describes the lines that contain a secret. It quotes only the text before the secret, so
+// that printing the result does not leak it.
 func (l *logs) leaks() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,7 +44,7 @@ func (l *logs) leaks() []string {
 	return out
 }
 
-// reportLeaks fails the run if its logs have a secret in them.
+// reportLeaks returns a failing exit code if the logs contain a secret, and prints where.
 func reportLeaks(code int, to io.Writer) int {
 	found := allLogs.leaks()
 	for _, leak := range found {

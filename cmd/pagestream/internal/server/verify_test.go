@@ -14,12 +14,14 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// TestVerifyNamesTheRow: somebody has changed a row of a read model's file.
-func TestVerifyNamesTheRow(t *testing.T) {
+// TestVerifyReportsTheChangedRow checks that verify reports a row that was changed in a read model's
+// file, and that a rebuild repairs it.
+func TestVerifyReportsTheChangedRow(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	r := start(t, cfg)
 	for i := range 5 {
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", "31", fmt.Sprint("m_", i), "x", 1790000000000+int64(i))))
+		body := message("700", "31", fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
 	r.digests(t)
 	code, out, stderr := r.command(t, "projections", "verify")
@@ -28,7 +30,9 @@ func TestVerifyNamesTheRow(t *testing.T) {
 	r.stop(t)
 	s, err := store.Open(filepath.Join(cfg.ProjectionsDir(), "pages.db"), store.Options{})
 	require.NoError(t, err)
-	require.NoError(t, s.Update(func(tx *store.Tx) error { return tx.Bucket("traffic").Put(store.Key("700"), []byte(`{}`)) }))
+	require.NoError(t, s.Update(func(tx *store.Tx) error {
+		return tx.Bucket("traffic").Put(store.Key("700"), []byte(`{}`))
+	}))
 	require.NoError(t, s.Close())
 	r = start(t, cfg)
 	code, out, stderr = r.command(t, "projections", "verify", "pages")
@@ -46,21 +50,22 @@ func TestVerifyNamesTheRow(t *testing.T) {
 	assert.Equal(t, cli.ExitOK, code)
 }
 
-// TestTimeTravel: a conversation as it was, by event and by the clock, and what
-// made it.
+// TestTimeTravel checks a conversation in the past, by sequence and by time, and the events that made
+// it.
 func TestTimeTravel(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	say := func(contact, mid, text string, at int64) {
+	send := func(contact, mid, text string, at int64) {
 		t.Helper()
-		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", contact, mid, text, 1790000000000+at)))
+		body := message("700", contact, mid, text, 1790000000000+at)
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 	}
-	say("31", "m_1", "first", 1)
-	say("32", "m_2", "somebody else", 2)
-	say("31", "m_3", "second", 3)
+	send("31", "m_1", "first", 1)
+	send("32", "m_2", "somebody else", 2)
+	send("31", "m_3", "second", 3)
 	between := time.Now()
-	say("31", "m_4", "third", 4)
-	body := `{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[{"sender":{"id":"31"},"recipient":{"id":"700"},` +
-		`"timestamp":1790000000009,"message_edit":{"mid":"m_1","text":"changed","num_edit":1}}]}]}`
+	send("31", "m_4", "third", 4)
+	body := `{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` +
+		`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":1790000000009,"message_edit":{"mid":"m_1","text":"changed","num_edit":1}}]}]}`
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(body)))
 	r.digests(t)
 	show := func(args ...string) string {
