@@ -147,7 +147,7 @@ func remedySibling(pkg, ours string, test bool) string {
 		case pkg == "projections" && test: // the runner is tested with a real read model
 			return ""
 		}
-		return broken("read models don't know each other", "combine them in internal/operate, api or console")
+		return broken("read models don't import each other", "combine them in internal/operate, api or console")
 	}
 	part := func(p string) string { return strings.Split(p, "/")[3] }
 	if part(pkg) == part(ours) {
