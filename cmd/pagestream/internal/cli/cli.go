@@ -74,7 +74,8 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 	exit := -1
 	parser, err := kong.New(c,
 		kong.Name("pagestream"),
-		kong.Description("Facebook Page webhooks as a durable stream of events, with read models.\nStart with: pagestream dev"),
+		kong.Description("Facebook Page webhooks as a durable stream of events, with read models.\n"+
+			"Start with: pagestream dev"),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

@@ -39,8 +39,8 @@ func (a ConsumersAddCommand) Run(c *CLI) error {
 		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
 		fmt.Fprintln(c.Out, "The seed is not shown again. Keep it in a file that only the program can read.")
 		if out.URL == "" {
-			fmt.Fprintf(c.Out, "This server has no NATS listener: set nats.listen. On your own NATS cluster, create a user with the key\n"+
-				"%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n", out.PublicKey, strings.Join(out.Publish, "\n  "))
+			fmt.Fprintf(c.Out, "This server has no NATS listener: set nats.listen. "+
+				"On your own NATS cluster, create a user with the key\n%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n", out.PublicKey, strings.Join(out.Publish, "\n  "))
 			return
 		}
 		fmt.Fprintf(c.Out, "url       %s\nTry: nats --server %s --nkey FILE consumer next %s %s\n",

@@ -98,7 +98,8 @@ type EventsShowCommand struct {
 
 // Run prints the event as indented JSON, including data and raw item.
 func (s EventsShowCommand) Run(c *CLI) error {
-	e, err := get[json.RawMessage](c, eventPath(s.Seq), nil) // not decoded into numbers: ids with 17 and more digits would be rounded
+	// The event is not decoded, because ids with 17 and more digits would be rounded.
+	e, err := get[json.RawMessage](c, eventPath(s.Seq), nil)
 	if err != nil {
 		return err
 	}

@@ -117,7 +117,8 @@ func TestDoctorReportsEachCause(t *testing.T) {
 	g.SetSubscription(testAppID, "7006")
 	for i := range 4 {
 		body := fmt.Sprintf(`{"object":"page","entry":[{"id":"7007","time":1790000000000,"standby":[`+
-			`{"sender":{"id":"31"},"recipient":{"id":"7007"},"timestamp":%d,"message":{"mid":"m_s%d","text":"x"}}]}]}`, 1790000000000+i, i)
+			`{"sender":{"id":"31"},"recipient":{"id":"7007"},"timestamp":%d,"message":{"mid":"m_s%d","text":"x"}}]}]}`,
+			1790000000000+i, i)
 		require.Equal(t, 200, post(t, r.PublicAddr(), []byte(body)))
 	}
 	restricted := `{"object":"page","entry":[{"id":"7008","time":1790000000000,"messaging":[` +

@@ -65,7 +65,8 @@ func TestTimeTravel(t *testing.T) {
 	between := time.Now()
 	send("31", "m_4", "third", 4)
 	body := `{"object":"page","entry":[{"id":"700","time":1790000000000,"messaging":[` +
-		`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":1790000000009,"message_edit":{"mid":"m_1","text":"changed","num_edit":1}}]}]}`
+		`{"sender":{"id":"31"},"recipient":{"id":"700"},"timestamp":1790000000009,` +
+		`"message_edit":{"mid":"m_1","text":"changed","num_edit":1}}]}]}`
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(body)))
 	r.digests(t)
 	show := func(args ...string) string {
