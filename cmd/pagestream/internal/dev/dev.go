@@ -67,7 +67,7 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 	cfg.HTTP.Public, cfg.HTTP.Private = freeAddr(o.Public), freeAddr(o.Private)
 	cfg.Log = o.Log
 	cfg.Apps = []config.App{{
-		Name: app, ID: appID, Secrets: []config.Secret{AppSecret}, VerifyToken: Verify,
+		Name: app, ID: appID, Secrets: []config.Secret{AppSecret}, VerifyToken: VerifyToken,
 		GraphURL: w.meta.url, LoginURL: w.meta.url, GraphVersion: config.DefaultGraphVersion,
 	}}
 	p := server.New(server.Options{Config: cfg, Version: o.Version, OpenLogins: true, Logger: o.Logger})
@@ -81,7 +81,7 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 		return w, err
 	}
 	w.Webhook = "http://" + p.PublicAddr() + "/webhooks/" + app
-	if err := doctor.Handshake(ctx, w.Webhook, Verify); err != nil {
+	if err := doctor.Handshake(ctx, w.Webhook, VerifyToken); err != nil {
 		return w, fmt.Errorf("handshake with %s: %w", w.Webhook, err)
 	}
 	return w, nil

@@ -9,13 +9,15 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
-// These are the app and the user of the fake Meta.
+// These constants are the app and the user of the fake Meta.
 const (
-	appID     = "100000000000001"
+	appID = "100000000000001"
+	// AppSecret is the secret with which the fake Meta signs deliveries.
 	AppSecret = "dev-app-secret-that-signs-nothing-real" //nolint:gosec // valid for the fake Meta only
-	Verify    = "dev-verify-token"
-	user      = "100000000000900"
-	app       = "dev"
+	// VerifyToken is the verify token of the webhook handshake.
+	VerifyToken = "dev-verify-token"
+	user        = "100000000000900"
+	app         = "dev"
 )
 
 // connected is the number of fakePages that are connected at the start. The others can be

@@ -97,8 +97,8 @@ func (p *Program) newDoctor() *doctor.Doctor {
 	return doctor.New(o)
 }
 
-// baseURL is the public listener as a browser sees it, empty where that is not
-// known. A listener on loopback is only reached by its address.
+// baseURL returns the URL of the public listener for browsers: http.base_url, or the listener's
+// address if that is on loopback. It returns "" if the URL is not known.
 func (p *Program) baseURL() string {
 	if p.cfg.HTTP.BaseURL != "" {
 		return p.cfg.HTTP.BaseURL

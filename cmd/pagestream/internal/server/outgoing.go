@@ -33,7 +33,7 @@ func (p *Program) openHooks(context.Context) error {
 		return fmt.Errorf("open outgoing webhooks: %w", err)
 	}
 	p.onClose("outgoing webhooks", func(context.Context) error { return p.hooks.Close() })
-	p.background.Go(func() { // until Close
+	p.background.Go(func() { // runs until Close
 		if err := p.hooks.Run(context.Background()); err != nil && !errors.Is(err, hooks.ErrRan) {
 			p.fail(fmt.Errorf("outgoing webhooks: %w", err))
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// openStream checks the data directory and starts the embedded server, or connects
-// to the cluster.
+// openStream checks the data directory, starts the embedded server if nats.url is empty, and connects
+// to NATS.
 func (p *Program) openStream(ctx context.Context) error {
 	if err := datadir.Check(p.cfg.Data.Dir); err != nil {
 		return err
