@@ -12,12 +12,13 @@ type Message struct {
 	ReplyTo     *ReplyTo     `json:"reply_to,omitempty"`
 	Attachments []Attachment `json:"attachments,omitempty"`
 	Referral    *Referral    `json:"referral,omitempty"`
-	// Echo is set on what the page itself sent, by whichever app or person.
+	// Echo is set on what the page itself sent, no matter which app or person
+	// sent it.
 	Echo bool `json:"echo,omitempty"`
 	// AppID is the app that sent an echo; absent on Instagram.
 	AppID    string `json:"app_id,omitempty"`
 	Metadata string `json:"metadata,omitempty"`
-	// Deleted is set on an unsend: MID names the message that is gone.
+	// Deleted is set on an unsend: MID is the id of the deleted message.
 	Deleted     bool     `json:"deleted,omitempty"`
 	Unsupported bool     `json:"unsupported,omitempty"`
 	Commands    []string `json:"commands,omitempty"`
@@ -31,10 +32,10 @@ type ReplyTo struct {
 	StoryURL  string `json:"story_url,omitempty"`
 }
 
-// Attachment is one attachment. URLs are Meta's CDN and expire in days. What
-// is not named here is in the item's raw bytes.
+// Attachment is one attachment. URLs point to Meta's CDN and expire in days.
+// Fields that have no place here are in the item's raw bytes only.
 type Attachment struct {
-	// Type is Meta's word: image, audio, video, file, sticker, location,
+	// Type is Meta's attachment type: image, audio, video, file, sticker, location,
 	// template, fallback, share, story_mention, ig_reel, …
 	Type      string   `json:"type,omitempty"`
 	URL       string   `json:"url,omitempty"`
@@ -53,8 +54,8 @@ type Edit struct {
 	Num  int64  `json:"num,omitempty"`
 }
 
-// Delivery is a delivery receipt of the page's own messages: MIDs where Meta
-// lists them, and everything at or before Watermark.
+// Delivery is a delivery receipt for messages that the page sent. It covers
+// MIDs, where Meta lists them, and every message at or before Watermark.
 type Delivery struct {
 	MIDs []string `json:"mids,omitempty"`
 	// Watermark is in Unix milliseconds; 0 where absent.
@@ -68,7 +69,7 @@ type Read struct {
 	Watermark int64 `json:"watermark,omitempty"`
 }
 
-// Reaction is one reaction to a message, or its withdrawal.
+// Reaction is a reaction to a message that was added or removed.
 type Reaction struct {
 	// MID is the message that was reacted to.
 	MID string `json:"mid,omitempty"`
@@ -87,7 +88,8 @@ type Postback struct {
 	Referral *Referral `json:"referral,omitempty"`
 }
 
-// Referral says how a person came to the conversation.
+// Referral describes how a person entered the conversation: a link, an ad, a
+// plugin.
 type Referral struct {
 	Ref     string          `json:"ref,omitempty"`
 	Source  string          `json:"source,omitempty"`
@@ -97,8 +99,9 @@ type Referral struct {
 	Ads     json.RawMessage `json:"ads,omitempty"`
 }
 
-// Optin is a consent: checkbox plugin, one-time notification or marketing
-// message. Its notification tokens are in the raw item only.
+// Optin is a person's consent to be messaged: by the checkbox plugin, for a
+// one-time notification or for marketing messages. Its notification tokens are
+// in the raw item only.
 type Optin struct {
 	Type    string `json:"type,omitempty"`
 	Ref     string `json:"ref,omitempty"`
@@ -107,13 +110,14 @@ type Optin struct {
 	Status  string `json:"status,omitempty"`
 }
 
-// AccountLink is the end of an account linking flow. The authorization code is
-// in the raw item only.
+// AccountLink is the result of an account linking flow. The authorization code
+// is in the raw item only.
 type AccountLink struct {
 	Status string `json:"status,omitempty"`
 }
 
-// Thread is a change of the app that owns the conversation (handover).
+// Thread is a change of the app that owns the conversation, in Meta's handover
+// protocol.
 type Thread struct {
 	PreviousOwner string `json:"previous_owner,omitempty"`
 	NewOwner      string `json:"new_owner,omitempty"`
@@ -130,15 +134,15 @@ type Policy struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Unreadable is a delivery whose signature was right and whose body is not the
-// JSON that Meta documents. Body has it whole, so nothing is lost.
+// Unreadable is a delivery whose signature was valid and whose body is not the
+// JSON that Meta documents. Body is the complete body, so nothing is lost.
 type Unreadable struct {
 	Reason string `json:"reason"`
 	Body   []byte `json:"body"`
 }
 
-// Connection is a page connection as an event states it. Tokens are sealed
-// (package seal) before they come here and are never in clear.
+// Connection is the state of a page connection at the time of the event. Tokens
+// are sealed (package seal) and never in clear text.
 type Connection struct {
 	// ConnectionID identifies this connection of the page.
 	ConnectionID string `json:"connection_id,omitempty"`
@@ -149,40 +153,43 @@ type Connection struct {
 	// Instagram is the linked Instagram account, if any.
 	Instagram   string `json:"instagram,omitempty"`
 	SealedToken string `json:"sealed_token,omitempty"`
-	// SealedVerifyToken is the page's own handshake token, if it has one.
+	// SealedVerifyToken is the page's own verify token for the webhook handshake,
+	// if it has one.
 	SealedVerifyToken string `json:"sealed_verify_token,omitempty"`
 	// Admin is the app-scoped user id of the person who connected the page.
 	Admin  string   `json:"admin,omitempty"`
 	Fields []string `json:"fields,omitempty"`
 	Reason string   `json:"reason,omitempty"`
-	// Code and Subcode are Graph's, where it refused the token.
+	// Code and Subcode are the Graph API's error codes when it rejected the token.
 	Code    int `json:"code,omitempty"`
 	Subcode int `json:"subcode,omitempty"`
-	// Expires is when the token ends by itself, DataAccessExpires when the
-	// consent to read data does, in Unix seconds; 0 is never or unknown.
+	// Expires is when the token expires, DataAccessExpires when the consent to
+	// read data expires, in Unix seconds; 0 is never or unknown.
 	Expires           int64 `json:"expires,omitempty"`
 	DataAccessExpires int64 `json:"data_access_expires,omitempty"`
 	// Scopes are the permissions that the token was granted.
 	Scopes []string `json:"scopes,omitempty"`
-	// Resealed marks a page.token_refreshed that has the same token under
-	// another key.
+	// Resealed marks a page.token_refreshed event whose token is the same as
+	// before, sealed with another key.
 	Resealed bool `json:"resealed,omitempty"`
 }
 
 // Subscription is the state of the app's webhook subscription to one page.
 type Subscription struct {
 	App string `json:"app,omitempty"`
-	// Wanted is what we asked for, Actual what GET subscribed_apps gave.
+	// Wanted lists the fields that we requested, Actual the fields that GET
+	// subscribed_apps returned.
 	Wanted []string `json:"wanted,omitempty"`
 	Actual []string `json:"actual,omitempty"`
-	// Reason says why it failed, drifted or was removed; Graph's own words and
-	// codes, without a token.
+	// Reason, Code and Subcode say why the subscription failed, drifted or was
+	// removed. They are the Graph API's message and error codes, without a token.
 	Reason  string `json:"reason,omitempty"`
 	Code    int    `json:"code,omitempty"`
 	Subcode int    `json:"subcode,omitempty"`
 }
 
-// Profile is what Graph says of a contact; absent fields stay unknown.
+// Profile is a contact's profile as the Graph API returned it. Empty fields are
+// unknown.
 type Profile struct {
 	Name    string `json:"name,omitempty"`
 	Picture string `json:"picture,omitempty"`

@@ -12,8 +12,8 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// TestEncodeKeepsRaw: the item's own bytes survive, which encoding/json alone
-// would compact and escape.
+// TestEncodeKeepsRaw checks that the item's own bytes are not changed.
+// encoding/json alone would compact and escape them.
 func TestEncodeKeepsRaw(t *testing.T) {
 	for _, raw := range []string{
 		`{"text":"\u00e4\/<b>&amp;"}`, "{ \"a\" :\n\t1e5 }", `"ä"`, `17`, `null`, "[1, 2]", "{\"bad\":\"\xff\"}",
@@ -29,13 +29,13 @@ func TestEncodeKeepsRaw(t *testing.T) {
 			}
 			back, err := domain.DecodeData(b)
 			if err != nil || raw != "null" && string(back.Raw) != raw {
-				t.Errorf("%q came back as %q, %v", raw, back.Raw, err)
+				t.Errorf("%q was decoded as %q, %v", raw, back.Raw, err)
 			}
 		}
 	}
 }
 
-func TestEncodeRefusesWhatIsNoJSON(t *testing.T) {
+func TestInvalidJSONIsRejected(t *testing.T) {
 	if _, err := (domain.Data{Raw: []byte(`{"text":`)}).Encode(); err == nil || strings.Contains(err.Error(), "text") {
 		t.Errorf("got %v", err)
 	}
@@ -53,14 +53,15 @@ func TestDedupID(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		object, class, key := rapid.String().Draw(t, "object"), rapid.String().Draw(t, "class"), rapid.String().Draw(t, "key")
+		object, class := rapid.String().Draw(t, "object"), rapid.String().Draw(t, "class")
+		key := rapid.String().Draw(t, "key")
 		page := domain.PageID(rapid.String().Draw(t, "page"))
 		id := domain.DedupID(object, page, class, key)
 		if id != domain.DedupID(object, page, class, key) {
-			t.Fatal("not the same twice")
+			t.Fatal("a second call returned another id")
 		}
 		if len(id) > 160 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			t.Fatalf("%q can't be a header", id)
+			t.Fatalf("%q is not safe in a header", id)
 		}
 	})
 	long := domain.DedupID("page", "7", "msg", strings.Repeat("x", 500))
@@ -81,7 +82,7 @@ func TestToken(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		token := domain.PageID(rapid.String().Draw(t, "page")).Token()
 		if token == "" || len(token) > 64 || strings.ContainsAny(token, ".*> \t\r\n") {
-			t.Fatalf("%q is no subject token", token)
+			t.Fatalf("%q is not a subject token", token)
 		}
 	})
 }
@@ -98,10 +99,11 @@ func TestTypes(t *testing.T) {
 		seen[typ] = true
 	}
 	if domain.Type("message.unheard_of").Known() {
-		t.Error("an unknown type is known")
+		t.Error("Known is true for a type that is not in the list")
 	}
 	for typ, inbound := range map[domain.Type]bool{
-		domain.MessageReceived: true, domain.DeliveryUnreadable: true, domain.PageConnected: false, domain.ContactErased: false,
+		domain.MessageReceived: true, domain.DeliveryUnreadable: true,
+		domain.PageConnected: false, domain.ContactErased: false,
 	} {
 		if typ.Inbound() != inbound {
 			t.Errorf("%s: inbound %v", typ, typ.Inbound())

@@ -7,26 +7,27 @@ import (
 	"time"
 )
 
-// Erasure is the record that a contact was erased. It holds nothing of the
-// person: the contact by a hash, and of each event that was removed from the
-// stream what the counts and the index of ids need.
+// Erasure is the record that a contact was erased. It has no personal data: the
+// contact is stored as a hash, and each event that was removed from the stream
+// as a [Tombstone] with what the counters and the index of ids need.
 type Erasure struct {
 	// Contact is the contact's [ContactHash].
 	Contact string `json:"contact"`
-	// A long erasure is told in Parts events; Part counts from 1.
-	Part   int    `json:"part"`
-	Parts  int    `json:"parts"`
+	// A long erasure is split over Parts events; Part counts from 1.
+	Part   int         `json:"part"`
+	Parts  int         `json:"parts"`
 	Events []Tombstone `json:"events,omitempty"`
 }
 
-// Tombstone is what stays of an erased event.
+// Tombstone is what remains of an erased event.
 type Tombstone struct {
+	// Seq is the event's sequence in the stream.
 	Seq uint64 `json:"seq"`
 	// ID is the hash of the event's id: its [IDKey], in hex.
 	ID   string `json:"id"`
 	Type Type   `json:"type"`
-	// At is when the stream stored it, Time its own time, in Unix milliseconds.
-	// Time is 0 where it had none.
+	// At is when the stream stored the event, Time the event's own time, in Unix
+	// milliseconds. Time is 0 where the event had none.
 	At      int64  `json:"at"`
 	Time    int64  `json:"time,omitempty"`
 	Standby bool   `json:"standby,omitempty"`
@@ -35,17 +36,19 @@ type Tombstone struct {
 	App     string `json:"app,omitempty"`
 }
 
-// idKeySize is how much of an id's hash is kept: with 2^40 ids two are alike
-// with a chance of 2^-49.
+// idKeySize is how many bytes of an id's hash are kept. Among 2^40 ids the
+// chance of a collision is 2^-49.
 const idKeySize = 16
 
-// tombstoneID begins the id of an event made of a tombstone. No header can carry it.
-const tombstoneID = "\x00"
+// tombstonePrefix is the prefix of the id of an event made from a tombstone. It
+// can't be part of a header, so no stored event has such an id.
+const tombstonePrefix = "\x00"
 
-// IDKey is what an event's id is looked up by: a hash, since ids can be long and
-// carry message ids. An event made of a tombstone has that of the event it was.
+// IDKey returns the key by which an event's id is indexed. It is a hash, since
+// ids can be long and contain message ids. An event made from a tombstone
+// ([Tombstone.Event]) has the key of the original event.
 func IDKey(id string) []byte {
-	if rest, ok := strings.CutPrefix(id, tombstoneID); ok {
+	if rest, ok := strings.CutPrefix(id, tombstonePrefix); ok {
 		if key, err := hex.DecodeString(rest); err == nil && len(key) == idKeySize {
 			return key
 		}
@@ -54,15 +57,16 @@ func IDKey(id string) []byte {
 	return sum[:idKeySize]
 }
 
-// ContactHash is what stays of an erased contact's id, in hex. Whoever has the
-// id can tell that it is the one; ids are numbers, so to try them all is costly
-// but not impossible.
+// ContactHash returns the hash that replaces an erased contact's id, in hex.
+// Someone who knows the id can recognize its hash. Ids are numbers, so finding
+// the id by trying all of them is expensive but not impossible.
 func ContactHash(c ContactID) string {
 	sum := sha256.Sum256([]byte("contact:" + string(c)))
 	return hex.EncodeToString(sum[:16])
 }
 
-// NewTombstone is what stays of e, which the stream stored at that sequence and time.
+// NewTombstone returns the tombstone of e, which the stream stored with sequence
+// seq at the time at.
 func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 	h := Tombstone{
 		Seq: seq, ID: hex.EncodeToString(IDKey(e.ID)), Type: e.Type, At: at.UnixMilli(), Standby: e.Standby,
@@ -74,11 +78,11 @@ func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 	return h
 }
 
-// Event is the event as far as it stays: without contact and content, with an id
-// that has the same [IDKey].
+// Event returns the event without its contact and content. Its id has the same
+// [IDKey] as the original's.
 func (h Tombstone) Event(page PageID) Event {
 	e := Event{
-		ID: tombstoneID + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
+		ID: tombstonePrefix + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
 		Data: Data{Object: h.Object, Source: h.Source, App: h.App},
 	}
 	if h.Time > 0 {

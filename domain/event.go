@@ -12,21 +12,21 @@ import (
 	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// ErrBadData is returned when an event's data is not the JSON its type calls for.
+// ErrBadData is returned when an event's data or its raw item is not valid JSON.
 var ErrBadData = errors.New("event data is not readable")
 
-// Event is one fact: something that Meta told us about a page, or that we
-// decided about one. It is immutable once stored.
-//
-// ID is the dedup id: two events with one ID are one fact, whatever else in
-// them differs. Time is when the fact happened by Meta's clock, or by ours for
-// our own decisions; it does not order events, the stream's sequence does.
+// Event is one fact about a page: something that Meta reported, or something
+// that pagestream decided. It is immutable once stored.
 type Event struct {
+	// ID is the dedup id: two events with the same ID are the same fact, even if
+	// other fields differ.
 	ID      string
 	Type    Type
 	Page    PageID
 	Contact ContactID
-	Time    time.Time
+	// Time is when the fact happened, by Meta's clock, or by our clock for our own
+	// decisions. It does not order events: the stream's sequence does.
+	Time time.Time
 	// Standby marks an item from entry.standby: another app owns the thread.
 	Standby bool
 	// TraceParent is the W3C trace context of the delivery, if it had one.
@@ -34,12 +34,12 @@ type Event struct {
 	Data        Data
 }
 
-// Data is what an event says, typed fields first and the item's own bytes
-// last. At most one of the pointer fields is set, the one that the event's
-// type calls for; all are nil for a kind that has no typed form, and then Raw
-// has everything.
+// Data is the content of an event: typed fields first, the item's own bytes
+// last. At most one of the pointer fields is set, the one that belongs to the
+// event's type. All are nil for a kind without a typed form; the content is
+// then in Raw only.
 //
-// Text in it is personal: it must not reach a log or an error.
+// Its text is personal data and must not get into a log or an error.
 type Data struct {
 	// App names the configured Meta app whose webhook received the item.
 	App string `json:"app,omitempty"`
@@ -50,16 +50,18 @@ type Data struct {
 	Channel string `json:"channel,omitempty"`
 	// Kind is the item's own key or the change's field: "message", "feed".
 	Kind string `json:"kind,omitempty"`
-	// Source is "webhook", or "backfill" for what the Conversations API gave.
+	// Source is "webhook", or "backfill" for what was read with the Conversations
+	// API.
 	Source string `json:"source,omitempty"`
-	// Sender and Recipient are the item's ids as it had them.
+	// Sender and Recipient are the ids of the item's sender and recipient,
+	// unchanged.
 	Sender    string `json:"sender,omitempty"`
 	Recipient string `json:"recipient,omitempty"`
 	// EntryTime is entry.time in Unix milliseconds: when Meta sent the
-	// delivery. It differs between two deliveries of one fact.
+	// delivery. It differs between two deliveries of the same fact.
 	EntryTime int64 `json:"entry_time,omitempty"`
-	// Test marks the developer dashboard's Test button. Never projected into
-	// a conversation.
+	// Test marks an event that the developer dashboard's Test button sent. Such
+	// events are never projected into a conversation.
 	Test bool `json:"test,omitempty"`
 
 	Message      *Message      `json:"message,omitempty"`
@@ -79,16 +81,16 @@ type Data struct {
 	Profile      *Profile      `json:"profile,omitempty"`
 	Erasure      *Erasure      `json:"erasure,omitempty"`
 
-	// Raw is the item byte for byte as it came. [Data.Encode] keeps it so:
-	// an encoder alone would compact it.
+	// Raw is the item byte for byte as it was received. [Data.Encode] does not
+	// change it; an encoder alone would compact and escape it.
 	Raw json.RawMessage `json:"raw,omitempty"`
 }
 
-// likeV1 has encoding/json/v2 give what encoding/json gives, in a third of its
-// time; a fuzz test holds the two against each other. Errors may differ, for none
-// is passed on, and so the input is read once, not twice. What is written differs
-// in two spellings: bytes that are not UTF-8 become U+FFFD itself and not its
-// escape, and U+2028 in Referral.Ads its escape and not itself.
+// likeV1 makes encoding/json/v2 read and write what encoding/json does, in a third of
+// its time. A fuzz test compares the two. Errors may differ, since none of their texts
+// is passed on. Two spellings of the output differ: bytes that are not UTF-8 are
+// written as U+FFFD itself and not as its escape, and U+2028 in Referral.Ads as its
+// escape.
 var likeV1 = jsonv2.JoinOptions(
 	jsonv1.DefaultOptionsV1(),
 	jsonv1.ReportErrorsWithLegacySemantics(false),
@@ -98,9 +100,9 @@ var likeV1 = jsonv2.JoinOptions(
 // ValidJSON reports what [json.Valid] does, in a third of its time.
 func ValidJSON(b []byte) bool { return jsontext.Value(b).IsValid(likeV1) }
 
-// Encode returns the data as one JSON object with raw last and its bytes
-// unchanged. Errors wrap [ErrBadData] and never quote the data: Raw is not JSON,
-// or a field has what JSON can't say.
+// Encode returns the data as one JSON object. Its last member is raw, with the
+// bytes of Raw unchanged. [ErrBadData] is returned when Raw is not JSON, or a field
+// has a value that JSON cannot represent. Errors never quote the data.
 func (d Data) Encode() ([]byte, error) {
 	raw := d.Raw
 	d.Raw = nil
@@ -124,9 +126,9 @@ func (d Data) Encode() ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// DecodeData reads what [Data.Encode] wrote. Unknown fields are ignored, so an
-// older reader can follow a newer writer. Errors wrap [ErrBadData] and never
-// quote the data.
+// DecodeData decodes the JSON that [Data.Encode] returned. Unknown fields are
+// ignored, so an older program can read what a newer one wrote. Errors wrap
+// [ErrBadData] and never quote the data.
 func DecodeData(b []byte) (Data, error) {
 	var d Data
 	if err := jsonv2.Unmarshal(b, &d, likeV1); err != nil {

@@ -6,13 +6,12 @@ import (
 )
 
 // Type is the kind of an event as "<noun>.<verb>", for example
-// "message.received". It is the tail of the event's subject and the middle of
-// its CloudEvents type.
+// "message.received". It is the last part of the event's subject and the middle
+// part of its CloudEvents type.
 type Type string
 
-// The event types. The list is closed: a consumer may switch over it, and a
-// delivery of a kind that is not known becomes [DeliveryUnrecognized], never a
-// new type.
+// The event types. The list is closed: a consumer may switch over it. An item of
+// an unknown kind becomes [DeliveryUnrecognized], never a new type.
 const (
 	MessageReceived  Type = "message.received"
 	MessageEchoed    Type = "message.echoed"
@@ -66,20 +65,21 @@ var types = []Type{
 	ContactProfiled, ContactErased,
 }
 
-// Types returns every event type, in the order of the contract.
+// Types returns every event type, in the order of their declaration. The slice
+// is a copy.
 func Types() []Type { return slices.Clone(types) }
 
 // Known reports whether t is one of [Types].
 func (t Type) Known() bool { return slices.Contains(types, t) }
 
-// Noun returns what stands before the dot.
+// Noun returns the part before the dot.
 func (t Type) Noun() string { noun, _, _ := strings.Cut(string(t), "."); return noun }
 
-// Verb returns what stands after the dot.
+// Verb returns the part after the dot.
 func (t Type) Verb() string { _, verb, _ := strings.Cut(string(t), "."); return verb }
 
-// Inbound reports whether the event came in a webhook delivery, rather than
-// from pagestream's own decisions about a page, subscription or contact.
+// Inbound reports whether events of the type come from webhook deliveries. The
+// others are pagestream's own, about a page, a subscription or a contact.
 func (t Type) Inbound() bool {
 	return !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
 }

@@ -6,17 +6,17 @@ import (
 	"unicode/utf8"
 )
 
-// hash is the identity of what has no key of its own: the SHA-256, in hex, of
-// its canonical JSON.
+// hash returns the key of an item that has no natural key: the SHA-256, in hex,
+// of its canonical JSON.
 func hash(raw json.RawMessage) string { return digest(canonical(raw)) }
 
-// canonical writes a value as encoding/json does without HTML escapes: no white
-// space, names sorted, text decoded, numbers as they were written. So the order
-// of names and the way text is escaped make no difference.
+// canonical encodes a value as encoding/json does without HTML escapes: no white
+// space, names sorted, escapes decoded, numbers as they were written. Two values
+// that differ only in the order of names or in escapes have the same result.
 //
-// Where that would lose something (a name that repeats, text that is not
-// Unicode), two values that differ could become one, and the second be taken
-// for a duplicate. Such a value stays as it is.
+// A value that would lose information (a repeated name, text that is not valid
+// Unicode) is returned unchanged. Otherwise two different values could have the
+// same result, and the second would be dropped as a duplicate.
 func canonical(raw json.RawMessage) []byte {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -31,14 +31,14 @@ func canonical(raw json.RawMessage) []byte {
 		return raw
 	}
 	b := bytes.TrimSuffix(out.Bytes(), []byte("\n"))
-	if bytes.ContainsRune(b, utf8.RuneError) || names(b) != names(raw) {
+	if bytes.ContainsRune(b, utf8.RuneError) || countNames(b) != countNames(raw) {
 		return raw
 	}
 	return b
 }
 
-// names counts the members of all objects in a value.
-func names(raw []byte) int {
+// countNames counts the members of all objects in a value, nested ones included.
+func countNames(raw []byte) int {
 	n := 0
 	for i := 0; i < len(raw); {
 		switch raw[i] {
@@ -53,9 +53,9 @@ func names(raw []byte) int {
 	return n
 }
 
-// timeless is an entry without its time, which is when Meta sent it and differs
-// between two deliveries of it.
-func timeless(entry json.RawMessage) json.RawMessage {
+// withoutTime returns an entry without its time field: the time at which Meta
+// sent it, which differs between two deliveries of the same entry.
+func withoutTime(entry json.RawMessage) json.RawMessage {
 	fields := asObject(entry)
 	if fields == nil {
 		return entry

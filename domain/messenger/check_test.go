@@ -12,13 +12,13 @@ import (
 
 var subjectToken = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// checkEvent is what holds for every event of every delivery.
+// checkEvent checks what is true of every event of every delivery.
 func checkEvent(t testing.TB, body []byte, e domain.Event) {
 	t.Helper()
 	if e.ID == "" || len(e.ID) > 160 || !e.Type.Known() || !e.Type.Inbound() {
 		t.Errorf("event %q of type %q", e.ID, e.Type)
 	}
-	// Streams refuse what is over 4 KiB, and with it the whole delivery.
+	// Package streams rejects headers over 4 KiB, and with them the whole delivery.
 	if e.Page == "" || len(e.Page) > 512 || len(e.Contact) > 512 || !subjectToken.MatchString(e.Page.Token()) {
 		t.Errorf("%s: page of %d bytes, token %q, contact of %d", e.Type, len(e.Page), e.Page.Token(), len(e.Contact))
 	}
@@ -41,7 +41,7 @@ func checkEvent(t testing.TB, body []byte, e domain.Event) {
 	}
 	if e.Type == domain.DeliveryUnreadable {
 		if back.Unreadable == nil || back.Unreadable.Reason == "" || !bytes.Equal(back.Unreadable.Body, body) {
-			t.Error("an unreadable delivery is not kept whole")
+			t.Error("the event does not have the complete body")
 		}
 		return
 	}
@@ -50,14 +50,16 @@ func checkEvent(t testing.TB, body []byte, e domain.Event) {
 	}
 }
 
-// The functions below read JSON in another way than the package does: token by
-// token, into a tree that keeps the order of names and those that repeat.
+// The functions below parse JSON in another way than the package does: token by
+// token, into a tree that keeps the order of names and repeated names.
 
+// field is one name and value of an object.
 type field struct {
 	name  string
 	value any
 }
 
+// tree is an object.
 type tree []field
 
 func (o tree) all(name string) []any {
@@ -70,7 +72,7 @@ func (o tree) all(name string) []any {
 	return out
 }
 
-// parse returns false for what is not JSON.
+// parse decodes a value; false if body is not JSON.
 func parse(body []byte) (any, bool) {
 	if !json.Valid(body) {
 		return nil, false
@@ -116,7 +118,7 @@ func parseValue(d *json.Decoder) (any, bool) {
 	return token, true
 }
 
-// render writes a tree as JSON with white space of its own.
+// render encodes a tree as JSON with other white space than the original.
 func render(v any) []byte {
 	var b bytes.Buffer
 	switch v := v.(type) {
@@ -143,27 +145,27 @@ func render(v any) []byte {
 	default:
 		leaf, err := json.Marshal(v)
 		if err != nil {
-			panic(err) // a string, number, bool or nil
+			panic(err) // can't happen: v is a string, number, bool or nil
 		}
 		b.Write(leaf)
 	}
 	return b.Bytes()
 }
 
-// repeats reports whether a name repeats in any object.
-func repeats(v any) bool {
+// hasRepeatedName reports whether any object in v has a name more than once.
+func hasRepeatedName(v any) bool {
 	switch v := v.(type) {
 	case tree:
 		seen := map[string]bool{}
 		for _, f := range v {
-			if seen[f.name] || repeats(f.value) {
+			if seen[f.name] || hasRepeatedName(f.value) {
 				return true
 			}
 			seen[f.name] = true
 		}
 	case []any:
 		for _, e := range v {
-			if repeats(e) {
+			if hasRepeatedName(e) {
 				return true
 			}
 		}
@@ -186,8 +188,8 @@ func entriesOf(v any) ([]any, bool) {
 	return entries, len(arrays) > 0
 }
 
-// count counts what Split must give for a delivery.
-func count(body []byte) int {
+// wantEvents returns how many events Split must return for a delivery.
+func wantEvents(body []byte) int {
 	v, ok := parse(body)
 	if !ok {
 		return 1
@@ -216,8 +218,8 @@ func count(body []byte) int {
 	return max(total, 1)
 }
 
-// retime gives every entry another time, or none.
-func retime(v any, at any) any {
+// withEntryTime replaces the time of every entry, or removes it if at is nil.
+func withEntryTime(v any, at any) any {
 	top, ok := v.(tree)
 	if !ok {
 		return v

@@ -10,8 +10,8 @@ import (
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// corpus returns the folder of payloads kept beside the repository, for tests
-// that are run there.
+// corpus returns the folder of payloads next to the repository. The test is
+// skipped if there is none.
 func corpus(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs(".")
@@ -29,12 +29,12 @@ func corpus(t *testing.T) string {
 	}
 	dir = filepath.Join(dir, "..", "shared", "corpus")
 	if _, err := os.Stat(dir); err != nil {
-		t.Skip("the corpus is not beside the repository")
+		t.Skip("there is no corpus next to the repository")
 	}
 	return dir
 }
 
-// corpusTypes are the types of the first event of some payloads, by file.
+// corpusTypes lists payloads by the type of their first event.
 var corpusTypes = map[domain.Type]string{
 	domain.MessageReceived: `bottender/text_message bottender/like_sticker_message bottender/location_message
 		bottender/quick_reply_message bottender/fallback_message bottender/connector_batch_request
@@ -86,7 +86,7 @@ var corpusTypes = map[domain.Type]string{
 		meta-docs/page_test_curl_message_is_string`,
 }
 
-// TestCorpus splits every payload that is kept beside the project.
+// TestCorpus splits every payload of the corpus.
 func TestCorpus(t *testing.T) {
 	root := corpus(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "*.json"))
@@ -119,7 +119,7 @@ func TestCorpus(t *testing.T) {
 				}
 			}
 			r := messenger.Split(body, messenger.Options{})
-			if want := count(body); len(r.Events) != want || r.Items != want {
+			if want := wantEvents(body); len(r.Events) != want || r.Items != want {
 				t.Fatalf("%d events for %d items", len(r.Events), want)
 			}
 			seen := map[string]bool{}
@@ -129,7 +129,7 @@ func TestCorpus(t *testing.T) {
 					t.Errorf("%s with id %s", e.Type, e.ID)
 				}
 				seen[e.ID] = true
-				// In some samples both ends are the page.
+				// In some samples sender and recipient are both the page.
 				if string(e.Contact) == string(e.Page) && e.Data.Sender != e.Data.Recipient {
 					t.Errorf("the contact of %s is the page", e.Type)
 				}

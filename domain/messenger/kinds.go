@@ -8,17 +8,18 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// itemKind is one kind of messaging item: the key that an item of it has, and
-// how it is read. Read fills in the event's type and typed data from the value
-// of the key, and returns what identifies the fact: no class if it lacks that.
-// It returns false for a value that it can't be.
+// itemKind is one kind of messaging item.
 type itemKind struct {
+	// name is the key that an item of this kind has.
 	name string
+	// read sets the event's type and typed data from v, the value of that key, and
+	// returns the event's dedup key. The key has no class if the item has nothing
+	// that identifies the fact. read returns false if v is not valid for the kind.
 	read func(it item, v object, e *domain.Event) (key, bool)
 }
 
-// kinds are the kinds with a typed form. An item with the keys of several is of
-// the first that has an object.
+// kinds are the kinds with a typed form. The kind of an item is the first one
+// whose key the item has with an object as its value.
 var kinds = []itemKind{
 	{"message", readMessage},
 	{"message_edit", readEdit},
@@ -34,20 +35,20 @@ var kinds = []itemKind{
 	{"request_thread_control", readThread(domain.ThreadRequested)},
 	{"app_roles", readRoles},
 	{"policy_enforcement", readPolicy},
-	{"policy-enforcement", readPolicy}, // as older deliveries spell it
+	{"policy-enforcement", readPolicy}, // the spelling in older deliveries
 }
 
-// untyped are the kinds that are known and have no typed form.
+// untyped are the known kinds that have no typed form.
 var untyped = []string{
 	"game_play", "messaging_feedback", "messaging_customer_information", "response_feedback", "order", "payment",
 	"pre_checkout", "checkout_update", "messaging_optouts", "message_request", "branded_camera",
 }
 
-// plain are fields that an item of any kind may have.
-var plain = []string{"sender", "recipient", "timestamp", "prior_message", "hop_context"}
+// commonFields are the fields that an item of any kind may have.
+var commonFields = []string{"sender", "recipient", "timestamp", "prior_message", "hop_context"}
 
-// kindOf finds the kind of an item by the keys it has, and the value of that
-// key. Without an object in any of them it is of no kind.
+// kindOf returns the kind of an item and the value of the kind's key; nil if none
+// of the known keys has an object as its value.
 func kindOf(fields object) (*itemKind, object) {
 	for i := range kinds {
 		if v := fields.object(kinds[i].name); v != nil {
@@ -57,8 +58,8 @@ func kindOf(fields object) (*itemKind, object) {
 	return nil, nil
 }
 
-// nameOf returns the key that says what an item without a kind is: one that is
-// known, or else the first in byte order.
+// nameOf returns the key that describes an item without a kind: a known one, or
+// else the first one in byte order that is not in [commonFields].
 func nameOf(fields object) string {
 	for _, k := range kinds {
 		if fields.count(k.name) > 0 {
@@ -70,16 +71,16 @@ func nameOf(fields object) string {
 			return name
 		}
 	}
-	least := ""
+	first := ""
 	for _, m := range fields {
-		if name := string(m.name); !slices.Contains(plain, name) && (least == "" || name < least) {
-			least = name
+		if name := string(m.name); !slices.Contains(commonFields, name) && (first == "" || name < first) {
+			first = name
 		}
 	}
-	return least
+	return first
 }
 
-// message reads an item of messaging or standby.
+// message returns the event of an item of messaging or standby.
 func (s *splitter) message(it item) domain.Event {
 	k, v := kindOf(it.fields)
 	if k == nil {
@@ -88,7 +89,7 @@ func (s *splitter) message(it item) domain.Event {
 	it.echo = k.name == "message" && v.is("is_echo")
 	e := s.event(it, domain.DeliveryUnrecognized, k.name)
 	id, ok := k.read(it, v, &e)
-	// A key that an item has twice identifies nothing.
+	// If the kind's key is repeated, it is not clear which value counts.
 	if !ok || it.fields.count(k.name) > 1 {
 		return s.unrecognized(it, k.name)
 	}
@@ -99,10 +100,10 @@ func (s *splitter) message(it item) domain.Event {
 	return e
 }
 
-// keyOf builds a key of several parts.
+// keyOf returns a key of several parts.
 func keyOf(class string, parts ...string) key { return key{class, strings.Join(parts, "|")} }
 
-// sender returns who sent an item: its id or, where Meta has none, its user_ref.
+// sender returns the id of an item's sender or, where Meta has none, its user_ref.
 func sender(e *domain.Event) string {
 	return cmp.Or(e.Data.Sender, string(e.Contact))
 }
@@ -154,7 +155,7 @@ func attachment(a object) domain.Attachment {
 		Title: cmp.Or(p.text("title"), a.text("title")),
 	}
 	if out.Template == "" && out.Type == "template" && p.object("product") != nil {
-		out.Template = "product" // the one template whose payload does not say its type
+		out.Template = "product" // the only template whose payload has no template_type
 	}
 	if c := p.object("coordinates"); c != nil {
 		out.Lat, out.Long = c.float("lat"), c.float("long")
@@ -170,7 +171,7 @@ func referral(r object) *domain.Referral {
 		Ref: r.text("ref"), Source: r.text("source"), Type: r.text("type"), AdID: r.id("ad_id"),
 		Product: r.object("product").id("id"),
 	}
-	if ads := r.get("ads_context_data"); kind(ads) == '{' {
+	if ads := r.get("ads_context_data"); firstByte(ads) == '{' {
 		out.Ads = ads
 	}
 	return out
@@ -182,7 +183,7 @@ func readEdit(_ item, v object, e *domain.Event) (key, bool) {
 	if m.MID == "" || m.Num == 0 {
 		return key{}, true
 	}
-	return keyOf("edit", m.MID, itoa(m.Num)), true
+	return keyOf("edit", m.MID, formatInt(m.Num)), true
 }
 
 func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
@@ -195,13 +196,13 @@ func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
 	if len(d.MIDs) > 0 {
 		mids = digest([]byte(strings.Join(d.MIDs, "\n")))[:32]
 	}
-	return keyOf("dlv", sender(e), itoa(d.Watermark), mids), true
+	return keyOf("dlv", sender(e), formatInt(d.Watermark), mids), true
 }
 
 func readRead(_ item, v object, e *domain.Event) (key, bool) {
 	r := &domain.Read{MID: v.id("mid"), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Read = domain.MessageRead, r
-	read := cmp.Or(itoa(r.Watermark), r.MID)
+	read := cmp.Or(formatInt(r.Watermark), r.MID)
 	if read == "" {
 		return key{}, true
 	}
@@ -216,16 +217,17 @@ func readReaction(it item, v object, e *domain.Event) (key, bool) {
 	if r.MID == "" {
 		return key{}, true
 	}
-	// The item's own time: the event's may be entry.time, which differs between
-	// two deliveries of one fact.
-	return keyOf("rx", r.MID, sender(e), r.Action, r.Emoji, itoa(it.fields.millis("timestamp"))), true
+	// The key has the item's own time. The event's time may be entry.time, which
+	// differs between two deliveries of the same fact.
+	return keyOf("rx", r.MID, sender(e), r.Action, r.Emoji, formatInt(it.fields.millis("timestamp"))), true
 }
 
-// readPostback gives a standby copy an id of its own: it lacks the payload, so
-// it is not the same event.
+// readPostback returns another key for a copy in standby: the copy has no
+// payload, so it is not the same event.
 func readPostback(it item, v object, e *domain.Event) (key, bool) {
 	p := &domain.Postback{
-		MID: v.id("mid"), Title: v.text("title"), Payload: v.text("payload"), Referral: referral(v.object("referral")),
+		MID: v.id("mid"), Title: v.text("title"), Payload: v.text("payload"),
+		Referral: referral(v.object("referral")),
 	}
 	e.Type, e.Data.Postback = domain.PostbackReceived, p
 	switch {

@@ -15,8 +15,8 @@ import (
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// one splits a delivery of one item.
-func one(t *testing.T, body []byte) domain.Event {
+// splitOne returns the event of a delivery with one item.
+func splitOne(t *testing.T, body []byte) domain.Event {
 	t.Helper()
 	r := messenger.Split(body, messenger.Options{App: "main"})
 	if len(r.Events) != 1 || r.Items != 1 {
@@ -26,13 +26,15 @@ func one(t *testing.T, body []byte) domain.Event {
 	return r.Events[0]
 }
 
-// from begins an item that a person sent to page 7, to one that the page sent.
+// The first fields of an item that contact 9 sent to page 7, and of one that the
+// page sent to the contact.
 const (
-	from = `"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":1790000000000,`
-	to   = `"sender":{"id":"7"},"recipient":{"id":"9"},"timestamp":1790000000000,`
+	fromContact = `"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":1790000000000,`
+	fromPage    = `"sender":{"id":"7"},"recipient":{"id":"9"},"timestamp":1790000000000,`
 )
 
-// TestKinds: what each kind becomes. An id that ends in "h:" is of class h.
+// TestKinds checks the event of each kind of item. A wanted id that ends in "h:"
+// stands for any id of class h.
 func TestKinds(t *testing.T) {
 	lat, long := 52.5, 0.0
 	for name, c := range map[string]struct {
@@ -41,12 +43,12 @@ func TestKinds(t *testing.T) {
 		want     domain.Data
 	}{
 		"message": {
-			from + `"message":{"mid":"m","text":"\u00e4 <b>","quick_reply":{"payload":"Q"},"commands":[{"name":"c"},7,{}],"metadata":"x","nlp":{}},"prior_message":{"source":"s"}`,
+			fromContact + `"message":{"mid":"m","text":"\u00e4 <b>","quick_reply":{"payload":"Q"},"commands":[{"name":"c"},7,{}],"metadata":"x","nlp":{}},"prior_message":{"source":"s"}`,
 			"page:7:msg:m", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Text: "ä <b>", QuickReply: "Q", Commands: []string{"c"}, Metadata: "x"}},
 		},
 		"message with attachments": {
-			from + `"message":{"mid":"m","attachments":[{"type":"sticker","payload":{"sticker_id":369239263222822999,"url":"u"}},{"type":"fallback","payload":null,"title":"T","url":"\/reel\/1"},{"type":"fallback","URL":"caps"},{"type":"template","payload":{"product":{"elements":[{"id":"p"}]}}},{"type":"template","payload":{"template_type":"receipt"}},{"type":"location","payload":{"coordinates":{"lat":52.5,"long":0}}},{"type":"ig_story","payload":{"story_media_url":"s"}},null,"x"]}`,
+			fromContact + `"message":{"mid":"m","attachments":[{"type":"sticker","payload":{"sticker_id":369239263222822999,"url":"u"}},{"type":"fallback","payload":null,"title":"T","url":"\/reel\/1"},{"type":"fallback","URL":"caps"},{"type":"template","payload":{"product":{"elements":[{"id":"p"}]}}},{"type":"template","payload":{"template_type":"receipt"}},{"type":"location","payload":{"coordinates":{"lat":52.5,"long":0}}},{"type":"ig_story","payload":{"story_media_url":"s"}},null,"x"]}`,
 			"page:7:msg:m", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Attachments: []domain.Attachment{
 				{Type: "sticker", StickerID: "369239263222822999", URL: "u"},
@@ -59,132 +61,132 @@ func TestKinds(t *testing.T) {
 			}}},
 		},
 		"message in reply to a story": {
-			from + `"message":{"mid":"m","reply_to":{"story":{"id":17900000000000001,"url":"u"}}}`,
+			fromContact + `"message":{"mid":"m","reply_to":{"story":{"id":17900000000000001,"url":"u"}}}`,
 			"page:7:msg:m", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", ReplyTo: &domain.ReplyTo{StoryID: "17900000000000001", StoryURL: "u"}}},
 		},
-		"message with a referral beside it": {
-			from + `"referral":{"ref":"r"},"message":{"mid":"m","referral":{"product":{"id":"p"}}}`,
+		"message and referral in one item": {
+			fromContact + `"referral":{"ref":"r"},"message":{"mid":"m","referral":{"product":{"id":"p"}}}`,
 			"page:7:msg:m", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Referral: &domain.Referral{Product: "p"}}},
 		},
 		"message without a mid": {
-			from + `"message":{"is_unsupported":true}`, "page:7:h:", domain.MessageReceived,
+			fromContact + `"message":{"is_unsupported":true}`, "page:7:h:", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{Unsupported: true}},
 		},
-		"message of odd fields": {
-			from + `"message":{"mid":17,"text":{"a":1},"attachments":{"b":2},"commands":"c","quick_reply":[],"reply_to":"m","referral":7,"is_echo":"no","app_id":true}`,
+		"message with fields of other types": {
+			fromContact + `"message":{"mid":17,"text":{"a":1},"attachments":{"b":2},"commands":"c","quick_reply":[],"reply_to":"m","referral":7,"is_echo":"no","app_id":true}`,
 			"page:7:msg:17", domain.MessageReceived,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "17"}},
 		},
 		"echo": {
-			to + `"message":{"mid":"m","is_echo":true,"app_id":1.84719329217930e17}`, "page:7:msg:m", domain.MessageEchoed,
+			fromPage + `"message":{"mid":"m","is_echo":true,"app_id":1.84719329217930e17}`, "page:7:msg:m", domain.MessageEchoed,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Echo: true, AppID: "184719329217930000"}},
 		},
 		"unsend of an echo": {
-			to + `"message":{"mid":"m","is_echo":true,"is_deleted":true}`, "page:7:del:m", domain.MessageDeleted,
+			fromPage + `"message":{"mid":"m","is_echo":true,"is_deleted":true}`, "page:7:del:m", domain.MessageDeleted,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Echo: true, Deleted: true}},
 		},
 		"edit": {
-			from + `"message_edit":{"mid":"m","text":"t","num_edit":"2"}`, "page:7:edit:m|2", domain.MessageEdited,
+			fromContact + `"message_edit":{"mid":"m","text":"t","num_edit":"2"}`, "page:7:edit:m|2", domain.MessageEdited,
 			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: "t", Num: 2}},
 		},
 		"edit without a number": {
-			from + `"message_edit":{"mid":"m","text":"t"}`, "page:7:h:", domain.MessageEdited,
+			fromContact + `"message_edit":{"mid":"m","text":"t"}`, "page:7:h:", domain.MessageEdited,
 			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: "t"}},
 		},
 		"delivery": {
-			from + `"delivery":{"watermark":1790000000}`, "page:7:dlv:9|1790000000000|", domain.MessageDelivered,
+			fromContact + `"delivery":{"watermark":1790000000}`, "page:7:dlv:9|1790000000000|", domain.MessageDelivered,
 			domain.Data{Kind: "delivery", Delivery: &domain.Delivery{Watermark: 1790000000000}},
 		},
 		"delivery with mids alone": {
-			from + `"delivery":{"mids":["a",7,{},"b"]}`, "page:7:dlv:9||e716fe840f86b299eef5ac37fbb07306", domain.MessageDelivered,
+			fromContact + `"delivery":{"mids":["a",7,{},"b"]}`, "page:7:dlv:9||e716fe840f86b299eef5ac37fbb07306", domain.MessageDelivered,
 			domain.Data{Kind: "delivery", Delivery: &domain.Delivery{MIDs: []string{"a", "7", "b"}}},
 		},
-		"delivery of nothing": {
-			from + `"delivery":{"watermark":0,"mids":[]}`, "page:7:h:", domain.MessageDelivered,
+		"delivery without mids and watermark": {
+			fromContact + `"delivery":{"watermark":0,"mids":[]}`, "page:7:h:", domain.MessageDelivered,
 			domain.Data{Kind: "delivery", Delivery: &domain.Delivery{}},
 		},
 		"read": {
-			from + `"read":{"watermark":"1790000000000"}`, "page:7:read:9|1790000000000", domain.MessageRead,
+			fromContact + `"read":{"watermark":"1790000000000"}`, "page:7:read:9|1790000000000", domain.MessageRead,
 			domain.Data{Kind: "read", Read: &domain.Read{Watermark: 1790000000000}},
 		},
 		"seen": {
-			from + `"read":{"mid":"m"}`, "page:7:read:9|m", domain.MessageRead,
+			fromContact + `"read":{"mid":"m"}`, "page:7:read:9|m", domain.MessageRead,
 			domain.Data{Kind: "read", Read: &domain.Read{MID: "m"}},
 		},
 		"reaction": {
-			from + `"reaction":{"mid":"m","action":"react","reaction":"love","emoji":"+"}`, "page:7:rx:m|9|react|+|1790000000000", domain.MessageReacted,
+			fromContact + `"reaction":{"mid":"m","action":"react","reaction":"love","emoji":"+"}`, "page:7:rx:m|9|react|+|1790000000000", domain.MessageReacted,
 			domain.Data{Kind: "reaction", Reaction: &domain.Reaction{MID: "m", Action: "react", Reaction: "love", Emoji: "+"}},
 		},
-		"reaction to nothing": {
-			from + `"reaction":{"action":"react"}`, "page:7:h:", domain.MessageReacted,
+		"reaction without a mid": {
+			fromContact + `"reaction":{"action":"react"}`, "page:7:h:", domain.MessageReacted,
 			domain.Data{Kind: "reaction", Reaction: &domain.Reaction{Action: "react"}},
 		},
 		"postback": {
-			from + `"postback":{"mid":"m","title":"T","payload":"P","referral":{"ref":"r"}}`, "page:7:pb:m", domain.PostbackReceived,
+			fromContact + `"postback":{"mid":"m","title":"T","payload":"P","referral":{"ref":"r"}}`, "page:7:pb:m", domain.PostbackReceived,
 			domain.Data{Kind: "postback", Postback: &domain.Postback{MID: "m", Title: "T", Payload: "P", Referral: &domain.Referral{Ref: "r"}}},
 		},
-		"postback beside a kind that is null": {
-			from + `"message":null,"postback":{"mid":"m"}`, "page:7:pb:m", domain.PostbackReceived,
+		"postback and a null message": {
+			fromContact + `"message":null,"postback":{"mid":"m"}`, "page:7:pb:m", domain.PostbackReceived,
 			domain.Data{Kind: "postback", Postback: &domain.Postback{MID: "m"}},
 		},
 		"referral": {
-			from + `"referral":{"ref":"r","source":"ADS","type":"OPEN_THREAD","ad_id":120210987654321,"ads_context_data":{"ad_title":"\u00e4"}}`, "page:7:h:", domain.ReferralReceived,
+			fromContact + `"referral":{"ref":"r","source":"ADS","type":"OPEN_THREAD","ad_id":120210987654321,"ads_context_data":{"ad_title":"\u00e4"}}`, "page:7:h:", domain.ReferralReceived,
 			domain.Data{Kind: "referral", Referral: &domain.Referral{Ref: "r", Source: "ADS", Type: "OPEN_THREAD", AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`)}},
 		},
 		"optin": {
-			from + `"optin":{"type":"notification_messages","ref":"r","payload":"P","notification_messages_token":"secret","notification_messages_status":"STOP NOTIFICATIONS","user_ref":"u"}`, "page:7:h:", domain.OptinReceived,
+			fromContact + `"optin":{"type":"notification_messages","ref":"r","payload":"P","notification_messages_token":"secret","notification_messages_status":"STOP NOTIFICATIONS","user_ref":"u"}`, "page:7:h:", domain.OptinReceived,
 			domain.Data{Kind: "optin", Optin: &domain.Optin{Type: "notification_messages", Ref: "r", Payload: "P", Status: "STOP NOTIFICATIONS", UserRef: "u"}},
 		},
 		"account linked": {
-			from + `"account_linking":{"status":"linked","authorization_code":"secret"}`, "page:7:h:", domain.AccountLinked,
+			fromContact + `"account_linking":{"status":"linked","authorization_code":"secret"}`, "page:7:h:", domain.AccountLinked,
 			domain.Data{Kind: "account_linking", AccountLink: &domain.AccountLink{Status: "linked"}},
 		},
 		"account unlinked": {
-			from + `"account_linking":{"status":"unlinked"}`, "page:7:h:", domain.AccountUnlinked,
+			fromContact + `"account_linking":{"status":"unlinked"}`, "page:7:h:", domain.AccountUnlinked,
 			domain.Data{Kind: "account_linking", AccountLink: &domain.AccountLink{Status: "unlinked"}},
 		},
-		"account half linked": {
-			from + `"account_linking":{"status":"half"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "account_linking"},
+		"account with unknown status": {
+			fromContact + `"account_linking":{"status":"half"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "account_linking"},
 		},
 		"thread passed": {
-			from + `"pass_thread_control":{"previous_owner_app_id":null,"new_owner_app_id":12,"metadata":"x"}`, "page:7:h:", domain.ThreadPassed,
+			fromContact + `"pass_thread_control":{"previous_owner_app_id":null,"new_owner_app_id":12,"metadata":"x"}`, "page:7:h:", domain.ThreadPassed,
 			domain.Data{Kind: "pass_thread_control", Thread: &domain.Thread{NewOwner: "12", Metadata: "x"}},
 		},
 		"thread taken": {
-			from + `"take_thread_control":{"previous_owner_app_id":"12","new_owner_app_id":13}`, "page:7:h:", domain.ThreadTaken,
+			fromContact + `"take_thread_control":{"previous_owner_app_id":"12","new_owner_app_id":13}`, "page:7:h:", domain.ThreadTaken,
 			domain.Data{Kind: "take_thread_control", Thread: &domain.Thread{PreviousOwner: "12", NewOwner: "13"}},
 		},
 		"thread requested": {
-			from + `"request_thread_control":{"requested_owner_app_id":12}`, "page:7:h:", domain.ThreadRequested,
+			fromContact + `"request_thread_control":{"requested_owner_app_id":12}`, "page:7:h:", domain.ThreadRequested,
 			domain.Data{Kind: "request_thread_control", Thread: &domain.Thread{Requester: "12"}},
 		},
 		"roles": {
-			from + `"app_roles":{"12":["primary_receiver"],"13":"odd"}`, "page:7:h:", domain.ThreadRolesChanged,
+			fromContact + `"app_roles":{"12":["primary_receiver"],"13":"odd"}`, "page:7:h:", domain.ThreadRolesChanged,
 			domain.Data{Kind: "app_roles", Thread: &domain.Thread{Roles: map[string][]string{"12": {"primary_receiver"}, "13": {}}}},
 		},
 		"policy": {
-			from + `"policy_enforcement":{"action":"block","reason":"r"}`, "page:7:h:", domain.PolicyEnforced,
+			fromContact + `"policy_enforcement":{"action":"block","reason":"r"}`, "page:7:h:", domain.PolicyEnforced,
 			domain.Data{Kind: "policy_enforcement", Policy: &domain.Policy{Action: "block", Reason: "r"}},
 		},
-		"text for a message":     {from + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
-		"two messages":           {from + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
-		"known and untyped":      {from + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "order"}},
-		"not known":              {from + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "bb"}},
-		"no kind":                {from + `"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{}},
-		"a name that is escaped": {from + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m", domain.MessageReceived, domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}}},
+		"text for a message":        {fromContact + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
+		"two messages":              {fromContact + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
+		"known kind without a type": {fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "order"}},
+		"unknown kind":              {fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "bb"}},
+		"no kind":                   {fromContact + `"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{}},
+		"escaped names":             {fromContact + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m", domain.MessageReceived, domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := "{" + c.item + "}"
-			e := one(t, delivery("messaging", "1790000001000", raw))
+			e := splitOne(t, delivery("messaging", "1790000001000", raw))
 			if e.Type != c.typ || e.Page != "7" || e.Contact != "9" || e.Standby || !e.Time.Equal(time.UnixMilli(1790000000000)) {
 				t.Errorf("%s on page %s with %s at %s", e.Type, e.Page, e.Contact, e.Time)
 			}
 			if id, hashed := strings.CutSuffix(c.id, ":h:"); hashed {
 				hex := strings.TrimPrefix(e.ID, id+":h:")
 				if len(hex) != 64 || hex == e.ID {
-					t.Errorf("id %s is not of class h", e.ID)
+					t.Errorf("id %s does not have class h", e.ID)
 				}
 			} else if e.ID != c.id {
 				t.Errorf("id %s, want %s", e.ID, c.id)
@@ -199,33 +201,35 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// TestTextIsUnicode: raw keeps bytes that are not, the typed field doesn't.
+// TestTextIsUnicode checks that bytes that are not UTF-8 are replaced in the typed
+// field. Raw keeps them.
 func TestTextIsUnicode(t *testing.T) {
-	e := one(t, delivery("messaging", "1", "{\"message\":{\"mid\":\"m\",\"text\":\"a\xffb\"}}"))
+	e := splitOne(t, delivery("messaging", "1", "{\"message\":{\"mid\":\"m\",\"text\":\"a\xffb\"}}"))
 	if got := e.Data.Message.Text; got != "a\ufffdb" {
 		t.Errorf("got %q", got)
 	}
 }
 
-// TestHash pins the canonical form that class h is the hash of: programs
-// outside may compute it.
-func TestHash(t *testing.T) {
+// TestHashOfCanonicalForm pins the canonical form whose hash is the key of class
+// h: other programs may compute it.
+func TestHashOfCanonicalForm(t *testing.T) {
 	for item, canonical := range map[string]string{
 		`{ "x" : "<\u00e4\/>", "a":1.50, "b":[true , null,{}],"c":12345678901234567890 }`: `{"a":1.50,"b":[true,null,{}],"c":12345678901234567890,"x":"<ä/>"}`,
-		`{ "a":1, "a":2}`:      `{ "a":1, "a":2}`,      // a name repeats
+		`{ "a":1, "a":2}`:      `{ "a":1, "a":2}`,      // repeated name
 		`{ "a" : "\ud800" }`:   `{ "a" : "\ud800" }`,   // half a surrogate pair
 		"{ \"a\" : \"\xff\" }": "{ \"a\" : \"\xff\" }", // not UTF-8
 		` 17 `:                 `17`,
 	} {
 		sum := sha256.Sum256([]byte(canonical))
 		want := "page:7:h:" + hex.EncodeToString(sum[:])
-		if e := one(t, delivery("messaging", "1", item)); e.ID != want {
+		if e := splitOne(t, delivery("messaging", "1", item)); e.ID != want {
 			t.Errorf("%s\nhas id %s, want %s", item, e.ID, want)
 		}
 	}
 }
 
-// TestContact: whichever end is not the page.
+// TestContact checks that the contact is the one of sender and recipient that is
+// not the page.
 func TestContact(t *testing.T) {
 	for item, want := range map[string]domain.ContactID{
 		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{}}`:                                              "9",
@@ -253,13 +257,14 @@ func TestContact(t *testing.T) {
 		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":"TEST"}`:                                          "9",
 		`{"sender":{"id":"9","user_ref":"u"},"recipient":{"id":"7"},"optin":{"user_ref":"v"},"timestamp":"odd"}`: "9",
 	} {
-		if e := one(t, delivery("messaging", "1790000001000", item)); e.Contact != want {
-			t.Errorf("%s\nis of %q, want %q", item, e.Contact, want)
+		if e := splitOne(t, delivery("messaging", "1790000001000", item)); e.Contact != want {
+			t.Errorf("%s\nhas contact %q, want %q", item, e.Contact, want)
 		}
 	}
 }
 
-// TestPage: the entry's own id, and what stands in for it where it has none.
+// TestPage checks that the page is the entry's id, or the item's sender or
+// recipient if the entry has no id.
 func TestPage(t *testing.T) {
 	for entry, want := range map[string]domain.PageID{
 		`"id":"7","messaging":[{"recipient":{"id":"8"},"message":{}}]`:                             "7",
@@ -281,13 +286,14 @@ func TestPage(t *testing.T) {
 		`"id":"` + strings.Repeat("7", 5000) + `","messaging":[{"message":{}}]`:                    domain.PageID(domain.PageID(strings.Repeat("7", 5000)).Token()),
 		`"id":"a.b >*","messaging":[{"message":{}}]`:                                               "a.b >*",
 	} {
-		if e := one(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)); e.Page != want {
-			t.Errorf("%.80s\nis of page %q, want %q", entry, e.Page, want)
+		if e := splitOne(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)); e.Page != want {
+			t.Errorf("%.80s\nhas page %q, want %q", entry, e.Page, want)
 		}
 	}
 }
 
-// TestTime: the item's own time, in any form, or else the entry's.
+// TestTime checks that the time is the item's own, in any of Meta's forms, or else
+// the entry's.
 func TestTime(t *testing.T) {
 	for _, c := range []struct{ stamp, entry, want string }{
 		{`1790000000123`, `1`, "2026-09-21T14:13:20.123Z"},
@@ -312,7 +318,7 @@ func TestTime(t *testing.T) {
 		{`0`, `0`, "0001-01-01T00:00:00Z"},
 		{`0`, `"never"`, "0001-01-01T00:00:00Z"},
 	} {
-		e := one(t, delivery("messaging", c.entry, `{"timestamp":`+c.stamp+`,"message":{"mid":"m"}}`))
+		e := splitOne(t, delivery("messaging", c.entry, `{"timestamp":`+c.stamp+`,"message":{"mid":"m"}}`))
 		if got := e.Time.Format(time.RFC3339Nano); got != c.want {
 			t.Errorf("timestamp %s of an entry at %s: %s, want %s", c.stamp, c.entry, got, c.want)
 		}
@@ -341,7 +347,7 @@ func TestChanges(t *testing.T) {
 		{"7", `"feed"`, domain.DeliveryUnrecognized, "", false, ""},
 		{"0", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"mid":"m"}}}`, domain.ChangeReceived, "messages", true, ""},
 	} {
-		e := one(t, []byte(`{"object":"page","entry":[{"id":"`+c.page+`","time":1790000000,"changes":[`+c.item+`]}]}`))
+		e := splitOne(t, []byte(`{"object":"page","entry":[{"id":"`+c.page+`","time":1790000000,"changes":[`+c.item+`]}]}`))
 		if e.Type != c.typ || e.Data.Kind != c.kind || e.Data.Test != c.test || string(e.Page) != c.page ||
 			e.Data.Channel != "changes" || string(e.Data.Raw) != c.item || !e.Time.Equal(at) {
 			t.Errorf("%s\nis %s %q on page %s at %s, test %t", c.item, e.Type, e.Data.Kind, e.Page, e.Time, e.Data.Test)
@@ -350,10 +356,10 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s\nhas id %s, want %s", c.item, e.ID, want)
 		}
 	}
-	// A change without a key of its own is the fact of the same messaging item.
+	// A change has the same id as the messaging item that it contains, also by hash.
 	const item = `{"sender":{"id":"9"},"recipient":{"id":"7"},"referral":{"ref":"r"}}`
-	change := one(t, delivery("changes", "1790000000", `{"field":"messaging_referrals","value":`+item+`}`))
-	if plain := one(t, delivery("messaging", "1790000000", item)); change.ID != plain.ID {
+	change := splitOne(t, delivery("changes", "1790000000", `{"field":"messaging_referrals","value":`+item+`}`))
+	if plain := splitOne(t, delivery("messaging", "1790000000", item)); change.ID != plain.ID {
 		t.Errorf("a referral as a change has id %s, as an item %s", change.ID, plain.ID)
 	}
 	fields := messenger.Split(delivery("changed_fields", "1790000000", `"name",null,{"a":1},7`), messenger.Options{}).Events

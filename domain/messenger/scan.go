@@ -6,26 +6,27 @@ import (
 	"unicode/utf8"
 )
 
-// The functions of this file walk JSON that [domain.ValidJSON] has accepted, so
-// they need not check it again, and give slices of it instead of copies. One
-// level is read at a time: what an item's kind has no use for is only skipped
-// over.
+// The functions of this file parse JSON that [domain.ValidJSON] has accepted, so they
+// do not check the syntax again. They return subslices of the input instead of
+// copies. They parse one level at a time and only skip nested values that are not
+// needed.
 
-// object is a JSON object as it was written: every member, in order, also of a
-// name that repeats. Its methods take what has the type they are for and skip
-// the rest: a field of an unexpected type costs that field, never the item. Of
-// a name that repeats they take the last, as encoding/json does.
+// object is a JSON object as it was written: every member, in order, including
+// repeated names. Its methods return the zero value for a field of another type
+// than the method's: the item loses that field only. Of a repeated name they use
+// the last value, as encoding/json does.
 type object []member
 
+// member is one name and value of an object.
 type member struct {
 	name   []byte
 	quoted json.RawMessage // the name as it was written
 	value  json.RawMessage
 }
 
-// asObject reads one level; nil if raw is no object.
+// asObject parses one level of an object. It returns nil if raw is not an object.
 func asObject(raw json.RawMessage) object {
-	if kind(raw) != '{' {
+	if firstByte(raw) != '{' {
 		return nil
 	}
 	o := make(object, 0, 6)
@@ -48,9 +49,9 @@ func asObject(raw json.RawMessage) object {
 	return o
 }
 
-// asList reads one level; false if raw is no array.
+// asList parses one level of an array. It returns false if raw is not an array.
 func asList(raw json.RawMessage) ([]json.RawMessage, bool) {
-	if kind(raw) != '[' {
+	if firstByte(raw) != '[' {
 		return nil, false
 	}
 	var list []json.RawMessage
@@ -65,27 +66,28 @@ func asList(raw json.RawMessage) ([]json.RawMessage, bool) {
 	return list, true
 }
 
-// asText reads a string; false if raw is none.
+// asText decodes a string. It returns false if raw is not a string.
 func asText(raw json.RawMessage) (string, bool) {
-	if kind(raw) != '"' {
+	if firstByte(raw) != '"' {
 		return "", false
 	}
-	if in := raw[1 : len(raw)-1]; bytes.IndexByte(in, '\\') < 0 && utf8.Valid(in) {
-		return string(in), true
+	if content := raw[1 : len(raw)-1]; bytes.IndexByte(content, '\\') < 0 && utf8.Valid(content) {
+		return string(content), true
 	}
 	var s string
 	return s, json.Unmarshal(raw, &s) == nil
 }
 
-// kind returns the first byte of a value, 0 where there is none or it is null.
-func kind(raw json.RawMessage) byte {
+// firstByte returns the first byte of a value, which tells its JSON type; 0 for
+// an absent value and for null.
+func firstByte(raw json.RawMessage) byte {
 	if len(raw) == 0 || raw[0] == 'n' {
 		return 0
 	}
 	return raw[0]
 }
 
-// get returns the value of the last member of that name, nil if there is none.
+// get returns the value of the last member with that name, nil if there is none.
 func (o object) get(name string) json.RawMessage {
 	for i := len(o) - 1; i >= 0; i-- {
 		if string(o[i].name) == name {
@@ -112,10 +114,13 @@ func (o object) list(name string) []json.RawMessage { l, _ := asList(o.get(name)
 
 func (o object) text(name string) string { s, _ := asText(o.get(name)); return s }
 
-func (o object) is(name string) bool { return kind(o.get(name)) == 't' }
+// is reports whether the member with that name is true.
+func (o object) is(name string) bool { return firstByte(o.get(name)) == 't' }
 
 func (o object) id(name string) string { return asID(o.get(name)) }
 
+// skipSpace returns the index of the first byte at or after i that is not white
+// space.
 func skipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n') {
 		i++
@@ -123,7 +128,7 @@ func skipSpace(b []byte, i int) int {
 	return i
 }
 
-// skipString returns the index after the string that begins at i.
+// skipString returns the index after the string that starts at i.
 func skipString(b []byte, i int) int {
 	for i++; b[i] != '"'; i++ {
 		if b[i] == '\\' {
@@ -133,8 +138,8 @@ func skipString(b []byte, i int) int {
 	return i + 1
 }
 
-// skipValue returns the index after the value that begins at i. It keeps a
-// count and does not recurse: nesting costs no stack.
+// skipValue returns the index after the value that starts at i. It counts
+// brackets instead of recursing, so deep nesting needs no stack.
 func skipValue(b []byte, i int) int {
 	switch b[i] {
 	case '"':

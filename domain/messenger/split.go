@@ -10,19 +10,20 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Options say where a delivery came in.
+// Options describe the origin of a delivery. They become part of its events.
 type Options struct {
-	// App names the configured app.
+	// App is the name of the configured app that received the delivery.
 	App string
-	// Source is "webhook" by default.
+	// Source is [domain.Data].Source; empty is "webhook".
 	Source string
 }
 
-// Result is what a delivery holds. Each item is one event, so Items is the
-// number of events.
+// Result is the content of a delivery.
 type Result struct {
+	// Events are in the order of the delivery.
 	Events []domain.Event
-	Items  int
+	// Items is the number of events.
+	Items int
 }
 
 // The arrays of an entry, and their channel names.
@@ -38,25 +39,26 @@ var channels = [...]string{channelMessaging, channelStandby, channelChanges, cha
 // testEntry is the entry id that the developer dashboard's Test button sends.
 const testEntry = domain.NoPage
 
-// Split returns the events of one delivery, in its order. It never fails: a
-// body that is not the JSON that Meta documents becomes one
-// [domain.DeliveryUnreadable] that holds it whole, and an item of a kind that
-// is not known one [domain.DeliveryUnrecognized]. An entry without items is one
-// event too, and so is a delivery without entries.
+// Split returns the events of one delivery, in its order. It never fails. A body
+// that is not the JSON that Meta documents becomes one
+// [domain.DeliveryUnreadable] event with the complete body. An item of an unknown
+// kind, an entry without items and a delivery without entries become one
+// [domain.DeliveryUnrecognized] event each.
 //
-// The ids depend on the items and their entry's id alone: not on entry.time,
-// nor on what else is in the delivery. Ids repeat in Events where an item does.
+// The id of an event depends only on the delivery's object, its item and the
+// entry's id: not on entry.time, nor on the rest of the delivery. If an item is
+// repeated in the delivery, its id is repeated in Events.
 //
-// Of an entry's own fields only id and time are kept when it has items. The
-// events share the bytes of body, which must not change after.
+// If an entry has items, only id and time are kept of the entry's own fields. The
+// events share the bytes of body: callers must not modify it afterwards.
 func Split(body []byte, o Options) Result {
 	o.Source = cmp.Or(o.Source, "webhook")
 	s := splitter{opts: o}
 	if !domain.ValidJSON(body) {
 		return s.unreadable(body, "not JSON, or nested too deeply")
 	}
-	whole := json.RawMessage(bytes.TrimSpace(body))
-	top := asObject(whole)
+	delivery := json.RawMessage(bytes.TrimSpace(body))
+	top := asObject(delivery)
 	if top == nil {
 		return s.unreadable(body, "not a JSON object")
 	}
@@ -75,11 +77,11 @@ func Split(body []byte, o Options) Result {
 	switch {
 	case top.count("entry") == 0:
 		return s.unreadable(body, "no entry array")
-	case len(entries) == 0 && !domain.ValidJSON(slices.Concat([]byte{'['}, whole, []byte{']'})):
-		// One level more, and an event with it could not be read back.
+	case len(entries) == 0 && !domain.ValidJSON(slices.Concat([]byte{'['}, delivery, []byte{']'})):
+		// An event would nest the delivery one level deeper and could not be decoded.
 		return s.unreadable(body, "nested too deeply")
 	case len(entries) == 0:
-		s.add(s.unrecognized(item{raw: whole}, ""))
+		s.add(s.unrecognized(item{raw: delivery}, ""))
 	}
 	for _, e := range entries {
 		s.entry(e)
@@ -87,22 +89,22 @@ func Split(body []byte, o Options) Result {
 	return Result{Events: s.events, Items: len(s.events)}
 }
 
-// splitter gathers the events of one delivery.
+// splitter collects the events of one delivery.
 type splitter struct {
 	opts   Options
 	object string
 	events []domain.Event
 }
 
-// item is one item and what it takes from the entry that it stands in.
+// item is one item with the properties of its entry.
 type item struct {
 	raw     json.RawMessage
-	fields  object // nil if it is no object
+	fields  object // nil if raw is not an object
 	channel string
-	page    domain.PageID // the entry's, empty where it has none
-	sent    int64         // entry.time
-	test    bool
-	echo    bool // a message of the page's own
+	page    domain.PageID // entry.id, empty where absent
+	sent    int64         // entry.time in Unix milliseconds, 0 where absent
+	test    bool          // from the dashboard's Test button
+	echo    bool          // a message that the page sent
 }
 
 func (s *splitter) add(e domain.Event) { s.events = append(s.events, e) }
@@ -121,14 +123,14 @@ func (s *splitter) unreadable(body []byte, reason string) Result {
 }
 
 // entry adds an event for each item of the entry, and one for the entry itself
-// if it has none.
+// if it has no items.
 func (s *splitter) entry(raw json.RawMessage) {
 	fields := asObject(raw)
 	it := item{page: domain.PageID(bounded(fields.id("id"))), sent: fields.millis("time")}
 	before := len(s.events)
 	for _, m := range fields {
 		channel := channelOf(m.name)
-		if channel == "" || kind(m.value) == 0 {
+		if channel == "" || firstByte(m.value) == 0 {
 			continue
 		}
 		it := it
@@ -149,11 +151,12 @@ func (s *splitter) entry(raw json.RawMessage) {
 	if len(s.events) == before {
 		it.raw = raw
 		e := s.unrecognized(it, "")
-		e.ID = s.id(e, key{classHash, hash(timeless(raw))})
+		e.ID = s.id(e, key{classHash, hash(withoutTime(raw))})
 		s.add(e)
 	}
 }
 
+// channelOf returns the channel of that name, or "" if an entry's field is none.
 func channelOf(name []byte) string {
 	for _, c := range channels {
 		if string(name) == c {
@@ -163,6 +166,7 @@ func channelOf(name []byte) string {
 	return ""
 }
 
+// item returns the event of an item of any channel.
 func (s *splitter) item(it item) domain.Event {
 	switch {
 	case it.channel == channelFields:
@@ -175,7 +179,8 @@ func (s *splitter) item(it item) domain.Event {
 	case it.channel == channelChanges:
 		field := it.fields.text("field")
 		if value := it.fields.object("value"); !it.test && isMessaging(field, value) {
-			// A messaging item in other clothes: the same fact, the same id.
+			// The change's value is a messaging item: it is the same fact, so it gets
+			// the same id as in the messaging array.
 			inner := it
 			inner.fields, inner.raw = value, it.fields.get("value")
 			e := s.message(inner)
@@ -187,9 +192,9 @@ func (s *splitter) item(it item) domain.Event {
 	return s.message(it)
 }
 
-// isMessaging reports whether a change holds an item of a messaging kind that
-// has a typed form. The fields of those kinds begin alike: messages,
-// message_edits, messaging_postbacks.
+// isMessaging reports whether a change's value is a messaging item of a kind with
+// a typed form. The fields of those changes begin with "message" or "messaging":
+// messages, message_edits, messaging_postbacks.
 func isMessaging(field string, value object) bool {
 	if !strings.HasPrefix(field, "message") && !strings.HasPrefix(field, "messaging") {
 		return false
@@ -201,30 +206,30 @@ func isMessaging(field string, value object) bool {
 	return v != nil
 }
 
-// change is an item of changes, whose field says what it is about.
+// change returns the event of an item of changes, whose kind is its field.
 func (s *splitter) change(it item, field string) domain.Event {
 	e := s.event(it, domain.ChangeReceived, field)
 	value := it.fields.object("value")
 	e.Contact = domain.ContactID(bounded(value.object("sender").id("id")))
-	e.Time = at(cmp.Or(value.millis("created_time"), value.millis("timestamp"), it.sent))
+	e.Time = fromMillis(cmp.Or(value.millis("created_time"), value.millis("timestamp"), it.sent))
 	e.ID = s.id(e, key{classHash, hash(it.raw)})
 	return e
 }
 
-// unrecognized keeps what has no typed form.
+// unrecognized returns the event of an item that has no typed form.
 func (s *splitter) unrecognized(it item, kind string) domain.Event {
 	e := s.event(it, domain.DeliveryUnrecognized, kind)
 	e.ID = s.id(e, key{classHash, hash(it.raw)})
 	return e
 }
 
-// event fills in what every item has.
+// event returns an event with the fields that every item has.
 func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 	sender, recipient := it.fields.object("sender"), it.fields.object("recipient")
 	from, to := sender.id("id"), recipient.id("id")
 	e := domain.Event{
 		Type: t, Page: it.page, Standby: it.channel == channelStandby,
-		Time: at(cmp.Or(it.fields.millis("timestamp"), it.sent)),
+		Time: fromMillis(cmp.Or(it.fields.millis("timestamp"), it.sent)),
 		Data: domain.Data{
 			App: s.opts.App, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
 			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.raw,
@@ -237,9 +242,9 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 		}
 		e.Page = cmp.Or(domain.PageID(bounded(owner)), domain.NoPage)
 	}
-	// The contact is whichever end is not the page: the recipient of what the
-	// page sent, and of old receipts, which have the two ends the wrong way
-	// round. In samples both ends may have one id.
+	// The contact is the one of sender and recipient that is not the page: the
+	// recipient of a message that the page sent, and of old receipts, which have
+	// sender and recipient swapped. In samples both may have the same id.
 	page := string(e.Page)
 	contact := cmp.Or(from, sender.id("user_ref"), it.fields.object("optin").id("user_ref"))
 	if bounded(to) != page && (it.echo || bounded(from) == page) {
@@ -249,12 +254,13 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 	return e
 }
 
-// key is what tells one fact from another on its page.
+// key identifies a fact among the facts of its page; see [domain.DedupID].
 type key struct{ class, text string }
 
-// classHash is the class of what has no key of its own.
+// classHash is the class of items that have no natural key.
 const classHash = "h"
 
+// id returns the dedup id of the event with that key.
 func (s *splitter) id(e domain.Event, k key) string {
 	return domain.DedupID(s.object, e.Page, k.class, k.text)
 }

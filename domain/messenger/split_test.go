@@ -19,9 +19,9 @@ import (
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
-// golden is an event as the golden files show it.
+// golden is an event in a golden file.
 type golden struct {
 	ID      string           `json:"id"`
 	Type    domain.Type      `json:"type"`
@@ -32,19 +32,19 @@ type golden struct {
 	Data    json.RawMessage  `json:"data"`
 }
 
-// TestGolden holds each fixture to the events beside it. Make them anew with
-// -update, and read the difference.
+// TestGolden compares the events of each fixture with its golden file. Write the
+// golden files with -update and check the diff.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tried := 0
+	fixtures := 0
 	for _, file := range files {
 		if strings.HasSuffix(file, ".golden.json") {
 			continue
 		}
-		tried++
+		fixtures++
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			body, err := os.ReadFile(file)
 			if err != nil {
@@ -79,11 +79,12 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
-	if tried == 0 {
-		t.Error("there is no fixture")
+	if fixtures == 0 {
+		t.Error("there are no fixtures")
 	}
 }
 
+// ids returns the ids of a delivery's events.
 func ids(body []byte) []string {
 	var out []string
 	for _, e := range messenger.Split(body, messenger.Options{}).Events {
@@ -109,7 +110,7 @@ func TestFiftyItemsInOneEntry(t *testing.T) {
 	}
 }
 
-func TestUnreadableIsKeptWhole(t *testing.T) {
+func TestUnreadableEventHasTheCompleteBody(t *testing.T) {
 	for _, body := range []string{
 		"", "{", "null", "[]", "17", `"text"`, "{}", `{"object":"page"}`, `{"entry":{}}`, `{"entry":null}`,
 		`{"object":"page","entry":[]} trailing`, "\xef\xbb\xbf{}", "\x00\xff", strings.Repeat("[", 20_000),
@@ -123,9 +124,9 @@ func TestUnreadableIsKeptWhole(t *testing.T) {
 	}
 }
 
-// TestNothingIsLost: what is odd about a delivery costs no item of it, and no
-// two facts become one.
-func TestNothingIsLost(t *testing.T) {
+// TestMalformedDeliveriesLoseNoItem checks that every item of an unusual delivery
+// has its event, and that two different facts never have the same id.
+func TestMalformedDeliveriesLoseNoItem(t *testing.T) {
 	deep := strings.Repeat("[", 9_990) + strings.Repeat("]", 9_990)
 	for name, c := range map[string]struct {
 		body  string
@@ -133,13 +134,13 @@ func TestNothingIsLost(t *testing.T) {
 	}{
 		"no entries":          {` {"object":"page", "entry":[]} `, "delivery.unrecognized"},
 		"no entries, deep":    {`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`, "delivery.unreadable"},
-		"entry of nothing":    {`{"entry":[{}]}`, "delivery.unrecognized"},
-		"entry of other data": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`, "delivery.unrecognized"},
-		"entries of no kind":  {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`, "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
-		"object for an array": {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`, "delivery.unrecognized change.received"},
+		"empty entry":         {`{"entry":[{}]}`, "delivery.unrecognized"},
+		"entry with no items": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`, "delivery.unrecognized"},
+		"not entry objects":   {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`, "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
+		"object, not array":   {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`, "delivery.unrecognized change.received"},
 		"two entry arrays":    {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}]}],"entry":[{"id":"8","messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
 		"two messaging":       {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}],"messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
-		"names that repeat":   {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`, "delivery.unrecognized delivery.unrecognized"},
+		"repeated names":      {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`, "delivery.unrecognized delivery.unrecognized"},
 		"half surrogates":     {`{"entry":[{"id":"7","messaging":[{"new":"\ud800"},{"new":"\ud801"},{"message":{"mid":"\ud800"}},{"message":{"mid":"\ud801"}}]}]}`, "delivery.unrecognized delivery.unrecognized message.received message.received"},
 		"not UTF-8":           {"{\"entry\":[{\"id\":\"7\",\"messaging\":[{\"new\":\"\xfe\"},{\"new\":\"\xff\"},{\"\xff\":1}]},{\"\xfe\":1},{\"\xff\":1}]}", "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized"},
 		"deep items":          {`{"entry":[{"id":"7","messaging":[{"new":` + deep + `},{"message":{"mid":"m","x":` + deep + `}}]}]}`, "delivery.unrecognized message.received"},
@@ -155,7 +156,7 @@ func TestNothingIsLost(t *testing.T) {
 				checkEvent(t, []byte(c.body), e)
 				types = append(types, string(e.Type))
 				if seen[e.ID] {
-					t.Errorf("%s repeats", e.ID)
+					t.Errorf("two events have id %s", e.ID)
 				}
 				seen[e.ID] = true
 			}
@@ -174,13 +175,14 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// delivery returns one delivery of one item.
+// delivery returns the body of a delivery with one item on page 7.
 func delivery(channel, entryTime, item string) []byte {
 	return []byte(`{"object":"page","entry":[{"id":"7","time":` + entryTime + `,"` + channel + `":[` + item + `]}]}`)
 }
 
-// TestSameFactSameID: what may differ between two deliveries of one fact.
-func TestSameFactSameID(t *testing.T) {
+// TestSameFactHasSameID checks what does not change an id: two deliveries of the
+// same fact may differ in it.
+func TestSameFactHasSameID(t *testing.T) {
 	const who = `"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":1790000000000,`
 	for name, item := range map[string]string{
 		"message":  `{` + who + `"message":{"mid":"m","text":"x"}}`,
@@ -200,19 +202,20 @@ func TestSameFactSameID(t *testing.T) {
 				"escapes":     delivery("messaging", "1790000000000", strings.ReplaceAll(item, `\u00e4`, "ä")),
 			} {
 				if got := ids(other)[0]; got != want {
-					t.Errorf("another %s: %s, not %s", what, got, want)
+					t.Errorf("with other %s: id %s, want %s", what, got, want)
 				}
 			}
 		})
 	}
 	item := `{` + who + `"postback":{"mid":"m","title":"T"}}`
 	if ids(delivery("messaging", "1", item))[0] == ids(delivery("standby", "1", item))[0] {
-		t.Error("a postback in standby, which lacks its payload, has the id of the postback")
+		t.Error("a postback in standby, which has no payload, has the same id as the postback")
 	}
 }
 
-// TestOneMidManyFacts: a message, its edits, unsend and reactions share a mid.
-func TestOneMidManyFacts(t *testing.T) {
+// TestFactsOfOneMessageHaveDifferentIDs checks that a message, its edits, unsend
+// and reactions, which all have the same mid, have different ids.
+func TestFactsOfOneMessageHaveDifferentIDs(t *testing.T) {
 	const who = `"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":1790000000000,`
 	seen := map[string]string{}
 	for _, item := range []string{
@@ -229,8 +232,8 @@ func TestOneMidManyFacts(t *testing.T) {
 		`{` + who + `"delivery":{"mids":["m"]}}`,
 	} {
 		id := ids(delivery("messaging", "1790000000000", item))[0]
-		if other, again := seen[id]; again {
-			t.Errorf("%s has the id of %s", item, other)
+		if other, found := seen[id]; found {
+			t.Errorf("%s has the same id as %s", item, other)
 		}
 		seen[id] = item
 	}
@@ -238,12 +241,13 @@ func TestOneMidManyFacts(t *testing.T) {
 	one := ids(delivery("messaging", "1", `{"message":{"mid":"m"}}`))[0]
 	two := ids(bytes.Replace(delivery("messaging", "1", `{"message":{"mid":"m"}}`), []byte(`"7"`), []byte(`"8"`), 1))[0]
 	if one == two {
-		t.Error("two pages share an id")
+		t.Error("the same item on two pages has one id")
 	}
 }
 
-// TestPermutedEntries: an id depends on its item, not on its neighbours.
-func TestPermutedEntries(t *testing.T) {
+// TestOrderOfEntriesDoesNotChangeIDs checks that an id depends on its item, not on
+// the other items of the delivery.
+func TestOrderOfEntriesDoesNotChangeIDs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 8).Draw(t, "entries")
 		entries := make([]string, n)
@@ -276,9 +280,9 @@ func TestPermutedEntries(t *testing.T) {
 	})
 }
 
-// TestStandbyCopies: a copy in standby has the id of the item in messaging,
-// whatever the item is, unless it is a postback.
-func TestStandbyCopies(t *testing.T) {
+// TestStandbyCopyHasSameID checks that a copy in standby has the id of the item in
+// messaging, unless it is a postback.
+func TestStandbyCopyHasSameID(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kind := rapid.SampledFrom([]string{
 			`"message":{"mid":%s}`, `"message":{"mid":%s,"is_echo":true}`, `"message":{"mid":%s,"is_deleted":true}`,

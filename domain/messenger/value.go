@@ -13,12 +13,12 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// asID reads an id that may be a string or a number of any length. A number is
-// never a float64: ids have up to 17 digits and more. Text that can't be read
-// without loss (bytes that are not UTF-8, half a surrogate pair) is no id: two
-// such would become one.
+// asID decodes an id that may be a string or a number of any length. A number is
+// never converted to a float64: ids have 17 digits and more. It returns "" for
+// text that can't be decoded without loss (bytes that are not UTF-8, half a
+// surrogate pair), since two different ids could have the same result.
 func asID(raw json.RawMessage) string {
-	switch c := kind(raw); {
+	switch c := firstByte(raw); {
 	case c == '"':
 		s, _ := asText(raw)
 		if strings.ContainsRune(s, utf8.RuneError) {
@@ -31,7 +31,7 @@ func asID(raw json.RawMessage) string {
 	return ""
 }
 
-// asIDs reads an array of ids, and skips what is none.
+// asIDs decodes an array of ids and skips elements that are not ids.
 func asIDs(raw json.RawMessage) []string {
 	var ids []string
 	list, _ := asList(raw)
@@ -43,13 +43,13 @@ func asIDs(raw json.RawMessage) []string {
 	return ids
 }
 
-// maxID bounds the id of a page or contact in bytes. Meta's have about 17; a
-// user_ref is the site's own and may be longer.
+// maxID is the maximum length of a page or contact id in bytes. Meta's ids have
+// about 17 digits; a user_ref is chosen by the website and may be longer.
 const maxID = 512
 
-// bounded returns id, or its subject token if it is too long to be one: streams
-// carry these ids in headers and refuse an event whose headers are too long,
-// which would hold up the whole delivery.
+// bounded returns id, or its subject token if it is longer than [maxID]. Package
+// streams puts these ids in headers and rejects an event whose headers are too
+// long, which would block the whole delivery.
 func bounded(id string) string {
 	if len(id) > maxID {
 		return domain.PageID(id).Token()
@@ -57,8 +57,8 @@ func bounded(id string) string {
 	return id
 }
 
-// integer writes a JSON number without exponent or fraction, if it is an
-// integer; else as it is.
+// integer returns a JSON number without exponent or fraction if it is an integer,
+// and unchanged otherwise.
 func integer(literal string) string {
 	if !strings.ContainsAny(literal, ".eE") || len(literal) > 64 {
 		return literal
@@ -75,6 +75,7 @@ func integer(literal string) string {
 	return r.Num().String()
 }
 
+// float returns the number with that name, nil if there is none.
 func (o object) float(name string) *float64 {
 	f, err := strconv.ParseFloat(string(o.get(name)), 64)
 	if err != nil {
@@ -83,7 +84,8 @@ func (o object) float(name string) *float64 {
 	return &f
 }
 
-// number reads a whole number that may be a string; 0 where there is none.
+// number returns the integer with that name, which may be a string; 0 if there is
+// none.
 func (o object) number(name string) int64 {
 	n, err := strconv.ParseInt(strings.TrimSpace(o.id(name)), 10, 64)
 	if err != nil {
@@ -92,14 +94,15 @@ func (o object) number(name string) int64 {
 	return n
 }
 
-// millis reads a time as Unix milliseconds; 0 where there is none.
+// millis returns the time with that name in Unix milliseconds; 0 if there is none.
 func (o object) millis(name string) int64 { return asMillis(o.get(name)) }
 
-// asMillis reads a time in any form that Meta's have: milliseconds or seconds,
-// as a number or a string, or ISO text; 0 and absent mean unknown. Magnitude
-// tells the unit: 1e11 s is in the year 5138, 1e11 ms in 1973. Micro- and
-// nanoseconds, which Meta is not known to send, are told apart likewise, so
-// that no number is a time beyond the year 9999.
+// asMillis decodes a time in any of Meta's forms, in Unix milliseconds: a number
+// or a string of milliseconds or seconds, or an ISO 8601 string. It returns 0,
+// unknown, for any other value. The magnitude of a number decides its unit: 1e11 s
+// is in the year 5138, 1e11 ms in 1973. Micro- and nanoseconds, which Meta is not
+// known to send, are recognized in the same way, so that no number is a time after
+// the year 9999.
 func asMillis(raw json.RawMessage) int64 {
 	text := strings.TrimSpace(asID(raw))
 	if text == "" {
@@ -109,7 +112,7 @@ func asMillis(raw json.RawMessage) int64 {
 	if err != nil {
 		for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05-0700"} {
 			if t, err := time.Parse(layout, text); err == nil {
-				// An offset can carry the last hours of 9999 over its end.
+				// In UTC, the last hours of 9999 in a zone west of it are in 10000.
 				if t.UTC().Year() > 9999 {
 					return 0
 				}
@@ -131,16 +134,16 @@ func asMillis(raw json.RawMessage) int64 {
 	return n / 1e6
 }
 
-// at turns milliseconds into a time; 0 is the zero time.
-func at(millis int64) time.Time {
+// fromMillis converts Unix milliseconds to a time in UTC; 0 is the zero time.
+func fromMillis(millis int64) time.Time {
 	if millis == 0 {
 		return time.Time{}
 	}
 	return time.UnixMilli(millis).UTC()
 }
 
-// itoa writes a number whose 0 means that there is none.
-func itoa(n int64) string {
+// formatInt returns n in decimal, or "" for 0, which means that there is none.
+func formatInt(n int64) string {
 	if n == 0 {
 		return ""
 	}

@@ -13,14 +13,17 @@ import (
 
 // Errors of reading and writing the key file.
 var (
-	// ErrKeyMissing says that there is no key file although there must be one.
+	// ErrKeyMissing is returned when there is no key file although sealed texts
+	// exist.
 	ErrKeyMissing = errors.New("key file is missing")
-	// ErrKeyFileMode says that others than its owner can read the key file.
-	ErrKeyFileMode = errors.New("key file can be read by others")
-	// ErrKeyFile says that a key file's content is not what Save writes.
-	ErrKeyFile = errors.New("key file is not readable")
-	// ErrKeyFileChanged says that the file holds keys which saving would lose.
-	ErrKeyFileChanged = errors.New("key file was changed by someone else")
+	// ErrKeyFileMode is returned when other users than the owner can read or write
+	// the key file.
+	ErrKeyFileMode = errors.New("key file can be accessed by other users")
+	// ErrKeyFile is returned when a key file's content is not what Save writes.
+	ErrKeyFile = errors.New("key file is not valid")
+	// ErrKeyFileChanged is returned when the file has keys that saving would
+	// delete.
+	ErrKeyFileChanged = errors.New("key file was changed by another process")
 )
 
 const (
@@ -28,7 +31,7 @@ const (
 	maxFile     = 1 << 20
 )
 
-// keyFile is the key file's JSON.
+// keyFile is the JSON of the key file.
 type keyFile struct {
 	Version int       `json:"version"`
 	Primary string    `json:"primary"`
@@ -40,9 +43,10 @@ type fileKey struct {
 	Key []byte `json:"key"`
 }
 
-// Load reads a key file. It refuses one that its group or others may read or
-// write: [ErrKeyFileMode] (not on Windows, which has no such modes). A missing
-// file is an error that wraps fs.ErrNotExist.
+// Load reads a key file. [ErrKeyFileMode] is returned for a file whose mode gives
+// its group or others any access (not on Windows, which has no such modes),
+// [ErrKeyFile] for content that [KeyRing.Save] did not write, and an error that
+// wraps fs.ErrNotExist for a missing file.
 func Load(path string) (*KeyRing, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -67,21 +71,22 @@ func Load(path string) (*KeyRing, error) {
 	if reason != "" {
 		return nil, fmt.Errorf("%w: %s: %s: restore it from a backup", ErrKeyFile, path, reason)
 	}
-	return ringOf(set), nil
+	return newRing(set), nil
 }
 
-// decode reads a key file's content or says what is wrong with it. It never
-// quotes the content, so it passes on no error of the decoder.
+// decode decodes a key file's content or returns the reason why it is not valid.
+// The reason never quotes the content, so errors of the JSON decoder are not
+// included.
 func decode(b []byte) (set *keySet, reason string) {
 	if len(b) > maxFile {
 		return nil, "it is larger than 1 MiB"
 	}
 	var file keyFile
 	if json.Unmarshal(b, &file) != nil {
-		return nil, "it is not the JSON that pagestream writes"
+		return nil, "its content is not the JSON that pagestream writes"
 	}
 	if file.Version != fileVersion {
-		return nil, fmt.Sprintf("it has version %d, and this program reads version %d", file.Version, fileVersion)
+		return nil, fmt.Sprintf("it has version %d, but this program reads version %d", file.Version, fileVersion)
 	}
 	if len(file.Keys) > MaxKeys {
 		return nil, fmt.Sprintf("it has %d keys, more than %d", len(file.Keys), MaxKeys)
@@ -92,7 +97,7 @@ func decode(b []byte) (set *keySet, reason string) {
 			return nil, fmt.Sprintf("key %d of %d is malformed", i+1, len(file.Keys))
 		}
 		if set.find(k.ID) != nil {
-			return nil, "it has one key id twice"
+			return nil, "it has the same key id twice"
 		}
 		key, err := newKey(k.ID, k.Key)
 		if err != nil {
@@ -101,25 +106,25 @@ func decode(b []byte) (set *keySet, reason string) {
 		set.keys = append(set.keys, key)
 	}
 	if set.primary = set.find(file.Primary); set.primary == nil {
-		return nil, "its primary key is not in it"
+		return nil, "its primary key is missing"
 	}
 	return set, ""
 }
 
-// LoadOrCreate reads the key file, or makes it, and its directory, with one new
-// key; created says which. When several processes do so at once, one creates
-// and all get the same keys.
+// LoadOrCreate reads the key file as [Load] does. If there is none, it creates it
+// with one new key, and its directory; created reports that. If several processes
+// call it at the same time, one creates the file and all get the same keys.
 //
-// mustExist says that sealed texts exist already. New keys would not open them,
-// so a missing file is then [ErrKeyMissing].
+// mustExist is true if sealed texts exist already. New keys would not open them,
+// so [ErrKeyMissing] is returned for a missing file.
 func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err error) {
 	ring, err = Load(path)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return ring, false, err
 	}
 	if mustExist {
-		return nil, false, fmt.Errorf("%w: %s: there are tokens sealed with it, and they can't be opened without: "+
-			"restore the file from your backup, or say where it is (keys.file)", ErrKeyMissing, path)
+		return nil, false, fmt.Errorf("%w: %s: the stored tokens can't be opened without it: "+
+			"restore the file from your backup, or set its path in keys.file", ErrKeyMissing, path)
 	}
 	ring, err = NewKeyRing()
 	if err != nil {
@@ -128,8 +133,8 @@ func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, false, fmt.Errorf("create key file: %w", err)
 	}
-	// A link, unlike a rename, fails where the name is taken: who comes second
-	// reads what the first one made, and it is whole from its first moment.
+	// A link, unlike a rename, fails if the file exists: the second process then
+	// loads the file of the first one. The file appears with its complete content.
 	err = ring.set.Load().write(path, os.Link)
 	if errors.Is(err, fs.ErrExist) {
 		ring, err = Load(path)
@@ -141,13 +146,13 @@ func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err
 	return ring, true, nil
 }
 
-// Save writes the ring to path, mode 0600, atomically: after a crash the file
-// is the old or the new one, and once Save returned it is the new one. If path
-// is a symbolic link, what it leads to is replaced.
+// Save writes the ring to path atomically, with mode 0600: after a crash the file
+// is the old or the new one, and once Save has returned it is the new one. If path
+// is a symbolic link, the link's target is replaced.
 //
-// A file that holds a key which this ring lacks is left alone:
-// [ErrKeyFileChanged]. Two processes that save at the very same moment are not
-// told apart; rotate in one place.
+// [ErrKeyFileChanged] is returned, and the file is not changed, if the file has a
+// key that this ring does not have. Two processes that save at exactly the same
+// time are not detected: rotate keys in one process only.
 func (k *KeyRing) Save(path string) error { return k.set.Load().save(path) }
 
 func (s *keySet) save(path string) error {
@@ -162,7 +167,8 @@ func (s *keySet) save(path string) error {
 	default:
 		for _, id := range old.KeyIDs() {
 			if s.find(id) == nil {
-				return fmt.Errorf("save: %w: %s has key %s, which would be lost: load it again and repeat the change", ErrKeyFileChanged, path, id)
+				return fmt.Errorf("save: %w: %s has key %s, which would be lost: load it again and repeat the change",
+					ErrKeyFileChanged, path, id)
 			}
 		}
 	}
@@ -172,15 +178,15 @@ func (s *keySet) save(path string) error {
 	return nil
 }
 
-// RotateFile adds a new random primary key as [KeyRing.Rotate] does, and has it
-// in the file at path before anything is sealed with it. If that fails the ring
-// is what it was.
+// RotateFile adds a new random primary key as [KeyRing.Rotate] does, and writes it
+// to the file at path as [KeyRing.Save] does before anything is sealed with it. If
+// it fails, the ring is unchanged.
 func (k *KeyRing) RotateFile(path string) error {
 	return k.rotate(func(next *keySet) error { return next.save(path) })
 }
 
-// write makes the file under another name in the same directory and lets place
-// (os.Rename or os.Link) give it its own.
+// write creates a temporary file in the directory of path, and moves it to path
+// with place (os.Rename or os.Link).
 func (s *keySet) write(path string, place func(from, to string) error) error {
 	file := keyFile{Version: fileVersion, Primary: s.primary.id}
 	for _, k := range s.keys {
@@ -188,14 +194,14 @@ func (s *keySet) write(path string, place func(from, to string) error) error {
 	}
 	b, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
-		return errors.New("encode keys") // the cause might quote them
+		return errors.New("encode keys") // the cause might quote the keys
 	}
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".keys-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	// After a rename there is nothing left to remove, after a link there is.
+	// A link leaves the temporary name, and so does an error; a rename does not.
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(b, '\n'))
 	if err == nil {
@@ -210,8 +216,8 @@ func (s *keySet) write(path string, place func(from, to string) error) error {
 	return syncDir(dir)
 }
 
-// syncDir makes a new name in dir durable. Windows can't sync a directory and
-// need not.
+// syncDir makes a new name in dir durable. Windows can't sync a directory and does
+// not need it.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -1,10 +1,10 @@
-// Package seal encrypts page tokens, so that they can be stored in the stream
-// and the read models. It imports the standard library only and knows no
-// storage but the key file.
+// Package seal encrypts page tokens, so that they can be stored in the stream and
+// the read models. It imports the standard library only, and its only storage is
+// the key file.
 //
-// A sealed text is bound to what it belongs to by its additional data: a token
-// sealed for one page does not open for another. It says which key it was
-// sealed with, so keys can be rotated while old texts still open.
+// Additional authenticated data binds a sealed text to its owner: a token sealed
+// for one page can't be opened for another. A sealed text has the id of its key,
+// so keys can be rotated and old texts still be opened.
 package seal
 
 import (
@@ -25,57 +25,59 @@ import (
 	"sync/atomic"
 )
 
-// Errors of sealing and opening. None has plain text or keys in it.
+// Errors of sealing and opening. None contains plaintext or keys.
 var (
-	// ErrTooLarge says that a plaintext is over [MaxPlaintext].
+	// ErrTooLarge is returned when a plaintext is longer than [MaxPlaintext].
 	ErrTooLarge = errors.New("text to seal is too large")
-	// ErrMalformed says that a text is not what Seal returns.
+	// ErrMalformed is returned when a text does not have the format of a sealed
+	// text.
 	ErrMalformed = errors.New("not a sealed text")
-	// ErrUnknownKey says that the key a text was sealed with is not in the
-	// ring, for example because another key file was restored.
+	// ErrUnknownKey is returned when the key of a sealed text is not in the ring,
+	// for example because another key file was restored.
 	ErrUnknownKey = errors.New("sealed with a key that is not in the key file")
-	// ErrNotAuthentic says that a text was changed, or that it was sealed for
-	// something else: other additional data.
-	ErrNotAuthentic = errors.New("sealed text is changed or belongs to something else")
-	// ErrTooManyKeys says that a ring has [MaxKeys] keys already.
+	// ErrNotAuthentic is returned when a sealed text was changed, or was sealed
+	// with other additional data.
+	ErrNotAuthentic = errors.New("sealed text was changed or belongs to something else")
+	// ErrTooManyKeys is returned when a ring already has [MaxKeys] keys.
 	ErrTooManyKeys = errors.New("too many keys")
 )
 
 const (
-	// MaxPlaintext is the largest text that Seal takes, in bytes; a token is a
-	// few hundred.
+	// MaxPlaintext is the maximum length of a text that Seal accepts, in bytes; a
+	// token has a few hundred.
 	MaxPlaintext = 64 << 10
-	// MaxKeys is the most keys in one ring.
+	// MaxKeys is the maximum number of keys in a ring.
 	MaxKeys = 256
 
 	version  = "v1"
-	keySize  = 32 // AES-256
-	idSize   = 8  // random bytes; hex doubles them
-	overhead = 12 + 16
+	keySize  = 32      // AES-256
+	idSize   = 8       // random bytes; twice as many in hex
+	overhead = 12 + 16 // nonce and tag
 )
 
-// encoding is strict, so that one sealed text has one spelling.
+// encoding is strict, so that a sealed text has exactly one encoding.
 var encoding = base64.RawURLEncoding.Strict()
 
-// maxSealed bounds what Open will decode.
+// maxSealed is the maximum length of a text that Open decodes, in bytes.
 var maxSealed = len(version) + 1 + 2*idSize + 1 + encoding.EncodedLen(MaxPlaintext+overhead)
 
-// KeyRing holds the keys: one primary that seals, and all that open. It is safe
-// for concurrent use, and nothing that prints it shows a key.
+// KeyRing is a set of AES-256-GCM keys. The primary key seals; every key opens
+// what it sealed. A ring is safe for concurrent use. It never shows a key when it
+// is printed, logged or encoded.
 //
-// One key may seal about four thousand million texts, since nonces are random;
-// [KeyRing.Rotate] long before.
+// One key may seal at most about 4 billion (2^32) texts, since nonces are random:
+// use [KeyRing.Rotate] long before that.
 type KeyRing struct {
-	// A set never changes: a rotation puts another in its place. A pointer, so that
-	// a printed copy of the struct shows an address.
+	// set is replaced by a rotation and never modified. It is a pointer, so that a
+	// printed copy of the struct shows an address instead of keys.
 	set atomic.Pointer[keySet]
-	// rotating is held while a new set is made of the present one.
+	// rotating is held while a rotation makes a new set from the current one.
 	rotating sync.Mutex
 }
 
-// keySet is what a ring holds: its keys, oldest first, and the one that seals.
+// keySet is the immutable content of a ring.
 type keySet struct {
-	keys    []*key
+	keys    []*key // oldest first
 	primary *key
 }
 
@@ -85,20 +87,20 @@ type key struct {
 	aead cipher.AEAD
 }
 
-func ringOf(set *keySet) *KeyRing {
+func newRing(set *keySet) *KeyRing {
 	k := &KeyRing{}
 	k.set.Store(set)
 	return k
 }
 
-// NewKeyRing returns a ring with one new random key. It is in memory only: see
-// [KeyRing.Save].
+// NewKeyRing returns a ring with one new random key. The key is in memory only
+// until [KeyRing.Save].
 func NewKeyRing() (*KeyRing, error) {
-	set, err := new(keySet).rotated()
+	set, err := new(keySet).withNewKey()
 	if err != nil {
 		return nil, err
 	}
-	return ringOf(set), nil
+	return newRing(set), nil
 }
 
 func newKey(id string, raw []byte) (*key, error) {
@@ -113,7 +115,7 @@ func newKey(id string, raw []byte) (*key, error) {
 	return &key{id: id, raw: raw, aead: aead}, nil
 }
 
-// find returns the key of that id, nil if there is none.
+// find returns the key with that id, nil if there is none.
 func (s *keySet) find(id string) *key {
 	for _, k := range s.keys {
 		if k.id == id {
@@ -123,12 +125,12 @@ func (s *keySet) find(id string) *key {
 	return nil
 }
 
-// rotated returns the set with a new random key as its primary.
-func (s *keySet) rotated() (*keySet, error) {
+// withNewKey returns a copy of the set with a new random key as its primary.
+func (s *keySet) withNewKey() (*keySet, error) {
 	if len(s.keys) >= MaxKeys {
 		return nil, fmt.Errorf("rotate: %w: %d", ErrTooManyKeys, len(s.keys))
 	}
-	// crypto/rand.Read never fails: it ends the process instead.
+	// crypto/rand.Read never returns an error: it crashes the process instead.
 	raw, id := make([]byte, keySize), make([]byte, idSize)
 	rand.Read(raw)
 	rand.Read(id)
@@ -143,16 +145,17 @@ func (s *keySet) rotated() (*keySet, error) {
 	return &keySet{keys: append(slices.Clip(s.keys), k), primary: k}, nil
 }
 
-// Rotate adds a new random key and makes it the primary. Older keys stay and
-// open what they sealed. The change is in memory until [KeyRing.Save]: save
-// before sealing anything that outlives the process.
+// Rotate adds a new random key and makes it the primary. Older keys stay in the
+// ring and open what they sealed. The new key is in memory only until
+// [KeyRing.Save]: save before sealing anything that outlives the process, or use
+// [KeyRing.RotateFile]. [ErrTooManyKeys] is returned when the ring is full.
 func (k *KeyRing) Rotate() error { return k.rotate(func(*keySet) error { return nil }) }
 
-// rotate changes nothing if the new set can't be saved.
+// rotate replaces the set if save succeeds for the new one.
 func (k *KeyRing) rotate(save func(*keySet) error) error {
 	k.rotating.Lock()
 	defer k.rotating.Unlock()
-	next, err := k.set.Load().rotated()
+	next, err := k.set.Load().withNewKey()
 	if err != nil {
 		return err
 	}
@@ -177,9 +180,10 @@ func (k *KeyRing) KeyIDs() []string {
 
 // Seal encrypts plaintext with the primary key and returns
 // "v1.<key id>.<base64url of nonce and ciphertext>": printable ASCII, safe in
-// JSON and headers. The same aad must be given to Open; it is not part of the
-// result. Sealing one text twice gives two different results, so sealed texts
-// can't be compared.
+// JSON and headers. aad, the additional data, is not part of the result and must
+// be the same for Open. Sealing the same text again returns a different result, so
+// sealed texts can't be compared. [ErrTooLarge] is returned for a plaintext over
+// [MaxPlaintext].
 //
 // The length of the plaintext is not hidden.
 func (k *KeyRing) Seal(plaintext, aad []byte) (string, error) {
@@ -188,12 +192,12 @@ func (k *KeyRing) Seal(plaintext, aad []byte) (string, error) {
 	}
 	primary := k.set.Load().primary
 	head := version + "." + primary.id + "."
-	return head + encoding.EncodeToString(primary.aead.Seal(nil, nil, plaintext, bind(head, aad))), nil
+	return head + encoding.EncodeToString(primary.aead.Seal(nil, nil, plaintext, additionalData(head, aad))), nil
 }
 
-// Open decrypts what Seal returned for the same aad. Errors wrap
-// [ErrMalformed], [ErrUnknownKey] or [ErrNotAuthentic]; with any of them no
-// plaintext is returned.
+// Open decrypts a text that Seal returned for the same aad. Errors wrap
+// [ErrMalformed], [ErrUnknownKey] or [ErrNotAuthentic]; no plaintext is returned
+// with an error.
 func (k *KeyRing) Open(sealed string, aad []byte) ([]byte, error) {
 	id, body, err := split(sealed)
 	if err != nil {
@@ -203,16 +207,16 @@ func (k *KeyRing) Open(sealed string, aad []byte) ([]byte, error) {
 	if key == nil {
 		return nil, fmt.Errorf("open: %w: %s", ErrUnknownKey, id)
 	}
-	plaintext, err := key.aead.Open(nil, nil, body, bind(sealed[:headSize], aad))
+	plaintext, err := key.aead.Open(nil, nil, body, additionalData(sealed[:headSize], aad))
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", ErrNotAuthentic)
 	}
 	return plaintext, nil
 }
 
-// NeedsReseal reports whether a sealed text was sealed with another key than
-// the primary, so that opening and sealing it again would let go of the older
-// key. It is false for what is not a sealed text: Open says why.
+// NeedsReseal reports whether a text was sealed with another key than the primary:
+// after opening and sealing it again it no longer needs the older key. It is false
+// for a malformed text; use Open to get the error.
 func (k *KeyRing) NeedsReseal(sealed string) bool {
 	id, _, err := split(sealed)
 	return err == nil && id != k.Primary()
@@ -221,9 +225,9 @@ func (k *KeyRing) NeedsReseal(sealed string) bool {
 // headSize is the length of "v1.<key id>.".
 const headSize = len(version) + 1 + 2*idSize + 1
 
-// Derive returns 32 secret bytes for a purpose, such as signing links. They come
-// from the oldest key (HKDF, RFC 5869), so they stay the same over rotations and
-// as long as the key file does.
+// Derive returns 32 secret bytes for a purpose, such as signing links. They are
+// derived from the oldest key (HKDF, RFC 5869), so rotations and restarts do not
+// change them; they are lost with the key file.
 func (k *KeyRing) Derive(purpose string) ([]byte, error) {
 	b, err := hkdf.Key(sha256.New, k.set.Load().keys[0].raw, nil, purpose, 32)
 	if err != nil {
@@ -232,13 +236,15 @@ func (k *KeyRing) Derive(purpose string) ([]byte, error) {
 	return b, nil
 }
 
-// split takes a sealed text apart. The id it returns is well formed.
+// split returns the key id and the decoded body of a sealed text. The id is well
+// formed.
 func split(sealed string) (id string, body []byte, err error) {
-	if len(sealed) < headSize || len(sealed) > maxSealed || !strings.HasPrefix(sealed, version+".") || sealed[headSize-1] != '.' {
+	if len(sealed) < headSize || len(sealed) > maxSealed ||
+		!strings.HasPrefix(sealed, version+".") || sealed[headSize-1] != '.' {
 		return "", nil, ErrMalformed
 	}
 	id = sealed[len(version)+1 : headSize-1]
-	// The decoder skips line ends, which would be a second spelling.
+	// The decoder skips line ends, which would allow a second encoding.
 	if !validID(id) || strings.ContainsAny(sealed, "\r\n") {
 		return "", nil, ErrMalformed
 	}
@@ -254,11 +260,11 @@ func validID(id string) bool {
 	return len(id) == 2*idSize && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// bind makes the head of a sealed text part of what is authenticated. The head
-// has a fixed length, so head and aad can't be confused.
-func bind(head string, aad []byte) []byte { return append([]byte(head), aad...) }
+// additionalData returns the authenticated data of a sealed text: its head and
+// aad. The head has a fixed length, so the concatenation is unambiguous.
+func additionalData(head string, aad []byte) []byte { return append([]byte(head), aad...) }
 
-// String names the keys by id.
+// String returns the id of the primary key and the number of keys.
 func (k *KeyRing) String() string {
 	if k == nil {
 		return "seal.KeyRing(nil)"
@@ -267,12 +273,12 @@ func (k *KeyRing) String() string {
 	return fmt.Sprintf("seal.KeyRing(primary %s, %d keys)", set.primary.id, len(set.keys))
 }
 
-// Format writes [KeyRing.String] whatever the verb.
+// Format writes [KeyRing.String] for every verb.
 func (k *KeyRing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
-// LogValue is [KeyRing.String].
+// LogValue returns [KeyRing.String].
 func (k *KeyRing) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
-// MarshalText is [KeyRing.String]: an encoder gets no keys. Only [KeyRing.Save]
-// writes them.
+// MarshalText returns [KeyRing.String], so an encoder gets no keys. Only
+// [KeyRing.Save] and [KeyRing.RotateFile] write them.
 func (k *KeyRing) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

@@ -46,7 +46,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 		again, _ := k.Seal(plain, aad)
 		if again == sealed {
-			r.Fatal("sealing twice gave the same text")
+			r.Fatal("sealing twice returned the same text")
 		}
 		parts := strings.Split(sealed, ".")
 		if len(parts) != 3 || parts[0] != "v1" || parts[1] != k.Primary() {
@@ -65,8 +65,9 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// A ring that has the right id with the wrong key fails like a changed text.
-func TestSameKeyIDOtherKey(t *testing.T) {
+// TestOtherKeyWithTheSameID checks that a ring with the right key id but another
+// key fails as for a changed text.
+func TestOtherKeyWithTheSameID(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "k.json")
 	k := newRing(t)
@@ -99,7 +100,7 @@ func TestSameKeyIDOtherKey(t *testing.T) {
 	}
 }
 
-func TestEveryByteCounts(t *testing.T) {
+func TestChangedTextsAreRejected(t *testing.T) {
 	k := newRing(t)
 	if err := k.Rotate(); err != nil { // a changed id may name another key
 		t.Fatal(err)
@@ -117,16 +118,17 @@ func TestEveryByteCounts(t *testing.T) {
 				continue
 			}
 			changed[i] = other
-			refused(r, k, string(changed))
-			refused(r, k, sealed[:i])
-			refused(r, k, sealed[:i]+string(rune(other))+sealed[i:])
+			requireRejected(r, k, string(changed))
+			requireRejected(r, k, sealed[:i])
+			requireRejected(r, k, sealed[:i]+string(rune(other))+sealed[i:])
 		}
-		refused(r, k, sealed+string(rune(other)))
-		refused(r, k, sealed+"\n")
+		requireRejected(r, k, sealed+string(rune(other)))
+		requireRejected(r, k, sealed+"\n")
 	})
 }
 
-func refused(t rapid.TB, k *seal.KeyRing, sealed string) {
+// requireRejected fails the test unless Open rejects the text.
+func requireRejected(t rapid.TB, k *seal.KeyRing, sealed string) {
 	got, err := k.Open(sealed, []byte("page:1"))
 	if got != nil || !errors.Is(err, seal.ErrMalformed) && !errors.Is(err, seal.ErrUnknownKey) && !errors.Is(err, seal.ErrNotAuthentic) {
 		t.Fatalf("%q opened: %x, %v", sealed, got, err)
@@ -158,7 +160,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	if k.NeedsReseal(old) {
-		t.Error("sealed with the primary, yet to be resealed")
+		t.Error("NeedsReseal is true for a text of the primary key")
 	}
 	if err := k.Rotate(); err != nil {
 		t.Fatal(err)
@@ -167,7 +169,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("primary %s, keys %v", k.Primary(), k.KeyIDs())
 	}
 	if !k.NeedsReseal(old) {
-		t.Error("sealed with the old key, yet not to be resealed")
+		t.Error("NeedsReseal is false for a text of the old key")
 	}
 	plain, err := k.Open(old, nil)
 	if err != nil || string(plain) != "x" {
@@ -178,7 +180,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("resealed: %v", err)
 	}
 	if k.NeedsReseal("") || k.NeedsReseal("v1.x.y") {
-		t.Error("what is not sealed can't be resealed")
+		t.Error("NeedsReseal is true for a malformed text")
 	}
 	for err == nil {
 		err = k.Rotate()
@@ -192,7 +194,7 @@ func TestRotation(t *testing.T) {
 	}
 	loaded, err := seal.Load(path)
 	if err != nil || loaded.Primary() != k.Primary() || !slices.Equal(loaded.KeyIDs(), k.KeyIDs()) {
-		t.Fatalf("a full ring is not read back: %v", err)
+		t.Fatalf("a full ring was not loaded: %v", err)
 	}
 	if _, err := loaded.Open(old, nil); err != nil {
 		t.Errorf("old text with loaded ring: %v", err)
@@ -220,15 +222,15 @@ func TestKeyFile(t *testing.T) {
 	if err := again.Save(path); err != nil {
 		t.Fatal(err)
 	}
-	// k does not know the new key: saving it would lose that.
+	// k does not have the new key: saving k would delete it from the file.
 	if err := k.Save(path); !errors.Is(err, seal.ErrKeyFileChanged) || !strings.Contains(err.Error(), again.Primary()) {
-		t.Errorf("save over another's key: %v", err)
+		t.Errorf("save over another process's key: %v", err)
 	}
 	loaded, err := seal.Load(path)
 	if err != nil || loaded.Primary() != again.Primary() {
 		t.Errorf("after that: %v, %v", loaded, err)
 	}
-	// Nothing else is left in the directory, and a link stays a link.
+	// No other file is left in the directory, and a link stays a link.
 	link := filepath.Join(t.TempDir(), "link.json")
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
@@ -248,7 +250,7 @@ func TestKeyFile(t *testing.T) {
 	}
 }
 
-func TestModesOfOthersAreRefused(t *testing.T) {
+func TestLoadRejectsAccessibleFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	k, _, err := seal.LoadOrCreate(path, false)
 	if err != nil {
@@ -256,7 +258,7 @@ func TestModesOfOthersAreRefused(t *testing.T) {
 	}
 	for mode := range fs.FileMode(0o1000) {
 		if mode&0o400 == 0 {
-			continue // unreadable to its owner as well
+			continue // the owner can't read it either
 		}
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
@@ -287,7 +289,7 @@ func TestMissingKeyFile(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file was made: %v", err)
+		t.Errorf("a file was created: %v", err)
 	}
 	if _, err := seal.Load(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Load: %v", err)
@@ -297,7 +299,7 @@ func TestMissingKeyFile(t *testing.T) {
 	}
 }
 
-func TestBrokenKeyFiles(t *testing.T) {
+func TestInvalidKeyFiles(t *testing.T) {
 	key := strings.Repeat("QUFB", 10) + "QUE=" // 32 bytes
 	one := `{"id":"0123456789abcdef","key":"` + key + `"}`
 	for name, text := range map[string]string{
@@ -327,10 +329,10 @@ func TestBrokenKeyFiles(t *testing.T) {
 			}
 			for _, quoted := range []string{"hunter2", "aHVudGVyMg", key, "12345"} {
 				if strings.Contains(strings.ReplaceAll(err.Error(), path, ""), quoted) {
-					t.Errorf("quotes the content: %v", err)
+					t.Errorf("the error quotes the content: %v", err)
 				}
 			}
-			// A broken file is never replaced: its keys may be recoverable.
+			// An invalid file is never replaced: its keys may be recoverable.
 			if _, _, err := seal.LoadOrCreate(path, false); !errors.Is(err, seal.ErrKeyFile) {
 				t.Errorf("LoadOrCreate: %v", err)
 			}
@@ -338,7 +340,7 @@ func TestBrokenKeyFiles(t *testing.T) {
 	}
 }
 
-func TestCreateRace(t *testing.T) {
+func TestConcurrentCreation(t *testing.T) {
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "new", "keys.json")
 		const n = 8
@@ -363,11 +365,11 @@ func TestCreateRace(t *testing.T) {
 				creators++
 			}
 			if rings[i].Primary() != rings[0].Primary() {
-				t.Fatal("two processes have different keys")
+				t.Fatal("two callers have different keys")
 			}
 		}
 		if creators != 1 {
-			t.Fatalf("%d created it", creators)
+			t.Fatalf("%d callers created the file", creators)
 		}
 	}
 }
@@ -457,7 +459,8 @@ func TestKeysAreNeverShown(t *testing.T) {
 	}
 }
 
-// FuzzOpen: Open never panics, and opens nothing that Seal did not make.
+// FuzzOpen checks that Open never panics and rejects every text that Seal did not
+// return.
 func FuzzOpen(f *testing.F) {
 	k := newRing(f)
 	sealed, err := k.Seal([]byte("token"), []byte("page:1"))
@@ -476,7 +479,7 @@ func FuzzOpen(f *testing.F) {
 			t.Errorf("opened %q", s)
 		}
 		if err != nil && got != nil {
-			t.Errorf("an error came with plain text: %v", err)
+			t.Errorf("plaintext was returned with an error: %v", err)
 		}
 	})
 }
@@ -498,7 +501,7 @@ func TestRotateFile(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "secret", string(plain))
 
-	// A file that can't be written leaves the ring as it is.
+	// If the file can't be written, the ring is unchanged.
 	now := ring.Primary()
 	require.Error(t, ring.RotateFile(filepath.Join(t.TempDir(), "no", "keys.json")))
 	assert.Equal(t, now, ring.Primary())
