@@ -45,7 +45,8 @@ func TestKinds(t *testing.T) {
 		"message": {
 			fromContact + `"message":{"mid":"m","text":"\u00e4 <b>","quick_reply":{"payload":"Q"},"commands":[{"name":"c"},7,{}],"metadata":"x","nlp":{}},"prior_message":{"source":"s"}`,
 			"page:7:msg:m", domain.MessageReceived,
-			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Text: "ä <b>", QuickReply: "Q", Commands: []string{"c"}, Metadata: "x"}},
+			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Text: "ä <b>", QuickReply: "Q",
+				Commands: []string{"c"}, Metadata: "x"}},
 		},
 		"message with attachments": {
 			fromContact + `"message":{"mid":"m","attachments":[{"type":"sticker","payload":{"sticker_id":369239263222822999,"url":"u"}},{"type":"fallback","payload":null,"title":"T","url":"\/reel\/1"},{"type":"fallback","URL":"caps"},{"type":"template","payload":{"product":{"elements":[{"id":"p"}]}}},{"type":"template","payload":{"template_type":"receipt"}},{"type":"location","payload":{"coordinates":{"lat":52.5,"long":0}}},{"type":"ig_story","payload":{"story_media_url":"s"}},null,"x"]}`,
@@ -63,7 +64,8 @@ func TestKinds(t *testing.T) {
 		"message in reply to a story": {
 			fromContact + `"message":{"mid":"m","reply_to":{"story":{"id":17900000000000001,"url":"u"}}}`,
 			"page:7:msg:m", domain.MessageReceived,
-			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", ReplyTo: &domain.ReplyTo{StoryID: "17900000000000001", StoryURL: "u"}}},
+			domain.Data{Kind: "message", Message: &domain.Message{MID: "m",
+				ReplyTo: &domain.ReplyTo{StoryID: "17900000000000001", StoryURL: "u"}}},
 		},
 		"message and referral in one item": {
 			fromContact + `"referral":{"ref":"r"},"message":{"mid":"m","referral":{"product":{"id":"p"}}}`,
@@ -80,7 +82,8 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "17"}},
 		},
 		"echo": {
-			fromPage + `"message":{"mid":"m","is_echo":true,"app_id":1.84719329217930e17}`, "page:7:msg:m", domain.MessageEchoed,
+			fromPage + `"message":{"mid":"m","is_echo":true,"app_id":1.84719329217930e17}`, "page:7:msg:m",
+			domain.MessageEchoed,
 			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Echo: true, AppID: "184719329217930000"}},
 		},
 		"unsend of an echo": {
@@ -100,7 +103,8 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "delivery", Delivery: &domain.Delivery{Watermark: 1790000000000}},
 		},
 		"delivery with mids alone": {
-			fromContact + `"delivery":{"mids":["a",7,{},"b"]}`, "page:7:dlv:9||e716fe840f86b299eef5ac37fbb07306", domain.MessageDelivered,
+			fromContact + `"delivery":{"mids":["a",7,{},"b"]}`, "page:7:dlv:9||e716fe840f86b299eef5ac37fbb07306",
+			domain.MessageDelivered,
 			domain.Data{Kind: "delivery", Delivery: &domain.Delivery{MIDs: []string{"a", "7", "b"}}},
 		},
 		"delivery without mids and watermark": {
@@ -116,7 +120,8 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "read", Read: &domain.Read{MID: "m"}},
 		},
 		"reaction": {
-			fromContact + `"reaction":{"mid":"m","action":"react","reaction":"love","emoji":"+"}`, "page:7:rx:m|9|react|+|1790000000000", domain.MessageReacted,
+			fromContact + `"reaction":{"mid":"m","action":"react","reaction":"love","emoji":"+"}`,
+			"page:7:rx:m|9|react|+|1790000000000", domain.MessageReacted,
 			domain.Data{Kind: "reaction", Reaction: &domain.Reaction{MID: "m", Action: "react", Reaction: "love", Emoji: "+"}},
 		},
 		"reaction without a mid": {
@@ -124,8 +129,10 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "reaction", Reaction: &domain.Reaction{Action: "react"}},
 		},
 		"postback": {
-			fromContact + `"postback":{"mid":"m","title":"T","payload":"P","referral":{"ref":"r"}}`, "page:7:pb:m", domain.PostbackReceived,
-			domain.Data{Kind: "postback", Postback: &domain.Postback{MID: "m", Title: "T", Payload: "P", Referral: &domain.Referral{Ref: "r"}}},
+			fromContact + `"postback":{"mid":"m","title":"T","payload":"P","referral":{"ref":"r"}}`, "page:7:pb:m",
+			domain.PostbackReceived,
+			domain.Data{Kind: "postback", Postback: &domain.Postback{MID: "m", Title: "T", Payload: "P",
+				Referral: &domain.Referral{Ref: "r"}}},
 		},
 		"postback and a null message": {
 			fromContact + `"message":null,"postback":{"mid":"m"}`, "page:7:pb:m", domain.PostbackReceived,
@@ -133,14 +140,17 @@ func TestKinds(t *testing.T) {
 		},
 		"referral": {
 			fromContact + `"referral":{"ref":"r","source":"ADS","type":"OPEN_THREAD","ad_id":120210987654321,"ads_context_data":{"ad_title":"\u00e4"}}`, "page:7:h:", domain.ReferralReceived,
-			domain.Data{Kind: "referral", Referral: &domain.Referral{Ref: "r", Source: "ADS", Type: "OPEN_THREAD", AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`)}},
+			domain.Data{Kind: "referral", Referral: &domain.Referral{Ref: "r", Source: "ADS", Type: "OPEN_THREAD",
+				AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`)}},
 		},
 		"optin": {
 			fromContact + `"optin":{"type":"notification_messages","ref":"r","payload":"P","notification_messages_token":"secret","notification_messages_status":"STOP NOTIFICATIONS","user_ref":"u"}`, "page:7:h:", domain.OptinReceived,
-			domain.Data{Kind: "optin", Optin: &domain.Optin{Type: "notification_messages", Ref: "r", Payload: "P", Status: "STOP NOTIFICATIONS", UserRef: "u"}},
+			domain.Data{Kind: "optin", Optin: &domain.Optin{Type: "notification_messages", Ref: "r", Payload: "P",
+				Status: "STOP NOTIFICATIONS", UserRef: "u"}},
 		},
 		"account linked": {
-			fromContact + `"account_linking":{"status":"linked","authorization_code":"secret"}`, "page:7:h:", domain.AccountLinked,
+			fromContact + `"account_linking":{"status":"linked","authorization_code":"secret"}`, "page:7:h:",
+			domain.AccountLinked,
 			domain.Data{Kind: "account_linking", AccountLink: &domain.AccountLink{Status: "linked"}},
 		},
 		"account unlinked": {
@@ -148,14 +158,17 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "account_linking", AccountLink: &domain.AccountLink{Status: "unlinked"}},
 		},
 		"account with unknown status": {
-			fromContact + `"account_linking":{"status":"half"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "account_linking"},
+			fromContact + `"account_linking":{"status":"half"}`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "account_linking"},
 		},
 		"thread passed": {
-			fromContact + `"pass_thread_control":{"previous_owner_app_id":null,"new_owner_app_id":12,"metadata":"x"}`, "page:7:h:", domain.ThreadPassed,
+			fromContact + `"pass_thread_control":{"previous_owner_app_id":null,"new_owner_app_id":12,"metadata":"x"}`,
+			"page:7:h:", domain.ThreadPassed,
 			domain.Data{Kind: "pass_thread_control", Thread: &domain.Thread{NewOwner: "12", Metadata: "x"}},
 		},
 		"thread taken": {
-			fromContact + `"take_thread_control":{"previous_owner_app_id":"12","new_owner_app_id":13}`, "page:7:h:", domain.ThreadTaken,
+			fromContact + `"take_thread_control":{"previous_owner_app_id":"12","new_owner_app_id":13}`, "page:7:h:",
+			domain.ThreadTaken,
 			domain.Data{Kind: "take_thread_control", Thread: &domain.Thread{PreviousOwner: "12", NewOwner: "13"}},
 		},
 		"thread requested": {
@@ -164,23 +177,30 @@ func TestKinds(t *testing.T) {
 		},
 		"roles": {
 			fromContact + `"app_roles":{"12":["primary_receiver"],"13":"odd"}`, "page:7:h:", domain.ThreadRolesChanged,
-			domain.Data{Kind: "app_roles", Thread: &domain.Thread{Roles: map[string][]string{"12": {"primary_receiver"}, "13": {}}}},
+			domain.Data{Kind: "app_roles", Thread: &domain.Thread{Roles: map[string][]string{"12": {"primary_receiver"},
+				"13": {}}}},
 		},
 		"policy": {
 			fromContact + `"policy_enforcement":{"action":"block","reason":"r"}`, "page:7:h:", domain.PolicyEnforced,
 			domain.Data{Kind: "policy_enforcement", Policy: &domain.Policy{Action: "block", Reason: "r"}},
 		},
-		"text for a message":        {fromContact + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
-		"two messages":              {fromContact + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
-		"known kind without a type": {fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "order"}},
-		"unknown kind":              {fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{Kind: "bb"}},
-		"no kind":                   {fromContact + `"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{}},
-		"escaped names":             {fromContact + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m", domain.MessageReceived, domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}}},
+		"text for a message": {fromContact + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "message"}},
+		"two messages": {fromContact + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:",
+			domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
+		"known kind without a type": {fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "order"}},
+		"unknown kind": {fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:",
+			domain.DeliveryUnrecognized, domain.Data{Kind: "bb"}},
+		"no kind": {fromContact + `"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{}},
+		"escaped names": {fromContact + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m",
+			domain.MessageReceived, domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := "{" + c.item + "}"
 			e := splitOne(t, delivery("messaging", "1790000001000", raw))
-			if e.Type != c.typ || e.Page != "7" || e.Contact != "9" || e.Standby || !e.Time.Equal(time.UnixMilli(1790000000000)) {
+			if e.Type != c.typ || e.Page != "7" || e.Contact != "9" || e.Standby ||
+				!e.Time.Equal(time.UnixMilli(1790000000000)) {
 				t.Errorf("%s on page %s with %s at %s", e.Type, e.Page, e.Contact, e.Time)
 			}
 			if id, hashed := strings.CutSuffix(c.id, ":h:"); hashed {
@@ -231,6 +251,7 @@ func TestHashOfCanonicalForm(t *testing.T) {
 // TestContact checks that the contact is the one of sender and recipient that is
 // not the page.
 func TestContact(t *testing.T) {
+	longest, tooLong := strings.Repeat("9", 512), strings.Repeat("9", 600)
 	for item, want := range map[string]domain.ContactID{
 		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{}}`:                                              "9",
 		`{"sender":{"id":"7"},"recipient":{"id":"9"},"message":{"is_echo":true}}`:                                "9",
@@ -248,8 +269,8 @@ func TestContact(t *testing.T) {
 		`{"recipient":{"id":"7"},"policy_enforcement":{"action":"block"}}`:                                       "",
 		`{"recipient":{"id":"7"},"app_roles":{"1":[]}}`:                                                          "",
 		`{"sender":{"id":98765432109876543},"recipient":{"id":7},"message":{}}`:                                  "98765432109876543",
-		`{"sender":{"id":"` + strings.Repeat("9", 600) + `"},"message":{}}`:                                      domain.ContactID(domain.PageID(strings.Repeat("9", 600)).Token()),
-		`{"sender":{"id":"` + strings.Repeat("9", 512) + `"},"message":{}}`:                                      domain.ContactID(strings.Repeat("9", 512)),
+		`{"sender":{"id":"` + tooLong + `"},"message":{}}`:                                                       domain.ContactID(domain.PageID(tooLong).Token()),
+		`{"sender":{"id":"` + longest + `"},"message":{}}`:                                                       domain.ContactID(longest),
 		`{"sender":{"id":["9"]},"recipient":{"id":"7"},"message":{"mid":"m"}}`:                                   "",
 		`{"sender":"9","recipient":{"id":"7"},"message":{"mid":"m"}}`:                                            "",
 		`{"sender":{"id":"\ud800"},"recipient":{"id":"7"},"message":{"mid":"m"}}`:                                "",
@@ -266,6 +287,7 @@ func TestContact(t *testing.T) {
 // TestPage checks that the page is the entry's id, or the item's sender or
 // recipient if the entry has no id.
 func TestPage(t *testing.T) {
+	tooLong := strings.Repeat("7", 5000)
 	for entry, want := range map[string]domain.PageID{
 		`"id":"7","messaging":[{"recipient":{"id":"8"},"message":{}}]`:                             "7",
 		`"id":17841400008460056,"messaging":[{"message":{}}]`:                                      "17841400008460056",
@@ -283,7 +305,7 @@ func TestPage(t *testing.T) {
 		`"messaging":[7]`:                                                                          domain.NoPage,
 		`"changes":[{"field":"feed"}]`:                                                             domain.NoPage,
 		`"changes":[{"field":"messages","value":{"recipient":{"id":"7"},"message":{}}}]`:           "7",
-		`"id":"` + strings.Repeat("7", 5000) + `","messaging":[{"message":{}}]`:                    domain.PageID(domain.PageID(strings.Repeat("7", 5000)).Token()),
+		`"id":"` + tooLong + `","messaging":[{"message":{}}]`:                                      domain.PageID(domain.PageID(tooLong).Token()),
 		`"id":"a.b >*","messaging":[{"message":{}}]`:                                               "a.b >*",
 	} {
 		if e := splitOne(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)); e.Page != want {
@@ -335,17 +357,23 @@ func TestChanges(t *testing.T) {
 		id         string // "" for class h
 	}{
 		{"7", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":"1790000000","message":{"mid":"m"}}}`, domain.MessageReceived, "message", false, "page:7:msg:m"},
-		{"7", `{"field":"messaging_postbacks","value":{"sender":{"user_ref":"u"},"postback":{"mid":"m"}}}`, domain.PostbackReceived, "postback", false, "page:7:pb:m"},
-		{"7", `{"field":"messaging_seen","value":{"sender":{"id":"9"},"read":{"mid":"m"}}}`, domain.MessageRead, "read", false, "page:7:read:9|m"},
+		{"7", `{"field":"messaging_postbacks","value":{"sender":{"user_ref":"u"},"postback":{"mid":"m"}}}`,
+			domain.PostbackReceived, "postback", false, "page:7:pb:m"},
+		{"7", `{"field":"messaging_seen","value":{"sender":{"id":"9"},"read":{"mid":"m"}}}`, domain.MessageRead, "read",
+			false, "page:7:read:9|m"},
 		{"7", `{"field":"messages","value":{"message":{"mid":"m"}}}`, domain.ChangeReceived, "messages", false, ""},
-		{"7", `{"field":"messages","value":{"sender":{"id":"9"},"message":"TEST"}}`, domain.ChangeReceived, "messages", false, ""},
-		{"7", `{"field":"feed","value":{"sender":{"id":"9"},"message":{"mid":"m"},"created_time":1790000000}}`, domain.ChangeReceived, "feed", false, ""},
-		{"7", `{"field":"message_context","value":{"sender":{"id":"9"},"x":1}}`, domain.ChangeReceived, "message_context", false, ""},
+		{"7", `{"field":"messages","value":{"sender":{"id":"9"},"message":"TEST"}}`, domain.ChangeReceived, "messages",
+			false, ""},
+		{"7", `{"field":"feed","value":{"sender":{"id":"9"},"message":{"mid":"m"},"created_time":1790000000}}`,
+			domain.ChangeReceived, "feed", false, ""},
+		{"7", `{"field":"message_context","value":{"sender":{"id":"9"},"x":1}}`, domain.ChangeReceived, "message_context",
+			false, ""},
 		{"7", `{"field":"parking"}`, domain.ChangeReceived, "parking", false, ""},
 		{"7", `{"field":"name","value":"text"}`, domain.ChangeReceived, "name", false, ""},
 		{"7", `{"field":7}`, domain.ChangeReceived, "", false, ""},
 		{"7", `"feed"`, domain.DeliveryUnrecognized, "", false, ""},
-		{"0", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"mid":"m"}}}`, domain.ChangeReceived, "messages", true, ""},
+		{"0", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"mid":"m"}}}`,
+			domain.ChangeReceived, "messages", true, ""},
 	} {
 		e := splitOne(t, []byte(`{"object":"page","entry":[{"id":"`+c.page+`","time":1790000000,"changes":[`+c.item+`]}]}`))
 		if e.Type != c.typ || e.Data.Kind != c.kind || e.Data.Test != c.test || string(e.Page) != c.page ||
@@ -362,7 +390,8 @@ func TestChanges(t *testing.T) {
 	if plain := splitOne(t, delivery("messaging", "1790000000", item)); change.ID != plain.ID {
 		t.Errorf("a referral as a change has id %s, as an item %s", change.ID, plain.ID)
 	}
-	fields := messenger.Split(delivery("changed_fields", "1790000000", `"name",null,{"a":1},7`), messenger.Options{}).Events
+	fields := messenger.Split(delivery("changed_fields", "1790000000", `"name",null,{"a":1},7`),
+		messenger.Options{}).Events
 	var got []string
 	for _, e := range fields {
 		got = append(got, string(e.Type)+" "+e.Data.Kind)

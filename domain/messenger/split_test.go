@@ -96,7 +96,8 @@ func ids(body []byte) []string {
 func TestFiftyItemsInOneEntry(t *testing.T) {
 	var items []string
 	for i := range 50 {
-		items = append(items, fmt.Sprintf(`{"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":%d,"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
+		items = append(items, fmt.Sprintf(`{"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":%d,`+
+			`"message":{"mid":"m_%d"}}`, 1790000000000+i, i))
 	}
 	body := `{"object":"page","entry":[{"id":"7","time":1790000000000,"messaging":[` + strings.Join(items, ",") + `]}]}`
 	events := messenger.Split([]byte(body), messenger.Options{}).Events
@@ -132,22 +133,30 @@ func TestMalformedDeliveriesLoseNoItem(t *testing.T) {
 		body  string
 		types string
 	}{
-		"no entries":          {` {"object":"page", "entry":[]} `, "delivery.unrecognized"},
-		"no entries, deep":    {`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`, "delivery.unreadable"},
-		"empty entry":         {`{"entry":[{}]}`, "delivery.unrecognized"},
-		"entry with no items": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`, "delivery.unrecognized"},
-		"not entry objects":   {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`, "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
-		"object, not array":   {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`, "delivery.unrecognized change.received"},
-		"two entry arrays":    {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}]}],"entry":[{"id":"8","messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
-		"two messaging":       {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}],"messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
-		"repeated names":      {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`, "delivery.unrecognized delivery.unrecognized"},
-		"half surrogates":     {`{"entry":[{"id":"7","messaging":[{"new":"\ud800"},{"new":"\ud801"},{"message":{"mid":"\ud800"}},{"message":{"mid":"\ud801"}}]}]}`, "delivery.unrecognized delivery.unrecognized message.received message.received"},
-		"not UTF-8":           {"{\"entry\":[{\"id\":\"7\",\"messaging\":[{\"new\":\"\xfe\"},{\"new\":\"\xff\"},{\"\xff\":1}]},{\"\xfe\":1},{\"\xff\":1}]}", "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized"},
-		"deep items":          {`{"entry":[{"id":"7","messaging":[{"new":` + deep + `},{"message":{"mid":"m","x":` + deep + `}}]}]}`, "delivery.unrecognized message.received"},
-		"two user_refs":       {`{"entry":[{"id":"7","messaging":[{"sender":{"user_ref":"a"},"read":{"watermark":1790000000000}},{"sender":{"user_ref":"b"},"read":{"watermark":1790000000000}}]}]}`, "message.read message.read"},
-		"long ids":            {`{"entry":[{"id":"7","messaging":[{"sender":{"id":"` + strings.Repeat("9", 5000) + `"},"read":{"mid":"m"}},{"message":{"mid":"` + strings.Repeat("m", 5000) + `"}}]}]}`, "message.read message.received"},
-		"unknown object":      {`{"object":"whatsapp","entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
-		"no object":           {`{"entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
+		"no entries": {` {"object":"page", "entry":[]} `, "delivery.unrecognized"},
+		"no entries, deep": {`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`,
+			"delivery.unreadable"},
+		"empty entry": {`{"entry":[{}]}`, "delivery.unrecognized"},
+		"entry with no items": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`,
+			"delivery.unrecognized"},
+		"not entry objects": {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`,
+			"delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
+		"object, not array": {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`,
+			"delivery.unrecognized change.received"},
+		"two entry arrays": {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}]}],"entry":[{"id":"8","messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
+		"two messaging":    {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}],"messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
+		"repeated names": {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`,
+			"delivery.unrecognized delivery.unrecognized"},
+		"half surrogates": {`{"entry":[{"id":"7","messaging":[{"new":"\ud800"},{"new":"\ud801"},{"message":{"mid":"\ud800"}},{"message":{"mid":"\ud801"}}]}]}`, "delivery.unrecognized delivery.unrecognized message.received message.received"},
+		"not UTF-8":       {"{\"entry\":[{\"id\":\"7\",\"messaging\":[{\"new\":\"\xfe\"},{\"new\":\"\xff\"},{\"\xff\":1}]},{\"\xfe\":1},{\"\xff\":1}]}", "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized"},
+		"deep items": {`{"entry":[{"id":"7","messaging":[{"new":` + deep + `},{"message":{"mid":"m","x":` + deep +
+			`}}]}]}`, "delivery.unrecognized message.received"},
+		"two user_refs": {`{"entry":[{"id":"7","messaging":[{"sender":{"user_ref":"a"},"read":{"watermark":1790000000000}},{"sender":{"user_ref":"b"},"read":{"watermark":1790000000000}}]}]}`, "message.read message.read"},
+		"long ids": {`{"entry":[{"id":"7","messaging":[{"sender":{"id":"` + strings.Repeat("9", 5000) +
+			`"},"read":{"mid":"m"}},{"message":{"mid":"` + strings.Repeat("m", 5000) + `"}}]}]}`,
+			"message.read message.received"},
+		"unknown object": {`{"object":"whatsapp","entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
+		"no object":      {`{"entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var types []string
@@ -257,7 +266,8 @@ func TestOrderOfEntriesDoesNotChangeIDs(t *testing.T) {
 			kind := rapid.SampledFrom([]string{
 				`"message":{"mid":"%s"}`, `"message":{"mid":"%s","is_deleted":true}`, `"new":{"x":"%s"}`, `"read":{"mid":"%s"}`,
 			}).Draw(t, "kind")
-			entries[i] = fmt.Sprintf(`{"id":"%d","time":%d,"messaging":[{"sender":{"id":"9"},%s}]}`, page, i, fmt.Sprintf(kind, mid))
+			entries[i] = fmt.Sprintf(`{"id":"%d","time":%d,"messaging":[{"sender":{"id":"9"},%s}]}`, page, i,
+				fmt.Sprintf(kind, mid))
 		}
 		join := func() []byte {
 			return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
@@ -287,14 +297,16 @@ func TestStandbyCopyHasSameID(t *testing.T) {
 		kind := rapid.SampledFrom([]string{
 			`"message":{"mid":%s}`, `"message":{"mid":%s,"is_echo":true}`, `"message":{"mid":%s,"is_deleted":true}`,
 			`"message_edit":{"mid":%s,"num_edit":1}`, `"reaction":{"mid":%s,"action":"react"}`, `"read":{"mid":%s}`,
-			`"delivery":{"mids":[%s]}`, `"referral":{"ref":%s}`, `"new_kind":{"x":%s}`, `"postback":{"mid":%s}`, `"postback":{"title":%s}`,
+			`"delivery":{"mids":[%s]}`, `"referral":{"ref":%s}`, `"new_kind":{"x":%s}`, `"postback":{"mid":%s}`,
+			`"postback":{"title":%s}`,
 		}).Draw(t, "kind")
 		text, err := json.Marshal(rapid.String().Draw(t, "text"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		who := rapid.SampledFrom([]string{
-			`"sender":{"id":"9"},"recipient":{"id":"7"},`, `"sender":{"id":"7"},"recipient":{"id":"9"},`, `"sender":{"user_ref":"u"},`, ``,
+			`"sender":{"id":"9"},"recipient":{"id":"7"},`, `"sender":{"id":"7"},"recipient":{"id":"9"},`,
+			`"sender":{"user_ref":"u"},`, ``,
 		}).Draw(t, "who")
 		item := `{` + who + fmt.Sprintf(kind, text) + `}`
 		plain, standby := ids(delivery("messaging", "1790000000000", item)), ids(delivery("standby", "1790000009999", item))

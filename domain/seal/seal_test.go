@@ -130,7 +130,8 @@ func TestChangedTextsAreRejected(t *testing.T) {
 // requireRejected fails the test unless Open rejects the text.
 func requireRejected(t rapid.TB, k *seal.KeyRing, sealed string) {
 	got, err := k.Open(sealed, []byte("page:1"))
-	if got != nil || !errors.Is(err, seal.ErrMalformed) && !errors.Is(err, seal.ErrUnknownKey) && !errors.Is(err, seal.ErrNotAuthentic) {
+	if got != nil || !errors.Is(err, seal.ErrMalformed) && !errors.Is(err, seal.ErrUnknownKey) &&
+		!errors.Is(err, seal.ErrNotAuthentic) {
 		t.Fatalf("%q opened: %x, %v", sealed, got, err)
 	}
 }
@@ -285,7 +286,8 @@ func TestLoadRejectsAccessibleFiles(t *testing.T) {
 func TestMissingKeyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	_, created, err := seal.LoadOrCreate(path, true)
-	if !errors.Is(err, seal.ErrKeyMissing) || created || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "restore") {
+	if !errors.Is(err, seal.ErrKeyMissing) || created || !strings.Contains(err.Error(), path) ||
+		!strings.Contains(err.Error(), "restore") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -315,8 +317,9 @@ func TestInvalidKeyFiles(t *testing.T) {
 		"bad base64":      `{"version":1,"primary":"0123456789abcdef","keys":[{"id":"0123456789abcdef","key":"hunter2!"}]}`,
 		"bad id":          `{"version":1,"primary":"hunter2","keys":[{"id":"hunter2","key":"` + key + `"}]}`,
 		"cut off":         `{"version":1,"primary":"0123456789abcdef","keys":[` + one,
-		"too many":        `{"version":1,"primary":"0123456789abcdef","keys":[` + strings.Repeat(one+",", seal.MaxKeys) + one + `]}`,
-		"too large":       strings.Repeat(" ", 2<<20),
+		"too many": `{"version":1,"primary":"0123456789abcdef","keys":[` + strings.Repeat(one+",", seal.MaxKeys) +
+			one + `]}`,
+		"too large": strings.Repeat(" ", 2<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.json")
@@ -443,7 +446,8 @@ func TestKeysAreNeverShown(t *testing.T) {
 	}
 	out.Write(j)
 	for _, form := range []string{
-		string(raw), fmt.Sprintf("%x", raw), fmt.Sprintf("%X", raw), fmt.Sprint(raw), strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"),
+		string(raw), fmt.Sprintf("%x", raw), fmt.Sprintf("%X", raw), fmt.Sprint(raw),
+		strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"),
 		base64.StdEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw), fmt.Sprint(raw[:8])[1:10],
 	} {
 		if strings.Contains(out.String(), form) {
