@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// ByteSize is a number of bytes, written by people as 8MiB or 500MB.
+// ByteSize is a number of bytes. Its text form is a number and a unit, such as
+// 8MiB or 500MB.
 type ByteSize int64
 
 // Sizes.
@@ -21,14 +22,15 @@ const (
 	TiB           = 1024 * GiB
 )
 
-var errByteSize = errors.New("not a size: write a whole number and a unit, as in 8MiB or 500MB (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)")
+var errByteSize = errors.New("not a size: write a whole number and a unit, as in 8MiB or 500MB " +
+	"(B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)")
 
 type unit struct {
 	suffix string
 	size   ByteSize
 }
 
-// units begins with the binary ones, the largest first.
+// units starts with the binary units, the largest first; see [ByteSize.String].
 var units = []unit{
 	{"TiB", TiB},
 	{"GiB", GiB},
@@ -42,9 +44,9 @@ var units = []unit{
 	{"", Byte},
 }
 
-// UnmarshalText reads a whole number and a unit; upper and lower case and a
-// space between them don't matter, and no unit means bytes. "8M" is refused:
-// half its readers take it for MB.
+// UnmarshalText parses a whole number and a unit. Case is ignored, a space between
+// them is allowed, and no unit means bytes. "8M" is an error, since it could mean
+// MB or MiB.
 func (b *ByteSize) UnmarshalText(text []byte) error {
 	s := strings.TrimSpace(string(text))
 	digits := strings.TrimRight(s, "BKMGTbkmgti")
@@ -61,8 +63,8 @@ func (b *ByteSize) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String is exact: the largest binary unit that divides the size, as in 8MiB.
-// [ByteSize.UnmarshalText] reads it back.
+// String returns the exact size in the largest binary unit that divides it, such
+// as 8MiB. [ByteSize.UnmarshalText] accepts it.
 func (b ByteSize) String() string {
 	if b == 0 {
 		return "0"
@@ -75,5 +77,5 @@ func (b ByteSize) String() string {
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
 
-// MarshalText writes [ByteSize.String].
+// MarshalText returns [ByteSize.String].
 func (b ByteSize) MarshalText() ([]byte, error) { return []byte(b.String()), nil }

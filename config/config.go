@@ -1,9 +1,10 @@
-// Package config holds the settings of the pagestream command: their defaults,
-// where they are read from, what makes them valid, and how they are shown.
+// Package config contains the settings of the pagestream command: their defaults,
+// sources, validation and printing.
 //
-// Settings come from a YAML file, then the environment, then flags; what comes
-// later wins. The documented list is [Example]. Only internal/server, dev and cli
-// import this package: every other package has small Options of its own.
+// Settings come from a YAML file, then the environment, then flags; a later source
+// overrides an earlier one. [Example] documents every setting. Only
+// internal/server, dev and cli import this package: every other package has its
+// own small Options.
 package config
 
 import (
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// Config is every setting. The order of its fields is the order of the
-// documentation.
+// Config has all settings. The order of its fields is the order in [Example] and
+// [Print].
 type Config struct {
 	Data        Data        `koanf:"data"`
 	Keys        Keys        `koanf:"keys"`
@@ -27,67 +28,70 @@ type Config struct {
 	Profiles    Profiles    `koanf:"profiles"`
 	Hooks       Hooks       `koanf:"hooks"`
 	Log         Log         `koanf:"log"`
-	// Apps are the Meta apps that deliver to us; `/webhooks` is the first one's.
+	// Apps are the Meta apps that send webhooks to us. `/webhooks` is the callback
+	// URL of the first one.
 	Apps []App `koanf:"apps"`
 }
 
-// Data says where state lives on disk.
+// Data sets where data is stored on disk.
 type Data struct {
-	// Dir holds the embedded server's stream and, unless projections.dir says
-	// otherwise, the read models. A relative path is relative to where the
-	// process was started.
+	// Dir contains the embedded server's stream and, unless projections.dir is
+	// set, the read models. A relative path is relative to the working directory
+	// of the process.
 	Dir string `koanf:"dir"`
 }
 
-// Keys says where the key ring is that seals page tokens.
+// Keys sets where the key ring is stored that seals page tokens.
 type Keys struct {
-	// File is best kept outside data.dir, so that a copy of the data alone does
-	// not open the tokens in it.
+	// File should be outside data.dir, so that a copy of the data alone is not
+	// enough to open the tokens in it.
 	File string `koanf:"file"`
 }
 
 // HTTP sets the two listeners.
 type HTTP struct {
-	// Public is the address that Meta and people's browsers reach, usually
-	// through a reverse proxy that ends TLS.
+	// Public is the address for Meta and the browsers of page owners, usually
+	// behind a reverse proxy that terminates TLS.
 	Public string `koanf:"public"`
 	// Private is the address of the API, the console and the metrics.
 	Private string `koanf:"private"`
-	// TokenFile holds the bearer token of the private listener.
+	// TokenFile is the file with the bearer token of the private listener.
 	TokenFile string `koanf:"token_file"`
-	// ReadTokenFile holds a token that only reads; empty is "read.token" beside
-	// TokenFile: see [Config.ReadTokenFile].
+	// ReadTokenFile is the file with a read-only token; empty is "read.token" in
+	// the directory of TokenFile: see [Config.ReadTokenFile].
 	ReadTokenFile string `koanf:"read_token_file"`
-	// BaseURL is the public listener as the outside sees it, for OAuth
-	// redirects. Empty where pages are never connected by OAuth.
+	// BaseURL is the external URL of the public listener, for OAuth redirects. If
+	// it is empty, pages can't be connected by OAuth.
 	BaseURL string `koanf:"base_url"`
-	// ShutdownTimeout bounds the whole of an orderly stop.
+	// ShutdownTimeout limits a whole graceful shutdown.
 	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
 }
 
-// Webhook bounds one delivery.
+// Webhook sets the limits of webhook deliveries.
 type Webhook struct {
-	// MaxBody is the largest body accepted; above it the answer is 413.
+	// MaxBody is the largest accepted body; a larger one is answered 413.
 	MaxBody ByteSize `koanf:"max_body"`
 	// Timeout is how long a delivery may take to become durable before the
 	// answer is 503. Meta gives up after 5 s.
 	Timeout time.Duration `koanf:"timeout"`
-	// ReadTimeout bounds the reading of one request.
+	// ReadTimeout limits reading one request.
 	ReadTimeout time.Duration `koanf:"read_timeout"`
-	// IdleTimeout closes a kept-alive connection that says nothing.
+	// IdleTimeout is after how long an idle connection is closed.
 	IdleTimeout time.Duration `koanf:"idle_timeout"`
 }
 
-// NATS says which server holds the stream.
+// NATS sets the server that stores the stream.
 type NATS struct {
-	// URL is one server or several separated by commas; empty embeds one.
+	// URL is one server or several separated by commas; empty is the embedded
+	// server.
 	URL Servers `koanf:"url"`
 	// Creds is a NATS credentials file for URL.
 	Creds string `koanf:"creds"`
 	// Replicas is how many copies of the stream a cluster keeps.
 	Replicas int `koanf:"replicas"`
-	// Listen is where the embedded server listens for downstream consumers; empty
-	// is nowhere. An address that others reach needs a certificate.
+	// Listen is the address on which the embedded server accepts downstream
+	// consumers; empty is none. An address that other machines can reach needs a
+	// certificate.
 	Listen string `koanf:"listen"`
 	// CertFile and KeyFile are the PEM files of the listener's certificate.
 	CertFile string `koanf:"cert_file"`
@@ -102,60 +106,63 @@ const (
 
 // Streams sets the stream and how events are written to it.
 type Streams struct {
-	// Sync is [SyncAlways] or [SyncInterval]; the embedded server's only.
+	// Sync is [SyncAlways] or [SyncInterval]. It applies to the embedded server
+	// only.
 	Sync string `koanf:"sync"`
-	// SyncInterval is how much acknowledged traffic a power cut may cost when
-	// Sync is [SyncInterval].
+	// SyncInterval is the time between syncs when Sync is [SyncInterval]: a power
+	// cut may lose the acknowledged events of that time.
 	SyncInterval time.Duration `koanf:"sync_interval"`
-	// Window is how long JetStream itself remembers a dedup id.
+	// Window is JetStream's deduplication window.
 	Window time.Duration `koanf:"window"`
-	// MaxBytes bounds the stream: a full one refuses new events, which are then
-	// answered 503, and never drops old ones. 0 is unlimited.
+	// MaxBytes is the maximum size of the stream. A full stream rejects new events,
+	// and their deliveries are answered 503; it never drops old ones. 0 is
+	// unlimited.
 	MaxBytes ByteSize `koanf:"max_bytes"`
-	// MaxStore bounds what the embedded server may write to disk; 0 is
+	// MaxStore is the maximum that the embedded server writes to disk; 0 is
 	// unlimited.
 	MaxStore ByteSize `koanf:"max_store"`
-	// BatchThreshold is from how many waiting events they go as one batch.
+	// BatchThreshold is the number of waiting events from which they are written as
+	// one batch.
 	BatchThreshold int `koanf:"batch_threshold"`
-	// MaxBatch is the most events in one batch; JetStream allows 1000.
+	// MaxBatch is the maximum number of events in a batch; JetStream allows 1000.
 	MaxBatch int `koanf:"max_batch"`
-	// QueueLimit is the most events that may wait to be written; above it
-	// deliveries are answered 503.
+	// QueueLimit is the maximum number of events that may wait to be written; above
+	// it deliveries are answered 503.
 	QueueLimit int `koanf:"queue_limit"`
 }
 
 // Projections sets the read models.
 type Projections struct {
-	// Dir holds one file a projection; empty is "projections" in data.dir, and
-	// [Load] fills that in.
+	// Dir contains one file per projection. Empty is "projections" in data.dir;
+	// [Load] sets that.
 	Dir string `koanf:"dir"`
-	// MaxBatch is the most events applied in one transaction.
+	// MaxBatch is the maximum number of events applied in one transaction.
 	MaxBatch int `koanf:"max_batch"`
 	// MaxLag is how far a projection may be behind before readiness fails.
 	MaxLag time.Duration `koanf:"max_lag"`
 }
 
-// Reconcile sets how often what Meta does is held against what is wanted.
+// Reconcile sets how often the state at Meta is compared with the wanted state.
 type Reconcile struct {
-	// Interval is how often each page's subscription is read and, where it
-	// differs, set again; 0 turns the loop off.
+	// Interval is how often each page's subscription is read and, if it differs
+	// from the wanted one, set again; 0 turns this off.
 	Interval time.Duration `koanf:"interval"`
-	// TokenInterval is how often each page's token is asked about.
+	// TokenInterval is how often Meta is asked whether each page's token is valid.
 	TokenInterval time.Duration `koanf:"token_interval"`
 }
 
-// Profiles sets the names and pictures of contacts.
+// Profiles sets how the names and pictures of contacts are read.
 type Profiles struct {
-	// MaxAge is when a contact's profile is read again; 0 reads none.
+	// MaxAge is after how long a contact's profile is read again; 0 reads none.
 	MaxAge time.Duration `koanf:"max_age"`
 }
 
-// Hooks sets the signed webhooks that we send to others.
+// Hooks sets the signed webhooks that are sent to other systems.
 type Hooks struct {
 	// File is a YAML file with a list of endpoints; empty sends none.
 	File string `koanf:"file"`
-	// GiveUpAfter is how long an event is tried before it is a dead letter of its
-	// endpoint.
+	// GiveUpAfter is how long sending an event is retried before it becomes a dead
+	// letter of its endpoint.
 	GiveUpAfter time.Duration `koanf:"give_up_after"`
 }
 
@@ -175,36 +182,35 @@ type Log struct {
 
 // App is one Meta app.
 type App struct {
-	// Name is the app's in our URLs and events: `/webhooks/<name>`.
+	// Name is the app's name in our URLs (`/webhooks/<name>`) and events.
 	Name string `koanf:"name"`
-	// ID is Meta's app id, needed to connect pages.
+	// ID is Meta's app id. It is needed to connect pages.
 	ID string `koanf:"id"`
-	// Secrets are the app secrets that a signature may be made with: one, or
-	// the old and the new while they are being changed. [Load] appends those of
-	// SecretFiles.
+	// Secrets are the app secrets whose signatures are accepted: one, or the old
+	// and the new one during a change. [Load] appends those of SecretFiles.
 	Secrets []Secret `koanf:"secrets"`
 	// SecretFiles are files with one secret each.
 	SecretFiles []string `koanf:"secret_files"`
-	// VerifyToken is what Meta must say in the GET handshake. [Load] fills it
-	// in from VerifyTokenFile.
+	// VerifyToken is the token that Meta must send in the GET handshake. [Load]
+	// sets it from VerifyTokenFile.
 	VerifyToken Secret `koanf:"verify_token"`
 	// VerifyTokenFile is a file with the verify token.
 	VerifyTokenFile string `koanf:"verify_token_file"`
 	// GraphVersion is the version of the Graph API, such as v23.0.
 	GraphVersion string `koanf:"graph_version"`
-	// GraphURL is where the Graph API is.
+	// GraphURL is the base URL of the Graph API.
 	GraphURL string `koanf:"graph_url"`
-	// LoginURL is where the login dialog is.
+	// LoginURL is the base URL of the login dialog.
 	LoginURL string `koanf:"login_url"`
-	// LoginConfigID is a configuration of Facebook Login for Business; then it
-	// has the permissions, and LoginScopes are not asked for.
+	// LoginConfigID is a configuration of Facebook Login for Business. If it is
+	// set, it defines the permissions and LoginScopes is not used.
 	LoginConfigID string `koanf:"login_config_id"`
-	// LoginScopes are the permissions that the login dialog asks for; empty is
-	// what pages on Messenger need.
+	// LoginScopes are the permissions that the login dialog requests; empty is
+	// those that pages on Messenger need.
 	LoginScopes []string `koanf:"login_scopes"`
 }
 
-// Defaults of an app's own settings.
+// Defaults of the settings of an [App].
 const (
 	DefaultAppName      = "main"
 	DefaultGraphVersion = "v23.0"
@@ -212,9 +218,9 @@ const (
 	DefaultLoginURL     = "https://www.facebook.com"
 )
 
-// Default returns the settings in force where nothing else is said. It has no
-// app, and it is valid unless the user has no configuration directory: then
-// keys.file and http.token_file are empty and must be set.
+// Default returns the default settings, without an app. They are valid unless the
+// user has no configuration directory: then keys.file and http.token_file are
+// empty and must be set.
 func Default() Config {
 	return Config{
 		Data: Data{Dir: "data"},
@@ -248,19 +254,20 @@ func Default() Config {
 	}
 }
 
-// ReadTokenFile returns http.read_token_file, or its default beside
-// http.token_file.
+// ReadTokenFile returns http.read_token_file, or its default "read.token" in the
+// directory of http.token_file.
 func (c Config) ReadTokenFile() string {
 	return cmp.Or(c.HTTP.ReadTokenFile, filepath.Join(filepath.Dir(c.HTTP.TokenFile), "read.token"))
 }
 
-// ProjectionsDir returns projections.dir, or its default within data.dir.
+// ProjectionsDir returns projections.dir, or its default "projections" in
+// data.dir.
 func (c Config) ProjectionsDir() string {
 	return cmp.Or(c.Projections.Dir, filepath.Join(c.Data.Dir, "projections"))
 }
 
-// userFile returns a file in the user's configuration directory, or "" where
-// there is none (neither XDG_CONFIG_HOME nor HOME is set).
+// userFile returns the path of a file in the user's configuration directory, or ""
+// if there is none (neither XDG_CONFIG_HOME nor HOME is set).
 func userFile(name string) string {
 	dir, err := os.UserConfigDir()
 	if err != nil {

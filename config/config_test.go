@@ -19,8 +19,8 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// file writes a configuration file and returns its path.
-func file(t testing.TB, text string) string {
+// writeFile writes a configuration file and returns its path.
+func writeFile(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pagestream.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -29,7 +29,7 @@ func file(t testing.TB, text string) string {
 	return path
 }
 
-// load loads and must succeed.
+// load returns the result of Load and fails the test on an error.
 func load(t testing.TB, o config.Options) config.Config {
 	t.Helper()
 	c, err := config.Load(o)
@@ -39,8 +39,8 @@ func load(t testing.TB, o config.Options) config.Config {
 	return c
 }
 
-// inForce is what Load returns where nothing is set.
-func inForce() config.Config {
+// defaults returns what Load must return if nothing is set.
+func defaults() config.Config {
 	c := config.Default()
 	c.Projections.Dir = c.ProjectionsDir()
 	return c
@@ -49,8 +49,8 @@ func inForce() config.Config {
 func TestDefaultsAreValid(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "/home/someone/.config")
 	got := load(t, config.Options{})
-	if diff := cmp.Diff(inForce(), got); diff != "" {
-		t.Errorf("no settings differ from Default (-want +got):\n%s", diff)
+	if diff := cmp.Diff(defaults(), got); diff != "" {
+		t.Errorf("Load without settings differs from Default (-want +got):\n%s", diff)
 	}
 	if got.Keys.File != "/home/someone/.config/pagestream/keys.json" {
 		t.Errorf("keys.file is %q", got.Keys.File)
@@ -60,7 +60,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
-func TestNoUserDirectoryIsSaid(t *testing.T) {
+func TestMissingUserDirectoryIsReported(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "")
 	t.Setenv("HOME", "")
 	_, err := config.Load(config.Options{})
@@ -69,32 +69,36 @@ func TestNoUserDirectoryIsSaid(t *testing.T) {
 }
 
 func TestPrecedence(t *testing.T) {
-	path := file(t, "http:\n  public: :1\n  private: :2\n  base_url: https://file.example\nwebhook: {timeout: 1s}\n")
+	path := writeFile(t, "http:\n  public: :1\n  private: :2\n  base_url: https://file.example\nwebhook: {timeout: 1s}\n")
 	got := load(t, config.Options{
 		File:  path,
 		Env:   []string{"PAGESTREAM_HTTP_PUBLIC=:11", "PAGESTREAM_HTTP_PRIVATE=:12", "PAGESTREAM_LOG_LEVEL=", "OTHER=x"},
 		Flags: map[string]any{"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7, "webhook.idle_timeout": 3 * time.Second},
 	})
-	want := inForce()
+	want := defaults()
 	want.HTTP.Public = ":21"                     // flag over environment over file
 	want.HTTP.Private = ":12"                    // environment over file
 	want.HTTP.BaseURL = "https://file.example"   // file over default
 	want.Webhook.Timeout = time.Second           // file over default
 	want.Webhook.MaxBody = config.MiB            // flag as text
-	want.Streams.MaxBatch = 7                    // flag as it is
-	want.Webhook.IdleTimeout = 3 * time.Second   // flag as it is
-	if diff := cmp.Diff(want, got); diff != "" { // log.level: set to nothing is not set
+	want.Streams.MaxBatch = 7                    // flag of the setting's type
+	want.Webhook.IdleTimeout = 3 * time.Second   // flag of the setting's type
+	if diff := cmp.Diff(want, got); diff != "" { // log.level: an empty variable is not set
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// sample is a valid value for each setting, other than its default.
+// sample is a valid value for each setting that is not its default.
 var sample = map[string]string{
 	"data.dir": "/d", "keys.file": "/k.json",
-	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.read_token_file": "/r", "http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
+	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.read_token_file": "/r",
+	"http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
 	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s", "webhook.idle_timeout": "1m30s",
-	"nats.url": "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3", "nats.listen": "127.0.0.1:4222", "hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h", "nats.cert_file": "/cert", "nats.key_file": "/key",
-	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m", "streams.max_bytes": "1GiB", "streams.max_store": "2GiB",
+	"nats.url": "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3",
+	"nats.listen": "127.0.0.1:4222", "nats.cert_file": "/cert", "nats.key_file": "/key",
+	"hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h",
+	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m",
+	"streams.max_bytes": "1GiB", "streams.max_store": "2GiB",
 	"streams.batch_threshold": "8", "streams.max_batch": "500", "streams.queue_limit": "9",
 	"projections.dir": "/p", "projections.max_batch": "5", "projections.max_lag": "1h",
 	"reconcile.interval": "30s", "reconcile.token_interval": "1h", "profiles.max_age": "24h",
@@ -117,7 +121,8 @@ func settings() []string {
 	return out
 }
 
-func at(t *testing.T, c config.Config, path string) any {
+// settingAt returns the value of a setting by its path.
+func settingAt(t *testing.T, c config.Config, path string) any {
 	t.Helper()
 	v := reflect.ValueOf(c)
 next:
@@ -143,8 +148,8 @@ func TestEverySettingFromEverySource(t *testing.T) {
 			continue
 		}
 		name := "PAGESTREAM_" + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
-		if other, twice := names[name]; twice {
-			t.Errorf("%s and %s are both %s", path, other, name)
+		if other, found := names[name]; found {
+			t.Errorf("%s and %s have the same variable %s", path, other, name)
 		}
 		names[name] = path
 		all = append(all, name+"="+text)
@@ -154,7 +159,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	var yaml strings.Builder
 	section := ""
 	for _, path := range settings() {
-		if reflect.DeepEqual(at(t, fromEnv, path), at(t, inForce(), path)) {
+		if reflect.DeepEqual(settingAt(t, fromEnv, path), settingAt(t, defaults(), path)) {
 			t.Errorf("%s was not set by its variable", path)
 		}
 		flags[path] = sample[path]
@@ -168,7 +173,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	if diff := cmp.Diff(fromEnv, load(t, config.Options{Flags: flags})); diff != "" {
 		t.Errorf("flags differ from environment:\n%s", diff)
 	}
-	if diff := cmp.Diff(fromEnv, load(t, config.Options{File: file(t, yaml.String())})); diff != "" {
+	if diff := cmp.Diff(fromEnv, load(t, config.Options{File: writeFile(t, yaml.String())})); diff != "" {
 		t.Errorf("file differs from environment:\n%s", diff)
 	}
 }
@@ -183,54 +188,55 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 	}
 	got := load(t, config.Options{Env: env})
 	if diff := cmp.Diff([]config.App{app}, got.Apps); diff != "" {
-		t.Errorf("alone (-want +got):\n%s", diff)
+		t.Errorf("without a file (-want +got):\n%s", diff)
 	}
 
-	path := file(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n- {name: two, secrets: [z], verify_token: z}\n")
+	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n- {name: two, secrets: [z], verify_token: z}\n")
 	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0", "PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
 	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}
 	if diff := cmp.Diff(app, got.Apps[0]); diff != "" || len(got.Apps) != 2 || got.Apps[1].Name != "two" {
-		t.Errorf("over a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
+		t.Errorf("with a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
 	}
 }
 
 func TestSecretsFromFiles(t *testing.T) {
-	secret, token := file(t, "from-file\n"), file(t, " token ")
-	path := file(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n  verify_token_file: %s\n", secret, token))
+	secret, token := writeFile(t, "from-file\n"), writeFile(t, " token ")
+	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n  verify_token_file: %s\n", secret, token))
 	app := load(t, config.Options{File: path}).Apps[0]
 	if diff := cmp.Diff([]config.Secret{"inline", "from-file"}, app.Secrets); diff != "" || app.VerifyToken != "token" {
 		t.Errorf("verify token %d bytes, secrets:\n%s", len(app.VerifyToken), diff)
 	}
-	// The environment's file takes the place of the secrets in ours.
-	other := file(t, "other")
+	// The secret file of the environment replaces the secrets of the configuration file.
+	other := writeFile(t, "other")
 	app = load(t, config.Options{File: path, Env: []string{"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b"}}).Apps[0]
 	if app.Name != "b" || len(app.Secrets) != 1 || app.Secrets[0] != "other" {
 		t.Errorf("app %s has %d secrets", app.Name, len(app.Secrets))
 	}
 
 	for text, want := range map[string]string{
-		"secret_files: [/nowhere/at-all]":                            "apps[0].secret_files[0]: open /nowhere/at-all",
-		"secret_files: [" + file(t, "\n") + "]":                      "is empty",
-		"secret_files: [" + file(t, strings.Repeat("a", 5000)) + "]": "larger than 4KiB",
-		"verify_token: s3cr3t\n  verify_token_file: " + token:        "both verify_token and verify_token_file",
-		"verify_token_file: /nowhere":                                "apps[0].verify_token_file",
+		"secret_files: [/nowhere/at-all]":                                 "apps[0].secret_files[0]: open /nowhere/at-all",
+		"secret_files: [" + writeFile(t, "\n") + "]":                      "is empty",
+		"secret_files: [" + writeFile(t, strings.Repeat("a", 5000)) + "]": "larger than 4KiB",
+		"verify_token: s3cr3t\n  verify_token_file: " + token:             "both verify_token and verify_token_file",
+		"verify_token_file: /nowhere":                                     "apps[0].verify_token_file",
 	} {
-		_, err := config.Load(config.Options{File: file(t, "apps:\n- name: a\n  "+text+"\n")})
+		_, err := config.Load(config.Options{File: writeFile(t, "apps:\n- name: a\n  "+text+"\n")})
 		wantProblems(t, err, want)
 	}
 }
 
-// An app secret is 32 hex digits: read as YAML would guess, some are numbers.
+// TestSecretsAreNotNumbers checks that YAML's implicit types are not used: an app
+// secret is 32 hex digits, and some of these would be numbers.
 func TestSecretsAreNotNumbers(t *testing.T) {
 	for _, secret := range []string{"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12", "1_000", "true", "2024-01-01", "0b1", "0o17"} {
-		c := load(t, config.Options{File: file(t, "apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
+		c := load(t, config.Options{File: writeFile(t, "apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
 		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret || c.Apps[0].ID != "12345678901234567" {
-			t.Errorf("%s was read as something else", secret)
+			t.Errorf("%s was read as another value", secret)
 		}
 	}
 }
 
-// wantProblems checks that err is ErrInvalid and has each text.
+// wantProblems checks that err wraps ErrInvalid and contains each text.
 func wantProblems(t *testing.T, err error, texts ...string) {
 	t.Helper()
 	if !errors.Is(err, config.ErrInvalid) {
@@ -238,7 +244,7 @@ func wantProblems(t *testing.T, err error, texts ...string) {
 	}
 	for _, text := range texts {
 		if !strings.Contains(err.Error(), text) {
-			t.Errorf("%v\nlacks %q", err, text)
+			t.Errorf("%v\ndoes not contain %q", err, text)
 		}
 	}
 }
@@ -248,7 +254,7 @@ func TestFileProblems(t *testing.T) {
 		"unknown key":       {"http:\n  pubic: :1\n", "line 2: http.pubic is not a setting: did you mean http.public?"},
 		"unknown section":   {"\nhtpp:\n  public: :1\n", "line 2: htpp is not a setting: did you mean http?"},
 		"flat key":          {"log_level: debug\n", "did you mean log.level?"},
-		"nothing near":      {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
+		"nothing similar":   {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
 		"unknown app key":   {"apps:\n- name: a\n  verifytoken: x\n", "line 3: verifytoken is not a setting: did you mean verify_token?"},
 		"twice":             {"log:\n  level: info\n  level: warn\n", "line 3: level is set on line 2 already"},
 		"section twice":     {"log: {level: info}\nlog: {level: warn}\n", "line 2: log is set on line 1 already"},
@@ -269,18 +275,18 @@ func TestFileProblems(t *testing.T) {
 		"alias":             {"log: &a {level: info}\nhttp: *a\n", "http takes keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := config.Load(config.Options{File: file(t, c.text)})
+			_, err := config.Load(config.Options{File: writeFile(t, c.text)})
 			wantProblems(t, err, c.want)
 		})
 	}
 	if _, err := config.Load(config.Options{File: "/nowhere/pagestream.yaml"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing file gave %v", err)
 	}
-	if _, err := config.Load(config.Options{File: file(t, strings.Repeat("#", 2<<20))}); err == nil {
+	if _, err := config.Load(config.Options{File: writeFile(t, strings.Repeat("#", 2<<20))}); err == nil {
 		t.Error("a file of 2 MiB was read")
 	}
 	for _, empty := range []string{"", "# nothing\n", "http:\n", "http:\n  public:\napps:\n", "log: ~\n"} {
-		if diff := cmp.Diff(inForce(), load(t, config.Options{File: file(t, empty)})); diff != "" {
+		if diff := cmp.Diff(defaults(), load(t, config.Options{File: writeFile(t, empty)})); diff != "" {
 			t.Errorf("%q set something:\n%s", empty, diff)
 		}
 	}
@@ -306,7 +312,7 @@ func TestEnvironmentAndFlagProblems(t *testing.T) {
 	)
 	for _, not := range []string{"PAGESTREAM_URL", "PAGESTREAM_LOAD"} {
 		if strings.Contains(err.Error(), not) {
-			t.Errorf("%s is to be ignored:\n%v", not, err)
+			t.Errorf("%s is not ignored:\n%v", not, err)
 		}
 	}
 }
@@ -323,11 +329,11 @@ func TestValidate(t *testing.T) {
 	}
 	for want, change := range map[string]func(*config.Config){
 		"data.dir: empty":                                             func(c *config.Config) { c.Data.Dir = "" },
-		`data.dir: "~/x": ~ means nothing here`:                       func(c *config.Config) { c.Data.Dir = "~/x" },
+		`data.dir: "~/x": ~ is not expanded`:                          func(c *config.Config) { c.Data.Dir = "~/x" },
 		`keys.file: "/x/" is a directory`:                             func(c *config.Config) { c.Keys.File = "/x/" },
 		`http.public: "8080" is not an address`:                       func(c *config.Config) { c.HTTP.Public = "8080" },
 		`http.private: ":99999" is not an address`:                    func(c *config.Config) { c.HTTP.Private = ":99999" },
-		`http.private: ":8080" is http.public as well`:                func(c *config.Config) { c.HTTP.Private = ":8080" },
+		`http.private: ":8080" is also http.public`:                   func(c *config.Config) { c.HTTP.Private = ":8080" },
 		`http.base_url: "example.com" is not a base URL`:              func(c *config.Config) { c.HTTP.BaseURL = "example.com" },
 		`http.base_url: "https://x/" ends in a slash`:                 func(c *config.Config) { c.HTTP.BaseURL = "https://x/" },
 		"http.base_url: has a user or password in it":                 func(c *config.Config) { c.HTTP.BaseURL = "https://u:hunter2@x" },
@@ -336,11 +342,11 @@ func TestValidate(t *testing.T) {
 		"webhook.timeout: -1s is out of bounds":                       func(c *config.Config) { c.Webhook.Timeout = -time.Second },
 		"webhook.max_body: 1B is out of bounds: write 64KiB to 15MiB": func(c *config.Config) { c.Webhook.MaxBody = 1 },
 		"nats.url: not a NATS URL":                                    func(c *config.Config) { c.NATS.URL = "http://u:hunter2@a" },
-		"nats.creds: \"/x\" is of no use without nats.url":            func(c *config.Config) { c.NATS.Creds = "/x" },
+		"nats.creds: \"/x\" is not used without nats.url":             func(c *config.Config) { c.NATS.Creds = "/x" },
 		"nats.replicas: 3 copies need a cluster":                      func(c *config.Config) { c.NATS.Replicas = 3 },
-		`nats.listen: ":4222" is reached by others`:                   func(c *config.Config) { c.NATS.Listen = ":4222" },
+		`nats.listen: ":4222" can be reached by other machines`:       func(c *config.Config) { c.NATS.Listen = ":4222" },
 		`nats.listen: "4222" is not an address`:                       func(c *config.Config) { c.NATS.Listen = "4222" },
-		"nats.cert_file: a certificate and its key go together":       func(c *config.Config) { c.NATS.CertFile = "/cert" },
+		"nats.cert_file: a certificate needs its key":                 func(c *config.Config) { c.NATS.CertFile = "/cert" },
 		"nats.replicas: 0 is out of bounds":                           func(c *config.Config) { c.NATS.Replicas = 0 },
 		`streams.sync: "never": write one of always, interval`:        func(c *config.Config) { c.Streams.Sync = "never" },
 		"streams.window: 48h is out of bounds":                        func(c *config.Config) { c.Streams.Window = 48 * time.Hour },
@@ -356,7 +362,7 @@ func TestValidate(t *testing.T) {
 		"apps[0].secrets: none":                                       with(func(a *config.App) { a.Secrets = nil }),
 		"apps[0].secrets[1]: empty":                                   with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2", ""} }),
 		"apps[0].secrets[0]: has a space":                             with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2 "} }),
-		"apps[0].secrets[0]: is what config print shows":              with(func(a *config.App) { a.Secrets = []config.Secret{"(set, 3 bytes)"} }),
+		"apps[0].secrets[0]: is the placeholder that config print":    with(func(a *config.App) { a.Secrets = []config.Secret{"(set, 3 bytes)"} }),
 		"apps[0].verify_token: none":                                  with(func(a *config.App) { a.VerifyToken = "" }),
 		`apps[0].graph_version: "23"`:                                 with(func(a *config.App) { a.GraphVersion = "23" }),
 		"reconcile.interval: 10ms":                                    func(c *config.Config) { c.Reconcile.Interval = 10 * time.Millisecond },
@@ -377,12 +383,12 @@ func TestValidate(t *testing.T) {
 			err := c.Validate()
 			wantProblems(t, err, want)
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("shows a secret: %v", err)
+				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
 	}
 
-	// All at once, and again by Load.
+	// Load returns all problems at once.
 	_, err := config.Load(config.Options{Env: []string{"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x", "PAGESTREAM_STREAMS_SYNC=x"}})
 	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
 }
@@ -399,8 +405,9 @@ func TestRequireApps(t *testing.T) {
 	}
 }
 
-// shown is everything a configuration can be turned into for people.
-func shown(t testing.TB, c config.Config) string {
+// rendered returns everything that prints a configuration: Print, JSON, fmt, slog
+// and Redact.
+func rendered(t testing.TB, c config.Config) string {
 	t.Helper()
 	var out bytes.Buffer
 	if err := config.Print(&out, c); err != nil {
@@ -426,15 +433,15 @@ func shown(t testing.TB, c config.Config) string {
 
 func TestSecretsAreNeverShown(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		// A secret that can't be in the output for another reason.
+		// The secrets are long enough not to be in the output by chance.
 		draw := func(name string) string {
 			return "Zq" + rapid.StringMatching(`[A-Za-z0-9/@:%+]{6,40}`).Draw(r, name) + "Zq"
 		}
 		secret, token, password := draw("secret"), draw("token"), draw("password")
-		c := inForce()
+		c := defaults()
 		c.NATS.URL = config.Servers("nats://user:" + password + "@one:4222, tls://two:4222")
 		c.Apps = []config.App{{Name: "a", Secrets: []config.Secret{config.Secret(secret)}, VerifyToken: config.Secret(token)}}
-		out := shown(t, c)
+		out := rendered(t, c)
 		if err := c.Validate(); err != nil {
 			out += err.Error()
 		}
@@ -444,7 +451,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 			}
 		}
 		if !strings.Contains(out, fmt.Sprintf("(set, %d bytes)", len(secret))) || !strings.Contains(out, "nats://hidden@one:4222,tls://two:4222") {
-			r.Fatalf("secrets are not accounted for:\n%s", out)
+			r.Fatalf("the placeholders of the secrets are missing:\n%s", out)
 		}
 		if string(c.Apps[0].Secrets[0]) != secret {
 			r.Fatal("Redact changed its argument")
@@ -452,17 +459,18 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	})
 }
 
-// A secret that YAML takes for an anchor ends up in the parser's own error.
+// TestSyntaxErrorsDontQuoteSecrets also has secrets that YAML parses as anchors:
+// the parser's own error quotes them.
 func TestSyntaxErrorsDontQuoteSecrets(t *testing.T) {
 	for _, text := range []string{"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2", "@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\""} {
-		_, err := config.Load(config.Options{File: file(t, "apps:\n- verify_token: "+text+"\n")})
+		_, err := config.Load(config.Options{File: writeFile(t, "apps:\n- verify_token: "+text+"\n")})
 		if err == nil || strings.Contains(err.Error(), "hunter") {
 			t.Errorf("%s gave %v", text, err)
 		}
 	}
 }
 
-func TestPrintIsReadBack(t *testing.T) {
+func TestLoadReadsWhatPrintWrites(t *testing.T) {
 	var env []string
 	for path, text := range sample {
 		if path != "nats.url" { // its password is not printed
@@ -475,12 +483,12 @@ func TestPrintIsReadBack(t *testing.T) {
 	if err := config.Print(&out, want); err != nil {
 		t.Fatal(err)
 	}
-	got := load(t, config.Options{File: file(t, out.String())})
+	got := load(t, config.Options{File: writeFile(t, out.String())})
 	if got.Apps = nil; !cmp.Equal(want, got) {
 		t.Errorf("%s\n(-want +got):\n%s", out.String(), cmp.Diff(want, got))
 	}
 	last := -1
-	for _, path := range settings() { // in documented order
+	for _, path := range settings() { // in the order of the fields
 		section, field, _ := strings.Cut(path, ".")
 		s := strings.Index(out.String(), section+":\n")
 		i := s + strings.Index(out.String()[s:], "  "+field+": ")
@@ -492,12 +500,12 @@ func TestPrintIsReadBack(t *testing.T) {
 }
 
 func TestExample(t *testing.T) {
-	want := inForce()
-	if diff := cmp.Diff(want, load(t, config.Options{File: file(t, config.Example())})); diff != "" {
-		t.Errorf("what the example sets is not the default (-want +got):\n%s", diff)
+	want := defaults()
+	if diff := cmp.Diff(want, load(t, config.Options{File: writeFile(t, config.Example())})); diff != "" {
+		t.Errorf("the example differs from the defaults (-want +got):\n%s", diff)
 	}
 
-	// With every commented setting brought in, it still loads and has all keys.
+	// With every setting uncommented it can still be loaded and has all keys.
 	var all strings.Builder
 	apps := false
 	for line := range strings.SplitSeq(config.Example(), "\n") {
@@ -515,15 +523,15 @@ func TestExample(t *testing.T) {
 		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"}, SecretFiles: []string{},
 		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
 	}}
-	if diff := cmp.Diff(want, load(t, config.Options{File: file(t, all.String())})); diff != "" {
-		t.Errorf("with all comments brought in (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, load(t, config.Options{File: writeFile(t, all.String())})); diff != "" {
+		t.Errorf("with all settings uncommented (-want +got):\n%s", diff)
 	}
 	for _, path := range settings() {
 		section, field, _ := strings.Cut(path, ".")
 		_, rest, ok := strings.Cut(all.String(), "\n"+section+":\n")
 		rest, _, _ = strings.Cut(rest, "\n\n")
 		if !ok || !strings.Contains(rest, "\n  "+field+": ") && !strings.HasPrefix(rest, "  "+field+": ") {
-			t.Errorf("the example lacks %s", path)
+			t.Errorf("the example does not have %s", path)
 			continue
 		}
 		before, _, _ := strings.Cut("\n"+rest, "\n  "+field+": ")
@@ -535,7 +543,7 @@ func TestExample(t *testing.T) {
 	app := reflect.TypeFor[config.App]()
 	for i := range app.NumField() {
 		if name := app.Field(i).Tag.Get("koanf"); !strings.Contains(config.Example(), name+": ") {
-			t.Errorf("the example lacks apps.%s", name)
+			t.Errorf("the example does not have apps.%s", name)
 		}
 	}
 }
@@ -569,8 +577,7 @@ func TestByteSize(t *testing.T) {
 	})
 }
 
-// FuzzLoad: whatever the file holds, loading it ends in settings that are
-// valid, or in ErrInvalid.
+// FuzzLoad checks that Load returns valid settings or ErrInvalid for any file.
 func FuzzLoad(f *testing.F) {
 	f.Add(config.Example())
 	f.Add("apps:\n- {name: a, secrets: [x], verify_token: y}\n")
@@ -589,7 +596,7 @@ func FuzzLoad(f *testing.F) {
 		if err == nil {
 			err = c.Validate()
 		} else if !cmp.Equal(c, config.Config{}) {
-			t.Errorf("settings came with an error: %v", err)
+			t.Errorf("settings were returned with an error: %v", err)
 		}
 		if err != nil && !errors.Is(err, config.ErrInvalid) {
 			t.Errorf("%v is not ErrInvalid", err)

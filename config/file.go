@@ -11,45 +11,46 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds a configuration file in bytes.
+// maxFile is the maximum size of a configuration file in bytes.
 const maxFile = 1 << 20
 
-// parseFile returns the settings in a file, by path, and what is wrong with it. It
-// knows every key, and it says on which line a mistake is.
+// parseFile returns the settings in a file, by path, and the problems in it, each
+// with its line. An unknown key is a problem.
 //
-// Scalars are taken as they are written, not as YAML guesses them: an app
-// secret of digits, or of digits and one "e", is no number.
+// Scalars are used as they are written, without YAML's implicit types: an app
+// secret of digits, or of digits and one "e", must not become a number.
 func parseFile(name string, b []byte) (map[string]any, []error) {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	var doc yaml.Node
 	err := dec.Decode(&doc)
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, nil // nothing but comments
+		return nil, nil // the file is empty or has comments only
 	case err != nil:
-		return nil, []error{fmt.Errorf("%s: %s", name, syntax(err))}
+		return nil, []error{fmt.Errorf("%s: %s", name, syntaxError(err))}
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, []error{fmt.Errorf("%s: has more than one YAML document: keep the first and remove what follows the second ---", name)}
+		return nil, []error{fmt.Errorf("%s: has more than one YAML document: "+
+			"keep the first and remove everything after the second ---", name)}
 	}
 	w := walker{name: name}
 	settings := w.root(doc.Content[0])
 	return settings, w.problems
 }
 
-// syntax keeps of a YAML error what can't be part of a value.
-func syntax(err error) string {
+// syntaxError returns the text of a YAML error without any value of the file.
+func syntaxError(err error) string {
 	text := err.Error()
 	if strings.Contains(text, "anchor") {
-		// It would quote an unquoted secret that begins with & or *.
-		return "YAML: a value that begins with & or * must stand in quotes"
+		// The error would quote an unquoted secret that begins with & or *.
+		return "YAML: a value that begins with & or * must be quoted"
 	}
 	return text
 }
 
-// walker goes through the nodes of a file and collects problems.
+// walker visits the nodes of a file and collects problems.
 type walker struct {
-	name     string
+	name     string // the file's
 	problems []error
 }
 
@@ -57,17 +58,17 @@ func (w *walker) problem(n *yaml.Node, format string, args ...any) {
 	w.problems = append(w.problems, fmt.Errorf("%s line %d: %s", w.name, n.Line, fmt.Sprintf(format, args...)))
 }
 
-// isNull reports whether a key is there without a value, as in `url:`; it then
-// counts as not set.
+// isNull reports whether a key has no value, as in `url:`. It then counts as not
+// set.
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// each calls f for every key of a mapping.
-func (w *walker) each(n *yaml.Node, where string, f func(name string, k, v *yaml.Node)) {
+// eachKey calls f for every key of a mapping.
+func (w *walker) eachKey(n *yaml.Node, where string, f func(name string, k, v *yaml.Node)) {
 	if isNull(n) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		w.problem(n, "%s takes keys, one a line, indented: see pagestream config example", where)
+		w.problem(n, "%s takes keys, one per line, indented: see pagestream config example", where)
 		return
 	}
 	seen := map[string]int{}
@@ -77,7 +78,7 @@ func (w *walker) each(n *yaml.Node, where string, f func(name string, k, v *yaml
 			w.problem(k, "%s has a key that is not a name", where)
 			continue
 		}
-		if line, twice := seen[k.Value]; twice {
+		if line, found := seen[k.Value]; found {
 			w.problem(k, "%s is set on line %d already: remove one", k.Value, line)
 			continue
 		}
@@ -88,7 +89,7 @@ func (w *walker) each(n *yaml.Node, where string, f func(name string, k, v *yaml
 
 func (w *walker) root(n *yaml.Node) map[string]any {
 	out := map[string]any{}
-	w.each(n, "the file", func(name string, k, v *yaml.Node) {
+	w.eachKey(n, "the file", func(name string, k, v *yaml.Node) {
 		switch {
 		case name == "apps":
 			if apps := w.apps(v); apps != nil {
@@ -97,8 +98,8 @@ func (w *walker) root(n *yaml.Node) map[string]any {
 		case slices.Contains(sections(), name):
 			w.settings(v, name, name+".", keys, out)
 		default:
-			// The full keys are for someone who wrote `log_level: debug` here.
-			w.problem(k, "%s", unknown(name, slices.Concat(sections(), []string{"apps"}, paths(keys))))
+			// Full paths are candidates too, for a mistake such as `log_level: debug`.
+			w.problem(k, "%s", unknownSetting(name, slices.Concat(sections(), []string{"apps"}, paths(keys))))
 		}
 	})
 	return out
@@ -121,14 +122,14 @@ func (w *walker) apps(n *yaml.Node) []any {
 	return list
 }
 
-// settings reads a mapping of settings into out. Each is the known key of its
-// name behind the prefix.
+// settings parses a mapping of settings into out, by path. The path of a setting
+// is the prefix and its name.
 func (w *walker) settings(n *yaml.Node, where, prefix string, known []key, out map[string]any) {
-	w.each(n, where, func(name string, k, v *yaml.Node) {
+	w.eachKey(n, where, func(name string, k, v *yaml.Node) {
 		path := prefix + name
 		setting, ok := find(known, path)
 		if !ok {
-			w.problem(k, "%s", unknown(path, paths(known)))
+			w.problem(k, "%s", unknownSetting(path, paths(known)))
 			return
 		}
 		if value, ok := w.value(where+"."+name, setting, v); ok {
@@ -137,14 +138,14 @@ func (w *walker) settings(n *yaml.Node, where, prefix string, known []key, out m
 	})
 }
 
-// value reads one setting; ok is false where it is not set or was a problem.
+// value parses one setting; ok is false if it is not set or invalid.
 func (w *walker) value(path string, k key, n *yaml.Node) (value any, ok bool) {
 	if isNull(n) {
 		return nil, false
 	}
 	if k.isList() {
 		if n.Kind != yaml.SequenceNode {
-			w.problem(n, "%s is a list: write [one, two], or one a line after dashes", path)
+			w.problem(n, "%s is a list: write [one, two], or one per line after dashes", path)
 			return nil, false
 		}
 		list := make([]string, 0, len(n.Content))

@@ -17,36 +17,37 @@ import (
 
 // Errors of [Load] and [Config.Validate].
 var (
-	// ErrInvalid says that a setting is unknown, unreadable or out of bounds.
-	// The error's text has one line a problem and never a secret.
+	// ErrInvalid is returned when a setting is unknown, unreadable or out of
+	// bounds. The error's text has one line per problem and never a secret.
 	ErrInvalid = errors.New("the configuration is not valid")
-	// ErrNoApps says that no Meta app is configured.
+	// ErrNoApps is returned when no Meta app is configured.
 	ErrNoApps = errors.New("no Meta app is configured")
 )
 
-// Options says where settings come from.
+// Options are the sources of settings for [Load].
 type Options struct {
-	// File is a YAML file; empty reads none. One that is named must exist.
+	// File is the path of a YAML file; empty reads none. The file must exist.
 	File string
-	// Env is the environment as os.Environ returns it; nil is an empty one.
-	// Of it, variables that begin with PAGESTREAM_ are read:
-	// PAGESTREAM_WEBHOOK_MAX_BODY is webhook.max_body, and PAGESTREAM_APP_ID,
-	// _SECRET (several separated by commas) and so on set the first app,
-	// which is made where the file has none. A variable that is set to nothing
-	// counts as not set.
+	// Env is the environment as os.Environ returns it. Variables that begin with
+	// PAGESTREAM_ are read: PAGESTREAM_WEBHOOK_MAX_BODY is webhook.max_body, and
+	// PAGESTREAM_APP_ID, _SECRET (several separated by commas) and so on set the
+	// first app, which is added if the file has none. An empty variable counts as
+	// not set.
 	Env []string
-	// Flags are settings by key, as in "http.public", from the command line.
-	// A value is a string as the environment would have it, or of the
-	// setting's own type.
+	// Flags are settings from the command line by key, as in "http.public". A
+	// value is a string in the form of the environment, or has the setting's own
+	// type.
 	Flags map[string]any
-	// IgnoreEnv names variables that begin with PAGESTREAM_ but are read by
-	// someone else; "PAGESTREAM_LOAD_*" names all that begin so.
+	// IgnoreEnv lists variables that begin with PAGESTREAM_ but are not settings;
+	// "PAGESTREAM_LOAD_*" stands for all with that prefix.
 	IgnoreEnv []string
 }
 
-// Load returns the settings in force: defaults, then the file, the environment
-// and the flags. The result is valid, or the error wraps [ErrInvalid] and tells
-// every problem of the first stage that found any: reading, then validation.
+// Load returns the settings: defaults, overridden by the file, then the
+// environment, then the flags. The result is valid. Otherwise the error wraps
+// [ErrInvalid] and lists every problem of the first stage that found any: parsing,
+// then validation. An error that does not wrap it is returned if the file can't be
+// read.
 func Load(o Options) (Config, error) {
 	settings := map[string]any{} // by path
 	var problems []error
@@ -76,7 +77,7 @@ func Load(o Options) (Config, error) {
 	if err := k.Unmarshal("", &c); err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
-	problems = append(problems, finish(&c)...)
+	problems = append(problems, resolve(&c)...)
 	if len(problems) > 0 {
 		return Config{}, invalid(problems)
 	}
@@ -90,11 +91,11 @@ func invalid(problems []error) error {
 	return fmt.Errorf("%w:\n%w", ErrInvalid, errors.Join(problems...))
 }
 
-// environment returns the settings that variables set, by path, those that they
-// set of the first app, and what is wrong with them.
+// environment returns the settings in variables, by path, the settings of the
+// first app, and the problems in them.
 func environment(o Options) (settings, app map[string]any, problems []error) {
 	values := map[string]string{}
-	for _, e := range slices.Backward(o.Env) { // of a name that occurs twice, getenv has the first
+	for _, e := range slices.Backward(o.Env) { // the first of repeated names wins, as for getenv
 		if name, value, _ := strings.Cut(e, "="); strings.HasPrefix(name, envPrefix) {
 			values[name] = value
 		}
@@ -107,10 +108,10 @@ func environment(o Options) (settings, app map[string]any, problems []error) {
 		if i >= len(keys) {
 			out = app
 		}
-		switch elsewhere := ignored(o.IgnoreEnv, name); {
-		case values[name] == "", elsewhere && (i < 0 || i >= len(keys)):
+		switch ignore := ignored(o.IgnoreEnv, name); {
+		case values[name] == "", ignore && (i < 0 || i >= len(keys)):
 		case i < 0:
-			problems = append(problems, errors.New("environment: "+unknown(name, envNames(all))))
+			problems = append(problems, errors.New("environment: "+unknownSetting(name, envNames(all))))
 		default:
 			v, err := all[i].parse(values[name])
 			if err != nil {
@@ -131,6 +132,8 @@ func envNames(list []key) []string {
 	return names
 }
 
+// ignored reports whether a variable matches one of the patterns of
+// [Options.IgnoreEnv].
 func ignored(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		if prefix, ok := strings.CutSuffix(p, "*"); ok {
@@ -140,14 +143,15 @@ func ignored(patterns []string, name string) bool {
 	})
 }
 
-// parseFlags types the values of flags and refuses unknown keys.
+// parseFlags returns the values of flags in the types of their settings, and the
+// problems in them. An unknown key is a problem.
 func parseFlags(flags map[string]any) (map[string]any, []error) {
 	var problems []error
 	out := make(map[string]any, len(flags))
 	for _, path := range slices.Sorted(maps.Keys(flags)) {
 		k, ok := find(keys, path)
 		if !ok {
-			problems = append(problems, errors.New("flag: "+unknown(path, paths(keys))))
+			problems = append(problems, errors.New("flag: "+unknownSetting(path, paths(keys))))
 			continue
 		}
 		value := flags[path]
@@ -168,7 +172,8 @@ func parseFlags(flags map[string]any) (map[string]any, []error) {
 	return out, problems
 }
 
-// overlayApp lets what the environment says of an app set the first one.
+// overlayApp overrides the settings of the first app with those of the
+// environment, and adds an app if there is none.
 func overlayApp(settings, app map[string]any) {
 	if len(app) == 0 {
 		return
@@ -179,7 +184,7 @@ func overlayApp(settings, app map[string]any) {
 		settings["apps"] = apps
 	}
 	first := apps[0].(map[string]any)
-	// A secret and its file are one setting: the environment's replaces both.
+	// A secret and its file are alternatives: the environment's replaces both.
 	for field, file := range map[string]string{"secrets": "secret_files", "verify_token": "verify_token_file"} {
 		if app[field] != nil || app[file] != nil {
 			delete(first, field)
@@ -189,11 +194,12 @@ func overlayApp(settings, app map[string]any) {
 	maps.Copy(first, app)
 }
 
-// maxSecret bounds a secret's file in bytes.
+// maxSecret is the maximum length of a secret and of a secret's file in bytes.
 const maxSecret = 4096
 
-// finish fills in what depends on other settings and reads secrets' files.
-func finish(c *Config) []error {
+// resolve sets the defaults that depend on other settings and reads the files with
+// secrets.
+func resolve(c *Config) []error {
 	var problems []error
 	c.Projections.Dir = c.ProjectionsDir()
 	for i := range c.Apps {
@@ -215,7 +221,8 @@ func finish(c *Config) []error {
 		switch {
 		case app.VerifyTokenFile == "":
 		case app.VerifyToken != "":
-			problems = append(problems, fmt.Errorf("apps[%d]: both verify_token and verify_token_file are set: remove one", i))
+			problems = append(problems,
+				fmt.Errorf("apps[%d]: both verify_token and verify_token_file are set: remove one", i))
 		default:
 			var err error
 			if app.VerifyToken, err = readSecret(app.VerifyTokenFile); err != nil {
@@ -226,8 +233,8 @@ func finish(c *Config) []error {
 	return problems
 }
 
-// readSecret reads a file that holds one secret; space around it, such as the
-// last newline, is not part of it.
+// readSecret reads a file that contains one secret. White space around the secret,
+// such as the last newline, is removed.
 func readSecret(path string) (Secret, error) {
 	b, err := readBounded(path, maxSecret)
 	if err != nil {
@@ -240,6 +247,7 @@ func readSecret(path string) (Secret, error) {
 	return s, nil
 }
 
+// readBounded reads a file of at most limit bytes.
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 //go:embed example.yaml
 var example string
 
-// Example returns a configuration file that documents every setting. What is
-// not commented out in it is the default.
+// Example returns a configuration file that documents every setting. The values
+// that are not commented out are the defaults.
 func Example() string { return example }
 
 // Redact returns a copy in which every secret is replaced by "(set, N bytes)"
@@ -37,8 +37,9 @@ func Redact(c Config) Config {
 	return c
 }
 
-// Print writes the settings as YAML in documented order, secrets replaced as
-// [Redact] does. Without apps, [Load] reads it back to the same settings.
+// Print writes the settings as YAML in the order of the fields of [Config], with
+// secrets replaced as by [Redact]. Without apps and credentials in nats.url,
+// [Load] returns the same settings for the output.
 func Print(w io.Writer, c Config) error {
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -48,7 +49,7 @@ func Print(w io.Writer, c Config) error {
 	return nil
 }
 
-// node turns a setting or a group of them into YAML, in the order of fields.
+// node converts a setting or a group of settings to YAML, in the order of fields.
 func node(v reflect.Value) *yaml.Node {
 	switch value := v.Interface().(type) {
 	case time.Duration:
@@ -84,8 +85,8 @@ func text(s string) *yaml.Node {
 	return n
 }
 
-// MarshalJSON writes the settings by their keys, durations and sizes as people
-// write them, secrets replaced as [Redact] does.
+// MarshalJSON encodes the settings by their keys. Durations and sizes have the
+// form of the configuration file, and secrets are replaced as by [Redact].
 func (c Config) MarshalJSON() ([]byte, error) {
 	var settings map[string]any
 	if err := node(reflect.ValueOf(Redact(c))).Decode(&settings); err != nil {
@@ -94,8 +95,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return json.Marshal(settings)
 }
 
-// formatDuration is Duration.String without the zero units at its end: 10m,
-// not 10m0s.
+// formatDuration returns Duration.String without zero units at its end: 10m, not
+// 10m0s.
 func formatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

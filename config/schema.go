@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// envPrefix is what every environment variable of ours begins with.
+// envPrefix is the prefix of the environment variables of all settings.
 const envPrefix = "PAGESTREAM_"
 
-// key is one setting.
+// key is the description of one setting.
 type key struct {
-	path string // "webhook.max_body"; of an app's the field's own name
+	path string // "webhook.max_body"; for an app's setting the name only
 	env  string // "PAGESTREAM_WEBHOOK_MAX_BODY"
 	typ  reflect.Type
 }
 
 var (
-	// keys are the settings of [Config] in order, apps left out.
+	// keys are the settings of [Config] in order, without apps.
 	keys = sectionKeys()
-	// appKeys are the settings of one [App] in order, with the variables that set
+	// appKeys are the settings of an [App] in order, with the variables that set
 	// them for the first app.
 	appKeys = fieldKeys(reflect.TypeFor[App](), "", "app_")
 )
@@ -38,7 +38,8 @@ func sectionKeys() []key {
 	return list
 }
 
-// singular: one secret is the usual case, so its variable is singular.
+// singular renames the variables of lists of secrets: one secret is the usual
+// case.
 var singular = strings.NewReplacer("app_secrets", "app_secret", "app_secret_files", "app_secret_file")
 
 func fieldKeys(group reflect.Type, path, env string) []key {
@@ -54,7 +55,7 @@ func fieldKeys(group reflect.Type, path, env string) []key {
 	return list
 }
 
-// find returns the key of that path.
+// find returns the key with that path.
 func find(list []key, path string) (key, bool) {
 	i := slices.IndexFunc(list, func(k key) bool { return k.path == path })
 	if i < 0 {
@@ -81,9 +82,9 @@ func paths(list []key) []string {
 	return out
 }
 
-// parse turns text into the key's type, and a list of several into its parts. Its
-// errors quote the text, except for types that may hold a secret, and those are
-// strings, which never fail.
+// parse converts text to the key's type, and splits a list at its commas. Its
+// errors quote the text. Secrets are never quoted: they are strings or lists of
+// strings, which can't fail.
 func (k key) parse(text string) (any, error) {
 	switch k.typ {
 	case reflect.TypeFor[time.Duration]():
@@ -114,28 +115,28 @@ func (k key) parse(text string) (any, error) {
 // isList reports whether the key takes several values.
 func (k key) isList() bool { return k.typ.Kind() == reflect.Slice }
 
-// nearest returns the candidate that name was most likely meant to be, or ""
-// if none is close.
+// nearest returns the candidate that is most similar to name, or "" if none is
+// similar enough.
 func nearest(name string, candidates []string) string {
-	// A wrong separator or case is the smallest of mistakes.
-	plain := func(s string) string {
+	// A wrong separator or case counts as no difference.
+	normalize := func(s string) string {
 		return strings.NewReplacer(".", "_", "-", "_").Replace(strings.ToLower(s))
 	}
 	best, bestDistance := "", max(2, len(name)/3)+1
 	for _, c := range candidates {
-		if d := distance(plain(name), plain(c)); d < bestDistance {
+		if d := distance(normalize(name), normalize(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}
 	return best
 }
 
-// distance is the Levenshtein distance of two short names. A long one, which
-// no key is, is far from everything: the work stays bounded.
+// distance returns the Levenshtein distance of two names. For names longer than
+// any key it returns a large number, which limits the work.
 func distance(a, b string) int {
-	const long = 200
-	if len(a) > long || len(b) > long {
-		return long
+	const maxLen = 200
+	if len(a) > maxLen || len(b) > maxLen {
+		return maxLen
 	}
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -156,8 +157,9 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// unknown says that name is not a setting and which one may have been meant.
-func unknown(name string, candidates []string) string {
+// unknownSetting returns the message for a name that is not a setting, with a
+// similar candidate if there is one.
+func unknownSetting(name string, candidates []string) string {
 	if n := nearest(name, candidates); n != "" {
 		return fmt.Sprintf("%s is not a setting: did you mean %s?", name, n)
 	}

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Secret is a value that must not be shown. Whatever prints it, fmt with any
-// verb, slog, JSON or YAML, gets "(set, N bytes)", or nothing where it is
-// empty; string(s) is the value itself.
+// Secret is a value that must not be shown. fmt with any verb, slog, JSON and YAML
+// print "(set, N bytes)" instead, or nothing if it is empty. Use string(s) to get
+// the value.
 type Secret string
 
-// placeholder is what String returns for a secret that is set.
+// placeholder matches what String returns for a secret that is set.
 var placeholder = regexp.MustCompile(`^\(set, \d+ bytes\)$`)
 
 // String returns "(set, N bytes)", or "" for an empty secret.
@@ -26,7 +26,7 @@ func (s Secret) String() string {
 	return fmt.Sprintf("(set, %d bytes)", len(s))
 }
 
-// Format hides the value from every verb, %x, %d and %#v as well.
+// Format hides the value for every verb, including %x, %d and %#v.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // MarshalText hides the value from encoders.
@@ -35,11 +35,11 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // LogValue hides the value from slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// Servers is a list of NATS URLs separated by commas. A user or a password in
-// it is hidden from whatever prints it; string(s) has them.
+// Servers is a list of NATS URLs separated by commas. User info in it is hidden
+// when it is printed. Use string(s) to get the value.
 type Servers string
 
-// List returns the URLs one by one; none for the empty list.
+// List returns the URLs; nil for the empty list.
 func (s Servers) List() []string {
 	if s == "" {
 		return nil
@@ -47,7 +47,7 @@ func (s Servers) List() []string {
 	return splitList(string(s))
 }
 
-// splitList splits at commas; space around them does not count.
+// splitList splits text at commas and removes white space around the parts.
 func splitList(text string) []string {
 	list := strings.Split(text, ",")
 	for i := range list {
@@ -56,12 +56,12 @@ func splitList(text string) []string {
 	return list
 }
 
-// String returns the list with "hidden" in place of each user info.
+// String returns the list with "hidden" instead of each user info.
 func (s Servers) String() string {
 	list := s.List()
 	for i, server := range list {
-		// Anything before the last @ may be a credential, also in what is not
-		// a URL at all and in a password with a slash in it.
+		// Everything before the last @ may be a credential, also if the value is not
+		// a valid URL or the password has a slash in it.
 		at := strings.LastIndexByte(server, '@')
 		if at < 0 {
 			continue
@@ -86,7 +86,7 @@ func (s Servers) MarshalText() ([]byte, error) { return []byte(s.String()), nil 
 // LogValue hides user info from slog.
 func (s Servers) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// check says what is wrong with the list, without quoting it.
+// check returns what is wrong with the list, without quoting it, or "".
 func (s Servers) check() string {
 	for _, server := range s.List() {
 		u, err := url.Parse(server)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// metaDeadline is how long Meta waits for the answer to a delivery.
-// Source: Messenger Platform, Webhooks: "respond within 5 seconds".
+// metaDeadline is how long Meta waits for the answer to a delivery. Source:
+// Messenger Platform, Webhooks: "respond within 5 seconds".
 const metaDeadline = 5 * time.Second
 
 var (
@@ -22,10 +22,10 @@ var (
 	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
 )
 
-// Validate returns every problem at once, or nil. Each names the key, its value
-// unless that may hold a secret, and what to write instead. The error wraps
-// [ErrInvalid]. It does no I/O, and no app at all is no problem here: see
-// [Config.RequireApps].
+// Validate returns all problems as one error that wraps [ErrInvalid], or nil. Each
+// problem has the key, its value unless that may contain a secret, and what to
+// write instead. Validate does no I/O. It accepts a configuration without an app:
+// see [Config.RequireApps].
 func (c Config) Validate() error {
 	v := &validator{}
 	if c.Data.Dir == "" {
@@ -37,7 +37,8 @@ func (c Config) Validate() error {
 	v.address("http.public", c.HTTP.Public)
 	v.address("http.private", c.HTTP.Private)
 	if c.HTTP.Public == c.HTTP.Private && !strings.HasSuffix(c.HTTP.Public, ":0") {
-		v.add("http.private: %q is http.public as well: the private listener must have an address of its own, as in 127.0.0.1:8081", c.HTTP.Private)
+		v.add("http.private: %q is also http.public: the private listener needs its own address, as in 127.0.0.1:8081",
+			c.HTTP.Private)
 	}
 	v.file("http.token_file", c.HTTP.TokenFile)
 	v.path("http.read_token_file", c.HTTP.ReadTokenFile)
@@ -46,10 +47,12 @@ func (c Config) Validate() error {
 	}
 	within(v, "http.shutdown_timeout", c.HTTP.ShutdownTimeout, time.Second, 10*time.Minute)
 
-	// An event may hold a body twice, and the embedded server takes 32 MiB.
+	// An event may contain a body twice, and the embedded server accepts messages of
+	// at most 32 MiB.
 	within(v, "webhook.max_body", c.Webhook.MaxBody, 64*KiB, 15*MiB)
 	if c.Webhook.Timeout >= metaDeadline {
-		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s", c.Webhook.Timeout, metaDeadline)
+		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s",
+			c.Webhook.Timeout, metaDeadline)
 	} else {
 		within(v, "webhook.timeout", c.Webhook.Timeout, 100*time.Millisecond, metaDeadline)
 	}
@@ -61,7 +64,7 @@ func (c Config) Validate() error {
 	}
 	if c.NATS.URL == "" {
 		if c.NATS.Creds != "" {
-			v.add("nats.creds: %q is of no use without nats.url: set nats.url, or remove nats.creds", c.NATS.Creds)
+			v.add("nats.creds: %q is not used without nats.url: set nats.url, or remove nats.creds", c.NATS.Creds)
 		}
 		if c.NATS.Replicas > 1 {
 			v.add("nats.replicas: %d copies need a cluster: set nats.url, or write 1", c.NATS.Replicas)
@@ -72,12 +75,13 @@ func (c Config) Validate() error {
 	v.path("nats.cert_file", c.NATS.CertFile)
 	v.path("nats.key_file", c.NATS.KeyFile)
 	if (c.NATS.CertFile == "") != (c.NATS.KeyFile == "") {
-		v.add("nats.cert_file: a certificate and its key go together: set nats.cert_file and nats.key_file, or neither")
+		v.add("nats.cert_file: a certificate needs its key: set both nats.cert_file and nats.key_file, or neither")
 	}
 	if c.NATS.Listen != "" {
 		v.address("nats.listen", c.NATS.Listen)
 		if c.NATS.CertFile == "" && !loopback(c.NATS.Listen) {
-			v.add("nats.listen: %q is reached by others, who could read along: set nats.cert_file and nats.key_file, or listen on 127.0.0.1", c.NATS.Listen)
+			v.add("nats.listen: %q can be reached by other machines and would not be encrypted: "+
+				"set nats.cert_file and nats.key_file, or listen on 127.0.0.1", c.NATS.Listen)
 		}
 	}
 
@@ -87,7 +91,8 @@ func (c Config) Validate() error {
 	v.sizeOrNone("streams.max_bytes", c.Streams.MaxBytes, 64*MiB)
 	v.sizeOrNone("streams.max_store", c.Streams.MaxStore, 64*MiB)
 	if c.NATS.URL == "" && c.Streams.MaxStore > 0 && c.Streams.MaxBytes > c.Streams.MaxStore {
-		v.add("streams.max_bytes: %s is more than streams.max_store, %s: lower one or raise the other", c.Streams.MaxBytes, c.Streams.MaxStore)
+		v.add("streams.max_bytes: %s is more than streams.max_store, %s: lower one or raise the other",
+			c.Streams.MaxBytes, c.Streams.MaxStore)
 	}
 	within(v, "streams.max_batch", c.Streams.MaxBatch, 1, 1000)
 	within(v, "streams.batch_threshold", c.Streams.BatchThreshold, 2, 1000)
@@ -114,48 +119,54 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// RequireApps returns [ErrNoApps] with what to do, unless there is an app.
+// RequireApps returns an error that wraps [ErrNoApps] and says what to do if no app
+// is configured.
 func (c Config) RequireApps() error {
 	if len(c.Apps) > 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: set PAGESTREAM_APP_SECRET and PAGESTREAM_APP_VERIFY_TOKEN, or list apps in the configuration file "+
-		"(see: pagestream config example); to try pagestream without an app: pagestream dev", ErrNoApps)
+	return fmt.Errorf("%w: set PAGESTREAM_APP_SECRET and PAGESTREAM_APP_VERIFY_TOKEN, "+
+		"or list apps in the configuration file (see: pagestream config example); "+
+		"to try pagestream without an app: pagestream dev", ErrNoApps)
 }
 
+// validator collects problems. Its methods check one setting each.
 type validator struct{ problems []error }
 
 func (v *validator) add(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Errorf(format, args...))
 }
 
+// file checks the path of a file that must be set.
 func (v *validator) file(key, value string) {
 	switch {
 	case value == "":
-		v.add("%s: empty, and there is no user configuration directory (neither XDG_CONFIG_HOME nor HOME is set): write a file, as in /etc/pagestream/%s", key, strings.ReplaceAll(key, ".", "-"))
+		v.add("%s: empty, and there is no user configuration directory (neither XDG_CONFIG_HOME nor HOME is set): "+
+			"write a file, as in /etc/pagestream/%s", key, strings.ReplaceAll(key, ".", "-"))
 	case strings.HasSuffix(value, "/"):
 		v.add("%s: %q is a directory: write a file in it", key, value)
 	}
 	v.path(key, value)
 }
 
-// loopback reports whether only this machine reaches an address.
+// loopback reports whether an address can be reached from this machine only.
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	ip := net.ParseIP(host)
 	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
-// path refuses what only a shell would have understood.
+// path rejects paths with a ~, which only a shell expands, or a zero byte.
 func (v *validator) path(key, value string) {
 	if strings.HasPrefix(value, "~") {
-		v.add("%s: %q: ~ means nothing here: write the path in full", key, value)
+		v.add("%s: %q: ~ is not expanded: write the full path", key, value)
 	}
 	if strings.ContainsRune(value, 0) {
 		v.add("%s: %q has a zero byte in it", key, value)
 	}
 }
 
+// address checks a host and port; the host may be empty.
 func (v *validator) address(key, value string) {
 	_, port, err := net.SplitHostPort(value)
 	if err == nil {
@@ -166,54 +177,59 @@ func (v *validator) address(key, value string) {
 	}
 }
 
-// baseURL checks an absolute http or https URL. It does not quote one with user
-// info in it.
+// baseURL checks an absolute http or https URL. It does not quote a URL with user
+// info.
 func (v *validator) baseURL(key, value, example string) {
 	u, err := url.Parse(value)
 	switch {
 	case strings.Contains(value, "@"):
 		v.add("%s: has a user or password in it: remove it, as in %s", key, example)
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "", u.RawQuery != "", u.Fragment != "":
-		v.add("%s: %q is not a base URL: write scheme and host without a query, as in %s", key, value, example)
+		v.add("%s: %q is not a base URL: write a scheme and a host without a query, as in %s", key, value, example)
 	case strings.HasSuffix(u.Path, "/"):
 		v.add("%s: %q ends in a slash: remove it", key, value)
 	}
 }
 
-// within checks a bound on either side.
+// within checks that value is from lo to hi, both included.
 func within[T int | ByteSize | time.Duration](v *validator, key string, value, lo, hi T) {
 	if value < lo || value > hi {
-		v.add("%s: %s is out of bounds: write %s to %s", key, show(value), show(lo), show(hi))
+		v.add("%s: %s is out of bounds: write %s to %s", key, formatValue(value), formatValue(lo), formatValue(hi))
 	}
 }
 
-// show writes a number as people do.
-func show(n any) string {
+// formatValue returns a number, size or duration in the form of the configuration
+// file.
+func formatValue(n any) string {
 	if d, ok := n.(time.Duration); ok {
 		return formatDuration(d)
 	}
 	return fmt.Sprint(n)
 }
 
+// durationOrNone checks that value is 0 or from lo to hi.
 func (v *validator) durationOrNone(key string, value, lo, hi time.Duration) {
 	if value != 0 && (value < lo || value > hi) {
-		v.add("%s: %s is out of bounds: write %s to %s, or 0 for none", key, show(value), show(lo), show(hi))
+		v.add("%s: %s is out of bounds: write %s to %s, or 0 for none",
+			key, formatValue(value), formatValue(lo), formatValue(hi))
 	}
 }
 
+// sizeOrNone checks that value is 0 or at least lo.
 func (v *validator) sizeOrNone(key string, value, lo ByteSize) {
 	if value != 0 && value < lo {
 		v.add("%s: %s is too small: write at least %s, or 0 for no limit", key, value, lo)
 	}
 }
 
-// match quotes what is not of a form, and says what to write.
+// match checks that value matches form; write describes the form.
 func (v *validator) match(key, value string, form *regexp.Regexp, write string) {
 	if !form.MatchString(value) {
 		v.add("%s: %q: write %s", key, value, write)
 	}
 }
 
+// oneOf checks that value is one of the allowed values.
 func (v *validator) oneOf(key, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		v.add("%s: %q: write one of %s", key, value, strings.Join(allowed, ", "))
@@ -225,15 +241,16 @@ func (v *validator) apps(apps []App) {
 	for i, app := range apps {
 		at := fmt.Sprintf("apps[%d]", i)
 		if !appName.MatchString(app.Name) {
-			v.add("%s.name: %q: write lower-case letters, digits, - and _, at most 63, as in main (it is part of the URL /webhooks/<name>)", at, app.Name)
-		} else if first, twice := names[app.Name]; twice {
-			v.add("%s.name: %q is the name of apps[%d] already: give each app its own", at, app.Name, first)
+			v.add("%s.name: %q: write lower-case letters, digits, - and _, at most 63, as in main "+
+				"(it is part of the URL /webhooks/<name>)", at, app.Name)
+		} else if first, found := names[app.Name]; found {
+			v.add("%s.name: %q is the name of apps[%d] already: give each app its own name", at, app.Name, first)
 		} else {
 			names[app.Name] = i
 		}
 		v.match(at+".id", app.ID, appID, "the digits that the app dashboard shows as App ID")
 		if len(app.Secrets) == 0 {
-			v.add("%s.secrets: none: write the app secret (App settings, Basic), or name a file with it in secret_files", at)
+			v.add("%s.secrets: none: write the app secret (App settings, Basic), or a file with it in secret_files", at)
 		}
 		for j, s := range app.Secrets {
 			v.secret(fmt.Sprintf("%s.secrets[%d]", at, j), s)
@@ -250,23 +267,25 @@ func (v *validator) apps(apps []App) {
 		v.match(at+".graph_version", app.GraphVersion, graphVersion, "v and two numbers, as in "+DefaultGraphVersion)
 		v.baseURL(at+".graph_url", app.GraphURL, DefaultGraphURL)
 		v.baseURL(at+".login_url", app.LoginURL, DefaultLoginURL)
-		v.match(at+".login_config_id", app.LoginConfigID, appID, "the digits that the app dashboard shows under Facebook Login for Business")
+		v.match(at+".login_config_id", app.LoginConfigID, appID,
+			"the digits that the app dashboard shows under Facebook Login for Business")
 		for j, scope := range app.LoginScopes {
-			v.match(fmt.Sprintf("%s.login_scopes[%d]", at, j), scope, loginScope, "a permission's name, as in pages_messaging")
+			v.match(fmt.Sprintf("%s.login_scopes[%d]", at, j), scope, loginScope,
+				"the name of a permission, as in pages_messaging")
 		}
 	}
 }
 
-// secret refuses what can't be meant, without quoting it. An empty secret is
-// the worst of them: anyone can sign with it.
+// secret rejects values that can't be a secret, without quoting them. An empty
+// secret is the most dangerous one: anyone can sign with it.
 func (v *validator) secret(key string, s Secret) {
 	switch {
 	case s == "":
 		v.add("%s: empty: write the secret or remove the entry", key)
 	case strings.TrimSpace(string(s)) != string(s):
-		v.add("%s: has a space or line end around it: remove that", key)
+		v.add("%s: has a space or line end at its start or end: remove it", key)
 	case placeholder.MatchString(string(s)):
-		v.add("%s: is what config print shows in a secret's place: write the secret itself", key)
+		v.add("%s: is the placeholder that config print shows: write the secret itself", key)
 	case len(s) > maxSecret:
 		v.add("%s: is %d bytes long: at most %d", key, len(s), maxSecret)
 	}
