@@ -71,9 +71,10 @@ func TestMissingUserDirectoryIsReported(t *testing.T) {
 func TestPrecedence(t *testing.T) {
 	path := writeFile(t, "http:\n  public: :1\n  private: :2\n  base_url: https://file.example\nwebhook: {timeout: 1s}\n")
 	got := load(t, config.Options{
-		File:  path,
-		Env:   []string{"PAGESTREAM_HTTP_PUBLIC=:11", "PAGESTREAM_HTTP_PRIVATE=:12", "PAGESTREAM_LOG_LEVEL=", "OTHER=x"},
-		Flags: map[string]any{"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7, "webhook.idle_timeout": 3 * time.Second},
+		File: path,
+		Env:  []string{"PAGESTREAM_HTTP_PUBLIC=:11", "PAGESTREAM_HTTP_PRIVATE=:12", "PAGESTREAM_LOG_LEVEL=", "OTHER=x"},
+		Flags: map[string]any{"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7,
+			"webhook.idle_timeout": 3 * time.Second},
 	})
 	want := defaults()
 	want.HTTP.Public = ":21"                     // flag over environment over file
@@ -93,8 +94,9 @@ var sample = map[string]string{
 	"data.dir": "/d", "keys.file": "/k.json",
 	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.read_token_file": "/r",
 	"http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
-	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s", "webhook.idle_timeout": "1m30s",
-	"nats.url": "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3",
+	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s",
+	"webhook.idle_timeout": "1m30s",
+	"nats.url":             "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3",
 	"nats.listen": "127.0.0.1:4222", "nats.cert_file": "/cert", "nats.key_file": "/key",
 	"hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h",
 	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m",
@@ -191,8 +193,10 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 		t.Errorf("without a file (-want +got):\n%s", diff)
 	}
 
-	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n- {name: two, secrets: [z], verify_token: z}\n")
-	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0", "PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
+	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n"+
+		"- {name: two, secrets: [z], verify_token: z}\n")
+	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0",
+		"PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
 	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}
 	if diff := cmp.Diff(app, got.Apps[0]); diff != "" || len(got.Apps) != 2 || got.Apps[1].Name != "two" {
 		t.Errorf("with a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
@@ -201,14 +205,17 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 
 func TestSecretsFromFiles(t *testing.T) {
 	secret, token := writeFile(t, "from-file\n"), writeFile(t, " token ")
-	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n  verify_token_file: %s\n", secret, token))
+	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n"+
+		"  verify_token_file: %s\n", secret, token))
 	app := load(t, config.Options{File: path}).Apps[0]
 	if diff := cmp.Diff([]config.Secret{"inline", "from-file"}, app.Secrets); diff != "" || app.VerifyToken != "token" {
 		t.Errorf("verify token %d bytes, secrets:\n%s", len(app.VerifyToken), diff)
 	}
 	// The secret file of the environment replaces the secrets of the configuration file.
 	other := writeFile(t, "other")
-	app = load(t, config.Options{File: path, Env: []string{"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b"}}).Apps[0]
+	app = load(t, config.Options{File: path, Env: []string{
+		"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b",
+	}}).Apps[0]
 	if app.Name != "b" || len(app.Secrets) != 1 || app.Secrets[0] != "other" {
 		t.Errorf("app %s has %d secrets", app.Name, len(app.Secrets))
 	}
@@ -228,9 +235,12 @@ func TestSecretsFromFiles(t *testing.T) {
 // TestSecretsAreNotNumbers checks that YAML's implicit types are not used: an app
 // secret is 32 hex digits, and some of these would be numbers.
 func TestSecretsAreNotNumbers(t *testing.T) {
-	for _, secret := range []string{"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12", "1_000", "true", "2024-01-01", "0b1", "0o17"} {
-		c := load(t, config.Options{File: writeFile(t, "apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
-		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret || c.Apps[0].ID != "12345678901234567" {
+	for _, secret := range []string{"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12",
+		"1_000", "true", "2024-01-01", "0b1", "0o17"} {
+		c := load(t, config.Options{File: writeFile(t,
+			"apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
+		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret ||
+			c.Apps[0].ID != "12345678901234567" {
 			t.Errorf("%s was read as another value", secret)
 		}
 	}
@@ -251,11 +261,12 @@ func wantProblems(t *testing.T, err error, texts ...string) {
 
 func TestFileProblems(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown key":       {"http:\n  pubic: :1\n", "line 2: http.pubic is not a setting: did you mean http.public?"},
-		"unknown section":   {"\nhtpp:\n  public: :1\n", "line 2: htpp is not a setting: did you mean http?"},
-		"flat key":          {"log_level: debug\n", "did you mean log.level?"},
-		"nothing similar":   {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
-		"unknown app key":   {"apps:\n- name: a\n  verifytoken: x\n", "line 3: verifytoken is not a setting: did you mean verify_token?"},
+		"unknown key":     {"http:\n  pubic: :1\n", "line 2: http.pubic is not a setting: did you mean http.public?"},
+		"unknown section": {"\nhtpp:\n  public: :1\n", "line 2: htpp is not a setting: did you mean http?"},
+		"flat key":        {"log_level: debug\n", "did you mean log.level?"},
+		"nothing similar": {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
+		"unknown app key": {"apps:\n- name: a\n  verifytoken: x\n",
+			"line 3: verifytoken is not a setting: did you mean verify_token?"},
 		"twice":             {"log:\n  level: info\n  level: warn\n", "line 3: level is set on line 2 already"},
 		"section twice":     {"log: {level: info}\nlog: {level: warn}\n", "line 2: log is set on line 1 already"},
 		"scalar section":    {"http: 8080\n", "line 1: http takes keys"},
@@ -266,13 +277,15 @@ func TestFileProblems(t *testing.T) {
 		"app is scalar":     {"apps: [a]\n", "apps[0] takes keys"},
 		"secrets is scalar": {"apps:\n- secrets: abc\n", "apps[0].secrets is a list"},
 		"nested secrets":    {"apps:\n- secrets: [[abc]]\n", "apps[0].secrets takes plain values"},
-		"bad duration":      {"webhook:\n  timeout: 4\n", `line 2: webhook.timeout: "4" is not a duration: write a number and a unit, as in 4s`},
-		"bad size":          {"webhook:\n  max_body: 8M\n", `webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`},
-		"bad number":        {"streams:\n  max_batch: many\n", `streams.max_batch: "many" is not a whole number`},
-		"two documents":     {"log: {level: info}\n---\nlog: {level: warn}\n", "more than one YAML document"},
-		"syntax":            {"log: [\n", "yaml:"},
-		"map key":           {"? [a]\n: b\n", "a key that is not a name"},
-		"alias":             {"log: &a {level: info}\nhttp: *a\n", "http takes keys"},
+		"bad duration": {"webhook:\n  timeout: 4\n",
+			`line 2: webhook.timeout: "4" is not a duration: write a number and a unit, as in 4s`},
+		"bad size": {"webhook:\n  max_body: 8M\n",
+			`webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`},
+		"bad number":    {"streams:\n  max_batch: many\n", `streams.max_batch: "many" is not a whole number`},
+		"two documents": {"log: {level: info}\n---\nlog: {level: warn}\n", "more than one YAML document"},
+		"syntax":        {"log: [\n", "yaml:"},
+		"map key":       {"? [a]\n: b\n", "a key that is not a name"},
+		"alias":         {"log: &a {level: info}\nhttp: *a\n", "http takes keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := config.Load(config.Options{File: writeFile(t, c.text)})
@@ -319,59 +332,67 @@ func TestEnvironmentAndFlagProblems(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "/c")
-	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0", GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL}
-	with := func(change func(*config.App)) func(*config.Config) {
-		return func(c *config.Config) {
+	type (
+		conf    = config.Config
+		metaApp = config.App
+		secrets = []config.Secret
+	)
+	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0",
+		GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL}
+	with := func(change func(*metaApp)) func(*conf) {
+		return func(c *conf) {
 			a := app
 			change(&a)
 			c.Apps = []config.App{a}
 		}
 	}
-	for want, change := range map[string]func(*config.Config){
-		"data.dir: empty":                                             func(c *config.Config) { c.Data.Dir = "" },
-		`data.dir: "~/x": ~ is not expanded`:                          func(c *config.Config) { c.Data.Dir = "~/x" },
-		`keys.file: "/x/" is a directory`:                             func(c *config.Config) { c.Keys.File = "/x/" },
-		`http.public: "8080" is not an address`:                       func(c *config.Config) { c.HTTP.Public = "8080" },
-		`http.private: ":99999" is not an address`:                    func(c *config.Config) { c.HTTP.Private = ":99999" },
-		`http.private: ":8080" is also http.public`:                   func(c *config.Config) { c.HTTP.Private = ":8080" },
-		`http.base_url: "example.com" is not a base URL`:              func(c *config.Config) { c.HTTP.BaseURL = "example.com" },
-		`http.base_url: "https://x/" ends in a slash`:                 func(c *config.Config) { c.HTTP.BaseURL = "https://x/" },
-		"http.base_url: has a user or password in it":                 func(c *config.Config) { c.HTTP.BaseURL = "https://u:hunter2@x" },
-		"http.shutdown_timeout: 0s is out of bounds":                  func(c *config.Config) { c.HTTP.ShutdownTimeout = 0 },
-		"webhook.timeout: 5s is too long: Meta gives up":              func(c *config.Config) { c.Webhook.Timeout = 5 * time.Second },
-		"webhook.timeout: -1s is out of bounds":                       func(c *config.Config) { c.Webhook.Timeout = -time.Second },
-		"webhook.max_body: 1B is out of bounds: write 64KiB to 15MiB": func(c *config.Config) { c.Webhook.MaxBody = 1 },
-		"nats.url: not a NATS URL":                                    func(c *config.Config) { c.NATS.URL = "http://u:hunter2@a" },
-		"nats.creds: \"/x\" is not used without nats.url":             func(c *config.Config) { c.NATS.Creds = "/x" },
-		"nats.replicas: 3 copies need a cluster":                      func(c *config.Config) { c.NATS.Replicas = 3 },
-		`nats.listen: ":4222" can be reached by other machines`:       func(c *config.Config) { c.NATS.Listen = ":4222" },
-		`nats.listen: "4222" is not an address`:                       func(c *config.Config) { c.NATS.Listen = "4222" },
-		"nats.cert_file: a certificate needs its key":                 func(c *config.Config) { c.NATS.CertFile = "/cert" },
-		"nats.replicas: 0 is out of bounds":                           func(c *config.Config) { c.NATS.Replicas = 0 },
-		`streams.sync: "never": write one of always, interval`:        func(c *config.Config) { c.Streams.Sync = "never" },
-		"streams.window: 48h is out of bounds":                        func(c *config.Config) { c.Streams.Window = 48 * time.Hour },
-		"streams.max_bytes: 1B is too small":                          func(c *config.Config) { c.Streams.MaxBytes = 1 },
-		"streams.max_bytes: 2GiB is more than streams.max_store":      func(c *config.Config) { c.Streams.MaxBytes, c.Streams.MaxStore = 2*config.GiB, config.GiB },
-		"streams.max_batch: 1001 is out of bounds":                    func(c *config.Config) { c.Streams.MaxBatch = 1001 },
-		"hooks.give_up_after: 1s is out of bounds":                    func(c *config.Config) { c.Hooks.GiveUpAfter = time.Second },
-		"log.level: \"loud\": write one of debug":                     func(c *config.Config) { c.Log.Level = "loud" },
-		"projections.max_lag: 0s":                                     func(c *config.Config) { c.Projections.MaxLag = 0 },
-		`apps[0].name: "A b"`:                                         with(func(a *config.App) { a.Name = "A b" }),
-		`apps[1].name: "a" is the name of apps[0] already`:            func(c *config.Config) { c.Apps = []config.App{app, app} },
-		`apps[0].id: "x"`:                                             with(func(a *config.App) { a.ID = "x" }),
-		"apps[0].secrets: none":                                       with(func(a *config.App) { a.Secrets = nil }),
-		"apps[0].secrets[1]: empty":                                   with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2", ""} }),
-		"apps[0].secrets[0]: has a space":                             with(func(a *config.App) { a.Secrets = []config.Secret{"hunter2 "} }),
-		"apps[0].secrets[0]: is the placeholder that config print":    with(func(a *config.App) { a.Secrets = []config.Secret{"(set, 3 bytes)"} }),
-		"apps[0].verify_token: none":                                  with(func(a *config.App) { a.VerifyToken = "" }),
-		`apps[0].graph_version: "23"`:                                 with(func(a *config.App) { a.GraphVersion = "23" }),
-		"reconcile.interval: 10ms":                                    func(c *config.Config) { c.Reconcile.Interval = 10 * time.Millisecond },
-		"reconcile.token_interval: 0s":                                func(c *config.Config) { c.Reconcile.TokenInterval = 0 },
-		"profiles.max_age: 1s":                                        func(c *config.Config) { c.Profiles.MaxAge = time.Second },
-		`apps[0].login_url: "x"`:                                      with(func(a *config.App) { a.LoginURL = "x" }),
-		`apps[0].login_config_id: "x"`:                                with(func(a *config.App) { a.LoginConfigID = "x" }),
-		`apps[0].login_scopes[0]: "Pages!"`:                           with(func(a *config.App) { a.LoginScopes = []string{"Pages!"} }),
-		`apps[0].graph_url: "ftp://x"`:                                with(func(a *config.App) { a.GraphURL = "ftp://x" }),
+	for want, change := range map[string]func(*conf){
+		"data.dir: empty":                                             func(c *conf) { c.Data.Dir = "" },
+		`data.dir: "~/x": ~ is not expanded`:                          func(c *conf) { c.Data.Dir = "~/x" },
+		`keys.file: "/x/" is a directory`:                             func(c *conf) { c.Keys.File = "/x/" },
+		`http.public: "8080" is not an address`:                       func(c *conf) { c.HTTP.Public = "8080" },
+		`http.private: ":99999" is not an address`:                    func(c *conf) { c.HTTP.Private = ":99999" },
+		`http.private: ":8080" is also http.public`:                   func(c *conf) { c.HTTP.Private = ":8080" },
+		`http.base_url: "example.com" is not a base URL`:              func(c *conf) { c.HTTP.BaseURL = "example.com" },
+		`http.base_url: "https://x/" ends in a slash`:                 func(c *conf) { c.HTTP.BaseURL = "https://x/" },
+		"http.base_url: has a user or password in it":                 func(c *conf) { c.HTTP.BaseURL = "https://u:hunter2@x" },
+		"http.shutdown_timeout: 0s is out of bounds":                  func(c *conf) { c.HTTP.ShutdownTimeout = 0 },
+		"webhook.timeout: 5s is too long: Meta gives up":              func(c *conf) { c.Webhook.Timeout = 5 * time.Second },
+		"webhook.timeout: -1s is out of bounds":                       func(c *conf) { c.Webhook.Timeout = -time.Second },
+		"webhook.max_body: 1B is out of bounds: write 64KiB to 15MiB": func(c *conf) { c.Webhook.MaxBody = 1 },
+		"nats.url: not a NATS URL":                                    func(c *conf) { c.NATS.URL = "http://u:hunter2@a" },
+		"nats.creds: \"/x\" is not used without nats.url":             func(c *conf) { c.NATS.Creds = "/x" },
+		"nats.replicas: 3 copies need a cluster":                      func(c *conf) { c.NATS.Replicas = 3 },
+		`nats.listen: ":4222" can be reached by other machines`:       func(c *conf) { c.NATS.Listen = ":4222" },
+		`nats.listen: "4222" is not an address`:                       func(c *conf) { c.NATS.Listen = "4222" },
+		"nats.cert_file: a certificate needs its key":                 func(c *conf) { c.NATS.CertFile = "/cert" },
+		"nats.replicas: 0 is out of bounds":                           func(c *conf) { c.NATS.Replicas = 0 },
+		`streams.sync: "never": write one of always, interval`:        func(c *conf) { c.Streams.Sync = "never" },
+		"streams.window: 48h is out of bounds":                        func(c *conf) { c.Streams.Window = 48 * time.Hour },
+		"streams.max_bytes: 1B is too small":                          func(c *conf) { c.Streams.MaxBytes = 1 },
+		"streams.max_bytes: 2GiB is more than streams.max_store": func(c *conf) {
+			c.Streams.MaxBytes, c.Streams.MaxStore = 2*config.GiB, config.GiB
+		},
+		"streams.max_batch: 1001 is out of bounds":                 func(c *conf) { c.Streams.MaxBatch = 1001 },
+		"hooks.give_up_after: 1s is out of bounds":                 func(c *conf) { c.Hooks.GiveUpAfter = time.Second },
+		"log.level: \"loud\": write one of debug":                  func(c *conf) { c.Log.Level = "loud" },
+		"projections.max_lag: 0s":                                  func(c *conf) { c.Projections.MaxLag = 0 },
+		`apps[0].name: "A b"`:                                      with(func(a *metaApp) { a.Name = "A b" }),
+		`apps[1].name: "a" is the name of apps[0] already`:         func(c *conf) { c.Apps = []config.App{app, app} },
+		`apps[0].id: "x"`:                                          with(func(a *metaApp) { a.ID = "x" }),
+		"apps[0].secrets: none":                                    with(func(a *metaApp) { a.Secrets = nil }),
+		"apps[0].secrets[1]: empty":                                with(func(a *metaApp) { a.Secrets = secrets{"hunter2", ""} }),
+		"apps[0].secrets[0]: has a space":                          with(func(a *metaApp) { a.Secrets = secrets{"hunter2 "} }),
+		"apps[0].secrets[0]: is the placeholder that config print": with(func(a *metaApp) { a.Secrets = secrets{"(set, 3 bytes)"} }),
+		"apps[0].verify_token: none":                               with(func(a *metaApp) { a.VerifyToken = "" }),
+		`apps[0].graph_version: "23"`:                              with(func(a *metaApp) { a.GraphVersion = "23" }),
+		"reconcile.interval: 10ms":                                 func(c *conf) { c.Reconcile.Interval = 10 * time.Millisecond },
+		"reconcile.token_interval: 0s":                             func(c *conf) { c.Reconcile.TokenInterval = 0 },
+		"profiles.max_age: 1s":                                     func(c *conf) { c.Profiles.MaxAge = time.Second },
+		`apps[0].login_url: "x"`:                                   with(func(a *metaApp) { a.LoginURL = "x" }),
+		`apps[0].login_config_id: "x"`:                             with(func(a *metaApp) { a.LoginConfigID = "x" }),
+		`apps[0].login_scopes[0]: "Pages!"`:                        with(func(a *metaApp) { a.LoginScopes = []string{"Pages!"} }),
+		`apps[0].graph_url: "ftp://x"`:                             with(func(a *metaApp) { a.GraphURL = "ftp://x" }),
 	} {
 		t.Run(want, func(t *testing.T) {
 			c := config.Default()
@@ -389,7 +410,8 @@ func TestValidate(t *testing.T) {
 	}
 
 	// Load returns all problems at once.
-	_, err := config.Load(config.Options{Env: []string{"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x", "PAGESTREAM_STREAMS_SYNC=x"}})
+	_, err := config.Load(config.Options{Env: []string{"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x",
+		"PAGESTREAM_STREAMS_SYNC=x"}})
 	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
 }
 
@@ -440,7 +462,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		secret, token, password := draw("secret"), draw("token"), draw("password")
 		c := defaults()
 		c.NATS.URL = config.Servers("nats://user:" + password + "@one:4222, tls://two:4222")
-		c.Apps = []config.App{{Name: "a", Secrets: []config.Secret{config.Secret(secret)}, VerifyToken: config.Secret(token)}}
+		c.Apps = []config.App{{Name: "a", Secrets: []config.Secret{config.Secret(secret)},
+			VerifyToken: config.Secret(token)}}
 		out := rendered(t, c)
 		if err := c.Validate(); err != nil {
 			out += err.Error()
@@ -450,7 +473,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 				r.Fatalf("%q is in:\n%s", s, out)
 			}
 		}
-		if !strings.Contains(out, fmt.Sprintf("(set, %d bytes)", len(secret))) || !strings.Contains(out, "nats://hidden@one:4222,tls://two:4222") {
+		if !strings.Contains(out, fmt.Sprintf("(set, %d bytes)", len(secret))) ||
+			!strings.Contains(out, "nats://hidden@one:4222,tls://two:4222") {
 			r.Fatalf("the placeholders of the secrets are missing:\n%s", out)
 		}
 		if string(c.Apps[0].Secrets[0]) != secret {
@@ -462,7 +486,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 // TestSyntaxErrorsDontQuoteSecrets also has secrets that YAML parses as anchors:
 // the parser's own error quotes them.
 func TestSyntaxErrorsDontQuoteSecrets(t *testing.T) {
-	for _, text := range []string{"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2", "@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\""} {
+	for _, text := range []string{"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2",
+		"@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\""} {
 		_, err := config.Load(config.Options{File: writeFile(t, "apps:\n- verify_token: "+text+"\n")})
 		if err == nil || strings.Contains(err.Error(), "hunter") {
 			t.Errorf("%s gave %v", text, err)
@@ -513,15 +538,18 @@ func TestExample(t *testing.T) {
 		switch {
 		case apps:
 			line = strings.TrimPrefix(strings.TrimPrefix(line, "#"), " ")
-		case strings.HasPrefix(line, "  # file: "), strings.HasPrefix(line, "  # token_file: "), strings.HasPrefix(line, "  # dir: "):
+		case strings.HasPrefix(line, "  # file: "), strings.HasPrefix(line, "  # token_file: "),
+			strings.HasPrefix(line, "  # dir: "):
 			line = strings.Replace(line, "# ", "", 1)
 		}
 		all.WriteString(line + "\n")
 	}
 	want.Keys.File, want.HTTP.TokenFile = "/etc/pagestream/keys.json", "/etc/pagestream/admin.token"
 	want.Apps = []config.App{{
-		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"}, SecretFiles: []string{},
-		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
+		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"},
+		SecretFiles: []string{},
+		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion,
+		GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
 	}}
 	if diff := cmp.Diff(want, load(t, config.Options{File: writeFile(t, all.String())})); diff != "" {
 		t.Errorf("with all settings uncommented (-want +got):\n%s", diff)
@@ -558,7 +586,8 @@ func TestByteSize(t *testing.T) {
 			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB", "0x10"} {
+	for _, text := range []string{"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB",
+		"0x10"} {
 		var got config.ByteSize
 		if err := got.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q was read as %d", text, got)
