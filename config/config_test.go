@@ -73,8 +73,10 @@ func TestPrecedence(t *testing.T) {
 	got := load(t, config.Options{
 		File: path,
 		Env:  []string{"PAGESTREAM_HTTP_PUBLIC=:11", "PAGESTREAM_HTTP_PRIVATE=:12", "PAGESTREAM_LOG_LEVEL=", "OTHER=x"},
-		Flags: map[string]any{"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7,
-			"webhook.idle_timeout": 3 * time.Second},
+		Flags: map[string]any{
+			"http.public": ":21", "webhook.max_body": "1MiB", "streams.max_batch": 7,
+			"webhook.idle_timeout": 3 * time.Second,
+		},
 	})
 	want := defaults()
 	want.HTTP.Public = ":21"                     // flag over environment over file
@@ -235,8 +237,10 @@ func TestSecretsFromFiles(t *testing.T) {
 // TestSecretsAreNotNumbers checks that YAML's implicit types are not used: an app
 // secret is 32 hex digits, and some of these would be numbers.
 func TestSecretsAreNotNumbers(t *testing.T) {
-	for _, secret := range []string{"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12",
-		"1_000", "true", "2024-01-01", "0b1", "0o17"} {
+	for _, secret := range []string{
+		"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12",
+		"1_000", "true", "2024-01-01", "0b1", "0o17",
+	} {
 		c := load(t, config.Options{File: writeFile(t,
 			"apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
 		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret ||
@@ -265,8 +269,10 @@ func TestFileProblems(t *testing.T) {
 		"unknown section": {"\nhtpp:\n  public: :1\n", "line 2: htpp is not a setting: did you mean http?"},
 		"flat key":        {"log_level: debug\n", "did you mean log.level?"},
 		"nothing similar": {"zzzzzzzzzzzzzzz: 1\n", "zzzzzzzzzzzzzzz is not a setting: see pagestream config example"},
-		"unknown app key": {"apps:\n- name: a\n  verifytoken: x\n",
-			"line 3: verifytoken is not a setting: did you mean verify_token?"},
+		"unknown app key": {
+			"apps:\n- name: a\n  verifytoken: x\n",
+			"line 3: verifytoken is not a setting: did you mean verify_token?",
+		},
 		"twice":             {"log:\n  level: info\n  level: warn\n", "line 3: level is set on line 2 already"},
 		"section twice":     {"log: {level: info}\nlog: {level: warn}\n", "line 2: log is set on line 1 already"},
 		"scalar section":    {"http: 8080\n", "line 1: http takes keys"},
@@ -277,10 +283,14 @@ func TestFileProblems(t *testing.T) {
 		"app is scalar":     {"apps: [a]\n", "apps[0] takes keys"},
 		"secrets is scalar": {"apps:\n- secrets: abc\n", "apps[0].secrets is a list"},
 		"nested secrets":    {"apps:\n- secrets: [[abc]]\n", "apps[0].secrets takes plain values"},
-		"bad duration": {"webhook:\n  timeout: 4\n",
-			`line 2: webhook.timeout: "4" is not a duration: write a number and a unit, as in 4s`},
-		"bad size": {"webhook:\n  max_body: 8M\n",
-			`webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`},
+		"bad duration": {
+			"webhook:\n  timeout: 4\n",
+			`line 2: webhook.timeout: "4" is not a duration: write a number and a unit, as in 4s`,
+		},
+		"bad size": {
+			"webhook:\n  max_body: 8M\n",
+			`webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`,
+		},
 		"bad number":    {"streams:\n  max_batch: many\n", `streams.max_batch: "many" is not a whole number`},
 		"two documents": {"log: {level: info}\n---\nlog: {level: warn}\n", "more than one YAML document"},
 		"syntax":        {"log: [\n", "yaml:"},
@@ -337,8 +347,10 @@ func TestValidate(t *testing.T) {
 		metaApp = config.App
 		secrets = []config.Secret
 	)
-	app := config.App{Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0",
-		GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL}
+	app := config.App{
+		Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0",
+		GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL,
+	}
 	with := func(change func(*metaApp)) func(*conf) {
 		return func(c *conf) {
 			a := app
@@ -347,15 +359,17 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*conf){
-		"data.dir: empty":                                             func(c *conf) { c.Data.Dir = "" },
-		`data.dir: "~/x": ~ is not expanded`:                          func(c *conf) { c.Data.Dir = "~/x" },
-		`keys.file: "/x/" is a directory`:                             func(c *conf) { c.Keys.File = "/x/" },
-		`http.public: "8080" is not an address`:                       func(c *conf) { c.HTTP.Public = "8080" },
-		`http.private: ":99999" is not an address`:                    func(c *conf) { c.HTTP.Private = ":99999" },
-		`http.private: ":8080" is also http.public`:                   func(c *conf) { c.HTTP.Private = ":8080" },
-		`http.base_url: "example.com" is not a base URL`:              func(c *conf) { c.HTTP.BaseURL = "example.com" },
-		`http.base_url: "https://x/" ends in a slash`:                 func(c *conf) { c.HTTP.BaseURL = "https://x/" },
-		"http.base_url: has a user or password in it":                 func(c *conf) { c.HTTP.BaseURL = "https://u:hunter2@x" },
+		"data.dir: empty":                                func(c *conf) { c.Data.Dir = "" },
+		`data.dir: "~/x": ~ is not expanded`:             func(c *conf) { c.Data.Dir = "~/x" },
+		`keys.file: "/x/" is a directory`:                func(c *conf) { c.Keys.File = "/x/" },
+		`http.public: "8080" is not an address`:          func(c *conf) { c.HTTP.Public = "8080" },
+		`http.private: ":99999" is not an address`:       func(c *conf) { c.HTTP.Private = ":99999" },
+		`http.private: ":8080" is also http.public`:      func(c *conf) { c.HTTP.Private = ":8080" },
+		`http.base_url: "example.com" is not a base URL`: func(c *conf) { c.HTTP.BaseURL = "example.com" },
+		`http.base_url: "https://x/" ends in a slash`:    func(c *conf) { c.HTTP.BaseURL = "https://x/" },
+		"http.base_url: has a user or password in it": func(c *conf) {
+			c.HTTP.BaseURL = "https://u:hunter2@x"
+		},
 		"http.shutdown_timeout: 0s is out of bounds":                  func(c *conf) { c.HTTP.ShutdownTimeout = 0 },
 		"webhook.timeout: 5s is too long: Meta gives up":              func(c *conf) { c.Webhook.Timeout = 5 * time.Second },
 		"webhook.timeout: -1s is out of bounds":                       func(c *conf) { c.Webhook.Timeout = -time.Second },
@@ -373,26 +387,28 @@ func TestValidate(t *testing.T) {
 		"streams.max_bytes: 2GiB is more than streams.max_store": func(c *conf) {
 			c.Streams.MaxBytes, c.Streams.MaxStore = 2*config.GiB, config.GiB
 		},
-		"streams.max_batch: 1001 is out of bounds":                 func(c *conf) { c.Streams.MaxBatch = 1001 },
-		"hooks.give_up_after: 1s is out of bounds":                 func(c *conf) { c.Hooks.GiveUpAfter = time.Second },
-		"log.level: \"loud\": write one of debug":                  func(c *conf) { c.Log.Level = "loud" },
-		"projections.max_lag: 0s":                                  func(c *conf) { c.Projections.MaxLag = 0 },
-		`apps[0].name: "A b"`:                                      with(func(a *metaApp) { a.Name = "A b" }),
-		`apps[1].name: "a" is the name of apps[0] already`:         func(c *conf) { c.Apps = []config.App{app, app} },
-		`apps[0].id: "x"`:                                          with(func(a *metaApp) { a.ID = "x" }),
-		"apps[0].secrets: none":                                    with(func(a *metaApp) { a.Secrets = nil }),
-		"apps[0].secrets[1]: empty":                                with(func(a *metaApp) { a.Secrets = secrets{"hunter2", ""} }),
-		"apps[0].secrets[0]: has a space":                          with(func(a *metaApp) { a.Secrets = secrets{"hunter2 "} }),
-		"apps[0].secrets[0]: is the placeholder that config print": with(func(a *metaApp) { a.Secrets = secrets{"(set, 3 bytes)"} }),
-		"apps[0].verify_token: none":                               with(func(a *metaApp) { a.VerifyToken = "" }),
-		`apps[0].graph_version: "23"`:                              with(func(a *metaApp) { a.GraphVersion = "23" }),
-		"reconcile.interval: 10ms":                                 func(c *conf) { c.Reconcile.Interval = 10 * time.Millisecond },
-		"reconcile.token_interval: 0s":                             func(c *conf) { c.Reconcile.TokenInterval = 0 },
-		"profiles.max_age: 1s":                                     func(c *conf) { c.Profiles.MaxAge = time.Second },
-		`apps[0].login_url: "x"`:                                   with(func(a *metaApp) { a.LoginURL = "x" }),
-		`apps[0].login_config_id: "x"`:                             with(func(a *metaApp) { a.LoginConfigID = "x" }),
-		`apps[0].login_scopes[0]: "Pages!"`:                        with(func(a *metaApp) { a.LoginScopes = []string{"Pages!"} }),
-		`apps[0].graph_url: "ftp://x"`:                             with(func(a *metaApp) { a.GraphURL = "ftp://x" }),
+		"streams.max_batch: 1001 is out of bounds":         func(c *conf) { c.Streams.MaxBatch = 1001 },
+		"hooks.give_up_after: 1s is out of bounds":         func(c *conf) { c.Hooks.GiveUpAfter = time.Second },
+		"log.level: \"loud\": write one of debug":          func(c *conf) { c.Log.Level = "loud" },
+		"projections.max_lag: 0s":                          func(c *conf) { c.Projections.MaxLag = 0 },
+		`apps[0].name: "A b"`:                              with(func(a *metaApp) { a.Name = "A b" }),
+		`apps[1].name: "a" is the name of apps[0] already`: func(c *conf) { c.Apps = []config.App{app, app} },
+		`apps[0].id: "x"`:                                  with(func(a *metaApp) { a.ID = "x" }),
+		"apps[0].secrets: none":                            with(func(a *metaApp) { a.Secrets = nil }),
+		"apps[0].secrets[1]: empty":                        with(func(a *metaApp) { a.Secrets = secrets{"hunter2", ""} }),
+		"apps[0].secrets[0]: has a space":                  with(func(a *metaApp) { a.Secrets = secrets{"hunter2 "} }),
+		"apps[0].secrets[0]: is the placeholder":           with(func(a *metaApp) { a.Secrets = secrets{"(set, 3 bytes)"} }),
+		"apps[0].verify_token: none":                       with(func(a *metaApp) { a.VerifyToken = "" }),
+		`apps[0].graph_version: "23"`:                      with(func(a *metaApp) { a.GraphVersion = "23" }),
+		"reconcile.interval: 10ms": func(c *conf) {
+			c.Reconcile.Interval = 10 * time.Millisecond
+		},
+		"reconcile.token_interval: 0s":      func(c *conf) { c.Reconcile.TokenInterval = 0 },
+		"profiles.max_age: 1s":              func(c *conf) { c.Profiles.MaxAge = time.Second },
+		`apps[0].login_url: "x"`:            with(func(a *metaApp) { a.LoginURL = "x" }),
+		`apps[0].login_config_id: "x"`:      with(func(a *metaApp) { a.LoginConfigID = "x" }),
+		`apps[0].login_scopes[0]: "Pages!"`: with(func(a *metaApp) { a.LoginScopes = []string{"Pages!"} }),
+		`apps[0].graph_url: "ftp://x"`:      with(func(a *metaApp) { a.GraphURL = "ftp://x" }),
 	} {
 		t.Run(want, func(t *testing.T) {
 			c := config.Default()
@@ -410,8 +426,10 @@ func TestValidate(t *testing.T) {
 	}
 
 	// Load returns all problems at once.
-	_, err := config.Load(config.Options{Env: []string{"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x",
-		"PAGESTREAM_STREAMS_SYNC=x"}})
+	_, err := config.Load(config.Options{Env: []string{
+		"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x",
+		"PAGESTREAM_STREAMS_SYNC=x",
+	}})
 	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
 }
 
@@ -462,8 +480,10 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		secret, token, password := draw("secret"), draw("token"), draw("password")
 		c := defaults()
 		c.NATS.URL = config.Servers("nats://user:" + password + "@one:4222, tls://two:4222")
-		c.Apps = []config.App{{Name: "a", Secrets: []config.Secret{config.Secret(secret)},
-			VerifyToken: config.Secret(token)}}
+		c.Apps = []config.App{{
+			Name: "a", Secrets: []config.Secret{config.Secret(secret)},
+			VerifyToken: config.Secret(token),
+		}}
 		out := rendered(t, c)
 		if err := c.Validate(); err != nil {
 			out += err.Error()
@@ -486,8 +506,10 @@ func TestSecretsAreNeverShown(t *testing.T) {
 // TestSyntaxErrorsDontQuoteSecrets also has secrets that YAML parses as anchors:
 // the parser's own error quotes them.
 func TestSyntaxErrorsDontQuoteSecrets(t *testing.T) {
-	for _, text := range []string{"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2",
-		"@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\""} {
+	for _, text := range []string{
+		"*hunter2", "&hunter2 *hunter3", "!hunter2 [", "hunter2: x: y", "'hunter2", "{hunter2",
+		"@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\"",
+	} {
 		_, err := config.Load(config.Options{File: writeFile(t, "apps:\n- verify_token: "+text+"\n")})
 		if err == nil || strings.Contains(err.Error(), "hunter") {
 			t.Errorf("%s gave %v", text, err)
@@ -586,8 +608,10 @@ func TestByteSize(t *testing.T) {
 			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB",
-		"0x10"} {
+	for _, text := range []string{
+		"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB",
+		"0x10",
+	} {
 		var got config.ByteSize
 		if err := got.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q was read as %d", text, got)

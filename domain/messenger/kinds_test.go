@@ -45,8 +45,10 @@ func TestKinds(t *testing.T) {
 		"message": {
 			fromContact + `"message":{"mid":"m","text":"\u00e4 <b>","quick_reply":{"payload":"Q"},"commands":[{"name":"c"},7,{}],"metadata":"x","nlp":{}},"prior_message":{"source":"s"}`,
 			"page:7:msg:m", domain.MessageReceived,
-			domain.Data{Kind: "message", Message: &domain.Message{MID: "m", Text: "ä <b>", QuickReply: "Q",
-				Commands: []string{"c"}, Metadata: "x"}},
+			domain.Data{Kind: "message", Message: &domain.Message{
+				MID: "m", Text: "ä <b>", QuickReply: "Q",
+				Commands: []string{"c"}, Metadata: "x",
+			}},
 		},
 		"message with attachments": {
 			fromContact + `"message":{"mid":"m","attachments":[{"type":"sticker","payload":{"sticker_id":369239263222822999,"url":"u"}},{"type":"fallback","payload":null,"title":"T","url":"\/reel\/1"},{"type":"fallback","URL":"caps"},{"type":"template","payload":{"product":{"elements":[{"id":"p"}]}}},{"type":"template","payload":{"template_type":"receipt"}},{"type":"location","payload":{"coordinates":{"lat":52.5,"long":0}}},{"type":"ig_story","payload":{"story_media_url":"s"}},null,"x"]}`,
@@ -64,8 +66,10 @@ func TestKinds(t *testing.T) {
 		"message in reply to a story": {
 			fromContact + `"message":{"mid":"m","reply_to":{"story":{"id":17900000000000001,"url":"u"}}}`,
 			"page:7:msg:m", domain.MessageReceived,
-			domain.Data{Kind: "message", Message: &domain.Message{MID: "m",
-				ReplyTo: &domain.ReplyTo{StoryID: "17900000000000001", StoryURL: "u"}}},
+			domain.Data{Kind: "message", Message: &domain.Message{
+				MID:     "m",
+				ReplyTo: &domain.ReplyTo{StoryID: "17900000000000001", StoryURL: "u"},
+			}},
 		},
 		"message and referral in one item": {
 			fromContact + `"referral":{"ref":"r"},"message":{"mid":"m","referral":{"product":{"id":"p"}}}`,
@@ -131,8 +135,10 @@ func TestKinds(t *testing.T) {
 		"postback": {
 			fromContact + `"postback":{"mid":"m","title":"T","payload":"P","referral":{"ref":"r"}}`, "page:7:pb:m",
 			domain.PostbackReceived,
-			domain.Data{Kind: "postback", Postback: &domain.Postback{MID: "m", Title: "T", Payload: "P",
-				Referral: &domain.Referral{Ref: "r"}}},
+			domain.Data{Kind: "postback", Postback: &domain.Postback{
+				MID: "m", Title: "T", Payload: "P",
+				Referral: &domain.Referral{Ref: "r"},
+			}},
 		},
 		"postback and a null message": {
 			fromContact + `"message":null,"postback":{"mid":"m"}`, "page:7:pb:m", domain.PostbackReceived,
@@ -140,13 +146,17 @@ func TestKinds(t *testing.T) {
 		},
 		"referral": {
 			fromContact + `"referral":{"ref":"r","source":"ADS","type":"OPEN_THREAD","ad_id":120210987654321,"ads_context_data":{"ad_title":"\u00e4"}}`, "page:7:h:", domain.ReferralReceived,
-			domain.Data{Kind: "referral", Referral: &domain.Referral{Ref: "r", Source: "ADS", Type: "OPEN_THREAD",
-				AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`)}},
+			domain.Data{Kind: "referral", Referral: &domain.Referral{
+				Ref: "r", Source: "ADS", Type: "OPEN_THREAD",
+				AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`),
+			}},
 		},
 		"optin": {
 			fromContact + `"optin":{"type":"notification_messages","ref":"r","payload":"P","notification_messages_token":"secret","notification_messages_status":"STOP NOTIFICATIONS","user_ref":"u"}`, "page:7:h:", domain.OptinReceived,
-			domain.Data{Kind: "optin", Optin: &domain.Optin{Type: "notification_messages", Ref: "r", Payload: "P",
-				Status: "STOP NOTIFICATIONS", UserRef: "u"}},
+			domain.Data{Kind: "optin", Optin: &domain.Optin{
+				Type: "notification_messages", Ref: "r", Payload: "P",
+				Status: "STOP NOTIFICATIONS", UserRef: "u",
+			}},
 		},
 		"account linked": {
 			fromContact + `"account_linking":{"status":"linked","authorization_code":"secret"}`, "page:7:h:",
@@ -177,24 +187,39 @@ func TestKinds(t *testing.T) {
 		},
 		"roles": {
 			fromContact + `"app_roles":{"12":["primary_receiver"],"13":"odd"}`, "page:7:h:", domain.ThreadRolesChanged,
-			domain.Data{Kind: "app_roles", Thread: &domain.Thread{Roles: map[string][]string{"12": {"primary_receiver"},
-				"13": {}}}},
+			domain.Data{Kind: "app_roles", Thread: &domain.Thread{Roles: map[string][]string{
+				"12": {"primary_receiver"},
+				"13": {},
+			}}},
 		},
 		"policy": {
 			fromContact + `"policy_enforcement":{"action":"block","reason":"r"}`, "page:7:h:", domain.PolicyEnforced,
 			domain.Data{Kind: "policy_enforcement", Policy: &domain.Policy{Action: "block", Reason: "r"}},
 		},
-		"text for a message": {fromContact + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized,
-			domain.Data{Kind: "message"}},
-		"two messages": {fromContact + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:",
-			domain.DeliveryUnrecognized, domain.Data{Kind: "message"}},
-		"known kind without a type": {fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized,
-			domain.Data{Kind: "order"}},
-		"unknown kind": {fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:",
-			domain.DeliveryUnrecognized, domain.Data{Kind: "bb"}},
+		"text for a message": {
+			fromContact + `"message":"TEST"`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "message"},
+		},
+		"two messages": {
+			fromContact + `"message":{"mid":"a"},"message":{"mid":"b"}`, "page:7:h:",
+			domain.DeliveryUnrecognized,
+			domain.Data{Kind: "message"},
+		},
+		"known kind without a type": {
+			fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "order"},
+		},
+		"unknown kind": {
+			fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:",
+			domain.DeliveryUnrecognized,
+			domain.Data{Kind: "bb"},
+		},
 		"no kind": {fromContact + `"prior_message":{}`, "page:7:h:", domain.DeliveryUnrecognized, domain.Data{}},
-		"escaped names": {fromContact + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m",
-			domain.MessageReceived, domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}}},
+		"escaped names": {
+			fromContact + `"m\u0065ssage":{"m\u0069d":"m"}`, "page:7:msg:m",
+			domain.MessageReceived,
+			domain.Data{Kind: "message", Message: &domain.Message{MID: "m"}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := "{" + c.item + "}"
@@ -357,23 +382,35 @@ func TestChanges(t *testing.T) {
 		id         string // "" for class h
 	}{
 		{"7", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":"1790000000","message":{"mid":"m"}}}`, domain.MessageReceived, "message", false, "page:7:msg:m"},
-		{"7", `{"field":"messaging_postbacks","value":{"sender":{"user_ref":"u"},"postback":{"mid":"m"}}}`,
-			domain.PostbackReceived, "postback", false, "page:7:pb:m"},
-		{"7", `{"field":"messaging_seen","value":{"sender":{"id":"9"},"read":{"mid":"m"}}}`, domain.MessageRead, "read",
-			false, "page:7:read:9|m"},
+		{
+			"7", `{"field":"messaging_postbacks","value":{"sender":{"user_ref":"u"},"postback":{"mid":"m"}}}`,
+			domain.PostbackReceived, "postback", false, "page:7:pb:m",
+		},
+		{
+			"7", `{"field":"messaging_seen","value":{"sender":{"id":"9"},"read":{"mid":"m"}}}`, domain.MessageRead, "read",
+			false, "page:7:read:9|m",
+		},
 		{"7", `{"field":"messages","value":{"message":{"mid":"m"}}}`, domain.ChangeReceived, "messages", false, ""},
-		{"7", `{"field":"messages","value":{"sender":{"id":"9"},"message":"TEST"}}`, domain.ChangeReceived, "messages",
-			false, ""},
-		{"7", `{"field":"feed","value":{"sender":{"id":"9"},"message":{"mid":"m"},"created_time":1790000000}}`,
-			domain.ChangeReceived, "feed", false, ""},
-		{"7", `{"field":"message_context","value":{"sender":{"id":"9"},"x":1}}`, domain.ChangeReceived, "message_context",
-			false, ""},
+		{
+			"7", `{"field":"messages","value":{"sender":{"id":"9"},"message":"TEST"}}`, domain.ChangeReceived, "messages",
+			false, "",
+		},
+		{
+			"7", `{"field":"feed","value":{"sender":{"id":"9"},"message":{"mid":"m"},"created_time":1790000000}}`,
+			domain.ChangeReceived, "feed", false, "",
+		},
+		{
+			"7", `{"field":"message_context","value":{"sender":{"id":"9"},"x":1}}`, domain.ChangeReceived, "message_context",
+			false, "",
+		},
 		{"7", `{"field":"parking"}`, domain.ChangeReceived, "parking", false, ""},
 		{"7", `{"field":"name","value":"text"}`, domain.ChangeReceived, "name", false, ""},
 		{"7", `{"field":7}`, domain.ChangeReceived, "", false, ""},
 		{"7", `"feed"`, domain.DeliveryUnrecognized, "", false, ""},
-		{"0", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"mid":"m"}}}`,
-			domain.ChangeReceived, "messages", true, ""},
+		{
+			"0", `{"field":"messages","value":{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"mid":"m"}}}`,
+			domain.ChangeReceived, "messages", true, "",
+		},
 	} {
 		e := splitOne(t, []byte(`{"object":"page","entry":[{"id":"`+c.page+`","time":1790000000,"changes":[`+c.item+`]}]}`))
 		if e.Type != c.typ || e.Data.Kind != c.kind || e.Data.Test != c.test || string(e.Page) != c.page ||

@@ -134,27 +134,39 @@ func TestMalformedDeliveriesLoseNoItem(t *testing.T) {
 		types string
 	}{
 		"no entries": {` {"object":"page", "entry":[]} `, "delivery.unrecognized"},
-		"no entries, deep": {`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`,
-			"delivery.unreadable"},
+		"no entries, deep": {
+			`{"entry":[],"x":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`,
+			"delivery.unreadable",
+		},
 		"empty entry": {`{"entry":[{}]}`, "delivery.unrecognized"},
-		"entry with no items": {`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`,
-			"delivery.unrecognized"},
-		"not entry objects": {`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`,
-			"delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received"},
-		"object, not array": {`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`,
-			"delivery.unrecognized change.received"},
+		"entry with no items": {
+			`{"entry":[{"id":"7","messaging":[],"standby":null,"new_array":[{"a":1}]}]}`,
+			"delivery.unrecognized",
+		},
+		"not entry objects": {
+			`{"entry":[1,null,"x",[],{"id":"7","messaging":[{"message":{}}]}]}`,
+			"delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized message.received",
+		},
+		"object, not array": {
+			`{"entry":[{"id":"7","messaging":{"message":{"mid":"m"}},"changes":[{"field":"feed"}]}]}`,
+			"delivery.unrecognized change.received",
+		},
 		"two entry arrays": {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}]}],"entry":[{"id":"8","messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
 		"two messaging":    {`{"entry":[{"id":"7","messaging":[{"message":{"mid":"a"}}],"messaging":[{"message":{"mid":"b"}}]}]}`, "message.received message.received"},
-		"repeated names": {`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`,
-			"delivery.unrecognized delivery.unrecognized"},
+		"repeated names": {
+			`{"entry":[{"id":"7","messaging":[{"new":1,"new":2},{"new":3,"new":2}]}]}`,
+			"delivery.unrecognized delivery.unrecognized",
+		},
 		"half surrogates": {`{"entry":[{"id":"7","messaging":[{"new":"\ud800"},{"new":"\ud801"},{"message":{"mid":"\ud800"}},{"message":{"mid":"\ud801"}}]}]}`, "delivery.unrecognized delivery.unrecognized message.received message.received"},
 		"not UTF-8":       {"{\"entry\":[{\"id\":\"7\",\"messaging\":[{\"new\":\"\xfe\"},{\"new\":\"\xff\"},{\"\xff\":1}]},{\"\xfe\":1},{\"\xff\":1}]}", "delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized delivery.unrecognized"},
 		"deep items": {`{"entry":[{"id":"7","messaging":[{"new":` + deep + `},{"message":{"mid":"m","x":` + deep +
 			`}}]}]}`, "delivery.unrecognized message.received"},
 		"two user_refs": {`{"entry":[{"id":"7","messaging":[{"sender":{"user_ref":"a"},"read":{"watermark":1790000000000}},{"sender":{"user_ref":"b"},"read":{"watermark":1790000000000}}]}]}`, "message.read message.read"},
-		"long ids": {`{"entry":[{"id":"7","messaging":[{"sender":{"id":"` + strings.Repeat("9", 5000) +
-			`"},"read":{"mid":"m"}},{"message":{"mid":"` + strings.Repeat("m", 5000) + `"}}]}]}`,
-			"message.read message.received"},
+		"long ids": {
+			`{"entry":[{"id":"7","messaging":[{"sender":{"id":"` + strings.Repeat("9", 5000) +
+				`"},"read":{"mid":"m"}},{"message":{"mid":"` + strings.Repeat("m", 5000) + `"}}]}]}`,
+			"message.read message.received",
+		},
 		"unknown object": {`{"object":"whatsapp","entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
 		"no object":      {`{"entry":[{"id":"7","messaging":[{"message":{}}]}]}`, "message.received"},
 	} {
