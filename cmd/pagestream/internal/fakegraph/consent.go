@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// SetGranted changes which pages a person lets an app use, as a later consent
-// does; nil is all. Tokens of the others stay valid and are refused.
+// SetGranted changes which pages a person grants to an app, as a later consent
+// does; nil is all. Tokens of the other pages stay valid, but their requests are
+// rejected.
 func (g *Graph) SetGranted(app, user string, pages []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -28,29 +29,30 @@ func (g *Graph) SetGranted(app, user string, pages []string) {
 	g.granted[key] = slices.Clone(pages)
 }
 
-// grantedPages are the pages that a person has a role on and lets the app use.
-// The lock is held.
+// grantedPages returns the pages on which a person has a role and that they grant
+// to the app. The caller holds the lock.
 func (g *Graph) grantedPages(app, user string) []string {
-	chosen, some := g.granted[[2]string{app, user}]
+	chosen, limited := g.granted[[2]string{app, user}]
 	return slices.DeleteFunc(slices.Clone(g.users[user].Pages), func(page string) bool {
-		return some && !slices.Contains(chosen, page) || len(g.tasksOf(user, page)) == 0
+		return limited && !slices.Contains(chosen, page) || len(g.tasksOf(user, page)) == 0
 	})
 }
 
-// deselected is what a page's token gets for anything where the consent does not
-// include the page any more.
-func (g *Graph) deselected(t token) *failure {
+// notGranted returns the error for every request with a page token if the consent
+// no longer includes the page, nil otherwise.
+func (g *Graph) notGranted(t token) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.kind != "PAGE" || slices.Contains(g.grantedPages(t.app, t.user), t.page) {
 		return nil
 	}
-	return oauth(http.StatusForbidden, 10, 0, "(#10) This endpoint requires the 'pages_manage_metadata' permission or the page must be granted to the application")
+	return oauth(http.StatusForbidden, 10, 0, "(#10) This endpoint requires the 'pages_manage_metadata' permission "+
+		"or the page must be granted to the application")
 }
 
-// ExpireDataAccess ends the app's access to a person's data, as after 90 days
-// without them: their tokens die, and debug_token tells when. A new login mends
-// it.
+// ExpireDataAccess ends the app's access to a person's data, as Meta does after 90
+// days of inactivity: their tokens become invalid, and debug_token returns the
+// time. A new login restores the access.
 func (g *Graph) ExpireDataAccess(app, user string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,14 +64,16 @@ var picker = template.Must(template.New("picker").Parse(`<!doctype html>
 <h1>{{.User}}, choose the pages that {{.App}} may use</h1>
 <form method="get" action="">
 {{range $k, $v := .Hidden}}<input type="hidden" name="{{$k}}" value="{{index $v 0}}">
-{{end}}{{range .Pages}}<p><label><input type="checkbox" name="page" value="{{.ID}}"{{if .On}} checked{{end}}> {{.Name}} ({{.ID}})</label></p>
+{{end}}{{range .Pages}}<p><label><input type="checkbox" name="page" value="{{.ID}}"{{if .On}} checked{{end}}>
+{{.Name}} ({{.ID}})</label></p>
 {{end}}<button name="continue" value="1">Continue</button> <button name="deny" value="1">Cancel</button></form>
 </body></html>
 `))
 
-// choose shows the picker, or takes over what was chosen there: page=, or pages=
-// with commas for a script. It reports whether it has answered.
-func (g *Graph) choose(q *request, app App, user string) (answered bool) {
+// servePicker serves the page picker, or stores the pages that were chosen there:
+// page=, or pages= separated by commas for scripts. It reports whether it has
+// answered the request.
+func (g *Graph) servePicker(q *request, app App, user string) (answered bool) {
 	query := q.http.URL.Query()
 	switch {
 	case query.Get("pages") != "":
@@ -95,12 +99,13 @@ func (g *Graph) choose(q *request, app App, user string) (answered bool) {
 	return true
 }
 
-// allTasks are what a person with full control may do on a page.
+// allTasks are the tasks of a person with full control of a page.
 var allTasks = []string{"ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MESSAGING", "MODERATE", "MANAGE"}
 
-// SetTasks changes what a person may do on a page. With none the person has lost
-// the role: the page is not among the accounts any more, and its tokens of that
-// person die with 492. It fails with [ErrUnknown].
+// SetTasks changes a person's tasks on a page. Without any the person has lost the
+// role: the page is no longer among their accounts, and their tokens of the page
+// become invalid with subcode 492. [ErrUnknown] is returned when the person has no
+// such page.
 func (g *Graph) SetTasks(user, page string, tasks []string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,7 +119,7 @@ func (g *Graph) SetTasks(user, page string, tasks []string) error {
 	return nil
 }
 
-// tasksOf are the person's tasks on a page; the lock is held.
+// tasksOf returns a person's tasks on a page. The caller holds the lock.
 func (g *Graph) tasksOf(user, page string) []string {
 	if tasks, ok := g.tasks[[2]string{user, page}]; ok {
 		return tasks
@@ -125,23 +130,25 @@ func (g *Graph) tasksOf(user, page string) []string {
 	return allTasks
 }
 
-// lacksTask is what the edges that change a page say to somebody who only may
-// look at it.
-func (g *Graph) lacksTask(t token, page string) *failure {
+// missingTask returns the error for a request to change a page by a person who may
+// only view it, nil if the person may change it.
+func (g *Graph) missingTask(t token, page string) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	may := []string{"MODERATE", "MANAGE", "CREATE_CONTENT"}
 	if slices.ContainsFunc(g.tasksOf(t.user, page), func(task string) bool { return slices.Contains(may, task) }) {
 		return nil
 	}
-	return oauth(http.StatusForbidden, 200, 0, "(#200) User does not have sufficient administrative permission for this action on this page")
+	return oauth(http.StatusForbidden, 200, 0,
+		"(#200) User does not have sufficient administrative permission for this action on this page")
 }
 
-// callbackTimeout bounds a POST to one of the app's callbacks.
+// callbackTimeout limits a POST to one of the app's callbacks.
 const callbackTimeout = 10 * time.Second
 
-// KillUser makes every token of a person in an app invalid: their own and those
-// of their pages. Subcodes are those of [Graph.KillToken].
+// KillUser invalidates every token of a person in an app: their own and those of
+// their pages. Subcodes are those of [Graph.KillToken]. [ErrUnknown] is returned
+// for an unknown app or user.
 func (g *Graph) KillUser(app, user string, subcode int) error {
 	if g.apps[app].ID == "" || g.users[user].ID == "" {
 		return fmt.Errorf("tokens of user %s: %w", user, ErrUnknown)
@@ -152,17 +159,19 @@ func (g *Graph) KillUser(app, user string, subcode int) error {
 	return nil
 }
 
-// killTokens lets those die that live; the lock is held.
-func (g *Graph) killTokens(subcode int, which func(*token) bool) {
+// killTokens invalidates the valid tokens that match. The caller holds the lock.
+func (g *Graph) killTokens(subcode int, match func(*token) bool) {
 	for _, t := range g.tokens {
-		if t.dead == 0 && which(t) {
+		if t.dead == 0 && match(t) {
 			t.dead = cmp.Or(subcode, -1)
 		}
 	}
 }
 
-// RemoveApp is a person removing the app in their settings: their tokens die with
-// 458, and the app's deauthorize callback is told, once, if it has one.
+// RemoveApp does what happens when a person removes the app in their settings:
+// their tokens become invalid with subcode 458, and the app's deauthorize callback,
+// if it has one, is called once. [ErrUnknown] is returned for an unknown app or
+// user, [ErrUndelivered] when the callback does not answer 200.
 func (g *Graph) RemoveApp(ctx context.Context, app, user string) error {
 	if err := g.KillUser(app, user, 458); err != nil {
 		return err
@@ -171,28 +180,29 @@ func (g *Graph) RemoveApp(ctx context.Context, app, user string) error {
 	if target == "" {
 		return nil
 	}
-	if status, _, err := g.callBack(ctx, target, app, user); err != nil || status != http.StatusOK {
+	if status, _, err := g.postCallback(ctx, target, app, user); err != nil || status != http.StatusOK {
 		return fmt.Errorf("deauthorize callback answered %d: %w", status, cmp.Or(err, ErrUndelivered))
 	}
 	return nil
 }
 
-// RequestDataDeletion is a person asking for their data to be deleted: it posts to
-// the app's callback and returns what that answered.
+// RequestDataDeletion does what happens when a person requests the deletion of
+// their data: it posts to the app's callback and returns its answer. [ErrUnknown]
+// is returned for an unknown user or when the app has no such callback.
 func (g *Graph) RequestDataDeletion(ctx context.Context, app, user string) (status int, body []byte, err error) {
 	if g.apps[app].DataDeletionURL == "" || g.users[user].ID == "" {
 		return 0, nil, fmt.Errorf("data deletion callback of app %s: %w", app, ErrUnknown)
 	}
-	return g.callBack(ctx, g.apps[app].DataDeletionURL, app, user)
+	return g.postCallback(ctx, g.apps[app].DataDeletionURL, app, user)
 }
 
-// callBack posts a signed_request about a person.
-func (g *Graph) callBack(ctx context.Context, target, app, user string) (int, []byte, error) {
+// postCallback posts a signed_request about a person to a callback.
+func (g *Graph) postCallback(ctx context.Context, target, app, user string) (int, []byte, error) {
 	form := url.Values{"signed_request": {signedRequest(g.apps[app].Secret, user, g.opts.Now())}}
 	return call(ctx, callbackTimeout, http.MethodPost, target, form)
 }
 
-// call makes a request to a URL of the app's. Where there is no answer the status is 0.
+// call makes a request to a URL of the app. The status is 0 if there is no answer.
 func call(
 	ctx context.Context, timeout time.Duration, method, target string, form url.Values,
 ) (status int, answer []byte, err error) {
@@ -200,7 +210,7 @@ func call(
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
 	if err != nil {
-		return 0, nil, fmt.Errorf("make callback: %w", err)
+		return 0, nil, fmt.Errorf("create callback request: %w", err)
 	}
 	if form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -212,12 +222,13 @@ func call(
 	defer resp.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
-		return resp.StatusCode, nil, fmt.Errorf("read callback's answer: %w", err)
+		return resp.StatusCode, nil, fmt.Errorf("read callback response: %w", err)
 	}
 	return resp.StatusCode, answer, nil
 }
 
-// signedRequest is what Meta posts about a person, signed with the app's secret.
+// signedRequest returns the signed_request that Meta posts about a person, signed
+// with the app's secret.
 // https://developers.facebook.com/docs/reference/login/signed-request
 func signedRequest(secret, user string, at time.Time) string {
 	payload := base64.RawURLEncoding.EncodeToString(marshal(map[string]any{
@@ -226,8 +237,8 @@ func signedRequest(secret, user string, at time.Time) string {
 	return base64.RawURLEncoding.EncodeToString(sign(sha256.New, secret, payload)) + "." + payload
 }
 
-// permissions serves what a person has granted the app, and lets them take it
-// back.
+// permissions lists the permissions that a person has granted to the app, and
+// revokes them.
 // https://developers.facebook.com/docs/graph-api/reference/user/permissions
 func (g *Graph) permissions(q *request, t token, user string) (any, *failure) {
 	if t.kind != "USER" || t.user != user {
@@ -241,7 +252,7 @@ func (g *Graph) permissions(q *request, t token, user string) (any, *failure) {
 		}
 		return map[string]any{"data": data}, nil
 	case http.MethodDelete:
-		// The permissions are gone whatever the app's callback answers.
+		// The permissions are revoked, no matter what the app's callback answers.
 		_ = g.RemoveApp(context.WithoutCancel(q.http.Context()), t.app, user)
 		return map[string]any{"success": true}, nil
 	}

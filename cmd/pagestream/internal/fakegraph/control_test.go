@@ -16,8 +16,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
-// controlled serves a graph's control and returns what posts to it.
-func controlled(t *testing.T, g *fakegraph.Graph) (do func(verb, body string) (int, map[string]any)) {
+// serveControl serves a graph's control handler and returns a function that calls it.
+func serveControl(t *testing.T, g *fakegraph.Graph) (do func(verb, body string) (int, map[string]any)) {
 	t.Helper()
 	srv := httptest.NewServer(g.Control())
 	t.Cleanup(srv.Close)
@@ -40,8 +40,8 @@ func controlled(t *testing.T, g *fakegraph.Graph) (do func(verb, body string) (i
 	}
 }
 
-func TestEverythingThatScriptsHasAVerb(t *testing.T) {
-	do := controlled(t, start(t, nil).Graph)
+func TestEveryScriptingMethodHasAVerb(t *testing.T) {
+	do := serveControl(t, newFixture(t, nil).Graph)
 	word := regexp.MustCompile(`[A-Z]+[a-z]*`)
 	checked := 0
 	for _, typ := range []reflect.Type{reflect.TypeFor[*fakegraph.Graph](), reflect.TypeFor[*fakegraph.Engine]()} {
@@ -58,9 +58,9 @@ func TestEverythingThatScriptsHasAVerb(t *testing.T) {
 	assert.Greater(t, checked, 19)
 }
 
-func TestControlSaysWhatIsWrong(t *testing.T) {
-	s := step(t, start(t, nil), nil)
-	do := controlled(t, s.Graph)
+func TestControlReportsErrors(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
+	do := serveControl(t, s.Graph)
 	for name, c := range map[string]struct {
 		verb, body string
 		status     int
@@ -89,8 +89,8 @@ func TestControlSaysWhatIsWrong(t *testing.T) {
 	}{
 		"engine of another app": {"delivery", `{"app":"` + otherApp + `"}`, http.StatusNotFound},
 		"page of an engine":     {"quiet", `{"page":"1"}`, http.StatusNotFound},
-		"nothing to say":        {"say", `{"page":"` + page1 + `"}`, http.StatusUnprocessableEntity},
-		"nobody to say it":      {"say", `{"page":"` + page1 + `","text":"x"}`, http.StatusNotFound},
+		"no text":               {"say", `{"page":"` + page1 + `"}`, http.StatusUnprocessableEntity},
+		"no contact":            {"say", `{"page":"` + page1 + `","text":"x"}`, http.StatusNotFound},
 	} {
 		status, out := do(c.verb, c.body)
 		assert.Equal(t, c.status, status, name)
@@ -98,8 +98,8 @@ func TestControlSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestControlIsForThisMachine(t *testing.T) {
-	h := start(t, nil).Control()
+func TestControlRejectsOtherMachines(t *testing.T) {
+	h := newFixture(t, nil).Control()
 	for _, path := range []string{"/control/state", "/control/delivery"} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, nil) // from 192.0.2.1
 		w := httptest.NewRecorder()
@@ -109,8 +109,8 @@ func TestControlIsForThisMachine(t *testing.T) {
 }
 
 func TestControlScriptsTheFake(t *testing.T) {
-	s := step(t, start(t, nil), nil)
-	do := controlled(t, s.Graph)
+	s := newStepped(t, newFixture(t, nil), nil)
+	do := serveControl(t, s.Graph)
 	ok := func(verb, body string) map[string]any {
 		t.Helper()
 		status, out := do(verb, body)
@@ -124,7 +124,8 @@ func TestControlScriptsTheFake(t *testing.T) {
 	ok("quiet", `{"page":"`+page1+`"}`)
 	ok("standby", `{"page":"`+page1+`"}`)
 	ok("secret", `{"app":"`+app+`","secret":"wrong"}`)
-	mid := ok("say", `{"page":"`+page1+`","contact":"`+s.Contacts(page1)[0]+`","text":"hello"}`)["result"].(map[string]any)["mid"]
+	said := ok("say", `{"page":"`+page1+`","contact":"`+s.Contacts(page1)[0]+`","text":"hello"}`)
+	mid := said["result"].(map[string]any)["mid"]
 	s.steps(1)
 	s.mu.Lock()
 	assert.NotContains(t, s.signed[0], proof(string(s.bodies[0]), appSecret))
@@ -172,8 +173,8 @@ func TestControlScriptsTheFake(t *testing.T) {
 }
 
 func TestControlScriptsTheGraph(t *testing.T) {
-	f := start(t, nil)
-	do := controlled(t, f.Graph)
+	f := newFixture(t, nil)
+	do := serveControl(t, f.Graph)
 	ok := func(verb, body string) map[string]any {
 		t.Helper()
 		status, out := do(verb, body)
@@ -215,23 +216,23 @@ func TestControlScriptsTheGraph(t *testing.T) {
 	assert.Contains(t, list, map[string]any{"app": app, "object": "instagram", "fields": []any{"messages"}})
 	for _, s := range list {
 		s := s.(map[string]any)
-		assert.False(t, s["app"] == app && s["object"] == "page", "the app has object page still")
+		assert.False(t, s["app"] == app && s["object"] == "page", "the app still has object page")
 	}
 
 	old := f.pageToken(user, page1)
-	dies := func(want string) {
+	wantInvalid := func(want string) {
 		t.Helper()
 		assert.Equal(t, want, f.call("GET", "/"+page1, old).failure())
 		old = f.pageToken(user, page1)
 	}
 	ok("kill-user", `{`+appUser+`,"subcode":460}`)
-	dies("400 190/460")
+	wantInvalid("400 190/460")
 	ok("remove-app", `{`+appUser+`}`)
-	dies("400 190/458")
+	wantInvalid("400 190/458")
 	ok("tasks", `{"user":"`+user+`","page":"`+page1+`","tasks":[]}`)
 	assert.Equal(t, "400 190/492", f.call("GET", "/"+page1, old).failure())
 
-	// The apps here have no callback to ask.
+	// The apps of the fixture have no data deletion callback.
 	status, out := do("request-data-deletion", `{`+appUser+`}`)
 	assert.NotEqual(t, http.StatusOK, status, out)
 	other, _ := f.UserToken(app, poorUser, true)

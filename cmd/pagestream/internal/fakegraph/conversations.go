@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// maxHistory bounds the messages that are kept of a page.
+// maxHistory is the maximum number of messages that are kept per page.
 const maxHistory = 2000
 
-// historic is a message as it stays in its conversation.
-type historic struct {
+// storedMessage is a message in the history of a conversation.
+type storedMessage struct {
 	page, psid, mid, platform, text string
 	thread                          string // the conversation's id
 	fromPage                        bool
@@ -28,16 +28,16 @@ type attachment struct {
 	Type    string         `json:"type"`
 }
 
-// remember keeps a message for the Conversations API, whether or not it is ever
-// delivered. The same mid is kept once.
-func (g *Graph) remember(m historic) {
+// storeMessage stores a message for the Conversations API, whether or not it is
+// delivered. A message with a known mid is ignored.
+func (g *Graph) storeMessage(m storedMessage) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.contacts[m.psid]; !m.fromPage && m.at.After(c.lastIn) {
 		c.lastIn = m.at
 	}
 	list := g.history[m.page]
-	if slices.ContainsFunc(list, func(o historic) bool { return o.mid == m.mid }) {
+	if slices.ContainsFunc(list, func(o storedMessage) bool { return o.mid == m.mid }) {
 		return
 	}
 	m.thread = "t_" + letters(g.hash("thread", m.page, m.platform, m.psid))[:24]
@@ -45,26 +45,26 @@ func (g *Graph) remember(m historic) {
 	g.history[m.page] = list[max(0, len(list)-maxHistory):]
 }
 
-// newestFirst are a page's messages that match, newest first.
-func (g *Graph) newestFirst(page string, match func(historic) bool) []historic {
+// newestFirst returns the page's messages that match, newest first.
+func (g *Graph) newestFirst(page string, match func(storedMessage) bool) []storedMessage {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := slices.DeleteFunc(slices.Clone(g.history[page]), func(m historic) bool { return !match(m) })
-	slices.SortStableFunc(out, func(a, b historic) int {
+	out := slices.DeleteFunc(slices.Clone(g.history[page]), func(m storedMessage) bool { return !match(m) })
+	slices.SortStableFunc(out, func(a, b storedMessage) int {
 		return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.psid, b.psid))
 	})
 	return out
 }
 
-// threads are a page's conversations on a platform, newest first, each with its
-// messages newest first.
-func (g *Graph) threads(page, platform string) (out [][]historic) {
-	place := map[string]int{}
-	for _, m := range g.newestFirst(page, func(m historic) bool { return m.platform == platform }) {
-		n, ok := place[m.psid]
+// threads returns the page's conversations on a platform, newest first, each with
+// its messages, newest first.
+func (g *Graph) threads(page, platform string) (out [][]storedMessage) {
+	index := map[string]int{} // in out, by PSID
+	for _, m := range g.newestFirst(page, func(m storedMessage) bool { return m.platform == platform }) {
+		n, ok := index[m.psid]
 		if !ok {
 			n = len(out)
-			place[m.psid] = n
+			index[m.psid] = n
 			out = append(out, nil)
 		}
 		out[n] = append(out[n], m)
@@ -72,10 +72,11 @@ func (g *Graph) threads(page, platform string) (out [][]historic) {
 	return out
 }
 
-// conversation finds the messages of a conversation by its id.
-func (g *Graph) conversation(id string) []historic {
+// conversation returns the messages of a conversation by its id, newest first, nil
+// if there is none.
+func (g *Graph) conversation(id string) []storedMessage {
 	for page := range g.pages {
-		if list := g.newestFirst(page, func(m historic) bool { return m.thread == id }); len(list) > 0 {
+		if list := g.newestFirst(page, func(m storedMessage) bool { return m.thread == id }); len(list) > 0 {
 			return list
 		}
 	}
@@ -87,12 +88,12 @@ var nestedLimit = regexp.MustCompile(`messages\.limit\((\d+)\)`)
 // conversations lists a page's conversations.
 // https://developers.facebook.com/docs/graph-api/reference/page/conversations
 func (g *Graph) conversations(q *request, t token, page string) (any, *failure) {
-	if fail := notOf(page, t, "pages_messaging"); fail != nil {
+	if fail := requirePageToken(page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
 	platform := cmp.Or(q.params["platform"], "messenger")
 	all := g.threads(page, platform)
-	from, to, fail := window(q, len(all))
+	from, to, fail := pageBounds(q, len(all))
 	if fail != nil {
 		return nil, fail
 	}
@@ -109,64 +110,64 @@ func (g *Graph) conversations(q *request, t token, page string) (any, *failure) 
 		}
 		if nested > 0 {
 			n := min(nested, len(list))
-			one["messages"] = g.paged(q, id+"/messages", g.told(list[:n]), 0, n, len(list))
+			one["messages"] = g.paged(q, id+"/messages", g.messageNodes(list[:n]), 0, n, len(list))
 		}
 		data = append(data, one)
 	}
 	return g.paged(q, page+"/conversations", data, from, to, len(all)), nil
 }
 
-// messagesOf lists a conversation's messages, newest first.
+// messagesOf lists the messages of a conversation, newest first.
 func (g *Graph) messagesOf(q *request, t token, id string) (any, *failure) {
 	list := g.conversation(id)
 	if list == nil {
 		return nil, missing(q.method, id)
 	}
-	if fail := notOf(list[0].page, t, "pages_messaging"); fail != nil {
+	if fail := requirePageToken(list[0].page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
-	from, to, fail := window(q, len(list))
+	from, to, fail := pageBounds(q, len(list))
 	if fail != nil {
 		return nil, fail
 	}
-	return g.paged(q, id+"/messages", g.told(list[from:to]), from, to, len(list)), nil
+	return g.paged(q, id+"/messages", g.messageNodes(list[from:to]), from, to, len(list)), nil
 }
 
-// message tells one message of the token's page by its mid.
+// message serves one message of the token's page by its mid.
 func (g *Graph) message(q *request, t token, mid string) (any, *failure) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, m := range g.history[t.page] {
 		if m.mid == mid {
-			return g.tell(m), nil
+			return g.messageNode(m), nil
 		}
 	}
 	return nil, missing(q.method, mid)
 }
 
-// notOf says why a token can't be used for what takes the page's own token with a
-// scope.
-func notOf(page string, t token, scope string) *failure {
+// requirePageToken returns an error unless t is a token of the page with the scope.
+func requirePageToken(page string, t token, scope string) *failure {
 	switch {
 	case t.kind != "PAGE":
 		return oauth(http.StatusBadRequest, 210, 0, "(#210) A page access token is required to request this resource.")
 	case t.page != page:
-		return oauth(http.StatusForbidden, 200, 0, "(#200) The token is of another page; it must be the access token of page "+page)
+		return oauth(http.StatusForbidden, 200, 0,
+			"(#200) The token is of another page; it must be the access token of page "+page)
 	case !slices.Contains(t.scopes, scope):
 		return oauth(http.StatusForbidden, 200, 0, "(#200) Requires "+scope+" permission to manage the object")
 	}
 	return nil
 }
 
-func (g *Graph) told(list []historic) []any {
+func (g *Graph) messageNodes(list []storedMessage) []any {
 	out := make([]any, len(list))
 	for i, m := range list {
-		out[i] = g.tell(m)
+		out[i] = g.messageNode(m)
 	}
 	return out
 }
 
-func (g *Graph) tell(m historic) map[string]any {
+func (g *Graph) messageNode(m storedMessage) map[string]any {
 	from, to := m.psid, m.page
 	if m.platform == objectInstagram {
 		to = g.pages[m.page].Instagram
@@ -193,18 +194,20 @@ func (g *Graph) tell(m historic) map[string]any {
 }
 
 func (g *Graph) participant(id string) map[string]any {
-	name := g.pages[id].Name // none of an Instagram account, as Meta gives none
+	name := g.pages[id].Name // empty for an Instagram account, as Meta returns none
 	if c := g.contacts[id]; c != nil {
 		name = c.first + " " + c.last
 	}
 	return map[string]any{"id": id, "name": name, "email": id + "@facebook.com"}
 }
 
-// graphTime is how Graph writes a time: in seconds, with no colon in the zone.
+// graphTime formats a time as the Graph API does: in seconds, without a colon in
+// the zone.
 func graphTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05-0700") }
 
-// window reads limit and after of a list with n items.
-func window(q *request, n int) (from, to int, fail *failure) {
+// pageBounds returns the positions in a list of n items for the parameters limit
+// and after.
+func pageBounds(q *request, n int) (from, to int, fail *failure) {
 	limit, err := strconv.Atoi(q.params["limit"])
 	if err != nil || limit < 1 {
 		limit = 25
@@ -220,7 +223,8 @@ func window(q *request, n int) (from, to int, fail *failure) {
 	return from, min(from+limit, n), nil
 }
 
-// paged is a list from one position to another of n, with its cursors.
+// paged returns the items from one position to another of n as a list with its
+// cursors.
 func (g *Graph) paged(q *request, path string, data []any, from, to, n int) map[string]any {
 	out := map[string]any{"data": data}
 	if len(data) == 0 {

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// unsubscribed is how long every POST of a page has to fail for Meta to
-	// unsubscribe the app from it.
-	unsubscribed = time.Hour
-	// firstRetry is the pause before the third try, the second comes at once. It
-	// doubles up to maxRetry.
+	// unsubscribeAfter is for how long every POST of a page must fail until Meta
+	// unsubscribes the app from it.
+	unsubscribeAfter = time.Hour
+	// firstRetry is the pause before the third try; there is none before the second
+	// one. The pause doubles up to maxRetry.
 	firstRetry = time.Second
 	maxRetry   = time.Minute
 )
@@ -39,12 +39,12 @@ func (e *Engine) deliver(ctx context.Context, d delivery) {
 	pause := backoff.Backoff{Min: scaled(firstRetry), Max: scaled(maxRetry)}
 	for try := 0; ; try++ {
 		d.items = e.remaining(d.items)
-		if len(d.items) == 0 || e.lost(d.items) || e.try(ctx, d, try) || ctx.Err() != nil {
+		if len(d.items) == 0 || e.dropIfOff(d.items) || e.try(ctx, d, try) || ctx.Err() != nil {
 			return
 		}
-		e.failed(d.items)
+		e.recordFailure(d.items)
 		if try == 0 {
-			continue // the first time at once
+			continue // the second try has no pause
 		}
 		if pause.Wait(ctx) != nil {
 			return
@@ -71,26 +71,27 @@ func (e *Engine) try(ctx context.Context, d delivery, try int) bool {
 	return true
 }
 
-// remaining leaves out the items of pages that are not subscribed any more.
+// remaining returns the items without those of pages that are no longer
+// subscribed, which are counted as dropped.
 func (e *Engine) remaining(items []item) []item {
-	var out, gone []item
+	var out, dropped []item
 	for _, i := range items {
 		if _, ok := e.graph.SubscribedFields(e.app.ID, i.page); ok {
 			out = append(out, i)
 		} else {
-			gone = append(gone, i)
+			dropped = append(dropped, i)
 		}
 	}
-	e.count(gone, func(c *Counters) { c.Dropped++ })
+	e.count(dropped, func(c *Counters) { c.Dropped++ })
 	return out
 }
 
-// failed runs each page's clock of failures. After an hour the subscription is
-// gone, as Meta's documentation has it.
+// recordFailure records a failed POST for each of its pages. After an hour of
+// failures a page's subscription is removed, as Meta documents.
 // https://developers.facebook.com/docs/messenger-platform/webhooks#webhook-performance
-func (e *Engine) failed(items []item) {
+func (e *Engine) recordFailure(items []item) {
 	now := e.opts.Now()
-	pages := map[string]item{} // one item of each
+	pages := map[string]item{} // one item of each page
 	for _, i := range items {
 		pages[i.page] = i
 	}
@@ -100,20 +101,21 @@ func (e *Engine) failed(items []item) {
 			if c.Failing.IsZero() {
 				c.Failing = now
 			}
-			if late = float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribed); late {
+			if late = float64(now.Sub(c.Failing))*e.opts.Scale >= float64(unsubscribeAfter); late {
 				c.Failing = time.Time{}
 				c.Removed++
 			}
 		})
 		if late {
 			e.graph.SetSubscription(e.app.ID, page)
-			e.opts.Logger.Warn("fake Meta has unsubscribed the app from a page after an hour of failures", "app", e.app.ID, "page", page)
+			e.opts.Logger.Warn("fake Meta has unsubscribed the app from a page after an hour of failures",
+				"app", e.app.ID, "page", page)
 		}
 	}
 }
 
-// post signs a body about an object, sends it to the app's callback URL of that, and
-// reports whether it was answered 200 in time.
+// post signs a body, sends it to the app's callback URL for the object, and reports
+// whether it was answered 200 in time.
 func (e *Engine) post(ctx context.Context, object, body string) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Timeout)
 	defer cancel()
@@ -138,8 +140,8 @@ func (e *Engine) post(ctx context.Context, object, body string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// encode makes the body of one POST about one object: an entry a page, items in
-// their order, and entry.time the moment of sending.
+// encode returns the body of a POST of items of one object: one entry per page,
+// items in their order, and entry.time the time of sending in Unix milliseconds.
 func encode(items []item, sent int64) string {
 	type entry struct {
 		ID        string           `json:"id"`
@@ -169,10 +171,10 @@ func encode(items []item, sent int64) string {
 
 // Counters count one page's items. An item may be sent several times.
 type Counters struct {
-	// Sent counts items in first tries, Duplicated those of them that repeat
-	// others, Retried items in later tries, Acked those in POSTs that were
-	// answered 200, Dropped those given up when the page was unsubscribed, Lost
-	// those never sent or given up because delivery was off.
+	// Sent counts items in first tries, Duplicated those of them that are
+	// duplicates, Retried items in later tries, Acked items in POSTs that were
+	// answered 200, Dropped items given up because the page was unsubscribed, Lost
+	// items never sent or given up because delivery was off.
 	Sent       uint64 `json:"sent"`
 	Duplicated uint64 `json:"duplicated"`
 	Retried    uint64 `json:"retried"`
@@ -180,13 +182,13 @@ type Counters struct {
 	Dropped    uint64 `json:"dropped"`
 	Lost       uint64 `json:"lost"`
 	// Failing is since when every POST with the page has failed, zero if the last
-	// was answered 200. Removed counts how often the page was unsubscribed for
-	// that.
+	// one was answered 200. Removed counts how often the page was unsubscribed
+	// because of failures.
 	Failing time.Time `json:"failing,omitzero"`
 	Removed uint64    `json:"removed"`
 }
 
-// Stats returns the counters of every page that had traffic.
+// Stats returns the counters of every page that had traffic, by page id.
 func (e *Engine) Stats() map[string]Counters {
 	e.mu.Lock()
 	defer e.mu.Unlock()

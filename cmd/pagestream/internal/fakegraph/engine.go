@@ -19,15 +19,15 @@ import (
 
 // Errors of an [Engine].
 var (
-	// ErrRunning is returned when an engine runs already.
-	ErrRunning = errors.New("delivery engine runs already")
+	// ErrRunning is returned when an engine is already running.
+	ErrRunning = errors.New("delivery engine is already running")
 	// ErrUndelivered is returned when a POST was not answered 200 in time, or was not
 	// sent because delivery is off.
 	ErrUndelivered = errors.New("webhook was not delivered")
 )
 
-// maxInFlight bounds the POSTs that are on their way or wait to be sent again.
-// While it is reached, nothing new is made.
+// maxInFlight is the maximum number of POSTs that are in flight or wait to be sent
+// again. While it is reached, no new events are generated.
 const maxInFlight = 256
 
 // EngineOptions configure an [Engine]. Graph and Target are required.
@@ -35,31 +35,33 @@ type EngineOptions struct {
 	Graph *Graph
 	// App is the app whose webhook this is; default the first.
 	App string
-	// Target is the app's callback URL, while it has subscribed with no other.
+	// Target is the app's callback URL. A callback URL that the app has subscribed
+	// with replaces it.
 	Target string
-	// Rate is the events a second, of all pages together; default 2.
+	// Rate is the number of events per second of all pages together; default 2.
 	Rate float64
-	// Seed decides the traffic. RunID is in every message id, so that a second
-	// run against the same store is new traffic; default the time of the start.
+	// Seed determines the traffic. RunID is part of every message id, so that a
+	// second run against the same store has new ids; default the start time.
 	Seed  uint64
 	RunID string
-	// Duplicates is the share of POSTs, in percent, whose items come once more in
-	// another POST under another entry.time. Reorder is the share of items that
-	// come one to four flushes late, Standby of those that come as standby.
+	// Duplicates is the percentage of POSTs whose items are sent again in another
+	// POST with another entry.time. Reorder is the percentage of items that are sent
+	// one to four flushes late, Standby of items that are sent as standby.
 	Duplicates, Reorder, Standby int
-	// NumericIDs is the share of items, in percent, whose sender and recipient are
-	// JSON numbers, OddTimes of those whose timestamp is 0, in seconds or a string,
-	// EditsFirst of the messages with text that come a flush after their first edit.
+	// NumericIDs is the percentage of items whose sender and recipient are JSON
+	// numbers, OddTimes of items whose timestamp is 0, in seconds or a string, and
+	// EditsFirst of text messages that are sent one flush after their first edit.
 	NumericIDs, OddTimes, EditsFirst int
-	// EchoDelay is how long after the Send API's reply its echo is made, 0 at the
-	// next flush. Where it is negative the echo is POSTed before the reply.
+	// EchoDelay is how long after the Send API's reply the echo is queued; 0 is the
+	// next flush. If it is negative, the echo is POSTed before the reply.
 	EchoDelay time.Duration
-	// Flush is how often POSTs are made of what has happened; default 250 ms.
+	// Flush is the interval at which events are generated and POSTed; default
+	// 250 ms.
 	Flush time.Duration
 	// Timeout is how long an answer may take; default 5 s.
 	Timeout time.Duration
-	// Scale is how fast Meta's clock runs for retries and for the hour of
-	// failures: at 60 that hour is a minute. Default 1.
+	// Scale is the speed of the clock for retries and for the hour of failures: at
+	// 60 that hour is a minute. Default 1.
 	Scale  float64
 	HTTP   *http.Client
 	Logger *slog.Logger
@@ -71,20 +73,21 @@ type Engine struct {
 	opts    EngineOptions
 	graph   *Graph
 	app     App
-	talk    *talk
-	plan    *planner    // of who runs or steps the engine
-	running atomic.Bool // one caller at a time runs or steps it
+	gen     *generator
+	plan    *planner    // used by the caller of Run or Step only
+	running atomic.Bool // true during Run and Step
 	outage  atomic.Bool
 
 	mu       sync.Mutex
 	counters map[string]Counters
-	queue    []later[item]   // echoes of the Send API and what Say says
+	queue    []later[item]   // echoes of the Send API and messages of Say
 	standby  map[string]bool // pages whose threads another app owns
 	quiet    map[string]bool // pages whose people write nothing
-	secret   string          // signs; empty is the app's
+	secret   string          // the signing secret; empty is the app's
 }
 
-// NewEngine returns an engine that does not run yet.
+// NewEngine returns an engine; see [Engine.Run] and [Engine.Step]. [ErrOptions] is
+// returned when the options are not valid.
 func NewEngine(o EngineOptions) (*Engine, error) {
 	if o.Graph == nil {
 		return nil, fmt.Errorf("%w: an engine needs a graph", ErrOptions)
@@ -114,19 +117,23 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	e := &Engine{
 		opts: o, graph: o.Graph, app: app, counters: map[string]Counters{},
 		standby: map[string]bool{}, quiet: map[string]bool{},
-		talk: &talk{graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), threads: map[string]*thread{}},
+		gen: &generator{
+			graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)),
+			threads: map[string]*thread{},
+		},
 	}
 	e.plan = &planner{e: e, rng: rand.New(rand.NewPCG(o.Seed, 2)), last: o.Now(), known: map[string]bool{}}
 	return e, nil
 }
 
-// testWebhook is what the Test button of Meta's dashboard sends.
-const testWebhook = `{"entry":[{"changes":[{"field":"messages","value":{"message":{"mid":"random_mid","text":"random_text"},` +
-	`"recipient":{"id":"23245"},"sender":{"id":"12334"},"timestamp":"1527459824"}}],"id":"0","time":1514862760}],"object":"page"}`
+// testWebhook is the delivery that the Test button of Meta's dashboard sends.
+const testWebhook = `{"entry":[{"changes":[{"field":"messages","value":{` +
+	`"message":{"mid":"random_mid","text":"random_text"},"recipient":{"id":"23245"},"sender":{"id":"12334"},` +
+	`"timestamp":"1527459824"}}],"id":"0","time":1514862760}],"object":"page"}`
 
-// SendTest does what the Test button of Meta's dashboard does: one signed POST
-// with a made-up message in the form of a change, of page "0" and long ago. It
-// fails with [ErrUndelivered] if that is not answered 200; it is not sent again.
+// SendTest does what the Test button of Meta's dashboard does: it sends one signed
+// POST with a made-up old message of page "0" as a change. [ErrUndelivered] is
+// returned when the POST is not answered 200; it is not sent again.
 func (e *Engine) SendTest(ctx context.Context) error {
 	if e.outage.Load() {
 		return fmt.Errorf("test webhook: delivery is off: %w", ErrUndelivered)
@@ -137,33 +144,34 @@ func (e *Engine) SendTest(ctx context.Context) error {
 	return nil
 }
 
-// Say makes a person write a message to a page now and returns its mid. It goes
-// out with the next flush, if the app is subscribed to it and delivery is on; a
-// quiet page has it too. It fails with [ErrUnknown] where the page has no such
+// Say makes a person write a message to a page now and returns its mid. The message
+// is delivered with the next flush, if the app is subscribed to it and delivery is
+// on, also on a quiet page. [ErrUnknown] is returned when the page has no such
 // contact.
 func (e *Engine) Say(page, psid, text string) (mid string, err error) {
 	if c := e.graph.contacts[psid]; c == nil || c.page != page {
 		return "", fmt.Errorf("contact of page %s: %w", page, ErrUnknown)
 	}
-	i, mid := e.talk.say(page, psid, text, e.opts.Now())
-	if e.made(&i) {
-		e.put(i, 0)
+	i, mid := e.gen.say(page, psid, text, e.opts.Now())
+	if e.record(&i) {
+		e.enqueue(i, 0)
 	}
 	return mid, nil
 }
 
-// Run makes traffic and delivers it until the context ends, which is no error.
-// POSTs that are on their way then are broken off; none is left behind.
+// Run generates traffic and delivers it until the context ends, which is not an
+// error. POSTs in flight are then canceled, and Run waits for them. [ErrRunning] is
+// returned when the engine is already running.
 func (e *Engine) Run(ctx context.Context) error {
 	if !e.running.CompareAndSwap(false, true) {
 		return ErrRunning
 	}
-	e.graph.listen(e, true)
+	e.graph.setActive(e, true)
 	var posts errgroup.Group
 	posts.SetLimit(maxInFlight)
 	defer func() {
-		e.graph.listen(e, false)
-		_ = posts.Wait() // none fails
+		e.graph.setActive(e, false)
+		_ = posts.Wait() // the functions return nil
 		e.opts.HTTP.CloseIdleConnections()
 		e.running.Store(false)
 	}()
@@ -178,7 +186,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		for _, d := range e.plan.flush() {
 			posts.Go(func() error {
-				if ctx.Err() == nil { // it may have waited for its turn
+				if ctx.Err() == nil { // it may have ended while the POST was waiting
 					e.deliver(ctx, d)
 				}
 				return nil
@@ -187,17 +195,17 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// Step is one flush without [Engine.Run]: it makes what has happened since the
-// one before and sends it, one POST after the other, until each is answered 200
-// or given up. With an injected clock and nothing else at work, what is sent
-// follows from the seed. It fails with [ErrRunning] while the engine runs, and
-// with the context's error when that ends.
+// Step does one flush without [Engine.Run]: it generates the events since the last
+// flush and sends them, one POST after the other, until each is answered 200 or
+// given up. With an injected clock and no concurrent calls, the traffic depends
+// on the seed only. [ErrRunning] is returned while the engine is running, and the
+// context's error when the context ends.
 func (e *Engine) Step(ctx context.Context) error {
 	if !e.running.CompareAndSwap(false, true) {
 		return ErrRunning
 	}
 	defer e.running.Store(false)
-	e.graph.listen(e, true)
+	e.graph.setActive(e, true)
 	for _, d := range e.plan.flush() {
 		e.deliver(ctx, d)
 		if err := ctx.Err(); err != nil {
@@ -207,7 +215,9 @@ func (e *Engine) Step(ctx context.Context) error {
 	return nil
 }
 
-func (g *Graph) listen(e *Engine, on bool) {
+// setActive adds an engine to the active ones, or removes it; see
+// [Graph.activeEngines].
+func (g *Graph) setActive(e *Engine, on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if on {

@@ -24,6 +24,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
+// readAll returns the body of a response.
 func readAll(t *testing.T, resp *http.Response) string {
 	t.Helper()
 	b, err := io.ReadAll(resp.Body)
@@ -36,8 +37,8 @@ var messaging = []string{
 	"messaging_postbacks", "messaging_referrals", "standby",
 }
 
-// hook is a webhook that keeps what it is given.
-type hook struct {
+// webhook is a server that counts and checks the deliveries that it receives.
+type webhook struct {
 	*httptest.Server
 	t *testing.T
 
@@ -49,7 +50,7 @@ type hook struct {
 	times  map[string]map[int64]bool
 	kinds  map[string]int
 	pages  map[string]int
-	order  []int64 // timestamps of messages as they came
+	order  []int64 // timestamps of messages in the order of arrival
 }
 
 type post struct {
@@ -61,19 +62,19 @@ type post struct {
 	}
 }
 
-func listen(t *testing.T) *hook {
+func newWebhook(t *testing.T) *webhook {
 	t.Helper()
-	h := &hook{t: t, times: map[string]map[int64]bool{}, kinds: map[string]int{}, pages: map[string]int{}}
+	h := &webhook{t: t, times: map[string]map[int64]bool{}, kinds: map[string]int{}, pages: map[string]int{}}
 	h.status = func(int) int { return http.StatusOK }
 	h.Server = httptest.NewServer(h)
 	t.Cleanup(h.Close)
 	return h
 }
 
-func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // broken off by the end of a run
+		return // canceled at the end of a run
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -93,7 +94,7 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var in post
 	if err := json.Unmarshal(body, &in); err != nil || in.Object != "page" {
-		h.t.Errorf("body is not readable: %v", err)
+		h.t.Errorf("body is not a delivery: %v", err)
 	}
 	if len(in.Entry) > 1 {
 		h.shared++
@@ -109,7 +110,7 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 }
 
-func (h *hook) item(page string, sent int64, channel string, raw json.RawMessage) {
+func (h *webhook) item(page string, sent int64, channel string, raw json.RawMessage) {
 	h.pages[page]++
 	var in map[string]json.RawMessage
 	if json.Unmarshal(raw, &in) != nil {
@@ -145,8 +146,10 @@ func (h *hook) item(page string, sent int64, channel string, raw json.RawMessage
 	h.times[string(raw)][sent] = true
 }
 
-// run runs an engine until done says so.
-func run(t *testing.T, f *fake, h *hook, change func(*fakegraph.EngineOptions), done func(*fakegraph.Engine) bool) *fakegraph.Engine {
+// runEngine runs an engine until done returns true.
+func runEngine(
+	t *testing.T, f *fixture, h *webhook, change func(*fakegraph.EngineOptions), done func(*fakegraph.Engine) bool,
+) *fakegraph.Engine {
 	t.Helper()
 	o := fakegraph.EngineOptions{
 		Graph: f.Graph, Target: h.URL, Rate: 2000, Flush: 5 * time.Millisecond, Seed: 3, RunID: "r",
@@ -166,11 +169,12 @@ func run(t *testing.T, f *fake, h *hook, change func(*fakegraph.EngineOptions), 
 	assert.True(t, done(e), "not done in time")
 	cancel()
 	require.NoError(t, <-ended)
-	h.Close() // waits for what was broken off, so that the test may read
+	h.Close() // waits for canceled requests, so that the test may read the fields
 	return e
 }
 
-func (h *hook) received(n int) func(*fakegraph.Engine) bool {
+// received returns a condition for runEngine: n items have arrived.
+func (h *webhook) received(n int) func(*fakegraph.Engine) bool {
 	return func(*fakegraph.Engine) bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -182,11 +186,11 @@ func (h *hook) received(n int) func(*fakegraph.Engine) bool {
 	}
 }
 
-func TestTrafficLooksLikePeople(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+func TestTrafficHasEveryKindOfItem(t *testing.T) {
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, messaging...)
 	f.SetSubscription(app, page2, messaging...)
-	e := run(t, f, h, func(o *fakegraph.EngineOptions) { o.Duplicates, o.Standby = 20, 10 }, h.received(3000))
+	e := runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Duplicates, o.Standby = 20, 10 }, h.received(3000))
 	for _, kind := range []string{
 		"message", "echo", "delivery", "read", "reaction", "message_edit", "unsend", "postback", "referral",
 		"standby message", "standby echo",
@@ -198,31 +202,31 @@ func TestTrafficLooksLikePeople(t *testing.T) {
 	assert.Positive(t, h.escape)
 	assert.Positive(t, h.pages[page1])
 	assert.Positive(t, h.pages[page2])
-	again := 0
+	duplicates := 0
 	for _, sent := range h.times {
 		if len(sent) > 1 {
-			again++
+			duplicates++
 		}
 	}
-	assert.Positive(t, again, "no duplicate came under another entry.time")
+	assert.Positive(t, duplicates, "no duplicate has another entry.time")
 	for _, page := range []string{page1, page2} {
 		c := e.Stats()[page]
 		assert.Positive(t, c.Duplicated)
 		assert.LessOrEqual(t, c.Acked, c.Sent)
-		assert.InDelta(t, h.pages[page], c.Acked, 400) // what was broken off at the end
+		assert.InDelta(t, h.pages[page], c.Acked, 400) // some were canceled at the end
 		assert.Zero(t, c.Retried)
 	}
 }
 
 func TestOnlySubscribedPagesAndFields(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, "messages")
 	f.SetSubscription(otherApp, page2, messaging...)
-	run(t, f, h, func(o *fakegraph.EngineOptions) { o.Standby = 10 }, h.received(300))
+	runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Standby = 10 }, h.received(300))
 	assert.Zero(t, h.pages[page2])
 	for kind, n := range h.kinds {
 		if kind != "message" && kind != "unsend" {
-			t.Errorf("%d of %q came without a subscription", n, kind)
+			t.Errorf("%d of %q were delivered without a subscription", n, kind)
 		}
 	}
 }
@@ -230,27 +234,29 @@ func TestOnlySubscribedPagesAndFields(t *testing.T) {
 func TestOrder(t *testing.T) {
 	for _, reorder := range []int{0, 30} {
 		t.Run(fmt.Sprint(reorder, " percent"), func(t *testing.T) {
-			f, h := start(t, nil), listen(t)
+			f, h := newFixture(t, nil), newWebhook(t)
 			f.SetSubscription(app, page1, "messages")
-			// Slow enough that each POST is answered before the next is made.
-			run(t, f, h, func(o *fakegraph.EngineOptions) { o.Rate, o.Reorder, o.Flush = 400, reorder, 50*time.Millisecond }, h.received(200))
+			// Slow enough that each POST is answered before the next is sent.
+			runEngine(t, f, h, func(o *fakegraph.EngineOptions) {
+				o.Rate, o.Reorder, o.Flush = 400, reorder, 50*time.Millisecond
+			}, h.received(200))
 			late := 0
 			for i := 1; i < len(h.order); i++ {
 				if h.order[i] < h.order[i-1] {
 					late++
 				}
 			}
-			assert.Equal(t, reorder > 0, late > 0, "%d came late", late)
+			assert.Equal(t, reorder > 0, late > 0, "%d were late", late)
 		})
 	}
 }
 
-// Deliveries overtake one another on their way, so the first of one run need not
-// be the first of the other.
-func TestTheSameSeedGivesTheSameTraffic(t *testing.T) {
+// TestSameSeedGivesSameTraffic looks for the first message of each run anywhere in
+// the other one: concurrent deliveries may overtake one another.
+func TestSameSeedGivesSameTraffic(t *testing.T) {
 	mid := regexp.MustCompile(`"mid":"([^"]+)"`)
 	mids := func() []string {
-		f, h := start(t, nil), listen(t)
+		f, h := newFixture(t, nil), newWebhook(t)
 		f.SetSubscription(app, page1, "messages")
 		var mu sync.Mutex
 		var got []string
@@ -262,7 +268,7 @@ func TestTheSameSeedGivesTheSameTraffic(t *testing.T) {
 				got = append(got, m[1])
 			}
 		})
-		run(t, f, h, nil, func(*fakegraph.Engine) bool { mu.Lock(); defer mu.Unlock(); return len(got) >= 100 })
+		runEngine(t, f, h, nil, func(*fakegraph.Engine) bool { mu.Lock(); defer mu.Unlock(); return len(got) >= 100 })
 		mu.Lock()
 		defer mu.Unlock()
 		return got
@@ -272,8 +278,8 @@ func TestTheSameSeedGivesTheSameTraffic(t *testing.T) {
 	assert.Contains(t, a, b[0])
 }
 
-func TestWhatIsNotAnsweredComesAgain(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+func TestUnansweredDeliveriesAreSentAgain(t *testing.T) {
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, "messages")
 	h.status = func(n int) int {
 		if n%3 == 0 {
@@ -281,7 +287,7 @@ func TestWhatIsNotAnsweredComesAgain(t *testing.T) {
 		}
 		return http.StatusOK
 	}
-	e := run(t, f, h, func(o *fakegraph.EngineOptions) { o.Scale = 1000 }, h.received(500))
+	e := runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Scale = 1000 }, h.received(500))
 	c := e.Stats()[page1]
 	assert.Positive(t, c.Retried)
 	assert.Positive(t, c.Acked)
@@ -291,11 +297,11 @@ func TestWhatIsNotAnsweredComesAgain(t *testing.T) {
 }
 
 func TestAnHourOfFailuresUnsubscribesThePage(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, "messages")
 	f.SetSubscription(otherApp, page1, "messages")
 	h.status = func(int) int { return http.StatusInternalServerError }
-	e := run(t, f, h, func(o *fakegraph.EngineOptions) { o.Scale = 20_000 }, func(e *fakegraph.Engine) bool {
+	e := runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Scale = 20_000 }, func(e *fakegraph.Engine) bool {
 		return e.Stats()[page1].Removed > 0 && e.Stats()[page1].Dropped > 0
 	})
 	_, subscribed := f.SubscribedFields(app, page1)
@@ -305,12 +311,12 @@ func TestAnHourOfFailuresUnsubscribesThePage(t *testing.T) {
 	assert.Zero(t, e.Stats()[page1].Acked)
 }
 
-func TestASentMessageHasAnEcho(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+func TestSentMessageHasAnEcho(t *testing.T) {
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, "message_echoes")
 	psid := f.Contacts(page1)[0]
-	// An echo of what was sent before the engine ran is heard by nobody.
-	run(t, f, h, func(o *fakegraph.EngineOptions) { o.Rate = 0.001 }, func(*fakegraph.Engine) bool {
+	// The message is sent while the engine runs: earlier ones have no echo.
+	runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Rate = 0.001 }, func(*fakegraph.Engine) bool {
 		a := f.call("POST", "/v23.0/"+page1+"/messages", f.pageToken(user, page1),
 			"recipient", `{"id":"`+psid+`"}`, "messaging_type", "RESPONSE", "message", `{"text":"Grüße","metadata":"x"}`)
 		assert.Equal(t, psid, a.body["recipient_id"], a.raw)
@@ -332,11 +338,12 @@ func TestASentMessageHasAnEcho(t *testing.T) {
 	} {
 		assert.Equal(t, want, f.call("POST", send, token, params...).failure())
 	}
-	assert.Equal(t, "403 200/0", f.call("POST", send, f.pageToken(user, page2), "recipient", `{"id":"`+psid+`"}`, "message", `{"text":"x"}`).failure())
+	assert.Equal(t, "403 200/0", f.call("POST", send, f.pageToken(user, page2),
+		"recipient", `{"id":"`+psid+`"}`, "message", `{"text":"x"}`).failure())
 }
 
 func TestEngineOptionsAreChecked(t *testing.T) {
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	for name, o := range map[string]fakegraph.EngineOptions{
 		"no graph":    {Target: "http://127.0.0.1/"},
 		"no target":   {Graph: f.Graph},

@@ -8,18 +8,18 @@ import (
 	"unicode/utf8"
 )
 
-// marshal encodes v as Meta does: ASCII alone, other characters as \uXXXX in
-// lower-case hex (two of them above U+FFFF), and every slash as \/. The
-// signature is over exactly these bytes.
+// marshal encodes v as Meta does: in ASCII, other characters as \uXXXX in
+// lower-case hex (two of them above U+FFFF), and every slash as \/. The signature
+// is computed over exactly these bytes.
 func marshal(v any) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		panic(fmt.Sprintf("fakegraph: encode our own value: %v", err)) // maps and strings: can't fail
+		panic(fmt.Sprintf("fakegraph: encode value: %v", err)) // can't happen for maps and strings
 	}
-	// Slashes and characters beyond ASCII occur inside of strings only, and no slash
-	// is escaped yet.
+	// Slashes and characters beyond ASCII occur in strings only, and no slash is
+	// escaped yet.
 	out := make([]byte, 0, buf.Len()*9/8)
 	for _, r := range string(bytes.TrimRight(buf.Bytes(), "\n")) {
 		switch {

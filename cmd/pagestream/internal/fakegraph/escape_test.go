@@ -22,8 +22,9 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// Whatever is escaped is ASCII and means the same.
-func TestEscapeKeepsTheMeaning(t *testing.T) {
+// TestEscapedValuesDecodeUnchanged checks that marshal returns ASCII that decodes to
+// the same value.
+func TestEscapedValuesDecodeUnchanged(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := map[string]string{rapid.String().Draw(t, "key"): rapid.String().Draw(t, "value")}
 		b := marshal(in)

@@ -11,55 +11,56 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// maxHang bounds an answer that does not come.
+// maxHang limits how long a request without an answer is kept open.
 const maxHang = 2 * time.Minute
 
-// Failure is an answer that is scripted.
+// Failure is a scripted answer; see [Graph.FailNext].
 type Failure struct {
-	// Status is the HTTP status; 200 with a Code is an error all the same. Without
-	// a Code the answer has no body.
-	Status        int    `json:"status"`
-	Code          int    `json:"code"`
-	Subcode       int    `json:"subcode"`
-	Message       string `json:"message"`
-	IsTransient   bool   `json:"is_transient"`
-	Hang          bool   `json:"hang"` // no answer at all
-	AfterTheThing bool   `json:"after_the_thing"`
+	// Status is the HTTP status, default 500. An answer with status 200 and a Code
+	// is also an error. Without a Code the answer has no body.
+	Status      int    `json:"status"`
+	Code        int    `json:"code"`
+	Subcode     int    `json:"subcode"`
+	Message     string `json:"message"`
+	IsTransient bool   `json:"is_transient"`
+	Hang        bool   `json:"hang"` // no answer at all
+	// ApplyFirst executes the request before the failure is answered.
+	ApplyFirst bool `json:"after_the_thing"`
 }
 
-// scripted are failures that are still to come.
+// scripted is a failure for the next requests that match.
 type scripted struct {
-	in   string
-	what Failure
-	left int
+	match   string
+	failure Failure
+	left    int
 }
 
-// FailNext makes the next n requests whose method and path contain in, such as
-// "POST 104/subscribed_apps", fail. With AfterTheThing what they ask for is done first.
-func (g *Graph) FailNext(in string, f Failure, n int) {
+// FailNext makes the next n requests fail whose method and path contain match, such
+// as "POST 104/subscribed_apps".
+func (g *Graph) FailNext(match string, f Failure, n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.scripts = append(g.scripts, &scripted{in, f, n})
+	g.scripts = append(g.scripts, &scripted{match, f, n})
 }
 
-// script is the failure that a request is to have, nil for none.
-func (g *Graph) script(q *request) *Failure {
+// nextFailure returns the scripted failure of a request, nil if it has none.
+func (g *Graph) nextFailure(q *request) *Failure {
 	call := q.method + " " + q.path
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, s := range g.scripts {
-		if s.left > 0 && strings.Contains(call, s.in) {
+		if s.left > 0 && strings.Contains(call, s.match) {
 			s.left--
-			return &s.what
+			return &s.failure
 		}
 	}
 	return nil
 }
 
-// play answers as scripted.
-func (f *Failure) play(w http.ResponseWriter, r *http.Request, trace string) {
+// respond writes the scripted answer.
+func (f *Failure) respond(w http.ResponseWriter, r *http.Request, trace string) {
 	if f.Hang {
-		_ = backoff.Sleep(r.Context(), maxHang) // either way there is no answer
+		_ = backoff.Sleep(r.Context(), maxHang) // the error does not matter: there is no answer
 		return
 	}
 	status := cmp.Or(f.Status, http.StatusInternalServerError)
@@ -72,18 +73,18 @@ func (f *Failure) play(w http.ResponseWriter, r *http.Request, trace string) {
 	fail.write(w, trace)
 }
 
-// limit is how much a page, or the app, has called.
+// limit is the rate limit of a page or of the app.
 type limit struct {
 	calls           int
-	set             bool // by SetUsage
+	set             bool // percent and regain are from SetUsage
 	percent, regain int
-	refuse, code    int       // so many calls, with this code
-	second          time.Time // that inSecond counts the calls of
-	inSecond        int
+	refuse, code    int // the next refuse calls fail with code
+	second          time.Time
+	inSecond        int // calls in that second
 }
 
-// Throttle refuses the next calls for a page with a code: 32, 613, 80001, 80002
-// or 80006 for the page, 4 or 17 for the app.
+// Throttle rejects the next calls for a page with a code: 32, 613, 80001, 80002 or
+// 80006 for the page, 4 or 17 for the app.
 func (g *Graph) Throttle(page string, code, calls int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,9 +93,9 @@ func (g *Graph) Throttle(page string, code, calls int) {
 	}
 }
 
-// SetUsage sets what the headers say is used of a page's limit, or of the app's
-// where page is empty, and in how many minutes calls are accepted again. Without
-// it they say how many calls there were, in hundreds.
+// SetUsage sets the used percentage of a page's limit, or of the app's limit if page
+// is empty, and the minutes until calls are accepted again, as the usage headers
+// report them. By default they report the number of calls divided by 100.
 func (g *Graph) SetUsage(page string, percent, regainMinutes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -103,8 +104,9 @@ func (g *Graph) SetUsage(page string, percent, regainMinutes int) {
 	}
 }
 
-// meter counts a call, writes the headers, and refuses what is over a limit.
-func (g *Graph) meter(q *request, t token) *failure {
+// countCall counts a call, sets the usage headers, and returns an error if the call
+// is over a limit.
+func (g *Graph) countCall(q *request, t token) *failure {
 	page := cmp.Or(g.pages[q.id].ID, t.page)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -125,23 +127,23 @@ func (g *Graph) meter(q *request, t token) *failure {
 	q.w.Header().Set(header, string(b))
 	if l.refuse > 0 {
 		l.refuse--
-		return tooMany(l.code)
+		return rateLimited(l.code)
 	}
 	if q.edge == "conversations" && g.opts.ConversationLimit > 0 {
 		if second := g.opts.Now().Truncate(time.Second); l.second != second {
 			l.second, l.inSecond = second, 0
 		}
 		if l.inSecond++; l.inSecond > g.opts.ConversationLimit {
-			return tooMany(613)
+			return rateLimited(613)
 		}
 	}
 	return nil
 }
 
-func tooMany(code int) *failure {
-	words := cmp.Or(map[int]string{
+func rateLimited(code int) *failure {
+	message := cmp.Or(map[int]string{
 		4: "Application request limit reached", 17: "User request limit reached", 32: "Page request limit reached",
 		613: "Calls to this api have exceeded the rate limit.",
 	}[code], "There have been too many calls to this Page account. Wait a bit and try again.")
-	return oauth(http.StatusBadRequest, code, 0, "(#"+strconv.Itoa(code)+") "+words)
+	return oauth(http.StatusBadRequest, code, 0, "(#"+strconv.Itoa(code)+") "+message)
 }

@@ -33,6 +33,7 @@ const (
 	messagesAndStandby = "messages,standby"
 )
 
+// clock is a clock that moves by hand.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -50,7 +51,8 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-type fake struct {
+// fixture is a graph with two apps, two users and two pages, served over HTTP.
+type fixture struct {
 	*fakegraph.Graph
 	t     *testing.T
 	url   string
@@ -58,17 +60,22 @@ type fake struct {
 	clock *clock
 }
 
-func start(t *testing.T, change func(*fakegraph.Options)) *fake {
+// newFixture returns a fixture whose options change may modify.
+func newFixture(t *testing.T, change func(*fakegraph.Options)) *fixture {
 	t.Helper()
 	c := &clock{now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	o := fakegraph.Options{
-		Apps: []fakegraph.App{{ID: app, Secret: appSecret, Name: "pagestream"}, {ID: otherApp, Secret: "other", Name: "other"}},
+		Apps: []fakegraph.App{
+			{ID: app, Secret: appSecret, Name: "pagestream"},
+			{ID: otherApp, Secret: "other", Name: "other"},
+		},
 		Users: []fakegraph.User{
 			{ID: user, Name: "Dian", Pages: []string{page1, page2}},
 			{ID: poorUser, Name: "Poor", Pages: []string{page1}, Scopes: []string{"pages_show_list", "pages_manage_metadata"}},
 		},
 		Pages: []fakegraph.Page{
-			{ID: page1, Name: "Müllers Fahrräder", Category: "Shop", Instagram: instagram}, {ID: page2, Name: "Café 8/9", Category: "Café"},
+			{ID: page1, Name: "Müllers Fahrräder", Category: "Shop", Instagram: instagram},
+			{ID: page2, Name: "Café 8/9", Category: "Café"},
 		},
 		Seed: 5, Now: c.Now,
 	}
@@ -81,9 +88,10 @@ func start(t *testing.T, change func(*fakegraph.Options)) *fake {
 	t.Cleanup(srv.Close)
 	client := srv.Client()
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &fake{Graph: g, t: t, url: srv.URL, http: client, clock: c}
+	return &fixture{Graph: g, t: t, url: srv.URL, http: client, clock: c}
 }
 
+// proof returns the appsecret_proof of a token.
 func proof(token, secret string) string {
 	m := hmac.New(sha256.New, []byte(secret))
 	m.Write([]byte(token))
@@ -97,7 +105,7 @@ type answer struct {
 	body   map[string]any
 }
 
-// failure returns "code/subcode" of an error, "" without one.
+// failure returns "status code/subcode" of an error, "" if there is none.
 func (a answer) failure() string {
 	e, ok := a.body["error"].(map[string]any)
 	if !ok {
@@ -108,7 +116,7 @@ func (a answer) failure() string {
 }
 
 // call makes a request with the token in the header and the proof in the form.
-func (f *fake) call(method, path, token string, params ...string) answer {
+func (f *fixture) call(method, path, token string, params ...string) answer {
 	f.t.Helper()
 	q := url.Values{}
 	if token != "" {
@@ -138,7 +146,7 @@ func (f *fake) call(method, path, token string, params ...string) answer {
 	return f.do(req)
 }
 
-func (f *fake) do(req *http.Request) answer {
+func (f *fixture) do(req *http.Request) answer {
 	f.t.Helper()
 	resp, err := f.http.Do(req)
 	require.NoError(f.t, err)
@@ -154,14 +162,14 @@ func (f *fake) do(req *http.Request) answer {
 	return a
 }
 
-func (f *fake) pageToken(u, page string) string {
+func (f *fixture) pageToken(u, page string) string {
 	f.t.Helper()
 	s, err := f.PageToken(app, u, page)
 	require.NoError(f.t, err)
 	return s
 }
 
-func (f *fake) fields(page string) string {
+func (f *fixture) fields(page string) string {
 	fields, ok := f.SubscribedFields(app, page)
 	if !ok {
 		return "none"
@@ -170,7 +178,7 @@ func (f *fake) fields(page string) string {
 }
 
 func TestSubscribedApps(t *testing.T) {
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	t1, t2 := f.pageToken(user, page1), f.pageToken(user, page2)
 	userToken, err := f.UserToken(app, user, true)
 	require.NoError(t, err)
@@ -185,7 +193,8 @@ func TestSubscribedApps(t *testing.T) {
 	assert.Equal(t, "message_reads,messages", f.fields(page1))
 	assert.Equal(t, "none", f.fields(page2))
 
-	// The list replaces the one before; any version prefix or none; JSON list.
+	// A list replaces the previous one. It may be in JSON, and any version prefix or
+	// none is accepted.
 	a = f.call("POST", "/"+page1+"/subscribed_apps", t1, "subscribed_fields", `["messages","standby"]`)
 	assert.Equal(t, `{"success":true}`, a.raw)
 	assert.Equal(t, messagesAndStandby, f.fields(page1))
@@ -199,20 +208,24 @@ func TestSubscribedApps(t *testing.T) {
 		args  []string
 		want  string
 	}{
-		"unknown field":       {t1, []string{"subscribed_fields", "messages,mentions"}, "400 100/0"},
-		"no field":            {t1, nil, "400 100/0"},
-		"no pages_messaging":  {f.pageToken(poorUser, page1), []string{"subscribed_fields", "feed,messages"}, "403 200/0"},
-		"user token":          {userToken, []string{"subscribed_fields", "messages"}, "400 210/0"},
-		"another page's":      {t2, []string{"subscribed_fields", "messages"}, "403 200/0"},
-		"no proof":            {t1, []string{"subscribed_fields", "feed", "appsecret_proof", ""}, "400 100/0"},
-		"proof with a secret": {t1, []string{"subscribed_fields", "feed", "appsecret_proof", proof(t1, "guess")}, "400 100/0"},
-		"no token":            {"", []string{"subscribed_fields", "feed"}, "400 104/0"},
-		"no such token":       {"EAAnothing", []string{"subscribed_fields", "feed"}, "400 190/0"},
+		"unknown field":      {t1, []string{"subscribed_fields", "messages,mentions"}, "400 100/0"},
+		"no field":           {t1, nil, "400 100/0"},
+		"no pages_messaging": {f.pageToken(poorUser, page1), []string{"subscribed_fields", "feed,messages"}, "403 200/0"},
+		"user token":         {userToken, []string{"subscribed_fields", "messages"}, "400 210/0"},
+		"other page's token": {t2, []string{"subscribed_fields", "messages"}, "403 200/0"},
+		"no proof":           {t1, []string{"subscribed_fields", "feed", "appsecret_proof", ""}, "400 100/0"},
+		"proof with a secret": {
+			t1,
+			[]string{"subscribed_fields", "feed", "appsecret_proof", proof(t1, "guess")},
+			"400 100/0",
+		},
+		"no token":      {"", []string{"subscribed_fields", "feed"}, "400 104/0"},
+		"no such token": {"EAAnothing", []string{"subscribed_fields", "feed"}, "400 190/0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := f.call("POST", edge, c.token, c.args...)
 			assert.Equal(t, c.want, a.failure(), a.raw)
-			assert.Equal(t, messagesAndStandby, f.fields(page1), "something changed")
+			assert.Equal(t, messagesAndStandby, f.fields(page1), "the fields were changed")
 		})
 	}
 	a = f.call("POST", edge, f.pageToken(poorUser, page1), "subscribed_fields", "feed,messages")
@@ -227,7 +240,7 @@ func TestSubscribedApps(t *testing.T) {
 func TestMe(t *testing.T) {
 	for _, overwrites := range []bool{false, true} {
 		t.Run(fmt.Sprint("overwrites ", overwrites), func(t *testing.T) {
-			f := start(t, func(o *fakegraph.Options) { o.MeOverwrites = overwrites })
+			f := newFixture(t, func(o *fakegraph.Options) { o.MeOverwrites = overwrites })
 			f.SetSubscription(otherApp, page2, "feed")
 			f.call("POST", "/"+page2+"/subscribed_apps", f.pageToken(user, page2), "subscribed_fields", "messages")
 			a := f.call("POST", "/me/subscribed_apps", f.pageToken(user, page1), "subscribed_fields", "messages")
@@ -241,12 +254,12 @@ func TestMe(t *testing.T) {
 			_, other := f.SubscribedFields(otherApp, page2)
 			assert.True(t, other, "another app lost its subscription")
 
-			// An explicit page never changes another.
+			// A POST to an explicit page never changes another page.
 			f.call("POST", "/"+page2+"/subscribed_apps", f.pageToken(user, page2), "subscribed_fields", "feed")
 			assert.Equal(t, "messages", f.fields(page1))
 		})
 	}
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	long, err := f.UserToken(app, user, true)
 	require.NoError(t, err)
 	assert.Equal(t, user, f.call("GET", "/me", long).body["id"])
@@ -254,9 +267,11 @@ func TestMe(t *testing.T) {
 }
 
 func TestPageNode(t *testing.T) {
-	f := start(t, nil)
-	a := f.call("GET", "/v23.0/"+page1, f.pageToken(user, page1), "fields", "id,name,instagram_business_account{id,username}")
-	assert.Equal(t, `{"id":"`+page1+`","instagram_business_account":{"id":"`+instagram+`"},"name":"M\u00fcllers Fahrr\u00e4der"}`, a.raw)
+	f := newFixture(t, nil)
+	a := f.call("GET", "/v23.0/"+page1, f.pageToken(user, page1),
+		"fields", "id,name,instagram_business_account{id,username}")
+	assert.Equal(t, `{"id":"`+page1+`","instagram_business_account":{"id":"`+instagram+`"},`+
+		`"name":"M\u00fcllers Fahrr\u00e4der"}`, a.raw)
 	assert.Equal(t, "400 100/33", f.call("GET", "/"+page1, f.pageToken(user, page2)).failure())
 	assert.Equal(t, "400 100/33", f.call("GET", "/404404", f.pageToken(user, page2)).failure())
 	assert.Equal(t, "400 100/0", f.call("GET", "/"+page1, f.pageToken(user, page1), "fields", "id,nonsense").failure())
@@ -264,15 +279,19 @@ func TestPageNode(t *testing.T) {
 }
 
 func TestLogin(t *testing.T) {
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	const back = "http://127.0.0.1:8080/oauth/callback"
 	login := func() url.Values {
-		a := f.call("GET", "/v23.0/dialog/oauth", "", "client_id", app, "redirect_uri", back, "state", "s t", "response_type", "code")
+		a := f.call("GET", "/v23.0/dialog/oauth", "", "client_id", app, "redirect_uri", back, "state", "s t",
+			"response_type", "code")
 		require.Equal(t, http.StatusFound, a.status)
 		u, err := url.Parse(a.header.Get("Location"))
 		require.NoError(t, err)
 		assert.Equal(t, "s t", u.Query().Get("state"))
-		return url.Values{"client_id": {app}, "client_secret": {appSecret}, "redirect_uri": {back}, "code": {u.Query().Get("code")}}
+		return url.Values{
+			"client_id": {app}, "client_secret": {appSecret}, "redirect_uri": {back},
+			"code": {u.Query().Get("code")},
+		}
 	}
 	exchange := func(q url.Values, change ...string) answer {
 		args := []string{}
@@ -292,7 +311,10 @@ func TestLogin(t *testing.T) {
 	f.clock.add(11 * time.Minute)
 	assert.Equal(t, "400 100/36007", exchange(q).failure())
 
-	a = exchange(url.Values{"client_id": {app}, "client_secret": {appSecret}, "grant_type": {"fb_exchange_token"}, "fb_exchange_token": {short}})
+	a = exchange(url.Values{
+		"client_id": {app}, "client_secret": {appSecret}, "grant_type": {"fb_exchange_token"},
+		"fb_exchange_token": {short},
+	})
 	long, _ := a.body["access_token"].(string)
 	assert.NotEqual(t, short, long)
 	assert.InDelta(t, 60*24*3600, a.body["expires_in"], 1)
@@ -300,12 +322,15 @@ func TestLogin(t *testing.T) {
 	f.clock.add(3 * time.Hour)
 	assert.Equal(t, "400 190/463", f.call("GET", "/me", short).failure())
 	assert.Empty(t, f.call("GET", "/me", long).failure())
-	a = exchange(url.Values{"client_id": {app}, "client_secret": {appSecret}, "grant_type": {"fb_exchange_token"}, "fb_exchange_token": {short}})
+	a = exchange(url.Values{
+		"client_id": {app}, "client_secret": {appSecret}, "grant_type": {"fb_exchange_token"},
+		"fb_exchange_token": {short},
+	})
 	assert.Equal(t, "400 190/463", a.failure(), "an expired token can't be exchanged")
 }
 
 func TestAccountsArePaged(t *testing.T) {
-	f := start(t, func(o *fakegraph.Options) {
+	f := newFixture(t, func(o *fakegraph.Options) {
 		for i := range 58 {
 			id := fmt.Sprint(5000000000 + i)
 			o.Pages = append(o.Pages, fakegraph.Page{ID: id, Name: "Page " + id})
@@ -334,14 +359,15 @@ func TestAccountsArePaged(t *testing.T) {
 		u, err := url.Parse(next)
 		require.NoError(t, err)
 		assert.Equal(t, "/v23.0/"+user+"/accounts", u.Path)
-		a = f.call("GET", u.Path, long, "after", u.Query().Get("after"), "limit", u.Query().Get("limit"), "fields", u.Query().Get("fields"))
+		a = f.call("GET", u.Path, long, "after", u.Query().Get("after"), "limit", u.Query().Get("limit"),
+			"fields", u.Query().Get("fields"))
 	}
 	assert.Equal(t, []int{25, 25, 10}, sizes)
 	assert.Len(t, seen, 60)
 }
 
 func TestDebugToken(t *testing.T) {
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	appToken := app + "|" + appSecret
 	data := func(input string) map[string]any {
 		a := f.call("POST", "/v23.0/debug_token", appToken, "method", "get", "input_token", input)
@@ -362,15 +388,15 @@ func TestDebugToken(t *testing.T) {
 	a := f.call("GET", "/"+page1, token)
 	assert.Equal(t, "400 190/460", a.failure())
 	assert.Contains(t, a.header.Get("WWW-Authenticate"), "invalid_token")
-	assert.NotEqual(t, token, f.pageToken(user, page1), "a new token comes after a dead one")
+	assert.NotEqual(t, token, f.pageToken(user, page1), "an invalid token must be replaced")
 	assert.Equal(t, false, data("EAAnothing")["is_valid"])
 	assert.Equal(t, "400 100/0", f.call("GET", "/debug_token", f.pageToken(user, page2), "input_token", token).failure())
 	assert.Equal(t, "400 190/0", f.call("GET", "/debug_token", app+"|guess", "input_token", token).failure())
 }
 
-func TestTheSameSeedGivesTheSameTokensAndPeople(t *testing.T) {
-	a, b := start(t, nil), start(t, nil)
-	c := start(t, func(o *fakegraph.Options) { o.Seed = 6 })
+func TestSameSeedGivesSameTokensAndPeople(t *testing.T) {
+	a, b := newFixture(t, nil), newFixture(t, nil)
+	c := newFixture(t, func(o *fakegraph.Options) { o.Seed = 6 })
 	assert.Equal(t, a.pageToken(user, page1), b.pageToken(user, page1))
 	assert.Equal(t, a.Contacts(page1), b.Contacts(page1))
 	assert.NotEqual(t, a.pageToken(user, page1), c.pageToken(user, page1))
@@ -378,7 +404,7 @@ func TestTheSameSeedGivesTheSameTokensAndPeople(t *testing.T) {
 }
 
 func TestProfiles(t *testing.T) {
-	f := start(t, nil)
+	f := newFixture(t, nil)
 	people := f.Contacts(page1)
 	require.Len(t, people, fakegraph.DefaultContacts)
 	a := f.call("GET", "/"+people[0], f.pageToken(user, page1), "fields", "name,profile_pic")
@@ -394,12 +420,12 @@ func TestOptionsAreChecked(t *testing.T) {
 		Users: []fakegraph.User{{ID: "2", Pages: []string{"3"}}}, Pages: []fakegraph.Page{{ID: "3"}},
 	}
 	for name, change := range map[string]func(*fakegraph.Options){
-		"no app":      func(o *fakegraph.Options) { o.Apps = nil },
-		"no secret":   func(o *fakegraph.Options) { o.Apps = []fakegraph.App{{ID: "1"}} },
-		"id twice":    func(o *fakegraph.Options) { o.Pages = []fakegraph.Page{{ID: "1"}} },
-		"me":          func(o *fakegraph.Options) { o.Pages = []fakegraph.Page{{ID: "me"}} },
-		"stray page":  func(o *fakegraph.Options) { o.Users = []fakegraph.User{{ID: "2", Pages: []string{"9"}}} },
-		"many people": func(o *fakegraph.Options) { o.Contacts = 1 << 40 },
+		"no app":       func(o *fakegraph.Options) { o.Apps = nil },
+		"no secret":    func(o *fakegraph.Options) { o.Apps = []fakegraph.App{{ID: "1"}} },
+		"id twice":     func(o *fakegraph.Options) { o.Pages = []fakegraph.Page{{ID: "1"}} },
+		"me":           func(o *fakegraph.Options) { o.Pages = []fakegraph.Page{{ID: "me"}} },
+		"unknown page": func(o *fakegraph.Options) { o.Users = []fakegraph.User{{ID: "2", Pages: []string{"9"}}} },
+		"many people":  func(o *fakegraph.Options) { o.Contacts = 1 << 40 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := good

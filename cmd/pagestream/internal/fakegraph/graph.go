@@ -19,23 +19,23 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// Errors when a fake is made or asked about something it does not have.
+// Errors of a [Graph] and its options.
 var (
-	// ErrOptions is returned when the options don't describe a whole: an id that is
-	// missing, twice, or not a number, or a user of a page that is not there.
-	ErrOptions = errors.New("fake graph can't be made")
-	// ErrUnknown is returned when there is no such app, user, page or token, or that the
-	// user has no role on the page.
+	// ErrOptions is returned when options are not valid: an id is missing, repeated
+	// or not a number, or a user has a page that is not in the options.
+	ErrOptions = errors.New("fake graph can't be created")
+	// ErrUnknown is returned when there is no such app, user, page, contact or token,
+	// or the user has no role on the page.
 	ErrUnknown = errors.New("not in the fake graph")
 )
 
 const (
-	// DefaultVersion is the API version of requests that name none.
+	// DefaultVersion is the API version of requests without one.
 	DefaultVersion = "v23.0"
-	// DefaultContacts is how many people write to each page.
+	// DefaultContacts is the default number of people who write to each page.
 	DefaultContacts = 12
 
-	maxContacts = 1_000_000 // of all pages together
+	maxContacts = 1_000_000 // for all pages together
 	codeLife    = 10 * time.Minute
 	shortLife   = 2 * time.Hour
 	longLife    = 60 * 24 * time.Hour
@@ -43,50 +43,52 @@ const (
 	maxCodes    = 10_000
 )
 
-// App is a Meta app. The two URLs are its callbacks about people who remove it,
-// or who want their data deleted; empty is none.
+// App is a Meta app. The two URLs are its callbacks for people who remove it and
+// for people who request the deletion of their data; empty is none.
 type App struct{ ID, Secret, Name, DeauthorizeURL, DataDeletionURL string }
 
 // Page is a Facebook page, with its linked Instagram account if it has one.
 type Page struct{ ID, Name, Category, Instagram string }
 
-// User is a person who manages pages and has granted the apps these scopes. No
-// scopes means all that pagestream needs.
+// User is a person who manages pages and has granted the scopes to the apps. Empty
+// Scopes are all that pagestream needs.
 type User struct {
 	ID, Name string
 	Pages    []string
 	Scopes   []string
 }
 
-// Options describe what there is. One app, one user and one page at least.
+// Options are the content of a [Graph]. At least one app, one user and one page are
+// required.
 type Options struct {
 	Apps  []App
 	Users []User
 	Pages []Page
-	// Seed decides tokens, contacts and their names.
+	// Seed determines tokens, contacts and their names.
 	Seed uint64
-	// Contacts is the number of people who write to each page; default [DefaultContacts].
+	// Contacts is the number of people who write to each page; default
+	// [DefaultContacts].
 	Contacts int
-	// MeOverwrites makes a POST to me/subscribed_apps drop the app from all
-	// other pages.
+	// MeOverwrites makes a POST to me/subscribed_apps remove the app from all other
+	// pages.
 	MeOverwrites bool
 	// ProofOptional turns "Require App Secret" off: a missing appsecret_proof is
-	// allowed, a wrong one never.
+	// allowed, a wrong one is not.
 	ProofOptional bool
-	// Picker makes the login dialog ask which pages are granted; without it all
-	// are, at once. The parameter display=picker asks for it too.
+	// Picker makes the login dialog ask which pages are granted; without it all are
+	// granted at once. The parameter display=picker has the same effect.
 	Picker bool
-	// Window closes a conversation for the page 24 hours after the person last
-	// wrote, except for HUMAN_AGENT, which has 7 days.
+	// Window closes a conversation for the page 24 hours after the person's last
+	// message, or after 7 days for messages with the tag HUMAN_AGENT.
 	Window bool
-	// ConversationLimit is how many calls a second the Conversations API takes for
-	// each page; 0 is no limit, Meta's is 2.
+	// ConversationLimit is the maximum number of calls per second of the
+	// Conversations API for each page; 0 is no limit, Meta's limit is 2.
 	ConversationLimit int
 	Now               func() time.Time
 }
 
-// Graph is the state of the fake and the handler that serves it. It is safe for
-// concurrent use. Make one with [New].
+// Graph is the state of the fake and an http.Handler that serves it. It is safe for
+// concurrent use. Create one with [New].
 type Graph struct {
 	opts     Options
 	apps     map[string]App
@@ -99,26 +101,26 @@ type Graph struct {
 
 	mu         sync.Mutex
 	tokens     map[string]*token
-	subs       map[[2]string][]string // by app and page; a present empty list is subscribed
+	subs       map[[2]string][]string // by app and page; an empty list is also a subscription
 	engines    map[*Engine]struct{}
 	appSubs    map[[2]string]appSubscription // by app and object
-	history    map[string][]historic         // by page
+	history    map[string][]storedMessage    // by page
 	tasks      map[[2]string][]string        // by user and page
 	granted    map[[2]string][]string        // by app and user
-	dataAccess map[[2]string]time.Time       // when it has ended, by app and user
+	dataAccess map[[2]string]time.Time       // when it ended, by app and user
 	limits     map[string]*limit             // by page, or "" for the app
 	scripts    []*scripted
 }
 
-// contact is one person as one page knows them.
+// contact is a person who writes to a page.
 type contact struct {
 	page, first, last string
-	lastIn            time.Time // when they last wrote
-	closed            bool      // their window is
-	blocked           bool      // the page is, by them
+	lastIn            time.Time // of the person's last message
+	closed            bool      // the messaging window is closed
+	blocked           bool      // the person has blocked the page
 }
 
-// token is one access token.
+// token is an access token.
 type token struct {
 	kind    string // "USER", "PAGE" or "APP"
 	app     string
@@ -128,11 +130,12 @@ type token struct {
 	issued  time.Time
 	expires time.Time // zero: never
 	long    bool
-	// dead is the subcode it died of; -1 without one.
+	// dead is the subcode with which the token is invalid, -1 for an invalid token
+	// without a subcode, 0 for a valid one.
 	dead int
 }
 
-// code is one login code.
+// code is a login code.
 type code struct {
 	app, user, redirect string
 	issued              time.Time
@@ -144,7 +147,8 @@ var allScopes = []string{
 	"instagram_basic", "instagram_manage_messages",
 }
 
-// New returns a fake of what o describes, with no page subscribed.
+// New returns a fake with the content of o, with no page subscribed. [ErrOptions] is
+// returned when o is not valid.
 func New(o Options) (*Graph, error) {
 	if len(o.Apps) == 0 || len(o.Users) == 0 || len(o.Pages) == 0 {
 		return nil, fmt.Errorf("%w: it needs an app, a user and a page", ErrOptions)
@@ -160,15 +164,15 @@ func New(o Options) (*Graph, error) {
 		opts: o, apps: map[string]App{}, users: map[string]User{}, pages: map[string]Page{},
 		contacts: map[string]*contact{}, people: map[string][]string{},
 		tokens: map[string]*token{}, subs: map[[2]string][]string{}, engines: map[*Engine]struct{}{},
-		appSubs: map[[2]string]appSubscription{}, history: map[string][]historic{}, tasks: map[[2]string][]string{},
+		appSubs: map[[2]string]appSubscription{}, history: map[string][]storedMessage{}, tasks: map[[2]string][]string{},
 		granted: map[[2]string][]string{}, dataAccess: map[[2]string]time.Time{}, limits: map[string]*limit{"": {}},
 	}
 	g.codes, _ = lru.New[string, *code](maxCodes) // only a bad size is an error
-	var err error                                 // the first
+	var err error                                 // the first problem
 	taken := map[string]bool{}
 	take := func(kind, id string) {
 		if id == "" || len(id) > 32 || strings.Trim(id, "0123456789") != "" || taken[id] {
-			err = cmp.Or(err, fmt.Errorf("%w: %s id %q is not a number or is there twice", ErrOptions, kind, id))
+			err = cmp.Or(err, fmt.Errorf("%w: %s id %q is not a number or not unique", ErrOptions, kind, id))
 		}
 		taken[id] = true
 	}
@@ -178,7 +182,8 @@ func New(o Options) (*Graph, error) {
 			err = cmp.Or(err, fmt.Errorf("%w: app %s has no secret", ErrOptions, a.ID))
 		}
 		g.apps[a.ID] = a
-		// All, so that what is delivered is up to the pages.
+		// The app has all fields, so that the pages' subscriptions decide what is
+		// delivered.
 		g.appSubs[[2]string{a.ID, objectPage}] = appSubscription{fields: pageFields}
 	}
 	for _, p := range o.Pages {
@@ -190,7 +195,7 @@ func New(o Options) (*Graph, error) {
 		take("user", u.ID)
 		for _, p := range u.Pages {
 			if _, ok := g.pages[p]; !ok {
-				err = cmp.Or(err, fmt.Errorf("%w: user %s has page %s, which is not there", ErrOptions, u.ID, p))
+				err = cmp.Or(err, fmt.Errorf("%w: user %s has an unknown page %s", ErrOptions, u.ID, p))
 			}
 		}
 		if len(u.Scopes) == 0 {
@@ -200,7 +205,7 @@ func New(o Options) (*Graph, error) {
 	}
 	for _, p := range o.Pages {
 		for i := range o.Contacts {
-			psid, c := g.person(p.ID, i)
+			psid, c := g.newContact(p.ID, i)
 			take("contact", psid)
 			g.contacts[psid] = c
 			g.people[p.ID] = append(g.people[p.ID], psid)
@@ -212,8 +217,8 @@ func New(o Options) (*Graph, error) {
 	return g, nil
 }
 
-// PageToken returns the user's long-lived token of a page, the same for the same
-// seed. It fails with [ErrUnknown] where the user has no role on the page.
+// PageToken returns the user's long-lived token of a page. It is the same for the
+// same seed. [ErrUnknown] is returned when the user has no role on the page.
 func (g *Graph) PageToken(app, user, page string) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -228,8 +233,8 @@ func (g *Graph) pageToken(app, user, page string, long bool) (string, error) {
 	return g.issue(t, fmt.Sprint("page|", app, "|", user, "|", page, "|", long)), nil
 }
 
-// UserToken returns a token of a user, as the end of a login gives it: long-lived
-// or for two hours.
+// UserToken returns a token of a user as a login returns it: long-lived or for two
+// hours. [ErrUnknown] is returned for an unknown app or user.
 func (g *Graph) UserToken(app, user string, long bool) (string, error) {
 	if g.apps[app].ID == "" || g.users[user].ID == "" {
 		return "", fmt.Errorf("token of user %s: %w", user, ErrUnknown)
@@ -244,8 +249,8 @@ func (g *Graph) userToken(app, user string, long bool) string {
 	return g.issue(t, fmt.Sprint("user|", app, "|", user, "|", long))
 }
 
-// issue returns the token with this name, made new where it is not there or has
-// died or expired. Then it is another one, as Meta's would be.
+// issue returns the token with this name. If there is none, or it is invalid or
+// expired, t is stored with another value, as Meta issues a new token.
 func (g *Graph) issue(t *token, name string) string {
 	now := g.opts.Now()
 	t.issued = now
@@ -268,8 +273,9 @@ func (g *Graph) issue(t *token, name string) string {
 	}
 }
 
-// KillToken makes a token invalid with a subcode of 190: 458 app removed, 460
-// password changed, 463 expired, 490 checkpoint, and so on; 0 is without one.
+// KillToken makes a token invalid with a subcode of error 190: 458 app removed, 460
+// password changed, 463 expired, 490 checkpoint, and so on; 0 is no subcode.
+// [ErrUnknown] is returned for an unknown token.
 func (g *Graph) KillToken(access string, subcode int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -281,8 +287,8 @@ func (g *Graph) KillToken(access string, subcode int) error {
 	return nil
 }
 
-// SubscribedFields returns the app's fields on a page, sorted, and whether it is
-// subscribed at all.
+// SubscribedFields returns the app's fields on a page, sorted, and whether the app
+// is subscribed to the page.
 func (g *Graph) SubscribedFields(app, page string) ([]string, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -290,8 +296,9 @@ func (g *Graph) SubscribedFields(app, page string) ([]string, bool) {
 	return slices.Clone(fields), ok
 }
 
-// SetSubscription changes what an app is subscribed to behind everybody's back,
-// as a sibling product, an admin or Meta may do. No fields at all removes it.
+// SetSubscription changes an app's subscription to a page without its knowledge, as
+// another product, an admin or Meta may do. Without fields it removes the
+// subscription.
 func (g *Graph) SetSubscription(app, page string, fields ...string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -306,7 +313,7 @@ func (g *Graph) SetSubscription(app, page string, fields ...string) {
 // Contacts returns the PSIDs of the people who write to a page.
 func (g *Graph) Contacts(page string) []string { return slices.Clone(g.people[page]) }
 
-// subscribedPages returns the pages the app is subscribed to, sorted.
+// subscribedPages returns the pages that the app is subscribed to, sorted.
 func (g *Graph) subscribedPages(app string) []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -320,10 +327,10 @@ func (g *Graph) subscribedPages(app string) []string {
 	return out
 }
 
-// nextSerial is another number at each call.
+// nextSerial returns a new number at each call.
 func (g *Graph) nextSerial() string { return strconv.FormatUint(g.serial.Add(1), 10) }
 
-// hash is a number-like 32 bytes that follow from the seed.
+// hash returns 32 pseudorandom bytes that depend on the seed and the parts.
 func (g *Graph) hash(parts ...string) []byte {
 	var text strings.Builder
 	for _, p := range parts {
@@ -332,26 +339,32 @@ func (g *Graph) hash(parts ...string) []byte {
 	return sign(sha256.New, string(binary.BigEndian.AppendUint64(nil, g.opts.Seed)), text.String())
 }
 
-// sign is the HMAC of a text.
+// sign returns the HMAC of a text.
 func sign(algorithm func() hash.Hash, secret, text string) []byte {
 	m := hmac.New(algorithm, []byte(secret))
 	m.Write([]byte(text))
 	return m.Sum(nil)
 }
 
-// letters spells a hash in letters and digits.
+// letters encodes a hash in letters and digits.
 func letters(b []byte) string {
 	return strings.NewReplacer("-", "A", "_", "B").Replace(base64.RawURLEncoding.EncodeToString(b))
 }
 
 var (
-	firstNames = []string{"Ann", "Jürgen", "Søren", "Zoë", "Łukasz", "María", "Nguyễn", "Yuki", "Amélie", "Björn", "Chloe", "İbrahim"}
-	lastNames  = []string{"Müller", "Jensen", "O’Brien", "Kowalski", "García", "Trần", "佐藤", "Dubois", "Öberg", "Smith", "Yılmaz", "Novák"}
+	firstNames = []string{
+		"Ann", "Jürgen", "Søren", "Zoë", "Łukasz", "María", "Nguyễn", "Yuki", "Amélie", "Björn",
+		"Chloe", "İbrahim",
+	}
+	lastNames = []string{
+		"Müller", "Jensen", "O’Brien", "Kowalski", "García", "Trần", "佐藤", "Dubois", "Öberg", "Smith",
+		"Yılmaz", "Novák",
+	}
 )
 
-// person is one contact of a page. Every twelfth has no profile to show, like
-// somebody who signed up with a phone number.
-func (g *Graph) person(page string, i int) (psid string, c *contact) {
+// newContact returns contact i of a page. Every twelfth has no profile, like a
+// person who signed up with a phone number.
+func (g *Graph) newContact(page string, i int) (psid string, c *contact) {
 	h := g.hash("contact", page, strconv.Itoa(i))
 	c = &contact{page: page}
 	if i%12 != 11 {

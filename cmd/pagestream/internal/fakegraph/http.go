@@ -13,13 +13,13 @@ import (
 	"strings"
 )
 
-// maxRequest bounds a request's body.
+// maxRequest is the maximum size of a request's body in bytes.
 const maxRequest = 1 << 20
 
-// contentType is that of every answer, though it is JSON.
+// contentType is the content type of every answer, although it is JSON.
 const contentType = "text/javascript; charset=UTF-8"
 
-// failure is an error as Graph answers it.
+// failure is an error answer of the Graph API.
 type failure struct {
 	status    int
 	kind      string
@@ -49,16 +49,16 @@ func (f *failure) write(w http.ResponseWriter, trace string) {
 	_, _ = w.Write(marshal(map[string]any{"error": body}))
 }
 
-// request is one call, with its parameters from wherever they came.
+// request is a call with the parameters of its query and body.
 type request struct {
 	http     *http.Request
 	w        http.ResponseWriter
 	method   string
 	version  string
 	path     string // without the version
-	id, edge string // that the path is made of
+	id, edge string // the two parts of path
 	params   map[string]string
-	access   string // the token as given
+	access   string // the access token of the request
 }
 
 var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
@@ -67,11 +67,11 @@ var versionSegment = regexp.MustCompile(`^v\d{1,3}\.\d{1,3}$`)
 func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, fail := g.parse(w, r)
 	trace := letters(g.hash("trace", g.nextSerial()))[:11]
-	if f := g.script(req); f != nil {
-		if f.AfterTheThing && fail == nil {
+	if f := g.nextFailure(req); f != nil {
+		if f.ApplyFirst && fail == nil {
 			_, _ = g.route(req)
 		}
-		f.play(w, r, trace)
+		f.respond(w, r, trace)
 		return
 	}
 	var out any
@@ -86,10 +86,11 @@ func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case fail != nil:
 		if fail.code == 190 {
-			head.Set("WWW-Authenticate", `OAuth "Facebook Platform" "invalid_token" "`+strings.ReplaceAll(fail.message, `"`, "'")+`"`)
+			head.Set("WWW-Authenticate",
+				`OAuth "Facebook Platform" "invalid_token" "`+strings.ReplaceAll(fail.message, `"`, "'")+`"`)
 		}
 		fail.write(w, trace)
-	case out != nil: // else answered: a redirect
+	case out != nil: // nil: the request is answered already
 		head.Set("Content-Type", contentType)
 		_, _ = w.Write(marshal(out))
 	}
@@ -133,7 +134,7 @@ func (q *request) readBody() error {
 		for k, v := range in {
 			var s string
 			if json.Unmarshal(v, &s) != nil {
-				s = string(v) // a number, list or object stays JSON
+				s = string(v) // numbers, lists and objects stay JSON
 			}
 			q.params[k] = s
 		}
@@ -149,7 +150,7 @@ func (q *request) readBody() error {
 	return err
 }
 
-// route finds what a path means.
+// route calls the handler of a request's path and method.
 func (g *Graph) route(q *request) (any, *failure) {
 	switch q.path {
 	case "dialog/oauth":
@@ -164,7 +165,7 @@ func (g *Graph) route(q *request) (any, *failure) {
 	}
 	t, fail := g.authorize(q)
 	if fail == nil {
-		fail = cmp.Or(g.meter(q, t), g.deselected(t))
+		fail = cmp.Or(g.countCall(q, t), g.notGranted(t))
 	}
 	if fail != nil {
 		return nil, fail
@@ -172,7 +173,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 	id, edge, me := q.id, q.edge, q.id == "me"
 	if me {
 		if id = cmp.Or(t.page, t.user); id == "" {
-			return nil, oauth(http.StatusBadRequest, 2500, 0, "An active access token must be used to query information about the current user.")
+			return nil, oauth(http.StatusBadRequest, 2500, 0,
+				"An active access token must be used to query information about the current user.")
 		}
 	}
 	page, user := g.pages[id].ID != "", g.users[id].ID != ""
@@ -206,19 +208,19 @@ func (g *Graph) route(q *request) (any, *failure) {
 	return nil, oauth(http.StatusBadRequest, 2500, 0, "Unknown path components: /"+edge)
 }
 
-// missing is what Graph says of an object that is not there, or that the token
-// may not see: it does not tell which.
+// missing returns the error for an object that does not exist or that the token may
+// not access. As in the Graph API, it is the same for both.
 func missing(method, id string) *failure {
 	return methodException(33, fmt.Sprintf("Unsupported %s request. Object with ID '%s' does not exist, "+
 		"cannot be loaded due to missing permissions, or does not support this operation.", strings.ToLower(method), id))
 }
 
-// authorize finds the caller's token and verifies the appsecret_proof.
+// authorize returns the caller's token and verifies the appsecret_proof.
 func (g *Graph) authorize(q *request) (token, *failure) {
 	if q.access == "" {
 		return token{}, oauth(http.StatusBadRequest, 104, 0, "An access token is required to request this resource.")
 	}
-	t, fail := g.lookUp(q.access)
+	t, fail := g.findToken(q.access)
 	if fail != nil {
 		return token{}, fail
 	}
@@ -236,8 +238,8 @@ func (g *Graph) authorize(q *request) (token, *failure) {
 	return t, nil
 }
 
-// lookUp returns a token that is good now.
-func (g *Graph) lookUp(access string) (token, *failure) {
+// findToken returns a valid token.
+func (g *Graph) findToken(access string) (token, *failure) {
 	if id, secret, isApp := strings.Cut(access, "|"); isApp {
 		app, ok := g.apps[id]
 		if !ok || !hmac.Equal([]byte(secret), []byte(app.Secret)) {
@@ -251,11 +253,12 @@ func (g *Graph) lookUp(access string) (token, *failure) {
 	if t == nil {
 		return token{}, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token - Cannot parse access token")
 	}
-	return *t, g.died(t)
+	return *t, g.tokenError(t)
 }
 
-// died says what a token has died of, nil if it lives.
-func (g *Graph) died(t *token) *failure {
+// tokenError returns why a token is invalid, nil if it is valid. It sets dead of a
+// token that has expired. The caller holds the lock.
+func (g *Graph) tokenError(t *token) *failure {
 	now := g.opts.Now()
 	ends, ended := g.dataAccess[[2]string{t.app, t.user}]
 	switch {
@@ -267,25 +270,30 @@ func (g *Graph) died(t *token) *failure {
 	default:
 		return nil
 	}
-	words := map[int]string{
+	messages := map[int]string{
 		-1:  "Invalid OAuth access token.",
 		458: "Error validating access token: The user has not authorized application " + t.app + ".",
-		459: "Error validating access token: You cannot access the app till you log in to www.facebook.com and follow the instructions given.",
-		460: "Error validating access token: The session has been invalidated because the user changed their password or Facebook has changed the session for security reasons.",
+		459: "Error validating access token: You cannot access the app till you log in to www.facebook.com " +
+			"and follow the instructions given.",
+		460: "Error validating access token: The session has been invalidated because the user changed their password " +
+			"or Facebook has changed the session for security reasons.",
 		463: "Error validating access token: Session has expired.",
-		464: "Error validating access token: Sessions for the user are not allowed because the user is not a confirmed user.",
+		464: "Error validating access token: Sessions for the user are not allowed " +
+			"because the user is not a confirmed user.",
 		467: "Error validating access token: The session is invalid because the user logged out.",
 		490: "Error validating access token: The user is enrolled in a blocking, logged-in checkpoint",
-		492: "Error validating access token: Session does not match current stored session. The user lost their role on the page.",
+		492: "Error validating access token: Session does not match current stored session. " +
+			"The user lost their role on the page.",
 	}
-	return oauth(http.StatusBadRequest, 190, max(t.dead, 0), cmp.Or(words[t.dead], "Error validating access token."))
+	return oauth(http.StatusBadRequest, 190, max(t.dead, 0),
+		cmp.Or(messages[t.dead], "Error validating access token."))
 }
 
-// nested is a pair of braces with none inside; at the end the second may lack.
+// nested matches a pair of braces without other braces inside. The closing one may
+// be missing at the end.
 var nested = regexp.MustCompile(`\{[^{}]*(\}|$)`)
 
-// fields splits a fields parameter at the commas outside of braces, and keeps
-// each field's name.
+// fields returns the names in a fields parameter, without nested fields in braces.
 func fields(param string) []string {
 	for nested.MatchString(param) {
 		param = nested.ReplaceAllString(param, "")
@@ -299,8 +307,9 @@ func fields(param string) []string {
 	return out
 }
 
-// pick answers a node's fields: id always, the others where asked for and set.
-func pick(kind, param string, node map[string]any) (any, *failure) {
+// selectFields returns the fields of a node that are requested and not nil, and
+// always its id.
+func selectFields(kind, param string, node map[string]any) (any, *failure) {
 	names := fields(param)
 	if len(names) == 0 {
 		names = []string{"name"}
@@ -309,7 +318,8 @@ func pick(kind, param string, node map[string]any) (any, *failure) {
 	for _, f := range names {
 		v, ok := node[f]
 		if !ok {
-			return nil, oauth(http.StatusBadRequest, 100, 0, fmt.Sprintf("(#100) Tried accessing nonexisting field (%s) on node type (%s)", f, kind))
+			return nil, oauth(http.StatusBadRequest, 100, 0,
+				fmt.Sprintf("(#100) Tried accessing nonexisting field (%s) on node type (%s)", f, kind))
 		}
 		if v != nil {
 			out[f] = v

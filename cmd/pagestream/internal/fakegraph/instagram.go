@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// The objects that webhooks are about, as app-level subscriptions name them.
+// The objects of webhooks, as they are named in app-level subscriptions.
 const (
 	objectPage      = "page"
 	objectInstagram = "instagram"
 )
 
-// instagramFields are what the fields of a page are called on object instagram.
-// An echo comes as a message, and there are no deliveries.
+// instagramFields maps the fields of a page to those of object instagram. An echo
+// is sent as a message, and there are no delivery receipts.
 // https://developers.facebook.com/docs/instagram-platform/webhooks
 var instagramFields = map[string]string{
 	"messages": "messages", "message_echoes": "messages", "message_reads": "messaging_seen",
@@ -20,16 +20,17 @@ var instagramFields = map[string]string{
 	"messaging_postbacks": "messaging_postbacks", "messaging_referrals": "messaging_referral",
 }
 
-// onInstagram reports whether a person writes to the page's Instagram account.
-// Where the page has one and the app has fields of object instagram, every third
-// does, beginning with the second; they are decided when they first write.
+// onInstagram reports whether a person writes to the page's Instagram account. If
+// the page has one and the app has fields of object instagram, every third person
+// does, starting with the second. The generator calls it at a person's first event
+// only.
 func (g *Graph) onInstagram(app, page, psid string) bool {
 	fields, _, _ := g.appFields(app, objectInstagram)
 	return len(fields) > 0 && g.pages[page].Instagram != "" && slices.Index(g.people[page], psid)%3 == 1
 }
 
-// toInstagram makes what a person on Instagram or their page did the item that
-// comes of it. Bodies that others hold are left alone.
+// toInstagram converts an item of a page to an item of its Instagram account. It
+// copies the body, since others may refer to it.
 func (i *item) toInstagram(account, lastOut string) {
 	i.object, i.entry, i.field = objectInstagram, account, instagramFields[i.field]
 	i.body = maps.Clone(i.body)
@@ -47,7 +48,7 @@ func (i *item) toInstagram(account, lastOut string) {
 	if _, ok := i.body["read"]; ok {
 		i.body["read"] = map[string]any{"mid": lastOut}
 	}
-	if i.past != nil {
-		i.past.platform = objectInstagram
+	if i.stored != nil {
+		i.stored.platform = objectInstagram
 	}
 }

@@ -14,11 +14,12 @@ import (
 )
 
 var instagramFields = []string{
-	"messages", "messaging_seen", "message_reactions", "message_edit", "messaging_postbacks", "messaging_referral", "standby",
+	"messages", "messaging_seen", "message_reactions", "message_edit", "messaging_postbacks", "messaging_referral",
+	"standby",
 }
 
 func TestPeopleOnInstagram(t *testing.T) {
-	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.Rate = 100 })
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) { o.Rate = 100 })
 	s.SetAppFields(app, "instagram", instagramFields)
 	s.SetSubscription(app, page1, messaging...)
 	s.SetSubscription(app, page2, messaging...) // no account
@@ -35,7 +36,7 @@ func TestPeopleOnInstagram(t *testing.T) {
 		if platform[person] == "" {
 			platform[person] = i.object
 		}
-		assert.Equal(t, platform[person], i.object, "a person changed the platform")
+		assert.Equal(t, platform[person], i.object, "a person is on two platforms")
 		if i.object == "page" {
 			continue
 		}
@@ -69,10 +70,11 @@ func TestPeopleOnInstagram(t *testing.T) {
 	someone := s.Contacts(page1)[1]
 	assert.Equal(t, "instagram", platform[`"`+someone+`"`])
 
-	// What the Send API sends there is echoed there.
+	// A message of the Send API on Instagram is echoed there.
 	s.SetQuiet(page1, true)
 	s.SetQuiet(page2, true)
-	a := s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1), "recipient", `{"id":"`+someone+`"}`, "message", `{"text":"x"}`)
+	a := s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1),
+		"recipient", `{"id":"`+someone+`"}`, "message", `{"text":"x"}`)
 	s.steps(1)
 	got := s.take()
 	require.Len(t, got, 1)
@@ -81,7 +83,7 @@ func TestPeopleOnInstagram(t *testing.T) {
 	assert.Equal(t, `"`+instagram+`"`, string(got[0].Sender.ID))
 	assert.Nil(t, got[0].Message.AppID)
 
-	// Without the app's fields of the object they are heard no more.
+	// Without the app's fields of the object nothing is delivered.
 	s.SetAppFields(app, "instagram", nil)
 	_, err := s.Say(page1, someone, "lost")
 	require.NoError(t, err)
@@ -89,8 +91,8 @@ func TestPeopleOnInstagram(t *testing.T) {
 	assert.Empty(t, s.take())
 }
 
-func TestFieldsCountAtBothLevels(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+func TestFieldsMustBeSubscribedAtBothLevels(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
 	s.SetSubscription(app, page1, "messages", "message_reads")
 	s.SetAppFields(app, "page", []string{"messages", "message_echoes"})
 	s.SetAppFields(app, "instagram", nil)
@@ -106,9 +108,10 @@ func TestFieldsCountAtBothLevels(t *testing.T) {
 	assert.Empty(t, s.take())
 }
 
-// A callback URL that the app has subscribed with has what it posts from then on.
-func TestTheAppsCallback(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+// TestSubscribedCallbackReplacesTheTarget checks that deliveries go to the callback URL
+// that the app has subscribed with.
+func TestSubscribedCallbackReplacesTheTarget(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
 	s.SetSubscription(app, page1, "messages")
 	var posts atomic.Int64
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -130,16 +133,18 @@ func TestTheAppsCallback(t *testing.T) {
 	assert.Equal(t, before+1, posts.Load())
 }
 
-// What is not delivered is in the conversations all the same.
-func TestConversationsHaveWhatWasNotDelivered(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+// TestConversationsHaveUndeliveredMessages checks that the Conversations API has
+// messages that were never delivered.
+func TestConversationsHaveUndeliveredMessages(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
 	s.SetAppFields(app, "instagram", instagramFields)
 	s.SetSubscription(app, page1, messaging...)
 	s.steps(1)
 	token := s.pageToken(user, page1)
 	mids := func(platform string) []string {
 		var out []string
-		a := s.call("GET", "/"+page1+"/conversations", token, "platform", platform, "fields", "id,messages.limit(100){id}", "limit", "100")
+		a := s.call("GET", "/"+page1+"/conversations", token, "platform", platform, "fields", "id,messages.limit(100){id}",
+			"limit", "100")
 		require.Equal(t, http.StatusOK, a.status, a.raw)
 		for _, c := range a.body["data"].([]any) {
 			for _, m := range c.(map[string]any)["messages"].(map[string]any)["data"].([]any) {
@@ -158,7 +163,7 @@ func TestConversationsHaveWhatWasNotDelivered(t *testing.T) {
 			require.NoError(t, err)
 			assert.True(t, slices.Contains(mids(platform), mid), "case %d on %s", n, platform)
 			s.steps(5)
-			assert.Greater(t, len(mids(platform)), before, "case %d on %s: people go on writing", n, platform)
+			assert.Greater(t, len(mids(platform)), before, "case %d on %s: people must keep writing", n, platform)
 		}
 		for _, i := range s.take() {
 			assert.NotContains(t, i.raw, "in the gap")

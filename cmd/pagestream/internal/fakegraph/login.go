@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// dialog is the login dialog, granted at once by the first user, or by the one
-// that the parameter user names.
+// dialog serves the login dialog. The first user, or the one in the parameter user,
+// consents at once, unless the picker is shown.
 // https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow
 func (g *Graph) dialog(q *request) (any, *failure) {
 	if q.method != http.MethodGet {
@@ -23,7 +23,8 @@ func (g *Graph) dialog(q *request) (any, *failure) {
 		return nil, oauth(http.StatusBadRequest, 101, 0, "Invalid App ID")
 	}
 	redirect, err := url.Parse(q.params["redirect_uri"])
-	if err != nil || redirect.Host == "" || redirect.Scheme != "http" && redirect.Scheme != "https" || redirect.Fragment != "" {
+	if err != nil || redirect.Host == "" || redirect.Fragment != "" ||
+		redirect.Scheme != "http" && redirect.Scheme != "https" {
 		return nil, oauth(http.StatusBadRequest, 191, 0, "The redirect_uri URL must be absolute")
 	}
 	if kind := q.params["response_type"]; kind != "" && kind != "code" {
@@ -38,8 +39,8 @@ func (g *Graph) dialog(q *request) (any, *failure) {
 		"error_description": {"Permissions error"},
 	}
 	if q.params["deny"] == "" {
-		if g.choose(q, app, user) {
-			return nil, nil //nolint:nilnil // the page is the answer
+		if g.servePicker(q, app, user) {
+			return nil, nil //nolint:nilnil // servePicker has answered
 		}
 		now := g.opts.Now()
 		text := letters(g.hash("code", g.nextSerial(), now.String()))
@@ -53,10 +54,11 @@ func (g *Graph) dialog(q *request) (any, *failure) {
 	maps.Copy(query, answer)
 	redirect.RawQuery = query.Encode()
 	http.Redirect(q.w, q.http, redirect.String(), http.StatusFound)
-	return nil, nil //nolint:nilnil // nothing to add: the redirect is the answer
+	return nil, nil //nolint:nilnil // the redirect is the answer
 }
 
-// exchange gives tokens for a login code, for a token, or for the app's secret.
+// exchange returns a token for a login code, for another token, or for the app's
+// secret.
 // https://developers.facebook.com/docs/facebook-login/guides/access-tokens
 func (g *Graph) exchange(q *request) (any, *failure) {
 	if q.method != http.MethodGet && q.method != http.MethodPost {
@@ -64,7 +66,8 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 	}
 	app, ok := g.apps[q.params["client_id"]]
 	if !ok {
-		return nil, oauth(http.StatusBadRequest, 101, 0, "Error validating application. Cannot get application info due to a system error.")
+		return nil, oauth(http.StatusBadRequest, 101, 0,
+			"Error validating application. Cannot get application info due to a system error.")
 	}
 	if !hmac.Equal([]byte(q.params["client_secret"]), []byte(app.Secret)) {
 		return nil, oauth(http.StatusBadRequest, 1, 0, "Error validating client secret.")
@@ -79,10 +82,10 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 		if t == nil || t.kind != "USER" || t.app != app.ID {
 			return nil, oauth(http.StatusBadRequest, 190, 0, "Invalid OAuth access token - Cannot parse access token")
 		}
-		if fail := g.died(t); fail != nil {
+		if fail := g.tokenError(t); fail != nil {
 			return nil, fail
 		}
-		return g.grant(app.ID, t.user, true), nil
+		return g.tokenResponse(app.ID, t.user, true), nil
 	case "", "authorization_code":
 	default:
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) grant_type "+strconv.Quote(grant)+" is not supported")
@@ -97,20 +100,24 @@ func (g *Graph) exchange(q *request) (any, *failure) {
 		return nil, oauth(http.StatusBadRequest, 100, 36007, "This authorization code has expired.")
 	case c.redirect != q.params["redirect_uri"]:
 		return nil, oauth(http.StatusBadRequest, 100, 36008,
-			"Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request")
+			"Error validating verification code. Please make sure your redirect_uri is identical "+
+				"to the one you used in the OAuth dialog request")
 	}
 	c.used = true
 	delete(g.dataAccess, [2]string{app.ID, c.user})
-	return g.grant(app.ID, c.user, false), nil
+	return g.tokenResponse(app.ID, c.user, false), nil
 }
 
-func (g *Graph) grant(app, user string, long bool) any {
+// tokenResponse returns a user token as exchange answers it. The caller holds the
+// lock.
+func (g *Graph) tokenResponse(app, user string, long bool) any {
 	access := g.userToken(app, user, long)
 	life := g.tokens[access].expires.Sub(g.opts.Now())
 	return map[string]any{"access_token": access, "token_type": "bearer", "expires_in": int64(life / time.Second)}
 }
 
-// debugToken tells about a token. A dead one is not an error: the data says so.
+// debugToken describes a token. For an invalid token it returns data with is_valid
+// false, not an error.
 // https://developers.facebook.com/docs/graph-api/reference/debug_token
 func (g *Graph) debugToken(q *request) (any, *failure) {
 	if q.method != http.MethodGet {
@@ -121,29 +128,33 @@ func (g *Graph) debugToken(q *request) (any, *failure) {
 		return nil, fail
 	}
 	if caller.kind != "APP" {
-		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app")
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) You must provide an app access token, "+
+			"or a user access token that is an owner or developer of the app")
 	}
 	input := q.params["input_token"]
 	if input == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter input_token is required")
 	}
 	if strings.Contains(input, "|") {
-		t, fail := g.lookUp(input)
+		t, fail := g.findToken(input)
 		if fail != nil {
-			return invalid(fail), nil
+			return invalidTokenInfo(fail), nil
 		}
-		return map[string]any{"data": map[string]any{"app_id": t.app, "type": "APP", "application": g.apps[t.app].Name, "is_valid": true, "scopes": []string{}}}, nil
+		return map[string]any{"data": map[string]any{
+			"app_id": t.app, "type": "APP", "application": g.apps[t.app].Name, "is_valid": true, "scopes": []string{},
+		}}, nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t := g.tokens[input]
 	if t == nil {
-		return invalid(oauth(0, 190, 0, "Invalid OAuth access token.")), nil
+		return invalidTokenInfo(oauth(0, 190, 0, "Invalid OAuth access token.")), nil
 	}
 	if t.app != caller.app {
-		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The App_id in the input_token did not match the Viewing App")
+		return nil, oauth(http.StatusBadRequest, 100, 0,
+			"(#100) The App_id in the input_token did not match the Viewing App")
 	}
-	// Also of a page's token: what its person has granted.
+	// A page token, too, has the pages that its person has granted.
 	targets := append([]string{}, g.grantedPages(t.app, t.user)...)
 	granular := []any{}
 	for _, s := range t.scopes {
@@ -164,14 +175,15 @@ func (g *Graph) debugToken(q *request) (any, *failure) {
 	if t.kind == "PAGE" {
 		data["profile_id"] = t.page
 	}
-	if fail := g.died(t); fail != nil {
+	if fail := g.tokenError(t); fail != nil {
 		data["is_valid"] = false
 		data["error"] = map[string]any{"code": fail.code, "message": fail.message, "subcode": fail.sub}
 	}
 	return map[string]any{"data": data}, nil
 }
 
-func invalid(f *failure) any {
+// invalidTokenInfo returns the data of debug_token for an invalid token.
+func invalidTokenInfo(f *failure) any {
 	return map[string]any{"data": map[string]any{
 		"error": map[string]any{"code": f.code, "message": f.message}, "is_valid": false, "scopes": []string{},
 	}}

@@ -15,7 +15,8 @@ func (g *Graph) pageNode(q *request, t token, id string) (any, *failure) {
 	return g.pageFields(t, id, q.params["fields"])
 }
 
-// pageFields tells a page to somebody with a role on it; the lock is held.
+// pageFields returns the fields of a page for a person with a role on it. The caller
+// holds the lock.
 func (g *Graph) pageFields(t token, id, names string) (any, *failure) {
 	p := g.pages[id]
 	access, err := g.pageToken(t.app, t.user, id, t.long)
@@ -30,14 +31,14 @@ func (g *Graph) pageFields(t token, id, names string) (any, *failure) {
 	if p.Instagram != "" {
 		node["instagram_business_account"] = map[string]any{"id": p.Instagram}
 	}
-	return pick("Page", names, node)
+	return selectFields("Page", names, node)
 }
 
 func (g *Graph) userNode(q *request, t token, id string) (any, *failure) {
 	if t.user != id {
 		return nil, missing(q.method, id)
 	}
-	return pick("User", q.params["fields"], map[string]any{"id": id, "name": g.users[id].Name})
+	return selectFields("User", q.params["fields"], map[string]any{"id": id, "name": g.users[id].Name})
 }
 
 // accounts lists the user's pages with their tokens.
@@ -52,7 +53,7 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := g.grantedPages(t.app, id)
-	from, to, fail := window(q, len(all))
+	from, to, fail := pageBounds(q, len(all))
 	if fail != nil {
 		return nil, fail
 	}
@@ -68,7 +69,7 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	return g.paged(q, id+"/accounts", data, from, to, len(all)), nil
 }
 
-// profile tells a page about a person who has written to it.
+// profile serves the profile of a person to the page that they write to.
 // https://developers.facebook.com/docs/messenger-platform/identity/user-profile
 func (g *Graph) profile(q *request, t token, psid string) (any, *failure) {
 	c := g.contacts[psid]
@@ -81,8 +82,9 @@ func (g *Graph) profile(q *request, t token, psid string) (any, *failure) {
 	if c.first == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 2018218, "(#100) No profile available for this user.")
 	}
-	return pick("User", cmp.Or(q.params["fields"], "first_name,last_name,profile_pic"), map[string]any{
+	return selectFields("User", cmp.Or(q.params["fields"], "first_name,last_name,profile_pic"), map[string]any{
 		"id": psid, "name": c.first + " " + c.last, "first_name": c.first, "last_name": c.last,
-		"profile_pic": "https://platform-lookaside.fbsbx.com/platform/profilepic/?psid=" + psid + "&width=1024&ext=1790000000&hash=fake",
+		"profile_pic": "https://platform-lookaside.fbsbx.com/platform/profilepic/?psid=" + psid +
+			"&width=1024&ext=1790000000&hash=fake",
 	})
 }

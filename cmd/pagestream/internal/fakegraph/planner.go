@@ -9,59 +9,61 @@ import (
 )
 
 const (
-	// maxUpdates is Meta's bound on one POST.
+	// maxUpdates is Meta's maximum number of items in a POST.
 	maxUpdates = 1000
-	// maxTick bounds what one flush makes, after a pause too.
+	// maxTick is the maximum number of events that one flush generates, also after a
+	// pause.
 	maxTick = 5000
 )
 
-// planner decides what goes into which POST. It belongs to Run's goroutine.
+// planner decides which items go into which POST. It is used by one goroutine at a
+// time: that of Run or Step.
 type planner struct {
 	e     *Engine
 	rng   *rand.Rand
 	last  time.Time
-	owed  float64
+	due   float64
 	round int64
 	known map[string]bool // pages that the app was ever subscribed to
-	// kept are items for a later flush, again whole deliveries for one.
-	kept  []later[item]
-	again []later[delivery]
+	// delayed are items for a later flush, repeats are deliveries to send again.
+	delayed []later[item]
+	repeats []later[delivery]
 }
 
-// flush returns the POSTs that are to be made now.
+// flush returns the POSTs to send now.
 func (p *planner) flush() []delivery {
 	now := p.e.opts.Now()
-	p.owed += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
+	p.due += min(now.Sub(p.last).Seconds()*p.e.opts.Rate, maxTick)
 	p.last = now
 	p.round++
 	round, nanos, off := p.round, now.UnixNano(), p.e.outage.Load()
-	if off { // then nothing is kept for later either
+	if off { // what was kept for later is lost, too
 		round, nanos = math.MaxInt64, math.MaxInt64
 	}
-	items := take(&p.kept, round)
+	items := takeDue(&p.delayed, round)
 	p.e.mu.Lock()
-	items = append(items, take(&p.e.queue, nanos)...)
+	items = append(items, takeDue(&p.e.queue, nanos)...)
 	p.e.mu.Unlock()
 	for _, page := range p.e.graph.subscribedPages(p.e.app.ID) {
 		p.known[page] = true
 	}
-	// People go on writing to a page that has lost its subscription.
+	// People keep writing to a page that has lost its subscription.
 	pages := slices.Sorted(maps.Keys(p.known))
 	if len(pages) == 0 {
-		p.owed = 0
+		p.due = 0
 	}
-	for ; p.owed >= 1; p.owed-- {
+	for ; p.due >= 1; p.due-- {
 		page := pages[p.rng.IntN(len(pages))]
 		if p.e.has(p.e.quiet, page) {
 			continue
 		}
-		for n, i := range p.e.talk.next(page, now) {
+		for n, i := range p.e.gen.next(page, now) {
 			switch {
-			case !p.e.made(&i):
-			case n > 0: // a message after its edit
-				p.kept = append(p.kept, later[item]{i, p.round + 1})
+			case !p.e.record(&i):
+			case n > 0: // the second item is a message after its edit
+				p.delayed = append(p.delayed, later[item]{i, p.round + 1})
 			case p.rng.IntN(100) < p.e.opts.Reorder:
-				p.kept = append(p.kept, later[item]{i, p.late()})
+				p.delayed = append(p.delayed, later[item]{i, p.laterRound()})
 			default:
 				items = append(items, i)
 			}
@@ -69,23 +71,24 @@ func (p *planner) flush() []delivery {
 	}
 	if off {
 		p.e.count(items, func(c *Counters) { c.Lost++ })
-		p.again = nil
+		p.repeats = nil
 		return nil
 	}
 	out := p.split(items)
 	for _, d := range out {
 		if p.rng.IntN(100) < p.e.opts.Duplicates {
-			p.again = append(p.again, later[delivery]{delivery{d.items, true}, p.late()})
+			p.repeats = append(p.repeats, later[delivery]{delivery{d.items, true}, p.laterRound()})
 		}
 	}
-	return append(out, take(&p.again, p.round)...)
+	return append(out, takeDue(&p.repeats, p.round)...)
 }
 
-// late is one of the next four flushes.
-func (p *planner) late() int64 { return p.round + 1 + int64(p.rng.IntN(4)) }
+// laterRound returns the round of one of the next four flushes.
+func (p *planner) laterRound() int64 { return p.round + 1 + int64(p.rng.IntN(4)) }
 
-// split makes POSTs of a flush's items, each about one object. All of a page's
-// go into one POST, so that their order holds; several pages may share it.
+// split distributes the items of a flush to POSTs of one object each. All items of a
+// page go into one POST, up to its maximum, so that they keep their order; several
+// pages may share a POST.
 func (p *planner) split(items []item) []delivery {
 	byEntry := map[string][]item{}
 	for _, i := range items {

@@ -6,38 +6,39 @@ import (
 	"time"
 )
 
-// maxQueue bounds the echoes of the Send API that wait for a POST.
+// maxQueue is the maximum number of items that wait in the engine's queue.
 const maxQueue = 10_000
 
-// later is something that waits until it is due: at a time in ns, or at a flush.
+// later is a value that is due at a time in Unix nanoseconds, or at a flush by its
+// number.
 type later[T any] struct {
-	what T
-	due  int64
+	value T
+	due   int64
 }
 
-// take takes out of a list what is due now.
-func take[T any](list *[]later[T], now int64) (out []T) {
+// takeDue removes from a list what is due now, and returns it.
+func takeDue[T any](list *[]later[T], now int64) (out []T) {
 	*list = slices.DeleteFunc(*list, func(l later[T]) bool {
 		if l.due <= now {
-			out = append(out, l.what)
+			out = append(out, l.value)
 		}
 		return l.due <= now
 	})
 	return out
 }
 
-// item is one element of an entry's messaging or standby. The entry is the page
-// or, of object instagram, its linked account.
+// item is one element of an entry's messaging or standby. The entry is the page or,
+// for object instagram, the account that is linked to it.
 type item struct {
 	page, object, entry string
 	field               string
 	standby             bool
 	body                map[string]any
-	past                *historic // what it adds to the conversation, if anything
+	stored              *storedMessage // what it adds to the conversation, if anything
 }
 
-// overhear makes it an item of another app's thread.
-func (i *item) overhear() {
+// toStandby makes it an item of a thread that another app owns.
+func (i *item) toStandby() {
 	if i.standby {
 		return
 	}
@@ -47,43 +48,45 @@ func (i *item) overhear() {
 	}
 }
 
-// sent takes what the Send API has sent, before that replies.
-func (e *Engine) sent(page, psid string, message map[string]any) {
+// queueEcho queues the echo of a message of the Send API, or sends it if EchoDelay
+// is negative. It is called before the Send API replies.
+func (e *Engine) queueEcho(page, psid string, message map[string]any) {
 	i := event(page, page, psid, e.opts.Now().UnixMilli(), "message_echoes", "message", message)
-	if e.talk.onInstagram(page, psid) {
+	if e.gen.onInstagram(page, psid) {
 		i.toInstagram(e.graph.pages[page].Instagram, "")
 	}
-	if !e.made(&i) {
+	if !e.record(&i) {
 		return
 	}
 	if e.opts.EchoDelay < 0 && e.try(context.Background(), delivery{items: []item{i}}, 0) {
 		return
 	}
-	e.put(i, max(e.opts.EchoDelay, 0))
+	e.enqueue(i, max(e.opts.EchoDelay, 0))
 }
 
-// put queues an item. Beyond the queue's bound the oldest falls away.
-func (e *Engine) put(i item, delay time.Duration) {
+// enqueue queues an item. If the queue is full, the oldest item is dropped.
+func (e *Engine) enqueue(i item, delay time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.queue = append(e.queue, later[item]{i, e.opts.Now().Add(delay).UnixNano()})
 	e.queue = e.queue[max(0, len(e.queue)-maxQueue):]
 }
 
-// made takes note of an item and reports whether it is ever to be delivered.
-func (e *Engine) made(i *item) bool {
+// record stores a new item in its conversation and reports whether it must be
+// delivered.
+func (e *Engine) record(i *item) bool {
 	if e.has(e.standby, i.page) {
-		i.overhear()
+		i.toStandby()
 	}
-	if i.past != nil {
-		e.graph.remember(*i.past)
-		i.past = nil
+	if i.stored != nil {
+		e.graph.storeMessage(*i.stored)
+		i.stored = nil
 	}
-	return e.wants(*i) && !e.lost([]item{*i})
+	return e.isSubscribed(*i) && !e.dropIfOff([]item{*i})
 }
 
-// lost reports whether delivery is off, and counts what it costs.
-func (e *Engine) lost(items []item) bool {
+// dropIfOff reports whether delivery is off, and then counts the items as lost.
+func (e *Engine) dropIfOff(items []item) bool {
 	if !e.outage.Load() {
 		return false
 	}
@@ -91,11 +94,11 @@ func (e *Engine) lost(items []item) bool {
 	return true
 }
 
-// wants reports whether the app is subscribed to what an item needs: at the
-// level of the app, and at that of the page, where for Instagram any field will
-// do.
-func (e *Engine) wants(i item) bool {
-	atApp, _, _ := e.graph.appFields(e.app.ID, i.object)
+// isSubscribed reports whether the app is subscribed to an item's field at both
+// levels: the app and the page. For Instagram, any field of the page is enough.
+func (e *Engine) isSubscribed(i item) bool {
+	appFields, _, _ := e.graph.appFields(e.app.ID, i.object)
 	fields, ok := e.graph.SubscribedFields(e.app.ID, i.page)
-	return ok && slices.Contains(atApp, i.field) && (i.object == objectInstagram || slices.Contains(fields, i.field))
+	return ok && slices.Contains(appFields, i.field) &&
+		(i.object == objectInstagram || slices.Contains(fields, i.field))
 }

@@ -10,10 +10,11 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
-// scripted is a run with everything in it, and the bytes it POSTed.
-func scripted(t *testing.T, seed uint64) []byte {
+// scriptedRun returns the bytes that an engine POSTs in a run that uses every option
+// and switch.
+func scriptedRun(t *testing.T, seed uint64) []byte {
 	t.Helper()
-	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) {
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) {
 		o.Seed, o.Rate = seed, 50
 		o.Duplicates, o.Reorder, o.Standby, o.NumericIDs, o.OddTimes, o.EditsFirst = 20, 20, 10, 10, 10, 10
 	})
@@ -24,7 +25,8 @@ func scripted(t *testing.T, seed uint64) []byte {
 	psid := s.Contacts(page1)[0]
 	_, err := s.Say(page1, psid, "said")
 	require.NoError(t, err)
-	s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1), "recipient", `{"id":"`+psid+`"}`, "message", `{"text":"sent"}`)
+	s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1), "recipient", `{"id":"`+psid+`"}`,
+		"message", `{"text":"sent"}`)
 	s.steps(2)
 	s.SetDelivery(false)
 	s.steps(2)
@@ -37,10 +39,13 @@ func scripted(t *testing.T, seed uint64) []byte {
 }
 
 func TestSameSeedSameBytes(t *testing.T) {
-	first := scripted(t, 7)
-	for _, part := range []string{`"object":"page"`, `"object":"instagram"`, `"text":"said"`, `"text":"sent"`, `"random_mid"`} {
+	first := scriptedRun(t, 7)
+	for _, part := range []string{
+		`"object":"page"`, `"object":"instagram"`, `"text":"said"`, `"text":"sent"`,
+		`"random_mid"`,
+	} {
 		assert.Contains(t, string(first), part)
 	}
-	assert.Equal(t, string(first), string(scripted(t, 7)))
-	assert.NotEqual(t, string(first), string(scripted(t, 8)))
+	assert.Equal(t, string(first), string(scriptedRun(t, 7)))
+	assert.NotEqual(t, string(first), string(scriptedRun(t, 8)))
 }

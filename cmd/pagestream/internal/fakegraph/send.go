@@ -8,22 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// CloseWindow makes a person's last message older than the page may answer.
-func (g *Graph) CloseWindow(psid string) { g.mark(psid, func(c *contact) { c.closed = true }) }
+// CloseWindow closes the messaging window of a person: only messages with a tag are
+// accepted.
+func (g *Graph) CloseWindow(psid string) { g.updateContact(psid, func(c *contact) { c.closed = true }) }
 
-// Block makes a person refuse their page's messages.
-func (g *Graph) Block(psid string) { g.mark(psid, func(c *contact) { c.blocked = true }) }
+// Block makes a person block the page.
+func (g *Graph) Block(psid string) { g.updateContact(psid, func(c *contact) { c.blocked = true }) }
 
-func (g *Graph) mark(psid string, how func(*contact)) {
+func (g *Graph) updateContact(psid string, change func(*contact)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.contacts[psid]; c != nil {
-		how(c)
+		change(c)
 	}
 }
 
-// outside says why a person can't be written to.
-func (g *Graph) outside(psid, tag string) *failure {
+// sendError returns why a page can't send a message to a person, nil if it can.
+func (g *Graph) sendError(psid, tag string) *failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c, window := g.contacts[psid], 24*time.Hour
@@ -39,11 +40,11 @@ func (g *Graph) outside(psid, tag string) *failure {
 	return nil
 }
 
-// send is the Send API: it takes a message of the page and makes the echo that
-// every subscribed app hears, before or after the answer is read.
+// send serves the Send API: it accepts a message of the page and makes the engines
+// send its echo, before or after the reply.
 // https://developers.facebook.com/docs/messenger-platform/reference/send-api
 func (g *Graph) send(q *request, t token, page string) (any, *failure) {
-	if fail := notOf(page, t, "pages_messaging"); fail != nil {
+	if fail := requirePageToken(page, t, "pages_messaging"); fail != nil {
 		return nil, fail
 	}
 	var to struct{ ID string }
@@ -58,13 +59,15 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	case "mark_seen", "typing_on", "typing_off", "react", "unreact":
 		return map[string]any{"recipient_id": to.ID}, nil
 	default:
-		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param sender_action must be one of {mark_seen, typing_on, typing_off, react, unreact}")
+		return nil, oauth(http.StatusBadRequest, 100, 0,
+			"(#100) Param sender_action must be one of {mark_seen, typing_on, typing_off, react, unreact}")
 	}
-	if fail := g.outside(to.ID, q.params["tag"]); fail != nil {
+	if fail := g.sendError(to.ID, q.params["tag"]); fail != nil {
 		return nil, fail
 	}
 	if !slices.Contains([]string{"", "RESPONSE", "UPDATE", "MESSAGE_TAG"}, q.params["messaging_type"]) {
-		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param messaging_type must be one of {RESPONSE, UPDATE, MESSAGE_TAG}")
+		return nil, oauth(http.StatusBadRequest, 100, 0,
+			"(#100) Param messaging_type must be one of {RESPONSE, UPDATE, MESSAGE_TAG}")
 	}
 	var m struct {
 		Text, Metadata string
@@ -74,7 +77,8 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param message must not be empty")
 	}
 	if utf8.RuneCountInString(m.Text) > 2000 {
-		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Length of param message[text] must be less than or equal to 2000")
+		return nil, oauth(http.StatusBadRequest, 100, 0,
+			"(#100) Length of param message[text] must be less than or equal to 2000")
 	}
 	mid := "m_" + letters(g.hash("sent", page, g.nextSerial(), g.opts.Now().String()))
 	message := map[string]any{"mid": mid, "is_echo": true, "app_id": json.Number(t.app)}
@@ -93,11 +97,12 @@ func (g *Graph) send(q *request, t token, page string) (any, *failure) {
 	if g.onInstagram(t.app, page, to.ID) {
 		platform = objectInstagram
 	}
-	g.remember(historic{
-		page: page, psid: to.ID, mid: mid, platform: platform, text: m.Text, fromPage: true, at: g.opts.Now(), attachments: attachments,
+	g.storeMessage(storedMessage{
+		page: page, psid: to.ID, mid: mid, platform: platform, text: m.Text, fromPage: true, at: g.opts.Now(),
+		attachments: attachments,
 	})
-	for _, e := range g.atWork() {
-		e.sent(page, to.ID, message)
+	for _, e := range g.activeEngines() {
+		e.queueEcho(page, to.ID, message)
 	}
 	return map[string]any{"recipient_id": to.ID, "message_id": mid}, nil
 }

@@ -15,18 +15,18 @@ import (
 	"time"
 )
 
-// handshakeTimeout bounds the GET to a callback URL.
+// handshakeTimeout limits the GET to a callback URL.
 const handshakeTimeout = 5 * time.Second
 
-// appSubscription is what an app gets of one object: delivered is only what the
-// page's own list has as well.
+// appSubscription is an app's subscription to an object. A field is delivered only
+// if the page's own subscription has it, too.
 type appSubscription struct {
 	fields   []string
 	callback string // empty: the engine's Target
 }
 
-// appFields returns the app's fields of an object, sorted, and the callback URL
-// that it was subscribed with.
+// appFields returns the app's fields of an object, sorted, the callback URL of the
+// subscription, and whether there is one.
 func (g *Graph) appFields(app, object string) (fields []string, callback string, on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -34,8 +34,8 @@ func (g *Graph) appFields(app, object string) (fields []string, callback string,
 	return s.fields, s.callback, on
 }
 
-// SetAppFields changes the app's own fields of an object ("page", "instagram"),
-// as somebody at the dashboard may. Nil removes the object.
+// SetAppFields changes the app's fields of an object ("page", "instagram"), as
+// somebody may do in the dashboard. Nil removes the object's subscription.
 func (g *Graph) SetAppFields(app, object string, fields []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -50,7 +50,7 @@ func (g *Graph) SetAppFields(app, object string, fields []string) {
 	g.appSubs[key] = s
 }
 
-// appSubscriptions serves the app-level subscriptions, to the app itself alone.
+// appSubscriptions serves the app-level subscriptions. It requires the app's token.
 // https://developers.facebook.com/docs/graph-api/reference/app/subscriptions
 func (g *Graph) appSubscriptions(q *request, t token, app string) (any, *failure) {
 	if t.kind != "APP" || t.app != app {
@@ -97,12 +97,13 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	if err != nil || callback.Host == "" {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param callback_url must be a valid URL")
 	}
-	fields := listed(q.params["fields"], ", ")
+	fields := parseList(q.params["fields"], ", ")
 	if len(fields) == 0 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter fields is required")
 	}
-	if wrong := shakeHands(q.http.Context(), callback, q.params["verify_token"]); wrong != "" {
-		return nil, oauth(http.StatusBadRequest, 2200, 0, "(#2200) Callback verification failed with the following errors: "+wrong)
+	if wrong := verifyCallback(q.http.Context(), callback, q.params["verify_token"]); wrong != "" {
+		return nil, oauth(http.StatusBadRequest, 2200, 0,
+			"(#2200) Callback verification failed with the following errors: "+wrong)
 	}
 	slices.Sort(fields)
 	g.mu.Lock()
@@ -111,9 +112,9 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	return map[string]any{"success": true}, nil
 }
 
-// shakeHands asks a callback URL to echo a challenge, and says what went wrong, as
-// Graph puts it.
-func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
+// verifyCallback asks a callback URL to echo a challenge. It returns the Graph API's
+// message about what went wrong, or "".
+func verifyCallback(ctx context.Context, callback *url.URL, verify string) string {
 	challenge := rand.Text()
 	u := *callback
 	v := u.Query()
@@ -131,7 +132,8 @@ func shakeHands(ctx context.Context, callback *url.URL, verify string) string {
 }
 
 // pageFields are the values of subscribed_fields in Meta's SDK for v26.0, sorted.
-var pageFields = strings.Fields(`affiliation agent_messages agent_questions attire awards bio birthday business_integrity
+var pageFields = strings.Fields(`affiliation agent_messages agent_questions attire awards bio birthday
+business_integrity
 call_permission_reply call_settings_update calls category checkins comment_poll_response company_overview conversations
 culinary_team current_location description email feature_access_list feed follow founded general_info general_manager
 group_feed hometown hours inbox_labels invalid_topic_placeholder leadgen leadgen_fat leadgen_update live_videos
@@ -142,20 +144,22 @@ message_reactions message_reads message_template_status_update messages messagin
 messaging_appointments messaging_checkout_updates messaging_customer_information messaging_direct_sends
 messaging_fblogin_account_linking messaging_feedback messaging_game_plays messaging_handovers
 messaging_in_thread_lead_form_submit messaging_integrity messaging_optins messaging_optouts messaging_payments
-messaging_policy_enforcement messaging_postbacks messaging_pre_checkouts messaging_referrals mission name page_about_story
-page_change_proposal page_upcoming_change parking payment_options payment_request_update personal_info personal_interests
+messaging_policy_enforcement messaging_postbacks messaging_pre_checkouts messaging_referrals mission name
+page_about_story
+page_change_proposal page_upcoming_change parking payment_options payment_request_update personal_info
+personal_interests
 phone picture price_range product_review products public_transit publisher_subscriptions ratings registration
 response_feedback send_cart standby story_poll_response story_share user_action video_text_question_responses videos
 website`)
 
-// messagingField are the fields that need pages_messaging.
+// messagingField matches the fields that require pages_messaging.
 var messagingField = regexp.MustCompile(`^(messages|standby|response_feedback|send_cart)$|^messag(e|ing)_`)
 
-// subscribedApps serves the edge of a page that says which apps get its webhooks.
+// subscribedApps serves the apps that are subscribed to the webhooks of a page.
 // https://developers.facebook.com/docs/graph-api/reference/page/subscribed_apps
 func (g *Graph) subscribedApps(q *request, t token, page string, me bool) (any, *failure) {
-	if t.kind != "APP" || q.method != http.MethodDelete { // the one thing an app token may do
-		if fail := cmp.Or(notOf(page, t, "pages_manage_metadata"), g.lacksTask(t, page)); fail != nil {
+	if t.kind != "APP" || q.method != http.MethodDelete { // an app token may only DELETE
+		if fail := cmp.Or(requirePageToken(page, t, "pages_manage_metadata"), g.missingTask(t, page)); fail != nil {
 			return nil, fail
 		}
 	}
@@ -178,15 +182,16 @@ func (g *Graph) listSubscribed(page string) any {
 	for _, a := range g.opts.Apps {
 		if fields, ok := g.subs[[2]string{a.ID, page}]; ok {
 			data = append(data, map[string]any{
-				"category": "Business", "link": "https://example.com/" + a.ID, "name": a.Name, "id": a.ID, "subscribed_fields": fields,
+				"category": "Business", "link": "https://example.com/" + a.ID, "name": a.Name, "id": a.ID,
+				"subscribed_fields": fields,
 			})
 		}
 	}
 	return map[string]any{"data": data}
 }
 
-// listed reads a list in JSON, or with separators; what is empty is not in it.
-func listed(param, separators string) []string {
+// parseList parses a list in JSON or with separators, and removes empty elements.
+func parseList(param, separators string) []string {
 	var out []string
 	if json.Unmarshal([]byte(param), &out) != nil {
 		out = strings.FieldsFunc(param, func(r rune) bool { return strings.ContainsRune(separators, r) })
@@ -194,9 +199,9 @@ func listed(param, separators string) []string {
 	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
 }
 
-// subscribe replaces the list, or changes nothing.
+// subscribe replaces the page's list of fields, or changes nothing on an error.
 func (g *Graph) subscribe(q *request, t token, page string, me bool) (any, *failure) {
-	wanted := listed(q.params["subscribed_fields"], ",")
+	wanted := parseList(q.params["subscribed_fields"], ",")
 	if len(wanted) == 0 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter subscribed_fields is required.")
 	}

@@ -1,11 +1,11 @@
 package fakegraph
 
-// SetStandby says whether another app owns the threads of a page: then all that
-// happens there comes in the entry's standby.
+// SetStandby sets whether another app owns the threads of a page. If it does, all
+// items of the page are sent in the entry's standby.
 func (e *Engine) SetStandby(page string, on bool) { e.set(e.standby, page, on) }
 
-// SetQuiet says whether the people of a page write nothing. What they wrote
-// before may still come, and what the Send API sends is echoed.
+// SetQuiet sets whether the people of a page stop writing. Earlier items may still be
+// delivered, and messages of the Send API are still echoed.
 func (e *Engine) SetQuiet(page string, on bool) { e.set(e.quiet, page, on) }
 
 func (e *Engine) has(pages map[string]bool, page string) bool {
@@ -24,13 +24,12 @@ func (e *Engine) set(pages map[string]bool, page string, on bool) {
 	}
 }
 
-// SetDelivery switches delivery off and on. While it is off people go on
-// writing, but what they write, and what had not been answered 200 by then, is
-// never sent: a gap that only the Conversations API can fill. A POST that is on
-// its way is not broken off.
+// SetDelivery turns delivery on or off. While it is off, people keep writing, but
+// their messages, and all items that were not yet answered 200, are never sent:
+// a gap that only the Conversations API can fill. A POST in flight is not canceled.
 func (e *Engine) SetDelivery(on bool) { e.outage.Store(!on) }
 
-// SetSecret changes what POSTs are signed with; empty is the app's own secret.
+// SetSecret changes the secret that signs POSTs; empty is the app's own secret.
 func (e *Engine) SetSecret(secret string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

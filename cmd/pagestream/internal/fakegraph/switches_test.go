@@ -20,10 +20,11 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 )
 
-// stepped is an engine that moves by hand: the clock of its graph moves with it.
+// stepped is an engine that is stepped by the test, with a webhook that stores the
+// deliveries. The clock of its graph moves with the steps.
 type stepped struct {
 	*fakegraph.Engine
-	*fake
+	*fixture
 	srv *httptest.Server
 
 	mu     sync.Mutex
@@ -32,9 +33,9 @@ type stepped struct {
 	signed []string
 }
 
-func step(t *testing.T, f *fake, change func(*fakegraph.EngineOptions)) *stepped {
+func newStepped(t *testing.T, f *fixture, change func(*fakegraph.EngineOptions)) *stepped {
 	t.Helper()
-	s := &stepped{fake: f, status: http.StatusOK}
+	s := &stepped{fixture: f, status: http.StatusOK}
 	s.srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		s.mu.Lock()
@@ -43,7 +44,10 @@ func step(t *testing.T, f *fake, change func(*fakegraph.EngineOptions)) *stepped
 		w.WriteHeader(s.status)
 	}))
 	t.Cleanup(s.srv.Close)
-	o := fakegraph.EngineOptions{Graph: f.Graph, Target: s.srv.URL, Rate: 10, Seed: 3, RunID: "r", Now: f.clock.Now, HTTP: s.srv.Client()}
+	o := fakegraph.EngineOptions{
+		Graph: f.Graph, Target: s.srv.URL, Rate: 10, Seed: 3, RunID: "r", Now: f.clock.Now,
+		HTTP: s.srv.Client(),
+	}
 	if change != nil {
 		change(&o)
 	}
@@ -53,7 +57,7 @@ func step(t *testing.T, f *fake, change func(*fakegraph.EngineOptions)) *stepped
 	return s
 }
 
-// steps lets n seconds pass, one flush each.
+// steps advances the clock by n seconds, with one flush per second.
 func (s *stepped) steps(n int) {
 	s.t.Helper()
 	for range n {
@@ -62,8 +66,8 @@ func (s *stepped) steps(n int) {
 	}
 }
 
-// took is one item as it came.
-type took struct {
+// received is an item of a delivery.
+type received struct {
 	object, entry string
 	standby       bool
 	raw           string
@@ -84,19 +88,18 @@ type took struct {
 	Reaction       map[string]any
 }
 
-// take returns the items that came since the last call, in their order, and
-// forgets them.
-func (s *stepped) take() []took {
+// take returns the items that were delivered since the last call, in their order.
+func (s *stepped) take() []received {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []took
+	var out []received
 	for _, body := range s.bodies {
 		var in post
 		require.NoError(s.t, json.Unmarshal(body, &in))
 		for _, e := range in.Entry {
 			for n, raw := range append(e.Messaging, e.Standby...) {
-				i := took{object: in.Object, entry: e.ID, standby: n >= len(e.Messaging), raw: string(raw)}
+				i := received{object: in.Object, entry: e.ID, standby: n >= len(e.Messaging), raw: string(raw)}
 				require.NoError(s.t, json.Unmarshal(raw, &i))
 				out = append(out, i)
 			}
@@ -106,8 +109,8 @@ func (s *stepped) take() []took {
 	return out
 }
 
-func TestAnotherAppOwnsThePagesThreads(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+func TestStandbyPage(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
 	s.SetSubscription(app, page1, messaging...)
 	s.SetSubscription(app, page2, messaging...)
 	s.SetStandby(page1, true)
@@ -129,8 +132,8 @@ func TestAnotherAppOwnsThePagesThreads(t *testing.T) {
 	}
 }
 
-func TestAQuietPage(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+func TestQuietPage(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), nil)
 	s.SetSubscription(app, page1, messaging...)
 	s.SetSubscription(app, page2, messaging...)
 	s.SetQuiet(page1, true)
@@ -156,19 +159,19 @@ func TestAQuietPage(t *testing.T) {
 }
 
 func TestSayNeedsAContactOfThePage(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+	s := newStepped(t, newFixture(t, nil), nil)
 	_, err := s.Say(page1, s.Contacts(page2)[0], "x")
 	require.ErrorIs(t, err, fakegraph.ErrUnknown)
 }
 
-func TestWhatIsMadeDuringAnOutageNeverComes(t *testing.T) {
-	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.Duplicates, o.Reorder = 50, 50 })
+func TestMessagesOfAnOutageAreNeverDelivered(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) { o.Duplicates, o.Reorder = 50, 50 })
 	s.SetSubscription(app, page1, messaging...)
 	s.steps(5)
 	s.take()
 	s.SetDelivery(false)
 	began := s.clock.Now().UnixMilli()
-	lost, err := s.Say(page1, s.Contacts(page1)[0], "nobody hears this")
+	lost, err := s.Say(page1, s.Contacts(page1)[0], "not delivered")
 	require.NoError(t, err)
 	require.ErrorIs(t, s.SendTest(t.Context()), fakegraph.ErrUndelivered)
 	s.steps(5)
@@ -184,13 +187,13 @@ func TestWhatIsMadeDuringAnOutageNeverComes(t *testing.T) {
 		var at int64
 		if len(i.Timestamp) > 0 {
 			require.NoError(t, json.Unmarshal(i.Timestamp, &at))
-			assert.False(t, at > began && at <= ended, "an item of the outage came: %s", i.raw)
+			assert.False(t, at > began && at <= ended, "an item of the outage was delivered: %s", i.raw)
 		}
 	}
 }
 
-func TestAnOutageEndsRetries(t *testing.T) {
-	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.Scale = 1e6 })
+func TestOutageEndsRetries(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) { o.Scale = 1e6 })
 	s.SetSubscription(app, page1, messaging...)
 	s.status = http.StatusInternalServerError
 	ended := make(chan error, 1)
@@ -205,7 +208,7 @@ func TestAnOutageEndsRetries(t *testing.T) {
 }
 
 func TestSecretAndTestButton(t *testing.T) {
-	s := step(t, start(t, nil), nil)
+	s := newStepped(t, newFixture(t, nil), nil)
 	signature := func(secret string, body []byte) string {
 		m := hmac.New(sha256.New, []byte(secret))
 		m.Write(body)
@@ -227,8 +230,10 @@ func TestSecretAndTestButton(t *testing.T) {
 	require.ErrorIs(t, s.SendTest(t.Context()), fakegraph.ErrUndelivered)
 }
 
-func TestKnobs(t *testing.T) {
-	s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.NumericIDs, o.OddTimes, o.EditsFirst = 30, 30, 30 })
+func TestUnusualForms(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) {
+		o.NumericIDs, o.OddTimes, o.EditsFirst = 30, 30, 30
+	})
 	s.SetSubscription(app, page1, messaging...)
 	s.steps(30)
 	times, numbers, strs, early := map[string]int{}, 0, 0, 0
@@ -268,14 +273,14 @@ func TestKnobs(t *testing.T) {
 
 func TestEchoesCanBeLateOrEarly(t *testing.T) {
 	for _, delay := range []time.Duration{3 * time.Second, -1} {
-		s := step(t, start(t, nil), func(o *fakegraph.EngineOptions) { o.EchoDelay, o.Rate = delay, 1e-9 })
+		s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) { o.EchoDelay, o.Rate = delay, 1e-9 })
 		s.SetSubscription(app, page1, "message_echoes")
 		s.steps(1)
 		a := s.call("POST", "/"+page1+"/messages", s.pageToken(user, page1),
 			"recipient", `{"id":"`+s.Contacts(page1)[0]+`"}`, "message", `{"text":"x"}`)
 		require.NotEmpty(t, a.body["message_id"], a.raw)
 		if delay < 0 {
-			assert.Len(t, s.take(), 1, "the echo comes before the reply")
+			assert.Len(t, s.take(), 1, "the echo must be delivered before the reply")
 			s.steps(5)
 			assert.Empty(t, s.take())
 			continue
@@ -289,10 +294,10 @@ func TestEchoesCanBeLateOrEarly(t *testing.T) {
 	}
 }
 
-func TestStepAndRunExclude(t *testing.T) {
-	f, h := start(t, nil), listen(t)
+func TestStepFailsDuringRun(t *testing.T) {
+	f, h := newFixture(t, nil), newWebhook(t)
 	f.SetSubscription(app, page1, messaging...)
-	run(t, f, h, nil, func(e *fakegraph.Engine) bool {
+	runEngine(t, f, h, nil, func(e *fakegraph.Engine) bool {
 		return h.received(1)(e) && assert.ErrorIs(t, e.Step(t.Context()), fakegraph.ErrRunning)
 	})
 }

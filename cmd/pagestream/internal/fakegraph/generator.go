@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// talk invents what people and pages do. What comes next follows from the seed
-// and from what was asked before. It is safe for concurrent use.
-type talk struct {
+// generator generates what people and pages do. Its results depend on the seed and
+// on the calls before. It is safe for concurrent use.
+type generator struct {
 	graph *Graph
 	app   App
 	opts  EngineOptions
@@ -20,18 +20,18 @@ type talk struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	serial  uint64
-	clock   int64 // the last timestamp given, in ms
+	clock   int64 // the last timestamp, in Unix milliseconds
 	threads map[string]*thread
 }
 
-// thread is one conversation as far as the next event depends on it.
+// thread is the state of a conversation on which its next event depends.
 type thread struct {
 	instagram   bool
 	begun       bool
-	lastIn      string // mid of the person's last message; empty if there is none to change
+	lastIn      string // mid of the person's last message; empty after an unsend
 	lastInText  string
 	edits       int
-	waiting     int // messages of the person without an answer
+	waiting     int // the person's messages without an answer
 	lastOut     string
 	lastOutTime int64
 	undelivered bool
@@ -55,51 +55,50 @@ var (
 	reactions = [][2]string{{"love", "❤"}, {"like", "👍"}, {"smile", "😆"}, {"wow", "😮"}, {"sad", "😢"}}
 )
 
-// next invents what happens next on a page: one item, or a message's edit and
+// next generates the next event on a page: one item, or the edit of a message and
 // then the message.
-func (t *talk) next(page string, now time.Time) []item {
+func (t *generator) next(page string, now time.Time) []item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	people := t.graph.people[page]
-	// A few people talk much and most little.
+	// A few people write much and most write little.
 	psid := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
-	a := t.act(page, psid, now)
-	items := []item{a.choose()}
+	a := t.newEvent(page, psid, now)
+	items := []item{a.nextEvent()}
 	if items[0].field == "messages" && a.lastInText != "" && t.chance(t.opts.EditsFirst) {
-		a.tick()
+		a.nextTime()
 		items = []item{a.edit(), items[0]}
 	}
 	for n := range items {
 		i := &items[n]
-		overheard := slices.Contains(standbyKinds, i.field)
+		hasStandby := slices.Contains(standbyKinds, i.field)
 		a.finish(i)
-		// Another app may own the thread; then we only overhear.
-		if overheard && t.rng.IntN(100) < t.opts.Standby {
-			i.overhear()
+		if hasStandby && t.rng.IntN(100) < t.opts.Standby { // another app owns the thread
+			i.toStandby()
 		}
 	}
 	return items
 }
 
-// say is a message that somebody else has thought of.
-func (t *talk) say(page, psid, text string, now time.Time) (i item, mid string) {
+// say returns a message of a person with the given text.
+func (t *generator) say(page, psid, text string, now time.Time) (i item, mid string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.act(page, psid, now)
+	a := t.newEvent(page, psid, now)
 	mid = a.mid()
-	i = a.said(map[string]any{"mid": mid, "text": text})
+	i = a.personMessage(map[string]any{"mid": mid, "text": text})
 	a.finish(&i)
 	return i, mid
 }
 
 // onInstagram reports whether a person's thread with a page is on Instagram.
-func (t *talk) onInstagram(page, psid string) bool {
+func (t *generator) onInstagram(page, psid string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.thread(page, psid).instagram
 }
 
-func (t *talk) thread(page, psid string) *thread {
+func (t *generator) thread(page, psid string) *thread {
 	th := t.threads[psid]
 	if th == nil {
 		th = &thread{instagram: t.graph.onInstagram(t.app.ID, page, psid)}
@@ -108,25 +107,25 @@ func (t *talk) thread(page, psid string) *thread {
 	return th
 }
 
-// act begins the next event of a thread.
-func (t *talk) act(page, psid string, now time.Time) *act {
-	a := &act{talk: t, thread: t.thread(page, psid), page: page, psid: psid}
+// newEvent starts the next event of a thread.
+func (t *generator) newEvent(page, psid string, now time.Time) *eventBuilder {
+	a := &eventBuilder{generator: t, thread: t.thread(page, psid), page: page, psid: psid}
 	t.clock = max(t.clock, now.UnixMilli()-1)
-	a.tick()
+	a.nextTime()
 	return a
 }
 
-// chance is true in this many of a hundred cases. None costs no random number,
-// so that a knob that is off changes nothing.
-func (t *talk) chance(percent int) bool { return percent > 0 && t.rng.IntN(100) < percent }
+// chance returns true with the given probability in percent. At 0 it uses no random
+// number, so that an option that is off does not change the traffic.
+func (t *generator) chance(percent int) bool { return percent > 0 && t.rng.IntN(100) < percent }
 
-// finish makes an item of the thread's platform, with ids and the timestamp in
-// the other ways Meta has been seen to write them, where the options ask for it.
-func (a *act) finish(i *item) {
+// finish converts an item to the thread's platform, and writes ids and the timestamp
+// in other forms that Meta has been seen to use, as often as the options say.
+func (a *eventBuilder) finish(i *item) {
 	if a.instagram {
 		i.toInstagram(a.graph.pages[a.page].Instagram, a.lastOut)
 	}
-	t := a.talk
+	t := a.generator
 	if t.chance(t.opts.NumericIDs) {
 		for _, who := range []string{"sender", "recipient"} {
 			if m, ok := i.body[who].(map[string]any); ok {
@@ -148,24 +147,24 @@ func (a *act) finish(i *item) {
 	}
 }
 
-// standbyKinds are the fields whose items come in standby as well.
+// standbyKinds are the fields whose items can also be in standby.
 var standbyKinds = []string{"messages", "message_echoes", "message_deliveries", "message_reads", "messaging_postbacks"}
 
-// act is one event in one thread.
-type act struct {
-	*talk
+// eventBuilder builds one event of a thread.
+type eventBuilder struct {
+	*generator
 	*thread
 	page, psid string
 	at         int64
 }
 
-// tick moves on to a time that no event has yet.
-func (a *act) tick() {
+// nextTime advances to a time that no event has yet.
+func (a *eventBuilder) nextTime() {
 	a.clock++
 	a.at = a.clock
 }
 
-func (a *act) choose() item {
+func (a *eventBuilder) nextEvent() item {
 	r := a.rng.IntN(100)
 	switch {
 	case !a.begun && r < 15:
@@ -188,7 +187,7 @@ func (a *act) choose() item {
 		return a.message()
 	case r < 80 && a.lastOut != "":
 		return a.reaction()
-	case r < 86 && a.lastIn != "" && a.lastInText != "" && a.edits < 5: // Meta allows five
+	case r < 86 && a.lastIn != "" && a.lastInText != "" && a.edits < 5: // Meta allows 5
 		return a.edit()
 	case r < 90 && a.lastIn != "":
 		return a.unsend()
@@ -200,13 +199,13 @@ func (a *act) choose() item {
 	return a.message()
 }
 
-func (a *act) mid() string {
+func (a *eventBuilder) mid() string {
 	a.serial++
 	return "m_" + letters(a.graph.hash("mid", a.opts.RunID, a.page, strconv.FormatUint(a.serial, 10)))
 }
 
-// item is an event of the person, to the page.
-func (a *act) item(field, key string, value any) item {
+// item returns an item from the person to the page.
+func (a *eventBuilder) item(field, key string, value any) item {
 	return event(a.page, a.psid, a.page, a.at, field, key, value)
 }
 
@@ -216,7 +215,7 @@ func event(page, from, to string, at int64, field, key string, value any) item {
 	}}
 }
 
-func (a *act) message() item {
+func (a *eventBuilder) message() item {
 	mid := a.mid()
 	m := map[string]any{"mid": mid}
 	text := questions[a.rng.IntN(len(questions))]
@@ -238,31 +237,31 @@ func (a *act) message() item {
 	if text != "" {
 		m["text"] = text
 	}
-	return a.said(m)
+	return a.personMessage(m)
 }
 
-// said is a message of the person.
-func (a *act) said(m map[string]any) item {
+// personMessage returns the item of a message of the person, and updates the thread.
+func (a *eventBuilder) personMessage(m map[string]any) item {
 	i := a.item("messages", "message", m)
 	a.begun = true
-	i.past = a.past(m, false)
-	a.lastInText, a.lastIn = i.past.text, i.past.mid
+	i.stored = a.stored(m, false)
+	a.lastInText, a.lastIn = i.stored.text, i.stored.mid
 	a.edits = 0
 	a.waiting++
 	return i
 }
 
-// past is a message as it stays in its conversation.
-func (a *act) past(m map[string]any, fromPage bool) *historic {
-	h := &historic{page: a.page, psid: a.psid, platform: "messenger", fromPage: fromPage, at: time.UnixMilli(a.at)}
+// stored returns a message as it is stored in its conversation.
+func (a *eventBuilder) stored(m map[string]any, fromPage bool) *storedMessage {
+	h := &storedMessage{page: a.page, psid: a.psid, platform: "messenger", fromPage: fromPage, at: time.UnixMilli(a.at)}
 	h.mid, _ = m["mid"].(string)
 	h.text, _ = m["text"].(string)
 	h.attachments, _ = m["attachments"].([]attachment)
 	return h
 }
 
-// echo is the page's answer, as every app hears it.
-func (a *act) echo() item {
+// echo returns the page's answer, which is sent to every app.
+func (a *eventBuilder) echo() item {
 	mid := a.mid()
 	a.waiting = 0
 	a.lastOut, a.lastOutTime, a.undelivered, a.unread, a.reacted = mid, a.at, true, true, false
@@ -271,52 +270,55 @@ func (a *act) echo() item {
 		"metadata": "agent-" + strconv.Itoa(1+a.rng.IntN(4)),
 	}
 	i := event(a.page, a.page, a.psid, a.at, "message_echoes", "message", m)
-	i.past = a.past(m, true)
+	i.stored = a.stored(m, true)
 	return i
 }
 
-// delivered and read cover everything of the page up to its last message.
-func (a *act) delivered() item {
+// delivered returns a delivery receipt for the page's messages up to the last one.
+func (a *eventBuilder) delivered() item {
 	a.undelivered = false
 	i := a.item("message_deliveries", "delivery", map[string]any{"mids": []string{a.lastOut}, "watermark": a.lastOutTime})
-	delete(i.body, "timestamp") // Meta's samples have none here
+	delete(i.body, "timestamp") // Meta's samples have none
 	return i
 }
 
-func (a *act) read() item {
+// read returns a read receipt for the page's messages up to the last one.
+func (a *eventBuilder) read() item {
 	a.unread, a.undelivered = false, false
 	return a.item("message_reads", "read", map[string]any{"watermark": a.lastOutTime})
 }
 
-func (a *act) reaction() item {
+func (a *eventBuilder) reaction() item {
 	if a.reacted {
 		a.reacted = false
 		return a.item("message_reactions", "reaction", map[string]any{"mid": a.lastOut, "action": "unreact"})
 	}
 	a.reacted = true
 	r := reactions[a.rng.IntN(len(reactions))]
-	return a.item("message_reactions", "reaction", map[string]any{"mid": a.lastOut, "action": "react", "reaction": r[0], "emoji": r[1]})
+	return a.item("message_reactions", "reaction",
+		map[string]any{"mid": a.lastOut, "action": "react", "reaction": r[0], "emoji": r[1]})
 }
 
-func (a *act) edit() item {
+func (a *eventBuilder) edit() item {
 	a.edits++
 	a.lastInText += " (edited)"
-	return a.item("message_edits", "message_edit", map[string]any{"mid": a.lastIn, "text": a.lastInText, "num_edit": a.edits})
+	return a.item("message_edits", "message_edit",
+		map[string]any{"mid": a.lastIn, "text": a.lastInText, "num_edit": a.edits})
 }
 
-func (a *act) unsend() item {
+func (a *eventBuilder) unsend() item {
 	mid := a.lastIn
 	a.lastIn, a.lastInText = "", ""
 	a.waiting = max(0, a.waiting-1)
 	return a.item("messages", "message", map[string]any{"mid": mid, "is_deleted": true})
 }
 
-func (a *act) postback(title, payload string) item {
+func (a *eventBuilder) postback(title, payload string) item {
 	a.waiting++
 	return a.item("messaging_postbacks", "postback", map[string]any{"mid": a.mid(), "title": title, "payload": payload})
 }
 
-func (a *act) referral() item {
+func (a *eventBuilder) referral() item {
 	return a.item("messaging_referrals", "referral", map[string]any{
 		"ref": "spring-" + strconv.Itoa(a.rng.IntN(9)), "source": "SHORTLINK", "type": "OPEN_THREAD",
 	})
