@@ -19,19 +19,19 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// ErrAPI says that the API did not answer as it should. What was lost is in the
-// [Report].
+// ErrAPI is returned when the API can't be reached or its answer is not the expected
+// one. Lost messages are not an error: they are in the [Report].
 var ErrAPI = errors.New("the API can't be read")
 
 const (
-	eventsAPage    = 1000
-	messagesAPage  = 500
-	auditReaders   = 4
-	apiTimeout     = 30 * time.Second
-	apiPause       = 200 * time.Millisecond
-	startTries     = 5
-	maxAPIAnswer   = 256 << 20
-	auditReadTypes = "message.received,message.echoed"
+	eventsPerPage   = 1000
+	messagesPerPage = 500
+	auditReaders    = 4
+	apiTimeout      = 30 * time.Second
+	apiPause        = 200 * time.Millisecond
+	startTries      = 5
+	maxAPIAnswer    = 256 << 20
+	auditReadTypes  = "message.received,message.echoed"
 )
 
 // api reads the private API.
@@ -47,22 +47,23 @@ func newAPI(cfg Config) *api {
 	}}
 }
 
-// get reads one resource into out. A missing one leaves out as it is. It tries
-// again while the server is away, starting, or behind (5xx), up to tries times or
-// until the context ends.
+// get reads a resource into out. If the resource does not exist, out is unchanged.
+// It tries again while the server can't be reached, is starting or is behind (5xx),
+// at most tries times if tries is not 0, and until the context ends.
 func (a *api) get(ctx context.Context, path string, query url.Values, tries int, out any) error {
 	for try := 1; ; try++ {
-		again, err := a.once(ctx, path, query, out)
-		if err == nil || !again || tries > 0 && try >= tries {
+		retry, err := a.getOnce(ctx, path, query, out)
+		if err == nil || !retry || tries > 0 && try >= tries {
 			return err
 		}
-		if ended := backoff.Sleep(ctx, apiPause); ended != nil {
-			return fmt.Errorf("%w (%w)", err, ended)
+		if ctxErr := backoff.Sleep(ctx, apiPause); ctxErr != nil {
+			return fmt.Errorf("%w (%w)", err, ctxErr)
 		}
 	}
 }
 
-func (a *api) once(ctx context.Context, path string, query url.Values, out any) (again bool, err error) {
+// getOnce is one try of get; retry reports whether another one may succeed.
+func (a *api) getOnce(ctx context.Context, path string, query url.Values, out any) (retry bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path+"?"+query.Encode(), nil)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrAPI, err)
@@ -87,7 +88,7 @@ func (a *api) once(ctx context.Context, path string, query url.Values, out any) 
 	return false, nil
 }
 
-// lastSeq returns where the stream ends.
+// lastSeq returns the sequence of the stream's last event.
 func (a *api) lastSeq(ctx context.Context, tries int) (uint64, error) {
 	var out struct {
 		Stream *struct {
@@ -103,7 +104,7 @@ func (a *api) lastSeq(ctx context.Context, tries int) (uint64, error) {
 	return out.Stream.LastSeq, nil
 }
 
-// seen counts each message of the run up to two, in two bits.
+// seen counts how often each message of the run was found, up to two.
 type seen struct{ once, twice bits }
 
 func (s *seen) add(n uint64) {
@@ -113,30 +114,31 @@ func (s *seen) add(n uint64) {
 	s.once.set(n)
 }
 
+// audit compares what was sent with what the API returns.
 type audit struct {
 	api     *api
 	traffic *traffic
-	// posts is how many different POSTs were made.
+	// posts is how many different POSTs were sent.
 	posts    uint64
 	progress func(phase string, audited uint64)
 
 	mu            sync.Mutex
 	stream        seen
 	conversations seen
-	// misplaced counts events and messages under another page or contact than
-	// they were sent for; they are nowhere counted as stored.
+	// misplaced counts events and messages under another page or contact than the
+	// one that they were sent for. They are not counted as stored.
 	misplaced uint64
 }
 
-// known reports whether a mid is one that this run has sent.
+// known returns the message with that mid; false if this run has not sent it.
 func (a *audit) known(mid string) (message, bool) {
 	m, ok := a.traffic.parse(mid)
 	return m, ok && m.post < a.posts
 }
 
-// readStream reads the events from after to until, both by sequence.
+// readStream reads the events with a sequence greater than after, up to until.
 func (a *audit) readStream(ctx context.Context, after, until uint64) error {
-	query := url.Values{"limit": {strconv.Itoa(eventsAPage)}, "type": {auditReadTypes}}
+	query := url.Values{"limit": {strconv.Itoa(eventsPerPage)}, "type": {auditReadTypes}}
 	var read uint64
 	for after < until {
 		query.Set("after", strconv.FormatUint(after, 10))
@@ -182,15 +184,15 @@ func (a *audit) readStream(ctx context.Context, after, until uint64) error {
 		}
 		next, err := strconv.ParseUint(out.Next, 10, 64)
 		if err != nil || next <= after {
-			return fmt.Errorf("%w: the events' next cursor %q does not lead on", ErrAPI, out.Next)
+			return fmt.Errorf("%w: the next cursor %q of the events does not advance", ErrAPI, out.Next)
 		}
 		after = next
 	}
 	return nil
 }
 
-// readConversations reads every conversation that the run wrote to, once the
-// read model holds event minSeq.
+// readConversations reads every conversation that the run wrote to, from a read
+// model that has event minSeq.
 func (a *audit) readConversations(ctx context.Context, minSeq uint64) error {
 	var used bits
 	for k := range a.posts {
@@ -222,7 +224,7 @@ func (a *audit) readConversations(ctx context.Context, minSeq uint64) error {
 
 func (a *audit) readConversation(ctx context.Context, page, contact int, minSeq uint64) error {
 	path := "/api/v1/conversations/" + pageID(page) + "/" + a.traffic.contactID(page, contact) + "/messages"
-	query := url.Values{"limit": {strconv.Itoa(messagesAPage)}, "min_seq": {strconv.FormatUint(minSeq, 10)}}
+	query := url.Values{"limit": {strconv.Itoa(messagesPerPage)}, "min_seq": {strconv.FormatUint(minSeq, 10)}}
 	for {
 		var out struct {
 			Items []struct {
@@ -249,7 +251,7 @@ func (a *audit) readConversation(ctx context.Context, page, contact int, minSeq 
 			return nil
 		}
 		if out.Next == query.Get("cursor") {
-			return fmt.Errorf("%w: the cursor of %s does not lead on", ErrAPI, path)
+			return fmt.Errorf("%w: the cursor of %s does not advance", ErrAPI, path)
 		}
 		query.Set("cursor", out.Next)
 	}

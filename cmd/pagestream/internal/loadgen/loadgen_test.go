@@ -40,8 +40,8 @@ type event struct {
 	Data    any    `json:"data"`
 }
 
-// server is pagestream in memory: it stores what is new and answers the API.
-type server struct {
+// testServer is a server that stores deliveries in memory and answers the API.
+type testServer struct {
 	t    *testing.T
 	addr string
 
@@ -50,30 +50,33 @@ type server struct {
 	events []event
 	seen   map[string]bool
 	convs  map[string][]string
-	// entryTimes are those of each first mid of a POST.
+	// entryTimes are the values of entry.time, by the first mid of an entry.
 	entryTimes map[string]map[int64]bool
-	behind     int // conversation reads that still answer 503
+	behind     int // how many reads of conversations are still answered 503
 
-	// What it does wrong. Each gets the number of the stored item, from 1.
+	// The faults of the server, by the number of the stored item, from 1.
 	lose, twice, loseConversation, twiceConversation, move func(n int) bool
-	// answer may replace the answer to a POST that was stored.
+	// answer returns the status of the answer to POST n, which is stored anyway.
 	answer func(n int) int
 	posts  int
 }
 
-func start(t *testing.T) *server {
+func newTestServer(t *testing.T) *testServer {
 	t.Helper()
-	s := &server{t: t, seen: map[string]bool{}, convs: map[string][]string{}, entryTimes: map[string]map[int64]bool{}, behind: 2}
+	s := &testServer{
+		t: t, seen: map[string]bool{}, convs: map[string][]string{}, entryTimes: map[string]map[int64]bool{}, behind: 2,
+	}
 	never := func(int) bool { return false }
 	s.lose, s.twice, s.loseConversation, s.twiceConversation, s.move = never, never, never, never, never
 	s.answer = func(int) int { return http.StatusOK }
 	s.events = []event{{Seq: 1, ID: "page:1:msg:old", Page: "1", Contact: "2"}}
-	s.up("127.0.0.1:0")
-	t.Cleanup(s.down)
+	s.listen("127.0.0.1:0")
+	t.Cleanup(s.kill)
 	return s
 }
 
-func (s *server) up(addr string) {
+// listen starts the server on an address.
+func (s *testServer) listen(addr string) {
 	var l net.Listener
 	require.Eventually(s.t, func() bool {
 		var err error
@@ -93,15 +96,15 @@ func (s *server) up(addr string) {
 	go func() { _ = srv.Serve(l) }()
 }
 
-// down ends the server at once, like kill -9: open connections break.
-func (s *server) down() {
+// kill stops the server at once, like kill -9: open connections are closed.
+func (s *testServer) kill() {
 	s.mu.Lock()
 	srv := s.http
 	s.mu.Unlock()
 	_ = srv.Close()
 }
 
-func (s *server) auth(next http.HandlerFunc) http.HandlerFunc {
+func (s *testServer) auth(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -111,7 +114,7 @@ func (s *server) auth(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func (s *server) webhook(w http.ResponseWriter, r *http.Request) {
+func (s *testServer) webhook(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
@@ -124,7 +127,7 @@ func (s *server) webhook(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, c := range body {
 		if c > '~' {
-			s.t.Errorf("body has byte %#x, want ASCII alone", c)
+			s.t.Errorf("body has byte %#x, want ASCII only", c)
 			break
 		}
 	}
@@ -173,7 +176,7 @@ func (s *server) webhook(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(s.answer(s.posts))
 }
 
-func (s *server) store(page, contact, mid string) {
+func (s *testServer) store(page, contact, mid string) {
 	id := "page:" + page + ":msg:" + mid
 	if s.seen[id] {
 		return
@@ -203,13 +206,13 @@ func (s *server) store(page, contact, mid string) {
 	}
 }
 
-func (s *server) status(w http.ResponseWriter, _ *http.Request) {
+func (s *testServer) status(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fmt.Fprintf(w, `{"stream":{"first_seq":1,"last_seq":%d}}`, len(s.events))
 }
 
-func (s *server) list(w http.ResponseWriter, r *http.Request) {
+func (s *testServer) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	after, _ := strconv.Atoi(r.URL.Query().Get("after"))
@@ -224,7 +227,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-func (s *server) messages(w http.ResponseWriter, r *http.Request) {
+func (s *testServer) messages(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if seq, _ := strconv.Atoi(r.URL.Query().Get("min_seq")); seq != len(s.events) {
@@ -252,7 +255,7 @@ func (s *server) messages(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-func (s *server) config() loadgen.Config {
+func (s *testServer) config() loadgen.Config {
 	return loadgen.Config{
 		URL: "http://" + s.addr + "/webhooks", Secret: secret, API: "http://" + s.addr, Token: token,
 		Concurrency: 4, Pages: 3, Contacts: 5, Items: 4, Duplicates: 20, Rate: 400, Duration: 500 * time.Millisecond,
@@ -260,8 +263,8 @@ func (s *server) config() loadgen.Config {
 	}
 }
 
-func TestAnHonestServerPasses(t *testing.T) {
-	s := start(t)
+func TestCorrectServerPasses(t *testing.T) {
+	s := newTestServer(t)
 	cfg := s.config()
 	var last loadgen.Progress
 	cfg.Progress = func(p loadgen.Progress) { last = p }
@@ -277,26 +280,27 @@ func TestAnHonestServerPasses(t *testing.T) {
 	assert.Positive(t, r.P50)
 	assert.GreaterOrEqual(t, r.P99, r.P50)
 	assert.NotZero(t, last)
-	twoTimes := 0
+	duplicates := 0
 	for _, times := range s.entryTimes {
 		if len(times) > 1 {
-			twoTimes++
+			duplicates++
 		}
 	}
-	assert.Positive(t, twoTimes, "no duplicate had another entry.time")
+	assert.Positive(t, duplicates, "no duplicate had another entry.time")
 
 	b, err := json.Marshal(r)
 	require.NoError(t, err)
 	for _, key := range []string{
 		"posts", "items", "acked", "resent", "duplicates_sent", "rate_posts_s", "rate_items_s", "p50_ms", "p95_ms", "p99_ms",
-		"max_ms", "statuses", "stored", "lost", "duplicated", "lost_in_conversations", "duplicated_in_conversations", "duration_s",
+		"max_ms", "statuses", "stored", "lost", "duplicated", "lost_in_conversations", "duplicated_in_conversations",
+		"duration_s",
 	} {
 		assert.Contains(t, string(b), `"`+key+`":`)
 	}
 }
 
-func TestAsFastAsItGoes(t *testing.T) {
-	s := start(t)
+func TestWithoutARate(t *testing.T) {
+	s := newTestServer(t)
 	cfg := s.config()
 	cfg.Rate, cfg.Items = 0, 1
 	r, err := loadgen.Run(t.Context(), cfg)
@@ -305,21 +309,36 @@ func TestAsFastAsItGoes(t *testing.T) {
 	assert.Greater(t, r.RatePosts, 400.0)
 }
 
-func TestTheAuditFindsWhatIsWrong(t *testing.T) {
+func TestAuditFindsEveryFault(t *testing.T) {
 	thirtyThird := func(n int) bool { return n == 33 }
 	for name, c := range map[string]struct {
-		wrong func(*server)
-		found func(loadgen.Report) []uint64 // what is wrong, all others being nought
+		fault func(*testServer)
+		found func(loadgen.Report) []uint64 // pairs of a counter and its value; all others are 0
 	}{
-		"one event is lost":                  {func(s *server) { s.lose = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Lost, 1} }},
-		"one event is stored twice":          {func(s *server) { s.twice = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Duplicated, 1} }},
-		"one message misses":                 {func(s *server) { s.loseConversation = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.LostInConversations, 1} }},
-		"one message is there twice":         {func(s *server) { s.twiceConversation = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.DuplicatedInConversations, 1} }},
-		"one message is with another person": {func(s *server) { s.move = thirtyThird }, func(r loadgen.Report) []uint64 { return []uint64{r.Misplaced, 1, r.Lost, 1, r.LostInConversations, 1} }},
+		"lost event": {
+			func(s *testServer) { s.lose = thirtyThird },
+			func(r loadgen.Report) []uint64 { return []uint64{r.Lost, 1} },
+		},
+		"duplicated event": {
+			func(s *testServer) { s.twice = thirtyThird },
+			func(r loadgen.Report) []uint64 { return []uint64{r.Duplicated, 1} },
+		},
+		"lost message": {
+			func(s *testServer) { s.loseConversation = thirtyThird },
+			func(r loadgen.Report) []uint64 { return []uint64{r.LostInConversations, 1} },
+		},
+		"duplicated message": {
+			func(s *testServer) { s.twiceConversation = thirtyThird },
+			func(r loadgen.Report) []uint64 { return []uint64{r.DuplicatedInConversations, 1} },
+		},
+		"message of another contact": {
+			func(s *testServer) { s.move = thirtyThird },
+			func(r loadgen.Report) []uint64 { return []uint64{r.Misplaced, 1, r.Lost, 1, r.LostInConversations, 1} },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := start(t)
-			c.wrong(s)
+			s := newTestServer(t)
+			c.fault(s)
 			cfg := s.config()
 			cfg.Duration = 200 * time.Millisecond
 			r, err := loadgen.Run(t.Context(), cfg)
@@ -335,9 +354,9 @@ func TestTheAuditFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestAServerThatGoesAwayIsSentAgain(t *testing.T) {
-	s := start(t)
-	// Some of what it stores it can't say: the answer gets lost.
+func TestPostsAreSentAgainAfterARestart(t *testing.T) {
+	s := newTestServer(t)
+	// Some POSTs are stored, but not answered 200.
 	s.answer = func(n int) int {
 		if n%10 == 0 {
 			return http.StatusServiceUnavailable
@@ -346,10 +365,10 @@ func TestAServerThatGoesAwayIsSentAgain(t *testing.T) {
 	}
 	cfg := s.config()
 	cfg.Rate, cfg.Duration = 200, 3500*time.Millisecond
-	gone := make(chan struct{})
+	restarted := make(chan struct{})
 	go func() {
-		defer close(gone)
-		// It goes when it has something to lose.
+		defer close(restarted)
+		// The server is killed when it has stored some items.
 		for stored := 0; stored < 100; {
 			select {
 			case <-t.Context().Done():
@@ -360,12 +379,12 @@ func TestAServerThatGoesAwayIsSentAgain(t *testing.T) {
 			stored = len(s.seen)
 			s.mu.Unlock()
 		}
-		s.down()
+		s.kill()
 		<-time.After(2 * time.Second)
-		s.up(s.addr)
+		s.listen(s.addr)
 	}()
 	r, err := loadgen.Run(t.Context(), cfg)
-	<-gone
+	<-restarted
 	require.NoError(t, err)
 	assert.True(t, r.OK(), "%+v", r)
 	assert.Zero(t, r.Unacked, "%+v", r)
@@ -374,9 +393,10 @@ func TestAServerThatGoesAwayIsSentAgain(t *testing.T) {
 	assert.Positive(t, r.Statuses["503"])
 }
 
-// A server that is gone at the end gets its chance until the grace is over.
-func TestWhatNobodyTakesIsUnacknowledged(t *testing.T) {
-	s := start(t)
+// TestUnacknowledgedItems checks that POSTs are sent again until the grace period is
+// over, and that the rest counts as unacknowledged.
+func TestUnacknowledgedItems(t *testing.T) {
+	s := newTestServer(t)
 	s.answer = func(n int) int {
 		if n > 10 {
 			return http.StatusServiceUnavailable
@@ -392,12 +412,12 @@ func TestWhatNobodyTakesIsUnacknowledged(t *testing.T) {
 	assert.Equal(t, r.Items, r.Acked+r.Unacked)
 }
 
-func TestNothingAcknowledgedIsNotOK(t *testing.T) {
+func TestReportWithoutAcknowledgedItemsIsNotOK(t *testing.T) {
 	assert.False(t, loadgen.Report{}.OK())
 }
 
-func TestCancelling(t *testing.T) {
-	s := start(t)
+func TestCancel(t *testing.T) {
+	s := newTestServer(t)
 	cfg := s.config()
 	cfg.Duration = time.Minute
 	ctx, cancel := context.WithCancel(t.Context())
@@ -408,39 +428,42 @@ func TestCancelling(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func TestRefusals(t *testing.T) {
+func TestConfigErrors(t *testing.T) {
+	type conf = loadgen.Config
 	good := loadgen.Config{URL: "http://127.0.0.1:1/webhooks", API: "http://127.0.0.1:1", Secret: secret, Token: token}
 	for name, c := range map[string]struct {
-		change func(*loadgen.Config)
+		change func(*conf)
 		err    error
-		says   string
+		text   string
 	}{
-		"another machine":         {func(c *loadgen.Config) { c.URL = "https://example.com/webhooks" }, loadgen.ErrRemote, "--allow-remote"},
-		"another machine's API":   {func(c *loadgen.Config) { c.API = "https://192.0.2.1" }, loadgen.ErrRemote, "--allow-remote"},
-		"a name like loopback":    {func(c *loadgen.Config) { c.URL = "http://localhost.example.com/" }, loadgen.ErrRemote, "--allow-remote"},
-		"no secret":               {func(c *loadgen.Config) { c.Secret = "" }, loadgen.ErrConfig, "--secret-file"},
-		"no token":                {func(c *loadgen.Config) { c.Token = "" }, loadgen.ErrConfig, "--token-file"},
-		"no URL":                  {func(c *loadgen.Config) { c.URL = "" }, loadgen.ErrConfig, "--url"},
-		"negative rate":           {func(c *loadgen.Config) { c.Rate = -1 }, loadgen.ErrConfig, "--rate"},
-		"duplicates of all":       {func(c *loadgen.Config) { c.Duplicates = 100 }, loadgen.ErrConfig, "--duplicates"},
-		"too many contacts":       {func(c *loadgen.Config) { c.Pages, c.Contacts = 1<<40, 1<<40 }, loadgen.ErrConfig, "--contacts"},
-		"nobody answers":          {func(*loadgen.Config) {}, loadgen.ErrAPI, "before sending"},
-		"remote, and it was said": {func(c *loadgen.Config) { c.URL, c.AllowRemote = "http://host.invalid/", true }, loadgen.ErrAPI, "before sending"},
+		"another machine":       {func(c *conf) { c.URL = "https://example.com/webhooks" }, loadgen.ErrRemote, "--allow-remote"},
+		"another machine's API": {func(c *conf) { c.API = "https://192.0.2.1" }, loadgen.ErrRemote, "--allow-remote"},
+		"a name like loopback":  {func(c *conf) { c.URL = "http://localhost.example.com/" }, loadgen.ErrRemote, "--allow-remote"},
+		"no secret":             {func(c *conf) { c.Secret = "" }, loadgen.ErrConfig, "--secret-file"},
+		"no token":              {func(c *conf) { c.Token = "" }, loadgen.ErrConfig, "--token-file"},
+		"no URL":                {func(c *conf) { c.URL = "" }, loadgen.ErrConfig, "--url"},
+		"negative rate":         {func(c *conf) { c.Rate = -1 }, loadgen.ErrConfig, "--rate"},
+		"duplicates of all":     {func(c *conf) { c.Duplicates = 100 }, loadgen.ErrConfig, "--duplicates"},
+		"too many contacts":     {func(c *conf) { c.Pages, c.Contacts = 1<<40, 1<<40 }, loadgen.ErrConfig, "--contacts"},
+		"no server":             {func(*conf) {}, loadgen.ErrAPI, "before sending"},
+		"remote and allowed": {
+			func(c *conf) { c.URL, c.AllowRemote = "http://host.invalid/", true }, loadgen.ErrAPI, "before sending",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good
 			c.change(&cfg)
 			_, err := loadgen.Run(t.Context(), cfg)
 			require.ErrorIs(t, err, c.err)
-			assert.ErrorContains(t, err, c.says)
+			assert.ErrorContains(t, err, c.text)
 			assert.NotContains(t, err.Error(), secret)
 			assert.NotContains(t, err.Error(), token)
 		})
 	}
 }
 
-func TestAWrongTokenIsSaid(t *testing.T) {
-	s := start(t)
+func TestWrongTokenIsReported(t *testing.T) {
+	s := newTestServer(t)
 	cfg := s.config()
 	cfg.Token = "another"
 	_, err := loadgen.Run(t.Context(), cfg)

@@ -19,18 +19,19 @@ import (
 )
 
 const (
-	// resendAfter is how long a POST that was not answered 200 waits.
+	// resendAfter is the pause before a POST that was not answered 200 is sent again.
 	resendAfter = 200 * time.Millisecond
-	// holdStep is the pace of sending while too many POSTs wait to be sent
-	// again, as when the server is down.
+	// holdStep is the interval of sending while too many POSTs wait to be sent again,
+	// for example because the server is down.
 	holdStep = 20 * time.Millisecond
-	// recentPosts is how far back a duplicate may reach.
+	// recentPosts is how many POSTs back the original of a duplicate may be.
 	recentPosts   = 10_000
 	progressEvery = 200 * time.Millisecond
 	maxAnswer     = 64 << 10
 )
 
-// sender sends the traffic and knows which POSTs were answered 200.
+// sender sends the traffic and records which POSTs were answered 200. It implements
+// [vegeta.Pacer].
 type sender struct {
 	cfg     Config
 	traffic *traffic
@@ -38,9 +39,9 @@ type sender struct {
 	began   time.Time
 
 	mu         sync.Mutex
-	next       uint64    // the next new POST
+	next       uint64    // the number of the next new POST
 	acked      bits      // POSTs that were answered 200
-	waiting    []waiting // to be sent again, in order of due
+	waiting    []waiting // to be sent again, in the order of due
 	posts      uint64
 	answered   uint64
 	resent     uint64
@@ -52,6 +53,7 @@ type sender struct {
 	audited    uint64
 }
 
+// waiting is a POST that must be sent again.
 type waiting struct {
 	post uint64
 	due  time.Time
@@ -68,27 +70,29 @@ func newSender(cfg Config, run string) *sender {
 		client: &http.Client{
 			Timeout:       cfg.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport:     &http.Transport{MaxIdleConnsPerHost: cfg.Concurrency, MaxConnsPerHost: cfg.Concurrency, IdleConnTimeout: time.Minute},
+			Transport: &http.Transport{
+				MaxIdleConnsPerHost: cfg.Concurrency, MaxConnsPerHost: cfg.Concurrency, IdleConnTimeout: time.Minute,
+			},
 		},
 	}
 }
 
-// attack sends new POSTs, duplicates and what has to be sent again until the
-// duration is over or the context ends, and returns when every answer is in.
+// attack sends new POSTs, duplicates and POSTs that must be sent again until the
+// duration is over or the context ends. It returns when every POST is answered.
 func (s *sender) attack(ctx context.Context) error {
 	attacker := vegeta.NewAttacker(vegeta.Client(s.client), vegeta.Workers(uint64(s.cfg.Concurrency)),
 		vegeta.MaxWorkers(uint64(s.cfg.Concurrency)), vegeta.MaxBody(maxAnswer))
 	defer context.AfterFunc(ctx, func() { attacker.Stop() })()
 	var failed error
 	for r := range attacker.Attack(s.target, s, 0, "") {
-		// The POST's number is in the fragment, which is not sent.
+		// The fragment, which is not sent, has the POST's number.
 		_, fragment, ok := strings.Cut(r.URL, "#")
 		post, err := strconv.ParseUint(fragment, 10, 64)
 		if !ok || err != nil {
 			failed = fmt.Errorf("%w: %s", ErrConfig, r.Error)
 			continue
 		}
-		s.done(post, int(r.Code), r.Latency, r.End())
+		s.recordAnswer(post, int(r.Code), r.Latency, r.End())
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -96,11 +100,12 @@ func (s *sender) attack(ctx context.Context) error {
 	return failed
 }
 
-// Rate is none that vegeta has to know of: the sender is a pacer of its own.
+// Rate returns 0, since vegeta needs no rate here: [sender.Pace] decides when to send.
 func (*sender) Rate(time.Duration) float64 { return 0 }
 
-// Pace keeps the rate, and holds back while too much waits to be sent again: the
-// server is down, and POSTs that nobody takes would only pile up.
+// Pace returns how long to wait before the next POST, and whether to stop. It keeps
+// the rate, and sends slowly while too many POSTs wait to be sent again: the server
+// is then down, and more POSTs would only accumulate.
 func (s *sender) Pace(elapsed time.Duration, hits uint64) (time.Duration, bool) {
 	s.mu.Lock()
 	full := s.next*uint64(s.cfg.Items) >= maxMessages
@@ -116,12 +121,12 @@ func (s *sender) Pace(elapsed time.Duration, hits uint64) (time.Duration, bool) 
 	if hold {
 		wait = max(wait, holdStep)
 	}
-	// A long wait would outlast the end of the run.
+	// The wait must not be longer than the rest of the run.
 	return min(wait, max(0, s.cfg.Duration-elapsed)), false
 }
 
-// target chooses the next POST: one that has to be sent again, a duplicate, or a
-// new one.
+// target sets t to the next POST: one that must be sent again, a duplicate, or a new
+// one.
 func (s *sender) target(t *vegeta.Target) error {
 	post := s.choose(time.Now())
 	body := s.traffic.body(post, time.Now())
@@ -130,10 +135,11 @@ func (s *sender) target(t *vegeta.Target) error {
 	return nil
 }
 
+// choose returns the number of the next POST.
 func (s *sender) choose(now time.Time) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if post, ok := s.again(now, len(s.waiting) >= 4*s.cfg.Concurrency); ok {
+	if post, ok := s.takeWaiting(now, len(s.waiting) >= 4*s.cfg.Concurrency); ok {
 		s.resent++
 		return post
 	}
@@ -146,9 +152,9 @@ func (s *sender) choose(now time.Time) uint64 {
 	return s.next - 1
 }
 
-// again takes the first waiting POST that is due, or the first of all where
-// anything goes. Those that a duplicate has brought home meanwhile fall away.
-func (s *sender) again(now time.Time, any bool) (uint64, bool) {
+// takeWaiting removes and returns the first waiting POST that is due, or the first
+// one at all if any is true. It drops those that a duplicate has delivered meanwhile.
+func (s *sender) takeWaiting(now time.Time, any bool) (uint64, bool) {
 	for len(s.waiting) > 0 {
 		w := s.waiting[0]
 		switch {
@@ -164,8 +170,8 @@ func (s *sender) again(now time.Time, any bool) (uint64, bool) {
 	return 0, false
 }
 
-// done takes note of one answer; status 0 is none.
-func (s *sender) done(post uint64, status int, took time.Duration, at time.Time) {
+// recordAnswer records the answer to a POST; status 0 is no answer.
+func (s *sender) recordAnswer(post uint64, status int, took time.Duration, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.posts++
@@ -186,8 +192,8 @@ func (s *sender) done(post uint64, status int, took time.Duration, at time.Time)
 	}
 }
 
-// tell says where the run stands, again and again until the context ends.
-func (s *sender) tell(ctx context.Context) {
+// reportProgress calls Config.Progress at intervals until the context ends.
+func (s *sender) reportProgress(ctx context.Context) {
 	for backoff.Sleep(ctx, progressEvery) == nil {
 		s.mu.Lock()
 		p := Progress{
@@ -195,23 +201,23 @@ func (s *sender) tell(ctx context.Context) {
 			Posts: s.posts, Acked: s.answered, Waiting: len(s.waiting), Audited: s.audited,
 		}
 		s.mu.Unlock()
-		s.cfg.Progress(p) // outside of the lock that sending needs
+		s.cfg.Progress(p) // without the lock, which sending needs
 	}
 }
 
-// at notes what the run is doing now.
-func (s *sender) at(phase string, audited uint64) {
+// setPhase sets the phase of the run and how much the audit has read.
+func (s *sender) setPhase(phase string, audited uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.phase, s.audited = phase, audited
 }
 
-// resend sends what is still waiting, until all of it is answered 200 or the
-// grace is over. What remains then is unacknowledged, which is no error.
+// resend sends the POSTs that are still waiting until all are answered 200 or the
+// grace period is over. The rest is then unacknowledged, which is not an error.
 func (s *sender) resend(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, s.cfg.Grace)
 	defer cancel()
-	s.at("resending", 0)
+	s.setPhase("resending", 0)
 	for grace.Err() == nil {
 		s.mu.Lock()
 		round := slices.DeleteFunc(s.waiting, func(w waiting) bool { return s.acked.has(w.post) })
@@ -231,13 +237,13 @@ func (s *sender) resend(ctx context.Context) error {
 		left := len(s.waiting)
 		s.mu.Unlock()
 		if left > 0 {
-			_ = backoff.Sleep(grace, resendAfter) // the loop asks the context
+			_ = backoff.Sleep(grace, resendAfter) // the loop checks the context
 		}
 	}
 	return ctx.Err()
 }
 
-// post sends one POST outside of vegeta.
+// post sends one POST without vegeta.
 func (s *sender) post(ctx context.Context, post uint64) {
 	start, status := time.Now(), 0
 	body := s.traffic.body(post, start)
@@ -251,5 +257,5 @@ func (s *sender) post(ctx context.Context, post uint64) {
 			status = resp.StatusCode
 		}
 	}
-	s.done(post, status, time.Since(start), time.Now())
+	s.recordAnswer(post, status, time.Since(start), time.Now())
 }

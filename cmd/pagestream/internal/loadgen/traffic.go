@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// traffic makes the messages of a run. Everything about message i of POST k
-// follows from the run, k and i.
+// traffic generates the messages of a run. Message i of POST k depends on the run, k
+// and i only.
 type traffic struct {
 	run      string
 	secret   []byte
@@ -26,11 +26,12 @@ type traffic struct {
 	rate     int
 }
 
-// firstPage is the id of the first page; the others follow.
+// firstPage is the id of the first page; those of the others are consecutive.
 const firstPage = 990000000000001
 
-// fastest is the POSTs a millisecond that event times assume where there is no
-// rate, so that they hardly run ahead of the clock.
+// fastest is the number of POSTs per millisecond from which the times of messages
+// are computed if there is no rate. It is high, so that they are rarely ahead of the
+// clock.
 const fastest = 20
 
 // message is one message of the run.
@@ -56,27 +57,28 @@ func (t *traffic) message(k uint64, i int) message {
 	}
 }
 
-// index numbers the messages of a run from 0.
+// index returns the number of message i of POST k among the messages of the run, from
+// 0.
 func (t *traffic) index(k uint64, i int) uint64 { return k*uint64(t.items) + uint64(i) }
 
 func pageID(page int) string { return strconv.Itoa(firstPage + page) }
 
-// contactID is a PSID of 17 digits: the run's ten and seven for the contact. A
-// person has another PSID on each page.
+// contactID returns a PSID of 17 digits: the run's ten and seven for the contact. A
+// person has a different PSID on each page.
 func (t *traffic) contactID(page, contact int) string {
 	return fmt.Sprintf("%s%07d", t.run, page*t.contacts+contact)
 }
 
-// mid is the message's id: m_<run>_<post>_<item>.
+// mid returns the message's id: m_<run>_<post>_<item>.
 func (t *traffic) mid(m message) string {
 	return "m_" + t.run + "_" + strconv.FormatUint(m.post, 36) + "_" + strconv.FormatInt(int64(m.item), 36)
 }
 
-// parse finds the message that a mid names. It is false for those of other runs
-// and for what no run makes.
+// parse returns the message with that mid. It returns false for mids of other runs
+// and for malformed ones.
 func (t *traffic) parse(mid string) (message, bool) {
-	rest, ours := strings.CutPrefix(mid, "m_"+t.run+"_")
-	if !ours {
+	rest, found := strings.CutPrefix(mid, "m_"+t.run+"_")
+	if !found {
 		return message{}, false
 	}
 	post, item, _ := strings.Cut(rest, "_")
@@ -92,8 +94,8 @@ func (t *traffic) parse(mid string) (message, bool) {
 	return m, t.mid(m) == mid
 }
 
-// body returns the delivery of POST k as sent at a moment: escaped to ASCII, one
-// entry a page, the entries in order of their first message.
+// body returns the body of POST k sent at a time: escaped to ASCII, with one entry
+// per page, the entries in the order of their first message.
 func (t *traffic) body(k uint64, sent time.Time) []byte {
 	var entries []string
 	done := make([]bool, t.items)
@@ -109,7 +111,8 @@ func (t *traffic) body(k uint64, sent time.Time) []byte {
 				messages = append(messages, t.json(m))
 			}
 		}
-		entries = append(entries, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`, pageID(page), sent.UnixMilli(), strings.Join(messages, ",")))
+		entries = append(entries, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`,
+			pageID(page), sent.UnixMilli(), strings.Join(messages, ",")))
 	}
 	return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
 }
@@ -125,7 +128,8 @@ func (t *traffic) json(m message) string {
 		from, to, m.time, t.mid(m), text, m.post)
 }
 
-// header signs a body the way Meta does.
+// header returns the headers of a delivery, with signatures of the body as Meta makes
+// them.
 // https://developers.facebook.com/docs/messenger-platform/webhooks#validate-payloads
 func (t *traffic) header(body []byte) http.Header {
 	sum := func(h func() hash.Hash) string {
@@ -141,7 +145,7 @@ func (t *traffic) header(body []byte) http.Header {
 	}
 }
 
-// mix is the finaliser of SplitMix64: close numbers in, unlike numbers out.
+// mix is the finalizer of SplitMix64, a hash function for integers.
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -149,7 +153,7 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// bits is a growing set of numbers. Its zero value is empty.
+// bits is a set of numbers that grows as needed. Its zero value is the empty set.
 type bits []uint64
 
 func (b *bits) set(n uint64) {
