@@ -24,28 +24,29 @@ import (
 
 // Names of the baselines.
 const (
-	byHTTP    = "http"          // read the body, check the signature, answer
-	bySingle  = "single"        // one fsynced publish an event, 64 at a time
+	byHTTP    = "http"          // an HTTP server that reads the body, checks the signature and answers
+	bySingle  = "single"        // one synced publish per event, 64 at a time
 	byBatches = "batches"       // atomic batches of 1000, one after the other
-	byRaw     = "raw-read"      // the stream in order, without looking at it
-	byBolt    = "bolt"          // the same bytes into bbolt, 1000 a transaction
-	byStock   = "stock"         // watermill-nats, a commit an event
+	byRaw     = "raw-read"      // reading the stream in order without decoding it
+	byBolt    = "bolt"          // writing the same bytes to bbolt, 1000 per transaction
+	byStock   = "stock"         // watermill-nats, one commit per event
 	byNone    = "no-duplicates" // the same cell without duplicates
 )
 
 const (
-	// singles is how many publishes are under way at once.
+	// singles is the number of concurrent publishes.
 	singles = 64
-	// batch is JetStream's largest atomic batch, and how many events go into one
-	// transaction of the bolt baseline.
+	// batch is the maximum size of JetStream's atomic batches, and the number of
+	// events per transaction of the bolt baseline.
 	batch = 1000
-	// secret signs what goes to the HTTP baseline.
+	// secret signs the POSTs to the HTTP baseline.
 	secret = "bench-secret"
-	// appended is what is written before each fsync.
+	// appended is the number of bytes that are written before each fsync.
 	appended = 4 << 10
 )
 
-// machine measures what a fsync costs in the scratch directory.
+// machine measures the duration of an fsync in the scratch directory and the size of
+// an event.
 func (r *run) machine(ctx context.Context) error {
 	r.section = "machine"
 	r.step("fsync")
@@ -56,7 +57,7 @@ func (r *run) machine(ctx context.Context) error {
 	defer os.Remove(f.Name())
 	defer f.Close()
 	block := bytes.Repeat([]byte{0xa5}, appended)
-	c := &client{connections: 1} // only its goroutine
+	c := &client{connections: 1} // for its one goroutine
 	p, err := c.drive(ctx, r.opts.Cell, func(context.Context, int) (bool, error) {
 		if _, err := f.Write(block); err != nil {
 			return false, err
@@ -75,8 +76,8 @@ func (r *run) machine(ctx context.Context) error {
 	return nil
 }
 
-// baseline returns a baseline, which measure measures when it is first needed, once
-// a run.
+// baseline returns the baseline with that name. It calls measure when a baseline is
+// needed for the first time in a run.
 func (r *run) baseline(name, unit string, measure func() (Baseline, error)) (Baseline, error) {
 	for _, v := range r.report.Baselines {
 		if v.Name == name {
@@ -114,11 +115,11 @@ func newHTTPBaseline() *httptest.Server {
 	return s
 }
 
-// answers is the HTTP baseline in POSTs a second.
+// answers returns the HTTP baseline in POSTs per second.
 func (r *run) answers(ctx context.Context, connections, items int) (Baseline, error) {
 	return r.baseline(fmt.Sprintf("%s/%dc/%di", byHTTP, connections, items), "POSTs/s", func() (Baseline, error) {
 		c := newClient(connections)
-		defer c.close() // what is idle costs the next measurement
+		defer c.close() // idle connections would slow down the next measurement
 		if err := c.warm(ctx, r.http.URL); err != nil {
 			return Baseline{}, err
 		}
@@ -128,15 +129,17 @@ func (r *run) answers(ctx context.Context, connections, items int) (Baseline, er
 	})
 }
 
-// enough is how many events are made for a measurement at a rate that is not
-// known yet.
+// enough returns how many events are needed for a measurement, by the highest rate
+// that is expected.
 func (r *run) enough(perSecond float64) int {
 	return max(1, int(perSecond*r.opts.Cell.Seconds()))
 }
 
-// stores measures a baseline that stores messages in a stream of its own, which has
-// nothing else, as many as are enough at a rate.
-func (r *run) stores(ctx context.Context, name string, perSecond float64, measure func(*server, []*nats.Msg) (Baseline, error)) (Baseline, error) {
+// stores measures a baseline that stores messages in a new, empty stream. measure
+// gets as many messages as are enough at a rate.
+func (r *run) stores(
+	ctx context.Context, name string, perSecond float64, measure func(*server, []*nats.Msg) (Baseline, error),
+) (Baseline, error) {
 	return r.baseline(name, "events/s", func() (out Baseline, err error) {
 		list, err := r.ids.messages(r.enough(perSecond))
 		if err != nil {
@@ -152,10 +155,10 @@ func (r *run) stores(ctx context.Context, name string, perSecond float64, measur
 	})
 }
 
-// single is one synced publish an event.
+// single measures the baseline with one synced publish per event.
 func (r *run) single(ctx context.Context) (Baseline, error) {
 	return r.stores(ctx, bySingle, 20_000, func(s *server, list []*nats.Msg) (Baseline, error) {
-		c := &client{connections: singles} // only its goroutines
+		c := &client{connections: singles} // for its goroutines
 		p, err := c.drive(ctx, r.opts.Cell, func(ctx context.Context, n int) (bool, error) {
 			if n >= len(list) {
 				return false, nil
@@ -169,16 +172,16 @@ func (r *run) single(ctx context.Context) (Baseline, error) {
 	})
 }
 
-// batches is atomic batches straight into JetStream.
+// batches measures the baseline with atomic batches.
 func (r *run) batches(ctx context.Context) (Baseline, error) {
 	return r.stores(ctx, byBatches, 100_000, func(s *server, list []*nats.Msg) (Baseline, error) {
 		began, stored := time.Now(), 0
 		for time.Since(began) < r.opts.Cell && stored < len(list) {
-			some := list[stored:min(stored+batch, len(list))]
-			if err := publishBatch(ctx, s.conn, some); err != nil {
+			next := list[stored:min(stored+batch, len(list))]
+			if err := publishBatch(ctx, s.conn, next); err != nil {
 				return Baseline{}, err
 			}
-			stored += len(some)
+			stored += len(next)
 		}
 		return Baseline{Value: float64(stored) / time.Since(began).Seconds()}, nil
 	})
@@ -210,15 +213,15 @@ func publishBatch(ctx context.Context, conn *nats.Conn, list []*nats.Msg) error 
 	return nil
 }
 
-// stored are a message's bytes, as the bolt baseline stores them.
+// stored returns a message's headers and data as the bolt baseline stores them.
 func stored(m *nats.Msg) []byte {
 	var b bytes.Buffer
-	_ = http.Header(m.Header).Write(&b) // a buffer takes everything
+	_ = http.Header(m.Header).Write(&b) // writing to a buffer does not fail
 	b.Write(m.Data)
 	return b.Bytes()
 }
 
-// bolt is the same bytes into bbolt, with fsync.
+// bolt measures the baseline that writes the same bytes to bbolt, with fsync.
 func (r *run) bolt(ctx context.Context) (Baseline, error) {
 	return r.baseline(byBolt, "events/s", func() (out Baseline, err error) {
 		list, err := r.ids.messages(r.opts.Sample)
@@ -258,7 +261,7 @@ func (r *run) bolt(ctx context.Context) (Baseline, error) {
 	})
 }
 
-// baselineSection measures the baselines that need no program.
+// baselineSection measures the baselines that do not need the program.
 func (r *run) baselineSection(ctx context.Context) error {
 	for _, measure := range []func(context.Context) (Baseline, error){r.single, r.batches, r.bolt} {
 		if _, err := measure(ctx); err != nil {

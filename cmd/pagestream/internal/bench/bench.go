@@ -1,10 +1,10 @@
-// Package bench measures how fast pagestream is, and holds every figure against
-// a baseline that was measured in the same run, on the same disk, in the same
-// process: a rate alone says as much about the machine as about the program.
+// Package bench measures how fast pagestream is. It compares every figure with a
+// baseline that is measured in the same run, on the same disk, in the same process,
+// because a rate alone depends on the machine as much as on the program.
 //
-// It measures the real program, which it is given a way to start, through its
-// HTTP listeners, and the parts below it through their own packages. Everything
-// happens in a scratch directory and on loopback.
+// It measures the real program, which [Options].Start starts, through its HTTP
+// listeners, and the lower layers through their packages. It uses a scratch
+// directory and the loopback interface only.
 package bench
 
 import (
@@ -21,46 +21,48 @@ import (
 
 // Errors of a run.
 var (
-	// ErrOptions says that a run can't be made of these options.
+	// ErrOptions is returned when the options are not valid.
 	ErrOptions = errors.New("bench can't be run")
-	// ErrAnswer says that a POST was not answered 200.
+	// ErrAnswer is returned when a request was not answered 200.
 	ErrAnswer = errors.New("not answered 200")
 )
 
-// Bounds, so that nothing waits for ever.
+// Timeouts, so that nothing waits forever.
 const (
 	requestTimeout = 30 * time.Second
 	storeTimeout   = 20 * time.Second
 	startTimeout   = 5 * time.Minute
 	stopTimeout    = time.Minute
-	// maxValue bounds each option that is a number of things.
+	// maxValue is the maximum of each option that is a count.
 	maxValue = 100_000_000
 )
 
-// StartOptions say how the program is to be started.
+// StartOptions are the options with which the program is started.
 type StartOptions struct {
-	// Dir has all files of the program. One that ran there before is gone on with.
+	// Dir is the directory of all files of the program. If the program ran there
+	// before, it continues with its data.
 	Dir string
-	// Window is how long JetStream remembers ids, where the stream was filled while
-	// no program ran; 0 is the program's default. What works through history one
-	// event at a time is left out with it: in a program that was there all along it
-	// is done with that.
+	// Window is JetStream's deduplication window if the stream was filled while the
+	// program was not running; 0 is the program's default. If it is set, workers that
+	// process the history event by event must not be started: a program that had been
+	// running all the time would be done with that.
 	Window time.Duration
-	// Queue is how many events may wait to be stored, so that the most connections
-	// with the most items are not told to come back; 0 is the program's default.
+	// Queue is how many events may wait to be stored. It is large enough that no POST
+	// is rejected with the highest number of connections and items; 0 is the
+	// program's default.
 	Queue int
-	// Timeout is how long a delivery may wait for durability: so much that a slow
-	// machine gives a slow figure, and not none.
+	// Timeout is how long a delivery may wait until it is durable. It is long, so that
+	// a slow machine has a slow figure instead of an error.
 	Timeout time.Duration
 }
 
-// System is a program that runs.
+// System is a running program.
 type System struct {
 	// Public and Private are the addresses of its listeners.
 	Public, Private string
 	// Token is the admin token, Secret the app secret that signs deliveries.
 	Token, Secret string
-	// Close stops it.
+	// Close stops the program.
 	Close func(context.Context) error
 }
 
@@ -70,53 +72,56 @@ type Options struct {
 	Dir string
 	// Start starts a program and returns when it listens.
 	Start func(context.Context, StartOptions) (*System, error)
-	// Streams and Models are where a program has its embedded server's files and
-	// its read models, below its directory.
+	// Streams and Models are the paths of the embedded server's files and of the read
+	// models, relative to the program's directory.
 	Streams, Models string
-	// Prepare makes the data directory of a program whose streams are filled before
-	// its first start; nil where a program takes any directory.
+	// Prepare creates the data directory of a program whose stream is filled before
+	// its first start; nil if that is not necessary.
 	Prepare func(dataDir string) error
-	// Only chooses sections by name; nil is all.
+	// Only selects sections by name; nil is all.
 	Only *regexp.Regexp
-	// Cell is how long each measurement lasts.
+	// Cell is how long each measurement lasts; default 1.5 s.
 	Cell time.Duration
-	// Connections, Items a POST, and Duplicates in percent make the cells of ingest.
+	// Connections, Items per POST, and Duplicates in percent: ingest is measured for
+	// every combination, which is called a cell.
 	Connections, Items, Duplicates []int
-	// Pages and Contacts (of all pages together) spread the events.
+	// Pages and Contacts (of all pages together) are the number of pages and contacts
+	// of the events; default 50 and 5000.
 	Pages, Contacts int
-	// Growth are sizes of the stream, ascending.
+	// Growth lists sizes of the stream in events, ascending.
 	Growth []int
-	// Sample is how many events the projections are measured with, and how many
-	// the stream has while pages and contacts grow.
+	// Sample is the number of events with which projections are measured, and of the
+	// stream while pages and contacts grow; default 50,000.
 	Sample int
-	// Forget is how many ids the program may keep in memory: what comes again in
-	// full has that many new ones in between, so that the index has to find it.
+	// Forget is how many ids the program may keep in memory; default 65,536. At least
+	// that many new events are stored before the duplicates of the cells with 100 %,
+	// so that they must be found in the index.
 	Forget int
-	// Short leaves out what a check does not compare: pages and contacts growing.
+	// Short skips what a check does not compare: growth by pages and contacts.
 	Short bool
 	// Progress is called from one goroutine at the start of each step.
 	Progress func(Progress)
 }
 
-// Progress is where a run stands.
+// Progress is the progress of a run.
 type Progress struct {
 	Section, Step string
-	// Done of about Total steps are over.
+	// Done is the number of completed steps, Total about the number of all steps.
 	Done, Total int
 }
 
-// Shorten makes the options those of a check: fewer cells, a smaller stream. What
-// it still measures it measures in the same manner.
+// Shorten sets the options of a check: fewer cells and a smaller stream. The method
+// of measurement is the same.
 func (o *Options) Shorten() {
 	o.Short = true
 	o.Connections, o.Items, o.Duplicates = []int{64, 256}, []int{1, 100}, []int{0, 20, 100}
 	o.Growth = []int{10_000, 100_000}
 }
 
-// complete fills in the defaults and says what is wrong.
+// complete sets the defaults and checks the options.
 func (o *Options) complete() error {
 	if o.Dir == "" || o.Start == nil || o.Streams == "" || o.Models == "" {
-		return fmt.Errorf("%w: no directory, no program, or not where its files are", ErrOptions)
+		return fmt.Errorf("%w: the directory, the program or the paths of its files are missing", ErrOptions)
 	}
 	o.Pages, o.Contacts = cmp.Or(o.Pages, 50), cmp.Or(o.Contacts, 5000)
 	o.Sample, o.Forget = cmp.Or(o.Sample, 50_000), cmp.Or(o.Forget, 64<<10)
@@ -144,7 +149,8 @@ func (o *Options) complete() error {
 		return fmt.Errorf("%w: --items are 1 to 1000", ErrOptions)
 	case !within(o.Duplicates, 0, 100) || !slices.Contains(o.Duplicates, 0):
 		return fmt.Errorf("%w: --duplicates are 0 to 100 percent, and 0 is one of them", ErrOptions)
-	case !within(o.Growth, 100, maxValue) || !slices.IsSorted(o.Growth) || len(slices.Compact(slices.Clone(o.Growth))) < len(o.Growth):
+	case !within(o.Growth, 100, maxValue) || !slices.IsSorted(o.Growth) ||
+		len(slices.Compact(slices.Clone(o.Growth))) < len(o.Growth):
 		return fmt.Errorf("%w: --events and --growth are 100 to %d, and --growth ascends", ErrOptions, maxValue)
 	case !within([]int{o.Pages, o.Contacts, o.Sample, o.Forget}, 1, maxValue):
 		return fmt.Errorf("%w: pages, contacts and events are 1 to %d", ErrOptions, maxValue)
@@ -152,7 +158,7 @@ func (o *Options) complete() error {
 	return nil
 }
 
-// run is one run under way.
+// run is the state of a run.
 type run struct {
 	opts   Options
 	report Report
@@ -163,9 +169,9 @@ type run struct {
 	done, total int
 }
 
-// Run measures the sections that the options choose. An error says that
-// something could not be measured, and the report has what could until then; a
-// goal that is not met is no error.
+// Run measures the selected sections. An error is returned if something could not be
+// measured, together with the report so far; it wraps [ErrOptions] if the options
+// are not valid. A goal that is not met is not an error.
 func Run(ctx context.Context, o Options) (Report, error) {
 	if err := o.complete(); err != nil {
 		return Report{}, err
@@ -174,7 +180,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		At:        time.Now().UTC(),
 		Machine:   Machine{CPUs: runtime.GOMAXPROCS(0), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
 		Cell:      o.Cell.Seconds(),
-		Baselines: []Baseline{}, // in JSON a list, also where none was needed
+		Baselines: []Baseline{}, // not nil, so that it is a list in JSON
 	}}
 	defer r.http.Close()
 	sections := []struct {
@@ -189,20 +195,20 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		{"reads", 1 + len(readPaths), r.readsSection},
 		{"growth", r.growthSteps(), r.growthSection},
 	}
-	chosen := sections[:0]
+	selected := sections[:0]
 	for _, s := range sections {
 		if o.Only == nil || o.Only.MatchString(s.name) {
-			chosen = append(chosen, s)
+			selected = append(selected, s)
 			r.total += s.steps
 		}
 	}
-	if len(chosen) == 0 {
-		return Report{}, fmt.Errorf("%w: --only %s is none of its sections", ErrOptions, o.Only)
+	if len(selected) == 0 {
+		return Report{}, fmt.Errorf("%w: --only %s matches no section", ErrOptions, o.Only)
 	}
 	if err := r.machine(ctx); err != nil {
 		return Report{}, err
 	}
-	for _, s := range chosen {
+	for _, s := range selected {
 		r.section = s.name
 		began := time.Now()
 		err := s.run(ctx)
@@ -215,14 +221,17 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	return r.report, nil
 }
 
-// step says what is measured next.
+// step reports what is measured next.
 func (r *run) step(format string, a ...any) {
-	r.opts.Progress(Progress{Section: r.section, Step: fmt.Sprintf(format, a...), Done: r.done, Total: max(r.total, r.done+1)})
+	r.opts.Progress(Progress{
+		Section: r.section, Step: fmt.Sprintf(format, a...), Done: r.done, Total: max(r.total, r.done+1),
+	})
 	r.done++
 }
 
-// atLast runs f also where the run was interrupted, but not for ever.
-func atLast(ctx context.Context, f func(context.Context) error) error {
+// cleanUp calls f with a context that is not canceled with the run's, but has a
+// timeout.
+func cleanUp(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return f(ctx)

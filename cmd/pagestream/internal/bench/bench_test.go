@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func noProgram(context.Context, StartOptions) (*System, error) {
-	return nil, errors.New("not to be started")
+	return nil, errors.New("the test must not start a program")
 }
 
 func TestOptions(t *testing.T) {
@@ -30,21 +30,22 @@ func TestOptions(t *testing.T) {
 	if err := good.complete(); err != nil {
 		t.Fatal(err)
 	}
-	if good.Cell != 1500*time.Millisecond || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) || good.Sample != 50_000 {
+	if good.Cell != 1500*time.Millisecond || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) ||
+		good.Sample != 50_000 {
 		t.Errorf("defaults: %+v", good)
 	}
 	for name, change := range map[string]func(*Options){
-		"no directory":       func(o *Options) { o.Dir = "" },
-		"no program":         func(o *Options) { o.Start = nil },
-		"short cell":         func(o *Options) { o.Cell = time.Millisecond },
-		"no connections":     func(o *Options) { o.Connections = []int{0} },
-		"many items":         func(o *Options) { o.Items = []int{1001} },
-		"percent":            func(o *Options) { o.Duplicates = []int{0, 101} },
-		"none to compare to": func(o *Options) { o.Duplicates = []int{20} },
-		"shrinking":          func(o *Options) { o.Growth = []int{2000, 1000} },
-		"twice the same":     func(o *Options) { o.Growth = []int{1000, 1000} },
-		"few events":         func(o *Options) { o.Growth = []int{5} },
-		"negative sample":    func(o *Options) { o.Sample = -1 },
+		"no directory":    func(o *Options) { o.Dir = "" },
+		"no program":      func(o *Options) { o.Start = nil },
+		"short cell":      func(o *Options) { o.Cell = time.Millisecond },
+		"no connections":  func(o *Options) { o.Connections = []int{0} },
+		"many items":      func(o *Options) { o.Items = []int{1001} },
+		"percent":         func(o *Options) { o.Duplicates = []int{0, 101} },
+		"no 0 percent":    func(o *Options) { o.Duplicates = []int{20} },
+		"shrinking":       func(o *Options) { o.Growth = []int{2000, 1000} },
+		"repeated size":   func(o *Options) { o.Growth = []int{1000, 1000} },
+		"few events":      func(o *Options) { o.Growth = []int{5} },
+		"negative sample": func(o *Options) { o.Sample = -1 },
 	} {
 		o := Options{Dir: "d", Start: noProgram, Streams: "s", Models: "m"}
 		change(&o)
@@ -54,8 +55,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestBlend: one in five comes again, only of what was acknowledged in this cell,
-// and what could not be at first is made up for.
+// TestBlend checks that one in five POSTs is a duplicate of an acknowledged one, and
+// that duplicates which were not possible at first are sent later.
 func TestBlend(t *testing.T) {
 	const posts = 1000
 	b := &blend{shots: make([]shot, posts), percent: 20}
@@ -64,10 +65,10 @@ func TestBlend(t *testing.T) {
 	for n := range posts {
 		i, more := b.take()
 		if !more {
-			t.Fatalf("no more at %d", n)
+			t.Fatalf("there is no POST %d", n)
 		}
 		if sent[i] > 0 && slices.Contains(held, i) {
-			t.Fatalf("POST %d comes again before it was acknowledged", i)
+			t.Fatalf("POST %d is repeated before it was acknowledged", i)
 		}
 		sent[i]++
 		if n < 50 {
@@ -79,18 +80,18 @@ func TestBlend(t *testing.T) {
 		}
 		held = nil
 	}
-	if again := posts - len(sent); again != posts/5 || b.again != again {
-		t.Errorf("%d of %d came again, %d were counted", again, posts, b.again)
+	if n := posts - len(sent); n != posts/5 || b.duplicates != n {
+		t.Errorf("%d of %d are duplicates, %d were counted", n, posts, b.duplicates)
 	}
 
 	b = &blend{shots: make([]shot, 3)}
 	for range 3 {
 		if _, more := b.take(); !more {
-			t.Fatal("new ones ran out early")
+			t.Fatal("there are too few POSTs")
 		}
 	}
 	if _, more := b.take(); more {
-		t.Error("a POST came again where none should")
+		t.Error("a POST is repeated without percent and cycle")
 	}
 
 	b = &blend{shots: make([]shot, 3), cycle: true}
@@ -101,16 +102,16 @@ func TestBlend(t *testing.T) {
 	}
 }
 
-// TestTraffic: as many events as items, each new, signed, and of the page that its
-// contact writes to.
+// TestTraffic checks that there is one event per item, that all ids are different, and
+// that a contact writes to one page only.
 func TestTraffic(t *testing.T) {
 	ids := newTraffic(7, 100)
 	seen := map[string]bool{}
-	home := map[string]string{}
+	pageOf := map[string]string{}
 	for _, items := range []int{1, 3, 10, 100} {
 		body := ids.body(items)
 		if !json.Valid(body) {
-			t.Fatalf("no JSON: %s", body)
+			t.Fatalf("not JSON: %s", body)
 		}
 		events := messenger.Split(body, messenger.Options{App: "bench"}).Events
 		if len(events) != items {
@@ -118,13 +119,13 @@ func TestTraffic(t *testing.T) {
 		}
 		for _, e := range events {
 			if seen[e.ID] {
-				t.Errorf("%s comes twice", e.ID)
+				t.Errorf("two events have id %s", e.ID)
 			}
 			seen[e.ID] = true
-			if was, known := home[string(e.Contact)]; known && was != string(e.Page) {
-				t.Errorf("contact %s writes to %s and %s", e.Contact, was, e.Page)
+			if other, known := pageOf[string(e.Contact)]; known && other != string(e.Page) {
+				t.Errorf("contact %s writes to %s and %s", e.Contact, other, e.Page)
 			}
-			home[string(e.Contact)] = string(e.Page)
+			pageOf[string(e.Contact)] = string(e.Page)
 		}
 	}
 	if got := len(ids.events(250)); got != 250 {
@@ -132,9 +133,9 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// TestHarness counts answers, ends when there is no more, and fails by any answer
-// but 200.
-func TestHarness(t *testing.T) {
+// TestClient checks that the client counts answers, ends when there are no more POSTs,
+// and fails on any answer but 200.
+func TestClient(t *testing.T) {
 	h := newHTTPBaseline()
 	defer h.Close()
 	c := newClient(4)
@@ -148,13 +149,15 @@ func TestHarness(t *testing.T) {
 	if err != nil || p.n != 40 || p.p50 <= 0 || p.p99 < p.p50 || p.max < p.p99 || p.rate <= 0 {
 		t.Errorf("%+v %v", p, err)
 	}
-	if _, err := c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots("another", 1, 1)}); !errors.Is(err, ErrAnswer) {
-		t.Errorf("a wrong signature: %v", err)
+	_, err = c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots("another", 1, 1)})
+	if !errors.Is(err, ErrAnswer) {
+		t.Errorf("wrong signature: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.fire(ctx, base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 1, 1), cycle: true}); !errors.Is(err, context.Canceled) {
-		t.Errorf("interrupted: %v", err)
+	_, err = c.fire(ctx, base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 1, 1), cycle: true})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
 	}
 }
 
@@ -170,7 +173,7 @@ func TestQuantile(t *testing.T) {
 		t.Errorf("p99 %d", got)
 	}
 	if got := quantile(nil, 0.99); got != 0 {
-		t.Errorf("of nothing %d", got)
+		t.Errorf("empty list: %d", got)
 	}
 }
 
@@ -178,17 +181,18 @@ func TestRateOf(t *testing.T) {
 	at := time.Now()
 	marks := []mark{{at, 0}, {at.Add(time.Second), 100}, {at.Add(3 * time.Second), 150}, {at.Add(4 * time.Second), 250}}
 	if got := rateOf(marks, 250); got != 62.5 {
-		t.Errorf("whole: %g", got)
+		t.Errorf("all events: %g", got)
 	}
 	if got := rateOf(marks, 100); got != 100 {
-		t.Errorf("the end: %g", got)
+		t.Errorf("last 100 events: %g", got)
 	}
 	if got := rateOf(marks[:1], 100); got != 0 {
 		t.Errorf("one mark: %g", got)
 	}
 }
 
-// TestCatchUp gives up on read models that stand still.
+// TestCatchUp checks that catchUp waits for the slowest read model, and fails if the
+// API does not return its position.
 func TestCatchUp(t *testing.T) {
 	var mu sync.Mutex
 	seq := 40
@@ -210,14 +214,15 @@ func TestCatchUp(t *testing.T) {
 		t.Errorf("behind %d, %d marks, %v", behind, len(marks), err)
 	}
 	mu.Lock()
-	seq = -1 << 20 // is no number of an event
+	seq = -1 << 20 // not a valid position
 	mu.Unlock()
 	if _, _, err := s.catchUp(t.Context()); err == nil {
 		t.Error("no error")
 	}
 }
 
-// TestPrepare: read models that are prepared, in two goes, are what a rebuild makes.
+// TestPrepare checks that read models that are prepared in two steps are equal to those
+// of a rebuild.
 func TestPrepare(t *testing.T) {
 	r := &run{opts: Options{Dir: t.TempDir(), Start: noProgram, Streams: "streams", Models: "models"}}
 	if err := r.opts.complete(); err != nil {
@@ -237,7 +242,9 @@ func TestPrepare(t *testing.T) {
 			}
 		}
 		for _, p := range models() {
-			runner, err := projections.NewRunner(p, projections.RunnerOptions{Dir: filepath.Join(r.opts.Dir, "p", "models"), JS: s.js, Identity: s.identity})
+			runner, err := projections.NewRunner(p, projections.RunnerOptions{
+				Dir: filepath.Join(r.opts.Dir, "p", "models"), JS: s.js, Identity: s.identity,
+			})
 			if err != nil {
 				return err
 			}

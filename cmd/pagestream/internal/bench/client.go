@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// client is the one harness for all that is measured over HTTP, so that what it
-// costs is the same on both sides of a ratio.
+// client is the HTTP client of all measurements and baselines, so that its own cost is
+// the same on both sides of a ratio.
 type client struct {
 	http        *http.Client
 	connections int
@@ -25,14 +25,16 @@ func newClient(connections int) *client {
 	return &client{connections: connections, http: &http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
-			MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, IdleConnTimeout: time.Minute, DisableCompression: true,
+			MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections,
+			IdleConnTimeout: time.Minute, DisableCompression: true,
 		},
 	}}
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// do sends a request and reads all of the answer, into buf if that is not nil.
+// do sends a request and reads the whole answer, into buf if it is not nil.
+// [ErrAnswer] is returned for another status than 200.
 func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -56,13 +58,13 @@ func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 func (c *client) post(ctx context.Context, url string, s shot) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(s.body))
 	if err != nil {
-		return fmt.Errorf("make request: %w", err)
+		return fmt.Errorf("create request: %w", err)
 	}
 	req.Header.Set(signatureHeader, s.signature)
 	return c.do(req, nil)
 }
 
-// warm opens all connections, before the clock starts.
+// warm opens all connections before a measurement.
 func (c *client) warm(ctx context.Context, base string) error {
 	_, err := c.drive(ctx, time.Minute, func(ctx context.Context, n int) (bool, error) {
 		if n >= 2*c.connections {
@@ -70,25 +72,26 @@ func (c *client) warm(ctx context.Context, base string) error {
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/healthz", nil)
 		if err != nil {
-			return false, fmt.Errorf("make request: %w", err)
+			return false, fmt.Errorf("create request: %w", err)
 		}
 		return true, c.do(req, nil)
 	})
 	return err
 }
 
-// pace is what one measurement over HTTP came to.
+// pace is the result of a measurement over HTTP.
 type pace struct {
-	n int
-	// rate is a second; the times are of the answers.
-	rate          float64
-	p50, p99, max time.Duration
+	n             int           // answers
+	rate          float64       // answers per second
+	p50, p99, max time.Duration // latencies
 }
 
-// drive calls do from as many goroutines as there are connections, with the
-// numbers from 0 on, until the time is over, do says that there is no more, or
-// anything fails. Each call is one answer, the last of them end the clock.
-func (c *client) drive(ctx context.Context, d time.Duration, do func(ctx context.Context, n int) (bool, error)) (pace, error) {
+// drive calls do from one goroutine per connection, with consecutive numbers from 0,
+// until the time d is over, do returns false, or an error occurs. Each call counts as
+// one answer. The measured time ends with the last answer.
+func (c *client) drive(
+	ctx context.Context, d time.Duration, do func(ctx context.Context, n int) (bool, error),
+) (pace, error) {
 	var next atomic.Int64
 	times := make([][]time.Duration, c.connections)
 	began := time.Now()
@@ -106,7 +109,7 @@ func (c *client) drive(ctx context.Context, d time.Duration, do func(ctx context
 				}
 				times[w] = append(times[w], time.Since(start))
 			}
-			return ctx.Err() // where the run was interrupted; what failed else is known
+			return ctx.Err() // not nil if the run was interrupted
 		})
 	}
 	err := g.Wait()
@@ -125,7 +128,7 @@ func paceOf(times []time.Duration, took time.Duration) pace {
 	}
 }
 
-// quantile is of a sorted list, 0 of an empty one.
+// quantile returns a quantile of a sorted list, 0 of an empty one.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -137,30 +140,29 @@ func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
 func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// blend chooses the POSTs of a cell: new ones, and a share that was acknowledged
-// earlier in the same cell.
+// blend chooses the POSTs of a cell: new ones and a percentage of duplicates, which
+// were acknowledged earlier in the same cell.
 type blend struct {
 	shots []shot
-	// percent is the share of POSTs that come again. With cycle, and no percent, each
-	// is taken in turn, again and again.
+	// percent is the percentage of duplicates. With cycle, and percent 0, the POSTs
+	// are repeated in order.
 	percent int
 	cycle   bool
 
-	mu    sync.Mutex
-	fresh int   // the next new one
-	again int   // how many came again
-	acked []int // of the new ones
+	mu         sync.Mutex
+	fresh      int   // how many new ones were taken
+	duplicates int   // how many duplicates were taken
+	acked      []int // the new ones that were acknowledged
 }
 
-// take returns the number of the next POST, and false when there is no new one
-// left.
+// take returns the index of the next POST, and false if there is no new one left.
 func (b *blend) take() (int, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// What is due and not acknowledged yet is made up for later.
-	n := b.fresh + b.again
-	if len(b.acked) > 0 && (n+1)*b.percent/100 > b.again {
-		b.again++
+	// Duplicates that are due before any POST is acknowledged are sent later.
+	n := b.fresh + b.duplicates
+	if len(b.acked) > 0 && (n+1)*b.percent/100 > b.duplicates {
+		b.duplicates++
 		return b.acked[mix(uint64(n))%uint64(len(b.acked))], true
 	}
 	if b.fresh >= len(b.shots) && !b.cycle {
@@ -170,7 +172,7 @@ func (b *blend) take() (int, bool) {
 	return (b.fresh - 1) % len(b.shots), true
 }
 
-// answered takes note of a POST that was answered 200.
+// answered records that a POST was answered 200.
 func (b *blend) answered(i int) {
 	if b.percent == 0 {
 		return
@@ -180,7 +182,7 @@ func (b *blend) answered(i int) {
 	b.acked = append(b.acked, i)
 }
 
-// fire sends POSTs of a blend for a while.
+// fire sends POSTs of a blend for the time d.
 func (c *client) fire(ctx context.Context, url string, d time.Duration, b *blend) (pace, error) {
 	return c.drive(ctx, d, func(ctx context.Context, _ int) (bool, error) {
 		i, more := b.take()

@@ -15,23 +15,23 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// fillers is how many calls of a thousand events are made at once: while one is
-// stored the next is made.
+// fillers is the number of concurrent calls with a thousand events each: while one is
+// stored, the next is generated.
 const fillers = 3
 
-// pastWindow is a dedup window so short that what was filled in is history a
-// moment later, and not what JetStream keeps in memory.
+// pastWindow returns a dedup window that is short enough for filled events to leave it
+// soon, so that JetStream does not keep their ids in memory.
 func (r *run) pastWindow() time.Duration {
 	return min(max(3*r.opts.Cell, 200*time.Millisecond), 5*time.Second)
 }
 
-// fill stores events in the stream of a program that does not run, until it has
-// upto.
+// fill stores events in the stream of a program that is not running, until the
+// stream has upto events.
 func (r *run) fill(ctx context.Context, dir string, ids *traffic, upto uint64) error {
 	return r.offline(ctx, dir, func(s *server) error { return s.fillTo(ctx, ids, upto) })
 }
 
-// offline runs f with the stream of a program that does not run.
+// offline calls f with the stream of a program that is not running.
 func (r *run) offline(ctx context.Context, dir string, f func(*server) error) error {
 	streams := filepath.Join(r.opts.Dir, dir, r.opts.Streams)
 	if r.opts.Prepare != nil {
@@ -42,13 +42,13 @@ func (r *run) offline(ctx context.Context, dir string, f func(*server) error) er
 	return withServer(ctx, streams, embedded.SyncInterval, r.pastWindow(), f)
 }
 
-// foldBatch is how many events go into one transaction of prepare.
+// foldBatch is the number of events per transaction of prepare.
 const foldBatch = 8192
 
-// prepare folds the stream into the read models of a program that does not run. It
-// reads each event once for all of them and leaves out fsync, without which a
-// bench would spend most of its time here; a test holds the files against those of
-// a rebuild.
+// prepare applies the stream to the read models of a program that is not running. It
+// reads each event only once for all of them and does not fsync; otherwise a run
+// would spend most of its time here. A test compares the files with those of a
+// rebuild.
 func (r *run) prepare(ctx context.Context, dir string, s *server) (err error) {
 	head, err := streams.Last(ctx, s.js, streams.Name)
 	if err != nil {
@@ -81,18 +81,19 @@ func (r *run) prepare(ctx context.Context, dir string, s *server) (err error) {
 		events = events[:0]
 		return err
 	}
-	_, err = streams.Replay(ctx, s.js, streams.ReadOptions{From: from + 1, To: head}, func(list []streams.Replayed) error {
-		for _, e := range list {
-			if e.Malformed != nil {
-				return fmt.Errorf("event %d: %w", e.Seq, e.Malformed)
+	_, err = streams.Replay(ctx, s.js, streams.ReadOptions{From: from + 1, To: head},
+		func(list []streams.Replayed) error {
+			for _, e := range list {
+				if e.Malformed != nil {
+					return fmt.Errorf("event %d: %w", e.Seq, e.Malformed)
+				}
+				events = append(events, e.Stored)
 			}
-			events = append(events, e.Stored)
-		}
-		if len(events) < foldBatch {
-			return nil
-		}
-		return flush()
-	})
+			if len(events) < foldBatch {
+				return nil
+			}
+			return flush()
+		})
 	if err == nil {
 		err = flush()
 	}
@@ -102,7 +103,7 @@ func (r *run) prepare(ctx context.Context, dir string, s *server) (err error) {
 	return nil
 }
 
-// fold is one read model that is being prepared.
+// fold is a read model that is being prepared.
 type fold struct {
 	projection projections.Projection
 	store      *store.Store
@@ -126,7 +127,7 @@ func newFold(p projections.Projection, file string, identity streams.Identity) (
 	return f, nil
 }
 
-// apply applies what the read model does not have yet.
+// apply applies the events that the read model does not have yet.
 func (f *fold) apply(events []streams.Stored) error {
 	return f.store.Update(func(tx *store.Tx) error {
 		for _, e := range events {
@@ -142,7 +143,8 @@ func (f *fold) apply(events []streams.Stored) error {
 	})
 }
 
-// fillTo stores new events by the program's own publisher until the stream has upto.
+// fillTo stores new events with the program's own publisher until the stream has upto
+// events.
 func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err error) {
 	last, err := streams.Last(ctx, s.js, streams.Name)
 	if err != nil || last >= upto {
@@ -152,7 +154,7 @@ func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err err
 	if err != nil {
 		return fmt.Errorf("fill stream: %w", err)
 	}
-	defer func() { err = errors.Join(err, atLast(ctx, p.Close)) }()
+	defer func() { err = errors.Join(err, cleanUp(ctx, p.Close)) }()
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(fillers)
 	for ; last < upto && group.Err() == nil; last += batch {

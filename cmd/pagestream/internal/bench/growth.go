@@ -16,7 +16,7 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// What grows, as [Point] names it.
+// The values of [Point].Grows.
 const (
 	growsStream   = "stream"
 	growsPages    = "pages"
@@ -28,20 +28,22 @@ const (
 	goalReady = 3
 	// goalHeap is how much the heap may change between the last two points.
 	goalHeap = 0.10
-	// heapFrom is from which size on that is a goal: the pools of a program that has
-	// done little are not full yet.
+	// heapFrom is the size of the stream from which goalHeap is a goal: at smaller
+	// sizes the program's pools are not full yet.
 	heapFrom = 1_000_000
-	// costOver is how many events at the end of catching up tell what one costs.
+	// costOver is how many events at the end of catching up determine the cost of an
+	// event.
 	costOver = 20_000
-	// byServer is the start of the embedded server alone, on the same files.
+	// byServer is the start of the embedded server alone, with the same files.
 	byServer = "server-start"
 	// tries is how often a cost is measured at each point.
 	tries = 3
-	// wider is how much more and how much less of pages and contacts there are.
+	// wider is the factor by which the number of pages and of contacts is increased
+	// and decreased.
 	wider = 10
 )
 
-// growthSteps is about how many steps the section has.
+// growthSteps returns about how many steps the section has.
 func (r *run) growthSteps() int {
 	n := 6 * len(r.opts.Growth)
 	if !r.opts.Short {
@@ -50,8 +52,8 @@ func (r *run) growthSteps() int {
 	return n
 }
 
-// growthSection measures what an event costs as the stream, the pages and the
-// contacts grow, one at a time, and what a start costs as the stream does.
+// growthSection measures the cost of an event as the stream, the pages and the
+// contacts grow, one at a time, and the cost of a start as the stream grows.
 func (r *run) growthSection(ctx context.Context) error {
 	bolt, err := r.bolt(ctx)
 	if err != nil {
@@ -92,8 +94,8 @@ func (r *run) growthSection(ctx context.Context) error {
 
 func scaled(n int, times float64) int { return max(1, int(float64(n)*times)) }
 
-// cost adds the last of the points to the report, and what an event costs there by
-// what it costs at the first.
+// cost adds the last of the points to the report, and its costs relative to those of
+// the first point.
 func (r *run) cost(points []Point, size int) {
 	first, p := points[0], points[len(points)-1]
 	r.report.Growth = append(r.report.Growth, p)
@@ -101,13 +103,14 @@ func (r *run) cost(points []Point, size int) {
 		return
 	}
 	for _, s := range series {
-		f := figure(fmt.Sprintf("growth/%s/%d/%s", p.Grows, size, s.name), "us", s.of(p), "the first of "+p.Grows, s.of(first), Lower)
-		f.Ungated = first.Events < costOver // too few to tell what an event costs there
+		f := figure(fmt.Sprintf("growth/%s/%d/%s", p.Grows, size, s.name), "us", s.of(p),
+			"the first of "+p.Grows, s.of(first), Lower)
+		f.Ungated = first.Events < costOver // too few events to measure a cost
 		r.add(f)
 	}
 }
 
-// wide measures a stream of a fixed size with so many pages and contacts.
+// wide measures a stream of a fixed size with the given numbers of pages and contacts.
 func (r *run) wide(ctx context.Context, pages, contacts int) (p Point, err error) {
 	contacts = max(contacts, pages)
 	p = Point{Events: uint64(r.opts.Sample), Pages: pages, Contacts: contacts}
@@ -129,8 +132,8 @@ func (r *run) wide(ctx context.Context, pages, contacts int) (p Point, err error
 	return p, err
 }
 
-// startBehind starts a program whose read models have a backlog, of the events after
-// from, and measures how they catch up.
+// startBehind starts a program whose read models are at event from, backlog events
+// behind, and measures how fast they catch up.
 func (r *run) startBehind(ctx context.Context, dir string, p *Point, from, backlog uint64) (*system, error) {
 	began := time.Now()
 	s, err := r.start(ctx, dir, r.pastWindow())
@@ -141,7 +144,7 @@ func (r *run) startBehind(ctx context.Context, dir string, p *Point, from, backl
 	if err != nil {
 		return nil, errors.Join(err, s.stop(ctx))
 	}
-	// A short backlog may be gone at the first look.
+	// A short backlog may be processed before the first mark.
 	marks = append([]mark{{began, from}}, marks...)
 	p.CatchUp = rateOf(marks, backlog)
 	if rate := rateOf(marks, min(costOver, backlog*3/4)); rate > 0 {
@@ -150,8 +153,8 @@ func (r *run) startBehind(ctx context.Context, dir string, p *Point, from, backl
 	return s, nil
 }
 
-// costs measures what a read of a conversation costs, and what an event does where
-// they come singly on many connections.
+// costs measures the cost of reading a conversation, and the cost of an event in POSTs
+// with one item on many connections.
 func (r *run) costs(ctx context.Context, s *system, ids *traffic, p *Point, what string) (err error) {
 	r.step("%s: read", what)
 	p.Read, err = leastOf(func() (float64, error) {
@@ -163,13 +166,14 @@ func (r *run) costs(ctx context.Context, s *system, ids *traffic, p *Point, what
 	}
 	r.step("%s: ingest", what)
 	p.Ingest, err = leastOf(func() (float64, error) {
-		got, _, err := s.fire(ctx, loadConnections, r.opts.Cell/2, &blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
+		got, _, err := s.fire(ctx, loadConnections, r.opts.Cell/2,
+			&blend{shots: ids.shots(s.Secret, r.fresh(1)/2+1, 1)})
 		return 1e6 / got.rate, err
 	})
 	return err
 }
 
-// growStream measures one program as its stream grows.
+// growStream measures a program as its stream grows.
 func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 	const dir = "growth"
 	defer func() { err = errors.Join(err, os.RemoveAll(filepath.Join(r.opts.Dir, dir))) }()
@@ -185,12 +189,14 @@ func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 		r.add(figure(fmt.Sprintf("catch-up/%d", n), "events/s", p.CatchUp, bolt.Name, bolt.Value, Higher))
 		r.add(figure(fmt.Sprintf("start/%d", n), "s", p.Ready, byServer, bare, Lower).below(goalReady))
 		for _, m := range models() {
-			r.add(figure(fmt.Sprintf("size/%d/%s", n, m.Name()), "bytes", float64(p.Models[m.Name()]), growsStream, float64(p.Stream), Lower))
+			r.add(figure(fmt.Sprintf("size/%d/%s", n, m.Name()), "bytes", float64(p.Models[m.Name()]),
+				growsStream, float64(p.Stream), Lower))
 		}
 		if i > 0 {
-			f := figure(fmt.Sprintf("heap/%d", n), "bytes", float64(p.Heap), fmt.Sprintf("heap/%d", r.opts.Growth[i-1]), float64(points[i-1].Heap), Lower)
+			f := figure(fmt.Sprintf("heap/%d", n), "bytes", float64(p.Heap),
+				fmt.Sprintf("heap/%d", r.opts.Growth[i-1]), float64(points[i-1].Heap), Lower)
 			if i == len(r.opts.Growth)-1 && r.opts.Growth[i-1] >= heapFrom {
-				f = f.aim(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
+				f = f.withGoal(fmt.Sprintf("within %.0f %%", 100*goalHeap), math.Abs(f.Ratio-1) <= goalHeap)
 			}
 			r.add(f)
 		}
@@ -198,12 +204,12 @@ func (r *run) growStream(ctx context.Context, bolt Baseline) (err error) {
 	return nil
 }
 
-// grow brings the stream to n events and measures the program there; bare is how
-// long the embedded server alone takes to start on its files, in seconds.
+// grow fills the stream up to n events and measures the program with it. bare is how
+// long the embedded server alone takes to start with the same files, in seconds.
 func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Point, bare float64, err error) {
 	p = Point{Grows: growsStream, Events: uint64(n), Pages: r.opts.Pages, Contacts: r.opts.Contacts}
-	// All but the last is there before the program starts, so that each point has
-	// as much to catch up with.
+	// The read models have all events but the backlog before the program starts, so
+	// that they catch up with the same number of events at each point.
 	backlog := min(p.Events/2, costOver+costOver/2)
 	var from uint64
 	r.step("%d events: fill", n)
@@ -215,7 +221,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		if err := r.prepare(ctx, dir, s); err != nil {
 			return err
 		}
-		// What was taken in at the point before may have gone further than that.
+		// The measurements of the previous point may have stored more events than that.
 		if from, err = streams.Last(ctx, s.js, streams.Name); err != nil {
 			return err
 		}
@@ -235,8 +241,8 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 		return p, 0, err
 	}
 
-	// What was stored has left the window, as all but the latest has in a program
-	// that has run for years.
+	// All events have left the dedup window, as nearly all have in a program that has
+	// been running for years.
 	if err := backoff.Sleep(ctx, time.Until(filled.Add(r.pastWindow()+r.pastWindow()/2))); err != nil {
 		return p, 0, err
 	}
@@ -280,8 +286,8 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	return p, bare, err
 }
 
-// leastOf measures a cost several times, and returns the least: what disturbs a
-// measurement only adds to it.
+// leastOf measures a cost several times and returns the least: disturbances only
+// increase a measured cost.
 func leastOf(measure func() (float64, error)) (float64, error) {
 	least := math.Inf(1)
 	for range tries {
@@ -294,7 +300,7 @@ func leastOf(measure func() (float64, error)) (float64, error) {
 	return least, nil
 }
 
-// weigh measures what the program takes of memory and disk.
+// weigh measures the program's memory and disk usage.
 func (r *run) weigh(ctx context.Context, s *system, p *Point) (err error) {
 	if _, p.Stream, err = s.head(ctx); err != nil {
 		return err
@@ -310,12 +316,12 @@ func (r *run) weigh(ctx context.Context, s *system, p *Point) (err error) {
 	return r.weighHeap(ctx, p)
 }
 
-// weighHeap takes the least heap and resident set of some seconds: JetStream keeps
-// blocks that it has just read or written, of 8 MB, for about as long, which says
-// more about the moment than about the size.
+// weighHeap measures the least heap and resident set within some seconds: JetStream
+// keeps 8 MB blocks that it has just read or written for about that long, and they do
+// not depend on the size of the stream.
 func (r *run) weighHeap(ctx context.Context, p *Point) error {
 	for until := time.Now().Add(r.pastWindow()); ; {
-		debug.FreeOSMemory() // collects, too
+		debug.FreeOSMemory() // also runs a garbage collection
 		var mem runtime.MemStats
 		runtime.ReadMemStats(&mem)
 		if p.Heap == 0 || mem.HeapAlloc < p.Heap {
@@ -333,8 +339,8 @@ func (r *run) weighHeap(ctx context.Context, p *Point) error {
 	}
 }
 
-// resident is the resident set of the process in bytes, 0 where the system does
-// not tell.
+// resident returns the resident set of the process in bytes, 0 if the system does not
+// report it.
 func resident() uint64 {
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -345,8 +351,8 @@ func resident() uint64 {
 	return pages * uint64(os.Getpagesize())
 }
 
-// latest asks for the last message of a conversation: as much to answer, however
-// long conversations have become.
+// latest requests the last message of a conversation: the answer has the same size no
+// matter how long the conversation is.
 var latest = readPath{"latest", func(page, contact string) string {
 	return messagesPath(page, contact) + "?order=newest&limit=1"
 }}

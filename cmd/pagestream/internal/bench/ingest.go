@@ -15,31 +15,32 @@ const (
 	goalByBatches  = 0.6
 	goalSomeDouble = 0.8
 	goalAllDouble  = 1.5
-	// The goals of single items are looked at with many connections, the others
-	// with as many as a busy Meta has.
+	// The goals of single items apply to many connections, the others to a moderate
+	// number, as Meta has under load.
 	goalConnections = 256
 	goalModerate    = 64
 	goalItems       = 100
 )
 
-// mostEvents and mostPosts bound what is made for a cell, by what no machine of
-// this kind takes in a second. A cell that has used it up ends early.
+// mostEvents and mostPosts limit the events and POSTs per second that are generated for
+// a cell: more than a machine of this kind can accept. A cell that has used them up
+// ends early.
 const (
 	mostEvents = 80_000
 	mostPosts  = 40_000
 )
 
-// cell is one combination.
+// cell is a combination of connections, items per POST and percentage of duplicates.
 type cell struct{ connections, items, duplicates int }
 
 func (c cell) String() string {
 	return fmt.Sprintf("ingest/%dc/%di/%dd", c.connections, c.items, c.duplicates)
 }
 
-// fresh is how many POSTs are made for a cell.
+// fresh returns how many POSTs are generated for a cell.
 func (r *run) fresh(items int) int { return r.enough(min(mostPosts, mostEvents/float64(items))) }
 
-// ingestSection measures durable ingest with every read model live.
+// ingestSection measures durable ingest while every read model follows the stream.
 func (r *run) ingestSection(ctx context.Context) (err error) {
 	s, err := r.start(ctx, "ingest", 0)
 	if err != nil {
@@ -47,13 +48,13 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
 
-	// What comes again in full was stored before all else.
-	again := map[int][]shot{}
+	// The POSTs of the cells with 100 % duplicates are stored first.
+	duplicates := map[int][]shot{}
 	before := uint64(0)
 	if slices.Contains(r.opts.Duplicates, 100) {
 		for _, items := range r.opts.Items {
-			again[items] = r.ids.shots(s.Secret, max(8, min(r.fresh(items), 20_000/items)), items)
-			if err := s.store(ctx, again[items]); err != nil {
+			duplicates[items] = r.ids.shots(s.Secret, max(8, min(r.fresh(items), 20_000/items)), items)
+			if err := s.store(ctx, duplicates[items]); err != nil {
 				return err
 			}
 		}
@@ -71,7 +72,7 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 		for _, items := range r.opts.Items {
 			for _, connections := range r.opts.Connections {
 				c := cell{connections, items, d}
-				b := &blend{shots: again[items], cycle: true}
+				b := &blend{shots: duplicates[items], cycle: true}
 				if d < 100 {
 					b = &blend{shots: r.ids.shots(s.Secret, r.fresh(items), items), percent: d}
 				}
@@ -92,7 +93,7 @@ func (r *run) ingestSection(ctx context.Context) (err error) {
 	return nil
 }
 
-// ingest measures one cell, and waits for the read models after it.
+// ingest measures a cell and then waits for the read models.
 func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, error) {
 	base, err := r.answers(ctx, c.connections, c.items)
 	if err != nil {
@@ -112,8 +113,8 @@ func (r *run) ingest(ctx context.Context, s *system, c cell, b *blend) (Figure, 
 	return f, nil
 }
 
-// compare adds what the cell is by another baseline than HTTP; none is the same cell
-// without duplicates.
+// compare adds the cell's figure relative to another baseline than HTTP. none is the
+// value of the same cell without duplicates.
 func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) (err error) {
 	var base Baseline
 	var goal float64
@@ -147,7 +148,7 @@ func (r *run) compare(ctx context.Context, c cell, f Figure, none float64) (err 
 	return nil
 }
 
-// store sends POSTs, each once, off the clock.
+// store sends each POST once, without measuring.
 func (s *system) store(ctx context.Context, shots []shot) error {
 	if _, _, err := s.fire(ctx, loadConnections, startTimeout, &blend{shots: shots}); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -155,7 +156,8 @@ func (s *system) store(ctx context.Context, shots []shot) error {
 	return nil
 }
 
-// forget sees that so many events came after one that no memory has it any more.
+// forget stores events until Options.Forget of them follow event before, so that the
+// program no longer has the ids up to it in memory.
 func (r *run) forget(ctx context.Context, s *system, before uint64) error {
 	head, _, err := s.head(ctx)
 	if err != nil {

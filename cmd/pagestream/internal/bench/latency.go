@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	// goalReadable is the goal for the slowest of a hundred, in milliseconds.
+	// goalReadable is the goal for the 99th percentile, in milliseconds.
 	goalReadable = 250
-	// loadShare is how much of the rate that was measured is sent meanwhile.
+	// loadShare is the load as a fraction of the rate that was measured before.
 	loadShare       = 0.7
 	loadConnections = 64
-	// senders is how many POSTs of the load may be under way: more than there are
-	// at that rate, so that a slow answer does not slow the load down.
+	// senders is the maximum number of concurrent POSTs of the load. It is higher than
+	// that rate needs, so that a slow answer does not reduce the load.
 	senders = 256
 	probers = 4
-	// latencyCells is how many cells the load lasts.
+	// latencyCells is how long the load lasts, in cells.
 	latencyCells = 4
 	pollEvery    = 5 * time.Millisecond
 	readableIn   = 30 * time.Second
@@ -42,9 +42,10 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
-	// What they get by waiting for each answer.
+	// This rate is of clients that wait for each answer.
 	r.step("rate at %d connections", loadConnections)
-	closed, _, err := s.fire(ctx, loadConnections, r.opts.Cell, &blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
+	closed, _, err := s.fire(ctx, loadConnections, r.opts.Cell,
+		&blend{shots: r.ids.shots(s.Secret, r.fresh(1), 1)})
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		return err
 	}
 	r.report.Load = rate
-	// All three by the median answer of the baseline, which hardly moves.
+	// All three are relative to the baseline's median latency, which is stable.
 	for _, q := range []struct {
 		name string
 		took time.Duration
@@ -71,8 +72,8 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 	return err
 }
 
-// probe sends at a rate, whatever the answers take, and meanwhile follows a few
-// messages until they can be read.
+// probe sends at a constant rate, no matter how long the answers take, and meanwhile
+// measures for a few messages how long it takes until they can be read.
 func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duration) (pace, error) {
 	shots := r.ids.shots(s.Secret, max(1, int(rate*d.Seconds())), 1)
 	load := newClient(senders)
@@ -109,8 +110,9 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 					return err
 				}
 				times[i] = append(times[i], took)
-				// Out of step with what is done at intervals.
-				if err := backoff.Sleep(group, time.Duration(mix(uint64(n*probers+i))%20)*time.Millisecond); err != nil {
+				// The pause varies, so that probes are not in step with periodic work.
+				pause := time.Duration(mix(uint64(n*probers+i))%20) * time.Millisecond
+				if err := backoff.Sleep(group, pause); err != nil {
 					return err
 				}
 			}
@@ -123,7 +125,7 @@ func (r *run) probe(ctx context.Context, s *system, rate float64, d time.Duratio
 	return paceOf(slices.Concat(times...), d), nil
 }
 
-// follow sends one message and asks for its conversation until it is there.
+// follow sends one message and reads its conversation until the message is in it.
 func (r *run) follow(ctx context.Context, s *system, c *client) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, readableIn)
 	defer cancel()
@@ -137,14 +139,15 @@ func (r *run) follow(ctx context.Context, s *system, c *client) (time.Duration, 
 	}
 	var buf bytes.Buffer
 	for {
-		if err := s.ask(ctx, c, messagesPath(page(pageN), contact(contactN))+"?order=newest&limit=5", &buf); err != nil {
+		if err := s.request(ctx, c, messagesPath(page(pageN), contact(contactN))+"?order=newest&limit=5", &buf); err != nil {
 			return 0, err
 		}
 		if bytes.Contains(buf.Bytes(), []byte(mid(n))) {
 			return time.Since(start), nil
 		}
 		if err := backoff.Sleep(ctx, pollEvery); err != nil {
-			return 0, fmt.Errorf("message not readable after %s: %w", time.Since(start).Round(time.Millisecond), err)
+			return 0, fmt.Errorf("message not readable after %s: %w",
+				time.Since(start).Round(time.Millisecond), err)
 		}
 	}
 }

@@ -31,17 +31,17 @@ const (
 	goalRebuild = 0.5
 )
 
-// stockShare is which part of the events the stock subscriber gets: it takes
-// about so much longer for each.
+// stockShare is the divisor of the number of events for the stock subscriber, which is
+// slower by about that factor.
 const stockShare = 25
 
-// models are the read models of the program.
+// models returns the read models of the program.
 func models() []projections.Projection {
 	return []projections.Projection{deliveries.New(), pages.New(), subscriptions.New(), conversations.New()}
 }
 
-// projectionsSection measures each read model alone, with fsync, on a stream that
-// is there already: following it, and being rebuilt from it.
+// projectionsSection measures each read model alone, with fsync, on a stream that is
+// complete: catching up with it, and rebuilding from it.
 func (r *run) projectionsSection(ctx context.Context) (err error) {
 	bolt, err := r.bolt(ctx)
 	if err != nil {
@@ -71,7 +71,7 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 			return err
 		}
 		r.step("%s", p.Name())
-		live, rebuilt, err := r.follows(ctx, s, p, filepath.Join(dir, "models"))
+		live, rebuilt, err := r.liveAndRebuild(ctx, s, p, filepath.Join(dir, "models"))
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.Name(), err)
 		}
@@ -82,15 +82,16 @@ func (r *run) projectionsSection(ctx context.Context) (err error) {
 	return nil
 }
 
-// raw reads the stream in order without looking at it, three times, and returns
-// the median rate.
+// raw reads the stream in order without decoding it, three times, and returns the
+// median rate.
 func (r *run) raw(ctx context.Context, s *server) (Baseline, error) {
 	return r.baseline(byRaw, "events/s", func() (Baseline, error) {
 		var rates []float64
 		for range 3 {
 			n, began := 0, time.Now()
 			reading, cancel := context.WithTimeout(ctx, startTimeout)
-			_, err := streams.ReadRaw(reading, s.js, streams.ReadOptions{}, func(streams.Raw) error { n++; return nil })
+			count := func(streams.Raw) error { n++; return nil }
+			_, err := streams.ReadRaw(reading, s.js, streams.ReadOptions{}, count)
 			cancel()
 			if err != nil {
 				return Baseline{}, err
@@ -102,13 +103,17 @@ func (r *run) raw(ctx context.Context, s *server) (Baseline, error) {
 	})
 }
 
-// follows runs one read model over the whole stream and rebuilds it; both are in
-// events a second.
-func (r *run) follows(ctx context.Context, s *server, p projections.Projection, dir string) (live, rebuilt float64, err error) {
+// liveAndRebuild applies the whole stream to a read model and then rebuilds it. Both
+// results are in events per second.
+func (r *run) liveAndRebuild(
+	ctx context.Context, s *server, p projections.Projection, dir string,
+) (live, rebuilt float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	n := float64(r.opts.Sample)
-	runner, err := projections.NewRunner(p, projections.RunnerOptions{Dir: dir, JS: s.js, Identity: s.identity, Attempts: projections.DefaultAttempts})
+	runner, err := projections.NewRunner(p, projections.RunnerOptions{
+		Dir: dir, JS: s.js, Identity: s.identity, Attempts: projections.DefaultAttempts,
+	})
 	if err != nil {
 		return 0, 0, fmt.Errorf("open projection: %w", err)
 	}
@@ -134,9 +139,11 @@ func (r *run) follows(ctx context.Context, s *server, p projections.Projection, 
 	return live, out.Rate, nil
 }
 
-// stockRun applies n events by watermill-nats' own subscriber, which has one in
-// flight, with a commit each.
-func stockRun(ctx context.Context, srv *server, p projections.Projection, file string, n int) (_ time.Duration, err error) {
+// stockRun applies n events with watermill-nats' own subscriber, which has one event
+// in flight, with one commit per event.
+func stockRun(
+	ctx context.Context, srv *server, p projections.Projection, file string, n int,
+) (_ time.Duration, err error) {
 	s, err := store.Open(file, store.Options{})
 	if err != nil {
 		return 0, err
@@ -150,22 +157,24 @@ func stockRun(ctx context.Context, srv *server, p projections.Projection, file s
 	sub, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1, Unmarshaler: &wmnats.NATSMarshaler{},
 		SubscribeTimeout: requestTimeout, CloseTimeout: requestTimeout, AckWaitTimeout: requestTimeout,
-		JetStream: wmnats.JetStreamConfig{SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()}, AckAsync: true},
+		JetStream: wmnats.JetStreamConfig{
+			SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()}, AckAsync: true,
+		},
 	}, watermill.NopLogger{})
 	if err != nil {
-		return 0, fmt.Errorf("make stock subscriber: %w", err)
+		return 0, fmt.Errorf("create stock subscriber: %w", err)
 	}
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: requestTimeout}, watermill.NopLogger{})
 	if err != nil {
-		return 0, fmt.Errorf("make router: %w", err)
+		return 0, fmt.Errorf("create router: %w", err)
 	}
 	done := make(chan error, 1)
 	seq, finished := 0, false
 	router.AddConsumerHandler("stock", streams.All, sub, func(m *message.Message) error {
 		if finished {
-			return nil // until the router is closed
+			return nil // the router is being closed
 		}
-		seq++ // one in flight, so nobody else counts
+		seq++ // not concurrent: one event is in flight
 		err := stockApply(s, p, m, uint64(seq))
 		if finished = err != nil || seq == n; finished {
 			done <- err
@@ -186,7 +195,7 @@ func stockRun(ctx context.Context, srv *server, p projections.Projection, file s
 	return took, errors.Join(err, router.Close(), <-ended)
 }
 
-// stockApply applies one event in a transaction of its own.
+// stockApply applies one event in its own transaction.
 func stockApply(s *store.Store, p projections.Projection, m *message.Message, seq uint64) error {
 	h := make(nats.Header, len(m.Metadata))
 	for k, v := range m.Metadata {

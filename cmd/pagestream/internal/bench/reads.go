@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// readers is how many connections read.
+// readers is the number of connections that read.
 const readers = 16
 
-// readPath is a resource of a page and a contact that is asked for.
+// readPath is a resource of the API, for a page and a contact.
 type readPath struct {
 	name string
 	path func(page, contact string) string
@@ -22,7 +22,7 @@ var readPaths = []readPath{
 	{"messages", messagesPath},
 }
 
-// readsSection measures reads of a stream of a fixed size.
+// readsSection measures reads with a stream of a fixed size.
 func (r *run) readsSection(ctx context.Context) (err error) {
 	base, err := r.answers(ctx, readers, 1)
 	if err != nil {
@@ -54,7 +54,7 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 	return nil
 }
 
-// read asks for one kind of resource.
+// read measures requests for one kind of resource.
 func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d time.Duration) (pace, error) {
 	c := newClient(readers)
 	defer c.close()
@@ -62,7 +62,7 @@ func (r *run) read(ctx context.Context, s *system, ids *traffic, p readPath, d t
 		return pace{}, err
 	}
 	return c.drive(ctx, d, func(ctx context.Context, n int) (bool, error) {
-		pageN, contactN := ids.place(uint64(n)) // spreads what is asked
-		return true, s.ask(ctx, c, p.path(page(pageN), contact(contactN)), nil)
+		pageN, contactN := ids.place(uint64(n)) // another contact for each request
+		return true, s.request(ctx, c, p.path(page(pageN), contact(contactN)), nil)
 	})
 }

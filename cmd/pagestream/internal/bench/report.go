@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Which way a figure is better.
+// The values of [Figure].Better.
 const (
 	Higher = "higher"
 	Lower  = "lower"
 )
 
-// Report is what a run measured.
+// Report is the result of a run.
 type Report struct {
 	Version string    `json:"version"`
 	At      time.Time `json:"at"`
@@ -23,15 +23,15 @@ type Report struct {
 	Cell     float64   `json:"cell_s"`
 	Machine  Machine   `json:"machine"`
 	Sections []Section `json:"sections"`
-	// Load is what was sent while latency was measured, in POSTs a second.
+	// Load is the load during the measurement of latency, in POSTs per second.
 	Load float64 `json:"load_posts_s,omitempty"`
-	// Baselines are what figures are held against, as far as they were needed.
+	// Baselines are the baselines that were needed for the figures.
 	Baselines []Baseline `json:"baselines"`
 	Figures   []Figure   `json:"figures"`
 	Growth    []Point    `json:"growth"`
 }
 
-// Machine is what a run was made on.
+// Machine describes the machine of a run.
 type Machine struct {
 	CPUs int    `json:"cpus"`
 	Go   string `json:"go"`
@@ -51,71 +51,76 @@ type Section struct {
 	Took float64 `json:"took_s"`
 }
 
-// Baseline is one that was measured.
+// Baseline is a measured value with which figures are compared.
 type Baseline struct {
 	Name  string  `json:"name"`
 	Unit  string  `json:"unit"`
 	Value float64 `json:"value"`
-	// P50 and P99 are of its answers, in milliseconds, where it has answers.
+	// P50 and P99 are the latencies of its answers in milliseconds, 0 if it has no
+	// answers.
 	P50 float64 `json:"p50_ms,omitempty"`
 	P99 float64 `json:"p99_ms,omitempty"`
 }
 
-// Figure is one measurement beside its baseline.
+// Figure is a measurement and its baseline.
 type Figure struct {
-	// Name identifies it from run to run. Section is the one that measures it.
+	// Name is the same in every run. Section is the section that measures the figure.
 	Name    string `json:"name"`
 	Section string `json:"section"`
 	Unit    string `json:"unit"`
-	// Ratio is Value by Baseline, whose name is By.
+	// Ratio is Value divided by Baseline, whose name is By.
 	Value    float64 `json:"value"`
 	Baseline float64 `json:"baseline"`
 	By       string  `json:"by"`
 	Ratio    float64 `json:"ratio"`
 	// Better is [Higher] or [Lower].
 	Better string `json:"better"`
-	// Goal says what it should be, and Met whether it is.
+	// Goal describes the goal, and Met is whether it was met; empty and nil if there
+	// is none.
 	Goal string `json:"goal,omitempty"`
 	Met  *bool  `json:"met,omitempty"`
-	// Ungated figures are told and not compared: one hiccup of the machine moves
-	// them, as it does a maximum.
+	// Ungated figures are reported but not compared: a single disturbance of the
+	// machine changes them too much, such as a maximum.
 	Ungated bool `json:"ungated,omitempty"`
-	// Posts is a second; P50 and P99 are of the answers, in milliseconds.
+	// Posts is the number of POSTs per second; P50 and P99 are the latencies of the
+	// answers, in milliseconds.
 	Posts float64 `json:"posts_s,omitempty"`
 	P50   float64 `json:"p50_ms,omitempty"`
 	P99   float64 `json:"p99_ms,omitempty"`
-	// Behind is how many events the slowest read model was behind at the end.
+	// Behind is the number of events that the slowest read model was behind at the end.
 	Behind *uint64 `json:"behind,omitempty"`
 }
 
 // Point is the state of a program at one size.
 type Point struct {
-	// Grows is what grows: "stream", "pages" or "contacts".
+	// Grows is the quantity that grows: "stream", "pages" or "contacts".
 	Grows    string `json:"grows"`
 	Events   uint64 `json:"events"`
 	Pages    int    `json:"pages"`
 	Contacts int    `json:"contacts"`
-	// CatchUp is how many events a second all read models took in together until
-	// they were at the stream's end.
+	// CatchUp is the rate at which the read models caught up with the stream, all at
+	// the same time, in events per second.
 	CatchUp float64 `json:"catch_up_events_s"`
-	// Ingest, Project and Read are costs at that size: of an event taken in over
-	// HTTP, of an event in all read models, and of a read of a conversation, in
-	// microseconds.
+	// Ingest, Project and Read are the costs at that size in microseconds: of
+	// accepting an event over HTTP, of applying an event to all read models, and of
+	// reading a conversation.
 	Ingest  float64 `json:"ingest_us"`
 	Project float64 `json:"project_us"`
 	Read    float64 `json:"read_p50_us"`
-	// Ready is from the start of the program until /readyz, in seconds; the rest is
-	// of the program that was started so. Only where the stream grows.
+	// Ready is the time from the start of the program until /readyz succeeds, in
+	// seconds. It and the fields below are measured with the same program, and only if
+	// the stream grows.
 	Ready float64 `json:"ready_s,omitempty"`
-	// Heap is in use after a collection, RSS of the whole process (0 where the
-	// system does not tell), Stream the stream's bytes.
+	// Heap is the heap in use after a garbage collection, RSS the resident set of the
+	// process (0 if the system does not report it), Stream the size of the stream, and
+	// Models the sizes of the read models by name, all in bytes.
 	Heap   uint64           `json:"heap_bytes,omitempty"`
 	RSS    uint64           `json:"rss_bytes,omitempty"`
 	Stream uint64           `json:"stream_bytes,omitempty"`
 	Models map[string]int64 `json:"model_bytes,omitempty"`
 }
 
-// figure makes a figure of a value and its baseline.
+// figure returns a figure with a value and its baseline.
 func figure(name, unit string, value float64, by string, baseline float64, better string) Figure {
 	f := Figure{Name: name, Unit: unit, Value: value, By: by, Baseline: baseline, Better: better}
 	if baseline != 0 {
@@ -124,20 +129,20 @@ func figure(name, unit string, value float64, by string, baseline float64, bette
 	return f
 }
 
-// aim sets a goal.
-func (f Figure) aim(goal string, met bool) Figure {
+// withGoal sets a goal and whether it was met.
+func (f Figure) withGoal(goal string, met bool) Figure {
 	f.Goal, f.Met = goal, &met
 	return f
 }
 
-// atLeast aims at a ratio.
+// atLeast sets a minimum for the ratio as the goal.
 func (f Figure) atLeast(ratio float64) Figure {
-	return f.aim(fmt.Sprintf("at least %gx", ratio), f.Ratio >= ratio)
+	return f.withGoal(fmt.Sprintf("at least %gx", ratio), f.Ratio >= ratio)
 }
 
-// below aims at a value.
+// below sets a maximum for the value as the goal.
 func (f Figure) below(value float64) Figure {
-	return f.aim(fmt.Sprintf("below %g %s", value, f.Unit), f.Value < value)
+	return f.withGoal(fmt.Sprintf("below %g %s", value, f.Unit), f.Value < value)
 }
 
 func (r *run) add(f Figure) {
@@ -145,7 +150,7 @@ func (r *run) add(f Figure) {
 	r.report.Figures = append(r.report.Figures, f)
 }
 
-// Goals counts the goals and those that were met.
+// Goals returns how many goals were met, and how many there are.
 func (r Report) Goals() (met, all int) {
 	for _, f := range r.Figures {
 		if f.Met != nil {
@@ -158,7 +163,7 @@ func (r Report) Goals() (met, all int) {
 	return met, all
 }
 
-// WriteTable writes the report for people.
+// WriteTable writes the report as text tables.
 func (r Report) WriteTable(w io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(w, "%d CPUs, %s/%s, %s; append and fsync of 4 KiB: p50 %.0f us, p99 %.0f us; an event is %d bytes\n\n",
@@ -174,13 +179,15 @@ func (r Report) WriteTable(w io.Writer) error {
 		if f.Behind != nil {
 			behind = fmt.Sprint(*f.Behind)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%sx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit, number(f.Ratio), f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%sx\t%s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Value), f.Unit,
+			number(f.Ratio), f.By, f.verdict(), optional(f.P50), optional(f.P99), behind)
 	}
 	if len(r.Growth) > 0 {
 		r.writeGrowth(t)
 	}
 	met, all := r.Goals()
-	fmt.Fprintf(t, "\n%d of %d goals met, in %s\n", met, all, time.Duration(r.Took*float64(time.Second)).Round(time.Second))
+	fmt.Fprintf(t, "\n%d of %d goals met, in %s\n", met, all,
+		time.Duration(r.Took*float64(time.Second)).Round(time.Second))
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
 	}
@@ -188,18 +195,21 @@ func (r Report) WriteTable(w io.Writer) error {
 }
 
 func (r Report) writeGrowth(w io.Writer) {
-	fmt.Fprintln(w, "\nGROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\tHEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
+	fmt.Fprintln(w, "\nGROWS\tEVENTS\tPAGES\tCONTACTS\tINGEST US\tPROJECT US\tREAD P50 US\tCATCH-UP/S\tREADY S\t"+
+		"HEAP MB\tRSS MB\tSTREAM MB\tREAD MODELS MB")
 	for _, p := range r.Growth {
 		var models int64
 		for _, n := range p.Models {
 			models += n
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Grows, p.Events, p.Pages, p.Contacts, p.Ingest, p.Project, p.Read,
-			number(p.CatchUp), optional(p.Ready), megabytes(p.Heap), megabytes(p.RSS), megabytes(p.Stream), megabytes(uint64(models)))
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			p.Grows, p.Events, p.Pages, p.Contacts, p.Ingest, p.Project, p.Read,
+			number(p.CatchUp), optional(p.Ready), megabytes(p.Heap), megabytes(p.RSS), megabytes(p.Stream),
+			megabytes(uint64(models)))
 	}
 }
 
-// verdict is the goal and whether it was met.
+// verdict returns the goal and whether it was met.
 func (f Figure) verdict() string {
 	switch {
 	case f.Met == nil:
@@ -210,7 +220,7 @@ func (f Figure) verdict() string {
 	return f.Goal + ": NOT MET"
 }
 
-// number writes a value with as many digits as say something.
+// number formats a value with the significant digits only.
 func number(v float64) string {
 	switch {
 	case v >= 100:

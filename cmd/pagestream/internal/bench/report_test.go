@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
+// sample returns a report with every kind of figure.
 func sample() Report {
 	met := figure("ingest/256c/1i/0d", "events/s", 12_000, "http/256c/1i", 20_000, Higher).atLeast(0.5)
 	behind := uint64(12)
@@ -23,18 +24,32 @@ func sample() Report {
 	missed := figure("latency/readable/p99", "ms", 300, "http/64c/1i", 2, Lower).below(250)
 	return Report{
 		Version: "devel", At: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC), Took: 61.4, Cell: 1.5,
-		Machine:   Machine{CPUs: 2, Go: "go1.26", OS: "linux", Arch: "amd64", FsyncP50: 150, FsyncP99: 900, EventBytes: 967},
-		Baselines: []Baseline{{Name: "http/256c/1i", Unit: "POSTs/s", Value: 20_000, P50: 2, P99: 30}, {Name: bySingle, Unit: "events/s", Value: 4321.5}},
-		Figures:   []Figure{met, missed, figure("nothing", "s", 1, "none", 0, Lower)},
+		Machine: Machine{CPUs: 2, Go: "go1.26", OS: "linux", Arch: "amd64", FsyncP50: 150, FsyncP99: 900, EventBytes: 967},
+		Baselines: []Baseline{
+			{Name: "http/256c/1i", Unit: "POSTs/s", Value: 20_000, P50: 2, P99: 30},
+			{Name: bySingle, Unit: "events/s", Value: 4321.5},
+		},
+		Figures: []Figure{met, missed, figure("nothing", "s", 1, "none", 0, Lower)},
 		Growth: []Point{
-			{Grows: growsStream, Events: 10_000, Pages: 50, Contacts: 5000, CatchUp: 9000, Ingest: 250, Project: 90, Read: 400, Ready: 0.02, Heap: 9_500_000, RSS: 60_000_000, Stream: 11_500_000, Models: map[string]int64{"pages": 16_800_000}},
-			{Grows: growsStream, Events: 1_000_000, Pages: 50, Contacts: 5000, CatchUp: 8000, Ingest: 260, Project: 180, Read: 420, Ready: 0.06, Heap: 9_600_000, RSS: 90_000_000, Stream: 1_154_000_000, Models: map[string]int64{"pages": 16_800_000}},
+			{
+				Grows: growsStream, Events: 10_000, Pages: 50, Contacts: 5000, CatchUp: 9000, Ingest: 250, Project: 90, Read: 400,
+				Ready: 0.02, Heap: 9_500_000, RSS: 60_000_000, Stream: 11_500_000, Models: map[string]int64{"pages": 16_800_000},
+			},
+			{
+				Grows: growsStream, Events: 1_000_000, Pages: 50, Contacts: 5000, CatchUp: 8000, Ingest: 260, Project: 180,
+				Read: 420, Ready: 0.06, Heap: 9_600_000, RSS: 90_000_000, Stream: 1_154_000_000,
+				Models: map[string]int64{"pages": 16_800_000},
+			},
 			{Grows: growsPages, Events: 50_000, Pages: 5, Contacts: 5000, CatchUp: 9000, Ingest: 250, Project: 100, Read: 400},
-			{Grows: growsPages, Events: 50_000, Pages: 500, Contacts: 5000, CatchUp: 9000, Ingest: 255, Project: 130, Read: 380},
+			{
+				Grows: growsPages, Events: 50_000, Pages: 500, Contacts: 5000, CatchUp: 9000, Ingest: 255, Project: 130,
+				Read: 380,
+			},
 		},
 	}
 }
 
+// golden compares got with a golden file.
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -48,7 +63,7 @@ func golden(t *testing.T, name string, got []byte) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs; if that is meant, run the test with -update and read the diff:\n%s", path, got)
+		t.Errorf("%s differs; if that is intended, run the test with -update and check the diff:\n%s", path, got)
 	}
 }
 
@@ -76,33 +91,39 @@ func TestChart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, want := range []string{"prefers-color-scheme: dark", ">10k<", ">1M<", "events in the stream (logarithmic)", "times the cost", "ingest, an event"} {
+	for _, want := range []string{
+		"prefers-color-scheme: dark", ">10k<", ">1M<", "events in the stream (logarithmic)", "times the cost",
+		"ingest, an event",
+	} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q", want)
+			t.Errorf("the chart does not have %q", want)
 		}
 	}
 	if strings.Contains(out.String(), "<script") {
-		t.Error("it has a script")
+		t.Error("the chart has a script")
 	}
-	// With nothing measured there are still axes, and no number that is none.
+	// Without measurements the chart has axes, and no NaN or Inf.
 	out.Reset()
-	if err := (Report{Growth: []Point{{Grows: growsStream}}}).WriteChart(&out); err != nil || strings.Contains(out.String(), "NaN") || strings.Contains(out.String(), "Inf") {
+	err := Report{Growth: []Point{{Grows: growsStream}}}.WriteChart(&out)
+	if err != nil || strings.Contains(out.String(), "NaN") || strings.Contains(out.String(), "Inf") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 
-// TestReportKeys holds the names that other programs read.
+// TestReportKeys pins the JSON keys that other programs read.
 func TestReportKeys(t *testing.T) {
 	raw, err := json.Marshal(sample())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
-		`"version":`, `"at":`, `"machine":{"cpus":2`, `"fsync_p50_us":150`, `"fsync_p99_us":900`, `"figures":[`, `"name":"ingest/256c/1i/0d"`,
-		`"unit":"events/s"`, `"value":12000`, `"baseline":20000`, `"ratio":0.6`, `"better":"higher"`, `"goal":"at least 0.5x"`, `"met":true`, `"growth":[`,
+		`"version":`, `"at":`, `"machine":{"cpus":2`, `"fsync_p50_us":150`, `"fsync_p99_us":900`, `"figures":[`,
+		`"name":"ingest/256c/1i/0d"`,
+		`"unit":"events/s"`, `"value":12000`, `"baseline":20000`, `"ratio":0.6`, `"better":"higher"`,
+		`"goal":"at least 0.5x"`, `"met":true`, `"growth":[`,
 	} {
 		if !bytes.Contains(raw, []byte(key)) {
-			t.Errorf("no %s in %s", key, raw)
+			t.Errorf("%s is not in %s", key, raw)
 		}
 	}
 	var back Report
@@ -118,59 +139,81 @@ func TestCheck(t *testing.T) {
 	f := func(name string, ratio float64, better string) Figure {
 		return Figure{Name: name, Section: "s", Ratio: ratio, Better: better}
 	}
-	loose := f("tail", 1, Lower)
-	loose.Ungated = true
+	ungated := f("tail", 1, Lower)
+	ungated.Ungated = true
 	for _, c := range []struct {
-		name           string
-		recorded, seen []Figure
-		falls          string
-		compared       int
+		name               string
+		recorded, measured []Figure
+		regressions        string
+		compared           int
 	}{
 		{"the same", []Figure{f("a", 1, Higher)}, []Figure{f("a", 1, Higher)}, "", 1},
 		{"just 30 % less", []Figure{f("a", 1, Higher)}, []Figure{f("a", 0.7, Higher)}, "", 1},
 		{"more than 30 % less", []Figure{f("a", 1, Higher)}, []Figure{f("a", 0.699, Higher)}, "a", 1},
 		{"much more", []Figure{f("a", 1, Higher)}, []Figure{f("a", 9, Higher)}, "", 1},
 		{"just 30 % more where less is better", []Figure{f("a", 0.1, Lower)}, []Figure{f("a", 0.13, Lower)}, "", 1},
-		{"more than that", []Figure{f("a", 0.1, Lower)}, []Figure{f("a", 0.1301, Lower)}, "a", 1},
+		{"more than 30 % more where less is better", []Figure{f("a", 0.1, Lower)}, []Figure{f("a", 0.1301, Lower)}, "a", 1},
 		{"much less where less is better", []Figure{f("a", 1, Lower)}, []Figure{f("a", 0.01, Lower)}, "", 1},
-		{"only what both have", []Figure{f("a", 1, Higher), f("b", 1, Higher)}, []Figure{f("b", 0.1, Higher), f("c", 0.1, Higher)}, "b", 1},
+		{
+			"only what both have",
+			[]Figure{f("a", 1, Higher), f("b", 1, Higher)},
+			[]Figure{f("b", 0.1, Higher), f("c", 0.1, Higher)},
+			"b", 1,
+		},
 		{"nothing in common", []Figure{f("a", 1, Higher)}, []Figure{f("b", 1, Higher)}, "", 0},
-		{"a tail", []Figure{loose}, []Figure{f("tail", 100, Lower)}, "", 0},
+		{"ungated", []Figure{ungated}, []Figure{f("tail", 100, Lower)}, "", 0},
 		{"no ratio recorded", []Figure{f("a", 0, Higher)}, []Figure{f("a", 1, Higher)}, "", 0},
-		{"none seen", []Figure{f("a", 1, Higher)}, []Figure{f("a", 0, Higher)}, "a", 1},
-		{"two, in order", []Figure{f("a", 1, Higher), f("b", 1, Lower)}, []Figure{f("b", 2, Lower), f("a", 0.5, Higher)}, "b,a", 2},
+		{"no ratio measured", []Figure{f("a", 1, Higher)}, []Figure{f("a", 0, Higher)}, "a", 1},
+		{
+			"two, in order",
+			[]Figure{f("a", 1, Higher), f("b", 1, Lower)},
+			[]Figure{f("b", 2, Lower), f("a", 0.5, Higher)},
+			"b,a", 2,
+		},
 	} {
-		falls, compared := Check(Report{Figures: c.recorded}, Report{Figures: c.seen})
+		regressions, compared := Check(Report{Figures: c.recorded}, Report{Figures: c.measured})
 		var names []string
-		for _, f := range falls {
+		for _, f := range regressions {
 			names = append(names, f.Name)
 		}
-		if got := strings.Join(names, ","); got != c.falls || compared != c.compared {
-			t.Errorf("%s: falls %q, want %q; compared %d, want %d", c.name, got, c.falls, compared, c.compared)
+		if got := strings.Join(names, ","); got != c.regressions || compared != c.compared {
+			t.Errorf("%s: regressions %q, want %q; compared %d, want %d",
+				c.name, got, c.regressions, compared, c.compared)
 		}
 	}
 }
 
-// TestSecondLook: what fell and is better the second time is taken over, and
-// nothing else is.
-func TestSecondLook(t *testing.T) {
+// TestTakeBetter checks that figures with a regression are replaced if they are better
+// the second time, and that no other figure is.
+func TestTakeBetter(t *testing.T) {
 	f := func(name string, ratio float64, better string) Figure {
 		return Figure{Name: name, Section: "s." + name, Ratio: ratio, Better: better}
 	}
 	recorded := Report{Figures: []Figure{f("a", 1, Higher), f("b", 1, Lower), f("c", 1, Higher), f("d", 1, Higher)}}
-	seen := Report{Figures: []Figure{f("a", 0.5, Higher), f("b", 2, Lower), f("c", 0.9, Higher), f("d", 0.5, Higher)}}
-	falls, _ := Check(recorded, seen)
-	seen.better(Report{Figures: []Figure{f("a", 0.95, Higher), f("b", 1.1, Lower), f("c", 2, Higher), f("d", 0.4, Higher)}}, falls)
-	left, _ := Check(recorded, seen)
-	if len(left) != 1 || left[0].Name != "d" || left[0].Ratio != 0.5 || seen.Figures[2].Ratio != 0.9 {
-		t.Errorf("left %+v of %+v", left, seen.Figures)
+	measured := Report{Figures: []Figure{
+		f("a", 0.5, Higher), f("b", 2, Lower), f("c", 0.9, Higher), f("d", 0.5, Higher),
+	}}
+	second := Report{Figures: []Figure{
+		f("a", 0.95, Higher), f("b", 1.1, Lower), f("c", 2, Higher), f("d", 0.4, Higher),
+	}}
+	regressions, _ := Check(recorded, measured)
+	measured.takeBetter(second, regressions)
+	left, _ := Check(recorded, measured)
+	if len(left) != 1 || left[0].Name != "d" || left[0].Ratio != 0.5 || measured.Figures[2].Ratio != 0.9 {
+		t.Errorf("left %+v of %+v", left, measured.Figures)
 	}
-	only, err := sectionsOf(falls)
-	if err != nil || !only.MatchString("s.a") || !only.MatchString("s.d") || only.MatchString("s.c") || only.MatchString("sxa") {
+	only, err := sectionsOf(regressions)
+	if err != nil || !only.MatchString("s.a") || !only.MatchString("s.d") ||
+		only.MatchString("s.c") || only.MatchString("sxa") {
 		t.Errorf("%v %v", only, err)
 	}
 	var out bytes.Buffer
-	if err := WriteFalls(&out, left); err != nil || !strings.Contains(out.String(), "d  ") || !strings.Contains(out.String(), "1.000x") || !strings.Contains(out.String(), "0.500x") {
-		t.Errorf("%v\n%s", err, out.String())
+	if err := WriteRegressions(&out, left); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"d  ", "1.000x", "0.500x"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
 	}
 }

@@ -21,15 +21,15 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// system is a running program and what asks it.
+// system is a running program with a client for its API.
 type system struct {
 	*System
 	dir string
 	api *client
 }
 
-// start starts a program in a directory below the scratch directory. One whose
-// stream was filled has a window of its own.
+// start starts a program in a directory below the scratch directory. window is
+// [StartOptions].Window.
 func (r *run) start(ctx context.Context, dir string, window time.Duration) (*system, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -45,7 +45,7 @@ func (r *run) start(ctx context.Context, dir string, window time.Duration) (*sys
 
 func (s *system) stop(ctx context.Context) error {
 	s.api.close()
-	if err := atLast(ctx, s.Close); err != nil {
+	if err := cleanUp(ctx, s.Close); err != nil {
 		return fmt.Errorf("stop program: %w", err)
 	}
 	return nil
@@ -53,30 +53,32 @@ func (s *system) stop(ctx context.Context) error {
 
 func (s *system) webhook() string { return "http://" + s.Public + "/webhooks" }
 
-// ask asks the private API, by a client of choice, and reads the answer into buf if
-// that is not nil.
-func (s *system) ask(ctx context.Context, c *client, path string, buf *bytes.Buffer) error {
+// request makes a GET request to the private API with client c, and reads the answer
+// into buf if it is not nil.
+func (s *system) request(ctx context.Context, c *client, path string, buf *bytes.Buffer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Private+path, nil)
 	if err != nil {
-		return fmt.Errorf("make request: %w", err)
+		return fmt.Errorf("create request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+s.Token)
 	req.Header.Set("Accept", "application/json")
 	return c.do(req, buf)
 }
 
+// get reads a resource of the private API into out.
 func (s *system) get(ctx context.Context, path string, out any) error {
 	var buf bytes.Buffer
-	if err := s.ask(ctx, s.api, path, &buf); err != nil {
+	if err := s.request(ctx, s.api, path, &buf); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(buf.Bytes(), out); err != nil {
-		return fmt.Errorf("read answer: %w", err)
+		return fmt.Errorf("decode answer: %w", err)
 	}
 	return nil
 }
 
-// head is the stream's last event and bytes.
+// head returns the sequence of the stream's last event, and the stream's size in
+// bytes.
 func (s *system) head(ctx context.Context) (last, size uint64, err error) {
 	var out struct {
 		Stream struct {
@@ -85,37 +87,37 @@ func (s *system) head(ctx context.Context) (last, size uint64, err error) {
 		} `json:"stream"`
 	}
 	if err := s.get(ctx, "/api/v1/status", &out); err != nil {
-		return 0, 0, fmt.Errorf("ask for the stream's end: %w", err)
+		return 0, 0, fmt.Errorf("read status: %w", err)
 	}
 	return out.Stream.LastSeq, out.Stream.Bytes, nil
 }
 
-// slowest is the event that every read model has.
+// slowest returns the position of the read model that is farthest behind.
 func (s *system) slowest(ctx context.Context) (uint64, error) {
 	var out struct {
 		Items []projections.Status `json:"items"`
 	}
 	if err := s.get(ctx, "/api/v1/projections", &out); err != nil {
-		return 0, fmt.Errorf("ask the read models: %w", err)
+		return 0, fmt.Errorf("read status of read models: %w", err)
 	}
 	if len(out.Items) == 0 {
-		return 0, errors.New("ask the read models: there are none")
+		return 0, errors.New("read status of read models: there are none")
 	}
 	return slices.MinFunc(out.Items, func(a, b projections.Status) int { return cmp.Compare(a.Seq, b.Seq) }).Seq, nil
 }
 
-// mark is where the slowest read model was at a moment.
+// mark is the position of the slowest read model at a time.
 type mark struct {
 	at  time.Time
 	seq uint64
 }
 
-// catchUpRate is the slowest rate, in events a second, at which read models may
-// catch up before the run is given up.
+// catchUpRate is the minimum rate of catching up in events per second. If read models
+// are slower, the run fails.
 const catchUpRate = 500
 
-// catchUp waits until every read model is at the stream's end, and returns how far
-// behind they were at first and where they were meanwhile.
+// catchUp waits until every read model has the stream's last event. It returns how
+// many events the slowest one was behind at first, and its positions meanwhile.
 func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err error) {
 	head, _, err := s.head(ctx)
 	if err != nil {
@@ -136,7 +138,8 @@ func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err 
 			return behind, marks, nil
 		}
 		if time.Since(began) > limit {
-			return behind, marks, fmt.Errorf("at event %d of %d after %s: read models did not catch up in time", seq, head, limit)
+			return behind, marks, fmt.Errorf("at event %d of %d after %s: read models did not catch up in time",
+				seq, head, limit)
 		}
 		if err := backoff.Sleep(ctx, 10*time.Millisecond); err != nil {
 			return behind, marks, err
@@ -144,7 +147,7 @@ func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err 
 	}
 }
 
-// rateOf is the events a second over the last n events of the marks.
+// rateOf returns the rate over the last n events of the marks, in events per second.
 func rateOf(marks []mark, n uint64) float64 {
 	if len(marks) < 2 {
 		return 0
@@ -166,19 +169,21 @@ func (s *system) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		err := s.ask(ctx, s.api, "/readyz", nil)
+		err := s.request(ctx, s.api, "/readyz", nil)
 		if !errors.Is(err, ErrAnswer) {
 			return err
 		}
-		if waited := backoff.Sleep(ctx, 2*time.Millisecond); waited != nil {
-			return fmt.Errorf("wait until it is ready: %w (%w)", waited, err)
+		if ctxErr := backoff.Sleep(ctx, 2*time.Millisecond); ctxErr != nil {
+			return fmt.Errorf("wait until the program is ready: %w (%w)", ctxErr, err)
 		}
 	}
 }
 
-// fire sends POSTs of a blend for a while, on connections that are open already,
-// and waits for the read models; behind is how far behind they were at the end.
-func (s *system) fire(ctx context.Context, connections int, d time.Duration, b *blend) (p pace, behind uint64, err error) {
+// fire sends POSTs of a blend for the time d on open connections, and then waits for
+// the read models. behind is how many events they were behind when the POSTs ended.
+func (s *system) fire(
+	ctx context.Context, connections int, d time.Duration, b *blend,
+) (p pace, behind uint64, err error) {
 	c := newClient(connections)
 	defer c.close()
 	if err := c.warm(ctx, "http://"+s.Public); err != nil {
@@ -199,7 +204,8 @@ type server struct {
 	identity streams.Identity
 }
 
-// open starts a server on a directory and makes sure of the stream.
+// open starts a server with the files of a directory and creates the stream if
+// needed.
 func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration) (_ *server, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -219,13 +225,15 @@ func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.D
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	if s.identity, err = streams.Ensure(ctx, s.js, streams.Spec{Window: window}); err != nil {
-		return nil, fmt.Errorf("make sure of the stream: %w", err)
+		return nil, fmt.Errorf("create stream: %w", err)
 	}
 	return s, nil
 }
 
-// withServer runs f with a server on a directory.
-func withServer(ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration, f func(*server) error) error {
+// withServer calls f with a server that it opens and stops.
+func withServer(
+	ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration, f func(*server) error,
+) error {
 	s, err := open(ctx, dir, sync, window)
 	if err != nil {
 		return err
@@ -237,5 +245,5 @@ func (s *server) stop(ctx context.Context) error {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	return atLast(ctx, s.Shutdown)
+	return cleanUp(ctx, s.Shutdown)
 }

@@ -17,16 +17,16 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// signatureHeader carries the HMAC-SHA256 of the raw body.
+// signatureHeader is the header with the HMAC-SHA256 of the raw body.
 const signatureHeader = "X-Hub-Signature-256"
 
-// pagesAPost is how many pages a POST of many items is about at most.
-const pagesAPost = 4
+// pagesPerPost is the maximum number of pages in a POST.
+const pagesPerPost = 4
 
-// text is what people write, of an ordinary length.
+// text is the text of every message, of an ordinary length.
 const text = "Hello, I ordered on Monday and nothing has come yet. Can you look?"
 
-// traffic makes messages that are each new.
+// traffic generates messages that are all different.
 type traffic struct {
 	pages, contacts int
 	next            atomic.Uint64
@@ -34,38 +34,38 @@ type traffic struct {
 
 func newTraffic(pages, contacts int) *traffic { return &traffic{pages: pages, contacts: contacts} }
 
-// shot is a POST that is ready to be sent.
+// shot is a signed POST that is ready to be sent.
 type shot struct {
 	body      []byte
 	signature string
 }
 
-// page is the id of page n.
+// page returns the id of page n.
 func page(n uint64) string { return strconv.FormatUint(990000000000000+n, 10) }
 
-// contact is the id of contact n, who writes to one page alone.
+// contact returns the id of contact n, who writes to one page only.
 func contact(n uint64) string { return strconv.FormatUint(77000000000000000+n, 10) }
 
-// place chooses page and contact of message n. A contact always writes to the
+// place returns the page and contact of message n. A contact always writes to the
 // same page.
 func (t *traffic) place(n uint64) (pageN, contactN uint64) {
 	c := mix(n) % uint64(t.contacts)
 	return c % uint64(t.pages), c
 }
 
-// delivery is the body of a POST.
+// delivery returns the body of a POST.
 func delivery(entries ...string) []byte {
 	return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
 }
 
-// entry is what a delivery says of one page.
+// entry returns the entry of one page in a delivery.
 func entry(pageN uint64, at int64, items ...string) string {
 	return fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`, page(pageN), at, strings.Join(items, ","))
 }
 
-// body makes a delivery of new messages.
+// body returns a delivery with new messages.
 func (t *traffic) body(items int) []byte {
-	entries := make([]string, min(items, pagesAPost))
+	entries := make([]string, min(items, pagesPerPost))
 	at := time.Now().UnixMilli()
 	for e := range entries {
 		var messages []string
@@ -74,7 +74,7 @@ func (t *traffic) body(items int) []byte {
 		for i := e; i < items; i += len(entries) {
 			if i > e {
 				n = t.next.Add(1)
-				// Another contact of the same page.
+				// The other messages of an entry are of other contacts of its page.
 				per := max(1, uint64(t.contacts)/uint64(t.pages))
 				contactN = pageN + uint64(t.pages)*(mix(n)%per)
 			}
@@ -85,16 +85,16 @@ func (t *traffic) body(items int) []byte {
 	return delivery(entries...)
 }
 
-// mid is the id of message n, about as long as Meta's.
+// mid returns the id of message n, which is about as long as Meta's.
 func mid(n uint64) string { return fmt.Sprintf("m_%016x%016x", mix(n), n) }
 
-// item is message n, from a contact to a page.
+// item returns message n from a contact to a page.
 func item(pageN, contactN, n uint64, at int64) string {
 	return fmt.Sprintf(`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}`,
 		contact(contactN), page(pageN), at, mid(n), text)
 }
 
-// signature signs a body the way Meta does.
+// signature returns the value of [signatureHeader] for a body, as Meta sends it.
 func signature(secret string, body []byte) string {
 	m := hmac.New(sha256.New, []byte(secret))
 	m.Write(body)
@@ -103,7 +103,7 @@ func signature(secret string, body []byte) string {
 
 func sign(secret string, body []byte) shot { return shot{body, signature(secret, body)} }
 
-// shots makes n POSTs.
+// shots returns n POSTs of new messages.
 func (t *traffic) shots(secret string, n, items int) []shot {
 	out := make([]shot, n)
 	for i := range out {
@@ -112,7 +112,7 @@ func (t *traffic) shots(secret string, n, items int) []shot {
 	return out
 }
 
-// events makes n new events.
+// events returns n new events.
 func (t *traffic) events(n int) []domain.Event {
 	out := make([]domain.Event, 0, n)
 	for len(out) < n {
@@ -121,7 +121,7 @@ func (t *traffic) events(n int) []domain.Event {
 	return out
 }
 
-// messages makes n new events as they are stored.
+// messages returns n new events as NATS messages.
 func (t *traffic) messages(n int) ([]*nats.Msg, error) {
 	out := make([]*nats.Msg, n)
 	for i, e := range t.events(n) {
@@ -133,7 +133,7 @@ func (t *traffic) messages(n int) ([]*nats.Msg, error) {
 	return out, nil
 }
 
-// mix is the finaliser of SplitMix64: close numbers in, unlike numbers out.
+// mix is the finalizer of SplitMix64, a hash function for integers.
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -76,11 +76,11 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 	defer bar.end()
 	o.Progress = func(p bench.Progress) { bar.show(uint64(p.Done), uint64(p.Total), "%s  %s", p.Section, p.Step) }
 	var report bench.Report
-	var falls []bench.Fall
+	var regressions []bench.Regression
 	if b.Check == "" {
 		report, err = bench.Run(c.ctx, o)
 	} else {
-		report, falls, err = bench.Gate(c.ctx, o, recorded)
+		report, regressions, err = bench.Gate(c.ctx, o, recorded)
 	}
 	if errors.Is(err, bench.ErrOptions) {
 		return fmt.Errorf("%w: %w", errUsage, err)
@@ -92,13 +92,13 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 		}
 		return fmt.Errorf("bench: %w", err)
 	}
-	if err := b.print(c, report); err != nil || len(falls) == 0 {
+	if err := b.print(c, report); err != nil || len(regressions) == 0 {
 		return err
 	}
-	if err := bench.WriteFalls(c.Err, falls); err != nil {
+	if err := bench.WriteRegressions(c.Err, regressions); err != nil {
 		return err
 	}
-	return fmt.Errorf("%d figures: %w", len(falls), bench.ErrFell)
+	return fmt.Errorf("%d figures: %w", len(regressions), bench.ErrSlower)
 }
 
 // recorded reads the report of --check. It returns an empty report without --check.

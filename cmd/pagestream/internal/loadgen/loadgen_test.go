@@ -430,21 +430,22 @@ func TestCancel(t *testing.T) {
 
 func TestConfigErrors(t *testing.T) {
 	type conf = loadgen.Config
+	remote, config := loadgen.ErrRemote, loadgen.ErrConfig
 	good := loadgen.Config{URL: "http://127.0.0.1:1/webhooks", API: "http://127.0.0.1:1", Secret: secret, Token: token}
 	for name, c := range map[string]struct {
 		change func(*conf)
 		err    error
 		text   string
 	}{
-		"another machine":       {func(c *conf) { c.URL = "https://example.com/webhooks" }, loadgen.ErrRemote, "--allow-remote"},
-		"another machine's API": {func(c *conf) { c.API = "https://192.0.2.1" }, loadgen.ErrRemote, "--allow-remote"},
-		"a name like loopback":  {func(c *conf) { c.URL = "http://localhost.example.com/" }, loadgen.ErrRemote, "--allow-remote"},
-		"no secret":             {func(c *conf) { c.Secret = "" }, loadgen.ErrConfig, "--secret-file"},
-		"no token":              {func(c *conf) { c.Token = "" }, loadgen.ErrConfig, "--token-file"},
-		"no URL":                {func(c *conf) { c.URL = "" }, loadgen.ErrConfig, "--url"},
-		"negative rate":         {func(c *conf) { c.Rate = -1 }, loadgen.ErrConfig, "--rate"},
-		"duplicates of all":     {func(c *conf) { c.Duplicates = 100 }, loadgen.ErrConfig, "--duplicates"},
-		"too many contacts":     {func(c *conf) { c.Pages, c.Contacts = 1<<40, 1<<40 }, loadgen.ErrConfig, "--contacts"},
+		"another machine":       {func(c *conf) { c.URL = "https://example.com/webhooks" }, remote, "--allow-remote"},
+		"another machine's API": {func(c *conf) { c.API = "https://192.0.2.1" }, remote, "--allow-remote"},
+		"a name like loopback":  {func(c *conf) { c.URL = "http://localhost.example.com/" }, remote, "--allow-remote"},
+		"no secret":             {func(c *conf) { c.Secret = "" }, config, "--secret-file"},
+		"no token":              {func(c *conf) { c.Token = "" }, config, "--token-file"},
+		"no URL":                {func(c *conf) { c.URL = "" }, config, "--url"},
+		"negative rate":         {func(c *conf) { c.Rate = -1 }, config, "--rate"},
+		"duplicates of all":     {func(c *conf) { c.Duplicates = 100 }, config, "--duplicates"},
+		"too many contacts":     {func(c *conf) { c.Pages, c.Contacts = 1<<40, 1<<40 }, config, "--contacts"},
 		"no server":             {func(*conf) {}, loadgen.ErrAPI, "before sending"},
 		"remote and allowed": {
 			func(c *conf) { c.URL, c.AllowRemote = "http://host.invalid/", true }, loadgen.ErrAPI, "before sending",
