@@ -277,30 +277,32 @@ func TestHashOfCanonicalForm(t *testing.T) {
 // not the page.
 func TestContact(t *testing.T) {
 	longest, tooLong := strings.Repeat("9", 512), strings.Repeat("9", 600)
+	tooLongToken := domain.ContactID(domain.PageID(tooLong).Token())
 	for item, want := range map[string]domain.ContactID{
-		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{}}`:                                              "9",
-		`{"sender":{"id":"7"},"recipient":{"id":"9"},"message":{"is_echo":true}}`:                                "9",
-		`{"sender":{"id":"7"},"recipient":{"user_ref":"u"},"message":{"is_echo":true}}`:                          "u",
-		`{"sender":{"id":"7"},"message":{"is_echo":true}}`:                                                       "",
-		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"is_echo":true}}`:                                "9",
-		`{"sender":{"id":"8"},"recipient":{"id":"9"},"message":{"is_echo":true}}`:                                "9",
-		`{"sender":{"id":"7"},"recipient":{"id":"9"},"message":{"is_deleted":true}}`:                             "9",
-		`{"sender":{"id":"7"},"recipient":{"id":"9"},"delivery":{"watermark":1790000000000}}`:                    "9",
-		`{"sender":{"id":"7"},"recipient":{"id":"9"},"read":{"watermark":1790000000000}}`:                        "9",
-		`{"sender":{"id":"7"},"recipient":{"id":"7"},"message":{}}`:                                              "7",
-		`{"sender":{"user_ref":"u"},"recipient":{"id":"7"},"postback":{}}`:                                       "u",
-		`{"recipient":{"id":"7"},"optin":{"user_ref":"u"}}`:                                                      "u",
-		`{"recipient":{"user_ref":"u"},"optin":{}}`:                                                              "u",
-		`{"recipient":{"id":"7"},"policy_enforcement":{"action":"block"}}`:                                       "",
-		`{"recipient":{"id":"7"},"app_roles":{"1":[]}}`:                                                          "",
-		`{"sender":{"id":98765432109876543},"recipient":{"id":7},"message":{}}`:                                  "98765432109876543",
-		`{"sender":{"id":"` + tooLong + `"},"message":{}}`:                                                       domain.ContactID(domain.PageID(tooLong).Token()),
-		`{"sender":{"id":"` + longest + `"},"message":{}}`:                                                       domain.ContactID(longest),
-		`{"sender":{"id":["9"]},"recipient":{"id":"7"},"message":{"mid":"m"}}`:                                   "",
-		`{"sender":"9","recipient":{"id":"7"},"message":{"mid":"m"}}`:                                            "",
-		`{"sender":{"id":"\ud800"},"recipient":{"id":"7"},"message":{"mid":"m"}}`:                                "",
-		`{"sender":{"id":"9"},"recipient":{"id":"7"},"new_kind":{"is_echo":true}}`:                               "9",
-		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":"TEST"}`:                                          "9",
+		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{}}`:                           "9",
+		`{"sender":{"id":"7"},"recipient":{"id":"9"},"message":{"is_echo":true}}`:             "9",
+		`{"sender":{"id":"7"},"recipient":{"user_ref":"u"},"message":{"is_echo":true}}`:       "u",
+		`{"sender":{"id":"7"},"message":{"is_echo":true}}`:                                    "",
+		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":{"is_echo":true}}`:             "9",
+		`{"sender":{"id":"8"},"recipient":{"id":"9"},"message":{"is_echo":true}}`:             "9",
+		`{"sender":{"id":"7"},"recipient":{"id":"9"},"message":{"is_deleted":true}}`:          "9",
+		`{"sender":{"id":"7"},"recipient":{"id":"9"},"delivery":{"watermark":1790000000000}}`: "9",
+		`{"sender":{"id":"7"},"recipient":{"id":"9"},"read":{"watermark":1790000000000}}`:     "9",
+		`{"sender":{"id":"7"},"recipient":{"id":"7"},"message":{}}`:                           "7",
+		`{"sender":{"user_ref":"u"},"recipient":{"id":"7"},"postback":{}}`:                    "u",
+		`{"recipient":{"id":"7"},"optin":{"user_ref":"u"}}`:                                   "u",
+		`{"recipient":{"user_ref":"u"},"optin":{}}`:                                           "u",
+		`{"recipient":{"id":"7"},"policy_enforcement":{"action":"block"}}`:                    "",
+		`{"recipient":{"id":"7"},"app_roles":{"1":[]}}`:                                       "",
+		`{"sender":{"id":98765432109876543},"recipient":{"id":7},"message":{}}`:               "98765432109876543",
+		`{"sender":{"id":"` + tooLong + `"},"message":{}}`:                                    tooLongToken,
+		`{"sender":{"id":"` + longest + `"},"message":{}}`:                                    domain.ContactID(longest),
+		`{"sender":{"id":["9"]},"recipient":{"id":"7"},"message":{"mid":"m"}}`:                "",
+		`{"sender":"9","recipient":{"id":"7"},"message":{"mid":"m"}}`:                         "",
+		`{"sender":{"id":"\ud800"},"recipient":{"id":"7"},"message":{"mid":"m"}}`:             "",
+		`{"sender":{"id":"9"},"recipient":{"id":"7"},"new_kind":{"is_echo":true}}`:            "9",
+		`{"sender":{"id":"9"},"recipient":{"id":"7"},"message":"TEST"}`:                       "9",
+
 		`{"sender":{"id":"9","user_ref":"u"},"recipient":{"id":"7"},"optin":{"user_ref":"v"},"timestamp":"odd"}`: "9",
 	} {
 		if e := splitOne(t, delivery("messaging", "1790000001000", item)); e.Contact != want {
@@ -313,6 +315,7 @@ func TestContact(t *testing.T) {
 // recipient if the entry has no id.
 func TestPage(t *testing.T) {
 	tooLong := strings.Repeat("7", 5000)
+	tooLongToken := domain.PageID(tooLong).Token()
 	for entry, want := range map[string]domain.PageID{
 		`"id":"7","messaging":[{"recipient":{"id":"8"},"message":{}}]`:                             "7",
 		`"id":17841400008460056,"messaging":[{"message":{}}]`:                                      "17841400008460056",
@@ -330,7 +333,7 @@ func TestPage(t *testing.T) {
 		`"messaging":[7]`:                                                                          domain.NoPage,
 		`"changes":[{"field":"feed"}]`:                                                             domain.NoPage,
 		`"changes":[{"field":"messages","value":{"recipient":{"id":"7"},"message":{}}}]`:           "7",
-		`"id":"` + tooLong + `","messaging":[{"message":{}}]`:                                      domain.PageID(domain.PageID(tooLong).Token()),
+		`"id":"` + tooLong + `","messaging":[{"message":{}}]`:                                      domain.PageID(tooLongToken),
 		`"id":"a.b >*","messaging":[{"message":{}}]`:                                               "a.b >*",
 	} {
 		if e := splitOne(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)); e.Page != want {
