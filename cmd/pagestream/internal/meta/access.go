@@ -8,13 +8,13 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Access is what Graph is called with for a page. It holds a token, which neither
-// fmt nor slog nor encoding/json prints.
+// Access has what a call of Graph for a page needs. It contains a token, which
+// fmt, slog and encoding/json do not print.
 type Access struct {
-	// Page owns the token. It is another than was asked for where that is the
-	// Instagram account linked to it.
+	// Page owns the token. It differs from the requested id if that was the
+	// Instagram account linked to the page.
 	Page domain.PageID
-	// Instagram is the account linked to the page, empty if there is none.
+	// Instagram is the account linked to the page; it is empty if there is none.
 	Instagram domain.PageID
 	// App is the configured app's name, AppID its id at Meta.
 	App, AppID string
@@ -26,9 +26,9 @@ func (a Access) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "access to page "+string(a.Page))
 }
 
-// Tokens gives access to pages.
+// Tokens returns what is needed to call Graph for a page.
 type Tokens interface {
-	// Access fails with [ErrNotConnected] or [ErrTokenDead] where there is nothing
-	// to call Graph with.
+	// Access returns the access to a page. [ErrNotConnected] or [ErrTokenDead] is
+	// returned if Graph can't be called for the page.
 	Access(ctx context.Context, page domain.PageID) (Access, error)
 }

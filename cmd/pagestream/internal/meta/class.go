@@ -2,31 +2,31 @@ package meta
 
 import "slices"
 
-// Class is what a refusal means for the caller. It follows from Graph's code and
-// subcode, never from the text.
+// Class is what an error of Graph means for the caller. It is derived from the
+// code and subcode, never from the text.
 type Class string
 
 // The classes.
 const (
-	// Unclassified is a code that the table does not have.
+	// Unclassified: the code is not in the table.
 	Unclassified Class = ""
-	// TokenDead: the token is not valid any more; the subcode has the cause. Only
-	// another login helps.
+	// TokenDead: the token is no longer valid; the subcode is the cause. Only a new
+	// login helps.
 	TokenDead Class = "token_dead"
 	// Permission: a permission or a role is missing. Only a person can change it.
 	Permission Class = "permission"
 	// Throttled: a rate limit of the app or the page is reached. The same call is
 	// accepted later.
 	Throttled Class = "throttled"
-	// Gone: the object is not there, or not visible to the token.
+	// Gone: the object does not exist, or is not visible to the token.
 	Gone Class = "gone"
-	// Transient: Graph failed for a moment; the same call may be accepted.
+	// Transient: a temporary failure of Graph; the same call may succeed later.
 	Transient Class = "transient"
 	// Parameter: a parameter is wrong.
 	Parameter Class = "parameter"
-	// WindowClosed: the time in which the person may be answered is over.
+	// WindowClosed: the time in which the person may be answered has ended.
 	WindowClosed Class = "window_closed"
-	// PersonUnreachable: the person can't be reached, for good.
+	// PersonUnreachable: the person can't be reached, permanently.
 	PersonUnreachable Class = "person_unreachable"
 	// NoProfile: the person has no profile to show.
 	NoProfile Class = "no_profile"
@@ -34,14 +34,15 @@ const (
 	Restricted Class = "restricted"
 )
 
-// classes is the one table of Graph's codes. The first row that matches counts:
-// a subcode is more specific than its code. A code of 0 matches any.
+// classes is the table of Graph's codes. The first row that matches is used, so
+// rows with subcodes come before the row of their code. A from of 0 matches every
+// code.
 //
 // https://developers.facebook.com/docs/graph-api/guides/error-handling
 // https://developers.facebook.com/docs/messenger-platform/error-codes
 var classes = []struct {
 	from, to int
-	subcodes []int // empty: whatever it is
+	subcodes []int // empty matches every subcode
 	class    Class
 }{
 	{190, 190, nil, TokenDead},
@@ -71,8 +72,8 @@ var classes = []struct {
 	{1, 2, nil, Transient},
 }
 
-// Classify returns the class of a code and subcode, as an event or an [Error] has
-// them.
+// Classify returns the class of Graph's code and subcode, and [Unclassified] if
+// they are not in the table.
 func Classify(code, subcode int) Class {
 	if code == 0 && subcode == 0 {
 		return Unclassified
@@ -89,7 +90,7 @@ func Classify(code, subcode int) Class {
 	return Unclassified
 }
 
-// tokenCauses say why a token is dead, by the subcode of 190.
+// tokenCauses has the reasons why a token is dead, by the subcode of code 190.
 // https://developers.facebook.com/docs/facebook-login/guides/access-tokens/debugging
 var tokenCauses = map[int]struct{ word, sentence string }{
 	458: {"app_removed", "its admin has removed the app"},
@@ -102,9 +103,9 @@ var tokenCauses = map[int]struct{ word, sentence string }{
 	492: {"role_lost", "its admin has lost the role on the page"},
 }
 
-// TokenCause returns why a token is dead by the subcode of the refusal: a stable
-// word, "invalid" for a subcode that is not known, and what a person may be told,
-// empty then.
+// TokenCause returns why a token is dead, by the subcode of Graph's error: a stable
+// word and a sentence to show to a person. For an unknown subcode the word is
+// "invalid" and the sentence is empty.
 func TokenCause(subcode int) (word, sentence string) {
 	if c, ok := tokenCauses[subcode]; ok {
 		return c.word, c.sentence
@@ -112,5 +113,5 @@ func TokenCause(subcode int) (word, sentence string) {
 	return "invalid", ""
 }
 
-// RoleLost is the subcode of a token whose person has lost their role on the page.
+// RoleLost is the subcode of a token whose owner has lost their role on the page.
 const RoleLost = 492

@@ -7,33 +7,33 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Standing is how a page of a consent stands to what is connected.
+// Standing is the relation of a page in a consent to the existing connections.
 type Standing string
 
-// The standings of a page.
+// The values of [Standing].
 const (
 	// StandingNew: the page is not connected.
 	StandingNew Standing = "new"
-	// StandingConnected: this admin has connected it before, in this app.
+	// StandingConnected: this admin has connected the page before, in this app.
 	StandingConnected Standing = "connected"
-	// StandingForeign: it is connected by another admin or through another app. To
-	// choose it is to take it over.
+	// StandingForeign: the page is connected by another admin or through another
+	// app. Choosing it replaces that connection.
 	StandingForeign Standing = "foreign"
 )
 
-// Consent is what one person lets one app use. It holds tokens; neither fmt nor
-// slog nor encoding/json prints them.
+// Consent is what one person has granted to one app. It contains tokens, which
+// fmt, slog and encoding/json do not print.
 type Consent struct {
 	App string `json:"app"`
 	// Admin is the app-scoped id of the person.
 	Admin string `json:"admin"`
-	// MissingScopes are permissions that were not given; without them pages can't be
-	// subscribed.
+	// MissingScopes are needed permissions that were not granted; without them pages
+	// can't be subscribed.
 	MissingScopes []string `json:"missing_scopes,omitempty"`
-	// Pages are in order of their names.
+	// Pages are sorted by name.
 	Pages []ConsentPage `json:"pages"`
 	// Gone are the pages that this person connected before and that this login no
-	// longer includes; they have an id and a name alone.
+	// longer includes; only their id and name are set.
 	Gone []ConsentPage `json:"gone"`
 
 	// DataAccessExpires and Scopes are those of the person's token.
@@ -45,27 +45,28 @@ type Consent struct {
 type ConsentPage struct {
 	Page domain.PageID `json:"page"`
 	Name string        `json:"name,omitempty"`
-	// Token is the page's own.
+	// Token is the page's own token.
 	Token     string   `json:"-"`
 	Instagram string   `json:"-"`
 	Tasks     []string `json:"tasks,omitempty"`
 	Standing  Standing `json:"state,omitempty"`
-	// Company and App are those of the connection that there is.
+	// Company and App are those of the existing connection, empty if there is none.
 	Company string `json:"company,omitempty"`
 	App     string `json:"-"`
-	// Lacking says that the person's role does not let them subscribe the page.
+	// Lacking reports that the person's role is not sufficient to subscribe the page.
 	Lacking bool `json:"lacking,omitempty"`
 }
 
-// Choice is what a person wants of a [Consent].
+// Choice is the selection of pages to connect from a [Consent].
 type Choice struct {
 	Pages []domain.PageID `json:"pages,omitempty"`
-	// All is every page but those of others and those that the role does not let
-	// connect; Pages is then ignored.
+	// All selects every page except those that are [StandingForeign] or Lacking;
+	// Pages is then ignored.
 	All bool `json:"all,omitempty"`
-	// Company owns the pages; empty leaves a connected page to the one it has.
+	// Company owns the pages; if it is empty, a connected page keeps its company.
 	Company string `json:"company,omitempty"`
-	// Fields are the wanted fields; empty is the default, or what the page has.
+	// Fields are the wanted webhook fields. If it is empty, a connected page keeps
+	// its fields and a new one gets the default.
 	Fields []string `json:"fields,omitempty"`
 }
 

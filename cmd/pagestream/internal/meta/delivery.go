@@ -9,7 +9,7 @@ import (
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// Delivery is a message as Meta would deliver it to a page.
+// Delivery is a message in the form in which Meta would deliver it to a page.
 type Delivery struct {
 	Object   string // "page" or "instagram"
 	Page     domain.PageID
@@ -18,14 +18,17 @@ type Delivery struct {
 	Message  any
 }
 
-// Event makes the event that the delivery would have been, under the same id. It
-// returns false where it would not have been just one.
+// Event returns the event that the webhook would have made of the delivery, with
+// the same id. It returns false if the delivery does not make exactly one event.
 func (d Delivery) Event(o messenger.Options) (domain.Event, bool, error) {
 	type object map[string]any
 	item := object{
-		"sender": object{"id": d.From}, "recipient": object{"id": d.To}, "timestamp": d.At.UnixMilli(), "message": d.Message,
+		"sender": object{"id": d.From}, "recipient": object{"id": d.To},
+		"timestamp": d.At.UnixMilli(), "message": d.Message,
 	}
-	body, err := json.Marshal(object{"object": d.Object, "entry": []object{{"id": d.Page, "messaging": []object{item}}}})
+	body, err := json.Marshal(object{
+		"object": d.Object, "entry": []object{{"id": d.Page, "messaging": []object{item}}},
+	})
 	if err != nil {
 		return domain.Event{}, false, fmt.Errorf("make delivery of a message: %w", err)
 	}

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// Errors of whoever needs a page's token.
+// Errors of callers that need a page's token.
 var (
 	// ErrNotConnected is returned when a page has no connection.
 	ErrNotConnected = errors.New("page is not connected; type: pagestream pages connect PAGE")
-	// ErrTokenDead is returned when a page's token is on record as invalid. An
-	// [Error] of class [TokenDead] is one as well.
+	// ErrTokenDead is returned when a page's token is recorded as invalid. An
+	// [Error] of class [TokenDead] matches it as well.
 	ErrTokenDead = errors.New("page token is not valid; type: pagestream pages login")
 )
 
-// Error is an error that Graph itself answered with. Message is Graph's own words
-// with tokens taken out; nothing is decided by it.
+// Error is an error that Graph returned. Message is Graph's own text with tokens
+// removed; no decision is based on it.
 type Error struct {
-	// Status is the HTTP status; 200 is possible.
+	// Status is the HTTP status, which may be 200.
 	Status  int
 	Code    int
 	Subcode int
@@ -29,21 +29,20 @@ type Error struct {
 	Message string
 	// FBTrace is Meta's id of the call, for its support.
 	FBTrace string
-	// Transient is Graph's own is_transient.
+	// Transient is Graph's is_transient.
 	Transient bool
-	// Held says that Graph was not called, since a rate limit is known to be
-	// reached: what was to be done is not done.
+	// Held reports that Graph was not called because a rate limit is known to be
+	// reached; nothing was done.
 	Held bool
-	// After is how long to wait before the next call, 0 where no rate limit was
-	// reached.
+	// After is how long to wait before the next call, 0 if no rate limit was reached.
 	After time.Duration
 }
 
 // RetryAfter returns After.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// Class returns what the refusal means, by its code and subcode; where it has none,
-// by the HTTP status.
+// Class returns the class of the code and subcode. If they have none, it is derived
+// from the HTTP status.
 func (e *Error) Class() Class {
 	c := Classify(e.Code, e.Subcode)
 	switch {
@@ -57,17 +56,19 @@ func (e *Error) Class() Class {
 	return Unclassified
 }
 
-// Temporary reports whether the same call may be accepted later: Graph failed for
-// a moment, or a rate limit was reached.
+// Temporary reports whether the same call may succeed later: Graph failed
+// temporarily, or a rate limit was reached.
 func (e *Error) Temporary() bool {
 	c := e.Class()
 	return e.Transient || c == Transient || c == Throttled
 }
 
-// Is makes a refusal of a dead token an [ErrTokenDead].
-func (e *Error) Is(target error) bool { return target == ErrTokenDead && e.Class() == TokenDead } //nolint:errorlint // a sentinel
+// Is makes an error of class [TokenDead] match [ErrTokenDead].
+func (e *Error) Is(target error) bool {
+	return target == ErrTokenDead && e.Class() == TokenDead //nolint:errorlint // a sentinel
+}
 
-// Error has the codes, Graph's words and its trace id.
+// Error returns the codes, Graph's message and its trace id.
 func (e *Error) Error() string {
 	if e.Held {
 		return fmt.Sprintf("call not made: rate limit reached for %s more", e.After.Round(time.Second))
@@ -90,13 +91,14 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Words returns Graph's own message, or all that there is to say where it has
+// Words returns Graph's own message, or the whole text of the error if Graph gave
 // none.
 func (e *Error) Words() string {
 	return cmp.Or(e.Message, e.Error())
 }
 
-// Refused returns the refusal by Graph in err, nil where Graph did not answer.
+// Refused returns the [Error] in the chain of err, nil if there is none: Graph did
+// not answer.
 func Refused(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -105,8 +107,8 @@ func Refused(err error) *Error {
 	return nil
 }
 
-// ClassOf returns the class of the refusal in err, [Unclassified] where Graph did
-// not answer.
+// ClassOf returns the class of the [Error] in the chain of err, [Unclassified] if
+// there is none.
 func ClassOf(err error) Class {
 	if e := Refused(err); e != nil {
 		return e.Class()
@@ -114,8 +116,8 @@ func ClassOf(err error) Class {
 	return Unclassified
 }
 
-// RetryAfter returns how long err wants Graph to be left alone, 0 if it does not
-// say.
+// RetryAfter returns how long to wait before Graph is called again, as an error in
+// the chain of err gives it; 0 if none does.
 func RetryAfter(err error) time.Duration {
 	var wait interface{ RetryAfter() time.Duration }
 	if errors.As(err, &wait) {
@@ -124,8 +126,8 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// Explain returns the codes and words of Graph's refusal, or the error's own words
-// where Graph did not answer.
+// Explain returns the codes and message of the [Error] in the chain of err. If there
+// is none, the codes are 0 and words is the text of err.
 func Explain(err error) (code, subcode int, words string) {
 	if e := Refused(err); e != nil {
 		return e.Code, e.Subcode, e.Words()

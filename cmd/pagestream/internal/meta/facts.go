@@ -10,59 +10,62 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Install is what is known of the installation.
+// Install is what is known about the installation.
 type Install struct {
 	Recent
-	// Refused says why deliveries are answered 503 now, if they are.
+	// Refused has the reasons why deliveries are answered 503 now; it is empty if
+	// they are not.
 	Refused []string
 	Apps    []AppFacts
-	// AllSilent says that nearly all pages are silent at once.
+	// AllSilent reports that nearly all pages are silent at once.
 	AllSilent bool
 }
 
 // Recent is how this process answered deliveries in the last hour.
 type Recent struct {
 	// Accepted, BadSignatures and NotStored count the answers 200, 401 and 503; Slow
-	// those that took longer than [SlowAnswer].
+	// counts those that took longer than [SlowAnswer].
 	Accepted, BadSignatures, NotStored, Slow uint64
-	// P99 is how long 99 of 100 answers took at most.
+	// P99 is the 99th percentile of the answer times.
 	P99 time.Duration
 }
 
-// AppFacts is what is known of one configured app.
+// AppFacts is what is known about one configured app.
 type AppFacts struct {
 	Name string
-	// At is when this was found.
+	// At is when the facts were collected.
 	At time.Time
-	// Fields are the app's own of object page, Callback the URL that Meta has for
-	// it. Known is false where Graph was not asked or did not tell.
+	// Fields are the app-level subscription of object "page", Callback is the URL
+	// that Meta has for it. Known is false if Graph was not asked or did not answer.
 	Fields   []string
 	Callback string
 	Known    bool
-	// Endpoint is our own callback URL as the outside sees it, empty if it is not
-	// known. Reached says that a handshake there came back; Trouble why not.
+	// Endpoint is our own callback URL as seen from outside, empty if it is not
+	// known. Reached reports that a handshake there succeeded; Trouble is the reason
+	// if it did not.
 	Endpoint string
 	Reached  bool
 	Trouble  string
 }
 
-// Facts is what is known of one page.
+// Facts is what is known about one page.
 type Facts struct {
 	Now time.Time
 	Row pages.Page
-	// Subscription is that of the page's app, nil if no event spoke of it.
+	// Subscription is the page's subscription to its app, nil if there is no event
+	// about it.
 	Subscription *subscriptions.Subscription
 	Loop         Loop
-	// Answer is what Graph has just said, nil where nobody asked.
+	// Answer is what Graph has just answered, nil if it was not asked.
 	Answer *Answer
 }
 
-// Answer is what Graph says of a page when it is asked. What it does not tell is
-// taken from the record.
+// Answer is what Graph answers about a page. What is missing in it is taken from
+// the read models.
 type Answer struct {
-	// Token is nil where Graph did not tell.
+	// Token is nil if Graph did not report on the token.
 	Token *TokenReport
-	// Outcome is of a check, and Err why that failed.
+	// Outcome is the result of a check, Err the reason if the check failed.
 	Outcome Outcome
 	Err     error
 }
@@ -72,8 +75,8 @@ func (a *Answer) listed() bool {
 	return a != nil && (a.Outcome.State == subscriptions.Confirmed || a.Outcome.State == subscriptions.Drifted)
 }
 
-// refusal returns why Graph did not list them, nil where it did or was not asked.
-// It has no code where there was no answer.
+// refusal returns why Graph did not list the page's subscriptions, nil if it did or
+// was not asked. Its code is 0 if there was no answer.
 func (a *Answer) refusal() *Error {
 	o := a.Outcome
 	e := &Error{Code: o.Code, Subcode: o.Subcode, Message: o.Reason, After: o.Wait()}
@@ -90,8 +93,8 @@ func (a *Answer) refusal() *Error {
 	return e
 }
 
-// Sending reports whether deliveries come for a page that is not connected, so
-// that somebody should know.
+// Sending reports whether deliveries arrive for a page that is not connected, which
+// an operator should know.
 func Sending(p pages.Page) bool {
 	switch p.State {
 	case pages.Unknown:
@@ -105,18 +108,19 @@ func Sending(p pages.Page) bool {
 // linked reports whether p is an Instagram account whose page is connected.
 func linked(p pages.Page) bool { return p.Object == "instagram" && p.LinkedPage != "" }
 
-// DeselectedPrefix begins the reason of a token that is no longer for its page.
+// DeselectedPrefix begins the reason of a token that may no longer be used for its
+// page.
 const DeselectedPrefix = "deselected: "
 
-// token returns what is known of the page's token, Graph's answer before the
-// record.
+// token returns what is known about the page's token. Graph's answer takes
+// precedence over the read models.
 func (f Facts) token() TokenReport {
 	row, a := f.Row, f.Answer
 	t := TokenReport{
 		State: TokenValid, Code: row.TokenCode, Subcode: row.TokenSubcode, Reason: row.TokenReason,
 		Expires: row.TokenExpires, DataAccessExpires: row.DataAccessExpires, MissingScopes: f.Loop.MissingScopes,
 	}
-	if f.Loop.Probed.After(row.TokenSince) { // the newer word
+	if f.Loop.Probed.After(row.TokenSince) { // the loop's data are newer
 		t.Expires, t.DataAccessExpires = f.Loop.Expires, f.Loop.DataAccessExpires
 	}
 	switch {
@@ -133,7 +137,8 @@ func (f Facts) token() TokenReport {
 	return t
 }
 
-// subscription returns the subscription on record, the zero one if there is none.
+// subscription returns the recorded subscription, one of state None if there is
+// none.
 func (f Facts) subscription() subscriptions.Subscription {
 	if f.Subscription == nil {
 		return subscriptions.Subscription{State: subscriptions.None}
@@ -141,8 +146,8 @@ func (f Facts) subscription() subscriptions.Subscription {
 	return *f.Subscription
 }
 
-// missing returns the wanted fields that the page's list lacks. Gone says that the
-// list does not have the app at all.
+// missing returns the wanted fields that the page is not subscribed to. Gone reports
+// that the app is not subscribed to the page at all.
 func (f Facts) missing() (missing []string, gone bool) {
 	s := f.subscription()
 	switch {
@@ -155,7 +160,7 @@ func (f Facts) missing() (missing []string, gone bool) {
 	return nil, s.State == subscriptions.None || s.State == subscriptions.Removed
 }
 
-// wanted returns the fields that are wanted of the page.
+// wanted returns the fields that the page must be subscribed to.
 func (f Facts) wanted() []string {
 	if len(f.Row.Fields) > 0 {
 		return f.Row.Fields
@@ -163,8 +168,8 @@ func (f Facts) wanted() []string {
 	return f.subscription().Wanted
 }
 
-// appLacks says which wanted fields the app itself lacks, or nothing. What was
-// found last counts.
+// appLacks returns as evidence which wanted fields are missing at the app level,
+// empty if none are. The newest source of this fact is used.
 func (f Facts) appLacks(in Install) (evidence string) {
 	s := f.subscription()
 	state, reason, fields := s.State, s.Reason, f.Loop.AppMissing
@@ -184,24 +189,25 @@ func (f Facts) appLacks(in Install) (evidence string) {
 	switch {
 	case len(fields) > 0:
 		return "missing at the app: " + strings.Join(fields, ", ")
-	case state == subscriptions.Drifted && !gone && len(missing) == 0: // what else has drifted
+	case state == subscriptions.Drifted && !gone && len(missing) == 0: // so the app level has drifted
 		return cmp.Or(reason, "the page itself lacks nothing")
 	}
 	return ""
 }
 
-// Lack returns what is wanted and not there.
-func Lack(wanted, there []string) (out []string) {
+// Lack returns the elements of wanted that present does not contain, in the order of
+// wanted.
+func Lack(wanted, present []string) (out []string) {
 	for _, f := range wanted {
-		if !slices.Contains(there, f) {
+		if !slices.Contains(present, f) {
 			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// lastConfirmed returns when Graph's list was last what is wanted, zero if it was
-// not since the page was connected.
+// lastConfirmed returns when the subscription was last confirmed, zero if it was not
+// since the page was connected.
 func lastConfirmed(s subscriptions.Subscription) (at time.Time) {
 	for _, t := range s.History {
 		switch t.To {

@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// Severity says how bad a finding is.
+// Severity is how serious a finding is.
 type Severity string
 
-// The severities. Only Wrong makes a report wrong.
+// The severities, the most serious first. Only Wrong makes a report wrong.
 const (
 	Wrong   Severity = "wrong"
 	Warning Severity = "warning"
 	Fine    Severity = "fine"
 )
 
-// worse reports whether s is worse than the other.
+// worse reports whether s is more serious than other.
 func (s Severity) worse(other Severity) bool {
 	return s == Wrong && other != Wrong || s == Warning && other == Fine
 }
 
-// State is a stable name of what is the matter with a page or the installation.
+// State is a stable name of the condition of a page or of the installation.
 type State string
 
 // The states of a page.
@@ -32,7 +32,7 @@ const (
 	StatePermissionMissing    State = "permission_missing"
 	StateTokenExpiring        State = "token_expiring"
 	StateSubscribeFailed      State = "subscribe_failed_unseen"
-	StateSubscribing          State = "subscribing" // requested, and no answer yet
+	StateSubscribing          State = "subscribing" // requested, not answered yet
 	StateFieldsDrifted        State = "fields_drifted"
 	StateUnsubscribedByMeta   State = "unsubscribed_by_meta"
 	StateUnsubscribedByOthers State = "unsubscribed_elsewhere"
@@ -42,14 +42,14 @@ const (
 	StateThrottled            State = "throttled"
 	StateGraphUnreachable     State = "graph_unreachable"
 	StateSilent               State = "silent"
-	StateNotConnected         State = "not_connected" // and sends, see [Sending]
-	StateDisconnected         State = "disconnected"  // and nothing comes
+	StateNotConnected         State = "not_connected" // with or without deliveries, see [Sending]
+	StateDisconnected         State = "disconnected"  // without deliveries
 	StateLinked               State = "linked"        // an Instagram account whose page is connected
 	StateQuiet                State = "quiet"
 	StateHealthy              State = "healthy"
 )
 
-// The states of the installation. Where all is well there is none.
+// The states of the installation. An installation without problems has none.
 const (
 	StateAppSecretWrong      State = "app_secret_wrong"
 	StateEndpointUnreachable State = "endpoint_unreachable"
@@ -59,8 +59,8 @@ const (
 	StateAllSilent           State = "all_silent"
 )
 
-// states are what is to be said of a state beside its name: plain words, where the
-// name does not have them, and what mends it.
+// states has the display text of a state, where it differs from the name, and the
+// action that fixes it.
 var states = map[State]struct {
 	words  string
 	remedy Remedy
@@ -87,12 +87,12 @@ var states = map[State]struct {
 	StateAllSilent:            {"all pages silent", ""},
 }
 
-// Words returns the state in plain words, a few of them.
+// Words returns a short display text for the state.
 func (s State) Words() string {
 	return cmp.Or(states[s].words, strings.ReplaceAll(string(s), "_", " "))
 }
 
-// Remedy is the verb of ours that mends a finding, empty where none does.
+// Remedy is the pagestream action that fixes a finding, empty if none does.
 type Remedy string
 
 // The remedies.
@@ -102,33 +102,35 @@ const (
 	RemedyConnect     Remedy = "connect"
 )
 
-// Finding is one thing that holds.
+// Finding is one fact about a page or the installation.
 type Finding struct {
 	Cause    State    `json:"cause"`
 	Severity Severity `json:"severity"`
 	// Summary is one sentence.
 	Summary  string   `json:"summary"`
 	Evidence []string `json:"evidence,omitempty"`
-	// Do is what to type, or to do elsewhere, in order. A fine finding has none.
+	// Do lists commands to type and steps to take elsewhere, in order. It is empty
+	// for a finding of severity Fine.
 	Do []string `json:"do,omitempty"`
-	// Remedy mends it with a button; a finding that another one explains has none.
+	// Remedy is the action that a button can offer; it is empty if Because is set.
 	Remedy Remedy `json:"remedy,omitempty"`
-	// Because names the finding that explains this one.
+	// Because is the cause of the finding that explains this one, empty if none does.
 	Because State `json:"because,omitempty"`
 }
 
-// Judgement is all that holds of a page.
+// Judgement is the result of judging one page.
 type Judgement struct {
 	// State and Summary are those of the first finding, Severity is the worst of
-	// all.
+	// all findings.
 	State    State    `json:"state"`
 	Severity Severity `json:"severity"`
 	Summary  string   `json:"summary"`
-	// Findings are never empty. What explains the rest comes first.
+	// Findings are never empty. Causes come before their consequences.
 	Findings []Finding `json:"findings"`
 }
 
-// first returns the first finding of one of the causes, by its cause, or nothing.
+// first returns the cause of the first finding that has one of the causes, empty if
+// there is none.
 func first(list []Finding, causes ...State) State {
 	for _, f := range list {
 		if slices.Contains(causes, f.Cause) {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// JudgeInstall says what is the matter with the installation. It returns an empty
-// list where nothing is.
+// JudgeInstall returns the problems of the installation, an empty list if there are
+// none.
 func JudgeInstall(in Install) []Finding {
 	out := []Finding{}
 	if len(in.Refused) > 0 || in.NotStored > 0 {
@@ -21,7 +21,7 @@ func JudgeInstall(in Install) []Finding {
 			f.Evidence = append(f.Evidence,
 				fmt.Sprintf("%d deliveries were answered 503 in the last hour; Meta sends them again", in.NotStored))
 		}
-		if len(in.Refused) == 0 { // it is over, and nothing was lost
+		if len(in.Refused) == 0 { // it has ended, and nothing was lost
 			f.Severity = Warning
 		}
 		out = append(out, f)
@@ -32,7 +32,8 @@ func JudgeInstall(in Install) []Finding {
 			Summary: "Deliveries come that none of the configured app secrets has signed: " +
 				"a secret is wrong or was changed at Meta.",
 			Evidence: []string{
-				fmt.Sprintf("%d deliveries were answered 401 in the last hour, %d were accepted", in.BadSignatures, in.Accepted),
+				fmt.Sprintf("%d deliveries were answered 401 in the last hour, %d were accepted",
+					in.BadSignatures, in.Accepted),
 			},
 			Do: []string{
 				"copy the app secret from the app's dashboard (Settings, Basic) to apps[].secrets, before the old one",
@@ -70,7 +71,8 @@ func JudgeInstall(in Install) []Finding {
 				Summary:  "Meta delivers app " + a.Name + " to another URL than ours.",
 				Evidence: []string{"Meta has " + a.Callback, "ours is " + a.Endpoint},
 				Do: []string{
-					"set the callback URL in the app's dashboard (Webhooks), or http.base_url if it is only another name for the same",
+					"set the callback URL in the app's dashboard (Webhooks), " +
+						"or http.base_url if it is only another name for the same",
 				},
 			})
 		}

@@ -11,15 +11,15 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Judge says what is the matter with a page. It is the one rule for all that show
-// or count the state of pages. Without an Answer it judges by the record, and what
-// an Answer left there is judged as the Answer was.
+// Judge determines the state of a page. All code that shows or counts the state of
+// pages uses it. Without an Answer it judges by the read models. The events that were
+// recorded with an Answer lead to the same judgement as the Answer did.
 func Judge(in Install, f Facts) Judgement {
 	x := &examination{f: f, in: in, install: JudgeInstall(in)}
 	if f.Row.State != pages.Connected {
 		x.unconnected()
 	} else {
-		// From what explains most to what is only a consequence.
+		// Causes come before their consequences: a finding may name an earlier one.
 		x.token()
 		x.graph()
 		x.policy()
@@ -40,7 +40,7 @@ func Judge(in Install, f Facts) Judgement {
 	return j
 }
 
-// examination is the work on one page.
+// examination collects the findings of one page.
 type examination struct {
 	f       Facts
 	in      Install
@@ -95,7 +95,7 @@ func (x *examination) token() {
 		x.find(Finding{Cause: StateTokenDead, Severity: Wrong, Summary: "There is no page token.", Do: login})
 		return
 	case t.State == TokenInvalid:
-		// What is on record begins with the codes.
+		// The recorded reason begins with the codes.
 		words := strings.TrimPrefix(t.Reason, fmt.Sprintf("%d/%d: ", t.Code, t.Subcode))
 		f := Finding{
 			Cause: StateTokenDead, Severity: Wrong, Summary: "The page's token is dead",
@@ -144,7 +144,7 @@ func (x *examination) token() {
 	}
 }
 
-// says is a refusal by Graph as evidence.
+// says formats an error of Graph as evidence.
 func says(code, subcode int, words string) string {
 	if code == 0 {
 		return words
@@ -175,7 +175,7 @@ func (f Facts) trouble() *Error {
 	return nil
 }
 
-// graph says why Graph does not tell about the page.
+// graph finds why Graph does not answer about the page.
 func (x *examination) graph() {
 	e := x.f.trouble()
 	if e == nil || x.f.Row.Token == pages.TokenNone ||
@@ -270,7 +270,8 @@ func (x *examination) appFields() {
 	if lacks := x.f.appLacks(x.in); lacks != "" {
 		x.find(Finding{
 			Cause: StateAppFieldMissing, Severity: Wrong,
-			Summary:  "The app itself is not subscribed to fields that the page wants, so they are not delivered for any page.",
+			Summary: "The app itself is not subscribed to fields that the page wants, " +
+				"so they are not delivered for any page.",
 			Evidence: []string{lacks},
 			Do:       []string{"subscribe them in the app's dashboard (Webhooks, Page)", "pagestream pages check " + x.id()},
 		})
@@ -313,7 +314,7 @@ func (x *examination) silence() {
 	})
 }
 
-// healthy tells a page that brings something from one that is just quiet.
+// healthy distinguishes a page with recent events from one that is only quiet.
 func (x *examination) healthy() {
 	f := Finding{Cause: StateHealthy, Severity: Fine, Summary: "Nothing is wrong."}
 	if last := x.f.Row.Traffic.LastInboundAt; x.f.Now.Sub(last) > QuietFor {

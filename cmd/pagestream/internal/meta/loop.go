@@ -6,59 +6,60 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// LoopState is what the last look of the reconcile loop at a page found. It is
-// empty where no loop looks after the page.
+// LoopState is the result of the reconcile loop's last check of a page. It is empty
+// if no loop checks the page.
 type LoopState string
 
 // The states of a page in the loop.
 const (
-	// LoopUnknown: this process has not looked at the page yet.
+	// LoopUnknown: this process has not checked the page yet.
 	LoopUnknown LoopState = "unknown"
-	// LoopConfirmed: Graph's own list has what is wanted.
+	// LoopConfirmed: Graph lists all wanted fields.
 	LoopConfirmed LoopState = "confirmed"
-	// LoopDrifted: Graph's list, or the app's own, lacks something.
+	// LoopDrifted: a wanted field is missing on the page or at the app level.
 	LoopDrifted LoopState = "drifted"
-	// LoopFailed: Graph refused to tell or to do what it was asked.
+	// LoopFailed: Graph returned an error to a check or a subscribe call.
 	LoopFailed LoopState = "failed"
-	// LoopTokenDead: the page's token is not valid, or not for this page any more.
-	// There is no call but a probe until it is refreshed.
+	// LoopTokenDead: the page's token is not valid, or no longer for this page. Until
+	// it is refreshed only probes are made.
 	LoopTokenDead LoopState = "token_dead"
-	// LoopThrottled: Graph wants fewer calls; none is made before NextTry.
+	// LoopThrottled: a rate limit was reached; no call is made before NextTry.
 	LoopThrottled LoopState = "throttled"
-	// LoopUnreachable: there was no answer, or it could not be recorded.
+	// LoopUnreachable: Graph did not answer, or the result could not be recorded.
 	LoopUnreachable LoopState = "unreachable"
 )
 
-// Loop is what the reconcile loop knows of a connected page beside the read
-// models. A zero time means never.
+// Loop is what the reconcile loop knows about a connected page in addition to the
+// read models. A zero time means never.
 type Loop struct {
 	State LoopState `json:"state"`
-	// Reason says why the page is not confirmed, in Graph's own words where it has
-	// any. Code and Subcode are Graph's, where it refused.
+	// Reason is why the page is not confirmed: Graph's message if it gave one. Code
+	// and Subcode are Graph's, 0 if it returned no error.
 	Reason  string `json:"reason,omitempty"`
 	Code    int    `json:"code,omitempty"`
 	Subcode int    `json:"subcode,omitempty"`
-	// Missing is what is wanted and not subscribed on the page, AppMissing on the
-	// app.
+	// Missing are the wanted fields that are not subscribed on the page, AppMissing
+	// those that are not subscribed at the app level.
 	Missing    []string `json:"missing,omitempty"`
 	AppMissing []string `json:"app_missing,omitempty"`
 	// Checked is when the page's subscription was last read, Probed when Graph was
 	// last asked about the token.
 	Checked time.Time `json:"last_check,omitzero"`
 	Probed  time.Time `json:"last_probe,omitzero"`
-	// NextTry is when the page is tried again before its next regular turn, or
-	// until when it is left alone.
+	// NextTry is when the page is tried again before its next regular check, or until
+	// when no call is made for it.
 	NextTry time.Time `json:"next_try,omitzero"`
 	// Failures counts the attempts to subscribe since the last confirmation.
 	Failures int `json:"failures,omitempty"`
-	// TokenWarning says that the token, or what it was granted, ends soon.
+	// TokenWarning is a text that says what of the token ends soon or is missing; it
+	// is empty if there is nothing to warn of.
 	TokenWarning string `json:"token_warning,omitempty"`
-	// Expires and DataAccessExpires are what Graph said of the token when it was
-	// last asked, zero for never or unknown; MissingScopes are the permissions that
-	// it lacked then.
+	// Expires and DataAccessExpires are as Graph reported them at the last probe, zero
+	// for never or unknown; MissingScopes are the permissions that the token lacked
+	// then.
 	Expires           time.Time `json:"token_expires,omitzero"`
 	DataAccessExpires time.Time `json:"data_access_expires,omitzero"`
 	MissingScopes     []string  `json:"missing_scopes,omitempty"`
-	// Silence holds the page's silence against its rhythm.
+	// Silence compares the time without events with the page's usual rhythm.
 	Silence pages.Silence `json:"silence"`
 }

@@ -7,7 +7,8 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Outcome is the state of a page's subscription after a verb.
+// Outcome is the state of a page's subscription after an operation of package
+// connect.
 type Outcome struct {
 	Page domain.PageID `json:"page"`
 	Name string        `json:"name,omitempty"`
@@ -16,56 +17,57 @@ type Outcome struct {
 	App          string `json:"-"`
 	// State is Confirmed, Drifted, Failed or Removed.
 	State subscriptions.State `json:"state"`
-	// Wanted is what is asked for, Actual what Graph lists, and Missing what is
-	// wanted and not listed. All are sorted.
+	// Wanted are the wanted fields, Actual those that Graph lists, and Missing those
+	// that are wanted and not listed. All are sorted.
 	Wanted  []string `json:"wanted,omitempty"`
 	Actual  []string `json:"actual,omitempty"`
 	Missing []string `json:"missing,omitempty"`
-	// AppFields is what the app itself is subscribed to for pages, AppMissing what
-	// is wanted and not there: Meta delivers only what both levels have. Both are
-	// empty where the app was not asked about.
+	// AppFields is what the app itself is subscribed to for pages, AppMissing the
+	// wanted fields that are not in it: Meta delivers only fields that are subscribed
+	// at both levels. Both are empty if Graph was not asked about the app.
 	AppFields  []string `json:"app_fields,omitempty"`
 	AppMissing []string `json:"app_missing,omitempty"`
 	// Others are the ids and names of other apps that are subscribed to the page.
 	Others []string `json:"-"`
-	// Field is the wanted field that Graph's refusal names, for the eye.
+	// Field is the wanted field that Graph's error names. It is for display only,
+	// since it is parsed from the message.
 	Field string `json:"field,omitempty"`
-	// RetryAfter is how many seconds Graph wants to be left alone, rounded up, 0 if
-	// it does not say.
+	// RetryAfter is how many seconds to wait before Graph is called again, rounded up;
+	// 0 if Graph does not say.
 	RetryAfter int `json:"retry_after,omitempty"`
-	// Reason says why the subscription is not confirmed. It is Graph's own words,
-	// with Code and Subcode, where Graph refused.
+	// Reason is why the subscription is not confirmed. If Graph returned an error, it
+	// is Graph's message, and Code and Subcode are set.
 	Reason  string `json:"reason,omitempty"`
 	Code    int    `json:"code,omitempty"`
 	Subcode int    `json:"subcode,omitempty"`
-	// Seq is the last event that the verb stored, 0 if there was nothing to record;
-	// reads take it as ?min_seq=.
+	// Seq is the sequence of the last event that the operation stored, 0 if there was
+	// nothing to record; reads accept it as ?min_seq=.
 	Seq uint64 `json:"seq,omitempty"`
 }
 
-// Confirmed reports whether Graph lists all that is wanted.
+// Confirmed reports whether Graph lists all wanted fields.
 func (o Outcome) Confirmed() bool { return o.State == subscriptions.Confirmed }
 
-// Class is what the refusal means, [Unclassified] where Graph did not refuse.
+// Class returns the class of Graph's error, [Unclassified] if there was none.
 func (o Outcome) Class() Class { return Classify(o.Code, o.Subcode) }
 
-// Wait is RetryAfter as a duration.
+// Wait returns RetryAfter as a duration.
 func (o Outcome) Wait() time.Duration { return time.Duration(o.RetryAfter) * time.Second }
 
-// TokenState is what Graph says of a token when it is asked.
+// TokenState is the state of a token as Graph reports it.
 type TokenState string
 
 // The states of a token.
 const (
 	TokenValid   TokenState = "valid"
 	TokenInvalid TokenState = "invalid"
-	// TokenDeselected is a token that lives, of a person who has taken the page out
-	// of what the app may use.
+	// TokenDeselected is a valid token of a person who no longer lets the app use the
+	// page.
 	TokenDeselected TokenState = "deselected"
 	TokenUnknown    TokenState = "unknown"
 )
 
-// TokenReport is what Graph says of a page's token.
+// TokenReport is what Graph reports about a page's token.
 type TokenReport struct {
 	Page          domain.PageID
 	State         TokenState
@@ -74,6 +76,6 @@ type TokenReport struct {
 	// Expires and DataAccessExpires are zero for never or unknown.
 	Expires, DataAccessExpires time.Time
 	Scopes, MissingScopes      []string
-	// Seq is the event that was stored, 0 if there was nothing to record.
+	// Seq is the sequence of the stored event, 0 if there was nothing to record.
 	Seq uint64
 }
