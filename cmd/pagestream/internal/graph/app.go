@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// AppSubscription is what the app itself is subscribed to for one kind of
-// object. A page's events come only for fields that are subscribed here and on
-// the page.
+// AppSubscription is the app-level subscription to one kind of object. Meta
+// delivers a page's events only for fields that are subscribed here and on the
+// page.
 type AppSubscription struct {
 	// Object is "page" or "instagram".
 	Object      string
@@ -18,8 +18,8 @@ type AppSubscription struct {
 	Active bool
 }
 
-// field is the name of a webhook field, which comes as a string or, since there
-// are versions of them, as {"name", "version"}.
+// field is the name of a webhook field. Graph returns it as a string or, since
+// fields have versions, as {"name", "version"}.
 type field string
 
 func (f *field) UnmarshalJSON(b []byte) error {
@@ -34,7 +34,7 @@ func (f *field) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// AppSubscriptions lists the app's own subscriptions, with the app's token.
+// AppSubscriptions lists the app-level subscriptions, with the app's own token.
 // https://developers.facebook.com/docs/graph-api/reference/app/subscriptions
 func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error) {
 	type item struct {
@@ -43,7 +43,8 @@ func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error
 		Active   flag    `json:"active"`
 		Fields   []field `json:"fields"`
 	}
-	list, err := all[item](ctx, c, call{path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken()}, maxPages)
+	k := call{path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken()}
+	list, err := listAll[item](ctx, c, k, maxPages)
 	if err != nil {
 		return nil, err
 	}

@@ -10,28 +10,28 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// fieldsAge is how long an app's own fields, or that they can't be read, are
-// believed: they are asked for with every page that is checked.
+// fieldsAge is how long the app-level fields, or the error of reading them, are
+// cached: every check of a page needs them.
 const fieldsAge = 5 * time.Second
 
 // AppOptions configure one app of [Apps].
 type AppOptions struct {
-	// Name is what the app is called in the configuration.
+	// Name is the app's name in the configuration.
 	Name string
-	// Options are those of its client. An app without an AppID has none: it can
-	// receive but not call.
+	// Options are those of the app's client. An app without an AppID has no client:
+	// it can receive deliveries but not call Graph.
 	Options
 }
 
-// Apps are the clients of the configured apps. It is safe for concurrent use. Make
-// one with [NewApps].
+// Apps has the clients of the configured apps. It is safe for concurrent use.
+// Create it with [NewApps].
 type Apps struct {
-	names []string
-	of    map[string]*appClient
+	names   []string
+	clients map[string]*appClient
 }
 
-// appClient is one app's client, with the app's own fields of a moment ago. Who
-// asks for them while they are read waits for that.
+// appClient is one app's client with its cached app-level fields. Concurrent
+// callers wait for one read of them.
 type appClient struct {
 	*Client
 	mu     sync.Mutex
@@ -40,9 +40,10 @@ type appClient struct {
 	err    error
 }
 
-// NewApps returns the clients of the apps, in their order.
+// NewApps creates the clients of the apps. [ErrOptions] is returned if the options
+// of one are not usable.
 func NewApps(list []AppOptions) (*Apps, error) {
-	a := &Apps{of: make(map[string]*appClient, len(list))}
+	a := &Apps{clients: make(map[string]*appClient, len(list))}
 	for _, o := range list {
 		a.names = append(a.names, o.Name)
 		if o.AppID == "" {
@@ -52,15 +53,17 @@ func NewApps(list []AppOptions) (*Apps, error) {
 		if err != nil {
 			return nil, fmt.Errorf("app %s: %w", o.Name, err)
 		}
-		a.of[o.Name] = &appClient{Client: c}
+		a.clients[o.Name] = &appClient{Client: c}
 	}
 	return a, nil
 }
 
-// Names returns the names of the apps, with and without a client.
+// Names returns the names of all apps in the order of the configuration, with and
+// without a client.
 func (a *Apps) Names() []string { return a.names }
 
-// Client returns an app's client and its name; the empty name is the first app.
+// Client returns an app's client and name; the empty name means the first app. It
+// returns false if the app has no client.
 func (a *Apps) Client(app string) (c *Client, name string, ok bool) {
 	one, name, ok := a.find(app)
 	if !ok {
@@ -69,7 +72,8 @@ func (a *Apps) Client(app string) (c *Client, name string, ok bool) {
 	return one.Client, name, true
 }
 
-// ID returns an app's id at Meta; the empty name is the first app.
+// ID returns an app's id at Meta; the empty name means the first app. It returns
+// false if the app has no client.
 func (a *Apps) ID(app string) (id string, ok bool) {
 	c, _, ok := a.find(app)
 	if !ok {
@@ -82,14 +86,13 @@ func (a *Apps) find(app string) (c *appClient, name string, ok bool) {
 	if app == "" && len(a.names) > 0 {
 		app = a.names[0]
 	}
-	c, ok = a.of[app]
+	c, ok = a.clients[app]
 	return c, app, ok
 }
 
-// PageFields returns the fields that the app itself is subscribed to for pages, as
-// they were at most five seconds ago: Meta delivers only what is subscribed at
-// both levels. Known is false for an app without a client, and where Graph does
-// not tell.
+// PageFields returns the fields that the app itself is subscribed to for pages.
+// They are cached for five seconds. Meta delivers only fields that are subscribed
+// at both levels. Known is false if the app has no client or Graph does not answer.
 func (a *Apps) PageFields(ctx context.Context, app string) (fields []string, known bool, err error) {
 	c, _, ok := a.find(app)
 	if !ok {
@@ -102,7 +105,7 @@ func (a *Apps) PageFields(ctx context.Context, app string) (fields []string, kno
 	}
 	list, err := c.AppSubscriptions(ctx)
 	if ctx.Err() != nil {
-		return nil, false, ctx.Err() // of this caller alone
+		return nil, false, ctx.Err() // not cached: it concerns this caller only
 	}
 	c.at, c.fields, c.err = c.opts.Now(), []string{}, nil
 	if err != nil {
@@ -116,8 +119,8 @@ func (a *Apps) PageFields(ctx context.Context, app string) (fields []string, kno
 	return c.fields, c.err == nil, c.err
 }
 
-// Subscriptions lists what the app itself is subscribed to, as Graph says now. Known
-// is false for an app without a client.
+// Subscriptions lists the app-level subscriptions, without a cache. Known is false
+// if the app has no client.
 func (a *Apps) Subscriptions(ctx context.Context, app string) (list []AppSubscription, known bool, err error) {
 	c, _, ok := a.Client(app)
 	if !ok {
@@ -127,18 +130,18 @@ func (a *Apps) Subscriptions(ctx context.Context, app string) (list []AppSubscri
 	return list, true, err
 }
 
-// Usage lists by app what Graph last said of each limit, as [Client.Usage] does.
+// Usage returns for each app what [Client.Usage] returns.
 func (a *Apps) Usage() map[string][]Usage {
-	out := make(map[string][]Usage, len(a.of))
-	for name, c := range a.of {
+	out := make(map[string][]Usage, len(a.clients))
+	for name, c := range a.clients {
 		out[name] = c.Usage()
 	}
 	return out
 }
 
-// called returns the client of the app that access is of, or fails with
-// [meta.ErrNotConnected].
-func (a *Apps) called(access meta.Access) (*Client, error) {
+// clientOf returns the client of the access's app. [meta.ErrNotConnected] is
+// returned if there is none.
+func (a *Apps) clientOf(access meta.Access) (*Client, error) {
 	c, name, ok := a.Client(access.App)
 	if !ok {
 		return nil, fmt.Errorf("app %q of page %s: %w", name, access.Page, meta.ErrNotConnected)
@@ -146,46 +149,46 @@ func (a *Apps) called(access meta.Access) (*Client, error) {
 	return c, nil
 }
 
-// Send is [Client.Send] for a page. It fails with [meta.ErrNotConnected] where the
+// Send calls [Client.Send] for a page. [meta.ErrNotConnected] is returned if the
 // page's app has no client.
 func (a *Apps) Send(ctx context.Context, access meta.Access, m Outgoing) (Sent, error) {
-	c, err := a.called(access)
+	c, err := a.clientOf(access)
 	if err != nil {
 		return Sent{}, err
 	}
 	return c.Send(ctx, string(access.Page), access.Token, m)
 }
 
-// Profile is [Client.Profile] for a page. It fails with [meta.ErrNotConnected]
-// where the page's app has no client.
+// Profile calls [Client.Profile] for a page. [meta.ErrNotConnected] is returned if
+// the page's app has no client.
 func (a *Apps) Profile(
 	ctx context.Context, access meta.Access, contact domain.ContactID, instagram bool,
 ) (Profile, error) {
-	c, err := a.called(access)
+	c, err := a.clientOf(access)
 	if err != nil {
 		return Profile{}, err
 	}
 	return c.Profile(ctx, string(access.Page), access.Token, string(contact), instagram)
 }
 
-// Conversations is [Client.Conversations] for a page. It fails with
-// [meta.ErrNotConnected] where the page's app has no client.
+// Conversations calls [Client.Conversations] for a page. [meta.ErrNotConnected] is
+// returned if the page's app has no client.
 func (a *Apps) Conversations(
 	ctx context.Context, access meta.Access, platform, after string, limit int,
 ) (list []Conversation, next string, err error) {
-	c, err := a.called(access)
+	c, err := a.clientOf(access)
 	if err != nil {
 		return nil, "", err
 	}
 	return c.Conversations(ctx, string(access.Page), access.Token, platform, after, limit)
 }
 
-// Messages is [Client.Messages] for a page. It fails with [meta.ErrNotConnected]
-// where the page's app has no client.
+// Messages calls [Client.Messages] for a page. [meta.ErrNotConnected] is returned
+// if the page's app has no client.
 func (a *Apps) Messages(
 	ctx context.Context, access meta.Access, conversation, after string,
 ) (list []Message, next string, err error) {
-	c, err := a.called(access)
+	c, err := a.clientOf(access)
 	if err != nil {
 		return nil, "", err
 	}

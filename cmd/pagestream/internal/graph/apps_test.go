@@ -15,7 +15,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// apps are one that only receives and one that calls s.
+// apps returns an app without a client and one whose client calls s.
 func (s *server) apps() *graph.Apps {
 	s.t.Helper()
 	a, err := graph.NewApps([]graph.AppOptions{
@@ -83,7 +83,7 @@ func TestPageFields(t *testing.T) {
 	require.NoError(t, read([]string{"messages", "standby"}, true))
 	assert.Len(t, s.requests, 1)
 	s.now = s.now.Add(1)
-	for range 2 { // that it can't be read is kept as long
+	for range 2 { // an error is cached as well
 		assert.Equal(t, meta.TokenDead, meta.ClassOf(read([]string{}, false)))
 	}
 	assert.Len(t, s.requests, 2)
@@ -98,7 +98,7 @@ func TestPageFields(t *testing.T) {
 	}
 	assert.Len(t, s.requests, 3)
 
-	// Who gives up takes nothing from the others.
+	// A canceled call does not affect the others.
 	s.now = s.now.Add(5 * time.Second)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -108,8 +108,7 @@ func TestPageFields(t *testing.T) {
 	require.NoError(t, read([]string{}, true))
 }
 
-// Those that ask at once share one call.
-func TestPageFieldsAtOnce(t *testing.T) {
+func TestConcurrentPageFieldsShareOneCall(t *testing.T) {
 	s := start(t)
 	var n atomic.Int64
 	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -130,7 +129,8 @@ func TestPageFieldsAtOnce(t *testing.T) {
 	assert.Equal(t, int64(1), n.Load())
 }
 
-// What acts by a page's access calls Graph as that page, through its app.
+// The methods that take an access call Graph for its page, with the client of its
+// app.
 func TestAppsCallByAccess(t *testing.T) {
 	for name, c := range map[string]struct {
 		path string

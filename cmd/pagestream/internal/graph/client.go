@@ -35,61 +35,63 @@ const (
 )
 
 const (
-	// maxAnswer bounds an answer in bytes; Graph's are a few kilobytes.
+	// maxAnswer is the largest accepted answer in bytes; Graph's usual ones are a few
+	// kilobytes.
 	maxAnswer = 4 << 20
-	// maxWords bounds what an error keeps of Graph's message.
-	maxWords     = 500
-	firstBackoff = 500 * time.Millisecond
-	maxBackoff   = 10 * time.Second
+	// maxMessageRunes is how much of Graph's message an error keeps.
+	maxMessageRunes = 500
+	firstBackoff    = 500 * time.Millisecond
+	maxBackoff      = 10 * time.Second
 )
 
 // Options configure a [Client]. AppID and AppSecret are required.
 type Options struct {
-	// HTTP sends the requests. Its redirects are never followed.
+	// HTTP sends the requests. Redirects are never followed.
 	HTTP *http.Client
-	// BaseURL is where Graph is, without the version.
+	// BaseURL is the URL of Graph without the version.
 	BaseURL string
-	// LoginURL is where the login dialog is, without the version.
+	// LoginURL is the URL of the login dialog without the version.
 	LoginURL string
-	// Version is the API version, "v23.0".
+	// Version is the API version, such as "v23.0".
 	Version   string
 	AppID     string
 	AppSecret string
-	// LoginScopes are the permissions that the login asks for. They are not named
-	// where LoginConfigID, a configuration of Login for Business, has them.
+	// LoginScopes are the permissions that the login requests. They are ignored if
+	// LoginConfigID is set: a configuration of Login for Business has its own.
 	LoginScopes   []string
 	LoginConfigID string
-	// Timeout bounds each try.
+	// Timeout limits each attempt.
 	Timeout time.Duration
-	// Retries is how often a temporary failure is tried again; negative is
-	// never.
+	// Retries is how often a call is repeated after a temporary failure; a negative
+	// value means never.
 	Retries int
-	// MaxWait is how long a call in all is held for a rate limit; where it would
-	// be longer it fails at once. Negative is not at all.
+	// MaxWait is how long one call may wait for rate limits in total; a call that
+	// would have to wait longer fails at once. A negative value means no waiting.
 	MaxWait time.Duration
-	// Sleep waits between tries and returns early with the context's error.
+	// Sleep waits between attempts and returns early with the context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
-	// Now is the clock by which rate limits are obeyed.
+	// Now is the clock for rate limits.
 	Now func() time.Time
-	// Observe is called with each call that was sent, when it is over. It must be
-	// quick and safe for concurrent use.
+	// Observe is called after each call that was sent. It must be fast and safe for
+	// concurrent use.
 	Observe func(Observation)
 }
 
-// Observation is one call of Graph for metrics, its tries taken together.
+// Observation describes one call of Graph, with all its attempts, for metrics.
 type Observation struct {
 	Method string
-	// Edge is a fixed name of what was called, without ids: "subscribed_apps".
+	// Edge is a fixed name of the called edge, without ids, such as
+	// "subscribed_apps".
 	Edge string
-	// Status and Code are those of the last answer, 0 where there was none.
+	// Status and Code are those of the last answer, 0 if there was none.
 	Status, Code int
-	// Took is how long the last try took.
+	// Took is how long the last attempt took.
 	Took    time.Duration
 	Retries int
 }
 
-// Client calls Graph for one app. It is safe for concurrent use, and nothing
-// that prints it shows the secret. Make one with [New].
+// Client calls Graph for one app. It is safe for concurrent use. Printing it does
+// not show the secret. Create it with [New].
 type Client struct {
 	opts  Options
 	http  *http.Client
@@ -98,7 +100,8 @@ type Client struct {
 	gates gates
 }
 
-// New returns a client for the app of o.
+// New returns a client for the app of o. [ErrOptions] is returned if the options
+// are not usable.
 func New(o Options) (*Client, error) {
 	if o.AppID == "" || o.AppSecret == "" {
 		return nil, fmt.Errorf("%w: it needs the app's id and secret", ErrOptions)
@@ -122,19 +125,20 @@ func New(o Options) (*Client, error) {
 		{"base URL", o.BaseURL, DefaultBaseURL}, {"login URL", o.LoginURL, DefaultLoginURL},
 	} {
 		u, err := url.Parse(base.url)
-		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" ||
+			u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			return nil, fmt.Errorf("%w: the %s is not like %s", ErrOptions, base.name, base.like)
 		}
 	}
 	if !isVersion(o.Version) {
 		return nil, fmt.Errorf("%w: version %q is not like %s", ErrOptions, o.Version, DefaultVersion)
 	}
-	table, _ := simplelru.NewLRU[string, *gate](maxGates, nil) // it fails for no size alone
+	table, _ := simplelru.NewLRU[string, *gate](maxGates, nil) // fails only for a size of 0
 	c := &Client{
 		opts: o, http: &http.Client{},
 		base:  strings.TrimSuffix(o.BaseURL, "/") + "/" + o.Version,
 		login: strings.TrimSuffix(o.LoginURL, "/") + "/" + o.Version,
-		gates: gates{of: table, now: o.Now},
+		gates: gates{table: table, now: o.Now},
 	}
 	if o.HTTP != nil {
 		copied := *o.HTTP
@@ -148,7 +152,7 @@ func New(o Options) (*Client, error) {
 // AppID returns the app's id at Meta.
 func (c *Client) AppID() string { return c.opts.AppID }
 
-// Format keeps the secret out of logs, whatever the verb.
+// Format keeps the secret out of logs, for every format verb.
 func (c *Client) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "graph client of app "+c.opts.AppID)
 }
@@ -158,13 +162,15 @@ func isVersion(v string) bool {
 	return strings.HasPrefix(v, "v") && dot && digits(major, 3) && digits(minor, 3)
 }
 
-func digits(s string, most int) bool {
-	return s != "" && len(s) <= most && strings.Trim(s, "0123456789") == ""
+// digits reports whether s consists of 1 to limit decimal digits.
+func digits(s string, limit int) bool {
+	return s != "" && len(s) <= limit && strings.Trim(s, "0123456789") == ""
 }
 
-// path names one edge of a page, user or app, "" for the object itself. It
-// accepts digits alone, so that no alias and no other path can come of an id: it
-// is empty for anything else, and a call with that is not made.
+// path returns the path of an edge of a page, user or app; an empty edge means the
+// object itself. It accepts only digits as an id, so that an id can't become an
+// alias or another path. For any other id the result is empty, and [Client.do]
+// rejects it.
 func path(object, edge string) string {
 	if !isID(object) {
 		return ""
@@ -175,35 +181,35 @@ func path(object, edge string) string {
 // isID reports whether s is the id of a page, user or app.
 func isID(s string) bool { return digits(s, 32) }
 
-// call is one call of Graph. Params of a GET or DELETE go into the URL and so
-// must hold no token; those of a POST go into the form.
+// call is one call of Graph. The params of a GET or DELETE go into the URL and so
+// must not contain a token; those of a POST go into the form.
 type call struct {
 	method string
-	// path is as [path] makes it.
+	// path is a result of the function path.
 	path string
 	// edge is the name for [Observation].
 	edge string
-	// page is whose rate limits count, empty for the app's alone.
+	// page is the page whose rate limits apply; if it is empty, only the app's apply.
 	page   string
 	token  string
 	params url.Values
-	// secrets are what else must not come back in an error.
+	// secrets are further texts that must not occur in an error.
 	secrets []string
-	// final says that the call must not be made again once Graph may have acted
-	// on it.
-	final bool
-	// hasty says that a caller has something better to do about code 1 than to
-	// ask the same again.
-	hasty bool
-	// talk says that the call is one of the Conversations API.
-	talk bool
+	// noRetry prevents a repetition of the call if Graph may have acted on it. After
+	// a rate limit it is repeated all the same.
+	noRetry bool
+	// noRetryOnCode1 prevents a repetition after code 1: the caller handles it.
+	noRetryOnCode1 bool
+	// conversationsAPI makes the call count against the limit of the Conversations
+	// API.
+	conversationsAPI bool
 }
 
-// appToken is the token of the app itself.
+// appToken returns the app's own access token.
 func (c *Client) appToken() string { return c.opts.AppID + "|" + c.opts.AppSecret }
 
-// do makes the call, again after a temporary failure or a rate limit where it
-// may be repeated, and decodes the answer into out.
+// do makes the call and decodes the answer into out. It repeats the call after a
+// temporary failure or a rate limit, if that is allowed.
 func (c *Client) do(ctx context.Context, k call, out any) error {
 	switch {
 	case k.path == "":
@@ -222,7 +228,7 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		last   error
 	)
 	for try := 0; ; try++ {
-		if err := c.pass(ctx, k, &waited); err != nil {
+		if err := c.waitForLimits(ctx, k, &waited); err != nil {
 			switch {
 			case last == nil:
 				return err
@@ -232,7 +238,7 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 			break
 		}
 		began := time.Now()
-		status, err := c.once(ctx, k, out)
+		status, err := c.attempt(ctx, k, out)
 		seen = Observation{Method: k.method, Edge: k.edge, Status: status, Took: time.Since(began), Retries: try}
 		refusal := meta.Refused(err)
 		if refusal == nil {
@@ -248,11 +254,11 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		if throttled {
 			refusal.After = c.gates.refuse(k.page, refusal.Code)
 		}
-		if try >= c.opts.Retries || !throttled && (k.final || k.hasty && refusal.Code == 1 || class != meta.Transient) {
+		if try >= c.opts.Retries || !throttled && (k.noRetry || k.noRetryOnCode1 && refusal.Code == 1 || class != meta.Transient) {
 			break
 		}
 		if throttled {
-			continue // and wait at the gate
+			continue // waitForLimits waits
 		}
 		wait := backoff.Jitter(backoff.After(try+1, firstBackoff, maxBackoff))
 		if slept := c.opts.Sleep(ctx, wait); slept != nil {
@@ -266,7 +272,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	return last
 }
 
-func (c *Client) once(ctx context.Context, k call, out any) (status int, err error) {
+// attempt sends the call once.
+func (c *Client) attempt(ctx context.Context, k call, out any) (status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
 	target, body := c.base+k.path, io.Reader(nil)
@@ -289,7 +296,7 @@ func (c *Client) once(ctx context.Context, k call, out any) (status int, err err
 		return 0, unreachable(k, err)
 	}
 	defer resp.Body.Close()
-	c.gates.note(resp.Header, k.page)
+	c.gates.record(resp.Header, k.page)
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return resp.StatusCode, unreachable(k, err)
@@ -301,14 +308,14 @@ func (c *Client) once(ctx context.Context, k call, out any) (status int, err err
 		return resp.StatusCode, fmt.Errorf("%s %s: %w", k.method, k.path, refusal)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		// The decoder's words may quote the answer, which may have a token in it.
+		// The decoder's error may quote the answer, which may contain a token.
 		return resp.StatusCode, fmt.Errorf("%s %s: %w", k.method, k.path, ErrAnswer)
 	}
 	return resp.StatusCode, nil
 }
 
-// unreachable says why no answer came, without the URL that net/http quotes. It
-// keeps the cause, so that a context's error can be told.
+// unreachable returns an [ErrUnreachable] with the cause, without the URL that
+// net/http quotes. A context's error is wrapped, so that errors.Is finds it.
 func unreachable(k call, err error) error {
 	cause := err
 	var u *url.Error
@@ -321,8 +328,8 @@ func unreachable(k call, err error) error {
 	return fmt.Errorf("%s %s: %w: %s", k.method, k.path, ErrUnreachable, scrub(cause.Error(), k.secrets...))
 }
 
-// refused returns the refusal in an answer: a body with "error" whatever its
-// status, or any status that is not 2xx.
+// refused returns the error in an answer: a body with "error", whatever the status,
+// or any status other than 2xx. It returns nil if there is none.
 func refused(status int, body []byte, secrets []string) *meta.Error {
 	var in struct {
 		Error *errorBody `json:"error"`
@@ -337,8 +344,8 @@ func refused(status int, body []byte, secrets []string) *meta.Error {
 	return nil
 }
 
-// errorBody is an error as Graph writes it, at the top of an answer or within
-// debug_token's data.
+// errorBody is an error in Graph's JSON, at the top of an answer or within the data
+// of debug_token.
 type errorBody struct {
 	Message     string `json:"message"`
 	Type        string `json:"type"`
@@ -352,21 +359,22 @@ type errorBody struct {
 func (e *errorBody) refusal(status int, secrets []string) *meta.Error {
 	message := []rune(scrub(e.Message, secrets...))
 	return &meta.Error{
-		Status: status, Code: int(e.Code), Subcode: int(cmp.Or(e.Subcode, e.DataSubcode)), Type: e.Type, Message: string(message[:min(len(message), maxWords)]),
+		Status: status, Code: int(e.Code), Subcode: int(cmp.Or(e.Subcode, e.DataSubcode)), Type: e.Type,
+		Message: string(message[:min(len(message), maxMessageRunes)]),
 		FBTrace: scrub(e.FBTrace, secrets...), Transient: bool(e.Transient),
 	}
 }
 
-// proof is the appsecret_proof of a token: proof that the caller has the app's
-// secret as well.
+// proof returns the appsecret_proof of a token: a MAC which proves that the caller
+// also has the app's secret.
 func (c *Client) proof(token string) string {
 	m := hmac.New(sha256.New, []byte(c.opts.AppSecret))
 	m.Write([]byte(token))
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// id is an id that may be a JSON string or number; 17 digits and more, so never
-// through a float.
+// id is an id that may be a JSON string or a number. It may have 17 digits and more,
+// so it is never decoded as a float.
 type id string
 
 func (i *id) UnmarshalJSON(b []byte) error {
@@ -383,8 +391,8 @@ func (i *id) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// number is a whole number that may come as a string. What is neither is 0, so
-// that one odd field does not hide the rest of an error.
+// number is an integer that may be a JSON string. Any other value is decoded as 0,
+// so that one unexpected field does not hide the rest of an error.
 type number int64
 
 func (n *number) UnmarshalJSON(b []byte) error {
@@ -395,8 +403,7 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// flag is a boolean that may come as the string "true", as in Meta's own
-// samples.
+// flag is a boolean that may be the JSON string "true", as in Meta's own samples.
 type flag bool
 
 func (f *flag) UnmarshalJSON(b []byte) error {

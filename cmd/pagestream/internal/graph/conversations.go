@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	// defaultConversations and maxConversations bound one page of a listing.
+	// defaultConversations and maxConversations are the default and the largest number
+	// of conversations in one page of a listing.
 	defaultConversations = 25
 	maxConversations     = 100
-	// messagesAtOnce is how many messages of a conversation come at a time.
+	// messagesAtOnce is how many messages of a conversation are requested at a time.
 	messagesAtOnce = 20
-	// maxHalvings is how often less is asked for, where Graph finds it too much.
+	// maxHalvings is how often the page size is halved if Graph finds it too large.
 	maxHalvings = 2
 )
 
@@ -33,30 +34,30 @@ type Conversation struct {
 	Updated time.Time
 	// Messages are in Graph's order, newest first.
 	Messages []Message
-	// After is the cursor of the older messages for [Client.Messages], empty
-	// where there are none.
+	// After is the cursor of the older messages for [Client.Messages], empty if there
+	// are none.
 	After string
 }
 
-// Message is a message as the Conversations API has it.
+// Message is a message of the Conversations API.
 type Message struct {
-	// ID is the mid that the webhook had for it.
+	// ID is the mid, the same as in the webhook.
 	ID string
-	// Created is in whole seconds, so that several may have the same; zero where
+	// Created is in whole seconds, so several messages may have the same; it is zero if
 	// Graph gives none.
 	Created time.Time
 	From    string
 	To      []string
 	Text    string
-	// Attachments are empty for a message with text alone.
+	// Attachments are empty for a message that has only text.
 	Attachments []Attachment
 	// Sticker is the URL of its picture.
 	Sticker string
-	// Unsupported says that there is a message whose content this API can't show.
+	// Unsupported reports that this API can't show the message's content.
 	Unsupported bool
 	// ReplyTo is the mid that this message answers.
 	ReplyTo string
-	// Raw is Graph's own JSON of the message.
+	// Raw is Graph's JSON of the message.
 	Raw json.RawMessage
 }
 
@@ -64,13 +65,13 @@ type Message struct {
 type Attachment struct {
 	// Type is "image", "video", "audio" or "file".
 	Type string
-	// URL ends within days.
+	// URL expires within days.
 	URL  string
 	Name string
 }
 
-// UnmarshalJSON reads a message as Graph writes it. What is of an odd type is
-// left empty, as long as it is an object: Raw has all of it.
+// UnmarshalJSON decodes Graph's JSON of a message. A member of an unexpected type is
+// left empty; Raw has it. [ErrAnswer] is returned if b is not an object.
 func (m *Message) UnmarshalJSON(b []byte) error {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(b, &fields) != nil {
@@ -106,7 +107,7 @@ func (m *Message) UnmarshalJSON(b []byte) error {
 		}
 	}
 	m.ID, m.From, m.Unsupported, m.ReplyTo = string(mid), string(from.ID), bool(unsupported), cmp.Or(reply.MID, reply.ID)
-	m.Created, _ = moment(at)
+	m.Created, _ = parseTime(at)
 	for _, t := range to.Data {
 		m.To = append(m.To, string(t.ID))
 	}
@@ -141,8 +142,9 @@ func (f file) attachment() Attachment {
 	return Attachment{Type: "file", URL: f.URL, Name: f.Name}
 }
 
-// moment reads a time as Graph writes it, without a colon in the zone.
-func moment(s string) (time.Time, error) {
+// parseTime parses a time in Graph's format, which has no colon in the zone, or in
+// RFC 3339.
+func parseTime(s string) (time.Time, error) {
 	t, err := time.Parse("2006-01-02T15:04:05-0700", s)
 	if err != nil {
 		t, err = time.Parse(time.RFC3339, s)
@@ -153,13 +155,16 @@ func moment(s string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// Conversations lists the page's conversations, the one with the newest message
-// first, at most limit of them and from the cursor after on; next is the cursor
-// of what follows, empty at the end. Platform is "messenger" or "instagram". It
-// can't be asked from a time on. A page has 2 calls a second here, which are
-// waited for; where Graph finds it too much, fewer come.
+// Conversations lists at most limit of the page's conversations, the one with the
+// newest message first, starting at the cursor after. Next is the cursor of the
+// following ones, empty at the end. Platform is "messenger" or "instagram". Graph
+// offers no filter by time. It allows 2 calls a second for a page, and the call
+// waits for that limit. If Graph finds the page of the listing too large, a smaller
+// one is returned.
 // https://developers.facebook.com/docs/graph-api/reference/page/conversations
-func (c *Client) Conversations(ctx context.Context, page, token, platform, after string, limit int) (list []Conversation, next string, err error) {
+func (c *Client) Conversations(
+	ctx context.Context, page, token, platform, after string, limit int,
+) (list []Conversation, next string, err error) {
 	if limit <= 0 {
 		limit = defaultConversations
 	}
@@ -171,20 +176,24 @@ func (c *Client) Conversations(ctx context.Context, page, token, platform, after
 			Paging paging    `json:"paging"`
 		} `json:"messages"`
 	}
-	k := call{path: path(page, "conversations"), edge: "conversations", page: page, token: token, talk: true, params: url.Values{
-		"fields": {fmt.Sprintf("id,updated_time,messages.limit(%d){%s}", messagesAtOnce, messageFields)},
-	}}
+	k := call{
+		path: path(page, "conversations"), edge: "conversations", page: page, token: token, conversationsAPI: true,
+		params: url.Values{
+			"fields": {fmt.Sprintf("id,updated_time,messages.limit(%d){%s}", messagesAtOnce, messageFields)},
+		},
+	}
 	if platform != "" {
 		k.params.Set("platform", platform)
 	}
-	items, next, err := less[item](ctx, c, k, after, min(limit, maxConversations))
+	items, next, err := listAdaptive[item](ctx, c, k, after, min(limit, maxConversations))
 	if err != nil {
 		return nil, "", err
 	}
 	list = make([]Conversation, 0, len(items))
 	for _, i := range items {
-		// A walk ends at a time: one that is not known would end it unseen.
-		at, err := moment(i.Updated)
+		// A caller stops reading at a time, so a conversation without one would end the
+		// listing unnoticed.
+		at, err := parseTime(i.Updated)
 		if err != nil || !isConversation(string(i.ID)) {
 			return nil, "", fmt.Errorf("GET %s: %w: a conversation has no id or no time", k.path, ErrAnswer)
 		}
@@ -198,40 +207,43 @@ func (c *Client) Conversations(ctx context.Context, page, token, platform, after
 }
 
 // Messages lists the messages of one of the page's conversations, newest first,
-// from the cursor after on; next is the cursor of what follows, empty at the
-// end. Graph may show no more than the newest 20. It counts with
-// [Client.Conversations] against the page's 2 calls a second.
+// starting at the cursor after. Next is the cursor of the following ones, empty at
+// the end. Graph may return only the newest 20. The call counts against the same
+// limit of 2 calls a second as [Client.Conversations].
 // https://developers.facebook.com/docs/graph-api/reference/conversation
-func (c *Client) Messages(ctx context.Context, page, token, conversation, after string) (list []Message, next string, err error) {
+func (c *Client) Messages(
+	ctx context.Context, page, token, conversation, after string,
+) (list []Message, next string, err error) {
 	switch {
 	case !isID(page):
 		return nil, "", ErrPageID
 	case !isConversation(conversation):
 		return nil, "", ErrConversation
 	}
-	return less[Message](ctx, c, call{
-		path: "/" + conversation + "/messages", edge: "conversation_messages", page: page, token: token, talk: true,
-		params: url.Values{"fields": {messageFields}},
+	return listAdaptive[Message](ctx, c, call{
+		path: "/" + conversation + "/messages", edge: "conversation_messages", page: page, token: token,
+		conversationsAPI: true, params: url.Values{"fields": {messageFields}},
 	}, after, messagesAtOnce)
 }
 
-// isConversation accepts Messenger's ids, "t_" and digits, and Instagram's, which
-// are in base64. No alias is as long, and none can come of it.
+// isConversation reports whether s may be a conversation's id: Messenger's are "t_"
+// and digits, Instagram's are base64. Graph's alias for the
+// token's owner is too short to be accepted.
 func isConversation(s string) bool {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-="
 	return len(s) > 2 && len(s) <= 512 && strings.Trim(s, letters) == ""
 }
 
-// less asks for one page of a listing, and for half as many where Graph answers
-// with code 1: that is what it says to "reduce the amount of data" with, beside
-// passing failures, which less data does no harm to.
-func less[T any](ctx context.Context, c *Client, k call, after string, limit int) ([]T, string, error) {
+// listAdaptive reads one page of a listing, and halves its size if Graph answers with
+// code 1: Graph uses it for "reduce the amount of data", and also for temporary
+// failures, after which a smaller page does no harm.
+func listAdaptive[T any](ctx context.Context, c *Client, k call, after string, limit int) ([]T, string, error) {
 	for n := 0; ; n++ {
 		k.params.Set("limit", strconv.Itoa(limit))
-		k.hasty = n < maxHalvings && limit > 1
-		list, next, err := part[T](ctx, c, k, after)
+		k.noRetryOnCode1 = n < maxHalvings && limit > 1
+		list, next, err := listPage[T](ctx, c, k, after)
 		refusal := meta.Refused(err)
-		if !k.hasty || refusal == nil || refusal.Code != 1 {
+		if !k.noRetryOnCode1 || refusal == nil || refusal.Code != 1 {
 			return list, next, err
 		}
 		limit /= 2

@@ -95,7 +95,7 @@ func TestMessages(t *testing.T) {
 			{Type: "file"},
 		}},
 		{ID: "m_2", Created: at, Sticker: "https://s", Unsupported: true},
-		{ID: "m_3"}, // what is odd is left out, the message is not
+		{ID: "m_3"}, // only members of an unexpected type are left out
 	}, list)
 	r := s.requests[0]
 	assert.Equal(t, "/v25.0/"+thread+"/messages", r.path)
@@ -113,9 +113,9 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// "Please reduce the amount of data you're asking for" is code 1, as passing
-// failures are.
-func TestLessData(t *testing.T) {
+// Graph uses code 1 both for "Please reduce the amount of data you're asking for" and
+// for temporary failures.
+func TestPageSizeIsHalvedOnCode1(t *testing.T) {
 	much := answer{500, `{"error":{"code":1,"message":"Please reduce the amount of data you're asking for, then retry your request"}}`}
 	limits := func(s *server) (list []string) {
 		for _, r := range s.requests {
@@ -145,7 +145,7 @@ func TestLessData(t *testing.T) {
 	assert.Equal(t, []string{"20", "10"}, limits(s))
 }
 
-func TestTwoConversationCallsASecond(t *testing.T) {
+func TestConversationCallsAreLimitedToTwoASecond(t *testing.T) {
 	s := start(t, success)
 	c := s.client()
 	began := s.now
@@ -159,13 +159,13 @@ func TestTwoConversationCallsASecond(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Equal(t, 5*time.Second, s.now.Sub(began))
-	// Another page, and other calls for this one, don't wait.
+	// Calls for another page, and other calls for this page, don't wait.
 	_, _, err := c.Conversations(t.Context(), "77", token, "messenger", "", 10)
 	require.NoError(t, err)
 	require.NoError(t, calls["Profile"](t.Context(), c))
 	assert.Equal(t, 5*time.Second, s.now.Sub(began))
 
-	// Those that come at once queue up, as far as the longest wait.
+	// Concurrent calls queue up, as long as no wait exceeds MaxWait.
 	s = start(t, success)
 	c = s.client(func(o *graph.Options) { o.Sleep, o.MaxWait = nil, time.Nanosecond })
 	ask := func() error {

@@ -11,14 +11,14 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// The words are the same for all and lie, so that nothing can be decided by
-// them.
+// The message is the same for all codes, and misleading, so that a decision based on
+// the text would fail the test.
 func TestErrorTable(t *testing.T) {
 	for _, c := range []struct {
 		status, code, sub int
 		class             meta.Class
-		tries             int // of a call that may be repeated
-		sends             int // of one that may not
+		tries             int // attempts of a call that may be repeated
+		sends             int // attempts of a call that must not be repeated
 	}{
 		{400, 190, 0, meta.TokenDead, 1, 1},
 		{400, 190, 458, meta.TokenDead, 1, 1},
@@ -68,7 +68,7 @@ func TestErrorTable(t *testing.T) {
 		{503, 0, 0, meta.Transient, 4, 1},
 		{400, 4711, 0, meta.Unclassified, 1, 1},
 	} {
-		for _, status := range []int{c.status, 200} { // a body with an error is one, whatever the status
+		for _, status := range []int{c.status, 200} { // an error in the body counts, whatever the status
 			if c.code == 0 && status == 200 {
 				continue
 			}
@@ -97,7 +97,7 @@ func TestErrorTable(t *testing.T) {
 			})
 		}
 	}
-	// Graph's own flag is believed and does not make a call again.
+	// Graph's flag makes the error temporary, but does not repeat the call.
 	s := start(t, answer{400, `{"error":{"code":4711,"is_transient":true}}`})
 	refusal := meta.Refused(s.client().Subscribe(t.Context(), page, token, []string{"messages"}))
 	require.NotNil(t, refusal)

@@ -16,7 +16,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// canned is a transport that gives one answer, whatever is asked.
+// canned is a transport that returns the same answer to every request.
 type canned struct {
 	status int
 	header http.Header
@@ -55,7 +55,8 @@ func seed(f *testing.F, add func(body string)) {
 	add(`null`)
 }
 
-// An answer is a success, or an error of a known kind without a token in it.
+// FuzzErrors checks that an answer is a success or a known error without a token in
+// its text.
 func FuzzErrors(f *testing.F) {
 	seed(f, func(body string) { f.Add(400, body); f.Add(200, body) })
 	f.Fuzz(func(t *testing.T, status int, body string) {
@@ -74,7 +75,7 @@ func FuzzErrors(f *testing.F) {
 		}
 		refusal := meta.Refused(err)
 		if refusal == nil && !errors.Is(err, graph.ErrAnswer) {
-			t.Fatalf("%v is of no kind", err)
+			t.Fatalf("%v is not a known error", err)
 		}
 		if strings.Contains(err.Error(), token) || len([]rune(err.Error())) > 5000 {
 			t.Fatal(err)
@@ -86,13 +87,13 @@ func FuzzErrors(f *testing.F) {
 			t.Fatalf("%v has the class %q", err, refusal.Class())
 		}
 		if refusal.RetryAfter() > 0 != (refusal.Class() == meta.Throttled) {
-			t.Fatalf("%v is to be made again in %s", err, refusal.RetryAfter())
+			t.Fatalf("%v has the retry time %s", err, refusal.RetryAfter())
 		}
 	})
 }
 
-// Conversations that are given out can be walked: each has an id that can be
-// asked for and a time, and each message its own JSON.
+// FuzzConversations checks that each returned conversation has a time and an id that
+// Messages accepts, and each message its JSON.
 func FuzzConversations(f *testing.F) {
 	seed(f, func(body string) { f.Add(body) })
 	f.Add(`{"data":[{"id":"t_1","updated_time":"2026-11-20T10:33:13+0000","messages":{"data":[null,{"attachments":{"data":[null]}}]}}]}`)
@@ -111,7 +112,7 @@ func FuzzConversations(f *testing.F) {
 			}
 			for _, m := range conversation.Messages {
 				if !json.Valid(m.Raw) {
-					t.Fatalf("%q is no message", m.Raw)
+					t.Fatalf("%q is not JSON", m.Raw)
 				}
 			}
 		}
@@ -123,8 +124,8 @@ func FuzzConversations(f *testing.F) {
 	})
 }
 
-// No header holds calls for longer than a day, and none is of a key that is no
-// id.
+// FuzzUsage checks that no header holds calls for longer than a day, and that every
+// key is an id.
 func FuzzUsage(f *testing.F) {
 	f.Add(`{"call_count":28,"total_time":25,"total_cputime":25}`, `{"`+page+`":[{"type":"pages","call_count":100,"estimated_time_to_regain_access":5}]}`)
 	f.Add(`{"call_count":"1e9"}`, `{"1":[{"estimated_time_to_regain_access":9223372036854775807}]}`)

@@ -44,10 +44,10 @@ const (
 	text        = "a very personal message"
 )
 
-// alias is the path that must never be asked.
+// alias matches the paths that must never be requested.
 var alias = regexp.MustCompile(`(?i)/me(/|$)`)
 
-// calls are all methods that call Graph, each made as it should be.
+// calls has a valid call of each method that calls Graph.
 var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 	"SubscribedApps": func(ctx context.Context, c *graph.Client) error {
 		_, err := c.SubscribedApps(ctx, page, token)
@@ -105,10 +105,10 @@ var outgoing = graph.Outgoing{
 	MessagingType: "RESPONSE",
 }
 
-// success is an answer that every call takes for one.
+// success is an answer that every call accepts.
 var success = answer{200, `{"success":true,"data":[],"id":"` + page + `","access_token":"` + token + `","message_id":"m_1"}`}
 
-// corpus has Meta's answers in the shapes that it documents.
+// corpus is the directory of Meta's documented answers.
 const corpus = "../../../../../shared/corpus/graph-responses"
 
 func read(t *testing.T, name string) string {
@@ -121,15 +121,15 @@ func read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// server answers each request with the next of its answers, the last one for
-// ever, and checks what must hold for every request.
+// server answers each request with the next of its answers and repeats the last one.
+// It checks what every request must have.
 type server struct {
 	*httptest.Server
 	t        *testing.T
 	answers  []answer
 	requests []request
 	slept    []time.Duration
-	now      time.Time // of the client's clock, which sleeping moves
+	now      time.Time // of the client's clock, which Sleep advances
 }
 
 type answer struct {
@@ -137,8 +137,8 @@ type answer struct {
 	body   string
 }
 
-// usage is an answer's headers: X-App-Usage, X-Page-Usage and so on by what
-// follows the "X-".
+// usage adds headers to an answer, without their "X-": "App-Usage: …",
+// "Page-Usage: …" and so on.
 func (a answer) usage(headers ...string) answer {
 	a.body = strings.Join(headers, "\n") + "\n\n" + a.body
 	return a
@@ -239,7 +239,7 @@ func TestCalls(t *testing.T) {
 		assert.Equal(t, "/v25.0/"+page+"/subscribed_apps", s.requests[0].path)
 		assert.Equal(t, token, s.requests[0].auth)
 	})
-	t.Run("our own fields, over two pages of apps", func(t *testing.T) {
+	t.Run("subscribed apps over two pages of the listing", func(t *testing.T) {
 		s := start(t,
 			answer{200, `{"data":[{"id":"1","subscribed_fields":["feed"]}],"paging":{"cursors":{"after":"AA"},"next":"https://x/?access_token=` + token + `"}}`},
 			answer{200, `{"data":[{"id":` + appID + `,"subscribed_fields":["standby","messages","messages"]}],"paging":{"cursors":{"after":"BB"}}}`},
@@ -308,7 +308,7 @@ func TestCalls(t *testing.T) {
 		assert.Equal(t, input, r.params.Get("input_token"))
 		assert.Equal(t, appID+"|"+appSecret, r.auth)
 	})
-	t.Run("debug token of a dead one", func(t *testing.T) {
+	t.Run("debug token of an invalid token", func(t *testing.T) {
 		s := start(t, answer{200, `{"data":{"is_valid":false,"error":{"code":190,"subcode":460,"message":"Malformed ` + input + `"},"scopes":[]}}`})
 		info, err := s.client().DebugToken(ctx, input)
 		require.NoError(t, err)
@@ -320,7 +320,7 @@ func TestCalls(t *testing.T) {
 	})
 }
 
-func TestRefusalsByCode(t *testing.T) {
+func TestErrorsAreClassifiedByCode(t *testing.T) {
 	for file, want := range map[string]meta.Class{
 		"err_100_2018001_no_user.json": meta.PersonUnreachable, "err_10_2018278_window.json": meta.WindowClosed,
 		"err_190_458_app_removed.json": meta.TokenDead, "err_190_460_password.json": meta.TokenDead,
@@ -330,7 +330,7 @@ func TestRefusalsByCode(t *testing.T) {
 		"subscribed_apps_post_bad_field.json": meta.Parameter, "subscribed_apps_post_missing_permission.json": meta.Permission,
 		"fbmessenger-hs_errorResponse.json": meta.Parameter,
 	} {
-		for _, status := range []int{200, 400} { // an error in a body with status 200 is one
+		for _, status := range []int{200, 400} { // an error in the body counts with status 200 as well
 			t.Run(fmt.Sprint(file, " ", status), func(t *testing.T) {
 				s := start(t, answer{status, read(t, file)})
 				err := s.client().Subscribe(t.Context(), page, token, []string{"messages"})
@@ -348,7 +348,7 @@ func TestRefusalsByCode(t *testing.T) {
 	}
 }
 
-func TestTryingAgain(t *testing.T) {
+func TestTransientFailuresAreRetried(t *testing.T) {
 	transient := answer{500, `{"error":{"code":2,"message":"Service temporarily unavailable","is_transient":true}}`}
 	good := answer{200, `{"success":true}`}
 	s := start(t, transient, answer{502, "<html>"}, answer{200, `{"error":{"code":1}}`}, good)
@@ -378,7 +378,7 @@ func TestTryingAgain(t *testing.T) {
 	assert.Equal(t, meta.Transient, meta.ClassOf(err))
 }
 
-func TestAnswersThatAreNotGraphs(t *testing.T) {
+func TestUnexpectedAnswersAreErrors(t *testing.T) {
 	for name, a := range map[string]answer{
 		"not JSON":     {200, "<html>token " + token + "</html>"},
 		"too large":    {200, `{"success":true,"x":"` + strings.Repeat("a", 5<<20) + `"}`},
@@ -418,9 +418,9 @@ func TestAnswersThatAreNotGraphs(t *testing.T) {
 	})
 }
 
-// Whatever goes wrong, no error has a token, the secret or a proof in it.
+// No error contains a token, the secret or a proof, whatever its cause.
 func TestErrorsHaveNoTokens(t *testing.T) {
-	// Graph quotes what it was given.
+	// The server quotes the request in its error.
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm()
 		said, _ := json.Marshal(fmt.Sprint("Malformed ", r.Header["Authorization"], r.PostForm, " EAASomeOtherTokenThatNobodyGave1"))
@@ -433,7 +433,7 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 	gone.Close()
 	slow := start(t)
 	slow.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // else the server does not see the client go
+		_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not notice that the client has gone
 		<-r.Context().Done()
 	})
 	for name, c := range map[string]*graph.Client{
@@ -458,14 +458,14 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// broken fails as a careless transport might: with the headers in its error.
+// broken is a transport that fails with the request's headers in its error.
 type broken struct{}
 
 func (broken) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, fmt.Errorf("can't send %v to %s", r.Header, r.URL.Host)
 }
 
-func TestNothingButAPageCanBeAsked(t *testing.T) {
+func TestOnlyNumericIDsAreAccepted(t *testing.T) {
 	s := start(t, answer{200, `{"success":true,"data":[]}`})
 	c := s.client()
 	for _, id := range []string{"", "me", "me/subscribed_apps", "ME", "1/../me", "1?x", "1#", "%6de", "12 ", "-1", "１", strings.Repeat("1", 33)} {
@@ -490,7 +490,7 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 		assert.ErrorIs(t, thread, graph.ErrConversation, "%q", id)
 	}
 	assert.Empty(t, s.requests)
-	// The alias is nowhere in the code.
+	// The alias does not occur in the code.
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	for _, f := range files {
@@ -504,16 +504,16 @@ func TestNothingButAPageCanBeAsked(t *testing.T) {
 	}
 }
 
-// Every method that calls Graph is in calls, so that no new one is missed by
-// what is tested for all of them: the server of these tests fails the test for a
-// request with the alias, with a token in its URL or without a right proof.
-func TestAllCalls(t *testing.T) {
-	quiet := []string{"AppID", "LoginURL", "Usage", "Format"} // these call nothing
+// Every method that calls Graph is in calls, so that the tests of all methods do not
+// miss a new one: the server fails the test for a request with the alias, with a
+// token in its URL or without a correct proof.
+func TestEveryMethodIsCovered(t *testing.T) {
+	local := []string{"AppID", "LoginURL", "Usage", "Format"} // these do not call Graph
 	typ := reflect.TypeFor[*graph.Client]()
-	assert.Equal(t, typ.NumMethod(), len(calls)+len(quiet))
+	assert.Equal(t, typ.NumMethod(), len(calls)+len(local))
 	for i := range typ.NumMethod() {
 		name := typ.Method(i).Name
-		if slices.Contains(quiet, name) {
+		if slices.Contains(local, name) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -537,7 +537,7 @@ func TestAllCalls(t *testing.T) {
 	}
 }
 
-func TestCallsThatAreNotMade(t *testing.T) {
+func TestInvalidArgumentsAreNotSent(t *testing.T) {
 	s := start(t, success)
 	c := s.client()
 	ctx := t.Context()

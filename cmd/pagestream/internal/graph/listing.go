@@ -8,18 +8,18 @@ import (
 	"net/url"
 )
 
-// paging is how Graph pages a listing.
+// paging is the paging part of a listing in Graph's JSON.
 type paging struct {
 	Cursors struct {
 		After string `json:"after"`
 	} `json:"cursors"`
-	// Next is a URL with the token in it. It is never asked, only whether it is
-	// there counts, and which cursor it has.
+	// Next is a URL that contains the token. It is never requested; only its presence
+	// and its cursor are used.
 	Next string `json:"next"`
 }
 
-// after returns the cursor of what follows, empty at the end. A page without
-// data may have it in Next alone.
+// after returns the cursor of the next page, empty at the end. A page without data
+// may have the cursor only in Next.
 func (p paging) after() (string, error) {
 	if p.Next == "" {
 		return "", nil
@@ -34,9 +34,9 @@ func (p paging) after() (string, error) {
 	return u.Query().Get("after"), nil
 }
 
-// part asks for one page of a listing, from the cursor after on, and returns the
-// cursor of the next.
-func part[T any](ctx context.Context, c *Client, k call, after string) (list []T, next string, err error) {
+// listPage reads one page of a listing, starting at the cursor after, and returns
+// the cursor of the next page, empty at the end.
+func listPage[T any](ctx context.Context, c *Client, k call, after string) (list []T, next string, err error) {
 	params := url.Values{}
 	maps.Copy(params, k.params)
 	if after != "" {
@@ -63,12 +63,12 @@ func part[T any](ctx context.Context, c *Client, k call, after string) (list []T
 	return *out.Data, next, nil
 }
 
-// all follows a listing to its end, over at most so many pages. Half a listing
-// is an error: what is missing would look as if it were gone.
-func all[T any](ctx context.Context, c *Client, k call, most int) ([]T, error) {
+// listAll reads a listing to its end. [ErrAnswer] is returned if it has more than
+// limit pages: in an incomplete listing the missing elements would look removed.
+func listAll[T any](ctx context.Context, c *Client, k call, limit int) ([]T, error) {
 	list, after := []T{}, ""
-	for range most {
-		more, next, err := part[T](ctx, c, k, after)
+	for range limit {
+		more, next, err := listPage[T](ctx, c, k, after)
 		if err != nil {
 			return nil, err
 		}
@@ -78,5 +78,5 @@ func all[T any](ctx context.Context, c *Client, k call, most int) ([]T, error) {
 		}
 		after = next
 	}
-	return nil, fmt.Errorf("GET %s: %w: it has over %d pages", k.path, ErrAnswer, most)
+	return nil, fmt.Errorf("GET %s: %w: it has over %d pages", k.path, ErrAnswer, limit)
 }

@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// maxAccountPages bounds the listing of a person's pages: enough for 5000 even
-// where Graph gives its default of 25 at a time, and some empty ones.
+// maxAccountPages limits the listing of a person's pages. It is enough for 5000 even
+// if Graph returns its default of 25 at a time, with some empty pages in between.
 const maxAccountPages = 250
 
-// Token is a token that Graph gave out. Printing it does not show it.
+// Token is an access token that Graph issued. Printing it does not show its value.
 type Token struct {
 	Value string `json:"-"`
-	// Expires is zero for one that does not end, or where Graph does not say.
+	// Expires is zero for a token that does not expire, or if Graph does not say.
 	Expires time.Time
 }
 
-// Format keeps the token out of logs, whatever the verb.
+// Format keeps the token out of logs, for every format verb.
 func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[token]") }
 
-// DefaultLoginScopes returns the permissions that the login asks for where
-// [Options] name none: what pages on Messenger need.
+// DefaultLoginScopes returns the permissions that the login requests if [Options]
+// has none: those that pages on Messenger need.
 func DefaultLoginScopes() []string {
 	return []string{"pages_show_list", "pages_messaging", "pages_manage_metadata", "pages_read_engagement"}
 }
 
-// LoginURL is where to send a person to grant pages to the app. RedirectURI must
-// be the same, byte for byte, in [Client.ExchangeCode].
+// LoginURL returns the URL of the dialog in which a person grants pages to the app.
+// RedirectURI must be the same, byte for byte, in [Client.ExchangeCode].
 // https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow
 func (c *Client) LoginURL(redirectURI, state string) string {
 	q := url.Values{
@@ -45,19 +45,19 @@ func (c *Client) LoginURL(redirectURI, state string) string {
 	return c.login + "/dialog/oauth?" + q.Encode()
 }
 
-// ExchangeCode exchanges the code of a login for the person's token. A code is
-// good for one time: after any failure but a rate limit the login starts again.
+// ExchangeCode exchanges the code of a login for the person's token. A code can be
+// used once: after any error except a rate limit, a new login is needed.
 func (c *Client) ExchangeCode(ctx context.Context, redirectURI, code string) (Token, error) {
 	if code == "" {
 		return Token{}, ErrNoToken
 	}
 	return c.exchange(ctx, call{
-		params: url.Values{"redirect_uri": {redirectURI}, "code": {code}}, secrets: []string{code}, final: true,
+		params: url.Values{"redirect_uri": {redirectURI}, "code": {code}}, secrets: []string{code}, noRetry: true,
 	})
 }
 
-// LongLived exchanges a person's token that is still valid for one of about 60
-// days. Page tokens that are read with it don't expire. It may be repeated.
+// LongLived exchanges a person's valid token for one that lasts about 60 days. Page
+// tokens that are read with it do not expire. The call may be repeated.
 func (c *Client) LongLived(ctx context.Context, userToken string) (Token, error) {
 	if userToken == "" {
 		return Token{}, ErrNoToken
@@ -68,8 +68,8 @@ func (c *Client) LongLived(ctx context.Context, userToken string) (Token, error)
 	})
 }
 
-// exchange asks for a token. Graph documents a GET; OAuth wants a POST (RFC 6749,
-// 3.2), which Graph takes as well and which keeps the secrets out of URLs.
+// exchange requests a token. Graph documents a GET; OAuth requires a POST (RFC 6749,
+// section 3.2), which Graph accepts as well and which keeps the secrets out of URLs.
 func (c *Client) exchange(ctx context.Context, k call) (Token, error) {
 	k.method, k.path, k.edge, k.token = http.MethodPost, "/oauth/access_token", "oauth/access_token", c.appToken()
 	k.params.Set("client_id", c.opts.AppID)
@@ -87,8 +87,8 @@ func (c *Client) exchange(ctx context.Context, k call) (Token, error) {
 	}
 	t := Token{Value: out.Token}
 	if out.Expires > 0 {
-		const most = 10 * 365 * 24 * 3600 // keeps the duration from running over
-		t.Expires = asked.Add(time.Duration(min(out.Expires, most)) * time.Second)
+		const limit = 10 * 365 * 24 * 3600 // prevents an overflow of the duration
+		t.Expires = asked.Add(time.Duration(min(out.Expires, limit)) * time.Second)
 	}
 	return t, nil
 }
@@ -96,25 +96,25 @@ func (c *Client) exchange(ctx context.Context, k call) (Token, error) {
 // Account is a page that a person granted to the app. Printing it does not show
 // its token.
 type Account struct {
-	// ID is the page's, in digits.
+	// ID is the page's id.
 	ID       string
 	Name     string
 	Category string
-	// Token is the page's own, empty where the person's role gives none.
+	// Token is the page's own token, empty if the person's role gives none.
 	Token string `json:"-"`
-	// Instagram is the id of the linked account, empty where there is none or
-	// the token may not see it.
+	// Instagram is the id of the linked account, empty if there is none or the token
+	// may not see it.
 	Instagram string
-	// Tasks are what the person may do on the page: "MANAGE", "MODERATE",
-	// "MESSAGING" and others.
+	// Tasks are what the person may do on the page: "MANAGE", "MODERATE", "MESSAGING"
+	// and others.
 	Tasks []string
 }
 
-// Format keeps the token out of logs, whatever the verb.
+// Format keeps the token out of logs, for every format verb.
 func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "page "+a.ID) }
 
 // Accounts lists every page that the person granted to the app, each once, in
-// Graph's order. Pages that were not granted are missing, without a word.
+// Graph's order. Graph omits pages that were not granted, without an error.
 // https://developers.facebook.com/docs/graph-api/reference/user/accounts
 func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Account, error) {
 	p := path(user, "accounts")
@@ -129,7 +129,7 @@ func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Accoun
 		} `json:"instagram_business_account"`
 	}
 	get := func(fields string) ([]item, error) {
-		return all[item](ctx, c, call{
+		return listAll[item](ctx, c, call{
 			path: p, edge: "accounts", token: userToken, params: url.Values{"fields": {fields}, "limit": {"100"}},
 		}, maxAccountPages)
 	}
@@ -147,11 +147,12 @@ func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Accoun
 			return nil, fmt.Errorf("GET %s: %w: a page has no id", p, ErrAnswer)
 		}
 		if seen[a.ID] {
-			continue // it moved while the listing was followed
+			continue // it moved while the listing was read
 		}
 		seen[a.ID] = true
 		accounts = append(accounts, Account{
-			ID: string(a.ID), Name: a.Name, Category: a.Category, Token: a.Token, Instagram: string(a.Instagram.ID), Tasks: a.Tasks,
+			ID: string(a.ID), Name: a.Name, Category: a.Category, Token: a.Token, Instagram: string(a.Instagram.ID),
+			Tasks: a.Tasks,
 		})
 	}
 	return accounts, nil

@@ -56,8 +56,8 @@ func TestExchangeCode(t *testing.T) {
 		assert.Equal(t, want, r.params.Get(name), name)
 	}
 
-	// A code is good once: after a failure that may have used it, it is not
-	// given again.
+	// A code can be used once: after a failure that may have used it, the call is not
+	// repeated.
 	for _, a := range []answer{{500, `{"error":{"code":2}}`}, {503, ""}, {400, `{"error":{"code":100,"error_subcode":36009}}`}, {200, "<html>"}} {
 		s = start(t, a)
 		_, err = s.client().ExchangeCode(t.Context(), redirectURI, code)
@@ -166,8 +166,8 @@ func TestAccounts(t *testing.T) {
 			assert.NotContains(t, s.requests[1].params.Get("fields"), "instagram")
 		}
 	})
-	// Half a listing is none: the pages that it lacks would look as if they were
-	// no longer granted.
+	// An incomplete listing is an error: the missing pages would look as if they were no
+	// longer granted.
 	page := func(data, paging string) answer {
 		return answer{200, `{"data":[` + data + `],"paging":{` + paging + `}}`}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// App is an app that is subscribed to a page, ours or another's.
+// App is any app that is subscribed to a page.
 type App struct {
 	ID   string
 	Name string
@@ -20,7 +20,7 @@ type App struct {
 	Fields []string
 }
 
-// maxPages bounds how far a listing is followed.
+// maxPages is how many pages of a listing are read at most.
 const maxPages = 50
 
 // SubscribedApps lists every app that is subscribed to the page. It needs the
@@ -32,8 +32,9 @@ func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App,
 		Name   string   `json:"name"`
 		Fields []string `json:"subscribed_fields"`
 	}
-	list, err := all[item](ctx, c, call{
-		path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token, params: url.Values{"limit": {"100"}},
+	list, err := listAll[item](ctx, c, call{
+		path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token,
+		params: url.Values{"limit": {"100"}},
 	}, maxPages)
 	if err != nil {
 		return nil, err
@@ -46,9 +47,9 @@ func (c *Client) SubscribedApps(ctx context.Context, page, token string) ([]App,
 	return apps, nil
 }
 
-// Subscribe subscribes the app to the page with exactly these fields; those of
-// an earlier call that are not named here are gone. Graph refuses the whole call
-// for one field that is not allowed. It may be repeated.
+// Subscribe subscribes the app to the page with exactly these fields; fields of an
+// earlier call that are not among them are removed. Graph refuses the whole call if
+// one field is not allowed. The call may be repeated.
 func (c *Client) Subscribe(ctx context.Context, page, token string, fields []string) error {
 	if len(fields) == 0 {
 		return ErrNoFields
@@ -59,9 +60,11 @@ func (c *Client) Subscribe(ctx context.Context, page, token string, fields []str
 	})
 }
 
-// Unsubscribe removes the app from the page. It may be repeated.
+// Unsubscribe removes the app from the page. The call may be repeated.
 func (c *Client) Unsubscribe(ctx context.Context, page, token string) error {
-	return c.succeed(ctx, call{method: http.MethodDelete, path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token})
+	return c.succeed(ctx, call{
+		method: http.MethodDelete, path: path(page, "subscribed_apps"), edge: "subscribed_apps", page: page, token: token,
+	})
 }
 
 // succeed makes a call whose answer is {"success": true}.
@@ -78,8 +81,8 @@ func (c *Client) succeed(ctx context.Context, k call) error {
 	return nil
 }
 
-// Page returns the page's name and the id of its linked Instagram account, empty
-// where there is none or the token may not see it.
+// Page returns the page's name and the id of its linked Instagram account. The id is
+// empty if there is none or the token may not see it.
 func (c *Client) Page(ctx context.Context, page, token string) (name, instagram string, err error) {
 	p := path(page, "")
 	var out struct {
@@ -107,33 +110,33 @@ func (c *Client) Page(ctx context.Context, page, token string) (name, instagram 
 	return out.Name, string(out.Instagram.ID), nil
 }
 
-// TokenInfo is what Graph knows of a token.
+// TokenInfo is what Graph reports about a token.
 type TokenInfo struct {
 	AppID string
 	// Type is "PAGE", "USER" or "APP".
 	Type string
-	// Page is the page of a page token, User the app-scoped id of the person
-	// who granted it.
+	// Page is the page of a page token, User the app-scoped id of the person who
+	// granted it.
 	Page  string
 	User  string
 	Valid bool
-	// The times are zero where they don't apply: a page token made from a
-	// long-lived user token has no Expires.
+	// A time that does not apply is zero: a page token made with a long-lived user
+	// token has no Expires.
 	Issued, Expires, DataAccessExpires time.Time
 	Scopes                             []string
-	// Granted lists the objects a scope was granted for; a scope that is not in
-	// it was granted for all.
+	// Granted lists for each scope the objects that it was granted for; a scope without
+	// an entry was granted for all.
 	Granted map[string][]string
-	// Err says why the token is not valid.
+	// Err is why the token is not valid, nil if it is or Graph does not say.
 	Err *meta.Error
 }
 
-// DebugToken asks Graph about a token with the app's own. A dead token is no
-// error: see [TokenInfo.Valid].
+// DebugToken asks Graph about a token, with the app's own token. An invalid token is
+// not an error: see [TokenInfo.Valid].
 //
-// Graph documents a GET with the token in the URL. Here it is a POST with
-// method=GET in the form, which Graph has always honoured and Meta's first SDKs
-// relied on, to keep the token out of URLs.
+// Graph documents a GET with the token in the URL. To keep the token out of URLs,
+// the call is a POST with method=GET in the form, which Graph has always accepted
+// and Meta's first SDKs relied on.
 // https://developers.facebook.com/docs/graph-api/reference/debug_token
 func (c *Client) DebugToken(ctx context.Context, inputToken string) (TokenInfo, error) {
 	if inputToken == "" {
@@ -178,7 +181,7 @@ func (c *Client) DebugToken(ctx context.Context, inputToken string) (TokenInfo, 
 		if info.Granted == nil {
 			info.Granted = map[string][]string{}
 		}
-		// A scope without targets was granted for all of them.
+		// A scope without targets was granted for all objects.
 		for _, target := range g.Targets {
 			info.Granted[g.Scope] = append(info.Granted[g.Scope], string(target))
 		}

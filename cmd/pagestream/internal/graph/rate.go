@@ -20,31 +20,32 @@ import (
 )
 
 const (
-	// app is the key of the app's own limits, beside those of its pages.
+	// app is the key of the app's own limits in the table; pages have their ids.
 	app = "app"
-	// maxGates bounds the table of limits, at twice the pages that one
-	// installation is made for.
+	// maxGates is the size of the table of limits: twice the number of pages that one
+	// installation is designed for.
 	maxGates = 10_000
-	// maxKinds bounds how many kinds of usage are kept of one page.
+	// maxKinds is how many kinds of usage are kept for one page.
 	maxKinds = 8
-	// maxObjects bounds how many objects of one header are read.
+	// maxObjects is how many objects of one header are read.
 	maxObjects = 64
-	// talks is how many calls of the Conversations API a page has in a second.
+	// conversationsPerSecond is Graph's limit of calls of the Conversations API for one
+	// page.
 	// https://developers.facebook.com/docs/graph-api/overview/rate-limiting
-	talks = 2
-	// fullWait is how long calls are held at 100 % where Graph names no time:
-	// the window slides, so that one call may soon look again.
+	conversationsPerSecond = 2
+	// fullWait is how long calls are held at 100 % if Graph gives no time. The limit is
+	// a sliding window, so a call may soon be accepted again.
 	fullWait = time.Minute
-	// firstStrike is the wait after a refusal without a time, doubled with each
-	// further one up to maxStrike.
+	// firstStrike is the wait after a rate limit error without a time. It is doubled
+	// with each further one up to maxStrike.
 	firstStrike = 2 * time.Second
 	maxStrike   = 10 * time.Minute
-	// maxRegain bounds what is believed of a header.
+	// maxRegain is the longest wait that is accepted from a header.
 	maxRegain = 24 * time.Hour
 )
 
-// Usage is how much of a rate limit is used, as Graph last said. The counts are
-// percent of it; from 100 on calls are refused.
+// Usage is how much of a rate limit is used, as Graph last reported it. The counts
+// are percentages; from 100 on Graph refuses calls.
 type Usage struct {
 	// Key is a page's id, or "app" for the app's own limits.
 	Key string
@@ -52,44 +53,44 @@ type Usage struct {
 	// "instagram".
 	Type                               string
 	CallCount, TotalTime, TotalCPUTime int
-	// RegainAt is when calls are accepted again, zero where they are now.
+	// RegainAt is when calls are accepted again, zero if they are accepted now.
 	RegainAt time.Time
-	// At is when Graph said so.
+	// At is when Graph reported the usage.
 	At time.Time
 }
 
-// Percent is the fullest of the three counts.
+// Percent returns the highest of the three counts.
 func (u Usage) Percent() int { return max(u.CallCount, u.TotalTime, u.TotalCPUTime) }
 
 // gate holds the calls of one page, or of the app, while its limit is reached.
 type gate struct {
-	until   time.Time
-	strikes int
-	usage   map[string]Usage
-	talk    *rate.Limiter
+	until         time.Time
+	strikes       int // rate limit errors in a row
+	usage         map[string]Usage
+	conversations *rate.Limiter
 }
 
-// gates are those of one client. A page's gate holds that page's calls alone,
-// the app's holds all.
+// gates are the gates of one client. A page's gate holds only that page's calls,
+// the app's gate holds all calls.
 type gates struct {
-	mu  sync.Mutex
-	of  *simplelru.LRU[string, *gate]
-	now func() time.Time
+	mu    sync.Mutex
+	table *simplelru.LRU[string, *gate]
+	now   func() time.Time
 }
 
-// get returns the gate of key. Of a full table the one that was not used for the
-// longest time falls away; the app's own is used by each call.
+// get returns the gate of key and adds it if there is none. A full table drops the
+// least recently used gate; the app's gate is used by each call, so it stays.
 func (g *gates) get(key string) *gate {
-	t, ok := g.of.Get(key)
+	t, ok := g.table.Get(key)
 	if !ok {
-		t = &gate{usage: map[string]Usage{}, talk: rate.NewLimiter(talks, 1)}
-		g.of.Add(key, t)
+		t = &gate{usage: map[string]Usage{}, conversations: rate.NewLimiter(conversationsPerSecond, 1)}
+		g.table.Add(key, t)
 	}
 	return t
 }
 
-// wait returns how long a call for page has to wait, page being empty for one
-// that is the app's own.
+// wait returns how long a call for page must wait. Page is empty for a call that is
+// not about a page.
 func (g *gates) wait(page string) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -101,23 +102,24 @@ func (g *gates) wait(page string) time.Duration {
 	return max(wait, 0)
 }
 
-// talk takes a place among the page's calls of the Conversations API, no later
-// than most from now, and returns how long it is until then.
-func (g *gates) talk(page string, most time.Duration) (wait time.Duration, ok bool) {
+// reserveConversations reserves a call of the Conversations API for the page and
+// returns how long to wait before it may be made. If that is longer than limit,
+// nothing is reserved and ok is false.
+func (g *gates) reserveConversations(page string, limit time.Duration) (wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	r := g.get(page).talk.ReserveN(now, 1)
+	r := g.get(page).conversations.ReserveN(now, 1)
 	wait = r.DelayFrom(now)
-	if wait > max(most, 0) {
+	if wait > max(limit, 0) {
 		r.CancelAt(now)
 		return wait, false
 	}
 	return wait, true
 }
 
-// note takes in the usage that the headers of an answer tell.
-func (g *gates) note(h http.Header, page string) {
+// record stores the usage that the headers of an answer report.
+func (g *gates) record(h http.Header, page string) {
 	now := g.now()
 	usage := readUsage(h, page, now)
 	if len(usage) == 0 {
@@ -137,7 +139,7 @@ func (g *gates) note(h http.Header, page string) {
 		}
 		t.hold(until)
 		if page != "" && !named && u.Key != app {
-			// It is the business of the page, by its own id, that is limited.
+			// The limited object is the page's business, which has an id of its own.
 			g.get(page).hold(until)
 		}
 	}
@@ -149,8 +151,7 @@ func (t *gate) hold(until time.Time) {
 	}
 }
 
-// refuse takes in a refusal for a rate limit, and returns how long the next
-// call has to wait.
+// refuse records a rate limit error and returns how long the next call must wait.
 func (g *gates) refuse(page string, code int) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -160,49 +161,52 @@ func (g *gates) refuse(page string, code int) time.Duration {
 		key = app
 	}
 	t := g.get(key)
-	if !t.until.After(now) { // else a call that was under way when it shut
+	if !t.until.After(now) { // otherwise the call was under way when the gate closed
 		t.strikes++
 		t.hold(now.Add(backoff.After(t.strikes, firstStrike, maxStrike)))
 	}
 	return t.until.Sub(now)
 }
 
-// accept says that a call for page was not refused for a limit.
+// accept records that a call for page was not refused because of a rate limit.
 func (g *gates) accept(page string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
 	for _, key := range []string{page, app} {
-		if t, ok := g.of.Peek(key); ok && !t.until.After(now) {
+		if t, ok := g.table.Peek(key); ok && !t.until.After(now) {
 			t.strikes = 0
 		}
 	}
 }
 
-// Usage lists what Graph last said of each limit, by key and type. Limits that
-// are far from reached may be absent: Graph does not name them.
+// Usage lists the last reported usage of each limit, sorted by key and type. Graph
+// may not report limits that are far from reached; they are absent.
 func (c *Client) Usage() []Usage {
 	c.gates.mu.Lock()
 	defer c.gates.mu.Unlock()
 	list := []Usage{}
-	for _, t := range c.gates.of.Values() {
+	for _, t := range c.gates.table.Values() {
 		for _, u := range t.usage {
 			list = append(list, u)
 		}
 	}
-	slices.SortFunc(list, func(a, b Usage) int { return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Type, b.Type)) })
+	slices.SortFunc(list, func(a, b Usage) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Type, b.Type))
+	})
 	return list
 }
 
-// pass waits until the call may be made. It fails at once where that is over
-// what is left of MaxWait or of the context, and adds to waited.
-func (c *Client) pass(ctx context.Context, k call, waited *time.Duration) error {
+// waitForLimits waits until the rate limits allow the call and adds the time to
+// waited. It fails at once, with an error of class [meta.Throttled], if the wait
+// exceeds what is left of MaxWait or of the context's deadline.
+func (c *Client) waitForLimits(ctx context.Context, k call, waited *time.Duration) error {
 	left := func() time.Duration {
-		most := c.opts.MaxWait - *waited
+		rest := c.opts.MaxWait - *waited
 		if d, ok := ctx.Deadline(); ok {
-			most = min(most, time.Until(d))
+			rest = min(rest, time.Until(d))
 		}
-		return most
+		return rest
 	}
 	pause := func(d time.Duration) error {
 		*waited += d
@@ -212,20 +216,21 @@ func (c *Client) pass(ctx context.Context, k call, waited *time.Duration) error 
 		return nil
 	}
 	held := func(d time.Duration) error {
-		return fmt.Errorf("%s %s: %w", k.method, k.path, &meta.Error{Status: http.StatusTooManyRequests, Held: true, After: d})
+		refusal := &meta.Error{Status: http.StatusTooManyRequests, Held: true, After: d}
+		return fmt.Errorf("%s %s: %w", k.method, k.path, refusal)
 	}
 	for wait := c.gates.wait(k.page); wait > 0; wait = c.gates.wait(k.page) {
-		most := left()
-		if wait > most {
+		limit := left()
+		if wait > limit {
 			return held(wait)
 		}
-		// All that wait would come at once, were it not for the jitter.
-		if err := pause(min(wait+rand.N(wait/8+1), most)); err != nil {
+		// The jitter keeps the waiting calls from being made all at once.
+		if err := pause(min(wait+rand.N(wait/8+1), limit)); err != nil {
 			return err
 		}
 	}
-	if k.talk {
-		wait, ok := c.gates.talk(k.page, left())
+	if k.conversationsAPI {
+		wait, ok := c.gates.reserveConversations(k.page, left())
 		if !ok {
 			return held(wait)
 		}
@@ -246,24 +251,25 @@ type percents struct {
 func (p percents) usage(key, kind string, now time.Time) Usage {
 	clamp := func(n number) int { return int(min(max(n, 0), 1_000_000)) }
 	return Usage{
-		Key: key, Type: kind, CallCount: clamp(p.CallCount), TotalTime: clamp(p.TotalTime), TotalCPUTime: clamp(p.TotalCPUTime), At: now,
+		Key: key, Type: kind, CallCount: clamp(p.CallCount), TotalTime: clamp(p.TotalTime),
+		TotalCPUTime: clamp(p.TotalCPUTime), At: now,
 	}
 }
 
-// readUsage reads the usage headers of an answer to a call for page. What is
-// not as Graph documents it is left out.
+// readUsage parses the usage headers of an answer to a call for page. What does not
+// have the documented form is left out.
 // https://developers.facebook.com/docs/graph-api/overview/rate-limiting
 func readUsage(h http.Header, page string, now time.Time) []Usage {
 	var list []Usage
-	one := func(header, key, kind string) {
+	add := func(header, key, kind string) {
 		var p percents
 		if v := h.Get(header); v != "" && json.Unmarshal([]byte(v), &p) == nil {
 			list = append(list, p.usage(key, kind, now))
 		}
 	}
-	one("X-App-Usage", app, "app")
+	add("X-App-Usage", app, "app")
 	if page != "" {
-		one("X-Page-Usage", page, "page")
+		add("X-Page-Usage", page, "page")
 	}
 	var cases map[string][]struct {
 		percents

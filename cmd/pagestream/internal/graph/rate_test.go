@@ -18,7 +18,7 @@ import (
 
 const other = "77"
 
-// ask makes a call for a page and returns its rate limit refusal, if any.
+// ask makes a call for a page and returns its rate limit error, if any.
 func ask(t *testing.T, c *graph.Client, page string) *meta.Error {
 	t.Helper()
 	err := c.Unsubscribe(t.Context(), page, token)
@@ -51,7 +51,7 @@ func TestUsageIsRead(t *testing.T) {
 	}, c.Usage())
 	assert.Equal(t, 28, c.Usage()[3].Percent())
 
-	// What is not as documented does no harm.
+	// Headers that do not have the documented form are ignored.
 	s = start(t, success.usage("App-Usage: 5", "Page-Usage: {", `Business-Use-Case-Usage: {"1":{}}`))
 	c = s.client()
 	require.Nil(t, ask(t, c, page))
@@ -73,7 +73,7 @@ func TestUsageIsObeyedPerPage(t *testing.T) {
 	assert.Len(t, s.requests, 3)
 	assert.Empty(t, s.slept)
 
-	// What is left is short enough to wait for.
+	// The remaining wait is short enough.
 	s.now = s.now.Add(5*time.Minute - 8*time.Second)
 	require.Nil(t, ask(t, c, page))
 	require.Len(t, s.slept, 1)
@@ -81,7 +81,7 @@ func TestUsageIsObeyedPerPage(t *testing.T) {
 	require.Nil(t, ask(t, c, page))
 	assert.Len(t, s.slept, 1)
 
-	// But not by a call that has to be done before.
+	// It is too long for a call with an earlier deadline.
 	s = start(t, success.usage(buc(page, 100, 0)), success)
 	c = s.client()
 	require.Nil(t, ask(t, c, page))
@@ -95,7 +95,7 @@ func TestUsageIsObeyedPerPage(t *testing.T) {
 	assert.Empty(t, s.slept)
 	require.Nil(t, ask(t, c, page))
 
-	// Nor by a client that does not wait.
+	// A client with a negative MaxWait does not wait.
 	s = start(t, success.usage(buc(page, 100, 0)), success)
 	c = s.client(func(o *graph.Options) { o.MaxWait = -1 })
 	require.Nil(t, ask(t, c, page))
@@ -118,21 +118,21 @@ func TestUsageIsObeyedPerPage(t *testing.T) {
 }
 
 func TestUsageOfABusinessAndOfTheApp(t *testing.T) {
-	// The page's business, by its own id.
+	// The usage is reported for the id of the page's business.
 	s := start(t, success.usage(buc("123", 100, 2)), success)
 	c := s.client()
 	require.Nil(t, ask(t, c, page))
 	require.NotNil(t, ask(t, c, page))
 	require.Nil(t, ask(t, c, other))
 
-	// Another page beside the one that was asked about.
+	// The usage of another page is reported as well.
 	s = start(t, success.usage(`Business-Use-Case-Usage: {"`+page+`":[{"type":"pages","call_count":1}],"`+other+`":[{"type":"pages","call_count":100}]}`), success)
 	c = s.client()
 	require.Nil(t, ask(t, c, page))
 	require.Nil(t, ask(t, c, page))
 	require.NotNil(t, ask(t, c, other))
 
-	// The app's own limit is every page's.
+	// The app's own limit applies to every page.
 	s = start(t, success.usage(`App-Usage: {"call_count":5,"total_time":101,"total_cputime":5}`), success)
 	c = s.client()
 	require.Nil(t, ask(t, c, page))
@@ -173,7 +173,7 @@ func TestThrottleCodes(t *testing.T) {
 			s.now = s.now.Add(2 * time.Second)
 			require.Nil(t, ask(t, client, page))
 
-			// A call that can wait is made again, after longer and longer.
+			// A call that may wait is repeated, with growing waits.
 			s = start(t, no, no, no, success)
 			require.Nil(t, ask(t, s.client(), page))
 			require.Len(t, s.slept, 3)
@@ -181,13 +181,13 @@ func TestThrottleCodes(t *testing.T) {
 				full := 2 * time.Second << i
 				assert.True(t, d >= full && d <= full+full/8+1, "wait %d is %s", i, d)
 			}
-			// All of its waits together are no longer than the longest.
+			// The sum of the waits does not exceed MaxWait.
 			s = start(t, no)
 			require.NotNil(t, ask(t, s.client(func(o *graph.Options) { o.MaxWait, o.Retries = 16*time.Second, 100 }), page))
 			assert.Len(t, s.slept, 3)
 		})
 	}
-	// With the time that Graph names.
+	// The wait is the time that Graph gives.
 	s := start(t, answer{400, `{"error":{"code":80006}}`}.usage(buc(page, 100, 7)), success)
 	c := s.client()
 	assert.Equal(t, 7*time.Minute, ask(t, c, page).RetryAfter())
@@ -209,7 +209,7 @@ func TestWaitsGrowWithRefusalsInARow(t *testing.T) {
 		s.now = s.now.Add(want)
 	}
 
-	// Calls that were under way together are refused together: that is one.
+	// Refusals of calls that were under way at once count as one.
 	var both sync.WaitGroup
 	both.Add(2)
 	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -231,7 +231,8 @@ func TestWaitsGrowWithRefusalsInARow(t *testing.T) {
 	assert.Equal(t, 4*time.Second, refusal.RetryAfter())
 }
 
-// One installation has thousands of pages, and an id is no proof of one.
+// The table has a limit: an installation has thousands of pages, and a header may
+// have ids of any other objects.
 func TestUsageIsBounded(t *testing.T) {
 	s := start(t)
 	n := 0
@@ -252,7 +253,7 @@ func TestUsageIsBounded(t *testing.T) {
 	assert.InDelta(t, 10_000, len(c.Usage()), 10)
 }
 
-func TestManyCallsAtOnce(t *testing.T) {
+func TestConcurrentCalls(t *testing.T) {
 	s := start(t)
 	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-App-Usage", `{"call_count":28}`)

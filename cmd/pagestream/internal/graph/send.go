@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// Outgoing is a message, or a sender action, to a person. Recipient and Message
-// are JSON objects as Graph documents them; of Message and SenderAction there is
-// one.
+// Outgoing is a message or a sender action to a person. Recipient and Message are
+// JSON objects as Graph documents them; exactly one of Message and SenderAction is
+// set.
 type Outgoing struct {
 	Recipient json.RawMessage
 	Message   json.RawMessage
-	// MessagingType is "RESPONSE", "UPDATE" or "MESSAGE_TAG", the last with Tag.
+	// MessagingType is "RESPONSE", "UPDATE" or "MESSAGE_TAG"; the last needs Tag.
 	MessagingType string
 	Tag           string
 	// SenderAction is "typing_on", "typing_off", "mark_seen", "react" or
@@ -25,22 +25,24 @@ type Outgoing struct {
 	SenderAction string
 }
 
-// Sent is what Graph says of a message that it took.
+// Sent is Graph's answer to a message that it accepted.
 type Sent struct {
-	// RecipientID is empty where the recipient was not named by id.
+	// RecipientID is empty if the recipient was not given by id.
 	RecipientID string
-	// MessageID is the mid that the echo will have, empty for an action.
+	// MessageID is the mid that the echo will have; it is empty for an action.
 	MessageID string
 }
 
-// Send sends a message from the page. It is never sent again once Graph may have
-// it: after [ErrUnreachable], [ErrAnswer] and a refusal of class [meta.Transient]
-// it is unknown whether it was sent, and the caller decides. A refusal for a rate
-// limit is known to have sent nothing, and is waited for.
+// Send sends a message from the page. The call is not repeated if Graph may have the
+// message: after [ErrUnreachable], [ErrAnswer] and an error of class
+// [meta.Transient] it is unknown whether the message was sent, and the caller must
+// decide. A rate limit error means that nothing was sent; Send waits and repeats the
+// call.
 // https://developers.facebook.com/docs/messenger-platform/reference/send-api
 func (c *Client) Send(ctx context.Context, page, token string, m Outgoing) (Sent, error) {
 	p := path(page, "messages")
-	if !isObject(m.Recipient) || isObject(m.Message) == (m.SenderAction != "") || len(m.Message) > 0 && !isObject(m.Message) {
+	if !isObject(m.Recipient) || isObject(m.Message) == (m.SenderAction != "") ||
+		len(m.Message) > 0 && !isObject(m.Message) {
 		return Sent{}, ErrMessage
 	}
 	params := url.Values{"recipient": {string(m.Recipient)}}
@@ -56,8 +58,8 @@ func (c *Client) Send(ctx context.Context, page, token string, m Outgoing) (Sent
 		Message   string `json:"message_id"`
 	}
 	if err := c.do(ctx, call{
-		method: http.MethodPost, path: p, edge: "messages", page: page, token: token, params: params, final: true,
-		secrets: words(m.Message),
+		method: http.MethodPost, path: p, edge: "messages", page: page, token: token, params: params, noRetry: true,
+		secrets: texts(m.Message),
 	}, &out); err != nil {
 		return Sent{}, err
 	}
@@ -71,8 +73,8 @@ func isObject(b json.RawMessage) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) && json.Valid(b)
 }
 
-// words are the texts of a message, which Graph may quote when it refuses one.
-func words(message json.RawMessage) []string {
+// texts returns the texts of a message, which Graph may quote in an error.
+func texts(message json.RawMessage) []string {
 	var list []string
 	var walk func(name string, v any)
 	walk = func(name string, v any) {
@@ -99,17 +101,16 @@ func words(message json.RawMessage) []string {
 	return list
 }
 
-// Profile is what a person shows of themselves to the page, empty where they
-// don't.
+// Profile is what a person shows to the page. A part that they do not show is empty.
 type Profile struct {
 	Name string
-	// Picture is a URL that ends within days.
+	// Picture is a URL that expires within days.
 	Picture string
 }
 
-// Profile reads the profile of a person who wrote to the page, by the id that
-// they have for this page alone. A refusal of class [meta.NoProfile],
-// [meta.PersonUnreachable] or [meta.Permission] says that there is none to see.
+// Profile reads the profile of a person who wrote to the page, by their page-scoped
+// id. An error of class [meta.NoProfile], [meta.PersonUnreachable] or
+// [meta.Permission] means that there is no profile, or that the page may not see it.
 // https://developers.facebook.com/docs/messenger-platform/identity/user-profile
 func (c *Client) Profile(ctx context.Context, page, token, contact string, instagram bool) (Profile, error) {
 	if !isID(page) {
@@ -127,7 +128,8 @@ func (c *Client) Profile(ctx context.Context, page, token, contact string, insta
 		Picture  string `json:"profile_pic"`
 	}
 	if err := c.do(ctx, call{
-		method: http.MethodGet, path: path(contact, ""), edge: "profile", page: page, token: token, params: url.Values{"fields": {fields}},
+		method: http.MethodGet, path: path(contact, ""), edge: "profile", page: page, token: token,
+		params: url.Values{"fields": {fields}},
 	}, &out); err != nil {
 		return Profile{}, err
 	}

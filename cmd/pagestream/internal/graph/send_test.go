@@ -29,7 +29,7 @@ func TestSend(t *testing.T) {
 	assert.Equal(t, "HUMAN_AGENT", r.params.Get("tag"))
 	assert.False(t, r.params.Has("sender_action"))
 
-	// An action has no message, and none is recorded for it.
+	// The answer to an action has no message id.
 	s = start(t, answer{200, `{"recipient_id":` + contact + `}`})
 	got, err = s.client().Send(ctx, page, token, graph.Outgoing{Recipient: m.Recipient, SenderAction: "typing_on"})
 	require.NoError(t, err)
@@ -41,8 +41,8 @@ func TestSend(t *testing.T) {
 	assert.ErrorIs(t, err, graph.ErrAnswer)
 }
 
-// What may have been sent is not sent again.
-func TestSendOnce(t *testing.T) {
+// A message that may have been sent is not sent again.
+func TestSendIsNotRepeated(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"no answer": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"half an answer": func(w http.ResponseWriter, _ *http.Request) {
@@ -66,7 +66,7 @@ func TestSendOnce(t *testing.T) {
 			assert.Empty(t, s.slept)
 		})
 	}
-	// A rate limit has sent nothing.
+	// After a rate limit error nothing was sent, so the call is repeated.
 	s := start(t, answer{400, `{"error":{"code":613}}`}, success)
 	got, err := s.client().Send(t.Context(), page, token, outgoing)
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func TestSendOnce(t *testing.T) {
 	assert.Len(t, s.requests, 2)
 }
 
-// Graph quotes what it does not like.
+// Graph may quote the message in its error.
 func TestRefusedMessagesAreNotQuoted(t *testing.T) {
 	s := start(t, answer{400, `{"error":{"code":100,"message":"Bad: ` + text + `, https://x.example/private, Choose Ann Smith"}}`})
 	_, err := s.client().Send(t.Context(), page, token, graph.Outgoing{

@@ -13,7 +13,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-func TestAccessKeepsItsToken(t *testing.T) {
+func TestAccessDoesNotPrintItsToken(t *testing.T) {
 	const token = "EAAsecretsecretsecret"
 	a := meta.Access{Page: "104", App: "shop", Token: token}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {

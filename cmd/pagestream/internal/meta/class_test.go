@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// Every code and subcode that Meta documents for what is called here, with the
-// status that it comes with. The class is the same whatever the status.
+// The table has every code and subcode that Meta documents for the calls of package
+// graph, with its HTTP status. The class does not depend on the status.
 func TestClasses(t *testing.T) {
 	type row struct {
 		status, code, sub int
@@ -75,8 +75,7 @@ func TestClasses(t *testing.T) {
 			rows = append(rows, row{403, code, 0, meta.Permission})
 		}
 	}
-	// Neighbours of what is known are not known, nor are subcodes without their
-	// code.
+	// Codes next to known ones are not classified, nor are subcodes without their code.
 	for _, code := range []int{
 		-1, 5, 9, 11, 16, 18, 31, 33, 99, 101, 103, 105, 189, 191, 199, 300, 367, 369, 550, 552, 612, 614, 802, 804,
 		2200, 4711, 36009, 79999, 80015, 2018001, 2018217, 2018219, 2018278,
@@ -104,7 +103,7 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// Where the code does not say, the status does.
+// The status determines the class if there is no known code.
 func TestClassByStatus(t *testing.T) {
 	for _, c := range []struct {
 		status, code, sub int
@@ -169,7 +168,7 @@ func TestExplain(t *testing.T) {
 	assert.Nil(t, meta.Refused(nil))
 }
 
-// waits is an error of others that says how long to wait.
+// waits is an error of another type that has a RetryAfter method.
 type waits time.Duration
 
 func (waits) Error() string               { return "wait" }

@@ -17,7 +17,7 @@ import (
 
 var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// install is one that is all right; record and asked are pages that are.
+// install returns an installation without problems.
 func install() meta.Install {
 	return meta.Install{
 		Recent: meta.Recent{Accepted: 1000, P99: 50 * time.Millisecond},
@@ -28,7 +28,7 @@ func install() meta.Install {
 	}
 }
 
-// record is what is known where nobody asks Graph.
+// record returns the facts of a healthy page without an Answer.
 func record() meta.Facts {
 	wanted := []string{"messages", "message_reads"}
 	return meta.Facts{
@@ -47,7 +47,7 @@ func record() meta.Facts {
 	}
 }
 
-// asked is what is known where Graph was asked.
+// asked returns the facts of a healthy page with an Answer.
 func asked() meta.Facts {
 	f := record()
 	f.Answer = &meta.Answer{Token: &meta.TokenReport{State: meta.TokenValid}, Outcome: meta.Outcome{App: "main"}}
@@ -55,8 +55,8 @@ func asked() meta.Facts {
 	return f
 }
 
-// list lets Graph list these fields for the page, none where it does not list the
-// app.
+// list makes the Answer one that lists these fields for the page; without fields the
+// app is not subscribed.
 func list(f *meta.Facts, fields ...string) {
 	o := meta.Outcome{State: subscriptions.Confirmed, Wanted: f.Row.Fields, Actual: fields}
 	o.Others = []string{"901 another"}
@@ -68,13 +68,13 @@ func list(f *meta.Facts, fields ...string) {
 	f.Answer.Outcome, f.Answer.Err = o, nil
 }
 
-// refuse lets Graph refuse to list them.
+// refuse makes the Answer an error of Graph.
 func refuse(f *meta.Facts, code, subcode int, words string) {
 	f.Answer.Outcome = meta.Outcome{State: subscriptions.Failed, Code: code, Subcode: subcode, Reason: words}
 }
 
-// lose lets Graph not answer.
-func lose(f *meta.Facts, words string) {
+// unreachable makes the Answer one of a Graph that did not answer.
+func unreachable(f *meta.Facts, words string) {
 	*f.Answer = meta.Answer{Outcome: meta.Outcome{State: subscriptions.Failed, Reason: words}, Err: errors.New(words)}
 }
 
@@ -117,7 +117,7 @@ func TestJudge(t *testing.T) {
 			refuse(f, 10, 0, "no permission")
 		}, nil, []meta.State{meta.StateDeselected}, "", "not among those", true},
 		"deselected on record": {func(_ *meta.Install, f *meta.Facts) {
-			lose(f, "no answer")
+			unreachable(f, "no answer")
 			f.Row.Token, f.Row.TokenReason = pages.TokenInvalid, "deselected: the page is not …"
 		}, nil, []meta.State{meta.StateDeselected, meta.StateGraphUnreachable}, "", "no answer", true},
 		"token dead": {func(_ *meta.Install, f *meta.Facts) {
@@ -158,7 +158,7 @@ func TestJudge(t *testing.T) {
 			f.Answer.Outcome, f.Answer.Err = meta.Outcome{}, &meta.Error{Held: true, After: time.Minute}
 		}, nil, []meta.State{meta.StateThrottled}, "", "call not made", false},
 		"unreachable graph": {
-			func(_ *meta.Install, f *meta.Facts) { lose(f, "connection refused") },
+			func(_ *meta.Install, f *meta.Facts) { unreachable(f, "connection refused") },
 			nil,
 			[]meta.State{meta.StateGraphUnreachable},
 			"", "connection refused", false,
@@ -305,7 +305,7 @@ func TestJudge(t *testing.T) {
 			[]meta.State{meta.StateNotConnected},
 			"", "", true,
 		},
-		// The first explains the rest.
+		// The first finding explains the others.
 		"dead, drifted and silent": {
 			func(_ *meta.Install, f *meta.Facts) {
 				f.Answer.Token = &meta.TokenReport{State: meta.TokenInvalid, Code: 190, Subcode: 458}
@@ -339,33 +339,33 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// broken says what of the things that every judgement keeps this one does not.
+// broken returns the invariant of all judgements that j violates, empty if none.
 func broken(in meta.Install, j meta.Judgement) string {
 	if len(j.Findings) == 0 {
 		return "there is no finding"
 	}
 	if j.Findings[0].Cause != j.State || j.Findings[0].Summary != j.Summary {
-		return "it is not the first finding's"
+		return "state or summary are not those of the first finding"
 	}
 	all := append(meta.JudgeInstall(in), j.Findings...)
 	worst := meta.Fine
 	for i, f := range all {
 		switch {
 		case f.Summary == "", slices.Contains(f.Evidence, ""):
-			return string(f.Cause) + ": something is not said"
+			return string(f.Cause) + ": empty summary or evidence"
 		case (f.Severity == meta.Fine) != (len(f.Do) == 0):
-			return string(f.Cause) + ": what to do"
+			return string(f.Cause) + ": steps for a fine finding, or none for another"
 		case f.Because != "" && !slices.Contains(causes(all), f.Because):
-			return string(f.Cause) + ": nothing explains it"
+			return string(f.Cause) + ": the finding that explains it is missing"
 		case f.Because != "" && f.Remedy != "":
-			return string(f.Cause) + ": what explains it is to be mended"
+			return string(f.Cause) + ": a remedy for an explained finding"
 		}
 		if i >= len(all)-len(j.Findings) && (f.Severity == meta.Wrong || worst == meta.Fine) {
 			worst = f.Severity
 		}
 	}
 	if j.Severity != worst {
-		return "it is not as bad as its findings"
+		return "severity is not that of the worst finding"
 	}
 	return ""
 }
@@ -377,8 +377,8 @@ func causes(list []meta.Finding) (out []meta.State) {
 	return out
 }
 
-// TestJudgeByTheRecord is what a list of pages shows, where nobody asks Graph.
-func TestJudgeByTheRecord(t *testing.T) {
+// Lists of pages are judged without asking Graph.
+func TestJudgeWithoutAnAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		change   func(*meta.Facts)
 		severity meta.Severity
@@ -608,9 +608,9 @@ func TestJudgeByTheRecord(t *testing.T) {
 	}
 }
 
-// TestAnswerAndRecordAgree: who asks Graph and who reads what the asking left on
-// record come to the same.
-func TestAnswerAndRecordAgree(t *testing.T) {
+// The judgement with an Answer is the same as one by the read models after the events
+// of that Answer were recorded.
+func TestJudgementsByAnswerAndByRecordAgree(t *testing.T) {
 	drift := func(s *subscriptions.Subscription, actual ...string) {
 		s.State, s.Actual, s.CheckedAt, s.Reason = subscriptions.Drifted, actual, now, "some are not subscribed"
 		s.History = append(s.History, subscriptions.Transition{To: subscriptions.Drifted, Time: now})
@@ -664,7 +664,7 @@ func TestAnswerAndRecordAgree(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := install()
-			in.Apps[0].Known = false // so that the check and the record say it
+			in.Apps[0].Known = false // so that the check and the read models are used
 			answer, onRecord, both := asked(), record(), asked()
 			c.answer(&answer)
 			c.record(&onRecord)
@@ -678,8 +678,8 @@ func TestAnswerAndRecordAgree(t *testing.T) {
 	}
 }
 
-// TestEveryJudgement judges all combinations of what may be known.
-func TestEveryJudgement(t *testing.T) {
+// TestJudgeEveryCombination checks the invariants for all combinations of facts.
+func TestJudgeEveryCombination(t *testing.T) {
 	type change = func(*meta.Facts)
 	rows := []change{
 		func(*meta.Facts) {},
@@ -714,7 +714,7 @@ func TestEveryJudgement(t *testing.T) {
 		func(f *meta.Facts) { *f.Answer = meta.Answer{} },
 		func(f *meta.Facts) { list(f, "messages") },
 		func(f *meta.Facts) { list(f) },
-		func(f *meta.Facts) { lose(f, "gone") },
+		func(f *meta.Facts) { unreachable(f, "gone") },
 		func(f *meta.Facts) { refuse(f, 190, 460, "changed") },
 		func(f *meta.Facts) { refuse(f, 200, 0, "no") },
 		func(f *meta.Facts) { refuse(f, 200, 0, "no"); f.Answer.Token = nil },
