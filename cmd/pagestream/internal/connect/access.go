@@ -13,7 +13,7 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// Tokens opens the sealed tokens of connected pages. Make one with [NewTokens].
+// Tokens opens the sealed tokens of connected pages. Create it with [NewTokens].
 type Tokens struct {
 	pages  projections.Viewer
 	sealer *seal.KeyRing
@@ -22,16 +22,16 @@ type Tokens struct {
 
 var _ meta.Tokens = Tokens{}
 
-// NewTokens returns the tokens of the pages in a read model. AppID returns the id
-// at Meta of a configured app by its name; graph.Apps has one.
+// NewTokens returns the tokens of the pages in a read model. AppID maps the name of
+// a configured app to its id at Meta, as graph.Apps.ID does.
 func NewTokens(model projections.Viewer, sealer *seal.KeyRing, appID func(app string) (string, bool)) Tokens {
 	return Tokens{pages: model, sealer: sealer, appID: appID}
 }
 
-// Access returns what Graph is called with for a page. An Instagram account is
-// called with the token of the page that it is linked to. It fails with
-// [meta.ErrNotConnected], also where the page's app can't call Graph, and with
-// [meta.ErrTokenDead].
+// Access returns what a call of Graph for a page needs. For an Instagram account it
+// returns the access of the page that the account is linked to.
+// [meta.ErrNotConnected] is returned if the page is not connected or its app can't
+// call Graph, [meta.ErrTokenDead] if its token is recorded as invalid.
 func (t Tokens) Access(_ context.Context, id domain.PageID) (meta.Access, error) {
 	page := id
 	c, err := pages.Credentials(t.pages, page)
@@ -66,7 +66,7 @@ func (t Tokens) Access(_ context.Context, id domain.PageID) (meta.Access, error)
 }
 
 // Verify reports whether a connected page has this verify token. Every page is
-// compared, whatever the others have: the time that it takes tells nothing.
+// compared, so that the time that it takes does not depend on which page matches.
 func (t Tokens) Verify(token string) (bool, error) {
 	found := false
 	err := pages.Each(t.pages, func(page pages.Page) error {

@@ -16,20 +16,20 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// settled waits until the read models have what a verb did.
-func (w *town) settled(out meta.Outcome, err error) meta.Outcome {
-	w.t.Helper()
-	require.NoError(w.t, err)
-	w.models.Settle(w.t.Context(), out.Seq)
+// settled waits until the read models have applied the events of an operation.
+func (f *streamFixture) settled(out meta.Outcome, err error) meta.Outcome {
+	f.t.Helper()
+	require.NoError(f.t, err)
+	f.models.Settle(f.t.Context(), out.Seq)
 	return out
 }
 
-// tokens are those of the town's pages, of an app with an id.
-func (w *town) tokens(sealer *seal.KeyRing) connect.Tokens {
-	return connect.NewTokens(w.models.Pages, sealer, func(app string) (string, bool) { return ownApp, app == "main" })
+// tokens returns the tokens of the fixture's pages, whose app has an id.
+func (f *streamFixture) tokens(sealer *seal.KeyRing) connect.Tokens {
+	return connect.NewTokens(f.models.Pages, sealer, func(app string) (string, bool) { return ownApp, app == "main" })
 }
 
-// errBroken is what a broken read model fails with.
+// errBroken is the error of the read model broken.
 var errBroken = errors.New("the file is not there")
 
 type broken struct{}
@@ -37,12 +37,12 @@ type broken struct{}
 func (broken) View(func(*store.Tx) error) error { return errBroken }
 
 func TestAccess(t *testing.T) {
-	w := build(t)
-	w.instagram = map[string]string{"1": "17841400000000001"}
+	f := newStreamFixture(t)
+	f.instagram = map[string]string{"1": "17841400000000001"}
 	for _, page := range []domain.PageID{"1", "2"} {
-		w.settled(w.Connect(t.Context(), connect.Request{Page: page, Token: tokenOf(string(page)), Admin: admin}))
+		f.settled(f.Connect(t.Context(), connect.Request{Page: page, Token: tokenOf(string(page)), Admin: admin}))
 	}
-	tokens := w.tokens(w.keys)
+	tokens := f.tokens(f.keys)
 	want := meta.Access{Page: "1", Instagram: "17841400000000001", App: "main", AppID: ownApp, Token: tokenOf("1")}
 	for _, id := range []domain.PageID{"1", "17841400000000001"} {
 		got, err := tokens.Access(t.Context(), id)
@@ -57,35 +57,35 @@ func TestAccess(t *testing.T) {
 	_, err = tokens.Access(t.Context(), "404")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
 	assert.ErrorContains(t, err, "404")
-	_, err = connect.NewTokens(w.models.Pages, w.keys, func(string) (string, bool) { return "", false }).Access(t.Context(), "1")
+	_, err = connect.NewTokens(f.models.Pages, f.keys, func(string) (string, bool) { return "", false }).Access(t.Context(), "1")
 	require.ErrorIs(t, err, meta.ErrNotConnected, "the app can't call")
 	assert.ErrorContains(t, err, `"main"`)
 	other, err := seal.NewKeyRing()
 	require.NoError(t, err)
-	_, err = w.tokens(other).Access(t.Context(), "1")
+	_, err = f.tokens(other).Access(t.Context(), "1")
 	require.ErrorIs(t, err, seal.ErrUnknownKey)
-	_, err = connect.NewTokens(broken{}, w.keys, nil).Access(t.Context(), "1")
+	_, err = connect.NewTokens(broken{}, f.keys, nil).Access(t.Context(), "1")
 	require.ErrorIs(t, err, errBroken)
 
-	w.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed")}
-	report, err := w.Probe(t.Context(), "1")
+	f.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed")}
+	report, err := f.Probe(t.Context(), "1")
 	require.NoError(t, err)
-	w.models.Settle(t.Context(), report.Seq)
+	f.models.Settle(t.Context(), report.Seq)
 	for _, id := range []domain.PageID{"1", "17841400000000001"} {
 		_, err = tokens.Access(t.Context(), id)
 		require.ErrorIs(t, err, meta.ErrTokenDead, id)
 		assert.NotContains(t, err.Error(), tokenOf("1"))
 	}
-	w.settled(w.Disconnect(t.Context(), "2"))
+	f.settled(f.Disconnect(t.Context(), "2"))
 	_, err = tokens.Access(t.Context(), "2")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
 }
 
 func TestVerify(t *testing.T) {
-	w := build(t)
+	f := newStreamFixture(t)
 	for i, verify := range []string{"", "verify-me", "another", ""} {
 		id := fmt.Sprint(i + 1)
-		w.settled(w.Connect(t.Context(), connect.Request{
+		f.settled(f.Connect(t.Context(), connect.Request{
 			Page: domain.PageID(id), Token: tokenOf(id), VerifyToken: verify, Admin: admin,
 		}))
 	}
@@ -93,30 +93,30 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, err)
 	verify := func(sealer *seal.KeyRing, token string) bool {
 		t.Helper()
-		ok, err := w.tokens(sealer).Verify(token)
+		ok, err := f.tokens(sealer).Verify(token)
 		require.NoError(t, err)
 		return ok
 	}
 	for token, want := range map[string]bool{
 		"verify-me": true, "another": true, "": false, "verify": false, "verify-me2": false, tokenOf("2"): false,
 	} {
-		assert.Equal(t, want, verify(w.keys, token), "%q", token)
+		assert.Equal(t, want, verify(f.keys, token), "%q", token)
 		assert.False(t, verify(other, token), "without the key")
 	}
-	// One that can't be opened any more hides no other.
-	foreign := w.opts
+	// A token that can't be opened does not hide the others.
+	foreign := f.opts
 	foreign.Sealer = other
-	w.settled(connect.New(foreign).Connect(t.Context(), connect.Request{
+	f.settled(connect.New(foreign).Connect(t.Context(), connect.Request{
 		Page: "1", Token: tokenOf("1"), VerifyToken: "foreign", Admin: admin,
 	}))
 	for _, token := range []string{"verify-me", "another"} {
-		assert.True(t, verify(w.keys, token), token)
+		assert.True(t, verify(f.keys, token), token)
 	}
-	assert.False(t, verify(w.keys, "foreign"))
+	assert.False(t, verify(f.keys, "foreign"))
 	assert.True(t, verify(other, "foreign"))
-	w.settled(w.Disconnect(t.Context(), "2"))
-	assert.False(t, verify(w.keys, "verify-me"), "of a page that is not connected")
+	f.settled(f.Disconnect(t.Context(), "2"))
+	assert.False(t, verify(f.keys, "verify-me"), "of a page that is not connected")
 
-	_, err = connect.NewTokens(broken{}, w.keys, nil).Verify("x")
+	_, err = connect.NewTokens(broken{}, f.keys, nil).Verify("x")
 	require.ErrorIs(t, err, errBroken)
 }

@@ -12,22 +12,23 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// How DisconnectAdmin deals with what is in its way.
+// Limits of [Connector.DisconnectAdmin].
 const (
-	// unsubscribeFor bounds all its calls of Graph together: Meta waits for the
-	// answer.
-	unsubscribeFor = 5 * time.Second
-	// endTries is how often it begins again when another verb was faster.
-	endTries = 4
+	// unsubscribeTimeout is for all its calls of Graph together: Meta waits for the
+	// answer to its callback.
+	unsubscribeTimeout = 5 * time.Second
+	// disconnectTries is how often a page is tried after a concurrent change.
+	disconnectTries = 4
 )
 
 // DisconnectAdmin ends every connection that the person with this app-scoped id
-// has made through the app. Their tokens are dead by then: Graph is asked to
-// unsubscribe a page only once its end is on record, for a few seconds in all,
-// and whatever it says, or does not say, stops nothing. What is recorded does
-// not name the person.
+// made through the app. Their tokens are usually dead at that time, so a page is
+// unsubscribed only after the end of its connection is recorded. The calls of Graph
+// together take at most 5 seconds, and an error of them does not stop anything. The
+// recorded events do not name the person.
 //
-// All pages are tried; the errors are joined. It may be repeated.
+// All pages are tried; the errors are joined. [ErrRequest] is returned if admin is
+// empty. The call may be repeated.
 func (c *Connector) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
 	if admin == "" {
 		return nil, fmt.Errorf("%w: it names no admin", ErrRequest)
@@ -39,12 +40,12 @@ func (c *Connector) DisconnectAdmin(ctx context.Context, app, admin, reason stri
 	if err != nil {
 		return nil, fmt.Errorf("find pages of the admin: %w", err)
 	}
-	asking, cancel := context.WithTimeout(ctx, unsubscribeFor)
+	asking, cancel := context.WithTimeout(ctx, unsubscribeTimeout)
 	defer cancel()
 	outs, errs := make([]meta.Outcome, len(list)), make([]error, len(list))
 	each(len(list), func(i int) {
-		for range endTries {
-			outs[i], errs[i] = c.end(ctx, asking, list[i], admin, reason)
+		for range disconnectTries {
+			outs[i], errs[i] = c.disconnectIfAdmin(ctx, asking, list[i], admin, reason)
 			if !errors.Is(errs[i], ErrChanged) {
 				return
 			}
@@ -54,29 +55,29 @@ func (c *Connector) DisconnectAdmin(ctx context.Context, app, admin, reason stri
 	return outs, errors.Join(errs...)
 }
 
-// end ends one connection if it is still that person's; else the outcome is the
-// zero one.
-func (c *Connector) end(ctx, asking context.Context, page domain.PageID, admin, reason string) (meta.Outcome, error) {
-	v, err := c.begin(ctx, page)
-	if errors.Is(err, meta.ErrNotConnected) || err == nil && v.conn.Admin != admin {
+// disconnectIfAdmin ends one connection if it is still that person's; otherwise it
+// returns the zero outcome.
+func (c *Connector) disconnectIfAdmin(ctx, asking context.Context, page domain.PageID, admin, reason string) (meta.Outcome, error) {
+	op, err := c.start(ctx, page)
+	if errors.Is(err, meta.ErrNotConnected) || err == nil && op.conn.Admin != admin {
 		return meta.Outcome{}, nil
 	}
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	if err := v.disconnected(ctx, reason); err != nil {
+	if err := op.recordDisconnected(ctx, reason); err != nil {
 		return meta.Outcome{}, err
 	}
-	out := v.outcome(subscriptions.Removed)
+	out := op.outcome(subscriptions.Removed)
 	out.Wanted, out.Reason = nil, reason
 	event := domain.SubscriptionRemoved
-	if err := v.unsubscribe(asking); err != nil {
+	if err := op.unsubscribe(asking); err != nil {
 		out.State, event = subscriptions.Failed, domain.SubscriptionFailed
 		out.Code, out.Subcode, out.Reason = meta.Explain(err)
 	}
-	out.Seq, err = v.say(ctx, event, domain.Subscription{Reason: out.Reason, Code: out.Code, Subcode: out.Subcode})
+	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Reason: out.Reason, Code: out.Code, Subcode: out.Subcode})
 	if errors.Is(err, ErrChanged) {
-		return out, nil // the connection is over, and somebody has said more since
+		return out, nil // the connection has ended, and there is a newer subscription event
 	}
 	return out, err
 }

@@ -17,28 +17,27 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Errors of the verbs. None has a token in it.
+// Errors of the operations. None contains a token.
 var (
-	// ErrRequest is returned when a request lacks something or has it wrong.
+	// ErrRequest is returned when a part of a request is missing or invalid.
 	ErrRequest = errors.New("request is not complete")
 	// ErrUnknownApp is returned when no app of that name is configured.
 	ErrUnknownApp = errors.New("no such app is configured")
-	// ErrChanged is returned when another verb changed the page meanwhile. What
-	// Graph was asked to do may have been done: check the page.
-	ErrChanged = errors.New("page was changed by somebody else meanwhile; type: pagestream pages check PAGE")
+	// ErrChanged is returned when a concurrent operation changed the page. Graph may
+	// have carried out the calls: check the page.
+	ErrChanged = errors.New("page was changed by another operation; type: pagestream pages check PAGE")
 	// ErrToken is returned when the stored token can't be opened.
 	ErrToken = errors.New("stored page token can't be opened; connect the page again, or restore the key file")
 	// ErrTokenRefused is returned when Graph does not accept the token for the
 	// page. Nothing was changed.
 	ErrTokenRefused = errors.New("graph does not accept the token for this page")
-	// ErrUserToken is returned when a token is not one of a person who lets the app
-	// use their pages.
+	// ErrUserToken is returned when a token is not a valid user token of the app.
 	ErrUserToken = errors.New("graph does not accept the token as a user token of this app; log in again")
 )
 
-// DefaultFields returns the webhook fields that a page is subscribed to if
-// nothing else is asked for: all of messaging but response_feedback, which
-// would change what the page's customers see.
+// DefaultFields returns the webhook fields that a page is subscribed to by default:
+// all messaging fields except response_feedback, which would change what the page's
+// customers see.
 func DefaultFields() []string {
 	return []string{
 		"messages", "message_echoes", "message_deliveries", "message_reads", "message_reactions", "message_edits",
@@ -47,10 +46,11 @@ func DefaultFields() []string {
 	}
 }
 
-// Graph is what Graph does for one app; graph.Client is one. A call about a page
-// names it and brings that page's own token. A refusal is a meta.Error.
+// Graph has the calls of Graph for one app; graph.Client implements it. A call about
+// a page takes its id and the page's own token. An error that Graph returns is a
+// meta.Error.
 type Graph interface {
-	// AppID is the app's id at Meta.
+	// AppID returns the app's id at Meta.
 	AppID() string
 	// Page returns the page's name and linked Instagram account.
 	Page(ctx context.Context, page, token string) (name, instagram string, err error)
@@ -61,73 +61,76 @@ type Graph interface {
 	// Unsubscribe removes the app from the page.
 	Unsubscribe(ctx context.Context, page, token string) error
 
-	// LoginURL is where a person lets the app use their pages.
+	// LoginURL returns the URL of the dialog in which a person grants pages to the
+	// app.
 	LoginURL(redirectURI, state string) string
-	// ExchangeCode returns the person's token for the code of a login, once.
+	// ExchangeCode returns the person's token for the code of a login. A code can be
+	// used once.
 	ExchangeCode(ctx context.Context, redirectURI, code string) (graph.Token, error)
-	// LongLived returns a token of the person that lives for weeks; page tokens
-	// made with it don't end by themselves.
+	// LongLived returns a token of the person that lasts for weeks; page tokens made
+	// with it do not expire.
 	LongLived(ctx context.Context, userToken string) (graph.Token, error)
-	// DebugToken tells about any token of the app.
+	// DebugToken reports on any token of the app.
 	DebugToken(ctx context.Context, token string) (graph.TokenInfo, error)
-	// Accounts lists every page that the person has a role on and lets the app
-	// use, with its token.
+	// Accounts lists every page that the person has a role on and granted to the app,
+	// with its token.
 	Accounts(ctx context.Context, user, userToken string) ([]graph.Account, error)
 }
 
 var _ Graph = (*graph.Client)(nil)
 
-// Known is what the read models say of a page.
+// Known is what the read models have of a page.
 type Known struct {
-	// Connected says that Connection stands.
+	// Connected reports that the page is connected now, by Connection.
 	Connected  bool
 	Connection domain.Connection
-	// TokenDead says that the connection's token is known to be invalid.
+	// TokenDead reports that the connection's token is recorded as invalid.
 	TokenDead bool
-	// State is what the last subscription event to that app says, empty where
-	// there is none, and Reason why. Wanted and Actual are its lists.
+	// State and Reason are those of the last subscription event for the connection's
+	// app, empty if there is none; Wanted and Actual are its fields.
 	State  subscriptions.State
 	Reason string
 	Wanted []string
 	Actual []string
 }
 
-// Pages tells what is known of a page; [Models] is one.
+// Pages reads what is known about pages; [Models] implements it.
 type Pages interface {
-	// Known returns the state of the page once the read models hold event
-	// atLeast. A page that was never seen is the zero Known, not an error.
+	// Known returns the state of the page after the read models have applied event
+	// atLeast. For a page that was never seen it returns the zero Known and no error.
 	Known(ctx context.Context, page domain.PageID, atLeast uint64) (Known, error)
-	// ByAdmin lists the connected pages that the person with this app-scoped id
-	// has connected through the app.
+	// ByAdmin lists the pages that the person with this app-scoped id has connected
+	// through the app and that are connected now.
 	ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error)
 }
 
 // Options configure a [Connector]. Graph, Pages, Publisher and Sealer are
 // required.
 type Options struct {
-	// Graph returns the Graph of a configured app. The empty name is the first
-	// app; name is what it is called.
+	// Graph returns the Graph of a configured app and the app's name; the empty name
+	// means the first app. ok is false if there is no such app or it can't call Graph.
 	Graph func(app string) (g Graph, name string, ok bool)
-	// AppFields returns the fields that the app itself is subscribed to for
-	// pages: Meta delivers only what is subscribed on both. known is false where
-	// nobody can tell. Nil leaves the app's own fields out of every check.
+	// AppFields returns the fields that the app itself is subscribed to for pages:
+	// Meta delivers only fields that are subscribed at both levels. known is false if
+	// they can't be read. If AppFields is nil, no check considers the app level.
 	AppFields func(ctx context.Context, app string) (fields []string, known bool, err error)
 	Pages     Pages
 	Publisher streams.Decider
 	Sealer    *seal.KeyRing
-	// Fields are wanted where a request names none; default [DefaultFields].
+	// Fields are the wanted fields of a request without any; the default is
+	// [DefaultFields].
 	Fields []string
 	Now    func() time.Time
-	// NewID makes connection ids and attempt ids: unique, short, printable.
+	// NewID returns ids for connections and attempts: unique, short and printable.
 	NewID func() string
 }
 
-// Connector carries out the verbs. It is safe for concurrent use. Make one with
-// [New].
+// Connector carries out the operations on pages. It is safe for concurrent use.
+// Create it with [New].
 type Connector struct{ opts Options }
 
 // New returns a connector. It panics if a required option is missing, which is a
-// mistake in the wiring.
+// programming error.
 func New(o Options) *Connector {
 	if o.Graph == nil || o.Pages == nil || o.Publisher == nil || o.Sealer == nil {
 		panic("connect: Graph, Pages, Publisher and Sealer are required")
@@ -150,7 +153,7 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// app finds a configured app; the empty name is the first one.
+// app finds a configured app; the empty name means the first one.
 func (c *Connector) app(app string) (Graph, string, error) {
 	g, name, ok := c.opts.Graph(app)
 	if !ok {
@@ -159,18 +162,18 @@ func (c *Connector) app(app string) (Graph, string, error) {
 	return g, name, nil
 }
 
-// atOnce bounds the pages that a verb on many of them works on at a time.
-const atOnce = 4
+// parallel is how many pages an operation on several pages works on at a time.
+const parallel = 4
 
-// each calls f for 0 to n-1, a few at a time, and waits for all.
+// each calls f for 0 to n-1, at most [parallel] at a time, and waits for all.
 func each(n int, f func(i int)) {
 	var group errgroup.Group
-	group.SetLimit(atOnce)
+	group.SetLimit(parallel)
 	for i := range n {
 		group.Go(func() error {
 			f(i)
 			return nil
 		})
 	}
-	_ = group.Wait() // no f fails
+	_ = group.Wait() // no function returns an error
 }

@@ -27,38 +27,38 @@ const (
 	token = "EAABsbCS1iHgBAFakeTokenForTests0123456789"
 )
 
-// refusal is what Graph says no with.
+// refusal returns an error of Graph.
 func refusal(code, sub int, words string) *meta.Error {
 	return &meta.Error{Status: 400, Code: code, Subcode: sub, Message: words}
 }
 
 var errGone = errors.New("graph did not answer")
 
-// ownApp is our app's id at Meta.
+// ownApp is the test app's id at Meta.
 const ownApp = "123456789012345"
 
-// edge is one page and one app's subscription to it.
-type edge struct {
+// fakeGraph is a Graph with one page and one app's subscription to it.
+type fakeGraph struct {
 	t       *testing.T
 	token   string
 	fields  []string
 	on      bool
 	others  []graph.App
-	drops   []string // fields that it takes and does not list
+	drops   []string // fields that it accepts and does not list
 	fail    map[string]error
 	asked   []string
-	onAsked func(verb string)
+	onAsked func(call string)
 }
 
-func (g *edge) ask(verb, id, access string) error {
-	g.asked = append(g.asked, verb)
+func (g *fakeGraph) ask(call, id, access string) error {
+	g.asked = append(g.asked, call)
 	if g.onAsked != nil {
-		g.onAsked(verb)
+		g.onAsked(call)
 	}
 	if id != string(page) {
-		g.t.Errorf("%s about %q", verb, id)
+		g.t.Errorf("%s about %q", call, id)
 	}
-	if err := g.fail[verb]; err != nil {
+	if err := g.fail[call]; err != nil {
 		return err
 	}
 	if access != g.token {
@@ -67,13 +67,13 @@ func (g *edge) ask(verb, id, access string) error {
 	return nil
 }
 
-func (g *edge) AppID() string { return ownApp }
+func (g *fakeGraph) AppID() string { return ownApp }
 
-func (g *edge) Page(_ context.Context, id, access string) (string, string, error) {
+func (g *fakeGraph) Page(_ context.Context, id, access string) (string, string, error) {
 	return "Dian Aul", "17841400000000001", g.ask("page", id, access)
 }
 
-func (g *edge) SubscribedApps(_ context.Context, id, access string) ([]graph.App, error) {
+func (g *fakeGraph) SubscribedApps(_ context.Context, id, access string) ([]graph.App, error) {
 	if err := g.ask("list", id, access); err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (g *edge) SubscribedApps(_ context.Context, id, access string) ([]graph.App
 	return apps, nil
 }
 
-func (g *edge) Subscribe(_ context.Context, id, access string, fields []string) error {
+func (g *fakeGraph) Subscribe(_ context.Context, id, access string, fields []string) error {
 	if err := g.ask("subscribe", id, access); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (g *edge) Subscribe(_ context.Context, id, access string, fields []string) 
 	return nil
 }
 
-func (g *edge) Unsubscribe(_ context.Context, id, access string) error {
+func (g *fakeGraph) Unsubscribe(_ context.Context, id, access string) error {
 	if err := g.ask("unsubscribe", id, access); err != nil {
 		return err
 	}
@@ -101,89 +101,90 @@ func (g *edge) Unsubscribe(_ context.Context, id, access string) error {
 	return nil
 }
 
-// client is Graph: about a page, and about a person.
+// client is a connect.Graph: the calls about a page, and those about a person.
 type client struct {
-	*edge
+	*fakeGraph
 	*login
 }
 
-// world is the stream, and the read models as a fold of it.
-type world struct {
+// fixture is a connector with a fake Graph and an in-memory stream, from which it
+// computes what the read models would have.
+type fixture struct {
 	t      *testing.T
-	graph  *edge
+	graph  *fakeGraph
 	keys   *seal.KeyRing
 	events []domain.Event
 	ids    int
 	fail   error
-	// login is the person, appFields what the app itself is subscribed to.
+	// login is the fake person, appFields what the app itself is subscribed to.
 	login     *login
 	appFields []string
 	appErr    error
-	// onKnown is called after the read models were read.
+	// onKnown is called at the end of each call of Known.
 	onKnown func()
 	*connect.Connector
 }
 
-func start(t *testing.T) *world {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
-	w := &world{
-		t: t, keys: keys, graph: &edge{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}},
+	f := &fixture{
+		t: t, keys: keys, graph: &fakeGraph{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}},
 	}
-	w.Connector = connect.New(connect.Options{
+	f.Connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
-			return client{w.graph, w.login}, "main", app == "" || app == "main"
+			return client{f.graph, f.login}, "main", app == "" || app == "main"
 		},
 		AppFields: func(context.Context, string) ([]string, bool, error) {
-			return w.appFields, w.appFields != nil, w.appErr
+			return f.appFields, f.appFields != nil, f.appErr
 		},
-		Pages: w, Publisher: w, Sealer: keys,
+		Pages: f, Publisher: f, Sealer: keys,
 		Now:   func() time.Time { return time.Unix(1790000000, 0) },
-		NewID: func() string { w.ids++; return fmt.Sprint("id", w.ids) },
+		NewID: func() string { f.ids++; return fmt.Sprint("id", f.ids) },
 	})
-	return w
+	return f
 }
 
-func (w *world) LastOf(_ context.Context, p domain.PageID, t domain.Type) (uint64, error) {
-	for i := len(w.events) - 1; i >= 0; i-- {
-		if w.events[i].Page == p && w.events[i].Type.Noun() == t.Noun() {
-			return uint64(i + 1), w.fail
+func (f *fixture) LastOf(_ context.Context, p domain.PageID, t domain.Type) (uint64, error) {
+	for i := len(f.events) - 1; i >= 0; i-- {
+		if f.events[i].Page == p && f.events[i].Type.Noun() == t.Noun() {
+			return uint64(i + 1), f.fail
 		}
 	}
-	return 0, w.fail
+	return 0, f.fail
 }
 
-func (w *world) Append(ctx context.Context, e domain.Event, expected uint64) (streams.Receipt, error) {
+func (f *fixture) Append(ctx context.Context, e domain.Event, expected uint64) (streams.Receipt, error) {
 	if err := ctx.Err(); err != nil {
 		return streams.Receipt{}, err
 	}
-	if last, _ := w.LastOf(ctx, e.Page, e.Type); last != expected {
+	if last, _ := f.LastOf(ctx, e.Page, e.Type); last != expected {
 		return streams.Receipt{}, fmt.Errorf("append: %w", streams.ErrConflict)
 	}
-	for _, old := range w.events {
+	for _, old := range f.events {
 		if old.ID == e.ID {
-			w.t.Errorf("event id %s is there twice", e.ID)
+			f.t.Errorf("event id %s is there twice", e.ID)
 		}
 	}
 	for _, secret := range []string{token, "verify-me"} {
 		if b, err := e.Data.Encode(); err != nil || strings.Contains(string(b), secret) {
-			w.t.Errorf("%s has a token in clear, or is not data: %v", e.Type, err)
+			f.t.Errorf("%s has a token in clear, or is not data: %v", e.Type, err)
 		}
 	}
-	w.events = append(w.events, e)
-	return streams.Receipt{Seq: uint64(len(w.events))}, w.fail
+	f.events = append(f.events, e)
+	return streams.Receipt{Seq: uint64(len(f.events))}, f.fail
 }
 
-func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (connect.Known, error) {
-	if atLeast > uint64(len(w.events)) {
-		w.t.Errorf("asked for event %d of %d", atLeast, len(w.events))
+func (f *fixture) Known(_ context.Context, p domain.PageID, atLeast uint64) (connect.Known, error) {
+	if atLeast > uint64(len(f.events)) {
+		f.t.Errorf("asked for event %d of %d", atLeast, len(f.events))
 	}
-	if w.onKnown != nil {
-		defer w.onKnown()
+	if f.onKnown != nil {
+		defer f.onKnown()
 	}
 	var k connect.Known
-	for _, e := range w.events {
+	for _, e := range f.events {
 		if e.Page != p {
 			continue
 		}
@@ -211,12 +212,12 @@ func (w *world) Known(_ context.Context, p domain.PageID, atLeast uint64) (conne
 	return k, nil
 }
 
-func (w *world) ByAdmin(ctx context.Context, app, admin string) (out []domain.PageID, err error) {
-	defer func(f func()) { w.onKnown = f }(w.onKnown)
-	w.onKnown = nil
+func (f *fixture) ByAdmin(ctx context.Context, app, admin string) (out []domain.PageID, err error) {
+	defer func(old func()) { f.onKnown = old }(f.onKnown)
+	f.onKnown = nil
 	seen := map[domain.PageID]bool{}
-	for _, e := range w.events {
-		if k, _ := w.Known(ctx, e.Page, 0); !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
+	for _, e := range f.events {
+		if k, _ := f.Known(ctx, e.Page, 0); !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
 			out = append(out, e.Page)
 		}
 		seen[e.Page] = true
@@ -224,70 +225,70 @@ func (w *world) ByAdmin(ctx context.Context, app, admin string) (out []domain.Pa
 	return out, nil
 }
 
-// said returns the types of the events from n on, and forgets nothing.
-func (w *world) said(n int) string {
+// eventTypes returns the types of the events from index n on.
+func (f *fixture) eventTypes(n int) string {
 	var out []string
-	for _, e := range w.events[n:] {
+	for _, e := range f.events[n:] {
 		out = append(out, string(e.Type))
 	}
 	return strings.Join(out, " ")
 }
 
-func (w *world) last() domain.Event { return w.events[len(w.events)-1] }
+func (f *fixture) last() domain.Event { return f.events[len(f.events)-1] }
 
-func (w *world) connect() meta.Outcome {
-	w.t.Helper()
-	out, err := w.Connect(w.t.Context(), connect.Request{Page: page, Token: token, Company: "acme", Fields: []string{"standby", "messages"}})
-	require.NoError(w.t, err)
+func (f *fixture) connect() meta.Outcome {
+	f.t.Helper()
+	out, err := f.Connect(f.t.Context(), connect.Request{Page: page, Token: token, Company: "acme", Fields: []string{"standby", "messages"}})
+	require.NoError(f.t, err)
 	return out
 }
 
 func TestConnect(t *testing.T) {
-	w := start(t)
-	out, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me", Company: "acme", Admin: "77"})
+	f := newFixture(t)
+	out, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me", Company: "acme", Admin: "77"})
 	require.NoError(t, err)
 	want := slices.Sorted(slices.Values(connect.DefaultFields()))
 	assert.Equal(t, meta.Outcome{
 		Page: page, ConnectionID: "id1", App: "main", Name: "Dian Aul", State: subscriptions.Confirmed, Wanted: want, Actual: want, Seq: 3,
 	}, out)
-	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", w.said(0))
-	assert.Equal(t, []string{"page", "list", "subscribe", "list"}, w.graph.asked)
+	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", f.eventTypes(0))
+	assert.Equal(t, []string{"page", "list", "subscribe", "list"}, f.graph.asked)
 	assert.NotContains(t, want, "response_feedback")
 
-	e := w.events[0]
+	e := f.events[0]
 	assert.Equal(t, "pagestream:"+string(page)+":page.connected:id1", e.ID)
 	assert.Equal(t, time.Unix(1790000000, 0).UTC(), e.Time)
 	c := e.Data.Connection
 	require.NotNil(t, c)
 	assert.Equal(t, []string{"id1", "acme", "main", "Dian Aul", "17841400000000001", "77"},
 		[]string{c.ConnectionID, c.Company, c.App, c.Name, c.Instagram, c.Admin})
-	plain, err := w.keys.Open(c.SealedToken, []byte("page-token:"+string(page)))
+	plain, err := f.keys.Open(c.SealedToken, []byte("page-token:"+string(page)))
 	require.NoError(t, err)
 	assert.Equal(t, token, string(plain))
-	plain, err = w.keys.Open(c.SealedVerifyToken, connect.VerifyTokenAAD(page))
+	plain, err = f.keys.Open(c.SealedVerifyToken, connect.VerifyTokenAAD(page))
 	require.NoError(t, err)
 	assert.Equal(t, "verify-me", string(plain))
-	_, err = w.keys.Open(c.SealedToken, connect.TokenAAD("1"))
+	_, err = f.keys.Open(c.SealedToken, connect.TokenAAD("1"))
 	assert.Error(t, err, "the token opens for another page")
-	s := w.last().Data.Subscription
+	s := f.last().Data.Subscription
 	assert.Equal(t, &domain.Subscription{App: "main", Wanted: want, Actual: want}, s)
-	for _, e := range w.events {
+	for _, e := range f.events {
 		assert.Equal(t, "main", e.Data.App)
 	}
 }
 
-func TestConnectingAgainReplaces(t *testing.T) {
-	w := start(t)
-	w.connect()
-	out := w.connect()
+func TestConnectReplacesTheConnection(t *testing.T) {
+	f := newFixture(t)
+	f.connect()
+	out := f.connect()
 	assert.Equal(t, "id2", out.ConnectionID)
-	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", w.said(3))
+	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", f.eventTypes(3))
 }
 
-func TestATokenThatIsNotThePagesChangesNothing(t *testing.T) {
+func TestConnectWithAnotherTokenChangesNothing(t *testing.T) {
 	no := refusal(200, 0, "another page's")
 	for name, c := range map[string]struct {
-		verb string
+		call string
 		err  error
 		want error
 	}{
@@ -297,208 +298,208 @@ func TestATokenThatIsNotThePagesChangesNothing(t *testing.T) {
 		"away after a bit": {"list", errGone, errGone},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := start(t)
-			w.graph.fail[c.verb] = c.err
-			_, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token})
+			f := newFixture(t)
+			f.graph.fail[c.call] = c.err
+			_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token})
 			require.ErrorIs(t, err, c.want)
 			if errors.Is(c.want, errGone) {
 				assert.NotErrorIs(t, err, connect.ErrTokenRefused)
 			}
-			assert.Empty(t, w.events)
-			assert.NotContains(t, w.graph.asked, "subscribe")
+			assert.Empty(t, f.events)
+			assert.NotContains(t, f.graph.asked, "subscribe")
 			assert.NotContains(t, err.Error(), token)
 		})
 	}
 }
 
 func TestRequestsAreChecked(t *testing.T) {
-	w := start(t)
+	f := newFixture(t)
 	for _, r := range []connect.Request{{Token: token}, {Page: domain.NoPage, Token: token}, {Page: page}} {
-		_, err := w.Connect(t.Context(), r)
+		_, err := f.Connect(t.Context(), r)
 		assert.ErrorIs(t, err, connect.ErrRequest)
 	}
-	_, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token, App: "nope"})
+	_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, App: "nope"})
 	assert.ErrorIs(t, err, connect.ErrUnknownApp)
-	assert.Empty(t, w.graph.asked)
+	assert.Empty(t, f.graph.asked)
 	r := connect.Request{Page: page, Token: token, VerifyToken: "verify-me"}
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", r, r, r), token)
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", r, r, r), "verify-me")
 }
 
 func TestSubscribeRefused(t *testing.T) {
-	w := start(t)
-	w.graph.fail["subscribe"] = refusal(200, 5, "pages_messaging is needed")
-	out := w.connect()
+	f := newFixture(t)
+	f.graph.fail["subscribe"] = refusal(200, 5, "pages_messaging is needed")
+	out := f.connect()
 	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Equal(t, []any{200, 5, "pages_messaging is needed"}, []any{out.Code, out.Subcode, out.Reason})
-	assert.Equal(t, "page.connected subscription.requested subscription.failed", w.said(0))
-	s := w.last().Data.Subscription
+	assert.Equal(t, "page.connected subscription.requested subscription.failed", f.eventTypes(0))
+	s := f.last().Data.Subscription
 	assert.Equal(t, []any{200, 5, "pages_messaging is needed"}, []any{s.Code, s.Subcode, s.Reason})
 	assert.Equal(t, uint64(3), out.Seq)
 
-	// And later it works.
-	delete(w.graph.fail, "subscribe")
-	out, err := w.Resubscribe(t.Context(), page)
+	// A later call succeeds.
+	delete(f.graph.fail, "subscribe")
+	out, err := f.Resubscribe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Confirmed, out.State)
-	assert.Equal(t, "subscription.requested subscription.confirmed", w.said(3))
+	assert.Equal(t, "subscription.requested subscription.confirmed", f.eventTypes(3))
 }
 
-func TestGraphAwayWhileSubscribing(t *testing.T) {
-	w := start(t)
-	w.graph.fail["subscribe"] = errGone
-	out := w.connect()
+func TestConnectWithGraphUnreachable(t *testing.T) {
+	f := newFixture(t)
+	f.graph.fail["subscribe"] = errGone
+	out := f.connect()
 	assert.Equal(t, subscriptions.Failed, out.State)
 	assert.Zero(t, out.Code)
 	assert.Contains(t, out.Reason, "did not answer")
-	assert.Equal(t, "page.connected subscription.requested subscription.failed", w.said(0))
+	assert.Equal(t, "page.connected subscription.requested subscription.failed", f.eventTypes(0))
 }
 
-// What was begun is recorded even if the caller goes away.
-func TestTheCallerGoesAway(t *testing.T) {
-	w := start(t)
+// A failure is recorded even if the caller's context is canceled.
+func TestFailureIsRecordedAfterCancel(t *testing.T) {
+	f := newFixture(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	w.graph.onAsked = func(verb string) {
-		if verb == "subscribe" {
+	f.graph.onAsked = func(call string) {
+		if call == "subscribe" {
 			cancel()
-			w.graph.fail["subscribe"] = ctx.Err()
+			f.graph.fail["subscribe"] = ctx.Err()
 		}
 	}
-	out, err := w.Connect(ctx, connect.Request{Page: page, Token: token})
+	out, err := f.Connect(ctx, connect.Request{Page: page, Token: token})
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, out.State)
-	assert.Equal(t, domain.SubscriptionFailed, w.last().Type)
+	assert.Equal(t, domain.SubscriptionFailed, f.last().Type)
 }
 
-func TestWhatIsReadBackCounts(t *testing.T) {
-	w := start(t)
-	w.graph.drops = []string{"standby"}
-	out := w.connect()
+func TestConnectReadsTheFieldsBack(t *testing.T) {
+	f := newFixture(t)
+	f.graph.drops = []string{"standby"}
+	out := f.connect()
 	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Equal(t, []string{"standby"}, out.Missing)
 	assert.Equal(t, []string{"messages"}, out.Actual)
-	assert.Equal(t, "page.connected subscription.requested subscription.drifted", w.said(0))
+	assert.Equal(t, "page.connected subscription.requested subscription.drifted", f.eventTypes(0))
 }
 
 func TestCheck(t *testing.T) {
-	w := start(t)
-	w.connect()
+	f := newFixture(t)
+	f.connect()
 	check := func() meta.Outcome {
 		t.Helper()
-		out, err := w.Check(t.Context(), page)
+		out, err := f.Check(t.Context(), page)
 		require.NoError(t, err)
 		return out
 	}
 	out := check()
 	assert.Equal(t, subscriptions.Confirmed, out.State)
 	assert.Zero(t, out.Seq)
-	assert.Empty(t, w.said(3), "an event without news")
+	assert.Empty(t, f.eventTypes(3), "an event without news")
 
-	w.graph.fields = []string{"messages"}
+	f.graph.fields = []string{"messages"}
 	out = check()
 	assert.Equal(t, subscriptions.Drifted, out.State)
-	assert.Equal(t, "subscription.drifted", w.said(3))
+	assert.Equal(t, "subscription.drifted", f.eventTypes(3))
 	assert.Equal(t, uint64(4), out.Seq)
 	check()
-	assert.Len(t, w.events, 4, "drift was stated twice")
+	assert.Len(t, f.events, 4, "drift was stated twice")
 
-	w.graph.fields, w.graph.on = nil, false
+	f.graph.fields, f.graph.on = nil, false
 	out = check()
 	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Contains(t, out.Reason, "not subscribed")
 	assert.Len(t, out.Missing, 2)
-	assert.Len(t, w.events, 5)
+	assert.Len(t, f.events, 5)
 
-	w.graph.fields, w.graph.on = []string{"feed", "standby", "messages"}, true
+	f.graph.fields, f.graph.on = []string{"feed", "standby", "messages"}, true
 	out = check()
 	assert.Equal(t, subscriptions.Confirmed, out.State, "more fields than wanted are fine")
 	assert.Equal(t, []string{"feed", "messages", "standby"}, out.Actual)
-	assert.Equal(t, "subscription.confirmed", w.said(5))
+	assert.Equal(t, "subscription.confirmed", f.eventTypes(5))
 }
 
-func TestADeadTokenIsStatedOnce(t *testing.T) {
-	w := start(t)
-	w.connect()
-	w.graph.fail["list"] = refusal(190, 460, "password changed")
+func TestDeadTokenIsRecordedOnce(t *testing.T) {
+	f := newFixture(t)
+	f.connect()
+	f.graph.fail["list"] = refusal(190, 460, "password changed")
 	for range 2 {
-		out, err := w.Check(t.Context(), page)
+		out, err := f.Check(t.Context(), page)
 		require.NoError(t, err)
 		assert.Equal(t, subscriptions.Failed, out.State)
 		assert.Equal(t, 460, out.Subcode)
 	}
-	assert.Equal(t, "page.token_invalidated", w.said(3))
-	c := w.last().Data.Connection
+	assert.Equal(t, "page.token_invalidated", f.eventTypes(3))
+	c := f.last().Data.Connection
 	assert.Equal(t, "id1", c.ConnectionID)
 	assert.Equal(t, "190/460: password changed", c.Reason)
 
-	// Another refusal, or no answer, says nothing about the token.
-	w = start(t)
-	w.connect()
-	w.graph.fail["list"] = refusal(4, 0, "too many")
-	out, err := w.Check(t.Context(), page)
+	// Another error, or no answer, does not invalidate the token.
+	f = newFixture(t)
+	f.connect()
+	f.graph.fail["list"] = refusal(4, 0, "too many")
+	out, err := f.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, 4, out.Code)
-	w.graph.fail["list"] = errGone
-	_, err = w.Check(t.Context(), page)
+	f.graph.fail["list"] = errGone
+	_, err = f.Check(t.Context(), page)
 	assert.ErrorIs(t, err, errGone)
-	assert.Empty(t, w.said(3))
+	assert.Empty(t, f.eventTypes(3))
 
-	w.graph.fail["subscribe"] = refusal(190, 458, "")
-	out, err = w.Resubscribe(t.Context(), page)
+	f.graph.fail["subscribe"] = refusal(190, 458, "")
+	out, err = f.Resubscribe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, out.State)
-	assert.Equal(t, "subscription.requested subscription.failed page.token_invalidated", w.said(3))
+	assert.Equal(t, "subscription.requested subscription.failed page.token_invalidated", f.eventTypes(3))
 }
 
-// Graph has more than one code for a token that is dead.
-func TestEveryCodeOfADeadTokenIsOne(t *testing.T) {
+// Graph has several codes for a dead token.
+func TestEveryDeadTokenCodeInvalidatesTheToken(t *testing.T) {
 	for _, code := range []int{190, 102, 104} {
-		w := start(t)
-		w.connect()
-		w.graph.fail["list"] = refusal(code, 0, "dead")
+		f := newFixture(t)
+		f.connect()
+		f.graph.fail["list"] = refusal(code, 0, "dead")
 		for range 2 {
-			out, err := w.Check(t.Context(), page)
+			out, err := f.Check(t.Context(), page)
 			require.NoError(t, err)
 			assert.Equal(t, subscriptions.Failed, out.State)
 			assert.Equal(t, code, out.Code)
 		}
-		assert.Equal(t, "page.token_invalidated", w.said(3), "once")
-		c := w.last().Data.Connection
+		assert.Equal(t, "page.token_invalidated", f.eventTypes(3), "once")
+		c := f.last().Data.Connection
 		assert.Equal(t, code, c.Code)
 		assert.Equal(t, fmt.Sprintf("%d/0: dead", code), c.Reason)
 	}
 }
 
-// How long Graph wants to be left alone is told in whole seconds, and never short.
+// The retry time is in whole seconds, rounded up.
 func TestRetryAfterIsRoundedUp(t *testing.T) {
-	w := start(t)
-	w.connect()
+	f := newFixture(t)
+	f.connect()
 	for after, want := range map[time.Duration]int{0: 0, 1: 1, time.Second: 1, 1500 * time.Millisecond: 2, time.Minute: 60} {
-		w.graph.fail["list"] = &meta.Error{Status: 429, Held: true, After: after}
-		out, err := w.Check(t.Context(), page)
+		f.graph.fail["list"] = &meta.Error{Status: 429, Held: true, After: after}
+		out, err := f.Check(t.Context(), page)
 		require.NoError(t, err)
 		assert.Equal(t, want, out.RetryAfter, after)
 	}
 }
 
-// Our own app is found among all that are subscribed to the page, by its id; the
-// others are told.
-func TestOtherAppsOfThePage(t *testing.T) {
-	w := start(t)
-	w.graph.others = []graph.App{{ID: "77", Name: "Inbox Pro", Fields: []string{"feed"}}, {ID: "78"}}
+// The app's subscription is found by the app's id; the other apps are listed in
+// Others.
+func TestOtherAppsAreListed(t *testing.T) {
+	f := newFixture(t)
+	f.graph.others = []graph.App{{ID: "77", Name: "Inbox Pro", Fields: []string{"feed"}}, {ID: "78"}}
 	want := []string{"77 Inbox Pro", "78"}
-	assert.Equal(t, want, w.connect().Others)
-	for name, verb := range map[string]func(context.Context, domain.PageID) (meta.Outcome, error){
-		"check": w.Check, "plan": w.Plan, "resubscribe": w.Resubscribe,
+	assert.Equal(t, want, f.connect().Others)
+	for name, call := range map[string]func(context.Context, domain.PageID) (meta.Outcome, error){
+		"check": f.Check, "plan": f.Plan, "resubscribe": f.Resubscribe,
 	} {
-		out, err := verb(t.Context(), page)
+		out, err := call(t.Context(), page)
 		require.NoError(t, err)
 		assert.Equal(t, subscriptions.Confirmed, out.State, name)
 		assert.Equal(t, want, out.Others, name)
 		assert.Equal(t, []string{"messages", "standby"}, out.Actual, name)
 	}
-	w.graph.fields, w.graph.on = nil, false
-	out, err := w.Check(t.Context(), page)
+	f.graph.fields, f.graph.on = nil, false
+	out, err := f.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Equal(t, "the app is not subscribed to the page", out.Reason)
@@ -507,86 +508,86 @@ func TestOtherAppsOfThePage(t *testing.T) {
 }
 
 func TestDisconnect(t *testing.T) {
-	w := start(t)
-	w.connect()
-	out, err := w.Disconnect(t.Context(), page)
+	f := newFixture(t)
+	f.connect()
+	out, err := f.Disconnect(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Removed, out.State)
-	assert.False(t, w.graph.on)
-	assert.Equal(t, "page.disconnected subscription.removed", w.said(3))
-	assert.Equal(t, "id1", w.events[3].Data.Connection.ConnectionID)
-	assert.Empty(t, w.events[3].Data.Connection.SealedToken)
+	assert.False(t, f.graph.on)
+	assert.Equal(t, "page.disconnected subscription.removed", f.eventTypes(3))
+	assert.Equal(t, "id1", f.events[3].Data.Connection.ConnectionID)
+	assert.Empty(t, f.events[3].Data.Connection.SealedToken)
 	assert.Equal(t, uint64(5), out.Seq)
 
-	for _, verb := range []func(context.Context, domain.PageID) (meta.Outcome, error){w.Disconnect, w.Check, w.Resubscribe} {
-		_, err := verb(t.Context(), page)
+	for _, call := range []func(context.Context, domain.PageID) (meta.Outcome, error){f.Disconnect, f.Check, f.Resubscribe} {
+		_, err := call(t.Context(), page)
 		require.ErrorIs(t, err, meta.ErrNotConnected)
 		assert.ErrorContains(t, err, "pagestream pages connect")
 	}
 }
 
 func TestDisconnectWithADeadToken(t *testing.T) {
-	w := start(t)
-	w.connect()
-	w.graph.fail["unsubscribe"] = refusal(190, 458, "app removed")
-	out, err := w.Disconnect(t.Context(), page)
+	f := newFixture(t)
+	f.connect()
+	f.graph.fail["unsubscribe"] = refusal(190, 458, "app removed")
+	out, err := f.Disconnect(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, out.State)
-	assert.Equal(t, "page.disconnected subscription.failed", w.said(3))
-	assert.Contains(t, w.events[3].Data.Connection.Reason, "app removed")
+	assert.Equal(t, "page.disconnected subscription.failed", f.eventTypes(3))
+	assert.Contains(t, f.events[3].Data.Connection.Reason, "app removed")
 }
 
-func TestDisconnectWhileGraphIsAway(t *testing.T) {
+func TestDisconnectFailsIfGraphIsUnreachable(t *testing.T) {
 	for _, cause := range []error{errGone, refusal(2, 0, "try again")} {
-		w := start(t)
-		w.connect()
-		w.graph.fail["unsubscribe"] = cause
-		_, err := w.Disconnect(t.Context(), page)
+		f := newFixture(t)
+		f.connect()
+		f.graph.fail["unsubscribe"] = cause
+		_, err := f.Disconnect(t.Context(), page)
 		require.ErrorIs(t, err, cause)
-		assert.Empty(t, w.said(3))
+		assert.Empty(t, f.eventTypes(3))
 	}
 }
 
-// Without its key a token can't be used; disconnecting still works.
-func TestTheKeyIsGone(t *testing.T) {
-	w := start(t)
-	w.connect()
+// A token can't be used without its key, but the page can be disconnected.
+func TestTokenCantBeOpened(t *testing.T) {
+	f := newFixture(t)
+	f.connect()
 	other, err := seal.NewKeyRing()
 	require.NoError(t, err)
 	c := connect.New(connect.Options{
-		Graph: func(string) (connect.Graph, string, bool) { return client{w.graph, w.login}, "main", true },
-		Pages: w, Publisher: w, Sealer: other,
+		Graph: func(string) (connect.Graph, string, bool) { return client{f.graph, f.login}, "main", true },
+		Pages: f, Publisher: f, Sealer: other,
 	})
 	_, err = c.Check(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrToken)
 	require.ErrorIs(t, err, seal.ErrUnknownKey)
 	_, err = c.Disconnect(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, "page.disconnected subscription.failed", w.said(3))
+	assert.Equal(t, "page.disconnected subscription.failed", f.eventTypes(3))
 }
 
-// Two verbs at once: the one that began from an older state fails.
-func TestSomebodyElseWasFaster(t *testing.T) {
-	w := start(t)
-	w.connect()
+// Of two concurrent operations, the one that started from an older state fails.
+func TestConcurrentChangeIsAnError(t *testing.T) {
+	f := newFixture(t)
+	f.connect()
 	meanwhile := func(e domain.Event) {
-		w.graph.onAsked = func(string) { w.graph.onAsked = nil; e.Page = page; w.events = append(w.events, e) }
+		f.graph.onAsked = func(string) { f.graph.onAsked = nil; e.Page = page; f.events = append(f.events, e) }
 	}
 	meanwhile(domain.Event{ID: "x", Type: domain.SubscriptionDrifted, Data: domain.Data{Subscription: &domain.Subscription{}}})
-	_, err := w.Resubscribe(t.Context(), page)
+	_, err := f.Resubscribe(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrChanged)
 	assert.ErrorContains(t, err, "pages check")
 
 	meanwhile(domain.Event{ID: "y", Type: domain.PageRenamed, Data: domain.Data{Connection: &domain.Connection{}}})
-	_, err = w.Connect(t.Context(), connect.Request{Page: page, Token: token})
+	_, err = f.Connect(t.Context(), connect.Request{Page: page, Token: token})
 	require.ErrorIs(t, err, connect.ErrChanged)
-	assert.Equal(t, domain.PageRenamed, w.last().Type)
+	assert.Equal(t, domain.PageRenamed, f.last().Type)
 }
 
-func TestTheStreamIsAway(t *testing.T) {
-	w := start(t)
-	w.fail = streams.ErrUnavailable
-	_, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token})
+func TestStreamErrors(t *testing.T) {
+	f := newFixture(t)
+	f.fail = streams.ErrUnavailable
+	_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token})
 	require.ErrorIs(t, err, streams.ErrUnavailable)
-	assert.Empty(t, w.graph.asked, "graph was asked for what can't be recorded")
+	assert.Empty(t, f.graph.asked, "graph was asked for what can't be recorded")
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Request asks for one page to be connected.
+// Request is a request to connect one page.
 type Request struct {
 	Page domain.PageID
 	// Token is the page's own access token.
@@ -20,28 +20,29 @@ type Request struct {
 	// VerifyToken is the page's own handshake token, empty for none.
 	VerifyToken string
 	Company     string
-	// App is the name of a configured app; empty is the first.
+	// App is the name of a configured app; empty means the first.
 	App string
-	// Fields are the wanted fields; empty is the default.
+	// Fields are the wanted fields; empty means the default.
 	Fields []string
 	// Name overrides the name that Graph gives.
 	Name string
-	// Admin is the app-scoped id of the person who granted the token. Where it is
-	// empty, Graph is asked.
+	// Admin is the app-scoped id of the person who granted the token. If it is empty,
+	// Graph is asked.
 	Admin string
 
-	// info is what is known of the token beside itself.
+	// info is what is known about the token.
 	info graph.TokenInfo
 }
 
-// Format keeps the tokens out of logs, whatever the verb.
+// Format keeps the tokens out of logs, for every format verb.
 func (r Request) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "request to connect page %s", r.Page)
 }
 
-// ask fills in what Graph knows of a page token where the request does not say.
-// The page can be connected without, so it may fail.
-func (r *Request) ask(ctx context.Context, g Graph) {
+// fillTokenInfo asks Graph about the page token if the request has no Admin, and
+// stores the answer in the request. An error is ignored, since the page can be
+// connected without this information.
+func (r *Request) fillTokenInfo(ctx context.Context, g Graph) {
 	if r.Admin != "" {
 		return
 	}
@@ -50,9 +51,10 @@ func (r *Request) ask(ctx context.Context, g Graph) {
 	}
 }
 
-// note puts what is known of the token on record.
-func (r *Request) note(c *domain.Connection) {
-	c.Expires, c.DataAccessExpires, c.Scopes = unix(r.info.Expires), unix(r.info.DataAccessExpires), sorted(r.info.Scopes)
+// addTokenInfo copies what is known about the token to the connection.
+func (r *Request) addTokenInfo(c *domain.Connection) {
+	c.Expires, c.DataAccessExpires = unix(r.info.Expires), unix(r.info.DataAccessExpires)
+	c.Scopes = sorted(r.info.Scopes)
 }
 
 func unix(t time.Time) int64 {
@@ -64,11 +66,11 @@ func unix(t time.Time) int64 {
 
 // Connect connects a page with its own token and subscribes it.
 //
-// It first makes sure, without changing anything, that Graph accepts the token
-// for this page: otherwise it fails with [ErrTokenRefused] and there is no
-// event. From then on every step is an event, and a refusal by Graph is not an
-// error but an Outcome that says failed or drifted. A connection that the page
-// had before is replaced.
+// It first checks, without changing anything, that Graph accepts the token for this
+// page; otherwise it returns [ErrTokenRefused] and stores no event. After that every
+// step is an event, and an error of Graph is not returned as an error but as an
+// Outcome of state failed or drifted. An existing connection of the page is
+// replaced.
 func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error) {
 	switch {
 	case r.Page == "" || r.Page == domain.NoPage:
@@ -84,7 +86,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 	if len(fields) == 0 {
 		fields = c.opts.Fields
 	}
-	last, err := c.last(ctx, r.Page, domain.PageConnected)
+	last, err := c.lastSeq(ctx, r.Page, domain.PageConnected)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
@@ -93,7 +95,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	r.ask(ctx, g)
+	r.fillTokenInfo(ctx, g)
 	if r.Name != "" {
 		name = r.Name
 	}
@@ -102,7 +104,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 		ConnectionID: c.opts.NewID(), Company: r.Company, App: app, Name: name, Instagram: instagram,
 		Admin: r.Admin, Fields: sorted(fields),
 	}
-	r.note(&conn)
+	r.addTokenInfo(&conn)
 	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return meta.Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
@@ -112,28 +114,28 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 			return meta.Outcome{}, fmt.Errorf("seal verify token: %w", err)
 		}
 	}
-	v := &verb{c: c, graph: g, page: r.Page, token: r.Token, conn: conn, attempt: conn.ConnectionID}
-	if _, err := v.append(ctx, last, domain.PageConnected, domain.Data{Connection: &conn}); err != nil {
+	op := &operation{c: c, graph: g, page: r.Page, token: r.Token, conn: conn, attempt: conn.ConnectionID}
+	if _, err := op.append(ctx, last, domain.PageConnected, domain.Data{Connection: &conn}); err != nil {
 		return meta.Outcome{}, err
 	}
-	return v.subscribe(ctx)
+	return op.subscribe(ctx)
 }
 
-// identify makes sure, without changing anything, that Graph accepts the token
-// as the page's own.
+// identify checks, without changing anything, that Graph accepts the token as the
+// page's own, and returns the page's name and linked Instagram account.
 func identify(ctx context.Context, g Graph, page domain.PageID, token string) (name, instagram string, err error) {
 	if name, instagram, err = g.Page(ctx, string(page), token); err != nil {
 		return "", "", fmt.Errorf("read page %s: %w", page, refusedToken(err))
 	}
-	// Other tokens may see a page; only its own may see who is subscribed.
+	// Other tokens may read a page; only its own may list the subscribed apps.
 	if _, err := g.SubscribedApps(ctx, string(page), token); err != nil {
 		return "", "", fmt.Errorf("read subscription of page %s: %w", page, refusedToken(err))
 	}
 	return name, instagram, nil
 }
 
-// refusedToken marks a refusal by Graph; no answer at all says nothing about the
-// token.
+// refusedToken wraps an error of Graph in [ErrTokenRefused]. Other errors are returned
+// unchanged: a missing answer says nothing about the token.
 func refusedToken(err error) error {
 	if meta.Refused(err) != nil {
 		return fmt.Errorf("%w: %w", ErrTokenRefused, err)
@@ -142,22 +144,21 @@ func refusedToken(err error) error {
 }
 
 // Disconnect unsubscribes a connected page and ends its connection: the sealed
-// tokens are dropped from the read models, the page's events stay.
+// tokens are removed from the read models, the page's events are kept.
 //
-// If Graph refuses for good, for example because the token is dead, the
-// connection ends all the same; the outcome is then failed and the reason is on
-// record. If Graph can't be reached or can't do it now, nothing changes and
-// there is an error.
+// If Graph refuses permanently, for example because the token is dead, the connection
+// ends all the same; the outcome is then failed and the reason is recorded. If Graph
+// can't be reached or fails temporarily, nothing changes and an error is returned.
 func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
-	v, err := c.verb(ctx, page)
+	op, err := c.startWithApp(ctx, page)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	out := v.outcome(subscriptions.Removed)
+	out := op.outcome(subscriptions.Removed)
 	out.Wanted = nil
 	event, reason := domain.SubscriptionRemoved, "disconnected by the operator"
 	words := reason
-	if err := v.unsubscribe(ctx); err != nil {
+	if err := op.unsubscribe(ctx); err != nil {
 		refusal := meta.Refused(err)
 		if final := refusal != nil && !refusal.Temporary(); !final && !errors.Is(err, ErrToken) {
 			return meta.Outcome{}, fmt.Errorf("unsubscribe page %s: %w", page, err)
@@ -167,31 +168,31 @@ func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (meta.Ou
 		words = out.Reason
 		reason += "; graph did not unsubscribe the app: " + words
 	}
-	if err := v.disconnected(ctx, reason); err != nil {
+	if err := op.recordDisconnected(ctx, reason); err != nil {
 		return meta.Outcome{}, err
 	}
-	out.Seq, err = v.say(ctx, event, domain.Subscription{Reason: words, Code: out.Code, Subcode: out.Subcode})
+	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Reason: words, Code: out.Code, Subcode: out.Subcode})
 	return out, err
 }
 
-// unsubscribe asks Graph to remove the app from the page, if there is something
-// to ask with.
-func (v *verb) unsubscribe(ctx context.Context) error {
-	if v.graph == nil {
-		return fmt.Errorf("app %q: %w", v.conn.App, ErrUnknownApp)
+// unsubscribe asks Graph to remove the app from the page. It fails without a call if
+// the app is not configured or the token can't be opened.
+func (op *operation) unsubscribe(ctx context.Context) error {
+	if op.graph == nil {
+		return fmt.Errorf("app %q: %w", op.conn.App, ErrUnknownApp)
 	}
-	if err := v.open(); err != nil {
+	if err := op.openToken(); err != nil {
 		return err
 	}
-	return v.graph.Unsubscribe(ctx, string(v.page), v.token)
+	return op.graph.Unsubscribe(ctx, string(op.page), op.token)
 }
 
-// disconnected states the end of the connection, with nothing of the person who
-// made it.
-func (v *verb) disconnected(ctx context.Context, reason string) error {
+// recordDisconnected records the end of the connection. The event has no data of the
+// person who made the connection.
+func (op *operation) recordDisconnected(ctx context.Context, reason string) error {
 	conn := domain.Connection{
-		ConnectionID: v.conn.ConnectionID, Company: v.conn.Company, App: v.conn.App, Name: v.conn.Name, Reason: reason,
+		ConnectionID: op.conn.ConnectionID, Company: op.conn.Company, App: op.conn.App, Name: op.conn.Name, Reason: reason,
 	}
-	_, err := v.append(ctx, v.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn})
+	_, err := op.append(ctx, op.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn})
 	return err
 }

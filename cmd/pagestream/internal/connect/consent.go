@@ -14,7 +14,8 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// LoginURL is where a person lets the app use their pages.
+// LoginURL returns the URL of Meta's login dialog for an app. [ErrUnknownApp] is
+// returned if there is no such app.
 func (c *Connector) LoginURL(app, redirectURI, state string) (string, error) {
 	g, _, err := c.app(app)
 	if err != nil {
@@ -23,7 +24,8 @@ func (c *Connector) LoginURL(app, redirectURI, state string) (string, error) {
 	return g.LoginURL(redirectURI, state), nil
 }
 
-// ConsentByCode is [Connector.Consent] for the code at the end of a login.
+// ConsentByCode is [Connector.Consent] with the code of a login instead of a token.
+// The code can be used once.
 func (c *Connector) ConsentByCode(ctx context.Context, app, redirectURI, code string) (meta.Consent, error) {
 	g, name, err := c.app(app)
 	if err != nil {
@@ -36,8 +38,9 @@ func (c *Connector) ConsentByCode(ctx context.Context, app, redirectURI, code st
 	return c.Consent(ctx, name, token.Value)
 }
 
-// Consent looks at what a person has let the app use and holds it against what is
-// connected. Nothing is changed by it, at Graph or here.
+// Consent reads which pages a person has granted to the app and compares them with
+// the connections. It changes nothing, neither at Graph nor here. [ErrUserToken] is
+// returned if Graph does not accept the token as a user token of the app.
 func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Consent, error) {
 	g, name, err := c.app(app)
 	if err != nil {
@@ -61,7 +64,7 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	if err != nil {
 		return meta.Consent{}, fmt.Errorf("list pages of the user: %w", refusedUser(err))
 	}
-	// A page token made with a long-lived one has no end of its own.
+	// The page tokens were made with a long-lived token, so they do not expire.
 	out := meta.Consent{
 		App: name, Admin: info.User, Pages: []meta.ConsentPage{}, Gone: []meta.ConsentPage{},
 		MissingScopes:     meta.Lack(append([]string{"pages_show_list"}, meta.NeededScopes()...), info.Scopes),
@@ -73,7 +76,7 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 			continue
 		}
 		included[domain.PageID(a.ID)] = true
-		page, err := c.stand(ctx, out, a)
+		page, err := c.consentPage(ctx, out, a)
 		if err != nil {
 			return meta.Consent{}, err
 		}
@@ -99,8 +102,8 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	return out, nil
 }
 
-// stand holds one page of a consent against what is connected.
-func (c *Connector) stand(ctx context.Context, consent meta.Consent, a graph.Account) (meta.ConsentPage, error) {
+// consentPage compares one page of a consent with its connection.
+func (c *Connector) consentPage(ctx context.Context, consent meta.Consent, a graph.Account) (meta.ConsentPage, error) {
 	out := meta.ConsentPage{
 		Page: domain.PageID(a.ID), Name: a.Name, Token: a.Token, Instagram: a.Instagram, Tasks: a.Tasks,
 		Standing: meta.StandingNew, Lacking: lacking(a.Tasks),
@@ -119,7 +122,8 @@ func (c *Connector) stand(ctx context.Context, consent meta.Consent, a graph.Acc
 	return out, nil
 }
 
-// lacking reports whether the tasks are known and none lets subscribe the page.
+// lacking reports whether the tasks are known and none of them allows subscribing the
+// page.
 // https://developers.facebook.com/docs/graph-api/reference/page/subscribed_apps
 func lacking(tasks []string) bool {
 	return len(tasks) > 0 && !slices.ContainsFunc(tasks, func(t string) bool {
@@ -127,7 +131,8 @@ func lacking(tasks []string) bool {
 	})
 }
 
-// refusedUser marks a refusal by Graph of a user's token.
+// refusedUser wraps a permanent error of Graph in [ErrUserToken]. Other errors are
+// returned unchanged.
 func refusedUser(err error) error {
 	if refusal := meta.Refused(err); refusal != nil && !refusal.Temporary() {
 		return fmt.Errorf("%w: %w", ErrUserToken, err)
@@ -135,17 +140,16 @@ func refusedUser(err error) error {
 	return err
 }
 
-// Apply connects the chosen pages of a consent, each for itself: the failure of
-// one is its Outcome, failed with the reason, and leaves the others done. The
-// outcomes are in the order of the choice; progress, which may be nil, is called
-// with each as it comes, one at a time.
+// Apply connects the chosen pages of a consent, each independently: the failure of
+// one page is its Outcome, failed with the reason, and does not affect the others.
+// The outcomes are in the order of the choice; progress, which may be nil, is called
+// with each outcome when it is known, one call at a time.
 //
-// A page that was connected before by the same company in the same app keeps its
-// connection and gets the new token; any other connection of it is replaced. A
-// page that is gone from the consent is only asked about: a dead token is then on
-// record.
+// A page that is already connected for the same company in the same app keeps its
+// connection and gets the new token; any other connection of it is replaced. A page
+// in Gone is only probed, so that a dead token is recorded.
 //
-// The error is about the choice itself, and then nothing was done.
+// [ErrRequest] is returned if the choice is invalid; then nothing was done.
 func (c *Connector) Apply(
 	ctx context.Context, consent meta.Consent, choice meta.Choice, progress func(meta.Outcome),
 ) ([]meta.Outcome, error) {
@@ -154,7 +158,7 @@ func (c *Connector) Apply(
 		return nil, err
 	}
 	outs := make([]meta.Outcome, len(list))
-	var mu sync.Mutex // one at a time for progress
+	var mu sync.Mutex // serializes the calls of progress
 	each(len(list), func(i int) {
 		out := c.applyOne(ctx, consent, list[i], choice)
 		mu.Lock()
@@ -165,7 +169,7 @@ func (c *Connector) Apply(
 		}
 	})
 	each(len(consent.Gone), func(i int) {
-		// What it finds is on record; that it could not ask is no one's outcome.
+		// The probe records what it finds. Its error belongs to no outcome.
 		_, _ = c.Probe(ctx, consent.Gone[i].Page)
 	})
 	return outs, nil
@@ -199,7 +203,7 @@ func chosen(consent meta.Consent, choice meta.Choice) (list []meta.ConsentPage, 
 	return list, nil
 }
 
-// errNotTried is the reason of a page that no time was left for.
+// errNotTried is the reason of a page that was not tried before the context ended.
 var errNotTried = errors.New("not tried: it was stopped before; connect this page again")
 
 func (c *Connector) applyOne(
@@ -219,18 +223,18 @@ func (c *Connector) applyOne(
 	return out
 }
 
-// connectOrRefresh gives a page that the app has connected for the same company
-// the new token, and connects any other.
+// connectOrRefresh gives the new token to a page that is connected in the same app
+// and for the same company, and connects any other page.
 func (c *Connector) connectOrRefresh(ctx context.Context, r Request) (meta.Outcome, error) {
-	v, err := c.begin(ctx, r.Page)
+	op, err := c.start(ctx, r.Page)
 	if errors.Is(err, meta.ErrNotConnected) {
 		return c.Connect(ctx, r)
 	}
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	r.Company = cmp.Or(r.Company, v.conn.Company)
-	if v.conn.App != r.App || v.conn.Company != r.Company {
+	r.Company = cmp.Or(r.Company, op.conn.Company)
+	if op.conn.App != r.App || op.conn.Company != r.Company {
 		return c.Connect(ctx, r)
 	}
 	return c.refresh(ctx, r)

@@ -24,7 +24,7 @@ const (
 	admin     = "10215241773831025"
 )
 
-// login is one person and what Graph says of their tokens.
+// login is the fake Graph's part about one person and their tokens.
 type login struct {
 	mu       sync.Mutex
 	info     graph.TokenInfo
@@ -67,7 +67,7 @@ func allScopes() []string {
 	return []string{"pages_show_list", "pages_messaging", "pages_manage_metadata"}
 }
 
-// person is an admin with the test's page and two more.
+// person returns an admin who grants the test's page and two more.
 func person() *login {
 	return &login{
 		info: graph.TokenInfo{AppID: ownApp, Type: "USER", User: admin, Valid: true, Scopes: allScopes()},
@@ -81,11 +81,11 @@ func person() *login {
 }
 
 func TestConsentChangesNothing(t *testing.T) {
-	w := start(t)
-	w.login = person()
-	w.connectBy(admin, "acme")
-	n := len(w.events)
-	g, err := w.ConsentByCode(t.Context(), "", "https://x/cb", "good")
+	f := newFixture(t)
+	f.login = person()
+	f.connectBy(admin, "acme")
+	n := len(f.events)
+	g, err := f.ConsentByCode(t.Context(), "", "https://x/cb", "good")
 	require.NoError(t, err)
 	assert.Equal(t, "main", g.App)
 	assert.Equal(t, admin, g.Admin)
@@ -97,28 +97,28 @@ func TestConsentChangesNothing(t *testing.T) {
 	assert.True(t, g.Pages[1].Lacking)
 	assert.False(t, g.Pages[0].Lacking)
 	assert.Empty(t, g.Gone)
-	assert.Len(t, w.events, n)
+	assert.Len(t, f.events, n)
 	for _, text := range []string{fmt.Sprint(g), fmt.Sprintf("%+v", g), fmt.Sprintf("%#v", g)} {
 		assert.NotContains(t, text, "EAA")
 	}
 
-	// The next login leaves the page out; another one's connection is foreign.
-	w.login.accounts = w.login.accounts[:1]
-	g, err = w.Consent(t.Context(), "main", userToken)
+	// The next login does not include the page; another admin's connection is foreign.
+	f.login.accounts = f.login.accounts[:1]
+	g, err = f.Consent(t.Context(), "main", userToken)
 	require.NoError(t, err)
 	assert.Equal(t, []meta.ConsentPage{{Page: page, Name: "Dian Aul"}}, g.Gone)
-	w.login.accounts, w.login.info.User = person().accounts, admin
-	w.connectBy("somebody else", "other")
-	g, err = w.Consent(t.Context(), "main", userToken)
+	f.login.accounts, f.login.info.User = person().accounts, admin
+	f.connectBy("somebody else", "other")
+	g, err = f.Consent(t.Context(), "main", userToken)
 	require.NoError(t, err)
 	assert.Equal(t, meta.StandingForeign, g.Pages[0].Standing)
 	assert.Empty(t, g.Gone)
 }
 
-func (w *world) connectBy(admin, company string) {
-	w.t.Helper()
-	_, err := w.Connect(w.t.Context(), connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}})
-	require.NoError(w.t, err)
+func (f *fixture) connectBy(admin, company string) {
+	f.t.Helper()
+	_, err := f.Connect(f.t.Context(), connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}})
+	require.NoError(f.t, err)
 }
 
 func TestConsentRefused(t *testing.T) {
@@ -138,261 +138,261 @@ func TestConsentRefused(t *testing.T) {
 		"throttled":       {code: "good", change: func(l *login) { l.fail["debug"] = throttled }, want: throttled},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := start(t)
-			w.login = person()
+			f := newFixture(t)
+			f.login = person()
 			if c.change != nil {
-				c.change(w.login)
+				c.change(f.login)
 			}
-			_, err := w.ConsentByCode(t.Context(), c.app, "https://x/cb", c.code)
+			_, err := f.ConsentByCode(t.Context(), c.app, "https://x/cb", c.code)
 			require.Error(t, err)
 			if c.want != nil {
 				require.ErrorIs(t, err, c.want)
 			}
 			assert.NotContains(t, err.Error(), "EAA")
-			assert.Empty(t, w.events)
+			assert.Empty(t, f.events)
 		})
 	}
-	w := start(t)
-	w.login = person()
-	w.login.info.Scopes = []string{"pages_show_list"}
-	g, err := w.Consent(t.Context(), "", userToken)
+	f := newFixture(t)
+	f.login = person()
+	f.login.info.Scopes = []string{"pages_show_list"}
+	g, err := f.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"pages_messaging", "pages_manage_metadata"}, g.MissingScopes)
 }
 
-func TestApplyLeavesTheOthersDone(t *testing.T) {
-	w := start(t)
-	w.login = person()
-	g, err := w.Consent(t.Context(), "", userToken)
+func TestApplyContinuesAfterAFailure(t *testing.T) {
+	f := newFixture(t)
+	f.login = person()
+	g, err := f.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
 	for _, bad := range [][]domain.PageID{nil, {"99"}, {page, "99"}} {
-		_, err := w.Apply(t.Context(), g, meta.Choice{Pages: bad}, nil)
+		_, err := f.Apply(t.Context(), g, meta.Choice{Pages: bad}, nil)
 		require.ErrorIs(t, err, connect.ErrRequest)
 	}
-	assert.Empty(t, w.events)
+	assert.Empty(t, f.events)
 
-	// Only one page: the test's Graph knows no other, and the world is not made
-	// for two at once.
-	var told []string
-	outs, err := w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page, page}, Company: "acme"},
-		func(o meta.Outcome) { told = append(told, string(o.Page)+" "+string(o.State)) })
+	// Only one page is chosen: the fake Graph has no other, and the fixture does not
+	// support concurrent operations.
+	var progressCalls []string
+	outs, err := f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page, page}, Company: "acme"},
+		func(o meta.Outcome) { progressCalls = append(progressCalls, string(o.Page)+" "+string(o.State)) })
 	require.NoError(t, err)
 	require.Len(t, outs, 1)
 	assert.Equal(t, subscriptions.Confirmed, outs[0].State)
-	assert.Equal(t, []string{string(page) + " confirmed"}, told)
-	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", w.said(0))
+	assert.Equal(t, []string{string(page) + " confirmed"}, progressCalls)
+	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", f.eventTypes(0))
 
-	// Again: the same connection gets the new token.
-	n := len(w.events)
-	w.graph.token = "EAAAnotherTokenOfThePage012345678"
-	g.Pages[0].Token = w.graph.token
-	_, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	// When it is repeated, the same connection gets the new token.
+	n := len(f.events)
+	f.graph.token = "EAAAnotherTokenOfThePage012345678"
+	g.Pages[0].Token = f.graph.token
+	_, err = f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
 	require.NoError(t, err)
-	assert.Equal(t, "page.token_refreshed subscription.requested subscription.confirmed", w.said(n))
-	k, err := w.Known(t.Context(), page, 0)
+	assert.Equal(t, "page.token_refreshed subscription.requested subscription.confirmed", f.eventTypes(n))
+	k, err := f.Known(t.Context(), page, 0)
 	require.NoError(t, err)
 	assert.Equal(t, outs[0].ConnectionID, k.Connection.ConnectionID)
-	plain, err := w.keys.Open(k.Connection.SealedToken, connect.TokenAAD(page))
+	plain, err := f.keys.Open(k.Connection.SealedToken, connect.TokenAAD(page))
 	require.NoError(t, err)
-	assert.Equal(t, w.graph.token, string(plain))
+	assert.Equal(t, f.graph.token, string(plain))
 
-	// A refusal is an outcome, and names the field; so is no time.
-	w.graph.fail["subscribe"] = refusal(200, 0, "(#200) To subscribe to the message_reads field, one of these permissions is needed: pages_messaging")
-	outs, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	// An error of Graph is an outcome that names the field; an ended context is an
+	// outcome as well.
+	f.graph.fail["subscribe"] = refusal(200, 0, "(#200) To subscribe to the message_reads field, one of these permissions is needed: pages_messaging")
+	outs, err = f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, outs[0].State)
 	assert.Equal(t, "message_reads", outs[0].Field)
-	w.graph.fail["page"] = refusal(190, 463, "expired")
-	outs, err = w.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	f.graph.fail["page"] = refusal(190, 463, "expired")
+	outs, err = f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
 	require.NoError(t, err)
 	assert.Equal(t, 463, outs[0].Subcode)
-	n = len(w.events)
+	n = len(f.events)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	outs, err = w.Apply(cancelled, g, meta.Choice{Pages: []domain.PageID{page}}, nil)
+	outs, err = f.Apply(cancelled, g, meta.Choice{Pages: []domain.PageID{page}}, nil)
 	require.NoError(t, err)
 	assert.Contains(t, outs[0].Reason, "not tried")
-	assert.Len(t, w.events, n)
+	assert.Len(t, f.events, n)
 }
 
-// All is every page but those of others and those that the role does not let
-// connect, whatever else is named.
+// All selects every page except foreign and lacking ones, and ignores Pages.
 func TestApplyToAll(t *testing.T) {
-	w := start(t)
-	w.login = person()
-	consent, err := w.Consent(t.Context(), "", userToken)
+	f := newFixture(t)
+	f.login = person()
+	consent, err := f.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
 	require.Len(t, consent.Pages, 2)
 	assert.NotNil(t, consent.Gone, "an empty list, not null")
-	outs, err := w.Apply(t.Context(), consent, meta.Choice{All: true, Pages: []domain.PageID{"99"}, Company: "acme"}, nil)
+	outs, err := f.Apply(t.Context(), consent, meta.Choice{All: true, Pages: []domain.PageID{"99"}, Company: "acme"}, nil)
 	require.NoError(t, err)
 	require.Len(t, outs, 1, "the role on the other page does not let connect it")
 	assert.Equal(t, page, outs[0].Page)
 	assert.Equal(t, subscriptions.Confirmed, outs[0].State)
 
-	w.connectBy("somebody else", "other")
-	consent, err = w.Consent(t.Context(), "", userToken)
+	f.connectBy("somebody else", "other")
+	consent, err = f.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
-	n := len(w.events)
-	_, err = w.Apply(t.Context(), consent, meta.Choice{All: true}, nil)
+	n := len(f.events)
+	_, err = f.Apply(t.Context(), consent, meta.Choice{All: true}, nil)
 	require.ErrorIs(t, err, connect.ErrRequest, "nobody is taken over")
-	assert.Empty(t, w.said(n))
+	assert.Empty(t, f.eventTypes(n))
 }
 
-func TestApplyProbesWhatIsGone(t *testing.T) {
-	w := start(t)
-	w.login = person()
-	w.connectBy(admin, "acme")
-	w.login.accounts = w.login.accounts[:1]
-	g, err := w.Consent(t.Context(), "", userToken)
+func TestApplyProbesPagesThatAreGone(t *testing.T) {
+	f := newFixture(t)
+	f.login = person()
+	f.connectBy(admin, "acme")
+	f.login.accounts = f.login.accounts[:1]
+	g, err := f.Consent(t.Context(), "", userToken)
 	require.NoError(t, err)
 	require.Len(t, g.Gone, 1)
-	n := len(w.events)
-	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {"3"}}}
+	n := len(f.events)
+	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {"3"}}}
 	g.Pages[0].Page = "3"
-	_, err = w.Apply(t.Context(), meta.Consent{App: "main", Admin: admin, Pages: []meta.ConsentPage{{Page: page, Token: token}}, Gone: g.Gone},
+	_, err = f.Apply(t.Context(), meta.Consent{App: "main", Admin: admin, Pages: []meta.ConsentPage{{Page: page, Token: token}}, Gone: g.Gone},
 		meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
 	require.NoError(t, err)
-	assert.Contains(t, w.said(n), "page.token_invalidated")
-	assert.True(t, strings.HasPrefix(w.last().Data.Connection.Reason, "deselected: "))
+	assert.Contains(t, f.eventTypes(n), "page.token_invalidated")
+	assert.True(t, strings.HasPrefix(f.last().Data.Connection.Reason, "deselected: "))
 }
 
 func TestProbe(t *testing.T) {
-	w := start(t)
-	w.connect()
-	n := len(w.events)
-	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: []string{"pages_messaging"}, DataAccessExpires: time.Unix(1797072000, 0)}
-	r, err := w.Probe(t.Context(), page)
+	f := newFixture(t)
+	f.connect()
+	n := len(f.events)
+	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: []string{"pages_messaging"}, DataAccessExpires: time.Unix(1797072000, 0)}
+	r, err := f.Probe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, meta.TokenValid, r.State)
 	assert.Equal(t, []string{"pages_manage_metadata"}, r.MissingScopes)
 	assert.Equal(t, int64(1797072000), r.DataAccessExpires.Unix())
-	assert.Empty(t, w.said(n))
+	assert.Empty(t, f.eventTypes(n))
 
-	w.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed their password")}
+	f.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed their password")}
 	for range 2 {
-		r, err = w.Probe(t.Context(), page)
+		r, err = f.Probe(t.Context(), page)
 		require.NoError(t, err)
 		assert.Equal(t, meta.TokenInvalid, r.State)
 	}
-	assert.Equal(t, "page.token_invalidated", w.said(n), "once")
-	assert.Equal(t, 460, w.last().Data.Connection.Subcode)
+	assert.Equal(t, "page.token_invalidated", f.eventTypes(n), "once")
+	assert.Equal(t, 460, f.last().Data.Connection.Subcode)
 
-	w.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {string(page)}}}
-	_, err = w.Probe(t.Context(), page)
+	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {string(page)}}}
+	_, err = f.Probe(t.Context(), page)
 	require.NoError(t, err)
-	assert.Equal(t, "page.token_invalidated page.token_refreshed", w.said(n))
-	assert.NotEmpty(t, w.last().Data.Connection.SealedToken)
+	assert.Equal(t, "page.token_invalidated page.token_refreshed", f.eventTypes(n))
+	assert.NotEmpty(t, f.last().Data.Connection.SealedToken)
 
-	w.login.fail["debug"] = errGone
-	r, err = w.Probe(t.Context(), page)
+	f.login.fail["debug"] = errGone
+	r, err = f.Probe(t.Context(), page)
 	require.ErrorIs(t, err, errGone)
 	assert.Equal(t, meta.TokenUnknown, r.State)
 }
 
 func TestRefreshRefused(t *testing.T) {
-	w := start(t)
-	w.connect()
-	n := len(w.events)
-	_, err := w.Refresh(t.Context(), page, "EAAOfSomebodyElse0123456789", "")
+	f := newFixture(t)
+	f.connect()
+	n := len(f.events)
+	_, err := f.Refresh(t.Context(), page, "EAAOfSomebodyElse0123456789", "")
 	require.ErrorIs(t, err, connect.ErrTokenRefused)
-	_, err = w.Refresh(t.Context(), page, "", "")
+	_, err = f.Refresh(t.Context(), page, "", "")
 	require.ErrorIs(t, err, connect.ErrRequest)
-	_, err = w.Refresh(t.Context(), "5", token, "")
+	_, err = f.Refresh(t.Context(), "5", token, "")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
-	assert.Empty(t, w.said(n))
+	assert.Empty(t, f.eventTypes(n))
 }
 
 func TestReseal(t *testing.T) {
-	w := start(t)
-	_, err := w.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me"})
+	f := newFixture(t)
+	_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me"})
 	require.NoError(t, err)
-	n := len(w.events)
-	changed, err := w.Reseal(t.Context(), page)
+	n := len(f.events)
+	changed, err := f.Reseal(t.Context(), page)
 	require.NoError(t, err)
 	assert.False(t, changed)
-	require.NoError(t, w.keys.Rotate())
-	changed, err = w.Reseal(t.Context(), page)
+	require.NoError(t, f.keys.Rotate())
+	changed, err = f.Reseal(t.Context(), page)
 	require.NoError(t, err)
 	assert.True(t, changed)
-	assert.Equal(t, "page.token_refreshed", w.said(n))
-	c := w.last().Data.Connection
+	assert.Equal(t, "page.token_refreshed", f.eventTypes(n))
+	c := f.last().Data.Connection
 	assert.True(t, c.Resealed)
 	for sealed, want := range map[string]string{c.SealedToken: token, c.SealedVerifyToken: "verify-me"} {
-		assert.False(t, w.keys.NeedsReseal(sealed))
+		assert.False(t, f.keys.NeedsReseal(sealed))
 		aad := connect.TokenAAD(page)
 		if want == "verify-me" {
 			aad = connect.VerifyTokenAAD(page)
 		}
-		plain, err := w.keys.Open(sealed, aad)
+		plain, err := f.keys.Open(sealed, aad)
 		require.NoError(t, err)
 		assert.Equal(t, want, string(plain))
 	}
-	changed, err = w.Reseal(t.Context(), page)
+	changed, err = f.Reseal(t.Context(), page)
 	require.NoError(t, err)
 	assert.False(t, changed)
 }
 
 func TestPlanChangesNothing(t *testing.T) {
-	w := start(t)
-	w.connect()
-	w.graph.fields = []string{"messages"}
-	n, asked := len(w.events), len(w.graph.asked)
-	out, err := w.Plan(t.Context(), page)
+	f := newFixture(t)
+	f.connect()
+	f.graph.fields = []string{"messages"}
+	n, asked := len(f.events), len(f.graph.asked)
+	out, err := f.Plan(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Equal(t, []string{"standby"}, out.Missing)
-	assert.Empty(t, w.said(n))
-	assert.Equal(t, []string{"list"}, w.graph.asked[asked:])
-	w.graph.fail["list"] = refusal(190, 490, "checkpoint")
-	out, err = w.Plan(t.Context(), page)
+	assert.Empty(t, f.eventTypes(n))
+	assert.Equal(t, []string{"list"}, f.graph.asked[asked:])
+	f.graph.fail["list"] = refusal(190, 490, "checkpoint")
+	out, err = f.Plan(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, 490, out.Subcode)
-	assert.Empty(t, w.said(n))
+	assert.Empty(t, f.eventTypes(n))
 }
 
-func TestAppFieldsAreHeldAgainstToo(t *testing.T) {
-	w := start(t)
-	w.appFields = []string{"messages"}
-	out := w.connect()
+func TestAppFieldsAreCompared(t *testing.T) {
+	f := newFixture(t)
+	f.appFields = []string{"messages"}
+	out := f.connect()
 	assert.Equal(t, subscriptions.Drifted, out.State)
 	assert.Empty(t, out.Missing)
 	assert.Equal(t, []string{"standby"}, out.AppMissing)
 	assert.Contains(t, out.Reason, "standby")
-	assert.Equal(t, []string{"messages", "standby"}, w.last().Data.Subscription.Actual, "the page's own list")
-	n := len(w.events)
-	_, err := w.Check(t.Context(), page)
+	assert.Equal(t, []string{"messages", "standby"}, f.last().Data.Subscription.Actual, "the page's own list")
+	n := len(f.events)
+	_, err := f.Check(t.Context(), page)
 	require.NoError(t, err)
-	assert.Empty(t, w.said(n), "no news")
-	w.appFields = []string{"messages", "standby"}
-	out, err = w.Check(t.Context(), page)
+	assert.Empty(t, f.eventTypes(n), "no news")
+	f.appFields = []string{"messages", "standby"}
+	out, err = f.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Confirmed, out.State)
 }
 
 func TestDisconnectAdmin(t *testing.T) {
-	w := start(t)
-	w.connectBy(admin, "acme")
-	n := len(w.events)
+	f := newFixture(t)
+	f.connectBy(admin, "acme")
+	n := len(f.events)
 	for name, failure := range map[string]error{"no answer": errGone, "dead token": refusal(190, 458, "not authorized")} {
-		w.graph.fail["unsubscribe"] = failure
-		outs, err := w.DisconnectAdmin(t.Context(), "main", admin, "the admin has removed the app")
+		f.graph.fail["unsubscribe"] = failure
+		outs, err := f.DisconnectAdmin(t.Context(), "main", admin, "the admin has removed the app")
 		require.NoError(t, err, name)
 		require.Len(t, outs, 1)
-		c := w.events[len(w.events)-2].Data.Connection
+		c := f.events[len(f.events)-2].Data.Connection
 		assert.Contains(t, c.Reason, "the admin has removed the app")
 		assert.Empty(t, c.Admin)
-		outs, err = w.DisconnectAdmin(t.Context(), "main", admin, "again")
+		outs, err = f.DisconnectAdmin(t.Context(), "main", admin, "again")
 		require.NoError(t, err)
 		assert.Empty(t, outs, "it may be repeated")
-		w.graph.fail = map[string]error{}
-		w.connectBy(admin, "acme")
+		f.graph.fail = map[string]error{}
+		f.connectBy(admin, "acme")
 	}
-	outs, err := w.DisconnectAdmin(t.Context(), "other", admin, "x")
+	outs, err := f.DisconnectAdmin(t.Context(), "other", admin, "x")
 	require.NoError(t, err)
 	assert.Empty(t, outs)
-	assert.Contains(t, w.said(n), "page.disconnected")
-	w.fail = errors.New("the stream is not there")
-	_, err = w.DisconnectAdmin(t.Context(), "main", admin, "x")
+	assert.Contains(t, f.eventTypes(n), "page.disconnected")
+	f.fail = errors.New("the stream is not there")
+	_, err = f.DisconnectAdmin(t.Context(), "main", admin, "x")
 	require.Error(t, err)
 }

@@ -1,11 +1,11 @@
-// Package connect connects pages, subscribes them and tells whether they still
-// are.
+// Package connect connects pages, subscribes them and checks whether they still
+// are subscribed.
 //
-// Each verb asks Graph and states what it found as events; it keeps no state of
-// its own. A page counts as subscribed only when Graph's own list, read back
-// with the page's own token, has every wanted field.
+// Each operation calls Graph and records the result as events; the package keeps no
+// state. A page counts as subscribed only if Graph's own list, read back with the
+// page's own token, has every wanted field.
 //
-// Two verbs at once on one page don't wait for each other: each event is
-// appended only if the page's last event of the same noun is still the one that
-// the verb began from, and the later verb fails with [ErrChanged].
+// Concurrent operations on one page don't wait for each other: an event is appended
+// only if the page's last event of the same noun is still the one that the operation
+// started from; otherwise the operation fails with [ErrChanged].
 package connect

@@ -12,7 +12,7 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Models are the read models, as the verbs ask them for what is known of a page.
+// Models implements [Pages] with the read models.
 type Models struct {
 	Pages, Subscriptions projections.Reader
 	// Head returns the sequence of the stream's last event.
@@ -21,7 +21,7 @@ type Models struct {
 
 var _ Pages = Models{}
 
-// waitFor waits until both models hold atLeast.
+// waitFor waits until both models have applied event atLeast.
 func (m Models) waitFor(ctx context.Context, atLeast uint64) error {
 	for _, r := range []projections.Reader{m.Pages, m.Subscriptions} {
 		if err := r.WaitFor(ctx, atLeast); err != nil {
@@ -31,18 +31,19 @@ func (m Models) waitFor(ctx context.Context, atLeast uint64) error {
 	return nil
 }
 
-// settleWait is how long an answer waits for the read models.
+// settleWait is how long [Models.Settle] waits at most.
 const settleWait = 5 * time.Second
 
-// Settle waits, for a while, until both models hold seq: what was done is done,
-// so that a model which lags delays the answer and does not fail it.
+// Settle waits at most 5 seconds until both models have applied event seq. It returns
+// no error: the operation is done, so a model that lags only delays its answer.
 func (m Models) Settle(ctx context.Context, seq uint64) {
 	ctx, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	_ = m.waitFor(ctx, seq)
 }
 
-// Connected lists the connected pages that match, as of the stream's last event.
+// Connected lists the connected pages for which match returns true. It waits until
+// the models have applied the last event of the stream.
 func (m Models) Connected(ctx context.Context, match func(pages.Page) bool) (out []domain.PageID, err error) {
 	last, err := m.Head(ctx)
 	if err != nil {
@@ -60,12 +61,12 @@ func (m Models) Connected(ctx context.Context, match func(pages.Page) bool) (out
 	return out, err
 }
 
-// ByAdmin lists the pages that the person has connected through the app.
+// ByAdmin implements [Pages].
 func (m Models) ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error) {
 	return m.Connected(ctx, func(p pages.Page) bool { return p.App == app && p.Admin == admin && admin != "" })
 }
 
-// Known waits until both models hold atLeast.
+// Known implements [Pages]: it waits until both models have applied event atLeast.
 func (m Models) Known(ctx context.Context, page domain.PageID, atLeast uint64) (Known, error) {
 	if err := m.waitFor(ctx, atLeast); err != nil {
 		return Known{}, err

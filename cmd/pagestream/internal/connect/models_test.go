@@ -15,40 +15,40 @@ import (
 )
 
 func TestModels(t *testing.T) {
-	w := build(t)
-	known, err := w.models.Known(t.Context(), "1", 0)
+	f := newStreamFixture(t)
+	known, err := f.models.Known(t.Context(), "1", 0)
 	require.NoError(t, err)
 	assert.Equal(t, connect.Known{}, known, "a page that was never seen")
 
-	w.instagram = map[string]string{"1": "17841400000000001"}
+	f.instagram = map[string]string{"1": "17841400000000001"}
 	for _, r := range []connect.Request{
 		{Page: "1", Token: tokenOf("1"), Admin: admin, Company: "acme", Fields: []string{"messages"}, VerifyToken: "verify-me"},
 		{Page: "2", Token: tokenOf("2"), Admin: "somebody else"},
 		{Page: "3", Token: tokenOf("3")},
 	} {
-		_, err := w.Connect(t.Context(), r)
+		_, err := f.Connect(t.Context(), r)
 		require.NoError(t, err)
 	}
-	// What was just stored is seen: the models are waited for.
+	// An event that was just stored is visible: Known waits for the models.
 	all := func(pages.Page) bool { return true }
-	list, err := w.models.Connected(t.Context(), all)
+	list, err := f.models.Connected(t.Context(), all)
 	require.NoError(t, err)
 	assert.Equal(t, []domain.PageID{"1", "2", "3"}, list)
-	list, err = w.models.Connected(t.Context(), func(p pages.Page) bool { return p.Company == "acme" })
+	list, err = f.models.Connected(t.Context(), func(p pages.Page) bool { return p.Company == "acme" })
 	require.NoError(t, err)
 	assert.Equal(t, []domain.PageID{"1"}, list)
 	for _, c := range []struct {
 		app, admin string
 		want       []domain.PageID
 	}{{"main", admin, []domain.PageID{"1"}}, {"other", admin, nil}, {"main", "", nil}} {
-		list, err := w.models.ByAdmin(t.Context(), c.app, c.admin)
+		list, err := f.models.ByAdmin(t.Context(), c.app, c.admin)
 		require.NoError(t, err)
 		assert.Equal(t, c.want, list, "%s in %s", c.admin, c.app)
 	}
 
-	known, err = w.models.Known(t.Context(), "1", 0)
+	known, err = f.models.Known(t.Context(), "1", 0)
 	require.NoError(t, err)
-	token, err := w.keys.Open(known.Connection.SealedToken, connect.TokenAAD("1"))
+	token, err := f.keys.Open(known.Connection.SealedToken, connect.TokenAAD("1"))
 	require.NoError(t, err)
 	assert.Equal(t, tokenOf("1"), string(token))
 	assert.NotEmpty(t, known.Connection.SealedVerifyToken)
@@ -62,22 +62,22 @@ func TestModels(t *testing.T) {
 		},
 	}, known)
 
-	w.settled(w.Disconnect(t.Context(), "1"))
-	known, err = w.models.Known(t.Context(), "1", 0)
+	f.settled(f.Disconnect(t.Context(), "1"))
+	known, err = f.models.Known(t.Context(), "1", 0)
 	require.NoError(t, err)
 	assert.False(t, known.Connected)
 	assert.Empty(t, known.Connection.SealedToken)
-	list, err = w.models.Connected(t.Context(), all)
+	list, err = f.models.Connected(t.Context(), all)
 	require.NoError(t, err)
 	assert.Equal(t, []domain.PageID{"2", "3"}, list)
 
-	// An event that does not come is waited for as long as the caller does.
+	// Waiting for an event that never comes ends with the caller's context.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = w.models.Known(ctx, "1", 1_000_000)
+	_, err = f.models.Known(ctx, "1", 1_000_000)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	w.models.Settle(ctx, 1_000_000)
-	away := w.models
+	f.models.Settle(ctx, 1_000_000)
+	away := f.models
 	away.Head = func(context.Context) (uint64, error) { return 0, errGone }
 	_, err = away.Connected(t.Context(), all)
 	require.ErrorIs(t, err, errGone)

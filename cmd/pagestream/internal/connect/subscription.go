@@ -16,44 +16,44 @@ import (
 )
 
 // Resubscribe subscribes a connected page again with all its wanted fields and
-// reads them back. A refusal by Graph is an Outcome, not an error.
+// reads them back. An error of Graph is returned as an Outcome, not as an error.
 func (c *Connector) Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
-	v, err := c.opened(ctx, page)
+	op, err := c.startWithToken(ctx, page)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	return v.subscribe(ctx)
+	return op.subscribe(ctx)
 }
 
-// Check asks Graph what a connected page is subscribed to. There is an event
-// only where that differs from what was known: confirmed or drifted.
+// Check asks Graph what a connected page is subscribed to. It stores an event,
+// confirmed or drifted, only if the answer differs from what was known.
 //
-// A token that Graph calls dead is stated as page.token_invalidated, once; the
-// outcome is then failed, and what is known of the subscription stays.
+// If Graph reports the token as dead, page.token_invalidated is stored, once; the
+// outcome is then failed, and the recorded subscription does not change.
 func (c *Connector) Check(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
-	v, err := c.opened(ctx, page)
+	op, err := c.startWithToken(ctx, page)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	apps, err := v.apps(ctx)
+	apps, err := op.apps(ctx)
 	if err != nil {
-		return v.refused(ctx, err, false)
+		return op.recordRefusal(ctx, err, false)
 	}
-	return v.found(ctx, apps, false)
+	return op.recordFields(ctx, apps, false)
 }
 
-// Plan tells what [Connector.Resubscribe] would find and change. There is no
-// event and no change at Graph.
+// Plan returns the outcome of a check without storing an event: what
+// [Connector.Resubscribe] would find and change. Nothing changes at Graph.
 func (c *Connector) Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
-	v, err := c.opened(ctx, page)
+	op, err := c.startWithToken(ctx, page)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	apps, err := v.apps(ctx)
+	apps, err := op.apps(ctx)
 	if err == nil {
-		return v.compare(ctx, apps), nil
+		return op.compare(ctx, apps), nil
 	}
-	out := v.outcome(subscriptions.Failed)
+	out := op.outcome(subscriptions.Failed)
 	if meta.Refused(err) == nil {
 		return out, fmt.Errorf("read subscription of page %s: %w", page, err)
 	}
@@ -61,45 +61,46 @@ func (c *Connector) Plan(ctx context.Context, page domain.PageID) (meta.Outcome,
 	return out, nil
 }
 
-// subscribe asks for the wanted fields, and believes only what it reads back.
-func (v *verb) subscribe(ctx context.Context) (meta.Outcome, error) {
-	wanted := v.conn.Fields
-	if _, err := v.say(ctx, domain.SubscriptionRequested, domain.Subscription{Wanted: wanted}); err != nil {
+// subscribe subscribes the page to the wanted fields and records what it reads back.
+func (op *operation) subscribe(ctx context.Context) (meta.Outcome, error) {
+	wanted := op.conn.Fields
+	if _, err := op.appendSubscription(ctx, domain.SubscriptionRequested, domain.Subscription{Wanted: wanted}); err != nil {
 		return meta.Outcome{}, err
 	}
-	if err := v.graph.Subscribe(ctx, string(v.page), v.token, wanted); err != nil {
-		return v.refused(ctx, err, true)
+	if err := op.graph.Subscribe(ctx, string(op.page), op.token, wanted); err != nil {
+		return op.recordRefusal(ctx, err, true)
 	}
-	apps, err := v.apps(ctx)
+	apps, err := op.apps(ctx)
 	if err != nil {
-		return v.refused(ctx, err, true)
+		return op.recordRefusal(ctx, err, true)
 	}
-	return v.found(ctx, apps, true)
+	return op.recordFields(ctx, apps, true)
 }
 
-// found states what Graph lists: always after a request, else if it is news.
-func (v *verb) found(ctx context.Context, apps []graph.App, requested bool) (meta.Outcome, error) {
-	out := v.compare(ctx, apps)
+// recordFields compares Graph's list with the wanted fields and records the result:
+// always after a subscribe call, otherwise only if it differs from what was known.
+func (op *operation) recordFields(ctx context.Context, apps []graph.App, requested bool) (meta.Outcome, error) {
+	out := op.compare(ctx, apps)
 	event := domain.SubscriptionConfirmed
 	if !out.Confirmed() {
 		event = domain.SubscriptionDrifted
 	}
-	if !requested && v.known.State == out.State && v.known.Reason == out.Reason &&
-		slices.Equal(sorted(v.known.Actual), out.Actual) && slices.Equal(sorted(v.known.Wanted), out.Wanted) {
+	if !requested && op.known.State == out.State && op.known.Reason == out.Reason &&
+		slices.Equal(sorted(op.known.Actual), out.Actual) && slices.Equal(sorted(op.known.Wanted), out.Wanted) {
 		return out, nil
 	}
 	var err error
-	out.Seq, err = v.say(ctx, event, domain.Subscription{Wanted: out.Wanted, Actual: out.Actual, Reason: out.Reason})
+	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Wanted: out.Wanted, Actual: out.Actual, Reason: out.Reason})
 	return out, err
 }
 
-// compare holds what Graph lists for the page, and for the app, against what is
-// wanted: Meta delivers only what both have.
-func (v *verb) compare(ctx context.Context, apps []graph.App) meta.Outcome {
-	out := v.outcome(subscriptions.Confirmed)
+// compare compares what Graph lists for the page, and for the app, with the wanted
+// fields: Meta delivers only fields that are subscribed at both levels.
+func (op *operation) compare(ctx context.Context, apps []graph.App) meta.Outcome {
+	out := op.outcome(subscriptions.Confirmed)
 	subscribed := false
 	for _, a := range apps {
-		if a.ID == v.graph.AppID() {
+		if a.ID == op.graph.AppID() {
 			subscribed, out.Actual = true, sorted(a.Fields)
 			continue
 		}
@@ -107,22 +108,23 @@ func (v *verb) compare(ctx context.Context, apps []graph.App) meta.Outcome {
 	}
 	out.Missing = meta.Lack(out.Wanted, out.Actual)
 	var appErr error
-	if v.c.opts.AppFields != nil {
+	if op.c.opts.AppFields != nil {
 		var fields []string
 		var known bool
-		if fields, known, appErr = v.c.opts.AppFields(ctx, v.conn.App); appErr == nil && known {
+		if fields, known, appErr = op.c.opts.AppFields(ctx, op.conn.App); appErr == nil && known {
 			out.AppFields = sorted(fields)
 			out.AppMissing = meta.Lack(out.Wanted, out.AppFields)
 		}
 	}
 	switch {
 	case appErr != nil && subscribed && len(out.Missing) == 0:
-		// An app that can't be asked says nothing against the page; but where
-		// only the app lacked fields, that stands until it can be asked again.
-		if v.known.State != subscriptions.Drifted || len(meta.Lack(out.Wanted, v.known.Actual)) > 0 || v.known.Reason == "" {
+		// The page is confirmed if the app's fields can't be read. But if it had
+		// drifted only because of the app, it stays so until they can be read again.
+		if op.known.State != subscriptions.Drifted || len(meta.Lack(out.Wanted, op.known.Actual)) > 0 ||
+			op.known.Reason == "" {
 			return out
 		}
-		out.Reason = v.known.Reason
+		out.Reason = op.known.Reason
 	case !subscribed:
 		out.Reason = "the app is not subscribed to the page"
 	case len(out.Missing) > 0:
@@ -136,52 +138,53 @@ func (v *verb) compare(ctx context.Context, apps []graph.App) meta.Outcome {
 	return out
 }
 
-// recordTimeout bounds the recording of a failure after the caller has gone.
+// recordTimeout limits the recording of a failure after the caller's context ended.
 const recordTimeout = 10 * time.Second
 
-// refused states why Graph did not do or tell what it was asked. After a request
-// that is subscription.failed; a mere question leaves the subscription as it is.
-func (v *verb) refused(ctx context.Context, cause error, requested bool) (meta.Outcome, error) {
-	out := v.outcome(subscriptions.Failed)
+// recordRefusal records why a call of Graph failed. After a subscribe call it stores
+// subscription.failed; after a read the recorded subscription does not change. In
+// both cases a dead token is recorded.
+func (op *operation) recordRefusal(ctx context.Context, cause error, requested bool) (meta.Outcome, error) {
+	out := op.outcome(subscriptions.Failed)
 	out.Code, out.Subcode, out.Reason = meta.Explain(cause)
 	out.Field = refusedField(out.Wanted, out.Class(), out.Reason)
 	out.RetryAfter = int((meta.RetryAfter(cause) + time.Second - 1) / time.Second)
-	// What happened is recorded even if the caller has gone.
+	// The failure is recorded even if the caller's context has ended.
 	ctx = context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
 	if requested {
 		var err error
-		out.Seq, err = v.say(ctx, domain.SubscriptionFailed, domain.Subscription{
+		out.Seq, err = op.appendSubscription(ctx, domain.SubscriptionFailed, domain.Subscription{
 			Wanted: out.Wanted, Reason: out.Reason, Code: out.Code, Subcode: out.Subcode,
 		})
 		if err != nil {
 			return out, err
 		}
 	}
-	if out.Class() == meta.TokenDead && v.lastPage > 0 && !v.known.TokenDead {
+	if out.Class() == meta.TokenDead && op.lastPage > 0 && !op.known.TokenDead {
 		conn := domain.Connection{
-			ConnectionID: v.conn.ConnectionID, App: v.conn.App, Code: out.Code, Subcode: out.Subcode,
+			ConnectionID: op.conn.ConnectionID, App: op.conn.App, Code: out.Code, Subcode: out.Subcode,
 			Reason: fmt.Sprintf("%d/%d: %s", out.Code, out.Subcode, out.Reason),
 		}
-		seq, err := v.append(ctx, v.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})
+		seq, err := op.append(ctx, op.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})
 		if err != nil {
 			return out, err
 		}
 		out.Seq = seq
 	}
 	if !requested && meta.Refused(cause) == nil {
-		return out, fmt.Errorf("read subscription of page %s: %w", v.page, cause)
+		return out, fmt.Errorf("read subscription of page %s: %w", op.page, cause)
 	}
 	return out, nil
 }
 
-// position is how Graph names one of the fields that it was sent.
+// position matches Graph's reference to one of the fields that it was sent.
 var position = regexp.MustCompile(`subscribed_fields\[(\d{1,3})\]`)
 
-// refusedField finds the field that Graph refused all the others for: by its
-// place among those that were sent, or because the words name no other. The
-// words are not documented, so it is for the eye only.
+// refusedField returns the field because of which Graph refused the call: by its
+// position among those that were sent, or because the message names no other. It is
+// for display only, since the message is not documented.
 func refusedField(sent []string, class meta.Class, words string) string {
 	if class != meta.Permission && class != meta.Parameter {
 		return ""

@@ -11,33 +11,33 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// TokenAAD is the additional data that a page's token is sealed with.
+// TokenAAD returns the additional authenticated data of a page's sealed token.
 func TokenAAD(page domain.PageID) []byte { return []byte("page-token:" + string(page)) }
 
-// VerifyTokenAAD is the additional data that a page's own verify token is sealed
-// with.
+// VerifyTokenAAD returns the additional authenticated data of a page's sealed verify
+// token.
 func VerifyTokenAAD(page domain.PageID) []byte { return []byte("verify-token:" + string(page)) }
 
-// Probe asks Graph about a connected page's token. A token that is dead, or no
-// longer for this page, is stated as page.token_invalidated, once; one that was
-// thought dead and is good as page.token_refreshed. An error means that Graph
-// did not tell.
+// Probe asks Graph about a connected page's token. For a token that is dead, or no
+// longer for this page, page.token_invalidated is stored, once; for a token that was
+// recorded as invalid and is valid, page.token_refreshed. An error means that the
+// state of the token could not be read.
 func (c *Connector) Probe(ctx context.Context, page domain.PageID) (meta.TokenReport, error) {
-	v, err := c.verb(ctx, page)
+	op, err := c.startWithApp(ctx, page)
 	if err != nil {
 		return meta.TokenReport{}, err
 	}
 	out := meta.TokenReport{Page: page, State: meta.TokenUnknown}
-	if err := v.open(); err != nil {
+	if err := op.openToken(); err != nil {
 		return out, err
 	}
-	info, err := v.graph.DebugToken(ctx, v.token)
+	info, err := op.graph.DebugToken(ctx, op.token)
 	if err != nil {
 		return out, fmt.Errorf("ask about token of page %s: %w", page, err)
 	}
 	out.Expires, out.DataAccessExpires, out.Scopes = info.Expires, info.DataAccessExpires, info.Scopes
 	conn := domain.Connection{
-		ConnectionID: v.conn.ConnectionID, App: v.conn.App, Scopes: info.Scopes,
+		ConnectionID: op.conn.ConnectionID, App: op.conn.App, Scopes: info.Scopes,
 		Expires: unix(info.Expires), DataAccessExpires: unix(info.DataAccessExpires),
 	}
 	switch {
@@ -54,18 +54,18 @@ func (c *Connector) Probe(ctx context.Context, page domain.PageID) (meta.TokenRe
 		out.State, out.MissingScopes = meta.TokenValid, meta.Lack(meta.NeededScopes(), info.Scopes)
 	}
 	switch {
-	case out.State != meta.TokenValid && !v.known.TokenDead:
+	case out.State != meta.TokenValid && !op.known.TokenDead:
 		conn.Reason, conn.Code, conn.Subcode = out.Reason, out.Code, out.Subcode
-		out.Seq, err = v.append(ctx, v.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})
-	case out.State == meta.TokenValid && v.known.TokenDead:
+		out.Seq, err = op.append(ctx, op.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})
+	case out.State == meta.TokenValid && op.known.TokenDead:
 		conn.Reason = "valid again"
-		conn.SealedToken, conn.SealedVerifyToken = v.conn.SealedToken, v.conn.SealedVerifyToken
-		out.Seq, err = v.append(ctx, v.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
+		conn.SealedToken, conn.SealedVerifyToken = op.conn.SealedToken, op.conn.SealedVerifyToken
+		out.Seq, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
 	}
 	return out, err
 }
 
-// granted reports whether the token's person lets the app use the page.
+// granted reports whether the token's owner still grants the page to the app.
 func granted(info graph.TokenInfo, page string) bool {
 	for _, scope := range meta.NeededScopes() {
 		if targets, listed := info.Granted[scope]; listed && !slices.Contains(targets, page) {
@@ -75,64 +75,71 @@ func granted(info graph.TokenInfo, page string) bool {
 	return true
 }
 
-// Refresh gives a connected page another token and subscribes it again with it.
-// It fails with [ErrTokenRefused], and nothing is changed, if Graph does not
-// accept the token for this page. Admin is who granted it; where it is empty,
-// Graph is asked, and if it does not tell, it stays who it was.
+// Refresh replaces the token of a connected page and subscribes the page again with
+// it. [ErrTokenRefused] is returned, and nothing is changed, if Graph does not accept
+// the token for this page. Admin is the app-scoped id of the person who granted the
+// token; if it is empty, Graph is asked, and without an answer the recorded admin
+// stays.
 func (c *Connector) Refresh(ctx context.Context, page domain.PageID, token, admin string) (meta.Outcome, error) {
 	return c.refresh(ctx, Request{Page: page, Token: token, Admin: admin})
 }
 
-// refresh is Refresh; the fields that r names become the wanted ones.
+// refresh is Refresh with a request whose fields, if any, become the wanted ones.
 func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error) {
-	v, err := c.verb(ctx, r.Page)
+	op, err := c.startWithApp(ctx, r.Page)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
 	if r.Token == "" {
 		return meta.Outcome{}, fmt.Errorf("%w: it has no page token", ErrRequest)
 	}
-	name, instagram, err := identify(ctx, v.graph, r.Page, r.Token)
+	name, instagram, err := identify(ctx, op.graph, r.Page, r.Token)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	r.ask(ctx, v.graph)
-	v.token = r.Token
+	r.fillTokenInfo(ctx, op.graph)
+	op.token = r.Token
 	conn := domain.Connection{
-		ConnectionID: v.conn.ConnectionID, App: v.conn.App, Name: name, Instagram: instagram, Admin: r.Admin,
-		SealedVerifyToken: v.conn.SealedVerifyToken, Reason: "another token",
+		ConnectionID: op.conn.ConnectionID, App: op.conn.App, Name: name, Instagram: instagram, Admin: r.Admin,
+		SealedVerifyToken: op.conn.SealedVerifyToken, Reason: "another token",
 	}
-	r.note(&conn)
+	r.addTokenInfo(&conn)
 	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return meta.Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
 	if len(r.Fields) > 0 {
 		conn.Fields = sorted(r.Fields)
-		v.conn.Fields = conn.Fields
+		op.conn.Fields = conn.Fields
 	}
-	if v.lastPage, err = v.append(ctx, v.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn}); err != nil {
+	if op.lastPage, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn}); err != nil {
 		return meta.Outcome{}, err
 	}
-	v.conn.Name, v.known.TokenDead = name, false
-	return v.subscribe(ctx)
+	op.conn.Name, op.known.TokenDead = name, false
+	return op.subscribe(ctx)
 }
 
-// Reseal seals a connected page's tokens with the newest key, if they are under
-// another. It may be repeated.
+// Reseal seals a connected page's tokens with the newest key if they are sealed with
+// another one, and reports whether it did. [ErrToken] is returned if a token can't be
+// opened. The call may be repeated.
 func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed bool, err error) {
-	v, err := c.begin(ctx, page)
+	op, err := c.start(ctx, page)
 	if errors.Is(err, meta.ErrNotConnected) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	conn := domain.Connection{ConnectionID: v.conn.ConnectionID, App: v.conn.App, Resealed: true, Reason: "sealed with another key"}
+	conn := domain.Connection{
+		ConnectionID: op.conn.ConnectionID, App: op.conn.App, Resealed: true, Reason: "sealed with another key",
+	}
 	for _, s := range []struct {
 		from string
 		to   *string
 		aad  []byte
-	}{{v.conn.SealedToken, &conn.SealedToken, TokenAAD(page)}, {v.conn.SealedVerifyToken, &conn.SealedVerifyToken, VerifyTokenAAD(page)}} {
+	}{
+		{op.conn.SealedToken, &conn.SealedToken, TokenAAD(page)},
+		{op.conn.SealedVerifyToken, &conn.SealedVerifyToken, VerifyTokenAAD(page)},
+	} {
 		*s.to = s.from
 		if s.from == "" || !c.opts.Sealer.NeedsReseal(s.from) {
 			continue
@@ -149,6 +156,6 @@ func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed boo
 	if !changed {
 		return false, nil
 	}
-	_, err = v.append(ctx, v.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
+	_, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
 	return err == nil, err
 }
