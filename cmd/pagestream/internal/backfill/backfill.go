@@ -115,10 +115,10 @@ type Sum struct {
 	// Erased were left out for their contact was erased after them.
 	Erased int `json:"erased"`
 	// Unread are conversations of which Graph would not tell all of the gap.
-	Unread int `json:"unread"`
+	Unreadable int `json:"unread"`
 	// Odd could not be made into an event: they lack an id, a time, or an end
 	// that is the page.
-	Odd int `json:"odd"`
+	Unusable int `json:"odd"`
 }
 
 // Progress is the sum so far, after each conversation.

@@ -388,7 +388,7 @@ func TestOddMessages(t *testing.T) {
 	list[5].From, list[5].To = "7", nil // it can only be to the page
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
-	assert.Equal(t, Sum{Conversations: 1, Messages: 6, Stored: 1, Odd: 5}, sum)
+	assert.Equal(t, Sum{Conversations: 1, Messages: 6, Stored: 1, Unusable: 5}, sum)
 }
 
 // Graph does not tell the old messages of some conversations.
@@ -405,7 +405,7 @@ func TestAConversationThatIsNotToldIsCounted(t *testing.T) {
 	}
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
-	assert.Equal(t, Sum{Conversations: 2, Messages: 3, Stored: 3, Unread: 1}, sum)
+	assert.Equal(t, Sum{Conversations: 2, Messages: 3, Stored: 3, Unreadable: 1}, sum)
 
 	assert.True(t, unreadable(fmt.Errorf("read: %w", &meta.Error{Code: 100, Subcode: 33})), "it is not there")
 	passing := &meta.Error{Code: 100, Transient: true}

@@ -36,11 +36,11 @@ type (
 
 // event makes the event that the message's delivery would have been, and counts
 // it. It returns false for one that is left out.
-func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domain.Event, bool, error) {
+func (w *walk) event(m graph.Message, platform string, account domain.PageID) (domain.Event, bool, error) {
 	w.sum.Messages++
-	d, ok := w.delivery(m, own)
+	d, ok := w.delivery(m, account)
 	if !ok {
-		w.sum.Odd++
+		w.sum.Unusable++
 		return domain.Event{}, false, nil
 	}
 	d.Object = "page"
@@ -52,7 +52,7 @@ func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domai
 		return domain.Event{}, false, err
 	}
 	if !ok || e.Data.Message == nil {
-		w.sum.Odd++
+		w.sum.Unusable++
 		return domain.Event{}, false, nil
 	}
 	if json.Valid(m.Raw) {
@@ -71,16 +71,16 @@ func (w *walk) event(m graph.Message, platform string, own domain.PageID) (domai
 
 // delivery turns a message into its delivery. Whatever has the page at one end and
 // somebody else at the other is one.
-func (w *walk) delivery(m graph.Message, own domain.PageID) (meta.Delivery, bool) {
-	ours := func(id string) bool { return id == string(own) || id == string(w.Page) }
+func (w *walk) delivery(m graph.Message, account domain.PageID) (meta.Delivery, bool) {
+	ours := func(id string) bool { return id == string(account) || id == string(w.Page) }
 	other := slices.IndexFunc(m.To, func(id string) bool { return id != "" && !ours(id) })
-	d := meta.Delivery{Page: own, From: m.From, To: string(own), At: m.Created}
+	d := meta.Delivery{Page: account, From: m.From, To: string(account), At: m.Created}
 	out := message{MID: m.ID, Text: m.Text, Unsupported: m.Unsupported}
 	switch {
 	case m.ID == "" || m.Created.IsZero():
 		return d, false
 	case ours(m.From) && other >= 0:
-		d.From, d.To, out.Echo = string(own), m.To[other], true
+		d.From, d.To, out.Echo = string(account), m.To[other], true
 	case m.From == "" || ours(m.From) || len(m.To) > 0 && !slices.ContainsFunc(m.To, ours):
 		return d, false
 	}

@@ -19,8 +19,8 @@ const (
 	maxConversations = 200_000
 	maxMessages      = 5000
 	maxBytes         = 16 << 20
-	// clocks is how far Meta's clock and ours may be apart.
-	clocks = time.Minute
+	// clockSkew is how far Meta's clock and ours may be apart.
+	clockSkew = time.Minute
 	// maxWalks bounds how often the list is read for what became active
 	// meanwhile.
 	maxWalks = 4
@@ -40,7 +40,7 @@ type walk struct {
 
 // platform reads the conversations of one platform. Own is the id that the
 // page's side has there.
-func (w *walk) platform(ctx context.Context, platform string, own domain.PageID) error {
+func (w *walk) platform(ctx context.Context, platform string, account domain.PageID) error {
 	since := w.Since
 	for range maxWalks {
 		began, fresh := w.opts.Now(), 0
@@ -52,7 +52,7 @@ func (w *walk) platform(ctx context.Context, platform string, own domain.PageID)
 			if len(w.seen) >= maxConversations {
 				return ErrTooMany
 			}
-			if err := w.conversation(ctx, platform, own, c); err != nil {
+			if err := w.conversation(ctx, platform, account, c); err != nil {
 				return err
 			}
 			w.seen[key] = true
@@ -66,7 +66,7 @@ func (w *walk) platform(ctx context.Context, platform string, own domain.PageID)
 		if err != nil || fresh == 0 {
 			return err
 		}
-		if since = began.Add(-clocks); since.Before(w.Since) {
+		if since = began.Add(-clockSkew); since.Before(w.Since) {
 			since = w.Since
 		}
 	}
@@ -101,7 +101,7 @@ func (w *walk) list(ctx context.Context, platform string, since time.Time, fn fu
 }
 
 // conversation appends the messages of one conversation that are in the gap.
-func (w *walk) conversation(ctx context.Context, platform string, own domain.PageID, c graph.Conversation) error {
+func (w *walk) conversation(ctx context.Context, platform string, account domain.PageID, c graph.Conversation) error {
 	var events []domain.Event // the newest first
 	size := 0
 	list, after := c.Messages, c.After
@@ -113,7 +113,7 @@ func (w *walk) conversation(ctx context.Context, platform string, own domain.Pag
 			if m.Created.After(w.Until) {
 				continue
 			}
-			e, ok, err := w.event(m, platform, own)
+			e, ok, err := w.event(m, platform, account)
 			if err != nil {
 				return err
 			}
@@ -137,7 +137,7 @@ func (w *walk) conversation(ctx context.Context, platform string, own domain.Pag
 			return err
 		})
 		if unreadable(err) {
-			w.sum.Unread++
+			w.sum.Unreadable++
 			return w.store(ctx, events)
 		}
 		if err != nil {

@@ -24,41 +24,40 @@ import (
 
 // Disconnector ends connections.
 type Disconnector interface {
-	// DisconnectAdmin ends every connection that the person has made through the
-	// app and returns the outcome of each. It may be repeated. An error means that
-	// some may still stand.
+	// DisconnectAdmin ends every connection that the person has made through the app
+	// and returns the outcome of each. It may be repeated. An error means that some
+	// connections may not have ended.
 	DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error)
 }
 
-// App is a configured app.
+// App is a configured app. Its secrets verify the signatures of the callbacks.
 type App struct {
 	Name    string
 	Secrets []string
 }
 
-// timeout bounds one request.
+// timeout limits one request.
 const timeout = 20 * time.Second
 
 // Options configure a [Handler]. Apps and Disconnector are required.
 type Options struct {
-	// Apps are tried in order where the path names none.
+	// Apps are tried in order if the path names none.
 	Apps         []App
 	Disconnector Disconnector
-	// BaseURL is the public listener as the outside sees it, for the status page.
+	// BaseURL is the public URL of the listener, for the link to the status page.
 	BaseURL string
-	// Key makes confirmation codes that are known again after a restart. It must
-	// stay the same, and be a secret.
+	// Key signs the confirmation codes. It must be secret, and the same after a
+	// restart, so that older codes stay valid.
 	Key    []byte
 	Now    func() time.Time
 	Logger *slog.Logger
 }
 
-// Handler serves the callbacks. Make one with [New]; it is safe for concurrent
-// use.
+// Handler serves the callbacks. It is safe for concurrent use. Create it with [New].
 type Handler struct{ opts Options }
 
-// New returns the handler. It panics without a key, which is a mistake in the
-// wiring.
+// New returns the handler. It panics without a disconnector or a key, which is a
+// programming error.
 func New(o Options) *Handler {
 	if o.Disconnector == nil || len(o.Key) == 0 {
 		panic("callbacks: Disconnector and Key are required")
@@ -71,8 +70,8 @@ func New(o Options) *Handler {
 	return &Handler{o}
 }
 
-// Register adds the routes to mux. Each exists with and without the app's name
-// at its end.
+// Register adds the routes to mux. The callbacks exist with and without the app's
+// name at the end of the path.
 func (h *Handler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /meta/deauthorize", h.deauthorize)
 	mux.HandleFunc("POST /meta/deauthorize/{app}", h.deauthorize)
@@ -88,7 +87,8 @@ func (h *Handler) deauthorize(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// deletion does the same, and tells where its outcome can be read.
+// deletion ends the connections as well, and answers with the URL of the status page
+// and the confirmation code.
 func (h *Handler) deletion(w http.ResponseWriter, r *http.Request) {
 	at, ok := h.end(w, r, "the admin has asked for their data to be deleted")
 	if !ok {
@@ -101,15 +101,15 @@ func (h *Handler) deletion(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// end reads a request and ends the person's connections. It has answered unless
-// it returns true.
+// end parses a request and ends the person's connections. If it returns false, it has
+// written the answer.
 func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (time.Time, bool) {
 	r.Body = http.MaxBytesReader(w, r.Body, 2*maxRequest)
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, "the form can't be read", http.StatusBadRequest)
 		return time.Time{}, false
 	}
-	// A "+" that was not escaped has become a space, which no alphabet has.
+	// A "+" that was not escaped was decoded as a space, which base64 does not have.
 	signed := strings.ReplaceAll(r.PostForm.Get("signed_request"), " ", "+")
 	app, req, err := h.parse(r.PathValue("app"), signed)
 	switch {
@@ -121,7 +121,7 @@ func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (ti
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return time.Time{}, false
 	}
-	// What was begun is finished even if Meta hangs up.
+	// The work is finished even if Meta closes the connection.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), timeout)
 	defer cancel()
 	ended, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, req.UserID, reason)
@@ -135,7 +135,7 @@ func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (ti
 	return h.opts.Now(), true
 }
 
-// parse finds the app that a request is of.
+// parse verifies a signed_request and returns the app that signed it.
 func (h *Handler) parse(app, signed string) (string, Request, error) {
 	last := ErrSignature
 	for _, a := range h.opts.Apps {
@@ -159,11 +159,11 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// codeMAC is how many bytes of the MAC a code has.
+// codeMAC is how many bytes of the MAC are in a code.
 const codeMAC = 15
 
-// code is when a request was carried out, something random, and a MAC of both.
-// It holds nothing of the person, and needs no record to be known again.
+// code returns a confirmation code: random bytes, the day of the request and a MAC of
+// both. It has no data of the person, and can be verified without stored state.
 func (h *Handler) code(at time.Time) string {
 	var b [8]byte
 	_, _ = rand.Read(b[:4]) // never fails: crypto/rand
@@ -178,7 +178,7 @@ func (h *Handler) mac(head string) string {
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:codeMAC])
 }
 
-// day finds the day of a code that was made here.
+// day returns the day of a confirmation code. It returns false if the MAC is wrong.
 func (h *Handler) day(code string) (time.Time, bool) {
 	head, mac, found := strings.Cut(code, "-")
 	if !found || len(head) != 12 || !hmac.Equal([]byte(mac), []byte(h.mac(head))) {
@@ -207,7 +207,7 @@ var stylePolicy = func() string {
 	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; frame-ancestors 'none'; base-uri 'none'"
 }()
 
-// status tells a person what became of their request.
+// status serves the page on which a person sees the result of their deletion request.
 func (h *Handler) status(w http.ResponseWriter, r *http.Request) {
 	code := r.URL.Query().Get("code")
 	day, known := h.day(code)

@@ -1,10 +1,10 @@
-// Package callbacks answers what Meta posts about a person who uses the app to
-// manage pages: that they have removed it, and that they want their data
-// deleted.
+// Package callbacks serves Meta's callbacks about a person who uses the app to
+// manage pages: that they have removed the app (deauthorize), and that they want
+// their data deleted.
 //
-// Both name the admin of page connections by their app-scoped id, never a
-// customer of a page: those can't be told from it. Both end the connections that
-// the admin has made; the pages' events stay.
+// Both callbacks identify the admin of page connections by an app-scoped id; a
+// customer of a page can't be identified by it. Both end the connections that the
+// admin has made; the pages' events are kept.
 // https://developers.facebook.com/docs/facebook-login/guides/advanced/manual-flow#deauth-callback
 // https://developers.facebook.com/docs/development/create-an-app/app-dashboard/data-deletion-callback
 package callbacks

@@ -12,34 +12,36 @@ import (
 
 // Errors of [ParseSignedRequest]. None quotes the request.
 var (
-	// ErrMalformed is returned when it is not two base64 parts with JSON in the second,
-	// or names no person.
+	// ErrMalformed is returned when a signed_request does not consist of two base64
+	// parts with JSON in the second, or has no user id.
 	ErrMalformed = errors.New("signed_request is malformed")
-	// ErrAlgorithm is returned when it is signed by something else than HMAC-SHA256.
+	// ErrAlgorithm is returned when the algorithm of a signed_request is not
+	// HMAC-SHA256.
 	ErrAlgorithm = errors.New("signed_request is not signed with HMAC-SHA256")
-	// ErrSignature is returned when no secret of ours has made the signature.
+	// ErrSignature is returned when the signature was not made with one of the secrets.
 	ErrSignature = errors.New("signature of signed_request is wrong")
 )
 
-// Bounds of a request: Meta's has some hundred bytes.
+// Size limits in bytes. Meta's requests have a few hundred bytes.
 const (
 	maxRequest = 16 << 10
 	maxUserID  = 64
 )
 
-// Request is what a signed_request says.
+// Request is the content of a signed_request.
 type Request struct {
-	// UserID is the person's id in the app.
+	// UserID is the person's app-scoped id.
 	UserID string
-	// Issued is zero where it is not said. An old one is accepted: Meta may try
-	// again for long, and to do it again changes nothing.
+	// Issued is zero if it is missing. Old requests are accepted: Meta may retry for a
+	// long time, and repeating a request changes nothing.
 	Issued time.Time
 	// Secret is the index of the secret that it was signed with.
 	Secret int
 }
 
-// ParseSignedRequest reads a signed_request, whose signature is over the encoded
-// payload as it came. Both base64 alphabets are taken, padded or not.
+// ParseSignedRequest verifies and decodes a signed_request. The signature is over the
+// encoded payload. Both base64 alphabets are accepted, with or without padding.
+// [ErrMalformed], [ErrSignature] or [ErrAlgorithm] is returned if it is not valid.
 // https://developers.facebook.com/docs/reference/login/signed-request
 func ParseSignedRequest(secrets []string, s string) (Request, error) {
 	if len(s) > maxRequest {
@@ -79,7 +81,7 @@ func ParseSignedRequest(secrets []string, s string) (Request, error) {
 	if !strings.EqualFold(in.Algorithm, "HMAC-SHA256") {
 		return Request{}, ErrAlgorithm
 	}
-	// An id may be a string or a number with more digits than a float holds.
+	// An id may be a string, or a number with more digits than a float can represent.
 	if out.UserID = strings.Trim(string(in.User), `"`); !isID(out.UserID) {
 		return Request{}, ErrMalformed
 	}

@@ -58,9 +58,9 @@ func (b BackfillCommand) Run(c *CLI) error {
 	return errors.Join(err, c.Print(sum, func() {
 		fmt.Fprintf(c.Out, "%d conversations, %d messages: %d were missing, %d were stored already",
 			sum.Conversations, sum.Messages, sum.Stored, sum.Duplicates)
-		if n := sum.Erased + sum.Unread + sum.Odd; n > 0 {
+		if n := sum.Erased + sum.Unreadable + sum.Unusable; n > 0 {
 			fmt.Fprintf(c.Out, "; skipped: %d of erased contacts, %d unreadable conversations, %d malformed messages",
-				sum.Erased, sum.Unread, sum.Odd)
+				sum.Erased, sum.Unreadable, sum.Unusable)
 		}
 		fmt.Fprintln(c.Out)
 	}))

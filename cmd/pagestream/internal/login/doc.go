@@ -1,7 +1,8 @@
-// Package login is the browser's way to connect pages: an invitation, Meta's
-// login dialog, the list of pages that were let in, and what became of each.
+// Package login serves the login flow that connects pages in a browser: an
+// invitation, Meta's login dialog, the list of granted pages, and the result for
+// each chosen page.
 //
-// It is on the public listener, so nobody gets in without an invitation. What a
-// login needs on its way, tokens included, is in memory only and for half an
-// hour at most: after a restart one starts again.
+// It is on the public listener, so a login needs an invitation. The state of a
+// login, tokens included, is kept only in memory and for at most half an hour: after
+// a restart a login must start again.
 package login

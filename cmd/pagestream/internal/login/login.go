@@ -24,15 +24,16 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// ErrNoBaseURL is returned when nobody knows under which address a browser reaches
-// us.
+// ErrNoBaseURL is returned when the public address of pagestream is not configured.
 var ErrNoBaseURL = errors.New("logins need the public address; set http.base_url to it, as in https://pagestream.example.com")
 
-// ErrBack is returned when nobody can be led to where an invitation ends.
-var ErrBack = errors.New("the way back is no http or https URL of at most 2000 bytes")
+// ErrReturnURL is returned when the return URL of an invitation is not an http or
+// https URL, has no host, has user information or exceeds 2000 bytes.
+var ErrReturnURL = errors.New("return URL is not an http or https URL of at most 2000 bytes")
 
-// How long the steps of a login may take.
+// Maximum durations of the steps of a login.
 const (
+	// InviteLife is how long an invitation is valid.
 	InviteLife = time.Hour
 	// StateLife is from the redirect to Meta until the person comes back.
 	StateLife = 10 * time.Minute
@@ -40,30 +41,32 @@ const (
 	ChoiceLife = 30 * time.Minute
 )
 
-// timeout bounds the work of one request.
+// timeout limits the work of one request.
 const timeout = 5 * time.Minute
 
 const (
 	maxInvites = 1000
 	maxPending = 1000
 	maxBody    = 1 << 20
-	// maxPages bounds the pages of one choice; Meta shows no more to anybody.
-	maxPages   = 10_000
-	maxCompany = 200
-	maxBack    = 2000
-	cookieName = "pagestream_login"
-	path       = "/oauth"
+	// maxPages is how many pages one choice may have; Meta's dialog shows no more.
+	maxPages     = 10_000
+	maxCompany   = 200
+	maxReturnURL = 2000
+	cookieName   = "pagestream_login"
+	path         = "/oauth"
 )
 
-// Flow does what a login is for; connect.Connector is one. Its errors are for a
-// person to read: they have no token in them.
+// Flow has the operations of a login; connect.Connector implements it. Its errors are
+// shown to a person and contain no token.
 type Flow interface {
-	// LoginURL is where the person says yes.
+	// LoginURL returns the URL of Meta's login dialog.
 	LoginURL(app, redirectURI, state string) (string, error)
-	// ConsentByCode exchanges the code of a login, once, and changes nothing.
+	// ConsentByCode exchanges the code of a login, which can be used once, and
+	// changes nothing.
 	ConsentByCode(ctx context.Context, app, redirectURI, code string) (meta.Consent, error)
-	// Apply connects the chosen pages, each for itself, and calls progress with each
-	// when it is done. An error says why the others were not.
+	// Apply connects the chosen pages, each independently, and calls progress with the
+	// outcome of each when it is done. The error is why the other pages were not
+	// connected.
 	Apply(
 		ctx context.Context, c meta.Consent, choice meta.Choice, progress func(meta.Outcome),
 	) ([]meta.Outcome, error)
@@ -71,16 +74,16 @@ type Flow interface {
 
 // Options configure a [Handler]. Flow is required.
 type Options struct {
-	// BaseURL is the public listener as a browser sees it.
+	// BaseURL is the URL of the public listener for a browser.
 	BaseURL string
 	Flow    Flow
-	// Open lets anybody in without an invitation.
+	// Open allows logins without an invitation.
 	Open   bool
 	Now    func() time.Time
 	Logger *slog.Logger
 }
 
-// Handler serves the flow. Make one with [New]; it is safe for concurrent use.
+// Handler serves the flow. It is safe for concurrent use. Create it with [New].
 type Handler struct {
 	opts   Options
 	secure bool
@@ -90,33 +93,35 @@ type Handler struct {
 	invites *simplelru.LRU[string, invite]
 	pending *simplelru.LRU[string, *pending]
 
-	ctx    context.Context // ends what runs in the background
+	ctx    context.Context // ends the background work
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 }
 
-// invite is a link that was given out and not used yet.
+// invite is an invitation that was issued and not used yet.
 type invite struct {
 	app, company string
-	back         string // where the last page leads, empty for nowhere
+	returnURL    string // target of the link on the last page, empty for no link
 	fields       []string
 	expires      time.Time
 }
 
-// pending is one login on its way, kept under the hash of its session cookie.
+// pending is one login that is in progress, stored under the hash of its session
+// cookie.
 type pending struct {
 	invite
-	link    string // the invitation's key; empty where none was needed
-	state   []byte // hash; nil once it was used
+	link    string // the invitation's key; empty if none was needed
+	state   []byte // hash; nil after it was used
 	expires time.Time
-	// consent is set when the person has come back; csrf guards the choice.
+	// consent is set when the person has come back from Meta; csrf is the hash of the
+	// token that protects the form of the choice.
 	consent *meta.Consent
 	csrf    []byte
-	// work is what was begun by the choice.
+	// work is the work that the choice started, nil before.
 	work *connecting
 }
 
-// connecting is a choice that is carried out.
+// connecting is the work of connecting the chosen pages.
 type connecting struct {
 	done chan struct{}
 
@@ -126,7 +131,7 @@ type connecting struct {
 	failure error
 }
 
-// result takes what became of one page.
+// result stores the outcome of one page.
 func (c *connecting) result(o meta.Outcome) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +142,8 @@ func (c *connecting) result(o meta.Outcome) {
 	}
 }
 
-// fail ends the work: of the pages that are not done, or of all if none is.
+// fail marks the pages that are not done as failed. If no page is done, the error is
+// stored as the failure of the whole work instead.
 func (c *connecting) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -152,7 +158,7 @@ func (c *connecting) fail(err error) {
 	}
 }
 
-// view is how far it is.
+// view returns the progress so far.
 func (c *connecting) view() (v resultView, failure error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,8 +174,7 @@ func (c *connecting) view() (v resultView, failure error) {
 	return v, c.failure
 }
 
-// New returns the handler. It panics without a flow, which is a mistake in the
-// wiring.
+// New returns the handler. It panics without a flow, which is a programming error.
 func New(o Options) *Handler {
 	if o.Flow == nil {
 		panic("login: Flow is required")
@@ -185,21 +190,21 @@ func New(o Options) *Handler {
 	}
 	h := &Handler{
 		opts: o, prefix: prefix, secure: strings.HasPrefix(o.BaseURL, "https://"),
-		invites: bounded[invite](maxInvites), pending: bounded[*pending](maxPending),
+		invites: newTable[invite](maxInvites), pending: newTable[*pending](maxPending),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
 
-// bounded is a map that forgets the oldest. It has to be read with Peek, which
-// leaves the order as it is.
-func bounded[T any](most int) *simplelru.LRU[string, T] {
-	m, _ := simplelru.NewLRU[string, T](most, nil) // it fails for no size alone
+// newTable returns a map of limited size that drops the oldest entry. It must be read
+// with Peek, which does not change the order.
+func newTable[T any](size int) *simplelru.LRU[string, T] {
+	m, _ := simplelru.NewLRU[string, T](size, nil) // fails only for a size of 0
 	return m
 }
 
-// Close gives up what is being connected and returns when nothing runs any more.
-// Pages that are done stay done. It is idempotent.
+// Close cancels the connecting of pages and waits for the background work to end.
+// Pages that are done stay connected. It is idempotent.
 func (h *Handler) Close() {
 	h.cancel()
 	h.work.Wait()
@@ -213,43 +218,45 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /oauth/progress", h.progress)
 }
 
-// Invite makes a link for one login, within [InviteLife]. It is used up when a
-// person has come back from Meta with a consent: what opens a link before that,
-// as chats do to show what it leads to, and a person who thinks again, leave it
-// as it is. Of more than a thousand that nobody used the oldest falls away.
+// Invite creates a link for one login that is valid for [InviteLife]. The link is used
+// up when a person has come back from Meta with a consent. Opening it before that
+// does not use it up: chats open links for a preview, and a person may start again.
+// At most a thousand unused invitations are kept; then the oldest is dropped.
 //
-// back is where a link on the last page leads, which nobody is sent to; it may be
-// empty, and else fails with [ErrBack] unless it is a URL of a page.
-func (h *Handler) Invite(app, company, back string, fields []string) (link string, expires time.Time, err error) {
+// returnURL is the target of a link on the last page; there is no redirect to it. It
+// may be empty. [ErrReturnURL] is returned if it is invalid, [ErrNoBaseURL] if the
+// public address is not configured.
+func (h *Handler) Invite(app, company, returnURL string, fields []string) (link string, expires time.Time, err error) {
 	if h.opts.BaseURL == "" {
 		return "", time.Time{}, ErrNoBaseURL
 	}
-	if !isPage(back) {
-		return "", time.Time{}, ErrBack
+	if !validReturnURL(returnURL) {
+		return "", time.Time{}, ErrReturnURL
 	}
 	code := random()
 	expires = h.opts.Now().Add(InviteLife)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.invites.Add(key(code), invite{
-		app: app, company: company, back: back, fields: slices.Clone(fields), expires: expires,
+		app: app, company: company, returnURL: returnURL, fields: slices.Clone(fields), expires: expires,
 	})
 	return h.opts.BaseURL + path + "/start?invite=" + url.QueryEscape(code), expires, nil
 }
 
-// isPage reports whether a link may lead to back, or back is empty.
-func isPage(back string) bool {
-	u, err := url.Parse(back)
-	return back == "" || err == nil && len(back) <= maxBack && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil
+// validReturnURL reports whether s is empty or a valid return URL.
+func validReturnURL(s string) bool {
+	u, err := url.Parse(s)
+	return s == "" || err == nil && len(s) <= maxReturnURL && (u.Scheme == "http" || u.Scheme == "https") &&
+		u.Host != "" && u.User == nil
 }
 
-// start sends the browser to Meta.
+// start redirects the browser to Meta's login dialog.
 func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 	if h.opts.BaseURL == "" {
 		h.fail(w, http.StatusServiceUnavailable, ErrNoBaseURL.Error())
 		return
 	}
-	in, link, ok := h.accept(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
+	in, link, ok := h.findInvite(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
 	if !ok {
 		h.fail(w, http.StatusForbidden, "This link is not valid, or was used, or is over an hour old. Ask for a new one; the operator types: pagestream pages login")
 		return
@@ -267,12 +274,13 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 		Name: cookieName, Value: session, Path: h.prefix + path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
 		HttpOnly: true, Secure: h.secure, SameSite: http.SameSiteLaxMode,
 	})
-	guard(w, "")
+	setSecurityHeaders(w, "")
 	http.Redirect(w, r, target, http.StatusFound)
 }
 
-// accept looks at an invitation, and returns the key that it is kept under.
-func (h *Handler) accept(code, app string) (in invite, link string, ok bool) {
+// findInvite returns an invitation and the key under which it is stored. It does not
+// use it up. It returns false if there is no such invitation or it has expired.
+func (h *Handler) findInvite(code, app string) (in invite, link string, ok bool) {
 	if code == "" {
 		return invite{app: app}, "", h.opts.Open
 	}
@@ -283,9 +291,9 @@ func (h *Handler) accept(code, app string) (in invite, link string, ok bool) {
 	return in, link, ok && h.opts.Now().Before(in.expires)
 }
 
-// admit keeps the consent for the choice, if the invitation was not used up
-// meanwhile, and uses it up. What it keeps falls away by itself.
-func (h *Handler) admit(p *pending, consent meta.Consent, csrf string) bool {
+// keepConsent uses up the invitation and stores the consent for the choice, for at
+// most [ChoiceLife]. It returns false if the invitation was used up meanwhile.
+func (h *Handler) keepConsent(p *pending, consent meta.Consent, csrf string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p.link != "" && !h.invites.Remove(p.link) {
@@ -295,39 +303,39 @@ func (h *Handler) admit(p *pending, consent meta.Consent, csrf string) bool {
 	time.AfterFunc(ChoiceLife, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		p.consent = nil // with it go the tokens
+		p.consent = nil // removes the tokens from memory
 	})
 	return true
 }
 
-// patient gives the request the time that its work may take, instead of the
-// server's, which is for webhooks. The body has been read.
-func (h *Handler) patient(w http.ResponseWriter) {
+// extendDeadlines replaces the server's deadlines, which are for webhooks, with ones
+// that allow the work of this request. The body must have been read.
+func (h *Handler) extendDeadlines(w http.ResponseWriter) {
 	end := time.Now().Add(timeout + 10*time.Second)
 	c := http.NewResponseController(w)
-	// A server that has no deadlines needs no other ones.
+	// The error is ignored: a connection without deadlines does not need an extension.
 	_, _ = c.SetReadDeadline(end), c.SetWriteDeadline(end)
 }
 
 func (h *Handler) redirectURI() string { return h.opts.BaseURL + path + "/callback" }
 
-// callback is where Meta sends the browser back to.
+// callback serves the redirect URI, to which Meta sends the browser back.
 func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	p, ok := h.back(r, q.Get("state"))
+	p, ok := h.takeState(r, q.Get("state"))
 	switch {
 	case !ok:
 		h.fail(w, http.StatusBadRequest, "This login was not begun in this browser, or was finished, or took more than ten minutes. Start again from the link.")
 		return
 	case q.Get("error") != "":
-		// Meta's words come from outside: not shown, not logged.
+		// The message is input from outside, so it is neither shown nor logged.
 		h.fail(w, http.StatusOK, "Nothing was connected: the login was not approved. Start again when you want to.")
 		return
 	case q.Get("code") == "":
 		h.fail(w, http.StatusBadRequest, "Meta sent no code. Start again from the link.")
 		return
 	}
-	h.patient(w)
+	h.extendDeadlines(w)
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	consent, err := h.opts.Flow.ConsentByCode(ctx, p.app, h.redirectURI(), q.Get("code"))
@@ -337,15 +345,16 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	csrf := random()
-	if !h.admit(p, consent, csrf) {
+	if !h.keepConsent(p, consent, csrf) {
 		h.fail(w, http.StatusForbidden, "Another login was finished with this link meanwhile. Ask for a new one; the operator types: pagestream pages login")
 		return
 	}
 	h.show(w, http.StatusOK, choosePage, chooseView{Consent: consent, Company: p.company, CSRF: csrf})
 }
 
-// back finds the login that a browser comes back with and uses up its state.
-func (h *Handler) back(r *http.Request, state string) (*pending, bool) {
+// takeState finds the login of the browser and uses up its state. It returns false if
+// the state is wrong or was used.
+func (h *Handler) takeState(r *http.Request, state string) (*pending, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p, ok := h.session(r)
@@ -356,7 +365,7 @@ func (h *Handler) back(r *http.Request, state string) (*pending, bool) {
 	return p, true
 }
 
-// session finds the login of the browser's cookie. The lock is held.
+// session finds the login of the browser's cookie. The caller must hold h.mu.
 func (h *Handler) session(r *http.Request) (*pending, bool) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -369,7 +378,7 @@ func (h *Handler) session(r *http.Request) (*pending, bool) {
 	return p, true
 }
 
-// choose connects what the person has chosen.
+// choose serves the form of the choice and starts connecting the chosen pages.
 func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := r.ParseForm(); err != nil {
@@ -386,36 +395,38 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	}
 	company := strings.TrimSpace(r.PostForm.Get("company"))
 	if p != nil && p.company != "" {
-		company = p.company // the invitation's stands
+		company = p.company // the invitation's company takes precedence
 	}
-	fine := len(chosen) > 0 && len(chosen) <= maxPages && len(company) <= maxCompany && !strings.ContainsFunc(company, unicode.IsControl)
-	if ok && fine {
-		consent, p.consent = *p.consent, nil // once
+	valid := len(chosen) > 0 && len(chosen) <= maxPages && len(company) <= maxCompany &&
+		!strings.ContainsFunc(company, unicode.IsControl)
+	if ok && valid {
+		consent, p.consent = *p.consent, nil // a choice is made once
 	}
 	h.mu.Unlock()
 	switch {
 	case !ok:
 		h.fail(w, http.StatusBadRequest, "This choice was made already, or took more than half an hour. Start again from the link.")
 		return
-	case !fine:
+	case !valid:
 		h.fail(w, http.StatusBadRequest, "No page was chosen, or the company's name is too long. Go back and choose at least one page.")
 		return
 	}
-	h.patient(w)
+	h.extendDeadlines(w)
 	work := h.connect(p, consent, meta.Choice{Pages: chosen, Company: company, Fields: p.fields})
-	select { // with few pages nobody has to look on
+	select { // a few pages are usually done before the redirect
 	case <-work.done:
-	case <-time.After(shortly):
+	case <-time.After(redirectWait):
 	case <-r.Context().Done():
 	}
-	guard(w, "")
+	setSecurityHeaders(w, "")
 	http.Redirect(w, r, h.opts.BaseURL+path+"/progress", http.StatusSeeOther)
 }
 
-// shortly is how long an answer waits for the pages to be connected.
-const shortly = 2 * time.Second
+// redirectWait is how long the redirect to the progress page waits for the pages to be
+// connected.
+const redirectWait = 2 * time.Second
 
-// connect begins to connect the chosen pages.
+// connect starts connecting the chosen pages in the background.
 func (h *Handler) connect(p *pending, consent meta.Consent, choice meta.Choice) *connecting {
 	c := &connecting{done: make(chan struct{}), gone: consent.Gone}
 	for _, id := range choice.Pages {
@@ -445,9 +456,9 @@ func (h *Handler) connect(p *pending, consent meta.Consent, choice meta.Choice) 
 	return c
 }
 
-// progress shows how far the chosen pages are, and at the end what became of
-// them. The page asks again by itself until then, and after that shows the same
-// for as long as the choice would have been open.
+// progress serves the progress of the chosen pages, and at the end their results. The
+// page reloads itself until then. The results are available for [ChoiceLife] after
+// the choice.
 func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	p, ok := h.session(r)
@@ -464,7 +475,7 @@ func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 	default:
 	}
 	view, failure := p.work.view()
-	view.Back = p.back
+	view.Back = p.returnURL
 	switch {
 	case failure != nil:
 		h.fail(w, http.StatusBadGateway, "Nothing was connected: "+failure.Error())
@@ -476,15 +487,15 @@ func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// random is a secret of 256 bits.
+// random returns a random secret of 256 bits.
 func random() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// hash keeps secrets out of memory that a dump would show, and makes lookups by
-// them independent of their bytes.
+// hash returns the hash of a secret. Only hashes are kept in memory, so that a dump
+// shows no secrets, and so that the time of a lookup does not depend on their bytes.
 func hash(secret string) []byte {
 	sum := sha256.Sum256([]byte(secret))
 	return sum[:]

@@ -437,7 +437,7 @@ func TestWayBack(t *testing.T) {
 		_, _, err := s.Invite("", "", back, nil)
 		assert.Equal(t, ok, err == nil, back)
 		if !ok {
-			assert.ErrorIs(t, err, login.ErrBack)
+			assert.ErrorIs(t, err, login.ErrReturnURL)
 		}
 	}
 }

@@ -19,15 +19,15 @@ button{font:inherit;font-weight:600;padding:.5rem 1.25rem;border:0;border-radius
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6rem .4rem 0;border-bottom:1px solid var(--l);vertical-align:top}
 .confirmed{color:var(--g)}.failed,.drifted{color:var(--r)}input[type=text]{font:inherit;padding:.3rem .5rem;width:20rem;max-width:100%;color:var(--t);background:var(--b);border:1px solid var(--d);border-radius:6px}`
 
-// policy lets the page have our own style and nothing else.
+// policy is a Content-Security-Policy that allows only the style above.
 var policy = func() string {
 	sum := sha256.Sum256([]byte(style))
 	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; frame-ancestors 'none'"
 }()
 
-// guard sets what every answer of the flow has: it is nobody else's to keep, to
-// frame or to be led on from.
-func guard(w http.ResponseWriter, form string) {
+// setSecurityHeaders sets the headers of every answer of the flow: it must not be
+// cached, framed or sent as a referrer. Form is appended to the policy.
+func setSecurityHeaders(w http.ResponseWriter, form string) {
 	head := w.Header()
 	head.Set("Cache-Control", "no-store")
 	head.Set("X-Content-Type-Options", "nosniff")
@@ -67,14 +67,14 @@ var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
 
 type resultView struct {
 	Confirmed int
-	// Waiting are those of Results that have no state yet.
+	// Waiting is how many of Results have no state yet.
 	Waiting int
 	Results []meta.Outcome
 	Gone    []meta.ConsentPage
 	Back    string
 }
 
-// Done is how many have a state.
+// Done returns how many of Results have a state.
 func (v resultView) Done() int { return len(v.Results) - v.Waiting }
 
 const results = `<table><tr><th scope="col">Page</th><th scope="col">Result</th></tr>
@@ -96,7 +96,7 @@ func (h *Handler) fail(w http.ResponseWriter, status int, text string) {
 	h.show(w, status, failPage, text)
 }
 
-// show writes a page, or nothing of it if it can't be made.
+// show writes a page. If the template fails, it answers with status 500 instead.
 func (h *Handler) show(w http.ResponseWriter, status int, t *template.Template, view any) {
 	var b bytes.Buffer
 	if err := t.Execute(&b, view); err != nil {
@@ -104,7 +104,7 @@ func (h *Handler) show(w http.ResponseWriter, status int, t *template.Template, 
 		http.Error(w, "the page can't be shown", http.StatusInternalServerError)
 		return
 	}
-	guard(w, "; form-action 'self'")
+	setSecurityHeaders(w, "; form-action 'self'")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())

@@ -50,7 +50,7 @@ var kinds = map[error]Kind{
 
 	projections.ErrBuilding: Busy,
 
-	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrBack: Refused,
+	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused, connect.ErrUserToken: Refused,
 	outbound.ErrRequest: Refused, backfill.ErrRequest: Refused, backfill.ErrRunning: Refused, backup.ErrThere: Refused,
 	consumers.ErrName: Refused, consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,

@@ -116,7 +116,7 @@ func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 		Recipient: to, Message: r.Message, MessagingType: r.MessagingType, Tag: r.Tag, SenderAction: r.SenderAction,
 	})
 	if err != nil {
-		return Sent{}, fmt.Errorf("send as page %s: %w", r.Page, failure(err))
+		return Sent{}, fmt.Errorf("send as page %s: %w", r.Page, classify(err))
 	}
 	sent := Sent{RecipientID: out.RecipientID, MID: out.MessageID}
 	if contact == "" {
@@ -188,11 +188,11 @@ func digits(raw json.RawMessage) string {
 }
 
 // failure says of an error of Graph's what it means for the message.
-func failure(err error) error {
+func classify(err error) error {
 	switch {
 	case errors.Is(err, graph.ErrMessage), errors.Is(err, graph.ErrPageID):
 		return fmt.Errorf("%w: %w", ErrRequest, err)
-	case unsure(err):
+	case maybeSent(err):
 		return fmt.Errorf("%w: %w", ErrUnsure, err)
 	}
 	return err
@@ -201,7 +201,7 @@ func failure(err error) error {
 // unsure reports whether the message may have been sent all the same: Graph was
 // called and did not answer, or said only that it failed (1, 2, or no code at
 // all). A rate limit is a plain no.
-func unsure(err error) bool {
+func maybeSent(err error) bool {
 	refusal := meta.Refused(err)
 	switch {
 	case errors.Is(err, meta.ErrNotConnected), meta.RetryAfter(err) > 0, meta.ClassOf(err) == meta.Throttled:
@@ -212,9 +212,9 @@ func unsure(err error) bool {
 	return refusal.Temporary() && refusal.Code <= 2
 }
 
-// told are the members of a message that its echo has as well, or that would be
+// echoedMembers are the members of a message that its echo has as well, or that would be
 // lost without us.
-var told = []string{"text", "metadata", "quick_replies", "attachments"}
+var echoedMembers = []string{"text", "metadata", "quick_replies", "attachments"}
 
 // echo makes the event that the message's echo would be.
 func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now time.Time) ([]domain.Event, error) {
@@ -230,7 +230,7 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 	if a.AppID != "" && d.Object == "page" { // echoes of Instagram don't say it
 		message["app_id"] = a.AppID
 	}
-	for _, name := range told {
+	for _, name := range echoedMembers {
 		if v, ok := given[name]; ok {
 			message[name] = v
 		}

@@ -39,12 +39,12 @@ const (
 )
 
 // maxPages bounds the pages that are known to be throttled or to have no living
-// token. A dead token is tried again after deadRest, since it may be refreshed, and
-// a page is asked for its token again after bareRest, since it may be connected.
+// token. A dead token is tried again after deadTokenWait, since it may be refreshed, and
+// a page is asked for its token again after noTokenWait, since it may be connected.
 const (
-	maxPages = 10_000
-	deadRest = time.Minute
-	bareRest = 5 * time.Second
+	maxPages      = 10_000
+	deadTokenWait = time.Minute
+	noTokenWait   = 5 * time.Second
 )
 
 // durable is the consumer's name.
@@ -85,16 +85,16 @@ type Stats struct {
 	// Profiled counts events appended, Known contacts whose profile was fresh or
 	// who were asked about not long ago.
 	Profiled, Known uint64
-	// Nameless counts contacts of whom Graph tells nothing: no profile, no
+	// NoProfile counts contacts of whom Graph tells nothing: no profile, no
 	// consent, no permission.
-	Nameless uint64
+	NoProfile uint64
 	// NoToken counts events of pages without a living token.
 	NoToken uint64
 	// Gone counts contacts that the read model does not have: erased ones.
-	Gone uint64
+	Erased uint64
 	// Throttled counts times that a limit kept from asking, Passed those of them
 	// where the event was passed over.
-	Throttled, Passed uint64
+	Throttled, Skipped uint64
 	// Failed counts times that it was left for another try.
 	Failed uint64
 }
@@ -119,23 +119,23 @@ type Reactor struct {
 	opts Options
 	// asked has when a contact was asked about, held until when a page waits,
 	// dead until when a page is taken to have no living token.
-	asked, held, dead memory
+	asked, held, dead timeCache
 
 	mu    sync.Mutex
 	stats Stats
 }
 
-// memory has a time for each of the keys that were set last.
-type memory struct{ *lru.Cache[string, time.Time] }
+// timeCache has a time for each of the keys that were set last.
+type timeCache struct{ *lru.Cache[string, time.Time] }
 
-func newMemory(most int) memory {
+func newTimeCache(most int) timeCache {
 	c, _ := lru.New[string, time.Time](most) // it fails for no size alone
-	return memory{c}
+	return timeCache{c}
 }
 
 // get returns the key's time, zero where there is none. It does not make the key
 // younger.
-func (m memory) get(key string) time.Time {
+func (m timeCache) get(key string) time.Time {
 	t, _ := m.Peek(key)
 	return t
 }
@@ -152,7 +152,7 @@ func New(o Options) *Reactor {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Reactor{opts: o, asked: newMemory(remember), held: newMemory(maxPages), dead: newMemory(maxPages)}
+	return &Reactor{opts: o, asked: newTimeCache(remember), held: newTimeCache(maxPages), dead: newTimeCache(maxPages)}
 }
 
 func (r *Reactor) count(f func(*Stats)) {
@@ -169,18 +169,18 @@ func (r *Reactor) Run(ctx context.Context) error {
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no storm over the history
 		Timeout: timeout, MaxPause: r.opts.MaxWait,
-		Pass: r.pass, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
+		Pass: r.skip, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
 
 // pass passes over contacts that are known: most are, and every message that
 // people send comes through here. So do those of pages that are not connected.
-func (r *Reactor) pass(e streams.Stored) bool {
+func (r *Reactor) skip(e streams.Stored) bool {
 	switch {
 	case r.known(e):
 		r.count(func(s *Stats) { s.Known++ })
 		return true
-	case r.bare(e.Page):
+	case r.hasNoToken(e.Page):
 		r.count(func(s *Stats) { s.NoToken++ })
 		return true
 	}
@@ -188,7 +188,7 @@ func (r *Reactor) pass(e streams.Stored) bool {
 }
 
 // bare reports whether the page had no living token a moment ago.
-func (r *Reactor) bare(page domain.PageID) bool {
+func (r *Reactor) hasNoToken(page domain.PageID) bool {
 	return r.opts.Now().Before(r.dead.get(string(page)))
 }
 
@@ -205,7 +205,7 @@ func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 	err := r.Handle(ctx, e)
 	var throttled *ThrottledError
 	if errors.As(err, &throttled) && throttled.After > r.opts.MaxWait {
-		r.count(func(s *Stats) { s.Passed++ })
+		r.count(func(s *Stats) { s.Skipped++ })
 		return nil
 	}
 	return err
@@ -243,13 +243,13 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	if wait := r.held.get(string(e.Page)).Sub(r.opts.Now()); wait > 0 {
 		return &ThrottledError{e.Page, wait}
 	}
-	if r.bare(e.Page) {
+	if r.hasNoToken(e.Page) {
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
 	access, err := r.opts.Tokens.Access(ctx, e.Page)
 	if errors.Is(err, meta.ErrNotConnected) || errors.Is(err, meta.ErrTokenDead) {
-		r.dead.Add(string(e.Page), r.opts.Now().Add(bareRest))
+		r.dead.Add(string(e.Page), r.opts.Now().Add(noTokenWait))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
@@ -262,7 +262,7 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	}
 	name, picture := strings.TrimSpace(found.Name), strings.TrimSpace(found.Picture)
 	if name == "" && picture == "" {
-		r.nameless(key(e))
+		r.noProfile(key(e))
 		return nil
 	}
 	now := r.opts.Now().UTC()
@@ -296,7 +296,7 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	c, err := conversations.Get(r.opts.Conversations, e.Page, e.Contact)
 	switch {
 	case errors.Is(err, conversations.ErrNotFound) || errors.Is(err, conversations.ErrErased):
-		r.count(func(s *Stats) { s.Gone++ })
+		r.count(func(s *Stats) { s.Erased++ })
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("read conversation: %w", err)
@@ -309,9 +309,9 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 }
 
 // nameless remembers that Graph told nothing.
-func (r *Reactor) nameless(key string) {
+func (r *Reactor) noProfile(key string) {
 	r.asked.Add(key, r.opts.Now())
-	r.count(func(s *Stats) { s.Nameless++ })
+	r.count(func(s *Stats) { s.NoProfile++ })
 }
 
 // refused says what to do after Profile failed. That there is no profile (2018218:
@@ -326,12 +326,12 @@ func (r *Reactor) refused(page domain.PageID, key string, err error) error {
 	switch {
 	case errors.Is(err, meta.ErrNotConnected), // its app is not configured any more
 		meta.ClassOf(err) == meta.TokenDead: // the connector and the reconcile loop look after tokens
-		r.dead.Add(string(page), r.opts.Now().Add(deadRest))
+		r.dead.Add(string(page), r.opts.Now().Add(deadTokenWait))
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	case refusal == nil || refusal.Temporary():
 		return fmt.Errorf("ask for profile: %w", err)
 	}
-	r.nameless(key)
+	r.noProfile(key)
 	return nil
 }

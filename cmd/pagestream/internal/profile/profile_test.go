@@ -141,7 +141,7 @@ func TestAContactIsAskedAboutOnce(t *testing.T) {
 	assert.Equal(t, "Ann 7", c.Name)
 	assert.Equal(t, Stats{Profiled: 2, Known: 2}, reactor.Stats())
 
-	// Another node knows nothing of this one's memory, but of the read model.
+	// Another node knows nothing of this one's timeCache, but of the read model.
 	other, g2 := r.reactor()
 	require.NoError(t, r.hand(t, other, received("7", 4)))
 	assert.Zero(t, g2.calls())
@@ -211,7 +211,7 @@ func TestAbsenceStaysUnknown(t *testing.T) {
 			require.NoError(t, r.hand(t, reactor, received("7", 2)))
 			assert.Equal(t, 1, g.calls(), "not asked again at once")
 			assert.Empty(t, r.profiles(t))
-			assert.Equal(t, Stats{Nameless: 1, Known: 1}, reactor.Stats())
+			assert.Equal(t, Stats{NoProfile: 1, Known: 1}, reactor.Stats())
 			g.set(func(g *remote) { g.now, g.fail, g.silent = g.now.Add(retryAfter), nil, false })
 			require.NoError(t, r.hand(t, reactor, received("7", 3)))
 			assert.Len(t, r.profiles(t), 1, "asked again a day later")
@@ -225,19 +225,19 @@ func TestPagesWithoutATokenArePassedOver(t *testing.T) {
 	n := 0
 	hand := func() error { n++; return r.hand(t, reactor, received("7", n)) }
 	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
-		g.set(func(g *remote) { g.now, g.tokenErr = g.now.Add(bareRest), err })
+		g.set(func(g *remote) { g.now, g.tokenErr = g.now.Add(noTokenWait), err })
 		require.NoError(t, hand())
 		g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
 		require.NoError(t, hand(), "nobody is asked for its token with each message")
 	}
 	g.set(func(g *remote) {
-		g.now, g.tokenErr, g.fail = g.now.Add(bareRest), nil, &meta.Error{Code: 190, Subcode: 460}
+		g.now, g.tokenErr, g.fail = g.now.Add(noTokenWait), nil, &meta.Error{Code: 190, Subcode: 460}
 	})
 	require.NoError(t, hand())
 	require.NoError(t, hand())
 	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
 	assert.Equal(t, Stats{NoToken: 6}, reactor.Stats())
-	g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadRest), nil })
+	g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadTokenWait), nil })
 	require.NoError(t, hand())
 	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")
 	g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
@@ -249,7 +249,7 @@ func TestADeadTokenHasThreeCodes(t *testing.T) {
 	reactor, g := r.reactor()
 	dead := []error{&meta.Error{Code: 190}, &meta.Error{Code: 102}, &meta.Error{Code: 104}, meta.ErrNotConnected}
 	for n, fail := range dead {
-		g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadRest), fail })
+		g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadTokenWait), fail })
 		require.NoError(t, r.hand(t, reactor, received("7", 2*n)))
 		require.NoError(t, r.hand(t, reactor, received("7", 2*n+1)))
 		assert.Equal(t, n+1, g.calls())
@@ -301,7 +301,7 @@ func TestTheErasedStayErased(t *testing.T) {
 	defer cancel()
 	require.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
 	assert.Zero(t, g.calls())
-	assert.Equal(t, Stats{Gone: 1}, reactor.Stats())
+	assert.Equal(t, Stats{Erased: 1}, reactor.Stats())
 }
 
 // run runs the reactor until stop is called.
@@ -350,7 +350,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 	for n := range 20 {
 		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
 	}
-	eventually("not passed over", func() bool { return reactor.Stats().Passed == 20 })
+	eventually("not passed over", func() bool { return reactor.Stats().Skipped == 20 })
 	stop()
 	for _, e := range r.profiles(t) {
 		assert.Equal(t, domain.ContactID("7"), e.Contact)
@@ -377,7 +377,7 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
-	m := newMemory(3)
+	m := newTimeCache(3)
 	at := time.Unix(1, 0)
 	for i := range 10 {
 		m.Add(fmt.Sprint(i), at)

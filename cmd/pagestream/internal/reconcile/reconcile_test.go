@@ -248,9 +248,9 @@ func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
 		assert.Equal(t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(w.clock()), g.probes}, code)
 	}
 	assert.Equal(t, meta.LoopFailed, judged(80015).State)
-	assert.Equal(t, throttledBackoff, rest(meta.Outcome{}, fmt.Errorf("read: %w", &meta.Error{Code: 4})))
-	assert.Equal(t, 90*time.Second, rest(meta.Outcome{Code: 4, RetryAfter: 90}, nil))
-	assert.Zero(t, rest(meta.Outcome{Code: 10}, nil))
+	assert.Equal(t, throttledBackoff, retryWait(meta.Outcome{}, fmt.Errorf("read: %w", &meta.Error{Code: 4})))
+	assert.Equal(t, 90*time.Second, retryWait(meta.Outcome{Code: 4, RetryAfter: 90}, nil))
+	assert.Zero(t, retryWait(meta.Outcome{Code: 10}, nil))
 }
 
 func TestAJudgementIsGivenWhatIsKnown(t *testing.T) {

@@ -33,7 +33,7 @@ func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 	if c := e.Data.Connection; c == nil || c.Resealed || e.Page == "" {
 		return nil
 	}
-	done, err := r.settled(ctx, e)
+	done, err := r.waitForConnector(ctx, e)
 	if err != nil || done {
 		return err
 	}
@@ -54,13 +54,13 @@ func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 
 // settled waits, not for long, for the one who refreshed the token to subscribe
 // the page, and reports whether there is nothing left to do.
-func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error) {
+func (r *Reconciler) waitForConnector(ctx context.Context, e streams.Stored) (bool, error) {
 	wait := min(max(0, r.opts.Settle-r.opts.Now().Sub(e.At)), r.opts.Settle)
 	over := time.After(wait)
 	tick := time.NewTicker(max(10*time.Millisecond, r.opts.Settle/50))
 	defer tick.Stop()
 	for last := wait == 0; ; {
-		done, err := r.followed(ctx, e)
+		done, err := r.isResubscribed(ctx, e)
 		if err != nil || done || last {
 			return done, err
 		}
@@ -76,7 +76,7 @@ func (r *Reconciler) settled(ctx context.Context, e streams.Stored) (bool, error
 
 // followed reports whether the refresh needs nothing more: its page has an
 // answer to a later request, or no token to ask with.
-func (r *Reconciler) followed(ctx context.Context, e streams.Stored) (bool, error) {
+func (r *Reconciler) isResubscribed(ctx context.Context, e streams.Stored) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	for _, m := range []projections.Reader{r.opts.Pages, r.opts.Subscriptions} {

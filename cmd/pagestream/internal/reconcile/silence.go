@@ -10,7 +10,7 @@ import (
 
 // listen holds each page's silence against its rhythm and returns those that
 // have fallen silent, unless all have.
-func (r *Reconciler) listen(list []domain.PageID) (silent []domain.PageID) {
+func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID) {
 	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: meta.SilentEvents}
 	found := make(map[domain.PageID]pages.Silence, len(list))
 	rhythmic := 0

@@ -101,16 +101,16 @@ func (r *Reconciler) queue(ctx context.Context, now time.Time) {
 	}
 	for len(r.slots) > 0 && !r.slots[0].at.After(now) {
 		page := r.slots[0].page
-		if !r.put(ctx, page, now, strconv.FormatInt(period, 10)) {
+		if !r.enqueue(ctx, page, now, strconv.FormatInt(period, 10)) {
 			return
 		}
 		r.slots = r.slots[1:]
 	}
 	for _, s := range r.retries(now) {
-		if !r.put(ctx, s.page, now, "again-"+strconv.FormatInt(s.at.UnixMilli(), 10)) {
+		if !r.enqueue(ctx, s.page, now, "again-"+strconv.FormatInt(s.at.UnixMilli(), 10)) {
 			return
 		}
-		r.queued(s)
+		r.markQueued(s)
 	}
 }
 
@@ -122,7 +122,7 @@ func (r *Reconciler) plan(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	silent := r.listen(list)
+	silent := r.updateSilence(list)
 	r.slots = make([]slot, 0, len(list))
 	for _, page := range list {
 		s := slot{page, now}
@@ -139,7 +139,7 @@ func (r *Reconciler) plan(now time.Time) error {
 
 // put puts one task in the queue and reports whether it is there. The same page
 // and name are one task, whichever node puts it there.
-func (r *Reconciler) put(ctx context.Context, page domain.PageID, now time.Time, name string) bool {
+func (r *Reconciler) enqueue(ctx context.Context, page domain.PageID, now time.Time, name string) bool {
 	b, err := json.Marshal(task{Page: page, At: now.UnixMilli()})
 	if err != nil {
 		r.opts.Logger.Error("task can't be encoded", "err", err)
@@ -169,7 +169,7 @@ func (r *Reconciler) retries(now time.Time) (out []slot) {
 	return out
 }
 
-func (r *Reconciler) queued(s slot) {
+func (r *Reconciler) markQueued(s slot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e := r.entries[s.page]; e != nil {

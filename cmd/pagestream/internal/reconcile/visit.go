@@ -29,12 +29,12 @@ const (
 
 // lasting reports whether only a person can change what was refused. Nobody is
 // written to here, so a code that would be about a recipient is about permissions.
-func lasting(c meta.Class) bool {
+func needsPerson(c meta.Class) bool {
 	return slices.Contains([]meta.Class{meta.Permission, meta.Restricted, meta.PersonUnreachable, meta.WindowClosed}, c)
 }
 
 // rest is how long Graph wants the page to be left alone, 0 if it does not.
-func rest(o meta.Outcome, err error) time.Duration {
+func retryWait(o meta.Outcome, err error) time.Duration {
 	wait := max(o.Wait(), meta.RetryAfter(err))
 	if wait <= 0 && (o.Class() == meta.Throttled || meta.ClassOf(err) == meta.Throttled) {
 		return throttledBackoff
@@ -59,12 +59,12 @@ func (r *Reconciler) visit(ctx context.Context, page domain.PageID) {
 		return
 	}
 	defer v.end()
-	v.look(ctx)
+	v.check(ctx)
 }
 
 // begin takes the page for the caller alone, until end. What Graph wants left
 // alone is only taken if it must be.
-func (r *Reconciler) begin(page domain.PageID, must bool) (*visit, bool) {
+func (r *Reconciler) begin(page domain.PageID, force bool) (*visit, bool) {
 	p, err := pages.Get(r.opts.Pages, page)
 	if err != nil || p.State != pages.Connected {
 		if err != nil && !errors.Is(err, pages.ErrNotFound) {
@@ -76,7 +76,7 @@ func (r *Reconciler) begin(page domain.PageID, must bool) (*visit, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entry(page)
-	if e.busy || !must && now.Before(e.hold) {
+	if e.busy || !force && now.Before(e.hold) {
 		return nil, false
 	}
 	e.busy = true
@@ -115,7 +115,7 @@ func (v *visit) count(f func(*Counters)) {
 }
 
 // look checks the page, heals it, and asks about its token where that is due.
-func (v *visit) look(ctx context.Context) {
+func (v *visit) check(ctx context.Context) {
 	s := &v.e.status
 	s.NextTry, v.e.hold = time.Time{}, time.Time{}
 	probe := s.Probed.IsZero() || v.now.Sub(s.Probed) >= v.r.opts.TokenInterval
@@ -135,18 +135,18 @@ func (v *visit) look(ctx context.Context) {
 	s.Checked = v.now
 	v.count(func(c *Counters) { c.Checks++ })
 	v.judge(out, err)
-	if s.State == meta.LoopDrifted && lacks(out) {
+	if s.State == meta.LoopDrifted && resubscribeHelps(out) {
 		out = v.heal(ctx, out)
 	}
 	answered := s.State != meta.LoopThrottled && s.State != meta.LoopUnreachable
-	if class := out.Class(); probe && answered || class == meta.TokenDead || lasting(class) {
+	if class := out.Class(); probe && answered || class == meta.TokenDead || needsPerson(class) {
 		v.probe(ctx)
 	}
 }
 
 // lacks reports whether subscribing again may help: not where only the app
 // lacks fields.
-func lacks(o meta.Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
+func resubscribeHelps(o meta.Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
 
 // set states how the page stands.
 func (v *visit) set(state meta.LoopState, o meta.Outcome) {
@@ -158,7 +158,7 @@ func (v *visit) set(state meta.LoopState, o meta.Outcome) {
 // judge states what an answer says of the page, and when to come back.
 func (v *visit) judge(o meta.Outcome, err error) {
 	s := &v.e.status
-	wait := rest(o, err)
+	wait := retryWait(o, err)
 	switch {
 	case wait > 0:
 		if err != nil {
@@ -181,7 +181,7 @@ func (v *visit) judge(o meta.Outcome, err error) {
 		v.set(meta.LoopTokenDead, o)
 	default:
 		v.set(meta.LoopFailed, o)
-		if lasting(o.Class()) {
+		if needsPerson(o.Class()) {
 			v.hold(permissionBackoff)
 		}
 	}
@@ -197,7 +197,7 @@ func (v *visit) hold(d time.Duration) {
 // heal subscribes the page again, if its history of failures lets it by now.
 func (v *visit) heal(ctx context.Context, drift meta.Outcome) meta.Outcome {
 	s := &v.e.status
-	next, err := v.next(ctx, drift.Seq)
+	next, err := v.nextAttempt(ctx, drift.Seq)
 	if err != nil {
 		v.judge(drift, err)
 		return drift
@@ -226,7 +226,7 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outco
 	if err != nil || out.Confirmed() {
 		return out
 	}
-	next, err := v.next(context.WithoutCancel(ctx), out.Seq)
+	next, err := v.nextAttempt(context.WithoutCancel(ctx), out.Seq)
 	if err != nil { // the failure is on record; this is only the pause after it
 		next = v.now.Add(backoff.After(s.Failures+1, minBackoff, maxBackoff))
 	}
@@ -238,7 +238,7 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outco
 
 // next returns when the page may be subscribed again, by the attempts that its
 // history has since it was last confirmed. The read model holds event seq then.
-func (v *visit) next(ctx context.Context, seq uint64) (time.Time, error) {
+func (v *visit) nextAttempt(ctx context.Context, seq uint64) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	if err := v.r.opts.Subscriptions.WaitFor(ctx, seq); err != nil {
@@ -257,7 +257,7 @@ func (v *visit) next(ctx context.Context, seq uint64) (time.Time, error) {
 		return last, nil
 	}
 	pause := backoff.After(failures, minBackoff, maxBackoff)
-	if lasting(class) {
+	if needsPerson(class) {
 		pause = max(pause, permissionBackoff)
 	}
 	return last.Add(pause), nil
@@ -295,7 +295,7 @@ func (v *visit) probe(ctx context.Context) bool {
 		}
 	})
 	if err != nil {
-		if wait := rest(meta.Outcome{}, err); wait > 0 {
+		if wait := retryWait(meta.Outcome{}, err); wait > 0 {
 			v.hold(wait)
 		}
 		return false

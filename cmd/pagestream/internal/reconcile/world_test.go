@@ -319,7 +319,7 @@ func (r *Reconciler) RunOnce(ctx context.Context) (Status, error) {
 	if err != nil {
 		return r.Status(), err
 	}
-	r.listen(list)
+	r.updateSilence(list)
 	var group sync.WaitGroup
 	free := make(chan struct{}, workers)
 	for _, page := range list {
