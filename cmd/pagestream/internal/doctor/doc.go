@@ -1,6 +1,6 @@
-// Package doctor examines pages and the installation: it gathers what is known,
-// asks Graph, and lets package meta judge.
+// Package doctor examines pages and the installation: it collects what is known,
+// asks Graph, and calls package meta for the judgement.
 //
-// What it finds is on record afterwards, so that those who judge by the record
-// come to the same.
+// What it learns is recorded as events, so that a later judgement by the read models
+// has the same result.
 package doctor

@@ -20,21 +20,20 @@ import (
 )
 
 const (
-	// askTimeout bounds the questions about one page, or one app.
+	// askTimeout limits the calls about one page, or one app.
 	askTimeout = 15 * time.Second
-	// askParallel is how many of them are asked about at once.
+	// askParallel is how many pages and apps are asked about at once.
 	askParallel = 4
-	// settleWait is how long the read models are waited for once Graph has answered.
+	// settleWait is how long to wait for the read models after Graph has answered.
 	settleWait = 5 * time.Second
-	// appsAge is how long what an examination found of the apps is taken for true.
+	// appsAge is how long the result of an examination of the apps is used.
 	appsAge = time.Hour
 )
 
-// ErrUnknownPage is returned when nothing is known of a page that is to be
-// examined.
+// ErrUnknownPage is returned when a page to examine is not in the read model.
 var ErrUnknownPage = errors.New("nothing is known of page")
 
-// Verbs ask Graph about a connected page, and put what is new on record.
+// Verbs ask Graph about a connected page, and record what is new as events.
 type Verbs interface {
 	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Probe(ctx context.Context, page domain.PageID) (meta.TokenReport, error)
@@ -46,35 +45,34 @@ type App struct {
 	VerifyToken string `json:"-"`
 }
 
-// Format keeps the token out of logs, whatever the verb.
+// Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All are required but Now.
+// Options configure a [Doctor]. All fields except Now are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
 	// Head returns the sequence of the stream's last event.
 	Head  func(context.Context) (uint64, error)
 	Verbs Verbs
-	// Loop returns what the reconcile loop knows of a page, and AllSilent whether
-	// nearly all pages are silent. Both are called for each page that is judged.
+	// Loop returns what the reconcile loop knows about a page; it is called for each
+	// page that is judged. AllSilent reports whether nearly all pages are silent.
 	Loop      func(domain.PageID) (meta.Loop, bool)
 	AllSilent func() bool
-	// Recent returns how deliveries were answered in the last hour, Refused why they
-	// can't be stored now.
+	// Recent returns how deliveries were answered in the last hour, Refused the
+	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
 	Refused func() []string
 	Apps    []App
-	// AppSubscriptions asks Graph what an app is subscribed to. known is false where
-	// the app can't ask.
+	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
+	// app can't call Graph.
 	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
-	// BaseURL returns the address of the public listener as the outside sees it,
-	// empty if it is not known.
+	// BaseURL returns the public URL of the listener, empty if it is not known.
 	BaseURL func() string
 	Now     func() time.Time
 }
 
-// Doctor examines pages. It is safe for concurrent use. Make one with [New].
+// Doctor examines pages. It is safe for concurrent use. Create it with [New].
 type Doctor struct {
 	opts Options
 
@@ -90,8 +88,8 @@ func New(o Options) *Doctor {
 	return &Doctor{opts: o}
 }
 
-// Install returns what is known of the installation, without asking anybody. What
-// the last examination found of the apps is among it, for an hour.
+// Install returns what is known about the installation, without any call. For an hour
+// it includes what the last examination found about the apps.
 func (d *Doctor) Install() meta.Install {
 	in := meta.Install{Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent()}
 	d.mu.Lock()
@@ -102,14 +100,14 @@ func (d *Doctor) Install() meta.Install {
 	return in
 }
 
-// Facts returns what is known of a page without asking Graph.
+// Facts returns what is known about a page without asking Graph. Sub may be nil.
 func (d *Doctor) Facts(row pages.Page, sub *subscriptions.Subscription) meta.Facts {
 	loop, _ := d.opts.Loop(row.ID)
 	return meta.Facts{Now: d.opts.Now(), Row: row, Subscription: sub, Loop: loop}
 }
 
-// Judging returns what judges pages without asking Graph: by one look at the
-// installation, however many pages there are.
+// Judging returns a function that judges pages without asking Graph. It reads the
+// state of the installation once, for all pages that the function judges.
 func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
 	in := d.Install()
 	return func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
@@ -117,12 +115,13 @@ func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription)
 	}
 }
 
-// Examine asks Graph about pages and apps, and judges. No ids means each page that
-// is connected, or sends without being so. It fails with [ErrUnknownPage] for an id
-// of which nothing is known; that Graph does not answer is a finding.
+// Examine asks Graph about pages and apps, and judges them. Without ids it examines
+// each page that is connected, or for which deliveries arrive although it is not.
+// [ErrUnknownPage] is returned for an id that is not in the read model. If Graph does
+// not answer, that is a finding and not an error.
 //
-// It changes nothing, but what it learns of a page's token and subscription is put
-// on record.
+// It changes nothing, but it records what it learns about a page's token and
+// subscription.
 func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, error) {
 	facts, err := d.choose(ctx, ids)
 	if err != nil {
@@ -155,8 +154,8 @@ func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, erro
 	return report(d.opts.Now(), d.Install(), facts), nil
 }
 
-// choose returns what is on record of the pages to examine, as of the stream's
-// head.
+// choose returns what the read models have about the pages to examine, after they have
+// applied the last event of the stream.
 func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) ([]meta.Facts, error) {
 	head, err := d.opts.Head(ctx)
 	if err != nil {
@@ -185,7 +184,7 @@ func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) ([]meta.Facts,
 	return facts, nil
 }
 
-// waitFor waits until the read models hold seq.
+// waitFor waits until the read models have applied event seq.
 func (d *Doctor) waitFor(ctx context.Context, seq uint64) error {
 	for _, m := range []projections.Reader{d.opts.Pages, d.opts.Subscriptions} {
 		if err := m.WaitFor(ctx, seq); err != nil {
@@ -195,7 +194,7 @@ func (d *Doctor) waitFor(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// keep remembers what was found of the apps.
+// keep stores what was found about the apps.
 func (d *Doctor) keep(apps []meta.AppFacts) {
 	now := d.opts.Now()
 	for i := range apps {
@@ -206,7 +205,7 @@ func (d *Doctor) keep(apps []meta.AppFacts) {
 	d.apps = apps
 }
 
-// app asks Graph, and our own endpoint, about an app.
+// app asks Graph about an app and makes a handshake with our own endpoint for it.
 func (d *Doctor) app(ctx context.Context, a App) meta.AppFacts {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -229,7 +228,7 @@ func (d *Doctor) app(ctx context.Context, a App) meta.AppFacts {
 	return out
 }
 
-// read returns what is on record of a page.
+// read returns what the read models have about a page.
 func (d *Doctor) read(id domain.PageID) (meta.Facts, error) {
 	row, err := pages.Get(d.opts.Pages, id)
 	if errors.Is(err, pages.ErrNotFound) {
@@ -248,14 +247,14 @@ func (d *Doctor) read(id domain.PageID) (meta.Facts, error) {
 	return d.Facts(row, &sub), nil
 }
 
-// ask asks Graph about a connected page, waits, for a while, until what that put
-// on record can be read, and returns all that is known then.
+// ask asks Graph about a connected page, waits for at most settleWait until the read
+// models have the recorded events, and returns all that is known then.
 func (d *Doctor) ask(ctx context.Context, id domain.PageID) (meta.Facts, error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answer := &meta.Answer{}
-	// An error does not matter where Graph has told all the same; else the check
-	// fails as well, or tells more.
+	// The error is ignored: if there is no report, the check fails as well or has a
+	// better answer.
 	token, _ := d.opts.Verbs.Probe(asking, id)
 	if token.State != "" && token.State != meta.TokenUnknown {
 		answer.Token = &token
@@ -263,7 +262,7 @@ func (d *Doctor) ask(ctx context.Context, id domain.PageID) (meta.Facts, error) 
 	answer.Outcome, answer.Err = d.opts.Verbs.Check(asking, id)
 	settling, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
-	_ = d.waitFor(settling, max(token.Seq, answer.Outcome.Seq)) // what is recorded stays so
+	_ = d.waitFor(settling, max(token.Seq, answer.Outcome.Seq)) // the events are stored in any case
 	f, err := d.read(id)
 	f.Answer = answer
 	return f, err

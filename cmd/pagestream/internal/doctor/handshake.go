@@ -10,12 +10,13 @@ import (
 	"strings"
 )
 
-// ErrHandshake is returned when something else than pagestream answers at a
-// callback URL.
+// ErrHandshake is returned when the answer of a callback URL is not the challenge, for
+// example because another server answers there.
 var ErrHandshake = errors.New("the challenge did not come back")
 
-// Handshake does at a callback URL what Meta does when it is registered. Its
-// errors don't have the verify token.
+// Handshake sends the verification request that Meta sends when a callback URL is
+// registered. [ErrHandshake] is returned if the answer is wrong. No error contains the
+// verify token.
 func Handshake(ctx context.Context, endpoint, verifyToken string) error {
 	const challenge = "1158201444"
 	at, err := url.Parse(endpoint)
@@ -44,14 +45,14 @@ func Handshake(ctx context.Context, endpoint, verifyToken string) error {
 	return nil
 }
 
-// withoutQuery takes the URL, which has the verify token, out of a failed call's
-// error.
+// withoutQuery removes the URL, which contains the verify token, from the error of a
+// failed call.
 func withoutQuery(err error, verifyToken string) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	// A redirect that can't be read is quoted, and may have the query.
+	// The error of an invalid redirect quotes its URL, which may contain the query.
 	hidden := err.Error()
 	for _, secret := range []string{verifyToken, url.QueryEscape(verifyToken)} {
 		if secret != "" {

@@ -8,24 +8,24 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// PageReport is what was found of a page.
+// PageReport is the judgement of one page.
 type PageReport struct {
 	Page domain.PageID `json:"page"`
 	Name string        `json:"name,omitempty"`
 	meta.Judgement
 }
 
-// Report is a whole examination.
+// Report is the result of an examination.
 type Report struct {
 	At time.Time `json:"at"`
-	// Install is empty where nothing is the matter.
+	// Install has the problems of the installation; it is empty if there are none.
 	Install []meta.Finding `json:"install"`
 	Pages   []PageReport   `json:"pages"`
-	// Wrong says that at least one finding is.
+	// Wrong reports that at least one finding has the severity Wrong.
 	Wrong bool `json:"wrong"`
 }
 
-// report judges what was gathered.
+// report judges the collected facts.
 func report(at time.Time, in meta.Install, facts []meta.Facts) Report {
 	r := Report{At: at, Install: meta.JudgeInstall(in), Pages: []PageReport{}}
 	r.Wrong = slices.ContainsFunc(r.Install, func(f meta.Finding) bool { return f.Severity == meta.Wrong })

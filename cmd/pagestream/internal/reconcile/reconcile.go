@@ -26,17 +26,16 @@ const (
 	DefaultSettle        = 10 * time.Second
 )
 
-// workers bounds the pages that this process works on at once.
+// workers is how many pages this process works on at once.
 const workers = 4
 
-// Verbs are what is done to a page. Each records what it finds as events and is
-// safe to do again. An error means that it is not known how the page stands.
-// Where an outcome or an error has a time to wait, Graph is not called for the
-// page for so long.
+// Verbs are the operations on a page. Each records its result as events and may be
+// repeated. An error means that the state of the page is unknown. If an outcome or an
+// error has a retry time, Graph is not called for the page until it has passed.
 type Verbs interface {
 	// Check reads the page's subscription.
 	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	// Resubscribe asks for all wanted fields and reads them back.
+	// Resubscribe subscribes the page to all wanted fields and reads them back.
 	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	// Probe asks Graph about the page's token.
 	Probe(ctx context.Context, page domain.PageID) (meta.TokenReport, error)
@@ -46,9 +45,9 @@ type Verbs interface {
 // required; JS and Connect are for Run.
 type Options struct {
 	JS jetstream.JetStream
-	// Connect returns a connection that one reactor has for itself and closes.
+	// Connect returns a connection for one reactor, which closes it.
 	Connect func() (*nats.Conn, error)
-	// Parking keeps what is given up; nil only logs it.
+	// Parking stores events that can't be handled; if it is nil, they are only logged.
 	Parking *streams.Parking
 	// Replicas of the work queue; more than 1 needs a cluster.
 	Replicas int
@@ -57,19 +56,19 @@ type Options struct {
 	Pages         projections.Reader
 	Subscriptions projections.Reader
 
-	// Interval is how often each page is looked at; negative is never, and then
-	// only refreshed tokens are followed.
+	// Interval is how often each page is checked; a negative value means never, and
+	// then only refreshed tokens are handled.
 	Interval time.Duration
-	// TokenInterval is how often each page's token is asked about.
+	// TokenInterval is how often each page's token is probed.
 	TokenInterval time.Duration
-	// Timeout bounds the work on one page.
+	// Timeout limits the work on one page.
 	Timeout time.Duration
-	// Settle is how long after a token was refreshed its connector may take to
-	// subscribe the page itself.
+	// Settle is how long the connector that refreshed a token may take to subscribe the
+	// page itself.
 	Settle time.Duration
 
 	Now func() time.Time
-	// Ticker makes the ticks that the schedule goes by; stop ends them.
+	// Ticker returns the ticks of the schedule; stop ends them.
 	Ticker func(time.Duration) (tick <-chan time.Time, stop func())
 	Logger *slog.Logger
 }
@@ -92,12 +91,13 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Reconciler is the loop. Make one with [New]; it is safe for concurrent use.
+// Reconciler is the reconcile loop. It is safe for concurrent use. Create it with
+// [New].
 type Reconciler struct {
 	opts  Options
-	began time.Time // silence before this process is not the pages'
+	began time.Time // silence is measured from here at the earliest
 
-	// The schedule's, used by its goroutine alone.
+	// period and slots are the schedule's; only its goroutine uses them.
 	period int64
 	slots  []slot
 
@@ -109,7 +109,7 @@ type Reconciler struct {
 }
 
 // New returns a loop that does not run yet. It panics if a required option is
-// missing, which is a mistake in the wiring.
+// missing, which is a programming error.
 func New(o Options) *Reconciler {
 	if o.Verbs == nil || o.Pages == nil || o.Subscriptions == nil {
 		panic("reconcile: Verbs, Pages and Subscriptions are required")
@@ -118,8 +118,8 @@ func New(o Options) *Reconciler {
 	return &Reconciler{opts: o, began: o.Now(), period: -1, entries: make(map[domain.PageID]*entry)}
 }
 
-// Run looks after the pages until the context ends, which is no error. It fails
-// only if the work queue can't be made.
+// Run checks the pages until the context ends, and then returns nil. It returns an
+// error only if the work queue can't be created. It panics without JS and Connect.
 func (r *Reconciler) Run(ctx context.Context) error {
 	if r.opts.JS == nil || r.opts.Connect == nil {
 		panic("reconcile: Run needs JS and Connect")
@@ -146,7 +146,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	return nil
 }
 
-// list returns the connected pages and lets go of those that are not any more.
+// list returns the connected pages, and removes the entries of pages that are no
+// longer connected.
 func (r *Reconciler) list() ([]domain.PageID, error) {
 	var list []domain.PageID
 	connected := make(map[domain.PageID]bool)

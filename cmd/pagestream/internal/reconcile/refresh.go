@@ -14,20 +14,22 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// refreshes follows refreshed tokens.
+// refreshes returns the reactor that handles refreshed tokens.
 func (r *Reconciler) refreshes() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
 		Connect: r.opts.Connect, Stream: streams.Name, Durable: refreshDurable,
 		Filter:  "pagestream.*." + string(domain.PageTokenRefreshed),
-		FromNow: true, // what was refreshed before there was a loop, the loop looks at anyway
-		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed), Parking: r.opts.Parking, Logger: r.opts.Logger,
+		FromNow: true, // the loop checks pages with older refreshes anyway
+		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed),
+		Parking: r.opts.Parking, Logger: r.opts.Logger,
 	})
 }
 
-// errBusy is returned when somebody works on the page; the event is given again.
+// errBusy is returned when another goroutine works on the page; the event is
+// redelivered.
 var errBusy = errors.New("page is being worked on")
 
-// refreshed subscribes a page again whose token was refreshed, unless the
+// refreshed subscribes a page again after its token was refreshed, unless the
 // connector that refreshed it does so.
 func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 	if c := e.Data.Connection; c == nil || c.Resealed || e.Page == "" {
@@ -52,8 +54,8 @@ func (r *Reconciler) refreshed(ctx context.Context, e streams.Stored) error {
 	return nil
 }
 
-// settled waits, not for long, for the one who refreshed the token to subscribe
-// the page, and reports whether there is nothing left to do.
+// waitForConnector waits for at most Settle until the connector that refreshed the
+// token has subscribed the page, and reports whether there is nothing left to do.
 func (r *Reconciler) waitForConnector(ctx context.Context, e streams.Stored) (bool, error) {
 	wait := min(max(0, r.opts.Settle-r.opts.Now().Sub(e.At)), r.opts.Settle)
 	over := time.After(wait)
@@ -74,8 +76,8 @@ func (r *Reconciler) waitForConnector(ctx context.Context, e streams.Stored) (bo
 	}
 }
 
-// followed reports whether the refresh needs nothing more: its page has an
-// answer to a later request, or no token to ask with.
+// isResubscribed reports whether nothing is left to do after the refresh: there is an
+// answer to a later subscribe call, or the page is not connected or has no valid token.
 func (r *Reconciler) isResubscribed(ctx context.Context, e streams.Stored) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()

@@ -8,8 +8,8 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// listen holds each page's silence against its rhythm and returns those that
-// have fallen silent, unless all have.
+// updateSilence compares the time since each page's last event with its rhythm, and
+// returns the pages that have fallen silent. It returns none if nearly all have.
 func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID) {
 	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: meta.SilentEvents}
 	found := make(map[domain.PageID]pages.Silence, len(list))
@@ -41,7 +41,8 @@ func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID
 		switch {
 		case all || was == s.Silent:
 		case s.Silent:
-			r.opts.Logger.Warn("page is silent against its own rhythm", "page", page, "since", s.Since, "expected", int(s.Expected))
+			r.opts.Logger.Warn("page is silent against its own rhythm",
+				"page", page, "since", s.Since, "expected", int(s.Expected))
 		default:
 			r.opts.Logger.Info("page is not silent any more", "page", page)
 		}

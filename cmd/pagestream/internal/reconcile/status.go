@@ -9,47 +9,49 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// PageStatus is what the loop knows of one page.
+// PageStatus is what the loop knows about one page.
 type PageStatus struct {
 	Page domain.PageID `json:"page"`
 	meta.Loop
 }
 
-// Counters count since the start of the process.
+// Counters count operations since the start of the process.
 type Counters struct {
 	Checks uint64 `json:"checks"`
 	Probes uint64 `json:"probes"`
-	// Resubscribed counts attempts, Healed those that ended confirmed.
+	// Resubscribed counts subscribe attempts, Healed those of them that ended confirmed.
 	Resubscribed uint64 `json:"resubscribed"`
 	Healed       uint64 `json:"healed"`
 	Errors       uint64 `json:"errors"`
 }
 
-// Status is what the loop knows of all connected pages, in order of their ids.
+// Status is what the loop knows about all connected pages, sorted by id.
 type Status struct {
 	// At is when the pages were last listed.
 	At time.Time `json:"at,omitzero"`
-	// AllSilent says that nearly all pages with a rhythm are silent at once:
-	// deliveries don't reach us, and no single page is to blame.
+	// AllSilent reports that nearly all pages with a rhythm are silent at once:
+	// deliveries do not arrive, and the cause is not in a single page.
 	AllSilent bool         `json:"all_silent"`
 	Pages     []PageStatus `json:"pages"`
 	Counters  Counters     `json:"counters"`
 }
 
-// entry is a page's place in the table.
+// entry is what the loop keeps for one page.
 type entry struct {
 	status PageStatus
-	busy   bool      // somebody works on the page
+	busy   bool      // a goroutine works on the page
 	hold   time.Time // Graph is not called before
 	errs   int       // calls without an answer, in a row
-	queued time.Time // the NextTry that has its task already
+	queued time.Time // the NextTry for which there is a task already
 }
 
-// Status returns a copy of what is known now.
+// Status returns a copy of the current state.
 func (r *Reconciler) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := Status{At: r.listed, AllSilent: r.allSilent, Pages: make([]PageStatus, 0, len(r.entries)), Counters: r.counters}
+	s := Status{
+		At: r.listed, AllSilent: r.allSilent, Pages: make([]PageStatus, 0, len(r.entries)), Counters: r.counters,
+	}
 	for _, e := range r.entries {
 		s.Pages = append(s.Pages, e.status)
 	}
@@ -64,8 +66,8 @@ func (r *Reconciler) AllSilent() bool {
 	return r.allSilent
 }
 
-// Page returns what is known of one page, and false if it is not connected or
-// not seen yet.
+// Page returns what is known about one page, and false if it is not connected or was
+// not listed yet.
 func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +78,8 @@ func (r *Reconciler) Page(page domain.PageID) (PageStatus, bool) {
 	return e.status, true
 }
 
-// entry returns the page's place, which it makes if need be. The lock is held.
+// entry returns the page's entry, and creates it if there is none. The caller must
+// hold r.mu.
 func (r *Reconciler) entry(page domain.PageID) *entry {
 	e := r.entries[page]
 	if e == nil {

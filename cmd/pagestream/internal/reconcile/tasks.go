@@ -19,8 +19,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// TaskStream is the work queue. It holds at most one task a page, and none
-// longer than an hour.
+// TaskStream is the name of the work queue. It has at most one task for each page, and
+// keeps a task for at most an hour.
 const TaskStream = "PAGESTREAM_TASKS"
 
 const (
@@ -30,29 +30,30 @@ const (
 	taskAge        = time.Hour
 	taskTimeout    = 5 * time.Second
 	ensureTimeout  = 15 * time.Second
-	// A check that was not done by the third try has its next turn soon.
+	// taskTries is how often a task is delivered; a page whose task is dropped is
+	// checked in the next interval.
 	taskTries = 3
-	// The schedule looks sixty times an interval for what is due.
+	// ticks is how often per interval the schedule queues what is due.
 	ticks   = 60
 	minTick = 20 * time.Millisecond
 	maxTick = 10 * time.Second
 )
 
-// task is what a message of the queue asks for.
+// task is a message of the queue: the page must be checked.
 type task struct {
 	Page domain.PageID `json:"page"`
-	// At is when it fell due, in Unix milliseconds. A page that was looked at
-	// since then needs no other look.
+	// At is when the check became due, in Unix milliseconds. If the page was checked
+	// later, the task is skipped.
 	At int64 `json:"at"`
 }
 
-// slot is a task to come.
+// slot is a planned task.
 type slot struct {
 	page domain.PageID
 	at   time.Time
 }
 
-// ensure makes the work queue, or brings it up to date.
+// ensure creates the work queue or updates its configuration.
 func (r *Reconciler) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
@@ -74,7 +75,7 @@ func (r *Reconciler) ensure(ctx context.Context) error {
 	return nil
 }
 
-// schedule queues what is due until the context ends.
+// schedule queues the tasks that are due until the context ends.
 func (r *Reconciler) schedule(ctx context.Context) {
 	tick, stop := r.opts.Ticker(min(max(r.opts.Interval/ticks, minTick), maxTick))
 	defer stop()
@@ -88,8 +89,8 @@ func (r *Reconciler) schedule(ctx context.Context) {
 	}
 }
 
-// queue plans the interval that has begun and puts what is due in the queue.
-// What can't be put there now is put there at the next tick.
+// queue plans the interval when a new one has begun, and enqueues the tasks that are
+// due. What can't be enqueued now is tried again at the next tick.
 func (r *Reconciler) queue(ctx context.Context, now time.Time) {
 	period := now.UnixNano() / int64(r.opts.Interval)
 	if period != r.period {
@@ -114,9 +115,8 @@ func (r *Reconciler) queue(ctx context.Context, now time.Time) {
 	}
 }
 
-// plan gives each connected page its moment in the first half of the interval,
-// the same in every interval and on every node. A page that has fallen silent
-// comes first.
+// plan assigns each connected page a time in the first half of the interval, the same
+// in every interval and on every node. Pages that have fallen silent are due at once.
 func (r *Reconciler) plan(now time.Time) error {
 	list, err := r.list()
 	if err != nil {
@@ -133,12 +133,14 @@ func (r *Reconciler) plan(now time.Time) error {
 		}
 		r.slots = append(r.slots, s)
 	}
-	slices.SortFunc(r.slots, func(a, b slot) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.page, b.page)) })
+	slices.SortFunc(r.slots, func(a, b slot) int {
+		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.page, b.page))
+	})
 	return nil
 }
 
-// put puts one task in the queue and reports whether it is there. The same page
-// and name are one task, whichever node puts it there.
+// enqueue adds one task to the queue and reports whether it is there. Tasks with the
+// same page and name are stored once, whichever node adds them.
 func (r *Reconciler) enqueue(ctx context.Context, page domain.PageID, now time.Time, name string) bool {
 	b, err := json.Marshal(task{Page: page, At: now.UnixMilli()})
 	if err != nil {
@@ -149,14 +151,15 @@ func (r *Reconciler) enqueue(ctx context.Context, page domain.PageID, now time.T
 	m.Data = b
 	ctx, cancel := context.WithTimeout(ctx, taskTimeout)
 	defer cancel()
-	_, err = r.opts.JS.PublishMsg(ctx, m, jetstream.WithMsgID(page.Token()+"-"+name), jetstream.WithExpectStream(TaskStream))
+	id := jetstream.WithMsgID(page.Token() + "-" + name)
+	_, err = r.opts.JS.PublishMsg(ctx, m, id, jetstream.WithExpectStream(TaskStream))
 	if err != nil && ctx.Err() == nil {
 		r.opts.Logger.Warn("task can't be queued", "page", page, "err", err)
 	}
 	return err == nil
 }
 
-// retries returns the pages whose next try is due and not queued yet.
+// retries returns the pages whose NextTry is due and has no task yet.
 func (r *Reconciler) retries(now time.Time) (out []slot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,6 +172,7 @@ func (r *Reconciler) retries(now time.Time) (out []slot) {
 	return out
 }
 
+// markQueued records that there is a task for the page's next try.
 func (r *Reconciler) markQueued(s slot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -177,7 +181,7 @@ func (r *Reconciler) markQueued(s slot) {
 	}
 }
 
-// worker works on the queue's tasks.
+// worker returns a reactor that works on the tasks of the queue.
 func (r *Reconciler) worker() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
 		Connect: r.opts.Connect, Stream: TaskStream, Filter: taskPrefix + "*", Durable: taskDurable,
@@ -185,13 +189,14 @@ func (r *Reconciler) worker() *streams.Reactor {
 	})
 }
 
-// errCut is returned when the work was cut off; the task is given again.
+// errCut is returned when the work on a task was canceled; the task is redelivered.
 var errCut = errors.New("work on the page was cut off")
 
+// work checks the page of one task.
 func (r *Reconciler) work(ctx context.Context, m *message.Message) error {
 	var t task
 	if err := json.Unmarshal(m.Payload, &t); err != nil || t.Page == "" {
-		return nil // not one of ours
+		return nil // not a task
 	}
 	if s, ok := r.Page(t.Page); ok && s.Checked.UnixMilli() > t.At {
 		return nil

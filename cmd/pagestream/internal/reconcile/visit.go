@@ -19,21 +19,23 @@ import (
 const (
 	minBackoff = time.Minute
 	maxBackoff = 6 * time.Hour
-	// permissionBackoff is for what only a person can change.
+	// permissionBackoff is for errors that only a person can resolve.
 	permissionBackoff = time.Hour
-	// throttledBackoff is for a throttle that does not say how long.
+	// throttledBackoff is for a rate limit without a retry time.
 	throttledBackoff = 5 * time.Minute
-	// catchUp bounds the wait for the read models.
+	// catchUp limits the wait for the read models.
 	catchUp = 10 * time.Second
 )
 
-// lasting reports whether only a person can change what was refused. Nobody is
-// written to here, so a code that would be about a recipient is about permissions.
+// needsPerson reports whether only a person can resolve an error of this class. No
+// message is sent here, so a code that usually concerns a recipient concerns
+// permissions.
 func needsPerson(c meta.Class) bool {
 	return slices.Contains([]meta.Class{meta.Permission, meta.Restricted, meta.PersonUnreachable, meta.WindowClosed}, c)
 }
 
-// rest is how long Graph wants the page to be left alone, 0 if it does not.
+// retryWait returns how long Graph must not be called for the page, 0 if there is no
+// rate limit.
 func retryWait(o meta.Outcome, err error) time.Duration {
 	wait := max(o.Wait(), meta.RetryAfter(err))
 	if wait <= 0 && (o.Class() == meta.Throttled || meta.ClassOf(err) == meta.Throttled) {
@@ -42,7 +44,8 @@ func retryWait(o meta.Outcome, err error) time.Duration {
 	return wait
 }
 
-// visit is the work on one page. It changes a copy of the page's entry.
+// visit is one run of the work on one page. It changes a copy of the page's entry,
+// which end stores.
 type visit struct {
 	r    *Reconciler
 	page pages.Page
@@ -50,9 +53,8 @@ type visit struct {
 	now  time.Time
 }
 
-// visit looks at one page and sets right what it may. A page that somebody
-// works on, that is not connected, or that Graph wants left alone, is passed
-// over.
+// visit checks one page and corrects its subscription. A page that another goroutine
+// works on, that is not connected, or that is on hold is skipped.
 func (r *Reconciler) visit(ctx context.Context, page domain.PageID) {
 	v, ok := r.begin(page, false)
 	if !ok {
@@ -62,8 +64,8 @@ func (r *Reconciler) visit(ctx context.Context, page domain.PageID) {
 	v.check(ctx)
 }
 
-// begin takes the page for the caller alone, until end. What Graph wants left
-// alone is only taken if it must be.
+// begin reserves the page for the caller until end is called. It returns false if the
+// page is not connected or busy, or if it is on hold and force is false.
 func (r *Reconciler) begin(page domain.PageID, force bool) (*visit, bool) {
 	p, err := pages.Get(r.opts.Pages, page)
 	if err != nil || p.State != pages.Connected {
@@ -83,13 +85,13 @@ func (r *Reconciler) begin(page domain.PageID, force bool) (*visit, bool) {
 	return &visit{r: r, page: p, e: *e, now: now}, true
 }
 
-// end gives the page back and says what has changed.
+// end stores the entry, releases the page and logs a change of its state.
 func (v *visit) end() {
 	v.r.mu.Lock()
 	defer v.r.mu.Unlock()
 	e := v.r.entry(v.page.ID)
 	was, s := e.status, &v.e.status
-	s.Silence = was.Silence // it is not the visit's
+	s.Silence = was.Silence // updateSilence owns it
 	v.e.busy = false
 	v.e.queued = e.queued
 	*e = v.e
@@ -99,22 +101,23 @@ func (v *visit) end() {
 	case s.State == meta.LoopConfirmed:
 		log.Info("page is subscribed again", "was", was.State)
 	default:
-		log.Warn("page is not subscribed as wanted", "state", s.State, "was", was.State, "code", s.Code, "subcode", s.Subcode,
-			"missing", s.Missing, "app_missing", s.AppMissing, "reason", s.Reason)
+		log.Warn("page is not subscribed as wanted", "state", s.State, "was", was.State, "code", s.Code,
+			"subcode", s.Subcode, "missing", s.Missing, "app_missing", s.AppMissing, "reason", s.Reason)
 	}
 	if s.TokenWarning != was.TokenWarning && s.TokenWarning != "" {
 		log.Warn("page's token needs a new consent soon", "warning", s.TokenWarning)
 	}
 }
 
-// count changes the counters.
+// count updates the counters.
 func (v *visit) count(f func(*Counters)) {
 	v.r.mu.Lock()
 	defer v.r.mu.Unlock()
 	f(&v.r.counters)
 }
 
-// look checks the page, heals it, and asks about its token where that is due.
+// check reads the page's subscription, subscribes it again if it has drifted, and
+// probes its token if that is due.
 func (v *visit) check(ctx context.Context) {
 	s := &v.e.status
 	s.NextTry, v.e.hold = time.Time{}, time.Time{}
@@ -144,18 +147,18 @@ func (v *visit) check(ctx context.Context) {
 	}
 }
 
-// lacks reports whether subscribing again may help: not where only the app
-// lacks fields.
+// resubscribeHelps reports whether subscribing again may help. It does not if fields
+// are missing only at the app level.
 func resubscribeHelps(o meta.Outcome) bool { return len(o.Missing) > 0 || len(o.AppMissing) == 0 }
 
-// set states how the page stands.
+// set sets the page's state with the reason, codes and missing fields of o.
 func (v *visit) set(state meta.LoopState, o meta.Outcome) {
 	s := &v.e.status
 	s.State, s.Reason, s.Code, s.Subcode = state, o.Reason, o.Code, o.Subcode
 	s.Missing, s.AppMissing = o.Missing, o.AppMissing
 }
 
-// judge states what an answer says of the page, and when to come back.
+// judge derives the page's state and its next try from an outcome or error.
 func (v *visit) judge(o meta.Outcome, err error) {
 	s := &v.e.status
 	wait := retryWait(o, err)
@@ -188,13 +191,13 @@ func (v *visit) judge(o meta.Outcome, err error) {
 	v.e.errs = 0
 }
 
-// hold leaves the page alone for so long.
+// hold prevents calls of Graph for the page for d.
 func (v *visit) hold(d time.Duration) {
 	v.e.hold = v.now.Add(d)
 	v.e.status.NextTry = v.e.hold
 }
 
-// heal subscribes the page again, if its history of failures lets it by now.
+// heal subscribes the page again if the pause after its earlier failures is over.
 func (v *visit) heal(ctx context.Context, drift meta.Outcome) meta.Outcome {
 	s := &v.e.status
 	next, err := v.nextAttempt(ctx, drift.Seq)
@@ -209,7 +212,7 @@ func (v *visit) heal(ctx context.Context, drift meta.Outcome) meta.Outcome {
 	return v.resubscribe(ctx, drift.AppMissing)
 }
 
-// resubscribe asks for the wanted fields and states what came of it.
+// resubscribe subscribes the page to its wanted fields and records the result.
 func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outcome {
 	s := &v.e.status
 	out, err := v.r.opts.Verbs.Resubscribe(ctx, v.page.ID)
@@ -220,14 +223,14 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outco
 		}
 	})
 	if len(out.AppMissing) == 0 {
-		out.AppMissing = appMissing // only a check sees it
+		out.AppMissing = appMissing // Resubscribe may not return it, a check does
 	}
 	v.judge(out, err)
 	if err != nil || out.Confirmed() {
 		return out
 	}
 	next, err := v.nextAttempt(context.WithoutCancel(ctx), out.Seq)
-	if err != nil { // the failure is on record; this is only the pause after it
+	if err != nil { // the failure is recorded; only the pause after it is unknown
 		next = v.now.Add(backoff.After(s.Failures+1, minBackoff, maxBackoff))
 	}
 	if s.State != meta.LoopTokenDead && next.After(s.NextTry) {
@@ -236,8 +239,9 @@ func (v *visit) resubscribe(ctx context.Context, appMissing []string) meta.Outco
 	return out
 }
 
-// next returns when the page may be subscribed again, by the attempts that its
-// history has since it was last confirmed. The read model holds event seq then.
+// nextAttempt returns when the page may be subscribed again, by the failed attempts in
+// its history since it was last confirmed. It waits until the read model has applied
+// event seq.
 func (v *visit) nextAttempt(ctx context.Context, seq uint64) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
@@ -263,8 +267,8 @@ func (v *visit) nextAttempt(ctx context.Context, seq uint64) (time.Time, error) 
 	return last.Add(pause), nil
 }
 
-// attempts counts the requests since the last confirmation that came to
-// nothing, with the time and class of the last. One that has no answer counts.
+// attempts counts the failed subscribe requests since the last confirmation, and
+// returns the time and class of the last one. A request without an answer counts.
 func attempts(history []subscriptions.Transition) (n int, last time.Time, class meta.Class) {
 	open := false
 	for _, t := range history {
@@ -283,8 +287,8 @@ func attempts(history []subscriptions.Transition) (n int, last time.Time, class 
 	return n, last, class
 }
 
-// probe asks about the token, warns of its end, and reports whether the page
-// can be worked with.
+// probe asks Graph about the token, sets the token warning, and reports whether the
+// token is valid.
 func (v *visit) probe(ctx context.Context) bool {
 	s := &v.e.status
 	t, err := v.r.opts.Verbs.Probe(ctx, v.page.ID)
@@ -312,7 +316,8 @@ func (v *visit) probe(ctx context.Context) bool {
 	return t.State == meta.TokenValid
 }
 
-// warning says what of a valid token ends within two weeks or is lacking.
+// warning returns what of a valid token ends within two weeks or is missing, empty if
+// nothing.
 func warning(t meta.TokenReport, now time.Time) string {
 	var out []string
 	if t.State != meta.TokenValid {
