@@ -18,13 +18,13 @@ import (
 
 // Errors of a run.
 var (
-	// ErrRequest is returned when a request lacks something or has it wrong.
-	// Nothing was read.
+	// ErrRequest is returned when a part of a request is missing or invalid. Nothing
+	// was read.
 	ErrRequest = errors.New("gap can't be filled as it is given")
 	// ErrRunning is returned when a gap of the page is being filled already.
 	ErrRunning = errors.New("a backfill of the page is running already")
-	// ErrTooMany is returned when more conversations were active than one run
-	// takes. What was read is stored.
+	// ErrTooMany is returned when more conversations were active than one run reads.
+	// What was read is stored.
 	ErrTooMany = errors.New("too many conversations for one run; give a later start")
 )
 
@@ -41,11 +41,12 @@ const (
 	Instagram = "instagram"
 )
 
-// Graph reads conversations. Where an error has a time to wait, the call is made
-// again after it.
+// Graph reads conversations. If an error has a retry time, the call is repeated after
+// it.
 type Graph interface {
-	// Conversations returns those after a cursor, the most recently updated
-	// first, and the next cursor, empty at the end. An empty list may have one.
+	// Conversations returns the conversations after a cursor, the most recently
+	// updated first, and the next cursor, empty at the end. An empty list may have a
+	// next cursor.
 	Conversations(
 		ctx context.Context, a meta.Access, platform, after string, limit int,
 	) (list []graph.Conversation, next string, err error)
@@ -61,25 +62,26 @@ type Options struct {
 	Tokens    meta.Tokens
 	Graph     Graph
 	Publisher streams.Storer
-	// Erased returns when the contact was last erased from the page, false if
-	// never: what is as old as that is not brought back. Nil is never.
+	// Erased returns when the contact was last erased from the page, false if never:
+	// messages up to that time are not stored again. If it is nil, no contact was
+	// erased.
 	Erased func(page domain.PageID, contact domain.ContactID) (at time.Time, ok bool, err error)
 
-	// PerSecond bounds the calls for one page.
+	// PerSecond limits the calls for one page.
 	PerSecond float64
-	// Limit is how many conversations are asked for at once.
+	// Limit is how many conversations are requested at once.
 	Limit int
 	Now   func() time.Time
 }
 
-// Filler fills gaps. Make one with [New]; it is safe for concurrent use.
+// Filler fills gaps. It is safe for concurrent use. Create it with [New].
 type Filler struct {
 	opts    Options
-	running sync.Map // has the pages whose gaps are being filled
+	running sync.Map // keys are the pages whose gaps are being filled
 }
 
 // New returns a filler. It panics if a required option is missing, which is a
-// mistake in the wiring.
+// programming error.
 func New(o Options) *Filler {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
 		panic("backfill: Tokens, Graph and Publisher are required")
@@ -95,50 +97,55 @@ func New(o Options) *Filler {
 	return &Filler{opts: o}
 }
 
-// Request names a gap of a page: the messages created from Since to Until, both
-// taken as whole seconds and included.
+// Request is a gap of a page: the messages created from Since to Until, both inclusive
+// and truncated to whole seconds.
 type Request struct {
 	Page  domain.PageID
 	Since time.Time
-	// Until is now if it is zero.
+	// Until is the end of the gap; zero means now.
 	Until time.Time
 }
 
-// Sum is what was done.
+// Sum counts what a run did.
 type Sum struct {
-	// Conversations were active since the gap began, Messages are those in it.
+	// Conversations counts those that were active since the gap began, Messages the
+	// messages in the gap.
 	Conversations int `json:"conversations"`
 	Messages      int `json:"messages"`
-	// Stored were appended, Duplicates were in the stream already.
+	// Stored counts appended messages, Duplicates those that were in the stream
+	// already.
 	Stored     int `json:"stored"`
 	Duplicates int `json:"duplicates"`
-	// Erased were left out for their contact was erased after them.
+	// Erased counts messages that were left out because their contact was erased after
+	// them.
 	Erased int `json:"erased"`
-	// Unread are conversations of which Graph would not tell all of the gap.
+	// Unreadable counts conversations of which Graph did not return all messages of the
+	// gap.
 	Unreadable int `json:"unread"`
-	// Odd could not be made into an event: they lack an id, a time, or an end
-	// that is the page.
+	// Unusable counts messages without an event: they lack an id or a time, or neither
+	// side is the page.
 	Unusable int `json:"odd"`
 }
 
-// Progress is the sum so far, after each conversation.
+// Progress is the sum so far, reported after each conversation.
 type Progress struct {
-	// Platform is what is being read, [Messenger] or [Instagram].
+	// Platform is the platform that is being read, [Messenger] or [Instagram].
 	Platform string `json:"platform"`
-	// Reached is when the conversation just done was last active; it goes back
-	// from now to the start of the gap.
+	// Reached is when the last read conversation was active; it moves from now back to
+	// the start of the gap.
 	Reached time.Time `json:"reached,omitzero"`
 	Sum
 }
 
-// Run fills a gap. It reads conversations, the most recently active first, up to
-// the first that was not active since the gap began, and appends the messages
-// of each, the oldest first. Then it reads again what became active meanwhile,
+// Run fills a gap. It reads conversations, the most recently active first, up to the
+// first that was not active since the gap began, and appends the messages of each,
+// the oldest first. Then it reads the conversations that became active meanwhile,
 // which Graph's cursor would miss.
 //
-// After an error the sum says what was done until then; running it again is safe
-// at any time. It takes as long as Graph's limits ask for: about half a second
-// for each call. The context ends it. Progress may be nil.
+// [ErrRequest], [ErrRunning] or [ErrTooMany] is returned as documented there. After
+// an error the sum has what was done until then; a run may be repeated at any time.
+// Graph's rate limit makes each call take about half a second. The context ends the
+// run. Progress may be nil.
 func (f *Filler) Run(ctx context.Context, r Request, progress func(Progress)) (Sum, error) {
 	if r.Until.IsZero() {
 		r.Until = f.opts.Now()

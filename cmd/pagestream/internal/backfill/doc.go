@@ -1,13 +1,13 @@
-// Package backfill fills a gap: what people and a page wrote while deliveries
-// did not come is read from the Conversations API and appended.
+// Package backfill fills a gap: it reads the messages between people and a page that
+// were not delivered from the Conversations API and appends them.
 //
-// Each message is the event that its delivery would have been, under the same
-// id, so what is in the stream already is a duplicate, and a gap can be filled
-// twice. It is marked with source "backfill" and has Graph's own object as raw.
+// Each message becomes the event that its delivery would have made, with the same id.
+// A message that is in the stream already is therefore a duplicate, and a gap can be
+// filled twice. The event has the source "backfill" and Graph's object as raw.
 //
-// Graph tells only messages: no receipts, reactions, edits, postbacks or
-// handovers, and of an echo neither app nor metadata. Times are whole seconds;
-// messages of one second keep Graph's order. Of old Instagram conversations it
-// tells only the newest 20 messages.
+// Graph returns only messages: no receipts, reactions, edits, postbacks or handovers,
+// and for an echo neither app nor metadata. Times are in whole seconds; messages of
+// the same second keep Graph's order. For old Instagram conversations it returns only
+// the newest 20 messages.
 // https://developers.facebook.com/docs/messenger-platform/conversations
 package backfill

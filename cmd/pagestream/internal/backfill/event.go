@@ -11,7 +11,7 @@ import (
 	"github.com/pagestream/pagestream/domain/messenger"
 )
 
-// The message of a webhook item that a message is made into.
+// These types are the JSON of a message in a webhook delivery.
 type (
 	message struct {
 		MID         string       `json:"mid"`
@@ -34,8 +34,8 @@ type (
 	}
 )
 
-// event makes the event that the message's delivery would have been, and counts
-// it. It returns false for one that is left out.
+// event returns the event that the message's delivery would have made, and counts the
+// message. It returns false if the message is left out.
 func (w *walk) event(m graph.Message, platform string, account domain.PageID) (domain.Event, bool, error) {
 	w.sum.Messages++
 	d, ok := w.delivery(m, account)
@@ -69,8 +69,8 @@ func (w *walk) event(m graph.Message, platform string, account domain.PageID) (d
 	return e, true, nil
 }
 
-// delivery turns a message into its delivery. Whatever has the page at one end and
-// somebody else at the other is one.
+// delivery returns the delivery of a message. It returns false if the message has no
+// id or time, or is not between the page and somebody else.
 func (w *walk) delivery(m graph.Message, account domain.PageID) (meta.Delivery, bool) {
 	ours := func(id string) bool { return id == string(account) || id == string(w.Page) }
 	other := slices.IndexFunc(m.To, func(id string) bool { return id != "" && !ours(id) })

@@ -16,20 +16,21 @@ import (
 const (
 	// batch is how many events are appended together.
 	batch = 500
-	// maxThrottled is how often in a row a call may be put off.
+	// maxThrottled is how often one call is made if rate limits are reached.
 	maxThrottled = 5
-	// maxWait is the longest that a rate limit is waited out.
+	// maxWait is the longest rate limit to wait for.
 	maxWait = 5 * time.Minute
 )
 
-// Pauses while too much waits to be stored, since deliveries go first.
+// Pauses while the publisher is overloaded, since deliveries have precedence.
 const (
 	overloadPause = 250 * time.Millisecond
 	overloadMax   = 4 * time.Second
 	overloadTries = 6
 )
 
-// store appends events, given the newest first, the oldest first.
+// store appends events in reverse order: they are given the newest first and stored
+// the oldest first.
 func (w *walk) store(ctx context.Context, events []domain.Event) error {
 	slices.Reverse(events)
 	for part := range slices.Chunk(events, batch) {
@@ -48,7 +49,8 @@ func (w *walk) store(ctx context.Context, events []domain.Event) error {
 	return nil
 }
 
-// publish makes way for deliveries where too much waits.
+// publish appends events. While the publisher is overloaded it pauses, so that
+// deliveries are stored first.
 func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
 	pause := backoff.Backoff{Min: overloadPause, Max: overloadMax}
 	for try := 1; ; try++ {
@@ -62,7 +64,7 @@ func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Re
 	}
 }
 
-// call makes one call at the page's rate, and again where a limit was reached.
+// call makes one call at the page's rate, and repeats it after a rate limit error.
 func (w *walk) call(ctx context.Context, f func() error) error {
 	for try := 1; ; try++ {
 		if err := w.limiter.Wait(ctx); err != nil {

@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	// maxConversations bounds one run, maxMessages what is held of one
-	// conversation, maxBytes likewise: beyond it the oldest are not first.
+	// maxConversations is how many conversations one run reads. maxMessages and
+	// maxBytes are how much of one conversation is kept in memory; a longer one is
+	// stored in parts, so that its oldest messages are not stored first.
 	maxConversations = 200_000
 	maxMessages      = 5000
 	maxBytes         = 16 << 20
-	// clockSkew is how far Meta's clock and ours may be apart.
+	// clockSkew is the assumed difference between Meta's clock and ours.
 	clockSkew = time.Minute
-	// maxWalks bounds how often the list is read for what became active
-	// meanwhile.
+	// maxWalks is how often the list is read at most, to find conversations that became
+	// active meanwhile.
 	maxWalks = 4
 )
 
@@ -34,12 +35,12 @@ type walk struct {
 	progress func(Progress)
 	limiter  *rate.Limiter
 	sum      Sum
-	// seen has the conversations that were read.
+	// seen has the keys of the conversations that were read.
 	seen map[string]bool
 }
 
-// platform reads the conversations of one platform. Own is the id that the
-// page's side has there.
+// platform reads the conversations of one platform. Account is the id of the page or
+// of its Instagram account there.
 func (w *walk) platform(ctx context.Context, platform string, account domain.PageID) error {
 	since := w.Since
 	for range maxWalks {
@@ -61,8 +62,8 @@ func (w *walk) platform(ctx context.Context, platform string, account domain.Pag
 			w.progress(Progress{platform, c.Updated, w.sum})
 			return nil
 		})
-		// What became active while the list was read has gone to its front,
-		// where the cursor has passed already.
+		// A conversation that became active while the list was read has moved to its
+		// front, which the cursor has passed already.
 		if err != nil || fresh == 0 {
 			return err
 		}
@@ -141,7 +142,7 @@ func (w *walk) conversation(ctx context.Context, platform string, account domain
 			return w.store(ctx, events)
 		}
 		if err != nil {
-			// What is here already is the newest part of the gap.
+			// The messages that were read are the newest part of the gap; they are kept.
 			return errors.Join(fmt.Errorf("read messages: %w", err), w.store(ctx, events))
 		}
 		if after == was {
@@ -150,8 +151,8 @@ func (w *walk) conversation(ctx context.Context, platform string, account domain
 	}
 }
 
-// unreadable reports whether Graph refused one conversation, rather than the
-// page: it is not there, or not told any more.
+// unreadable reports whether Graph refused only this conversation and not the page: it
+// does not exist, or Graph no longer returns it.
 func unreadable(err error) bool {
 	refusal, class := meta.Refused(err), meta.ClassOf(err)
 	return (class == meta.Gone || class == meta.Parameter) && !refusal.Temporary()

@@ -14,30 +14,30 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// ErrRequest is returned when a request lacks something or has it wrong. Nothing
-// was sent.
+// ErrRequest is returned when a part of a request is missing or invalid. Nothing was
+// sent.
 var ErrRequest = errors.New("message can't be sent as it is")
 
 // Errors after Graph was called.
 var (
-	// ErrUnsure is returned when it is not known whether the message was sent. Its
-	// echo will tell, if the page is subscribed to echoes; sending again may send
-	// twice.
+	// ErrUnsure is returned when it is unknown whether the message was sent. If it was,
+	// an echo arrives, provided that the page is subscribed to echoes. Sending again
+	// may send the message twice.
 	ErrUnsure = errors.New("no answer from graph: it is not known whether the message was sent")
-	// ErrNotRecorded is returned when the message was sent and could not be
-	// recorded. Its echo will be, if the page is subscribed to echoes. Don't send
-	// it again.
+	// ErrNotRecorded is returned when the message was sent but could not be recorded.
+	// Its echo is recorded if the page is subscribed to echoes. The message must not be
+	// sent again.
 	ErrNotRecorded = errors.New("message was sent but not recorded")
 )
 
-// recordTimeout bounds how long a message that was sent may take to be recorded.
+// recordTimeout limits the recording of a sent message.
 const recordTimeout = 10 * time.Second
 
-// Graph sends.
+// Graph sends messages.
 type Graph interface {
-	// Send is never tried again once it may have reached Graph. After an error that
-	// is no [meta.Error] the message may have been sent. The exceptions are
-	// [meta.ErrNotConnected], [graph.ErrMessage] and [graph.ErrPageID].
+	// Send sends a message. It does not repeat a call that may have reached Graph.
+	// After an error that is not a [meta.Error] the message may have been sent, except
+	// after [meta.ErrNotConnected], [graph.ErrMessage] and [graph.ErrPageID].
 	Send(ctx context.Context, a meta.Access, m graph.Outgoing) (graph.Sent, error)
 }
 
@@ -49,11 +49,12 @@ type Options struct {
 	Now       func() time.Time
 }
 
-// Sender sends. Make one with [New]; it is safe for concurrent use.
+// Sender sends messages and records them. It is safe for concurrent use. Create it
+// with [New].
 type Sender struct{ opts Options }
 
 // New returns a sender. It panics if a required option is missing, which is a
-// mistake in the wiring.
+// programming error.
 func New(o Options) *Sender {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
 		panic("outbound: Tokens, Graph and Publisher are required")
@@ -64,45 +65,46 @@ func New(o Options) *Sender {
 	return &Sender{opts: o}
 }
 
-// Request asks for one message or action. It has either a Recipient or a
+// Request is a request to send one message or action. It has either a Recipient or a
 // Contact, and either a Message or a SenderAction.
 type Request struct {
-	// Page sends: a Page, or the Instagram account linked to one.
+	// Page is the sender: a page, or the Instagram account linked to one.
 	Page domain.PageID `json:"-"`
 	// Recipient is Meta's object: {"id":…}, {"user_ref":…}, {"comment_id":…}, …
 	Recipient json.RawMessage `json:"recipient,omitempty"`
-	// Contact is short for the recipient with that id.
+	// Contact is a short form of the recipient {"id":…}.
 	Contact domain.ContactID `json:"contact,omitempty"`
 	// Message is Meta's object: {"text":…}, {"attachment":…}, …
 	Message json.RawMessage `json:"message,omitempty"`
-	// MessagingType and Tag are Meta's; Graph judges them.
+	// MessagingType and Tag are Meta's; Graph validates them.
 	MessagingType string `json:"messaging_type,omitempty"`
 	Tag           string `json:"tag,omitempty"`
 	// SenderAction is mark_seen, typing_on, typing_off, react or unreact.
 	SenderAction string `json:"sender_action,omitempty"`
 }
 
-// Sent says what became of a request.
+// Sent is the result of a request.
 type Sent struct {
-	// RecipientID and MID are Graph's, empty where it gave none. The echo has the
-	// same MID.
+	// RecipientID and MID are Graph's, empty if it returned none. The echo has the same
+	// MID.
 	RecipientID string `json:"recipient_id,omitempty"`
 	MID         string `json:"message_id,omitempty"`
-	// Seq is the event of the message: 0 if none was recorded.
+	// Seq is the sequence of the message's event, 0 if none was recorded.
 	Seq uint64 `json:"seq,omitempty"`
-	// Known says that the echo was there before us: Seq is its event.
+	// Known reports that the echo was stored first: Seq is that event.
 	Known bool `json:"-"`
-	// Warning says that the message was sent and could not be recorded.
+	// Warning is set if the message was sent but could not be recorded.
 	Warning string `json:"warning,omitempty"`
 }
 
 // Send sends the message once and records it.
 //
-// Graph's refusal comes back as it is, wrapped, and then nothing was sent; nor was
-// it after [ErrRequest], [meta.ErrNotConnected] and [meta.ErrTokenDead]. After
-// [ErrUnsure] it may have been. After [ErrNotRecorded] it was, and Sent has
-// Graph's ids. An action is not recorded, nor is a message for which Graph names
-// no id or no person: only its echo can say what it was.
+// An error of Graph is returned wrapped; then nothing was sent, as after [ErrRequest],
+// [meta.ErrNotConnected] and [meta.ErrTokenDead]. After [ErrUnsure] the message may
+// have been sent. After [ErrNotRecorded] it was sent, and Sent has Graph's ids.
+//
+// An action is not recorded. A message for which Graph returns no id or no person is
+// not recorded either: only its echo has them.
 func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 	to, contact, err := r.check()
 	if err != nil {
@@ -125,7 +127,7 @@ func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 	if r.SenderAction != "" || sent.MID == "" || contact == "" {
 		return sent, nil
 	}
-	// The message is out: the caller's going does not keep it from the record.
+	// The message was sent, so it is recorded even if the caller's context ends.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	events, err := echo(r, access, contact, sent.MID, s.opts.Now())
@@ -140,7 +142,8 @@ func (s *Sender) Send(ctx context.Context, r Request) (Sent, error) {
 	return sent, nil
 }
 
-// check returns the recipient and, where that is one by id, the contact.
+// check validates the request. It returns the recipient and, if that is given by id,
+// the contact.
 func (r Request) check() (to json.RawMessage, contact domain.ContactID, err error) {
 	switch {
 	case r.Page == "" || r.Page == domain.NoPage:
@@ -168,13 +171,13 @@ func (r Request) check() (to json.RawMessage, contact domain.ContactID, err erro
 	return r.Recipient, domain.ContactID(digits(by.ID)), nil
 }
 
-// isObject reports whether raw is a JSON object with something in it.
+// isObject reports whether raw is a JSON object that is not empty.
 func isObject(raw json.RawMessage) bool {
 	var o map[string]json.RawMessage
 	return json.Unmarshal(raw, &o) == nil && len(o) > 0
 }
 
-// digits reads an id, which may be text or a number and never a float.
+// digits decodes an id, which may be a string or a number, without using a float.
 func digits(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
@@ -187,7 +190,8 @@ func digits(raw json.RawMessage) string {
 	return ""
 }
 
-// failure says of an error of Graph's what it means for the message.
+// classify wraps an error of Graph.Send in [ErrRequest] or [ErrUnsure] if it means
+// that.
 func classify(err error) error {
 	switch {
 	case errors.Is(err, graph.ErrMessage), errors.Is(err, graph.ErrPageID):
@@ -198,9 +202,9 @@ func classify(err error) error {
 	return err
 }
 
-// unsure reports whether the message may have been sent all the same: Graph was
-// called and did not answer, or said only that it failed (1, 2, or no code at
-// all). A rate limit is a plain no.
+// maybeSent reports whether the message may have been sent despite the error: Graph
+// was called and did not answer, or answered only that it failed (code 1, 2 or none).
+// After a rate limit error nothing was sent.
 func maybeSent(err error) bool {
 	refusal := meta.Refused(err)
 	switch {
@@ -212,11 +216,11 @@ func maybeSent(err error) bool {
 	return refusal.Temporary() && refusal.Code <= 2
 }
 
-// echoedMembers are the members of a message that its echo has as well, or that would be
-// lost without us.
+// echoedMembers are the members of a message that its echo has as well, or that only
+// the request has.
 var echoedMembers = []string{"text", "metadata", "quick_replies", "attachments"}
 
-// echo makes the event that the message's echo would be.
+// echo returns the event that the message's echo would make.
 func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now time.Time) ([]domain.Event, error) {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(r.Message, &given); err != nil {
@@ -227,7 +231,7 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 		d.Object = "instagram"
 	}
 	message := map[string]any{"mid": mid, "is_echo": true}
-	if a.AppID != "" && d.Object == "page" { // echoes of Instagram don't say it
+	if a.AppID != "" && d.Object == "page" { // echoes of Instagram don't have it
 		message["app_id"] = a.AppID
 	}
 	for _, name := range echoedMembers {

@@ -31,16 +31,16 @@ const (
 
 const (
 	// retryAfter is how long a contact is not asked about again, whatever the answer
-	// was; remember bounds how many of those are known, which no restart keeps.
+	// was. remember is how many such contacts are kept; they are lost at a restart.
 	retryAfter = 24 * time.Hour
 	remember   = 100_000
-	// timeout bounds the work on one event.
+	// timeout limits the work on one event.
 	timeout = 45 * time.Second
 )
 
-// maxPages bounds the pages that are known to be throttled or to have no living
-// token. A dead token is tried again after deadTokenWait, since it may be refreshed, and
-// a page is asked for its token again after noTokenWait, since it may be connected.
+// maxPages is how many pages are remembered as throttled or without a valid token. A
+// dead token is tried again after deadTokenWait, since it may be refreshed, and the
+// token of a page is looked up again after noTokenWait, since it may be connected.
 const (
 	maxPages      = 10_000
 	deadTokenWait = time.Minute
@@ -50,18 +50,18 @@ const (
 // durable is the consumer's name.
 const durable = "profile"
 
-// Graph tells who a contact is.
+// Graph reads profiles.
 type Graph interface {
-	// Profile returns what Graph says of the contact; either part may be empty.
+	// Profile returns the contact's name and picture; either may be empty.
 	Profile(ctx context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error)
 }
 
 // Options configure a [Reactor]. Tokens, Graph, Publisher and Conversations are
 // required; Connect is for Run.
 type Options struct {
-	// Connect returns a connection that the reactor has for itself and closes.
+	// Connect returns a connection for the reactor, which closes it.
 	Connect func() (*nats.Conn, error)
-	// Parking keeps what is given up; nil only logs it.
+	// Parking stores events that can't be handled; if it is nil, they are only logged.
 	Parking *streams.Parking
 
 	Tokens        meta.Tokens
@@ -69,44 +69,47 @@ type Options struct {
 	Publisher     streams.Storer
 	Conversations projections.Reader
 
-	// MaxAge is how long a profile is taken for true. Pictures end after days.
+	// MaxAge is how long a profile is used before it is read again. The URLs of
+	// pictures expire after days.
 	MaxAge time.Duration
-	// MaxWait is the longest throttling that Run waits out. The contacts of a
-	// page that is throttled for longer are passed over until they next write,
-	// so that one page does not hold up the others.
+	// MaxWait is the longest rate limit that Run waits for. The contacts of a page that
+	// is throttled for longer are skipped until they write again, so that one page does
+	// not delay the others.
 	MaxWait time.Duration
 
 	Now    func() time.Time
 	Logger *slog.Logger
 }
 
-// Stats count, since the start, what was done about events.
+// Stats count what was done with events since the start.
 type Stats struct {
-	// Profiled counts events appended, Known contacts whose profile was fresh or
-	// who were asked about not long ago.
+	// Profiled counts appended events, Known counts contacts whose profile was recent
+	// or who were asked about less than a day ago.
 	Profiled, Known uint64
-	// NoProfile counts contacts of whom Graph tells nothing: no profile, no
+	// NoProfile counts contacts for whom Graph returns nothing: no profile, no
 	// consent, no permission.
 	NoProfile uint64
-	// NoToken counts events of pages without a living token.
+	// NoToken counts events of pages without a valid token.
 	NoToken uint64
-	// Gone counts contacts that the read model does not have: erased ones.
+	// Erased counts contacts that the read model does not have because they were
+	// erased.
 	Erased uint64
-	// Throttled counts times that a limit kept from asking, Passed those of them
-	// where the event was passed over.
+	// Throttled counts events for which Graph could not be asked because of a rate
+	// limit, Skipped those of them that were skipped.
 	Throttled, Skipped uint64
-	// Failed counts times that it was left for another try.
+	// Failed counts failed attempts that are repeated.
 	Failed uint64
 }
 
-// ThrottledError says that Graph may not be asked about the page's contacts now.
+// ThrottledError is returned when Graph can't be asked about the page's contacts now
+// because of a rate limit.
 type ThrottledError struct {
 	Page domain.PageID
 	// After is how long to wait.
 	After time.Duration
 }
 
-// Error names the page.
+// Error returns a text with the page and the wait.
 func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("page %s may not ask for profiles for %s", e.Page, e.After.Round(time.Second))
 }
@@ -114,11 +117,11 @@ func (e *ThrottledError) Error() string {
 // RetryAfter returns After.
 func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
 
-// Reactor asks for profiles. Make one with [New]; it is safe for concurrent use.
+// Reactor reads profiles. It is safe for concurrent use. Create it with [New].
 type Reactor struct {
 	opts Options
-	// asked has when a contact was asked about, held until when a page waits,
-	// dead until when a page is taken to have no living token.
+	// asked has when a contact was last asked about, held until when a page is
+	// throttled, dead until when a page is assumed to have no valid token.
 	asked, held, dead timeCache
 
 	mu    sync.Mutex
@@ -128,20 +131,20 @@ type Reactor struct {
 // timeCache has a time for each of the keys that were set last.
 type timeCache struct{ *lru.Cache[string, time.Time] }
 
-func newTimeCache(most int) timeCache {
-	c, _ := lru.New[string, time.Time](most) // it fails for no size alone
+func newTimeCache(size int) timeCache {
+	c, _ := lru.New[string, time.Time](size) // fails only for a size of 0
 	return timeCache{c}
 }
 
-// get returns the key's time, zero where there is none. It does not make the key
-// younger.
+// get returns the key's time, zero if there is none. It does not change which key is
+// dropped next.
 func (m timeCache) get(key string) time.Time {
 	t, _ := m.Peek(key)
 	return t
 }
 
 // New returns a reactor that does not run yet. It panics if a required option is
-// missing, which is a mistake in the wiring.
+// missing, which is a programming error.
 func New(o Options) *Reactor {
 	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil || o.Conversations == nil {
 		panic("profile: Tokens, Graph, Publisher and Conversations are required")
@@ -161,20 +164,21 @@ func (r *Reactor) count(f func(*Stats)) {
 	f(&r.stats)
 }
 
-// Run reacts to what people send from now on, until the context ends, which is
-// no error. What comes while no node runs is reacted to later.
+// Run handles the events of contacts that are stored from now on, until the context
+// ends, and then returns nil. Events that are stored while no node runs are handled
+// later.
 func (r *Reactor) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
 		Connect: r.opts.Connect, Stream: streams.Name, Durable: durable,
 		Filter:  streams.SubjectPrefix + ".*.*.received",
-		FromNow: true, // no storm over the history
+		FromNow: true, // no burst of calls for the history
 		Timeout: timeout, MaxPause: r.opts.MaxWait,
 		Pass: r.skip, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
 	}).Run(ctx)
 }
 
-// pass passes over contacts that are known: most are, and every message that
-// people send comes through here. So do those of pages that are not connected.
+// skip reports whether an event needs no work, and counts it: its contact is known, as
+// most are, or its page has no token. It is called for every message of a contact.
 func (r *Reactor) skip(e streams.Stored) bool {
 	switch {
 	case r.known(e):
@@ -187,12 +191,12 @@ func (r *Reactor) skip(e streams.Stored) bool {
 	return false
 }
 
-// bare reports whether the page had no living token a moment ago.
+// hasNoToken reports whether the page was recently found to have no valid token.
 func (r *Reactor) hasNoToken(page domain.PageID) bool {
 	return r.opts.Now().Before(r.dead.get(string(page)))
 }
 
-// known reports whether it was found out lately, or tried to, who the contact is.
+// known reports whether the contact was asked about within retryAfter.
 func (r *Reactor) known(e streams.Stored) bool {
 	t := r.asked.get(key(e))
 	return !t.IsZero() && r.opts.Now().Sub(t) < retryAfter
@@ -200,7 +204,7 @@ func (r *Reactor) known(e streams.Stored) bool {
 
 func key(e streams.Stored) string { return string(e.Page) + "|" + string(e.Contact) }
 
-// react passes over what would have to wait for too long.
+// react handles an event, but skips it if it would have to wait longer than MaxWait.
 func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 	err := r.Handle(ctx, e)
 	var throttled *ThrottledError
@@ -211,10 +215,10 @@ func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 	return err
 }
 
-// Handle asks who the contact of a received event is, unless that is known, and
-// appends the answer. Doing it again appends nothing. It fails with a
-// [ThrottledError], or where another try may do better; an answer that says
-// nothing is no failure.
+// Handle asks Graph for the profile of a received event's contact, unless it is known,
+// and appends the answer. Repeating it appends nothing. A [ThrottledError] is returned
+// because of a rate limit, another error if a later attempt may succeed. A missing
+// profile is not an error.
 func (r *Reactor) Handle(ctx context.Context, e streams.Stored) error {
 	if e.Contact == "" || e.Page == "" || e.Page == domain.NoPage || e.Data.Test ||
 		e.Type.Verb() != "received" || e.Type == domain.ChangeReceived {
@@ -267,10 +271,13 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	}
 	now := r.opts.Now().UTC()
 	_, err = r.opts.Publisher.Publish(ctx, []domain.Event{{
-		// Nodes that ask at once make one event.
-		ID:   domain.DedupID("pagestream", e.Page, string(domain.ContactProfiled), digest(e)+"|"+now.Format(time.DateOnly)),
+		// Nodes that ask concurrently store one event.
+		ID: domain.DedupID("pagestream", e.Page, string(domain.ContactProfiled),
+			digest(e)+"|"+now.Format(time.DateOnly)),
 		Type: domain.ContactProfiled, Page: e.Page, Contact: e.Contact, Time: now,
-		Data: domain.Data{App: access.App, Object: e.Data.Object, Profile: &domain.Profile{Name: name, Picture: picture}},
+		Data: domain.Data{
+			App: access.App, Object: e.Data.Object, Profile: &domain.Profile{Name: name, Picture: picture},
+		},
 	}})
 	if err != nil {
 		return fmt.Errorf("append profile: %w", err)
@@ -280,15 +287,15 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	return nil
 }
 
-// digest stands for the contact in the event's id.
+// digest returns a hash of the page and contact for the event's id.
 func digest(e streams.Stored) string {
 	sum := sha256.Sum256([]byte(key(e)))
 	return hex.EncodeToString(sum[:16])
 }
 
-// needed reports whether the contact has no profile, or an old one. The read
-// model has to have the event first: a contact that it does not know then was
-// erased, and stays so.
+// needed reports whether the contact has no profile, or an old one. It waits until the
+// read model has applied the event: a contact that is unknown then was erased, and no
+// profile is read for it.
 func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	if err := r.opts.Conversations.WaitFor(ctx, e.Seq); err != nil {
 		return false, fmt.Errorf("wait for read model: %w", err)
@@ -301,22 +308,22 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("read conversation: %w", err)
 	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
-		r.asked.Add(key(e), r.opts.Now()) // not before retryAfter need it be looked up again
+		r.asked.Add(key(e), r.opts.Now()) // no further lookup before retryAfter
 		r.count(func(s *Stats) { s.Known++ })
 		return false, nil
 	}
 	return true, nil
 }
 
-// nameless remembers that Graph told nothing.
+// noProfile remembers that Graph has no profile for the contact.
 func (r *Reactor) noProfile(key string) {
 	r.asked.Add(key, r.opts.Now())
 	r.count(func(s *Stats) { s.NoProfile++ })
 }
 
-// refused says what to do after Profile failed. That there is no profile (2018218:
-// an account by phone number), that the person has not consented (230), that a
-// permission is missing: all are answers, and asking again soon gives the same.
+// refused handles an error of Profile. No profile (2018218: an account by phone
+// number), no consent of the person (230) and a missing permission are answers:
+// asking again soon gives the same result, so they are not returned as errors.
 func (r *Reactor) refused(page domain.PageID, key string, err error) error {
 	if wait := meta.RetryAfter(err); wait > 0 {
 		r.held.Add(string(page), r.opts.Now().Add(wait))
