@@ -131,8 +131,8 @@ type Sum struct {
 type Progress struct {
 	// Platform is the platform that is being read, [Messenger] or [Instagram].
 	Platform string `json:"platform"`
-	// Reached is when the last read conversation was active; it moves from now back to
-	// the start of the gap.
+	// Reached is when the conversation that was read last was last active; it moves from
+	// now back to the start of the gap.
 	Reached time.Time `json:"reached,omitzero"`
 	Sum
 }

@@ -33,33 +33,34 @@ const (
 
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// remote is a Graph in little. Its cursors are positions by time, as Meta's are.
-type remote struct {
+// fakeGraph is a fake of Graph and of the tokens. Its cursors are positions by time,
+// as Meta's are.
+type fakeGraph struct {
 	now     time.Time
 	access  meta.Access
 	denied  error
 	lists   map[string][]graph.Conversation // by platform, Messages whole
-	nested  int                             // messages told with the list
+	nested  int                             // how many messages are nested in the list
 	perCall int
 	calls   []string
 	before  func(n int, call string) error // may fail the nth call, from 1
 }
 
-func newRemote() *remote {
-	return &remote{
+func newFakeGraph() *fakeGraph {
+	return &fakeGraph{
 		now: noon, access: meta.Access{Page: page, Token: token, App: "shop"}, nested: 2, perCall: 3,
 		lists: map[string][]graph.Conversation{},
 	}
 }
 
-func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
+func (g *fakeGraph) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
 	if g.denied != nil {
 		return meta.Access{}, fmt.Errorf("look for %s: %w", page, g.denied)
 	}
 	return g.access, nil
 }
 
-func (g *remote) call(a meta.Access, call string) error {
+func (g *fakeGraph) call(a meta.Access, call string) error {
 	g.calls = append(g.calls, call)
 	if a.App != "shop" || a.Page != page || a.Token != token {
 		return errors.New("wrong access")
@@ -70,7 +71,7 @@ func (g *remote) call(a meta.Access, call string) error {
 	return nil
 }
 
-func (g *remote) Conversations(
+func (g *fakeGraph) Conversations(
 	_ context.Context, a meta.Access, platform, after string, limit int,
 ) ([]graph.Conversation, string, error) {
 	if err := g.call(a, "conversations "+platform); err != nil {
@@ -93,7 +94,7 @@ func (g *remote) Conversations(
 	return list, next, nil
 }
 
-func (g *remote) Messages(_ context.Context, a meta.Access, conversation, after string) ([]graph.Message, string, error) {
+func (g *fakeGraph) Messages(_ context.Context, a meta.Access, conversation, after string) ([]graph.Message, string, error) {
 	if err := g.call(a, "messages "+conversation); err != nil {
 		return nil, "", fmt.Errorf("call graph: %w", err)
 	}
@@ -116,9 +117,9 @@ func part(list []graph.Message, from, n int) ([]graph.Message, string) {
 	return slices.Clone(list[from : from+n]), strconv.Itoa(from + n)
 }
 
-// talk adds a conversation whose messages were made so many minutes before noon,
-// given the newest first. Every other one is the page's.
-func (g *remote) talk(platform string, own domain.PageID, contact string, minutes ...int) {
+// addConversation adds a conversation whose messages were created the given minutes
+// before noon, the newest first. Every other message is the page's.
+func (g *fakeGraph) addConversation(platform string, own domain.PageID, contact string, minutes ...int) {
 	c := graph.Conversation{ID: "t_" + contact}
 	for i, m := range minutes {
 		one := graph.Message{
@@ -135,7 +136,7 @@ func (g *remote) talk(platform string, own domain.PageID, contact string, minute
 	g.lists[platform] = append(g.lists[platform], c)
 }
 
-func (r *rig) filler(g *remote, change ...func(*Options)) *Filler {
+func (r *fixture) filler(g *fakeGraph, change ...func(*Options)) *Filler {
 	o := Options{Tokens: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
 	for _, f := range change {
 		f(&o)
@@ -150,7 +151,7 @@ func fill(t *testing.T, f *Filler, since time.Duration) (Sum, error) {
 	return f.Run(ctx, Request{Page: page, Since: noon.Add(-since)}, nil)
 }
 
-// webhook is the delivery of a message as Meta makes it.
+// webhook returns the events of Meta's delivery of a message.
 func webhook(object string, own domain.PageID, m graph.Message) []domain.Event {
 	to := m.To[0]
 	echo := ""
@@ -162,15 +163,15 @@ func webhook(object string, own domain.PageID, m graph.Message) []domain.Event {
 	return messenger.Split([]byte(body), messenger.Options{App: "shop"}).Events
 }
 
-func TestAGapIsFilledOnce(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7001", 1, 5, 9, 12, 15, 20, 70, 80)
-	g.talk(Messenger, page, "7002", 30)
-	g.talk(Messenger, page, "7003", 40, 50, 61)
-	g.talk(Messenger, page, "7004", 60)
-	g.talk(Messenger, page, "7005", 61, 90)
-	g.talk(Messenger, page, "7006", 500)
+func TestFillingTwiceStoresOnce(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7001", 1, 5, 9, 12, 15, 20, 70, 80)
+	g.addConversation(Messenger, page, "7002", 30)
+	g.addConversation(Messenger, page, "7003", 40, 50, 61)
+	g.addConversation(Messenger, page, "7004", 60)
+	g.addConversation(Messenger, page, "7005", 61, 90)
+	g.addConversation(Messenger, page, "7006", 500)
 	// Two of them were delivered.
 	first := g.lists[Messenger][0].Messages
 	r.Publish(t, webhook("page", page, first[1])...)
@@ -181,7 +182,7 @@ func TestAGapIsFilledOnce(t *testing.T) {
 	defer cancel()
 	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-time.Hour + 900*time.Millisecond)}, func(p Progress) { steps = append(steps, p) })
 	require.NoError(t, err)
-	// A minute before the gap 7005 was active, and 7003 wrote for the last time.
+	// 7005 was active, and 7003 wrote its first message, a minute before the gap.
 	assert.Equal(t, Sum{Conversations: 4, Messages: 10, Stored: 8, Duplicates: 2}, sum)
 	require.Len(t, steps, 4)
 	assert.Equal(t, Messenger, steps[0].Platform)
@@ -219,24 +220,24 @@ func TestAGapIsFilledOnce(t *testing.T) {
 	assert.Len(t, r.All(t), 10)
 }
 
-func TestTheWalkEndsWhereTheGapBegins(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "1", 1)
+func TestReadingStopsAtTheStartOfTheGap(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "1", 1)
 	for i := range 40 {
-		g.talk(Messenger, page, fmt.Sprint(100+i), 100+i)
+		g.addConversation(Messenger, page, fmt.Sprint(100+i), 100+i)
 	}
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 1, sum.Stored)
-	// Once for the gap, and once for what became active meanwhile.
+	// The list is read once for the gap, and once for what became active meanwhile.
 	assert.Equal(t, []string{"conversations messenger", "conversations messenger"}, g.calls)
 }
 
 func TestUntil(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 10, 20, 30, 40, 50)
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 10, 20, 30, 40, 50)
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-40 * time.Minute), Until: noon.Add(-20 * time.Minute)}, nil)
@@ -245,11 +246,11 @@ func TestUntil(t *testing.T) {
 }
 
 func TestBothPlatforms(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
+	r := newFixture(t)
+	g := newFakeGraph()
 	g.access.Instagram = account
-	g.talk(Messenger, page, "7", 1)
-	g.talk(Instagram, account, "9", 2, 3)
+	g.addConversation(Messenger, page, "7", 1)
+	g.addConversation(Instagram, account, "9", 2, 3)
 	was := g.lists[Instagram][0].Messages[0]
 	r.Publish(t, webhook("instagram", account, was)...)
 	sum, err := fill(t, r.filler(g), time.Hour)
@@ -263,13 +264,13 @@ func TestBothPlatforms(t *testing.T) {
 	}
 }
 
-// A conversation that becomes active while the list is read moves to its front,
-// past the cursor.
-func TestWhatMovesMeanwhileIsNotMissed(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
+// A conversation that becomes active while the list is read moves to its front, which
+// the cursor has passed.
+func TestConversationsActiveMeanwhileAreRead(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
 	for i := range 5 {
-		g.talk(Messenger, page, fmt.Sprint(7000+i), 10+i)
+		g.addConversation(Messenger, page, fmt.Sprint(7000+i), 10+i)
 	}
 	g.before = func(n int, _ string) error {
 		if n == 2 {
@@ -283,9 +284,9 @@ func TestWhatMovesMeanwhileIsNotMissed(t *testing.T) {
 }
 
 func TestMessagesOfOneSecondKeepGraphsOrder(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 1, 1, 1)
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 1, 1, 1)
 	for i := range g.lists[Messenger][0].Messages {
 		m := &g.lists[Messenger][0].Messages[i]
 		m.ID = fmt.Sprint("m_", i)
@@ -303,14 +304,14 @@ func TestMessagesOfOneSecondKeepGraphsOrder(t *testing.T) {
 	assert.Equal(t, []string{"m_3", "m_2", "m_1", "m_0"}, mids)
 }
 
-func TestAFailureKeepsWhatWasDone(t *testing.T) {
+func TestMessagesBeforeAFailureAreKept(t *testing.T) {
 	for _, fail := range []error{
 		io.ErrUnexpectedEOF, &meta.Error{Code: 190}, &meta.Error{Code: 10}, &meta.Error{Code: 613, After: time.Hour},
 	} {
-		r := newRig(t)
-		g := newRemote()
-		g.talk(Messenger, page, "7", 1)
-		g.talk(Messenger, page, "8", 2, 3, 4, 5, 6, 7, 8)
+		r := newFixture(t)
+		g := newFakeGraph()
+		g.addConversation(Messenger, page, "7", 1)
+		g.addConversation(Messenger, page, "8", 2, 3, 4, 5, 6, 7, 8)
 		g.before = func(n int, _ string) error {
 			if n == 3 { // the second call for messages of 8
 				return fail
@@ -329,10 +330,10 @@ func TestAFailureKeepsWhatWasDone(t *testing.T) {
 	}
 }
 
-func TestARateLimitIsWaitedOut(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
+func TestRateLimitsAreWaitedFor(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
 	g.before = func(n int, _ string) error {
 		if n == 1 || n == 3 {
 			return &meta.Error{Code: 80006, After: 10 * time.Millisecond}
@@ -342,7 +343,7 @@ func TestARateLimitIsWaitedOut(t *testing.T) {
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 4, sum.Stored)
-	// Not for ever.
+	// The number of attempts is limited.
 	g.calls, g.before = nil, func(int, string) error { return &meta.Error{Code: 80006, After: time.Millisecond} }
 	_, err = fill(t, r.filler(g), time.Hour)
 	require.Error(t, err)
@@ -350,9 +351,9 @@ func TestARateLimitIsWaitedOut(t *testing.T) {
 }
 
 func TestTwoCallsASecond(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
 	began := time.Now()
 	_, err := fill(t, r.filler(g, func(o *Options) { o.PerSecond = 0 }), time.Hour)
 	require.NoError(t, err)
@@ -360,11 +361,11 @@ func TestTwoCallsASecond(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(began), 2*time.Second/DefaultPerSecond-20*time.Millisecond)
 }
 
-func TestTheErasedAreLeftOut(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
-	g.talk(Messenger, page, "8", 5)
+func TestErasedContactsAreLeftOut(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
+	g.addConversation(Messenger, page, "8", 5)
 	f := r.filler(g, func(o *Options) {
 		o.Erased = func(p domain.PageID, c domain.ContactID) (time.Time, bool, error) {
 			return noon.Add(-2 * time.Minute), p == page && c == "7", nil
@@ -375,10 +376,10 @@ func TestTheErasedAreLeftOut(t *testing.T) {
 	assert.Equal(t, Sum{Conversations: 2, Messages: 5, Stored: 2, Erased: 3}, sum)
 }
 
-func TestOddMessages(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4, 5, 6)
+func TestUnusableMessages(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4, 5, 6)
 	list := g.lists[Messenger][0].Messages
 	list[0].ID = ""
 	list[1].Created = time.Time{}
@@ -391,12 +392,12 @@ func TestOddMessages(t *testing.T) {
 	assert.Equal(t, Sum{Conversations: 1, Messages: 6, Stored: 1, Unusable: 5}, sum)
 }
 
-// Graph does not tell the old messages of some conversations.
-func TestAConversationThatIsNotToldIsCounted(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
-	g.talk(Messenger, page, "8", 5)
+// Graph does not return the old messages of some conversations.
+func TestUnreadableConversationsAreCounted(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
+	g.addConversation(Messenger, page, "8", 5)
 	g.before = func(_ int, call string) error {
 		if call == "messages t_7" {
 			return &meta.Error{Code: 100}
@@ -415,19 +416,19 @@ func TestAConversationThatIsNotToldIsCounted(t *testing.T) {
 }
 
 func TestConversationsWithoutNestedMessages(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
+	r := newFixture(t)
+	g := newFakeGraph()
 	g.nested = 0
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
 	sum, err := fill(t, r.filler(g), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 4, sum.Stored)
 }
 
 func TestContent(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1)
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1)
 	m := &g.lists[Messenger][0].Messages[0]
 	m.Text, m.Sticker, m.ReplyTo, m.Unsupported = "", "https://s.example/1.png", "m_0", true
 	m.Attachments = []graph.Attachment{
@@ -448,9 +449,9 @@ func TestContent(t *testing.T) {
 	assert.True(t, json.Valid(got.Raw), "the item stands in for what can't be kept")
 }
 
-// Property: the event of a message is the event of its delivery but for what
-// Graph does not tell.
-func TestTheEventIsTheDeliverys(t *testing.T) {
+// Property: the event of a message equals the event of its delivery, except for what
+// Graph does not return.
+func TestEventEqualsTheDeliveredOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		own, object, platform := page, "page", Messenger
 		if rapid.Bool().Draw(t, "instagram") {
@@ -474,7 +475,7 @@ func TestTheEventIsTheDeliverys(t *testing.T) {
 			object, own, m.From, m.To[0], m.Created.UnixMilli(), echo, m.ID, text)
 		want := messenger.Split([]byte(body), messenger.Options{App: "shop", Source: "backfill"}).Events[0]
 		w := &walk{
-			Filler:  New(Options{Tokens: newRemote(), Graph: newRemote(), Publisher: nothing{}}),
+			Filler:  New(Options{Tokens: newFakeGraph(), Graph: newFakeGraph(), Publisher: nothing{}}),
 			Request: Request{Page: page}, access: meta.Access{App: "shop"},
 		}
 		got, ok, err := w.event(m, platform, own)
@@ -490,7 +491,7 @@ type nothing struct{}
 
 func (nothing) Publish(context.Context, []domain.Event) ([]streams.Receipt, error) { return nil, nil }
 
-// busy is a stream with too much waiting, for so many calls.
+// busy is a stream that is overloaded for a number of calls.
 type busy struct {
 	*streams.Publisher
 	left int
@@ -503,33 +504,33 @@ func (b *busy) Publish(ctx context.Context, events []domain.Event) ([]streams.Re
 	return b.Publisher.Publish(ctx, events)
 }
 
-func TestDeliveriesGoFirst(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1)
+func TestOverloadPausesTheRun(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1)
 	sum, err := fill(t, r.filler(g, func(o *Options) { o.Publisher = &busy{r.Publisher, 1} }), time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 1, sum.Stored)
 }
 
 func TestLongConversationsAreStoredInParts(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
+	r := newFixture(t)
+	g := newFakeGraph()
 	g.perCall = 1000
 	minutes := make([]int, maxMessages+2500)
 	for i := range minutes {
 		minutes[i] = i + 1
 	}
-	g.talk(Messenger, page, "7", minutes...)
+	g.addConversation(Messenger, page, "7", minutes...)
 	sum, err := fill(t, r.filler(g), 24*time.Hour*30)
 	require.NoError(t, err)
 	assert.Equal(t, len(minutes), sum.Stored)
 }
 
-func TestOneRunAPage(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1)
+func TestOneRunPerPage(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1)
 	f := r.filler(g)
 	var second error
 	g.before = func(int, string) error {
@@ -544,10 +545,10 @@ func TestOneRunAPage(t *testing.T) {
 	assert.NoError(t, err, "and then another")
 }
 
-func TestTheContextEndsIt(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
-	g.talk(Messenger, page, "7", 1, 2, 3, 4)
+func TestContextEndsTheRun(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	g.before = func(n int, _ string) error {
@@ -558,9 +559,9 @@ func TestTheContextEndsIt(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func TestRequestsThatAreNot(t *testing.T) {
-	r := newRig(t)
-	g := newRemote()
+func TestInvalidRequests(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
 	for name, request := range map[string]Request{
 		"no page":  {Since: noon},
 		"no start": {Page: page},

@@ -26,10 +26,10 @@ import (
 
 const (
 	secret = "a-secret-of-the-app"
-	admin  = "102030405060708090" // more digits than a float holds
+	admin  = "102030405060708090" // more digits than a float can represent
 )
 
-// sign makes a signed_request in one alphabet.
+// sign returns a signed_request in one base64 alphabet.
 func sign(e *base64.Encoding, secret, payload string) string {
 	body := e.EncodeToString([]byte(payload))
 	m := hmac.New(sha256.New, []byte(secret))
@@ -116,13 +116,13 @@ func FuzzParseSignedRequest(f *testing.F) {
 	})
 }
 
-// ends records who was disconnected.
-type ends struct {
+// fakeDisconnector stores the arguments of DisconnectAdmin.
+type fakeDisconnector struct {
 	got [][3]string
 	err error
 }
 
-func (e *ends) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
+func (e *fakeDisconnector) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		return nil, errors.New("it may wait for ever")
 	}
@@ -130,7 +130,7 @@ func (e *ends) DisconnectAdmin(ctx context.Context, app, admin, reason string) (
 	return make([]meta.Outcome, 2), e.err
 }
 
-func serve(t *testing.T, e *ends, key string) string {
+func serve(t *testing.T, e *fakeDisconnector, key string) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	callbacks.New(callbacks.Options{
@@ -154,7 +154,7 @@ func post(t *testing.T, to, signed string) (int, string, http.Header) {
 }
 
 func TestDeauthorize(t *testing.T) {
-	var e ends
+	var e fakeDisconnector
 	base := serve(t, &e, "key")
 	for _, path := range []string{"/meta/deauthorize", "/meta/deauthorize/two", "/meta/deauthorize"} { // Meta may repeat it
 		code, body, _ := post(t, base+path, sign(base64.URLEncoding, secret, payload))
@@ -189,9 +189,9 @@ func TestDeauthorize(t *testing.T) {
 }
 
 func TestDataDeletion(t *testing.T) {
-	var e ends
+	var e fakeDisconnector
 	base := serve(t, &e, "key")
-	// As a form that was not escaped: "+" comes as a space.
+	// In a form that was not escaped, "+" is decoded as a space.
 	signed := sign(base64.StdEncoding, "older", payload)
 	r, err := http.Post(base+"/meta/data-deletion", "application/x-www-form-urlencoded",
 		strings.NewReader("signed_request="+strings.ReplaceAll(signed, "=", "%3D")))
@@ -219,7 +219,7 @@ func TestDataDeletion(t *testing.T) {
 		assert.Contains(t, r.Header.Get("Content-Security-Policy"), "default-src 'none'")
 		return r.StatusCode, string(b)
 	}
-	for _, base := range []string{base, serve(t, &e, "key")} { // and after a restart
+	for _, base := range []string{base, serve(t, &e, "key")} { // the second one as after a restart
 		code, body := page(base, path)
 		assert.Equal(t, http.StatusOK, code)
 		assert.Contains(t, body, out.Code)

@@ -51,16 +51,16 @@ func (m *model) WaitFor(_ context.Context, seq uint64) error {
 
 type answer = func() (meta.TokenReport, meta.Outcome, error)
 
-// world is a Graph, the verbs on pages and the read models in little. The verbs put
-// on record what package connect would.
-type world struct {
+// fixture is a fake of Graph, package connect and the read models. Its Verbs store the
+// events that connect would store.
+type fixture struct {
 	t           *testing.T
 	pages, subs *model
 
 	mu  sync.Mutex
 	now time.Time
 	seq uint64
-	// answer is what Graph says of a page, healthy where there is none.
+	// answer is Graph's answer for a page; a page without one is healthy.
 	answer    map[domain.PageID]answer
 	checked   []domain.PageID
 	appFields []string
@@ -69,161 +69,161 @@ type world struct {
 	*doctor.Doctor
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t, now: start, appFields: wanted, answer: map[domain.PageID]answer{}}
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{t: t, now: start, appFields: wanted, answer: map[domain.PageID]answer{}}
 	open := func(p projections.Projection) *model {
 		st, err := store.Open(filepath.Join(t.TempDir(), p.Name()+".db"), store.Options{NoSync: true})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, st.Close()) })
 		return &model{Store: st, Projection: p}
 	}
-	w.pages, w.subs = open(pages.New()), open(subscriptions.New())
-	w.Doctor = doctor.New(doctor.Options{
-		Pages: w.pages, Subscriptions: w.subs, Verbs: w,
-		Head: func(context.Context) (uint64, error) { return w.seq, nil },
+	f.pages, f.subs = open(pages.New()), open(subscriptions.New())
+	f.Doctor = doctor.New(doctor.Options{
+		Pages: f.pages, Subscriptions: f.subs, Verbs: f,
+		Head: func(context.Context) (uint64, error) { return f.seq, nil },
 		Loop: func(domain.PageID) (meta.Loop, bool) { return meta.Loop{}, false }, AllSilent: func() bool { return false },
 		Recent: func(time.Time) meta.Recent { return meta.Recent{} }, Refused: func() []string { return nil },
 		Apps: []doctor.App{{Name: "main", VerifyToken: verifyToken}},
 		AppSubscriptions: func(context.Context, string) ([]graph.AppSubscription, bool, error) {
-			return []graph.AppSubscription{{Object: "instagram"}, {Object: "page", Fields: w.appFields}}, true, w.appErr
+			return []graph.AppSubscription{{Object: "instagram"}, {Object: "page", Fields: f.appFields}}, true, f.appErr
 		},
-		BaseURL: func() string { return w.base }, Now: func() time.Time { return w.now },
+		BaseURL: func() string { return f.base }, Now: func() time.Time { return f.now },
 	})
-	return w
+	return f
 }
 
-// say stores an event.
-func (w *world) say(page domain.PageID, t domain.Type, d domain.Data) uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.seq++
+// store stores an event and returns its sequence.
+func (f *fixture) store(page domain.PageID, t domain.Type, d domain.Data) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seq++
 	d.App = "main"
-	e := domain.Event{ID: fmt.Sprintf("%s-%d", page, w.seq), Type: t, Page: page, Time: w.now, Data: d}
-	for _, m := range []*model{w.pages, w.subs} {
-		require.NoError(w.t, m.Update(func(tx *store.Tx) error {
-			return m.Apply(tx, streams.Stored{Event: e, Seq: w.seq, At: w.now})
+	e := domain.Event{ID: fmt.Sprintf("%s-%d", page, f.seq), Type: t, Page: page, Time: f.now, Data: d}
+	for _, m := range []*model{f.pages, f.subs} {
+		require.NoError(f.t, m.Update(func(tx *store.Tx) error {
+			return m.Apply(tx, streams.Stored{Event: e, Seq: f.seq, At: f.now})
 		}))
 	}
-	return w.seq
+	return f.seq
 }
 
-func (w *world) message(page domain.PageID) {
-	w.say(page, domain.MessageReceived, domain.Data{})
+func (f *fixture) message(page domain.PageID) {
+	f.store(page, domain.MessageReceived, domain.Data{})
 }
 
-// connect connects and subscribes a page, which then brings a message.
-func (w *world) connect(page domain.PageID) {
-	w.say(page, domain.PageConnected, domain.Data{Connection: &domain.Connection{
+// connect connects and subscribes a page and stores a message of it.
+func (f *fixture) connect(page domain.PageID) {
+	f.store(page, domain.PageConnected, domain.Data{Connection: &domain.Connection{
 		ConnectionID: "c", Name: "Page " + string(page), App: "main", SealedToken: "sealed", Fields: wanted,
 	}})
-	w.subscription(page, domain.SubscriptionConfirmed, wanted)
-	w.message(page)
+	f.subscription(page, domain.SubscriptionConfirmed, wanted)
+	f.message(page)
 }
 
-func (w *world) subscription(page domain.PageID, t domain.Type, actual []string) uint64 {
-	return w.say(page, t, domain.Data{Subscription: &domain.Subscription{App: "main", Wanted: wanted, Actual: actual}})
+func (f *fixture) subscription(page domain.PageID, t domain.Type, actual []string) uint64 {
+	return f.store(page, t, domain.Data{Subscription: &domain.Subscription{App: "main", Wanted: wanted, Actual: actual}})
 }
 
-// ask returns what Graph says of the page.
-func (w *world) ask(page domain.PageID) (meta.TokenReport, meta.Outcome, error) {
-	w.mu.Lock()
-	answer := w.answer[page]
-	w.mu.Unlock()
+// ask returns Graph's answer for the page.
+func (f *fixture) ask(page domain.PageID) (meta.TokenReport, meta.Outcome, error) {
+	f.mu.Lock()
+	answer := f.answer[page]
+	f.mu.Unlock()
 	if answer == nil {
 		return valid, meta.Outcome{State: subscriptions.Confirmed, Wanted: wanted, Actual: wanted}, nil
 	}
 	return answer()
 }
 
-func (w *world) Check(_ context.Context, page domain.PageID) (meta.Outcome, error) {
-	_, o, err := w.ask(page)
+func (f *fixture) Check(_ context.Context, page domain.PageID) (meta.Outcome, error) {
+	_, o, err := f.ask(page)
 	if o.State == subscriptions.Drifted {
-		o.Seq = w.subscription(page, domain.SubscriptionDrifted, o.Actual)
+		o.Seq = f.subscription(page, domain.SubscriptionDrifted, o.Actual)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.checked = append(w.checked, page)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked = append(f.checked, page)
 	return o, err
 }
 
-func (w *world) Probe(_ context.Context, page domain.PageID) (meta.TokenReport, error) {
-	report, _, err := w.ask(page)
+func (f *fixture) Probe(_ context.Context, page domain.PageID) (meta.TokenReport, error) {
+	report, _, err := f.ask(page)
 	if report.State == meta.TokenInvalid || report.State == meta.TokenDeselected {
-		report.Seq = w.say(page, domain.PageTokenInvalidated, domain.Data{Connection: &domain.Connection{
+		report.Seq = f.store(page, domain.PageTokenInvalidated, domain.Data{Connection: &domain.Connection{
 			ConnectionID: "c", Code: report.Code, Subcode: report.Subcode, Reason: report.Reason,
 		}})
 	}
 	return report, err
 }
 
-// says lets Graph give one answer.
-func (w *world) says(page domain.PageID, token meta.TokenReport, o meta.Outcome, err error) {
-	w.answer[page] = func() (meta.TokenReport, meta.Outcome, error) { return token, o, err }
+// answerWith sets Graph's answer for the page.
+func (f *fixture) answerWith(page domain.PageID, token meta.TokenReport, o meta.Outcome, err error) {
+	f.answer[page] = func() (meta.TokenReport, meta.Outcome, error) { return token, o, err }
 }
 
-func (w *world) row(page domain.PageID) pages.Page {
-	p, err := pages.Get(w.pages, page)
-	require.NoError(w.t, err)
+func (f *fixture) row(page domain.PageID) pages.Page {
+	p, err := pages.Get(f.pages, page)
+	require.NoError(f.t, err)
 	return p
 }
 
-// onRecord judges a page without asking Graph.
-func (w *world) onRecord(page domain.PageID) meta.Judgement {
-	sub, err := subscriptions.Get(w.subs, page, "main")
+// judgeWithoutGraph judges a page without asking Graph.
+func (f *fixture) judgeWithoutGraph(page domain.PageID) meta.Judgement {
+	sub, err := subscriptions.Get(f.subs, page, "main")
 	if err != nil {
-		return w.Judging()(w.row(page), nil)
+		return f.Judging()(f.row(page), nil)
 	}
-	return w.Judging()(w.row(page), &sub)
+	return f.Judging()(f.row(page), &sub)
 }
 
 func TestExamine(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	for i := range 6 {
-		w.connect(domain.PageID(fmt.Sprint(1 + i)))
+		f.connect(domain.PageID(fmt.Sprint(1 + i)))
 	}
-	w.says("2", valid, meta.Outcome{State: subscriptions.Drifted, Actual: wanted[1:], Missing: wanted[:1]}, nil)
-	w.says("3", meta.TokenReport{State: meta.TokenInvalid, Code: 102, Reason: "102/0: Session key invalid"},
+	f.answerWith("2", valid, meta.Outcome{State: subscriptions.Drifted, Actual: wanted[1:], Missing: wanted[:1]}, nil)
+	f.answerWith("3", meta.TokenReport{State: meta.TokenInvalid, Code: 102, Reason: "102/0: Session key invalid"},
 		meta.Outcome{State: subscriptions.Failed, Code: 102, Reason: "Session key invalid"}, nil)
-	w.says("4", meta.TokenReport{State: meta.TokenUnknown},
+	f.answerWith("4", meta.TokenReport{State: meta.TokenUnknown},
 		meta.Outcome{State: subscriptions.Failed}, errors.New("connection refused"))
-	w.says("5", meta.TokenReport{State: meta.TokenDeselected, Reason: meta.DeselectedPrefix + "not among them"},
+	f.answerWith("5", meta.TokenReport{State: meta.TokenDeselected, Reason: meta.DeselectedPrefix + "not among them"},
 		meta.Outcome{State: subscriptions.Failed, Code: 10, Reason: "no permission"}, nil)
-	w.says("6", valid, meta.Outcome{State: subscriptions.Drifted, Missing: wanted}, nil)
-	w.connect("7")
-	w.say("7", domain.PageDisconnected, domain.Data{Connection: &domain.Connection{ConnectionID: "c"}})
-	w.message("8")
-	w.connect("9")
-	w.say("9", domain.PageDisconnected, domain.Data{Connection: &domain.Connection{ConnectionID: "c"}})
-	w.now = w.now.Add(2 * meta.DisconnectGrace)
-	w.message("9")
+	f.answerWith("6", valid, meta.Outcome{State: subscriptions.Drifted, Missing: wanted}, nil)
+	f.connect("7")
+	f.store("7", domain.PageDisconnected, domain.Data{Connection: &domain.Connection{ConnectionID: "c"}})
+	f.message("8")
+	f.connect("9")
+	f.store("9", domain.PageDisconnected, domain.Data{Connection: &domain.Connection{ConnectionID: "c"}})
+	f.now = f.now.Add(2 * meta.DisconnectGrace)
+	f.message("9")
 
 	want := map[domain.PageID]meta.State{
 		"1": meta.StateHealthy, "2": meta.StateFieldsDrifted, "3": meta.StateTokenDead, "4": meta.StateGraphUnreachable,
 		"5": meta.StateDeselected, "6": meta.StateUnsubscribedByOthers, "8": meta.StateNotConnected,
 		"9": meta.StateNotConnected,
 	}
-	r, err := w.Examine(t.Context(), nil)
+	r, err := f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	assert.True(t, r.Wrong)
-	assert.Equal(t, w.now, r.At)
+	assert.Equal(t, f.now, r.At)
 	assert.Empty(t, r.Install)
 	assert.Len(t, r.Pages, len(want), "each that is connected, and each that sends without being so")
 	for _, p := range r.Pages {
 		assert.Equal(t, want[p.Page], p.State, p.Page)
-		assert.Equal(t, w.row(p.Page).Name, p.Name)
+		assert.Equal(t, f.row(p.Page).Name, p.Name)
 		if p.State == meta.StateGraphUnreachable {
-			continue // it is on no record
+			continue // it is not recorded
 		}
-		assert.Equal(t, p.Judgement, w.onRecord(p.Page), "page %s: the record says the same afterwards", p.Page)
+		assert.Equal(t, p.Judgement, f.judgeWithoutGraph(p.Page), "page %s: the record says the same afterwards", p.Page)
 	}
-	slices.Sort(w.checked)
-	assert.Equal(t, []domain.PageID{"1", "2", "3", "4", "5", "6"}, w.checked, "there is nothing to ask about the others")
-	for _, m := range []*model{w.pages, w.subs} {
-		assert.Equal(t, w.seq, m.waited.Load(), "what was put on record is read before the page is judged")
+	slices.Sort(f.checked)
+	assert.Equal(t, []domain.PageID{"1", "2", "3", "4", "5", "6"}, f.checked, "there is nothing to ask about the others")
+	for _, m := range []*model{f.pages, f.subs} {
+		assert.Equal(t, f.seq, m.waited.Load(), "what was put on record is read before the page is judged")
 	}
 
-	// In the order that was asked for.
-	r, err = w.Examine(t.Context(), []domain.PageID{"7", "1"})
+	// The pages are in the order of the ids.
+	r, err = f.Examine(t.Context(), []domain.PageID{"7", "1"})
 	require.NoError(t, err)
 	assert.False(t, r.Wrong)
 	require.Len(t, r.Pages, 2)
@@ -242,30 +242,30 @@ func TestExamine(t *testing.T) {
 }
 
 func TestUnknownPage(t *testing.T) {
-	w := newWorld(t)
-	w.connect("1")
-	_, err := w.Examine(t.Context(), []domain.PageID{"1", "5"})
+	f := newFixture(t)
+	f.connect("1")
+	_, err := f.Examine(t.Context(), []domain.PageID{"1", "5"})
 	require.ErrorIs(t, err, doctor.ErrUnknownPage)
 	assert.ErrorContains(t, err, "nothing is known of page 5")
-	assert.Empty(t, w.checked)
+	assert.Empty(t, f.checked)
 
 	ctx, cancel := context.WithCancel(t.Context())
-	w.answer["1"] = func() (meta.TokenReport, meta.Outcome, error) {
+	f.answer["1"] = func() (meta.TokenReport, meta.Outcome, error) {
 		cancel()
 		return meta.TokenReport{}, meta.Outcome{}, ctx.Err()
 	}
-	_, err = w.Examine(ctx, nil)
+	_, err = f.Examine(ctx, nil)
 	assert.ErrorIs(t, err, context.Canceled, "a caller who has gone gets no report")
 }
 
-// TestPagesAtOnce: Graph is asked about a few pages at a time.
-func TestPagesAtOnce(t *testing.T) {
-	w := newWorld(t)
+// Graph is asked about a few pages at a time.
+func TestPagesAreAskedInParallel(t *testing.T) {
+	f := newFixture(t)
 	var at, most atomic.Int64
 	for i := range 12 {
 		page := domain.PageID(fmt.Sprint(100 + i))
-		w.connect(page)
-		w.answer[page] = func() (meta.TokenReport, meta.Outcome, error) {
+		f.connect(page)
+		f.answer[page] = func() (meta.TokenReport, meta.Outcome, error) {
 			n := at.Add(1)
 			defer at.Add(-1)
 			for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
@@ -274,39 +274,39 @@ func TestPagesAtOnce(t *testing.T) {
 			return valid, meta.Outcome{State: subscriptions.Confirmed}, nil
 		}
 	}
-	r, err := w.Examine(t.Context(), nil)
+	r, err := f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	assert.Len(t, r.Pages, 12)
 	assert.LessOrEqual(t, most.Load(), int64(4))
 }
 
-// TestAppsAreRemembered: for an hour all know what an examination found of the apps.
-func TestAppsAreRemembered(t *testing.T) {
-	w := newWorld(t)
-	w.base = "http://127.0.0.1:1"
-	w.connect("1")
-	w.says("1", valid, meta.Outcome{State: subscriptions.Drifted, Missing: wanted}, nil)
-	assert.Empty(t, w.Install().Apps)
-	r, err := w.Examine(t.Context(), nil)
+// Install has what an examination found about the apps for an hour.
+func TestAppFactsAreKeptForAnHour(t *testing.T) {
+	f := newFixture(t)
+	f.base = "http://127.0.0.1:1"
+	f.connect("1")
+	f.answerWith("1", valid, meta.Outcome{State: subscriptions.Drifted, Missing: wanted}, nil)
+	assert.Empty(t, f.Install().Apps)
+	r, err := f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, r.Install, 1)
 	assert.Equal(t, meta.StateEndpointUnreachable, r.Install[0].Cause)
 	assert.Equal(t, meta.StateUnsubscribedByMeta, r.Pages[0].State)
 	assert.Equal(t, meta.StateEndpointUnreachable, r.Pages[0].Findings[0].Because)
-	w.now = w.now.Add(time.Hour - time.Second)
-	assert.Equal(t, meta.StateUnsubscribedByMeta, w.onRecord("1").State)
-	w.now = w.now.Add(time.Second)
-	assert.Equal(t, meta.StateUnsubscribedByOthers, w.onRecord("1").State)
+	f.now = f.now.Add(time.Hour - time.Second)
+	assert.Equal(t, meta.StateUnsubscribedByMeta, f.judgeWithoutGraph("1").State)
+	f.now = f.now.Add(time.Second)
+	assert.Equal(t, meta.StateUnsubscribedByOthers, f.judgeWithoutGraph("1").State)
 
-	// What the app itself lacks, or why that is not known.
-	w.answer, w.base, w.appFields = nil, "", []string{"messages"}
-	w.subscription("1", domain.SubscriptionConfirmed, wanted)
-	r, err = w.Examine(t.Context(), nil)
+	// The app's own fields are judged, if they are known.
+	f.answer, f.base, f.appFields = nil, "", []string{"messages"}
+	f.subscription("1", domain.SubscriptionConfirmed, wanted)
+	r, err = f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	assert.Equal(t, meta.StateAppFieldMissing, r.Pages[0].State)
-	assert.Equal(t, r.Pages[0].Judgement, w.onRecord("1"))
-	w.appErr = errors.New("no answer")
-	r, err = w.Examine(t.Context(), nil)
+	assert.Equal(t, r.Pages[0].Judgement, f.judgeWithoutGraph("1"))
+	f.appErr = errors.New("no answer")
+	r, err = f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	assert.NotEqual(t, meta.StateAppFieldMissing, r.Pages[0].State)
 }

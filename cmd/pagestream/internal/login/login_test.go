@@ -28,8 +28,8 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// flow is Meta and what connects, with what they were asked.
-type flow struct {
+// fakeFlow is a login.Flow that stores its arguments.
+type fakeFlow struct {
 	consent    meta.Consent
 	err        error
 	codes      []string
@@ -38,12 +38,12 @@ type flow struct {
 	fields     []string
 	connectErr error
 	slow       time.Duration
-	// halfway holds the second page up.
-	halfway chan struct{}
+	// secondPage blocks the second page until it is closed.
+	secondPage chan struct{}
 }
 
-// work takes as long as it is set to, if it may.
-func (f *flow) work(ctx context.Context) error {
+// work takes as long as slow, unless the context ends.
+func (f *fakeFlow) work(ctx context.Context) error {
 	if f.slow == 0 {
 		return nil
 	}
@@ -55,14 +55,14 @@ func (f *flow) work(ctx context.Context) error {
 	}
 }
 
-func (f *flow) LoginURL(app, redirect, state string) (string, error) {
+func (f *fakeFlow) LoginURL(app, redirect, state string) (string, error) {
 	if app == "none" {
 		return "", errors.New("no such app is configured")
 	}
 	return "https://meta.example/dialog?" + url.Values{"redirect_uri": {redirect}, "state": {state}}.Encode(), nil
 }
 
-func (f *flow) ConsentByCode(ctx context.Context, _, redirect, code string) (meta.Consent, error) {
+func (f *fakeFlow) ConsentByCode(ctx context.Context, _, redirect, code string) (meta.Consent, error) {
 	if err := f.work(ctx); err != nil {
 		return meta.Consent{}, err
 	}
@@ -70,7 +70,7 @@ func (f *flow) ConsentByCode(ctx context.Context, _, redirect, code string) (met
 	return f.consent, f.err
 }
 
-func (f *flow) Apply(
+func (f *fakeFlow) Apply(
 	ctx context.Context, c meta.Consent, choice meta.Choice, progress func(meta.Outcome),
 ) (outs []meta.Outcome, err error) {
 	if err := f.work(ctx); err != nil {
@@ -84,9 +84,9 @@ func (f *flow) Apply(
 		}
 		o := meta.Outcome{Page: p, Name: c.Pages[at].Name, State: subscriptions.Confirmed}
 		if i == 1 {
-			if f.halfway != nil {
+			if f.secondPage != nil {
 				select {
-				case <-f.halfway:
+				case <-f.secondPage:
 				case <-ctx.Done():
 					return outs, ctx.Err()
 				}
@@ -99,21 +99,21 @@ func (f *flow) Apply(
 	return outs, f.connectErr
 }
 
-// site is the handler, a browser and the log.
-type site struct {
+// fixture has a handler with its server, a browser and the log.
+type fixture struct {
 	t    *testing.T
-	flow *flow
+	flow *fakeFlow
 	*login.Handler
-	srv     *httptest.Server
-	browser *http.Client
-	now     time.Time
-	back    string
-	log     bytes.Buffer
+	srv       *httptest.Server
+	browser   *http.Client
+	now       time.Time
+	returnURL string
+	log       bytes.Buffer
 }
 
-func open(t *testing.T, change ...func(*login.Options)) *site {
+func newFixture(t *testing.T, change ...func(*login.Options)) *fixture {
 	t.Helper()
-	s := &site{t: t, now: time.Unix(1790000000, 0), flow: &flow{consent: meta.Consent{
+	s := &fixture{t: t, now: time.Unix(1790000000, 0), flow: &fakeFlow{consent: meta.Consent{
 		Admin: "901",
 		Pages: []meta.ConsentPage{
 			{Page: "1", Name: "Bakery <b>", Standing: meta.StandingNew},
@@ -125,7 +125,7 @@ func open(t *testing.T, change ...func(*login.Options)) *site {
 	}}}
 	mux := http.NewServeMux()
 	s.srv = httptest.NewUnstartedServer(mux)
-	s.srv.Config.ReadTimeout, s.srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond // a webhook's
+	s.srv.Config.ReadTimeout, s.srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond // as for webhooks
 	s.srv.Start()
 	t.Cleanup(s.srv.Close)
 	o := login.Options{BaseURL: s.srv.URL, Flow: s.flow, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))}
@@ -146,14 +146,14 @@ func newBrowser(t *testing.T) *http.Client {
 	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-func (s *site) get(b *http.Client, target string) (int, string, http.Header) {
+func (s *fixture) get(b *http.Client, target string) (int, string, http.Header) {
 	s.t.Helper()
 	resp, err := b.Get(target)
 	require.NoError(s.t, err)
 	return s.read(resp)
 }
 
-func (s *site) read(resp *http.Response) (int, string, http.Header) {
+func (s *fixture) read(resp *http.Response) (int, string, http.Header) {
 	s.t.Helper()
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -164,15 +164,15 @@ func (s *site) read(resp *http.Response) (int, string, http.Header) {
 }
 
 // begin opens an invitation in a browser and returns the state at Meta.
-func (s *site) begin(b *http.Client) string {
+func (s *fixture) begin(b *http.Client) string {
 	s.t.Helper()
-	link, _, err := s.Invite("", "acme", s.back, []string{"messages"})
+	link, _, err := s.Invite("", "acme", s.returnURL, []string{"messages"})
 	require.NoError(s.t, err)
 	return s.open(b, link)
 }
 
 // open opens a link in a browser and returns the state at Meta.
-func (s *site) open(b *http.Client, link string) string {
+func (s *fixture) open(b *http.Client, link string) string {
 	s.t.Helper()
 	status, _, head := s.get(b, link)
 	require.Equal(s.t, http.StatusFound, status)
@@ -182,7 +182,7 @@ func (s *site) open(b *http.Client, link string) string {
 	return to.Query().Get("state")
 }
 
-func (s *site) callback(b *http.Client, q url.Values) (int, string) {
+func (s *fixture) callback(b *http.Client, q url.Values) (int, string) {
 	s.t.Helper()
 	status, body, _ := s.get(b, s.srv.URL+"/oauth/callback?"+q.Encode())
 	return status, body
@@ -190,7 +190,7 @@ func (s *site) callback(b *http.Client, q url.Values) (int, string) {
 
 var csrf = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
-func (s *site) choose(b *http.Client, form url.Values) (int, string) {
+func (s *fixture) choose(b *http.Client, form url.Values) (int, string) {
 	s.t.Helper()
 	resp, err := b.PostForm(s.srv.URL+"/oauth/callback", form)
 	require.NoError(s.t, err)
@@ -202,7 +202,7 @@ func (s *site) choose(b *http.Client, form url.Values) (int, string) {
 }
 
 func TestFlow(t *testing.T) {
-	s := open(t)
+	s := newFixture(t)
 	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"the-code"}})
 	require.Equal(t, http.StatusOK, status)
 	assert.Equal(t, []string{"the-code " + s.srv.URL + "/oauth/callback"}, s.flow.codes)
@@ -217,7 +217,7 @@ func TestFlow(t *testing.T) {
 	m := csrf.FindStringSubmatch(body)
 	require.NotNil(t, m)
 
-	// A choice of nothing can be made again, one with a wrong guard never.
+	// An empty choice can be repeated; one with a wrong CSRF token is refused.
 	status, _ = s.choose(s.browser, url.Values{"csrf": {m[1]}})
 	assert.Equal(t, http.StatusBadRequest, status)
 	status, _ = s.choose(s.browser, url.Values{"csrf": {"x"}, "page": {"1"}})
@@ -239,8 +239,8 @@ func TestFlow(t *testing.T) {
 	assert.NotContains(t, s.log.String(), "the-code")
 }
 
-func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
-	s := open(t)
+func TestLoginNeedsAnInvitation(t *testing.T) {
+	s := newFixture(t)
 	status, body, _ := s.get(s.browser, s.srv.URL+"/oauth/start")
 	assert.Equal(t, http.StatusForbidden, status)
 	assert.Contains(t, body, "pagestream pages login")
@@ -248,7 +248,7 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	link, expires, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, s.now.Add(time.Hour), expires)
-	// What a chat opens to show it, and who thinks again, leave it as it is.
+	// Opening the link, as for a preview in a chat, does not use it up.
 	status, _, _ = s.get(newBrowser(t), link)
 	assert.Equal(t, http.StatusFound, status)
 	status, body = s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "error": {"access_denied"}})
@@ -279,38 +279,38 @@ func TestNobodyGetsInWithoutAnInvitation(t *testing.T) {
 	assert.Equal(t, http.StatusBadRequest, status)
 	assert.Contains(t, body, "no such app")
 
-	s = open(t, func(o *login.Options) { o.Open = true })
+	s = newFixture(t, func(o *login.Options) { o.Open = true })
 	status, _, head := s.get(s.browser, s.srv.URL+"/oauth/start")
 	assert.Equal(t, http.StatusFound, status)
 	assert.Contains(t, head.Get("Set-Cookie"), "HttpOnly")
 	assert.Contains(t, head.Get("Set-Cookie"), "SameSite=Lax")
 
-	s = open(t, func(o *login.Options) { o.BaseURL = "" })
+	s = newFixture(t, func(o *login.Options) { o.BaseURL = "" })
 	_, _, err = s.Invite("", "", "", nil)
 	require.ErrorIs(t, err, login.ErrNoBaseURL)
 }
 
 func TestState(t *testing.T) {
-	for name, c := range map[string]func(s *site, state string) (*http.Client, string){
-		"another state":   func(s *site, _ string) (*http.Client, string) { return s.browser, "x" },
-		"no state":        func(s *site, _ string) (*http.Client, string) { return s.browser, "" },
-		"another browser": func(s *site, state string) (*http.Client, string) { return newBrowser(s.t), state },
-		"after ten minutes": func(s *site, state string) (*http.Client, string) {
+	for name, c := range map[string]func(s *fixture, state string) (*http.Client, string){
+		"another state":   func(s *fixture, _ string) (*http.Client, string) { return s.browser, "x" },
+		"no state":        func(s *fixture, _ string) (*http.Client, string) { return s.browser, "" },
+		"another browser": func(s *fixture, state string) (*http.Client, string) { return newBrowser(s.t), state },
+		"after ten minutes": func(s *fixture, state string) (*http.Client, string) {
 			s.now = s.now.Add(10 * time.Minute)
 			return s.browser, state
 		},
-		"another's state": func(s *site, _ string) (*http.Client, string) { return s.browser, s.begin(newBrowser(s.t)) },
-		"a second time": func(s *site, state string) (*http.Client, string) {
+		"another's state": func(s *fixture, _ string) (*http.Client, string) { return s.browser, s.begin(newBrowser(s.t)) },
+		"a second time": func(s *fixture, state string) (*http.Client, string) {
 			s.callback(s.browser, url.Values{"state": {state}, "code": {"c"}})
 			return s.browser, state
 		},
-		"after it was denied": func(s *site, state string) (*http.Client, string) {
+		"after it was denied": func(s *fixture, state string) (*http.Client, string) {
 			s.callback(s.browser, url.Values{"state": {state}, "error": {"access_denied"}})
 			return s.browser, state
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := open(t)
+			s := newFixture(t)
 			b, state := c(s, s.begin(s.browser))
 			n := len(s.flow.codes)
 			status, body := s.callback(b, url.Values{"state": {state}, "code": {"the-code"}})
@@ -321,8 +321,8 @@ func TestState(t *testing.T) {
 	}
 }
 
-func TestCallbackSaysWhatWentWrong(t *testing.T) {
-	s := open(t)
+func TestCallbackErrors(t *testing.T) {
+	s := newFixture(t)
 	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "error": {"access_denied"}, "error_description": {"<script>"}})
 	assert.Equal(t, http.StatusOK, status)
 	assert.Contains(t, body, "not approved")
@@ -340,8 +340,8 @@ func TestCallbackSaysWhatWentWrong(t *testing.T) {
 	assert.Contains(t, body, "No page was granted")
 }
 
-func TestChoiceEnds(t *testing.T) {
-	s := open(t)
+func TestChoiceExpires(t *testing.T) {
+	s := newFixture(t)
 	_, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
 	guard := csrf.FindStringSubmatch(body)[1]
 	s.now = s.now.Add(30 * time.Minute)
@@ -359,10 +359,9 @@ func TestChoiceEnds(t *testing.T) {
 	assert.Equal(t, http.StatusBadRequest, status)
 }
 
-// TestPendingIsBounded: a stranger who opens many can't fill the memory, and the
-// newest still work.
+// The number of pending logins is limited, and the newest ones still work.
 func TestPendingIsBounded(t *testing.T) {
-	s := open(t, func(o *login.Options) { o.Open = true })
+	s := newFixture(t, func(o *login.Options) { o.Open = true })
 	first := s.begin(s.browser)
 	for range 1000 {
 		status, _, _ := s.get(newBrowser(t), s.srv.URL+"/oauth/start")
@@ -374,9 +373,9 @@ func TestPendingIsBounded(t *testing.T) {
 	assert.Equal(t, http.StatusOK, status)
 }
 
-// TestSlowWork: the server's deadlines are for webhooks, not for many pages.
-func TestSlowWork(t *testing.T) {
-	s := open(t)
+// The server's deadlines are for webhooks and too short for many pages.
+func TestDeadlinesAreExtended(t *testing.T) {
+	s := newFixture(t)
 	s.flow.slow = 500 * time.Millisecond
 	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
 	require.Equal(t, http.StatusOK, status)
@@ -385,12 +384,12 @@ func TestSlowWork(t *testing.T) {
 	assert.Contains(t, body, "1 of 1 pages")
 }
 
-// TestProgress: what is done is shown while the rest goes on, to the one browser;
-// the results stay; and Close waits for nobody.
+// The progress is shown only to the browser of the login, the results stay available,
+// and Close cancels the work.
 func TestProgress(t *testing.T) {
-	s := open(t)
-	s.back = "https://console.example/?a=1&b=%22"
-	s.flow.halfway = make(chan struct{})
+	s := newFixture(t)
+	s.returnURL = "https://console.example/?a=1&b=%22"
+	s.flow.secondPage = make(chan struct{})
 	choose := func(pages ...string) string {
 		t.Helper()
 		_, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "code": {"c"}})
@@ -407,7 +406,7 @@ func TestProgress(t *testing.T) {
 	status, _, _ = s.get(newBrowser(t), s.srv.URL+"/oauth/progress")
 	assert.Equal(t, http.StatusBadRequest, status, "another browser")
 
-	close(s.flow.halfway)
+	close(s.flow.secondPage)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if _, body, head = s.get(s.browser, s.srv.URL+"/oauth/progress"); !strings.Contains(body, "1 of 2 pages are connected") {
 			return errors.New(body)
@@ -420,7 +419,7 @@ func TestProgress(t *testing.T) {
 	_, again, _ := s.get(s.browser, s.srv.URL+"/oauth/progress")
 	assert.Equal(t, body, again, "a reload shows the same")
 
-	s.flow.halfway = make(chan struct{})
+	s.flow.secondPage = make(chan struct{})
 	assert.Contains(t, choose("1", "2"), "1 of 2 pages are done")
 	s.Close()
 	_, body, _ = s.get(s.browser, s.srv.URL+"/oauth/progress")
@@ -428,8 +427,8 @@ func TestProgress(t *testing.T) {
 	assert.Contains(t, body, "context canceled")
 }
 
-func TestWayBack(t *testing.T) {
-	s := open(t)
+func TestReturnURL(t *testing.T) {
+	s := newFixture(t)
 	for back, ok := range map[string]bool{
 		"": true, "http://127.0.0.1:8081/": true, "https://x.example/a?b": true, "javascript:alert(1)": false, "/pages": false,
 		"https://user:pw@x.example/": false, "https://": false, "http://x.example/" + strings.Repeat("a", 2000): false, "ftp://x.example": false,
@@ -442,9 +441,9 @@ func TestWayBack(t *testing.T) {
 	}
 }
 
-// TestBelowAPath: a proxy may serve us below a path, which it takes off.
-func TestBelowAPath(t *testing.T) {
-	s := open(t, func(o *login.Options) { o.BaseURL = "https://example.com/ps" })
+// A proxy may serve pagestream below a path, which it removes.
+func TestBaseURLWithAPath(t *testing.T) {
+	s := newFixture(t, func(o *login.Options) { o.BaseURL = "https://example.com/ps" })
 	link, _, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(link, "https://example.com/ps/oauth/start?invite="))
@@ -457,9 +456,9 @@ func TestBelowAPath(t *testing.T) {
 	assert.Equal(t, "https://example.com/ps/oauth/callback", to.Query().Get("redirect_uri"))
 }
 
-// TestCompany: where the invitation names none, the person does, within bounds.
-func TestCompany(t *testing.T) {
-	s := open(t)
+// If the invitation has no company, the person enters one, within the limits.
+func TestCompanyOfTheChoice(t *testing.T) {
+	s := newFixture(t)
 	link, _, err := s.Invite("", "", "", nil)
 	require.NoError(t, err)
 	_, body := s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
@@ -473,9 +472,9 @@ func TestCompany(t *testing.T) {
 	assert.Equal(t, "mine", s.flow.company)
 }
 
-// TestPolicyAllowsTheStyle: a page shows as it is meant, and runs nothing.
+// The policy allows the page's style and no scripts.
 func TestPolicyAllowsTheStyle(t *testing.T) {
-	s := open(t)
+	s := newFixture(t)
 	resp, err := s.browser.Get(s.srv.URL + "/oauth/start")
 	require.NoError(t, err)
 	_, body, head := s.read(resp)

@@ -31,30 +31,30 @@ const (
 	secret = "meet me at the station"
 )
 
-// remote is a Graph and the pages in little.
-type remote struct {
-	mu      sync.Mutex
-	access  meta.Access
-	denied  error
-	fail    error
-	sent    []graph.Outgoing
-	nobody  bool   // Graph names no recipient
-	earlier func() // what happens before Graph answers
+// fakeGraph is a fake of Graph and of the tokens.
+type fakeGraph struct {
+	mu           sync.Mutex
+	access       meta.Access
+	denied       error
+	fail         error
+	sent         []graph.Outgoing
+	noRecipient  bool   // Graph names no recipient
+	beforeAnswer func() // called before Graph answers
 }
 
-func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
+func (g *fakeGraph) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
 	if g.denied != nil {
 		return meta.Access{}, fmt.Errorf("look for %s: %w", page, g.denied)
 	}
 	return g.access, nil
 }
 
-func (g *remote) Send(_ context.Context, a meta.Access, m graph.Outgoing) (graph.Sent, error) {
+func (g *fakeGraph) Send(_ context.Context, a meta.Access, m graph.Outgoing) (graph.Sent, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sent = append(g.sent, m)
-	if g.earlier != nil {
-		g.earlier()
+	if g.beforeAnswer != nil {
+		g.beforeAnswer()
 	}
 	switch {
 	case a.Token != token || a.App != "shop" || a.Page != page:
@@ -63,14 +63,14 @@ func (g *remote) Send(_ context.Context, a meta.Access, m graph.Outgoing) (graph
 		return graph.Sent{}, fmt.Errorf("call graph: %w", g.fail)
 	case m.SenderAction != "":
 		return graph.Sent{RecipientID: string(psid)}, nil
-	case g.nobody:
+	case g.noRecipient:
 		return graph.Sent{MessageID: "m_1"}, nil
 	}
 	return graph.Sent{RecipientID: string(psid), MessageID: "m_1"}, nil
 }
 
-func (r *rig) sender() (*Sender, *remote) {
-	g := &remote{access: meta.Access{Page: page, Token: token, App: "shop", AppID: "55"}}
+func (r *fixture) sender() (*Sender, *fakeGraph) {
+	g := &fakeGraph{access: meta.Access{Page: page, Token: token, App: "shop", AppID: "55"}}
 	return New(Options{
 		Tokens: g, Graph: g, Publisher: r.Publisher,
 		Now: func() time.Time { return time.UnixMilli(1_780_000_000_123) },
@@ -89,7 +89,7 @@ func text(s string) json.RawMessage {
 	return b
 }
 
-// echoed is the delivery of the echo, as Meta makes it.
+// echoed returns the events of Meta's delivery of the echo.
 func echoed(object string, own domain.PageID) []domain.Event {
 	body := fmt.Sprintf(`{"object":%q,"entry":[{"id":%q,"time":1780000000900,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},`+
 		`"timestamp":1780000000456,"message":{"mid":"m_1","is_echo":true,"app_id":55,"text":%q,"metadata":"agent-1"}}]}]}`,
@@ -97,8 +97,8 @@ func echoed(object string, own domain.PageID) []domain.Event {
 	return messenger.Split([]byte(body), messenger.Options{App: "shop"}).Events
 }
 
-func TestSentFirstThenTheEcho(t *testing.T) {
-	r := newRig(t)
+func TestEchoAfterSendIsADuplicate(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
 	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret), MessagingType: "RESPONSE", Tag: "HUMAN_AGENT"})
 	require.NoError(t, err)
@@ -121,17 +121,17 @@ func TestSentFirstThenTheEcho(t *testing.T) {
 	assert.Equal(t, time.UnixMilli(1_780_000_000_123).UTC(), e.Time.UTC())
 }
 
-func TestTheEchoFirst(t *testing.T) {
-	r := newRig(t)
+func TestEchoBeforeSendIsKept(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
-	g.earlier = func() { r.Publish(t, echoed("page", page)...) }
+	g.beforeAnswer = func() { r.Publish(t, echoed("page", page)...) }
 	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1", Seq: 1, Known: true}, sent)
 	oneRow(t, r, page, "webhook")
 }
 
-func oneRow(t *testing.T, r *rig, own domain.PageID, source string) {
+func oneRow(t *testing.T, r *fixture, own domain.PageID, source string) {
 	t.Helper()
 	require.Len(t, r.All(t), 1)
 	list, _, err := conversations.Messages(r.Named("conversations"), own, psid, "", 0, false)
@@ -143,8 +143,8 @@ func oneRow(t *testing.T, r *rig, own domain.PageID, source string) {
 	assert.Zero(t, list[0].Conflicts)
 }
 
-func TestInstagramIsItsOwnAccount(t *testing.T) {
-	r := newRig(t)
+func TestSendAsInstagramAccount(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
 	const account = domain.PageID("17841400000000001")
 	g.access.Instagram = account
@@ -158,7 +158,7 @@ func TestInstagramIsItsOwnAccount(t *testing.T) {
 }
 
 func TestAttachmentsAndRepliesAreKept(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	s, g := r.sender()
 	recipient := json.RawMessage(`{"comment_id":"12_34"}`)
 	_, err := send(t, s, Request{Page: page, Recipient: recipient, Message: json.RawMessage(
@@ -175,25 +175,25 @@ func TestAttachmentsAndRepliesAreKept(t *testing.T) {
 	assert.Contains(t, string(e.Data.Raw), "quick_replies")
 }
 
-func TestWhatIsNotRecorded(t *testing.T) {
-	r := newRig(t)
+func TestActionsAndIncompleteAnswersAreNotRecorded(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
 	sent, err := send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"id":7001}`), SenderAction: "typing_on"})
 	require.NoError(t, err)
 	assert.Equal(t, Sent{RecipientID: string(psid)}, sent)
-	g.nobody = true
+	g.noRecipient = true
 	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"user_ref":"box"}`), Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, Sent{MID: "m_1"}, sent)
 	assert.Empty(t, r.All(t))
-	// An id that is a number names the contact as well as one that is text.
+	// An id may be a JSON number or a string.
 	sent, err = send(t, s, Request{Page: page, Recipient: json.RawMessage(`{"id":7001}`), Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, uint64(1), sent.Seq)
 	assert.Equal(t, psid, r.All(t)[0].Contact)
 }
 
-func TestRefusals(t *testing.T) {
+func TestGraphErrors(t *testing.T) {
 	for name, test := range map[string]struct {
 		fail   error
 		unsure bool
@@ -214,7 +214,7 @@ func TestRefusals(t *testing.T) {
 		"too late":           {context.DeadlineExceeded, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
+			r := newFixture(t)
 			s, g := r.sender()
 			g.fail = test.fail
 			sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
@@ -232,7 +232,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestPagesWithoutAccess(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	s, g := r.sender()
 	for _, denied := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
 		g.denied = denied
@@ -242,14 +242,14 @@ func TestPagesWithoutAccess(t *testing.T) {
 	assert.Empty(t, g.sent)
 }
 
-func TestRequestsThatAreNot(t *testing.T) {
-	r := newRig(t)
+func TestInvalidRequests(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
 	to := json.RawMessage(`{"id":"7001"}`)
 	for name, request := range map[string]Request{
 		"no page":           {Contact: psid, Message: text("hi")},
 		"page of none":      {Page: domain.NoPage, Contact: psid, Message: text("hi")},
-		"nobody":            {Page: page, Message: text("hi")},
+		"noRecipient":       {Page: page, Message: text("hi")},
 		"twice":             {Page: page, Contact: psid, Recipient: to, Message: text("hi")},
 		"nothing":           {Page: page, Contact: psid},
 		"message and act":   {Page: page, Contact: psid, Message: text("hi"), SenderAction: "typing_on"},
@@ -265,7 +265,7 @@ func TestRequestsThatAreNot(t *testing.T) {
 	assert.Empty(t, g.sent)
 }
 
-// broken is a stream that takes nothing.
+// broken is a stream that stores nothing.
 type broken struct{}
 
 func (broken) Publish(context.Context, []domain.Event) ([]streams.Receipt, error) {
@@ -273,7 +273,7 @@ func (broken) Publish(context.Context, []domain.Event) ([]streams.Receipt, error
 }
 
 func TestSentButNotRecorded(t *testing.T) {
-	g := &remote{access: meta.Access{Page: page, Token: token, App: "shop"}}
+	g := &fakeGraph{access: meta.Access{Page: page, Token: token, App: "shop"}}
 	sent, err := send(t, New(Options{Tokens: g, Graph: g, Publisher: broken{}}), Request{Page: page, Contact: psid, Message: text(secret)})
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1"}, sent)
 	require.ErrorIs(t, err, ErrNotRecorded)
@@ -281,17 +281,17 @@ func TestSentButNotRecorded(t *testing.T) {
 	assert.NotErrorIs(t, err, ErrUnsure)
 }
 
-func TestACallerWhoLeavesIsRecorded(t *testing.T) {
-	r := newRig(t)
+func TestSentMessageIsRecordedAfterCancel(t *testing.T) {
+	r := newFixture(t)
 	s, g := r.sender()
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
-	g.earlier = cancel
+	g.beforeAnswer = cancel
 	sent, err := s.Send(ctx, Request{Page: page, Contact: psid, Message: text(secret)})
 	require.NoError(t, err)
 	assert.Equal(t, uint64(1), sent.Seq)
 }
 
-func TestWiringMistakesPanic(t *testing.T) {
+func TestNewPanicsWithoutRequiredOptions(t *testing.T) {
 	assert.Panics(t, func() { New(Options{}) })
 }

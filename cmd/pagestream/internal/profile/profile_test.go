@@ -29,8 +29,8 @@ const (
 	token = "EAAsecretsecretsecret"
 )
 
-// remote is a Graph and the tokens in little, and a clock.
-type remote struct {
+// fakeGraph is a fake of Graph and of the tokens, with a clock.
+type fakeGraph struct {
 	mu       sync.Mutex
 	now      time.Time
 	asked    []string
@@ -39,25 +39,25 @@ type remote struct {
 	silent   bool
 }
 
-func (g *remote) set(f func(*remote)) {
+func (g *fakeGraph) set(f func(*fakeGraph)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f(g)
 }
 
-func (g *remote) calls() int {
+func (g *fakeGraph) calls() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.asked)
 }
 
-func (g *remote) clock() time.Time {
+func (g *fakeGraph) clock() time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.now
 }
 
-func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
+func (g *fakeGraph) Access(_ context.Context, page domain.PageID) (meta.Access, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.tokenErr != nil {
@@ -66,7 +66,7 @@ func (g *remote) Access(_ context.Context, page domain.PageID) (meta.Access, err
 	return meta.Access{Page: page, App: "shop", Token: token}, nil
 }
 
-func (g *remote) Profile(_ context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error) {
+func (g *fakeGraph) Profile(_ context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked = append(g.asked, fmt.Sprint(a.App, " ", a.Page, " ", contact, " ", instagram))
@@ -81,8 +81,8 @@ func (g *remote) Profile(_ context.Context, a meta.Access, contact domain.Contac
 	return graph.Profile{Name: "Ann " + string(contact), Picture: "https://pic.example/" + string(contact)}, nil
 }
 
-func (r *rig) reactor(change ...func(*Options)) (*Reactor, *remote) {
-	g := &remote{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
+func (r *fixture) reactor(change ...func(*Options)) (*Reactor, *fakeGraph) {
+	g := &fakeGraph{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
 	o := Options{
 		Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("profile") },
 		Tokens:  g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
@@ -93,7 +93,7 @@ func (r *rig) reactor(change ...func(*Options)) (*Reactor, *remote) {
 	return New(o), g
 }
 
-// received makes a message of the contact; n tells it from others.
+// received returns the contact's nth message.
 func received(contact domain.ContactID, n int) domain.Event {
 	mid := fmt.Sprintf("m_%s_%d", contact, n)
 	return domain.Event{
@@ -103,8 +103,8 @@ func received(contact domain.ContactID, n int) domain.Event {
 	}
 }
 
-// hand stores an event and hands it to the reactor.
-func (r *rig) hand(t *testing.T, reactor *Reactor, e domain.Event) error {
+// handle stores an event and calls the reactor with it.
+func (r *fixture) handle(t *testing.T, reactor *Reactor, e domain.Event) error {
 	t.Helper()
 	receipt := r.Publish(t, e)[0]
 	ctx, cancel := projectionstest.Limited()
@@ -112,7 +112,7 @@ func (r *rig) hand(t *testing.T, reactor *Reactor, e domain.Event) error {
 	return reactor.Handle(ctx, streams.Stored{Event: e, Seq: receipt.Seq, At: e.Time})
 }
 
-func (r *rig) profiles(t *testing.T) (list []streams.Stored) {
+func (r *fixture) profiles(t *testing.T) (list []streams.Stored) {
 	t.Helper()
 	for _, e := range r.All(t) {
 		if e.Type == domain.ContactProfiled {
@@ -122,13 +122,13 @@ func (r *rig) profiles(t *testing.T) (list []streams.Stored) {
 	return list
 }
 
-func TestAContactIsAskedAboutOnce(t *testing.T) {
-	r := newRig(t)
+func TestEachContactIsRequestedOnce(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	for n := range 3 {
-		require.NoError(t, r.hand(t, reactor, received("7", n)))
+		require.NoError(t, r.handle(t, reactor, received("7", n)))
 	}
-	require.NoError(t, r.hand(t, reactor, received("8", 1)))
+	require.NoError(t, r.handle(t, reactor, received("8", 1)))
 	assert.Equal(t, []string{"shop 104 7 false", "shop 104 8 false"}, g.asked)
 	list := r.profiles(t)
 	require.Len(t, list, 2)
@@ -141,19 +141,19 @@ func TestAContactIsAskedAboutOnce(t *testing.T) {
 	assert.Equal(t, "Ann 7", c.Name)
 	assert.Equal(t, Stats{Profiled: 2, Known: 2}, reactor.Stats())
 
-	// Another node knows nothing of this one's timeCache, but of the read model.
+	// Another node does not have this one's cache, but the same read model.
 	other, g2 := r.reactor()
-	require.NoError(t, r.hand(t, other, received("7", 4)))
+	require.NoError(t, r.handle(t, other, received("7", 4)))
 	assert.Zero(t, g2.calls())
-	// An old profile is asked for again.
-	g2.set(func(g *remote) { g.now = g.now.Add(DefaultMaxAge + time.Hour) })
-	require.NoError(t, r.hand(t, other, received("7", 5)))
+	// An old profile is read again.
+	g2.set(func(g *fakeGraph) { g.now = g.now.Add(DefaultMaxAge + time.Hour) })
+	require.NoError(t, r.handle(t, other, received("7", 5)))
 	assert.Equal(t, 1, g2.calls())
 	assert.Len(t, r.profiles(t), 3)
 }
 
-func TestTwoNodesAtOnceMakeOneEvent(t *testing.T) {
-	r := newRig(t)
+func TestConcurrentNodesStoreOneEvent(t *testing.T) {
+	r := newFixture(t)
 	a, _ := r.reactor()
 	b, _ := r.reactor()
 	e := received("7", 1)
@@ -170,8 +170,8 @@ func TestTwoNodesAtOnceMakeOneEvent(t *testing.T) {
 	assert.Len(t, r.profiles(t), 1)
 }
 
-func TestWhatIsNotAskedAbout(t *testing.T) {
-	r := newRig(t)
+func TestEventsWithoutAProfileRequest(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	test := received("7", 1)
 	test.Data.Test = true
@@ -183,116 +183,116 @@ func TestWhatIsNotAskedAbout(t *testing.T) {
 	change := received("7", 5)
 	change.Type = domain.ChangeReceived
 	for _, e := range []domain.Event{test, echo, nobody, nowhere, change} {
-		require.NoError(t, r.hand(t, reactor, e))
+		require.NoError(t, r.handle(t, reactor, e))
 	}
 	assert.Zero(t, g.calls())
 	instagram := received("9", 6)
 	instagram.Data.Object = "instagram"
-	require.NoError(t, r.hand(t, reactor, instagram))
+	require.NoError(t, r.handle(t, reactor, instagram))
 	assert.Equal(t, []string{"shop 104 9 true"}, g.asked)
 	assert.Equal(t, "instagram", r.profiles(t)[0].Data.Object)
 }
 
-func TestAbsenceStaysUnknown(t *testing.T) {
-	for name, answer := range map[string]func(*remote){
-		"nothing":              func(g *remote) { g.silent = true },
-		"no profile, as code":  func(g *remote) { g.fail = &meta.Error{Code: 2018218} },
-		"no profile":           func(g *remote) { g.fail = &meta.Error{Code: 100, Subcode: 2018218} },
-		"no consent":           func(g *remote) { g.fail = &meta.Error{Code: 230} },
-		"permission":           func(g *remote) { g.fail = &meta.Error{Code: 10} },
-		"permission of an app": func(g *remote) { g.fail = &meta.Error{Code: 200} },
-		"not visible":          func(g *remote) { g.fail = &meta.Error{Code: 100, Subcode: 33} },
+func TestMissingProfileIsNotAnEvent(t *testing.T) {
+	for name, answer := range map[string]func(*fakeGraph){
+		"nothing":              func(g *fakeGraph) { g.silent = true },
+		"no profile, as code":  func(g *fakeGraph) { g.fail = &meta.Error{Code: 2018218} },
+		"no profile":           func(g *fakeGraph) { g.fail = &meta.Error{Code: 100, Subcode: 2018218} },
+		"no consent":           func(g *fakeGraph) { g.fail = &meta.Error{Code: 230} },
+		"permission":           func(g *fakeGraph) { g.fail = &meta.Error{Code: 10} },
+		"permission of an app": func(g *fakeGraph) { g.fail = &meta.Error{Code: 200} },
+		"not visible":          func(g *fakeGraph) { g.fail = &meta.Error{Code: 100, Subcode: 33} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
+			r := newFixture(t)
 			reactor, g := r.reactor()
 			g.set(answer)
-			require.NoError(t, r.hand(t, reactor, received("7", 1)))
-			require.NoError(t, r.hand(t, reactor, received("7", 2)))
+			require.NoError(t, r.handle(t, reactor, received("7", 1)))
+			require.NoError(t, r.handle(t, reactor, received("7", 2)))
 			assert.Equal(t, 1, g.calls(), "not asked again at once")
 			assert.Empty(t, r.profiles(t))
 			assert.Equal(t, Stats{NoProfile: 1, Known: 1}, reactor.Stats())
-			g.set(func(g *remote) { g.now, g.fail, g.silent = g.now.Add(retryAfter), nil, false })
-			require.NoError(t, r.hand(t, reactor, received("7", 3)))
+			g.set(func(g *fakeGraph) { g.now, g.fail, g.silent = g.now.Add(retryAfter), nil, false })
+			require.NoError(t, r.handle(t, reactor, received("7", 3)))
 			assert.Len(t, r.profiles(t), 1, "asked again a day later")
 		})
 	}
 }
 
-func TestPagesWithoutATokenArePassedOver(t *testing.T) {
-	r := newRig(t)
+func TestPagesWithoutATokenAreSkipped(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	n := 0
-	hand := func() error { n++; return r.hand(t, reactor, received("7", n)) }
+	hand := func() error { n++; return r.handle(t, reactor, received("7", n)) }
 	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
-		g.set(func(g *remote) { g.now, g.tokenErr = g.now.Add(noTokenWait), err })
+		g.set(func(g *fakeGraph) { g.now, g.tokenErr = g.now.Add(noTokenWait), err })
 		require.NoError(t, hand())
-		g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
+		g.set(func(g *fakeGraph) { g.tokenErr = io.ErrUnexpectedEOF })
 		require.NoError(t, hand(), "nobody is asked for its token with each message")
 	}
-	g.set(func(g *remote) {
+	g.set(func(g *fakeGraph) {
 		g.now, g.tokenErr, g.fail = g.now.Add(noTokenWait), nil, &meta.Error{Code: 190, Subcode: 460}
 	})
 	require.NoError(t, hand())
 	require.NoError(t, hand())
 	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
 	assert.Equal(t, Stats{NoToken: 6}, reactor.Stats())
-	g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadTokenWait), nil })
+	g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(deadTokenWait), nil })
 	require.NoError(t, hand())
 	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")
-	g.set(func(g *remote) { g.tokenErr = io.ErrUnexpectedEOF })
-	assert.ErrorIs(t, r.hand(t, reactor, received("8", 1)), io.ErrUnexpectedEOF)
+	g.set(func(g *fakeGraph) { g.tokenErr = io.ErrUnexpectedEOF })
+	assert.ErrorIs(t, r.handle(t, reactor, received("8", 1)), io.ErrUnexpectedEOF)
 }
 
-func TestADeadTokenHasThreeCodes(t *testing.T) {
-	r := newRig(t)
+func TestDeadTokenCodes(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	dead := []error{&meta.Error{Code: 190}, &meta.Error{Code: 102}, &meta.Error{Code: 104}, meta.ErrNotConnected}
 	for n, fail := range dead {
-		g.set(func(g *remote) { g.now, g.fail = g.now.Add(deadTokenWait), fail })
-		require.NoError(t, r.hand(t, reactor, received("7", 2*n)))
-		require.NoError(t, r.hand(t, reactor, received("7", 2*n+1)))
+		g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(deadTokenWait), fail })
+		require.NoError(t, r.handle(t, reactor, received("7", 2*n)))
+		require.NoError(t, r.handle(t, reactor, received("7", 2*n+1)))
 		assert.Equal(t, n+1, g.calls())
 	}
 	assert.Equal(t, Stats{NoToken: 8}, reactor.Stats())
 }
 
-func TestFailuresAreTriedAgain(t *testing.T) {
-	r := newRig(t)
+func TestFailuresAreRetried(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	for _, fail := range []error{io.ErrUnexpectedEOF, &meta.Error{Code: 2}} {
-		g.set(func(g *remote) { g.fail = fail })
-		require.ErrorIs(t, r.hand(t, reactor, received("7", 1)), fail)
+		g.set(func(g *fakeGraph) { g.fail = fail })
+		require.ErrorIs(t, r.handle(t, reactor, received("7", 1)), fail)
 	}
-	g.set(func(g *remote) { g.fail = nil })
-	require.NoError(t, r.hand(t, reactor, received("7", 1)))
+	g.set(func(g *fakeGraph) { g.fail = nil })
+	require.NoError(t, r.handle(t, reactor, received("7", 1)))
 	assert.Len(t, r.profiles(t), 1)
 	assert.Equal(t, Stats{Failed: 2, Profiled: 1}, reactor.Stats())
 }
 
-func TestThrottlingIsOfOnePage(t *testing.T) {
-	r := newRig(t)
+func TestThrottlingIsPerPage(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
-	g.set(func(g *remote) { g.fail = &meta.Error{Code: 80006, After: 5 * time.Minute} })
+	g.set(func(g *fakeGraph) { g.fail = &meta.Error{Code: 80006, After: 5 * time.Minute} })
 	for n := range 3 {
 		var throttled *ThrottledError
-		require.ErrorAs(t, r.hand(t, reactor, received("7", n)), &throttled)
+		require.ErrorAs(t, r.handle(t, reactor, received("7", n)), &throttled)
 		assert.Equal(t, 5*time.Minute, throttled.RetryAfter())
 		assert.Equal(t, page, throttled.Page)
 	}
 	assert.Equal(t, 1, g.calls(), "the page is left alone")
-	g.set(func(g *remote) { g.fail = nil })
+	g.set(func(g *fakeGraph) { g.fail = nil })
 	other := received("8", 1)
 	other.Page, other.ID = "105", "other"
-	require.NoError(t, r.hand(t, reactor, other))
+	require.NoError(t, r.handle(t, reactor, other))
 	assert.Equal(t, 2, g.calls(), "another page is not")
-	g.set(func(g *remote) { g.now = g.now.Add(5 * time.Minute) })
-	require.NoError(t, r.hand(t, reactor, received("7", 4)))
+	g.set(func(g *fakeGraph) { g.now = g.now.Add(5 * time.Minute) })
+	require.NoError(t, r.handle(t, reactor, received("7", 4)))
 	assert.Equal(t, Stats{Throttled: 3, Profiled: 2}, reactor.Stats())
 }
 
-func TestTheErasedStayErased(t *testing.T) {
-	r := newRig(t)
+func TestErasedContactsAreNotRequested(t *testing.T) {
+	r := newFixture(t)
 	reactor, g := r.reactor()
 	e := received("7", 1)
 	seq := r.Publish(t, e)[0].Seq
@@ -318,10 +318,10 @@ func run(t *testing.T, reactor *Reactor) (stop func()) {
 	return stop
 }
 
-func TestRunFollowsTheStream(t *testing.T) {
+func TestRunHandlesStreamEvents(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
-	r := newRig(t)
+	r := newFixture(t)
 	r.Publish(t, received("6", 1)) // history
 	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
 	stop := run(t, reactor)
@@ -331,7 +331,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 		_, err := r.JS.PushConsumer(ctx, streams.Name, durable)
 		return err
 	})
-	g.set(func(g *remote) { g.fail = io.ErrUnexpectedEOF })
+	g.set(func(g *fakeGraph) { g.fail = io.ErrUnexpectedEOF })
 	r.Publish(t, received("7", 1))
 	eventually := func(what string, done func() bool) {
 		t.Helper()
@@ -343,10 +343,10 @@ func TestRunFollowsTheStream(t *testing.T) {
 		})
 	}
 	eventually("not tried", func() bool { return reactor.Stats().Failed > 0 })
-	g.set(func(g *remote) { g.fail = nil })
+	g.set(func(g *fakeGraph) { g.fail = nil })
 	eventually("not profiled after a failure", func() bool { return reactor.Stats().Profiled == 1 })
-	// A page that is throttled for long does not hold up the rest.
-	g.set(func(g *remote) { g.fail = &meta.Error{Code: 32, After: time.Hour} })
+	// A page that is throttled for long does not delay the others.
+	g.set(func(g *fakeGraph) { g.fail = &meta.Error{Code: 32, After: time.Hour} })
 	for n := range 20 {
 		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
 	}
@@ -355,7 +355,7 @@ func TestRunFollowsTheStream(t *testing.T) {
 	for _, e := range r.profiles(t) {
 		assert.Equal(t, domain.ContactID("7"), e.Contact)
 	}
-	// What comes while nothing runs is reacted to later.
+	// Events that are stored while nothing runs are handled later.
 	r.Publish(t, received("9", 1))
 	next, _ := r.reactor()
 	run(t, next)
@@ -368,21 +368,21 @@ func TestRunFollowsTheStream(t *testing.T) {
 }
 
 func TestErrorsHaveNoTokens(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	reactor, g := r.reactor()
-	g.set(func(g *remote) { g.fail = io.ErrUnexpectedEOF })
-	err := r.hand(t, reactor, received("7", 1))
+	g.set(func(g *fakeGraph) { g.fail = io.ErrUnexpectedEOF })
+	err := r.handle(t, reactor, received("7", 1))
 	require.Error(t, err)
 	assert.False(t, strings.Contains(err.Error(), token) || strings.Contains(err.Error(), "Ann"))
 }
 
-func TestMemoryIsBounded(t *testing.T) {
+func TestCacheIsBounded(t *testing.T) {
 	m := newTimeCache(3)
 	at := time.Unix(1, 0)
 	for i := range 10 {
 		m.Add(fmt.Sprint(i), at)
 		m.Add("0", at.Add(time.Duration(i)))
-		m.get("1") // to look at it does not keep it
+		m.get("1") // reading does not change which key is dropped
 	}
 	assert.Equal(t, 3, m.Len())
 	assert.Equal(t, at.Add(9), m.get("0"), "what was set last stays")
@@ -390,6 +390,6 @@ func TestMemoryIsBounded(t *testing.T) {
 	assert.Zero(t, m.get("1"))
 }
 
-func TestWiringMistakesPanic(t *testing.T) {
+func TestNewPanicsWithoutRequiredOptions(t *testing.T) {
 	assert.Panics(t, func() { New(Options{}) })
 }

@@ -26,17 +26,17 @@ const (
 	two = domain.PageID("102")
 )
 
-func newLoop(w *world, change ...func(*Options)) *Reconciler {
-	o := Options{Verbs: w, Pages: w.pages, Subscriptions: w.subs, Now: w.clock, Settle: 50 * time.Millisecond}
+func newLoop(f *fixture, change ...func(*Options)) *Reconciler {
+	o := Options{Verbs: f, Pages: f.pages, Subscriptions: f.subs, Now: f.clock, Settle: 50 * time.Millisecond}
 	for _, f := range change {
 		f(&o)
 	}
 	return New(o)
 }
 
-// once lets some time pass and looks at all pages.
-func once(t require.TestingT, r *Reconciler, w *world, d time.Duration) Status {
-	w.pass(d)
+// runOnce advances the clock by d and checks all pages.
+func runOnce(t require.TestingT, r *Reconciler, f *fixture, d time.Duration) Status {
+	f.advance(d)
 	s, err := r.RunOnce(context.Background())
 	require.NoError(t, err)
 	return s
@@ -49,24 +49,24 @@ func state(t require.TestingT, r *Reconciler, page domain.PageID) PageStatus {
 }
 
 func TestDriftIsHealedAtOnce(t *testing.T) {
-	w := newWorld(t)
-	a, b := w.connect(one), w.connect(two)
+	f := newFixture(t)
+	a, b := f.connect(one), f.connect(two)
 	var log bytes.Buffer
-	r := newLoop(w, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	once(t, r, w, 0)
+	r := newLoop(f, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	runOnce(t, r, f, 0)
 	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 	assert.Empty(t, log.String(), "nothing is worth a word")
 
 	a.fields, b.subscribed = []string{"messages"}, false
-	s := once(t, r, w, 10*time.Minute)
+	s := runOnce(t, r, f, 10*time.Minute)
 	for _, p := range s.Pages {
 		assert.Equal(t, meta.LoopConfirmed, p.State)
 		assert.Empty(t, p.Missing)
-		assert.Equal(t, w.clock(), p.Checked)
+		assert.Equal(t, f.clock(), p.Checked)
 		assert.Zero(t, p.Failures)
 	}
 	assert.Equal(t, Counters{Checks: 4, Probes: 2, Resubscribed: 2, Healed: 2}, s.Counters)
-	sub, err := subscriptions.Get(w.subs, one, "main")
+	sub, err := subscriptions.Get(f.subs, one, "main")
 	require.NoError(t, err)
 	var to []subscriptions.State
 	for _, h := range sub.History[2:] {
@@ -75,56 +75,56 @@ func TestDriftIsHealedAtOnce(t *testing.T) {
 	assert.Equal(t, []subscriptions.State{subscriptions.Drifted, subscriptions.Requested, subscriptions.Confirmed}, to)
 }
 
-func TestBackoffGrowsAndOutlivesARestart(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
+func TestBackoffGrowsAndSurvivesARestart(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
 	g.fields, g.refusePost = nil, 100
-	r := newLoop(w)
-	once(t, r, w, 0)
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
 	assert.Equal(t, 1, g.posts)
 	for n := 1; n <= 12; n++ {
 		s := state(t, r, one)
 		assert.Equal(t, n, s.Failures)
-		assert.Equal(t, backoff.After(n, minBackoff, maxBackoff), s.NextTry.Sub(w.clock()), n)
+		assert.Equal(t, backoff.After(n, minBackoff, maxBackoff), s.NextTry.Sub(f.clock()), n)
 		assert.Equal(t, meta.LoopFailed, s.State)
-		r = newLoop(w) // a restart
-		once(t, r, w, backoff.After(n, minBackoff, maxBackoff)-time.Second)
+		r = newLoop(f) // a restart
+		runOnce(t, r, f, backoff.After(n, minBackoff, maxBackoff)-time.Second)
 		assert.Equal(t, n, g.posts, "too early")
 		assert.Equal(t, meta.LoopDrifted, state(t, r, one).State)
-		once(t, r, w, time.Second)
+		runOnce(t, r, f, time.Second)
 		assert.Equal(t, n+1, g.posts)
 	}
-	assert.Equal(t, 6*time.Hour, state(t, r, one).NextTry.Sub(w.clock()))
+	assert.Equal(t, 6*time.Hour, state(t, r, one).NextTry.Sub(f.clock()))
 	g.refusePost = 0
-	once(t, r, w, 6*time.Hour)
+	runOnce(t, r, f, 6*time.Hour)
 	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 	g.fields = nil
 	posts := g.posts
-	once(t, r, w, time.Second)
+	runOnce(t, r, f, time.Second)
 	assert.Equal(t, posts+1, g.posts, "a confirmation forgives")
 }
 
-func TestPermissionsAreNotHammered(t *testing.T) {
+func TestPermissionErrorsAreRetriedRarely(t *testing.T) {
 	for _, code := range []int{3, 10, 200, 230, 299} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			w := newWorld(t)
-			g := w.connect(one)
+			f := newFixture(t)
+			g := f.connect(one)
 			g.fields, g.refusePost = nil, code
-			r := newLoop(w)
-			once(t, r, w, 0)
+			r := newLoop(f)
+			runOnce(t, r, f, 0)
 			s := state(t, r, one)
-			assert.Equal(t, []any{meta.LoopFailed, code, time.Hour}, []any{s.State, s.Code, s.NextTry.Sub(w.clock())})
+			assert.Equal(t, []any{meta.LoopFailed, code, time.Hour}, []any{s.State, s.Code, s.NextTry.Sub(f.clock())})
 			assert.Equal(t, 1, g.probes, "the token is asked about at once")
-			once(t, newLoop(w), w, 59*time.Minute)
+			runOnce(t, newLoop(f), f, 59*time.Minute)
 			assert.Equal(t, 1, g.posts, "also after a restart")
 
 			g.refuse = code
-			r = newLoop(w)
-			once(t, r, w, time.Minute)
+			r = newLoop(f)
+			runOnce(t, r, f, time.Minute)
 			checks := g.checks
-			once(t, r, w, 59*time.Minute)
+			runOnce(t, r, f, 59*time.Minute)
 			assert.Equal(t, checks, g.checks, "a refused check rests as well")
-			once(t, r, w, time.Minute)
+			runOnce(t, r, f, time.Minute)
 			assert.Equal(t, checks+1, g.checks)
 		})
 	}
@@ -132,89 +132,89 @@ func TestPermissionsAreNotHammered(t *testing.T) {
 
 func TestDeadTokenIsOnlyProbed(t *testing.T) {
 	for _, subcode := range []int{458, 459, 460, 463, 464, 467, 490, 492} {
-		w := newWorld(t)
-		g := w.connect(one)
-		r := newLoop(w)
-		once(t, r, w, 0)
+		f := newFixture(t)
+		g := f.connect(one)
+		r := newLoop(f)
+		runOnce(t, r, f, 0)
 		g.dead, g.fields = subcode, nil
-		once(t, r, w, 10*time.Minute)
+		runOnce(t, r, f, 10*time.Minute)
 		s := state(t, r, one)
 		assert.Equal(t, []any{meta.LoopTokenDead, 190, subcode}, []any{s.State, s.Code, s.Subcode})
 		assert.Equal(t, []int{2, 0, 2}, []int{g.checks, g.posts, g.probes})
 		for range 12 {
-			once(t, r, w, 10*time.Minute)
+			runOnce(t, r, f, 10*time.Minute)
 		}
 		assert.Equal(t, []int{2, 0, 2}, []int{g.checks, g.posts, g.probes})
-		g.dead = 0 // the person undid it
-		once(t, r, w, 6*time.Hour)
+		g.dead = 0 // the token is valid again
+		runOnce(t, r, f, 6*time.Hour)
 		assert.Equal(t, 3, g.probes)
 		assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 		assert.Equal(t, 1, g.posts)
 	}
 }
 
-func TestDeselectedPageIsFound(t *testing.T) {
-	w := newWorld(t)
-	w.connect(one).deselected = true
-	r := newLoop(w)
-	once(t, r, w, 0)
+func TestDeselectedPageIsDetected(t *testing.T) {
+	f := newFixture(t)
+	f.connect(one).deselected = true
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
 	s := state(t, r, one)
 	assert.Equal(t, meta.LoopTokenDead, s.State)
 	assert.Contains(t, s.Reason, "deselected:")
 }
 
-func TestThrottledPageWaits(t *testing.T) {
-	w := newWorld(t)
-	g, other := w.connect(one), w.connect(two)
+func TestThrottledPageIsOnHold(t *testing.T) {
+	f := newFixture(t)
+	g, other := f.connect(one), f.connect(two)
 	g.throttled = 25 * time.Minute
-	r := newLoop(w)
-	once(t, r, w, 0)
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
 	s := state(t, r, one)
 	assert.Equal(t, meta.LoopThrottled, s.State)
 	assert.Equal(t, start.Add(25*time.Minute), s.NextTry)
-	once(t, r, w, 24*time.Minute)
+	runOnce(t, r, f, 24*time.Minute)
 	assert.Equal(t, []int{1, 2}, []int{g.checks, other.checks})
-	once(t, r, w, time.Minute)
+	runOnce(t, r, f, time.Minute)
 	assert.Equal(t, 2, g.checks)
 	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 
-	g.refuse = 32 // without a word on how long
-	once(t, r, w, 10*time.Minute)
-	assert.Equal(t, throttledBackoff, state(t, r, one).NextTry.Sub(w.clock()))
+	g.refuse = 32 // without a retry time
+	runOnce(t, r, f, 10*time.Minute)
+	assert.Equal(t, throttledBackoff, state(t, r, one).NextTry.Sub(f.clock()))
 }
 
-func TestAnswerlessGraphIsTriedAgain(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
+func TestUnreachableGraphIsRetried(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
 	g.down = 2
-	r := newLoop(w)
-	once(t, r, w, 0)
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
 	s := state(t, r, one)
 	assert.Equal(t, []any{meta.LoopUnreachable, start.Add(time.Minute), 0}, []any{s.State, s.NextTry, g.probes})
-	once(t, r, w, time.Minute)
-	assert.Equal(t, w.clock().Add(2*time.Minute), state(t, r, one).NextTry)
-	assert.Equal(t, uint64(2), once(t, r, w, 2*time.Minute).Counters.Errors)
+	runOnce(t, r, f, time.Minute)
+	assert.Equal(t, f.clock().Add(2*time.Minute), state(t, r, one).NextTry)
+	assert.Equal(t, uint64(2), runOnce(t, r, f, 2*time.Minute).Counters.Errors)
 	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 }
 
-func TestWhatTheAppLacksIsNotSubscribedAgain(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
-	w.appMissing = []string{"message_edits"}
-	r := newLoop(w)
-	once(t, r, w, 0)
+func TestMissingAppFieldsAreNotResubscribed(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
+	f.appMissing = []string{"message_edits"}
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
 	s := state(t, r, one)
 	assert.Equal(t, []any{meta.LoopDrifted, 0}, []any{s.State, g.posts})
-	assert.Equal(t, w.appMissing, s.AppMissing)
+	assert.Equal(t, f.appMissing, s.AppMissing)
 	g.subscribed = false
-	once(t, r, w, 10*time.Minute)
+	runOnce(t, r, f, 10*time.Minute)
 	assert.Equal(t, 1, g.posts, "what the page lacks still is")
 	assert.Equal(t, meta.LoopDrifted, state(t, r, one).State)
 }
 
 func TestTokenWarnings(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
+	f := newFixture(t)
+	g := f.connect(one)
 	for want, report := range map[string]meta.TokenReport{
 		"":                                      {State: meta.TokenValid, Expires: start.AddDate(0, 0, 30), DataAccessExpires: start.AddDate(0, 0, 90)},
 		"the token ends on 2026-06-09":          {State: meta.TokenValid, Expires: start.AddDate(0, 0, 8)},
@@ -222,20 +222,20 @@ func TestTokenWarnings(t *testing.T) {
 		"permissions are missing: pages_manage": {State: meta.TokenValid, MissingScopes: []string{"pages_manage"}},
 	} {
 		g.report = report
-		r := newLoop(w)
-		once(t, r, w, 0)
+		r := newLoop(f)
+		runOnce(t, r, f, 0)
 		assert.Equal(t, want, state(t, r, one).TokenWarning)
 		assert.Equal(t, report.MissingScopes, state(t, r, one).MissingScopes)
 	}
 }
 
-func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
+func TestErrorsAreHandledByClass(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
 	judged := func(code int) PageStatus {
 		g.refuse, g.probes = code, 0
-		r := newLoop(w)
-		once(t, r, w, 0)
+		r := newLoop(f)
+		runOnce(t, r, f, 0)
 		return state(t, r, one)
 	}
 	for _, code := range []int{190, 102, 104} {
@@ -245,7 +245,7 @@ func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
 	}
 	for code := 80000; code <= 80014; code++ {
 		s := judged(code)
-		assert.Equal(t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(w.clock()), g.probes}, code)
+		assert.Equal(t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(f.clock()), g.probes}, code)
 	}
 	assert.Equal(t, meta.LoopFailed, judged(80015).State)
 	assert.Equal(t, throttledBackoff, retryWait(meta.Outcome{}, fmt.Errorf("read: %w", &meta.Error{Code: 4})))
@@ -253,7 +253,7 @@ func TestRefusalsAreJudgedByTheirClass(t *testing.T) {
 	assert.Zero(t, retryWait(meta.Outcome{Code: 10}, nil))
 }
 
-func TestAJudgementIsGivenWhatIsKnown(t *testing.T) {
+func TestStatusHasWhatAJudgementNeeds(t *testing.T) {
 	s := PageStatus{Loop: meta.Loop{
 		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},
 		MissingScopes: []string{"pages_messaging"}, Checked: start, NextTry: start.Add(time.Hour),
@@ -271,147 +271,147 @@ func TestAJudgementIsGivenWhatIsKnown(t *testing.T) {
 }
 
 func TestTokenIsProbedByItsInterval(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
-	r := newLoop(w)
+	f := newFixture(t)
+	g := f.connect(one)
+	r := newLoop(f)
 	for range 1 + 2*36 { // half a day
-		once(t, r, w, 10*time.Minute)
+		runOnce(t, r, f, 10*time.Minute)
 	}
 	assert.Equal(t, 3, g.probes)
 }
 
-// come lets n messages of a page come each hour.
-func (w *world) come(hours, n int, list ...domain.PageID) {
+// receive stores n messages of each page in each hour.
+func (f *fixture) receive(hours, n int, list ...domain.PageID) {
 	for range hours {
 		for _, p := range list {
 			for range n {
-				w.say(p, domain.MessageReceived, domain.Data{Source: "webhook"})
+				f.store(p, domain.MessageReceived, domain.Data{Source: "webhook"})
 			}
 		}
-		w.pass(time.Hour)
+		f.advance(time.Hour)
 	}
 }
 
 func TestSilence(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	var log bytes.Buffer
-	r := newLoop(w, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	r := newLoop(f, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	list := []domain.PageID{one, two, "103"}
 	for _, p := range list {
-		w.connect(p)
+		f.connect(p)
 	}
-	w.connect("104") // hardly ever says anything
-	w.come(72, 5, list...)
-	w.come(1, 3, "104")
-	w.come(8, 5, two, "103")
-	s := once(t, r, w, 0)
+	f.connect("104") // has very few events
+	f.receive(72, 5, list...)
+	f.receive(1, 3, "104")
+	f.receive(8, 5, two, "103")
+	s := runOnce(t, r, f, 0)
 	assert.False(t, s.AllSilent)
 	var silent []bool
 	for _, p := range s.Pages {
 		silent = append(silent, p.Silence.Silent)
 	}
 	assert.Equal(t, []bool{true, false, false, false}, silent)
-	require.NoError(t, r.plan(w.clock()))
-	assert.Equal(t, slot{one, w.clock()}, r.slots[0], "the silent page comes first")
+	require.NoError(t, r.plan(f.clock()))
+	assert.Equal(t, slot{one, f.clock()}, r.slots[0], "the silent page comes first")
 	assert.Equal(t, 1, strings.Count(log.String(), "silent against"), "said once")
 
-	s = once(t, r, w, 8*time.Hour)
+	s = runOnce(t, r, f, 8*time.Hour)
 	assert.True(t, s.AllSilent)
-	once(t, r, w, 10*time.Minute)
+	runOnce(t, r, f, 10*time.Minute)
 	assert.Equal(t, 1, strings.Count(log.String(), "all pages are silent"))
 	assert.Equal(t, 1, strings.Count(log.String(), "silent against"), "one finding instead of many")
 
-	w.come(1, 5, list...)
-	assert.False(t, once(t, r, w, 0).AllSilent)
+	f.receive(1, 5, list...)
+	assert.False(t, runOnce(t, r, f, 0).AllSilent)
 	assert.Contains(t, log.String(), "not all pages are silent any more")
 
-	// A new process has not listened yet.
-	r = newLoop(w)
-	assert.False(t, once(t, r, w, 0).AllSilent)
+	// A new process has no silence yet.
+	r = newLoop(f)
+	assert.False(t, runOnce(t, r, f, 0).AllSilent)
 }
 
-func TestDisconnectedPageIsLetGo(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
-	r := newLoop(w)
-	once(t, r, w, 0)
-	w.say(one, domain.PageDisconnected, domain.Data{Connection: &domain.Connection{}})
+func TestDisconnectedPageIsRemoved(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
+	f.store(one, domain.PageDisconnected, domain.Data{Connection: &domain.Connection{}})
 	r.visit(context.Background(), one)
 	assert.Equal(t, 1, g.checks)
-	assert.Empty(t, once(t, r, w, time.Minute).Pages)
+	assert.Empty(t, runOnce(t, r, f, time.Minute).Pages)
 	_, ok := r.Page(one)
 	assert.False(t, ok)
 }
 
 func TestRunOnceEndsWithItsContext(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	for i := range 20 {
-		w.connect(domain.PageID(fmt.Sprint(100 + i)))
+		f.connect(domain.PageID(fmt.Sprint(100 + i)))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	s, err := newLoop(w).RunOnce(ctx)
+	s, err := newLoop(f).RunOnce(ctx)
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Len(t, s.Pages, 20)
 	assert.Zero(t, s.Counters)
 }
 
-func TestRefreshIsFollowedByASubscription(t *testing.T) {
+func TestRefreshedTokenResubscribes(t *testing.T) {
 	ctx := context.Background()
-	w := newWorld(t)
-	g := w.connect(one)
-	r := newLoop(w)
+	f := newFixture(t)
+	g := f.connect(one)
+	r := newLoop(f)
 	g.dead = 463
-	once(t, r, w, 0)
+	runOnce(t, r, f, 0)
 	assert.Equal(t, meta.LoopTokenDead, state(t, r, one).State)
-	require.NoError(t, r.refreshed(ctx, w.refresh(one)))
+	require.NoError(t, r.refreshed(ctx, f.refresh(one)))
 	assert.Equal(t, 1, g.posts)
 	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
 
-	// Whoever refreshed it did it already, or does so soon, or tried.
-	e := w.refresh(one)
-	w.mu.Lock()
-	w.subscription(one, domain.SubscriptionRequested, 0)
-	w.mu.Unlock()
+	// The connector has subscribed the page already, does so soon, or has tried.
+	e := f.refresh(one)
+	f.mu.Lock()
+	f.subscription(one, domain.SubscriptionRequested, 0)
+	f.mu.Unlock()
 	time.AfterFunc(20*time.Millisecond, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.subscription(one, domain.SubscriptionConfirmed, 0)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.subscription(one, domain.SubscriptionConfirmed, 0)
 	})
-	require.NoError(t, newLoop(w, func(o *Options) { o.Settle = time.Minute }).refreshed(ctx, e))
+	require.NoError(t, newLoop(f, func(o *Options) { o.Settle = time.Minute }).refreshed(ctx, e))
 	require.NoError(t, r.refreshed(ctx, e))
-	e = w.refresh(one)
-	w.mu.Lock()
-	w.subscription(one, domain.SubscriptionRequested, 0)
-	w.subscription(one, domain.SubscriptionFailed, 2)
-	w.mu.Unlock()
+	e = f.refresh(one)
+	f.mu.Lock()
+	f.subscription(one, domain.SubscriptionRequested, 0)
+	f.subscription(one, domain.SubscriptionFailed, 2)
+	f.mu.Unlock()
 	require.NoError(t, r.refreshed(ctx, e))
 	assert.Equal(t, 1, g.posts)
 
-	// It was cut off in the middle.
-	e = w.refresh(one)
-	w.mu.Lock()
-	w.subscription(one, domain.SubscriptionRequested, 0)
-	w.mu.Unlock()
+	// The connector was interrupted after the request.
+	e = f.refresh(one)
+	f.mu.Lock()
+	f.subscription(one, domain.SubscriptionRequested, 0)
+	f.mu.Unlock()
 	require.NoError(t, r.refreshed(ctx, e))
 	assert.Equal(t, 2, g.posts)
 
-	// Another key is no refresh, and a page that is gone needs none.
-	e = w.refresh(one)
+	// Resealed tokens are not refreshed, and a disconnected page is skipped.
+	e = f.refresh(one)
 	e.Data.Connection.Resealed = true
 	require.NoError(t, r.refreshed(ctx, e))
-	e = w.refresh(one)
-	w.say(one, domain.PageDisconnected, domain.Data{Connection: &domain.Connection{}})
+	e = f.refresh(one)
+	f.store(one, domain.PageDisconnected, domain.Data{Connection: &domain.Connection{}})
 	require.NoError(t, r.refreshed(ctx, e))
 	assert.Equal(t, 2, g.posts)
 }
 
-func TestRefreshThatCantBeFollowedComesAgain(t *testing.T) {
+func TestFailedRefreshIsRetried(t *testing.T) {
 	ctx := context.Background()
-	w := newWorld(t)
-	g := w.connect(one)
-	r := newLoop(w)
-	e := w.refresh(one)
+	f := newFixture(t)
+	g := f.connect(one)
+	r := newLoop(f)
+	e := f.refresh(one)
 	v, ok := r.begin(one, false)
 	require.True(t, ok)
 	require.ErrorIs(t, r.refreshed(ctx, e), errBusy)
@@ -419,7 +419,7 @@ func TestRefreshThatCantBeFollowedComesAgain(t *testing.T) {
 	g.throttled = time.Hour
 	require.Error(t, r.refreshed(ctx, e))
 	assert.Equal(t, meta.LoopThrottled, state(t, r, one).State)
-	once(t, r, w, time.Minute)
+	runOnce(t, r, f, time.Minute)
 	assert.Zero(t, g.checks)
 }
 
@@ -450,46 +450,46 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
-// Whatever happens to the pages, when it is over they all end up confirmed
-// within the longest pause and one probe.
-func TestAnyTroubleEndsConfirmed(t *testing.T) {
-	base := newWorld(t)
+// After any failures, all pages are confirmed again within the longest pause and one
+// probe interval.
+func TestPagesRecoverFromAnyFailure(t *testing.T) {
+	base := newFixture(t)
 	rapid.Check(t, func(t *rapid.T) {
-		w := base.reset()
+		f := base.reset()
 		list := []domain.PageID{"101", "102", "103"}
 		for _, p := range list {
-			w.connect(p)
+			f.connect(p)
 		}
-		r := newLoop(w)
+		r := newLoop(f)
 		t.Repeat(map[string]func(*rapid.T){
-			"drift":  func(t *rapid.T) { w.page(rapid.SampledFrom(list).Draw(t, "page")).fields = []string{"messages"} },
-			"remove": func(t *rapid.T) { w.page(rapid.SampledFrom(list).Draw(t, "page")).subscribed = false },
-			"kill":   func(t *rapid.T) { w.page(rapid.SampledFrom(list).Draw(t, "page")).dead = 463 },
+			"drift":  func(t *rapid.T) { f.page(rapid.SampledFrom(list).Draw(t, "page")).fields = []string{"messages"} },
+			"remove": func(t *rapid.T) { f.page(rapid.SampledFrom(list).Draw(t, "page")).subscribed = false },
+			"kill":   func(t *rapid.T) { f.page(rapid.SampledFrom(list).Draw(t, "page")).dead = 463 },
 			"down": func(t *rapid.T) {
-				w.page(rapid.SampledFrom(list).Draw(t, "page")).down = rapid.IntRange(0, 5).Draw(t, "calls")
+				f.page(rapid.SampledFrom(list).Draw(t, "page")).down = rapid.IntRange(0, 5).Draw(t, "calls")
 			},
 			"throttle": func(t *rapid.T) {
-				w.page(rapid.SampledFrom(list).Draw(t, "page")).throttled = time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes")) * time.Minute
+				f.page(rapid.SampledFrom(list).Draw(t, "page")).throttled = time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes")) * time.Minute
 			},
 			"refuse": func(t *rapid.T) {
-				w.page(rapid.SampledFrom(list).Draw(t, "page")).refusePost = rapid.SampledFrom([]int{0, 1, 10, 32, 100, 200}).Draw(t, "code")
+				f.page(rapid.SampledFrom(list).Draw(t, "page")).refusePost = rapid.SampledFrom([]int{0, 1, 10, 32, 100, 200}).Draw(t, "code")
 			},
 			"refresh": func(t *rapid.T) {
-				e := w.refresh(rapid.SampledFrom(list).Draw(t, "page"))
-				w.pass(time.Second)
-				_ = r.refreshed(context.Background(), e) // may be refused: the loop goes on
+				e := f.refresh(rapid.SampledFrom(list).Draw(t, "page"))
+				f.advance(time.Second)
+				_ = r.refreshed(context.Background(), e) // it may fail; the loop continues
 			},
-			"restart": func(*rapid.T) { r = newLoop(w) },
-			"round":   func(t *rapid.T) { once(t, r, w, 10*time.Minute) },
+			"restart": func(*rapid.T) { r = newLoop(f) },
+			"round":   func(t *rapid.T) { runOnce(t, r, f, 10*time.Minute) },
 			"":        func(*rapid.T) {},
 		})
-		for _, g := range w.graph {
+		for _, g := range f.graph {
 			g.dead, g.down, g.throttled, g.refusePost = 0, 0, 0, 0
 		}
 		for round := 0; ; round++ {
 			calm := true
-			for _, p := range once(t, r, w, 10*time.Minute).Pages {
-				calm = calm && p.State == meta.LoopConfirmed && len(w.page(p.Page).missing()) == 0
+			for _, p := range runOnce(t, r, f, 10*time.Minute).Pages {
+				calm = calm && p.State == meta.LoopConfirmed && len(f.page(p.Page).missing()) == 0
 			}
 			if calm {
 				return

@@ -26,9 +26,9 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// system is a world whose events go through a real stream and real runners.
+// system is a fixture with a real stream and real runners of the read models.
 type system struct {
-	*world
+	*fixture
 	server *streamstest.Server
 	models [2]*projections.Runner
 	opts   Options
@@ -45,8 +45,8 @@ func newSystem(t *testing.T, list ...domain.PageID) *system {
 		defer cancel()
 		assert.NoError(t, publisher.Close(ctx))
 	})
-	s := &system{world: newWorld(t), server: server}
-	s.now = time.Now().Truncate(24 * time.Hour) // where every interval begins
+	s := &system{fixture: newFixture(t), server: server}
+	s.now = time.Now().Truncate(24 * time.Hour) // a time at which every interval begins
 	s.publish = func(e domain.Event) uint64 {
 		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 		defer cancel()
@@ -73,7 +73,7 @@ func newSystem(t *testing.T, list ...domain.PageID) *system {
 	var last uint64
 	for _, p := range list {
 		s.connect(p)
-		last = s.say(p, domain.PageRenamed, domain.Data{Connection: &domain.Connection{Name: "Page"}})
+		last = s.store(p, domain.PageRenamed, domain.Data{Connection: &domain.Connection{Name: "Page"}})
 	}
 	for _, m := range s.models {
 		wait, stop := context.WithTimeout(ctx, streamstest.Limit)
@@ -82,7 +82,7 @@ func newSystem(t *testing.T, list ...domain.PageID) *system {
 	}
 	s.opts = Options{
 		JS: server.JS, Connect: func() (*nats.Conn, error) { return server.Embedded().Connect("reconcile") },
-		Verbs: s.world, Pages: s.models[0], Subscriptions: s.models[1],
+		Verbs: s.fixture, Pages: s.models[0], Subscriptions: s.models[1],
 		Interval: time.Second, Settle: 100 * time.Millisecond, Timeout: 5 * time.Second,
 	}
 	return s
@@ -112,8 +112,8 @@ func eventually(t *testing.T, check func() error) {
 	streamstest.Eventually(t, streamstest.Limit, check)
 }
 
-// as says what is not as it should be.
-func as(ok bool, format string, args ...any) error {
+// expect returns an error with the formatted text unless ok is true.
+func expect(ok bool, format string, args ...any) error {
 	if ok {
 		return nil
 	}
@@ -127,19 +127,19 @@ func numbered(n int) (out []domain.PageID) {
 	return out
 }
 
-func (w *world) change(page domain.PageID, f func(*remote)) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	f(w.graph[page])
+func (f *fixture) change(page domain.PageID, update func(*fakePage)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	update(f.graph[page])
 }
 
-func (w *world) counts(page domain.PageID) (checks, posts int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.graph[page].checks, w.graph[page].posts
+func (f *fixture) counts(page domain.PageID) (checks, posts int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.graph[page].checks, f.graph[page].posts
 }
 
-func TestTheLoopHeals(t *testing.T) {
+func TestRunResubscribesDriftedPages(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
 	list := numbered(20)
@@ -151,13 +151,13 @@ func TestTheLoopHeals(t *testing.T) {
 				return fmt.Errorf("%s is %s", p.Page, p.State)
 			}
 		}
-		return as(len(r.Status().Pages) == len(list), "%d pages", len(r.Status().Pages))
+		return expect(len(r.Status().Pages) == len(list), "%d pages", len(r.Status().Pages))
 	})
 	for _, p := range list[:5] {
-		s.change(p, func(g *remote) { g.subscribed = false })
+		s.change(p, func(g *fakePage) { g.subscribed = false })
 	}
 	for _, p := range list[5:8] {
-		s.change(p, func(g *remote) { g.fields = []string{"messages"} })
+		s.change(p, func(g *fakePage) { g.fields = []string{"messages"} })
 	}
 	eventually(t, func() error {
 		for _, p := range list[:8] {
@@ -182,7 +182,7 @@ func TestTwoNodesShareTheTasks(t *testing.T) {
 	list := numbered(12)
 	s := newSystem(t, list...)
 	hour := func(o *Options) { o.Interval = time.Hour }
-	// One interval, so each page has one task; the ticks bring the time.
+	// There is one interval, so each page has one task; the ticks carry the time.
 	ticks := [2]chan time.Time{make(chan time.Time), make(chan time.Time)}
 	var nodes [2]*Reconciler
 	for i := range nodes {
@@ -193,21 +193,21 @@ func TestTwoNodesShareTheTasks(t *testing.T) {
 	}
 	ticks[0] <- s.clock()
 	ticks[1] <- s.clock()
-	s.pass(59 * time.Minute)
-	for range 2 { // the second tick is only taken when the first is done
+	s.advance(59 * time.Minute)
+	for range 2 { // the second tick is received only when the first is done
 		ticks[0] <- s.clock()
 		ticks[1] <- s.clock()
 	}
 	eventually(t, func() error {
 		n := nodes[0].Status().Counters.Checks + nodes[1].Status().Counters.Checks
-		return as(n >= uint64(len(list)), "%d checks", n)
+		return expect(n >= uint64(len(list)), "%d checks", n)
 	})
 	eventually(t, func() error {
 		st, err := s.server.JS.Stream(context.Background(), TaskStream)
 		if err != nil {
 			return err
 		}
-		return as(st.CachedInfo().State.Msgs == 0, "%d tasks left", st.CachedInfo().State.Msgs)
+		return expect(st.CachedInfo().State.Msgs == 0, "%d tasks left", st.CachedInfo().State.Msgs)
 	})
 	for _, p := range list {
 		checks, _ := s.counts(p)
@@ -215,32 +215,32 @@ func TestTwoNodesShareTheTasks(t *testing.T) {
 	}
 }
 
-func TestTaskIsTriedAgainAtItsTime(t *testing.T) {
+func TestTaskIsRetriedAtItsNextTry(t *testing.T) {
 	s := newSystem(t, one)
 	tick := make(chan time.Time)
-	s.change(one, func(g *remote) { g.down = 1 })
+	s.change(one, func(g *fakePage) { g.down = 1 })
 	r, _ := s.run(t, func(o *Options) {
 		o.Interval, o.Now = 24*time.Hour, s.clock
 		o.Ticker = func(time.Duration) (<-chan time.Time, func()) { return tick, func() {} }
 	})
 	tick <- s.clock() // the interval is planned
-	s.pass(13 * time.Hour)
+	s.advance(13 * time.Hour)
 	tick <- s.clock()
-	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == meta.LoopUnreachable, "%s", p.State) })
-	s.pass(59 * time.Second)
+	eventually(t, func() error { p, _ := r.Page(one); return expect(p.State == meta.LoopUnreachable, "%s", p.State) })
+	s.advance(59 * time.Second)
 	tick <- s.clock()
 	tick <- s.clock()
 	checks, _ := s.counts(one)
 	assert.Equal(t, 1, checks)
-	s.pass(time.Second)
+	s.advance(time.Second)
 	tick <- s.clock()
-	eventually(t, func() error { p, _ := r.Page(one); return as(p.State == meta.LoopConfirmed, "%s", p.State) })
+	eventually(t, func() error { p, _ := r.Page(one); return expect(p.State == meta.LoopConfirmed, "%s", p.State) })
 }
 
-func TestRefreshInTheStreamIsFollowed(t *testing.T) {
+func TestRunHandlesRefreshEvents(t *testing.T) {
 	s := newSystem(t, one)
 	r, _ := s.run(t, func(o *Options) { o.Interval = -1 })
-	eventually(t, func() error { // the consumer starts where the stream is now
+	eventually(t, func() error { // the consumer starts at the end of the stream
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_, err := s.server.JS.PushConsumer(ctx, streams.Name, refreshDurable)
@@ -250,16 +250,16 @@ func TestRefreshInTheStreamIsFollowed(t *testing.T) {
 	eventually(t, func() error {
 		_, posts := s.counts(one)
 		p, _ := r.Page(one)
-		return as(posts == 1 && p.State == meta.LoopConfirmed, "%d requests, %s", posts, p.State)
+		return expect(posts == 1 && p.State == meta.LoopConfirmed, "%d requests, %s", posts, p.State)
 	})
 	checks, _ := s.counts(one)
 	assert.Zero(t, checks, "the loop itself is off")
 }
 
-func TestOddTasksArePassedOver(t *testing.T) {
-	w := newWorld(t)
-	g := w.connect(one)
-	r := newLoop(w)
+func TestInvalidTasksAreSkipped(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
+	r := newLoop(f)
 	work := func(payload string) {
 		require.NoError(t, r.work(context.Background(), message.NewMessage("1", []byte(payload))))
 	}
@@ -279,15 +279,15 @@ func TestOddTasksArePassedOver(t *testing.T) {
 }
 
 func TestRunNeedsItsQueue(t *testing.T) {
-	w := newWorld(t)
+	f := newFixture(t)
 	assert.Panics(t, func() { New(Options{}) })
-	assert.Panics(t, func() { _ = newLoop(w).Run(context.Background()) })
+	assert.Panics(t, func() { _ = newLoop(f).Run(context.Background()) })
 	s := streamstest.Run(t)
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	_, err := s.JS.CreateStream(ctx, jetstream.StreamConfig{Name: "other", Subjects: []string{"pagestream-tasks.>"}})
 	require.NoError(t, err)
-	r := newLoop(w, func(o *Options) {
+	r := newLoop(f, func(o *Options) {
 		o.JS = s.JS
 		o.Connect = func() (*nats.Conn, error) { return nil, errors.New("no connection") }
 	})

@@ -7,12 +7,12 @@ import (
 	"github.com/pagestream/pagestream/projections/projectionstest"
 )
 
-// rig is a real stream with the read model of conversations.
-type rig struct{ *projectionstest.Rig }
+// fixture has a real stream with the read model of conversations.
+type fixture struct{ *projectionstest.Rig }
 
-func newRig(t *testing.T) *rig {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	return &rig{projectionstest.NewRig(t, conversations.New())}
+	return &fixture{projectionstest.NewRig(t, conversations.New())}
 }
 
 // Stats returns the counts so far.
