@@ -94,7 +94,9 @@ func (g *fakeGraph) Conversations(
 	return list, next, nil
 }
 
-func (g *fakeGraph) Messages(_ context.Context, a meta.Access, conversation, after string) ([]graph.Message, string, error) {
+func (g *fakeGraph) Messages(
+	_ context.Context, a meta.Access, conversation, after string,
+) ([]graph.Message, string, error) {
 	if err := g.call(a, "messages "+conversation); err != nil {
 		return nil, "", fmt.Errorf("call graph: %w", err)
 	}
@@ -137,7 +139,9 @@ func (g *fakeGraph) addConversation(platform string, own domain.PageID, contact 
 }
 
 func (r *fixture) filler(g *fakeGraph, change ...func(*Options)) *Filler {
-	o := Options{Tokens: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now }}
+	o := Options{
+		Tokens: g, Graph: g, Publisher: r.Publisher, PerSecond: 10_000, Limit: 2, Now: func() time.Time { return g.now },
+	}
 	for _, f := range change {
 		f(&o)
 	}
@@ -158,8 +162,10 @@ func webhook(object string, own domain.PageID, m graph.Message) []domain.Event {
 	if m.From == string(own) {
 		echo = `"is_echo":true,"app_id":55,`
 	}
-	body := fmt.Sprintf(`{"object":%q,"entry":[{"id":%q,"time":1,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{%s"mid":%q,"text":%q}}]}]}`,
-		object, own, m.From, to, m.Created.UnixMilli()+321, echo, m.ID, m.Text)
+	body := fmt.Sprintf(
+		`{"object":%q,"entry":[{"id":%q,"time":1,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{%s"mid":%q,"text":%q}}]}]}`,
+		object, own, m.From, to, m.Created.UnixMilli()+321, echo, m.ID, m.Text,
+	)
 	return messenger.Split([]byte(body), messenger.Options{App: "shop"}).Events
 }
 
@@ -180,7 +186,8 @@ func TestFillingTwiceStoresOnce(t *testing.T) {
 	var steps []Progress
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
-	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-time.Hour + 900*time.Millisecond)}, func(p Progress) { steps = append(steps, p) })
+	gap := Request{Page: page, Since: noon.Add(-time.Hour + 900*time.Millisecond)}
+	sum, err := r.filler(g).Run(ctx, gap, func(p Progress) { steps = append(steps, p) })
 	require.NoError(t, err)
 	// 7005 was active, and 7003 wrote its first message, a minute before the gap.
 	assert.Equal(t, Sum{Conversations: 4, Messages: 10, Stored: 8, Duplicates: 2}, sum)
@@ -203,7 +210,9 @@ func TestFillingTwiceStoresOnce(t *testing.T) {
 				mine = append(mine, e)
 			}
 		}
-		assert.True(t, slices.IsSortedFunc(mine, func(a, b streams.Stored) int { return a.Time.Compare(b.Time) }), "oldest first")
+		assert.True(
+			t, slices.IsSortedFunc(mine, func(a, b streams.Stored) int { return a.Time.Compare(b.Time) }), "oldest first",
+		)
 	}
 	list, _, err := conversations.Messages(r.Named("conversations"), page, "7001", "", 0, false)
 	require.NoError(t, err)
@@ -240,7 +249,8 @@ func TestUntil(t *testing.T) {
 	g.addConversation(Messenger, page, "7", 1, 10, 20, 30, 40, 50)
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
-	sum, err := r.filler(g).Run(ctx, Request{Page: page, Since: noon.Add(-40 * time.Minute), Until: noon.Add(-20 * time.Minute)}, nil)
+	gap := Request{Page: page, Since: noon.Add(-40 * time.Minute), Until: noon.Add(-20 * time.Minute)}
+	sum, err := r.filler(g).Run(ctx, gap, nil)
 	require.NoError(t, err)
 	assert.Equal(t, Sum{Conversations: 1, Messages: 3, Stored: 3}, sum)
 }
@@ -471,8 +481,10 @@ func TestEventEqualsTheDeliveredOne(t *testing.T) {
 		if m.From == string(own) {
 			echo = `"is_echo":true,`
 		}
-		body := fmt.Sprintf(`{"object":%q,"entry":[{"id":%q,"time":5,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{%s"mid":%q,"text":%s}}]}]}`,
-			object, own, m.From, m.To[0], m.Created.UnixMilli(), echo, m.ID, text)
+		body := fmt.Sprintf(
+			`{"object":%q,"entry":[{"id":%q,"time":5,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{%s"mid":%q,"text":%s}}]}]}`,
+			object, own, m.From, m.To[0], m.Created.UnixMilli(), echo, m.ID, text,
+		)
 		want := messenger.Split([]byte(body), messenger.Options{App: "shop", Source: "backfill"}).Events[0]
 		w := &walk{
 			Filler:  New(Options{Tokens: newFakeGraph(), Graph: newFakeGraph(), Publisher: nothing{}}),

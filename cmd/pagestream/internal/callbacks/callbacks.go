@@ -204,7 +204,8 @@ var statusPage = template.Must(template.New("status").Parse(`<!doctype html>
 
 var stylePolicy = func() string {
 	sum := sha256.Sum256([]byte(style))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; frame-ancestors 'none'; base-uri 'none'"
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; frame-ancestors 'none'; base-uri 'none'"
 }()
 
 // status serves the page on which a person sees the result of their deletion request.

@@ -134,9 +134,13 @@ func serve(t *testing.T, e *fakeDisconnector, key string) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	callbacks.New(callbacks.Options{
-		Apps:         []callbacks.App{{Name: "one", Secrets: []string{"first"}}, {Name: "two", Secrets: []string{secret, "older"}}},
-		Disconnector: e, BaseURL: "https://example.org/", Key: []byte(key),
-		Now: func() time.Time { return time.Date(2026, 6, 1, 23, 0, 0, 0, time.UTC) },
+		Apps: []callbacks.App{
+			{Name: "one", Secrets: []string{"first"}}, {Name: "two", Secrets: []string{secret, "older"}},
+		},
+		Disconnector: e,
+		BaseURL:      "https://example.org/",
+		Key:          []byte(key),
+		Now:          func() time.Time { return time.Date(2026, 6, 1, 23, 0, 0, 0, time.UTC) },
 	}).Register(mux)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
@@ -156,7 +160,8 @@ func post(t *testing.T, to, signed string) (int, string, http.Header) {
 func TestDeauthorize(t *testing.T) {
 	var e fakeDisconnector
 	base := serve(t, &e, "key")
-	for _, path := range []string{"/meta/deauthorize", "/meta/deauthorize/two", "/meta/deauthorize"} { // Meta may repeat it
+	// Meta may repeat the callback.
+	for _, path := range []string{"/meta/deauthorize", "/meta/deauthorize/two", "/meta/deauthorize"} {
 		code, body, _ := post(t, base+path, sign(base64.URLEncoding, secret, payload))
 		assert.Equal(t, http.StatusOK, code)
 		assert.JSONEq(t, `{"success":true}`, body)
@@ -226,7 +231,8 @@ func TestDataDeletion(t *testing.T) {
 		assert.Contains(t, body, "1 June 2026")
 	}
 	for name, p := range map[string]string{
-		"longer": path + "A", "none": "/meta/data-deletion", "odd": "/meta/data-deletion?code=%3Cscript%3E-x", "cut": path[:len(path)-5],
+		"longer": path + "A", "none": "/meta/data-deletion", "script": "/meta/data-deletion?code=%3Cscript%3E-x",
+		"cut": path[:len(path)-5],
 	} {
 		code, body := page(base, p)
 		assert.Equal(t, http.StatusNotFound, code, name)

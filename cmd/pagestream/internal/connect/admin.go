@@ -57,7 +57,9 @@ func (c *Connector) DisconnectAdmin(ctx context.Context, app, admin, reason stri
 
 // disconnectIfAdmin ends one connection if it is still that person's; otherwise it
 // returns the zero outcome.
-func (c *Connector) disconnectIfAdmin(ctx, asking context.Context, page domain.PageID, admin, reason string) (meta.Outcome, error) {
+func (c *Connector) disconnectIfAdmin(
+	ctx, asking context.Context, page domain.PageID, admin, reason string,
+) (meta.Outcome, error) {
 	op, err := c.start(ctx, page)
 	if errors.Is(err, meta.ErrNotConnected) || err == nil && op.conn.Admin != admin {
 		return meta.Outcome{}, nil
@@ -75,7 +77,9 @@ func (c *Connector) disconnectIfAdmin(ctx, asking context.Context, page domain.P
 		out.State, event = subscriptions.Failed, domain.SubscriptionFailed
 		out.Code, out.Subcode, out.Reason = meta.Explain(err)
 	}
-	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Reason: out.Reason, Code: out.Code, Subcode: out.Subcode})
+	out.Seq, err = op.appendSubscription(
+		ctx, event, domain.Subscription{Reason: out.Reason, Code: out.Code, Subcode: out.Subcode},
+	)
 	if errors.Is(err, ErrChanged) {
 		return out, nil // the connection has ended, and there is a newer subscription event
 	}

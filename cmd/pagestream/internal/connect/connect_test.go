@@ -130,7 +130,10 @@ func newFixture(t *testing.T) *fixture {
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
 	f := &fixture{
-		t: t, keys: keys, graph: &fakeGraph{t: t, token: token, fail: map[string]error{}}, login: &login{fail: map[string]error{}},
+		t:     t,
+		keys:  keys,
+		graph: &fakeGraph{t: t, token: token, fail: map[string]error{}},
+		login: &login{fail: map[string]error{}},
 	}
 	f.Connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
@@ -217,7 +220,8 @@ func (f *fixture) ByAdmin(ctx context.Context, app, admin string) (out []domain.
 	f.onKnown = nil
 	seen := map[domain.PageID]bool{}
 	for _, e := range f.events {
-		if k, _ := f.Known(ctx, e.Page, 0); !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
+		k, _ := f.Known(ctx, e.Page, 0)
+		if !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
 			out = append(out, e.Page)
 		}
 		seen[e.Page] = true
@@ -238,18 +242,30 @@ func (f *fixture) last() domain.Event { return f.events[len(f.events)-1] }
 
 func (f *fixture) connect() meta.Outcome {
 	f.t.Helper()
-	out, err := f.Connect(f.t.Context(), connect.Request{Page: page, Token: token, Company: "acme", Fields: []string{"standby", "messages"}})
+	out, err := f.Connect(
+		f.t.Context(),
+		connect.Request{Page: page, Token: token, Company: "acme", Fields: []string{"standby", "messages"}},
+	)
 	require.NoError(f.t, err)
 	return out
 }
 
 func TestConnect(t *testing.T) {
 	f := newFixture(t)
-	out, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me", Company: "acme", Admin: "77"})
+	out, err := f.Connect(
+		t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me", Company: "acme", Admin: "77"},
+	)
 	require.NoError(t, err)
 	want := slices.Sorted(slices.Values(connect.DefaultFields()))
 	assert.Equal(t, meta.Outcome{
-		Page: page, ConnectionID: "id1", App: "main", Name: "Dian Aul", State: subscriptions.Confirmed, Wanted: want, Actual: want, Seq: 3,
+		Page:         page,
+		ConnectionID: "id1",
+		App:          "main",
+		Name:         "Dian Aul",
+		State:        subscriptions.Confirmed,
+		Wanted:       want,
+		Actual:       want,
+		Seq:          3,
 	}, out)
 	assert.Equal(t, "page.connected subscription.requested subscription.confirmed", f.eventTypes(0))
 	assert.Equal(t, []string{"page", "list", "subscribe", "list"}, f.graph.asked)
@@ -474,7 +490,9 @@ func TestEveryDeadTokenCodeInvalidatesTheToken(t *testing.T) {
 func TestRetryAfterIsRoundedUp(t *testing.T) {
 	f := newFixture(t)
 	f.connect()
-	for after, want := range map[time.Duration]int{0: 0, 1: 1, time.Second: 1, 1500 * time.Millisecond: 2, time.Minute: 60} {
+	for after, want := range map[time.Duration]int{
+		0: 0, 1: 1, time.Second: 1, 1500 * time.Millisecond: 2, time.Minute: 60,
+	} {
 		f.graph.fail["list"] = &meta.Error{Status: 429, Held: true, After: after}
 		out, err := f.Check(t.Context(), page)
 		require.NoError(t, err)
@@ -519,7 +537,9 @@ func TestDisconnect(t *testing.T) {
 	assert.Empty(t, f.events[3].Data.Connection.SealedToken)
 	assert.Equal(t, uint64(5), out.Seq)
 
-	for _, call := range []func(context.Context, domain.PageID) (meta.Outcome, error){f.Disconnect, f.Check, f.Resubscribe} {
+	for _, call := range []func(context.Context, domain.PageID) (meta.Outcome, error){
+		f.Disconnect, f.Check, f.Resubscribe,
+	} {
 		_, err := call(t.Context(), page)
 		require.ErrorIs(t, err, meta.ErrNotConnected)
 		assert.ErrorContains(t, err, "pagestream pages connect")
@@ -573,7 +593,9 @@ func TestConcurrentChangeIsAnError(t *testing.T) {
 	meanwhile := func(e domain.Event) {
 		f.graph.onAsked = func(string) { f.graph.onAsked = nil; e.Page = page; f.events = append(f.events, e) }
 	}
-	meanwhile(domain.Event{ID: "x", Type: domain.SubscriptionDrifted, Data: domain.Data{Subscription: &domain.Subscription{}}})
+	meanwhile(
+		domain.Event{ID: "x", Type: domain.SubscriptionDrifted, Data: domain.Data{Subscription: &domain.Subscription{}}},
+	)
 	_, err := f.Resubscribe(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrChanged)
 	assert.ErrorContains(t, err, "pages check")

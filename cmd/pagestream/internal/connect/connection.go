@@ -171,7 +171,9 @@ func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (meta.Ou
 	if err := op.recordDisconnected(ctx, reason); err != nil {
 		return meta.Outcome{}, err
 	}
-	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Reason: words, Code: out.Code, Subcode: out.Subcode})
+	out.Seq, err = op.appendSubscription(
+		ctx, event, domain.Subscription{Reason: words, Code: out.Code, Subcode: out.Subcode},
+	)
 	return out, err
 }
 

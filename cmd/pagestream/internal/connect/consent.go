@@ -103,7 +103,9 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 }
 
 // consentPage compares one page of a consent with its connection.
-func (c *Connector) consentPage(ctx context.Context, consent meta.Consent, a graph.Account) (meta.ConsentPage, error) {
+func (c *Connector) consentPage(
+	ctx context.Context, consent meta.Consent, a graph.Account,
+) (meta.ConsentPage, error) {
 	out := meta.ConsentPage{
 		Page: domain.PageID(a.ID), Name: a.Name, Token: a.Token, Instagram: a.Instagram, Tasks: a.Tasks,
 		Standing: meta.StandingNew, Lacking: lacking(a.Tasks),

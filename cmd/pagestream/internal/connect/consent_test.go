@@ -117,7 +117,10 @@ func TestConsentChangesNothing(t *testing.T) {
 
 func (f *fixture) connectBy(admin, company string) {
 	f.t.Helper()
-	_, err := f.Connect(f.t.Context(), connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}})
+	_, err := f.Connect(
+		f.t.Context(),
+		connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}},
+	)
 	require.NoError(f.t, err)
 }
 
@@ -133,9 +136,12 @@ func TestConsentRefused(t *testing.T) {
 		"no such app":     {app: "none", code: "good", want: connect.ErrUnknownApp},
 		"page token":      {code: "good", change: func(l *login) { l.info.Type = "PAGE" }, want: connect.ErrUserToken},
 		"dead user token": {code: "good", change: func(l *login) { l.info.Valid = false }, want: connect.ErrUserToken},
-		"refused listing": {code: "good", change: func(l *login) { l.fail["accounts"] = refusal(190, 460, "") }, want: connect.ErrUserToken},
-		"no answer":       {code: "good", change: func(l *login) { l.fail["accounts"] = errGone }, want: errGone},
-		"throttled":       {code: "good", change: func(l *login) { l.fail["debug"] = throttled }, want: throttled},
+		"refused listing": {
+			code: "good", change: func(l *login) { l.fail["accounts"] = refusal(190, 460, "") },
+			want: connect.ErrUserToken,
+		},
+		"no answer": {code: "good", change: func(l *login) { l.fail["accounts"] = errGone }, want: errGone},
+		"throttled": {code: "good", change: func(l *login) { l.fail["debug"] = throttled }, want: throttled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -198,7 +204,9 @@ func TestApplyContinuesAfterAFailure(t *testing.T) {
 
 	// An error of Graph is an outcome that names the field; an ended context is an
 	// outcome as well.
-	f.graph.fail["subscribe"] = refusal(200, 0, "(#200) To subscribe to the message_reads field, one of these permissions is needed: pages_messaging")
+	f.graph.fail["subscribe"] = refusal(
+		200, 0, "(#200) To subscribe to the message_reads field, one of these permissions is needed: pages_messaging",
+	)
 	outs, err = f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, outs[0].State)
@@ -224,7 +232,9 @@ func TestApplyToAll(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, consent.Pages, 2)
 	assert.NotNil(t, consent.Gone, "an empty list, not null")
-	outs, err := f.Apply(t.Context(), consent, meta.Choice{All: true, Pages: []domain.PageID{"99"}, Company: "acme"}, nil)
+	outs, err := f.Apply(
+		t.Context(), consent, meta.Choice{All: true, Pages: []domain.PageID{"99"}, Company: "acme"}, nil,
+	)
 	require.NoError(t, err)
 	require.Len(t, outs, 1, "the role on the other page does not let connect it")
 	assert.Equal(t, page, outs[0].Page)
@@ -248,10 +258,15 @@ func TestApplyProbesPagesThatAreGone(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, g.Gone, 1)
 	n := len(f.events)
-	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {"3"}}}
+	f.login.info = graph.TokenInfo{
+		Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {"3"}},
+	}
 	g.Pages[0].Page = "3"
-	_, err = f.Apply(t.Context(), meta.Consent{App: "main", Admin: admin, Pages: []meta.ConsentPage{{Page: page, Token: token}}, Gone: g.Gone},
-		meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil)
+	_, err = f.Apply(
+		t.Context(),
+		meta.Consent{App: "main", Admin: admin, Pages: []meta.ConsentPage{{Page: page, Token: token}}, Gone: g.Gone},
+		meta.Choice{Pages: []domain.PageID{page}, Company: "acme"}, nil,
+	)
 	require.NoError(t, err)
 	assert.Contains(t, f.eventTypes(n), "page.token_invalidated")
 	assert.True(t, strings.HasPrefix(f.last().Data.Connection.Reason, "deselected: "))
@@ -261,7 +276,9 @@ func TestProbe(t *testing.T) {
 	f := newFixture(t)
 	f.connect()
 	n := len(f.events)
-	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: []string{"pages_messaging"}, DataAccessExpires: time.Unix(1797072000, 0)}
+	f.login.info = graph.TokenInfo{
+		Type: "PAGE", Valid: true, Scopes: []string{"pages_messaging"}, DataAccessExpires: time.Unix(1797072000, 0),
+	}
 	r, err := f.Probe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, meta.TokenValid, r.State)
@@ -278,7 +295,9 @@ func TestProbe(t *testing.T) {
 	assert.Equal(t, "page.token_invalidated", f.eventTypes(n), "once")
 	assert.Equal(t, 460, f.last().Data.Connection.Subcode)
 
-	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {string(page)}}}
+	f.login.info = graph.TokenInfo{
+		Type: "PAGE", Valid: true, Scopes: allScopes(), Granted: map[string][]string{"pages_messaging": {string(page)}},
+	}
 	_, err = f.Probe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, "page.token_invalidated page.token_refreshed", f.eventTypes(n))

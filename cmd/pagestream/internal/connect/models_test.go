@@ -22,7 +22,10 @@ func TestModels(t *testing.T) {
 
 	f.instagram = map[string]string{"1": "17841400000000001"}
 	for _, r := range []connect.Request{
-		{Page: "1", Token: tokenOf("1"), Admin: admin, Company: "acme", Fields: []string{"messages"}, VerifyToken: "verify-me"},
+		{
+			Page: "1", Token: tokenOf("1"), Admin: admin, Company: "acme", Fields: []string{"messages"},
+			VerifyToken: "verify-me",
+		},
 		{Page: "2", Token: tokenOf("2"), Admin: "somebody else"},
 		{Page: "3", Token: tokenOf("3")},
 	} {

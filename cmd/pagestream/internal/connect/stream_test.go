@@ -139,7 +139,9 @@ func TestApplySixtyPages(t *testing.T) {
 	f.login.info.DataAccessExpires = time.Unix(1797072000, 0)
 	g, choice := f.grants(60)
 	require.Len(t, g.Pages, 60)
-	f.refuse["17"] = refusal(200, 0, "(#200) To subscribe to the standby field, one of these permissions is needed: pages_messaging")
+	f.refuse["17"] = refusal(
+		200, 0, "(#200) To subscribe to the standby field, one of these permissions is needed: pages_messaging",
+	)
 	progressCalls := 0
 	outs, err := f.Apply(t.Context(), g, choice, func(meta.Outcome) { progressCalls++ })
 	require.NoError(t, err)
@@ -159,7 +161,9 @@ func TestApplySixtyPages(t *testing.T) {
 	_, err = f.models.Known(t.Context(), "1", last)
 	require.NoError(t, err)
 	first := f.page("1")
-	assert.Equal(t, []any{"acme", admin, []string{"messages", "standby"}}, []any{first.Company, first.Admin, first.Fields})
+	assert.Equal(
+		t, []any{"acme", admin, []string{"messages", "standby"}}, []any{first.Company, first.Admin, first.Fields},
+	)
 	assert.Equal(t, int64(1797072000), first.DataAccessExpires.Unix())
 	assert.ElementsMatch(t, allScopes(), first.Scopes)
 
@@ -171,16 +175,26 @@ func TestApplySixtyPages(t *testing.T) {
 	assert.Len(t, g.Gone, 3)
 	assert.Equal(t, meta.StandingConnected, g.Pages[16].Standing)
 	f.login.info.Granted = map[string][]string{"pages_messaging": {"1"}}
-	outs, err = f.Apply(t.Context(), g, meta.Choice{Pages: []domain.PageID{"1", "17"}, Fields: []string{"messages"}}, nil)
+	outs, err = f.Apply(
+		t.Context(), g, meta.Choice{Pages: []domain.PageID{"1", "17"}, Fields: []string{"messages"}}, nil,
+	)
 	require.NoError(t, err)
-	assert.Equal(t, []subscriptions.State{subscriptions.Confirmed, subscriptions.Confirmed}, []subscriptions.State{outs[0].State, outs[1].State})
+	assert.Equal(
+		t, []subscriptions.State{subscriptions.Confirmed, subscriptions.Confirmed},
+		[]subscriptions.State{outs[0].State, outs[1].State},
+	)
 	_, err = f.models.Known(t.Context(), "1", max(outs[0].Seq, outs[1].Seq))
 	require.NoError(t, err)
 	again := f.page("1")
-	assert.Equal(t, []any{first.ConnectionID, "acme", []string{"messages"}}, []any{again.ConnectionID, again.Company, again.Fields})
+	assert.Equal(
+		t, []any{first.ConnectionID, "acme", []string{"messages"}},
+		[]any{again.ConnectionID, again.Company, again.Fields},
+	)
 	for _, gone := range g.Gone {
 		streamstest.Eventually(t, streamstest.Limit, func() error {
-			if p := f.page(gone.Page); p.State != pages.Connected || p.Token != pages.TokenInvalid || !strings.HasPrefix(p.TokenReason, "deselected: ") {
+			p := f.page(gone.Page)
+			if p.State != pages.Connected || p.Token != pages.TokenInvalid ||
+				!strings.HasPrefix(p.TokenReason, "deselected: ") {
 				return fmt.Errorf("page %s is %s, its token %s (%s)", gone.Page, p.State, p.Token, p.TokenReason)
 			}
 			return nil
@@ -277,14 +291,18 @@ func TestDeadTokenDuringRefreshIsRecorded(t *testing.T) {
 	out, err := f.Refresh(t.Context(), page, token, "")
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Failed, out.State)
-	assert.Equal(t, "page.token_refreshed subscription.requested subscription.failed page.token_invalidated", f.eventTypes(n))
+	assert.Equal(
+		t, "page.token_refreshed subscription.requested subscription.failed page.token_invalidated", f.eventTypes(n),
+	)
 }
 
 // If a request has no admin, Graph is asked: Meta's callbacks identify connections
 // only by the person.
 func TestConnectAsksGraphForTheAdmin(t *testing.T) {
 	f := newFixture(t)
-	f.login.info = graph.TokenInfo{Type: "PAGE", Valid: true, User: admin, Scopes: allScopes(), Expires: time.Unix(1795000000, 0)}
+	f.login.info = graph.TokenInfo{
+		Type: "PAGE", Valid: true, User: admin, Scopes: allScopes(), Expires: time.Unix(1795000000, 0),
+	}
 	f.connect()
 	c := f.events[0].Data.Connection
 	assert.Equal(t, []any{admin, int64(1795000000), int64(0)}, []any{c.Admin, c.Expires, c.DataAccessExpires})

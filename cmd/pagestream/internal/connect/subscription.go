@@ -64,7 +64,8 @@ func (c *Connector) Plan(ctx context.Context, page domain.PageID) (meta.Outcome,
 // subscribe subscribes the page to the wanted fields and records what it reads back.
 func (op *operation) subscribe(ctx context.Context) (meta.Outcome, error) {
 	wanted := op.conn.Fields
-	if _, err := op.appendSubscription(ctx, domain.SubscriptionRequested, domain.Subscription{Wanted: wanted}); err != nil {
+	_, err := op.appendSubscription(ctx, domain.SubscriptionRequested, domain.Subscription{Wanted: wanted})
+	if err != nil {
 		return meta.Outcome{}, err
 	}
 	if err := op.graph.Subscribe(ctx, string(op.page), op.token, wanted); err != nil {
@@ -90,7 +91,9 @@ func (op *operation) recordFields(ctx context.Context, apps []graph.App, request
 		return out, nil
 	}
 	var err error
-	out.Seq, err = op.appendSubscription(ctx, event, domain.Subscription{Wanted: out.Wanted, Actual: out.Actual, Reason: out.Reason})
+	out.Seq, err = op.appendSubscription(
+		ctx, event, domain.Subscription{Wanted: out.Wanted, Actual: out.Actual, Reason: out.Reason},
+	)
 	return out, err
 }
 

@@ -111,7 +111,8 @@ func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error
 		conn.Fields = sorted(r.Fields)
 		op.conn.Fields = conn.Fields
 	}
-	if op.lastPage, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn}); err != nil {
+	op.lastPage, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
+	if err != nil {
 		return meta.Outcome{}, err
 	}
 	op.conn.Name, op.known.TokenDead = name, false

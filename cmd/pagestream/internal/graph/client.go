@@ -254,7 +254,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		if throttled {
 			refusal.After = c.gates.refuse(k.page, refusal.Code)
 		}
-		if try >= c.opts.Retries || !throttled && (k.noRetry || k.noRetryOnCode1 && refusal.Code == 1 || class != meta.Transient) {
+		if try >= c.opts.Retries ||
+			!throttled && (k.noRetry || k.noRetryOnCode1 && refusal.Code == 1 || class != meta.Transient) {
 			break
 		}
 		if throttled {

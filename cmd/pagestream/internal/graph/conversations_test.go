@@ -116,7 +116,10 @@ func TestMessages(t *testing.T) {
 // Graph uses code 1 both for "Please reduce the amount of data you're asking for" and
 // for temporary failures.
 func TestPageSizeIsHalvedOnCode1(t *testing.T) {
-	much := answer{500, `{"error":{"code":1,"message":"Please reduce the amount of data you're asking for, then retry your request"}}`}
+	much := answer{
+		500,
+		`{"error":{"code":1,"message":"Please reduce the amount of data you're asking for, then retry your request"}}`,
+	}
 	limits := func(s *server) (list []string) {
 		for _, r := range s.requests {
 			list = append(list, r.params.Get("limit"))

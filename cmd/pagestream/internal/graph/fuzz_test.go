@@ -25,7 +25,12 @@ type canned struct {
 
 func (c canned) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{
-		StatusCode: c.status, Header: c.header, Body: io.NopCloser(strings.NewReader(c.body)), Request: r, ProtoMajor: 1, ProtoMinor: 1,
+		StatusCode: c.status,
+		Header:     c.header,
+		Body:       io.NopCloser(strings.NewReader(c.body)),
+		Request:    r,
+		ProtoMajor: 1,
+		ProtoMinor: 1,
 	}, nil
 }
 
@@ -96,7 +101,9 @@ func FuzzErrors(f *testing.F) {
 // Messages accepts, and each message its JSON.
 func FuzzConversations(f *testing.F) {
 	seed(f, func(body string) { f.Add(body) })
-	f.Add(`{"data":[{"id":"t_1","updated_time":"2026-11-20T10:33:13+0000","messages":{"data":[null,{"attachments":{"data":[null]}}]}}]}`)
+	f.Add(
+		`{"data":[{"id":"t_1","updated_time":"2026-11-20T10:33:13+0000","messages":{"data":[null,{"attachments":{"data":[null]}}]}}]}`,
+	)
 	f.Fuzz(func(t *testing.T, body string) {
 		c := fuzzed(t, canned{status: 200, body: body})
 		list, next, err := c.Conversations(t.Context(), page, token, "messenger", "", 10)
@@ -127,7 +134,10 @@ func FuzzConversations(f *testing.F) {
 // FuzzUsage checks that no header holds calls for longer than a day, and that every
 // key is an id.
 func FuzzUsage(f *testing.F) {
-	f.Add(`{"call_count":28,"total_time":25,"total_cputime":25}`, `{"`+page+`":[{"type":"pages","call_count":100,"estimated_time_to_regain_access":5}]}`)
+	f.Add(
+		`{"call_count":28,"total_time":25,"total_cputime":25}`,
+		`{"`+page+`":[{"type":"pages","call_count":100,"estimated_time_to_regain_access":5}]}`,
+	)
 	f.Add(`{"call_count":"1e9"}`, `{"1":[{"estimated_time_to_regain_access":9223372036854775807}]}`)
 	f.Add(`null`, `{"":[{}],"x":null}`)
 	f.Fuzz(func(t *testing.T, app, business string) {
@@ -138,7 +148,8 @@ func FuzzUsage(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, u := range c.Usage() {
-			if u.Key != "app" && strings.Trim(u.Key, "0123456789") != "" || min(u.CallCount, u.TotalTime, u.TotalCPUTime) < 0 ||
+			if u.Key != "app" && strings.Trim(u.Key, "0123456789") != "" ||
+				min(u.CallCount, u.TotalTime, u.TotalCPUTime) < 0 ||
 				!u.RegainAt.IsZero() && u.RegainAt.Sub(u.At) > 24*time.Hour {
 				t.Fatalf("%+v", u)
 			}

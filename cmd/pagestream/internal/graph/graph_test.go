@@ -106,7 +106,9 @@ var outgoing = graph.Outgoing{
 }
 
 // success is an answer that every call accepts.
-var success = answer{200, `{"success":true,"data":[],"id":"` + page + `","access_token":"` + token + `","message_id":"m_1"}`}
+var success = answer{
+	200, `{"success":true,"data":[],"id":"` + page + `","access_token":"` + token + `","message_id":"m_1"}`,
+}
 
 // corpus is the directory of Meta's documented answers.
 const corpus = "../../../../../shared/corpus/graph-responses"
@@ -170,7 +172,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	for name := range r.URL.Query() {
-		if strings.Contains(name, "token") || strings.Contains(name, "secret") && name != "appsecret_proof" || name == "code" {
+		if strings.Contains(name, "token") || strings.Contains(name, "secret") && name != "appsecret_proof" ||
+			name == "code" {
 			s.t.Errorf("%s is in the URL %s", name, r.URL)
 		}
 	}
@@ -240,9 +243,16 @@ func TestCalls(t *testing.T) {
 		assert.Equal(t, token, s.requests[0].auth)
 	})
 	t.Run("subscribed apps over two pages of the listing", func(t *testing.T) {
-		s := start(t,
-			answer{200, `{"data":[{"id":"1","subscribed_fields":["feed"]}],"paging":{"cursors":{"after":"AA"},"next":"https://x/?access_token=` + token + `"}}`},
-			answer{200, `{"data":[{"id":` + appID + `,"subscribed_fields":["standby","messages","messages"]}],"paging":{"cursors":{"after":"BB"}}}`},
+		s := start(
+			t,
+			answer{
+				200,
+				`{"data":[{"id":"1","subscribed_fields":["feed"]}],"paging":{"cursors":{"after":"AA"},"next":"https://x/?access_token=` + token + `"}}`,
+			},
+			answer{
+				200,
+				`{"data":[{"id":` + appID + `,"subscribed_fields":["standby","messages","messages"]}],"paging":{"cursors":{"after":"BB"}}}`,
+			},
 		)
 		c := s.client()
 		apps, err := c.SubscribedApps(ctx, page, token)
@@ -274,14 +284,18 @@ func TestCalls(t *testing.T) {
 		assert.Equal(t, "DELETE", s.requests[0].method)
 	})
 	t.Run("page", func(t *testing.T) {
-		s := start(t, answer{200, `{"id":` + page + `,"name":"Dian Aul","instagram_business_account":{"id":"17841400000000001"}}`})
+		s := start(
+			t, answer{200, `{"id":` + page + `,"name":"Dian Aul","instagram_business_account":{"id":"17841400000000001"}}`},
+		)
 		name, instagram, err := s.client().Page(ctx, page, token)
 		require.NoError(t, err)
 		assert.Equal(t, "Dian Aul", name)
 		assert.Equal(t, "17841400000000001", instagram)
 	})
 	t.Run("page without permission for Instagram", func(t *testing.T) {
-		s := start(t, answer{403, `{"error":{"code":10,"message":"no"}}`}, answer{200, `{"id":"` + page + `","name":"Dian Aul"}`})
+		s := start(
+			t, answer{403, `{"error":{"code":10,"message":"no"}}`}, answer{200, `{"id":"` + page + `","name":"Dian Aul"}`},
+		)
 		name, instagram, err := s.client().Page(ctx, page, token)
 		require.NoError(t, err)
 		assert.Equal(t, "Dian Aul", name)
@@ -309,7 +323,13 @@ func TestCalls(t *testing.T) {
 		assert.Equal(t, appID+"|"+appSecret, r.auth)
 	})
 	t.Run("debug token of an invalid token", func(t *testing.T) {
-		s := start(t, answer{200, `{"data":{"is_valid":false,"error":{"code":190,"subcode":460,"message":"Malformed ` + input + `"},"scopes":[]}}`})
+		s := start(
+			t,
+			answer{
+				200,
+				`{"data":{"is_valid":false,"error":{"code":190,"subcode":460,"message":"Malformed ` + input + `"},"scopes":[]}}`,
+			},
+		)
 		info, err := s.client().DebugToken(ctx, input)
 		require.NoError(t, err)
 		assert.False(t, info.Valid)
@@ -327,8 +347,9 @@ func TestErrorsAreClassifiedByCode(t *testing.T) {
 		"err_190_463_expired.json": meta.TokenDead, "err_190_490_checkpoint.json": meta.TokenDead,
 		"err_4_app_rate.json": meta.Throttled, "err_613_rate.json": meta.Throttled,
 		"err_80006_messenger_buc.json": meta.Throttled, "err_551_1545041.json": meta.PersonUnreachable,
-		"subscribed_apps_post_bad_field.json": meta.Parameter, "subscribed_apps_post_missing_permission.json": meta.Permission,
-		"fbmessenger-hs_errorResponse.json": meta.Parameter,
+		"subscribed_apps_post_bad_field.json":          meta.Parameter,
+		"subscribed_apps_post_missing_permission.json": meta.Permission,
+		"fbmessenger-hs_errorResponse.json":            meta.Parameter,
 	} {
 		for _, status := range []int{200, 400} { // an error in the body counts with status 200 as well
 			t.Run(fmt.Sprint(file, " ", status), func(t *testing.T) {
@@ -423,7 +444,9 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 	// The server quotes the request in its error.
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm()
-		said, _ := json.Marshal(fmt.Sprint("Malformed ", r.Header["Authorization"], r.PostForm, " EAASomeOtherTokenThatNobodyGave1"))
+		said, _ := json.Marshal(
+			fmt.Sprint("Malformed ", r.Header["Authorization"], r.PostForm, " EAASomeOtherTokenThatNobodyGave1"),
+		)
 		w.WriteHeader(http.StatusBadRequest)
 		fmt.Fprintf(w, `{"error":{"code":190,"message":%s,"fbtrace_id":"%s"}}`, said, token)
 	})
@@ -437,14 +460,18 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 		<-r.Context().Done()
 	})
 	for name, c := range map[string]*graph.Client{
-		"refused": s.client(), "gone": gone.client(), "slow": slow.client(func(o *graph.Options) { o.Timeout = 20 * time.Millisecond }),
+		"refused": s.client(), "gone": gone.client(),
+		"slow":             slow.client(func(o *graph.Options) { o.Timeout = 20 * time.Millisecond }),
 		"broken transport": s.client(func(o *graph.Options) { o.HTTP = &http.Client{Transport: broken{}} }),
 	} {
 		for method, call := range calls {
 			err := call(t.Context(), c)
 			require.Error(t, err, name)
 			for _, said := range []string{err.Error(), fmt.Sprintf("%+v %#v", err, err)} {
-				for _, secret := range []string{token, input, appSecret, code, verifyToken, text, "EAASomeOther", proof(token), proof(appID + "|" + appSecret)} {
+				for _, secret := range []string{
+					token, input, appSecret, code, verifyToken, text, "EAASomeOther", proof(token),
+					proof(appID + "|" + appSecret),
+				} {
 					assert.NotContains(t, said, secret, "%s %s", name, method)
 				}
 			}
@@ -468,7 +495,10 @@ func (broken) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestOnlyNumericIDsAreAccepted(t *testing.T) {
 	s := start(t, answer{200, `{"success":true,"data":[]}`})
 	c := s.client()
-	for _, id := range []string{"", "me", "me/subscribed_apps", "ME", "1/../me", "1?x", "1#", "%6de", "12 ", "-1", "１", strings.Repeat("1", 33)} {
+	for _, id := range []string{
+		"", "me", "me/subscribed_apps", "ME", "1/../me", "1?x", "1#", "%6de", "12 ", "-1", "１",
+		strings.Repeat("1", 33),
+	} {
 		_, apps := c.SubscribedApps(t.Context(), id, token)
 		_, _, node := c.Page(t.Context(), id, token)
 		_, accounts := c.Accounts(t.Context(), id, token)
@@ -526,7 +556,9 @@ func TestEveryMethodIsCovered(t *testing.T) {
 			c := s.client(func(o *graph.Options) { o.Observe = func(b graph.Observation) { seen = append(seen, b) } })
 			require.NoError(t, calls[name](t.Context(), c))
 			require.Len(t, s.requests, 1)
-			assert.Regexp(t, `^/v25.0/(oauth/access_token|debug_token|[0-9]+(/[a-z_]+)?|t_[0-9]+/messages)$`, s.requests[0].path)
+			assert.Regexp(
+				t, `^/v25.0/(oauth/access_token|debug_token|[0-9]+(/[a-z_]+)?|t_[0-9]+/messages)$`, s.requests[0].path,
+			)
 			require.Len(t, seen, 1)
 			assert.Equal(t, s.requests[0].method, seen[0].Method)
 			assert.Equal(t, 200, seen[0].Status)

@@ -37,7 +37,9 @@ func TestLoginURL(t *testing.T) {
 
 	u, err = url.Parse(s.client().LoginURL(redirectURI, "state"))
 	require.NoError(t, err)
-	assert.Equal(t, "pages_show_list,pages_messaging,pages_manage_metadata,pages_read_engagement", u.Query().Get("scope"))
+	assert.Equal(
+		t, "pages_show_list,pages_messaging,pages_manage_metadata,pages_read_engagement", u.Query().Get("scope"),
+	)
 	assert.Empty(t, s.requests)
 }
 
@@ -67,7 +69,9 @@ func TestExchangeCode(t *testing.T) {
 }
 
 func TestLongLived(t *testing.T) {
-	s := start(t, answer{500, `{"error":{"code":2}}`}, answer{200, `{"access_token":"` + token + `","token_type":"bearer"}`})
+	s := start(
+		t, answer{500, `{"error":{"code":2}}`}, answer{200, `{"access_token":"` + token + `","token_type":"bearer"}`},
+	)
 	got, err := s.client().LongLived(t.Context(), input)
 	require.NoError(t, err)
 	assert.Equal(t, graph.Token{Value: token}, got, "without expires_in it has no end")
@@ -112,11 +116,15 @@ func TestTokensDoNotPrint(t *testing.T) {
 func TestAccounts(t *testing.T) {
 	t.Run("to the end", func(t *testing.T) {
 		next := `"next":"https://graph.facebook.com/v25.0/` + user + `/accounts?access_token=` + token + `&after=`
-		s := start(t,
+		s := start(
+			t,
 			answer{200, read(t, "me_accounts_page1.json")},
 			// Some of Graph's pages are empty, and then have no cursors.
 			answer{200, `{"data":[],"paging":{` + next + `CC"}}`},
-			answer{200, `{"data":[{"id":987,"name":"Other","access_token":"` + input + `","instagram_business_account":{"id":17841400000000001}},{"id":"123456789"}],"paging":{"cursors":{"after":"DD"},` + next + `DD"}}`},
+			answer{
+				200,
+				`{"data":[{"id":987,"name":"Other","access_token":"` + input + `","instagram_business_account":{"id":17841400000000001}},{"id":"123456789"}],"paging":{"cursors":{"after":"DD"},` + next + `DD"}}`,
+			},
 			answer{200, `{"data":[{"id":"5"}],"paging":{"cursors":{"after":"EE"}}}`},
 		)
 		got, err := s.client().Accounts(t.Context(), user, token)

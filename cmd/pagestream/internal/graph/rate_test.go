@@ -30,8 +30,10 @@ func ask(t *testing.T, c *graph.Client, page string) *meta.Error {
 }
 
 func buc(page string, percent, regain int) string {
-	return fmt.Sprintf(`Business-Use-Case-Usage: {%q:[{"type":"messenger","call_count":%d,"total_cputime":1,"total_time":2,"estimated_time_to_regain_access":%d}]}`,
-		page, percent, regain)
+	return fmt.Sprintf(
+		`Business-Use-Case-Usage: {%q:[{"type":"messenger","call_count":%d,"total_cputime":1,"total_time":2,"estimated_time_to_regain_access":%d}]}`,
+		page, percent, regain,
+	)
 }
 
 func TestUsageIsRead(t *testing.T) {
@@ -126,7 +128,13 @@ func TestUsageOfABusinessAndOfTheApp(t *testing.T) {
 	require.Nil(t, ask(t, c, other))
 
 	// The usage of another page is reported as well.
-	s = start(t, success.usage(`Business-Use-Case-Usage: {"`+page+`":[{"type":"pages","call_count":1}],"`+other+`":[{"type":"pages","call_count":100}]}`), success)
+	s = start(
+		t,
+		success.usage(
+			`Business-Use-Case-Usage: {"`+page+`":[{"type":"pages","call_count":1}],"`+other+`":[{"type":"pages","call_count":100}]}`,
+		),
+		success,
+	)
 	c = s.client()
 	require.Nil(t, ask(t, c, page))
 	require.Nil(t, ask(t, c, page))

@@ -76,7 +76,10 @@ func TestSendIsNotRepeated(t *testing.T) {
 
 // Graph may quote the message in its error.
 func TestRefusedMessagesAreNotQuoted(t *testing.T) {
-	s := start(t, answer{400, `{"error":{"code":100,"message":"Bad: ` + text + `, https://x.example/private, Choose Ann Smith"}}`})
+	s := start(
+		t,
+		answer{400, `{"error":{"code":100,"message":"Bad: ` + text + `, https://x.example/private, Choose Ann Smith"}}`},
+	)
 	_, err := s.client().Send(t.Context(), page, token, graph.Outgoing{
 		Recipient: outgoing.Recipient,
 		Message: json.RawMessage(`{"text":"` + text + `","quick_replies":[{"title":"Choose Ann Smith"}],
@@ -109,7 +112,8 @@ func TestProfile(t *testing.T) {
 		assert.Equal(t, "/v25.0/"+contact, s.requests[0].path)
 		assert.Equal(t, c.fields, s.requests[0].params.Get("fields"))
 	}
-	_, err := start(t, answer{400, `{"error":{"code":100,"error_subcode":2018218}}`}).client().Profile(t.Context(), page, token, contact, false)
+	c := start(t, answer{400, `{"error":{"code":100,"error_subcode":2018218}}`}).client()
+	_, err := c.Profile(t.Context(), page, token, contact, false)
 	assert.Equal(t, meta.NoProfile, meta.ClassOf(err))
 }
 

@@ -25,7 +25,9 @@ import (
 )
 
 // ErrNoBaseURL is returned when the public address of pagestream is not configured.
-var ErrNoBaseURL = errors.New("logins need the public address; set http.base_url to it, as in https://pagestream.example.com")
+var ErrNoBaseURL = errors.New(
+	"logins need the public address; set http.base_url to it, as in https://pagestream.example.com",
+)
 
 // ErrReturnURL is returned when the return URL of an invitation is not an http or
 // https URL, has no host, has user information or exceeds 2000 bytes.
@@ -226,7 +228,9 @@ func (h *Handler) Register(mux *http.ServeMux) {
 // returnURL is the target of a link on the last page; there is no redirect to it. It
 // may be empty. [ErrReturnURL] is returned if it is invalid, [ErrNoBaseURL] if the
 // public address is not configured.
-func (h *Handler) Invite(app, company, returnURL string, fields []string) (link string, expires time.Time, err error) {
+func (h *Handler) Invite(
+	app, company, returnURL string, fields []string,
+) (link string, expires time.Time, err error) {
 	if h.opts.BaseURL == "" {
 		return "", time.Time{}, ErrNoBaseURL
 	}
@@ -250,6 +254,9 @@ func validReturnURL(s string) bool {
 		u.Host != "" && u.User == nil
 }
 
+// askForLink ends the text of a page that a person sees with an invalid invitation.
+const askForLink = "Ask for a new one; the operator types: pagestream pages login"
+
 // start redirects the browser to Meta's login dialog.
 func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 	if h.opts.BaseURL == "" {
@@ -258,7 +265,10 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 	}
 	in, link, ok := h.findInvite(r.URL.Query().Get("invite"), r.URL.Query().Get("app"))
 	if !ok {
-		h.fail(w, http.StatusForbidden, "This link is not valid, or was used, or is over an hour old. Ask for a new one; the operator types: pagestream pages login")
+		h.fail(
+			w, http.StatusForbidden,
+			"This link is not valid, or was used, or is over an hour old. "+askForLink,
+		)
 		return
 	}
 	session, state := random(), random()
@@ -268,7 +278,9 @@ func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.mu.Lock()
-	h.pending.Add(key(session), &pending{invite: in, link: link, state: hash(state), expires: h.opts.Now().Add(StateLife)})
+	h.pending.Add(
+		key(session), &pending{invite: in, link: link, state: hash(state), expires: h.opts.Now().Add(StateLife)},
+	)
 	h.mu.Unlock()
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: session, Path: h.prefix + path, MaxAge: int((StateLife + ChoiceLife).Seconds()),
@@ -325,7 +337,11 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 	p, ok := h.takeState(r, q.Get("state"))
 	switch {
 	case !ok:
-		h.fail(w, http.StatusBadRequest, "This login was not begun in this browser, or was finished, or took more than ten minutes. Start again from the link.")
+		h.fail(
+			w, http.StatusBadRequest,
+			"This login was not begun in this browser, or was finished, or took more than ten minutes. "+
+				"Start again from the link.",
+		)
 		return
 	case q.Get("error") != "":
 		// The message is input from outside, so it is neither shown nor logged.
@@ -346,7 +362,10 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	csrf := random()
 	if !h.keepConsent(p, consent, csrf) {
-		h.fail(w, http.StatusForbidden, "Another login was finished with this link meanwhile. Ask for a new one; the operator types: pagestream pages login")
+		h.fail(
+			w, http.StatusForbidden,
+			"Another login was finished with this link meanwhile. "+askForLink,
+		)
 		return
 	}
 	h.show(w, http.StatusOK, choosePage, chooseView{Consent: consent, Company: p.company, CSRF: csrf})
@@ -405,10 +424,16 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	h.mu.Unlock()
 	switch {
 	case !ok:
-		h.fail(w, http.StatusBadRequest, "This choice was made already, or took more than half an hour. Start again from the link.")
+		h.fail(
+			w, http.StatusBadRequest,
+			"This choice was made already, or took more than half an hour. Start again from the link.",
+		)
 		return
 	case !valid:
-		h.fail(w, http.StatusBadRequest, "No page was chosen, or the company's name is too long. Go back and choose at least one page.")
+		h.fail(
+			w, http.StatusBadRequest,
+			"No page was chosen, or the company's name is too long. Go back and choose at least one page.",
+		)
 		return
 	}
 	h.extendDeadlines(w)
@@ -465,7 +490,10 @@ func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 	ok = ok && p.work != nil
 	h.mu.Unlock()
 	if !ok {
-		h.fail(w, http.StatusBadRequest, "No pages are being connected in this browser, or it was long ago. Start again from the link.")
+		h.fail(
+			w, http.StatusBadRequest,
+			"No pages are being connected in this browser, or it was long ago. Start again from the link.",
+		)
 		return
 	}
 	ended := false

@@ -128,7 +128,10 @@ func newFixture(t *testing.T, change ...func(*login.Options)) *fixture {
 	s.srv.Config.ReadTimeout, s.srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond // as for webhooks
 	s.srv.Start()
 	t.Cleanup(s.srv.Close)
-	o := login.Options{BaseURL: s.srv.URL, Flow: s.flow, Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(&s.log, nil))}
+	o := login.Options{
+		BaseURL: s.srv.URL, Flow: s.flow, Now: func() time.Time { return s.now },
+		Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
+	}
 	for _, c := range change {
 		c(&o)
 	}
@@ -143,7 +146,9 @@ func newBrowser(t *testing.T) *http.Client {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{
+		Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 func (s *fixture) get(b *http.Client, target string) (int, string, http.Header) {
@@ -323,7 +328,10 @@ func TestState(t *testing.T) {
 
 func TestCallbackErrors(t *testing.T) {
 	s := newFixture(t)
-	status, body := s.callback(s.browser, url.Values{"state": {s.begin(s.browser)}, "error": {"access_denied"}, "error_description": {"<script>"}})
+	status, body := s.callback(
+		s.browser,
+		url.Values{"state": {s.begin(s.browser)}, "error": {"access_denied"}, "error_description": {"<script>"}},
+	)
 	assert.Equal(t, http.StatusOK, status)
 	assert.Contains(t, body, "not approved")
 	assert.NotContains(t, body, "script>")
@@ -353,7 +361,9 @@ func TestChoiceExpires(t *testing.T) {
 	status, body = s.choose(s.browser, url.Values{"csrf": {csrf.FindStringSubmatch(body)[1]}, "page": {"7"}})
 	assert.Equal(t, http.StatusBadGateway, status)
 	assert.Contains(t, body, "not in this login")
-	resp, err := s.browser.Post(s.srv.URL+"/oauth/callback", "application/x-www-form-urlencoded", strings.NewReader(strings.Repeat("x", 2<<20)))
+	resp, err := s.browser.Post(
+		s.srv.URL+"/oauth/callback", "application/x-www-form-urlencoded", strings.NewReader(strings.Repeat("x", 2<<20)),
+	)
 	require.NoError(t, err)
 	status, _, _ = s.read(resp)
 	assert.Equal(t, http.StatusBadRequest, status)
@@ -408,7 +418,8 @@ func TestProgress(t *testing.T) {
 
 	close(s.flow.secondPage)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if _, body, head = s.get(s.browser, s.srv.URL+"/oauth/progress"); !strings.Contains(body, "1 of 2 pages are connected") {
+		_, body, head = s.get(s.browser, s.srv.URL+"/oauth/progress")
+		if !strings.Contains(body, "1 of 2 pages are connected") {
 			return errors.New(body)
 		}
 		return nil
@@ -430,8 +441,9 @@ func TestProgress(t *testing.T) {
 func TestReturnURL(t *testing.T) {
 	s := newFixture(t)
 	for back, ok := range map[string]bool{
-		"": true, "http://127.0.0.1:8081/": true, "https://x.example/a?b": true, "javascript:alert(1)": false, "/pages": false,
-		"https://user:pw@x.example/": false, "https://": false, "http://x.example/" + strings.Repeat("a", 2000): false, "ftp://x.example": false,
+		"": true, "http://127.0.0.1:8081/": true, "https://x.example/a?b": true,
+		"javascript:alert(1)": false, "/pages": false, "https://user:pw@x.example/": false, "https://": false,
+		"http://x.example/" + strings.Repeat("a", 2000): false, "ftp://x.example": false,
 	} {
 		_, _, err := s.Invite("", "", back, nil)
 		assert.Equal(t, ok, err == nil, back)
@@ -481,7 +493,9 @@ func TestPolicyAllowsTheStyle(t *testing.T) {
 	style := regexp.MustCompile(`(?s)<style>(.*)</style>`).FindStringSubmatch(body)
 	require.NotNil(t, style)
 	sum := sha256.Sum256([]byte(style[1]))
-	assert.Contains(t, head.Get("Content-Security-Policy"), "style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	assert.Contains(
+		t, head.Get("Content-Security-Policy"), "style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'",
+	)
 	assert.Contains(t, head.Get("Content-Security-Policy"), "default-src 'none'")
 	assert.Equal(t, "nosniff", head.Get("X-Content-Type-Options"))
 	assert.Equal(t, "no-referrer", head.Get("Referrer-Policy"))

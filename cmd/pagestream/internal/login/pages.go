@@ -22,7 +22,8 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6
 // policy is a Content-Security-Policy that allows only the style above.
 var policy = func() string {
 	sum := sha256.Sum256([]byte(style))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; frame-ancestors 'none'"
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; base-uri 'none'; frame-ancestors 'none'"
 }()
 
 // setSecurityHeaders sets the headers of every answer of the flow: it must not be

@@ -160,7 +160,9 @@ func TestExplain(t *testing.T) {
 	assert.Same(t, refused, meta.Refused(fmt.Errorf("get: %w", refused)))
 
 	code, sub, words = meta.Explain(&meta.Error{Status: 400, Code: 4})
-	assert.Equal(t, []any{4, 0, "graph refused (status 400, code 4)"}, []any{code, sub, words}, "all that there is to say")
+	assert.Equal(
+		t, []any{4, 0, "graph refused (status 400, code 4)"}, []any{code, sub, words}, "all that there is to say",
+	)
 
 	code, sub, words = meta.Explain(errors.New("graph did not answer"))
 	assert.Equal(t, []any{0, 0, "graph did not answer"}, []any{code, sub, words})

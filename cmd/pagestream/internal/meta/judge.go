@@ -82,7 +82,10 @@ func (x *examination) unconnected() {
 
 func (x *examination) token() {
 	t := x.f.token()
-	login := []string{"pagestream pages login", "the page's messages are stored meanwhile, as long as Meta delivers them"}
+	login := []string{
+		"pagestream pages login",
+		"the page's messages are stored meanwhile, as long as Meta delivers them",
+	}
 	switch {
 	case t.State == TokenDeselected:
 		x.find(Finding{

@@ -91,16 +91,24 @@ func text(s string) json.RawMessage {
 
 // echoed returns the events of Meta's delivery of the echo.
 func echoed(object string, own domain.PageID) []domain.Event {
-	body := fmt.Sprintf(`{"object":%q,"entry":[{"id":%q,"time":1780000000900,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},`+
-		`"timestamp":1780000000456,"message":{"mid":"m_1","is_echo":true,"app_id":55,"text":%q,"metadata":"agent-1"}}]}]}`,
-		object, own, own, psid, secret)
+	body := fmt.Sprintf(
+		`{"object":%q,"entry":[{"id":%q,"time":1780000000900,"messaging":[{"sender":{"id":%q},"recipient":{"id":%q},`+
+			`"timestamp":1780000000456,"message":{"mid":"m_1","is_echo":true,"app_id":55,"text":%q,"metadata":"agent-1"}}]}]}`,
+		object,
+		own,
+		own,
+		psid,
+		secret,
+	)
 	return messenger.Split([]byte(body), messenger.Options{App: "shop"}).Events
 }
 
 func TestEchoAfterSendIsADuplicate(t *testing.T) {
 	r := newFixture(t)
 	s, g := r.sender()
-	sent, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret), MessagingType: "RESPONSE", Tag: "HUMAN_AGENT"})
+	sent, err := send(
+		t, s, Request{Page: page, Contact: psid, Message: text(secret), MessagingType: "RESPONSE", Tag: "HUMAN_AGENT"},
+	)
 	require.NoError(t, err)
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1", Seq: 1}, sent)
 	require.Len(t, g.sent, 1)
@@ -274,7 +282,10 @@ func (broken) Publish(context.Context, []domain.Event) ([]streams.Receipt, error
 
 func TestSentButNotRecorded(t *testing.T) {
 	g := &fakeGraph{access: meta.Access{Page: page, Token: token, App: "shop"}}
-	sent, err := send(t, New(Options{Tokens: g, Graph: g, Publisher: broken{}}), Request{Page: page, Contact: psid, Message: text(secret)})
+	sent, err := send(
+		t, New(Options{Tokens: g, Graph: g, Publisher: broken{}}),
+		Request{Page: page, Contact: psid, Message: text(secret)},
+	)
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1"}, sent)
 	require.ErrorIs(t, err, ErrNotRecorded)
 	assert.ErrorIs(t, err, streams.ErrUnavailable)

@@ -66,7 +66,9 @@ func (g *fakeGraph) Access(_ context.Context, page domain.PageID) (meta.Access, 
 	return meta.Access{Page: page, App: "shop", Token: token}, nil
 }
 
-func (g *fakeGraph) Profile(_ context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error) {
+func (g *fakeGraph) Profile(
+	_ context.Context, a meta.Access, contact domain.ContactID, instagram bool,
+) (graph.Profile, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked = append(g.asked, fmt.Sprint(a.App, " ", a.Page, " ", contact, " ", instagram))
@@ -296,7 +298,9 @@ func TestErasedContactsAreNotRequested(t *testing.T) {
 	reactor, g := r.reactor()
 	e := received("7", 1)
 	seq := r.Publish(t, e)[0].Seq
-	r.Publish(t, domain.Event{ID: "erase", Type: domain.ContactErased, Page: page, Contact: "7", Time: e.Time.Add(time.Hour)})
+	r.Publish(
+		t, domain.Event{ID: "erase", Type: domain.ContactErased, Page: page, Contact: "7", Time: e.Time.Add(time.Hour)},
+	)
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	require.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))

@@ -93,7 +93,8 @@ func (f *fixture) reset() *fixture {
 			}
 			for _, n := range names {
 				var keys [][]byte
-				if err := tx.Bucket(n).ForEachPrefix(nil, func(k, _ []byte) error { keys = append(keys, slices.Clone(k)); return nil }); err != nil {
+				collect := func(k, _ []byte) error { keys = append(keys, slices.Clone(k)); return nil }
+				if err := tx.Bucket(n).ForEachPrefix(nil, collect); err != nil {
 					return err
 				}
 				for _, k := range keys {
@@ -182,7 +183,9 @@ func (f *fixture) refresh(page domain.PageID) streams.Stored {
 	f.mu.Unlock()
 	d := domain.Data{Connection: &domain.Connection{ConnectionID: "c-" + string(page), SealedToken: "sealed-2"}}
 	seq := f.store(page, domain.PageTokenRefreshed, d)
-	return streams.Stored{Event: domain.Event{Type: domain.PageTokenRefreshed, Page: page, Data: d}, Seq: seq, At: f.clock()}
+	return streams.Stored{
+		Event: domain.Event{Type: domain.PageTokenRefreshed, Page: page, Data: d}, Seq: seq, At: f.clock(),
+	}
 }
 
 func (g *fakePage) actual() []string {
@@ -250,7 +253,10 @@ func (f *fixture) refused(page domain.PageID, code int) (meta.Outcome, bool) {
 	switch {
 	case g.dead != 0:
 		if p, err := pages.Get(f.pages, page); err == nil && p.Token == pages.TokenValid {
-			f.storeLocked(page, domain.PageTokenInvalidated, domain.Data{Connection: &domain.Connection{Code: 190, Subcode: g.dead, Reason: "dead"}})
+			f.storeLocked(
+				page, domain.PageTokenInvalidated,
+				domain.Data{Connection: &domain.Connection{Code: 190, Subcode: g.dead, Reason: "dead"}},
+			)
 		}
 		return meta.Outcome{State: subscriptions.Failed, Code: 190, Subcode: g.dead, Reason: "dead"}, true
 	case code != 0:
@@ -306,7 +312,10 @@ func (f *fixture) Probe(_ context.Context, page domain.PageID) (meta.TokenReport
 		}
 		return r, nil
 	case err == nil && p.Token == pages.TokenInvalid:
-		f.storeLocked(page, domain.PageTokenRefreshed, domain.Data{Connection: &domain.Connection{SealedToken: "sealed", Reason: "valid again"}})
+		f.storeLocked(
+			page, domain.PageTokenRefreshed,
+			domain.Data{Connection: &domain.Connection{SealedToken: "sealed", Reason: "valid again"}},
+		)
 	}
 	return g.report, nil
 }

@@ -216,7 +216,9 @@ func TestTokenWarnings(t *testing.T) {
 	f := newFixture(t)
 	g := f.connect(one)
 	for want, report := range map[string]meta.TokenReport{
-		"":                                      {State: meta.TokenValid, Expires: start.AddDate(0, 0, 30), DataAccessExpires: start.AddDate(0, 0, 90)},
+		"": {
+			State: meta.TokenValid, Expires: start.AddDate(0, 0, 30), DataAccessExpires: start.AddDate(0, 0, 90),
+		},
 		"the token ends on 2026-06-09":          {State: meta.TokenValid, Expires: start.AddDate(0, 0, 8)},
 		"access to data ends on 2026-06-03":     {State: meta.TokenValid, DataAccessExpires: start.AddDate(0, 0, 2)},
 		"permissions are missing: pages_manage": {State: meta.TokenValid, MissingScopes: []string{"pages_manage"}},
@@ -245,7 +247,9 @@ func TestErrorsAreHandledByClass(t *testing.T) {
 	}
 	for code := 80000; code <= 80014; code++ {
 		s := judged(code)
-		assert.Equal(t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(f.clock()), g.probes}, code)
+		assert.Equal(
+			t, []any{meta.LoopThrottled, throttledBackoff, 0}, []any{s.State, s.NextTry.Sub(f.clock()), g.probes}, code,
+		)
 	}
 	assert.Equal(t, meta.LoopFailed, judged(80015).State)
 	assert.Equal(t, throttledBackoff, retryWait(meta.Outcome{}, fmt.Errorf("read: %w", &meta.Error{Code: 4})))
@@ -428,17 +432,28 @@ func TestAttempts(t *testing.T) {
 	move := func(from, to subscriptions.State, n, code int) subscriptions.Transition {
 		return subscriptions.Transition{From: from, To: to, Time: at(n), Code: code}
 	}
-	const req, conf, fail, drift, none = subscriptions.Requested, subscriptions.Confirmed, subscriptions.Failed, subscriptions.Drifted, subscriptions.None
+	const (
+		req, conf, fail = subscriptions.Requested, subscriptions.Confirmed, subscriptions.Failed
+		drift, none     = subscriptions.Drifted, subscriptions.None
+	)
 	for name, c := range map[string]struct {
 		history []subscriptions.Transition
 		n, at   int
 		class   meta.Class
 	}{
-		"drift alone is no attempt":   {[]subscriptions.Transition{move(conf, drift, 1, 0), move(drift, drift, 2, 0)}, 0, -1, meta.Unclassified},
-		"refused twice":               {[]subscriptions.Transition{move(none, req, 1, 0), move(req, fail, 2, 100), move(fail, req, 3, 0), move(req, fail, 4, 10)}, 2, 4, meta.Permission},
-		"read back without them":      {[]subscriptions.Transition{move(conf, req, 1, 0), move(req, drift, 2, 0)}, 1, 2, meta.Unclassified},
-		"cut off":                     {[]subscriptions.Transition{move(drift, req, 5, 0)}, 1, 5, meta.Unclassified},
-		"confirmed and drifted since": {[]subscriptions.Transition{move(req, fail, 1, 200), move(fail, conf, 2, 0), move(conf, drift, 3, 0)}, 0, -1, meta.Unclassified},
+		"drift alone is no attempt": {[]subscriptions.Transition{
+			move(conf, drift, 1, 0), move(drift, drift, 2, 0),
+		}, 0, -1, meta.Unclassified},
+		"refused twice": {[]subscriptions.Transition{
+			move(none, req, 1, 0), move(req, fail, 2, 100), move(fail, req, 3, 0), move(req, fail, 4, 10),
+		}, 2, 4, meta.Permission},
+		"read back without them": {[]subscriptions.Transition{
+			move(conf, req, 1, 0), move(req, drift, 2, 0),
+		}, 1, 2, meta.Unclassified},
+		"cut off": {[]subscriptions.Transition{move(drift, req, 5, 0)}, 1, 5, meta.Unclassified},
+		"confirmed and drifted since": {[]subscriptions.Transition{
+			move(req, fail, 1, 200), move(fail, conf, 2, 0), move(conf, drift, 3, 0),
+		}, 0, -1, meta.Unclassified},
 	} {
 		n, last, class := attempts(c.history)
 		assert.Equal(t, []any{c.n, c.class}, []any{n, class}, name)
@@ -469,10 +484,12 @@ func TestPagesRecoverFromAnyFailure(t *testing.T) {
 				f.page(rapid.SampledFrom(list).Draw(t, "page")).down = rapid.IntRange(0, 5).Draw(t, "calls")
 			},
 			"throttle": func(t *rapid.T) {
-				f.page(rapid.SampledFrom(list).Draw(t, "page")).throttled = time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes")) * time.Minute
+				g := f.page(rapid.SampledFrom(list).Draw(t, "page"))
+				g.throttled = time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes")) * time.Minute
 			},
 			"refuse": func(t *rapid.T) {
-				f.page(rapid.SampledFrom(list).Draw(t, "page")).refusePost = rapid.SampledFrom([]int{0, 1, 10, 32, 100, 200}).Draw(t, "code")
+				g := f.page(rapid.SampledFrom(list).Draw(t, "page"))
+				g.refusePost = rapid.SampledFrom([]int{0, 1, 10, 32, 100, 200}).Draw(t, "code")
 			},
 			"refresh": func(t *rapid.T) {
 				e := f.refresh(rapid.SampledFrom(list).Draw(t, "page"))
