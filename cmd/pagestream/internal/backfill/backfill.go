@@ -20,7 +20,7 @@ import (
 var (
 	// ErrRequest is returned when a part of a request is missing or invalid. Nothing
 	// was read.
-	ErrRequest = errors.New("gap can't be filled as it is given")
+	ErrRequest = errors.New("backfill request is not valid")
 	// ErrRunning is returned when a gap of the page is being filled already.
 	ErrRunning = errors.New("a backfill of the page is running already")
 	// ErrTooMany is returned when more conversations were active than one run reads.

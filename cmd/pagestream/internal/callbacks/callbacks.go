@@ -114,7 +114,7 @@ func (h *Handler) end(w http.ResponseWriter, r *http.Request, reason string) (ti
 	app, req, err := h.parse(r.PathValue("app"), signed)
 	switch {
 	case errors.Is(err, ErrSignature):
-		h.opts.Logger.Warn("callback is not signed by one of our apps", "path", r.URL.Path)
+		h.opts.Logger.Warn("callback is not signed by a configured app", "path", r.URL.Path)
 		http.Error(w, err.Error(), http.StatusUnauthorized)
 		return time.Time{}, false
 	case err != nil:

@@ -20,7 +20,7 @@ import (
 // Errors of the operations. None contains a token.
 var (
 	// ErrRequest is returned when a part of a request is missing or invalid.
-	ErrRequest = errors.New("request is not complete")
+	ErrRequest = errors.New("request is not valid")
 	// ErrUnknownApp is returned when no app of that name is configured.
 	ErrUnknownApp = errors.New("no such app is configured")
 	// ErrChanged is returned when a concurrent operation changed the page. Graph may

@@ -58,7 +58,7 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 		return meta.Consent{}, fmt.Errorf("ask about user token: %w", refusedUser(err))
 	}
 	if !info.Valid || info.Type != "USER" || info.User == "" {
-		return meta.Consent{}, fmt.Errorf("%w (it is of kind %q)", ErrUserToken, info.Type)
+		return meta.Consent{}, fmt.Errorf("%w (its type is %q)", ErrUserToken, info.Type)
 	}
 	accounts, err := g.Accounts(ctx, info.User, long.Value)
 	if err != nil {
@@ -206,7 +206,7 @@ func chosen(consent meta.Consent, choice meta.Choice) (list []meta.ConsentPage, 
 }
 
 // errNotTried is the reason of a page that was not tried before the context ended.
-var errNotTried = errors.New("not tried: it was stopped before; connect this page again")
+var errNotTried = errors.New("not tried: the operation was stopped before; connect this page again")
 
 func (c *Connector) applyOne(
 	ctx context.Context, consent meta.Consent, p meta.ConsentPage, choice meta.Choice,

@@ -12,7 +12,7 @@ import (
 
 // ErrHandshake is returned when the answer of a callback URL is not the challenge, for
 // example because another server answers there.
-var ErrHandshake = errors.New("the challenge did not come back")
+var ErrHandshake = errors.New("answer is not the challenge")
 
 // Handshake sends the verification request that Meta sends when a callback URL is
 // registered. [ErrHandshake] is returned if the answer is wrong. No error contains the

@@ -33,7 +33,7 @@ var (
 	// Graph carried out the call.
 	ErrUnreachable = errors.New("graph did not answer")
 	// ErrAnswer is returned when an answer is not the JSON that Graph documents.
-	ErrAnswer = errors.New("answer is not readable as one of graph's")
+	ErrAnswer = errors.New("answer does not have graph's documented format")
 	// ErrOtherPage is returned when Graph answered about a page that was not requested.
 	ErrOtherPage = errors.New("graph answered about another page")
 )

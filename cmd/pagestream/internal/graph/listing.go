@@ -29,7 +29,7 @@ func (p paging) after() (string, error) {
 	}
 	u, err := url.Parse(p.Next)
 	if err != nil || u.Query().Get("after") == "" {
-		return "", fmt.Errorf("%w: there is more and no cursor to it", ErrAnswer)
+		return "", fmt.Errorf("%w: there is a next page but no cursor", ErrAnswer)
 	}
 	return u.Query().Get("after"), nil
 }
@@ -58,7 +58,7 @@ func listPage[T any](ctx context.Context, c *Client, k call, after string) (list
 		return nil, "", fmt.Errorf("GET %s: %w", k.path, err)
 	}
 	if next != "" && next == after {
-		return nil, "", fmt.Errorf("GET %s: %w: it has the same page again", k.path, ErrAnswer)
+		return nil, "", fmt.Errorf("GET %s: %w: the next page is the same page", k.path, ErrAnswer)
 	}
 	return *out.Data, next, nil
 }

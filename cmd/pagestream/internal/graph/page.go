@@ -76,7 +76,7 @@ func (c *Client) succeed(ctx context.Context, k call) error {
 		return err
 	}
 	if !out.Success {
-		return fmt.Errorf("%s %s: %w: it does not say success", k.method, k.path, ErrAnswer)
+		return fmt.Errorf("%s %s: %w: it does not report success", k.method, k.path, ErrAnswer)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ type Access struct {
 	Token      string `json:"-"`
 }
 
-// Format keeps the token out of logs, whatever the verb.
+// Format keeps the token out of logs, for every format verb.
 func (a Access) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "access to page "+string(a.Page))
 }

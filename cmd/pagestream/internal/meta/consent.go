@@ -70,12 +70,12 @@ type Choice struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
-// Format keeps the tokens out of logs, whatever the verb.
+// Format keeps the tokens out of logs, for every format verb.
 func (c Consent) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "consent of %s to %d pages in app %s", c.Admin, len(c.Pages), c.App)
 }
 
-// Format keeps the token out of logs, whatever the verb.
+// Format keeps the token out of logs, for every format verb.
 func (p ConsentPage) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "page %s of a consent", p.Page)
 }

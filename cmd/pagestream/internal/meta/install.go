@@ -61,14 +61,14 @@ func JudgeInstall(in Install) []Finding {
 		case a.Endpoint != "" && !a.Reached:
 			out = append(out, Finding{
 				Cause: StateEndpointUnreachable, Severity: Wrong,
-				Summary:  "The callback URL of app " + a.Name + " can't be reached, or somebody else answers there.",
+				Summary:  "The callback URL of app " + a.Name + " can't be reached, or another server answers there.",
 				Evidence: []string{"a handshake at " + a.Endpoint + " failed: " + a.Trouble},
 				Do:       []string{"look at the proxy, TLS certificate and DNS in front of http.public", "pagestream doctor"},
 			})
 		case a.Known && a.Callback != "" && a.Endpoint != "" && a.Callback != a.Endpoint:
 			out = append(out, Finding{
 				Cause: StateCallbackElsewhere, Severity: Warning,
-				Summary:  "Meta delivers app " + a.Name + " to another URL than ours.",
+				Summary:  "Meta delivers app " + a.Name + " to a URL that is not ours.",
 				Evidence: []string{"Meta has " + a.Callback, "ours is " + a.Endpoint},
 				Do: []string{
 					"set the callback URL in the app's dashboard (Webhooks), " +

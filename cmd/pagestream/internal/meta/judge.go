@@ -102,7 +102,7 @@ func (x *examination) token() {
 		words := strings.TrimPrefix(t.Reason, fmt.Sprintf("%d/%d: ", t.Code, t.Subcode))
 		f := Finding{
 			Cause: StateTokenDead, Severity: Wrong, Summary: "The page's token is dead",
-			Evidence: []string{says(t.Code, t.Subcode, words)}, Do: login,
+			Evidence: []string{graphEvidence(t.Code, t.Subcode, words)}, Do: login,
 		}
 		if t.Subcode == RoleLost {
 			f.Cause = StateRoleLost
@@ -120,7 +120,7 @@ func (x *examination) token() {
 		evidence = "missing: " + strings.Join(t.MissingScopes, ", ")
 	} else if a := x.f.Answer; a != nil && a.Token == nil {
 		if e := a.refusal(); e != nil && e.Class() == Permission {
-			evidence = says(e.Code, e.Subcode, e.Message)
+			evidence = graphEvidence(e.Code, e.Subcode, e.Message)
 		}
 	}
 	if evidence != "" {
@@ -147,17 +147,17 @@ func (x *examination) token() {
 	}
 }
 
-// says formats an error of Graph as evidence.
-func says(code, subcode int, words string) string {
+// graphEvidence formats an error of Graph as evidence.
+func graphEvidence(code, subcode int, words string) string {
 	if code == 0 {
 		return words
 	}
 	return fmt.Sprintf("Graph says %d/%d: %s", code, subcode, words)
 }
 
-// trouble returns why Graph does not tell about the page's subscription, nil if it
-// does.
-func (f Facts) trouble() *Error {
+// graphError returns why Graph did not list the page's subscription, nil if it did: an
+// error of the Answer if Graph was asked, else of the reconcile loop's last check.
+func (f Facts) graphError() *Error {
 	if f.Answer != nil {
 		return f.Answer.refusal()
 	}
@@ -180,12 +180,12 @@ func (f Facts) trouble() *Error {
 
 // graph finds why Graph does not answer about the page.
 func (x *examination) graph() {
-	e := x.f.trouble()
+	e := x.f.graphError()
 	if e == nil || x.f.Row.Token == pages.TokenNone ||
 		e.Code != 0 && first(x.out, StateTokenDead, StateRoleLost, StateDeselected, StatePermissionMissing) != "" {
 		return
 	}
-	f := Finding{Evidence: []string{says(e.Code, e.Subcode, e.Message)}}
+	f := Finding{Evidence: []string{graphEvidence(e.Code, e.Subcode, e.Message)}}
 	switch {
 	case e.After > 0 || e.Class() == Throttled:
 		f.Cause, f.Severity, f.Summary = StateThrottled, Warning, "Graph wants fewer calls for this page."
@@ -196,7 +196,7 @@ func (x *examination) graph() {
 		f.Do = []string{"have an admin with full control of the page log in:", "pagestream pages login"}
 	default:
 		f.Cause, f.Severity = StateGraphUnreachable, Warning
-		f.Summary = "Graph did not tell about this page; what follows is from our own records."
+		f.Summary = "Graph did not answer about this page; what follows is from the stored records."
 		f.Do = []string{"https://metastatus.com", "pagestream doctor " + x.id()}
 	}
 	x.find(f)
@@ -221,7 +221,7 @@ func (x *examination) policy() {
 func (x *examination) subscription() {
 	s := x.f.subscription()
 	missing, gone := x.f.missing()
-	told := x.f.Answer.listed()
+	listed := x.f.Answer.listed()
 	confirmed := lastConfirmed(s)
 	f := Finding{
 		Cause: StateSubscribeFailed, Severity: Wrong, Do: []string{"pagestream pages resubscribe " + x.id()},
@@ -240,12 +240,12 @@ func (x *examination) subscription() {
 				"Meta removes it after %s in which nothing was answered 200.", UnsubscribeAfter)
 			f.Do = append([]string{"set right what " + string(why) + " says, then:"}, f.Do...)
 		}
-		if told {
+		if listed {
 			for _, other := range x.f.Answer.Outcome.Others {
 				f.Evidence = append(f.Evidence, "still subscribed: app "+other)
 			}
 		}
-	case gone && s.Failure != nil, !told && s.State == subscriptions.Failed:
+	case gone && s.Failure != nil, !listed && s.State == subscriptions.Failed:
 		f.Summary, f.Evidence = "Subscribing the page has failed.", []string{"Graph said: " + s.Reason}
 		if e := s.Failure; e != nil {
 			f.Evidence = []string{fmt.Sprintf("Graph said %d/%d at %s: %s", e.Code, e.Subcode, stamp(e.Time), e.Reason)}
@@ -253,13 +253,13 @@ func (x *examination) subscription() {
 	case gone:
 		f.Summary = "The page was not subscribed since it was connected."
 		f.Evidence = []string{"no subscription is on record"}
-		if told || s.State == subscriptions.Drifted {
+		if listed || s.State == subscriptions.Drifted {
 			f.Evidence = []string{"Graph's list of the page does not have this app"}
 		}
 	case len(missing) > 0:
 		f.Cause, f.Summary = StateFieldsDrifted, "The page is subscribed, but not to everything that is wanted."
 		f.Evidence = []string{"missing: " + strings.Join(missing, ", ")}
-	case !told && s.State == subscriptions.Requested:
+	case !listed && s.State == subscriptions.Requested:
 		f.Cause, f.Severity = StateSubscribing, Warning
 		f.Summary = "The page's subscription was asked for, and has no answer yet."
 		f.Evidence, f.Do = []string{"since " + stamp(s.Since)}, []string{"pagestream pages check " + x.id()}
@@ -301,7 +301,7 @@ func (x *examination) silence() {
 		return
 	}
 	x.find(Finding{
-		Cause: StateSilent, Severity: Wrong, Summary: "The page has fallen silent against its own rhythm.",
+		Cause: StateSilent, Severity: Wrong, Summary: "The page is silent compared with its own rhythm.",
 		Evidence: []string{
 			fmt.Sprintf("nothing since %s, where its rhythm says about %.0f events", stamp(s.Since), s.Expected),
 		},

@@ -16,7 +16,7 @@ import (
 
 // ErrRequest is returned when a part of a request is missing or invalid. Nothing was
 // sent.
-var ErrRequest = errors.New("message can't be sent as it is")
+var ErrRequest = errors.New("message request is not valid")
 
 // Errors after Graph was called.
 var (

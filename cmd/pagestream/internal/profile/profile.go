@@ -111,7 +111,7 @@ type ThrottledError struct {
 
 // Error returns a text with the page and the wait.
 func (e *ThrottledError) Error() string {
-	return fmt.Sprintf("page %s may not ask for profiles for %s", e.Page, e.After.Round(time.Second))
+	return fmt.Sprintf("profiles of page %s can't be read for %s: rate limit reached", e.Page, e.After.Round(time.Second))
 }
 
 // RetryAfter returns After.

@@ -317,17 +317,17 @@ func TestSilence(t *testing.T) {
 	assert.Equal(t, []bool{true, false, false, false}, silent)
 	require.NoError(t, r.plan(f.clock()))
 	assert.Equal(t, slot{one, f.clock()}, r.slots[0], "the silent page comes first")
-	assert.Equal(t, 1, strings.Count(log.String(), "silent against"), "said once")
+	assert.Equal(t, 1, strings.Count(log.String(), "silent compared"), "said once")
 
 	s = runOnce(t, r, f, 8*time.Hour)
 	assert.True(t, s.AllSilent)
 	runOnce(t, r, f, 10*time.Minute)
 	assert.Equal(t, 1, strings.Count(log.String(), "all pages are silent"))
-	assert.Equal(t, 1, strings.Count(log.String(), "silent against"), "one finding instead of many")
+	assert.Equal(t, 1, strings.Count(log.String(), "silent compared"), "one finding instead of many")
 
 	f.receive(1, 5, list...)
 	assert.False(t, runOnce(t, r, f, 0).AllSilent)
-	assert.Contains(t, log.String(), "not all pages are silent any more")
+	assert.Contains(t, log.String(), "pages are no longer silent all at once")
 
 	// A new process has no silence yet.
 	r = newLoop(f)

@@ -41,18 +41,19 @@ func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID
 		switch {
 		case all || was == s.Silent:
 		case s.Silent:
-			r.opts.Logger.Warn("page is silent against its own rhythm",
+			r.opts.Logger.Warn("page is silent compared with its own rhythm",
 				"page", page, "since", s.Since, "expected", int(s.Expected))
 		default:
-			r.opts.Logger.Info("page is not silent any more", "page", page)
+			r.opts.Logger.Info("page is no longer silent", "page", page)
 		}
 	}
 	if all != r.allSilent {
 		r.allSilent = all
 		if all {
-			r.opts.Logger.Warn("all pages are silent: deliveries don't reach us", "silent", len(silent), "pages", rhythmic)
+			r.opts.Logger.Warn("nearly all pages are silent: deliveries do not arrive",
+				"silent", len(silent), "pages", rhythmic)
 		} else {
-			r.opts.Logger.Info("not all pages are silent any more", "silent", len(silent), "pages", rhythmic)
+			r.opts.Logger.Info("pages are no longer silent all at once", "silent", len(silent), "pages", rhythmic)
 		}
 	}
 	if all {
