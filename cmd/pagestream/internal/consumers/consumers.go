@@ -1,6 +1,6 @@
-// Package consumers lets programs outside read events from the stream by NATS:
-// for each a durable JetStream consumer over chosen pages and types, and a user
-// that can read that consumer and nothing else.
+// Package consumers lets external programs read events from the stream over NATS.
+// Each gets a durable JetStream consumer over chosen pages and types, and a user
+// that can read from that consumer and nothing else.
 package consumers
 
 import (
@@ -21,23 +21,24 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// Errors of what was asked for.
+// Errors of [Consumers.Add] and [Consumers.Remove].
 var (
-	// ErrName is returned when a name can't be one.
+	// ErrName is returned when a consumer's name is not valid.
 	ErrName = errors.New("a consumer's name is 1 to 40 of a-z, 0-9, - and _")
-	// ErrExists is returned when there is a consumer of that name.
+	// ErrExists is returned when a consumer of that name exists already.
 	ErrExists = errors.New("there is a consumer of that name; remove it first, or choose another name")
-	// ErrUnknown is returned when there is none.
+	// ErrUnknown is returned when no consumer has that name.
 	ErrUnknown = errors.New("there is no consumer of that name")
-	// ErrType is returned when a type is none of ours.
+	// ErrType is returned when a type is not one of pagestream's event types.
 	ErrType = errors.New("no such type of event")
-	// ErrTooMany is returned when the choice needs more filters than a consumer should have.
+	// ErrTooMany is returned when the pages and types need more than 10,000 filter
+	// subjects, or when there are 256 consumers already.
 	ErrTooMany = errors.New("too many pages and types for one consumer; name fewer, or leave out the types")
 )
 
 const (
 	prefix = "consumer-"
-	// metaKey has the [Spec] in the consumer's metadata.
+	// metaKey is the key of the [Spec] in the JetStream consumer's metadata.
 	metaKey      = "pagestream-consumer"
 	maxConsumers = 256
 	timeout      = 20 * time.Second
@@ -45,60 +46,66 @@ const (
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 
-// Spec says what a consumer is given.
+// Spec says which events a consumer gets.
 type Spec struct {
 	Name string `json:"name"`
-	// Pages, and those that a Company has at any time. Without either it is every
-	// page.
+	// Pages are the pages to read, besides the current pages of Company. Without
+	// either, the consumer gets every page.
 	Pages   []domain.PageID `json:"pages,omitempty"`
 	Company string          `json:"company,omitempty"`
-	// Types of events; none is every type but page.* and subscription.*.
+	// Types are the event types; none means every type but page.* and
+	// subscription.*.
 	Types []domain.Type `json:"types,omitempty"`
-	// PublicKey is the user's.
+	// PublicKey is the public nkey of the consumer's user.
 	PublicKey string `json:"public_key,omitempty"`
-	// FromNow leaves out what the stream holds already.
+	// FromNow skips the events that are in the stream already.
 	FromNow bool `json:"from_now,omitempty"`
-	// Known are the pages that are in the filter already.
+	// Known are the pages in the JetStream consumer's current filter.
 	Known []domain.PageID `json:"known,omitempty"`
 }
 
-// Consumer is one consumer and how far it is.
+// Consumer is one consumer and its progress.
 type Consumer struct {
 	Spec
 	// Durable is the JetStream consumer's name.
 	Durable string `json:"durable"`
-	// Seq is the last event that it has acknowledged with all before it. Pending
-	// events were not given yet, Unacknowledged were given and not acknowledged,
-	// Redelivered of those were given more than once. Lag is how many are not
-	// acknowledged in all.
+	// Seq is the acknowledgement floor: the consumer has acknowledged this event
+	// and all before it. Pending events were not delivered yet. Unacknowledged
+	// events were delivered and not acknowledged; Redelivered of them more than
+	// once. Lag is the number of all events that are not acknowledged.
 	Seq            uint64 `json:"seq"`
 	Lag            uint64 `json:"lag"`
 	Pending        uint64 `json:"pending"`
 	Unacknowledged int    `json:"unacknowledged"`
 	Redelivered    int    `json:"redelivered"`
-	// Waiting is how many requests for events are open: somebody reads.
+	// Waiting is the number of open pull requests; above 0, a program is reading.
 	Waiting int       `json:"waiting"`
 	Created time.Time `json:"created"`
-	// LastActive is when it was last given an event.
+	// LastActive is when an event was last delivered.
 	LastActive time.Time `json:"last_active,omitzero"`
 }
 
-// Added is a new consumer with what its user needs. It is shown once.
+// Added is a new consumer with the credentials that its user needs. It is shown
+// once.
 type Added struct {
 	Consumer
-	// Seed is the user's secret nkey, which is kept nowhere.
+	// Seed is the user's secret nkey. It is not stored.
 	Seed string `json:"seed"`
-	// URL is where to connect; empty where the NATS server is not ours. Then its
-	// operator has to make the user, who may publish to Publish.
+	// URL is where to connect. It is empty with an external NATS server: the
+	// operator of that server must create the user, with permission to publish to
+	// the subjects in Publish.
 	URL     string   `json:"url,omitempty"`
 	Stream  string   `json:"stream"`
 	Publish []string `json:"publish"`
 }
 
-// Users are those who may connect to the embedded server.
+// Users manages the NATS users of the embedded server.
 type Users interface {
+	// SetUser adds or replaces a user that can read from one durable consumer.
 	SetUser(name, publicKey, durable string) error
+	// RemoveUser removes a user and ends its connections.
 	RemoveUser(name string)
+	// URL is where users connect.
 	URL() string
 }
 
@@ -106,27 +113,29 @@ type Users interface {
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Users is nil where the NATS server is not ours.
+	// Users is nil with an external NATS server.
 	Users Users
 	// PagesOf lists the pages of a company.
 	PagesOf func(company string) ([]domain.PageID, error)
 	Logger  *slog.Logger
 }
 
-// Consumers makes, lists and removes consumers. Its methods are safe for
-// concurrent use.
+// Consumers creates, lists and removes consumers. Make one with [New]; its methods
+// are safe for concurrent use.
 type Consumers struct {
 	opts Options
-	mu   sync.Mutex // one change at a time
+	mu   sync.Mutex // serializes changes
 }
 
-// New returns it.
+// New returns a Consumers over the stream of o.
 func New(o Options) *Consumers {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Consumers{opts: o}
 }
 
-// Add makes a consumer and a user for it.
+// Add creates a consumer and a user for it. The returned seed is not stored, so it
+// can't be shown again. It fails with [ErrName], [ErrType], [ErrTooMany] or
+// [ErrExists].
 func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,14 +185,15 @@ func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
 	}
 	if c.opts.Users != nil {
 		if err := c.opts.Users.SetUser(s.Name, s.PublicKey, out.Durable); err != nil {
-			return Added{}, errors.Join(fmt.Errorf("let user in: %w", err), c.opts.JS.DeleteConsumer(ctx, c.opts.Stream, out.Durable))
+			return Added{}, errors.Join(fmt.Errorf("set user: %w", err),
+				c.opts.JS.DeleteConsumer(ctx, c.opts.Stream, out.Durable))
 		}
 		out.URL = c.opts.Users.URL()
 	}
 	return out, nil
 }
 
-// List returns the consumers by name.
+// List returns the consumers, sorted by name.
 func (c *Consumers) List(ctx context.Context) ([]Consumer, error) {
 	list, err := c.list(ctx)
 	slices.SortFunc(list, func(a, b Consumer) int { return cmp.Compare(a.Name, b.Name) })
@@ -198,20 +208,22 @@ func (c *Consumers) list(ctx context.Context) ([]Consumer, error) {
 		return nil, fmt.Errorf("ask stream: %w", err)
 	}
 	out := []Consumer{}
-	all := st.ListConsumers(ctx)
-	for info := range all.Info() {
-		if one, ours := consumerOf(info); ours {
+	lister := st.ListConsumers(ctx)
+	for info := range lister.Info() {
+		if one, managed := consumerOf(info); managed {
 			out = append(out, one)
 		}
 	}
-	if err := all.Err(); err != nil {
+	if err := lister.Err(); err != nil {
 		return nil, fmt.Errorf("list consumers: %w", err)
 	}
 	return out, nil
 }
 
+// consumerOf converts a JetStream consumer, and reports whether this package
+// created it.
 func consumerOf(info *jetstream.ConsumerInfo) (Consumer, bool) {
-	raw, ours := info.Config.Metadata[metaKey]
+	raw, managed := info.Config.Metadata[metaKey]
 	one := Consumer{
 		Durable: info.Name, Seq: info.AckFloor.Stream, Pending: info.NumPending, Unacknowledged: info.NumAckPending,
 		Redelivered: info.NumRedelivered, Waiting: info.NumWaiting, Created: info.Created,
@@ -220,10 +232,11 @@ func consumerOf(info *jetstream.ConsumerInfo) (Consumer, bool) {
 	if info.Delivered.Last != nil {
 		one.LastActive = *info.Delivered.Last
 	}
-	return one, ours && json.Unmarshal([]byte(raw), &one.Spec) == nil
+	return one, managed && json.Unmarshal([]byte(raw), &one.Spec) == nil
 }
 
-// Remove ends a consumer and its user. What it has not read it will not.
+// Remove deletes a consumer and its user. Events that it has not read are no
+// longer delivered. It fails with [ErrUnknown].
 func (c *Consumers) Remove(ctx context.Context, name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +256,7 @@ func (c *Consumers) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// URL is where users connect, empty where the NATS server is not ours.
+// URL returns where users connect; it is empty with an external NATS server.
 func (c *Consumers) URL() string {
 	if c.opts.Users == nil {
 		return ""

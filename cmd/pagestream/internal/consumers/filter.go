@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// maxFilters bounds the subjects of one consumer.
+	// maxFilters bounds the filter subjects of one consumer.
 	maxFilters = 10_000
 	ackWait    = 30 * time.Second
 	maxPending = 1000
 )
 
-// private nouns are pagestream's own: they have sealed tokens in them. They are
-// given only to whom they are named for.
-var private = []string{"page", "subscription"}
+// privateNouns are the event nouns that are internal to pagestream: such events can
+// contain sealed tokens. A consumer gets them only if it names their types.
+var privateNouns = []string{"page", "subscription"}
 
-// config is the JetStream consumer of a specification, with the pages that its
-// company has now.
+// config returns the JetStream consumer configuration for a [Spec], with the pages
+// that its company has now.
 func (c *Consumers) config(s Spec) (jetstream.ConsumerConfig, error) {
 	pages := slices.Clone(s.Pages)
 	if s.Company != "" {
@@ -55,12 +55,12 @@ func (c *Consumers) config(s Spec) (jetstream.ConsumerConfig, error) {
 	return config, nil
 }
 
-// filters are the subjects of a specification.
+// filters returns the filter subjects of a [Spec].
 func filters(s Spec) (out []string) {
 	pages := s.Known
 	switch {
 	case len(pages) == 0 && s.Company != "":
-		// A company without a page is given nothing: this subject has no events.
+		// A company without pages gets no events: this subject never has any.
 		return []string{streams.SubjectPrefix + "._.none.none"}
 	case len(pages) == 0:
 		pages = []domain.PageID{""}
@@ -71,17 +71,17 @@ func filters(s Spec) (out []string) {
 			continue
 		}
 		every := strings.TrimSuffix(streams.Filter(page)[0], ">")
-		for _, noun := range nouns() {
+		for _, noun := range publicNouns() {
 			out = append(out, every+noun+".*")
 		}
 	}
 	return out
 }
 
-// nouns are those that everybody is given.
-func nouns() (out []string) {
+// publicNouns returns the event nouns that every consumer may get.
+func publicNouns() (out []string) {
 	for _, t := range domain.Types() {
-		if !slices.Contains(private, t.Noun()) && !slices.Contains(out, t.Noun()) {
+		if !slices.Contains(privateNouns, t.Noun()) && !slices.Contains(out, t.Noun()) {
 			out = append(out, t.Noun())
 		}
 	}

@@ -15,16 +15,16 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// refreshEvery is how often the pages of companies are looked at; a page that is
-// connected in between is given in full all the same.
+// refreshEvery is how often the pages of companies are read. A page that is
+// connected in between is still delivered from its first event on.
 const refreshEvery = 10 * time.Second
 
-// Run lets the users in, and gives consumers of companies the pages that come to
-// them, until the context ends.
+// Run calls Refresh every 10 seconds until the context ends. It always returns
+// nil; failures are logged and tried again.
 func (c *Consumers) Run(ctx context.Context) error {
 	for {
 		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
-			c.opts.Logger.Warn("consumers can't be looked at; tried again", "err", err)
+			c.opts.Logger.Warn("consumers can't be refreshed; trying again", "err", err)
 		}
 		if backoff.Sleep(ctx, refreshEvery) != nil {
 			return nil
@@ -32,7 +32,8 @@ func (c *Consumers) Run(ctx context.Context) error {
 	}
 }
 
-// Refresh does what Run does, once.
+// Refresh sets the NATS users of all consumers, and adds new pages of companies to
+// the filters of their consumers. It is idempotent.
 func (c *Consumers) Refresh(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,21 +45,21 @@ func (c *Consumers) Refresh(ctx context.Context) error {
 	for _, one := range list {
 		if c.opts.Users != nil {
 			if err := c.opts.Users.SetUser(one.Name, one.PublicKey, one.Durable); err != nil {
-				errs = append(errs, fmt.Errorf("let user %s in: %w", one.Name, err))
+				errs = append(errs, fmt.Errorf("set user %s: %w", one.Name, err))
 			}
 		}
 		if one.Company != "" {
 			if err := c.follow(ctx, one); err != nil {
-				errs = append(errs, fmt.Errorf("give %s its pages: %w", one.Name, err))
+				errs = append(errs, fmt.Errorf("update pages of %s: %w", one.Name, err))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// follow changes the filter of a company's consumer. Where it has gone past events
-// of a page that is new to it, it goes back to them: what comes twice has the same
-// id.
+// follow updates the filter of a company's consumer. If the consumer is already
+// past events of a newly added page, it is reset to the first of them; events that
+// are therefore delivered twice have the same id.
 func (c *Consumers) follow(ctx context.Context, one Consumer) error {
 	want, err := c.config(one.Spec)
 	if err != nil {
@@ -80,29 +81,30 @@ func (c *Consumers) follow(ctx context.Context, one Consumer) error {
 	if err != nil {
 		return err
 	}
-	past := changed.CachedInfo().Delivered.Stream
-	var back uint64
+	delivered := changed.CachedInfo().Delivered.Stream
+	var resetTo uint64
 	for _, page := range next.Known {
 		if slices.Contains(one.Known, page) {
 			continue
 		}
-		seq, err := c.connected(ctx, page)
+		seq, err := c.connectedSeq(ctx, page)
 		if err != nil {
 			return err
 		}
-		if seq > 0 && seq < past && (back == 0 || seq < back) {
-			back = seq
+		if seq > 0 && seq < delivered && (resetTo == 0 || seq < resetTo) {
+			resetTo = seq
 		}
 	}
-	if back == 0 {
+	if resetTo == 0 {
 		return nil
 	}
-	_, err = c.opts.JS.ResetConsumerToSequence(ctx, c.opts.Stream, one.Durable, back)
+	_, err = c.opts.JS.ResetConsumerToSequence(ctx, c.opts.Stream, one.Durable, resetTo)
 	return err
 }
 
-// connected is when a page was last connected, 0 if nothing says so.
-func (c *Consumers) connected(ctx context.Context, page domain.PageID) (uint64, error) {
+// connectedSeq returns the sequence of a page's last page.connected event, 0 if
+// there is none.
+func (c *Consumers) connectedSeq(ctx context.Context, page domain.PageID) (uint64, error) {
 	st, err := c.opts.JS.Stream(ctx, c.opts.Stream)
 	if err != nil {
 		return 0, err

@@ -14,21 +14,23 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// MaxDeadLetterPage is the most that [Hooks.DeadLetters] returns at once.
+// MaxDeadLetterPage is the largest number of dead letters that [Hooks.DeadLetters]
+// returns at once.
 const MaxDeadLetterPage = 1000
 
 // Errors of [Hooks.DeadLetters], [Hooks.Redrive] and [Hooks.Enable].
 var (
 	// ErrUnknownEndpoint is returned when no endpoint has that name.
 	ErrUnknownEndpoint = errors.New("no such endpoint")
-	// ErrNoDeadLetter is returned when the endpoint has no dead letter of that sequence.
+	// ErrNoDeadLetter is returned when the endpoint has no dead letter with that
+	// sequence.
 	ErrNoDeadLetter = errors.New("no such dead letter")
 )
 
-// DeadLetter is an event that an endpoint did not take for so long that it was
-// given up. It names the event and holds nothing of it; LastError is in this
-// package's words. After a crash at the wrong moment a dead letter may have been
-// delivered all the same.
+// DeadLetter is an event that was given up, because all tries to deliver it to an
+// endpoint failed. It identifies the event but contains none of its data; the text
+// of LastError comes from this package. After a crash between a try and its record,
+// a dead letter may have been delivered all the same.
 type DeadLetter struct {
 	Seq       uint64        `json:"seq"`
 	ID        string        `json:"id"`
@@ -36,14 +38,14 @@ type DeadLetter struct {
 	Page      domain.PageID `json:"page"`
 	Attempts  int           `json:"attempts"`
 	LastError string        `json:"last_error"`
-	// At is when it was given up, or sent again in vain.
+	// At is when it was given up, or when it last failed to be sent again.
 	At time.Time `json:"at"`
-	// Redriving says that it is about to be sent again.
+	// Redriving is set while it waits to be sent again.
 	Redriving bool `json:"redriving,omitempty"`
 }
 
-// eachOf calls f with the JSON values of one endpoint, in the order of keys.
-func eachOf[T any](b *store.Bucket, name string, f func(key []byte, value T) error) error {
+// forEachOf calls f with each JSON value of one endpoint, in the order of keys.
+func forEachOf[T any](b *store.Bucket, name string, f func(key []byte, value T) error) error {
 	return b.ForEachPrefix(store.Key(name), func(key, raw []byte) error {
 		var v T
 		if err := json.Unmarshal(raw, &v); err != nil {
@@ -53,18 +55,18 @@ func eachOf[T any](b *store.Bucket, name string, f func(key []byte, value T) err
 	})
 }
 
-// bury writes a dead letter, and counts it if it is new.
-func (e *endpoint) bury(d DeadLetter) error {
-	fresh := false
+// putDeadLetter writes a dead letter, and counts it if it is new.
+func (e *endpoint) putDeadLetter(d DeadLetter) error {
+	isNew := false
 	err := e.store.Update(func(tx *store.Tx) error {
 		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, d.Seq)
-		fresh = !b.Has(key)
+		isNew = !b.Has(key)
 		return store.PutJSON(b, key, d)
 	})
 	if err != nil {
 		return fmt.Errorf("write dead letter: %w", err)
 	}
-	if fresh {
+	if isNew {
 		e.mu.Lock()
 		e.dead++
 		e.mu.Unlock()
@@ -72,23 +74,23 @@ func (e *endpoint) bury(d DeadLetter) error {
 	return nil
 }
 
-// redriven returns the event of a dead letter; one that is not in the stream any
-// more is dropped.
-func (e *endpoint) redriven(ctx context.Context, l *lane, seq uint64) (job, bool, error) {
+// redriveJob returns the event of a dead letter. A dead letter whose event is no
+// longer in the stream is deleted.
+func (e *endpoint) redriveJob(ctx context.Context, l *lane, seq uint64) (job, bool, error) {
 	d, found, err := e.deadLetter(seq)
 	if err != nil {
 		return job{}, false, err
 	}
 	if !found {
-		e.unqueue(l, seq)
+		e.cancelRedrive(l, seq)
 		return job{}, false, nil
 	}
 	s, err := streams.Get(ctx, e.opts.JS, streams.Name, seq)
 	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) || (err == nil && s.ID != d.ID) {
-		if err := e.exhume(seq); err != nil {
+		if err := e.deleteDeadLetter(seq); err != nil {
 			return job{}, false, err
 		}
-		e.unqueue(l, seq)
+		e.cancelRedrive(l, seq)
 		return job{}, false, nil
 	}
 	if err != nil {
@@ -97,7 +99,8 @@ func (e *endpoint) redriven(ctx context.Context, l *lane, seq uint64) (job, bool
 	return job{event: s, redrive: true}, true, nil
 }
 
-func (e *endpoint) unqueue(l *lane, seq uint64) {
+// cancelRedrive removes a dead letter from the lane's redrives.
+func (e *endpoint) cancelRedrive(l *lane, seq uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l.redrive = slices.DeleteFunc(l.redrive, func(s uint64) bool { return s == seq })
@@ -114,18 +117,18 @@ func (e *endpoint) deadLetter(seq uint64) (d DeadLetter, found bool, err error) 
 	return d, found, nil
 }
 
-// exhume deletes a dead letter.
-func (e *endpoint) exhume(seq uint64) error {
-	had := false
+// deleteDeadLetter deletes a dead letter. It is idempotent.
+func (e *endpoint) deleteDeadLetter(seq uint64) error {
+	existed := false
 	err := e.store.Update(func(tx *store.Tx) error {
 		b, key := tx.Bucket(deadLettersBucket), store.Key(e.Name, seq)
-		had = b.Has(key)
+		existed = b.Has(key)
 		return b.Delete(key)
 	})
 	if err != nil {
 		return fmt.Errorf("delete dead letter: %w", err)
 	}
-	if had {
+	if existed {
 		e.mu.Lock()
 		e.dead--
 		e.mu.Unlock()
@@ -133,17 +136,18 @@ func (e *endpoint) exhume(seq uint64) error {
 	return nil
 }
 
-// redriveDone follows a dead letter that was delivered. One that can't be
-// deleted stays, and may be sent once more.
+// redriveDone deletes a dead letter that was delivered. If it can't be deleted it
+// stays, and may be sent once more.
 func (e *endpoint) redriveDone(l *lane, seq uint64) {
-	if err := e.exhume(seq); err != nil {
+	if err := e.deleteDeadLetter(seq); err != nil {
 		e.log.Error("webhook dead letter not deleted", "seq", seq, "err", err)
 	}
-	e.unqueue(l, seq)
-	e.settle(l, func() { e.delivered, e.dirty = e.delivered+1, true })
+	e.cancelRedrive(l, seq)
+	e.releaseAfter(l, func() { e.delivered, e.dirty = e.delivered+1, true })
 }
 
-// redriveFailed leaves a dead letter what it is: it gets one try.
+// redriveFailed records the failed try of a dead letter. It stays a dead letter: a
+// redrive is a single try.
 func (e *endpoint) redriveFailed(l *lane, j job, out outcome) {
 	now := time.Now()
 	err := e.store.Update(func(tx *store.Tx) error {
@@ -158,16 +162,16 @@ func (e *endpoint) redriveFailed(l *lane, j job, out outcome) {
 	if err != nil {
 		e.log.Error("webhook dead letter not written", "seq", j.event.Seq, "err", err)
 	}
-	e.unqueue(l, j.event.Seq)
-	e.settle(l, func() {
+	e.cancelRedrive(l, j.event.Seq)
+	e.releaseAfter(l, func() {
 		e.failed, e.dirty = e.failed+1, true
-		e.note(out.failure)
-		e.limit(out, 1)
+		e.setLastError(out.failure)
+		e.pauseIfLimited(out, 1)
 	})
 }
 
-// redrive marks one dead letter, or all where seq is 0, and gives the marked ones
-// to their lanes. It returns how many there are.
+// redrive marks one dead letter, or all if seq is 0, and queues the marked ones in
+// their lanes. It returns how many were marked.
 func (e *endpoint) redrive(seq uint64) (int, error) {
 	var list []DeadLetter
 	err := e.store.Update(func(tx *store.Tx) error {
@@ -182,7 +186,7 @@ func (e *endpoint) redrive(seq uint64) (int, error) {
 				return ErrNoDeadLetter
 			}
 			list = append(list, d)
-		} else if err := eachOf(b, e.Name, func(_ []byte, d DeadLetter) error {
+		} else if err := forEachOf(b, e.Name, func(_ []byte, d DeadLetter) error {
 			list = append(list, d)
 			return nil
 		}); err != nil {
@@ -213,7 +217,8 @@ func (e *endpoint) redrive(seq uint64) (int, error) {
 	return len(list), nil
 }
 
-// deadLetters returns up to limit dead letters after a sequence.
+// deadLetters returns at most limit dead letters with a sequence above after, in
+// order.
 func (e *endpoint) deadLetters(after uint64, limit int) ([]DeadLetter, error) {
 	if limit <= 0 || limit > MaxDeadLetterPage {
 		limit = MaxDeadLetterPage
@@ -224,7 +229,8 @@ func (e *endpoint) deadLetters(after uint64, limit int) ([]DeadLetter, error) {
 	}
 	err := e.store.View(func(tx *store.Tx) error {
 		c, prefix := tx.Bucket(deadLettersBucket).Cursor(), store.Key(e.Name)
-		for k, v := c.Seek(store.Key(e.Name, after+1)); k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = c.Next() {
+		k, v := c.Seek(store.Key(e.Name, after+1))
+		for ; k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = c.Next() {
 			var d DeadLetter
 			if err := json.Unmarshal(v, &d); err != nil {
 				return fmt.Errorf("decode %d bytes: %w", len(v), store.ErrCorrupt)

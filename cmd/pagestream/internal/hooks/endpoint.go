@@ -14,44 +14,46 @@ import (
 )
 
 const (
-	// streamTimeout bounds one question to the stream.
+	// streamTimeout bounds one request to the stream.
 	streamTimeout = 15 * time.Second
-	// headEvery is how often the head is asked for.
+	// headEvery is how often the stream's head is read.
 	headEvery = time.Second
 )
 
 var (
+	// errDisabled ends the reading of the stream when the endpoint is disabled.
 	errDisabled = errors.New("endpoint is disabled")
-	errEnough   = errors.New("enough")
+	// errStop ends a read of the stream early.
+	errStop = errors.New("stop")
 )
 
-// endpoint delivers to one endpoint.
+// endpoint delivers events to one [Endpoint].
 type endpoint struct {
 	Endpoint
 	opts  Options
 	store *store.Store
 	send  *sender
 	log   *slog.Logger
-	// flush writes positions now.
+	// flush writes all changed positions now.
 	flush func() error
 
 	mu    sync.Mutex
-	cond  *sync.Cond // any change that somebody may wait for
+	cond  *sync.Cond // broadcasts every change that a goroutine may wait for
 	known bool       // the position has been set
-	read  uint64     // what is not in a lane is finished up to here
+	read  uint64     // events that are in no lane are finished up to here
 	head  uint64
 	lanes map[domain.PageID]*lane
-	// ready are the lanes to work on, again those of them whose first event has
-	// failed before. Slow counts those of again that are worked on: they get at
-	// most half of the tries, as each may take until its timeout.
-	ready, again []*lane
-	slow         int
-	lastSlow     bool // the last lane taken was of again
-	// events and bytes are what the lanes hold.
+	// ready are the lanes that are due. Those whose first event has failed before
+	// are in retries instead. slow counts the lanes of retries that workers have:
+	// they get at most half of the tries, as each may take until its timeout.
+	ready, retries []*lane
+	slow           int
+	lastRetry      bool // the last picked lane was from retries
+	// events and bytes are the totals of the lanes' queues.
 	events, bytes int
 	paused        bool // by a 429
 	pause         *time.Timer
-	unwritten     bool // positions could not be written
+	unwritten     bool // the positions could not be written
 
 	disabled          string
 	delivered, failed uint64
@@ -74,13 +76,15 @@ func newEndpoint(c Endpoint, o Options, client *http.Client, st *store.Store, fl
 	e := &endpoint{
 		Endpoint: c, opts: o, store: st, flush: flush,
 		send: &sender{client: client, url: c.URL, keys: keys, timeout: c.Timeout},
-		log:  o.Logger.With("endpoint", c.Name), lanes: make(map[domain.PageID]*lane), dirtyPages: make(map[domain.PageID]bool),
+		log:  o.Logger.With("endpoint", c.Name),
+
+		lanes: make(map[domain.PageID]*lane), dirtyPages: make(map[domain.PageID]bool),
 	}
 	e.cond = sync.NewCond(&e.mu)
 	return e, nil
 }
 
-// lane returns the page's lane, a new one if it has none.
+// lane returns the page's lane and creates it if there is none.
 func (e *endpoint) lane(page domain.PageID) *lane {
 	l := e.lanes[page]
 	if l == nil {
@@ -90,26 +94,27 @@ func (e *endpoint) lane(page domain.PageID) *lane {
 	return l
 }
 
-// touch says that the page's row, or the endpoint's, has to be written.
-func (e *endpoint) touch(l *lane) {
+// markDirty records that the rows of the endpoint and of the lane's page must be
+// written.
+func (e *endpoint) markDirty(l *lane) {
 	e.dirty = true
 	e.dirtyPages[l.page] = true
 }
 
-// wake makes those who wait look again when the context ends.
+// wake wakes all waiting goroutines when the context ends.
 func (e *endpoint) wake() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cond.Broadcast()
 }
 
-// run delivers until the context ends, which is no error, or the stream can't be
-// followed any more.
+// run delivers until the context ends, and then returns nil. It fails if the stream
+// can no longer be read.
 func (e *endpoint) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, e.wake)()
-	if err := e.begin(ctx); err != nil || ctx.Err() != nil {
+	if err := e.initPosition(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	var running sync.WaitGroup
@@ -127,7 +132,7 @@ func (e *endpoint) run(ctx context.Context) error {
 	return e.follow(ctx)
 }
 
-// stopTimers is called when nobody works any more.
+// stopTimers stops all timers. It is called after the workers have ended.
 func (e *endpoint) stopTimers() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -141,7 +146,7 @@ func (e *endpoint) stopTimers() {
 	}
 }
 
-// take waits for a lane that can be worked on; nil when the context ends.
+// take waits for a lane that is due. It returns nil when the context ends.
 func (e *endpoint) take(ctx context.Context) *lane {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -157,12 +162,13 @@ func (e *endpoint) take(ctx context.Context) *lane {
 	return nil
 }
 
-// pick takes the next lane from ready or again, in turn where both have one.
+// pick removes and returns the next lane of ready or retries, alternating if both
+// have one. It returns nil if there is none.
 func (e *endpoint) pick() *lane {
 	from := &e.ready
-	e.lastSlow = len(e.again) > 0 && e.slow < max(1, e.opts.Concurrency/2) && (len(e.ready) == 0 || !e.lastSlow)
-	if e.lastSlow {
-		from = &e.again
+	e.lastRetry = len(e.retries) > 0 && e.slow < max(1, e.opts.Concurrency/2) && (len(e.ready) == 0 || !e.lastRetry)
+	if e.lastRetry {
+		from = &e.retries
 	}
 	if len(*from) == 0 {
 		return nil
@@ -170,8 +176,8 @@ func (e *endpoint) pick() *lane {
 	l := (*from)[0]
 	(*from)[0] = nil
 	*from = (*from)[1:]
-	if e.lastSlow {
-		l.slow = true
+	if e.lastRetry {
+		l.slowCounted = true
 		e.slow++
 	}
 	return l
@@ -179,30 +185,30 @@ func (e *endpoint) pick() *lane {
 
 // step tries the lane's next event.
 func (e *endpoint) step(ctx context.Context, l *lane) {
-	j, found, err := e.job(ctx, l)
+	j, found, err := e.nextJob(ctx, l)
 	switch {
 	case ctx.Err() != nil:
-		e.settle(l, func() {})
+		e.releaseAfter(l, func() {})
 	case err != nil:
-		e.settle(l, func() {
-			e.note("event can't be read")
+		e.releaseAfter(l, func() {
+			e.setLastError("event can't be read")
 			e.spill(l)
-			l.until, l.stalled = time.Now().Add(e.opts.BackoffMin), true
+			l.until, l.unreadable = time.Now().Add(e.opts.BackoffMin), true
 		})
 	case !found:
-		e.settle(l, func() {})
+		e.releaseAfter(l, func() {})
 	default:
 		e.try(ctx, l, j)
 	}
 }
 
-// settle changes a busy lane and gives it back.
-func (e *endpoint) settle(l *lane, change func()) {
+// releaseAfter calls change with the lock held and then releases the busy lane.
+func (e *endpoint) releaseAfter(l *lane, change func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	change()
 	e.release(l)
 }
 
-// note keeps a failure for the status.
-func (e *endpoint) note(failure string) { e.lastError, e.lastErrorAt = failure, time.Now() }
+// setLastError records a failure for the status.
+func (e *endpoint) setLastError(failure string) { e.lastError, e.lastErrorAt = failure, time.Now() }

@@ -13,35 +13,35 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// begin sets the position of an endpoint that has none yet, and checks that of
-// one that has.
-func (e *endpoint) begin(ctx context.Context) error {
-	head, err := e.askHead(ctx)
+// initPosition sets the position of an endpoint that has none yet, and moves a
+// position that is after the stream's head back to the head.
+func (e *endpoint) initPosition(ctx context.Context) error {
+	head, err := e.readHead(ctx)
 	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
 	for err != nil {
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case e.opts.JS.Conn().IsClosed(), errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("find where to begin: %w", err)
+			return fmt.Errorf("read stream's head: %w", err)
 		}
 		if pause.Wait(ctx) != nil {
 			return nil
 		}
-		head, err = e.askHead(ctx)
+		head, err = e.readHead(ctx)
 	}
 	e.mu.Lock()
 	e.head = head
 	if e.known && e.read > head {
-		e.log.Warn("webhook position is after the stream's head; beginning there", "position", e.read, "head", head)
+		e.log.Warn("webhook position is after the stream's head; starting at the head", "position", e.read, "head", head)
 		for page, l := range e.lanes {
 			l.spilled, l.attempts, l.since = false, 0, time.Time{}
-			e.touch(l)
+			e.markDirty(l)
 			if l.empty() {
 				delete(e.lanes, page)
 			}
 		}
-		e.ready, e.again = nil, nil
+		e.ready, e.retries = nil, nil
 		for _, l := range e.lanes {
 			e.enqueue(l)
 		}
@@ -58,23 +58,23 @@ func (e *endpoint) begin(ctx context.Context) error {
 	return e.flush()
 }
 
-func (e *endpoint) askHead(ctx context.Context) (uint64, error) {
+func (e *endpoint) readHead(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	return streams.Last(ctx, e.opts.JS, streams.Name)
 }
 
-// follow reads the stream into the lanes.
+// follow reads the stream and adds its events to the lanes.
 func (e *endpoint) follow(ctx context.Context) error {
 	for {
-		from, ok := e.enabled(ctx)
+		from, ok := e.waitEnabled(ctx)
 		if !ok {
 			return nil
 		}
 		err := streams.Follow(ctx, e.opts.JS, streams.ReadOptions{
 			Stream: streams.Name, From: from, Filters: e.filters(),
-			Malformed: func(seq uint64, _ error) error { return e.offer(ctx, streams.Stored{Seq: seq}, false) },
-		}, func(s streams.Stored) error { return e.offer(ctx, s, e.wants(s)) })
+			Malformed: func(seq uint64, _ error) error { return e.accept(ctx, streams.Stored{Seq: seq}, false) },
+		}, func(s streams.Stored) error { return e.accept(ctx, s, e.wants(s)) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -84,8 +84,9 @@ func (e *endpoint) follow(ctx context.Context) error {
 	}
 }
 
-// enabled waits until the endpoint is, and returns where to read on.
-func (e *endpoint) enabled(ctx context.Context) (uint64, bool) {
+// waitEnabled waits until the endpoint is enabled, and returns the sequence to read
+// from. It returns false when the context ends.
+func (e *endpoint) waitEnabled(ctx context.Context) (uint64, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for e.disabled != "" && ctx.Err() == nil {
@@ -94,8 +95,9 @@ func (e *endpoint) enabled(ctx context.Context) (uint64, bool) {
 	return e.read + 1, ctx.Err() == nil
 }
 
-// offer takes what was read from the stream, when there is room for it.
-func (e *endpoint) offer(ctx context.Context, s streams.Stored, wanted bool) error {
+// accept waits until there is room for an event read from the stream, and then adds
+// it to its page's lane. An event that is not wanted only moves the position.
+func (e *endpoint) accept(ctx context.Context, s streams.Stored, wanted bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for wanted && e.disabled == "" && ctx.Err() == nil && e.full(s.Page) {
@@ -116,25 +118,26 @@ func (e *endpoint) offer(ctx context.Context, s streams.Stored, wanted bool) err
 	return nil
 }
 
+// full reports whether there is no room for another event of the page.
 func (e *endpoint) full(page domain.PageID) bool {
 	return e.events >= endpointEvents || e.bytes >= endpointBytes ||
 		(e.lanes[page] == nil && len(e.lanes) >= endpointLanes)
 }
 
-// watchHead asks for the stream's head, and moves the position over what is not
-// for the endpoint, which Follow does not tell.
+// watchHead reads the stream's head every second. It also moves the position past
+// events that the endpoint's filters exclude: Follow does not report them.
 func (e *endpoint) watchHead(ctx context.Context) {
 	var last uint64
 	for backoff.Sleep(ctx, headEvery) == nil {
-		head, err := e.askHead(ctx)
+		head, err := e.readHead(ctx)
 		if err != nil {
-			continue // the reader says what is wrong
+			continue // follow returns the error if it lasts
 		}
 		e.mu.Lock()
 		e.head = head
-		read, off := e.read, e.disabled != ""
+		read, disabled := e.read, e.disabled != ""
 		e.mu.Unlock()
-		if read == last && read < head && !off && e.nothing(ctx, read+1, head) {
+		if read == last && read < head && !disabled && e.noneWanted(ctx, read+1, head) {
 			e.mu.Lock()
 			if head > e.read {
 				e.read, e.dirty = head, true
@@ -145,8 +148,9 @@ func (e *endpoint) watchHead(ctx context.Context) {
 	}
 }
 
-// nothing reports whether none of the events is for the endpoint.
-func (e *endpoint) nothing(ctx context.Context, from, to uint64) bool {
+// noneWanted reports whether the endpoint wants none of the events from from to to.
+// It returns false if they can't be read.
+func (e *endpoint) noneWanted(ctx context.Context, from, to uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	_, err := streams.Read(ctx, e.opts.JS, streams.ReadOptions{
@@ -154,7 +158,7 @@ func (e *endpoint) nothing(ctx context.Context, from, to uint64) bool {
 		Malformed: func(uint64, error) error { return nil },
 	}, func(s streams.Stored) error {
 		if e.wants(s) {
-			return errEnough
+			return errStop
 		}
 		return nil
 	})

@@ -13,13 +13,13 @@ import (
 // maxFile bounds the file of endpoints, in bytes.
 const maxFile = 1 << 20
 
-// ErrFile is returned when a file of endpoints is too large, or is no list of
-// endpoints.
+// ErrFile is returned when a file of endpoints is larger than 1 MiB, or is not a
+// list of endpoints.
 var ErrFile = errors.New("hooks.file is not valid")
 
 // ReadFile reads a file of endpoints: a YAML list with the fields of [Endpoint].
-// An empty file has none. It fails with [ErrFile] where the file is not such a
-// list. No error has a value of the file in it, as there are secrets.
+// An empty file is an empty list. It fails with [ErrFile] if the file is not such a
+// list. No error contains a value from the file, because the file contains secrets.
 func ReadFile(path string) ([]Endpoint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -37,7 +37,7 @@ func ReadFile(path string) ([]Endpoint, error) {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	if err := d.Decode(&list); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: %s is no list of endpoints with name, url, secrets, pages, types, timeout and from; "+
+		return nil, fmt.Errorf("%w: %s is not a list of endpoints with name, url, secrets, pages, types, timeout and from; "+
 			"see: pagestream config example", ErrFile, path)
 	}
 	return list, nil

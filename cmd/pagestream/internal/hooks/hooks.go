@@ -13,14 +13,14 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// flushEvery is how often positions are written: what was delivered in the last
-// such moment comes again after a crash.
+// flushEvery is how often positions are written. Deliveries since the last write are
+// repeated after a crash.
 const flushEvery = 100 * time.Millisecond
 
-// ErrRan is returned when Run was called before, or after Close.
+// ErrRan is returned when Run is called a second time, or after Close.
 var ErrRan = errors.New("webhooks ran already, or are closed")
 
-// Hooks deliver events to endpoints. Make one with [New]; its methods are safe
+// Hooks delivers events to endpoints. Make one with [New]; its methods are safe
 // for concurrent use.
 type Hooks struct {
 	opts      Options
@@ -37,10 +37,10 @@ type Hooks struct {
 	stopped chan struct{} // closed when Run has ended
 }
 
-// New opens the file and returns hooks that don't run yet. What the file has of
-// endpoints that are not in the options stays there, for when they come back. It
-// fails with [ErrOptions], [ErrSecret], or what [store.Open] fails with. Close
-// it, also if it never ran.
+// New opens the file and returns hooks that don't run yet. The file keeps the state
+// of endpoints that are not in the options, in case they are configured again. It
+// fails with [ErrOptions], [ErrSecret], or an error of [store.Open]. Callers must
+// call Close, also if Run was never called.
 func New(o Options) (*Hooks, error) {
 	o = o.withDefaults()
 	if err := o.check(); err != nil {
@@ -51,7 +51,7 @@ func New(o Options) (*Hooks, error) {
 		return nil, fmt.Errorf("open webhook positions: %w", err)
 	}
 	if name := st.Recreated(); name != "" {
-		o.Logger.Error("webhook positions were corrupt; every endpoint begins anew", "moved", name)
+		o.Logger.Error("webhook positions were corrupt; every endpoint starts like a new one", "moved", name)
 	}
 	h := &Hooks{opts: o, store: st, client: newClient(o.Concurrency)}
 	for _, c := range o.Endpoints {
@@ -67,12 +67,13 @@ func New(o Options) (*Hooks, error) {
 	return h, nil
 }
 
-// Run delivers until the context ends, which is no error, or the stream or the
-// connection is gone for good. A delivery that is under way then has a few
-// seconds to come to its end. Run may be called once.
+// Run delivers until the context ends, and then returns nil. It fails if the stream
+// was deleted or the connection is closed. When it ends, a delivery that is under
+// way has 3 seconds to finish. Run may be called once; a second call fails with
+// [ErrRan].
 //
-// An endpoint that was never seen before begins at the head that the stream has
-// when Run first reaches it, unless [Endpoint.From] says otherwise.
+// An endpoint that has no position yet starts at the head that the stream has when
+// Run first reads it, unless [Endpoint.From] is set.
 func (h *Hooks) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -101,8 +102,8 @@ func (h *Hooks) Run(ctx context.Context) error {
 	return errors.Join(append(failed, h.flush())...)
 }
 
-// flushUntil writes positions until the context ends. A failure is tried again;
-// until then nothing is delivered.
+// flushUntil writes positions periodically until the context ends. A failed write is
+// tried again; until it succeeds nothing is delivered.
 func (h *Hooks) flushUntil(ctx context.Context) {
 	failing := false
 	for backoff.Sleep(ctx, flushEvery) == nil {
@@ -114,7 +115,7 @@ func (h *Hooks) flushUntil(ctx context.Context) {
 	}
 }
 
-// flush writes what has changed, all of it in one transaction.
+// flush writes all changed positions in one transaction.
 func (h *Hooks) flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
@@ -137,18 +138,17 @@ func (h *Hooks) flush() error {
 	})
 	if err != nil {
 		for e, c := range changes {
-			e.takeBack(c)
+			e.markUnwritten(c)
 		}
 		return fmt.Errorf("write webhook positions: %w", err)
 	}
 	for e := range changes {
-		e.written()
+		e.markWritten()
 	}
 	return nil
 }
 
-// Close stops Run, waits for it, and closes the file. Calling it again does
-// nothing.
+// Close stops Run, waits for it, and closes the file. It is idempotent.
 func (h *Hooks) Close() error {
 	h.mu.Lock()
 	h.closed = true
@@ -156,7 +156,7 @@ func (h *Hooks) Close() error {
 	h.mu.Unlock()
 	if cancel != nil {
 		cancel()
-		<-stopped // bounded by the grace of deliveries
+		<-stopped // the wait is bounded by grace
 	}
 	h.client.CloseIdleConnections()
 	if err := h.store.Close(); err != nil {
@@ -165,8 +165,8 @@ func (h *Hooks) Close() error {
 	return nil
 }
 
-// Status returns where the endpoints stand, in the order of the options. It asks
-// nobody.
+// Status returns the state of each endpoint, in the order of the options. It reads
+// only memory.
 func (h *Hooks) Status() []Status {
 	list := make([]Status, len(h.endpoints))
 	for i, e := range h.endpoints {
@@ -186,13 +186,13 @@ func (h *Hooks) DeadLetters(name string, after uint64, limit int) ([]DeadLetter,
 	return e.deadLetters(after, limit)
 }
 
-// Redrive sends a dead letter again, or with sequence 0 all of the endpoint's,
-// and returns how many. It returns when that is recorded, before they are sent,
-// and outlives a restart. Each gets one try, with its old webhook-id, between
-// the deliveries of its page and so out of the stream's order; one that fails
-// stays a dead letter. One whose event was erased is dropped. Calling it again
-// meanwhile changes nothing. It fails with [ErrUnknownEndpoint] or
-// [ErrNoDeadLetter].
+// Redrive sends a dead letter again, or all of the endpoint's if seq is 0, and
+// returns how many. It returns when the redrive is recorded, before anything is
+// sent; a redrive survives a restart. Each dead letter gets one try, with its old
+// webhook-id, between the deliveries of its page and so out of the stream's order.
+// If it fails it stays a dead letter. A dead letter whose event was erased is
+// deleted. A second call before the try changes nothing. It fails with
+// [ErrUnknownEndpoint] or [ErrNoDeadLetter].
 func (h *Hooks) Redrive(name string, seq uint64) (int, error) {
 	e, err := h.endpoint(name)
 	if err != nil {
@@ -201,10 +201,10 @@ func (h *Hooks) Redrive(name string, seq uint64) (int, error) {
 	return e.redrive(seq)
 }
 
-// Enable lets an endpoint that was disabled go on from where it was, with nothing
-// left out. Every page that waits to be tried again is tried at once, also where
-// the endpoint was not disabled. It fails with [ErrUnknownEndpoint], or if it
-// can't be recorded, which is then tried on.
+// Enable resumes a disabled endpoint at its position, so that no event is skipped.
+// Every page that waits for its next try is tried at once, also if the endpoint was
+// not disabled. It fails with [ErrUnknownEndpoint], or if the change can't be
+// written; then the write is tried again in the background.
 func (h *Hooks) Enable(name string) error {
 	e, err := h.endpoint(name)
 	if err != nil {

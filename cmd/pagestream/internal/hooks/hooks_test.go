@@ -605,7 +605,7 @@ func TestNothingIsDeliveredWhilePositionsCannotBeWritten(t *testing.T) {
 	defer cancel()
 	defer context.AfterFunc(ctx, e.wake)()
 	assert.Nil(t, e.take(ctx))
-	e.written()
+	e.markWritten()
 	assert.NotNil(t, e.take(t.Context()))
 	require.NoError(t, h.Close())
 }

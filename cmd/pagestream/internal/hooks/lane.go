@@ -7,49 +7,53 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Bounds on what an endpoint holds in memory. What is over a lane's is left in
-// the stream and read again later; when the endpoint's are reached its reader
-// waits, which ends soon: a lane that fails holds nothing.
+// Bounds on the events that an endpoint has in memory. Events over a lane's bounds
+// are left in the stream and read again later. When the endpoint's bounds are
+// reached its reader waits; the wait is short, because a lane that fails releases
+// its events.
 const (
 	laneEvents     = 64
 	laneBytes      = 4 << 20
 	endpointEvents = 4096
 	endpointBytes  = 32 << 20
-	// endpointLanes bounds the pages that are behind at a time.
+	// endpointLanes bounds the number of pages that are behind at a time.
 	endpointLanes = 50_000
-	// eventOverhead is what an event takes besides its raw item, about.
+	// eventOverhead is about how many bytes an event takes besides its raw item.
 	eventOverhead = 1 << 10
 )
 
+// laneState is where a lane is in its cycle.
 type laneState int
 
 const (
-	idle laneState = iota
-	ready
-	busy
-	waiting
+	idle    laneState = iota // the lane has no work
+	ready                    // the lane is queued for a worker
+	busy                     // a worker has it
+	waiting                  // its timer queues it again
 )
 
-// lane is a page that an endpoint is behind with. The endpoint's lock guards it.
+// lane contains the unfinished events of one page. It exists while the endpoint is
+// behind with that page. The endpoint's lock guards it.
 type lane struct {
 	page  domain.PageID
 	state laneState
-	// queue has the next events; after them, where spilled, come those of the
-	// stream up to tail.
+	// queue contains the next events. If spilled is set, more events follow in the
+	// stream, up to tail.
 	queue   []streams.Stored
 	spilled bool
 	tail    uint64
-	// next is the first sequence that is not finished, if there is work.
+	// next is the first sequence that is not finished. It is only valid if there is
+	// work.
 	next uint64
-	// redrive are dead letters to send again, before everything else.
+	// redrive are the sequences of dead letters to send again, before all else.
 	redrive []uint64
 
-	attempts int       // failed tries of the first event
-	since    time.Time // the first of them
-	until    time.Time // no try before; the zero time where nothing is waited for
-	stalled  bool      // what is next can't be read now, not even dead letters
-	slow     bool      // is counted in endpoint.slow
-	timer    *time.Timer
+	attempts    int       // failed tries of the first event
+	since       time.Time // time of the first failed try
+	until       time.Time // no try before this time; zero for no wait
+	unreadable  bool      // the stream or the store can't be read now, so redrives wait as well
+	slowCounted bool      // the lane is counted in endpoint.slow
+	timer       *time.Timer
 }
 
 // work reports whether there are events that are not finished.
@@ -65,34 +69,35 @@ type job struct {
 
 func size(s streams.Stored) int { return len(s.Data.Raw) + eventOverhead }
 
-// push puts an event at the end of the lane.
+// push appends an event to the lane. If the lane's bounds are reached, the event is
+// left in the stream.
 func (e *endpoint) push(l *lane, s streams.Stored) {
 	if !l.work() {
 		l.next = s.Seq
 	}
-	held := 0
+	bytes := 0
 	for _, q := range l.queue {
-		held += size(q)
+		bytes += size(q)
 	}
-	if l.spilled || len(l.queue) >= laneEvents || (held > 0 && held+size(s) > laneBytes) {
+	if l.spilled || len(l.queue) >= laneEvents || (bytes > 0 && bytes+size(s) > laneBytes) {
 		l.spilled, l.tail = true, s.Seq
 	} else {
-		e.hold(l, s)
+		e.buffer(l, s)
 	}
-	e.touch(l)
+	e.markDirty(l)
 	if l.state == idle {
 		e.enqueue(l)
 	}
 }
 
-// hold keeps an event in memory.
-func (e *endpoint) hold(l *lane, s streams.Stored) {
+// buffer adds an event to the lane's queue in memory.
+func (e *endpoint) buffer(l *lane, s streams.Stored) {
 	l.queue = append(l.queue, s)
 	e.events++
 	e.bytes += size(s)
 }
 
-// finish takes the event off the lane: it was sent or given up.
+// finish removes an event that was delivered or given up from the lane.
 func (e *endpoint) finish(l *lane, seq uint64) {
 	if len(l.queue) > 0 && l.queue[0].Seq == seq {
 		e.events--
@@ -105,11 +110,11 @@ func (e *endpoint) finish(l *lane, seq uint64) {
 		l.spilled = false
 	}
 	l.attempts, l.since, l.until = 0, time.Time{}, time.Time{}
-	e.touch(l)
-	e.cond.Broadcast() // there is room
+	e.markDirty(l)
+	e.cond.Broadcast() // the reader may be waiting for room
 }
 
-// spill leaves to the stream what is held.
+// spill drops the lane's events from memory. They are read from the stream again.
 func (e *endpoint) spill(l *lane) {
 	if len(l.queue) == 0 {
 		return
@@ -125,25 +130,26 @@ func (e *endpoint) spill(l *lane) {
 	e.cond.Broadcast()
 }
 
-// enqueue lets a worker have the lane.
+// enqueue queues the lane for a worker.
 func (e *endpoint) enqueue(l *lane) {
 	if l.timer != nil {
 		l.timer.Stop()
 		l.timer = nil
 	}
-	l.state, l.stalled = ready, false
+	l.state, l.unreadable = ready, false
 	if l.attempts > 0 && len(l.redrive) == 0 {
-		e.again = append(e.again, l)
+		e.retries = append(e.retries, l)
 	} else {
 		e.ready = append(e.ready, l)
 	}
 	e.cond.Broadcast()
 }
 
-// release puts a lane that was busy where it belongs.
+// release ends a worker's use of a lane: the lane is removed, queued again, or
+// waits for its next try.
 func (e *endpoint) release(l *lane) {
-	if l.slow {
-		l.slow = false
+	if l.slowCounted {
+		l.slowCounted = false
 		e.slow--
 		e.cond.Broadcast()
 	}
@@ -153,7 +159,7 @@ func (e *endpoint) release(l *lane) {
 		l.state = idle
 		delete(e.lanes, l.page)
 		e.cond.Broadcast()
-	case (len(l.redrive) > 0 && !l.stalled) || wait <= 0:
+	case (len(l.redrive) > 0 && !l.unreadable) || wait <= 0:
 		e.enqueue(l)
 	default:
 		l.state = waiting

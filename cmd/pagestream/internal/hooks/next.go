@@ -10,29 +10,29 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// job returns the lane's next event; false if it was found to have none.
-func (e *endpoint) job(ctx context.Context, l *lane) (job, bool, error) {
+// nextJob returns the lane's next event, or false if the lane has none.
+func (e *endpoint) nextJob(ctx context.Context, l *lane) (job, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	e.mu.Lock()
 	if len(l.redrive) > 0 {
 		seq := l.redrive[0]
 		e.mu.Unlock()
-		return e.redriven(ctx, l, seq)
+		return e.redriveJob(ctx, l, seq)
 	}
 	if len(l.queue) == 0 && l.spilled {
-		from, to, most := l.next, l.tail, laneEvents
+		from, to, limit := l.next, l.tail, laneEvents
 		if l.attempts > 0 {
-			most = 1 // it may fail again
+			limit = 1 // it may fail again
 		}
 		e.mu.Unlock()
-		list, more, err := e.refill(ctx, l.page, from, to, most)
+		list, more, err := e.readPage(ctx, l.page, from, to, limit)
 		e.mu.Lock()
 		if err != nil {
 			e.mu.Unlock()
 			return job{}, false, err
 		}
-		e.refilled(l, list, to, more)
+		e.refill(l, list, to, more)
 	}
 	defer e.mu.Unlock()
 	if len(l.queue) == 0 {
@@ -41,12 +41,12 @@ func (e *endpoint) job(ctx context.Context, l *lane) (job, bool, error) {
 	return job{event: l.queue[0]}, true, nil
 }
 
-// refilled puts into the lane what was read up to to, or less where more is
-// left.
-func (e *endpoint) refilled(l *lane, list []streams.Stored, to uint64, more bool) {
+// refill adds the events read from the stream to the lane. The events cover the
+// stream up to to; if more is set, only up to the last event of the list.
+func (e *endpoint) refill(l *lane, list []streams.Stored, to uint64, more bool) {
 	failing := l.next
 	for _, s := range list {
-		e.hold(l, s)
+		e.buffer(l, s)
 	}
 	end := to
 	if len(list) > 0 {
@@ -57,17 +57,19 @@ func (e *endpoint) refilled(l *lane, list []streams.Stored, to uint64, more bool
 	} else {
 		l.next = to + 1
 	}
-	if l.next != failing && l.attempts > 0 { // the one that failed was erased
+	if l.next != failing && l.attempts > 0 { // the event that failed was erased
 		l.attempts, l.since = 0, time.Time{}
 	}
 	l.spilled = l.tail > end
-	e.touch(l)
+	e.markDirty(l)
 }
 
-// refill reads the page's next events from the stream, and reports whether there
-// may be more.
-func (e *endpoint) refill(ctx context.Context, page domain.PageID, from, to uint64, most int) (list []streams.Stored, more bool, err error) {
-	held := 0
+// readPage reads the page's next events from the stream, at most limit and
+// laneBytes, and reports whether there may be more.
+func (e *endpoint) readPage(ctx context.Context, page domain.PageID, from, to uint64, limit int) (
+	list []streams.Stored, more bool, err error,
+) {
+	bytes := 0
 	_, err = streams.Read(ctx, e.opts.JS, streams.ReadOptions{
 		Stream: streams.Name, From: from, To: to, Filters: streams.Filter(page, e.Types...),
 		Malformed: func(uint64, error) error { return nil },
@@ -75,16 +77,16 @@ func (e *endpoint) refill(ctx context.Context, page domain.PageID, from, to uint
 		if s.Page != page || !e.wants(s) {
 			return nil
 		}
-		if held > 0 && held+size(s) > laneBytes {
-			return errEnough
+		if bytes > 0 && bytes+size(s) > laneBytes {
+			return errStop
 		}
-		list, held = append(list, s), held+size(s)
-		if len(list) >= most {
-			return errEnough
+		list, bytes = append(list, s), bytes+size(s)
+		if len(list) >= limit {
+			return errStop
 		}
 		return nil
 	})
-	more = errors.Is(err, errEnough)
+	more = errors.Is(err, errStop)
 	if err != nil && !more {
 		return nil, false, fmt.Errorf("read events of a page: %w", err)
 	}

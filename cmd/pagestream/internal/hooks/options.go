@@ -25,7 +25,7 @@ const (
 	DefaultMaxDeadLetters = 100_000
 )
 
-// ErrOptions is returned when the options, or an endpoint among them, can't work.
+// ErrOptions is returned when the options, or an endpoint in them, are not valid.
 var ErrOptions = errors.New("options are not valid")
 
 const (
@@ -33,23 +33,23 @@ const (
 	maxName      = 100
 )
 
-// Endpoint is where events go, as [ReadFile] reads it.
+// Endpoint is one receiver of events, as [ReadFile] reads it.
 type Endpoint struct {
-	// Name identifies the endpoint: its position is kept under this name. Who
-	// changes the URL keeps the position.
+	// Name identifies the endpoint: its position is stored under this name, so an
+	// endpoint whose URL changes keeps its position.
 	Name string `yaml:"name"`
 	// URL is http or https, without a user in it. Redirects are not followed.
 	URL string `yaml:"url"`
-	// Secrets sign each delivery, every one of them: while a secret is being
-	// replaced, both are here.
+	// Secrets are used to sign: each delivery has one signature for each secret.
+	// While a secret is being rotated, the old and the new one are both here.
 	Secrets []string `yaml:"secrets"`
-	// Pages and Types say which events; none means all.
+	// Pages and Types select the events; none means all.
 	Pages []domain.PageID `yaml:"pages"`
 	Types []domain.Type   `yaml:"types"`
 	// Timeout bounds one try, by default [DefaultTimeout].
 	Timeout time.Duration `yaml:"timeout"`
-	// From is the first sequence for an endpoint that was never seen before; 0
-	// means what comes after the head. It does nothing later.
+	// From is the first sequence for an endpoint that has no position yet; 0 starts
+	// after the stream's head. Once there is a position, From has no effect.
 	From uint64 `yaml:"from"`
 }
 
@@ -58,10 +58,11 @@ func (e Endpoint) wants(s streams.Stored) bool {
 		(len(e.Types) == 0 || slices.Contains(e.Types, s.Type))
 }
 
-// maxFilters is from how many subjects on the server isn't asked to filter.
+// maxFilters is the largest number of subjects that the server filters by. With
+// more, all events are read and filtered here.
 const maxFilters = 200
 
-// filters are the subjects of the endpoint, nil for all.
+// filters returns the filter subjects of the endpoint, nil for all events.
 func (e Endpoint) filters() []string {
 	var out []string
 	for _, p := range e.Pages {
@@ -73,18 +74,18 @@ func (e Endpoint) filters() []string {
 	slices.Sort(out)
 	out = slices.Compact(out)
 	if len(out) > maxFilters {
-		return nil // each event is looked at anyway
+		return nil // wants checks each event anyway
 	}
 	return out
 }
 
 func (e Endpoint) check() error {
 	if e.Name == "" || len(e.Name) > maxName {
-		return fmt.Errorf("endpoint name has to have 1 to %d bytes: %w", maxName, ErrOptions)
+		return fmt.Errorf("endpoint name must have 1 to %d bytes: %w", maxName, ErrOptions)
 	}
 	u, err := url.Parse(e.URL)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
-		return fmt.Errorf("endpoint %q: URL has to be http or https, with a host and no user: %w", e.Name, ErrOptions)
+		return fmt.Errorf("endpoint %q: URL must be http or https, with a host and no user: %w", e.Name, ErrOptions)
 	}
 	if slices.Contains(e.Pages, "") {
 		return fmt.Errorf("endpoint %q: empty page: %w", e.Name, ErrOptions)
@@ -100,30 +101,31 @@ func (e Endpoint) check() error {
 // Options configure [Hooks]. JS, Path and Encode are required.
 type Options struct {
 	JS jetstream.JetStream
-	// Identity is the stream's, as [streams.Ensure] gave it. A position in
-	// another life of the stream is forgotten, with its dead letters: the
-	// endpoint is then as one never seen before. Empty is not compared.
+	// Identity is the stream's identity, as [streams.Ensure] returned it. If a
+	// stored position is of another identity, the position and the dead letters
+	// are deleted, and the endpoint starts like a new one. An empty identity is
+	// not compared.
 	Identity streams.Identity
-	// Path is the file of positions and dead letters.
+	// Path is the file that stores positions and dead letters.
 	Path      string
 	Endpoints []Endpoint
-	// Encode makes the body of an event, a CloudEvent in JSON. It has to give the
-	// same bytes for the same event, and be safe for concurrent use.
+	// Encode returns the request body of an event, a CloudEvent in JSON. It must
+	// return the same bytes for the same event, and be safe for concurrent use.
 	Encode func(streams.Stored) ([]byte, error)
 	Logger *slog.Logger
 
-	// MaxAttempts is after how many failed tries an event is given up; 0 is no
-	// bound. GiveUpAfter is how long after the first failed try it is given up.
-	// Whichever comes first.
+	// An event is given up after MaxAttempts failed tries (0 means no limit), or at
+	// the first failure that is GiveUpAfter or more after its first failed try,
+	// whichever comes first.
 	MaxAttempts int
 	GiveUpAfter time.Duration
 	// BackoffMin is the pause after the first failed try. It doubles up to
-	// BackoffMax; each pause is between half of that and the whole, at random.
+	// BackoffMax; each pause is a random time between half of that and all of it.
 	BackoffMin, BackoffMax time.Duration
-	// Concurrency is how many tries an endpoint gets at a time.
+	// Concurrency is the number of concurrent tries of an endpoint.
 	Concurrency int
-	// MaxDeadLetters bounds the dead letters of an endpoint. Once there are as
-	// many, events are not given up any more but tried on.
+	// MaxDeadLetters bounds the dead letters of an endpoint. Once the limit is
+	// reached, events are no longer given up: they are tried again.
 	MaxDeadLetters int
 }
 

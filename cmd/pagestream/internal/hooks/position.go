@@ -17,7 +17,7 @@ const (
 	deadLettersBucket = "deadletters" // name, sequence -> DeadLetter
 )
 
-// endpointRow is where an endpoint stands.
+// endpointRow is the stored state of an endpoint.
 type endpointRow struct {
 	Identity  streams.Identity `json:"identity,omitempty"`
 	Read      uint64           `json:"read"`
@@ -26,8 +26,9 @@ type endpointRow struct {
 	Failed    uint64           `json:"failed"`
 }
 
-// pageRow is where an endpoint is behind with a page: events before Next are
-// finished. A page without a row is finished up to endpointRow.Read.
+// pageRow is the stored state of a page that an endpoint is behind with: events
+// before Next are finished. A page without a row is finished up to
+// endpointRow.Read.
 type pageRow struct {
 	Page     domain.PageID `json:"page"`
 	Next     uint64        `json:"next"`
@@ -35,13 +36,15 @@ type pageRow struct {
 	Since    time.Time     `json:"since,omitzero"`
 }
 
-// change is what has to be written of an endpoint; a nil row is one to delete.
+// change contains the rows of an endpoint that must be written; a nil row must be
+// deleted.
 type change struct {
 	row   endpointRow
 	pages map[domain.PageID]*pageRow
 }
 
-// changes takes what has changed since the last call, as of one moment.
+// changes returns the rows that changed since the last call, as one consistent
+// snapshot, and resets the marks. It returns false if there are none.
 func (e *endpoint) changes() (change, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -64,9 +67,9 @@ func (e *endpoint) changes() (change, bool) {
 	return c, true
 }
 
-// takeBack says that changes were not written. Nothing is delivered until they
-// are: it would all come again after a crash.
-func (e *endpoint) takeBack(c change) {
+// markUnwritten marks changes that could not be written as changed again. Nothing is
+// delivered until they are written: all of it would be repeated after a crash.
+func (e *endpoint) markUnwritten(c change) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.dirty, e.unwritten = true, true
@@ -75,8 +78,8 @@ func (e *endpoint) takeBack(c change) {
 	}
 }
 
-// written says that changes were.
-func (e *endpoint) written() {
+// markWritten resumes deliveries after a successful write.
+func (e *endpoint) markWritten() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.unwritten {
@@ -104,7 +107,7 @@ func (c change) write(tx *store.Tx, name string) error {
 	return nil
 }
 
-// load reads where the endpoint stood, before it runs.
+// load reads the stored state of the endpoint. It is called before run.
 func (e *endpoint) load() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -119,8 +122,9 @@ func (e *endpoint) load() error {
 			forget = true
 			return nil
 		}
-		e.known, e.read, e.disabled, e.delivered, e.failed = true, row.Read, row.Disabled, row.Delivered, row.Failed
-		err = eachOf(tx.Bucket(pagesBucket), e.Name, func(_ []byte, r pageRow) error {
+		e.known, e.read, e.disabled = true, row.Read, row.Disabled
+		e.delivered, e.failed = row.Delivered, row.Failed
+		err = forEachOf(tx.Bucket(pagesBucket), e.Name, func(_ []byte, r pageRow) error {
 			old = append(old, &lane{
 				page: r.Page, spilled: true, next: r.Next, tail: row.Read, attempts: r.Attempts, since: r.Since,
 			})
@@ -132,7 +136,7 @@ func (e *endpoint) load() error {
 		for _, l := range old {
 			e.lanes[l.page] = l
 		}
-		return eachOf(tx.Bucket(deadLettersBucket), e.Name, func(_ []byte, d DeadLetter) error {
+		return forEachOf(tx.Bucket(deadLettersBucket), e.Name, func(_ []byte, d DeadLetter) error {
 			e.dead++
 			if d.Redriving {
 				l := e.lane(d.Page)
@@ -145,7 +149,7 @@ func (e *endpoint) load() error {
 		return fmt.Errorf("read position of endpoint %q: %w", e.Name, err)
 	}
 	if forget {
-		e.log.Warn("webhook endpoint begins anew: the stream is another one")
+		e.log.Warn("webhook endpoint starts like a new one: the stream is another one")
 		return e.forget()
 	}
 	for _, l := range e.lanes {
@@ -154,7 +158,7 @@ func (e *endpoint) load() error {
 	return nil
 }
 
-// forget removes everything that is kept of the endpoint.
+// forget deletes the stored state and the dead letters of the endpoint.
 func (e *endpoint) forget() error {
 	err := e.store.Update(func(tx *store.Tx) error {
 		if err := tx.Bucket(endpointsBucket).Delete(store.Key(e.Name)); err != nil {

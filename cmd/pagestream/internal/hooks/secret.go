@@ -8,28 +8,30 @@ import (
 	"strings"
 )
 
-// ErrSecret is returned when a secret is not "whsec_" and the base64 of 24 to 64 bytes.
-// No error of this package has a secret in it.
+// ErrSecret is returned when a secret is not "whsec_" and the base64 of 24 to 64
+// bytes, or when an endpoint has no secret or more than 8. No error of this package
+// contains a secret.
 var ErrSecret = errors.New(`secret is not "whsec_" and the base64 of 24 to 64 bytes`)
 
 const (
 	secretPrefix = "whsec_"
 	secretMin    = 24
 	secretMax    = 64
-	// secretNew is how many bytes a new secret has.
+	// secretNew is the size of a new secret in bytes.
 	secretNew = 32
-	// maxSecrets bounds the secrets of one endpoint, and so a header's size.
+	// maxSecrets bounds the secrets of one endpoint, and so the header's size.
 	maxSecrets = 8
 )
 
-// NewSecret returns a new random secret.
+// NewSecret returns a new random secret of 32 bytes, in the form that [ParseSecret]
+// reads.
 func NewSecret() string {
 	key := make([]byte, secretNew)
 	_, _ = rand.Read(key) // never fails
 	return secretPrefix + base64.StdEncoding.EncodeToString(key)
 }
 
-// ParseSecret returns the key of a secret. It fails with [ErrSecret].
+// ParseSecret returns the key bytes of a secret. It fails with [ErrSecret].
 func ParseSecret(secret string) ([]byte, error) {
 	text, ok := strings.CutPrefix(secret, secretPrefix)
 	if !ok {

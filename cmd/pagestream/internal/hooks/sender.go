@@ -14,18 +14,19 @@ import (
 )
 
 const (
-	// maxAnswer is how much of an answer is read, to use the connection again.
-	maxAnswer = 4 << 10
-	// maxAnswerHeader bounds the header of an answer.
-	maxAnswerHeader = 32 << 10
-	// grace is how long a try may go on when everything ends.
+	// maxResponse is how many bytes of a response body are read, so that the
+	// connection can be used again.
+	maxResponse = 4 << 10
+	// maxResponseHeader bounds the header of a response, in bytes.
+	maxResponseHeader = 32 << 10
+	// grace is how long a try may go on after the context has ended.
 	grace     = 3 * time.Second
 	userAgent = "pagestream"
-	// contentType is that of a body.
+	// contentType is the Content-Type of a request body.
 	contentType = "application/cloudevents+json"
 )
 
-// sender makes single tries at one endpoint.
+// sender sends events to one endpoint, one try at a time.
 type sender struct {
 	client  *http.Client
 	url     string
@@ -33,12 +34,12 @@ type sender struct {
 	timeout time.Duration
 }
 
-// newClient returns a client that follows no redirect and bounds what it reads.
+// newClient returns a client that follows no redirects and bounds what it reads.
 func newClient(concurrency int) *http.Client {
 	c := http.Client{}
 	if t, ok := http.DefaultTransport.(*http.Transport); ok {
 		t = t.Clone()
-		t.MaxResponseHeaderBytes = maxAnswerHeader
+		t.MaxResponseHeaderBytes = maxResponseHeader
 		t.MaxIdleConnsPerHost = concurrency
 		c.Transport = t
 	}
@@ -46,21 +47,21 @@ func newClient(concurrency int) *http.Client {
 	return &c
 }
 
-// outcome is how a try ended: delivered where failure is empty. Failure is our
-// own words, never those of the endpoint.
+// outcome is the result of a try; it was delivered if failure is empty. The text of
+// failure comes from this package, never from the endpoint.
 type outcome struct {
 	failure string
-	// canceled says that the try was cut off by us, and counts for nothing.
+	// canceled is set if the shutdown canceled the try, which then is not counted.
 	canceled bool
-	// gone is a 410.
+	// gone is set after a 410.
 	gone bool
-	// limited is a 429, which concerns the whole endpoint.
+	// limited is set after a 429, which applies to the whole endpoint.
 	limited bool
-	// after is Retry-After, 0 without one.
+	// after is the value of Retry-After, 0 without one.
 	after time.Duration
 }
 
-// send makes one try. When ctx ends the try has a moment to come to its end.
+// send makes one try. When ctx ends, the try has 3 seconds to finish.
 func (s *sender) send(ctx context.Context, id string, body []byte) outcome {
 	try, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 	defer cancel()
@@ -77,37 +78,41 @@ func (s *sender) send(ctx context.Context, id string, body []byte) outcome {
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set(HeaderID, id)
-	req.Header.Set(HeaderTimestamp, stampOf(now))
+	req.Header.Set(HeaderTimestamp, unixSeconds(now))
 	req.Header.Set(HeaderSignature, signatures(s.keys, id, now, body))
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return outcome{failure: describe(err), canceled: errors.Is(try.Err(), context.Canceled)}
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
+	_, _ = io.CopyN(io.Discard, resp.Body, maxResponse)
 
 	code := resp.StatusCode
 	if code >= 200 && code < 300 {
 		return outcome{}
 	}
-	out := outcome{failure: "answered " + strconv.Itoa(code), gone: code == http.StatusGone, limited: code == http.StatusTooManyRequests}
+	out := outcome{
+		failure: "answered " + strconv.Itoa(code),
+		gone:    code == http.StatusGone, limited: code == http.StatusTooManyRequests,
+	}
 	if out.limited || code == http.StatusServiceUnavailable {
 		out.after = retryAfter(resp.Header.Get("Retry-After"), now)
 	}
 	return out
 }
 
-// retryAfter reads the header's seconds or date; 0 is none.
+// retryAfter parses Retry-After, which is seconds or a date. It returns 0 if the
+// value is empty or can't be parsed.
 func retryAfter(v string, now time.Time) time.Duration {
 	v = strings.TrimSpace(v)
 	if v == "" {
 		return 0
 	}
 	if strings.Trim(v, "0123456789") == "" {
-		const most = 1 << 30
+		const limit = 1 << 30
 		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n > most {
-			n = most // more than its type holds
+		if err != nil || n > limit {
+			n = limit // a larger number would overflow the duration
 		}
 		return time.Duration(n) * time.Second
 	}
@@ -118,8 +123,8 @@ func retryAfter(v string, now time.Time) time.Duration {
 	return max(0, at.Sub(now))
 }
 
-// describe says what kind of error it is. The error's own text may quote the
-// address with what is secret in it, or what the endpoint answered.
+// describe returns the kind of an error as a fixed text. The error's own text is
+// not used: it may quote a URL that contains a secret, or the endpoint's answer.
 func describe(err error) string {
 	var timeout interface{ Timeout() bool }
 	var dns *net.DNSError

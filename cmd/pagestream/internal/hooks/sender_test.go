@@ -46,8 +46,8 @@ func TestAnswersThatAreNoHTTP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
-	endless := "HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 2*maxAnswer)
-	huge := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxAnswerHeader) + "\r\n\r\n"
+	endless := "HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 2*maxResponse)
+	huge := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxResponseHeader) + "\r\n\r\n"
 	answers := []string{"HTTP/1.1 " + private + "\r\n\r\n", huge, endless}
 	go func() {
 		for _, a := range answers {

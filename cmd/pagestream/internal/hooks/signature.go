@@ -10,22 +10,23 @@ import (
 
 // The headers of a delivery.
 const (
-	// HeaderID has the event's id, the same at every try.
+	// HeaderID contains the event's id, which is the same for every try.
 	HeaderID = "Webhook-Id"
-	// HeaderTimestamp has the time of the try in Unix seconds.
+	// HeaderTimestamp contains the time of the try in Unix seconds.
 	HeaderTimestamp = "Webhook-Timestamp"
-	// HeaderSignature has one signature a secret, separated by spaces.
+	// HeaderSignature contains one signature for each secret, separated by spaces.
 	HeaderSignature = "Webhook-Signature"
 )
 
-func stampOf(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
+func unixSeconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// signatures is the value of [HeaderSignature]: one signature a key, in their order.
+// signatures returns the value of [HeaderSignature]: one signature for each key, in
+// the order of the keys.
 func signatures(keys [][]byte, id string, at time.Time, body []byte) string {
 	list := make([]string, len(keys))
 	for i, key := range keys {
 		w, _ := standardwebhooks.NewWebhookRaw(key) // never fails
-		list[i], _ = w.Sign(id, at, body)           // nor does this
+		list[i], _ = w.Sign(id, at, body)           // never fails
 	}
 	return strings.Join(list, " ")
 }

@@ -5,32 +5,32 @@ import (
 	"time"
 )
 
-// Status is where an endpoint stands.
+// Status is the state of an endpoint.
 type Status struct {
 	Name string `json:"name"`
-	// Host is that of the URL; the rest of a URL may be a secret.
+	// Host is the host of the URL; the rest of a URL may be a secret.
 	Host string `json:"host"`
-	// Position is the last sequence up to which every event of the endpoint is
-	// finished: delivered, or a dead letter. Lag is how far it is behind the
-	// stream's head, which is about a second old.
+	// Position is the sequence up to which every event for the endpoint is
+	// finished: delivered, or a dead letter. Lag is the distance from there to the
+	// stream's head, which is read once a second.
 	Position uint64 `json:"position"`
 	Lag      uint64 `json:"lag"`
-	// Delivered and Failed count tries over the endpoint's life. After a crash
-	// the last of them may be missing.
+	// Delivered and Failed count tries over the endpoint's lifetime. After a crash
+	// the last tries may be missing.
 	Delivered uint64 `json:"delivered"`
 	Failed    uint64 `json:"failed"`
-	// Behind is how many pages have events to send, and Retrying how many of
-	// them have one that failed before.
+	// Behind is the number of pages that have events to send. Retrying is how many
+	// of them have a first event that failed before.
 	Behind   int `json:"behind"`
 	Retrying int `json:"retrying"`
-	// NextTry is when the first of those that wait is tried again.
-	// RetryingUntil is when the first of the retried events will be given up.
+	// NextTry is the earliest time at which an event that failed is tried again.
+	// RetryingUntil is the earliest time at which one is given up.
 	NextTry       time.Time `json:"next_try,omitzero"`
 	RetryingUntil time.Time `json:"retrying_until,omitzero"`
-	// LastError is the last failure, also when it is over.
+	// LastError is the last failure, also if later tries succeeded.
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
-	// Disabled is why the endpoint gets nothing any more, empty if it does.
+	// Disabled is the reason why the endpoint is disabled; empty if it is enabled.
 	Disabled    string `json:"disabled,omitempty"`
 	DeadLetters int    `json:"dead_letters"`
 }
@@ -64,7 +64,7 @@ func (e *endpoint) status() Status {
 	return s
 }
 
-// earlier returns the earlier of two times; the zero time is none.
+// earlier returns the earlier of two times; the zero time means no time.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
 		return b

@@ -7,10 +7,10 @@ import (
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
-// reasonGone is why a 410 disables an endpoint.
+// reasonGone is the reason that is recorded when a 410 disables an endpoint.
 const reasonGone = "answered 410"
 
-// try makes one try and does what follows from it.
+// try sends one event once and handles the outcome.
 func (e *endpoint) try(ctx context.Context, l *lane, j job) {
 	var out outcome
 	body, err := e.opts.Encode(j.event)
@@ -21,11 +21,11 @@ func (e *endpoint) try(ctx context.Context, l *lane, j job) {
 	}
 	switch {
 	case out.canceled:
-		e.settle(l, func() {})
+		e.releaseAfter(l, func() {})
 	case out.gone:
-		e.gone(l)
+		e.disable(l)
 	case out.failure == "":
-		e.sent(l, j)
+		e.succeed(l, j)
 	case j.redrive:
 		e.redriveFailed(l, j, out)
 	default:
@@ -33,23 +33,25 @@ func (e *endpoint) try(ctx context.Context, l *lane, j job) {
 	}
 }
 
-func (e *endpoint) sent(l *lane, j job) {
+// succeed records a successful try.
+func (e *endpoint) succeed(l *lane, j job) {
 	if j.redrive {
 		e.redriveDone(l, j.event.Seq)
 		return
 	}
-	e.settle(l, func() {
+	e.releaseAfter(l, func() {
 		e.delivered++
 		e.finish(l, j.event.Seq)
 	})
 }
 
-// gone disables the endpoint; what it did not take stays next.
-func (e *endpoint) gone(l *lane) {
-	e.settle(l, func() {
+// disable disables the endpoint after a 410. The event that was refused stays the
+// next one of its page.
+func (e *endpoint) disable(l *lane) {
+	e.releaseAfter(l, func() {
 		e.failed++
 		e.disabled = reasonGone
-		e.note(reasonGone)
+		e.setLastError(reasonGone)
 		e.dirty = true
 		for _, l := range e.lanes {
 			e.spill(l)
@@ -57,12 +59,12 @@ func (e *endpoint) gone(l *lane) {
 		e.cond.Broadcast()
 	})
 	e.log.Warn("webhook endpoint disabled", "reason", reasonGone)
-	if err := e.flush(); err != nil { // tried again soon
+	if err := e.flush(); err != nil { // it is tried again at the next flush
 		e.log.Error("webhook position not written", "err", err)
 	}
 }
 
-// retry is what follows a failed try: a pause, or a dead letter.
+// retry handles a failed try: the lane pauses, or the event becomes a dead letter.
 func (e *endpoint) retry(l *lane, j job, out outcome) {
 	now := time.Now()
 	e.mu.Lock()
@@ -72,23 +74,24 @@ func (e *endpoint) retry(l *lane, j job, out outcome) {
 		l.since = now
 	}
 	attempts, since, room := l.attempts, l.since, e.dead < e.opts.MaxDeadLetters
-	e.note(out.failure)
+	e.setLastError(out.failure)
 	e.mu.Unlock()
 
-	over := (e.opts.MaxAttempts > 0 && attempts >= e.opts.MaxAttempts) || now.Sub(since) >= e.opts.GiveUpAfter
+	exhausted := (e.opts.MaxAttempts > 0 && attempts >= e.opts.MaxAttempts) || now.Sub(since) >= e.opts.GiveUpAfter
 	failure := out.failure
-	if over && !room {
+	if exhausted && !room {
 		failure += "; not given up, as there are too many dead letters"
 	}
-	if over && room {
-		err := e.bury(DeadLetter{
+	if exhausted && room {
+		err := e.putDeadLetter(DeadLetter{
 			Seq: j.event.Seq, ID: j.event.ID, Type: j.event.Type, Page: j.event.Page,
 			Attempts: attempts, LastError: failure, At: now,
 		})
 		if err == nil {
-			e.log.Warn("webhook given up", "seq", j.event.Seq, "attempts", attempts, "reason", failure)
-			e.settle(l, func() {
-				e.limit(out, attempts)
+			e.log.Warn("webhook given up; the event is a dead letter now",
+				"seq", j.event.Seq, "attempts", attempts, "reason", failure)
+			e.releaseAfter(l, func() {
+				e.pauseIfLimited(out, attempts)
 				e.finish(l, j.event.Seq)
 			})
 			return
@@ -96,18 +99,19 @@ func (e *endpoint) retry(l *lane, j job, out outcome) {
 		e.log.Error("webhook dead letter not written", "seq", j.event.Seq, "err", err)
 		failure += "; not given up, as the dead letter can't be written"
 	}
-	e.settle(l, func() {
-		e.note(failure)
-		e.limit(out, attempts)
+	e.releaseAfter(l, func() {
+		e.setLastError(failure)
+		e.pauseIfLimited(out, attempts)
 		e.spill(l)
 		l.next = j.event.Seq
 		l.until = time.Now().Add(max(e.backoff(attempts), min(out.after, e.opts.BackoffMax)))
-		e.touch(l)
+		e.markDirty(l)
 	})
 }
 
-// limit pauses the whole endpoint after a 429.
-func (e *endpoint) limit(out outcome, attempts int) {
+// pauseIfLimited pauses the whole endpoint after a 429, for Retry-After or, without
+// one, for the backoff of the given number of attempts.
+func (e *endpoint) pauseIfLimited(out outcome, attempts int) {
 	if !out.limited || e.paused {
 		return
 	}
@@ -127,7 +131,7 @@ func (e *endpoint) limit(out outcome, attempts int) {
 	})
 }
 
-// enable takes back a disabling, and lets every page be tried at once.
+// enable enables the endpoint again, and makes every waiting page due now.
 func (e *endpoint) enable() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,8 +151,8 @@ func (e *endpoint) enable() {
 	e.cond.Broadcast()
 }
 
-// backoff is the pause after the nth failed try, so that pages that failed together
-// don't come back together.
+// backoff returns the pause after the nth failed try. It has jitter, so that pages
+// that failed together are not tried again together.
 func (e *endpoint) backoff(n int) time.Duration {
 	return backoff.Jitter(backoff.After(n, e.opts.BackoffMin, e.opts.BackoffMax))
 }

@@ -11,30 +11,31 @@ import (
 // recentMinutes is how far back [Recent] looks.
 const recentMinutes = 60
 
-// answerBounds are the upper ends of the ranges in which answer times are
-// counted. A time over the last bound counts in the last range.
+// answerBounds are the upper bounds of the histogram buckets for answer times. A
+// time over the last bound counts in the last bucket.
 var answerBounds = [...]time.Duration{
-	10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
-	time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond, 4 * time.Second, 5 * time.Second, 10 * time.Second,
+	10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
+	500 * time.Millisecond, time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond,
+	4 * time.Second, 5 * time.Second, 10 * time.Second,
 }
 
 // Recent counts how this process answered deliveries in the last hour, minute by
-// minute, in memory of a fixed size. The zero value is ready for use. Its methods
-// are safe for concurrent use.
+// minute, in a fixed amount of memory. The zero value is ready for use. Its
+// methods are safe for concurrent use.
 type Recent struct {
 	mu      sync.Mutex
 	minutes [recentMinutes]recentMinute
 }
 
-// recentMinute has the counts of one minute.
+// recentMinute contains the counts of one minute.
 type recentMinute struct {
-	minute                        int64 // since 1970; says whether the counts are of the last hour
+	minute                        int64 // since 1970; shows whether the counts are of the last hour
 	accepted, unsigned, notStored uint64
 	took                          [len(answerBounds)]uint64
 }
 
 // Answered counts one answer to a delivery: 200, 401 or 503. Other statuses are
-// not counted; they are no sign of anything that is wrong here.
+// not counted, because they do not indicate a problem on this side.
 func (r *Recent) Answered(now time.Time, status int, took time.Duration) {
 	minute := now.Unix() / 60
 	r.mu.Lock()
@@ -61,7 +62,8 @@ func (r *Recent) Answered(now time.Time, status int, took time.Duration) {
 	}
 }
 
-// Sum adds up the last hour.
+// Sum returns the totals of the last hour. P99 is the upper bound of the bucket
+// that contains the 99th percentile of the answer times.
 func (r *Recent) Sum(now time.Time) (out meta.Recent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 // secret. The older X-Hub-Signature (SHA-1) is not accepted.
 const SignatureHeader = "X-Hub-Signature-256"
 
-// parseSignature reads "sha256=" and 64 hex digits.
+// parseSignature parses "sha256=" and 64 hex digits.
 func parseSignature(header string) ([sha256.Size]byte, bool) {
 	var mac [sha256.Size]byte
 	digits, found := strings.CutPrefix(header, "sha256=")
@@ -23,22 +23,22 @@ func parseSignature(header string) ([sha256.Size]byte, bool) {
 	return mac, err == nil
 }
 
-// signedBy reports whether any of the secrets signed the body. The comparison
-// is constant time, and every secret is tried.
+// signedBy reports whether mac is the HMAC of the body under any of the secrets.
+// The comparison takes constant time, and every secret is tried.
 func signedBy(secrets []string, body []byte, mac [sha256.Size]byte) bool {
-	good := false
+	match := false
 	for _, s := range secrets {
 		h := hmac.New(sha256.New, []byte(s))
 		h.Write(body)
 		if hmac.Equal(h.Sum(nil), mac[:]) {
-			good = true
+			match = true
 		}
 	}
-	return good
+	return match
 }
 
-// equal compares two tokens in time that depends on neither's content or
-// length.
+// equal compares two tokens in a time that does not depend on their contents or
+// lengths. An empty b never matches.
 func equal(a, b string) bool {
 	if b == "" {
 		return false

@@ -1,9 +1,9 @@
-// Package webhook is Meta's side of HTTP: the subscription handshake and the
-// deliveries.
+// Package webhook serves the HTTP endpoint that Meta calls: the subscription
+// handshake and the deliveries.
 //
-// Its promise is one sentence: a delivery is answered 200 only when each of
-// its items is durable in the stream. Whatever else happens is answered so
-// that Meta sends it again, or says why it can't be accepted.
+// A delivery is answered 200 only when each of its items is durable in the
+// stream. Any other answer makes Meta send the delivery again, or says why it
+// can't be accepted.
 //
 //	200  every item is stored, or was stored before
 //	400  the body could not be read to its end
@@ -11,8 +11,8 @@
 //	403  a handshake with the wrong verify token
 //	404  no app has that name
 //	405  neither GET nor POST
-//	413  the body is larger than MaxBody, or than the stream can hold
-//	503  it can't be made durable now; Retry-After says when to come back
+//	413  the body is larger than MaxBody, or larger than the stream can store
+//	503  it can't be made durable now; Retry-After says when to try again
 //
 // Meta expects an answer within 5 seconds and unsubscribes the app from a page
 // after about an hour of failures.
@@ -38,7 +38,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Errors when a Handler is made.
+// Errors of [New].
 var (
 	// ErrNoApp is returned when no app is configured, so no delivery can be trusted.
 	ErrNoApp = errors.New("no Meta app is configured; add one under apps: in the configuration (pagestream config example)")
@@ -56,32 +56,34 @@ const (
 // retryAfter is sent with a 503, in seconds.
 const retryAfter = "5"
 
-// maxChallenge bounds what a handshake echoes; Meta's challenge is an integer.
+// maxChallenge bounds the challenge that a handshake echoes, in bytes; Meta's
+// challenge is an integer.
 const maxChallenge = 1024
 
-// App is one Meta app that may deliver to us.
+// App is one Meta app that may send deliveries.
 type App struct {
 	// Name is the last element of its URL, /webhooks/{name}.
 	Name string
 	// Secrets are the app secrets that may have signed a delivery, at least
 	// one. Several overlap while a secret is being rotated.
 	Secrets []string
-	// VerifyToken is what the handshake must present.
+	// VerifyToken is the token that the handshake must present.
 	VerifyToken string
 }
 
-// Answer describes one answered request, for counting. It has no body, no
+// Answer describes one answered request, for metrics. It contains no body, no
 // secret and no signature.
 type Answer struct {
 	App    string
 	Method string
 	Status int
-	// Reason is a fixed word for why it is not 200: "signature",
+	// Reason is a fixed word for why the status is not 200: "signature",
 	// "verify_token", "too_large", "unavailable", "timeout", "overloaded",
 	// "not_ready", "unreadable_request", "unknown_app" or "method".
 	Reason string
 	Took   time.Duration
-	// Events and Receipts are what a stored delivery held, in order.
+	// Events and Receipts are the events of a stored delivery and their
+	// receipts, in the same order.
 	Events   []domain.Event
 	Receipts []streams.Receipt
 }
@@ -92,13 +94,15 @@ type Options struct {
 	Publisher streams.Storer
 	// MaxBody is the largest accepted body in bytes.
 	MaxBody int64
-	// Timeout bounds the wait for durability. Keep it under Meta's 5 s.
+	// Timeout bounds the wait until the events are durable. It must be under
+	// Meta's 5 s.
 	Timeout time.Duration
-	// Ready returns an error while nothing can be stored; asked first for
-	// every delivery, so it must be quick. Nil means always ready.
+	// Ready returns an error while nothing can be stored. It is called before
+	// each delivery is read, so it must be quick. Nil means always ready.
 	Ready func() error
 	// PageVerifyToken reports whether a token is the verify token of any
-	// connected page. It must compare in constant time. Nil means none is.
+	// connected page. It must compare in constant time. Nil accepts no page's
+	// token.
 	PageVerifyToken func(token string) bool
 	// Observe is called once for every request, after it was answered.
 	Observe func(Answer)
@@ -173,7 +177,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) Answer {
 	return refuse(w, Answer{App: app.Name, Status: http.StatusMethodNotAllowed, Reason: "method"})
 }
 
-// app finds an app by its name in the URL; no name is the first app.
+// app finds an app by its name in the URL; an empty name means the first app.
 func (h *Handler) app(name string) (App, bool) {
 	if name == "" {
 		return h.opts.Apps[0], true
@@ -182,13 +186,13 @@ func (h *Handler) app(name string) (App, bool) {
 	return a, ok
 }
 
-// handshake answers Meta's check that the endpoint is ours.
+// handshake answers Meta's check that this endpoint belongs to the app.
 func (h *Handler) handshake(w http.ResponseWriter, r *http.Request, app App) Answer {
 	q := r.URL.Query()
 	token, challenge := q.Get("hub.verify_token"), q.Get("hub.challenge")
-	good := q.Get("hub.mode") == "subscribe" && challenge != "" && len(challenge) <= maxChallenge &&
+	valid := q.Get("hub.mode") == "subscribe" && challenge != "" && len(challenge) <= maxChallenge &&
 		token != "" && (equal(token, app.VerifyToken) || h.opts.PageVerifyToken(token))
-	if !good {
+	if !valid {
 		return refuse(w, Answer{App: app.Name, Status: http.StatusForbidden, Reason: "verify_token"})
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -197,7 +201,7 @@ func (h *Handler) handshake(w http.ResponseWriter, r *http.Request, app App) Ans
 	return Answer{App: app.Name, Status: http.StatusOK}
 }
 
-// deliver stores one delivery, or answers why it did not.
+// deliver stores one delivery and answers 200, or answers why it was not stored.
 func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answer {
 	a := Answer{App: app.Name}
 	mac, ok := parseSignature(r.Header.Get(SignatureHeader))
@@ -228,8 +232,8 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answe
 		}
 	}
 
-	// The wait outlives a client that hangs up: what is on its way is better
-	// finished than left for the next try.
+	// The wait goes on when the client disconnects: finishing a publish that is
+	// under way is better than leaving it for the next delivery.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
 	defer cancel()
 	receipts, err := h.opts.Publisher.Publish(ctx, events)
@@ -249,9 +253,9 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answe
 	return a
 }
 
-// reject answers a bad signature. A wrong secret in our configuration looks
-// the same and takes every page down within the hour, so it is said aloud, at
-// powers of two so that a flood can't fill the log.
+// reject answers 401 for a bad signature. A wrong secret in the configuration
+// looks the same, and Meta then unsubscribes every page within the hour, so it is
+// logged: at counts that are powers of two, so that a flood can't fill the log.
 func (h *Handler) reject(w http.ResponseWriter, a Answer) Answer {
 	if n := h.rejected.Add(1); bits.OnesCount64(n) == 1 {
 		h.opts.Logger.Warn("delivery rejected: signature missing or wrong; if it was Meta's, check the app's secrets",
@@ -272,20 +276,20 @@ func (h *Handler) unavailable(w http.ResponseWriter, a Answer, reason string, er
 	return refuse(w, a)
 }
 
-// refuse writes the status and nothing about why beyond its name.
+// refuse writes the status and its standard text, and nothing about the reason.
 func refuse(w http.ResponseWriter, a Answer) Answer {
 	http.Error(w, http.StatusText(a.Status), a.Status)
 	return a
 }
 
-// readBody reads the whole body. What the sender announced decides how much is
-// set aside at first, within reason: an announcement costs the sender nothing.
-func readBody(body io.Reader, announced, limit int64) ([]byte, error) {
-	if announced > limit {
+// readBody reads the whole body. The first allocation follows contentLength, up to
+// 64 KiB: a sender can claim any length at no cost.
+func readBody(body io.Reader, contentLength, limit int64) ([]byte, error) {
+	if contentLength > limit {
 		return nil, &http.MaxBytesError{Limit: limit}
 	}
-	const atFirst = 64 << 10
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(announced, 0), atFirst)+bytes.MinRead))
+	const maxFirst = 64 << 10
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(contentLength, 0), maxFirst)+bytes.MinRead))
 	if _, err := buf.ReadFrom(body); err != nil {
 		return nil, fmt.Errorf("read body: %w", err)
 	}
