@@ -201,7 +201,7 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 	} else if after, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
 		return fmt.Errorf("find the head: %w", err)
 	}
-	err = s.feeds.Serve(w, r, sse.Options{Hello: "feed", Beat: "still here"}, func(ctx context.Context, send func(sse.Event) error) error {
+	err = s.feeds.Serve(w, r, sse.Options{Hello: "feed", Heartbeat: "still here"}, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, s.opts.JS, streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters},
 			func(e streams.Stored) error {
 				var data bytes.Buffer

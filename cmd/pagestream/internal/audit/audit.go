@@ -1,6 +1,7 @@
-// Package audit proves over the whole stream what pagestream promises: that each
-// item that was answered 200 is in the stream, once, with no sequence missing but
-// erased ones, and that every read model has counted just that.
+// Package audit checks pagestream's guarantees over the whole stream: each item of a
+// delivery that was answered 200 is in the stream exactly once, no sequence is
+// missing except erased ones, and the counts of every read model agree with the
+// stream.
 package audit
 
 import (
@@ -20,16 +21,16 @@ import (
 )
 
 const (
-	// perPass bounds the ids that are in memory at once: some 50 bytes each. A
+	// perPass bounds the ids that are in memory at once: about 50 bytes each. A
 	// longer stream is read more than once.
 	perPass = 8 << 20
-	// maxExamples bounds the sequences that a problem names.
+	// maxExamples bounds the sequences that a problem lists.
 	maxExamples = 20
-	// tellEvery is how often progress is told, in events.
-	tellEvery = 4096
-	// sourceWebhook is what an event has that came in at the door.
+	// progressEvery is how often progress is reported, in events.
+	progressEvery = 4096
+	// sourceWebhook is the source of events that were received by the webhook.
 	sourceWebhook = "webhook"
-	// defaultWait is how long a read model may be behind.
+	// defaultWait bounds the wait for a read model that is behind.
 	defaultWait = 2 * time.Minute
 )
 
@@ -37,18 +38,18 @@ const (
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Models are the read models; the deliveries model is among them.
+	// Models are the read models. The deliveries model must be one of them.
 	Models []projections.Model
-	// Ledger is what was counted at the door.
+	// Ledger returns the counts of the webhook endpoint.
 	Ledger func() deliveries.Counts
 	// Wait bounds the wait for a read model that is behind, by default two
 	// minutes.
 	Wait time.Duration
-	// PerPass is the most ids in memory, by default 8 million.
+	// PerPass is the largest number of ids in memory, by default 8 million.
 	PerPass uint64
 }
 
-// Progress is how far an audit is.
+// Progress is the progress of an audit: the current sequence of the current pass.
 type Progress struct {
 	Seq    uint64 `json:"seq"`
 	Target uint64 `json:"target"`
@@ -56,71 +57,79 @@ type Progress struct {
 	Passes int    `json:"passes"`
 }
 
-// Report is what was found.
+// Report is the result of an audit.
 type Report struct {
-	// OK says that there is no problem.
+	// OK is set if there is no problem.
 	OK bool `json:"ok"`
-	// Seq is the event up to which the stream was read.
+	// Seq is the sequence up to which the stream was read.
 	Seq    uint64        `json:"seq"`
 	Took   time.Duration `json:"took_ns"`
 	Stream Stream        `json:"stream"`
-	Door   Door          `json:"door"`
-	Models []Projected   `json:"models"`
+	Intake Intake        `json:"door"`
+	Models []ModelCounts `json:"models"`
 	// Problems is empty where OK is true.
 	Problems []Problem `json:"problems,omitempty"`
 }
 
-// Stream is what the stream holds. Seq = Events + Erased + Malformed + Missing.
+// Stream contains the counts of the stream.
+// Report.Seq = Events + Erased + Malformed + Missing.
 type Stream struct {
 	Events    uint64 `json:"events"`
 	Erased    uint64 `json:"erased"`
 	Malformed uint64 `json:"malformed"`
-	// Missing sequences are neither there nor on record as erased.
+	// Missing counts the sequences that are neither in the stream nor recorded as
+	// erased.
 	Missing uint64 `json:"missing"`
-	// Doubled are events whose id an earlier one has.
-	Doubled uint64 `json:"doubled"`
-	// Webhook are those that came by a webhook, erased ones too.
+	// Repeated counts the events that have the id of an earlier event.
+	Repeated uint64 `json:"doubled"`
+	// Webhook counts the events that were received by the webhook, with erased ones.
 	Webhook uint64 `json:"webhook"`
 }
 
-// Door is what was counted where deliveries come in:
-// Items = Stored + Duplicates. An unreadable delivery is one item.
-type Door struct {
+// Intake contains the counts of the webhook endpoint since Since: Accepted counts the
+// deliveries that were answered 200, Items their items, Stored the items that became
+// events, Duplicates those that were stored before, and Unreadable the deliveries
+// that are not JSON; each of these is one item. Items = Stored + Duplicates.
+type Intake struct {
 	Since      time.Time `json:"since,omitzero"`
 	Accepted   uint64    `json:"accepted"`
 	Items      uint64    `json:"items"`
 	Stored     uint64    `json:"stored"`
 	Duplicates uint64    `json:"duplicates"`
 	Unreadable uint64    `json:"unreadable"`
-	// Uncounted are events of webhooks that this ledger did not count: from
-	// before it was begun, by another node, or of the last second before a crash.
+	// Uncounted counts the webhook events in the stream that this ledger did not
+	// count: from before Since, from another node, or from the last second before a
+	// crash.
 	Uncounted uint64 `json:"uncounted"`
 }
 
-// Projected is what one read model has taken in. The counts are as of Seq.
-type Projected struct {
-	Name      string `json:"name"`
-	Seq       uint64 `json:"seq"`
-	Doubled   uint64 `json:"doubled"`
+// ModelCounts contains the counts of one read model, as of its event Seq.
+type ModelCounts struct {
+	Name string `json:"name"`
+	Seq  uint64 `json:"seq"`
+	// Repeated counts the events that it skipped because an earlier event has their
+	// id.
+	Repeated  uint64 `json:"doubled"`
 	Malformed uint64 `json:"malformed"`
-	// Parked are events that it could not handle, and those that wait for them.
+	// Parked counts the events that it could not handle, and those that wait behind
+	// them.
 	Parked uint64 `json:"parked"`
 }
 
-// Problem is one thing that is not as promised.
+// Problem is one violation of the guarantees.
 type Problem struct {
 	What string `json:"what"`
-	// Examples are the first sequences that it is about.
+	// Examples are the sequences of the first events concerned, at most 20.
 	Examples []uint64 `json:"examples,omitempty"`
 }
 
-// errNoDeliveries says that Options lack the model that counts.
+// errNoDeliveries is returned when Options.Models has no deliveries model.
 var errNoDeliveries = errors.New("no deliveries model among the models")
 
-// Run audits the stream from its first event to where the read models are. It may
-// run on a live server: what comes meanwhile is not looked at. It changes
-// nothing. An error says that the audit could not be made; what it found is in
-// the report. Progress may be nil.
+// Run audits the stream from its first event up to the position of the read models.
+// It may run on a live server: events that are stored in the meantime are not
+// included. It changes nothing. It returns an error if the audit could not be done;
+// violations are listed in the report and are no error. Progress may be nil.
 func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error) {
 	o.Wait = cmp.Or(o.Wait, defaultWait)
 	o.PerPass = cmp.Or(o.PerPass, perPass)
@@ -128,15 +137,15 @@ func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error
 		progress = func(Progress) {}
 	}
 	began := time.Now()
-	a := &auditor{o: o, tell: progress}
-	// The door first: whatever it counts as stored by now is in the stream.
-	a.door = o.Ledger()
-	if err := a.settle(ctx); err != nil {
+	a := &auditor{o: o, progress: progress}
+	// The ledger is read first: all that it counts as stored is in the stream then.
+	a.ledger = o.Ledger()
+	if err := a.readModels(ctx); err != nil {
 		return Report{}, err
 	}
 	passes := max(1, int((a.report.Seq+o.PerPass-1)/o.PerPass))
 	for pass := range passes {
-		if err := a.pass(ctx, pass, passes); err != nil {
+		if err := a.readStream(ctx, pass, passes); err != nil {
 			return Report{}, fmt.Errorf("read stream: %w", err)
 		}
 	}
@@ -147,27 +156,27 @@ func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error
 
 type auditor struct {
 	o                 Options
-	tell              func(Progress)
-	door              deliveries.Counts
+	progress          func(Progress)
+	ledger            deliveries.Counts
 	models            []*model
 	missing, repeated []uint64
 	report            Report
-	// summary is what the deliveries model has counted.
+	// summary contains the counts of the deliveries model.
 	summary deliveries.Summary
 }
 
-// model is a read model as it says it is, and what the stream says it should be.
+// model contains the actual counts of a read model, and the expected ones.
 type model struct {
-	Projected
-	// doubled, malformed and given are what the stream has up to Seq.
-	doubled, malformed, given uint64
+	ModelCounts
+	// repeated, malformed and events are the stream's counts up to Seq.
+	repeated, malformed, events uint64
 }
 
-// settle waits for the read models and notes where they are.
-func (a *auditor) settle(ctx context.Context) error {
+// readModels waits for the read models and reads their positions and counts.
+func (a *auditor) readModels(ctx context.Context) error {
 	stream, err := a.o.JS.Stream(ctx, a.o.Stream)
 	if err != nil {
-		return fmt.Errorf("ask stream: %w", err)
+		return fmt.Errorf("read stream info: %w", err)
 	}
 	head := stream.CachedInfo().State.LastSeq
 	waiting, cancel := context.WithTimeout(ctx, a.o.Wait)
@@ -179,24 +188,25 @@ func (a *auditor) settle(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			a.problem(fmt.Sprintf("%s does not come to event %d: %v", name, head, err), nil)
+			a.problem(fmt.Sprintf("%s does not reach event %d: %v", name, head, err), nil)
 		}
-		at := &model{Projected: Projected{Name: name}}
+		at := &model{ModelCounts: ModelCounts{Name: name}}
 		err := m.View(func(tx *store.Tx) error {
 			meta, _, err := store.ReadMeta(tx)
-			at.Seq, at.Malformed, at.Doubled, at.Parked = meta.Seq, meta.Malformed, meta.Dropped, meta.Parked
+			at.Seq, at.Malformed, at.Repeated, at.Parked = meta.Seq, meta.Malformed, meta.Dropped, meta.Parked
 			return err
 		})
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if name == deliveries.Name {
-			// It is what others know duplicates by, so it counts them itself.
+			// It is the index by which the other models detect duplicates, so it counts
+			// them itself.
 			counted = true
 			if a.summary, err = deliveries.Read(m); err != nil {
 				return err
 			}
-			at.Seq, at.Doubled = a.summary.Seq, a.summary.Duplicates
+			at.Seq, at.Repeated = a.summary.Seq, a.summary.Duplicates
 		}
 		a.models = append(a.models, at)
 		a.report.Seq = max(a.report.Seq, at.Seq)
@@ -207,22 +217,23 @@ func (a *auditor) settle(ctx context.Context) error {
 	return nil
 }
 
-// pass reads the whole stream and looks at one part of all ids.
-func (a *auditor) pass(ctx context.Context, pass, passes int) error {
+// readStream reads the whole stream once. Each pass checks its own part of all ids
+// for repetitions; the first pass counts everything else.
+func (a *auditor) readStream(ctx context.Context, pass, passes int) error {
 	ids := make(map[[16]byte]struct{})
 	s := &a.report.Stream
 	return projections.Walk(ctx, a.o.JS, a.o.Stream, a.report.Seq, func(w projections.Walked) error {
-		if w.Seq%tellEvery == 0 {
-			a.tell(Progress{Seq: w.Seq, Target: a.report.Seq, Pass: pass + 1, Passes: passes})
+		if w.Seq%progressEvery == 0 {
+			a.progress(Progress{Seq: w.Seq, Target: a.report.Seq, Pass: pass + 1, Passes: passes})
 		}
 		if pass == 0 {
 			switch {
 			case w.Missing:
 				s.Missing++
-				a.missing = example(a.missing, w.Seq)
+				a.missing = appendExample(a.missing, w.Seq)
 			case w.Malformed != nil:
 				s.Malformed++
-				a.upto(w.Seq, func(m *model) { m.malformed++ })
+				a.expect(w.Seq, func(m *model) { m.malformed++ })
 			default:
 				if w.Erased {
 					s.Erased++
@@ -232,7 +243,7 @@ func (a *auditor) pass(ctx context.Context, pass, passes int) error {
 				if w.Data.Source == sourceWebhook {
 					s.Webhook++
 				}
-				a.upto(w.Seq, func(m *model) { m.given++ })
+				a.expect(w.Seq, func(m *model) { m.events++ })
 			}
 		}
 		if w.Missing || w.Malformed != nil {
@@ -242,10 +253,10 @@ func (a *auditor) pass(ctx context.Context, pass, passes int) error {
 		if (int(key[0])<<8|int(key[1]))%passes != pass {
 			return nil
 		}
-		if _, again := ids[key]; again {
-			s.Doubled++
-			a.repeated = example(a.repeated, w.Seq)
-			a.upto(w.Seq, func(m *model) { m.doubled++ })
+		if _, repeated := ids[key]; repeated {
+			s.Repeated++
+			a.repeated = appendExample(a.repeated, w.Seq)
+			a.expect(w.Seq, func(m *model) { m.repeated++ })
 			return nil
 		}
 		ids[key] = struct{}{}
@@ -253,8 +264,8 @@ func (a *auditor) pass(ctx context.Context, pass, passes int) error {
 	})
 }
 
-// upto changes what is expected of the models that are at seq or further.
-func (a *auditor) upto(seq uint64, f func(*model)) {
+// expect changes the expected counts of the models that are at seq or further.
+func (a *auditor) expect(seq uint64, f func(*model)) {
 	for _, m := range a.models {
 		if seq <= m.Seq {
 			f(m)
@@ -262,7 +273,8 @@ func (a *auditor) upto(seq uint64, f func(*model)) {
 	}
 }
 
-func example(list []uint64, seq uint64) []uint64 {
+// appendExample appends seq, up to maxExamples.
+func appendExample(list []uint64, seq uint64) []uint64 {
 	if len(list) < maxExamples {
 		list = append(list, seq)
 	}
@@ -273,43 +285,50 @@ func (a *auditor) problem(what string, examples []uint64) {
 	a.report.Problems = append(a.report.Problems, Problem{What: what, Examples: examples})
 }
 
-// compare holds the counts against each other.
+// compare adds a problem for each difference between the counts.
 func (a *auditor) compare() {
-	s, d := &a.report.Stream, a.door
+	s, l := &a.report.Stream, a.ledger
 	if s.Missing > 0 {
-		a.problem(fmt.Sprintf("%d sequences are missing from the stream and on no record of an erasure", s.Missing), a.missing)
+		a.problem(fmt.Sprintf("%d sequences are missing from the stream and not recorded as erased", s.Missing), a.missing)
 	}
-	if s.Doubled > 0 {
-		a.problem(fmt.Sprintf("%d events have the id of an earlier one", s.Doubled), a.repeated)
+	if s.Repeated > 0 {
+		a.problem(fmt.Sprintf("%d events have the id of an earlier one", s.Repeated), a.repeated)
 	}
-	door := &a.report.Door
-	*door = Door{
-		Since: d.Since, Accepted: d.Accepted, Items: d.Items, Stored: d.Stored, Duplicates: d.Duplicates(), Unreadable: d.Unreadable,
+	in := &a.report.Intake
+	*in = Intake{
+		Since: l.Since, Accepted: l.Accepted, Items: l.Items, Stored: l.Stored,
+		Duplicates: l.Duplicates(), Unreadable: l.Unreadable,
 	}
-	if door.Items != door.Stored+door.Duplicates {
-		a.problem(fmt.Sprintf("%d items were accepted, but %d stored and %d known already", door.Items, door.Stored, door.Duplicates), nil)
+	if in.Items != in.Stored+in.Duplicates {
+		a.problem(fmt.Sprintf("%d items were accepted, but %d stored and %d known already",
+			in.Items, in.Stored, in.Duplicates), nil)
 	}
 	switch {
-	case door.Stored > s.Webhook:
-		a.problem(fmt.Sprintf("%d items were stored since %s, the stream has %d: an older stream was restored, or events were lost",
-			door.Stored, door.Since.Format(time.RFC3339), s.Webhook), nil)
+	case in.Stored > s.Webhook:
+		a.problem(fmt.Sprintf(
+			"%d items were stored since %s, the stream has %d: an older stream was restored, or events were lost",
+			in.Stored, in.Since.Format(time.RFC3339), s.Webhook), nil)
 	default:
-		door.Uncounted = s.Webhook - door.Stored
+		in.Uncounted = s.Webhook - in.Stored
 	}
 	for _, m := range a.models {
-		a.report.Models = append(a.report.Models, m.Projected)
+		a.report.Models = append(a.report.Models, m.ModelCounts)
 		if m.Malformed != m.malformed {
-			a.problem(fmt.Sprintf("%s counts %d messages that are no events, the stream has %d up to event %d", m.Name, m.Malformed, m.malformed, m.Seq), nil)
+			a.problem(fmt.Sprintf("%s counts %d messages that are not events, the stream has %d up to event %d",
+				m.Name, m.Malformed, m.malformed, m.Seq), nil)
 		}
-		if m.Doubled != m.doubled {
-			a.problem(fmt.Sprintf("%s left %d events out as doubled, the stream has %d up to event %d", m.Name, m.Doubled, m.doubled, m.Seq), nil)
+		if m.Repeated != m.repeated {
+			a.problem(fmt.Sprintf("%s skipped %d events as duplicates, the stream has %d up to event %d",
+				m.Name, m.Repeated, m.repeated, m.Seq), nil)
 		}
-		if m.Name == deliveries.Name && a.summary.Events+m.Doubled+m.Parked != m.given {
-			a.problem(fmt.Sprintf("%s counts %d events and %d doubled, the stream has %d up to event %d", m.Name, a.summary.Events, m.Doubled, m.given, m.Seq), nil)
+		if m.Name == deliveries.Name && a.summary.Events+m.Repeated+m.Parked != m.events {
+			a.problem(fmt.Sprintf("%s counts %d events and %d duplicates, the stream has %d up to event %d",
+				m.Name, a.summary.Events, m.Repeated, m.events, m.Seq), nil)
 		}
 		if m.Parked > 0 {
-			a.problem(fmt.Sprintf("%s has not taken in %d events, which are parked; type: pagestream deadletters list", m.Name, m.Parked), nil)
+			a.problem(fmt.Sprintf("%s has not applied %d events, which are parked; type: pagestream deadletters list",
+				m.Name, m.Parked), nil)
 		}
 	}
-	slices.SortFunc(a.report.Models, func(x, y Projected) int { return cmp.Compare(x.Name, y.Name) })
+	slices.SortFunc(a.report.Models, func(x, y ModelCounts) int { return cmp.Compare(x.Name, y.Name) })
 }

@@ -15,35 +15,38 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrThere says that the directory has something in it.
-var ErrThere = errors.New("the directory is there already; name a new one")
+// ErrDirExists is returned when the directory for a new backup exists already.
+var ErrDirExists = errors.New("the directory exists already; name a new one")
 
 const requestTimeout = 30 * time.Second
 
-// Options say what to copy where.
+// Options configure [Take]. Conn, Streams and Dir are required.
 type Options struct {
 	Conn *nats.Conn
-	// Streams are copied if they are there; the first has to be.
+	// Streams are the names of the streams to copy. The first must exist; others are
+	// skipped if they don't.
 	Streams []string
-	// Files are copied by what they are ("keys", "config"); an empty path is left
-	// out.
+	// Files are the paths of the files to copy, by role ("keys", "config"). An empty
+	// path is skipped.
 	Files map[string]string
-	Dir   string
-	// Progress, if not nil, is told how many bytes of which stream have come.
+	// Dir is the backup's directory. It must not exist.
+	Dir string
+	// Progress, if not nil, is called with the number of bytes received of a stream.
 	Progress func(stream string, bytes uint64)
 }
 
-// Take writes a backup to a new directory. Everything that was acknowledged when
-// it is called is in it; of what comes meanwhile some is. The keys are copied
-// after the streams, so that they open every token in them. It is readable by the
-// owner alone: together with its keys it opens every page.
+// Take writes a backup to a new directory. It contains everything that was
+// acknowledged before the call, and possibly some of what is stored in the meantime.
+// The keys are copied after the streams, so that they decrypt every token in the
+// streams. Only the owner can read the backup: with its keys it gives access to
+// every page. It fails with [ErrDirExists] if the directory exists.
 func Take(ctx context.Context, o Options) (m Manifest, err error) {
 	if _, err := os.Lstat(o.Dir); err == nil {
-		return m, fmt.Errorf("%s: %w", o.Dir, ErrThere)
+		return m, fmt.Errorf("%s: %w", o.Dir, ErrDirExists)
 	}
 	partial := o.Dir + ".partial"
 	if err := os.RemoveAll(partial); err != nil {
-		return m, fmt.Errorf("remove half a backup: %w", err)
+		return m, fmt.Errorf("remove incomplete backup: %w", err)
 	}
 	if err := os.MkdirAll(partial, 0o700); err != nil {
 		return m, fmt.Errorf("make directory: %w", err)
@@ -57,13 +60,13 @@ func Take(ctx context.Context, o Options) (m Manifest, err error) {
 	if m.Streams, err = o.streams(ctx, partial); err != nil {
 		return m, err
 	}
-	for what, path := range o.Files {
+	for role, path := range o.Files {
 		if path == "" {
 			continue
 		}
-		m.Files[what] = what + filepath.Ext(path)
-		if err := copyFile(filepath.Join(partial, m.Files[what]), path); err != nil {
-			return m, fmt.Errorf("copy %s: %w", what, err)
+		m.Files[role] = role + filepath.Ext(path)
+		if err := copyFile(filepath.Join(partial, m.Files[role]), path); err != nil {
+			return m, fmt.Errorf("copy %s: %w", role, err)
 		}
 	}
 	if m.Sums, err = sums(partial); err != nil {
@@ -82,14 +85,15 @@ func Take(ctx context.Context, o Options) (m Manifest, err error) {
 	return m, syncDir(filepath.Dir(o.Dir))
 }
 
+// streams copies the streams to dir, each to a directory of its name.
 func (o Options) streams(ctx context.Context, dir string) (out []Stream, err error) {
 	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout))
 	if err != nil {
-		return nil, fmt.Errorf("ask JetStream: %w", err)
+		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	js, err := jetstream.New(o.Conn)
 	if err != nil {
-		return nil, fmt.Errorf("ask JetStream: %w", err)
+		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	for i, name := range o.Streams {
 		st, err := js.Stream(ctx, name)
@@ -97,19 +101,20 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("ask stream %s: %w", name, err)
+			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
 		}
 		head := st.CachedInfo().State.LastSeq
 		one, err := mgr.LoadStream(name)
 		if err != nil {
-			return nil, fmt.Errorf("ask stream %s: %w", name, err)
+			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
 		}
 		notify := func(p jsm.SnapshotProgress) {
 			if o.Progress != nil {
 				o.Progress(name, p.BytesReceived())
 			}
 		}
-		if _, err := one.SnapshotToDirectory(ctx, filepath.Join(dir, name), jsm.SnapshotConsumers(), jsm.SnapshotNotify(notify)); err != nil {
+		_, err = one.SnapshotToDirectory(ctx, filepath.Join(dir, name), jsm.SnapshotConsumers(), jsm.SnapshotNotify(notify))
+		if err != nil {
 			return nil, fmt.Errorf("copy stream %s: %w", name, err)
 		}
 		out = append(out, Stream{Name: name, Head: head})
@@ -125,7 +130,7 @@ func copyFile(to, from string) error {
 	return writeFile(to, b)
 }
 
-// writeFile writes a new file and syncs it. It fails if there is one.
+// writeFile writes a new file and syncs it. It fails if the file exists.
 func writeFile(path string, b []byte) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

@@ -24,9 +24,10 @@ func event(i int64) domain.Event {
 	return domain.Event{ID: fmt.Sprint("e", i), Type: domain.MessageReceived, Page: "100", Contact: "31"}
 }
 
-// TestBackupWhileRunning: what was acknowledged when a backup was begun is in it,
-// and comes back in the same places.
-func TestBackupWhileRunning(t *testing.T) {
+// TestBackupContainsWhatWasAcknowledgedBefore checks that a backup of a running
+// server contains everything that was acknowledged before it began, and that a
+// restore gives every event its old sequence and time.
+func TestBackupContainsWhatWasAcknowledgedBefore(t *testing.T) {
 	r := projectionstest.NewRig(t, deliveries.New())
 	var n atomic.Int64
 	stop := make(chan struct{})
@@ -59,10 +60,10 @@ func TestBackupWhileRunning(t *testing.T) {
 	require.NoError(t, os.WriteFile(keys, []byte("sealed"), 0o600))
 	head, err := streams.Last(t.Context(), r.JS, streams.Name)
 	require.NoError(t, err)
-	var told atomic.Uint64
+	var received atomic.Uint64
 	o := Options{
 		Conn: r.JS.Conn(), Streams: []string{streams.Name, streams.DecisionsOf(streams.Name), "ABSENT"}, Dir: dir,
-		Files: map[string]string{"keys": keys, "config": ""}, Progress: func(_ string, n uint64) { told.Store(n) },
+		Files: map[string]string{"keys": keys, "config": ""}, Progress: func(_ string, n uint64) { received.Store(n) },
 	}
 	m, err := Take(t.Context(), o)
 	require.NoError(t, err)
@@ -70,12 +71,14 @@ func TestBackupWhileRunning(t *testing.T) {
 	writing.Wait()
 	assert.Len(t, m.Streams, 2)
 	assert.GreaterOrEqual(t, m.Streams[0].Head, head)
-	assert.Positive(t, told.Load())
+	assert.Positive(t, received.Load())
 	_, err = Take(t.Context(), o)
-	require.ErrorIs(t, err, ErrThere)
+	require.ErrorIs(t, err, ErrDirExists)
 
 	other := streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })
-	to := RestoreOptions{Conn: other.JS.Conn(), Dir: dir, Files: map[string]string{"keys": filepath.Join(t.TempDir(), "new", "keys.json")}}
+	to := RestoreOptions{
+		Conn: other.JS.Conn(), Dir: dir, Files: map[string]string{"keys": filepath.Join(t.TempDir(), "new", "keys.json")},
+	}
 	_, err = Restore(t.Context(), to)
 	require.NoError(t, err)
 	last, err := streams.Last(t.Context(), other.JS, streams.Name)
@@ -95,53 +98,62 @@ func TestBackupWhileRunning(t *testing.T) {
 	assert.Equal(t, last, seen)
 	decisions, err := streams.Decisions(t.Context(), other.JS, streams.Name, "pages")
 	require.NoError(t, err)
-	assert.Len(t, decisions, 1, "it is about the same events")
+	assert.Len(t, decisions, 1, "the decisions are restored with the events that they refer to")
 	got, err := os.ReadFile(to.Files["keys"])
 	require.NoError(t, err)
 	assert.Equal(t, "sealed", string(got))
 	_, err = Restore(t.Context(), to)
-	require.ErrorIs(t, err, ErrStream)
+	require.ErrorIs(t, err, ErrStreamExists)
 }
 
-// TestDamage: a backup with anything wrong is refused before anything is written.
-func TestDamage(t *testing.T) {
+// TestDamagedBackupIsRefused checks that a damaged or incomplete backup is refused
+// before anything is written, and that a restore overwrites no file.
+func TestDamagedBackupIsRefused(t *testing.T) {
 	r := projectionstest.NewRig(t, deliveries.New())
 	r.Publish(t, event(1))
 	keys := filepath.Join(t.TempDir(), "keys.json")
 	require.NoError(t, os.WriteFile(keys, []byte("sealed"), 0o600))
-	for what, harm := range map[string]func(dir string) error{
-		"changed": func(dir string) error { return os.WriteFile(filepath.Join(dir, "keys.json"), []byte("sealer"), 0o600) },
-		"missing": func(dir string) error { return os.Remove(filepath.Join(dir, "keys.json")) },
-		"stream":  func(dir string) error { return os.RemoveAll(filepath.Join(dir, streams.Name)) },
-		"no list": func(dir string) error { return os.Remove(filepath.Join(dir, manifestFile)) },
-		"bad list": func(dir string) error {
+	take := func(dir string) {
+		_, err := Take(t.Context(), Options{
+			Conn: r.JS.Conn(), Streams: []string{streams.Name}, Dir: dir, Files: map[string]string{"keys": keys},
+		})
+		require.NoError(t, err)
+	}
+	for name, damage := range map[string]func(dir string) error{
+		"changed file": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "keys.json"), []byte("sealer"), 0o600)
+		},
+		"missing file":   func(dir string) error { return os.Remove(filepath.Join(dir, "keys.json")) },
+		"missing stream": func(dir string) error { return os.RemoveAll(filepath.Join(dir, streams.Name)) },
+		"no manifest":    func(dir string) error { return os.Remove(filepath.Join(dir, manifestFile)) },
+		"cut manifest": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, manifestFile), []byte(`{"format":`), 0o600)
 		},
-		"newer": func(dir string) error {
+		"newer format": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, manifestFile), []byte(`{"format":9}`), 0o600)
 		},
 	} {
 		dir := filepath.Join(t.TempDir(), "backup")
-		_, err := Take(t.Context(), Options{Conn: r.JS.Conn(), Streams: []string{streams.Name}, Dir: dir, Files: map[string]string{"keys": keys}})
+		take(dir)
+		_, err := Check(dir)
 		require.NoError(t, err)
-		_, err = Check(dir)
-		require.NoError(t, err)
-		require.NoError(t, harm(dir))
+		require.NoError(t, damage(dir))
 		other := streamstest.Run(t)
 		to := filepath.Join(t.TempDir(), "keys.json")
 		_, err = Restore(t.Context(), RestoreOptions{Conn: other.JS.Conn(), Dir: dir, Files: map[string]string{"keys": to}})
-		require.Error(t, err, what)
+		require.Error(t, err, name)
 		_, err = streams.Last(t.Context(), other.JS, streams.Name)
-		require.Error(t, err, "%s: no stream was made", what)
+		require.Error(t, err, "%s: no stream was created", name)
 		_, err = os.Stat(to)
-		require.ErrorIs(t, err, os.ErrNotExist, what)
+		require.ErrorIs(t, err, os.ErrNotExist, name)
 	}
-	// A file of the operator's is not written over.
+	// An existing file with other contents is not overwritten.
 	dir := filepath.Join(t.TempDir(), "backup")
-	_, err := Take(t.Context(), Options{Conn: r.JS.Conn(), Streams: []string{streams.Name}, Dir: dir, Files: map[string]string{"keys": keys}})
-	require.NoError(t, err)
+	take(dir)
 	to := filepath.Join(t.TempDir(), "keys.json")
 	require.NoError(t, os.WriteFile(to, []byte("mine"), 0o600))
-	_, err = Restore(t.Context(), RestoreOptions{Conn: streamstest.Run(t).JS.Conn(), Dir: dir, Files: map[string]string{"keys": to}})
-	require.ErrorIs(t, err, ErrFile)
+	_, err := Restore(t.Context(), RestoreOptions{
+		Conn: streamstest.Run(t).JS.Conn(), Dir: dir, Files: map[string]string{"keys": to},
+	})
+	require.ErrorIs(t, err, ErrFileExists)
 }

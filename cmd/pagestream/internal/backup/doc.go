@@ -1,4 +1,4 @@
-// Package backup copies what a pagestream can't be made of again, while it runs:
-// the streams, the keys that open the tokens in them, and the configuration. Read
-// models are left out, as they are built of the stream.
+// Package backup copies, from a running pagestream, the data that can't be rebuilt:
+// the streams, the keys that decrypt the tokens in them, and the configuration. Read
+// models are not included, because they are built from the stream.
 package backup

@@ -19,24 +19,24 @@ const (
 	maxManifest  = 16 << 20
 )
 
-// Errors of a backup as it is found.
+// Errors of [Check].
 var (
-	// ErrNone says that a directory holds no whole backup.
-	ErrNone = errors.New("no whole backup: there is no manifest.json")
-	// ErrDamaged says that a file is not as it was written.
+	// ErrNoBackup is returned when a directory contains no complete backup.
+	ErrNoBackup = errors.New("no complete backup: there is no manifest.json")
+	// ErrDamaged is returned when a file is missing or is not as it was written.
 	ErrDamaged = errors.New("the backup is damaged; take another one")
-	// ErrFormat says that a newer pagestream wrote it.
+	// ErrFormat is returned when a newer pagestream wrote the backup.
 	ErrFormat = errors.New("the backup is of a newer pagestream")
 )
 
-// Manifest says what a backup holds. It is written last: a backup without one is
-// none.
+// Manifest lists the contents of a backup. It is written last: a backup without a
+// manifest is incomplete.
 type Manifest struct {
 	Format  int       `json:"format"`
 	Created time.Time `json:"created"`
 	Streams []Stream  `json:"streams"`
-	// Files are those of the installation, by what they are; Sums all files in the
-	// backup, by name.
+	// Files are the names in the backup of the installation's files, by role. Sums
+	// are the checksums of all files in the backup, by name.
 	Files map[string]string `json:"files"`
 	Sums  map[string]Sum    `json:"sums"`
 }
@@ -44,8 +44,8 @@ type Manifest struct {
 // Stream is one stream of a backup.
 type Stream struct {
 	Name string `json:"name"`
-	// Head is the last sequence when the backup was begun: at least that far it
-	// goes.
+	// Head is the stream's last sequence when the backup was started. The copy
+	// contains at least the events up to there.
 	Head uint64 `json:"head"`
 }
 
@@ -66,7 +66,8 @@ func sumOf(path string) (Sum, error) {
 	return Sum{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
-// sums reads every file below dir.
+// sums returns the checksums of all files below dir, except the manifest, by their
+// slash-separated names.
 func sums(dir string) (map[string]Sum, error) {
 	out := map[string]Sum{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -86,12 +87,12 @@ func sums(dir string) (map[string]Sum, error) {
 	return out, nil
 }
 
-// Check reads a whole backup and returns its manifest if every file is as it was
-// written.
+// Check reads all files of a backup and returns its manifest if each is as it was
+// written. It fails with [ErrNoBackup], [ErrDamaged] or [ErrFormat].
 func Check(dir string) (m Manifest, err error) {
 	f, err := os.Open(filepath.Join(dir, manifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, fmt.Errorf("%s: %w", dir, ErrNone)
+		return m, fmt.Errorf("%s: %w", dir, ErrNoBackup)
 	}
 	if err != nil {
 		return m, fmt.Errorf("read backup: %w", err)

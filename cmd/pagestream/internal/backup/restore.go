@@ -16,26 +16,31 @@ import (
 
 // Errors of a restore.
 var (
-	// ErrStream says that a stream is there already.
-	ErrStream = errors.New("the stream is there already; restore into a new installation")
-	// ErrFile says that a file is there already, and another one.
-	ErrFile = errors.New("there is another file of that name; move it away")
-	// ErrShort says that a restored stream lacks what the manifest promises.
-	ErrShort = errors.New("the restored stream ends before the backup's head")
+	// ErrStreamExists is returned when a stream of the backup exists already.
+	ErrStreamExists = errors.New("the stream exists already; restore into a new installation")
+	// ErrFileExists is returned when a file exists already with other contents.
+	ErrFileExists = errors.New("there is another file of that name; move it away")
+	// ErrIncomplete is returned when a restored stream ends before the head that the
+	// manifest records.
+	ErrIncomplete = errors.New("the restored stream ends before the backup's head")
 )
 
-// RestoreOptions say where to.
+// RestoreOptions configure [Restore]. Conn and Dir are required.
 type RestoreOptions struct {
 	Conn *nats.Conn
-	Dir  string
-	// Files are where each file goes, by what it is; one without a place is left
-	// out.
-	Files    map[string]string
+	// Dir is the backup's directory.
+	Dir string
+	// Files are the target paths of the files, by role. A file without a path is not
+	// restored.
+	Files map[string]string
+	// Progress, if not nil, is called with the number of bytes sent of a stream.
 	Progress func(stream string, bytes uint64)
 }
 
-// Restore makes the streams and files of a backup, after it has checked all of it.
-// Nothing is written over. Read models are built of the stream at the next start.
+// Restore creates the streams and files of a backup, after it has checked the whole
+// backup. Nothing is overwritten. The next start rebuilds the read models from the
+// stream. It fails with the errors of [Check], [ErrStreamExists], [ErrFileExists] or
+// [ErrIncomplete].
 func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 	m, err := Check(o.Dir)
 	if err != nil {
@@ -43,22 +48,22 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 	}
 	js, err := jetstream.New(o.Conn)
 	if err != nil {
-		return m, fmt.Errorf("ask JetStream: %w", err)
+		return m, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	for _, s := range m.Streams {
 		if _, err := js.Stream(ctx, s.Name); !errors.Is(err, jetstream.ErrStreamNotFound) {
 			if err == nil {
-				err = ErrStream
+				err = ErrStreamExists
 			}
 			return m, fmt.Errorf("stream %s: %w", s.Name, err)
 		}
 	}
-	if err := File(m, o.Dir, o.Files); err != nil {
+	if err := RestoreFiles(m, o.Dir, o.Files); err != nil {
 		return m, err
 	}
 	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout))
 	if err != nil {
-		return m, fmt.Errorf("ask JetStream: %w", err)
+		return m, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	for _, s := range m.Streams {
 		notify := func(p jsm.RestoreProgress) {
@@ -66,39 +71,41 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 				o.Progress(s.Name, p.BytesSent())
 			}
 		}
-		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, filepath.Join(o.Dir, s.Name), jsm.RestoreNotify(notify))
+		dir := filepath.Join(o.Dir, s.Name)
+		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir, jsm.RestoreNotify(notify))
 		if err != nil {
 			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
 		if state == nil || state.LastSeq < s.Head {
-			return m, fmt.Errorf("stream %s: %w", s.Name, ErrShort)
+			return m, fmt.Errorf("stream %s: %w", s.Name, ErrIncomplete)
 		}
 	}
 	return m, nil
 }
 
-// File restores the files of a backup that have a place. The same file there
-// already is left as it is.
-func File(m Manifest, dir string, places map[string]string) error {
-	for what, to := range places {
-		name, found := m.Files[what]
+// RestoreFiles restores the files of a backup for which targets has a path, by role.
+// An existing file with the same contents is left as it is; one with other contents
+// fails with [ErrFileExists].
+func RestoreFiles(m Manifest, dir string, targets map[string]string) error {
+	for role, to := range targets {
+		name, found := m.Files[role]
 		if !found || to == "" {
 			continue
 		}
 		want, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
 		if err != nil {
-			return fmt.Errorf("read %s: %w", what, err)
+			return fmt.Errorf("read %s: %w", role, err)
 		}
 		have, err := os.ReadFile(to)
 		switch {
 		case err == nil && bytes.Equal(want, have):
 		case err == nil:
-			return fmt.Errorf("%s: %w", to, ErrFile)
+			return fmt.Errorf("%s: %w", to, ErrFileExists)
 		case !errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("restore %s: %w", what, err)
+			return fmt.Errorf("restore %s: %w", role, err)
 		default:
 			if err := writeFile(to, want); err != nil {
-				return fmt.Errorf("restore %s: %w", what, err)
+				return fmt.Errorf("restore %s: %w", role, err)
 			}
 		}
 	}

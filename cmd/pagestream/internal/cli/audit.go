@@ -25,15 +25,15 @@ func (AuditCommand) Run(c *CLI) error {
 }
 
 func writeAudit(c *CLI, r audit.Report) {
-	s, d := r.Stream, r.Door
+	s, d := r.Stream, r.Intake
 	fmt.Fprintf(c.Out, "Stream to event %d: %d events, %d erased, %d malformed, %d missing, %d duplicated.\n",
-		r.Seq, s.Events, s.Erased, s.Malformed, s.Missing, s.Doubled)
+		r.Seq, s.Events, s.Erased, s.Malformed, s.Missing, s.Repeated)
 	fmt.Fprintf(c.Out,
 		"Webhook endpoint since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
 		d.Since.Format(time.RFC3339), d.Accepted, d.Items, d.Stored, d.Duplicates, d.Unreadable)
 	fmt.Fprintf(c.Out, "Of %d webhook events, %d were not counted by this webhook endpoint.\n", s.Webhook, d.Uncounted)
-	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED", r.Models, func(m audit.Projected) cells {
-		return cells{m.Name, m.Seq, m.Doubled, m.Malformed, m.Parked}
+	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED", r.Models, func(m audit.ModelCounts) cells {
+		return cells{m.Name, m.Seq, m.Repeated, m.Malformed, m.Parked}
 	})
 	for _, p := range r.Problems {
 		fmt.Fprintf(c.Out, "PROBLEM: %s", p.What)

@@ -25,7 +25,7 @@ const (
 
 // feed sends what produce gives as server-sent events until the client goes.
 func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx context.Context, send func(sse.Event) error) error) error {
-	switch err := c.feeds.Serve(w, r, sse.Options{Hello: "live", Beat: "beat"}, produce); {
+	switch err := c.feeds.Serve(w, r, sse.Options{Hello: "live", Heartbeat: "beat"}, produce); {
 	case errors.Is(err, sse.ErrFull):
 		return problem{http.StatusServiceUnavailable, fmt.Sprintf("%d live views are open already, which is the limit.", maxFeeds)}
 	case err != nil:

@@ -124,7 +124,7 @@ func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
 		a, err := c.opts.Operator.Audit(ctx, func(p audit.Progress) {
 			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
 		})
-		d := a.Door
+		d := a.Intake
 		said := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; %d deliveries accepted with %d items = %d stored + %d duplicates.",
 			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased, d.Accepted, d.Items, d.Stored, d.Duplicates)
 		if a.OK {

@@ -1,6 +1,6 @@
-// Package datadir holds the format number of a data directory: it is written into
-// a new directory, and a directory of another format is refused before anything in
-// it is opened.
+// Package datadir checks the format number of a data directory. The number is
+// written into a new directory, and a directory of another format is refused before
+// anything in it is opened.
 package datadir
 
 import (
@@ -16,39 +16,38 @@ import (
 	"strings"
 )
 
-// Format is the number of the format that this version reads and writes. It
-// changes with what is stored, where no version can read what the other has
-// written.
+// Format is the number of the format that this version reads and writes. It changes
+// with each incompatible change of the stored data.
 const Format = 1
 
 const (
-	// file is the name of the file that has the number and a newline.
+	// file is the name of the file that contains the number and a newline.
 	file = "FORMAT"
-	// maxFile bounds what is read of it, in bytes.
+	// maxFile bounds how much of it is read, in bytes.
 	maxFile = 64
 )
 
-// stores are the folders that every server has made, also those from before formats
-// were numbered. Other files, such as keys and tokens, may be there before a
-// server's first start.
+// stores are the directories that every version of the server creates, also those
+// from before formats were numbered. Other files, such as keys and tokens, may exist
+// before a server's first start.
 var stores = []string{"nats", "projections"}
 
-// ErrDamaged is returned when the file with the format has no number in it. It is
-// written whole and synced under another name first, so no crash leaves it like
-// that: the file was changed, or the disk has lost what was in it.
+// ErrDamaged is returned when the FORMAT file contains no number. The file is written
+// and synced under another name first, so a crash can't be the cause: the file was
+// changed, or the disk lost its contents.
 var ErrDamaged = errors.New("no format number")
 
 // FormatError is returned when a directory has another format than this version
 // works with.
 type FormatError struct {
 	Dir string
-	// Found is the directory's format, 0 for one from before formats were numbered.
+	// Found is the directory's format, 0 if it is from before formats were numbered.
 	// Want is [Format].
 	Found, Want int
 }
 
-// Error names the directory and both formats, and says what to type to take the
-// events along.
+// Error names the directory and both formats, and the commands that move the events
+// to a new directory.
 func (e *FormatError) Error() string {
 	origin := ""
 	switch {
@@ -58,16 +57,16 @@ func (e *FormatError) Error() string {
 		origin = " (of a newer pagestream)"
 	}
 	return fmt.Sprintf("data directory %s has format %d%s, this pagestream works with format %d; nothing was changed. "+
-		"To take the events along, run the pagestream that wrote the directory and type: pagestream events export FILE. "+
+		"To keep the events, run the pagestream that wrote the directory and type: pagestream events export FILE. "+
 		"Then stop it, set data.dir to a new directory, and type with this one: pagestream events import FILE",
 		e.Dir, e.Found, origin, e.Want)
 }
 
-// Check makes sure that dir is a data directory of this format. It makes one that
-// is missing, and writes the format into one that no server has stored anything in.
+// Check makes sure that dir is a data directory of this format. It creates a missing
+// directory, and writes the format into one in which no server has stored anything.
 // It fails with a [*FormatError] for a directory of another format, and with
-// [ErrDamaged] where the format can't be told. Several processes may call it at
-// once.
+// [ErrDamaged] if the format can't be determined. It is idempotent, and several
+// processes may call it at once.
 func Check(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
@@ -76,7 +75,7 @@ func Check(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		entries, listErr := os.ReadDir(dir)
 		if listErr != nil {
-			return fmt.Errorf("look into data directory: %w", listErr)
+			return fmt.Errorf("list data directory: %w", listErr)
 		}
 		if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return slices.Contains(stores, e.Name()) }) {
 			if err := write(dir); err != nil {
@@ -85,7 +84,7 @@ func Check(dir string) error {
 			return nil
 		}
 		// A server writes the format before it stores anything. Another process may
-		// have done both since the format was read; then it is there now.
+		// have done both since the format was read, so it is read again.
 		found, err = read(dir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +96,7 @@ func Check(dir string) error {
 	return nil
 }
 
-// read returns the format that a directory says it has, 0 with an error.
+// read returns the number in a directory's FORMAT file.
 func read(dir string) (int, error) {
 	path := filepath.Join(dir, file)
 	f, err := os.Open(path)
@@ -119,12 +118,12 @@ func read(dir string) (int, error) {
 		has = "is empty"
 	}
 	return 0, fmt.Errorf("read format of data directory: %w: %s %s. "+
-		"It is written whole, so this is no trace of a crash: the file was changed, or the disk is damaged. "+
+		"It is written atomically, so this is no trace of a crash: the file was changed, or the disk is damaged. "+
 		"If the directory is of this pagestream, write %d into the file; else restore a backup", ErrDamaged, path, has, Format)
 }
 
-// write writes the format: under another name, and renamed when it is on disk. The
-// other name is of this process alone, so that two at once don't write one file.
+// write writes the format to a temporary file, syncs it and renames it. The
+// temporary name is unique, so that two processes don't write the same file.
 func write(dir string) error {
 	f, err := os.CreateTemp(dir, "."+file+"-*") // mode 0600
 	if err != nil {
@@ -141,8 +140,8 @@ func write(dir string) error {
 	return syncDir(dir)
 }
 
-// syncDir makes a new name in dir durable. Windows can't sync a directory and
-// does not have to.
+// syncDir makes a rename in dir durable. Windows can't sync a directory and does not
+// need to.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -14,8 +14,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
 )
 
-// put makes files in a directory; one whose name ends in / is a folder.
-func put(t *testing.T, dir string, files map[string]string) string {
+// writeFiles creates files in a directory; a name that ends in / is a directory.
+func writeFiles(t *testing.T, dir string, files map[string]string) string {
 	t.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
@@ -35,7 +35,7 @@ func format(t *testing.T, dir string) string {
 	return string(b)
 }
 
-// names are what is in a directory.
+// names returns the names in a directory.
 func names(t *testing.T, dir string) (out []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -50,35 +50,35 @@ func TestNewDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "var", "data")
 	require.NoError(t, datadir.Check(dir))
 	assert.Equal(t, "1\n", format(t, dir))
-	assert.Equal(t, []string{"FORMAT"}, names(t, dir), "nothing is left of the writing")
+	assert.Equal(t, []string{"FORMAT"}, names(t, dir), "no temporary file is left")
 	if runtime.GOOS != "windows" {
 		info, err := os.Stat(dir)
 		require.NoError(t, err)
 		assert.Equal(t, os.FileMode(0o700), info.Mode().Perm())
 	}
 
-	put(t, dir, map[string]string{"nats/": "", "projections/": ""})
+	writeFiles(t, dir, map[string]string{"nats/": "", "projections/": ""})
 	require.NoError(t, datadir.Check(dir), "the second start")
 }
 
-// TestFilesOfOurs: what is there before the first start does not make a directory an
-// old one, nor does the rest of a writing that was cut off.
-func TestFilesOfOurs(t *testing.T) {
+// TestOtherFilesDontMakeADirectoryOld checks that files which may exist before the
+// first start, or that an interrupted write left, don't count as stored data.
+func TestOtherFilesDontMakeADirectoryOld(t *testing.T) {
 	for _, name := range []string{
 		"keys.json", "admin.token", "read.token", "pagestream.yaml", "lost+found/", ".FORMAT-123",
 	} {
-		dir := put(t, t.TempDir(), map[string]string{name: ""})
+		dir := writeFiles(t, t.TempDir(), map[string]string{name: ""})
 		require.NoError(t, datadir.Check(dir), name)
 		assert.Equal(t, "1\n", format(t, dir), name)
 	}
 	dir := t.TempDir()
-	require.NoError(t, datadir.Check(dir), "empty, as a crash before the writing leaves it")
+	require.NoError(t, datadir.Check(dir), "empty, as after a crash before the write")
 	assert.Equal(t, "1\n", format(t, dir))
 }
 
 func TestSameFormat(t *testing.T) {
 	for _, text := range []string{"1\n", "1", "1\r\n"} {
-		dir := put(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
+		dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
 		require.NoError(t, datadir.Check(dir), "%q", text)
 		assert.Equal(t, text, format(t, dir), "it is not written again")
 	}
@@ -96,7 +96,7 @@ func TestOtherFormat(t *testing.T) {
 		"newer, unused": {map[string]string{"FORMAT": "17\n"}, 17, "format 17"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := put(t, t.TempDir(), c.files)
+			dir := writeFiles(t, t.TempDir(), c.files)
 			before := names(t, dir)
 			err := datadir.Check(dir)
 			var other *datadir.FormatError
@@ -125,35 +125,35 @@ func TestDamagedFormat(t *testing.T) {
 		"\x00\x00":                `FORMAT has "\x00\x00"`,
 		strings.Repeat("1", 4096): "FORMAT has ",
 	} {
-		dir := put(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
+		dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
 		err := datadir.Check(dir)
 		require.ErrorIs(t, err, datadir.ErrDamaged, "%q", text)
 		for _, part := range []string{filepath.Join(dir, "FORMAT"), says, "no trace of a crash", "write 1 into the file"} {
 			assert.ErrorContains(t, err, part)
 		}
 		assert.Less(t, len(err.Error()), 600+len(dir))
-		assert.Equal(t, text, format(t, dir), "it is left as it was found")
+		assert.Equal(t, text, format(t, dir), "the file is not changed")
 
-		put(t, dir, map[string]string{"FORMAT": "1\n"})
-		require.NoError(t, datadir.Check(dir), "the way out")
+		writeFiles(t, dir, map[string]string{"FORMAT": "1\n"})
+		require.NoError(t, datadir.Check(dir), "the remedy that the error names")
 	}
 }
 
 func TestUnreadable(t *testing.T) {
-	dir := put(t, t.TempDir(), map[string]string{"FORMAT/": ""})
+	dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT/": ""})
 	err := datadir.Check(dir)
 	require.ErrorContains(t, err, "read format of data directory")
 	assert.ErrorContains(t, err, filepath.Join(dir, "FORMAT"))
 	var other *datadir.FormatError
 	assert.NotErrorAs(t, err, &other)
 
-	occupied := put(t, t.TempDir(), map[string]string{"data": "a file"})
+	occupied := writeFiles(t, t.TempDir(), map[string]string{"data": "a file"})
 	assert.ErrorContains(t, datadir.Check(filepath.Join(occupied, "data")), "make data directory")
 }
 
-// TestSeveralAtOnce: each process that gets past Check makes its folders; none takes
-// those of another for an old directory.
-func TestSeveralAtOnce(t *testing.T) {
+// TestConcurrentChecksOfANewDirectory checks that no process takes the directories
+// that another one created after its Check for an old data directory.
+func TestConcurrentChecksOfANewDirectory(t *testing.T) {
 	for range 50 {
 		dir := filepath.Join(t.TempDir(), "data")
 		begin := make(chan struct{})

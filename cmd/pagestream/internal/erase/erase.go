@@ -23,35 +23,36 @@ import (
 
 // Errors of [Eraser.Erase].
 var (
-	// ErrRequest says that it names no page or no contact.
+	// ErrRequest is returned when the request names no page or no contact.
 	ErrRequest = errors.New("erasure names no page or no contact")
-	// ErrBusy says that events of the contact kept coming. What was there is
-	// erased; try again.
-	ErrBusy = errors.New("new events of the contact keep coming; try again")
-	// ErrUnfinished says that the erasure is on record and goes on by itself,
-	// but was not done in time.
+	// ErrBusy is returned when new events of the contact kept arriving. The events
+	// found so far are erased; the caller must try again.
+	ErrBusy = errors.New("new events of the contact keep arriving; try again")
+	// ErrUnfinished is returned when the erasure is recorded but the deletion was not
+	// done in time. It goes on in the background.
 	ErrUnfinished = errors.New("erasure is recorded and goes on in the background")
 )
 
 const (
-	// partSize bounds the tombstones in one event: some 150 bytes each.
+	// partSize bounds the tombstones in one event: about 150 bytes each.
 	partSize = 2000
-	// rounds bounds how often events that came meanwhile are erased as well.
+	// rounds bounds how often Erase looks for events that arrived in the meantime.
 	rounds = 5
-	// poll is how often the stream is asked whether an event is gone.
+	// poll is how often the stream is checked for the deletion of an event.
 	poll = 20 * time.Millisecond
 	// deleteTimeout bounds the deletion of one part.
 	deleteTimeout = 2 * time.Minute
-	// maxDeliver is how often a part is tried: for about a day.
+	// maxDeliver is how often the deletion of a part is tried: for about a day.
 	maxDeliver = 300
 )
 
 // Options configure an [Eraser]. All but Parking and Logger are required.
 type Options struct {
 	JS jetstream.JetStream
-	// Connect returns a connection for the reactor alone.
+	// Connect returns a connection that only the reactor uses.
 	Connect func() (*nats.Conn, error)
-	// Parking keeps what is given up; nil only logs it.
+	// Parking stores the events that the reactor gives up; if nil, they are only
+	// logged.
 	Parking       *streams.Parking
 	Publisher     streams.Storer
 	Conversations *projections.Runner
@@ -61,25 +62,29 @@ type Options struct {
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
 type Eraser struct{ opts Options }
 
-// New returns an eraser. What it records is only carried out where one is Run.
+// New returns an eraser. Recorded erasures are only carried out while Run runs on
+// some node.
 func New(o Options) *Eraser {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Eraser{o}
 }
 
-// Result is what was erased.
+// Result is the result of an erasure.
 type Result struct {
-	// Events is how many events are gone from the stream.
+	// Events is the number of events deleted from the stream.
 	Events int `json:"events"`
-	// Seq is that of the last event that records it, 0 where there was nothing.
+	// Seq is the sequence of the last event that records the erasure, 0 if there was
+	// nothing to erase.
 	Seq uint64 `json:"seq"`
 }
 
 // Erase removes every event of the contact on this page, and returns when they
-// are gone from the stream. Other pages know the person by another id.
+// are deleted from the stream. It does not affect other pages, on which the person
+// has another id.
 //
-// It may be repeated, also after an error: what is done stays done. Events that
-// come later, and are newer than the erasure, begin a new conversation.
+// It is idempotent, and may be repeated after an error. Later events of the contact
+// that are newer than the erasure start a new conversation. It fails with
+// [ErrRequest], [ErrBusy] or [ErrUnfinished].
 func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (Result, error) {
 	var out Result
 	if page == "" || page == domain.NoPage || contact == "" {
@@ -102,14 +107,14 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 			return out, err
 		}
 		if len(tombstones) == 0 {
-			return out, x.finish(ctx, page, contact)
+			return out, x.deleteRecorded(ctx, page, contact)
 		}
 		if head, err = x.record(ctx, page, contact, tombstones); err != nil {
 			return out, err
 		}
 		out.Seq = head
 		for _, h := range tombstones {
-			if err := gone(ctx, get, h.Seq); err != nil {
+			if err := waitDeleted(ctx, get, h.Seq); err != nil {
 				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
 			}
 			out.Events++
@@ -118,11 +123,14 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	return out, ErrBusy
 }
 
-// getter gives the event at a sequence.
+// getter returns the event at a sequence.
 type getter func(context.Context, uint64) (streams.Stored, error)
 
-// tombstones is what will stay of the contact's events.
-func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (tombstones []domain.Tombstone, err error) {
+// tombstones returns the tombstones of the contact's events, which remain after the
+// erasure.
+func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (
+	tombstones []domain.Tombstone, err error,
+) {
 	for after := uint64(0); ; {
 		seqs, err := conversations.EventsOf(x.opts.Conversations, page, contact, after, partSize)
 		if err != nil {
@@ -134,7 +142,7 @@ func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID,
 		for _, seq := range seqs {
 			e, err := get(ctx, seq)
 			switch {
-			case errors.Is(err, streams.ErrNotFound): // deleted by somebody's hand
+			case errors.Is(err, streams.ErrNotFound): // deleted manually
 			case err != nil:
 				return nil, fmt.Errorf("read event: %w", err)
 			default:
@@ -145,15 +153,18 @@ func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID,
 	}
 }
 
-// record stores what is erased, and returns the sequence of the last of it.
-func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID, tombstones []domain.Tombstone) (uint64, error) {
+// record stores the contact.erased events, and returns the sequence of the last one.
+func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID,
+	tombstones []domain.Tombstone,
+) (uint64, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
 	parts := slices.Collect(slices.Chunk(tombstones, partSize))
 	events := make([]domain.Event, len(parts))
 	for i, list := range parts {
 		key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
 		events[i] = domain.Event{
-			ID: domain.DedupID("pagestream", page, string(domain.ContactErased), key), Type: domain.ContactErased, Page: page, Time: now,
+			ID:   domain.DedupID("pagestream", page, string(domain.ContactErased), key),
+			Type: domain.ContactErased, Page: page, Time: now,
 			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: len(parts), Events: list}},
 		}
 	}
@@ -164,8 +175,8 @@ func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.
 	return receipts[len(parts)-1].Seq, nil
 }
 
-// gone waits until the stream has no event at seq.
-func gone(ctx context.Context, get getter, seq uint64) error {
+// waitDeleted waits until the stream has no event at seq.
+func waitDeleted(ctx context.Context, get getter, seq uint64) error {
 	for {
 		_, err := get(ctx, seq)
 		if errors.Is(err, streams.ErrNotFound) {
@@ -180,9 +191,9 @@ func gone(ctx context.Context, get getter, seq uint64) error {
 	}
 }
 
-// finish carries out what is recorded of this contact, in case that the reactor
-// has given it up.
-func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID) error {
+// deleteRecorded carries out the recorded erasures of this contact, in case the
+// reactor has given them up.
+func (x *Eraser) deleteRecorded(ctx context.Context, page domain.PageID, contact domain.ContactID) error {
 	_, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
 		Stream: streams.Name, Filters: streams.Filter(page, domain.ContactErased),
 		Malformed: func(uint64, error) error { return nil },
@@ -195,8 +206,8 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 	return err
 }
 
-// Run carries out what is recorded, until the context ends, which is no error.
-// On several nodes they share the work.
+// Run carries out recorded erasures until the context ends, and then returns nil. If
+// several nodes run it, they share the work.
 func (x *Eraser) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
 		Connect: x.opts.Connect, Stream: streams.Name,
@@ -204,15 +215,15 @@ func (x *Eraser) Run(ctx context.Context) error {
 		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
 		Parking: x.opts.Parking,
 		GaveUp: func(m *message.Message, err error) {
-			x.opts.Logger.Error("erased events can't be deleted from the stream; type: pagestream erase, once more",
+			x.opts.Logger.Error("erased events can't be deleted from the stream; run pagestream erase again",
 				"seq", m.Metadata[streams.MetaSeq], "err", err)
 		},
 		Logger: x.opts.Logger,
 	}).Run(ctx)
 }
 
-// Handle deletes what an erasure lists. It may be repeated. An event that is not
-// the contact's is never deleted, whatever is listed.
+// Handle deletes the events that an erasure lists. It is idempotent. An event of
+// another contact is never deleted, even if it is listed.
 func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 	d := e.Data.Erasure
 	if e.Type != domain.ContactErased || d == nil {
@@ -227,7 +238,7 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 	n, err := streams.Erase(ctx, x.opts.JS, streams.Name, seqs, func(s streams.Stored) bool {
 		ok := s.Page == e.Page && domain.ContactHash(s.Contact) == d.Contact
 		if !ok {
-			x.opts.Logger.Error("erasure lists an event of somebody else; it is left alone", "seq", s.Seq, "erasure", e.Seq)
+			x.opts.Logger.Error("erasure lists an event of another contact; it is not deleted", "seq", s.Seq, "erasure", e.Seq)
 		}
 		return ok
 	})

@@ -33,16 +33,16 @@ const (
 	secret = "meet me at the old lighthouse"
 )
 
-// rig is a real stream with every read model, and an eraser.
-type rig struct {
+// fixture is a real stream with every read model, and an eraser.
+type fixture struct {
 	*projectionstest.Rig
 	live   projectionstest.Models
 	eraser *Eraser
 }
 
-func newRig(t *testing.T) *rig {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	r := &rig{Rig: projectionstest.NewRig(t)}
+	r := &fixture{Rig: projectionstest.NewRig(t)}
 	r.live = r.build(t)
 	r.Models = r.live
 	r.Publisher = r.Publishing(t, index(r.live))
@@ -53,8 +53,8 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// build follows the stream from its start.
-func (r *rig) build(t *testing.T) projectionstest.Models {
+// build starts new read models, which read the stream from its first event.
+func (r *fixture) build(t *testing.T) projectionstest.Models {
 	t.Helper()
 	return r.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
@@ -64,8 +64,8 @@ func index(m projectionstest.Models) deliveries.Index {
 	return deliveries.Index{Runner: m.Named("deliveries")}
 }
 
-// run carries erasures out.
-func (r *rig) run(t *testing.T) {
+// run runs the eraser's reactor until the test ends.
+func (r *fixture) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -73,8 +73,8 @@ func (r *rig) run(t *testing.T) {
 	t.Cleanup(func() { cancel(); running.Wait() })
 }
 
-// digests are those of all models at the head of the stream.
-func (r *rig) digests(t *testing.T, m projectionstest.Models) map[string]string {
+// digests returns the digests of all models at the head of the stream.
+func (r *fixture) digests(t *testing.T, m projectionstest.Models) map[string]string {
 	t.Helper()
 	last := r.Settle(t, m)
 	out := map[string]string{}
@@ -87,7 +87,8 @@ func (r *rig) digests(t *testing.T, m projectionstest.Models) map[string]string 
 	return out
 }
 
-func (r *rig) there(t *testing.T, seq uint64) bool {
+// stored reports whether the stream contains an event at seq.
+func (r *fixture) stored(t *testing.T, seq uint64) bool {
 	t.Helper()
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
@@ -98,8 +99,8 @@ func (r *rig) there(t *testing.T, seq uint64) bool {
 	return err == nil
 }
 
-// onDisk says whether the stream's files hold s.
-func (r *rig) onDisk(t *testing.T, s string) bool {
+// onDisk reports whether the stream's files contain s.
+func (r *fixture) onDisk(t *testing.T, s string) bool {
 	t.Helper()
 	found := false
 	require.NoError(t, filepath.WalkDir(r.Dir, func(path string, d fs.DirEntry, err error) error {
@@ -113,22 +114,22 @@ func (r *rig) onDisk(t *testing.T, s string) bool {
 	return found
 }
 
-func (r *rig) erase(t *testing.T) Result {
+func (r *fixture) erase(t *testing.T) Result {
 	t.Helper()
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	return r.eraseWithin(ctx, t)
 }
 
-func (r *rig) eraseWithin(ctx context.Context, t *testing.T) Result {
+func (r *fixture) eraseWithin(ctx context.Context, t *testing.T) Result {
 	t.Helper()
 	out, err := r.eraser.Erase(ctx, page, person)
 	require.NoError(t, err)
 	return out
 }
 
-// said is a message of a contact.
-func said(page domain.PageID, contact domain.ContactID, mid, text string, ms int64) domain.Event {
+// received is a message from a contact.
+func received(page domain.PageID, contact domain.ContactID, mid, text string, ms int64) domain.Event {
 	return domain.Event{
 		ID: domain.DedupID("page", page, "message", mid), Type: domain.MessageReceived, Page: page, Contact: contact,
 		Time: time.UnixMilli(ms).UTC(),
@@ -136,36 +137,37 @@ func said(page domain.PageID, contact domain.ContactID, mid, text string, ms int
 	}
 }
 
-// talk is all kinds of events of the person, among those of others.
-func talk() []domain.Event {
+// conversation returns events of all kinds of the person, between events of others.
+func conversation() []domain.Event {
 	kind := func(t domain.Type, id string, ms int64, d domain.Data) domain.Event {
 		d.Object = "page"
 		return domain.Event{ID: id, Type: t, Page: page, Contact: person, Time: time.UnixMilli(ms).UTC(), Data: d}
 	}
 	return []domain.Event{
-		said(page, person, "m1", secret, 1000),
-		said(page, "7002", "m2", "good morning", 1500),
-		said(other, person, "m3", "the same number on another page", 1600),
-		kind(domain.MessageEchoed, "echo", 2000, domain.Data{Message: &domain.Message{MID: "m4", Text: "we reply: " + secret, Echo: true}}),
+		received(page, person, "m1", secret, 1000),
+		received(page, "7002", "m2", "good morning", 1500),
+		received(other, person, "m3", "the same number on another page", 1600),
+		kind(domain.MessageEchoed, "echo", 2000,
+			domain.Data{Message: &domain.Message{MID: "m4", Text: "we reply: " + secret, Echo: true}}),
 		kind(domain.MessageRead, "read", 2500, domain.Data{Read: &domain.Read{Watermark: 2200}}),
 		kind(domain.MessageEdited, "edit", 2600, domain.Data{Edit: &domain.Edit{MID: "never", Text: secret, Num: 1}}),
 		kind(domain.ContactProfiled, "profile", 2700, domain.Data{Profile: &domain.Profile{Name: "Ada " + secret}}),
-		said(page, person, "m0", "older, and late", 500),
+		received(page, person, "m0", "older, and late", 500),
 		kind(domain.MessageReceived, "odd", 2800, domain.Data{}),
 	}
 }
 
 func TestErase(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.run(t)
-	receipts := r.Publish(t, talk()...)
-	require.True(t, r.onDisk(t, secret), "the test looks where the text is")
+	receipts := r.Publish(t, conversation()...)
+	require.True(t, r.onDisk(t, secret), "onDisk finds the text before the erasure")
 	out := r.erase(t)
 	assert.Equal(t, Result{Events: 7, Seq: 10}, out)
-	for i, e := range talk() {
-		assert.Equal(t, e.Page != page || e.Contact != person, r.there(t, receipts[i].Seq), "event %d", i)
+	for i, e := range conversation() {
+		assert.Equal(t, e.Page != page || e.Contact != person, r.stored(t, receipts[i].Seq), "event %d", i)
 	}
-	assert.False(t, r.onDisk(t, secret), "the bytes are gone too")
+	assert.False(t, r.onDisk(t, secret), "the bytes are deleted as well")
 
 	model := r.live.Named("conversations")
 	r.digests(t, r.live)
@@ -183,7 +185,7 @@ func TestErase(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, conversations.Counts{Conversations: 1, In: 1, Erased: 1}, counts)
 
-	// The record says nothing of the person.
+	// The record does not identify the person.
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	e, err := streams.Get(ctx, r.JS, streams.Name, out.Seq)
@@ -191,52 +193,53 @@ func TestErase(t *testing.T) {
 	assert.Empty(t, e.Contact)
 	assert.NotContains(t, fmt.Sprintf("%+v %+v", e, e.Data.Erasure), string(person))
 
-	// Traffic is counted as it was, and a rebuild agrees in every byte.
+	// Traffic is counted as before, and rebuilt read models are equal.
 	again := r.build(t)
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, again))
 	p, err := pages.Get(again.Named("pages"), page)
 	require.NoError(t, err)
 	assert.Equal(t, uint64(9), p.Traffic.Events)
 
-	// A redelivery is still a duplicate, for the old models and the new.
-	twice := r.Publish(t, talk()[0])[0]
+	// A redelivery is still a duplicate, for the old and the rebuilt models.
+	twice := r.Publish(t, conversation()[0])[0]
 	assert.NotEqual(t, streams.NotDuplicate, twice.Duplicate)
 	assert.Equal(t, receipts[0].Seq, twice.Seq)
 	for _, m := range []projectionstest.Models{r.live, again} {
-		seqs, err := index(m).Seen([]string{talk()[0].ID})
+		seqs, err := index(m).Seen([]string{conversation()[0].ID})
 		require.NoError(t, err)
-		assert.Equal(t, []uint64{receipts[0].Seq}, seqs, "the index has it beyond the window")
+		assert.Equal(t, []uint64{receipts[0].Seq}, seqs, "the index still contains the id")
 	}
 
-	assert.Equal(t, Result{}, r.erase(t), "nothing is left")
-	// The person may write again, and be erased again.
-	r.Publish(t, said(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+	// The person may write again, and can be erased again.
+	r.Publish(t, received(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
 	assert.Equal(t, 1, r.erase(t).Events)
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
 
-// A crash after the record: the reactor does the rest, or the next erasure.
+// TestCrashBeforeTheDeletion checks that after a crash between the record and the
+// deletion, the reactor or a repeated erasure deletes the events.
 func TestCrashBeforeTheDeletion(t *testing.T) {
-	for name, rest := range map[string]func(*testing.T, *rig){
-		"reactor": func(t *testing.T, r *rig) { r.run(t) },
-		"erased once more": func(t *testing.T, r *rig) {
+	for name, rest := range map[string]func(*testing.T, *fixture){
+		"reactor": func(t *testing.T, r *fixture) { r.run(t) },
+		"erased once more": func(t *testing.T, r *fixture) {
 			assert.Equal(t, Result{}, r.erase(t))
-			assert.False(t, r.there(t, 1))
+			assert.False(t, r.stored(t, 1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			r.Publish(t, talk()...)
+			r := newFixture(t)
+			r.Publish(t, conversation()...)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			out, err := r.eraser.Erase(ctx, page, person)
 			require.ErrorIs(t, err, ErrUnfinished)
 			assert.Equal(t, uint64(10), out.Seq)
-			require.True(t, r.there(t, 1))
+			require.True(t, r.stored(t, 1))
 			before := r.digests(t, r.build(t))
 			rest(t, r)
 			streamstest.Eventually(t, streamstest.Limit, func() error {
-				if r.there(t, 1) || r.there(t, 9) {
+				if r.stored(t, 1) || r.stored(t, 9) {
 					return fmt.Errorf("not deleted")
 				}
 				return nil
@@ -247,13 +250,13 @@ func TestCrashBeforeTheDeletion(t *testing.T) {
 	}
 }
 
-// racing stores an event of the person just before the record.
-type racing struct {
+// racingPublisher stores an event of the person just before the record.
+type racingPublisher struct {
 	*streams.Publisher
 	first []domain.Event
 }
 
-func (p *racing) Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
+func (p *racingPublisher) Publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
 	if len(p.first) > 0 {
 		if _, err := p.Publisher.Publish(ctx, p.first[:1]); err != nil {
 			return nil, err
@@ -263,20 +266,22 @@ func (p *racing) Publish(ctx context.Context, events []domain.Event) ([]streams.
 	return p.Publisher.Publish(ctx, events)
 }
 
-func TestEventsThatComeMeanwhile(t *testing.T) {
-	r := newRig(t)
+func TestEventsStoredDuringAnErasureAreErased(t *testing.T) {
+	r := newFixture(t)
 	r.run(t)
-	r.Publish(t, talk()...)
-	p := &racing{r.Publisher, []domain.Event{said(page, person, "m5", "and "+secret, 400), said(page, person, "m6", "more", 300)}}
+	r.Publish(t, conversation()...)
+	p := &racingPublisher{r.Publisher, []domain.Event{
+		received(page, person, "m5", "and "+secret, 400), received(page, person, "m6", "more", 300),
+	}}
 	r.eraser.opts.Publisher = p
 	assert.Equal(t, 9, r.erase(t).Events)
 	assert.False(t, r.onDisk(t, secret))
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 
 	for i := range rounds + 1 {
-		p.first = append(p.first, said(page, person, fmt.Sprint("n", i), "again", int64(i+1)))
+		p.first = append(p.first, received(page, person, fmt.Sprint("n", i), "again", int64(i+1)))
 	}
-	r.Publish(t, said(page, person, "m7", "x", 200))
+	r.Publish(t, received(page, person, "m7", "x", 200))
 	ctx, cancel := projectionstest.Limited()
 	defer cancel()
 	_, err := r.eraser.Erase(ctx, page, person)
@@ -284,18 +289,18 @@ func TestEventsThatComeMeanwhile(t *testing.T) {
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
 
-func TestALongConversation(t *testing.T) {
-	r := newRig(t)
+func TestEraseInSeveralParts(t *testing.T) {
+	r := newFixture(t)
 	r.run(t)
 	var events []domain.Event
 	for i := range partSize + 50 {
-		events = append(events, said(page, person, fmt.Sprint("m", i), secret, int64(1000+i)))
+		events = append(events, received(page, person, fmt.Sprint("m", i), secret, int64(1000+i)))
 		if i%50 == 0 {
-			events = append(events, said(page, "7002", fmt.Sprint("o", i), "hm", int64(1000+i)))
+			events = append(events, received(page, "7002", fmt.Sprint("o", i), "hm", int64(1000+i)))
 		}
 	}
 	r.Publish(t, events...)
-	// The server writes a block of the stream anew for each event it overwrites.
+	// The server rewrites a block of the stream for each event that it overwrites.
 	ctx, cancel := context.WithTimeout(t.Context(), 4*streamstest.Limit)
 	defer cancel()
 	assert.Equal(t, partSize+50, r.eraseWithin(ctx, t).Events)
@@ -303,23 +308,24 @@ func TestALongConversation(t *testing.T) {
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
 
-// An erasure that lists what is not the contact's deletes nothing.
-func TestNothingOfOthersIsDeleted(t *testing.T) {
-	r := newRig(t)
+// TestForgedErasureDeletesNoOtherEvents checks that an erasure which lists events of
+// others deletes only those of its contact.
+func TestForgedErasureDeletesNoOtherEvents(t *testing.T) {
+	r := newFixture(t)
 	r.run(t)
-	r.Publish(t, talk()...)
+	r.Publish(t, conversation()...)
 	r.Publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
 		Contact: domain.ContactHash(person), Part: 1, Parts: 1,
 		Events: []domain.Tombstone{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
 	}}})
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if r.there(t, 1) {
-			return fmt.Errorf("the reactor has not come to it")
+		if r.stored(t, 1) {
+			return fmt.Errorf("the reactor has not handled it")
 		}
 		return nil
 	})
 	for _, seq := range []uint64{2, 3, 10} {
-		assert.True(t, r.there(t, seq), "event %d", seq)
+		assert.True(t, r.stored(t, seq), "event %d", seq)
 	}
 	_, err := r.eraser.Erase(t.Context(), "", person)
 	require.ErrorIs(t, err, ErrRequest)

@@ -1,6 +1,6 @@
-// Package export writes the stream to a file of one CloudEvent a line, and makes
-// a stream of such a file again: with the same sequences, ids, data and times, so
-// that every read model comes out the same.
+// Package export writes the stream to a file with one CloudEvent per line, and
+// restores a stream from such a file: with the same sequences, ids, data and times,
+// so that every read model has the same contents.
 package export
 
 import (
@@ -18,34 +18,38 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// maxLine bounds a line: the largest event, and its quotes.
+// maxLine bounds a line in bytes: the largest event with JSON escapes.
 const maxLine = 128 << 20
 
-// Options say what to export. JS and Stream are required.
+// Options configure [Write]. JS and Stream are required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// From and To are sequences; 0 is from the first, and to the head.
+	// From and To are the first and the last sequence. 0 means from the first event,
+	// and up to the head.
 	From, To uint64
-	Pages    []domain.PageID
-	Types    []domain.Type
-	// Progress, if not nil, is told the last sequence now and then.
+	// Pages and Types select the events; none means all.
+	Pages []domain.PageID
+	Types []domain.Type
+	// Progress, if not nil, is called with the sequence of every 1,024th event.
 	Progress func(seq uint64)
 }
 
-// Exported is what was written.
+// Exported is the result of [Write].
 type Exported struct {
 	Events uint64 `json:"events"`
-	// Last is the sequence of the last line, 0 for none. To go on later: From
-	// Last+1.
+	// Last is the sequence of the last line, 0 if there is none. To resume later,
+	// set From to Last+1.
 	Last uint64 `json:"last"`
 }
 
-// Write writes events in order, a line each, as of the head when it is called.
-// What was erased is not in it.
+// Write writes the events up to the head at the time of the call, in order, one per
+// line. Erased events are not included.
 func Write(ctx context.Context, o Options, w io.Writer) (out Exported, err error) {
 	buffered := bufio.NewWriterSize(w, 1<<20)
-	_, err = streams.ReadRaw(ctx, o.JS, streams.ReadOptions{Stream: o.Stream, From: o.From, To: o.To, Filters: o.filters()}, func(m streams.Raw) error {
+	_, err = streams.ReadRaw(ctx, o.JS, streams.ReadOptions{
+		Stream: o.Stream, From: o.From, To: o.To, Filters: o.filters(),
+	}, func(m streams.Raw) error {
 		b, err := encode(m)
 		if err != nil {
 			return err
@@ -78,9 +82,10 @@ func (o Options) filters() (out []string) {
 	return out
 }
 
-// ToFile has write append lines to a file, which is made if it is not there. If it
-// is, half a line at its end is cut off, and write is told the sequence of the last
-// whole one, 0 for none. The file is synced before it returns.
+// ToFile calls write to append lines to a file, which is created if it does not
+// exist. An incomplete line at the end of an existing file is cut off. Write is
+// called with the sequence of the last complete line, 0 if there is none. The file
+// is synced before ToFile returns.
 func ToFile(path string, write func(w io.Writer, last uint64) error) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -97,22 +102,24 @@ func ToFile(path string, write func(w io.Writer, last uint64) error) (err error)
 	return f.Sync()
 }
 
-// resume makes an export ready to be gone on with.
+// resume cuts off an incomplete last line and moves to the end of the file. It
+// returns the sequence of the last complete line, 0 if there is none.
 func resume(f *os.File) (last uint64, err error) {
 	last, end, err := lastLine(f)
 	if err != nil {
 		return 0, fmt.Errorf("read export: %w", err)
 	}
 	if err := f.Truncate(end); err != nil {
-		return 0, fmt.Errorf("cut off half a line: %w", err)
+		return 0, fmt.Errorf("cut off incomplete line: %w", err)
 	}
 	if _, err := f.Seek(end, io.SeekStart); err != nil {
-		return 0, fmt.Errorf("go to the end: %w", err)
+		return 0, fmt.Errorf("seek to the end: %w", err)
 	}
 	return last, nil
 }
 
-// lastLine returns the sequence of the last whole line, and where it ends.
+// lastLine returns the sequence of the last complete line, and its end's offset in
+// bytes.
 func lastLine(r io.Reader) (seq uint64, end int64, err error) {
 	in := bufio.NewReaderSize(r, 1<<20)
 	for {
@@ -130,7 +137,8 @@ func lastLine(r io.Reader) (seq uint64, end int64, err error) {
 	}
 }
 
-// readLine returns a whole line with its end, or io.EOF also for half a line.
+// readLine returns a complete line with its newline. At the end of the input it
+// returns io.EOF, together with the bytes of an incomplete line.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	var b []byte
 	for {

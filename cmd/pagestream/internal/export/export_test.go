@@ -26,7 +26,7 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-func newRig(t *testing.T) *projectionstest.Rig {
+func newFixture(t *testing.T) *projectionstest.Rig {
 	t.Helper()
 	r := projectionstest.NewRig(t)
 	r.Models = r.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
@@ -34,16 +34,16 @@ func newRig(t *testing.T) *projectionstest.Rig {
 	return r
 }
 
-// town is a stream with everything in it that is odd: duplicates, messages that
-// are no events, an erased contact.
-func town(t *testing.T) *projectionstest.Rig {
+// newIrregularStream returns a stream with all irregular contents: duplicates,
+// messages that are not events, and an erased contact.
+func newIrregularStream(t *testing.T) *projectionstest.Rig {
 	t.Helper()
-	r := newRig(t)
+	r := newFixture(t)
 	events := projectionstest.Events(3, 300)
 	for i, e := range events {
 		m, err := streams.Encode(e.Event)
 		require.NoError(t, err)
-		if i%50 == 7 { // once more, past the window
+		if i%50 == 7 { // stored twice, as after the deduplication window
 			m.Header.Del(streams.HeaderMsgID)
 		}
 		_, err = r.JS.PublishMsg(t.Context(), m)
@@ -64,13 +64,14 @@ func town(t *testing.T) *projectionstest.Rig {
 	return r
 }
 
-// eraseOne erases the first contact that there is.
+// eraseOne erases the contact of the first event.
 func eraseOne(t *testing.T, r *projectionstest.Rig) {
 	t.Helper()
 	var of domain.Event
 	erasure := &domain.Erasure{Part: 1, Parts: 1}
 	var seqs []uint64
-	_, err := streams.Read(t.Context(), r.JS, streams.ReadOptions{Malformed: func(uint64, error) error { return nil }}, func(e streams.Stored) error {
+	skip := streams.ReadOptions{Malformed: func(uint64, error) error { return nil }}
+	_, err := streams.Read(t.Context(), r.JS, skip, func(e streams.Stored) error {
 		if of.Contact == "" {
 			of = e.Event
 		}
@@ -82,7 +83,9 @@ func eraseOne(t *testing.T, r *projectionstest.Rig) {
 	})
 	require.NoError(t, err)
 	erasure.Contact = domain.ContactHash(of.Contact)
-	r.Publish(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: of.Page, Data: domain.Data{Erasure: erasure}})
+	r.Publish(t, domain.Event{
+		ID: "gone", Type: domain.ContactErased, Page: of.Page, Data: domain.Data{Erasure: erasure},
+	})
 	n, err := streams.Erase(t.Context(), r.JS, streams.Name, seqs, func(streams.Stored) bool { return true })
 	require.NoError(t, err)
 	require.Positive(t, n)
@@ -99,7 +102,7 @@ func digests(t *testing.T, r *projectionstest.Rig) (out []string) {
 	return out
 }
 
-// toFile exports to a file, and goes on after its last whole line.
+// toFile exports to a file, and resumes after its last complete line.
 func toFile(t *testing.T, o Options, path string) (out Exported, err error) {
 	err = ToFile(path, func(w io.Writer, last uint64) (err error) {
 		o.From = max(o.From, last+1)
@@ -110,10 +113,10 @@ func toFile(t *testing.T, o Options, path string) (out Exported, err error) {
 	return out, err
 }
 
-// TestRoundTrip: an export, imported elsewhere, gives the same read models, and
-// the same export.
+// TestRoundTrip checks that an export which is imported into another installation
+// results in the same read models, and in the same export.
 func TestRoundTrip(t *testing.T) {
-	a := town(t)
+	a := newIrregularStream(t)
 	path := filepath.Join(t.TempDir(), "events.ndjson")
 	out, err := toFile(t, Options{JS: a.JS, Stream: streams.Name}, path)
 	require.NoError(t, err)
@@ -125,7 +128,7 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, out.Events, in.Events)
 	assert.Equal(t, out.Last, in.Last)
-	assert.Positive(t, in.Gaps, "the erased")
+	assert.Positive(t, in.Gaps, "the erased events")
 	b.Models = b.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
 	assert.Equal(t, digests(t, a), digests(t, b))
@@ -137,17 +140,18 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	is, err := os.ReadFile(again)
 	require.NoError(t, err)
-	assert.True(t, slices.Equal(lines(was), lines(is)), "exported again it is another file")
+	assert.True(t, slices.Equal(lines(was), lines(is)), "the second export differs")
 
-	// The same file once more changes nothing; another file is refused.
-	_, err = Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, bytes.NewReader(was))
+	// Importing the same file again changes nothing; another file is refused.
+	to := ImportOptions{JS: b.JS, Stream: streams.Name}
+	_, err = Read(t.Context(), to, bytes.NewReader(was))
 	require.NoError(t, err)
-	_, err = Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, bytes.NewReader(bytes.SplitAfter(was, []byte("\n"))[0]))
+	_, err = Read(t.Context(), to, bytes.NewReader(bytes.SplitAfter(was, []byte("\n"))[0]))
 	require.ErrorIs(t, err, ErrNotEmpty)
 }
 
-// lines leaves out when a message that is no event was stored: there is no header
-// of ours to keep that in, outside its own.
+// lines returns the lines of an export without those of messages that are not
+// events: their time changes with an import, as they have no header that stores it.
 func lines(b []byte) (out []string) {
 	for _, l := range strings.Split(string(b), "\n") {
 		if !strings.Contains(l, rawType) {
@@ -157,9 +161,9 @@ func lines(b []byte) (out []string) {
 	return out
 }
 
-// TestResume: an export and an import that were cut off go on where they were.
+// TestResume checks that an interrupted export or import resumes where it ended.
 func TestResume(t *testing.T) {
-	a := town(t)
+	a := newIrregularStream(t)
 	dir := t.TempDir()
 	whole, part := filepath.Join(dir, "whole"), filepath.Join(dir, "part")
 	out, err := toFile(t, Options{JS: a.JS, Stream: streams.Name}, whole)
@@ -175,7 +179,7 @@ func TestResume(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(want, is), "cut at %d", cut)
 	}
-	b := newRig(t)
+	b := newFixture(t)
 	_, err = Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, bytes.NewReader(want[:len(want)/2]))
 	require.ErrorIs(t, err, ErrCutOff)
 	in, err := Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, bytes.NewReader(want))
@@ -186,7 +190,9 @@ func TestResume(t *testing.T) {
 func TestFilters(t *testing.T) {
 	r := projectionstest.NewRig(t)
 	for i, e := range []domain.Event{
-		{Page: "100", Type: domain.MessageReceived}, {Page: "200", Type: domain.MessageReceived}, {Page: "100", Type: domain.MessageRead},
+		{Page: "100", Type: domain.MessageReceived},
+		{Page: "200", Type: domain.MessageReceived},
+		{Page: "100", Type: domain.MessageRead},
 	} {
 		e.ID = fmt.Sprint("e", i)
 		r.Publish(t, e)
@@ -212,8 +218,9 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestImportRefuses: a wrong line stops it, with its number and nothing of it.
-func TestImportRefuses(t *testing.T) {
+// TestImportRefusesBadLines checks that an import stops at a bad line, and that the
+// error contains the line's number but no text of it.
+func TestImportRefusesBadLines(t *testing.T) {
 	good := `{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/100","sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}` + "\n"
 	for name, c := range map[string]struct {
 		in   string
@@ -250,9 +257,11 @@ func FuzzLine(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := encode(streams.Raw{Seq: seq, At: time.Unix(0, 0).UTC(), Subject: m.Subject, Header: m.Header, Data: m.Data})
+		again, err := encode(streams.Raw{
+			Seq: seq, At: time.Unix(0, 0).UTC(), Subject: m.Subject, Header: m.Header, Data: m.Data,
+		})
 		if err != nil {
-			return // data that is no JSON, in a line made by hand
+			return // the line was not written by an export: its data is not JSON
 		}
 		back, same, err := decode(again)
 		if err != nil || same != seq {

@@ -18,53 +18,57 @@ import (
 
 // Errors of an import.
 var (
-	// ErrNotEmpty says that the stream holds something else than the file begins
-	// with.
-	ErrNotEmpty = errors.New("the stream holds other events; import into a new installation")
-	// ErrOrder says that the file is not in order.
-	ErrOrder = errors.New("the sequences do not rise")
-	// ErrCutOff says that the file ends in the middle of a line.
-	ErrCutOff = errors.New("the file ends within a line; export it again, which goes on where it ends")
-	// ErrStored says that somebody else writes to the stream.
-	ErrStored = errors.New("an event has another sequence than it should; does somebody else write?")
+	// ErrNotEmpty is returned when the stream contains other events than those that
+	// the file begins with.
+	ErrNotEmpty = errors.New("the stream contains other events; import into a new installation")
+	// ErrOrder is returned when the sequences in the file do not increase.
+	ErrOrder = errors.New("the sequences do not increase")
+	// ErrCutOff is returned when the file ends in the middle of a line.
+	ErrCutOff = errors.New("the file ends within a line; export to it again, which resumes where it ends")
+	// ErrStored is returned when an event was stored at another sequence than its
+	// own, because another process writes to the stream.
+	ErrStored = errors.New("an event was stored at a wrong sequence; does another process write to the stream?")
 )
 
 const (
-	// inFlight bounds the messages that are not confirmed yet.
+	// inFlight bounds the messages that are not acknowledged yet.
 	inFlight   = 512
 	ackTimeout = 30 * time.Second
 )
 
-// fillerType is what stands in for a missing sequence until the end.
+// fillerType is the type of the placeholders that are stored at missing sequences
+// during an import.
 const fillerType = domain.Type("import.filler")
 
-// ImportOptions say where to. JS and Stream are required.
+// ImportOptions configure [Read]. JS and Stream are required.
 type ImportOptions struct {
-	JS       jetstream.JetStream
-	Stream   string
+	JS     jetstream.JetStream
+	Stream string
+	// Progress, if not nil, is called with the sequence of every 1,024th event.
 	Progress func(seq uint64)
 }
 
-// Imported is what was read.
+// Imported is the result of [Read].
 type Imported struct {
 	Events uint64 `json:"events"`
-	// Last is the last sequence, Gaps how many before it are in no event.
+	// Last is the last sequence. Gaps is how many sequences before it have no event.
 	Last uint64 `json:"last"`
 	Gaps uint64 `json:"gaps"`
 }
 
-// Read stores the events of a file in an empty stream, each at its sequence and
-// with its time. Nobody else may write, or read, meanwhile: until it returns
-// there are fillers in the gaps. Cut off, it may be done again with the same file,
-// and goes on.
+// Read stores the events of a file in an empty stream, each at its own sequence and
+// with its own time. No other process may write to or read from the stream before
+// it returns: until then there are placeholders in the gaps. An interrupted import
+// may be repeated with the same file, and resumes. It fails with [ErrLine],
+// [ErrOrder], [ErrCutOff], [ErrNotEmpty] or [ErrStored].
 func Read(ctx context.Context, o ImportOptions, r io.Reader) (out Imported, err error) {
 	im := &importer{o: o}
 	defer func() {
-		if err != nil { // what is under way is stored before the next try
-			err = errors.Join(err, im.settle(ctx, 0))
+		if err != nil { // wait for what is in flight, so that a repeated import finds it
+			err = errors.Join(err, im.awaitAcks(ctx, 0))
 		}
 	}()
-	if err := im.begin(ctx); err != nil {
+	if err := im.open(ctx); err != nil {
 		return out, err
 	}
 	in := bufio.NewReaderSize(r, 1<<20)
@@ -77,51 +81,54 @@ func Read(ctx context.Context, o ImportOptions, r io.Reader) (out Imported, err 
 			break
 		}
 		if err == nil {
-			err = im.take(ctx, b)
+			err = im.importLine(ctx, b)
 		}
 		if err != nil {
 			return im.out, fmt.Errorf("line %d: %w", n, err)
 		}
 	}
-	if err := im.settle(ctx, 0); err != nil {
+	if err := im.awaitAcks(ctx, 0); err != nil {
 		return im.out, err
 	}
 	if im.out.Last < im.have {
-		return im.out, ErrNotEmpty // the file is shorter than what is there
+		return im.out, ErrNotEmpty // the stream goes further than the file
 	}
-	return im.out, im.purge(ctx)
+	return im.out, im.purgeFillers(ctx)
 }
 
 type importer struct {
 	o      ImportOptions
 	stream jetstream.Stream
-	have   uint64 // what the stream had at the start
+	have   uint64 // the stream's last sequence at the start
 	out    Imported
-	// pending are confirmations that are due, in order.
-	pending []due
-	// recent and older are the ids that JetStream may remember.
+	// pending are the acknowledgements that have not arrived yet, in order.
+	pending []pendingAck
+	// recent and older are the ids that JetStream may remember for deduplication.
+	// Once per window, older is dropped and recent becomes older.
 	recent, older map[string]struct{}
-	turned        time.Time
+	rotated       time.Time
 	window        time.Duration
 }
 
-type due struct {
+type pendingAck struct {
 	seq uint64
 	ack jetstream.PubAckFuture
 }
 
-func (im *importer) begin(ctx context.Context) (err error) {
+// open reads the state of the stream.
+func (im *importer) open(ctx context.Context) (err error) {
 	if im.stream, err = im.o.JS.Stream(ctx, im.o.Stream); err != nil {
-		return fmt.Errorf("ask stream: %w", err)
+		return fmt.Errorf("read stream info: %w", err)
 	}
 	info := im.stream.CachedInfo()
-	im.have, im.window, im.turned = info.State.LastSeq, info.Config.Duplicates, time.Now()
+	im.have, im.window, im.rotated = info.State.LastSeq, info.Config.Duplicates, time.Now()
 	im.recent, im.older = map[string]struct{}{}, map[string]struct{}{}
 	return nil
 }
 
-// take stores one line, after fillers for what is missing before it.
-func (im *importer) take(ctx context.Context, b []byte) error {
+// importLine stores the message of one line, after placeholders for the sequences
+// that are missing before it.
+func (im *importer) importLine(ctx context.Context, b []byte) error {
 	l, seq, err := decode(b)
 	if err != nil {
 		return err
@@ -136,7 +143,7 @@ func (im *importer) take(ctx context.Context, b []byte) error {
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	if l.Type != rawType { // what is no event has no header of ours
+	if l.Type != rawType { // only events have this header
 		m.Header.Set(streams.HeaderStoredAt, l.StoredAt.UTC().Format(time.RFC3339Nano))
 	}
 	gap := seq - im.out.Last - 1
@@ -150,7 +157,7 @@ func (im *importer) take(ctx context.Context, b []byte) error {
 		}
 	}
 	if seq <= im.have {
-		im.dedupID(m.Header.Get(streams.HeaderMsgID), seq) // it may be remembered from before
+		im.dedupID(m.Header.Get(streams.HeaderMsgID), seq) // JetStream may remember it from the earlier try
 		if err := im.compare(ctx, seq, m); err != nil {
 			return err
 		}
@@ -164,8 +171,8 @@ func (im *importer) take(ctx context.Context, b []byte) error {
 	return nil
 }
 
-// compare looks whether the stream has the line's event already: the first, the
-// last that it has, and one in a thousand between.
+// compare checks that the stream already contains the line's event. It checks only
+// the first event, the stream's last one, and one in a thousand between.
 func (im *importer) compare(ctx context.Context, seq uint64, m *nats.Msg) error {
 	if im.out.Events > 0 && seq != im.have && seq%1000 != 0 {
 		return nil
@@ -184,22 +191,23 @@ func (im *importer) compare(ctx context.Context, seq uint64, m *nats.Msg) error 
 	return nil
 }
 
-// publish stores a message, whose place is seq.
+// publish stores a message that must get the sequence seq.
 func (im *importer) publish(ctx context.Context, seq uint64, m *nats.Msg) error {
 	m.Header.Set(streams.HeaderMsgID, im.dedupID(m.Header.Get(streams.HeaderMsgID), seq))
 	ack, err := im.o.JS.PublishMsgAsync(m)
 	if err != nil {
 		return fmt.Errorf("store event %d: %w", seq, err)
 	}
-	im.pending = append(im.pending, due{seq, ack})
-	return im.settle(ctx, inFlight)
+	im.pending = append(im.pending, pendingAck{seq, ack})
+	return im.awaitAcks(ctx, inFlight)
 }
 
-// dedupID is the event's own, unless JetStream would take it for one that it has:
-// the file may have an id twice, as the stream did.
+// dedupID returns the Nats-Msg-Id of an event: its own id, or a unique one if
+// JetStream would drop the event as a duplicate. The file may contain an id twice,
+// as the exported stream did.
 func (im *importer) dedupID(id string, seq uint64) string {
-	if time.Since(im.turned) > im.window {
-		im.older, im.recent, im.turned = im.recent, map[string]struct{}{}, time.Now()
+	if time.Since(im.rotated) > im.window {
+		im.older, im.recent, im.rotated = im.recent, map[string]struct{}{}, time.Now()
 	}
 	_, recent := im.recent[id]
 	_, older := im.older[id]
@@ -210,9 +218,9 @@ func (im *importer) dedupID(id string, seq uint64) string {
 	return id
 }
 
-// settle waits until no more than most confirmations are due.
-func (im *importer) settle(ctx context.Context, most int) error {
-	for len(im.pending) > most {
+// awaitAcks waits until at most limit acknowledgements are missing.
+func (im *importer) awaitAcks(ctx context.Context, limit int) error {
+	for len(im.pending) > limit {
 		d := im.pending[0]
 		im.pending = im.pending[1:]
 		select {
@@ -223,7 +231,7 @@ func (im *importer) settle(ctx context.Context, most int) error {
 		case err := <-d.ack.Err():
 			return fmt.Errorf("store event %d: %w", d.seq, err)
 		case <-time.After(ackTimeout):
-			return fmt.Errorf("store event %d: no answer in %s", d.seq, ackTimeout)
+			return fmt.Errorf("store event %d: no acknowledgement in %s", d.seq, ackTimeout)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -231,10 +239,11 @@ func (im *importer) settle(ctx context.Context, most int) error {
 	return nil
 }
 
-// purge takes the fillers away.
-func (im *importer) purge(ctx context.Context) error {
-	if err := im.stream.Purge(ctx, jetstream.WithPurgeSubject(streams.Subject(domain.NoPage, fillerType))); err != nil {
-		return fmt.Errorf("remove fillers: %w", err)
+// purgeFillers deletes the placeholders.
+func (im *importer) purgeFillers(ctx context.Context) error {
+	subject := streams.Subject(domain.NoPage, fillerType)
+	if err := im.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+		return fmt.Errorf("purge fillers: %w", err)
 	}
 	return nil
 }

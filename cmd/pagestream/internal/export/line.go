@@ -14,16 +14,16 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// ErrLine says that a line is not one of an export.
+// ErrLine is returned when a line is not a line of an export.
 var ErrLine = errors.New("not a line of an export")
 
-// rawType is the type of a line that holds a message which is no event, so that
-// an import has every sequence.
+// rawType is the type of a line that contains a stream message that is not an event.
+// Such messages are exported so that an import restores every sequence.
 const rawType = "pagestream.raw"
 
-// line is one event as a CloudEvent in JSON. Data is as it is stored, byte for
-// byte. Sequence is the extension of that name, storedat and pagestreamstandby
-// are ours.
+// line is one event as a CloudEvent in JSON. Data is stored byte for byte. Sequence
+// is CloudEvents' extension of that name; storedat and pagestreamstandby are
+// pagestream's own extensions.
 // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 type line struct {
 	SpecVersion     string          `json:"specversion"`
@@ -47,23 +47,34 @@ type rawMessage struct {
 	Data    []byte      `json:"data,omitempty"`
 }
 
-// encode makes a line of a message.
+// encode returns the line of a message, with a newline at its end.
 func encode(m streams.Raw) ([]byte, error) {
 	l := line{
-		SpecVersion: m.Header.Get(streams.HeaderSpecVersion), ID: m.Header.Get(streams.HeaderID), Type: m.Header.Get(streams.HeaderType),
-		Source: m.Header.Get(streams.HeaderSource), Subject: m.Header.Get(streams.HeaderSubject), Time: m.Header.Get(streams.HeaderTime),
-		DataContentType: m.Header.Get(streams.HeaderContentType), Standby: m.Header.Get(streams.HeaderStandby),
-		TraceParent: m.Header.Get(streams.HeaderTraceParent), Sequence: strconv.FormatUint(m.Seq, 10), StoredAt: m.At, Data: m.Data,
+		SpecVersion:     m.Header.Get(streams.HeaderSpecVersion),
+		ID:              m.Header.Get(streams.HeaderID),
+		Type:            m.Header.Get(streams.HeaderType),
+		Source:          m.Header.Get(streams.HeaderSource),
+		Subject:         m.Header.Get(streams.HeaderSubject),
+		Time:            m.Header.Get(streams.HeaderTime),
+		DataContentType: m.Header.Get(streams.HeaderContentType),
+		Standby:         m.Header.Get(streams.HeaderStandby),
+		TraceParent:     m.Header.Get(streams.HeaderTraceParent),
+		Sequence:        strconv.FormatUint(m.Seq, 10),
+		StoredAt:        m.At,
+		Data:            m.Data,
 	}
 	if s, err := streams.Decode(m.Subject, m.Header, m.Data, m.Seq, m.At); err == nil {
 		l.StoredAt = s.At
 	}
-	if !same(l, m) {
+	if !lossless(l, m) {
 		data, err := json.Marshal(rawMessage{m.Subject, m.Header, m.Data})
 		if err != nil {
 			return nil, fmt.Errorf("encode message %d: %w", m.Seq, err)
 		}
-		l = line{SpecVersion: "1.0", ID: "raw-" + l.Sequence, Type: rawType, Source: "/stream", Sequence: l.Sequence, StoredAt: l.StoredAt, Data: data}
+		l = line{
+			SpecVersion: "1.0", ID: "raw-" + l.Sequence, Type: rawType, Source: "/stream",
+			Sequence: l.Sequence, StoredAt: l.StoredAt, Data: data,
+		}
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -74,7 +85,8 @@ func encode(m streams.Raw) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Event returns one event as a CloudEvent in JSON, the same bytes each time.
+// Event returns one event as a CloudEvent in JSON, without a newline. It returns the
+// same bytes for the same event.
 func Event(s streams.Stored) ([]byte, error) {
 	m, err := streams.Encode(s.Event)
 	if err != nil {
@@ -84,14 +96,14 @@ func Event(s streams.Stored) ([]byte, error) {
 	return bytes.TrimSuffix(b, []byte("\n")), err
 }
 
-// same reports whether the line gives the message back as it is.
-func same(l line, m streams.Raw) bool {
+// lossless reports whether decoding the line results in the same message.
+func lossless(l line, m streams.Raw) bool {
 	if _, err := streams.Decode(m.Subject, m.Header, m.Data, m.Seq, m.At); err != nil {
 		return false
 	}
 	var compact bytes.Buffer
 	if json.Compact(&compact, m.Data) != nil || !bytes.Equal(compact.Bytes(), m.Data) {
-		return false // it would be written otherwise
+		return false // the encoder would change the bytes
 	}
 	back, err := l.message()
 	if err != nil || back.Subject != m.Subject {
@@ -99,7 +111,7 @@ func same(l line, m streams.Raw) bool {
 	}
 	for k, v := range m.Header {
 		if k == streams.HeaderStoredAt || strings.HasPrefix(k, "Nats-") {
-			continue // how it was stored is not what it is
+			continue // these headers are about the storing and not about the event
 		}
 		if len(v) != 1 || back.Header.Get(k) != v[0] {
 			return false
@@ -108,11 +120,11 @@ func same(l line, m streams.Raw) bool {
 	return true
 }
 
-// decode reads a line. Its errors have nothing of the line in them.
+// decode parses a line. Its errors contain no text of the line.
 func decode(b []byte) (line, uint64, error) {
 	var l line
 	if err := json.Unmarshal(b, &l); err != nil {
-		return line{}, 0, fmt.Errorf("%w: it is no JSON of an event", ErrLine)
+		return line{}, 0, fmt.Errorf("%w: it is not the JSON of an event", ErrLine)
 	}
 	seq, err := strconv.ParseUint(l.Sequence, 10, 64)
 	if err != nil || seq == 0 {
@@ -121,7 +133,7 @@ func decode(b []byte) (line, uint64, error) {
 	return l, seq, nil
 }
 
-// message is the message that the line was made of.
+// message returns the stream message that the line was encoded from.
 func (l line) message() (*nats.Msg, error) {
 	if l.Type == rawType {
 		var r rawMessage

@@ -54,7 +54,7 @@ func RestoreConfig(dir, path string) error {
 		return err
 	}
 	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
-		return backup.File(m, dir, map[string]string{backupConfig: path})
+		return backup.RestoreFiles(m, dir, map[string]string{backupConfig: path})
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func TestAuditFindsLostAndDuplicatedEvents(t *testing.T) {
 	code, out, stderr = r.command(t, "audit")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out,
-		"1 sequences are missing from the stream and on no record of an erasure; first sequences: [2]")
+		"1 sequences are missing from the stream and not recorded as erased; first sequences: [2]")
 	assert.Contains(t, out, "1 events have the id of an earlier one; first sequences: [9]")
 	assert.Contains(t, stderr, "the audit found problems")
 }

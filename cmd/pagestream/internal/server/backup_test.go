@@ -63,7 +63,7 @@ func TestBackupRestore(t *testing.T) {
 	assert.Contains(t, out, "restored: stream PAGESTREAM to event 31")
 	code, _, stderr = offline(t, cfg, "restore", dir)
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, stderr, "the stream is there already")
+	assert.Contains(t, stderr, "the stream exists already")
 	was, _, err := seal.LoadOrCreate(r.cfg.Keys.File, true)
 	require.NoError(t, err)
 	is, _, err := seal.LoadOrCreate(cfg.Keys.File, true)

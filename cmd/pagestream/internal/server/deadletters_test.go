@@ -118,7 +118,7 @@ func TestDeadLetters(t *testing.T) {
 	assert.Contains(t, out, "PARKED")
 	code, out, _ = r.command(t, "audit")
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, out, "flaky has not taken in 4 events")
+	assert.Contains(t, out, "flaky has not applied 4 events")
 
 	for _, wrong := range [][]string{{"redrive"}, {"redrive", "2", "--all"}, {"discard", "2"}, {"redrive", "--all"}} {
 		code, _, stderr = r.command(t, append([]string{"deadletters"}, wrong...)...)

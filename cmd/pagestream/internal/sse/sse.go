@@ -1,4 +1,4 @@
-// Package sse writes and reads server-sent events.
+// Package sse writes and reads feeds of server-sent events.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 package sse
 
@@ -17,13 +17,15 @@ import (
 // ContentType is the media type of a feed.
 const ContentType = "text/event-stream"
 
-// Bounds of a feed.
 const (
-	heartbeat  = 15 * time.Second
+	// heartbeat is how often [Options.Heartbeat] is sent.
+	heartbeat = 15 * time.Second
+	// writeLimit is the default of [Options.WriteLimit].
 	writeLimit = 30 * time.Second
 )
 
-// ErrFull is returned when as many feeds are open as may be. Nothing was answered yet.
+// ErrFull is returned when the limit of open feeds is reached. No response was
+// written then.
 var ErrFull = errors.New("too many feeds are open")
 
 // Event is one event of a feed. ID and Type may be empty.
@@ -32,9 +34,8 @@ type Event struct {
 	Data     []byte
 }
 
-// append adds the event as it is sent. Data may have line ends in it: each of its
-// lines is a line of its own, without carriage returns, and a line end at its end
-// counts for nothing.
+// append appends the event in its wire format. Each line of Data becomes a data
+// field. Carriage returns and a newline at the end of Data are dropped.
 func (e Event) append(b []byte) []byte {
 	if e.ID != "" {
 		b = append(b, "id: "+e.ID+"\n"...)
@@ -54,35 +55,38 @@ func (e Event) append(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// Feeds are the open feeds of a server. Make them with [NewFeeds].
+// Feeds limits and ends the open feeds of a server. Make one with [NewFeeds]; it is
+// safe for concurrent use.
 type Feeds struct {
-	ctx  context.Context //nolint:containedctx // ends every feed
-	open chan struct{}
+	ctx   context.Context //nolint:containedctx // ends every feed
+	slots chan struct{}
 }
 
-// NewFeeds returns feeds of which at most most are open at once, and none after ctx
-// ends: a graceful HTTP shutdown would wait for them.
-func NewFeeds(ctx context.Context, most int) *Feeds {
-	return &Feeds{ctx, make(chan struct{}, most)}
+// NewFeeds returns a Feeds with at most limit feeds open at once. All feeds end when
+// ctx ends; otherwise a graceful HTTP shutdown would wait for them.
+func NewFeeds(ctx context.Context, limit int) *Feeds {
+	return &Feeds{ctx, make(chan struct{}, limit)}
 }
 
 // Options configure one feed. All are optional.
 type Options struct {
-	// Hello is a comment that is sent at once, Beat one that is sent every 15 seconds.
-	Hello, Beat string
+	// Hello is a comment that is sent at once, Heartbeat a comment that is sent every
+	// 15 seconds. An empty one is not sent.
+	Hello, Heartbeat string
 	// WriteLimit bounds each write; 0 means 30 seconds.
 	WriteLimit time.Duration
 }
 
-// Serve answers with what produce sends, until the client goes or the server ends;
-// then the context of produce ends as well, and the error is nil whatever produce
-// returns. Otherwise it is produce's.
+// Serve responds with the events that produce sends. The context of produce ends when
+// the client disconnects or the server shuts down; then Serve returns nil, whatever
+// produce returns. Otherwise it returns the error of produce, or [ErrFull] before
+// anything was written.
 func (f *Feeds) Serve(w http.ResponseWriter, r *http.Request, o Options,
 	produce func(ctx context.Context, send func(Event) error) error,
 ) error {
 	select {
-	case f.open <- struct{}{}:
-		defer func() { <-f.open }()
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
 	default:
 		return ErrFull
 	}
@@ -93,10 +97,10 @@ func (f *Feeds) Serve(w http.ResponseWriter, r *http.Request, o Options,
 	w.Header().Set("Content-Type", ContentType)
 	w.Header().Set("Cache-Control", "no-store")
 	o.WriteLimit = cmp.Or(o.WriteLimit, writeLimit)
-	var one sync.Mutex // a beat may come between two events
+	var mu sync.Mutex // heartbeats are written by another goroutine
 	write := func(b []byte) error {
-		one.Lock()
-		defer one.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		rc := http.NewResponseController(w)
 		_ = rc.SetWriteDeadline(time.Now().Add(o.WriteLimit))
 		_, err := w.Write(b)
@@ -112,14 +116,14 @@ func (f *Feeds) Serve(w http.ResponseWriter, r *http.Request, o Options,
 		return nil
 	}
 	var beating sync.WaitGroup
-	if o.Beat != "" {
+	if o.Heartbeat != "" {
 		beating.Go(func() {
 			tick := time.NewTicker(heartbeat)
 			defer tick.Stop()
 			for {
 				select {
 				case <-tick.C:
-					_ = write([]byte(": " + o.Beat + "\n\n"))
+					_ = write([]byte(": " + o.Heartbeat + "\n\n"))
 				case <-ctx.Done():
 					return
 				}
@@ -135,9 +139,10 @@ func (f *Feeds) Serve(w http.ResponseWriter, r *http.Request, o Options,
 	return err
 }
 
-// Read calls f with each event of a feed until the feed ends, which is [io.EOF], or f
-// fails. An event without an id has that of the one before, and one without data is
-// none. A line may end in a line feed with or without a carriage return.
+// Read calls f with each event of a feed, until the feed ends, and then returns
+// [io.EOF], or until f returns an error, which Read returns. An event without an id
+// gets the id of the one before. An event without data is skipped, as the
+// specification requires. A line may end in LF or CRLF; a CR alone ends no line.
 func Read(r io.Reader, f func(Event) error) error {
 	lines := bufio.NewReaderSize(r, 64<<10)
 	var e Event
@@ -149,7 +154,7 @@ func Read(r io.Reader, f func(Event) error) error {
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
 			if len(e.Data) > 0 {
-				e.Data = e.Data[:len(e.Data)-1] // the last line's end
+				e.Data = e.Data[:len(e.Data)-1] // the newline after the last line
 				if err := f(e); err != nil {
 					return err
 				}

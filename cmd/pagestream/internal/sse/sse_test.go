@@ -16,10 +16,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// limit bounds what a test waits for.
+// limit bounds each wait of a test.
 const limit = 10 * time.Second
 
-func TestEventIsSentLineByLine(t *testing.T) {
+func TestEachLineOfDataIsAField(t *testing.T) {
 	for want, e := range map[string]Event{
 		"id: 7\nevent: x\ndata: a\ndata: b\n\n": {"7", "x", []byte("a\nb\n")},
 		"event: x\ndata:\n\n":                   {"", "x", nil},
@@ -30,22 +30,24 @@ func TestEventIsSentLineByLine(t *testing.T) {
 	}
 }
 
-// serve serves feeds until the test ends, and returns where, what each Serve
-// returned, and what ends them all.
-func serve(t *testing.T, o Options, most int, produce func(context.Context, func(Event) error) error) (string, <-chan error, func()) {
+// serve serves feeds until the test ends. It returns the URL, the results of the
+// calls of Serve, and a function that ends all feeds.
+func serve(t *testing.T, o Options, most int, produce func(context.Context, func(Event) error) error) (
+	url string, ended <-chan error, closeAll func(),
+) {
 	t.Helper()
-	ctx, closeAll := context.WithCancel(t.Context())
-	feeds, ended := NewFeeds(ctx, most), make(chan error, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	feeds, results := NewFeeds(ctx, most), make(chan error, 8)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := feeds.Serve(w, r, o, produce)
 		if errors.Is(err, ErrFull) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		ended <- err
+		results <- err
 	}))
 	t.Cleanup(srv.Close)
-	t.Cleanup(closeAll)
-	return srv.URL, ended, closeAll
+	t.Cleanup(cancel)
+	return srv.URL, results, cancel
 }
 
 func get(t *testing.T, url string) (resp *http.Response, leave func()) {
@@ -66,7 +68,7 @@ func next(t *testing.T, ended <-chan error) error {
 	case err := <-ended:
 		return err
 	case <-time.After(limit):
-		t.Fatal("the feed goes on")
+		t.Fatal("the feed did not end")
 		return nil
 	}
 }
@@ -77,9 +79,11 @@ func forever(ctx context.Context, _ func(Event) error) error {
 }
 
 func TestServeAndRead(t *testing.T) {
-	sent := []Event{{"1", "a", []byte("one")}, {"2", "b", []byte("two\nlines")}, {"2", "", []byte("the id of the one before")}}
+	sent := []Event{
+		{"1", "a", []byte("one")}, {"2", "b", []byte("two\nlines")}, {"2", "", []byte("the id of the one before")},
+	}
 	broken := errors.New("broken")
-	url, ended, _ := serve(t, Options{Hello: "feed", Beat: "beat"}, 1, func(_ context.Context, send func(Event) error) error {
+	url, ended, _ := serve(t, Options{Hello: "feed", Heartbeat: "beat"}, 1, func(_ context.Context, send func(Event) error) error {
 		for _, e := range sent {
 			if err := send(e); err != nil {
 				return err
@@ -100,7 +104,7 @@ func TestServeAndRead(t *testing.T) {
 	require.ErrorIs(t, next(t, ended), broken)
 }
 
-func TestNothingIsSentUnasked(t *testing.T) {
+func TestNoCommentsByDefault(t *testing.T) {
 	url, ended, closeAll := serve(t, Options{}, 1, func(ctx context.Context, send func(Event) error) error {
 		return errors.Join(send(Event{Type: "x", Data: []byte("1")}), forever(ctx, send))
 	})
@@ -112,19 +116,19 @@ func TestNothingIsSentUnasked(t *testing.T) {
 	require.NoError(t, next(t, ended))
 }
 
-func TestClientThatGoes(t *testing.T) {
-	url, ended, _ := serve(t, Options{Hello: "feed", Beat: "beat"}, 1, forever)
+func TestDisconnectEndsTheFeed(t *testing.T) {
+	url, ended, _ := serve(t, Options{Hello: "feed", Heartbeat: "beat"}, 1, forever)
 	_, leave := get(t, url)
 	leave()
-	require.NoError(t, next(t, ended), "the producer's error tells nothing then")
+	require.NoError(t, next(t, ended), "the producer's error is not returned then")
 
-	// Its place is free again.
+	// Its slot is free again.
 	resp, _ := get(t, url)
 	assert.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
 func TestShutdownEndsEveryFeed(t *testing.T) {
-	url, ended, closeAll := serve(t, Options{Hello: "feed", Beat: "beat"}, 2, forever)
+	url, ended, closeAll := serve(t, Options{Hello: "feed", Heartbeat: "beat"}, 2, forever)
 	get(t, url)
 	resp, _ := get(t, url)
 	closeAll()
@@ -144,7 +148,7 @@ func TestLimitOfOpenFeeds(t *testing.T) {
 	require.ErrorIs(t, next(t, ended), ErrFull)
 }
 
-// recorder remembers the deadlines of writes, and fails when it is told to.
+// recorder records the write deadlines. Its writes fail with fail if that is set.
 type recorder struct {
 	*httptest.ResponseRecorder
 	deadlines []time.Duration
@@ -167,7 +171,8 @@ func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &recorder{ResponseRecorder: httptest.NewRecorder()}
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-		err := NewFeeds(t.Context(), 1).Serve(w, r, Options{Hello: "feed", Beat: "beat"}, func(context.Context, func(Event) error) error {
+		o := Options{Hello: "feed", Heartbeat: "beat"}
+		err := NewFeeds(t.Context(), 1).Serve(w, r, o, func(context.Context, func(Event) error) error {
 			time.Sleep(2*heartbeat + time.Second)
 			return nil
 		})
@@ -177,14 +182,15 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-func TestClientThatTakesNothing(t *testing.T) {
+func TestFailedWriteEndsTheFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &recorder{ResponseRecorder: httptest.NewRecorder()}
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		begun := time.Now()
-		err := NewFeeds(t.Context(), 1).Serve(w, r, Options{Beat: "beat", WriteLimit: time.Second}, func(ctx context.Context, send func(Event) error) error {
+		o := Options{Heartbeat: "beat", WriteLimit: time.Second}
+		err := NewFeeds(t.Context(), 1).Serve(w, r, o, func(ctx context.Context, send func(Event) error) error {
 			w.fail = errors.New("i/o timeout")
-			<-ctx.Done() // by the beat, which could not be written
+			<-ctx.Done() // the heartbeat could not be written
 			return send(Event{})
 		})
 		require.NoError(t, err)
@@ -192,7 +198,7 @@ func TestClientThatTakesNothing(t *testing.T) {
 		assert.Equal(t, []time.Duration{time.Second, time.Second}, w.deadlines)
 
 		require.NoError(t, NewFeeds(t.Context(), 1).Serve(w, r, Options{Hello: "feed"}, func(context.Context, func(Event) error) error {
-			return errors.New("it was never begun")
+			return errors.New("produce must not be called")
 		}))
 	})
 }
@@ -214,14 +220,14 @@ func TestRead(t *testing.T) {
 		{"", "", []byte("x")},
 	}, got)
 
-	enough := errors.New("enough")
+	stop := errors.New("stop")
 	n := 0
-	require.ErrorIs(t, Read(strings.NewReader(feed), func(Event) error { n++; return enough }), enough)
+	require.ErrorIs(t, Read(strings.NewReader(feed), func(Event) error { n++; return stop }), stop)
 	assert.Equal(t, 1, n)
 }
 
-// FuzzRead: whatever comes, Read ends without a panic; and what it gave comes again
-// when it is sent and read once more.
+// FuzzRead checks that Read ends without a panic for any input, and that the events
+// it read are the same after they are written and read again.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("id: 7\nevent: x\ndata: a\ndata: b\n\n"))
 	f.Add([]byte(": beat\n\ndata\n\ndata:\n\n\r\n\x00:\n"))
@@ -230,7 +236,7 @@ func FuzzRead(f *testing.F) {
 		var first, again []Event
 		var sent []byte
 		err := Read(bytes.NewReader(raw), func(e Event) error {
-			// What a line can't hold is not sent.
+			// Carriage returns and the last newline of data are not written.
 			e.Data = bytes.TrimSuffix(bytes.ReplaceAll(e.Data, []byte("\r"), nil), []byte("\n"))
 			e.ID, e.Type = strings.ReplaceAll(e.ID, "\r", ""), strings.ReplaceAll(e.Type, "\r", "")
 			if len(e.Data) == 0 || e.ID == "" {
