@@ -14,13 +14,14 @@ import (
 	"strings"
 )
 
-// errTokenEmpty is returned when a token has too little in it to be one.
+// errTokenEmpty is returned when a token has fewer than 32 characters.
 var errTokenEmpty = errors.New("admin token file has no token of 32 characters or more")
 
-// minToken is the least number of characters in an admin token.
+// minToken is the minimum number of characters of an admin token.
 const minToken = 32
 
-// ReadToken reads the admin token that the private listener asks for.
+// ReadToken reads the admin token of the private listener. It fails if others can read
+// the file, or if the token has fewer than 32 characters.
 func ReadToken(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -40,8 +41,8 @@ func ReadToken(path string) (string, error) {
 	return token, nil
 }
 
-// ReadOrCreateToken reads the admin token, or makes one with mode 0600 where
-// the file is missing. Two processes that start at once agree on one token.
+// ReadOrCreateToken reads the admin token, or creates one with mode 0600 if the file
+// is missing. Two processes that start at once get the same token.
 func ReadOrCreateToken(path string) (token string, created bool, err error) {
 	token, err = ReadToken(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -52,8 +53,8 @@ func ReadOrCreateToken(path string) (token string, created bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", false, fmt.Errorf("make admin token: %w", err)
 	}
-	// Written beside it and linked, so that no reader sees half a token and
-	// the first of two makers wins.
+	// The token is written to a temporary file and linked, so that no reader sees a
+	// partial token, and the first of two writers wins.
 	f, err := os.CreateTemp(filepath.Dir(path), ".token-*")
 	if err != nil {
 		return "", false, fmt.Errorf("make admin token: %w", err)
@@ -71,9 +72,9 @@ func ReadOrCreateToken(path string) (token string, created bool, err error) {
 	return token, err == nil, readErr
 }
 
-// require lets requests through to next that have the admin token, the read-only
-// one if they only read, or a session of the same kind. A browser that gave a
-// token as a query parameter is not served: a token in a URL ends up in logs.
+// require passes a request to next if it has the admin token, the read-only token and
+// changes nothing, or a session with the same rights. A token in a query parameter is
+// not accepted: a token in a URL ends up in logs.
 func (s *Server) require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		write, ok := s.authenticate(r)
@@ -91,8 +92,8 @@ func (s *Server) require(next http.Handler) http.Handler {
 	})
 }
 
-// authenticate tells whether a request may read, and whether it may change
-// anything.
+// authenticate reports whether a request may read (ok), and whether it may change
+// anything (write).
 func (s *Server) authenticate(r *http.Request) (write, ok bool) {
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -105,7 +106,7 @@ func (s *Server) authenticate(r *http.Request) (write, ok bool) {
 	return write, write || s.opts.ReadToken != "" && same(given, s.opts.ReadToken)
 }
 
-// same compares two secrets in a time that tells nothing of them.
+// same compares two secrets in a time that does not depend on them.
 func same(given, want string) bool {
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1

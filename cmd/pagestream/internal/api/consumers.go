@@ -8,7 +8,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// ConsumerOperator lets programs outside read by NATS.
+// ConsumerOperator manages the consumers of external programs that read over NATS.
 type ConsumerOperator interface {
 	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
 	AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error)
@@ -23,7 +23,8 @@ func (s *Server) consumerRoutes() routes {
 	}
 }
 
-// ConsumerRequest asks for a consumer of chosen pages and types.
+// ConsumerRequest is a request for a consumer of chosen pages and types; see
+// [consumers.Spec].
 type ConsumerRequest struct {
 	Name    string          `json:"name"`
 	Pages   []domain.PageID `json:"pages,omitempty"`
@@ -37,10 +38,10 @@ func (s *Server) listConsumers(w http.ResponseWriter, r *http.Request) error {
 	if list == nil {
 		list = []consumers.Consumer{}
 	}
-	return answer(w, "list consumers", http.StatusOK, List[consumers.Consumer]{Items: list}, err)
+	return writeResult(w, "list consumers", http.StatusOK, List[consumers.Consumer]{Items: list}, err)
 }
 
-// addConsumer answers with the user's secret, this once.
+// addConsumer responds with the user's secret, which can't be read again.
 func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 	var in ConsumerRequest
 	if err := decode(w, r, &in, `{"name": "…"} and optionally pages, company, types, from_now`); err != nil {
@@ -50,12 +51,12 @@ func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 		Name: in.Name, Pages: in.Pages, Company: in.Company, Types: in.Types, FromNow: in.FromNow,
 	})
 	w.Header().Set("Cache-Control", "no-store")
-	return answer(w, "add consumer", http.StatusCreated, out, err)
+	return writeResult(w, "add consumer", http.StatusCreated, out, err)
 }
 
 func (s *Server) removeConsumer(w http.ResponseWriter, r *http.Request) error {
 	if err := s.opts.Operator.RemoveConsumer(r.Context(), r.PathValue("name")); err != nil {
-		return verbFailed("remove consumer", err)
+		return verbProblem("remove consumer", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -22,7 +22,7 @@ func (s *Server) conversationRoutes() routes {
 	}
 }
 
-// conversation is what a path names by page and contact.
+// conversation returns the page and the contact in the request's path.
 func conversation(r *http.Request) (domain.PageID, domain.ContactID) {
 	return domain.PageID(r.PathValue("page")), domain.ContactID(r.PathValue("contact"))
 }
@@ -36,7 +36,7 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	items, next, err := conversations.List(s.opts.Conversations, pageID(r), r.URL.Query().Get("cursor"), limit)
-	return listed(w, "list conversations", items, next, err)
+	return writeList(w, "list conversations", items, next, err)
 }
 
 func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
@@ -72,7 +72,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	page, contact := conversation(r)
 	read := func(v projections.Viewer) error {
 		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
-		return listed(w, "list messages", items, next, err)
+		return writeList(w, "list messages", items, next, err)
 	}
 	if q.Has("at_seq") || q.Has("at_time") {
 		return s.past(r, page, contact, read)
@@ -83,12 +83,14 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	return read(s.opts.Conversations)
 }
 
-// maxPast bounds how long a look at the past takes.
+// maxPast bounds how long reading a past state may take.
 const maxPast = 50 * time.Second
 
-// past reads a conversation as it was at an event, or at a time by the stream's
-// clock.
-func (s *Server) past(r *http.Request, page domain.PageID, contact domain.ContactID, read func(projections.Viewer) error) error {
+// past reads a conversation as it was at the event ?at_seq=, or at ?at_time= by the
+// stream's clock.
+func (s *Server) past(r *http.Request, page domain.PageID, contact domain.ContactID,
+	read func(projections.Viewer) error,
+) error {
 	seq, err := number(r, "at_seq", 0)
 	if err != nil {
 		return err
@@ -104,8 +106,8 @@ func (s *Server) past(r *http.Request, page domain.PageID, contact domain.Contac
 	return s.opts.Operator.Past(ctx, page, contact, seq, at, read)
 }
 
-// listSources serves which events made a conversation, or the message with ?mid=,
-// in order; ?after= goes on.
+// listSources lists the sequences of the events of a conversation, or of its message
+// ?mid=, in order; ?cursor= returns the next ones.
 func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 	limit, err := limit(r)
 	if err != nil {

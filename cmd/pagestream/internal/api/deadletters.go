@@ -10,11 +10,11 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// DeadLetterOperator lists what read models and reactors could not handle, and
-// decides about it.
+// DeadLetterOperator lists the events that read models and reactors could not handle,
+// and redrives or discards them.
 type DeadLetterOperator interface {
 	DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
-	Decide(ctx context.Context, d operate.Decision) (operate.Decided, error)
+	Decide(ctx context.Context, d operate.Decision) (operate.DecisionResult, error)
 }
 
 func (s *Server) deadLetterRoutes() routes {
@@ -47,12 +47,13 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 		}
 		list.Next = projections.EncodeCursor(b)
 	}
-	return answer(w, "list dead letters", http.StatusOK, list, err)
+	return writeResult(w, "list dead letters", http.StatusOK, list, err)
 }
 
 func (s *Server) decideDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	var in operate.Decision
-	if err := decode(w, r, &in, `{"action": "redrive" or "discard", and one of "event": 7, "page": "…", "all": true}`); err != nil {
+	const usage = `{"action": "redrive" or "discard", and one of "event": 7, "page": "…", "all": true}`
+	if err := decode(w, r, &in, usage); err != nil {
 		return err
 	}
 	if err := in.Check(); err != nil {
@@ -63,5 +64,5 @@ func (s *Server) decideDeadLetters(w http.ResponseWriter, r *http.Request) error
 	if errors.Is(err, projections.ErrNoDeadLetter) {
 		return problem(http.StatusNotFound, "there is no such dead letter")
 	}
-	return answer(w, "decide about dead letters", http.StatusOK, out, err)
+	return writeResult(w, "decide about dead letters", http.StatusOK, out, err)
 }

@@ -23,10 +23,10 @@ func (s *Server) eventRoutes() routes {
 	}
 }
 
-// errEnough ends a read that has a full page.
-var errEnough = errors.New("enough")
+// errPageFull ends a read of the stream when the page is full.
+var errPageFull = errors.New("page is full")
 
-// eventHead is everything of an event but its data, which keeps its own bytes.
+// eventHead is an event without its data, which is appended byte for byte.
 type eventHead struct {
 	Seq     uint64           `json:"seq"`
 	ID      string           `json:"id"`
@@ -62,7 +62,8 @@ func appendEvent(buf *bytes.Buffer, e streams.Stored) error {
 	return nil
 }
 
-// filters reads ?page= and ?type=, each repeatable or comma-separated.
+// filters returns the filter subjects for ?page= and ?type=, each of which may be
+// repeated or comma-separated.
 func filters(r *http.Request) ([]string, error) {
 	q := r.URL.Query()
 	var types []domain.Type
@@ -70,7 +71,8 @@ func filters(r *http.Request) ([]string, error) {
 		for name := range strings.SplitSeq(v, ",") {
 			t := domain.Type(name)
 			if !t.Known() {
-				return nil, problem(http.StatusBadRequest, fmt.Sprintf("there is no event type %q; one is message.received", name))
+				return nil, problem(http.StatusBadRequest,
+					fmt.Sprintf("there is no event type %q; one is message.received", name))
 			}
 			types = append(types, t)
 		}
@@ -87,8 +89,8 @@ func filters(r *http.Request) ([]string, error) {
 	return out, nil
 }
 
-// listEvents serves GET /api/v1/events: a page of events after ?after= (or
-// ?cursor=), or the live feed where the client asks for text/event-stream.
+// listEvents serves GET /api/v1/events: a page of events after ?after= (or ?cursor=),
+// or the live feed if the client accepts text/event-stream.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	filters, err := filters(r)
 	if err != nil {
@@ -113,7 +115,8 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	var buf bytes.Buffer
 	buf.WriteString(`{"items":[`)
 	n, last := 0, uint64(0)
-	_, err = streams.Read(r.Context(), s.opts.JS, streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters},
+	from := streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters}
+	_, err = streams.Read(r.Context(), s.opts.JS, from,
 		func(e streams.Stored) error {
 			if n > 0 {
 				buf.WriteByte(',')
@@ -122,13 +125,13 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 			last = e.Seq
-			// A page is bounded in bytes as well: events may be large.
+			// A page is bounded in bytes as well, because events may be large.
 			if n++; n >= limit || buf.Len() > maxPageBytes {
-				return errEnough
+				return errPageFull
 			}
 			return nil
 		})
-	full := errors.Is(err, errEnough)
+	full := errors.Is(err, errPageFull)
 	if err != nil && !full {
 		return fmt.Errorf("read events: %w", err)
 	}
@@ -163,17 +166,17 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxFeeds bounds the feeds that are open at once.
+// maxFeeds bounds the number of feeds that are open at once.
 const maxFeeds = 64
 
-// wantsFeed reports whether a client asks for server-sent events.
+// wantsFeed reports whether the client accepts server-sent events.
 func wantsFeed(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Accept"), sse.ContentType)
 }
 
-// fed answers what came of a feed: the client connects again after all but a full
-// house.
-func (s *Server) fed(err error, full string) error {
+// feedEnded handles the result of a feed. It returns a problem with the text full if
+// the limit of feeds is reached. Other errors are logged; the client reconnects.
+func (s *Server) feedEnded(err error, full string) error {
 	switch {
 	case errors.Is(err, sse.ErrFull):
 		return problem(http.StatusServiceUnavailable, full)
@@ -183,16 +186,17 @@ func (s *Server) fed(err error, full string) error {
 	return nil
 }
 
-// feedEvents serves events as they are stored, as server-sent events. It
-// starts after Last-Event-ID (or ?after=), which is a sequence; without either
-// it starts at the head. An event is sent once or more: a client that
-// reconnects with the last id it handled misses none and sees none twice.
+// feedEvents serves server-sent events as they are stored. It starts after the
+// sequence Last-Event-ID (or ?after=); without either it starts at the head. A client
+// that reconnects with the last id that it handled misses no event and sees none
+// twice.
 func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []string) error {
 	var after uint64
 	var err error
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		if after, err = strconv.ParseUint(id, 10, 64); err != nil {
-			return problem(http.StatusBadRequest, "Last-Event-ID is the sequence of the last event that was handled, a number")
+			return problem(http.StatusBadRequest,
+				"Last-Event-ID is the sequence of the last event that was handled, a number")
 		}
 	} else if r.URL.Query().Has("after") {
 		if after, err = number(r, "after", 0); err != nil {
@@ -201,8 +205,10 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 	} else if after, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
 		return fmt.Errorf("find the head: %w", err)
 	}
-	err = s.feeds.Serve(w, r, sse.Options{Hello: "feed", Heartbeat: "still here"}, func(ctx context.Context, send func(sse.Event) error) error {
-		return streams.Follow(ctx, s.opts.JS, streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters},
+	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
+	from := streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters}
+	err = s.feeds.Serve(w, r, o, func(ctx context.Context, send func(sse.Event) error) error {
+		return streams.Follow(ctx, s.opts.JS, from,
 			func(e streams.Stored) error {
 				var data bytes.Buffer
 				if err := appendEvent(&data, e); err != nil {
@@ -211,5 +217,5 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 				return send(sse.Event{ID: strconv.FormatUint(e.Seq, 10), Type: string(e.Type), Data: data.Bytes()})
 			})
 	})
-	return s.fed(err, fmt.Sprintf("%d feeds are open already, which is the limit", maxFeeds))
+	return s.feedEnded(err, fmt.Sprintf("%d feeds are open already, which is the limit", maxFeeds))
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// CopyOperator writes events and backups.
+// CopyOperator writes exports and backups.
 type CopyOperator interface {
 	Export(ctx context.Context, r operate.ExportRequest, w io.Writer) error
-	Backup(ctx context.Context, dir string, progress func(operate.Copied)) (backup.Manifest, error)
+	Backup(ctx context.Context, dir string, progress func(operate.CopyProgress)) (backup.Manifest, error)
 }
 
 func (s *Server) copyRoutes() routes {
@@ -23,9 +23,9 @@ func (s *Server) copyRoutes() routes {
 	}
 }
 
-// export serves GET /api/v1/export: events as CloudEvents, one a line, as of the
-// stream's head. An answer that breaks off is asked for again with ?from= after
-// its last whole line.
+// export serves GET /api/v1/export: events up to the stream's head as CloudEvents, one
+// per line. If a response is cut off, the client resumes with ?from= after its last
+// complete line.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
 	var in operate.ExportRequest
 	var err error
@@ -40,7 +40,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, t := range r.URL.Query()["type"] {
 		if !domain.Type(t).Known() {
-			return problem(http.StatusBadRequest, "type is none of ours")
+			return problem(http.StatusBadRequest, "type is not an event type")
 		}
 		in.Types = append(in.Types, domain.Type(t))
 	}
@@ -52,14 +52,14 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !out.begun {
-		return verbFailed("export", err)
+		return verbProblem("export", err)
 	}
-	s.opts.Logger.Warn("export broken off", "err", err)
-	panic(http.ErrAbortHandler) // so that it does not look whole
+	s.opts.Logger.Warn("export aborted", "err", err)
+	panic(http.ErrAbortHandler) // so that the client sees that the response is incomplete
 }
 
-// slowWriter gives every write its own time, so that a slow reader is served as
-// long as it reads.
+// slowWriter extends the deadline at every write, so that a slow client is served as
+// long as it keeps reading.
 type slowWriter struct {
 	w     http.ResponseWriter
 	begun bool
@@ -85,7 +85,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	if in.Dir == "" {
 		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
 	}
-	return run(w, r, "back up", func(ctx context.Context, progress func(operate.Copied)) (backup.Manifest, error) {
+	return run(w, r, "back up", func(ctx context.Context, progress func(operate.CopyProgress)) (backup.Manifest, error) {
 		return s.opts.Operator.Backup(ctx, in.Dir, progress)
 	})
 }

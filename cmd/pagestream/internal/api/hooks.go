@@ -7,7 +7,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
 
-// HookOperator looks after the endpoints that webhooks are sent to.
+// HookOperator manages the endpoints that webhooks are sent to.
 type HookOperator interface {
 	ListHooks() []hooks.Status
 	HookDeadLetters(name string, after uint64, limit int) ([]hooks.DeadLetter, error)
@@ -24,7 +24,7 @@ func (s *Server) hookRoutes() routes {
 	}
 }
 
-// HookRedriven is how many dead letters of an endpoint are sent again.
+// HookRedriven is the number of dead letters of an endpoint that are sent again.
 type HookRedriven struct {
 	Count int `json:"count"`
 }
@@ -50,22 +50,22 @@ func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) err
 	if len(items) == limit {
 		list.Next = strconv.FormatUint(items[limit-1].Seq, 10)
 	}
-	return answer(w, "list dead letters", http.StatusOK, list, err)
+	return writeResult(w, "list dead letters", http.StatusOK, list, err)
 }
 
-// redriveHook sends one ?event= again, or all.
+// redriveHook sends the dead letter ?event= again, or all without it.
 func (s *Server) redriveHook(w http.ResponseWriter, r *http.Request) error {
 	seq, err := number(r, "event", 0)
 	if err != nil {
 		return err
 	}
 	n, err := s.opts.Operator.RedriveHook(r.PathValue("name"), seq)
-	return answer(w, "redrive", http.StatusOK, HookRedriven{n}, err)
+	return writeResult(w, "redrive", http.StatusOK, HookRedriven{n}, err)
 }
 
 func (s *Server) enableHook(w http.ResponseWriter, r *http.Request) error {
 	if err := s.opts.Operator.EnableHook(r.PathValue("name")); err != nil {
-		return verbFailed("enable", err)
+		return verbProblem("enable", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

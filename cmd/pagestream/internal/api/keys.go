@@ -7,9 +7,9 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
-// KeyOperator looks after the keys that seal page tokens.
+// KeyOperator lists and rotates the keys that seal page tokens.
 type KeyOperator interface {
-	// KeyIDs lists the ids of the keys, the one in use first.
+	// KeyIDs lists the ids of the keys, the newest first: it is the one in use.
 	KeyIDs() []string
 	RotateKey(ctx context.Context, progress func(operate.KeyRotation)) (operate.KeyRotation, error)
 }

@@ -8,11 +8,12 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
-// LoginOperator connects pages by what a person lets the app use.
+// LoginOperator connects pages with a user's login.
 type LoginOperator interface {
 	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
 	Login(ctx context.Context, app, userToken string) (operate.Login, error)
-	ConnectChosen(ctx context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (operate.Connected, error)
+	ConnectChosen(ctx context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (
+		operate.Connected, error)
 }
 
 func (s *Server) loginRoutes() routes {
@@ -23,7 +24,7 @@ func (s *Server) loginRoutes() routes {
 	}
 }
 
-// LoginRequest has a user's token, which is not kept.
+// LoginRequest contains a user access token, which is not stored.
 type LoginRequest struct {
 	UserToken string `json:"user_token"`
 	App       string `json:"app,omitempty"`
@@ -35,7 +36,7 @@ func (s *Server) invite(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out, err := s.opts.Operator.Invite(r.Context(), in)
-	return answer(w, "make a login link", http.StatusCreated, out, err)
+	return writeResult(w, "make a login link", http.StatusCreated, out, err)
 }
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
@@ -47,7 +48,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "user_token is needed")
 	}
 	out, err := s.opts.Operator.Login(r.Context(), in.App, in.UserToken)
-	return answer(w, "look at the login", http.StatusCreated, out, err)
+	return writeResult(w, "look at the login", http.StatusCreated, out, err)
 }
 
 func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {

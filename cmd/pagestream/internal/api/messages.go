@@ -12,13 +12,15 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// MessageOperator sends, fills gaps, erases, and reads the past.
+// MessageOperator sends messages, fills gaps, erases contacts, and reads past states of
+// conversations.
 type MessageOperator interface {
 	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
 	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
 	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
-	// Past reads a conversation as it was at an event, or at a time if seq is 0.
-	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
+	// Past reads a conversation as it was at the event seq, or at a time if seq is 0.
+	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time,
+		read func(projections.Viewer) error) error
 }
 
 func (s *Server) messageRoutes() routes {
@@ -36,7 +38,7 @@ func (s *Server) sendMessage(w http.ResponseWriter, r *http.Request) error {
 	}
 	in.Page = pageID(r)
 	out, err := s.opts.Operator.Send(r.Context(), in)
-	return answer(w, "send", http.StatusOK, out, err)
+	return writeResult(w, "send", http.StatusOK, out, err)
 }
 
 func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {
@@ -59,5 +61,5 @@ func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
 	extend(w)
 	page, contact := conversation(r)
 	out, err := s.opts.Operator.Erase(r.Context(), page, contact)
-	return answer(w, "erase", http.StatusOK, out, err)
+	return writeResult(w, "erase", http.StatusOK, out, err)
 }

@@ -16,14 +16,14 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// PageOperator lists and judges pages and carries out verbs on them. Each verb
-// leaves its outcome as events, also when it fails.
+// PageOperator lists and judges pages and carries out verbs on them. Each verb records
+// its outcome as events, also if it fails.
 type PageOperator interface {
 	ListPages(cursor string, limit int) ([]operate.Page, string, error)
 	Page(id domain.PageID) (operate.Page, error)
 	Connect(ctx context.Context, r connect.Request) (meta.Outcome, error)
 	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	// Plan tells what Resubscribe would do, and does nothing.
+	// Plan returns what Resubscribe would do, and changes nothing.
 	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
@@ -45,13 +45,13 @@ func (s *Server) pageRoutes() routes {
 	}
 }
 
-// ConnectRequest asks for one page to be connected with its own page token.
+// ConnectRequest is a request to connect one page with its own page token.
 type ConnectRequest struct {
 	Page domain.PageID `json:"page"`
 	// Token is the page access token. It is sealed before anything is stored.
 	Token string `json:"token"`
-	// VerifyToken is the page's own token for the webhook's handshake, optional. It
-	// is sealed as well.
+	// VerifyToken is the page's own token for the webhook's handshake. It is optional,
+	// and sealed as well.
 	VerifyToken string `json:"verify_token,omitempty"`
 	Company     string `json:"company,omitempty"`
 	// App is the name of a configured app; empty is the first.
@@ -69,7 +69,7 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
-	return listed(w, "list pages", items, next, err)
+	return writeList(w, "list pages", items, next, err)
 }
 
 func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
@@ -87,7 +87,7 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, page)
 }
 
-// pageID is the page that a path names.
+// pageID returns the page in the request's path.
 func pageID(r *http.Request) domain.PageID { return domain.PageID(r.PathValue("id")) }
 
 func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
@@ -100,23 +100,26 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("get subscription: %w", err)
 	}
 	if len(subs) == 0 {
-		return problem(http.StatusNotFound, fmt.Sprintf("page %s has no subscription; type: pagestream pages connect %s", id, id))
+		return problem(http.StatusNotFound,
+			fmt.Sprintf("page %s has no subscription; type: pagestream pages connect %s", id, id))
 	}
 	return writeJSON(w, http.StatusOK, List[subscriptions.Subscription]{Items: subs})
 }
 
 func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	var in ConnectRequest
-	if err := decode(w, r, &in, `{"page": "…", "token": "…"} and optionally verify_token, company, app, fields`); err != nil {
+	const usage = `{"page": "…", "token": "…"} and optionally verify_token, company, app, fields`
+	if err := decode(w, r, &in, usage); err != nil {
 		return err
 	}
 	if in.Page == "" || in.Token == "" {
 		return problem(http.StatusBadRequest, "page and token are both needed")
 	}
 	out, err := s.opts.Operator.Connect(r.Context(), connect.Request{
-		Page: in.Page, Token: in.Token, VerifyToken: in.VerifyToken, Company: in.Company, App: in.App, Fields: in.Fields,
+		Page: in.Page, Token: in.Token, VerifyToken: in.VerifyToken,
+		Company: in.Company, App: in.App, Fields: in.Fields,
 	})
-	return answer(w, "connect page "+string(in.Page), http.StatusCreated, out, err)
+	return writeResult(w, "connect page "+string(in.Page), http.StatusCreated, out, err)
 }
 
 func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
@@ -127,12 +130,12 @@ func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
 	return s.pageVerb("resubscribe", do)(w, r)
 }
 
-// pageVerb serves one verb on one page.
+// pageVerb returns a handler that carries out a verb on the page in the path.
 func (s *Server) pageVerb(name string, do func(Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageID(r)
 		out, err := do(s.opts.Operator, r.Context(), page)
-		return answer(w, name+" page "+string(page), http.StatusOK, out, err)
+		return writeResult(w, name+" page "+string(page), http.StatusOK, out, err)
 	}
 }
 
@@ -144,7 +147,7 @@ func (s *Server) examine(w http.ResponseWriter, r *http.Request) error {
 	}
 	extend(w)
 	out, err := s.opts.Operator.Examine(r.Context(), ids)
-	return answer(w, "examine pages", http.StatusOK, out, err)
+	return writeResult(w, "examine pages", http.StatusOK, out, err)
 }
 
 // reconcile serves GET /api/v1/reconcile.

@@ -14,13 +14,13 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// ModelOperator rebuilds, verifies and explains read models, and audits all of
-// them.
+// ModelOperator rebuilds, verifies and explains read models, and audits the stream.
 type ModelOperator interface {
 	Statuses() []projections.Status
 	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
 	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
-	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error)
+	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (
+		projections.Trace, error)
 	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
 }
 
@@ -34,11 +34,11 @@ func (s *Server) projectionRoutes() routes {
 	}
 }
 
-// statusEvery is how often a stream of statuses has one.
+// statusEvery is the interval of statuses in a feed.
 const statusEvery = time.Second
 
-// listProjections serves GET /api/v1/projections: where each read model stands,
-// once, or each second as server-sent events.
+// listProjections serves GET /api/v1/projections: the status of each read model, once
+// or, as server-sent events, every second.
 func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
 	if wantsFeed(r) {
 		return s.feedStatuses(w, r)
@@ -47,7 +47,8 @@ func (s *Server) listProjections(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
-	err := s.feeds.Serve(w, r, sse.Options{WriteLimit: 10 * statusEvery}, func(ctx context.Context, send func(sse.Event) error) error {
+	o := sse.Options{WriteLimit: 10 * statusEvery}
+	err := s.feeds.Serve(w, r, o, func(ctx context.Context, send func(sse.Event) error) error {
 		for {
 			b, err := json.Marshal(List[projections.Status]{Items: s.opts.Operator.Statuses()})
 			if err != nil {
@@ -61,17 +62,20 @@ func (s *Server) feedStatuses(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	})
-	return s.fed(err, fmt.Sprintf("%d feeds are open already", maxFeeds))
+	return s.feedEnded(err, fmt.Sprintf("%d feeds are open already", maxFeeds))
 }
 
+// rebuildProgress is called with the progress of a rebuild or a replay.
+type rebuildProgress = func(projections.Rebuilding)
+
 func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) error {
-	return run(w, r, "rebuild", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+	return run(w, r, "rebuild", func(ctx context.Context, progress rebuildProgress) (projections.Rebuilt, error) {
 		return s.opts.Operator.Rebuild(ctx, r.PathValue("name"), progress)
 	})
 }
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
-	return run(w, r, "verify", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Verified, error) {
+	return run(w, r, "verify", func(ctx context.Context, progress rebuildProgress) (projections.Verified, error) {
 		return s.opts.Operator.Verify(ctx, r.PathValue("name"), progress)
 	})
 }
@@ -81,14 +85,15 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 		Bucket string `json:"bucket"`
 		Key    string `json:"key"` // in hex
 	}
-	if err := decode(w, r, &in, `{"bucket": "messages", "key": "…"} with the key in hex, as verify names a row`); err != nil {
+	const usage = `{"bucket": "messages", "key": "…"} with the key in hex, as verify names a row`
+	if err := decode(w, r, &in, usage); err != nil {
 		return err
 	}
 	key, err := hex.DecodeString(in.Key)
 	if err != nil || len(key) == 0 || in.Bucket == "" {
 		return problem(http.StatusBadRequest, "bucket and key are needed, the key in hex")
 	}
-	return run(w, r, "explain", func(ctx context.Context, progress func(projections.Rebuilding)) (projections.Trace, error) {
+	return run(w, r, "explain", func(ctx context.Context, progress rebuildProgress) (projections.Trace, error) {
 		return s.opts.Operator.Explain(ctx, r.PathValue("name"), in.Bucket, key, progress)
 	})
 }

@@ -8,29 +8,31 @@ import (
 	"time"
 )
 
-// maxRun bounds a long verb.
+// maxRun bounds the duration of a long verb.
 const maxRun = 6 * time.Hour
 
-// line is one line of a long verb's answer: progress as it comes, then the result
-// or what went wrong.
+// line is one line of a long verb's response. There are any number of progress lines,
+// then one with the result, the error or both.
 type line[P, R any] struct {
 	Progress *P       `json:"progress,omitempty"`
 	Result   *R       `json:"result,omitempty"`
 	Error    *Problem `json:"error,omitempty"`
 }
 
-// run answers a long verb in lines of JSON (application/x-ndjson). The status is 200
-// as soon as there is progress; whether it came to its end is in the last line. The
-// verb ends when the client goes.
-func run[P, R any](w http.ResponseWriter, r *http.Request, doing string, do func(ctx context.Context, progress func(P)) (R, error)) error {
+// run runs a long verb and responds with lines of JSON (application/x-ndjson). The
+// status is 200 as soon as there is progress; the last line shows whether the verb
+// succeeded. The verb is canceled when the client disconnects.
+func run[P, R any](w http.ResponseWriter, r *http.Request, doing string,
+	do func(ctx context.Context, progress func(P)) (R, error),
+) error {
 	ctx, cancel := context.WithTimeout(r.Context(), maxRun)
 	defer cancel()
 	extend(w)
 	begun, ended := false, false
-	var one sync.Mutex // progress may come from any goroutine, and late
+	var mu sync.Mutex // progress may be called by any goroutine, even after do returned
 	write := func(l line[P, R]) {
-		one.Lock()
-		defer one.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		if ended {
 			return
 		}
@@ -52,19 +54,20 @@ func run[P, R any](w http.ResponseWriter, r *http.Request, doing string, do func
 		write(line[P, R]{Result: &out})
 		return nil
 	}
-	p := verbFailed(doing, err)
-	one.Lock()
-	refused := !begun
-	ended = refused
-	one.Unlock()
-	if refused {
+	p := verbProblem(doing, err)
+	mu.Lock()
+	unanswered := !begun
+	ended = unanswered
+	mu.Unlock()
+	if unanswered {
 		return p
 	}
 	write(line[P, R]{Result: &out, Error: &p})
 	return nil
 }
 
-// extend gives a long answer more time than the server gives the others.
+// extend moves the write deadline to 10 minutes from now. The server's default is too
+// short for long responses.
 func extend(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(10 * time.Minute))
 }

@@ -1,12 +1,10 @@
-// Package api serves the private side of pagestream: the read models as JSON,
-// the events as JSON and as server-sent events, the admin verbs, health and
-// metrics.
+// Package api serves pagestream's private HTTP API: the read models as JSON, the
+// events as JSON and as server-sent events, the admin verbs, health and metrics.
 //
-// Everything but /healthz and /readyz needs the admin token, the read-only token
-// where nothing is changed, or a session. Lists are paged
-// by cursor; errors are problem details (RFC 9457). A read takes ?min_seq=N
-// and waits, for a bounded time, until its read model holds event N, so that a
-// writer can read what it wrote.
+// All routes except /healthz and /readyz require the admin token, the read-only token
+// (for requests that change nothing), or a session. Lists are paged by cursor. Errors
+// are problem details (RFC 9457). Reads accept ?min_seq=N: they wait up to 10 seconds
+// until the read model has applied event N, so that a client can read its own writes.
 package api
 
 import (
@@ -25,7 +23,7 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// Bounds on what one request may ask for.
+// Bounds of one request.
 const (
 	defaultPage  = 50
 	maxPage      = 1000
@@ -33,9 +31,9 @@ const (
 	maxWait      = 10 * time.Second
 )
 
-// Operator carries the verbs out. Its errors are for the operator to read: they have
-// no token in them, and [operate.KindOf] says what kind they are. An
-// [operate.Operator] is one.
+// Operator carries out the verbs. [operate.Operator] implements it. Its errors are
+// written for the operator: they contain no token, and [operate.KindOf] returns their
+// kind.
 type Operator interface {
 	PageOperator
 	LoginOperator
@@ -56,10 +54,10 @@ var _ Operator = (*operate.Operator)(nil)
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Token is the admin token. ReadToken, if there is one, lets its bearer read.
+	// Token is the admin token. ReadToken, if it is not empty, only permits reading.
 	Token, ReadToken string
-	// Session tells of a request without a token whether it is from somebody who
-	// signed in, and whether they may change anything; nil if nobody can.
+	// Session reports whether a request without a token has a valid session, and
+	// whether the session may change anything. Nil means that there are no sessions.
 	Session func(*http.Request) (write, ok bool)
 
 	Pages         projections.Model
@@ -78,7 +76,8 @@ type Server struct {
 	close context.CancelFunc
 }
 
-// New returns the API over the given read models.
+// New returns the API over the read models of o. It fails if the admin token has fewer
+// than 32 characters.
 func New(o Options) (*Server, error) {
 	if len(o.Token) < minToken {
 		return nil, errTokenEmpty
@@ -90,14 +89,15 @@ func New(o Options) (*Server, error) {
 	return &Server{opts: o, feeds: sse.NewFeeds(ctx, maxFeeds), close: cancel}, nil
 }
 
-// Close ends the open event feeds, which a graceful HTTP shutdown would wait
-// for. It is idempotent.
+// Close ends the open feeds; otherwise a graceful HTTP shutdown would wait for them.
+// It is idempotent.
 func (s *Server) Close() { s.close() }
 
-// serve serves a request, or returns why not; see [Server.handler].
+// serve is a handler that returns an error instead of writing it; see
+// [Server.handler].
 type serve func(http.ResponseWriter, *http.Request) error
 
-// routes are those of one noun; each noun's stand in its own file.
+// routes are the handlers of one noun by pattern. There is a file for each noun.
 type routes map[string]serve
 
 // Register adds the API's routes to mux.
@@ -106,8 +106,9 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.require(s.opts.Metrics))
 	for _, noun := range []routes{
-		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(), s.projectionRoutes(),
-		s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(), s.copyRoutes(), s.statusRoutes(),
+		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(),
+		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(),
+		s.copyRoutes(), s.statusRoutes(),
 	} {
 		for route, serve := range noun {
 			mux.Handle(route, s.require(s.handler(serve)))
@@ -118,8 +119,8 @@ func (s *Server) Register(mux *http.ServeMux) {
 	})))
 }
 
-// handler answers an error of serve as a problem. What is not meant for the
-// caller is logged here, once, and answered 500 without its words.
+// handler writes an error of serve as a problem. An error that is not meant for the
+// client is logged here, once, and answered 500 without its text.
 func (s *Server) handler(serve serve) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := serve(w, r)
@@ -141,7 +142,7 @@ func (s *Server) handler(serve serve) http.Handler {
 	})
 }
 
-// await waits until read models hold ?min_seq=, if that is given.
+// await waits until the read models have applied event ?min_seq=, if it is given.
 func await(r *http.Request, models ...projections.Model) error {
 	seq, err := number(r, "min_seq", 0)
 	if err != nil || seq == 0 {
@@ -153,7 +154,7 @@ func await(r *http.Request, models ...projections.Model) error {
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
 			return problem(http.StatusServiceUnavailable,
-				fmt.Sprintf("the read model does not hold event %d yet; it stands at %d", seq, m.Status().Seq))
+				fmt.Sprintf("the read model has not applied event %d yet; it is at event %d", seq, m.Status().Seq))
 		}
 		if err != nil {
 			return fmt.Errorf("wait for event %d: %w", seq, err)
@@ -162,11 +163,12 @@ func await(r *http.Request, models ...projections.Model) error {
 	return nil
 }
 
-// number reads a query parameter that is a whole number.
-func number(r *http.Request, name string, otherwise uint64) (uint64, error) {
+// number parses a query parameter that is a non-negative integer. It returns fallback
+// if the parameter is missing.
+func number(r *http.Request, name string, fallback uint64) (uint64, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" {
-		return otherwise, nil
+		return fallback, nil
 	}
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
@@ -175,7 +177,7 @@ func number(r *http.Request, name string, otherwise uint64) (uint64, error) {
 	return n, nil
 }
 
-// limit reads ?limit=, at least 1 and at most maxPage.
+// limit parses ?limit=. It must be at least 1; values over maxPage are reduced to it.
 func limit(r *http.Request) (int, error) {
 	n, err := number(r, "limit", defaultPage)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
-// StatusOperator says what the server is doing.
+// StatusOperator reports the state of the server.
 type StatusOperator interface {
 	Status(ctx context.Context) (operate.Status, error)
 	// NotReady returns every reason why the process should get no traffic.
@@ -30,26 +30,26 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// Health answers 200 while the process serves HTTP at all. It says nothing of
-// whether deliveries can be stored: that is /readyz.
+// Health answers 200 while the process serves HTTP. It does not check whether
+// deliveries can be stored: /readyz does.
 func Health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, "ok\n")
 }
 
-// readiness is the answer of /readyz.
+// readiness is the response of /readyz.
 type readiness struct {
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons,omitempty"`
 }
 
-// ready answers 200 when deliveries can be stored and every read model is alive and
-// near the head, else 503 with each reason.
+// ready answers 200 if deliveries can be stored and every read model is running and
+// near the head, and otherwise 503 with all reasons.
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	answer, status := readiness{Ready: true}, http.StatusOK
 	for _, err := range s.opts.Operator.NotReady() {
 		answer.Ready, status = false, http.StatusServiceUnavailable
 		answer.Reasons = append(answer.Reasons, err.Error())
 	}
-	_ = writeJSON(w, status, answer) // there is nothing in it that can't be encoded
+	_ = writeJSON(w, status, answer) // encoding it never fails
 }

@@ -120,9 +120,9 @@ func (f *fakeOperator) DeadLetters(projection string, after projections.DeadLett
 	return []projections.DeadLetter{{Seq: after.Seq + 7, Error: "unfit"}}[:min(1, limit)], f.err
 }
 
-func (f *fakeOperator) Decide(_ context.Context, d operate.Decision) (operate.Decided, error) {
+func (f *fakeOperator) Decide(_ context.Context, d operate.Decision) (operate.DecisionResult, error) {
 	f.got = append(f.got, d)
-	return operate.Decided{Count: 2}, f.err
+	return operate.DecisionResult{Count: 2}, f.err
 }
 
 func (f *fakeOperator) ListConsumers(context.Context) ([]consumers.Consumer, error) {
@@ -147,7 +147,7 @@ func (f *fakeOperator) Export(_ context.Context, r operate.ExportRequest, w io.W
 	return err
 }
 
-func (f *fakeOperator) Backup(_ context.Context, dir string, _ func(operate.Copied)) (backup.Manifest, error) {
+func (f *fakeOperator) Backup(_ context.Context, dir string, _ func(operate.CopyProgress)) (backup.Manifest, error) {
 	f.got = append(f.got, dir)
 	return backup.Manifest{Files: map[string]string{"dir": dir}}, f.err
 }

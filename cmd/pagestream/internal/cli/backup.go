@@ -22,11 +22,11 @@ func (b BackupCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	m, err := follow[operate.Copied, backup.Manifest](c, "/api/v1/backup", map[string]string{"dir": dir}, c.showCopied)
+	m, err := follow[operate.CopyProgress, backup.Manifest](c, "/api/v1/backup", map[string]string{"dir": dir}, c.showCopied)
 	return c.answer(m, err, func() { writeManifest(c, "backed up", m) })
 }
 
-func (c *CLI) showCopied(p operate.Copied) { c.redraw("%s %s", p.Stream, humanize.IBytes(p.Bytes)) }
+func (c *CLI) showCopied(p operate.CopyProgress) { c.redraw("%s %s", p.Stream, humanize.IBytes(p.Bytes)) }
 
 func writeManifest(c *CLI, done string, m backup.Manifest) {
 	for _, s := range m.Streams {

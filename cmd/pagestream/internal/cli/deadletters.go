@@ -96,7 +96,7 @@ func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 	if errors.Is(r.Check(), operate.ErrDecisionWhich) {
 		return fmt.Errorf("%w: which dead letters? Name one by its sequence, or give --page or --all", errUsage)
 	}
-	out, err := post[operate.Decided](c, deadLettersPath, nil, r)
+	out, err := post[operate.DecisionResult](c, deadLettersPath, nil, r)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 		return fmt.Errorf("%w: %d dead letters are selected; add --yes to %s them", errUsage, out.Count, r.Action)
 	}
 	r.DryRun = false
-	out, err = post[operate.Decided](c, deadLettersPath, nil, r)
+	out, err = post[operate.DecisionResult](c, deadLettersPath, nil, r)
 	left := uint64(0)
 	err = c.answer(out, err, func() {
 		for name, o := range out.Outcomes {

@@ -38,13 +38,13 @@ func writeProblemPages(c *CLI, p operate.PagesStatus) {
 		all += n
 	}
 	fmt.Fprintf(c.Out, "\n%d pages: %d wrong, %d with a warning\n", all, p.Wrong, p.Warnings)
-	if len(p.Ill) == 0 {
+	if len(p.Unhealthy) == 0 {
 		return
 	}
-	writeTable(c.Out, "PAGE, NAME, COMPANY, SEVERITY, STATE, WHAT", p.Ill, func(i operate.IllPage) cells {
+	writeTable(c.Out, "PAGE, NAME, COMPANY, SEVERITY, STATE, WHAT", p.Unhealthy, func(i operate.UnhealthyPage) cells {
 		return cells{i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary}
 	})
-	if more := p.Wrong + p.Warnings - len(p.Ill); more > 0 {
+	if more := p.Wrong + p.Warnings - len(p.Unhealthy); more > 0 {
 		fmt.Fprintf(c.Out, "and %d more; run: pagestream pages list\n", more)
 	}
 }

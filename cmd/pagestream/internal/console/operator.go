@@ -66,7 +66,7 @@ type StreamOperator interface {
 	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
 	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
 	DeadLetters(of string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
-	Decide(ctx context.Context, d operate.Decision) (operate.Decided, error)
+	Decide(ctx context.Context, d operate.Decision) (operate.DecisionResult, error)
 	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
 	ListHooks() []hooks.Status
 }

@@ -10,36 +10,37 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// What the files of a backup are.
+// Roles of the files in a backup.
 const (
 	backupKeys   = "keys"
 	backupConfig = "config"
 )
 
-// Copied is how far a backup or a restore is.
-type Copied struct {
+// CopyProgress is the progress of a backup or a restore: the bytes copied of the
+// current stream.
+type CopyProgress struct {
 	Stream string `json:"stream"`
 	Bytes  uint64 `json:"bytes"`
 }
 
-// Backup copies streams, keys and configuration to a new directory of the server's
-// machine.
-func (o *Operator) Backup(ctx context.Context, dir string, progress func(Copied)) (backup.Manifest, error) {
+// Backup copies streams, keys and configuration to a new directory on the server's
+// machine. See [backup.Take].
+func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
 	return backup.Take(ctx, backup.Options{
 		Conn: o.Conn, Streams: []string{o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream)}, Dir: dir,
 		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
-		Progress: func(stream string, n uint64) { progress(Copied{stream, n}) },
+		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})
 }
 
-// ExportRequest says which events; 0 and empty mean all.
+// ExportRequest selects the events of an export; 0 and empty mean all.
 type ExportRequest struct {
 	From, To uint64
 	Pages    []domain.PageID
 	Types    []domain.Type
 }
 
-// Export writes events as CloudEvents, a line each, as of the stream's head.
+// Export writes events up to the stream's head as CloudEvents, one per line.
 func (o *Operator) Export(ctx context.Context, r ExportRequest, w io.Writer) error {
 	_, err := export.Write(ctx, export.Options{
 		JS: o.JS, Stream: o.Stream, From: r.From, To: r.To, Pages: r.Pages, Types: r.Types,

@@ -6,18 +6,18 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 )
 
-// ListConsumers lists the programs that read events by NATS.
+// ListConsumers lists the consumers of external programs that read events over NATS.
 func (o *Operator) ListConsumers(ctx context.Context) ([]consumers.Consumer, error) {
 	return o.Consumers.List(ctx)
 }
 
-// AddConsumer lets a program read events by NATS. What it returns has the program's
-// secret, which is kept nowhere.
+// AddConsumer creates a consumer for a program that reads events over NATS. The
+// result contains the program's secret, which is not stored.
 func (o *Operator) AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error) {
 	return o.Consumers.Add(ctx, s)
 }
 
-// RemoveConsumer ends a consumer and cuts its program off.
+// RemoveConsumer deletes a consumer and disconnects its program.
 func (o *Operator) RemoveConsumer(ctx context.Context, name string) error {
 	return o.Consumers.Remove(ctx, name)
 }

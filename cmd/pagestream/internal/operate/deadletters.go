@@ -11,35 +11,43 @@ import (
 )
 
 const (
-	// shownDeadLetters bounds the dead letters that an answer lists.
+	// shownDeadLetters bounds the dead letters that a result lists.
 	shownDeadLetters = 100
-	// maxReason bounds an operator's words, in bytes.
+	// maxReason bounds an operator's reason, in bytes.
 	maxReason = 1000
-	// parkedTimeout bounds a look at what reactors have parked.
+	// parkedTimeout bounds the listing of events that reactors have parked.
 	parkedTimeout = 10 * time.Second
 )
 
-// Errors of a [Decision] that can't be taken as it is.
+// Errors of [Decision.Check].
 var (
+	// ErrDecisionAction is returned when the action is neither redrive nor discard.
 	ErrDecisionAction = errors.New(`action is "redrive" or "discard"`)
-	ErrDecisionWhich  = errors.New("say which dead letters: one of event, page, all")
+	// ErrDecisionWhich is returned when a decision has not exactly one of Event, Page
+	// and All.
+	ErrDecisionWhich = errors.New("say which dead letters: one of event, page, all")
+	// ErrDecisionReason is returned when a discard has no reason, or when the reason
+	// is too long.
 	ErrDecisionReason = errors.New("a reason of at most 1000 bytes is needed to discard")
 )
 
-// Decision is about the dead letter Event, those of Page, or All; one of the three.
+// Decision redrives or discards dead letters: the one of Event, those of Page, or All.
+// Exactly one of the three must be set.
 type Decision struct {
-	Action     streams.DecisionAction `json:"action"`
-	Projection string                 `json:"projection,omitempty"`
-	Event      uint64                 `json:"event,omitempty"`
-	Page       domain.PageID          `json:"page,omitempty"`
-	All        bool                   `json:"all,omitempty"`
-	// Reason is needed to discard.
+	Action streams.DecisionAction `json:"action"`
+	// Projection is the name of a read model or reactor; empty means all.
+	Projection string        `json:"projection,omitempty"`
+	Event      uint64        `json:"event,omitempty"`
+	Page       domain.PageID `json:"page,omitempty"`
+	All        bool          `json:"all,omitempty"`
+	// Reason is required to discard.
 	Reason string `json:"reason,omitempty"`
-	// DryRun only says what it would be about.
+	// DryRun only lists the dead letters that the decision applies to.
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// Check returns why a decision can't be taken as it is, nil if it can.
+// Check returns nil if the decision is valid. Otherwise it returns
+// [ErrDecisionAction], [ErrDecisionWhich] or [ErrDecisionReason].
 func (d Decision) Check() error {
 	which := 0
 	for _, given := range []bool{d.Event > 0, d.Page != "", d.All} {
@@ -58,19 +66,21 @@ func (d Decision) Check() error {
 	return nil
 }
 
-// Decided is what became of dead letters.
-type Decided struct {
-	// Count is how many it was about, DeadLetters the first hundred of them.
+// DecisionResult is the result of a [Decision].
+type DecisionResult struct {
+	// Count is the number of dead letters that the decision applied to. DeadLetters
+	// are the first hundred of them.
 	Count       int                      `json:"count"`
 	DeadLetters []projections.DeadLetter `json:"dead_letters"`
-	// Outcomes are by read model or reactor; empty for a dry run.
+	// Outcomes are by name of the read model or reactor; empty for a dry run.
 	Outcomes map[string]projections.Redriven `json:"outcomes,omitempty"`
 }
 
-// DeadLetters lists at most limit of what read models and reactors could not
-// handle, of one name or of all, one after the other, from behind after on.
+// DeadLetters lists at most limit dead letters that come after the given one: of the
+// read model or reactor with that name, or of all if it is empty. They are ordered
+// by read model and then by reactor. It fails with [ErrUnknown].
 func (o *Operator) DeadLetters(of string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
-	models, err := o.deciders(of)
+	models, err := o.modelsNamed(of)
 	if err != nil {
 		return nil, err
 	}
@@ -105,26 +115,27 @@ func (o *Operator) DeadLetters(of string, after projections.DeadLetter, limit in
 	return out, nil
 }
 
-// parked lists the dead letters of reactors that a decision would be about; one
-// without an action is about all that is parked.
+// parked lists the dead letters of reactors that a decision applies to. A decision
+// without an action applies to all parked events.
 func (o *Operator) parked(d streams.Decision, of string) (out []projections.DeadLetter, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), parkedTimeout)
 	defer cancel()
 	list, err := o.Parking.List(ctx, of)
 	for _, p := range list {
-		about := d.Event == p.Seq || d.Event == 0 && p.Behind == 0 && (d.Page == "" || d.Page == p.Page)
-		if d.Action == "" || about {
+		applies := d.Event == p.Seq || d.Event == 0 && p.Behind == 0 && (d.Page == "" || d.Page == p.Page)
+		if d.Action == "" || applies {
 			out = append(out, projections.DeadLetter{
-				Projection: p.Reactor, Seq: p.Seq, Page: p.Page, Contact: p.Contact, Type: p.Type, Behind: p.Behind, Error: p.Error, Attempts: p.Attempts,
+				Projection: p.Reactor, Seq: p.Seq, Page: p.Page, Contact: p.Contact, Type: p.Type,
+				Behind: p.Behind, Error: p.Error, Attempts: p.Attempts,
 			})
 		}
 	}
 	return out, err
 }
 
-// deciders are the read models of that name, or all; none where a reactor has the
-// name.
-func (o *Operator) deciders(of string) (Models, error) {
+// modelsNamed returns the read model of that name, all if the name is empty, or none
+// if it is the name of a reactor.
+func (o *Operator) modelsNamed(of string) (Models, error) {
 	if of == "" {
 		return o.Models, nil
 	}
@@ -138,14 +149,14 @@ func (o *Operator) deciders(of string) (Models, error) {
 	return nil, nil
 }
 
-// Decide redrives or discards dead letters, in each read model and reactor that
-// has such. It fails with [projections.ErrNoDeadLetter] where there is none.
-func (o *Operator) Decide(ctx context.Context, r Decision) (Decided, error) {
-	out := Decided{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
+// Decide redrives or discards dead letters, in each read model and reactor that has
+// matching ones. It fails with [projections.ErrNoDeadLetter] if there are none.
+func (o *Operator) Decide(ctx context.Context, r Decision) (DecisionResult, error) {
+	out := DecisionResult{DeadLetters: []projections.DeadLetter{}, Outcomes: map[string]projections.Redriven{}}
 	if err := r.Check(); err != nil {
 		return out, err
 	}
-	models, err := o.deciders(r.Projection)
+	models, err := o.modelsNamed(r.Projection)
 	if err != nil {
 		return out, err
 	}
@@ -183,9 +194,11 @@ func (o *Operator) Decide(ctx context.Context, r Decision) (Decided, error) {
 	return out, nil
 }
 
-// decideReactor carries a decision out for one dead letter of a reactor, and adds
-// what came of it to the outcomes.
-func (o *Operator) decideReactor(ctx context.Context, d streams.Decision, l projections.DeadLetter, outcomes map[string]projections.Redriven) error {
+// decideReactor carries out a decision for one dead letter of a reactor, and adds the
+// result to the outcomes.
+func (o *Operator) decideReactor(ctx context.Context, d streams.Decision, l projections.DeadLetter,
+	outcomes map[string]projections.Redriven,
+) error {
 	sum := outcomes[l.Projection]
 	sum.Heads++
 	do := o.Parking.Redrive

@@ -1,7 +1,8 @@
-// Package operate has every verb that an operator has, each once and typed: the
-// API, the console and the command line's offline half all call the same method.
+// Package operate implements every operator command (verb) as one typed method. The
+// API, the console and the offline commands of the command line all call the same
+// method.
 //
-// Methods stand in a file by their noun. An error is for the operator to read: it
-// has no token in it and, where there is one, says what to type. [KindOf] says
-// what kind it is.
+// There is a file for each noun. Errors are written for the operator: they contain no
+// token, and name the command to type if there is one. [KindOf] returns the kind of
+// an error.
 package operate

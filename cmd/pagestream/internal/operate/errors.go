@@ -18,31 +18,32 @@ import (
 
 // Errors of the verbs themselves.
 var (
-	// ErrUnknown is returned when nothing has the name that was given.
+	// ErrUnknown is returned when no read model or reactor has the given name.
 	ErrUnknown = errors.New("there is nothing of that name")
-	// ErrNoLogin is returned when a login's id is not known, or is over half an hour
-	// old.
+	// ErrNoLogin is returned when a login's id is unknown, or is more than half an
+	// hour old.
 	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; look at it again")
 	// ErrNoHooks is returned when no endpoint is configured.
 	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
 )
 
-// Kind is what an error of a verb means for whoever called it.
+// Kind is what an error of a verb means for its caller.
 type Kind int
 
 // The kinds of an error.
 const (
-	// Failed: what the verb needs did not work: Graph, the network, the disk.
+	// Failed means that something the verb needs did not work: Graph, the network or
+	// the disk.
 	Failed Kind = iota
-	// Refused: it can't be done as it was asked for.
+	// Refused means that the request is not valid or not possible.
 	Refused
-	// Unknown: what was named is not there.
+	// Unknown means that the named object does not exist.
 	Unknown
-	// Busy: the same is being done already.
+	// Busy means that the same operation is running already.
 	Busy
 )
 
-// kinds has the kind of each error that is not [Failed].
+// kinds maps each sentinel that is not [Failed] to its kind.
 var kinds = map[error]Kind{
 	ErrUnknown: Unknown, ErrNoHooks: Unknown, meta.ErrNotConnected: Unknown, projections.ErrNoRow: Unknown,
 	projections.ErrNoDeadLetter: Unknown, consumers.ErrUnknown: Unknown, hooks.ErrUnknownEndpoint: Unknown,
@@ -57,8 +58,8 @@ var kinds = map[error]Kind{
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
 }
 
-// KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it
-// leaves unknown whether a message was sent.
+// KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is
+// unknown whether a message was sent, which is [Failed].
 func KindOf(err error) Kind {
 	if errors.Is(err, outbound.ErrUnsure) {
 		return Failed

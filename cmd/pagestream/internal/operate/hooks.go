@@ -2,7 +2,7 @@ package operate
 
 import "github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 
-// ListHooks lists the endpoints that webhooks are sent to.
+// ListHooks lists the states of the endpoints that webhooks are sent to.
 func (o *Operator) ListHooks() []hooks.Status {
 	if o.Hooks == nil {
 		return []hooks.Status{}
@@ -10,8 +10,8 @@ func (o *Operator) ListHooks() []hooks.Status {
 	return o.Hooks.Status()
 }
 
-// HookDeadLetters lists at most limit of the events that an endpoint did not take,
-// in order from the sequence after on.
+// HookDeadLetters lists at most limit dead letters of an endpoint with a sequence
+// above after, in order. It fails with [ErrNoHooks] or [hooks.ErrUnknownEndpoint].
 func (o *Operator) HookDeadLetters(name string, after uint64, limit int) ([]hooks.DeadLetter, error) {
 	if o.Hooks == nil {
 		return nil, ErrNoHooks
@@ -19,8 +19,8 @@ func (o *Operator) HookDeadLetters(name string, after uint64, limit int) ([]hook
 	return o.Hooks.DeadLetters(name, after, limit)
 }
 
-// RedriveHook sends an endpoint's dead letters again, the one of an event or, for 0,
-// all. It returns how many.
+// RedriveHook sends the dead letter of an event again, or all of the endpoint's if
+// event is 0, and returns how many. See [hooks.Hooks.Redrive].
 func (o *Operator) RedriveHook(name string, event uint64) (int, error) {
 	if o.Hooks == nil {
 		return 0, ErrNoHooks
@@ -28,7 +28,7 @@ func (o *Operator) RedriveHook(name string, event uint64) (int, error) {
 	return o.Hooks.Redrive(name, event)
 }
 
-// EnableHook lets an endpoint that was disabled go on.
+// EnableHook resumes a disabled endpoint. See [hooks.Hooks.Enable].
 func (o *Operator) EnableHook(name string) error {
 	if o.Hooks == nil {
 		return ErrNoHooks

@@ -11,25 +11,28 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// KeyRotation is what a rotation did.
+// KeyRotation is the result of a key rotation, or its progress.
 type KeyRotation struct {
-	Key      string `json:"key"`
-	Resealed int    `json:"resealed"`
-	// Failed are the pages whose tokens are still under an older key. The old keys
-	// stay, and to rotate again or to connect the page again mends it.
+	// Key is the id of the new key.
+	Key string `json:"key"`
+	// Resealed is the number of pages whose tokens are sealed with the new key.
+	Resealed int `json:"resealed"`
+	// Failed are the pages whose tokens are still sealed with an older key. The old
+	// keys are kept. Rotating again, or connecting the page again, solves it.
 	Failed []domain.PageID `json:"failed,omitempty"`
 }
 
-// KeyIDs lists the ids of the keys that tokens are sealed with, the one in use
-// first.
+// KeyIDs lists the ids of the keys that tokens are sealed with, the newest first: it
+// is the one in use.
 func (o *Operator) KeyIDs() []string {
 	ids := o.Keys.KeyIDs()
 	slices.Reverse(ids)
 	return ids
 }
 
-// RotateKey makes a key and seals every page's tokens with it. What fails stays
-// under its old key, which stays in the ring.
+// RotateKey creates a key and seals the tokens of every connected page with it. If
+// that fails for a page, its tokens stay sealed with the old key, which stays in the
+// key ring. Progress is called after each page.
 func (o *Operator) RotateKey(ctx context.Context, progress func(KeyRotation)) (KeyRotation, error) {
 	if err := o.Keys.RotateFile(o.KeyFile); err != nil {
 		return KeyRotation{}, fmt.Errorf("rotate key: %w", err)
@@ -41,7 +44,7 @@ func (o *Operator) RotateKey(ctx context.Context, progress func(KeyRotation)) (K
 	}
 	for _, page := range list {
 		changed, err := o.Connector.Reseal(ctx, page)
-		if errors.Is(err, connect.ErrChanged) { // once more: somebody was quicker
+		if errors.Is(err, connect.ErrChanged) { // retry: the page changed concurrently
 			changed, err = o.Connector.Reseal(ctx, page)
 		}
 		switch {

@@ -11,26 +11,26 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
-// Bounds of the logins that are kept.
+// Bounds of the logins in memory.
 const (
 	loginLife = 30 * time.Minute
 	maxLogins = 100
 )
 
-// logins are consents that were looked at and may be chosen from. They hold tokens
-// and are in memory only.
+// logins are the consents from which pages can still be chosen, by login id. They
+// contain tokens and are in memory only.
 type logins = *expirable.LRU[string, meta.Consent]
 
 func newLogins() logins {
 	return expirable.NewLRU[string, meta.Consent](maxLogins, nil, loginLife)
 }
 
-// InviteRequest asks for a link.
+// InviteRequest is a request for a login link. All fields are optional.
 type InviteRequest struct {
 	App     string   `json:"app,omitempty"`
 	Company string   `json:"company,omitempty"`
 	Fields  []string `json:"fields,omitempty"`
-	// Back is where a link at the login's end leads, an http or https URL.
+	// Back is the http or https URL of the link that is shown after the login.
 	Back string `json:"back,omitempty"`
 }
 
@@ -40,24 +40,26 @@ type Invite struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Login is what a person lets the app use. Its id is good for half an hour.
+// Login is a user's consent: what the user lets the app use. Its id is valid for half
+// an hour.
 type Login struct {
 	ID string `json:"id"`
 	meta.Consent
 }
 
-// Connected sums up what became of a choice.
+// Connected sums up the result of [Operator.ConnectChosen]: Confirmed of the Chosen
+// pages are connected with a confirmed subscription.
 type Connected struct {
 	Chosen    int `json:"chosen"`
 	Confirmed int `json:"confirmed"`
 }
 
-// AppNames are the names of the configured apps, the default first.
+// AppNames returns the names of the configured apps, the default app first.
 func (o *Operator) AppNames() []string { return o.Apps }
 
-// Invite makes a link that opens one login in a browser.
+// Invite creates a link that opens one login in a browser.
 func (o *Operator) Invite(_ context.Context, r InviteRequest) (Invite, error) {
-	// An invitation that nobody could use is refused now.
+	// This checks the app, so that a link which can't work is refused now.
 	if _, err := o.Connector.LoginURL(r.App, "", ""); err != nil {
 		return Invite{}, err
 	}
@@ -65,21 +67,24 @@ func (o *Operator) Invite(_ context.Context, r InviteRequest) (Invite, error) {
 	return Invite{URL: url, Expires: expires}, err
 }
 
-// Login looks at what the person of a user token lets the app use, and changes
-// nothing. The token is not kept.
+// Login reads what the user of a user token lets the app use, and changes nothing. The
+// token itself is not stored.
 func (o *Operator) Login(ctx context.Context, app, userToken string) (Login, error) {
 	consent, err := o.Connector.Consent(ctx, app, userToken)
 	if err != nil {
-		return Login{}, fmt.Errorf("look at the login: %w", err)
+		return Login{}, fmt.Errorf("read the login: %w", err)
 	}
 	l := Login{ID: rand.Text(), Consent: consent}
 	o.logins.Add(l.ID, consent)
 	return l, nil
 }
 
-// ConnectChosen connects chosen pages of a login, each for itself, and reports each
-// as it is done. It returns when the read models hold the outcomes.
-func (o *Operator) ConnectChosen(ctx context.Context, id string, choice meta.Choice, progress func(meta.Outcome)) (Connected, error) {
+// ConnectChosen connects chosen pages of a login, independently of each other, and
+// reports each outcome when it is known. It returns when the read models have applied
+// the outcomes. It fails with [ErrNoLogin].
+func (o *Operator) ConnectChosen(ctx context.Context, id string, choice meta.Choice, progress func(meta.Outcome)) (
+	Connected, error,
+) {
 	consent, ok := o.logins.Get(id)
 	if !ok {
 		return Connected{}, ErrNoLogin

@@ -16,8 +16,8 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Send sends a message as a page. One that was sent and could not be recorded is no
-// error, since nobody may send it again: it has a Warning.
+// Send sends a message as a page. If the message was sent but could not be recorded,
+// Send returns no error, so that no caller sends it again: the result has a Warning.
 func (o *Operator) Send(ctx context.Context, r outbound.Request) (outbound.Sent, error) {
 	sent, err := o.Sender.Send(ctx, r)
 	if errors.Is(err, outbound.ErrNotRecorded) {
@@ -27,23 +27,26 @@ func (o *Operator) Send(ctx context.Context, r outbound.Request) (outbound.Sent,
 }
 
 // Backfill fills a gap in a page's messages from the Conversations API.
-func (o *Operator) Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error) {
+func (o *Operator) Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (
+	backfill.Sum, error,
+) {
 	return o.Filler.Run(ctx, r, progress)
 }
 
-// eraseWait is how long an answer waits for the deletion, which goes on without
-// it: less than a client does.
+// eraseWait is how long Erase waits for the deletion, which goes on in the background
+// after that. It is shorter than the timeout of clients.
 const eraseWait = 50 * time.Second
 
-// Erase removes a contact from the stream and the read models.
+// Erase removes a contact from the stream and the read models. It waits for the
+// deletion for up to 50 seconds. See [erase.Eraser.Erase].
 func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, eraseWait)
 	defer cancel()
 	return o.Eraser.Erase(ctx, page, contact)
 }
 
-// Past reads a conversation as it was at an event, or at a time by the stream's
-// clock where seq is 0: it folds what the stream had of it by then.
+// Past reads a conversation as it was at the event seq or, if seq is 0, at a time by
+// the stream's clock. It replays the conversation's events up to there.
 func (o *Operator) Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time,
 	read func(projections.Viewer) error,
 ) error {

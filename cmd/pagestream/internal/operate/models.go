@@ -7,26 +7,31 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// Statuses say where each read model stands.
+// Statuses returns the status of each read model.
 func (o *Operator) Statuses() []projections.Status { return o.Models.Statuses() }
 
-// Rebuild builds a read model from the stream beside the live one, which it then
-// replaces. It fails with [ErrUnknown] where there is none of that name.
-func (o *Operator) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+// Rebuild builds a new copy of a read model from the stream, which then replaces the
+// live one. It fails with [ErrUnknown].
+func (o *Operator) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (
+	projections.Rebuilt, error,
+) {
 	r, err := o.Models.Find(name)
 	if err != nil {
 		return projections.Rebuilt{}, err
 	}
 	out, err := r.Rebuild(ctx, progress)
 	if err == nil && out.Was != "" && !out.Equal {
-		o.Logger.Warn("rebuilt read model differs from the one before, which was wrong", "projection", name, "seq", out.VerifiedSeq)
+		o.Logger.Warn("rebuilt read model differs from the one before, which was wrong",
+			"projection", name, "seq", out.VerifiedSeq)
 	}
 	return out, err
 }
 
-// Verify compares a read model with a replay of the stream. It fails with
-// [ErrUnknown] where there is none of that name.
-func (o *Operator) Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error) {
+// Verify compares a read model with a replay of the stream. It changes nothing. It
+// fails with [ErrUnknown].
+func (o *Operator) Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (
+	projections.Verified, error,
+) {
 	r, err := o.Models.Find(name)
 	if err != nil {
 		return projections.Verified{}, err
@@ -34,9 +39,11 @@ func (o *Operator) Verify(ctx context.Context, name string, progress func(projec
 	return r.Verify(ctx, progress)
 }
 
-// Explain says which events made a row. It fails with [ErrUnknown] where there is
-// no read model of that name.
-func (o *Operator) Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (projections.Trace, error) {
+// Explain returns the events that changed a row of a read model. It fails with
+// [ErrUnknown].
+func (o *Operator) Explain(ctx context.Context, name, bucket string, key []byte,
+	progress func(projections.Rebuilding),
+) (projections.Trace, error) {
 	r, err := o.Models.Find(name)
 	if err != nil {
 		return projections.Trace{}, err
@@ -44,8 +51,8 @@ func (o *Operator) Explain(ctx context.Context, name, bucket string, key []byte,
 	return r.Explain(ctx, bucket, key, progress)
 }
 
-// Audit proves the whole stream against what was counted at the webhook and in the
-// read models.
+// Audit compares the whole stream with the counts of the webhook endpoint and of the
+// read models. See [audit.Run].
 func (o *Operator) Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error) {
 	a := audit.Options{JS: o.JS, Stream: o.Stream, Ledger: o.Ledger.Counts}
 	for _, r := range o.Models {

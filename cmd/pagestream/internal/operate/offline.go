@@ -16,21 +16,21 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// Offline has the verbs on the streams of a server that is stopped.
+// Offline has the verbs on the streams of a stopped server.
 type Offline struct {
 	Conn   *nats.Conn
 	JS     jetstream.JetStream
 	Stream string
-	// KeyFile is where the key ring belongs.
+	// KeyFile is the path of the key ring.
 	KeyFile string
-	// Ensure makes the stream if it is not there; Models starts the read models, once
-	// however often it is called.
+	// Ensure creates the stream if it does not exist.
 	Ensure func(context.Context) error
+	// Models starts the read models. Further calls return the same ones.
 	Models func() (Models, error)
 }
 
-// Import stores the events of an export in an installation that has none. Each
-// keeps its sequence and its time.
+// Import stores the events of an export in an installation that has no events. Each
+// keeps its sequence and its time. See [export.Read].
 func (o *Offline) Import(ctx context.Context, r io.Reader, progress func(seq uint64)) (export.Imported, error) {
 	if err := o.Ensure(ctx); err != nil {
 		return export.Imported{}, err
@@ -38,16 +38,17 @@ func (o *Offline) Import(ctx context.Context, r io.Reader, progress func(seq uin
 	return export.Read(ctx, export.ImportOptions{JS: o.JS, Stream: o.Stream, Progress: progress}, r)
 }
 
-// Restore makes the streams and the key file of a backup. Nothing is written over.
-func (o *Offline) Restore(ctx context.Context, dir string, progress func(Copied)) (backup.Manifest, error) {
+// Restore creates the streams and the key file of a backup. It overwrites nothing. See
+// [backup.Restore].
+func (o *Offline) Restore(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
 	return backup.Restore(ctx, backup.RestoreOptions{
 		Conn: o.Conn, Dir: dir, Files: map[string]string{backupKeys: o.KeyFile},
-		Progress: func(stream string, n uint64) { progress(Copied{stream, n}) },
+		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})
 }
 
-// RestoreConfig checks a whole backup and, where there is no file at path yet,
-// restores the configuration to it. An empty path only checks.
+// RestoreConfig checks a whole backup and restores the configuration to path if no
+// file exists there. With an empty path it only checks.
 func RestoreConfig(dir, path string) error {
 	m, err := backup.Check(dir)
 	if err != nil {
@@ -59,7 +60,7 @@ func RestoreConfig(dir, path string) error {
 	return nil
 }
 
-// Names are the names of all read models.
+// Names returns the names of all read models.
 func (o *Offline) Names() (names []string, err error) {
 	models, err := o.Models()
 	for _, r := range models {
@@ -68,12 +69,14 @@ func (o *Offline) Names() (names []string, err error) {
 	return names, err
 }
 
-// Rebuild builds a read model from the stream. It fails with [ErrUnknown] where
-// there is none of that name.
-func (o *Offline) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+// Rebuild builds a read model from the stream. It fails with [ErrUnknown].
+func (o *Offline) Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (
+	projections.Rebuilt, error,
+) {
 	models, err := o.Models()
 	if err != nil {
 		return projections.Rebuilt{}, err
 	}
-	return (&Operator{Parts: Parts{Models: models, Logger: slog.New(slog.DiscardHandler)}}).Rebuild(ctx, name, progress)
+	op := &Operator{Parts: Parts{Models: models, Logger: slog.New(slog.DiscardHandler)}}
+	return op.Rebuild(ctx, name, progress)
 }

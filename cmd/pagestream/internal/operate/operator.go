@@ -26,15 +26,16 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Parts are what an [Operator] works with. All are required but Hooks, which is nil
-// where no endpoint is configured.
+// Parts are the dependencies of an [Operator]. All are required except ConfigFile,
+// Logger, and Hooks, which is nil if no endpoint is configured.
 type Parts struct {
 	Conn   *nats.Conn
 	JS     jetstream.JetStream
 	Stream string
-	// Models are the running read models, the four of pagestream among them.
+	// Models are the running read models; pagestream's own four must be included.
 	Models Models
-	// Ledger counts what never reached the stream.
+	// Ledger contains the counts of the webhook endpoint, also of items that are not
+	// in the stream.
 	Ledger  *deliveries.Ledger
 	Parking *streams.Parking
 
@@ -53,20 +54,19 @@ type Parts struct {
 	// Ready returns every reason why the process should get no traffic.
 	Ready func() []error
 
-	// Apps are the names of the configured apps, the default first.
+	// Apps are the names of the configured apps, the default app first.
 	Apps []string
 	// KeyFile and ConfigFile are where the key ring and the configuration were read
 	// from; ConfigFile is empty for none.
 	KeyFile, ConfigFile string
-	// ModelsDir has the files of the read models.
+	// ModelsDir is the directory of the read models' files.
 	ModelsDir string
 	Version   string
 	Started   time.Time
 	Logger    *slog.Logger
 }
 
-// Operator carries the verbs out. Make one with [New]; it is safe for concurrent
-// use.
+// Operator carries out the verbs. Make one with [New]; it is safe for concurrent use.
 type Operator struct {
 	Parts
 	logins logins
@@ -83,8 +83,7 @@ func New(p Parts) *Operator {
 // Models are running read models, in the order in which they were started.
 type Models []*projections.Runner
 
-// Find returns the read model of a name that somebody gave, or fails with
-// [ErrUnknown].
+// Find returns the read model with the name. It fails with [ErrUnknown].
 func (m Models) Find(name string) (*projections.Runner, error) {
 	for _, r := range m {
 		if r.Name() == name {
@@ -94,28 +93,28 @@ func (m Models) Find(name string) (*projections.Runner, error) {
 	return nil, fmt.Errorf("projection %q: %w", name, ErrUnknown)
 }
 
-// must returns one of our own read models.
+// must returns one of pagestream's own read models, and panics if it is missing.
 func (m Models) must(name string) *projections.Runner {
 	r, err := m.Find(name)
 	if err != nil {
-		panic(err) // a mistake in the wiring
+		panic(err) // a programming error in the setup
 	}
 	return r
 }
 
-// Pages is the read model of pages.
+// Pages returns the read model of pages.
 func (m Models) Pages() *projections.Runner { return m.must(pages.Name) }
 
-// Subscriptions is the read model of subscriptions.
+// Subscriptions returns the read model of subscriptions.
 func (m Models) Subscriptions() *projections.Runner { return m.must(subscriptions.Name) }
 
-// Conversations is the read model of conversations.
+// Conversations returns the read model of conversations.
 func (m Models) Conversations() *projections.Runner { return m.must(conversations.Name) }
 
-// Deliveries is the read model of deliveries, the index of all ids.
+// Deliveries returns the read model of deliveries, the index of all event ids.
 func (m Models) Deliveries() *projections.Runner { return m.must(deliveries.Name) }
 
-// Statuses say where each read model stands.
+// Statuses returns the status of each read model.
 func (m Models) Statuses() []projections.Status {
 	out := make([]projections.Status, len(m))
 	for i, r := range m {

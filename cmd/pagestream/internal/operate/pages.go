@@ -13,25 +13,25 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Page is a page with its subscription's state and the judgement that everybody
-// shows of it.
+// Page is a page with its subscription's state and its judgement, which is the same in
+// the API, the console and the command line.
 type Page struct {
 	pages.Page
-	// Subscription is the state of the subscription of the page's app, "none" where
-	// nothing was ever asked for.
+	// Subscription is the state of the subscription of the page's app, "none" if it
+	// was never requested.
 	Subscription subscriptions.State `json:"subscription"`
 	Judgement    meta.Judgement      `json:"judgement"`
 }
 
-// Judging returns what judges pages by what is on record, as of now and without
-// calling Graph. It takes the subscription of the page's app, nil where nothing was
-// ever asked for.
+// Judging returns a function that judges pages by the recorded facts, as of now and
+// without calling Graph. The function needs the subscription of the page's app, nil if
+// it was never requested.
 func (o *Operator) Judging() func(p pages.Page, sub *subscriptions.Subscription) meta.Judgement {
 	return o.Doctor.Judging()
 }
 
-// judged is like Judging, for a whole [Page].
-func (o *Operator) judged() func(p pages.Page, sub *subscriptions.Subscription) Page {
+// pageBuilder returns a function that judges a page and builds its [Page].
+func (o *Operator) pageBuilder() func(p pages.Page, sub *subscriptions.Subscription) Page {
 	judge := o.Judging()
 	return func(p pages.Page, sub *subscriptions.Subscription) Page {
 		out := Page{Page: p, Subscription: subscriptions.None, Judgement: judge(p, sub)}
@@ -52,11 +52,11 @@ func (o *Operator) Page(id domain.PageID) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	return o.judged()(p, sub), nil
+	return o.pageBuilder()(p, sub), nil
 }
 
-// Subscription returns the subscription of a page's app, nil where nothing was ever
-// asked for.
+// Subscription returns the subscription of a page's app, nil if it was never
+// requested.
 func (o *Operator) Subscription(p pages.Page) (*subscriptions.Subscription, error) {
 	sub, err := subscriptions.Get(o.Models.Subscriptions(), p.ID, p.App)
 	if errors.Is(err, subscriptions.ErrNotFound) {
@@ -65,34 +65,34 @@ func (o *Operator) Subscription(p pages.Page) (*subscriptions.Subscription, erro
 	return &sub, err
 }
 
-// ListPages returns pages in byte order of their ids and the cursor of the next
-// ones, as [pages.List] does.
+// ListPages returns at most limit pages in byte order of their ids, and the cursor of
+// the next ones, like [pages.List].
 func (o *Operator) ListPages(cursor string, limit int) ([]Page, string, error) {
 	list, next, err := pages.List(o.Models.Pages(), cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}
-	out, judged := make([]Page, len(list)), o.judged()
+	out, build := make([]Page, len(list)), o.pageBuilder()
 	for i, p := range list {
 		sub, err := o.Subscription(p)
 		if err != nil {
 			return nil, "", err
 		}
-		out[i] = judged(p, sub)
+		out[i] = build(p, sub)
 	}
 	return out, next, nil
 }
 
-// EachPage calls fn with every page in byte order of their ids and stops at its
-// first error.
+// EachPage calls fn with every page in byte order of their ids. It stops at the first
+// error of fn and returns it.
 func (o *Operator) EachPage(fn func(Page) error) error {
 	subs, err := subscriptions.All(o.Models.Subscriptions())
 	if err != nil {
 		return err
 	}
-	judged := o.judged()
+	build := o.pageBuilder()
 	return pages.Each(o.Models.Pages(), func(p pages.Page) error {
-		return fn(judged(p, subs.Of(p.ID, p.App)))
+		return fn(build(p, subs.Of(p.ID, p.App)))
 	})
 }
 
@@ -101,12 +101,12 @@ func (o *Operator) Connect(ctx context.Context, r connect.Request) (meta.Outcome
 	return o.settled(ctx)(o.Connector.Connect(ctx, r))
 }
 
-// Check compares a page's subscription with what is wanted.
+// Check compares a page's subscription at Graph with its wanted fields.
 func (o *Operator) Check(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
 	return o.settled(ctx)(o.Connector.Check(ctx, page))
 }
 
-// Plan tells what Resubscribe would do, and changes nothing.
+// Plan returns what Resubscribe would do, and changes nothing.
 func (o *Operator) Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error) {
 	return o.Connector.Plan(ctx, page)
 }
@@ -121,8 +121,9 @@ func (o *Operator) Disconnect(ctx context.Context, page domain.PageID) (meta.Out
 	return o.settled(ctx)(o.Connector.Disconnect(ctx, page))
 }
 
-// settled returns an outcome once the read models of pages hold it, or after a while,
-// so that the operator's next command finds what this one did.
+// settled returns a function that waits, for a bounded time, until the read models of
+// pages have applied an outcome. So the operator's next command sees the effect of
+// this one.
 func (o *Operator) settled(ctx context.Context) func(meta.Outcome, error) (meta.Outcome, error) {
 	return func(out meta.Outcome, err error) (meta.Outcome, error) {
 		o.Known.Settle(ctx, out.Seq)
@@ -130,23 +131,23 @@ func (o *Operator) settled(ctx context.Context) func(meta.Outcome, error) (meta.
 	}
 }
 
-// Examine asks Graph about pages, puts what it finds on record and says what is
-// wrong. No page means every connected one, and those that send without being
-// connected.
+// Examine asks Graph about pages, records the results as events, and reports what is
+// wrong. No ids means every connected page, and every page that sends events without
+// being connected.
 func (o *Operator) Examine(ctx context.Context, ids []domain.PageID) (doctor.Report, error) {
 	return o.Doctor.Examine(ctx, ids)
 }
 
-// Reconcile returns what the reconcile loop knows of each connected page.
+// Reconcile returns what the reconcile loop knows about each connected page.
 func (o *Operator) Reconcile() reconcile.Status { return o.Reconciler.Status() }
 
-// Loop returns what the reconcile loop knows of a connected page, the zero value
-// where it knows nothing.
+// Loop returns what the reconcile loop knows about a connected page, or the zero value
+// if it knows nothing.
 func (o *Operator) Loop(page domain.PageID) meta.Loop {
 	s, _ := o.Reconciler.Page(page)
 	return s.Loop
 }
 
-// AllSilent reports whether nearly all pages are silent at once: deliveries don't
-// reach us.
+// AllSilent reports whether nearly all pages are silent at once, which means that
+// deliveries don't reach this server.
 func (o *Operator) AllSilent() bool { return o.Reconciler.AllSilent() }

@@ -12,18 +12,19 @@ import (
 	"github.com/pagestream/pagestream/projections/deliveries"
 )
 
-// Status is what a running server is doing.
+// Status is the state of a running server.
 type Status struct {
 	Version string       `json:"version"`
 	Started time.Time    `json:"started"`
 	Ready   bool         `json:"ready"`
 	Reasons []string     `json:"reasons,omitempty"`
 	Stream  StreamStatus `json:"stream"`
-	// Projections say how far each read model is.
+	// Projections are the statuses of the read models.
 	Projections []projections.Status `json:"projections"`
 	Pages       PagesStatus          `json:"pages"`
-	// Stored is the fold of the stream; Received is what this node counted at its
-	// webhook, and may miss the last second before a crash.
+	// Stored contains the counts of the deliveries read model, which covers the whole
+	// stream. Received contains the counts of this node's webhook endpoint; the last
+	// second before a crash may be missing in them.
 	Stored        deliveries.Summary   `json:"stored"`
 	Received      deliveries.Counts    `json:"received"`
 	Conversations conversations.Counts `json:"conversations"`
@@ -40,17 +41,17 @@ type StreamStatus struct {
 
 // PagesStatus sums up the judgements of all pages.
 type PagesStatus struct {
-	// States counts the pages by their state.
+	// States are the numbers of pages by state.
 	States map[meta.State]int `json:"states"`
-	// Wrong and Warnings count the pages that need somebody.
+	// Wrong and Warnings count the pages that need attention, by severity.
 	Wrong    int `json:"wrong"`
 	Warnings int `json:"warnings"`
-	// Ill are the first hundred of them, what is wrong before what is a warning.
-	Ill []IllPage `json:"ill"`
+	// Unhealthy are the first hundred of them, the wrong ones before the warnings.
+	Unhealthy []UnhealthyPage `json:"ill"`
 }
 
-// IllPage is a page that needs somebody.
-type IllPage struct {
+// UnhealthyPage is a page that needs attention.
+type UnhealthyPage struct {
 	Page     domain.PageID `json:"page"`
 	Name     string        `json:"name,omitempty"`
 	Company  string        `json:"company,omitempty"`
@@ -59,14 +60,14 @@ type IllPage struct {
 	Summary  string        `json:"summary"`
 }
 
-// maxIll bounds the pages that a status names.
-const maxIll = 100
+// maxUnhealthy bounds the pages that a status lists.
+const maxUnhealthy = 100
 
-// Status returns what the server is doing now.
+// Status returns the current state of the server.
 func (o *Operator) Status(ctx context.Context) (Status, error) {
 	stream, err := o.JS.Stream(ctx, o.Stream)
 	if err != nil {
-		return Status{}, fmt.Errorf("ask the stream: %w", err)
+		return Status{}, fmt.Errorf("read stream info: %w", err)
 	}
 	state := stream.CachedInfo().State
 	out := Status{
@@ -78,7 +79,7 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 		Received:    o.Ledger.Counts(),
 	}
 	if out.Stored, err = deliveries.Read(o.Models.Deliveries()); err != nil {
-		return Status{}, fmt.Errorf("read ledger: %w", err)
+		return Status{}, fmt.Errorf("read deliveries: %w", err)
 	}
 	if out.Conversations, err = conversations.Count(o.Models.Conversations(), ""); err != nil {
 		return Status{}, fmt.Errorf("count conversations: %w", err)
@@ -96,30 +97,31 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 // NotReady returns every reason why the process should get no traffic.
 func (o *Operator) NotReady() []error { return o.Ready() }
 
-// Received counts what this node received since its ledger was begun.
+// Received returns the counts of this node's webhook endpoint since its ledger was
+// created.
 func (o *Operator) Received() deliveries.Counts { return o.Ledger.Counts() }
 
-// PagesStatus judges every page.
+// PagesStatus judges every page and sums up the judgements.
 func (o *Operator) PagesStatus() (PagesStatus, error) {
-	out := PagesStatus{States: map[meta.State]int{}, Ill: []IllPage{}}
-	var warnings []IllPage
+	out := PagesStatus{States: map[meta.State]int{}, Unhealthy: []UnhealthyPage{}}
+	var warnings []UnhealthyPage
 	err := o.EachPage(func(p Page) error {
 		j := p.Judgement
 		out.States[j.State]++
-		ill := IllPage{p.ID, p.Name, p.Company, j.State, j.Severity, j.Summary}
+		page := UnhealthyPage{p.ID, p.Name, p.Company, j.State, j.Severity, j.Summary}
 		switch j.Severity {
 		case meta.Wrong:
-			if out.Wrong++; len(out.Ill) < maxIll {
-				out.Ill = append(out.Ill, ill)
+			if out.Wrong++; len(out.Unhealthy) < maxUnhealthy {
+				out.Unhealthy = append(out.Unhealthy, page)
 			}
 		case meta.Warning:
-			if out.Warnings++; len(warnings) < maxIll {
-				warnings = append(warnings, ill)
+			if out.Warnings++; len(warnings) < maxUnhealthy {
+				warnings = append(warnings, page)
 			}
 		case meta.Fine:
 		}
 		return nil
 	})
-	out.Ill = append(out.Ill, warnings[:min(len(warnings), maxIll-len(out.Ill))]...)
+	out.Unhealthy = append(out.Unhealthy, warnings[:min(len(warnings), maxUnhealthy-len(out.Unhealthy))]...)
 	return out, err
 }

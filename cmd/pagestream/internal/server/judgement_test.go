@@ -78,8 +78,8 @@ func TestAllViewsShowTheSameJudgement(t *testing.T) {
 		s := status(t, r).Pages
 		assert.Equal(t, 3, s.Wrong, when)
 		assert.Equal(t, 1, s.Warnings, when)
-		ill := map[string]operate.IllPage{}
-		for _, p := range s.Ill {
+		ill := map[string]operate.UnhealthyPage{}
+		for _, p := range s.Unhealthy {
 			ill[string(p.Page)] = p
 		}
 		_, statusTable, _ := r.command(t, "status")
