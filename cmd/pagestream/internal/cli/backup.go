@@ -26,7 +26,9 @@ func (b BackupCommand) Run(c *CLI) error {
 	return c.answer(m, err, func() { writeManifest(c, "backed up", m) })
 }
 
-func (c *CLI) showCopied(p operate.CopyProgress) { c.redraw("%s %s", p.Stream, humanize.IBytes(p.Bytes)) }
+func (c *CLI) showCopied(p operate.CopyProgress) {
+	c.redraw("%s %s", p.Stream, humanize.IBytes(p.Bytes))
+}
 
 func writeManifest(c *CLI, done string, m backup.Manifest) {
 	for _, s := range m.Streams {

@@ -10,17 +10,19 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
+// maxCompany bounds a company's name, in bytes.
 const maxCompany = 200
 
+// connectView is the view of the form that creates a login link.
 type connectView struct {
 	Apps         []string
 	App, Company string
-	// Link opens the login, until Expires.
+	// Link opens the login; it is valid until Expires.
 	Link    string
 	Expires time.Time
 }
 
-// showConnect serves GET /connect: who is to log in, and for whom.
+// showConnect serves GET /connect: the form that creates a login link.
 func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	c.show(w, r, http.StatusOK, "connect", "Connect pages", connectView{
@@ -29,9 +31,9 @@ func (c *Console) showConnect(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// connect makes a link that opens one login. It is shown and not redirected to: it
-// may be for somebody else, and a browser that follows a form to another site
-// asks the page's policy at each hop.
+// connect serves POST /connect: it creates a link that opens one login. The link is
+// shown instead of a redirect: it may be meant for another person, and form-action in
+// the Content-Security-Policy would block the redirects of a form to another site.
 func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 	v := connectView{
 		Apps: c.opts.Operator.AppNames(), App: r.PostForm.Get("app"), Company: strings.TrimSpace(r.PostForm.Get("company")),
@@ -46,10 +48,13 @@ func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https://"
 	}
-	in, err := c.opts.Operator.Invite(r.Context(), operate.InviteRequest{App: v.App, Company: v.Company, Back: scheme + r.Host + "/"})
+	in, err := c.opts.Operator.Invite(r.Context(), operate.InviteRequest{
+		App: v.App, Company: v.Company, Back: scheme + r.Host + "/",
+	})
 	v.Link, v.Expires = in.URL, in.Expires
 	if err != nil {
-		c.showOutcome(w, r, http.StatusUnprocessableEntity, "connect", "Connect pages", v, "", "No link could be made: "+err.Error())
+		failed := "No link could be made: " + err.Error()
+		c.showOutcome(w, r, http.StatusUnprocessableEntity, "connect", "Connect pages", v, "", failed)
 		return nil
 	}
 	c.show(w, r, http.StatusOK, "connect", "Connect pages", v)

@@ -1,17 +1,16 @@
-// Package console is the private listener's pages for people: every page at a
-// glance, what is wrong with it and the button that mends it, its conversations
-// and their events as they come, and the state of the streams.
+// Package console serves the web console on the private listener: an overview of all
+// Facebook Pages, the findings of each with buttons to fix them, the conversations and
+// events live, and the state of the streams.
 //
-// The server renders everything (html/template); htmx, embedded as it is
-// published, asks for the same pages again and takes the part that changed, so
-// each page also works without script. There is nothing from elsewhere in them:
-// the policy that they are sent with lets a browser load our own files only, no
-// inline script and no inline style.
+// The server renders everything (html/template). htmx, embedded unmodified, requests
+// the same pages again and replaces the part that changed, so each page also works
+// without scripts. Nothing is loaded from other servers: the Content-Security-Policy
+// allows only files of this server, no inline scripts and no inline styles.
 //
-// A person signs in with the admin token or the read-only one and gets a session
-// cookie; see [Console.Authenticate]. Whoever serves these routes must refuse
-// requests from other origins (net/http.CrossOriginProtection): no form has a
-// token of its own against them.
+// A user signs in with the admin token or the read-only token and gets a session
+// cookie; see [Console.Authenticate]. The server that registers these routes must
+// refuse requests from other origins (net/http.CrossOriginProtection): the forms have
+// no CSRF tokens.
 package console
 
 import (
@@ -36,21 +35,21 @@ type Options struct {
 	Pages         projections.Model
 	Subscriptions projections.Model
 	Conversations projections.Model
-	// Operator carries out what a person asks for.
+	// Operator carries out the verbs.
 	Operator Operator
 
-	// AdminToken and ReadToken sign in.
+	// AdminToken and ReadToken are the tokens for the roles [Admin] and [ReadOnly].
 	AdminToken, ReadToken string
-	// SessionKey signs session cookies; 32 bytes. With the same key, sessions
-	// outlive the process.
+	// SessionKey signs session cookies. It must have at least 32 bytes. Sessions survive
+	// a restart with the same key.
 	SessionKey []byte
 
 	Version string
 	Logger  *slog.Logger
 }
 
-// Console serves the pages. Make one with [New] and end it with Close; it is safe
-// for concurrent use.
+// Console serves the web console. Make one with [New] and end it with Close; it is
+// safe for concurrent use.
 type Console struct {
 	opts     Options
 	sessions *sessions
@@ -58,13 +57,13 @@ type Console struct {
 	rates    rates
 	jobs     jobs
 
-	ctx    context.Context // ends what runs in the background
+	ctx    context.Context // ends the background work
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 }
 
-// New returns a console and begins to sample what comes in. It panics if there is
-// no operator or no key, which is a mistake in the wiring.
+// New returns a console and starts to sample the rate of incoming events. It panics if
+// the operator, a token or the key is missing, which is a programming error.
 func New(o Options) *Console {
 	if o.Operator == nil || len(o.SessionKey) < 32 || o.AdminToken == "" || o.ReadToken == "" {
 		panic("console: Operator, AdminToken, ReadToken and a SessionKey of 32 bytes are required")
@@ -80,8 +79,8 @@ func New(o Options) *Console {
 	return c
 }
 
-// Close ends the open feeds and what was begun here: a rebuild is given up, which
-// leaves the live read model as it is. It is idempotent.
+// Close ends the open feeds and the background jobs, and waits for the jobs. A canceled
+// rebuild leaves the live read model unchanged. Close is idempotent.
 func (c *Console) Close() {
 	c.cancel()
 	c.work.Wait()
@@ -125,8 +124,8 @@ func (c *Console) Register(mux *http.ServeMux) {
 	}
 }
 
-// pageOf is the page that a path names.
+// pageOf returns the page in the request's path.
 func pageOf(r *http.Request) domain.PageID { return domain.PageID(r.PathValue("page")) }
 
-// contactOf is the contact that a path names.
+// contactOf returns the contact in the request's path.
 func contactOf(r *http.Request) domain.ContactID { return domain.ContactID(r.PathValue("contact")) }

@@ -181,10 +181,10 @@ func TestFilter(t *testing.T) {
 		{}: true, {Query: "BAKE"}: true, {Query: "70"}: true, {Query: "acm"}: true, {Query: "x"}: false, {Show: "alarms"}: true,
 		{Show: "disconnected"}: false, {Show: "connected", Company: "acme"}: true, {Company: "other"}: false,
 	} {
-		assert.Equal(t, want, f.takes(r), f)
+		assert.Equal(t, want, f.matches(r), f)
 	}
 	r.Level = levelFine
-	assert.False(t, filter{Show: "alarms"}.takes(r))
+	assert.False(t, filter{Show: "alarms"}.matches(r))
 }
 
 func TestRates(t *testing.T) {

@@ -19,13 +19,14 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Sizes of what one page shows.
+// Sizes of the lists on one page, and the limit of a reply.
 const (
 	listSize   = 50
 	threadSize = 100
 	maxReply   = 2000 // characters, Meta's limit of a text
 )
 
+// conversationPagesView is the view of all pages that have conversations.
 type conversationPagesView struct {
 	Pages []conversationPage
 }
@@ -35,7 +36,7 @@ type conversationPage struct {
 	Counts conversations.Counts
 }
 
-// conversationPages serves GET /conversations: the pages by who wrote last.
+// conversationPages serves GET /conversations: the pages, sorted by their last message.
 func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) error {
 	var v conversationPagesView
 	err := pages.Each(c.opts.Pages, func(p pages.Page) error {
@@ -56,22 +57,22 @@ func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) erro
 	return nil
 }
 
-// conversationsView is a page's conversations, and one of them where Thread is
-// set.
+// conversationsView is the view of a page's conversations. If Thread is set, one of
+// them is open.
 type conversationsView struct {
 	Page pages.Page
 	List []conversations.Conversation
-	// Next goes on with older ones; Cursor is where this list began.
+	// Next is the cursor of the older conversations, Cursor the one of this list.
 	Next, Cursor string
-	// AsOf is an event that all that is shown holds.
+	// AsOf is the sequence up to which everything shown is complete.
 	AsOf   uint64
 	Thread *threadView
-	// Contact is whose thread is open.
+	// Contact is the contact of the open thread.
 	Contact domain.ContactID
 }
 
-// toConversations serves GET /conversations/{page}: what is left of a thread's
-// address when somebody cuts the contact off.
+// toConversations serves GET /conversations/{page}. A user who removes the contact from
+// a thread's URL is redirected to the page's conversations.
 func toConversations(w http.ResponseWriter, r *http.Request) error {
 	http.Redirect(w, r, pathOf("pages", pageOf(r), "conversations"), http.StatusSeeOther)
 	return nil
@@ -97,54 +98,55 @@ func (c *Console) conversationList(r *http.Request) (v conversationsView, err er
 	return v, err
 }
 
-// threadView is one conversation as people know it.
+// threadView is the view of one conversation.
 type threadView struct {
 	Conversation conversations.Conversation
 	// Items are messages, days and gaps, the oldest first.
 	Items []item
-	// Earlier goes on with older messages.
+	// Earlier is the cursor of the older messages.
 	Earlier string
-	// At is the event that the thread is as of, 0 for now; First and Last are the
-	// ends of the time slider.
+	// At is the sequence of the event that the thread is shown as of, 0 for now. First
+	// and Last are the bounds of the time slider.
 	At, First, Last uint64
 	Window          window
-	// Text is a reply that could not be sent.
+	// Text is the text of a reply that could not be sent.
 	Text string
-	// Owner is the app that owns the thread where that is not ours.
+	// Owner is the app that owns the thread, if it is another app.
 	Owner string
 }
 
-// item is one of three.
+// item is a message, a day or a gap; exactly one field is set.
 type item struct {
 	Message *conversations.Message
 	Day     string
 	Gap     *gap
 }
 
-// gap is a time in which the page was not subscribed: what was written then may be
+// gap is a period in which the page was not subscribed: messages of that time may be
 // missing.
 type gap struct {
-	From, To time.Time // To is zero while it lasts
+	From, To time.Time // To is zero while the gap lasts
 	Why      string
 }
 
-// window is how a page may answer now.
+// window is the messaging window in which a page may reply now.
 type window struct {
-	// Standard says that the contact wrote within 24 hours, Human that it is
-	// within 7 days, where the tag HUMAN_AGENT is needed.
+	// Standard is set if the contact wrote within the last 24 hours; Human if it was
+	// within 7 days, when the tag HUMAN_AGENT is required.
 	Standard, Human bool
 	Until           time.Time
 }
 
-// Meta's windows. Source: Messenger Platform, "Sending Messages": a page may answer
-// within 24 hours of a person's message, and a human agent within 7 days.
+// Meta's messaging windows. Source: Messenger Platform, "Sending Messages": a page may
+// reply within 24 hours of a person's message, and a human agent within 7 days.
 const (
 	standardWindow = 24 * time.Hour
 	humanWindow    = 7 * 24 * time.Hour
 	humanTag       = "HUMAN_AGENT"
 )
 
-// windowOf is closed for who never wrote: then lastIn is the zero time, long past.
+// windowOf returns the window after the contact's last message. It is closed if the
+// contact never wrote, because lastIn is the zero time then.
 func windowOf(lastIn, now time.Time) window {
 	switch since := now.Sub(lastIn); {
 	case since < standardWindow:
@@ -178,7 +180,7 @@ func title(c conversations.Conversation) string {
 	return cmp.Or(c.Name, "Contact "+string(c.Contact))
 }
 
-// pastWait bounds how long a look at the past takes.
+// pastWait bounds how long reading a past state may take.
 const pastWait = 50 * time.Second
 
 func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, error) {
@@ -190,7 +192,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 			return nil, err
 		}
 	}
-	if err := c.ends(t, page.ID, contact); err != nil {
+	if err := c.readBounds(t, page.ID, contact); err != nil {
 		return nil, err
 	}
 	read := func(v projections.Viewer) error {
@@ -219,7 +221,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 		err := c.opts.Operator.Past(ctx, page.ID, contact, t.At, time.Time{}, read)
 		if errors.Is(err, conversations.ErrNotFound) {
 			t.Conversation.Page, t.Conversation.Contact = page.ID, contact
-			t.Items = nil // it had not begun
+			t.Items = nil // the conversation had not begun yet
 		} else if err != nil {
 			return nil, err
 		}
@@ -231,8 +233,8 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 	return t, nil
 }
 
-// ends are the first and the last event of a conversation.
-func (c *Console) ends(t *threadView, page domain.PageID, contact domain.ContactID) error {
+// readBounds sets the first and the last event of a conversation.
+func (c *Console) readBounds(t *threadView, page domain.PageID, contact domain.ContactID) error {
 	first, err := conversations.EventsOf(c.opts.Conversations, page, contact, 0, 1)
 	if err != nil || len(first) == 0 {
 		return err
@@ -245,7 +247,7 @@ func (c *Console) ends(t *threadView, page domain.PageID, contact domain.Contact
 	return nil
 }
 
-// gaps are the times after its first confirmation in which the page was not
+// gaps returns the periods after its first confirmation in which the page was not
 // subscribed, the oldest first.
 func (c *Console) gaps(page pages.Page) (out []gap, err error) {
 	sub, err := c.opts.Operator.Subscription(page)
@@ -255,9 +257,9 @@ func (c *Console) gaps(page pages.Page) (out []gap, err error) {
 	return gapsOf(sub.History), nil
 }
 
-// gapLeast is how short a gap is not worth a word: to subscribe again takes two
-// calls.
-const gapLeast = time.Minute
+// minGap is the minimum duration of a gap that is shown. Shorter ones are normal, as
+// subscribing again takes two calls.
+const minGap = time.Minute
 
 func gapsOf(history []subscriptions.Transition) (out []gap) {
 	var open *gap
@@ -266,7 +268,7 @@ func gapsOf(history []subscriptions.Transition) (out []gap) {
 		switch {
 		case t.To == subscriptions.Confirmed:
 			if open != nil {
-				if open.To = t.At; open.To.Sub(open.From) >= gapLeast {
+				if open.To = t.At; open.To.Sub(open.From) >= minGap {
 					out = append(out, *open)
 				}
 			}
@@ -281,11 +283,11 @@ func gapsOf(history []subscriptions.Transition) (out []gap) {
 	return out
 }
 
-// itemsOf sets days and gaps between messages. A gap stands before the first
-// message after its begin.
+// itemsOf inserts days and gaps between the messages. A gap is inserted before the
+// first message after its start.
 func itemsOf(list []conversations.Message, gaps []gap) (out []item) {
 	day := ""
-	if len(list) > 0 { // earlier gaps belong to earlier messages
+	if len(list) > 0 { // earlier gaps are shown with earlier messages
 		gaps = slices.DeleteFunc(gaps, func(g gap) bool { return g.From.Before(list[0].Time) })
 	}
 	for i := range list {
@@ -304,14 +306,15 @@ func itemsOf(list []conversations.Message, gaps []gap) (out []item) {
 	return out
 }
 
-// reply sends a text as the page.
+// reply serves POST /conversations/{page}/{contact}/reply: it sends a text as the page.
 func (c *Console) reply(w http.ResponseWriter, r *http.Request) error {
 	text := strings.TrimSpace(r.PostForm.Get("text"))
 	switch {
 	case text == "":
 		return c.showThread(w, r, http.StatusUnprocessableEntity, "", "Write something first.", "")
 	case len([]rune(text)) > maxReply:
-		return c.showThread(w, r, http.StatusUnprocessableEntity, "", fmt.Sprintf("Meta takes at most %d characters.", maxReply), text)
+		failed := fmt.Sprintf("Meta accepts at most %d characters.", maxReply)
+		return c.showThread(w, r, http.StatusUnprocessableEntity, "", failed, text)
 	}
 	message, err := json.Marshal(map[string]string{"text": text})
 	if err != nil {
@@ -331,6 +334,6 @@ func (c *Console) reply(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
 	defer cancel()
-	_ = c.opts.Conversations.WaitFor(ctx, sent.Seq) // a model that lags delays nothing more
+	_ = c.opts.Conversations.WaitFor(ctx, sent.Seq) // a read model that lags is shown as it is
 	return c.showThread(w, r, http.StatusOK, "Sent.", "", "")
 }

@@ -16,21 +16,22 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// eventsSize is how many events a page of them has.
+// eventsSize is the number of events on one page of the list.
 const eventsSize = 100
 
+// eventsView is the view of the list of events.
 type eventsView struct {
 	Page   domain.PageID
 	Type   domain.Type
 	Types  []domain.Type
 	Events []streams.Stored
-	// Live is where newer ones come from; empty on an earlier page.
+	// Live is the URL of the feed of newer events; empty on an earlier page.
 	Live string
-	// Earlier is the event before which an earlier page ends, 0 at the beginning.
+	// Earlier is the sequence before which the earlier page ends, 0 if there is none.
 	Earlier uint64
 }
 
-// filtersOf reads ?page= and ?type=.
+// filtersOf parses ?page= and ?type=.
 func filtersOf(r *http.Request) (page domain.PageID, kind domain.Type, filters []string, err error) {
 	page, kind = domain.PageID(r.URL.Query().Get("page")), domain.Type(r.URL.Query().Get("type"))
 	if kind != "" && !kind.Known() {
@@ -46,7 +47,7 @@ func filtersOf(r *http.Request) (page domain.PageID, kind domain.Type, filters [
 	return page, kind, filters, nil
 }
 
-// sequence reads the sequence of an event.
+// sequence parses the sequence of an event.
 func sequence(given string) (uint64, error) {
 	seq, err := strconv.ParseUint(given, 10, 64)
 	if err != nil || seq == 0 {
@@ -55,7 +56,7 @@ func sequence(given string) (uint64, error) {
 	return seq, nil
 }
 
-// events serves GET /events: the newest, or those before ?before=.
+// events serves GET /events: the newest events, or those before ?before=.
 func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	page, kind, filters, err := filtersOf(r)
 	if err != nil {
@@ -94,8 +95,8 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// eventsUpTo reads the last events up to a sequence, the newest first. Where few
-// match, it looks further back in ever larger steps.
+// eventsUpTo reads the last events up to a sequence, the newest first. If few match,
+// it reads further back in steps that grow by a factor of 8.
 func (c *Console) eventsUpTo(ctx context.Context, to uint64, filters []string) (out []streams.Stored, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -106,7 +107,7 @@ func (c *Console) eventsUpTo(ctx context.Context, to uint64, filters []string) (
 			Stream: c.opts.Stream, From: from, To: end, Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
 			if found = append(found, e); len(found) > eventsSize {
-				found = found[1:] // the newest of the step
+				found = found[1:] // only the newest of the step are kept
 			}
 			return nil
 		})
@@ -120,7 +121,7 @@ func (c *Console) eventsUpTo(ctx context.Context, to uint64, filters []string) (
 	return out[:min(len(out), eventsSize)], nil
 }
 
-// liveEvents sends each new event as a row of the table.
+// liveEvents serves GET /live/events: each new event as a row of the table.
 func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	_, _, filters, err := filtersOf(r)
 	if err != nil {
@@ -143,9 +144,10 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+// eventView is the view of one event.
 type eventView struct {
 	Event streams.Stored
-	// Raw is the item as Meta sent it, Data what was understood of it.
+	// Raw is the item as Meta sent it, Data the fields that were decoded from it.
 	Raw, Data string
 	Earlier   uint64
 	Later     uint64
@@ -167,7 +169,7 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 	}
 	raw, understood := e.Data.Raw, e.Data
 	understood.Raw = nil
-	if conn := understood.Connection; conn != nil { // sealed, and still nothing to look at
+	if conn := understood.Connection; conn != nil { // sealed tokens are not shown either
 		shown := *conn
 		shown.SealedToken, shown.SealedVerifyToken = "", ""
 		understood.Connection = &shown
@@ -181,10 +183,10 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxSources is how many events one row may name.
+// maxSources is the largest number of events in one request for sources.
 const maxSources = 64
 
-// sources serves GET /sources?event=7&event=9: what a row was made of.
+// sources serves GET /sources?event=7&event=9: the events that changed a row.
 func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
 	var out []streams.Stored
 	for i, given := range r.URL.Query()["event"] {
@@ -194,7 +196,7 @@ func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
 		}
 		e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
 		if errors.Is(err, streams.ErrNotFound) {
-			continue // erased meanwhile
+			continue // it was erased
 		}
 		if err != nil {
 			return err

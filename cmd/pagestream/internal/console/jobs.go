@@ -10,35 +10,36 @@ import (
 	"time"
 )
 
-// jobs are the long things that were begun here, the latest of each kind.
+// jobs are the background jobs of this console, the latest for each kind and read
+// model.
 type jobs struct {
 	mu sync.Mutex
 	of map[string]*job
 }
 
-// job is one long thing. Its copies, which [jobs.list] gives, are of one moment.
+// job is one background job. [jobs.list] returns consistent copies.
 type job struct {
-	// Kind is "rebuild", "verify" or "audit", Of the read model.
+	// Kind is "rebuild", "verify" or "audit"; Of is the name of the read model.
 	Kind, Of       string
 	Started, Ended time.Time
 	Done, Total    uint64
-	// Rate is events a second, ETA how long it goes on at that rate.
+	// Rate is in events per second; ETA is the remaining time at that rate.
 	Rate float64
 	ETA  time.Duration
-	// Result is what it came to, in a sentence, OK whether all is well.
+	// Result describes the result in a sentence; OK is set if it is good.
 	Result string
 	OK     bool
 
 	cancel context.CancelFunc
 }
 
-// Key names the job among others.
+// Key identifies the job.
 func (j job) Key() string { return j.Kind + " " + j.Of }
 
-// Running reports whether it goes on.
+// Running reports whether the job has not ended yet.
 func (j job) Running() bool { return j.Ended.IsZero() }
 
-// Percent is how far it is.
+// Percent returns the progress, from 0 to 100.
 func (j job) Percent() int {
 	if j.Total == 0 {
 		return 0
@@ -49,9 +50,11 @@ func (j job) Percent() int {
 // maxJob bounds how long a job may take.
 const maxJob = 6 * time.Hour
 
-// begin starts a job in the background, unless one of its kind and name runs.
-// do says in a sentence what came of it.
-func (c *Console) begin(kind, of string, do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error)) error {
+// begin starts a job in the background. It fails if a job with the same kind and name
+// is running. do returns the result in a sentence, and whether it is good.
+func (c *Console) begin(kind, of string,
+	do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error),
+) error {
 	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
 	j := &job{Kind: kind, Of: of, Started: time.Now(), cancel: cancel}
 	c.jobs.mu.Lock()
@@ -66,7 +69,7 @@ func (c *Console) begin(kind, of string, do func(ctx context.Context, progress f
 		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total) })
 		switch {
 		case errors.Is(err, context.Canceled):
-			result, ok = "Given up; nothing was changed.", false
+			result, ok = "Canceled; nothing was changed.", false
 		case err != nil:
 			result, ok = "Failed: "+err.Error(), false
 		}
@@ -87,7 +90,7 @@ func (s *jobs) progress(j *job, done, total uint64) {
 	}
 }
 
-// list returns copies, the latest begun first.
+// list returns copies of the jobs, the last started first.
 func (s *jobs) list() (out []job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +101,7 @@ func (s *jobs) list() (out []job) {
 	return out
 }
 
-// stop gives a job up.
+// stop cancels a job. It returns false if the job is not running.
 func (s *jobs) stop(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

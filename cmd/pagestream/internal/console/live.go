@@ -16,27 +16,30 @@ import (
 // Bounds of a live view.
 const (
 	maxFeeds = 64
-	// quiet is the least time between two notices of one feed, so that a busy
-	// page costs its readers no more than a few pages a second.
-	quiet = 250 * time.Millisecond
+	// noticeInterval is the minimum time between two notices of one feed, so that a
+	// browser reloads a busy page at most a few times a second.
+	noticeInterval = 250 * time.Millisecond
 	// modelWait bounds how long a notice waits for the read model.
 	modelWait = 5 * time.Second
 )
 
-// feed sends what produce gives as server-sent events until the client goes.
-func (c *Console) feed(w http.ResponseWriter, r *http.Request, produce func(ctx context.Context, send func(sse.Event) error) error) error {
+// feed sends the events of produce as server-sent events until the client disconnects.
+func (c *Console) feed(w http.ResponseWriter, r *http.Request,
+	produce func(ctx context.Context, send func(sse.Event) error) error,
+) error {
 	switch err := c.feeds.Serve(w, r, sse.Options{Hello: "live", Heartbeat: "beat"}, produce); {
 	case errors.Is(err, sse.ErrFull):
-		return problem{http.StatusServiceUnavailable, fmt.Sprintf("%d live views are open already, which is the limit.", maxFeeds)}
+		text := fmt.Sprintf("%d live views are open already, which is the limit.", maxFeeds)
+		return problem{http.StatusServiceUnavailable, text}
 	case err != nil:
 		c.opts.Logger.Warn("live view ended", "what", r.Pattern, "err", err)
 	}
-	return nil // the browser connects again
+	return nil // the browser reconnects
 }
 
-// feedAfter is the event after which a feed begins: the last that the browser was
-// told of, or the one that the page around it was made at. So nothing that comes
-// between the page and its feed is missed.
+// feedAfter returns the sequence after which a feed starts: the last one that the
+// browser received, or the one up to which the page was rendered. So no event between
+// the page and its feed is missed.
 func feedAfter(r *http.Request) (uint64, error) {
 	after := r.Header.Get("Last-Event-ID")
 	if after == "" {
@@ -49,9 +52,9 @@ func feedAfter(r *http.Request) (uint64, error) {
 	return seq, nil
 }
 
-// liveConversations says when a page's conversations have changed: "page" for any,
-// and "thread" where the path names a contact and it is theirs. The read model
-// has the change when it is said.
+// liveConversations sends a notice when a page's conversations have changed: "page"
+// for any of them, and also "thread" for the one of the contact in the path. The
+// notice is sent when the read model has applied the change.
 func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) error {
 	page, contact := pageOf(r), contactOf(r)
 	after, err := feedAfter(r)
@@ -78,22 +81,22 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 			case err := <-followed:
 				return err
 			case e := <-seqs:
-				last, mine := e.Seq, about(e, contact)
-				over := time.After(quiet)
-				for more := true; more; { // one notice for what comes together
+				last, inThread := e.Seq, concerns(e, contact)
+				over := time.After(noticeInterval)
+				for more := true; more; { // events that follow closely share one notice
 					select {
 					case e := <-seqs:
-						last, mine = e.Seq, mine || about(e, contact)
+						last, inThread = e.Seq, inThread || concerns(e, contact)
 					case <-over:
 						more = false
 					}
 				}
 				waiting, cancel := context.WithTimeout(ctx, modelWait)
-				_ = c.opts.Conversations.WaitFor(waiting, last) // a model that lags is shown as it is
+				_ = c.opts.Conversations.WaitFor(waiting, last) // a read model that lags is shown as it is
 				cancel()
 				id := strconv.FormatUint(last, 10)
 				err := send(sse.Event{ID: id, Type: "page"})
-				if err == nil && mine {
+				if err == nil && inThread {
 					err = send(sse.Event{ID: id, Type: "thread"})
 				}
 				if err != nil {
@@ -104,9 +107,14 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 	})
 }
 
-func about(e streams.Stored, contact domain.ContactID) bool {
-	return contact != "" && (e.Contact == contact || e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact))
+// concerns reports whether an event is about the contact or erases it.
+func concerns(e streams.Stored, contact domain.ContactID) bool {
+	if contact == "" {
+		return false
+	}
+	erasure := e.Data.Erasure
+	return e.Contact == contact || erasure != nil && erasure.Contact == domain.ContactHash(contact)
 }
 
-// skipMalformed leaves out what is no event of ours; the audit counts it.
+// skipMalformed skips stream messages that are not events; the audit counts them.
 func skipMalformed(uint64, error) error { return nil }

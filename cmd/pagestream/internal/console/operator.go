@@ -18,8 +18,8 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// Operator is what the console can have done and asked. Its errors are for a person
-// to read: they have no token in them. An [operate.Operator] is one.
+// Operator carries out the verbs of the console. [operate.Operator] implements it. Its
+// errors are written for the user: they contain no token.
 type Operator interface {
 	PageOperator
 	ConversationOperator
@@ -30,36 +30,40 @@ var _ Operator = (*operate.Operator)(nil)
 
 // PageOperator judges pages and carries out verbs on them.
 type PageOperator interface {
-	// Judging returns what judges pages by what is on record, Examine asks Graph as
-	// well.
+	// Judging returns a function that judges pages by the recorded facts.
 	Judging() func(p pages.Page, sub *subscriptions.Subscription) meta.Judgement
-	// Subscription returns that of a page's app, nil where nothing was ever asked for.
+	// Subscription returns the subscription of a page's app, nil if it was never
+	// requested.
 	Subscription(p pages.Page) (*subscriptions.Subscription, error)
+	// Examine judges pages after asking Graph.
 	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
-	// Loop is what the reconcile loop knows of a connected page.
+	// Loop returns what the reconcile loop knows about a connected page.
 	Loop(page domain.PageID) meta.Loop
-	// AllSilent says that nearly all pages are silent at once.
+	// AllSilent reports whether nearly all pages are silent at once.
 	AllSilent() bool
-	// Check, Resubscribe and Disconnect return when the read models hold the outcome.
+	// Check, Resubscribe and Disconnect return when the read models have applied the
+	// outcome.
 	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
-	// AppNames are the configured apps' names, the default first.
+	// AppNames returns the names of the configured apps, the default app first.
 	AppNames() []string
 	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
 }
 
-// ConversationOperator answers people and reads the past.
+// ConversationOperator sends messages and reads past states of conversations.
 type ConversationOperator interface {
 	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
-	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time, read func(projections.Viewer) error) error
+	// Past reads a conversation as it was at the event seq, or at a time if seq is 0.
+	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time,
+		read func(projections.Viewer) error) error
 }
 
-// StreamOperator knows and mends what is made of the stream.
+// StreamOperator reports and repairs everything that is built from the stream.
 type StreamOperator interface {
 	// NotReady returns every reason why the process should get no traffic.
 	NotReady() []error
-	// Received counts what this process received since its ledger was begun.
+	// Received returns the counts of the webhook endpoint since the ledger was created.
 	Received() deliveries.Counts
 	Statuses() []projections.Status
 	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)

@@ -19,23 +19,23 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
 
-// maxRows bounds the overview; beyond it a search is needed.
+// maxRows bounds the rows of the overview; further pages are found by search.
 const maxRows = 2000
 
 // row is one page of the overview.
 type row struct {
 	Page      pages.Page
 	Judgement meta.Judgement
-	// Level orders the rows.
+	// Level is the first sort key of the rows.
 	Level  level
 	Fields fields
 	Spark  spark
-	// Lag is how much later than it happened the newest event was stored.
+	// Lag is the delay between the newest event's own time and its storage.
 	Lag time.Duration
 }
 
-// fields count the webhook fields of a page: wanted, on the page, on the app.
-// Known says that Graph was asked.
+// fields contains the numbers of a page's webhook fields: wanted, subscribed on the
+// page, subscribed on the app. KnownPage and KnownApp are set if Graph was asked.
 type fields struct {
 	Wanted, OnPage, OnApp            int
 	KnownPage, KnownApp, Unconfirmed bool
@@ -52,12 +52,12 @@ func fieldsOf(p pages.Page, sub *subscriptions.Subscription, h meta.Loop) fields
 	}
 }
 
-// filter is what the overview is narrowed to.
+// filter selects rows of the overview.
 type filter struct {
 	Query, Show, Company string
 }
 
-func (f filter) takes(r row) bool {
+func (f filter) matches(r row) bool {
 	switch f.Show {
 	case "alarms":
 		if r.Level > levelWarning {
@@ -76,7 +76,7 @@ func (f filter) takes(r row) bool {
 		func(s string) bool { return strings.Contains(strings.ToLower(s), q) })
 }
 
-// level orders pages: what needs somebody first.
+// level orders pages: those that need attention come first.
 type level int
 
 const (
@@ -86,10 +86,10 @@ const (
 	levelAway // disconnected
 )
 
-// String is the level's word and its style.
+// String returns the level's name, which is also its CSS class.
 func (l level) String() string { return [...]string{"wrong", "warning", "fine", "away"}[l] }
 
-// levelOf is the level that a page is listed by.
+// levelOf returns the level of a page's judgement.
 func levelOf(j meta.Judgement) level {
 	switch {
 	case j.Severity == meta.Wrong:
@@ -102,21 +102,25 @@ func levelOf(j meta.Judgement) level {
 	return levelFine
 }
 
-// Alarms are the findings that need somebody.
+// Alarms returns the findings that need attention.
 func (r row) Alarms() []meta.Finding {
-	return slices.DeleteFunc(slices.Clone(r.Judgement.Findings), func(f meta.Finding) bool { return f.Severity == meta.Fine })
+	return slices.DeleteFunc(slices.Clone(r.Judgement.Findings), func(f meta.Finding) bool {
+		return f.Severity == meta.Fine
+	})
 }
 
+// overviewView is the view of all pages.
 type overviewView struct {
 	Filter    filter
 	Totals    totals
 	Rows      []row
 	Companies []string
-	// All is how many pages there are, Cut how many more match than are listed.
+	// All is the number of pages. Cut is the number of matching pages that are not
+	// listed.
 	All, Cut int
 }
 
-// overview serves GET /: every page, those that need somebody first.
+// overview serves GET /: every page, those that need attention first.
 func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	v := overviewView{Filter: filter{Query: strings.TrimSpace(q.Get("q")), Show: q.Get("show"), Company: q.Get("company")}}
@@ -129,15 +133,18 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 		if r.Page.Company != "" {
 			v.Companies = append(v.Companies, r.Page.Company)
 		}
-		if v.Filter.takes(r) {
+		if v.Filter.matches(r) {
 			v.Rows = append(v.Rows, r)
 		}
 	}
 	slices.Sort(v.Companies)
 	v.Companies = slices.Compact(v.Companies)
 	slices.SortStableFunc(v.Rows, func(a, b row) int {
-		return cmp.Or(cmp.Compare(a.Level, b.Level), strings.Compare(strings.ToLower(a.Page.Name), strings.ToLower(b.Page.Name)),
-			strings.Compare(string(a.Page.ID), string(b.Page.ID)))
+		return cmp.Or(
+			cmp.Compare(a.Level, b.Level),
+			strings.Compare(strings.ToLower(a.Page.Name), strings.ToLower(b.Page.Name)),
+			strings.Compare(string(a.Page.ID), string(b.Page.ID)),
+		)
 	})
 	if v.Cut = len(v.Rows) - maxRows; v.Cut > 0 {
 		v.Rows = v.Rows[:maxRows]
@@ -146,8 +153,8 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// rows are all pages, in byte order of their ids. The two read models are read at
-// once: both are decoded row by row.
+// rows returns all pages, in byte order of their ids. The two read models are read
+// concurrently, because decoding their rows takes time.
 func (c *Console) rows() (out []row, err error) {
 	var subs subscriptions.Index
 	var reading errgroup.Group
@@ -174,21 +181,24 @@ func (c *Console) rows() (out []row, err error) {
 }
 
 func (c *Console) rowOf(p pages.Page, d pages.Day, sub *subscriptions.Subscription, j meta.Judgement) row {
-	r := row{Page: p, Judgement: j, Level: levelOf(j), Fields: fieldsOf(p, sub, c.opts.Operator.Loop(p.ID)), Spark: sparkOf(d)}
+	r := row{
+		Page: p, Judgement: j, Level: levelOf(j),
+		Fields: fieldsOf(p, sub, c.opts.Operator.Loop(p.ID)), Spark: sparkOf(d),
+	}
 	if t := p.Traffic; !t.LastAt.IsZero() && !t.LastTime.IsZero() {
 		r.Lag = max(0, t.LastAt.Sub(t.LastTime))
 	}
 	return r
 }
 
-// totals are the whole installation at a glance.
+// totals are the totals of the whole installation.
 type totals struct {
 	Connected, Wrong, Warnings int
 	Duplicates                 uint64
 	Events, Lag                uint64
 	Chart                      rateChart
-	// Reasons say why we are not ready, empty if we are; AllSilent that nothing
-	// comes from anywhere.
+	// Reasons are the reasons why the server is not ready; empty if it is. AllSilent is
+	// set if nearly all pages are silent.
 	Reasons   []string
 	AllSilent bool
 }
@@ -205,7 +215,8 @@ func (c *Console) totals(rows []row) (t totals) {
 			t.Warnings++
 		}
 	}
-	t.Duplicates, t.Chart, t.AllSilent = c.opts.Operator.Received().Duplicates(), c.rates.chart(), c.opts.Operator.AllSilent()
+	t.Duplicates, t.Chart = c.opts.Operator.Received().Duplicates(), c.rates.chart()
+	t.AllSilent = c.opts.Operator.AllSilent()
 	for _, s := range c.opts.Operator.Statuses() {
 		t.Events, t.Lag = max(t.Events, s.Head), max(t.Lag, s.Lag)
 	}
@@ -215,25 +226,25 @@ func (c *Console) totals(rows []row) (t totals) {
 	return t
 }
 
-// totalsEvery is how often the totals are sent; the rows behind their counts are
-// looked at less often.
+// totalsEvery is how often the totals are sent. The rows that they are computed from
+// are read less often.
 const (
 	totalsEvery = time.Second
 	rowsEvery   = 5 * time.Second
 )
 
-// liveTotals sends the totals each second.
+// liveTotals serves GET /live/totals: the totals every second.
 func (c *Console) liveTotals(w http.ResponseWriter, r *http.Request) error {
 	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
 		var rows []row
-		var looked time.Time
+		var lastRead time.Time
 		for {
-			if time.Since(looked) >= rowsEvery {
+			if time.Since(lastRead) >= rowsEvery {
 				var err error
 				if rows, err = c.rows(); err != nil {
 					return err
 				}
-				looked = time.Now()
+				lastRead = time.Now()
 			}
 			html, err := part("totals", c.totals(rows))
 			if err != nil {

@@ -17,13 +17,14 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
+// pageView is the view of one page.
 type pageView struct {
 	Row    row
 	Loop   meta.Loop
 	Sub    *subscriptions.Subscription
 	Fields []field
 	Counts conversations.Counts
-	// Steps are how the page came to be as it is, newest first.
+	// Steps are the history of the page's connection, the newest first.
 	Steps []step
 }
 
@@ -35,7 +36,7 @@ type field struct {
 	KnownPage, KnownsApp bool
 }
 
-// step is one moment in the life of a connection.
+// step is one event in the history of a connection.
 type step struct {
 	Seq   uint64
 	At    time.Time
@@ -92,20 +93,25 @@ func fieldList(sub *subscriptions.Subscription, h meta.Loop) (out []field) {
 		wanted := slices.Contains(sub.Wanted, name)
 		out = append(out, field{
 			Name: name, Wanted: wanted, OnPage: slices.Contains(sub.Actual, name),
-			OnApp: wanted && !slices.Contains(h.AppMissing, name), KnownPage: !sub.CheckedAt.IsZero(), KnownsApp: wanted && !h.Checked.IsZero(),
+			OnApp: wanted && !slices.Contains(h.AppMissing, name), KnownPage: !sub.CheckedAt.IsZero(),
+			KnownsApp: wanted && !h.Checked.IsZero(),
 		})
 	}
 	return out
 }
 
-// stepTypes are the events on a connection that the subscriptions model does not
-// keep the history of.
+// stepTypes are the types of events about a connection that are not in the history of
+// the subscriptions model.
 var stepTypes = []domain.Type{
-	domain.PageConnected, domain.PageDisconnected, domain.PageTokenInvalidated, domain.PageTokenRefreshed, domain.PolicyEnforced,
+	domain.PageConnected, domain.PageDisconnected, domain.PageTokenInvalidated, domain.PageTokenRefreshed,
+	domain.PolicyEnforced,
 }
 
-// steps join the history of the subscription with the events on the connection.
-func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscriptions.Subscription) (out []step, err error) {
+// steps merges the history of the subscription with the events about the connection,
+// the newest first.
+func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscriptions.Subscription) (
+	out []step, err error,
+) {
 	if sub != nil {
 		for _, t := range sub.History {
 			s := step{Seq: t.Seq, At: t.At, What: "subscription " + string(t.To), Why: t.Reason, Level: levelFine}
@@ -125,7 +131,8 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 	_, err = streams.Read(ctx, c.opts.JS, streams.ReadOptions{
 		Stream: c.opts.Stream, Filters: streams.Filter(page, stepTypes...), Malformed: skipMalformed,
 	}, func(e streams.Stored) error {
-		s := step{Seq: e.Seq, At: e.At, What: strings.ReplaceAll(strings.ReplaceAll(string(e.Type), ".", " "), "_", " "), Level: levelFine}
+		what := strings.ReplaceAll(strings.ReplaceAll(string(e.Type), ".", " "), "_", " ")
+		s := step{Seq: e.Seq, At: e.At, What: what, Level: levelFine}
 		if e.Data.Connection != nil {
 			s.Why = e.Data.Connection.Reason
 		}
@@ -133,18 +140,18 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 			s.Level = levelWarning
 		}
 		if out = append(out, s); len(out) > 4*maxSteps {
-			out = slices.Delete(out, 0, maxSteps) // the newest count
+			out = slices.Delete(out, 0, maxSteps) // only the newest are shown
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the events on the connection: %w", err)
+		return nil, fmt.Errorf("read the events about the connection: %w", err)
 	}
 	slices.SortFunc(out, func(a, b step) int { return cmp.Compare(b.Seq, a.Seq) })
 	return out[:min(len(out), maxSteps)], nil
 }
 
-// verb carries out one verb on a page and shows the page as it is then.
+// verb returns a handler that carries out a verb on a page and shows the page again.
 func (c *Console) verb(name string, do func(Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageOf(r)
@@ -176,7 +183,8 @@ func (c *Console) verb(name string, do func(Operator, context.Context, domain.Pa
 	}
 }
 
-// extend gives an answer that waits for others more time than the server does.
+// extend moves the write deadline to 2 minutes from now. The server's default is too
+// short for requests that wait for Graph.
 func extend(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Minute))
 }
@@ -188,7 +196,7 @@ type findingsView struct {
 	Install, Of []meta.Finding
 }
 
-// findings serves GET /pages/{page}/findings: what the doctor says. It asks Graph.
+// findings serves GET /pages/{page}/findings: the doctor's findings. It asks Graph.
 func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 	id := pageOf(r)
 	p, err := pages.Get(c.opts.Pages, id)

@@ -11,20 +11,20 @@ import (
 	"github.com/pagestream/pagestream/projections/pages"
 )
 
-// rateSeconds is how far back the chart of the intake goes.
+// rateSeconds is the number of seconds in the chart of incoming events.
 const rateSeconds = 120
 
-// rates are what came in in each of the last seconds.
+// rates are the numbers of incoming items in each of the last seconds.
 type rates struct {
 	mu     sync.Mutex
 	before deliveries.Counts
 	began  bool
-	// stored and repeated are rings; next is where the coming second goes.
+	// stored and repeated are ring buffers; next is the index for the next second.
 	stored, repeated [rateSeconds]uint64
 	next             int
 }
 
-// add takes the counts as of a second.
+// add adds one second: the difference between the counts and the previous ones.
 func (r *rates) add(now deliveries.Counts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,7 +36,7 @@ func (r *rates) add(now deliveries.Counts) {
 	r.before, r.began = now, true
 }
 
-// last returns the seconds in order.
+// last returns the seconds in order, the oldest first.
 func (r *rates) last() (stored, repeated []uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,7 +44,7 @@ func (r *rates) last() (stored, repeated []uint64) {
 	return inOrder(r.stored[:]), inOrder(r.repeated[:])
 }
 
-// sample looks at the intake each second.
+// sample adds the counts of the webhook endpoint to the rates every second.
 func (c *Console) sample() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -58,10 +58,11 @@ func (c *Console) sample() {
 	}
 }
 
-// rateChart is the intake as two SVG paths in a box of [rateSeconds] by 100.
+// rateChart is the chart of incoming items: two SVG paths in a box of [rateSeconds] by
+// 100.
 type rateChart struct {
 	Stored, Repeated string
-	// Now is the mean of the last 5 seconds, Peak the highest second.
+	// Now is the mean of the last 5 seconds, Peak the maximum of all seconds.
 	Now  float64
 	Peak uint64
 }
@@ -86,7 +87,7 @@ func (r *rates) chart() (c rateChart) {
 	return c
 }
 
-// stepTo is how an SVG path goes to its point i: it moves to the first.
+// stepTo returns the SVG path command for point i: move for the first, then line.
 func stepTo(i int) string {
 	if i == 0 {
 		return "M"
@@ -94,11 +95,11 @@ func stepTo(i int) string {
 	return "L"
 }
 
-// spark is a page's day as SVG paths in a box of 24 by 10: bars for what came, a
-// line for what is usual.
+// spark is the sparkline of a page's last 24 hours: SVG paths in a box of 24 by 10,
+// bars for the events of each hour and a line for the usual number.
 type spark struct {
 	Bars, Usual string
-	// Label says the same in words.
+	// Label is the text alternative.
 	Label string
 }
 

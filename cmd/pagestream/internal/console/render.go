@@ -25,29 +25,29 @@ var assetFiles embed.FS
 //go:embed templates
 var templateFiles embed.FS
 
-// policy lets a browser load our own files and nothing else, run no inline script
-// and send forms to us only.
+// policy is the Content-Security-Policy: a browser may load only files of this server,
+// run no inline scripts, and send forms only to this server.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// Names of the assets that a page loads; a new version gets a new name.
-const assetLife = "public, max-age=300"
+// assetCache is the Cache-Control of the assets.
+const assetCache = "public, max-age=300"
 
 func assets() http.Handler {
 	files := http.FileServerFS(assetFiles)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/") { // no listing
+		if strings.HasSuffix(r.URL.Path, "/") { // directories are not listed
 			http.NotFound(w, r)
 			return
 		}
-		w.Header().Set("Cache-Control", assetLife)
+		w.Header().Set("Cache-Control", assetCache)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		files.ServeHTTP(w, r)
 	})
 }
 
-// templates are the pages by name: each is the layout with a body of its own, and
-// has what the others share.
+// templates are the pages by name. Each is the shared layout and parts with the page's
+// own body.
 var templates = func() map[string]*template.Template {
 	shared := template.Must(template.New("layout.html").Funcs(functions).
 		ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
@@ -86,8 +86,8 @@ var functions = template.FuncMap{
 	"initial": initial,
 }
 
-// pathOf is a path of ours. Ids come from outside: what they hold stays within
-// their place.
+// pathOf returns the path with these elements. Ids come from outside, so each element
+// is escaped.
 func pathOf(parts ...any) string {
 	var b strings.Builder
 	for _, p := range parts {
@@ -96,7 +96,8 @@ func pathOf(parts ...any) string {
 	return b.String()
 }
 
-// initial stands in for a picture, which would be loaded from elsewhere.
+// initial returns the first letter of a name. It is shown instead of a picture, which
+// would have to be loaded from another server.
 func initial(name string) string {
 	for _, r := range name {
 		return strings.ToUpper(string(r))
@@ -104,7 +105,7 @@ func initial(name string) string {
 	return "?"
 }
 
-// ago says a span in its largest unit, in words that stay short in a table.
+// ago formats a duration in its largest unit, shortly enough for a table.
 func ago(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -119,7 +120,7 @@ func ago(d time.Duration) string {
 	return fmt.Sprintf("%d d", int(d.Hours()/24))
 }
 
-// thousands sets a space after each three digits.
+// thousands groups digits by three, separated by narrow no-break spaces.
 func thousands(s string) string {
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
 		s = s[:i] + "\u202f" + s[i:]
@@ -127,26 +128,28 @@ func thousands(s string) string {
 	return s
 }
 
-// frame is what the layout shows, around a page's own View.
+// frame contains the layout's fields, and the page's own View.
 type frame struct {
 	Title string
-	// Page names the template.
+	// Page is the name of the template.
 	Page    string
 	Role    Role
 	Admin   bool
 	Version string
-	// Done and Failed tell of what a form asked for.
+	// Done and Failed are the message about a submitted form's success or failure.
 	Done, Failed string
 	View         any
 }
 
-// show writes a page, or nothing of it if it can't be made.
+// show responds with a page. If the page can't be rendered it responds 500.
 func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name, title string, view any) {
 	c.showOutcome(w, r, status, name, title, view, "", "")
 }
 
-// showOutcome writes a page that tells of what a form asked for.
-func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any, done, failed string) {
+// showOutcome responds with a page and the message about a submitted form.
+func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any,
+	done, failed string,
+) {
 	role, _ := c.sessions.of(r)
 	f := frame{
 		Title: title, Page: name, Role: role, Admin: role == Admin, Version: c.opts.Version,
@@ -154,7 +157,7 @@ func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int
 	}
 	var b bytes.Buffer
 	if err := templates[name].Execute(&b, f); err != nil {
-		c.opts.Logger.Error("page can't be made", "page", name, "err", err)
+		c.opts.Logger.Error("page can't be rendered", "page", name, "err", err)
 		http.Error(w, "the page can't be shown; the server's log has the cause", http.StatusInternalServerError)
 		return
 	}
@@ -176,7 +179,7 @@ func part(name string, view any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// problem is an error that is told to the person.
+// problem is an error whose text is shown to the user.
 type problem struct {
 	status int
 	text   string
@@ -187,11 +190,13 @@ func (p problem) Error() string { return p.text }
 func notFound(text string) error { return problem{http.StatusNotFound, text} }
 func badInput(text string) error { return problem{http.StatusBadRequest, text} }
 
-// serve serves a request, or returns why not; see [Console.handler].
+// serve is a handler that returns an error instead of showing it; see
+// [Console.handler].
 type serve func(http.ResponseWriter, *http.Request) error
 
-// handler lets in who is signed in and shows an error of serve as a page. What
-// was not meant for a person is logged here, once.
+// handler requires a session, and the admin role for requests that change anything. It
+// shows an error of serve as a page. An error that is not meant for the user is logged
+// here, once.
 func (c *Console) handler(serve serve) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		role, ok := c.sessions.of(r)
@@ -201,7 +206,10 @@ func (c *Console) handler(serve serve) http.Handler {
 			c.askSignIn(w, r)
 			return
 		case !safe && role != Admin:
-			c.showError(w, r, problem{http.StatusForbidden, "You are signed in as read-only: sign out, and in again with the admin token, to change anything."})
+			c.showError(w, r, problem{
+				http.StatusForbidden,
+				"You are signed in as read-only: sign out, and in again with the admin token, to change anything.",
+			})
 			return
 		}
 		if !safe {
@@ -210,7 +218,8 @@ func (c *Console) handler(serve serve) http.Handler {
 				c.showError(w, r, badInput("The form could not be read."))
 				return
 			}
-			c.opts.Logger.Info("asked for in the console", "what", r.Pattern, "page", r.PathValue("page")) // no contact
+			// The contact is not logged.
+			c.opts.Logger.Info("console action requested", "what", r.Pattern, "page", r.PathValue("page"))
 		}
 		if err := serve(w, r); err != nil && r.Context().Err() == nil {
 			c.showError(w, r, err)
@@ -218,10 +227,10 @@ func (c *Console) handler(serve serve) http.Handler {
 	})
 }
 
-// maxForm bounds what a form may send.
+// maxForm bounds the body of a form, in bytes.
 const maxForm = 64 << 10
 
-// askSignIn leads to the sign-in and from there back.
+// askSignIn redirects to the sign-in page, which redirects back afterwards.
 func (c *Console) askSignIn(w http.ResponseWriter, r *http.Request) {
 	target := "/sign-in"
 	if r.Method == http.MethodGet {
@@ -243,15 +252,15 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &p):
 	case errors.Is(err, pages.ErrNotFound):
-		p = problem{http.StatusNotFound, "Nothing was ever heard of this page."}
+		p = problem{http.StatusNotFound, "This page is unknown: no event about it was ever stored."}
 	case errors.Is(err, conversations.ErrErased):
-		p = problem{http.StatusGone, "This conversation was erased at the contact's wish."}
+		p = problem{http.StatusGone, "This conversation was erased at the contact's request."}
 	case errors.Is(err, conversations.ErrNotFound):
 		p = problem{http.StatusNotFound, "There is no such conversation."}
 	case errors.Is(err, conversations.ErrCursor):
-		p = problem{http.StatusBadRequest, "That place in the list is not there any more; start again from its beginning."}
+		p = problem{http.StatusBadRequest, "That position in the list no longer exists; start again from the beginning."}
 	case errors.Is(err, streams.ErrNotFound):
-		p = problem{http.StatusNotFound, "There is no such event: it was erased, or is not there yet."}
+		p = problem{http.StatusNotFound, "There is no such event: it was erased, or is not stored yet."}
 	case errors.Is(err, context.DeadlineExceeded):
 		p = problem{http.StatusGatewayTimeout, "It took too long; try again."}
 	default:
@@ -261,7 +270,7 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 	c.show(w, r, p.status, "problem", http.StatusText(p.status), p.text)
 }
 
-// pretty indents JSON, and leaves alone what is none.
+// pretty indents JSON. It returns anything else as it is.
 func pretty(raw []byte) string {
 	var b bytes.Buffer
 	if json.Indent(&b, raw, "", "  ") != nil {

@@ -15,17 +15,17 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// Role is what a session may do.
+// Role determines what a session may do.
 type Role string
 
-// The roles. [ReadOnly] sees all that [Admin] sees, message texts too, and changes
-// nothing.
+// The roles. [ReadOnly] may read everything that [Admin] may, including message texts,
+// but change nothing.
 const (
 	Admin    Role = "admin"
 	ReadOnly Role = "read-only"
 )
 
-// SessionLife is how long a sign-in lasts.
+// SessionLife is how long a session is valid.
 const SessionLife = 12 * time.Hour
 
 const (
@@ -35,10 +35,10 @@ const (
 	nonceSize   = 16
 )
 
-// sessions makes session cookies and tells who has one. A cookie is signed, not
-// kept: it outlives the process, and ends by itself, with the token that it was
-// made for, or with a sign-out. Sign-outs are remembered in memory, so a restart
-// forgets them; the browser has dropped its cookie by then.
+// sessions creates and checks session cookies. Cookies are signed and not stored: a
+// session survives a restart of the process. It ends when it expires, when its token
+// changes, or at a sign-out. Sign-outs are kept in memory, so a restart forgets them;
+// by that time the browser has deleted its cookie.
 type sessions struct {
 	now    func() time.Time
 	tokens map[Role][]byte // hashes
@@ -66,7 +66,7 @@ func sign(key []byte, parts ...[]byte) []byte {
 	return m.Sum(nil)
 }
 
-// role is the one that a token signs in to.
+// role returns the role that a token signs in to.
 func (s *sessions) role(token string) (Role, bool) {
 	hash := sha256.Sum256([]byte(token))
 	for role, want := range s.tokens {
@@ -85,7 +85,8 @@ func (s *sessions) begin(role Role) string {
 	return base64.RawURLEncoding.EncodeToString(append(body, sign(s.keys[role], body)...))
 }
 
-// open tells whose a cookie's value is.
+// open checks a cookie's value and returns its contents. It returns false if the value
+// is not valid, is expired, or was signed out.
 func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires time.Time, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(value)
 	if err != nil || len(b) != nonceSize+8+sha256.Size {
@@ -102,14 +103,14 @@ func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires
 	return "", nonce, expires, false
 }
 
-// end makes a cookie's value worthless.
+// end invalidates a cookie's value.
 func (s *sessions) end(value string) {
 	if _, nonce, _, ok := s.open(value); ok {
 		s.ended.Add(nonce, struct{}{})
 	}
 }
 
-// of is the role of a request's session.
+// of returns the role of a request's session.
 func (s *sessions) of(r *http.Request) (Role, bool) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
@@ -119,8 +120,8 @@ func (s *sessions) of(r *http.Request) (Role, bool) {
 	return role, ok
 }
 
-// Authenticate tells whether a request has a session, and whether that may change
-// anything, for handlers of the same listener.
+// Authenticate reports whether a request has a valid session (ok), and whether the
+// session may change anything (write). It is for other handlers of the same listener.
 func (c *Console) Authenticate(r *http.Request) (write, ok bool) {
 	role, ok := c.sessions.of(r)
 	return role == Admin, ok
@@ -163,8 +164,8 @@ func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
-	// Behind a proxy that ends TLS only its header says so. Whoever makes it up
-	// gets a cookie that is less use to him.
+	// Behind a proxy that terminates TLS, only its header shows that TLS is used. A
+	// client that forges the header only restricts its own cookie.
 	secure := r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
 	// Lax, not Strict: the login at Meta ends with a link back to the console.
 	http.SetCookie(w, &http.Cookie{
@@ -173,7 +174,8 @@ func (c *Console) setCookie(w http.ResponseWriter, r *http.Request, value string
 	})
 }
 
-// local is a path of ours that a sign-in may lead to, "/" for anything else.
+// local returns next if it is a path of this server to which a sign-in may redirect,
+// and "/" otherwise.
 func local(next string) string {
 	u, err := url.Parse(next)
 	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") ||

@@ -18,30 +18,32 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// maxDeadLetters is how many are listed; the command line lists all.
+// maxDeadLetters is how many dead letters are listed; the command line lists all.
 const maxDeadLetters = 200
 
+// streamsView is the view of the streams and of everything that reads them.
 type streamsView struct {
 	Models []projections.Status
 	Jobs   []job
-	// Busy says that something runs, so that the page looks again each second.
+	// Busy is set while a job or a rebuild runs; the page then refreshes every second.
 	Busy      bool
 	Dead      []projections.DeadLetter
 	DeadMore  bool
 	Pages     []deadPage
 	Consumers []consumers.Consumer
 	Hooks     []hooks.Status
-	// Trouble says what could not be listed.
+	// Trouble is the error if something could not be listed.
 	Trouble string
 }
 
-// deadPage is how many dead letters a page has among those that are listed.
+// deadPage is the number of a page's dead letters among those that are listed.
 type deadPage struct {
 	Page  domain.PageID
 	Count int
 }
 
-// streams serves GET /streams: where everything stands that is made of the stream.
+// streams serves GET /streams: the state of the read models, jobs, dead letters,
+// consumers and webhook endpoints.
 func (c *Console) streams(w http.ResponseWriter, r *http.Request) error {
 	return c.showStreams(w, r, http.StatusOK, "", "")
 }
@@ -82,32 +84,42 @@ const (
 )
 
 func (c *Console) rebuild(w http.ResponseWriter, r *http.Request) error {
-	return c.beginModel(w, r, jobRebuild, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
+	return c.beginModel(w, r, jobRebuild, func(ctx context.Context, name string, progress rebuildProgress) (
+		string, bool, error,
+	) {
 		out, err := c.opts.Operator.Rebuild(ctx, name, progress)
-		said := fmt.Sprintf("Built again up to event %d in %s, %.0f events a second.", out.Seq, out.Took.Round(time.Millisecond), out.Rate)
+		result := fmt.Sprintf("Built again up to event %d in %s, %.0f events a second.",
+			out.Seq, out.Took.Round(time.Millisecond), out.Rate)
 		switch {
 		case out.Was == "":
-			return said + " There was nothing to compare it with.", true, err
+			return result + " There was nothing to compare it with.", true, err
 		case !out.Equal:
-			return said + " It differs from the one before, which was wrong.", false, err
+			return result + " It differs from the one before, which was wrong.", false, err
 		}
-		return said + " It is equal to the one before.", true, err
+		return result + " It is equal to the one before.", true, err
 	})
 }
 
 func (c *Console) verify(w http.ResponseWriter, r *http.Request) error {
-	return c.beginModel(w, r, jobVerify, func(ctx context.Context, name string, progress func(projections.Rebuilding)) (string, bool, error) {
+	return c.beginModel(w, r, jobVerify, func(ctx context.Context, name string, progress rebuildProgress) (
+		string, bool, error,
+	) {
 		out, err := c.opts.Operator.Verify(ctx, name, progress)
 		if out.Equal {
-			return fmt.Sprintf("A replay up to event %d comes to the same rows (%s).", out.Seq, out.Took.Round(time.Millisecond)), true, err
+			return fmt.Sprintf("A replay up to event %d gives the same rows (%s).",
+				out.Seq, out.Took.Round(time.Millisecond)), true, err
 		}
-		return fmt.Sprintf("A replay up to event %d comes to other rows: rebuild it. To see the first that differs, type: pagestream projections verify %s",
-			out.Seq, name), false, err
+		return fmt.Sprintf("A replay up to event %d gives different rows: rebuild the read model. "+
+			"To see the first row that differs, type: pagestream projections verify %s", out.Seq, name), false, err
 	})
 }
 
+// rebuildProgress is called with the progress of a rebuild or a replay.
+type rebuildProgress = func(projections.Rebuilding)
+
+// beginModel starts a job on the read model in the path.
 func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string,
-	do func(context.Context, string, func(projections.Rebuilding)) (string, bool, error),
+	do func(context.Context, string, rebuildProgress) (string, bool, error),
 ) error {
 	name := r.PathValue("name")
 	if !slices.ContainsFunc(c.opts.Operator.Statuses(), func(s projections.Status) bool { return s.Name == name }) {
@@ -125,20 +137,22 @@ func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
 			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
 		})
 		d := a.Intake
-		said := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; %d deliveries accepted with %d items = %d stored + %d duplicates.",
-			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased, d.Accepted, d.Items, d.Stored, d.Duplicates)
+		result := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; "+
+			"%d deliveries accepted with %d items = %d stored + %d duplicates.",
+			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased,
+			d.Accepted, d.Items, d.Stored, d.Duplicates)
 		if a.OK {
-			return "All is as promised. " + said, true, err
+			return "All is as promised. " + result, true, err
 		}
 		for _, p := range a.Problems {
-			said += " " + p.What + "."
+			result += " " + p.What + "."
 		}
-		return "Not as promised. " + said, false, err
+		return "Not as promised. " + result, false, err
 	})
 	return c.begun(w, r, err)
 }
 
-// begun leads back to the page that shows the job.
+// begun redirects to the page that shows the job, or returns the error.
 func (c *Console) begun(w http.ResponseWriter, r *http.Request, err error) error {
 	if err != nil {
 		return err
@@ -154,7 +168,7 @@ func (c *Console) cancelJob(w http.ResponseWriter, r *http.Request) error {
 	return c.begun(w, r, nil)
 }
 
-// decide redrives or discards dead letters: one, a page's, or all.
+// decide redrives or discards dead letters: one, those of a page, or all.
 func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 	f := r.PostForm
 	d := operate.Decision{
@@ -177,7 +191,7 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 	out, err := c.opts.Operator.Decide(r.Context(), d)
 	switch {
 	case errors.Is(err, projections.ErrNoDeadLetter):
-		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: it is no dead letter any more.")
+		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: there is no such dead letter any more.")
 	case err != nil:
 		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Not done: "+err.Error())
 	}

@@ -79,7 +79,9 @@ type DecisionResult struct {
 // DeadLetters lists at most limit dead letters that come after the given one: of the
 // read model or reactor with that name, or of all if it is empty. They are ordered
 // by read model and then by reactor. It fails with [ErrUnknown].
-func (o *Operator) DeadLetters(of string, after projections.DeadLetter, limit int) (out []projections.DeadLetter, err error) {
+func (o *Operator) DeadLetters(of string, after projections.DeadLetter, limit int) (
+	out []projections.DeadLetter, err error,
+) {
 	models, err := o.modelsNamed(of)
 	if err != nil {
 		return nil, err

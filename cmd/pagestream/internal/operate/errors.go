@@ -52,8 +52,9 @@ var kinds = map[error]Kind{
 	projections.ErrBuilding: Busy,
 
 	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
-	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused, connect.ErrUserToken: Refused,
-	outbound.ErrRequest: Refused, backfill.ErrRequest: Refused, backfill.ErrRunning: Refused, backup.ErrDirExists: Refused,
+	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
+	connect.ErrUserToken: Refused,
+	outbound.ErrRequest:  Refused, backfill.ErrRequest: Refused, backfill.ErrRunning: Refused, backup.ErrDirExists: Refused,
 	consumers.ErrName: Refused, consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
 }

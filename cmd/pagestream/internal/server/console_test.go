@@ -333,7 +333,7 @@ func TestConsoleStreams(t *testing.T) {
 	b.waitForText(".jobs", "rebuild conversations")
 	b.waitForText(".jobs .fine", "equal to the one before")
 	b.click("#verify-pages")
-	b.waitForText(".jobs .fine", "comes to the same rows")
+	b.waitForText(".jobs .fine", "gives the same rows")
 	b.click("#audit")
 	b.waitForText(".jobs .fine", "All is as promised")
 
