@@ -15,7 +15,8 @@ import (
 
 func (f *fakeOperator) Statuses() []projections.Status { return []projections.Status{{Name: "pages"}} }
 
-// TestFeedOfStatuses: the first comes at once, there is a limit, and Close ends all.
+// TestFeedOfStatuses checks that the first status is sent at once, that the number of
+// feeds is limited, and that Close ends all feeds.
 func TestFeedOfStatuses(t *testing.T) {
 	s, err := New(Options{Token: token, Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
 	require.NoError(t, err)
@@ -48,5 +49,5 @@ func TestFeedOfStatuses(t *testing.T) {
 	assert.Contains(t, string(b), "64 feeds are open already")
 	s.Close()
 	_, err = io.Copy(io.Discard, first.Body)
-	assert.NoError(t, err, "it ended as a whole answer does")
+	assert.NoError(t, err, "the response ended properly")
 }

@@ -34,14 +34,16 @@ import (
 
 const token = "an-admin-token-that-is-long-enough"
 
-// fakeOperator does what the test says.
+// fakeOperator records its arguments and returns fixed results.
 type fakeOperator struct {
-	operate.Operator // panics where the test forgot something
+	operate.Operator // methods that are not faked panic
 
-	err      error
-	progress int
+	err      error // the error of every verb
+	progress int   // how often a long verb reports progress
 	got      []any
 }
+
+type rebuildingFunc = func(projections.Rebuilding)
 
 func (f *fakeOperator) Invite(_ context.Context, r operate.InviteRequest) (operate.Invite, error) {
 	f.got = append(f.got, r)
@@ -53,7 +55,9 @@ func (f *fakeOperator) Login(_ context.Context, app, userToken string) (operate.
 	return operate.Login{ID: "abc"}, f.err
 }
 
-func (f *fakeOperator) ConnectChosen(_ context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (operate.Connected, error) {
+func (f *fakeOperator) ConnectChosen(_ context.Context, id string, c meta.Choice, progress func(meta.Outcome)) (
+	operate.Connected, error,
+) {
 	f.got = append(f.got, id, c)
 	for i := range f.progress {
 		progress(meta.Outcome{Page: domain.PageID(fmt.Sprint(i))})
@@ -87,7 +91,9 @@ func (f *fakeOperator) Send(_ context.Context, r outbound.Request) (outbound.Sen
 	return outbound.Sent{RecipientID: "31", MID: "m_1", Seq: 7}, f.err
 }
 
-func (f *fakeOperator) Backfill(_ context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error) {
+func (f *fakeOperator) Backfill(_ context.Context, r backfill.Request, progress func(backfill.Progress)) (
+	backfill.Sum, error,
+) {
 	f.got = append(f.got, r)
 	for i := range f.progress {
 		progress(backfill.Progress{Sum: backfill.Sum{Conversations: i}})
@@ -95,18 +101,20 @@ func (f *fakeOperator) Backfill(_ context.Context, r backfill.Request, progress 
 	return backfill.Sum{Stored: 3}, f.err
 }
 
-func (f *fakeOperator) Rebuild(_ context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
+func (f *fakeOperator) Rebuild(_ context.Context, name string, progress rebuildingFunc) (projections.Rebuilt, error) {
 	for i := range f.progress {
 		progress(projections.Rebuilding{Seq: uint64(i)})
 	}
 	return projections.Rebuilt{Name: name}, f.err
 }
 
-func (f *fakeOperator) Verify(_ context.Context, name string, _ func(projections.Rebuilding)) (projections.Verified, error) {
+func (f *fakeOperator) Verify(_ context.Context, name string, _ rebuildingFunc) (projections.Verified, error) {
 	return projections.Verified{Name: name, Equal: true}, f.err
 }
 
-func (f *fakeOperator) Explain(_ context.Context, _, bucket string, key []byte, _ func(projections.Rebuilding)) (projections.Trace, error) {
+func (f *fakeOperator) Explain(_ context.Context, _, bucket string, key []byte, _ rebuildingFunc) (
+	projections.Trace, error,
+) {
 	f.got = append(f.got, bucket, string(key))
 	return projections.Trace{Count: 1, First: []uint64{7}}, f.err
 }
@@ -115,7 +123,9 @@ func (f *fakeOperator) Audit(context.Context, func(audit.Progress)) (audit.Repor
 	return audit.Report{Seq: 7}, f.err
 }
 
-func (f *fakeOperator) DeadLetters(projection string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error) {
+func (f *fakeOperator) DeadLetters(projection string, after projections.DeadLetter, limit int) (
+	[]projections.DeadLetter, error,
+) {
 	f.got = append(f.got, projection, after.Seq)
 	return []projections.DeadLetter{{Seq: after.Seq + 7, Error: "unfit"}}[:min(1, limit)], f.err
 }
@@ -205,7 +215,7 @@ func call(t *testing.T, method, url, body string) (*http.Response, string) {
 	return resp, string(b)
 }
 
-// actions are requests that reach an action, and what a good answer has in it.
+// verbRequests are requests that call a verb, with a part of the expected response.
 var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/invites", `{"app":"main","company":"acme"}`, "invite=x"},
 	{"POST", "/api/v1/logins", `{"user_token":"EAAx"}`, `"id":"abc"`},
@@ -239,7 +249,7 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/projections/pages/explain", `{"bucket":"pages","key":"3130340001"}`, `"first":[7]`},
 }
 
-func TestVerbs(t *testing.T) {
+func TestVerbsNeedTheToken(t *testing.T) {
 	f := &fakeOperator{}
 	base := serveAPI(t, f)
 	for _, r := range verbRequests {
@@ -250,7 +260,7 @@ func TestVerbs(t *testing.T) {
 	assert.Contains(t, f.got, []domain.PageID{"104", "105"})
 	assert.Contains(t, f.got, domain.ContactID("31"))
 
-	for _, r := range verbRequests { // none without the token
+	for _, r := range verbRequests { // each is refused without the token
 		req, err := http.NewRequestWithContext(t.Context(), r.method, base+r.path, strings.NewReader(r.body))
 		require.NoError(t, err)
 		resp, err := http.DefaultClient.Do(req)
@@ -260,8 +270,10 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// TestActionErrors: every error has one status, wherever it comes from.
+// TestVerbErrors checks that an error has the same status for every verb.
 func TestVerbErrors(t *testing.T) {
+	window := &meta.Error{Code: 10, Subcode: 2018278, Message: "outside of allowed window", FBTrace: "Abc"}
+	throttled := &meta.Error{Code: 80006, Message: "too many", After: 1500 * time.Millisecond}
 	for name, c := range map[string]struct {
 		err    error
 		status int
@@ -271,10 +283,10 @@ func TestVerbErrors(t *testing.T) {
 		"refused":        {fmt.Errorf("connect: %w", operate.ErrNoLogin), 422, "", "no such login"},
 		"not connected":  {fmt.Errorf("look: %w", meta.ErrNotConnected), 404, "", "not connected"},
 		"token dead":     {fmt.Errorf("send: %w", meta.ErrTokenDead), 422, "", "pagestream pages login"},
-		"graph":          {fmt.Errorf("send: %w", &meta.Error{Code: 10, Subcode: 2018278, Message: "outside of allowed window", FBTrace: "Abc"}), 422, "", `"subcode":2018278`},
-		"throttled":      {&meta.Error{Code: 80006, Message: "too many", After: 1500 * time.Millisecond}, 429, "2", `"retry_after":2`},
-		"no such":        {fmt.Errorf("rebuild: %w", operate.ErrUnknown), 404, "", "nothing of that name"},
-		"at it already":  {fmt.Errorf("rebuild: %w", projections.ErrBuilding), 409, "", "already"},
+		"graph":          {fmt.Errorf("send: %w", window), 422, "", `"subcode":2018278`},
+		"throttled":      {throttled, 429, "2", `"retry_after":2`},
+		"unknown name":   {fmt.Errorf("rebuild: %w", operate.ErrUnknown), 404, "", "nothing of that name"},
+		"busy":           {fmt.Errorf("rebuild: %w", projections.ErrBuilding), 409, "", "already"},
 		"unsure":         {fmt.Errorf("%w: connection reset", outbound.ErrUnsure), 502, "", "not known"},
 		"unsure by code": {fmt.Errorf("%w: %w", outbound.ErrUnsure, &meta.Error{Status: 500, Code: 2}), 502, "", "not known"},
 		"other":          {errors.New("connection refused"), 502, "", "connection refused"},
@@ -319,12 +331,15 @@ func TestVerbsRefuseBadInput(t *testing.T) {
 		assert.Less(t, resp.StatusCode, 500, body)
 		assert.NotContains(t, body, "yesterday")
 	}
-	assert.Empty(t, f.got, "nothing was asked for")
+	assert.Empty(t, f.got, "no verb was called")
 }
 
-// TestLongActionsTellAsTheyGo: a line each, and the last one says how it ended.
-func TestLongVerbsReportAsTheyGo(t *testing.T) {
-	for _, path := range []string{"/api/v1/logins/abc", "/api/v1/pages/104/backfill", "/api/v1/keys/rotate", "/api/v1/projections/pages/rebuild"} {
+// TestLongVerbsReportProgress checks that each progress report is a line, and that the
+// last line contains the result or the error.
+func TestLongVerbsReportProgress(t *testing.T) {
+	for _, path := range []string{
+		"/api/v1/logins/abc", "/api/v1/pages/104/backfill", "/api/v1/keys/rotate", "/api/v1/projections/pages/rebuild",
+	} {
 		f := &fakeOperator{progress: 3}
 		base := serveAPI(t, f)
 		body := `{"all":true}`
@@ -339,7 +354,7 @@ func TestLongVerbsReportAsTheyGo(t *testing.T) {
 			require.Len(t, lines, 4, out)
 			var last line[json.RawMessage, json.RawMessage]
 			require.NoError(t, json.Unmarshal([]byte(lines[3]), &last))
-			assert.NotNil(t, last.Result, "also what was done before the error")
+			assert.NotNil(t, last.Result, "the result is there also after an error")
 			assert.Equal(t, f.err != nil, last.Error != nil)
 		}
 	}

@@ -25,13 +25,16 @@ const (
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func testSessions(key string, now *time.Time) *sessions {
-	return newSessions([]byte(strings.Repeat(key, 32)), map[Role]string{Admin: admin, ReadOnly: reader}, func() time.Time { return *now })
+	tokens := map[Role]string{Admin: admin, ReadOnly: reader}
+	return newSessions([]byte(strings.Repeat(key, 32)), tokens, func() time.Time { return *now })
 }
 
 func TestSessions(t *testing.T) {
 	now := noon
 	s := testSessions("k", &now)
-	for token, want := range map[string]Role{admin: Admin, reader: ReadOnly, "": "", admin + " ": "", strings.ToUpper(admin): ""} {
+	for token, want := range map[string]Role{
+		admin: Admin, reader: ReadOnly, "": "", admin + " ": "", strings.ToUpper(admin): "",
+	} {
 		role, ok := s.role(token)
 		assert.Equal(t, want != "", ok, token)
 		assert.Equal(t, want, role, token)
@@ -46,21 +49,21 @@ func TestSessions(t *testing.T) {
 	assert.True(t, ok)
 	assert.Equal(t, ReadOnly, r)
 
-	// Another process with the same key and tokens knows it.
+	// Another process with the same key and tokens accepts it.
 	_, _, _, ok = testSessions("k", &now).open(a)
 	assert.True(t, ok)
 	_, _, _, ok = testSessions("l", &now).open(a)
 	assert.False(t, ok, "another key")
 	other := newSessions([]byte(strings.Repeat("k", 32)), map[Role]string{Admin: admin + "2", ReadOnly: reader}, s.now)
 	_, _, _, ok = other.open(a)
-	assert.False(t, ok, "another admin token: who had the old one is out")
+	assert.False(t, ok, "another admin token: sessions of the old one are not valid")
 
-	// No byte of it can be another.
+	// A change of any byte makes it invalid.
 	for i := range a {
 		flipped := []byte(a)
 		flipped[i] ^= 1
 		_, _, _, ok := s.open(string(flipped))
-		assert.False(t, ok && i < len(a)-1, "byte %d", i) // the last has bits that are not used
+		assert.False(t, ok && i < len(a)-1, "byte %d", i) // the last byte has unused bits
 	}
 	for _, junk := range []string{"", "x", strings.Repeat("A", len(a)), a + "A", a[:len(a)-2]} {
 		_, _, _, ok := s.open(junk)
@@ -76,7 +79,7 @@ func TestSessions(t *testing.T) {
 	_, _, _, ok = s.open(b)
 	assert.False(t, ok, "expired")
 
-	// What is remembered of sign-outs has a bound.
+	// The number of remembered sign-outs is bounded.
 	now = noon
 	for range maxSignOuts + 100 {
 		s.end(s.begin(ReadOnly))
@@ -84,30 +87,31 @@ func TestSessions(t *testing.T) {
 	assert.LessOrEqual(t, s.ended.Len(), maxSignOuts)
 }
 
-func TestLocal(t *testing.T) {
+func TestSignInRedirectsToLocalPathsOnly(t *testing.T) {
 	for next, want := range map[string]string{
-		"/pages/7?x=1": "/pages/7?x=1", "/": "/", "": "/", "https://evil.example": "/", "//evil.example": "/", "/\\evil.example": "/",
-		"javascript:alert(1)": "/", "pages": "/", "/sign-out": "/", "/live/totals": "/", "/a\r\nSet-Cookie: x": "/", "///evil.example": "/",
+		"/pages/7?x=1": "/pages/7?x=1", "/": "/", "": "/",
+		"https://evil.example": "/", "//evil.example": "/", "/\\evil.example": "/", "///evil.example": "/",
+		"javascript:alert(1)": "/", "pages": "/", "/sign-out": "/", "/live/totals": "/", "/a\r\nSet-Cookie: x": "/",
 	} {
 		assert.Equal(t, want, local(next), next)
 	}
 }
 
-func TestCookie(t *testing.T) {
+func TestCookieAttributes(t *testing.T) {
 	c := &Console{sessions: testSessions("k", &noon)}
 	for proto, secure := range map[string]bool{"": false, "https": true} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/sign-in", nil)
 		r.Header.Set("X-Forwarded-Proto", proto)
 		w := httptest.NewRecorder()
 		c.setCookie(w, r, "v", 60)
-		got := w.Result().Cookies()[0] //nolint:bodyclose // there is none
+		got := w.Result().Cookies()[0] //nolint:bodyclose // the response has no body
 		assert.True(t, got.HttpOnly)
 		assert.Equal(t, http.SameSiteLaxMode, got.SameSite)
 		assert.Equal(t, secure, got.Secure)
 	}
 }
 
-func TestWindow(t *testing.T) {
+func TestMessagingWindow(t *testing.T) {
 	for since, want := range map[time.Duration]window{
 		time.Hour:          {Standard: true, Until: noon.Add(23 * time.Hour)},
 		24 * time.Hour:     {Human: true, Until: noon.Add(6 * 24 * time.Hour)},
@@ -115,7 +119,7 @@ func TestWindow(t *testing.T) {
 	} {
 		assert.Equal(t, want, windowOf(noon.Add(-since), noon), since)
 	}
-	assert.Equal(t, window{}, windowOf(time.Time{}, noon), "they never wrote")
+	assert.Equal(t, window{}, windowOf(time.Time{}, noon), "the contact never wrote")
 }
 
 func TestGapsAndItems(t *testing.T) {
@@ -127,12 +131,15 @@ func TestGapsAndItems(t *testing.T) {
 		{At: at(11), To: subscriptions.Failed},
 		{At: at(40), To: subscriptions.Confirmed},
 		{At: at(50), To: subscriptions.Drifted},
-		{At: at(50), To: subscriptions.Confirmed}, // healed at once
+		{At: at(50), To: subscriptions.Confirmed}, // repaired at once
 		{At: at(60), To: subscriptions.Removed},
 	}
 	gaps := gapsOf(history)
-	assert.Equal(t, []gap{{From: at(10), To: at(40), Why: "fields gone"}, {From: at(60), Why: "subscription removed"}}, gaps)
-	assert.Empty(t, gapsOf(history[:1]), "before the first confirmation nothing was promised")
+	assert.Equal(t, []gap{
+		{From: at(10), To: at(40), Why: "fields gone"},
+		{From: at(60), Why: "subscription removed"},
+	}, gaps)
+	assert.Empty(t, gapsOf(history[:1]), "the time before the first confirmation is no gap")
 
 	var list []conversations.Message
 	for _, m := range []int{5, 45, 24 * 60} {
@@ -150,25 +157,35 @@ func TestGapsAndItems(t *testing.T) {
 		}
 	}
 	assert.Equal(t, "Tue 12:05 gap 12:45 gap Wed 12:00 ", said)
-	// On a page of later messages earlier gaps are not told again.
+	// A page of later messages does not show earlier gaps again.
 	assert.Len(t, itemsOf(list[1:], gapsOf(history)), 5)
 	assert.Len(t, itemsOf(nil, gapsOf(history)), 2)
 }
 
-// The judgement itself is tested in package meta; here is where a row stands by it.
+// TestLevels checks how the judgement of a page determines its row's level. The
+// judgement itself is tested in package meta.
 func TestLevels(t *testing.T) {
-	finding := func(severity meta.Severity) meta.Finding {
-		return meta.Finding{Cause: meta.StateStandby, Severity: severity}
+	findings := func(severities ...meta.Severity) (out []meta.Finding) {
+		for _, s := range severities {
+			out = append(out, meta.Finding{Cause: meta.StateStandby, Severity: s})
+		}
+		return out
 	}
 	for _, c := range []struct {
 		judgement meta.Judgement
 		level     level
 		alarms    int
 	}{
-		{meta.Judgement{State: meta.StateTokenDead, Severity: meta.Wrong, Findings: []meta.Finding{finding(meta.Wrong), finding(meta.Warning)}}, levelWrong, 2},
-		{meta.Judgement{State: meta.StateStandby, Severity: meta.Warning, Findings: []meta.Finding{finding(meta.Warning)}}, levelWarning, 1},
-		{meta.Judgement{State: meta.StateHealthy, Severity: meta.Fine, Findings: []meta.Finding{finding(meta.Fine)}}, levelFine, 0},
-		{meta.Judgement{State: meta.StateDisconnected, Severity: meta.Fine, Findings: []meta.Finding{finding(meta.Fine)}}, levelAway, 0},
+		{
+			meta.Judgement{State: meta.StateTokenDead, Severity: meta.Wrong, Findings: findings(meta.Wrong, meta.Warning)},
+			levelWrong, 2,
+		},
+		{
+			meta.Judgement{State: meta.StateStandby, Severity: meta.Warning, Findings: findings(meta.Warning)},
+			levelWarning, 1,
+		},
+		{meta.Judgement{State: meta.StateHealthy, Severity: meta.Fine, Findings: findings(meta.Fine)}, levelFine, 0},
+		{meta.Judgement{State: meta.StateDisconnected, Severity: meta.Fine, Findings: findings(meta.Fine)}, levelAway, 0},
 	} {
 		assert.Equal(t, c.level, levelOf(c.judgement), c.judgement.State)
 		assert.Len(t, row{Judgement: c.judgement}.Alarms(), c.alarms, c.judgement.State)
@@ -176,10 +193,14 @@ func TestLevels(t *testing.T) {
 }
 
 func TestFilter(t *testing.T) {
-	r := row{Page: pages.Page{ID: "700", Name: "Corner Bakery", Company: "acme", State: pages.Connected}, Level: levelWarning}
+	r := row{
+		Page:  pages.Page{ID: "700", Name: "Corner Bakery", Company: "acme", State: pages.Connected},
+		Level: levelWarning,
+	}
 	for f, want := range map[filter]bool{
-		{}: true, {Query: "BAKE"}: true, {Query: "70"}: true, {Query: "acm"}: true, {Query: "x"}: false, {Show: "alarms"}: true,
-		{Show: "disconnected"}: false, {Show: "connected", Company: "acme"}: true, {Company: "other"}: false,
+		{}: true, {Query: "BAKE"}: true, {Query: "70"}: true, {Query: "acm"}: true, {Query: "x"}: false,
+		{Show: "alarms"}: true, {Show: "disconnected"}: false, {Show: "connected", Company: "acme"}: true,
+		{Company: "other"}: false,
 	} {
 		assert.Equal(t, want, f.matches(r), f)
 	}
@@ -192,7 +213,7 @@ func TestRates(t *testing.T) {
 	counts := func(stored, duplicates uint64) deliveries.Counts {
 		return deliveries.Counts{Stored: stored, ByIndex: map[domain.Type]uint64{domain.MessageReceived: duplicates}}
 	}
-	r.add(counts(100, 7)) // what was before is no rate
+	r.add(counts(100, 7)) // the first counts are only the baseline
 	for i := range uint64(rateSeconds + 3) {
 		r.add(counts(100+10*(i+1), 7+i+1))
 	}
@@ -205,12 +226,12 @@ func TestRates(t *testing.T) {
 	c := r.chart()
 	assert.InDelta(t, 10, c.Now, 1e-9)
 	assert.Equal(t, uint64(11), c.Peak)
-	r.add(deliveries.Counts{}) // a new ledger is no rate either
+	r.add(deliveries.Counts{}) // the counts of a new ledger don't give a negative rate
 	stored, _ = r.last()
 	assert.Zero(t, stored[rateSeconds-1])
 }
 
-func TestWords(t *testing.T) {
+func TestTemplateFunctions(t *testing.T) {
 	assert.Equal(t, "now", ago(999*time.Millisecond))
 	assert.Equal(t, "59 s", ago(59*time.Second))
 	assert.Equal(t, "47 h", ago(47*time.Hour))

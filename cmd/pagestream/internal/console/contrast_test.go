@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Text has a contrast of 4.5 to what is behind it, in both themes.
+// TestContrast checks that text has a contrast of at least 4.5 to its background, in
+// both themes.
 // https://www.w3.org/TR/WCAG22/#contrast-minimum
 func TestContrast(t *testing.T) {
 	css, err := assetFiles.ReadFile("assets/console.css")
@@ -23,8 +24,10 @@ func TestContrast(t *testing.T) {
 			color[m[1]] = luminance(t, m[2])
 		}
 		for _, pair := range []string{
-			"text bg", "text card", "dim bg", "dim card", "link bg", "link card", "on-accent accent", "text quiet", "dim quiet", "link quiet",
-			"wrong card", "wrong wrong-bg", "warning card", "warning warning-bg", "fine card", "fine fine-bg", "text bubble", "dim bubble", "text mine", "link bubble",
+			"text bg", "text card", "dim bg", "dim card", "link bg", "link card", "on-accent accent",
+			"text quiet", "dim quiet", "link quiet",
+			"wrong card", "wrong wrong-bg", "warning card", "warning warning-bg", "fine card", "fine fine-bg",
+			"text bubble", "dim bubble", "text mine", "link bubble",
 		} {
 			front, back, _ := strings.Cut(pair, " ")
 			require.Contains(t, color, front)

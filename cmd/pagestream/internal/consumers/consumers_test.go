@@ -21,7 +21,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// users are the embedded server's, as the program has them.
+// users are the users of the embedded server, as in the running program.
 type users struct{ s *embedded.Server }
 
 func (u users) SetUser(name, key, durable string) error {
@@ -30,33 +30,35 @@ func (u users) SetUser(name, key, durable string) error {
 func (u users) RemoveUser(name string) { u.s.RemoveUser(name) }
 func (u users) URL() string            { return "nats://" + u.s.Addr() }
 
-type rig struct {
+// fixture is a stream with consumers and the pages of one company.
+type fixture struct {
 	*streamstest.Server
 	*Consumers
 
 	mu    sync.Mutex
-	pages []domain.PageID // of the company acme
-	n     int
+	pages []domain.PageID // pages of the company acme
+	n     int             // number of stored events
 }
 
-func newRig(t *testing.T) *rig {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := streamstest.Run(t, func(o *embedded.Options) { o.Sync, o.Listen = embedded.SyncInterval, "127.0.0.1:0" })
 	s.Stream(t, streams.Spec{})
-	r := &rig{Server: s}
-	r.Consumers = New(Options{JS: s.JS, Stream: streams.Name, Users: users{s.Embedded()}, PagesOf: func(company string) ([]domain.PageID, error) {
+	r := &fixture{Server: s}
+	pagesOf := func(company string) ([]domain.PageID, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if company != "acme" {
 			return nil, nil
 		}
 		return slices.Clone(r.pages), nil
-	}})
+	}
+	r.Consumers = New(Options{JS: s.JS, Stream: streams.Name, Users: users{s.Embedded()}, PagesOf: pagesOf})
 	return r
 }
 
 // connect connects a page to acme.
-func (r *rig) connect(t *testing.T, page domain.PageID) {
+func (r *fixture) connect(t *testing.T, page domain.PageID) {
 	t.Helper()
 	r.store(t, page, domain.PageConnected, 1)
 	r.mu.Lock()
@@ -64,7 +66,7 @@ func (r *rig) connect(t *testing.T, page domain.PageID) {
 	r.pages = append(r.pages, page)
 }
 
-func (r *rig) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
+func (r *fixture) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
 	t.Helper()
 	for range n {
 		r.n++
@@ -80,7 +82,7 @@ func (r *rig) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
 	}
 }
 
-// reader is a program outside: a stock client with a seed.
+// reader connects as an external program: with a plain NATS client and the seed.
 func reader(t *testing.T, a Added) (*nats.Conn, jetstream.Consumer) {
 	t.Helper()
 	key, err := nats.NkeyOptionFromSeed(seedFile(t, a.Seed))
@@ -118,8 +120,8 @@ func read(t *testing.T, c jetstream.Consumer, n int) (seqs []uint64, pages map[s
 	return seqs, pages
 }
 
-func TestConsumer(t *testing.T) {
-	r := newRig(t)
+func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
+	r := newFixture(t)
 	for _, page := range []domain.PageID{"100", "200"} {
 		r.store(t, page, domain.PageConnected, 1)
 		r.store(t, page, domain.MessageReceived, 5)
@@ -129,9 +131,12 @@ func TestConsumer(t *testing.T) {
 	require.NoError(t, err)
 	_, c := reader(t, a)
 	_, got := read(t, c, 20)
-	assert.Equal(t, map[string]int{"100 message.received": 5, "100 message.read": 2}, got, "the page's, and no sealed token")
+	assert.Equal(t, map[string]int{"100 message.received": 5, "100 message.read": 2}, got,
+		"only the page's events, and no sealed token")
 
-	b, err := r.Add(t.Context(), Spec{Name: "typed", Types: []domain.Type{domain.MessageRead, domain.PageConnected}, FromNow: true})
+	b, err := r.Add(t.Context(), Spec{
+		Name: "typed", Types: []domain.Type{domain.MessageRead, domain.PageConnected}, FromNow: true,
+	})
 	require.NoError(t, err)
 	r.store(t, "200", domain.MessageRead, 1)
 	r.store(t, "300", domain.PageConnected, 1)
@@ -168,22 +173,23 @@ func manyPages(n int) (out []domain.PageID) {
 	return out
 }
 
-// TestCompany: a page that comes to a company is given in full, however late that
-// is noticed, and one that leaves it is given no longer.
-func TestCompany(t *testing.T) {
-	r := newRig(t)
+// TestCompanyPagesAreFollowed checks that all events of a page that is added to a
+// company are delivered, even if the refresh is late, and that a removed page is no
+// longer delivered.
+func TestCompanyPagesAreFollowed(t *testing.T) {
+	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
 	require.NoError(t, err)
 	_, c := reader(t, a)
 	r.store(t, "900", domain.MessageReceived, 3)
 	seqs, _ := read(t, c, 1)
-	assert.Empty(t, seqs, "no page, no events")
+	assert.Empty(t, seqs, "a company without pages gets no events")
 	r.connect(t, "100")
 	r.store(t, "100", domain.MessageReceived, 5)
 	require.NoError(t, r.Refresh(t.Context()))
 	_, got := read(t, c, 20)
 	assert.Equal(t, map[string]int{"100 message.received": 5}, got)
-	// The next page comes while the first goes on and is read.
+	// The next page is connected while events of the first are stored and read.
 	r.connect(t, "200")
 	r.store(t, "200", domain.MessageReceived, 4)
 	r.store(t, "100", domain.MessageReceived, 4)
@@ -191,7 +197,7 @@ func TestCompany(t *testing.T) {
 	assert.Equal(t, map[string]int{"100 message.received": 4}, got)
 	require.NoError(t, r.Refresh(t.Context()))
 	_, got = read(t, c, 20)
-	assert.Equal(t, 4, got["200 message.received"], "those before the consumer's position too")
+	assert.Equal(t, 4, got["200 message.received"], "also the events before the consumer's position")
 	r.mu.Lock()
 	r.pages = []domain.PageID{"200"}
 	r.mu.Unlock()
@@ -202,10 +208,10 @@ func TestCompany(t *testing.T) {
 	assert.Equal(t, map[string]int{"200 message.received": 2}, got)
 }
 
-// TestCatchUp: a consumer that was away, and one that dies with events in its
-// hands, miss none and acknowledge each once.
-func TestCatchUp(t *testing.T) {
-	r := newRig(t)
+// TestReconnectedConsumerMissesNothing checks that a consumer which disconnected gets
+// each event that was stored in the meantime exactly once.
+func TestReconnectedConsumerMissesNothing(t *testing.T) {
+	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "slow", Pages: []domain.PageID{"100"}})
 	require.NoError(t, err)
 	nc, c := reader(t, a)
@@ -225,15 +231,16 @@ func TestCatchUp(t *testing.T) {
 	assert.Equal(t, map[string]int{"100 message.received": 10_030}, got)
 	all := slices.Concat(first, rest)
 	assert.True(t, slices.IsSorted(all))
-	assert.Len(t, slices.Compact(all), 10_050, "none missed, none doubled")
+	assert.Len(t, slices.Compact(all), 10_050, "none missing, none twice")
 }
 
-// TestUsersComeBack: after a restart users are let in as the stream says.
-func TestUsersComeBack(t *testing.T) {
-	r := newRig(t)
+// TestRunRestoresUsers checks that Run sets the users again after a restart, from the
+// metadata of the JetStream consumers.
+func TestRunRestoresUsers(t *testing.T) {
+	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm"})
 	require.NoError(t, err)
-	r.Embedded().RemoveUser("crm") // as a new process knows nobody
+	r.Embedded().RemoveUser("crm") // as in a new process, which has no users yet
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -23,8 +23,9 @@ func file(t *testing.T, text string) string {
 	return path
 }
 
-// TestHooksFile: the error for a wrong file has nothing of what is in it.
-func TestHooksFile(t *testing.T) {
+// TestInvalidFileErrorHasNoContents checks that the error for an invalid file contains
+// no text of the file.
+func TestInvalidFileErrorHasNoContents(t *testing.T) {
 	for _, text := range []string{"hunter2", "- nmae: hunter2\n", "- name: [hunter2]\n", "a: {b: hunter2}"} {
 		_, err := hooks.ReadFile(file(t, text))
 		require.ErrorIs(t, err, hooks.ErrFile)
@@ -35,7 +36,7 @@ func TestHooksFile(t *testing.T) {
 	assert.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-func TestHooksFileRead(t *testing.T) {
+func TestReadFile(t *testing.T) {
 	got, err := hooks.ReadFile(file(t, `
 - name: crm
   url: https://crm.example/in
@@ -62,7 +63,7 @@ func TestHooksFileRead(t *testing.T) {
 	assert.Empty(t, got)
 }
 
-func TestHooksFileSize(t *testing.T) {
+func TestReadFileLimitsTheSize(t *testing.T) {
 	const limit = 1 << 20
 	_, err := hooks.ReadFile(file(t, strings.Repeat("#", limit)))
 	require.NoError(t, err)

@@ -34,17 +34,17 @@ func failPage(page domain.PageID) func(delivery, http.Header) int {
 	}
 }
 
-func TestAFailingPageKeepsItsOrderAndStallsNobody(t *testing.T) {
-	r := newRig(t)
+func TestFailingPageKeepsItsOrderAndDelaysNoOther(t *testing.T) {
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	h, _ := r.start(t)
-	// More than a lane holds, so that the stream is read again.
+	// More events than fit in a lane, so that the stream is read again.
 	bad := r.publish(t, times("1", 3*laneEvents)...)
 	good := r.publish(t, times("2", 3*laneEvents)...)
 	mixed := r.publish(t, "1", "2", "1", "2")
 	bad, good = append(bad, mixed[0], mixed[2]), append(good, mixed[1], mixed[3])
 	r.eventually(t, "2", good)
-	assert.Empty(t, r.taken("1"))
+	assert.Empty(t, r.accepted("1"))
 	s := eventually(t, h, "retrying", func(s Status) bool { return s.Retrying == 1 && s.Behind == 1 })
 	assert.Zero(t, s.Position, "nothing of page 1 is finished")
 	assert.False(t, s.RetryingUntil.IsZero())
@@ -56,8 +56,8 @@ func TestAFailingPageKeepsItsOrderAndStallsNobody(t *testing.T) {
 	eventually(t, h, "done", done(mixed[3]))
 }
 
-func TestItIsTriedAgainWithTheSameID(t *testing.T) {
-	r := newRig(t)
+func TestRetryHasTheSameID(t *testing.T) {
+	r := newFixture(t)
 	r.answering(func(d delivery, _ http.Header) int {
 		return []int{500, 302, 404, 204}[min(d.try, 4)-1]
 	})
@@ -81,8 +81,8 @@ func TestItIsTriedAgainWithTheSameID(t *testing.T) {
 	assert.Zero(t, s.Retrying)
 }
 
-func TestARedirectIsNotFollowed(t *testing.T) {
-	r := newRig(t)
+func TestRedirectIsNotFollowed(t *testing.T) {
+	r := newFixture(t)
 	var elsewhere atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
 	t.Cleanup(other.Close)
@@ -96,8 +96,8 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 	assert.Zero(t, elsewhere.Load())
 }
 
-func TestGoneDisablesUntilEnabled(t *testing.T) {
-	r := newRig(t)
+func TestStatus410DisablesUntilEnabled(t *testing.T) {
+	r := newFixture(t)
 	r.answering(func(delivery, http.Header) int { return http.StatusGone })
 	h, stop := r.start(t)
 	seqs := r.publish(t, "1", "2", "1")
@@ -105,11 +105,11 @@ func TestGoneDisablesUntilEnabled(t *testing.T) {
 	assert.Equal(t, "answered 410", s.Disabled)
 	stop()
 	tries := len(r.deliveries())
-	assert.LessOrEqual(t, tries, 2, "one for each page that was under way")
+	assert.LessOrEqual(t, tries, 2, "at most one for each page")
 
 	r.answering(nil)
 	h, _ = r.start(t)
-	assert.NotEmpty(t, h.Status()[0].Disabled, "outlives a restart")
+	assert.NotEmpty(t, h.Status()[0].Disabled, "still disabled after a restart")
 	seqs = append(seqs, r.publish(t, "2")...)
 	eventually(t, h, "watching", func(s Status) bool { return s.Lag > 0 })
 	assert.Len(t, r.deliveries(), tries)
@@ -121,8 +121,8 @@ func TestGoneDisablesUntilEnabled(t *testing.T) {
 	assert.ErrorIs(t, h.Enable("other"), ErrUnknownEndpoint)
 }
 
-func TestRetryAfterIsHonoured(t *testing.T) {
-	r := newRig(t)
+func TestRetryAfterIsRespected(t *testing.T) {
+	r := newFixture(t)
 	r.answering(func(d delivery, h http.Header) int {
 		if d.try > 1 {
 			return http.StatusOK
@@ -138,7 +138,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestRetryAfterIsBounded(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.answering(func(d delivery, h http.Header) int {
 		h.Set("Retry-After", "86400")
 		return []int{503, 429, 200}[min(d.try, 3)-1]
@@ -148,7 +148,7 @@ func TestRetryAfterIsBounded(t *testing.T) {
 }
 
 func TestTooManyRequestsPausesTheEndpoint(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.answering(func(d delivery, h http.Header) int {
 		if d.Seq > 1 || d.try > 1 {
 			return http.StatusOK
@@ -165,8 +165,8 @@ func TestTooManyRequestsPausesTheEndpoint(t *testing.T) {
 	assert.GreaterOrEqual(t, d[1].at.Sub(d[0].at), 900*time.Millisecond)
 }
 
-func TestGivenUpBecomesADeadLetterThatCanBeRedriven(t *testing.T) {
-	r := newRig(t)
+func TestGivenUpEventIsADeadLetterThatCanBeRedriven(t *testing.T) {
+	r := newFixture(t)
 	r.answering(func(d delivery, _ http.Header) int {
 		if d.Seq == 1 || d.Seq == 3 {
 			return http.StatusBadRequest
@@ -185,14 +185,17 @@ func TestGivenUpBecomesADeadLetterThatCanBeRedriven(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 2)
 	list[0].At = time.Time{}
-	assert.Equal(t, DeadLetter{Seq: 1, ID: "page:1:message:m1", Type: domain.MessageReceived, Page: "1", Attempts: 3, LastError: "answered 400"}, list[0])
+	assert.Equal(t, DeadLetter{
+		Seq: 1, ID: "page:1:message:m1", Type: domain.MessageReceived, Page: "1",
+		Attempts: 3, LastError: "answered 400",
+	}, list[0])
 	list, err = h.DeadLetters("crm", 1, 1)
 	require.NoError(t, err)
 	assert.EqualValues(t, 3, list[0].Seq)
 	_, err = h.DeadLetters("other", 0, 1)
 	require.ErrorIs(t, err, ErrUnknownEndpoint)
 
-	// In vain: it stays, and the page goes on.
+	// A redrive that fails leaves the dead letter, and the page goes on.
 	_, err = h.Redrive("crm", 2)
 	require.ErrorIs(t, err, ErrNoDeadLetter)
 	_, err = h.Redrive("other", 1)
@@ -210,7 +213,7 @@ func TestGivenUpBecomesADeadLetterThatCanBeRedriven(t *testing.T) {
 	next := r.publish(t, "1")
 	r.eventually(t, "1", []uint64{2, next[0]})
 
-	// After a restart, all at once.
+	// After a restart, all are redriven.
 	stop()
 	raw, err := os.ReadFile(r.path)
 	require.NoError(t, err)
@@ -226,14 +229,14 @@ func TestGivenUpBecomesADeadLetterThatCanBeRedriven(t *testing.T) {
 	eventually(t, h, "no dead letters", func(s Status) bool { return s.DeadLetters == 0 })
 }
 
-func TestARedriveOutlivesARestart(t *testing.T) {
-	r := newRig(t)
+func TestRedriveSurvivesARestart(t *testing.T) {
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	h, stop := r.start(t, func(o *Options) { o.MaxAttempts = 1 })
 	r.publish(t, "1", "1")
 	eventually(t, h, "dead", func(s Status) bool { return s.DeadLetters == 2 })
 	stop()
-	// Marked while it does not run.
+	// The redrive is recorded while Run is not running.
 	h, err := New(r.options())
 	require.NoError(t, err)
 	_, err = h.Redrive("crm", 0)
@@ -246,7 +249,7 @@ func TestARedriveOutlivesARestart(t *testing.T) {
 }
 
 func TestGiveUpByTime(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	h, _ := r.start(t, func(o *Options) { o.GiveUpAfter = 30 * time.Millisecond })
 	r.publish(t, "1")
@@ -255,7 +258,7 @@ func TestGiveUpByTime(t *testing.T) {
 }
 
 func TestDeadLettersAreBounded(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	h, _ := r.start(t, func(o *Options) { o.MaxAttempts, o.MaxDeadLetters = 1, 1 })
 	seqs := r.publish(t, "1", "1")
@@ -265,8 +268,8 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	r.eventually(t, "1", seqs[1:])
 }
 
-func TestWhatCannotBeEncodedIsGivenUp(t *testing.T) {
-	r := newRig(t)
+func TestEventThatCannotBeEncodedIsGivenUp(t *testing.T) {
+	r := newFixture(t)
 	h, _ := r.start(t, func(o *Options) {
 		o.MaxAttempts = 2
 		o.Encode = func(e streams.Stored) ([]byte, error) {
@@ -284,8 +287,8 @@ func TestWhatCannotBeEncodedIsGivenUp(t *testing.T) {
 	assert.Equal(t, "event can't be encoded", list[0].LastError)
 }
 
-func TestARestartGoesOnWithNothingMissed(t *testing.T) {
-	r := newRig(t)
+func TestRestartMissesAndRepeatsNothing(t *testing.T) {
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	_, stop := r.start(t)
 	bad := r.publish(t, times("1", 5)...)
@@ -297,12 +300,12 @@ func TestARestartGoesOnWithNothingMissed(t *testing.T) {
 	r.answering(nil)
 	h, _ := r.start(t)
 	r.eventually(t, "1", bad)
-	r.eventually(t, "2", good) // exactly: what was delivered did not come again
+	r.eventually(t, "2", good) // exactly these: delivered events are not repeated
 	eventually(t, h, "done", done(13))
 }
 
-func TestACrashRepeatsLittleAndMissesNothing(t *testing.T) {
-	r := newRig(t)
+func TestCrashMissesNothingAndKeepsTheOrder(t *testing.T) {
+	r := newFixture(t)
 	h, stop := r.start(t)
 	var pages []domain.PageID
 	for i := range 600 {
@@ -310,7 +313,7 @@ func TestACrashRepeatsLittleAndMissesNothing(t *testing.T) {
 	}
 	r.publish(t, pages[:300]...)
 	eventually(t, h, "begun", func(s Status) bool { return s.Position > 50 })
-	// The file as a crash would leave it.
+	// A copy of the file, as a crash would leave it.
 	crashed := filepath.Join(t.TempDir(), "crashed.db")
 	f, err := os.Create(crashed)
 	require.NoError(t, err)
@@ -319,7 +322,7 @@ func TestACrashRepeatsLittleAndMissesNothing(t *testing.T) {
 	require.NoError(t, f.Close())
 	stop()
 	before := map[uint64]bool{}
-	for _, seq := range r.taken("") {
+	for _, seq := range r.accepted("") {
 		before[seq] = true
 	}
 	r.receiver.mu.Lock()
@@ -338,23 +341,23 @@ func TestACrashRepeatsLittleAndMissesNothing(t *testing.T) {
 	assert.Len(t, seen, 600)
 }
 
-func TestAnEndpointBeginsAtTheHead(t *testing.T) {
-	r := newRig(t)
+func TestNewEndpointStartsAtTheHead(t *testing.T) {
+	r := newFixture(t)
 	r.publish(t, "1", "1")
 	h, stop := r.start(t, func(o *Options) { o.Endpoints[0].From = 0 })
 	eventually(t, h, "begun", done(2))
 	third := r.publish(t, "1")
 	r.eventually(t, "", third)
 	stop()
-	// From does nothing later.
+	// From has no effect on an endpoint that has a position.
 	h, _ = r.start(t)
 	fourth := r.publish(t, "1")
 	r.eventually(t, "", append(third, fourth...))
 	eventually(t, h, "done", done(4))
 }
 
-func TestAnotherLifeOfTheStreamBeginsAnew(t *testing.T) {
-	r := newRig(t)
+func TestOtherStreamIdentityResetsThePosition(t *testing.T) {
+	r := newFixture(t)
 	h, stop := r.start(t)
 	r.publish(t, "1", "1")
 	eventually(t, h, "done", done(2))
@@ -365,13 +368,15 @@ func TestAnotherLifeOfTheStreamBeginsAnew(t *testing.T) {
 	assert.Contains(t, r.logs.String(), "another one")
 }
 
-func TestEndpointsAreFilteredAndApart(t *testing.T) {
-	r := newRig(t)
+func TestEndpointsAreFilteredAndIndependent(t *testing.T) {
+	r := newFixture(t)
 	other := newReceiver(t)
 	other.answering(failPage("1"))
 	h, _ := r.start(t, func(o *Options) {
 		o.Endpoints[0].Pages = []domain.PageID{"1", "3"}
-		o.Endpoints = append(o.Endpoints, Endpoint{Name: "other", URL: other.URL, Secrets: []string{other.secret}, From: 1})
+		o.Endpoints = append(o.Endpoints, Endpoint{
+			Name: "other", URL: other.URL, Secrets: []string{other.secret}, From: 1,
+		})
 		o.Endpoints = append(o.Endpoints, Endpoint{
 			Name: "none", URL: other.URL, Secrets: []string{other.secret}, From: 1, Types: []domain.Type{domain.MessageEdited},
 		})
@@ -380,7 +385,7 @@ func TestEndpointsAreFilteredAndApart(t *testing.T) {
 	r.receiver.eventually(t, "1", []uint64{1})
 	r.receiver.eventually(t, "3", []uint64{3})
 	other.eventually(t, "2", []uint64{2, 4, 5})
-	// The position passes what is not for the endpoint.
+	// The position moves past events that the endpoint does not want.
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		s := h.Status()
 		if s[0].Position != 5 || s[0].Lag != 0 || s[2].Position != 5 || s[1].Position != 0 {
@@ -389,11 +394,11 @@ func TestEndpointsAreFilteredAndApart(t *testing.T) {
 		return nil
 	})
 	assert.Equal(t, strings.TrimPrefix(other.URL, "http://"), h.Status()[1].Host)
-	assert.Len(t, r.taken(""), 2)
+	assert.Len(t, r.accepted(""), 2)
 }
 
-func TestWhatWasErasedIsNotTriedAgain(t *testing.T) {
-	r := newRig(t)
+func TestErasedEventIsNotTriedAgain(t *testing.T) {
+	r := newFixture(t)
 	r.answering(func(delivery, http.Header) int { return http.StatusInternalServerError })
 	h, _ := r.start(t)
 	seqs := r.publish(t, "1", "1")
@@ -405,7 +410,7 @@ func TestWhatWasErasedIsNotTriedAgain(t *testing.T) {
 	require.Equal(t, 1, n)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if d := r.deliveries(); d[len(d)-1].Seq != seqs[1] {
-			return errors.New("the erased event is tried on")
+			return errors.New("the erased event is still tried")
 		}
 		return nil
 	})
@@ -413,8 +418,8 @@ func TestWhatWasErasedIsNotTriedAgain(t *testing.T) {
 	r.eventually(t, "1", seqs[1:])
 }
 
-func TestASlowAnswerTimesOut(t *testing.T) {
-	r := newRig(t)
+func TestSlowAnswerTimesOut(t *testing.T) {
+	r := newFixture(t)
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
 	r.answering(func(d delivery, _ http.Header) int {
@@ -432,8 +437,8 @@ func TestASlowAnswerTimesOut(t *testing.T) {
 	r.eventually(t, "2", r.publish(t, "2"))
 }
 
-func TestATryThatIsUnderWayMayEnd(t *testing.T) {
-	r := newRig(t)
+func TestShutdownWaitsForATry(t *testing.T) {
+	r := newFixture(t)
 	asked, release := make(chan struct{}, 1), make(chan struct{})
 	r.answering(func(delivery, http.Header) int {
 		asked <- struct{}{}
@@ -457,8 +462,8 @@ func TestATryThatIsUnderWayMayEnd(t *testing.T) {
 	require.NoError(t, h.Close())
 }
 
-func TestTheServersRestartIsOutlived(t *testing.T) {
-	r := newRig(t)
+func TestDeliveryGoesOnAfterAServerRestart(t *testing.T) {
+	r := newFixture(t)
 	r.start(t)
 	seqs := r.publish(t, "1")
 	r.eventually(t, "", seqs)
@@ -474,8 +479,8 @@ func TestTheServersRestartIsOutlived(t *testing.T) {
 	r.eventually(t, "", seqs)
 }
 
-func TestManyPagesSideBySide(t *testing.T) {
-	r := newRig(t)
+func TestManyPagesInParallel(t *testing.T) {
+	r := newFixture(t)
 	var n atomic.Int32
 	r.answering(func(delivery, http.Header) int {
 		if n.Add(1)%8 == 0 {
@@ -496,7 +501,7 @@ func TestManyPagesSideBySide(t *testing.T) {
 	}
 	eventually(t, h, "done", done(500))
 	for page, seqs := range want {
-		assert.Equal(t, seqs, r.taken(page))
+		assert.Equal(t, seqs, r.accepted(page))
 	}
 	h.endpoints[0].mu.Lock()
 	defer h.endpoints[0].mu.Unlock()
@@ -506,7 +511,7 @@ func TestManyPagesSideBySide(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	for name, c := range map[string]struct {
 		change func(*Options)
 		want   error
@@ -529,13 +534,13 @@ func TestNewRefuses(t *testing.T) {
 			assert.NotContains(t, err.Error(), private)
 		})
 	}
-	h, err := New(r.options()) // the file was let go
+	h, err := New(r.options()) // the failed calls have released the file
 	require.NoError(t, err)
 	require.NoError(t, h.Close())
 	require.ErrorIs(t, h.Run(t.Context()), ErrRan)
 }
 
-func TestManyFiltersAreLeftOut(t *testing.T) {
+func TestTooManyFiltersAreNotSentToTheServer(t *testing.T) {
 	e := Endpoint{Pages: slices.Repeat([]domain.PageID{"1"}, 2*maxFilters)}
 	assert.Equal(t, streams.Filter("1"), e.filters())
 	e.Pages = nil
@@ -547,14 +552,14 @@ func TestManyFiltersAreLeftOut(t *testing.T) {
 	assert.True(t, e.wants(streams.Stored{Event: domain.Event{Page: "7"}}))
 }
 
-func TestPagesThatHangLeaveRoomForOthers(t *testing.T) {
-	r := newRig(t)
+func TestHangingPagesLeaveHalfOfTheTriesToOthers(t *testing.T) {
+	r := newFixture(t)
 	hang := make(chan struct{})
 	r.hangs = true
 	t.Cleanup(func() { close(hang) })
 	r.answering(func(d delivery, _ http.Header) int {
 		if d.Page != "9" {
-			<-hang // longer than a try
+			<-hang // longer than the timeout of a try
 		}
 		return http.StatusOK
 	})
@@ -563,7 +568,7 @@ func TestPagesThatHangLeaveRoomForOthers(t *testing.T) {
 	})
 	r.publish(t, "1", "2", "3", "4", "5", "6", "7", "8")
 	eventually(t, h, "all retrying", func(s Status) bool { return s.Retrying == 8 })
-	// Half of the tries are free: each event is there at once.
+	// Half of the tries are free, so each event is delivered at once.
 	begun := time.Now()
 	var want []uint64
 	for range 10 {
@@ -573,8 +578,8 @@ func TestPagesThatHangLeaveRoomForOthers(t *testing.T) {
 	assert.Less(t, time.Since(begun), 2*time.Second)
 }
 
-func TestAPositionAfterTheHeadIsPutBack(t *testing.T) {
-	r := newRig(t)
+func TestPositionAfterTheHeadIsReset(t *testing.T) {
+	r := newFixture(t)
 	r.answering(failPage("1"))
 	h, stop := r.start(t)
 	seqs := r.publish(t, "1", "2")
@@ -585,13 +590,13 @@ func TestAPositionAfterTheHeadIsPutBack(t *testing.T) {
 	h.endpoints[0].read = 99
 	r.answering(nil)
 	running(t, h)
-	eventually(t, h, "put back", done(seqs[1]))
+	eventually(t, h, "reset", done(seqs[1]))
 	r.eventually(t, "1", r.publish(t, "1"))
 	eventually(t, h, "done", done(3))
 }
 
 func TestNothingIsDeliveredWhilePositionsCannotBeWritten(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	h, err := New(r.options())
 	require.NoError(t, err)
 	e := h.endpoints[0]
@@ -611,7 +616,7 @@ func TestNothingIsDeliveredWhilePositionsCannotBeWritten(t *testing.T) {
 }
 
 func TestRunEndsWithTheConnection(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	nc := r.Connection(t)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
@@ -636,7 +641,7 @@ func TestRunEndsWithTheConnection(t *testing.T) {
 }
 
 func TestEnableEndsEveryPause(t *testing.T) {
-	r := newRig(t)
+	r := newFixture(t)
 	r.answering(func(d delivery, _ http.Header) int {
 		return map[domain.PageID]int{"1": http.StatusTooManyRequests, "2": http.StatusInternalServerError}[d.Page]
 	})

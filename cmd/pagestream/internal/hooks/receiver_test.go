@@ -11,35 +11,36 @@ import (
 	"time"
 )
 
-// What follows is the receiver's half of Standard Webhooks, which pagestream has no
-// use for itself: the tests hold what is sent against it.
+// This file implements the receiver's side of Standard Webhooks. pagestream itself does
+// not need it; the tests check deliveries with it.
 
-// DefaultTolerance is how far a delivery's time may be from the receiver's.
+// DefaultTolerance is the largest accepted difference between the time of a delivery
+// and the receiver's clock.
 const DefaultTolerance = 5 * time.Minute
 
 // Errors of [Verify].
 var (
 	// ErrHeader is returned when one of the three headers is missing, malformed or
-	// there twice.
+	// repeated.
 	ErrHeader = errors.New("webhook header is missing or malformed")
 	// ErrTimestamp is returned when the delivery is too old, or from the future.
 	ErrTimestamp = errors.New("webhook timestamp is out of tolerance")
-	// ErrSignature is returned when no signature is right under any of the secrets.
+	// ErrSignature is returned when no signature is valid under any of the secrets.
 	ErrSignature = errors.New("webhook signature does not match")
 )
 
 const (
-	// maxSignatures bounds what a receiver compares.
+	// maxSignatures bounds the signatures that a receiver compares.
 	maxSignatures = 32
-	// maxStamp is how many digits a timestamp may have.
+	// maxStamp is the maximum number of digits of a timestamp.
 	maxStamp = 18
-	// signaturePrefix marks the signatures that are understood.
+	// signaturePrefix is the prefix of the supported signature scheme.
 	signaturePrefix = "v1,"
 )
 
-// Sign returns the value of [HeaderSignature] for a delivery with this id and
-// time: one signature a secret, in their order. The time counts in whole Unix
-// seconds. It fails with [ErrSecret].
+// Sign returns the value of [HeaderSignature] for a delivery with this id and time: one
+// signature for each secret, in their order. The time is used in whole Unix seconds. It
+// fails with [ErrSecret].
 func Sign(secrets []string, id string, at time.Time, body []byte) (string, error) {
 	keys, err := parseSecrets(secrets)
 	if err != nil {
@@ -48,13 +49,12 @@ func Sign(secrets []string, id string, at time.Time, body []byte) (string, error
 	return signatures(keys, id, at, body), nil
 }
 
-// Verify reports whether a delivery with these headers and this body, byte for
-// byte, was signed with one of the secrets, and is not further than the tolerance
-// from now; 0 means [DefaultTolerance]. Signatures of other schemes than v1 are
-// passed over, and so are those after the first 32. It takes the same time for
-// every wrong signature. It does not tell a repeat from the first: keep the
-// webhook-id. It fails with [ErrHeader], [ErrTimestamp], [ErrSignature] or
-// [ErrSecret].
+// Verify returns nil if a delivery with these headers and exactly this body was signed
+// with one of the secrets, and its time differs from now by at most the tolerance; 0
+// means [DefaultTolerance]. Signatures of other schemes than v1 are skipped, and so are
+// those after the first 32. It takes the same time for every wrong signature. It does
+// not detect repeated deliveries: receivers must remember the webhook-id. It fails with
+// [ErrHeader], [ErrTimestamp], [ErrSignature] or [ErrSecret].
 func Verify(secrets []string, header http.Header, body []byte, now time.Time, tolerance time.Duration) error {
 	keys, err := parseSecrets(secrets)
 	if err != nil {
@@ -83,8 +83,8 @@ func Verify(secrets []string, header http.Header, body []byte, now time.Time, to
 	return nil
 }
 
-// sign is the signature as the specification has it, worked out apart from what the
-// sender uses.
+// sign computes the signature that the specification defines, independently of the
+// module that the sender uses.
 func sign(key []byte, id, stamp string, body []byte) []byte {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id + "." + stamp + "."))
@@ -92,14 +92,14 @@ func sign(key []byte, id, stamp string, body []byte) []byte {
 	return mac.Sum(nil)
 }
 
-// signed is what the headers of a delivery say.
+// signed contains the parsed headers of a delivery.
 type signed struct {
 	id, stamp string
 	at        time.Time
 	sums      [][]byte
 }
 
-// parseHeader reads the three headers, each of which has to be there once.
+// parseHeader parses the three headers. Each must be present exactly once.
 func parseHeader(h http.Header) (signed, error) {
 	var text [3]string
 	for i, name := range []string{HeaderID, HeaderTimestamp, HeaderSignature} {
@@ -125,7 +125,7 @@ func parseHeader(h http.Header) (signed, error) {
 		}
 		code, ok := strings.CutPrefix(one, signaturePrefix)
 		if !ok {
-			continue // of another scheme
+			continue // another scheme
 		}
 		if sum, err := base64.StdEncoding.DecodeString(code); err == nil && len(sum) == sha256.Size {
 			d.sums = append(d.sums, sum)

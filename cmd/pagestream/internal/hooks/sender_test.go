@@ -26,7 +26,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestErrorsAreDescribedInOurWords(t *testing.T) {
+func TestDescribeHasNoTextOfTheError(t *testing.T) {
 	wrap := func(err error) error {
 		return &url.Error{Op: "Post", URL: "http://x/?token=" + private, Err: err}
 	}
@@ -40,9 +40,9 @@ func TestErrorsAreDescribedInOurWords(t *testing.T) {
 	}
 }
 
-// An endpoint may answer anything: what it says is not repeated, and is not read
-// without end.
-func TestAnswersThatAreNoHTTP(t *testing.T) {
+// TestInvalidResponses checks that the text of an endpoint's response does not appear in
+// failures, and that the size of what is read is bounded.
+func TestInvalidResponses(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
@@ -58,12 +58,14 @@ func TestAnswersThatAreNoHTTP(t *testing.T) {
 			buf := make([]byte, 1<<10)
 			_, _ = c.Read(buf)
 			_, _ = c.Write([]byte(a))
-			t.Cleanup(func() { c.Close() }) // open until then
+			t.Cleanup(func() { c.Close() }) // the connection stays open until the end of the test
 		}
 	}()
 	client := newClient(1)
 	t.Cleanup(client.CloseIdleConnections)
-	s := &sender{client: client, url: "http://" + l.Addr().String(), keys: [][]byte{make([]byte, 32)}, timeout: 10 * time.Second}
+	s := &sender{
+		client: client, url: "http://" + l.Addr().String(), keys: [][]byte{make([]byte, 32)}, timeout: 10 * time.Second,
+	}
 	assert.Equal(t, "connection failed", s.send(t.Context(), "id", nil).failure)
 	assert.Equal(t, "connection failed", s.send(t.Context(), "id", nil).failure)
 	begun := time.Now()

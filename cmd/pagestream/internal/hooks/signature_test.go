@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The example of the Standard Webhooks libraries.
+// The test vector of the Standard Webhooks libraries.
 const (
 	vectorSecret    = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	vectorID        = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -55,6 +55,10 @@ func TestRotationVerifiesWithEitherSecret(t *testing.T) {
 func TestVerifyRefuses(t *testing.T) {
 	now := time.Unix(vectorUnix, 0)
 	flipped := strings.Replace(vectorSignature, "g0h", "g1h", 1)
+	set := func(name string) func(string) func(http.Header) {
+		return func(value string) func(http.Header) { return func(h http.Header) { h.Set(name, value) } }
+	}
+	signature, timestamp := set(HeaderSignature), set(HeaderTimestamp)
 	for name, c := range map[string]struct {
 		change func(http.Header)
 		body   string
@@ -64,22 +68,22 @@ func TestVerifyRefuses(t *testing.T) {
 		"other body":         {body: vectorBody + " ", want: ErrSignature},
 		"other id":           {change: func(h http.Header) { h.Set(HeaderID, "msg") }, want: ErrSignature},
 		"other time":         {change: func(h http.Header) { h.Set(HeaderTimestamp, "1614265331") }, want: ErrSignature},
-		"other signature":    {change: func(h http.Header) { h.Set(HeaderSignature, flipped) }, want: ErrSignature},
-		"other scheme":       {change: func(h http.Header) { h.Set(HeaderSignature, "v1a"+vectorSignature[2:]) }, want: ErrSignature},
-		"no scheme":          {change: func(h http.Header) { h.Set(HeaderSignature, vectorSignature[3:]) }, want: ErrSignature},
-		"short signature":    {change: func(h http.Header) { h.Set(HeaderSignature, "v1,AAAA") }, want: ErrSignature},
-		"past the bound":     {change: func(h http.Header) { h.Set(HeaderSignature, strings.Repeat("v1,x ", maxSignatures)+vectorSignature) }, want: ErrSignature},
+		"other signature":    {change: signature(flipped), want: ErrSignature},
+		"other scheme":       {change: signature("v1a" + vectorSignature[2:]), want: ErrSignature},
+		"no scheme":          {change: signature(vectorSignature[3:]), want: ErrSignature},
+		"short signature":    {change: signature("v1,AAAA"), want: ErrSignature},
+		"after the limit":    {change: signature(strings.Repeat("v1,x ", maxSignatures) + vectorSignature), want: ErrSignature},
 		"old":                {now: now.Add(DefaultTolerance + time.Second), want: ErrTimestamp},
 		"from the future":    {now: now.Add(-DefaultTolerance - time.Second), want: ErrTimestamp},
 		"no id":              {change: func(h http.Header) { h.Del(HeaderID) }, want: ErrHeader},
 		"no time":            {change: func(h http.Header) { h.Del(HeaderTimestamp) }, want: ErrHeader},
 		"no signature":       {change: func(h http.Header) { h.Del(HeaderSignature) }, want: ErrHeader},
-		"empty signature":    {change: func(h http.Header) { h.Set(HeaderSignature, "") }, want: ErrHeader},
+		"empty signature":    {change: signature(""), want: ErrHeader},
 		"two ids":            {change: func(h http.Header) { h.Add(HeaderID, "x") }, want: ErrHeader},
 		"signed time":        {change: func(h http.Header) { h.Set(HeaderTimestamp, "+1614265330") }, want: ErrHeader},
 		"time with a space":  {change: func(h http.Header) { h.Set(HeaderTimestamp, " 1614265330") }, want: ErrHeader},
-		"time is too long":   {change: func(h http.Header) { h.Set(HeaderTimestamp, strings.Repeat("9", 19)) }, want: ErrHeader},
-		"time is far future": {change: func(h http.Header) { h.Set(HeaderTimestamp, strings.Repeat("9", 18)) }, want: ErrTimestamp},
+		"time is too long":   {change: timestamp(strings.Repeat("9", 19)), want: ErrHeader},
+		"time is far future": {change: timestamp(strings.Repeat("9", 18)), want: ErrTimestamp},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := vectorHeader()
@@ -97,10 +101,11 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
-func TestVerifyTakesOneGoodSignatureAmongOthers(t *testing.T) {
+func TestVerifyAcceptsOneValidSignatureAmongOthers(t *testing.T) {
 	h := headers(vectorID, vectorStamp, "v1a,AAAA v1,%%% "+vectorSignature+" v9")
-	assert.NoError(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), time.Unix(vectorUnix+100, 0), 0))
-	assert.ErrorIs(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), time.Unix(vectorUnix+100, 0), 99*time.Second), ErrTimestamp)
+	now := time.Unix(vectorUnix+100, 0)
+	assert.NoError(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), now, 0))
+	assert.ErrorIs(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), now, 99*time.Second), ErrTimestamp)
 }
 
 func TestSecrets(t *testing.T) {
@@ -142,14 +147,14 @@ func FuzzVerifyHeader(f *testing.F) {
 		}
 		assert.LessOrEqual(t, len(d.sums), maxSignatures)
 		assert.Equal(t, id, d.id)
-		// Whatever stands beside a good signature doesn't matter, within the bound.
+		// Other signatures in the list don't matter if a valid one is within the limit.
 		own, err := Sign([]string{vectorSecret}, id, d.at, []byte(list))
 		require.NoError(t, err)
 		if unixSeconds(d.at) == stamp {
 			h.Set(HeaderSignature, own+" "+list)
 			assert.NoError(t, Verify([]string{vectorSecret}, h, []byte(list), d.at, 0))
 		}
-		// What was not signed is not taken.
+		// A body that was not signed is refused.
 		if id == vectorID && stamp == vectorStamp {
 			return
 		}

@@ -97,7 +97,7 @@ func TestExportImport(t *testing.T) {
 	assert.Equal(t, 10, strings.Count(out, "\n"))
 	code, _, stderr = r.command(t, "events", "export", "--type", "message.lost")
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, stderr, "none of ours")
+	assert.Contains(t, stderr, "not an event type")
 
 	cfg := testConfig(t.TempDir())
 	code, out, stderr = offline(t, cfg, "events", "import", file)

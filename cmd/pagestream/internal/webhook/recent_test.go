@@ -61,8 +61,8 @@ func TestRecentP99(t *testing.T) {
 	assert.Equal(t, 4*time.Second, r.Sum(recentStart).P99, "two of 101 are beyond")
 }
 
-// TestRecentHour: a minute counts for an hour, and then its place is another
-// minute's.
+// TestRecentHour checks that a minute counts for an hour, and that its slot is then
+// reused for a later minute.
 func TestRecentHour(t *testing.T) {
 	var r webhook.Recent
 	for minute := range 60 {
@@ -77,7 +77,7 @@ func TestRecentHour(t *testing.T) {
 	r.Answered(recentStart.Add(time.Hour), http.StatusUnauthorized, time.Second)
 	want := meta.Recent{Accepted: 59, BadSignatures: 1, P99: time.Second}
 	assert.Equal(t, want, r.Sum(recentStart.Add(time.Hour)),
-		"the place of the first minute has the counts of the new one alone")
+		"the slot of the first minute contains only the counts of the new one")
 }
 
 func TestRecentConcurrently(t *testing.T) {

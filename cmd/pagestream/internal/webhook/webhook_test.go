@@ -30,10 +30,12 @@ import (
 const (
 	secret = "a-secret-of-our-own"
 	older  = "the-secret-before-it"
-	body   = `{"object":"page","entry":[{"id":"7001","time":1790000000000,"messaging":[{"sender":{"id":"9"},"recipient":{"id":"7001"},"timestamp":1790000000000,"message":{"mid":"m_1","text":"gr\u00fc\u00df dich"}}]}]}`
+	body   = `{"object":"page","entry":[{"id":"7001","time":1790000000000,"messaging":[` +
+		`{"sender":{"id":"9"},"recipient":{"id":"7001"},"timestamp":1790000000000,` +
+		`"message":{"mid":"m_1","text":"gr\u00fc\u00df dich"}}]}]}`
 )
 
-// publisher keeps what it is given, or fails.
+// publisher records the events that it gets, or fails with err.
 type publisher struct {
 	mu     sync.Mutex
 	events []domain.Event
@@ -50,6 +52,7 @@ func (p *publisher) Publish(_ context.Context, events []domain.Event) ([]streams
 	return make([]streams.Receipt, len(events)), nil
 }
 
+// fixture is a test server with a webhook handler.
 type fixture struct {
 	*httptest.Server
 	pub     *publisher
@@ -129,7 +132,7 @@ func TestHandshake(t *testing.T) {
 		{"no token", "/webhooks", "subscribe", "", "1", 403},
 		{"another mode", "/webhooks", "unsubscribe", "verify-main", "1", 403},
 		{"no challenge", "/webhooks", "subscribe", "verify-main", "", 403},
-		{"challenge without end", "/webhooks", "subscribe", "verify-main", strings.Repeat("1", 2000), 403},
+		{"challenge is too long", "/webhooks", "subscribe", "verify-main", strings.Repeat("1", 2000), 403},
 		{"unknown app", "/webhooks/third", "subscribe", "verify-main", "1", 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -157,6 +160,8 @@ func TestHandshake(t *testing.T) {
 }
 
 func TestDelivery(t *testing.T) {
+	sha1 := http.Header{"X-Hub-Signature": {"sha1=da611bd448dc12acdf0cd3ab33fdb3adaee26145"}}
+	noHex := http.Header{"X-Hub-Signature-256": {"sha256=" + strings.Repeat("z", 64)}}
 	for _, c := range []struct {
 		name, path, body string
 		header           http.Header
@@ -168,12 +173,12 @@ func TestDelivery(t *testing.T) {
 		{"older secret during rotation", "/webhooks", body, signed(older, body), 200, 1, ""},
 		{"secret of another app", "/webhooks/second", body, signed(secret, body), 401, 0, "signature"},
 		{"no signature", "/webhooks", body, http.Header{}, 401, 0, "signature"},
-		{"sha1 only", "/webhooks", body, http.Header{"X-Hub-Signature": {"sha1=da611bd448dc12acdf0cd3ab33fdb3adaee26145"}}, 401, 0, "signature"},
+		{"sha1 only", "/webhooks", body, sha1, 401, 0, "signature"},
 		{"one bit off", "/webhooks", body + " ", signed(secret, body), 401, 0, "signature"},
 		{"short digest", "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=abcd"}}, 401, 0, "signature"},
-		{"digest of no hex", "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=" + strings.Repeat("z", 64)}}, 401, 0, "signature"},
-		{"not JSON is kept whole", "/webhooks", "{", signed(secret, "{"), 200, 1, ""},
-		{"empty body is kept", "/webhooks", "", signed(secret, ""), 200, 1, ""},
+		{"digest is not hex", "/webhooks", body, noHex, 401, 0, "signature"},
+		{"body that is not JSON is stored", "/webhooks", "{", signed(secret, "{"), 200, 1, ""},
+		{"empty body is stored", "/webhooks", "", signed(secret, ""), 200, 1, ""},
 		{"unknown app", "/webhooks/third", body, signed(secret, body), 404, 0, "unknown_app"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -188,7 +193,7 @@ func TestDelivery(t *testing.T) {
 			if a := <-f.answers; a.Status != c.status || a.Reason != c.reason {
 				t.Errorf("observed %d %q, want %d %q", a.Status, a.Reason, c.status, c.reason)
 			}
-			// Neither answer nor log may show what the signature should have been.
+			// Neither the response nor the log may contain the expected signature.
 			want := strings.TrimPrefix(sign(secret, c.body), "sha256=")
 			if strings.Contains(answer, want) || strings.Contains(f.log.String(), want) {
 				t.Error("the computed signature is shown")
@@ -213,7 +218,7 @@ func TestDeliveryKeepsTraceParent(t *testing.T) {
 	}
 }
 
-func TestNotDurableIsNot200(t *testing.T) {
+func TestFailedPublishIsNotAnswered200(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		err    error
@@ -226,7 +231,7 @@ func TestNotDurableIsNot200(t *testing.T) {
 		{"deadline", fmt.Errorf("publish: %w", context.DeadlineExceeded), nil, 503, "timeout"},
 		{"unknown error", errors.New("anything"), nil, 503, "unavailable"},
 		{"not ready", nil, errors.New("JetStream is off"), 503, "not_ready"},
-		{"event larger than the stream takes", streams.ErrTooLarge, nil, 413, "too_large"},
+		{"event larger than the stream accepts", streams.ErrTooLarge, nil, 413, "too_large"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := start(t, nil)
@@ -248,18 +253,19 @@ func TestNotDurableIsNot200(t *testing.T) {
 	}
 }
 
-func TestBodyCap(t *testing.T) {
+func TestBodyLimit(t *testing.T) {
 	f := start(t, func(o *webhook.Options) { o.MaxBody = 100 })
 	exact := strings.Repeat("x", 100)
 	if status, _, _ := f.post(t, "/webhooks", exact, signed(secret, exact)); status != 200 {
-		t.Errorf("a body of exactly the cap: got %d", status)
+		t.Errorf("a body of exactly the limit: got %d", status)
 	}
 	over := exact + "x"
 	if status, _, _ := f.post(t, "/webhooks", over, signed(secret, over)); status != 413 {
 		t.Errorf("one byte over: got %d", status)
 	}
 	// The same without Content-Length.
-	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/webhooks", io.MultiReader(strings.NewReader(over)))
+	chunked := io.MultiReader(strings.NewReader(over))
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/webhooks", chunked)
 	req.Header = signed(secret, over)
 	resp, err := f.Client().Do(req)
 	if err != nil {
@@ -271,7 +277,7 @@ func TestBodyCap(t *testing.T) {
 	}
 }
 
-func TestBodyCutShortStoresNothing(t *testing.T) {
+func TestIncompleteBodyStoresNothing(t *testing.T) {
 	f := start(t, nil)
 	conn, err := net.Dial("tcp", f.Listener.Addr().String())
 	if err != nil {
@@ -288,7 +294,7 @@ func TestBodyCutShortStoresNothing(t *testing.T) {
 	}
 }
 
-func TestOtherMethods(t *testing.T) {
+func TestOtherMethodsAreRefused(t *testing.T) {
 	f := start(t, nil)
 	for _, m := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodHead, http.MethodOptions} {
 		req, _ := http.NewRequestWithContext(t.Context(), m, f.URL+"/webhooks", nil)
@@ -316,7 +322,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestSignatureFromOpenSSL holds the check to an independent signer.
+// TestSignatureFromOpenSSL checks that signatures of an independent implementation are
+// accepted.
 func TestSignatureFromOpenSSL(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
@@ -329,16 +336,17 @@ func TestSignatureFromOpenSSL(t *testing.T) {
 	}
 	digest, _, _ := strings.Cut(string(out), " ")
 	f := start(t, nil)
-	if status, _, _ := f.post(t, "/webhooks", body, http.Header{"X-Hub-Signature-256": {"sha256=" + digest}}); status != 200 {
+	header := http.Header{"X-Hub-Signature-256": {"sha256=" + digest}}
+	if status, _, _ := f.post(t, "/webhooks", body, header); status != 200 {
 		t.Errorf("a signature by openssl: got %d", status)
 	}
 }
 
-// TestSignatureVectors runs the vectors kept beside the project.
+// TestSignatureVectors runs the test vectors that are stored outside the project.
 func TestSignatureVectors(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "..", "shared", "corpus", "SIGNATURES.json"))
 	if err != nil {
-		t.Skip("the corpus is not beside the project")
+		t.Skip("the test vectors are not installed")
 	}
 	var vectors struct {
 		Hub []struct {
@@ -385,7 +393,8 @@ func FuzzSignature(f *testing.F) {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, r)
 		accepted := w.Code == http.StatusOK
-		if should := strings.EqualFold(header, sign(secret, string(body))) && strings.HasPrefix(header, "sha256="); accepted != should {
+		valid := strings.EqualFold(header, sign(secret, string(body))) && strings.HasPrefix(header, "sha256=")
+		if accepted != valid {
 			t.Errorf("answered %d", w.Code)
 		}
 	})

@@ -24,10 +24,10 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-// private must not get anywhere but into a delivery's body.
+// private is a secret text: it must appear in request bodies only.
 const private = "private-words"
 
-// delivery is a try as the receiver saw it.
+// delivery is one try as the receiver recorded it.
 type delivery struct {
 	ID   string        `json:"id"`
 	Seq  uint64        `json:"seq"`
@@ -36,14 +36,14 @@ type delivery struct {
 
 	at     time.Time
 	status int
-	try    int // of this id, from 1
+	try    int // number of the try with this id, from 1
 }
 
 func encode(e streams.Stored) ([]byte, error) {
 	return json.Marshal(delivery{ID: e.ID, Seq: e.Seq, Page: e.Page, Text: private})
 }
 
-// receiver is an endpoint that checks signatures and records what it was sent.
+// receiver is an endpoint that checks signatures and records all deliveries.
 type receiver struct {
 	*httptest.Server
 	secret string
@@ -53,7 +53,7 @@ type receiver struct {
 	all    []delivery
 	tries  map[string]int
 	active map[domain.PageID]int
-	// hangs says that a try may time out while the receiver is still at it.
+	// hangs is set if tries may time out while the receiver is still processing them.
 	hangs bool
 }
 
@@ -94,7 +94,7 @@ func newReceiver(t *testing.T) *receiver {
 	return r
 }
 
-// answering sets what it answers; nil is 204.
+// answering sets the function that returns the status of each answer; nil means 204.
 func (r *receiver) answering(f func(d delivery, h http.Header) int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,8 +107,8 @@ func (r *receiver) deliveries() []delivery {
 	return slices.Clone(r.all)
 }
 
-// taken are the sequences that were answered with 2xx, of one page or all.
-func (r *receiver) taken(page domain.PageID) (out []uint64) {
+// accepted returns the sequences that were answered with 2xx, of one page or all.
+func (r *receiver) accepted(page domain.PageID) (out []uint64) {
 	for _, d := range r.deliveries() {
 		if d.status < 300 && (page == "" || d.Page == page) {
 			out = append(out, d.Seq)
@@ -117,28 +117,29 @@ func (r *receiver) taken(page domain.PageID) (out []uint64) {
 	return out
 }
 
+// eventually waits until exactly these sequences were accepted.
 func (r *receiver) eventually(t *testing.T, page domain.PageID, want []uint64) {
 	t.Helper()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if got := r.taken(page); !slices.Equal(got, want) {
-			return fmt.Errorf("page %q: %d taken: %v; want %d: %v", page, len(got), got, len(want), want)
+		if got := r.accepted(page); !slices.Equal(got, want) {
+			return fmt.Errorf("page %q: %d accepted: %v; want %d: %v", page, len(got), got, len(want), want)
 		}
 		return nil
 	})
 }
 
-// rig is a stream with one receiver.
-type rig struct {
+// fixture is a stream with one receiver.
+type fixture struct {
 	*projectionstest.Rig
 	*receiver
 	path string
 	logs *syncBuffer
-	made int
+	made int // number of published events
 }
 
-func newRig(t *testing.T) *rig {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	r := &rig{Rig: projectionstest.NewRig(t), path: filepath.Join(t.TempDir(), "hooks.db"), logs: &syncBuffer{}}
+	r := &fixture{Rig: projectionstest.NewRig(t), path: filepath.Join(t.TempDir(), "hooks.db"), logs: &syncBuffer{}}
 	r.receiver = newReceiver(t)
 	t.Cleanup(func() {
 		assert.NotContains(t, r.logs.String(), private)
@@ -165,10 +166,12 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func (r *rig) options(change ...func(*Options)) Options {
+func (r *fixture) options(change ...func(*Options)) Options {
 	o := Options{
 		JS: r.JS, Identity: r.Identity, Path: r.path, Encode: encode,
-		Endpoints:  []Endpoint{{Name: "crm", URL: r.URL + "/in?token=" + private, Secrets: []string{r.secret}, Timeout: 5 * time.Second, From: 1}},
+		Endpoints: []Endpoint{{
+			Name: "crm", URL: r.URL + "/in?token=" + private, Secrets: []string{r.secret}, Timeout: 5 * time.Second, From: 1,
+		}},
 		BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -179,7 +182,7 @@ func (r *rig) options(change ...func(*Options)) Options {
 }
 
 // start runs hooks until stop is called, or the test ends.
-func (r *rig) start(t *testing.T, change ...func(*Options)) (h *Hooks, stop func()) {
+func (r *fixture) start(t *testing.T, change ...func(*Options)) (h *Hooks, stop func()) {
 	t.Helper()
 	h, err := New(r.options(change...))
 	require.NoError(t, err)
@@ -206,14 +209,15 @@ func running(t *testing.T, h *Hooks) (stop func()) {
 }
 
 // publish stores one event for each of the pages and returns the sequences.
-func (r *rig) publish(t *testing.T, pages ...domain.PageID) (seqs []uint64) {
+func (r *fixture) publish(t *testing.T, pages ...domain.PageID) (seqs []uint64) {
 	t.Helper()
 	var list []domain.Event
 	for _, p := range pages {
 		r.made++
 		list = append(list, domain.Event{
 			ID: fmt.Sprintf("page:%s:message:m%d", p, r.made), Type: domain.MessageReceived, Page: p, Contact: "77",
-			Time: projectionstest.Epoch, Data: domain.Data{Object: "page", Raw: json.RawMessage(`{"text":"` + private + `"}`)},
+			Time: projectionstest.Epoch,
+			Data: domain.Data{Object: "page", Raw: json.RawMessage(`{"text":"` + private + `"}`)},
 		})
 	}
 	for _, x := range r.Publish(t, list...) {
@@ -226,7 +230,7 @@ func times(page domain.PageID, n int) []domain.PageID {
 	return slices.Repeat([]domain.PageID{page}, n)
 }
 
-// eventually waits for a status.
+// eventually waits until ok reports true for the status of the first endpoint.
 func eventually(t *testing.T, h *Hooks, what string, ok func(Status) bool) Status {
 	t.Helper()
 	var s Status
