@@ -48,7 +48,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "user_token is needed")
 	}
 	out, err := s.opts.Operator.Login(r.Context(), in.App, in.UserToken)
-	return writeResult(w, "look at the login", http.StatusCreated, out, err)
+	return writeResult(w, "log in", http.StatusCreated, out, err)
 }
 
 func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {

@@ -104,7 +104,7 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
 		}
 		head := st.CachedInfo().State.LastSeq
-		one, err := mgr.LoadStream(name)
+		stream, err := mgr.LoadStream(name)
 		if err != nil {
 			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
 		}
@@ -113,7 +113,8 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 				o.Progress(name, p.BytesReceived())
 			}
 		}
-		_, err = one.SnapshotToDirectory(ctx, filepath.Join(dir, name), jsm.SnapshotConsumers(), jsm.SnapshotNotify(notify))
+		to := filepath.Join(dir, name)
+		_, err = stream.SnapshotToDirectory(ctx, to, jsm.SnapshotConsumers(), jsm.SnapshotNotify(notify))
 		if err != nil {
 			return nil, fmt.Errorf("copy stream %s: %w", name, err)
 		}

@@ -205,13 +205,13 @@ func (c *Consumers) list(ctx context.Context) ([]Consumer, error) {
 	defer cancel()
 	st, err := c.opts.JS.Stream(ctx, c.opts.Stream)
 	if err != nil {
-		return nil, fmt.Errorf("ask stream: %w", err)
+		return nil, fmt.Errorf("read stream info: %w", err)
 	}
 	out := []Consumer{}
 	lister := st.ListConsumers(ctx)
 	for info := range lister.Info() {
-		if one, managed := consumerOf(info); managed {
-			out = append(out, one)
+		if consumer, managed := consumerOf(info); managed {
+			out = append(out, consumer)
 		}
 	}
 	if err := lister.Err(); err != nil {
@@ -224,15 +224,15 @@ func (c *Consumers) list(ctx context.Context) ([]Consumer, error) {
 // created it.
 func consumerOf(info *jetstream.ConsumerInfo) (Consumer, bool) {
 	raw, managed := info.Config.Metadata[metaKey]
-	one := Consumer{
+	consumer := Consumer{
 		Durable: info.Name, Seq: info.AckFloor.Stream, Pending: info.NumPending, Unacknowledged: info.NumAckPending,
 		Redelivered: info.NumRedelivered, Waiting: info.NumWaiting, Created: info.Created,
 		Lag: info.NumPending + uint64(max(0, info.NumAckPending)),
 	}
 	if info.Delivered.Last != nil {
-		one.LastActive = *info.Delivered.Last
+		consumer.LastActive = *info.Delivered.Last
 	}
-	return one, managed && json.Unmarshal([]byte(raw), &one.Spec) == nil
+	return consumer, managed && json.Unmarshal([]byte(raw), &consumer.Spec) == nil
 }
 
 // Remove deletes a consumer and its user. Events that it has not read are no

@@ -42,15 +42,15 @@ func (c *Consumers) Refresh(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, one := range list {
+	for _, consumer := range list {
 		if c.opts.Users != nil {
-			if err := c.opts.Users.SetUser(one.Name, one.PublicKey, one.Durable); err != nil {
-				errs = append(errs, fmt.Errorf("set user %s: %w", one.Name, err))
+			if err := c.opts.Users.SetUser(consumer.Name, consumer.PublicKey, consumer.Durable); err != nil {
+				errs = append(errs, fmt.Errorf("set user %s: %w", consumer.Name, err))
 			}
 		}
-		if one.Company != "" {
-			if err := c.follow(ctx, one); err != nil {
-				errs = append(errs, fmt.Errorf("update pages of %s: %w", one.Name, err))
+		if consumer.Company != "" {
+			if err := c.follow(ctx, consumer); err != nil {
+				errs = append(errs, fmt.Errorf("update pages of %s: %w", consumer.Name, err))
 			}
 		}
 	}
@@ -60,18 +60,19 @@ func (c *Consumers) Refresh(ctx context.Context) error {
 // follow updates the filter of a company's consumer. If the consumer is already
 // past events of a newly added page, it is reset to the first of them; events that
 // are therefore delivered twice have the same id.
-func (c *Consumers) follow(ctx context.Context, one Consumer) error {
-	want, err := c.config(one.Spec)
+func (c *Consumers) follow(ctx context.Context, consumer Consumer) error {
+	want, err := c.config(consumer.Spec)
 	if err != nil {
 		return err
 	}
 	var next Spec
-	if err := json.Unmarshal([]byte(want.Metadata[metaKey]), &next); err != nil || slices.Equal(next.Known, one.Known) {
+	err = json.Unmarshal([]byte(want.Metadata[metaKey]), &next)
+	if err != nil || slices.Equal(next.Known, consumer.Known) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	have, err := c.opts.JS.Consumer(ctx, c.opts.Stream, one.Durable)
+	have, err := c.opts.JS.Consumer(ctx, c.opts.Stream, consumer.Durable)
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func (c *Consumers) follow(ctx context.Context, one Consumer) error {
 	delivered := changed.CachedInfo().Delivered.Stream
 	var resetTo uint64
 	for _, page := range next.Known {
-		if slices.Contains(one.Known, page) {
+		if slices.Contains(consumer.Known, page) {
 			continue
 		}
 		seq, err := c.connectedSeq(ctx, page)
@@ -98,7 +99,7 @@ func (c *Consumers) follow(ctx context.Context, one Consumer) error {
 	if resetTo == 0 {
 		return nil
 	}
-	_, err = c.opts.JS.ResetConsumerToSequence(ctx, c.opts.Stream, one.Durable, resetTo)
+	_, err = c.opts.JS.ResetConsumerToSequence(ctx, c.opts.Stream, consumer.Durable, resetTo)
 	return err
 }
 

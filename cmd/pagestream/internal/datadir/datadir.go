@@ -119,7 +119,8 @@ func read(dir string) (int, error) {
 	}
 	return 0, fmt.Errorf("read format of data directory: %w: %s %s. "+
 		"It is written atomically, so this is no trace of a crash: the file was changed, or the disk is damaged. "+
-		"If the directory is of this pagestream, write %d into the file; else restore a backup", ErrDamaged, path, has, Format)
+		"If the directory is of this pagestream, write %d into the file; else restore a backup",
+		ErrDamaged, path, has, Format)
 }
 
 // write writes the format to a temporary file, syncs it and renames it. The

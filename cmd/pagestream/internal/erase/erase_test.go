@@ -314,10 +314,13 @@ func TestForgedErasureDeletesNoOtherEvents(t *testing.T) {
 	r := newFixture(t)
 	r.run(t)
 	r.Publish(t, conversation()...)
-	r.Publish(t, domain.Event{ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: &domain.Erasure{
+	forged := &domain.Erasure{
 		Contact: domain.ContactHash(person), Part: 1, Parts: 1,
 		Events: []domain.Tombstone{{Seq: 2}, {Seq: 3}, {Seq: 10}, {Seq: 99}, {Seq: 1, Type: domain.MessageReceived}},
-	}}})
+	}
+	r.Publish(t, domain.Event{
+		ID: "forged", Type: domain.ContactErased, Page: page, Data: domain.Data{Erasure: forged},
+	})
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if r.stored(t, 1) {
 			return fmt.Errorf("the reactor has not handled it")

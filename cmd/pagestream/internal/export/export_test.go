@@ -218,10 +218,13 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+const exampleLine = `{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/100",` +
+	`"sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}`
+
 // TestImportRefusesBadLines checks that an import stops at a bad line, and that the
 // error contains the line's number but no text of it.
 func TestImportRefusesBadLines(t *testing.T) {
-	good := `{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/100","sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}` + "\n"
+	good := exampleLine + "\n"
 	for name, c := range map[string]struct {
 		in   string
 		want error
@@ -243,8 +246,9 @@ func TestImportRefusesBadLines(t *testing.T) {
 }
 
 func FuzzLine(f *testing.F) {
-	f.Add([]byte(`{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/100","sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}`))
-	f.Add([]byte(`{"type":"pagestream.raw","sequence":"2","storedat":"2026-11-23T10:00:00Z","data":{"subject":"pagestream.x","data":"AA=="}}`))
+	f.Add([]byte(exampleLine))
+	f.Add([]byte(`{"type":"pagestream.raw","sequence":"2","storedat":"2026-11-23T10:00:00Z",` +
+		`"data":{"subject":"pagestream.x","data":"AA=="}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, seq, err := decode(b)
 		if err != nil {

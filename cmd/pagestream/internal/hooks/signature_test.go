@@ -55,6 +55,7 @@ func TestRotationVerifiesWithEitherSecret(t *testing.T) {
 func TestVerifyRefuses(t *testing.T) {
 	now := time.Unix(vectorUnix, 0)
 	flipped := strings.Replace(vectorSignature, "g0h", "g1h", 1)
+	tooMany := strings.Repeat("v1,x ", maxSignatures)
 	set := func(name string) func(string) func(http.Header) {
 		return func(value string) func(http.Header) { return func(h http.Header) { h.Set(name, value) } }
 	}
@@ -72,7 +73,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"other scheme":       {change: signature("v1a" + vectorSignature[2:]), want: ErrSignature},
 		"no scheme":          {change: signature(vectorSignature[3:]), want: ErrSignature},
 		"short signature":    {change: signature("v1,AAAA"), want: ErrSignature},
-		"after the limit":    {change: signature(strings.Repeat("v1,x ", maxSignatures) + vectorSignature), want: ErrSignature},
+		"after the limit":    {change: signature(tooMany + vectorSignature), want: ErrSignature},
 		"old":                {now: now.Add(DefaultTolerance + time.Second), want: ErrTimestamp},
 		"from the future":    {now: now.Add(-DefaultTolerance - time.Second), want: ErrTimestamp},
 		"no id":              {change: func(h http.Header) { h.Del(HeaderID) }, want: ErrHeader},

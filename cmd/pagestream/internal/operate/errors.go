@@ -22,7 +22,7 @@ var (
 	ErrUnknown = errors.New("there is nothing of that name")
 	// ErrNoLogin is returned when a login's id is unknown, or is more than half an
 	// hour old.
-	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; look at it again")
+	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; log in again")
 	// ErrNoHooks is returned when no endpoint is configured.
 	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
 )
@@ -53,9 +53,9 @@ var kinds = map[error]Kind{
 
 	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
-	connect.ErrUserToken: Refused,
-	outbound.ErrRequest:  Refused, backfill.ErrRequest: Refused, backfill.ErrRunning: Refused, backup.ErrDirExists: Refused,
-	consumers.ErrName: Refused, consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
+	connect.ErrUserToken: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
+	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,
+	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
 }
 

@@ -83,7 +83,8 @@ func TestServeAndRead(t *testing.T) {
 		{"1", "a", []byte("one")}, {"2", "b", []byte("two\nlines")}, {"2", "", []byte("the id of the one before")},
 	}
 	broken := errors.New("broken")
-	url, ended, _ := serve(t, Options{Hello: "feed", Heartbeat: "beat"}, 1, func(_ context.Context, send func(Event) error) error {
+	o := Options{Hello: "feed", Heartbeat: "beat"}
+	url, ended, _ := serve(t, o, 1, func(_ context.Context, send func(Event) error) error {
 		for _, e := range sent {
 			if err := send(e); err != nil {
 				return err
@@ -197,9 +198,10 @@ func TestFailedWriteEndsTheFeed(t *testing.T) {
 		assert.Equal(t, heartbeat, time.Since(begun))
 		assert.Equal(t, []time.Duration{time.Second, time.Second}, w.deadlines)
 
-		require.NoError(t, NewFeeds(t.Context(), 1).Serve(w, r, Options{Hello: "feed"}, func(context.Context, func(Event) error) error {
+		err = NewFeeds(t.Context(), 1).Serve(w, r, Options{Hello: "feed"}, func(context.Context, func(Event) error) error {
 			return errors.New("produce must not be called")
-		}))
+		})
+		require.NoError(t, err)
 	})
 }
 

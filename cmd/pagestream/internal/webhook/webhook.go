@@ -41,7 +41,8 @@ import (
 // Errors of [New].
 var (
 	// ErrNoApp is returned when no app is configured, so no delivery can be trusted.
-	ErrNoApp = errors.New("no Meta app is configured; add one under apps: in the configuration (pagestream config example)")
+	ErrNoApp = errors.New("no Meta app is configured; " +
+		"add one under apps: in the configuration (pagestream config example)")
 	// ErrNoSecret is returned when an app has no secret: an empty one would accept
 	// signatures that anybody can compute.
 	ErrNoSecret = errors.New("app has no secret")
