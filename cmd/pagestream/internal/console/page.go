@@ -30,10 +30,10 @@ type pageView struct {
 
 // field is one webhook field of a page.
 type field struct {
-	Name                 string
-	Wanted, OnPage       bool
-	OnApp                bool
-	KnownPage, KnownsApp bool
+	Name                string
+	Wanted, OnPage      bool
+	OnApp               bool
+	KnownPage, KnownApp bool
 }
 
 // step is one event in the history of a connection.
@@ -94,7 +94,7 @@ func fieldList(sub *subscriptions.Subscription, h meta.Loop) (out []field) {
 		out = append(out, field{
 			Name: name, Wanted: wanted, OnPage: slices.Contains(sub.Actual, name),
 			OnApp: wanted && !slices.Contains(h.AppMissing, name), KnownPage: !sub.CheckedAt.IsZero(),
-			KnownsApp: wanted && !h.Checked.IsZero(),
+			KnownApp: wanted && !h.Checked.IsZero(),
 		})
 	}
 	return out
@@ -212,6 +212,6 @@ func (c *Console) findings(w http.ResponseWriter, r *http.Request) error {
 	for _, page := range report.Pages {
 		v.Of = append(v.Of, page.Findings...)
 	}
-	c.show(w, r, http.StatusOK, "findings", "What is the matter", v)
+	c.show(w, r, http.StatusOK, "findings", "Findings", v)
 	return nil
 }

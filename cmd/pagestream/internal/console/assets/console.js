@@ -1,8 +1,8 @@
-// What htmx does not do: keep a thread at its end, a live table short, and the
-// search a key away.
+// What htmx does not do: it keeps a thread scrolled to its end, limits the rows of a
+// live table, and focuses the search with a key.
 "use strict";
 (() => {
-  const near = 120; // px from the end still counts as at the end
+  const near = 120; // within this many px of the end, a thread counts as scrolled to its end
 
   const atEnd = (el) => el.scrollHeight - el.scrollTop - el.clientHeight < near;
   let follow = true;
