@@ -187,6 +187,7 @@ const installLimit = 90 * time.Second
 // TestNodeClientReadsEveryType checks that nats.js reads the same subjects, headers and data, from any sequence and
 // with a durable consumer.
 func TestNodeClientReadsEveryType(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("downloads npm packages")
 	}

@@ -337,6 +337,7 @@ func TestAcknowledgedEventsSurviveAStopUnderLoad(t *testing.T) {
 // TestPublishWaitsForARestart checks that callers wait while the server restarts, that no event is refused or stored
 // twice, and that each caller's events keep their order.
 func TestPublishWaitsForARestart(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{AckTimeout: time.Second, RetryFor: streamstest.Limit})
@@ -490,6 +491,7 @@ func TestReceiptsAreRightWithSeveralPublishers(t *testing.T) {
 // TestFullServerRefusesEvents checks that, when the server's store is full, no event is acknowledged that is not
 // stored, and JetStream stays on.
 func TestFullServerRefusesEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, func(o *embedded.Options) { o.MaxStore = 256 << 10 })
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})

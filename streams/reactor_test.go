@@ -265,6 +265,7 @@ func TestReactorFailsWithoutItsStream(t *testing.T) {
 // Stopping a reactor while messages are delivered must not race with watermill-nats, which closes its channel.
 // Messages that were not finished are delivered again.
 func TestReactorCanStopWhileMessagesAreDelivered(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 300)

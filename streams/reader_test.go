@@ -149,6 +149,7 @@ func TestReadCallsMalformed(t *testing.T) {
 // TestReadLargeEventsKeepsTheConnection checks that events near the size limit can be read, more of them than one
 // request may return, and that the server does not close the connection as too slow.
 func TestReadLargeEventsKeepsTheConnection(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("writes 160 MiB")
 	}
@@ -174,6 +175,7 @@ func TestReadLargeEventsKeepsTheConnection(t *testing.T) {
 // TestFollowGoesOnAfterARestart checks that each event is read once and in order, although a restart of the server
 // deletes the consumer.
 func TestFollowGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 30))
@@ -219,6 +221,7 @@ func TestFollowGoesOnAfterARestart(t *testing.T) {
 
 // TestFollowEndsWithTheConnection checks that Follow returns ErrClosed when the connection is closed.
 func TestFollowEndsWithTheConnection(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced, func(*embedded.Options) {})
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 1))

@@ -171,6 +171,7 @@ func TestTailDropsTheEventsOfAReplacedStream(t *testing.T) {
 
 // TestTailGoesOnAfterARestart checks that the tail delivers events after a restart of the server.
 func TestTailGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	tail := newTail(t, s, streams.TailOptions{})

@@ -163,6 +163,7 @@ func TestLoad(t *testing.T) {
 
 // TestDev checks that dev connects two pages and that their conversations grow.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
 		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
 	if code != cli.ExitOK || strings.Count(stdout, "confirmed with 13 fields") != 2 {

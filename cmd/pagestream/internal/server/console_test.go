@@ -48,6 +48,7 @@ func newConsoleFixture(t *testing.T, pages int) (*running, *fakegraph.Graph, *ta
 // TestConsoleConnect connects pages in a browser: from the button through the consent to subscribed
 // pages, and back to the console.
 func TestConsoleConnect(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 4, func(o *fakegraph.Options) { o.Picker = true })
 	r := start(t, cfg)
 	b := newBrowser(t, "http://"+r.PrivateAddr())
@@ -93,6 +94,7 @@ func TestConsoleConnect(t *testing.T) {
 // TestConsoleConversation checks that a message is shown without a reload, and that a reply is shown
 // once, although its echo arrives too.
 func TestConsoleConversation(t *testing.T) {
+	t.Parallel()
 	r, g, b := newConsoleFixture(t, 1)
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main",
@@ -110,7 +112,7 @@ func TestConsoleConversation(t *testing.T) {
 	b.open("/pages/7000/conversations")
 	send("First words")
 	b.waitForText("#list", "First words")
-	b.click("#list li a")
+	b.click(fmt.Sprintf("#list a[href=%q]", "/conversations/7000/"+contact))
 	b.waitForText("#thread", "First words")
 	// Text in the reply box is kept while the thread changes.
 	b.fill("#text", "Half a rep")
@@ -157,6 +159,7 @@ func TestConsoleConversation(t *testing.T) {
 
 // TestConsoleEscapes checks that the console shows all external data as text only.
 func TestConsoleEscapes(t *testing.T) {
+	t.Parallel()
 	const evil = `<img src=x onerror="document.title='pwned'"><script>document.title='pwned'</script>'"</td>{{.}}`
 	g, cfg := newFakeMeta(t, 1, func(o *fakegraph.Options) { o.Pages[0].Name = evil })
 	r := start(t, cfg)
@@ -210,6 +213,7 @@ func TestConsoleEscapes(t *testing.T) {
 // TestConsoleSignIn checks that the console requires a session, and that a session of the read-only
 // token can't change anything.
 func TestConsoleSignIn(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -298,6 +302,7 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 // TestConsoleRefusesOtherOrigins checks that another site can't send requests with the session of a
 // signed-in browser.
 func TestConsoleRefusesOtherOrigins(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -318,6 +323,7 @@ func TestConsoleRefusesOtherOrigins(t *testing.T) {
 
 // TestConsoleStreams runs rebuilds, verification, the audit and a redrive of dead letters in a browser.
 func TestConsoleStreams(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	poison := &flaky{}
 	r := start(t, cfg, poison)
@@ -363,6 +369,7 @@ func TestConsoleStreams(t *testing.T) {
 // TestConsoleManyPages checks that the overview lists 500 pages, those with alarms first, and that it
 // can be searched and filtered.
 func TestConsoleManyPages(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 500)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -419,6 +426,7 @@ func BenchmarkConsoleOverview(b *testing.B) {
 // TestScreenshots makes a picture of each screen of the console, light and dark, wide and narrow. It
 // fails if a screen is wider than the window.
 func TestScreenshots(t *testing.T) {
+	t.Parallel()
 	dir := *screenshots
 	if dir == "" {
 		dir = t.TempDir()

@@ -21,6 +21,7 @@ import (
 // TestConsumers checks that a consumer added on the command line lets a standard NATS client read
 // one page, also after a restart, and that its access ends when it is removed.
 func TestConsumers(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.NATS.Listen = "127.0.0.1:0"
 	r := start(t, cfg)

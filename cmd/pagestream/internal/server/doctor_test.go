@@ -172,6 +172,7 @@ func TestDoctorReportsEachCause(t *testing.T) {
 
 // TestDoctorOnTheInstallation checks findings about the installation, not about a page.
 func TestDoctorOnTheInstallation(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)

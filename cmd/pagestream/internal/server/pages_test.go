@@ -161,6 +161,7 @@ func read(t *testing.T, resp *http.Response) string {
 // TestDriftIsRepaired checks that subscriptions and fields that were removed at Graph are subscribed
 // again by the reconcile loop, and that each step is an event.
 func TestDriftIsRepaired(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 12)
 	cfg.Reconcile.Interval = 2 * time.Second
 	r := start(t, cfg)
@@ -234,6 +235,7 @@ func TestMeIsNeverCalled(t *testing.T) {
 // TestInvalidTokenLosesNoEvents invalidates a page's token with each subcode under traffic. It checks
 // that no event is lost and that the page shows the code.
 func TestInvalidTokenLosesNoEvents(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)

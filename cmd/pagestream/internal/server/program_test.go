@@ -597,6 +597,7 @@ func TestNoDuplicateIsStoredWhileTheIndexIsRebuilt(t *testing.T) {
 
 // TestExternalNATS checks deliveries with an external NATS server.
 func TestExternalNATS(t *testing.T) {
+	t.Parallel()
 	ns, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
 	})

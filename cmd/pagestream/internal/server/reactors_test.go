@@ -108,6 +108,7 @@ func TestSentMessageAndEchoAreOneEvent(t *testing.T) {
 // TestBackfillOfAnOutage checks that backfill fills a gap that Meta never delivers from Meta's history,
 // and that a second run stores nothing.
 func TestBackfillOfAnOutage(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)

@@ -135,6 +135,7 @@ func TestRebuildUnderTraffic(t *testing.T) {
 // TestKillDuringRebuild kills the real binary at random moments of a rebuild. It checks that the next
 // start always serves the live read model and never builds it again.
 func TestKillDuringRebuild(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
