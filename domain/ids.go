@@ -61,16 +61,16 @@ const maxDedupID = 160
 // has a fixed length.
 func DedupID(object string, entry PageID, class, key string) string {
 	id := object + ":" + string(entry) + ":" + class + ":" + key
-	if len(id) <= maxDedupID && headerSafe(id) {
+	if len(id) <= maxDedupID && HeaderSafe(id) {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// headerSafe reports whether a header carries s unchanged: s is printable ASCII
-// without spaces, which parsers trim.
-func headerSafe(s string) bool {
+// HeaderSafe reports whether a NATS or HTTP header carries s unchanged: s is
+// printable ASCII without spaces, which parsers trim.
+func HeaderSafe(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
 			return false

@@ -46,7 +46,7 @@ const (
 // that is not printable ASCII are left out: they come from outside, and if the event were refused,
 // Meta would send the delivery again without end.
 func Encode(e domain.Event) (*nats.Msg, error) {
-	if e.ID == "" || len(e.ID) > maxHeaderValue || !headerSafe(e.ID) {
+	if e.ID == "" || len(e.ID) > maxHeaderValue || !domain.HeaderSafe(e.ID) {
 		return nil, fmt.Errorf("event id of %d bytes: %w", len(e.ID), ErrInvalid)
 	}
 	if !validType(e.Type) {
@@ -81,7 +81,7 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if e.Standby {
 		h.set(HeaderStandby, "true")
 	}
-	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && headerSafe(e.TraceParent) {
+	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && domain.HeaderSafe(e.TraceParent) {
 		h.set(HeaderTraceParent, e.TraceParent)
 	}
 	return &nats.Msg{Subject: Subject(page, e.Type), Header: h.Header, Data: data}, nil
@@ -168,17 +168,6 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 // maxHeaderValue bounds one header value that comes from outside, in bytes. All headers of a message
 // together must stay below JetStream's limit of 64 KiB.
 const maxHeaderValue = 4096
-
-// headerSafe reports whether s can be stored in a header unchanged: it must be printable ASCII without
-// spaces, which parsers trim.
-func headerSafe(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
 
 // validType reports whether t consists of two valid subject tokens. It does not have to be one of
 // [domain.Types], since a newer version may have more types.

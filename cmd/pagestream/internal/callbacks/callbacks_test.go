@@ -124,7 +124,7 @@ type fakeDisconnector struct {
 
 func (e *fakeDisconnector) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
 	if _, ok := ctx.Deadline(); !ok {
-		return nil, errors.New("it may wait for ever")
+		return nil, errors.New("it may wait without a limit")
 	}
 	e.got = append(e.got, [3]string{app, admin, reason})
 	return make([]meta.Outcome, 2), e.err

@@ -354,7 +354,7 @@ func TestRunHandlesStreamEvents(t *testing.T) {
 	for n := range 20 {
 		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
 	}
-	eventually("not passed over", func() bool { return reactor.Stats().Skipped == 20 })
+	eventually("not skipped", func() bool { return reactor.Stats().Skipped == 20 })
 	stop()
 	for _, e := range r.profiles(t) {
 		assert.Equal(t, domain.ContactID("7"), e.Contact)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
@@ -38,15 +39,17 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
+	reg := prometheus.NewRegistry()
+	auto := promauto.With(reg)
 	fast := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+		return auto.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+		return auto.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &metrics{
-		registry: prometheus.NewRegistry(),
+		registry: reg,
 		requests: counter("pagestream_webhook_requests_total", "Webhook requests by app, method, status and reason.",
 			"app", "method", "status", "reason"),
 		answer: histogram("pagestream_webhook_answer_seconds",
@@ -55,7 +58,7 @@ func newMetrics() *metrics {
 		duplicates: counter("pagestream_duplicates_total",
 			"Items not stored again, by type and by what found the duplicate.", "type", "by"),
 		publish: histogram("pagestream_publish_seconds", "Time for the stream to make one batch durable.", fast, "mode"),
-		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+		batch: auto.NewHistogram(prometheus.HistogramOpts{
 			Name: "pagestream_publish_batch_events", Help: "Events in one publish to the stream.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000},
 		}),
@@ -66,9 +69,7 @@ func newMetrics() *metrics {
 		graphTook: histogram("pagestream_graph_call_seconds", "Duration of the last try of a Graph call.",
 			[]float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "edge"),
 	}
-	m.registry.MustRegister(m.requests, m.answer, m.stored, m.duplicates, m.publish, m.batch,
-		m.graphCalls, m.graphRetries, m.graphTook,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -123,8 +124,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	lagDesc = desc("pagestream_projection_lag_events",
-		"Events that the projection has not applied yet.", "projection")
+	lagDesc    = desc("pagestream_projection_lag_events", "Events that the projection has not applied yet.", "projection")
 	lagAgeDesc = desc("pagestream_projection_lag_seconds",
 		"How long the projection has been behind the head.", "projection")
 	droppedDesc = desc("pagestream_projection_duplicates_total",
@@ -133,28 +133,22 @@ var (
 		"Messages in the stream that are not valid events.", "projection")
 	parkedDesc = desc("pagestream_projection_parked_events",
 		"Dead letters of the projection, and the events that wait behind them.", "projection")
-	ageDesc = desc("pagestream_page_last_event_age_seconds",
-		"Time since the page's last event was stored.", "page")
+	ageDesc   = desc("pagestream_page_last_event_age_seconds", "Time since the page's last event was stored.", "page")
 	usageDesc = desc("pagestream_graph_usage_percent",
 		"Used percentage of the rate limit, as reported by Graph, by app and page.", "app", "page", "type")
-	regainDesc = desc("pagestream_graph_regain_seconds",
-		"Time until Graph accepts calls again.", "app", "page", "type")
-	stateDesc = desc("pagestream_pages",
-		"Pages by state, as shown by doctor, console and status.", "state")
+	regainDesc   = desc("pagestream_graph_regain_seconds", "Time until Graph accepts calls again.", "app", "page", "type")
+	stateDesc    = desc("pagestream_pages", "Pages by state, as shown by doctor, console and status.", "state")
 	severityDesc = desc("pagestream_page_severity",
 		"Severity of the page's state: 0 fine, 1 a warning, 2 wrong.", "page")
-	tokenDesc = desc("pagestream_page_token_valid",
-		"1 while the connected page's token is valid.", "page")
+	tokenDesc   = desc("pagestream_page_token_valid", "1 while the connected page's token is valid.", "page")
 	expiresDesc = desc("pagestream_page_token_expires_timestamp_seconds",
 		"When the token or the data access expires; absent if never.", "page")
 	subscribedDesc = desc("pagestream_page_subscription_confirmed",
 		"1 while Graph's own list of the page had every wanted field when it was last read.", "page")
 	silentDesc = desc("pagestream_page_silent",
 		"1 while the page sends no events although its rhythm predicts some.", "page")
-	allSilentDesc = desc("pagestream_all_pages_silent",
-		"1 while nearly all pages are silent at once.")
-	reconcileDesc = desc("pagestream_reconcile_total",
-		"Actions of the reconcile loop.", "action")
+	allSilentDesc = desc("pagestream_all_pages_silent", "1 while nearly all pages are silent at once.")
+	reconcileDesc = desc("pagestream_reconcile_total", "Actions of the reconcile loop.", "action")
 )
 
 // collector reads the read models, Graph's rate limits, the pages and the reconcile loop at each
