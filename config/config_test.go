@@ -3,7 +3,6 @@ package config_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/config"
@@ -23,9 +24,7 @@ import (
 func writeFile(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pagestream.yaml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	return path
 }
 
@@ -33,9 +32,7 @@ func writeFile(t testing.TB, text string) string {
 func load(t testing.TB, o config.Options) config.Config {
 	t.Helper()
 	c, err := config.Load(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return c
 }
 
@@ -49,15 +46,9 @@ func defaults() config.Config {
 func TestDefaultsAreValid(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "/home/someone/.config")
 	got := load(t, config.Options{})
-	if diff := cmp.Diff(defaults(), got); diff != "" {
-		t.Errorf("Load without settings differs from Default (-want +got):\n%s", diff)
-	}
-	if got.Keys.File != "/home/someone/.config/pagestream/keys.json" {
-		t.Errorf("keys.file is %q", got.Keys.File)
-	}
-	if got.Projections.Dir != filepath.Join("data", "projections") {
-		t.Errorf("projections.dir is %q", got.Projections.Dir)
-	}
+	require.Empty(t, cmp.Diff(defaults(), got), "Load without settings differs from Default (-want +got)")
+	require.Equal(t, "/home/someone/.config/pagestream/keys.json", got.Keys.File)
+	require.Equal(t, filepath.Join("data", "projections"), got.Projections.Dir)
 }
 
 func TestMissingUserDirectoryIsReported(t *testing.T) {
@@ -79,16 +70,15 @@ func TestPrecedence(t *testing.T) {
 		},
 	})
 	want := defaults()
-	want.HTTP.Public = ":21"                     // flag over environment over file
-	want.HTTP.Private = ":12"                    // environment over file
-	want.HTTP.BaseURL = "https://file.example"   // file over default
-	want.Webhook.Timeout = time.Second           // file over default
-	want.Webhook.MaxBody = config.MiB            // flag as text
-	want.Streams.MaxBatch = 7                    // flag of the setting's type
-	want.Webhook.IdleTimeout = 3 * time.Second   // flag of the setting's type
-	if diff := cmp.Diff(want, got); diff != "" { // log.level: an empty variable is not set
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	want.HTTP.Public = ":21"                   // flag over environment over file
+	want.HTTP.Private = ":12"                  // environment over file
+	want.HTTP.BaseURL = "https://file.example" // file over default
+	want.Webhook.Timeout = time.Second         // file over default
+	want.Webhook.MaxBody = config.MiB          // flag as text
+	want.Streams.MaxBatch = 7                  // flag of the setting's type
+	want.Webhook.IdleTimeout = 3 * time.Second // flag of the setting's type
+	// log.level: an empty variable is not set
+	require.Empty(t, cmp.Diff(want, got))
 }
 
 // sample is a valid value for each setting that is not its default.
@@ -137,7 +127,7 @@ next:
 				continue next
 			}
 		}
-		t.Fatalf("no %s", path)
+		require.Fail(t, "there is no setting "+path)
 	}
 	return v.Interface()
 }
@@ -147,14 +137,10 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	var all []string
 	for _, path := range settings() {
 		text, ok := sample[path]
-		if !ok {
-			t.Errorf("no sample for %s: add one to this test", path)
-			continue
-		}
+		require.True(t, ok, "no sample for %s: add one to this test", path)
 		name := "PAGESTREAM_" + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
-		if other, found := names[name]; found {
-			t.Errorf("%s and %s have the same variable %s", path, other, name)
-		}
+		other, found := names[name]
+		require.False(t, found, "%s and %s have the same variable %s", path, other, name)
 		names[name] = path
 		all = append(all, name+"="+text)
 	}
@@ -163,9 +149,8 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	var yaml strings.Builder
 	section := ""
 	for _, path := range settings() {
-		if reflect.DeepEqual(settingAt(t, fromEnv, path), settingAt(t, defaults(), path)) {
-			t.Errorf("%s was not set by its variable", path)
-		}
+		require.NotEqual(t, settingAt(t, defaults(), path), settingAt(t, fromEnv, path),
+			"%s was not set by its variable", path)
 		flags[path] = sample[path]
 		s, field, _ := strings.Cut(path, ".")
 		if s != section {
@@ -174,12 +159,9 @@ func TestEverySettingFromEverySource(t *testing.T) {
 		}
 		fmt.Fprintf(&yaml, "  %s: %q\n", field, sample[path])
 	}
-	if diff := cmp.Diff(fromEnv, load(t, config.Options{Flags: flags})); diff != "" {
-		t.Errorf("flags differ from environment:\n%s", diff)
-	}
-	if diff := cmp.Diff(fromEnv, load(t, config.Options{File: writeFile(t, yaml.String())})); diff != "" {
-		t.Errorf("file differs from environment:\n%s", diff)
-	}
+	require.Empty(t, cmp.Diff(fromEnv, load(t, config.Options{Flags: flags})), "flags differ from environment")
+	require.Empty(t, cmp.Diff(fromEnv, load(t, config.Options{File: writeFile(t, yaml.String())})),
+		"file differs from environment")
 }
 
 func TestFirstAppFromEnvironment(t *testing.T) {
@@ -191,18 +173,16 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 		GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL,
 	}
 	got := load(t, config.Options{Env: env})
-	if diff := cmp.Diff([]config.App{app}, got.Apps); diff != "" {
-		t.Errorf("without a file (-want +got):\n%s", diff)
-	}
+	require.Empty(t, cmp.Diff([]config.App{app}, got.Apps), "without a file (-want +got)")
 
 	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n"+
 		"- {name: two, secrets: [z], verify_token: z}\n")
 	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0",
 		"PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
 	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}
-	if diff := cmp.Diff(app, got.Apps[0]); diff != "" || len(got.Apps) != 2 || got.Apps[1].Name != "two" {
-		t.Errorf("with a file: %d apps (-want +got):\n%s", len(got.Apps), diff)
-	}
+	require.Empty(t, cmp.Diff(app, got.Apps[0]), "with a file")
+	require.Len(t, got.Apps, 2, "with a file")
+	require.Equal(t, "two", got.Apps[1].Name, "with a file")
 }
 
 func TestSecretsFromFiles(t *testing.T) {
@@ -210,17 +190,16 @@ func TestSecretsFromFiles(t *testing.T) {
 	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n"+
 		"  verify_token_file: %s\n", secret, token))
 	app := load(t, config.Options{File: path}).Apps[0]
-	if diff := cmp.Diff([]config.Secret{"inline", "from-file"}, app.Secrets); diff != "" || app.VerifyToken != "token" {
-		t.Errorf("verify token %d bytes, secrets:\n%s", len(app.VerifyToken), diff)
-	}
+	require.Equal(t, []config.Secret{"inline", "from-file"}, app.Secrets)
+	require.Equal(t, config.Secret("token"), app.VerifyToken)
 	// The secret file of the environment replaces the secrets of the configuration file.
 	other := writeFile(t, "other")
 	app = load(t, config.Options{File: path, Env: []string{
 		"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b",
 	}}).Apps[0]
-	if app.Name != "b" || len(app.Secrets) != 1 || app.Secrets[0] != "other" {
-		t.Errorf("app %s has %d secrets", app.Name, len(app.Secrets))
-	}
+	require.Equal(t, "b", app.Name)
+	require.Len(t, app.Secrets, 1)
+	require.Equal(t, config.Secret("other"), app.Secrets[0])
 
 	for text, want := range map[string]string{
 		"secret_files: [/nowhere/at-all]":                                 "apps[0].secret_files[0]: open /nowhere/at-all",
@@ -243,23 +222,18 @@ func TestSecretsAreNotNumbers(t *testing.T) {
 	} {
 		c := load(t, config.Options{File: writeFile(t,
 			"apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
-		if string(c.Apps[0].Secrets[0]) != secret || string(c.Apps[0].VerifyToken) != secret ||
-			c.Apps[0].ID != "12345678901234567" {
-			t.Errorf("%s was read as another value", secret)
-		}
+		require.Equal(t, secret, string(c.Apps[0].Secrets[0]), "read as another value")
+		require.Equal(t, secret, string(c.Apps[0].VerifyToken), "read as another value")
+		require.Equal(t, "12345678901234567", c.Apps[0].ID, "read as another value")
 	}
 }
 
 // wantProblems checks that err wraps ErrInvalid and contains each text.
 func wantProblems(t *testing.T, err error, texts ...string) {
 	t.Helper()
-	if !errors.Is(err, config.ErrInvalid) {
-		t.Fatalf("got %v, want ErrInvalid with %q", err, texts)
-	}
+	require.ErrorIs(t, err, config.ErrInvalid, "problems %q", texts)
 	for _, text := range texts {
-		if !strings.Contains(err.Error(), text) {
-			t.Errorf("%v\ndoes not contain %q", err, text)
-		}
+		assert.ErrorContains(t, err, text)
 	}
 }
 
@@ -302,16 +276,13 @@ func TestFileProblems(t *testing.T) {
 			wantProblems(t, err, c.want)
 		})
 	}
-	if _, err := config.Load(config.Options{File: "/nowhere/pagestream.yaml"}); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing file gave %v", err)
-	}
-	if _, err := config.Load(config.Options{File: writeFile(t, strings.Repeat("#", 2<<20))}); err == nil {
-		t.Error("a file of 2 MiB was read")
-	}
+	_, err := config.Load(config.Options{File: "/nowhere/pagestream.yaml"})
+	require.ErrorIs(t, err, os.ErrNotExist, "a missing file")
+	_, err = config.Load(config.Options{File: writeFile(t, strings.Repeat("#", 2<<20))})
+	require.Error(t, err, "a file of 2 MiB was read")
 	for _, empty := range []string{"", "# nothing\n", "http:\n", "http:\n  public:\napps:\n", "log: ~\n"} {
-		if diff := cmp.Diff(defaults(), load(t, config.Options{File: writeFile(t, empty)})); diff != "" {
-			t.Errorf("%q set something:\n%s", empty, diff)
-		}
+		require.Empty(t, cmp.Diff(defaults(), load(t, config.Options{File: writeFile(t, empty)})),
+			"%q set something", empty)
 	}
 }
 
@@ -334,9 +305,7 @@ func TestEnvironmentAndFlagProblems(t *testing.T) {
 		"flag log.level: a <nil> where a string is needed",
 	)
 	for _, not := range []string{"PAGESTREAM_URL", "PAGESTREAM_LOAD"} {
-		if strings.Contains(err.Error(), not) {
-			t.Errorf("%s is not ignored:\n%v", not, err)
-		}
+		require.NotContains(t, err.Error(), not, "it is ignored")
 	}
 }
 
@@ -413,15 +382,11 @@ func TestValidate(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			c := config.Default()
 			c.Apps = []config.App{app}
-			if err := c.Validate(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, c.Validate())
 			change(&c)
 			err := c.Validate()
 			wantProblems(t, err, want)
-			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("the error shows a secret: %v", err)
-			}
+			require.NotContains(t, err.Error(), "hunter2", "the error shows a secret")
 		})
 	}
 
@@ -436,13 +401,10 @@ func TestValidate(t *testing.T) {
 func TestRequireApps(t *testing.T) {
 	c := config.Default()
 	err := c.RequireApps()
-	if !errors.Is(err, config.ErrNoApps) || !strings.Contains(err.Error(), "PAGESTREAM_APP_SECRET") {
-		t.Errorf("got %v", err)
-	}
+	require.ErrorIs(t, err, config.ErrNoApps)
+	require.ErrorContains(t, err, "PAGESTREAM_APP_SECRET")
 	c.Apps = []config.App{{}}
-	if err := c.RequireApps(); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, c.RequireApps())
 }
 
 // rendered returns everything that prints a configuration: Print, JSON, fmt, slog
@@ -450,13 +412,9 @@ func TestRequireApps(t *testing.T) {
 func rendered(t testing.TB, c config.Config) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := config.Print(&out, c); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, config.Print(&out, c))
 	b, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out.Write(b)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 		fmt.Fprintf(&out, verb, c)
@@ -489,17 +447,14 @@ func TestSecretsAreNeverShown(t *testing.T) {
 			out += err.Error()
 		}
 		for _, s := range []string{secret, token, password} {
-			if strings.Contains(out, s) || strings.Contains(out, fmt.Sprintf("%x", s)) {
-				r.Fatalf("%q is in:\n%s", s, out)
-			}
+			require.NotContains(r, out, s)
+			require.NotContains(r, out, fmt.Sprintf("%x", s))
 		}
-		if !strings.Contains(out, fmt.Sprintf("(set, %d bytes)", len(secret))) ||
-			!strings.Contains(out, "nats://hidden@one:4222,tls://two:4222") {
-			r.Fatalf("the placeholders of the secrets are missing:\n%s", out)
-		}
-		if string(c.Apps[0].Secrets[0]) != secret {
-			r.Fatal("Redact changed its argument")
-		}
+		require.Contains(r, out, fmt.Sprintf("(set, %d bytes)", len(secret)),
+			"the placeholders of the secrets are missing")
+		require.Contains(r, out, "nats://hidden@one:4222,tls://two:4222",
+			"the placeholders of the secrets are missing")
+		require.Equal(r, secret, string(c.Apps[0].Secrets[0]), "Redact changed its argument")
 	})
 }
 
@@ -511,9 +466,8 @@ func TestSyntaxErrorsDontQuoteSecrets(t *testing.T) {
 		"@hunter2", "%hunter2", "|hunter2", "\"\\qhunter2\"",
 	} {
 		_, err := config.Load(config.Options{File: writeFile(t, "apps:\n- verify_token: "+text+"\n")})
-		if err == nil || strings.Contains(err.Error(), "hunter") {
-			t.Errorf("%s gave %v", text, err)
-		}
+		require.Error(t, err, text)
+		require.NotContains(t, err.Error(), "hunter", text)
 	}
 }
 
@@ -527,30 +481,25 @@ func TestLoadReadsWhatPrintWrites(t *testing.T) {
 	env = append(env, "PAGESTREAM_NATS_URL=nats://a:1")
 	want := load(t, config.Options{Env: env})
 	var out bytes.Buffer
-	if err := config.Print(&out, want); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, config.Print(&out, want))
 	got := load(t, config.Options{File: writeFile(t, out.String())})
-	if got.Apps = nil; !cmp.Equal(want, got) {
-		t.Errorf("%s\n(-want +got):\n%s", out.String(), cmp.Diff(want, got))
-	}
+	got.Apps = nil
+	require.Empty(t, cmp.Diff(want, got), out.String())
 	last := -1
 	for _, path := range settings() { // in the order of the fields
 		section, field, _ := strings.Cut(path, ".")
 		s := strings.Index(out.String(), section+":\n")
 		i := s + strings.Index(out.String()[s:], "  "+field+": ")
-		if s < 0 || i <= last {
-			t.Errorf("%s is out of order in:\n%s", path, out.String())
-		}
+		require.GreaterOrEqual(t, s, 0, "%s is out of order in:\n%s", path, out.String())
+		require.Greater(t, i, last, "%s is out of order in:\n%s", path, out.String())
 		last = i
 	}
 }
 
 func TestExample(t *testing.T) {
 	want := defaults()
-	if diff := cmp.Diff(want, load(t, config.Options{File: writeFile(t, config.Example())})); diff != "" {
-		t.Errorf("the example differs from the defaults (-want +got):\n%s", diff)
-	}
+	require.Empty(t, cmp.Diff(want, load(t, config.Options{File: writeFile(t, config.Example())})),
+		"the example differs from the defaults (-want +got)")
 
 	// With every setting uncommented it can still be loaded and has all keys.
 	var all strings.Builder
@@ -573,28 +522,25 @@ func TestExample(t *testing.T) {
 		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion,
 		GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
 	}}
-	if diff := cmp.Diff(want, load(t, config.Options{File: writeFile(t, all.String())})); diff != "" {
-		t.Errorf("with all settings uncommented (-want +got):\n%s", diff)
-	}
+	require.Empty(t, cmp.Diff(want, load(t, config.Options{File: writeFile(t, all.String())})),
+		"with all settings uncommented (-want +got)")
 	for _, path := range settings() {
 		section, field, _ := strings.Cut(path, ".")
 		_, rest, ok := strings.Cut(all.String(), "\n"+section+":\n")
 		rest, _, _ = strings.Cut(rest, "\n\n")
-		if !ok || !strings.Contains(rest, "\n  "+field+": ") && !strings.HasPrefix(rest, "  "+field+": ") {
-			t.Errorf("the example does not have %s", path)
-			continue
+		require.True(t, ok, "the example does not have %s", path)
+		if !strings.Contains(rest, "\n  "+field+": ") {
+			require.True(t, strings.HasPrefix(rest, "  "+field+": "), "the example does not have %s", path)
 		}
 		before, _, _ := strings.Cut("\n"+rest, "\n  "+field+": ")
 		lines := strings.Split(before, "\n")
-		if !strings.HasPrefix(strings.TrimSpace(lines[len(lines)-1]), "#") {
-			t.Errorf("the example does not explain %s", path)
-		}
+		require.True(t, strings.HasPrefix(strings.TrimSpace(lines[len(lines)-1]), "#"),
+			"the example does not explain %s", path)
 	}
 	app := reflect.TypeFor[config.App]()
 	for i := range app.NumField() {
-		if name := app.Field(i).Tag.Get("koanf"); !strings.Contains(config.Example(), name+": ") {
-			t.Errorf("the example does not have apps.%s", name)
-		}
+		name := app.Field(i).Tag.Get("koanf")
+		require.Contains(t, config.Example(), name+": ", "the example does not have apps.%s", name)
 	}
 }
 
@@ -604,18 +550,16 @@ func TestByteSize(t *testing.T) {
 		"9223372036854775807": 1<<63 - 1,
 	} {
 		var got config.ByteSize
-		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
-			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)
-		}
+		err := got.UnmarshalText([]byte(text))
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
 	}
 	for _, text := range []string{
 		"", "MiB", "8M", "-1", "1.5GiB", "8 MiB 3", "9223372036854775808", "9999999TiB",
 		"0x10",
 	} {
 		var got config.ByteSize
-		if err := got.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q was read as %d", text, got)
-		}
+		require.Error(t, got.UnmarshalText([]byte(text)), "%q was read", text)
 	}
 	rapid.Check(t, func(r *rapid.T) {
 		want := config.ByteSize(rapid.Int64Min(0).Draw(r, "n"))
@@ -624,9 +568,8 @@ func TestByteSize(t *testing.T) {
 		if err == nil {
 			err = got.UnmarshalText(text)
 		}
-		if err != nil || got != want {
-			r.Fatalf("%d as %s: %d, %v", want, text, got, err)
-		}
+		require.NoError(r, err, text)
+		require.Equal(r, want, got, text)
 	})
 }
 
@@ -642,17 +585,15 @@ func FuzzLoad(f *testing.F) {
 			t.Skip("would read files")
 		}
 		path := filepath.Join(dir, fmt.Sprintf("%d.yaml", os.Getpid()))
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		c, err := config.Load(config.Options{File: path})
 		if err == nil {
 			err = c.Validate()
-		} else if !cmp.Equal(c, config.Config{}) {
-			t.Errorf("settings were returned with an error: %v", err)
+		} else {
+			require.Empty(t, cmp.Diff(config.Config{}, c), "settings were returned with an error: %v", err)
 		}
-		if err != nil && !errors.Is(err, config.ErrInvalid) {
-			t.Errorf("%v is not ErrInvalid", err)
+		if err != nil {
+			require.ErrorIs(t, err, config.ErrInvalid)
 		}
 	})
 }

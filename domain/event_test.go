@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
@@ -39,25 +40,21 @@ func usualData() []domain.Data {
 // byTheLibrary is what encoding/json makes of the typed fields. For bytes that
 // are not UTF-8 it writes U+FFFD as an escape, and we the character: what it
 // would write of the text that it reads there.
-func byTheLibrary(t interface{ Fatal(args ...any) }, d domain.Data) []byte {
+func byTheLibrary(t rapid.TB, d domain.Data) []byte {
 	b := encoded(t, d)
 	if !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b
 	}
 	var text domain.Data
-	if err := json.Unmarshal(b, &text); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(b, &text))
 	return encoded(t, text)
 }
 
-func encoded(t interface{ Fatal(args ...any) }, d domain.Data) []byte {
+func encoded(t rapid.TB, d domain.Data) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(d); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, enc.Encode(d))
 	return bytes.TrimRight(buf.Bytes(), "\n")
 }
 
@@ -106,43 +103,36 @@ func TestDataAsTheLibrary(t *testing.T) {
 			d.Erasure = &domain.Erasure{Part: 1, Events: []domain.Tombstone{husk}}
 		}
 		b, err := d.Encode()
-		if want := byTheLibrary(t, d); err != nil || !bytes.Equal(b, want) {
-			t.Fatalf("wrote %s, the library %s, %v", b, want, err)
-		}
+		want := byTheLibrary(t, d)
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(b))
 		decodesAsTheLibrary(t, b)
 		d.Raw = json.RawMessage(rapid.SampledFrom([]string{`{}`, ` {}`, "{}\n", `null`, `"x"`, `[1,{"raw":2}]`}).Draw(t, "raw"))
-		if b, err = d.Encode(); err != nil {
-			t.Fatal(err)
-		}
+		b, err = d.Encode()
+		require.NoError(t, err)
 		decodesAsTheLibrary(t, b)
 	})
 	for _, d := range usualData() {
 		b, err := d.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		decodesAsTheLibrary(t, b)
 	}
 }
 
-func decodesAsTheLibrary(t interface {
-	Fatalf(format string, args ...any)
-}, b []byte,
-) {
+func decodesAsTheLibrary(t rapid.TB, b []byte) {
 	var want domain.Data
 	failed := json.Unmarshal(b, &want)
 	got, err := domain.DecodeData(b)
-	if (err != nil) != (failed != nil) || err == nil && !reflect.DeepEqual(got, want) {
-		t.Fatalf("%s: read %+v, %v; the library %+v, %v", b, got, err, want, failed)
+	require.Equal(t, failed != nil, err != nil, "%s: read with %v, by the library with %v", b, err, failed)
+	if err == nil {
+		require.Equal(t, want, got, "%s", b)
 	}
 }
 
 func FuzzDecodeData(f *testing.F) {
 	for _, d := range usualData() {
 		b, err := d.Encode()
-		if err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, err)
 		f.Add(b)
 	}
 	for _, s := range []string{
@@ -170,9 +160,7 @@ func FuzzDecodeData(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		decodesAsTheLibrary(t, b)
-		if got := domain.ValidJSON(b); got != json.Valid(b) {
-			t.Fatalf("%s: valid %v", b, got)
-		}
+		require.Equal(t, json.Valid(b), domain.ValidJSON(b), "%s", b)
 	})
 }
 
@@ -196,9 +184,9 @@ func TestEveryFieldIsEncoded(t *testing.T) {
 			was.Set(f)
 			f.Set(sample(t, f.Type()))
 			b, err := within.Encode()
-			if want := byTheLibrary(t, within); err != nil || !bytes.Equal(b, want) {
-				t.Errorf("%s of %s: wrote %s, the library %s, %v", v.Type().Field(i).Name, v.Type(), b, want, err)
-			}
+			want := byTheLibrary(t, within)
+			require.NoError(t, err, "%s of %s", v.Type().Field(i).Name, v.Type())
+			require.Equal(t, string(want), string(b), "%s of %s", v.Type().Field(i).Name, v.Type())
 			decodesAsTheLibrary(t, b)
 			f.Set(was)
 		}
@@ -221,7 +209,7 @@ func sample(t *testing.T, of reflect.Type) reflect.Value {
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(of, 1, 1))
 	default:
-		t.Fatalf("no sample of a %s", of)
+		require.Fail(t, "no sample of the type", of.String())
 	}
 	return v
 }

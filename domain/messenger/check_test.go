@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 )
 
@@ -15,38 +18,39 @@ var subjectToken = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // checkEvent checks what is true of every event of every delivery.
 func checkEvent(t testing.TB, body []byte, e domain.Event) {
 	t.Helper()
-	if e.ID == "" || len(e.ID) > 160 || !e.Type.Known() || !e.Type.Inbound() {
-		t.Errorf("event %q of type %q", e.ID, e.Type)
+	if assert.NotEmpty(t, e.ID) {
+		assert.LessOrEqual(t, len(e.ID), 160)
+		assert.True(t, e.Type.Known())
+		assert.True(t, e.Type.Inbound())
 	}
 	// Package streams rejects headers over 4 KiB, and with them the whole delivery.
-	if e.Page == "" || len(e.Page) > 512 || len(e.Contact) > 512 || !subjectToken.MatchString(e.Page.Token()) {
-		t.Errorf("%s: page of %d bytes, token %q, contact of %d", e.Type, len(e.Page), e.Page.Token(), len(e.Contact))
+	if assert.NotEmpty(t, e.Page, "%s", e.Type) {
+		assert.LessOrEqual(t, len(e.Page), 512, "%s", e.Type)
+		assert.LessOrEqual(t, len(e.Contact), 512, "%s", e.Type)
+		assert.True(t, subjectToken.MatchString(e.Page.Token()), "%s", e.Type)
 	}
-	if y := e.Time.Year(); y < 1 || y > 9999 || e.Time.Location() != time.UTC {
-		t.Errorf("%s: the time is %s", e.Type, e.Time)
+	y := e.Time.Year()
+	assert.GreaterOrEqual(t, y, 1, "%s", e.Type)
+	assert.LessOrEqual(t, y, 9999, "%s", e.Type)
+	assert.Same(t, time.UTC, e.Time.Location(), "%s", e.Type)
+	if assert.NotEmpty(t, e.Data.Source, "%s", e.Type) {
+		assert.Empty(t, e.TraceParent, "%s", e.Type)
 	}
-	if e.Data.Source == "" || e.TraceParent != "" {
-		t.Errorf("%s: source %q, trace parent %q", e.Type, e.Data.Source, e.TraceParent)
-	}
-	if e.Standby != (e.Data.Channel == "standby") {
-		t.Errorf("%s: standby is %t in %q", e.Type, e.Standby, e.Data.Channel)
-	}
+	assert.Equal(t, e.Data.Channel == "standby", e.Standby, "%s", e.Type)
 	data, err := e.Data.Encode()
-	if err != nil {
-		t.Fatalf("%s: %v", e.Type, err)
-	}
+	require.NoError(t, err, "%s", e.Type)
 	back, err := domain.DecodeData(data)
-	if err != nil {
-		t.Fatalf("%s: %v", e.Type, err)
-	}
+	require.NoError(t, err, "%s", e.Type)
 	if e.Type == domain.DeliveryUnreadable {
-		if back.Unreadable == nil || back.Unreadable.Reason == "" || !bytes.Equal(back.Unreadable.Body, body) {
-			t.Error("the event does not have the complete body")
+		if assert.NotNil(t, back.Unreadable, "the event does not have the complete body") {
+			assert.NotEmpty(t, back.Unreadable.Reason, "the event does not have the complete body")
+			assert.Equal(t, string(body), string(back.Unreadable.Body), "the event does not have the complete body")
 		}
 		return
 	}
-	if len(e.Data.Raw) == 0 || !bytes.Contains(body, e.Data.Raw) || !bytes.Equal(back.Raw, e.Data.Raw) {
-		t.Errorf("%s: the raw item changed", e.Type)
+	if assert.NotEmpty(t, e.Data.Raw, "%s", e.Type) {
+		assert.Contains(t, string(body), string(e.Data.Raw), "%s", e.Type)
+		assert.Equal(t, string(e.Data.Raw), string(back.Raw), "%s", e.Type)
 	}
 }
 

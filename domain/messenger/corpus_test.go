@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
 )
@@ -15,16 +17,12 @@ import (
 func corpus(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs(".")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
 			break
 		}
-		if filepath.Dir(dir) == dir {
-			t.Fatal("no go.mod above the package")
-		}
+		require.NotEqual(t, dir, filepath.Dir(dir), "no go.mod above the package")
 		dir = filepath.Dir(dir)
 	}
 	dir = filepath.Join(dir, "..", "shared", "corpus")
@@ -90,9 +88,7 @@ var corpusTypes = map[domain.Type]string{
 func TestCorpus(t *testing.T) {
 	root := corpus(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := map[string]domain.Type{}
 	for typ, names := range corpusTypes {
 		for _, name := range strings.Fields(names) {
@@ -101,49 +97,42 @@ func TestCorpus(t *testing.T) {
 	}
 	for _, file := range files {
 		name, err := filepath.Rel(root, strings.TrimSuffix(file, ".json"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		name = filepath.ToSlash(name)
 		if strings.HasPrefix(name, "graph-responses/") {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if v, ok := parse(body); ok {
 				if top, ok := v.(tree); ok && len(top.all("entry")) == 0 { // one item
 					body = delivery("messaging", "1790000000000", string(body))
 				}
 			}
 			r := messenger.Split(body, messenger.Options{})
-			if want := wantEvents(body); len(r.Events) != want || r.Items != want {
-				t.Fatalf("%d events for %d items", len(r.Events), want)
-			}
+			items := wantEvents(body)
+			require.Len(t, r.Events, items)
+			require.Equal(t, items, r.Items)
 			seen := map[string]bool{}
 			for _, e := range r.Events {
 				checkEvent(t, body, e)
-				if e.Type == domain.DeliveryUnreadable || seen[e.ID] {
-					t.Errorf("%s with id %s", e.Type, e.ID)
-				}
+				require.NotEqual(t, domain.DeliveryUnreadable, e.Type)
+				require.False(t, seen[e.ID], "two events have id %s", e.ID)
 				seen[e.ID] = true
 				// In some samples sender and recipient are both the page.
-				if string(e.Contact) == string(e.Page) && e.Data.Sender != e.Data.Recipient {
-					t.Errorf("the contact of %s is the page", e.Type)
+				if string(e.Contact) == string(e.Page) {
+					require.Equal(t, e.Data.Recipient, e.Data.Sender, "the contact of %s is the page", e.Type)
 				}
-				if e.Time.IsZero() && !strings.Contains(name, "curl") {
-					t.Errorf("%s has no time", e.Type)
+				if e.Time.IsZero() {
+					require.Contains(t, name, "curl", "%s has no time", e.Type)
 				}
 			}
-			if typ, ok := want[name]; ok && r.Events[0].Type != typ {
-				t.Errorf("%s, want %s", r.Events[0].Type, typ)
+			if typ, ok := want[name]; ok {
+				require.Equal(t, typ, r.Events[0].Type)
 			}
 			delete(want, name)
 		})
 	}
-	for name := range want {
-		t.Errorf("%s is not in the corpus", name)
-	}
+	require.Empty(t, want, "these are not in the corpus")
 }

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain/messenger"
 )
@@ -17,17 +18,13 @@ import (
 // do not depend on entry.time, white space, or how text is escaped.
 func FuzzSplit(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.json")
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	for _, file := range files {
 		if strings.HasSuffix(file, ".golden.json") {
 			continue
 		}
 		b, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, err)
 		f.Add(b)
 	}
 	for _, s := range []string{
@@ -42,32 +39,26 @@ func FuzzSplit(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := messenger.Split(body, messenger.Options{})
-		if want := wantEvents(body); len(r.Events) != want || r.Items != want {
-			t.Fatalf("%d events for %d items", len(r.Events), want)
-		}
+		items := wantEvents(body)
+		require.Len(t, r.Events, items)
+		require.Equal(t, items, r.Items)
 		for _, e := range r.Events {
 			checkEvent(t, body, e)
 		}
 		first := ids(body)
-		if !slices.Equal(first, ids(bytes.Clone(body))) {
-			t.Fatal("the same bytes have other ids the second time")
-		}
+		require.Equal(t, ids(bytes.Clone(body)), first, "the same bytes have other ids the second time")
 		v, ok := parse(body)
 		if _, has := entriesOf(v); !ok || !has {
 			return
 		}
 		again := render(v)
 		if !bytes.ContainsRune(again, utf8.RuneError) && !hasRepeatedName(v) {
-			if got := ids(again); !slices.Equal(first, got) {
-				t.Fatalf("with other white space: ids %q, want %q", got, first)
-			}
+			require.Equal(t, first, ids(again), "with other white space")
 		}
 		want := ids(render(withEntryTime(v, json.Number("1790000000000"))))
 		for _, at := range []any{nil, json.Number("1790000009"), "2026-09-21T14:13:20+0000"} {
 			other := ids(render(withEntryTime(v, at)))
-			if !slices.Equal(want, other) {
-				t.Fatalf("entry.time %v: ids %q, want %q", at, other, want)
-			}
+			require.Equal(t, want, other, "entry.time %v", at)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
@@ -19,9 +20,8 @@ import (
 func splitOne(t *testing.T, body []byte) domain.Event {
 	t.Helper()
 	r := messenger.Split(body, messenger.Options{App: "main"})
-	if len(r.Events) != 1 || r.Items != 1 {
-		t.Fatalf("%s: %d events", body, len(r.Events))
-	}
+	require.Len(t, r.Events, 1, "%s", body)
+	require.Equal(t, 1, r.Items, "%s", body)
 	checkEvent(t, body, r.Events[0])
 	return r.Events[0]
 }
@@ -224,24 +224,22 @@ func TestKinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			raw := "{" + c.item + "}"
 			e := splitOne(t, delivery("messaging", "1790000001000", raw))
-			if e.Type != c.typ || e.Page != "7" || e.Contact != "9" || e.Standby ||
-				!e.Time.Equal(time.UnixMilli(1790000000000)) {
-				t.Errorf("%s on page %s with %s at %s", e.Type, e.Page, e.Contact, e.Time)
-			}
+			require.Equal(t, c.typ, e.Type)
+			require.Equal(t, domain.PageID("7"), e.Page)
+			require.Equal(t, domain.ContactID("9"), e.Contact)
+			require.False(t, e.Standby)
+			require.True(t, e.Time.Equal(time.UnixMilli(1790000000000)))
 			if id, hashed := strings.CutSuffix(c.id, ":h:"); hashed {
 				hex := strings.TrimPrefix(e.ID, id+":h:")
-				if len(hex) != 64 || hex == e.ID {
-					t.Errorf("id %s does not have class h", e.ID)
-				}
-			} else if e.ID != c.id {
-				t.Errorf("id %s, want %s", e.ID, c.id)
+				require.Len(t, hex, 64)
+				require.NotEqual(t, e.ID, hex)
+			} else {
+				require.Equal(t, c.id, e.ID)
 			}
 			c.want.App, c.want.Source, c.want.Object, c.want.Channel = "main", "webhook", "page", "messaging"
 			c.want.EntryTime = 1790000001000
 			c.want.Raw = json.RawMessage(raw)
-			if diff := cmp.Diff(c.want, e.Data, cmpopts.IgnoreFields(domain.Data{}, "Sender", "Recipient")); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
+			require.Empty(t, cmp.Diff(c.want, e.Data, cmpopts.IgnoreFields(domain.Data{}, "Sender", "Recipient")))
 		})
 	}
 }
@@ -250,9 +248,7 @@ func TestKinds(t *testing.T) {
 // field. Raw keeps them.
 func TestTextIsUnicode(t *testing.T) {
 	e := splitOne(t, delivery("messaging", "1", "{\"message\":{\"mid\":\"m\",\"text\":\"a\xffb\"}}"))
-	if got := e.Data.Message.Text; got != "a\ufffdb" {
-		t.Errorf("got %q", got)
-	}
+	require.Equal(t, "a\ufffdb", e.Data.Message.Text)
 }
 
 // TestHashOfCanonicalForm pins the canonical form whose hash is the key of class
@@ -267,9 +263,7 @@ func TestHashOfCanonicalForm(t *testing.T) {
 	} {
 		sum := sha256.Sum256([]byte(canonical))
 		want := "page:7:h:" + hex.EncodeToString(sum[:])
-		if e := splitOne(t, delivery("messaging", "1", item)); e.ID != want {
-			t.Errorf("%s\nhas id %s, want %s", item, e.ID, want)
-		}
+		require.Equal(t, want, splitOne(t, delivery("messaging", "1", item)).ID, item)
 	}
 }
 
@@ -305,9 +299,8 @@ func TestContact(t *testing.T) {
 
 		`{"sender":{"id":"9","user_ref":"u"},"recipient":{"id":"7"},"optin":{"user_ref":"v"},"timestamp":"odd"}`: "9",
 	} {
-		if e := splitOne(t, delivery("messaging", "1790000001000", item)); e.Contact != want {
-			t.Errorf("%s\nhas contact %q, want %q", item, e.Contact, want)
-		}
+		require.Equal(t, want, splitOne(t, delivery("messaging", "1790000001000", item)).Contact,
+			item)
 	}
 }
 
@@ -336,9 +329,7 @@ func TestPage(t *testing.T) {
 		`"id":"` + tooLong + `","messaging":[{"message":{}}]`:                                      domain.PageID(tooLongToken),
 		`"id":"a.b >*","messaging":[{"message":{}}]`:                                               "a.b >*",
 	} {
-		if e := splitOne(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)); e.Page != want {
-			t.Errorf("%.80s\nhas page %q, want %q", entry, e.Page, want)
-		}
+		require.Equal(t, want, splitOne(t, []byte(`{"object":"page","entry":[{`+entry+`}]}`)).Page, "%.80s", entry)
 	}
 }
 
@@ -369,9 +360,8 @@ func TestTime(t *testing.T) {
 		{`0`, `"never"`, "0001-01-01T00:00:00Z"},
 	} {
 		e := splitOne(t, delivery("messaging", c.entry, `{"timestamp":`+c.stamp+`,"message":{"mid":"m"}}`))
-		if got := e.Time.Format(time.RFC3339Nano); got != c.want {
-			t.Errorf("timestamp %s of an entry at %s: %s, want %s", c.stamp, c.entry, got, c.want)
-		}
+		require.Equal(t, c.want, e.Time.Format(time.RFC3339Nano),
+			"timestamp %s of an entry at %s", c.stamp, c.entry)
 	}
 }
 
@@ -416,20 +406,24 @@ func TestChanges(t *testing.T) {
 		},
 	} {
 		e := splitOne(t, []byte(`{"object":"page","entry":[{"id":"`+c.page+`","time":1790000000,"changes":[`+c.item+`]}]}`))
-		if e.Type != c.typ || e.Data.Kind != c.kind || e.Data.Test != c.test || string(e.Page) != c.page ||
-			e.Data.Channel != "changes" || string(e.Data.Raw) != c.item || !e.Time.Equal(at) {
-			t.Errorf("%s\nis %s %q on page %s at %s, test %t", c.item, e.Type, e.Data.Kind, e.Page, e.Time, e.Data.Test)
-		}
-		if want := c.id; want == "" && !strings.Contains(e.ID, ":h:") || want != "" && e.ID != want {
-			t.Errorf("%s\nhas id %s, want %s", c.item, e.ID, want)
+		require.Equal(t, c.typ, e.Type)
+		require.Equal(t, c.kind, e.Data.Kind)
+		require.Equal(t, c.test, e.Data.Test)
+		require.Equal(t, c.page, string(e.Page))
+		require.Equal(t, "changes", e.Data.Channel)
+		require.Equal(t, c.item, string(e.Data.Raw))
+		require.True(t, e.Time.Equal(at))
+		if c.id == "" {
+			require.Contains(t, e.ID, ":h:", c.item)
+		} else {
+			require.Equal(t, c.id, e.ID, c.item)
 		}
 	}
 	// A change has the same id as the messaging item that it contains, also by hash.
 	const item = `{"sender":{"id":"9"},"recipient":{"id":"7"},"referral":{"ref":"r"}}`
 	change := splitOne(t, delivery("changes", "1790000000", `{"field":"messaging_referrals","value":`+item+`}`))
-	if plain := splitOne(t, delivery("messaging", "1790000000", item)); change.ID != plain.ID {
-		t.Errorf("a referral as a change has id %s, as an item %s", change.ID, plain.ID)
-	}
+	require.Equal(t, splitOne(t, delivery("messaging", "1790000000", item)).ID, change.ID,
+		"a referral as a change has another id")
 	fields := messenger.Split(delivery("changed_fields", "1790000000", `"name",null,{"a":1},7`),
 		messenger.Options{}).Events
 	var got []string
@@ -437,7 +431,5 @@ func TestChanges(t *testing.T) {
 		got = append(got, string(e.Type)+" "+e.Data.Kind)
 	}
 	want := []string{"change.received name", "delivery.unrecognized ", "delivery.unrecognized ", "delivery.unrecognized "}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got\n%s", diff)
-	}
+	require.Empty(t, cmp.Diff(want, got))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
@@ -36,9 +37,7 @@ type golden struct {
 // golden files with -update and check the diff.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	fixtures := 0
 	for _, file := range files {
 		if strings.HasSuffix(file, ".golden.json") {
@@ -47,41 +46,27 @@ func TestGolden(t *testing.T) {
 		fixtures++
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			var got []golden
 			for _, e := range messenger.Split(body, messenger.Options{App: "main"}).Events {
 				checkEvent(t, body, e)
 				data, err := e.Data.Encode()
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				got = append(got, golden{e.ID, e.Type, e.Page, e.Contact, e.Time, e.Standby, data})
 			}
 			b, err := json.MarshalIndent(got, "", "  ")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			b = append(b, '\n')
 			path := strings.TrimSuffix(file, ".json") + ".golden.json"
 			if *update {
-				if err := os.WriteFile(path, b, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, os.WriteFile(path, b, 0o644))
 			}
 			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(b)); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
+			require.NoError(t, err)
+			require.Empty(t, cmp.Diff(string(want), string(b)))
 		})
 	}
-	if fixtures == 0 {
-		t.Error("there are no fixtures")
-	}
+	require.NotZero(t, fixtures, "there are no fixtures")
 }
 
 // ids returns the ids of a delivery's events.
@@ -101,13 +86,9 @@ func TestFiftyItemsInOneEntry(t *testing.T) {
 	}
 	body := `{"object":"page","entry":[{"id":"7","time":1790000000000,"messaging":[` + strings.Join(items, ",") + `]}]}`
 	events := messenger.Split([]byte(body), messenger.Options{}).Events
-	if len(events) != 50 {
-		t.Fatalf("got %d events", len(events))
-	}
+	require.Len(t, events, 50)
 	for i, e := range events {
-		if want := fmt.Sprintf("page:7:msg:m_%d", i); e.ID != want {
-			t.Errorf("event %d is %s, want %s", i, e.ID, want)
-		}
+		require.Equal(t, fmt.Sprintf("page:7:msg:m_%d", i), e.ID, "event %d", i)
 	}
 }
 
@@ -117,10 +98,10 @@ func TestUnreadableEventHasTheCompleteBody(t *testing.T) {
 		`{"object":"page","entry":[]} trailing`, "\xef\xbb\xbf{}", "\x00\xff", strings.Repeat("[", 20_000),
 	} {
 		events := messenger.Split([]byte(body), messenger.Options{}).Events
-		if len(events) != 1 || events[0].Type != domain.DeliveryUnreadable ||
-			string(events[0].Data.Unreadable.Body) != body || events[0].Page != domain.NoPage {
-			t.Errorf("%.20q: got %d events, the first %s", body, len(events), events[0].Type)
-		}
+		require.Len(t, events, 1)
+		require.Equal(t, domain.DeliveryUnreadable, events[0].Type)
+		require.Equal(t, body, string(events[0].Data.Unreadable.Body))
+		require.Equal(t, domain.NoPage, events[0].Page)
 		checkEvent(t, []byte(body), events[0])
 	}
 }
@@ -176,14 +157,10 @@ func TestMalformedDeliveriesLoseNoItem(t *testing.T) {
 			for _, e := range messenger.Split([]byte(c.body), messenger.Options{}).Events {
 				checkEvent(t, []byte(c.body), e)
 				types = append(types, string(e.Type))
-				if seen[e.ID] {
-					t.Errorf("two events have id %s", e.ID)
-				}
+				require.False(t, seen[e.ID], "two events have id %s", e.ID)
 				seen[e.ID] = true
 			}
-			if got := strings.Join(types, " "); got != c.types {
-				t.Errorf("got %s, want %s", got, c.types)
-			}
+			require.Equal(t, c.types, strings.Join(types, " "))
 		})
 	}
 }
@@ -191,9 +168,8 @@ func TestMalformedDeliveriesLoseNoItem(t *testing.T) {
 func TestSource(t *testing.T) {
 	body := delivery("messaging", "1", `{"message":{"mid":"m"}}`)
 	e := messenger.Split(body, messenger.Options{App: "main", Source: "backfill"}).Events[0]
-	if e.Data.App != "main" || e.Data.Source != "backfill" {
-		t.Errorf("app %q, source %q", e.Data.App, e.Data.Source)
-	}
+	require.Equal(t, "main", e.Data.App)
+	require.Equal(t, "backfill", e.Data.Source)
 }
 
 // delivery returns the body of a delivery with one item on page 7.
@@ -222,16 +198,13 @@ func TestSameFactHasSameID(t *testing.T) {
 				"white space": delivery("messaging", "1790000000000", strings.ReplaceAll(item, ":", " :\n")),
 				"escapes":     delivery("messaging", "1790000000000", strings.ReplaceAll(item, `\u00e4`, "ä")),
 			} {
-				if got := ids(other)[0]; got != want {
-					t.Errorf("with other %s: id %s, want %s", what, got, want)
-				}
+				require.Equal(t, want, ids(other)[0], "with other %s", what)
 			}
 		})
 	}
 	item := `{` + who + `"postback":{"mid":"m","title":"T"}}`
-	if ids(delivery("messaging", "1", item))[0] == ids(delivery("standby", "1", item))[0] {
-		t.Error("a postback in standby, which has no payload, has the same id as the postback")
-	}
+	require.NotEqual(t, ids(delivery("standby", "1", item))[0], ids(delivery("messaging", "1", item))[0],
+		"a postback in standby, which has no payload, has the same id as the postback")
 }
 
 // TestFactsOfOneMessageHaveDifferentIDs checks that a message, its edits, unsend
@@ -253,17 +226,14 @@ func TestFactsOfOneMessageHaveDifferentIDs(t *testing.T) {
 		`{` + who + `"delivery":{"mids":["m"]}}`,
 	} {
 		id := ids(delivery("messaging", "1790000000000", item))[0]
-		if other, found := seen[id]; found {
-			t.Errorf("%s has the same id as %s", item, other)
-		}
+		other, found := seen[id]
+		require.False(t, found, "%s has the same id as %s", item, other)
 		seen[id] = item
 	}
 	// The same item on another page is another fact.
 	one := ids(delivery("messaging", "1", `{"message":{"mid":"m"}}`))[0]
 	two := ids(bytes.Replace(delivery("messaging", "1", `{"message":{"mid":"m"}}`), []byte(`"7"`), []byte(`"8"`), 1))[0]
-	if one == two {
-		t.Error("the same item on two pages has one id")
-	}
+	require.NotEqual(t, two, one, "the same item on two pages has one id")
 }
 
 // TestOrderOfEntriesDoesNotChangeIDs checks that an id depends on its item, not on
@@ -295,9 +265,7 @@ func TestOrderOfEntriesDoesNotChangeIDs(t *testing.T) {
 			before[id]--
 		}
 		for id, n := range before {
-			if n != 0 {
-				t.Fatalf("%s: %+d", id, n)
-			}
+			require.Zero(t, n, id)
 		}
 	})
 }
@@ -313,17 +281,14 @@ func TestStandbyCopyHasSameID(t *testing.T) {
 			`"postback":{"title":%s}`,
 		}).Draw(t, "kind")
 		text, err := json.Marshal(rapid.String().Draw(t, "text"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		who := rapid.SampledFrom([]string{
 			`"sender":{"id":"9"},"recipient":{"id":"7"},`, `"sender":{"id":"7"},"recipient":{"id":"9"},`,
 			`"sender":{"user_ref":"u"},`, ``,
 		}).Draw(t, "who")
 		item := `{` + who + fmt.Sprintf(kind, text) + `}`
 		plain, standby := ids(delivery("messaging", "1790000000000", item)), ids(delivery("standby", "1790000009999", item))
-		if same := plain[0] == standby[0]; same == strings.Contains(kind, "postback") {
-			t.Fatalf("%s\nhas id %s, its standby copy %s", item, plain[0], standby[0])
-		}
+		require.NotEqual(t, strings.Contains(kind, "postback"), plain[0] == standby[0],
+			item)
 	})
 }

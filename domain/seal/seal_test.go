@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,9 +24,7 @@ import (
 func newRing(t testing.TB) *seal.KeyRing {
 	t.Helper()
 	k, err := seal.NewKeyRing()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return k
 }
 
@@ -37,31 +34,26 @@ func TestRoundTrip(t *testing.T) {
 		plain := rapid.SliceOf(rapid.Byte()).Draw(r, "plain")
 		aad := rapid.SliceOf(rapid.Byte()).Draw(r, "aad")
 		sealed, err := k.Seal(plain, aad)
-		if err != nil {
-			r.Fatal(err)
-		}
+		require.NoError(r, err)
 		got, err := k.Open(sealed, aad)
-		if err != nil || !bytes.Equal(got, plain) {
-			r.Fatalf("got %x, %v", got, err)
-		}
+		require.NoError(r, err)
+		require.Equal(r, string(plain), string(got))
 		again, _ := k.Seal(plain, aad)
-		if again == sealed {
-			r.Fatal("sealing twice returned the same text")
-		}
+		require.NotEqual(r, sealed, again, "sealing twice returned the same text")
 		parts := strings.Split(sealed, ".")
-		if len(parts) != 3 || parts[0] != "v1" || parts[1] != k.Primary() {
-			r.Fatalf("format: %s", sealed)
-		}
-		if len(plain) > 8 && strings.Contains(sealed, base64.RawURLEncoding.EncodeToString(plain)) {
-			r.Fatal("plain text in sealed text")
+		require.Len(r, parts, 3, "format: %s", sealed)
+		require.Equal(r, "v1", parts[0], "format: %s", sealed)
+		require.Equal(r, k.Primary(), parts[1], "format: %s", sealed)
+		if len(plain) > 8 {
+			require.NotContains(r, sealed, base64.RawURLEncoding.EncodeToString(plain), "plain text in sealed text")
 		}
 		wrong := rapid.SliceOf(rapid.Byte()).Filter(func(b []byte) bool { return !bytes.Equal(b, aad) }).Draw(r, "wrong")
-		if got, err := k.Open(sealed, wrong); !errors.Is(err, seal.ErrNotAuthentic) || got != nil {
-			r.Fatalf("with other aad: %x, %v", got, err)
-		}
-		if got, err := other.Open(sealed, aad); !errors.Is(err, seal.ErrUnknownKey) || got != nil {
-			r.Fatalf("with another ring: %x, %v", got, err)
-		}
+		got, err = k.Open(sealed, wrong)
+		require.ErrorIs(r, err, seal.ErrNotAuthentic, "with other aad")
+		require.Nil(r, got, "with other aad")
+		got, err = other.Open(sealed, aad)
+		require.ErrorIs(r, err, seal.ErrUnknownKey, "with another ring")
+		require.Nil(r, got, "with another ring")
 	})
 }
 
@@ -71,46 +63,30 @@ func TestOtherKeyWithTheSameID(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "k.json")
 	k := newRing(t)
-	if err := k.Save(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Save(path))
 	sealed, err := k.Seal([]byte("x"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var file map[string]any
-	if err := json.Unmarshal(b, &file); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(b, &file))
 	file["keys"].([]any)[0].(map[string]any)["key"] = base64.StdEncoding.EncodeToString(make([]byte, 32))
 	b, _ = json.Marshal(file)
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, b, 0o600))
 	wrong, err := seal.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := wrong.Open(sealed, nil); !errors.Is(err, seal.ErrNotAuthentic) {
-		t.Errorf("got %v", err)
-	}
+	require.NoError(t, err)
+	_, err = wrong.Open(sealed, nil)
+	require.ErrorIs(t, err, seal.ErrNotAuthentic)
 }
 
 func TestChangedTextsAreRejected(t *testing.T) {
 	k := newRing(t)
-	if err := k.Rotate(); err != nil { // a changed id may name another key
-		t.Fatal(err)
-	}
+	// a changed id may name another key
+	require.NoError(t, k.Rotate())
 	rapid.Check(t, func(r *rapid.T) {
 		plain := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(r, "plain")
 		sealed, err := k.Seal(plain, []byte("page:1"))
-		if err != nil {
-			r.Fatal(err)
-		}
+		require.NoError(r, err)
 		other := rapid.Byte().Draw(r, "other")
 		for i := range len(sealed) {
 			changed := []byte(sealed)
@@ -130,175 +106,129 @@ func TestChangedTextsAreRejected(t *testing.T) {
 // requireRejected fails the test unless Open rejects the text.
 func requireRejected(t rapid.TB, k *seal.KeyRing, sealed string) {
 	got, err := k.Open(sealed, []byte("page:1"))
-	if got != nil || !errors.Is(err, seal.ErrMalformed) && !errors.Is(err, seal.ErrUnknownKey) &&
-		!errors.Is(err, seal.ErrNotAuthentic) {
-		t.Fatalf("%q opened: %x, %v", sealed, got, err)
+	require.Nil(t, got, "%q opened", sealed)
+	if !errors.Is(err, seal.ErrMalformed) && !errors.Is(err, seal.ErrUnknownKey) {
+		require.ErrorIs(t, err, seal.ErrNotAuthentic, "%q opened", sealed)
 	}
 }
 
 func TestSizes(t *testing.T) {
 	k := newRing(t)
-	if _, err := k.Seal(make([]byte, seal.MaxPlaintext+1), nil); !errors.Is(err, seal.ErrTooLarge) {
-		t.Errorf("got %v", err)
-	}
+	_, err := k.Seal(make([]byte, seal.MaxPlaintext+1), nil)
+	require.ErrorIs(t, err, seal.ErrTooLarge)
 	sealed, err := k.Seal(make([]byte, seal.MaxPlaintext), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := k.Open(sealed, nil); err != nil || len(got) != seal.MaxPlaintext {
-		t.Errorf("%d bytes, %v", len(got), err)
-	}
-	if _, err := k.Open(sealed+"AAAA", nil); !errors.Is(err, seal.ErrMalformed) {
-		t.Errorf("over the limit: %v", err)
-	}
+	require.NoError(t, err)
+	got, err := k.Open(sealed, nil)
+	require.NoError(t, err)
+	require.Len(t, got, seal.MaxPlaintext)
+	_, err = k.Open(sealed+"AAAA", nil)
+	require.ErrorIs(t, err, seal.ErrMalformed, "over the limit")
 }
 
 func TestRotation(t *testing.T) {
 	k := newRing(t)
 	first := k.Primary()
 	old, err := k.Seal([]byte("x"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if k.NeedsReseal(old) {
-		t.Error("NeedsReseal is true for a text of the primary key")
-	}
-	if err := k.Rotate(); err != nil {
-		t.Fatal(err)
-	}
-	if k.Primary() == first || !slices.Equal(k.KeyIDs(), []string{first, k.Primary()}) {
-		t.Errorf("primary %s, keys %v", k.Primary(), k.KeyIDs())
-	}
-	if !k.NeedsReseal(old) {
-		t.Error("NeedsReseal is false for a text of the old key")
-	}
+	require.NoError(t, err)
+	require.False(t, k.NeedsReseal(old), "NeedsReseal is true for a text of the primary key")
+	require.NoError(t, k.Rotate())
+	require.NotEqual(t, first, k.Primary())
+	require.Equal(t, []string{first, k.Primary()}, k.KeyIDs())
+	require.True(t, k.NeedsReseal(old), "NeedsReseal is false for a text of the old key")
 	plain, err := k.Open(old, nil)
-	if err != nil || string(plain) != "x" {
-		t.Fatalf("old text: %q, %v", plain, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, "x", string(plain), "old text")
 	again, err := k.Seal(plain, nil)
-	if err != nil || k.NeedsReseal(again) {
-		t.Errorf("resealed: %v", err)
-	}
-	if k.NeedsReseal("") || k.NeedsReseal("v1.x.y") {
-		t.Error("NeedsReseal is true for a malformed text")
-	}
+	require.NoError(t, err)
+	require.False(t, k.NeedsReseal(again))
+	require.False(t, k.NeedsReseal(""), "NeedsReseal is true for a malformed text")
+	require.False(t, k.NeedsReseal("v1.x.y"), "NeedsReseal is true for a malformed text")
 	for err == nil {
 		err = k.Rotate()
 	}
-	if !errors.Is(err, seal.ErrTooManyKeys) || len(k.KeyIDs()) != seal.MaxKeys {
-		t.Errorf("%d keys, %v", len(k.KeyIDs()), err)
-	}
+	require.ErrorIs(t, err, seal.ErrTooManyKeys, "%d keys", len(k.KeyIDs()))
+	require.Len(t, k.KeyIDs(), seal.MaxKeys, "%d keys", len(k.KeyIDs()))
 	path := filepath.Join(t.TempDir(), "k.json")
-	if err := k.Save(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Save(path))
 	loaded, err := seal.Load(path)
-	if err != nil || loaded.Primary() != k.Primary() || !slices.Equal(loaded.KeyIDs(), k.KeyIDs()) {
-		t.Fatalf("a full ring was not loaded: %v", err)
-	}
-	if _, err := loaded.Open(old, nil); err != nil {
-		t.Errorf("old text with loaded ring: %v", err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, k.Primary(), loaded.Primary(), "a full ring was not loaded")
+	require.Equal(t, k.KeyIDs(), loaded.KeyIDs(), "a full ring was not loaded")
+	_, err = loaded.Open(old, nil)
+	require.NoError(t, err, "old text with loaded ring")
 }
 
 func TestKeyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sub", "dir", "keys.json")
 	k, created, err := seal.LoadOrCreate(path, false)
-	if err != nil || !created {
-		t.Fatalf("created %v, %v", created, err)
-	}
+	require.NoError(t, err)
+	require.True(t, created)
 	for name, want := range map[string]fs.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
-		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != want {
-			t.Errorf("%s: %v, %v", name, info.Mode(), err)
-		}
+		info, err := os.Stat(name)
+		require.NoError(t, err, name)
+		require.Equal(t, want, info.Mode().Perm(), name)
 	}
 	again, created, err := seal.LoadOrCreate(path, true)
-	if err != nil || created || again.Primary() != k.Primary() {
-		t.Fatalf("second time: created %v, %v", created, err)
-	}
-	if err := again.Rotate(); err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Save(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.False(t, created, "second time")
+	require.Equal(t, k.Primary(), again.Primary(), "second time")
+	require.NoError(t, again.Rotate())
+	require.NoError(t, again.Save(path))
 	// k does not have the new key: saving k would delete it from the file.
-	if err := k.Save(path); !errors.Is(err, seal.ErrKeyFileChanged) || !strings.Contains(err.Error(), again.Primary()) {
-		t.Errorf("save over another process's key: %v", err)
-	}
+	err = k.Save(path)
+	require.ErrorIs(t, err, seal.ErrKeyFileChanged, "save over another process's key")
+	require.ErrorContains(t, err, again.Primary(), "save over another process's key")
 	loaded, err := seal.Load(path)
-	if err != nil || loaded.Primary() != again.Primary() {
-		t.Errorf("after that: %v, %v", loaded, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, again.Primary(), loaded.Primary(), "after that")
 	// No other file is left in the directory, and a link stays a link.
 	link := filepath.Join(t.TempDir(), "link.json")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
-	if err := loaded.Rotate(); err != nil {
-		t.Fatal(err)
-	}
-	if err := loaded.Save(link); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
-		t.Errorf("the link was replaced: %v, %v", info, err)
-	}
+	require.NoError(t, os.Symlink(path, link))
+	require.NoError(t, loaded.Rotate())
+	require.NoError(t, loaded.Save(link))
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&fs.ModeSymlink, "the link was replaced")
 	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil || len(entries) != 1 {
-		t.Errorf("left over: %v, %v", entries, err)
-	}
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "left over")
 }
 
 func TestLoadRejectsAccessibleFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	k, _, err := seal.LoadOrCreate(path, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for mode := range fs.FileMode(0o1000) {
 		if mode&0o400 == 0 {
 			continue // the owner can't read it either
 		}
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Chmod(path, mode))
 		_, err := seal.Load(path)
 		if mode&0o077 == 0 {
-			if err != nil {
-				t.Errorf("mode %04o: %v", mode, err)
-			}
+			require.NoError(t, err, "mode %04o", mode)
 			continue
 		}
-		if !errors.Is(err, seal.ErrKeyFileMode) || !strings.Contains(err.Error(), "chmod 600 "+path) {
-			t.Fatalf("mode %04o: %v", mode, err)
-		}
-		if _, _, err := seal.LoadOrCreate(path, false); !errors.Is(err, seal.ErrKeyFileMode) {
-			t.Fatalf("mode %04o: LoadOrCreate: %v", mode, err)
-		}
-		if err := k.Save(path); !errors.Is(err, seal.ErrKeyFileMode) {
-			t.Fatalf("mode %04o: Save: %v", mode, err)
-		}
+		require.ErrorIs(t, err, seal.ErrKeyFileMode, "mode %04o", mode)
+		require.ErrorContains(t, err, "chmod 600 "+path, "mode %04o", mode)
+		_, _, err = seal.LoadOrCreate(path, false)
+		require.ErrorIs(t, err, seal.ErrKeyFileMode, "mode %04o: LoadOrCreate", mode)
+		require.ErrorIs(t, k.Save(path), seal.ErrKeyFileMode, "mode %04o: Save", mode)
 	}
 }
 
 func TestMissingKeyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	_, created, err := seal.LoadOrCreate(path, true)
-	if !errors.Is(err, seal.ErrKeyMissing) || created || !strings.Contains(err.Error(), path) ||
-		!strings.Contains(err.Error(), "restore") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file was created: %v", err)
-	}
-	if _, err := seal.Load(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Load: %v", err)
-	}
-	if _, err := seal.Load(t.TempDir()); err == nil {
-		t.Error("a directory was loaded")
-	}
+	require.ErrorIs(t, err, seal.ErrKeyMissing)
+	require.False(t, created)
+	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, "restore")
+	_, err = os.Stat(path)
+	require.ErrorIs(t, err, fs.ErrNotExist, "a file was created")
+	_, err = seal.Load(path)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = seal.Load(t.TempDir())
+	require.Error(t, err, "a directory was loaded")
 }
 
 func TestInvalidKeyFiles(t *testing.T) {
@@ -323,22 +253,17 @@ func TestInvalidKeyFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.json")
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 			_, err := seal.Load(path)
-			if !errors.Is(err, seal.ErrKeyFile) || !strings.Contains(err.Error(), path) {
-				t.Fatalf("got %v", err)
-			}
+			require.ErrorIs(t, err, seal.ErrKeyFile)
+			require.ErrorContains(t, err, path)
 			for _, quoted := range []string{"hunter2", "aHVudGVyMg", key, "12345"} {
-				if strings.Contains(strings.ReplaceAll(err.Error(), path, ""), quoted) {
-					t.Errorf("the error quotes the content: %v", err)
-				}
+				require.NotContains(t, strings.ReplaceAll(err.Error(), path, ""), quoted,
+					"the error quotes the content: %v", err)
 			}
 			// An invalid file is never replaced: its keys may be recoverable.
-			if _, _, err := seal.LoadOrCreate(path, false); !errors.Is(err, seal.ErrKeyFile) {
-				t.Errorf("LoadOrCreate: %v", err)
-			}
+			_, _, err = seal.LoadOrCreate(path, false)
+			require.ErrorIs(t, err, seal.ErrKeyFile)
 		})
 	}
 }
@@ -353,9 +278,7 @@ func TestConcurrentCreation(t *testing.T) {
 			wg.Go(func() {
 				var err error
 				rings[i], createds[i], err = seal.LoadOrCreate(path, false)
-				if err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, err)
 			})
 		}
 		wg.Wait()
@@ -367,13 +290,9 @@ func TestConcurrentCreation(t *testing.T) {
 			if createds[i] {
 				creators++
 			}
-			if rings[i].Primary() != rings[0].Primary() {
-				t.Fatal("two callers have different keys")
-			}
+			require.Equal(t, rings[0].Primary(), rings[i].Primary(), "two callers have different keys")
 		}
-		if creators != 1 {
-			t.Fatalf("%d callers created the file", creators)
-		}
+		require.Equal(t, 1, creators)
 	}
 }
 
@@ -385,12 +304,12 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for range 50 {
 				sealed, err := k.Seal([]byte("x"), nil)
-				if err != nil {
-					t.Error(err)
+				if !assert.NoError(t, err) {
 					return
 				}
-				if _, err := k.Open(sealed, nil); err != nil {
-					t.Error(err)
+				_, err = k.Open(sealed, nil)
+				if !assert.NoError(t, err) {
+					return
 				}
 				k.NeedsReseal(sealed)
 				_ = fmt.Sprint(k, k.KeyIDs())
@@ -399,9 +318,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Go(func() {
 		for range 10 {
-			if err := errors.Join(k.Rotate(), k.Save(path)); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, errors.Join(k.Rotate(), k.Save(path)))
 		}
 	})
 	wg.Wait()
@@ -410,21 +327,18 @@ func TestConcurrentUse(t *testing.T) {
 func TestKeysAreNeverShown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	k, _, err := seal.LoadOrCreate(path, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var file struct {
 		Keys []struct {
 			Key []byte `json:"key"`
 		} `json:"keys"`
 	}
-	if err := json.Unmarshal(b, &file); err != nil || len(file.Keys) != 1 || len(file.Keys[0].Key) != 32 {
-		t.Fatalf("%d keys, %v", len(file.Keys), err)
-	}
+	err = json.Unmarshal(b, &file)
+	require.NoError(t, err)
+	require.Len(t, file.Keys, 1)
+	require.Len(t, file.Keys[0].Key, 32)
 	raw := file.Keys[0].Key
 
 	var out bytes.Buffer
@@ -441,26 +355,18 @@ func TestKeysAreNeverShown(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "ring", k, "holder", h)
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "ring", k, "holder", h)
 	j, err := json.Marshal(h)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out.Write(j)
 	for _, form := range []string{
 		string(raw), fmt.Sprintf("%x", raw), fmt.Sprintf("%X", raw), fmt.Sprint(raw),
 		strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"),
 		base64.StdEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw), fmt.Sprint(raw[:8])[1:10],
 	} {
-		if strings.Contains(out.String(), form) {
-			t.Fatalf("a key is in:\n%s", out.String())
-		}
+		require.NotContains(t, out.String(), form, "a key is shown")
 	}
-	if !strings.Contains(out.String(), "seal.KeyRing(primary "+k.Primary()+", 1 keys)") {
-		t.Errorf("no description in:\n%s", out.String())
-	}
+	require.Contains(t, out.String(), "seal.KeyRing(primary "+k.Primary()+", 1 keys)", "the description is not shown")
 	var none *seal.KeyRing
-	if got := fmt.Sprint(none); got != "seal.KeyRing(nil)" {
-		t.Errorf("nil: %s", got)
-	}
+	require.Equal(t, "seal.KeyRing(nil)", fmt.Sprint(none))
 }
 
 // FuzzOpen checks that Open never panics and rejects every text that Seal did not
@@ -468,9 +374,7 @@ func TestKeysAreNeverShown(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	k := newRing(f)
 	sealed, err := k.Seal([]byte("token"), []byte("page:1"))
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	f.Add(sealed, []byte("page:1"))
 	f.Add("v1."+k.Primary()+".", []byte(nil))
 	f.Add("v1."+k.Primary()+"."+strings.Repeat("A", 40), []byte("x"))
@@ -479,11 +383,13 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string, aad []byte) {
 		k.NeedsReseal(s)
 		got, err := k.Open(s, aad)
-		if err == nil && (s != sealed || string(aad) != "page:1" || string(got) != "token") {
-			t.Errorf("opened %q", s)
+		if err == nil {
+			require.Equal(t, sealed, s)
+			require.Equal(t, "page:1", string(aad))
+			require.Equal(t, "token", string(got))
 		}
-		if err != nil && got != nil {
-			t.Errorf("plaintext was returned with an error: %v", err)
+		if err != nil {
+			require.Nil(t, got, "plaintext was returned with an error")
 		}
 	})
 }
