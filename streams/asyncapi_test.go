@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pagestream/pagestream/domain"
@@ -48,20 +50,13 @@ type document struct{ root map[string]any }
 func asyncAPI(t testing.TB) document {
 	t.Helper()
 	var v any
-	if err := yaml.Unmarshal(streams.AsyncAPI(), &v); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, yaml.Unmarshal(streams.AsyncAPI(), &v))
 	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v, err = jsonschema.UnmarshalJSON(bytes.NewReader(b)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	v, err = jsonschema.UnmarshalJSON(bytes.NewReader(b))
+	require.NoError(t, err)
 	root, ok := v.(map[string]any)
-	if !ok {
-		t.Fatalf("the document is a %T", v)
-	}
+	require.True(t, ok, "the document is a %T", v)
 	return document{root}
 }
 
@@ -71,9 +66,7 @@ func (d document) at(t testing.TB, path ...string) map[string]any {
 	o := d.root
 	for i, name := range path {
 		next, ok := o[name].(map[string]any)
-		if !ok {
-			t.Fatalf("%s is not an object", strings.Join(path[:i+1], "/"))
-		}
+		require.True(t, ok, "%s is not an object", strings.Join(path[:i+1], "/"))
 		o = next
 	}
 	return o
@@ -88,9 +81,7 @@ func (d document) close(t testing.TB) {
 		if s["properties"] == nil {
 			continue
 		}
-		if s["additionalProperties"] != true {
-			t.Errorf("schema %s does not allow additional properties", name)
-		}
+		assert.Equal(t, true, s["additionalProperties"], "schema %s does not allow additional properties", name)
 		s["additionalProperties"] = false
 	}
 }
@@ -105,19 +96,15 @@ func (d document) compile(t testing.TB) contract {
 	c.AssertFormat()
 	c.AssertContent()
 	const url = "asyncapi:///document"
-	if err := c.AddResource(url, d.root); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.AddResource(url, d.root))
 	out := contract{}
 	for name := range d.at(t, "components", "messages") {
 		m := out[domain.Type(name)]
 		var err error
-		if m.headers, err = c.Compile(url + "#/components/messages/" + name + "/headers"); err != nil {
-			t.Fatal(err)
-		}
-		if m.payload, err = c.Compile(url + "#/components/messages/" + name + "/payload"); err != nil {
-			t.Fatal(err)
-		}
+		m.headers, err = c.Compile(url + "#/components/messages/" + name + "/headers")
+		require.NoError(t, err)
+		m.payload, err = c.Compile(url + "#/components/messages/" + name + "/payload")
+		require.NoError(t, err)
 		out[domain.Type(name)] = m
 	}
 	return out
@@ -166,27 +153,20 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 // CloudEvents type, and the same subjects as Subject returns.
 func TestAsyncAPIHasTheEventTypes(t *testing.T) {
 	d := asyncAPI(t)
-	if v := d.root["asyncapi"]; v != "3.0.0" {
-		t.Errorf("asyncapi %v", v)
-	}
+	require.Equal(t, "3.0.0", d.root["asyncapi"])
 	var want, nouns, verbs []string
 	for _, typ := range domain.Types() {
 		want, nouns, verbs = append(want, string(typ)), append(nouns, typ.Noun()), append(verbs, typ.Verb())
-		if got, expect := d.at(t, "components", "messages", string(typ))["name"], cloudType(typ); got != expect {
-			t.Errorf("%s has the name %v", typ, got)
-		}
+		got, expect := d.at(t, "components", "messages", string(typ))["name"], cloudType(typ)
+		require.Equal(t, expect, got, "the name of %s", typ)
 		// The headers must have exactly this ce-type.
 		all, _ := d.at(t, "components", "messages", string(typ), "headers")["allOf"].([]any)
-		if diff := cmp.Diff([]any{
+		require.Empty(t, cmp.Diff([]any{
 			map[string]any{"$ref": "#/components/schemas/Headers"},
 			map[string]any{"properties": map[string]any{streams.HeaderType: map[string]any{"const": cloudType(typ)}}},
-		}, all); diff != "" {
-			t.Errorf("headers of %s: %s", typ, diff)
-		}
+		}, all), "headers of %s", typ)
 		ref := d.at(t, "channels", "events", "messages", string(typ))["$ref"]
-		if ref != "#/components/messages/"+string(typ) {
-			t.Errorf("the channel's %s is %v", typ, ref)
-		}
+		require.Equal(t, "#/components/messages/"+string(typ), ref, "the channel's %s", typ)
 	}
 	for _, l := range [][]string{want, nouns, verbs} {
 		slices.Sort(l)
@@ -198,21 +178,15 @@ func TestAsyncAPIHasTheEventTypes(t *testing.T) {
 		"nouns":            {slices.Compact(nouns), sortedStrings(d.at(t, append(parameters, "noun")...)["enum"])},
 		"verbs":            {slices.Compact(verbs), sortedStrings(d.at(t, append(parameters, "verb")...)["enum"])},
 	} {
-		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
+		require.Empty(t, cmp.Diff(pair[0], pair[1]), name)
 	}
 	address := fmt.Sprint(d.at(t, "channels", "events")["address"])
 	got := strings.NewReplacer("{page}", "100", "{noun}", "message", "{verb}", "received").Replace(address)
-	if want := streams.Subject("100", domain.MessageReceived); got != want {
-		t.Errorf("the address %s results in %s, want %s", address, got, want)
-	}
-	if op := d.at(t, "operations", "receiveEvents"); op["action"] != "receive" {
-		t.Errorf("operation %v", op["action"])
-	}
-	if info := fmt.Sprint(d.at(t, "info")["description"]); !strings.Contains(info, "`"+streams.Name+"`") {
-		t.Error("the stream's name is not in the description")
-	}
+	require.Equal(t, streams.Subject("100", domain.MessageReceived), got, "the address %s", address)
+	op := d.at(t, "operations", "receiveEvents")
+	require.Equal(t, "receive", op["action"])
+	require.Contains(t, fmt.Sprint(d.at(t, "info")["description"]), "`"+streams.Name+"`",
+		"the stream's name is not in the description")
 }
 
 func cloudType(t domain.Type) string { return "pagestream." + string(t) + ".v1" }
@@ -221,9 +195,7 @@ func cloudType(t domain.Type) string { return "pagestream." + string(t) + ".v1" 
 // requires those that every event has.
 func TestAsyncAPIHasTheHeaders(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var consts []string
 	ast.Inspect(file, func(n ast.Node) bool {
 		if d, ok := n.(*ast.GenDecl); ok && d.Tok == token.CONST {
@@ -238,16 +210,12 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 		return true
 	})
 	slices.Sort(consts)
-	if diff := cmp.Diff(consts, sortedKeys(headers)); diff != "" {
-		t.Fatalf("this test's list of headers: %s", diff)
-	}
+	require.Empty(t, cmp.Diff(consts, sortedKeys(headers)), "this test's list of headers")
 
 	schema := asyncAPI(t).at(t, "components", "schemas", "Headers")
 	names := slices.Sorted(maps.Values(headers))
 	properties, _ := schema["properties"].(map[string]any)
-	if diff := cmp.Diff(names, sortedKeys(properties)); diff != "" {
-		t.Errorf("properties: %s", diff)
-	}
+	require.Empty(t, cmp.Diff(names, sortedKeys(properties)))
 	// HeaderStoredAt is set by imports only.
 	encoded := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt })
 	for name, e := range map[string]struct {
@@ -261,12 +229,8 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 		}, encoded},
 	} {
 		m, err := streams.Encode(e.event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(e.want, sortedKeys(m.Header)); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
+		require.NoError(t, err)
+		require.Empty(t, cmp.Diff(e.want, sortedKeys(m.Header)), name)
 	}
 }
 
@@ -282,16 +246,15 @@ func TestAsyncAPIHasTheFieldsOfDomain(t *testing.T) {
 		}
 		name := field.Type.Elem().Name() + "Data"
 		tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if diff := cmp.Diff(map[string]any{"allOf": []any{
+		require.Empty(t, cmp.Diff(map[string]any{"allOf": []any{
 			map[string]any{"$ref": "#/components/schemas/Data"},
 			map[string]any{"required": []any{tag}},
-		}}, d.at(t, "components", "schemas", name)); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
+		}}, d.at(t, "components", "schemas", name)), name)
 	}
 	for name := range d.at(t, "components", "schemas") {
-		if base, ok := strings.CutSuffix(name, "Data"); !seen[name] && (!ok || !seen[base]) {
-			t.Errorf("there is no struct for schema %s", name)
+		if base, ok := strings.CutSuffix(name, "Data"); !seen[name] {
+			require.True(t, ok, "there is no struct for schema %s", name)
+			require.True(t, seen[base], "there is no struct for schema %s", name)
 		}
 	}
 }
@@ -303,16 +266,14 @@ func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[
 		return
 	}
 	seen[name] = true
-	if typ.Name() != name {
-		t.Errorf("schema %s is used for %s", name, typ)
-	}
+	assert.Equal(t, name, typ.Name())
 	schema := d.at(t, "components", "schemas", name)
 	properties, _ := schema["properties"].(map[string]any)
 	var names, required []string
 	for field := range fields(typ) {
 		tag, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if !field.IsExported() || field.Anonymous || tag == "" || tag == "-" {
-			t.Errorf("%s.%s: this test does not support such a field", typ, field.Name)
+			assert.Fail(t, "this test does not support such a field", "%s.%s", typ, field.Name)
 			continue
 		}
 		names = append(names, tag)
@@ -320,20 +281,15 @@ func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[
 			required = append(required, tag)
 		}
 		property, ok := properties[tag].(map[string]any)
-		if !ok {
-			t.Errorf("%s.%s is not in the schema", name, tag)
+		if !assert.True(t, ok, "%s.%s is not in the schema", name, tag) {
 			continue
 		}
 		d.compareValue(t, name+"."+tag, property, field.Type, seen)
 	}
 	slices.Sort(names)
 	slices.Sort(required)
-	if diff := cmp.Diff(names, sortedKeys(properties)); diff != "" {
-		t.Errorf("properties of %s: %s", name, diff)
-	}
-	if diff := cmp.Diff(required, sortedStrings(schema["required"])); diff != "" {
-		t.Errorf("required of %s: %s", name, diff)
-	}
+	assert.Empty(t, cmp.Diff(names, sortedKeys(properties)), "properties of %s", name)
+	assert.Empty(t, cmp.Diff(required, sortedStrings(schema["required"])), "required of %s", name)
 }
 
 func fields(typ reflect.Type) func(func(reflect.StructField) bool) {
@@ -357,22 +313,20 @@ func (d document) compareValue(
 	var want any
 	switch typ {
 	case reflect.TypeFor[json.RawMessage](): // any JSON
-		if typed, found := schema["type"]; found {
-			t.Errorf("%s has type %v, but any JSON value must be allowed", at, typed)
-		}
+		typed, found := schema["type"]
+		assert.False(t, found, "%s has type %v, but any JSON value must be allowed", at, typed)
 		return
 	case reflect.TypeFor[[]byte](): // base64, or null for a nil slice
 		diff := cmp.Diff([]string{"null", "string"}, sortedStrings(schema["type"]))
-		if diff != "" || schema["contentEncoding"] != "base64" {
-			t.Errorf("%s is not base64: %s", at, diff)
-		}
+		assert.Empty(t, diff, "%s is not base64", at)
+		assert.Equal(t, "base64", schema["contentEncoding"], "%s is not base64", at)
 		return
 	}
 	switch typ.Kind() {
 	case reflect.Struct:
 		ref, ok := strings.CutPrefix(fmt.Sprint(schema["$ref"]), "#/components/schemas/")
 		if !ok || len(schema) != 1 {
-			t.Errorf("%s is not a reference only", at)
+			assert.Fail(t, "not a reference only", at)
 			return
 		}
 		d.compare(t, ref, typ, seen)
@@ -382,14 +336,14 @@ func (d document) compareValue(
 		if items, ok := schema["items"].(map[string]any); ok {
 			d.compareValue(t, at+"[]", items, typ.Elem(), seen)
 		} else {
-			t.Errorf("%s has no items", at)
+			assert.Fail(t, "no items", at)
 		}
 	case reflect.Map:
 		want = "object"
 		if values, ok := schema["additionalProperties"].(map[string]any); ok {
 			d.compareValue(t, at+"{}", values, typ.Elem(), seen)
 		} else {
-			t.Errorf("%s has no schema for the values of the map", at)
+			assert.Fail(t, "no schema for the values of the map", at)
 		}
 	case reflect.String:
 		want = "string"
@@ -400,12 +354,10 @@ func (d document) compareValue(
 	case reflect.Float64:
 		want = "number"
 	default:
-		t.Errorf("%s: this test does not support type %s", at, typ)
+		assert.Fail(t, "this test does not support the type", "%s of type %s", at, typ)
 		return
 	}
-	if schema["type"] != want {
-		t.Errorf("%s is of type %v, want %v", at, schema["type"], want)
-	}
+	assert.Equal(t, want, schema["type"], at)
 }
 
 // fill sets every field of a value, so that each property is encoded.
@@ -458,29 +410,19 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 		}
 		fill(reflect.ValueOf(&e.Data).Elem())
 		full, err := streams.Encode(e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := closed.check(typ, full); err != nil {
-			t.Errorf("%s with every field: %v", typ, err)
-		}
+		require.NoError(t, err)
+		require.NoError(t, closed.check(typ, full), "%s with every field", typ)
 
 		full.Header.Set(streams.HeaderStoredAt, "2026-09-01T12:00:00.005Z")
-		if err := closed.check(typ, full); err != nil {
-			t.Errorf("%s imported: %v", typ, err)
-		}
+		require.NoError(t, closed.check(typ, full), "%s imported", typ)
 
 		// A consumer must accept what a newer version adds.
 		newer := *full
 		newer.Header = maps.Clone(full.Header)
 		newer.Header.Set("ce-pagestreamnew", "1")
 		newer.Data = append([]byte(`{"new":1,`), full.Data[1:]...)
-		if err := open.check(typ, &newer); err != nil {
-			t.Errorf("%s of a newer version: %v", typ, err)
-		}
-		if closed.check(typ, &newer) == nil {
-			t.Errorf("%s: the closed schema allows additional properties", typ)
-		}
+		require.NoError(t, open.check(typ, &newer), "%s of a newer version", typ)
+		require.Error(t, closed.check(typ, &newer), "%s: the closed schema allows additional properties", typ)
 		// Invalid messages must be refused.
 		for name, change := range map[string]func(*nats.Msg){
 			"another type":  func(m *nats.Msg) { m.Header.Set(streams.HeaderType, cloudType("message.pinned")) },
@@ -493,9 +435,7 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 			bad := *full
 			bad.Header = maps.Clone(full.Header)
 			change(&bad)
-			if open.check(typ, &bad) == nil {
-				t.Errorf("%s: the schema accepts %s", typ, name)
-			}
+			require.Error(t, open.check(typ, &bad), "%s: the schema accepts %s", typ, name)
 		}
 	}
 }
@@ -511,17 +451,13 @@ func TestAsyncAPIExamplesMatchTheirSchemas(t *testing.T) {
 		for _, example := range list {
 			n++
 			e, _ := example.(map[string]any)
-			if err := c[domain.Type(name)].headers.Validate(e["headers"]); err != nil {
-				t.Errorf("headers of an example of %s: %v", name, err)
-			}
-			if err := c[domain.Type(name)].payload.Validate(e["payload"]); err != nil {
-				t.Errorf("payload of an example of %s: %v", name, err)
-			}
+			require.NoError(t, c[domain.Type(name)].headers.Validate(e["headers"]),
+				"headers of an example of %s", name)
+			require.NoError(t, c[domain.Type(name)].payload.Validate(e["payload"]),
+				"payload of an example of %s", name)
 		}
 	}
-	if n == 0 {
-		t.Error("there are no examples")
-	}
+	require.NotZero(t, n, "there are no examples")
 }
 
 // deliveries returns webhook bodies by file: the samples of package messenger, and those of the corpus next to
@@ -537,17 +473,13 @@ func deliveries(t *testing.T) map[string][]byte {
 		filepath.Join("..", "domain", "messenger", "testdata", "*.json"), filepath.Join(corpus, "*", "*.json"),
 	} {
 		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, file := range files {
 			if strings.Contains(file, "graph-responses") || strings.HasSuffix(file, ".golden.json") {
 				continue
 			}
 			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			var top map[string]json.RawMessage
 			if json.Unmarshal(body, &top) == nil && top["entry"] == nil { // one item
 				body = fmt.Appendf(nil, `{"object":"page","entry":[{"id":"1","time":1790000000000,"messaging":[%s]}]}`, body)
@@ -569,18 +501,12 @@ func TestAsyncAPIMatchesDeliveries(t *testing.T) {
 		for _, e := range messenger.Split(body, messenger.Options{App: "main"}).Events {
 			seen[e.Type]++
 			m, err := streams.Encode(e)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := c.check(e.Type, m); err != nil {
-				t.Errorf("%s of %s: %v", e.Type, file, err)
-			}
+			require.NoError(t, err)
+			require.NoError(t, c.check(e.Type, m), "%s of %s", e.Type, file)
 		}
 	}
 	for _, typ := range domain.Types() {
-		if typ.Inbound() != (seen[typ] > 0) {
-			t.Errorf("the deliveries have %d events of type %s", seen[typ], typ)
-		}
+		require.Equal(t, seen[typ] > 0, typ.Inbound(), "the deliveries have %d events of type %s", seen[typ], typ)
 	}
 	t.Logf("events by type: %v", seen)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
@@ -121,9 +122,8 @@ func BenchmarkSubscribe(b *testing.B) {
 		p := publisher(b, s, streams.PublisherOptions{})
 		for left, page := b.N, 0; left > 0; page++ {
 			n := min(left, 1000)
-			if _, err := p.Publish(context.Background(), benchEvents(fmt.Sprint(page), n)); err != nil {
-				b.Fatal(err)
-			}
+			_, err := p.Publish(context.Background(), benchEvents(fmt.Sprint(page), n))
+			require.NoError(b, err)
 			left -= n
 		}
 		sub := open(s)
@@ -132,9 +132,7 @@ func BenchmarkSubscribe(b *testing.B) {
 		defer cancel()
 		b.ResetTimer()
 		in, err := sub.Subscribe(ctx, streams.All)
-		if err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, err)
 		for range b.N {
 			(<-in).Ack()
 		}
@@ -155,9 +153,7 @@ func BenchmarkSubscribe(b *testing.B) {
 					SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()},
 				},
 			}, watermill.NopLogger{})
-			if err != nil {
-				b.Fatal(err)
-			}
+			require.NoError(b, err)
 			return sub
 		})
 	})
@@ -174,9 +170,7 @@ func BenchmarkSubscribe(b *testing.B) {
 					return c, nil, err
 				},
 			})
-			if err != nil {
-				b.Fatal(err)
-			}
+			require.NoError(b, err)
 			return sub
 		})
 	})

@@ -21,6 +21,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -37,43 +39,28 @@ func startServer(t *testing.T, events []domain.Event) (nc *nats.Conn, want []*na
 	ns, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ns.Start()
 	t.Cleanup(func() {
 		ns.Shutdown()
 		ns.WaitForShutdown()
 	})
-	if !ns.ReadyForConnections(streamstest.Limit) {
-		t.Fatal("the server is not ready")
-	}
-	if nc, err = nats.Connect(ns.ClientURL()); err != nil {
-		t.Fatal(err)
-	}
+	require.True(t, ns.ReadyForConnections(streamstest.Limit), "the server is not ready")
+	nc, err = nats.Connect(ns.ClientURL())
+	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := streams.Ensure(bounded(t), js, streams.Spec{}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	_, err = streams.Ensure(bounded(t), js, streams.Spec{})
+	require.NoError(t, err)
 	p, err := streams.NewPublisher(js, streams.PublisherOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.Publish(bounded(t), events); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	_, err = p.Publish(bounded(t), events)
+	require.NoError(t, err)
+	require.NoError(t, p.Close(bounded(t)))
 	for _, e := range events {
 		m, err := streams.Encode(e)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		want = append(want, m)
 	}
 	return nc, want
@@ -110,14 +97,10 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 	nc, messages := startServer(t, events)
 	consumer, err := cloudjetstream.NewConsumerFromConn(nc, streams.Name, streams.All, nil,
 		[]nats.SubOpt{nats.BindStream(streams.Name), nats.DeliverAll()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	client, err := cloudevents.NewClient(consumer,
 		cloudclient.WithPollGoroutines(1), cloudclient.WithBlockingCallback()) // in order
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(bounded(t))
 	defer cancel()
 	got := make(chan cloudevents.Event, len(events))
@@ -129,20 +112,16 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 		case e := <-got:
 			received = append(received, e)
 		case err := <-ended:
-			t.Fatalf("the receiver ended with %v", err)
+			require.Fail(t, "the receiver ended", "%v", err)
 		case <-ctx.Done():
-			t.Fatalf("received only %d of %d events", len(received), len(events))
+			require.Len(t, received, len(events), "the others were not received in time")
 		}
 	}
 	cancel()
-	if err := <-ended; err != nil {
-		t.Errorf("the receiver ended with %v", err)
-	}
+	require.NoError(t, <-ended)
 	for i, want := range events {
 		e := received[i]
-		if err := e.Validate(); err != nil {
-			t.Errorf("%s: %v", want.ID, err)
-		}
+		require.NoError(t, e.Validate(), want.ID)
 		type attributes struct {
 			SpecVersion, ID, Type, ContentType string
 			Page, Contact                      string // from source and subject
@@ -151,13 +130,9 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 			Data                               string
 		}
 		page, err := url.PathUnescape(strings.TrimPrefix(e.Source(), "/pages/"))
-		if err != nil {
-			t.Errorf("%s: source %q", want.ID, e.Source())
-		}
+		require.NoError(t, err, "%s: source %q", want.ID, e.Source())
 		contact, err := url.PathUnescape(e.Subject())
-		if err != nil {
-			t.Errorf("%s: subject %q", want.ID, e.Subject())
-		}
+		require.NoError(t, err, "%s: subject %q", want.ID, e.Subject())
 		expected := attributes{
 			SpecVersion: "1.0", ID: want.ID, Type: "pagestream." + string(want.Type) + ".v1",
 			ContentType: "application/json", Page: string(want.Page), Contact: string(want.Contact),
@@ -169,15 +144,13 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 		if want.Standby {
 			expected.Extensions = map[string]any{"pagestreamstandby": "true"}
 		}
-		if diff := cmp.Diff(expected, attributes{
+		require.Empty(t, cmp.Diff(expected, attributes{
 			e.SpecVersion(), e.ID(), e.Type(), e.DataContentType(), page, contact, e.Time(), e.Extensions(), string(e.Data()),
-		}); diff != "" {
-			t.Errorf("%s: %s", want.ID, diff)
-		}
+		}), want.ID)
 		var data domain.Data
-		if err := e.DataAs(&data); err != nil || data.Message.Text != "<ä>" {
-			t.Errorf("%s: data %v", want.ID, err)
-		}
+		err = e.DataAs(&data)
+		require.NoError(t, err, want.ID)
+		require.Equal(t, "<ä>", data.Message.Text, want.ID)
 	}
 }
 
@@ -200,9 +173,7 @@ func TestNodeClientReadsEveryType(t *testing.T) {
 		t.Skip("npm is not installed")
 	}
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "interop"))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "interop"))))
 	run := func(limit time.Duration, name string, args ...string) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
@@ -226,13 +197,9 @@ func TestNodeClientReadsEveryType(t *testing.T) {
 	read := func(from, n int, mode, place string) {
 		t.Helper()
 		out, err := run(streamstest.Limit, node, "consume.mjs", nc.ConnectedUrl(), streams.Name, fmt.Sprint(n), mode, place)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-		if len(lines) != n {
-			t.Fatalf("%s: %d lines, want %d", mode, len(lines), n)
-		}
+		require.Len(t, lines, n, mode)
 		for i, line := range lines {
 			var got struct {
 				Seq     int
@@ -240,21 +207,16 @@ func TestNodeClientReadsEveryType(t *testing.T) {
 				Headers nats.Header
 				Data    string
 			}
-			if err := json.Unmarshal([]byte(line), &got); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, json.Unmarshal([]byte(line), &got))
 			// Headers of the publication that the server keeps are not part of the event.
 			maps.DeleteFunc(got.Headers, func(k string, _ []string) bool {
 				return strings.HasPrefix(k, "Nats-") && k != streams.HeaderMsgID
 			})
 			want := messages[from-1+i]
-			if got.Seq != from+i || got.Subject != want.Subject || got.Data != string(want.Data) {
-				t.Errorf("%s: got %d %s %s\nwant %d %s %s",
-					mode, got.Seq, got.Subject, got.Data, from+i, want.Subject, want.Data)
-			}
-			if diff := cmp.Diff(want.Header, got.Headers); diff != "" {
-				t.Errorf("%s: headers of %d: %s", mode, got.Seq, diff)
-			}
+			assert.Equal(t, from+i, got.Seq, mode)
+			assert.Equal(t, want.Subject, got.Subject, mode)
+			assert.Equal(t, string(want.Data), got.Data, mode)
+			assert.Empty(t, cmp.Diff(want.Header, got.Headers), "%s: headers of %d", mode, got.Seq)
 		}
 	}
 	n := len(messages)

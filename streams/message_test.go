@@ -2,7 +2,6 @@ package streams_test
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
@@ -53,29 +53,21 @@ func TestEventIsUnchangedByTheStream(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := anyEvent().Draw(t, "event")
 		m, err := streams.Encode(e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(m.Subject, "."); n != 3 || strings.ContainsAny(m.Subject, " *>\r\n\t") {
-			t.Fatalf("subject %q", m.Subject)
-		}
+		require.NoError(t, err)
+		n := strings.Count(m.Subject, ".")
+		require.Equal(t, 3, n, "subject %q", m.Subject)
+		require.False(t, strings.ContainsAny(m.Subject, " *>\r\n\t"), "subject %q", m.Subject)
 		for k, v := range m.Header {
-			if len(v) != 1 || strings.ContainsFunc(v[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
-				t.Fatalf("header %s is %q", k, v)
-			}
+			require.Len(t, v, 1, "header %s", k)
+			require.False(t, strings.ContainsFunc(v[0], func(r rune) bool { return r <= ' ' || r > '~' }),
+				"header %s", k)
 		}
 		m.Header.Del(streams.HeaderMsgID) // when rapid shrinks, it generates the same id many times
 		ack, err := s.JS.PublishMsg(ctx, m)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got, err := streams.Get(ctx, s.JS, streams.Name, ack.Sequence)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(streams.Stored{Event: e, Seq: ack.Sequence, At: got.At}, got); diff != "" {
-			t.Fatal(diff)
-		}
+		require.NoError(t, err)
+		require.Empty(t, cmp.Diff(streams.Stored{Event: e, Seq: ack.Sequence, At: got.At}, got))
 	})
 }
 
@@ -87,34 +79,26 @@ func TestEncodeWritesTheHeadersOfTheContract(t *testing.T) {
 		Data: domain.Data{App: "main", Raw: []byte(`{ "a":1}`)},
 	}
 	m, err := streams.Encode(e)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := nats.Header{
 		"ce-specversion": {"1.0"}, "ce-id": {"page:100:msg:m_1"}, "ce-type": {"pagestream.message.received.v1"},
 		"ce-source": {"/pages/100"}, "ce-subject": {"900"}, "ce-time": {"2026-09-01T11:00:00.005Z"},
 		"ce-pagestreamstandby": {"true"}, "content-type": {"application/json"}, "traceparent": {"00-0-0-01"},
 		"Nats-Msg-Id": {"page:100:msg:m_1"}, "_watermill_message_uuid": {"page:100:msg:m_1"},
 	}
-	if diff := cmp.Diff(want, m.Header); diff != "" {
-		t.Error(diff)
-	}
-	if m.Subject != "pagestream.100.message.received" || string(m.Data) != `{"app":"main","raw":{ "a":1}}` {
-		t.Errorf("got %s %s", m.Subject, m.Data)
-	}
+	require.Empty(t, cmp.Diff(want, m.Header))
+	require.Equal(t, "pagestream.100.message.received", m.Subject)
+	require.Equal(t, `{"app":"main","raw":{ "a":1}}`, string(m.Data))
 
 	e.Standby, e.Contact, e.Time, e.TraceParent, e.Page = false, "", time.Time{}, "", ""
-	if m, err = streams.Encode(e); err != nil {
-		t.Fatal(err)
-	}
+	m, err = streams.Encode(e)
+	require.NoError(t, err)
 	for _, k := range []string{"ce-subject", "ce-time", "ce-pagestreamstandby", "traceparent"} {
-		if _, has := m.Header[k]; has {
-			t.Errorf("%s is set without a value", k)
-		}
+		_, has := m.Header[k]
+		require.False(t, has, "%s is set without a value", k)
 	}
-	if m.Subject != "pagestream.0.message.received" || m.Header.Get("ce-source") != "/pages/0" {
-		t.Errorf("no page: %s %s", m.Subject, m.Header.Get("ce-source"))
-	}
+	require.Equal(t, "pagestream.0.message.received", m.Subject, "no page")
+	require.Equal(t, "/pages/0", m.Header.Get("ce-source"), "no page")
 }
 
 // TestEncodeLeavesOutInvalidHeaders checks that a value from outside that is not valid in a header is left out, and
@@ -123,12 +107,9 @@ func TestEncodeLeavesOutInvalidHeaders(t *testing.T) {
 	e := messages("100", 1)[0]
 	e.Time, e.TraceParent = time.Unix(1e17, 0), "00-\r\nNats-Rollup: all"
 	m, err := streams.Encode(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.Header.Get(streams.HeaderTime) != "" || m.Header.Get(streams.HeaderTraceParent) != "" {
-		t.Errorf("headers %v", m.Header)
-	}
+	require.NoError(t, err)
+	require.Empty(t, m.Header.Get(streams.HeaderTime))
+	require.Empty(t, m.Header.Get(streams.HeaderTraceParent))
 }
 
 func TestEncodeRefusesInvalidEvents(t *testing.T) {
@@ -144,22 +125,18 @@ func TestEncodeRefusesInvalidEvents(t *testing.T) {
 	} {
 		e := messages("100", 1)[0]
 		change(&e)
-		if _, err := streams.Encode(e); !errors.Is(err, streams.ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
-		}
+		_, err := streams.Encode(e)
+		require.ErrorIs(t, err, streams.ErrInvalid, name)
 	}
 	e := messages("100", 1)[0]
 	e.Data.Raw = []byte(`{`)
-	if _, err := streams.Encode(e); !errors.Is(err, domain.ErrBadData) {
-		t.Errorf("raw that is not JSON: %v", err)
-	}
+	_, err := streams.Encode(e)
+	require.ErrorIs(t, err, domain.ErrBadData, "raw that is not JSON")
 }
 
 func TestDecodeRefusesMalformedMessages(t *testing.T) {
 	good, err := streams.Encode(messages("100", 1)[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	secret := "do not quote me"
 	for name, change := range map[string]func(*nats.Msg){
 		"foreign subject":  func(m *nats.Msg) { m.Subject = "orders.1" },
@@ -182,18 +159,15 @@ func TestDecodeRefusesMalformedMessages(t *testing.T) {
 		}
 		change(m)
 		_, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{})
-		if !errors.Is(err, streams.ErrMalformed) {
-			t.Errorf("%s: %v", name, err)
-		} else if strings.Contains(err.Error(), secret) {
-			t.Errorf("%s: the error quotes the data", name)
-		}
+		require.ErrorIs(t, err, streams.ErrMalformed, name)
+		require.NotContains(t, err.Error(), secret, name)
 	}
 	// An unknown type of a newer version is accepted.
 	m := nats.NewMsg("pagestream.100.message.pinned")
 	m.Header, m.Data = good.Header, []byte(`{"new":1}`)
-	if s, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{}); err != nil || s.Type != "message.pinned" {
-		t.Errorf("a newer type: %v", err)
-	}
+	s, err := streams.Decode(m.Subject, m.Header, m.Data, 1, time.Time{})
+	require.NoError(t, err)
+	require.Equal(t, domain.Type("message.pinned"), s.Type, "a newer type")
 }
 
 // TestFilterMatchesSubjects checks that filters match the subjects of events and don't overlap.
@@ -213,8 +187,6 @@ func TestFilterMatchesSubjects(t *testing.T) {
 		{"", []domain.Type{domain.PageConnected}, []string{"pagestream.*.page.connected"}},
 		{"a b", nil, []string{"pagestream." + domain.PageID("a b").Token() + ".>"}},
 	} {
-		if got := streams.Filter(c.page, c.types...); !slices.Equal(got, c.want) {
-			t.Errorf("Filter(%q, %v) = %v, want %v", c.page, c.types, got, c.want)
-		}
+		require.Equal(t, c.want, streams.Filter(c.page, c.types...), "Filter(%q, %v)", c.page, c.types)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/domain"
@@ -56,24 +58,18 @@ func publish(t testing.TB, s *streamstest.Server, events []domain.Event) []strea
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	receipts, err := p.Publish(ctx, events)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return receipts
 }
 
 func publisher(t testing.TB, s *streamstest.Server, o streams.PublisherOptions) *streams.Publisher {
 	t.Helper()
 	p, err := streams.NewPublisher(s.JS, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, p.Close(ctx))
 	})
 	return p
 }
@@ -88,9 +84,7 @@ func stored(t testing.TB, s *streamstest.Server) []streams.Stored {
 		out = append(out, e)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return out
 }
 
@@ -118,20 +112,14 @@ func TestPublishKeepsOrderAndReceipts(t *testing.T) {
 			}})
 			events := messages("100", n)
 			receipts, err := p.Publish(t.Context(), events)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if want := n >= streams.DefaultBatchThreshold; (batches.Load() > 0) != want {
-				t.Errorf("%d atomic batches for %d events", batches.Load(), n)
-			}
+			require.NoError(t, err)
+			require.Equal(t, n >= streams.DefaultBatchThreshold, batches.Load() > 0,
+				"atomic batches for %d events", n)
 			got := stored(t, s)
-			if len(got) != n {
-				t.Fatalf("stored %d", len(got))
-			}
+			require.Len(t, got, n)
 			for i := range got {
-				if got[i].ID != events[i].ID || receipts[i] != (streams.Receipt{Seq: uint64(i + 1)}) {
-					t.Fatalf("event %d is %s with receipt %+v", i, got[i].ID, receipts[i])
-				}
+				require.Equal(t, events[i].ID, got[i].ID, "event %d", i)
+				require.Equal(t, streams.Receipt{Seq: uint64(i + 1)}, receipts[i], "event %d", i)
 			}
 		})
 	}
@@ -149,32 +137,29 @@ func TestPublishRecognisesDuplicates(t *testing.T) {
 		mixed := append(messages("200", 40), events...)
 		receipts := publish(t, s, mixed)
 		for i, r := range receipts {
-			switch {
-			case i < 40 && r.Duplicate != streams.NotDuplicate:
-				t.Errorf("new event %d is a duplicate by %s", i, r.Duplicate)
-			case i >= 40 && (r.Duplicate != streams.ByWindow || r.Seq != first[i-40].Seq):
-				t.Errorf("old event %d: %+v, first %+v", i, r, first[i-40])
+			if i < 40 {
+				require.Equal(t, streams.NotDuplicate, r.Duplicate, "new event %d", i)
+				continue
 			}
+			require.Equal(t, streams.ByWindow, r.Duplicate, "old event %d", i)
+			require.Equal(t, first[i-40].Seq, r.Seq, "old event %d", i)
 		}
 	})
 	t.Run("by index", func(t *testing.T) {
 		p := publisher(t, s, streams.PublisherOptions{Seen: seen{events[3].ID: 4}})
 		receipts, err := p.Publish(t.Context(), events[3:4])
-		if err != nil || receipts[0] != (streams.Receipt{Seq: 4, Duplicate: streams.ByIndex}) {
-			t.Errorf("got %+v, %v", receipts, err)
-		}
+		require.NoError(t, err)
+		require.Equal(t, streams.Receipt{Seq: 4, Duplicate: streams.ByIndex}, receipts[0])
 	})
 	t.Run("twice in one call", func(t *testing.T) {
 		e := messages("300", 1)[0]
 		receipts := publish(t, s, []domain.Event{e, e, e})
-		if receipts[0].Duplicate != streams.NotDuplicate || receipts[1].Duplicate != streams.ByWindow ||
-			receipts[2] != receipts[1] || receipts[1].Seq != receipts[0].Seq {
-			t.Errorf("got %+v", receipts)
-		}
+		require.Equal(t, streams.NotDuplicate, receipts[0].Duplicate)
+		require.Equal(t, streams.ByWindow, receipts[1].Duplicate)
+		require.Equal(t, receipts[1], receipts[2])
+		require.Equal(t, receipts[0].Seq, receipts[1].Seq)
 	})
-	if got := len(stored(t, s)); got != 81 {
-		t.Errorf("stored %d, want 81", got)
-	}
+	require.Len(t, stored(t, s), 81)
 }
 
 // TestIndexRecognisesDuplicatesAfterTheWindow checks that the index recognises a duplicate that is older than
@@ -191,13 +176,11 @@ func TestIndexRecognisesDuplicatesAfterTheWindow(t *testing.T) {
 		}
 		return nil
 	})
-	if got := len(stored(t, s)); got != 2 {
-		t.Fatalf("stored %d, want the event twice", got)
-	}
+	require.Len(t, stored(t, s), 2, "the event is stored twice")
 	p := publisher(t, s, streams.PublisherOptions{Seen: seen{e[0].ID: 1}})
-	if r, err := p.Publish(t.Context(), e); err != nil || r[0].Duplicate != streams.ByIndex {
-		t.Fatalf("got %+v, %v", r, err)
-	}
+	r, err := p.Publish(t.Context(), e)
+	require.NoError(t, err)
+	require.Equal(t, streams.ByIndex, r[0].Duplicate)
 }
 
 // TestConcurrentPublishStoresOnceAndInOrder checks that concurrent callers' events are stored exactly once, and those
@@ -213,14 +196,14 @@ func TestConcurrentPublishStoresOnceAndInOrder(t *testing.T) {
 			page := domain.PageID(fmt.Sprint(1000 + c))
 			events := messages(page, calls)
 			for i := range events {
-				if _, err := p.Publish(t.Context(), events[i:i+1]); err != nil {
-					t.Error(err)
+				_, err := p.Publish(t.Context(), events[i:i+1])
+				if !assert.NoError(t, err) {
 					return
 				}
 				if i%4 == 0 { // publish it again at once
 					r, err := p.Publish(t.Context(), events[i:i+1])
-					if err != nil || r[0].Duplicate == streams.NotDuplicate {
-						t.Errorf("published again: %+v, %v", r, err)
+					if assert.NoError(t, err, "published again") {
+						assert.NotEqual(t, streams.NotDuplicate, r[0].Duplicate, "published again")
 					}
 				}
 			}
@@ -230,19 +213,13 @@ func TestConcurrentPublishStoresOnceAndInOrder(t *testing.T) {
 	next := map[domain.PageID]int{}
 	for _, e := range stored(t, s) {
 		want := fmt.Sprintf("m_%s_%d", e.Page, next[e.Page])
-		if e.Data.Message.MID != want {
-			t.Fatalf("got %s, want %s", e.Data.Message.MID, want)
-		}
+		require.Equal(t, want, e.Data.Message.MID)
 		next[e.Page]++
 	}
 	for page, n := range next {
-		if n != calls {
-			t.Errorf("page %s has %d events", page, n)
-		}
+		require.Equal(t, calls, n, "page %s", page)
 	}
-	if len(next) != callers {
-		t.Errorf("%d pages", len(next))
-	}
+	require.Len(t, next, callers)
 }
 
 func TestPublishRefusesTooLargeEvents(t *testing.T) {
@@ -251,12 +228,10 @@ func TestPublishRefusesTooLargeEvents(t *testing.T) {
 	p := publisher(t, s, streams.PublisherOptions{})
 	big := messages("100", 1)
 	big[0].Data.Raw = []byte(`"` + strings.Repeat("x", 70<<10) + `"`)
-	if _, err := p.Publish(t.Context(), big); !errors.Is(err, streams.ErrTooLarge) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := p.Publish(t.Context(), messages("200", 1)); err != nil {
-		t.Errorf("the next event: %v", err)
-	}
+	_, err := p.Publish(t.Context(), big)
+	require.ErrorIs(t, err, streams.ErrTooLarge)
+	_, err = p.Publish(t.Context(), messages("200", 1))
+	require.NoError(t, err, "the next event")
 }
 
 // TestFullStreamRefusesEvents checks that a full stream refuses events and keeps those that it acknowledged.
@@ -270,14 +245,13 @@ func TestFullStreamRefusesEvents(t *testing.T) {
 		if errors.Is(err, streams.ErrUnavailable) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		acked += 1 + i%40
 	}
-	if got := len(stored(t, s)); got < acked || acked == 0 || acked > 10_000 {
-		t.Errorf("acknowledged %d, stored %d", acked, got)
-	}
+	got := len(stored(t, s))
+	require.GreaterOrEqual(t, got, acked)
+	require.NotZero(t, acked)
+	require.LessOrEqual(t, acked, 10_000)
 }
 
 // TestAcknowledgedEventsSurviveAStopUnderLoad checks that every acknowledged event is there after a restart on the
@@ -328,9 +302,7 @@ func TestAcknowledgedEventsSurviveAStopUnderLoad(t *testing.T) {
 		found[e.ID]++
 	}
 	for id := range acked {
-		if found[id] != 1 {
-			t.Errorf("acknowledged event %s is stored %d times", id, found[id])
-		}
+		require.Equal(t, 1, found[id], "acknowledged event %s", id)
 	}
 }
 
@@ -357,8 +329,8 @@ func TestPublishWaitsForARestart(t *testing.T) {
 				e[0].Contact = domain.ContactID(fmt.Sprint(c))
 				e[0].Data.EntryTime = int64(i)
 				r, err := p.Publish(bounded(t), e)
-				if err != nil || r[0].Duplicate != streams.NotDuplicate {
-					t.Errorf("caller %d, event %d: %+v, %v", c, i, r, err)
+				if !assert.NoError(t, err, "caller %d, event %d", c, i) ||
+					!assert.Equal(t, streams.NotDuplicate, r[0].Duplicate, "caller %d, event %d", c, i) {
 					return
 				}
 				acked.Add(1)
@@ -385,18 +357,14 @@ func TestPublishWaitsForARestart(t *testing.T) {
 
 	next := map[domain.ContactID]int64{}
 	for _, e := range stored(t, s) {
-		if e.Data.EntryTime != next[e.Contact] {
-			t.Fatalf("caller %s: event %d, want %d", e.Contact, e.Data.EntryTime, next[e.Contact])
-		}
+		require.Equal(t, next[e.Contact], e.Data.EntryTime, "caller %s", e.Contact)
 		next[e.Contact]++
 	}
 	var total int64
 	for _, n := range next {
 		total += n
 	}
-	if total != acked.Load() {
-		t.Errorf("stored %d, acknowledged %d", total, acked.Load())
-	}
+	require.Equal(t, acked.Load(), total)
 }
 
 // TestPublishWithoutStreamFails checks that Publish and Append fail soon if there is no stream.
@@ -404,13 +372,11 @@ func TestPublishWithoutStreamFails(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	p := publisher(t, s, streams.PublisherOptions{})
 	for _, n := range []int{1, 40} {
-		if _, err := p.Publish(bounded(t), messages("1", n)); !errors.Is(err, streams.ErrUnavailable) {
-			t.Errorf("%d events: %v", n, err)
-		}
+		_, err := p.Publish(bounded(t), messages("1", n))
+		require.ErrorIs(t, err, streams.ErrUnavailable, "%d events", n)
 	}
-	if _, err := p.Append(bounded(t), messages("1", 1)[0], 0); !errors.Is(err, streams.ErrUnavailable) {
-		t.Errorf("append: %v", err)
-	}
+	_, err := p.Append(bounded(t), messages("1", 1)[0], 0)
+	require.ErrorIs(t, err, streams.ErrUnavailable)
 }
 
 // TestPublishAndCloseEndWithTheirContext checks that, while the server is down, Publish and Close wait no longer than
@@ -420,15 +386,12 @@ func TestPublishAndCloseEndWithTheirContext(t *testing.T) {
 	s.Stream(t, streams.Spec{})
 	o := streams.PublisherOptions{AckTimeout: 100 * time.Millisecond, RetryFor: time.Hour}
 	p, err := streams.NewPublisher(s.JS, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.Halt(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := p.Publish(ctx, messages("1", 20)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
+	_, err = p.Publish(ctx, messages("1", 20))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
 	waiting := make(chan error, 1)
 	go func() { _, err := p.Publish(bounded(t), messages("2", 20)); waiting <- err }()
 	streamstest.Eventually(t, streamstest.Limit, func() error { // Close may be called before Publish
@@ -437,17 +400,15 @@ func TestPublishAndCloseEndWithTheirContext(t *testing.T) {
 		_ = p.Close(ctx)
 		select {
 		case err := <-waiting:
-			if !errors.Is(err, streams.ErrUnavailable) && !errors.Is(err, streams.ErrClosed) {
-				t.Errorf("the waiting caller got %v", err)
+			if !errors.Is(err, streams.ErrUnavailable) {
+				require.ErrorIs(t, err, streams.ErrClosed, "the waiting caller")
 			}
 			return nil
 		default:
 			return errors.New("the caller still waits")
 		}
 	})
-	if err := p.Close(bounded(t)); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, p.Close(bounded(t)))
 }
 
 // TestReceiptsAreRightWithSeveralPublishers checks that the events of a batch have the sequences of their receipts
@@ -464,8 +425,7 @@ func TestReceiptsAreRightWithSeveralPublishers(t *testing.T) {
 			for i := range 10 {
 				events := messages(domain.PageID(fmt.Sprintf("%d-%d", c, i)), 30*c*i%100+1)
 				receipts, err := p.Publish(bounded(t), events)
-				if err != nil {
-					t.Error(err)
+				if !assert.NoError(t, err) {
 					return
 				}
 				mu.Lock()
@@ -479,13 +439,9 @@ func TestReceiptsAreRightWithSeveralPublishers(t *testing.T) {
 	wg.Wait()
 	all := stored(t, s)
 	for _, e := range all {
-		if at[e.Seq] != e.ID {
-			t.Fatalf("sequence %d is %s, but its receipt is for %q", e.Seq, e.ID, at[e.Seq])
-		}
+		require.Equal(t, e.ID, at[e.Seq], "the receipt for sequence %d", e.Seq)
 	}
-	if len(all) != len(at) {
-		t.Errorf("%d stored, %d receipts", len(all), len(at))
-	}
+	require.Len(t, all, len(at))
 }
 
 // TestFullServerRefusesEvents checks that, when the server's store is full, no event is acknowledged that is not
@@ -505,18 +461,14 @@ func TestFullServerRefusesEvents(t *testing.T) {
 		case errors.Is(err, streams.ErrUnavailable):
 			refused++
 		default:
-			t.Fatal(err)
+			require.NoError(t, err)
 		}
 	}
-	if refused == 0 {
-		t.Fatal("the store did not fill")
-	}
-	if err := s.Embedded().Healthy(); err != nil {
-		t.Error(err)
-	}
-	if got := len(stored(t, s)); got < acked || acked == 0 {
-		t.Errorf("acknowledged %d, stored %d", acked, got)
-	}
+	require.NotZero(t, refused, "the store did not fill")
+	require.NoError(t, s.Embedded().Healthy())
+	got := len(stored(t, s))
+	require.GreaterOrEqual(t, got, acked)
+	require.NotZero(t, acked)
 }
 
 func TestAppendReturnsErrConflictForAnOldDecision(t *testing.T) {
@@ -527,41 +479,31 @@ func TestAppendReturnsErrConflictForAnOldDecision(t *testing.T) {
 		return domain.Event{ID: fmt.Sprintf("pagestream:100:page:%d", n), Type: domain.PageConnected, Page: "100"}
 	}
 	last, err := p.LastOf(t.Context(), "100", domain.PageConnected)
-	if err != nil || last != 0 {
-		t.Fatalf("got %d, %v", last, err)
-	}
+	require.NoError(t, err)
+	require.Zero(t, last)
 	r, err := p.Append(t.Context(), event(1), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.Append(t.Context(), event(2), 0); !errors.Is(err, streams.ErrConflict) {
-		t.Errorf("a decision based on an old state: %v", err)
-	}
+	require.NoError(t, err)
+	_, err = p.Append(t.Context(), event(2), 0)
+	require.ErrorIs(t, err, streams.ErrConflict, "a decision based on an old state")
 	// Events of another noun are no conflict.
 	publish(t, s, messages("100", 3))
-	if last, err = p.LastOf(t.Context(), "100", domain.PageRenamed); err != nil || last != r.Seq {
-		t.Errorf("got %d, %v, want %d", last, err, r.Seq)
-	}
-	if _, err := p.Append(t.Context(), event(3), last); err != nil {
-		t.Error(err)
-	}
+	last, err = p.LastOf(t.Context(), "100", domain.PageRenamed)
+	require.NoError(t, err)
+	require.Equal(t, r.Seq, last)
+	_, err = p.Append(t.Context(), event(3), last)
+	require.NoError(t, err)
 }
 
 func TestClosedPublisherRefusesEvents(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for range 2 {
-		if err := p.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.Close(t.Context()))
 	}
-	if _, err := p.Publish(t.Context(), messages("1", 1)); !errors.Is(err, streams.ErrClosed) {
-		t.Errorf("got %v", err)
-	}
+	_, err = p.Publish(t.Context(), messages("1", 1))
+	require.ErrorIs(t, err, streams.ErrClosed)
 }
 
 func TestPublishReturnsErrOverloaded(t *testing.T) {
@@ -574,13 +516,10 @@ func TestPublishReturnsErrOverloaded(t *testing.T) {
 	// A call over the limit is accepted when nothing else waits, since otherwise it would be refused each time.
 	go func() { _, err := p.Publish(t.Context(), messages("1", 12)); first <- err }()
 	<-called
-	if _, err := p.Publish(t.Context(), messages("2", 1)); !errors.Is(err, streams.ErrOverloaded) {
-		t.Errorf("got %v", err)
-	}
+	_, err := p.Publish(t.Context(), messages("2", 1))
+	require.ErrorIs(t, err, streams.ErrOverloaded)
 	close(block)
-	if err := <-first; err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, <-first)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		_, err := p.Publish(t.Context(), messages("2", 10))
 		return err
@@ -602,12 +541,9 @@ func TestPublishFailsWithoutTheIndex(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{Seen: broken{}})
-	if _, err := p.Publish(t.Context(), messages("1", 3)); !errors.Is(err, streams.ErrUnavailable) {
-		t.Errorf("got %v", err)
-	}
-	if got := len(stored(t, s)); got != 0 {
-		t.Errorf("stored %d", got)
-	}
+	_, err := p.Publish(t.Context(), messages("1", 3))
+	require.ErrorIs(t, err, streams.ErrUnavailable)
+	require.Empty(t, stored(t, s))
 }
 
 type broken struct{}

@@ -189,7 +189,7 @@ func TestReactorGivesUpAfterMaxDeliver(t *testing.T) {
 	case got := <-gaveUp:
 		assert.Equal(t, "1 never", got)
 	case <-time.After(streamstest.Limit):
-		t.Fatal("GaveUp was not called")
+		require.Fail(t, "GaveUp was not called")
 	}
 }
 

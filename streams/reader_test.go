@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -33,24 +34,18 @@ func TestReadReturnsTheSelectedEvents(t *testing.T) {
 			seqs = append(seqs, e.Seq)
 			return nil
 		})
-		if err != nil {
-			t.Fatalf("%+v: %v", o, err)
-		}
+		require.NoError(t, err, "%+v", o)
 		return seqs, last
 	}
-	if seqs, last := read(streams.ReadOptions{}); len(seqs) != 0 || last != 0 {
-		t.Errorf("an empty stream gave %v up to %d", seqs, last)
-	}
+	seqs, last := read(streams.ReadOptions{})
+	require.Empty(t, seqs)
+	require.Zero(t, last)
 	publish(t, s, messages("100", 10)) // 1 to 10
 	publish(t, s, messages("200", 10)) // 11 to 20
 	st, err := s.JS.Stream(bounded(t), streams.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, seq := range []uint64{5, 20} { // erased events leave gaps, also at the end
-		if err := st.SecureDeleteMsg(bounded(t), seq); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, st.SecureDeleteMsg(bounded(t), seq))
 	}
 	all := []uint64{1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19}
 	for _, c := range []struct {
@@ -74,26 +69,25 @@ func TestReadReturnsTheSelectedEvents(t *testing.T) {
 		{streams.ReadOptions{Filters: streams.Filter("300")}, nil, 20},
 		{streams.ReadOptions{Filters: streams.Filter("", domain.PostbackReceived, domain.MessageReceived)}, all, 20},
 	} {
-		if seqs, last := read(c.o); !slices.Equal(seqs, c.want) || last != c.last {
-			t.Errorf("%+v gave %v up to %d, want %v up to %d", c.o, seqs, last, c.want, c.last)
-		}
+		seqs, last := read(c.o)
+		require.Equal(t, c.want, seqs, "%+v", c.o)
+		require.Equal(t, c.last, last, "%+v", c.o)
 	}
 
 	enough := errors.New("enough")
-	if last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+	last, err = streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
 		if e.Seq == 3 {
 			return enough
 		}
 		return nil
-	}); last != 3 || err != enough { //nolint:errorlint // it must be returned unchanged
-		t.Errorf("stopped at %d with %v", last, err)
-	}
+	})
+	require.Equal(t, uint64(3), last)
+	require.Same(t, enough, err, "it must be returned unchanged")
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	ignore := func(streams.Stored) error { return nil }
-	if _, err := streams.Read(ended, s.JS, streams.ReadOptions{}, ignore); !errors.Is(err, context.Canceled) {
-		t.Errorf("with an ended context: %v", err)
-	}
+	_, err = streams.Read(ended, s.JS, streams.ReadOptions{}, ignore)
+	require.ErrorIs(t, err, context.Canceled, "with an ended context")
 	// The consumers must be deleted on the server.
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		info, err := st.Info(bounded(t))
@@ -110,13 +104,13 @@ func TestGetReturnsOneEvent(t *testing.T) {
 	want := messages("100", 1)
 	publish(t, s, want)
 	got, err := streams.Get(bounded(t), s.JS, streams.Name, 1)
-	if err != nil || got.ID != want[0].ID || got.Seq != 1 || got.At.IsZero() {
-		t.Errorf("got %s at %d, %v", got.ID, got.Seq, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, want[0].ID, got.ID)
+	require.Equal(t, uint64(1), got.Seq)
+	require.False(t, got.At.IsZero())
 	for _, seq := range []uint64{0, 2, 1 << 60} {
-		if _, err := streams.Get(bounded(t), s.JS, streams.Name, seq); !errors.Is(err, streams.ErrNotFound) {
-			t.Errorf("sequence %d: %v", seq, err)
-		}
+		_, err := streams.Get(bounded(t), s.JS, streams.Name, seq)
+		require.ErrorIs(t, err, streams.ErrNotFound, "sequence %d", seq)
 	}
 }
 
@@ -127,23 +121,21 @@ func TestReadCallsMalformed(t *testing.T) {
 	publish(t, s, messages("100", 1))
 	malformed := nats.NewMsg("pagestream.what.ever")
 	malformed.Header["X"] = []string{"1", "2"}
-	if _, err := s.JS.PublishMsg(bounded(t), malformed); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.JS.PublishMsg(bounded(t), malformed)
+	require.NoError(t, err)
 	publish(t, s, messages("200", 1))
 	ignore := func(streams.Stored) error { return nil }
 	last, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, ignore)
-	if last != 2 || !errors.Is(err, streams.ErrMalformed) {
-		t.Errorf("ended at %d with %v", last, err)
-	}
+	require.Equal(t, uint64(2), last)
+	require.ErrorIs(t, err, streams.ErrMalformed)
 	var passed []uint64
 	last, err = streams.Read(bounded(t), s.JS, streams.ReadOptions{Malformed: func(seq uint64, err error) error {
 		passed = append(passed, seq)
 		return nil
 	}}, ignore)
-	if last != 3 || err != nil || !slices.Equal(passed, []uint64{2}) {
-		t.Errorf("passed %v, ended at %d with %v", passed, last, err)
-	}
+	require.Equal(t, uint64(3), last)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{2}, passed)
 }
 
 // TestReadLargeEventsKeepsTheConnection checks that events near the size limit can be read, more of them than one
@@ -160,16 +152,12 @@ func TestReadLargeEventsKeepsTheConnection(t *testing.T) {
 	for i := range n {
 		e := messages(domain.PageID(fmt.Sprint(i)), 1)
 		e[0].Data.Raw = []byte(`"` + strings.Repeat("x", 16<<20) + `"`)
-		if _, err := p.Publish(bounded(t), e); err != nil {
-			t.Fatal(err)
-		}
+		_, err := p.Publish(bounded(t), e)
+		require.NoError(t, err)
 	}
-	if got := len(stored(t, s)); got != n {
-		t.Errorf("read %d of %d", got, n)
-	}
-	if r := s.Conn.Stats().Reconnects; r != 0 {
-		t.Errorf("the connection was lost %d times", r)
-	}
+	require.Len(t, stored(t, s), n)
+	r := s.Conn.Stats().Reconnects
+	require.Zero(t, r, "the connection was lost")
 }
 
 // TestFollowGoesOnAfterARestart checks that each event is read once and in order, although a restart of the server
@@ -195,11 +183,9 @@ func TestFollowGoesOnAfterARestart(t *testing.T) {
 		for ; next <= to; next++ {
 			select {
 			case seq := <-got:
-				if seq != next {
-					t.Fatalf("got %d, want %d", seq, next)
-				}
+				require.Equal(t, next, seq)
 			case <-ctx.Done():
-				t.Fatalf("event %d was not read", next)
+				require.Fail(t, "an event was not read", "%d", next)
 			}
 		}
 	}
@@ -208,15 +194,12 @@ func TestFollowGoesOnAfterARestart(t *testing.T) {
 		s.Halt(t)
 		s.Start(t)
 		p := publisher(t, s, streams.PublisherOptions{})
-		if _, err := p.Publish(bounded(t), messages(domain.PageID(fmt.Sprint(2+round)), 20)); err != nil {
-			t.Fatal(err)
-		}
+		_, err := p.Publish(bounded(t), messages(domain.PageID(fmt.Sprint(2+round)), 20))
+		require.NoError(t, err)
 		take(uint64(50 + 20*round))
 	}
 	cancel()
-	if err := <-followed; !errors.Is(err, context.Canceled) {
-		t.Errorf("ended with %v", err)
-	}
+	require.ErrorIs(t, <-followed, context.Canceled)
 }
 
 // TestFollowEndsWithTheConnection checks that Follow returns ErrClosed when the connection is closed.
@@ -235,9 +218,7 @@ func TestFollowEndsWithTheConnection(t *testing.T) {
 	}()
 	<-started
 	s.Conn.Close()
-	if err := <-followed; !errors.Is(err, streams.ErrClosed) {
-		t.Errorf("ended with %v", err)
-	}
+	require.ErrorIs(t, <-followed, streams.ErrClosed)
 }
 
 // TestSlowReaderLosesNothing checks that a reader that is slower than the server loses no events or connection while
@@ -255,10 +236,8 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 	const n = 3000
 	publish(t, s, messages("1", n))
 	next := uint64(1)
-	if _, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
-		if e.Seq != next {
-			t.Errorf("got %d, want %d", e.Seq, next)
-		}
+	_, err := streams.Read(bounded(t), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+		assert.Equal(t, next, e.Seq)
 		next = e.Seq + 1
 		if e.Seq%200 == 0 { // let the server send as much as it may
 			if err := s.Conn.Flush(); err != nil {
@@ -266,15 +245,12 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 			}
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if next != n+1 {
-		t.Errorf("read up to %d", next-1)
-	}
+	})
+	require.NoError(t, err)
+	require.Equal(t, uint64(n+1), next)
 	select {
 	case err := <-slow:
-		t.Errorf("the connection reports %v", err)
+		require.NoError(t, err, "the connection reports an error")
 	default:
 	}
 }

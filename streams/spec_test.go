@@ -1,11 +1,12 @@
 package streams_test
 
 import (
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -17,53 +18,49 @@ func TestEnsureCreatesAndUpdatesTheStream(t *testing.T) {
 	config := func() jetstream.StreamConfig {
 		t.Helper()
 		st, err := s.JS.Stream(t.Context(), streams.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return st.CachedInfo().Config
 	}
 	first := s.Stream(t, streams.Spec{})
 	c := config()
-	if c.Discard != jetstream.DiscardNew || c.Storage != jetstream.FileStorage || c.Retention != jetstream.LimitsPolicy ||
-		!c.AllowAtomicPublish || !c.AllowDirect || c.DenyDelete || c.Duplicates != streams.DefaultWindow || c.MaxAge != 0 {
-		t.Errorf("stream is %+v", c)
-	}
+	require.Equal(t, jetstream.DiscardNew, c.Discard)
+	require.Equal(t, jetstream.FileStorage, c.Storage)
+	require.Equal(t, jetstream.LimitsPolicy, c.Retention)
+	require.True(t, c.AllowAtomicPublish)
+	require.True(t, c.AllowDirect)
+	require.False(t, c.DenyDelete)
+	require.Equal(t, streams.DefaultWindow, c.Duplicates)
+	require.Zero(t, c.MaxAge)
 	publish(t, s, messages("100", 5))
 
 	// Settings of the operator are kept, and those that pagestream requires are set again.
 	c.Metadata["team"] = "messaging"
 	c.MaxAge, c.Discard, c.AllowAtomicPublish = time.Hour, jetstream.DiscardOld, false
-	if _, err := s.JS.UpdateStream(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if again := s.Stream(t, streams.Spec{Window: time.Minute, MaxBytes: 1 << 20}); again != first {
-		t.Errorf("an update changed the identity from %s to %s", first, again)
-	}
+	_, err := s.JS.UpdateStream(t.Context(), c)
+	require.NoError(t, err)
+	require.Equal(t, first, s.Stream(t, streams.Spec{Window: time.Minute, MaxBytes: 1 << 20}),
+		"an update changed the identity")
 	c = config()
-	if c.Metadata["team"] != "messaging" || c.MaxAge != 0 || c.Discard != jetstream.DiscardNew || !c.AllowAtomicPublish ||
-		c.Duplicates != time.Minute || c.MaxBytes != 1<<20 {
-		t.Errorf("stream is %+v", c)
-	}
-	if got := len(stored(t, s)); got != 5 {
-		t.Errorf("%d events after the update", got)
-	}
+	require.Equal(t, "messaging", c.Metadata["team"])
+	require.Zero(t, c.MaxAge)
+	require.Equal(t, jetstream.DiscardNew, c.Discard)
+	require.True(t, c.AllowAtomicPublish)
+	require.Equal(t, time.Minute, c.Duplicates)
+	require.Equal(t, int64(1<<20), c.MaxBytes)
+	require.Len(t, stored(t, s), 5)
 
 	// A restart does not change the identity, a new stream has a new one.
 	s.Halt(t)
 	s.Start(t)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		id, err := streams.Ensure(t.Context(), s.JS, streams.Spec{})
-		if err == nil && id != first {
-			t.Errorf("a restart changed the identity from %s to %s", first, id)
+		if err == nil {
+			assert.Equal(t, first, id, "a restart changed the identity")
 		}
 		return err
 	})
-	if err := s.JS.DeleteStream(t.Context(), streams.Name); err != nil {
-		t.Fatal(err)
-	}
-	if again := s.Stream(t, streams.Spec{}); again == first {
-		t.Errorf("a new stream has the identity of the old one, %s", again)
-	}
+	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	require.NotEqual(t, first, s.Stream(t, streams.Spec{}), "a new stream has the identity of the old one")
 }
 
 // TestEnsureReturnsErrMismatch checks that a stream that pagestream did not make, or that would lose events, is not
@@ -85,24 +82,19 @@ func TestEnsureReturnsErrMismatch(t *testing.T) {
 			s := streamstest.Run(t, unsynced)
 			c := valid()
 			change(&c)
-			if _, err := s.JS.CreateStream(t.Context(), c); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := streams.Ensure(t.Context(), s.JS, streams.Spec{}); !errors.Is(err, streams.ErrMismatch) {
-				t.Errorf("got %v", err)
-			}
+			_, err := s.JS.CreateStream(t.Context(), c)
+			require.NoError(t, err)
+			_, err = streams.Ensure(t.Context(), s.JS, streams.Spec{})
+			require.ErrorIs(t, err, streams.ErrMismatch)
 		})
 	}
 	t.Run("limit below its size", func(t *testing.T) {
 		s := streamstest.Run(t, unsynced)
 		s.Stream(t, streams.Spec{})
 		publish(t, s, messages("100", 100))
-		if _, err := streams.Ensure(t.Context(), s.JS, streams.Spec{MaxBytes: 1000}); !errors.Is(err, streams.ErrMismatch) {
-			t.Errorf("got %v", err)
-		}
-		if got := len(stored(t, s)); got != 100 {
-			t.Errorf("%d events", got)
-		}
+		_, err := streams.Ensure(t.Context(), s.JS, streams.Spec{MaxBytes: 1000})
+		require.ErrorIs(t, err, streams.ErrMismatch)
+		require.Len(t, stored(t, s), 100)
 	})
 }
 
@@ -110,20 +102,20 @@ func TestHasAndLast(t *testing.T) {
 	s := streamstest.Run(t, unsynced)
 	has := func(want bool, types ...domain.Type) {
 		t.Helper()
-		if got, err := streams.Has(t.Context(), s.JS, streams.Name, types...); err != nil || got != want {
-			t.Errorf("Has(%v) = %v, %v", types, got, err)
+		got, err := streams.Has(t.Context(), s.JS, streams.Name, types...)
+		if assert.NoError(t, err, "Has(%v)", types) {
+			assert.Equal(t, want, got, "Has(%v)", types)
 		}
 	}
 	has(false, domain.MessageReceived) // there is no stream yet
-	if _, err := streams.Last(t.Context(), s.JS, streams.Name); err == nil {
-		t.Error("Last succeeds for a stream that does not exist")
-	}
+	_, err := streams.Last(t.Context(), s.JS, streams.Name)
+	require.Error(t, err, "Last succeeds for a stream that does not exist")
 	s.Stream(t, streams.Spec{})
 	has(false, domain.MessageReceived)
 	publish(t, s, messages("100", 3))
 	has(false, domain.PageConnected)
 	has(true, domain.PageConnected, domain.MessageReceived)
-	if last, err := streams.Last(t.Context(), s.JS, streams.Name); err != nil || last != 3 {
-		t.Errorf("last is %d, %v", last, err)
-	}
+	last, err := streams.Last(t.Context(), s.JS, streams.Name)
+	require.NoError(t, err)
+	require.Equal(t, uint64(3), last)
 }

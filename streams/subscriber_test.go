@@ -2,7 +2,6 @@ package streams_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -146,13 +146,9 @@ func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uin
 	for len(seqs) < n {
 		select {
 		case m, ok := <-in:
-			if !ok {
-				t.Fatalf("the channel closed after %d of %d", len(seqs), n)
-			}
+			require.True(t, ok, "the channel closed after %d of %d", len(seqs), n)
 			seq, err := strconv.ParseUint(m.Metadata[streams.MetaSeq], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if refuse[seq] {
 				delete(refuse, seq)
 				m.Nack()
@@ -161,7 +157,7 @@ func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uin
 			seqs = append(seqs, seq)
 			m.Ack()
 		case <-limit:
-			t.Fatalf("got %d of %d in time", len(seqs), n)
+			require.Len(t, seqs, n, "the others were not received in time")
 		}
 	}
 	return seqs
@@ -174,14 +170,10 @@ func TestSubscriberRedeliversInOrder(t *testing.T) {
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := collectSeqs(t, in, 200, map[uint64]bool{1: true, 77: true, 78: true, 200: true})
 	for i, seq := range got {
-		if seq != uint64(i+1) {
-			t.Fatalf("position %d has sequence %d", i+1, seq)
-		}
+		require.Equal(t, uint64(i+1), seq)
 	}
 }
 
@@ -194,24 +186,19 @@ func TestSubscriberDeliversOneMessageAtATime(t *testing.T) {
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 8})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	next := uint64(1)
 	for tries := 0; next <= 20; tries++ {
 		m := <-in
 		events, err := streams.EventsOf(m)
-		if err != nil || events[0].Seq != next {
-			t.Fatalf("%d events, want them from %d on: %v", len(events), next, err)
-		}
+		require.NoError(t, err)
+		require.Equal(t, next, events[0].Seq)
 		select {
 		case <-in:
-			t.Fatal("a second message is in flight")
+			require.Fail(t, "a second message is in flight")
 		case <-time.After(time.Millisecond):
 		}
-		if m.Context().Err() != nil {
-			t.Fatal("the context of a message in flight has ended")
-		}
+		require.NoError(t, m.Context().Err(), "the context of a message in flight has ended")
 		if tries%3 < 2 {
 			m.Nack()
 			continue
@@ -230,31 +217,22 @@ func TestSubscriberGoesOnAfterItsConsumerIsDeleted(t *testing.T) {
 	})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := collectSeqs(t, in, 20, nil)
-	if got[0] != 11 || got[19] != 30 {
-		t.Fatalf("got %d to %d", got[0], got[19])
-	}
+	require.Equal(t, uint64(11), got[0])
+	require.Equal(t, uint64(30), got[19])
 	// Delete the consumer, as a server that lost it. The subscriber keeps the position.
 	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
 	defer cancel()
 	st, err := s.JS.Stream(ctx, streams.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name := range st.ConsumerNames(ctx).Name() {
-		if err := s.JS.DeleteConsumer(ctx, streams.Name, name); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.JS.DeleteConsumer(ctx, streams.Name, name))
 	}
 	publish(t, s, messages("200", 50))
 	got = collectSeqs(t, in, 70, nil)
 	for i, seq := range got {
-		if seq != uint64(31+i) {
-			t.Fatalf("position %d has sequence %d", i, seq)
-		}
+		require.Equal(t, uint64(31+i), seq)
 	}
 }
 
@@ -267,16 +245,12 @@ func TestSubscriberGoesOnAfterAServerRestart(t *testing.T) {
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	next := uint64(1)
 	take := func(to uint64) {
 		t.Helper()
 		for ; next <= to; next++ {
-			if seq := collectSeqs(t, in, 1, nil)[0]; seq != next {
-				t.Fatalf("got %d, want %d", seq, next)
-			}
+			require.Equal(t, next, collectSeqs(t, in, 1, nil)[0])
 		}
 	}
 	take(30)
@@ -300,27 +274,19 @@ func TestSubscriberDeliversMalformedMessages(t *testing.T) {
 	}
 	for _, h := range malformed {
 		m := &nats.Msg{Subject: "pagestream.any.thing", Header: h, Data: []byte{0xff}}
-		if _, err := s.JS.PublishMsg(t.Context(), m); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
 	}
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i := range malformed {
 		m := <-in
-		if at := m.Metadata[streams.MetaSeq]; at != strconv.Itoa(i+1) {
-			t.Errorf("message %d has sequence %s", i+1, at)
-		}
-		if m.UUID == "" {
-			t.Errorf("message %d has no id", i+1)
-		}
-		if _, err := streams.FromMessage(m); !errors.Is(err, streams.ErrMalformed) {
-			t.Errorf("message %d: %v", i+1, err)
-		}
+		require.Equal(t, strconv.Itoa(i+1), m.Metadata[streams.MetaSeq], "message %d", i+1)
+		require.NotEmpty(t, m.UUID, "message %d has no id", i+1)
+		_, err := streams.FromMessage(m)
+		require.ErrorIs(t, err, streams.ErrMalformed, "message %d", i+1)
 		m.Ack()
 	}
 }
@@ -334,13 +300,11 @@ func TestMetadataHasNoPublishHeaders(t *testing.T) {
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := <-in
 	for k := range m.Metadata {
-		if strings.HasPrefix(k, "Nats-") && k != nats.MsgIdHdr {
-			t.Errorf("metadata %s", k)
+		if strings.HasPrefix(k, "Nats-") {
+			require.Equal(t, nats.MsgIdHdr, k)
 		}
 	}
 }
@@ -369,31 +333,22 @@ func TestStockSubscriberReadsEveryType(t *testing.T) {
 		},
 		SubjectCalculator: wmnats.DefaultSubjectCalculator,
 	}, watermill.NopLogger{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	limit := time.After(streamstest.Limit)
 	for _, want := range events {
 		select {
 		case m := <-in:
 			data, err := want.Data.Encode()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m.UUID != want.ID || string(m.Payload) != string(data) {
-				t.Errorf("%s: got id %s and %d bytes", want.Type, m.UUID, len(m.Payload))
-			}
-			if got := m.Metadata["ce-type"]; got != "pagestream."+string(want.Type)+".v1" {
-				t.Errorf("%s: ce-type %q", want.Type, got)
-			}
+			require.NoError(t, err)
+			require.Equal(t, want.ID, m.UUID, "%s", want.Type)
+			require.Equal(t, string(data), string(m.Payload), "%s", want.Type)
+			require.Equal(t, "pagestream."+string(want.Type)+".v1", m.Metadata["ce-type"])
 			m.Ack()
 		case <-limit:
-			t.Fatalf("%s was not received in time", want.Type)
+			require.Fail(t, "an event was not received in time", "%s", want.Type)
 		}
 	}
 }
@@ -404,22 +359,15 @@ func TestSubscriberCloseLeavesTheConnectionOpen(t *testing.T) {
 	publish(t, s, messages("100", 5))
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	<-in // in flight, never acknowledged
-	if err := sub.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sub.Close())
 	for range in {
 		t.Log("another message was delivered") // the channel must be closed
 	}
-	if s.Conn.IsClosed() {
-		t.Error("the connection was closed")
-	}
-	if _, err := sub.Subscribe(t.Context(), streams.All); err == nil {
-		t.Error("a closed subscriber accepted a subscription")
-	}
+	require.False(t, s.Conn.IsClosed(), "the connection was closed")
+	_, err = sub.Subscribe(t.Context(), streams.All)
+	require.Error(t, err, "a closed subscriber accepted a subscription")
 }
 
 func TestFromMessageDecodesTheEvent(t *testing.T) {
@@ -430,31 +378,28 @@ func TestFromMessageDecodesTheEvent(t *testing.T) {
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := <-in
 	got, err := streams.FromMessage(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.ID != want.ID || got.Seq != 1 || got.At.IsZero() || string(got.Data.Raw) != string(want.Data.Raw) {
-		t.Errorf("got %s at %d", got.ID, got.Seq)
-	}
+	require.NoError(t, err)
+	require.Equal(t, want.ID, got.ID)
+	require.Equal(t, uint64(1), got.Seq)
+	require.False(t, got.At.IsZero())
+	require.Equal(t, string(want.Data.Raw), string(got.Data.Raw))
 	m.Ack()
 	for _, key := range []string{
 		streams.MetaSeq, streams.MetaAt, streams.MetaSubject, streams.HeaderID, streams.HeaderSource,
 	} {
 		broken := m.Copy()
 		delete(broken.Metadata, key)
-		if _, err := streams.FromMessage(broken); err == nil {
-			t.Errorf("decoded without %s", key)
-		}
+		_, err := streams.FromMessage(broken)
+		require.Error(t, err, "decoded without %s", key)
 	}
-	if _, err := streams.FromMessage(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {
-		t.Errorf("a message of another subscriber: %v", err)
-	}
-	if e, err := streams.Envelope(m); err != nil || e.ID != want.ID || e.Contact != "9" || e.Data.Message != nil {
-		t.Errorf("envelope %+v, %v", e, err)
-	}
+	_, err = streams.FromMessage(message.NewMessage("1", nil))
+	require.ErrorIs(t, err, streams.ErrMalformed, "a message of another subscriber")
+	e, err := streams.Envelope(m)
+	require.NoError(t, err)
+	require.Equal(t, want.ID, e.ID)
+	require.Equal(t, domain.ContactID("9"), e.Contact)
+	require.Nil(t, e.Data.Message)
 }

@@ -2,12 +2,13 @@ package streams_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pagestream/pagestream/streams"
@@ -17,11 +18,7 @@ import (
 func newTail(t testing.TB, s *streamstest.Server, o streams.TailOptions) *streams.Tail {
 	t.Helper()
 	tail := streams.NewTail(s.JS, o)
-	t.Cleanup(func() {
-		if err := tail.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, tail.Close()) })
 	return tail
 }
 
@@ -40,9 +37,7 @@ func newTailReader(t *testing.T, s *streamstest.Server, tail *streams.Tail, afte
 	})
 	t.Cleanup(func() { _ = sub.Close() })
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return &tailReader{in: in, last: after}
 }
 
@@ -97,16 +92,13 @@ func TestTailDeliversEveryEventInOrder(t *testing.T) {
 		})
 	}
 	for at := 500; at < len(events); at += 7 {
-		if _, err := p.Publish(t.Context(), events[at:min(at+7, len(events))]); err != nil {
-			t.Fatal(err)
-		}
+		_, err := p.Publish(t.Context(), events[at:min(at+7, len(events))])
+		require.NoError(t, err)
 		if at > 3000 {
 			_ = tail.Close()
 		}
 	}
-	if err := running.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, running.Wait())
 }
 
 // TestTailDecodesOnce checks that two readers share a decoded event.
@@ -121,13 +113,9 @@ func TestTailDecodesOnce(t *testing.T) {
 		publish(t, s, events[n:n+1])
 		n++
 		a, err := one.next()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		b, err := two.next()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if a.Data.Message != b.Data.Message {
 			return fmt.Errorf("event %d was decoded twice", a.Seq)
 		}
@@ -147,25 +135,18 @@ func TestTailDropsTheEventsOfAReplacedStream(t *testing.T) {
 		publish(t, s, messages("100", 200)[i:i+1])
 	}
 	for range 200 {
-		if _, err := r.next(); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.next()
+		require.NoError(t, err)
 	}
-	if err := s.JS.DeleteStream(t.Context(), streams.Name); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
 	s.Stream(t, streams.Spec{})
 	fresh := messages("200", 400)
 	publish(t, s, fresh)
 	r = newTailReader(t, s, tail, 0)
 	for i := range fresh {
 		e, err := r.next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.ID != fresh[i].ID {
-			t.Fatalf("event %d is %s of page %s, want %s", e.Seq, e.ID, e.Page, fresh[i].ID)
-		}
+		require.NoError(t, err)
+		require.Equal(t, fresh[i].ID, e.ID, "event %d of page %s", e.Seq, e.Page)
 	}
 }
 
@@ -187,9 +168,8 @@ func TestTailGoesOnAfterARestart(t *testing.T) {
 			})
 		}
 		publish(t, s, events[i:i+1])
-		if _, err := r.next(); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.next()
+		require.NoError(t, err)
 	}
 }
 
@@ -200,51 +180,46 @@ func TestBatchIsBoundedAndRedelivered(t *testing.T) {
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 300))
 	subject := streams.SubjectPrefix + ".100.message.received"
-	if _, err := s.JS.Publish(t.Context(), subject, []byte("not an event")); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.JS.Publish(t.Context(), subject, []byte("not an event"))
+	require.NoError(t, err)
 	publish(t, s, messages("200", 99))
 	const all = 400
 	sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 64})
 	defer sub.Close()
 	in, err := sub.Subscribe(t.Context(), streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	refused, largest := 0, 0
 	for at := uint64(0); at < all; {
 		var m *message.Message
 		select {
 		case m = <-in:
 		case <-time.After(streamstest.Limit):
-			t.Fatalf("no event was delivered after %d", at)
+			require.Fail(t, "no event was delivered", "after %d", at)
 		}
 		events, err := streams.EventsOf(m)
-		if err != nil || len(events) == 0 || len(events) > 64 || events[0].Seq != at+1 {
-			t.Fatalf("at %d: %d events: %v", at, len(events), err)
-		}
+		require.NoError(t, err)
+		require.NotEmpty(t, events)
+		require.LessOrEqual(t, len(events), 64)
+		require.Equal(t, at+1, events[0].Seq)
 		if at > 100 && refused < 3 {
 			refused++
 			m.Nack()
 			continue
 		}
-		if len(m.Payload) > 0 || len(m.Metadata) > 0 {
-			t.Fatalf("a batch has payload or metadata: %v", m.Metadata)
-		}
+		require.Empty(t, m.Payload, "a batch has payload or metadata")
+		require.Empty(t, m.Metadata, "a batch has payload or metadata")
 		largest = max(largest, len(events))
 		for _, e := range events {
-			if at++; e.Seq != at || (e.Malformed != nil) != (at == 301) {
-				t.Fatalf("event %d at position %d: %v", e.Seq, at, e.Malformed)
-			}
+			at++
+			require.Equal(t, at, e.Seq)
+			require.Equal(t, at == 301, e.Malformed != nil)
 		}
 		m.Ack()
 	}
-	if refused < 3 || largest < 2 {
-		t.Errorf("%d refused, the largest batch has %d events", refused, largest)
-	}
-	if _, err := streams.EventsOf(message.NewMessage("1", nil)); !errors.Is(err, streams.ErrMalformed) {
-		t.Errorf("a message of another subscriber: %v", err)
-	}
+	require.GreaterOrEqual(t, refused, 3)
+	require.GreaterOrEqual(t, largest, 2)
+	_, err = streams.EventsOf(message.NewMessage("1", nil))
+	require.ErrorIs(t, err, streams.ErrMalformed, "a message of another subscriber")
 }
 
 // TestPaceBoundsTheRateOfBatches checks that events that are stored one by one are delivered in at most one batch per
@@ -254,17 +229,11 @@ func TestPaceBoundsTheRateOfBatches(t *testing.T) {
 	s.Stream(t, streams.Spec{})
 	const n, pace = 300, 20 * time.Millisecond
 	subscriber := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Batch: 4 * n, Pace: pace})
-	defer func() {
-		if err := subscriber.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer func() { assert.NoError(t, subscriber.Close()) }()
 	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
 	defer cancel()
 	in, err := subscriber.Subscribe(ctx, streams.All)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var publishing errgroup.Group
 	publishing.Go(func() error {
 		for _, e := range messages("100", n) {
@@ -282,24 +251,17 @@ func TestPaceBoundsTheRateOfBatches(t *testing.T) {
 	batches := 0
 	for at := 0; at < n; batches++ {
 		m, ok := <-in
-		if !ok {
-			t.Fatalf("ended at event %d", at)
-		}
+		require.True(t, ok, "ended at event %d", at)
 		if batches == 0 {
 			began = time.Now()
 		}
 		events, err := streams.EventsOf(m)
-		if err != nil || events[0].Seq != uint64(at+1) {
-			t.Fatalf("at %d: %v, %v", at, events, err)
-		}
+		require.NoError(t, err)
+		require.Equal(t, uint64(at+1), events[0].Seq)
 		at += len(events)
 		m.Ack()
 	}
 	// The first and the last batch may be in addition.
-	if limit := 2 + int(time.Since(began)/pace); batches > limit {
-		t.Errorf("%d batches in %s", batches, time.Since(began))
-	}
-	if err := publishing.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	require.LessOrEqual(t, batches, 2+int(time.Since(began)/pace))
+	require.NoError(t, publishing.Wait())
 }

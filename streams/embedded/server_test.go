@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -29,9 +30,7 @@ func deadline(t *testing.T) context.Context {
 func start(t *testing.T, o embedded.Options) *embedded.Server {
 	t.Helper()
 	s, err := embedded.Start(deadline(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { stop(t, s) })
 	return s
 }
@@ -40,22 +39,16 @@ func stop(t *testing.T, s *embedded.Server) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if err := s.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Shutdown(ctx))
 }
 
 func open(t *testing.T, s *embedded.Server) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	nc, err := s.Connect("test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return nc, js
 }
 
@@ -68,13 +61,11 @@ func TestRestartKeepsAcknowledgedMessages(t *testing.T) {
 			s := start(t, o)
 			nc, js := open(t, s)
 			c := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
-			if _, err := js.CreateStream(deadline(t), c); err != nil {
-				t.Fatal(err)
-			}
+			_, err := js.CreateStream(deadline(t), c)
+			require.NoError(t, err)
 			for i := range 20 {
-				if _, err := js.Publish(deadline(t), fmt.Sprintf("s.%d", i), []byte("x")); err != nil {
-					t.Fatal(err)
-				}
+				_, err := js.Publish(deadline(t), fmt.Sprintf("s.%d", i), []byte("x"))
+				require.NoError(t, err)
 			}
 			nc.Close()
 			stop(t, s)
@@ -82,12 +73,8 @@ func TestRestartKeepsAcknowledgedMessages(t *testing.T) {
 
 			_, js = open(t, start(t, o))
 			st, err := js.Stream(deadline(t), "S")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := st.CachedInfo().State.LastSeq; got != 20 {
-				t.Fatalf("last sequence %d after restart, want 20", got)
-			}
+			require.NoError(t, err)
+			require.Equal(t, uint64(20), st.CachedInfo().State.LastSeq)
 		})
 	}
 }
@@ -95,80 +82,54 @@ func TestRestartKeepsAcknowledgedMessages(t *testing.T) {
 func TestSecondServerOnTheSameDirectoryFails(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, embedded.Options{Dir: dir})
-	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: dir}); !errors.Is(err, embedded.ErrInUse) {
-		t.Fatalf("second start: %v, want ErrInUse", err)
-	}
-	if err := s.Healthy(); err != nil {
-		t.Fatalf("the first server is not healthy after the second start: %v", err)
-	}
+	_, err := embedded.Start(deadline(t), embedded.Options{Dir: dir})
+	require.ErrorIs(t, err, embedded.ErrInUse, "second start")
+	require.NoError(t, s.Healthy(), "the first server is not healthy after the second start")
 }
 
 func TestStartFailsWithInvalidOptions(t *testing.T) {
 	file := t.TempDir() + "/file"
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: file}); err == nil {
-		t.Error("the server started with a file as its directory")
-	}
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err := embedded.Start(deadline(t), embedded.Options{Dir: file})
+	require.Error(t, err, "the server started with a file as its directory")
 	o := embedded.Options{Dir: t.TempDir(), Sync: "never"}
-	if _, err := embedded.Start(deadline(t), o); !errors.Is(err, embedded.ErrSyncMode) {
-		t.Errorf("unknown sync mode: %v, want ErrSyncMode", err)
-	}
+	_, err = embedded.Start(deadline(t), o)
+	require.ErrorIs(t, err, embedded.ErrSyncMode, "unknown sync mode")
 	broken := t.TempDir()
-	if err := os.WriteFile(broken+"/jetstream", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(broken+"/jetstream", nil, 0o600))
 	began := time.Now()
-	if _, err := embedded.Start(deadline(t), embedded.Options{Dir: broken}); !errors.Is(err, embedded.ErrNotReady) {
-		t.Errorf("start without a usable store: %v, want ErrNotReady", err)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("a start that can't succeed took %s to fail", took)
-	}
+	_, err = embedded.Start(deadline(t), embedded.Options{Dir: broken})
+	require.ErrorIs(t, err, embedded.ErrNotReady, "start without a usable store")
+	took := time.Since(began)
+	require.LessOrEqual(t, took, 10*time.Second, "a start that can't succeed took %s to fail", took)
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	dir := t.TempDir()
-	if _, err := embedded.Start(ended, embedded.Options{Dir: dir}); !errors.Is(err, context.Canceled) {
-		t.Errorf("start with an ended context: %v", err)
-	}
+	_, err = embedded.Start(ended, embedded.Options{Dir: dir})
+	require.ErrorIs(t, err, context.Canceled, "start with an ended context")
 	start(t, embedded.Options{Dir: dir}) // the failed start did not lock the directory
 }
 
 func TestHealthyUntilShutdown(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir()})
-	if err := s.Healthy(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Healthy())
 	stop(t, s)
-	if err := s.Healthy(); err == nil {
-		t.Fatal("healthy after shutdown")
-	}
+	require.Error(t, s.Healthy(), "healthy after shutdown")
 }
 
 // The largest message can be stored and read: the server's limit of pending bytes is large enough for it.
 func TestLargestPayloadCanBeStoredAndRead(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir()})
 	nc, js := open(t, s)
-	if got := nc.MaxPayload(); got != embedded.DefaultMaxPayload {
-		t.Fatalf("max payload %d, want %d", got, embedded.DefaultMaxPayload)
-	}
+	require.Equal(t, int64(embedded.DefaultMaxPayload), nc.MaxPayload())
 	st, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	body := make([]byte, embedded.DefaultMaxPayload-1024)
 	ack, err := js.Publish(deadline(t), "s", body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m, err := st.GetMsg(deadline(t), ack.Sequence)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(m.Data) != len(body) {
-		t.Fatalf("read %d bytes, want %d", len(m.Data), len(body))
-	}
+	require.NoError(t, err)
+	require.Len(t, m.Data, len(body))
 }
 
 // A store at its limit refuses messages. JetStream stays on, and acknowledged messages are kept.
@@ -176,9 +137,7 @@ func TestStoreAtItsLimitRefusesMessages(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir(), MaxStore: 1 << 20})
 	_, js := open(t, s)
 	st, err := js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	body := make([]byte, 64<<10)
 	var acked uint64
 	for range 64 {
@@ -188,17 +147,10 @@ func TestStoreAtItsLimitRefusesMessages(t *testing.T) {
 		}
 		acked = ack.Sequence
 	}
-	if acked == 0 || acked > 16 {
-		t.Fatalf("%d events of 64 KiB fit into 1 MiB", acked)
-	}
-	if err := s.Healthy(); err != nil {
-		t.Fatalf("a full store turned JetStream off: %v", err)
-	}
+	require.NotZero(t, acked)
+	require.LessOrEqual(t, acked, uint64(16))
+	require.NoError(t, s.Healthy(), "a full store turned JetStream off")
 	info, err := st.Info(deadline(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.State.LastSeq != acked {
-		t.Fatalf("last sequence %d, acknowledged %d", info.State.LastSeq, acked)
-	}
+	require.NoError(t, err)
+	require.Equal(t, acked, info.State.LastSeq)
 }

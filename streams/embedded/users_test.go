@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/streams/embedded"
 )
@@ -18,13 +18,9 @@ import (
 func newUser(t *testing.T) (public string, login nats.Option) {
 	t.Helper()
 	pair, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	public, err = pair.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return public, nats.Nkey(public, pair.Sign)
 }
 
@@ -34,59 +30,42 @@ func TestUserReadsOneConsumer(t *testing.T) {
 	s := start(t, embedded.Options{Dir: t.TempDir(), Sync: embedded.SyncInterval, Listen: "127.0.0.1:0"})
 	ctx := deadline(t)
 	_, js := open(t, s)
-	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	require.NoError(t, err)
 	for i := range 10 {
-		if _, err := js.Publish(ctx, fmt.Sprintf("s.%c.x", 'a'+i%2), fmt.Appendf(nil, "%d", i)); err != nil {
-			t.Fatal(err)
-		}
+		_, err := js.Publish(ctx, fmt.Sprintf("s.%c.x", 'a'+i%2), fmt.Appendf(nil, "%d", i))
+		require.NoError(t, err)
 	}
 	for _, page := range []string{"a", "b"} {
 		_, err := js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{
 			Durable: "c-" + page, FilterSubject: "s." + page + ".>", AckPolicy: jetstream.AckExplicitPolicy,
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	public, login := newUser(t)
-	if err := s.SetUser(embedded.User{Name: "a", PublicKey: public, Stream: "S", Consumer: "c-a"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.SetUser(embedded.User{Name: "a", PublicKey: public, Stream: "S", Consumer: "c-a"}))
 	var violations []error
 	problems := make(chan error, 100)
 	nc, err := nats.Connect("nats://"+s.Addr(), login,
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { problems <- err }))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer nc.Close()
 	userJS, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	c, err := userJS.Consumer(ctx, "S", "c-a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	batch, err := c.Fetch(5, jetstream.FetchMaxWait(5*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []string
 	for m := range batch.Messages() {
 		got = append(got, m.Subject()+"="+string(m.Data()))
-		if err := m.DoubleAck(ctx); err != nil {
-			t.Error(err)
-		}
+		require.NoError(t, m.DoubleAck(ctx))
 	}
-	if fmt.Sprint(got) != "[s.a.x=0 s.a.x=2 s.a.x=4 s.a.x=6 s.a.x=8]" {
-		t.Errorf("got %v, %v", got, batch.Error())
-	}
-	if info, err := js.Consumer(ctx, "S", "c-a"); err != nil || info.CachedInfo().AckFloor.Consumer != 5 {
-		t.Errorf("acknowledged: %+v, %v", info.CachedInfo().AckFloor, err)
-	}
+	require.Equal(t, "[s.a.x=0 s.a.x=2 s.a.x=4 s.a.x=6 s.a.x=8]", fmt.Sprint(got),
+		"the batch ended with %v", batch.Error())
+	info, err := js.Consumer(ctx, "S", "c-a")
+	require.NoError(t, err)
+	require.Equal(t, uint64(5), info.CachedInfo().AckFloor.Consumer)
 
 	// Every other request must get no answer.
 	short := func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, 150*time.Millisecond) }
@@ -110,31 +89,21 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := js.Publish(ctx, "s.b.x", []byte("secret")); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, nc.Flush())
+		_, err = js.Publish(ctx, "s.b.x", []byte("secret"))
+		require.NoError(t, err)
 		if m, err := sub.NextMsg(100 * time.Millisecond); err == nil {
 			violations = append(violations, fmt.Errorf("subscribed %s, got %q", subject, m.Data))
 		}
 	}
 	// A request whose reply subject is a subject of the stream must store nothing there.
-	if _, err := js.Publish(ctx, "s.a.x", []byte("bait")); err != nil {
-		t.Fatal(err)
-	}
+	_, err = js.Publish(ctx, "s.a.x", []byte("bait"))
+	require.NoError(t, err)
 	st, err := js.Stream(ctx, "S")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	before := st.CachedInfo().State.LastSeq
-	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S.c-a", "s.b.forged", []byte(`{"batch":1}`)); err != nil {
-		t.Fatal(err)
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.S.c-a", "s.b.forged", []byte(`{"batch":1}`)))
+	require.NoError(t, nc.Flush())
 	if m, err := st.GetLastMsgForSubject(ctx, "s.b.forged"); err == nil {
 		violations = append(violations, fmt.Errorf("the user forged the event at sequence %d", m.Sequence))
 	}
@@ -142,9 +111,7 @@ func TestUserReadsOneConsumer(t *testing.T) {
 		violations = append(violations,
 			fmt.Errorf("the last sequence changed from %d to %d, %w", before, info.State.LastSeq, err))
 	}
-	for _, err := range violations {
-		t.Error(err)
-	}
+	require.Empty(t, violations)
 
 	// Connections without a valid key are refused, and those of a removed user as well.
 	_, unknown := newUser(t)
@@ -153,7 +120,7 @@ func TestUserReadsOneConsumer(t *testing.T) {
 	} {
 		if c, err := nats.Connect("nats://"+s.Addr(), o...); err == nil {
 			c.Close()
-			t.Errorf("a connection with %s was accepted", name)
+			require.Fail(t, "a connection was accepted", name)
 		}
 	}
 	s.RemoveUser("a")
@@ -161,12 +128,10 @@ func TestUserReadsOneConsumer(t *testing.T) {
 	for nc.IsConnected() && time.Now().Before(end) {
 		_ = nc.FlushTimeout(50 * time.Millisecond)
 	}
-	if nc.IsConnected() {
-		t.Error("a removed user is still connected")
-	}
+	require.False(t, nc.IsConnected(), "a removed user is still connected")
 	if c, err := nats.Connect("nats://"+s.Addr(), login); err == nil {
 		c.Close()
-		t.Error("a removed user connected again")
+		require.Fail(t, "a removed user connected again")
 	}
 }
 
@@ -176,12 +141,10 @@ func TestListenNeedsTLSExceptOnLoopback(t *testing.T) {
 		if err == nil {
 			stop(t, s)
 		}
-		if !errors.Is(err, embedded.ErrNeedsTLS) {
-			t.Errorf("%s: %v", addr, err)
-		}
+		require.ErrorIs(t, err, embedded.ErrNeedsTLS, addr)
 	}
 	s := start(t, embedded.Options{Dir: t.TempDir()})
-	if err := s.SetUser(embedded.User{}); !errors.Is(err, embedded.ErrNotListening) || s.Addr() != "" {
-		t.Errorf("a server that does not listen: %v, %q", err, s.Addr())
-	}
+	err := s.SetUser(embedded.User{})
+	require.ErrorIs(t, err, embedded.ErrNotListening, "a server that does not listen")
+	require.Empty(t, s.Addr(), "a server that does not listen")
 }

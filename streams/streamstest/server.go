@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -44,9 +46,8 @@ func Run(t testing.TB, change ...func(*embedded.Options)) *Server {
 	t.Cleanup(func() { s.Stop(t) })
 	s.Conn = s.Connection(t)
 	var err error
-	if s.JS, err = jetstream.New(s.Conn); err != nil {
-		t.Fatal(err)
-	}
+	s.JS, err = jetstream.New(s.Conn)
+	require.NoError(t, err)
 	return s
 }
 
@@ -56,9 +57,7 @@ func (s *Server) Start(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	es, err := embedded.Start(ctx, s.opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = es
@@ -70,9 +69,7 @@ func (s *Server) Halt(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
-	if err := s.Embedded().Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Embedded().Shutdown(ctx))
 }
 
 // Stop closes the connection and stops the server. Run calls it at the end of the test.
@@ -98,9 +95,7 @@ func (s *Server) InProcessConn() (net.Conn, error) { return s.Embedded().InProce
 func (s *Server) Connection(t testing.TB) *nats.Conn {
 	t.Helper()
 	nc, err := s.Embedded().Connect(t.Name(), nats.InProcessServer(s), nats.ReconnectWait(10*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc
 }
@@ -111,9 +106,7 @@ func (s *Server) Stream(t testing.TB, spec streams.Spec) streams.Identity {
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	id, err := streams.Ensure(ctx, s.JS, spec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return id
 }
 
@@ -130,7 +123,7 @@ func Eventually(t testing.TB, limit time.Duration, check func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after %s: %v", limit, err)
+			require.NoError(t, err, "after %s", limit)
 		}
 		<-tick.C
 	}
