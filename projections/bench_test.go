@@ -11,6 +11,8 @@ import (
 	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -78,14 +80,8 @@ func BenchmarkLive(b *testing.B) {
 func (srv *testServer) stock(b *testing.B, n uint64) time.Duration {
 	b.Helper()
 	s, err := store.Open(filepath.Join(b.TempDir(), "stock.db"), store.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() {
-		if err := s.Close(); err != nil {
-			b.Error(err)
-		}
-	}()
+	require.NoError(b, err)
+	defer func() { assert.NoError(b, s.Close()) }()
 	conn := srv.Connection(b)
 	sub, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1,
@@ -96,13 +92,9 @@ func (srv *testServer) stock(b *testing.B, n uint64) time.Duration {
 			AckAsync:         true,
 		},
 	}, watermill.NopLogger{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: limit}, watermill.NopLogger{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	p := &chain{name: "chain", version: 1}
 	done := make(chan struct{})
 	var once sync.Once
@@ -127,20 +119,14 @@ func (srv *testServer) stock(b *testing.B, n uint64) time.Duration {
 	})
 	began := time.Now()
 	var running sync.WaitGroup
-	running.Go(func() {
-		if err := router.Run(b.Context()); err != nil {
-			b.Error(err)
-		}
-	})
+	running.Go(func() { assert.NoError(b, router.Run(b.Context())) })
 	select {
 	case <-done:
 	case <-time.After(2 * time.Minute):
-		b.Fatal("the stock subscriber is too slow")
+		require.Fail(b, "the stock subscriber is too slow")
 	}
 	took := time.Since(began)
-	if err := router.Close(); err != nil {
-		b.Error(err)
-	}
+	require.NoError(b, router.Close())
 	running.Wait()
 	return took
 }

@@ -2,10 +2,11 @@ package projections_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -54,9 +55,7 @@ func deadLetters(t testing.TB, r *projections.Runner) (list []projections.DeadLe
 			after = list[len(list)-1]
 		}
 		more, err := r.DeadLetters(after, 7)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if len(more) == 0 {
 			return list, seqs
 		}
@@ -71,9 +70,7 @@ func deadLetters(t testing.TB, r *projections.Runner) (list []projections.DeadLe
 func rebuilt(t testing.TB, r *projections.Runner) bool {
 	t.Helper()
 	out, err := r.Rebuild(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return out.Equal && out.Was != ""
 }
 
@@ -92,70 +89,61 @@ func TestPoisonedEventsAreParked(t *testing.T) {
 			last := srv.store(t, all[:2000]...)
 			wait(t, run, last)
 			s := run.Status()
-			if s.State != projections.StateLive || s.Parked != 2*50 {
-				t.Fatalf("status %+v", s)
-			}
+			require.Equal(t, projections.StateLive, s.State)
+			require.Equal(t, uint64(2*50), s.Parked)
 			list, seqs := deadLetters(t, run)
-			if len(seqs) != 100 || seqs[0] != 1001 || seqs[1] != 1021 ||
-				list[1].Behind != 1001 || list[0].Attempts != projections.DefaultAttempts ||
-				list[0].Behind != 0 || list[0].Error == "" || list[0].Projection != "chain" || list[0].Page != "100" {
-				t.Errorf("%+v", list[:2])
-			}
-			if n := count(t, run); n != 1900 {
-				t.Errorf("%d events applied", n)
-			}
-			if !rebuilt(t, run) {
-				t.Error("a rebuild parks other events")
-			}
+			require.Len(t, seqs, 100)
+			require.Equal(t, uint64(1001), seqs[0])
+			require.Equal(t, uint64(1021), seqs[1])
+			require.Equal(t, uint64(1001), list[1].Behind)
+			require.Equal(t, projections.DefaultAttempts, list[0].Attempts)
+			require.Zero(t, list[0].Behind)
+			require.NotEmpty(t, list[0].Error)
+			require.Equal(t, "chain", list[0].Projection)
+			require.Equal(t, domain.PageID("100"), list[0].Page)
+			require.Equal(t, uint64(1900), count(t, run))
+			require.True(t, rebuilt(t, run), "a rebuild parks other events")
 			// A redrive that fails again keeps the order.
 			out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive, Page: "100"})
-			if err != nil || out.Heads != 1 || out.Applied != 0 || out.Parked != 100 {
-				t.Errorf("%+v, %v", out, err)
-			}
+			require.NoError(t, err)
+			require.Equal(t, 1, out.Heads)
+			require.Zero(t, out.Applied)
+			require.Equal(t, uint64(100), out.Parked)
 			// After a discard the rest of the conversation is applied, in order.
 			out, err = run.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 1001, Reason: "no use"})
-			if err != nil || out.Discarded != 1 || out.Applied != 49 || out.Parked != 50 {
-				t.Errorf("%+v, %v", out, err)
-			}
+			require.NoError(t, err)
+			require.Equal(t, uint64(1), out.Discarded)
+			require.Equal(t, uint64(49), out.Applied)
+			require.Equal(t, uint64(50), out.Parked)
 			last = srv.store(t, all[2000:]...)
 			wait(t, run, last)
 			// The conversation of 1001 waits for 2021 now, that of 1002 for 1002.
-			if s := run.Status(); s.Parked != 50+50+49 || s.Discarded != 1 {
-				t.Errorf("status %+v", s)
-			}
-			if !rebuilt(t, run) {
-				t.Error("a rebuild has another result")
-			}
-			if v, err := run.Verify(t.Context(), nil); err != nil || !v.Equal {
-				t.Errorf("%+v, %v", v, err)
-			}
+			s = run.Status()
+			require.Equal(t, uint64(50+50+49), s.Parked)
+			require.Equal(t, uint64(1), s.Discarded)
+			require.True(t, rebuilt(t, run), "a rebuild has another result")
+			v, err := run.Verify(t.Context(), nil)
+			require.NoError(t, err)
+			require.True(t, v.Equal)
 			_, err = run.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 7})
-			if !errors.Is(err, projections.ErrNoDeadLetter) {
-				t.Errorf("decide about an event that is not parked: %v", err)
-			}
+			require.ErrorIs(t, err, projections.ErrNoDeadLetter, "decide about an event that is not parked")
 			// When the projection works again, all events are applied, and none is left.
 			failing.Store(false)
 			heads, err := run.About(streams.Decision{})
-			if err != nil || len(heads) != 2 {
-				t.Errorf("%+v, %v", heads, err)
-			}
+			require.NoError(t, err)
+			require.Len(t, heads, 2)
 			out, err = run.Decide(t.Context(), streams.Decision{Action: streams.Redrive})
-			if err != nil || out.Applied != 149 || out.Parked != 0 {
-				t.Errorf("%+v, %v", out, err)
-			}
-			if n := count(t, run); n != 2999 {
-				t.Errorf("%d events applied", n)
-			}
+			require.NoError(t, err)
+			require.Equal(t, uint64(149), out.Applied)
+			require.Zero(t, out.Parked)
+			require.Equal(t, uint64(2999), count(t, run))
 			before := digest(t, run)
-			if err := run.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, run.Close())
 			// The decisions are recorded: the next start does not carry them out again.
 			again := start(t, srv.runner(t, poisoned(&failing, kind), withAttempts))
 			wait(t, again, last)
-			if digest(t, again) != before || again.Status().Discarded != 1 {
-				t.Error("another start changes the read model")
-			}
+			require.Equal(t, before, digest(t, again), "another start changes the read model")
+			require.Equal(t, uint64(1), again.Status().Discarded, "another start changes the read model")
 		})
 	}
 }
@@ -173,12 +161,10 @@ func TestPoisonedEventBlocksOnlyItsConversation(t *testing.T) {
 	run := start(t, srv.runner(t, poisoned(&failing, "panic", 50_001), withAttempts))
 	last := srv.store(t, conversationEvents(n, 50, 20)...)
 	wait(t, run, last)
-	if s := run.Status(); s.Parked != 50 || s.State != projections.StateLive {
-		t.Errorf("status %+v", s)
-	}
-	if applied := count(t, run); applied != n-50 {
-		t.Errorf("%d events applied", applied)
-	}
+	s := run.Status()
+	require.Equal(t, uint64(50), s.Parked)
+	require.Equal(t, projections.StateLive, s.State)
+	require.Equal(t, uint64(n-50), count(t, run))
 }
 
 // TestStoredDecisionIsCarriedOutAtTheNextStart checks that a decision is carried out if
@@ -190,15 +176,11 @@ func TestStoredDecisionIsCarriedOutAtTheNextStart(t *testing.T) {
 	run := start(t, srv.runner(t, poisoned(&failing, "unfit", 3), withAttempts))
 	last := srv.store(t, conversationEvents(40, 1, 2)...)
 	wait(t, run, last)
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, run.Close())
 	_, err := streams.Decide(t.Context(), srv.JS, streams.Name, streams.Decision{
 		Projection: "chain", After: last, Action: streams.Discard, Event: 3,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	again := start(t, srv.runner(t, poisoned(&failing, "unfit", 3), withAttempts))
 	streamstest.Eventually(t, limit, func() error {
 		if s := again.Status(); s.Parked != 0 || s.Discarded != 1 {
@@ -206,9 +188,7 @@ func TestStoredDecisionIsCarriedOutAtTheNextStart(t *testing.T) {
 		}
 		return nil
 	})
-	if !rebuilt(t, again) {
-		t.Error("a rebuild has another result")
-	}
+	require.True(t, rebuilt(t, again), "a rebuild has another result")
 }
 
 // TestErasureRemovesParkedEvents checks that parked events are erased with their
@@ -226,9 +206,7 @@ func TestErasureRemovesParkedEvents(t *testing.T) {
 	for i, e := range all {
 		if e.Contact == "30" {
 			stored, err := streams.Get(t.Context(), srv.JS, streams.Name, uint64(i+1))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			erasure.Events = append(erasure.Events, domain.NewTombstone(e, stored.Seq, stored.At))
 			seqs = append(seqs, stored.Seq)
 		}
@@ -238,22 +216,15 @@ func TestErasureRemovesParkedEvents(t *testing.T) {
 		ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{Erasure: erasure},
 	})
 	every := func(streams.Stored) bool { return true }
-	if _, err := streams.Erase(context.Background(), srv.JS, streams.Name, seqs, every); err != nil {
-		t.Fatal(err)
-	}
+	_, err := streams.Erase(context.Background(), srv.JS, streams.Name, seqs, every)
+	require.NoError(t, err)
 	wait(t, run, last)
-	if s := run.Status(); s.Parked != 0 {
-		t.Errorf("status %+v", s)
-	}
-	if n := count(t, run); n != 7 {
-		t.Errorf("%d events applied", n)
-	}
-	err := run.View(func(tx *store.Tx) error {
+	require.Zero(t, run.Status().Parked)
+	require.Equal(t, uint64(7), count(t, run))
+	err = run.View(func(tx *store.Tx) error {
 		return tx.Bucket("_parked").ForEachPrefix(nil, func(k, v []byte) error { return fmt.Errorf("left: %q", k) })
 	})
-	if err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
 }
 
 // TestDecisionsAreDeletedWithTheStream checks that decisions about the events of a
@@ -264,21 +235,17 @@ func TestDecisionsAreDeletedWithTheStream(t *testing.T) {
 	_, err := streams.Decide(t.Context(), srv.JS, streams.Name, streams.Decision{
 		Projection: "chain", After: last, Action: streams.Discard, Event: 3,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "chain"); err != nil || len(list) != 1 {
-		t.Errorf("%+v, %v", list, err)
-	}
-	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "other"); err != nil || len(list) != 0 {
-		t.Errorf("%+v, %v", list, err)
-	}
-	if err := srv.JS.DeleteStream(t.Context(), streams.Name); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "chain")
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	list, err = streams.Decisions(t.Context(), srv.JS, streams.Name, "other")
+	require.NoError(t, err)
+	require.Empty(t, list)
+	require.NoError(t, srv.JS.DeleteStream(t.Context(), streams.Name))
 	srv.Stream(t, streams.Spec{})
 	srv.store(t, events(9)...)
-	if list, err := streams.Decisions(t.Context(), srv.JS, streams.Name, "chain"); err != nil || len(list) != 0 {
-		t.Errorf("%+v, %v", list, err)
-	}
+	list, err = streams.Decisions(t.Context(), srv.JS, streams.Name, "chain")
+	require.NoError(t, err)
+	require.Empty(t, list)
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
@@ -23,9 +25,7 @@ func TestTombstoneIsRetried(t *testing.T) {
 	srv.store(t, all...)
 	const erased = 4
 	stored, err := streams.Get(t.Context(), srv.JS, streams.Name, erased)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	last := srv.store(t, domain.Event{ID: "gone", Type: domain.ContactErased, Page: "100", Data: domain.Data{
 		Erasure: &domain.Erasure{
 			Contact: domain.ContactHash("30"), Part: 1, Parts: 1,
@@ -33,9 +33,8 @@ func TestTombstoneIsRetried(t *testing.T) {
 		},
 	}})
 	every := func(streams.Stored) bool { return true }
-	if _, err := streams.Erase(t.Context(), srv.JS, streams.Name, []uint64{erased}, every); err != nil {
-		t.Fatal(err)
-	}
+	_, err = streams.Erase(t.Context(), srv.JS, streams.Name, []uint64{erased}, every)
+	require.NoError(t, err)
 	var tries atomic.Int64
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
 		if e.Seq == erased && tries.Add(1) <= 3 {
@@ -44,12 +43,8 @@ func TestTombstoneIsRetried(t *testing.T) {
 		return nil
 	}}, withAttempts))
 	wait(t, run, last)
-	if n := count(t, run); n != last {
-		t.Errorf("%d events applied of %d", n, last)
-	}
-	if !rebuilt(t, run) {
-		t.Error("a rebuild has another result than the live read model")
-	}
+	require.Equal(t, last, count(t, run))
+	require.True(t, rebuilt(t, run), "a rebuild has another result than the live read model")
 }
 
 // slowIndex is an index of [conversationEvents] that blocks until it is released.
@@ -99,9 +94,7 @@ func TestWaitingBatchDoesNotBlockDecisions(t *testing.T) {
 			run := srv.runner(t, p, withAttempts, func(o *projections.RunnerOptions) { o.Dedup = index })
 			start(t, run)
 			wait(t, run, last)
-			if s := run.Status(); s.Parked != 3 {
-				t.Fatalf("status %+v", s)
-			}
+			require.Equal(t, uint64(3), run.Status().Parked)
 			switch kind {
 			case "waits for the index":
 				index.released = make(chan struct{})
@@ -129,20 +122,16 @@ func TestWaitingBatchDoesNotBlockDecisions(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			out, err := run.Decide(ctx, streams.Decision{Action: streams.Redrive})
-			if err != nil || out.Applied != 3 || out.Parked != 0 {
-				t.Errorf("%+v, %v", out, err)
-			}
+			require.NoError(t, err)
+			require.Equal(t, uint64(3), out.Applied)
+			require.Zero(t, out.Parked)
 			noSpace.Store(false)
 			if kind == "waits for the index" {
 				close(index.released)
 			}
 			wait(t, run, last)
-			if n := count(t, run); n != last {
-				t.Errorf("%d events applied of %d", n, last)
-			}
-			if !rebuilt(t, run) {
-				t.Error("a rebuild has another result")
-			}
+			require.Equal(t, last, count(t, run))
+			require.True(t, rebuilt(t, run), "a rebuild has another result")
 		})
 	}
 }
@@ -169,15 +158,12 @@ func TestRebuildsBetweenTransactionsLoseNoEvents(t *testing.T) {
 		}
 	}
 	wait(t, run, last)
-	if s := run.Status(); uint64(s.Parked)+count(t, run) != last {
-		t.Errorf("%d applied, status %+v", count(t, run), s)
-	}
-	if swaps == 0 || !rebuilt(t, run) {
-		t.Errorf("the read model differs from a rebuilt one after %d swaps", swaps)
-	}
+	require.Equal(t, last, uint64(run.Status().Parked)+count(t, run))
+	require.NotZero(t, swaps)
+	require.True(t, rebuilt(t, run))
 	failing.Store(false)
 	out, err := run.Decide(t.Context(), streams.Decision{Action: streams.Redrive})
-	if err != nil || out.Parked != 0 || count(t, run) != last {
-		t.Errorf("%+v, %v", out, err)
-	}
+	require.NoError(t, err)
+	require.Zero(t, out.Parked)
+	require.Equal(t, last, count(t, run))
 }

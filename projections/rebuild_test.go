@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
@@ -24,9 +27,7 @@ func count(t testing.TB, v projections.Viewer) (n uint64) {
 		n = store.ToUint64(tx.Bucket("chain").Get([]byte("count")))
 		return nil
 	})
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	return n
 }
 
@@ -34,9 +35,7 @@ func count(t testing.TB, v projections.Viewer) (n uint64) {
 func files(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, f := range list {
 		names = append(names, f.Name())
 	}
@@ -62,8 +61,7 @@ func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
 			default:
 			}
 			n := count(t, run)
-			if n < last {
-				t.Errorf("a read went back from %d to %d", last, n)
+			if !assert.GreaterOrEqual(t, n, last, "a read went back") {
 				return
 			}
 			last = n
@@ -81,39 +79,33 @@ func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
 				phases = append(phases, p.Phase)
 			}
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !out.Equal || out.Was == "" || out.Seq < out.VerifiedSeq || out.VerifiedSeq < 4000 {
-			t.Errorf("%+v", out)
-		}
+		require.NoError(t, err)
+		require.True(t, out.Equal)
+		require.NotEmpty(t, out.Was)
+		require.GreaterOrEqual(t, out.Seq, out.VerifiedSeq)
+		require.GreaterOrEqual(t, out.VerifiedSeq, uint64(4000))
 	}
-	if len(phases) != 9 || phases[1] != projections.PhaseVerify || phases[2] != projections.PhaseCatchUp {
-		t.Errorf("phases %v", phases)
-	}
+	require.Len(t, phases, 9)
+	require.Equal(t, projections.PhaseVerify, phases[1])
+	require.Equal(t, projections.PhaseCatchUp, phases[2])
 	wait(t, run, uint64(len(all)))
 	close(stop)
 	busy.Wait()
-	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("the read model is not the fold of the stream")
-	}
-	if run.Status().Rebuild != nil {
-		t.Error("the status still has a rebuild")
-	}
+	require.Equal(t, want(t, &chain{name: "chain"}, all), digest(t, run),
+		"the read model is not the fold of the stream")
+	require.Nil(t, run.Status().Rebuild, "the status still has a rebuild")
 	t.Logf("%d reads", reads.Load())
-	if got := files(t, srv.dir); len(got) != 2 || got[0] != "chain.db" || got[1] != "chain.db.previous" {
-		t.Errorf("files %v", got)
-	}
+	got := files(t, srv.dir)
+	require.Len(t, got, 2)
+	require.Equal(t, "chain.db", got[0])
+	require.Equal(t, "chain.db.previous", got[1])
 	// The new file is what the next start opens, without another rebuild.
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, run.Close())
 	p := &chain{name: "chain", version: 1}
 	again := start(t, srv.runner(t, p))
 	wait(t, again, uint64(len(all)))
-	if p.applied.Load() != 0 || again.Status().Rebuilt != "" {
-		t.Errorf("applied %d again: %s", p.applied.Load(), again.Status().Rebuilt)
-	}
+	require.Zero(t, p.applied.Load())
+	require.Empty(t, again.Status().Rebuilt)
 }
 
 // largeRows is a projection with rows of 1 MiB that counts its transactions.
@@ -145,15 +137,11 @@ func TestRebuildSplitsLargeTransactions(t *testing.T) {
 	before := p.txs
 	p.full = false
 	out, err := run.Rebuild(t.Context(), nil)
-	if err != nil || !out.Equal || out.VerifiedSeq != n {
-		t.Fatalf("%v: %+v", err, out)
-	}
-	if took := p.txs - before; took != 3 {
-		t.Errorf("%d transactions for %d MiB", took, n)
-	}
-	if p.full {
-		t.Error("an event was applied to a transaction that was full")
-	}
+	require.NoError(t, err)
+	require.True(t, out.Equal)
+	require.Equal(t, uint64(n), out.VerifiedSeq)
+	require.Equal(t, 3, p.txs-before, "transactions for %d MiB", n)
+	require.False(t, p.full, "an event was applied to a transaction that was full")
 }
 
 func TestConcurrentRebuildFails(t *testing.T) {
@@ -161,13 +149,10 @@ func TestConcurrentRebuildFails(t *testing.T) {
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, events(100)...))
 	_, err := run.Rebuild(t.Context(), func(projections.Rebuilding) {
-		if _, err := run.Rebuild(t.Context(), nil); !errors.Is(err, projections.ErrBuilding) {
-			t.Errorf("got %v", err)
-		}
+		_, err := run.Rebuild(t.Context(), nil)
+		assert.ErrorIs(t, err, projections.ErrBuilding)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // TestFailedRebuildKeepsTheLiveFile checks that a rebuild that is canceled or fails
@@ -194,19 +179,15 @@ func TestFailedRebuildKeepsTheLiveFile(t *testing.T) {
 				}
 				return nil
 			}
-			if _, err := run.Rebuild(ctx, nil); err == nil {
-				t.Fatal("the rebuild did not fail")
-			}
-			if got := files(t, srv.dir); len(got) != 1 {
-				t.Errorf("files %v", got)
-			}
-			if digest(t, run) != before || run.Status().Rebuild != nil {
-				t.Error("the live read model has changed")
-			}
+			_, err := run.Rebuild(ctx, nil)
+			require.Error(t, err, "the rebuild did not fail")
+			require.Len(t, files(t, srv.dir), 1)
+			require.Equal(t, before, digest(t, run), "the live read model has changed")
+			require.Nil(t, run.Status().Rebuild, "the live read model has changed")
 			p.hook = nil
-			if out, err := run.Rebuild(t.Context(), nil); err != nil || !out.Equal {
-				t.Errorf("%+v, %v", out, err)
-			}
+			out, err := run.Rebuild(t.Context(), nil)
+			require.NoError(t, err)
+			require.True(t, out.Equal)
 		})
 	}
 }
@@ -218,32 +199,19 @@ func TestRebuildReplacesAWrongReadModel(t *testing.T) {
 	all := events(500)
 	run := srv.runner(t, &chain{name: "chain", version: 1})
 	// Add a row that no event creates.
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, run.Close())
 	s, err := store.Open(filepath.Join(srv.dir, "chain.db"), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = s.Update(func(tx *store.Tx) error { return tx.Bucket("chain").Put([]byte("extra"), []byte("row")) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
 	run = start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, all...))
 	out, err := run.Rebuild(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out.Equal || out.Was == out.Digest {
-		t.Errorf("%+v", out)
-	}
-	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("the read model is still wrong")
-	}
+	require.NoError(t, err)
+	require.False(t, out.Equal)
+	require.NotEqual(t, out.Digest, out.Was)
+	require.Equal(t, want(t, &chain{name: "chain"}, all), digest(t, run), "the read model is still wrong")
 }
 
 // TestOldVersionIsServedDuringARebuild checks that reads use the old file until the new
@@ -253,9 +221,7 @@ func TestOldVersionIsServedDuringARebuild(t *testing.T) {
 	all := events(3000)
 	old := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, old, srv.store(t, all[:2000]...))
-	if err := old.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, old.Close())
 	srv.store(t, all[2000:]...)
 	for _, finish := range []bool{false, true} {
 		gate, reached := make(chan struct{}), make(chan struct{})
@@ -273,29 +239,24 @@ func TestOldVersionIsServedDuringARebuild(t *testing.T) {
 		}
 		run := start(t, srv.runner(t, p))
 		<-reached
-		if n := count(t, run); n != 2000 {
-			t.Errorf("reads see %d events, want the 2000 of the old version", n)
-		}
+		n := count(t, run)
+		require.Equal(t, uint64(2000), n, "reads see the events of the old version")
 		s := run.Status()
-		if s.State == projections.StateLive || s.Seq != 0 || s.Stale != 2000 || s.Rebuild == nil {
-			t.Errorf("status %+v", s)
-		}
-		if run.Healthy(time.Hour) == nil {
-			t.Error("it is healthy before the new version is complete")
-		}
+		require.NotEqual(t, projections.StateLive, s.State)
+		require.Zero(t, s.Seq)
+		require.Equal(t, uint64(2000), s.Stale)
+		require.NotNil(t, s.Rebuild)
+		require.Error(t, run.Healthy(time.Hour), "it is healthy before the new version is complete")
 		if !finish {
 			time.AfterFunc(50*time.Millisecond, func() { close(gate) })
-			if err := run.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, run.Close())
 			continue
 		}
 		close(gate)
 		wait(t, run, 3000)
 		streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Hour) })
-		if count(t, run) != 3000 || run.Status().Stale != 0 {
-			t.Errorf("status %+v", run.Status())
-		}
+		require.Equal(t, uint64(3000), count(t, run))
+		require.Zero(t, run.Status().Stale)
 		wait(t, run, srv.store(t, domain.Event{ID: "more", Type: domain.MessageReceived, Page: "1"}))
 	}
 }
@@ -305,11 +266,9 @@ func TestOldVersionIsServedDuringARebuild(t *testing.T) {
 func TestIncompleteRebuildIsRemovedAtStart(t *testing.T) {
 	srv := newTestServer(t)
 	left := filepath.Join(srv.dir, "chain.db.building")
-	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(left, []byte("half a file"), 0o600))
 	srv.runner(t, &chain{name: "chain", version: 1})
-	if got := files(t, srv.dir); len(got) != 1 || got[0] != "chain.db" {
-		t.Errorf("files %v", got)
-	}
+	got := files(t, srv.dir)
+	require.Len(t, got, 1)
+	require.Equal(t, "chain.db", got[0])
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/domain"
@@ -76,9 +78,7 @@ func (srv *testServer) store(t testing.TB, events ...domain.Event) uint64 {
 	t.Helper()
 	for _, e := range events {
 		m, err := streams.Encode(e)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		m.Header.Del(streams.HeaderMsgID)
 		srv.send(t, m)
 	}
@@ -87,9 +87,8 @@ func (srv *testServer) store(t testing.TB, events ...domain.Event) uint64 {
 
 func (srv *testServer) send(t testing.TB, m *nats.Msg) {
 	t.Helper()
-	if _, err := srv.JS.PublishMsgAsync(m, jetstream.WithStallWait(limit)); err != nil {
-		t.Fatal(err)
-	}
+	_, err := srv.JS.PublishMsgAsync(m, jetstream.WithStallWait(limit))
+	require.NoError(t, err)
 }
 
 func (srv *testServer) flush(t testing.TB) uint64 {
@@ -97,12 +96,10 @@ func (srv *testServer) flush(t testing.TB) uint64 {
 	select {
 	case <-srv.JS.PublishAsyncComplete():
 	case <-time.After(limit):
-		t.Fatal("events were not stored in time")
+		require.Fail(t, "events were not stored in time")
 	}
 	last, err := streams.Last(t.Context(), srv.JS, streams.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return last
 }
 
@@ -118,14 +115,8 @@ func (srv *testServer) runner(
 		f(&o)
 	}
 	run, err := projections.NewRunner(p, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := run.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, run.Close()) })
 	return run
 }
 
@@ -134,11 +125,9 @@ func start(t testing.TB, r *projections.Runner) *projections.Runner {
 	done := make(chan error, 1)
 	go func() { done <- r.Run(context.WithoutCancel(t.Context())) }()
 	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil && !errors.Is(err, projections.ErrRan) {
-			t.Error(err)
+		assert.NoError(t, r.Close())
+		if err := <-done; err != nil {
+			assert.ErrorIs(t, err, projections.ErrRan)
 		}
 	})
 	return r
@@ -149,16 +138,14 @@ func wait(t testing.TB, r *projections.Runner, seq uint64) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	if err := r.WaitFor(ctx, seq); err != nil {
-		t.Fatalf("%v; status %+v", err, r.Status())
+		require.NoError(t, err, "status %+v", r.Status())
 	}
 }
 
 func digest(t testing.TB, r *projections.Runner) string {
 	t.Helper()
 	d, _, err := r.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return d
 }
 
@@ -179,13 +166,9 @@ func want(t testing.TB, p projections.Projection, events []domain.Event) string 
 	for i, e := range events {
 		stored[i] = streams.Stored{Event: e, Seq: uint64(i + 1)}
 	}
-	if err := projectionstest.Fold(s, p, stored); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, projectionstest.Fold(s, p, stored))
 	d, _, err := projectionstest.Digest(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return d
 }
 
@@ -198,13 +181,13 @@ func TestEventsAreAppliedInOrder(t *testing.T) {
 	half := srv.store(t, all[:n/2]...) // while it runs
 	wait(t, run, half)
 	wait(t, run, srv.store(t, all[n/2:]...))
-	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("the read model is not the fold of the stream in order")
-	}
+	require.Equal(t, want(t, &chain{name: "chain"}, all), digest(t, run),
+		"the read model is not the fold of the stream in order")
 	s := run.Status()
-	if p.applied.Load() != n || s.Seq != n || s.State != projections.StateLive || s.Commits >= n/4 {
-		t.Errorf("%d applied, status %+v", p.applied.Load(), s)
-	}
+	require.Equal(t, int64(n), p.applied.Load())
+	require.Equal(t, uint64(n), s.Seq)
+	require.Equal(t, projections.StateLive, s.State)
+	require.Less(t, s.Commits, uint64(n/4))
 	streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
 	t.Logf("%d commits", s.Commits)
 }
@@ -214,25 +197,17 @@ func TestRestartContinuesAtThePosition(t *testing.T) {
 	all := events(300)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, all[:200]...))
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := run.WaitFor(t.Context(), 201); !errors.Is(err, projections.ErrStopped) {
-		t.Errorf("wait for a stopped projection: %v", err)
-	}
-	if err := run.Healthy(time.Hour); !errors.Is(err, projections.ErrNotRunning) {
-		t.Errorf("a stopped projection is healthy: %v", err)
-	}
+	require.NoError(t, run.Close())
+	require.ErrorIs(t, run.WaitFor(t.Context(), 201), projections.ErrStopped, "wait for a stopped projection")
+	require.ErrorIs(t, run.Healthy(time.Hour), projections.ErrNotRunning, "a stopped projection is healthy")
 	last := srv.store(t, all[200:]...)
 	p := &chain{name: "chain", version: 1}
 	run = start(t, srv.runner(t, p))
 	wait(t, run, last)
-	if p.applied.Load() != 100 || run.Status().Rebuilt != "" {
-		t.Errorf("%d events applied after the restart, status %+v", p.applied.Load(), run.Status())
-	}
-	if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-		t.Error("the read model is not the fold of the stream")
-	}
+	require.Equal(t, int64(100), p.applied.Load())
+	require.Empty(t, run.Status().Rebuilt)
+	require.Equal(t, want(t, &chain{name: "chain"}, all), digest(t, run),
+		"the read model is not the fold of the stream")
 }
 
 func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
@@ -246,13 +221,9 @@ func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
 		withIdentity := func(o *projections.RunnerOptions) { o.Identity = identity }
 		run := start(t, srv.runner(t, &chain{name: "chain", version: version}, withIdentity))
 		wait(t, run, last)
-		if digest(t, run) != expect {
-			t.Error("the read model is not the fold of the stream")
-		}
+		require.Equal(t, expect, digest(t, run), "the read model is not the fold of the stream")
 		streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
-		if err := run.Close(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, run.Close())
 		return run
 	}
 	for _, c := range []struct {
@@ -269,44 +240,30 @@ func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
 		{"older stream", func(t *testing.T) {
 			t.Helper()
 			s, err := store.Open(path, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			require.NoError(t, err)
+			defer func() { assert.NoError(t, s.Close()) }()
 			err = s.Update(func(tx *store.Tx) error {
 				return store.WriteMeta(tx, store.Meta{Identity: "another", Version: 2, Seq: last + 1})
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 		}, 2, "another", true},
 		{"corrupt file", func(t *testing.T) {
 			t.Helper()
-			if err := os.WriteFile(path, []byte("no store at all"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(path, []byte("no store at all"), 0o600))
 		}, 2, "another", true},
 		{"lost file", func(t *testing.T) {
 			t.Helper()
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Remove(path))
 		}, 2, "another", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.change(t)
-			if s := build(t, c.version, c.id).Status(); (s.Rebuilt != "") != c.rebuilt {
-				t.Errorf("rebuilt: %q", s.Rebuilt)
-			}
+			s := build(t, c.version, c.id).Status()
+			require.Equal(t, c.rebuilt, s.Rebuilt != "")
 		})
 	}
-	if kept, _ := filepath.Glob(path + ".corrupt-*"); len(kept) != 1 {
-		t.Errorf("the corrupt file was not kept: %v", kept)
-	}
+	kept, _ := filepath.Glob(path + ".corrupt-*")
+	require.Len(t, kept, 1, "the corrupt file was not kept")
 }
 
 func TestStateIsRebuildingUntilTheInitialHead(t *testing.T) {
@@ -321,12 +278,11 @@ func TestStateIsRebuildingUntilTheInitialHead(t *testing.T) {
 	}}, func(o *projections.RunnerOptions) { o.MaxBatch = 10 }))
 	wait(t, run, 140)
 	s, err := run.Status(), run.Healthy(time.Hour)
-	if s.State != projections.StateRebuilding || !errors.Is(err, projections.ErrRebuilding) {
-		t.Errorf("status %+v, %v", s, err)
-	}
-	if _, meta, err := run.Digest(); err != nil || meta.Seq < 140 {
-		t.Errorf("read meanwhile: at %d, %v", meta.Seq, err)
-	}
+	require.Equal(t, projections.StateRebuilding, s.State)
+	require.ErrorIs(t, err, projections.ErrRebuilding)
+	_, meta, err := run.Digest()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, meta.Seq, uint64(140), "read meanwhile")
 	close(release)
 	wait(t, run, 200)
 	streamstest.Eventually(t, limit, func() error { return run.Healthy(time.Second) })
@@ -359,18 +315,15 @@ func TestDuplicatesInTheStreamAreDropped(t *testing.T) {
 		}
 		wait(t, run, uint64(len(twice)))
 		summary, err := deliveries.Read(index)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s := run.Status(); s.Dropped != dups || summary.Duplicates != dups || summary.Events != uint64(len(all)) {
-			t.Errorf("dropped %d; %d duplicates of %d events in the index", s.Dropped, summary.Duplicates, summary.Events)
-		}
+		require.NoError(t, err)
+		s := run.Status()
+		require.Equal(t, uint64(dups), s.Dropped)
+		require.Equal(t, uint64(dups), summary.Duplicates)
+		require.Equal(t, uint64(len(all)), summary.Events)
 		return [2]string{digest(t, index), digest(t, run)}
 	}
 	live := build(t, srv.dir)
-	if again := build(t, t.TempDir()); live != again {
-		t.Error("the live and the rebuilt read model differ")
-	}
+	require.Equal(t, build(t, t.TempDir()), live, "the live and the rebuilt read model differ")
 }
 
 func TestFailedEventIsRetried(t *testing.T) {
@@ -399,20 +352,16 @@ func TestFailedEventIsRetried(t *testing.T) {
 				return nil
 			})
 			s := run.Status()
-			if err := run.Healthy(time.Hour); !errors.Is(err, projections.ErrFailing) {
-				t.Errorf("healthy: %v", err)
-			}
-			if s.LastError == "" || strings.Contains(s.LastError, "secret") {
-				t.Errorf("last error %q", s.LastError)
-			}
+			require.ErrorIs(t, run.Healthy(time.Hour), projections.ErrFailing)
+			require.NotEmpty(t, s.LastError, "the last error has the reason, without secrets")
+			require.NotContains(t, s.LastError, "secret", "the last error has the reason, without secrets")
 			healed.Store(true)
 			wait(t, run, last)
-			if digest(t, run) != want(t, &chain{name: "chain"}, all) {
-				t.Error("an event was skipped, repeated or out of order")
-			}
-			if s := run.Status(); s.State != projections.StateLive || s.LastError != "" {
-				t.Errorf("status %+v", s)
-			}
+			require.Equal(t, want(t, &chain{name: "chain"}, all), digest(t, run),
+				"an event was skipped, repeated or out of order")
+			s = run.Status()
+			require.Equal(t, projections.StateLive, s.State)
+			require.Empty(t, s.LastError)
 		})
 	}
 }
@@ -443,20 +392,18 @@ func TestMalformedIsCountedAndSkipped(t *testing.T) {
 		}))
 		wait(t, run, last)
 		list, err := run.Malformed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s := run.Status(); s.Malformed != 4 || s.State != projections.StateLive || p.applied.Load() != 20 {
-			t.Errorf("status %+v, %d applied", s, p.applied.Load())
-		}
-		if len(list) != 4 || list[0].Seq != 11 || list[3].Seq != 14 || list[0].Reason == "" {
-			t.Errorf("malformed %+v", list)
-		}
+		require.NoError(t, err)
+		s := run.Status()
+		require.Equal(t, uint64(4), s.Malformed)
+		require.Equal(t, projections.StateLive, s.State)
+		require.Equal(t, int64(20), p.applied.Load())
+		require.Len(t, list, 4)
+		require.Equal(t, uint64(11), list[0].Seq)
+		require.Equal(t, uint64(14), list[3].Seq)
+		require.NotEmpty(t, list[0].Reason)
 		digests = append(digests, digest(t, run))
 	}
-	if digests[0] != digests[1] {
-		t.Error("the live and the rebuilt read model differ")
-	}
+	require.Equal(t, digests[1], digests[0], "the live and the rebuilt read model differ")
 }
 
 func TestWaitFor(t *testing.T) {
@@ -464,34 +411,29 @@ func TestWaitFor(t *testing.T) {
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := run.WaitFor(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("wait for an event that does not exist: %v", err)
-	}
+	require.ErrorIs(t, run.WaitFor(ctx, 1), context.DeadlineExceeded, "wait for an event that does not exist")
 	// Many writers read their own writes.
 	all := events(50)
 	var writers sync.WaitGroup
 	for i, e := range all {
 		writers.Go(func() {
 			m, err := streams.Encode(e)
-			if err != nil {
-				t.Error(err)
+			if !assert.NoError(t, err) {
 				return
 			}
 			ack, err := srv.JS.PublishMsg(t.Context(), m)
-			if err != nil {
-				t.Error(err)
+			if !assert.NoError(t, err) {
 				return
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			if err := run.WaitFor(ctx, ack.Sequence); err != nil {
-				t.Error(err)
+			if !assert.NoError(t, run.WaitFor(ctx, ack.Sequence)) {
 				return
 			}
 			var meta store.Meta
 			err = run.View(func(tx *store.Tx) (err error) { meta, _, err = store.ReadMeta(tx); return err })
-			if err != nil || meta.Seq < ack.Sequence {
-				t.Errorf("writer %d stored %d and reads a model at %d (%v)", i, ack.Sequence, meta.Seq, err)
+			if assert.NoError(t, err, "writer %d reads a model without its own write", i) {
+				assert.GreaterOrEqual(t, meta.Seq, ack.Sequence, "writer %d reads a model without its own write", i)
 			}
 		})
 	}
@@ -528,9 +470,7 @@ func TestStreamReplacedWhileRunning(t *testing.T) {
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, events(50)...))
-	if err := srv.JS.DeleteStream(t.Context(), streams.Name); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, srv.JS.DeleteStream(t.Context(), streams.Name))
 	srv.identity = srv.Stream(t, streams.Spec{})
 	fewer := events(80)[60:]
 	last := srv.store(t, fewer...)
@@ -540,9 +480,8 @@ func TestStreamReplacedWhileRunning(t *testing.T) {
 		}
 		return nil
 	})
-	if digest(t, run) != want(t, &chain{name: "chain"}, fewer) {
-		t.Error("the read model is not the fold of the new stream")
-	}
+	require.Equal(t, want(t, &chain{name: "chain"}, fewer), digest(t, run),
+		"the read model is not the fold of the new stream")
 }
 
 func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
@@ -555,13 +494,10 @@ func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
 	})
 	wait(t, run, 2001)
 	path := filepath.Join(srv.dir, "chain.db")
-	if err := os.Truncate(path, 2*4096); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Truncate(path, 2*4096))
 	// A read past the end of the file must return an error and not end the process.
-	if _, _, err := run.Digest(); !errors.Is(err, store.ErrCorrupt) {
-		t.Fatalf("read a truncated file: %v", err)
-	}
+	_, _, err := run.Digest()
+	require.ErrorIs(t, err, store.ErrCorrupt, "read a truncated file")
 	streamstest.Eventually(t, limit, func() error {
 		s := run.Status()
 		if s.Rebuilt == "" || s.Seq != 2001 || s.State != projections.StateLive ||
@@ -571,9 +507,8 @@ func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
 		return nil
 	})
 	wait(t, run, srv.store(t, all[2000:]...))
-	if kept, _ := filepath.Glob(path + ".corrupt-*"); len(kept) != 1 {
-		t.Errorf("the corrupt file was not kept: %v", kept)
-	}
+	kept, _ := filepath.Glob(path + ".corrupt-*")
+	require.Len(t, kept, 1, "the corrupt file was not kept")
 }
 
 func TestOptionsAreChecked(t *testing.T) {
@@ -590,20 +525,14 @@ func TestOptionsAreChecked(t *testing.T) {
 	} {
 		o := good
 		c.change(&o)
-		if _, err := projections.NewRunner(c.p, o); !errors.Is(err, projections.ErrBadOptions) {
-			t.Errorf("%s: %v", name, err)
-		}
+		_, err := projections.NewRunner(c.p, o)
+		require.ErrorIs(t, err, projections.ErrBadOptions, name)
 	}
 	run := srv.runner(t, &chain{name: "chain", version: 1})
-	if _, err := projections.NewRunner(&chain{name: "chain"}, good); !errors.Is(err, store.ErrLocked) {
-		t.Errorf("two runners on one file: %v", err)
-	}
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := run.Run(t.Context()); !errors.Is(err, projections.ErrRan) {
-		t.Errorf("run after close: %v", err)
-	}
+	_, err := projections.NewRunner(&chain{name: "chain"}, good)
+	require.ErrorIs(t, err, store.ErrLocked, "two runners on one file")
+	require.NoError(t, run.Close())
+	require.ErrorIs(t, run.Run(t.Context()), projections.ErrRan, "run after close")
 }
 
 func TestCloseLeavesNoGoroutines(t *testing.T) {
@@ -612,9 +541,7 @@ func TestCloseLeavesNoGoroutines(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, 100)
-	if err := run.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, run.Close())
 	// The NATS server may keep the consumer until it is idle.
 	const consumer = "github.com/nats-io/nats-server/v2/server.(*consumer)."
 	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction(consumer+"loopAndGatherMsgs"),

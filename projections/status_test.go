@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/projections/store"
 )
 
@@ -21,29 +23,22 @@ func TestLagAge(t *testing.T) {
 		if i > 1 {
 			p.committed(store.Meta{Seq: 100*i - 5})
 		}
-		if err := p.healthy(2 * time.Second); err != nil {
-			t.Fatalf("second %d: %v", i, err)
-		}
+		require.NoError(t, p.healthy(2*time.Second), "second %d", i)
 	}
 	// One that does not advance is reported.
 	for range 200 {
 		step(time.Second, p.s.Head+1)
 	}
 	err := p.healthy(30 * time.Second)
-	if !errors.Is(err, ErrBehind) {
-		t.Fatalf("not advancing: %v", err)
-	}
-	if age := p.status().LagAge; age != 200*time.Second {
-		t.Errorf("lag age %s", age)
-	}
+	require.ErrorIs(t, err, ErrBehind, "not advancing")
+	require.Equal(t, 200*time.Second, p.status().LagAge)
 	p.committed(store.Meta{Seq: p.s.Head})
-	if s := p.status(); s.Lag != 0 || s.LagAge != 0 || p.healthy(time.Second) != nil {
-		t.Errorf("caught up: %+v", s)
-	}
+	s := p.status()
+	require.Zero(t, s.Lag, "caught up")
+	require.Zero(t, s.LagAge, "caught up")
+	require.NoError(t, p.healthy(time.Second))
 	// A head that can't be requested is reported as well.
 	now = now.Add(time.Minute)
 	p.headSeen(0, errors.New("no connection"))
-	if err := p.healthy(30 * time.Second); !errors.Is(err, ErrNoHead) {
-		t.Errorf("unknown head: %v", err)
-	}
+	require.ErrorIs(t, p.healthy(30*time.Second), ErrNoHead, "unknown head")
 }

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -51,40 +52,29 @@ func TestVerify(t *testing.T) {
 			srv := newTestServer(t)
 			run := start(t, srv.runner(t, &tally{}))
 			wait(t, run, srv.store(t, eventsOf("a", "b", "a", "b", "a")...))
-			if err := run.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, run.Close())
 			s, err := store.Open(filepath.Join(srv.dir, "tally.db"), store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Update(func(tx *store.Tx) error { return k.tamper(tx.Bucket("pages")) }); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
+			require.NoError(t, s.Update(func(tx *store.Tx) error { return k.tamper(tx.Bucket("pages")) }))
+			require.NoError(t, s.Close())
 			run = start(t, srv.runner(t, &tally{}))
 			wait(t, run, 5)
 			before := digest(t, run)
 			out, err := run.Verify(t.Context(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if out.Equal != (k.key == nil) || out.Seq != 5 || out.Live != before {
-				t.Errorf("%+v", out)
-			}
+			require.NoError(t, err)
+			require.Equal(t, k.key == nil, out.Equal)
+			require.Equal(t, uint64(5), out.Seq)
+			require.Equal(t, before, out.Live)
 			if d := out.Difference; d != nil {
-				if d.Bucket != "pages" || d.Key != hex.EncodeToString(k.key) ||
-					d.What != k.what || !slices.Equal(d.Events.First, k.events) {
-					t.Errorf("%+v", d)
-				}
-			} else if k.key != nil {
-				t.Error("there is no difference")
+				require.Equal(t, "pages", d.Bucket)
+				require.Equal(t, hex.EncodeToString(k.key), d.Key)
+				require.Equal(t, k.what, d.What)
+				require.Equal(t, k.events, d.Events.First)
+			} else {
+				require.Nil(t, k.key, "there is no difference")
 			}
-			if digest(t, run) != before || len(files(t, srv.dir)) != 1 {
-				t.Errorf("something has changed: %v", files(t, srv.dir))
-			}
+			require.Equal(t, before, digest(t, run), "something has changed")
+			require.Len(t, files(t, srv.dir), 1, "something has changed")
 		})
 	}
 }
@@ -98,13 +88,12 @@ func TestExplain(t *testing.T) {
 	}
 	wait(t, run, srv.store(t, eventsOf(list...)...))
 	got, err := run.Explain(t.Context(), "pages", store.Key("b"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Count != 333 || len(got.First) != 100 || len(got.Last) != 100 || got.First[0] != 2 || got.Last[99] != 998 {
-		t.Errorf("%+v", got)
-	}
-	if _, err := run.Explain(t.Context(), "pages", store.Key("d"), nil); !errors.Is(err, projections.ErrNoRow) {
-		t.Errorf("got %v", err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, 333, got.Count)
+	require.Len(t, got.First, 100)
+	require.Len(t, got.Last, 100)
+	require.Equal(t, uint64(2), got.First[0])
+	require.Equal(t, uint64(998), got.Last[99])
+	_, err = run.Explain(t.Context(), "pages", store.Key("d"), nil)
+	require.ErrorIs(t, err, projections.ErrNoRow)
 }

@@ -1,9 +1,9 @@
 package conversations
 
 import (
-	"errors"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/projections/store"
@@ -16,19 +16,20 @@ func TestRecentRejectsInvalidBytes(t *testing.T) {
 		n := 0
 		err := r.each(func(e recentEvent) bool {
 			if e.slot != nil {
-				if _, _, err := r.find(e.slot); err != nil && !errors.Is(err, store.ErrCorrupt) {
-					t.Fatal(err)
+				if _, _, err := r.find(e.slot); err != nil {
+					require.ErrorIs(t, err, store.ErrCorrupt)
 				}
 			}
 			n++
 			return true
 		})
-		if err != nil && !errors.Is(err, store.ErrCorrupt) || err == nil && len(r) > 0 && n != int(r[0]) {
-			t.Fatalf("%d events, %v", n, err)
+		if err != nil {
+			require.ErrorIs(t, err, store.ErrCorrupt)
+		}
+		if err == nil && len(r) > 0 {
+			require.Equal(t, int(r[0]), n)
 		}
 	})
 	r := recent{}.add(recentEvent{place: place{1000, 7}, slot: midSlot("m")})
-	if err := r[:len(r)-1].each(func(recentEvent) bool { return true }); !errors.Is(err, store.ErrCorrupt) {
-		t.Errorf("cut short: %v", err)
-	}
+	require.ErrorIs(t, r[:len(r)-1].each(func(recentEvent) bool { return true }), store.ErrCorrupt, "cut short")
 }

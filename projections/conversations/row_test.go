@@ -1,12 +1,12 @@
 package conversations
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
@@ -73,7 +73,7 @@ func fill(t *rapid.T, v reflect.Value, words func(*rapid.T) string) {
 			f.Set(reflect.New(f.Type().Elem()))
 			fill(t, f.Elem(), words)
 		default:
-			t.Fatalf("no value for a %s", f.Type())
+			require.Fail(t, "no value for the type", f.Type().String())
 		}
 	}
 }
@@ -91,16 +91,15 @@ func TestRowsRoundTrip(t *testing.T) {
 			row, read := newRow(), newRow()
 			fill(t, reflect.ValueOf(row).Elem(), words)
 			b, err := row.AppendBinary([]byte("before"))
-			if err != nil || string(b[:6]) != "before" {
-				t.Fatal(b, err)
-			}
+			require.NoError(t, err)
+			require.Equal(t, "before", string(b[:6]))
 			b = b[6:]
-			if err := read.UnmarshalBinary(b); err != nil || !reflect.DeepEqual(read, row) {
-				t.Fatalf("%T %+v was read as %+v, %v", row, row, read, err)
-			}
+			err = read.UnmarshalBinary(b)
+			require.NoError(t, err)
+			require.Equal(t, row, read)
 			cut := rapid.IntRange(0, len(b)).Draw(t, "cut")
-			if err := unpack(b[:cut], newRow(), "row"); err != nil && !errors.Is(err, store.ErrCorrupt) {
-				t.Fatal(err)
+			if err := unpack(b[:cut], newRow(), "row"); err != nil {
+				require.ErrorIs(t, err, store.ErrCorrupt)
 			}
 		})
 	}
@@ -117,15 +116,11 @@ func TestRowEncodingIsStable(t *testing.T) {
 			row, read := newRow(), newRow()
 			fill(t, reflect.ValueOf(row).Elem(), text)
 			once, err := row.AppendBinary(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := read.UnmarshalBinary(once); err != nil {
-				t.Fatal(err)
-			}
-			if again, err := read.AppendBinary(nil); err != nil || string(again) != string(once) {
-				t.Fatalf("%q, then %q, %v", once, again, err)
-			}
+			require.NoError(t, err)
+			require.NoError(t, read.UnmarshalBinary(once))
+			again, err := read.AppendBinary(nil)
+			require.NoError(t, err)
+			require.Equal(t, string(once), string(again))
 		})
 	}
 }
@@ -133,9 +128,7 @@ func TestRowEncodingIsStable(t *testing.T) {
 func TestInvalidRowsAreCorrupt(t *testing.T) {
 	for _, b := range []string{"", "\xff", "\x05abc", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"} {
 		for _, row := range []store.Row{new(message), new(conversation), new(Counts)} {
-			if err := unpack([]byte(b), row, "row"); !errors.Is(err, store.ErrCorrupt) {
-				t.Errorf("%T of %q: %v", row, b, err)
-			}
+			require.ErrorIs(t, unpack([]byte(b), row, "row"), store.ErrCorrupt, "%T of %q", row, b)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/store"
@@ -16,9 +18,7 @@ import (
 // that is not synced, as a rebuild does. One operation is one batch.
 func BenchmarkApply(b *testing.B) {
 	s, err := store.Open(filepath.Join(b.TempDir(), "d.db"), store.Options{NoSync: true})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer s.Close()
 	p, seq := deliveries.New(), uint64(0)
 	for b.Loop() {

@@ -2,11 +2,12 @@ package deliveries_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/deliveries"
@@ -31,9 +32,7 @@ func (m model) WaitFor(ctx context.Context, seq uint64) error {
 func build(t *testing.T, events []streams.Stored) model {
 	t.Helper()
 	s := projectionstest.Open(t, filepath.Join(t.TempDir(), "a.db"))
-	if err := projectionstest.Fold(s, deliveries.New(), events); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, projectionstest.Fold(s, deliveries.New(), events))
 	return model{s}
 }
 
@@ -49,22 +48,16 @@ func TestIndexFindsTheFirstEvent(t *testing.T) {
 		ids = append(ids, e.ID, e.ID+"?")
 	}
 	seqs, err := x.Seen(ids)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i, id := range ids {
-		if seqs[i] != first[id] {
-			t.Fatalf("id %s: first %d, want %d", id, seqs[i], first[id])
-		}
+		require.Equal(t, first[id], seqs[i], id)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := x.First(ctx, ids, 3000); err != nil {
-		t.Error(err)
-	}
-	if _, err := x.First(ctx, ids, 3001); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("first beyond the read model: %v", err)
-	}
+	_, err = x.First(ctx, ids, 3000)
+	require.NoError(t, err)
+	_, err = x.First(ctx, ids, 3001)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "first beyond the read model")
 }
 
 func TestSummaryCountsEveryEventOnce(t *testing.T) {
@@ -88,56 +81,46 @@ func TestSummaryCountsEveryEventOnce(t *testing.T) {
 		}
 	}
 	s, err := deliveries.Read(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Seq != 2000 || s.Events != n || s.Duplicates != dups || s.Test != tests ||
-		s.Pages != uint64(len(want)) || dups == 0 || tests == 0 {
-		t.Errorf("summary %+v; %d events, %d duplicates, %d tests, %d pages", s, n, dups, tests, len(want))
-	}
-	if fmt.Sprint(s.ByType) != fmt.Sprint(types) || s.Unreadable != types[domain.DeliveryUnreadable] {
-		t.Errorf("by type %v, want %v", s.ByType, types)
-	}
-	if !s.First.Equal(events[0].At) || s.Last.Before(events[1900].At) {
-		t.Errorf("from %s to %s", s.First, s.Last)
-	}
+	require.NoError(t, err)
+	require.Equal(t, uint64(2000), s.Seq)
+	require.Equal(t, n, s.Events)
+	require.Equal(t, dups, s.Duplicates)
+	require.Equal(t, tests, s.Test)
+	require.Equal(t, uint64(len(want)), s.Pages)
+	require.NotZero(t, dups)
+	require.NotZero(t, tests)
+	require.Equal(t, fmt.Sprint(types), fmt.Sprint(s.ByType))
+	require.Equal(t, types[domain.DeliveryUnreadable], s.Unreadable)
+	require.True(t, s.First.Equal(events[0].At))
+	require.False(t, s.Last.Before(events[1900].At))
 	var after domain.PageID
 	pages := 0
 	for {
 		list, err := deliveries.PerPage(v, after, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if len(list) == 0 {
 			break
 		}
 		for _, p := range list {
 			pages++
-			if p.Events != want[p.Page] || p.Page <= after {
-				t.Errorf("page %s after %s: %d events, want %d", p.Page, after, p.Events, want[p.Page])
-			}
+			require.Equal(t, want[p.Page], p.Events)
+			require.Greater(t, p.Page, after)
 			one, found, err := deliveries.ReadPage(v, p.Page)
-			if err != nil || !found || one.Events != p.Events {
-				t.Errorf("page %s: %+v %v", p.Page, one, err)
-			}
+			require.NoError(t, err, "page %s", p.Page)
+			require.True(t, found, "page %s", p.Page)
+			require.Equal(t, p.Events, one.Events, "page %s", p.Page)
 			days, err := deliveries.Days(v, p.Page, 1000)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			var sum uint64
 			for _, d := range days {
 				sum += d.Events
 			}
-			if sum != p.Events {
-				t.Errorf("page %s: its days add up to %d of %d", p.Page, sum, p.Events)
-			}
+			require.Equal(t, p.Events, sum, "page %s: its days add up", p.Page)
 			after = p.Page
 		}
 	}
-	if pages != len(want) {
-		t.Errorf("%d pages, want %d", pages, len(want))
-	}
-	if _, found, err := deliveries.ReadPage(v, "404"); found || err != nil {
-		t.Errorf("a page without events: %v %v", found, err)
-	}
+	require.Equal(t, len(want), pages)
+	_, found, err := deliveries.ReadPage(v, "404")
+	require.False(t, found, "a page without events")
+	require.NoError(t, err)
 }

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/streams"
@@ -15,14 +18,8 @@ import (
 func openLedger(t *testing.T, path string) *deliveries.Ledger {
 	t.Helper()
 	l, err := deliveries.OpenLedger(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return l
 }
 
@@ -58,39 +55,36 @@ func TestLedgerCounts(t *testing.T) {
 	}
 	l.Rejected("")
 	before := l.Counts()
-	if before.Posts != 1701 || before.Accepted != 800 || before.Items != 4000 ||
-		before.Stored+before.Duplicates() != before.Items || before.Unreadable != 800 ||
-		before.ByIndex[domain.MessageRead] != 800 || before.ByWindow[domain.MessageReceived] != 800 {
-		t.Errorf("counts %+v", before)
-	}
+	require.Equal(t, uint64(1701), before.Posts)
+	require.Equal(t, uint64(800), before.Accepted)
+	require.Equal(t, uint64(4000), before.Items)
+	require.Equal(t, before.Items, before.Stored+before.Duplicates())
+	require.Equal(t, uint64(800), before.Unreadable)
+	require.Equal(t, uint64(800), before.ByIndex[domain.MessageRead])
+	require.Equal(t, uint64(800), before.ByWindow[domain.MessageReceived])
 	var rejected uint64
 	for _, n := range before.Rejected {
 		rejected += n
 	}
-	if rejected != 901 || len(before.Rejected) > 33 || before.Rejected["signature"] != 800 {
-		t.Errorf("rejected %v", before.Rejected)
-	}
+	require.Equal(t, uint64(901), rejected)
+	require.LessOrEqual(t, len(before.Rejected), 33)
+	require.Equal(t, uint64(800), before.Rejected["signature"])
 	before.Rejected["mine"] = 1 // changes only the copy
 	delete(before.Rejected, "mine")
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if again := openLedger(t, path); fmt.Sprint(again.Counts()) != fmt.Sprint(before) {
-		t.Errorf("after reopening %+v, want %+v", again.Counts(), before)
-	}
+	require.NoError(t, l.Close())
+	again := openLedger(t, path)
+	require.Equal(t, fmt.Sprint(before), fmt.Sprint(again.Counts()), "after reopening")
 }
 
 func TestLedgerReplacesACorruptFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	if err := os.WriteFile(path, []byte("no ledger"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte("no ledger"), 0o600))
 	l := openLedger(t, path)
 	l.Rejected("signature")
-	if err := l.Flush(); err != nil || l.Err() != nil {
-		t.Errorf("flush: %v", err)
-	}
-	if c := l.Counts(); c.Posts != 1 || c.Since.IsZero() {
-		t.Errorf("counts %+v", c)
-	}
+	err := l.Flush()
+	require.NoError(t, err)
+	require.NoError(t, l.Err())
+	c := l.Counts()
+	require.Equal(t, uint64(1), c.Posts)
+	require.False(t, c.Since.IsZero())
 }

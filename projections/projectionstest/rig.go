@@ -5,6 +5,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
@@ -50,15 +53,11 @@ func NewRig(t testing.TB, list ...projections.Projection) *Rig {
 func (r *Rig) Publishing(t testing.TB, seen streams.SeenIndex) *streams.Publisher {
 	t.Helper()
 	p, err := streams.NewPublisher(r.JS, streams.PublisherOptions{Seen: seen})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := Limited()
 		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, p.Close(ctx))
 	})
 	return p
 }
@@ -76,9 +75,7 @@ func (r *Rig) Build(
 		cancel()
 		running.Wait()
 		for _, m := range out {
-			if err := m.Close(); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, m.Close())
 		}
 	})
 	o := projections.RunnerOptions{
@@ -86,18 +83,12 @@ func (r *Rig) Build(
 	}
 	for i, p := range list {
 		m, err := projections.NewRunner(p, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		out = append(out, m)
 		if i == 0 && index != nil {
 			o.Dedup = index(m)
 		}
-		running.Go(func() {
-			if err := m.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
+		running.Go(func() { assert.NoError(t, m.Run(ctx)) })
 	}
 	return out
 }
@@ -108,9 +99,7 @@ func (r *Rig) Publish(t testing.TB, events ...domain.Event) []streams.Receipt {
 	ctx, cancel := Limited()
 	defer cancel()
 	receipts, err := r.Publisher.Publish(ctx, events)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.Settle(t, r.Models)
 	return receipts
 }
@@ -121,13 +110,9 @@ func (r *Rig) Settle(t testing.TB, models Models) uint64 {
 	ctx, cancel := Limited()
 	defer cancel()
 	last, err := streams.Last(ctx, r.JS, streams.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, m := range models {
-		if err := m.WaitFor(ctx, last); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, m.WaitFor(ctx, last))
 	}
 	return last
 }
@@ -141,9 +126,7 @@ func (r *Rig) All(t testing.TB) (list []streams.Stored) {
 		list = append(list, e)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.Settle(t, r.Models)
 	return list
 }

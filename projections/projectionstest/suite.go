@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
@@ -109,14 +111,8 @@ func Digest(s *store.Store) (digest string, seq uint64, err error) {
 func Open(t testing.TB, path string) *store.Store {
 	t.Helper()
 	s, err := open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	return s
 }
 
@@ -130,35 +126,25 @@ type suite struct {
 	files atomic.Int64
 }
 
-// fataler is implemented by *testing.T and *rapid.T.
-type fataler interface {
-	Helper()
-	Fatalf(format string, args ...any)
-}
-
 // withStore calls f with an empty store.
-func (s *suite) withStore(t fataler, f func(path string, st *store.Store)) {
+func (s *suite) withStore(t rapid.TB, f func(path string, st *store.Store)) {
 	t.Helper()
 	path := filepath.Join(s.dir, fmt.Sprintf("%d.db", s.files.Add(1)))
 	st, err := open(path)
-	if err != nil {
-		t.Fatalf("open store: %v", err)
-	}
+	require.NoError(t, err, "open store")
 	defer os.Remove(path)
 	defer closeStore(t, st)
 	f(path, st)
 }
 
-func closeStore(t fataler, st *store.Store) {
+func closeStore(t rapid.TB, st *store.Store) {
 	t.Helper()
-	if err := st.Close(); err != nil {
-		t.Fatalf("close store: %v", err)
-	}
+	require.NoError(t, st.Close(), "close store")
 }
 
 // digest applies events to an empty store, each part in one commit and by a new instance of the projection,
 // and returns the digest.
-func (s *suite) digest(t fataler, parts ...[]streams.Stored) string {
+func (s *suite) digest(t rapid.TB, parts ...[]streams.Stored) string {
 	t.Helper()
 	var digest string
 	s.withStore(t, func(_ string, st *store.Store) {
@@ -170,47 +156,32 @@ func (s *suite) digest(t fataler, parts ...[]streams.Stored) string {
 	return digest
 }
 
-func (s *suite) fold(t fataler, st *store.Store, events []streams.Stored) {
+func (s *suite) fold(t rapid.TB, st *store.Store, events []streams.Stored) {
 	t.Helper()
 	p := s.make()
-	if err := attempt(st, func(tx *store.Tx) error { return fold(tx, p, events) }); err != nil {
-		t.Fatalf("fold: %v", err)
-	}
+	require.NoError(t, attempt(st, func(tx *store.Tx) error { return fold(tx, p, events) }))
 }
 
-func digestOf(t fataler, st *store.Store) string {
+func digestOf(t rapid.TB, st *store.Store) string {
 	t.Helper()
 	d, _, err := Digest(st)
-	if err != nil {
-		t.Fatalf("digest: %v", err)
-	}
+	require.NoError(t, err)
 	return d
-}
-
-func equal(t fataler, got, want, what string) {
-	t.Helper()
-	if got != want {
-		t.Fatalf("%s: digest %.12s, want %.12s", what, got, want)
-	}
 }
 
 func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
 	t.Helper()
 	before := encode(t, events)
 	want := s.digest(t, events)
-	if encode(t, events) != before {
-		t.Fatal("Apply modified an event, which other projections share")
-	}
-	equal(t, s.digest(t, events), want, "the same events applied again")
+	require.Equal(t, before, encode(t, events), "Apply modified an event, which other projections share")
+	require.Equal(t, want, s.digest(t, events), "the same events applied again")
 	p := s.make()
 	for range 2 { // one instance with two stores: it must not keep state
 		s.withStore(t, func(_ string, st *store.Store) {
 			for _, e := range events {
-				if err := Fold(st, p, []streams.Stored{e}); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, Fold(st, p, []streams.Stored{e}))
 			}
-			equal(t, digestOf(t, st), want, "one commit per event, by one instance")
+			require.Equal(t, want, digestOf(t, st), "one commit per event, by one instance")
 		})
 	}
 	if empty := s.digest(t, nil); want == empty && len(events) > 0 {
@@ -222,9 +193,7 @@ func (s *suite) deterministic(t *testing.T, events []streams.Stored) {
 func encode(t testing.TB, events []streams.Stored) string {
 	t.Helper()
 	b, err := json.Marshal(events)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(b)
 }
 
@@ -243,11 +212,11 @@ func (s *suite) anySplit(t *testing.T, events []streams.Stored) {
 	t.Helper()
 	want := s.digest(t, events)
 	rapid.Check(t, func(t *rapid.T) {
-		equal(t, s.digest(t, split(t, events)...), want, "events in other commits")
+		require.Equal(t, want, s.digest(t, split(t, events)...), "events in other commits")
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		events := Events(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 120).Draw(t, "events"))
-		equal(t, s.digest(t, split(t, events)...), s.digest(t, events), "other events, in other commits")
+		require.Equal(t, s.digest(t, events), s.digest(t, split(t, events)...), "other events, in other commits")
 	})
 }
 
@@ -261,9 +230,9 @@ func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
 			s.fold(t, st, events[:upto])
 			before := digestOf(t, st)
 			s.fold(t, st, events[from:upto])
-			equal(t, digestOf(t, st), before, "applied events delivered again")
+			require.Equal(t, before, digestOf(t, st), "applied events delivered again")
 			s.fold(t, st, events[from:])
-			equal(t, digestOf(t, st), want, "applied events delivered again with the rest")
+			require.Equal(t, want, digestOf(t, st), "applied events delivered again with the rest")
 		})
 	})
 }
@@ -310,7 +279,7 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 			}
 			rebuilt = append(rebuilt, e)
 		}
-		equal(t, s.digest(t, rebuilt), s.digest(t, live), fmt.Sprintf("a rebuild without %d erased events", len(deleted)))
+		require.Equal(t, s.digest(t, live), s.digest(t, rebuilt), "a rebuild without %d erased events", len(deleted))
 	})
 }
 
@@ -335,24 +304,18 @@ func (s *suite) rollback(t *testing.T, events []streams.Stored) {
 				}
 				return errAbort
 			})
-			if !errors.Is(err, errAbort) {
-				t.Fatalf("abort: %v", err)
-			}
+			require.ErrorIs(t, err, errAbort)
 			if reopen {
-				if err := st.Close(); err != nil {
-					t.Fatalf("close: %v", err)
-				}
+				require.NoError(t, st.Close())
 				var err error
-				if st, err = open(path); err != nil {
-					t.Fatalf("reopen: %v", err)
-				}
+				st, err = open(path)
+				require.NoError(t, err)
 				defer closeStore(t, st)
 			}
-			equal(t, digestOf(t, st), before, "after an aborted transaction")
-			if err := Fold(st, p, events); err != nil { // with the same instance
-				t.Fatalf("apply the rest: %v", err)
-			}
-			equal(t, digestOf(t, st), want, "after an aborted transaction and the rest of the events")
+			require.Equal(t, before, digestOf(t, st), "after an aborted transaction")
+			// with the same instance
+			require.NoError(t, Fold(st, p, events), "apply the rest")
+			require.Equal(t, want, digestOf(t, st), "after an aborted transaction and the rest of the events")
 		})
 	})
 }
@@ -389,11 +352,11 @@ func (s *suite) garbage(t *testing.T) {
 		s.withStore(t, func(_ string, st *store.Store) {
 			p := s.make()
 			for _, e := range events {
-				if err := attempt(st, func(tx *store.Tx) error { return fold(tx, p, []streams.Stored{e}) }); err != nil {
-					t.Fatalf("event %d, %q: %v", e.Seq, e.Type, err)
-				}
+				require.NoError(t,
+					attempt(st, func(tx *store.Tx) error { return fold(tx, p, []streams.Stored{e}) }),
+					"event %d, %q", e.Seq, e.Type)
 			}
-			equal(t, digestOf(t, st), s.digest(t, events), "invalid events in many commits and in one")
+			require.Equal(t, s.digest(t, events), digestOf(t, st), "invalid events in many commits and in one")
 		})
 	})
 }
@@ -415,21 +378,15 @@ const (
 func child(t *testing.T, p projections.Projection) {
 	t.Helper()
 	st, err := store.Open(os.Getenv(childFile), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, at, err := Digest(st)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	events := Events(childSeed, childEvents)
 	fmt.Println(childReady)
 	rnd := rand.New(rand.NewPCG(at, 1))
 	for rest := events[at:]; len(rest) > 0; {
 		n := min(len(rest), 1+rnd.IntN(40))
-		if err := Fold(st, p, rest[:n]); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Fold(st, p, rest[:n]))
 		rest = rest[n:]
 	}
 	// Wait until it is killed, or the parent ends.
@@ -453,29 +410,17 @@ func (s *suite) killed(t *testing.T, test string) {
 	for round := 0; round < rounds || last == 0 && round < 10*kills; round++ {
 		killOnce(t, test, s.make().Name(), path, time.Duration(rnd.IntN(50_000))*time.Microsecond)
 		st, err := store.Open(path, store.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st.Recreated() != "" {
-			t.Fatalf("round %d: the file was corrupt", round)
-		}
+		require.NoError(t, err)
+		require.Empty(t, st.Recreated(), "round %d: the file was corrupt", round)
 		got, seq, err := Digest(st)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := st.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if seq < last {
-			t.Fatalf("round %d: the position went back to event %d from %d", round, seq, last)
-		}
+		require.NoError(t, err)
+		require.NoError(t, st.Close())
+		require.GreaterOrEqual(t, seq, last, "round %d: the position went back", round)
 		s.fold(t, want, events[last:seq])
-		equal(t, got, digestOf(t, want), fmt.Sprintf("round %d, killed after event %d", round, seq))
+		require.Equal(t, digestOf(t, want), got, "round %d, killed after event %d", round, seq)
 		last = seq
 	}
-	if last == 0 {
-		t.Fatal("no child ever committed")
-	}
+	require.NotZero(t, last, "no child ever committed")
 	t.Logf("killed %d times, last at event %d", rounds, last)
 }
 
@@ -492,17 +437,11 @@ func killOnce(t *testing.T, test, projection, path string, after time.Duration) 
 	cmd.Env = append(os.Environ(), childEnv+"="+projection, childFile+"="+path, "GOCOVERDIR="+t.TempDir())
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer in.Close()
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	lines := bufio.NewScanner(out)
 	var output []string
 	for lines.Scan() && lines.Text() != childReady {
@@ -512,11 +451,13 @@ func killOnce(t *testing.T, test, projection, path string, after time.Duration) 
 	if ready {
 		<-time.After(after)
 	}
-	if err := cmd.Process.Kill(); err != nil && ready {
-		t.Fatal(err)
+	if err := cmd.Process.Kill(); ready {
+		require.NoError(t, err)
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
-	if err := cmd.Wait(); err == nil || !ready {
-		t.Fatalf("child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(output, "\n"))
-	}
+	err = cmd.Wait()
+	require.Error(t, err,
+		"child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(output, "\n"))
+	require.True(t, ready,
+		"child %s ended by itself: %v\n%s", strconv.Itoa(cmd.Process.Pid), err, strings.Join(output, "\n"))
 }

@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"reflect"
-	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -83,8 +83,9 @@ func TestSuiteDetectsWrongProjections(t *testing.T) {
 				"-test.run=^TestSample$", "-test.short", "-rapid.nofailfile", "-rapid.checks=20")
 			cmd.Env = append(os.Environ(), sampleEnv+"="+name)
 			out, err := cmd.CombinedOutput()
-			if (err == nil) != (name == "correct") || err != nil && !strings.Contains(string(out), "FAIL: TestSample/") {
-				t.Errorf("%v\n%s", err, out)
+			require.Equal(t, name == "correct", err == nil)
+			if err != nil {
+				require.Contains(t, string(out), "FAIL: TestSample/")
 			}
 		})
 	}
@@ -92,9 +93,7 @@ func TestSuiteDetectsWrongProjections(t *testing.T) {
 
 func TestEventsAreRealistic(t *testing.T) {
 	events := projectionstest.Events(1, 5000)
-	if again := projectionstest.Events(1, 5000); !reflect.DeepEqual(events, again) {
-		t.Error("the same seed gave different events")
-	}
+	require.Equal(t, projectionstest.Events(1, 5000), events, "the same seed gave different events")
 	types := make(map[domain.Type]int)
 	ids := make(map[string]int)
 	late, standby := 0, 0
@@ -108,23 +107,19 @@ func TestEventsAreRealistic(t *testing.T) {
 			standby++
 		}
 		m, err := streams.Encode(e.Event)
-		if err != nil {
-			t.Fatalf("event %d: %v", e.Seq, err)
-		}
-		if e.Seq != uint64(i+1) {
-			t.Fatalf("event %d has sequence %d", i+1, e.Seq)
-		}
+		require.NoError(t, err, "event %d", e.Seq)
+		require.Equal(t, uint64(i+1), e.Seq)
 		back, err := streams.Decode(m.Subject, m.Header, m.Data, e.Seq, e.At)
-		if err != nil || !reflect.DeepEqual(back, e) {
-			t.Fatalf("event %d changes when it is encoded and decoded: %v", e.Seq, err)
-		}
+		require.NoError(t, err, "event %d changes when it is encoded and decoded", e.Seq)
+		require.Equal(t, e, back, "event %d changes when it is encoded and decoded", e.Seq)
 	}
 	for _, want := range domain.Types() {
-		if types[want] == 0 && want != domain.ThreadRolesChanged {
-			t.Errorf("there is no event of type %s", want)
+		if types[want] == 0 {
+			require.Equal(t, domain.ThreadRolesChanged, want, "there is no event of type %s", want)
 		}
 	}
-	if dups := len(events) - len(ids); dups < 50 || late < 100 || standby < 50 {
-		t.Errorf("%d duplicates, %d late, %d in standby", dups, late, standby)
-	}
+	dups := len(events) - len(ids)
+	require.GreaterOrEqual(t, dups, 50)
+	require.GreaterOrEqual(t, late, 100)
+	require.GreaterOrEqual(t, standby, 50)
 }

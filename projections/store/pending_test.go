@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/projections/store"
@@ -44,9 +46,7 @@ func TestUpdateReadsItsOwnWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		files++
 		s, err := store.Open(filepath.Join(dir, fmt.Sprint(files)), store.Options{MapSize: 1 << 20, NoSync: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer s.Close()
 		stored := map[string]map[string]string{"a": {}, "b": {}}
 		for range rapid.IntRange(1, 4).Draw(t, "transactions") {
@@ -67,9 +67,7 @@ func TestUpdateReadsItsOwnWrites(t *testing.T) {
 				}
 				return nil
 			})
-			if roll != errors.Is(err, errEncode) {
-				t.Fatalf("update: %v", err)
-			}
+			require.Equal(t, errors.Is(err, errEncode), roll, "update: %v", err)
 			if !roll {
 				stored = model
 			}
@@ -79,9 +77,7 @@ func TestUpdateReadsItsOwnWrites(t *testing.T) {
 				}
 				return nil
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 		}
 	})
 }
@@ -107,16 +103,17 @@ func step(t *rapid.T, b *store.Bucket, model map[string]string) error {
 		row, found, err := store.GetRow[counter](b, key)
 		want, there := model[k]
 		valid := len(want) == 4
-		if found != (there && valid) || found && "row"+string(rune('a'+row.n)) != want ||
-			errors.Is(err, store.ErrCorrupt) != (there && !valid) {
-			t.Fatalf("row %s is %v, %v, %v; want %q", k, row, found, err, want)
+		require.Equal(t, there && valid, found, "row %s", k)
+		if found {
+			require.Equal(t, want, "row"+string(rune('a'+row.n)), "row %s", k)
 		}
+		require.Equal(t, there && !valid, errors.Is(err, store.ErrCorrupt), "row %s", k)
 	case 6:
 		want, there := model[k]
 		v := b.Get(key)
-		if b.Has(key) != there || (v != nil) != there || string(v) != want {
-			t.Fatalf("%s is %q, want %q, %v", k, v, want, there)
-		}
+		require.Equal(t, there, b.Has(key), k)
+		require.Equal(t, there, v != nil, k)
+		require.Equal(t, want, string(v), k)
 		if len(v) > 0 {
 			v[0]++ // Get returned a copy, so this must change nothing
 		}
@@ -137,16 +134,20 @@ func checkNeighbours(t *rapid.T, b *store.Bucket, model map[string]string, seek 
 		to   int
 		move func() (k, v []byte)
 	}{{at + 1, c.Next}, {at - 1, c.Prev}} {
-		if k, _ := c.Seek([]byte(seek)); at < len(keys) != (k != nil) || k != nil && string(k) != keys[at] {
-			t.Fatalf("seek %s finds %q in %v", seek, k, keys)
+		k, _ := c.Seek([]byte(seek))
+		require.Equal(t, k != nil, at < len(keys), "seek %s", seek)
+		if k != nil {
+			require.Equal(t, keys[at], string(k), "seek %s", seek)
 		}
 		if at == len(keys) {
 			return
 		}
 		k, v := side.move()
 		there := side.to >= 0 && side.to < len(keys)
-		if there != (k != nil) || there && (string(k) != keys[side.to] || string(v) != model[keys[side.to]]) {
-			t.Fatalf("the neighbour of %s is %q=%q in %v", seek, k, v, model)
+		require.Equal(t, k != nil, there, "the neighbour of %s", seek)
+		if there {
+			require.Equal(t, keys[side.to], string(k), "the neighbour of %s", seek)
+			require.Equal(t, model[keys[side.to]], string(v), "the neighbour of %s", seek)
 		}
 	}
 }
@@ -154,16 +155,15 @@ func checkNeighbours(t *rapid.T, b *store.Bucket, model map[string]string, seek 
 func checkEqual(t *rapid.T, b *store.Bucket, model map[string]string) {
 	got := map[string]string{}
 	err := b.ForEachPrefix(nil, func(k, v []byte) error { got[string(k)] = string(v); return nil })
-	if err != nil || !maps.Equal(got, model) || b.Len() != len(model) || b.Empty() != (len(model) == 0) {
-		t.Fatalf("has %v, want %v, %v", got, model, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, model, got)
+	require.Equal(t, len(model), b.Len())
+	require.Equal(t, len(model) == 0, b.Empty())
 }
 
 func TestUpdateBuffersALimitedAmount(t *testing.T) {
 	s, err := store.Open(filepath.Join(t.TempDir(), "a.db"), store.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer s.Close()
 	const rows = 80
 	value := bytes.Repeat([]byte("v"), 1<<20)
@@ -172,27 +172,17 @@ func TestUpdateBuffersALimitedAmount(t *testing.T) {
 			if err := errors.Join(tx.Bucket("big").Put(store.Key(i), value), tx.Bucket("n").Add([]byte("n"), 1)); err != nil {
 				return err
 			}
-			if got := store.ToUint64(tx.Bucket("n").Get([]byte("n"))); got != i+1 {
-				t.Errorf("counted %d of %d", got, i+1)
-			}
-			if n := store.Buffered(tx); n > 66<<20 {
-				t.Fatalf("buffers %d bytes", n)
-			}
+			assert.Equal(t, i+1, store.ToUint64(tx.Bucket("n").Get([]byte("n"))))
+			require.LessOrEqual(t, store.Buffered(tx), 66<<20)
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = s.View(func(tx *store.Tx) error {
-		if n := tx.Bucket("big").Len(); n != rows {
-			t.Errorf("%d rows", n)
-		}
+		assert.Equal(t, rows, tx.Bucket("big").Len())
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 func TestRowThatCantBeEncodedFailsTheUpdate(t *testing.T) {
@@ -208,18 +198,12 @@ func TestRowThatCantBeEncodedFailsTheUpdate(t *testing.T) {
 			read(tx.Bucket("b"))
 			return err
 		})
-		if !errors.Is(err, errEncode) {
-			t.Errorf("%s: %v", name, err)
-		}
+		require.ErrorIs(t, err, errEncode, name)
 	}
-	if err := s.View(func(tx *store.Tx) error {
-		if v := tx.Bucket("b").Get([]byte("k")); string(v) != "rowa" {
-			t.Errorf("the value is %q", v)
-		}
+	require.NoError(t, s.View(func(tx *store.Tx) error {
+		assert.Equal(t, "rowa", string(tx.Bucket("b").Get([]byte("k"))))
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 }
 
 func TestKeyLengthIsLimited(t *testing.T) {
@@ -230,15 +214,11 @@ func TestKeyLengthIsLimited(t *testing.T) {
 			for _, err := range []error{
 				b.Put([]byte(key), nil), b.Add([]byte(key), 1), store.PutRow(b, []byte(key), counter{}),
 			} {
-				if !errors.Is(err, store.ErrKey) {
-					t.Errorf("a key of %d bytes: %v", len(key), err)
-				}
+				require.ErrorIs(t, err, store.ErrKey, "a key of %d bytes", len(key))
 			}
 			return b.Delete([]byte(key))
 		})
-		if err != nil {
-			t.Errorf("delete a key of %d bytes: %v", len(key), err)
-		}
+		require.NoError(t, err, "delete a key of %d bytes", len(key))
 	}
 	put(t, s, "b", strings.Repeat("k", 32768), "v")
 }
@@ -246,16 +226,11 @@ func TestKeyLengthIsLimited(t *testing.T) {
 func TestAppendJSONIsStableForInvalidUTF8(t *testing.T) {
 	for _, text := range []string{"plain", "\xff", "a\xffb\xfe", `\ufffd`, "�"} {
 		once, err := store.AppendJSON(nil, &text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var read string
-		if err := json.Unmarshal(once, &read); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, json.Unmarshal(once, &read))
 		again, err := store.AppendJSON([]byte("b"), &read)
-		if err != nil || string(again) != "b"+string(once) {
-			t.Errorf("%q: %s, then %s, %v", text, once, again, err)
-		}
+		require.NoError(t, err, text)
+		require.Equal(t, "b"+string(once), string(again), text)
 	}
 }

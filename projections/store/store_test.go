@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/projections/store"
@@ -21,31 +23,21 @@ var small = store.Options{MapSize: 1 << 20, LockTimeout: 20 * time.Millisecond}
 func open(t *testing.T, path string) *store.Store {
 	t.Helper()
 	s, err := store.Open(path, small)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	return s
 }
 
 func put(t *testing.T, s *store.Store, bucket, key, value string) {
 	t.Helper()
 	err := s.Update(func(tx *store.Tx) error { return tx.Bucket(bucket).Put([]byte(key), []byte(value)) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 func digest(t *testing.T, s *store.Store) (d string) {
 	t.Helper()
 	err := s.View(func(tx *store.Tx) (err error) { d, err = store.Digest(tx); return err })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return d
 }
 
@@ -57,18 +49,16 @@ func TestBucketOperations(t *testing.T) {
 		for _, move := range []func() ([]byte, []byte){
 			c.First, c.Last, c.Next, c.Prev, func() ([]byte, []byte) { return c.Seek(nil) },
 		} {
-			if k, _ := move(); k != nil {
-				t.Errorf("a missing bucket has key %q", k)
-			}
+			k, _ := move()
+			assert.Nil(t, k, "a missing bucket has a key")
 		}
-		if b.Get([]byte("k")) != nil || b.Has([]byte("k")) || !b.Empty() || b.Len() != 0 {
-			t.Error("a missing bucket is not empty")
-		}
+		assert.Nil(t, b.Get([]byte("k")), "a missing bucket is not empty")
+		assert.False(t, b.Has([]byte("k")), "a missing bucket is not empty")
+		assert.True(t, b.Empty(), "a missing bucket is not empty")
+		assert.Zero(t, b.Len(), "a missing bucket is not empty")
 		return b.Put([]byte("k"), nil)
 	})
-	if !errors.Is(err, store.ErrReadOnly) {
-		t.Fatalf("put in a View: %v", err)
-	}
+	require.ErrorIs(t, err, store.ErrReadOnly, "put in a View")
 	value := []byte("1")
 	err = s.Update(func(tx *store.Tx) error {
 		b := tx.Bucket("b")
@@ -81,32 +71,24 @@ func TestBucketOperations(t *testing.T) {
 		b.Get([]byte("a"))[0] = '9'
 		return errors.Join(b.Delete([]byte("p2")), b.Delete([]byte("none")), b.Put([]byte("empty"), nil))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = s.View(func(tx *store.Tx) error {
 		b := tx.Bucket("b")
-		if v := b.Get([]byte("a")); string(v) != "1" {
-			t.Errorf("a is %q", v)
-		}
-		if v := b.Get([]byte("empty")); v == nil || len(v) != 0 {
-			t.Errorf("an empty value is %v", v)
+		assert.Equal(t, "1", string(b.Get([]byte("a"))))
+		v := b.Get([]byte("empty"))
+		if assert.NotNil(t, v, "an empty value") {
+			assert.Empty(t, v, "an empty value")
 		}
 		var keys []string
 		err := b.ForEachPrefix([]byte("p"), func(k, _ []byte) error { keys = append(keys, string(k)); return nil })
-		if !slices.Equal(keys, []string{"p1", "p3"}) {
-			t.Errorf("prefix p has %v", keys)
-		}
+		assert.Equal(t, []string{"p1", "p3"}, keys, "prefix p")
 		n := 0
 		stopped := b.ForEachPrefix(nil, func([]byte, []byte) error { n++; return store.Stop })
-		if n != 1 || stopped != nil {
-			t.Errorf("stop: %d calls, %v", n, stopped)
-		}
+		assert.Equal(t, 1, n)
+		assert.NoError(t, stopped)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 func TestUpdateIsAllOrNothing(t *testing.T) {
@@ -120,23 +102,16 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 		}
 		return boom
 	})
-	if !errors.Is(err, boom) || digest(t, s) != before {
-		t.Fatalf("after a failed update: %v", err)
-	}
+	require.ErrorIs(t, err, boom, "after a failed update")
+	require.Equal(t, before, digest(t, s), "after a failed update")
 	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("a panic was swallowed")
-			}
-		}()
+		defer func() { assert.Equal(t, boom, recover(), "the panic of the update") }()
 		_ = s.Update(func(tx *store.Tx) error {
 			_ = tx.Bucket("c").Put([]byte("k"), []byte("2"))
 			panic(boom)
 		})
 	}()
-	if digest(t, s) != before {
-		t.Error("a panic changed the store")
-	}
+	require.Equal(t, before, digest(t, s), "a panic changed the store")
 	put(t, s, "b", "k", "3") // the lock must have been released
 }
 
@@ -147,24 +122,19 @@ func TestDigestDependsOnKeysAndValuesOnly(t *testing.T) {
 	put(t, a, "y", "k", "v")
 	put(t, b, "y", "k", "v")
 	put(t, b, "x", "k", "12")
-	if digest(t, a) != digest(t, b) {
-		t.Error("the digest depends on the order of writes")
-	}
+	require.Equal(t, digest(t, b), digest(t, a), "the digest depends on the order of writes")
 	same := digest(t, a)
 	err := a.Update(func(tx *store.Tx) error {
 		tx.Bucket("empty")
 		return errors.Join(tx.Bucket("_framework").Put([]byte("k"), []byte("v")), store.WriteMeta(tx, store.Meta{Seq: 7}))
 	})
-	if err != nil || digest(t, a) != same {
-		t.Errorf("internal and empty buckets change the digest (%v)", err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, same, digest(t, a), "internal and empty buckets change the digest")
 	for _, other := range [][3]string{{"x", "k1", "2"}, {"xk", "1", "2"}, {"x", "k", "122"}} {
 		c := open(t, filepath.Join(t.TempDir(), "c.db"))
 		put(t, c, "y", "k", "v")
 		put(t, c, other[0], other[1], other[2])
-		if digest(t, c) == same {
-			t.Errorf("%v has the same digest", other)
-		}
+		require.NotEqual(t, same, digest(t, c), "%v has the same digest", other)
 	}
 }
 
@@ -172,15 +142,10 @@ func TestOpenFailsWhileTheFileIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, path)
 	_, err := store.Open(path, small)
-	if !errors.Is(err, store.ErrLocked) || !strings.Contains(err.Error(), "another pagestream") {
-		t.Fatalf("open twice: %v", err)
-	}
-	if err := errors.Join(s.Close(), s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.View(func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
-		t.Errorf("view after close: %v", err)
-	}
+	require.ErrorIs(t, err, store.ErrLocked, "open twice")
+	require.ErrorContains(t, err, "another pagestream", "open twice")
+	require.NoError(t, errors.Join(s.Close(), s.Close()))
+	require.ErrorIs(t, s.View(func(*store.Tx) error { return nil }), store.ErrClosed, "view after close")
 	open(t, path)
 }
 
@@ -192,13 +157,9 @@ func TestCorruptFileIsReplacedOrDetected(t *testing.T) {
 		put(t, s, "b", strings.Repeat("k", i+1), strings.Repeat("v", 1000))
 	}
 	want := digest(t, s)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Close())
 	content, err := os.ReadFile(valid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	damage := map[string]func([]byte) []byte{
 		"text":          func([]byte) []byte { return []byte("this is no store") },
 		"long text":     func([]byte) []byte { return bytes.Repeat([]byte("this is no store"), 4096) },
@@ -225,32 +186,22 @@ func TestCorruptFileIsReplacedOrDetected(t *testing.T) {
 	for name, f := range damage {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a.db")
-			if err := os.WriteFile(path, f(slices.Clone(content)), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(path, f(slices.Clone(content)), 0o600))
 			s, err := store.Open(path, small)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			require.NoError(t, err)
+			defer func() { assert.NoError(t, s.Close()) }()
 			if s.Recreated() == "" {
 				// The damage may be in free pages only.
-				if err := s.Verify(); !errors.Is(err, store.ErrCorrupt) && (err != nil || digest(t, s) != want) {
-					t.Fatalf("the damage was neither repaired nor detected: %v", err)
+				if err := s.Verify(); !errors.Is(err, store.ErrCorrupt) {
+					require.NoError(t, err, "the damage was neither repaired nor detected")
+					require.Equal(t, want, digest(t, s), "the damage was neither repaired nor detected")
 				}
 				return
 			}
-			if _, err := os.Stat(s.Recreated()); err != nil {
-				t.Errorf("the corrupt file was not kept: %v", err)
-			}
+			_, err = os.Stat(s.Recreated())
+			require.NoError(t, err, "the corrupt file was not kept")
 			put(t, s, "b", "k", "v")
-			if err := s.Verify(); err != nil {
-				t.Error(err)
-			}
+			require.NoError(t, s.Verify())
 		})
 	}
 }
@@ -259,17 +210,14 @@ func TestSetAsideKeepsTheNewestThreeFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.db")
 	for i := range 6 {
-		if err := os.WriteFile(path, []byte{byte(i)}, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := store.SetAside(path, time.Unix(1_700_000_000+int64(i), 0)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte{byte(i)}, 0o600))
+		_, err := store.SetAside(path, time.Unix(1_700_000_000+int64(i), 0))
+		require.NoError(t, err)
 	}
 	kept, err := filepath.Glob(path + ".corrupt-*")
-	if err != nil || len(kept) != 3 || !strings.HasSuffix(kept[2], "1700000005000000000") {
-		t.Errorf("kept %v (%v)", kept, err)
-	}
+	require.NoError(t, err)
+	require.Len(t, kept, 3)
+	require.True(t, strings.HasSuffix(kept[2], "1700000005000000000"))
 }
 
 func TestWriteToWritesAnEqualStore(t *testing.T) {
@@ -277,18 +225,11 @@ func TestWriteToWritesAnEqualStore(t *testing.T) {
 	s := open(t, filepath.Join(dir, "a.db"))
 	put(t, s, "b", "k", "v")
 	f, err := os.Create(filepath.Join(dir, "copy.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WriteTo(f); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if c := open(t, f.Name()); digest(t, c) != digest(t, s) {
-		t.Error("the copy differs")
-	}
+	require.NoError(t, err)
+	_, err = s.WriteTo(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.Equal(t, digest(t, s), digest(t, open(t, f.Name())), "the copy differs")
 }
 
 type pageID string
@@ -303,11 +244,12 @@ func TestKeysAreUnambiguousAndSortAsTheirParts(t *testing.T) {
 		var page pageID
 		var s string
 		var u uint64
-		if !store.ParseKey(k1, &page, &s, &u) || string(page) != a || s != b || u != n {
-			t.Fatalf("%q is parsed as %q %q %d", k1, page, s, u)
-		}
-		if store.ParseKey(k1, &page, &u) && len(b) > 0 && store.ParseKey(k1, &page) {
-			t.Fatal("the key is parsed as other parts")
+		require.True(t, store.ParseKey(k1, &page, &s, &u), "%q", k1)
+		require.Equal(t, a, string(page), "%q", k1)
+		require.Equal(t, b, s, "%q", k1)
+		require.Equal(t, n, u, "%q", k1)
+		if store.ParseKey(k1, &page, &u) && len(b) > 0 {
+			require.False(t, store.ParseKey(k1, &page), "the key is parsed as other parts")
 		}
 		order := strings.Compare(a, c)
 		if order == 0 {
@@ -319,50 +261,39 @@ func TestKeysAreUnambiguousAndSortAsTheirParts(t *testing.T) {
 				order = -1
 			}
 		}
-		if got := bytes.Compare(k1, k2); got != order {
-			t.Fatalf("the keys compare as %d, their parts as %d", got, order)
-		}
-		if bytes.HasPrefix(k1, store.Key(c)) != (a == c) {
-			t.Fatalf("prefix %q of %q", store.Key(c), k1)
-		}
+		got := bytes.Compare(k1, k2)
+		require.Equal(t, order, got, "the keys compare as their parts")
+		require.Equal(t, a == c, bytes.HasPrefix(k1, store.Key(c)), "prefix %q of %q", store.Key(c), k1)
 	})
 	long := strings.Repeat("x", 100_000)
 	k, other := store.Key(long, uint64(math.MaxUint64)), store.Key(long+"x", uint64(math.MaxUint64))
-	if len(k) > 200 || bytes.Equal(k, other) {
-		t.Errorf("a long part makes a key of %d bytes", len(k))
-	}
+	require.LessOrEqual(t, len(k), 200)
+	require.NotEqual(t, string(other), string(k))
 }
 
 func TestMetaIsStored(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "a.db"))
 	want := store.Meta{Identity: "S@1", Version: 3, Seq: 1 << 60, Dropped: 2, Malformed: 1}
 	err := s.Update(func(tx *store.Tx) error {
-		if _, found, err := store.ReadMeta(tx); found || err != nil {
-			t.Errorf("a new store has a position (%v)", err)
-		}
+		_, found, err := store.ReadMeta(tx)
+		assert.False(t, found, "a new store has a position")
+		require.NoError(t, err, "a new store has a position")
 		return store.WriteMeta(tx, want)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = s.View(func(tx *store.Tx) error {
 		got, found, err := store.ReadMeta(tx)
-		if got != want || !found {
-			t.Errorf("got %+v", got)
-		}
+		assert.Equal(t, want, got)
+		assert.True(t, found)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // A View inside another must not wait for a Close that waits for the outer one.
 func TestViewInsideViewFailsWhileClosing(t *testing.T) {
 	s, err := store.Open(filepath.Join(t.TempDir(), "x.db"), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	closed := make(chan error, 1)
 	err = s.View(func(*store.Tx) error {
 		go func() { closed <- s.Close() }()
@@ -372,10 +303,6 @@ func TestViewInsideViewFailsWhileClosing(t *testing.T) {
 			}
 		}
 	})
-	if !errors.Is(err, store.ErrClosed) {
-		t.Errorf("got %v", err)
-	}
-	if err := <-closed; err != nil {
-		t.Error(err)
-	}
+	require.ErrorIs(t, err, store.ErrClosed)
+	require.NoError(t, <-closed)
 }
