@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
@@ -27,12 +27,12 @@ func TestBenchInterrupted(t *testing.T) {
 	began := time.Now()
 	code, _, stderr := run(t, ctx, "bench", "--dir", dir, "--only", "ingest")
 	took := time.Since(began)
-	if code != cli.ExitFailed || !strings.Contains(stderr, "context deadline exceeded") || took > time.Minute {
-		t.Errorf("exit %d after %s: %s", code, took, stderr)
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("files left: %v %v", left, err)
-	}
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stderr, "context deadline exceeded")
+	require.LessOrEqual(t, took, time.Minute)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left, "files left")
 }
 
 // connections is the number of clients of the ingest benchmark.
@@ -45,9 +45,7 @@ func BenchmarkIngest(b *testing.B) {
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = connections
 	cfg := testConfig(b.TempDir())
 	p := server.New(server.Options{Config: cfg})
-	if err := p.Run(b.Context()); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, p.Run(b.Context()))
 	defer func() { _ = p.Close(context.Background()) }()
 	run := int64(0)
 	body := func(i int64) []byte {

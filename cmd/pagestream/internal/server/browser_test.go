@@ -12,6 +12,7 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/streams/streamstest"
@@ -72,8 +73,8 @@ func (b *tab) failOnConsoleErrors() {
 			}
 			isError := m.Type == chromedp.ConsoleError || m.Type == chromedp.ConsoleException
 			// Tests check the status of answers themselves.
-			if isError && !strings.Contains(m.Text, "Failed to load resource") {
-				b.t.Errorf("error in the browser console at %s: %s", m.URL, m.Text)
+			if isError {
+				assert.Contains(b.t, m.Text, "Failed to load resource", "error in the browser console at %s", m.URL)
 			}
 		}
 	}()
@@ -92,7 +93,7 @@ func do[T any](b *tab, what string, a chromedp.Action[T]) T {
 	if err != nil {
 		js := `location.href + "\n" + (document.body ? document.body.innerText : "")`
 		text, _ := chromedp.Run(b.ctx, chromedp.Evaluate[string](js))
-		b.t.Fatalf("%s: %v\n%s", what, err, text)
+		require.NoError(b.t, err, "%s\n%s", what, text)
 	}
 	return v
 }

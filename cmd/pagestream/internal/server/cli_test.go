@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
@@ -62,9 +64,8 @@ func TestCommandLine(t *testing.T) {
 			if c.code != cli.ExitOK {
 				got = stderr
 			}
-			if code != c.code || !strings.Contains(got, c.output) {
-				t.Errorf("exit %d, want %d\nstdout: %s\nstderr: %s", code, c.code, stdout, stderr)
-			}
+			require.Equal(t, c.code, code, "stdout: %s\nstderr: %s", stdout, stderr)
+			require.Contains(t, got, c.output, "stdout: %s\nstderr: %s", stdout, stderr)
 		})
 	}
 }
@@ -72,9 +73,7 @@ func TestCommandLine(t *testing.T) {
 func tokenFile(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(path, bytes.Repeat([]byte("a"), 64), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("a"), 64), 0o600))
 	return path
 }
 
@@ -86,22 +85,16 @@ func TestCommandsAgainstServer(t *testing.T) {
 	r := start(t, cfg)
 	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
 	file, err := dev.WriteConfig(dir, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	post(t, r.PublicAddr(), message("701", "31", "m_1", "the text of a message", 1790000000000))
 	lastSeen := lastSeq(t, r)
 	get[json.RawMessage](t, r, "/api/v1/pages/701/conversations")
 	get[json.RawMessage](t, r, "/api/v1/pages/701")
 
 	token, err := g.PageToken("900", "901", "701")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	page := filepath.Join(t.TempDir(), "page.token")
-	if err := os.WriteFile(page, []byte(token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(page, []byte(token+"\n"), 0o600))
 	for _, c := range []struct {
 		args []string
 		want string
@@ -123,24 +116,19 @@ func TestCommandsAgainstServer(t *testing.T) {
 	} {
 		t.Run(strings.Join(c.args[:min(2, len(c.args))], " "), func(t *testing.T) {
 			code, stdout, stderr := run(t, t.Context(), append([]string{"-c", file}, c.args...)...)
-			if code != cli.ExitOK || !strings.Contains(stdout, c.want) {
-				t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
-			}
-			if strings.Contains(stdout+stderr, token) {
-				t.Error("the page token is shown")
-			}
+			require.Equal(t, cli.ExitOK, code, "stdout: %s\nstderr: %s", stdout, stderr)
+			require.Contains(t, stdout, c.want, "stdout: %s\nstderr: %s", stdout, stderr)
+			require.NotContains(t, stdout+stderr, token, "the page token is shown")
 			if c.args[0] == "pages" && c.args[1] != "list" && c.args[1] != "show" {
 				return // commands that change something run only once
 			}
 			code, stdout, stderr = run(t, t.Context(), append([]string{"-c", file, "--json"}, c.args...)...)
-			if code != cli.ExitOK || !json.Valid([]byte(strings.TrimSpace(stdout))) {
-				t.Errorf("--json: exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
-			}
+			require.Equal(t, cli.ExitOK, code, "--json\nstdout: %s\nstderr: %s", stdout, stderr)
+			require.True(t, json.Valid([]byte(strings.TrimSpace(stdout))),
+				"--json\nstdout: %s\nstderr: %s", stdout, stderr)
 		})
 	}
-	if n := lastSeq(t, r); n <= lastSeen {
-		t.Error("connecting left no event")
-	}
+	require.Greater(t, lastSeq(t, r), lastSeen, "connecting left no event")
 }
 
 func TestLoad(t *testing.T) {
@@ -149,16 +137,15 @@ func TestLoad(t *testing.T) {
 	r := start(t, cfg)
 	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
 	file, err := dev.WriteConfig(dir, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	code, stdout, stderr := run(t, t.Context(), "-c", file, "load",
 		"--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
 	var report loadgen.Report
 	err = json.Unmarshal([]byte(stdout), &report)
-	if err != nil || code != cli.ExitOK || report.Acked == 0 || !report.OK() {
-		t.Errorf("exit %d, %v\n%s%s", code, err, stdout, stderr)
-	}
+	require.NoError(t, err, "%s%s", stdout, stderr)
+	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
+	require.NotZero(t, report.Acked, "%s%s", stdout, stderr)
+	require.True(t, report.OK(), "%s%s", stdout, stderr)
 }
 
 // TestDev checks that dev connects two pages and that their conversations grow.
@@ -166,10 +153,8 @@ func TestDev(t *testing.T) {
 	t.Parallel()
 	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
 		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
-	if code != cli.ExitOK || strings.Count(stdout, "confirmed with 13 fields") != 2 {
-		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
-	}
-	if strings.Contains(stdout, " conversations 0 ") || !strings.Contains(stdout, " conversations ") {
-		t.Errorf("there are no conversations:\n%s", stdout)
-	}
+	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
+	require.Equal(t, 2, strings.Count(stdout, "confirmed with 13 fields"), "%s%s", stdout, stderr)
+	require.NotContains(t, stdout, " conversations 0 ", "there are no conversations")
+	require.Contains(t, stdout, " conversations ", "there are no conversations")
 }

@@ -36,14 +36,13 @@ func TestHooks(t *testing.T) {
 			err = receiver.Verify(body, r.Header)
 		}
 		sent, _ := strconv.ParseInt(r.Header.Get(hooks.HeaderTimestamp), 10, 64)
-		if time.Since(time.Unix(sent, 0)).Abs() > time.Minute {
-			t.Error("wrong timestamp in the signature header", sent)
-		}
+		assert.LessOrEqual(t, time.Since(time.Unix(sent, 0)).Abs(), time.Minute,
+			"wrong timestamp in the signature header")
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case err != nil:
-			t.Error(err)
+			assert.NoError(t, err)
 			w.WriteHeader(http.StatusBadRequest)
 		case down:
 			w.WriteHeader(http.StatusInternalServerError)

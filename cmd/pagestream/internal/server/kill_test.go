@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
@@ -34,9 +36,7 @@ func spawn(t *testing.T, args ...string) *child {
 	if testing.Verbose() {
 		cmd.Stderr = os.Stderr
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	c := &child{cmd}
 	t.Cleanup(c.kill)
 	return c
@@ -52,9 +52,7 @@ func (c *child) kill() {
 func freePort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer ln.Close()
 	return ln.Addr().String()
 }
@@ -63,9 +61,7 @@ func freePort(t *testing.T) string {
 func freePorts(t *testing.T) (public, private string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer ln.Close()
 	return ln.Addr().String(), freePort(t)
 }
@@ -78,9 +74,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := dev.WriteConfig(dir, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	kills := 5
 	if testing.Short() {
 		kills = 2
@@ -149,18 +143,12 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		found[e.ID]++
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for id := range acked {
-		if found[id] == 0 {
-			t.Errorf("lost: %s", id)
-		}
+		require.NotZero(t, found[id], "lost: %s", id)
 	}
 	for id, n := range found {
-		if n > 1 {
-			t.Errorf("%s is stored %d times", id, n)
-		}
+		require.LessOrEqual(t, n, 1, "%s is stored more than once", id)
 	}
 	rows := map[string]int{}
 	for s := range senders {
@@ -177,9 +165,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		}
 	}
 	for id := range found {
-		if rows[id] != 1 {
-			t.Errorf("%s is in its conversation %d times", id, rows[id])
-		}
+		require.Equal(t, 1, rows[id], "%s in its conversation", id)
 	}
 	t.Logf("%d kills, %d acknowledged, %d stored, %d rows", kills, len(acked), len(found), len(rows))
 }
@@ -211,41 +197,26 @@ func TestSignalStopsTheServer(t *testing.T) {
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := dev.WriteConfig(dir, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	server := spawn(t, "-c", file, "serve")
 	awaitServer(t, cfg)
-	if got := post(t, cfg.HTTP.Public, message("700", "31", "m", "x", 1790000000000)); got != 200 {
-		t.Fatalf("answered %d", got)
-	}
-	if err := server.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.cmd.Wait(); err != nil {
-		t.Errorf("exit: %v", err)
-	}
+	require.Equal(t, 200, post(t, cfg.HTTP.Public, message("700", "31", "m", "x", 1790000000000)))
+	require.NoError(t, server.cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, server.cmd.Wait())
 	// A second server on the same directory works; two at once do not.
 	r := start(t, cfg)
 	second := cfg
 	second.HTTP.Public, second.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
 	code, _, stderr := run(t, t.Context(), "-c", writeConfig(t, filepath.Join(dir, "second"), second), "serve")
-	if code != cli.ExitFailed || stderr == "" {
-		t.Errorf("a second server on the data directory: exit %d", code)
-	}
-	if n := lastSeq(t, r); n != 1 {
-		t.Errorf("the stream has %d events", n)
-	}
+	require.Equal(t, cli.ExitFailed, code, "a second server on the data directory")
+	require.NotEmpty(t, stderr, "a second server on the data directory")
+	require.Equal(t, uint64(1), lastSeq(t, r))
 }
 
 func writeConfig(t *testing.T, dir string, cfg config.Config) string {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(dir, 0o700))
 	file, err := dev.WriteConfig(dir, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return file
 }

@@ -87,16 +87,14 @@ func TestRebuildUnderTraffic(t *testing.T) {
 	}
 	repeat(func(i int) {
 		body := message("700", fmt.Sprint(30+i%9), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
-		if got := post(t, r.PublicAddr(), body); got != http.StatusOK {
-			t.Errorf("answered %d", got)
-		}
+		assert.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
 		posts.Add(1)
 	})
 	for _, path := range []string{"/api/v1/pages", "/api/v1/pages/700/conversations", "/api/v1/projections"} {
 		repeat(func(int) {
 			var out json.RawMessage
-			if err := r.do(t.Context(), http.MethodGet, path, nil, nil, &out); err != nil {
-				t.Error(err)
+			if !assert.NoError(t, r.do(t.Context(), http.MethodGet, path, nil, nil, &out)) {
+				return
 			}
 			reads.Add(1)
 		})

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -79,9 +81,7 @@ func start(t *testing.T, change func(*webhook.Options)) *fixture {
 		change(&o)
 	}
 	h, err := webhook.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mux := http.NewServeMux()
 	h.Register(mux)
 	f.Server = httptest.NewServer(mux)
@@ -98,19 +98,13 @@ func sign(key, body string) string {
 func (f *fixture) post(t *testing.T, path, body string, header http.Header) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	req.Header = header
 	resp, err := f.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return resp.StatusCode, string(b), resp.Header
 }
 
@@ -138,23 +132,16 @@ func TestHandshake(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			q := url.Values{"hub.mode": {c.mode}, "hub.verify_token": {c.token}, "hub.challenge": {c.challenge}}
 			resp, err := f.Client().Get(f.URL + c.path + "?" + q.Encode())
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer resp.Body.Close()
 			got, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != c.status {
-				t.Fatalf("got %d, want %d", resp.StatusCode, c.status)
-			}
+			require.Equal(t, c.status, resp.StatusCode)
 			if c.status != 200 {
 				return
 			}
-			if string(got) != c.challenge {
-				t.Errorf("got body %q, want the bare challenge", got)
-			}
-			if ct := resp.Header.Get("Content-Type"); !strings.HasPrefix(ct, "text/plain") {
-				t.Errorf("got content type %q", ct)
-			}
+			require.Equal(t, c.challenge, string(got), "the body is the bare challenge")
+			ct := resp.Header.Get("Content-Type")
+			require.True(t, strings.HasPrefix(ct, "text/plain"), "content type %q", ct)
 		})
 	}
 }
@@ -184,20 +171,15 @@ func TestDelivery(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := start(t, nil)
 			status, answer, _ := f.post(t, c.path, c.body, c.header)
-			if status != c.status {
-				t.Fatalf("got %d, want %d", status, c.status)
-			}
-			if len(f.pub.events) != c.stored {
-				t.Errorf("stored %d events, want %d", len(f.pub.events), c.stored)
-			}
-			if a := <-f.answers; a.Status != c.status || a.Reason != c.reason {
-				t.Errorf("observed %d %q, want %d %q", a.Status, a.Reason, c.status, c.reason)
-			}
+			require.Equal(t, c.status, status)
+			require.Len(t, f.pub.events, c.stored)
+			a := <-f.answers
+			require.Equal(t, c.status, a.Status)
+			require.Equal(t, c.reason, a.Reason)
 			// Neither the response nor the log may contain the expected signature.
 			want := strings.TrimPrefix(sign(secret, c.body), "sha256=")
-			if strings.Contains(answer, want) || strings.Contains(f.log.String(), want) {
-				t.Error("the computed signature is shown")
-			}
+			require.NotContains(t, answer, want, "the computed signature is shown")
+			require.NotContains(t, f.log.String(), want, "the computed signature is shown")
 		})
 	}
 }
@@ -210,12 +192,8 @@ func TestDeliveryKeepsTraceParent(t *testing.T) {
 	f.post(t, "/webhooks", body, h)
 	h.Set("Traceparent", "00-nonsense")
 	f.post(t, "/webhooks", body, h)
-	if got := f.pub.events[0].TraceParent; got != tp {
-		t.Errorf("got %q", got)
-	}
-	if got := f.pub.events[1].TraceParent; got != "" {
-		t.Errorf("a malformed traceparent was kept: %q", got)
-	}
+	require.Equal(t, tp, f.pub.events[0].TraceParent)
+	require.Empty(t, f.pub.events[1].TraceParent, "a malformed traceparent was kept")
 }
 
 func TestFailedPublishIsNotAnswered200(t *testing.T) {
@@ -237,18 +215,12 @@ func TestFailedPublishIsNotAnswered200(t *testing.T) {
 			f := start(t, nil)
 			f.pub.err, f.ready = c.err, c.ready
 			status, _, header := f.post(t, "/webhooks", body, signed(secret, body))
-			if status != c.status {
-				t.Fatalf("got %d, want %d", status, c.status)
+			require.Equal(t, c.status, status)
+			if status == 503 {
+				require.NotEmpty(t, header.Get("Retry-After"), "503 without Retry-After")
 			}
-			if status == 503 && header.Get("Retry-After") == "" {
-				t.Error("503 without Retry-After")
-			}
-			if a := <-f.answers; a.Reason != c.reason {
-				t.Errorf("observed %q, want %q", a.Reason, c.reason)
-			}
-			if len(f.pub.events) != 0 {
-				t.Error("something was stored")
-			}
+			require.Equal(t, c.reason, (<-f.answers).Reason)
+			require.Empty(t, f.pub.events, "something was stored")
 		})
 	}
 }
@@ -256,42 +228,32 @@ func TestFailedPublishIsNotAnswered200(t *testing.T) {
 func TestBodyLimit(t *testing.T) {
 	f := start(t, func(o *webhook.Options) { o.MaxBody = 100 })
 	exact := strings.Repeat("x", 100)
-	if status, _, _ := f.post(t, "/webhooks", exact, signed(secret, exact)); status != 200 {
-		t.Errorf("a body of exactly the limit: got %d", status)
-	}
+	status, _, _ := f.post(t, "/webhooks", exact, signed(secret, exact))
+	require.Equal(t, 200, status, "a body of exactly the limit")
 	over := exact + "x"
-	if status, _, _ := f.post(t, "/webhooks", over, signed(secret, over)); status != 413 {
-		t.Errorf("one byte over: got %d", status)
-	}
+	status, _, _ = f.post(t, "/webhooks", over, signed(secret, over))
+	require.Equal(t, 413, status, "one byte over")
 	// The same without Content-Length.
 	chunked := io.MultiReader(strings.NewReader(over))
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/webhooks", chunked)
 	req.Header = signed(secret, over)
 	resp, err := f.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	resp.Body.Close()
-	if resp.StatusCode != 413 {
-		t.Errorf("chunked, one byte over: got %d", resp.StatusCode)
-	}
+	require.Equal(t, 413, resp.StatusCode, "chunked, one byte over")
 }
 
 func TestIncompleteBodyStoresNothing(t *testing.T) {
 	f := start(t, nil)
 	conn, err := net.Dial("tcp", f.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	fmt.Fprintf(conn, "POST /webhooks HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: %s\r\nContent-Length: %d\r\n\r\n%s",
 		sign(secret, body), len(body), body[:20])
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 	defer conn.Close()
-	if a := <-f.answers; a.Status != 400 || len(f.pub.events) != 0 {
-		t.Errorf("got %d with %d stored", a.Status, len(f.pub.events))
-	}
+	a := <-f.answers
+	require.Equal(t, 400, a.Status)
+	require.Empty(t, f.pub.events)
 }
 
 func TestOtherMethodsAreRefused(t *testing.T) {
@@ -299,13 +261,10 @@ func TestOtherMethodsAreRefused(t *testing.T) {
 	for _, m := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodHead, http.MethodOptions} {
 		req, _ := http.NewRequestWithContext(t.Context(), m, f.URL+"/webhooks", nil)
 		resp, err := f.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		resp.Body.Close()
-		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") == "" {
-			t.Errorf("%s: got %d, Allow %q", m, resp.StatusCode, resp.Header.Get("Allow"))
-		}
+		require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode, m)
+		require.NotEmpty(t, resp.Header.Get("Allow"), m)
 	}
 }
 
@@ -316,9 +275,8 @@ func TestNewRefuses(t *testing.T) {
 		"empty secret": {{Name: "a", Secrets: []string{"x", ""}}},
 		"twice":        {{Name: "a", Secrets: []string{"x"}}, {Name: "a", Secrets: []string{"x"}}},
 	} {
-		if _, err := webhook.New(webhook.Options{Apps: apps, Publisher: &publisher{}}); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
+		_, err := webhook.New(webhook.Options{Apps: apps, Publisher: &publisher{}})
+		require.Error(t, err, name)
 	}
 }
 
@@ -331,15 +289,12 @@ func TestSignatureFromOpenSSL(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "openssl", "dgst", "-sha256", "-hmac", secret, "-r")
 	cmd.Stdin = strings.NewReader(body)
 	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	digest, _, _ := strings.Cut(string(out), " ")
 	f := start(t, nil)
 	header := http.Header{"X-Hub-Signature-256": {"sha256=" + digest}}
-	if status, _, _ := f.post(t, "/webhooks", body, header); status != 200 {
-		t.Errorf("a signature by openssl: got %d", status)
-	}
+	status, _, _ := f.post(t, "/webhooks", body, header)
+	require.Equal(t, 200, status, "a signature by openssl")
 }
 
 // TestSignatureVectors runs the test vectors that are stored outside the project.
@@ -353,9 +308,7 @@ func TestSignatureVectors(t *testing.T) {
 			Source, Header, Secret, Body, Value, Expect string
 		} `json:"x_hub_signature"`
 	}
-	if err := json.Unmarshal(b, &vectors); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(b, &vectors))
 	tried := 0
 	for _, v := range vectors.Hub {
 		if v.Header != webhook.SignatureHeader {
@@ -367,13 +320,10 @@ func TestSignatureVectors(t *testing.T) {
 		if v.Expect == "valid" {
 			want = 200
 		}
-		if status, _, _ := f.post(t, "/webhooks", v.Body, http.Header{v.Header: {v.Value}}); status != want {
-			t.Errorf("%s (%s): got %d, want %d", v.Source, v.Expect, status, want)
-		}
+		status, _, _ := f.post(t, "/webhooks", v.Body, http.Header{v.Header: {v.Value}})
+		require.Equal(t, want, status, "%s (%s)", v.Source, v.Expect)
 	}
-	if tried == 0 {
-		t.Error("no vector was tried")
-	}
+	require.NotZero(t, tried, "no vector was tried")
 }
 
 func FuzzSignature(f *testing.F) {
@@ -382,9 +332,7 @@ func FuzzSignature(f *testing.F) {
 	h, err := webhook.New(webhook.Options{
 		Apps: []webhook.App{{Name: "a", Secrets: []string{secret}}}, Publisher: &publisher{},
 	})
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	mux := http.NewServeMux()
 	h.Register(mux)
 	f.Fuzz(func(t *testing.T, header string, body []byte) {
@@ -394,8 +342,6 @@ func FuzzSignature(f *testing.F) {
 		mux.ServeHTTP(w, r)
 		accepted := w.Code == http.StatusOK
 		valid := strings.EqualFold(header, sign(secret, string(body))) && strings.HasPrefix(header, "sha256=")
-		if accepted != valid {
-			t.Errorf("answered %d", w.Code)
-		}
+		require.Equal(t, valid, accepted, "answered %d", w.Code)
 	})
 }
