@@ -56,11 +56,11 @@ func TestAccess(t *testing.T) {
 
 	_, err = tokens.Access(t.Context(), "404")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
-	assert.ErrorContains(t, err, "404")
+	require.ErrorContains(t, err, "404")
 	withoutApps := connect.NewTokens(f.models.Pages, f.keys, func(string) (string, bool) { return "", false })
 	_, err = withoutApps.Access(t.Context(), "1")
 	require.ErrorIs(t, err, meta.ErrNotConnected, "the app can't call")
-	assert.ErrorContains(t, err, `"main"`)
+	require.ErrorContains(t, err, `"main"`)
 	other, err := seal.NewKeyRing()
 	require.NoError(t, err)
 	_, err = f.tokens(other).Access(t.Context(), "1")

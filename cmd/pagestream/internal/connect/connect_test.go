@@ -55,9 +55,7 @@ func (g *fakeGraph) ask(call, id, access string) error {
 	if g.onAsked != nil {
 		g.onAsked(call)
 	}
-	if id != string(page) {
-		g.t.Errorf("%s about %q", call, id)
-	}
+	assert.Equal(g.t, string(page), id, call)
 	if err := g.fail[call]; err != nil {
 		return err
 	}
@@ -166,13 +164,12 @@ func (f *fixture) Append(ctx context.Context, e domain.Event, expected uint64) (
 		return streams.Receipt{}, fmt.Errorf("append: %w", streams.ErrConflict)
 	}
 	for _, old := range f.events {
-		if old.ID == e.ID {
-			f.t.Errorf("event id %s is there twice", e.ID)
-		}
+		assert.NotEqual(f.t, e.ID, old.ID, "event id %s is there twice", e.ID)
 	}
 	for _, secret := range []string{token, "verify-me"} {
-		if b, err := e.Data.Encode(); err != nil || strings.Contains(string(b), secret) {
-			f.t.Errorf("%s has a token in clear, or is not data: %v", e.Type, err)
+		b, err := e.Data.Encode()
+		if assert.NoError(f.t, err, "%s has a token in clear, or is not data", e.Type) {
+			assert.NotContains(f.t, string(b), secret, "%s has a token in clear, or is not data", e.Type)
 		}
 	}
 	f.events = append(f.events, e)
@@ -180,9 +177,7 @@ func (f *fixture) Append(ctx context.Context, e domain.Event, expected uint64) (
 }
 
 func (f *fixture) Known(_ context.Context, p domain.PageID, atLeast uint64) (connect.Known, error) {
-	if atLeast > uint64(len(f.events)) {
-		f.t.Errorf("asked for event %d of %d", atLeast, len(f.events))
-	}
+	assert.LessOrEqual(f.t, atLeast, uint64(len(f.events)), "asked for an event that is not there")
 	if f.onKnown != nil {
 		defer f.onKnown()
 	}
@@ -285,7 +280,7 @@ func TestConnect(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "verify-me", string(plain))
 	_, err = f.keys.Open(c.SealedToken, connect.TokenAAD("1"))
-	assert.Error(t, err, "the token opens for another page")
+	require.Error(t, err, "the token opens for another page")
 	s := f.last().Data.Subscription
 	assert.Equal(t, &domain.Subscription{App: "main", Wanted: want, Actual: want}, s)
 	for _, e := range f.events {
@@ -332,10 +327,10 @@ func TestRequestsAreChecked(t *testing.T) {
 	f := newFixture(t)
 	for _, r := range []connect.Request{{Token: token}, {Page: domain.NoPage, Token: token}, {Page: page}} {
 		_, err := f.Connect(t.Context(), r)
-		assert.ErrorIs(t, err, connect.ErrRequest)
+		require.ErrorIs(t, err, connect.ErrRequest)
 	}
 	_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, App: "nope"})
-	assert.ErrorIs(t, err, connect.ErrUnknownApp)
+	require.ErrorIs(t, err, connect.ErrUnknownApp)
 	assert.Empty(t, f.graph.asked)
 	r := connect.Request{Page: page, Token: token, VerifyToken: "verify-me"}
 	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", r, r, r), token)
@@ -457,7 +452,7 @@ func TestDeadTokenIsRecordedOnce(t *testing.T) {
 	assert.Equal(t, 4, out.Code)
 	f.graph.fail["list"] = errGone
 	_, err = f.Check(t.Context(), page)
-	assert.ErrorIs(t, err, errGone)
+	require.ErrorIs(t, err, errGone)
 	assert.Empty(t, f.eventTypes(3))
 
 	f.graph.fail["subscribe"] = refusal(190, 458, "")
@@ -598,7 +593,7 @@ func TestConcurrentChangeIsAnError(t *testing.T) {
 	)
 	_, err := f.Resubscribe(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrChanged)
-	assert.ErrorContains(t, err, "pages check")
+	require.ErrorContains(t, err, "pages check")
 
 	meanwhile(domain.Event{ID: "y", Type: domain.PageRenamed, Data: domain.Data{Connection: &domain.Connection{}}})
 	_, err = f.Connect(t.Context(), connect.Request{Page: page, Token: token})

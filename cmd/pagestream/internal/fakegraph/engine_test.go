@@ -82,19 +82,18 @@ func (h *webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	strong, legacy := hmac.New(sha256.New, []byte(appSecret)), hmac.New(sha1.New, []byte(appSecret))
 	strong.Write(body)
 	legacy.Write(body)
-	if r.Header.Get("X-Hub-Signature-256") != "sha256="+hex.EncodeToString(strong.Sum(nil)) ||
-		r.Header.Get("X-Hub-Signature") != "sha1="+hex.EncodeToString(legacy.Sum(nil)) {
-		h.t.Error("signature is wrong")
-	}
-	if bytes.ContainsFunc(body, func(r rune) bool { return r > '~' }) {
-		h.t.Errorf("body is not ASCII: %s", body)
-	}
+	assert.Equal(h.t, "sha256="+hex.EncodeToString(strong.Sum(nil)), r.Header.Get("X-Hub-Signature-256"),
+		"signature is wrong")
+	assert.Equal(h.t, "sha1="+hex.EncodeToString(legacy.Sum(nil)), r.Header.Get("X-Hub-Signature"),
+		"signature is wrong")
+	assert.False(h.t, bytes.ContainsFunc(body, func(r rune) bool { return r > '~' }), "body is not ASCII: %s", body)
 	if bytes.Contains(body, []byte(`\/`)) && bytes.Contains(body, []byte(`\u00`)) {
 		h.escape++
 	}
 	var in post
-	if err := json.Unmarshal(body, &in); err != nil || in.Object != "page" {
-		h.t.Errorf("body is not a delivery: %v", err)
+	err = json.Unmarshal(body, &in)
+	if assert.NoError(h.t, err, "body is not a delivery") {
+		assert.Equal(h.t, "page", in.Object, "body is not a delivery")
 	}
 	if len(in.Entry) > 1 {
 		h.shared++
@@ -113,8 +112,8 @@ func (h *webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *webhook) item(page string, sent int64, channel string, raw json.RawMessage) {
 	h.pages[page]++
 	var in map[string]json.RawMessage
-	if json.Unmarshal(raw, &in) != nil {
-		h.t.Errorf("item is not an object: %s", raw)
+	if !assert.NoError(h.t, json.Unmarshal(raw, &in), "item is not an object: %s", raw) {
+		return
 	}
 	var kind string
 	for _, k := range []string{"message", "delivery", "read", "reaction", "message_edit", "postback", "referral"} {
@@ -130,8 +129,8 @@ func (h *webhook) item(page string, sent int64, channel string, raw json.RawMess
 	}
 	if channel == "standby" {
 		kind = "standby " + kind
-		if strings.Contains(string(raw), `"payload":"`) && kind == "standby postback" {
-			h.t.Errorf("postback in standby has a payload: %s", raw)
+		if strings.Contains(string(raw), `"payload":"`) {
+			assert.NotEqual(h.t, "standby postback", kind, "postback in standby has a payload: %s", raw)
 		}
 	}
 	if kind == "message" {
@@ -225,9 +224,8 @@ func TestOnlySubscribedPagesAndFields(t *testing.T) {
 	runEngine(t, f, h, func(o *fakegraph.EngineOptions) { o.Standby = 10 }, h.received(300))
 	assert.Zero(t, h.pages[page2])
 	for kind, n := range h.kinds {
-		if kind != "message" && kind != "unsend" {
-			t.Errorf("%d of %q were delivered without a subscription", n, kind)
-		}
+		require.Contains(t, []string{"message", "unsend"}, kind,
+			"%d of %q were delivered without a subscription", n, kind)
 	}
 }
 

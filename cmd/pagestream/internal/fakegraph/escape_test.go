@@ -29,9 +29,7 @@ func TestEscapedValuesDecodeUnchanged(t *testing.T) {
 		in := map[string]string{rapid.String().Draw(t, "key"): rapid.String().Draw(t, "value")}
 		b := marshal(in)
 		for _, c := range b {
-			if c > 0x7f {
-				t.Fatalf("%q has a byte beyond ASCII", b)
-			}
+			require.LessOrEqual(t, c, byte(0x7f), "%q has a byte beyond ASCII", b)
 		}
 		var out map[string]string
 		require.NoError(t, json.Unmarshal(b, &out))

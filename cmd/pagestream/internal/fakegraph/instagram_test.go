@@ -61,7 +61,7 @@ func TestPeopleOnInstagram(t *testing.T) {
 		case i.Referral != nil:
 			kinds["referral"]++
 		default:
-			t.Errorf("unexpected %s", i.raw)
+			assert.Fail(t, "unexpected item", "%s", i.raw)
 		}
 	}
 	for _, kind := range []string{"echo", "message", "read", "edit", "reaction", "postback", "referral"} {

@@ -120,7 +120,9 @@ func TestConcurrentPageFieldsShareOneCall(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			fields, known, err := a.PageFields(t.Context(), "main")
-			assert.NoError(t, err)
+			if !assert.NoError(t, err) {
+				return
+			}
 			assert.True(t, known)
 			assert.Equal(t, []string{"messages"}, fields)
 		})
@@ -174,7 +176,7 @@ func TestAppsCallByAccess(t *testing.T) {
 			for _, app := range []string{"deaf", "nope"} {
 				err := c.call(a, meta.Access{Page: page, App: app, Token: token})
 				require.ErrorIs(t, err, meta.ErrNotConnected)
-				assert.ErrorContains(t, err, `"`+app+`"`)
+				require.ErrorContains(t, err, `"`+app+`"`)
 				assert.NotContains(t, err.Error(), token)
 			}
 			assert.Len(t, s.requests, 1)

@@ -105,7 +105,7 @@ func TestMessages(t *testing.T) {
 	s = start(t, success)
 	for _, id := range []string{"aWdfZAG06MTpJR01l-_==", "t_1"} {
 		_, _, err = s.client().Messages(t.Context(), page, token, id, "")
-		assert.NoError(t, err)
+		require.NoError(t, err)
 	}
 	for _, id := range []string{"t_1/x", "t_1?x", "..", "t_%31", "t 1", "t_ä", strings.Repeat("t", 513)} {
 		_, _, err = s.client().Messages(t.Context(), page, token, id, "")
@@ -139,7 +139,7 @@ func TestPageSizeIsHalvedOnCode1(t *testing.T) {
 	assert.Equal(t, []string{"100", "50", "25", "25", "25", "25"}, limits(s), "and then as for every passing failure")
 
 	s = start(t, much)
-	assert.Error(t, ask(s, 1))
+	require.Error(t, ask(s, 1))
 	assert.Equal(t, []string{"1", "1", "1", "1"}, limits(s))
 
 	s = start(t, much, success)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
@@ -41,9 +43,7 @@ func fuzzed(t *testing.T, answer canned) *graph.Client {
 		AppID: appID, AppSecret: appSecret, Retries: -1, HTTP: &http.Client{Transport: answer},
 		Now: func() time.Time { return now }, Sleep: func(context.Context, time.Duration) error { return nil },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return c
 }
 
@@ -73,27 +73,22 @@ func FuzzErrors(f *testing.F) {
 			var in struct {
 				Error any `json:"error"`
 			}
-			if json.Unmarshal([]byte(body), &in) != nil || in.Error != nil || status > 299 {
-				t.Fatalf("status %d and %q are a success", status, body)
-			}
+			require.NoError(t, json.Unmarshal([]byte(body), &in), "status %d", status)
+			require.Nil(t, in.Error, "status %d", status)
+			require.LessOrEqual(t, status, 299)
 			return
 		}
 		refusal := meta.Refused(err)
-		if refusal == nil && !errors.Is(err, graph.ErrAnswer) {
-			t.Fatalf("%v is not a known error", err)
+		if refusal == nil {
+			require.ErrorIs(t, err, graph.ErrAnswer)
 		}
-		if strings.Contains(err.Error(), token) || len([]rune(err.Error())) > 5000 {
-			t.Fatal(err)
-		}
+		require.NotContains(t, err.Error(), token)
+		require.LessOrEqual(t, len([]rune(err.Error())), 5000)
 		if refusal == nil {
 			return
 		}
-		if (refusal.Class() == meta.TokenDead) != errors.Is(err, meta.ErrTokenDead) {
-			t.Fatalf("%v has the class %q", err, refusal.Class())
-		}
-		if refusal.RetryAfter() > 0 != (refusal.Class() == meta.Throttled) {
-			t.Fatalf("%v has the retry time %s", err, refusal.RetryAfter())
-		}
+		require.Equal(t, errors.Is(err, meta.ErrTokenDead), refusal.Class() == meta.TokenDead, "%v", err)
+		require.Equal(t, refusal.Class() == meta.Throttled, refusal.RetryAfter() > 0, "%v", err)
 	})
 }
 
@@ -107,24 +102,20 @@ func FuzzConversations(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		c := fuzzed(t, canned{status: 200, body: body})
 		list, next, err := c.Conversations(t.Context(), page, token, "messenger", "", 10)
-		if err != nil && (len(list) > 0 || next != "") {
-			t.Fatalf("%v, and %v up to %q", err, list, next)
+		if err != nil {
+			require.Empty(t, list)
+			require.Empty(t, next)
 		}
 		for _, conversation := range list {
-			if conversation.Updated.IsZero() {
-				t.Fatal("no time")
-			}
-			if _, _, err := c.Messages(t.Context(), page, token, conversation.ID, ""); errors.Is(err, graph.ErrConversation) {
-				t.Fatal(err)
-			}
+			require.False(t, conversation.Updated.IsZero(), "a conversation without time")
+			_, _, err := c.Messages(t.Context(), page, token, conversation.ID, "")
+			require.NotErrorIs(t, err, graph.ErrConversation)
 			for _, m := range conversation.Messages {
-				if !json.Valid(m.Raw) {
-					t.Fatalf("%q is not JSON", m.Raw)
-				}
+				require.True(t, json.Valid(m.Raw), "%q is not JSON", m.Raw)
 			}
 		}
-		if _, err := c.Accounts(t.Context(), user, token); err != nil && strings.Contains(err.Error(), token) {
-			t.Fatal(err)
+		if _, err := c.Accounts(t.Context(), user, token); err != nil {
+			require.NotContains(t, err.Error(), token)
 		}
 		_, _ = c.AppSubscriptions(t.Context())
 		_, _ = c.DebugToken(t.Context(), input)
@@ -144,20 +135,22 @@ func FuzzUsage(f *testing.F) {
 		c := fuzzed(t, canned{status: 200, body: success.body, header: http.Header{
 			"X-App-Usage": {app}, "X-Page-Usage": {app}, "X-Business-Use-Case-Usage": {business},
 		}})
-		if err := c.Unsubscribe(t.Context(), page, token); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.Unsubscribe(t.Context(), page, token))
 		for _, u := range c.Usage() {
-			if u.Key != "app" && strings.Trim(u.Key, "0123456789") != "" ||
-				min(u.CallCount, u.TotalTime, u.TotalCPUTime) < 0 ||
-				!u.RegainAt.IsZero() && u.RegainAt.Sub(u.At) > 24*time.Hour {
-				t.Fatalf("%+v", u)
+			if u.Key != "app" {
+				require.Empty(t, strings.Trim(u.Key, "0123456789"))
+			}
+			require.GreaterOrEqual(t, min(u.CallCount, u.TotalTime, u.TotalCPUTime), 0)
+			if !u.RegainAt.IsZero() {
+				require.LessOrEqual(t, u.RegainAt.Sub(u.At), 24*time.Hour)
 			}
 		}
 		err := c.Unsubscribe(t.Context(), page, token)
 		held := meta.Refused(err)
-		if err != nil && (held == nil || !held.Held || held.RetryAfter() > 24*time.Hour) {
-			t.Fatal(err)
+		if err != nil {
+			require.NotNil(t, held)
+			require.True(t, held.Held)
+			require.LessOrEqual(t, held.RetryAfter(), 24*time.Hour)
 		}
 	})
 }

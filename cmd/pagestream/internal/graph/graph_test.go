@@ -167,31 +167,22 @@ func proof(token string) string {
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, secret := range []string{token, input, appSecret, code, verifyToken} {
-		if strings.Contains(r.URL.String(), secret) {
-			s.t.Errorf("a token is in the URL %s", r.URL)
-		}
+		assert.NotContains(s.t, r.URL.String(), secret, "a token is in the URL")
 	}
 	for name := range r.URL.Query() {
-		if strings.Contains(name, "token") || strings.Contains(name, "secret") && name != "appsecret_proof" ||
-			name == "code" {
-			s.t.Errorf("%s is in the URL %s", name, r.URL)
-		}
+		secret := strings.Contains(name, "token") || strings.Contains(name, "secret") && name != "appsecret_proof"
+		assert.False(s.t, secret || name == "code", "%s is in the URL %s", name, r.URL)
 	}
-	if alias.MatchString(r.URL.Path) {
-		s.t.Errorf("a request to %s", r.URL.Path)
-	}
+	assert.False(s.t, alias.MatchString(r.URL.Path), "a request to %s", r.URL.Path)
 	b, _ := io.ReadAll(r.Body)
 	params, err := url.ParseQuery(string(b))
-	if err != nil {
-		s.t.Error(err)
-	}
+	assert.NoError(s.t, err)
 	for k, v := range r.URL.Query() {
 		params[k] = v
 	}
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if params.Get("appsecret_proof") != proof(bearer) {
-		s.t.Errorf("%s %s has a wrong appsecret_proof", r.Method, r.URL.Path)
-	}
+	assert.Equal(s.t, proof(bearer), params.Get("appsecret_proof"),
+		"%s %s has a wrong appsecret_proof", r.Method, r.URL.Path)
 	s.requests = append(s.requests, request{r.Method, r.URL.Path, bearer, params})
 	a := s.answers[0]
 	if len(s.answers) > 1 {
@@ -385,7 +376,7 @@ func TestTransientFailuresAreRetried(t *testing.T) {
 	assert.Len(t, s.requests, 1+graph.DefaultRetries)
 
 	s = start(t, transient)
-	assert.Error(t, s.client(func(o *graph.Options) { o.Retries = -1 }).Unsubscribe(t.Context(), page, token))
+	require.Error(t, s.client(func(o *graph.Options) { o.Retries = -1 }).Unsubscribe(t.Context(), page, token))
 	assert.Len(t, s.requests, 1)
 
 	// The wait ends with the context.
@@ -395,7 +386,7 @@ func TestTransientFailuresAreRetried(t *testing.T) {
 		o.Sleep = func(ctx context.Context, _ time.Duration) error { cancel(); <-ctx.Done(); return ctx.Err() }
 	})
 	err := c.Unsubscribe(ctx, page, token)
-	assert.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, meta.Transient, meta.ClassOf(err))
 }
 
@@ -422,7 +413,7 @@ func TestUnexpectedAnswersAreErrors(t *testing.T) {
 	t.Run("no data", func(t *testing.T) {
 		s := start(t, answer{200, `{}`})
 		_, err := s.client().SubscribedApps(t.Context(), page, token)
-		assert.ErrorIs(t, err, graph.ErrAnswer)
+		require.ErrorIs(t, err, graph.ErrAnswer)
 		_, err = s.client().DebugToken(t.Context(), input)
 		assert.ErrorIs(t, err, graph.ErrAnswer)
 	})
@@ -434,7 +425,7 @@ func TestUnexpectedAnswersAreErrors(t *testing.T) {
 			fmt.Fprintf(w, `{"data":[],"paging":{"cursors":{"after":"%d"},"next":"x"}}`, n)
 		})
 		_, err := s.client().SubscribedApps(t.Context(), page, token)
-		assert.ErrorIs(t, err, graph.ErrAnswer)
+		require.ErrorIs(t, err, graph.ErrAnswer)
 		assert.Equal(t, 50, n)
 	})
 }
@@ -476,7 +467,7 @@ func TestErrorsHaveNoTokens(t *testing.T) {
 				}
 			}
 			if name != "refused" {
-				assert.ErrorIs(t, err, graph.ErrUnreachable, "%s %s", name, method)
+				require.ErrorIs(t, err, graph.ErrUnreachable, "%s %s", name, method)
 			}
 		}
 		assert.NotContains(t, fmt.Sprintf("%v %+v %#v %d %q", c, c, c, c, c), appSecret)
@@ -511,13 +502,13 @@ func TestOnlyNumericIDsAreAccepted(t *testing.T) {
 			apps, node, accounts, sent, profile, person, list, messages,
 			c.Subscribe(t.Context(), id, token, []string{"messages"}), c.Unsubscribe(t.Context(), id, token),
 		} {
-			assert.ErrorIs(t, err, graph.ErrPageID, "%q", id)
+			require.ErrorIs(t, err, graph.ErrPageID, "%q", id)
 		}
 		if id == strings.Repeat("1", 33) {
 			continue
 		}
 		_, _, thread := c.Messages(t.Context(), page, token, id, "")
-		assert.ErrorIs(t, thread, graph.ErrConversation, "%q", id)
+		require.ErrorIs(t, thread, graph.ErrConversation, "%q", id)
 	}
 	assert.Empty(t, s.requests)
 	// The alias does not occur in the code.
@@ -573,16 +564,16 @@ func TestInvalidArgumentsAreNotSent(t *testing.T) {
 	s := start(t, success)
 	c := s.client()
 	ctx := t.Context()
-	assert.ErrorIs(t, c.Subscribe(ctx, page, token, nil), graph.ErrNoFields)
-	assert.ErrorIs(t, c.Unsubscribe(ctx, page, ""), graph.ErrNoToken)
+	require.ErrorIs(t, c.Subscribe(ctx, page, token, nil), graph.ErrNoFields)
+	require.ErrorIs(t, c.Unsubscribe(ctx, page, ""), graph.ErrNoToken)
 	_, err := c.DebugToken(ctx, "")
-	assert.ErrorIs(t, err, graph.ErrNoToken)
+	require.ErrorIs(t, err, graph.ErrNoToken)
 	_, err = c.ExchangeCode(ctx, redirectURI, "")
-	assert.ErrorIs(t, err, graph.ErrNoToken)
+	require.ErrorIs(t, err, graph.ErrNoToken)
 	_, err = c.LongLived(ctx, "")
-	assert.ErrorIs(t, err, graph.ErrNoToken)
+	require.ErrorIs(t, err, graph.ErrNoToken)
 	_, err = c.Accounts(ctx, user, "")
-	assert.ErrorIs(t, err, graph.ErrNoToken)
+	require.ErrorIs(t, err, graph.ErrNoToken)
 	for name, m := range map[string]graph.Outgoing{
 		"nothing":      {},
 		"no recipient": {Message: outgoing.Message},
@@ -593,7 +584,7 @@ func TestInvalidArgumentsAreNotSent(t *testing.T) {
 		"half of both": {Recipient: outgoing.Recipient, Message: json.RawMessage(`{`), SenderAction: "typing_on"},
 	} {
 		_, err := c.Send(ctx, page, token, m)
-		assert.ErrorIs(t, err, graph.ErrMessage, name)
+		require.ErrorIs(t, err, graph.ErrMessage, name)
 	}
 	assert.Empty(t, s.requests)
 }
@@ -614,7 +605,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		o := good
 		change(&o)
 		_, err := graph.New(o)
-		assert.ErrorIs(t, err, graph.ErrOptions, name)
+		require.ErrorIs(t, err, graph.ErrOptions, name)
 	}
 	_, err := graph.New(good)
 	assert.NoError(t, err)

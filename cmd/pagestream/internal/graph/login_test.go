@@ -63,7 +63,7 @@ func TestExchangeCode(t *testing.T) {
 	for _, a := range []answer{{500, `{"error":{"code":2}}`}, {503, ""}, {400, `{"error":{"code":100,"error_subcode":36009}}`}, {200, "<html>"}} {
 		s = start(t, a)
 		_, err = s.client().ExchangeCode(t.Context(), redirectURI, code)
-		assert.Error(t, err)
+		require.Error(t, err)
 		assert.Len(t, s.requests, 1)
 	}
 }
@@ -191,7 +191,7 @@ func TestAccounts(t *testing.T) {
 	} {
 		s := start(t, answers...)
 		got, err := s.client().Accounts(t.Context(), user, token)
-		assert.Error(t, err, name)
+		require.Error(t, err, name)
 		assert.Empty(t, got, name)
 		assert.LessOrEqual(t, len(s.requests), 2, name)
 	}

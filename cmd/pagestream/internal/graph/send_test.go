@@ -138,6 +138,6 @@ func TestObservations(t *testing.T) {
 		{Method: "POST", Edge: "debug_token", Status: 400, Code: 100, Retries: 1},
 		{Method: "GET", Edge: "subscriptions"},
 	}, seen)
-	assert.Equal(t, 1, len(s.slept))
+	assert.Len(t, s.slept, 1)
 	assert.LessOrEqual(t, s.slept[0], time.Second)
 }
