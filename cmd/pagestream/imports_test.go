@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // module is the module path of this repository.
@@ -235,18 +238,14 @@ func TestImportsGoInOneDirection(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if r := remedy(path.Dir(rel), imp, strings.HasSuffix(rel, "_test.go")); r != "" {
-				t.Errorf("%s imports %s: %s", rel, imp, r)
-			}
+			assert.Empty(t, remedy(path.Dir(rel), imp, strings.HasSuffix(rel, "_test.go")),
+				"%s imports %s", rel, imp)
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if files < 10 {
-		t.Errorf("only %d files were checked: is %q still the repository's root?", files, root)
-	}
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, files, 10,
+		"only %d files were checked: is %q still the repository's root?", files, root)
 }
 
 // TestImportRules checks the rules themselves with imports that must be refused or allowed.
@@ -354,8 +353,10 @@ func TestImportRules(t *testing.T) {
 		{"streams", our("tools/x"), false, false},
 	} {
 		got := remedy(c.pkg, c.imp, c.test)
-		if (got == "") != c.ok || got != "" && (!strings.Contains(got, "the rule") || !strings.Contains(got, "Instead: ")) {
-			t.Errorf("%s imports %s (test %v): remedy %q, want allowed %v", c.pkg, c.imp, c.test, got, c.ok)
+		require.Equal(t, c.ok, got == "", "%s imports %s (test %v)", c.pkg, c.imp, c.test)
+		if got != "" {
+			require.Contains(t, got, "the rule", "%s imports %s (test %v)", c.pkg, c.imp, c.test)
+			require.Contains(t, got, "Instead: ", "%s imports %s (test %v)", c.pkg, c.imp, c.test)
 		}
 	}
 }
@@ -363,13 +364,12 @@ func TestImportRules(t *testing.T) {
 // TestMainIsThin checks that package main has only main.go and tests. Everything else is in internal.
 func TestMainIsThin(t *testing.T) {
 	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, f := range files {
-		if f != "main.go" && !strings.HasSuffix(f, "_test.go") {
-			t.Errorf("%s is in package main: the command line goes into internal/cli, the running program into "+
-				"internal/server, an operation into internal/operate", f)
+		if f != "main.go" {
+			require.True(t, strings.HasSuffix(f, "_test.go"),
+				"%s is in package main: the command line goes into internal/cli, the running program into "+
+					"internal/server, an operation into internal/operate", f)
 		}
 	}
 }
@@ -384,22 +384,15 @@ var top = []string{
 // TestTopLevel checks that the top level of the repository has only the allowed names.
 func TestTopLevel(t *testing.T) {
 	entries, err := os.ReadDir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ignore, err := os.ReadFile(filepath.Join(root, ".gitignore"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	patterns := strings.Fields(string(ignore))
-	for _, name := range disallowed(entries, patterns) {
-		t.Errorf("%s is at the top level, where only %s are allowed: move it into one of the folders, or build into bin/",
-			name, strings.Join(top, ", "))
-	}
+	require.Empty(t, disallowed(entries, patterns),
+		"these are at the top level, where only %s are allowed: move them into one of the folders, or build into bin/",
+		strings.Join(top, ", "))
 	listed := []fs.DirEntry{entry("pkg"), entry("cmd"), entry(".github"), entry("bin"), entry("cpu.prof")}
-	if got := disallowed(listed, []string{"/bin/", "*.prof"}); !slices.Equal(got, []string{"pkg"}) {
-		t.Errorf("the rule itself reports %v, want pkg", got)
-	}
+	require.Equal(t, []string{"pkg"}, disallowed(listed, []string{"/bin/", "*.prof"}), "the rule itself")
 }
 
 // disallowed returns the names that are not allowed at the top level.
@@ -433,9 +426,7 @@ func (entry) Info() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
 // TestWhereDoIAdd checks that the files named in "Where do I add ..." of the design notes exist.
 func TestWhereDoIAdd(t *testing.T) {
 	notes, err := os.ReadFile("DESIGN.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, section, _ := strings.Cut(string(notes), "## Where do I add ...")
 	section, _, _ = strings.Cut(section, "\n## ")
 	rows, named := 0, 0
@@ -456,12 +447,12 @@ func TestWhereDoIAdd(t *testing.T) {
 			dir = strings.Split(dir, "/NAME")[0]
 			named++
 			_, top := os.Stat(filepath.Join(root, dir))
-			if _, in := os.Stat(filepath.Join("internal", dir)); top != nil && in != nil {
-				t.Errorf("the design notes name %s, which does not exist", name)
+			if top != nil {
+				_, in := os.Stat(filepath.Join("internal", dir))
+				require.NoError(t, in, "the design notes name %s, which does not exist", name)
 			}
 		}
 	}
-	if rows < 12 || named < 25 {
-		t.Errorf("found only %d rows and %d files in the section", rows, named)
-	}
+	require.GreaterOrEqual(t, rows, 12)
+	require.GreaterOrEqual(t, named, 25)
 }

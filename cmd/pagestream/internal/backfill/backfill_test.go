@@ -491,9 +491,8 @@ func TestEventEqualsTheDeliveredOne(t *testing.T) {
 			Request: Request{Page: page}, access: meta.Access{App: "shop"},
 		}
 		got, ok, err := w.event(m, platform, own)
-		if err != nil || !ok {
-			t.Fatalf("left out: %v", err)
-		}
+		require.NoError(t, err)
+		require.True(t, ok, "the message is left out")
 		want.Data.Raw, got.Data.Raw, want.Data.EntryTime = nil, nil, 0
 		assert.Equal(t, want, got)
 	})
@@ -551,7 +550,7 @@ func TestOneRunPerPage(t *testing.T) {
 	}
 	_, err := fill(t, f, time.Hour)
 	require.NoError(t, err)
-	assert.ErrorIs(t, second, ErrRunning)
+	require.ErrorIs(t, second, ErrRunning)
 	g.before = nil
 	_, err = fill(t, f, time.Hour)
 	assert.NoError(t, err, "and then another")
@@ -581,17 +580,17 @@ func TestInvalidRequests(t *testing.T) {
 		"future":   {Page: page, Since: noon.Add(time.Hour)},
 	} {
 		_, err := r.filler(g).Run(t.Context(), request, nil)
-		assert.ErrorIs(t, err, ErrRequest, name)
+		require.ErrorIs(t, err, ErrRequest, name)
 	}
 	for _, denied := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
 		g.denied = denied
 		_, err := fill(t, r.filler(g), time.Hour)
-		assert.ErrorIs(t, err, denied)
+		require.ErrorIs(t, err, denied)
 	}
 	g.denied, g.access.Instagram = nil, account
 	_, err := r.filler(g).Run(t.Context(), Request{Page: account, Since: noon.Add(-time.Hour)}, nil)
 	require.ErrorIs(t, err, ErrRequest)
-	assert.ErrorContains(t, err, "fill the gap of page 104")
+	require.ErrorContains(t, err, "fill the gap of page 104")
 	assert.Empty(t, g.calls)
 	assert.Panics(t, func() { New(Options{}) })
 }

@@ -40,8 +40,8 @@ func TestBackupContainsWhatWasAcknowledgedBefore(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := r.Publisher.Publish(context.Background(), []domain.Event{event(n.Add(1))}); err != nil {
-					t.Error(err)
+				_, err := r.Publisher.Publish(context.Background(), []domain.Event{event(n.Add(1))})
+				if !assert.NoError(t, err) {
 					return
 				}
 			}

@@ -7,12 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/domain/messenger"
@@ -27,13 +28,10 @@ func noProgram(context.Context, StartOptions) (*System, error) {
 
 func TestOptions(t *testing.T) {
 	good := Options{Dir: "d", Start: noProgram, Streams: "s", Models: "m"}
-	if err := good.complete(); err != nil {
-		t.Fatal(err)
-	}
-	if good.Cell != 1500*time.Millisecond || !slices.Equal(good.Growth, []int{10_000, 100_000, 1_000_000}) ||
-		good.Sample != 50_000 {
-		t.Errorf("defaults: %+v", good)
-	}
+	require.NoError(t, good.complete())
+	require.Equal(t, 1500*time.Millisecond, good.Cell)
+	require.Equal(t, []int{10_000, 100_000, 1_000_000}, good.Growth)
+	require.Equal(t, 50_000, good.Sample)
 	for name, change := range map[string]func(*Options){
 		"no directory":    func(o *Options) { o.Dir = "" },
 		"no program":      func(o *Options) { o.Start = nil },
@@ -49,9 +47,8 @@ func TestOptions(t *testing.T) {
 	} {
 		o := Options{Dir: "d", Start: noProgram, Streams: "s", Models: "m"}
 		change(&o)
-		if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
-			t.Errorf("%s: %v", name, err)
-		}
+		_, err := Run(t.Context(), o)
+		require.ErrorIs(t, err, ErrOptions, name)
 	}
 }
 
@@ -64,11 +61,9 @@ func TestBlend(t *testing.T) {
 	var held []int
 	for n := range posts {
 		i, more := b.take()
-		if !more {
-			t.Fatalf("there is no POST %d", n)
-		}
-		if sent[i] > 0 && slices.Contains(held, i) {
-			t.Fatalf("POST %d is repeated before it was acknowledged", i)
+		require.True(t, more, "there is no POST %d", n)
+		if sent[i] > 0 {
+			require.NotContains(t, held, i, "POST %d is repeated before it was acknowledged", i)
 		}
 		sent[i]++
 		if n < 50 {
@@ -80,25 +75,23 @@ func TestBlend(t *testing.T) {
 		}
 		held = nil
 	}
-	if n := posts - len(sent); n != posts/5 || b.duplicates != n {
-		t.Errorf("%d of %d are duplicates, %d were counted", n, posts, b.duplicates)
-	}
+	n := posts - len(sent)
+	require.Equal(t, posts/5, n)
+	require.Equal(t, n, b.duplicates)
 
 	b = &blend{shots: make([]shot, 3)}
 	for range 3 {
-		if _, more := b.take(); !more {
-			t.Fatal("there are too few POSTs")
-		}
+		_, more := b.take()
+		require.True(t, more, "there are too few POSTs")
 	}
-	if _, more := b.take(); more {
-		t.Error("a POST is repeated without percent and cycle")
-	}
+	_, more := b.take()
+	require.False(t, more, "a POST is repeated without percent and cycle")
 
 	b = &blend{shots: make([]shot, 3), cycle: true}
 	for n := range 7 {
-		if i, more := b.take(); !more || i != n%3 {
-			t.Errorf("take %d: %d %v", n, i, more)
-		}
+		i, more := b.take()
+		require.True(t, more)
+		require.Equal(t, n%3, i)
 	}
 }
 
@@ -110,27 +103,19 @@ func TestTraffic(t *testing.T) {
 	pageOf := map[string]string{}
 	for _, items := range []int{1, 3, 10, 100} {
 		body := ids.body(items)
-		if !json.Valid(body) {
-			t.Fatalf("not JSON: %s", body)
-		}
+		require.True(t, json.Valid(body), "not JSON: %s", body)
 		events := messenger.Split(body, messenger.Options{App: "bench"}).Events
-		if len(events) != items {
-			t.Errorf("%d events of %d items", len(events), items)
-		}
+		require.Len(t, events, items)
 		for _, e := range events {
-			if seen[e.ID] {
-				t.Errorf("two events have id %s", e.ID)
-			}
+			require.False(t, seen[e.ID], "two events have id %s", e.ID)
 			seen[e.ID] = true
-			if other, known := pageOf[string(e.Contact)]; known && other != string(e.Page) {
-				t.Errorf("contact %s writes to %s and %s", e.Contact, other, e.Page)
+			if other, known := pageOf[string(e.Contact)]; known {
+				require.Equal(t, string(e.Page), other, "contact %s writes to two pages", e.Contact)
 			}
 			pageOf[string(e.Contact)] = string(e.Page)
 		}
 	}
-	if got := len(ids.events(250)); got != 250 {
-		t.Errorf("%d events, want 250", got)
-	}
+	require.Len(t, ids.events(250), 250)
 }
 
 // TestClient checks that the client counts answers, ends when there are no more POSTs,
@@ -141,24 +126,21 @@ func TestClient(t *testing.T) {
 	c := newClient(4)
 	defer c.close()
 	base := h.URL
-	if err := c.warm(t.Context(), base); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.warm(t.Context(), base))
 	ids := newTraffic(2, 4)
 	p, err := c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 40, 3)})
-	if err != nil || p.n != 40 || p.p50 <= 0 || p.p99 < p.p50 || p.max < p.p99 || p.rate <= 0 {
-		t.Errorf("%+v %v", p, err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, 40, p.n)
+	require.Positive(t, p.p50)
+	require.GreaterOrEqual(t, p.p99, p.p50)
+	require.GreaterOrEqual(t, p.max, p.p99)
+	require.Positive(t, p.rate)
 	_, err = c.fire(t.Context(), base+"/webhooks", time.Minute, &blend{shots: ids.shots("another", 1, 1)})
-	if !errors.Is(err, ErrAnswer) {
-		t.Errorf("wrong signature: %v", err)
-	}
+	require.ErrorIs(t, err, ErrAnswer, "wrong signature")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = c.fire(ctx, base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 1, 1), cycle: true})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: %v", err)
-	}
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestQuantile(t *testing.T) {
@@ -166,29 +148,17 @@ func TestQuantile(t *testing.T) {
 	for i := range list {
 		list[i] = time.Duration(i + 1)
 	}
-	if got := quantile(list, 0.5); got != 51 {
-		t.Errorf("p50 %d", got)
-	}
-	if got := quantile(list, 0.99); got != 100 {
-		t.Errorf("p99 %d", got)
-	}
-	if got := quantile(nil, 0.99); got != 0 {
-		t.Errorf("empty list: %d", got)
-	}
+	require.Equal(t, time.Duration(51), quantile(list, 0.5))
+	require.Equal(t, time.Duration(100), quantile(list, 0.99))
+	require.Zero(t, quantile(nil, 0.99), "empty list")
 }
 
 func TestRateOf(t *testing.T) {
 	at := time.Now()
 	marks := []mark{{at, 0}, {at.Add(time.Second), 100}, {at.Add(3 * time.Second), 150}, {at.Add(4 * time.Second), 250}}
-	if got := rateOf(marks, 250); got != 62.5 {
-		t.Errorf("all events: %g", got)
-	}
-	if got := rateOf(marks, 100); got != 100 {
-		t.Errorf("last 100 events: %g", got)
-	}
-	if got := rateOf(marks[:1], 100); got != 0 {
-		t.Errorf("one mark: %g", got)
-	}
+	require.InDelta(t, 62.5, rateOf(marks, 250), 0, "all events")
+	require.InDelta(t, 100, rateOf(marks, 100), 0, "last 100 events")
+	require.Zero(t, rateOf(marks[:1], 100), "one mark")
 }
 
 // TestCatchUp checks that catchUp waits for the slowest read model, and fails if the
@@ -210,24 +180,21 @@ func TestCatchUp(t *testing.T) {
 	s := &system{System: &System{Private: strings.TrimPrefix(api.URL, "http://")}, api: newClient(1)}
 	defer s.api.close()
 	behind, marks, err := s.catchUp(t.Context())
-	if err != nil || behind != 60 || len(marks) != 4 {
-		t.Errorf("behind %d, %d marks, %v", behind, len(marks), err)
-	}
+	require.NoError(t, err)
+	require.Equal(t, uint64(60), behind)
+	require.Len(t, marks, 4)
 	mu.Lock()
 	seq = -1 << 20 // not a valid position
 	mu.Unlock()
-	if _, _, err := s.catchUp(t.Context()); err == nil {
-		t.Error("no error")
-	}
+	_, _, err = s.catchUp(t.Context())
+	require.Error(t, err)
 }
 
 // TestPrepare checks that read models that are prepared in two steps are equal to those
 // of a rebuild.
 func TestPrepare(t *testing.T) {
 	r := &run{opts: Options{Dir: t.TempDir(), Start: noProgram, Streams: "streams", Models: "models"}}
-	if err := r.opts.complete(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.opts.complete())
 	r.opts.Cell = 50 * time.Millisecond
 	ids := newTraffic(5, 20)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -252,8 +219,10 @@ func TestPrepare(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() { _ = runner.Run(running) })
 			out, err := runner.Rebuild(ctx, nil)
-			if err != nil || !out.Equal || out.VerifiedSeq != 700 || runner.Status().Rebuilt != "" {
-				t.Errorf("%s: %+v %v", p.Name(), out, err)
+			if assert.NoError(t, err, p.Name()) {
+				assert.True(t, out.Equal, p.Name())
+				assert.Equal(t, uint64(700), out.VerifiedSeq, p.Name())
+				assert.Empty(t, runner.Status().Rebuilt, p.Name())
 			}
 			stop()
 			wg.Wait()
@@ -263,7 +232,5 @@ func TestPrepare(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }

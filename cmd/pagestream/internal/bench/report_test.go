@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -54,32 +57,23 @@ func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := os.WriteFile(path, got, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, got, 0o600))
 	}
 	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs; if that is intended, run the test with -update and check the diff:\n%s", path, got)
-	}
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(got),
+		"%s differs; if that is intended, run the test with -update and check the diff", path)
 }
 
 func TestTable(t *testing.T) {
 	var out bytes.Buffer
-	if err := sample().WriteTable(&out); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sample().WriteTable(&out))
 	golden(t, "table.txt", out.Bytes())
 }
 
 func TestChart(t *testing.T) {
 	var out bytes.Buffer
-	if err := sample().WriteChart(&out); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sample().WriteChart(&out))
 	golden(t, "chart.svg", out.Bytes())
 	d := xml.NewDecoder(bytes.NewReader(out.Bytes()))
 	for {
@@ -87,52 +81,40 @@ func TestChart(t *testing.T) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	for _, want := range []string{
 		"prefers-color-scheme: dark", ">10k<", ">1M<", "events in the stream (logarithmic)", "times the cost",
 		"ingest, an event",
 	} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the chart does not have %q", want)
-		}
+		require.Contains(t, out.String(), want)
 	}
-	if strings.Contains(out.String(), "<script") {
-		t.Error("the chart has a script")
-	}
+	require.NotContains(t, out.String(), "<script", "the chart has a script")
 	// Without measurements the chart has axes, and no NaN or Inf.
 	out.Reset()
 	err := Report{Growth: []Point{{Grows: growsStream}}}.WriteChart(&out)
-	if err != nil || strings.Contains(out.String(), "NaN") || strings.Contains(out.String(), "Inf") {
-		t.Errorf("%v\n%s", err, out.String())
-	}
+	require.NoError(t, err)
+	require.NotContains(t, out.String(), "NaN")
+	require.NotContains(t, out.String(), "Inf")
 }
 
 // TestReportKeys pins the JSON keys that other programs read.
 func TestReportKeys(t *testing.T) {
 	raw, err := json.Marshal(sample())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, key := range []string{
 		`"version":`, `"at":`, `"machine":{"cpus":2`, `"fsync_p50_us":150`, `"fsync_p99_us":900`, `"figures":[`,
 		`"name":"ingest/256c/1i/0d"`,
 		`"unit":"events/s"`, `"value":12000`, `"baseline":20000`, `"ratio":0.6`, `"better":"higher"`,
 		`"goal":"at least 0.5x"`, `"met":true`, `"growth":[`,
 	} {
-		if !bytes.Contains(raw, []byte(key)) {
-			t.Errorf("%s is not in %s", key, raw)
-		}
+		require.Contains(t, string(raw), key)
 	}
 	var back Report
-	if err := json.Unmarshal(raw, &back); err != nil {
-		t.Fatal(err)
-	}
-	if met, all := back.Goals(); met != 1 || all != 2 {
-		t.Errorf("%d of %d goals", met, all)
-	}
+	require.NoError(t, json.Unmarshal(raw, &back))
+	met, all := back.Goals()
+	require.Equal(t, 1, met)
+	require.Equal(t, 2, all)
 }
 
 func TestCheck(t *testing.T) {
@@ -176,10 +158,9 @@ func TestCheck(t *testing.T) {
 		for _, f := range regressions {
 			names = append(names, f.Name)
 		}
-		if got := strings.Join(names, ","); got != c.regressions || compared != c.compared {
-			t.Errorf("%s: regressions %q, want %q; compared %d, want %d",
-				c.name, got, c.regressions, compared, c.compared)
-		}
+		got := strings.Join(names, ",")
+		require.Equal(t, c.regressions, got, c.name)
+		require.Equal(t, c.compared, compared, c.name)
 	}
 }
 
@@ -199,21 +180,19 @@ func TestTakeBetter(t *testing.T) {
 	regressions, _ := Check(recorded, measured)
 	measured.takeBetter(second, regressions)
 	left, _ := Check(recorded, measured)
-	if len(left) != 1 || left[0].Name != "d" || left[0].Ratio != 0.5 || measured.Figures[2].Ratio != 0.9 {
-		t.Errorf("left %+v of %+v", left, measured.Figures)
-	}
+	require.Len(t, left, 1)
+	require.Equal(t, "d", left[0].Name)
+	require.InDelta(t, 0.5, left[0].Ratio, 0)
+	require.InDelta(t, 0.9, measured.Figures[2].Ratio, 0)
 	only, err := sectionsOf(regressions)
-	if err != nil || !only.MatchString("s.a") || !only.MatchString("s.d") ||
-		only.MatchString("s.c") || only.MatchString("sxa") {
-		t.Errorf("%v %v", only, err)
-	}
+	require.NoError(t, err)
+	require.True(t, only.MatchString("s.a"))
+	require.True(t, only.MatchString("s.d"))
+	require.False(t, only.MatchString("s.c"))
+	require.False(t, only.MatchString("sxa"))
 	var out bytes.Buffer
-	if err := WriteRegressions(&out, left); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, WriteRegressions(&out, left))
 	for _, want := range []string{"d  ", "1.000x", "0.500x"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in\n%s", want, out.String())
-		}
+		require.Contains(t, out.String(), want)
 	}
 }

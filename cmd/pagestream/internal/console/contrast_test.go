@@ -33,9 +33,8 @@ func TestContrast(t *testing.T) {
 			require.Contains(t, color, front)
 			require.Contains(t, color, back)
 			a, b := color[front], color[back]
-			if c := (max(a, b) + .05) / (min(a, b) + .05); c < 4.5 {
-				t.Errorf("%s: %s on %s has a contrast of %.2f", theme, front, back, c)
-			}
+			require.GreaterOrEqual(t, (max(a, b)+.05)/(min(a, b)+.05), 4.5,
+				"%s: contrast of %s on %s", theme, front, back)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (r *fixture) store(t *testing.T, page domain.PageID, typ domain.Type, n int
 	select {
 	case <-r.JS.PublishAsyncComplete():
 	case <-time.After(streamstest.Limit):
-		t.Fatal("not stored in time")
+		require.Fail(t, "not stored in time")
 	}
 }
 
@@ -157,7 +157,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 		ErrTooMany: {Name: "y", Pages: manyPages(2000)},
 	} {
 		_, err := r.Add(t.Context(), s)
-		assert.ErrorIs(t, err, want)
+		require.ErrorIs(t, err, want)
 	}
 	require.NoError(t, r.Remove(t.Context(), "crm"))
 	require.ErrorIs(t, r.Remove(t.Context(), "crm"), ErrUnknown)

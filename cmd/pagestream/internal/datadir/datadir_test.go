@@ -106,7 +106,7 @@ func TestOtherFormat(t *testing.T) {
 				dir, c.says, "works with format 1", "pagestream events export FILE", "set data.dir to a new directory",
 				"pagestream events import FILE",
 			} {
-				assert.ErrorContains(t, err, text)
+				require.ErrorContains(t, err, text)
 			}
 			assert.Equal(t, before, names(t, dir), "nothing was changed")
 		})
@@ -129,7 +129,7 @@ func TestDamagedFormat(t *testing.T) {
 		err := datadir.Check(dir)
 		require.ErrorIs(t, err, datadir.ErrDamaged, "%q", text)
 		for _, part := range []string{filepath.Join(dir, "FORMAT"), says, "no trace of a crash", "write 1 into the file"} {
-			assert.ErrorContains(t, err, part)
+			require.ErrorContains(t, err, part)
 		}
 		assert.Less(t, len(err.Error()), 600+len(dir))
 		assert.Equal(t, text, format(t, dir), "the file is not changed")
@@ -143,7 +143,7 @@ func TestUnreadable(t *testing.T) {
 	dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT/": ""})
 	err := datadir.Check(dir)
 	require.ErrorContains(t, err, "read format of data directory")
-	assert.ErrorContains(t, err, filepath.Join(dir, "FORMAT"))
+	require.ErrorContains(t, err, filepath.Join(dir, "FORMAT"))
 	var other *datadir.FormatError
 	assert.NotErrorAs(t, err, &other)
 
@@ -161,13 +161,10 @@ func TestConcurrentChecksOfANewDirectory(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				<-begin
-				if err := datadir.Check(dir); err != nil {
-					t.Error(err)
+				if !assert.NoError(t, datadir.Check(dir)) {
 					return
 				}
-				if err := os.MkdirAll(filepath.Join(dir, "nats"), 0o700); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, os.MkdirAll(filepath.Join(dir, "nats"), 0o700))
 			})
 		}
 		close(begin)

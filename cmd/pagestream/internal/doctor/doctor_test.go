@@ -246,7 +246,7 @@ func TestUnknownPage(t *testing.T) {
 	f.connect("1")
 	_, err := f.Examine(t.Context(), []domain.PageID{"1", "5"})
 	require.ErrorIs(t, err, doctor.ErrUnknownPage)
-	assert.ErrorContains(t, err, "nothing is known of page 5")
+	require.ErrorContains(t, err, "nothing is known of page 5")
 	assert.Empty(t, f.checked)
 
 	ctx, cancel := context.WithCancel(t.Context())

@@ -2,7 +2,6 @@ package export
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -252,9 +251,7 @@ func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, seq, err := decode(b)
 		if err != nil {
-			if !errors.Is(err, ErrLine) {
-				t.Fatal(err)
-			}
+			require.ErrorIs(t, err, ErrLine)
 			return
 		}
 		m, err := l.message()
@@ -268,12 +265,11 @@ func FuzzLine(f *testing.F) {
 			return // the line was not written by an export: its data is not JSON
 		}
 		back, same, err := decode(again)
-		if err != nil || same != seq {
-			t.Fatalf("%d, %v", same, err)
-		}
+		require.NoError(t, err)
+		require.Equal(t, seq, same)
 		other, err := back.message()
-		if err != nil || other.Subject != m.Subject || !bytes.Equal(other.Data, m.Data) {
-			t.Fatalf("%+v is not %+v: %v", other, m, err)
-		}
+		require.NoError(t, err)
+		require.Equal(t, m.Subject, other.Subject)
+		require.Equal(t, string(m.Data), string(other.Data))
 	})
 }

@@ -73,8 +73,8 @@ func newReceiver(t *testing.T) *receiver {
 		r.mu.Lock()
 		r.tries[d.ID]++
 		d.at, d.try, d.status = time.Now(), r.tries[d.ID], http.StatusNoContent
-		if r.active[d.Page]++; r.active[d.Page] > 1 && !r.hangs {
-			t.Errorf("page %s is sent two events at a time", d.Page)
+		if r.active[d.Page]++; r.active[d.Page] > 1 {
+			assert.True(t, r.hangs, "page %s is sent two events at a time", d.Page)
 		}
 		answer := r.answer
 		r.mu.Unlock()
@@ -198,9 +198,9 @@ func running(t *testing.T, h *Hooks) (stop func()) {
 		cancel()
 		select {
 		case err := <-ended:
-			assert.NoError(t, err)
+			assert.NoError(t, err) //nolint:testifylint // Close has to follow
 		case <-time.After(streamstest.Limit):
-			t.Error("Run does not end")
+			assert.Fail(t, "Run does not end")
 		}
 		assert.NoError(t, h.Close())
 	})

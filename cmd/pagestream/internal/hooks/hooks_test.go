@@ -635,7 +635,7 @@ func TestRunEndsWithTheConnection(t *testing.T) {
 	case err := <-ended:
 		require.ErrorIs(t, err, streams.ErrClosed)
 	case <-time.After(streamstest.Limit):
-		t.Fatal("Run does not end")
+		require.Fail(t, "Run does not end")
 	}
 	require.NoError(t, h.Close())
 }

@@ -71,6 +71,6 @@ func TestInvalidResponses(t *testing.T) {
 	begun := time.Now()
 	assert.Empty(t, s.send(t.Context(), "id", nil).failure)
 	assert.Less(t, time.Since(begun), s.timeout)
-	assert.NoError(t, l.Close())
+	require.NoError(t, l.Close())
 	assert.Equal(t, "can't connect", s.send(t.Context(), "id", nil).failure)
 }

@@ -105,7 +105,7 @@ func TestVerifyRefuses(t *testing.T) {
 func TestVerifyAcceptsOneValidSignatureAmongOthers(t *testing.T) {
 	h := headers(vectorID, vectorStamp, "v1a,AAAA v1,%%% "+vectorSignature+" v9")
 	now := time.Unix(vectorUnix+100, 0)
-	assert.NoError(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), now, 0))
+	require.NoError(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), now, 0))
 	assert.ErrorIs(t, Verify([]string{vectorSecret}, h, []byte(vectorBody), now, 99*time.Second), ErrTimestamp)
 }
 
@@ -113,12 +113,13 @@ func TestSecrets(t *testing.T) {
 	key, err := ParseSecret(NewSecret())
 	require.NoError(t, err)
 	assert.Len(t, key, secretNew)
-	assert.NotEqual(t, NewSecret(), NewSecret())
+	one, other := NewSecret(), NewSecret()
+	assert.NotEqual(t, one, other)
 
 	of := func(n int) string { return secretPrefix + base64.StdEncoding.EncodeToString(make([]byte, n)) }
 	for _, n := range []int{24, 64} {
 		_, err := ParseSecret(of(n))
-		assert.NoError(t, err)
+		require.NoError(t, err)
 	}
 	for _, bad := range []string{"", "whsec_", of(23), of(65), of(32)[6:], "whsec_hunter2!", of(32) + "\n!"} {
 		_, err := ParseSecret(bad)
@@ -126,7 +127,7 @@ func TestSecrets(t *testing.T) {
 		assert.NotContains(t, err.Error(), "hunter2")
 	}
 	now := time.Unix(vectorUnix, 0)
-	assert.ErrorIs(t, Verify(nil, vectorHeader(), nil, now, 0), ErrSecret)
+	require.ErrorIs(t, Verify(nil, vectorHeader(), nil, now, 0), ErrSecret)
 	_, err = Sign([]string{vectorSecret, "whsec_hunter2"}, "id", now, nil)
 	require.ErrorIs(t, err, ErrSecret)
 	assert.NotContains(t, err.Error(), "hunter2")
@@ -153,7 +154,7 @@ func FuzzVerifyHeader(f *testing.F) {
 		require.NoError(t, err)
 		if unixSeconds(d.at) == stamp {
 			h.Set(HeaderSignature, own+" "+list)
-			assert.NoError(t, Verify([]string{vectorSecret}, h, []byte(list), d.at, 0))
+			require.NoError(t, Verify([]string{vectorSecret}, h, []byte(list), d.at, 0))
 		}
 		// A body that was not signed is refused.
 		if id == vectorID && stamp == vectorStamp {

@@ -95,7 +95,7 @@ func TestClasses(t *testing.T) {
 			assert.Equal(t, c.class, e.Class(), "%s, status %d", name, status)
 			assert.Equal(t, c.class, meta.ClassOf(err), name)
 			assert.Equal(t, c.class == meta.TokenDead, errors.Is(err, meta.ErrTokenDead), name)
-			assert.NotErrorIs(t, err, meta.ErrNotConnected, name)
+			require.NotErrorIs(t, err, meta.ErrNotConnected, name)
 			assert.Equal(t, c.class == meta.Transient || c.class == meta.Throttled, e.Temporary(), name)
 			code, sub, words := meta.Explain(err)
 			assert.Equal(t, []any{c.code, c.sub, e.Message}, []any{code, sub, words})

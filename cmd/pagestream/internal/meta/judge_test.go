@@ -670,10 +670,10 @@ func TestJudgementsByAnswerAndByRecordAgree(t *testing.T) {
 			c.record(&onRecord)
 			c.answer(&both)
 			c.record(&both)
-			want := meta.Judge(in, answer)
-			assert.Equal(t, c.state, want.State)
-			assert.Equal(t, want, meta.Judge(in, onRecord))
-			assert.Equal(t, want, meta.Judge(in, both))
+			judged := meta.Judge(in, answer)
+			assert.Equal(t, c.state, judged.State)
+			assert.Equal(t, judged, meta.Judge(in, onRecord))
+			assert.Equal(t, judged, meta.Judge(in, both))
 		})
 	}
 }
@@ -747,7 +747,7 @@ func TestJudgeEveryCombination(t *testing.T) {
 							}
 							j := meta.Judge(in, f)
 							if b := broken(in, j); b != "" {
-								t.Fatalf("%s: %+v", b, j)
+								require.Fail(t, b, "%+v", j)
 							}
 							seen[j.State] = true
 						}

@@ -230,7 +230,7 @@ func TestGraphErrors(t *testing.T) {
 			require.ErrorIs(t, err, test.fail, "as it is")
 			assert.Equal(t, test.unsure, errors.Is(err, ErrUnsure))
 			assert.Equal(t, strings.HasPrefix(name, "not a "), errors.Is(err, ErrRequest))
-			assert.NotErrorIs(t, err, ErrNotRecorded)
+			require.NotErrorIs(t, err, ErrNotRecorded)
 			assert.Len(t, g.sent, 1, "sent once at most")
 			assert.NotContains(t, err.Error(), token)
 			assert.NotContains(t, err.Error(), secret)
@@ -245,7 +245,7 @@ func TestPagesWithoutAccess(t *testing.T) {
 	for _, denied := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
 		g.denied = denied
 		_, err := send(t, s, Request{Page: page, Contact: psid, Message: text(secret)})
-		assert.ErrorIs(t, err, denied)
+		require.ErrorIs(t, err, denied)
 	}
 	assert.Empty(t, g.sent)
 }
@@ -268,7 +268,7 @@ func TestInvalidRequests(t *testing.T) {
 		"recipient empty":   {Page: page, Recipient: json.RawMessage(`{}`), Message: text("hi")},
 	} {
 		_, err := send(t, s, request)
-		assert.ErrorIs(t, err, ErrRequest, name)
+		require.ErrorIs(t, err, ErrRequest, name)
 	}
 	assert.Empty(t, g.sent)
 }
@@ -288,7 +288,7 @@ func TestSentButNotRecorded(t *testing.T) {
 	)
 	assert.Equal(t, Sent{RecipientID: string(psid), MID: "m_1"}, sent)
 	require.ErrorIs(t, err, ErrNotRecorded)
-	assert.ErrorIs(t, err, streams.ErrUnavailable)
+	require.ErrorIs(t, err, streams.ErrUnavailable)
 	assert.NotErrorIs(t, err, ErrUnsure)
 }
 

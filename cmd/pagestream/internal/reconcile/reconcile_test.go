@@ -512,7 +512,7 @@ func TestPagesRecoverFromAnyFailure(t *testing.T) {
 				return
 			}
 			if round > 2*36+2 {
-				t.Fatalf("not confirmed after %d rounds: %+v", round, r.Status())
+				require.Fail(t, "a page is not confirmed", "after %d rounds: %+v", round, r.Status())
 			}
 		}
 	})

@@ -68,7 +68,7 @@ func next(t *testing.T, ended <-chan error) error {
 	case err := <-ended:
 		return err
 	case <-time.After(limit):
-		t.Fatal("the feed did not end")
+		require.Fail(t, "the feed did not end")
 		return nil
 	}
 }
