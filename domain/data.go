@@ -1,13 +1,13 @@
 package domain
 
-import "encoding/json"
-
 // Message is one message in either direction, or the unsend of one.
 // https://developers.facebook.com/docs/messenger-platform/reference/webhook-events/messages
 type Message struct {
 	// MID is Meta's message id; empty on some unsupported messages.
-	MID         string       `json:"mid,omitempty"`
-	Text        string       `json:"text,omitempty"`
+	MID  string `json:"mid,omitempty"`
+	Text string `json:"text,omitempty"`
+	// QuickReply is the payload of the pressed quick reply. A payload that is not a
+	// string is its JSON text.
 	QuickReply  string       `json:"quick_reply,omitempty"`
 	ReplyTo     *ReplyTo     `json:"reply_to,omitempty"`
 	Attachments []Attachment `json:"attachments,omitempty"`
@@ -43,15 +43,34 @@ type Attachment struct {
 	StickerID string   `json:"sticker_id,omitempty"`
 	Lat       *float64 `json:"lat,omitempty"`
 	Long      *float64 `json:"long,omitempty"`
+	// ID is the id of a shared story, reel or post, or of an appointment.
+	ID string `json:"id,omitempty"`
 	// Template is the template type: generic, button, media, product, receipt.
 	Template string `json:"template,omitempty"`
+	// Products are those of a product template.
+	Products []Product `json:"products,omitempty"`
+	// Expires is when URL expires, in Unix seconds; 0 where it is not known. Meta's CDN
+	// writes it into the URL.
+	Expires int64 `json:"expires,omitempty"`
 }
 
-// Edit is one edit of a message. Num counts from 1; Meta allows 5.
+// Product is a product of the page's catalog that a person or the page shared.
+type Product struct {
+	ID         string `json:"id,omitempty"`
+	RetailerID string `json:"retailer_id,omitempty"`
+	Title      string `json:"title,omitempty"`
+	// Subtitle is usually the price, as text.
+	Subtitle string `json:"subtitle,omitempty"`
+	Image    string `json:"image,omitempty"`
+}
+
+// Edit is one edit of a message. Num counts from 1; Meta allows 5. Instagram also sends
+// an edit with number 0 and no text for a message that nobody edited.
 type Edit struct {
-	MID  string `json:"mid,omitempty"`
-	Text string `json:"text,omitempty"`
-	Num  int64  `json:"num,omitempty"`
+	MID string `json:"mid,omitempty"`
+	// Text is nil where the delivery has none: such an edit does not change the text.
+	Text *string `json:"text,omitempty"`
+	Num  int64   `json:"num,omitempty"`
 }
 
 // Delivery is a delivery receipt for messages that the page sent. It covers
@@ -83,7 +102,8 @@ type Reaction struct {
 type Postback struct {
 	MID   string `json:"mid,omitempty"`
 	Title string `json:"title,omitempty"`
-	// Payload is absent in standby: only the app that sent the button sees it.
+	// Payload is absent in standby: only the app that sent the button sees it. A payload
+	// that is not a string is its JSON text.
 	Payload  string    `json:"payload,omitempty"`
 	Referral *Referral `json:"referral,omitempty"`
 }
@@ -91,12 +111,24 @@ type Postback struct {
 // Referral describes how a person entered the conversation: a link, an ad, a
 // plugin.
 type Referral struct {
-	Ref     string          `json:"ref,omitempty"`
-	Source  string          `json:"source,omitempty"`
-	Type    string          `json:"type,omitempty"`
-	AdID    string          `json:"ad_id,omitempty"`
-	Product string          `json:"product,omitempty"`
-	Ads     json.RawMessage `json:"ads,omitempty"`
+	Ref     string `json:"ref,omitempty"`
+	Source  string `json:"source,omitempty"`
+	Type    string `json:"type,omitempty"`
+	AdID    string `json:"ad_id,omitempty"`
+	Product string `json:"product,omitempty"`
+	// Ads describes the ad that the person came from.
+	Ads *AdsContext `json:"ads,omitempty"`
+}
+
+// AdsContext is what Meta reports of an ad (ads_context_data).
+// https://developers.facebook.com/docs/messenger-platform/reference/webhook-events/messaging_referrals
+type AdsContext struct {
+	Title   string `json:"ad_title,omitempty"`
+	Photo   string `json:"photo_url,omitempty"`
+	Video   string `json:"video_url,omitempty"`
+	Post    string `json:"post_id,omitempty"`
+	Product string `json:"product_id,omitempty"`
+	Flow    string `json:"flow_id,omitempty"`
 }
 
 // Optin is a person's consent to be messaged: by the checkbox plugin, for a

@@ -3,6 +3,7 @@ package domain_test
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 
@@ -37,7 +38,9 @@ func TestInvalidJSONIsRejected(t *testing.T) {
 	_, err := (domain.Data{Raw: []byte(`{"text":`)}).Encode()
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "text")
-	inner := domain.Data{Referral: &domain.Referral{Ads: []byte(`secret`)}}
+	inner := domain.Data{
+		Message: &domain.Message{Text: "secret", Attachments: []domain.Attachment{{Lat: new(math.NaN())}}},
+	}
 	_, err = inner.Encode()
 	require.ErrorIs(t, err, domain.ErrBadData)
 	require.NotContains(t, err.Error(), "secret")
@@ -80,7 +83,7 @@ func TestToken(t *testing.T) {
 }
 
 func TestTypes(t *testing.T) {
-	require.Len(t, domain.Types(), 32, "the contract has 32 types")
+	require.Len(t, domain.Types(), 51, "the contract has 51 types")
 	seen := map[domain.Type]bool{}
 	for _, typ := range domain.Types() {
 		require.False(t, seen[typ])

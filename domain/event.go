@@ -15,6 +15,10 @@ import (
 // ErrBadData is returned when an event's data or its raw item is not valid JSON.
 var ErrBadData = errors.New("event data is not readable")
 
+// RedeliveryWindow is how long Meta repeats a delivery that was not answered 200.
+// https://developers.facebook.com/docs/graph-api/webhooks/getting-started
+const RedeliveryWindow = 36 * time.Hour
+
 // Event is one fact about a page: something that Meta reported, or something
 // that pagestream decided. It is immutable once stored.
 type Event struct {
@@ -60,6 +64,12 @@ type Data struct {
 	// EntryTime is entry.time in Unix milliseconds: when Meta sent the
 	// delivery. It differs between two deliveries of the same fact.
 	EntryTime int64 `json:"entry_time,omitempty"`
+	// Fact is set if the event's id contains [Data.EntryTime], because the item has
+	// neither a message id nor a time of its own. It is the hash of the item alone:
+	// two events of a page with the same Fact report the same, which may be one fact
+	// that Meta delivered twice with another entry.time, or may have happened twice.
+	// Read models treat an equal fact that follows within [RedeliveryWindow] as one.
+	Fact string `json:"fact,omitempty"`
 	// Test marks an event that the developer dashboard's Test button sent. Such
 	// events are never projected into a conversation.
 	Test bool `json:"test,omitempty"`
@@ -75,6 +85,16 @@ type Data struct {
 	AccountLink  *AccountLink  `json:"account_link,omitempty"`
 	Thread       *Thread       `json:"thread,omitempty"`
 	Policy       *Policy       `json:"policy,omitempty"`
+	Comment      *Comment      `json:"comment,omitempty"`
+	Post         *Post         `json:"post,omitempty"`
+	PostReaction *PostReaction `json:"post_reaction,omitempty"`
+	Mention      *Mention      `json:"mention,omitempty"`
+	Rating       *Rating       `json:"rating,omitempty"`
+	Lead         *Lead         `json:"lead,omitempty"`
+	Feedback     *Feedback     `json:"feedback,omitempty"`
+	Order        *Order        `json:"order,omitempty"`
+	Label        *Label        `json:"label,omitempty"`
+	Live         *Live         `json:"live,omitempty"`
 	Unreadable   *Unreadable   `json:"unreadable,omitempty"`
 	Connection   *Connection   `json:"connection,omitempty"`
 	Subscription *Subscription `json:"subscription,omitempty"`

@@ -80,13 +80,10 @@ func TestDataAsTheLibrary(t *testing.T) {
 			d.Read = &domain.Read{MID: draw("mid"), Watermark: rapid.Int64().Draw(t, "watermark")}
 		}
 		if rapid.Bool().Draw(t, "edit") {
-			d.Edit = &domain.Edit{Text: draw("edit")}
+			d.Edit = &domain.Edit{Text: new(draw("edit"))}
 		}
 		if rapid.Bool().Draw(t, "referral") {
-			d.Referral = &domain.Referral{Ref: draw("ref"), Ads: json.RawMessage(rapid.SampledFrom([]string{
-				"", "null", "{ \"b\" : 1e5,\n\"a\":[ ], \"a\":-0.0}",
-				`"\u00e4\/\ud800<b>"`, "\"\ufffd\"", "\"\xff\"", "12345678901234567890",
-			}).Draw(t, "ads"))}
+			d.Referral = &domain.Referral{Ref: draw("ref"), Ads: &domain.AdsContext{Title: draw("ad")}}
 		}
 		if rapid.Bool().Draw(t, "thread") {
 			d.Thread = &domain.Thread{Roles: rapid.MapOfN(rapid.String(), rapid.SliceOfN(text, 0, 2), 0, 3).Draw(t, "roles")}

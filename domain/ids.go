@@ -54,7 +54,8 @@ func notInToken(r rune) bool {
 const maxDedupID = 160
 
 // DedupID builds the id of an event, <object>:<entry.id>:<class>:<key>. Two
-// deliveries of the same fact have the same id, no matter when they arrive.
+// deliveries of the same fact have the same id, no matter when they arrive; an event with
+// a [Data.Fact] may be an exception.
 //
 // An id that is longer than 160 bytes, or has a byte that a header can't carry
 // unchanged, is replaced by "sha256:" and the hash of the whole id in hex, which

@@ -34,6 +34,37 @@ const (
 	ThreadRolesChanged Type = "thread.roles_changed"
 
 	PolicyEnforced Type = "policy.enforced"
+
+	CommentReceived Type = "comment.received"
+	CommentEdited   Type = "comment.edited"
+	CommentRemoved  Type = "comment.removed"
+	CommentHidden   Type = "comment.hidden"
+	CommentUnhidden Type = "comment.unhidden"
+
+	PostPublished Type = "post.published"
+	PostEdited    Type = "post.edited"
+	PostRemoved   Type = "post.removed"
+
+	// ReactionAdded and ReactionRemoved are reactions to posts and comments;
+	// [MessageReacted] is one to a message. A changed reaction is ReactionAdded.
+	ReactionAdded   Type = "reaction.added"
+	ReactionRemoved Type = "reaction.removed"
+
+	MentionReceived Type = "mention.received"
+	RatingReceived  Type = "rating.received"
+
+	// LeadReceived is Meta's report of a lead, LeadRetrieved pagestream's own record of
+	// the answers, which it read from the Graph API.
+	LeadReceived  Type = "lead.received"
+	LeadRetrieved Type = "lead.retrieved"
+
+	FeedbackReceived Type = "feedback.received"
+	OrderReceived    Type = "order.received"
+	LabelAdded       Type = "label.added"
+	LabelRemoved     Type = "label.removed"
+	LiveChanged      Type = "live.changed"
+
+	// ChangeReceived is an item of changes or changed_fields without a typed form.
 	ChangeReceived Type = "change.received"
 
 	DeliveryUnreadable   Type = "delivery.unreadable"
@@ -58,7 +89,10 @@ const (
 var types = []Type{
 	MessageReceived, MessageEchoed, MessageDeleted, MessageEdited, MessageDelivered, MessageRead, MessageReacted,
 	PostbackReceived, ReferralReceived, OptinReceived, AccountLinked, AccountUnlinked,
-	ThreadPassed, ThreadTaken, ThreadRequested, ThreadRolesChanged, PolicyEnforced, ChangeReceived,
+	ThreadPassed, ThreadTaken, ThreadRequested, ThreadRolesChanged, PolicyEnforced,
+	CommentReceived, CommentEdited, CommentRemoved, CommentHidden, CommentUnhidden,
+	PostPublished, PostEdited, PostRemoved, ReactionAdded, ReactionRemoved, MentionReceived, RatingReceived,
+	LeadReceived, LeadRetrieved, FeedbackReceived, OrderReceived, LabelAdded, LabelRemoved, LiveChanged, ChangeReceived,
 	DeliveryUnreadable, DeliveryUnrecognized,
 	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageDisconnected,
 	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
@@ -79,7 +113,8 @@ func (t Type) Noun() string { noun, _, _ := strings.Cut(string(t), "."); return 
 func (t Type) Verb() string { _, verb, _ := strings.Cut(string(t), "."); return verb }
 
 // Inbound reports whether events of the type come from webhook deliveries. The
-// others are pagestream's own, about a page, a subscription or a contact.
+// others are pagestream's own, about a page, a subscription, a contact or the answers
+// of a lead.
 func (t Type) Inbound() bool {
-	return !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
+	return t != LeadRetrieved && !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
 }

@@ -277,7 +277,7 @@ func (d document) compare(t *testing.T, name string, typ reflect.Type, seen map[
 			continue
 		}
 		names = append(names, tag)
-		if options != "omitempty" {
+		if options != "omitempty" && options != "omitzero" {
 			required = append(required, tag)
 		}
 		property, ok := properties[tag].(map[string]any)
@@ -460,8 +460,8 @@ func TestAsyncAPIExamplesMatchTheirSchemas(t *testing.T) {
 	require.NotZero(t, n, "there are no examples")
 }
 
-// deliveries returns webhook bodies by file: the samples of package messenger, and those of the corpus next to
-// the repository if it is there.
+// deliveries returns webhook bodies by file: the samples of package messenger, and those of the corpus and the
+// cases next to the repository if they are there.
 func deliveries(t *testing.T) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{"empty": nil, "not JSON": []byte("{"), "empty object": []byte("{}")}
@@ -469,8 +469,13 @@ func deliveries(t *testing.T) map[string][]byte {
 	if _, err := os.Stat(corpus); err != nil {
 		t.Log("there is no corpus next to the repository: only the samples of package messenger are checked")
 	}
+	cases := filepath.Join(filepath.Dir(corpus), "cases")
+	if _, err := os.Stat(cases); err != nil {
+		t.Log("there are no cases next to the repository: they are not checked")
+	}
 	for _, pattern := range []string{
 		filepath.Join("..", "domain", "messenger", "testdata", "*.json"), filepath.Join(corpus, "*", "*.json"),
+		filepath.Join(cases, "*.json"),
 	} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)

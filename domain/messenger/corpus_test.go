@@ -75,12 +75,15 @@ var corpusTypes = map[domain.Type]string{
 		meta-docs/page_app_roles_no_sender`,
 	domain.PolicyEnforced: `bottender/policy_enforcement facebook-messenger-gem/policy_enforcement
 		meta-docs/page_policy_enforcement_no_sender`,
-	domain.ChangeReceived: `bottender/connector_webhook_test_request chatwoot/instagram_test_event
-		facebook-messenger-gem/feed facebook-messenger-gem/leadgen meta-docs/page_inbox_labels_changes`,
+	domain.PostPublished:    `facebook-messenger-gem/feed`,
+	domain.LeadReceived:     `facebook-messenger-gem/leadgen`,
+	domain.LabelAdded:       `meta-docs/page_inbox_labels_changes`,
+	domain.FeedbackReceived: `meta-docs/page_messaging_feedback meta-docs/page_response_feedback`,
+	domain.OrderReceived:    `meta-docs/page_send_cart_order`,
+	domain.ChangeReceived:   `bottender/connector_webhook_test_request chatwoot/instagram_test_event`,
 	domain.DeliveryUnrecognized: `bottender/branded_camera bottender/checkout_update bottender/connector_standby_request
 		bottender/game_play bottender/payment bottender/pre_checkout facebook-messenger-gem/message_request
 		laravel-fb-messenger/Standby messenger4j/HandleEventTypeThatIsUnsupported messenger4j/HandleInstantGameEvent
-		meta-docs/page_messaging_feedback meta-docs/page_response_feedback meta-docs/page_send_cart_order
 		meta-docs/page_test_curl_message_is_string`,
 }
 

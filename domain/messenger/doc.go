@@ -11,16 +11,17 @@
 // # Identity
 //
 // An event's id is [domain.DedupID] of the delivery's object, the entry's id,
-// a class and a key whose parts are joined with "|":
+// a class and a key whose parts are joined with "|". [Kinds] has the class and the
+// parts of each kind. An item has class h where its kind has no other, or where it lacks
+// what identifies the fact: the mid, an edit's number, all of a receipt's watermark,
+// mids and mid. The key of class h is the SHA-256 of the item's canonical JSON. For a
+// postback in standby, "standby" is the first part of the key.
 //
-//	msg   mid                                  a message or an echo
-//	del   mid                                  an unsend
-//	edit  mid, num_edit
-//	pb    mid; in standby "standby" before it
-//	rx    mid, sender, action, emoji, timestamp of the item in ms
-//	dlv   sender, watermark in ms, hash of the mids
-//	read  sender, and watermark in ms or mid
-//	h     SHA-256 of the item's canonical JSON; "standby" before it for a postback in standby
+// An item of class h that has neither a mid nor a time of its own has another key: the
+// SHA-256 of the key above, entry.time in ms, and how many equal items are before it in
+// its array of the entry. So a fact that happens again is not a duplicate. An item has
+// a time of its own if it has a timestamp, or if [Kinds] names a field for it;
+// created_time is the time of an object and not that of its edit or removal.
 //
 // A part without a value is the empty string. The hash of mids is the first 32
 // hex digits of the SHA-256 of the mids joined with line feeds. The user_ref is

@@ -3,6 +3,7 @@ package messenger
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pagestream/pagestream/domain"
@@ -16,32 +17,131 @@ type itemKind struct {
 	// returns the event's dedup key. The key has no class if the item has nothing
 	// that identifies the fact. read returns false if v is not valid for the kind.
 	read func(it item, v object, e *domain.Event) (key, bool)
+	// rows are the kind's rows of [Kinds], one for each type and each identity.
+	// [Kinds] sets what all items have in common.
+	rows []Kind
 }
+
+// fields reports whether field is one of the webhook fields of the kind.
+func (k *itemKind) fields(field string) bool {
+	return slices.ContainsFunc(k.rows, func(r Kind) bool { return slices.Contains(r.Fields, field) })
+}
+
+// The path of the contact in an item that the page sent.
+const toContact = "recipient.id"
+
+// noContact is the contact of an item that Meta sends without a sender.
+const noContact = "-"
 
 // kinds are the kinds with a typed form. The kind of an item is the first one
 // whose key the item has with an object as its value.
 var kinds = []itemKind{
-	{"message", readMessage},
-	{"message_edit", readEdit},
-	{"delivery", readDelivery},
-	{"read", readRead},
-	{"reaction", readReaction},
-	{"postback", readPostback},
-	{"optin", readOptin},
-	{"referral", readReferral},
-	{"account_linking", readAccountLink},
-	{"pass_thread_control", readThread(domain.ThreadPassed)},
-	{"take_thread_control", readThread(domain.ThreadTaken)},
-	{"request_thread_control", readThread(domain.ThreadRequested)},
-	{"app_roles", readRoles},
-	{"policy_enforcement", readPolicy},
-	{"policy-enforcement", readPolicy}, // the spelling in older deliveries
+	{"message", readMessage, []Kind{
+		{
+			Fields: []string{"messages"}, Type: domain.MessageReceived, ID: "msg message.mid",
+			Example: `{"mid":"m_1","text":"hi"}`, Source: "messages",
+		},
+		{
+			Fields: []string{"message_echoes", "messages"}, Type: domain.MessageEchoed, Contact: toContact,
+			ID: "msg message.mid", Example: `{"is_echo":true,"mid":"m_2","text":"hello","app_id":1}`, Source: "message-echoes",
+		},
+		{
+			Fields: []string{"messages"}, Type: domain.MessageDeleted, ID: "del message.mid",
+			Example: `{"mid":"m_1","is_deleted":true}`, Source: "messages",
+		},
+	}},
+	{"message_edit", readEdit, []Kind{{
+		Fields: []string{"message_edits", "message_edit"}, Type: domain.MessageEdited,
+		ID:      "edit message_edit.mid, message_edit.num_edit",
+		Example: `{"mid":"m_1","text":"hi!","num_edit":1}`, Source: "message-edits",
+	}}},
+	{"delivery", readDelivery, []Kind{{
+		Fields: []string{"message_deliveries"}, Type: domain.MessageDelivered,
+		ID:      "dlv sender.id, delivery.watermark, delivery.mids",
+		Example: `{"mids":["m_2"],"watermark":1790000000000}`, Source: "message-deliveries",
+	}}},
+	{"read", readRead, []Kind{
+		{
+			Fields: []string{"message_reads"}, Type: domain.MessageRead, ID: "read sender.id, read.watermark",
+			Example: `{"watermark":1790000000000}`, Source: "message-reads",
+		},
+		{
+			Fields: []string{"messaging_seen"}, Type: domain.MessageRead, ID: "read sender.id, read.mid",
+			Example: `{"mid":"m_2"}`, Source: instagramDocs,
+		},
+	}},
+	{"reaction", readReaction, []Kind{{
+		Fields: []string{"message_reactions"}, Type: domain.MessageReacted,
+		ID:      "rx reaction.mid, sender.id, reaction.action, reaction.emoji, timestamp",
+		Example: `{"mid":"m_2","action":"react","reaction":"love","emoji":"+"}`, Source: "message-reactions",
+	}}},
+	{"postback", readPostback, []Kind{{
+		Fields: []string{"messaging_postbacks"}, Type: domain.PostbackReceived, ID: "pb postback.mid",
+		Example: `{"mid":"m_3","title":"Start","payload":"START"}`, Source: "messaging_postbacks",
+	}}},
+	{"optin", readOptin, []Kind{{
+		Fields: []string{"messaging_optins"}, Type: domain.OptinReceived,
+		Example: `{"type":"notification_messages","payload":"P"}`, Source: "messaging_optins",
+	}}},
+	{"referral", readReferral, []Kind{{
+		Fields: []string{"messaging_referrals", "messaging_referral"}, Type: domain.ReferralReceived,
+		Example: `{"ref":"r","source":"SHORTLINK","type":"OPEN_THREAD"}`, Source: "messaging_referrals",
+	}}},
+	{"account_linking", readAccountLink, []Kind{
+		{
+			Fields: []string{"messaging_account_linking"}, Type: domain.AccountLinked,
+			Example: `{"status":"linked","authorization_code":"c"}`, Source: "messaging_account_linking",
+		},
+		{
+			Fields: []string{"messaging_account_linking"}, Type: domain.AccountUnlinked,
+			Example: `{"status":"unlinked"}`, Source: "messaging_account_linking",
+		},
+	}},
+	{"pass_thread_control", readThread(domain.ThreadPassed), []Kind{{
+		Fields: handovers, Type: domain.ThreadPassed,
+		Example: `{"previous_owner_app_id":1,"new_owner_app_id":2}`, Source: "messaging_handovers",
+	}}},
+	{"take_thread_control", readThread(domain.ThreadTaken), []Kind{{
+		Fields: handovers, Type: domain.ThreadTaken,
+		Example: `{"previous_owner_app_id":2,"new_owner_app_id":1}`, Source: "messaging_handovers",
+	}}},
+	{"request_thread_control", readThread(domain.ThreadRequested), []Kind{{
+		Fields: handovers, Type: domain.ThreadRequested, Example: `{"requested_owner_app_id":2}`,
+		Source: "messaging_handovers",
+	}}},
+	{"app_roles", readRoles, []Kind{{
+		Fields: handovers, Type: domain.ThreadRolesChanged, Contact: noContact,
+		Example: `{"1":["primary_receiver"]}`, Source: "messaging_handovers",
+	}}},
+	{"policy_enforcement", readPolicy, []Kind{{
+		Fields: []string{"messaging_policy_enforcement"}, Type: domain.PolicyEnforced, Contact: noContact,
+		Example: `{"action":"block","reason":"r"}`, Source: "messaging_policy_enforcement",
+	}}},
+	{"policy-enforcement", readPolicy, []Kind{{ // the spelling in older deliveries
+		Fields: []string{"messaging_policy_enforcement"}, Type: domain.PolicyEnforced, Contact: noContact,
+		Example: `{"action":"unblock"}`, Source: "messaging_policy_enforcement",
+	}}},
+	{"messaging_feedback", readSurvey, []Kind{{
+		Fields: []string{"messaging_feedback"}, Type: domain.FeedbackReceived, Source: pageDocs + "#messaging_feedback",
+		Example: `{"feedback_screens":[{"screen_id":0,"questions":{"q1":{"type":"csat","payload":"5"}}}]}`,
+	}}},
+	{"response_feedback", readJudgement, []Kind{{
+		Fields: []string{"response_feedback"}, Type: domain.FeedbackReceived,
+		Example: `{"feedback":"Good response","mid":"m_2"}`, Source: "response_feedback",
+	}}},
+	{"order", readOrder, []Kind{{
+		Fields: []string{"send_cart"}, Type: domain.OrderReceived, Source: pageDocs + "#send_cart",
+		Example: `{"products":[{"id":1,"name":"n","unit_price":11.5,"currency":"THB","quantity":1}]}`,
+	}}},
 }
+
+// handovers is the field of the kinds of Meta's handover protocol.
+var handovers = []string{"messaging_handovers"}
 
 // untyped are the known kinds that have no typed form.
 var untyped = []string{
-	"game_play", "messaging_feedback", "messaging_customer_information", "response_feedback", "order", "payment",
-	"pre_checkout", "checkout_update", "messaging_optouts", "message_request", "branded_camera",
+	"game_play", "messaging_customer_information", "payment", "pre_checkout", "checkout_update",
+	"messaging_optouts", "message_request", "branded_camera",
 }
 
 // commonFields are the fields that an item of any kind may have.
@@ -94,7 +194,8 @@ func (s *splitter) message(it item) domain.Event {
 		return s.unrecognized(it, k.name)
 	}
 	if id.class == "" {
-		id = key{classHash, hash(it.raw)}
+		s.identify(&e, it, it.fields.millis("timestamp") > 0 || v.id("mid") != "")
+		return e
 	}
 	e.ID = s.id(e, id)
 	return e
@@ -110,7 +211,7 @@ func sender(e *domain.Event) string {
 
 func readMessage(_ item, v object, e *domain.Event) (key, bool) {
 	m := &domain.Message{
-		MID: v.id("mid"), Text: v.text("text"), QuickReply: v.object("quick_reply").text("payload"),
+		MID: v.id("mid"), Text: v.text("text"), QuickReply: v.object("quick_reply").payload("payload"),
 		Echo: v.is("is_echo"), AppID: v.id("app_id"), Metadata: v.text("metadata"),
 		Deleted: v.is("is_deleted"), Unsupported: v.is("is_unsupported"),
 		Referral: referral(v.object("referral")),
@@ -151,16 +252,43 @@ func attachment(a object) domain.Attachment {
 	p := a.object("payload")
 	out := domain.Attachment{
 		Type: a.text("type"), StickerID: p.id("sticker_id"), Template: p.text("template_type"),
-		URL:   cmp.Or(p.text("url"), a.text("url"), a.text("URL"), p.text("story_media_url")),
+		URL: cmp.Or(p.text("url"), a.text("url"), a.text("URL"), p.text("story_media_url")),
+		ID: cmp.Or(p.id("story_media_id"), p.id("reel_video_id"), p.id("ig_post_media_id"), p.id("booking_id"),
+			p.id("id")),
 		Title: cmp.Or(p.text("title"), a.text("title")),
 	}
-	if out.Template == "" && out.Type == "template" && p.object("product") != nil {
-		out.Template = "product" // the only template whose payload has no template_type
+	if product := p.object("product"); product != nil {
+		for _, raw := range product.list("elements") {
+			e := asObject(raw)
+			out.Products = append(out.Products, domain.Product{
+				ID: e.id("id"), RetailerID: e.id("retailer_id"), Title: e.text("title"), Subtitle: e.text("subtitle"),
+				Image: e.text("image_url"),
+			})
+		}
+		if out.Template == "" && out.Type == "template" {
+			out.Template = "product" // the only template whose payload has no template_type
+		}
 	}
 	if c := p.object("coordinates"); c != nil {
 		out.Lat, out.Long = c.float("lat"), c.float("long")
 	}
+	out.Expires = expiry(out.URL)
 	return out
+}
+
+// expiry returns when a URL of Meta's CDN expires, in Unix seconds: its parameter oe is
+// that time in hex. It returns 0 for any other URL.
+func expiry(url string) int64 {
+	_, query, _ := strings.Cut(url, "?")
+	for param := range strings.SplitSeq(query, "&") {
+		if value, ok := strings.CutPrefix(param, "oe="); ok && len(value) == 8 {
+			n, err := strconv.ParseInt(value, 16, 64)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 func referral(r object) *domain.Referral {
@@ -171,14 +299,17 @@ func referral(r object) *domain.Referral {
 		Ref: r.text("ref"), Source: r.text("source"), Type: r.text("type"), AdID: r.id("ad_id"),
 		Product: r.object("product").id("id"),
 	}
-	if ads := r.get("ads_context_data"); firstByte(ads) == '{' {
-		out.Ads = ads
+	if ads := r.object("ads_context_data"); ads != nil {
+		out.Ads = &domain.AdsContext{
+			Title: ads.text("ad_title"), Photo: ads.text("photo_url"), Video: ads.text("video_url"),
+			Post: ads.id("post_id"), Product: ads.id("product_id"), Flow: ads.id("flow_id"),
+		}
 	}
 	return out
 }
 
 func readEdit(_ item, v object, e *domain.Event) (key, bool) {
-	m := &domain.Edit{MID: v.id("mid"), Text: v.text("text"), Num: v.number("num_edit")}
+	m := &domain.Edit{MID: v.id("mid"), Text: v.maybeText("text"), Num: v.number("num_edit")}
 	e.Type, e.Data.Edit = domain.MessageEdited, m
 	if m.MID == "" || m.Num == 0 {
 		return key{}, true
@@ -224,9 +355,9 @@ func readReaction(it item, v object, e *domain.Event) (key, bool) {
 
 // readPostback returns another key for a copy in standby: the copy has no
 // payload, so it is not the same event.
-func readPostback(it item, v object, e *domain.Event) (key, bool) {
+func readPostback(_ item, v object, e *domain.Event) (key, bool) {
 	p := &domain.Postback{
-		MID: v.id("mid"), Title: v.text("title"), Payload: v.text("payload"),
+		MID: v.id("mid"), Title: v.text("title"), Payload: v.payload("payload"),
 		Referral: referral(v.object("referral")),
 	}
 	e.Type, e.Data.Postback = domain.PostbackReceived, p
@@ -235,8 +366,6 @@ func readPostback(it item, v object, e *domain.Event) (key, bool) {
 		return keyOf("pb", channelStandby, p.MID), true
 	case p.MID != "":
 		return key{"pb", p.MID}, true
-	case e.Standby:
-		return keyOf(classHash, channelStandby, hash(it.raw)), true
 	}
 	return key{}, true
 }
@@ -292,5 +421,41 @@ func readRoles(_ item, v object, e *domain.Event) (key, bool) {
 func readPolicy(_ item, v object, e *domain.Event) (key, bool) {
 	e.Type = domain.PolicyEnforced
 	e.Data.Policy = &domain.Policy{Action: v.text("action"), Reason: v.text("reason")}
+	return key{}, true
+}
+
+// readSurvey reads the answers to a survey, which are by question in an object.
+func readSurvey(_ item, v object, e *domain.Event) (key, bool) {
+	f := &domain.Feedback{}
+	for _, raw := range v.list("feedback_screens") {
+		screen := asObject(raw)
+		for _, q := range sorted(screen.object("questions")) {
+			question := asObject(q.value)
+			f.Answers = append(f.Answers, domain.FeedbackAnswer{
+				Screen: screen.id("screen_id"), Question: string(q.name), Type: question.text("type"),
+				Answer: question.id("payload"), FollowUp: question.object("follow_up").text("payload"),
+			})
+		}
+	}
+	e.Type, e.Data.Feedback = domain.FeedbackReceived, f
+	return key{}, true
+}
+
+func readJudgement(_ item, v object, e *domain.Event) (key, bool) {
+	e.Type = domain.FeedbackReceived
+	e.Data.Feedback = &domain.Feedback{MID: v.id("mid"), Judgement: v.text("feedback")}
+	return key{}, true
+}
+
+func readOrder(_ item, v object, e *domain.Event) (key, bool) {
+	o := &domain.Order{Note: v.text("note")}
+	for _, raw := range v.list("products") {
+		p := asObject(raw)
+		o.Products = append(o.Products, domain.OrderProduct{
+			ID: p.id("id"), RetailerID: p.id("retailer_id"), Name: p.text("name"),
+			UnitPrice: p.id("unit_price"), Currency: p.text("currency"), Quantity: p.id("quantity"),
+		})
+	}
+	e.Type, e.Data.Order = domain.OrderReceived, o
 	return key{}, true
 }

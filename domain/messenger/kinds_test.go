@@ -57,7 +57,7 @@ func TestKinds(t *testing.T) {
 				{Type: "sticker", StickerID: "369239263222822999", URL: "u"},
 				{Type: "fallback", Title: "T", URL: "/reel/1"},
 				{Type: "fallback", URL: "caps"},
-				{Type: "template", Template: "product"},
+				{Type: "template", Template: "product", Products: []domain.Product{{ID: "p"}}},
 				{Type: "template", Template: "receipt"},
 				{Type: "location", Lat: &lat, Long: &long},
 				{Type: "ig_story", URL: "s"},
@@ -96,11 +96,11 @@ func TestKinds(t *testing.T) {
 		},
 		"edit": {
 			fromContact + `"message_edit":{"mid":"m","text":"t","num_edit":"2"}`, "page:7:edit:m|2", domain.MessageEdited,
-			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: "t", Num: 2}},
+			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: new("t"), Num: 2}},
 		},
 		"edit without a number": {
 			fromContact + `"message_edit":{"mid":"m","text":"t"}`, "page:7:h:", domain.MessageEdited,
-			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: "t"}},
+			domain.Data{Kind: "message_edit", Edit: &domain.Edit{MID: "m", Text: new("t")}},
 		},
 		"delivery": {
 			fromContact + `"delivery":{"watermark":1790000000}`, "page:7:dlv:9|1790000000000|", domain.MessageDelivered,
@@ -148,7 +148,7 @@ func TestKinds(t *testing.T) {
 			fromContact + `"referral":{"ref":"r","source":"ADS","type":"OPEN_THREAD","ad_id":120210987654321,"ads_context_data":{"ad_title":"\u00e4"}}`, "page:7:h:", domain.ReferralReceived,
 			domain.Data{Kind: "referral", Referral: &domain.Referral{
 				Ref: "r", Source: "ADS", Type: "OPEN_THREAD",
-				AdID: "120210987654321", Ads: json.RawMessage(`{"ad_title":"\u00e4"}`),
+				AdID: "120210987654321", Ads: &domain.AdsContext{Title: "ä"},
 			}},
 		},
 		"optin": {
@@ -206,8 +206,8 @@ func TestKinds(t *testing.T) {
 			domain.Data{Kind: "message"},
 		},
 		"known kind without a type": {
-			fromContact + `"aaa":1,"order":{}`, "page:7:h:", domain.DeliveryUnrecognized,
-			domain.Data{Kind: "order"},
+			fromContact + `"aaa":1,"payment":{}`, "page:7:h:", domain.DeliveryUnrecognized,
+			domain.Data{Kind: "payment"},
 		},
 		"unknown kind": {
 			fromContact + `"zz":1,"bb":{},"prior_message":{}`, "page:7:h:",
@@ -263,7 +263,7 @@ func TestHashOfCanonicalForm(t *testing.T) {
 	} {
 		sum := sha256.Sum256([]byte(canonical))
 		want := "page:7:h:" + hex.EncodeToString(sum[:])
-		require.Equal(t, want, splitOne(t, delivery("messaging", "1", item)).ID, item)
+		require.Equal(t, want, splitOne(t, delivery("messaging", "0", item)).ID, item)
 	}
 }
 

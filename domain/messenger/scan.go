@@ -3,6 +3,8 @@ package messenger
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -113,6 +115,33 @@ func (o object) object(name string) object { return asObject(o.get(name)) }
 func (o object) list(name string) []json.RawMessage { l, _ := asList(o.get(name)); return l }
 
 func (o object) text(name string) string { s, _ := asText(o.get(name)); return s }
+
+// maybeText returns the string with that name, nil if there is none.
+func (o object) maybeText(name string) *string {
+	if s, ok := asText(o.get(name)); ok {
+		return &s
+	}
+	return nil
+}
+
+// payload returns what a developer set as a payload: a string, or the JSON text of any
+// other value.
+func (o object) payload(name string) string {
+	raw := o.get(name)
+	if s, ok := asText(raw); ok {
+		return s
+	}
+	var text bytes.Buffer
+	if firstByte(raw) == 0 || json.Compact(&text, raw) != nil {
+		return ""
+	}
+	return strings.ToValidUTF8(text.String(), "\ufffd")
+}
+
+// sorted returns the members of o in the byte order of their names.
+func sorted(o object) object {
+	return slices.SortedStableFunc(slices.Values(o), func(a, b member) int { return bytes.Compare(a.name, b.name) })
+}
 
 // is reports whether the member with that name is true.
 func (o object) is(name string) bool { return firstByte(o.get(name)) == 't' }

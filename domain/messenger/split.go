@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pagestream/pagestream/domain"
@@ -16,6 +17,10 @@ type Options struct {
 	App string
 	// Source is [domain.Data].Source; empty is "webhook".
 	Source string
+	// Account returns the Instagram account that is linked to a page, or "". Its
+	// deliveries may have the page as their entry, and then neither end of an item is the
+	// entry. Nil means that no page's account is known.
+	Account func(domain.PageID) string
 }
 
 // Result is the content of a delivery.
@@ -46,13 +51,19 @@ const testEntry = domain.NoPage
 // [domain.DeliveryUnrecognized] event each.
 //
 // The id of an event depends only on the delivery's object, its item and the
-// entry's id: not on entry.time, nor on the rest of the delivery. If an item is
-// repeated in the delivery, its id is repeated in Events.
+// entry's id. The id of an item that has neither a message id nor a time of its own
+// depends on entry.time as well, and on how many equal items its entry has before it:
+// without them, a label that is put on again would be a duplicate of the first time. Meta
+// is not known to repeat a delivery with another entry.time; if it does, such a fact is
+// stored twice rather than lost ([domain.Data.Fact]).
 //
 // If an entry has items, only id and time are kept of the entry's own fields. The
 // events share the bytes of body: callers must not modify it afterwards.
 func Split(body []byte, o Options) Result {
 	o.Source = cmp.Or(o.Source, "webhook")
+	if o.Account == nil {
+		o.Account = func(domain.PageID) string { return "" }
+	}
 	s := splitter{opts: o}
 	if !domain.ValidJSON(body) {
 		return s.unreadable(body, "not JSON, or nested too deeply")
@@ -94,6 +105,9 @@ type splitter struct {
 	opts   Options
 	object string
 	events []domain.Event
+	// equal counts the items of the current entry that have no identity of their own, by
+	// their channel and hash.
+	equal map[string]int
 }
 
 // item is one item with the properties of its entry.
@@ -128,6 +142,7 @@ func (s *splitter) entry(raw json.RawMessage) {
 	fields := asObject(raw)
 	it := item{page: domain.PageID(bounded(fields.id("id"))), sent: fields.millis("time")}
 	before := len(s.events)
+	clear(s.equal)
 	for _, m := range fields {
 		channel := channelOf(m.name)
 		if channel == "" || firstByte(m.value) == 0 {
@@ -150,8 +165,8 @@ func (s *splitter) entry(raw json.RawMessage) {
 	}
 	if len(s.events) == before {
 		it.raw = raw
-		e := s.unrecognized(it, "")
-		e.ID = s.id(e, key{classHash, hash(withoutTime(raw))})
+		e := s.event(it, domain.DeliveryUnrecognized, "")
+		s.identifyBy(&e, it, hash(withoutTime(raw)), false)
 		s.add(e)
 	}
 }
@@ -193,34 +208,67 @@ func (s *splitter) item(it item) domain.Event {
 }
 
 // isMessaging reports whether a change's value is a messaging item of a kind with
-// a typed form. The fields of those changes begin with "message" or "messaging":
-// messages, message_edits, messaging_postbacks.
+// a typed form. The fields of those changes begin with "message" or "messaging"
+// (messages, message_edits, messaging_postbacks), or are in the kind's rows.
 func isMessaging(field string, value object) bool {
-	if !strings.HasPrefix(field, "message") && !strings.HasPrefix(field, "messaging") {
-		return false
-	}
 	if value.object("sender") == nil && value.object("recipient") == nil {
 		return false
 	}
-	_, v := kindOf(value)
-	return v != nil
+	k, _ := kindOf(value)
+	return k != nil && (strings.HasPrefix(field, "messag") || k.fields(field))
 }
 
 // change returns the event of an item of changes, whose kind is its field.
 func (s *splitter) change(it item, field string) domain.Event {
 	e := s.event(it, domain.ChangeReceived, field)
 	value := it.fields.object("value")
-	e.Contact = domain.ContactID(bounded(value.object("sender").id("id")))
-	e.Time = fromMillis(cmp.Or(value.millis("created_time"), value.millis("timestamp"), it.sent))
-	e.ID = s.id(e, key{classHash, hash(it.raw)})
+	own := "timestamp"
+	if k := changeOf(field, value); k != nil && !it.test && it.fields.count("value") == 1 {
+		e.Type, own = k.typ, k.time
+		k.read(value, &e)
+	}
+	e.Contact = ""
+	if id := author(value).ID; bounded(id) != string(e.Page) { // a change by the page itself has no contact
+		e.Contact = domain.ContactID(bounded(id))
+	}
+	at := value.millis(own)
+	e.Time = fromMillis(cmp.Or(at, it.sent))
+	s.identify(&e, it, at > 0)
 	return e
 }
 
 // unrecognized returns the event of an item that has no typed form.
 func (s *splitter) unrecognized(it item, kind string) domain.Event {
 	e := s.event(it, domain.DeliveryUnrecognized, kind)
-	e.ID = s.id(e, key{classHash, hash(it.raw)})
+	s.identify(&e, it, it.fields.millis("timestamp") > 0)
 	return e
+}
+
+// identify sets the id of an item that has no natural key. own reports whether it has a
+// message id or a time of its own.
+func (s *splitter) identify(e *domain.Event, it item, own bool) {
+	s.identifyBy(e, it, hash(it.raw), own)
+}
+
+// identifyBy is identify for an item with that hash.
+func (s *splitter) identifyBy(e *domain.Event, it item, hash string, own bool) {
+	k := key{classHash, hash}
+	if e.Type == domain.PostbackReceived && e.Standby {
+		k = keyOf(classHash, channelStandby, hash)
+	}
+	if own || it.sent == 0 {
+		e.ID = s.id(*e, k)
+		return
+	}
+	if s.equal == nil {
+		s.equal = map[string]int{}
+	}
+	same := it.channel + hash
+	before := s.equal[same]
+	s.equal[same]++
+	e.Data.Fact = k.text
+	k.text = digest([]byte(strings.Join([]string{k.text, formatInt(it.sent), strconv.Itoa(before)}, "|")))
+	e.ID = s.id(*e, k)
 }
 
 // event returns an event with the fields that every item has.
@@ -245,13 +293,28 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 	// The contact is the one of sender and recipient that is not the page: the
 	// recipient of a message that the page sent, and of old receipts, which have
 	// sender and recipient swapped. In samples both may have the same id.
-	page := string(e.Page)
 	contact := cmp.Or(from, sender.id("user_ref"), it.fields.object("optin").id("user_ref"))
-	if bounded(to) != page && (it.echo || bounded(from) == page) {
+	if !s.owns(e.Page, to) && (it.echo || s.owns(e.Page, from)) {
 		contact = to
 	}
 	e.Contact = domain.ContactID(bounded(cmp.Or(contact, recipient.id("user_ref"))))
 	return e
+}
+
+// owns reports whether id is the page itself or the Instagram account that is linked to
+// it. Ids of professional accounts begin with 17841 and have 17 digits, those of persons
+// do not; that is used where the link is not known.
+func (s *splitter) owns(page domain.PageID, id string) bool {
+	switch {
+	case id == "":
+		return false
+	case bounded(id) == string(page):
+		return true
+	case s.object != "instagram":
+		return false
+	}
+	account := s.opts.Account(page)
+	return id == account || account == "" && len(id) == 17 && strings.HasPrefix(id, "17841")
 }
 
 // key identifies a fact among the facts of its page; see [domain.DedupID].

@@ -283,8 +283,9 @@ func TestStandbyCopyHasSameID(t *testing.T) {
 		text, err := json.Marshal(rapid.String().Draw(t, "text"))
 		require.NoError(t, err)
 		who := rapid.SampledFrom([]string{
-			`"sender":{"id":"9"},"recipient":{"id":"7"},`, `"sender":{"id":"7"},"recipient":{"id":"9"},`,
-			`"sender":{"user_ref":"u"},`, ``,
+			`"sender":{"id":"9"},"recipient":{"id":"7"},"timestamp":1790000000000,`,
+			`"sender":{"id":"7"},"recipient":{"id":"9"},"timestamp":1790000000000,`,
+			`"sender":{"user_ref":"u"},"timestamp":1790000000000,`, `"timestamp":1790000000000,`,
 		}).Draw(t, "who")
 		item := `{` + who + fmt.Sprintf(kind, text) + `}`
 		plain, standby := ids(delivery("messaging", "1790000000000", item)), ids(delivery("standby", "1790000009999", item))

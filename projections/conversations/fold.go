@@ -144,8 +144,11 @@ func (f *fold) apply() error {
 		if d.Edit == nil || d.Edit.MID == "" {
 			return f.incomplete()
 		}
+		if d.Edit.Text == nil {
+			return nil // Instagram sends these for messages that nobody edited
+		}
 		f.active()
-		return f.change(d.Edit.MID, change{Edit: &Edit{Num: d.Edit.Num, Text: d.Edit.Text, Time: f.time}})
+		return f.change(d.Edit.MID, change{Edit: &Edit{Num: d.Edit.Num, Text: *d.Edit.Text, Time: f.time}})
 	case domain.MessageDeleted:
 		if d.Message == nil || d.Message.MID == "" {
 			return f.incomplete()
@@ -213,6 +216,19 @@ func (f *fold) apply() error {
 func (f *fold) incomplete() error {
 	f.sum.Incomplete++
 	return nil
+}
+
+// repeats reports whether the event has the same fact as the last one without a message
+// id and a time of its own, which was at most [domain.RedeliveryWindow] before: the same
+// delivery, sent again with another entry.time.
+func (f *fold) repeats() bool {
+	fact := f.e.Data.Fact
+	if fact == "" {
+		return false
+	}
+	again := fact == f.c.Fact && f.time.Sub(f.c.FactAt).Abs() <= domain.RedeliveryWindow
+	f.c.Fact, f.c.FactAt = fact, f.time
+	return again
 }
 
 // newer reports whether this event is not older than one with that time and sequence.

@@ -99,7 +99,7 @@ func out(mid, text string, at int64) domain.Event {
 }
 
 func edit(mid, text string, num, at int64) domain.Event {
-	return event(domain.MessageEdited, at, domain.Data{Edit: &domain.Edit{MID: mid, Text: text, Num: num}})
+	return event(domain.MessageEdited, at, domain.Data{Edit: &domain.Edit{MID: mid, Text: &text, Num: num}})
 }
 
 func unsend(mid string, at int64) domain.Event {

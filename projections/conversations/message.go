@@ -194,7 +194,7 @@ func (m *message) merge(other *message) (conflict bool) {
 // for each delivery.
 func sameAttachments(a, b []domain.Attachment) bool {
 	return slices.EqualFunc(a, b, func(a, b domain.Attachment) bool {
-		a.URL, b.URL = "", ""
+		a.URL, b.URL, a.Expires, b.Expires = "", "", 0, 0
 		return reflect.DeepEqual(a, b)
 	})
 }

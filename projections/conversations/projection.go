@@ -22,7 +22,7 @@ func (*Projection) Name() string { return Name }
 
 // Version returns the version of the rules and of the stored format. When it changes,
 // the read model is rebuilt.
-func (*Projection) Version() int { return 4 }
+func (*Projection) Version() int { return 5 }
 
 // Apply applies one event. No content of an event makes it fail: an event without its
 // payload is counted and skipped. Its errors are those of the store.
@@ -46,8 +46,8 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	switch e.Type.Noun() {
 	case "page", "subscription":
 		return nil
-	case "change":
-		return f.skip()
+	case "change", "comment", "post", "reaction", "mention", "rating", "lead", "label", "live":
+		return f.skip() // no part of a conversation; package comments has the comments
 	}
 	if err := f.load(); err != nil {
 		return err
@@ -61,8 +61,10 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 		f.sum.Incomplete++
 		return f.skip()
 	}
-	if err := f.apply(); err != nil {
-		return err
+	if !f.repeats() {
+		if err := f.apply(); err != nil {
+			return err
+		}
 	}
 	if err := f.recordEvent(); err != nil {
 		return err

@@ -390,7 +390,7 @@ func TestProfileAndOthers(t *testing.T) {
 	f.apply(in("m", "a", 1000),
 		event(domain.ContactProfiled, 2000, domain.Data{Profile: &domain.Profile{Name: "Ada", Picture: "https://x/p"}}),
 		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: "Ada L."}}),
-		event(domain.ReferralReceived, 4000, domain.Data{Referral: &domain.Referral{Ref: "r", AdID: "9", Ads: []byte(`{`)}}),
+		event(domain.ReferralReceived, 4000, domain.Data{Referral: &domain.Referral{Ref: "r", AdID: "9", Ads: &domain.AdsContext{Title: "t"}}}),
 		event(domain.OptinReceived, 4500, domain.Data{Optin: &domain.Optin{Type: "one_time_notif_req"}}),
 		event(domain.AccountLinked, 5000, domain.Data{AccountLink: &domain.AccountLink{Status: "linked"}}),
 		event(domain.DeliveryUnrecognized, 6000, domain.Data{Kind: "game_play"}))

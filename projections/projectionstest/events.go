@@ -22,6 +22,7 @@ type traffic struct {
 	now      time.Time
 	mids     map[domain.PageID]map[domain.ContactID][]string // of each conversation, in order
 	messages int
+	comments int
 	conns    map[domain.PageID]int // how often each page was connected
 }
 
@@ -33,7 +34,7 @@ const (
 // Events returns n generated events as they would be stored in a stream, with sequences from 1. The same
 // seed gives the same events. They are mixed traffic of a few pages: messages, echoes, edits, unsends,
 // reactions, receipts by watermark and by message, postbacks, standby and handover, events about pages and
-// subscriptions, the dashboard's Test button, and unreadable deliveries. Some refer to messages that never
+// subscriptions, comments and other changes, the Test button, and unreadable deliveries. Some refer to messages that never
 // arrive or arrive later, some have an earlier time than the event before, and about one in thirty is a
 // duplicate: an earlier event again, with the same id.
 func Events(seed uint64, n int) []streams.Stored {
@@ -110,7 +111,7 @@ func (w *traffic) fill(e *domain.Event, instagram bool) (class, key string) {
 		mid := w.oldMID(e)
 		num := int64(1 + w.rnd.IntN(5))
 		e.Type, e.Data.Kind = domain.MessageEdited, "message_edit"
-		e.Data.Edit = &domain.Edit{MID: mid, Text: fmt.Sprintf("corrected %d", num), Num: num}
+		e.Data.Edit = &domain.Edit{MID: mid, Text: new(fmt.Sprintf("corrected %d", num)), Num: num}
 		return "edit", mid + "|" + strconv.FormatInt(num, 10)
 	case k < 58:
 		mid := w.oldMID(e)
@@ -159,7 +160,7 @@ func (w *traffic) fill(e *domain.Event, instagram bool) (class, key string) {
 func (w *traffic) rare(e *domain.Event) {
 	pick := func(types ...domain.Type) domain.Type { return types[w.rnd.IntN(len(types))] }
 	fields := []string{"messages", "messaging_postbacks", "message_reads"}
-	switch w.rnd.IntN(10) {
+	switch w.rnd.IntN(15) {
 	case 0:
 		e.Type = domain.ReferralReceived
 		e.Data.Referral = &domain.Referral{Ref: "summer", Source: "SHORTLINK", Type: "OPEN_THREAD"}
@@ -209,6 +210,12 @@ func (w *traffic) rare(e *domain.Event) {
 		if e.Type == domain.SubscriptionFailed {
 			e.Data.Subscription.Reason, e.Data.Subscription.Code = "(#200) Permissions error", 200
 		}
+	case 9, 10, 11:
+		w.comment(e)
+	case 12:
+		w.feed(e)
+	case 13:
+		w.other(e)
 	default:
 		contact := e.Contact
 		clearDelivery(e)
@@ -217,6 +224,116 @@ func (w *traffic) rare(e *domain.Event) {
 		if e.Type == domain.ContactProfiled {
 			e.Data.Profile = &domain.Profile{Name: "Person " + string(contact)[12:], Picture: "https://example.org/p.jpg"}
 		}
+	}
+}
+
+// change makes the event one of a change of the page.
+func change(e *domain.Event, kind string, t domain.Type) {
+	e.Type, e.Data.Channel, e.Data.Kind, e.Data.Sender, e.Data.Recipient = t, "changes", kind, "", ""
+}
+
+// timed sets the fact of an event whose item has no time of its own; its time is then
+// that of the delivery. Two such events of a page may have the same fact.
+func (w *traffic) timed(e *domain.Event, own bool, fact ...string) {
+	if !own {
+		e.Data.Fact, e.Time = strings.Join(append(fact, string(e.Type), string(e.Contact)), "|"), w.now
+	}
+}
+
+// comment sets the data of an event about a comment. Edits, removals and reactions are
+// of an earlier comment, or sometimes of one that arrives later or never.
+func (w *traffic) comment(e *domain.Event) {
+	post := fmt.Sprintf("%s_%d", e.Page, w.rnd.IntN(6))
+	c := &domain.Comment{Post: post, From: domain.Person{ID: string(e.Contact), Name: "Person"}}
+	if w.rnd.IntN(8) == 0 { // by the page itself
+		c.From, e.Contact = domain.Person{ID: string(e.Page), Name: "The page"}, ""
+	}
+	k := w.rnd.IntN(12)
+	if k < 5 {
+		w.comments++
+		c.ID = fmt.Sprintf("9_%d", w.comments)
+		c.Text = new("comment " + c.ID)
+		if w.rnd.IntN(3) == 0 {
+			c.Parent = fmt.Sprintf("9_%d", max(1, w.comments-w.rnd.IntN(12)))
+		}
+		change(e, "feed", domain.CommentReceived)
+	} else {
+		c.ID = fmt.Sprintf("9_%d", max(1, w.comments+1-w.rnd.IntN(14)))
+		switch k {
+		case 5, 6:
+			change(e, "feed", domain.CommentEdited)
+			if w.rnd.IntN(4) > 0 {
+				c.Text = new(fmt.Sprintf("corrected %d", w.rnd.IntN(3)))
+			}
+		case 7:
+			change(e, "feed", domain.CommentRemoved)
+		case 8:
+			change(e, "feed", domain.CommentHidden)
+		case 9:
+			change(e, "feed", domain.CommentUnhidden)
+		default:
+			change(e, "feed", domain.ReactionAdded)
+			if k == 11 && w.rnd.IntN(2) == 0 {
+				e.Type = domain.ReactionRemoved
+			}
+			e.Data.PostReaction = &domain.PostReaction{
+				Post: c.Post, Comment: c.ID, Parent: c.Post, From: c.From, Reaction: []string{"like", "love"}[w.rnd.IntN(2)],
+			}
+			if w.rnd.IntN(3) == 0 {
+				e.Data.PostReaction.Comment = "" // to the post
+			}
+			w.timed(e, e.Type == domain.ReactionAdded, c.ID)
+			return
+		}
+	}
+	e.Data.Comment = c
+	w.timed(e, e.Type == domain.CommentReceived, c.ID)
+}
+
+// feed sets the data of an event about a post, a rating or a mention.
+func (w *traffic) feed(e *domain.Event) {
+	from := domain.Person{ID: string(e.Contact), Name: "Person"}
+	switch w.rnd.IntN(3) {
+	case 0:
+		change(e, "feed", []domain.Type{domain.PostPublished, domain.PostEdited, domain.PostRemoved}[w.rnd.IntN(3)])
+		post := fmt.Sprintf("%s_%d", e.Page, w.rnd.IntN(6))
+		e.Data.Post = &domain.Post{ID: post, Item: "status", From: from, Text: new("post " + post)}
+		w.timed(e, e.Type == domain.PostPublished, post)
+	case 1:
+		change(e, "ratings", domain.RatingReceived)
+		e.Data.Rating = &domain.Rating{Story: "90", From: from, Recommendation: "positive", Text: "good"}
+	default:
+		change(e, "mention", domain.MentionReceived)
+		e.Data.Mention = &domain.Mention{Item: "post", Post: "44_44", From: from, Text: "look"}
+	}
+}
+
+// other sets the data of an event of the remaining kinds.
+func (w *traffic) other(e *domain.Event) {
+	switch w.rnd.IntN(6) {
+	case 0:
+		change(e, "leadgen", domain.LeadReceived)
+		e.Contact, e.Data.Lead = "", &domain.Lead{ID: strconv.Itoa(w.rnd.IntN(100)), Form: "7"}
+	case 1:
+		clearDelivery(e)
+		e.Type = domain.LeadRetrieved
+		answers := []domain.LeadAnswer{{Name: "email", Values: []string{"a@example.org"}}}
+		e.Data.Lead = &domain.Lead{ID: strconv.Itoa(w.rnd.IntN(100)), Form: "7", Answers: answers}
+	case 2:
+		change(e, "inbox_labels", []domain.Type{domain.LabelAdded, domain.LabelRemoved}[w.rnd.IntN(2)])
+		e.Data.Label = &domain.Label{ID: "1", Name: "vip"}
+		w.timed(e, false, "1")
+	case 3:
+		change(e, "live_videos", domain.LiveChanged)
+		e.Contact, e.Data.Live = "", &domain.Live{ID: "5", Status: "live"}
+		w.timed(e, false, "live")
+	case 4:
+		e.Type, e.Data.Kind = domain.OrderReceived, "order"
+		e.Data.Order = &domain.Order{Products: []domain.OrderProduct{{ID: "1", Quantity: "2"}}, Note: "soon"}
+	default:
+		e.Type, e.Data.Kind = domain.FeedbackReceived, "messaging_feedback"
+		e.Data.Feedback = &domain.Feedback{Answers: []domain.FeedbackAnswer{{Question: "q1", Type: "csat", Answer: "5"}}}
+		w.timed(e, w.rnd.IntN(2) == 0, "q1")
 	}
 }
 
@@ -312,7 +429,7 @@ func Garbage(seed uint64, n int) []streams.Stored {
 			}
 		}
 		if maybe() {
-			d.Edit = &domain.Edit{MID: id(), Text: id(), Num: number()}
+			d.Edit = &domain.Edit{MID: id(), Text: new(id()), Num: number()}
 			d.Reaction = &domain.Reaction{MID: id(), Action: id(), Reaction: id(), Emoji: id()}
 		}
 		if maybe() {
@@ -325,6 +442,14 @@ func Garbage(seed uint64, n int) []streams.Stored {
 			d.AccountLink, d.Policy = &domain.AccountLink{Status: id()}, &domain.Policy{Action: id()}
 			d.Thread = &domain.Thread{NewOwner: id(), Roles: map[string][]string{id(): {id()}, "": nil}}
 			d.Unreadable = &domain.Unreadable{Reason: id()}
+		}
+		if maybe() {
+			who := domain.Person{ID: id(), Name: id()}
+			d.Fact = id()
+			d.Comment = &domain.Comment{ID: id(), Post: id(), Parent: id(), From: who, Text: new(id()), Photo: id()}
+			d.Post = &domain.Post{ID: id(), Item: id(), From: who, Text: new(id()), Photos: []string{id()}}
+			d.PostReaction = &domain.PostReaction{Post: id(), Comment: id(), Parent: id(), From: who, Reaction: id()}
+			d.Label, d.Live, d.Lead = &domain.Label{ID: id()}, &domain.Live{ID: id()}, &domain.Lead{ID: id()}
 		}
 		if maybe() {
 			d.Connection = &domain.Connection{

@@ -20,7 +20,29 @@ func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events":       s.listEvents,
 		"GET /api/v1/events/{seq}": s.getEvent,
+
+		"GET /api/v1/schemas":        listSchemas,
+		"GET /api/v1/schemas/{type}": getSchema,
 	}
+}
+
+// listSchemas responds with the event types, each of which has a schema.
+func listSchemas(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, map[string]any{"items": domain.Types()})
+}
+
+// getSchema responds with the JSON Schema of the data of a type's events.
+func getSchema(w http.ResponseWriter, r *http.Request) error {
+	schema, err := streams.Schema(domain.Type(r.PathValue("type")))
+	if errors.Is(err, streams.ErrUnknownType) {
+		return problem(http.StatusNotFound, err.Error())
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/schema+json")
+	_, _ = w.Write(schema)
+	return nil
 }
 
 // errPageFull ends a read of the stream when the page is full.

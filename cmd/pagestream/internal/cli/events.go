@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // EventsCommand groups the commands for the stream of events.
@@ -21,6 +23,7 @@ type EventsCommand struct {
 	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
 	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, one CloudEvent per line."`
 	Import  EventsImportCommand  `cmd:"" help:"Create the stream of a new installation from an export."`
+	Schema  EventsSchemaCommand  `cmd:"" help:"Print the JSON Schema of a type's data, or the types. Needs no server."`
 }
 
 const eventsPath = "/api/v1/events"
@@ -192,4 +195,30 @@ func (e EventsExplainCommand) Run(c *CLI) error {
 			fmt.Fprintln(c.Out, "There are no events.")
 		}
 	})
+}
+
+// EventsSchemaCommand shows the event types and the JSON Schemas of their data.
+type EventsSchemaCommand struct {
+	Type string `arg:"" optional:"" help:"Event type, for example message.received. Without it, all types are listed."`
+}
+
+// Run prints the schema of the type as JSON, or one type per line.
+func (s EventsSchemaCommand) Run(c *CLI) error {
+	if s.Type == "" {
+		types := domain.Types()
+		return c.Print(types, func() {
+			for _, t := range types {
+				fmt.Fprintln(c.Out, t)
+			}
+		})
+	}
+	schema, err := streams.Schema(domain.Type(s.Type))
+	if errors.Is(err, streams.ErrUnknownType) {
+		return fmt.Errorf("%w: there is no event type %q; pagestream events schema lists them", errUsage, s.Type)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.Out.Write(schema)
+	return err
 }

@@ -150,7 +150,7 @@ func conversation() []domain.Event {
 		kind(domain.MessageEchoed, "echo", 2000,
 			domain.Data{Message: &domain.Message{MID: "m4", Text: "we reply: " + secret, Echo: true}}),
 		kind(domain.MessageRead, "read", 2500, domain.Data{Read: &domain.Read{Watermark: 2200}}),
-		kind(domain.MessageEdited, "edit", 2600, domain.Data{Edit: &domain.Edit{MID: "never", Text: secret, Num: 1}}),
+		kind(domain.MessageEdited, "edit", 2600, domain.Data{Edit: &domain.Edit{MID: "never", Text: new(secret), Num: 1}}),
 		kind(domain.ContactProfiled, "profile", 2700, domain.Data{Profile: &domain.Profile{Name: "Ada " + secret}}),
 		received(page, person, "m0", "older, and late", 500),
 		kind(domain.MessageReceived, "odd", 2800, domain.Data{}),

@@ -19,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -79,6 +80,7 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 		Observe:         p.observe,
 		Logger:          p.log.With("part", "webhook"),
 		PageVerifyToken: p.isPageVerifyToken,
+		Account:         p.instagramAccount,
 	}
 	key, err := p.keys.Derive("meta/data-deletion")
 	if err != nil {
@@ -132,6 +134,16 @@ func (p *Program) isPageVerifyToken(token string) bool {
 		p.log.Error("can't read verify tokens of pages", "err", err)
 	}
 	return found
+}
+
+// instagramAccount returns the Instagram account that is linked to a page, or "" if none
+// is known.
+func (p *Program) instagramAccount(id domain.PageID) string {
+	page, err := pages.Get(p.models.Pages(), id)
+	if err != nil && !errors.Is(err, pages.ErrNotFound) {
+		p.log.Warn("can't read the linked account of a page", "page", id, "err", err)
+	}
+	return page.Instagram
 }
 
 // privateRoutes creates the API and the console and sets p.private. closeFeeds ends the live feeds,

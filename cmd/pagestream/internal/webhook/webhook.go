@@ -105,6 +105,9 @@ type Options struct {
 	// connected page. It must compare in constant time. Nil accepts no page's
 	// token.
 	PageVerifyToken func(token string) bool
+	// Account returns the Instagram account that is linked to a page; see
+	// [messenger.Options]. It must be quick. Nil means that no account is known.
+	Account func(domain.PageID) string
 	// Observe is called once for every request, after it was answered.
 	Observe func(Answer)
 	Logger  *slog.Logger
@@ -226,7 +229,7 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answe
 		return h.reject(w, a)
 	}
 
-	events := messenger.Split(body, messenger.Options{App: app.Name}).Events
+	events := messenger.Split(body, messenger.Options{App: app.Name, Account: h.opts.Account}).Events
 	if tp := r.Header.Get("Traceparent"); validTraceParent(tp) {
 		for i := range events {
 			events[i].TraceParent = tp
