@@ -120,9 +120,13 @@ var likeV1 = jsonv2.JoinOptions(
 // ValidJSON reports what [json.Valid] does, in a third of its time.
 func ValidJSON(b []byte) bool { return jsontext.Value(b).IsValid(likeV1) }
 
+// maxDepth is how many levels of nesting encoding/json and its second version read.
+const maxDepth = 10_000
+
 // Encode returns the data as one JSON object. Its last member is raw, with the
-// bytes of Raw unchanged. [ErrBadData] is returned when Raw is not JSON, or a field
-// has a value that JSON cannot represent. Errors never quote the data.
+// bytes of Raw unchanged. [ErrBadData] is returned when Raw is not JSON, is nested so
+// deeply that the data could not be decoded, or a field has a value that JSON cannot
+// represent. Errors never quote the data.
 func (d Data) Encode() ([]byte, error) {
 	raw := d.Raw
 	d.Raw = nil
@@ -134,7 +138,7 @@ func (d Data) Encode() ([]byte, error) {
 	if len(raw) == 0 {
 		return out, nil
 	}
-	if !ValidJSON(raw) {
+	if !ValidJSON(raw) || len(raw) >= 2*maxDepth && deeper(raw, maxDepth-1) {
 		return nil, fmt.Errorf("encode raw item: %w", ErrBadData)
 	}
 	out = out[:len(out)-1] // the closing brace

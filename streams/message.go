@@ -132,12 +132,10 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
-	if v := header(HeaderStoredAt); v != "" {
-		if at, err = time.Parse(time.RFC3339Nano, v); err != nil {
-			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderStoredAt, ErrMalformed)
-		}
+	if at, err = storedAt(header, at); err != nil {
+		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
-	s := Stored{Seq: seq, At: at.UTC()}
+	s := Stored{Seq: seq, At: at}
 	s.ID, s.Type = header(HeaderID), t
 	if s.ID == "" {
 		return Stored{}, fmt.Errorf("sequence %d: no %s: %w", seq, HeaderID, ErrMalformed)
@@ -155,14 +153,34 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 	}
 	s.Contact = domain.ContactID(contact)
 	if v := header(HeaderTime); v != "" {
-		if s.Time, err = time.Parse(time.RFC3339Nano, v); err != nil {
-			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderTime, ErrMalformed)
+		if s.Time, err = parseTime(HeaderTime, v); err != nil {
+			return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 		}
-		s.Time = s.Time.UTC()
 	}
 	s.Standby = header(HeaderStandby) == "true"
 	s.TraceParent = header(HeaderTraceParent)
 	return s, nil
+}
+
+// StoredAt returns when a message was first stored: the time of its [HeaderStoredAt], or at, the time
+// of the message itself. [ErrMalformed] is returned when the header is not a time.
+func StoredAt(h nats.Header, at time.Time) (time.Time, error) { return storedAt(h.Get, at) }
+
+func storedAt(header func(string) string, at time.Time) (time.Time, error) {
+	if v := header(HeaderStoredAt); v != "" {
+		return parseTime(HeaderStoredAt, v)
+	}
+	return at.UTC(), nil
+}
+
+// parseTime parses the time of a header. Its year has four digits in UTC too; no other can be written
+// as JSON.
+func parseTime(header, value string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, value)
+	if t = t.UTC(); err != nil || t.Year() < 0 || t.Year() > 9999 {
+		return time.Time{}, fmt.Errorf("%s: %w", header, ErrMalformed)
+	}
+	return t, nil
 }
 
 // maxHeaderValue bounds one header value that comes from outside, in bytes. All headers of a message

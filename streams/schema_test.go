@@ -104,7 +104,7 @@ func TestSchemasRefuseWhatIsWrong(t *testing.T) {
 	for _, bad := range []string{
 		`{}`, `[]`, `{"post":{}}`, `{"comment":{},"post":{}}`, `{"comment":{"new":1}}`, `{"comment":{"from":{"id":2}}}`,
 	} {
-		assert.Error(t, validate(s, []byte(bad)), bad)
+		require.Error(t, validate(s, []byte(bad)), bad)
 	}
 	_, err := streams.Schema("comment.pinned")
 	require.ErrorIs(t, err, streams.ErrUnknownType)

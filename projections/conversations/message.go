@@ -39,7 +39,6 @@ const (
 	maxEvents    = 64
 	maxEdits     = 20
 	maxReactions = 16
-	maxPreview   = 120
 )
 
 // Message is one message or postback with its later changes. Times are UTC; a
@@ -295,22 +294,11 @@ func (m *message) addEvent(seq uint64) {
 // preview returns the short form of the row.
 func (m *message) preview() *Preview {
 	p := &Preview{
-		Direction: m.Direction, Kind: m.Kind, MID: m.MID, Text: shorten(cmp.Or(m.Text, m.Title)),
+		Direction: m.Direction, Kind: m.Kind, MID: m.MID, Text: domain.Shorten(cmp.Or(m.Text, m.Title)),
 		Deleted: m.Deleted, Time: m.Time,
 	}
 	if len(m.Attachments) > 0 {
 		p.Attachment = m.Attachments[0].Type
 	}
 	return p
-}
-
-func shorten(s string) string {
-	n := 0
-	for i := range s {
-		if n == maxPreview {
-			return s[:i]
-		}
-		n++
-	}
-	return s
 }

@@ -48,23 +48,43 @@ func getSchema(w http.ResponseWriter, r *http.Request) error {
 // errPageFull ends a read of the stream when the page is full.
 var errPageFull = errors.New("page is full")
 
-// eventHead is an event without its data, which is appended byte for byte.
+// eventHead is an event without its data, which is in its outgoing form already.
 type eventHead struct {
 	Seq     uint64           `json:"seq"`
 	ID      string           `json:"id"`
 	Type    domain.Type      `json:"type"`
 	Page    domain.PageID    `json:"page"`
 	Contact domain.ContactID `json:"contact,omitempty"`
-	Time    *time.Time       `json:"time,omitempty"`
-	Stored  time.Time        `json:"stored_at"`
-	Standby bool             `json:"standby,omitempty"`
+	// PageName and ContactName are those that the read models have now.
+	PageName    string     `json:"page_name,omitempty"`
+	ContactName string     `json:"contact_name,omitempty"`
+	Time        *time.Time `json:"time,omitempty"`
+	Stored      time.Time  `json:"stored_at"`
+	Standby     bool       `json:"standby,omitempty"`
 }
 
-// appendEvent appends e as one JSON object whose data ends in the raw item,
-// byte for byte; encoding/json would compact and escape it.
-func appendEvent(buf *bytes.Buffer, e streams.Stored) error {
+// eventWriter writes the events of one response.
+type eventWriter struct {
+	names  *names
+	base64 bool // the item as raw_base64
+}
+
+// eventWriter parses ?raw=. Its only value is base64.
+func (s *Server) eventWriter(r *http.Request) (eventWriter, error) {
+	raw := r.URL.Query().Get("raw")
+	if raw != "" && raw != "base64" {
+		return eventWriter{}, problem(http.StatusBadRequest, "raw is base64, or is not given")
+	}
+	return eventWriter{names: s.names(), base64: raw != ""}, nil
+}
+
+// append appends e as one JSON object, on one line. Its data are in the outgoing form of
+// [domain.Data.EncodeLine].
+func (w eventWriter) append(buf *bytes.Buffer, e streams.Stored) error {
 	head := eventHead{
-		Seq: e.Seq, ID: e.ID, Type: e.Type, Page: e.Page, Contact: e.Contact, Stored: e.At, Standby: e.Standby,
+		Seq: e.Seq, ID: e.ID, Type: e.Type, Page: e.Page, Contact: e.Contact,
+		PageName: w.names.page(e.Page), ContactName: w.names.contact(e.Page, e.Contact),
+		Stored: e.At, Standby: e.Standby,
 	}
 	if !e.Time.IsZero() {
 		head.Time = &e.Time
@@ -73,7 +93,11 @@ func appendEvent(buf *bytes.Buffer, e streams.Stored) error {
 	if err != nil {
 		return fmt.Errorf("encode event %d: %w", e.Seq, err)
 	}
-	data, err := e.Data.Encode()
+	encode := e.Data.EncodeLine
+	if w.base64 {
+		encode = e.Data.EncodeLineBase64
+	}
+	data, err := encode()
 	if err != nil {
 		return fmt.Errorf("encode event %d: %w", e.Seq, err)
 	}
@@ -83,6 +107,9 @@ func appendEvent(buf *bytes.Buffer, e streams.Stored) error {
 	buf.WriteByte('}')
 	return nil
 }
+
+// skipMalformed skips stream messages that are not events; the audit counts them.
+func skipMalformed(uint64, error) error { return nil }
 
 // filters returns the filter subjects for ?page= and ?type=, each of which may be
 // repeated or comma-separated.
@@ -112,14 +139,19 @@ func filters(r *http.Request) ([]string, error) {
 }
 
 // listEvents serves GET /api/v1/events: a page of events after ?after= (or ?cursor=),
-// or the live feed if the client accepts text/event-stream.
+// or the live feed if the client accepts text/event-stream. With ?raw=base64 the data
+// have raw_base64, the item's bytes, instead of raw.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	filters, err := filters(r)
 	if err != nil {
 		return err
 	}
+	events, err := s.eventWriter(r)
+	if err != nil {
+		return err
+	}
 	if wantsFeed(r) {
-		return s.feedEvents(w, r, filters)
+		return s.feedEvents(w, r, filters, events.base64)
 	}
 	after, err := number(r, "after", 0)
 	if err != nil {
@@ -137,13 +169,15 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	var buf bytes.Buffer
 	buf.WriteString(`{"items":[`)
 	n, last := 0, uint64(0)
-	from := streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters}
+	from := streams.ReadOptions{
+		Stream: s.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
+	}
 	_, err = streams.Read(r.Context(), s.opts.JS, from,
 		func(e streams.Stored) error {
 			if n > 0 {
 				buf.WriteByte(',')
 			}
-			if err := appendEvent(&buf, e); err != nil {
+			if err := events.append(&buf, e); err != nil {
 				return err
 			}
 			last = e.Seq
@@ -172,15 +206,21 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || seq == 0 {
 		return problem(http.StatusBadRequest, "an event is named by its sequence, a number from 1")
 	}
-	e, err := streams.Get(r.Context(), s.opts.JS, s.opts.Stream, seq)
-	if errors.Is(err, streams.ErrNotFound) {
-		return problem(http.StatusNotFound, fmt.Sprintf("there is no event %d", seq))
-	}
+	events, err := s.eventWriter(r)
 	if err != nil {
+		return err
+	}
+	e, err := streams.Get(r.Context(), s.opts.JS, s.opts.Stream, seq)
+	switch {
+	case errors.Is(err, streams.ErrNotFound):
+		return problem(http.StatusNotFound, fmt.Sprintf("there is no event %d", seq))
+	case errors.Is(err, streams.ErrMalformed):
+		return problem(http.StatusUnprocessableEntity, fmt.Sprintf("it can't be shown: %v; events export has it", err))
+	case err != nil:
 		return fmt.Errorf("read event %d: %w", seq, err)
 	}
 	var buf bytes.Buffer
-	if err := appendEvent(&buf, e); err != nil {
+	if err := events.append(&buf, e); err != nil {
 		return err
 	}
 	buf.WriteByte('\n')
@@ -212,7 +252,7 @@ func (s *Server) feedEnded(err error, full string) error {
 // sequence Last-Event-ID (or ?after=); without either it starts at the head. A client
 // that reconnects with the last id that it handled misses no event and sees none
 // twice.
-func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []string) error {
+func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []string, asBase64 bool) error {
 	var after uint64
 	var err error
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
@@ -228,12 +268,15 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 		return fmt.Errorf("find the head: %w", err)
 	}
 	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
-	from := streams.ReadOptions{Stream: s.opts.Stream, From: after + 1, Filters: filters}
+	from := streams.ReadOptions{
+		Stream: s.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
+	}
 	err = s.feeds.Serve(w, r, o, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, s.opts.JS, from,
 			func(e streams.Stored) error {
 				var data bytes.Buffer
-				if err := appendEvent(&data, e); err != nil {
+				events := eventWriter{names: s.names(), base64: asBase64} // a feed is long, and names change
+				if err := events.append(&data, e); err != nil {
 					return err
 				}
 				return send(sse.Event{ID: strconv.FormatUint(e.Seq, 10), Type: string(e.Type), Data: data.Bytes()})

@@ -5,6 +5,10 @@
 // (for requests that change nothing), or a session. Lists are paged by cursor. Errors
 // are problem details (RFC 9457). Reads accept ?min_seq=N: they wait up to 10 seconds
 // until the read model has applied event N, so that a client can read its own writes.
+//
+// Events have their data in the outgoing form of package domain (Data.EncodeLine): raw is the
+// item; or raw_text its text, if it has line breaks or is nested deeply; or raw_base64
+// its bytes, if they are not UTF-8 or the request has ?raw=base64.
 package api
 
 import (

@@ -59,7 +59,7 @@ func (l ConversationsListCommand) Run(c *CLI) error {
 		}
 		writeTable(c.Out, "PAGE, CONTACT, NAME, IN, OUT, LATE, LAST ACTIVITY", list,
 			func(v conversations.Conversation) cells {
-				return cells{v.Page, v.Contact, dash(v.Name), v.In, v.Out, v.Late, ago(v.LastActivity)}
+				return cells{v.Page, v.Contact, inLine(dash(v.Name)), v.In, v.Out, v.Late, ago(v.LastActivity)}
 			})
 	})
 }
@@ -111,12 +111,15 @@ func messageLine(m conversations.Message) string {
 	case m.Deleted:
 		parts = append(parts, "(unsent)")
 	case m.Kind == conversations.KindPostback:
-		parts = append(parts, "["+m.Title+"]")
+		parts = append(parts, "["+printable(m.Title)+"]")
 	case m.Text != "":
 		parts = append(parts, printable(m.Text))
 	}
+	if m.Unsupported && !m.Deleted {
+		parts = append(parts, "(unsupported message)")
+	}
 	for _, a := range m.Attachments {
-		parts = append(parts, "<"+a.Type+">")
+		parts = append(parts, "<"+printable(a.Type)+">")
 	}
 	parts = append(parts, marks(m)...)
 	return strings.Join(parts, " ")

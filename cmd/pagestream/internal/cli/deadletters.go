@@ -75,7 +75,7 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 	}
 	return c.Print(out, func() {
 		writeDeadLetters(c, out.DeadLetters)
-		out.Event.write(c.Out)
+		fmt.Fprintln(c.Out, out.Event.text("", 0))
 	})
 }
 

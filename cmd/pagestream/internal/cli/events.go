@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -17,10 +19,10 @@ import (
 
 // EventsCommand groups the commands for the stream of events.
 type EventsCommand struct {
-	List    EventsListCommand    `cmd:"" help:"List events, starting at a sequence."`
-	Show    EventsShowCommand    `cmd:"" help:"Show one event with all its data."`
+	List    EventsListCommand    `cmd:"" help:"List events, one a line: sequence, time, page, contact, type and what they say."`
+	Show    EventsShowCommand    `cmd:"" help:"Show one event with all its data, as JSON."`
 	Explain EventsExplainCommand `cmd:"" help:"Show which events made a conversation or a message."`
-	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored."`
+	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored, with the lines of list."`
 	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, one CloudEvent per line."`
 	Import  EventsImportCommand  `cmd:"" help:"Create the stream of a new installation from an export."`
 	Schema  EventsSchemaCommand  `cmd:"" help:"Print the JSON Schema of a type's data, or the types. Needs no server."`
@@ -38,27 +40,70 @@ func (f EventFilter) query() url.Values {
 	return url.Values{"page": f.Page, "type": f.Type}
 }
 
-// eventLine has the fields of an event that the command line shows.
+// eventLine has the fields of an event that the command line shows without its data.
 type eventLine struct {
-	Seq     uint64     `json:"seq"`
-	ID      string     `json:"id"`
-	Type    string     `json:"type"`
-	Page    string     `json:"page"`
-	Contact string     `json:"contact"`
-	Time    *time.Time `json:"time"`
-	Stored  time.Time  `json:"stored_at"`
-	Standby bool       `json:"standby"`
+	Seq         uint64     `json:"seq"`
+	ID          string     `json:"id"`
+	Type        string     `json:"type"`
+	Page        string     `json:"page"`
+	PageName    string     `json:"page_name,omitempty"`
+	Contact     string     `json:"contact"`
+	ContactName string     `json:"contact_name,omitempty"`
+	Time        *time.Time `json:"time"`
+	Stored      time.Time  `json:"stored_at"`
+	Standby     bool       `json:"standby"`
 }
 
-// write prints the event on one line without its text. Message texts are only shown by events
-// show and conversations show.
-func (e eventLine) write(w io.Writer) {
-	standby := ""
-	if e.Standby {
-		standby = " standby"
+// shownEvent is an event with its data, of which a line shows a preview.
+type shownEvent struct {
+	eventLine
+
+	Data json.RawMessage `json:"data"`
+}
+
+// columnsOf is the form of the columns before a preview.
+type columnsOf struct {
+	time        string
+	names, kind int
+}
+
+var (
+	wide = columnsOf{time.DateTime, 20, 22}
+	// narrow is for terminals of less than narrowBelow columns. It leaves minPreview of 80.
+	narrow = columnsOf{time.TimeOnly, 12, 16}
+)
+
+const (
+	narrowBelow = 120
+	minPreview  = 14
+)
+
+// text formats the event with a preview on one line, for a terminal of that width; 0 is no limit.
+func (e eventLine) text(preview string, width int) string {
+	form := wide
+	if width > 0 && width < narrowBelow {
+		form = narrow
 	}
-	fmt.Fprintf(w, "%8d  %s  %-24s page %s  contact %s%s\n",
-		e.Seq, e.Stored.Local().Format("15:04:05.000"), e.Type, e.Page, dash(e.Contact), standby)
+	name := func(name, id string) string { return pad(inLine(dash(cmp.Or(name, id))), form.names) }
+	line := fmt.Sprintf("%8d  %s  %s  %s  %-*s  ", e.Seq, e.Stored.Local().Format(form.time),
+		name(e.PageName, e.Page), name(e.ContactName, e.Contact), form.kind, inLine(e.Type))
+	preview = inLine(preview)
+	if e.Standby {
+		preview = strings.TrimRight("(standby) "+preview, " ")
+	}
+	if width > 0 {
+		preview = clip(preview, max(width-columns(line), minPreview))
+	}
+	return strings.TrimRight(line+preview, " ")
+}
+
+// preview returns what the event says. An event that a newer server sent may have none.
+func (e shownEvent) preview() string {
+	d, err := domain.DecodeLine(e.Data)
+	if err != nil {
+		return ""
+	}
+	return domain.Event{Type: domain.Type(e.Type), Data: d}.Preview()
 }
 
 // eventPath returns the API path of an event.
@@ -77,21 +122,38 @@ func (l EventsListCommand) Run(c *CLI) error {
 	if l.After > 0 {
 		q.Set("cursor", strconv.FormatUint(l.After, 10))
 	}
-	return each(c, eventsPath, q, l.Limit, func(b json.RawMessage) error { return c.writeEvent(b) })
+	return each(c, eventsPath, q, l.Limit, func(b json.RawMessage) error {
+		_, err := c.writeEvent(b)
+		return err
+	})
 }
 
-// writeEvent prints one event of the API: unchanged with --json, otherwise as a line of text.
-func (c *CLI) writeEvent(b []byte) error {
-	if c.JSON {
-		_, err := fmt.Fprintf(c.Out, "%s\n", b)
-		return err
-	}
-	var e eventLine
+// writeEvent prints one event of the API on one line: unchanged with --json, otherwise as text. It
+// reports an event that it can't decode on stderr, and returns false. An error means that the
+// output can't be written.
+func (c *CLI) writeEvent(b []byte) (shown bool, err error) {
+	var e shownEvent
 	if err := json.Unmarshal(b, &e); err != nil {
-		return fmt.Errorf("decode the server's answer: %w", err)
+		fmt.Fprintf(c.Err, "an event of %d bytes can't be shown: the server's answer has another form\n", len(b))
+		return false, nil
 	}
-	e.write(c.Out)
-	return nil
+	line := bytes.NewBufferString(e.text(e.preview(), terminalWidth(c.Out)))
+	if c.JSON {
+		line = bytes.NewBuffer(bytes.Map(breakToSpace, b))
+	}
+	line.WriteByte('\n')
+	if _, err := line.WriteTo(c.Out); err != nil {
+		return false, fmt.Errorf("write event: %w", err)
+	}
+	return true, nil
+}
+
+// breakToSpace replaces a line break, which JSON has between tokens only.
+func breakToSpace(r rune) rune {
+	if r == '\r' || r == '\n' {
+		return ' '
+	}
+	return r
 }
 
 // EventsShowCommand shows one event.
@@ -122,7 +184,7 @@ type EventsTailCommand struct {
 }
 
 // Run prints events until it is interrupted. After a lost connection it resumes at the last
-// event that was printed, so that no event is missed or printed twice.
+// event that it received, so that no event is missed or printed twice.
 func (t EventsTailCommand) Run(c *CLI) error {
 	cl, err := c.client()
 	if err != nil {
@@ -134,15 +196,21 @@ func (t EventsTailCommand) Run(c *CLI) error {
 		}
 	}
 	last, n := t.After, 0
+	var failed error // of the output
 	pause := backoff.Backoff{Min: 250 * time.Millisecond, Max: 10 * time.Second}
 	for {
 		err := cl.Feed(c.ctx, t.query(), last, func(id string, data []byte) error {
 			last = id
 			pause.Reset()
-			if err := c.writeEvent(data); err != nil {
+			shown, err := c.writeEvent(data)
+			if err != nil {
+				failed = err
 				return err
 			}
-			if n++; t.Count > 0 && n >= t.Count {
+			if shown {
+				n++
+			}
+			if t.Count > 0 && n >= t.Count {
 				return errDone
 			}
 			return nil
@@ -150,6 +218,8 @@ func (t EventsTailCommand) Run(c *CLI) error {
 		switch {
 		case errors.Is(err, errDone), c.ctx.Err() != nil:
 			return nil
+		case failed != nil:
+			return failed
 		case last == t.After && n == 0 && !errors.Is(err, io.EOF):
 			return err // the first connection failed: report it instead of trying again
 		}
@@ -171,7 +241,7 @@ type EventsExplainCommand struct {
 	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints the events in stream order, without their text.
+// Run prints the events in stream order, one per line. With --json they are without their data.
 func (e EventsExplainCommand) Run(c *CLI) error {
 	query := url.Values{}
 	if e.MID != "" {
@@ -181,15 +251,18 @@ func (e EventsExplainCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	events := make([]eventLine, len(seqs))
+	events, previews := make([]eventLine, len(seqs)), make([]string, len(seqs))
 	for i, seq := range seqs {
-		if events[i], err = get[eventLine](c, eventPath(seq), nil); err != nil {
+		shown, err := get[shownEvent](c, eventPath(seq), nil)
+		if err != nil {
 			return err
 		}
+		events[i], previews[i] = shown.eventLine, shown.preview()
 	}
 	return c.Print(events, func() {
-		for _, line := range events {
-			line.write(c.Out)
+		width := terminalWidth(c.Out)
+		for i, line := range events {
+			fmt.Fprintln(c.Out, line.text(previews[i], width))
 		}
 		if len(events) == 0 {
 			fmt.Fprintln(c.Out, "There are no events.")

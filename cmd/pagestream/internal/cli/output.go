@@ -10,8 +10,11 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
+	"github.com/rivo/uniseg"
 	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
 
 	"github.com/pagestream/pagestream/config"
 )
@@ -90,14 +93,59 @@ func ago(at time.Time) string {
 }
 
 // printable replaces control characters with spaces, so that a message text can't send escape
-// sequences to the terminal.
+// sequences to the terminal. These include the characters that start a line or turn the direction
+// of the text around.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		switch {
+		case unicode.IsControl(r), unicode.Is(unicode.Zl, r), unicode.Is(unicode.Zp, r), unicode.Is(unicode.Bidi_Control, r):
 			return ' '
 		}
 		return r
 	}, s)
+}
+
+// inLine returns printable text with single spaces, for a part of a line.
+func inLine(s string) string { return strings.Join(strings.Fields(printable(s)), " ") }
+
+// columns returns the width of a text on a terminal.
+func columns(s string) int { return uniseg.StringWidth(s) }
+
+// clip cuts a text to a width in columns, with an ellipsis in place of the rest.
+func clip(s string, width int) string {
+	if columns(s) <= width {
+		return s
+	}
+	end, used := 0, 1 // the ellipsis
+	for rest, state := s, -1; rest != ""; {
+		var cluster string
+		var w int
+		cluster, rest, w, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		if used += w; used > width {
+			break
+		}
+		end += len(cluster)
+	}
+	return s[:end] + "…"
+}
+
+// pad makes a text exactly that many columns wide.
+func pad(s string, width int) string {
+	s = clip(s, width)
+	return s + strings.Repeat(" ", max(0, width-columns(s)))
+}
+
+// terminalWidth returns the columns of a terminal, or 0 if w is none.
+func terminalWidth(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // isTerminal reports whether w is a terminal, on which a line can be redrawn.

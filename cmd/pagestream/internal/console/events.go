@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -174,7 +173,7 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 		shown.SealedToken, shown.SealedVerifyToken = "", ""
 		understood.Connection = &shown
 	}
-	data, err := json.Marshal(understood)
+	data, err := understood.EncodeLine()
 	if err != nil {
 		return fmt.Errorf("encode event %d: %w", seq, err)
 	}
@@ -195,8 +194,8 @@ func (c *Console) sources(w http.ResponseWriter, r *http.Request) error {
 			return badInput("Up to 64 events, each named by its sequence.")
 		}
 		e, err := streams.Get(r.Context(), c.opts.JS, c.opts.Stream, seq)
-		if errors.Is(err, streams.ErrNotFound) {
-			continue // it was erased
+		if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) {
+			continue // it was erased, or is no event
 		}
 		if err != nil {
 			return err

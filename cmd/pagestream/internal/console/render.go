@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
@@ -261,6 +262,8 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 		p = problem{http.StatusBadRequest, "That position in the list no longer exists; start again from the beginning."}
 	case errors.Is(err, streams.ErrNotFound):
 		p = problem{http.StatusNotFound, "There is no such event: it was erased, or is not stored yet."}
+	case errors.Is(err, streams.ErrMalformed):
+		p = problem{http.StatusUnprocessableEntity, "This message in the stream is not an event; the audit counts it."}
 	case errors.Is(err, context.DeadlineExceeded):
 		p = problem{http.StatusGatewayTimeout, "It took too long; try again."}
 	default:
@@ -270,11 +273,13 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 	c.show(w, r, p.status, "problem", http.StatusText(p.status), p.text)
 }
 
-// pretty indents JSON. It returns anything else as it is.
+// pretty returns JSON indented, as text that is valid UTF-8. It does not indent what is no
+// JSON, or is nested deeply: the spaces would grow with the square of the depth.
 func pretty(raw []byte) string {
 	var b bytes.Buffer
-	if json.Indent(&b, raw, "", "  ") != nil {
-		return string(raw)
+	text := bytes.ToValidUTF8(raw, []byte("\uFFFD"))
+	if domain.TooDeep(text) || json.Indent(&b, text, "", "  ") != nil {
+		return string(text)
 	}
 	return b.String()
 }

@@ -143,7 +143,7 @@ func (im *importer) importLine(ctx context.Context, b []byte) error {
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	if l.Type != rawType { // only events have this header
+	if m.Header.Get(streams.HeaderStoredAt) == "" {
 		m.Header.Set(streams.HeaderStoredAt, l.StoredAt.UTC().Format(time.RFC3339Nano))
 	}
 	gap := seq - im.out.Last - 1
