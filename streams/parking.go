@@ -201,7 +201,7 @@ func (k *Parking) remove(ctx context.Context, p Parked) error {
 }
 
 // Redrive gives a parked event to its reactor again, and then the events of the same conversation
-// that wait behind it. It stops at the first one that fails, which stays parked with its new error;
+// that wait behind it, unless the reactor is [ReactorOptions].Unordered. It stops at the first one that fails, which stays parked with its new error;
 // that is not an error of Redrive. It returns how many events were handled. [ErrNotParked] is
 // returned when the event is not parked; another error when the reactor does not run in this process.
 func (k *Parking) Redrive(ctx context.Context, reactor string, seq uint64) (done int, err error) {
@@ -235,7 +235,8 @@ func (k *Parking) release(ctx context.Context, reactor string, seq uint64, disca
 		}
 	}
 	for _, p := range list {
-		if p.conversation() != list[i].conversation() || discard && p.Seq == seq {
+		waits := p.Seq != seq && !r.opts.Unordered && p.conversation() == list[i].conversation()
+		if !waits && (discard || p.Seq != seq) {
 			continue
 		}
 		err := r.handleStored(ctx, p.Seq)
@@ -296,7 +297,7 @@ func (r *Reactor) park(m *message.Message, attempts uint64, reason error) error 
 // parkIfBlocked parks a message if an earlier event of its conversation is parked, and reports whether
 // it did.
 func (r *Reactor) parkIfBlocked(ctx context.Context, m *message.Message) (bool, error) {
-	if r.opts.Parking == nil || r.opts.Parking.empty() {
+	if r.opts.Parking == nil || r.opts.Unordered || r.opts.Parking.empty() {
 		return false, nil
 	}
 	e, err := Envelope(m)

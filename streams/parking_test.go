@@ -98,3 +98,52 @@ func TestParkedEventBlocksItsConversation(t *testing.T) {
 	_, err = o.Parking.Redrive(t.Context(), "other", 5)
 	require.ErrorIs(t, err, streams.ErrNotParked)
 }
+
+// TestUnorderedReactorParksAtOnce checks that an error with ErrNoRetry parks an event after one attempt, that an
+// unordered reactor handles the later events of the conversation, and that each parked event is redriven and discarded
+// alone.
+func TestUnorderedReactorParksAtOnce(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	var failing atomic.Bool
+	failing.Store(true)
+	r := &reactions{}
+	o := reactorOptions(s)
+	o.Unordered, o.Parking = true, streams.NewParking(s.JS, streams.Name)
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+		if failing.Load() && e.Seq != 2 {
+			return fmt.Errorf("no permission: %w", streams.ErrNoRetry)
+		}
+		r.add(e.ID)
+		return nil
+	})
+	react(t, o)
+	events := messages("7", 4)
+	publish(t, s, events)
+	acknowledged(t, s, 4)
+	list, err := o.Parking.List(t.Context(), "test")
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for _, p := range list {
+		assert.Equal(t, 1, p.Attempts)
+		assert.Zero(t, p.Behind)
+		assert.Contains(t, p.Error, "no permission")
+	}
+	r.eventually(t, map[string]int{events[1].ID: 1})
+	n, err := o.Parking.Redrive(t.Context(), "test", 1)
+	require.NoError(t, err)
+	assert.Zero(t, n, "it fails again")
+	n, err = o.Parking.Discard(t.Context(), "test", 3)
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	failing.Store(false)
+	n, err = o.Parking.Redrive(t.Context(), "test", 4)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n, "only this one")
+	list, err = o.Parking.List(t.Context(), "test")
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.EqualValues(t, 1, list[0].Seq)
+	assert.Equal(t, 2, list[0].Attempts)
+	r.eventually(t, map[string]int{events[1].ID: 1, events[3].ID: 1})
+}

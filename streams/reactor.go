@@ -37,6 +37,10 @@ const reactorPending = 4
 // reactorRestart is the pause before [KeepRunning] starts a reactor again.
 const reactorRestart = 2 * time.Second
 
+// ErrNoRetry is returned by [ReactorOptions].Handle, wrapped, when another attempt is no use before
+// something else has changed. The reactor then gives up at once.
+var ErrNoRetry = errors.New("not tried again")
+
 // ReactorOptions configure a [Reactor]. Connect, Filter, Durable and Handle are
 // required.
 type ReactorOptions struct {
@@ -55,8 +59,9 @@ type ReactorOptions struct {
 	// event is acknowledged at once and skipped. It is for a reactor that has nothing to do for most
 	// of its events. It must be quick, and is not called for messages that are not events.
 	Pass func(e Stored) bool
-	// Handle does the work. After an error the message is delivered again after a growing pause. See
-	// [OnEvent] for a function that takes events.
+	// Handle does the work. After an error the message is delivered again after a growing pause; after
+	// an error that wraps [ErrNoRetry] the reactor gives up at once. See [OnEvent] for a function that
+	// takes events.
 	Handle func(ctx context.Context, m *message.Message) error
 	// Timeout bounds one call of Handle.
 	Timeout time.Duration
@@ -67,6 +72,8 @@ type ReactorOptions struct {
 	// Parking, if not nil, keeps an event that the reactor gave up on, and the later events of the
 	// same conversation.
 	Parking *Parking
+	// Unordered lets the later events of a conversation be handled while an earlier one is parked.
+	Unordered bool
 	// GaveUp is called with a message that the reactor gave up on, after it was parked if there is a
 	// Parking, and with the last error.
 	GaveUp func(m *message.Message, err error)
@@ -246,7 +253,8 @@ func (r *Reactor) ensureConsumer(ctx context.Context, conn *nats.Conn) error {
 	return err
 }
 
-// handle calls Handle with its timeout. After the last attempt it parks the message and gives up.
+// handle calls Handle with its timeout. After the last attempt, or [ErrNoRetry], it parks the message
+// and gives up.
 func (r *Reactor) handle(parent context.Context, m *message.Message) (err error) {
 	ctx, cancel := context.WithTimeout(parent, r.opts.Timeout)
 	defer cancel()
@@ -259,7 +267,8 @@ func (r *Reactor) handle(parent context.Context, m *message.Message) (err error)
 	if parent.Err() != nil {
 		return err // the reactor is stopping: the attempt was cut short and does not count as the last one
 	}
-	if n, parseErr := metadataUint(m, MetaDelivered); parseErr == nil && n >= uint64(r.opts.MaxDeliver) {
+	n, parseErr := metadataUint(m, MetaDelivered)
+	if errors.Is(err, ErrNoRetry) || parseErr == nil && n >= uint64(r.opts.MaxDeliver) {
 		r.opts.Logger.Error("reactor gives up on a message",
 			"reactor", r.opts.Durable, "seq", m.Metadata[MetaSeq], "tries", n, "err", err)
 		if err := r.park(m, n, err); err != nil {
