@@ -38,15 +38,6 @@ const (
 	timeout = 45 * time.Second
 )
 
-// maxPages is how many pages are remembered as throttled or without a valid token. A
-// dead token is tried again after deadTokenWait, since it may be refreshed, and the
-// token of a page is looked up again after noTokenWait, since it may be connected.
-const (
-	maxPages      = 10_000
-	deadTokenWait = time.Minute
-	noTokenWait   = 5 * time.Second
-)
-
 // durable is the consumer's name.
 const durable = "profile"
 
@@ -101,28 +92,12 @@ type Stats struct {
 	Failed uint64
 }
 
-// ThrottledError is returned when Graph can't be asked about the page's contacts now
-// because of a rate limit.
-type ThrottledError struct {
-	Page domain.PageID
-	// After is how long to wait.
-	After time.Duration
-}
-
-// Error returns a text with the page and the wait.
-func (e *ThrottledError) Error() string {
-	return fmt.Sprintf("profiles of page %s can't be read for %s: rate limit reached", e.Page, e.After.Round(time.Second))
-}
-
-// RetryAfter returns After.
-func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
-
 // Reactor reads profiles. It is safe for concurrent use. Create it with [New].
 type Reactor struct {
 	opts Options
-	// asked has when a contact was last asked about, held until when a page is
-	// throttled, dead until when a page is assumed to have no valid token.
-	asked, held, dead timeCache
+	gate *meta.Gate
+	// asked has when a contact was last asked about.
+	asked timeCache
 
 	mu    sync.Mutex
 	stats Stats
@@ -155,7 +130,7 @@ func New(o Options) *Reactor {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Reactor{opts: o, asked: newTimeCache(remember), held: newTimeCache(maxPages), dead: newTimeCache(maxPages)}
+	return &Reactor{opts: o, gate: meta.NewGate(o.Tokens, o.Now), asked: newTimeCache(remember)}
 }
 
 func (r *Reactor) count(f func(*Stats)) {
@@ -184,16 +159,11 @@ func (r *Reactor) skip(e streams.Stored) bool {
 	case r.known(e):
 		r.count(func(s *Stats) { s.Known++ })
 		return true
-	case r.hasNoToken(e.Page):
+	case r.gate.HasNoToken(e.Page):
 		r.count(func(s *Stats) { s.NoToken++ })
 		return true
 	}
 	return false
-}
-
-// hasNoToken reports whether the page was recently found to have no valid token.
-func (r *Reactor) hasNoToken(page domain.PageID) bool {
-	return r.opts.Now().Before(r.dead.get(string(page)))
 }
 
 // known reports whether the contact was asked about within retryAfter.
@@ -207,7 +177,7 @@ func key(e streams.Stored) string { return string(e.Page) + "|" + string(e.Conta
 // react handles an event, but skips it if it would have to wait longer than MaxWait.
 func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 	err := r.Handle(ctx, e)
-	var throttled *ThrottledError
+	var throttled *meta.ThrottledError
 	if errors.As(err, &throttled) && throttled.After > r.opts.MaxWait {
 		r.count(func(s *Stats) { s.Skipped++ })
 		return nil
@@ -216,16 +186,16 @@ func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 }
 
 // Handle asks Graph for the profile of a received event's contact, unless it is known,
-// and appends the answer. Repeating it appends nothing. A [ThrottledError] is returned
-// because of a rate limit, another error if a later attempt may succeed. A missing
-// profile is not an error.
+// and appends the answer. Repeating it appends nothing. A [meta.ThrottledError] is
+// returned because of a rate limit, another error if a later attempt may succeed. A
+// missing profile is not an error.
 func (r *Reactor) Handle(ctx context.Context, e streams.Stored) error {
 	if e.Contact == "" || e.Page == "" || e.Page == domain.NoPage || e.Data.Test ||
 		e.Type.Verb() != "received" || e.Type == domain.ChangeReceived {
 		return nil
 	}
 	err := r.handle(ctx, e)
-	var throttled *ThrottledError
+	var throttled *meta.ThrottledError
 	switch {
 	case errors.As(err, &throttled):
 		r.count(func(s *Stats) { s.Throttled++ })
@@ -244,25 +214,17 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	if err != nil || !needed {
 		return err
 	}
-	if wait := r.held.get(string(e.Page)).Sub(r.opts.Now()); wait > 0 {
-		return &ThrottledError{e.Page, wait}
-	}
-	if r.hasNoToken(e.Page) {
-		r.count(func(s *Stats) { s.NoToken++ })
-		return nil
-	}
-	access, err := r.opts.Tokens.Access(ctx, e.Page)
-	if errors.Is(err, meta.ErrNotConnected) || errors.Is(err, meta.ErrTokenDead) {
-		r.dead.Add(string(e.Page), r.opts.Now().Add(noTokenWait))
+	access, err := r.gate.Access(ctx, e.Page)
+	if meta.NoToken(err) {
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("get page token: %w", err)
+		return err
 	}
 	found, err := r.opts.Graph.Profile(ctx, access, e.Contact, e.Data.Object == "instagram")
 	if err != nil {
-		return r.refused(e.Page, key(e), err)
+		return r.refused(key(e), r.gate.Refused(e.Page, err))
 	}
 	name, picture := strings.TrimSpace(found.Name), strings.TrimSpace(found.Picture)
 	if name == "" && picture == "" {
@@ -324,19 +286,12 @@ func (r *Reactor) noProfile(key string) {
 // refused handles an error of Profile. No profile (2018218: an account by phone
 // number), no consent of the person (230) and a missing permission are answers:
 // asking again soon gives the same result, so they are not returned as errors.
-func (r *Reactor) refused(page domain.PageID, key string, err error) error {
-	if wait := meta.RetryAfter(err); wait > 0 {
-		r.held.Add(string(page), r.opts.Now().Add(wait))
-		return &ThrottledError{page, wait}
-	}
-	refusal := meta.Refused(err)
+func (r *Reactor) refused(key string, err error) error {
 	switch {
-	case errors.Is(err, meta.ErrNotConnected), // its app is not configured any more
-		meta.ClassOf(err) == meta.TokenDead: // the connector and the reconcile loop look after tokens
-		r.dead.Add(string(page), r.opts.Now().Add(deadTokenWait))
+	case meta.NoToken(err):
 		r.count(func(s *Stats) { s.NoToken++ })
 		return nil
-	case refusal == nil || refusal.Temporary():
+	case meta.Temporary(err):
 		return fmt.Errorf("ask for profile: %w", err)
 	}
 	r.noProfile(key)

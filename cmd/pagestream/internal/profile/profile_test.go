@@ -227,19 +227,19 @@ func TestPagesWithoutATokenAreSkipped(t *testing.T) {
 	n := 0
 	hand := func() error { n++; return r.handle(t, reactor, received("7", n)) }
 	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
-		g.set(func(g *fakeGraph) { g.now, g.tokenErr = g.now.Add(noTokenWait), err })
+		g.set(func(g *fakeGraph) { g.now, g.tokenErr = g.now.Add(meta.NoTokenWait), err })
 		require.NoError(t, hand())
 		g.set(func(g *fakeGraph) { g.tokenErr = io.ErrUnexpectedEOF })
 		require.NoError(t, hand(), "nobody is asked for its token with each message")
 	}
 	g.set(func(g *fakeGraph) {
-		g.now, g.tokenErr, g.fail = g.now.Add(noTokenWait), nil, &meta.Error{Code: 190, Subcode: 460}
+		g.now, g.tokenErr, g.fail = g.now.Add(meta.NoTokenWait), nil, &meta.Error{Code: 190, Subcode: 460}
 	})
 	require.NoError(t, hand())
 	require.NoError(t, hand())
 	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
 	assert.Equal(t, Stats{NoToken: 6}, reactor.Stats())
-	g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(deadTokenWait), nil })
+	g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(meta.DeadTokenWait), nil })
 	require.NoError(t, hand())
 	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")
 	g.set(func(g *fakeGraph) { g.tokenErr = io.ErrUnexpectedEOF })
@@ -251,7 +251,7 @@ func TestDeadTokenCodes(t *testing.T) {
 	reactor, g := r.reactor()
 	dead := []error{&meta.Error{Code: 190}, &meta.Error{Code: 102}, &meta.Error{Code: 104}, meta.ErrNotConnected}
 	for n, fail := range dead {
-		g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(deadTokenWait), fail })
+		g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(meta.DeadTokenWait), fail })
 		require.NoError(t, r.handle(t, reactor, received("7", 2*n)))
 		require.NoError(t, r.handle(t, reactor, received("7", 2*n+1)))
 		assert.Equal(t, n+1, g.calls())
@@ -277,7 +277,7 @@ func TestThrottlingIsPerPage(t *testing.T) {
 	reactor, g := r.reactor()
 	g.set(func(g *fakeGraph) { g.fail = &meta.Error{Code: 80006, After: 5 * time.Minute} })
 	for n := range 3 {
-		var throttled *ThrottledError
+		var throttled *meta.ThrottledError
 		require.ErrorAs(t, r.handle(t, reactor, received("7", n)), &throttled)
 		assert.Equal(t, 5*time.Minute, throttled.RetryAfter())
 		assert.Equal(t, page, throttled.Page)
