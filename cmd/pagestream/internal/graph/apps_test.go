@@ -149,6 +149,11 @@ func TestAppsCallByAccess(t *testing.T) {
 			assert.Equal(t, err == nil, got.Name == "peter")
 			return err
 		}},
+		"lead": {"/v25.0/" + leadID, `{"id":"` + leadID + `"}`, func(a *graph.Apps, access meta.Access) error {
+			got, _, err := a.Lead(t.Context(), access, leadID)
+			assert.Equal(t, err == nil, got.ID == leadID)
+			return err
+		}},
 		"conversations": {
 			"/v25.0/" + page + "/conversations",
 			`{"data":[{"id":"` + thread + `","updated_time":"2026-11-20T10:33:13+0000"}]}`,

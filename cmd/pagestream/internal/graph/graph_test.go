@@ -89,6 +89,10 @@ var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 		_, err := c.Profile(ctx, page, token, contact, false)
 		return err
 	},
+	"Lead": func(ctx context.Context, c *graph.Client) error {
+		_, _, err := c.Lead(ctx, page, token, page) // success has this id
+		return err
+	},
 	"Conversations": func(ctx context.Context, c *graph.Client) error {
 		_, _, err := c.Conversations(ctx, page, token, "messenger", "", 10)
 		return err
@@ -496,10 +500,12 @@ func TestOnlyNumericIDsAreAccepted(t *testing.T) {
 		_, sent := c.Send(t.Context(), id, token, outgoing)
 		_, profile := c.Profile(t.Context(), id, token, contact, false)
 		_, person := c.Profile(t.Context(), page, token, id, true)
+		_, _, lead := c.Lead(t.Context(), id, token, contact)
+		_, _, ofPage := c.Lead(t.Context(), page, token, id)
 		_, _, list := c.Conversations(t.Context(), id, token, "messenger", "", 10)
 		_, _, messages := c.Messages(t.Context(), id, token, thread, "")
 		for _, err := range []error{
-			apps, node, accounts, sent, profile, person, list, messages,
+			apps, node, accounts, sent, profile, person, lead, ofPage, list, messages,
 			c.Subscribe(t.Context(), id, token, []string{"messages"}), c.Unsubscribe(t.Context(), id, token),
 		} {
 			require.ErrorIs(t, err, graph.ErrPageID, "%q", id)
