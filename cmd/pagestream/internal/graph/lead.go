@@ -12,13 +12,18 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// leadFields are the requested fields of a lead.
-const leadFields = "id,created_time,ad_id,campaign_id,form_id,field_data,is_organic,platform"
+// leadFields are the requested fields of a lead, adFields those that need a permission
+// for ads as well.
+const (
+	leadFields = "id,created_time,form_id,field_data,is_organic,platform"
+	adFields   = "ad_id,campaign_id"
+)
 
 // Lead reads a lead of the page with its answers, and when the person submitted it; the
-// time is zero if Graph gives none. The page's token needs leads_retrieval. An error of
-// class [meta.Gone] means that there is no such lead any more, as after 90 days, or
-// that the admin who granted the token has no access to the page's leads.
+// time is zero if Graph gives none. The page's token needs leads_retrieval; ad and
+// campaign are empty if it lacks ads_management. An error of class [meta.Gone] means
+// that there is no such lead any more, as after 90 days, or that the admin who granted
+// the token has no access to the page's leads.
 // https://developers.facebook.com/docs/marketing-api/guides/lead-ads/retrieving
 func (c *Client) Lead(ctx context.Context, page, token, lead string) (domain.Lead, time.Time, error) {
 	if !isID(page) {
@@ -37,11 +42,16 @@ func (c *Client) Lead(ctx context.Context, page, token, lead string) (domain.Lea
 			Values []value `json:"values"`
 		} `json:"field_data"`
 	}
-	k := call{
-		method: http.MethodGet, path: path(lead, ""), edge: "lead", page: page, token: token,
-		params: url.Values{"fields": {leadFields}},
+	k := call{method: http.MethodGet, path: path(lead, ""), edge: "lead", page: page, token: token}
+	get := func(fields string) error {
+		k.params = url.Values{"fields": {fields}}
+		return c.do(ctx, k, &out)
 	}
-	if err := c.do(ctx, k, &out); err != nil {
+	err := get(leadFields + "," + adFields)
+	if notGranted(err) {
+		err = get(leadFields)
+	}
+	if err != nil {
 		return domain.Lead{}, time.Time{}, err
 	}
 	if string(out.ID) != lead {
@@ -58,10 +68,7 @@ func (c *Client) Lead(ctx context.Context, page, token, lead string) (domain.Lea
 		}
 		l.Answers = append(l.Answers, answer)
 	}
-	created, err := parseTime(out.Created)
-	if err != nil {
-		created = time.Time{}
-	}
+	created, _ := parseTime(out.Created) // zero after an error
 	return l, created, nil
 }
 

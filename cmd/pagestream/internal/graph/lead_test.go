@@ -25,12 +25,13 @@ func TestLead(t *testing.T) {
 		ID: leadID, Form: "3344", Ad: "23842", Campaign: "23843", Platform: "ig",
 		Answers: []domain.LeadAnswer{
 			{Name: "full_name", Values: []string{"Søren Ø"}},
-			{Name: "sizes", Values: []string{"40", "41", "42", "true", "null"}}, {Name: "comment"},
+			{Name: "sizes", Values: []string{"40", "41", "42", "true", "null"}},
+			{Name: "comment"},
 		},
 	}, got)
 	assert.Equal(t, time.Date(2026, 11, 20, 10, 33, 13, 0, time.UTC), created)
 	assert.Equal(t, "/v25.0/"+leadID, s.requests[0].path)
-	assert.Equal(t, "id,created_time,ad_id,campaign_id,form_id,field_data,is_organic,platform",
+	assert.Equal(t, "id,created_time,form_id,field_data,is_organic,platform,ad_id,campaign_id",
 		s.requests[0].params.Get("fields"))
 
 	// An organic lead names no ad.
@@ -39,6 +40,14 @@ func TestLead(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, domain.Lead{ID: leadID, Organic: true}, got)
 	assert.Zero(t, created)
+
+	// A token that may read leads but not ads.
+	s = start(t, answer{403, `{"error":{"code":200}}`}, answer{200, `{"id":"` + leadID + `","form_id":"3344"}`})
+	got, _, err = s.client().Lead(t.Context(), page, token, leadID)
+	require.NoError(t, err)
+	assert.Equal(t, domain.Lead{ID: leadID, Form: "3344"}, got)
+	require.Len(t, s.requests, 2)
+	assert.Equal(t, "id,created_time,form_id,field_data,is_organic,platform", s.requests[1].params.Get("fields"))
 }
 
 func TestLeadErrors(t *testing.T) {
