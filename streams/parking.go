@@ -201,9 +201,10 @@ func (k *Parking) remove(ctx context.Context, p Parked) error {
 }
 
 // Redrive gives a parked event to its reactor again, and then the events of the same conversation
-// that wait behind it, unless the reactor is [ReactorOptions].Unordered. It stops at the first one that fails, which stays parked with its new error;
-// that is not an error of Redrive. It returns how many events were handled. [ErrNotParked] is
-// returned when the event is not parked; another error when the reactor does not run in this process.
+// that wait behind it, unless the reactor is [ReactorOptions].Unordered. It stops at the first one that
+// fails, which stays parked with its new error; that is not an error of Redrive. It returns how many
+// events were handled. [ErrNotParked] is returned when the event is not parked; another error when the
+// reactor does not run in this process.
 func (k *Parking) Redrive(ctx context.Context, reactor string, seq uint64) (done int, err error) {
 	return k.release(ctx, reactor, seq, false)
 }
