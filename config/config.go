@@ -26,6 +26,7 @@ type Config struct {
 	Projections Projections `koanf:"projections"`
 	Reconcile   Reconcile   `koanf:"reconcile"`
 	Profiles    Profiles    `koanf:"profiles"`
+	Leads       Leads       `koanf:"leads"`
 	Hooks       Hooks       `koanf:"hooks"`
 	Log         Log         `koanf:"log"`
 	// Apps are the Meta apps that send webhooks to us. `/webhooks` is the callback
@@ -157,6 +158,13 @@ type Profiles struct {
 	MaxAge time.Duration `koanf:"max_age"`
 }
 
+// Leads sets what is done with leads, the forms of lead ads that people submit.
+type Leads struct {
+	// Retrieve reads the answers of each lead from Graph and stores them. It needs the
+	// permission leads_retrieval.
+	Retrieve bool `koanf:"retrieve"`
+}
+
 // Hooks sets the signed webhooks that are sent to other systems.
 type Hooks struct {
 	// File is a YAML file with a list of endpoints; empty sends none.
@@ -249,6 +257,7 @@ func Default() Config {
 		Projections: Projections{MaxBatch: 4096, MaxLag: 30 * time.Second},
 		Reconcile:   Reconcile{Interval: 10 * time.Minute, TokenInterval: 6 * time.Hour},
 		Profiles:    Profiles{MaxAge: 30 * 24 * time.Hour},
+		Leads:       Leads{Retrieve: true},
 		Hooks:       Hooks{GiveUpAfter: 24 * time.Hour},
 		Log:         Log{Level: "info", Format: LogText},
 	}

@@ -96,7 +96,8 @@ var sample = map[string]string{
 	"streams.batch_threshold": "8", "streams.max_batch": "500", "streams.queue_limit": "9",
 	"projections.dir": "/p", "projections.max_batch": "5", "projections.max_lag": "1h",
 	"reconcile.interval": "30s", "reconcile.token_interval": "1h", "profiles.max_age": "24h",
-	"log.level": "debug", "log.format": "json",
+	"leads.retrieve": "false",
+	"log.level":      "debug", "log.format": "json",
 }
 
 // settings lists the keys of all sections but apps, by reflection.
@@ -265,6 +266,7 @@ func TestFileProblems(t *testing.T) {
 			"webhook:\n  max_body: 8M\n",
 			`webhook.max_body: "8M" is not a size: write a whole number and a unit, as in 8MiB`,
 		},
+		"bad switch":    {"leads:\n  retrieve: maybe\n", `leads.retrieve: "maybe" is not a switch: write true or false`},
 		"bad number":    {"streams:\n  max_batch: many\n", `streams.max_batch: "many" is not a whole number`},
 		"two documents": {"log: {level: info}\n---\nlog: {level: warn}\n", "more than one YAML document"},
 		"syntax":        {"log: [\n", "yaml:"},

@@ -73,8 +73,8 @@ func node(v reflect.Value) *yaml.Node {
 			n.Content = append(n.Content, node(v.Index(i)))
 		}
 		return n
-	case reflect.Int:
-		return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Int())}
+	case reflect.Int, reflect.Bool:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Interface())}
 	}
 	return text(v.String())
 }

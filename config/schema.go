@@ -105,6 +105,14 @@ func (k key) parse(text string) (any, error) {
 			return nil, fmt.Errorf("%q is not a whole number: write digits, as in 16", text)
 		}
 		return n, nil
+	case reflect.TypeFor[bool]():
+		switch strings.TrimSpace(text) {
+		case "true":
+			return true, nil
+		case "false":
+			return false, nil
+		}
+		return nil, fmt.Errorf("%q is not a switch: write true or false", text)
 	}
 	if k.isList() {
 		return splitList(text), nil
