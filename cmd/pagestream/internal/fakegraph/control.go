@@ -93,6 +93,11 @@ var verbs = map[string]verb{
 	// secret; empty restores the app's
 	"secret":    eachEngine(withParams(func(c command) { c.engine.SetSecret(c.Secret) })),
 	"send-test": eachEngine(func(c command) (any, error) { return nil, c.engine.SendTest(c.ctx) }),
+	// page; returns the lead's id
+	"submit-lead": eachEngine(func(c command) (any, error) {
+		id, err := c.engine.SubmitLead(c.Page)
+		return map[string]any{"id": id}, err
+	}),
 	// page, contact, text; returns the message's mid
 	"say": eachEngine(func(c command) (any, error) {
 		if c.Text == "" {

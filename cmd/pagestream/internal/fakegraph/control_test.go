@@ -43,10 +43,11 @@ func serveControl(t *testing.T, g *fakegraph.Graph) (do func(verb, body string) 
 func TestEveryScriptingMethodHasAVerb(t *testing.T) {
 	do := serveControl(t, newFixture(t, nil).Graph)
 	word := regexp.MustCompile(`[A-Z]+[a-z]*`)
+	scripting := regexp.MustCompile(`^(Set|Kill|Throttle|Fail|Block|Close|Expire|Request|Remove|Say|Send|Submit)`)
 	checked := 0
 	for _, typ := range []reflect.Type{reflect.TypeFor[*fakegraph.Graph](), reflect.TypeFor[*fakegraph.Engine]()} {
 		for m := range typ.Methods() {
-			if !regexp.MustCompile(`^(Set|Kill|Throttle|Fail|Block|Close|Expire|Request|Remove|Say|Send)`).MatchString(m.Name) {
+			if !scripting.MatchString(m.Name) {
 				continue
 			}
 			verb := strings.ToLower(strings.Join(word.FindAllString(strings.TrimPrefix(m.Name, "Set"), -1), "-"))

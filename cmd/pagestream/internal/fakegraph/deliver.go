@@ -140,26 +140,33 @@ func (e *Engine) post(ctx context.Context, object, body string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// encode returns the body of a POST of items of one object: one entry per page,
-// items in their order, and entry.time the time of sending in Unix milliseconds.
+// encode returns the body of a POST of items of one object: for each page one entry
+// of what people write and one of changes, items in their order, and entry.time the
+// time of sending in Unix milliseconds.
 func encode(items []item, sent int64) string {
 	type entry struct {
 		ID        string           `json:"id"`
 		Time      int64            `json:"time"`
 		Messaging []map[string]any `json:"messaging,omitempty"`
 		Standby   []map[string]any `json:"standby,omitempty"`
+		Changes   []map[string]any `json:"changes,omitempty"`
 	}
 	var entries []*entry
 	for _, i := range items {
-		n := slices.IndexFunc(entries, func(e *entry) bool { return e.ID == i.entry })
+		n := slices.IndexFunc(entries, func(e *entry) bool {
+			return e.ID == i.entry && (len(e.Changes) > 0) == i.change
+		})
 		if n < 0 {
 			n = len(entries)
 			entries = append(entries, &entry{ID: i.entry, Time: sent})
 		}
 		e := entries[n]
-		if i.standby {
+		switch {
+		case i.change:
+			e.Changes = append(e.Changes, i.body)
+		case i.standby:
 			e.Standby = append(e.Standby, i.body)
-		} else {
+		default:
 			e.Messaging = append(e.Messaging, i.body)
 		}
 	}

@@ -8,7 +8,7 @@
 //	GET  dialog/oauth                       consent: at once, with a picker, or denied
 //	GET, POST oauth/access_token            code, fb_exchange_token, client_credentials
 //	GET  debug_token
-//	GET  me, {user}, {page}, {psid}         fields=…
+//	GET  me, {user}, {page}, {psid}, {lead} fields=…
 //	GET  me/accounts, {user}/accounts       cursor paging, 25 a page
 //	GET, DELETE {user}/permissions          and the deauthorize callback
 //	GET, POST, DELETE {app}/subscriptions   POST verifies the callback URL
@@ -29,13 +29,14 @@
 // pages, removed apps, limits, blocked people, closed windows, and any answer at
 // all ([Graph.FailNext]).
 //
-// [Engine] generates traffic that looks like that of real people and delivers it
-// signed, in ASCII-escaped JSON, in batches across pages, with duplicates,
-// reordering and standby. It delivers what is subscribed at both levels, app and
-// page. A POST that is not answered 200 within 5 s is sent again, and after an
-// hour of failures the page's subscription is removed.
+// [Engine] generates traffic that looks like that of real people, messages and, with
+// EngineOptions.Changes, comments, reactions and leads. It delivers it signed, in
+// ASCII-escaped JSON, in batches across pages, with duplicates, reordering and standby.
+// It delivers what is subscribed at both levels, app and page. A POST that is not
+// answered 200 within 5 s is sent again, and after an hour of failures the page's
+// subscription is removed.
 //
 // State is in memory and derived from Options.Seed: tokens are the same in every
-// run. Not implemented: comments and posts, attachments that can be downloaded,
-// and hourly limits.
+// run. Not implemented: reading comments and posts, attachments that can be
+// downloaded, and hourly limits.
 package fakegraph

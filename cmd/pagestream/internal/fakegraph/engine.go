@@ -52,6 +52,9 @@ type EngineOptions struct {
 	// numbers, OddTimes of items whose timestamp is 0, in seconds or a string, and
 	// EditsFirst of text messages that are sent one flush after their first edit.
 	NumericIDs, OddTimes, EditsFirst int
+	// Changes is the percentage of events that are comments and reactions on posts, and
+	// leads, instead of messages.
+	Changes int
 	// EchoDelay is how long after the Send API's reply the echo is queued; 0 is the
 	// next flush. If it is negative, the echo is POSTed before the reply.
 	EchoDelay time.Duration
@@ -99,7 +102,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if u, err := url.Parse(o.Target); err != nil || u.Host == "" {
 		return nil, fmt.Errorf("%w: target is not a URL", ErrOptions)
 	}
-	for _, percent := range []int{o.Duplicates, o.Reorder, o.Standby, o.NumericIDs, o.OddTimes, o.EditsFirst} {
+	for _, percent := range []int{o.Duplicates, o.Reorder, o.Standby, o.NumericIDs, o.OddTimes, o.EditsFirst, o.Changes} {
 		if percent < 0 || percent > 100 {
 			return nil, fmt.Errorf("%w: %d is not a percentage", ErrOptions, percent)
 		}

@@ -63,6 +63,9 @@ func (t *generator) next(page string, now time.Time) []item {
 	people := t.graph.people[page]
 	// A few people write much and most write little.
 	psid := people[min(t.rng.IntN(len(people)), t.rng.IntN(len(people)))]
+	if t.chance(t.opts.Changes) {
+		return []item{t.change(page, psid, now)}
+	}
 	a := t.newEvent(page, psid, now)
 	items := []item{a.nextEvent()}
 	if items[0].field == "messages" && a.lastInText != "" && t.chance(t.opts.EditsFirst) {

@@ -98,6 +98,7 @@ type Graph struct {
 	people   map[string][]string // PSIDs by page
 	serial   atomic.Uint64
 	codes    *lru.Cache[string, *code]
+	leads    *lru.Cache[string, lead]
 
 	mu         sync.Mutex
 	tokens     map[string]*token
@@ -144,7 +145,7 @@ type code struct {
 
 var allScopes = []string{
 	"pages_show_list", "pages_messaging", "pages_manage_metadata", "pages_read_engagement",
-	"instagram_basic", "instagram_manage_messages",
+	"pages_read_user_content", "leads_retrieval", "ads_management", "instagram_basic", "instagram_manage_messages",
 }
 
 // New returns a fake with the content of o, with no page subscribed. [ErrOptions] is
@@ -168,7 +169,8 @@ func New(o Options) (*Graph, error) {
 		granted: map[[2]string][]string{}, dataAccess: map[[2]string]time.Time{}, limits: map[string]*limit{"": {}},
 	}
 	g.codes, _ = lru.New[string, *code](maxCodes) // only a bad size is an error
-	var err error                                 // the first problem
+	g.leads, _ = lru.New[string, lead](maxLeads)
+	var err error // the first problem
 	taken := map[string]bool{}
 	take := func(kind, id string) {
 		if id == "" || len(id) > 32 || strings.Trim(id, "0123456789") != "" || taken[id] {

@@ -179,6 +179,7 @@ func (g *Graph) route(q *request) (any, *failure) {
 	}
 	page, user := g.pages[id].ID != "", g.users[id].ID != ""
 	person, app := g.contacts[id] != nil, g.apps[id].ID != ""
+	l, isLead := g.leads.Peek(id)
 	switch {
 	case edge == "permissions" && user:
 		return g.permissions(q, t, id)
@@ -196,6 +197,8 @@ func (g *Graph) route(q *request) (any, *failure) {
 		return g.userNode(q, t, id)
 	case edge == "" && q.method == http.MethodGet && person:
 		return g.profile(q, t, id)
+	case edge == "" && q.method == http.MethodGet && isLead:
+		return g.lead(q, t, id, l)
 	case edge == "accounts" && q.method == http.MethodGet && user:
 		return g.accounts(q, t, id)
 	case edge == "subscribed_apps" && page:

@@ -27,19 +27,19 @@ func takeDue[T any](list *[]later[T], now int64) (out []T) {
 	return out
 }
 
-// item is one element of an entry's messaging or standby. The entry is the page or,
+// item is one element of an entry's messaging, standby or changes. The entry is the page or,
 // for object instagram, the account that is linked to it.
 type item struct {
 	page, object, entry string
 	field               string
-	standby             bool
+	standby, change     bool
 	body                map[string]any
 	stored              *storedMessage // what it adds to the conversation, if anything
 }
 
 // toStandby makes it an item of a thread that another app owns.
 func (i *item) toStandby() {
-	if i.standby {
+	if i.standby || i.change {
 		return
 	}
 	i.standby, i.field = true, "standby"
