@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -20,6 +21,9 @@ import (
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
 )
+
+// devChanges is the percentage of events that are comments, reactions and leads.
+const devChanges = 8
 
 // DevCommand runs everything offline: the real server, a fake Meta that sends traffic to it,
 // and two pages that are connected through the real code.
@@ -71,7 +75,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		return err
 	}
 	engine, err := w.Deliver(fakegraph.EngineOptions{
-		Rate: d.Rate, Duplicates: d.Duplicates, Reorder: d.Reorder, Standby: d.Standby,
+		Rate: d.Rate, Duplicates: d.Duplicates, Reorder: d.Reorder, Standby: d.Standby, Changes: devChanges,
 	})
 	if err != nil {
 		return err
@@ -90,6 +94,7 @@ func (d DevCommand) connectPages(c *CLI, w *dev.Environment) error {
 	for _, page := range slices.Sorted(maps.Keys(tokens)) {
 		out, err := post[meta.Outcome](c, pagesPath, nil, api.ConnectRequest{
 			Page: domain.PageID(page), Token: tokens[page], Company: "Dev Agency",
+			Fields: append(connect.DefaultFields(), "feed", "leadgen"),
 		})
 		if err != nil {
 			return fmt.Errorf("connect page %s: %w", page, err)

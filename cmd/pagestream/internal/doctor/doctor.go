@@ -67,6 +67,8 @@ type Options struct {
 	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
 	// app can't call Graph.
 	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
+	// RetrievesLeads reports whether the answers of leads are read from Graph.
+	RetrievesLeads bool
 	// BaseURL returns the public URL of the listener, empty if it is not known.
 	BaseURL func() string
 	Now     func() time.Time
@@ -91,7 +93,10 @@ func New(o Options) *Doctor {
 // Install returns what is known about the installation, without any call. For an hour
 // it includes what the last examination found about the apps.
 func (d *Doctor) Install() meta.Install {
-	in := meta.Install{Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent()}
+	in := meta.Install{
+		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent(),
+		RetrievesLeads: d.opts.RetrievesLeads,
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.apps) > 0 && d.opts.Now().Sub(d.apps[0].At) < appsAge {

@@ -19,6 +19,8 @@ type Install struct {
 	Apps    []AppFacts
 	// AllSilent reports that nearly all pages are silent at once.
 	AllSilent bool
+	// RetrievesLeads reports that the answers of leads are read from Graph.
+	RetrievesLeads bool
 }
 
 // Recent is how this process answered deliveries in the last hour.

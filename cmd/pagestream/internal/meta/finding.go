@@ -37,6 +37,7 @@ const (
 	StateUnsubscribedByMeta   State = "unsubscribed_by_meta"
 	StateUnsubscribedByOthers State = "unsubscribed_elsewhere"
 	StateAppFieldMissing      State = "app_field_missing"
+	StateLeadsUnreadable      State = "leads_unreadable"
 	StateStandby              State = "standby"
 	StateRestricted           State = "restricted"
 	StateThrottled            State = "throttled"
@@ -76,6 +77,7 @@ var states = map[State]struct {
 	StateUnsubscribedByMeta:   {"unsubscribed by Meta", RemedyResubscribe},
 	StateUnsubscribedByOthers: {"", RemedyResubscribe},
 	StateAppFieldMissing:      {"app lacks fields", ""},
+	StateLeadsUnreadable:      {"", RemedyConnect},
 	StateStandby:              {"another app owns the threads", ""},
 	StateRestricted:           {"restricted by Meta", ""},
 	StateThrottled:            {"Meta wants fewer calls", RemedyCheck},

@@ -78,7 +78,9 @@ func TestTemporary(t *testing.T) {
 	for _, err := range []error{io.ErrUnexpectedEOF, &meta.Error{Code: 2}, &meta.Error{Code: 32}} {
 		assert.True(t, meta.Temporary(err), err)
 	}
-	for _, err := range []error{nil, &meta.Error{Code: 200}, &meta.Error{Code: 100, Subcode: 33}, &meta.Error{Code: 190}} {
+	for _, err := range []error{
+		nil, &meta.Error{Code: 200}, &meta.Error{Code: 100, Subcode: 33}, &meta.Error{Code: 190},
+	} {
 		assert.False(t, meta.Temporary(err), err)
 	}
 }

@@ -25,6 +25,7 @@ func Judge(in Install, f Facts) Judgement {
 		x.policy()
 		x.subscription()
 		x.appFields()
+		x.leads()
 		x.standby()
 		x.silence()
 		if len(x.out) == 0 {
@@ -279,6 +280,26 @@ func (x *examination) appFields() {
 			Do:       []string{"subscribe them in the app's dashboard (Webhooks, Page)", "pagestream pages check " + x.id()},
 		})
 	}
+}
+
+// leads finds that the page's leads arrive but can't be read. It knows only pages whose
+// permissions are on record.
+func (x *examination) leads() {
+	scopes := x.f.Row.Scopes
+	if !x.in.RetrievesLeads || len(scopes) == 0 || slices.Contains(scopes, LeadsScope) ||
+		!slices.Contains(x.f.wanted(), "leadgen") ||
+		first(x.out, StateTokenDead, StateRoleLost, StateDeselected) != "" {
+		return
+	}
+	x.find(Finding{
+		Cause: StateLeadsUnreadable, Severity: Warning,
+		Summary:  "The page's leads are delivered, but their answers can't be read: the token lacks a permission.",
+		Evidence: []string{"missing: " + LeadsScope},
+		Do: []string{
+			"add " + LeadsScope + " to login_scopes of the app, and have the admin log in again and allow it:",
+			"pagestream pages login",
+		},
+	})
 }
 
 func (x *examination) standby() {

@@ -678,6 +678,37 @@ func TestJudgementsByAnswerAndByRecordAgree(t *testing.T) {
 	}
 }
 
+// TestJudgeLeads checks that leads which can't be read are one warning, and only where they are wanted.
+func TestJudgeLeads(t *testing.T) {
+	judge := func(change func(*meta.Install, *meta.Facts)) meta.Judgement {
+		in, f := install(), record()
+		in.RetrievesLeads = true
+		in.Apps[0].Fields = append(in.Apps[0].Fields, "leadgen")
+		f.Row.Fields = append(slices.Clone(f.Row.Fields), "leadgen")
+		f.Row.Scopes = meta.NeededScopes()
+		change(&in, &f)
+		return meta.Judge(in, f)
+	}
+	j := judge(func(*meta.Install, *meta.Facts) {})
+	require.Len(t, j.Findings, 1)
+	assert.Equal(t, meta.StateLeadsUnreadable, j.State)
+	assert.Equal(t, "leads unreadable", j.State.Words())
+	assert.Equal(t, meta.Warning, j.Severity)
+	assert.Equal(t, []string{"missing: leads_retrieval"}, j.Findings[0].Evidence)
+	assert.Equal(t, meta.RemedyConnect, j.Findings[0].Remedy)
+	for name, change := range map[string]func(*meta.Install, *meta.Facts){
+		"off":      func(in *meta.Install, _ *meta.Facts) { in.RetrievesLeads = false },
+		"unwanted": func(_ *meta.Install, f *meta.Facts) { f.Row.Fields = f.Row.Fields[:2] },
+		"granted":  func(_ *meta.Install, f *meta.Facts) { f.Row.Scopes = append(f.Row.Scopes, meta.LeadsScope) },
+		"unknown":  func(_ *meta.Install, f *meta.Facts) { f.Row.Scopes = nil },
+	} {
+		assert.Equal(t, meta.StateHealthy, judge(change).State, name)
+	}
+	j = judge(func(_ *meta.Install, f *meta.Facts) { f.Row.Token = pages.TokenInvalid })
+	require.Len(t, j.Findings, 1)
+	assert.Equal(t, meta.StateTokenDead, j.State, "the token must be replaced anyway")
+}
+
 // TestJudgeEveryCombination checks the invariants for all combinations of facts.
 func TestJudgeEveryCombination(t *testing.T) {
 	type change = func(*meta.Facts)

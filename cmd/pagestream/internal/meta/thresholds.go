@@ -39,6 +39,9 @@ const (
 // past.
 func EndsSoon(end, now time.Time) bool { return !end.IsZero() && end.Sub(now) < TokenEndsSoon }
 
+// LeadsScope is the permission that reading the answers of a lead needs.
+const LeadsScope = "leads_retrieval"
+
 // NeededScopes are the permissions that a page token must have: without the first
 // there are no messages, without the second no subscription.
 func NeededScopes() []string { return []string{"pages_messaging", "pages_manage_metadata"} }

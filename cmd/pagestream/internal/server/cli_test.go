@@ -154,7 +154,7 @@ func TestDev(t *testing.T) {
 	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "4s", "--rate", "50",
 		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
 	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
-	require.Equal(t, 2, strings.Count(stdout, "confirmed with 13 fields"), "%s%s", stdout, stderr)
+	require.Equal(t, 2, strings.Count(stdout, "confirmed with 15 fields"), "%s%s", stdout, stderr)
 	require.NotContains(t, stdout, " conversations 0 ", "there are no conversations")
 	require.Contains(t, stdout, " conversations ", "there are no conversations")
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/leads"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
@@ -90,6 +91,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 		},
 		AppSubscriptions: p.apps.Subscriptions,
 		BaseURL:          p.baseURL,
+		RetrievesLeads:   p.cfg.Leads.Retrieve,
 	}
 	for _, a := range p.cfg.Apps {
 		o.Apps = append(o.Apps, doctor.App{Name: a.Name, VerifyToken: string(a.VerifyToken)})
@@ -130,6 +132,12 @@ func (p *Program) startReactors(context.Context) error {
 			Connect: p.dial("profile"), Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
 			Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
 			Logger: p.log.With("part", "profile"),
+		}).Run)
+	}
+	if p.cfg.Leads.Retrieve {
+		start("leads", leads.New(leads.Options{
+			Connect: p.dial("leads"), Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Publisher: p.publisher, Observe: p.metrics.leadTried, Logger: p.log.With("part", "leads"),
 		}).Run)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/leads"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -36,6 +37,8 @@ type metrics struct {
 	graphCalls   *prometheus.CounterVec
 	graphRetries *prometheus.CounterVec
 	graphTook    *prometheus.HistogramVec
+
+	leads *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -68,6 +71,10 @@ func newMetrics() *metrics {
 		graphRetries: counter("pagestream_graph_retries_total", "Retries of Graph calls.", "edge"),
 		graphTook: histogram("pagestream_graph_call_seconds", "Duration of the last try of a Graph call.",
 			[]float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "edge"),
+		leads: counter("pagestream_leads_total", "Attempts to retrieve the answers of a lead, by result.", "result"),
+	}
+	for _, r := range leads.Results() {
+		m.leads.WithLabelValues(string(r)) // so that an alert has a value before the first attempt
 	}
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -115,6 +122,9 @@ func (m *metrics) graphCalled(o graph.Observation) {
 	m.graphRetries.WithLabelValues(o.Edge).Add(float64(o.Retries))
 	m.graphTook.WithLabelValues(o.Edge).Observe(o.Took.Seconds())
 }
+
+// leadTried counts one attempt to retrieve a lead.
+func (m *metrics) leadTried(r leads.Result) { m.leads.WithLabelValues(string(r)).Inc() }
 
 // registerCollector adds the metrics that are read at each scrape.
 func (m *metrics) registerCollector(p *Program) { m.registry.MustRegister(collector{p}) }

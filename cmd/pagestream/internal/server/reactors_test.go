@@ -10,12 +10,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -172,4 +175,129 @@ func TestRemovingTheAppDisconnectsPages(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusOK, status)
 	assert.Contains(t, string(body), "confirmation_code")
+}
+
+// leadAnswers returns the stored answers of a page's leads, by lead.
+func (r *running) leadAnswers(t *testing.T, page string) map[string][]domain.LeadAnswer {
+	t.Helper()
+	out := map[string][]domain.LeadAnswer{}
+	o := streams.ReadOptions{Filters: streams.Filter(domain.PageID(page), domain.LeadRetrieved)}
+	_, err := streams.Read(t.Context(), r.JS(), o, func(e streams.Stored) error {
+		assert.NotContains(t, out, e.Data.Lead.ID, "a lead is stored twice")
+		out[e.Data.Lead.ID] = e.Data.Lead.Answers
+		return nil
+	})
+	require.NoError(t, err)
+	return out
+}
+
+// awaitLeads waits until the page has n retrieved leads and parked ones are parked.
+func (r *running) awaitLeads(t *testing.T, page string, n, parked int) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := r.Parking().List(t.Context(), "leads")
+		if got := len(r.leadAnswers(t, page)); err != nil || got != n || len(list) != parked {
+			return fmt.Errorf("%d leads, parked %v, %w", got, list, err)
+		}
+		return nil
+	})
+}
+
+// connectLeads connects a page with the field leadgen as a user.
+func (r *running) connectLeads(t *testing.T, g *fakegraph.Graph, user, page string) {
+	t.Helper()
+	token, err := g.PageToken(testAppID, user, page)
+	require.NoError(t, err)
+	in := api.ConnectRequest{Page: domain.PageID(page), Token: token, Fields: []string{"messages", "leadgen"}}
+	require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, in, nil))
+}
+
+// TestLeadsAreRetrievedOnce checks that the answers of a lead are read from Graph after its webhook and
+// stored once: after redeliveries, a restart and a rate limit.
+func TestLeadsAreRetrievedOnce(t *testing.T) {
+	t.Parallel()
+	g, cfg := newFakeMeta(t, 1)
+	cfg.HTTP.Public = freePort(t) // the same after the restart
+	r := start(t, cfg)
+	r.connectLeads(t, g, testUser, "7000")
+	e := r.newEngine(t, g, 0)
+	submit := func() string {
+		t.Helper()
+		id, err := e.SubmitLead("7000")
+		require.NoError(t, err)
+		require.NoError(t, e.Step(t.Context()))
+		return id
+	}
+	first := submit()
+	r.awaitLeads(t, "7000", 1, 0)
+	answers := r.leadAnswers(t, "7000")[first]
+	require.Len(t, answers, 2)
+	assert.Equal(t, "email", answers[1].Name)
+	assert.Contains(t, answers[1].Values[0], "@example.com")
+	body := fmt.Sprintf(`{"object":"page","entry":[{"id":"7000","time":1790000000000,"changes":[{"field":"leadgen",`+
+		`"value":{"leadgen_id":"%s","page_id":"7000","created_time":1790000000}}]}]}`, first)
+	for range 2 { // the same lead with another time, which is another fact for the webhook's dedup id
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(body)))
+	}
+	g.Throttle("7000", 32, 1)
+	second := submit()
+	r.awaitLeads(t, "7000", 2, 0)
+	assert.Contains(t, r.leadAnswers(t, "7000"), second)
+	r.stop(t)
+
+	r = start(t, cfg)
+	third := submit()
+	r.awaitLeads(t, "7000", 3, 0)
+	assert.Contains(t, r.leadAnswers(t, "7000"), third)
+	assert.Equal(t, 3, r.events(t, "7000")[domain.LeadRetrieved])
+	for _, l := range answers {
+		for _, v := range l.Values {
+			assert.NotContains(t, r.log.String(), v)
+		}
+	}
+}
+
+// TestLeadsThatCantBeReadWait checks that leads of a page without the permission, or with a dead token, are
+// parked and retrieved after the page was connected again.
+func TestLeadsThatCantBeReadWait(t *testing.T) {
+	t.Parallel()
+	const limited = "902"
+	g, cfg := newFakeMeta(t, 2, func(o *fakegraph.Options) {
+		o.Users = append(o.Users, fakegraph.User{
+			ID: limited, Name: "Limited", Pages: []string{"7000"}, Scopes: meta.NeededScopes(),
+		})
+	})
+	r := start(t, cfg)
+	r.connectLeads(t, g, limited, "7000")
+	r.connectLeads(t, g, testUser, "7001")
+	e := r.newEngine(t, g, 0)
+	dead, err := g.PageToken(testAppID, testUser, "7001")
+	require.NoError(t, err)
+	require.NoError(t, g.KillToken(dead, 460))
+	r.command(t, "pages", "check", "7001")
+	ids := map[string]string{}
+	for _, page := range []string{"7000", "7001"} {
+		ids[page], err = e.SubmitLead(page)
+		require.NoError(t, err)
+		require.NoError(t, e.Step(t.Context()))
+	}
+	r.awaitLeads(t, "7000", 0, 2)
+	code, out, _ := r.command(t, "deadletters", "list", "--projection", "leads")
+	assert.Equal(t, cli.ExitOK, code)
+	assert.Contains(t, out, "leads_retrieval")
+	found, _ := r.runDoctor(t)
+	assert.Contains(t, causesOf(found, "7000"), meta.StateLeadsUnreadable)
+	assert.NotContains(t, causesOf(found, "7001"), meta.StateLeadsUnreadable)
+	resp, err := r.send(t.Context(), http.MethodGet, "/metrics", nil, nil, "text/plain")
+	require.NoError(t, err)
+	metrics := read(t, resp)
+	assert.Contains(t, metrics, `pagestream_leads_total{result="refused"} 1`)
+	assert.Contains(t, metrics, `pagestream_leads_total{result="no_token"} 1`)
+
+	r.connectLeads(t, g, testUser, "7000") // an admin who grants everything
+	r.connectLeads(t, g, testUser, "7001")
+	r.awaitLeads(t, "7000", 1, 0)
+	for page, id := range ids {
+		assert.Contains(t, r.leadAnswers(t, page), id)
+	}
 }
