@@ -177,7 +177,7 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 	require.Empty(t, cmp.Diff([]config.App{app}, got.Apps), "without a file (-want +got)")
 
 	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n"+
-		"- {name: two, secrets: [z], verify_token: z}\n")
+		"- {name: two, id: '456', secrets: [z], verify_token: z}\n")
 	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0",
 		"PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
 	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}

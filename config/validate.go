@@ -249,6 +249,10 @@ func (v *validator) apps(apps []App) {
 			names[app.Name] = i
 		}
 		v.match(at+".id", app.ID, appID, "the digits that the app dashboard shows as App ID")
+		if app.ID == "" && len(apps) > 1 {
+			v.add("%s.id: empty: with several apps, write the digits that the app dashboard shows as App ID: "+
+				"each app's deliveries count for its own pages only", at)
+		}
 		if len(app.Secrets) == 0 {
 			v.add("%s.secrets: none: write the app secret (App settings, Basic), or a file with it in secret_files", at)
 		}

@@ -180,8 +180,11 @@ type Connection struct {
 	ConnectionID string `json:"connection_id,omitempty"`
 	// Company is the tenant that owns the page.
 	Company string `json:"company,omitempty"`
-	App     string `json:"app,omitempty"`
-	Name    string `json:"name,omitempty"`
+	// App names the configured app that the page is connected through, AppID is its id at
+	// Meta.
+	App   string `json:"app,omitempty"`
+	AppID string `json:"app_id,omitempty"`
+	Name  string `json:"name,omitempty"`
 	// Instagram is the linked Instagram account, if any.
 	Instagram   string `json:"instagram,omitempty"`
 	SealedToken string `json:"sealed_token,omitempty"`

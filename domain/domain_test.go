@@ -83,7 +83,7 @@ func TestToken(t *testing.T) {
 }
 
 func TestTypes(t *testing.T) {
-	require.Len(t, domain.Types(), 51, "the contract has 51 types")
+	require.Len(t, domain.Types(), 52, "the contract has 52 types")
 	seen := map[domain.Type]bool{}
 	for _, typ := range domain.Types() {
 		require.False(t, seen[typ])

@@ -24,8 +24,13 @@ const RedeliveryWindow = 36 * time.Hour
 type Event struct {
 	// ID is the dedup id: two events with the same ID are the same fact, even if
 	// other fields differ.
-	ID      string
-	Type    Type
+	ID   string
+	Type Type
+	// Original and OriginalID are the type and id that an event of type
+	// [ForeignReceived] would have had. Both are empty for all other types.
+	Original   Type
+	OriginalID string
+
 	Page    PageID
 	Contact ContactID
 	// Time is when the fact happened, by Meta's clock, or by our clock for our own
@@ -47,6 +52,11 @@ type Event struct {
 type Data struct {
 	// App names the configured Meta app whose webhook received the item.
 	App string `json:"app,omitempty"`
+	// AppID is that app's id at Meta.
+	AppID string `json:"app_id,omitempty"`
+	// Adopted is the sequence of the event of type [ForeignReceived] that an operator
+	// made this event from.
+	Adopted uint64 `json:"adopted,omitempty"`
 	// Object is the delivery's object, "page" or "instagram".
 	Object string `json:"object,omitempty"`
 	// Channel is the array of the entry that held the item: "messaging",

@@ -201,6 +201,8 @@ func sample(t *testing.T, of reflect.Type) reflect.Value {
 		v.SetBool(true)
 	case reflect.Int64:
 		v.SetInt(7)
+	case reflect.Uint64:
+		v.SetUint(7)
 	case reflect.Pointer:
 		v.Set(reflect.New(of.Elem()))
 	case reflect.Slice:

@@ -61,7 +61,20 @@ const maxDedupID = 160
 // unchanged, is replaced by "sha256:" and the hash of the whole id in hex, which
 // has a fixed length.
 func DedupID(object string, entry PageID, class, key string) string {
-	id := object + ":" + string(entry) + ":" + class + ":" + key
+	return boundedID(object + ":" + string(entry) + ":" + class + ":" + key)
+}
+
+// ForeignID returns the id of an event of type [ForeignReceived] that the app delivered,
+// and whose id would have been id.
+func ForeignID(app, id string) string { return boundedID("foreign:" + app + ":" + id) }
+
+// UnownedID returns the id of an event that the app delivered for a page that no app has
+// connected, if several apps are configured. Otherwise one app could take the ids of
+// another's events before the page is connected.
+func UnownedID(app, id string) string { return boundedID("app:" + app + ":" + id) }
+
+// boundedID returns id, or its hash if it is too long or can't be in a header.
+func boundedID(id string) string {
 	if len(id) <= maxDedupID && HeaderSafe(id) {
 		return id
 	}

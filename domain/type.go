@@ -67,6 +67,11 @@ const (
 	// ChangeReceived is an item of changes or changed_fields without a typed form.
 	ChangeReceived Type = "change.received"
 
+	// ForeignReceived is an item that one app delivered for a page that is connected
+	// through another app; [Event.Original] is the type that it would have had. It is in
+	// no conversation and reaches no consumer.
+	ForeignReceived Type = "foreign.received"
+
 	DeliveryUnreadable   Type = "delivery.unreadable"
 	DeliveryUnrecognized Type = "delivery.unrecognized"
 
@@ -93,7 +98,7 @@ var types = []Type{
 	CommentReceived, CommentEdited, CommentRemoved, CommentHidden, CommentUnhidden,
 	PostPublished, PostEdited, PostRemoved, ReactionAdded, ReactionRemoved, MentionReceived, RatingReceived,
 	LeadReceived, LeadRetrieved, FeedbackReceived, OrderReceived, LabelAdded, LabelRemoved, LiveChanged, ChangeReceived,
-	DeliveryUnreadable, DeliveryUnrecognized,
+	ForeignReceived, DeliveryUnreadable, DeliveryUnrecognized,
 	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageDisconnected,
 	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
 	ContactProfiled, ContactErased,
@@ -112,9 +117,9 @@ func (t Type) Noun() string { noun, _, _ := strings.Cut(string(t), "."); return 
 // Verb returns the part after the dot.
 func (t Type) Verb() string { _, verb, _ := strings.Cut(string(t), "."); return verb }
 
-// Inbound reports whether events of the type come from webhook deliveries. The
+// Inbound reports whether events of the type are what the page's own app delivered. The
 // others are pagestream's own, about a page, a subscription, a contact or the answers
-// of a lead.
+// of a lead, and [ForeignReceived].
 func (t Type) Inbound() bool {
-	return t != LeadRetrieved && !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
+	return t != LeadRetrieved && t != ForeignReceived && !slices.Contains([]string{"page", "subscription", "contact"}, t.Noun())
 }

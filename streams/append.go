@@ -18,10 +18,15 @@ import (
 //
 // Append does not go through the committer, so it does not wait for Publish calls and does not look
 // the id up in the index of old ids.
-func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (Receipt, error) {
+func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (r Receipt, err error) {
 	m, err := p.encode(e)
 	if err != nil {
 		return Receipt{}, err
+	}
+	if p.opts.Judge != nil && e.Type.Noun() == domain.PageConnected.Noun() {
+		p.pageOrder.Lock()
+		defer p.pageOrder.Unlock()
+		defer func() { p.pageOrder.appended(r.Seq, err) }()
 	}
 	ack, err := p.js.PublishMsg(ctx, m, jetstream.WithExpectStream(p.opts.Stream),
 		jetstream.WithExpectLastSequenceForSubject(expectedLast, nounFilter(e.Page, e.Type)))

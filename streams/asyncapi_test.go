@@ -37,6 +37,8 @@ var headers = map[string]string{
 	"HeaderSubject":     streams.HeaderSubject,
 	"HeaderTime":        streams.HeaderTime,
 	"HeaderStandby":     streams.HeaderStandby,
+	"HeaderOriginal":    streams.HeaderOriginal,
+	"HeaderOriginalID":  streams.HeaderOriginalID,
 	"HeaderContentType": streams.HeaderContentType,
 	"HeaderTraceParent": streams.HeaderTraceParent,
 	"HeaderMsgID":       streams.HeaderMsgID,
@@ -217,7 +219,10 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 	properties, _ := schema["properties"].(map[string]any)
 	require.Empty(t, cmp.Diff(names, sortedKeys(properties)))
 	// HeaderStoredAt is set by imports only.
-	encoded := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt })
+	foreign := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt })
+	encoded := slices.DeleteFunc(slices.Clone(foreign), func(n string) bool {
+		return n == streams.HeaderOriginal || n == streams.HeaderOriginalID
+	})
 	for name, e := range map[string]struct {
 		event domain.Event
 		want  []string
@@ -227,6 +232,10 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 			ID: "1", Type: domain.MessageRead, Page: "1", Contact: "1",
 			Time: time.Unix(1, 0), Standby: true, TraceParent: "00",
 		}, encoded},
+		"foreign": {domain.Event{
+			ID: "1", Type: domain.ForeignReceived, Original: domain.MessageRead, OriginalID: "1", Page: "1", Contact: "1",
+			Time: time.Unix(1, 0), Standby: true, TraceParent: "00",
+		}, foreign},
 	} {
 		m, err := streams.Encode(e.event)
 		require.NoError(t, err)
@@ -407,6 +416,9 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 			ID: "page:100:msg:m_1", Type: typ, Page: "a b/ä", Contact: "<ä>", Standby: true,
 			Time:        time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.UTC),
 			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		}
+		if typ == domain.ForeignReceived {
+			e.Original, e.OriginalID = domain.MessageReceived, "page:100:msg:m_1"
 		}
 		fill(reflect.ValueOf(&e.Data).Elem())
 		full, err := streams.Encode(e)

@@ -3,6 +3,7 @@ package streams
 import (
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 )
@@ -13,6 +14,10 @@ type item struct {
 	index int // in req.messages and req.receipts
 	msg   *nats.Msg
 	id    string
+	// also are other ids under which the event may have been stored.
+	also []string
+	// foreign is set if the event is stored as foreign.
+	foreign bool
 	// retried is set after an answer was lost: the event may have been stored.
 	retried bool
 }
@@ -58,6 +63,17 @@ func (p *Publisher) store(batch []*request) {
 			items = append(items, &item{req: r, index: i, msg: m, id: m.Header.Get(HeaderMsgID)})
 		}
 	}
+	if p.opts.Judge != nil {
+		// A page is not connected while its events are judged and stored.
+		p.pageOrder.RLock()
+		defer p.pageOrder.RUnlock()
+		if err := p.judge(items); err != nil {
+			for _, it := range items {
+				it.fail(fmt.Errorf("%w: judge whose pages they are: %w", ErrUnavailable, err))
+			}
+			return
+		}
+	}
 	fresh, duplicates := p.deduplicate(items)
 	for len(fresh) > 0 {
 		n := p.batchLen(fresh)
@@ -91,12 +107,12 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 			continue
 		}
 		first[it.id] = it
-		if seq, ok := p.recent.get(it.id); ok {
+		if seq, ok := p.recentOf(it); ok {
 			it.complete(seq, ByWindow)
 			continue
 		}
 		fresh = append(fresh, it)
-		ids = append(ids, it.id)
+		ids = append(append(ids, it.id), it.also...)
 	}
 	if p.opts.Seen == nil || len(fresh) == 0 {
 		return fresh, duplicates
@@ -113,14 +129,28 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		return nil, duplicates
 	}
 	rest := fresh[:0]
-	for i, it := range fresh {
-		if seqs[i] > 0 {
-			it.complete(seqs[i], ByIndex)
-			continue
+	for _, it := range fresh {
+		n := 1 + len(it.also)
+		if seq := slices.Max(seqs[:n]); seq > 0 {
+			it.complete(seq, ByIndex)
+		} else {
+			rest = append(rest, it)
 		}
-		rest = append(rest, it)
+		seqs = seqs[n:]
 	}
 	return rest, duplicates
+}
+
+// recentOf returns the sequence of an event that was stored recently, under any of its
+// ids.
+func (p *Publisher) recentOf(it *item) (uint64, bool) {
+	seq, ok := p.recent.get(it.id)
+	for _, id := range it.also {
+		if !ok {
+			seq, ok = p.recent.get(id)
+		}
+	}
+	return seq, ok
 }
 
 // maxBatchBytes bounds one atomic batch, and with it what the server stages for it.
@@ -145,7 +175,7 @@ func (p *Publisher) markStored(it *item, seq uint64, d Duplicate) {
 }
 
 func (it *item) complete(seq uint64, d Duplicate) {
-	it.req.receipts[it.index] = Receipt{Seq: seq, Duplicate: d}
+	it.req.receipts[it.index] = Receipt{Seq: seq, Duplicate: d, Foreign: it.foreign}
 	it.req.itemDone()
 }
 

@@ -79,6 +79,9 @@ func oneOfEach() []domain.Event {
 				Object: "page", Message: &domain.Message{Text: "<ä>"}, Raw: []byte(`{"a" : "\u00e4", "n":1.50}`),
 			},
 		}
+		if typ == domain.ForeignReceived {
+			e.Original, e.OriginalID = domain.MessageReceived, "page:700000000000001:msg:m"
+		}
 		switch i % 3 {
 		case 1:
 			e.Page, e.Contact = "a b/ä", "100% <ä>\r\n"
@@ -141,8 +144,16 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 		if want.Page == "" {
 			expected.Page = "0"
 		}
+		extensions := map[string]any{}
 		if want.Standby {
-			expected.Extensions = map[string]any{"pagestreamstandby": "true"}
+			extensions["pagestreamstandby"] = "true"
+		}
+		if want.Type == domain.ForeignReceived {
+			extensions["pagestreamtype"] = "pagestream." + string(want.Original) + ".v1"
+			extensions["pagestreamid"] = want.OriginalID
+		}
+		if len(extensions) > 0 {
+			expected.Extensions = extensions
 		}
 		require.Empty(t, cmp.Diff(expected, attributes{
 			e.SpecVersion(), e.ID(), e.Type(), e.DataContentType(), page, contact, e.Time(), e.Extensions(), string(e.Data()),

@@ -22,6 +22,10 @@ const (
 	HeaderSubject     = "ce-subject"
 	HeaderTime        = "ce-time"
 	HeaderStandby     = "ce-pagestreamstandby"
+	// HeaderOriginal and HeaderOriginalID are the type and id that an event of type
+	// [domain.ForeignReceived] would have had.
+	HeaderOriginal    = "ce-pagestreamtype"
+	HeaderOriginalID  = "ce-pagestreamid"
 	HeaderContentType = "content-type"
 	HeaderTraceParent = "traceparent"
 	HeaderMsgID       = nats.MsgIdHdr
@@ -52,6 +56,10 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if !validType(e.Type) {
 		return nil, fmt.Errorf("event type %q: %w", e.Type, ErrInvalid)
 	}
+	if foreign := e.Type == domain.ForeignReceived; foreign != (e.Original != "") || foreign != (e.OriginalID != "") ||
+		foreign && (!validType(e.Original) || len(e.OriginalID) > maxHeaderValue || !domain.HeaderSafe(e.OriginalID)) {
+		return nil, fmt.Errorf("event %s of type %s: original type %q: %w", e.ID, e.Type, e.Original, ErrInvalid)
+	}
 	if len(e.Page) > maxHeaderValue || len(e.Contact) > maxHeaderValue {
 		return nil, fmt.Errorf("event %s: page of %d bytes, contact of %d: %w",
 			e.ID, len(e.Page), len(e.Contact), ErrInvalid)
@@ -80,6 +88,10 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	}
 	if e.Standby {
 		h.set(HeaderStandby, "true")
+	}
+	if e.Type == domain.ForeignReceived {
+		h.set(HeaderOriginal, typePrefix+string(e.Original)+typeSuffix)
+		h.set(HeaderOriginalID, e.OriginalID)
 	}
 	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && domain.HeaderSafe(e.TraceParent) {
 		h.set(HeaderTraceParent, e.TraceParent)
@@ -157,6 +169,12 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 			return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 		}
 	}
+	if t == domain.ForeignReceived {
+		if s.Original, err = typeOf(header(HeaderOriginal)); err != nil {
+			return Stored{}, fmt.Errorf("sequence %d: %s: %w", seq, HeaderOriginal, err)
+		}
+		s.OriginalID = header(HeaderOriginalID)
+	}
 	s.Standby = header(HeaderStandby) == "true"
 	s.TraceParent = header(HeaderTraceParent)
 	return s, nil
@@ -214,16 +232,25 @@ func escape(s string) string {
 // SubjectOf returns the subject of an event with these headers. [ErrMalformed] is returned when they
 // are not the headers of an event.
 func SubjectOf(h nats.Header) (string, error) {
-	t, begins := strings.CutPrefix(h.Get(HeaderType), typePrefix)
-	t, ends := strings.CutSuffix(t, typeSuffix)
-	if !begins || !ends || !validType(domain.Type(t)) {
-		return "", fmt.Errorf("%s is not a pagestream event type: %w", HeaderType, ErrMalformed)
+	t, err := typeOf(h.Get(HeaderType))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", HeaderType, err)
 	}
 	page, err := pageOf(h.Get(HeaderSource))
 	if err != nil {
 		return "", err
 	}
-	return Subject(page, domain.Type(t)), nil
+	return Subject(page, t), nil
+}
+
+// typeOf returns the event type of a CloudEvents type.
+func typeOf(ce string) (domain.Type, error) {
+	t, begins := strings.CutPrefix(ce, typePrefix)
+	t, ends := strings.CutSuffix(t, typeSuffix)
+	if !begins || !ends || !validType(domain.Type(t)) {
+		return "", fmt.Errorf("not a pagestream event type: %w", ErrMalformed)
+	}
+	return domain.Type(t), nil
 }
 
 // pageOf returns the page that a ce-source header names.

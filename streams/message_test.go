@@ -36,6 +36,10 @@ func anyEvent() *rapid.Generator[domain.Event] {
 			TraceParent: rapid.StringMatching(`(00-[0-9a-f]{32}-[0-9a-f]{16}-01)?`).Draw(t, "trace"),
 			Data:        domain.Data{Object: "page", Kind: "message", Raw: []byte(`{"text": "<ä>\u2028"}`)},
 		}
+		if e.Type == domain.ForeignReceived {
+			e.Original, e.OriginalID = domain.MessageReceived, e.ID
+			e.ID = domain.ForeignID("900", e.ID)
+		}
 		if rapid.Bool().Draw(t, "timed") {
 			e.Time = time.Unix(0, rapid.Int64().Draw(t, "time")).UTC()
 		}

@@ -26,8 +26,9 @@ const (
 )
 
 const (
-	// batchOverhead is how many bytes the headers of a batch add to a message, at most.
-	batchOverhead = 256
+	// batchOverhead is how many bytes the headers of a batch, and those of a foreign event,
+	// add to a message, at most.
+	batchOverhead = 1024
 	// maxHeaders is the most bytes of headers that JetStream accepts, less batchOverhead.
 	maxHeaders = 64<<10 - 1 - batchOverhead
 )
@@ -68,6 +69,8 @@ func (d Duplicate) String() string {
 type Receipt struct {
 	Seq       uint64
 	Duplicate Duplicate
+	// Foreign reports whether the event was stored as [domain.ForeignReceived].
+	Foreign bool
 }
 
 // BatchObservation describes one publish by the committer: how many events it published together, and
@@ -85,6 +88,11 @@ type PublisherOptions struct {
 	Stream string
 	// Seen may be nil: then only JetStream's dedup window finds duplicates.
 	Seen SeenIndex
+	// Judge, if not nil, decides which of the events that webhooks delivered are the
+	// page's own.
+	Judge Judge
+	// Shared reports whether other processes append events to the stream as well.
+	Shared bool
 	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
 	BatchThreshold int
 	// MaxBatch is the most events in one batch, at most 1,000, which is JetStream's limit.
@@ -131,6 +139,8 @@ type Publisher struct {
 	abandoned context.Context //nolint:containedctx // ends when Close stops waiting
 	abandon   context.CancelFunc
 
+	pageOrder pageOrder
+
 	// The fields below are used by the committer only.
 	recent recent
 	newest uint64 // the highest sequence that was acknowledged
@@ -141,6 +151,7 @@ type Publisher struct {
 type request struct {
 	ctx      context.Context //nolint:containedctx // the caller's: it shows whether the caller still waits
 	messages []*nats.Msg
+	claims   []*Claim // by message; nil for an event that is not judged
 	bytes    int64
 	receipts []Receipt
 	err      error
@@ -194,6 +205,7 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 	r := &request{
 		ctx:      ctx,
 		messages: make([]*nats.Msg, len(events)),
+		claims:   make([]*Claim, len(events)),
 		receipts: make([]Receipt, len(events)),
 		pending:  len(events),
 		done:     make(chan struct{}),
@@ -202,6 +214,9 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 		m, err := p.encode(e)
 		if err != nil {
 			return nil, err
+		}
+		if p.opts.Judge != nil {
+			r.claims[i] = claimOf(e)
 		}
 		r.messages[i] = m
 		r.bytes += int64(m.Size())

@@ -321,6 +321,9 @@ func TestStockSubscriberReadsEveryType(t *testing.T) {
 			Standby: i%2 == 0, TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 			Data: domain.Data{Object: "page", Raw: []byte(`{"a": "\u00e4"}`)},
 		})
+		if typ == domain.ForeignReceived {
+			events[i].Original, events[i].OriginalID = domain.MessageReceived, "page:100:msg:m"
+		}
 	}
 	publish(t, s, events)
 

@@ -15,6 +15,8 @@ import (
 type Options struct {
 	// App is the name of the configured app that received the delivery.
 	App string
+	// AppID is the app's id at Meta.
+	AppID string
 	// Source is [domain.Data].Source; empty is "webhook".
 	Source string
 	// Account returns the Instagram account that is linked to a page, or "". Its
@@ -129,7 +131,7 @@ func (s *splitter) unreadable(body []byte, reason string) Result {
 		Type: domain.DeliveryUnreadable,
 		Page: domain.NoPage,
 		Data: domain.Data{
-			App: s.opts.App, Source: s.opts.Source,
+			App: s.opts.App, AppID: s.opts.AppID, Source: s.opts.Source,
 			Unreadable: &domain.Unreadable{Reason: reason, Body: body},
 		},
 	}
@@ -279,7 +281,7 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 		Type: t, Page: it.page, Standby: it.channel == channelStandby,
 		Time: fromMillis(cmp.Or(it.fields.millis("timestamp"), it.sent)),
 		Data: domain.Data{
-			App: s.opts.App, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
+			App: s.opts.App, AppID: s.opts.AppID, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
 			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.raw,
 		},
 	}

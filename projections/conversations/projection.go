@@ -46,7 +46,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	switch e.Type.Noun() {
 	case "page", "subscription":
 		return nil
-	case "change", "comment", "post", "reaction", "mention", "rating", "lead", "label", "live":
+	case "change", "comment", "post", "reaction", "mention", "rating", "lead", "label", "live", "foreign":
 		return f.skip() // no part of a conversation; package comments has the comments
 	}
 	if err := f.load(); err != nil {

@@ -37,11 +37,17 @@ type Page struct {
 	ID domain.PageID `json:"id"`
 	// Object is "page" or "instagram", as in the page's deliveries; it is empty
 	// before the first one.
-	Object       string `json:"object,omitempty"`
-	Name         string `json:"name,omitempty"`
-	Company      string `json:"company,omitempty"`
-	App          string `json:"app,omitempty"`
-	ConnectionID string `json:"connection_id,omitempty"`
+	Object  string `json:"object,omitempty"`
+	Name    string `json:"name,omitempty"`
+	Company string `json:"company,omitempty"`
+	App     string `json:"app,omitempty"`
+	// AppID is the app's id at Meta; it is empty if the page was connected by a version
+	// that did not record it. FormerAppID is the app that the page was connected through
+	// before, if it was another, and MovedAt is the event time of the change.
+	AppID        string    `json:"app_id,omitempty"`
+	FormerAppID  string    `json:"former_app_id,omitempty"`
+	MovedAt      time.Time `json:"moved_at,omitzero"`
+	ConnectionID string    `json:"connection_id,omitempty"`
 	// Instagram is the account that is linked to the page. LinkedPage is the reverse:
 	// for an account, the connected page that it is linked to.
 	Instagram  string        `json:"instagram,omitempty"`
@@ -112,6 +118,10 @@ type Traffic struct {
 	// StandbyRun is how many of the latest messages and postbacks of contacts were
 	// received as standby, without one in between that was not.
 	StandbyRun uint64 `json:"standby_run,omitempty"`
+	// ForeignAt is when the last event of type foreign.received was stored, ForeignApp the
+	// app that delivered it: its id at Meta. Types has their number.
+	ForeignAt  time.Time `json:"foreign_at,omitzero"`
+	ForeignApp string    `json:"foreign_app,omitempty"`
 	// Tests counts the test events of Meta's dashboard; no other count has them.
 	Tests uint64 `json:"tests,omitempty"`
 }

@@ -38,7 +38,7 @@ func (*Projection) Name() string { return Name }
 
 // Version returns the version of the rules and of the stored format. When it changes,
 // the read model is rebuilt.
-func (*Projection) Version() int { return 3 }
+func (*Projection) Version() int { return 4 }
 
 // Apply applies one event. No content of an event makes it fail; its errors are those
 // of the store. Events must be applied in stream order and once each.
@@ -140,13 +140,16 @@ func (t *traffic) count(e streams.Stored) {
 		}
 	}
 	switch e.Type {
+	case domain.ForeignReceived:
+		t.ForeignAt, t.ForeignApp = at, e.Data.AppID
 	case domain.MessageReceived, domain.MessageEchoed:
 		t.LastMessage = latest(t.LastMessage, when)
 	}
 }
 
 // delivered reports whether the event is from a delivery by Meta. Events of fetched
-// history and of sent messages do not show that deliveries arrive.
+// history and of sent messages do not show that deliveries arrive, and those of another
+// app not that the page's own do.
 func delivered(e streams.Stored) bool {
 	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
@@ -209,6 +212,12 @@ func (f *fold) connected(c *domain.Connection) error {
 	f.p.State, f.p.StateReason = Connected, c.Reason
 	f.p.ConnectionID, f.p.Company, f.p.Admin = c.ConnectionID, c.Company, c.Admin
 	f.p.App = cmp.Or(c.App, f.e.Data.App)
+	if c.AppID != f.p.AppID {
+		if f.p.AppID != "" {
+			f.p.FormerAppID, f.p.MovedAt = f.p.AppID, f.time
+		}
+		f.p.AppID = c.AppID
+	}
 	f.p.Name = cmp.Or(c.Name, f.p.Name)
 	f.p.Fields = slices.Clone(c.Fields)
 	token := TokenValid

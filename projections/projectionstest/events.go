@@ -310,7 +310,11 @@ func (w *traffic) feed(e *domain.Event) {
 
 // other sets the data of an event of the remaining kinds.
 func (w *traffic) other(e *domain.Event) {
-	switch w.rnd.IntN(6) {
+	switch w.rnd.IntN(7) {
+	case 6:
+		e.Type, e.Data.Kind, e.Data.AppID = domain.ForeignReceived, "message", "901"
+		e.Original, e.OriginalID = domain.MessageReceived, "page:"+string(e.Page)+":msg:m_foreign"
+		e.Data.Message = &domain.Message{MID: "m_foreign", Text: "foreign"}
 	case 0:
 		change(e, "leadgen", domain.LeadReceived)
 		e.Contact, e.Data.Lead = "", &domain.Lead{ID: strconv.Itoa(w.rnd.IntN(100)), Form: "7"}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -18,6 +19,8 @@ type MessageOperator interface {
 	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
 	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
 	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
+	// Adopt makes events of another app the page's own.
+	Adopt(ctx context.Context, page domain.PageID, a operate.Adoption, progress func(operate.Adopted)) (operate.Adopted, error)
 	// Past reads a conversation as it was at the event seq, or at a time if seq is 0.
 	Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time,
 		read func(projections.Viewer) error) error
@@ -27,6 +30,7 @@ func (s *Server) messageRoutes() routes {
 	return routes{
 		"POST /api/v1/pages/{id}/messages":                  s.sendMessage,
 		"POST /api/v1/pages/{id}/backfill":                  s.backfill,
+		"POST /api/v1/pages/{id}/adopt":                     s.adopt,
 		"POST /api/v1/conversations/{page}/{contact}/erase": s.erase,
 	}
 }
@@ -54,6 +58,16 @@ func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {
 	}
 	return run(w, r, "backfill", func(ctx context.Context, progress func(backfill.Progress)) (backfill.Sum, error) {
 		return s.opts.Operator.Backfill(ctx, backfill.Request{Page: pageID(r), Since: in.Since, Until: in.Until}, progress)
+	})
+}
+
+func (s *Server) adopt(w http.ResponseWriter, r *http.Request) error {
+	var in operate.Adoption
+	if err := decode(w, r, &in, `{"seqs": [7, 8]} or {"all": true}`); err != nil {
+		return err
+	}
+	return run(w, r, "adopt", func(ctx context.Context, progress func(operate.Adopted)) (operate.Adopted, error) {
+		return s.opts.Operator.Adopt(ctx, pageID(r), in, progress)
 	})
 }
 

@@ -23,6 +23,7 @@ type EventsCommand struct {
 	Show    EventsShowCommand    `cmd:"" help:"Show one event with all its data, as JSON."`
 	Explain EventsExplainCommand `cmd:"" help:"Show which events made a conversation or a message."`
 	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored, with the lines of list."`
+	Adopt   EventsAdoptCommand   `cmd:"" help:"Make events that another app delivered for a page the page's own."`
 	Export  EventsExportCommand  `cmd:"" help:"Write events to a file, one CloudEvent per line."`
 	Import  EventsImportCommand  `cmd:"" help:"Create the stream of a new installation from an export."`
 	Schema  EventsSchemaCommand  `cmd:"" help:"Print the JSON Schema of a type's data, or the types. Needs no server."`

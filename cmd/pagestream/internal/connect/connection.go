@@ -101,7 +101,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 	}
 
 	conn := domain.Connection{
-		ConnectionID: c.opts.NewID(), Company: r.Company, App: app, Name: name, Instagram: instagram,
+		ConnectionID: c.opts.NewID(), Company: r.Company, App: app, AppID: g.AppID(), Name: name, Instagram: instagram,
 		Admin: r.Admin, Fields: sorted(fields),
 	}
 	r.addTokenInfo(&conn)

@@ -22,7 +22,7 @@ const (
 
 // privateNouns are the event nouns that are internal to pagestream: such events can
 // contain sealed tokens. A consumer gets them only if it names their types.
-var privateNouns = []string{"page", "subscription"}
+var privateNouns = []string{"page", "subscription", "foreign"}
 
 // config returns the JetStream consumer configuration for a [Spec], with the pages
 // that its company has now.

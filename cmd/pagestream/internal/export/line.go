@@ -35,6 +35,8 @@ type line struct {
 	Time            string    `json:"time,omitempty"`
 	DataContentType string    `json:"datacontenttype,omitempty"`
 	Standby         string    `json:"pagestreamstandby,omitempty"`
+	Original        string    `json:"pagestreamtype,omitempty"`
+	OriginalID      string    `json:"pagestreamid,omitempty"`
 	TraceParent     string    `json:"traceparent,omitempty"`
 	Sequence        string    `json:"sequence"`
 	StoredAt        time.Time `json:"storedat"`
@@ -83,6 +85,8 @@ func eventLine(m streams.Raw) (line, bool) {
 		Time:            m.Header.Get(streams.HeaderTime),
 		DataContentType: m.Header.Get(streams.HeaderContentType),
 		Standby:         m.Header.Get(streams.HeaderStandby),
+		Original:        m.Header.Get(streams.HeaderOriginal),
+		OriginalID:      m.Header.Get(streams.HeaderOriginalID),
 		TraceParent:     m.Header.Get(streams.HeaderTraceParent),
 		Sequence:        strconv.FormatUint(m.Seq, 10),
 		StoredAt:        s.At,
@@ -206,6 +210,8 @@ func (l line) message() (*nats.Msg, error) {
 		{streams.HeaderTime, l.Time},
 		{streams.HeaderContentType, l.DataContentType},
 		{streams.HeaderStandby, l.Standby},
+		{streams.HeaderOriginal, l.Original},
+		{streams.HeaderOriginalID, l.OriginalID},
 		{streams.HeaderTraceParent, l.TraceParent},
 		{streams.HeaderMsgID, l.ID},
 		{streams.HeaderWatermillID, l.ID},

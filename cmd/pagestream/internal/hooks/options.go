@@ -54,7 +54,8 @@ type Endpoint struct {
 }
 
 func (e Endpoint) wants(s streams.Stored) bool {
-	return (len(e.Pages) == 0 || slices.Contains(e.Pages, s.Page)) &&
+	return s.Type != domain.ForeignReceived && // what another app says of the page
+		(len(e.Pages) == 0 || slices.Contains(e.Pages, s.Page)) &&
 		(len(e.Types) == 0 || slices.Contains(e.Types, s.Type))
 }
 

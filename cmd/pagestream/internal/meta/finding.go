@@ -42,6 +42,7 @@ const (
 	StateRestricted           State = "restricted"
 	StateThrottled            State = "throttled"
 	StateGraphUnreachable     State = "graph_unreachable"
+	StateForeign              State = "foreign" // another app delivers for the page
 	StateSilent               State = "silent"
 	StateNotConnected         State = "not_connected" // with or without deliveries, see [Sending]
 	StateDisconnected         State = "disconnected"  // without deliveries
@@ -82,6 +83,7 @@ var states = map[State]struct {
 	StateRestricted:           {"restricted by Meta", ""},
 	StateThrottled:            {"Meta wants fewer calls", RemedyCheck},
 	StateGraphUnreachable:     {"Graph did not answer", RemedyCheck},
+	StateForeign:              {"another app delivers", ""},
 	StateSilent:               {"", RemedyCheck},
 	StateNotConnected:         {"not connected but sending", RemedyConnect},
 	StateLinked:               {"linked to its page", ""},

@@ -1,12 +1,14 @@
 package meta
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -27,6 +29,7 @@ func Judge(in Install, f Facts) Judgement {
 		x.appFields()
 		x.leads()
 		x.standby()
+		x.foreign()
 		x.silence()
 		if len(x.out) == 0 {
 			x.healthy()
@@ -314,6 +317,27 @@ func (x *examination) standby() {
 			},
 		})
 	}
+}
+
+func (x *examination) foreign() {
+	t := x.f.Row.Traffic
+	if t.ForeignAt.IsZero() || x.f.Now.Sub(t.ForeignAt) > ForeignRecent {
+		return
+	}
+	n := t.Types[domain.ForeignReceived]
+	x.find(Finding{
+		Cause: StateForeign, Severity: Warning,
+		Summary: "Another app delivers events for the page; they are stored, and are in no conversation.",
+		Evidence: []string{
+			fmt.Sprintf("%d in all, the last at %s from app %s", n, stamp(t.ForeignAt), t.ForeignApp),
+			"the page is connected through app " + cmp.Or(x.f.Row.AppID, x.f.Row.App),
+		},
+		Do: []string{
+			"pagestream events list --type foreign.received --page " + x.id(),
+			"unsubscribe the page in the other app; or, if that is its right app, connect it through it",
+			"if the events belong to the page: pagestream events adopt " + x.id(),
+		},
+	})
 }
 
 func (x *examination) silence() {

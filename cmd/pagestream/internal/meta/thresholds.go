@@ -30,6 +30,9 @@ const (
 	// to all pages. Both must be reached.
 	AllSilentShare = 0.8
 	AllSilentPages = 2
+	// ForeignRecent is for how long after an event of another app the judgement of the
+	// page reports it.
+	ForeignRecent = 24 * time.Hour
 	// DisconnectGrace is how long after a disconnect deliveries that were under way
 	// may still arrive.
 	DisconnectGrace = time.Minute

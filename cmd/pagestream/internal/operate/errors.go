@@ -23,6 +23,8 @@ var (
 	// ErrNoLogin is returned when a login's id is unknown, or is more than half an
 	// hour old.
 	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; log in again")
+	// ErrRequest is returned when a request is not valid; nothing was changed.
+	ErrRequest = errors.New("the request is not valid")
 	// ErrNoHooks is returned when no endpoint is configured.
 	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
 )
@@ -51,7 +53,7 @@ var kinds = map[error]Kind{
 
 	projections.ErrBuilding: Busy,
 
-	ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
+	ErrRequest: Refused, ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
 	connect.ErrUserToken: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,

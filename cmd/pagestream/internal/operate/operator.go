@@ -38,6 +38,8 @@ type Parts struct {
 	// in the stream.
 	Ledger  *deliveries.Ledger
 	Parking *streams.Parking
+	// Publisher stores adopted events.
+	Publisher streams.Storer
 
 	Connector  *connect.Connector
 	Known      connect.Models

@@ -91,7 +91,9 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 	}
 	for _, a := range p.cfg.Apps {
 		secrets := secretStrings(a.Secrets)
-		hook.Apps = append(hook.Apps, webhook.App{Name: a.Name, VerifyToken: string(a.VerifyToken), Secrets: secrets})
+		hook.Apps = append(hook.Apps, webhook.App{
+			Name: a.Name, ID: a.ID, VerifyToken: string(a.VerifyToken), Secrets: secrets,
+		})
 		metaCallbacks.Apps = append(metaCallbacks.Apps, callbacks.App{Name: a.Name, Secrets: secrets})
 	}
 	h, err := webhook.New(hook)
@@ -202,7 +204,7 @@ func (p *Program) token(what, file string) (string, error) {
 func (p *Program) newOperator() *operate.Operator {
 	return operate.New(operate.Parts{
 		Conn: p.conn, JS: p.js, Stream: streams.Name,
-		Models: p.models, Ledger: p.ledger, Parking: p.parking,
+		Models: p.models, Ledger: p.ledger, Parking: p.parking, Publisher: p.publisher,
 		Connector: p.connector, Known: p.known, Logins: p.logins, Reconciler: p.reconciler, Doctor: p.doctor,
 		Sender: outbound.New(outbound.Options{Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher}),
 		Filler: backfill.New(backfill.Options{

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
@@ -67,7 +68,16 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 // startPublisher starts the committer and opens the parking of dead letters.
 func (p *Program) startPublisher(context.Context) (err error) {
 	p.metrics = newMetrics()
+	var judge streams.Judge
+	if len(p.cfg.Apps) > 1 { // a single app has nobody to be told apart from
+		apps := make(map[string]string, len(p.cfg.Apps))
+		for _, a := range p.cfg.Apps {
+			apps[a.Name] = a.ID
+		}
+		judge = ownership.New(ownership.Options{Apps: apps, Pages: p.models.Pages()})
+	}
 	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
+		Judge: judge, Shared: p.cfg.NATS.URL != "",
 		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,

@@ -65,6 +65,8 @@ const maxChallenge = 1024
 type App struct {
 	// Name is the last element of its URL, /webhooks/{name}.
 	Name string
+	// ID is the app's id at Meta.
+	ID string
 	// Secrets are the app secrets that may have signed a delivery, at least
 	// one. Several overlap while a secret is being rotated.
 	Secrets []string
@@ -229,7 +231,7 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answe
 		return h.reject(w, a)
 	}
 
-	events := messenger.Split(body, messenger.Options{App: app.Name, Account: h.opts.Account}).Events
+	events := messenger.Split(body, messenger.Options{App: app.Name, AppID: app.ID, Account: h.opts.Account}).Events
 	if tp := r.Header.Get("Traceparent"); validTraceParent(tp) {
 		for i := range events {
 			events[i].TraceParent = tp
