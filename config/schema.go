@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pagestream/pagestream/internal/nearest"
 )
 
 // envPrefix is the prefix of the environment variables of all settings.
@@ -123,52 +125,10 @@ func (k key) parse(text string) (any, error) {
 // isList reports whether the key takes several values.
 func (k key) isList() bool { return k.typ.Kind() == reflect.Slice }
 
-// nearest returns the candidate that is most similar to name, or "" if none is
-// similar enough.
-func nearest(name string, candidates []string) string {
-	// A wrong separator or case counts as no difference.
-	normalize := func(s string) string {
-		return strings.NewReplacer(".", "_", "-", "_").Replace(strings.ToLower(s))
-	}
-	best, bestDistance := "", max(2, len(name)/3)+1
-	for _, c := range candidates {
-		if d := distance(normalize(name), normalize(c)); d < bestDistance {
-			best, bestDistance = c, d
-		}
-	}
-	return best
-}
-
-// distance returns the Levenshtein distance of two names. For names longer than
-// any key it returns a large number, which limits the work.
-func distance(a, b string) int {
-	const maxLen = 200
-	if len(a) > maxLen || len(b) > maxLen {
-		return maxLen
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(diagonal+cost, row[j]+1, row[j+1]+1)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
-}
-
 // unknownSetting returns the message for a name that is not a setting, with a
 // similar candidate if there is one.
 func unknownSetting(name string, candidates []string) string {
-	if n := nearest(name, candidates); n != "" {
+	if n := nearest.Name(name, candidates); n != "" {
 		return fmt.Sprintf("%s is not a setting: did you mean %s?", name, n)
 	}
 	return fmt.Sprintf("%s is not a setting: see pagestream config example", name)
