@@ -37,7 +37,7 @@ func ReadFile(path string) ([]Endpoint, error) {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	if err := d.Decode(&list); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: %s is not a list of endpoints with name, url, secrets, pages, types, timeout and from; "+
+		return nil, fmt.Errorf("%w: %s is not a list of endpoints with name, url, secrets, pages or all, types, timeout and from; "+
 			"see: pagestream config example", ErrFile, path)
 	}
 	return list, nil

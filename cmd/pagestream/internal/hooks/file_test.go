@@ -47,6 +47,7 @@ func TestReadFile(t *testing.T) {
   from: 12
 - name: other
   url: http://localhost:1/
+  all: true
 `))
 	require.NoError(t, err)
 	assert.Equal(t, []hooks.Endpoint{
@@ -55,7 +56,7 @@ func TestReadFile(t *testing.T) {
 			Pages: []domain.PageID{"700", "800"}, Types: []domain.Type{domain.MessageReceived},
 			Timeout: 5 * time.Second, From: 12,
 		},
-		{Name: "other", URL: "http://localhost:1/"},
+		{Name: "other", URL: "http://localhost:1/", All: true},
 	}, got)
 
 	got, err = hooks.ReadFile(file(t, ""))

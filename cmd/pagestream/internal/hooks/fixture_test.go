@@ -170,7 +170,8 @@ func (r *fixture) options(change ...func(*Options)) Options {
 	o := Options{
 		JS: r.JS, Identity: r.Identity, Path: r.path, Encode: encode,
 		Endpoints: []Endpoint{{
-			Name: "crm", URL: r.URL + "/in?token=" + private, Secrets: []string{r.secret}, Timeout: 5 * time.Second, From: 1,
+			Name: "crm", URL: r.URL + "/in?token=" + private, Secrets: []string{r.secret}, All: true, Timeout: 5 * time.Second,
+			From: 1,
 		}},
 		BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),

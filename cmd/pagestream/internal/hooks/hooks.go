@@ -166,7 +166,7 @@ func (h *Hooks) Close() error {
 }
 
 // Status returns the state of each endpoint, in the order of the options. It reads
-// only memory.
+// memory, and asks [Options.KnowsPage].
 func (h *Hooks) Status() []Status {
 	list := make([]Status, len(h.endpoints))
 	for i, e := range h.endpoints {

@@ -373,12 +373,13 @@ func TestEndpointsAreFilteredAndIndependent(t *testing.T) {
 	other := newReceiver(t)
 	other.answering(failPage("1"))
 	h, _ := r.start(t, func(o *Options) {
-		o.Endpoints[0].Pages = []domain.PageID{"1", "3"}
+		o.Endpoints[0].All, o.Endpoints[0].Pages = false, []domain.PageID{"1", "3"}
 		o.Endpoints = append(o.Endpoints, Endpoint{
-			Name: "other", URL: other.URL, Secrets: []string{other.secret}, From: 1,
+			Name: "other", URL: other.URL, Secrets: []string{other.secret}, All: true, From: 1,
 		})
 		o.Endpoints = append(o.Endpoints, Endpoint{
-			Name: "none", URL: other.URL, Secrets: []string{other.secret}, From: 1, Types: []domain.Type{domain.MessageEdited},
+			Name: "none", URL: other.URL, Secrets: []string{other.secret}, From: 1, All: true,
+			Types: []domain.Type{domain.MessageEdited},
 		})
 	})
 	r.publish(t, "1", "2", "3", "2", "2")
@@ -525,6 +526,12 @@ func TestNewRefuses(t *testing.T) {
 		"no url":       {func(o *Options) { o.Endpoints[0].URL = "http://" + private + "\x00" }, ErrOptions},
 		"no type":      {func(o *Options) { o.Endpoints[0].Types = []domain.Type{"x.y"} }, ErrOptions},
 		"empty page":   {func(o *Options) { o.Endpoints[0].Pages = []domain.PageID{""} }, ErrOptions},
+		"no pages":     {func(o *Options) { o.Endpoints[0].All = false }, ErrOptions},
+		"empty list":   {func(o *Options) { o.Endpoints[0].All, o.Endpoints[0].Pages = false, []domain.PageID{} }, ErrOptions},
+		"all of none":  {func(o *Options) { o.Endpoints[0].Pages = []domain.PageID{} }, ErrOptions},
+		"all and one":  {func(o *Options) { o.Endpoints[0].Pages = []domain.PageID{"1"} }, ErrOptions},
+		"empty types":  {func(o *Options) { o.Endpoints[0].Types = []domain.Type{} }, ErrOptions},
+		"empty type":   {func(o *Options) { o.Endpoints[0].Types = []domain.Type{""} }, ErrOptions},
 		"no secret":    {func(o *Options) { o.Endpoints[0].Secrets = nil }, ErrSecret},
 		"bad secret":   {func(o *Options) { o.Endpoints[0].Secrets = []string{private} }, ErrSecret},
 	} {
@@ -538,6 +545,32 @@ func TestNewRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, h.Close())
 	require.ErrorIs(t, h.Run(t.Context()), ErrRan)
+}
+
+// TestAnEndpointWithoutPagesMustSayAll checks the error for a file of before there was "all", that
+// nothing is written then, and that the endpoint continues at its position after "all: true" is added.
+func TestAnEndpointWithoutPagesMustSayAll(t *testing.T) {
+	r := newFixture(t)
+	_, stop := r.start(t)
+	r.publish(t, "1", "2")
+	r.receiver.eventually(t, "2", []uint64{2})
+	stop()
+	_, err := New(r.options(func(o *Options) { o.Endpoints[0].All = false }))
+	require.ErrorIs(t, err, ErrOptions)
+	require.ErrorContains(t, err, "all: true")
+	r.publish(t, "3")
+	r.start(t)
+	r.receiver.eventually(t, "3", []uint64{3})
+	require.Equal(t, []uint64{1}, r.accepted("1"))
+}
+
+func TestStatusNamesUnknownPages(t *testing.T) {
+	r := newFixture(t)
+	h, _ := r.start(t, func(o *Options) {
+		o.Endpoints[0].All, o.Endpoints[0].Pages = false, []domain.PageID{"1", "9"}
+		o.KnowsPage = func(page domain.PageID) bool { return page == "1" }
+	})
+	require.Equal(t, []domain.PageID{"9"}, h.Status()[0].UnknownPages)
 }
 
 func TestTooManyFiltersAreNotSentToTheServer(t *testing.T) {
@@ -623,7 +656,7 @@ func TestRunEndsWithTheConnection(t *testing.T) {
 	r.answering(failPage("1"))
 	h, err := New(r.options(func(o *Options) {
 		o.JS = js
-		o.Endpoints = append(o.Endpoints, Endpoint{Name: "other", URL: r.URL, Secrets: []string{r.secret}})
+		o.Endpoints = append(o.Endpoints, Endpoint{Name: "other", URL: r.URL, Secrets: []string{r.secret}, All: true})
 	}))
 	require.NoError(t, err)
 	ended := make(chan error, 1)

@@ -43,9 +43,11 @@ type Endpoint struct {
 	// Secrets are used to sign: each delivery has one signature for each secret.
 	// While a secret is being rotated, the old and the new one are both here.
 	Secrets []string `yaml:"secrets"`
-	// Pages and Types select the events; none means all.
+	// Pages are the pages whose events are sent. All is every page, instead of Pages.
 	Pages []domain.PageID `yaml:"pages"`
-	Types []domain.Type   `yaml:"types"`
+	All   bool            `yaml:"all"`
+	// Types are the types of the events; nil means every type.
+	Types []domain.Type `yaml:"types"`
 	// Timeout bounds one try, by default [DefaultTimeout].
 	Timeout time.Duration `yaml:"timeout"`
 	// From is the first sequence for an endpoint that has no position yet; 0 starts
@@ -55,7 +57,7 @@ type Endpoint struct {
 
 func (e Endpoint) wants(s streams.Stored) bool {
 	return s.Type != domain.ForeignReceived && // what another app says of the page
-		(len(e.Pages) == 0 || slices.Contains(e.Pages, s.Page)) &&
+		(e.All || slices.Contains(e.Pages, s.Page)) &&
 		(len(e.Types) == 0 || slices.Contains(e.Types, s.Type))
 }
 
@@ -69,7 +71,7 @@ func (e Endpoint) filters() []string {
 	for _, p := range e.Pages {
 		out = append(out, streams.Filter(p, e.Types...)...)
 	}
-	if len(e.Pages) == 0 && len(e.Types) > 0 {
+	if e.All && len(e.Types) > 0 {
 		out = streams.Filter("", e.Types...)
 	}
 	slices.Sort(out)
@@ -88,8 +90,16 @@ func (e Endpoint) check() error {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
 		return fmt.Errorf("endpoint %q: URL must be http or https, with a host and no user: %w", e.Name, ErrOptions)
 	}
-	if slices.Contains(e.Pages, "") {
+	switch {
+	case slices.Contains(e.Pages, ""):
 		return fmt.Errorf("endpoint %q: empty page: %w", e.Name, ErrOptions)
+	case e.All && e.Pages != nil:
+		return fmt.Errorf("endpoint %q: it has pages and all: true; remove one: %w", e.Name, ErrOptions)
+	case !e.All && len(e.Pages) == 0:
+		return fmt.Errorf("endpoint %q: say which pages with pages: [...], or write all: true for every page: %w",
+			e.Name, ErrOptions)
+	case e.Types != nil && len(e.Types) == 0:
+		return fmt.Errorf("endpoint %q: types is an empty list; remove it for every type: %w", e.Name, ErrOptions)
 	}
 	for _, t := range e.Types {
 		if !t.Known() {
@@ -113,7 +123,10 @@ type Options struct {
 	// Encode returns the request body of an event, a CloudEvent in JSON. It must
 	// return the same bytes for the same event, and be safe for concurrent use.
 	Encode func(streams.Stored) ([]byte, error)
-	Logger *slog.Logger
+	// KnowsPage reports whether there is such a page. The status of an endpoint has the
+	// pages for which it returns false. Nil means that every page is known.
+	KnowsPage func(domain.PageID) bool
+	Logger    *slog.Logger
 
 	// An event is given up after MaxAttempts failed tries (0 means no limit), or at
 	// the first failure that is GiveUpAfter or more after its first failed try,

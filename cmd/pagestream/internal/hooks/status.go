@@ -3,6 +3,8 @@ package hooks
 import (
 	"net/url"
 	"time"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
 // Status is the state of an endpoint.
@@ -33,13 +35,16 @@ type Status struct {
 	// Disabled is the reason why the endpoint is disabled; empty if it is enabled.
 	Disabled    string `json:"disabled,omitempty"`
 	DeadLetters int    `json:"dead_letters"`
+	// UnknownPages are the pages of the endpoint that don't exist, or not yet.
+	UnknownPages []domain.PageID `json:"unknown_pages,omitempty"`
 }
 
 func (e *endpoint) status() Status {
+	unknown := e.unknownPages()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Status{
-		Name: e.Name, Position: e.read, Delivered: e.delivered, Failed: e.failed,
+		Name: e.Name, Position: e.read, Delivered: e.delivered, Failed: e.failed, UnknownPages: unknown,
 		LastError: e.lastError, LastErrorAt: e.lastErrorAt, Disabled: e.disabled, DeadLetters: e.dead,
 	}
 	if u, err := url.Parse(e.URL); err == nil {
@@ -62,6 +67,16 @@ func (e *endpoint) status() Status {
 		s.Lag = e.head - s.Position
 	}
 	return s
+}
+
+// unknownPages returns the endpoint's pages that are not known.
+func (e *endpoint) unknownPages() (out []domain.PageID) {
+	for _, page := range e.Pages {
+		if e.opts.KnowsPage != nil && !e.opts.KnowsPage(page) {
+			out = append(out, page)
+		}
+	}
+	return out
 }
 
 // earlier returns the earlier of two times; the zero time means no time.

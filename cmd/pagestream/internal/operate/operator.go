@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -115,6 +117,19 @@ func (m Models) Conversations() *projections.Runner { return m.must(conversation
 
 // Deliveries returns the read model of deliveries, the index of all event ids.
 func (m Models) Deliveries() *projections.Runner { return m.must(deliveries.Name) }
+
+// KnowsPage reports whether an id is that of a page or of a linked Instagram account, or
+// [domain.NoPage].
+func (m Models) KnowsPage(id domain.PageID) (bool, error) {
+	_, err := pages.Get(m.Pages(), id)
+	if errors.Is(err, pages.ErrNotFound) {
+		_, err = pages.ByInstagram(m.Pages(), string(id))
+	}
+	if errors.Is(err, pages.ErrNotFound) {
+		return id == domain.NoPage, nil
+	}
+	return err == nil, err
+}
 
 // Statuses returns the status of each read model.
 func (m Models) Statuses() []projections.Status {

@@ -27,8 +27,11 @@ func (p *Program) openHooks(context.Context) error {
 	p.hooks, err = hooks.New(hooks.Options{
 		JS: p.js, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
 		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter,
-		Logger: p.log.With("part", "hooks"),
+		KnowsPage: p.knowsPage, Logger: p.log.With("part", "hooks"),
 	})
+	if errors.Is(err, hooks.ErrOptions) {
+		return fmt.Errorf("%s: %w", p.cfg.Hooks.File, err)
+	}
 	if err != nil {
 		return fmt.Errorf("open outgoing webhooks: %w", err)
 	}
@@ -39,6 +42,12 @@ func (p *Program) openHooks(context.Context) error {
 		}
 	})
 	return nil
+}
+
+// knowsPage reports whether the read models know a page, or can't be read.
+func (p *Program) knowsPage(id domain.PageID) bool {
+	known, err := p.models.KnowsPage(id)
+	return known || err != nil
 }
 
 // newConsumers creates the part that gives other programs access to the stream.
