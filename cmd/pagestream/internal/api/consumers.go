@@ -23,12 +23,13 @@ func (s *Server) consumerRoutes() routes {
 	}
 }
 
-// ConsumerRequest is a request for a consumer of chosen pages and types; see
-// [consumers.Spec].
+// ConsumerRequest is a request for a consumer of chosen pages and types. It has Pages,
+// Company or both, or it has All; see [consumers.Spec].
 type ConsumerRequest struct {
 	Name    string          `json:"name"`
 	Pages   []domain.PageID `json:"pages,omitempty"`
 	Company string          `json:"company,omitempty"`
+	All     bool            `json:"all,omitempty"`
 	Types   []domain.Type   `json:"types,omitempty"`
 	FromNow bool            `json:"from_now,omitempty"`
 }
@@ -44,11 +45,11 @@ func (s *Server) listConsumers(w http.ResponseWriter, r *http.Request) error {
 // addConsumer responds with the user's secret, which can't be read again.
 func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 	var in ConsumerRequest
-	if err := decode(w, r, &in, `{"name": "…"} and optionally pages, company, types, from_now`); err != nil {
+	if err := decode(w, r, &in, `{"name": "…"} with pages, company or "all": true, and optionally types, from_now`); err != nil {
 		return err
 	}
 	out, err := s.opts.Operator.AddConsumer(r.Context(), consumers.Spec{
-		Name: in.Name, Pages: in.Pages, Company: in.Company, Types: in.Types, FromNow: in.FromNow,
+		Name: in.Name, Pages: in.Pages, Company: in.Company, All: in.All, Types: in.Types, FromNow: in.FromNow,
 	})
 	w.Header().Set("Cache-Control", "no-store")
 	return writeResult(w, "add consumer", http.StatusCreated, out, err)

@@ -255,6 +255,12 @@ func collect[T any](c *CLI, path string, query url.Values, maxItems int) ([]T, e
 	return items, err
 }
 
+// whole returns the items of a listing that has no cursor.
+func whole[T any](c *CLI, path string) ([]T, error) {
+	list, err := get[api.List[T]](c, path, nil)
+	return append([]T{}, list.Items...), err
+}
+
 // Feed calls f with the id and data of each server-sent event after lastID, until f returns an
 // error or the context or the connection ends. An empty lastID starts at the head of the stream.
 func (c *Client) Feed(

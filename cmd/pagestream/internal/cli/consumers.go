@@ -24,8 +24,9 @@ const consumersPath = "/api/v1/consumers"
 // ConsumersAddCommand creates a consumer.
 type ConsumersAddCommand struct {
 	Name    string          `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
-	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Page ids, separated by commas. Without --pages and --company: every page."`
+	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Page ids, separated by commas."`
 	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
+	All     bool            `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
 	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
 	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
 }
@@ -33,7 +34,12 @@ type ConsumersAddCommand struct {
 // Run creates the consumer and prints what its program needs to connect. This is the only time
 // that the seed is shown.
 func (a ConsumersAddCommand) Run(c *CLI) error {
-	in := api.ConsumerRequest{Name: a.Name, Pages: a.Pages, Company: a.Company, Types: a.Types, FromNow: a.FromNow}
+	if (len(a.Pages) > 0 || a.Company != "") == a.All {
+		return fmt.Errorf("%w: which pages? Give --pages, --company or both, or --all", errUsage)
+	}
+	in := api.ConsumerRequest{
+		Name: a.Name, Pages: a.Pages, Company: a.Company, All: a.All, Types: a.Types, FromNow: a.FromNow,
+	}
 	out, err := post[consumers.Added](c, consumersPath, nil, in)
 	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
@@ -53,7 +59,7 @@ type ConsumersListCommand struct{}
 
 // Run prints a table of the consumers.
 func (ConsumersListCommand) Run(c *CLI) error {
-	list, err := collect[consumers.Consumer](c, consumersPath, nil, 0)
+	list, err := whole[consumers.Consumer](c, consumersPath)
 	return c.answer(list, err, func() {
 		writeTable(c.Out, "CONSUMER, PAGES, TYPES, SEQUENCE, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
 			func(one consumers.Consumer) cells {

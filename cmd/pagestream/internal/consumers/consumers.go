@@ -29,6 +29,9 @@ var (
 	ErrExists = errors.New("there is a consumer of that name; remove it first, or choose another name")
 	// ErrUnknown is returned when no consumer has that name.
 	ErrUnknown = errors.New("there is no consumer of that name")
+	// ErrPages is returned when a consumer has neither pages, nor a company, nor All, when
+	// it has All and one of the others, or when a page's id is empty.
+	ErrPages = errors.New("say which pages the consumer reads: page ids, a company, or all")
 	// ErrType is returned when a type is not one of pagestream's event types.
 	ErrType = errors.New("no such type of event")
 	// ErrTooMany is returned when the pages and types need more than 10,000 filter
@@ -49,11 +52,12 @@ var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 // Spec says which events a consumer gets.
 type Spec struct {
 	Name string `json:"name"`
-	// Pages are the pages to read, besides the current pages of Company. Without
-	// either, the consumer gets every page.
+	// Pages are the pages to read, besides the current pages of Company. All is every
+	// page, instead of the two.
 	Pages   []domain.PageID `json:"pages,omitempty"`
 	Company string          `json:"company,omitempty"`
-	// Types are the event types; none means every type but page.* and
+	All     bool            `json:"all,omitempty"`
+	// Types are the event types; nil means every type but page.* and
 	// subscription.*.
 	Types []domain.Type `json:"types,omitempty"`
 	// PublicKey is the public nkey of the consumer's user.
@@ -62,6 +66,25 @@ type Spec struct {
 	FromNow bool `json:"from_now,omitempty"`
 	// Known are the pages in the JetStream consumer's current filter.
 	Known []domain.PageID `json:"known,omitempty"`
+}
+
+// check returns [ErrName], [ErrPages] or [ErrType] if the Spec is not valid.
+func (s Spec) check() error {
+	some := len(s.Pages) > 0 || s.Company != ""
+	switch {
+	case !validName.MatchString(s.Name):
+		return ErrName
+	case some == s.All, slices.Contains(s.Pages, ""):
+		return ErrPages
+	case s.Types != nil && len(s.Types) == 0:
+		return fmt.Errorf("empty list: %w", ErrType)
+	}
+	for _, t := range s.Types {
+		if !t.Known() {
+			return fmt.Errorf("%q: %w", t, ErrType)
+		}
+	}
+	return nil
 }
 
 // Consumer is one consumer and its progress.
@@ -134,18 +157,13 @@ func New(o Options) *Consumers {
 }
 
 // Add creates a consumer and a user for it. The returned seed is not stored, so it
-// can't be shown again. It fails with [ErrName], [ErrType], [ErrTooMany] or
-// [ErrExists].
+// can't be shown again. It fails with [ErrName], [ErrPages], [ErrType], [ErrTooMany]
+// or [ErrExists].
 func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !validName.MatchString(s.Name) {
-		return Added{}, ErrName
-	}
-	for _, t := range s.Types {
-		if !t.Known() {
-			return Added{}, fmt.Errorf("%q: %w", t, ErrType)
-		}
+	if err := s.check(); err != nil {
+		return Added{}, err
 	}
 	list, err := c.list(ctx)
 	if err != nil {
@@ -232,7 +250,17 @@ func consumerOf(info *jetstream.ConsumerInfo) (Consumer, bool) {
 	if info.Delivered.Last != nil {
 		consumer.LastActive = *info.Delivered.Last
 	}
-	return consumer, managed && json.Unmarshal([]byte(raw), &consumer.Spec) == nil
+	managed = managed && json.Unmarshal([]byte(raw), &consumer.Spec) == nil
+	consumer.setAll()
+	return consumer, managed
+}
+
+// setAll sets All in a Spec that was stored when there was no such field: every page was
+// meant by a Spec without pages and company, and by one with an empty page id.
+func (s *Spec) setAll() {
+	if len(s.Pages) == 0 && s.Company == "" || slices.Contains(s.Pages, "") {
+		s.Pages, s.Company, s.Known, s.All = nil, "", nil, true
+	}
 }
 
 // Remove deletes a consumer and its user. Events that it has not read are no

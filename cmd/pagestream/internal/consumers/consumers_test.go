@@ -135,7 +135,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 		"only the page's events, and no sealed token")
 
 	b, err := r.Add(t.Context(), Spec{
-		Name: "typed", Types: []domain.Type{domain.MessageRead, domain.PageConnected}, FromNow: true,
+		Name: "typed", All: true, Types: []domain.Type{domain.MessageRead, domain.PageConnected}, FromNow: true,
 	})
 	require.NoError(t, err)
 	r.store(t, "200", domain.MessageRead, 1)
@@ -153,7 +153,8 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 	assert.NotContains(t, fmt.Sprint(list), a.Seed)
 
 	for want, s := range map[error]Spec{
-		ErrName: {Name: "No Name"}, ErrExists: {Name: "crm"}, ErrType: {Name: "x", Types: []domain.Type{"message.*"}},
+		ErrName: {Name: "No Name", All: true}, ErrExists: {Name: "crm", All: true},
+		ErrType:    {Name: "x", All: true, Types: []domain.Type{"message.*"}},
 		ErrTooMany: {Name: "y", Pages: manyPages(2000)},
 	} {
 		_, err := r.Add(t.Context(), s)
@@ -164,6 +165,61 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 	require.ErrorIs(t, r.Remove(t.Context(), "../../x"), ErrUnknown)
 	_, err = nats.Connect(a.URL, nats.Nkey(a.PublicKey, func([]byte) ([]byte, error) { return nil, nil }))
 	require.Error(t, err)
+}
+
+// TestEveryPageMustBeSaid checks that no empty choice of pages or types is taken for all.
+func TestEveryPageMustBeSaid(t *testing.T) {
+	r := newFixture(t)
+	for _, c := range []struct {
+		want error
+		spec Spec
+	}{
+		{ErrPages, Spec{}},
+		{ErrPages, Spec{Pages: []domain.PageID{}}},
+		{ErrPages, Spec{Pages: []domain.PageID{""}}},
+		{ErrPages, Spec{Pages: []domain.PageID{"100", ""}}},
+		{ErrPages, Spec{Pages: []domain.PageID{""}, Company: "acme"}},
+		{ErrPages, Spec{All: true, Pages: []domain.PageID{"100"}}},
+		{ErrPages, Spec{All: true, Company: "acme"}},
+		{ErrType, Spec{All: true, Types: []domain.Type{}}},
+		{ErrType, Spec{All: true, Types: []domain.Type{""}}},
+	} {
+		c.spec.Name = "x"
+		_, err := r.Add(t.Context(), c.spec)
+		require.ErrorIs(t, err, c.want, "%+v", c.spec)
+	}
+	list, err := r.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+// TestStoredSpecsKeepTheirMeaning checks that consumers of before there was All get every page, as they
+// did, also after a refresh.
+func TestStoredSpecsKeepTheirMeaning(t *testing.T) {
+	r := newFixture(t)
+	for name, spec := range map[string]string{
+		"every": `{"name":"every"}`, "blank": `{"name":"blank","pages":[""],"known":[""]}`,
+		"mixed": `{"name":"mixed","company":"acme","pages":[""],"known":["","100"]}`,
+		"some":  `{"name":"some","pages":["100"],"known":["100"]}`,
+		"firm":  `{"name":"firm","company":"acme"}`,
+	} {
+		_, err := r.JS.CreateConsumer(t.Context(), streams.Name, jetstream.ConsumerConfig{
+			Durable: prefix + name, Metadata: map[string]string{metaKey: spec}, AckPolicy: jetstream.AckExplicitPolicy,
+			FilterSubjects: streams.Filter("", domain.MessageReceived),
+		})
+		require.NoError(t, err)
+	}
+	_ = r.Refresh(t.Context()) // fails to set the users, which have no key here
+	list, err := r.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 5)
+	for _, c := range list {
+		all := c.Name != "some" && c.Name != "firm"
+		assert.Equal(t, all, c.All, c.Name)
+		config, err := r.config(c.Spec)
+		require.NoError(t, err)
+		assert.Equal(t, all, slices.Contains(config.FilterSubjects, "pagestream.*.message.*"), c.Name)
+	}
 }
 
 func manyPages(n int) (out []domain.PageID) {
@@ -238,7 +294,7 @@ func TestReconnectedConsumerMissesNothing(t *testing.T) {
 // metadata of the JetStream consumers.
 func TestRunRestoresUsers(t *testing.T) {
 	r := newFixture(t)
-	a, err := r.Add(t.Context(), Spec{Name: "crm"})
+	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
 	require.NoError(t, err)
 	r.Embedded().RemoveUser("crm") // as in a new process, which has no users yet
 	ctx, cancel := context.WithCancel(context.Background())

@@ -59,11 +59,11 @@ func (c *Consumers) config(s Spec) (jetstream.ConsumerConfig, error) {
 func filters(s Spec) (out []string) {
 	pages := s.Known
 	switch {
-	case len(pages) == 0 && s.Company != "":
+	case s.All:
+		pages = []domain.PageID{""}
+	case len(pages) == 0:
 		// A company without pages gets no events: this subject never has any.
 		return []string{streams.SubjectPrefix + "._.none.none"}
-	case len(pages) == 0:
-		pages = []domain.PageID{""}
 	}
 	for _, page := range pages {
 		if len(s.Types) > 0 {

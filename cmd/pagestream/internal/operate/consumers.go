@@ -12,8 +12,17 @@ func (o *Operator) ListConsumers(ctx context.Context) ([]consumers.Consumer, err
 }
 
 // AddConsumer creates a consumer for a program that reads events over NATS. The
-// result contains the program's secret, which is not stored.
+// result contains the program's secret, which is not stored. It also fails with
+// [doctor.ErrUnknownPage] or [ErrUnknownCompany].
 func (o *Operator) AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error) {
+	if err := o.CheckPages(ctx, s.Pages); err != nil {
+		return consumers.Added{}, err
+	}
+	if s.Company != "" {
+		if err := o.checkCompany(ctx, s.Company); err != nil {
+			return consumers.Added{}, err
+		}
+	}
 	return o.Consumers.Add(ctx, s)
 }
 

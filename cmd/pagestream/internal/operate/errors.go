@@ -20,6 +20,8 @@ import (
 var (
 	// ErrUnknown is returned when no read model or reactor has the given name.
 	ErrUnknown = errors.New("there is nothing of that name")
+	// ErrUnknownCompany is returned when no page belongs to a company.
+	ErrUnknownCompany = errors.New("there is no company")
 	// ErrNoLogin is returned when a login's id is unknown, or is more than half an
 	// hour old.
 	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; log in again")
@@ -53,12 +55,14 @@ var kinds = map[error]Kind{
 
 	projections.ErrBuilding: Busy,
 
-	ErrRequest: Refused, ErrNoLogin: Refused, meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
+	ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrTokenDead: Refused,
+	login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
 	connect.ErrUserToken: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
-	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
+	consumers.ErrPages: Refused,
+	erase.ErrRequest:   Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
 }
 
 // KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is

@@ -3,14 +3,19 @@ package operate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/nearest"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Page is a page with its subscription's state and its judgement, which is the same in
@@ -83,6 +88,65 @@ func (o *Operator) ListPages(cursor string, limit int) ([]Page, string, error) {
 	return out, next, nil
 }
 
+// CheckPages fails with [doctor.ErrUnknownPage] if one of the ids is empty, or is neither
+// that of a page nor of a linked Instagram account, as of the stream's head.
+func (o *Operator) CheckPages(ctx context.Context, ids []domain.PageID) error {
+	for _, id := range ids {
+		known, err := o.findPage(ctx, func() (bool, error) { return o.Models.KnowsPage(id) })
+		if err != nil {
+			return err
+		}
+		if !known {
+			return fmt.Errorf("%w %.64q; type: pagestream pages list", doctor.ErrUnknownPage, id)
+		}
+	}
+	return nil
+}
+
+// checkCompany fails with [ErrUnknownCompany] if no page belongs to the company, as of the
+// stream's head.
+func (o *Operator) checkCompany(ctx context.Context, company string) error {
+	var names []string
+	known, err := o.findPage(ctx, func() (bool, error) {
+		names = nil
+		err := pages.Each(o.Models.Pages(), func(p pages.Page) error {
+			if p.Company != "" {
+				names = append(names, p.Company)
+			}
+			return nil
+		})
+		return slices.Contains(names, company), err
+	})
+	if err != nil || known {
+		return err
+	}
+	if similar := nearest.Name(company, names); similar != "" {
+		return fmt.Errorf("%w %q; did you mean %q? Type: pagestream pages list", ErrUnknownCompany, company, similar)
+	}
+	return fmt.Errorf("%w %q; type: pagestream pages list", ErrUnknownCompany, company)
+}
+
+// findPage calls find with the read model of pages. If find returns false, it is called
+// again after the read model has applied the last event of the stream.
+func (o *Operator) findPage(ctx context.Context, find func() (bool, error)) (bool, error) {
+	if found, err := find(); found || err != nil {
+		return found, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	head, err := streams.Last(ctx, o.JS, o.Stream)
+	if err != nil {
+		return false, fmt.Errorf("read the stream's head: %w", err)
+	}
+	if err := o.Models.Pages().WaitFor(ctx, head); err != nil {
+		return false, fmt.Errorf("wait for read model: %w", err)
+	}
+	return find()
+}
+
+// findTimeout bounds the wait for the read model of pages.
+const findTimeout = 10 * time.Second
+
 // EachPage calls fn with every page in byte order of their ids. It stops at the first
 // error of fn and returns it.
 func (o *Operator) EachPage(fn func(Page) error) error {
@@ -132,8 +196,8 @@ func (o *Operator) settled(ctx context.Context) func(meta.Outcome, error) (meta.
 }
 
 // Examine asks Graph about pages, records the results as events, and reports what is
-// wrong. No ids means every connected page, and every page that sends events without
-// being connected.
+// wrong. Nil means every connected page, and every page that sends events without being
+// connected; an empty list is an error.
 func (o *Operator) Examine(ctx context.Context, ids []domain.PageID) (doctor.Report, error) {
 	return o.Doctor.Examine(ctx, ids)
 }

@@ -67,7 +67,7 @@ func TestConsumers(t *testing.T) {
 	_, out, _ = r.command(t, "consumers", "list")
 	assert.Contains(t, out, "crm")
 	assert.NotContains(t, out, a.Seed)
-	code, _, stderr = r.command(t, "consumers", "add", "crm")
+	code, _, stderr = r.command(t, "consumers", "add", "crm", "--all")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "there is a consumer of that name")
 	r.stop(t)
@@ -96,7 +96,7 @@ func TestConsumers(t *testing.T) {
 // remaining steps.
 func TestConsumersWithoutListener(t *testing.T) {
 	r := start(t, testConfig(t.TempDir()))
-	code, out, stderr := r.command(t, "consumers", "add", "crm")
+	code, out, stderr := r.command(t, "consumers", "add", "crm", "--all")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "set nats.listen")
 	assert.Contains(t, out, "$JS.API.CONSUMER.MSG.NEXT.PAGESTREAM.consumer-crm")
