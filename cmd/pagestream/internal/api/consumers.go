@@ -17,9 +17,9 @@ type ConsumerOperator interface {
 
 func (s *Server) consumerRoutes() routes {
 	return routes{
-		"GET /api/v1/consumers":           s.listConsumers,
-		"POST /api/v1/consumers":          s.addConsumer,
-		"DELETE /api/v1/consumers/{name}": s.removeConsumer,
+		"GET /api/v1/consumers":           {serve: s.listConsumers},
+		"POST /api/v1/consumers":          {serve: s.addConsumer, body: true},
+		"DELETE /api/v1/consumers/{name}": {serve: s.removeConsumer},
 	}
 }
 

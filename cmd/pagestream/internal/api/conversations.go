@@ -15,10 +15,16 @@ import (
 
 func (s *Server) conversationRoutes() routes {
 	return routes{
-		"GET /api/v1/pages/{id}/conversations":                s.listConversations,
-		"GET /api/v1/conversations/{page}/{contact}":          s.getConversation,
-		"GET /api/v1/conversations/{page}/{contact}/messages": s.listMessages,
-		"GET /api/v1/conversations/{page}/{contact}/events":   s.listSources,
+		"GET /api/v1/pages/{id}/conversations": {
+			serve: s.listConversations, params: params{"cursor", "limit", "min_seq"},
+		},
+		"GET /api/v1/conversations/{page}/{contact}": {serve: s.getConversation, params: params{"min_seq"}},
+		"GET /api/v1/conversations/{page}/{contact}/messages": {
+			serve: s.listMessages, params: params{"at_seq", "at_time", "cursor", "limit", "min_seq", "order"},
+		},
+		"GET /api/v1/conversations/{page}/{contact}/events": {
+			serve: s.listSources, params: params{"cursor", "limit", "mid", "min_seq"},
+		},
 	}
 }
 

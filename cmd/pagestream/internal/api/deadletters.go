@@ -19,8 +19,8 @@ type DeadLetterOperator interface {
 
 func (s *Server) deadLetterRoutes() routes {
 	return routes{
-		"GET /api/v1/deadletters":  s.listDeadLetters,
-		"POST /api/v1/deadletters": s.decideDeadLetters,
+		"GET /api/v1/deadletters":  {serve: s.listDeadLetters, params: params{"cursor", "limit", "projection"}},
+		"POST /api/v1/deadletters": {serve: s.decideDeadLetters, body: true},
 	}
 }
 

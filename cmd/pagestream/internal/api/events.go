@@ -18,11 +18,13 @@ import (
 
 func (s *Server) eventRoutes() routes {
 	return routes{
-		"GET /api/v1/events":       s.listEvents,
-		"GET /api/v1/events/{seq}": s.getEvent,
+		"GET /api/v1/events": {
+			serve: s.listEvents, params: params{"after", "cursor", "limit", "page" + many, "raw", "type" + many},
+		},
+		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"raw"}},
 
-		"GET /api/v1/schemas":        listSchemas,
-		"GET /api/v1/schemas/{type}": getSchema,
+		"GET /api/v1/schemas":        {serve: listSchemas},
+		"GET /api/v1/schemas/{type}": {serve: getSchema},
 	}
 }
 
@@ -111,28 +113,17 @@ func (w eventWriter) append(buf *bytes.Buffer, e streams.Stored) error {
 // skipMalformed skips stream messages that are not events; the audit counts them.
 func skipMalformed(uint64, error) error { return nil }
 
-// filters returns the filter subjects for ?page= and ?type=, each of which may be
-// repeated or comma-separated.
-func filters(r *http.Request) ([]string, error) {
-	q := r.URL.Query()
-	var types []domain.Type
-	for _, v := range q["type"] {
-		for name := range strings.SplitSeq(v, ",") {
-			t := domain.Type(name)
-			if !t.Known() {
-				return nil, problem(http.StatusBadRequest,
-					fmt.Sprintf("there is no event type %q; one is message.received", name))
-			}
-			types = append(types, t)
-		}
+// filters returns the filter subjects for ?page= and ?type=, none if both are missing.
+func (s *Server) filters(r *http.Request) ([]string, error) {
+	pages, types, err := s.selection(r)
+	if err != nil {
+		return nil, err
 	}
 	var out []string
-	for _, v := range q["page"] {
-		for page := range strings.SplitSeq(v, ",") {
-			out = append(out, streams.Filter(domain.PageID(page), types...)...)
-		}
+	for _, page := range pages {
+		out = append(out, streams.Filter(page, types...)...)
 	}
-	if len(out) == 0 && len(types) > 0 {
+	if len(pages) == 0 && len(types) > 0 {
 		out = streams.Filter("", types...)
 	}
 	return out, nil
@@ -142,7 +133,7 @@ func filters(r *http.Request) ([]string, error) {
 // or the live feed if the client accepts text/event-stream. With ?raw=base64 the data
 // have raw_base64, the item's bytes, instead of raw.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
-	filters, err := filters(r)
+	filters, err := s.filters(r)
 	if err != nil {
 		return err
 	}
@@ -151,6 +142,9 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if wantsFeed(r) {
+		if err := feedParams.check(r); err != nil {
+			return err
+		}
 		return s.feedEvents(w, r, filters, events.base64)
 	}
 	after, err := number(r, "after", 0)
@@ -230,6 +224,9 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 
 // maxFeeds bounds the number of feeds that are open at once.
 const maxFeeds = 64
+
+// feedParams are the parameters of the events that also apply to their feed.
+var feedParams = params{"after", "page" + many, "type" + many}
 
 // wantsFeed reports whether the client accepts server-sent events.
 func wantsFeed(r *http.Request) bool {

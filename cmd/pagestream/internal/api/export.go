@@ -7,7 +7,6 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
-	"github.com/pagestream/pagestream/domain"
 )
 
 // CopyOperator writes exports and backups.
@@ -18,8 +17,8 @@ type CopyOperator interface {
 
 func (s *Server) copyRoutes() routes {
 	return routes{
-		"GET /api/v1/export":  s.export,
-		"POST /api/v1/backup": s.backup,
+		"GET /api/v1/export":  {serve: s.export, params: params{"from", "page" + many, "to", "type" + many}},
+		"POST /api/v1/backup": {serve: s.backup, body: true},
 	}
 }
 
@@ -35,14 +34,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) error {
 	if in.To, err = number(r, "to", 0); err != nil {
 		return err
 	}
-	for _, p := range r.URL.Query()["page"] {
-		in.Pages = append(in.Pages, domain.PageID(p))
-	}
-	for _, t := range r.URL.Query()["type"] {
-		if !domain.Type(t).Known() {
-			return problem(http.StatusBadRequest, "type is not an event type")
-		}
-		in.Types = append(in.Types, domain.Type(t))
+	if in.Pages, in.Types, err = s.selection(r); err != nil {
+		return err
 	}
 	out := &slowWriter{w: w}
 	if err = s.opts.Operator.Export(r.Context(), in, out); err == nil {

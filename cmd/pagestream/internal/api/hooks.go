@@ -17,10 +17,10 @@ type HookOperator interface {
 
 func (s *Server) hookRoutes() routes {
 	return routes{
-		"GET /api/v1/hooks":                    s.listHooks,
-		"GET /api/v1/hooks/{name}/deadletters": s.listHookDeadLetters,
-		"POST /api/v1/hooks/{name}/redrive":    s.redriveHook,
-		"POST /api/v1/hooks/{name}/enable":     s.enableHook,
+		"GET /api/v1/hooks":                    {serve: s.listHooks},
+		"GET /api/v1/hooks/{name}/deadletters": {serve: s.listHookDeadLetters, params: params{"cursor", "limit"}},
+		"POST /api/v1/hooks/{name}/redrive":    {serve: s.redriveHook, params: params{"all", "event"}},
+		"POST /api/v1/hooks/{name}/enable":     {serve: s.enableHook},
 	}
 }
 
@@ -53,11 +53,18 @@ func (s *Server) listHookDeadLetters(w http.ResponseWriter, r *http.Request) err
 	return writeResult(w, "list dead letters", http.StatusOK, list, err)
 }
 
-// redriveHook sends the dead letter ?event= again, or all without it.
+// redriveHook sends the dead letter ?event= again, or all of them with ?all=true.
 func (s *Server) redriveHook(w http.ResponseWriter, r *http.Request) error {
 	seq, err := number(r, "event", 0)
 	if err != nil {
 		return err
+	}
+	all, err := boolean(r, "all")
+	if err != nil {
+		return err
+	}
+	if (seq == 0) != all {
+		return problem(http.StatusBadRequest, "say which dead letters: one with event=SEQUENCE, or all=true")
 	}
 	n, err := s.opts.Operator.RedriveHook(r.PathValue("name"), seq)
 	return writeResult(w, "redrive", http.StatusOK, HookRedriven{n}, err)

@@ -16,8 +16,8 @@ type KeyOperator interface {
 
 func (s *Server) keyRoutes() routes {
 	return routes{
-		"GET /api/v1/keys":         s.listKeys,
-		"POST /api/v1/keys/rotate": s.rotateKey,
+		"GET /api/v1/keys":         {serve: s.listKeys},
+		"POST /api/v1/keys/rotate": {serve: s.rotateKey},
 	}
 }
 

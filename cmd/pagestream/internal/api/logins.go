@@ -18,9 +18,9 @@ type LoginOperator interface {
 
 func (s *Server) loginRoutes() routes {
 	return routes{
-		"POST /api/v1/invites":     s.invite,
-		"POST /api/v1/logins":      s.login,
-		"POST /api/v1/logins/{id}": s.connectChosen,
+		"POST /api/v1/invites":     {serve: s.invite, body: true},
+		"POST /api/v1/logins":      {serve: s.login, body: true},
+		"POST /api/v1/logins/{id}": {serve: s.connectChosen, body: true},
 	}
 }
 
@@ -56,8 +56,8 @@ func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, &in, `{"pages": ["…"]} or {"all": true}, and optionally company, fields`); err != nil {
 		return err
 	}
-	if len(in.Pages) == 0 && !in.All {
-		return problem(http.StatusBadRequest, `choose pages, or say "all": true`)
+	if (len(in.Pages) == 0) != in.All {
+		return problem(http.StatusBadRequest, `either choose pages, or say "all": true`)
 	}
 	return run(w, r, "connect pages", func(ctx context.Context, progress func(meta.Outcome)) (operate.Connected, error) {
 		return s.opts.Operator.ConnectChosen(ctx, r.PathValue("id"), in, progress)

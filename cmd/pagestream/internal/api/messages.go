@@ -28,10 +28,10 @@ type MessageOperator interface {
 
 func (s *Server) messageRoutes() routes {
 	return routes{
-		"POST /api/v1/pages/{id}/messages":                  s.sendMessage,
-		"POST /api/v1/pages/{id}/backfill":                  s.backfill,
-		"POST /api/v1/pages/{id}/adopt":                     s.adopt,
-		"POST /api/v1/conversations/{page}/{contact}/erase": s.erase,
+		"POST /api/v1/pages/{id}/messages":                  {serve: s.sendMessage, body: true},
+		"POST /api/v1/pages/{id}/backfill":                  {serve: s.backfill, body: true},
+		"POST /api/v1/pages/{id}/adopt":                     {serve: s.adopt, body: true},
+		"POST /api/v1/conversations/{page}/{contact}/erase": {serve: s.erase},
 	}
 }
 

@@ -27,21 +27,24 @@ type PageOperator interface {
 	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	// Examine without pages examines all that are connected or send events.
 	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
+	// CheckPages fails with [doctor.ErrUnknownPage] if one of the pages does not exist.
+	CheckPages(ctx context.Context, pages []domain.PageID) error
 	Reconcile() reconcile.Status
 }
 
 func (s *Server) pageRoutes() routes {
 	return routes{
-		"GET /api/v1/pages":                   s.listPages,
-		"POST /api/v1/pages":                  s.connectPage,
-		"GET /api/v1/pages/{id}":              s.getPage,
-		"GET /api/v1/pages/{id}/subscription": s.getSubscription,
-		"POST /api/v1/pages/{id}/check":       s.pageVerb("check", Operator.Check),
-		"POST /api/v1/pages/{id}/resubscribe": s.resubscribePage,
-		"POST /api/v1/pages/{id}/disconnect":  s.pageVerb("disconnect", Operator.Disconnect),
-		"GET /api/v1/doctor":                  s.examine,
-		"GET /api/v1/reconcile":               s.reconcile,
+		"GET /api/v1/pages":                   {serve: s.listPages, params: params{"cursor", "limit", "min_seq"}},
+		"POST /api/v1/pages":                  {serve: s.connectPage, body: true},
+		"GET /api/v1/pages/{id}":              {serve: s.getPage, params: params{"min_seq"}},
+		"GET /api/v1/pages/{id}/subscription": {serve: s.getSubscription, params: params{"min_seq"}},
+		"POST /api/v1/pages/{id}/check":       {serve: s.pageVerb("check", Operator.Check)},
+		"POST /api/v1/pages/{id}/resubscribe": {serve: s.resubscribePage, params: params{"dry_run"}},
+		"POST /api/v1/pages/{id}/disconnect":  {serve: s.pageVerb("disconnect", Operator.Disconnect)},
+		"GET /api/v1/doctor":                  {serve: s.examine, params: params{"page" + many}},
+		"GET /api/v1/reconcile":               {serve: s.reconcile},
 	}
 }
 
@@ -123,8 +126,12 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
+	dry, err := boolean(r, "dry_run")
+	if err != nil {
+		return err
+	}
 	do := Operator.Resubscribe
-	if dry := r.URL.Query().Get("dry_run"); dry == "1" || dry == "true" {
+	if dry {
 		do = Operator.Plan
 	}
 	return s.pageVerb("resubscribe", do)(w, r)
@@ -142,7 +149,7 @@ func (s *Server) pageVerb(name string, do func(Operator, context.Context, domain
 // examine serves GET /api/v1/doctor.
 func (s *Server) examine(w http.ResponseWriter, r *http.Request) error {
 	var ids []domain.PageID
-	for _, p := range r.URL.Query()["page"] {
+	for _, p := range list(r, "page") {
 		ids = append(ids, domain.PageID(p))
 	}
 	extend(w)

@@ -112,17 +112,3 @@ func writeList[T any](w http.ResponseWriter, doing string, items []T, next strin
 	}
 	return writeJSON(w, http.StatusOK, List[T]{Items: items, Next: next})
 }
-
-// maxRequest bounds the body of a request, in bytes.
-const maxRequest = 1 << 20
-
-// decode decodes a request's body. The decoder's errors are not passed on: they may
-// quote the body, which may contain a token.
-func decode(w http.ResponseWriter, r *http.Request, in any, usage string) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	d.DisallowUnknownFields()
-	if err := d.Decode(in); err != nil {
-		return problem(http.StatusBadRequest, "send "+usage)
-	}
-	return nil
-}

@@ -26,11 +26,11 @@ type ModelOperator interface {
 
 func (s *Server) projectionRoutes() routes {
 	return routes{
-		"GET /api/v1/projections":                 s.listProjections,
-		"POST /api/v1/projections/{name}/rebuild": s.rebuild,
-		"POST /api/v1/projections/{name}/verify":  s.verify,
-		"POST /api/v1/projections/{name}/explain": s.explain,
-		"POST /api/v1/audit":                      s.audit,
+		"GET /api/v1/projections":                 {serve: s.listProjections},
+		"POST /api/v1/projections/{name}/rebuild": {serve: s.rebuild},
+		"POST /api/v1/projections/{name}/verify":  {serve: s.verify},
+		"POST /api/v1/projections/{name}/explain": {serve: s.explain, body: true},
+		"POST /api/v1/audit":                      {serve: s.audit},
 	}
 }
 

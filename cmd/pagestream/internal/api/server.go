@@ -4,7 +4,8 @@
 // All routes except /healthz and /readyz require the admin token, the read-only token
 // (for requests that change nothing), or a session. Lists are paged by cursor. Errors
 // are problem details (RFC 9457). Reads accept ?min_seq=N: they wait up to 10 seconds
-// until the read model has applied event N, so that a client can read its own writes.
+// until the read model has applied event N, so that a client can read its own writes. A
+// query parameter or a field of the body that is unknown or empty is refused with 400.
 //
 // Events have their data in the outgoing form of package domain (Data.EncodeLine): raw is the
 // item; or raw_text its text, if it has line breaks or is nested deeply; or raw_base64
@@ -16,8 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -101,33 +102,55 @@ func (s *Server) Close() { s.close() }
 // [Server.handler].
 type serve func(http.ResponseWriter, *http.Request) error
 
-// routes are the handlers of one noun by pattern. There is a file for each noun.
-type routes map[string]serve
+// route is a handler with the query parameters that it knows.
+type route struct {
+	serve  serve
+	params params
+	// body is set if serve decodes the body; other routes take none.
+	body bool
+}
+
+// routes are the routes of one noun by pattern. There is a file for each noun.
+type routes map[string]route
 
 // Register adds the API's routes to mux.
 func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.require(s.opts.Metrics))
-	for _, noun := range []routes{
-		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(),
-		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(),
-		s.copyRoutes(), s.statusRoutes(),
-	} {
-		for route, serve := range noun {
-			mux.Handle(route, s.require(s.handler(serve)))
-		}
+	for pattern, route := range s.routes() {
+		mux.Handle(pattern, s.require(s.handler(route)))
 	}
 	mux.Handle("/api/", s.require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path+" in this API"))
 	})))
 }
 
-// handler writes an error of serve as a problem. An error that is not meant for the
-// client is logged here, once, and answered 500 without its text.
-func (s *Server) handler(serve serve) http.Handler {
+// routes returns the routes of all nouns.
+func (s *Server) routes() routes {
+	all := routes{}
+	for _, noun := range []routes{
+		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(),
+		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(),
+		s.copyRoutes(), s.statusRoutes(),
+	} {
+		maps.Copy(all, noun)
+	}
+	return all
+}
+
+// handler checks a request's parameters, serves it, and writes an error as a problem.
+// An error that is not meant for the client is logged here, once, and answered 500
+// without its text.
+func (s *Server) handler(route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := serve(w, r)
+		err := route.params.check(r)
+		if err == nil && !route.body {
+			err = noBody(w, r)
+		}
+		if err == nil {
+			err = route.serve(w, r)
+		}
 		if err == nil {
 			return
 		}
@@ -165,30 +188,4 @@ func await(r *http.Request, models ...projections.Model) error {
 		}
 	}
 	return nil
-}
-
-// number parses a query parameter that is a non-negative integer. It returns fallback
-// if the parameter is missing.
-func number(r *http.Request, name string, fallback uint64) (uint64, error) {
-	v := r.URL.Query().Get(name)
-	if v == "" {
-		return fallback, nil
-	}
-	n, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		return 0, problem(http.StatusBadRequest, fmt.Sprintf("%s=%q is not a whole number", name, v))
-	}
-	return n, nil
-}
-
-// limit parses ?limit=. It must be at least 1; values over maxPage are reduced to it.
-func limit(r *http.Request) (int, error) {
-	n, err := number(r, "limit", defaultPage)
-	if err != nil {
-		return 0, err
-	}
-	if n == 0 {
-		return 0, problem(http.StatusBadRequest, "limit is at least 1")
-	}
-	return int(min(n, maxPage)), nil
 }

@@ -17,7 +17,7 @@ type StatusOperator interface {
 }
 
 func (s *Server) statusRoutes() routes {
-	return routes{"GET /api/v1/status": s.getStatus}
+	return routes{"GET /api/v1/status": {serve: s.getStatus}}
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,13 @@ func (f *fakeOperator) Examine(_ context.Context, pages []domain.PageID) (doctor
 	return doctor.Report{Wrong: true}, f.err
 }
 
+func (f *fakeOperator) CheckPages(_ context.Context, pages []domain.PageID) error {
+	if slices.Contains(pages, "999") {
+		return fmt.Errorf("%w 999", doctor.ErrUnknownPage)
+	}
+	return nil
+}
+
 func (f *fakeOperator) Erase(_ context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	f.got = append(f.got, page, contact)
 	return erase.Result{Events: 2}, f.err
@@ -207,6 +215,11 @@ func call(t *testing.T, method, url, body string) (*http.Response, string) {
 	require.NoError(t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", "application/json")
+	return answer(t, req)
+}
+
+func answer(t *testing.T, req *http.Request) (*http.Response, string) {
+	t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	defer resp.Body.Close()
@@ -238,7 +251,7 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/export?from=3&page=104&type=message.read", ``, "3 [104] [message.read]"},
 	{"POST", "/api/v1/backup", `{"dir":"/x"}`, `"dir":"/x"`},
 	{"GET", "/api/v1/consumers", ``, `"crm"`},
-	{"POST", "/api/v1/consumers", `{"name":"crm"}`, `"seed"`},
+	{"POST", "/api/v1/consumers", `{"name":"crm","all":true}`, `"seed"`},
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},
@@ -342,10 +355,9 @@ func TestLongVerbsReportProgress(t *testing.T) {
 	} {
 		f := &fakeOperator{progress: 3}
 		base := serveAPI(t, f)
-		body := `{"all":true}`
-		if strings.HasSuffix(path, "backfill") {
-			body = `{"since":"2026-06-01T00:00:00Z"}`
-		}
+		body := map[string]string{
+			"/api/v1/logins/abc": `{"all":true}`, "/api/v1/pages/104/backfill": `{"since":"2026-06-01T00:00:00Z"}`,
+		}[path]
 		for _, f.err = range []error{nil, &meta.Error{Code: 4, Message: "limit"}} {
 			resp, out := call(t, http.MethodPost, base+path, body)
 			assert.Equal(t, http.StatusOK, resp.StatusCode)

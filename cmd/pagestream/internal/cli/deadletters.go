@@ -30,7 +30,11 @@ type DeadLettersListCommand struct {
 
 // Run prints a table of the dead letters.
 func (d DeadLettersListCommand) Run(c *CLI) error {
-	list, err := collect[projections.DeadLetter](c, deadLettersPath, url.Values{"projection": {d.Projection}}, d.Limit)
+	query := url.Values{}
+	if d.Projection != "" {
+		query.Set("projection", d.Projection)
+	}
+	list, err := collect[projections.DeadLetter](c, deadLettersPath, query, d.Limit)
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintln(c.Out, "There are no dead letters.")

@@ -29,7 +29,7 @@ type HooksListCommand struct{}
 
 // Run prints a table of the endpoints.
 func (HooksListCommand) Run(c *CLI) error {
-	list, err := collect[hooks.Status](c, hooksPath, nil, 0)
+	list, err := whole[hooks.Status](c, hooksPath)
 	return c.answer(list, err, func() {
 		writeTable(c.Out, "ENDPOINT, HOST, POSITION, LAG, DELIVERED, FAILED, DEAD LETTERS, STATE", list,
 			func(s hooks.Status) cells {
@@ -39,6 +39,8 @@ func (HooksListCommand) Run(c *CLI) error {
 					state = "disabled: " + s.Disabled
 				case s.Retrying > 0:
 					state = fmt.Sprintf("retrying %d pages: %s", s.Retrying, s.LastError)
+				case len(s.UnknownPages) > 0:
+					state = fmt.Sprintf("there is no page %s; run: pagestream pages list", s.UnknownPages[0])
 				}
 				return cells{s.Name, s.Host, s.Position, s.Lag, s.Delivered, s.Failed, s.DeadLetters, state}
 			})
@@ -64,12 +66,19 @@ func (h HooksDeadLettersCommand) Run(c *CLI) error {
 // HooksRedriveCommand sends the dead letters of an endpoint again.
 type HooksRedriveCommand struct {
 	Name  string `arg:"" help:"Name of the endpoint."`
-	Event uint64 `arg:"" optional:"" help:"Sequence of one dead letter (default: all)."`
+	Event uint64 `arg:"" optional:"" help:"Sequence of one dead letter."`
+	All   bool   `env:"PAGESTREAM_HOOKS_REDRIVE_ALL" help:"All dead letters of the endpoint."`
 }
 
 // Run starts sending them again and prints their number.
 func (h HooksRedriveCommand) Run(c *CLI) error {
-	query := url.Values{"event": {strconv.FormatUint(h.Event, 10)}}
+	if (h.Event > 0) == h.All {
+		return fmt.Errorf("%w: which dead letters? Name one by its sequence, or give --all", errUsage)
+	}
+	query := url.Values{"all": {"true"}}
+	if !h.All {
+		query = url.Values{"event": {strconv.FormatUint(h.Event, 10)}}
+	}
 	out, err := post[api.HookRedriven](c, hookPath(h.Name)+"/redrive", query, nil)
 	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%d dead letters are sent again\n", out.Count) })
 }

@@ -25,7 +25,7 @@ type ProjectionsListCommand struct{}
 
 // Run prints a table of the read models.
 func (ProjectionsListCommand) Run(c *CLI) error {
-	list, err := collect[projections.Status](c, projectionsPath, nil, 0)
+	list, err := whole[projections.Status](c, projectionsPath)
 	return c.answer(list, err, func() { writeProjections(c, list) })
 }
 
@@ -46,7 +46,7 @@ func (r replayNames) resolve(c *CLI, all bool) ([]string, error) {
 	if !all {
 		return r.Names, nil
 	}
-	list, err := collect[projections.Status](c, projectionsPath, nil, 0)
+	list, err := whole[projections.Status](c, projectionsPath)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyPro
 	})
 }
 
-// ExportRequest selects the events of an export; 0 and empty mean all.
+// ExportRequest selects the events of an export; 0 and nil mean all.
 type ExportRequest struct {
 	From, To uint64
 	Pages    []domain.PageID

@@ -154,7 +154,10 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	for s := range senders {
 		cursor := ""
 		for {
-			path := fmt.Sprintf("/api/v1/conversations/700/%d/messages?limit=500&cursor=%s", 30+s, cursor)
+			path := fmt.Sprintf("/api/v1/conversations/700/%d/messages?limit=500", 30+s)
+			if cursor != "" {
+				path += "&cursor=" + cursor
+			}
 			page := get[api.List[conversations.Message]](t, r, path)
 			for _, m := range page.Items {
 				rows[m.ID]++
