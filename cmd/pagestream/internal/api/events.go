@@ -226,7 +226,7 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 const maxFeeds = 64
 
 // feedParams are the parameters of the events that also apply to their feed.
-var feedParams = params{"after", "page" + many, "type" + many}
+var feedParams = params{"after", "page" + many, "raw", "type" + many}
 
 // wantsFeed reports whether the client accepts server-sent events.
 func wantsFeed(r *http.Request) bool {

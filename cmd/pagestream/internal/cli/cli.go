@@ -3,11 +3,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -96,6 +98,9 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 	if exit >= 0 {
 		return exit // --help was asked for and printed
 	}
+	if err == nil {
+		err = cmp.Or(emptyArgument(args), emptyVariable(run.Flags()))
+	}
 	if err != nil {
 		return c.usage(err, args)
 	}
@@ -108,6 +113,44 @@ func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int
 	}
 	fmt.Fprintln(stderr, "pagestream:", err)
 	return ExitFailed
+}
+
+// emptyArgument returns a usage error if an argument or the value of a flag is empty. Commands take an
+// empty value for one that was not given, and without a page they may be about all pages.
+func emptyArgument(args []string) error {
+	before := ""
+	for i, arg := range args {
+		name, value, hasValue := strings.Cut(arg, "=")
+		if !strings.HasPrefix(name, "--") {
+			name = "" // arguments are not shown: they may be secrets
+		}
+		empty := ""
+		switch {
+		case name != "" && hasValue && value == "":
+			empty = name
+		case arg == "" && before != "":
+			empty = "the argument after " + before
+		case arg == "":
+			empty = fmt.Sprint("argument ", i+1)
+		}
+		if empty != "" {
+			return fmt.Errorf("%w: %s is empty; give it a value, or leave it out", errUsage, empty)
+		}
+		before = name
+	}
+	return nil
+}
+
+// emptyVariable returns a usage error if a list is given by an environment variable that is empty.
+func emptyVariable(flags []*kong.Flag) error {
+	for _, f := range flags {
+		for _, env := range f.Envs {
+			if _, isSet := os.LookupEnv(env); isSet && f.IsSlice() && f.Target.Len() == 0 {
+				return fmt.Errorf("%w: %s is empty; give it a value, or unset it", errUsage, env)
+			}
+		}
+	}
+	return nil
 }
 
 // usage prints an error of the command line and a hint, and returns ExitUsage.

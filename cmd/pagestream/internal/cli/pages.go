@@ -102,6 +102,9 @@ func (p PagesConnectCommand) Run(c *CLI) error {
 	if err != nil {
 		return fmt.Errorf("read user token: %w", err)
 	}
+	if p.All && len(p.Pages) > 0 {
+		return errWhichPages
+	}
 	if user != "" {
 		return p.connectByUser(c, user)
 	}
@@ -195,12 +198,13 @@ func (p PagesLoginCommand) Run(c *CLI) error {
 
 // PagesCheckCommand compares the subscriptions of pages with the wanted fields.
 type PagesCheckCommand struct {
-	Pages []string `arg:"" optional:"" name:"page" help:"Page ids (default: every connected page)."`
+	Pages []string `arg:"" optional:"" name:"page" help:"Page ids."`
+	All   bool     `env:"PAGESTREAM_PAGES_CHECK_ALL" help:"Every connected page."`
 }
 
 // Run reads the subscriptions of each page and of the app from Graph and shows the differences.
 func (p PagesCheckCommand) Run(c *CLI) error {
-	list, err := connectedPages(c, p.Pages, 0)
+	list, err := connectedPages(c, p.Pages, p.All, 0)
 	if err != nil {
 		return err
 	}
@@ -221,10 +225,7 @@ type PagesResubscribeCommand struct {
 
 // Run subscribes each page with its own token and reads the result back from Graph.
 func (p PagesResubscribeCommand) Run(c *CLI) error {
-	if len(p.Pages) == 0 && !p.All {
-		return fmt.Errorf("%w: no pages given; give page ids or --all", errUsage)
-	}
-	list, err := connectedPages(c, p.Pages, p.Resume)
+	list, err := connectedPages(c, p.Pages, p.All, p.Resume)
 	if err != nil {
 		return err
 	}
@@ -242,11 +243,17 @@ func (p PagesResubscribeCommand) Run(c *CLI) error {
 	return b.finish(c)
 }
 
+// errWhichPages is returned when neither pages nor --all are given, or both.
+var errWhichPages = fmt.Errorf("%w: which pages? Give page ids, or --all", errUsage)
+
 // connectedPages returns the named page ids, or those of all connected pages. It skips pages that were
 // confirmed within the duration fresh (0: none are skipped).
-func connectedPages(c *CLI, named []string, fresh time.Duration) ([]string, error) {
+func connectedPages(c *CLI, named []string, every bool, fresh time.Duration) ([]string, error) {
+	if (len(named) == 0) != every {
+		return nil, errWhichPages
+	}
 	list := named
-	if len(list) == 0 {
+	if every {
 		all, err := collect[operate.Page](c, pagesPath, nil, 0)
 		if err != nil {
 			return nil, err

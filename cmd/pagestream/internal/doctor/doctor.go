@@ -30,7 +30,8 @@ const (
 	appsAge = time.Hour
 )
 
-// ErrUnknownPage is returned when a page to examine is not in the read model.
+// ErrUnknownPage is returned when a page to examine is not in the read model, or when the
+// list of pages is empty.
 var ErrUnknownPage = errors.New("nothing is known of page")
 
 // Verbs ask Graph about a connected page, and record what is new as events.
@@ -120,10 +121,10 @@ func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription)
 	}
 }
 
-// Examine asks Graph about pages and apps, and judges them. Without ids it examines
+// Examine asks Graph about pages and apps, and judges them. If ids is nil, it examines
 // each page that is connected, or for which deliveries arrive although it is not.
-// [ErrUnknownPage] is returned for an id that is not in the read model. If Graph does
-// not answer, that is a finding and not an error.
+// [ErrUnknownPage] is returned for an id that is not in the read model, and for an empty
+// list. If Graph does not answer, that is a finding and not an error.
 //
 // It changes nothing, but it records what it learns about a page's token and
 // subscription.
@@ -169,7 +170,10 @@ func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) ([]meta.Facts,
 	if err := d.waitFor(ctx, head); err != nil {
 		return nil, err
 	}
-	if len(ids) == 0 {
+	if ids != nil && len(ids) == 0 {
+		return nil, fmt.Errorf("%w: the list of pages is empty", ErrUnknownPage)
+	}
+	if ids == nil {
 		err := pages.Each(d.opts.Pages, func(p pages.Page) error {
 			if p.State == pages.Connected || meta.Sending(p) {
 				ids = append(ids, p.ID)

@@ -248,6 +248,11 @@ func TestUnknownPage(t *testing.T) {
 	require.ErrorIs(t, err, doctor.ErrUnknownPage)
 	require.ErrorContains(t, err, "nothing is known of page 5")
 	assert.Empty(t, f.checked)
+	for _, ids := range [][]domain.PageID{{}, {""}} {
+		_, err = f.Examine(t.Context(), ids)
+		require.ErrorIs(t, err, doctor.ErrUnknownPage, "an empty choice is not every page")
+	}
+	assert.Empty(t, f.checked)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	f.answer["1"] = func() (meta.TokenReport, meta.Outcome, error) {

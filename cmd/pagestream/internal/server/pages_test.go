@@ -145,7 +145,7 @@ func TestSixtyPagesInOneConsent(t *testing.T) {
 	assert.Equal(t, pages.Connected, p.State)
 	assert.Equal(t, testUser, p.Admin)
 	assert.Equal(t, "acme", p.Company)
-	code, out, stderr := r.command(t, "pages", "check")
+	code, out, stderr := r.command(t, "pages", "check", "--all")
 	assert.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "59 of 59 pages have all wanted fields")
 }
@@ -324,7 +324,7 @@ func TestKeyRotation(t *testing.T) {
 	r.stop(t)
 	// After a restart the key file has the new key, which opens the tokens.
 	r = start(t, cfg)
-	code, out, stderr = r.command(t, "pages", "check")
+	code, out, stderr = r.command(t, "pages", "check", "--all")
 	assert.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "6 of 6 pages have all wanted fields")
 }
@@ -346,7 +346,7 @@ func TestManyPagesFromTheCommandLine(t *testing.T) {
 	assert.Equal(t, cli.ExitOK, code, stderr)
 
 	g.SetSubscription(testAppID, "7002", "messages")
-	code, out, _ = r.command(t, "pages", "check")
+	code, out, _ = r.command(t, "pages", "check", "--all")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out, "page 7002 Page 02: drifted")
 	assert.Regexp(t, `message_reads +MISSING`, out)
