@@ -19,9 +19,9 @@ import (
 func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events": {
-			serve: s.listEvents, params: params{"after", "cursor", "limit", "page" + many, "raw", "type" + many},
+			serve: s.listEvents, params: params{"after", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
 		},
-		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"raw"}},
+		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}},
 
 		"GET /api/v1/schemas":        {serve: listSchemas},
 		"GET /api/v1/schemas/{type}": {serve: getSchema},
@@ -147,6 +147,9 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.feedEvents(w, r, filters, events.base64)
 	}
+	if err := s.awaitNames(r); err != nil {
+		return err
+	}
 	after, err := number(r, "after", 0)
 	if err != nil {
 		return err
@@ -194,6 +197,11 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// awaitNames waits for the read models that have the names of pages and contacts.
+func (s *Server) awaitNames(r *http.Request) error {
+	return await(r, s.opts.Pages, s.opts.Conversations)
+}
+
 // getEvent serves GET /api/v1/events/{seq}.
 func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
@@ -202,6 +210,9 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	}
 	events, err := s.eventWriter(r)
 	if err != nil {
+		return err
+	}
+	if err := s.awaitNames(r); err != nil {
 		return err
 	}
 	e, err := streams.Get(r.Context(), s.opts.JS, s.opts.Stream, seq)

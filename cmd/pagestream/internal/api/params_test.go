@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var pathValues = strings.NewReplacer("{id}", "104", "{page}", "104", "{contact}", "31", "{seq}", "7", "{name}", "crm")
+var pathValues = strings.NewReplacer("{id}", "104", "{page}", "104", "{contact}", "31", "{seq}", "7", "{type}", "message.read", "{name}", "crm")
 
 // eachRoute calls f with the method and path of each route of the API.
 func eachRoute(t *testing.T, f func(method, path string, route route)) {
@@ -145,7 +145,7 @@ func TestUnknownValuesAreRefused(t *testing.T) {
 	req.Header.Set("Accept", "text/event-stream")
 	resp, out := answer(t, req)
 	assert.Equal(t, http.StatusBadRequest, resp.StatusCode, "a feed has no limit")
-	assert.Contains(t, out, "there are after, page, type")
+	assert.Contains(t, out, "there are after, page, raw, type")
 	for query, status := range map[string]int{
 		"": 400, "?event=0": 400, "?all=false": 400, "?all=yes": 400, "?event=5&all=true": 400, "?all=true": 200, "?event=5": 200,
 	} {

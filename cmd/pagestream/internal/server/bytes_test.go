@@ -243,7 +243,7 @@ func TestAnyBytesThroughHooks(t *testing.T) {
 	defer endpoint.Close()
 	cfg := testConfig(t.TempDir())
 	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
-	file := fmt.Sprintf("- name: crm\n  url: %s/in\n  secrets: [%s]\n  from: 1\n", endpoint.URL, secret)
+	file := fmt.Sprintf("- name: crm\n  url: %s/in\n  secrets: [%s]\n  all: true\n  from: 1\n", endpoint.URL, secret)
 	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
 	r := start(t, cfg)
 	items := postAnyBytes(t, r)
