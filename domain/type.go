@@ -79,7 +79,9 @@ const (
 	PageRenamed          Type = "page.renamed"
 	PageTokenRefreshed   Type = "page.token_refreshed"
 	PageTokenInvalidated Type = "page.token_invalidated"
-	PageDisconnected     Type = "page.disconnected"
+	// PageLinked is a change of the Instagram account that is linked to a page.
+	PageLinked       Type = "page.linked"
+	PageDisconnected Type = "page.disconnected"
 
 	SubscriptionRequested Type = "subscription.requested"
 	SubscriptionConfirmed Type = "subscription.confirmed"
@@ -99,7 +101,7 @@ var types = []Type{
 	PostPublished, PostEdited, PostRemoved, ReactionAdded, ReactionRemoved, MentionReceived, RatingReceived,
 	LeadReceived, LeadRetrieved, FeedbackReceived, OrderReceived, LabelAdded, LabelRemoved, LiveChanged, ChangeReceived,
 	ForeignReceived, DeliveryUnreadable, DeliveryUnrecognized,
-	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageDisconnected,
+	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageLinked, PageDisconnected,
 	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
 	ContactProfiled, ContactErased,
 }

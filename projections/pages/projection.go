@@ -22,6 +22,9 @@ const (
 	bucketInstagram = "instagram"   // account -> page
 	bucketUnrouted  = "unrouted"    // one row: traffic of events without a page
 	bucketRhythm    = "rhythm"      // page, hour of the week -> inbound events by week
+	bucketOwners    = "owners"      // page, first sequence -> owner from there on
+	bucketHolders   = "holders"     // account, first sequence -> page that has it from there on
+	bucketHeld      = "held"        // company, page or account -> first sequence
 )
 
 // Name is the projection's name.
@@ -161,6 +164,7 @@ var handlers = map[domain.Type]func(*fold, *domain.Connection) error{
 	domain.PageRenamed:          (*fold).renamed,
 	domain.PageTokenRefreshed:   (*fold).refreshed,
 	domain.PageTokenInvalidated: (*fold).invalidated,
+	domain.PageLinked:           (*fold).linked,
 	domain.PageDisconnected:     (*fold).disconnected,
 	domain.PolicyEnforced:       (*fold).policy,
 	domain.ThreadRolesChanged:   (*fold).roles,
@@ -186,6 +190,9 @@ func applyConnection(tx *store.Tx, key []byte, e streams.Stored) error {
 		c = &domain.Connection{}
 	}
 	if err := handler(f, c); err != nil {
+		return err
+	}
+	if err := f.recordOwner(p); err != nil {
 		return err
 	}
 	return store.PutJSON(pages, key, f.p)
@@ -331,6 +338,14 @@ func (f *fold) invalidated(c *domain.Connection) error {
 	return nil
 }
 
+// linked changes the linked Instagram account; no account means that there is none.
+func (f *fold) linked(c *domain.Connection) error {
+	if !f.current(c) {
+		return nil
+	}
+	return f.link(c.Instagram)
+}
+
 // disconnected ends the connection and deletes its secrets. It ignores an event about
 // another connection than the current one.
 func (f *fold) disconnected(c *domain.Connection) error {
@@ -365,25 +380,6 @@ func (f *fold) policy(*domain.Connection) error {
 func (f *fold) roles(*domain.Connection) error {
 	if !f.time.Before(f.p.RolesAt) {
 		f.p.Roles, f.p.RolesAt = f.e.Data.Thread.Roles, f.time
-	}
-	return nil
-}
-
-// link links the Instagram account to the page, and unlinks the one before.
-func (f *fold) link(account string) error {
-	bucket := f.tx.Bucket(bucketInstagram)
-	old := f.p.Instagram
-	if old != "" && old != account && string(bucket.Get(pageKey(old))) == string(f.e.Page) {
-		if err := bucket.Delete(pageKey(old)); err != nil {
-			return fmt.Errorf("unlink account: %w", err)
-		}
-	}
-	f.p.Instagram = account
-	if account == "" {
-		return nil
-	}
-	if err := bucket.Put(pageKey(account), []byte(f.e.Page)); err != nil {
-		return fmt.Errorf("link account: %w", err)
 	}
 	return nil
 }

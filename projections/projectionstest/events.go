@@ -190,12 +190,13 @@ func (w *traffic) rare(e *domain.Event) {
 	case 7:
 		clearDelivery(e)
 		e.Type = pick(domain.PageConnected, domain.PageConnected, domain.PageRenamed, domain.PageTokenRefreshed,
-			domain.PageTokenInvalidated, domain.PageDisconnected)
+			domain.PageTokenInvalidated, domain.PageLinked, domain.PageDisconnected)
 		if e.Type == domain.PageConnected {
 			w.conns[e.Page]++
 		}
 		e.Data.Connection = &domain.Connection{
-			ConnectionID: fmt.Sprintf("%s-%d", e.Page, w.conns[e.Page]), Company: "acme", App: "main",
+			ConnectionID: fmt.Sprintf("%s-%d", e.Page, w.conns[e.Page]), App: "main",
+			Company: []string{"acme", "beta"}[w.conns[e.Page]%2], Instagram: fmt.Sprint("ig-", w.conns[e.Page]%3),
 			Name: "Page " + string(e.Page), SealedToken: "v1.k1." + strconv.Itoa(w.rnd.IntN(1000)),
 			Fields: fields, Reason: "because",
 		}
