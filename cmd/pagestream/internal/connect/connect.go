@@ -31,6 +31,9 @@ var (
 	// ErrTokenRefused is returned when Graph does not accept the token for the
 	// page. Nothing was changed.
 	ErrTokenRefused = errors.New("graph does not accept the token for this page")
+	// ErrMove is returned when a connection would move a page from one company to another
+	// and the request does not say so. Nothing was changed.
+	ErrMove = errors.New("page belongs to another company")
 	// ErrUserToken is returned when a token is not a valid user token of the app.
 	ErrUserToken = errors.New("graph does not accept the token as a user token of this app; log in again")
 )
@@ -54,6 +57,9 @@ type Graph interface {
 	AppID() string
 	// Page returns the page's name and linked Instagram account.
 	Page(ctx context.Context, page, token string) (name, instagram string, err error)
+	// Instagram returns the Instagram account that is linked to the page, empty for none.
+	// It fails if the token may not see it.
+	Instagram(ctx context.Context, page, token string) (string, error)
 	// SubscribedApps lists every app that is subscribed to the page.
 	SubscribedApps(ctx context.Context, page, token string) ([]graph.App, error)
 	// Subscribe replaces the app's fields on the page.
@@ -99,6 +105,9 @@ type Pages interface {
 	// Known returns the state of the page after the read models have applied event
 	// atLeast. For a page that was never seen it returns the zero Known and no error.
 	Known(ctx context.Context, page domain.PageID, atLeast uint64) (Known, error)
+	// LinkedTo returns the connected page that an Instagram account is linked to, empty if
+	// there is none.
+	LinkedTo(ctx context.Context, account string) (domain.PageID, error)
 	// ByAdmin lists the pages that the person with this app-scoped id has connected
 	// through the app and that are connected now.
 	ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error)

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,10 @@ type Request struct {
 	Token string
 	// VerifyToken is the page's own handshake token, empty for none.
 	VerifyToken string
-	Company     string
+	// Company owns the page; if it is empty, a connected page keeps its company.
+	Company string
+	// Move allows a page that is connected for another company to move to Company.
+	Move bool
 	// App is the name of a configured app; empty means the first.
 	App string
 	// Fields are the wanted fields; empty means the default.
@@ -32,6 +36,25 @@ type Request struct {
 
 	// info is what is known about the token.
 	info graph.TokenInfo
+	// seen is the company that the page had when the move was decided on, nil if that is
+	// not known.
+	seen *string
+}
+
+// own sets the company of a request for a page that is connected for the company was:
+// that one if the request names none. [ErrMove] is returned if the page would move
+// without being told to.
+func (r *Request) own(was string) error {
+	r.Company = cmp.Or(r.Company, was)
+	switch {
+	case was == "" || was == r.Company:
+		return nil
+	case !r.Move:
+		return fmt.Errorf("page %s moves from %s to %s: %w; to move it, add --move", r.Page, was, r.Company, ErrMove)
+	case r.seen != nil && *r.seen != was:
+		return fmt.Errorf("page %s has moved to %s meanwhile: %w; look again", r.Page, was, ErrMove)
+	}
+	return nil
 }
 
 // Format keeps the tokens out of logs, for every format verb.
@@ -70,7 +93,8 @@ func unix(t time.Time) int64 {
 // page; otherwise it returns [ErrTokenRefused] and stores no event. After that every
 // step is an event, and an error of Graph is not returned as an error but as an
 // Outcome of state failed or drifted. An existing connection of the page is
-// replaced.
+// replaced; [ErrMove] is returned if it is another company's and the request does not
+// move the page.
 func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error) {
 	switch {
 	case r.Page == "" || r.Page == domain.NoPage:
@@ -89,6 +113,15 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 	last, err := c.lastSeq(ctx, r.Page, domain.PageConnected)
 	if err != nil {
 		return meta.Outcome{}, err
+	}
+	known, err := c.opts.Pages.Known(ctx, r.Page, last)
+	if err != nil {
+		return meta.Outcome{}, fmt.Errorf("read page %s: %w", r.Page, err)
+	}
+	if known.Connected {
+		if err := r.own(known.Connection.Company); err != nil {
+			return meta.Outcome{}, err
+		}
 	}
 
 	name, instagram, err := identify(ctx, g, r.Page, r.Token)
@@ -113,6 +146,9 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 		if err != nil {
 			return meta.Outcome{}, fmt.Errorf("seal verify token: %w", err)
 		}
+	}
+	if err := c.unlinkElsewhere(ctx, r.Page, instagram); err != nil {
+		return meta.Outcome{}, err
 	}
 	op := &operation{c: c, graph: g, page: r.Page, token: r.Token, conn: conn, attempt: conn.ConnectionID}
 	if _, err := op.append(ctx, last, domain.PageConnected, domain.Data{Connection: &conn}); err != nil {

@@ -64,6 +64,11 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	if err != nil {
 		return meta.Consent{}, fmt.Errorf("list pages of the user: %w", refusedUser(err))
 	}
+	// This comes first, since it waits for the read models.
+	before, err := c.opts.Pages.ByAdmin(ctx, name, info.User)
+	if err != nil {
+		return meta.Consent{}, fmt.Errorf("find pages of the admin: %w", err)
+	}
 	// The page tokens were made with a long-lived token, so they do not expire.
 	out := meta.Consent{
 		App: name, Admin: info.User, Pages: []meta.ConsentPage{}, Gone: []meta.ConsentPage{},
@@ -85,10 +90,6 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	slices.SortFunc(out.Pages, func(a, b meta.ConsentPage) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Page, b.Page))
 	})
-	before, err := c.opts.Pages.ByAdmin(ctx, name, info.User)
-	if err != nil {
-		return meta.Consent{}, fmt.Errorf("find pages of the admin: %w", err)
-	}
 	for _, page := range before {
 		if included[page] {
 			continue
@@ -149,7 +150,8 @@ func refusedUser(err error) error {
 //
 // A page that is already connected for the same company in the same app keeps its
 // connection and gets the new token; any other connection of it is replaced. A page
-// in Gone is only probed, so that a dead token is recorded.
+// in Gone is only probed, so that a dead token is recorded. A page that belongs to
+// another company fails with [ErrMove] unless the choice moves it.
 //
 // [ErrRequest] is returned if the choice is invalid; then nothing was done.
 func (c *Connector) Apply(
@@ -215,6 +217,7 @@ func (c *Connector) applyOne(
 	if ctx.Err() == nil {
 		out, err = c.connectOrRefresh(ctx, Request{
 			Page: p.Page, Token: p.Token, Company: choice.Company, App: consent.App, Fields: choice.Fields, Name: p.Name,
+			Move: slices.Contains(choice.Move, p.Page), seen: &p.Company,
 			Admin: consent.Admin, info: graph.TokenInfo{DataAccessExpires: consent.DataAccessExpires, Scopes: consent.Scopes},
 		})
 	}
@@ -227,6 +230,7 @@ func (c *Connector) applyOne(
 
 // connectOrRefresh gives the new token to a page that is connected in the same app
 // and for the same company, and connects any other page.
+// [ErrMove] is returned if the page would move without being told to.
 func (c *Connector) connectOrRefresh(ctx context.Context, r Request) (meta.Outcome, error) {
 	op, err := c.start(ctx, r.Page)
 	if errors.Is(err, meta.ErrNotConnected) {
@@ -235,7 +239,9 @@ func (c *Connector) connectOrRefresh(ctx context.Context, r Request) (meta.Outco
 	if err != nil {
 		return meta.Outcome{}, err
 	}
-	r.Company = cmp.Or(r.Company, op.conn.Company)
+	if err := r.own(op.conn.Company); err != nil {
+		return meta.Outcome{}, err
+	}
 	if op.conn.App != r.App || op.conn.Company != r.Company {
 		return c.Connect(ctx, r)
 	}

@@ -119,7 +119,9 @@ func (f *fixture) connectBy(admin, company string) {
 	f.t.Helper()
 	_, err := f.Connect(
 		f.t.Context(),
-		connect.Request{Page: page, Token: token, Company: company, Admin: admin, Fields: []string{"messages"}},
+		connect.Request{
+			Page: page, Token: token, Company: company, Move: true, Admin: admin, Fields: []string{"messages"},
+		},
 	)
 	require.NoError(f.t, err)
 }

@@ -61,6 +61,26 @@ func (m Models) Connected(ctx context.Context, match func(pages.Page) bool) (out
 	return out, err
 }
 
+// LinkedTo implements [Pages]. It waits until the models have applied the last event of
+// the stream.
+func (m Models) LinkedTo(ctx context.Context, account string) (domain.PageID, error) {
+	last, err := m.Head(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := m.waitFor(ctx, last); err != nil {
+		return "", err
+	}
+	page, err := pages.ByInstagram(m.Pages, account)
+	if errors.Is(err, pages.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read linked account: %w", err)
+	}
+	return page, nil
+}
+
 // ByAdmin implements [Pages].
 func (m Models) ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error) {
 	return m.Connected(ctx, func(p pages.Page) bool { return p.App == app && p.Admin == admin && admin != "" })

@@ -40,6 +40,7 @@ type streamFixture struct {
 	refuse     map[string]error // by page, for Subscribe
 	hang       bool             // for Unsubscribe
 	instagram  map[string]string
+	blind      bool // for Instagram
 }
 
 func tokenOf(page string) string { return "EAAPageTokenForTests" + page }

@@ -26,7 +26,8 @@ func (c *Connector) Resubscribe(ctx context.Context, page domain.PageID) (meta.O
 }
 
 // Check asks Graph what a connected page is subscribed to. It stores an event,
-// confirmed or drifted, only if the answer differs from what was known.
+// confirmed or drifted, only if the answer differs from what was known. It also asks for
+// the linked Instagram account, and stores page.linked if it is another one than before.
 //
 // If Graph reports the token as dead, page.token_invalidated is stored, once; the
 // outcome is then failed, and the recorded subscription does not change.
@@ -39,7 +40,13 @@ func (c *Connector) Check(ctx context.Context, page domain.PageID) (meta.Outcome
 	if err != nil {
 		return op.recordRefusal(ctx, err, false)
 	}
-	return op.recordFields(ctx, apps, false)
+	linked, err := op.checkLink(ctx)
+	if err != nil {
+		return meta.Outcome{}, err
+	}
+	out, err := op.recordFields(ctx, apps, false)
+	out.Seq = max(out.Seq, linked)
+	return out, err
 }
 
 // Plan returns the outcome of a check without storing an event: what

@@ -111,6 +111,9 @@ func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error
 		conn.Fields = sorted(r.Fields)
 		op.conn.Fields = conn.Fields
 	}
+	if err := c.unlinkElsewhere(ctx, r.Page, instagram); err != nil {
+		return meta.Outcome{}, err
+	}
 	op.lastPage, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
 	if err != nil {
 		return meta.Outcome{}, err

@@ -170,7 +170,7 @@ func (g *Graph) messageNodes(list []storedMessage) []any {
 func (g *Graph) messageNode(m storedMessage) map[string]any {
 	from, to := m.psid, m.page
 	if m.platform == objectInstagram {
-		to = g.pages[m.page].Instagram
+		to = g.instagram(m.page)
 	}
 	if m.fromPage {
 		from, to = to, from

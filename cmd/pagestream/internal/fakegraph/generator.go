@@ -126,7 +126,7 @@ func (t *generator) chance(percent int) bool { return percent > 0 && t.rng.IntN(
 // in other forms that Meta has been seen to use, as often as the options say.
 func (a *eventBuilder) finish(i *item) {
 	if a.instagram {
-		i.toInstagram(a.graph.pages[a.page].Instagram, a.lastOut)
+		i.toInstagram(a.graph.instagram(a.page), a.lastOut)
 	}
 	t := a.generator
 	if t.chance(t.opts.NumericIDs) {

@@ -99,6 +99,9 @@ type Graph struct {
 	serial   atomic.Uint64
 	codes    *lru.Cache[string, *code]
 	leads    *lru.Cache[string, lead]
+	// linked are the Instagram accounts by page. The map is never changed, only
+	// replaced.
+	linked atomic.Pointer[map[string]string]
 
 	mu         sync.Mutex
 	tokens     map[string]*token
@@ -188,11 +191,16 @@ func New(o Options) (*Graph, error) {
 		// delivered.
 		g.appSubs[[2]string{a.ID, objectPage}] = appSubscription{fields: pageFields}
 	}
+	accounts := map[string]string{}
 	for _, p := range o.Pages {
 		take("page", p.ID)
 		g.pages[p.ID] = p
+		if p.Instagram != "" {
+			accounts[p.ID] = p.Instagram
+		}
 		g.limits[p.ID] = &limit{}
 	}
+	g.linked.Store(&accounts)
 	for _, u := range o.Users {
 		take("user", u.ID)
 		for _, p := range u.Pages {

@@ -20,13 +20,30 @@ var instagramFields = map[string]string{
 	"messaging_postbacks": "messaging_postbacks", "messaging_referrals": "messaging_referral",
 }
 
+// instagram returns the Instagram account that is linked to a page, empty for none.
+func (g *Graph) instagram(page string) string { return (*g.linked.Load())[page] }
+
+// SetInstagram links an Instagram account to a page, and unlinks it from the page that
+// had it; no account means that the page has none. People write to the account of the
+// page from then on.
+func (g *Graph) SetInstagram(page, account string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	accounts := maps.Clone(*g.linked.Load())
+	maps.DeleteFunc(accounts, func(at, a string) bool { return at == page || a == account })
+	if account != "" {
+		accounts[page] = account
+	}
+	g.linked.Store(&accounts)
+}
+
 // onInstagram reports whether a person writes to the page's Instagram account. If
 // the page has one and the app has fields of object instagram, every third person
 // does, starting with the second. The generator calls it at a person's first event
 // only.
 func (g *Graph) onInstagram(app, page, psid string) bool {
 	fields, _, _ := g.appFields(app, objectInstagram)
-	return len(fields) > 0 && g.pages[page].Instagram != "" && slices.Index(g.people[page], psid)%3 == 1
+	return len(fields) > 0 && g.instagram(page) != "" && slices.Index(g.people[page], psid)%3 == 1
 }
 
 // toInstagram converts an item of a page to an item of its Instagram account. It

@@ -28,8 +28,8 @@ func (g *Graph) pageFields(t token, id, names string) (any, *failure) {
 		"tasks": g.tasksOf(t.user, id),
 		"link":  "https://www.facebook.com/" + id, "instagram_business_account": nil,
 	}
-	if p.Instagram != "" {
-		node["instagram_business_account"] = map[string]any{"id": p.Instagram}
+	if account := g.instagram(id); account != "" {
+		node["instagram_business_account"] = map[string]any{"id": account}
 	}
 	return selectFields("Page", names, node)
 }

@@ -53,7 +53,7 @@ func (i *item) toStandby() {
 func (e *Engine) queueEcho(page, psid string, message map[string]any) {
 	i := event(page, page, psid, e.opts.Now().UnixMilli(), "message_echoes", "message", message)
 	if e.gen.onInstagram(page, psid) {
-		i.toInstagram(e.graph.pages[page].Instagram, "")
+		i.toInstagram(e.graph.instagram(page), "")
 	}
 	if !e.record(&i) {
 		return

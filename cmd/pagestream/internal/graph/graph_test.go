@@ -61,6 +61,10 @@ var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 		_, _, err := c.Page(ctx, page, token)
 		return err
 	},
+	"Instagram": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.Instagram(ctx, page, token)
+		return err
+	},
 	"DebugToken": func(ctx context.Context, c *graph.Client) error {
 		_, err := c.DebugToken(ctx, input)
 		return err
@@ -295,6 +299,22 @@ func TestCalls(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "Dian Aul", name)
 		assert.Empty(t, instagram)
+	})
+	t.Run("linked account", func(t *testing.T) {
+		s := start(
+			t, answer{200, `{"id":"` + page + `","instagram_business_account":{"id":"17841400000000001"}}`},
+			answer{200, `{"id":"` + page + `"}`}, answer{403, `{"error":{"code":10,"message":"no"}}`}, answer{200, `{"id":"1"}`},
+		)
+		account, err := s.client().Instagram(ctx, page, token)
+		require.NoError(t, err)
+		assert.Equal(t, "17841400000000001", account)
+		account, err = s.client().Instagram(ctx, page, token)
+		require.NoError(t, err)
+		assert.Empty(t, account)
+		_, err = s.client().Instagram(ctx, page, token)
+		require.Error(t, err, "the token may not see it")
+		_, err = s.client().Instagram(ctx, page, token)
+		require.ErrorIs(t, err, graph.ErrOtherPage)
 	})
 	t.Run("another page", func(t *testing.T) {
 		s := start(t, answer{200, `{"id":"1","name":"x"}`})

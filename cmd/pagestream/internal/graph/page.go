@@ -110,6 +110,29 @@ func (c *Client) Page(ctx context.Context, page, token string) (name, instagram 
 	return out.Name, string(out.Instagram.ID), nil
 }
 
+// Instagram returns the id of the Instagram account that is linked to the page, empty
+// if there is none. It fails if the token may not see the account.
+func (c *Client) Instagram(ctx context.Context, page, token string) (string, error) {
+	var out struct {
+		ID        id `json:"id"`
+		Instagram struct {
+			ID id `json:"id"`
+		} `json:"instagram_business_account"`
+	}
+	p := path(page, "")
+	err := c.do(ctx, call{
+		method: http.MethodGet, path: p, edge: "page", page: page, token: token,
+		params: url.Values{"fields": {"id,instagram_business_account{id}"}},
+	}, &out)
+	if err != nil {
+		return "", err
+	}
+	if string(out.ID) != page {
+		return "", fmt.Errorf("GET %s: %w", p, ErrOtherPage)
+	}
+	return string(out.Instagram.ID), nil
+}
+
 // TokenInfo is what Graph reports about a token.
 type TokenInfo struct {
 	AppID string

@@ -57,6 +57,12 @@ type ConsentPage struct {
 	Lacking bool `json:"lacking,omitempty"`
 }
 
+// Moves reports whether connecting the page for a company would move it from another
+// company.
+func (p ConsentPage) Moves(company string) bool {
+	return p.Company != "" && company != "" && p.Company != company
+}
+
 // Choice is the selection of pages to connect from a [Consent].
 type Choice struct {
 	Pages []domain.PageID `json:"pages,omitempty"`
@@ -65,6 +71,9 @@ type Choice struct {
 	All bool `json:"all,omitempty"`
 	// Company owns the pages; if it is empty, a connected page keeps its company.
 	Company string `json:"company,omitempty"`
+	// Move are the pages that may move from the company that the consent shows to
+	// Company. Other pages of another company are refused.
+	Move []domain.PageID `json:"move,omitempty"`
 	// Fields are the wanted webhook fields. If it is empty, a connected page keeps
 	// its fields and a new one gets the default.
 	Fields []string `json:"fields,omitempty"`
