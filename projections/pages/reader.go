@@ -2,6 +2,8 @@ package pages
 
 import (
 	"errors"
+	"math"
+	"slices"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -29,6 +31,27 @@ func List(v projections.Viewer, cursor string, limit int) (list []Page, next str
 	return projections.List(v, bucketTraffic, nil, cursor, limit, func(tx *store.Tx, key, _ []byte) (Page, error) {
 		return assemble(tx, key)
 	})
+}
+
+// ListOf is [List] with only the pages and Instagram accounts that a company has now; no
+// company means all. It may return fewer than limit pages before the end, but not none.
+func ListOf(v projections.Viewer, company, cursor string, limit int) (list []Page, next string, err error) {
+	list, next, err = List(v, cursor, limit)
+	for company != "" && err == nil {
+		err = Owners(v, func(owner OwnerFunc) (err error) {
+			list = slices.DeleteFunc(list, func(p Page) bool {
+				o, e := owner(p.ID, math.MaxUint64)
+				err = errors.Join(err, e)
+				return o.Company != company
+			})
+			return err
+		})
+		if err != nil || len(list) > 0 || next == "" {
+			break
+		}
+		list, next, err = List(v, next, limit)
+	}
+	return list, next, err
 }
 
 // Each calls fn for every page in byte order of their ids. It reads many pages in one

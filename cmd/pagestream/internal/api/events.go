@@ -13,13 +13,14 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 )
 
 func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events": {
-			serve: s.listEvents, params: params{"after", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
+			serve: s.listEvents, params: params{"after", "company", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
 		},
 		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}},
 
@@ -114,26 +115,77 @@ func (w eventWriter) append(buf *bytes.Buffer, e streams.Stored) error {
 func skipMalformed(uint64, error) error { return nil }
 
 // filters returns the filter subjects for ?page= and ?type=, none if both are missing.
-func (s *Server) filters(r *http.Request) ([]string, error) {
-	pages, types, err := s.selection(r)
+// Without ?page= they are for the given pages, none for all.
+func (s *Server) filters(r *http.Request, ids ...domain.PageID) ([]string, error) {
+	selected, types, err := s.selection(r)
 	if err != nil {
 		return nil, err
 	}
+	if len(selected) > 0 {
+		ids = selected
+	}
 	var out []string
-	for _, page := range pages {
+	for _, page := range ids {
 		out = append(out, streams.Filter(page, types...)...)
 	}
-	if len(pages) == 0 && len(types) > 0 {
+	if len(ids) == 0 && len(types) > 0 {
 		out = streams.Filter("", types...)
 	}
 	return out, nil
 }
 
+// belongs returns a function that reports whether an event belongs to a company; no
+// company means that every event does. The function waits until the read model of
+// pages has applied the event, so that its answer is final.
+func (s *Server) belongs(company string) func(context.Context, streams.Stored) (bool, error) {
+	return func(ctx context.Context, e streams.Stored) (bool, error) {
+		if company == "" {
+			return true, nil
+		}
+		if err := s.opts.Pages.WaitFor(ctx, e.Seq); err != nil {
+			return false, err
+		}
+		owner, err := pages.Owner(s.opts.Pages, e.Page, e.Seq)
+		return owner.Company == company, err
+	}
+}
+
+// maxHeld is how many pages of a company are filtered by the stream. With more, every
+// event is read.
+const maxHeld = 100
+
+// companyEvents returns the filters and the last sequence for a list of a company's
+// events; none reports that there are none. The last sequence is applied by the read
+// model of pages: which pages the company has later is not known yet.
+func (s *Server) companyEvents(r *http.Request, company string) (out []string, to uint64, none bool, err error) {
+	if to, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
+		return nil, 0, false, err
+	}
+	if err := s.opts.Pages.WaitFor(r.Context(), to); err != nil {
+		return nil, 0, false, fmt.Errorf("wait for read model: %w", err)
+	}
+	held, err := pages.Held(s.opts.Pages, company)
+	if err != nil || len(held) == 0 {
+		return nil, 0, err == nil, err
+	}
+	var ids []domain.PageID
+	for i := 0; i < len(held) && len(held) <= maxHeld; i++ {
+		ids = append(ids, held[i].ID)
+	}
+	out, err = s.filters(r, ids...)
+	return out, to, false, err
+}
+
 // listEvents serves GET /api/v1/events: a page of events after ?after= (or ?cursor=),
-// or the live feed if the client accepts text/event-stream. With ?raw=base64 the data
-// have raw_base64, the item's bytes, instead of raw.
+// or the live feed if the client accepts text/event-stream. With ?company= it has only
+// the events of pages that the company had then; see [pages.Owner]. With ?raw=base64 the
+// data have raw_base64, the item's bytes, instead of raw.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
-	filters, err := s.filters(r)
+	subjects, err := s.filters(r)
+	if err != nil {
+		return err
+	}
+	company, err := s.company(r)
 	if err != nil {
 		return err
 	}
@@ -145,7 +197,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		if err := feedParams.check(r); err != nil {
 			return err
 		}
-		return s.feedEvents(w, r, filters, events.base64)
+		return s.feedEvents(w, r, subjects, company, events.base64)
 	}
 	if err := s.awaitNames(r); err != nil {
 		return err
@@ -163,14 +215,26 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	from := streams.ReadOptions{
+		Stream: s.opts.Stream, From: after + 1, Filters: subjects, Malformed: skipMalformed,
+	}
+	if company != "" {
+		var none bool
+		if from.Filters, from.To, none, err = s.companyEvents(r, company); err != nil {
+			return err
+		}
+		if none || from.To < from.From {
+			return writeJSON(w, http.StatusOK, List[struct{}]{Items: []struct{}{}})
+		}
+	}
 	var buf bytes.Buffer
 	buf.WriteString(`{"items":[`)
-	n, last := 0, uint64(0)
-	from := streams.ReadOptions{
-		Stream: s.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
-	}
+	n, last, belongs := 0, uint64(0), s.belongs(company)
 	_, err = streams.Read(r.Context(), s.opts.JS, from,
 		func(e streams.Stored) error {
+			if ok, err := belongs(r.Context(), e); err != nil || !ok {
+				return err
+			}
 			if n > 0 {
 				buf.WriteByte(',')
 			}
@@ -237,7 +301,7 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 const maxFeeds = 64
 
 // feedParams are the parameters of the events that also apply to their feed.
-var feedParams = params{"after", "page" + many, "raw", "type" + many}
+var feedParams = params{"after", "company", "page" + many, "raw", "type" + many}
 
 // wantsFeed reports whether the client accepts server-sent events.
 func wantsFeed(r *http.Request) bool {
@@ -260,7 +324,9 @@ func (s *Server) feedEnded(err error, full string) error {
 // sequence Last-Event-ID (or ?after=); without either it starts at the head. A client
 // that reconnects with the last id that it handled misses no event and sees none
 // twice.
-func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []string, asBase64 bool) error {
+func (s *Server) feedEvents(
+	w http.ResponseWriter, r *http.Request, subjects []string, company string, asBase64 bool,
+) error {
 	var after uint64
 	var err error
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
@@ -276,12 +342,16 @@ func (s *Server) feedEvents(w http.ResponseWriter, r *http.Request, filters []st
 		return fmt.Errorf("find the head: %w", err)
 	}
 	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
+	belongs := s.belongs(company)
 	from := streams.ReadOptions{
-		Stream: s.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
+		Stream: s.opts.Stream, From: after + 1, Filters: subjects, Malformed: skipMalformed,
 	}
 	err = s.feeds.Serve(w, r, o, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, s.opts.JS, from,
 			func(e streams.Stored) error {
+				if ok, err := belongs(ctx, e); err != nil || !ok {
+					return err
+				}
 				var data bytes.Buffer
 				events := eventWriter{names: s.names(), base64: asBase64} // a feed is long, and names change
 				if err := events.append(&data, e); err != nil {

@@ -32,7 +32,7 @@ type LoginRequest struct {
 
 func (s *Server) invite(w http.ResponseWriter, r *http.Request) error {
 	var in operate.InviteRequest
-	if err := decode(w, r, &in, `{"app": "…", "company": "…", "fields": […]}, each optional`); err != nil {
+	if err := decode(w, r, &in, `{"company": "…"} and optionally new_company, app, fields, back`); err != nil {
 		return err
 	}
 	out, err := s.opts.Operator.Invite(r.Context(), in)
@@ -53,7 +53,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {
 	var in meta.Choice
-	if err := decode(w, r, &in, `{"pages": ["…"]} or {"all": true}, and optionally company, fields`); err != nil {
+	if err := decode(w, r, &in, `{"pages": ["…"]} or {"all": true}, and optionally company, move, fields`); err != nil {
 		return err
 	}
 	if (len(in.Pages) == 0) != in.All {

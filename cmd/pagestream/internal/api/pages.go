@@ -19,7 +19,7 @@ import (
 // PageOperator lists and judges pages and carries out verbs on them. Each verb records
 // its outcome as events, also if it fails.
 type PageOperator interface {
-	ListPages(cursor string, limit int) ([]operate.Page, string, error)
+	ListPages(company, cursor string, limit int) ([]operate.Page, string, error)
 	Page(id domain.PageID) (operate.Page, error)
 	Connect(ctx context.Context, r connect.Request) (meta.Outcome, error)
 	Check(ctx context.Context, page domain.PageID) (meta.Outcome, error)
@@ -36,7 +36,7 @@ type PageOperator interface {
 
 func (s *Server) pageRoutes() routes {
 	return routes{
-		"GET /api/v1/pages":                   {serve: s.listPages, params: params{"cursor", "limit", "min_seq"}},
+		"GET /api/v1/pages":                   {serve: s.listPages, params: params{"company", "cursor", "limit", "min_seq"}},
 		"POST /api/v1/pages":                  {serve: s.connectPage, body: true},
 		"GET /api/v1/pages/{id}":              {serve: s.getPage, params: params{"min_seq"}},
 		"GET /api/v1/pages/{id}/subscription": {serve: s.getSubscription, params: params{"min_seq"}},
@@ -56,7 +56,10 @@ type ConnectRequest struct {
 	// VerifyToken is the page's own token for the webhook's handshake. It is optional,
 	// and sealed as well.
 	VerifyToken string `json:"verify_token,omitempty"`
-	Company     string `json:"company,omitempty"`
+	// Company owns the page; if it is empty, a connected page keeps its company. Move
+	// allows a page that is connected for another company to move to it.
+	Company string `json:"company,omitempty"`
+	Move    bool   `json:"move,omitempty"`
 	// App is the name of a configured app; empty is the first.
 	App string `json:"app,omitempty"`
 	// Fields are the wanted subscription fields; empty is the default set.
@@ -68,10 +71,14 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	company, err := s.company(r)
+	if err != nil {
+		return err
+	}
 	if err := await(r, s.opts.Pages, s.opts.Subscriptions); err != nil {
 		return err
 	}
-	items, next, err := s.opts.Operator.ListPages(r.URL.Query().Get("cursor"), limit)
+	items, next, err := s.opts.Operator.ListPages(company, r.URL.Query().Get("cursor"), limit)
 	return writeList(w, "list pages", items, next, err)
 }
 
@@ -111,7 +118,7 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	var in ConnectRequest
-	const usage = `{"page": "…", "token": "…"} and optionally verify_token, company, app, fields`
+	const usage = `{"page": "…", "token": "…"} and optionally verify_token, company, move, app, fields`
 	if err := decode(w, r, &in, usage); err != nil {
 		return err
 	}
@@ -120,7 +127,7 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	out, err := s.opts.Operator.Connect(r.Context(), connect.Request{
 		Page: in.Page, Token: in.Token, VerifyToken: in.VerifyToken,
-		Company: in.Company, App: in.App, Fields: in.Fields,
+		Company: in.Company, Move: in.Move, App: in.App, Fields: in.Fields,
 	})
 	return writeResult(w, "connect page "+string(in.Page), http.StatusCreated, out, err)
 }

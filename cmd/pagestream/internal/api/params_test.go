@@ -145,7 +145,7 @@ func TestUnknownValuesAreRefused(t *testing.T) {
 	req.Header.Set("Accept", "text/event-stream")
 	resp, out := answer(t, req)
 	assert.Equal(t, http.StatusBadRequest, resp.StatusCode, "a feed has no limit")
-	assert.Contains(t, out, "there are after, page, raw, type")
+	assert.Contains(t, out, "there are after, company, page, raw, type")
 	for query, status := range map[string]int{
 		"": 400, "?event=0": 400, "?all=false": 400, "?all=yes": 400, "?event=5&all=true": 400, "?all=true": 200, "?event=5": 200,
 	} {

@@ -46,6 +46,7 @@ type Operator interface {
 	ModelOperator
 	DeadLetterOperator
 	ConsumerOperator
+	CompanyOperator
 	HookOperator
 	KeyOperator
 	CopyOperator
@@ -131,7 +132,7 @@ func (s *Server) routes() routes {
 	all := routes{}
 	for _, noun := range []routes{
 		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(),
-		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.hookRoutes(), s.keyRoutes(),
+		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
 		s.copyRoutes(), s.statusRoutes(),
 	} {
 		maps.Copy(all, noun)

@@ -19,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -49,6 +50,18 @@ type rebuildingFunc = func(projections.Rebuilding)
 func (f *fakeOperator) Invite(_ context.Context, r operate.InviteRequest) (operate.Invite, error) {
 	f.got = append(f.got, r)
 	return operate.Invite{URL: "https://example.org/oauth/start?invite=x"}, f.err
+}
+
+func (f *fakeOperator) ListCompanies(context.Context) ([]companies.Company, error) {
+	return []companies.Company{{ID: "acme", Name: "Acme Ltd"}}, f.err
+}
+
+func (f *fakeOperator) AddCompany(_ context.Context, name string) (companies.Company, error) {
+	return companies.Company{ID: name, Name: name}, f.err
+}
+
+func (f *fakeOperator) RenameCompany(_ context.Context, company, name string) (companies.Company, error) {
+	return companies.Company{ID: company, Name: name}, f.err
 }
 
 func (f *fakeOperator) Login(_ context.Context, app, userToken string) (operate.Login, error) {
@@ -252,6 +265,9 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/backup", `{"dir":"/x"}`, `"dir":"/x"`},
 	{"GET", "/api/v1/consumers", ``, `"crm"`},
 	{"POST", "/api/v1/consumers", `{"name":"crm","all":true}`, `"seed"`},
+	{"GET", "/api/v1/companies", ``, `"Acme Ltd"`},
+	{"POST", "/api/v1/companies", `{"name":"acme"}`, `"id":"acme"`},
+	{"POST", "/api/v1/companies/acme%20ag/rename", `{"name":"Acme Ltd"}`, `"id":"acme ag","name":"Acme Ltd"`},
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},

@@ -48,6 +48,7 @@ type CLI struct {
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show, verify and rebuild the read models."`
+	Companies     CompaniesCommand     `cmd:"" help:"Manage the companies that pages belong to."`
 	Consumers     ConsumersCommand     `cmd:"" help:"Manage programs that read events through NATS."`
 	Hooks         HooksCommand         `cmd:"" help:"Manage signed webhooks to services without NATS."`
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Manage events that a read model could not apply."`

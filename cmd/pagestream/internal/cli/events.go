@@ -41,6 +41,20 @@ func (f EventFilter) query() url.Values {
 	return url.Values{"page": f.Page, "type": f.Type}
 }
 
+// EventSelection is an EventFilter that can also select a company.
+type EventSelection struct {
+	EventFilter
+	Company string `placeholder:"NAME" env:"PAGESTREAM_EVENTS_COMPANY" help:"Only events of pages that this company had then."`
+}
+
+func (s EventSelection) query() url.Values {
+	q := s.EventFilter.query()
+	if s.Company != "" {
+		q.Set("company", s.Company)
+	}
+	return q
+}
+
 // eventLine has the fields of an event that the command line shows without its data.
 type eventLine struct {
 	Seq         uint64     `json:"seq"`
@@ -112,7 +126,7 @@ func eventPath(seq uint64) string { return eventsPath + "/" + strconv.FormatUint
 
 // EventsListCommand lists stored events.
 type EventsListCommand struct {
-	EventFilter
+	EventSelection
 	After uint64 `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence."`
 	Limit int    `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"Maximum number; 0 for all."`
 }
@@ -179,7 +193,7 @@ func (s EventsShowCommand) Run(c *CLI) error {
 
 // EventsTailCommand follows the stream.
 type EventsTailCommand struct {
-	EventFilter
+	EventSelection
 	After string `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence instead of at the head."`
 	Count int    `env:"PAGESTREAM_EVENTS_COUNT" help:"Stop after this many events; 0 for no limit."`
 }

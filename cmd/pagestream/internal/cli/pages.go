@@ -34,13 +34,18 @@ func pagePath(id string) string { return pagesPath + "/" + url.PathEscape(id) }
 
 // PagesListCommand lists every known page.
 type PagesListCommand struct {
-	Limit int `default:"0" env:"PAGESTREAM_PAGES_LIMIT" help:"Maximum number; 0 for all."`
+	Limit   int    `default:"0" env:"PAGESTREAM_PAGES_LIMIT" help:"Maximum number; 0 for all."`
+	Company string `placeholder:"NAME" env:"PAGESTREAM_PAGES_LIST_COMPANY" help:"Only the pages that this company has now."`
 }
 
 // Run prints a table of pages: connection, subscription, and the same state as doctor,
 // console and status show.
 func (l PagesListCommand) Run(c *CLI) error {
-	list, err := collect[operate.Page](c, pagesPath, nil, l.Limit)
+	query := url.Values{}
+	if l.Company != "" {
+		query.Set("company", l.Company)
+	}
+	list, err := collect[operate.Page](c, pagesPath, query, l.Limit)
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintln(c.Out, "There are no pages yet. Connect one with: pagestream pages connect PAGE")
@@ -90,7 +95,8 @@ type PagesConnectCommand struct {
 	UserFile  string   `name:"user-token-file" placeholder:"FILE" env:"PAGESTREAM_USER_TOKEN_FILE" help:"File with the user access token."`
 	All       bool     `env:"PAGESTREAM_PAGES_CONNECT_ALL" help:"With a user token: connect every granted page, except pages that somebody else connected."`
 	Verify    string   `name:"page-verify-token" placeholder:"TOKEN" env:"PAGESTREAM_PAGE_VERIFY_TOKEN" help:"The page's own verify token for the webhook handshake (optional)."`
-	Company   string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_COMPANY" help:"Company that owns the page."`
+	Company   string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_COMPANY" help:"Company that owns the page; a connected page keeps its company without it."`
+	Move      bool     `env:"PAGESTREAM_PAGES_CONNECT_MOVE" help:"Move pages that are connected for another company to --company."`
 	App       string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_APP" help:"Configured app (default: the first)."`
 	Fields    []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_FIELDS" help:"Subscription fields (default: every messaging field except response_feedback)."`
 }
@@ -120,7 +126,7 @@ func (p PagesConnectCommand) Run(c *CLI) error {
 	}
 	return c.changePage(pagesPath, api.ConnectRequest{
 		Page: domain.PageID(p.Pages[0]), Token: token, VerifyToken: p.Verify,
-		Company: p.Company, App: p.App, Fields: p.Fields,
+		Company: p.Company, Move: p.Move, App: p.App, Fields: p.Fields,
 	})
 }
 
@@ -141,6 +147,9 @@ func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 		return err
 	}
 	if len(p.Pages) == 0 && !p.All {
+		if p.Company, err = c.companyID(p.Company); err != nil {
+			return err
+		}
 		return c.Print(found, func() { p.show(c, found) })
 	}
 	for _, g := range found.Gone {
@@ -152,6 +161,11 @@ func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 		choice.Pages = append(choice.Pages, domain.PageID(id))
 		total = len(p.Pages)
 	}
+	if p.Move {
+		for _, g := range found.Pages {
+			choice.Move = append(choice.Move, g.Page)
+		}
+	}
 	b := c.batch("connect", total)
 	if _, err = follow[meta.Outcome, operate.Connected](c, "/api/v1/logins/"+found.ID, choice, b.add); err != nil {
 		return err
@@ -159,12 +173,15 @@ func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 	return b.finish(c)
 }
 
-func (PagesConnectCommand) show(c *CLI, found operate.Login) {
+func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
 	var rows []cells
 	for _, g := range found.Pages {
 		note := ""
 		if g.Lacking {
 			note = "the user's role does not allow connecting it"
+		}
+		if g.Moves(p.Company) {
+			note = "moves from " + g.Company + " to " + p.Company + " with --move"
 		}
 		rows = append(rows, cells{g.Page, dash(g.Name), g.Standing, dash(g.Company), note})
 	}
@@ -181,14 +198,15 @@ func (PagesConnectCommand) show(c *CLI, found operate.Login) {
 
 // PagesLoginCommand creates a link for the login in a browser.
 type PagesLoginCommand struct {
-	Company string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_COMPANY" help:"Company that owns the pages."`
+	Company string   `placeholder:"NAME" required:"" env:"PAGESTREAM_PAGES_LOGIN_COMPANY" help:"Company that will own the pages."`
+	New     bool     `name:"new-company" env:"PAGESTREAM_PAGES_LOGIN_NEW_COMPANY" help:"The company is not known yet: add it."`
 	App     string   `placeholder:"NAME" env:"PAGESTREAM_PAGES_LOGIN_APP" help:"Configured app (default: the first)."`
 	Fields  []string `placeholder:"FIELD" env:"PAGESTREAM_PAGES_LOGIN_FIELDS" help:"Subscription fields (default: every messaging field except response_feedback)."`
 }
 
 // Run prints a link that is valid for one login and expires.
 func (p PagesLoginCommand) Run(c *CLI) error {
-	in := operate.InviteRequest{App: p.App, Company: p.Company, Fields: p.Fields}
+	in := operate.InviteRequest{App: p.App, Company: p.Company, NewCompany: p.New, Fields: p.Fields}
 	out, err := post[operate.Invite](c, "/api/v1/invites", nil, in)
 	return c.answer(out, err, func() {
 		fmt.Fprintf(c.Out, "%s\n", out.URL)

@@ -29,6 +29,8 @@ const (
 // conversationPagesView is the view of all pages that have conversations.
 type conversationPagesView struct {
 	Pages []conversationPage
+	// Names are the names of companies by id.
+	Names map[string]string
 }
 
 type conversationPage struct {
@@ -53,6 +55,9 @@ func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) erro
 		return b.Page.Traffic.LastMessage.Compare(a.Page.Traffic.LastMessage)
 	})
 	v.Pages = v.Pages[:min(len(v.Pages), maxRows)]
+	if v.Names, err = c.names(r.Context()); err != nil {
+		return err
+	}
 	c.show(w, r, http.StatusOK, "conversation-pages", "Conversations", v)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
@@ -49,6 +50,8 @@ type PageOperator interface {
 	// AppNames returns the names of the configured apps, the default app first.
 	AppNames() []string
 	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
+	// ListCompanies lists the known companies, in order of their names.
+	ListCompanies(ctx context.Context) ([]companies.Company, error)
 }
 
 // ConversationOperator sends messages and reads past states of conversations.

@@ -24,7 +24,9 @@ const maxRows = 2000
 
 // row is one page of the overview.
 type row struct {
-	Page      pages.Page
+	Page pages.Page
+	// Company is the name of the page's company.
+	Company   string
 	Judgement meta.Judgement
 	// Level is the first sort key of the rows.
 	Level  level
@@ -72,7 +74,7 @@ func (f filter) matches(r row) bool {
 		return false
 	}
 	q := strings.ToLower(f.Query)
-	return slices.ContainsFunc([]string{r.Page.Name, string(r.Page.ID), r.Page.Company, r.Page.Instagram},
+	return slices.ContainsFunc([]string{r.Page.Name, string(r.Page.ID), r.Page.Company, r.Company, r.Page.Instagram},
 		func(s string) bool { return strings.Contains(strings.ToLower(s), q) })
 }
 
@@ -115,6 +117,8 @@ type overviewView struct {
 	Totals    totals
 	Rows      []row
 	Companies []string
+	// Names are the names of companies by id.
+	Names map[string]string
 	// All is the number of pages. Cut is the number of matching pages that are not
 	// listed.
 	All, Cut int
@@ -128,11 +132,15 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if v.Names, err = c.names(r.Context()); err != nil {
+		return err
+	}
 	v.Totals, v.All = c.totals(rows), len(rows)
 	for _, r := range rows {
 		if r.Page.Company != "" {
 			v.Companies = append(v.Companies, r.Page.Company)
 		}
+		r.Company = v.Names[r.Page.Company]
 		if v.Filter.matches(r) {
 			v.Rows = append(v.Rows, r)
 		}

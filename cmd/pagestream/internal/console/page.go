@@ -24,6 +24,8 @@ type pageView struct {
 	Sub    *subscriptions.Subscription
 	Fields []field
 	Counts conversations.Counts
+	// Names are the names of companies by id.
+	Names map[string]string
 	// Steps are the history of the page's connection, the newest first.
 	Steps []step
 }
@@ -70,6 +72,9 @@ func (c *Console) showPage(w http.ResponseWriter, r *http.Request, status int, d
 	v.Row = c.rowOf(p, day, v.Sub, c.opts.Operator.Judging()(p, v.Sub))
 	v.Fields = fieldList(v.Sub, v.Loop)
 	if v.Counts, err = conversations.Count(c.opts.Conversations, id); err != nil {
+		return err
+	}
+	if v.Names, err = c.names(r.Context()); err != nil {
 		return err
 	}
 	if v.Steps, err = c.steps(r.Context(), id, v.Sub); err != nil {

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -52,7 +51,6 @@ const (
 	maxBody    = 1 << 20
 	// maxPages is how many pages one choice may have; Meta's dialog shows no more.
 	maxPages     = 10_000
-	maxCompany   = 200
 	maxReturnURL = 2000
 	cookieName   = "pagestream_login"
 	path         = "/oauth"
@@ -79,7 +77,10 @@ type Options struct {
 	// BaseURL is the URL of the public listener for a browser.
 	BaseURL string
 	Flow    Flow
-	// Open allows logins without an invitation.
+	// Names returns the names of companies by id. If it is nil, their ids are shown.
+	Names func(context.Context) (map[string]string, error)
+	// Open allows logins without an invitation. Their pages have no company, or keep
+	// the one that they have.
 	Open   bool
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -100,12 +101,17 @@ type Handler struct {
 	work   sync.WaitGroup
 }
 
+// Company is the company that a login connects pages for: its id, and the name that is
+// shown. The zero Company is no company.
+type Company struct{ ID, Name string }
+
 // invite is an invitation that was issued and not used yet.
 type invite struct {
-	app, company string
-	returnURL    string // target of the link on the last page, empty for no link
-	fields       []string
-	expires      time.Time
+	app       string
+	company   Company
+	returnURL string // target of the link on the last page, empty for no link
+	fields    []string
+	expires   time.Time
 }
 
 // pending is one login that is in progress, stored under the hash of its session
@@ -223,13 +229,14 @@ func (h *Handler) Register(mux *http.ServeMux) {
 // Invite creates a link for one login that is valid for [InviteLife]. The link is used
 // up when a person has come back from Meta with a consent. Opening it before that
 // does not use it up: chats open links for a preview, and a person may start again.
-// At most a thousand unused invitations are kept; then the oldest is dropped.
+// At most a thousand unused invitations are kept; then the oldest is dropped. The
+// pages are connected for the company: whoever opens the link can't choose another one.
 //
 // returnURL is the target of a link on the last page; there is no redirect to it. It
 // may be empty. [ErrReturnURL] is returned if it is invalid, [ErrNoBaseURL] if the
 // public address is not configured.
 func (h *Handler) Invite(
-	app, company, returnURL string, fields []string,
+	app string, company Company, returnURL string, fields []string,
 ) (link string, expires time.Time, err error) {
 	if h.opts.BaseURL == "" {
 		return "", time.Time{}, ErrNoBaseURL
@@ -255,7 +262,7 @@ func validReturnURL(s string) bool {
 }
 
 // askForLink ends the text of a page that a person sees with an invalid invitation.
-const askForLink = "Ask for a new one; the operator types: pagestream pages login"
+const askForLink = "Ask for a new one; the operator types: pagestream pages login --company NAME"
 
 // start redirects the browser to Meta's login dialog.
 func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
@@ -368,7 +375,29 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		)
 		return
 	}
-	h.show(w, http.StatusOK, choosePage, chooseView{Consent: consent, Company: p.company, CSRF: csrf})
+	h.show(w, http.StatusOK, choosePage, chooseView{
+		Consent: consent, Company: p.company, Names: h.names(ctx, consent), CSRF: csrf,
+	})
+}
+
+// names returns the names of the companies that the pages of a consent have, by id.
+func (h *Handler) names(ctx context.Context, consent meta.Consent) map[string]string {
+	out := map[string]string{}
+	for _, p := range consent.Pages {
+		out[p.Company] = p.Company
+	}
+	if h.opts.Names == nil {
+		return out
+	}
+	all, err := h.opts.Names(ctx)
+	if err != nil {
+		h.opts.Logger.Warn("names of companies can't be read", "err", err)
+		return out
+	}
+	for id := range out {
+		out[id] = cmp.Or(all[id], id)
+	}
+	return out
 }
 
 // takeState finds the login of the browser and uses up its state. It returns false if
@@ -412,12 +441,7 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	for _, page := range r.PostForm["page"] {
 		chosen = append(chosen, domain.PageID(page))
 	}
-	company := strings.TrimSpace(r.PostForm.Get("company"))
-	if p != nil && p.company != "" {
-		company = p.company // the invitation's company takes precedence
-	}
-	valid := len(chosen) > 0 && len(chosen) <= maxPages && len(company) <= maxCompany &&
-		!strings.ContainsFunc(company, unicode.IsControl)
+	valid := len(chosen) > 0 && len(chosen) <= maxPages
 	if ok && valid {
 		consent, p.consent = *p.consent, nil // a choice is made once
 	}
@@ -432,12 +456,13 @@ func (h *Handler) choose(w http.ResponseWriter, r *http.Request) {
 	case !valid:
 		h.fail(
 			w, http.StatusBadRequest,
-			"No page was chosen, or the company's name is too long. Go back and choose at least one page.",
+			"No page was chosen. Go back and choose at least one page.",
 		)
 		return
 	}
 	h.extendDeadlines(w)
-	work := h.connect(p, consent, meta.Choice{Pages: chosen, Company: company, Fields: p.fields})
+	// The form showed which pages move, so choosing one moves it.
+	work := h.connect(p, consent, meta.Choice{Pages: chosen, Move: chosen, Company: p.company.ID, Fields: p.fields})
 	select { // a few pages are usually done before the redirect
 	case <-work.done:
 	case <-time.After(redirectWait):

@@ -35,6 +35,7 @@ type fakeFlow struct {
 	codes      []string
 	chosen     []domain.PageID
 	company    string
+	move       []domain.PageID
 	fields     []string
 	connectErr error
 	slow       time.Duration
@@ -76,7 +77,7 @@ func (f *fakeFlow) Apply(
 	if err := f.work(ctx); err != nil {
 		return nil, err
 	}
-	f.chosen, f.company, f.fields = choice.Pages, choice.Company, choice.Fields
+	f.chosen, f.company, f.fields, f.move = choice.Pages, choice.Company, choice.Fields, choice.Move
 	for i, p := range choice.Pages {
 		at := slices.IndexFunc(c.Pages, func(l meta.ConsentPage) bool { return l.Page == p })
 		if at < 0 {
@@ -98,6 +99,8 @@ func (f *fakeFlow) Apply(
 	}
 	return outs, f.connectErr
 }
+
+var acme = login.Company{ID: "acme", Name: "acme"}
 
 // fixture has a handler with its server, a browser and the log.
 type fixture struct {
@@ -171,7 +174,7 @@ func (s *fixture) read(resp *http.Response) (int, string, http.Header) {
 // begin opens an invitation in a browser and returns the state at Meta.
 func (s *fixture) begin(b *http.Client) string {
 	s.t.Helper()
-	link, _, err := s.Invite("", "acme", s.returnURL, []string{"messages"})
+	link, _, err := s.Invite("", acme, s.returnURL, []string{"messages"})
 	require.NoError(s.t, err)
 	return s.open(b, link)
 }
@@ -250,7 +253,7 @@ func TestLoginNeedsAnInvitation(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, status)
 	assert.Contains(t, body, "pagestream pages login")
 
-	link, expires, err := s.Invite("", "", "", nil)
+	link, expires, err := s.Invite("", acme, "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, s.now.Add(time.Hour), expires)
 	// Opening the link, as for a preview in a chat, does not use it up.
@@ -272,13 +275,13 @@ func TestLoginNeedsAnInvitation(t *testing.T) {
 	assert.NotContains(t, body, "Bakery")
 	status, _, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusForbidden, status, "once")
-	link, _, err = s.Invite("", "", "", nil)
+	link, _, err = s.Invite("", acme, "", nil)
 	require.NoError(t, err)
 	s.now = s.now.Add(time.Hour)
 	status, _, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusForbidden, status, "for an hour")
 
-	link, _, err = s.Invite("none", "", "", nil)
+	link, _, err = s.Invite("none", acme, "", nil)
 	require.NoError(t, err)
 	status, body, _ = s.get(s.browser, link)
 	assert.Equal(t, http.StatusBadRequest, status)
@@ -291,7 +294,7 @@ func TestLoginNeedsAnInvitation(t *testing.T) {
 	assert.Contains(t, head.Get("Set-Cookie"), "SameSite=Lax")
 
 	s = newFixture(t, func(o *login.Options) { o.BaseURL = "" })
-	_, _, err = s.Invite("", "", "", nil)
+	_, _, err = s.Invite("", acme, "", nil)
 	require.ErrorIs(t, err, login.ErrNoBaseURL)
 }
 
@@ -445,7 +448,7 @@ func TestReturnURL(t *testing.T) {
 		"javascript:alert(1)": false, "/pages": false, "https://user:pw@x.example/": false, "https://": false,
 		"http://x.example/" + strings.Repeat("a", 2000): false, "ftp://x.example": false,
 	} {
-		_, _, err := s.Invite("", "", back, nil)
+		_, _, err := s.Invite("", acme, back, nil)
 		assert.Equal(t, ok, err == nil, back)
 		if !ok {
 			assert.ErrorIs(t, err, login.ErrReturnURL)
@@ -456,7 +459,7 @@ func TestReturnURL(t *testing.T) {
 // A proxy may serve pagestream below a path, which it removes.
 func TestBaseURLWithAPath(t *testing.T) {
 	s := newFixture(t, func(o *login.Options) { o.BaseURL = "https://example.com/ps" })
-	link, _, err := s.Invite("", "", "", nil)
+	link, _, err := s.Invite("", acme, "", nil)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(link, "https://example.com/ps/oauth/start?invite="))
 	_, _, head := s.get(s.browser, strings.Replace(link, "https://example.com/ps", s.srv.URL, 1))
@@ -468,20 +471,28 @@ func TestBaseURLWithAPath(t *testing.T) {
 	assert.Equal(t, "https://example.com/ps/oauth/callback", to.Query().Get("redirect_uri"))
 }
 
-// If the invitation has no company, the person enters one, within the limits.
+// The invitation names the company: the form has no field for it, and a page of another
+// company moves only if it is ticked.
 func TestCompanyOfTheChoice(t *testing.T) {
-	s := newFixture(t)
-	link, _, err := s.Invite("", "", "", nil)
+	s := newFixture(t, func(o *login.Options) {
+		o.Names = func(context.Context) (map[string]string, error) {
+			return map[string]string{"acme": "Acme & Co", "other": "Other Ltd"}, nil
+		}
+	})
+	link, _, err := s.Invite("", login.Company{ID: "beta", Name: "Beta GmbH"}, "", nil)
 	require.NoError(t, err)
 	_, body := s.callback(s.browser, url.Values{"state": {s.open(s.browser, link)}, "code": {"c"}})
+	assert.NotContains(t, body, `name="company"`)
+	assert.Contains(t, body, "For Beta GmbH.")
+	assert.Contains(t, body, "moves from Acme &amp; Co to Beta GmbH")
+	assert.Contains(t, body, "moves from Other Ltd to Beta GmbH")
+	assert.Contains(t, body, `value="1" checked`)
+	assert.NotContains(t, body, `value="2" checked`, "the page is acme's")
 	guard := csrf.FindStringSubmatch(body)[1]
-	for _, bad := range []string{strings.Repeat("x", 201), "a\x00b"} {
-		status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1"}, "company": {bad}})
-		assert.Equal(t, http.StatusBadRequest, status)
-	}
-	status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1"}, "company": {" mine "}})
+	status, _ := s.choose(s.browser, url.Values{"csrf": {guard}, "page": {"1", "2"}, "company": {" mine "}})
 	assert.Equal(t, http.StatusOK, status)
-	assert.Equal(t, "mine", s.flow.company)
+	assert.Equal(t, "beta", s.flow.company)
+	assert.Equal(t, []domain.PageID{"1", "2"}, s.flow.move)
 }
 
 // The policy allows the page's style and no scripts.

@@ -48,7 +48,10 @@ func page(name, body string) *template.Template {
 
 type chooseView struct {
 	meta.Consent
-	Company, CSRF string
+	Company Company
+	// Names are the names of the companies of the pages, by id.
+	Names map[string]string
+	CSRF  string
 }
 
 var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
@@ -57,12 +60,13 @@ var choosePage = page("choose", `<h1>Choose the pages to connect</h1>
 {{if .Pages}}<form method="post" action="callback">
 <input type="hidden" name="csrf" value="{{.CSRF}}">
 <fieldset><legend>{{len .Pages}} pages were granted</legend>
-{{range .Pages}}<label><input type="checkbox" name="page" value="{{.Page}}"{{if not .Lacking}}{{if ne .Standing "foreign"}} checked{{end}}{{end}}> {{.Name}} <span class="id">{{.Page}}</span>
-{{if eq .Standing "connected"}}<small>connected; gets the new token</small>{{end}}
-{{if eq .Standing "foreign"}}<small>connected by somebody else{{with .Company}} for {{.}}{{end}}; choosing it takes it over</small>{{end}}
+{{range .Pages}}<label><input type="checkbox" name="page" value="{{.Page}}"{{if not (or .Lacking (eq .Standing "foreign") (.Moves $.Company.ID))}} checked{{end}}> {{.Name}} <span class="id">{{.Page}}</span>
+{{if .Moves $.Company.ID}}<small><b>moves from {{index $.Names .Company}} to {{$.Company.Name}}</b></small>{{end}}
+{{if and (eq .Standing "connected") (not (.Moves $.Company.ID))}}<small>connected; gets the new token</small>{{end}}
+{{if eq .Standing "foreign"}}<small>connected by somebody else{{with .Company}} for {{index $.Names .}}{{end}}; choosing it takes it over</small>{{end}}
 {{if .Lacking}}<small>your role on this page does not let you connect it</small>{{end}}</label>
 {{end}}</fieldset>
-{{if .Company}}<p>For {{.Company}}.</p>{{else}}<p><label>Company <input type="text" name="company" maxlength="200"></label></p>{{end}}
+{{with .Company.Name}}<p>For {{.}}.</p>{{end}}
 <button>Connect</button></form>
 {{else}}<p>No page was granted. Start again and choose at least one page in Meta's dialog.</p>{{end}}`)
 

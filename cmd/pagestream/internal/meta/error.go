@@ -15,7 +15,7 @@ var (
 	ErrNotConnected = errors.New("page is not connected; type: pagestream pages connect PAGE")
 	// ErrTokenDead is returned when a page's token is recorded as invalid. An
 	// [Error] of class [TokenDead] matches it as well.
-	ErrTokenDead = errors.New("page token is not valid; type: pagestream pages login")
+	ErrTokenDead = errors.New("page token is not valid; type: pagestream pages login --company NAME")
 )
 
 // Error is an error that Graph returned. Message is Graph's own text with tokens

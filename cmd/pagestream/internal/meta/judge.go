@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -62,6 +63,15 @@ func (x *examination) find(f Finding) {
 
 func (x *examination) id() string { return string(x.f.Row.ID) }
 
+// login returns the command for a login to the page's company.
+func (x *examination) login() string {
+	company := cmp.Or(x.f.Row.Company, "NAME")
+	if strings.ContainsFunc(company, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		company = "'" + strings.ReplaceAll(company, "'", `'\''`) + "'"
+	}
+	return "pagestream pages login --company " + company
+}
+
 func (x *examination) unconnected() {
 	p := x.f.Row
 	f := Finding{Cause: StateNotConnected, Severity: Wrong, Summary: "The page is not connected."}
@@ -79,7 +89,7 @@ func (x *examination) unconnected() {
 		f.Summary = "Deliveries come for this page, but it was never connected here."
 	}
 	if f.Severity != Fine {
-		f.Do = []string{"pagestream pages connect " + x.id(), "pagestream pages login"}
+		f.Do = []string{"pagestream pages connect " + x.id(), x.login()}
 	}
 	x.find(f)
 }
@@ -87,7 +97,7 @@ func (x *examination) unconnected() {
 func (x *examination) token() {
 	t := x.f.token()
 	login := []string{
-		"pagestream pages login",
+		x.login(),
 		"the page's messages are stored meanwhile, as long as Meta delivers them",
 	}
 	switch {
@@ -145,7 +155,7 @@ func (x *examination) token() {
 			}
 			x.find(Finding{
 				Cause: StateTokenExpiring, Severity: Warning, Summary: "The " + end.what + ends,
-				Evidence: []string{"on " + stamp(end.at)}, Do: []string{"pagestream pages login"},
+				Evidence: []string{"on " + stamp(end.at)}, Do: []string{x.login()},
 			})
 		}
 	}
@@ -197,7 +207,7 @@ func (x *examination) graph() {
 		f.Do = []string{"wait " + wait.String() + ", then: pagestream doctor " + x.id()}
 	case e.Class() == Permission:
 		f.Cause, f.Severity, f.Summary = StateRoleLost, Wrong, "The admin's role on the page does not allow what is needed."
-		f.Do = []string{"have an admin with full control of the page log in:", "pagestream pages login"}
+		f.Do = []string{"have an admin with full control of the page log in:", x.login()}
 	default:
 		f.Cause, f.Severity = StateGraphUnreachable, Warning
 		f.Summary = "Graph did not answer about this page; what follows is from the stored records."

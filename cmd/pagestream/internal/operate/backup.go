@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -27,7 +28,8 @@ type CopyProgress struct {
 // machine. See [backup.Take].
 func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
 	return backup.Take(ctx, backup.Options{
-		Conn: o.Conn, Streams: []string{o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream)}, Dir: dir,
+		Conn: o.Conn, Dir: dir,
+		Streams:  []string{o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream},
 		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})

@@ -14,13 +14,13 @@ func (o *Operator) ListConsumers(ctx context.Context) ([]consumers.Consumer, err
 // AddConsumer creates a consumer for a program that reads events over NATS. The
 // result contains the program's secret, which is not stored. It also fails with
 // [doctor.ErrUnknownPage] or [ErrUnknownCompany].
-func (o *Operator) AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error) {
+func (o *Operator) AddConsumer(ctx context.Context, s consumers.Spec) (out consumers.Added, err error) {
 	if err := o.CheckPages(ctx, s.Pages); err != nil {
-		return consumers.Added{}, err
+		return out, err
 	}
 	if s.Company != "" {
-		if err := o.checkCompany(ctx, s.Company); err != nil {
-			return consumers.Added{}, err
+		if s.Company, err = o.knownCompany(ctx, s.Company); err != nil {
+			return out, err
 		}
 	}
 	return o.Consumers.Add(ctx, s)

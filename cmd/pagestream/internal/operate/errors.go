@@ -5,6 +5,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -20,13 +21,20 @@ import (
 var (
 	// ErrUnknown is returned when no read model or reactor has the given name.
 	ErrUnknown = errors.New("there is nothing of that name")
-	// ErrUnknownCompany is returned when no page belongs to a company.
+	// ErrUnknownCompany is returned when no company has the name.
 	ErrUnknownCompany = errors.New("there is no company")
 	// ErrNoLogin is returned when a login's id is unknown, or is more than half an
 	// hour old.
 	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; log in again")
 	// ErrRequest is returned when a request is not valid; nothing was changed.
 	ErrRequest = errors.New("the request is not valid")
+	// ErrNoCompany is returned when an invitation names no company.
+	ErrNoCompany = errors.New("an invitation names the company that the pages will belong to: --company NAME")
+	// ErrNewCompany is returned when an invitation names an unknown company and does not
+	// say that it is a new one.
+	ErrNewCompany = errors.New(
+		"no company has this name; to add it, say --new-company, or type: pagestream companies add NAME",
+	)
 	// ErrNoHooks is returned when no endpoint is configured.
 	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
 )
@@ -51,14 +59,15 @@ const (
 var kinds = map[error]Kind{
 	ErrUnknown: Unknown, ErrNoHooks: Unknown, meta.ErrNotConnected: Unknown, projections.ErrNoRow: Unknown,
 	projections.ErrNoDeadLetter: Unknown, consumers.ErrUnknown: Unknown, hooks.ErrUnknownEndpoint: Unknown,
-	hooks.ErrNoDeadLetter: Unknown,
+	hooks.ErrNoDeadLetter: Unknown, companies.ErrUnknown: Unknown,
 
 	projections.ErrBuilding: Busy,
 
 	ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrTokenDead: Refused,
 	login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
-	connect.ErrUserToken: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
+	connect.ErrUserToken: Refused, connect.ErrMove: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
+	ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
 	consumers.ErrPages: Refused,

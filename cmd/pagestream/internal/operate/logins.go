@@ -3,11 +3,14 @@ package operate
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
@@ -25,11 +28,14 @@ func newLogins() logins {
 	return expirable.NewLRU[string, meta.Consent](maxLogins, nil, loginLife)
 }
 
-// InviteRequest is a request for a login link. All fields are optional.
+// InviteRequest is a request for a login link. Only Company is required: whoever opens
+// the link can't choose the company.
 type InviteRequest struct {
-	App     string   `json:"app,omitempty"`
-	Company string   `json:"company,omitempty"`
-	Fields  []string `json:"fields,omitempty"`
+	App     string `json:"app,omitempty"`
+	Company string `json:"company"`
+	// NewCompany allows a company that is not known yet, and adds it.
+	NewCompany bool     `json:"new_company,omitempty"`
+	Fields     []string `json:"fields,omitempty"`
 	// Back is the http or https URL of the link that is shown after the login.
 	Back string `json:"back,omitempty"`
 }
@@ -57,13 +63,27 @@ type Connected struct {
 // AppNames returns the names of the configured apps, the default app first.
 func (o *Operator) AppNames() []string { return o.Apps }
 
-// Invite creates a link that opens one login in a browser.
-func (o *Operator) Invite(_ context.Context, r InviteRequest) (Invite, error) {
+// Invite creates a link that opens one login in a browser, for a known company. It
+// fails with [ErrNoCompany] or [ErrNewCompany].
+func (o *Operator) Invite(ctx context.Context, r InviteRequest) (Invite, error) {
 	// This checks the app, so that a link which can't work is refused now.
 	if _, err := o.Connector.LoginURL(r.App, "", ""); err != nil {
 		return Invite{}, err
 	}
-	url, expires, err := o.Logins.Invite(r.App, r.Company, r.Back, r.Fields)
+	if r.Company == "" {
+		return Invite{}, ErrNoCompany
+	}
+	company, err := o.FindCompany(ctx, r.Company)
+	if errors.Is(err, companies.ErrUnknown) {
+		if !r.NewCompany {
+			return Invite{}, fmt.Errorf("company %q: %w", r.Company, ErrNewCompany)
+		}
+		company, err = o.Companies.Add(ctx, r.Company)
+	}
+	if err != nil {
+		return Invite{}, err
+	}
+	url, expires, err := o.Logins.Invite(r.App, login.Company{ID: company.ID, Name: company.Name}, r.Back, r.Fields)
 	return Invite{URL: url, Expires: expires}, err
 }
 
@@ -88,6 +108,10 @@ func (o *Operator) ConnectChosen(ctx context.Context, id string, choice meta.Cho
 	consent, ok := o.logins.Get(id)
 	if !ok {
 		return Connected{}, ErrNoLogin
+	}
+	var err error
+	if choice.Company, err = o.companyID(ctx, choice.Company); err != nil {
+		return Connected{}, err
 	}
 	outcomes, err := o.Connector.Apply(ctx, consent, choice, progress)
 	sum, last := Connected{Chosen: len(outcomes)}, uint64(0)

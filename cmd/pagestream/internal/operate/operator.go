@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -52,6 +53,7 @@ type Parts struct {
 	Filler     *backfill.Filler
 	Eraser     *erase.Eraser
 	Consumers  *consumers.Consumers
+	Companies  *companies.Companies
 	Hooks      *hooks.Hooks
 
 	Keys *seal.KeyRing

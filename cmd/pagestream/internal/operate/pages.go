@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -12,7 +11,6 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/internal/nearest"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
@@ -71,9 +69,10 @@ func (o *Operator) Subscription(p pages.Page) (*subscriptions.Subscription, erro
 }
 
 // ListPages returns at most limit pages in byte order of their ids, and the cursor of
-// the next ones, like [pages.List].
-func (o *Operator) ListPages(cursor string, limit int) ([]Page, string, error) {
-	list, next, err := pages.List(o.Models.Pages(), cursor, limit)
+// the next ones, like [pages.List]. With the id of a company it returns only the pages
+// and Instagram accounts that the company has now.
+func (o *Operator) ListPages(company, cursor string, limit int) ([]Page, string, error) {
+	list, next, err := pages.ListOf(o.Models.Pages(), company, cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -101,29 +100,6 @@ func (o *Operator) CheckPages(ctx context.Context, ids []domain.PageID) error {
 		}
 	}
 	return nil
-}
-
-// checkCompany fails with [ErrUnknownCompany] if no page belongs to the company, as of the
-// stream's head.
-func (o *Operator) checkCompany(ctx context.Context, company string) error {
-	var names []string
-	known, err := o.findPage(ctx, func() (bool, error) {
-		names = nil
-		err := pages.Each(o.Models.Pages(), func(p pages.Page) error {
-			if p.Company != "" {
-				names = append(names, p.Company)
-			}
-			return nil
-		})
-		return slices.Contains(names, company), err
-	})
-	if err != nil || known {
-		return err
-	}
-	if similar := nearest.Name(company, names); similar != "" {
-		return fmt.Errorf("%w %q; did you mean %q? Type: pagestream pages list", ErrUnknownCompany, company, similar)
-	}
-	return fmt.Errorf("%w %q; type: pagestream pages list", ErrUnknownCompany, company)
 }
 
 // findPage calls find with the read model of pages. If find returns false, it is called
@@ -161,7 +137,10 @@ func (o *Operator) EachPage(fn func(Page) error) error {
 }
 
 // Connect connects a page with its own token and subscribes it.
-func (o *Operator) Connect(ctx context.Context, r connect.Request) (meta.Outcome, error) {
+func (o *Operator) Connect(ctx context.Context, r connect.Request) (out meta.Outcome, err error) {
+	if r.Company, err = o.companyID(ctx, r.Company); err != nil {
+		return meta.Outcome{}, err
+	}
 	return o.settled(ctx)(o.Connector.Connect(ctx, r))
 }
 

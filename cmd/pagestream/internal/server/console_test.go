@@ -69,6 +69,9 @@ func TestConsoleConnect(t *testing.T) {
 	b.click("p a")
 	b.waitForText("#pages", "Page 00")
 	b.waitForText("#pages", "acme")
+	b.open("/connect?company=acme")
+	assert.Equal(t, "acme", eval[string](b, `document.querySelector("#known").value`), "it is known now")
+	b.open("/")
 	for page, want := range map[string]bool{"7000": true, "7001": true, "7002": false, "7003": false} {
 		fields, on := g.SubscribedFields(testAppID, page)
 		assert.Equal(t, want, on, page)
@@ -285,7 +288,8 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 	}
 	for _, path := range []string{
 		"pages", "pages/7000/check", "pages/7000/resubscribe", "pages/7000/disconnect", "pages/7000/messages",
-		"pages/7000/backfill", "invites", "logins", "logins/x", "conversations/7000/31/erase",
+		"pages/7000/backfill", "companies", "companies/x/rename", "invites", "logins", "logins/x",
+		"conversations/7000/31/erase",
 		"projections/pages/rebuild", "deadletters", "consumers", "backup",
 		"hooks/x/redrive", "hooks/x/enable", "keys/rotate",
 	} {

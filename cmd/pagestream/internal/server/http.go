@@ -213,8 +213,9 @@ func (p *Program) newOperator() *operate.Operator {
 				return conversations.ErasedAt(p.models.Conversations(), page, contact)
 			},
 		}),
-		Eraser: p.eraser, Consumers: p.consumers, Hooks: p.hooks, Keys: p.keys, Ready: p.health.reasons,
-		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Eraser: p.eraser, Consumers: p.consumers, Companies: p.companies, Hooks: p.hooks, Keys: p.keys,
+		Ready: p.health.reasons,
+		Apps:  p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})
 }

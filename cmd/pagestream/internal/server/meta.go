@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
@@ -34,8 +35,10 @@ func (p *Program) openMeta(context.Context) (err error) {
 		},
 		AppFields: p.apps.PageFields, Pages: p.known, Publisher: p.publisher, Sealer: p.keys,
 	})
+	p.companies = companies.New(companies.Options{JS: p.js, Pages: p.models.Pages(), Replicas: p.cfg.NATS.Replicas})
 	p.logins = login.New(login.Options{
-		BaseURL: p.baseURL(), Flow: p.connector, Open: p.opts.OpenLogins, Logger: p.log.With("part", "login"),
+		BaseURL: p.baseURL(), Flow: p.connector, Names: p.companies.Names, Open: p.opts.OpenLogins,
+		Logger: p.log.With("part", "login"),
 	})
 	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
 	p.eraser = erase.New(erase.Options{

@@ -108,7 +108,7 @@ var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 func TestSixtyPagesInOneConsent(t *testing.T) {
 	g, cfg := newFakeMeta(t, 60)
 	r := start(t, cfg)
-	code, link, _ := r.command(t, "pages", "login", "--company", "acme")
+	code, link, _ := r.command(t, "pages", "login", "--company", "acme", "--new-company")
 	require.Equal(t, cli.ExitOK, code)
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)

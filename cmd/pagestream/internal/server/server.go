@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -89,6 +90,7 @@ type Program struct {
 
 	// Outgoing events.
 	consumers *consumers.Consumers
+	companies *companies.Companies
 	hooks     *hooks.Hooks // nil without endpoints
 
 	recent  webhook.Recent

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
+)
+
+// CompanyOperator lists and names companies.
+type CompanyOperator interface {
+	ListCompanies(ctx context.Context) ([]companies.Company, error)
+	FindCompany(ctx context.Context, name string) (companies.Company, error)
+	AddCompany(ctx context.Context, name string) (companies.Company, error)
+	RenameCompany(ctx context.Context, company, name string) (companies.Company, error)
+}
+
+func (s *Server) companyRoutes() routes {
+	return routes{
+		"GET /api/v1/companies":              {serve: s.listCompanies, params: params{"min_seq"}},
+		"POST /api/v1/companies":             {serve: s.addCompany, body: true},
+		"POST /api/v1/companies/{id}/rename": {serve: s.renameCompany, body: true},
+	}
+}
+
+// CompanyRequest has a company's name.
+type CompanyRequest struct {
+	Name string `json:"name"`
+}
+
+func (s *Server) listCompanies(w http.ResponseWriter, r *http.Request) error {
+	if err := await(r, s.opts.Pages); err != nil {
+		return err
+	}
+	list, err := s.opts.Operator.ListCompanies(r.Context())
+	return writeResult(w, "list companies", http.StatusOK, List[companies.Company]{Items: list}, err)
+}
+
+func (s *Server) addCompany(w http.ResponseWriter, r *http.Request) error {
+	var in CompanyRequest
+	if err := decode(w, r, &in, `{"name": "…"}`); err != nil {
+		return err
+	}
+	out, err := s.opts.Operator.AddCompany(r.Context(), in.Name)
+	return writeResult(w, "add company", http.StatusCreated, out, err)
+}
+
+func (s *Server) renameCompany(w http.ResponseWriter, r *http.Request) error {
+	var in CompanyRequest
+	if err := decode(w, r, &in, `{"name": "…"}`); err != nil {
+		return err
+	}
+	out, err := s.opts.Operator.RenameCompany(r.Context(), r.PathValue("id"), in.Name)
+	return writeResult(w, "rename company", http.StatusOK, out, err)
+}
+
+// company returns the company of ?company=, empty if the parameter is missing. An
+// empty or unknown company is a problem: it must not select the pages of all.
+func (s *Server) company(r *http.Request) (string, error) {
+	q := r.URL.Query()
+	if !q.Has("company") {
+		return "", nil
+	}
+	c, err := s.opts.Operator.FindCompany(r.Context(), q.Get("company"))
+	if err != nil {
+		p := verbProblem("select by company", err)
+		if p.Status == http.StatusNotFound {
+			p = problem(http.StatusBadRequest, err.Error())
+		}
+		return "", p
+	}
+	return c.ID, nil
+}
