@@ -16,6 +16,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -138,6 +139,7 @@ func BenchmarkRebuild(b *testing.B) {
 	const n = 100_000
 	for _, p := range []projections.Projection{
 		&chain{name: "chain", version: 1}, deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
+		comments.New(),
 	} {
 		b.Run(p.Name(), func(b *testing.B) {
 			for b.Loop() {

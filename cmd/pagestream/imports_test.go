@@ -308,6 +308,8 @@ func TestImportRules(t *testing.T) {
 		{"projections/pages", our("projections/projectionstest"), true, true},
 		{"projections/pages", our("projections/projectionstest"), false, false},
 		{"projections/pages", our("config"), false, false},
+		{"projections/comments", our("projections"), false, true},
+		{"projections/comments", our("projections/conversations"), false, false},
 		{"projections/projectionstest", our("projections"), false, true},
 		{"projections/projectionstest", our("streams/streamstest"), false, true},
 		{cmd + "/internal/api", our("projections/pages"), false, true},

@@ -111,7 +111,7 @@ func putTombstone(tx *store.Tx, e streams.Stored, key []byte) error {
 // eraseEvents removes the listed events from those that are recorded for the contact,
 // and the shares of the others. It returns the sum of all shares.
 func eraseEvents(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err error) {
-	bucket, from, end := tx.Bucket(bucketEvents), key, successor(key)
+	bucket, from, end := tx.Bucket(bucketEvents), key, store.Successor(key)
 	for more := true; more; {
 		var rows []row
 		rows, more = readChunk(bucket, from, end)
@@ -176,7 +176,7 @@ func eraseConversation(
 // eraseRows removes the rows of a bucket whose keys begin with prefix, in chunks. The
 // function before, if not nil, is called with each key before its row is removed.
 func eraseRows(tx *store.Tx, name string, prefix []byte, before func(key []byte) error) error {
-	bucket, end := tx.Bucket(name), successor(prefix)
+	bucket, end := tx.Bucket(name), store.Successor(prefix)
 	for more := true; more; {
 		var rows []row
 		rows, more = readChunk(bucket, prefix, end)

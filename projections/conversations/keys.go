@@ -100,19 +100,6 @@ func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
 // eventSeq returns the sequence at the end of a key.
 func eventSeq(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
-// successor returns the first key after all keys that start with prefix. Every prefix
-// of this package begins with a page, so there always is one.
-func successor(prefix []byte) []byte {
-	next := append([]byte(nil), prefix...)
-	for i := len(next) - 1; i >= 0; i-- {
-		next[i]++
-		if next[i] != 0 {
-			return next[:i+1]
-		}
-	}
-	return nil
-}
-
 // millis returns a time in Unix milliseconds, 0 for the zero time.
 func millis(t time.Time) int64 {
 	if t.IsZero() {

@@ -81,7 +81,7 @@ func (f *fold) change(mid string, c change) error {
 func (f *fold) addPending(mid string, c change) error {
 	bucket := f.tx.Bucket(bucketPending)
 	prefix := pendingPrefix(f.key, mid)
-	rows, _ := readChunk(bucket, prefix, successor(prefix))
+	rows, _ := readChunk(bucket, prefix, store.Successor(prefix))
 	if c.Unsent || c.Edit != nil {
 		for _, r := range rows {
 			var other change

@@ -114,6 +114,18 @@ func cutString(key []byte) (s string, rest []byte, ok bool) {
 	return "", nil, false
 }
 
+// Successor returns the first key after all keys that start with prefix, or nil if there is none.
+func Successor(prefix []byte) []byte {
+	next := append([]byte(nil), prefix...)
+	for i := len(next) - 1; i >= 0; i-- {
+		next[i]++
+		if next[i] != 0 {
+			return next[:i+1]
+		}
+	}
+	return nil
+}
+
 // Uint64 encodes n as 8 bytes, big-endian. [ToUint64] decodes it.
 func Uint64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 

@@ -70,17 +70,16 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	order := q.Get("order")
-	if order != "" && order != "newest" && order != "oldest" {
-		return problem(http.StatusBadRequest, "order is oldest or newest")
+	newest, err := newestFirst(r)
+	if err != nil {
+		return err
 	}
 	page, contact := conversation(r)
 	read := func(v projections.Viewer) error {
-		items, next, err := conversations.Messages(v, page, contact, q.Get("cursor"), limit, order == "newest")
+		items, next, err := conversations.Messages(v, page, contact, r.URL.Query().Get("cursor"), limit, newest)
 		return writeList(w, "list messages", items, next, err)
 	}
-	if q.Has("at_seq") || q.Has("at_time") {
+	if isPast(r) {
 		return s.past(r, page, contact, read)
 	}
 	if err := await(r, s.opts.Conversations); err != nil {
@@ -97,19 +96,43 @@ const maxPast = 50 * time.Second
 func (s *Server) past(r *http.Request, page domain.PageID, contact domain.ContactID,
 	read func(projections.Viewer) error,
 ) error {
-	seq, err := number(r, "at_seq", 0)
+	seq, at, err := moment(r)
 	if err != nil {
 		return err
-	}
-	var at time.Time
-	if given := r.URL.Query().Get("at_time"); given != "" {
-		if at, err = time.Parse(time.RFC3339Nano, given); err != nil {
-			return problem(http.StatusBadRequest, "at_time is a time, as in 2026-11-23T10:00:00Z")
-		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), maxPast)
 	defer cancel()
 	return s.opts.Operator.Past(ctx, page, contact, seq, at, read)
+}
+
+// newestFirst parses ?order=: oldest, which is the default, or newest.
+func newestFirst(r *http.Request) (bool, error) {
+	switch r.URL.Query().Get("order") {
+	case "newest":
+		return true, nil
+	case "", "oldest":
+		return false, nil
+	}
+	return false, problem(http.StatusBadRequest, "order is oldest or newest")
+}
+
+// isPast reports whether the request asks for a past state.
+func isPast(r *http.Request) bool {
+	q := r.URL.Query()
+	return q.Has("at_seq") || q.Has("at_time")
+}
+
+// moment parses ?at_seq= and ?at_time=.
+func moment(r *http.Request) (seq uint64, at time.Time, err error) {
+	if seq, err = number(r, "at_seq", 0); err != nil {
+		return 0, at, err
+	}
+	if given := r.URL.Query().Get("at_time"); given != "" {
+		if at, err = time.Parse(time.RFC3339Nano, given); err != nil {
+			return 0, at, problem(http.StatusBadRequest, "at_time is a time, as in 2026-11-23T10:00:00Z")
+		}
+	}
+	return seq, at, nil
 }
 
 // listSources lists the sequences of the events of a conversation, or of its message

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var pathValues = strings.NewReplacer("{id}", "104", "{page}", "104", "{contact}", "31", "{seq}", "7", "{type}", "message.read", "{name}", "crm")
+var pathValues = strings.NewReplacer("{id}", "104", "{page}", "104", "{contact}", "31", "{seq}", "7", "{type}", "message.read",
+	"{comment}", "9_1", "{post}", "104_9", "{name}", "crm")
 
 // eachRoute calls f with the method and path of each route of the API.
 func eachRoute(t *testing.T, f func(method, path string, route route)) {

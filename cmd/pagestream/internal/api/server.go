@@ -43,6 +43,7 @@ type Operator interface {
 	PageOperator
 	LoginOperator
 	MessageOperator
+	CommentOperator
 	ModelOperator
 	DeadLetterOperator
 	ConsumerOperator
@@ -69,6 +70,7 @@ type Options struct {
 	Pages         projections.Model
 	Subscriptions projections.Model
 	Conversations projections.Model
+	Comments      projections.Model
 	Operator      Operator
 	// Metrics serves GET /metrics.
 	Metrics http.Handler
@@ -131,7 +133,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 func (s *Server) routes() routes {
 	all := routes{}
 	for _, noun := range []routes{
-		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.eventRoutes(),
+		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
 		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
 		s.copyRoutes(), s.statusRoutes(),
 	} {

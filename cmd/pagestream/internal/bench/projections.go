@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -37,7 +38,9 @@ const stockShare = 25
 
 // models returns the read models of the program.
 func models() []projections.Projection {
-	return []projections.Projection{deliveries.New(), pages.New(), subscriptions.New(), conversations.New()}
+	return []projections.Projection{
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
+	}
 }
 
 // projectionsSection measures each read model alone, with fsync, on a stream that is

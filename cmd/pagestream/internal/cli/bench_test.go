@@ -48,7 +48,7 @@ func TestBench(t *testing.T) {
 		require.Positive(t, b.Value)
 	}
 	for _, p := range report.Growth {
-		incomplete := p.Grows == "stream" && (p.Ready <= 0 || p.Heap == 0 || p.Stream == 0 || len(p.Models) != 4)
+		incomplete := p.Grows == "stream" && (p.Ready <= 0 || p.Heap == 0 || p.Stream == 0 || len(p.Models) != 5)
 		require.Positive(t, p.CatchUp)
 		require.Positive(t, p.Ingest)
 		require.Positive(t, p.Project)

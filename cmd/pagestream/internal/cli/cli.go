@@ -47,6 +47,8 @@ type CLI struct {
 	Keys          KeysCommand          `cmd:"" help:"List and rotate the keys that seal page tokens."`
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`
+	Comments      CommentsCommand      `cmd:"" help:"Read comments on posts."`
+	Posts         PostsCommand         `cmd:"" help:"Read posts and the comments on them."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show, verify and rebuild the read models."`
 	Companies     CompaniesCommand     `cmd:"" help:"Manage the companies that pages belong to."`
 	Consumers     ConsumersCommand     `cmd:"" help:"Manage programs that read events through NATS."`

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -57,7 +58,7 @@ func newFixture(t *testing.T) *fixture {
 func (r *fixture) build(t *testing.T) projectionstest.Models {
 	t.Helper()
 	return r.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
-		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New())
 }
 
 func index(m projectionstest.Models) deliveries.Index {
@@ -215,6 +216,39 @@ func TestErase(t *testing.T) {
 	r.Publish(t, received(page, person, "m9", "hello again", time.Now().Add(time.Minute).UnixMilli()))
 	assert.Equal(t, 1, r.erase(t).Events)
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+}
+
+// TestEraseComments checks that the comments and reactions of a contact who never wrote a
+// message are erased, and that other comments stay.
+func TestEraseComments(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	change := func(t domain.Type, id string, contact domain.ContactID, d domain.Data) domain.Event {
+		return domain.Event{ID: id, Type: t, Page: page, Contact: contact, Time: time.UnixMilli(1000).UTC(), Data: d}
+	}
+	comment := func(id, text string) domain.Data {
+		return domain.Data{Comment: &domain.Comment{ID: id, Post: "104_9", Text: &text}}
+	}
+	r.Publish(t,
+		change(domain.CommentReceived, "a", person, comment("1", secret)),
+		change(domain.CommentReceived, "b", "7002", comment("2", "good morning")),
+		change(domain.CommentHidden, "c", person, comment("2", secret)),
+		change(domain.ReactionAdded, "d", person, domain.Data{
+			PostReaction: &domain.PostReaction{Post: "104_9", Reaction: "like"},
+		}),
+	)
+	assert.Equal(t, 3, r.erase(t).Events)
+	assert.False(t, r.onDisk(t, secret))
+	digests := r.digests(t, r.live)
+	assert.Equal(t, digests, r.digests(t, r.build(t)))
+	list, _, err := comments.List(r.live.Named("comments"), page, comments.Query{}, comments.Page{})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, "good morning", list[0].Text)
+	assert.Equal(t, comments.Visible, list[0].State)
+	counts, err := comments.Count(r.live.Named("comments"), page)
+	require.NoError(t, err)
+	assert.Equal(t, comments.Counts{Posts: 1, Comments: comments.Tally{Visible: 1}, Erased: 1}, counts)
 }
 
 // TestCrashBeforeTheDeletion checks that after a crash between the record and the

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -28,7 +29,7 @@ func newFixture(t *testing.T) *projectionstest.Rig {
 	t.Helper()
 	r := projectionstest.NewRig(t)
 	r.Models = r.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
-		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New())
 	return r
 }
 
@@ -128,7 +129,7 @@ func TestRoundTrip(t *testing.T) {
 	assert.Equal(t, out.Last, in.Last)
 	assert.Positive(t, in.Gaps, "the erased events")
 	b.Models = b.Build(t, func(m *projections.Runner) projections.Index { return deliveries.Index{Runner: m} },
-		deliveries.New(), pages.New(), subscriptions.New(), conversations.New())
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New())
 	assert.Equal(t, digests(t, a), digests(t, b))
 
 	again := filepath.Join(t.TempDir(), "again.ndjson")

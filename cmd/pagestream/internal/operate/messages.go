@@ -11,6 +11,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/streams"
@@ -42,7 +43,24 @@ const eraseWait = 50 * time.Second
 func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, eraseWait)
 	defer cancel()
-	return o.Eraser.Erase(ctx, page, contact)
+	out, err := o.Eraser.Erase(ctx, page, contact)
+	o.applied(ctx, out.Seq)
+	return out, err
+}
+
+// appliedWait is how long [Operator.applied] waits at most.
+const appliedWait = 5 * time.Second
+
+// applied waits, for a bounded time, until every read model has applied the event seq.
+// So the operator's next command sees the effect of this one.
+func (o *Operator) applied(ctx context.Context, seq uint64) {
+	ctx, cancel := context.WithTimeout(ctx, appliedWait)
+	defer cancel()
+	for _, m := range o.Models {
+		if m.WaitFor(ctx, seq) != nil {
+			return
+		}
+	}
 }
 
 // Past reads a conversation as it was at the event seq or, if seq is 0, at a time by
@@ -50,14 +68,32 @@ func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain
 func (o *Operator) Past(ctx context.Context, page domain.PageID, contact domain.ContactID, seq uint64, at time.Time,
 	read func(projections.Viewer) error,
 ) error {
-	err := projections.Past(ctx, conversations.New(), projections.PastOptions{
-		JS: o.JS, Stream: o.Stream, Dir: o.ModelsDir, Seq: seq, Time: at,
-		Dedup:   deliveries.Index{Runner: o.Models.Deliveries()},
-		Filters: streams.Filter(page),
+	return o.past(ctx, conversations.New(), projections.PastOptions{
+		Seq: seq, Time: at, Filters: streams.Filter(page),
 		Keep: func(e streams.Stored) bool {
 			return e.Contact == contact || e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact)
 		},
-	}, func(v projections.Viewer, _ uint64) error { return read(v) })
+	}, read)
+}
+
+// PastComments reads the comments and posts of a page as they were at the event seq or,
+// if seq is 0, at a time by the stream's clock. It replays the page's events about
+// comments and posts up to there.
+func (o *Operator) PastComments(ctx context.Context, page domain.PageID, seq uint64, at time.Time,
+	read func(projections.Viewer) error,
+) error {
+	return o.past(ctx, comments.New(), projections.PastOptions{
+		Seq: seq, Time: at, Filters: streams.Filter(page, comments.Types()...),
+	}, read)
+}
+
+// past folds the selected events of the stream up to a point and reads the result.
+func (o *Operator) past(ctx context.Context, p projections.Projection, past projections.PastOptions,
+	read func(projections.Viewer) error,
+) error {
+	past.JS, past.Stream, past.Dir = o.JS, o.Stream, o.ModelsDir
+	past.Dedup = deliveries.Index{Runner: o.Models.Deliveries()}
+	err := projections.Past(ctx, p, past, func(v projections.Viewer, _ uint64) error { return read(v) })
 	if err != nil {
 		return fmt.Errorf("read the past: %w", err)
 	}

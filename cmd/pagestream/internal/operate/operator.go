@@ -22,6 +22,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -35,7 +36,7 @@ type Parts struct {
 	Conn   *nats.Conn
 	JS     jetstream.JetStream
 	Stream string
-	// Models are the running read models; pagestream's own four must be included.
+	// Models are the running read models; pagestream's own must be included.
 	Models Models
 	// Ledger contains the counts of the webhook endpoint, also of items that are not
 	// in the stream.
@@ -116,6 +117,9 @@ func (m Models) Subscriptions() *projections.Runner { return m.must(subscription
 
 // Conversations returns the read model of conversations.
 func (m Models) Conversations() *projections.Runner { return m.must(conversations.Name) }
+
+// Comments returns the read model of comments and posts.
+func (m Models) Comments() *projections.Runner { return m.must(comments.Name) }
 
 // Deliveries returns the read model of deliveries, the index of all event ids.
 func (m Models) Deliveries() *projections.Runner { return m.must(deliveries.Name) }

@@ -8,6 +8,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 )
@@ -28,6 +29,7 @@ type Status struct {
 	Stored        deliveries.Summary   `json:"stored"`
 	Received      deliveries.Counts    `json:"received"`
 	Conversations conversations.Counts `json:"conversations"`
+	Comments      comments.Counts      `json:"comments"`
 }
 
 // StreamStatus is the state of the stream.
@@ -83,6 +85,9 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 	}
 	if out.Conversations, err = conversations.Count(o.Models.Conversations(), ""); err != nil {
 		return Status{}, fmt.Errorf("count conversations: %w", err)
+	}
+	if out.Comments, err = comments.Count(o.Models.Comments(), ""); err != nil {
+		return Status{}, fmt.Errorf("count comments: %w", err)
 	}
 	if out.Pages, err = o.PagesStatus(); err != nil {
 		return Status{}, fmt.Errorf("judge pages: %w", err)

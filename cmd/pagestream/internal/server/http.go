@@ -175,6 +175,7 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	a, err := api.New(api.Options{
 		JS: p.js, Stream: streams.Name, Token: admin, ReadToken: read, Session: c.Authenticate,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
+		Comments: p.models.Comments(),
 		Operator: operator, Metrics: p.metrics.handler(), Logger: p.log.With("part", "api"),
 	})
 	if err != nil {

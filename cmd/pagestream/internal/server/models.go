@@ -7,6 +7,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -32,7 +33,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	var index projections.Index
 	attempts := 0 // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
-		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(),
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
 	}, p.opts.Projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,

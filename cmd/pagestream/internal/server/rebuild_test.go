@@ -104,7 +104,7 @@ func TestRebuildUnderTraffic(t *testing.T) {
 		require.Equal(t, cli.ExitOK, code, stderr)
 		var list []projections.Rebuilt
 		require.NoError(t, json.Unmarshal([]byte(out), &list))
-		require.Len(t, list, 4)
+		require.Len(t, list, 5)
 		for _, one := range list {
 			assert.True(t, one.Equal, "%+v", one)
 			t.Logf("%s: %d events, %.0f events/s, %s", one.Name, one.Seq, one.Rate, one.Took)
