@@ -173,8 +173,8 @@ type Unreadable struct {
 	Body   []byte `json:"body"`
 }
 
-// Connection is the state of a page connection at the time of the event. Tokens
-// are sealed (package seal) and never in clear text.
+// Connection is the state of a page connection at the time of the event. It has no
+// token, not even a sealed one, but a reference to the stored secret.
 type Connection struct {
 	// ConnectionID identifies this connection of the page.
 	ConnectionID string `json:"connection_id,omitempty"`
@@ -186,11 +186,10 @@ type Connection struct {
 	AppID string `json:"app_id,omitempty"`
 	Name  string `json:"name,omitempty"`
 	// Instagram is the linked Instagram account, if any.
-	Instagram   string `json:"instagram,omitempty"`
-	SealedToken string `json:"sealed_token,omitempty"`
-	// SealedVerifyToken is the page's own verify token for the webhook handshake,
-	// if it has one.
-	SealedVerifyToken string `json:"sealed_verify_token,omitempty"`
+	Instagram string `json:"instagram,omitempty"`
+	// Secret refers to the stored tokens of the connection, which are not events. It
+	// is empty if the connection has no token.
+	Secret string `json:"secret,omitempty"`
 	// Admin is the app-scoped user id of the person who connected the page.
 	Admin  string   `json:"admin,omitempty"`
 	Fields []string `json:"fields,omitempty"`
@@ -204,8 +203,8 @@ type Connection struct {
 	DataAccessExpires int64 `json:"data_access_expires,omitempty"`
 	// Scopes are the permissions that the token was granted.
 	Scopes []string `json:"scopes,omitempty"`
-	// Resealed marks a page.token_refreshed event whose token is the same as
-	// before, sealed with another key.
+	// Resealed marks a page.token_refreshed event of an earlier version, whose token
+	// is the same as before, sealed with another key.
 	Resealed bool `json:"resealed,omitempty"`
 }
 

@@ -33,7 +33,7 @@ func TestPreview(t *testing.T) {
 		{"linked", domain.Data{AccountLink: &domain.AccountLink{Status: "linked"}}},
 		{"block spam", domain.Data{Policy: &domain.Policy{Action: "block", Reason: "spam"}}},
 		{"not JSON", domain.Data{Unreadable: &domain.Unreadable{Reason: "not JSON", Body: []byte("secret")}}},
-		{"Cats", domain.Data{Connection: &domain.Connection{Name: "Cats", SealedToken: "x"}}},
+		{"Cats", domain.Data{Connection: &domain.Connection{Name: "Cats", Secret: "x"}}},
 		{"no permission", domain.Data{Subscription: &domain.Subscription{Reason: "no permission"}}},
 		{"Ann", domain.Data{Profile: &domain.Profile{Name: "Ann"}}},
 		{"2 events", domain.Data{Erasure: &domain.Erasure{Events: make([]domain.Tombstone, 2)}}},

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type keyFile struct {
 	Version int       `json:"version"`
 	Primary string    `json:"primary"`
 	Keys    []fileKey `json:"keys"`
+	// Root is written if the first key was removed, from which it was extracted.
+	Root []byte `json:"root,omitempty"`
 }
 
 type fileKey struct {
@@ -108,6 +111,16 @@ func decode(b []byte) (set *keySet, reason string) {
 	if set.primary = set.find(file.Primary); set.primary == nil {
 		return nil, "its primary key is missing"
 	}
+	if set.root = file.Root; len(set.root) == 0 {
+		root, err := extract(set.keys[0])
+		if err != nil {
+			return nil, "its first key is not usable"
+		}
+		set.root = root
+	}
+	if len(set.root) != keySize {
+		return nil, "its root is malformed"
+	}
 	return set, ""
 }
 
@@ -153,9 +166,11 @@ func LoadOrCreate(path string, mustExist bool) (ring *KeyRing, created bool, err
 // [ErrKeyFileChanged] is returned, and the file is not changed, if the file has a
 // key that this ring does not have. Two processes that save at exactly the same
 // time are not detected: rotate keys in one process only.
-func (k *KeyRing) Save(path string) error { return k.set.Load().save(path) }
+func (k *KeyRing) Save(path string) error { return k.set.Load().save(path, "") }
 
-func (s *keySet) save(path string) error {
+// save writes the set as [KeyRing.Save] does. The key removed may be in the file and
+// not in the set.
+func (s *keySet) save(path, removed string) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
@@ -166,7 +181,7 @@ func (s *keySet) save(path string) error {
 		return fmt.Errorf("save: %w", err)
 	default:
 		for _, id := range old.KeyIDs() {
-			if s.find(id) == nil {
+			if id != removed && s.find(id) == nil {
 				return fmt.Errorf("save: %w: %s has key %s, which would be lost: load it again and repeat the change",
 					ErrKeyFileChanged, path, id)
 			}
@@ -182,7 +197,18 @@ func (s *keySet) save(path string) error {
 // to the file at path as [KeyRing.Save] does before anything is sealed with it. If
 // it fails, the ring is unchanged.
 func (k *KeyRing) RotateFile(path string) error {
-	return k.rotate(func(next *keySet) error { return next.save(path) })
+	return k.replace((*keySet).withNewKey, func(next *keySet) error { return next.save(path, "") })
+}
+
+// RemoveFromFile removes a key from the ring and from the file at path. What was sealed
+// with the key can't be opened any more; [KeyRing.Derive] returns the same as before.
+// [ErrUnknownKey] is returned if the ring has no such key, [ErrPrimaryKey] if it is the
+// one that seals. If it fails, the ring is unchanged.
+func (k *KeyRing) RemoveFromFile(path, id string) error {
+	return k.replace(
+		func(s *keySet) (*keySet, error) { return s.without(id) },
+		func(next *keySet) error { return next.save(path, id) },
+	)
 }
 
 // write creates a temporary file in the directory of path, and moves it to path
@@ -191,6 +217,9 @@ func (s *keySet) write(path string, place func(from, to string) error) error {
 	file := keyFile{Version: fileVersion, Primary: s.primary.id}
 	for _, k := range s.keys {
 		file.Keys = append(file.Keys, fileKey{ID: k.id, Key: k.raw})
+	}
+	if root, err := extract(s.keys[0]); err != nil || !bytes.Equal(root, s.root) {
+		file.Root = s.root
 	}
 	b, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {

@@ -40,6 +40,8 @@ var (
 	ErrNotAuthentic = errors.New("sealed text was changed or belongs to something else")
 	// ErrTooManyKeys is returned when a ring already has [MaxKeys] keys.
 	ErrTooManyKeys = errors.New("too many keys")
+	// ErrPrimaryKey is returned when the key to remove is the one that seals.
+	ErrPrimaryKey = errors.New("the key is in use; rotate first")
 )
 
 const (
@@ -68,17 +70,20 @@ var maxSealed = len(version) + 1 + 2*idSize + 1 + encoding.EncodedLen(MaxPlainte
 // One key may seal at most about 4 billion (2^32) texts, since nonces are random:
 // use [KeyRing.Rotate] long before that.
 type KeyRing struct {
-	// set is replaced by a rotation and never modified. It is a pointer, so that a
+	// set is replaced by a change and never modified. It is a pointer, so that a
 	// printed copy of the struct shows an address instead of keys.
 	set atomic.Pointer[keySet]
-	// rotating is held while a rotation makes a new set from the current one.
-	rotating sync.Mutex
+	// changing is held while a new set is made from the current one.
+	changing sync.Mutex
 }
 
 // keySet is the immutable content of a ring.
 type keySet struct {
 	keys    []*key // oldest first
 	primary *key
+	// root is what [KeyRing.Derive] derives from: the extract of the ring's first key,
+	// which can't be computed back. It stays when that key is removed.
+	root []byte
 }
 
 type key struct {
@@ -142,20 +147,49 @@ func (s *keySet) withNewKey() (*keySet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rotate: %w", err)
 	}
-	return &keySet{keys: append(slices.Clip(s.keys), k), primary: k}, nil
+	next := &keySet{keys: append(slices.Clip(s.keys), k), primary: k, root: s.root}
+	if next.root == nil {
+		if next.root, err = extract(k); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
+}
+
+// without returns a copy of the set that lacks the key with that id.
+func (s *keySet) without(id string) (*keySet, error) {
+	switch k := s.find(id); {
+	case k == nil:
+		return nil, fmt.Errorf("remove key: %w: %s", ErrUnknownKey, id)
+	case k == s.primary:
+		return nil, fmt.Errorf("remove key %s: %w", id, ErrPrimaryKey)
+	}
+	keys := slices.DeleteFunc(slices.Clone(s.keys), func(k *key) bool { return k.id == id })
+	return &keySet{keys: keys, primary: s.primary, root: s.root}, nil
+}
+
+// extract returns the root of a ring whose first key is k.
+func extract(k *key) ([]byte, error) {
+	root, err := hkdf.Extract(sha256.New, k.raw, nil)
+	if err != nil {
+		return nil, fmt.Errorf("extract root key: %w", err)
+	}
+	return root, nil
 }
 
 // Rotate adds a new random key and makes it the primary. Older keys stay in the
 // ring and open what they sealed. The new key is in memory only until
 // [KeyRing.Save]: save before sealing anything that outlives the process, or use
 // [KeyRing.RotateFile]. [ErrTooManyKeys] is returned when the ring is full.
-func (k *KeyRing) Rotate() error { return k.rotate(func(*keySet) error { return nil }) }
+func (k *KeyRing) Rotate() error {
+	return k.replace((*keySet).withNewKey, func(*keySet) error { return nil })
+}
 
-// rotate replaces the set if save succeeds for the new one.
-func (k *KeyRing) rotate(save func(*keySet) error) error {
-	k.rotating.Lock()
-	defer k.rotating.Unlock()
-	next, err := k.set.Load().withNewKey()
+// replace replaces the set by the one that change returns, if save succeeds for it.
+func (k *KeyRing) replace(change func(*keySet) (*keySet, error), save func(*keySet) error) error {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	next, err := change(k.set.Load())
 	if err != nil {
 		return err
 	}
@@ -214,6 +248,12 @@ func (k *KeyRing) Open(sealed string, aad []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
+// KeyID returns the id of the key that a text was sealed with, or [ErrMalformed].
+func KeyID(sealed string) (string, error) {
+	id, _, err := split(sealed)
+	return id, err
+}
+
 // NeedsReseal reports whether a text was sealed with another key than the primary:
 // after opening and sealing it again it no longer needs the older key. It is false
 // for a malformed text; use Open to get the error.
@@ -226,10 +266,10 @@ func (k *KeyRing) NeedsReseal(sealed string) bool {
 const headSize = len(version) + 1 + 2*idSize + 1
 
 // Derive returns 32 secret bytes for a purpose, such as signing links. They are
-// derived from the oldest key (HKDF, RFC 5869), so rotations and restarts do not
-// change them; they are lost with the key file.
+// derived from the ring's first key (HKDF, RFC 5869). Rotations, restarts and the
+// removal of that key do not change them; they are lost with the key file.
 func (k *KeyRing) Derive(purpose string) ([]byte, error) {
-	b, err := hkdf.Key(sha256.New, k.set.Load().keys[0].raw, nil, purpose, 32)
+	b, err := hkdf.Expand(sha256.New, k.set.Load().root, purpose, 32)
 	if err != nil {
 		return nil, fmt.Errorf("derive key: %w", err)
 	}
@@ -280,5 +320,5 @@ func (k *KeyRing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.Strin
 func (k *KeyRing) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // MarshalText returns [KeyRing.String], so an encoder gets no keys. Only
-// [KeyRing.Save] and [KeyRing.RotateFile] write them.
+// the methods that write a key file write them.
 func (k *KeyRing) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

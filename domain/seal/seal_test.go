@@ -418,6 +418,65 @@ func TestRotateFile(t *testing.T) {
 	assert.Equal(t, []string{before, now}, ring.KeyIDs())
 }
 
+// TestRemoveFromFile checks that a removed key is in neither the ring nor the file, also
+// not by its bytes, and that derived keys do not change, whichever key is removed.
+func TestRemoveFromFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.json")
+	ring, _, err := seal.LoadOrCreate(path, false)
+	require.NoError(t, err)
+	first := ring.Primary()
+	written, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.NotContains(t, string(written), "root")
+	var file struct {
+		Keys []struct{ Key string }
+	}
+	require.NoError(t, json.Unmarshal(written, &file))
+	old, err := ring.Seal([]byte("secret"), nil)
+	require.NoError(t, err)
+	id, err := seal.KeyID(old)
+	require.NoError(t, err)
+	assert.Equal(t, first, id)
+	_, err = seal.KeyID("v1.secret")
+	require.ErrorIs(t, err, seal.ErrMalformed)
+	derived, err := ring.Derive("links")
+	require.NoError(t, err)
+
+	require.ErrorIs(t, ring.RemoveFromFile(path, first), seal.ErrPrimaryKey)
+	require.ErrorIs(t, ring.RemoveFromFile(path, "0123456789abcdef"), seal.ErrUnknownKey)
+	require.NoError(t, ring.RotateFile(path))
+	second := ring.Primary()
+	require.NoError(t, ring.RotateFile(path))
+	require.Error(t, ring.RemoveFromFile(filepath.Join(t.TempDir(), "no", "keys.json"), first))
+	_, err = ring.Open(old, nil)
+	require.NoError(t, err, "if the file can't be written, the ring is unchanged")
+
+	for _, id := range []string{first, second} {
+		require.NoError(t, ring.RemoveFromFile(path, id))
+		written, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.NotContains(t, string(written), id)
+		assert.NotContains(t, string(written), file.Keys[0].Key)
+		loaded, err := seal.Load(path)
+		require.NoError(t, err)
+		for _, k := range []*seal.KeyRing{ring, loaded} {
+			assert.NotContains(t, k.KeyIDs(), id)
+			_, err = k.Open(old, nil)
+			require.ErrorIs(t, err, seal.ErrUnknownKey)
+			now, err := k.Derive("links")
+			require.NoError(t, err)
+			assert.Equal(t, derived, now)
+		}
+	}
+	// Later rotations keep the derived keys as well.
+	require.NoError(t, ring.RotateFile(path))
+	loaded, err := seal.Load(path)
+	require.NoError(t, err)
+	now, err := loaded.Derive("links")
+	require.NoError(t, err)
+	assert.Equal(t, derived, now)
+}
+
 func TestDerive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	k, _, err := seal.LoadOrCreate(path, false)

@@ -126,25 +126,18 @@ type Traffic struct {
 	Tests uint64 `json:"tests,omitempty"`
 }
 
-// Secrets has a page's sealed tokens and the connection they belong to. They are
-// ciphertext (package seal), but must not be in a log or a response nevertheless:
-// neither fmt nor JSON prints them.
-type Secrets struct {
-	Page              domain.PageID `json:"page"`
-	ConnectionID      string        `json:"connection_id,omitempty"`
-	App               string        `json:"app,omitempty"`
-	Company           string        `json:"company,omitempty"`
-	SealedToken       string        `json:"-"`
-	SealedVerifyToken string        `json:"-"`
-	// Token is the state of the sealed token. An invalid token is returned as well.
+// Connection is a page's connection with the reference to its stored secret, which the
+// read model does not have.
+type Connection struct {
+	Page         domain.PageID `json:"page"`
+	ConnectionID string        `json:"connection_id,omitempty"`
+	App          string        `json:"app,omitempty"`
+	Company      string        `json:"company,omitempty"`
+	// Secret is the reference of the stored tokens.
+	Secret string `json:"secret"`
+	// Token is the state of the token.
 	Token TokenState `json:"token"`
 }
-
-// String returns a text without the sealed tokens, to keep them out of logs.
-func (s Secrets) String() string { return "secrets of page " + string(s.Page) }
-
-// GoString returns a text without the sealed tokens, to keep them out of logs.
-func (s Secrets) GoString() string { return s.String() }
 
 // AccessEnds returns when the token or the access to data expires, the earlier of the
 // two. The zero time means never or unknown.

@@ -14,11 +14,11 @@ import (
 )
 
 // Buckets. Every event writes traffic, so it is separate from the data that rarely
-// changes. The secrets are separate so that no list can contain them.
+// changes.
 const (
 	bucketPages     = "pages"       // page -> connection
 	bucketTraffic   = "traffic"     // page -> traffic, of every page with events
-	bucketSecrets   = "credentials" // page -> sealed secrets
+	bucketSecrets   = "credentials" // page -> reference of its secret
 	bucketInstagram = "instagram"   // account -> page
 	bucketUnrouted  = "unrouted"    // one row: traffic of events without a page
 	bucketRhythm    = "rhythm"      // page, hour of the week -> inbound events by week
@@ -228,7 +228,7 @@ func (f *fold) connected(c *domain.Connection) error {
 	f.p.Name = cmp.Or(c.Name, f.p.Name)
 	f.p.Fields = slices.Clone(c.Fields)
 	token := TokenValid
-	if c.SealedToken == "" {
+	if c.Secret == "" {
 		token = TokenNone
 	}
 	f.setToken(token)
@@ -237,7 +237,7 @@ func (f *fold) connected(c *domain.Connection) error {
 	if err := f.link(c.Instagram); err != nil {
 		return err
 	}
-	return f.seal(c.SealedToken, c.SealedVerifyToken)
+	return f.setSecret(c.Secret)
 }
 
 func (f *fold) renamed(c *domain.Connection) error {
@@ -265,13 +265,13 @@ func (f *fold) refreshed(c *domain.Connection) error {
 	if !f.current(c) {
 		return nil
 	}
-	old, err := secrets(f.tx, f.key)
+	old, err := secret(f.tx, f.key)
 	if err != nil {
 		return err
 	}
-	token, verify := cmp.Or(c.SealedToken, old.SealedToken), cmp.Or(c.SealedVerifyToken, old.SealedVerifyToken)
+	ref := cmp.Or(c.Secret, old)
 	if c.Resealed { // the same tokens, encrypted with another key
-		return f.seal(token, verify)
+		return f.setSecret(ref)
 	}
 	f.p.Admin = cmp.Or(c.Admin, f.p.Admin)
 	f.p.Name = cmp.Or(c.Name, f.p.Name)
@@ -285,16 +285,16 @@ func (f *fold) refreshed(c *domain.Connection) error {
 			return err
 		}
 	}
-	if token == "" {
+	if ref == "" {
 		f.p.Ignored++ // there is no token
 		return nil
 	}
 	f.setToken(TokenValid)
-	if token != old.SealedToken {
+	if ref != old {
 		f.clearGrant()
 	}
 	f.setGrant(c)
-	return f.seal(token, verify)
+	return f.setSecret(ref)
 }
 
 // clearGrant removes the expiry times and scopes of an earlier token.
@@ -346,7 +346,7 @@ func (f *fold) linked(c *domain.Connection) error {
 	return f.link(c.Instagram)
 }
 
-// disconnected ends the connection and deletes its secrets. It ignores an event about
+// disconnected ends the connection and deletes the reference to its secret. It ignores an event about
 // another connection than the current one.
 func (f *fold) disconnected(c *domain.Connection) error {
 	other := c.ConnectionID != "" && f.p.ConnectionID != "" && c.ConnectionID != f.p.ConnectionID
@@ -363,7 +363,7 @@ func (f *fold) disconnected(c *domain.Connection) error {
 	if err := f.link(""); err != nil {
 		return err
 	}
-	return f.seal("", "")
+	return f.setSecret("")
 }
 
 func (f *fold) policy(*domain.Connection) error {
@@ -384,27 +384,27 @@ func (f *fold) roles(*domain.Connection) error {
 	return nil
 }
 
-// seal stores the sealed secrets, or deletes the stored ones if both are empty.
-func (f *fold) seal(token, verify string) error {
+// setSecret stores the reference of the page's secret, or deletes it if it is empty.
+func (f *fold) setSecret(ref string) error {
 	bucket := f.tx.Bucket(bucketSecrets)
-	if token == "" && verify == "" {
+	if ref == "" {
 		if err := bucket.Delete(f.key); err != nil {
-			return fmt.Errorf("delete secrets: %w", err)
+			return fmt.Errorf("delete reference of secret: %w", err)
 		}
 		return nil
 	}
-	return store.PutJSON(bucket, f.key, sealed{token, verify})
+	return store.PutJSON(bucket, f.key, reference{ref})
 }
 
-// sealed is the stored part of [Secrets].
-type sealed struct {
-	SealedToken       string `json:"sealed_token,omitempty"`
-	SealedVerifyToken string `json:"sealed_verify_token,omitempty"`
+// reference is the stored row of bucketSecrets.
+type reference struct {
+	Secret string `json:"secret"`
 }
 
-func secrets(tx *store.Tx, key []byte) (sealed, error) {
-	s, _, err := store.GetJSON[sealed](tx.Bucket(bucketSecrets), key)
-	return s, err
+// secret returns the reference of a page's secret, empty if it has none.
+func secret(tx *store.Tx, key []byte) (string, error) {
+	r, _, err := store.GetJSON[reference](tx.Bucket(bucketSecrets), key)
+	return r.Secret, err
 }
 
 func latest(a, b time.Time) time.Time {

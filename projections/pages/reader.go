@@ -83,13 +83,12 @@ func Get(v projections.Viewer, page domain.PageID) (p Page, err error) {
 	return p, err
 }
 
-// Credentials returns a connected page's sealed secrets, or fails with
-// [ErrNoCredentials]. No other function returns them. The token may be invalid: see
-// Secrets.Token.
-func Credentials(v projections.Viewer, page domain.PageID) (out Secrets, err error) {
+// Credentials returns a connected page's connection with the reference to its secret,
+// or fails with [ErrNoCredentials]. The token may be invalid: see Connection.Token.
+func Credentials(v projections.Viewer, page domain.PageID) (out Connection, err error) {
 	err = v.View(func(tx *store.Tx) error {
 		key := pageKey(string(page))
-		s, err := secrets(tx, key)
+		ref, err := secret(tx, key)
 		if err != nil {
 			return err
 		}
@@ -97,12 +96,11 @@ func Credentials(v projections.Viewer, page domain.PageID) (out Secrets, err err
 		if err != nil {
 			return err
 		}
-		if !found || s == (sealed{}) {
+		if !found || ref == "" {
 			return ErrNoCredentials
 		}
-		out = Secrets{
-			Page: p.ID, ConnectionID: p.ConnectionID, App: p.App, Company: p.Company,
-			SealedToken: s.SealedToken, SealedVerifyToken: s.SealedVerifyToken, Token: p.Token,
+		out = Connection{
+			Page: p.ID, ConnectionID: p.ConnectionID, App: p.App, Company: p.Company, Secret: ref, Token: p.Token,
 		}
 		return nil
 	})

@@ -175,7 +175,7 @@ func TestTokenExpiryAndScopes(t *testing.T) {
 
 	f.apply(connection(domain.PageTokenInvalidated, 2000, domain.Connection{Code: 190, Subcode: 463, Reason: "expired"}),
 		connection(domain.PageTokenRefreshed, 2500, domain.Connection{
-			Resealed: true, SealedToken: "sealed-k2", SealedVerifyToken: "sealed-v2",
+			Resealed: true, Secret: "ref-k2",
 		}))
 	p = f.page(page)
 	assert.Equal(t, pages.TokenInvalid, p.Token, "encrypting it with another key does not make it valid")
@@ -183,18 +183,18 @@ func TestTokenExpiryAndScopes(t *testing.T) {
 	assert.Equal(t, ms(2000), p.TokenSince)
 	s, err := pages.Credentials(f.st, page)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"sealed-k2", "sealed-v2"}, []string{s.SealedToken, s.SealedVerifyToken})
+	assert.Equal(t, "ref-k2", s.Secret)
 
 	// The same token is valid again and keeps its expiry times and scopes.
 	f.apply(connection(domain.PageTokenRefreshed, 3000,
-		domain.Connection{SealedToken: "sealed-k2", Reason: "valid again"}))
+		domain.Connection{Secret: "ref-k2", Reason: "valid again"}))
 	p = f.page(page)
 	assert.Equal(t, pages.TokenValid, p.Token)
 	assert.Zero(t, p.TokenCode+p.TokenSubcode)
 	assert.Equal(t, ms(5_000_000), p.TokenExpires)
 
 	f.apply(connection(domain.PageTokenRefreshed, 4000,
-		domain.Connection{SealedToken: "sealed-3", DataAccessExpires: 9500}))
+		domain.Connection{Secret: "ref-3", DataAccessExpires: 9500}))
 	p = f.page(page)
 	assert.True(t, p.TokenExpires.IsZero())
 	assert.Equal(t, ms(9_500_000), p.DataAccessExpires)

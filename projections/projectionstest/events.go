@@ -197,7 +197,7 @@ func (w *traffic) rare(e *domain.Event) {
 		e.Data.Connection = &domain.Connection{
 			ConnectionID: fmt.Sprintf("%s-%d", e.Page, w.conns[e.Page]), App: "main",
 			Company: []string{"acme", "beta"}[w.conns[e.Page]%2], Instagram: fmt.Sprint("ig-", w.conns[e.Page]%3),
-			Name: "Page " + string(e.Page), SealedToken: "v1.k1." + strconv.Itoa(w.rnd.IntN(1000)),
+			Name: "Page " + string(e.Page), Secret: "s" + strconv.Itoa(w.rnd.IntN(1000)),
 			Fields: fields, Reason: "because",
 		}
 	case 8:
@@ -458,7 +458,7 @@ func Garbage(seed uint64, n int) []streams.Stored {
 		}
 		if maybe() {
 			d.Connection = &domain.Connection{
-				ConnectionID: id(), Company: id(), SealedToken: id(), Fields: []string{id(), ""},
+				ConnectionID: id(), Company: id(), Secret: id(), Fields: []string{id(), ""},
 			}
 			d.Subscription = &domain.Subscription{
 				Wanted: []string{id(), id()}, Actual: []string{id()}, Code: int(int32(number())),

@@ -30,6 +30,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 )
@@ -185,7 +186,20 @@ func (f *fakeOperator) RedriveHook(_ string, event uint64) (int, error) { return
 func (f *fakeOperator) EnableHook(string) error                         { return f.err }
 
 func (f *fakeOperator) Reconcile() reconcile.Status { return reconcile.Status{} }
-func (f *fakeOperator) KeyIDs() []string            { return []string{"k2", "k1"} }
+
+func (f *fakeOperator) ListKeys(context.Context) (operate.Keys, error) {
+	return operate.Keys{Items: []string{"k2", "k1"}, Secrets: map[string]int{"k1": 3}}, f.err
+}
+
+func (f *fakeOperator) RetireKey(_ context.Context, id string, progress func(operate.KeyRetirement)) (
+	operate.KeyRetirement, error,
+) {
+	for i := range f.progress {
+		progress(operate.KeyRetirement{Resealed: i})
+	}
+	f.got = append(f.got, id)
+	return operate.KeyRetirement{Key: id}, f.err
+}
 
 func (f *fakeOperator) RotateKey(_ context.Context, progress func(operate.KeyRotation)) (operate.KeyRotation, error) {
 	for i := range f.progress {
@@ -271,7 +285,8 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},
-	{"GET", "/api/v1/keys", ``, `"k2"`},
+	{"GET", "/api/v1/keys", ``, `{"items":["k2","k1"],"secrets":{"k1":3}}`},
+	{"POST", "/api/v1/keys/k1/retire", ``, `"key":"k1"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
 	{"POST", "/api/v1/projections/pages/rebuild", ``, `"name":"pages"`},
 	{"POST", "/api/v1/projections/pages/verify", ``, `"equal":true`},
@@ -311,6 +326,9 @@ func TestVerbErrors(t *testing.T) {
 	}{
 		"refused":        {fmt.Errorf("connect: %w", operate.ErrNoLogin), 422, "", "no such login"},
 		"not connected":  {fmt.Errorf("look: %w", meta.ErrNotConnected), 404, "", "not connected"},
+		"token missing":  {fmt.Errorf("send: %w", meta.ErrToken), 422, "", "connect the page again"},
+		"key missing":    {fmt.Errorf("send: %w: %w", meta.ErrToken, seal.ErrUnknownKey), 422, "", "connect the page again"},
+		"key in use":     {fmt.Errorf("retire: %w", seal.ErrPrimaryKey), 422, "", "rotate first"},
 		"token dead":     {fmt.Errorf("send: %w", meta.ErrTokenDead), 422, "", "pagestream pages login"},
 		"graph":          {fmt.Errorf("send: %w", window), 422, "", `"subcode":2018278`},
 		"throttled":      {throttled, 429, "2", `"retry_after":2`},
@@ -322,7 +340,7 @@ func TestVerbErrors(t *testing.T) {
 	} {
 		base := serveAPI(t, &fakeOperator{err: c.err})
 		for _, r := range verbRequests {
-			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/hooks" || r.path == "/api/v1/keys" {
+			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/hooks" {
 				continue
 			}
 			resp, body := call(t, r.method, base+r.path, r.body)
@@ -368,6 +386,7 @@ func TestVerbsRefuseBadInput(t *testing.T) {
 func TestLongVerbsReportProgress(t *testing.T) {
 	for _, path := range []string{
 		"/api/v1/logins/abc", "/api/v1/pages/104/backfill", "/api/v1/keys/rotate", "/api/v1/projections/pages/rebuild",
+		"/api/v1/keys/k1/retire",
 	} {
 		f := &fakeOperator{progress: 3}
 		base := serveAPI(t, f)

@@ -37,8 +37,8 @@ type Options struct {
 
 // Take writes a backup to a new directory. It contains everything that was
 // acknowledged before the call, and possibly some of what is stored in the meantime.
-// The keys are copied after the streams, so that they decrypt every token in the
-// streams. Only the owner can read the backup: with its keys it gives access to
+// The keys are copied after the streams, so that they decrypt every token in them.
+// Only the owner can read the backup: with its keys it gives access to
 // every page. It fails with [ErrDirExists] if the directory exists.
 func Take(ctx context.Context, o Options) (m Manifest, err error) {
 	if _, err := os.Lstat(o.Dir); err == nil {
@@ -118,9 +118,26 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 		if err != nil {
 			return nil, fmt.Errorf("copy stream %s: %w", name, err)
 		}
+		if err := makePrivate(to); err != nil {
+			return nil, fmt.Errorf("copy stream %s: %w", name, err)
+		}
 		out = append(out, Stream{Name: name, Head: head})
 	}
 	return out, nil
+}
+
+// makePrivate gives all files in dir mode 0600.
+func makePrivate(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Chmod(filepath.Join(dir, e.Name()), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func copyFile(to, from string) error {

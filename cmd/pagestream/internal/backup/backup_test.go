@@ -70,6 +70,11 @@ func TestBackupContainsWhatWasAcknowledgedBefore(t *testing.T) {
 	close(stop)
 	writing.Wait()
 	assert.Len(t, m.Streams, 2)
+	for name := range m.Sums {
+		info, err := os.Stat(filepath.Join(dir, name))
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), name)
+	}
 	assert.GreaterOrEqual(t, m.Streams[0].Head, head)
 	assert.Positive(t, received.Load())
 	_, err = Take(t.Context(), o)
@@ -128,6 +133,9 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 		"no manifest":    func(dir string) error { return os.Remove(filepath.Join(dir, manifestFile)) },
 		"cut manifest": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, manifestFile), []byte(`{"format":`), 0o600)
+		},
+		"older format": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, manifestFile), []byte(`{"format":1}`), 0o600)
 		},
 		"newer format": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, manifestFile), []byte(`{"format":9}`), 0o600)

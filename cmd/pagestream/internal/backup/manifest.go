@@ -15,7 +15,7 @@ import (
 
 const (
 	manifestFile = "manifest.json"
-	format       = 1
+	format       = 2
 	maxManifest  = 16 << 20
 )
 
@@ -27,6 +27,10 @@ var (
 	ErrDamaged = errors.New("the backup is damaged; take another one")
 	// ErrFormat is returned when a newer pagestream wrote the backup.
 	ErrFormat = errors.New("the backup is of a newer pagestream")
+	// ErrOldFormat is returned when an older pagestream wrote the backup, whose events
+	// have another format.
+	ErrOldFormat = errors.New("the backup is of an older pagestream; restore it with that one, type with it: " +
+		"pagestream events export FILE, and with this one: pagestream events import FILE")
 )
 
 // Manifest lists the contents of a backup. It is written last: a backup without a
@@ -88,7 +92,8 @@ func sums(dir string) (map[string]Sum, error) {
 }
 
 // Check reads all files of a backup and returns its manifest if each is as it was
-// written. It fails with [ErrNoBackup], [ErrDamaged] or [ErrFormat].
+// written. It fails with [ErrNoBackup], [ErrDamaged], [ErrFormat] or
+// [ErrOldFormat].
 func Check(dir string) (m Manifest, err error) {
 	f, err := os.Open(filepath.Join(dir, manifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,6 +108,9 @@ func Check(dir string) (m Manifest, err error) {
 	}
 	if m.Format > format {
 		return m, ErrFormat
+	}
+	if m.Format < format {
+		return m, ErrOldFormat
 	}
 	have, err := sums(dir)
 	if err != nil {

@@ -23,7 +23,8 @@ type CompaniesListCommand struct{}
 
 // Run prints a table of the companies.
 func (CompaniesListCommand) Run(c *CLI) error {
-	list, err := collect[companies.Company](c, companiesPath, nil, 0)
+	out, err := get[api.List[companies.Company]](c, companiesPath, nil)
+	list := out.Items
 	return c.answer(list, err, func() {
 		writeTable(c.Out, "COMPANY, NAME IN EVENTS, PAGES", list, func(one companies.Company) cells {
 			return cells{one.Name, one.ID, len(one.Pages)}
@@ -33,7 +34,8 @@ func (CompaniesListCommand) Run(c *CLI) error {
 
 // companyID returns the id of the company with the name, or the name itself if it is not known.
 func (c *CLI) companyID(name string) (string, error) {
-	list, err := collect[companies.Company](c, companiesPath, nil, 0)
+	out, err := get[api.List[companies.Company]](c, companiesPath, nil)
+	list := out.Items
 	for _, one := range list {
 		if one.Name == name && !slices.ContainsFunc(list, func(o companies.Company) bool { return o.ID == name }) {
 			return one.ID, err

@@ -15,24 +15,28 @@ import (
 
 // Tokens opens the sealed tokens of connected pages. Create it with [NewTokens].
 type Tokens struct {
-	pages  projections.Viewer
-	sealer *seal.KeyRing
-	appID  func(app string) (string, bool)
+	pages   projections.Viewer
+	secrets Secrets
+	sealer  *seal.KeyRing
+	appID   func(app string) (string, bool)
 }
 
 var _ meta.Tokens = Tokens{}
 
 // NewTokens returns the tokens of the pages in a read model. AppID maps the name of
 // a configured app to its id at Meta, as graph.Apps.ID does.
-func NewTokens(model projections.Viewer, sealer *seal.KeyRing, appID func(app string) (string, bool)) Tokens {
-	return Tokens{pages: model, sealer: sealer, appID: appID}
+func NewTokens(
+	model projections.Viewer, secrets Secrets, sealer *seal.KeyRing, appID func(app string) (string, bool),
+) Tokens {
+	return Tokens{pages: model, secrets: secrets, sealer: sealer, appID: appID}
 }
 
 // Access returns what a call of Graph for a page needs. For an Instagram account it
 // returns the access of the page that the account is linked to.
 // [meta.ErrNotConnected] is returned if the page is not connected or its app can't
-// call Graph, [meta.ErrTokenDead] if its token is recorded as invalid.
-func (t Tokens) Access(_ context.Context, id domain.PageID) (meta.Access, error) {
+// call Graph, [meta.ErrTokenDead] if its token is recorded as invalid, and [ErrToken]
+// if its token is missing or can't be opened.
+func (t Tokens) Access(ctx context.Context, id domain.PageID) (meta.Access, error) {
 	page := id
 	c, err := pages.Credentials(t.pages, page)
 	if errors.Is(err, pages.ErrNoCredentials) {
@@ -56,28 +60,35 @@ func (t Tokens) Access(_ context.Context, id domain.PageID) (meta.Access, error)
 	if err != nil {
 		return meta.Access{}, fmt.Errorf("read page %s: %w", page, err)
 	}
-	token, err := t.sealer.Open(c.SealedToken, TokenAAD(page))
+	token, err := openToken(ctx, t.secrets, t.sealer, page, c.Secret)
 	if err != nil {
-		return meta.Access{}, fmt.Errorf("open token of page %s: %w", page, err)
+		return meta.Access{}, err
 	}
 	return meta.Access{
-		Page: page, Instagram: domain.PageID(p.Instagram), App: c.App, AppID: appID, Token: string(token),
+		Page: page, Instagram: domain.PageID(p.Instagram), App: c.App, AppID: appID, Token: token,
 	}, nil
 }
 
 // Verify reports whether a connected page has this verify token. Every page is
 // compared, so that the time that it takes does not depend on which page matches.
-func (t Tokens) Verify(token string) (bool, error) {
+func (t Tokens) Verify(ctx context.Context, token string) (bool, error) {
 	found := false
 	err := pages.Each(t.pages, func(page pages.Page) error {
 		c, err := pages.Credentials(t.pages, page.ID)
-		if errors.Is(err, pages.ErrNoCredentials) || err == nil && c.SealedVerifyToken == "" {
+		if errors.Is(err, pages.ErrNoCredentials) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		plain, err := t.sealer.Open(c.SealedVerifyToken, VerifyTokenAAD(page.ID))
+		s, err := t.secrets.Get(ctx, page.ID, c.Secret)
+		if errors.Is(err, ErrSecretMissing) || err == nil && s.VerifyToken == "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		plain, err := t.sealer.Open(s.VerifyToken, VerifyTokenAAD(page.ID))
 		if err == nil && subtle.ConstantTimeCompare(plain, []byte(token)) == 1 {
 			found = true
 		}

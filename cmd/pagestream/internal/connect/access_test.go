@@ -26,7 +26,7 @@ func (f *streamFixture) settled(out meta.Outcome, err error) meta.Outcome {
 
 // tokens returns the tokens of the fixture's pages, whose app has an id.
 func (f *streamFixture) tokens(sealer *seal.KeyRing) connect.Tokens {
-	return connect.NewTokens(f.models.Pages, sealer, func(app string) (string, bool) { return ownApp, app == "main" })
+	return connect.NewTokens(f.models.Pages, f.bucket, sealer, func(app string) (string, bool) { return ownApp, app == "main" })
 }
 
 // errBroken is the error of the read model broken.
@@ -57,7 +57,7 @@ func TestAccess(t *testing.T) {
 	_, err = tokens.Access(t.Context(), "404")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
 	require.ErrorContains(t, err, "404")
-	withoutApps := connect.NewTokens(f.models.Pages, f.keys, func(string) (string, bool) { return "", false })
+	withoutApps := connect.NewTokens(f.models.Pages, f.bucket, f.keys, func(string) (string, bool) { return "", false })
 	_, err = withoutApps.Access(t.Context(), "1")
 	require.ErrorIs(t, err, meta.ErrNotConnected, "the app can't call")
 	require.ErrorContains(t, err, `"main"`)
@@ -65,7 +65,7 @@ func TestAccess(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.tokens(other).Access(t.Context(), "1")
 	require.ErrorIs(t, err, seal.ErrUnknownKey)
-	_, err = connect.NewTokens(broken{}, f.keys, nil).Access(t.Context(), "1")
+	_, err = connect.NewTokens(broken{}, f.bucket, f.keys, nil).Access(t.Context(), "1")
 	require.ErrorIs(t, err, errBroken)
 
 	f.login.info = graph.TokenInfo{Err: refusal(190, 460, "changed")}
@@ -94,7 +94,7 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, err)
 	verify := func(sealer *seal.KeyRing, token string) bool {
 		t.Helper()
-		ok, err := f.tokens(sealer).Verify(token)
+		ok, err := f.tokens(sealer).Verify(t.Context(), token)
 		require.NoError(t, err)
 		return ok
 	}
@@ -118,6 +118,6 @@ func TestVerify(t *testing.T) {
 	f.settled(f.Disconnect(t.Context(), "2"))
 	assert.False(t, verify(f.keys, "verify-me"), "of a page that is not connected")
 
-	_, err = connect.NewTokens(broken{}, f.keys, nil).Verify("x")
+	_, err = connect.NewTokens(broken{}, f.bucket, f.keys, nil).Verify(t.Context(), "x")
 	require.ErrorIs(t, err, errBroken)
 }

@@ -67,13 +67,14 @@ func (c *Connector) disconnectIfAdmin(
 	if err != nil {
 		return meta.Outcome{}, err
 	}
+	opened := op.openToken(ctx) // before the token is erased
 	if err := op.recordDisconnected(ctx, reason); err != nil {
 		return meta.Outcome{}, err
 	}
 	out := op.outcome(subscriptions.Removed)
 	out.Wanted, out.Reason = nil, reason
 	event := domain.SubscriptionRemoved
-	if err := op.unsubscribe(asking); err != nil {
+	if err := op.unsubscribe(asking, opened); err != nil {
 		out.State, event = subscriptions.Failed, domain.SubscriptionFailed
 		out.Code, out.Subcode, out.Reason = meta.Explain(err)
 	}

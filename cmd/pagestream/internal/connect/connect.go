@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections/subscriptions"
@@ -26,8 +28,8 @@ var (
 	// ErrChanged is returned when a concurrent operation changed the page. Graph may
 	// have carried out the calls: check the page.
 	ErrChanged = errors.New("page was changed by another operation; type: pagestream pages check PAGE")
-	// ErrToken is returned when the stored token can't be opened.
-	ErrToken = errors.New("stored page token can't be opened; connect the page again, or restore the key file")
+	// ErrToken is [meta.ErrToken].
+	ErrToken = meta.ErrToken
 	// ErrTokenRefused is returned when Graph does not accept the token for the
 	// page. Nothing was changed.
 	ErrTokenRefused = errors.New("graph does not accept the token for this page")
@@ -113,7 +115,7 @@ type Pages interface {
 	ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error)
 }
 
-// Options configure a [Connector]. Graph, Pages, Publisher and Sealer are
+// Options configure a [Connector]. Graph, Pages, Publisher, Secrets and Sealer are
 // required.
 type Options struct {
 	// Graph returns the Graph of a configured app and the app's name; the empty name
@@ -125,13 +127,17 @@ type Options struct {
 	AppFields func(ctx context.Context, app string) (fields []string, known bool, err error)
 	Pages     Pages
 	Publisher streams.Decider
-	Sealer    *seal.KeyRing
+	// Secrets stores the tokens, which Sealer has sealed.
+	Secrets Secrets
+	Sealer  *seal.KeyRing
 	// Fields are the wanted fields of a request without any; the default is
 	// [DefaultFields].
 	Fields []string
 	Now    func() time.Time
 	// NewID returns ids for connections and attempts: unique, short and printable.
 	NewID func() string
+	// Logger discards everything by default.
+	Logger *slog.Logger
 }
 
 // Connector carries out the operations on pages. It is safe for concurrent use.
@@ -141,8 +147,8 @@ type Connector struct{ opts Options }
 // New returns a connector. It panics if a required option is missing, which is a
 // programming error.
 func New(o Options) *Connector {
-	if o.Graph == nil || o.Pages == nil || o.Publisher == nil || o.Sealer == nil {
-		panic("connect: Graph, Pages, Publisher and Sealer are required")
+	if o.Graph == nil || o.Pages == nil || o.Publisher == nil || o.Secrets == nil || o.Sealer == nil {
+		panic("connect: Graph, Pages, Publisher, Secrets and Sealer are required")
 	}
 	if len(o.Fields) == 0 {
 		o.Fields = DefaultFields()
@@ -152,6 +158,9 @@ func New(o Options) *Connector {
 	}
 	if o.NewID == nil {
 		o.NewID = newID
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Connector{opts: o}
 }

@@ -120,6 +120,7 @@ type fixture struct {
 	appErr    error
 	// onKnown is called at the end of each call of Known.
 	onKnown func()
+	secrets *memory
 	*connect.Connector
 }
 
@@ -131,7 +132,7 @@ func newFixture(t *testing.T) *fixture {
 		t:     t,
 		keys:  keys,
 		graph: &fakeGraph{t: t, token: token, fail: map[string]error{}},
-		login: &login{fail: map[string]error{}},
+		login: &login{fail: map[string]error{}}, secrets: &memory{},
 	}
 	f.Connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
@@ -140,11 +141,68 @@ func newFixture(t *testing.T) *fixture {
 		AppFields: func(context.Context, string) ([]string, bool, error) {
 			return f.appFields, f.appFields != nil, f.appErr
 		},
-		Pages: f, Publisher: f, Sealer: keys,
+		Pages: f, Publisher: f, Secrets: f.secrets, Sealer: keys,
 		Now:   func() time.Time { return time.Unix(1790000000, 0) },
 		NewID: func() string { f.ids++; return fmt.Sprint("id", f.ids) },
 	})
 	return f
+}
+
+// memory is a connect.Secrets in memory.
+type memory struct {
+	list []connect.Secret
+	fail error
+}
+
+func (m *memory) Put(_ context.Context, s connect.Secret) (string, error) {
+	s.Ref = fmt.Sprint("ref", len(m.list)+1)
+	m.list = append(m.list, s)
+	return s.Ref, m.fail
+}
+
+func (m *memory) Get(_ context.Context, page domain.PageID, ref string) (connect.Secret, error) {
+	for _, s := range m.list {
+		if s.Page == page && s.Ref == ref && ref != "" {
+			return s, m.fail
+		}
+	}
+	return connect.Secret{}, cmp.Or(m.fail, connect.ErrSecretMissing)
+}
+
+func (m *memory) Prune(_ context.Context, page domain.PageID, seq uint64, keep string) error {
+	return m.erase(func(s connect.Secret) bool { return s.Page == page && s.Ref != keep && s.After < seq })
+}
+
+func (m *memory) Drop(_ context.Context, page domain.PageID, ref string) error {
+	return m.erase(func(s connect.Secret) bool { return s.Page == page && s.Ref == ref })
+}
+
+// erase clears what it erases, so that references stay unique.
+func (m *memory) erase(dead func(connect.Secret) bool) error {
+	for i, s := range m.list {
+		if m.fail == nil && dead(s) {
+			m.list[i] = connect.Secret{}
+		}
+	}
+	return m.fail
+}
+
+// refs returns the references of the stored secrets.
+func (m *memory) refs() (out []string) {
+	for _, s := range m.list {
+		if s.Ref != "" {
+			out = append(out, s.Ref)
+		}
+	}
+	return out
+}
+
+// secret returns the secret that an event refers to.
+func (f *fixture) secret(e domain.Event) connect.Secret {
+	f.t.Helper()
+	s, err := f.secrets.Get(f.t.Context(), e.Page, e.Data.Connection.Secret)
+	require.NoError(f.t, err)
+	return s
 }
 
 func (f *fixture) LastOf(_ context.Context, p domain.PageID, t domain.Type) (uint64, error) {
@@ -196,7 +254,7 @@ func (f *fixture) Known(_ context.Context, p domain.PageID, atLeast uint64) (con
 		case domain.PageTokenRefreshed:
 			c := e.Data.Connection
 			k.TokenDead = false
-			k.Connection.SealedToken, k.Connection.SealedVerifyToken = c.SealedToken, c.SealedVerifyToken
+			k.Connection.Secret = c.Secret
 			k.Connection.Admin = cmp.Or(c.Admin, k.Connection.Admin)
 		}
 		if s := e.Data.Subscription; s != nil {
@@ -273,13 +331,15 @@ func TestConnect(t *testing.T) {
 	require.NotNil(t, c)
 	assert.Equal(t, []string{"id1", "acme", "main", "Dian Aul", "17841400000000001", "77"},
 		[]string{c.ConnectionID, c.Company, c.App, c.Name, c.Instagram, c.Admin})
-	plain, err := f.keys.Open(c.SealedToken, []byte("page-token:"+string(page)))
+	secret := f.secret(e)
+	assert.Equal(t, "id1", secret.ConnectionID)
+	plain, err := f.keys.Open(secret.Token, []byte("page-token:"+string(page)))
 	require.NoError(t, err)
 	assert.Equal(t, token, string(plain))
-	plain, err = f.keys.Open(c.SealedVerifyToken, connect.VerifyTokenAAD(page))
+	plain, err = f.keys.Open(secret.VerifyToken, connect.VerifyTokenAAD(page))
 	require.NoError(t, err)
 	assert.Equal(t, "verify-me", string(plain))
-	_, err = f.keys.Open(c.SealedToken, connect.TokenAAD("1"))
+	_, err = f.keys.Open(secret.Token, connect.TokenAAD("1"))
 	require.Error(t, err, "the token opens for another page")
 	s := f.last().Data.Subscription
 	assert.Equal(t, &domain.Subscription{App: "main", Wanted: want, Actual: want}, s)
@@ -529,7 +589,8 @@ func TestDisconnect(t *testing.T) {
 	assert.False(t, f.graph.on)
 	assert.Equal(t, "page.disconnected subscription.removed", f.eventTypes(3))
 	assert.Equal(t, "id1", f.events[3].Data.Connection.ConnectionID)
-	assert.Empty(t, f.events[3].Data.Connection.SealedToken)
+	assert.Empty(t, f.events[3].Data.Connection.Secret)
+	assert.Empty(t, f.secrets.refs())
 	assert.Equal(t, uint64(5), out.Seq)
 
 	for _, call := range []func(context.Context, domain.PageID) (meta.Outcome, error){
@@ -571,7 +632,7 @@ func TestTokenCantBeOpened(t *testing.T) {
 	require.NoError(t, err)
 	c := connect.New(connect.Options{
 		Graph: func(string) (connect.Graph, string, bool) { return client{f.graph, f.login}, "main", true },
-		Pages: f, Publisher: f, Sealer: other,
+		Pages: f, Publisher: f, Secrets: f.secrets, Sealer: other,
 	})
 	_, err = c.Check(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrToken)

@@ -138,11 +138,12 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 		Admin: r.Admin, Fields: sorted(fields),
 	}
 	r.addTokenInfo(&conn)
-	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
+	var secret Secret
+	if secret.Token, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return meta.Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
 	if r.VerifyToken != "" {
-		conn.SealedVerifyToken, err = c.opts.Sealer.Seal([]byte(r.VerifyToken), VerifyTokenAAD(r.Page))
+		secret.VerifyToken, err = c.opts.Sealer.Seal([]byte(r.VerifyToken), VerifyTokenAAD(r.Page))
 		if err != nil {
 			return meta.Outcome{}, fmt.Errorf("seal verify token: %w", err)
 		}
@@ -151,7 +152,7 @@ func (c *Connector) Connect(ctx context.Context, r Request) (meta.Outcome, error
 		return meta.Outcome{}, err
 	}
 	op := &operation{c: c, graph: g, page: r.Page, token: r.Token, conn: conn, attempt: conn.ConnectionID}
-	if _, err := op.append(ctx, last, domain.PageConnected, domain.Data{Connection: &conn}); err != nil {
+	if _, err := op.appendWithSecret(ctx, last, domain.PageConnected, conn, secret); err != nil {
 		return meta.Outcome{}, err
 	}
 	return op.subscribe(ctx)
@@ -179,8 +180,8 @@ func refusedToken(err error) error {
 	return err
 }
 
-// Disconnect unsubscribes a connected page and ends its connection: the sealed
-// tokens are removed from the read models, the page's events are kept.
+// Disconnect unsubscribes a connected page and ends its connection: its tokens are
+// erased, its events are kept.
 //
 // If Graph refuses permanently, for example because the token is dead, the connection
 // ends all the same; the outcome is then failed and the reason is recorded. If Graph
@@ -194,7 +195,7 @@ func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (meta.Ou
 	out.Wanted = nil
 	event, reason := domain.SubscriptionRemoved, "disconnected by the operator"
 	words := reason
-	if err := op.unsubscribe(ctx); err != nil {
+	if err := op.unsubscribe(ctx, op.openToken(ctx)); err != nil {
 		refusal := meta.Refused(err)
 		if final := refusal != nil && !refusal.Temporary(); !final && !errors.Is(err, ErrToken) {
 			return meta.Outcome{}, fmt.Errorf("unsubscribe page %s: %w", page, err)
@@ -214,23 +215,26 @@ func (c *Connector) Disconnect(ctx context.Context, page domain.PageID) (meta.Ou
 }
 
 // unsubscribe asks Graph to remove the app from the page. It fails without a call if
-// the app is not configured or the token can't be opened.
-func (op *operation) unsubscribe(ctx context.Context) error {
+// the app is not configured or the token was not opened: opened is the error of that.
+func (op *operation) unsubscribe(ctx context.Context, opened error) error {
 	if op.graph == nil {
 		return fmt.Errorf("app %q: %w", op.conn.App, ErrUnknownApp)
 	}
-	if err := op.openToken(); err != nil {
-		return err
+	if opened != nil {
+		return opened
 	}
 	return op.graph.Unsubscribe(ctx, string(op.page), op.token)
 }
 
-// recordDisconnected records the end of the connection. The event has no data of the
-// person who made the connection.
+// recordDisconnected records the end of the connection and erases its tokens. The event
+// has no data of the person who made the connection.
 func (op *operation) recordDisconnected(ctx context.Context, reason string) error {
 	conn := domain.Connection{
 		ConnectionID: op.conn.ConnectionID, Company: op.conn.Company, App: op.conn.App, Name: op.conn.Name, Reason: reason,
 	}
-	_, err := op.append(ctx, op.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn})
+	seq, err := op.append(ctx, op.lastPage, domain.PageDisconnected, domain.Data{Connection: &conn})
+	if err == nil {
+		op.prune(ctx, seq, "")
+	}
 	return err
 }

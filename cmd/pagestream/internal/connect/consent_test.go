@@ -200,7 +200,9 @@ func TestApplyContinuesAfterAFailure(t *testing.T) {
 	k, err := f.Known(t.Context(), page, 0)
 	require.NoError(t, err)
 	assert.Equal(t, outs[0].ConnectionID, k.Connection.ConnectionID)
-	plain, err := f.keys.Open(k.Connection.SealedToken, connect.TokenAAD(page))
+	secret, err := f.secrets.Get(t.Context(), page, k.Connection.Secret)
+	require.NoError(t, err)
+	plain, err := f.keys.Open(secret.Token, connect.TokenAAD(page))
 	require.NoError(t, err)
 	assert.Equal(t, f.graph.token, string(plain))
 
@@ -303,7 +305,7 @@ func TestProbe(t *testing.T) {
 	_, err = f.Probe(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, "page.token_invalidated page.token_refreshed", f.eventTypes(n))
-	assert.NotEmpty(t, f.last().Data.Connection.SealedToken)
+	assert.NotEmpty(t, f.secret(f.last()).Token)
 
 	f.login.fail["debug"] = errGone
 	r, err = f.Probe(t.Context(), page)
@@ -322,36 +324,6 @@ func TestRefreshRefused(t *testing.T) {
 	_, err = f.Refresh(t.Context(), "5", token, "")
 	require.ErrorIs(t, err, meta.ErrNotConnected)
 	assert.Empty(t, f.eventTypes(n))
-}
-
-func TestReseal(t *testing.T) {
-	f := newFixture(t)
-	_, err := f.Connect(t.Context(), connect.Request{Page: page, Token: token, VerifyToken: "verify-me"})
-	require.NoError(t, err)
-	n := len(f.events)
-	changed, err := f.Reseal(t.Context(), page)
-	require.NoError(t, err)
-	assert.False(t, changed)
-	require.NoError(t, f.keys.Rotate())
-	changed, err = f.Reseal(t.Context(), page)
-	require.NoError(t, err)
-	assert.True(t, changed)
-	assert.Equal(t, "page.token_refreshed", f.eventTypes(n))
-	c := f.last().Data.Connection
-	assert.True(t, c.Resealed)
-	for sealed, want := range map[string]string{c.SealedToken: token, c.SealedVerifyToken: "verify-me"} {
-		assert.False(t, f.keys.NeedsReseal(sealed))
-		aad := connect.TokenAAD(page)
-		if want == "verify-me" {
-			aad = connect.VerifyTokenAAD(page)
-		}
-		plain, err := f.keys.Open(sealed, aad)
-		require.NoError(t, err)
-		assert.Equal(t, want, string(plain))
-	}
-	changed, err = f.Reseal(t.Context(), page)
-	require.NoError(t, err)
-	assert.False(t, changed)
 }
 
 func TestPlanChangesNothing(t *testing.T) {

@@ -106,10 +106,10 @@ func (m Models) Known(ctx context.Context, page domain.PageID, atLeast uint64) (
 		},
 		TokenDead: p.Token == pages.TokenInvalid,
 	}
-	secrets, err := pages.Credentials(m.Pages, page)
+	c, err := pages.Credentials(m.Pages, page)
 	switch {
 	case err == nil:
-		known.Connection.SealedToken, known.Connection.SealedVerifyToken = secrets.SealedToken, secrets.SealedVerifyToken
+		known.Connection.Secret = c.Secret
 	case !errors.Is(err, pages.ErrNoCredentials):
 		return Known{}, fmt.Errorf("read credentials: %w", err)
 	}

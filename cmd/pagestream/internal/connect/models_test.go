@@ -51,12 +51,14 @@ func TestModels(t *testing.T) {
 
 	known, err = f.models.Known(t.Context(), "1", 0)
 	require.NoError(t, err)
-	token, err := f.keys.Open(known.Connection.SealedToken, connect.TokenAAD("1"))
+	secret, err := f.bucket.Get(t.Context(), "1", known.Connection.Secret)
+	require.NoError(t, err)
+	token, err := f.keys.Open(secret.Token, connect.TokenAAD("1"))
 	require.NoError(t, err)
 	assert.Equal(t, tokenOf("1"), string(token))
-	assert.NotEmpty(t, known.Connection.SealedVerifyToken)
+	assert.NotEmpty(t, secret.VerifyToken)
 	assert.NotEmpty(t, known.Connection.ConnectionID)
-	known.Connection.SealedToken, known.Connection.SealedVerifyToken, known.Connection.ConnectionID = "", "", ""
+	known.Connection.Secret, known.Connection.ConnectionID = "", ""
 	fields := []string{"messages"}
 	assert.Equal(t, connect.Known{
 		Connected: true, State: subscriptions.Confirmed, Wanted: fields, Actual: fields,
@@ -69,7 +71,7 @@ func TestModels(t *testing.T) {
 	known, err = f.models.Known(t.Context(), "1", 0)
 	require.NoError(t, err)
 	assert.False(t, known.Connected)
-	assert.Empty(t, known.Connection.SealedToken)
+	assert.Empty(t, known.Connection.Secret)
 	list, err = f.models.Connected(t.Context(), all)
 	require.NoError(t, err)
 	assert.Equal(t, []domain.PageID{"2", "3"}, list)

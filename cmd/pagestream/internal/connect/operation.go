@@ -9,6 +9,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -44,7 +45,7 @@ func (c *Connector) startWithApp(ctx context.Context, page domain.PageID) (*oper
 func (c *Connector) startWithToken(ctx context.Context, page domain.PageID) (*operation, error) {
 	op, err := c.startWithApp(ctx, page)
 	if err == nil {
-		err = op.openToken()
+		err = op.openToken(ctx)
 	}
 	return op, err
 }
@@ -91,17 +92,32 @@ func (c *Connector) lastSeq(ctx context.Context, page domain.PageID, t domain.Ty
 	return seq, nil
 }
 
-// openToken unseals the page's token.
-func (op *operation) openToken() error {
-	if op.conn.SealedToken == "" {
-		return fmt.Errorf("page %s: %w", op.page, ErrToken)
+// openToken reads and unseals the page's token. [ErrToken] is returned if the token is
+// missing or can't be opened.
+func (op *operation) openToken(ctx context.Context) error {
+	token, err := openToken(ctx, op.c.opts.Secrets, op.c.opts.Sealer, op.page, op.conn.Secret)
+	if err == nil {
+		op.token = token
 	}
-	b, err := op.c.opts.Sealer.Open(op.conn.SealedToken, TokenAAD(op.page))
+	return err
+}
+
+// openToken is [operation.openToken] for the secret with a reference.
+func openToken(
+	ctx context.Context, from Secrets, sealer *seal.KeyRing, page domain.PageID, ref string,
+) (string, error) {
+	s, err := from.Get(ctx, page, ref)
+	if errors.Is(err, ErrSecretMissing) {
+		return "", fmt.Errorf("page %s: %w: %w", page, ErrToken, err)
+	}
 	if err != nil {
-		return fmt.Errorf("page %s: %w: %w", op.page, ErrToken, err)
+		return "", fmt.Errorf("page %s: %w", page, err)
 	}
-	op.token = string(b)
-	return nil
+	b, err := sealer.Open(s.Token, TokenAAD(page))
+	if err != nil {
+		return "", fmt.Errorf("page %s: %w: %w", page, ErrToken, err)
+	}
+	return string(b), nil
 }
 
 // apps asks Graph for the apps that are subscribed to the page.
@@ -124,6 +140,44 @@ func (op *operation) append(ctx context.Context, expected uint64, t domain.Type,
 		return 0, fmt.Errorf("record %s of page %s: %w", t, op.page, err)
 	}
 	return receipt.Seq, nil
+}
+
+// appendWithSecret stores a secret, and then the event with its reference if the last
+// one of its noun is still expected. The secrets before it are erased once the event is
+// stored: after a crash at any point the page's last event refers to a stored secret.
+func (op *operation) appendWithSecret(
+	ctx context.Context, expected uint64, t domain.Type, conn domain.Connection, s Secret,
+) (uint64, error) {
+	s.Page, s.ConnectionID, s.After = op.page, conn.ConnectionID, expected
+	ref, err := op.c.opts.Secrets.Put(ctx, s)
+	if err != nil {
+		return 0, fmt.Errorf("store tokens of page %s: %w", op.page, err)
+	}
+	conn.Secret = ref
+	seq, err := op.append(ctx, expected, t, domain.Data{Connection: &conn})
+	switch {
+	case err == nil:
+		op.prune(ctx, seq, ref)
+	case errors.Is(err, ErrChanged):
+		op.erase(ctx, func(ctx context.Context) error { return op.c.opts.Secrets.Drop(ctx, op.page, ref) })
+	}
+	return seq, err
+}
+
+// prune erases the page's secrets that the event at seq has replaced.
+func (op *operation) prune(ctx context.Context, seq uint64, keep string) {
+	op.erase(ctx, func(ctx context.Context) error { return op.c.opts.Secrets.Prune(ctx, op.page, seq, keep) })
+}
+
+// erase runs a function that erases secrets, also if the caller's context has ended. An
+// error does not fail the operation, whose event is stored: a sweep erases what is left.
+func (op *operation) erase(ctx context.Context, f func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	if err := f(ctx); err != nil {
+		op.c.opts.Logger.Warn("old tokens of a page can't be erased now; it is tried again within two hours",
+			"page", op.page, "err", err)
+	}
 }
 
 // appendSubscription appends a subscription event after the last one that this

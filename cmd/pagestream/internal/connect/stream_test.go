@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -33,6 +34,8 @@ type streamFixture struct {
 	models connect.Models
 	keys   *seal.KeyRing
 	opts   connect.Options
+	js     jetstream.JetStream
+	bucket *connect.Bucket
 	*connect.Connector
 
 	mu         sync.Mutex
@@ -50,8 +53,10 @@ func newStreamFixture(t *testing.T) *streamFixture {
 	server := projectionstest.NewRig(t, pages.New(), subscriptions.New())
 	keys, err := seal.NewKeyRing()
 	require.NoError(t, err)
+	bucket, err := connect.OpenBucket(t.Context(), server.JS, streams.Name, 1)
+	require.NoError(t, err)
 	f := &streamFixture{
-		t: t, login: person(), keys: keys, subscribed: map[string][]string{}, refuse: map[string]error{},
+		t: t, login: person(), keys: keys, js: server.JS, bucket: bucket, subscribed: map[string][]string{}, refuse: map[string]error{},
 		models: connect.Models{
 			Pages: server.Models[0], Subscriptions: server.Models[1],
 			Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, server.JS, streams.Name) },
@@ -64,7 +69,7 @@ func newStreamFixture(t *testing.T) *streamFixture {
 				*login
 			}{f, f.login}, "main", app == "" || app == "main"
 		},
-		Pages: f.models, Publisher: server.Publisher, Sealer: keys,
+		Pages: f.models, Publisher: server.Publisher, Secrets: bucket, Sealer: keys,
 	}
 	f.Connector = connect.New(f.opts)
 	return f
@@ -315,24 +320,22 @@ func TestConnectAsksGraphForTheAdmin(t *testing.T) {
 	assert.Empty(t, f.events[0].Data.Connection.Admin)
 }
 
-// The pages of an app that is no longer configured can be disconnected and resealed.
+// The pages of an app that is no longer configured can be disconnected.
 func TestAppIsNotConfiguredAnyMore(t *testing.T) {
 	f := newFixture(t)
 	f.connectBy(admin, "acme")
 	c := connect.New(connect.Options{
 		Graph: func(string) (connect.Graph, string, bool) { return nil, "", false },
-		Pages: f, Publisher: f, Sealer: f.keys, NewID: func() string { f.ids++; return fmt.Sprint("id", f.ids) },
+		Pages: f, Publisher: f, Secrets: f.secrets, Sealer: f.keys,
+		NewID: func() string { f.ids++; return fmt.Sprint("id", f.ids) },
 	})
 	_, err := c.Check(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrUnknownApp)
-	require.NoError(t, f.keys.Rotate())
-	changed, err := c.Reseal(t.Context(), page)
-	require.NoError(t, err)
-	assert.True(t, changed)
 	outs, err := c.DisconnectAdmin(t.Context(), "main", admin, "x")
 	require.NoError(t, err)
 	require.Len(t, outs, 1)
-	assert.Equal(t, "page.token_refreshed page.disconnected subscription.failed", f.eventTypes(3))
+	assert.Equal(t, "page.disconnected subscription.failed", f.eventTypes(3))
+	assert.Empty(t, f.secrets.refs())
 }
 
 // A concurrent change does not keep an admin's page connected.

@@ -28,7 +28,7 @@ func (c *Connector) Probe(ctx context.Context, page domain.PageID) (meta.TokenRe
 		return meta.TokenReport{}, err
 	}
 	out := meta.TokenReport{Page: page, State: meta.TokenUnknown}
-	if err := op.openToken(); err != nil {
+	if err := op.openToken(ctx); err != nil {
 		return out, err
 	}
 	info, err := op.graph.DebugToken(ctx, op.token)
@@ -59,7 +59,7 @@ func (c *Connector) Probe(ctx context.Context, page domain.PageID) (meta.TokenRe
 		out.Seq, err = op.append(ctx, op.lastPage, domain.PageTokenInvalidated, domain.Data{Connection: &conn})
 	case out.State == meta.TokenValid && op.known.TokenDead:
 		conn.Reason = "valid again"
-		conn.SealedToken, conn.SealedVerifyToken = op.conn.SealedToken, op.conn.SealedVerifyToken
+		conn.Secret = op.conn.Secret
 		out.Seq, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
 	}
 	return out, err
@@ -101,10 +101,16 @@ func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error
 	op.token = r.Token
 	conn := domain.Connection{
 		ConnectionID: op.conn.ConnectionID, App: op.conn.App, Name: name, Instagram: instagram, Admin: r.Admin,
-		SealedVerifyToken: op.conn.SealedVerifyToken, Reason: "another token",
+		Reason: "another token",
 	}
 	r.addTokenInfo(&conn)
-	if conn.SealedToken, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
+	// The page's own verify token stays. Nothing else of the old secret is needed: a
+	// page whose secret is missing gets a new one.
+	secret, err := c.opts.Secrets.Get(ctx, r.Page, op.conn.Secret)
+	if err != nil && !errors.Is(err, ErrSecretMissing) {
+		return meta.Outcome{}, fmt.Errorf("page %s: %w", r.Page, err)
+	}
+	if secret.Token, err = c.opts.Sealer.Seal([]byte(r.Token), TokenAAD(r.Page)); err != nil {
 		return meta.Outcome{}, fmt.Errorf("seal page token: %w", err)
 	}
 	if len(r.Fields) > 0 {
@@ -114,52 +120,10 @@ func (c *Connector) refresh(ctx context.Context, r Request) (meta.Outcome, error
 	if err := c.unlinkElsewhere(ctx, r.Page, instagram); err != nil {
 		return meta.Outcome{}, err
 	}
-	op.lastPage, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
+	op.lastPage, err = op.appendWithSecret(ctx, op.lastPage, domain.PageTokenRefreshed, conn, secret)
 	if err != nil {
 		return meta.Outcome{}, err
 	}
 	op.conn.Name, op.known.TokenDead = name, false
 	return op.subscribe(ctx)
-}
-
-// Reseal seals a connected page's tokens with the newest key if they are sealed with
-// another one, and reports whether it did. [ErrToken] is returned if a token can't be
-// opened. The call may be repeated.
-func (c *Connector) Reseal(ctx context.Context, page domain.PageID) (changed bool, err error) {
-	op, err := c.start(ctx, page)
-	if errors.Is(err, meta.ErrNotConnected) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	conn := domain.Connection{
-		ConnectionID: op.conn.ConnectionID, App: op.conn.App, Resealed: true, Reason: "sealed with another key",
-	}
-	for _, s := range []struct {
-		from string
-		to   *string
-		aad  []byte
-	}{
-		{op.conn.SealedToken, &conn.SealedToken, TokenAAD(page)},
-		{op.conn.SealedVerifyToken, &conn.SealedVerifyToken, VerifyTokenAAD(page)},
-	} {
-		*s.to = s.from
-		if s.from == "" || !c.opts.Sealer.NeedsReseal(s.from) {
-			continue
-		}
-		plain, err := c.opts.Sealer.Open(s.from, s.aad)
-		if err != nil {
-			return false, fmt.Errorf("page %s: %w: %w", page, ErrToken, err)
-		}
-		if *s.to, err = c.opts.Sealer.Seal(plain, s.aad); err != nil {
-			return false, fmt.Errorf("seal tokens of page %s: %w", page, err)
-		}
-		changed = true
-	}
-	if !changed {
-		return false, nil
-	}
-	_, err = op.append(ctx, op.lastPage, domain.PageTokenRefreshed, domain.Data{Connection: &conn})
-	return err == nil, err
 }

@@ -168,11 +168,6 @@ func (c *Console) event(w http.ResponseWriter, r *http.Request) error {
 	}
 	raw, understood := e.Data.Raw, e.Data
 	understood.Raw = nil
-	if conn := understood.Connection; conn != nil { // sealed tokens are not shown either
-		shown := *conn
-		shown.SealedToken, shown.SealedVerifyToken = "", ""
-		understood.Connection = &shown
-	}
 	data, err := understood.EncodeLine()
 	if err != nil {
 		return fmt.Errorf("encode event %d: %w", seq, err)

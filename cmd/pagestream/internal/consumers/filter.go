@@ -20,8 +20,8 @@ const (
 	maxPending = 1000
 )
 
-// privateNouns are the event nouns that are internal to pagestream: such events can
-// contain sealed tokens. A consumer gets them only if it names their types.
+// privateNouns are the event nouns that are internal to pagestream. A consumer gets such
+// events only if it names their types.
 var privateNouns = []string{"page", "subscription", "foreign"}
 
 // config returns the JetStream consumer configuration for a [Spec], with the pages

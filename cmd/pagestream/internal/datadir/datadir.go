@@ -18,7 +18,7 @@ import (
 
 // Format is the number of the format that this version reads and writes. It changes
 // with each incompatible change of the stored data.
-const Format = 1
+const Format = 2
 
 const (
 	// file is the name of the file that contains the number and a newline.
@@ -58,7 +58,8 @@ func (e *FormatError) Error() string {
 	}
 	return fmt.Sprintf("data directory %s has format %d%s, this pagestream works with format %d; nothing was changed. "+
 		"To keep the events, run the pagestream that wrote the directory and type: pagestream events export FILE. "+
-		"Then stop it, set data.dir to a new directory, and type with this one: pagestream events import FILE",
+		"Then stop it, set data.dir to a new directory, and type with this one: pagestream events import FILE. "+
+		"Keep the key file (keys.file); a page whose token is not in the export must be connected again",
 		e.Dir, e.Found, origin, e.Want)
 }
 

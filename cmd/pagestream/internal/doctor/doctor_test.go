@@ -114,7 +114,7 @@ func (f *fixture) message(page domain.PageID) {
 // connect connects and subscribes a page and stores a message of it.
 func (f *fixture) connect(page domain.PageID) {
 	f.store(page, domain.PageConnected, domain.Data{Connection: &domain.Connection{
-		ConnectionID: "c", Name: "Page " + string(page), App: "main", SealedToken: "sealed", Fields: wanted,
+		ConnectionID: "c", Name: "Page " + string(page), App: "main", Secret: "ref", Fields: wanted,
 	}})
 	f.subscription(page, domain.SubscriptionConfirmed, wanted)
 	f.message(page)

@@ -1,6 +1,7 @@
 // Package export writes the stream to a file with one CloudEvent per line, and
 // restores a stream from such a file: with the same sequences, ids, data and times,
-// so that every read model has the same contents.
+// so that every read model has the same contents. An export has no token, not even a
+// sealed one.
 package export
 
 import (

@@ -40,10 +40,13 @@ const (
 // during an import.
 const fillerType = domain.Type("import.filler")
 
-// ImportOptions configure [Read]. JS and Stream are required.
+// ImportOptions configure [Read]. JS, Stream and Secret are required.
 type ImportOptions struct {
 	JS     jetstream.JetStream
 	Stream string
+	// Secret stores the sealed tokens of a page's event and returns their reference. It
+	// must return the same reference for the same tokens.
+	Secret func(ctx context.Context, page domain.PageID, t Tokens) (ref string, err error)
 	// Progress, if not nil, is called with the sequence of every 1,024th event.
 	Progress func(seq uint64)
 }
@@ -57,7 +60,8 @@ type Imported struct {
 }
 
 // Read stores the events of a file in an empty stream, each at its own sequence and
-// with its own time. No other process may write to or read from the stream before
+// with its own time. Sealed tokens in the events of an earlier version are stored as
+// secrets, and the events get their references. No other process may write to or read from the stream before
 // it returns: until then there are placeholders in the gaps. An interrupted import
 // may be repeated with the same file, and resumes. It fails with [ErrLine],
 // [ErrOrder], [ErrCutOff], [ErrNotEmpty] or [ErrStored].
@@ -108,6 +112,8 @@ type importer struct {
 	recent, older map[string]struct{}
 	rotated       time.Time
 	window        time.Duration
+	// tokens are the last ones of each page.
+	tokens map[domain.PageID]Tokens
 }
 
 type pendingAck struct {
@@ -123,6 +129,7 @@ func (im *importer) open(ctx context.Context) (err error) {
 	info := im.stream.CachedInfo()
 	im.have, im.window, im.rotated = info.State.LastSeq, info.Config.Duplicates, time.Now()
 	im.recent, im.older = map[string]struct{}{}, map[string]struct{}{}
+	im.tokens = map[domain.PageID]Tokens{}
 	return nil
 }
 
@@ -142,6 +149,9 @@ func (im *importer) importLine(ctx context.Context, b []byte) error {
 	}
 	if m.Header == nil {
 		m.Header = nats.Header{}
+	}
+	if err := im.moveTokens(ctx, m); err != nil {
+		return err
 	}
 	if m.Header.Get(streams.HeaderStoredAt) == "" {
 		m.Header.Set(streams.HeaderStoredAt, l.StoredAt.UTC().Format(time.RFC3339Nano))

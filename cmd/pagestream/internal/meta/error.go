@@ -13,6 +13,8 @@ import (
 var (
 	// ErrNotConnected is returned when a page has no connection.
 	ErrNotConnected = errors.New("page is not connected; type: pagestream pages connect PAGE")
+	// ErrToken is returned when a page's stored token is missing or can't be opened.
+	ErrToken = errors.New("stored page token can't be opened; connect the page again, or restore the key file")
 	// ErrTokenDead is returned when a page's token is recorded as invalid. An
 	// [Error] of class [TokenDead] matches it as well.
 	ErrTokenDead = errors.New("page token is not valid; type: pagestream pages login --company NAME")

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -135,6 +136,13 @@ func (f Facts) token() TokenReport {
 	}
 	if t.State == TokenValid && a != nil && a.Outcome.Class() == TokenDead {
 		t.State, t.Code, t.Subcode, t.Reason = TokenInvalid, a.Outcome.Code, a.Outcome.Subcode, a.Outcome.Reason
+	}
+	switch {
+	case t.State != TokenValid || row.Token != pages.TokenValid:
+	case a != nil && errors.Is(a.Err, ErrToken):
+		t.State, t.Reason = TokenMissing, a.Err.Error()
+	case a == nil && f.Loop.State == LoopTokenMissing && !f.Loop.Checked.Before(row.TokenSince):
+		t.State, t.Reason = TokenMissing, f.Loop.Reason
 	}
 	return t
 }

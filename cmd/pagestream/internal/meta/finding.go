@@ -28,6 +28,7 @@ type State string
 const (
 	StateDeselected           State = "deselected"
 	StateTokenDead            State = "token_dead"
+	StateTokenMissing         State = "token_missing" // not stored any more, or it can't be opened
 	StateRoleLost             State = "role_lost"
 	StatePermissionMissing    State = "permission_missing"
 	StateTokenExpiring        State = "token_expiring"
@@ -69,6 +70,7 @@ var states = map[State]struct {
 }{
 	StateDeselected:           {"page not selected", RemedyConnect},
 	StateTokenDead:            {"", RemedyConnect},
+	StateTokenMissing:         {"", RemedyConnect},
 	StateRoleLost:             {"", RemedyConnect},
 	StatePermissionMissing:    {"", RemedyConnect},
 	StateTokenExpiring:        {"token ends soon", RemedyConnect},

@@ -104,8 +104,11 @@ func (g *Gate) Refused(page domain.PageID, err error) error {
 }
 
 // NoToken reports whether an error means that a page has no valid token: it is not
-// connected, its app is not configured any more, or its token is dead.
-func NoToken(err error) bool { return errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) }
+// connected, its app is not configured any more, or its token is dead, missing or can't
+// be opened.
+func NoToken(err error) bool {
+	return errors.Is(err, ErrNotConnected) || errors.Is(err, ErrTokenDead) || errors.Is(err, ErrToken)
+}
 
 // Temporary reports whether the call that failed may succeed when it is repeated: Graph
 // did not answer, failed temporarily, or reached a rate limit.

@@ -111,6 +111,12 @@ func (x *examination) token() {
 	case x.f.Row.Token == pages.TokenNone:
 		x.find(Finding{Cause: StateTokenDead, Severity: Wrong, Summary: "There is no page token.", Do: login})
 		return
+	case t.State == TokenMissing:
+		x.find(Finding{
+			Cause: StateTokenMissing, Severity: Wrong, Summary: "The page's token is not stored any more, or can't be opened.",
+			Evidence: []string{t.Reason}, Do: append([]string{"connect the page again, or restore a backup:"}, login...),
+		})
+		return
 	case t.State == TokenInvalid:
 		// The recorded reason begins with the codes.
 		words := strings.TrimPrefix(t.Reason, fmt.Sprintf("%d/%d: ", t.Code, t.Subcode))
@@ -195,7 +201,7 @@ func (f Facts) graphError() *Error {
 // graph finds why Graph does not answer about the page.
 func (x *examination) graph() {
 	e := x.f.graphError()
-	if e == nil || x.f.Row.Token == pages.TokenNone ||
+	if e == nil || x.f.Row.Token == pages.TokenNone || first(x.out, StateTokenMissing) != "" ||
 		e.Code != 0 && first(x.out, StateTokenDead, StateRoleLost, StateDeselected, StatePermissionMissing) != "" {
 		return
 	}
@@ -239,7 +245,8 @@ func (x *examination) subscription() {
 	confirmed := lastConfirmed(s)
 	f := Finding{
 		Cause: StateSubscribeFailed, Severity: Wrong, Do: []string{"pagestream pages resubscribe " + x.id()},
-		Because: first(x.out, StateTokenDead, StateRoleLost, StateDeselected, StatePermissionMissing, StateRestricted),
+		Because: first(x.out, StateTokenDead, StateTokenMissing, StateRoleLost, StateDeselected, StatePermissionMissing,
+			StateRestricted),
 	}
 	switch {
 	case gone && !confirmed.IsZero():
@@ -365,10 +372,10 @@ func (x *examination) silence() {
 			"pagestream backfill " + x.id() + " --since …",
 		},
 		Because: first(slices.Concat(x.out, x.install),
-			StateTokenDead, StateRoleLost, StateDeselected, StatePermissionMissing, StateRestricted, StateSubscribeFailed,
-			StateSubscribing, StateUnsubscribedByMeta, StateUnsubscribedByOthers, StateFieldsDrifted, StateAppFieldMissing,
-			StateNotStoring, StateEndpointUnreachable, StateAppSecretWrong, StateEndpointSlow, StateCallbackElsewhere,
-			StateAllSilent),
+			StateTokenDead, StateTokenMissing, StateRoleLost, StateDeselected, StatePermissionMissing, StateRestricted,
+			StateSubscribeFailed, StateSubscribing, StateUnsubscribedByMeta, StateUnsubscribedByOthers, StateFieldsDrifted,
+			StateAppFieldMissing, StateNotStoring, StateEndpointUnreachable, StateAppSecretWrong, StateEndpointSlow,
+			StateCallbackElsewhere, StateAllSilent),
 	})
 }
 

@@ -2,6 +2,7 @@ package meta_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -305,6 +306,21 @@ func TestJudge(t *testing.T) {
 			[]meta.State{meta.StateNotConnected},
 			"", "", true,
 		},
+		"missing token": {
+			func(_ *meta.Install, f *meta.Facts) { missing(f) },
+			nil,
+			[]meta.State{meta.StateTokenMissing},
+			"", "can't be opened", true,
+		},
+		"missing token of a page without a subscription": {
+			func(_ *meta.Install, f *meta.Facts) {
+				missing(f)
+				f.Subscription = nil
+			},
+			nil,
+			[]meta.State{meta.StateTokenMissing, meta.StateSubscribeFailed},
+			meta.StateTokenMissing, "", true,
+		},
 		// The first finding explains the others.
 		"dead, drifted and silent": {
 			func(_ *meta.Install, f *meta.Facts) {
@@ -337,6 +353,11 @@ func TestJudge(t *testing.T) {
 			assert.Empty(t, broken(in, j))
 		})
 	}
+}
+
+// missing makes the Answer that of a page whose stored token is missing.
+func missing(f *meta.Facts) {
+	f.Answer = &meta.Answer{Err: fmt.Errorf("page 104: %w", meta.ErrToken)}
 }
 
 // broken returns the invariant of all judgements that j violates, empty if none.
@@ -398,6 +419,21 @@ func TestJudgeWithoutAnAnswer(t *testing.T) {
 			meta.Wrong,
 			[]meta.State{meta.StateTokenDead},
 			"There is no page token.", meta.RemedyConnect,
+		},
+		"missing token": {
+			func(f *meta.Facts) { f.Loop.State, f.Loop.Reason = meta.LoopTokenMissing, "not among the secrets" },
+			meta.Wrong,
+			[]meta.State{meta.StateTokenMissing},
+			"not among the secrets", meta.RemedyConnect,
+		},
+		"connected again since": {
+			func(f *meta.Facts) {
+				f.Loop.State, f.Loop.Reason = meta.LoopTokenMissing, "not among the secrets"
+				f.Row.TokenSince = f.Loop.Checked.Add(time.Second)
+			},
+			meta.Fine,
+			[]meta.State{meta.StateHealthy},
+			"Nothing is wrong", "",
 		},
 		"lost role": {
 			func(f *meta.Facts) {
@@ -746,6 +782,7 @@ func TestJudgeEveryCombination(t *testing.T) {
 		func(f *meta.Facts) { list(f, "messages") },
 		func(f *meta.Facts) { list(f) },
 		func(f *meta.Facts) { unreachable(f, "gone") },
+		missing,
 		func(f *meta.Facts) { refuse(f, 190, 460, "changed") },
 		func(f *meta.Facts) { refuse(f, 200, 0, "no") },
 		func(f *meta.Facts) { refuse(f, 200, 0, "no"); f.Answer.Token = nil },
@@ -755,7 +792,7 @@ func TestJudgeEveryCombination(t *testing.T) {
 	loops := []change{func(f *meta.Facts) { f.Loop = meta.Loop{} }}
 	for _, s := range []meta.LoopState{
 		meta.LoopUnknown, meta.LoopConfirmed, meta.LoopDrifted, meta.LoopFailed, meta.LoopTokenDead, meta.LoopThrottled,
-		meta.LoopUnreachable,
+		meta.LoopUnreachable, meta.LoopTokenMissing,
 	} {
 		loops = append(loops, func(f *meta.Facts) {
 			f.Loop.State, f.Loop.AppMissing, f.Loop.Silence.Silent = s, []string{"feed"}, true
@@ -787,7 +824,7 @@ func TestJudgeEveryCombination(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, seen, 21, "some state of a page comes never")
+	assert.Len(t, seen, 22, "some state of a page comes never")
 }
 
 func TestSending(t *testing.T) {

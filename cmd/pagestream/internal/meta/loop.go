@@ -23,6 +23,8 @@ const (
 	// LoopTokenDead: the page's token is not valid, or no longer for this page. Until
 	// it is refreshed only probes are made.
 	LoopTokenDead LoopState = "token_dead"
+	// LoopTokenMissing: the page's stored token is missing or can't be opened.
+	LoopTokenMissing LoopState = "token_missing"
 	// LoopThrottled: a rate limit was reached; no call is made before NextTry.
 	LoopThrottled LoopState = "throttled"
 	// LoopUnreachable: Graph did not answer, or the result could not be recorded.

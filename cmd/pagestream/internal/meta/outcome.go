@@ -65,6 +65,8 @@ const (
 	// page.
 	TokenDeselected TokenState = "deselected"
 	TokenUnknown    TokenState = "unknown"
+	// TokenMissing is a token that is not stored any more, or can't be opened.
+	TokenMissing TokenState = "missing"
 )
 
 // TokenReport is what Graph reports about a page's token.

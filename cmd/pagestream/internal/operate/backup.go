@@ -6,6 +6,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -24,12 +25,17 @@ type CopyProgress struct {
 	Bytes  uint64 `json:"bytes"`
 }
 
-// Backup copies streams, keys and configuration to a new directory on the server's
-// machine. See [backup.Take].
+// Backup copies streams, secrets, keys and configuration to a new directory on the
+// server's machine. See [backup.Take].
 func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
+	// The secrets are copied after the events. Until then those that the copied events
+	// refer to must be kept.
+	defer o.Secrets.Hold()()
 	return backup.Take(ctx, backup.Options{
 		Conn: o.Conn, Dir: dir,
-		Streams:  []string{o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream},
+		Streams: []string{
+			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream, connect.BucketOf(o.Stream),
+		},
 		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -63,8 +64,9 @@ var kinds = map[error]Kind{
 
 	projections.ErrBuilding: Busy,
 
-	ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrTokenDead: Refused,
-	login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
+	ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrToken: Refused,
+	meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
+	seal.ErrPrimaryKey: Refused, connect.ErrKeyRetired: Refused, ErrKeyUsed: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
 	connect.ErrUserToken: Refused, connect.ErrMove: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
 	ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,

@@ -32,7 +32,7 @@ func newLogins() logins {
 // the link can't choose the company.
 type InviteRequest struct {
 	App     string `json:"app,omitempty"`
-	Company string `json:"company"`
+	Company string `json:"company,omitempty"`
 	// NewCompany allows a company that is not known yet, and adds it.
 	NewCompany bool     `json:"new_company,omitempty"`
 	Fields     []string `json:"fields,omitempty"`

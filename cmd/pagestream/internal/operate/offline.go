@@ -12,7 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -25,20 +27,34 @@ type Offline struct {
 	KeyFile string
 	// Ensure creates the stream if it does not exist.
 	Ensure func(context.Context) error
+	// Secrets opens the bucket of secrets, and creates it if it does not exist.
+	Secrets func(context.Context) (*connect.Bucket, error)
 	// Models starts the read models. Further calls return the same ones.
 	Models func() (Models, error)
 }
 
 // Import stores the events of an export in an installation that has no events. Each
-// keeps its sequence and its time. See [export.Read].
+// keeps its sequence and its time. The sealed tokens in the events of an earlier version
+// become secrets. See [export.Read].
 func (o *Offline) Import(ctx context.Context, r io.Reader, progress func(seq uint64)) (export.Imported, error) {
 	if err := o.Ensure(ctx); err != nil {
 		return export.Imported{}, err
 	}
-	return export.Read(ctx, export.ImportOptions{JS: o.JS, Stream: o.Stream, Progress: progress}, r)
+	secrets, err := o.Secrets(ctx)
+	if err != nil {
+		return export.Imported{}, err
+	}
+	return export.Read(ctx, export.ImportOptions{
+		JS: o.JS, Stream: o.Stream, Progress: progress,
+		Secret: func(ctx context.Context, page domain.PageID, t export.Tokens) (string, error) {
+			return secrets.Import(ctx, connect.Secret{
+				Page: page, ConnectionID: t.ConnectionID, Token: t.Token, VerifyToken: t.VerifyToken,
+			})
+		},
+	}, r)
 }
 
-// Restore creates the streams and the key file of a backup. It overwrites nothing. See
+// Restore creates the streams, the secrets and the key file of a backup. It overwrites nothing. See
 // [backup.Restore].
 func (o *Offline) Restore(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
 	return backup.Restore(ctx, backup.RestoreOptions{

@@ -58,6 +58,8 @@ type Parts struct {
 	Hooks      *hooks.Hooks
 
 	Keys *seal.KeyRing
+	// Secrets stores the tokens that Keys have sealed.
+	Secrets *connect.Bucket
 	// Ready returns every reason why the process should get no traffic.
 	Ready func() []error
 

@@ -226,7 +226,7 @@ func TestPagesWithoutATokenAreSkipped(t *testing.T) {
 	reactor, g := r.reactor()
 	n := 0
 	hand := func() error { n++; return r.handle(t, reactor, received("7", n)) }
-	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead} {
+	for _, err := range []error{meta.ErrNotConnected, meta.ErrTokenDead, meta.ErrToken} {
 		g.set(func(g *fakeGraph) { g.now, g.tokenErr = g.now.Add(meta.NoTokenWait), err })
 		require.NoError(t, hand())
 		g.set(func(g *fakeGraph) { g.tokenErr = io.ErrUnexpectedEOF })
@@ -238,7 +238,7 @@ func TestPagesWithoutATokenAreSkipped(t *testing.T) {
 	require.NoError(t, hand())
 	require.NoError(t, hand())
 	assert.Equal(t, 1, g.calls(), "a dead token is not tried with each message")
-	assert.Equal(t, Stats{NoToken: 6}, reactor.Stats())
+	assert.Equal(t, Stats{NoToken: 8}, reactor.Stats())
 	g.set(func(g *fakeGraph) { g.now, g.fail = g.now.Add(meta.DeadTokenWait), nil })
 	require.NoError(t, hand())
 	assert.Len(t, r.profiles(t), 1, "the contact is asked about when the token is well")

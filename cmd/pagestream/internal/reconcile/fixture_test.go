@@ -43,6 +43,7 @@ type fakePage struct {
 	refuse     int           // error code for each check and each resubscribe
 	refusePost int           // error code for each resubscribe
 	down       int           // how many of the next calls get no answer
+	lost       bool          // the stored token
 	throttled  time.Duration // retry time of the next call's rate limit error
 	report     meta.TokenReport
 	checks     int
@@ -161,7 +162,7 @@ func (f *fixture) connect(page domain.PageID) *fakePage {
 	defer f.mu.Unlock()
 	g := &fakePage{fields: wanted, subscribed: true, report: meta.TokenReport{State: meta.TokenValid}}
 	f.graph[page] = g
-	c := domain.Connection{ConnectionID: "c-" + string(page), App: "main", SealedToken: "sealed", Fields: wanted}
+	c := domain.Connection{ConnectionID: "c-" + string(page), App: "main", Secret: "ref", Fields: wanted}
 	f.storeLocked(page, domain.PageConnected, domain.Data{Connection: &c})
 	f.subscription(page, domain.SubscriptionRequested, 0)
 	f.subscription(page, domain.SubscriptionConfirmed, 0)
@@ -181,7 +182,7 @@ func (f *fixture) refresh(page domain.PageID) streams.Stored {
 	f.mu.Lock()
 	f.graph[page].dead, f.graph[page].deselected = 0, false
 	f.mu.Unlock()
-	d := domain.Data{Connection: &domain.Connection{ConnectionID: "c-" + string(page), SealedToken: "sealed-2"}}
+	d := domain.Data{Connection: &domain.Connection{ConnectionID: "c-" + string(page), Secret: "ref-2"}}
 	seq := f.store(page, domain.PageTokenRefreshed, d)
 	return streams.Stored{
 		Event: domain.Event{Type: domain.PageTokenRefreshed, Page: page, Data: d}, Seq: seq, At: f.clock(),
@@ -206,6 +207,9 @@ func (g *fakePage) missing() (out []string) {
 
 // call returns the error of any call of Graph, if one is set.
 func (g *fakePage) call() error {
+	if g.lost {
+		return fmt.Errorf("page: %w", meta.ErrToken)
+	}
 	if d := g.throttled; d > 0 {
 		g.throttled = 0
 		return fmt.Errorf("call graph: %w", &meta.Error{Code: 613, After: d})
@@ -314,7 +318,7 @@ func (f *fixture) Probe(_ context.Context, page domain.PageID) (meta.TokenReport
 	case err == nil && p.Token == pages.TokenInvalid:
 		f.storeLocked(
 			page, domain.PageTokenRefreshed,
-			domain.Data{Connection: &domain.Connection{SealedToken: "sealed", Reason: "valid again"}},
+			domain.Data{Connection: &domain.Connection{Secret: "ref", Reason: "valid again"}},
 		)
 	}
 	return g.report, nil

@@ -257,6 +257,24 @@ func TestErrorsAreHandledByClass(t *testing.T) {
 	assert.Zero(t, retryWait(meta.Outcome{Code: 10}, nil))
 }
 
+// A page whose stored token is missing is tried once in each interval, and recovers when
+// it is connected again.
+func TestMissingToken(t *testing.T) {
+	f := newFixture(t)
+	g := f.connect(one)
+	g.lost = true
+	r := newLoop(f)
+	runOnce(t, r, f, 0)
+	s := state(t, r, one)
+	assert.Equal(t, meta.LoopTokenMissing, s.State)
+	assert.Contains(t, s.Reason, "connect the page again")
+	assert.Zero(t, s.NextTry)
+	assert.Equal(t, []int{1, 0}, []int{g.checks, g.probes})
+	g.lost = false
+	runOnce(t, r, f, 10*time.Minute)
+	assert.Equal(t, meta.LoopConfirmed, state(t, r, one).State)
+}
+
 func TestStatusHasWhatAJudgementNeeds(t *testing.T) {
 	s := PageStatus{Loop: meta.Loop{
 		State: meta.LoopDrifted, Reason: "no", Missing: []string{"messages"}, AppMissing: []string{"feed"},

@@ -141,7 +141,7 @@ func (v *visit) check(ctx context.Context) {
 	if s.State == meta.LoopDrifted && resubscribeHelps(out) {
 		out = v.heal(ctx, out)
 	}
-	answered := s.State != meta.LoopThrottled && s.State != meta.LoopUnreachable
+	answered := s.State != meta.LoopThrottled && s.State != meta.LoopUnreachable && s.State != meta.LoopTokenMissing
 	if class := out.Class(); probe && answered || class == meta.TokenDead || needsPerson(class) {
 		v.probe(ctx)
 	}
@@ -169,6 +169,8 @@ func (v *visit) judge(o meta.Outcome, err error) {
 		}
 		v.set(meta.LoopThrottled, o)
 		v.hold(wait)
+	case errors.Is(err, meta.ErrToken):
+		v.set(meta.LoopTokenMissing, meta.Outcome{Reason: err.Error()})
 	case err != nil:
 		v.e.errs++
 		v.set(meta.LoopUnreachable, meta.Outcome{Reason: err.Error()})

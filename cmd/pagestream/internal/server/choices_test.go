@@ -46,7 +46,7 @@ func TestEmptyNeverMeansAll(t *testing.T) {
 		{[]string{"consumers", "add", "crm", "--all", "--types", "mail.received"}, cli.ExitFailed, "mail.received"},
 		{[]string{"consumers", "add", "crm", "--pages", "7000,999"}, cli.ExitFailed, `page "999"; type: pagestream pages list`},
 		{[]string{"consumers", "add", "crm", "--company", "Acme"}, cli.ExitFailed, `did you mean "acme"?`},
-		{[]string{"consumers", "add", "crm", "--company", "other"}, cli.ExitFailed, "type: pagestream pages list"},
+		{[]string{"consumers", "add", "crm", "--company", "other"}, cli.ExitFailed, "type: pagestream companies list"},
 		{[]string{"events", "list", "--page", ""}, cli.ExitUsage, "is empty"},
 		{[]string{"events", "list", "--page", ","}, cli.ExitFailed, "parameter page has an empty value"},
 		{[]string{"events", "list", "--page", "999"}, cli.ExitFailed, `page "999"`},
@@ -63,8 +63,9 @@ func TestEmptyNeverMeansAll(t *testing.T) {
 		require.Empty(t, out, "%q", c.args)
 	}
 	for path, has := range map[string]string{
-		"events?company=acme": "there is no parameter", "events?pages=7000": "did you mean page?",
-		"events?page=": "page has an empty value", "pages?company=": "there is no parameter",
+		"events?company=nobody": "there is no company", "events?company=": "company has an empty value",
+		"events?pages=7000": "did you mean page?",
+		"events?page=":      "page has an empty value", "pages?company=": "company has an empty value",
 		"pages?page=7000": "there is no parameter", "doctor?page=": "page has an empty value",
 		"events?page=999": "nothing is known of page", "doctor?pages=7000": "did you mean page?",
 	} {

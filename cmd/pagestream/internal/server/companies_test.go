@@ -204,7 +204,7 @@ func TestInstagramAccountMoves(t *testing.T) {
 
 	// The account is taken away: it is nobody's from the check on.
 	f.graph.SetInstagram("7001", "")
-	f.ok("pages", "check")
+	f.ok("pages", "check", "--all")
 	f.message(account)
 	assert.Equal(t, []uint64{first}, f.ofCompany("acme"))
 	assert.Equal(t, []uint64{second}, f.ofCompany("beta"))

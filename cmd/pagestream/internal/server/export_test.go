@@ -6,6 +6,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -19,6 +20,8 @@ import (
 
 func (p *Program) JS() jetstream.JetStream              { return p.js }
 func (p *Program) Keys() *seal.KeyRing                  { return p.keys }
+func (p *Program) Secrets() *connect.Bucket             { return p.secrets }
+func (p *Program) Tokens() connect.Tokens               { return p.tokens }
 func (p *Program) Models() operate.Models               { return p.models }
 func (p *Program) Publisher() *streams.Publisher        { return p.publisher }
 func (p *Program) Parking() *streams.Parking            { return p.parking }

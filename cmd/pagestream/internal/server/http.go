@@ -129,9 +129,14 @@ func (p *Program) observe(a webhook.Answer) {
 	p.ledger.Received(a.Events, a.Receipts)
 }
 
+// verifyTimeout bounds the reading of the pages' verify tokens for one handshake.
+const verifyTimeout = 10 * time.Second
+
 // isPageVerifyToken reports whether a connected page has this verify token.
 func (p *Program) isPageVerifyToken(token string) bool {
-	found, err := p.tokens.Verify(token)
+	ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+	defer cancel()
+	found, err := p.tokens.Verify(ctx, token)
 	if err != nil {
 		p.log.Error("can't read verify tokens of pages", "err", err)
 	}
@@ -215,8 +220,8 @@ func (p *Program) newOperator() *operate.Operator {
 			},
 		}),
 		Eraser: p.eraser, Consumers: p.consumers, Companies: p.companies, Hooks: p.hooks, Keys: p.keys,
-		Ready: p.health.reasons,
-		Apps:  p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Secrets: p.secrets, Ready: p.health.reasons,
+		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})
 }

@@ -27,13 +27,14 @@ func (p *Program) openMeta(context.Context) (err error) {
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
 		Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, p.js, streams.Name) },
 	}
-	p.tokens = connect.NewTokens(p.models.Pages(), p.keys, p.apps.ID)
+	p.tokens = connect.NewTokens(p.models.Pages(), p.secrets, p.keys, p.apps.ID)
 	p.connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
 			g, name, ok := p.apps.Client(app)
 			return g, name, ok
 		},
-		AppFields: p.apps.PageFields, Pages: p.known, Publisher: p.publisher, Sealer: p.keys,
+		AppFields: p.apps.PageFields, Pages: p.known, Publisher: p.publisher,
+		Secrets: p.secrets, Sealer: p.keys, Logger: p.log.With("part", "connect"),
 	})
 	p.companies = companies.New(companies.Options{JS: p.js, Pages: p.models.Pages(), Replicas: p.cfg.NATS.Replicas})
 	p.logins = login.New(login.Options{
@@ -128,6 +129,7 @@ func (p *Program) startReactors(context.Context) error {
 	}
 	start("reconcile", p.reconciler.Run)
 	start("erase", p.eraser.Run)
+	start("secrets", p.secrets.Run)
 	p.consumers = p.newConsumers()
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -23,6 +24,10 @@ func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (er
 	return f(&operate.Offline{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, KeyFile: p.cfg.Keys.File,
 		Ensure: p.ensureStream,
+		Secrets: func(ctx context.Context) (*connect.Bucket, error) {
+			err := p.openSecrets(ctx)
+			return p.secrets, err
+		},
 		Models: sync.OnceValues(func() (operate.Models, error) {
 			err := p.startModels(ctx)
 			return p.models, err

@@ -319,7 +319,9 @@ func TestKeyRotation(t *testing.T) {
 	for i := range 6 {
 		c, err := pages.Credentials(r.Model("pages"), domain.PageID(fmt.Sprint(7000+i)))
 		require.NoError(t, err)
-		assert.False(t, r.Keys().NeedsReseal(c.SealedToken))
+		secret, err := r.Secrets().Get(t.Context(), c.Page, c.Secret)
+		require.NoError(t, err)
+		assert.False(t, r.Keys().NeedsReseal(secret.Token))
 	}
 	r.stop(t)
 	// After a restart the key file has the new key, which opens the tokens.

@@ -338,7 +338,11 @@ func TestConnectSubscribesAndSealsTheToken(t *testing.T) {
 	})
 	require.NoError(t, err)
 
-	// Without the key file the server must not start: a new key would hide the loss.
+	// Without the key file the server must not start while there are sealed tokens: a new key would hide
+	// the loss.
+	r = start(t, cfg)
+	require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/pages", nil, in, &out))
+	r.stop(t)
 	require.NoError(t, os.Remove(cfg.Keys.File))
 	second := server.New(server.Options{Config: cfg, Logger: slog.New(slog.DiscardHandler)})
 	if err := second.Run(t.Context()); !assert.ErrorContains(t, err, cfg.Keys.File, "started without the key file") {

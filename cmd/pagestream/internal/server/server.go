@@ -68,6 +68,7 @@ type Program struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	identity streams.Identity
+	secrets  *connect.Bucket
 	keys     *seal.KeyRing
 
 	// The read models.
@@ -146,6 +147,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	for _, stage := range []func(context.Context) error{
 		p.listen, // first: a busy port should fail before anything is opened
 		p.openStream,
+		p.openSecrets,
 		p.openKeys,
 		p.startModels,
 		p.startPublisher,

@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
-	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -73,14 +73,20 @@ func (p *Program) ensureStream(ctx context.Context) (err error) {
 	return err
 }
 
+// openSecrets opens the bucket in which the sealed tokens are stored.
+func (p *Program) openSecrets(ctx context.Context) (err error) {
+	p.secrets, err = connect.OpenBucket(ctx, p.js, streams.Name, p.cfg.NATS.Replicas)
+	return err
+}
+
 // openKeys reads the key ring. If the file is missing, it creates a new one, but returns an error if
-// the stream already has sealed tokens.
+// there are sealed tokens already.
 func (p *Program) openKeys(ctx context.Context) error {
-	sealed, err := streams.Has(ctx, p.js, streams.Name, domain.PageConnected, domain.PageTokenRefreshed)
+	empty, err := p.secrets.Empty(ctx)
 	if err != nil {
-		return fmt.Errorf("look for sealed tokens: %w", err)
+		return err
 	}
-	keys, created, err := seal.LoadOrCreate(p.cfg.Keys.File, sealed)
+	keys, created, err := seal.LoadOrCreate(p.cfg.Keys.File, !empty)
 	if err != nil {
 		return fmt.Errorf("open key ring: %w", err)
 	}

@@ -1,0 +1,54 @@
+package export
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Tokens are the sealed tokens that events of an earlier version have in their
+// connection.
+type Tokens struct {
+	ConnectionID string `json:"connection_id"`
+	Token        string `json:"sealed_token"`
+	VerifyToken  string `json:"sealed_verify_token"`
+}
+
+// moveTokens replaces the sealed tokens in an event by the reference of a secret, for
+// which it calls ImportOptions.Secret. Other messages are not changed.
+func (im *importer) moveTokens(ctx context.Context, m *nats.Msg) error {
+	if !bytes.Contains(m.Data, []byte(`"sealed_`)) {
+		return nil
+	}
+	var old struct {
+		Connection Tokens `json:"connection"`
+	}
+	if json.Unmarshal(m.Data, &old) != nil || old.Connection.Token == "" && old.Connection.VerifyToken == "" {
+		return nil
+	}
+	e, err := streams.Decode(m.Subject, m.Header, m.Data, 0, im.rotated)
+	if err != nil || e.Data.Connection == nil {
+		return fmt.Errorf("%w: it has sealed tokens, but is not an event", ErrLine)
+	}
+	tokens, before := old.Connection, im.tokens[e.Page]
+	if before.ConnectionID == tokens.ConnectionID && e.Type == domain.PageTokenRefreshed {
+		// What a refresh did not name stayed as it was.
+		tokens.Token = cmp.Or(tokens.Token, before.Token)
+		tokens.VerifyToken = cmp.Or(tokens.VerifyToken, before.VerifyToken)
+	}
+	im.tokens[e.Page] = tokens
+	if e.Data.Connection.Secret, err = im.o.Secret(ctx, e.Page, tokens); err != nil {
+		return fmt.Errorf("store sealed tokens of page %s: %w", e.Page, err)
+	}
+	if m.Data, err = e.Data.Encode(); err != nil {
+		return fmt.Errorf("encode event: %w", err)
+	}
+	return nil
+}
