@@ -42,8 +42,8 @@ type Author struct {
 // zero time means never or unknown.
 type History struct {
 	// Time is the time by which lists are ordered: CreatedAt, or the time of the first
-	// event if that is unknown.
-	Time      time.Time `json:"time"`
+	// event if that is unknown. It is zero for a post that has only reactions.
+	Time      time.Time `json:"time,omitzero"`
 	CreatedAt time.Time `json:"created_at,omitzero"`
 	EditedAt  time.Time `json:"edited_at,omitzero"`
 	RemovedAt time.Time `json:"removed_at,omitzero"`

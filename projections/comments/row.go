@@ -342,7 +342,7 @@ func (r *row) comment(page domain.PageID) Comment {
 func (r *row) post(page domain.PageID) Post {
 	out := Post{Page: page, ID: r.ID, State: Unknown, Comments: r.Comments}
 	if len(r.Parts) == 0 {
-		out.History = History{Time: projections.FromMillis(r.FirstComment), Reactions: r.Reactions, Events: []uint64{}}
+		out.History = History{Time: firstComment(r.FirstComment), Reactions: r.Reactions, Events: []uint64{}}
 		return out
 	}
 	p := r.merged()
@@ -393,4 +393,13 @@ func reactionName(s string) string {
 		return s
 	}
 	return "other"
+}
+
+// firstComment returns the time of a post that is only known by its comments; zero if it
+// has only reactions.
+func firstComment(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return projections.FromMillis(ms)
 }

@@ -323,7 +323,12 @@ func reactions(counts map[string]uint64) string {
 }
 
 // localTime formats a time for the terminal.
-func localTime(at time.Time) string { return at.Local().Format("2006-01-02 15:04:05") }
+func localTime(at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.Local().Format(time.DateTime)
+}
 
 // maxCell is the maximum width of a text in a table, in columns.
 const maxCell = 60
