@@ -3,6 +3,7 @@ package conversations
 import (
 	"bytes"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 )
@@ -10,7 +11,14 @@ import (
 // addMessage stores a new message, and applies the changes and receipts that arrived
 // before it.
 func (f *fold) addMessage(m *message) error {
+	at := place{millis(m.Time), m.Seq}
 	slot := slotOf(&m.Message)
+	if m.MID == "" && f.e.Data.Fact != "" {
+		slot = factSlot(f.e.Data.Fact, at.ms, 0)
+		if repeats, err := f.repeats(at.ms); err != nil || repeats {
+			return err
+		}
+	}
 	existing, found, err := find(f.tx, &f.c, f.owner, slot)
 	if err != nil {
 		return err
@@ -18,7 +26,6 @@ func (f *fold) addMessage(m *message) error {
 	if found {
 		return f.addDuplicate(existing, m)
 	}
-	at := place{millis(m.Time), m.Seq}
 	m.addEvent(f.e.Seq)
 	f.count(m)
 	// The code below adds nothing to the counts that an erasure subtracts, so they are final.
@@ -41,6 +48,22 @@ func (f *fold) addMessage(m *message) error {
 		}
 	}
 	return f.countUnanswered(m)
+}
+
+// repeats reports whether the conversation has a row with the event's fact and a time at
+// most [domain.RedeliveryWindow] from ms: the same item, delivered again with another
+// entry.time.
+func (f *fold) repeats(ms int64) (bool, error) {
+	for _, neighbour := range []int64{0, -1, 1} {
+		p, found, err := find(f.tx, &f.c, f.owner, factSlot(f.e.Data.Fact, ms, neighbour))
+		if err != nil {
+			return false, err
+		}
+		if found && max(p.ms-ms, ms-p.ms) <= domain.RedeliveryWindow.Milliseconds() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // put stores the row at a place, and updates the conversation's preview if the message

@@ -133,9 +133,6 @@ type conversation struct {
 	RolesSeq   uint64
 	RefSeq     uint64
 	OptinSeq   uint64
-	// Fact is [domain.Data.Fact] of the last event that has one, FactAt its time.
-	Fact       string
-	FactAt     time.Time
 	AccountSeq uint64
 }
 

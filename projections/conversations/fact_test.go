@@ -48,13 +48,19 @@ func TestAnEqualFactIsFoldedForAsLongAsMetaRepeatsDeliveries(t *testing.T) {
 		events []domain.Event
 		want   int
 	}{
-		"again":                     {[]domain.Event{untimed("A", 1000), untimed("A", 9000)}, 1},
-		"in another order":          {[]domain.Event{untimed("A", 9000), untimed("A", 1000)}, 1},
-		"at the end of the window":  {[]domain.Event{untimed("A", 1000), untimed("A", 1000+window)}, 1},
-		"after the window":          {[]domain.Event{untimed("A", 1000), untimed("A", 1001+window)}, 2},
-		"after another fact":        {[]domain.Event{untimed("A", 1000), untimed("B", 2000), untimed("A", 3000)}, 3},
-		"of an item with a time":    {[]domain.Event{in("m_1", "x", 1000), in("m_2", "x", 1000)}, 2},
-		"with a message in between": {[]domain.Event{untimed("A", 1000), in("m_1", "x", 2000), untimed("A", 3000)}, 2},
+		"again":                    {[]domain.Event{untimed("A", 1000), untimed("A", 9000)}, 1},
+		"in another order":         {[]domain.Event{untimed("A", 9000), untimed("A", 1000)}, 1},
+		"at the end of the window": {[]domain.Event{untimed("A", 1000), untimed("A", 1000+window)}, 1},
+		"after the window":         {[]domain.Event{untimed("A", 1000), untimed("A", 1001+window)}, 2},
+		"a delivery of two, again": {
+			[]domain.Event{untimed("A", 1000), untimed("B", 1000), untimed("A", 9000), untimed("B", 9000)}, 2,
+		},
+		"three, each after the window": {
+			[]domain.Event{untimed("A", 1000), untimed("A", 1001+window), untimed("A", 1002+2*window)}, 3,
+		},
+		"over the bound of a window": {[]domain.Event{untimed("A", window-1), untimed("A", window+1)}, 1},
+		"of an item with a time":     {[]domain.Event{in("m_1", "x", 1000), in("m_2", "x", 1000)}, 2},
+		"with a message in between":  {[]domain.Event{untimed("A", 1000), in("m_1", "x", 2000), untimed("A", 3000)}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

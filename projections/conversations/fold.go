@@ -218,19 +218,6 @@ func (f *fold) incomplete() error {
 	return nil
 }
 
-// repeats reports whether the event has the same fact as the last one without a message
-// id and a time of its own, which was at most [domain.RedeliveryWindow] before: the same
-// delivery, sent again with another entry.time.
-func (f *fold) repeats() bool {
-	fact := f.e.Data.Fact
-	if fact == "" {
-		return false
-	}
-	again := fact == f.c.Fact && f.time.Sub(f.c.FactAt).Abs() <= domain.RedeliveryWindow
-	f.c.Fact, f.c.FactAt = fact, f.time
-	return again
-}
-
 // newer reports whether this event is not older than one with that time and sequence.
 func (f *fold) newer(t time.Time, seq uint64) bool {
 	return cmp.Or(f.time.Compare(t), cmp.Compare(f.e.Seq, seq)) >= 0

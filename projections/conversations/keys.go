@@ -3,6 +3,7 @@ package conversations
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"strconv"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -84,6 +85,13 @@ func slotOf(m *Message) []byte {
 		return hash16("event:", m.ID)
 	}
 	return midSlot(m.MID)
+}
+
+// factSlot returns the slot of a message whose item has neither a mid nor a time of its
+// own: that of its fact and of its time, counted in windows of redelivery. Two rows with
+// the same fact are more than a window apart, so a slot has at most one of them.
+func factSlot(fact string, ms, neighbour int64) []byte {
+	return hash16("fact:", fact+"|"+strconv.FormatInt(ms/domain.RedeliveryWindow.Milliseconds()+neighbour, 10))
 }
 
 func pendingPrefix(conversation []byte, mid string) []byte { return join(conversation, midSlot(mid)) }

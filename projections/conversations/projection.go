@@ -61,10 +61,8 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 		f.sum.Incomplete++
 		return f.skip()
 	}
-	if !f.repeats() {
-		if err := f.apply(); err != nil {
-			return err
-		}
+	if err := f.apply(); err != nil {
+		return err
 	}
 	if err := f.recordEvent(); err != nil {
 		return err

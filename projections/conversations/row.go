@@ -257,7 +257,6 @@ func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
 		Thread: c.Thread, ThreadSeq: c.ThreadSeq, RequestSeq: c.RequestSeq, RolesSeq: c.RolesSeq,
 		Referral: c.Referral, RefSeq: c.RefSeq, Optin: c.Optin, OptinSeq: c.OptinSeq,
 		Account: c.Account, AccountAt: c.AccountAt, AccountSeq: c.AccountSeq,
-		Fact: c.Fact, FactAt: c.FactAt,
 	}
 	if r == (conversationRest{}) {
 		return p.b, nil
@@ -278,8 +277,6 @@ type conversationRest struct {
 	Account    string    `json:"account,omitempty"`
 	AccountAt  time.Time `json:"account_at,omitzero"`
 	AccountSeq uint64    `json:"account_seq,omitempty"`
-	Fact       string    `json:"fact,omitempty"`
-	FactAt     time.Time `json:"fact_at,omitzero"`
 }
 
 // UnmarshalBinary unpacks the row.
@@ -316,7 +313,6 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	c.Thread, c.ThreadSeq, c.RequestSeq, c.RolesSeq = r.Thread, r.ThreadSeq, r.RequestSeq, r.RolesSeq
 	c.Referral, c.RefSeq, c.Optin, c.OptinSeq = r.Referral, r.RefSeq, r.Optin, r.OptinSeq
 	c.Account, c.AccountAt, c.AccountSeq = r.Account, r.AccountAt, r.AccountSeq
-	c.Fact, c.FactAt = r.Fact, r.FactAt
 	return nil
 }
 
