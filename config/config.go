@@ -56,6 +56,9 @@ type HTTP struct {
 	Public string `koanf:"public"`
 	// Private is the address of the API, the console and the metrics.
 	Private string `koanf:"private"`
+	// PrivateHosts are further host names by which the private listener is called, such
+	// as that of a proxy. Requests with an unknown name are refused.
+	PrivateHosts []string `koanf:"private_hosts"`
 	// TokenFile is the file with the bearer token of the private listener.
 	TokenFile string `koanf:"token_file"`
 	// ReadTokenFile is the file with a read-only token; empty is "read.token" in
@@ -236,6 +239,7 @@ func Default() Config {
 		HTTP: HTTP{
 			Public:          ":8080",
 			Private:         "127.0.0.1:8081",
+			PrivateHosts:    []string{},
 			TokenFile:       userFile("admin.token"),
 			ShutdownTimeout: 20 * time.Second,
 		},

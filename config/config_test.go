@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,13 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/config"
+)
+
+// Secrets that nobody would guess.
+const (
+	newSecret   = "5c0d9a4be17f42863fa1c07d92e8b456"
+	oldSecret   = "97b1f06ae2d84c3590ab7e61d3f5c428"
+	verifyToken = "k9Vw-3xQz-71Ld-mB5c"
 )
 
 // writeFile writes a configuration file and returns its path.
@@ -84,7 +92,7 @@ func TestPrecedence(t *testing.T) {
 // sample is a valid value for each setting that is not its default.
 var sample = map[string]string{
 	"data.dir": "/d", "keys.file": "/k.json",
-	"http.public": ":1", "http.private": ":2", "http.token_file": "/t", "http.read_token_file": "/r",
+	"http.public": ":1", "http.private": ":2", "http.private_hosts": "box.internal", "http.token_file": "/t", "http.read_token_file": "/r",
 	"http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
 	"webhook.max_body": "1MiB", "webhook.timeout": "1500ms", "webhook.read_timeout": "3s",
 	"webhook.idle_timeout": "1m30s",
@@ -158,7 +166,11 @@ func TestEverySettingFromEverySource(t *testing.T) {
 			section = s
 			fmt.Fprintf(&yaml, "%s:\n", s)
 		}
-		fmt.Fprintf(&yaml, "  %s: %q\n", field, sample[path])
+		format := "  %s: %q\n"
+		if reflect.TypeOf(settingAt(t, fromEnv, path)).Kind() == reflect.Slice {
+			format = "  %s: [%q]\n"
+		}
+		fmt.Fprintf(&yaml, format, field, sample[path])
 	}
 	require.Empty(t, cmp.Diff(fromEnv, load(t, config.Options{Flags: flags})), "flags differ from environment")
 	require.Empty(t, cmp.Diff(fromEnv, load(t, config.Options{File: writeFile(t, yaml.String())})),
@@ -167,17 +179,18 @@ func TestEverySettingFromEverySource(t *testing.T) {
 
 func TestFirstAppFromEnvironment(t *testing.T) {
 	env := []string{
-		"PAGESTREAM_APP_ID=123", "PAGESTREAM_APP_SECRET=new, old", "PAGESTREAM_APP_VERIFY_TOKEN=token",
+		"PAGESTREAM_APP_ID=123", "PAGESTREAM_APP_SECRET=" + newSecret + ", " + oldSecret,
+		"PAGESTREAM_APP_VERIFY_TOKEN=" + verifyToken,
 	}
 	app := config.App{
-		Name: "main", ID: "123", Secrets: []config.Secret{"new", "old"}, VerifyToken: "token",
+		Name: "main", ID: "123", Secrets: []config.Secret{newSecret, oldSecret}, VerifyToken: verifyToken,
 		GraphVersion: config.DefaultGraphVersion, GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL,
 	}
 	got := load(t, config.Options{Env: env})
 	require.Empty(t, cmp.Diff([]config.App{app}, got.Apps), "without a file (-want +got)")
 
-	path := writeFile(t, "apps:\n- {name: one, secrets: [x], verify_token: y, login_scopes: [a]}\n"+
-		"- {name: two, id: '456', secrets: [z], verify_token: z}\n")
+	path := writeFile(t, "apps:\n- {name: one, secrets: ["+newSecret+"], verify_token: "+newSecret+", login_scopes: [a]}\n"+
+		"- {name: two, id: '456', secrets: ["+newSecret+"], verify_token: "+newSecret+"}\n")
 	got = load(t, config.Options{File: path, Env: append(env, "PAGESTREAM_APP_GRAPH_VERSION=v24.0",
 		"PAGESTREAM_APP_GRAPH_URL=http://127.0.0.1:9", "PAGESTREAM_APP_LOGIN_SCOPES=b, c")})
 	app.Name, app.GraphVersion, app.GraphURL, app.LoginScopes = "one", "v24.0", "http://127.0.0.1:9", []string{"b", "c"}
@@ -187,20 +200,21 @@ func TestFirstAppFromEnvironment(t *testing.T) {
 }
 
 func TestSecretsFromFiles(t *testing.T) {
-	secret, token := writeFile(t, "from-file\n"), writeFile(t, " token ")
-	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [inline]\n  secret_files: [%s]\n"+
-		"  verify_token_file: %s\n", secret, token))
+	secret, token := writeFile(t, oldSecret+"\n"), writeFile(t, " "+verifyToken+" ")
+	path := writeFile(t, fmt.Sprintf("apps:\n- name: a\n  secrets: [%s]\n  secret_files: [%s]\n"+
+		"  verify_token_file: %s\n", newSecret, secret, token))
 	app := load(t, config.Options{File: path}).Apps[0]
-	require.Equal(t, []config.Secret{"inline", "from-file"}, app.Secrets)
-	require.Equal(t, config.Secret("token"), app.VerifyToken)
+	require.Equal(t, []config.Secret{newSecret, oldSecret}, app.Secrets)
+	require.Equal(t, config.Secret(verifyToken), app.VerifyToken)
 	// The secret file of the environment replaces the secrets of the configuration file.
-	other := writeFile(t, "other")
+	const third = "a3f1-another-72c9-0be4"
+	other := writeFile(t, third)
 	app = load(t, config.Options{File: path, Env: []string{
 		"PAGESTREAM_APP_SECRET_FILES=", "PAGESTREAM_APP_SECRET_FILE=" + other, "PAGESTREAM_APP_NAME=b",
 	}}).Apps[0]
 	require.Equal(t, "b", app.Name)
 	require.Len(t, app.Secrets, 1)
-	require.Equal(t, config.Secret("other"), app.Secrets[0])
+	require.Equal(t, config.Secret(third), app.Secrets[0])
 
 	for text, want := range map[string]string{
 		"secret_files: [/nowhere/at-all]":                                 "apps[0].secret_files[0]: open /nowhere/at-all",
@@ -218,14 +232,19 @@ func TestSecretsFromFiles(t *testing.T) {
 // secret is 32 hex digits, and some of these would be numbers.
 func TestSecretsAreNotNumbers(t *testing.T) {
 	for _, secret := range []string{
-		"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12",
-		"1_000", "true", "2024-01-01", "0b1", "0o17",
+		"00001234567890123456789012345678", "1e234567890123456789012345678901", "0x12ab34cd56ef7890",
+		"1_000_020_003_004_005", "2024-01-01T00:00:00.123Z", "0o1234567123456712",
 	} {
 		c := load(t, config.Options{File: writeFile(t,
 			"apps:\n- {name: a, id: 12345678901234567, secrets: ["+secret+"], verify_token: "+secret+"}\n")})
 		require.Equal(t, secret, string(c.Apps[0].Secrets[0]), "read as another value")
 		require.Equal(t, secret, string(c.Apps[0].VerifyToken), "read as another value")
 		require.Equal(t, "12345678901234567", c.Apps[0].ID, "read as another value")
+	}
+	for _, text := range []string{"0x12", "1_000", "true", "2024-01-01", "0b1", "0o17"} { // too short for a secret
+		c := load(t, config.Options{File: writeFile(t,
+			"apps:\n- {name: "+text+", secrets: ["+newSecret+"], verify_token: "+verifyToken+"}\n")})
+		require.Equal(t, text, c.Apps[0].Name, "read as another value")
 	}
 }
 
@@ -319,7 +338,7 @@ func TestValidate(t *testing.T) {
 		secrets = []config.Secret
 	)
 	app := config.App{
-		Name: "a", Secrets: []config.Secret{"x"}, VerifyToken: "y", GraphVersion: "v23.0",
+		Name: "a", Secrets: []config.Secret{newSecret}, VerifyToken: verifyToken, GraphVersion: "v23.0",
 		GraphURL: "https://graph.facebook.com", LoginURL: config.DefaultLoginURL,
 	}
 	with := func(change func(*metaApp)) func(*conf) {
@@ -354,6 +373,8 @@ func TestValidate(t *testing.T) {
 		"nats.replicas: 0 is out of bounds":                           func(c *conf) { c.NATS.Replicas = 0 },
 		`streams.sync: "never": write one of always, interval`:        func(c *conf) { c.Streams.Sync = "never" },
 		"streams.window: 48h is out of bounds":                        func(c *conf) { c.Streams.Window = 48 * time.Hour },
+		"streams.window: 29s is too short":                            func(c *conf) { c.Streams.Window = 29 * time.Second },
+		`http.private_hosts[0]: "http://x"`:                           func(c *conf) { c.HTTP.PrivateHosts = []string{"http://x"} },
 		"streams.max_bytes: 1B is too small":                          func(c *conf) { c.Streams.MaxBytes = 1 },
 		"streams.max_bytes: 2GiB is more than streams.max_store": func(c *conf) {
 			c.Streams.MaxBytes, c.Streams.MaxStore = 2*config.GiB, config.GiB
@@ -398,6 +419,76 @@ func TestValidate(t *testing.T) {
 		"PAGESTREAM_STREAMS_SYNC=x",
 	}})
 	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
+}
+
+// TestPlaceholdersAreNotSecrets checks that texts that anybody would try are refused as
+// secrets and as verify tokens, from every source, and never quoted.
+func TestPlaceholdersAreNotSecrets(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "/c")
+	for secret, why := range map[string]string{
+		"write the app secret here":              "placeholder",
+		"write the verify token here":            "placeholder",
+		"YOUR_APP_SECRET":                        "placeholder",
+		"<your-app-secret-goes-here>":            "placeholder",
+		"ChangeMe-Please-0123456789":             "placeholder",
+		"replace_me_with_the_app_secret":         "placeholder",
+		"dev-app-secret-that-signs-nothing-real": "placeholder",
+		"hunter2":                                "7 bytes long",
+		"5c0d9a4be17f428":                        "15 bytes long",
+		"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx":       "hardly any different",
+		"00000000000000000000000000000000":       "hardly any different",
+		"my-facebook-app-secret":                 "words that anybody",
+		"the-secret-of-the-test-app":             "words that anybody",
+		"verify_token_pagestream":                "words that anybody",
+		"1234567890123456":                       "words that anybody",
+		"0123456789abcdef0123456789abcdef":       "words that anybody",
+		"password-password-1":                    "words that anybody",
+	} {
+		_, err := config.Load(config.Options{Env: []string{
+			"PAGESTREAM_APP_SECRET=" + secret, "PAGESTREAM_APP_VERIFY_TOKEN=" + verifyToken,
+		}})
+		wantProblems(t, err, "apps[0].secrets[0]: ", why)
+		require.NotContains(t, err.Error(), secret)
+		_, err = config.Load(config.Options{Env: []string{
+			"PAGESTREAM_APP_SECRET=" + newSecret, "PAGESTREAM_APP_VERIFY_TOKEN_FILE=" + writeFile(t, secret),
+		}})
+		wantProblems(t, err, "apps[0].verify_token: ", why, "in the app dashboard's webhook settings too")
+		require.NotContains(t, err.Error(), secret)
+		file := writeFile(t, secret)
+		_, err = config.Load(config.Options{File: writeFile(t, fmt.Sprintf(
+			"apps:\n- {name: a, secret_files: [%s], verify_token: %s}\n", file, verifyToken))})
+		wantProblems(t, err, "apps[0].secrets[0]: ", why)
+	}
+	rapid.Check(t, func(r *rapid.T) { // what Meta makes, and what openssl makes, is accepted
+		b := rapid.SliceOfN(rapid.Byte(), 16, 16).Filter(func(b []byte) bool {
+			different := map[byte]bool{}
+			for _, c := range b {
+				different[c] = true
+			}
+			return len(different) > 8
+		}).Draw(r, "secret")
+		load(t, config.Options{Env: []string{
+			fmt.Sprintf("PAGESTREAM_APP_SECRET=%x", b), "PAGESTREAM_APP_VERIFY_TOKEN=x" + base64.URLEncoding.EncodeToString(b),
+		}})
+	})
+}
+
+func TestWarnings(t *testing.T) {
+	c := config.Default()
+	c.HTTP.BaseURL = "https://pagestream.example"
+	c.Apps = []config.App{{GraphURL: config.DefaultGraphURL}, {GraphURL: "http://127.0.0.1:9"}, {GraphURL: "http://[::1]:9"}}
+	require.Empty(t, c.Warnings())
+	for _, private := range []string{":8081", "0.0.0.0:8081", "[::]:8081", "203.0.113.7:8081", "box:8081"} {
+		c.HTTP.Private = private
+		require.Len(t, c.Warnings(), 1, private)
+		require.Contains(t, c.Warnings()[0], fmt.Sprintf("http.private: %q can be reached", private))
+	}
+	c.HTTP.Private = "localhost:8081"
+	c.HTTP.BaseURL, c.Apps[0].GraphURL = "http://pagestream.example", "http://graph.example"
+	got := strings.Join(c.Warnings(), "\n")
+	require.Contains(t, got, `http.base_url: "http://pagestream.example" is not encrypted`)
+	require.Contains(t, got, `apps[0].graph_url: "http://graph.example" is not encrypted`)
+	require.Len(t, c.Warnings(), 2)
 }
 
 func TestRequireApps(t *testing.T) {
@@ -491,7 +582,7 @@ func TestLoadReadsWhatPrintWrites(t *testing.T) {
 	for _, path := range settings() { // in the order of the fields
 		section, field, _ := strings.Cut(path, ".")
 		s := strings.Index(out.String(), section+":\n")
-		i := s + strings.Index(out.String()[s:], "  "+field+": ")
+		i := s + strings.Index(out.String()[s:], "  "+field+":")
 		require.GreaterOrEqual(t, s, 0, "%s is out of order in:\n%s", path, out.String())
 		require.Greater(t, i, last, "%s is out of order in:\n%s", path, out.String())
 		last = i
@@ -517,14 +608,19 @@ func TestExample(t *testing.T) {
 		}
 		all.WriteString(line + "\n")
 	}
+	// The literals of the example are refused: whoever reads it could sign with them.
+	_, err := config.Load(config.Options{File: writeFile(t, all.String())})
+	wantProblems(t, err, "apps[0].secrets[0]: is a placeholder", "apps[0].verify_token: is a placeholder")
+	filledIn := strings.NewReplacer("write the app secret here", newSecret, "write the verify token here", verifyToken).
+		Replace(all.String())
 	want.Keys.File, want.HTTP.TokenFile = "/etc/pagestream/keys.json", "/etc/pagestream/admin.token"
 	want.Apps = []config.App{{
-		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{"write the app secret here"},
+		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{newSecret},
 		SecretFiles: []string{},
-		VerifyToken: "write the verify token here", GraphVersion: config.DefaultGraphVersion,
+		VerifyToken: verifyToken, GraphVersion: config.DefaultGraphVersion,
 		GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL, LoginScopes: []string{},
 	}}
-	require.Empty(t, cmp.Diff(want, load(t, config.Options{File: writeFile(t, all.String())})),
+	require.Empty(t, cmp.Diff(want, load(t, config.Options{File: writeFile(t, filledIn)})),
 		"with all settings uncommented (-want +got)")
 	for _, path := range settings() {
 		section, field, _ := strings.Cut(path, ".")
@@ -579,6 +675,7 @@ func TestByteSize(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add(config.Example())
 	f.Add("apps:\n- {name: a, secrets: [x], verify_token: y}\n")
+	f.Add("apps:\n- {name: a, secrets: [" + newSecret + "], verify_token: " + verifyToken + "}\n")
 	f.Add("http: &a {public: *a}\n<<: *a\n")
 	f.Add("a: [&x [*x]]\n---\n")
 	dir := f.TempDir()

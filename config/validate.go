@@ -15,10 +15,15 @@ import (
 // Messenger Platform, Webhooks: "respond within 5 seconds".
 const metaDeadline = 5 * time.Second
 
+// PublishRetry is how long the publisher sends an event again whose acknowledgement was
+// lost. streams.window must be at least twice as long.
+const PublishRetry = 15 * time.Second
+
 var (
 	appName      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	appID        = regexp.MustCompile(`^[0-9]{0,32}$`) // empty is none
 	loginScope   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	hostName     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
 	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
 )
 
@@ -87,7 +92,13 @@ func (c Config) Validate() error {
 
 	v.oneOf("streams.sync", c.Streams.Sync, SyncAlways, SyncInterval)
 	within(v, "streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
-	within(v, "streams.window", c.Streams.Window, time.Second, 24*time.Hour)
+	if c.Streams.Window < 2*PublishRetry {
+		v.add("streams.window: %s is too short: events are sent again for %s after a lost acknowledgement, "+
+			"and the window must be twice as long to recognize them: write %s or more",
+			formatDuration(c.Streams.Window), formatDuration(PublishRetry), formatDuration(2*PublishRetry))
+	} else {
+		within(v, "streams.window", c.Streams.Window, 2*PublishRetry, 24*time.Hour)
+	}
 	v.sizeOrNone("streams.max_bytes", c.Streams.MaxBytes, 64*MiB)
 	v.sizeOrNone("streams.max_store", c.Streams.MaxStore, 64*MiB)
 	if c.NATS.URL == "" && c.Streams.MaxStore > 0 && c.Streams.MaxBytes > c.Streams.MaxStore {
@@ -112,6 +123,10 @@ func (c Config) Validate() error {
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, LogText, LogJSON)
 
+	for i, host := range c.HTTP.PrivateHosts {
+		v.match(fmt.Sprintf("http.private_hosts[%d]", i), host, hostName,
+			"the name of a host without scheme and port, as in pagestream.internal")
+	}
 	v.apps(c.Apps)
 	if len(v.problems) > 0 {
 		return invalid(v.problems)
@@ -128,6 +143,32 @@ func (c Config) RequireApps() error {
 	return fmt.Errorf("%w: set PAGESTREAM_APP_SECRET and PAGESTREAM_APP_VERIFY_TOKEN, "+
 		"or list apps in the configuration file (see: pagestream config example); "+
 		"to try pagestream without an app: pagestream dev", ErrNoApps)
+}
+
+// Warnings returns what is valid but should not be so in an installation that others can
+// reach, one text each.
+func (c Config) Warnings() (out []string) {
+	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !loopback(c.HTTP.Private) {
+		warn("http.private: %q can be reached by other machines, and everything on it is sent unencrypted: "+
+			"listen on 127.0.0.1, or let a proxy with TLS be the only one that reaches it", c.HTTP.Private)
+	}
+	if remoteHTTP(c.HTTP.BaseURL) {
+		warn("http.base_url: %q is not encrypted: Meta's login and callbacks need https://", c.HTTP.BaseURL)
+	}
+	for i, app := range c.Apps {
+		if remoteHTTP(app.GraphURL) {
+			warn("apps[%d].graph_url: %q is not encrypted: page tokens and the app secret are sent to it; write https://",
+				i, app.GraphURL)
+		}
+	}
+	return out
+}
+
+// remoteHTTP reports whether a URL is http:// and not of this machine.
+func remoteHTTP(value string) bool {
+	u, err := url.Parse(value)
+	return err == nil && u.Scheme == "http" && !loopback(net.JoinHostPort(u.Hostname(), "0"))
 }
 
 // validator collects problems. Its methods check one setting each.
@@ -257,12 +298,14 @@ func (v *validator) apps(apps []App) {
 			v.add("%s.secrets: none: write the app secret (App settings, Basic), or a file with it in secret_files", at)
 		}
 		for j, s := range app.Secrets {
-			v.secret(fmt.Sprintf("%s.secrets[%d]", at, j), s)
+			v.secret(fmt.Sprintf("%s.secrets[%d]", at, j), s,
+				"write the app secret that the dashboard shows (App settings, Basic)")
 		}
 		if app.VerifyToken == "" {
 			v.add("%s.verify_token: none: make one up, enter it here and in the app dashboard's webhook settings", at)
 		} else {
-			v.secret(at+".verify_token", app.VerifyToken)
+			v.secret(at+".verify_token", app.VerifyToken,
+				"write a random one of 16 characters or more here, and enter it in the app dashboard's webhook settings too")
 		}
 		for j, file := range app.SecretFiles {
 			v.path(fmt.Sprintf("%s.secret_files[%d]", at, j), file)
@@ -280,10 +323,10 @@ func (v *validator) apps(apps []App) {
 	}
 }
 
-// secret rejects values that can't be a secret, without quoting them. An empty
-// secret is the most dangerous one: anyone can sign with it.
-func (v *validator) secret(key string, s Secret) {
-	switch {
+// secret rejects values that can't be a secret or could be guessed, without quoting
+// them. An empty secret is the most dangerous one: anyone can sign with it.
+func (v *validator) secret(key string, s Secret, write string) {
+	switch reason := weak(s); {
 	case s == "":
 		v.add("%s: empty: write the secret or remove the entry", key)
 	case strings.TrimSpace(string(s)) != string(s):
@@ -292,5 +335,7 @@ func (v *validator) secret(key string, s Secret) {
 		v.add("%s: is the placeholder that config print shows: write the secret itself", key)
 	case len(s) > maxSecret:
 		v.add("%s: is %d bytes long: at most %d", key, len(s), maxSecret)
+	case reason != "":
+		v.add("%s: %s: %s", key, reason, write)
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/config"
 )
 
@@ -13,16 +14,23 @@ type ConfigCommand struct {
 	Example ConfigExampleCommand `cmd:"" help:"Print a documented example configuration."`
 }
 
-// ConfigCheckCommand validates the configuration as serve reads it.
+// ConfigCheckCommand validates the configuration as serve reads it, with all files that serve reads.
 type ConfigCheckCommand struct{}
 
-// Run prints that the configuration is valid, or returns an error with every problem.
+// Run prints that the configuration is valid, or returns an error with every problem. Warnings are
+// written to stderr and change nothing about the exit code.
 func (ConfigCheckCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
-	if err == nil {
-		err = cfg.RequireApps()
+	if err != nil {
+		return err
 	}
-	return c.answer(map[string]any{"ok": true, "apps": len(cfg.Apps)}, err, func() {
+	o := server.Options{Config: cfg, ConfigFile: c.ConfigFile}
+	warnings := append([]string{}, server.Warnings(o)...)
+	for _, w := range warnings {
+		fmt.Fprintln(c.Err, "warning:", w)
+	}
+	answer := map[string]any{"ok": true, "apps": len(cfg.Apps), "warnings": warnings}
+	return c.answer(answer, server.Check(o), func() {
 		fmt.Fprintf(c.Out, "The configuration is valid: %d app(s), data in %s.\n", len(cfg.Apps), cfg.Data.Dir)
 	})
 }

@@ -38,6 +38,9 @@ func (s ServeCommand) Run(c *CLI) error {
 		return err
 	}
 	cfg, log := o.Config, o.Logger
+	for _, w := range server.Warnings(o) {
+		log.Warn("configuration", "warning", w)
+	}
 	p := server.New(o)
 	if err := p.Run(c.ctx); err != nil {
 		return err

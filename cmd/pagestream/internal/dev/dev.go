@@ -67,7 +67,7 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 	cfg.HTTP.Public, cfg.HTTP.Private = freeAddr(o.Public), freeAddr(o.Private)
 	cfg.Log = o.Log
 	cfg.Apps = []config.App{{
-		Name: app, ID: appID, Secrets: []config.Secret{AppSecret}, VerifyToken: VerifyToken,
+		Name: app, ID: appID, Secrets: []config.Secret{config.Secret(AppSecret)}, VerifyToken: config.Secret(VerifyToken),
 		GraphURL: w.meta.url, LoginURL: w.meta.url, GraphVersion: config.DefaultGraphVersion,
 	}}
 	p := server.New(server.Options{Config: cfg, Version: o.Version, OpenLogins: true, Logger: o.Logger})

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,13 +13,13 @@ import (
 // These constants are the app and the user of the fake Meta.
 const (
 	appID = "100000000000001"
-	// AppSecret is the secret with which the fake Meta signs deliveries.
-	AppSecret = "dev-app-secret-that-signs-nothing-real" //nolint:gosec // valid for the fake Meta only
-	// VerifyToken is the verify token of the webhook handshake.
-	VerifyToken = "dev-verify-token"
-	user        = "100000000000900"
-	app         = "dev"
+	user  = "100000000000900"
+	app   = "dev"
 )
+
+// The secrets of the app are made anew by each process. AppSecret signs the deliveries of the fake
+// Meta, VerifyToken is the token of the webhook handshake.
+var AppSecret, VerifyToken = rand.Text(), rand.Text()
 
 // connected is the number of fakePages that are connected at the start. The others can be
 // connected by trying the login.

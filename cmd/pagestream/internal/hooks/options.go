@@ -158,13 +158,21 @@ func (o Options) check() error {
 	if o.JS == nil || o.Path == "" || o.Encode == nil {
 		return fmt.Errorf("JS, Path and Encode are required: %w", ErrOptions)
 	}
-	if len(o.Endpoints) > maxEndpoints {
+	return Check(o.Endpoints)
+}
+
+// Check fails with [ErrOptions] or [ErrSecret] if [New] would refuse the endpoints.
+func Check(endpoints []Endpoint) error {
+	if len(endpoints) > maxEndpoints {
 		return fmt.Errorf("more than %d endpoints: %w", maxEndpoints, ErrOptions)
 	}
 	names := make(map[string]bool)
-	for _, e := range o.Endpoints {
+	for _, e := range endpoints {
 		if err := e.check(); err != nil {
 			return err
+		}
+		if _, err := parseSecrets(e.Secrets); err != nil {
+			return fmt.Errorf("endpoint %q: %w", e.Name, err)
 		}
 		if names[e.Name] {
 			return fmt.Errorf("two endpoints %q: %w", e.Name, ErrOptions)

@@ -20,18 +20,15 @@ func (p *Program) openHooks(context.Context) error {
 	if p.cfg.Hooks.File == "" {
 		return nil
 	}
-	endpoints, err := hooks.ReadFile(p.cfg.Hooks.File)
+	endpoints, err := readHooks(p.cfg.Hooks.File)
 	if err != nil {
-		return fmt.Errorf("read hooks.file: %w", err)
+		return err
 	}
 	p.hooks, err = hooks.New(hooks.Options{
 		JS: p.js, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
 		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter,
 		KnowsPage: p.knowsPage, Logger: p.log.With("part", "hooks"),
 	})
-	if errors.Is(err, hooks.ErrOptions) {
-		return fmt.Errorf("%s: %w", p.cfg.Hooks.File, err)
-	}
 	if err != nil {
 		return fmt.Errorf("open outgoing webhooks: %w", err)
 	}

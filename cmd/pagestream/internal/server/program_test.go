@@ -42,7 +42,11 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-const testSecret = "the-secret-of-the-test-app"
+// The secret and the verify token of the test app.
+const (
+	testSecret      = "5c0d9a4b-signs-what-tests-deliver"
+	testVerifyToken = "k9Vw3xQz-of-the-handshake"
+)
 
 // syncBuffer is a buffer for logs that several goroutines write to.
 type syncBuffer struct {
@@ -97,7 +101,7 @@ func testConfig(dir string) config.Config {
 	cfg.HTTP.TokenFile = filepath.Join(dir, "admin.token")
 	cfg.HTTP.Public, cfg.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Apps = []config.App{{
-		Name: "main", ID: "900", Secrets: []config.Secret{testSecret}, VerifyToken: "verify",
+		Name: "main", ID: "900", Secrets: []config.Secret{testSecret}, VerifyToken: testVerifyToken,
 		GraphVersion: config.DefaultGraphVersion, GraphURL: "http://127.0.0.1:1",
 	}}
 	return cfg

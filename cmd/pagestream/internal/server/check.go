@@ -1,0 +1,108 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain/seal"
+)
+
+// Check reads every file that a server with this configuration reads at its start, and returns all
+// problems with which it would not start as one error. Files that the server creates may be missing.
+// Nothing is created or changed.
+func Check(o Options) error {
+	cfg := o.Config
+	problems := []error{cfg.Validate(), cfg.RequireApps()}
+	add := func(key string, err error) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	for _, name := range []string{"FORMAT", "nats"} { // without them the directory is new, and Check would write to it
+		if _, err := os.Stat(filepath.Join(cfg.Data.Dir, name)); err == nil {
+			add("data.dir", datadir.Check(cfg.Data.Dir))
+			break
+		}
+	}
+	_, err := seal.Load(cfg.Keys.File)
+	add("keys.file", err)
+	_, err = api.ReadToken(cfg.HTTP.TokenFile)
+	add("http.token_file", err)
+	_, err = api.ReadToken(cfg.ReadTokenFile())
+	add("http.read_token_file", err)
+	if cfg.Hooks.File != "" {
+		if _, err := readHooks(cfg.Hooks.File); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if cfg.NATS.Creds != "" {
+		if _, err := os.ReadFile(cfg.NATS.Creds); err != nil {
+			problems = append(problems, fmt.Errorf("nats.creds: %w", err))
+		}
+	}
+	if cfg.NATS.CertFile != "" {
+		if _, err := tls.LoadX509KeyPair(cfg.NATS.CertFile, cfg.NATS.KeyFile); err != nil {
+			problems = append(problems, fmt.Errorf("nats.cert_file, nats.key_file: %w", err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// readHooks reads and checks the file of the outgoing webhooks.
+func readHooks(file string) ([]hooks.Endpoint, error) {
+	endpoints, err := hooks.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read hooks.file: %w", err)
+	}
+	if err := hooks.Check(endpoints); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return endpoints, nil
+}
+
+// Warnings returns what is valid but dangerous in a configuration, one text each: the warnings of
+// [config.Config.Warnings], and files with secrets that other users of this machine can read.
+func Warnings(o Options) []string {
+	cfg := o.Config
+	out := cfg.Warnings()
+	files := [][2]string{
+		{"hooks.file", cfg.Hooks.File}, {"nats.creds", cfg.NATS.Creds}, {"nats.key_file", cfg.NATS.KeyFile},
+	}
+	if hasSecrets(cfg) {
+		files = append(files, [2]string{"the configuration file", o.ConfigFile})
+	}
+	for i, app := range cfg.Apps {
+		for j, file := range app.SecretFiles {
+			files = append(files, [2]string{fmt.Sprintf("apps[%d].secret_files[%d]", i, j), file})
+		}
+		files = append(files, [2]string{fmt.Sprintf("apps[%d].verify_token_file", i), app.VerifyTokenFile})
+	}
+	for _, f := range files {
+		info, err := os.Stat(f[1])
+		if err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+			out = append(out, fmt.Sprintf("%s: %s has secrets and mode %04o, so that other users can read it: run: chmod 600 %s",
+				f[0], f[1], info.Mode().Perm(), f[1]))
+		}
+	}
+	return out
+}
+
+// hasSecrets reports whether the configuration file may contain secrets, because they are not only in
+// files of their own.
+func hasSecrets(cfg config.Config) bool {
+	for _, app := range cfg.Apps {
+		if len(app.Secrets) > len(app.SecretFiles) || app.VerifyTokenFile == "" {
+			return true
+		}
+	}
+	return false
+}

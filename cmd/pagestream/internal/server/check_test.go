@@ -1,0 +1,122 @@
+package server_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// TestConfigCheckReadsWhatServeReads checks that config check finds what is wrong with each file that
+// serve reads, that serve does not start then, and that dangerous settings are warnings.
+func TestConfigCheckReadsWhatServeReads(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), mode))
+		require.NoError(t, os.Chmod(path, mode)) // whatever the umask is
+		return path
+	}
+	const apps = "apps:\n- {name: main, secrets: [%s], verify_token: %s}\n"
+	file := func(more string) string {
+		return write("pagestream.yaml", fmt.Sprintf(
+			"data: {dir: %[1]s/data}\nkeys: {file: %[1]s/keys.json}\n%s"+apps, dir, more, testSecret, testVerifyToken), 0o600)
+	}
+	http := fmt.Sprintf("http: {public: 127.0.0.1:0, private: 127.0.0.1:0, token_file: %s/admin.token}\n", dir)
+	endpoint := "- {name: crm, url: https://crm.example/in, all: true, secrets: [" + hooks.NewSecret() + "]}\n"
+
+	code, stdout, stderr := run(t, t.Context(), "-c", file(http), "--json", "config", "check")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.JSONEq(t, `{"ok": true, "apps": 1, "warnings": []}`, stdout)
+	require.Empty(t, stderr)
+	require.NoDirExists(t, filepath.Join(dir, "data"), "the check creates nothing")
+
+	for name, c := range map[string]struct {
+		more, file, text string
+		mode             os.FileMode
+		want             string
+	}{
+		"a missing hooks file":        {"hooks: {file: " + dir + "/none.yaml}\n", "", "", 0, "hooks.file"},
+		"a hooks file with no secret": {"hooks: {file: " + dir + "/h}\n", "h", "- {name: crm, url: http://a, all: true}\n", 0o600, `endpoint "crm": no secret`},
+		"the example's hooks secret": {
+			"hooks: {file: " + dir + "/h}\n", "h",
+			"- {name: crm, url: http://a, all: true, secrets: [whsec_...]}\n", 0o600, `endpoint "crm": secret 1`,
+		},
+		"two endpoints of one name": {"hooks: {file: " + dir + "/h}\n", "h", endpoint + endpoint, 0o600, `two endpoints "crm"`},
+		"a key file for all":        {"", "keys.json", "{}", 0o644, "keys.file"},
+		"no key file":               {"", "keys.json", "{}", 0o600, "keys.file"},
+		"a token file for all":      {"", "admin.token", testSecret + testSecret, 0o640, "readable by others"},
+		"a short token":             {"", "admin.token", "short", 0o600, "http.token_file"},
+		"a short read-only token":   {"", "read.token", "short", 0o600, "http.read_token_file"},
+		"no certificate": {
+			"nats: {listen: 127.0.0.1:0, cert_file: " + dir + "/c, key_file: " + dir + "/c}\n", "c", "", 0o600, "nats.cert_file",
+		},
+		"another format": {"", "data/FORMAT", "1\n", 0o600, "format 1"},
+	} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "data"), 0o700))
+		var bad string
+		if c.file != "" {
+			bad = write(c.file, c.text, c.mode)
+		}
+		path := file(http + c.more)
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			code, _, stderr := run(t, t.Context(), append([]string{"-c", path}, command...)...)
+			assert.Equal(t, cli.ExitFailed, code, "%s: %s", name, command)
+			if command[0] == "config" {
+				assert.Contains(t, stderr, c.want, name)
+			}
+			assert.NotContains(t, stderr, testSecret, name)
+		}
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "data")))
+		for _, made := range []string{bad, filepath.Join(dir, "keys.json"), filepath.Join(dir, "admin.token")} {
+			_ = os.Remove(made) // serve may have made some of them before it failed
+		}
+	}
+
+	hooksFile, secret := write("h", endpoint, 0o644), write("secret", testSecret, 0o604)
+	path := write("pagestream.yaml", fmt.Sprintf("keys: {file: %[1]s/keys.json}\nhooks: {file: %[2]s}\n"+
+		"http: {private: \":8081\", base_url: http://pages.example, token_file: %[1]s/admin.token}\n"+
+		"apps:\n- {name: main, secret_files: [%[3]s], verify_token: %[4]s, graph_url: http://graph.example}\n",
+		dir, hooksFile, secret, testVerifyToken), 0o644)
+	code, stdout, stderr = run(t, t.Context(), "-c", path, "--json", "config", "check")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	var answer struct{ Warnings []string }
+	require.NoError(t, json.Unmarshal([]byte(stdout), &answer))
+	require.Len(t, answer.Warnings, 6, answer.Warnings)
+	for i, want := range []string{
+		"http.private", "http.base_url", "apps[0].graph_url",
+		hooksFile + " has secrets and mode 0644", path + " has secrets and mode 0644", secret + " has secrets and mode 0604",
+	} {
+		assert.Contains(t, answer.Warnings[i], want)
+		assert.Contains(t, stderr, want)
+	}
+}
+
+// TestExampleSecretSignsNothing checks that serve does not start with the secrets of the example.
+func TestExampleSecretSignsNothing(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	for _, command := range [][]string{{"serve"}, {"config", "check"}} {
+		file := filepath.Join(t.TempDir(), "pagestream.yaml")
+		require.NoError(t, os.WriteFile(file, []byte("apps:\n- name: main\n"+
+			"  secrets: [\"write the app secret here\"]\n  verify_token: \"write the verify token here\"\n"), 0o600))
+		code, _, stderr := run(t, t.Context(), append([]string{"-c", file}, command...)...)
+		require.Equal(t, cli.ExitFailed, code)
+		require.Contains(t, stderr, "apps[0].secrets[0]: is a placeholder from documentation")
+		require.Contains(t, stderr, "apps[0].verify_token: is a placeholder from documentation")
+	}
+}
+
+// TestDedupWindowCoversRetries checks that the shortest window that the configuration allows is twice
+// the time for which the publisher sends events again.
+func TestDedupWindowCoversRetries(t *testing.T) {
+	require.Equal(t, streams.DefaultRetryFor, config.PublishRetry)
+}
