@@ -115,8 +115,13 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 	return o.To, nil
 }
 
+// Following returns the From that reads the events after a sequence. Nothing follows the largest
+// sequence, for which it returns the sequence itself instead of beginning again at 0.
+func Following(after uint64) uint64 { return max(after, after+1) }
+
 // Follow calls f with every event from From on, in order, each once, those that are stored later
-// included. It returns when the context ends, with its error, or when f fails, with f's error.
+// included. If From is beyond the end of the stream, it waits for that sequence. It returns when the
+// context ends, with its error, or when f fails, with f's error.
 func Follow(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) error {
 	o = o.withDefaults()
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
@@ -337,18 +342,23 @@ func (s *source) pull(ctx context.Context) (arrival, error) {
 			return arrival{}, err
 		}
 	}
-	m, err := s.puller.next(ctx)
-	if err != nil {
-		return arrival{}, err
+	for {
+		m, err := s.puller.next(ctx)
+		if err != nil {
+			return arrival{}, err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return arrival{}, fmt.Errorf("parse message metadata: %w", err)
+		}
+		if s.delivered++; meta.Sequence.Consumer != s.delivered {
+			return arrival{}, errGap
+		}
+		// The server starts a consumer at the end of the stream if its position is beyond it.
+		if meta.Sequence.Stream > s.last {
+			return arrival{msg: m, meta: meta}, nil
+		}
 	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return arrival{}, fmt.Errorf("parse message metadata: %w", err)
-	}
-	if s.delivered++; meta.Sequence.Consumer != s.delivered || meta.Sequence.Stream <= s.last {
-		return arrival{}, errGap
-	}
-	return arrival{msg: m, meta: meta}, nil
 }
 
 // drop gives the consumer up. It is deleted now, or by the server after sourceIdle.

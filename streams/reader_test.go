@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
@@ -253,4 +255,36 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 		require.NoError(t, err, "the connection reports an error")
 	default:
 	}
+}
+
+// TestFollowBeyondTheEndWaits checks that nothing before From is passed, also if the stream does not
+// have that sequence yet, and that each event after it arrives at once.
+func TestFollowBeyondTheEndWaits(t *testing.T) {
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{})
+	publish(t, s, messages("100", 3))
+	ctx, cancel := context.WithCancel(bounded(t))
+	defer cancel()
+	seqs, never := make(chan uint64, 100), make(chan uint64, 100)
+	follow := func(from uint64, to chan uint64) {
+		_ = streams.Follow(ctx, s.JS, streams.ReadOptions{From: from}, func(e streams.Stored) error {
+			to <- e.Seq
+			return nil
+		})
+	}
+	go follow(streams.Following(40), seqs)
+	go follow(streams.Following(math.MaxUint64), never)
+	require.Equal(t, uint64(1), streams.Following(0))
+	publish(t, s, messages("200", 40))
+	start := time.Now()
+	for want := uint64(41); want <= 43; want++ {
+		select {
+		case seq := <-seqs:
+			require.Equal(t, want, seq)
+		case <-ctx.Done():
+			require.Fail(t, "no event")
+		}
+	}
+	require.Less(t, time.Since(start), 2*time.Second, "it does not open a consumer for each event before")
+	require.Empty(t, never)
 }

@@ -216,7 +216,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	from := streams.ReadOptions{
-		Stream: s.opts.Stream, From: after + 1, Filters: subjects, Malformed: skipMalformed,
+		Stream: s.opts.Stream, From: streams.Following(after), Filters: subjects, Malformed: skipMalformed,
 	}
 	if company != "" {
 		var none bool
@@ -320,31 +320,40 @@ func (s *Server) feedEnded(err error, full string) error {
 	return nil
 }
 
+// feedAfter returns the sequence after which a client wants its feed to start, if it
+// has given one.
+func feedAfter(r *http.Request) (after uint64, given bool, err error) {
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		if after, err = strconv.ParseUint(id, 10, 64); err != nil {
+			return 0, false, problem(http.StatusBadRequest,
+				"Last-Event-ID is the sequence of the last event that was handled, a number")
+		}
+		return after, true, nil
+	}
+	after, err = number(r, "after", 0)
+	return after, r.URL.Query().Has("after"), err
+}
+
 // feedEvents serves server-sent events as they are stored. It starts after the
 // sequence Last-Event-ID (or ?after=); without either it starts at the head. A client
 // that reconnects with the last id that it handled misses no event and sees none
-// twice.
+// twice. A sequence beyond the head is waited for.
 func (s *Server) feedEvents(
 	w http.ResponseWriter, r *http.Request, subjects []string, company string, asBase64 bool,
 ) error {
-	var after uint64
-	var err error
-	if id := r.Header.Get("Last-Event-ID"); id != "" {
-		if after, err = strconv.ParseUint(id, 10, 64); err != nil {
-			return problem(http.StatusBadRequest,
-				"Last-Event-ID is the sequence of the last event that was handled, a number")
+	after, given, err := feedAfter(r)
+	if err != nil {
+		return err
+	}
+	if !given {
+		if after, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
+			return fmt.Errorf("find the head: %w", err)
 		}
-	} else if r.URL.Query().Has("after") {
-		if after, err = number(r, "after", 0); err != nil {
-			return err
-		}
-	} else if after, err = streams.Last(r.Context(), s.opts.JS, s.opts.Stream); err != nil {
-		return fmt.Errorf("find the head: %w", err)
 	}
 	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
 	belongs := s.belongs(company)
 	from := streams.ReadOptions{
-		Stream: s.opts.Stream, From: after + 1, Filters: subjects, Malformed: skipMalformed,
+		Stream: s.opts.Stream, From: streams.Following(after), Filters: subjects, Malformed: skipMalformed,
 	}
 	err = s.feeds.Serve(w, r, o, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, s.opts.JS, from,

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -121,12 +122,36 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.require(s.opts.Metrics))
+	known := http.NewServeMux()
 	for pattern, route := range s.routes() {
-		mux.Handle(pattern, s.require(s.handler(route)))
+		h := s.require(s.handler(route))
+		mux.Handle(pattern, h)
+		known.Handle(pattern, h)
 	}
-	mux.Handle("/api/", s.require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, problem(http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path+" in this API"))
-	})))
+	mux.Handle("/api/", s.require(unknownRoute(known)))
+}
+
+// unknownRoute answers requests for which the API has no route: 405 with the methods that
+// the path has, or 404 if it has none.
+func unknownRoute(known *http.ServeMux) http.Handler {
+	methods := []string{
+		http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPost, http.MethodPut,
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range methods {
+			if _, pattern := known.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL}); pattern != "" {
+				allowed = append(allowed, method)
+			}
+		}
+		if len(allowed) == 0 {
+			writeProblem(w, problem(http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path+" in this API"))
+			return
+		}
+		allow := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", allow)
+		writeProblem(w, problem(http.StatusMethodNotAllowed, r.URL.Path+" has the methods "+allow))
+	})
 }
 
 // routes returns the routes of all nouns.

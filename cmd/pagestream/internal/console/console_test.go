@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
@@ -108,6 +109,25 @@ func TestCookieAttributes(t *testing.T) {
 		assert.True(t, got.HttpOnly)
 		assert.Equal(t, http.SameSiteLaxMode, got.SameSite)
 		assert.Equal(t, secure, got.Secure)
+		assert.Equal(t, secure, strings.HasPrefix(got.Name, "__Host-"), got.Name)
+		assert.Equal(t, "/", got.Path)
+		assert.Empty(t, got.Domain)
+	}
+}
+
+// TestSecureSessionIsItsOwnCookie checks that over TLS only the cookie is accepted that no other host
+// can set.
+func TestSecureSessionIsItsOwnCookie(t *testing.T) {
+	c := &Console{sessions: testSessions("k", &noon)}
+	value := c.sessions.begin(Admin)
+	for _, proto := range []string{"", "https"} {
+		for _, name := range []string{cookieName, secureName} {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+			r.Header.Set("X-Forwarded-Proto", proto)
+			r.Header.Set("Cookie", name+"="+value)
+			_, ok := c.Authenticate(r)
+			assert.Equal(t, (proto == "https") == (name == secureName), ok, "%s over %q", name, proto)
+		}
 	}
 }
 
@@ -240,4 +260,36 @@ func TestTemplateFunctions(t *testing.T) {
 	assert.Equal(t, "-123", thousands("-123"))
 	assert.Equal(t, "/pages/a%2Fb%3Fc%22", pathOf("pages", `a/b?c"`))
 	assert.Equal(t, "É", initial("éa"))
+}
+
+// FuzzSessionCookie checks that only a value that begin returned is a session, with its own role.
+func FuzzSessionCookie(f *testing.F) {
+	now := noon
+	s := testSessions("k", &now)
+	mine := map[string]Role{}
+	for _, role := range []Role{Admin, ReadOnly} {
+		value := s.begin(role)
+		mine[value] = role
+		f.Add(value)
+		f.Add(testSessions("l", &now).begin(role))
+	}
+	f.Add("")
+	f.Add(strings.Repeat("A", 75))
+	f.Fuzz(func(t *testing.T, value string) {
+		role, nonce, expires, ok := s.open(value)
+		if !ok {
+			require.Empty(t, role)
+			return
+		}
+		for known, want := range mine {
+			_, sameNonce, _, _ := s.open(known)
+			if nonce == sameNonce { // the last character has unused bits
+				require.Equal(t, want, role)
+				require.Equal(t, known[:len(known)-1], value[:len(value)-1])
+				require.Equal(t, noon.Add(SessionLife).Unix(), expires.Unix())
+				return
+			}
+		}
+		require.Fail(t, "a session that nobody began")
+	})
 }

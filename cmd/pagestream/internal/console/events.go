@@ -132,7 +132,7 @@ func (c *Console) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	return c.feed(w, r, func(ctx context.Context, send func(sse.Event) error) error {
 		return streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
-			Stream: c.opts.Stream, From: after + 1, Filters: filters, Malformed: skipMalformed,
+			Stream: c.opts.Stream, From: streams.Following(after), Filters: filters, Malformed: skipMalformed,
 		}, func(e streams.Stored) error {
 			html, err := part("event-row", e)
 			if err != nil {

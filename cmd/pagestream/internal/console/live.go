@@ -66,7 +66,7 @@ func (c *Console) liveConversations(w http.ResponseWriter, r *http.Request) erro
 		followed := make(chan error, 1)
 		go func() {
 			followed <- streams.Follow(ctx, c.opts.JS, streams.ReadOptions{
-				Stream: c.opts.Stream, From: after + 1, Filters: streams.Filter(page), Malformed: skipMalformed,
+				Stream: c.opts.Stream, From: streams.Following(after), Filters: streams.Filter(page), Malformed: skipMalformed,
 			}, func(e streams.Stored) error {
 				select {
 				case seqs <- e:

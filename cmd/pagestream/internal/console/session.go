@@ -29,7 +29,11 @@ const (
 const SessionLife = 12 * time.Hour
 
 const (
+	// cookieName is the name of the session's cookie, and secureName that over TLS:
+	// browsers take a cookie with this prefix only from this host and over TLS, so that
+	// no other host of the domain can set it.
 	cookieName  = "pagestream_session"
+	secureName  = "__Host-" + cookieName
 	maxSignIn   = 4 << 10
 	maxSignOuts = 10_000
 	nonceSize   = 16
@@ -110,9 +114,24 @@ func (s *sessions) end(value string) {
 	}
 }
 
+// secure reports whether a request came over TLS. Behind a proxy that terminates TLS,
+// only its header shows that. A client that forges the header only restricts its own
+// cookie.
+func secure(r *http.Request) bool {
+	return r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
+}
+
+// sessionCookie returns the name of the cookie that a request has its session in.
+func sessionCookie(r *http.Request) string {
+	if secure(r) {
+		return secureName
+	}
+	return cookieName
+}
+
 // of returns the role of a request's session.
 func (s *sessions) of(r *http.Request) (Role, bool) {
-	c, err := r.Cookie(cookieName)
+	c, err := r.Cookie(sessionCookie(r))
 	if err != nil {
 		return "", false
 	}
@@ -146,7 +165,6 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	next := local(r.PostFormValue("next"))
 	role, ok := c.sessions.role(strings.TrimSpace(r.PostFormValue("token")))
 	if !ok {
-		c.opts.Logger.Warn("sign-in refused", "remote", r.RemoteAddr)
 		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, Failed: true})
 		return
 	}
@@ -156,7 +174,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
-	if cookie, err := r.Cookie(cookieName); err == nil {
+	if cookie, err := r.Cookie(sessionCookie(r)); err == nil {
 		c.sessions.end(cookie.Value)
 	}
 	c.setCookie(w, r, "", -1)
@@ -164,13 +182,10 @@ func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
-	// Behind a proxy that terminates TLS, only its header shows that TLS is used. A
-	// client that forges the header only restricts its own cookie.
-	secure := r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
 	// Lax, not Strict: the login at Meta ends with a link back to the console.
 	http.SetCookie(w, &http.Cookie{
-		Name: cookieName, Value: value, Path: "/", MaxAge: maxAge,
-		HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode,
+		Name: sessionCookie(r), Value: value, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, Secure: secure(r), SameSite: http.SameSiteLaxMode,
 	})
 }
 

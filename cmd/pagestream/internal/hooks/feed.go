@@ -14,7 +14,8 @@ import (
 )
 
 // initPosition sets the position of an endpoint that has none yet, and moves a
-// position that is after the stream's head back to the head.
+// position that is after the stream's head back to the head, unless the endpoint
+// still waits for its first event, [Endpoint.From].
 func (e *endpoint) initPosition(ctx context.Context) error {
 	head, err := e.readHead(ctx)
 	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
@@ -32,7 +33,7 @@ func (e *endpoint) initPosition(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	e.head = head
-	if e.known && e.read > head {
+	if e.known && e.read > head && e.read != e.From-1 {
 		e.log.Warn("webhook position is after the stream's head; starting at the head", "position", e.read, "head", head)
 		for page, l := range e.lanes {
 			l.spilled, l.attempts, l.since = false, 0, time.Time{}

@@ -269,6 +269,7 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 	ask := func(method, path string, authenticate func(*http.Request)) *httptest.ResponseRecorder {
 		req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader("token="+reader))
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Host = r.PrivateAddr()
 		authenticate(req)
 		w := httptest.NewRecorder()
 		r.PrivateHandler().ServeHTTP(w, req)
@@ -413,10 +414,12 @@ func BenchmarkConsoleOverview(b *testing.B) {
 	values := url.Values{"token": {strings.TrimSpace(string(token))}}
 	form := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/sign-in", strings.NewReader(values.Encode()))
 	form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	form.Host = r.PrivateAddr()
 	w := httptest.NewRecorder()
 	r.PrivateHandler().ServeHTTP(w, form)
 	require.Equal(b, http.StatusSeeOther, w.Code)
 	req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/", nil)
+	req.Host = r.PrivateAddr()
 	req.Header.Set("Cookie", w.Header().Get("Set-Cookie"))
 	for b.Loop() {
 		w := httptest.NewRecorder()

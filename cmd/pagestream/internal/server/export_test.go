@@ -38,3 +38,6 @@ func (p *Program) Model(name string) *projections.Runner {
 	}
 	return r
 }
+
+// Survive returns the handler that is installed around all handlers.
+func (p *Program) Survive(next http.Handler) http.Handler { return p.survive(next) }

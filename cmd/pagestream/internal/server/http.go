@@ -7,6 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
@@ -53,6 +58,7 @@ func (p *Program) start(name string, ln net.Listener, s *http.Server, before fun
 	s.ReadHeaderTimeout = 5 * time.Second
 	s.IdleTimeout = p.cfg.Webhook.IdleTimeout
 	s.MaxHeaderBytes = 32 << 10
+	s.Handler = p.survive(s.Handler)
 	s.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
 	p.background.Go(func() {
 		if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -65,6 +71,31 @@ func (p *Program) start(name string, ln net.Listener, s *http.Server, before fun
 			return errors.Join(err, s.Close())
 		}
 		return nil
+	})
+}
+
+// survive reports a panic of a handler, and then ends the request's connection as net/http does. The
+// log has the route and the stack, but nothing of the request: its path, headers and body may contain
+// secrets, and so may the value of the panic, unless it is of the runtime.
+func (p *Program) survive(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				p.metrics.panics.Inc()
+				text := fmt.Sprintf("a %T", cause)
+				if err, ok := cause.(runtime.Error); ok {
+					text = err.Error()
+				}
+				p.log.Error("a handler panicked", "method", r.Method, "route", r.Pattern, "panic", text,
+					"stack", string(debug.Stack()))
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -189,9 +220,25 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	mux := http.NewServeMux()
 	a.Register(mux)
 	c.Register(mux)
-	// This refuses requests that another site makes with the browser's session.
-	p.private = http.NewCrossOriginProtection().Handler(mux)
+	guard := api.NewGuard(p.privateHosts(), p.log.With("part", "guard"))
+	// The cross-origin protection refuses requests that another site makes with the browser's session.
+	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(mux)))
 	return func() { a.Close(); c.Close() }, nil
+}
+
+// privateHosts returns the host names of the private listener.
+func (p *Program) privateHosts() []string {
+	hosts := slices.Clone(p.cfg.HTTP.PrivateHosts)
+	if host, _, err := net.SplitHostPort(p.cfg.HTTP.Private); err == nil {
+		hosts = append(hosts, host)
+	}
+	if base, err := url.Parse(p.cfg.HTTP.BaseURL); err == nil {
+		hosts = append(hosts, base.Hostname())
+	}
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	return slices.DeleteFunc(hosts, func(host string) bool { return host == "" })
 }
 
 // token reads a token of the private listener from a file, or creates both.

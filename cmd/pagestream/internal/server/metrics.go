@@ -38,7 +38,8 @@ type metrics struct {
 	graphRetries *prometheus.CounterVec
 	graphTook    *prometheus.HistogramVec
 
-	leads *prometheus.CounterVec
+	leads  *prometheus.CounterVec
+	panics prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -72,6 +73,9 @@ func newMetrics() *metrics {
 		graphTook: histogram("pagestream_graph_call_seconds", "Duration of the last try of a Graph call.",
 			[]float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, "edge"),
 		leads: counter("pagestream_leads_total", "Attempts to retrieve the answers of a lead, by result.", "result"),
+		panics: auto.NewCounter(prometheus.CounterOpts{
+			Name: "pagestream_panics_total", Help: "Panics of HTTP handlers; the log has their stacks.",
+		}),
 	}
 	for _, r := range leads.Results() {
 		m.leads.WithLabelValues(string(r)) // so that an alert has a value before the first attempt
