@@ -55,7 +55,8 @@ func (e EventsExportCommand) Run(c *CLI) error {
 
 // EventsImportCommand creates the stream of a new installation from an export.
 type EventsImportCommand struct {
-	File string `arg:"" help:"File written by events export."`
+	File    string `arg:"" help:"File written by events export."`
+	MaxGaps uint64 `placeholder:"N" env:"PAGESTREAM_EVENTS_IMPORT_MAX_GAPS" help:"How many sequences may be missing in the file (default: 10000000)."`
 }
 
 // Run stores the events in an installation without events, whose server is stopped. Each
@@ -66,12 +67,20 @@ func (e EventsImportCommand) Run(c *CLI) error {
 		return fmt.Errorf("open export: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: events are checked before any is stored, so they are read twice: write them to a file first",
+			errUsage)
+	}
 	return c.offline(func(o *operate.Offline) error {
-		out, err := o.Import(c.ctx, f, func(seq uint64) { c.redraw("event %d", seq) })
+		c.redraw("checking the file")
+		out, err := o.Import(c.ctx, f, e.MaxGaps, func(seq uint64) { c.redraw("event %d", seq) })
 		c.redraw("")
 		return c.answer(out, err, func() {
 			fmt.Fprintf(c.Out, "imported %d events to sequence %d; %d sequences in between have no event\n",
 				out.Events, out.Last, out.Gaps)
+			if out.DroppedHeaders > 0 {
+				fmt.Fprintf(c.Out, "%d headers of other programs were not stored\n", out.DroppedHeaders)
+			}
 		})
 	})
 }

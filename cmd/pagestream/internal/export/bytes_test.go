@@ -56,7 +56,7 @@ var messages = []struct {
 	{"no event", &nats.Msg{Subject: "pagestream.odd", Data: []byte("no event <at all>\xff\n")}, rawType},
 	{"no headers", &nats.Msg{Subject: "pagestream.7005.message.received", Data: []byte("{}")}, rawType},
 	{"a year that JSON does not have", foreign("f2", `{}`, streams.HeaderTime, "0000-01-01T00:00:00+23:00"), rawType},
-	{"another header", foreign("f3", `{"object":"page","raw":{}}`, "Other", "x"), rawType},
+	{"another attribute", foreign("f3", `{"object":"page","raw":{}}`, "ce-other", "x"), rawType},
 	{"data that can't be read", foreign("f4", `{"object":`), rawType},
 	{"imported before", foreign("f5", `{}`, streams.HeaderStoredAt, "2026-01-02T03:04:05.6Z"), "pagestream.message.received.v1"},
 	{"no event, imported before", &nats.Msg{
@@ -166,7 +166,7 @@ func TestBadStoredTimeIsKept(t *testing.T) {
 	var out bytes.Buffer
 	_, err = Write(t.Context(), Options{JS: a.JS, Stream: streams.Name}, &out)
 	require.NoError(t, err)
-	_, err = Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, &out)
+	_, err = Read(t.Context(), ImportOptions{JS: b.JS, Stream: streams.Name}, bytes.NewReader(out.Bytes()))
 	require.NoError(t, err)
 	assert.Equal(t, stored(t, a.JS), stored(t, b.JS))
 }

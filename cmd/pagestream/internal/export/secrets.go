@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -21,23 +22,33 @@ type Tokens struct {
 	VerifyToken  string `json:"sealed_verify_token"`
 }
 
-// moveTokens replaces the sealed tokens in an event by the reference of a secret, for
-// which it calls ImportOptions.Secret. Other messages are not changed.
-func (im *importer) moveTokens(ctx context.Context, m *nats.Msg) error {
+// sealedTokens returns the sealed tokens in the event of a message; found is false if it
+// has none.
+func sealedTokens(m *nats.Msg) (e streams.Stored, t Tokens, found bool, err error) {
 	if !bytes.Contains(m.Data, []byte(`"sealed_`)) {
-		return nil
+		return e, t, false, nil
 	}
 	var old struct {
 		Connection Tokens `json:"connection"`
 	}
 	if json.Unmarshal(m.Data, &old) != nil || old.Connection.Token == "" && old.Connection.VerifyToken == "" {
-		return nil
+		return e, t, false, nil
 	}
-	e, err := streams.Decode(m.Subject, m.Header, m.Data, 0, im.rotated)
+	e, err = streams.Decode(m.Subject, m.Header, m.Data, 0, time.Time{})
 	if err != nil || e.Data.Connection == nil {
-		return fmt.Errorf("%w: it has sealed tokens, but is not an event", ErrLine)
+		return e, t, false, fmt.Errorf("%w: it has sealed tokens, but is not an event", ErrLine)
 	}
-	tokens, before := old.Connection, im.tokens[e.Page]
+	return e, old.Connection, true, nil
+}
+
+// moveTokens replaces the sealed tokens in an event by the reference of a secret, for
+// which it calls ImportOptions.Secret. Other messages are not changed.
+func (im *importer) moveTokens(ctx context.Context, m *nats.Msg) error {
+	e, tokens, found, err := sealedTokens(m)
+	if err != nil || !found {
+		return err
+	}
+	before := im.tokens[e.Page]
 	if before.ConnectionID == tokens.ConnectionID && e.Type == domain.PageTokenRefreshed {
 		// What a refresh did not name stayed as it was.
 		tokens.Token = cmp.Or(tokens.Token, before.Token)

@@ -35,17 +35,20 @@ type Offline struct {
 
 // Import stores the events of an export in an installation that has no events. Each
 // keeps its sequence and its time. The sealed tokens in the events of an earlier version
-// become secrets. See [export.Read].
-func (o *Offline) Import(ctx context.Context, r io.Reader, progress func(seq uint64)) (export.Imported, error) {
-	if err := o.Ensure(ctx); err != nil {
-		return export.Imported{}, err
-	}
-	secrets, err := o.Secrets(ctx)
-	if err != nil {
-		return export.Imported{}, err
-	}
+// become secrets. Nothing is created unless the whole file can be stored. maxGaps is how many
+// sequences may be missing in it, 0 for the default. See [export.Read].
+func (o *Offline) Import(ctx context.Context, r io.ReadSeeker, maxGaps uint64, progress func(seq uint64)) (
+	export.Imported, error,
+) {
+	var secrets *connect.Bucket
 	return export.Read(ctx, export.ImportOptions{
-		JS: o.JS, Stream: o.Stream, Progress: progress,
+		JS: o.JS, Stream: o.Stream, MaxGaps: maxGaps, Progress: progress,
+		Open: func(ctx context.Context) (err error) {
+			if err = o.Ensure(ctx); err == nil {
+				secrets, err = o.Secrets(ctx)
+			}
+			return err
+		},
 		Secret: func(ctx context.Context, page domain.PageID, t export.Tokens) (string, error) {
 			return secrets.Import(ctx, connect.Secret{
 				Page: page, ConnectionID: t.ConnectionID, Token: t.Token, VerifyToken: t.VerifyToken,

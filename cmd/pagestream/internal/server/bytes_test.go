@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -358,4 +361,42 @@ func TestCases(t *testing.T) {
 		assert.True(t, utf8.ValidString(out))
 		assert.NotContains(t, out, "pagestream.raw")
 	}
+}
+
+// TestImportIsNoRequestToNATS checks that a line of a file can't delete or create a stream, and that
+// a bad file leaves the installation without one: the right file is imported afterwards.
+func TestImportIsNoRequestToNATS(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	const good = `{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/700",` +
+		`"sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}` + "\n"
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	for _, line := range []string{
+		`{"type":"pagestream.raw","sequence":"2","data":{"subject":"$JS.API.STREAM.DELETE.PAGESTREAM"}}`,
+		`{"type":"pagestream.raw","sequence":"2","data":{"subject":"$JS.API.STREAM.CREATE.X","data":"` +
+			base64.StdEncoding.EncodeToString([]byte(`{"name":"X","subjects":["x"]}`)) + `"}}`,
+		`{"type":"pagestream.raw","sequence":"2","data":{"subject":"pagestream.a","header":{"Nats-Rollup":["all"]}}}`,
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(good+line+"\n"), 0o600))
+		code, _, stderr := offline(t, cfg, "events", "import", path)
+		require.Equal(t, cli.ExitFailed, code)
+		assert.Contains(t, stderr, "line 2: not a line of an export")
+		require.NoError(t, server.Offline(t.Context(), server.Options{Config: cfg}, func(o *operate.Offline) error {
+			names := o.JS.StreamNames(t.Context())
+			for name := range names.Name() {
+				assert.Fail(t, "there is a stream "+name)
+			}
+			return names.Err()
+		}))
+	}
+	code, _, stderr := offline(t, cfg, "events", "import", os.DevNull)
+	assert.Equal(t, cli.ExitUsage, code)
+	assert.Contains(t, stderr, "write them to a file first")
+
+	require.NoError(t, os.WriteFile(path, []byte(good+strings.ReplaceAll(good, `"1"`, `"12"`)), 0o600))
+	code, _, stderr = offline(t, cfg, "events", "import", "--max-gaps", "9", path)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "line 2: too many sequences are missing")
+	code, stdout, stderr := offline(t, cfg, "events", "import", "--max-gaps", "10", path)
+	require.Equal(t, cli.ExitOK, code, stderr)
+	assert.Contains(t, stdout, "imported 2 events to sequence 12")
 }
