@@ -74,3 +74,49 @@ func TestSelect(t *testing.T) {
 	_, _, err = projections.Select(s, projections.Listing{Bucket: "b", Cursor: "!!"}, none)
 	require.ErrorIs(t, err, projections.ErrCursor)
 }
+
+// FuzzCursor checks that a list which continues at any cursor, in either direction, has rows of its
+// own prefix only, in order, and never begins again after a row.
+func FuzzCursor(f *testing.F) {
+	s := projectionstest.Open(f, f.TempDir()+"/list.db")
+	require.NoError(f, s.Update(func(tx *store.Tx) error {
+		for _, k := range []string{"a1", "b", "b1", "b2", "b3", "b\xff", "c1"} {
+			if err := tx.Bucket("b").Put([]byte(k), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for _, at := range []string{"", "1", "2", "\xff", "\xff\xff", "\x00"} {
+		f.Add(projections.EncodeCursor([]byte(at)), true)
+		f.Add(projections.EncodeCursor([]byte(at)), false)
+	}
+	f.Add("!!", false)
+	f.Add("YQ==", true)
+	f.Fuzz(func(t *testing.T, cursor string, backwards bool) {
+		list, next, err := projections.Select(s, projections.Listing{
+			Bucket: "b", Prefix: []byte("b"), Cursor: cursor, Limit: 2, Backwards: backwards,
+		}, func(_ *store.Tx, k, _ []byte) (string, bool, error) { return string(k), true, nil })
+		if err != nil {
+			require.ErrorIs(t, err, projections.ErrCursor)
+			return
+		}
+		after, err := projections.DecodeCursor(cursor)
+		require.NoError(t, err)
+		for i, key := range list {
+			require.Equal(t, "b", key[:1])
+			if len(after) > 0 {
+				require.Equal(t, backwards, key < "b"+string(after), key)
+				require.NotEqual(t, "b"+string(after), key)
+			}
+			if i > 0 {
+				require.Equal(t, backwards, key < list[i-1])
+			}
+		}
+		if next != "" {
+			at, err := projections.DecodeCursor(next)
+			require.NoError(t, err)
+			require.Equal(t, list[len(list)-1], "b"+string(at))
+		}
+	})
+}

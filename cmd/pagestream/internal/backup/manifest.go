@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -117,8 +118,13 @@ func Check(dir string) (m Manifest, err error) {
 		return m, err
 	}
 	for name, want := range m.Sums {
-		if have[name] != want {
+		if got, found := have[name]; !found || got != want {
 			return m, fmt.Errorf("%s: %w", name, ErrDamaged)
+		}
+	}
+	for _, s := range m.Streams { // the name is that of a directory of the backup
+		if !filepath.IsLocal(s.Name) || strings.ContainsAny(s.Name, `/\`) {
+			return m, fmt.Errorf("manifest.json: %w", ErrDamaged)
 		}
 	}
 	for name := range m.Files {

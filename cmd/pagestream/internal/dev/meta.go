@@ -17,9 +17,13 @@ const (
 	app   = "dev"
 )
 
-// The secrets of the app are made anew by each process. AppSecret signs the deliveries of the fake
-// Meta, VerifyToken is the token of the webhook handshake.
-var AppSecret, VerifyToken = rand.Text(), rand.Text()
+// The secrets of the app are made anew by each process.
+var (
+	// AppSecret is the secret with which the fake Meta signs deliveries.
+	AppSecret = rand.Text()
+	// VerifyToken is the verify token of the webhook handshake.
+	VerifyToken = rand.Text()
+)
 
 // connected is the number of fakePages that are connected at the start. The others can be
 // connected by trying the login.

@@ -368,6 +368,21 @@ func TestOtherStreamIdentityResetsThePosition(t *testing.T) {
 	assert.Contains(t, r.logs.String(), "another one")
 }
 
+// TestEndpointWaitsForItsFirstEvent checks that an endpoint whose From is beyond the head gets nothing
+// before it, also after a restart.
+func TestEndpointWaitsForItsFirstEvent(t *testing.T) {
+	r := newFixture(t)
+	from := func(o *Options) { o.Endpoints[0].From = 5 }
+	_, stop := r.start(t, from)
+	r.publish(t, "1", "1")
+	stop()
+	h, _ := r.start(t, from)
+	r.publish(t, "1", "1", "1", "1")
+	r.eventually(t, "", []uint64{5, 6})
+	eventually(t, h, "done", done(6))
+	assert.Len(t, r.accepted(""), 2)
+}
+
 func TestEndpointsAreFilteredAndIndependent(t *testing.T) {
 	r := newFixture(t)
 	other := newReceiver(t)
