@@ -44,6 +44,7 @@ var headers = map[string]string{
 	"HeaderMsgID":       streams.HeaderMsgID,
 	"HeaderWatermillID": streams.HeaderWatermillID,
 	"HeaderStoredAt":    streams.HeaderStoredAt,
+	"HeaderSequence":    streams.HeaderSequence,
 }
 
 // document is the AsyncAPI document in the form that the JSON schema compiler needs.
@@ -185,8 +186,13 @@ func TestAsyncAPIHasTheEventTypes(t *testing.T) {
 	address := fmt.Sprint(d.at(t, "channels", "events")["address"])
 	got := strings.NewReplacer("{page}", "100", "{noun}", "message", "{verb}", "received").Replace(address)
 	require.Equal(t, streams.Subject("100", domain.MessageReceived), got, "the address %s", address)
-	op := d.at(t, "operations", "receiveEvents")
-	require.Equal(t, "receive", op["action"])
+	outbox := fmt.Sprint(d.at(t, "channels", "outbox")["address"])
+	got = strings.NewReplacer("{consumer}", "crm", "{page}", "100", "{noun}", "message", "{verb}", "received").Replace(outbox)
+	require.Equal(t, streams.OutboxSubject("crm", "100", domain.MessageReceived), got, "the address %s", outbox)
+	require.Equal(t, d.at(t, "channels", "events")["messages"], d.at(t, "channels", "outbox")["messages"])
+	for _, name := range []string{"receiveEvents", "receiveOutbox"} {
+		require.Equal(t, "receive", d.at(t, "operations", name)["action"])
+	}
 	require.Contains(t, fmt.Sprint(d.at(t, "info")["description"]), "`"+streams.Name+"`",
 		"the stream's name is not in the description")
 }
@@ -218,8 +224,10 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 	names := slices.Sorted(maps.Values(headers))
 	properties, _ := schema["properties"].(map[string]any)
 	require.Empty(t, cmp.Diff(names, sortedKeys(properties)))
-	// HeaderStoredAt is set by imports only.
-	foreign := slices.DeleteFunc(names, func(n string) bool { return n == streams.HeaderStoredAt })
+	// HeaderStoredAt is set by imports, and both in the streams of consumers.
+	foreign := slices.DeleteFunc(names, func(n string) bool {
+		return n == streams.HeaderStoredAt || n == streams.HeaderSequence
+	})
 	encoded := slices.DeleteFunc(slices.Clone(foreign), func(n string) bool {
 		return n == streams.HeaderOriginal || n == streams.HeaderOriginalID
 	})
@@ -427,6 +435,8 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 
 		full.Header.Set(streams.HeaderStoredAt, "2026-09-01T12:00:00.005Z")
 		require.NoError(t, closed.check(typ, full), "%s imported", typ)
+		full.Header.Set(streams.HeaderSequence, "12")
+		require.NoError(t, closed.check(typ, full), "%s in an outbox", typ)
 
 		// A consumer must accept what a newer version adds.
 		newer := *full

@@ -3,6 +3,7 @@ package streams
 import (
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,9 +31,13 @@ const (
 	HeaderTraceParent = "traceparent"
 	HeaderMsgID       = nats.MsgIdHdr
 	HeaderWatermillID = "_watermill_message_uuid"
-	// HeaderStoredAt is set on an event that was imported from another stream. It is the time when
-	// the event was first stored there, and is used instead of the message's own time.
+	// HeaderStoredAt is set on an event that was imported from another stream, and in a consumer's
+	// own stream. It is the time when the event was first stored, and is used instead of the
+	// message's own time.
 	HeaderStoredAt = "Pagestream-Stored-At"
+	// HeaderSequence is set in a consumer's own stream. It is the event's sequence in the stream of
+	// all events, and is used instead of the message's own sequence.
+	HeaderSequence = "Pagestream-Sequence"
 )
 
 const (
@@ -120,7 +125,8 @@ func (h *headers) set(name, value string) {
 	h.Header[name] = h.values[n-1 : n : n]
 }
 
-// Decode decodes a message that [Encode] made. [ErrMalformed] is returned for any other message; the
+// Decode decodes a message that [Encode] made, of the stream or of a consumer's own stream, which has the
+// sequence and the time of the stream in headers. [ErrMalformed] is returned for any other message; the
 // error never contains the message's data.
 func Decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (Stored, error) {
 	return decode(subject, h.Get, data, seq, at)
@@ -143,6 +149,12 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 	token, t, err := ParseSubject(subject)
 	if err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
+	}
+	// In the stream of all events the header means nothing.
+	if v := header(HeaderSequence); v != "" && strings.HasPrefix(subject, OutboxPrefix+".") {
+		if seq, err = strconv.ParseUint(v, 10, 64); err != nil {
+			return Stored{}, fmt.Errorf("%s: %w", HeaderSequence, ErrMalformed)
+		}
 	}
 	if at, err = storedAt(header, at); err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)

@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/domain"
@@ -12,14 +14,16 @@ import (
 type ConsumerOperator interface {
 	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
 	AddConsumer(ctx context.Context, s consumers.Spec) (consumers.Added, error)
+	RewindConsumer(ctx context.Context, name string, to consumers.Target) (consumers.Consumer, error)
 	RemoveConsumer(ctx context.Context, name string) error
 }
 
 func (s *Server) consumerRoutes() routes {
 	return routes{
-		"GET /api/v1/consumers":           {serve: s.listConsumers},
-		"POST /api/v1/consumers":          {serve: s.addConsumer, body: true},
-		"DELETE /api/v1/consumers/{name}": {serve: s.removeConsumer},
+		"GET /api/v1/consumers":                {serve: s.listConsumers},
+		"POST /api/v1/consumers":               {serve: s.addConsumer, body: true},
+		"POST /api/v1/consumers/{name}/rewind": {serve: s.rewindConsumer, body: true},
+		"DELETE /api/v1/consumers/{name}":      {serve: s.removeConsumer},
 	}
 }
 
@@ -53,6 +57,29 @@ func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 	})
 	w.Header().Set("Cache-Control", "no-store")
 	return writeResult(w, "add consumer", http.StatusCreated, out, err)
+}
+
+// RewindRequest is a request to rewind a consumer. To is the sequence of an event, or a
+// time (RFC 3339): the first event that was stored then or later.
+type RewindRequest struct {
+	To string `json:"to"`
+}
+
+func (s *Server) rewindConsumer(w http.ResponseWriter, r *http.Request) error {
+	var in RewindRequest
+	if err := decode(w, r, &in, `{"to": "…"}: the sequence of an event, or a time`); err != nil {
+		return err
+	}
+	var to consumers.Target
+	var err error
+	if to.Seq, err = strconv.ParseUint(in.To, 10, 64); err != nil {
+		to.At, err = time.Parse(time.RFC3339, in.To)
+	}
+	if err != nil || to == (consumers.Target{}) {
+		return problem(http.StatusBadRequest, "to is the sequence of an event, from 1, or a time such as 2026-11-23T10:00:00Z")
+	}
+	out, err := s.opts.Operator.RewindConsumer(r.Context(), r.PathValue("name"), to)
+	return writeResult(w, "rewind consumer", http.StatusOK, out, err)
 }
 
 func (s *Server) removeConsumer(w http.ResponseWriter, r *http.Request) error {

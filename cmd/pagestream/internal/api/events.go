@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -134,19 +135,28 @@ func (s *Server) filters(r *http.Request, ids ...domain.PageID) ([]string, error
 	return out, nil
 }
 
-// belongs returns a function that reports whether an event belongs to a company; no
-// company means that every event does. The function waits until the read model of
-// pages has applied the event, so that its answer is final.
-func (s *Server) belongs(company string) func(context.Context, streams.Stored) (bool, error) {
+// belongs returns a function that reports whether an event is in the list or feed of a
+// company, which has what a consumer of the company gets; see [meta.Selection]. No
+// company means that every event is. The function waits until the read model of pages has
+// applied the event, so that its answer is final.
+func (s *Server) belongs(r *http.Request, company string) func(context.Context, streams.Stored) (bool, error) {
+	var types []domain.Type
+	for _, t := range list(r, "type") {
+		types = append(types, domain.Type(t))
+	}
+	selection := meta.Select(false, nil, company, types)
 	return func(ctx context.Context, e streams.Stored) (bool, error) {
 		if company == "" {
 			return true, nil
+		}
+		if !selection.WantsType(e.Type) {
+			return false, nil
 		}
 		if err := s.opts.Pages.WaitFor(ctx, e.Seq); err != nil {
 			return false, err
 		}
 		owner, err := pages.Owner(s.opts.Pages, e.Page, e.Seq)
-		return owner.Company == company, err
+		return selection.Wants(e, owner), err
 	}
 }
 
@@ -229,7 +239,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	var buf bytes.Buffer
 	buf.WriteString(`{"items":[`)
-	n, last, belongs := 0, uint64(0), s.belongs(company)
+	n, last, belongs := 0, uint64(0), s.belongs(r, company)
 	_, err = streams.Read(r.Context(), s.opts.JS, from,
 		func(e streams.Stored) error {
 			if ok, err := belongs(r.Context(), e); err != nil || !ok {
@@ -351,7 +361,7 @@ func (s *Server) feedEvents(
 		}
 	}
 	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
-	belongs := s.belongs(company)
+	belongs := s.belongs(r, company)
 	from := streams.ReadOptions{
 		Stream: s.opts.Stream, From: streams.Following(after), Filters: subjects, Malformed: skipMalformed,
 	}

@@ -159,6 +159,11 @@ func (f *fakeOperator) AddConsumer(_ context.Context, s consumers.Spec) (consume
 	return consumers.Added{Seed: "SU"}, f.err
 }
 
+func (f *fakeOperator) RewindConsumer(_ context.Context, name string, to consumers.Target) (consumers.Consumer, error) {
+	f.got = append(f.got, name, to.Seq)
+	return consumers.Consumer{Seq: 6}, f.err
+}
+
 func (f *fakeOperator) RemoveConsumer(_ context.Context, name string) error {
 	f.got = append(f.got, name)
 	return f.err
@@ -282,6 +287,7 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/companies", ``, `"Acme Ltd"`},
 	{"POST", "/api/v1/companies", `{"name":"acme"}`, `"id":"acme"`},
 	{"POST", "/api/v1/companies/acme%20ag/rename", `{"name":"Acme Ltd"}`, `"id":"acme ag","name":"Acme Ltd"`},
+	{"POST", "/api/v1/consumers/crm/rewind", `{"to":"7"}`, `"seq":6`},
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},

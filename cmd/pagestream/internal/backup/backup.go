@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/jsm.go"
@@ -26,6 +27,9 @@ type Options struct {
 	// Streams are the names of the streams to copy. The first must exist; others are
 	// skipped if they don't.
 	Streams []string
+	// Before are the names of streams that are copied before Streams, so that they have
+	// nothing that Streams[0] does not have. They are skipped if they don't exist.
+	Before []string
 	// Files are the paths of the files to copy, by role ("keys", "config"). An empty
 	// path is skipped.
 	Files map[string]string
@@ -95,9 +99,9 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 	if err != nil {
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
-	for i, name := range o.Streams {
+	for i, name := range slices.Concat(o.Before, o.Streams) {
 		st, err := js.Stream(ctx, name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) && i > 0 {
+		if errors.Is(err, jetstream.ErrStreamNotFound) && i != len(o.Before) {
 			continue
 		}
 		if err != nil {

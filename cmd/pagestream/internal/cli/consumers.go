@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type ConsumersCommand struct {
 	Add    ConsumersAddCommand    `cmd:"" help:"Let a program read the events of chosen pages through NATS."`
 	List   ConsumersListCommand   `cmd:"" help:"List consumers and their positions."`
+	Rewind ConsumersRewindCommand `cmd:"" help:"Let a consumer read again from an event or a time on."`
 	Remove ConsumersRemoveCommand `cmd:"" help:"Remove a consumer and its user."`
 }
 
@@ -61,7 +63,7 @@ type ConsumersListCommand struct{}
 func (ConsumersListCommand) Run(c *CLI) error {
 	list, err := whole[consumers.Consumer](c, consumersPath)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "CONSUMER, PAGES, TYPES, SEQUENCE, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
+		writeTable(c.Out, "CONSUMER, PAGES, TYPES, SEQUENCE, FILLED, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
 			func(one consumers.Consumer) cells {
 				which := "all"
 				switch {
@@ -71,6 +73,10 @@ func (ConsumersListCommand) Run(c *CLI) error {
 					which = fmt.Sprint(len(one.Pages))
 				}
 				types, last, reading := "all", "-", "no"
+				filled := fmt.Sprintf("%d of %d", one.Filled, one.Head)
+				if one.Full {
+					filled += " (full)"
+				}
 				if len(one.Types) > 0 {
 					types = fmt.Sprint(len(one.Types))
 				}
@@ -81,10 +87,31 @@ func (ConsumersListCommand) Run(c *CLI) error {
 					reading = "yes"
 				}
 				return cells{
-					one.Name, which, types, one.Seq, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last,
+					one.Name, which, types, one.Seq, filled, one.Lag, one.Pending, one.Unacknowledged, one.Redelivered, reading, last,
 				}
 			})
 	})
+}
+
+// ConsumersRewindCommand rewinds a consumer.
+type ConsumersRewindCommand struct {
+	Name string `arg:"" help:"Name, as shown by consumers list."`
+	To   string `required:"" placeholder:"SEQ|TIME" env:"PAGESTREAM_CONSUMERS_REWIND_TO" help:"First event to read again: its sequence, a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+}
+
+// Run rewinds the consumer. Its program stays connected.
+func (r ConsumersRewindCommand) Run(c *CLI) error {
+	to := r.To
+	if _, err := strconv.ParseUint(to, 10, 64); err != nil {
+		at, err := parseTime(to, time.Now())
+		if err != nil {
+			return err
+		}
+		to = at.UTC().Format(time.RFC3339Nano)
+	}
+	path := consumersPath + "/" + url.PathEscape(r.Name) + "/rewind"
+	out, err := post[consumers.Consumer](c, path, nil, api.RewindRequest{To: to})
+	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%s reads again from event %d on\n", r.Name, out.Seq+1) })
 }
 
 // ConsumersRemoveCommand removes a consumer.

@@ -1,12 +1,14 @@
-// Package consumers lets external programs read events from the stream over NATS.
-// Each gets a durable JetStream consumer over chosen pages and types, and a user
-// that can read from that consumer and nothing else.
+// Package consumers lets external programs read events over NATS.
+//
+// Each consumer has an outbox: a small JetStream stream of its own with the events that
+// it gets and has not acknowledged yet, and a user that can read from it and from
+// nothing else. A filler copies the events from the stream of all events to the outbox,
+// in order. When the outbox is full it waits.
 package consumers
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,10 +20,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
 )
 
-// Errors of [Consumers.Add] and [Consumers.Remove].
+// Errors of [Consumers].
 var (
 	// ErrName is returned when a consumer's name is not valid.
 	ErrName = errors.New("a consumer's name is 1 to 40 of a-z, 0-9, - and _")
@@ -32,18 +38,22 @@ var (
 	// ErrPages is returned when a consumer has neither pages, nor a company, nor All, when
 	// it has All and one of the others, or when a page's id is empty.
 	ErrPages = errors.New("say which pages the consumer reads: page ids, a company, or all")
-	// ErrType is returned when a type is not one of pagestream's event types.
+	// ErrType is returned when a type is not one of pagestream's event types, or is one
+	// that no consumer gets.
 	ErrType = errors.New("no such type of event")
-	// ErrTooMany is returned when the pages and types need more than 10,000 filter
-	// subjects, or when there are 256 consumers already.
-	ErrTooMany = errors.New("too many pages and types for one consumer; name fewer, or leave out the types")
+	// ErrTooMany is returned when a consumer names more than 10,000 pages, or when there
+	// are 256 consumers already.
+	ErrTooMany = errors.New("too many consumers, or too many pages for one; name a company, or all")
+	// ErrSpace is returned when the server has no space for the stream of one more consumer.
+	ErrSpace = errors.New("there is no space on the server's disk for the consumer's stream")
+	// ErrRewind is returned when a consumer would be rewound to an event that it has not
+	// read yet.
+	ErrRewind = errors.New("a consumer can only go back")
 )
 
 const (
-	prefix = "consumer-"
-	// metaKey is the key of the [Spec] in the JetStream consumer's metadata.
-	metaKey      = "pagestream-consumer"
 	maxConsumers = 256
+	maxPages     = 10_000
 	timeout      = 20 * time.Second
 )
 
@@ -52,19 +62,19 @@ var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 // Spec says which events a consumer gets.
 type Spec struct {
 	Name string `json:"name"`
-	// Pages are the pages to read, besides the current pages of Company. All is every
-	// page, instead of the two.
+	// Pages are the pages to read, besides those of Company, whose events are those of
+	// the time at which the company had the page. All is every page, instead of the two.
 	Pages   []domain.PageID `json:"pages,omitempty"`
 	Company string          `json:"company,omitempty"`
 	All     bool            `json:"all,omitempty"`
 	// Types are the event types; nil means every type but page.* and
-	// subscription.*.
+	// subscription.*. Events that another app delivered are never among them.
 	Types []domain.Type `json:"types,omitempty"`
 	// PublicKey is the public nkey of the consumer's user.
 	PublicKey string `json:"public_key,omitempty"`
 	// FromNow skips the events that are in the stream already.
 	FromNow bool `json:"from_now,omitempty"`
-	// Known are the pages in the JetStream consumer's current filter.
+	// Known are the pages that are read now: Pages and those that Company has.
 	Known []domain.PageID `json:"known,omitempty"`
 }
 
@@ -80,22 +90,35 @@ func (s Spec) check() error {
 		return fmt.Errorf("empty list: %w", ErrType)
 	}
 	for _, t := range s.Types {
-		if !t.Known() {
+		if !meta.Selectable(t) {
 			return fmt.Errorf("%q: %w", t, ErrType)
 		}
+	}
+	if len(s.Pages) > maxPages {
+		return fmt.Errorf("%d pages: %w", len(s.Pages), ErrTooMany)
 	}
 	return nil
 }
 
+// selection returns which events the consumer gets.
+func (s Spec) selection() meta.Selection { return meta.Select(s.All, s.Pages, s.Company, s.Types) }
+
 // Consumer is one consumer and its progress.
 type Consumer struct {
 	Spec
-	// Durable is the JetStream consumer's name.
+	// Stream is the consumer's outbox, Durable the JetStream consumer that reads it.
+	Stream  string `json:"stream"`
 	Durable string `json:"durable"`
-	// Seq is the acknowledgement floor: the consumer has acknowledged this event
-	// and all before it. Pending events were not delivered yet. Unacknowledged
-	// events were delivered and not acknowledged; Redelivered of them more than
-	// once. Lag is the number of all events that are not acknowledged.
+	// Filled is the sequence up to which the events are in the outbox, of Head, the
+	// sequence of the last event that there is.
+	Filled uint64 `json:"filled"`
+	Head   uint64 `json:"head"`
+	// Full is set while the filler waits for room in the outbox.
+	Full bool `json:"full,omitempty"`
+	// Seq is the acknowledgement floor: the consumer has acknowledged what it gets of the
+	// events up to this sequence. Pending events are in the outbox and were not delivered
+	// yet. Unacknowledged events were delivered and not acknowledged; Redelivered of them
+	// more than once. Lag is the number of events in the outbox.
 	Seq            uint64 `json:"seq"`
 	Lag            uint64 `json:"lag"`
 	Pending        uint64 `json:"pending"`
@@ -118,61 +141,82 @@ type Added struct {
 	// operator of that server must create the user, with permission to publish to
 	// the subjects in Publish.
 	URL     string   `json:"url,omitempty"`
-	Stream  string   `json:"stream"`
 	Publish []string `json:"publish"`
 }
 
 // Users manages the NATS users of the embedded server.
 type Users interface {
-	// SetUser adds or replaces a user that can read from one durable consumer.
-	SetUser(name, publicKey, durable string) error
+	// SetUser adds or replaces a user that can read from one durable consumer of one
+	// stream.
+	SetUser(name, publicKey, stream, durable string) error
 	// RemoveUser removes a user and ends its connections.
 	RemoveUser(name string)
 	// URL is where users connect.
 	URL() string
 }
 
-// Options of [New]. JS, Stream and PagesOf are required.
+// Options of [New]. JS, Stream and Pages are required.
 type Options struct {
-	JS     jetstream.JetStream
+	JS jetstream.JetStream
+	// Stream is the stream of all events.
 	Stream string
+	// Tail has the newest events of the stream; nil means that each filler reads them.
+	Tail *streams.Tail
+	// Pages is the read model of pages, which says who an event belongs to.
+	Pages projections.Reader
+	// Replicas of each outbox; more than 1 needs a cluster.
+	Replicas int
+	// MaxBytes is the size of an outbox, by default [DefaultMaxBytes].
+	MaxBytes int64
 	// Users is nil with an external NATS server.
-	Users Users
-	// PagesOf lists the pages of a company.
-	PagesOf func(company string) ([]domain.PageID, error)
-	Logger  *slog.Logger
+	Users  Users
+	Logger *slog.Logger
 }
 
-// Consumers creates, lists and removes consumers. Make one with [New]; its methods
-// are safe for concurrent use.
+// Consumers creates, lists and removes consumers, and fills their outboxes while Run
+// runs. Make one with [New]; its methods are safe for concurrent use.
 type Consumers struct {
 	opts Options
 	mu   sync.Mutex // serializes changes
+	// filling is taken while a filler of the process works, and while all of them rest.
+	filling chan struct{}
+	changed chan struct{} // wakes Run when a consumer was added or removed
+
+	fillersMu sync.Mutex
+	fillers   map[string]*filler // by name; only those that run
 }
 
 // New returns a Consumers over the stream of o.
 func New(o Options) *Consumers {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Consumers{opts: o}
+	o.Replicas = max(1, o.Replicas)
+	o.MaxBytes = cmp.Or(max(o.MaxBytes, 0), DefaultMaxBytes)
+	return &Consumers{
+		opts: o, filling: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		fillers: make(map[string]*filler),
+	}
 }
 
 // Add creates a consumer and a user for it. The returned seed is not stored, so it
 // can't be shown again. It fails with [ErrName], [ErrPages], [ErrType], [ErrTooMany]
 // or [ErrExists].
-func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
+func (c *Consumers) Add(ctx context.Context, s Spec) (out Added, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := s.check(); err != nil {
 		return Added{}, err
 	}
-	list, err := c.list(ctx)
+	if err := c.convert(ctx); err != nil {
+		return Added{}, err
+	}
+	list, err := c.records(ctx)
 	if err != nil {
 		return Added{}, err
 	}
 	if len(list) >= maxConsumers {
 		return Added{}, fmt.Errorf("%d consumers: %w", len(list), ErrTooMany)
 	}
-	if slices.ContainsFunc(list, func(have Consumer) bool { return have.Name == s.Name }) {
+	if slices.ContainsFunc(list, func(have record) bool { return have.Name == s.Name }) {
 		return Added{}, ErrExists
 	}
 	pair, err := nkeys.CreateUser()
@@ -187,83 +231,114 @@ func (c *Consumers) Add(ctx context.Context, s Spec) (Added, error) {
 	if s.PublicKey, err = pair.PublicKey(); err != nil {
 		return Added{}, fmt.Errorf("make key: %w", err)
 	}
-	config, err := c.config(s)
-	if err != nil {
+	s.Pages = slices.Compact(slices.Sorted(slices.Values(s.Pages)))
+	r := record{Spec: s}
+	if s.FromNow {
+		if r.After, err = streams.Last(ctx, c.opts.JS, c.opts.Stream); err != nil {
+			return Added{}, err
+		}
+	}
+	if err := c.make(ctx, r); err != nil {
 		return Added{}, err
 	}
-	made, err := c.opts.JS.CreateConsumer(ctx, c.opts.Stream, config)
-	if err != nil {
-		return Added{}, fmt.Errorf("make consumer: %w", err)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.drop(context.WithoutCancel(ctx), s.Name))
+		}
+	}()
+	out = Added{Seed: string(seed)}
+	if out.Consumer, err = c.consumer(ctx, r, 0); err != nil {
+		return Added{}, err
 	}
-	out := Added{Seed: string(seed), Stream: c.opts.Stream}
-	out.Consumer, _ = consumerOf(made.CachedInfo())
 	out.Publish = []string{
-		"$JS.API.CONSUMER.MSG.NEXT." + c.opts.Stream + "." + out.Durable,
-		"$JS.API.CONSUMER.INFO." + c.opts.Stream + "." + out.Durable, "$JS.ACK." + c.opts.Stream + "." + out.Durable + ".>",
+		"$JS.API.CONSUMER.MSG.NEXT." + out.Stream + "." + out.Durable,
+		"$JS.API.CONSUMER.INFO." + out.Stream + "." + out.Durable, "$JS.ACK." + out.Stream + "." + out.Durable + ".>",
 	}
 	if c.opts.Users != nil {
-		if err := c.opts.Users.SetUser(s.Name, s.PublicKey, out.Durable); err != nil {
-			return Added{}, errors.Join(fmt.Errorf("set user: %w", err),
-				c.opts.JS.DeleteConsumer(ctx, c.opts.Stream, out.Durable))
+		if err := c.setUser(s); err != nil {
+			return Added{}, err
 		}
 		out.URL = c.opts.Users.URL()
 	}
+	c.wake()
 	return out, nil
+}
+
+func (c *Consumers) setUser(s Spec) error {
+	if err := c.opts.Users.SetUser(s.Name, s.PublicKey, StreamOf(s.Name), durableOf(s.Name)); err != nil {
+		return fmt.Errorf("set user %s: %w", s.Name, err)
+	}
+	return nil
 }
 
 // List returns the consumers, sorted by name.
 func (c *Consumers) List(ctx context.Context) ([]Consumer, error) {
-	list, err := c.list(ctx)
-	slices.SortFunc(list, func(a, b Consumer) int { return cmp.Compare(a.Name, b.Name) })
-	return list, err
-}
-
-func (c *Consumers) list(ctx context.Context) ([]Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	st, err := c.opts.JS.Stream(ctx, c.opts.Stream)
+	list, err := c.records(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read stream info: %w", err)
+		return nil, err
+	}
+	head, err := streams.Last(ctx, c.opts.JS, c.opts.Stream)
+	if err != nil {
+		return nil, err
 	}
 	out := []Consumer{}
-	lister := st.ListConsumers(ctx)
-	for info := range lister.Info() {
-		if consumer, managed := consumerOf(info); managed {
-			out = append(out, consumer)
+	for _, r := range list {
+		consumer, err := c.consumer(ctx, r, head)
+		if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) {
+			continue // it is being made or removed
 		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, consumer)
 	}
-	if err := lister.Err(); err != nil {
-		return nil, fmt.Errorf("list consumers: %w", err)
+	slices.SortFunc(out, func(a, b Consumer) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// consumer returns a consumer with its progress.
+func (c *Consumers) consumer(ctx context.Context, r record, head uint64) (Consumer, error) {
+	b := c.outbox(r)
+	out := Consumer{Spec: r.Spec, Stream: b.stream, Durable: b.durable, Head: head}
+	out.Known = r.Pages
+	if r.Company != "" {
+		more, err := pages.OfCompany(c.opts.Pages, r.Company)
+		if err != nil {
+			return out, fmt.Errorf("list pages of %s: %w", r.Company, err)
+		}
+		out.Known = slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.Pages, more))))
+	}
+	reader, err := c.opts.JS.Consumer(ctx, b.stream, b.durable)
+	if err != nil {
+		return out, fmt.Errorf("read state of consumer %s: %w", r.Name, err)
+	}
+	info := reader.CachedInfo()
+	out.Pending, out.Unacknowledged = info.NumPending, info.NumAckPending
+	out.Redelivered, out.Waiting, out.Created = info.NumRedelivered, info.NumWaiting, info.Created
+	out.Lag = info.NumPending + uint64(max(0, info.NumAckPending))
+	if info.Delivered.Last != nil {
+		out.LastActive = *info.Delivered.Last
+	}
+	if out.Filled, out.Full = c.progress(r.Name); out.Filled == 0 {
+		at, err := b.position(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.Filled = at.Seq
+	}
+	first, err := b.first(ctx)
+	if err != nil {
+		return out, err
+	}
+	if out.Seq = out.Filled; first > 0 {
+		out.Seq = first - 1
 	}
 	return out, nil
 }
 
-// consumerOf converts a JetStream consumer, and reports whether this package
-// created it.
-func consumerOf(info *jetstream.ConsumerInfo) (Consumer, bool) {
-	raw, managed := info.Config.Metadata[metaKey]
-	consumer := Consumer{
-		Durable: info.Name, Seq: info.AckFloor.Stream, Pending: info.NumPending, Unacknowledged: info.NumAckPending,
-		Redelivered: info.NumRedelivered, Waiting: info.NumWaiting, Created: info.Created,
-		Lag: info.NumPending + uint64(max(0, info.NumAckPending)),
-	}
-	if info.Delivered.Last != nil {
-		consumer.LastActive = *info.Delivered.Last
-	}
-	managed = managed && json.Unmarshal([]byte(raw), &consumer.Spec) == nil
-	consumer.setAll()
-	return consumer, managed
-}
-
-// setAll sets All in a Spec that was stored when there was no such field: every page was
-// meant by a Spec without pages and company, and by one with an empty page id.
-func (s *Spec) setAll() {
-	if len(s.Pages) == 0 && s.Company == "" || slices.Contains(s.Pages, "") {
-		s.Pages, s.Company, s.Known, s.All = nil, "", nil, true
-	}
-}
-
-// Remove deletes a consumer and its user. Events that it has not read are no
+// Remove deletes a consumer, its outbox and its user. Events that it has not read are no
 // longer delivered. It fails with [ErrUnknown].
 func (c *Consumers) Remove(ctx context.Context, name string) error {
 	c.mu.Lock()
@@ -271,17 +346,17 @@ func (c *Consumers) Remove(ctx context.Context, name string) error {
 	if !validName.MatchString(name) {
 		return ErrUnknown
 	}
+	if err := c.convert(ctx); err != nil {
+		return err
+	}
+	if _, err := c.find(ctx, name); err != nil {
+		return err
+	}
 	if c.opts.Users != nil {
 		c.opts.Users.RemoveUser(name)
 	}
-	err := c.opts.JS.DeleteConsumer(ctx, c.opts.Stream, prefix+name)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return ErrUnknown
-	}
-	if err != nil {
-		return fmt.Errorf("remove consumer: %w", err)
-	}
-	return nil
+	defer c.wake()
+	return c.drop(ctx, name)
 }
 
 // URL returns where users connect; it is empty with an external NATS server.

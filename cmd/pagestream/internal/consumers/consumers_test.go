@@ -12,10 +12,13 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
 	"github.com/pagestream/pagestream/streams/streamstest"
@@ -24,46 +27,116 @@ import (
 // users are the users of the embedded server, as in the running program.
 type users struct{ s *embedded.Server }
 
-func (u users) SetUser(name, key, durable string) error {
-	return u.s.SetUser(embedded.User{Name: name, PublicKey: key, Stream: streams.Name, Consumer: durable})
+func (u users) SetUser(name, key, stream, durable string) error {
+	return u.s.SetUser(embedded.User{Name: name, PublicKey: key, Stream: stream, Consumer: durable})
 }
 func (u users) RemoveUser(name string) { u.s.RemoveUser(name) }
 func (u users) URL() string            { return "nats://" + u.s.Addr() }
 
-// fixture is a stream with consumers and the pages of one company.
+// fixture is a stream with the read model of pages, and consumers.
 type fixture struct {
 	*streamstest.Server
 	*Consumers
 
-	mu    sync.Mutex
-	pages []domain.PageID // pages of the company acme
-	n     int             // number of stored events
+	model *projections.Runner
+	n     int // number of stored events
 }
 
-func newFixture(t *testing.T) *fixture {
+// newFixture starts a fixture whose fillers run.
+func newFixture(t *testing.T, change ...func(*Options)) *fixture {
 	t.Helper()
-	s := streamstest.Run(t, func(o *embedded.Options) { o.Sync, o.Listen = embedded.SyncInterval, "127.0.0.1:0" })
-	s.Stream(t, streams.Spec{})
-	r := &fixture{Server: s}
-	pagesOf := func(company string) ([]domain.PageID, error) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if company != "acme" {
-			return nil, nil
-		}
-		return slices.Clone(r.pages), nil
-	}
-	r.Consumers = New(Options{JS: s.JS, Stream: streams.Name, Users: users{s.Embedded()}, PagesOf: pagesOf})
+	r := newStream(t)
+	r.Consumers = r.node(t, change...)
+	r.run(t, r.Consumers)
 	return r
 }
 
-// connect connects a page to acme.
-func (r *fixture) connect(t *testing.T, page domain.PageID) {
+// newStream starts a fixture without consumers.
+func newStream(t *testing.T, change ...func(*embedded.Options)) *fixture {
 	t.Helper()
-	r.store(t, page, domain.PageConnected, 1)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pages = append(r.pages, page)
+	s := streamstest.Run(t, append([]func(*embedded.Options){
+		func(o *embedded.Options) { o.Sync, o.Listen = embedded.SyncInterval, "127.0.0.1:0" },
+	}, change...)...)
+	r := &fixture{Server: s}
+	identity := s.Stream(t, streams.Spec{})
+	var err error
+	r.model, err = projections.NewRunner(pages.New(), projections.RunnerOptions{
+		Dir: t.TempDir(), JS: s.JS, Stream: streams.Name, Identity: identity,
+	})
+	require.NoError(t, err)
+	r.background(t, r.model.Run)
+	t.Cleanup(func() { assert.NoError(t, r.model.Close()) })
+	return r
+}
+
+// node returns the consumers of one more node, with a connection of its own.
+func (r *fixture) node(t *testing.T, change ...func(*Options)) *Consumers {
+	t.Helper()
+	js, err := jetstream.New(r.Connection(t))
+	require.NoError(t, err)
+	tail := streams.NewTail(js, streams.TailOptions{})
+	t.Cleanup(func() { assert.NoError(t, tail.Close()) })
+	o := Options{JS: js, Stream: streams.Name, Tail: tail, Pages: r.model, Users: users{r.Embedded()}}
+	for _, f := range change {
+		f(&o)
+	}
+	return New(o)
+}
+
+// run runs the fillers of a node until the returned function is called or the test ends.
+func (r *fixture) run(t *testing.T, c *Consumers) (stop func()) {
+	t.Helper()
+	return r.background(t, c.Run)
+}
+
+func (r *fixture) background(t *testing.T, f func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { assert.NoError(t, f(ctx)) })
+	stop = func() { cancel(); running.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+// of returns a consumer by its name.
+func (r *fixture) of(t *testing.T, name string) Consumer {
+	t.Helper()
+	list, err := r.List(t.Context())
+	require.NoError(t, err)
+	i := slices.IndexFunc(list, func(c Consumer) bool { return c.Name == name })
+	require.GreaterOrEqual(t, i, 0, name)
+	return list[i]
+}
+
+// filled waits until everything that is stored now was looked at for a consumer.
+func (r *fixture) filled(t *testing.T, name string) Consumer {
+	t.Helper()
+	var c Consumer
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if c = r.of(t, name); c.Filled < c.Head {
+			return fmt.Errorf("%s is filled up to %d of %d", name, c.Filled, c.Head)
+		}
+		return nil
+	})
+	return c
+}
+
+// connect connects a page for a company; "" disconnects it.
+func (r *fixture) connect(t *testing.T, page domain.PageID, company string) {
+	t.Helper()
+	e := domain.Event{Type: domain.PageConnected, Page: page, Data: domain.Data{Connection: &domain.Connection{
+		ConnectionID: "c", Company: company, App: "main", Secret: "s-" + string(page),
+	}}}
+	if company == "" {
+		e.Type, e.Data.Connection = domain.PageDisconnected, &domain.Connection{}
+	}
+	r.n++
+	e.ID = fmt.Sprint("e", r.n)
+	m, err := streams.Encode(e)
+	require.NoError(t, err)
+	_, err = r.JS.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
 }
 
 func (r *fixture) store(t *testing.T, page domain.PageID, typ domain.Type, n int) {
@@ -129,6 +202,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 	}
 	a, err := r.Add(t.Context(), Spec{Name: "crm", Pages: []domain.PageID{"100"}})
 	require.NoError(t, err)
+	r.filled(t, "crm")
 	_, c := reader(t, a)
 	_, got := read(t, c, 20)
 	assert.Equal(t, map[string]int{"100 message.received": 5, "100 message.read": 2}, got,
@@ -141,6 +215,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 	r.store(t, "200", domain.MessageRead, 1)
 	r.store(t, "300", domain.PageConnected, 1)
 	r.store(t, "300", domain.MessageReceived, 1)
+	r.filled(t, "typed")
 	_, c = reader(t, b)
 	_, got = read(t, c, 20)
 	assert.Equal(t, map[string]int{"200 message.read": 1, "300 page.connected": 1}, got)
@@ -155,7 +230,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 	for want, s := range map[error]Spec{
 		ErrName: {Name: "No Name", All: true}, ErrExists: {Name: "crm", All: true},
 		ErrType:    {Name: "x", All: true, Types: []domain.Type{"message.*"}},
-		ErrTooMany: {Name: "y", Pages: manyPages(2000)},
+		ErrTooMany: {Name: "y", Pages: manyPages(maxPages + 1)},
 	} {
 		_, err := r.Add(t.Context(), s)
 		require.ErrorIs(t, err, want)
@@ -183,6 +258,7 @@ func TestEveryPageMustBeSaid(t *testing.T) {
 		{ErrPages, Spec{All: true, Company: "acme"}},
 		{ErrType, Spec{All: true, Types: []domain.Type{}}},
 		{ErrType, Spec{All: true, Types: []domain.Type{""}}},
+		{ErrType, Spec{All: true, Types: []domain.Type{domain.ForeignReceived}}},
 	} {
 		c.spec.Name = "x"
 		_, err := r.Add(t.Context(), c.spec)
@@ -193,33 +269,54 @@ func TestEveryPageMustBeSaid(t *testing.T) {
 	require.Empty(t, list)
 }
 
-// TestStoredSpecsKeepTheirMeaning checks that consumers of before there was All get every page, as they
-// did, also after a refresh.
+// TestStoredSpecsKeepTheirMeaning checks that consumers of before there were outboxes are converted when the
+// program starts: they go on after what they have acknowledged, for the same user. Those of before there was
+// All get every page, as they did.
 func TestStoredSpecsKeepTheirMeaning(t *testing.T) {
-	r := newFixture(t)
+	r := newStream(t)
+	pair, err := nkeys.CreateUser()
+	require.NoError(t, err)
+	seed, err := pair.Seed()
+	require.NoError(t, err)
+	key, err := pair.PublicKey()
+	require.NoError(t, err)
+	r.store(t, "100", domain.MessageReceived, 10)
+	r.store(t, "200", domain.MessageReceived, 10)
 	for name, spec := range map[string]string{
 		"every": `{"name":"every"}`, "blank": `{"name":"blank","pages":[""],"known":[""]}`,
 		"mixed": `{"name":"mixed","company":"acme","pages":[""],"known":["","100"]}`,
-		"some":  `{"name":"some","pages":["100"],"known":["100"]}`,
+		"some":  `{"name":"some","pages":["100"],"known":["100"],"public_key":"` + key + `"}`,
 		"firm":  `{"name":"firm","company":"acme"}`,
 	} {
-		_, err := r.JS.CreateConsumer(t.Context(), streams.Name, jetstream.ConsumerConfig{
-			Durable: prefix + name, Metadata: map[string]string{metaKey: spec}, AckPolicy: jetstream.AckExplicitPolicy,
+		c, err := r.JS.CreateConsumer(t.Context(), streams.Name, jetstream.ConsumerConfig{
+			Durable: legacyPrefix + name, Metadata: map[string]string{legacyKey: spec}, AckPolicy: jetstream.AckExplicitPolicy,
 			FilterSubjects: streams.Filter("", domain.MessageReceived),
 		})
 		require.NoError(t, err)
+		got, _ := read(t, c, 4)
+		require.Equal(t, []uint64{1, 2, 3, 4}, got)
 	}
-	_ = r.Refresh(t.Context()) // fails to set the users, which have no key here
-	list, err := r.List(t.Context())
-	require.NoError(t, err)
-	require.Len(t, list, 5)
-	for _, c := range list {
-		all := c.Name != "some" && c.Name != "firm"
-		assert.Equal(t, all, c.All, c.Name)
-		config, err := r.config(c.Spec)
-		require.NoError(t, err)
-		assert.Equal(t, all, slices.Contains(config.FilterSubjects, "pagestream.*.message.*"), c.Name)
+	r.Consumers = r.node(t)
+	r.run(t, r.Consumers)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := r.List(t.Context())
+		if err == nil && len(list) < 5 {
+			err = fmt.Errorf("%d of 5 are converted", len(list))
+		}
+		return err
+	})
+	r.store(t, "100", domain.MessageReceived, 1)
+	for name, want := range map[string]int{"every": 17, "blank": 17, "mixed": 17, "some": 7, "firm": 0} {
+		c := r.filled(t, name)
+		assert.Equal(t, want == 17, c.All, name)
+		assert.EqualValues(t, want, c.Lag, name)
+		_, err := r.JS.Consumer(t.Context(), streams.Name, legacyPrefix+name)
+		require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
 	}
+	a := Added{Consumer: r.of(t, "some"), Seed: string(seed), URL: r.URL()}
+	_, c := reader(t, a)
+	got, _ := read(t, c, 20)
+	assert.Equal(t, []uint64{5, 6, 7, 8, 9, 10, 21}, got)
 }
 
 func manyPages(n int) (out []domain.PageID) {
@@ -229,37 +326,37 @@ func manyPages(n int) (out []domain.PageID) {
 	return out
 }
 
-// TestCompanyPagesAreFollowed checks that all events of a page that is added to a
-// company are delivered, even if the refresh is late, and that a removed page is no
-// longer delivered.
+// TestCompanyPagesAreFollowed checks that a company's consumer gets the events of a page from when it joins the
+// company until it leaves, and no others.
 func TestCompanyPagesAreFollowed(t *testing.T) {
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
 	require.NoError(t, err)
 	_, c := reader(t, a)
 	r.store(t, "900", domain.MessageReceived, 3)
+	r.store(t, "100", domain.MessageReceived, 3)
+	r.filled(t, "acme")
 	seqs, _ := read(t, c, 1)
 	assert.Empty(t, seqs, "a company without pages gets no events")
-	r.connect(t, "100")
+	r.connect(t, "100", "acme")
 	r.store(t, "100", domain.MessageReceived, 5)
-	require.NoError(t, r.Refresh(t.Context()))
+	r.filled(t, "acme")
 	_, got := read(t, c, 20)
-	assert.Equal(t, map[string]int{"100 message.received": 5}, got)
+	assert.Equal(t, map[string]int{"100 message.received": 5}, got, "none from before it joined")
 	// The next page is connected while events of the first are stored and read.
-	r.connect(t, "200")
+	r.connect(t, "200", "acme")
 	r.store(t, "200", domain.MessageReceived, 4)
 	r.store(t, "100", domain.MessageReceived, 4)
-	_, got = read(t, c, 4)
-	assert.Equal(t, map[string]int{"100 message.received": 4}, got)
-	require.NoError(t, r.Refresh(t.Context()))
+	r.filled(t, "acme")
 	_, got = read(t, c, 20)
-	assert.Equal(t, 4, got["200 message.received"], "also the events before the consumer's position")
-	r.mu.Lock()
-	r.pages = []domain.PageID{"200"}
-	r.mu.Unlock()
-	require.NoError(t, r.Refresh(t.Context()))
+	assert.Equal(t, map[string]int{"100 message.received": 4, "200 message.received": 4}, got)
+	assert.Equal(t, []domain.PageID{"100", "200"}, r.of(t, "acme").Known)
+	r.connect(t, "100", "beta")
 	r.store(t, "100", domain.MessageReceived, 2)
 	r.store(t, "200", domain.MessageReceived, 2)
+	r.connect(t, "200", "")
+	r.store(t, "200", domain.MessageReceived, 2)
+	r.filled(t, "acme")
 	_, got = read(t, c, 20)
 	assert.Equal(t, map[string]int{"200 message.received": 2}, got)
 }
@@ -272,15 +369,14 @@ func TestReconnectedConsumerMissesNothing(t *testing.T) {
 	require.NoError(t, err)
 	nc, c := reader(t, a)
 	r.store(t, "100", domain.MessageReceived, 50)
+	r.filled(t, "slow")
 	first, _ := read(t, c, 20)
 	nc.Close()
 	for range 20 {
 		r.store(t, "100", domain.MessageReceived, 500)
 		r.store(t, "200", domain.MessageReceived, 500)
 	}
-	list, err := r.List(t.Context())
-	require.NoError(t, err)
-	assert.EqualValues(t, 10_030, list[0].Lag)
+	assert.EqualValues(t, 10_030, r.filled(t, "slow").Lag)
 	_, c = reader(t, a)
 	rest, got := read(t, c, 10_030)
 	assert.Len(t, rest, 10_030)
@@ -290,16 +386,14 @@ func TestReconnectedConsumerMissesNothing(t *testing.T) {
 	assert.Len(t, slices.Compact(all), 10_050, "none missing, none twice")
 }
 
-// TestRunRestoresUsers checks that Run sets the users again after a restart, from the
-// metadata of the JetStream consumers.
+// TestRunRestoresUsers checks that Run sets the users again after a restart, from
+// what is stored.
 func TestRunRestoresUsers(t *testing.T) {
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
 	require.NoError(t, err)
 	r.Embedded().RemoveUser("crm") // as in a new process, which has no users yet
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	r.run(t, r.node(t))
 	key, err := nats.NkeyOptionFromSeed(seedFile(t, a.Seed))
 	require.NoError(t, err)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
@@ -309,8 +403,6 @@ func TestRunRestoresUsers(t *testing.T) {
 		}
 		return err
 	})
-	cancel()
-	require.NoError(t, <-done)
 }
 
 func seedFile(t *testing.T, seed string) string {

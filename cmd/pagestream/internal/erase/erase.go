@@ -46,7 +46,7 @@ const (
 	maxDeliver = 300
 )
 
-// Options configure an [Eraser]. All but Parking and Logger are required.
+// Options configure an [Eraser]. All but Parking, Copies and Logger are required.
 type Options struct {
 	JS jetstream.JetStream
 	// Connect returns a connection that only the reactor uses.
@@ -56,7 +56,10 @@ type Options struct {
 	Parking       *streams.Parking
 	Publisher     streams.Storer
 	Conversations *projections.Runner
-	Logger        *slog.Logger
+	// Copies deletes the events that a contact.erased event lists from where they were
+	// copied to. It must be idempotent.
+	Copies func(ctx context.Context, e domain.Event) error
+	Logger *slog.Logger
 }
 
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
@@ -244,6 +247,9 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 	})
 	if n > 0 {
 		x.opts.Logger.Info("events of an erased contact deleted", "page", e.Page, "events", n, "seq", e.Seq)
+	}
+	if x.opts.Copies != nil {
+		err = errors.Join(err, x.opts.Copies(ctx, e.Event))
 	}
 	return err
 }

@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
 )
 
 const (
@@ -30,10 +33,11 @@ var (
 // endpoint delivers events to one [Endpoint].
 type endpoint struct {
 	Endpoint
-	opts  Options
-	store *store.Store
-	send  *sender
-	log   *slog.Logger
+	selection meta.Selection
+	opts      Options
+	store     *store.Store
+	send      *sender
+	log       *slog.Logger
 	// flush writes all changed positions now.
 	flush func() error
 
@@ -74,7 +78,7 @@ func newEndpoint(c Endpoint, o Options, client *http.Client, st *store.Store, fl
 		c.Timeout = DefaultTimeout
 	}
 	e := &endpoint{
-		Endpoint: c, opts: o, store: st, flush: flush,
+		Endpoint: c, selection: c.selection(), opts: o, store: st, flush: flush,
 		send: &sender{client: client, url: c.URL, keys: keys, timeout: c.Timeout},
 		log:  o.Logger.With("endpoint", c.Name),
 
@@ -83,6 +87,9 @@ func newEndpoint(c Endpoint, o Options, client *http.Client, st *store.Store, fl
 	e.cond = sync.NewCond(&e.mu)
 	return e, nil
 }
+
+// wants reports whether the event is sent to the endpoint.
+func (e *endpoint) wants(s streams.Stored) bool { return e.selection.Wants(s, pages.Ownership{}) }
 
 // lane returns the page's lane and creates it if there is none.
 func (e *endpoint) lane(page domain.PageID) *lane {

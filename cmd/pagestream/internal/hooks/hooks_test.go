@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -596,8 +597,9 @@ func TestTooManyFiltersAreNotSentToTheServer(t *testing.T) {
 		e.Pages = append(e.Pages, domain.PageID(fmt.Sprint(i+1)))
 	}
 	assert.Nil(t, e.filters())
-	assert.False(t, e.wants(streams.Stored{Event: domain.Event{Page: "9999"}}))
-	assert.True(t, e.wants(streams.Stored{Event: domain.Event{Page: "7"}}))
+	wants := func(s streams.Stored) bool { return e.selection().Wants(s, pages.Ownership{}) }
+	assert.False(t, wants(streams.Stored{Event: domain.Event{Page: "9999"}}))
+	assert.True(t, wants(streams.Stored{Event: domain.Event{Page: "7"}}))
 }
 
 func TestHangingPagesLeaveHalfOfTheTriesToOthers(t *testing.T) {
@@ -712,4 +714,35 @@ func TestEnableEndsEveryPause(t *testing.T) {
 	require.NoError(t, h.Enable("crm"))
 	r.eventually(t, "1", one)
 	r.eventually(t, "2", two)
+}
+
+// TestInternalEventsAreSentByNameOnly checks that an endpoint gets page.* only if it names the types, and what
+// another app delivered never.
+func TestInternalEventsAreSentByNameOnly(t *testing.T) {
+	for _, types := range [][]domain.Type{nil, {domain.PageConnected, domain.MessageReceived}} {
+		r := newFixture(t)
+		connected := r.Publish(t, domain.Event{
+			ID: "c", Type: domain.PageConnected, Page: "1",
+			Data: domain.Data{Connection: &domain.Connection{Company: "acme", Secret: "s"}},
+		}, domain.Event{
+			ID: "foreign:2:c", Type: domain.ForeignReceived, Page: "1", Original: domain.MessageReceived, OriginalID: "c2",
+		})[0].Seq
+		want := r.publish(t, "1")
+		if types != nil {
+			want = append([]uint64{connected}, want...)
+		}
+		h, _ := r.start(t, func(o *Options) {
+			o.Endpoints[0].Types = types
+			o.Encode = func(e streams.Stored) ([]byte, error) {
+				if c := e.Data.Connection; c != nil {
+					assert.Equal(t, &domain.Connection{Company: "acme", Secret: "s"}, c)
+				}
+				return encode(e)
+			}
+		})
+		r.eventually(t, "", want)
+		eventually(t, h, "done", done(want[len(want)-1]))
+	}
+	_, err := New(newFixture(t).options(func(o *Options) { o.Endpoints[0].Types = []domain.Type{domain.ForeignReceived} }))
+	require.ErrorIs(t, err, ErrOptions)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -46,7 +47,8 @@ type Endpoint struct {
 	// Pages are the pages whose events are sent. All is every page, instead of Pages.
 	Pages []domain.PageID `yaml:"pages"`
 	All   bool            `yaml:"all"`
-	// Types are the types of the events; nil means every type.
+	// Types are the types of the events; nil means every type but page.* and
+	// subscription.*. Events that another app delivered are never sent.
 	Types []domain.Type `yaml:"types"`
 	// Timeout bounds one try, by default [DefaultTimeout].
 	Timeout time.Duration `yaml:"timeout"`
@@ -55,11 +57,7 @@ type Endpoint struct {
 	From uint64 `yaml:"from"`
 }
 
-func (e Endpoint) wants(s streams.Stored) bool {
-	return s.Type != domain.ForeignReceived && // what another app says of the page
-		(e.All || slices.Contains(e.Pages, s.Page)) &&
-		(len(e.Types) == 0 || slices.Contains(e.Types, s.Type))
-}
+func (e Endpoint) selection() meta.Selection { return meta.Select(e.All, e.Pages, "", e.Types) }
 
 // maxFilters is the largest number of subjects that the server filters by. With
 // more, all events are read and filtered here.
@@ -77,7 +75,7 @@ func (e Endpoint) filters() []string {
 	slices.Sort(out)
 	out = slices.Compact(out)
 	if len(out) > maxFilters {
-		return nil // wants checks each event anyway
+		return nil // the selection is applied to each event anyway
 	}
 	return out
 }
@@ -102,7 +100,7 @@ func (e Endpoint) check() error {
 		return fmt.Errorf("endpoint %q: types is an empty list; remove it for every type: %w", e.Name, ErrOptions)
 	}
 	for _, t := range e.Types {
-		if !t.Known() {
+		if !meta.Selectable(t) {
 			return fmt.Errorf("endpoint %q: no event type %q: %w", e.Name, t, ErrOptions)
 		}
 	}
@@ -121,7 +119,8 @@ type Options struct {
 	Path      string
 	Endpoints []Endpoint
 	// Encode returns the request body of an event, a CloudEvent in JSON. It must
-	// return the same bytes for the same event, and be safe for concurrent use.
+	// return the same bytes for the same event, and be safe for concurrent use. It is
+	// given events without sealed tokens.
 	Encode func(streams.Stored) ([]byte, error)
 	// KnowsPage reports whether there is such a page. The status of an endpoint has the
 	// pages for which it returns false. Nil means that every page is known.

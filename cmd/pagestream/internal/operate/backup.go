@@ -28,11 +28,15 @@ type CopyProgress struct {
 // Backup copies streams, secrets, keys and configuration to a new directory on the
 // server's machine. See [backup.Take].
 func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
+	outboxes, err := o.Consumers.Streams(ctx)
+	if err != nil {
+		return backup.Manifest{}, err
+	}
 	// The secrets are copied after the events. Until then those that the copied events
 	// refer to must be kept.
 	defer o.Secrets.Hold()()
 	return backup.Take(ctx, backup.Options{
-		Conn: o.Conn, Dir: dir,
+		Conn: o.Conn, Dir: dir, Before: outboxes,
 		Streams: []string{
 			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream, connect.BucketOf(o.Stream),
 		},

@@ -26,6 +26,12 @@ func (o *Operator) AddConsumer(ctx context.Context, s consumers.Spec) (out consu
 	return o.Consumers.Add(ctx, s)
 }
 
+// RewindConsumer makes a consumer's program get the events from the target on again. It
+// also fails with [consumers.ErrUnknown] or [consumers.ErrRewind].
+func (o *Operator) RewindConsumer(ctx context.Context, name string, to consumers.Target) (consumers.Consumer, error) {
+	return o.Consumers.Rewind(ctx, name, to)
+}
+
 // RemoveConsumer deletes a consumer and disconnects its program.
 func (o *Operator) RemoveConsumer(ctx context.Context, name string) error {
 	return o.Consumers.Remove(ctx, name)

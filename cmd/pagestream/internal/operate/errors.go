@@ -72,8 +72,8 @@ var kinds = map[error]Kind{
 	ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
-	consumers.ErrPages: Refused,
-	erase.ErrRequest:   Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
+	consumers.ErrPages: Refused, consumers.ErrRewind: Refused, consumers.ErrSpace: Refused,
+	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
 }
 
 // KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is

@@ -306,3 +306,35 @@ func TestRenameKeepsEverything(t *testing.T) {
 	assert.Equal(t, want, f.companies(), "after a restore")
 	f.ok("companies", "rename", "gamma", "Gamma")
 }
+
+// TestEventsOfACompanyAreWhatItsConsumerGets checks that the list of a company's events and its consumer have the same
+// events: those of its pages' time, and none about pagestream's own work unless their types are named.
+func TestEventsOfACompanyAreWhatItsConsumerGets(t *testing.T) {
+	t.Parallel()
+	f := newCompanies(t)
+	f.message("7000")
+	f.message("7001")
+	f.message(account)
+	f.ok("pages", "disconnect", "7000")
+	f.message("7000")
+	f.ok("consumers", "add", "acme", "--company", "acme")
+	f.ok("consumers", "add", "named", "--company", "acme", "--types", "page.connected,page.disconnected")
+	for name, args := range map[string][]string{
+		"acme": nil, "named": {"--type", "page.connected,page.disconnected"},
+	} {
+		want := []uint64{}
+		args := append([]string{"--json", "events", "list", "--limit", "0", "--company", "acme"}, args...)
+		for line := range strings.Lines(f.ok(args...)) {
+			var e struct{ Seq uint64 }
+			require.NoError(t, json.Unmarshal([]byte(line), &e))
+			want = append(want, e.Seq)
+		}
+		got := []uint64{}
+		for _, e := range outboxOf(t, f.running, name, lastSeq(t, f.running)) {
+			got = append(got, e.Seq)
+			assert.Equal(t, name == "named", e.Type.Noun() == domain.PageConnected.Noun(), e.Type)
+		}
+		assert.Equal(t, want, got, name)
+		assert.Len(t, got, 2, name)
+	}
+}

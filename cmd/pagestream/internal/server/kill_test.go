@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +10,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
@@ -68,7 +72,8 @@ func freePorts(t *testing.T) (public, private string) {
 
 // TestKilledServerLosesNothing kills the real binary several times under traffic. Like Meta, the
 // client sends deliveries again that were not answered with 200; it also repeats some that were.
-// Afterwards every acknowledged message must be in the stream once and in its conversation once.
+// Afterwards every acknowledged message must be in the stream once, in its conversation once, and in the
+// stream of a consumer once, in order.
 func TestKilledServerLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
@@ -82,6 +87,13 @@ func TestKilledServerLosesNothing(t *testing.T) {
 
 	server := spawn(t, "-c", file, "serve")
 	awaitServer(t, cfg)
+	streamstest.Eventually(t, streamstest.Limit, func() error { // the server is still starting
+		code, _, stderr := run(t, t.Context(), "-c", file, "consumers", "add", "crm", "--all")
+		if code != cli.ExitOK {
+			return errors.New(stderr)
+		}
+		return nil
+	})
 	const senders = 8
 	var mu sync.Mutex
 	acked := map[string]string{} // id -> contact
@@ -150,6 +162,15 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	for id, n := range found {
 		require.LessOrEqual(t, n, 1, "%s is stored more than once", id)
 	}
+	copied := outboxOf(t, r, "crm", lastSeq(t, r))
+	require.Len(t, copied, len(found))
+	require.True(t, slices.IsSortedFunc(copied, func(a, b streams.Stored) int { return cmp.Compare(a.Seq, b.Seq) }))
+	for _, e := range copied {
+		found[e.ID]++
+	}
+	for id, n := range found {
+		require.Equal(t, 2, n, "%s is in the stream and in the consumer's once", id)
+	}
 	rows := map[string]int{}
 	for s := range senders {
 		cursor := ""
@@ -171,6 +192,36 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		require.Equal(t, 1, rows[id], "%s in its conversation", id)
 	}
 	t.Logf("%d kills, %d acknowledged, %d stored, %d rows", kills, len(acked), len(found), len(rows))
+}
+
+// outboxOf waits until a consumer's stream is filled, and returns its events, in its order.
+func outboxOf(t *testing.T, r *running, name string, head uint64) (list []streams.Stored) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := r.Consumers().List(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, c := range list {
+			if c.Name == name && c.Filled >= head {
+				return nil
+			}
+		}
+		return fmt.Errorf("consumer %s is not filled up to %d", name, head)
+	})
+	st, err := r.JS().Stream(t.Context(), consumers.StreamOf(name))
+	require.NoError(t, err)
+	for seq := uint64(1); ; seq++ {
+		m, err := st.GetMsg(t.Context(), seq, jetstream.WithGetMsgSubject("out."+name+".*.*.*"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return list
+		}
+		require.NoError(t, err)
+		e, err := streams.Decode(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
+		require.NoError(t, err)
+		list = append(list, e)
+		seq = m.Sequence
+	}
 }
 
 // awaitServer waits until the server listens on its private address. It opens that one last, so

@@ -45,6 +45,7 @@ func (p *Program) openMeta(context.Context) (err error) {
 	p.eraser = erase.New(erase.Options{
 		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher,
 		Conversations: p.models.Conversations(), Logger: p.log.With("part", "erase"),
+		Copies: func(ctx context.Context, e domain.Event) error { return p.consumers.Erase(ctx, e) },
 	})
 	interval := p.cfg.Reconcile.Interval
 	if interval == 0 {
@@ -117,7 +118,10 @@ func (p *Program) baseURL() string {
 
 // startReactors starts the reactors. They are stopped before the publisher and the read models
 // that they use.
-func (p *Program) startReactors(context.Context) error {
+func (p *Program) startReactors(context.Context) (err error) {
+	if p.consumers, err = p.newConsumers(); err != nil {
+		return err
+	}
 	run, stop := context.WithCancel(context.Background())
 	p.onClose("reactors", func(context.Context) error {
 		stop()
@@ -130,7 +134,6 @@ func (p *Program) startReactors(context.Context) error {
 	start("reconcile", p.reconciler.Run)
 	start("erase", p.eraser.Run)
 	start("secrets", p.secrets.Run)
-	p.consumers = p.newConsumers()
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{

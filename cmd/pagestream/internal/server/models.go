@@ -28,8 +28,8 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	if err := projections.RemovePast(dir); err != nil {
 		return err
 	}
-	tail := streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
-	p.onClose("tail of the stream", func(context.Context) error { return tail.Close() })
+	p.tail = streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
 	var index projections.Index
 	attempts := 0 // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
@@ -37,7 +37,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	}, p.opts.Projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
-			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: tail, Logger: p.log,
+			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
 )
@@ -48,10 +49,21 @@ func (p *Program) knowsPage(id domain.PageID) bool {
 }
 
 // newConsumers creates the part that gives other programs access to the stream.
-func (p *Program) newConsumers() *consumers.Consumers {
+func (p *Program) newConsumers() (*consumers.Consumers, error) {
+	// The fillers have a connection of their own, so that what they store does not wait in
+	// the connection of the committer, nor it behind them.
+	conn, err := p.dial("consumers")()
+	if err != nil {
+		return nil, fmt.Errorf("connect consumers to NATS: %w", err)
+	}
+	p.onClose("connection of consumers", func(context.Context) error { conn.Close(); return nil })
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
 	o := consumers.Options{
-		JS: p.js, Stream: streams.Name, Logger: p.log.With("part", "consumers"),
-		PagesOf: func(company string) ([]domain.PageID, error) { return pages.OfCompany(p.models.Pages(), company) },
+		JS: js, Stream: streams.Name, Tail: p.tail, Pages: p.models.Pages(), Replicas: p.cfg.NATS.Replicas,
+		Logger: p.log.With("part", "consumers"),
 	}
 	if p.server != nil && p.server.Addr() != "" {
 		scheme := "nats://"
@@ -60,7 +72,7 @@ func (p *Program) newConsumers() *consumers.Consumers {
 		}
 		o.Users = natsUsers{p.server, scheme}
 	}
-	return consumers.New(o)
+	return consumers.New(o), nil
 }
 
 // natsUsers adapts the embedded server's users to the interface of package consumers.
@@ -69,7 +81,7 @@ type natsUsers struct {
 	scheme string
 }
 
-func (u natsUsers) SetUser(name, publicKey, durable string) error {
-	return u.Server.SetUser(embedded.User{Name: name, PublicKey: publicKey, Stream: streams.Name, Consumer: durable})
+func (u natsUsers) SetUser(name, publicKey, stream, durable string) error {
+	return u.Server.SetUser(embedded.User{Name: name, PublicKey: publicKey, Stream: stream, Consumer: durable})
 }
 func (u natsUsers) URL() string { return u.scheme + u.Addr() }

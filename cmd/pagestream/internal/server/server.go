@@ -69,6 +69,7 @@ type Program struct {
 	js       jetstream.JetStream
 	identity streams.Identity
 	secrets  *connect.Bucket
+	tail     *streams.Tail
 	keys     *seal.KeyRing
 
 	// The read models.

@@ -114,7 +114,7 @@ func TestSealedTokensAreOnlyInTheBucket(t *testing.T) {
 	}))
 	t.Cleanup(hook.Close)
 	cfg.NATS.Listen, cfg.Hooks.File = "127.0.0.1:0", filepath.Join(t.TempDir(), "hooks.yaml")
-	file := fmt.Sprintf("- name: all\n  url: %s\n  secrets: [%s]\n  all: true\n  from: 1\n", hook.URL, hooks.NewSecret())
+	file := fmt.Sprintf("- name: all\n  url: %s\n  secrets: [%s]\n  all: true\n  types: [page.connected, page.token_refreshed, page.disconnected]\n  from: 1\n", hook.URL, hooks.NewSecret())
 	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
 	r := start(t, cfg)
 	for _, page := range []string{"7000", "7001"} { // a consumer names pages that are known

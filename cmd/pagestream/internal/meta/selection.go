@@ -1,0 +1,64 @@
+package meta
+
+import (
+	"slices"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// internalNouns are the nouns of the events about pagestream's own work. They are
+// selected only if their types are named.
+var internalNouns = []string{"page", "subscription"}
+
+// Selection says which events of the stream somebody gets: a consumer, an endpoint of
+// webhooks, or the reader of a company's feed. Make one with [Select].
+type Selection struct {
+	all     bool
+	pages   []domain.PageID // sorted
+	company string
+	types   []domain.Type
+}
+
+// Select returns a selection of the events of all pages, or of the pages that are named
+// and those of a company; an empty company is none. An Instagram account is a page of
+// its own: it is selected if it is named, or if the company has it. Without types, every
+// type is selected but those about pagestream's own work.
+func Select(all bool, ids []domain.PageID, company string, types []domain.Type) Selection {
+	return Selection{all: all, pages: slices.Sorted(slices.Values(ids)), company: company, types: slices.Clone(types)}
+}
+
+// Selectable reports whether events of a type can be selected. What another app says of
+// a page is nobody's event.
+func Selectable(t domain.Type) bool { return t.Known() && t != domain.ForeignReceived }
+
+// ByOwner reports whether the selection depends on who events belong to. If not, Wants
+// ignores the owner.
+func (s Selection) ByOwner() bool { return s.company != "" && !s.all }
+
+// WantsType reports whether the selection has events of the type.
+func (s Selection) WantsType(t domain.Type) bool {
+	switch {
+	case t == domain.ForeignReceived:
+		return false
+	case len(s.types) > 0:
+		return slices.Contains(s.types, t)
+	}
+	return !slices.Contains(internalNouns, t.Noun())
+}
+
+// Wants reports whether the selection has the event, which belonged to owner at its
+// sequence; see [pages.Owner]. It does not look at the data.
+func (s Selection) Wants(e streams.Stored, owner pages.Ownership) bool {
+	if !s.WantsType(e.Type) {
+		return false
+	}
+	if s.all {
+		return true
+	}
+	if _, named := slices.BinarySearch(s.pages, e.Page); named {
+		return true
+	}
+	return s.company != "" && owner.Company == s.company
+}

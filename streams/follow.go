@@ -1,0 +1,100 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Message is a message of the stream, decoded but for its data, and as it is stored. Other readers may
+// share it, so callers must not modify it or what it points to.
+type Message struct {
+	// Stored is the event without its Data. If the message is malformed, only Seq is set.
+	Stored
+	// Malformed is nil if the message is an event, else the reason why it is not.
+	Malformed error
+	// Header and Body are the message's headers and data as they are stored.
+	Header nats.Header
+	Body   []byte
+}
+
+// message returns an arrival as a Message. It decodes the envelope if the arrival is not decoded yet.
+func (a arrival) message() Message {
+	m := Message{Header: a.msg.Headers(), Body: a.msg.Data()}
+	if a.event != nil {
+		m.Stored, m.Malformed = a.event.Stored, a.event.Malformed
+		m.Data = Stored{}.Data
+		return m
+	}
+	m.Stored, m.Malformed = decodeEnvelope(a.msg.Subject(), m.Header.Get, a.seq(), a.meta.Timestamp)
+	if m.Malformed != nil {
+		m.Stored = Stored{Seq: a.seq()}
+	}
+	return m
+}
+
+// FollowMessages is like [Follow], but calls f with the messages that are ready, at least one and at most
+// some hundreds, and does not decode their data. While it reads the end of the stream it takes the
+// messages from the tail, if that is not nil.
+func FollowMessages(
+	ctx context.Context, js jetstream.JetStream, stream string, from uint64, tail *Tail, f func([]Message) error,
+) error {
+	src := newSource(js, stream, []string{All}, max(from, 1)-1)
+	var in feed = src
+	if tail != nil {
+		in = &tailFeed{tail: tail, source: src}
+	}
+	defer in.close()
+	for {
+		list, err := in.chunk(ctx)
+		if len(list) > 0 {
+			messages := make([]Message, len(list))
+			for i, a := range list {
+				messages[i] = a.message()
+			}
+			if err := f(messages); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// SeqAt returns the sequence of the first event that was stored at a time or later, or one before it from
+// which on there is no earlier event: sequences have gaps. If there is no such event, the sequence is after
+// the last event.
+func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.Time) (uint64, error) {
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		return 0, fmt.Errorf("get stream: %w", err)
+	}
+	low, high := max(1, st.CachedInfo().State.FirstSeq), st.CachedInfo().State.LastSeq+1
+	for low < high {
+		middle := low + (high-low)/2
+		// The first message from the middle on: there are gaps where events were erased.
+		m, err := st.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(All))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			high = middle
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("get sequence %d: %w", middle, err)
+		}
+		stored, err := StoredAt(m.Header, m.Time)
+		if err != nil {
+			stored = m.Time // the message is malformed
+		}
+		if stored.Before(at) {
+			low = m.Sequence + 1
+		} else {
+			high = middle
+		}
+	}
+	return low, nil
+}
