@@ -52,6 +52,7 @@ var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart"
 const (
 	DefaultSyncInterval = time.Second
 	DefaultMaxPayload   = 32 << 20
+	DefaultPingInterval = 20 * time.Second
 )
 
 const (
@@ -87,6 +88,9 @@ type Options struct {
 	Listen string
 	// CertFile and KeyFile are the PEM files of the listener's certificate.
 	CertFile, KeyFile string
+	// PingInterval is how often a connection is pinged, by default 20 s. One that leaves two pings
+	// unanswered is closed.
+	PingInterval time.Duration
 	// Logger discards everything by default.
 	Logger *slog.Logger
 }
@@ -123,8 +127,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		JetStreamMaxMemory:     maxMemory,
 		MaxPayload:             cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload),
 		MaxPending:             maxPending,
+		PingInterval:           cmp.Or(max(o.PingInterval, 0), DefaultPingInterval),
+		MaxPingsOut:            2,
 	}
-	users, err := o.listen(opts)
+	users, err := o.newUsers(opts)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", o.Listen, err)
 	}
@@ -151,6 +157,12 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	go ns.Start()
 	if err := s.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
+	}
+	if users != nil {
+		if err := users.listen(ns, o.Listen, o.Logger); err != nil {
+			err = fmt.Errorf("listen on %q: %w", o.Listen, err)
+			return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
+		}
 	}
 	return s, nil
 }
@@ -218,6 +230,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		if s.users != nil && s.users.listener != nil {
+			s.users.listener.close()
+		}
 		s.ns.Shutdown()
 		s.ns.WaitForShutdown()
 	}()

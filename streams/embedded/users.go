@@ -1,18 +1,18 @@
 package embedded
 
 import (
-	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
 )
@@ -31,10 +31,18 @@ var (
 const (
 	// processUser is the user name of the process's own connections.
 	processUser = "pagestream"
-	// maxUserConnections is the most connections of all users together.
-	maxUserConnections = 256
-	userPrefix         = "consumer-"
-	tlsTimeout         = 5 * time.Second
+	userPrefix  = "consumer-"
+	// nobodyPrefix starts subjects that no stream has and nobody listens to.
+	nobodyPrefix = "_nobody."
+)
+
+// Limits of one user. A program needs one connection and a few subscriptions; what it sends are requests
+// and acknowledgements.
+const (
+	MaxUserConnections = 8
+	// MaxUserSubscriptions are those of each connection.
+	MaxUserSubscriptions = 256
+	MaxUserPayload       = 16 << 10
 )
 
 // User is a NATS user who may read from one consumer and do nothing else.
@@ -50,10 +58,12 @@ type User struct {
 // the subjects of its consumer. What a user sends can reach no other subject, not even as the reply
 // subject of a request.
 type users struct {
-	password string // of processUser
+	password string      // of processUser
+	tls      *tls.Config // nil without TLS
 
-	mu    sync.Mutex
-	byKey map[string]registered
+	mu       sync.Mutex
+	byKey    map[string]registered
+	listener *listener
 }
 
 type registered struct {
@@ -62,47 +72,53 @@ type registered struct {
 	account *server.Account
 }
 
-// listen sets the options of the listener in opts. It returns nil users if the server must not listen.
-func (o Options) listen(opts *server.Options) (*users, error) {
+// newUsers returns the users of the listener, and sets them in opts. It returns nil if the server must not
+// listen.
+func (o Options) newUsers(opts *server.Options) (*users, error) {
 	if o.Listen == "" {
 		return nil, nil //nolint:nilnil // the server does not listen
 	}
-	host, p, err := net.SplitHostPort(o.Listen)
+	host, port, err := net.SplitHostPort(o.Listen)
 	if err != nil {
 		return nil, err
 	}
-	port, err := strconv.Atoi(p)
-	if err != nil {
-		return nil, fmt.Errorf("port %q is not a number", p)
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return nil, fmt.Errorf("port %q is not a number", port)
 	}
+	// The password is new at each start.
+	u := &users{password: rand.Text(), byKey: make(map[string]registered)}
 	if o.CertFile != "" || o.KeyFile != "" {
 		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("load certificate: %w", err)
 		}
-		opts.TLS, opts.TLSTimeout = true, tlsTimeout.Seconds()
-		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		u.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
-	if ip := net.ParseIP(host); !opts.TLS && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if ip := net.ParseIP(host); u.tls == nil && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return nil, ErrNeedsTLS
 	}
-	// The password is new at each start.
-	u := &users{password: rand.Text(), byKey: make(map[string]registered)}
-	opts.DontListen, opts.Host, opts.Port = false, host, cmp.Or(port, server.RANDOM_PORT)
 	opts.CustomClientAuthentication, opts.AlwaysEnableNonce = u, true
-	opts.MaxConn = maxUserConnections
+	opts.AuthTimeout = authTimeout.Seconds()
 	return u, nil
+}
+
+// listen starts the listener.
+func (u *users) listen(ns *server.Server, addr string, log *slog.Logger) (err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.listener, err = listen(ns, addr, u.tls, log)
+	return err
 }
 
 // Check authenticates a connection. It is called by the server for every connection.
 func (u *users) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
-	if o.Username == processUser {
-		return subtle.ConstantTimeCompare([]byte(o.Password), []byte(u.password)) == 1
-	}
 	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.listener == nil || !u.listener.accepted(c.GetNonce()) {
+		return o.Username == processUser && subtle.ConstantTimeCompare([]byte(o.Password), []byte(u.password)) == 1
+	}
 	user, known := u.byKey[o.Nkey]
-	u.mu.Unlock()
 	if !known {
 		return false
 	}
@@ -116,6 +132,9 @@ func (u *users) Check(c server.ClientAuthentication) bool {
 	if err != nil || key.Verify(c.GetNonce(), sig) != nil {
 		return false
 	}
+	u.listener.authenticated(c.GetNonce(), user.Name)
+	// If the account has no place left, RegisterUser tells the client so and closes the connection.
+	full := user.account.MaxTotalConnectionsReached()
 	allow := user.subjects()
 	c.RegisterUser(&server.User{
 		Username: user.Name, Account: user.account,
@@ -124,7 +143,7 @@ func (u *users) Check(c server.ClientAuthentication) bool {
 			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 		},
 	})
-	return true
+	return !full
 }
 
 // subjects returns the subjects that the user may publish to: those for requesting messages, for the
@@ -151,23 +170,45 @@ func (s *Server) SetUser(u User) error {
 	}
 	account, fresh := s.ns.LookupOrRegisterAccount(userPrefix + u.Name)
 	if fresh {
-		// The stream's account answers requests on these subjects, from this account only.
-		global := s.ns.GlobalAccount()
-		for i, subject := range u.subjects() {
-			kind := server.Singleton
-			if i == 0 {
-				kind = server.Streamed // one request, many messages
-			}
-			if err := global.AddServiceExportWithResponse(subject, kind, []*server.Account{account}); err != nil {
-				return fmt.Errorf("export %s: %w", subject, err)
-			}
-			if err := account.AddServiceImport(global, subject, subject); err != nil {
-				return fmt.Errorf("import %s: %w", subject, err)
-			}
+		if err := s.connectAccount(account, u.subjects()); err != nil {
+			return err
 		}
 	}
-	s.users.remove(s.ns, u.Name)
+	s.users.remove(u.Name)
 	s.users.byKey[u.PublicKey] = registered{User: u, account: account}
+	return nil
+}
+
+// connectAccount sets the limits of a user's account and lets it make requests to the stream's account,
+// which answers them on these subjects from this account only.
+func (s *Server) connectAccount(account *server.Account, subjects []string) error {
+	global := s.ns.GlobalAccount()
+	only := []*server.Account{account}
+	// An account without an import of JetStream's info gets all of JetStream's API, which answers that the
+	// account has no JetStream. So it has one, of a subject that nobody answers.
+	nobody := nobodyPrefix + account.Name
+	if err := global.AddServiceExport(nobody, only); err != nil {
+		return fmt.Errorf("export %s: %w", nobody, err)
+	}
+	claims := jwt.NewAccountClaims(account.Name)
+	claims.Imports.Add(&jwt.Import{
+		Account: global.Name, Type: jwt.Service, Subject: jwt.Subject(nobody), LocalSubject: server.JSApiAccountInfo,
+	})
+	claims.Limits.Conn, claims.Limits.LeafNodeConn = MaxUserConnections, 0
+	claims.Limits.Subs, claims.Limits.Payload = MaxUserSubscriptions, MaxUserPayload
+	s.ns.UpdateAccountClaims(account, claims) // before the other imports, which it would remove
+	for i, subject := range subjects {
+		kind := server.Singleton
+		if i == 0 {
+			kind = server.Streamed // one request, many messages
+		}
+		if err := global.AddServiceExportWithResponse(subject, kind, only); err != nil {
+			return fmt.Errorf("export %s: %w", subject, err)
+		}
+		if err := account.AddServiceImport(global, subject, subject); err != nil {
+			return fmt.Errorf("import %s: %w", subject, err)
+		}
+	}
 	return nil
 }
 
@@ -178,24 +219,15 @@ func (s *Server) RemoveUser(name string) {
 	}
 	s.users.mu.Lock()
 	defer s.users.mu.Unlock()
-	s.users.remove(s.ns, name)
+	s.users.remove(name)
 }
 
 // remove deletes a user and closes its connections. The caller must hold u.mu.
-func (u *users) remove(ns *server.Server, name string) {
+func (u *users) remove(name string) {
 	for key, user := range u.byKey {
-		if user.Name != name {
-			continue
-		}
-		delete(u.byKey, key)
-		list, err := ns.Connz(&server.ConnzOptions{
-			Username: true, Account: user.account.Name, Limit: maxUserConnections,
-		})
-		if err != nil {
-			continue // the account has no connections
-		}
-		for _, c := range list.Conns {
-			_ = ns.DisconnectClientByID(c.Cid) // it may already be closed
+		if user.Name == name {
+			delete(u.byKey, key)
+			u.listener.disconnect(name)
 		}
 	}
 }
@@ -205,5 +237,5 @@ func (s *Server) Addr() string {
 	if s.users == nil {
 		return ""
 	}
-	return s.ns.Addr().String()
+	return s.users.listener.tcp.Addr().String()
 }
