@@ -151,7 +151,7 @@ func (b BenchCommand) options() (bench.Options, error) {
 // print prints the report and writes the files of --out and --chart.
 func (b BenchCommand) print(c *CLI, report bench.Report) error {
 	if b.Out != "" {
-		err := writeAtomic(b.Out, func(w io.Writer) error {
+		err := writeAtomic(b.Out, 0o644, func(w io.Writer) error {
 			enc := json.NewEncoder(w)
 			enc.SetIndent("", "  ")
 			return enc.Encode(report)
@@ -161,7 +161,7 @@ func (b BenchCommand) print(c *CLI, report bench.Report) error {
 		}
 	}
 	if b.Chart != "" {
-		if err := writeAtomic(b.Chart, report.WriteChart); err != nil {
+		if err := writeAtomic(b.Chart, 0o644, report.WriteChart); err != nil {
 			return fmt.Errorf("write chart: %w", err)
 		}
 	}
@@ -171,13 +171,13 @@ func (b BenchCommand) print(c *CLI, report bench.Report) error {
 }
 
 // writeAtomic writes a file through a temporary one: after an error the file is unchanged.
-func writeAtomic(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".bench-*")
+func writeAtomic(name string, mode os.FileMode, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".pagestream-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	err = errors.Join(write(f), f.Chmod(mode), f.Close())
 	if err != nil {
 		return err
 	}

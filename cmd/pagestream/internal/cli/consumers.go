@@ -2,8 +2,11 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,10 +18,11 @@ import (
 
 // ConsumersCommand groups the commands for programs that read events through NATS.
 type ConsumersCommand struct {
-	Add    ConsumersAddCommand    `cmd:"" help:"Let a program read the events of chosen pages through NATS."`
-	List   ConsumersListCommand   `cmd:"" help:"List consumers and their positions."`
-	Rewind ConsumersRewindCommand `cmd:"" help:"Let a consumer read again from an event or a time on."`
-	Remove ConsumersRemoveCommand `cmd:"" help:"Remove a consumer and its user."`
+	Add        ConsumersAddCommand        `cmd:"" help:"Let a program read the events of chosen pages through NATS."`
+	List       ConsumersListCommand       `cmd:"" help:"List consumers and their positions."`
+	Rewind     ConsumersRewindCommand     `cmd:"" help:"Let a consumer read again from an event or a time on."`
+	NATSConfig ConsumersNATSConfigCommand `cmd:"" name:"nats-config" help:"Write the consumers' accounts for your own NATS server."`
+	Remove     ConsumersRemoveCommand     `cmd:"" help:"Remove a consumer and its user."`
 }
 
 const consumersPath = "/api/v1/consumers"
@@ -47,8 +51,11 @@ func (a ConsumersAddCommand) Run(c *CLI) error {
 		fmt.Fprintf(c.Out, "consumer  %s (stream %s)\nseed      %s\n", out.Durable, out.Stream, out.Seed)
 		fmt.Fprintln(c.Out, "The seed is not shown again. Keep it in a file that only the program can read.")
 		if out.URL == "" {
-			fmt.Fprintf(c.Out, "This server has no NATS listener: set nats.listen. "+
-				"On your own NATS cluster, create a user with the key\n%s\nthat may publish to\n  %s\nand subscribe to its inbox.\n", out.PublicKey, strings.Join(out.Publish, "\n  "))
+			fmt.Fprintf(c.Out, "This server has no NATS listener: set nats.listen. With nats.url, type\n  "+
+				"pagestream consumers nats-config DIR\nto write the configuration of your NATS server. "+
+				"It has an account for this consumer's key\n  %s\nwhich imports\n  %s\n"+
+				"Don't give the key permissions in the account of pagestream: with them it could store events.\n",
+				out.PublicKey, strings.Join(out.Publish, "\n  "))
 			return
 		}
 		fmt.Fprintf(c.Out, "url       %s\nTry: nats --server %s --nkey FILE consumer next %s %s\n",
@@ -112,6 +119,46 @@ func (r ConsumersRewindCommand) Run(c *CLI) error {
 	path := consumersPath + "/" + url.PathEscape(r.Name) + "/rewind"
 	out, err := post[consumers.Consumer](c, path, nil, api.RewindRequest{To: to})
 	return c.answer(out, err, func() { fmt.Fprintf(c.Out, "%s reads again from event %d on\n", r.Name, out.Seq+1) })
+}
+
+// ConsumersNATSConfigCommand writes the accounts of the consumers for an external NATS server.
+type ConsumersNATSConfigCommand struct {
+	Dir     string `arg:"" help:"Directory for exports.conf and accounts.conf, which are replaced."`
+	Account string `default:"PAGESTREAM" env:"PAGESTREAM_CONSUMERS_NATS_CONFIG_ACCOUNT" help:"The account that pagestream itself uses on that server."`
+}
+
+// Run writes two files, with all consumers that there are, and prints where they belong.
+func (n ConsumersNATSConfigCommand) Run(c *CLI) error {
+	list, err := whole[consumers.Consumer](c, consumersPath)
+	if err != nil {
+		return err
+	}
+	conf, err := consumers.NATSAccounts(n.Account, list)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	exports, accounts := filepath.Join(n.Dir, "exports.conf"), filepath.Join(n.Dir, "accounts.conf")
+	for path, text := range map[string]string{exports: conf.Exports, accounts: conf.Accounts} {
+		err := writeAtomic(path, 0o600, func(w io.Writer) error {
+			_, err := io.WriteString(w, text)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("write configuration: %w", err)
+		}
+	}
+	out := map[string]any{"exports": exports, "accounts": accounts, "consumers": len(list)}
+	return c.answer(out, nil, func() {
+		dir := filepath.Base(n.Dir)
+		fmt.Fprintf(c.Out, "%d consumers are in %s and %s.\nOnce, in the configuration of the NATS server:\n\n"+
+			"accounts {\n  %s {\n    …\n    include %q\n  }\n  include %q\n}\n\n"+
+			"Paths are relative to that file. Then, and after each consumers add and remove, reload the server twice\n"+
+			"(nats-server --signal reload): it connects a new account with the second reload.\n",
+			len(list), exports, accounts, n.Account, dir+"/exports.conf", dir+"/accounts.conf")
+	})
 }
 
 // ConsumersRemoveCommand removes a consumer.

@@ -137,10 +137,10 @@ type Added struct {
 	Consumer
 	// Seed is the user's secret nkey. It is not stored.
 	Seed string `json:"seed"`
-	// URL is where to connect. It is empty with an external NATS server: the
-	// operator of that server must create the user, with permission to publish to
-	// the subjects in Publish.
-	URL     string   `json:"url,omitempty"`
+	// URL is where to connect. It is empty with an external NATS server, which must be
+	// given what [NATSAccounts] returns.
+	URL string `json:"url,omitempty"`
+	// Publish are the subjects that the user publishes to, from an account of its own.
 	Publish []string `json:"publish"`
 }
 
@@ -250,10 +250,7 @@ func (c *Consumers) Add(ctx context.Context, s Spec) (out Added, err error) {
 	if out.Consumer, err = c.consumer(ctx, r, 0); err != nil {
 		return Added{}, err
 	}
-	out.Publish = []string{
-		"$JS.API.CONSUMER.MSG.NEXT." + out.Stream + "." + out.Durable,
-		"$JS.API.CONSUMER.INFO." + out.Stream + "." + out.Durable, "$JS.ACK." + out.Stream + "." + out.Durable + ".>",
-	}
+	out.Publish = out.requests()
 	if c.opts.Users != nil {
 		if err := c.setUser(s); err != nil {
 			return Added{}, err
