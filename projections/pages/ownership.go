@@ -53,6 +53,8 @@ type turn struct {
 	// Number counts the turns of the id, from 1.
 	Number uint64 `json:"n"`
 	Ownership
+	// from is the sequence in the key.
+	from uint64
 }
 
 // UnmarshalBinary reads what AppendBinary wrote.
@@ -174,6 +176,7 @@ func turnAt(c *store.Cursor, id string, seq uint64) (t turn, err error) {
 	if err := t.UnmarshalBinary(value); err != nil {
 		return turn{}, fmt.Errorf("decode owner: %w", store.ErrCorrupt)
 	}
+	t.from = math.MaxUint64 - binary.BigEndian.Uint64(key[len(key)-8:])
 	return t, nil
 }
 

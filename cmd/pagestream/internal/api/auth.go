@@ -2,13 +2,10 @@ package api
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,44 +67,4 @@ func ReadOrCreateToken(path string) (token string, created bool, err error) {
 	}
 	token, readErr := ReadToken(path)
 	return token, err == nil, readErr
-}
-
-// require passes a request to next if it has the admin token, the read-only token and
-// changes nothing, or a session with the same rights. A token in a query parameter is
-// not accepted: a token in a URL ends up in logs.
-func (s *Server) require(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		write, ok := s.authenticate(r)
-		switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
-		case !ok:
-			w.Header().Set("WWW-Authenticate", `Bearer realm="pagestream"`)
-			writeProblem(w, problem(http.StatusUnauthorized,
-				"send the admin token as Authorization: Bearer …; it is in the file that http.token_file names"))
-		case !write && !reads:
-			writeProblem(w, problem(http.StatusForbidden,
-				"this token only reads; the admin token is in the file that http.token_file names"))
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
-}
-
-// authenticate reports whether a request may read (ok), and whether it may change
-// anything (write).
-func (s *Server) authenticate(r *http.Request) (write, ok bool) {
-	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		if s.opts.Session == nil {
-			return false, false
-		}
-		return s.opts.Session(r)
-	}
-	write = same(given, s.opts.Token)
-	return write, write || s.opts.ReadToken != "" && same(given, s.opts.ReadToken)
-}
-
-// same compares two secrets in a time that does not depend on them.
-func same(given, want string) bool {
-	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }

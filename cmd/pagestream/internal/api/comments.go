@@ -26,12 +26,19 @@ func (s *Server) commentRoutes() routes {
 		"GET /api/v1/comments/{page}": {
 			serve:  s.listComments,
 			params: params{"at_seq", "at_time", "contact", "cursor", "limit", "min_seq", "order", "post", "state"},
+			allow:  toCompanies,
 		},
-		"GET /api/v1/comments/{page}/{comment}": {serve: s.getComment, params: params{"at_seq", "at_time", "min_seq"}},
+		"GET /api/v1/comments/{page}/{comment}": {
+			serve: s.getComment, params: params{"at_seq", "at_time", "min_seq"}, allow: toCompanies,
+		},
 		"GET /api/v1/posts/{page}": {
-			serve: s.listPosts, params: params{"at_seq", "at_time", "cursor", "limit", "min_seq", "order"},
+			serve:  s.listPosts,
+			params: params{"at_seq", "at_time", "cursor", "limit", "min_seq", "order"},
+			allow:  toCompanies,
 		},
-		"GET /api/v1/posts/{page}/{post}": {serve: s.getPost, params: params{"at_seq", "at_time", "min_seq"}},
+		"GET /api/v1/posts/{page}/{post}": {
+			serve: s.getPost, params: params{"at_seq", "at_time", "min_seq"}, allow: toCompanies,
+		},
 	}
 }
 
@@ -39,6 +46,9 @@ func (s *Server) commentRoutes() routes {
 // they were at ?at_seq= or ?at_time=.
 func (s *Server) commentsAt(r *http.Request, read func(v projections.Viewer, page domain.PageID) error) error {
 	page := domain.PageID(r.PathValue("page"))
+	if err := notPast(r); err != nil {
+		return err
+	}
 	if !isPast(r) {
 		if err := await(r, s.opts.Comments); err != nil {
 			return err
@@ -82,8 +92,22 @@ func (s *Server) listComments(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "state is visible, hidden or removed")
 	}
 	return s.commentsAt(r, func(v projections.Viewer, page domain.PageID) error {
-		items, next, err := comments.List(v, page, q, p)
-		return writeList(w, "list comments", items, next, err)
+		b, err := s.bound(r, page)
+		if err != nil {
+			return err
+		}
+		read := func(cursor string, limit int) ([]comments.Comment, string, error) {
+			return comments.List(v, page, q, comments.Page{Cursor: cursor, Limit: limit, NewestFirst: p.NewestFirst})
+		}
+		items, next, err := boundList(b, p.Cursor, p.Limit, read, b.comment)
+		if b == nil {
+			return writeList(w, "list comments", items, next, err)
+		}
+		out := make([]companyComment, len(items))
+		for i, c := range items {
+			out[i].Comment = c
+		}
+		return writeList(w, "list comments", out, next, err)
 	})
 }
 
@@ -91,11 +115,16 @@ func (s *Server) getComment(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("comment")
 	return s.commentsAt(r, func(v projections.Viewer, page domain.PageID) error {
 		c, err := comments.Get(v, page, id)
-		if errors.Is(err, comments.ErrNotFound) {
+		b, refused := s.bound(r, page)
+		switch {
+		case refused != nil:
+			return refused
+		case errors.Is(err, comments.ErrNotFound), err == nil && !b.comment(c):
 			return problem(http.StatusNotFound, fmt.Sprintf("page %s has no comment %s", page, id))
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("get comment: %w", err)
+		case b != nil:
+			return writeJSON(w, http.StatusOK, companyComment{Comment: c})
 		}
 		return writeJSON(w, http.StatusOK, c)
 	})
@@ -107,8 +136,22 @@ func (s *Server) listPosts(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.commentsAt(r, func(v projections.Viewer, page domain.PageID) error {
-		items, next, err := comments.Posts(v, page, p)
-		return writeList(w, "list posts", items, next, err)
+		b, err := s.bound(r, page)
+		if err != nil {
+			return err
+		}
+		read := func(cursor string, limit int) ([]comments.Post, string, error) {
+			return comments.Posts(v, page, comments.Page{Cursor: cursor, Limit: limit, NewestFirst: p.NewestFirst})
+		}
+		items, next, err := boundList(b, p.Cursor, p.Limit, read, b.post)
+		if b == nil {
+			return writeList(w, "list posts", items, next, err)
+		}
+		out := make([]companyPost, len(items))
+		for i, one := range items {
+			out[i].Post = one
+		}
+		return writeList(w, "list posts", out, next, err)
 	})
 }
 
@@ -116,11 +159,16 @@ func (s *Server) getPost(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("post")
 	return s.commentsAt(r, func(v projections.Viewer, page domain.PageID) error {
 		p, err := comments.GetPost(v, page, id)
-		if errors.Is(err, comments.ErrNotFound) {
+		b, refused := s.bound(r, page)
+		switch {
+		case refused != nil:
+			return refused
+		case errors.Is(err, comments.ErrNotFound), err == nil && !b.post(p):
 			return problem(http.StatusNotFound, fmt.Sprintf("page %s has no post %s", page, id))
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("get post: %w", err)
+		case b != nil:
+			return writeJSON(w, http.StatusOK, companyPost{Post: p})
 		}
 		return writeJSON(w, http.StatusOK, p)
 	})

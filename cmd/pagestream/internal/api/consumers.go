@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/domain"
 )
 
@@ -20,10 +21,12 @@ type ConsumerOperator interface {
 
 func (s *Server) consumerRoutes() routes {
 	return routes{
-		"GET /api/v1/consumers":                {serve: s.listConsumers},
-		"POST /api/v1/consumers":               {serve: s.addConsumer, body: true},
-		"POST /api/v1/consumers/{name}/rewind": {serve: s.rewindConsumer, body: true},
-		"DELETE /api/v1/consumers/{name}":      {serve: s.removeConsumer},
+		"GET /api/v1/consumers":  {serve: s.listConsumers, allow: toReaders},
+		"POST /api/v1/consumers": {serve: s.addConsumer, body: true, verb: "consumers_add"},
+		"POST /api/v1/consumers/{name}/rewind": {
+			serve: s.rewindConsumer, body: true, verb: "consumers_rewind", on: "consumer",
+		},
+		"DELETE /api/v1/consumers/{name}": {serve: s.removeConsumer, verb: "consumers_remove", on: "consumer"},
 	}
 }
 
@@ -52,6 +55,9 @@ func (s *Server) addConsumer(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, &in, `{"name": "…"} with pages, company or "all": true, and optionally types, from_now`); err != nil {
 		return err
 	}
+	action := history.From(r.Context())
+	action.On("consumer", in.Name)
+	action.OnText("company", in.Company)
 	out, err := s.opts.Operator.AddConsumer(r.Context(), consumers.Spec{
 		Name: in.Name, Pages: in.Pages, Company: in.Company, All: in.All, Types: in.Types, FromNow: in.FromNow,
 	})

@@ -16,14 +16,18 @@ import (
 func (s *Server) conversationRoutes() routes {
 	return routes{
 		"GET /api/v1/pages/{id}/conversations": {
-			serve: s.listConversations, params: params{"cursor", "limit", "min_seq"},
+			serve: s.listConversations, params: params{"cursor", "limit", "min_seq"}, allow: toCompanies,
 		},
-		"GET /api/v1/conversations/{page}/{contact}": {serve: s.getConversation, params: params{"min_seq"}},
+		"GET /api/v1/conversations/{page}/{contact}": {
+			serve: s.getConversation, params: params{"min_seq"}, allow: toCompanies,
+		},
 		"GET /api/v1/conversations/{page}/{contact}/messages": {
-			serve: s.listMessages, params: params{"at_seq", "at_time", "cursor", "limit", "min_seq", "order"},
+			serve:  s.listMessages,
+			params: params{"at_seq", "at_time", "cursor", "limit", "min_seq", "order"},
+			allow:  toCompanies,
 		},
 		"GET /api/v1/conversations/{page}/{contact}/events": {
-			serve: s.listSources, params: params{"cursor", "limit", "mid", "min_seq"},
+			serve: s.listSources, params: params{"cursor", "limit", "mid", "min_seq"}, allow: toCompanies,
 		},
 	}
 }
@@ -41,7 +45,16 @@ func (s *Server) listConversations(w http.ResponseWriter, r *http.Request) error
 	if err := await(r, s.opts.Conversations); err != nil {
 		return err
 	}
-	items, next, err := conversations.List(s.opts.Conversations, pageID(r), r.URL.Query().Get("cursor"), limit)
+	page, cursor := pageID(r), r.URL.Query().Get("cursor")
+	b, err := s.bound(r, page)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		items, next, err := b.listConversations(cursor, limit)
+		return writeList(w, "list conversations", items, next, err)
+	}
+	items, next, err := conversations.List(s.opts.Conversations, page, cursor, limit)
 	return writeList(w, "list conversations", items, next, err)
 }
 
@@ -50,6 +63,9 @@ func (s *Server) getConversation(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page, contact := conversation(r)
+	if companyOf(r) != "" {
+		return s.getOwnConversation(w, r, page, contact)
+	}
 	c, err := conversations.Get(s.opts.Conversations, page, contact)
 	if errors.Is(err, conversations.ErrErased) {
 		return problem(http.StatusGone, fmt.Sprintf("the conversation of page %s with contact %s was erased", page, contact))
@@ -74,8 +90,19 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := notPast(r); err != nil {
+		return err
+	}
 	page, contact := conversation(r)
 	read := func(v projections.Viewer) error {
+		b, err := s.bound(r, page)
+		if err != nil {
+			return err
+		}
+		if b != nil {
+			items, next, err := b.messages(contact, r.URL.Query().Get("cursor"), limit, newest)
+			return writeList(w, "list messages", items, next, err)
+		}
 		items, next, err := conversations.Messages(v, page, contact, r.URL.Query().Get("cursor"), limit, newest)
 		return writeList(w, "list messages", items, next, err)
 	}
@@ -151,14 +178,32 @@ func (s *Server) listSources(w http.ResponseWriter, r *http.Request) error {
 	}
 	page, contact := conversation(r)
 	if mid := r.URL.Query().Get("mid"); mid != "" {
+		notFound := problem(http.StatusNotFound, "the conversation has no such message")
+		if err := s.isOwn(r, page); err != nil {
+			return err
+		}
 		found, err := conversations.FindByMID(s.opts.Conversations, page, contact, mid)
 		if errors.Is(err, conversations.ErrNotFound) {
-			return problem(http.StatusNotFound, "the conversation has no such message")
+			return notFound
 		}
 		if err != nil {
 			return fmt.Errorf("find message: %w", err)
 		}
+		b, err := s.bound(r, page)
+		if err != nil {
+			return err
+		}
+		if b != nil && !b.message(found) {
+			return notFound
+		}
 		return writeJSON(w, http.StatusOK, List[uint64]{Items: found.Events})
+	}
+	b, err := s.bound(r, page)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		after = max(after, b.from-1)
 	}
 	seqs, err := conversations.EventsOf(s.opts.Conversations, page, contact, after, limit)
 	if err != nil {

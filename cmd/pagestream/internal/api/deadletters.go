@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -19,8 +20,10 @@ type DeadLetterOperator interface {
 
 func (s *Server) deadLetterRoutes() routes {
 	return routes{
-		"GET /api/v1/deadletters":  {serve: s.listDeadLetters, params: params{"cursor", "limit", "projection"}},
-		"POST /api/v1/deadletters": {serve: s.decideDeadLetters, body: true},
+		"GET /api/v1/deadletters": {
+			serve: s.listDeadLetters, params: params{"cursor", "limit", "projection"}, allow: toReaders,
+		},
+		"POST /api/v1/deadletters": {serve: s.decideDeadLetters, body: true, verb: "deadletters_decide"},
 	}
 }
 
@@ -59,6 +62,7 @@ func (s *Server) decideDeadLetters(w http.ResponseWriter, r *http.Request) error
 	if err := in.Check(); err != nil {
 		return problem(http.StatusBadRequest, err.Error())
 	}
+	in.Record(history.From(r.Context()))
 	extend(w)
 	out, err := s.opts.Operator.Decide(r.Context(), in)
 	if errors.Is(err, projections.ErrNoDeadLetter) {

@@ -21,12 +21,14 @@ import (
 func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events": {
-			serve: s.listEvents, params: params{"after", "company", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
+			serve:  s.listEvents,
+			params: params{"after", "company", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
+			allow:  toCompanies,
 		},
-		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}},
+		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}, allow: toCompanies},
 
-		"GET /api/v1/schemas":        {serve: listSchemas},
-		"GET /api/v1/schemas/{type}": {serve: getSchema},
+		"GET /api/v1/schemas":        {serve: listSchemas, allow: toCompanies},
+		"GET /api/v1/schemas/{type}": {serve: getSchema, allow: toCompanies},
 	}
 }
 
@@ -70,6 +72,7 @@ type eventHead struct {
 // eventWriter writes the events of one response.
 type eventWriter struct {
 	names  *names
+	bound  *boundEvents
 	base64 bool // the item as raw_base64
 }
 
@@ -79,16 +82,21 @@ func (s *Server) eventWriter(r *http.Request) (eventWriter, error) {
 	if raw != "" && raw != "base64" {
 		return eventWriter{}, problem(http.StatusBadRequest, "raw is base64, or is not given")
 	}
-	return eventWriter{names: s.names(), base64: raw != ""}, nil
+	return eventWriter{names: s.names(), bound: s.boundEvents(r), base64: raw != ""}, nil
 }
 
 // append appends e as one JSON object, on one line. Its data are in the outgoing form of
 // [domain.Data.EncodeLine].
 func (w eventWriter) append(buf *bytes.Buffer, e streams.Stored) error {
+	e, err := w.bound.event(e)
+	if err != nil {
+		return err
+	}
 	head := eventHead{
-		Seq: e.Seq, ID: e.ID, Type: e.Type, Page: e.Page, Contact: e.Contact,
-		PageName: w.names.page(e.Page), ContactName: w.names.contact(e.Page, e.Contact),
-		Stored: e.At, Standby: e.Standby,
+		Seq: e.Seq, ID: e.ID, Type: e.Type, Page: e.Page, Contact: e.Contact, Stored: e.At, Standby: e.Standby,
+	}
+	if head.PageName, head.ContactName, err = w.bound.names(w.names, e); err != nil {
+		return err
 	}
 	if !e.Time.IsZero() {
 		head.Time = &e.Time
@@ -138,16 +146,18 @@ func (s *Server) filters(r *http.Request, ids ...domain.PageID) ([]string, error
 // belongs returns a function that reports whether an event is in the list or feed of a
 // company, which has what a consumer of the company gets; see [meta.Selection]. No
 // company means that every event is. The function waits until the read model of pages has
-// applied the event, so that its answer is final.
+// applied the event, so that its answer is final. A company's token gets no internal
+// events.
 func (s *Server) belongs(r *http.Request, company string) func(context.Context, streams.Stored) (bool, error) {
+	bound := s.boundEvents(r)
 	var types []domain.Type
 	for _, t := range list(r, "type") {
 		types = append(types, domain.Type(t))
 	}
 	selection := meta.Select(false, nil, company, types)
 	return func(ctx context.Context, e streams.Stored) (bool, error) {
-		if company == "" {
-			return true, nil
+		if company == "" || !bound.shows(e) {
+			return company == "", nil
 		}
 		if !selection.WantsType(e.Type) {
 			return false, nil
@@ -290,9 +300,19 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	e, err := streams.Get(r.Context(), s.opts.JS, s.opts.Stream, seq)
+	notFound := problem(http.StatusNotFound, fmt.Sprintf("there is no event %d", seq))
+	if company := companyOf(r); company != "" {
+		own := false
+		if err == nil {
+			own, err = s.belongs(r, company)(r.Context(), e)
+		}
+		if !own && (err == nil || errors.Is(err, streams.ErrMalformed)) { // that is nobody's
+			return notFound
+		}
+	}
 	switch {
 	case errors.Is(err, streams.ErrNotFound):
-		return problem(http.StatusNotFound, fmt.Sprintf("there is no event %d", seq))
+		return notFound
 	case errors.Is(err, streams.ErrMalformed):
 		return problem(http.StatusUnprocessableEntity, fmt.Sprintf("it can't be shown: %v; events export has it", err))
 	case err != nil:
@@ -307,8 +327,34 @@ func (s *Server) getEvent(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxFeeds bounds the number of feeds that are open at once.
-const maxFeeds = 64
+// maxFeeds bounds the number of feeds that are open at once, maxCompanyFeeds the number of
+// those by the tokens of one company, so that it leaves places for the others.
+const (
+	maxFeeds        = 64
+	maxCompanyFeeds = 8
+)
+
+// enterFeed counts a feed of a company. It returns false if the company has too many;
+// otherwise the caller must call leave at the end of the feed.
+func (s *Server) enterFeed(r *http.Request) (leave func(), ok bool) {
+	company := companyOf(r)
+	if company == "" {
+		return func() {}, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.companyFeeds[company] >= maxCompanyFeeds {
+		return nil, false
+	}
+	s.companyFeeds[company]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.companyFeeds[company]--; s.companyFeeds[company] == 0 {
+			delete(s.companyFeeds, company)
+		}
+	}, true
+}
 
 // feedParams are the parameters of the events that also apply to their feed.
 var feedParams = params{"after", "company", "page" + many, "raw", "type" + many}
@@ -360,6 +406,12 @@ func (s *Server) feedEvents(
 			return fmt.Errorf("find the head: %w", err)
 		}
 	}
+	leave, ok := s.enterFeed(r)
+	if !ok {
+		return problem(http.StatusServiceUnavailable,
+			fmt.Sprintf("%d feeds of this company are open already, which is the limit", maxCompanyFeeds))
+	}
+	defer leave()
 	o := sse.Options{Hello: "feed", Heartbeat: "still here"}
 	belongs := s.belongs(r, company)
 	from := streams.ReadOptions{
@@ -372,7 +424,8 @@ func (s *Server) feedEvents(
 					return err
 				}
 				var data bytes.Buffer
-				events := eventWriter{names: s.names(), base64: asBase64} // a feed is long, and names change
+				// A feed is long, and names change.
+				events := eventWriter{names: s.names(), bound: s.boundEvents(r), base64: asBase64}
 				if err := events.append(&data, e); err != nil {
 					return err
 				}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
@@ -17,8 +18,10 @@ type CopyOperator interface {
 
 func (s *Server) copyRoutes() routes {
 	return routes{
-		"GET /api/v1/export":  {serve: s.export, params: params{"from", "page" + many, "to", "type" + many}},
-		"POST /api/v1/backup": {serve: s.backup, body: true},
+		"GET /api/v1/export": {
+			serve: s.export, params: params{"from", "page" + many, "to", "type" + many}, allow: toReaders,
+		},
+		"POST /api/v1/backup": {serve: s.backup, body: true, verb: "backup"},
 	}
 }
 
@@ -78,6 +81,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	if in.Dir == "" {
 		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
 	}
+	history.From(r.Context()).OnText("dir", in.Dir)
 	return run(w, r, "back up", func(ctx context.Context, progress func(operate.CopyProgress)) (backup.Manifest, error) {
 		return s.opts.Operator.Backup(ctx, in.Dir, progress)
 	})

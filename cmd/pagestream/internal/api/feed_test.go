@@ -18,8 +18,7 @@ func (f *fakeOperator) Statuses() []projections.Status { return []projections.St
 // TestFeedOfStatuses checks that the first status is sent at once, that the number of
 // feeds is limited, and that Close ends all feeds.
 func TestFeedOfStatuses(t *testing.T) {
-	s, err := New(Options{Token: token, Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
-	require.NoError(t, err)
+	s := New(Options{Tokens: fileTokens(t), Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
 	mux := http.NewServeMux()
 	s.Register(mux)
 	srv := httptest.NewServer(mux)

@@ -56,8 +56,7 @@ func TestHosts(t *testing.T) {
 func TestWrongTokensAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		s, err := New(Options{Token: token, Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
-		require.NoError(t, err)
+		s := New(Options{Tokens: fileTokens(t), Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
 		defer s.Close()
 		mux := http.NewServeMux()
 		s.Register(mux)
@@ -125,8 +124,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 // TestWrongMethod checks that each path answers 405 with its methods to any other one, and 404 only
 // if the API does not have the path.
 func TestWrongMethod(t *testing.T) {
-	s, err := New(Options{Token: token, Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
-	require.NoError(t, err)
+	s := New(Options{Tokens: fileTokens(t), Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
 	defer s.Close()
 	mux := http.NewServeMux()
 	s.Register(mux)

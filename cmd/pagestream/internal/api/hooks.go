@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 )
 
@@ -17,10 +18,14 @@ type HookOperator interface {
 
 func (s *Server) hookRoutes() routes {
 	return routes{
-		"GET /api/v1/hooks":                    {serve: s.listHooks},
-		"GET /api/v1/hooks/{name}/deadletters": {serve: s.listHookDeadLetters, params: params{"cursor", "limit"}},
-		"POST /api/v1/hooks/{name}/redrive":    {serve: s.redriveHook, params: params{"all", "event"}},
-		"POST /api/v1/hooks/{name}/enable":     {serve: s.enableHook},
+		"GET /api/v1/hooks": {serve: s.listHooks, allow: toReaders},
+		"GET /api/v1/hooks/{name}/deadletters": {
+			serve: s.listHookDeadLetters, params: params{"cursor", "limit"}, allow: toReaders,
+		},
+		"POST /api/v1/hooks/{name}/redrive": {
+			serve: s.redriveHook, params: params{"all", "event"}, verb: "hooks_redrive", on: "hook",
+		},
+		"POST /api/v1/hooks/{name}/enable": {serve: s.enableHook, verb: "hooks_enable", on: "hook"},
 	}
 }
 
@@ -66,6 +71,7 @@ func (s *Server) redriveHook(w http.ResponseWriter, r *http.Request) error {
 	if (seq == 0) != all {
 		return problem(http.StatusBadRequest, "say which dead letters: one with event=SEQUENCE, or all=true")
 	}
+	history.From(r.Context()).On("event", r.URL.Query().Get("event"))
 	n, err := s.opts.Operator.RedriveHook(r.PathValue("name"), seq)
 	return writeResult(w, "redrive", http.StatusOK, HookRedriven{n}, err)
 }

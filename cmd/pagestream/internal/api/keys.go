@@ -16,9 +16,9 @@ type KeyOperator interface {
 
 func (s *Server) keyRoutes() routes {
 	return routes{
-		"GET /api/v1/keys":              {serve: s.listKeys},
-		"POST /api/v1/keys/rotate":      {serve: s.rotateKey},
-		"POST /api/v1/keys/{id}/retire": {serve: s.retireKey},
+		"GET /api/v1/keys":              {serve: s.listKeys, allow: toReaders},
+		"POST /api/v1/keys/rotate":      {serve: s.rotateKey, verb: "keys_rotate"},
+		"POST /api/v1/keys/{id}/retire": {serve: s.retireKey, verb: "keys_retire", on: "key"},
 	}
 }
 

@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
@@ -18,9 +21,9 @@ type LoginOperator interface {
 
 func (s *Server) loginRoutes() routes {
 	return routes{
-		"POST /api/v1/invites":     {serve: s.invite, body: true},
-		"POST /api/v1/logins":      {serve: s.login, body: true},
-		"POST /api/v1/logins/{id}": {serve: s.connectChosen, body: true},
+		"POST /api/v1/invites":     {serve: s.invite, body: true, verb: "pages_login"},
+		"POST /api/v1/logins":      {serve: s.login, body: true, verb: "logins_add"},
+		"POST /api/v1/logins/{id}": {serve: s.connectChosen, body: true, verb: "logins_connect"},
 	}
 }
 
@@ -35,6 +38,7 @@ func (s *Server) invite(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, &in, `{"company": "…"} and optionally new_company, app, fields, back`); err != nil {
 		return err
 	}
+	history.From(r.Context()).OnText("company", in.Company)
 	out, err := s.opts.Operator.Invite(r.Context(), in)
 	return writeResult(w, "make a login link", http.StatusCreated, out, err)
 }
@@ -59,7 +63,26 @@ func (s *Server) connectChosen(w http.ResponseWriter, r *http.Request) error {
 	if (len(in.Pages) == 0) != in.All {
 		return problem(http.StatusBadRequest, `either choose pages, or say "all": true`)
 	}
+	action := history.From(r.Context())
+	action.OnText("company", in.Company)
+	action.OnText("pages", chosen(in))
 	return run(w, r, "connect pages", func(ctx context.Context, progress func(meta.Outcome)) (operate.Connected, error) {
 		return s.opts.Operator.ConnectChosen(ctx, r.PathValue("id"), in, progress)
 	})
+}
+
+// chosen names the pages of a choice, for the history.
+func chosen(c meta.Choice) string {
+	const most = 8
+	if c.All {
+		return "all"
+	}
+	names := make([]string, min(len(c.Pages), most))
+	for i := range names {
+		names[i] = string(c.Pages[i])
+	}
+	if len(c.Pages) > most {
+		names = append(names, fmt.Sprintf("and %d more", len(c.Pages)-most))
+	}
+	return strings.Join(names, " ")
 }

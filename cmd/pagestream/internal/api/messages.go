@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/domain"
@@ -28,10 +30,14 @@ type MessageOperator interface {
 
 func (s *Server) messageRoutes() routes {
 	return routes{
-		"POST /api/v1/pages/{id}/messages":                  {serve: s.sendMessage, body: true},
-		"POST /api/v1/pages/{id}/backfill":                  {serve: s.backfill, body: true},
-		"POST /api/v1/pages/{id}/adopt":                     {serve: s.adopt, body: true},
-		"POST /api/v1/conversations/{page}/{contact}/erase": {serve: s.erase},
+		"POST /api/v1/pages/{id}/messages": {
+			serve: s.sendMessage, body: true, allow: toSenders, verb: "send", on: "page",
+		},
+		"POST /api/v1/pages/{id}/backfill": {serve: s.backfill, body: true, verb: "backfill", on: "page"},
+		"POST /api/v1/pages/{id}/adopt":    {serve: s.adopt, body: true, verb: "events_adopt", on: "page"},
+		"POST /api/v1/conversations/{page}/{contact}/erase": {
+			serve: s.erase, verb: "erase", on: "page",
+		},
 	}
 }
 
@@ -41,8 +47,23 @@ func (s *Server) sendMessage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in.Page = pageID(r)
+	history.From(r.Context()).OnContact(recipient(in))
+	if err := s.isOwn(r, in.Page); err != nil {
+		return err
+	}
 	out, err := s.opts.Operator.Send(r.Context(), in)
 	return writeResult(w, "send", http.StatusOK, out, err)
+}
+
+// recipient returns the contact that a message is sent to, empty if it has no id.
+func recipient(in outbound.Request) domain.ContactID {
+	var to struct {
+		ID domain.ContactID `json:"id"`
+	}
+	if in.Contact == "" && json.Unmarshal(in.Recipient, &to) == nil {
+		return to.ID
+	}
+	return in.Contact
 }
 
 func (s *Server) backfill(w http.ResponseWriter, r *http.Request) error {

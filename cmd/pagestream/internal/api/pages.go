@@ -8,6 +8,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
@@ -36,15 +37,25 @@ type PageOperator interface {
 
 func (s *Server) pageRoutes() routes {
 	return routes{
-		"GET /api/v1/pages":                   {serve: s.listPages, params: params{"company", "cursor", "limit", "min_seq"}},
-		"POST /api/v1/pages":                  {serve: s.connectPage, body: true},
-		"GET /api/v1/pages/{id}":              {serve: s.getPage, params: params{"min_seq"}},
-		"GET /api/v1/pages/{id}/subscription": {serve: s.getSubscription, params: params{"min_seq"}},
-		"POST /api/v1/pages/{id}/check":       {serve: s.pageVerb("check", Operator.Check)},
-		"POST /api/v1/pages/{id}/resubscribe": {serve: s.resubscribePage, params: params{"dry_run"}},
-		"POST /api/v1/pages/{id}/disconnect":  {serve: s.pageVerb("disconnect", Operator.Disconnect)},
-		"GET /api/v1/doctor":                  {serve: s.examine, params: params{"page" + many}},
-		"GET /api/v1/reconcile":               {serve: s.reconcile},
+		"GET /api/v1/pages": {
+			serve: s.listPages, params: params{"company", "cursor", "limit", "min_seq"}, allow: toCompanies,
+		},
+		"POST /api/v1/pages":     {serve: s.connectPage, body: true, verb: "pages_connect"},
+		"GET /api/v1/pages/{id}": {serve: s.getPage, params: params{"min_seq"}, allow: toCompanies},
+		"GET /api/v1/pages/{id}/subscription": {
+			serve: s.getSubscription, params: params{"min_seq"}, allow: toCompanies,
+		},
+		"POST /api/v1/pages/{id}/check": {
+			serve: s.pageVerb("check", Operator.Check), verb: "pages_check", on: "page",
+		},
+		"POST /api/v1/pages/{id}/resubscribe": {
+			serve: s.resubscribePage, params: params{"dry_run"}, verb: "pages_resubscribe", on: "page",
+		},
+		"POST /api/v1/pages/{id}/disconnect": {
+			serve: s.pageVerb("disconnect", Operator.Disconnect), verb: "pages_disconnect", on: "page",
+		},
+		"GET /api/v1/doctor":    {serve: s.examine, params: params{"page" + many}, allow: toReaders},
+		"GET /api/v1/reconcile": {serve: s.reconcile, allow: toReaders},
 	}
 }
 
@@ -78,6 +89,9 @@ func (s *Server) listPages(w http.ResponseWriter, r *http.Request) error {
 	if err := await(r, s.opts.Pages, s.opts.Subscriptions); err != nil {
 		return err
 	}
+	if own := companyOf(r); own != "" {
+		return s.listOwnPages(w, r, own, limit)
+	}
 	items, next, err := s.opts.Operator.ListPages(company, r.URL.Query().Get("cursor"), limit)
 	return writeList(w, "list pages", items, next, err)
 }
@@ -88,11 +102,16 @@ func (s *Server) getPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := pageID(r)
 	page, err := s.opts.Operator.Page(id)
-	if errors.Is(err, pages.ErrNotFound) {
+	b, refused := s.bound(r, id)
+	switch {
+	case refused != nil:
+		return refused
+	case errors.Is(err, pages.ErrNotFound):
 		return problem(http.StatusNotFound, fmt.Sprintf("page %s has never been seen", id))
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("get page: %w", err)
+	case b != nil:
+		return writeJSON(w, http.StatusOK, boundPage(page))
 	}
 	return writeJSON(w, http.StatusOK, page)
 }
@@ -108,6 +127,13 @@ func (s *Server) getSubscription(w http.ResponseWriter, r *http.Request) error {
 	subs, err := subscriptions.OfPage(s.opts.Subscriptions, id)
 	if err != nil {
 		return fmt.Errorf("get subscription: %w", err)
+	}
+	b, err := s.bound(r, id)
+	if err == nil && b != nil {
+		subs, err = b.subscriptions(subs)
+	}
+	if err != nil {
+		return err
 	}
 	if len(subs) == 0 {
 		return problem(http.StatusNotFound,
@@ -125,6 +151,9 @@ func (s *Server) connectPage(w http.ResponseWriter, r *http.Request) error {
 	if in.Page == "" || in.Token == "" {
 		return problem(http.StatusBadRequest, "page and token are both needed")
 	}
+	action := history.From(r.Context())
+	action.On("page", string(in.Page))
+	action.OnText("company", in.Company)
 	out, err := s.opts.Operator.Connect(r.Context(), connect.Request{
 		Page: in.Page, Token: in.Token, VerifyToken: in.VerifyToken,
 		Company: in.Company, Move: in.Move, App: in.App, Fields: in.Fields,
@@ -139,6 +168,7 @@ func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
 	}
 	do := Operator.Resubscribe
 	if dry {
+		history.From(r.Context()).On("dry_run", "true")
 		do = Operator.Plan
 	}
 	return s.pageVerb("resubscribe", do)(w, r)

@@ -128,6 +128,9 @@ func (s *Server) selection(r *http.Request) (pages []domain.PageID, types []doma
 	slices.Sort(pages)
 	slices.Sort(types)
 	pages, types = slices.Compact(pages), slices.Compact(types)
+	if err := s.ownSelection(r, pages); err != nil {
+		return nil, nil, err
+	}
 	err = s.opts.Operator.CheckPages(r.Context(), pages)
 	switch {
 	case errors.Is(err, doctor.ErrUnknownPage):

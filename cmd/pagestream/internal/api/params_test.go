@@ -16,8 +16,7 @@ var pathValues = strings.NewReplacer("{id}", "104", "{page}", "104", "{contact}"
 // eachRoute calls f with the method and path of each route of the API.
 func eachRoute(t *testing.T, f func(method, path string, route route)) {
 	t.Helper()
-	s, err := New(Options{Token: token, Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
-	require.NoError(t, err)
+	s := New(Options{Tokens: fileTokens(t), Operator: &fakeOperator{}, Metrics: http.NotFoundHandler()})
 	all := s.routes()
 	require.Greater(t, len(all), 30)
 	for pattern, route := range all {

@@ -26,11 +26,17 @@ type ModelOperator interface {
 
 func (s *Server) projectionRoutes() routes {
 	return routes{
-		"GET /api/v1/projections":                 {serve: s.listProjections},
-		"POST /api/v1/projections/{name}/rebuild": {serve: s.rebuild},
-		"POST /api/v1/projections/{name}/verify":  {serve: s.verify},
-		"POST /api/v1/projections/{name}/explain": {serve: s.explain, body: true},
-		"POST /api/v1/audit":                      {serve: s.audit},
+		"GET /api/v1/projections": {serve: s.listProjections, allow: toReaders},
+		"POST /api/v1/projections/{name}/rebuild": {
+			serve: s.rebuild, verb: "projections_rebuild", on: "projection",
+		},
+		"POST /api/v1/projections/{name}/verify": {
+			serve: s.verify, verb: "projections_verify", on: "projection",
+		},
+		"POST /api/v1/projections/{name}/explain": {
+			serve: s.explain, body: true, verb: "projections_explain", on: "projection",
+		},
+		"POST /api/v1/audit": {serve: s.audit, verb: "audit"},
 	}
 }
 

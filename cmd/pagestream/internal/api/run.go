@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 )
 
 // maxRun bounds the duration of a long verb.
@@ -62,6 +64,7 @@ func run[P, R any](w http.ResponseWriter, r *http.Request, doing string,
 	if unanswered {
 		return p
 	}
+	history.From(r.Context()).Ended(p.Status, p.Code)
 	write(line[P, R]{Result: &out, Error: &p})
 	return nil
 }

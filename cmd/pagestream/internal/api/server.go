@@ -1,8 +1,10 @@
 // Package api serves pagestream's private HTTP API: the read models as JSON, the
 // events as JSON and as server-sent events, the admin verbs, health and metrics.
 //
-// All routes except /healthz and /readyz require the admin token, the read-only token
-// (for requests that change nothing), or a session. Lists are paged by cursor. Errors
+// All routes except /healthz and /readyz require a token, or a session, that permits the
+// route: each route says which. A company's token gets what belongs to its company only.
+// Requests that change anything are on record (package history). Lists are paged by
+// cursor. Errors
 // are problem details (RFC 9457). Reads accept ?min_seq=N: they wait up to 10 seconds
 // until the read model has applied event N, so that a client can read its own writes. A
 // query parameter or a field of the body that is unknown or empty is refused with 400.
@@ -13,6 +15,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,12 +23,16 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -53,20 +60,23 @@ type Operator interface {
 	KeyOperator
 	CopyOperator
 	StatusOperator
+	TokenOperator
+	HistoryOperator
 }
 
 var _ Operator = (*operate.Operator)(nil)
 
-// Options configure a [Server]. All fields but ReadToken, Session and Logger are
+// Options configure a [Server]. All fields but Session, History and Logger are
 // required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	// Token is the admin token. ReadToken, if it is not empty, only permits reading.
-	Token, ReadToken string
-	// Session reports whether a request without a token has a valid session, and
-	// whether the session may change anything. Nil means that there are no sessions.
-	Session func(*http.Request) (write, ok bool)
+	Tokens *tokens.Tokens
+	// Session returns who has the session of a request without a token. It fails with
+	// [tokens.ErrInvalid] or [tokens.ErrUnavailable]. Nil means that there are no sessions.
+	Session func(*http.Request) (tokens.Holder, error)
+	// History has the verbs on record; nil records nothing.
+	History *history.History
 
 	Pages         projections.Model
 	Subscriptions projections.Model
@@ -83,19 +93,18 @@ type Server struct {
 	opts  Options
 	feeds *sse.Feeds
 	close context.CancelFunc
+
+	mu           sync.Mutex
+	companyFeeds map[string]int // open feeds by the tokens of a company
 }
 
-// New returns the API over the read models of o. It fails if the admin token has fewer
-// than 32 characters.
-func New(o Options) (*Server, error) {
-	if len(o.Token) < minToken {
-		return nil, errTokenEmpty
-	}
+// New returns the API over the read models of o.
+func New(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{opts: o, feeds: sse.NewFeeds(ctx, maxFeeds), close: cancel}, nil
+	return &Server{opts: o, feeds: sse.NewFeeds(ctx, maxFeeds), close: cancel, companyFeeds: map[string]int{}}
 }
 
 // Close ends the open feeds; otherwise a graceful HTTP shutdown would wait for them.
@@ -112,6 +121,24 @@ type route struct {
 	params params
 	// body is set if serve decodes the body; other routes take none.
 	body bool
+	// allow is who may call it.
+	allow access
+	// verb is the name under which the route is on record; each route that changes
+	// anything has one. on is what the path names: page, consumer, …
+	verb, on string
+}
+
+// names adds to an action what the request's path names.
+func (t route) names(a *history.Action, r *http.Request) {
+	name := cmp.Or(r.PathValue("page"), r.PathValue("name"), r.PathValue("id"))
+	switch t.on {
+	case "":
+	case "company":
+		a.OnText(t.on, name)
+	default:
+		a.On(t.on, name)
+	}
+	a.OnContact(domain.ContactID(r.PathValue("contact")))
 }
 
 // routes are the routes of one noun by pattern. There is a file for each noun.
@@ -121,14 +148,14 @@ type routes map[string]route
 func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", Health)
 	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", s.require(s.opts.Metrics))
+	mux.Handle("GET /metrics", s.guard(route{allow: toMetrics}, s.opts.Metrics))
 	known := http.NewServeMux()
 	for pattern, route := range s.routes() {
-		h := s.require(s.handler(route))
+		h := s.guard(route, s.handler(route))
 		mux.Handle(pattern, h)
 		known.Handle(pattern, h)
 	}
-	mux.Handle("/api/", s.require(unknownRoute(known)))
+	mux.Handle("/api/", s.guard(route{allow: toReaders}, unknownRoute(known)))
 }
 
 // unknownRoute answers requests for which the API has no route: 405 with the methods that
@@ -160,7 +187,7 @@ func (s *Server) routes() routes {
 	for _, noun := range []routes{
 		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
 		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
-		s.copyRoutes(), s.statusRoutes(),
+		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(),
 	} {
 		maps.Copy(all, noun)
 	}
@@ -179,12 +206,16 @@ func (s *Server) handler(route route) http.Handler {
 		if err == nil {
 			err = route.serve(w, r)
 		}
+		action := history.From(r.Context())
 		if err == nil {
+			action.Done()
 			return
 		}
 		var p Problem
 		switch {
 		case errors.As(err, &p):
+		case errors.Is(context.Cause(r.Context()), tokens.ErrInvalid):
+			p = refusal(w, tokens.ErrInvalid)
 		case r.Context().Err() != nil:
 			return // the client is gone
 		case errors.Is(err, context.DeadlineExceeded):
@@ -193,6 +224,7 @@ func (s *Server) handler(route route) http.Handler {
 			s.opts.Logger.Error("API request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 			p = problem(http.StatusInternalServerError, "the server's log has the cause")
 		}
+		action.Ended(p.Status, p.Code)
 		writeProblem(w, p)
 	})
 }

@@ -17,7 +17,7 @@ type StatusOperator interface {
 }
 
 func (s *Server) statusRoutes() routes {
-	return routes{"GET /api/v1/status": {serve: s.getStatus}}
+	return routes{"GET /api/v1/status": {serve: s.getStatus, allow: toReaders}}
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {

@@ -24,11 +24,13 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
@@ -225,15 +227,46 @@ func (f *fakeOperator) CheckPages(_ context.Context, pages []domain.PageID) erro
 	return nil
 }
 
+func (f *fakeOperator) Adopt(_ context.Context, page domain.PageID, a operate.Adoption, _ func(operate.Adopted)) (
+	operate.Adopted, error,
+) {
+	f.got = append(f.got, page, a)
+	return operate.Adopted{Adopted: 2}, f.err
+}
+
+func (f *fakeOperator) ListTokens() []tokens.Token { return []tokens.Token{{Name: "crm"}} }
+
+func (f *fakeOperator) AddToken(_ context.Context, t tokens.Token) (tokens.Added, error) {
+	f.got = append(f.got, t)
+	return tokens.Added{Token: t, Text: "pst_x"}, f.err
+}
+
+func (f *fakeOperator) RevokeToken(_ context.Context, name string) error {
+	f.got = append(f.got, name)
+	return f.err
+}
+
+func (f *fakeOperator) ListHistory(_ context.Context, q history.Query) ([]history.Entry, uint64, error) {
+	f.got = append(f.got, q)
+	return []history.Entry{{Seq: 7, Verb: "erase"}}, 7, f.err
+}
+
 func (f *fakeOperator) Erase(_ context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	f.got = append(f.got, page, contact)
 	return erase.Result{Events: 2}, f.err
 }
 
+// fileTokens has the admin token only.
+func fileTokens(t *testing.T) *tokens.Tokens {
+	t.Helper()
+	known, err := tokens.New(tokens.Options{Admin: token})
+	require.NoError(t, err)
+	return known
+}
+
 func serveAPI(t *testing.T, f *fakeOperator) string {
 	t.Helper()
-	s, err := New(Options{Token: token, Operator: f, Metrics: http.NotFoundHandler()})
-	require.NoError(t, err)
+	s := New(Options{Tokens: fileTokens(t), Operator: f, Metrics: http.NotFoundHandler()})
 	mux := http.NewServeMux()
 	s.Register(mux)
 	srv := httptest.NewServer(mux)
@@ -272,6 +305,7 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/pages/104/disconnect", ``, `"state":"removed"`},
 	{"POST", "/api/v1/pages/104/messages", `{"contact":"31","message":{"text":"hi"}}`, `"message_id":"m_1"`},
 	{"POST", "/api/v1/pages/104/backfill", `{"since":"2026-06-01T00:00:00Z"}`, `"stored":3`},
+	{"POST", "/api/v1/pages/104/adopt", `{"all":true}`, `"adopted":2`},
 	{"POST", "/api/v1/conversations/104/31/erase", ``, `"events":2`},
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
@@ -291,6 +325,10 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"DELETE", "/api/v1/consumers/crm", ``, ``},
 	{"GET", "/api/v1/deadletters?projection=pages&limit=1", ``, `"seq":7`},
 	{"POST", "/api/v1/deadletters", `{"action":"discard","event":7,"reason":"no use"}`, `"count":2`},
+	{"GET", "/api/v1/tokens", ``, `"crm"`},
+	{"POST", "/api/v1/tokens", `{"name":"crm","scope":"company","company":"acme"}`, `"token":"pst_x"`},
+	{"DELETE", "/api/v1/tokens/crm", ``, ``},
+	{"GET", "/api/v1/history?on=104&verb=erase&limit=1", ``, `"next":"7"`},
 	{"GET", "/api/v1/keys", ``, `{"items":["k2","k1"],"secrets":{"k1":3}}`},
 	{"POST", "/api/v1/keys/k1/retire", ``, `"key":"k1"`},
 	{"POST", "/api/v1/keys/rotate", ``, `"key":"k3"`},
@@ -346,7 +384,8 @@ func TestVerbErrors(t *testing.T) {
 	} {
 		base := serveAPI(t, &fakeOperator{err: c.err})
 		for _, r := range verbRequests {
-			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/hooks" {
+			if r.path == "/api/v1/reconcile" || r.path == "/api/v1/hooks" ||
+				r.method == http.MethodGet && r.path == "/api/v1/tokens" {
 				continue
 			}
 			resp, body := call(t, r.method, base+r.path, r.body)

@@ -33,7 +33,7 @@ type CLI struct {
 	ConfigFile string `name:"config" short:"c" placeholder:"FILE" env:"PAGESTREAM_CONFIG" help:"Configuration file (YAML)."`
 	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print JSON."`
 	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server (default: from the configuration)."`
-	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with the admin token (default: from the configuration)."`
+	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with a token (default: the admin token of the configuration)."`
 	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
 	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`
 
@@ -51,6 +51,8 @@ type CLI struct {
 	Posts         PostsCommand         `cmd:"" help:"Read posts and the comments on them."`
 	Projections   ProjectionsCommand   `cmd:"" help:"Show, verify and rebuild the read models."`
 	Companies     CompaniesCommand     `cmd:"" help:"Manage the companies that pages belong to."`
+	Tokens        TokensCommand        `cmd:"" help:"Manage the tokens of the private listener."`
+	History       HistoryCommand       `cmd:"" help:"List what operators did: who, from where, on what."`
 	Consumers     ConsumersCommand     `cmd:"" help:"Manage programs that read events through NATS."`
 	Hooks         HooksCommand         `cmd:"" help:"Manage signed webhooks to services without NATS."`
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Manage events that a read model could not apply."`

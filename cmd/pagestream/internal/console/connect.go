@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
 
@@ -66,6 +67,7 @@ func (c *Console) connect(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v.New = strings.TrimSpace(r.PostForm.Get("new_company"))
+	history.From(r.Context()).OnText("company", cmp.Or(v.Company, v.New))
 	if v.App != "" && !slices.Contains(v.Apps, v.App) {
 		return badInput("There is no such app in the configuration.")
 	}

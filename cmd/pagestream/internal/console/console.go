@@ -7,7 +7,7 @@
 // without scripts. Nothing is loaded from other servers: the Content-Security-Policy
 // allows only files of this server, no inline scripts and no inline styles.
 //
-// A user signs in with the admin token or the read-only token and gets a session
+// A user signs in with a token of an administrator or a reader and gets a session
 // cookie; see [Console.Authenticate]. The server that registers these routes must
 // refuse requests from other origins (net/http.CrossOriginProtection): the forms have
 // no CSRF tokens.
@@ -22,7 +22,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -38,8 +40,10 @@ type Options struct {
 	// Operator carries out the verbs.
 	Operator Operator
 
-	// AdminToken and ReadToken are the tokens for the roles [Admin] and [ReadOnly].
-	AdminToken, ReadToken string
+	// Tokens are the tokens that can sign in.
+	Tokens *tokens.Tokens
+	// History has the actions on record.
+	History *history.History
 	// SessionKey signs session cookies. It must have at least 32 bytes. Sessions survive
 	// a restart with the same key.
 	SessionKey []byte
@@ -63,15 +67,15 @@ type Console struct {
 }
 
 // New returns a console and starts to sample the rate of incoming events. It panics if
-// the operator, a token or the key is missing, which is a programming error.
+// the operator, the tokens or the key is missing, which is a programming error.
 func New(o Options) *Console {
-	if o.Operator == nil || len(o.SessionKey) < 32 || o.AdminToken == "" || o.ReadToken == "" {
-		panic("console: Operator, AdminToken, ReadToken and a SessionKey of 32 bytes are required")
+	if o.Operator == nil || len(o.SessionKey) < 32 || o.Tokens == nil {
+		panic("console: Operator, Tokens and a SessionKey of 32 bytes are required")
 	}
 	c := &Console{
 		opts:     o,
 		jobs:     jobs{of: map[string]*job{}},
-		sessions: newSessions(o.SessionKey, map[Role]string{Admin: o.AdminToken, ReadOnly: o.ReadToken}, time.Now),
+		sessions: newSessions(o.SessionKey, o.Tokens, time.Now),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.feeds = sse.NewFeeds(c.ctx, maxFeeds)
@@ -92,35 +96,55 @@ func (c *Console) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /sign-in", c.showSignIn)
 	mux.HandleFunc("POST /sign-in", c.signIn)
 	mux.HandleFunc("POST /sign-out", c.signOut)
-	for route, serve := range map[string]serve{
-		"GET /{$}":                                   c.overview,
-		"GET /live/totals":                           c.liveTotals,
-		"GET /connect":                               c.showConnect,
-		"POST /connect":                              c.connect,
-		"GET /pages/{page}":                          c.page,
-		"GET /pages/{page}/findings":                 c.findings,
-		"POST /pages/{page}/check":                   c.verb("check", Operator.Check),
-		"POST /pages/{page}/resubscribe":             c.verb("resubscribe", Operator.Resubscribe),
-		"POST /pages/{page}/disconnect":              c.verb("disconnect", Operator.Disconnect),
-		"GET /conversations":                         c.conversationPages,
-		"GET /pages/{page}/conversations":            c.conversations,
-		"GET /conversations/{page}":                  toConversations,
-		"GET /conversations/{page}/{contact}":        c.thread,
-		"POST /conversations/{page}/{contact}/reply": c.reply,
-		"GET /live/conversations/{page}":             c.liveConversations,
-		"GET /live/conversations/{page}/{contact}":   c.liveConversations,
-		"GET /events":                                c.events,
-		"GET /events/{seq}":                          c.event,
-		"GET /live/events":                           c.liveEvents,
-		"GET /sources":                               c.sources,
-		"GET /streams":                               c.streams,
-		"POST /projections/{name}/rebuild":           c.rebuild,
-		"POST /projections/{name}/verify":            c.verify,
-		"POST /audit":                                c.audit,
-		"POST /jobs/cancel":                          c.cancelJob,
-		"POST /deadletters":                          c.decide,
-	} {
-		mux.Handle(route, c.handler(serve))
+	for pattern, route := range c.routes() {
+		mux.Handle(pattern, c.handler(route))
+	}
+}
+
+// route is a handler of the console. One that changes anything has a verb, under which it
+// is on record.
+type route struct {
+	serve serve
+	verb  string
+	// admin is set if it is for administrators only, as all that change anything are.
+	admin bool
+}
+
+// routes returns the routes that need a session, by pattern.
+func (c *Console) routes() map[string]route {
+	return map[string]route{
+		"GET /{$}":                       {serve: c.overview},
+		"GET /live/totals":               {serve: c.liveTotals},
+		"GET /connect":                   {serve: c.showConnect},
+		"POST /connect":                  {serve: c.connect, verb: "pages_login"},
+		"GET /pages/{page}":              {serve: c.page},
+		"GET /pages/{page}/findings":     {serve: c.findings},
+		"POST /pages/{page}/check":       {serve: c.verb("check", Operator.Check), verb: "pages_check"},
+		"POST /pages/{page}/resubscribe": {serve: c.verb("resubscribe", Operator.Resubscribe), verb: "pages_resubscribe"},
+		"POST /pages/{page}/disconnect":  {serve: c.verb("disconnect", Operator.Disconnect), verb: "pages_disconnect"},
+		"GET /conversations":             {serve: c.conversationPages},
+
+		"GET /pages/{page}/conversations":            {serve: c.conversations},
+		"GET /conversations/{page}":                  {serve: toConversations},
+		"GET /conversations/{page}/{contact}":        {serve: c.thread},
+		"POST /conversations/{page}/{contact}/reply": {serve: c.reply, verb: "send"},
+		"GET /live/conversations/{page}":             {serve: c.liveConversations},
+		"GET /live/conversations/{page}/{contact}":   {serve: c.liveConversations},
+
+		"GET /events":                      {serve: c.events},
+		"GET /events/{seq}":                {serve: c.event},
+		"GET /live/events":                 {serve: c.liveEvents},
+		"GET /sources":                     {serve: c.sources},
+		"GET /streams":                     {serve: c.streams},
+		"POST /projections/{name}/rebuild": {serve: c.rebuild, verb: "projections_rebuild"},
+		"POST /projections/{name}/verify":  {serve: c.verify, verb: "projections_verify"},
+		"POST /audit":                      {serve: c.audit, verb: "audit"},
+		"POST /jobs/cancel":                {serve: c.cancelJob, verb: "jobs_cancel"},
+		"POST /deadletters":                {serve: c.decide, verb: "deadletters_decide"},
+		"GET /tokens":                      {serve: c.tokens, admin: true},
+		"POST /tokens":                     {serve: c.addToken, verb: "tokens_add"},
+		"POST /tokens/{name}/revoke":       {serve: c.revokeToken, verb: "tokens_revoke"},
+		"GET /history":                     {serve: c.history, admin: true},
 	}
 }
 

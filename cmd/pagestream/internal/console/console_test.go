@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
@@ -28,65 +29,75 @@ const (
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-func testSessions(key string, now *time.Time) *sessions {
-	tokens := map[Role]string{Admin: admin, ReadOnly: reader}
-	return newSessions([]byte(strings.Repeat(key, 32)), tokens, func() time.Time { return *now })
+func testSessions(t *testing.T, key, admin string, now *time.Time) *sessions {
+	t.Helper()
+	known, err := tokens.New(tokens.Options{Admin: admin, Reader: reader})
+	require.NoError(t, err)
+	return newSessions([]byte(strings.Repeat(key, 32)), known, func() time.Time { return *now })
+}
+
+// as returns the holder of a token that can sign in.
+func as(t *testing.T, s *sessions, token string) tokens.Holder {
+	t.Helper()
+	h, err := s.find(token)
+	require.NoError(t, err)
+	return h
 }
 
 func TestSessions(t *testing.T) {
 	now := noon
-	s := testSessions("k", &now)
+	s := testSessions(t, "k", admin, &now)
 	for token, want := range map[string]Role{
 		admin: Admin, reader: ReadOnly, "": "", admin + " ": "", strings.ToUpper(admin): "",
 	} {
-		role, ok := s.role(token)
-		assert.Equal(t, want != "", ok, token)
-		assert.Equal(t, want, role, token)
+		h, err := s.find(token)
+		assert.Equal(t, want != "", err == nil, token)
+		assert.Equal(t, want, roleOf(h), token)
 	}
-	a, b := s.begin(Admin), s.begin(Admin)
+	a, b := s.begin(as(t, s, admin)), s.begin(as(t, s, admin))
 	assert.NotEqual(t, a, b)
-	role, _, expires, ok := s.open(a)
-	assert.True(t, ok)
-	assert.Equal(t, Admin, role)
+	h, _, expires, err := s.open(a)
+	require.NoError(t, err)
+	assert.Equal(t, Admin, roleOf(h))
+	assert.Equal(t, tokens.AdminName, h.Name)
 	assert.Equal(t, noon.Add(SessionLife).Unix(), expires.Unix())
-	r, _, _, ok := s.open(s.begin(ReadOnly))
-	assert.True(t, ok)
-	assert.Equal(t, ReadOnly, r)
+	h, _, _, err = s.open(s.begin(as(t, s, reader)))
+	require.NoError(t, err)
+	assert.Equal(t, ReadOnly, roleOf(h))
 
 	// Another process with the same key and tokens accepts it.
-	_, _, _, ok = testSessions("k", &now).open(a)
-	assert.True(t, ok)
-	_, _, _, ok = testSessions("l", &now).open(a)
-	assert.False(t, ok, "another key")
-	other := newSessions([]byte(strings.Repeat("k", 32)), map[Role]string{Admin: admin + "2", ReadOnly: reader}, s.now)
-	_, _, _, ok = other.open(a)
-	assert.False(t, ok, "another admin token: sessions of the old one are not valid")
+	_, _, _, err = testSessions(t, "k", admin, &now).open(a)
+	require.NoError(t, err)
+	_, _, _, err = testSessions(t, "l", admin, &now).open(a)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "another key")
+	_, _, _, err = testSessions(t, "k", admin+"2", &now).open(a)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "another admin token: sessions of the old one are not valid")
 
 	// A change of any byte makes it invalid.
 	for i := range a {
 		flipped := []byte(a)
 		flipped[i] ^= 1
-		_, _, _, ok := s.open(string(flipped))
-		assert.False(t, ok && i < len(a)-1, "byte %d", i) // the last byte has unused bits
+		_, _, _, err := s.open(string(flipped))
+		assert.False(t, err == nil && i < len(a)-1, "byte %d", i) // the last byte has unused bits
 	}
 	for _, junk := range []string{"", "x", strings.Repeat("A", len(a)), a + "A", a[:len(a)-2]} {
-		_, _, _, ok := s.open(junk)
-		assert.False(t, ok, junk)
+		_, _, _, err := s.open(junk)
+		require.ErrorIs(t, err, tokens.ErrInvalid, junk)
 	}
 
 	s.end(a)
-	_, _, _, ok = s.open(a)
-	assert.False(t, ok, "signed out")
-	_, _, _, ok = s.open(b)
-	assert.True(t, ok, "another session of the same token")
+	_, _, _, err = s.open(a)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "signed out")
+	_, _, _, err = s.open(b)
+	require.NoError(t, err, "another session of the same token")
 	now = noon.Add(SessionLife)
-	_, _, _, ok = s.open(b)
-	assert.False(t, ok, "expired")
+	_, _, _, err = s.open(b)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "expired")
 
 	// The number of remembered sign-outs is bounded.
 	now = noon
 	for range maxSignOuts + 100 {
-		s.end(s.begin(ReadOnly))
+		s.end(s.begin(as(t, s, reader)))
 	}
 	assert.LessOrEqual(t, s.ended.Len(), maxSignOuts)
 }
@@ -102,7 +113,7 @@ func TestSignInRedirectsToLocalPathsOnly(t *testing.T) {
 }
 
 func TestCookieAttributes(t *testing.T) {
-	c := &Console{sessions: testSessions("k", &noon)}
+	c := &Console{sessions: testSessions(t, "k", admin, &noon)}
 	for proto, secure := range map[string]bool{"": false, "https": true} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/sign-in", nil)
 		r.Header.Set("X-Forwarded-Proto", proto)
@@ -121,15 +132,15 @@ func TestCookieAttributes(t *testing.T) {
 // TestSecureSessionIsItsOwnCookie checks that over TLS only the cookie is accepted that no other host
 // can set.
 func TestSecureSessionIsItsOwnCookie(t *testing.T) {
-	c := &Console{sessions: testSessions("k", &noon)}
-	value := c.sessions.begin(Admin)
+	c := &Console{sessions: testSessions(t, "k", admin, &noon)}
+	value := c.sessions.begin(as(t, c.sessions, admin))
 	for _, proto := range []string{"", "https"} {
 		for _, name := range []string{cookieName, secureName} {
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 			r.Header.Set("X-Forwarded-Proto", proto)
 			r.Header.Set("Cookie", name+"="+value)
-			_, ok := c.Authenticate(r)
-			assert.Equal(t, (proto == "https") == (name == secureName), ok, "%s over %q", name, proto)
+			_, err := c.Authenticate(r)
+			assert.Equal(t, (proto == "https") == (name == secureName), err == nil, "%s over %q", name, proto)
 		}
 	}
 }
@@ -265,28 +276,37 @@ func TestTemplateFunctions(t *testing.T) {
 	assert.Equal(t, "É", initial("éa"))
 }
 
-// FuzzSessionCookie checks that only a value that is signed with the key of a role is a session, with
-// that role and the time that it contains.
+// FuzzSessionCookie checks that only a value that is signed with the key of a token is a session, of
+// that token's holder and with the time that it contains.
 func FuzzSessionCookie(f *testing.F) {
 	now := noon
-	s := testSessions("k", &now)
-	mine := map[string]Role{}       // by the bytes
-	for role, key := range s.keys { // not with begin: the process that runs the inputs would begin others
-		body := binary.BigEndian.AppendUint64([]byte("sixteen bytes of " + role)[:nonceSize], uint64(noon.Unix()+1))
-		b := slices.Concat(body, sign(key, body))
-		mine[string(b)] = role
+	known, err := tokens.New(tokens.Options{Admin: admin, Reader: reader})
+	require.NoError(f, err)
+	clock := func() time.Time { return now }
+	s := newSessions([]byte(strings.Repeat("k", 32)), known, clock)
+	mine := map[string]string{}                    // names by the bytes
+	for _, text := range []string{admin, reader} { // not with begin, whose values are random
+		h, err := s.find(text)
+		require.NoError(f, err)
+		body := binary.BigEndian.AppendUint64([]byte("sixteen bytes of " + h.Name)[:nonceSize], uint64(noon.Unix()+1))
+		body = append(body, h.Name...)
+		b := slices.Concat(body, sign(h.Key(s.secret, purpose), body))
+		mine[string(b)] = h.Name
 		f.Add(base64.RawURLEncoding.EncodeToString(b))
 	}
-	f.Add(testSessions("l", &now).begin(Admin))
+	other := newSessions([]byte(strings.Repeat("l", 32)), known, clock)
+	h, err := other.find(admin)
+	require.NoError(f, err)
+	f.Add(other.begin(h))
 	f.Add("")
 	f.Add(strings.Repeat("A", 75))
 	f.Fuzz(func(t *testing.T, value string) {
-		role, _, expires, ok := s.open(value)
-		b, err := base64.RawURLEncoding.DecodeString(value)
+		h, _, expires, err := s.open(value)
+		b, decodeErr := base64.RawURLEncoding.DecodeString(value)
 		want, begun := mine[string(b)]
-		require.Equal(t, begun && err == nil, ok)
-		if ok {
-			require.Equal(t, want, role)
+		require.Equal(t, begun && decodeErr == nil, err == nil)
+		if err == nil {
+			require.Equal(t, want, h.Name)
 			require.Equal(t, noon.Unix()+1, expires.Unix())
 		}
 	})

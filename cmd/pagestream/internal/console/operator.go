@@ -8,10 +8,12 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/deliveries"
@@ -25,6 +27,7 @@ type Operator interface {
 	PageOperator
 	ConversationOperator
 	StreamOperator
+	AccessOperator
 }
 
 var _ Operator = (*operate.Operator)(nil)
@@ -76,4 +79,12 @@ type StreamOperator interface {
 	Decide(ctx context.Context, d operate.Decision) (operate.DecisionResult, error)
 	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)
 	ListHooks() []hooks.Status
+}
+
+// AccessOperator makes and revokes tokens, and lists what operators did.
+type AccessOperator interface {
+	ListTokens() []tokens.Token
+	AddToken(ctx context.Context, t tokens.Token) (tokens.Added, error)
+	RevokeToken(ctx context.Context, name string) error
+	ListHistory(ctx context.Context, q history.Query) (list []history.Entry, next uint64, err error)
 }

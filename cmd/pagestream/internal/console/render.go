@@ -151,7 +151,10 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name,
 func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int, name, title string, view any,
 	done, failed string,
 ) {
-	role, _ := c.sessions.of(r)
+	var role Role
+	if h, err := c.sessions.of(r); err == nil {
+		role = roleOf(h)
+	}
 	f := frame{
 		Title: title, Page: name, Role: role, Admin: role == Admin, Version: c.opts.Version,
 		Done: done, Failed: failed, View: view,
@@ -195,22 +198,41 @@ func badInput(text string) error { return problem{http.StatusBadRequest, text} }
 // [Console.handler].
 type serve func(http.ResponseWriter, *http.Request) error
 
-// handler requires a session, and the admin role for requests that change anything. It
-// shows an error of serve as a page. An error that is not meant for the user is logged
-// here, once.
-func (c *Console) handler(serve serve) http.Handler {
+// handler requires a session, and the admin role for requests that change anything, which
+// are put on record. It shows an error of serve as a page. An error that is not meant for
+// the user is logged here, once.
+func (c *Console) handler(route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		role, ok := c.sessions.of(r)
-		safe := r.Method == http.MethodGet || r.Method == http.MethodHead
-		switch {
-		case !ok:
+		h, err := c.sessions.of(r)
+		if err != nil {
 			c.askSignIn(w, r)
 			return
-		case !safe && role != Admin:
-			c.showError(w, r, problem{
-				http.StatusForbidden,
-				"You are signed in as read-only: sign out, and in again with the admin token, to change anything.",
-			})
+		}
+		safe := r.Method == http.MethodGet || r.Method == http.MethodHead
+		if safe {
+			ctx, cancel := h.Until(r.Context())
+			defer cancel()
+			r = r.WithContext(ctx)
+		} else {
+			action := c.opts.History.Begin(r, h.Name, string(h.Scope), route.verb)
+			defer action.End()
+			recorded := &statusWriter{ResponseWriter: w, status: http.StatusInternalServerError}
+			defer func() { action.Ended(recorded.status, 0) }()
+			w, r = recorded, r.WithContext(action.With(r.Context()))
+			action.On("page", r.PathValue("page"))
+			noun, _, _ := strings.Cut(route.verb, "_")
+			action.On(strings.TrimSuffix(noun, "s"), r.PathValue("name"))
+			action.OnContact(contactOf(r))
+			if roleOf(h) != Admin {
+				action.Denied(http.StatusForbidden)
+			}
+		}
+		if roleOf(h) != Admin && (!safe || route.admin) {
+			text := "You are signed in as read-only: sign out, and in again with the admin token, to change anything."
+			if safe {
+				text = "This is for administrators only: sign out, and in again with the admin token, to see it."
+			}
+			c.showError(w, r, problem{http.StatusForbidden, text})
 			return
 		}
 		if !safe {
@@ -222,11 +244,26 @@ func (c *Console) handler(serve serve) http.Handler {
 			// The contact is not logged.
 			c.opts.Logger.Info("console action requested", "what", r.Pattern, "page", r.PathValue("page"))
 		}
-		if err := serve(w, r); err != nil && r.Context().Err() == nil {
+		if err := route.serve(w, r); err != nil && r.Context().Err() == nil {
 			c.showError(w, r, err)
 		}
 	})
 }
+
+// statusWriter remembers the status of a response; that of none is a failure.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader remembers the status.
+func (s *statusWriter) WriteHeader(status int) {
+	s.status = status
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for [http.ResponseController].
+func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // maxForm bounds the body of a form, in bytes.
 const maxForm = 64 << 10

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 )
 
 // Role determines what a session may do.
@@ -37,79 +39,95 @@ const (
 	maxSignIn   = 4 << 10
 	maxSignOuts = 10_000
 	nonceSize   = 16
+	// headSize is the size of the nonce and the time before the name of the token.
+	headSize     = nonceSize + 8
+	maxTokenName = 64
 )
 
-// sessions creates and checks session cookies. Cookies are signed and not stored: a
-// session survives a restart of the process. It ends when it expires, when its token
-// changes, or at a sign-out. Sign-outs are kept in memory, so a restart forgets them;
-// by that time the browser has deleted its cookie.
+// purpose separates the keys of sessions from others of the same secret.
+const purpose = "console session"
+
+// sessions creates and checks session cookies. A cookie has the name of the token that
+// signed in, and is signed with a key of that token. Cookies are not stored: a session
+// survives a restart of the process. It ends when it expires, when its token is changed,
+// revoked or expires, or at a sign-out. Sign-outs are kept in memory, so a restart forgets
+// them; by that time the browser has deleted its cookie.
 type sessions struct {
 	now    func() time.Time
-	tokens map[Role][]byte // hashes
-	keys   map[Role][]byte
+	secret []byte
+	tokens *tokens.Tokens
 	ended  *lru.Cache[[nonceSize]byte, struct{}]
 }
 
-func newSessions(key []byte, tokens map[Role]string, now func() time.Time) *sessions {
+func newSessions(secret []byte, known *tokens.Tokens, now func() time.Time) *sessions {
 	ended, _ := lru.New[[nonceSize]byte, struct{}](maxSignOuts) // fails for a size below 1
-	s := &sessions{now: now, tokens: map[Role][]byte{}, keys: map[Role][]byte{}, ended: ended}
-	for role, token := range tokens {
-		hash := sha256.Sum256([]byte(token))
-		s.tokens[role] = hash[:]
-		s.keys[role] = sign(key, []byte("console session"), []byte(role), hash[:])
-	}
-	return s
+	return &sessions{now: now, secret: secret, tokens: known, ended: ended}
 }
 
-func sign(key []byte, parts ...[]byte) []byte {
+func sign(key, body []byte) []byte {
 	m := hmac.New(sha256.New, key)
-	for _, p := range parts {
-		m.Write(p)
-		m.Write([]byte{0})
-	}
+	m.Write(body)
 	return m.Sum(nil)
 }
 
-// role returns the role that a token signs in to.
-func (s *sessions) role(token string) (Role, bool) {
-	hash := sha256.Sum256([]byte(token))
-	for role, want := range s.tokens {
-		if subtle.ConstantTimeCompare(hash[:], want) == 1 {
-			return role, true
-		}
+// roleOf returns the role of the holder of a token, empty if it has none: the tokens of
+// companies and those for metrics are for the API.
+func roleOf(h tokens.Holder) Role {
+	switch h.Scope {
+	case tokens.Admin:
+		return Admin
+	case tokens.Reader:
+		return ReadOnly
+	case tokens.Company, tokens.Metrics:
 	}
-	return "", false
+	return ""
 }
 
-// begin returns the value of a new session's cookie.
-func (s *sessions) begin(role Role) string {
-	body := make([]byte, nonceSize, nonceSize+8+sha256.Size)
+// find returns the holder of a token that can sign in. It fails with [tokens.ErrInvalid] or
+// [tokens.ErrUnavailable].
+func (s *sessions) find(text string) (tokens.Holder, error) {
+	h, err := s.tokens.Find(text)
+	if err == nil && roleOf(h) == "" {
+		err = tokens.ErrInvalid
+	}
+	return h, err
+}
+
+// begin returns the value of a new session's cookie: a nonce, when it expires, the token's
+// name, and the signature of these.
+func (s *sessions) begin(h tokens.Holder) string {
+	body := make([]byte, nonceSize, headSize+len(h.Name)+sha256.Size)
 	_, _ = rand.Read(body) // never fails: crypto/rand
 	body = binary.BigEndian.AppendUint64(body, uint64(s.now().Add(SessionLife).Unix()))
-	return base64.RawURLEncoding.EncodeToString(append(body, sign(s.keys[role], body)...))
+	body = append(body, h.Name...)
+	return base64.RawURLEncoding.EncodeToString(append(body, sign(h.Key(s.secret, purpose), body)...))
 }
 
-// open checks a cookie's value and returns its contents. It returns false if the value
-// is not valid, is expired, or was signed out.
-func (s *sessions) open(value string) (role Role, nonce [nonceSize]byte, expires time.Time, ok bool) {
+// open checks a cookie's value and returns its contents. It fails with [tokens.ErrInvalid]
+// if the value is not valid, is expired, or was signed out, or if its token is not valid any
+// more, and with [tokens.ErrUnavailable].
+func (s *sessions) open(value string) (h tokens.Holder, nonce [nonceSize]byte, expires time.Time, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(value)
-	if err != nil || len(b) != nonceSize+8+sha256.Size {
-		return "", nonce, expires, false
+	if err != nil || len(b) <= headSize+sha256.Size || len(b) > headSize+maxTokenName+sha256.Size {
+		return h, nonce, expires, tokens.ErrInvalid
 	}
-	body, mac := b[:nonceSize+8], b[nonceSize+8:]
+	body, mac := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
 	copy(nonce[:], body)
 	expires = time.Unix(int64(binary.BigEndian.Uint64(body[nonceSize:])), 0)
-	for role, key := range s.keys {
-		if subtle.ConstantTimeCompare(sign(key, body), mac) == 1 && s.now().Before(expires) {
-			return role, nonce, expires, !s.ended.Contains(nonce)
-		}
+	holder, err := s.tokens.Named(string(body[headSize:]))
+	if err != nil {
+		return h, nonce, expires, err
 	}
-	return "", nonce, expires, false
+	if subtle.ConstantTimeCompare(sign(holder.Key(s.secret, purpose), body), mac) != 1 ||
+		!s.now().Before(expires) || s.ended.Contains(nonce) || roleOf(holder) == "" {
+		return h, nonce, expires, tokens.ErrInvalid
+	}
+	return holder, nonce, expires, nil
 }
 
 // end invalidates a cookie's value.
 func (s *sessions) end(value string) {
-	if _, nonce, _, ok := s.open(value); ok {
+	if _, nonce, _, err := s.open(value); err == nil {
 		s.ended.Add(nonce, struct{}{})
 	}
 }
@@ -129,22 +147,19 @@ func sessionCookie(r *http.Request) string {
 	return cookieName
 }
 
-// of returns the role of a request's session.
-func (s *sessions) of(r *http.Request) (Role, bool) {
+// of returns who has a request's session.
+func (s *sessions) of(r *http.Request) (tokens.Holder, error) {
 	c, err := r.Cookie(sessionCookie(r))
 	if err != nil {
-		return "", false
+		return tokens.Holder{}, tokens.ErrInvalid
 	}
-	role, _, _, ok := s.open(c.Value)
-	return role, ok
+	h, _, _, err := s.open(c.Value)
+	return h, err
 }
 
-// Authenticate reports whether a request has a valid session (ok), and whether the
-// session may change anything (write). It is for other handlers of the same listener.
-func (c *Console) Authenticate(r *http.Request) (write, ok bool) {
-	role, ok := c.sessions.of(r)
-	return role == Admin, ok
-}
+// Authenticate returns who has the session of a request. It is for other handlers of the
+// same listener. It fails with [tokens.ErrInvalid] or [tokens.ErrUnavailable].
+func (c *Console) Authenticate(r *http.Request) (tokens.Holder, error) { return c.sessions.of(r) }
 
 type signInView struct {
 	Next   string
@@ -153,7 +168,7 @@ type signInView struct {
 
 func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 	next := local(r.URL.Query().Get("next"))
-	if _, ok := c.sessions.of(r); ok {
+	if _, err := c.sessions.of(r); err == nil {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
@@ -163,13 +178,16 @@ func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxSignIn)
 	next := local(r.PostFormValue("next"))
-	role, ok := c.sessions.role(strings.TrimSpace(r.PostFormValue("token")))
-	if !ok {
+	h, err := c.sessions.find(strings.TrimSpace(r.PostFormValue("token")))
+	if err != nil {
 		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, Failed: true})
 		return
 	}
-	c.opts.Logger.Info("signed in", "role", role, "remote", r.RemoteAddr)
-	c.setCookie(w, r, c.sessions.begin(role), int(SessionLife.Seconds()))
+	action := c.opts.History.Begin(r, h.Name, string(h.Scope), "console_sign_in")
+	action.Done()
+	action.End()
+	c.opts.Logger.Info("signed in", "token", h.Name, "role", roleOf(h), "remote", r.RemoteAddr)
+	c.setCookie(w, r, c.sessions.begin(h), int(SessionLife.Seconds()))
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 

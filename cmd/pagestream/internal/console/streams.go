@@ -11,6 +11,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
@@ -162,6 +163,7 @@ func (c *Console) begun(w http.ResponseWriter, r *http.Request, err error) error
 }
 
 func (c *Console) cancelJob(w http.ResponseWriter, r *http.Request) error {
+	history.From(r.Context()).On("job", r.PostForm.Get("job"))
 	if !c.jobs.stop(r.PostForm.Get("job")) {
 		return notFound("It has ended already.")
 	}
@@ -181,6 +183,7 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	d.Record(history.From(r.Context()))
 	switch err := d.Check(); {
 	case errors.Is(err, operate.ErrDecisionReason) && d.Reason == "":
 		return c.showStreams(w, r, http.StatusUnprocessableEntity, "", "Say why: the reason is kept with the decision.")

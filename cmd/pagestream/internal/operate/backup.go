@@ -8,6 +8,8 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -39,6 +41,7 @@ func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyPro
 		Conn: o.Conn, Dir: dir, Before: outboxes,
 		Streams: []string{
 			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream, connect.BucketOf(o.Stream),
+			tokens.Stream, history.Stream,
 		},
 		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },

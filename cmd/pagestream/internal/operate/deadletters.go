@@ -3,8 +3,10 @@ package operate
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
@@ -64,6 +66,19 @@ func (d Decision) Check() error {
 		return ErrDecisionReason
 	}
 	return nil
+}
+
+// Record puts on record what the decision is about.
+func (d Decision) Record(a *history.Action) {
+	a.On("action", string(d.Action))
+	a.On("projection", d.Projection)
+	a.On("page", string(d.Page))
+	if d.Event > 0 {
+		a.On("event", strconv.FormatUint(d.Event, 10))
+	}
+	if d.DryRun {
+		a.On("dry_run", "true")
+	}
 }
 
 // DecisionResult is the result of a [Decision].

@@ -15,10 +15,12 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
@@ -55,6 +57,8 @@ type Parts struct {
 	Eraser     *erase.Eraser
 	Consumers  *consumers.Consumers
 	Companies  *companies.Companies
+	Tokens     *tokens.Tokens
+	History    *history.History
 	Hooks      *hooks.Hooks
 
 	Keys *seal.KeyRing

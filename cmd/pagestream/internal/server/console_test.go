@@ -284,6 +284,7 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 		"/connect", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect",
 		"/conversations/7000/31/reply", "/projections/pages/rebuild",
 		"/projections/pages/verify", "/audit", "/jobs/cancel", "/deadletters",
+		"/tokens", "/tokens/x/revoke",
 	} {
 		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, path, session).Code, path)
 	}
@@ -292,12 +293,13 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 		"pages/7000/backfill", "companies", "companies/x/rename", "invites", "logins", "logins/x",
 		"conversations/7000/31/erase",
 		"projections/pages/rebuild", "deadletters", "consumers", "backup",
-		"hooks/x/redrive", "hooks/x/enable", "keys/rotate",
+		"hooks/x/redrive", "hooks/x/enable", "keys/rotate", "tokens",
 	} {
 		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, "/api/v1/"+path, session).Code, path)
 		assert.Equal(t, http.StatusForbidden, ask(http.MethodPost, "/api/v1/"+path, bearer).Code, path)
 	}
 	assert.Equal(t, http.StatusForbidden, ask(http.MethodDelete, "/api/v1/consumers/x", bearer).Code)
+	assert.Equal(t, http.StatusForbidden, ask(http.MethodDelete, "/api/v1/tokens/x", bearer).Code)
 	assert.Equal(t, http.StatusOK, ask(http.MethodGet, "/api/v1/pages/7000", bearer).Code)
 	w := ask(http.MethodGet, "/conversations/7000", session)
 	assert.Equal(t, http.StatusSeeOther, w.Code)
@@ -440,6 +442,8 @@ func TestScreenshots(t *testing.T) {
 	}
 	require.NoError(t, os.MkdirAll(dir, 0o750))
 	r, b, contact := newShowcase(t)
+	code, _, stderr := r.command(t, "tokens", "add", "crm-of-acme", "--scope", "company", "--company", "acme", "--send")
+	require.Equal(t, cli.ExitOK, code, stderr)
 	for _, s := range []struct{ name, path, ready string }{
 		{"sign-in", "/sign-in", "#token"},
 		{"pages", "/", "#pages tbody tr"},
@@ -450,6 +454,8 @@ func TestScreenshots(t *testing.T) {
 		{"events", "/events", "#events tr"},
 		{"event", "/events/" + fmt.Sprint(lastSeq(t, r)), "pre"},
 		{"streams", "/streams", ".jobs .fine"},
+		{"tokens", "/tokens", "table"},
+		{"history", "/history", "table"},
 	} {
 		for _, theme := range []string{"light", "dark"} {
 			for _, width := range []int64{1280, 390} {

@@ -18,8 +18,10 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/console"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
@@ -187,14 +189,6 @@ func (p *Program) instagramAccount(id domain.PageID) string {
 // privateRoutes creates the API and the console and sets p.private. closeFeeds ends the live feeds,
 // for which a graceful shutdown would wait otherwise.
 func (p *Program) privateRoutes() (closeFeeds func(), err error) {
-	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
-	if err != nil {
-		return nil, err
-	}
-	read, err := p.token("read-only token", p.cfg.ReadTokenFile())
-	if err != nil {
-		return nil, err
-	}
 	// Sessions are signed with a key of the key ring, so that they survive a restart.
 	key, err := p.keys.Derive("console/session")
 	if err != nil {
@@ -205,18 +199,15 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	c := console.New(console.Options{
 		JS: p.js, Stream: streams.Name,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
-		Operator: operator, AdminToken: admin, ReadToken: read, SessionKey: key,
+		Operator: operator, Tokens: p.access, History: p.history, SessionKey: key,
 		Version: p.opts.Version, Logger: p.log.With("part", "console"),
 	})
-	a, err := api.New(api.Options{
-		JS: p.js, Stream: streams.Name, Token: admin, ReadToken: read, Session: c.Authenticate,
+	a := api.New(api.Options{
+		JS: p.js, Stream: streams.Name, Tokens: p.access, Session: c.Authenticate, History: p.history,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
 		Comments: p.models.Comments(),
 		Operator: operator, Metrics: p.metrics.handler(), Logger: p.log.With("part", "api"),
 	})
-	if err != nil {
-		return nil, fmt.Errorf("make API: %w", err)
-	}
 	mux := http.NewServeMux()
 	a.Register(mux)
 	c.Register(mux)
@@ -239,6 +230,33 @@ func (p *Program) privateHosts() []string {
 		hosts = append(hosts, name)
 	}
 	return slices.DeleteFunc(hosts, func(host string) bool { return host == "" })
+}
+
+// openAccess opens the tokens of the private listener, and the history of what is done with them.
+func (p *Program) openAccess(ctx context.Context) error {
+	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
+	if err != nil {
+		return err
+	}
+	read, err := p.token("read-only token", p.cfg.ReadTokenFile())
+	if err != nil {
+		return err
+	}
+	p.access, err = tokens.New(tokens.Options{
+		JS: p.js, Replicas: p.cfg.NATS.Replicas, Admin: admin, Reader: read, Logger: p.log.With("part", "tokens"),
+	})
+	if err != nil {
+		return fmt.Errorf("open tokens: %w", err)
+	}
+	p.onClose("tokens", func(context.Context) error { p.access.Close(); return nil })
+	if err := p.access.Open(ctx); err != nil {
+		return fmt.Errorf("open tokens: %w", err)
+	}
+	p.history = history.New(history.Options{
+		JS: p.js, Replicas: p.cfg.NATS.Replicas, Logger: p.log.With("part", "history"),
+	})
+	p.onClose("history", p.history.Close)
+	return nil
 }
 
 // token reads a token of the private listener from a file, or creates both.
@@ -266,8 +284,8 @@ func (p *Program) newOperator() *operate.Operator {
 				return conversations.ErasedAt(p.models.Conversations(), page, contact)
 			},
 		}),
-		Eraser: p.eraser, Consumers: p.consumers, Companies: p.companies, Hooks: p.hooks, Keys: p.keys,
-		Secrets: p.secrets, Ready: p.health.reasons,
+		Eraser: p.eraser, Consumers: p.consumers, Companies: p.companies, Tokens: p.access, History: p.history,
+		Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
 		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})

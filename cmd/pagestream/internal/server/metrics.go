@@ -162,6 +162,7 @@ var (
 	silentDesc = desc("pagestream_page_silent",
 		"1 while the page sends no events although its rhythm predicts some.", "page")
 	allSilentDesc = desc("pagestream_all_pages_silent", "1 while nearly all pages are silent at once.")
+	historyDesc   = desc("pagestream_history_lost_total", "Verbs of operators that could not be put on record.")
 	reconcileDesc = desc("pagestream_reconcile_total", "Actions of the reconcile loop.", "action")
 )
 
@@ -196,6 +197,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+	counter(historyDesc, c.p.history.Lost())
 	if err := c.pages(gauge); err != nil {
 		ch <- prometheus.NewInvalidMetric(stateDesc, err)
 	}

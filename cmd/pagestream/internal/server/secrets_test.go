@@ -28,7 +28,8 @@ func (l *logs) Write(p []byte) (int, error) {
 // secretForms matches text that must not be in a log: the secrets of the tests, tokens of the form of
 // Meta's and the fake's, and signatures.
 var secretForms = regexp.MustCompile(testSecret + `|` + dev.AppSecret + `|` + dev.VerifyToken +
-	`|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.`)
+	`|\bEAA[A-Za-z0-9]{16,}|sha(1|256)=[0-9a-f]{40,}|appsecret_proof=[0-9a-f]|signed_request=|\bv1\.[0-9a-f]{16}\.|` +
+	`\bpst_[A-Za-z0-9_-]{43}`)
 
 // leaks describes the lines that contain a secret. It quotes only the text before the secret, so
 // that printing the result does not leak it.

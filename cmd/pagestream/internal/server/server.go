@@ -25,10 +25,12 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain/seal"
@@ -95,6 +97,10 @@ type Program struct {
 	companies *companies.Companies
 	hooks     *hooks.Hooks // nil without endpoints
 
+	// The private listener.
+	access  *tokens.Tokens
+	history *history.History
+
 	recent  webhook.Recent
 	metrics *metrics
 	health  health
@@ -155,6 +161,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		p.openMeta,
 		p.openHooks,
 		p.startReactors,
+		p.openAccess,
 		p.serve,
 	} {
 		if err := stage(ctx); err != nil {
