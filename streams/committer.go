@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -11,8 +12,10 @@ import (
 // item is one event of a request while it is being stored.
 type item struct {
 	req   *request
-	index int // in req.messages and req.receipts
+	index int // in req.items and req.receipts
 	msg   *nats.Msg
+	size  int    // of msg
+	claim *Claim // nil for an event that is not judged
 	id    string
 	// also are other ids under which the event may have been stored.
 	also []string
@@ -28,23 +31,13 @@ func (p *Publisher) runCommitter() {
 	for {
 		_, open := <-p.wake
 		for {
-			p.mu.Lock()
-			batch := p.queue
-			p.queue = nil
-			p.mu.Unlock()
-			if len(batch) == 0 {
+			items := p.nextRound()
+			if len(items) == 0 {
 				break
 			}
-			p.store(batch)
-			var n int
-			var bytes int64
-			for _, r := range batch {
-				n += len(r.messages)
-				bytes += r.bytes
-			}
+			p.store(items)
 			p.mu.Lock()
-			p.waiting -= n
-			p.bytes -= bytes
+			p.queue.stored(items)
 			p.mu.Unlock()
 			runtime.Gosched() // callers that just got their answer may have more for the next round
 		}
@@ -54,15 +47,21 @@ func (p *Publisher) runCommitter() {
 	}
 }
 
-// store stores the events of all requests taken from the queue in one round, and completes the
-// requests.
-func (p *Publisher) store(batch []*request) {
-	var items []*item
-	for _, r := range batch {
-		for i, m := range r.messages {
-			items = append(items, &item{req: r, index: i, msg: m, id: m.Header.Get(HeaderMsgID)})
-		}
+// nextRound takes the items of the next round from the queue, none if nothing waits.
+func (p *Publisher) nextRound() []*item {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	items := p.queue.take(now)
+	p.round = now
+	if len(items) == 0 {
+		p.round = time.Time{}
 	}
+	return items
+}
+
+// store stores the items of one round, and completes the requests of which they are the last.
+func (p *Publisher) store(items []*item) {
 	if p.opts.Judge != nil {
 		// A page is not connected while its events are judged and stored.
 		p.pageOrder.RLock()
@@ -160,7 +159,7 @@ const maxBatchBytes = 16 << 20
 func (p *Publisher) batchLen(items []*item) int {
 	bytes := 0
 	for i, it := range items {
-		bytes += it.msg.Size()
+		bytes += it.size
 		if i > 0 && (i >= p.opts.MaxBatch || bytes > maxBatchBytes) {
 			return i
 		}

@@ -64,7 +64,7 @@ func (p *Publisher) judge(items []*item) error {
 	var claims []Claim
 	var judged []*item
 	for _, it := range items {
-		if c := it.req.claims[it.index]; c != nil {
+		if c := it.claim; c != nil {
 			claims, judged = append(claims, *c), append(judged, it)
 		}
 	}

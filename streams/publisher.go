@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -114,9 +115,13 @@ type PublisherOptions struct {
 
 // Publisher stores events durably, each id once.
 //
-// One goroutine, the committer, takes all events that wait, looks up their ids, and publishes those
-// that are new: one by one if they are few, or as one atomic batch with one disk sync if they are
-// many. It never waits for more events to arrive.
+// One goroutine, the committer, works in rounds. In each it takes events that wait, looks up their ids,
+// and publishes those that are new: one by one if they are few, or as one atomic batch with one disk
+// sync if they are many. It never waits for more events to arrive.
+//
+// The apps take turns in a round, and so do the pages of an app, where a call belongs to the page of most
+// of its events. A turn is bounded, so a page with many events waits for itself and not the others for it:
+// a large call is stored in several rounds. An event whose caller has gone before its turn is not stored.
 //
 // Order: the events of a Publish call that has returned without an error are before those of any later
 // call, and the events of one call are in the order given. The second is not promised if the server
@@ -128,13 +133,16 @@ type Publisher struct {
 	nc    *nats.Conn
 	opts  PublisherOptions
 
-	mu      sync.Mutex
-	queue   []*request
-	waiting int   // events that are in the queue or being stored
-	bytes   int64 // of those events
-	closed  bool
-	wake    chan struct{}
-	done    chan struct{}
+	mu     sync.Mutex
+	queue  queue
+	round  time.Time // since when the committer stores a round; zero while it waits
+	closed bool
+	wake   chan struct{}
+	done   chan struct{}
+
+	// encoding is held while the events of a large call are encoded, so that many such calls do not
+	// keep all processors from those that store.
+	encoding chan struct{}
 
 	abandoned context.Context //nolint:containedctx // ends when Close stops waiting
 	abandon   context.CancelFunc
@@ -146,13 +154,14 @@ type Publisher struct {
 	newest uint64 // the highest sequence that was acknowledged
 }
 
-// request is one Publish call. Only the committer changes it, and the caller reads it only after done
-// is closed.
+// request is one Publish call. Next belongs to the queue; the rest is changed by the committer only, and
+// the caller reads it only after done is closed.
 type request struct {
 	ctx      context.Context //nolint:containedctx // the caller's: it shows whether the caller still waits
-	messages []*nats.Msg
-	claims   []*Claim // by message; nil for an event that is not judged
-	bytes    int64
+	key      flowKey
+	at       time.Time
+	items    []item
+	next     int // the first item that was not taken from the queue yet
 	receipts []Receipt
 	err      error
 	pending  int // events without a result
@@ -183,6 +192,7 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 	p := &Publisher{
 		js: js, async: async, nc: js.Conn(), opts: o,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
+		encoding: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	go p.runCommitter()
 	return p, nil
@@ -190,8 +200,9 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 
 // Publish stores the events and returns a receipt for each, in order. It returns without an error only
 // when every event is durable; then each id is in the stream once. After an error some of the events
-// may be stored, and after the end of the context they may still be stored later. Calling Publish
-// again with the same events is safe. It is safe for concurrent use.
+// may be stored, and after the end of the context those whose turn has come may still be stored later.
+// Calling Publish again with the same events is safe. It does not keep the bytes of the events after it
+// has returned. It is safe for concurrent use.
 //
 // Its errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrInvalid], [ErrClosed],
 // [domain.ErrBadData], or the context's.
@@ -202,24 +213,9 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
-	r := &request{
-		ctx:      ctx,
-		messages: make([]*nats.Msg, len(events)),
-		claims:   make([]*Claim, len(events)),
-		receipts: make([]Receipt, len(events)),
-		pending:  len(events),
-		done:     make(chan struct{}),
-	}
-	for i, e := range events {
-		m, err := p.encode(e)
-		if err != nil {
-			return nil, err
-		}
-		if p.opts.Judge != nil {
-			r.claims[i] = claimOf(e)
-		}
-		r.messages[i] = m
-		r.bytes += int64(m.Size())
+	r, err := p.request(ctx, events)
+	if err != nil {
+		return nil, err
 	}
 	if err := p.enqueue(r); err != nil {
 		return nil, err
@@ -231,8 +227,48 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 		}
 		return r.receipts, nil
 	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r.next < len(r.items) {
+			p.queue.leave(r)
+		}
 		return nil, fmt.Errorf("wait for the stream: %w", ctx.Err())
 	}
+}
+
+// largeCall is from how many events on the encoding of a call takes long enough to delay others.
+const largeCall = 64
+
+// request encodes the events of a call.
+func (p *Publisher) request(ctx context.Context, events []domain.Event) (*request, error) {
+	if len(events) >= largeCall {
+		select {
+		case p.encoding <- struct{}{}:
+			defer func() { <-p.encoding }()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("publish: %w", ctx.Err())
+		}
+	}
+	r := &request{
+		ctx:      ctx,
+		key:      flowOf(events),
+		items:    make([]item, len(events)),
+		receipts: make([]Receipt, len(events)),
+		pending:  len(events),
+		done:     make(chan struct{}),
+	}
+	for i, e := range events {
+		m, err := p.encode(e)
+		if err != nil {
+			return nil, err
+		}
+		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size()}
+		if p.opts.Judge != nil {
+			r.items[i].claim = claimOf(e)
+		}
+	}
+	r.at = time.Now()
+	return r, nil
 }
 
 // encode makes the message and checks that it is not too large for the server, alone and in a batch.
@@ -257,17 +293,37 @@ func (p *Publisher) enqueue(r *request) error {
 	if p.closed {
 		return fmt.Errorf("publish: %w", ErrClosed)
 	}
-	if p.waiting > 0 && (p.waiting+len(r.messages) > p.opts.QueueLimit || p.bytes+r.bytes > p.opts.QueueBytes) {
-		return fmt.Errorf("%d events of %d bytes are waiting: %w", p.waiting, p.bytes, ErrOverloaded)
+	q, n := &p.queue, len(r.items)
+	if q.waiting > 0 && (q.waiting+n > p.opts.QueueLimit || q.bytes+r.bytes() > p.opts.QueueBytes) {
+		return fmt.Errorf("%d events of %d bytes are waiting: %w", q.waiting, q.bytes, ErrOverloaded)
 	}
-	p.waiting += len(r.messages)
-	p.bytes += r.bytes
-	p.queue = append(p.queue, r)
+	if err := q.refuses(r.key, n, p.opts.QueueLimit); err != nil {
+		return err
+	}
+	q.add(r)
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 	return nil
+}
+
+// Delay estimates how long new events of a page that an app delivered would wait until their turn. With an
+// empty page, it is the time for a page that has no events waiting. It is long where they would be refused.
+func (p *Publisher) Delay(app string, page domain.PageID) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queue.waiting >= p.opts.QueueLimit {
+		return p.opts.RetryFor
+	}
+	now, delay := time.Now(), time.Duration(0)
+	if !p.round.IsZero() {
+		delay = now.Sub(p.round)
+	}
+	if f := p.queue.flows[flowKey{app, page}]; f != nil {
+		delay = max(delay, f.delay(now))
+	}
+	return delay
 }
 
 // Close stops accepting events, stores those that wait, and stops the committer. If the context ends

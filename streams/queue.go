@@ -1,0 +1,233 @@
+package streams
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+)
+
+// Bounds of a round, which is what the committer stores at once.
+const (
+	// maxRound is the most events of a round.
+	maxRound = DefaultMaxBatch
+	// turnEvents and turnBytes are what one page may store in a round while other pages store events
+	// too. A larger turn costs fewer disk syncs and delays the other pages longer.
+	turnEvents = 256
+	turnBytes  = 1 << 20
+	// calm is how long no other page must have stored events for a page to fill whole rounds.
+	calm = time.Second
+)
+
+// flowKey identifies a flow: a page, and the app that delivered its events.
+type flowKey struct {
+	app  string
+	page domain.PageID
+}
+
+// flowOf returns the flow of a call: its app and the page that most of its events have.
+func flowOf(events []domain.Event) flowKey {
+	key := flowKey{events[0].Data.App, events[0].Page}
+	if !slices.ContainsFunc(events, func(e domain.Event) bool { return e.Page != key.page }) {
+		return key
+	}
+	count, most := map[domain.PageID]int{}, 0
+	for _, e := range events {
+		count[e.Page]++
+		if n := count[e.Page]; n > most {
+			key.page, most = e.Page, n
+		}
+	}
+	return key
+}
+
+// flow is the queue of the requests of one page, first come, first served.
+type flow struct {
+	key      flowKey
+	requests []*request
+	waiting  int    // events that were not taken yet
+	round    uint64 // the last round in which it had its turn
+	// served counts the events that were taken since the time since, which tells its rate.
+	served int
+	since  time.Time
+}
+
+// rateWindow is how long the rate of a flow is remembered.
+const rateWindow = 2 * time.Second
+
+// delay estimates how long a new request would wait for its turn.
+func (f *flow) delay(now time.Time) time.Duration {
+	if f.waiting == 0 {
+		return 0
+	}
+	oldest := now.Sub(f.requests[0].at)
+	if f.served == 0 {
+		return oldest
+	}
+	return max(oldest, time.Duration(float64(now.Sub(f.since))*float64(f.waiting)/float64(f.served)))
+}
+
+// appQueue has the flows of one app that have waiting requests.
+type appQueue struct {
+	// fresh are flows that had nothing waiting before; they are served first, so that a page that
+	// sends little does not wait for one that sends much. The others are in old.
+	fresh, old []*flow
+	waiting    int // events
+}
+
+// queue has the requests that wait for the committer, by app and page. Apps take turns, and so do the
+// pages of an app. Its fields are guarded by the publisher's mutex.
+type queue struct {
+	apps  map[string]*appQueue // all that were ever used
+	ring  []*appQueue          // the same, in the order of their next turn
+	flows map[flowKey]*flow    // those with waiting requests
+	round uint64
+	// waiting and bytes count the events that wait or are being stored.
+	waiting int
+	bytes   int64
+	// last is the flow of the last request, mixed the last time that another flow than before had one.
+	last  flowKey
+	mixed time.Time
+}
+
+// refuses returns [ErrOverloaded] if the app's or the page's share of the limit is used up: a page may have
+// half of it, and an app three quarters if there are several. So no page and no app can take all of it.
+func (q *queue) refuses(key flowKey, n, limit int) error {
+	if f := q.flows[key]; f != nil && f.waiting > 0 && f.waiting+n > limit/2 {
+		return fmt.Errorf("%d events of the page are waiting: %w", f.waiting, ErrOverloaded)
+	}
+	if a := q.apps[key.app]; a != nil && len(q.apps) > 1 && a.waiting > 0 && a.waiting+n > limit*3/4 {
+		return fmt.Errorf("%d events of the app are waiting: %w", a.waiting, ErrOverloaded)
+	}
+	return nil
+}
+
+// bytes returns the size of all messages of the request.
+func (r *request) bytes() (n int64) {
+	for i := range r.items {
+		n += int64(r.items[i].size)
+	}
+	return n
+}
+
+// add puts a request at the end of its flow.
+func (q *queue) add(r *request) {
+	if q.flows == nil {
+		q.flows, q.apps = map[flowKey]*flow{}, map[string]*appQueue{}
+	}
+	a := q.apps[r.key.app]
+	if a == nil {
+		a = &appQueue{}
+		q.apps[r.key.app] = a
+		q.ring = append(q.ring, a)
+	}
+	f := q.flows[r.key]
+	if f == nil {
+		f = &flow{key: r.key, since: r.at}
+		q.flows[r.key] = f
+		a.fresh = append(a.fresh, f)
+	}
+	f.requests = append(f.requests, r)
+	f.waiting += len(r.items)
+	a.waiting += len(r.items)
+	q.waiting += len(r.items)
+	q.bytes += r.bytes()
+	if r.key != q.last {
+		q.last, q.mixed = r.key, r.at
+	}
+}
+
+// take removes the events of the next round from the queue.
+func (q *queue) take(now time.Time) (round []*item) {
+	q.round++
+	most, size := turnEvents, turnBytes
+	if len(q.flows) == 1 && now.Sub(q.mixed) > calm { // nobody else would wait
+		most, size = maxRound, maxBatchBytes
+	}
+	left := maxRound
+	turn := func(a *appQueue, f *flow) {
+		items := q.turn(a, f, min(left, most), size, now)
+		round, left = append(round, items...), left-len(items)
+	}
+	// The fresh flows leave something for the others.
+	q.turns(func(a *appQueue) *[]*flow { return &a.fresh }, func() bool { return left > maxRound/4 }, turn)
+	q.turns(func(a *appQueue) *[]*flow { return &a.old }, func() bool { return left > 0 }, turn)
+	return round
+}
+
+// turns gives each flow of a list its turn while there is room, one of each app after another.
+func (q *queue) turns(list func(*appQueue) *[]*flow, room func() bool, turn func(*appQueue, *flow)) {
+	for idle := 0; room() && idle < len(q.ring); {
+		a := q.ring[0]
+		q.ring = append(q.ring[1:], a)
+		flows := list(a)
+		if len(*flows) == 0 || (*flows)[0].round == q.round {
+			idle++
+			continue
+		}
+		idle = 0
+		f := (*flows)[0]
+		*flows = (*flows)[1:]
+		f.round = q.round
+		turn(a, f)
+		if len(f.requests) > 0 {
+			a.old = append(a.old, f)
+		} else {
+			delete(q.flows, f.key)
+		}
+	}
+}
+
+// turn takes at most n events of a flow, and not many more bytes than size.
+func (q *queue) turn(a *appQueue, f *flow, n, size int, now time.Time) (items []*item) {
+	for len(f.requests) > 0 {
+		r := f.requests[0]
+		switch {
+		case r.next == len(r.items):
+			f.requests = f.requests[1:]
+			continue
+		case r.err != nil: // the others are not stored either
+			q.leave(r)
+			close(r.done)
+			continue
+		case r.ctx.Err() != nil:
+			q.leave(r)
+			continue
+		case len(items) == n || size <= 0:
+		default:
+			it := &r.items[r.next]
+			items = append(items, it)
+			size -= it.size
+			r.next++
+			continue
+		}
+		break
+	}
+	f.waiting -= len(items)
+	a.waiting -= len(items)
+	if age := now.Sub(f.since); age > rateWindow {
+		f.since, f.served = now.Add(-age/2), f.served/2
+	}
+	f.served += len(items)
+	return items
+}
+
+// leave removes the events of a request that were not taken yet. They will not be stored.
+func (q *queue) leave(r *request) {
+	n := len(r.items) - r.next
+	for ; r.next < len(r.items); r.next++ {
+		q.bytes -= int64(r.items[r.next].size)
+	}
+	q.waiting -= n
+	q.flows[r.key].waiting -= n
+	q.apps[r.key.app].waiting -= n
+}
+
+// stored counts the items of a round as stored, or refused.
+func (q *queue) stored(items []*item) {
+	q.waiting -= len(items)
+	for _, it := range items {
+		q.bytes -= int64(it.size)
+	}
+}
