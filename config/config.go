@@ -75,6 +75,13 @@ type HTTP struct {
 type Webhook struct {
 	// MaxBody is the largest accepted body; a larger one is answered 413.
 	MaxBody ByteSize `koanf:"max_body"`
+	// MaxInflight is how many bytes of bodies may be in memory before they are
+	// parsed; above it deliveries are answered 503.
+	MaxInflight ByteSize `koanf:"max_inflight"`
+	// MaxConnections is the most connections of the public listener, and
+	// MaxConnectionsPerAddress the most of one public address; 0 is no limit.
+	MaxConnections           int `koanf:"max_connections"`
+	MaxConnectionsPerAddress int `koanf:"max_connections_per_address"`
 	// Timeout is how long a delivery may take to become durable before the
 	// answer is 503. Meta gives up after 5 s.
 	Timeout time.Duration `koanf:"timeout"`
@@ -244,10 +251,13 @@ func Default() Config {
 			ShutdownTimeout: 20 * time.Second,
 		},
 		Webhook: Webhook{
-			MaxBody:     8 * MiB,
-			Timeout:     4 * time.Second,
-			ReadTimeout: 10 * time.Second,
-			IdleTimeout: 2 * time.Minute,
+			MaxBody:                  8 * MiB,
+			MaxInflight:              64 * MiB,
+			MaxConnections:           2048,
+			MaxConnectionsPerAddress: 256,
+			Timeout:                  4 * time.Second,
+			ReadTimeout:              10 * time.Second,
+			IdleTimeout:              2 * time.Minute,
 		},
 		NATS: NATS{Replicas: 1},
 		Streams: Streams{

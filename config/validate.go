@@ -55,6 +55,9 @@ func (c Config) Validate() error {
 	// An event may contain a body twice, and the embedded server accepts messages of
 	// at most 32 MiB.
 	within(v, "webhook.max_body", c.Webhook.MaxBody, 64*KiB, 15*MiB)
+	within(v, "webhook.max_inflight", c.Webhook.MaxInflight, 2*c.Webhook.MaxBody, 64*1024*MiB)
+	within(v, "webhook.max_connections", c.Webhook.MaxConnections, 0, 1_000_000)
+	within(v, "webhook.max_connections_per_address", c.Webhook.MaxConnectionsPerAddress, 0, 1_000_000)
 	if c.Webhook.Timeout >= metaDeadline {
 		v.add("webhook.timeout: %s is too long: Meta gives up after %s; write less, as in 4s",
 			c.Webhook.Timeout, metaDeadline)

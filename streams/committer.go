@@ -37,7 +37,7 @@ func (p *Publisher) runCommitter() {
 			}
 			p.store(items)
 			p.mu.Lock()
-			p.queue.stored(items)
+			p.queue.stored(items, time.Since(p.round))
 			p.mu.Unlock()
 			runtime.Gosched() // callers that just got their answer may have more for the next round
 		}

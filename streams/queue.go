@@ -12,10 +12,13 @@ import (
 const (
 	// maxRound is the most events of a round.
 	maxRound = DefaultMaxBatch
-	// turnEvents and turnBytes are what one page may store in a round while other pages store events
-	// too. A larger turn costs fewer disk syncs and delays the other pages longer.
-	turnEvents = 256
-	turnBytes  = 1 << 20
+	// minTurn and maxTurn bound the events, and turnBytes the bytes, that one page may store in a round
+	// while other pages store events too. A larger turn costs fewer disk syncs and delays the other
+	// pages longer, so it is chosen such that a round takes about roundTime.
+	minTurn   = 64
+	maxTurn   = 256
+	turnBytes = 1 << 20
+	roundTime = 10 * time.Millisecond
 	// calm is how long no other page must have stored events for a page to fill whole rounds.
 	calm = time.Second
 )
@@ -83,6 +86,7 @@ type queue struct {
 	ring  []*appQueue          // the same, in the order of their next turn
 	flows map[flowKey]*flow    // those with waiting requests
 	round uint64
+	most  int // what a page may store in a round now
 	// waiting and bytes count the events that wait or are being stored.
 	waiting int
 	bytes   int64
@@ -141,7 +145,7 @@ func (q *queue) add(r *request) {
 // take removes the events of the next round from the queue.
 func (q *queue) take(now time.Time) (round []*item) {
 	q.round++
-	most, size := turnEvents, turnBytes
+	most, size := max(q.most, minTurn), turnBytes
 	if len(q.flows) == 1 && now.Sub(q.mixed) > calm { // nobody else would wait
 		most, size = maxRound, maxBatchBytes
 	}
@@ -224,8 +228,13 @@ func (q *queue) leave(r *request) {
 	q.apps[r.key.app].waiting -= n
 }
 
-// stored counts the items of a round as stored, or refused.
-func (q *queue) stored(items []*item) {
+// stored counts the items of a round as stored, or refused, and adapts the turns to its duration.
+func (q *queue) stored(items []*item, took time.Duration) {
+	if took > roundTime {
+		q.most = max(q.most/2, minTurn)
+	} else if took < roundTime/2 {
+		q.most = min(max(2*q.most, minTurn), maxTurn)
+	}
 	q.waiting -= len(items)
 	for _, it := range items {
 		q.bytes -= int64(it.size)

@@ -68,6 +68,17 @@ func asList(raw json.RawMessage) ([]json.RawMessage, bool) {
 	return list, true
 }
 
+// countValues returns how many values an array has.
+func countValues(raw json.RawMessage) (n int) {
+	for i := skipSpace(raw, 1); raw[i] != ']'; n++ {
+		i = skipSpace(raw, skipValue(raw, i))
+		if raw[i] == ',' {
+			i = skipSpace(raw, i+1)
+		}
+	}
+	return n
+}
+
 // asText decodes a string. It returns false if raw is not a string.
 func asText(raw json.RawMessage) (string, bool) {
 	if firstByte(raw) != '"' {

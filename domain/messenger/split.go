@@ -23,14 +23,19 @@ type Options struct {
 	// deliveries may have the page as their entry, and then neither end of an item is the
 	// entry. Nil means that no page's account is known.
 	Account func(domain.PageID) string
+	// MaxItems is the most items that a delivery may have; 0 is no limit.
+	MaxItems int
 }
 
 // Result is the content of a delivery.
 type Result struct {
 	// Events are in the order of the delivery.
 	Events []domain.Event
-	// Items is the number of events.
+	// Items is the number of events, also where there are too many.
 	Items int
+	// TooMany reports that the delivery has more items than Options.MaxItems. Then
+	// there are no events.
+	TooMany bool
 }
 
 // The arrays of an entry, and their channel names.
@@ -46,7 +51,8 @@ var channels = [...]string{channelMessaging, channelStandby, channelChanges, cha
 // testEntry is the entry id that the developer dashboard's Test button sends.
 const testEntry = domain.NoPage
 
-// Split returns the events of one delivery, in its order. It never fails. A body
+// Split returns the events of one delivery, in its order. It never fails, but it returns no
+// events for a delivery with more than Options.MaxItems items, which are only counted. A body
 // that is not the JSON that Meta documents becomes one
 // [domain.DeliveryUnreadable] event with the complete body. An item of an unknown
 // kind, an entry without items and a delivery without entries become one
@@ -87,6 +93,12 @@ func Split(body []byte, o Options) Result {
 		entries = append(entries, list...)
 	}
 	s.object = top.id("object")
+	// An item has at least two bytes, with the comma.
+	if o.MaxItems > 0 && len(body) > 2*o.MaxItems {
+		if n := countItems(entries); n > o.MaxItems {
+			return Result{Items: n, TooMany: true}
+		}
+	}
 	switch {
 	case top.count("entry") == 0:
 		return s.unreadable(body, "no entry array")
@@ -100,6 +112,37 @@ func Split(body []byte, o Options) Result {
 		s.entry(e)
 	}
 	return Result{Events: s.events, Items: len(s.events)}
+}
+
+// countItems returns how many events the entries have.
+func countItems(entries []json.RawMessage) int {
+	total := 0
+	for _, raw := range entries {
+		n := 0
+		for _, m := range asObject(raw) {
+			switch {
+			case channelOf(m.name) == "" || firstByte(m.value) == 0:
+			case m.value[0] == '[':
+				n += countValues(m.value)
+			default:
+				n++
+			}
+		}
+		total += max(n, 1)
+	}
+	return total
+}
+
+// IsDelivery reports whether body has the shape of Meta's deliveries: a JSON object with
+// the text object and the array entry.
+func IsDelivery(body []byte) bool {
+	if !domain.ValidJSON(body) {
+		return false
+	}
+	top := asObject(bytes.TrimSpace(body))
+	_, text := asText(top.get("object"))
+	_, list := asList(top.get("entry"))
+	return text && list
 }
 
 // splitter collects the events of one delivery.

@@ -108,7 +108,10 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 	hook := webhook.Options{
 		Publisher:       p.publisher,
 		MaxBody:         int64(p.cfg.Webhook.MaxBody),
+		MaxInflight:     int64(p.cfg.Webhook.MaxInflight),
+		ReadTimeout:     p.cfg.Webhook.ReadTimeout,
 		Timeout:         p.cfg.Webhook.Timeout,
+		Delay:           p.publisher.Delay,
 		Ready:           p.health.storeError,
 		Observe:         p.observe,
 		Logger:          p.log.With("part", "webhook"),
@@ -154,7 +157,10 @@ func (p *Program) observe(a webhook.Answer) {
 	if a.Method != http.MethodPost {
 		return
 	}
-	p.recent.Answered(time.Now(), a.Status, a.Took)
+	// A scanner's requests don't say that a secret is wrong, and a caller that has gone was answered nothing.
+	if (a.Status != http.StatusUnauthorized || a.Shaped) && a.Reason != "gone" {
+		p.recent.Answered(time.Now(), a.Status, a.Took)
+	}
 	if a.Status != http.StatusOK {
 		p.ledger.Rejected(a.Reason)
 		return

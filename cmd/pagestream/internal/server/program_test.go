@@ -145,15 +145,13 @@ func post(t testing.TB, addr string, body []byte) int {
 
 // tryPost is post for other goroutines than the test's: it returns errors.
 func tryPost(addr string, body []byte) (int, error) {
-	m := hmac.New(sha256.New, []byte(testSecret))
-	m.Write(body)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/webhooks", bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
-	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(m.Sum(nil)))
+	req.Header.Set("X-Hub-Signature-256", signatureOf(testSecret, body))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err
@@ -161,6 +159,13 @@ func tryPost(addr string, body []byte) (int, error) {
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode, nil
+}
+
+// signatureOf returns the signature header of a body.
+func signatureOf(secret string, body []byte) string {
+	m := hmac.New(sha256.New, []byte(secret))
+	m.Write(body)
+	return "sha256=" + hex.EncodeToString(m.Sum(nil))
 }
 
 // message returns the body of a delivery with one text message.

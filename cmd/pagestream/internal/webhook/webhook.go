@@ -11,8 +11,15 @@
 //	403  a handshake with the wrong verify token
 //	404  no app has that name
 //	405  neither GET nor POST
-//	413  the body is larger than MaxBody, or larger than the stream can store
+//	408  the body arrived too slowly
+//	413  the body is larger than MaxBody, or larger than the stream can store, or has
+//	     more items than MaxItems
 //	503  it can't be made durable now; Retry-After says when to try again
+//
+// What anybody can cause is bounded: the bytes of bodies whose signature is not known
+// yet, and the time in which a body arrives. What a page can cause is bounded as well: a
+// delivery that can't be stored in time is refused before it is parsed, and large ones are
+// parsed in turns.
 //
 // Meta expects an answer within 5 seconds and unsubscribes the app from a page
 // after about an hour of failures.
@@ -20,7 +27,6 @@
 package webhook
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,13 +34,16 @@ import (
 	"io"
 	"log/slog"
 	"math/bits"
+	"mime"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -50,8 +59,11 @@ var (
 
 // Defaults of [Options].
 const (
-	DefaultMaxBody = 8 << 20
-	DefaultTimeout = 4 * time.Second
+	DefaultMaxBody     = 8 << 20
+	DefaultMaxInflight = 64 << 20
+	DefaultMaxItems    = 5000 // Meta's documented maximum is 1,000
+	DefaultReadTimeout = 10 * time.Second
+	DefaultTimeout     = 4 * time.Second
 )
 
 // retryAfter is sent with a 503, in seconds.
@@ -81,12 +93,17 @@ type Answer struct {
 	Method string
 	Status int
 	// Reason is a fixed word for why the status is not 200: "signature",
-	// "verify_token", "too_large", "unavailable", "timeout", "overloaded",
-	// "not_ready", "unreadable_request", "unknown_app" or "method".
+	// "verify_token", "too_large", "too_many_items", "too_slow", "unavailable",
+	// "timeout", "overloaded", "inflight", "gone", "not_ready", "unreadable_request",
+	// "unknown_app" or "method".
 	Reason string
+	// Shaped reports that a delivery with a wrong signature was like Meta's otherwise, so
+	// that the app's secret may be wrong. Other ones are those of scanners.
+	Shaped bool
 	Took   time.Duration
 	// Events and Receipts are the events of a stored delivery and their
-	// receipts, in the same order.
+	// receipts, in the same order. The bytes of the events are valid until Observe
+	// returns.
 	Events   []domain.Event
 	Receipts []streams.Receipt
 }
@@ -97,15 +114,24 @@ type Options struct {
 	Publisher streams.Storer
 	// MaxBody is the largest accepted body in bytes.
 	MaxBody int64
+	// MaxItems is the most items of a delivery.
+	MaxItems int
+	// MaxInflight is how many bytes of bodies may be in memory before they are parsed.
+	MaxInflight int64
+	// ReadTimeout is how long a body may take to arrive, whatever its rate.
+	ReadTimeout time.Duration
 	// Timeout bounds the wait until the events are durable. It must be under
 	// Meta's 5 s.
 	Timeout time.Duration
+	// Delay estimates how long new events of a page would wait to be stored; see
+	// [streams.Publisher.Delay]. Nil means that none waits.
+	Delay func(app string, page domain.PageID) time.Duration
 	// Ready returns an error while nothing can be stored. It is called before
 	// each delivery is read, so it must be quick. Nil means always ready.
 	Ready func() error
 	// PageVerifyToken reports whether a token is the verify token of any
-	// connected page. It must compare in constant time. Nil accepts no page's
-	// token.
+	// connected page. The time that it takes must not depend on the token. Nil accepts
+	// no page's token.
 	PageVerifyToken func(token string) bool
 	// Account returns the Instagram account that is linked to a page; see
 	// [messenger.Options]. It must be quick. Nil means that no account is known.
@@ -119,6 +145,8 @@ type Options struct {
 type Handler struct {
 	opts     Options
 	apps     map[string]App
+	inflight budget
+	parsing  *gate
 	rejected atomic.Uint64
 	failed   atomic.Uint64
 }
@@ -130,7 +158,13 @@ func New(o Options) (*Handler, error) {
 		return nil, ErrNoApp
 	}
 	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
+	o.MaxItems = cmp.Or(o.MaxItems, DefaultMaxItems)
+	o.MaxInflight = cmp.Or(o.MaxInflight, DefaultMaxInflight)
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, DefaultReadTimeout)
 	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	if o.Delay == nil {
+		o.Delay = func(string, domain.PageID) time.Duration { return 0 }
+	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
@@ -141,7 +175,10 @@ func New(o Options) (*Handler, error) {
 	if o.Observe == nil {
 		o.Observe = func(Answer) {}
 	}
-	h := &Handler{opts: o, apps: make(map[string]App, len(o.Apps))}
+	h := &Handler{
+		opts: o, apps: make(map[string]App, len(o.Apps)), inflight: budget{left: o.MaxInflight, limit: o.MaxInflight},
+		parsing: newGate(max(1, runtime.GOMAXPROCS(0)/2)),
+	}
 	for _, a := range o.Apps {
 		if len(a.Secrets) == 0 || slices.Contains(a.Secrets, "") {
 			return nil, fmt.Errorf("app %q: %w", a.Name, ErrNoSecret)
@@ -156,31 +193,37 @@ func New(o Options) (*Handler, error) {
 
 // Register adds the handler's routes to mux.
 func (h *Handler) Register(mux *http.ServeMux) {
-	mux.Handle("/webhooks", h)
-	mux.Handle("/webhooks/{app}", h)
+	for _, path := range []string{"/webhooks", "/webhooks/{$}", "/webhooks/{app}", "/webhooks/{app}/{$}"} {
+		mux.Handle(path, h)
+	}
 }
 
 // ServeHTTP answers one handshake or delivery.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	a := h.answer(w, r)
+	a, body := h.answer(w, r)
 	a.Method, a.Took = r.Method, time.Since(start)
 	h.opts.Observe(a)
+	if body != nil {
+		body.recycle()
+	}
 }
 
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request) Answer {
+// answer answers a request. It returns the body to which the answer's events refer, if
+// any.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (Answer, *received) {
 	app, ok := h.app(r.PathValue("app"))
 	if !ok {
-		return refuse(w, Answer{Status: http.StatusNotFound, Reason: "unknown_app"})
+		return refuse(w, Answer{Status: http.StatusNotFound, Reason: "unknown_app"}), nil
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return h.handshake(w, r, app)
+		return h.handshake(w, r, app), nil
 	case http.MethodPost:
 		return h.deliver(w, r, app)
 	}
 	w.Header().Set("Allow", "GET, POST")
-	return refuse(w, Answer{App: app.Name, Status: http.StatusMethodNotAllowed, Reason: "method"})
+	return refuse(w, Answer{App: app.Name, Status: http.StatusMethodNotAllowed, Reason: "method"}), nil
 }
 
 // app finds an app by its name in the URL; an empty name means the first app.
@@ -207,65 +250,145 @@ func (h *Handler) handshake(w http.ResponseWriter, r *http.Request, app App) Ans
 	return Answer{App: app.Name, Status: http.StatusOK}
 }
 
-// deliver stores one delivery and answers 200, or answers why it was not stored.
-func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) Answer {
+// deliver stores one delivery and answers 200, or answers why it was not stored. It returns
+// the body if that may be recycled once the answer is observed.
+func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) (Answer, *received) {
 	a := Answer{App: app.Name}
 	mac, ok := parseSignature(r.Header.Get(SignatureHeader))
 	if !ok {
-		return h.reject(w, a)
+		return h.reject(w, a), nil
 	}
 	if err := h.opts.Ready(); err != nil {
-		return h.unavailable(w, a, "not_ready", err)
+		return h.unavailable(w, a, "not_ready", err), nil
 	}
-	body, err := readBody(http.MaxBytesReader(w, r.Body, h.opts.MaxBody), r.ContentLength, h.opts.MaxBody)
+	if h.late(app.Name, "") {
+		return h.unavailable(w, a, "overloaded", streams.ErrOverloaded), nil
+	}
+	body, err := receive(w, r, h.opts.MaxBody, h.opts.ReadTimeout, &h.inflight)
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			a.Status, a.Reason = http.StatusRequestEntityTooLarge, "too_large"
-			return refuse(w, a)
-		}
-		a.Status, a.Reason = http.StatusBadRequest, "unreadable_request"
-		return refuse(w, a)
+		return h.unread(w, a, err), nil
 	}
-	if !signedBy(app.Secrets, body, mac) {
-		return h.reject(w, a)
+	defer body.release()
+	if !signedBy(app.Secrets, body.bytes, mac) {
+		a.Shaped = shaped(r.Header.Get("Content-Type"), body.bytes)
+		return h.reject(w, a), body
 	}
-
-	events := messenger.Split(body, messenger.Options{App: app.Name, AppID: app.ID, Account: h.opts.Account}).Events
+	ctx, cancel := context.WithTimeout(r.Context(), h.opts.Timeout)
+	defer cancel()
+	split, err := h.split(ctx, app, body.bytes)
+	body.release() // the publisher has its own bound
+	if err != nil {
+		return h.notStored(ctx, w, a, err), body
+	}
+	if split.TooMany {
+		a.Status, a.Reason = http.StatusRequestEntityTooLarge, "too_many_items"
+		http.Error(w, fmt.Sprintf("The delivery has %d items; at most %d are accepted.", split.Items, h.opts.MaxItems),
+			a.Status)
+		return a, body
+	}
+	events := split.Events
 	if tp := r.Header.Get("Traceparent"); validTraceParent(tp) {
 		for i := range events {
 			events[i].TraceParent = tp
 		}
 	}
-
-	// The wait goes on when the client disconnects: finishing a publish that is
-	// under way is better than leaving it for the next delivery.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.opts.Timeout)
-	defer cancel()
 	receipts, err := h.opts.Publisher.Publish(ctx, events)
+	if err != nil {
+		return h.notStored(ctx, w, a, err), nil
+	}
+	a.Status, a.Events, a.Receipts = http.StatusOK, events, receipts
+	w.WriteHeader(http.StatusOK)
+	return a, body
+}
+
+// late reports whether new events of a page would wait so long that they are probably not
+// stored in time.
+func (h *Handler) late(app string, page domain.PageID) bool {
+	return h.opts.Delay(app, page) > h.opts.Timeout/2
+}
+
+// split makes the events of a body. A large body waits for its turn. It fails with
+// [streams.ErrOverloaded] if the events could not be stored in time, or with the context's
+// error.
+func (h *Handler) split(ctx context.Context, app App, body []byte) (messenger.Result, error) {
+	page := pageOf(body)
+	if h.late(app.Name, domain.PageID(page)) {
+		return messenger.Result{}, fmt.Errorf("events of the page wait too long: %w", streams.ErrOverloaded)
+	}
+	if len(body) > largeBody {
+		if err := h.parsing.enter(ctx, door{app.Name, page}); err != nil {
+			return messenger.Result{}, fmt.Errorf("wait to parse: %w", err)
+		}
+		defer h.parsing.leave()
+		if h.late(app.Name, domain.PageID(page)) { // by now
+			return messenger.Result{}, fmt.Errorf("events of the page wait too long: %w", streams.ErrOverloaded)
+		}
+	}
+	return messenger.Split(body, messenger.Options{
+		App: app.Name, AppID: app.ID, Account: h.opts.Account, MaxItems: h.opts.MaxItems,
+	}), nil
+}
+
+// unread answers that the body was not read to its end.
+func (h *Handler) unread(w http.ResponseWriter, a Answer, err error) Answer {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		a.Status, a.Reason = http.StatusRequestEntityTooLarge, "too_large"
+	case errors.Is(err, errInflight):
+		w.Header().Set("Connection", "close") // instead of reading the rest
+		return h.unavailable(w, a, "inflight", err)
+	case tooSlow(err):
+		w.Header().Set("Connection", "close")
+		a.Status, a.Reason = http.StatusRequestTimeout, "too_slow"
+	default:
+		a.Status, a.Reason = http.StatusBadRequest, "unreadable_request"
+	}
+	return refuse(w, a)
+}
+
+// overloadPause is how long the answer to a delivery is held back that was refused because too much waits. A
+// client that sends again at once, however many connections it has, then costs little. Meta waits longer.
+const overloadPause = 500 * time.Millisecond
+
+// notStored answers that the events were not stored.
+func (h *Handler) notStored(ctx context.Context, w http.ResponseWriter, a Answer, err error) Answer {
 	switch {
 	case errors.Is(err, streams.ErrTooLarge):
 		a.Status, a.Reason = http.StatusRequestEntityTooLarge, "too_large"
 		return refuse(w, a)
 	case errors.Is(err, streams.ErrOverloaded):
+		_ = backoff.Sleep(ctx, overloadPause)
 		return h.unavailable(w, a, "overloaded", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return h.unavailable(w, a, "timeout", err)
-	case err != nil:
-		return h.unavailable(w, a, "unavailable", err)
+	case errors.Is(err, context.Canceled):
+		a.Status, a.Reason = http.StatusServiceUnavailable, "gone" // nobody reads the answer
+		return refuse(w, a)
 	}
-	a.Status, a.Events, a.Receipts = http.StatusOK, events, receipts
-	w.WriteHeader(http.StatusOK)
-	return a
+	return h.unavailable(w, a, "unavailable", err)
+}
+
+// maxShaped is up to which size a body with a wrong signature is parsed to see whether it
+// has Meta's shape. Most of Meta's deliveries are much smaller.
+const maxShaped = 64 << 10
+
+// shaped reports whether a body could be Meta's.
+func shaped(contentType string, body []byte) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == "application/json" && len(body) <= maxShaped && messenger.IsDelivery(body)
 }
 
 // reject answers 401 for a bad signature. A wrong secret in the configuration
-// looks the same, and Meta then unsubscribes every page within the hour, so it is
-// logged: at counts that are powers of two, so that a flood can't fill the log.
+// looks the same, and Meta then unsubscribes every page within the hour, so a delivery of
+// Meta's shape is logged: at counts that are powers of two, so that a flood can't fill the
+// log.
 func (h *Handler) reject(w http.ResponseWriter, a Answer) Answer {
-	if n := h.rejected.Add(1); bits.OnesCount64(n) == 1 {
-		h.opts.Logger.Warn("delivery rejected: signature missing or wrong; if it was Meta's, check the app's secrets",
-			"app", a.App, "rejected", n)
+	if a.Shaped {
+		if n := h.rejected.Add(1); bits.OnesCount64(n) == 1 {
+			h.opts.Logger.Warn("delivery rejected: wrong signature; if it was Meta's, check the app's secrets",
+				"app", a.App, "rejected", n)
+		}
 	}
 	a.Status, a.Reason = http.StatusUnauthorized, "signature"
 	return refuse(w, a)
@@ -286,18 +409,4 @@ func (h *Handler) unavailable(w http.ResponseWriter, a Answer, reason string, er
 func refuse(w http.ResponseWriter, a Answer) Answer {
 	http.Error(w, http.StatusText(a.Status), a.Status)
 	return a
-}
-
-// readBody reads the whole body. The first allocation follows contentLength, up to
-// 64 KiB: a sender can claim any length at no cost.
-func readBody(body io.Reader, contentLength, limit int64) ([]byte, error) {
-	if contentLength > limit {
-		return nil, &http.MaxBytesError{Limit: limit}
-	}
-	const maxFirst = 64 << 10
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(contentLength, 0), maxFirst)+bytes.MinRead))
-	if _, err := buf.ReadFrom(body); err != nil {
-		return nil, fmt.Errorf("read body: %w", err)
-	}
-	return buf.Bytes(), nil
 }
