@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -42,21 +41,26 @@ func (p *Program) serve(context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.start("private HTTP", p.privateLn, &http.Server{
+	p.start("private HTTP", limitConnections(p.privateLn, maxPrivate, 0), &http.Server{
 		Handler:      p.private,
 		ReadTimeout:  30 * time.Second,
 		WriteTimeout: time.Minute, // an event feed sets its own deadline for each write
 	}, closeFeeds)
-	p.start("public HTTP", p.publicLn, &http.Server{
+	hook := p.cfg.Webhook
+	p.start("public HTTP", limitConnections(p.publicLn, hook.MaxConnections, hook.MaxConnectionsPerAddress), &http.Server{
 		Handler:      public,
-		ReadTimeout:  p.cfg.Webhook.ReadTimeout,
-		WriteTimeout: p.cfg.Webhook.ReadTimeout + p.cfg.Webhook.Timeout + 5*time.Second,
+		ReadTimeout:  hook.ReadTimeout,
+		WriteTimeout: hook.ReadTimeout + hook.Timeout + 5*time.Second,
 	}, closeFeeds)
 	return nil
 }
 
+// maxPrivate is the most connections of the private listener.
+const maxPrivate = 1024
+
 // start serves HTTP on a listener until Close, which calls before and then shuts the server down.
-func (p *Program) start(name string, ln net.Listener, s *http.Server, before func()) {
+func (p *Program) start(name string, ln *connections, s *http.Server, before func()) {
+	s.ConnState = ln.state
 	s.ReadHeaderTimeout = 5 * time.Second
 	s.IdleTimeout = p.cfg.Webhook.IdleTimeout
 	s.MaxHeaderBytes = 32 << 10
