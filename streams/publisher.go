@@ -309,7 +309,7 @@ func (p *Publisher) enqueue(r *request) error {
 }
 
 // Delay estimates how long new events of a page that an app delivered would wait until their turn. With an
-// empty page, it is the time for a page that has no events waiting. It is long where they would be refused.
+// empty page, it is the time for a page that has no events waiting. It is RetryFor where they would be refused.
 func (p *Publisher) Delay(app string, page domain.PageID) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -321,6 +321,9 @@ func (p *Publisher) Delay(app string, page domain.PageID) time.Duration {
 		delay = now.Sub(p.round)
 	}
 	if f := p.queue.flows[flowKey{app, page}]; f != nil {
+		if f.waiting >= p.opts.QueueLimit/2 {
+			return p.opts.RetryFor
+		}
 		delay = max(delay, f.delay(now))
 	}
 	return delay

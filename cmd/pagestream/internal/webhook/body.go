@@ -15,7 +15,7 @@ import (
 const (
 	minBuffer  = 4 << 10
 	growth     = 4
-	firstMost  = 64 << 10 // the first buffer is no larger, because a sender can claim any length
+	firstMost  = 16 << 10 // the first buffer is no larger, because a sender can claim any length
 	maxPooled  = 1 << 20
 	smallBody  = 256 << 10
 	poolsCount = 5 // 4 KiB, 16 KiB, 64 KiB, 256 KiB, 1 MiB
