@@ -13,10 +13,9 @@ const (
 	// maxRound is the most events of a round.
 	maxRound = DefaultMaxBatch
 	// minTurn and maxTurn bound the events, and turnBytes the bytes, that one page may store in a round
-	// while other pages store events too. A larger turn costs fewer disk syncs and delays the other
-	// pages longer, so it is chosen such that a round takes about roundTime.
+	// while other pages store events too; see [pace].
 	minTurn   = 64
-	maxTurn   = 256
+	turnSizes = 3 // 64, 128 and 256 events
 	turnBytes = 1 << 20
 	roundTime = 10 * time.Millisecond
 	// calm is how long no other page must have stored events for a page to fill whole rounds.
@@ -86,7 +85,9 @@ type queue struct {
 	ring  []*appQueue          // the same, in the order of their next turn
 	flows map[flowKey]*flow    // those with waiting requests
 	round uint64
-	most  int // what a page may store in a round now
+	pace  pace
+	// full is set if a page used its whole turn in the last round.
+	full bool
 	// waiting and bytes count the events that wait or are being stored.
 	waiting int
 	bytes   int64
@@ -145,13 +146,15 @@ func (q *queue) add(r *request) {
 // take removes the events of the next round from the queue.
 func (q *queue) take(now time.Time) (round []*item) {
 	q.round++
-	most, size := max(q.most, minTurn), turnBytes
+	most, size := q.pace.turn(), turnBytes
+	q.full = false
 	if len(q.flows) == 1 && now.Sub(q.mixed) > calm { // nobody else would wait
 		most, size = maxRound, maxBatchBytes
 	}
 	left := maxRound
 	turn := func(a *appQueue, f *flow) {
 		items := q.turn(a, f, min(left, most), size, now)
+		q.full = q.full || len(items) == minTurn<<q.pace.size
 		round, left = append(round, items...), left-len(items)
 	}
 	// The fresh flows leave something for the others.
@@ -228,15 +231,44 @@ func (q *queue) leave(r *request) {
 	q.apps[r.key.app].waiting -= n
 }
 
-// stored counts the items of a round as stored, or refused, and adapts the turns to its duration.
+// stored counts the items of a round, which took so long, as stored, or refused.
 func (q *queue) stored(items []*item, took time.Duration) {
-	if took > roundTime {
-		q.most = max(q.most/2, minTurn)
-	} else if took < roundTime/2 {
-		q.most = min(max(2*q.most, minTurn), maxTurn)
+	if q.full {
+		q.pace.observe(took)
 	}
 	q.waiting -= len(items)
 	for _, it := range items {
 		q.bytes -= int64(it.size)
+	}
+}
+
+// pace chooses the size of a turn. A larger one costs fewer disk syncs and delays the other pages longer, so
+// it is the largest with which a round takes no longer than roundTime. If every round takes longer, it is
+// the largest that stores twice as many events in less than 1.5 times the time: a smaller one would save
+// little.
+type pace struct {
+	size   int // the turn has minTurn << size events
+	took   [turnSizes]time.Duration
+	rounds int
+}
+
+// exploreEvery is after how many rounds another size is tried.
+const exploreEvery = 32
+
+func (p *pace) turn() int { return minTurn << p.size }
+
+// observe takes account of a round with a whole turn, and chooses the next size.
+func (p *pace) observe(took time.Duration) {
+	t := &p.took[p.size]
+	if *t == 0 {
+		*t = took
+	}
+	*t += (took - *t) / 8
+	p.size = 0
+	for i := 1; i < turnSizes && (p.took[i] <= roundTime || 2*p.took[i] < 3*p.took[i-1]); i++ {
+		p.size = i
+	}
+	if p.rounds++; p.rounds%exploreEvery == 0 {
+		p.size = p.rounds / exploreEvery % turnSizes
 	}
 }
