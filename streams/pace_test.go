@@ -16,7 +16,8 @@ func TestPaceChoosesTheTurn(t *testing.T) {
 		"a larger turn takes too long":   {4 * time.Millisecond, 40 * time.Microsecond, 128},
 		"slow events":                    {time.Millisecond, time.Millisecond, 64},
 		"a smaller turn would not help":  {200 * time.Millisecond, 100 * time.Microsecond, 256},
-		"a smaller turn would help more": {60 * time.Millisecond, 800 * time.Microsecond, 128},
+		"a smaller turn would help more": {60 * time.Millisecond, 300 * time.Microsecond, 128},
+		"both":                           {20 * time.Millisecond, 800 * time.Microsecond, 64},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p pace

@@ -244,7 +244,7 @@ func (q *queue) stored(items []*item, took time.Duration) {
 
 // pace chooses the size of a turn. A larger one costs fewer disk syncs and delays the other pages longer, so
 // it is the largest with which a round takes no longer than roundTime. If every round takes longer, it is
-// the largest that stores twice as many events in less than 1.5 times the time: a smaller one would save
+// the largest that stores twice as many events in less than 1.25 times the time: a smaller one would save
 // little.
 type pace struct {
 	size   int // the turn has minTurn << size events
@@ -265,7 +265,7 @@ func (p *pace) observe(took time.Duration) {
 	}
 	*t += (took - *t) / 8
 	p.size = 0
-	for i := 1; i < turnSizes && (p.took[i] <= roundTime || 2*p.took[i] < 3*p.took[i-1]); i++ {
+	for i := 1; i < turnSizes && (p.took[i] <= roundTime || 4*p.took[i] < 5*p.took[i-1]); i++ {
 		p.size = i
 	}
 	if p.rounds++; p.rounds%exploreEvery == 0 {

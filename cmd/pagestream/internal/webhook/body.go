@@ -121,7 +121,7 @@ func (b *received) grow(size int64) error {
 	b.held += size - int64(cap(before))
 	if pool := poolOf(size); pool != nil {
 		if buf, ok := pool.Get().(*[]byte); ok {
-			b.bytes = append((*buf)[:0], before...)
+			b.bytes = (*buf)[:copy((*buf)[:size], before)]
 		}
 	}
 	if int64(cap(b.bytes)) != size {

@@ -306,7 +306,7 @@ func TestBuffersAreUsedAgain(t *testing.T) {
 	for sender := range 8 {
 		wg.Go(func() {
 			for i := range 50 {
-				item := fmt.Sprintf(`{"n":"%d_%d","x":"%s"}`, sender, i, strings.Repeat(string(rune('a'+sender)), 1<<(i%18)))
+				item := fmt.Sprintf(`{"n":"%d_%d","x":%q}`, sender, i, strings.Repeat(string(rune('a'+sender)), 1<<(i%18)))
 				want.Store(item, true)
 				b := `{"object":"page","entry":[{"id":"7001","messaging":[` + item + `]}]}`
 				r := httptest.NewRequest(http.MethodPost, "/webhooks", strings.NewReader(b))
