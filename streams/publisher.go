@@ -213,11 +213,18 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
-	r, err := p.request(ctx, events)
-	if err != nil {
+	key := flowOf(events)
+	if err := p.admit(key, len(events)); err != nil {
 		return nil, err
 	}
-	if err := p.enqueue(r); err != nil {
+	r, err := p.request(ctx, key, events)
+	if err == nil {
+		err = p.enqueue(r)
+	}
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.queue.give(key, len(events))
 		return nil, err
 	}
 	select {
@@ -240,7 +247,7 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 const largeCall = 64
 
 // request encodes the events of a call.
-func (p *Publisher) request(ctx context.Context, events []domain.Event) (*request, error) {
+func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Event) (*request, error) {
 	if len(events) >= largeCall {
 		select {
 		case p.encoding <- struct{}{}:
@@ -251,7 +258,7 @@ func (p *Publisher) request(ctx context.Context, events []domain.Event) (*reques
 	}
 	r := &request{
 		ctx:      ctx,
-		key:      flowOf(events),
+		key:      key,
 		items:    make([]item, len(events)),
 		receipts: make([]Receipt, len(events)),
 		pending:  len(events),
@@ -287,18 +294,26 @@ func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
 	return m, nil
 }
 
+// admit reserves room in the queue, before anything is encoded.
+func (p *Publisher) admit(key flowKey, n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return fmt.Errorf("publish: %w", ErrClosed)
+	}
+	return p.queue.admit(key, n, p.opts.QueueLimit)
+}
+
+// enqueue adds a request that was admitted.
 func (p *Publisher) enqueue(r *request) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return fmt.Errorf("publish: %w", ErrClosed)
 	}
-	q, n := &p.queue, len(r.items)
-	if q.waiting > 0 && (q.waiting+n > p.opts.QueueLimit || q.bytes+r.bytes() > p.opts.QueueBytes) {
+	q := &p.queue
+	if q.bytes > 0 && q.bytes+r.bytes() > p.opts.QueueBytes {
 		return fmt.Errorf("%d events of %d bytes are waiting: %w", q.waiting, q.bytes, ErrOverloaded)
-	}
-	if err := q.refuses(r.key, n, p.opts.QueueLimit); err != nil {
-		return err
 	}
 	q.add(r)
 	select {
@@ -320,10 +335,11 @@ func (p *Publisher) Delay(app string, page domain.PageID) time.Duration {
 	if !p.round.IsZero() {
 		delay = now.Sub(p.round)
 	}
-	if f := p.queue.flows[flowKey{app, page}]; f != nil {
-		if f.waiting >= p.opts.QueueLimit/2 {
-			return p.opts.RetryFor
-		}
+	key := flowKey{app, page}
+	if p.queue.of(key) >= p.opts.QueueLimit/2*9/10 { // the rest would not suffice for a usual delivery
+		return p.opts.RetryFor
+	}
+	if f := p.queue.flows[key]; f != nil {
 		delay = max(delay, f.delay(now))
 	}
 	return delay

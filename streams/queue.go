@@ -75,7 +75,7 @@ type appQueue struct {
 	// fresh are flows that had nothing waiting before; they are served first, so that a page that
 	// sends little does not wait for one that sends much. The others are in old.
 	fresh, old []*flow
-	waiting    int // events
+	waiting    int // events that are being encoded or wait
 }
 
 // queue has the requests that wait for the committer, by app and page. Apps take turns, and so do the
@@ -84,11 +84,14 @@ type queue struct {
 	apps  map[string]*appQueue // all that were ever used
 	ring  []*appQueue          // the same, in the order of their next turn
 	flows map[flowKey]*flow    // those with waiting requests
-	round uint64
-	pace  pace
+	// coming counts the events that are being encoded.
+	coming map[flowKey]int
+	round  uint64
+	pace   pace
 	// full is set if a page used its whole turn in the last round.
 	full bool
-	// waiting and bytes count the events that wait or are being stored.
+	// waiting counts the events that are being encoded, wait, or are being stored; bytes has the bytes
+	// of the last two.
 	waiting int
 	bytes   int64
 	// last is the flow of the last request, mixed the last time that another flow than before had one.
@@ -96,16 +99,54 @@ type queue struct {
 	mixed time.Time
 }
 
-// refuses returns [ErrOverloaded] if the app's or the page's share of the limit is used up: a page may have
-// half of it, and an app three quarters if there are several. So no page and no app can take all of it.
-func (q *queue) refuses(key flowKey, n, limit int) error {
-	if f := q.flows[key]; f != nil && f.waiting > 0 && f.waiting+n > limit/2 {
-		return fmt.Errorf("%d events of the page are waiting: %w", f.waiting, ErrOverloaded)
+// admit reserves room for n events of a call that is being encoded, until add or give. It fails with
+// [ErrOverloaded] if the limit is used up, or the app's or the page's share of it: a page may have half, and
+// an app three quarters if there are several. So no page and no app can take all of it.
+func (q *queue) admit(key flowKey, n, limit int) error {
+	if q.flows == nil {
+		q.flows, q.apps, q.coming = map[flowKey]*flow{}, map[string]*appQueue{}, map[flowKey]int{}
 	}
-	if a := q.apps[key.app]; a != nil && len(q.apps) > 1 && a.waiting > 0 && a.waiting+n > limit*3/4 {
+	a := q.apps[key.app]
+	if a == nil {
+		a = &appQueue{}
+		q.apps[key.app] = a
+		q.ring = append(q.ring, a)
+	}
+	switch page := q.of(key); {
+	case q.waiting > 0 && q.waiting+n > limit:
+		return fmt.Errorf("%d events are waiting: %w", q.waiting, ErrOverloaded)
+	case page > 0 && page+n > limit/2:
+		return fmt.Errorf("%d events of the page are waiting: %w", page, ErrOverloaded)
+	case len(q.apps) > 1 && a.waiting > 0 && a.waiting+n > limit*3/4:
 		return fmt.Errorf("%d events of the app are waiting: %w", a.waiting, ErrOverloaded)
 	}
+	q.coming[key] += n
+	a.waiting += n
+	q.waiting += n
 	return nil
+}
+
+// of returns how many events of a flow wait or are being encoded.
+func (q *queue) of(key flowKey) int {
+	n := q.coming[key]
+	if f := q.flows[key]; f != nil {
+		n += f.waiting
+	}
+	return n
+}
+
+// arrived takes n events from those that are being encoded.
+func (q *queue) arrived(key flowKey, n int) {
+	if q.coming[key] -= n; q.coming[key] == 0 {
+		delete(q.coming, key)
+	}
+}
+
+// give gives back the room of a call that is not added.
+func (q *queue) give(key flowKey, n int) {
+	q.arrived(key, n)
+	q.apps[key.app].waiting -= n
+	q.waiting -= n
 }
 
 // bytes returns the size of all messages of the request.
@@ -116,18 +157,9 @@ func (r *request) bytes() (n int64) {
 	return n
 }
 
-// add puts a request at the end of its flow.
+// add puts a request that was admitted at the end of its flow.
 func (q *queue) add(r *request) {
-	if q.flows == nil {
-		q.flows, q.apps = map[flowKey]*flow{}, map[string]*appQueue{}
-	}
-	a := q.apps[r.key.app]
-	if a == nil {
-		a = &appQueue{}
-		q.apps[r.key.app] = a
-		q.ring = append(q.ring, a)
-	}
-	f := q.flows[r.key]
+	a, f := q.apps[r.key.app], q.flows[r.key]
 	if f == nil {
 		f = &flow{key: r.key, since: r.at}
 		q.flows[r.key] = f
@@ -135,8 +167,7 @@ func (q *queue) add(r *request) {
 	}
 	f.requests = append(f.requests, r)
 	f.waiting += len(r.items)
-	a.waiting += len(r.items)
-	q.waiting += len(r.items)
+	q.arrived(r.key, len(r.items))
 	q.bytes += r.bytes()
 	if r.key != q.last {
 		q.last, q.mixed = r.key, r.at

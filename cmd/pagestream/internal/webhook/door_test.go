@@ -169,7 +169,8 @@ func TestTooManyItemsAreRefused(t *testing.T) {
 
 func TestUpperCaseHexAndATrailingSlashAreAccepted(t *testing.T) {
 	f := start(t, nil)
-	upper := http.Header{"X-Hub-Signature-256": {"sha256=" + strings.ToUpper(strings.TrimPrefix(sign(secret, body), "sha256="))}}
+	digits := strings.TrimPrefix(sign(secret, body), "sha256=")
+	upper := http.Header{"X-Hub-Signature-256": {"sha256=" + strings.ToUpper(digits)}}
 	for _, path := range []string{"/webhooks", "/webhooks/", "/webhooks/main", "/webhooks/main/"} {
 		status, _, _ := f.post(t, path, body, upper)
 		require.Equal(t, http.StatusOK, status, path)
