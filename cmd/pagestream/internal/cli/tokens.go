@@ -20,7 +20,7 @@ type TokensCommand struct {
 	Revoke TokensRevokeCommand `cmd:"" help:"Make a token invalid, and end its sessions and feeds."`
 }
 
-const tokensPath = "/api/v1/tokens"
+const tokensPath = "/api/v1/tokens" //nolint:gosec // a path, no token
 
 // TokensAddCommand makes a token.
 type TokensAddCommand struct {
