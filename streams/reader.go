@@ -98,7 +98,10 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
 	for !src.empty(ctx) {
-		m, err := src.next(ctx)
+		m, err := src.nextWithin(ctx, recheck)
+		if errors.Is(err, errQuiet) {
+			continue // what was to be read may have been deleted: empty looks again
+		}
 		if err != nil {
 			return src.last, err
 		}
@@ -224,6 +227,27 @@ func (p *puller) fetch() error {
 	}
 	p.batch, p.messages, p.cancel = batch, batch.Messages(), cancel
 	return nil
+}
+
+// recheck is how long a bounded read waits for a message before it looks whether there is one.
+const recheck = time.Second
+
+// errQuiet is returned by nextWithin when no message has arrived in time.
+var errQuiet = errors.New("no message in time")
+
+// nextWithin is next with a bound of the wait. After errQuiet the source begins again behind the last
+// message that it returned.
+func (s *source) nextWithin(ctx context.Context, limit time.Duration) (arrival, error) {
+	if s.ready() {
+		return s.next(ctx)
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	m, err := s.next(wait)
+	if err != nil && ctx.Err() == nil && wait.Err() != nil {
+		return arrival{}, errQuiet
+	}
+	return m, err
 }
 
 // ready reports whether next would return without waiting.
