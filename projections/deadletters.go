@@ -95,15 +95,15 @@ func parkedHead(tx *store.Tx, page domain.PageID, contact domain.ContactID) (seq
 	return seq
 }
 
-// unparkErased replaces the parked events of an erased contact by the events of their
-// tombstones.
+// unparkErased replaces the parked events that an erasure lists by the events of their
+// tombstones. These are events of the contact, and events without a contact.
 func unparkErased(tx *store.Tx, meta *store.Meta, e streams.Stored, a *applier) error {
 	if e.Type != domain.ContactErased || e.Data.Erasure == nil {
 		return nil
 	}
 	var erased []DeadLetter
 	err := eachParked(tx, store.Key(e.Page), func(d DeadLetter) error {
-		if d.Contact != "" && domain.ContactHash(d.Contact) == e.Data.Erasure.Contact {
+		if d.Contact == "" || domain.ContactHash(d.Contact) == e.Data.Erasure.Contact {
 			erased = append(erased, d)
 		}
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,12 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end
 		return fmt.Errorf("read message %s: %w", m.UUID, err)
 	}
 	err = a.apply(ctx, r.write, r.Status().Seq, events)
+	if err == nil && slices.ContainsFunc(events, isErasure) {
+		if err := r.scrub(ctx); err != nil && ctx.Err() == nil { // the events are applied
+			r.opts.Logger.Error("bytes of erased events stay in the file of the read model", "projection", r.Name(), "err", err)
+		}
+		return nil
+	}
 	if err == nil || ctx.Err() != nil {
 		return err // if the drive is over, the next one starts at the stored position
 	}

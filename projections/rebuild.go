@@ -80,7 +80,7 @@ type Rebuilt struct {
 
 // Rebuild builds the read model again in a second file and then replaces the live
 // file by it. The live file serves reads and follows the stream meanwhile. The old
-// file is kept until the next rebuild.
+// file is kept until the next rebuild or erasure.
 //
 // The function progress, if not nil, is called from this goroutine at each change of
 // the phase, and within a phase at most every 200 ms. If the rebuild ends early, because of an error, the
@@ -123,7 +123,7 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	}
 	b.phase(PhaseCatchUp)
 	if frozen {
-		err = b.replaceLive()
+		err = b.replaceLive(ctx)
 	} else {
 		err = b.swap(ctx)
 	}
@@ -384,14 +384,18 @@ func (b *build) swap(ctx context.Context) error {
 		if err := b.decide(ctx, b.r.decided.last()); err != nil {
 			return err
 		}
-		return b.replaceLive()
+		return b.replaceLive(ctx)
 	})
 }
 
 // replaceLive makes the new file the live one. The rename is atomic: after a crash
 // before it there is the old file, after a crash later on the new one.
-func (b *build) replaceLive() error {
+func (b *build) replaceLive(ctx context.Context) error {
 	r := b.r
+	// Events may have been erased since the new file was begun.
+	if err := b.s.Scrub(ctx); err != nil {
+		return err
+	}
 	if !r.opts.Store.NoSync {
 		if err := b.s.Durable(); err != nil {
 			return err
