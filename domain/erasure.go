@@ -34,6 +34,8 @@ type Tombstone struct {
 	Object  string `json:"object,omitempty"`
 	Source  string `json:"source,omitempty"`
 	App     string `json:"app,omitempty"`
+	// AppID is the id of the app of a [ForeignReceived] event.
+	AppID string `json:"app_id,omitempty"`
 }
 
 // idKeySize is how many bytes of an id's hash are kept. Among 2^40 ids the
@@ -72,6 +74,9 @@ func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 		Seq: seq, ID: hex.EncodeToString(IDKey(e.ID)), Type: e.Type, At: at.UnixMilli(), Standby: e.Standby,
 		Object: e.Data.Object, Source: e.Data.Source, App: e.Data.App,
 	}
+	if e.Type == ForeignReceived {
+		h.AppID = e.Data.AppID
+	}
 	if !e.Time.IsZero() {
 		h.Time = max(0, e.Time.UnixMilli())
 	}
@@ -83,7 +88,7 @@ func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 func (h Tombstone) Event(page PageID) Event {
 	e := Event{
 		ID: tombstonePrefix + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
-		Data: Data{Object: h.Object, Source: h.Source, App: h.App},
+		Data: Data{Object: h.Object, Source: h.Source, App: h.App, AppID: h.AppID},
 	}
 	if h.Time > 0 {
 		e.Time = time.UnixMilli(h.Time).UTC()

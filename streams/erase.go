@@ -2,17 +2,29 @@ package streams
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
 )
+
+// eraseRequests is how many requests of Erase are under way at once. The server carries them out one after
+// the other, and writes a block of the stream anew for each of them, so more would not be faster.
+const eraseRequests = 4
 
 // Erase deletes the events at the given sequences from the stream and overwrites their bytes on
 // disk. It returns how many it deleted. It is idempotent: sequences that are already deleted are
 // skipped. After an error some of the events may still be in the stream.
 //
-// An event for which match returns false is not deleted, even if its sequence is in the list.
+// An event for which match returns false is not deleted, even if its sequence is in the list. The
+// function match is called by several goroutines.
 func Erase(
 	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool,
 ) (deleted int, err error) {
@@ -20,24 +32,124 @@ func Erase(
 	if err != nil {
 		return 0, fmt.Errorf("get stream: %w", err)
 	}
-	for _, seq := range seqs {
-		e, err := get(ctx, st, seq)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			continue
-		case err != nil:
-			return deleted, err
-		case !match(e):
-			continue
-		}
-		err = st.SecureDeleteMsg(ctx, seq)
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			if _, getErr := get(ctx, st, seq); errors.Is(getErr, ErrNotFound) {
-				continue // it was deleted by somebody else meanwhile
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var next, done atomic.Int64
+	var running sync.WaitGroup
+	for range min(eraseRequests, len(seqs)) {
+		running.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(seqs)) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				ok, err := eraseOne(ctx, st, seqs[i], match)
+				if err != nil {
+					stop(err) // only the first error counts
+				}
+				if ok {
+					done.Add(1)
+				}
 			}
-			return deleted, fmt.Errorf("delete sequence %d: %w", seq, err)
+		})
+	}
+	running.Wait()
+	return int(done.Load()), context.Cause(ctx)
+}
+
+// eraseOne deletes one event. It returns false if there is none, or match returns false.
+func eraseOne(ctx context.Context, st jetstream.Stream, seq uint64, match func(Stored) bool) (bool, error) {
+	e, err := get(ctx, st, seq)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !match(e):
+		return false, nil
+	}
+	return secureDelete(ctx, st, seq)
+}
+
+// secureDelete deletes a message and overwrites its bytes. It returns false if there is none.
+func secureDelete(ctx context.Context, st jetstream.Stream, seq uint64) (bool, error) {
+	err := st.SecureDeleteMsg(ctx, seq)
+	if err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if _, getErr := st.GetMsg(ctx, seq); !errors.Is(getErr, jetstream.ErrMsgNotFound) {
+			return false, fmt.Errorf("delete sequence %d: %w", seq, err)
 		}
-		deleted++
+	}
+	return false, nil // somebody else has deleted it
+}
+
+// CopiesOf returns the prefix of the names of the streams in which copies of a stream's events wait for
+// those who read them.
+func CopiesOf(stream string) string { return stream + "_OUT_" }
+
+// EraseCopies deletes the copies of erased events from the streams of [CopiesOf], and overwrites their
+// bytes. A copy has the headers of its event. The events are those of the page with the given ids
+// ([domain.Tombstone].ID), and all of the contact. It returns how many copies it deleted. If a stream of
+// copies has none left, the bytes of those that were read before are removed too.
+func EraseCopies(
+	ctx context.Context, js jetstream.JetStream, stream string, page domain.PageID, contact domain.ContactID,
+	ids map[string]bool,
+) (deleted int, err error) {
+	names := js.StreamNames(ctx)
+	var copies []string
+	for name := range names.Name() {
+		if strings.HasPrefix(name, CopiesOf(stream)) {
+			copies = append(copies, name)
+		}
+	}
+	if err := names.Err(); err != nil {
+		return 0, fmt.Errorf("list streams of copies: %w", err)
+	}
+	for _, name := range copies {
+		n, err := eraseCopies(ctx, js, name, func(h nats.Header) bool {
+			of, err := pageOf(h.Get(HeaderSource))
+			return err == nil && of == page && (contact != "" && h.Get(HeaderSubject) == escape(string(contact)) ||
+				ids[hex.EncodeToString(domain.IDKey(h.Get(HeaderID)))])
+		})
+		deleted += n
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) { // it was removed meanwhile
+			return deleted, fmt.Errorf("erase copies in %s: %w", name, err)
+		}
 	}
 	return deleted, nil
+}
+
+// eraseCopies deletes the messages whose headers match. It reads them one by one, because a stream may not
+// allow another consumer.
+func eraseCopies(
+	ctx context.Context, js jetstream.JetStream, name string, match func(nats.Header) bool,
+) (deleted int, err error) {
+	st, err := js.Stream(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	state := st.CachedInfo().State
+	for seq := max(1, state.FirstSeq); seq <= state.LastSeq; seq++ {
+		m, err := st.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(">")) // the first one from seq on
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return deleted, err
+		}
+		if seq = m.Sequence; !match(m.Header) {
+			continue
+		}
+		ok, err := secureDelete(ctx, st, seq)
+		if err != nil {
+			return deleted, err
+		}
+		if ok {
+			deleted++
+		}
+	}
+	info, err := st.Info(ctx)
+	if err != nil || info.State.Msgs > 0 || info.State.LastSeq == 0 {
+		return deleted, err
+	}
+	// This removes the file, unless a copy is stored at this moment.
+	return deleted, st.Purge(ctx, jetstream.WithPurgeSequence(info.State.LastSeq+1))
 }

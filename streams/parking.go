@@ -34,6 +34,42 @@ type Parked struct {
 	Attempts int    `json:"attempts,omitempty"`
 	// At is when it was parked, or last failed again.
 	At time.Time `json:"at"`
+	// owner is the hash of the contact, empty if there is none.
+	owner string
+}
+
+// parkedRow is how a parked event is stored. It has the hash of the contact and not its id: what is
+// removed from the stream of parked events stays in its file for some time, also after the contact was
+// erased.
+type parkedRow struct {
+	Parked
+	Owner string `json:"owner,omitempty"`
+}
+
+// row returns the event as it is stored. The text of the error may have come from Graph, which names the
+// person in some errors.
+func (p Parked) row() parkedRow {
+	out := parkedRow{p, p.owner}
+	if p.Contact != "" {
+		out.Error = domain.HideContact(p.Error, p.Contact)
+	}
+	out.Error, out.Contact = out.Error[:min(len(out.Error), maxParkedError)], ""
+	return out
+}
+
+// parked returns the event without its contact, unless an earlier version has stored that.
+func (r parkedRow) parked() Parked {
+	out := r.Parked
+	out.owner = cmp.Or(r.Owner, ownerOf(out.Contact))
+	return out
+}
+
+// ownerOf returns the hash of a contact, or an empty string for none.
+func ownerOf(c domain.ContactID) string {
+	if c == "" {
+		return ""
+	}
+	return domain.ContactHash(c)
 }
 
 // ErrNotParked is returned when the reactor has no parked event with the given sequence.
@@ -59,11 +95,11 @@ type Parking struct {
 type parkedConversation struct {
 	reactor string
 	page    domain.PageID
-	contact domain.ContactID
+	owner   string
 }
 
 func (p Parked) conversation() parkedConversation {
-	return parkedConversation{p.Reactor, p.Page, p.Contact}
+	return parkedConversation{p.Reactor, p.Page, p.owner}
 }
 
 // ParkedOf returns the name of the stream of parked events that belongs to a stream of events.
@@ -80,13 +116,38 @@ func (k *Parking) subject(reactor string, seq uint64) string {
 }
 
 // List returns the parked events of one reactor, or of all reactors if the name is empty. They are
-// ordered by reactor and sequence.
+// ordered by reactor and sequence. An event that is no longer in the stream has no contact.
 func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
+	out, err := k.list(ctx, reactor)
+	if err != nil || len(out) == 0 {
+		return out, err
+	}
+	get, err := Getter(ctx, k.js, k.stream)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range out {
+		if p.owner == "" || p.Contact != "" {
+			continue
+		}
+		e, err := get(ctx, p.Seq)
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrMalformed) {
+			return nil, err
+		}
+		if ownerOf(e.Contact) == p.owner {
+			out[i].Contact = e.Contact
+		}
+	}
+	return out, nil
+}
+
+// list is like List, but leaves out the contacts, which are in the stream of events.
+func (k *Parking) list(ctx context.Context, reactor string) ([]Parked, error) {
 	var out []Parked
 	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m arrival) error {
-		var p Parked
-		if json.Unmarshal(m.msg.Data(), &p) == nil && (reactor == "" || p.Reactor == reactor) {
-			out = append(out, p)
+		var row parkedRow
+		if json.Unmarshal(m.msg.Data(), &row) == nil && (reactor == "" || row.Reactor == reactor) {
+			out = append(out, row.parked())
 		}
 		return nil
 	})
@@ -104,7 +165,7 @@ func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
 
 // register adds a reactor, so that Redrive and Discard can call it.
 func (k *Parking) register(ctx context.Context, r *Reactor) error {
-	list, err := k.List(ctx, "")
+	list, err := k.list(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -131,7 +192,9 @@ func (k *Parking) empty() bool {
 // parkIfBlocked parks an event if an earlier one of its conversation is parked, and reports whether
 // it did.
 func (k *Parking) parkIfBlocked(ctx context.Context, reactor string, e Stored) (bool, error) {
-	p := Parked{Reactor: reactor, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type}
+	p := Parked{
+		Reactor: reactor, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type, owner: ownerOf(e.Contact),
+	}
 	k.mu.Lock()
 	p.Behind = k.first[p.conversation()]
 	k.mu.Unlock()
@@ -143,8 +206,7 @@ func (k *Parking) parkIfBlocked(ctx context.Context, reactor string, e Stored) (
 
 func (k *Parking) put(ctx context.Context, p Parked) error {
 	p.At = time.Now().UTC()
-	p.Error = p.Error[:min(len(p.Error), maxParkedError)]
-	data, err := json.Marshal(p)
+	data, err := json.Marshal(p.row())
 	if err != nil {
 		return fmt.Errorf("encode parked event: %w", err)
 	}
@@ -185,7 +247,7 @@ func (k *Parking) remove(ctx context.Context, p Parked) error {
 	if err != nil {
 		return fmt.Errorf("remove parked event %d: %w", p.Seq, err)
 	}
-	list, err := k.List(ctx, p.Reactor)
+	list, err := k.list(ctx, p.Reactor)
 	if err != nil {
 		return err
 	}
@@ -256,6 +318,29 @@ func (k *Parking) release(ctx context.Context, reactor string, seq uint64, disca
 	return done, nil
 }
 
+// Forget removes the parked events with the given sequences, which were erased from the stream of events,
+// and returns how many. Events that wait behind them are handled as by Redrive, if their reactor runs in
+// this process.
+func (k *Parking) Forget(ctx context.Context, seqs map[uint64]bool) (n int, err error) {
+	list, err := k.list(ctx, "")
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range list {
+		if !seqs[p.Seq] {
+			continue
+		}
+		n++
+		if _, err := k.Redrive(ctx, p.Reactor, p.Seq); err == nil || errors.Is(err, ErrNotParked) {
+			continue // an event that was erased is handled without its handler
+		}
+		if err := k.remove(ctx, p); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
 // handleStored reads an event from the stream and handles it again. If the event was erased there is
 // nothing left to do, which is no error.
 func (r *Reactor) handleStored(ctx context.Context, seq uint64) error {
@@ -291,7 +376,7 @@ func (r *Reactor) park(m *message.Message, attempts uint64, reason error) error 
 	defer cancel()
 	return r.opts.Parking.put(ctx, Parked{
 		Reactor: r.opts.Durable, Seq: e.Seq, Page: e.Page, Contact: e.Contact, Type: e.Type,
-		Error: reason.Error(), Attempts: int(attempts),
+		Error: reason.Error(), Attempts: int(attempts), owner: ownerOf(e.Contact),
 	})
 }
 
