@@ -11,6 +11,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/person"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -21,6 +22,9 @@ type MessageOperator interface {
 	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
 	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
 	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
+	// ExportPerson writes what is held on a contact to a directory on the server's machine.
+	ExportPerson(ctx context.Context, page domain.PageID, contact domain.ContactID, dir string,
+		progress func(operate.PersonProgress)) (person.Report, error)
 	// Adopt makes events of another app the page's own.
 	Adopt(ctx context.Context, page domain.PageID, a operate.Adoption, progress func(operate.Adopted)) (operate.Adopted, error)
 	// Past reads a conversation as it was at the event seq, or at a time if seq is 0.
@@ -37,6 +41,9 @@ func (s *Server) messageRoutes() routes {
 		"POST /api/v1/pages/{id}/adopt":    {serve: s.adopt, body: true, verb: "events_adopt", on: "page"},
 		"POST /api/v1/conversations/{page}/{contact}/erase": {
 			serve: s.erase, verb: "erase", on: "page",
+		},
+		"POST /api/v1/conversations/{page}/{contact}/export": {
+			serve: s.exportPerson, body: true, verb: "person_export", on: "page",
 		},
 	}
 }
@@ -97,4 +104,35 @@ func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
 	page, contact := conversation(r)
 	out, err := s.opts.Operator.Erase(r.Context(), page, contact)
 	return writeResult(w, "erase", http.StatusOK, out, err)
+}
+
+// exportPerson serves the export of one person. Its result has the numbers and no text.
+func (s *Server) exportPerson(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Dir string `json:"dir"`
+	}
+	if err := decode(w, r, &in, `{"dir": "…"}: a new directory on the server's machine`); err != nil {
+		return err
+	}
+	if in.Dir == "" {
+		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
+	}
+	page, contact := conversation(r)
+	return run(w, r, "export person", func(ctx context.Context, progress func(operate.PersonProgress)) (Person, error) {
+		out, err := s.opts.Operator.ExportPerson(ctx, page, contact, in.Dir, progress)
+		return Person{
+			Dir: in.Dir, Events: out.Kinds, Messages: len(out.Messages), Comments: len(out.Comments),
+			DeadLetters: len(out.DeadLetters), Receivers: out.Receivers,
+		}, err
+	})
+}
+
+// Person says what an export of a person has. The events are by what they are.
+type Person struct {
+	Dir         string         `json:"dir"`
+	Events      map[string]int `json:"events"`
+	Messages    int            `json:"messages"`
+	Comments    int            `json:"comments"`
+	DeadLetters int            `json:"dead_letters"`
+	Receivers   []string       `json:"receivers,omitempty"`
 }

@@ -44,6 +44,7 @@ type CLI struct {
 	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
 	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's history."`
 	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`
+	Person        PersonCommand        `cmd:"" help:"Export what is held on a person."`
 	Keys          KeysCommand          `cmd:"" help:"List and rotate the keys that seal page tokens."`
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`

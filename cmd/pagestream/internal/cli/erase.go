@@ -2,6 +2,9 @@ package cli
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
 )
@@ -9,7 +12,7 @@ import (
 // EraseCommand removes all data of a contact.
 type EraseCommand struct {
 	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"The person's id, as shown by conversations list."`
+	Contact string `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
 	Yes     bool   `env:"PAGESTREAM_ERASE_YES" help:"Confirm removing all data of this person; this can't be undone."`
 }
 
@@ -27,5 +30,23 @@ func (e EraseCommand) Run(c *CLI) error {
 			return
 		}
 		fmt.Fprintf(c.Out, "erased: %d events are removed from the stream; event %d records it\n", sum.Events, sum.Seq)
+		for _, kind := range slices.Sorted(maps.Keys(sum.Kinds)) {
+			fmt.Fprintf(c.Out, "  %s: %d\n", kind, sum.Kinds[kind])
+		}
+		for _, n := range []struct {
+			what string
+			n    int
+		}{{"dead letters", sum.DeadLetters}, {"copies that waited for consumers", sum.Copies}} {
+			if n.n > 0 {
+				fmt.Fprintf(c.Out, "  %s: %d\n", n.what, n.n)
+			}
+		}
+		fmt.Fprintln(c.Out, "not reached: exports and backups that were made before")
+		for what, names := range map[string][]string{"consumers": sum.Consumers, "webhooks": sum.Hooks} {
+			if len(names) > 0 {
+				fmt.Fprintf(c.Out, "not reached: what these %s have received: %s; they get contact.erased\n",
+					what, strings.Join(names, ", "))
+			}
+		}
 	})
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -17,7 +19,6 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
-	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -31,6 +32,9 @@ var (
 	// ErrUnfinished is returned when the erasure is recorded but the deletion was not
 	// done in time. It goes on in the background.
 	ErrUnfinished = errors.New("erasure is recorded and goes on in the background")
+	// ErrLeft is returned when the events are deleted, but bytes of them may be left in
+	// other files. The caller must try again.
+	ErrLeft = errors.New("the events are erased, but copies of them may be left in files; erase again")
 )
 
 const (
@@ -46,19 +50,24 @@ const (
 	maxDeliver = 300
 )
 
-// Options configure an [Eraser]. All but Parking, Copies and Logger are required.
+// Options configure an [Eraser]. JS, Connect, Publisher and Conversations are required.
 type Options struct {
 	JS jetstream.JetStream
 	// Connect returns a connection that only the reactor uses.
 	Connect func() (*nats.Conn, error)
 	// Parking stores the events that the reactor gives up; if nil, they are only
-	// logged.
+	// logged. The dead letters of erased events are removed from it.
 	Parking       *streams.Parking
 	Publisher     streams.Storer
 	Conversations *projections.Runner
 	// Copies deletes the events that a contact.erased event lists from where they were
 	// copied to. It must be idempotent.
 	Copies func(ctx context.Context, e domain.Event) error
+	// Models are the read models of this process whose files have data of persons.
+	Models []*projections.Runner
+	// Forget removes what other parts keep of the events at these sequences, and
+	// returns how many dead letters were among it.
+	Forget func(ctx context.Context, seqs map[uint64]bool) (int, error)
 	Logger *slog.Logger
 }
 
@@ -79,15 +88,28 @@ type Result struct {
 	// Seq is the sequence of the last event that records the erasure, 0 if there was
 	// nothing to erase.
 	Seq uint64 `json:"seq"`
+	// Kinds has the number of deleted events by what they are: message, reaction, comment.
+	Kinds map[string]int `json:"kinds,omitempty"`
+	// DeadLetters is the number of dead letters of read models, reactors and webhooks
+	// that were removed, Copies that of events that waited for consumers.
+	DeadLetters int `json:"dead_letters,omitempty"`
+	Copies      int `json:"copies,omitempty"`
+	// Consumers and Hooks are the names of the consumers and webhook endpoints that
+	// may have received events of the contact.
+	Consumers []string `json:"consumers,omitempty"`
+	Hooks     []string `json:"hooks,omitempty"`
 }
 
-// Erase removes every event of the contact on this page, and returns when they
-// are deleted from the stream. It does not affect other pages, on which the person
-// has another id.
+// Erase removes every event of the contact on this page, and what is kept of them in
+// other files. It returns when their bytes are in no file of this process any more. It
+// does not affect other pages, on which the person has another id.
+//
+// It also removes the events without a contact that mention the id ([domain.Mentions]), of this
+// page and of [domain.NoPage]. So the id may be that of a lead too.
 //
 // It is idempotent, and may be repeated after an error. Later events of the contact
 // that are newer than the erasure start a new conversation. It fails with
-// [ErrRequest], [ErrBusy] or [ErrUnfinished].
+// [ErrRequest], [ErrBusy], [ErrUnfinished] or [ErrLeft].
 func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (Result, error) {
 	var out Result
 	if page == "" || page == domain.NoPage || contact == "" {
@@ -101,81 +123,115 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	if err != nil {
 		return out, err
 	}
+	f := finder{js: x.opts.JS, model: x.opts.Conversations, page: page, contact: contact, get: get}
 	for range rounds {
 		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
 			return out, err
 		}
-		tombstones, err := x.tombstones(ctx, get, page, contact)
+		var found []erasable
+		err := f.next(ctx, func(e streams.Stored) error {
+			found = append(found, erasable{e.Page, domain.NewTombstone(e.Event, e.Seq, e.At)})
+			return nil
+		})
 		if err != nil {
 			return out, err
 		}
-		if len(tombstones) == 0 {
-			return out, x.deleteRecorded(ctx, page, contact)
+		if len(found) == 0 {
+			err := x.finish(ctx, page, contact, &out)
+			return out, err
 		}
-		if head, err = x.record(ctx, page, contact, tombstones); err != nil {
+		if out.DeadLetters += x.parked(found); out.Kinds == nil {
+			out.Kinds = map[string]int{}
+		}
+		if head, err = x.record(ctx, contact, found); err != nil {
 			return out, err
 		}
 		out.Seq = head
-		for _, h := range tombstones {
-			if err := waitDeleted(ctx, get, h.Seq); err != nil {
+		for _, e := range found {
+			if err := waitDeleted(ctx, get, e.Seq); err != nil {
 				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
 			}
 			out.Events++
+			out.Kinds[KindOf(e.Type)]++
 		}
 	}
 	return out, ErrBusy
 }
 
+// KindOf returns what an event of the type is for a person: the noun of the type, and for
+// some types a name of their own.
+func KindOf(t domain.Type) string {
+	switch t {
+	case domain.MessageReacted:
+		return "reaction"
+	case domain.MessageDelivered, domain.MessageRead:
+		return "receipt"
+	case domain.ContactProfiled:
+		return "profile"
+	}
+	return t.Noun()
+}
+
+// erasable is the tombstone of an event that is to be erased, which remains after that.
+type erasable struct {
+	page domain.PageID
+	domain.Tombstone
+}
+
 // getter returns the event at a sequence.
 type getter func(context.Context, uint64) (streams.Stored, error)
 
-// tombstones returns the tombstones of the contact's events, which remain after the
-// erasure.
-func (x *Eraser) tombstones(ctx context.Context, get getter, page domain.PageID, contact domain.ContactID) (
-	tombstones []domain.Tombstone, err error,
-) {
-	for after := uint64(0); ; {
-		seqs, err := conversations.EventsOf(x.opts.Conversations, page, contact, after, partSize)
-		if err != nil {
-			return nil, fmt.Errorf("find events: %w", err)
+// parked returns how many of the events are dead letters of read models. The erasure
+// removes them.
+func (x *Eraser) parked(found []erasable) (n int) {
+	seqs := make(map[uint64]bool, len(found))
+	for _, e := range found {
+		seqs[e.Seq] = true
+	}
+	for _, m := range x.opts.Models {
+		if m.Status().Parked == 0 {
+			continue
 		}
-		if len(seqs) == 0 {
-			return tombstones, nil
-		}
-		for _, seq := range seqs {
-			e, err := get(ctx, seq)
-			switch {
-			case errors.Is(err, streams.ErrNotFound): // deleted manually
-			case err != nil:
-				return nil, fmt.Errorf("read event: %w", err)
-			default:
-				tombstones = append(tombstones, domain.NewTombstone(e.Event, e.Seq, e.At))
+		for after := (projections.DeadLetter{}); ; {
+			list, err := m.DeadLetters(after, partSize)
+			if err != nil || len(list) == 0 {
+				break // only the number is missing
 			}
-			after = seq
+			for _, d := range list {
+				if seqs[d.Seq] {
+					n++
+				}
+			}
+			after = list[len(list)-1]
 		}
 	}
+	return n
 }
 
 // record stores the contact.erased events, and returns the sequence of the last one.
-func (x *Eraser) record(ctx context.Context, page domain.PageID, contact domain.ContactID,
-	tombstones []domain.Tombstone,
-) (uint64, error) {
+func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []erasable) (uint64, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
-	parts := slices.Collect(slices.Chunk(tombstones, partSize))
-	events := make([]domain.Event, len(parts))
-	for i, list := range parts {
-		key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
-		events[i] = domain.Event{
-			ID:   domain.DedupID("pagestream", page, string(domain.ContactErased), key),
-			Type: domain.ContactErased, Page: page, Time: now,
-			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: len(parts), Events: list}},
+	byPage := map[domain.PageID][]domain.Tombstone{}
+	for _, e := range found {
+		byPage[e.page] = append(byPage[e.page], e.Tombstone)
+	}
+	var events []domain.Event
+	for _, page := range slices.Sorted(maps.Keys(byPage)) {
+		parts := slices.Collect(slices.Chunk(byPage[page], partSize))
+		for i, list := range parts {
+			key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
+			events = append(events, domain.Event{
+				ID:   domain.DedupID("pagestream", page, string(domain.ContactErased), key),
+				Type: domain.ContactErased, Page: page, Time: now,
+				Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: i + 1, Parts: len(parts), Events: list}},
+			})
 		}
 	}
 	receipts, err := x.opts.Publisher.Publish(ctx, events)
 	if err != nil {
 		return 0, fmt.Errorf("record erasure: %w", err)
 	}
-	return receipts[len(parts)-1].Seq, nil
+	return receipts[len(receipts)-1].Seq, nil
 }
 
 // waitDeleted waits until the stream has no event at seq.
@@ -194,18 +250,71 @@ func waitDeleted(ctx context.Context, get getter, seq uint64) error {
 	}
 }
 
-// deleteRecorded carries out the recorded erasures of this contact, in case the
-// reactor has given them up.
-func (x *Eraser) deleteRecorded(ctx context.Context, page domain.PageID, contact domain.ContactID) error {
-	_, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
-		Stream: streams.Name, Filters: streams.Filter(page, domain.ContactErased),
+// finish carries out the recorded erasures of this contact, in case the reactor has given
+// them up, and removes what other files have of the erased events.
+func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID, out *Result) error {
+	seqs, ids := map[uint64]bool{}, map[domain.PageID]map[string]bool{page: {}, domain.NoPage: {}}
+	last, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
+		Stream:    streams.Name,
+		Filters:   slices.Concat(streams.Filter(page, domain.ContactErased), streams.Filter(domain.NoPage, domain.ContactErased)),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(e streams.Stored) error {
-		if d := e.Data.Erasure; d == nil || d.Contact != domain.ContactHash(contact) {
+		d := e.Data.Erasure
+		if d == nil || d.Contact != domain.ContactHash(contact) {
+			return nil
+		}
+		for _, h := range d.Events {
+			seqs[h.Seq], ids[e.Page][h.ID] = true, true
+		}
+		if out.Seq > 0 { // the reactor has just done it
 			return nil
 		}
 		return x.Handle(ctx, e)
 	})
+	if err != nil || len(seqs) == 0 {
+		return err
+	}
+	if err := x.clean(ctx, page, contact, seqs, ids, last, out); err != nil {
+		return fmt.Errorf("%w: %w", ErrLeft, err)
+	}
+	return nil
+}
+
+// clean removes the dead letters and copies of erased events, and the bytes of deleted
+// rows from the files of the read models.
+func (x *Eraser) clean(ctx context.Context, page domain.PageID, contact domain.ContactID,
+	seqs map[uint64]bool, ids map[domain.PageID]map[string]bool, last uint64, out *Result,
+) error {
+	failed := make([]error, len(x.opts.Models))
+	var running sync.WaitGroup
+	for i, m := range x.opts.Models {
+		running.Go(func() {
+			if failed[i] = m.WaitFor(ctx, last); failed[i] == nil {
+				failed[i] = m.Scrub(ctx)
+			}
+		})
+	}
+	running.Wait()
+	err := errors.Join(failed...)
+	if x.opts.Parking != nil {
+		n, parkingErr := x.opts.Parking.Forget(ctx, seqs)
+		out.DeadLetters += n
+		err = errors.Join(err, parkingErr)
+	}
+	if x.opts.Forget != nil {
+		n, forgetErr := x.opts.Forget(ctx, seqs)
+		out.DeadLetters += n
+		err = errors.Join(err, forgetErr)
+	}
+	for of, list := range ids {
+		who := contact
+		if of != page {
+			who = "" // only the events that were found
+		}
+		n, copiesErr := streams.EraseCopies(ctx, x.opts.JS, streams.Name, of, who, list)
+		out.Copies += n
+		err = errors.Join(err, copiesErr)
+	}
 	return err
 }
 
@@ -239,7 +348,7 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 		}
 	}
 	n, err := streams.Erase(ctx, x.opts.JS, streams.Name, seqs, func(s streams.Stored) bool {
-		ok := s.Page == e.Page && domain.ContactHash(s.Contact) == d.Contact
+		ok := s.Page == e.Page && (domain.ContactHash(s.Contact) == d.Contact || mentionsHash(s, d.Contact))
 		if !ok {
 			x.opts.Logger.Error("erasure lists an event of another contact; it is not deleted", "seq", s.Seq, "erasure", e.Seq)
 		}

@@ -3,15 +3,18 @@ package erase
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -49,7 +52,8 @@ func newFixture(t *testing.T) *fixture {
 	r.Publisher = r.Publishing(t, index(r.live))
 	r.eraser = New(Options{
 		JS: r.JS, Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("erase") },
-		Publisher: r.Publisher, Conversations: r.live.Named("conversations"),
+		Publisher: r.Publisher, Conversations: r.live.Named("conversations"), Models: r.live,
+		Parking: streams.NewParking(r.JS, streams.Name),
 	})
 	return r
 }
@@ -164,7 +168,8 @@ func TestErase(t *testing.T) {
 	receipts := r.Publish(t, conversation()...)
 	require.True(t, r.onDisk(t, secret), "onDisk finds the text before the erasure")
 	out := r.erase(t)
-	assert.Equal(t, Result{Events: 7, Seq: 10}, out)
+	kinds := map[string]int{"message": 5, "receipt": 1, "profile": 1}
+	assert.Equal(t, Result{Events: 7, Seq: 10, Kinds: kinds}, out)
 	for i, e := range conversation() {
 		assert.Equal(t, e.Page != page || e.Contact != person, r.stored(t, receipts[i].Seq), "event %d", i)
 	}
@@ -249,6 +254,116 @@ func TestEraseComments(t *testing.T) {
 	counts, err := comments.Count(r.live.Named("comments"), page)
 	require.NoError(t, err)
 	assert.Equal(t, comments.Counts{Posts: 1, Comments: comments.Tally{Visible: 1}, Erased: 1}, counts)
+}
+
+// TestEraseWhatMentionsTheContact checks that events without a contact are erased if the contact's id
+// stands in them, and no others: items that have no typed form, deliveries that can't be read, leads.
+func TestEraseWhatMentionsTheContact(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	raw := func(t domain.Type, page domain.PageID, id, item string) domain.Event {
+		return domain.Event{
+			ID: id, Type: t, Page: page, Time: time.UnixMilli(1000).UTC(),
+			Data: domain.Data{Object: "page", App: "shop", Raw: json.RawMessage(item)},
+		}
+	}
+	unreadable := func(id, body string) domain.Event {
+		return domain.Event{
+			ID: id, Type: domain.DeliveryUnreadable, Page: domain.NoPage,
+			Data: domain.Data{Unreadable: &domain.Unreadable{Reason: "not JSON", Body: []byte(body)}},
+		}
+	}
+	foreign := raw(domain.ForeignReceived, page, "f1", `{"sender":{"id":"7001"},"text":"meet me at the old lighthouse"}`)
+	foreign.Original, foreign.OriginalID, foreign.Data.AppID = domain.MessageReceived, "o1", "99"
+	erased := []domain.Event{
+		raw(domain.ChangeReceived, page, "c1", `{"value":{"user":"7001","text":"meet me at the old lighthouse"}}`),
+		raw(domain.DeliveryUnrecognized, page, "u1", `{"who":7001,"text":"meet me at the old lighthouse"}`),
+		unreadable("x1", `{"sender":"7001","text":"meet me at the old lighthouse"`),
+		foreign,
+		{ID: "l1", Type: domain.LeadReceived, Page: page, Data: domain.Data{Lead: &domain.Lead{ID: "7001"}}},
+	}
+	kept := []domain.Event{
+		raw(domain.ChangeReceived, page, "c2", `{"value":{"user":"97001"}}`),
+		raw(domain.ChangeReceived, page, "c3", `{"value":{"user":70012}}`),
+		raw(domain.ChangeReceived, other, "c4", `{"value":{"user":"7001"}}`),
+		unreadable("x2", `{"sender":"170010"`),
+		received(page, "7002", "m1", "I am not 7001", 1000),
+		raw(domain.PolicyEnforced, page, "p1", `{"policy":"7001"}`),
+	}
+	gone, stay := r.Publish(t, erased...), r.Publish(t, kept...)
+	out := r.erase(t)
+	assert.Equal(t, map[string]int{"change": 1, "delivery": 2, "foreign": 1, "lead": 1}, out.Kinds)
+	for i, e := range gone {
+		assert.False(t, r.stored(t, e.Seq), "%s", erased[i].ID)
+	}
+	for i, e := range stay {
+		assert.True(t, r.stored(t, e.Seq), "%s", kept[i].ID)
+	}
+	assert.False(t, r.onDisk(t, secret))
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+}
+
+// TestEraseDeadLettersAndCopies checks that parked events and the copies that wait for consumers go with
+// the events of a contact.
+func TestEraseDeadLettersAndCopies(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	var failed sync.WaitGroup
+	failed.Add(2)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() {
+		assert.NoError(t, streams.NewReactor(streams.ReactorOptions{
+			Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("failing") }, Stream: streams.Name,
+			Filter: streams.Filter("", domain.MessageReceived)[0], Durable: "failing", MaxDeliver: 1, Unordered: true,
+			Parking: r.eraser.opts.Parking, Timeout: time.Second,
+			Handle: streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+				defer failed.Done()
+				return fmt.Errorf("no object %s: %w", e.Contact, streams.ErrNoRetry)
+			}),
+		}).Run(ctx))
+	})
+	copies, err := r.JS.CreateStream(ctx, jetstream.StreamConfig{
+		Name: streams.CopiesOf(streams.Name) + "crm", Subjects: []string{"copies.>"}, Retention: jetstream.WorkQueuePolicy,
+	})
+	require.NoError(t, err)
+	events := []domain.Event{
+		received(page, person, "m1", secret, 1000), received(page, "7002", "m2", "good morning", 1500),
+	}
+	for _, e := range events {
+		m, err := streams.Encode(e)
+		require.NoError(t, err)
+		m.Subject = "copies." + string(e.Page)
+		_, err = r.JS.PublishMsg(ctx, m)
+		require.NoError(t, err)
+	}
+	r.Publish(t, events...)
+	failed.Wait()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := r.eraser.opts.Parking.List(ctx, "failing")
+		if len(list) != 2 {
+			return fmt.Errorf("%d events are parked: %w", len(list), err)
+		}
+		assert.Equal(t, person, list[0].Contact)
+		assert.True(t, strings.HasPrefix(list[0].Error, "no object (contact): "), list[0].Error)
+		return nil
+	})
+	out := r.erase(t)
+	assert.Equal(t, 1, out.Events)
+	assert.Equal(t, 1, out.DeadLetters)
+	assert.Equal(t, 1, out.Copies)
+	list, err := r.eraser.opts.Parking.List(ctx, "failing")
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, domain.ContactID("7002"), list[0].Contact)
+	left, err := copies.Info(ctx)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, left.State.Msgs)
+	assert.False(t, r.onDisk(t, secret))
+	assert.False(t, r.onDisk(t, string(person)))
 }
 
 // TestCrashBeforeTheDeletion checks that after a crash between the record and the

@@ -74,6 +74,14 @@ func (e *endpoint) putDeadLetter(d DeadLetter) error {
 	return nil
 }
 
+// erased reports whether an event was erased from the stream.
+func (e *endpoint) erased(seq uint64) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), streamTimeout)
+	defer cancel()
+	_, err := streams.Get(ctx, e.opts.JS, streams.Name, seq)
+	return errors.Is(err, streams.ErrNotFound)
+}
+
 // redriveJob returns the event of a dead letter. A dead letter whose event is no
 // longer in the stream is deleted.
 func (e *endpoint) redriveJob(ctx context.Context, l *lane, seq uint64) (job, bool, error) {
@@ -134,6 +142,56 @@ func (e *endpoint) deleteDeadLetter(seq uint64) error {
 		e.mu.Unlock()
 	}
 	return nil
+}
+
+// Forget deletes the dead letters of the events at these sequences, which were erased
+// from the stream, and overwrites their bytes in the file. It returns how many it
+// deleted. Those of the events that wait to be sent are not sent any more; a try that is
+// under way is finished.
+func (h *Hooks) Forget(ctx context.Context, seqs map[uint64]bool) (n int, err error) {
+	for _, e := range h.endpoints {
+		e.mu.Lock()
+		for _, l := range e.lanes {
+			if slices.ContainsFunc(l.queue, func(s streams.Stored) bool { return seqs[s.Seq] }) {
+				e.spill(l) // the stream has the others
+			}
+		}
+		e.mu.Unlock()
+	}
+	var of []string // endpoints that are not configured any more have dead letters too
+	err = h.store.View(func(tx *store.Tx) error {
+		return tx.Bucket(deadLettersBucket).ForEachPrefix(nil, func(key, _ []byte) error {
+			var name string
+			var seq uint64
+			if store.ParseKey(key, &name, &seq) && seqs[seq] && (len(of) == 0 || of[len(of)-1] != name) {
+				of = append(of, name)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read dead letters: %w", err)
+	}
+	for _, name := range of {
+		e, err := h.endpoint(name)
+		if err != nil {
+			e = &endpoint{Endpoint: Endpoint{Name: name}, store: h.store}
+		}
+		for seq := range seqs {
+			_, found, err := e.deadLetter(seq)
+			if err != nil {
+				return n, err
+			}
+			if !found {
+				continue
+			}
+			if err := e.deleteDeadLetter(seq); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, h.store.Scrub(ctx)
 }
 
 // redriveDone deletes a dead letter that was delivered. If it can't be deleted it

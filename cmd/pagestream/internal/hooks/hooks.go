@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/store"
 )
@@ -173,6 +174,16 @@ func (h *Hooks) Status() []Status {
 		list[i] = e.status()
 	}
 	return list
+}
+
+// Receivers returns the names of the endpoints that get events of a page.
+func (h *Hooks) Receivers(page domain.PageID) (names []string) {
+	for _, e := range h.endpoints {
+		if e.All || slices.Contains(e.Pages, page) {
+			names = append(names, e.Name)
+		}
+	}
+	return names
 }
 
 // DeadLetters returns an endpoint's dead letters with a sequence after the given

@@ -82,6 +82,10 @@ func (e *endpoint) retry(l *lane, j job, out outcome) {
 	if exhausted && !room {
 		failure += "; not given up, as there are too many dead letters"
 	}
+	if exhausted && e.erased(j.event.Seq) {
+		e.releaseAfter(l, func() { e.finish(l, j.event.Seq) })
+		return
+	}
 	if exhausted && room {
 		err := e.putDeadLetter(DeadLetter{
 			Seq: j.event.Seq, ID: j.event.ID, Type: j.event.Type, Page: j.event.Page,

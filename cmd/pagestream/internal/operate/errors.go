@@ -14,6 +14,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/person"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
@@ -62,6 +63,7 @@ var kinds = map[error]Kind{
 	ErrUnknown: Unknown, ErrNoHooks: Unknown, meta.ErrNotConnected: Unknown, projections.ErrNoRow: Unknown,
 	projections.ErrNoDeadLetter: Unknown, consumers.ErrUnknown: Unknown, hooks.ErrUnknownEndpoint: Unknown,
 	hooks.ErrNoDeadLetter: Unknown, companies.ErrUnknown: Unknown, tokens.ErrUnknown: Unknown,
+	person.ErrNothing: Unknown,
 
 	projections.ErrBuilding: Busy,
 
@@ -75,7 +77,8 @@ var kinds = map[error]Kind{
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
 	consumers.ErrPages: Refused, consumers.ErrRewind: Refused, consumers.ErrSpace: Refused,
 	tokens.ErrName: Refused, tokens.ErrExists: Refused, tokens.ErrRequest: Refused,
-	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, doctor.ErrUnknownPage: Refused,
+	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, erase.ErrLeft: Refused,
+	doctor.ErrUnknownPage: Refused, person.ErrDir: Refused,
 }
 
 // KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is

@@ -38,13 +38,21 @@ func (o *Operator) Backfill(ctx context.Context, r backfill.Request, progress fu
 // after that. It is shorter than the timeout of clients.
 const eraseWait = 50 * time.Second
 
-// Erase removes a contact from the stream and the read models. It waits for the
-// deletion for up to 50 seconds. See [erase.Eraser.Erase].
+// Erase removes a contact from the stream, the read models and everything else that keeps
+// events. It waits for the deletion for up to 50 seconds. The result names who may have
+// received events of the contact. See [erase.Eraser.Erase].
 func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, eraseWait)
 	defer cancel()
 	out, err := o.Eraser.Erase(ctx, page, contact)
 	o.applied(ctx, out.Seq)
+	if err != nil || out.Seq == 0 {
+		return out, err
+	}
+	out.Consumers, err = o.consumersOf(ctx, page)
+	if o.Hooks != nil {
+		out.Hooks = o.Hooks.Receivers(page)
+	}
 	return out, err
 }
 

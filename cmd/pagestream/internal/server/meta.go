@@ -44,8 +44,14 @@ func (p *Program) openMeta(context.Context) (err error) {
 	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
 	p.eraser = erase.New(erase.Options{
 		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher,
-		Conversations: p.models.Conversations(), Logger: p.log.With("part", "erase"),
+		Conversations: p.models.Conversations(), Models: p.personal(), Logger: p.log.With("part", "erase"),
 		Copies: func(ctx context.Context, e domain.Event) error { return p.consumers.Erase(ctx, e) },
+		Forget: func(ctx context.Context, seqs map[uint64]bool) (int, error) {
+			if p.hooks == nil {
+				return 0, nil
+			}
+			return p.hooks.Forget(ctx, seqs)
+		},
 	})
 	interval := p.cfg.Reconcile.Interval
 	if interval == 0 {

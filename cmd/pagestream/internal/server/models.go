@@ -66,6 +66,17 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	return nil
 }
 
+// personal returns the read models whose files may have data of persons: all but the index of ids,
+// which has only hashes.
+func (p *Program) personal() (out []*projections.Runner) {
+	for _, m := range p.models {
+		if m.Name() != deliveries.Name {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // startPublisher starts the committer and opens the parking of dead letters.
 func (p *Program) startPublisher(context.Context) (err error) {
 	p.metrics = newMetrics()

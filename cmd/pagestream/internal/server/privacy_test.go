@@ -1,13 +1,19 @@
 package server_test
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,8 +21,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // callback posts a signed request about a user, as Meta does, and returns the status and the body.
@@ -103,4 +111,158 @@ func TestEraseFromTheCommandLine(t *testing.T) {
 	redelivery := message("104", "3100", "m_0", "a private word", 1790000000000)
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), redelivery))
 	assert.Equal(t, 3, r.events(t, "104")[domain.MessageReceived], "the redelivery is a duplicate")
+}
+
+// filesWith returns the files under dir that have one of the texts, also in base64.
+func filesWith(t *testing.T, dir string, texts ...string) (found []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, text := range texts {
+			if bytes.Contains(b, []byte(text)) {
+				found = append(found, strings.TrimPrefix(path, dir)+" has "+text)
+			}
+		}
+		return err
+	}))
+	return found
+}
+
+// TestErasedBytesAreInNoFile checks that after an erasure no file under the data directory has the
+// person's id, name or words: stream, read models and their previous generation, dead letters of
+// webhooks, copies for consumers.
+func TestErasedBytesAreInNoFile(t *testing.T) {
+	const person, name, words = "88123456789012345", "Ada Nightingale", "meet me at the lighthouse"
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer refusing.Close()
+	cfg := testConfig(t.TempDir())
+	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
+	cfg.Hooks.GiveUpAfter = time.Nanosecond
+	file := fmt.Sprintf("- name: shop\n  url: %s/in\n  secrets: [%s]\n  all: true\n  from: 1\n", refusing.URL, hooks.NewSecret())
+	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
+	r := start(t, cfg)
+	send := func(body string) {
+		t.Helper()
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(body)))
+	}
+	for i := range 200 {
+		for _, who := range []string{person, "3101"} {
+			text := "good morning"
+			if who == person {
+				text = words
+			}
+			send(string(message("104", who, fmt.Sprint("m_", who, i), text, 1790000000000+int64(i))))
+		}
+	}
+	feed := func(value string) string {
+		return `{"object":"page","entry":[{"id":"104","time":1790000000,"changes":[{"field":"feed","value":` + value + `}]}]}`
+	}
+	from := `"from":{"id":"` + person + `","name":"` + name + `"}`
+	send(feed(`{"item":"comment","verb":"add","comment_id":"104_1","post_id":"104_9","message":"` + words + `",` + from + `}`))
+	send(feed(`{"item":"reaction","verb":"add","reaction_type":"like","post_id":"104_9",` + from + `}`))
+	send(`{"object":"page","entry":[{"id":"104","time":1790000000,"messaging":[{"new_kind":{"who":"` + person + `"}}]}]}`)
+	send(`{"object":"page","entry":[{"sender":{"id":"` + person + `"},"message":{"text":"` + words + `"`)
+	_, err := r.Publisher().Publish(t.Context(), []domain.Event{{
+		ID: "profile", Type: domain.ContactProfiled, Page: "104", Contact: person, Time: time.Now(),
+		Data: domain.Data{Profile: &domain.Profile{Name: name}},
+	}})
+	require.NoError(t, err)
+	for _, m := range []string{"conversations", "comments"} {
+		require.NoError(t, r.Model(m).WaitFor(t.Context(), lastSeq(t, r)))
+		code, _, stderr := r.command(t, "projections", "rebuild", m)
+		require.Equal(t, cli.ExitOK, code, stderr)
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if s := r.Hooks().Status()[0]; s.DeadLetters < 3 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	coded := base64.StdEncoding.EncodeToString([]byte(`{"object":"page","entry":[{"sender":{"id":"` + person))
+	all := []string{person, name, words, coded[:len(coded)-4]}
+	require.NotEmpty(t, filesWith(t, cfg.Data.Dir, all...))
+	code, out, stderr := r.command(t, "erase", "104", person, "--yes")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	for _, want := range []string{"message: 200", "comment: 1", "reaction: 1", "profile: 1", "delivery: 2", "dead letters: ", "shop"} {
+		assert.Contains(t, out, want)
+	}
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, all...))
+	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "good morning"), "others are kept")
+	digests := r.digests(t)
+	for _, m := range r.Models() {
+		_, err := m.Rebuild(t.Context(), nil)
+		require.NoError(t, err)
+	}
+	assert.Equal(t, digests, r.digests(t))
+	r.stop(t)
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, all...))
+}
+
+// TestExportPerson checks that an export of a person has what an erasure would remove and nothing of
+// others, that the page for reading is escaped, and that only the owner can read the files.
+func TestExportPerson(t *testing.T) {
+	const person = "88123456789012345"
+	r := start(t, testConfig(t.TempDir()))
+	for i, text := range []string{"hello <script>", "my order"} {
+		body := message("104", person, fmt.Sprint("m_", i), text, 1790000000000+int64(i))
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	}
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("104", "3101", "m_x", "of another", 1790000000000)))
+	unreadable := `{"object":"page","entry":[{"sender":{"id":"` + person + `"},"message":{"text":"cut off"`
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(unreadable)))
+	comment := `{"object":"page","entry":[{"id":"104","time":1790000000,"changes":[{"field":"feed","value":{"item":"comment",` +
+		`"verb":"add","comment_id":"104_1","post_id":"104_9","message":"a comment","from":{"id":"` + person + `"}}}]}]}`
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(comment)))
+
+	dir := filepath.Join(t.TempDir(), "export")
+	code, out, stderr := r.command(t, "person", "export", "104", person, dir)
+	require.Equal(t, cli.ExitOK, code, stderr)
+	for _, want := range []string{"message: 2", "comment: 1", "delivery: 1"} {
+		assert.Contains(t, out, want)
+	}
+	assert.NotContains(t, out, "my order")
+	files := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		require.NoError(t, err)
+		assert.Equal(t, fs.FileMode(0o600), info.Mode().Perm(), e.Name())
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		require.NoError(t, err)
+		files[e.Name()] = string(b)
+		assert.NotContains(t, files[e.Name()], "of another")
+	}
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+	assert.Equal(t, 4, strings.Count(files["events.jsonl"], "\n"))
+	var report struct {
+		Contact            string
+		Messages, Comments []struct{ Text string }
+		Conversation       struct{ Contact string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(files["person.json"]), &report))
+	assert.Equal(t, person, report.Conversation.Contact)
+	assert.Len(t, report.Messages, 2)
+	require.Len(t, report.Comments, 1)
+	assert.Equal(t, "a comment", report.Comments[0].Text)
+	for _, want := range []string{"hello &lt;script&gt;", "a comment", "cut off", "my order"} {
+		assert.Contains(t, files["index.html"], want)
+	}
+	assert.NotContains(t, files["index.html"], "hello <script>")
+
+	code, _, stderr = r.command(t, "person", "export", "104", person, dir)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "not empty")
+	other := filepath.Join(t.TempDir(), "other")
+	code, _, stderr = r.command(t, "person", "export", "104", "999999", other)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "nothing is held")
+	assert.NoDirExists(t, other)
 }
