@@ -22,6 +22,8 @@ type MessageOperator interface {
 	Send(ctx context.Context, r outbound.Request) (outbound.Sent, error)
 	Backfill(ctx context.Context, r backfill.Request, progress func(backfill.Progress)) (backfill.Sum, error)
 	Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error)
+	// Erasures lists the recorded erasures of a page, or of all.
+	Erasures(ctx context.Context, page domain.PageID) ([]operate.Erasure, error)
 	// ExportPerson writes what is held on a contact to a directory on the server's machine.
 	ExportPerson(ctx context.Context, page domain.PageID, contact domain.ContactID, dir string,
 		progress func(operate.PersonProgress)) (person.Report, error)
@@ -45,6 +47,7 @@ func (s *Server) messageRoutes() routes {
 		"POST /api/v1/conversations/{page}/{contact}/export": {
 			serve: s.exportPerson, body: true, verb: "person_export", on: "page",
 		},
+		"GET /api/v1/erasures": {serve: s.erasures, params: params{"page"}, allow: toReaders},
 	}
 }
 
@@ -104,6 +107,12 @@ func (s *Server) erase(w http.ResponseWriter, r *http.Request) error {
 	page, contact := conversation(r)
 	out, err := s.opts.Operator.Erase(r.Context(), page, contact)
 	return writeResult(w, "erase", http.StatusOK, out, err)
+}
+
+// erasures lists erasures with who has acknowledged them.
+func (s *Server) erasures(w http.ResponseWriter, r *http.Request) error {
+	items, err := s.opts.Operator.Erasures(r.Context(), domain.PageID(r.URL.Query().Get("page")))
+	return writeList(w, "list erasures", items, "", err)
 }
 
 // exportPerson serves the export of one person. Its result has the numbers and no text.

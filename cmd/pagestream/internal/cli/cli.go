@@ -45,6 +45,7 @@ type CLI struct {
 	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's history."`
 	Erase         EraseCommand         `cmd:"" help:"Remove a contact from the stream and the read models."`
 	Person        PersonCommand        `cmd:"" help:"Export what is held on a person."`
+	Erasures      ErasuresCommand      `cmd:"" help:"List erasures, and who has acknowledged them."`
 	Keys          KeysCommand          `cmd:"" help:"List and rotate the keys that seal page tokens."`
 	Events        EventsCommand        `cmd:"" help:"Read the stream of events."`
 	Conversations ConversationsCommand `cmd:"" help:"Read conversations."`

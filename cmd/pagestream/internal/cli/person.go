@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +11,40 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 )
+
+// ErasuresCommand groups the commands about erasures.
+type ErasuresCommand struct {
+	List ErasuresListCommand `cmd:"" help:"List erasures, and which consumers and webhooks have acknowledged them."`
+}
+
+// ErasuresListCommand lists erasures.
+type ErasuresListCommand struct {
+	Page string `arg:"" optional:"" help:"Page id (default: every page)."`
+}
+
+// Run prints a table. A contact is shown by its hash.
+func (e ErasuresListCommand) Run(c *CLI) error {
+	query := url.Values{}
+	if e.Page != "" {
+		query.Set("page", e.Page)
+	}
+	list, err := get[api.List[operate.Erasure]](c, "/api/v1/erasures", query)
+	if err != nil {
+		return err
+	}
+	items := append([]operate.Erasure{}, list.Items...)
+	return c.Print(items, func() {
+		if len(items) == 0 {
+			fmt.Fprintln(c.Out, "There are no erasures.")
+			return
+		}
+		writeTable(c.Out, "SEQ, PAGE, CONTACT HASH, EVENTS, ACKNOWLEDGED, WAITING", items, func(e operate.Erasure) cells {
+			return cells{
+				e.Seq, e.Page, e.Contact, e.Events, strings.Join(e.Acknowledged, " "), strings.Join(e.Waiting, " "),
+			}
+		})
+	})
+}
 
 // PersonCommand groups the commands about what is held on a person.
 type PersonCommand struct {

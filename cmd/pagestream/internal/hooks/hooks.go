@@ -12,6 +12,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // flushEvery is how often positions are written. Deliveries since the last write are
@@ -184,6 +185,12 @@ func (h *Hooks) Receivers(page domain.PageID) (names []string) {
 		}
 	}
 	return names
+}
+
+// Gets reports whether an endpoint gets events of a page and type.
+func (h *Hooks) Gets(name string, page domain.PageID, t domain.Type) bool {
+	e, err := h.endpoint(name)
+	return err == nil && e.wants(streams.Stored{Event: domain.Event{Page: page, Type: t}})
 }
 
 // DeadLetters returns an endpoint's dead letters with a sequence after the given

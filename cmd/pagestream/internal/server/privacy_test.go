@@ -14,14 +14,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams/streamstest"
@@ -136,14 +139,17 @@ func filesWith(t *testing.T, dir string, texts ...string) (found []string) {
 // webhooks, copies for consumers.
 func TestErasedBytesAreInNoFile(t *testing.T) {
 	const person, name, words = "88123456789012345", "Ada Nightingale", "meet me at the lighthouse"
-	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusBadRequest)
+	var accepting atomic.Bool
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !accepting.Load() {
+			w.WriteHeader(http.StatusBadRequest)
+		}
 	}))
-	defer refusing.Close()
+	defer endpoint.Close()
 	cfg := testConfig(t.TempDir())
 	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
 	cfg.Hooks.GiveUpAfter = time.Nanosecond
-	file := fmt.Sprintf("- name: shop\n  url: %s/in\n  secrets: [%s]\n  all: true\n  from: 1\n", refusing.URL, hooks.NewSecret())
+	file := fmt.Sprintf("- name: shop\n  url: %s/in\n  secrets: [%s]\n  all: true\n  from: 1\n", endpoint.URL, hooks.NewSecret())
 	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
 	r := start(t, cfg)
 	send := func(body string) {
@@ -193,6 +199,29 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 	}
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, all...))
 	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "good morning"), "others are kept")
+
+	erasures := func() []operate.Erasure {
+		t.Helper()
+		var out api.List[operate.Erasure]
+		query := url.Values{"page": {"104"}}
+		require.NoError(t, r.client.Do(t.Context(), http.MethodGet, "/api/v1/erasures", query, nil, &out))
+		return out.Items
+	}
+	list := erasures()
+	require.Len(t, list, 1)
+	assert.Equal(t, domain.ContactHash(person), list[0].Contact)
+	assert.Equal(t, []string{"shop"}, list[0].Waiting)
+	accepting.Store(true)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if list := erasures(); len(list[0].Acknowledged) != 1 || len(list[0].Waiting) > 0 {
+			return fmt.Errorf("%+v", list)
+		}
+		return nil
+	})
+	code, out, stderr = r.command(t, "erasures", "list")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	assert.Contains(t, out, domain.ContactHash(person))
+
 	digests := r.digests(t)
 	for _, m := range r.Models() {
 		_, err := m.Rebuild(t.Context(), nil)
