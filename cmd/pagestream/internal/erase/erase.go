@@ -30,8 +30,9 @@ var (
 	// found so far are erased; the caller must try again.
 	ErrBusy = errors.New("new events of the contact keep arriving; try again")
 	// ErrUnfinished is returned when the erasure is recorded but the deletion was not
-	// done in time. It goes on in the background.
-	ErrUnfinished = errors.New("erasure is recorded and goes on in the background")
+	// done in time. It goes on in the background; what other files have of the events is
+	// removed by the next call.
+	ErrUnfinished = errors.New("erasure is recorded and goes on in the background; erase again to see it finished")
 	// ErrLeft is returned when the events are deleted, but bytes of them may be left in
 	// other files. The caller must try again.
 	ErrLeft = errors.New("the events are erased, but copies of them may be left in files; erase again")
