@@ -127,6 +127,7 @@ func (s *Server) exportPerson(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "dir is needed: a new directory on the server's machine")
 	}
 	page, contact := conversation(r)
+	history.From(r.Context()).OnContact(contact)
 	return run(w, r, "export person", func(ctx context.Context, progress func(operate.PersonProgress)) (Person, error) {
 		out, err := s.opts.Operator.ExportPerson(ctx, page, contact, in.Dir, progress)
 		return Person{

@@ -29,6 +29,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/person"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
@@ -256,6 +257,13 @@ func (f *fakeOperator) Erase(_ context.Context, page domain.PageID, contact doma
 	return erase.Result{Events: 2}, f.err
 }
 
+func (f *fakeOperator) ExportPerson(
+	_ context.Context, page domain.PageID, contact domain.ContactID, dir string, _ func(operate.PersonProgress),
+) (person.Report, error) {
+	f.got = append(f.got, page, contact, dir)
+	return person.Report{}, f.err
+}
+
 // fileTokens has the admin token only.
 func fileTokens(t *testing.T) *tokens.Tokens {
 	t.Helper()
@@ -307,6 +315,7 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/pages/104/backfill", `{"since":"2026-06-01T00:00:00Z"}`, `"stored":3`},
 	{"POST", "/api/v1/pages/104/adopt", `{"all":true}`, `"adopted":2`},
 	{"POST", "/api/v1/conversations/104/31/erase", ``, `"events":2`},
+	{"POST", "/api/v1/conversations/104/31/export", `{"dir":"/x"}`, `"dir":"/x"`},
 	{"GET", "/api/v1/doctor?page=104&page=105", ``, `"wrong":true`},
 	{"GET", "/api/v1/reconcile", ``, `"all_silent":false`},
 	{"POST", "/api/v1/audit", ``, `"seq":7`},

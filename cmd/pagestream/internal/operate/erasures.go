@@ -89,7 +89,7 @@ func consumerReceiver(c consumers.Consumer) receiver {
 		gets: func(page domain.PageID) bool {
 			return c.All || slices.Contains(c.Pages, page) || slices.Contains(c.Known, page)
 		},
-		acked: func(seq uint64) (bool, error) { return c.Seq >= seq || c.Lag == 0, nil },
+		acked: func(seq uint64) (bool, error) { return c.Seq >= seq || c.Lag == 0 && c.Filled >= seq, nil },
 	}
 }
 
