@@ -112,8 +112,13 @@ func (r *fixture) of(t *testing.T, name string) Consumer {
 // filled waits until everything that is stored now was looked at for a consumer.
 func (r *fixture) filled(t *testing.T, name string) Consumer {
 	t.Helper()
+	return r.filledWithin(t, name, streamstest.Limit)
+}
+
+func (r *fixture) filledWithin(t *testing.T, name string, limit time.Duration) Consumer {
+	t.Helper()
 	var c Consumer
-	streamstest.Eventually(t, streamstest.Limit, func() error {
+	streamstest.Eventually(t, limit, func() error {
 		if c = r.of(t, name); c.Filled < c.Head {
 			return fmt.Errorf("%s is filled up to %d of %d", name, c.Filled, c.Head)
 		}
@@ -309,7 +314,12 @@ func TestStoredSpecsKeepTheirMeaning(t *testing.T) {
 	for name, want := range map[string]int{"every": 17, "blank": 17, "mixed": 17, "some": 7, "firm": 0} {
 		c := r.filled(t, name)
 		assert.Equal(t, want == 17, c.All, name)
-		assert.EqualValues(t, want, c.Lag, name)
+		streamstest.Eventually(t, streamstest.Limit, func() error { // the lag and the position are read one after the other
+			if c = r.of(t, name); c.Lag != uint64(want) {
+				return fmt.Errorf("%s has a lag of %d, not %d", name, c.Lag, want)
+			}
+			return nil
+		})
 		_, err := r.JS.Consumer(t.Context(), streams.Name, legacyPrefix+name)
 		require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
 	}
