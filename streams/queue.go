@@ -55,19 +55,24 @@ type flow struct {
 	since  time.Time
 }
 
-// rateWindow is how long the rate of a flow is remembered.
-const rateWindow = 2 * time.Second
+// rateWindow is how long the rate of a flow is remembered, minRateAge how long it must have been measured, and
+// minRateServed with how many events.
+const (
+	rateWindow    = 2 * time.Second
+	minRateAge    = rateWindow / 2
+	minRateServed = 4 * minTurn
+)
 
 // delay estimates how long a new request would wait for its turn.
 func (f *flow) delay(now time.Time) time.Duration {
 	if f.waiting == 0 {
 		return 0
 	}
-	oldest := now.Sub(f.requests[0].at)
-	if f.served == 0 {
+	oldest, age := now.Sub(f.requests[0].at), now.Sub(f.since)
+	if f.served < minRateServed || age < minRateAge { // a rate of a few turns says little
 		return oldest
 	}
-	return max(oldest, time.Duration(float64(now.Sub(f.since))*float64(f.waiting)/float64(f.served)))
+	return max(oldest, time.Duration(float64(age)*float64(f.waiting)/float64(f.served)))
 }
 
 // appQueue has the flows of one app that have waiting requests.
