@@ -12,13 +12,13 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// Headers of an atomic batch publish (NATS ADR-50), and the error code for a batch with an id that
-// JetStream already knows.
+// Headers of an atomic batch publish (NATS ADR-50).
 const (
-	headerBatchID       = "Nats-Batch-Id"
-	headerBatchSequence = "Nats-Batch-Sequence"
-	headerBatchCommit   = "Nats-Batch-Commit"
+	BatchIDHeader       = "Nats-Batch-Id"
+	BatchSequenceHeader = "Nats-Batch-Sequence"
+	BatchCommitHeader   = "Nats-Batch-Commit"
 
+	// codeDuplicateInBatch is the error code for a batch with an id that JetStream already knows.
 	codeDuplicateInBatch jetstream.ErrorCode = 10201
 )
 
@@ -46,7 +46,7 @@ func (p *Publisher) storeBatch(items []*item) {
 		p.opts.Logger.Warn("batch not acknowledged; publishing its events one by one", "events", len(items), "err", err)
 	}
 	for _, it := range items {
-		for _, h := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
+		for _, h := range []string{BatchIDHeader, BatchSequenceHeader, BatchCommitHeader} {
 			it.msg.Header.Del(h)
 		}
 	}
@@ -74,15 +74,15 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 	stream, id := []string{p.opts.Stream}, []string{batch}
 	for i, it := range items {
 		m := it.msg
-		m.Header[jetstream.ExpectedStreamHeader], m.Header[headerBatchID] = stream, id
-		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		m.Header[jetstream.ExpectedStreamHeader], m.Header[BatchIDHeader] = stream, id
+		m.Header.Set(BatchSequenceHeader, strconv.Itoa(i+1))
 		if i < len(items)-1 {
 			if err := p.nc.PublishMsg(m); err != nil {
 				return 0, fmt.Errorf("publish batch: %w", err)
 			}
 			continue
 		}
-		m.Header.Set(headerBatchCommit, "1")
+		m.Header.Set(BatchCommitHeader, "1")
 		resp, err := p.nc.RequestMsgWithContext(ctx, m)
 		if err != nil {
 			return 0, fmt.Errorf("commit batch: %w", err)

@@ -23,7 +23,6 @@ const (
 	// space that the server keeps free for it.
 	DefaultMaxBytes = 64 << 20
 
-	streamPrefix   = "PAGESTREAM_OUT_"
 	durablePrefix  = "consumer-"
 	positionReader = "position"
 
@@ -50,7 +49,7 @@ var (
 )
 
 // StreamOf returns the name of a consumer's outbox.
-func StreamOf(name string) string { return streamPrefix + name }
+func StreamOf(name string) string { return streams.CopiesOf(streams.Name) + name }
 
 func durableOf(name string) string { return durablePrefix + name }
 
@@ -253,12 +252,8 @@ func (b outbox) positionMessage(seq uint64) (*nats.Msg, error) {
 	return m, nil
 }
 
-// Headers of an atomic batch (NATS ADR-50), and the codes of JetStream's errors.
+// The codes of JetStream's errors.
 const (
-	headerBatchID       = "Nats-Batch-Id"
-	headerBatchSequence = "Nats-Batch-Sequence"
-	headerBatchCommit   = "Nats-Batch-Commit"
-
 	codeStoreFailed      jetstream.ErrorCode = 10077
 	codeDuplicateInBatch jetstream.ErrorCode = 10201
 	codeConflict         jetstream.ErrorCode = 10158
@@ -280,15 +275,15 @@ func (b outbox) publish(ctx context.Context, at position, events []*nats.Msg, se
 	messages[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(at.last, 10))
 	for i, m := range messages {
 		m.Header.Set(jetstream.ExpectedStreamHeader, b.stream)
-		m.Header.Set(headerBatchID, batch)
-		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		m.Header.Set(streams.BatchIDHeader, batch)
+		m.Header.Set(streams.BatchSequenceHeader, strconv.Itoa(i+1))
 		if m != last {
 			if err := b.js.Conn().PublishMsg(m); err != nil {
 				return at, fmt.Errorf("publish batch: %w", err)
 			}
 		}
 	}
-	last.Header.Set(headerBatchCommit, "1")
+	last.Header.Set(streams.BatchCommitHeader, "1")
 	resp, err := b.js.Conn().RequestMsgWithContext(ctx, last)
 	if err != nil {
 		return at, fmt.Errorf("commit batch: %w", err)

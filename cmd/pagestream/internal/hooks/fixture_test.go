@@ -1,7 +1,6 @@
 package hooks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -133,13 +132,13 @@ type fixture struct {
 	*projectionstest.Rig
 	*receiver
 	path string
-	logs *syncBuffer
+	logs *streamstest.Logs
 	made int // number of published events
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	r := &fixture{Rig: projectionstest.NewRig(t), path: filepath.Join(t.TempDir(), "hooks.db"), logs: &syncBuffer{}}
+	r := &fixture{Rig: projectionstest.NewRig(t), path: filepath.Join(t.TempDir(), "hooks.db"), logs: &streamstest.Logs{}}
 	r.receiver = newReceiver(t)
 	t.Cleanup(func() {
 		assert.NotContains(t, r.logs.String(), private)
@@ -147,23 +146,6 @@ func newFixture(t *testing.T) *fixture {
 		assert.NotContains(t, r.logs.String(), "v1,")
 	})
 	return r
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func (r *fixture) options(change ...func(*Options)) Options {

@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -48,30 +47,12 @@ const (
 	testVerifyToken = "k9Vw3xQz-of-the-handshake"
 )
 
-// syncBuffer is a buffer for logs that several goroutines write to.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // running is a program under test, with a client for its API.
 type running struct {
 	*server.Program
 	client *cli.Client
 	cfg    config.Config
-	log    *syncBuffer
+	log    *streamstest.Logs
 }
 
 // base returns the URL of the private listener.
@@ -110,7 +91,7 @@ func testConfig(dir string) config.Config {
 // start starts a program and stops it at the end of the test.
 func start(t testing.TB, cfg config.Config, more ...projections.Projection) *running {
 	t.Helper()
-	log := &syncBuffer{}
+	log := &streamstest.Logs{}
 	p := server.New(server.Options{
 		Config: cfg, Projections: more,
 		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs),
