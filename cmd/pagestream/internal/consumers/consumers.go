@@ -307,6 +307,14 @@ func (c *Consumers) consumer(ctx context.Context, r record, head uint64) (Consum
 		}
 		out.Known = slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.Pages, more))))
 	}
+	// The position is read before the lag: the lag then counts all that was filled up to it.
+	if out.Filled, out.Full = c.progress(r.Name); out.Filled == 0 {
+		at, err := b.position(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.Filled = at.Seq
+	}
 	reader, err := c.opts.JS.Consumer(ctx, b.stream, b.durable)
 	if err != nil {
 		return out, fmt.Errorf("read state of consumer %s: %w", r.Name, err)
@@ -317,13 +325,6 @@ func (c *Consumers) consumer(ctx context.Context, r record, head uint64) (Consum
 	out.Lag = info.NumPending + uint64(max(0, info.NumAckPending))
 	if info.Delivered.Last != nil {
 		out.LastActive = *info.Delivered.Last
-	}
-	if out.Filled, out.Full = c.progress(r.Name); out.Filled == 0 {
-		at, err := b.position(ctx)
-		if err != nil {
-			return out, err
-		}
-		out.Filled = at.Seq
 	}
 	first, err := b.first(ctx)
 	if err != nil {

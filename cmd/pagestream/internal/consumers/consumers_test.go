@@ -127,6 +127,20 @@ func (r *fixture) filledWithin(t *testing.T, name string, limit time.Duration) C
 	return c
 }
 
+// lags waits until a consumer is filled and has so many events to read. The server counts an event for a consumer
+// a moment after it was stored.
+func (r *fixture) lags(t *testing.T, name string, want int) Consumer {
+	t.Helper()
+	c := r.filled(t, name)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if c = r.of(t, name); c.Lag != uint64(want) {
+			return fmt.Errorf("%s has a lag of %d, not %d", name, c.Lag, want)
+		}
+		return nil
+	})
+	return c
+}
+
 // connect connects a page for a company; "" disconnects it.
 func (r *fixture) connect(t *testing.T, page domain.PageID, company string) {
 	t.Helper()
@@ -312,14 +326,8 @@ func TestStoredSpecsKeepTheirMeaning(t *testing.T) {
 	})
 	r.store(t, "100", domain.MessageReceived, 1)
 	for name, want := range map[string]int{"every": 17, "blank": 17, "mixed": 17, "some": 7, "firm": 0} {
-		c := r.filled(t, name)
+		c := r.lags(t, name, want)
 		assert.Equal(t, want == 17, c.All, name)
-		streamstest.Eventually(t, streamstest.Limit, func() error { // the lag and the position are read one after the other
-			if c = r.of(t, name); c.Lag != uint64(want) {
-				return fmt.Errorf("%s has a lag of %d, not %d", name, c.Lag, want)
-			}
-			return nil
-		})
 		_, err := r.JS.Consumer(t.Context(), streams.Name, legacyPrefix+name)
 		require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
 	}
@@ -386,7 +394,7 @@ func TestReconnectedConsumerMissesNothing(t *testing.T) {
 		r.store(t, "100", domain.MessageReceived, 500)
 		r.store(t, "200", domain.MessageReceived, 500)
 	}
-	assert.EqualValues(t, 10_030, r.filled(t, "slow").Lag)
+	r.lags(t, "slow", 10_030)
 	_, c = reader(t, a)
 	rest, got := read(t, c, 10_030)
 	assert.Len(t, rest, 10_030)
