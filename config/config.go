@@ -19,6 +19,7 @@ import (
 type Config struct {
 	Data        Data        `koanf:"data"`
 	Keys        Keys        `koanf:"keys"`
+	Erasures    Erasures    `koanf:"erasures"`
 	HTTP        HTTP        `koanf:"http"`
 	Webhook     Webhook     `koanf:"webhook"`
 	NATS        NATS        `koanf:"nats"`
@@ -46,6 +47,13 @@ type Data struct {
 type Keys struct {
 	// File should be outside data.dir, so that a copy of the data alone is not
 	// enough to open the tokens in it.
+	File string `koanf:"file"`
+}
+
+// Erasures sets where the list of erasures is kept, which a restore needs.
+type Erasures struct {
+	// File is outside data.dir, so that it is not lost or restored with the data; empty is
+	// "erasures.log" in the directory of keys.file: see [Config.ErasuresFile].
 	File string `koanf:"file"`
 }
 
@@ -281,6 +289,12 @@ func Default() Config {
 // directory of http.token_file.
 func (c Config) ReadTokenFile() string {
 	return cmp.Or(c.HTTP.ReadTokenFile, filepath.Join(filepath.Dir(c.HTTP.TokenFile), "read.token"))
+}
+
+// ErasuresFile returns erasures.file, or its default "erasures.log" in the directory of
+// keys.file.
+func (c Config) ErasuresFile() string {
+	return cmp.Or(c.Erasures.File, filepath.Join(filepath.Dir(c.Keys.File), "erasures.log"))
 }
 
 // ProjectionsDir returns projections.dir, or its default "projections" in

@@ -91,9 +91,10 @@ func TestPrecedence(t *testing.T) {
 
 // sample is a valid value for each setting that is not its default.
 var sample = map[string]string{
-	"data.dir": "/d", "keys.file": "/k.json",
-	"http.public": ":1", "http.private": ":2", "http.private_hosts": "box.internal", "http.token_file": "/t", "http.read_token_file": "/r",
-	"http.base_url": "https://x.example/p", "http.shutdown_timeout": "3s",
+	"data.dir": "/d", "keys.file": "/k.json", "erasures.file": "/e.log",
+	"http.public": ":1", "http.private": ":2", "http.private_hosts": "box.internal", "http.token_file": "/t",
+	"http.read_token_file": "/r",
+	"http.base_url":        "https://x.example/p", "http.shutdown_timeout": "3s",
 	"webhook.max_inflight": "70MiB", "webhook.max_connections": "100",
 	"webhook.max_connections_per_address": "10", "webhook.max_body": "1MiB",
 	"webhook.timeout": "1500ms", "webhook.read_timeout": "3s",
@@ -351,8 +352,11 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*conf){
-		"data.dir: empty":                                func(c *conf) { c.Data.Dir = "" },
-		`data.dir: "~/x": ~ is not expanded`:             func(c *conf) { c.Data.Dir = "~/x" },
+		"data.dir: empty":                    func(c *conf) { c.Data.Dir = "" },
+		`data.dir: "~/x": ~ is not expanded`: func(c *conf) { c.Data.Dir = "~/x" },
+		`erasures.file: "/d/data/e.log" is in data.dir`: func(c *conf) {
+			c.Data.Dir, c.Erasures.File = "/d/data", "/d/data/e.log"
+		},
 		`keys.file: "/x/" is a directory`:                func(c *conf) { c.Keys.File = "/x/" },
 		`http.public: "8080" is not an address`:          func(c *conf) { c.HTTP.Public = "8080" },
 		`http.private: ":99999" is not an address`:       func(c *conf) { c.HTTP.Private = ":99999" },
@@ -615,6 +619,7 @@ func TestExample(t *testing.T) {
 	wantProblems(t, err, "apps[0].secrets[0]: is a placeholder", "apps[0].verify_token: is a placeholder")
 	filledIn := strings.NewReplacer("write the app secret here", newSecret, "write the verify token here", verifyToken).
 		Replace(all.String())
+	want.Erasures.File = "/etc/pagestream/erasures.log"
 	want.Keys.File, want.HTTP.TokenFile = "/etc/pagestream/keys.json", "/etc/pagestream/admin.token"
 	want.Apps = []config.App{{
 		Name: config.DefaultAppName, ID: "1234567890123456", Secrets: []config.Secret{newSecret},

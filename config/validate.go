@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -38,6 +39,12 @@ func (c Config) Validate() error {
 	}
 	v.path("data.dir", c.Data.Dir)
 	v.file("keys.file", c.Keys.File)
+	v.path("erasures.file", c.Erasures.File)
+	rel, err := filepath.Rel(c.Data.Dir, c.Erasures.File)
+	if c.Erasures.File != "" && err == nil && filepath.IsLocal(rel) {
+		v.add("erasures.file: %q is in data.dir, and would be lost or restored with it: write a file outside of it",
+			c.Erasures.File)
+	}
 
 	v.address("http.public", c.HTTP.Public)
 	v.address("http.private", c.HTTP.Private)

@@ -83,7 +83,7 @@ func TestToken(t *testing.T) {
 }
 
 func TestTypes(t *testing.T) {
-	require.Len(t, domain.Types(), 53, "the contract has 53 types")
+	require.Len(t, domain.Types(), 54, "the contract has 54 types")
 	seen := map[domain.Type]bool{}
 	for _, typ := range domain.Types() {
 		require.False(t, seen[typ])

@@ -7,12 +7,16 @@ import (
 	"time"
 )
 
-// Erasure is the record that a contact was erased. It has no personal data: the
-// contact is stored as a hash, and each event that was removed from the stream
-// as a [Tombstone] with what the counters and the index of ids need.
+// Erasure is the record that a contact was erased, or the id of a person who connected
+// the page. It has no personal data: a contact is stored as a hash, and each event that
+// was removed from the stream as a [Tombstone] with what the counters and the index of
+// ids need.
 type Erasure struct {
-	// Contact is the contact's [ContactHash].
+	// Contact is the contact's [ContactHash]. It is empty in a [PageAdminErased] event.
 	Contact string `json:"contact"`
+	// Request identifies the request for the deletion of a person's data that a
+	// [PageAdminErased] event is about. It says nothing about the person.
+	Request string `json:"request,omitempty"`
 	// A long erasure is split over Parts events; Part counts from 1.
 	Part   int         `json:"part"`
 	Parts  int         `json:"parts"`
@@ -34,9 +38,16 @@ type Tombstone struct {
 	Object  string `json:"object,omitempty"`
 	Source  string `json:"source,omitempty"`
 	App     string `json:"app,omitempty"`
+	// Connection is the event's connection, with [ErasedAdmin] in place of the person's
+	// id.
+	Connection *Connection `json:"connection,omitempty"`
 	// AppID is the id of the app of a [ForeignReceived] event.
 	AppID string `json:"app_id,omitempty"`
 }
+
+// ErasedAdmin stands in place of the id of a person who connected a page, if that was
+// erased.
+const ErasedAdmin = "erased"
 
 // idKeySize is how many bytes of an id's hash are kept. Among 2^40 ids the
 // chance of a collision is 2^-49.
@@ -67,6 +78,13 @@ func ContactHash(c ContactID) string {
 	return hex.EncodeToString(sum[:16])
 }
 
+// AdminHash returns a hash of a person's app-scoped id, in hex. What [ContactHash] says
+// about finding the id holds here too.
+func AdminHash(app, admin string) string {
+	sum := sha256.Sum256([]byte("admin:" + app + ":" + admin))
+	return hex.EncodeToString(sum[:16])
+}
+
 // NewTombstone returns the tombstone of e, which the stream stored with sequence
 // seq at the time at.
 func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
@@ -80,6 +98,13 @@ func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 	if !e.Time.IsZero() {
 		h.Time = max(0, e.Time.UnixMilli())
 	}
+	if c := e.Data.Connection; c != nil {
+		without := *c
+		if c.Admin != "" {
+			without.Admin = ErasedAdmin
+		}
+		h.Connection = &without
+	}
 	return h
 }
 
@@ -88,7 +113,7 @@ func NewTombstone(e Event, seq uint64, at time.Time) Tombstone {
 func (h Tombstone) Event(page PageID) Event {
 	e := Event{
 		ID: tombstonePrefix + h.ID, Type: h.Type, Page: page, Standby: h.Standby,
-		Data: Data{Object: h.Object, Source: h.Source, App: h.App, AppID: h.AppID},
+		Data: Data{Object: h.Object, Source: h.Source, App: h.App, AppID: h.AppID, Connection: h.Connection},
 	}
 	if h.Time > 0 {
 		e.Time = time.UnixMilli(h.Time).UTC()

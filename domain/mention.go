@@ -1,6 +1,9 @@
 package domain
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // A text mentions a contact if it has the contact's id as a whole: in front of the id
 // and behind it is no letter and no digit. So the id 123 is in "123", 123 and 9_123, and
@@ -45,22 +48,34 @@ func HideContact(text string, c ContactID) string {
 	}
 }
 
-// MentionsHash reports whether a text mentions a contact with this [ContactHash]. It
-// finds ids of letters and digits, and those that have also "-", "_" and "." if nothing
-// is in front of the id or behind it that could be a part of it.
+// MentionsHash reports whether a text mentions a contact with this [ContactHash], as
+// far as [IDs] finds it.
 func MentionsHash(text, hash string) bool {
-	for _, inID := range []func(byte) bool{isWord, isIDByte} {
-		for i := 0; i < len(text); i++ {
-			begin := i
-			for i < len(text) && inID(text[i]) {
-				i++
-			}
-			if i > begin && i-begin <= maxToken && ContactHash(ContactID(text[begin:i])) == hash {
-				return true
-			}
+	for id := range IDs(text) {
+		if ContactHash(id) == hash {
+			return true
 		}
 	}
 	return false
+}
+
+// IDs returns what may be the id of a contact in a text: words of letters and digits,
+// and those that have also "-", "_" and ".", if nothing is in front of the word or behind
+// it that could be a part of it.
+func IDs(text string) iter.Seq[ContactID] {
+	return func(yield func(ContactID) bool) {
+		for _, inID := range []func(byte) bool{isWord, isIDByte} {
+			for i := 0; i < len(text); i++ {
+				begin := i
+				for i < len(text) && inID(text[i]) {
+					i++
+				}
+				if i > begin && i-begin <= maxToken && !yield(ContactID(text[begin:i])) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func isWord(c byte) bool {

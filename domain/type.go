@@ -82,6 +82,9 @@ const (
 	// PageLinked is a change of the Instagram account that is linked to a page.
 	PageLinked       Type = "page.linked"
 	PageDisconnected Type = "page.disconnected"
+	// PageAdminErased is the record that the id of a person who connected the page was
+	// erased from events.
+	PageAdminErased Type = "page.admin_erased"
 
 	SubscriptionRequested Type = "subscription.requested"
 	SubscriptionConfirmed Type = "subscription.confirmed"
@@ -102,6 +105,7 @@ var types = []Type{
 	LeadReceived, LeadRetrieved, FeedbackReceived, OrderReceived, LabelAdded, LabelRemoved, LiveChanged, ChangeReceived,
 	ForeignReceived, DeliveryUnreadable, DeliveryUnrecognized,
 	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageLinked, PageDisconnected,
+	PageAdminErased,
 	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
 	ContactProfiled, ContactErased,
 }

@@ -98,12 +98,13 @@ func parkedHead(tx *store.Tx, page domain.PageID, contact domain.ContactID) (seq
 // unparkErased replaces the parked events that an erasure lists by the events of their
 // tombstones. These are events of the contact, and events without a contact.
 func unparkErased(tx *store.Tx, meta *store.Meta, e streams.Stored, a *applier) error {
-	if e.Type != domain.ContactErased || e.Data.Erasure == nil {
+	ofAdmin := e.Type == domain.PageAdminErased
+	if !ofAdmin && e.Type != domain.ContactErased || e.Data.Erasure == nil {
 		return nil
 	}
 	var erased []DeadLetter
 	err := eachParked(tx, store.Key(e.Page), func(d DeadLetter) error {
-		if d.Contact == "" || domain.ContactHash(d.Contact) == e.Data.Erasure.Contact {
+		if ofAdmin || d.Contact == "" || domain.ContactHash(d.Contact) == e.Data.Erasure.Contact {
 			erased = append(erased, d)
 		}
 		return nil

@@ -62,7 +62,7 @@ func (h *tombstones) drop(upto uint64) {
 // their events after a sequence.
 func (h *tombstones) load(ctx context.Context, after uint64) error {
 	upto, err := streams.Read(ctx, h.js, streams.ReadOptions{
-		Stream: h.stream, From: h.read + 1, Filters: streams.Filter("", domain.ContactErased),
+		Stream: h.stream, From: h.read + 1, Filters: streams.Filter("", domain.ContactErased, domain.PageAdminErased),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(e streams.Stored) error {
 		if e.Data.Erasure == nil {

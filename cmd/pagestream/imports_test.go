@@ -178,6 +178,7 @@ var only = []struct {
 	{"go.etcd.io/bbolt", []string{"projections/store"}, "use projections/store"},
 	{"github.com/knadh/koanf", []string{"config"}, "take an Options struct; config reads settings"},
 	{"github.com/alecthomas/kong", []string{internal + "cli"}, "read flags in internal/cli"},
+	{"filippo.io/age", []string{internal + "backup"}, "encrypt files of a backup in internal/backup"},
 	{jsonModule, []string{"domain"}, "use encoding/json, or a function of domain"},
 }
 

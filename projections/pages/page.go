@@ -52,8 +52,12 @@ type Page struct {
 	// for an account, the connected page that it is linked to.
 	Instagram  string        `json:"instagram,omitempty"`
 	LinkedPage domain.PageID `json:"linked_page,omitempty"`
-	// Admin is the app-scoped id of the person who connected the page.
-	Admin string `json:"admin,omitempty"`
+	// Admin is the app-scoped id of the person who connected the page, or
+	// [domain.ErasedAdmin]. AdminSince is the event time from which the connection has had
+	// this person's grant, AdminSeq the sequence of the last event that named them.
+	Admin      string    `json:"admin,omitempty"`
+	AdminSince time.Time `json:"admin_since,omitzero"`
+	AdminSeq   uint64    `json:"admin_seq,omitempty"`
 	// Fields are the webhook fields to subscribe to for the page.
 	Fields []string `json:"fields,omitempty"`
 

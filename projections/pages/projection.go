@@ -41,7 +41,7 @@ func (*Projection) Name() string { return Name }
 
 // Version returns the version of the rules and of the stored format. When it changes,
 // the read model is rebuilt.
-func (*Projection) Version() int { return 4 }
+func (*Projection) Version() int { return 5 }
 
 // Apply applies one event. No content of an event makes it fail; its errors are those
 // of the store. Events must be applied in stream order and once each.
@@ -166,6 +166,7 @@ var handlers = map[domain.Type]func(*fold, *domain.Connection) error{
 	domain.PageTokenInvalidated: (*fold).invalidated,
 	domain.PageLinked:           (*fold).linked,
 	domain.PageDisconnected:     (*fold).disconnected,
+	domain.PageAdminErased:      (*fold).adminErased,
 	domain.PolicyEnforced:       (*fold).policy,
 	domain.ThreadRolesChanged:   (*fold).roles,
 }
@@ -216,8 +217,9 @@ func (f *fold) connected(c *domain.Connection) error {
 	if f.p.State != Connected || f.p.ConnectionID != c.ConnectionID {
 		f.p.StateSince = f.time
 	}
+	f.setAdmin(c.Admin, f.p.State != Connected || f.p.ConnectionID != c.ConnectionID)
 	f.p.State, f.p.StateReason = Connected, c.Reason
-	f.p.ConnectionID, f.p.Company, f.p.Admin = c.ConnectionID, c.Company, c.Admin
+	f.p.ConnectionID, f.p.Company = c.ConnectionID, c.Company
 	f.p.App = cmp.Or(c.App, f.e.Data.App)
 	if c.AppID != f.p.AppID {
 		if f.p.AppID != "" {
@@ -273,7 +275,9 @@ func (f *fold) refreshed(c *domain.Connection) error {
 	if c.Resealed { // the same tokens, encrypted with another key
 		return f.setSecret(ref)
 	}
-	f.p.Admin = cmp.Or(c.Admin, f.p.Admin)
+	if c.Admin != "" {
+		f.setAdmin(c.Admin, false)
+	}
 	f.p.Name = cmp.Or(c.Name, f.p.Name)
 	f.p.Company = cmp.Or(c.Company, f.p.Company)
 	f.p.App = cmp.Or(c.App, f.p.App)
@@ -295,6 +299,33 @@ func (f *fold) refreshed(c *domain.Connection) error {
 	}
 	f.setGrant(c)
 	return f.setSecret(ref)
+}
+
+// setAdmin sets the person who has granted the token.
+func (f *fold) setAdmin(admin string, newConnection bool) {
+	switch {
+	case admin == "" || admin == domain.ErasedAdmin:
+		f.p.AdminSince = time.Time{}
+	case newConnection || admin != f.p.Admin:
+		f.p.AdminSince = f.time
+	}
+	f.p.Admin, f.p.AdminSeq = admin, f.e.Seq
+	if admin == "" {
+		f.p.AdminSeq = 0
+	}
+}
+
+// adminErased removes the person's id if it is from an event that was erased: the
+// tombstone of that event has none either.
+func (f *fold) adminErased(*domain.Connection) error {
+	if d := f.e.Data.Erasure; d != nil {
+		for _, h := range d.Events {
+			if h.Seq == f.p.AdminSeq && h.Seq < f.e.Seq {
+				f.p.Admin, f.p.AdminSince = domain.ErasedAdmin, time.Time{}
+			}
+		}
+	}
+	return nil
 }
 
 // clearGrant removes the expiry times and scopes of an earlier token.

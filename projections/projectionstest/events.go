@@ -190,7 +190,11 @@ func (w *traffic) rare(e *domain.Event) {
 	case 7:
 		clearDelivery(e)
 		e.Type = pick(domain.PageConnected, domain.PageConnected, domain.PageRenamed, domain.PageTokenRefreshed,
-			domain.PageTokenInvalidated, domain.PageLinked, domain.PageDisconnected)
+			domain.PageTokenInvalidated, domain.PageLinked, domain.PageDisconnected, domain.PageAdminErased)
+		if e.Type == domain.PageAdminErased { // the suite has erasures of events
+			e.Data.Erasure = &domain.Erasure{Request: "r", Part: 1, Parts: 1}
+			break
+		}
 		if e.Type == domain.PageConnected {
 			w.conns[e.Page]++
 		}
@@ -199,6 +203,9 @@ func (w *traffic) rare(e *domain.Event) {
 			Company: []string{"acme", "beta"}[w.conns[e.Page]%2], Instagram: fmt.Sprint("ig-", w.conns[e.Page]%3),
 			Name: "Page " + string(e.Page), Secret: "s" + strconv.Itoa(w.rnd.IntN(1000)),
 			Fields: fields, Reason: "because",
+		}
+		if e.Type == domain.PageConnected || e.Type == domain.PageTokenRefreshed {
+			e.Data.Connection.Admin = []string{"", "5550001", "5550002"}[w.rnd.IntN(3)]
 		}
 	case 8:
 		clearDelivery(e)

@@ -240,19 +240,31 @@ func (s *suite) redelivery(t *testing.T, events []streams.Stored) {
 // errAbort is returned, or panicked with, to abort a transaction.
 var errAbort = errors.New("aborted")
 
-// erased inserts the erasure of a contact at a random place in the history. The erasure lists some of the
-// contact's events, and some of those are deleted from the stream.
+// erased inserts the erasure of a contact, or of the id of a person who connected a page, at a random place in
+// the history. The erasure lists some of the contact's events, or all that name the person, and some of those
+// are deleted from the stream.
 func (s *suite) erased(t *testing.T, events []streams.Stored) {
+	connections := slices.DeleteFunc(slices.Clone(events), func(e streams.Stored) bool { return e.Type.Noun() != "page" })
 	rapid.Check(t, func(t *rapid.T) {
-		events := events[:min(len(events), 150)] // each check applies them twice
+		kind, events := domain.ContactErased, events
+		if len(connections) > 0 && rapid.Bool().Draw(t, "admin") {
+			kind, events = domain.PageAdminErased, connections
+		}
+		events = events[:min(len(events), 150)] // each check applies them twice
 		first := events[rapid.IntRange(0, len(events)-1).Draw(t, "first")]
 		at := rapid.IntRange(0, len(events)).Draw(t, "erasure")
 		late := rapid.IntRange(0, at).Draw(t, "unlisted from")
 		erasure := &domain.Erasure{Contact: domain.ContactHash(first.Contact), Part: 1, Parts: 1}
 		deleted := make(map[uint64]domain.Tombstone)
 		for i, e := range events[:at] {
-			if i >= late || e.Page != first.Page || e.Contact != first.Contact || e.Contact == "" || e.Data.Test ||
-				e.Type == domain.ContactErased {
+			switch {
+			case e.Page != first.Page:
+				continue
+			case kind == domain.PageAdminErased:
+				if adminOf(e) == "" || adminOf(e) != adminOf(first) {
+					continue
+				}
+			case i >= late || e.Contact != first.Contact || e.Contact == "" || e.Data.Test || e.Type == domain.ContactErased:
 				continue
 			}
 			tombstone := domain.NewTombstone(e.Event, e.Seq, e.At)
@@ -262,7 +274,7 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 			}
 		}
 		record := streams.Stored{Event: domain.Event{
-			ID: "erasure", Type: domain.ContactErased, Page: first.Page, Data: domain.Data{Erasure: erasure},
+			ID: "erasure", Type: kind, Page: first.Page, Data: domain.Data{Erasure: erasure},
 		}, At: time.UnixMilli(1790000000000).UTC()}
 		if at > 0 {
 			record.Seq, record.At = events[at-1].Seq, events[at-1].At
@@ -281,6 +293,14 @@ func (s *suite) erased(t *testing.T, events []streams.Stored) {
 		}
 		require.Equal(t, s.digest(t, live), s.digest(t, rebuilt), "a rebuild without %d erased events", len(deleted))
 	})
+}
+
+// adminOf returns the person whom an event names as the one who granted a page's token.
+func adminOf(e streams.Stored) string {
+	if c := e.Data.Connection; c != nil {
+		return c.Admin
+	}
+	return ""
 }
 
 func (s *suite) rollback(t *testing.T, events []streams.Stored) {

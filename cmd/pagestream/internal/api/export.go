@@ -13,7 +13,7 @@ import (
 // CopyOperator writes exports and backups.
 type CopyOperator interface {
 	Export(ctx context.Context, r operate.ExportRequest, w io.Writer) error
-	Backup(ctx context.Context, dir string, progress func(operate.CopyProgress)) (backup.Manifest, error)
+	Backup(ctx context.Context, r operate.BackupRequest, progress func(operate.CopyProgress)) (backup.Manifest, error)
 }
 
 func (s *Server) copyRoutes() routes {
@@ -72,9 +72,7 @@ func (p *slowWriter) Write(b []byte) (int, error) {
 
 // backup serves POST /api/v1/backup.
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Dir string `json:"dir"`
-	}
+	var in operate.BackupRequest
 	if err := decode(w, r, &in, `{"dir": "…"}: a new directory on the server's machine`); err != nil {
 		return err
 	}
@@ -83,6 +81,6 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	}
 	history.From(r.Context()).OnText("dir", in.Dir)
 	return run(w, r, "back up", func(ctx context.Context, progress func(operate.CopyProgress)) (backup.Manifest, error) {
-		return s.opts.Operator.Backup(ctx, in.Dir, progress)
+		return s.opts.Operator.Backup(ctx, in, progress)
 	})
 }

@@ -180,9 +180,11 @@ func (f *fakeOperator) Export(_ context.Context, r operate.ExportRequest, w io.W
 	return err
 }
 
-func (f *fakeOperator) Backup(_ context.Context, dir string, _ func(operate.CopyProgress)) (backup.Manifest, error) {
-	f.got = append(f.got, dir)
-	return backup.Manifest{Files: map[string]string{"dir": dir}}, f.err
+func (f *fakeOperator) Backup(
+	_ context.Context, r operate.BackupRequest, _ func(operate.CopyProgress),
+) (backup.Manifest, error) {
+	f.got = append(f.got, r.Dir, r.WithoutKeys, r.WithoutConfig, r.EncryptTo)
+	return backup.Manifest{Files: map[string]string{"dir": r.Dir}}, f.err
 }
 
 func (f *fakeOperator) ListHooks() []hooks.Status { return []hooks.Status{{Name: "crm"}} }

@@ -17,7 +17,10 @@ import (
 const (
 	manifestFile = "manifest.json"
 	format       = 2
-	maxManifest  = 16 << 20
+	// formatEncrypted is the format of a backup with encrypted files, which an older
+	// pagestream would restore as they are.
+	formatEncrypted = 3
+	maxManifest     = 16 << 20
 )
 
 // Errors of [Check].
@@ -40,8 +43,8 @@ type Manifest struct {
 	Format  int       `json:"format"`
 	Created time.Time `json:"created"`
 	Streams []Stream  `json:"streams"`
-	// Files are the names in the backup of the installation's files, by role. Sums
-	// are the checksums of all files in the backup, by name.
+	// Files are the names in the backup of the installation's files, by role; the name of
+	// an encrypted one ends with ".age". Sums are the checksums of all files in the backup, by name.
 	Files map[string]string `json:"files"`
 	Sums  map[string]Sum    `json:"sums"`
 }
@@ -76,7 +79,7 @@ func sumOf(path string) (Sum, error) {
 func sums(dir string) (map[string]Sum, error) {
 	out := map[string]Sum{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || e.Name() == manifestFile {
+		if err != nil || e.IsDir() || e.Name() == manifestFile || e.Name() == markerFile {
 			return err
 		}
 		name, err := filepath.Rel(dir, path)
@@ -107,7 +110,7 @@ func Check(dir string) (m Manifest, err error) {
 	if err := json.NewDecoder(io.LimitReader(f, maxManifest)).Decode(&m); err != nil {
 		return m, fmt.Errorf("manifest.json: %w", ErrDamaged)
 	}
-	if m.Format > format {
+	if m.Format > formatEncrypted {
 		return m, ErrFormat
 	}
 	if m.Format < format {

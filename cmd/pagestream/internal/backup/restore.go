@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/nats-io/jsm.go"
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,12 @@ type RestoreOptions struct {
 	// Files are the target paths of the files, by role. A file without a path is not
 	// restored.
 	Files map[string]string
+	// Identity is the path of a file with the identities of age that open encrypted
+	// files.
+	Identity string
+	// Begin, if not nil, is called after all checks, before the first stream is created.
+	// If it fails, none is.
+	Begin func() error
 	// Progress, if not nil, is called with the number of bytes sent of a stream.
 	Progress func(stream string, bytes uint64)
 }
@@ -58,8 +65,13 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 			return m, fmt.Errorf("stream %s: %w", s.Name, err)
 		}
 	}
-	if err := RestoreFiles(m, o.Dir, o.Files); err != nil {
+	if err := RestoreFiles(m, o.Dir, o.Files, o.Identity); err != nil {
 		return m, err
+	}
+	if o.Begin != nil {
+		if err := o.Begin(); err != nil {
+			return m, err
+		}
 	}
 	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout))
 	if err != nil {
@@ -85,8 +97,9 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 
 // RestoreFiles restores the files of a backup for which targets has a path, by role.
 // An existing file with the same contents is left as it is; one with other contents
-// fails with [ErrFileExists].
-func RestoreFiles(m Manifest, dir string, targets map[string]string) error {
+// fails with [ErrFileExists]. Encrypted ones are decrypted with the identities in the
+// file identity; it fails with [ErrIdentity] if they can't be.
+func RestoreFiles(m Manifest, dir string, targets map[string]string, identity string) error {
 	for role, to := range targets {
 		name, found := m.Files[role]
 		if !found || to == "" {
@@ -95,6 +108,11 @@ func RestoreFiles(m Manifest, dir string, targets map[string]string) error {
 		want, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
 		if err != nil {
 			return fmt.Errorf("read %s: %w", role, err)
+		}
+		if strings.HasSuffix(name, encrypted) {
+			if want, err = decrypt(want, identity); err != nil {
+				return fmt.Errorf("restore %s: %w", role, err)
+			}
 		}
 		have, err := os.ReadFile(to)
 		switch {

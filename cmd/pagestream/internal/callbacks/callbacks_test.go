@@ -7,12 +7,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/callbacks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
 )
 
 const (
@@ -44,13 +47,13 @@ func alphabets() map[string]*base64.Encoding {
 	}
 }
 
-const payload = `{"user_id":"` + admin + `","algorithm":"HMAC-SHA256","issued_at":1790000000,"note":"~~~???>>>ÿ"}`
+const payload = `{"user_id":"` + admin + `","algorithm":"HMAC-SHA256","issued_at":1780354000,"note":"~~~???>>>ÿ"}`
 
 func TestParseSignedRequest(t *testing.T) {
 	for name, e := range alphabets() {
 		got, err := callbacks.ParseSignedRequest([]string{"old", secret}, sign(e, secret, payload))
 		require.NoError(t, err, name)
-		assert.Equal(t, callbacks.Request{UserID: admin, Issued: time.Unix(1790000000, 0).UTC(), Secret: 1}, got, name)
+		assert.Equal(t, callbacks.Request{UserID: admin, Issued: time.Unix(1780354000, 0).UTC(), Secret: 1}, got, name)
 	}
 	url := base64.RawURLEncoding
 	for name, c := range map[string]struct {
@@ -117,18 +120,46 @@ func FuzzParseSignedRequest(f *testing.F) {
 	})
 }
 
-// fakeDisconnector stores the arguments of DisconnectAdmin.
+// issued is the time of the payload, now that of the handler.
+var (
+	issued = time.Unix(1780354000, 0).UTC()
+	now    = time.Date(2026, 6, 1, 23, 0, 0, 0, time.UTC)
+)
+
+// fakeDisconnector stores the arguments of DisconnectAdmin and Erase.
 type fakeDisconnector struct {
-	got [][3]string
-	err error
+	got    [][3]string
+	erased []meta.AdminErasure
+	done   meta.AdminErased
+	err    error
 }
 
-func (e *fakeDisconnector) DisconnectAdmin(ctx context.Context, app, admin, reason string) ([]meta.Outcome, error) {
+func (e *fakeDisconnector) DisconnectAdmin(
+	ctx context.Context, app, admin string, before time.Time, reason string,
+) ([]meta.Outcome, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		return nil, errors.New("it may wait without a limit")
 	}
+	if !before.Equal(issued.Add(time.Second)) {
+		return nil, errors.New("it ends connections that were made after the request")
+	}
 	e.got = append(e.got, [3]string{app, admin, reason})
 	return make([]meta.Outcome, 2), e.err
+}
+
+func (e *fakeDisconnector) Erase(ctx context.Context, a meta.AdminErasure) (meta.AdminErased, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		return e.done, errors.New("it may wait without a limit")
+	}
+	e.erased = append(e.erased, a)
+	return e.done, e.err
+}
+
+func (e *fakeDisconnector) Done(_ context.Context, request string) (meta.AdminErased, error) {
+	if !slices.ContainsFunc(e.erased, func(a meta.AdminErasure) bool { return a.Request == request }) {
+		return meta.AdminErased{}, nil
+	}
+	return e.done, e.err
 }
 
 func serve(t *testing.T, e *fakeDisconnector, key string) string {
@@ -138,10 +169,10 @@ func serve(t *testing.T, e *fakeDisconnector, key string) string {
 		Apps: []callbacks.App{
 			{Name: "one", Secrets: []string{"first"}}, {Name: "two", Secrets: []string{secret, "older"}},
 		},
-		Disconnector: e,
-		BaseURL:      "https://example.org/",
-		Key:          []byte(key),
-		Now:          func() time.Time { return time.Date(2026, 6, 1, 23, 0, 0, 0, time.UTC) },
+		Disconnector: e, Eraser: e,
+		BaseURL: "https://example.org/",
+		Key:     []byte(key),
+		Now:     func() time.Time { return now },
 	}).Register(mux)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
@@ -241,4 +272,94 @@ func TestDataDeletion(t *testing.T) {
 	}
 	code, _ := page(serve(t, &e, "another key"), path)
 	assert.Equal(t, http.StatusNotFound, code)
+}
+
+// claims returns a payload about the admin that was issued at that time.
+func claims(at time.Time) string {
+	return fmt.Sprintf(`{"user_id":%q,"algorithm":"HMAC-SHA256","issued_at":%d}`, admin, at.Unix())
+}
+
+// TestOldAndFutureRequestsAreRefused checks that a signed_request that somebody has kept can't be used again later.
+func TestOldAndFutureRequestsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		payload, want string
+	}{
+		"30 days old":      {claims(now.Add(-30 * 24 * time.Hour)), "within the last 24 hours"},
+		"just over a day":  {claims(now.Add(-24*time.Hour - time.Second)), "within the last 24 hours"},
+		"without a time":   {`{"user_id":"1","algorithm":"HMAC-SHA256"}`, "within the last 24 hours"},
+		"from tomorrow":    {claims(now.Add(24 * time.Hour)), "in the future"},
+		"just over 5 min":  {claims(now.Add(5*time.Minute + time.Second)), "in the future"},
+		"before the epoch": {`{"user_id":"1","algorithm":"HMAC-SHA256","issued_at":-5}`, "within the last 24 hours"},
+	} {
+		for _, path := range []string{"/meta/deauthorize", "/meta/data-deletion/two"} {
+			var e fakeDisconnector
+			code, body, _ := post(t, serve(t, &e, "key")+path, sign(base64.URLEncoding, secret, c.payload))
+			assert.Equal(t, http.StatusBadRequest, code, name)
+			assert.Contains(t, body, c.want, name)
+			assert.Empty(t, e.got, name)
+			assert.Empty(t, e.erased, name)
+		}
+	}
+}
+
+// TestStatusPageSaysWhatWasDone checks that each request has its own page with its numbers, that a repeated request
+// has the same code, and that neither names the person.
+func TestStatusPageSaysWhatWasDone(t *testing.T) {
+	e := fakeDisconnector{done: meta.AdminErased{
+		Pages: 3, Events: 41, Secrets: 5, At: time.Date(2026, 6, 1, 22, 58, 0, 0, time.UTC),
+	}}
+	base := serve(t, &e, "key")
+	deletion := func() string {
+		code, body, _ := post(t, base+"/meta/data-deletion", sign(base64.URLEncoding, secret, payload))
+		require.Equal(t, http.StatusOK, code, body)
+		var out struct {
+			Code string `json:"confirmation_code"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(body), &out))
+		return out.Code
+	}
+	show := func(code string) string {
+		r, err := http.Get(base + "/meta/data-deletion?code=" + url.QueryEscape(code))
+		require.NoError(t, err)
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, r.StatusCode, string(b))
+		assert.NotContains(t, string(b), admin)
+		return string(b)
+	}
+	first := deletion()
+	assert.Equal(t, first, deletion(), "a repeated request is the same request")
+	require.Len(t, e.erased, 2)
+	assert.Equal(t, e.erased[0], e.erased[1])
+	assert.Equal(t, domain.AdminHash("two", admin), e.erased[0].Hash)
+	assert.Equal(t, issued.Add(time.Second), e.erased[0].Before)
+	assert.NotContains(t, e.erased[0].Request, admin)
+
+	body := show(first)
+	for _, want := range []string{
+		"was carried out on 1 June 2026", "had connected: 3.", "with your id: 41.", "had given: 5.",
+		"1 June 2026, 22:58 UTC",
+	} {
+		assert.Contains(t, body, want)
+	}
+	e.done.Open = 7
+	body = show(first)
+	assert.Contains(t, body, "7 of 41")
+	assert.NotContains(t, body, "was carried out")
+	e.done = meta.AdminErased{}
+	assert.Contains(t, show(first), "Nothing was stored that names you")
+	// A code of an earlier version, for which nothing is recorded.
+	const old = "0a1b2c3d509b-"
+	m := hmac.New(sha256.New, []byte("key"))
+	m.Write([]byte("data-deletion:0a1b2c3d509b"))
+	body = show(old + base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:15]))
+	assert.Contains(t, body, "was carried out on 1 July 2026")
+	assert.Contains(t, body, "connection")
+
+	e.err = errors.New("the stream is away")
+	code, body, head := post(t, base+"/meta/data-deletion", sign(base64.URLEncoding, secret, payload))
+	assert.Equal(t, http.StatusServiceUnavailable, code, "so that Meta sends it again")
+	assert.NotEmpty(t, head.Get("Retry-After"))
+	assert.NotContains(t, body, "away")
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,16 +21,17 @@ import (
 // FuzzDeletionCode checks that the status page knows a code only if it was given to somebody, and
 // shows no markup of another one.
 func FuzzDeletionCode(f *testing.F) {
+	var e fakeDisconnector
 	mux := http.NewServeMux()
 	callbacks.New(callbacks.Options{
-		Apps: []callbacks.App{{Name: "one", Secrets: []string{secret}}}, Disconnector: &fakeDisconnector{}, Key: []byte("key"),
+		Apps: []callbacks.App{{Name: "one", Secrets: []string{secret}}}, Disconnector: &e, Eraser: &e, Key: []byte("key"),
+		Now: func() time.Time { return now },
 	}).Register(mux)
-	// Another process, with other random codes, runs the inputs of this one.
 	given := func(code string) bool {
 		head, mac, _ := strings.Cut(code, "-")
 		m := hmac.New(sha256.New, []byte("key"))
 		m.Write([]byte("data-deletion:" + head))
-		return len(head) == 12 && mac == base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:15])
+		return (len(head) == 20 || len(head) == 12) && mac == base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:15])
 	}
 	form := url.Values{"signed_request": {sign(base64.RawURLEncoding, secret, payload)}}
 	r := httptest.NewRequestWithContext(f.Context(), http.MethodPost, "/meta/data-deletion", strings.NewReader(form.Encode()))
@@ -47,6 +49,8 @@ func FuzzDeletionCode(f *testing.F) {
 	f.Add(answer.Code[1:])
 	f.Add("")
 	f.Add("-")
+	f.Add("0a1b2c3d509b-x")
+	f.Add("\xff-\xff")
 	f.Add("<script>alert(1)</script>")
 	f.Fuzz(func(t *testing.T, code string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/meta/data-deletion?code="+url.QueryEscape(code), nil)

@@ -32,8 +32,7 @@ const (
 type Request struct {
 	// UserID is the person's app-scoped id.
 	UserID string
-	// Issued is zero if it is missing. Old requests are accepted: Meta may retry for a
-	// long time, and repeating a request changes nothing.
+	// Issued is zero if it is missing.
 	Issued time.Time
 	// Secret is the index of the secret that it was signed with.
 	Secret int

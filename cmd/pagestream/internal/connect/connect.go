@@ -92,6 +92,8 @@ type Known struct {
 	// Connected reports that the page is connected now, by Connection.
 	Connected  bool
 	Connection domain.Connection
+	// AdminSince is the time from which the connection has had its admin's grant.
+	AdminSince time.Time
 	// TokenDead reports that the connection's token is recorded as invalid.
 	TokenDead bool
 	// State and Reason are those of the last subscription event for the connection's
@@ -110,9 +112,9 @@ type Pages interface {
 	// LinkedTo returns the connected page that an Instagram account is linked to, empty if
 	// there is none.
 	LinkedTo(ctx context.Context, account string) (domain.PageID, error)
-	// ByAdmin lists the pages that the person with this app-scoped id has connected
-	// through the app and that are connected now.
-	ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error)
+	// ByAdmin lists the pages that are connected now with the grant of the person with
+	// this [domain.AdminHash], if the person gave it before that time; the zero time is no limit.
+	ByAdmin(ctx context.Context, hash string, before time.Time) ([]domain.PageID, error)
 }
 
 // Options configure a [Connector]. Graph, Pages, Publisher, Secrets and Sealer are

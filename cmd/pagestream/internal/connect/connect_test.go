@@ -268,13 +268,13 @@ func (f *fixture) Known(_ context.Context, p domain.PageID, atLeast uint64) (con
 	return k, nil
 }
 
-func (f *fixture) ByAdmin(ctx context.Context, app, admin string) (out []domain.PageID, err error) {
+func (f *fixture) ByAdmin(ctx context.Context, hash string, _ time.Time) (out []domain.PageID, err error) {
 	defer func(old func()) { f.onKnown = old }(f.onKnown)
 	f.onKnown = nil
 	seen := map[domain.PageID]bool{}
 	for _, e := range f.events {
 		k, _ := f.Known(ctx, e.Page, 0)
-		if !seen[e.Page] && k.Connected && k.Connection.App == app && k.Connection.Admin == admin {
+		if !seen[e.Page] && k.Connected && domain.AdminHash(k.Connection.App, k.Connection.Admin) == hash {
 			out = append(out, e.Page)
 		}
 		seen[e.Page] = true

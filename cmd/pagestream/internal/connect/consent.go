@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -65,7 +66,7 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 		return meta.Consent{}, fmt.Errorf("list pages of the user: %w", refusedUser(err))
 	}
 	// This comes first, since it waits for the read models.
-	before, err := c.opts.Pages.ByAdmin(ctx, name, info.User)
+	before, err := c.opts.Pages.ByAdmin(ctx, domain.AdminHash(name, info.User), time.Time{})
 	if err != nil {
 		return meta.Consent{}, fmt.Errorf("find pages of the admin: %w", err)
 	}

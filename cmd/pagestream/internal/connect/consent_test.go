@@ -363,29 +363,32 @@ func TestAppFieldsAreCompared(t *testing.T) {
 	assert.Equal(t, subscriptions.Confirmed, out.State)
 }
 
+// always is a time after every connection of a test.
+var always = time.Date(9000, 1, 1, 0, 0, 0, 0, time.UTC)
+
 func TestDisconnectAdmin(t *testing.T) {
 	f := newFixture(t)
 	f.connectBy(admin, "acme")
 	n := len(f.events)
 	for name, failure := range map[string]error{"no answer": errGone, "dead token": refusal(190, 458, "not authorized")} {
 		f.graph.fail["unsubscribe"] = failure
-		outs, err := f.DisconnectAdmin(t.Context(), "main", admin, "the admin has removed the app")
+		outs, err := f.DisconnectAdmin(t.Context(), "main", admin, always, "the admin has removed the app")
 		require.NoError(t, err, name)
 		require.Len(t, outs, 1)
 		c := f.events[len(f.events)-2].Data.Connection
 		assert.Contains(t, c.Reason, "the admin has removed the app")
 		assert.Empty(t, c.Admin)
-		outs, err = f.DisconnectAdmin(t.Context(), "main", admin, "again")
+		outs, err = f.DisconnectAdmin(t.Context(), "main", admin, always, "again")
 		require.NoError(t, err)
 		assert.Empty(t, outs, "it may be repeated")
 		f.graph.fail = map[string]error{}
 		f.connectBy(admin, "acme")
 	}
-	outs, err := f.DisconnectAdmin(t.Context(), "other", admin, "x")
+	outs, err := f.DisconnectAdmin(t.Context(), "other", admin, always, "x")
 	require.NoError(t, err)
 	assert.Empty(t, outs)
 	assert.Contains(t, f.eventTypes(n), "page.disconnected")
 	f.fail = errors.New("the stream is not there")
-	_, err = f.DisconnectAdmin(t.Context(), "main", admin, "x")
+	_, err = f.DisconnectAdmin(t.Context(), "main", admin, always, "x")
 	require.Error(t, err)
 }

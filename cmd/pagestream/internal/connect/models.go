@@ -82,8 +82,10 @@ func (m Models) LinkedTo(ctx context.Context, account string) (domain.PageID, er
 }
 
 // ByAdmin implements [Pages].
-func (m Models) ByAdmin(ctx context.Context, app, admin string) ([]domain.PageID, error) {
-	return m.Connected(ctx, func(p pages.Page) bool { return p.App == app && p.Admin == admin && admin != "" })
+func (m Models) ByAdmin(ctx context.Context, hash string, before time.Time) ([]domain.PageID, error) {
+	return m.Connected(ctx, func(p pages.Page) bool {
+		return p.Admin != "" && domain.AdminHash(p.App, p.Admin) == hash && (before.IsZero() || p.AdminSince.Before(before))
+	})
 }
 
 // Known implements [Pages]: it waits until both models have applied event atLeast.
@@ -104,7 +106,8 @@ func (m Models) Known(ctx context.Context, page domain.PageID, atLeast uint64) (
 			ConnectionID: p.ConnectionID, Company: p.Company, App: p.App, Name: p.Name, Instagram: p.Instagram,
 			Admin: p.Admin, Fields: p.Fields,
 		},
-		TokenDead: p.Token == pages.TokenInvalid,
+		AdminSince: p.AdminSince,
+		TokenDead:  p.Token == pages.TokenInvalid,
 	}
 	c, err := pages.Credentials(m.Pages, page)
 	switch {

@@ -44,7 +44,7 @@ func TestModels(t *testing.T) {
 		app, admin string
 		want       []domain.PageID
 	}{{"main", admin, []domain.PageID{"1"}}, {"other", admin, nil}, {"main", "", nil}} {
-		list, err := f.models.ByAdmin(t.Context(), c.app, c.admin)
+		list, err := f.models.ByAdmin(t.Context(), domain.AdminHash(c.app, c.admin), always)
 		require.NoError(t, err)
 		assert.Equal(t, c.want, list, "%s in %s", c.admin, c.app)
 	}
@@ -59,6 +59,11 @@ func TestModels(t *testing.T) {
 	assert.NotEmpty(t, secret.VerifyToken)
 	assert.NotEmpty(t, known.Connection.ConnectionID)
 	known.Connection.Secret, known.Connection.ConnectionID = "", ""
+	assert.WithinDuration(t, time.Now(), known.AdminSince, time.Minute)
+	before, err := f.models.ByAdmin(t.Context(), domain.AdminHash("main", admin), known.AdminSince)
+	require.NoError(t, err)
+	assert.Empty(t, before, "the grant was not made before itself")
+	known.AdminSince = time.Time{}
 	fields := []string{"messages"}
 	assert.Equal(t, connect.Known{
 		Connected: true, State: subscriptions.Confirmed, Wanted: fields, Actual: fields,

@@ -216,17 +216,17 @@ func TestDisconnectAdminIfGraphHangs(t *testing.T) {
 	_, err := f.Apply(t.Context(), g, choice, nil)
 	require.NoError(t, err)
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if list, err := f.models.ByAdmin(t.Context(), "main", admin); err != nil || len(list) != 6 {
+		if list, err := f.models.ByAdmin(t.Context(), domain.AdminHash("main", admin), always); err != nil || len(list) != 6 {
 			return fmt.Errorf("%d pages, %w", len(list), err)
 		}
 		return nil
 	})
-	_, err = f.DisconnectAdmin(t.Context(), "main", "", "x")
+	_, err = f.DisconnectAdmin(t.Context(), "main", "", always, "x")
 	require.ErrorIs(t, err, connect.ErrRequest)
 	f.hang = true
 	ended := make(chan []meta.Outcome)
 	go func() {
-		outs, err := f.DisconnectAdmin(t.Context(), "", admin, "the person removed the app")
+		outs, err := f.DisconnectAdmin(t.Context(), "", admin, always, "the person removed the app")
 		assert.NoError(t, err)
 		ended <- outs
 	}()
@@ -331,7 +331,7 @@ func TestAppIsNotConfiguredAnyMore(t *testing.T) {
 	})
 	_, err := c.Check(t.Context(), page)
 	require.ErrorIs(t, err, connect.ErrUnknownApp)
-	outs, err := c.DisconnectAdmin(t.Context(), "main", admin, "x")
+	outs, err := c.DisconnectAdmin(t.Context(), "main", admin, always, "x")
 	require.NoError(t, err)
 	require.Len(t, outs, 1)
 	assert.Equal(t, "page.disconnected subscription.failed", f.eventTypes(3))
@@ -349,7 +349,7 @@ func TestDisconnectAdminRetriesAfterAConflict(t *testing.T) {
 			f.events = append(f.events, domain.Event{ID: "r", Type: domain.PageRenamed, Page: page})
 		}
 	}
-	outs, err := f.DisconnectAdmin(t.Context(), "main", admin, "x")
+	outs, err := f.DisconnectAdmin(t.Context(), "main", admin, always, "x")
 	require.NoError(t, err)
 	require.True(t, renamed)
 	require.Len(t, outs, 1)

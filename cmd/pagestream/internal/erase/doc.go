@@ -6,4 +6,7 @@
 // models have applied it they no longer contain the contact. Then a reactor deletes
 // the events, so that the deletion is completed after a crash. At last the bytes of
 // deleted rows, dead letters and copies are removed from the files.
+//
+// [Admins] does the same for the id of a person who connected pages: page.admin_erased
+// lists the events that name the person, and their tombstones keep the connections.
 package erase

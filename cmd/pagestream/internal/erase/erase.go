@@ -9,13 +9,13 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
@@ -55,20 +55,16 @@ const (
 type Options struct {
 	JS jetstream.JetStream
 	// Connect returns a connection that only the reactor uses.
-	Connect func() (*nats.Conn, error)
-	// Parking stores the events that the reactor gives up; if nil, they are only
-	// logged. The dead letters of erased events are removed from it.
-	Parking       *streams.Parking
+	Connect       func() (*nats.Conn, error)
 	Publisher     streams.Storer
 	Conversations *projections.Runner
+	// Recorded, if not nil, is called before an erasure is recorded in the stream. If it
+	// fails, nothing is erased.
+	Recorded func(meta.Erasure) error
 	// Copies deletes the events that a contact.erased event lists from where they were
 	// copied to. It must be idempotent.
 	Copies func(ctx context.Context, e domain.Event) error
-	// Models are the read models of this process whose files have data of persons.
-	Models []*projections.Runner
-	// Forget removes what other parts keep of the events at these sequences, and
-	// returns how many dead letters were among it.
-	Forget func(ctx context.Context, seqs map[uint64]bool) (int, error)
+	Kept
 	Logger *slog.Logger
 }
 
@@ -140,6 +136,12 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if len(found) == 0 {
 			err := x.finish(ctx, page, contact, &out)
 			return out, err
+		}
+		if x.opts.Recorded != nil {
+			e := meta.Erasure{Time: time.Now().UTC(), Page: page, Contact: domain.ContactHash(contact)}
+			if err := x.opts.Recorded(e); err != nil {
+				return out, err
+			}
 		}
 		if out.DeadLetters += x.parked(found); out.Kinds == nil {
 			out.Kinds = map[string]int{}
@@ -254,7 +256,7 @@ func waitDeleted(ctx context.Context, get getter, seq uint64) error {
 // finish carries out the recorded erasures of this contact, in case the reactor has given
 // them up, and removes what other files have of the erased events.
 func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID, out *Result) error {
-	seqs, ids := map[uint64]bool{}, map[domain.PageID]map[string]bool{page: {}, domain.NoPage: {}}
+	found := newListed()
 	last, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
 		Stream:    streams.Name,
 		Filters:   slices.Concat(streams.Filter(page, domain.ContactErased), streams.Filter(domain.NoPage, domain.ContactErased)),
@@ -264,59 +266,23 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 		if d == nil || d.Contact != domain.ContactHash(contact) {
 			return nil
 		}
-		for _, h := range d.Events {
-			seqs[h.Seq], ids[e.Page][h.ID] = true, true
-		}
+		found.add(e)
 		if out.Seq > 0 { // the reactor has just done it
 			return nil
 		}
 		return x.Handle(ctx, e)
 	})
-	if err != nil || len(seqs) == 0 {
+	if err != nil || len(found.seqs) == 0 {
 		return err
 	}
-	if err := x.clean(ctx, page, contact, seqs, ids, last, out); err != nil {
+	found.last = last
+	deadLetters, copies, err := x.opts.clean(ctx, x.opts.JS, found, page, contact)
+	out.DeadLetters += deadLetters
+	out.Copies += copies
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrLeft, err)
 	}
 	return nil
-}
-
-// clean removes the dead letters and copies of erased events, and the bytes of deleted
-// rows from the files of the read models.
-func (x *Eraser) clean(ctx context.Context, page domain.PageID, contact domain.ContactID,
-	seqs map[uint64]bool, ids map[domain.PageID]map[string]bool, last uint64, out *Result,
-) error {
-	failed := make([]error, len(x.opts.Models))
-	var running sync.WaitGroup
-	for i, m := range x.opts.Models {
-		running.Go(func() {
-			if failed[i] = m.WaitFor(ctx, last); failed[i] == nil {
-				failed[i] = m.Scrub(ctx)
-			}
-		})
-	}
-	running.Wait()
-	err := errors.Join(failed...)
-	if x.opts.Parking != nil {
-		n, parkingErr := x.opts.Parking.Forget(ctx, seqs)
-		out.DeadLetters += n
-		err = errors.Join(err, parkingErr)
-	}
-	if x.opts.Forget != nil {
-		n, forgetErr := x.opts.Forget(ctx, seqs)
-		out.DeadLetters += n
-		err = errors.Join(err, forgetErr)
-	}
-	for of, list := range ids {
-		who := contact
-		if of != page {
-			who = "" // only the events that were found
-		}
-		n, copiesErr := streams.EraseCopies(ctx, x.opts.JS, streams.Name, of, who, list)
-		out.Copies += n
-		err = errors.Join(err, copiesErr)
-	}
-	return err
 }
 
 // Run carries out recorded erasures until the context ends, and then returns nil. If

@@ -52,8 +52,8 @@ func newFixture(t *testing.T) *fixture {
 	r.Publisher = r.Publishing(t, index(r.live))
 	r.eraser = New(Options{
 		JS: r.JS, Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("erase") },
-		Publisher: r.Publisher, Conversations: r.live.Named("conversations"), Models: r.live,
-		Parking: streams.NewParking(r.JS, streams.Name),
+		Publisher: r.Publisher, Conversations: r.live.Named("conversations"),
+		Kept: Kept{Models: r.live, Parking: streams.NewParking(r.JS, streams.Name)},
 	})
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -55,6 +56,23 @@ func mentions(e streams.Stored, c domain.ContactID) bool {
 func mentionsHash(e streams.Stored, hash string) bool {
 	s, ok := text(e)
 	return ok && domain.MentionsHash(s, hash)
+}
+
+// IDs returns what may be the id of the contact that an event is of, or that it mentions:
+// all that an erasure of that contact would find.
+func IDs(e streams.Stored) iter.Seq[domain.ContactID] {
+	return func(yield func(domain.ContactID) bool) {
+		for _, id := range []domain.ContactID{
+			e.Contact, domain.ContactID(e.Data.Sender), domain.ContactID(e.Data.Recipient),
+		} {
+			if id != "" && !yield(id) {
+				return
+			}
+		}
+		if s, ok := text(e); ok {
+			domain.IDs(s)(yield)
+		}
+	}
 }
 
 // Find calls f with each event of a contact on a page that an erasure would remove, first

@@ -2,11 +2,15 @@ package operate
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
@@ -27,9 +31,39 @@ type CopyProgress struct {
 	Bytes  uint64 `json:"bytes"`
 }
 
+// BackupRequest is a request for a backup.
+type BackupRequest struct {
+	// Dir is a new directory on the server's machine.
+	Dir string `json:"dir"`
+	// WithoutKeys and WithoutConfig leave the key ring or the configuration out.
+	WithoutKeys   bool `json:"without_keys,omitempty"`
+	WithoutConfig bool `json:"without_config,omitempty"`
+	// EncryptTo are public keys of age, to which keys and configuration are encrypted.
+	EncryptTo []string `json:"encrypt_to,omitempty"`
+}
+
+// ErasuresOf returns the name of the copy of the erasures file that is written beside a
+// backup.
+func ErasuresOf(dir string) string { return filepath.Clean(dir) + ".erasures" }
+
 // Backup copies streams, secrets, keys and configuration to a new directory on the
-// server's machine. See [backup.Take].
-func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
+// server's machine, and the list of erasures to a file beside it. See [backup.Take].
+func (o *Operator) Backup(
+	ctx context.Context, r BackupRequest, progress func(CopyProgress),
+) (backup.Manifest, error) {
+	beside := ErasuresOf(r.Dir)
+	if _, err := os.Lstat(r.Dir); err != nil { // or Take fails
+		if _, err := os.Lstat(beside); err == nil {
+			return backup.Manifest{}, fmt.Errorf("%s: %w", beside, erasures.ErrExists)
+		}
+	}
+	files := map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile}
+	if r.WithoutKeys {
+		delete(files, backupKeys)
+	}
+	if r.WithoutConfig {
+		delete(files, backupConfig)
+	}
 	outboxes, err := o.Consumers.Streams(ctx)
 	if err != nil {
 		return backup.Manifest{}, err
@@ -37,15 +71,19 @@ func (o *Operator) Backup(ctx context.Context, dir string, progress func(CopyPro
 	// The secrets are copied after the events. Until then those that the copied events
 	// refer to must be kept.
 	defer o.Secrets.Hold()()
-	return backup.Take(ctx, backup.Options{
-		Conn: o.Conn, Dir: dir, Before: outboxes,
+	m, err := backup.Take(ctx, backup.Options{
+		Conn: o.Conn, Dir: r.Dir, Before: outboxes,
 		Streams: []string{
 			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream, connect.BucketOf(o.Stream),
 			tokens.Stream, history.Stream,
 		},
-		Files:    map[string]string{backupKeys: o.KeyFile, backupConfig: o.ConfigFile},
+		Files: files, EncryptTo: r.EncryptTo,
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})
+	if err != nil {
+		return m, err
+	}
+	return m, o.ErasuresFile.Copy(beside)
 }
 
 // ExportRequest selects the events of an export; 0 and nil mean all.

@@ -10,6 +10,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -73,7 +74,8 @@ var kinds = map[error]Kind{
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
 	connect.ErrUserToken: Refused, connect.ErrMove: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
 	ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
-	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, consumers.ErrName: Refused,
+	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, backup.ErrPartial: Refused, backup.ErrRunning: Refused,
+	backup.ErrRecipient: Refused, erasures.ErrExists: Refused, consumers.ErrName: Refused,
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,
 	consumers.ErrPages: Refused, consumers.ErrRewind: Refused, consumers.ErrSpace: Refused,
 	tokens.ErrName: Refused, tokens.ErrExists: Refused, tokens.ErrRequest: Refused,

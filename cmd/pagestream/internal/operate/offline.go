@@ -14,6 +14,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 )
@@ -29,6 +30,11 @@ type Offline struct {
 	Ensure func(context.Context) error
 	// Secrets opens the bucket of secrets, and creates it if it does not exist.
 	Secrets func(context.Context) (*connect.Bucket, error)
+	// Begin records that a restore with these erasures has begun, Copied that its streams
+	// are complete. Finish carries out the erasures of the restore that has begun.
+	Begin  func([]meta.Erasure) error
+	Copied func() error
+	Finish func(context.Context) (Applied, error)
 	// Models starts the read models. Further calls return the same ones.
 	Models func() (Models, error)
 }
@@ -57,24 +63,62 @@ func (o *Offline) Import(ctx context.Context, r io.ReadSeeker, maxGaps uint64, p
 	}, r)
 }
 
-// Restore creates the streams, the secrets and the key file of a backup. It overwrites nothing. See
-// [backup.Restore].
-func (o *Offline) Restore(ctx context.Context, dir string, progress func(CopyProgress)) (backup.Manifest, error) {
-	return backup.Restore(ctx, backup.RestoreOptions{
-		Conn: o.Conn, Dir: dir, Files: map[string]string{backupKeys: o.KeyFile},
+// RestoreRequest is a request to restore a backup.
+type RestoreRequest struct {
+	// Dir is the directory of the backup.
+	Dir string
+	// Erasures are those that have to be carried out again.
+	Erasures []meta.Erasure
+	// Identity is the path of a file that opens encrypted files; see [backup.RestoreOptions].
+	Identity string
+}
+
+// Restored is the result of a restore.
+type Restored struct {
+	backup.Manifest
+	Applied Applied `json:"applied"`
+}
+
+// Applied is what was erased again after a restore.
+type Applied struct {
+	// Contacts and Admins count the persons whose data the backup had, Events the
+	// deleted events.
+	Contacts int `json:"contacts"`
+	Admins   int `json:"admins"`
+	Events   int `json:"events"`
+}
+
+// Restore creates the streams, the secrets and the key file of a backup, and then carries out
+// the erasures. It overwrites nothing. If it is interrupted, the next start of the server
+// carries out the erasures before it serves anything, or is refused if the copy was not
+// complete. See [backup.Restore].
+func (o *Offline) Restore(
+	ctx context.Context, r RestoreRequest, progress func(CopyProgress),
+) (out Restored, err error) {
+	out.Manifest, err = backup.Restore(ctx, backup.RestoreOptions{
+		Conn: o.Conn, Dir: r.Dir, Files: map[string]string{backupKeys: o.KeyFile}, Identity: r.Identity,
+		Begin:    func() error { return o.Begin(r.Erasures) },
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})
+	if err != nil {
+		return out, err
+	}
+	if err := o.Copied(); err != nil {
+		return out, err
+	}
+	out.Applied, err = o.Finish(ctx)
+	return out, err
 }
 
 // RestoreConfig checks a whole backup and restores the configuration to path if no
-// file exists there. With an empty path it only checks.
-func RestoreConfig(dir, path string) error {
+// file exists there and the backup has one. With an empty path it only checks.
+func RestoreConfig(dir, path, identity string) error {
 	m, err := backup.Check(dir)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
-		return backup.RestoreFiles(m, dir, map[string]string{backupConfig: path})
+		return backup.RestoreFiles(m, dir, map[string]string{backupConfig: path}, identity)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
@@ -47,19 +48,20 @@ type Parts struct {
 	// Publisher stores adopted events.
 	Publisher streams.Storer
 
-	Connector  *connect.Connector
-	Known      connect.Models
-	Logins     *login.Handler
-	Reconciler *reconcile.Reconciler
-	Doctor     *doctor.Doctor
-	Sender     *outbound.Sender
-	Filler     *backfill.Filler
-	Eraser     *erase.Eraser
-	Consumers  *consumers.Consumers
-	Companies  *companies.Companies
-	Tokens     *tokens.Tokens
-	History    *history.History
-	Hooks      *hooks.Hooks
+	Connector    *connect.Connector
+	Known        connect.Models
+	Logins       *login.Handler
+	Reconciler   *reconcile.Reconciler
+	Doctor       *doctor.Doctor
+	Sender       *outbound.Sender
+	Filler       *backfill.Filler
+	Eraser       *erase.Eraser
+	ErasuresFile *erasures.File
+	Consumers    *consumers.Consumers
+	Companies    *companies.Companies
+	Tokens       *tokens.Tokens
+	History      *history.History
+	Hooks        *hooks.Hooks
 
 	Keys *seal.KeyRing
 	// Secrets stores the tokens that Keys have sealed.

@@ -632,7 +632,7 @@ func TestTokensAreHashedAtRest(t *testing.T) {
 
 	cfg := testConfig(t.TempDir())
 	cfg.Apps = w.cfg.Apps
-	code, out, stderr := offline(t, cfg, "restore", dir)
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 	for _, c := range []config.Config{w.cfg, cfg} {
 		w.running = start(t, c)

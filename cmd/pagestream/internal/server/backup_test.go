@@ -58,10 +58,10 @@ func TestBackupRestore(t *testing.T) {
 	want := r.digests(t)
 
 	cfg := testConfig(t.TempDir())
-	code, out, stderr = offline(t, cfg, "restore", dir)
+	code, out, stderr = offline(t, cfg, "restore", dir, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "restored: stream PAGESTREAM to event 31")
-	code, _, stderr = offline(t, cfg, "restore", dir)
+	code, _, stderr = offline(t, cfg, "restore", dir, "--erasures", "none")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "the stream exists already")
 	was, _, err := seal.LoadOrCreate(r.cfg.Keys.File, true)

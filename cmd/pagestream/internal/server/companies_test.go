@@ -300,7 +300,7 @@ func TestRenameKeepsEverything(t *testing.T) {
 	assert.Equal(t, want, f.companies(), "after a restart")
 	f.stop(t)
 	cfg := testConfig(t.TempDir())
-	code, out, stderr := offline(t, cfg, "restore", backup)
+	code, out, stderr := offline(t, cfg, "restore", backup, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 	f.running = start(t, cfg)
 	assert.Equal(t, want, f.companies(), "after a restore")

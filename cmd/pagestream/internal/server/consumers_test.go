@@ -156,7 +156,7 @@ func TestConsumersRewindAndBackup(t *testing.T) {
 	ok("backup", backup)
 	r.stop(t)
 	cfg = testConfig(t.TempDir())
-	code, out, stderr := offline(t, cfg, "restore", backup)
+	code, out, stderr := offline(t, cfg, "restore", backup, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 	r = start(t, cfg)
 	streamstest.Eventually(t, streamstest.Limit, func() error { // the index of ids is read again first

@@ -128,7 +128,7 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 		return nil, err
 	}
 	metaCallbacks := callbacks.Options{
-		Disconnector: p.connector, BaseURL: p.baseURL(), Key: key, Logger: p.log.With("part", "callbacks"),
+		Disconnector: p.connector, Eraser: p.admins, BaseURL: p.baseURL(), Key: key, Logger: p.log.With("part", "callbacks"),
 	}
 	for _, a := range p.cfg.Apps {
 		secrets := secretStrings(a.Secrets)
@@ -295,8 +295,8 @@ func (p *Program) newOperator() *operate.Operator {
 				return conversations.ErasedAt(p.models.Conversations(), page, contact)
 			},
 		}),
-		Eraser: p.eraser, Consumers: p.consumers, Companies: p.companies, Tokens: p.access, History: p.history,
-		Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
+		Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
+		History: p.history, Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
 		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})

@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net"
+	"path/filepath"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/leads"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
@@ -23,10 +26,7 @@ func (p *Program) openMeta(context.Context) (err error) {
 	if p.apps, err = p.openApps(); err != nil {
 		return err
 	}
-	p.known = connect.Models{
-		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
-		Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, p.js, streams.Name) },
-	}
+	p.known = p.readModels()
 	p.tokens = connect.NewTokens(p.models.Pages(), p.secrets, p.keys, p.apps.ID)
 	p.connector = connect.New(connect.Options{
 		Graph: func(app string) (connect.Graph, string, bool) {
@@ -42,17 +42,12 @@ func (p *Program) openMeta(context.Context) (err error) {
 		Logger: p.log.With("part", "login"),
 	})
 	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
-	p.eraser = erase.New(erase.Options{
-		JS: p.js, Connect: p.dial("erase"), Parking: p.parking, Publisher: p.publisher,
-		Conversations: p.models.Conversations(), Models: p.personal(), Logger: p.log.With("part", "erase"),
-		Copies: func(ctx context.Context, e domain.Event) error { return p.consumers.Erase(ctx, e) },
-		Forget: func(ctx context.Context, seqs map[uint64]bool) (int, error) {
-			if p.hooks == nil {
-				return 0, nil
-			}
-			return p.hooks.Forget(ctx, seqs)
-		},
-	})
+	list := p.erasures()
+	if within(p.cfg.Data.Dir, p.cfg.ErasuresFile()) {
+		p.log.Warn("the erasures file is in data.dir, so it is lost with the data; set erasures.file",
+			"file", p.cfg.ErasuresFile())
+	}
+	p.openErasers(func(e meta.Erasure) error { return list.Append(e) })
 	interval := p.cfg.Reconcile.Interval
 	if interval == 0 {
 		interval = -1 // no periodic checks; refreshed tokens are still processed
@@ -64,6 +59,51 @@ func (p *Program) openMeta(context.Context) (err error) {
 	})
 	p.doctor = p.newDoctor()
 	return nil
+}
+
+// readModels returns what the connector knows about pages.
+func (p *Program) readModels() connect.Models {
+	return connect.Models{
+		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
+		Head: func(ctx context.Context) (uint64, error) { return streams.Last(ctx, p.js, streams.Name) },
+	}
+}
+
+// openErasers creates the erasers. They call recorded, if it is not nil, before they record an
+// erasure.
+func (p *Program) openErasers(recorded func(meta.Erasure) error) {
+	kept := erase.Kept{Parking: p.parking, Models: p.personal()}
+	kept.Forget = func(ctx context.Context, seqs map[uint64]bool) (int, error) {
+		if p.hooks == nil {
+			return 0, nil
+		}
+		return p.hooks.Forget(ctx, seqs)
+	}
+	p.eraser = erase.New(erase.Options{
+		JS: p.js, Connect: p.dial("erase"), Publisher: p.publisher, Kept: kept,
+		Conversations: p.models.Conversations(), Recorded: recorded, Logger: p.log.With("part", "erase"),
+		Copies: func(ctx context.Context, e domain.Event) error {
+			if p.consumers == nil { // while a restored installation is erased
+				return nil
+			}
+			return p.consumers.Erase(ctx, e)
+		},
+	})
+	p.admins = erase.NewAdmins(erase.AdminsOptions{
+		JS: p.js, Connect: p.dial("erase admins"), Publisher: p.publisher, Kept: kept,
+		Pages: p.models.Pages(), Secrets: p.secrets, Recorded: recorded, Logger: p.log.With("part", "erase"),
+	})
+}
+
+// erasures returns the erasures file.
+func (p *Program) erasures() *erasures.File { return erasures.Open(p.cfg.ErasuresFile()) }
+
+// within reports whether a file is below a directory.
+func within(dir, file string) bool {
+	a, errA := filepath.Abs(dir)
+	b, errB := filepath.Abs(file)
+	rel, err := filepath.Rel(a, b)
+	return errors.Join(errA, errB, err) == nil && filepath.IsLocal(rel)
 }
 
 // openApps creates the Graph clients of the configured apps.
@@ -139,6 +179,7 @@ func (p *Program) startReactors(context.Context) (err error) {
 	}
 	start("reconcile", p.reconciler.Run)
 	start("erase", p.eraser.Run)
+	start("erase admins", p.admins.Run)
 	start("secrets", p.secrets.Run)
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {

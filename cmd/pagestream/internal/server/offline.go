@@ -12,6 +12,7 @@ import (
 
 // Offline runs f with the streams of a stopped server. It serves no HTTP and calls nothing of Meta.
 func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (err error) {
+	o.Config.NATS.Listen = "" // no consumer reads meanwhile
 	p := New(o)
 	defer func() {
 		closing, cancel := context.WithTimeout(context.Background(), p.cfg.HTTP.ShutdownTimeout)
@@ -24,6 +25,7 @@ func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (er
 	return f(&operate.Offline{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, KeyFile: p.cfg.Keys.File,
 		Ensure: p.ensureStream,
+		Begin:  p.beginRestore, Copied: p.copied, Finish: p.finishRestore,
 		Secrets: func(ctx context.Context) (*connect.Bucket, error) {
 			err := p.openSecrets(ctx)
 			return p.secrets, err

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -33,7 +34,13 @@ import (
 // callback posts a signed request about a user, as Meta does, and returns the status and the body.
 func (r *running) callback(t *testing.T, path, user string) (int, string) {
 	t.Helper()
-	payload := fmt.Appendf(nil, `{"algorithm":"HMAC-SHA256","user_id":%q,"issued_at":%d}`, user, time.Now().Unix())
+	return r.callbackAt(t, path, user, time.Now())
+}
+
+// callbackAt is callback with a request that was issued at that time.
+func (r *running) callbackAt(t *testing.T, path, user string, issued time.Time) (int, string) {
+	t.Helper()
+	payload := fmt.Appendf(nil, `{"algorithm":"HMAC-SHA256","user_id":%q,"issued_at":%d}`, user, issued.Unix())
 	body := base64.RawURLEncoding.EncodeToString(payload)
 	m := hmac.New(sha256.New, []byte(testSecret))
 	m.Write([]byte(body))
@@ -85,6 +92,77 @@ func TestMetaCallbacksDisconnectPages(t *testing.T) {
 			assert.Contains(t, read(t, resp), "was carried out on")
 		})
 	}
+}
+
+// TestDataDeletionErasesTheAdmin checks that after the callback no file of the stream and no read model has the
+// admin's id or a sealed token, that the status page says what was done, that a rebuild has the same digests, and that
+// the request does not end a connection that was made after it.
+func TestDataDeletionErasesTheAdmin(t *testing.T) {
+	g, cfg := newFakeMeta(t, 3)
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	nats, admin := filepath.Join(cfg.Data.Dir, "nats"), `"admin":"`+testUser+`"`
+	require.Positive(t, count(t, nats, admin), "the id is stored")
+	require.Positive(t, count(t, nats, `"token":"v1.`), "the tokens are stored")
+	issued := time.Now()
+	code, body := r.callbackAt(t, "/meta/data-deletion", testUser, issued)
+	require.Equal(t, http.StatusOK, code, body)
+	assert.Zero(t, count(t, nats, admin))
+	assert.Zero(t, count(t, nats, `"token":"v1.`))
+	for i := range 3 {
+		p := get[pages.Page](t, r, fmt.Sprint("/api/v1/pages/", 7000+i))
+		assert.Equal(t, pages.Disconnected, p.State)
+		assert.Equal(t, domain.ErasedAdmin, p.Admin)
+	}
+	assert.Equal(t, 3, r.events(t, "")[domain.PageAdminErased])
+
+	var out struct{ URL string }
+	require.NoError(t, json.Unmarshal([]byte(body), &out))
+	link, err := url.Parse(out.URL)
+	require.NoError(t, err)
+	resp, err := http.Get("http://" + r.PublicAddr() + link.RequestURI())
+	require.NoError(t, err)
+	page := read(t, resp)
+	assert.Contains(t, page, "had connected: 3.")
+	assert.Contains(t, page, "with your id: 3.")
+	assert.Contains(t, page, "had given: 3.")
+
+	code, verified, stderr := r.command(t, "projections", "verify")
+	assert.Equal(t, cli.ExitOK, code, verified+stderr)
+
+	// The person comes back. The same request, sent again, does not end that connection.
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if time.Since(issued.Truncate(time.Second)) < time.Second {
+			return errors.New("the second of issued_at is not over")
+		}
+		return nil
+	})
+	r.connectAll(t, g)
+	last := lastSeq(t, r)
+	code, again := r.callbackAt(t, "/meta/data-deletion", testUser, issued)
+	require.Equal(t, http.StatusOK, code)
+	assert.Equal(t, body, again)
+	assert.Equal(t, last, lastSeq(t, r))
+	assert.Equal(t, pages.Connected, get[pages.Page](t, r, "/api/v1/pages/7000").State)
+	for _, at := range []time.Time{issued.Add(-30 * 24 * time.Hour), issued.Add(time.Hour)} {
+		code, body = r.callbackAt(t, "/meta/deauthorize", testUser, at)
+		assert.Equal(t, http.StatusBadRequest, code)
+		assert.Contains(t, body, "issued")
+	}
+}
+
+// count returns how often the files below a directory contain s.
+func count(t *testing.T, dir, s string) (n int) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		n += bytes.Count(b, []byte(s))
+		return err
+	}))
+	return n
 }
 
 // TestEraseFromTheCommandLine checks that a contact is removed from the stream and the read models,

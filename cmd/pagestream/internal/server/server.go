@@ -89,6 +89,7 @@ type Program struct {
 	connector  *connect.Connector
 	logins     *login.Handler
 	eraser     *erase.Eraser
+	admins     *erase.Admins
 	reconciler *reconcile.Reconciler
 	doctor     *doctor.Doctor
 
@@ -153,6 +154,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 	}
 	for _, stage := range []func(context.Context) error{
 		p.listen, // first: a busy port should fail before anything is opened
+		p.resumeRestore,
 		p.openStream,
 		p.openSecrets,
 		p.openKeys,

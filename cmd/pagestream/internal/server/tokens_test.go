@@ -333,7 +333,7 @@ func TestBackupHasTheTokens(t *testing.T) {
 		return c
 	}
 	restored := other()
-	code, _, stderr = offline(t, restored, "restore", dir)
+	code, _, stderr = offline(t, restored, "restore", dir, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	r = start(t, restored)
 	assert.Equal(t, want, r.digests(t))

@@ -1,0 +1,184 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// erasedSince returns an installation, a backup of it, and the erasures file with what was erased after the backup: a
+// contact who had been erased before and has written again, and the admin of three pages. It returns the text of the
+// contact's messages.
+func erasedSince(t *testing.T) (r *running, dir, text string) {
+	t.Helper()
+	g, cfg := newFakeMeta(t, 3)
+	r = start(t, cfg)
+	r.connectAll(t, g)
+	write := func(contact, mid, text string) {
+		body := message("7000", contact, mid, text, time.Now().UnixMilli())
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	}
+	erase := func(contact string) {
+		code, out, stderr := r.command(t, "erase", "7000", contact, "--yes")
+		require.Equal(t, cli.ExitOK, code, out+stderr)
+	}
+	write("310001", "m_1", "the first word")
+	write("310002", "m_2", "somebody else's word")
+	write("310003", "m_3", "an old word")
+	erase("310003") // in the backup; what they write afterwards is not erased
+	write("310003", "m_4", "a new word")
+	dir = filepath.Join(t.TempDir(), "backup")
+	code, out, stderr := r.command(t, "backup", dir)
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	assert.Contains(t, out, dir+".erasures")
+	erase("310001")
+	code, body := r.callback(t, "/meta/data-deletion", testUser)
+	require.Equal(t, http.StatusOK, code, body)
+	return r, dir, "the first word"
+}
+
+// TestRestoreErasesAgain checks that what was erased since a backup is in no file of a restored installation, that the
+// rest is there, and that nothing is erased again with none.
+func TestRestoreErasesAgain(t *testing.T) {
+	r, dir, text := erasedSince(t)
+	cfg := testConfig(t.TempDir())
+	code, _, stderr := offline(t, cfg, "restore", dir)
+	assert.Equal(t, cli.ExitUsage, code)
+	assert.Contains(t, stderr, "--erasures none")
+	code, _, stderr = offline(t, cfg, "restore", dir, "--erasures", cfg.Keys.File+".absent")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "read erasures file")
+
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", r.cfg.ErasuresFile())
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	assert.Contains(t, out, "erased again: 4 events of 1 contacts and 1 admins")
+	for _, gone := range []string{text, `"admin":"` + testUser + `"`, `"token":"v1.`} {
+		assert.Zero(t, count(t, cfg.Data.Dir, gone), gone)
+	}
+	assert.Positive(t, count(t, cfg.Data.Dir, "somebody else's word"))
+	assert.Positive(t, count(t, cfg.Data.Dir, "a new word"), "written after an erasure that the backup has")
+	cfg.Apps[0].GraphURL = r.cfg.Apps[0].GraphURL
+	again := start(t, cfg)
+	assert.Equal(t, pages.Disconnected, get[pages.Page](t, again, "/api/v1/pages/7001").State)
+	assert.Equal(t, domain.ErasedAdmin, get[pages.Page](t, again, "/api/v1/pages/7001").Admin)
+	code, out, stderr = again.command(t, "projections", "verify")
+	assert.Equal(t, cli.ExitOK, code, out+stderr)
+	code, out, _ = again.command(t, "audit")
+	assert.Equal(t, cli.ExitOK, code, out)
+	// The new installation knows of the erasures, for the next restore of an older backup.
+	was, err := os.ReadFile(r.cfg.ErasuresFile())
+	require.NoError(t, err)
+	is, err := os.ReadFile(cfg.ErasuresFile())
+	require.NoError(t, err)
+	assert.Equal(t, string(was), string(is))
+	assert.NotContains(t, string(was), "310001")
+
+	none := testConfig(t.TempDir())
+	code, out, stderr = offline(t, none, "restore", dir, "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	assert.Contains(t, out, "Nothing was erased again")
+	assert.Positive(t, count(t, none.Data.Dir, text))
+	assert.Positive(t, count(t, none.Data.Dir, `"admin":"`+testUser+`"`))
+}
+
+// TestInterruptedRestore checks that a server that is started after a crash of a restore erases before it serves
+// anything, and that it is not started if the streams are not complete.
+func TestInterruptedRestore(t *testing.T) {
+	r, dir, text := erasedSince(t)
+	cfg := testConfig(t.TempDir())
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	list, err := os.ReadFile(r.cfg.ErasuresFile())
+	require.NoError(t, err)
+	lines := strings.ReplaceAll(strings.TrimSpace(string(list)), "\n", ",")
+	state := filepath.Join(cfg.Data.Dir, "RESTORE")
+	write := func(copied bool) {
+		require.NoError(t, os.WriteFile(state, fmt.Appendf(nil, `{"copied":%v,"erasures":[%s]}`, copied, lines), 0o600))
+	}
+	write(false)
+	p := server.New(server.Options{Config: cfg})
+	require.ErrorIs(t, p.Run(t.Context()), server.ErrRestore)
+	assert.Positive(t, count(t, cfg.Data.Dir, text), "nothing is touched")
+
+	write(true)
+	start(t, cfg)
+	assert.Zero(t, count(t, cfg.Data.Dir, text))
+	_, err = os.Stat(state)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// TestBackupWithoutKeys checks the choices for keys and configuration, and that nothing beside the target is
+// overwritten.
+func TestBackupWithoutKeys(t *testing.T) {
+	r := start(t, testConfig(t.TempDir()))
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", "31", "m_1", "hi", 1790000000000)))
+	dir := filepath.Join(t.TempDir(), "backup")
+	require.NoError(t, os.WriteFile(dir+".erasures", []byte("mine"), 0o600))
+	code, _, stderr := r.command(t, "backup", dir)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, dir+".erasures")
+	require.NoError(t, os.Remove(dir+".erasures"))
+	code, _, stderr = r.command(t, "backup", dir, "--encrypt-to", "age1wrong")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "age-keygen")
+	code, out, stderr := r.command(t, "backup", dir, "--without-keys", "--without-config")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	assert.NotContains(t, out, "keys.json")
+	_, err := os.Stat(filepath.Join(dir, "keys.json"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	cfg := testConfig(t.TempDir())
+	code, _, stderr = offline(t, cfg, "restore", dir, "--erasures", dir+".erasures")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	_, err = os.Stat(cfg.Keys.File)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// TestRecordedErasureIsFinished checks that an erasure which the restored stream has a record of is carried out, though
+// the events are still there: the backup or the crash was between the two.
+func TestRecordedErasureIsFinished(t *testing.T) {
+	_, dir, text := erasedSince(t)
+	cfg := testConfig(t.TempDir())
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	at := time.Now().UTC().Truncate(time.Millisecond)
+	hash := domain.ContactHash("310001")
+	require.NoError(t, server.Offline(t.Context(), server.Options{Config: cfg}, func(o *operate.Offline) error {
+		var listed []domain.Tombstone
+		_, err := streams.Read(t.Context(), o.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+			if e.Contact == "310001" {
+				listed = append(listed, domain.NewTombstone(e.Event, e.Seq, e.At))
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		require.Len(t, listed, 1)
+		m, err := streams.Encode(domain.Event{
+			ID: "recorded", Type: domain.ContactErased, Page: "7000", Time: at,
+			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: 1, Parts: 1, Events: listed}},
+		})
+		require.NoError(t, err)
+		_, err = o.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+		require.NoError(t, o.Begin([]meta.Erasure{{Time: at, Page: "7000", Contact: hash}}))
+		require.NoError(t, o.Copied())
+		applied, err := o.Finish(t.Context())
+		assert.Equal(t, operate.Applied{}, applied)
+		return err
+	}))
+	assert.Zero(t, count(t, cfg.Data.Dir, text))
+}
