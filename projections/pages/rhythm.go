@@ -44,8 +44,11 @@ type Rhythm struct {
 // Silence is how long a page has had no events, compared with its rhythm.
 type Silence struct {
 	// Since is when the last event was stored, when the page was connected, or
-	// Watch.From, the latest of them.
+	// Watch.From, the latest of them that is not after Watch.Now: a time in the future was
+	// stored while the clock was wrong, and says nothing.
 	Since time.Time `json:"since,omitzero"`
+	// Events is the number of the page's delivered events.
+	Events uint64 `json:"-"`
 	// Expected is the number of events to expect since then by the page's rhythm.
 	Expected float64 `json:"expected"`
 	// Silent reports whether Expected has reached the threshold, so that the silence
@@ -126,7 +129,12 @@ func Quiet(v projections.Viewer, page domain.PageID, w Watch) (s Silence, err er
 		if err != nil {
 			return err
 		}
-		s.Since = latest(latest(p.Traffic.LastInboundAt, p.StateSince), w.From)
+		s.Events = p.Traffic.Events
+		for _, t := range []time.Time{p.Traffic.LastInboundAt, p.StateSince, w.From} {
+			if !t.After(w.Now) {
+				s.Since = latest(s.Since, t)
+			}
+		}
 		if p.State != Connected || p.Traffic.Events < minEvents {
 			return nil
 		}

@@ -56,6 +56,7 @@ type fakePage struct {
 type fixture struct {
 	mu         sync.Mutex
 	now        time.Time
+	set        time.Duration // by how much the clock was set
 	seq        uint64
 	pages      model
 	subs       model
@@ -123,6 +124,21 @@ func (f *fixture) advance(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now = f.now.Add(d)
+}
+
+// setClock sets the clock forward or back.
+func (f *fixture) setClock(d time.Duration) {
+	f.advance(d)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.set += d
+}
+
+// elapsed is the time since the start by a clock that is never set.
+func (f *fixture) elapsed() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now.Sub(start) - f.set
 }
 
 func (f *fixture) page(id domain.PageID) *fakePage {

@@ -68,6 +68,9 @@ type Options struct {
 	Settle time.Duration
 
 	Now func() time.Time
+	// Elapsed returns the time since the process began, by a clock that is never set. The
+	// default is the monotonic clock, or Now if that is given.
+	Elapsed func() time.Duration
 	// Ticker returns the ticks of the schedule; stop ends them.
 	Ticker func(time.Duration) (tick <-chan time.Time, stop func())
 	Logger *slog.Logger
@@ -80,6 +83,10 @@ func (o Options) withDefaults() Options {
 	o.Settle = cmp.Or(o.Settle, DefaultSettle)
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Elapsed == nil {
+		began := o.Now() // with a monotonic reading, if it is that of package time
+		o.Elapsed = func() time.Duration { return o.Now().Sub(began) }
 	}
 	if o.Ticker == nil {
 		o.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
@@ -94,12 +101,13 @@ func (o Options) withDefaults() Options {
 // Reconciler is the reconcile loop. It is safe for concurrent use. Create it with
 // [New].
 type Reconciler struct {
-	opts  Options
-	began time.Time // silence is measured from here at the earliest
+	opts Options
 
 	// period and slots are the schedule's; only its goroutine uses them.
-	period int64
-	slots  []slot
+	period  int64
+	name    string // of the tasks of the period
+	setBack int    // how often the clock was set back
+	slots   []slot
 
 	mu        sync.Mutex
 	entries   map[domain.PageID]*entry // connected pages
@@ -115,7 +123,7 @@ func New(o Options) *Reconciler {
 		panic("reconcile: Verbs, Pages and Subscriptions are required")
 	}
 	o = o.withDefaults()
-	return &Reconciler{opts: o, began: o.Now(), period: -1, entries: make(map[domain.PageID]*entry)}
+	return &Reconciler{opts: o, period: -1, entries: make(map[domain.PageID]*entry)}
 }
 
 // Run checks the pages until the context ends, and then returns nil. It returns an

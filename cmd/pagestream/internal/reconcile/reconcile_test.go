@@ -352,6 +352,43 @@ func TestSilence(t *testing.T) {
 	assert.False(t, runOnce(t, r, f, 0).AllSilent)
 }
 
+// TestSilenceWhenTheClockIsSet checks that a page is as silent as it was when the clock is set forward or back.
+func TestSilenceWhenTheClockIsSet(t *testing.T) {
+	f := newFixture(t)
+	r := newLoop(f, func(o *Options) { o.Elapsed = f.elapsed })
+	list := []domain.PageID{one, two, "103"}
+	for _, p := range list {
+		f.connect(p)
+	}
+	silent := func() (out []domain.PageID) {
+		s := runOnce(t, r, f, 10*time.Minute)
+		for _, p := range s.Pages {
+			if p.Silence.Silent {
+				out = append(out, p.Page)
+			}
+		}
+		require.False(t, s.AllSilent)
+		return out
+	}
+	receive := func(hours int, list ...domain.PageID) (out []domain.PageID) {
+		for range hours {
+			f.receive(1, 5, list...)
+			out = silent()
+		}
+		return out
+	}
+	assert.Empty(t, receive(72, list...))
+	f.setClock(24 * time.Hour)
+	assert.Empty(t, silent(), "set forward")
+	f.receive(1, 5, list...)
+	f.setClock(24 * time.Hour) // at the same time as an event
+	assert.Empty(t, silent(), "set forward")
+	assert.Equal(t, []domain.PageID{one}, receive(8, two, "103"))
+	f.setClock(-49 * time.Hour) // the times of all events are in the future
+	assert.Equal(t, []domain.PageID{one}, silent(), "set back")
+	assert.Equal(t, []domain.PageID{"103"}, receive(8, one, two))
+}
+
 func TestDisconnectedPageIsRemoved(t *testing.T) {
 	f := newFixture(t)
 	g := f.connect(one)

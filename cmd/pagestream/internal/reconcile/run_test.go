@@ -237,6 +237,30 @@ func TestTaskIsRetriedAtItsNextTry(t *testing.T) {
 	eventually(t, func() error { p, _ := r.Page(one); return expect(p.State == meta.LoopConfirmed, "%s", p.State) })
 }
 
+// TestChecksGoOnWhenTheClockIsSetBack checks that a page is checked in each interval, though checks and tasks of the
+// same times were before the clock was set back.
+func TestChecksGoOnWhenTheClockIsSetBack(t *testing.T) {
+	s := newSystem(t, one)
+	tick := make(chan time.Time)
+	s.run(t, func(o *Options) {
+		o.Interval, o.Now = time.Hour, s.clock
+		o.Ticker = func(time.Duration) (<-chan time.Time, func()) { return tick, func() {} }
+	})
+	for n := 1; n <= 6; n++ {
+		tick <- s.clock()
+		tick <- s.clock() // the interval is planned now
+		s.advance(31 * time.Minute)
+		tick <- s.clock()
+		eventually(t, func() error {
+			checks, _ := s.counts(one)
+			return expect(checks == n, "%d checks of %d", checks, n)
+		})
+		if s.advance(29 * time.Minute); n == 3 {
+			s.setClock(-2 * time.Hour)
+		}
+	}
+}
+
 func TestRunHandlesRefreshEvents(t *testing.T) {
 	s := newSystem(t, one)
 	r, _ := s.run(t, func(o *Options) { o.Interval = -1 })

@@ -10,12 +10,14 @@ import (
 
 // updateSilence compares the time since each page's last event with its rhythm, and
 // returns the pages that have fallen silent. It returns none if nearly all have.
+//
+// A page is silent for no longer than the loop has seen no event of it. So a clock that is
+// set forward makes no page silent.
 func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID) {
-	watch := pages.Watch{Now: r.opts.Now(), From: r.began, Threshold: meta.SilentEvents}
 	found := make(map[domain.PageID]pages.Silence, len(list))
 	rhythmic := 0
 	for _, page := range list {
-		s, err := pages.Quiet(r.opts.Pages, page, watch)
+		s, err := r.quiet(page)
 		if err != nil {
 			if !errors.Is(err, pages.ErrNotFound) {
 				r.opts.Logger.Warn("page's rhythm can't be read", "page", page, "err", err)
@@ -60,4 +62,29 @@ func (r *Reconciler) updateSilence(list []domain.PageID) (silent []domain.PageID
 		return nil
 	}
 	return silent
+}
+
+// quiet returns a page's silence.
+func (r *Reconciler) quiet(page domain.PageID) (pages.Silence, error) {
+	now, elapsed := r.opts.Now(), r.opts.Elapsed()
+	r.mu.Lock()
+	e := r.entry(page)
+	events, heard, before := e.events, e.heard, e.polled
+	e.polled = elapsed
+	r.mu.Unlock()
+	watch := pages.Watch{Now: now, From: now.Add(heard - elapsed), Threshold: meta.SilentEvents}
+	s, err := pages.Quiet(r.opts.Pages, page, watch)
+	if err != nil || s.Events == events {
+		return s, err
+	}
+	if events > 0 { // otherwise they may be from before the start
+		heard = before
+		watch.From = now.Add(heard - elapsed)
+		s, err = pages.Quiet(r.opts.Pages, page, watch)
+	}
+	r.mu.Lock()
+	e = r.entry(page)
+	e.events, e.heard = s.Events, heard
+	r.mu.Unlock()
+	return s, err
 }

@@ -43,6 +43,11 @@ type entry struct {
 	hold   time.Time // Graph is not called before
 	errs   int       // calls without an answer, in a row
 	queued time.Time // the NextTry for which there is a task already
+	// events is how many events of the page were delivered when it was polled the last
+	// time. Heard is the last time after which there were more. Silence is measured from there
+	// at the earliest, whatever the clock says. Both times are of Options.Elapsed.
+	events        uint64
+	polled, heard time.Duration
 }
 
 // Status returns a copy of the current state.

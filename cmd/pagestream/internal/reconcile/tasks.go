@@ -98,11 +98,18 @@ func (r *Reconciler) queue(ctx context.Context, now time.Time) {
 			r.opts.Logger.Warn("pages can't be scheduled", "err", err)
 			return
 		}
+		r.name = strconv.FormatInt(period, 10)
+		if period < r.period { // the clock was set back
+			r.setBack++
+		}
+		if r.setBack > 0 { // there may have been tasks of this period already
+			r.name += "-" + strconv.Itoa(r.setBack)
+		}
 		r.period = period
 	}
 	for len(r.slots) > 0 && !r.slots[0].at.After(now) {
 		page := r.slots[0].page
-		if !r.enqueue(ctx, page, now, strconv.FormatInt(period, 10)) {
+		if !r.enqueue(ctx, page, now, r.name) {
 			return
 		}
 		r.slots = r.slots[1:]
@@ -198,8 +205,11 @@ func (r *Reconciler) work(ctx context.Context, m *message.Message) error {
 	if err := json.Unmarshal(m.Payload, &t); err != nil || t.Page == "" {
 		return nil // not a task
 	}
-	if s, ok := r.Page(t.Page); ok && s.Checked.UnixMilli() > t.At {
-		return nil
+	// A check in the future was made before the clock was set back.
+	if s, ok := r.Page(t.Page); ok {
+		if at := s.Checked.UnixMilli(); at > t.At && at <= r.opts.Now().UnixMilli() {
+			return nil
+		}
 	}
 	r.visit(ctx, t.Page)
 	if errors.Is(ctx.Err(), context.Canceled) {

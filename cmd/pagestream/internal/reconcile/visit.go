@@ -266,6 +266,9 @@ func (v *visit) nextAttempt(ctx context.Context, seq uint64) (time.Time, error) 
 	if needsPerson(class) {
 		pause = max(pause, permissionBackoff)
 	}
+	if last.After(v.now) { // the clock was set back
+		last = v.now
+	}
 	return last.Add(pause), nil
 }
 
