@@ -3,7 +3,6 @@ package streams
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,35 +65,24 @@ func FollowMessages(
 	}
 }
 
-// SeqAt returns the sequence of the first event that was stored at a time or later, or one before it from
-// which on there is no earlier event: sequences have gaps. If there is no such event, the sequence is after
-// the last event.
-func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.Time) (uint64, error) {
-	st, err := js.Stream(ctx, stream)
-	if err != nil {
-		return 0, fmt.Errorf("get stream: %w", err)
-	}
-	low, high := max(1, st.CachedInfo().State.FirstSeq), st.CachedInfo().State.LastSeq+1
-	for low < high {
-		middle := low + (high-low)/2
-		// The first message from the middle on: there are gaps where events were erased.
-		m, err := st.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(All))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			high = middle
-			continue
-		}
+// SeqAt returns the sequence of the first event that was stored at a time or later. If there is no such
+// event, the sequence is after the last event. It reads the stream up to that event: stored times are not in
+// order if the clock was set back, so a search by halves could end after the first event.
+func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.Time) (seq uint64, err error) {
+	found := errors.New("found")
+	last, err := each(ctx, js, ReadOptions{Stream: stream}, func(a arrival) error {
+		stored, err := StoredAt(a.msg.Headers(), a.meta.Timestamp)
 		if err != nil {
-			return 0, fmt.Errorf("get sequence %d: %w", middle, err)
-		}
-		stored, err := StoredAt(m.Header, m.Time)
-		if err != nil {
-			stored = m.Time // the message is malformed
+			stored = a.meta.Timestamp // the message is malformed
 		}
 		if stored.Before(at) {
-			low = m.Sequence + 1
-		} else {
-			high = middle
+			return nil
 		}
+		seq = a.seq()
+		return found
+	})
+	if errors.Is(err, found) {
+		return seq, nil
 	}
-	return low, nil
+	return last + 1, err
 }

@@ -126,4 +126,22 @@ func TestSeqAt(t *testing.T) {
 		require.Equal(t, next(uint64(i+1)), next(seqAt(at(i).Add(time.Second))), "after %d", i)
 	}
 	require.EqualValues(t, 21, seqAt(time.Now()))
+
+	// The clock was set forward and back: 21 is of an hour later than 22 to 40.
+	for i := 21; i <= 40; i++ {
+		m, err := streams.Encode(domain.Event{ID: fmt.Sprint("e", i), Type: domain.MessageRead, Page: "100"})
+		require.NoError(t, err)
+		when := at(i)
+		if i == 21 {
+			when = at(81)
+		}
+		m.Header.Set(streams.HeaderStoredAt, when.Format(time.RFC3339Nano))
+		_, err = s.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 20, seqAt(at(20)))
+	require.EqualValues(t, 21, seqAt(at(22)))
+	require.EqualValues(t, 21, seqAt(at(40)))
+	require.EqualValues(t, 21, seqAt(at(81)))
+	require.EqualValues(t, 41, seqAt(at(82)))
 }

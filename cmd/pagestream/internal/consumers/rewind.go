@@ -27,16 +27,16 @@ const rewinds = 20
 // or with [ErrRewind] if the consumer has not acknowledged the event before the target:
 // a rewind never skips events.
 func (c *Consumers) Rewind(ctx context.Context, name string, to Target) (out Consumer, err error) {
+	if to.Seq == 0 {
+		if to.Seq, err = streams.SeqAt(ctx, c.opts.JS, c.opts.Stream, to.At); err != nil {
+			return Consumer{}, err
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, err := c.find(ctx, name)
 	if err != nil {
 		return Consumer{}, err
-	}
-	if to.Seq == 0 {
-		if to.Seq, err = streams.SeqAt(ctx, c.opts.JS, c.opts.Stream, to.At); err != nil {
-			return Consumer{}, err
-		}
 	}
 	head, err := streams.Last(ctx, c.opts.JS, c.opts.Stream)
 	if err != nil {
