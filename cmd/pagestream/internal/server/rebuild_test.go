@@ -68,6 +68,7 @@ var rebuildEvents = flag.Int("rebuild.events", 3000, "events in the stream of Te
 // TestRebuildUnderTraffic rebuilds everything during deliveries and reads. It checks that no read
 // fails and that the digests are equal.
 func TestRebuildUnderTraffic(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	r.fill(t, *rebuildEvents)
 	var busy sync.WaitGroup
