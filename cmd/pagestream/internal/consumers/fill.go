@@ -177,7 +177,13 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 		return false, ctx.Err()
 	}
 	began := time.Now()
-	defer func() { time.AfterFunc(min(rest*time.Since(began), maxRest), func() { <-s.filling }) }()
+	defer func() {
+		pause := min(rest*time.Since(began), maxRest)
+		if s.opts.busy {
+			pause = 0
+		}
+		time.AfterFunc(pause, func() { <-s.filling })
+	}()
 	for i, m := range list {
 		if m.Malformed != nil {
 			continue
