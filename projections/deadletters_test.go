@@ -79,6 +79,7 @@ func rebuilt(t testing.TB, r *projections.Runner) bool {
 // discarding keep the order, and a rebuild carries out every decision at the same
 // position.
 func TestPoisonedEventsAreParked(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"panic", "unfit"} {
 		t.Run(kind, func(t *testing.T) {
 			srv := newTestServer(t)
@@ -151,6 +152,7 @@ func TestPoisonedEventsAreParked(t *testing.T) {
 // TestPoisonedEventBlocksOnlyItsConversation checks that one bad event among 100,000 of
 // 50 pages delays its own conversation and no other.
 func TestPoisonedEventBlocksOnlyItsConversation(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	if testing.Short() {
 		t.Skip("100,000 events")
@@ -170,6 +172,7 @@ func TestPoisonedEventBlocksOnlyItsConversation(t *testing.T) {
 // TestStoredDecisionIsCarriedOutAtTheNextStart checks that a decision is carried out if
 // the process ended just after it was stored.
 func TestStoredDecisionIsCarriedOutAtTheNextStart(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	var failing atomic.Bool
 	failing.Store(true)
@@ -194,6 +197,7 @@ func TestStoredDecisionIsCarriedOutAtTheNextStart(t *testing.T) {
 // TestErasureRemovesParkedEvents checks that parked events are erased with their
 // contact, and that nothing of them is left.
 func TestErasureRemovesParkedEvents(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	var failing atomic.Bool
 	failing.Store(true)
@@ -230,6 +234,7 @@ func TestErasureRemovesParkedEvents(t *testing.T) {
 // TestDecisionsAreDeletedWithTheStream checks that decisions about the events of a
 // deleted stream do not apply to a new stream.
 func TestDecisionsAreDeletedWithTheStream(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	last := srv.store(t, conversationEvents(5, 1, 1)...)
 	_, err := streams.Decide(t.Context(), srv.JS, streams.Name, streams.Decision{

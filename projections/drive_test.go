@@ -20,6 +20,7 @@ import (
 // It is in no message of the stream, so it must be added again to the rest of the batch
 // after the events before it were applied.
 func TestTombstoneIsRetried(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := conversationEvents(8, 1, 1)
 	srv.store(t, all...)
@@ -74,6 +75,7 @@ func (x *slowIndex) First(ctx context.Context, ids []string, _ uint64) ([]uint64
 // swap of a rebuild do not wait for a batch that waits for the index, nor for one that
 // is retried.
 func TestWaitingBatchDoesNotBlockDecisions(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"idle", "waits for the index", "is tried again"} {
 		t.Run(kind, func(t *testing.T) {
 			srv := newTestServer(t)
@@ -139,6 +141,7 @@ func TestWaitingBatchDoesNotBlockDecisions(t *testing.T) {
 // TestRebuildsBetweenTransactionsLoseNoEvents rebuilds many times while batches of
 // several transactions are applied: a swap must not lose an event or apply it twice.
 func TestRebuildsBetweenTransactionsLoseNoEvents(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	var failing atomic.Bool
 	failing.Store(true)

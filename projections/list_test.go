@@ -12,6 +12,7 @@ import (
 
 // TestSelect reads lists in pages, in both directions.
 func TestSelect(t *testing.T) {
+	t.Parallel()
 	s := projectionstest.Open(t, t.TempDir()+"/list.db")
 	require.NoError(t, s.Update(func(tx *store.Tx) error {
 		for _, k := range []string{"a1", "b1", "b2", "b3", "b4", "b5", "c1", "\xff\xff"} {

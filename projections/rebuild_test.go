@@ -46,6 +46,7 @@ func files(t testing.TB, dir string) (names []string) {
 // events are stored and the read model is read: no read fails or goes back to an older
 // position, and the final state is the fold of all events.
 func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(12_000)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
@@ -129,6 +130,7 @@ func (p *largeRows) Apply(tx *store.Tx, e streams.Stored) error {
 // TestRebuildSplitsLargeTransactions checks that a batch of large rows is applied in
 // several transactions, without an event that is missed or applied twice.
 func TestRebuildSplitsLargeTransactions(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	const n = 100
 	p := new(largeRows)
@@ -145,6 +147,7 @@ func TestRebuildSplitsLargeTransactions(t *testing.T) {
 }
 
 func TestConcurrentRebuildFails(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, events(100)...))
@@ -158,6 +161,7 @@ func TestConcurrentRebuildFails(t *testing.T) {
 // TestFailedRebuildKeepsTheLiveFile checks that a rebuild that is canceled or fails
 // changes nothing.
 func TestFailedRebuildKeepsTheLiveFile(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"canceled", "failing"} {
 		t.Run(how, func(t *testing.T) {
 			srv := newTestServer(t)
@@ -195,6 +199,7 @@ func TestFailedRebuildKeepsTheLiveFile(t *testing.T) {
 // TestRebuildReplacesAWrongReadModel checks that a difference is reported and that the
 // read model is replaced.
 func TestRebuildReplacesAWrongReadModel(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(500)
 	run := srv.runner(t, &chain{name: "chain", version: 1})
@@ -217,6 +222,7 @@ func TestRebuildReplacesAWrongReadModel(t *testing.T) {
 // TestOldVersionIsServedDuringARebuild checks that reads use the old file until the new
 // one is complete, also if the process is stopped in between.
 func TestOldVersionIsServedDuringARebuild(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(3000)
 	old := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
@@ -264,6 +270,7 @@ func TestOldVersionIsServedDuringARebuild(t *testing.T) {
 // TestIncompleteRebuildIsRemovedAtStart checks that the file of a killed rebuild is
 // removed.
 func TestIncompleteRebuildIsRemovedAtStart(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	left := filepath.Join(srv.dir, "chain.db.building")
 	require.NoError(t, os.WriteFile(left, []byte("half a file"), 0o600))

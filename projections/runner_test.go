@@ -173,6 +173,7 @@ func want(t testing.TB, p projections.Projection, events []domain.Event) string 
 }
 
 func TestEventsAreAppliedInOrder(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	const n = 10_000
 	all := events(n)
@@ -193,6 +194,7 @@ func TestEventsAreAppliedInOrder(t *testing.T) {
 }
 
 func TestRestartContinuesAtThePosition(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(300)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
@@ -211,6 +213,7 @@ func TestRestartContinuesAtThePosition(t *testing.T) {
 }
 
 func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(120)
 	last := srv.store(t, all...)
@@ -267,6 +270,7 @@ func TestFileThatDoesNotFitIsRebuilt(t *testing.T) {
 }
 
 func TestStateIsRebuildingUntilTheInitialHead(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	srv.store(t, events(200)...)
 	release := make(chan struct{})
@@ -291,6 +295,7 @@ func TestStateIsRebuildingUntilTheInitialHead(t *testing.T) {
 // TestDuplicatesInTheStreamAreDropped checks that a duplicate in the stream is dropped by
 // every projection, including the index, and also when they are rebuilt.
 func TestDuplicatesInTheStreamAreDropped(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(500)
 	twice := make([]domain.Event, 0, 600)
@@ -327,6 +332,7 @@ func TestDuplicatesInTheStreamAreDropped(t *testing.T) {
 }
 
 func TestFailedEventIsRetried(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"error", "panic"} {
 		t.Run(kind, func(t *testing.T) {
 			srv := newTestServer(t)
@@ -367,6 +373,7 @@ func TestFailedEventIsRetried(t *testing.T) {
 }
 
 func TestMalformedIsCountedAndSkipped(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(20)
 	srv.store(t, all[:10]...)
@@ -407,6 +414,7 @@ func TestMalformedIsCountedAndSkipped(t *testing.T) {
 }
 
 func TestWaitFor(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
@@ -443,6 +451,7 @@ func TestWaitFor(t *testing.T) {
 // TestHangingWorkerIsReported checks that a worker that hangs is reported, since the last
 // sequence of the stream is requested independently of it.
 func TestHangingWorkerIsReported(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	release := make(chan struct{})
 	p := &chain{name: "chain", version: 1, hook: func(e streams.Stored) error {
@@ -467,6 +476,7 @@ func TestHangingWorkerIsReported(t *testing.T) {
 }
 
 func TestStreamReplacedWhileRunning(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, events(50)...))
@@ -485,6 +495,7 @@ func TestStreamReplacedWhileRunning(t *testing.T) {
 }
 
 func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	all := events(3000)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
@@ -512,6 +523,7 @@ func TestTruncatedFileIsRebuiltWhileRunning(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	good := projections.RunnerOptions{Dir: srv.dir, JS: srv.JS, Identity: srv.identity}
 	for name, c := range map[string]struct {

@@ -11,6 +11,7 @@ import (
 )
 
 func TestLagAge(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
 	p := newProgress(Status{State: StateStarting}, func() time.Time { return now }, time.Second)
 	p.started(store.Meta{}, 0, "")

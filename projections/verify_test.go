@@ -34,6 +34,7 @@ func eventsOf(pages ...string) (out []domain.Event) {
 }
 
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	a, b, c := store.Key("a"), store.Key("b"), store.Key("c")
 	for name, k := range map[string]struct {
 		tamper func(*store.Bucket) error
@@ -80,6 +81,7 @@ func TestVerify(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
+	t.Parallel()
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &tally{}))
 	var list []string

@@ -155,6 +155,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 // TestAsyncAPIHasTheEventTypes checks that the document has every event type and no other, each with its
 // CloudEvents type, and the same subjects as Subject returns.
 func TestAsyncAPIHasTheEventTypes(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	require.Equal(t, "3.0.0", d.root["asyncapi"])
 	var want, nouns, verbs []string
@@ -202,6 +203,7 @@ func cloudType(t domain.Type) string { return "pagestream." + string(t) + ".v1" 
 // TestAsyncAPIHasTheHeaders checks that the header schema has every header constant and no other, and
 // requires those that every event has.
 func TestAsyncAPIHasTheHeaders(t *testing.T) {
+	t.Parallel()
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, 0)
 	require.NoError(t, err)
 	var consts []string
@@ -254,6 +256,7 @@ func TestAsyncAPIHasTheHeaders(t *testing.T) {
 // TestAsyncAPIHasTheFieldsOfDomain checks that the schemas have the same properties as the structs of package
 // domain, with the same types, and require those that are always written.
 func TestAsyncAPIHasTheFieldsOfDomain(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	seen := map[string]bool{"Headers": true}
 	d.compare(t, "Data", reflect.TypeFor[domain.Data](), seen)
@@ -415,6 +418,7 @@ func fill(v reflect.Value) {
 // TestAsyncAPIMatchesEvents checks that an encoded event of each type matches the document, and that the
 // document allows what a newer version adds and refuses what is wrong.
 func TestAsyncAPIMatchesEvents(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	open := d.compile(t)
 	d.close(t)
@@ -464,6 +468,7 @@ func TestAsyncAPIMatchesEvents(t *testing.T) {
 
 // TestAsyncAPIExamplesMatchTheirSchemas checks that the document's examples match its schemas.
 func TestAsyncAPIExamplesMatchTheirSchemas(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	d.close(t)
 	c := d.compile(t)
@@ -520,6 +525,7 @@ func deliveries(t *testing.T) map[string][]byte {
 // TestAsyncAPIMatchesDeliveries checks that the events of real deliveries match the document. They include
 // every type that a delivery can have, and so every object that a payload requires.
 func TestAsyncAPIMatchesDeliveries(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	d.close(t)
 	c := d.compile(t)

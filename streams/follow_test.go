@@ -18,6 +18,7 @@ import (
 // TestOutboxMessagesDecodeToTheEvent checks that an event in a consumer's own stream has the sequence and time of
 // the stream of all events, and that these headers can't give an event of that stream another sequence.
 func TestOutboxMessagesDecodeToTheEvent(t *testing.T) {
+	t.Parallel()
 	m, err := streams.Encode(domain.Event{ID: "1", Type: domain.MessageRead, Page: "100"})
 	require.NoError(t, err)
 	m.Header.Set(streams.HeaderSequence, "77")
@@ -46,6 +47,7 @@ func TestOutboxMessagesDecodeToTheEvent(t *testing.T) {
 // TestFollowMessages checks that messages come in order and once, from the stream and then from the tail, as they
 // are stored, and that a message that is no event is there as well.
 func TestFollowMessages(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	tail := streams.NewTail(s.JS, streams.TailOptions{})
@@ -93,6 +95,7 @@ func TestFollowMessages(t *testing.T) {
 }
 
 func TestSeqAt(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

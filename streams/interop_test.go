@@ -96,6 +96,7 @@ func oneOfEach() []domain.Event {
 // TestCloudEventsSDKReadsEveryType checks that the CloudEvents SDK decodes each message as the right CloudEvent, in
 // binary mode.
 func TestCloudEventsSDKReadsEveryType(t *testing.T) {
+	t.Parallel()
 	events := oneOfEach()
 	nc, messages := startServer(t, events)
 	consumer, err := cloudjetstream.NewConsumerFromConn(nc, streams.Name, streams.All, nil,

@@ -29,6 +29,7 @@ func (j *judge) Judge(_ context.Context, claims []streams.Claim, after uint64) (
 }
 
 func TestStandingsDecideIDsAndTypes(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	j := &judge{standings: map[string]streams.Standing{"1": streams.Own, "2": streams.Foreign, "3": streams.Unowned, "4": streams.Released}}
@@ -77,6 +78,7 @@ func TestStandingsDecideIDsAndTypes(t *testing.T) {
 }
 
 func TestJudgeKnowsTheEventsThatConnectPages(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	j := &judge{}

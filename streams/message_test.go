@@ -50,6 +50,7 @@ func anyEvent() *rapid.Generator[domain.Event] {
 // TestEventIsUnchangedByTheStream checks that an event is read from the stream as it was encoded, and that every
 // header has one printable value.
 func TestEventIsUnchangedByTheStream(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
@@ -77,6 +78,7 @@ func TestEventIsUnchangedByTheStream(t *testing.T) {
 
 // TestEncodeWritesTheHeadersOfTheContract has the contract's header names and values as literals.
 func TestEncodeWritesTheHeadersOfTheContract(t *testing.T) {
+	t.Parallel()
 	e := domain.Event{
 		ID: "page:100:msg:m_1", Type: domain.MessageReceived, Page: "100", Contact: "900", Standby: true,
 		Time: time.Date(2026, 9, 1, 12, 0, 0, 5e6, time.FixedZone("", 3600)), TraceParent: "00-0-0-01",
@@ -108,6 +110,7 @@ func TestEncodeWritesTheHeadersOfTheContract(t *testing.T) {
 // TestEncodeLeavesOutInvalidHeaders checks that a value from outside that is not valid in a header is left out, and
 // does not make Encode fail.
 func TestEncodeLeavesOutInvalidHeaders(t *testing.T) {
+	t.Parallel()
 	e := messages("100", 1)[0]
 	e.Time, e.TraceParent = time.Unix(1e17, 0), "00-\r\nNats-Rollup: all"
 	m, err := streams.Encode(e)
@@ -117,6 +120,7 @@ func TestEncodeLeavesOutInvalidHeaders(t *testing.T) {
 }
 
 func TestEncodeRefusesInvalidEvents(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*domain.Event){
 		"no id":           func(e *domain.Event) { e.ID = "" },
 		"id with newline": func(e *domain.Event) { e.ID = "a\r\nNats-Rollup: all" },
@@ -139,6 +143,7 @@ func TestEncodeRefusesInvalidEvents(t *testing.T) {
 }
 
 func TestDecodeRefusesMalformedMessages(t *testing.T) {
+	t.Parallel()
 	good, err := streams.Encode(messages("100", 1)[0])
 	require.NoError(t, err)
 	secret := "do not quote me"
@@ -176,6 +181,7 @@ func TestDecodeRefusesMalformedMessages(t *testing.T) {
 
 // TestFilterMatchesSubjects checks that filters match the subjects of events and don't overlap.
 func TestFilterMatchesSubjects(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		page  domain.PageID
 		types []domain.Type

@@ -8,6 +8,7 @@ import (
 )
 
 func TestPaceChoosesTheTurn(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fixed, event time.Duration
 		turn         int

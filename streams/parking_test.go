@@ -19,6 +19,7 @@ import (
 // events of its conversation wait and others don't, and that Redrive and Discard keep the order, also after a
 // restart.
 func TestParkedEventBlocksItsConversation(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	var failing atomic.Bool
@@ -103,6 +104,7 @@ func TestParkedEventBlocksItsConversation(t *testing.T) {
 // unordered reactor handles the later events of the conversation, and that each parked event is redriven and discarded
 // alone.
 func TestUnorderedReactorParksAtOnce(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var failing atomic.Bool

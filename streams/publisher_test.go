@@ -100,6 +100,7 @@ func (s seen) Seen(ids []string) ([]uint64, error) {
 }
 
 func TestPublishKeepsOrderAndReceipts(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{1, 5, 15, 16, 999, 1000, 1001, 2500} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			s := streamstest.Run(t)
@@ -126,6 +127,7 @@ func TestPublishKeepsOrderAndReceipts(t *testing.T) {
 }
 
 func TestPublishRecognisesDuplicates(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("100", 40)
@@ -165,6 +167,7 @@ func TestPublishRecognisesDuplicates(t *testing.T) {
 // TestIndexRecognisesDuplicatesAfterTheWindow checks that the index recognises a duplicate that is older than
 // JetStream's window.
 func TestIndexRecognisesDuplicatesAfterTheWindow(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{Window: 100 * time.Millisecond})
 	e := messages("100", 1)
@@ -186,6 +189,7 @@ func TestIndexRecognisesDuplicatesAfterTheWindow(t *testing.T) {
 // TestConcurrentPublishStoresOnceAndInOrder checks that concurrent callers' events are stored exactly once, and those
 // of each caller in its order.
 func TestConcurrentPublishStoresOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -223,6 +227,7 @@ func TestConcurrentPublishStoresOnceAndInOrder(t *testing.T) {
 }
 
 func TestPublishRefusesTooLargeEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced, func(o *embedded.Options) { o.MaxPayload = 64 << 10 })
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -236,6 +241,7 @@ func TestPublishRefusesTooLargeEvents(t *testing.T) {
 
 // TestFullStreamRefusesEvents checks that a full stream refuses events and keeps those that it acknowledged.
 func TestFullStreamRefusesEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{MaxBytes: 64 << 10})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -257,6 +263,7 @@ func TestFullStreamRefusesEvents(t *testing.T) {
 // TestAcknowledgedEventsSurviveAStopUnderLoad checks that every acknowledged event is there after a restart on the
 // same directory.
 func TestAcknowledgedEventsSurviveAStopUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{AckTimeout: 500 * time.Millisecond})
@@ -369,6 +376,7 @@ func TestPublishWaitsForARestart(t *testing.T) {
 
 // TestPublishWithoutStreamFails checks that Publish and Append fail soon if there is no stream.
 func TestPublishWithoutStreamFails(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	p := publisher(t, s, streams.PublisherOptions{})
 	for _, n := range []int{1, 40} {
@@ -382,6 +390,7 @@ func TestPublishWithoutStreamFails(t *testing.T) {
 // TestPublishAndCloseEndWithTheirContext checks that, while the server is down, Publish and Close wait no longer than
 // their contexts allow.
 func TestPublishAndCloseEndWithTheirContext(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	o := streams.PublisherOptions{AckTimeout: 100 * time.Millisecond, RetryFor: time.Hour}
@@ -414,6 +423,7 @@ func TestPublishAndCloseEndWithTheirContext(t *testing.T) {
 // TestReceiptsAreRightWithSeveralPublishers checks that the events of a batch have the sequences of their receipts
 // while other publishers store events too.
 func TestReceiptsAreRightWithSeveralPublishers(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var wg sync.WaitGroup
@@ -472,6 +482,7 @@ func TestFullServerRefusesEvents(t *testing.T) {
 }
 
 func TestAppendReturnsErrConflictForAnOldDecision(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{})
@@ -495,6 +506,7 @@ func TestAppendReturnsErrConflictForAnOldDecision(t *testing.T) {
 }
 
 func TestClosedPublisherRefusesEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, err := streams.NewPublisher(s.JS, streams.PublisherOptions{})
@@ -507,6 +519,7 @@ func TestClosedPublisherRefusesEvents(t *testing.T) {
 }
 
 func TestPublishReturnsErrOverloaded(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	block := make(chan struct{})
@@ -538,6 +551,7 @@ func (b blocking) Seen(ids []string) ([]uint64, error) {
 // TestPublishFailsWithoutTheIndex checks that nothing is stored if the index fails, since an old duplicate might be
 // stored again.
 func TestPublishFailsWithoutTheIndex(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p := publisher(t, s, streams.PublisherOptions{Seen: broken{}})

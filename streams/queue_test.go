@@ -49,6 +49,7 @@ func queued(t *testing.T, p *streams.Publisher, app string, page domain.PageID) 
 // TestAPageWithManyEventsDelaysNoOther checks the order in which pages and apps are stored whose events wait at
 // the same time, and that the events of a page stay in order.
 func TestAPageWithManyEventsDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, release := held(t, s, streams.PublisherOptions{})
@@ -85,6 +86,7 @@ func TestAPageWithManyEventsDelaysNoOther(t *testing.T) {
 }
 
 func TestNoPageTakesTheWholeQueue(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, release := held(t, s, streams.PublisherOptions{QueueLimit: 100})
@@ -110,6 +112,7 @@ func TestNoPageTakesTheWholeQueue(t *testing.T) {
 }
 
 func TestEventsOfACallerThatHasGoneAreNotStored(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, release := held(t, s, streams.PublisherOptions{QueueLimit: 100})
@@ -130,6 +133,7 @@ func TestEventsOfACallerThatHasGoneAreNotStored(t *testing.T) {
 
 // TestDelayFollowsTheQueue checks the estimate of the wait while the committer stands still and when it goes on.
 func TestDelayFollowsTheQueue(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	p, release := held(t, s, streams.PublisherOptions{QueueLimit: 100, RetryFor: time.Hour})

@@ -96,6 +96,7 @@ func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
 // TestReactorSkipsEventsByPass checks that events for which Pass returns true are acknowledged and not handled, and
 // that Pass is not called for messages that are not events.
 func TestReactorSkipsEventsByPass(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 20)
@@ -140,6 +141,7 @@ func TestReactorSkipsEventsByPass(t *testing.T) {
 }
 
 func TestReactorRetriesAndKeepsItsPosition(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 4)
@@ -168,6 +170,7 @@ func TestReactorRetriesAndKeepsItsPosition(t *testing.T) {
 }
 
 func TestReactorGivesUpAfterMaxDeliver(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 2)
@@ -194,6 +197,7 @@ func TestReactorGivesUpAfterMaxDeliver(t *testing.T) {
 }
 
 func TestReactorFromNowSkipsOldEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("7", 3)
@@ -218,6 +222,7 @@ func TestReactorFromNowSkipsOldEvents(t *testing.T) {
 }
 
 func TestReactorSkipsMalformedMessages(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	malformed := nats.NewMsg("pagestream.7.message.received")
@@ -236,6 +241,7 @@ func TestReactorSkipsMalformedMessages(t *testing.T) {
 }
 
 func TestReactorsOfOneNameShareTheEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var seen reactions
@@ -253,6 +259,7 @@ func TestReactorsOfOneNameShareTheEvents(t *testing.T) {
 }
 
 func TestReactorFailsWithoutItsStream(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	o := reactorOptions(s)
 	o.Handle = func(context.Context, *message.Message) error { return nil }

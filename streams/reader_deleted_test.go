@@ -13,6 +13,7 @@ import (
 // TestReadEndsIfTheRestIsDeleted checks that a read does not wait for messages that were deleted after
 // it had begun.
 func TestReadEndsIfTheRestIsDeleted(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	const n = 6000

@@ -28,6 +28,7 @@ func bounded(t testing.TB) context.Context {
 }
 
 func TestReadReturnsTheSelectedEvents(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	read := func(o streams.ReadOptions) (seqs []uint64, last uint64) {
@@ -101,6 +102,7 @@ func TestReadReturnsTheSelectedEvents(t *testing.T) {
 }
 
 func TestGetReturnsOneEvent(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	want := messages("100", 1)
@@ -118,6 +120,7 @@ func TestGetReturnsOneEvent(t *testing.T) {
 
 // TestReadCallsMalformed checks that a message that is not an event ends a read, or is passed to Malformed.
 func TestReadCallsMalformed(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 1))
@@ -226,6 +229,7 @@ func TestFollowEndsWithTheConnection(t *testing.T) {
 // TestSlowReaderLosesNothing checks that a reader that is slower than the server loses no events or connection while
 // more events wait than one request returns.
 func TestSlowReaderLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	slow := make(chan error, 100)
@@ -260,6 +264,7 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 // TestFollowBeyondTheEndWaits checks that nothing before From is passed, also if the stream does not
 // have that sequence yet, and that each event after it arrives at once.
 func TestFollowBeyondTheEndWaits(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 3))

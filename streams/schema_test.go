@@ -63,6 +63,7 @@ func validate(s *jsonschema.Schema, data []byte) error {
 // TestSchemasMatchTheGoldenFiles checks each event of package messenger's golden files against the AsyncAPI
 // document and against the schema of its type.
 func TestSchemasMatchTheGoldenFiles(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	d.close(t)
 	c, schemas := d.compile(t), closedSchemas(t)
@@ -87,6 +88,7 @@ func TestSchemasMatchTheGoldenFiles(t *testing.T) {
 
 // TestSchemasMatchDeliveries checks the events of all deliveries against the schemas of their types.
 func TestSchemasMatchDeliveries(t *testing.T) {
+	t.Parallel()
 	schemas := closedSchemas(t)
 	for file, body := range deliveries(t) {
 		for _, e := range messenger.Split(body, messenger.Options{App: "main"}).Events {
@@ -99,6 +101,7 @@ func TestSchemasMatchDeliveries(t *testing.T) {
 
 // TestSchemasRefuseWhatIsWrong checks that a schema has its own type's object only, and requires it.
 func TestSchemasRefuseWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	s := closedSchema(t, domain.CommentHidden)
 	require.NoError(t, validate(s, []byte(`{"comment":{"id":"1","from":{"id":"2"}}}`)))
 	for _, bad := range []string{
@@ -112,6 +115,7 @@ func TestSchemasRefuseWhatIsWrong(t *testing.T) {
 
 // TestAsyncAPIExamplesAreWhatSplitReturns checks that each example of a webhook's event is the event of its raw item.
 func TestAsyncAPIExamplesAreWhatSplitReturns(t *testing.T) {
+	t.Parallel()
 	d := asyncAPI(t)
 	checked := 0
 	for _, typ := range domain.Types() {

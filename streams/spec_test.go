@@ -14,6 +14,7 @@ import (
 )
 
 func TestEnsureCreatesAndUpdatesTheStream(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	config := func() jetstream.StreamConfig {
 		t.Helper()
@@ -66,6 +67,7 @@ func TestEnsureCreatesAndUpdatesTheStream(t *testing.T) {
 // TestEnsureReturnsErrMismatch checks that a stream that pagestream did not make, or that would lose events, is not
 // changed.
 func TestEnsureReturnsErrMismatch(t *testing.T) {
+	t.Parallel()
 	valid := func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{Name: streams.Name, Subjects: []string{streams.All}}
 	}
@@ -99,6 +101,7 @@ func TestEnsureReturnsErrMismatch(t *testing.T) {
 }
 
 func TestHasAndLast(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	has := func(want bool, types ...domain.Type) {
 		t.Helper()

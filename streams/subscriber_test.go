@@ -55,6 +55,7 @@ func (testPublisher) Close() error { return nil }
 // share no position; RestartService, since the suite restarts a broker with a shell command, and this server runs in
 // the process (TestSubscriberGoesOnAfterAServerRestart tests a restart).
 func TestSubscriberPassesWatermillsTestSuite(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	var mu sync.Mutex
 	created := map[string]bool{}
@@ -164,6 +165,7 @@ func collectSeqs(t *testing.T, in <-chan *message.Message, n int, refuse map[uin
 }
 
 func TestSubscriberRedeliversInOrder(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 200))
@@ -180,6 +182,7 @@ func TestSubscriberRedeliversInOrder(t *testing.T) {
 // TestSubscriberDeliversOneMessageAtATime checks that the next message is delivered when the last one was
 // acknowledged, and that a refused message is delivered again unchanged.
 func TestSubscriberDeliversOneMessageAtATime(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 20))
@@ -209,6 +212,7 @@ func TestSubscriberDeliversOneMessageAtATime(t *testing.T) {
 }
 
 func TestSubscriberGoesOnAfterItsConsumerIsDeleted(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 50))
@@ -239,6 +243,7 @@ func TestSubscriberGoesOnAfterItsConsumerIsDeleted(t *testing.T) {
 // TestSubscriberGoesOnAfterAServerRestart checks that the connection and the channel stay open, and that events are
 // delivered completely and in order.
 func TestSubscriberGoesOnAfterAServerRestart(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 50))
@@ -263,6 +268,7 @@ func TestSubscriberGoesOnAfterAServerRestart(t *testing.T) {
 // TestSubscriberDeliversMalformedMessages checks that a message that is not an event is delivered, whatever its
 // headers, and that FromMessage refuses it.
 func TestSubscriberDeliversMalformedMessages(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	malformed := []nats.Header{
@@ -294,6 +300,7 @@ func TestSubscriberDeliversMalformedMessages(t *testing.T) {
 // TestMetadataHasNoPublishHeaders checks that the metadata has none of the headers that were instructions to the
 // server, since they must not reach another server when the message is published there.
 func TestMetadataHasNoPublishHeaders(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("1", 20)) // a batch
@@ -312,6 +319,7 @@ func TestMetadataHasNoPublishHeaders(t *testing.T) {
 // TestStockSubscriberReadsEveryType checks that the unmodified watermill-nats subscriber reads each type of event,
 // on a separate connection.
 func TestStockSubscriberReadsEveryType(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	var events []domain.Event
@@ -357,6 +365,7 @@ func TestStockSubscriberReadsEveryType(t *testing.T) {
 }
 
 func TestSubscriberCloseLeavesTheConnectionOpen(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 5))
@@ -374,6 +383,7 @@ func TestSubscriberCloseLeavesTheConnectionOpen(t *testing.T) {
 }
 
 func TestFromMessageDecodesTheEvent(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	want := messages("100", 1)[0]

@@ -69,6 +69,7 @@ func (r *tailReader) next() (streams.Stored, error) {
 // TestTailDeliversEveryEventInOrder checks that readers from any position get every event in order, even if they are
 // further back than a small tail, and after the tail was closed.
 func TestTailDeliversEveryEventInOrder(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	events := messages("100", 4000)
@@ -103,6 +104,7 @@ func TestTailDeliversEveryEventInOrder(t *testing.T) {
 
 // TestTailDecodesOnce checks that two readers share a decoded event.
 func TestTailDecodesOnce(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	tail := newTail(t, s, streams.TailOptions{})
@@ -126,6 +128,7 @@ func TestTailDecodesOnce(t *testing.T) {
 // TestTailDropsTheEventsOfAReplacedStream checks that a reader of a new stream does not get events of the old one with
 // the same sequences.
 func TestTailDropsTheEventsOfAReplacedStream(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	tail := newTail(t, s, streams.TailOptions{})
@@ -176,6 +179,7 @@ func TestTailGoesOnAfterARestart(t *testing.T) {
 // TestBatchIsBoundedAndRedelivered checks that a batch is bounded, does not wait without a Pace, has malformed
 // messages in their places, and is delivered again after it was refused.
 func TestBatchIsBoundedAndRedelivered(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	publish(t, s, messages("100", 300))
@@ -225,6 +229,7 @@ func TestBatchIsBoundedAndRedelivered(t *testing.T) {
 // TestPaceBoundsTheRateOfBatches checks that events that are stored one by one are delivered in at most one batch per
 // Pace, and all of them are delivered.
 func TestPaceBoundsTheRateOfBatches(t *testing.T) {
+	t.Parallel()
 	s := streamstest.Run(t, unsynced)
 	s.Stream(t, streams.Spec{})
 	const n, pace = 300, 20 * time.Millisecond

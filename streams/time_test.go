@@ -15,6 +15,7 @@ import (
 // TestTimesOfHeaders checks that a message with a time that can't be written as JSON is not an event, so
 // that no list fails because of it.
 func TestTimesOfHeaders(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Time{
 		"2026-01-02T03:04:05.6+01:00": time.Date(2026, 1, 2, 2, 4, 5, 6e8, time.UTC),

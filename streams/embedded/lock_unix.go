@@ -21,3 +21,13 @@ func takeLock(f *os.File) error {
 	}
 	return nil
 }
+
+// releaseLock releases the lock. Closing the file is not enough: a child process that is being started at
+// that moment has it open too, until it runs its program. A file that is closed has no lock.
+func releaseLock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	if err != nil && !errors.Is(err, syscall.EBADF) {
+		return fmt.Errorf("release lock: %w", err)
+	}
+	return nil
+}

@@ -241,6 +241,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("stop server: %w", ctx.Err())
 	}
+	if err := releaseLock(s.lock); err != nil {
+		return fmt.Errorf("unlock data directory: %w", err)
+	}
 	if err := s.lock.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("unlock data directory: %w", err)
 	}

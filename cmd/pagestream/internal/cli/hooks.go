@@ -42,6 +42,9 @@ func (HooksListCommand) Run(c *CLI) error {
 				case len(s.UnknownPages) > 0:
 					state = fmt.Sprintf("there is no page %s; run: pagestream pages list", s.UnknownPages[0])
 				}
+				if state == "ok" && s.UnknownCompany != "" {
+					state = fmt.Sprintf("there is no company %s; run: pagestream companies list", s.UnknownCompany)
+				}
 				return cells{s.Name, s.Host, s.Position, s.Lag, s.Delivered, s.Failed, s.DeadLetters, state}
 			})
 	})

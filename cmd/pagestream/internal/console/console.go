@@ -44,8 +44,8 @@ type Options struct {
 	Tokens *tokens.Tokens
 	// History has the actions on record.
 	History *history.History
-	// SessionKey signs session cookies. It must have at least 32 bytes. Sessions survive
-	// a restart with the same key.
+	// SessionKey encrypts session cookies. It must have 32 bytes. Sessions survive a
+	// restart with the same key.
 	SessionKey []byte
 
 	Version string
@@ -69,7 +69,7 @@ type Console struct {
 // New returns a console and starts to sample the rate of incoming events. It panics if
 // the operator, the tokens or the key is missing, which is a programming error.
 func New(o Options) *Console {
-	if o.Operator == nil || len(o.SessionKey) < 32 || o.Tokens == nil {
+	if o.Operator == nil || len(o.SessionKey) != keySize || o.Tokens == nil {
 		panic("console: Operator, Tokens and a SessionKey of 32 bytes are required")
 	}
 	c := &Console{

@@ -1,10 +1,8 @@
 package console
 
 import (
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/base64"
 	"encoding/binary"
 	"net/http"
@@ -38,36 +36,40 @@ const (
 	secureName  = "__Host-" + cookieName
 	maxSignIn   = 4 << 10
 	maxSignOuts = 10_000
-	nonceSize   = 16
-	// headSize is the size of the nonce and the time before the name of the token.
-	headSize     = nonceSize + 8
+	// keySize is the size of the key of sessions.
+	keySize = 32
+	// nonceSize is the size of the random bytes that a cookie begins with, tagSize that of
+	// what authenticates it at its end.
+	nonceSize = 12
+	tagSize   = 16
+	// headSize is the size of the time and the proof before the name of the token.
+	headSize     = 8 + len(tokens.Proof{})
 	maxTokenName = 64
 )
 
-// purpose separates the keys of sessions from others of the same secret.
-const purpose = "console session"
+// encoding is strict, so that a cookie has one value.
+var encoding = base64.RawURLEncoding.Strict()
 
 // sessions creates and checks session cookies. A cookie has the name of the token that
-// signed in, and is signed with a key of that token. Cookies are not stored: a session
+// signed in and the proof that its text was known then, and is encrypted and authenticated
+// with a key of the process. So neither the key together with all that is stored of tokens
+// is enough to make one, nor a token's text without the key. Cookies are not stored: a session
 // survives a restart of the process. It ends when it expires, when its token is changed,
 // revoked or expires, or at a sign-out. Sign-outs are kept in memory, so a restart forgets
 // them; by that time the browser has deleted its cookie.
 type sessions struct {
 	now    func() time.Time
-	secret []byte
+	aead   cipher.AEAD
 	tokens *tokens.Tokens
 	ended  *lru.Cache[[nonceSize]byte, struct{}]
 }
 
-func newSessions(secret []byte, known *tokens.Tokens, now func() time.Time) *sessions {
+// newSessions returns the sessions with a key of [keySize] bytes.
+func newSessions(key []byte, known *tokens.Tokens, now func() time.Time) *sessions {
+	block, _ := aes.NewCipher(key)                              // fails for another size
+	aead, _ := cipher.NewGCMWithRandomNonce(block)              // fails for another cipher
 	ended, _ := lru.New[[nonceSize]byte, struct{}](maxSignOuts) // fails for a size below 1
-	return &sessions{now: now, secret: secret, tokens: known, ended: ended}
-}
-
-func sign(key, body []byte) []byte {
-	m := hmac.New(sha256.New, key)
-	m.Write(body)
-	return m.Sum(nil)
+	return &sessions{now: now, aead: aead, tokens: known, ended: ended}
 }
 
 // roleOf returns the role of the holder of a token, empty if it has none: the tokens of
@@ -93,33 +95,36 @@ func (s *sessions) find(text string) (tokens.Holder, error) {
 	return h, err
 }
 
-// begin returns the value of a new session's cookie: a nonce, when it expires, the token's
-// name, and the signature of these.
-func (s *sessions) begin(h tokens.Holder) string {
-	body := make([]byte, nonceSize, headSize+len(h.Name)+sha256.Size)
-	_, _ = rand.Read(body) // never fails: crypto/rand
-	body = binary.BigEndian.AppendUint64(body, uint64(s.now().Add(SessionLife).Unix()))
-	body = append(body, h.Name...)
-	return base64.RawURLEncoding.EncodeToString(append(body, sign(h.Key(s.secret, purpose), body)...))
+// begin returns the value of a new session's cookie for a holder with the proof of the
+// token's text.
+func (s *sessions) begin(h tokens.Holder, proof tokens.Proof) string {
+	body := binary.BigEndian.AppendUint64(nil, uint64(s.now().Add(SessionLife).Unix()))
+	body = append(append(body, proof[:]...), h.Name...)
+	return encoding.EncodeToString(s.aead.Seal(nil, nil, body, nil))
 }
 
 // open checks a cookie's value and returns its contents. It fails with [tokens.ErrInvalid]
 // if the value is not valid, is expired, or was signed out, or if its token is not valid any
 // more, and with [tokens.ErrUnavailable].
 func (s *sessions) open(value string) (h tokens.Holder, nonce [nonceSize]byte, expires time.Time, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(value)
-	if err != nil || len(b) <= headSize+sha256.Size || len(b) > headSize+maxTokenName+sha256.Size {
+	b, err := encoding.DecodeString(value)
+	const rest = nonceSize + headSize + tagSize
+	// The decoder skips line ends.
+	if err != nil || len(b) <= rest || len(b) > rest+maxTokenName || strings.ContainsAny(value, "\r\n") {
 		return h, nonce, expires, tokens.ErrInvalid
 	}
-	body, mac := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
-	copy(nonce[:], body)
-	expires = time.Unix(int64(binary.BigEndian.Uint64(body[nonceSize:])), 0)
+	copy(nonce[:], b)
+	body, err := s.aead.Open(nil, nil, b, nil)
+	if err != nil {
+		return h, nonce, expires, tokens.ErrInvalid
+	}
+	expires = time.Unix(int64(binary.BigEndian.Uint64(body)), 0)
 	holder, err := s.tokens.Named(string(body[headSize:]))
 	if err != nil {
 		return h, nonce, expires, err
 	}
-	if subtle.ConstantTimeCompare(sign(holder.Key(s.secret, purpose), body), mac) != 1 ||
-		!s.now().Before(expires) || s.ended.Contains(nonce) || roleOf(holder) == "" {
+	if !holder.Proves(tokens.Proof(body[8:headSize])) || !s.now().Before(expires) || s.ended.Contains(nonce) ||
+		roleOf(holder) == "" {
 		return h, nonce, expires, tokens.ErrInvalid
 	}
 	return holder, nonce, expires, nil
@@ -178,7 +183,8 @@ func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxSignIn)
 	next := local(r.PostFormValue("next"))
-	h, err := c.sessions.find(strings.TrimSpace(r.PostFormValue("token")))
+	text := strings.TrimSpace(r.PostFormValue("token"))
+	h, err := c.sessions.find(text)
 	if err != nil {
 		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, Failed: true})
 		return
@@ -187,7 +193,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	action.Done()
 	action.End()
 	c.opts.Logger.Info("signed in", "token", h.Name, "role", roleOf(h), "remote", r.RemoteAddr)
-	c.setCookie(w, r, c.sessions.begin(h), int(SessionLife.Seconds()))
+	c.setCookie(w, r, c.sessions.begin(h, tokens.ProofOf(text)), int(SessionLife.Seconds()))
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 

@@ -171,6 +171,9 @@ type Options struct {
 	// Users is nil with an external NATS server.
 	Users  Users
 	Logger *slog.Logger
+
+	// busy makes the fillers work without a rest, for tests of many events.
+	busy bool
 }
 
 // Consumers creates, lists and removes consumers, and fills their outboxes while Run

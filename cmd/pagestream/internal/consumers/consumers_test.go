@@ -213,6 +213,7 @@ func read(t *testing.T, c jetstream.Consumer, n int) (seqs []uint64, pages map[s
 }
 
 func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	for _, page := range []domain.PageID{"100", "200"} {
 		r.store(t, page, domain.PageConnected, 1)
@@ -263,6 +264,7 @@ func TestConsumerReadsItsPagesAndTypesOnly(t *testing.T) {
 
 // TestEveryPageMustBeSaid checks that no empty choice of pages or types is taken for all.
 func TestEveryPageMustBeSaid(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	for _, c := range []struct {
 		want error
@@ -292,6 +294,7 @@ func TestEveryPageMustBeSaid(t *testing.T) {
 // program starts: they go on after what they have acknowledged, for the same user. Those of before there was
 // All get every page, as they did.
 func TestStoredSpecsKeepTheirMeaning(t *testing.T) {
+	t.Parallel()
 	r := newStream(t)
 	pair, err := nkeys.CreateUser()
 	require.NoError(t, err)
@@ -347,6 +350,7 @@ func manyPages(n int) (out []domain.PageID) {
 // TestCompanyPagesAreFollowed checks that a company's consumer gets the events of a page from when it joins the
 // company until it leaves, and no others.
 func TestCompanyPagesAreFollowed(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
 	require.NoError(t, err)
@@ -382,6 +386,7 @@ func TestCompanyPagesAreFollowed(t *testing.T) {
 // TestReconnectedConsumerMissesNothing checks that a consumer which disconnected gets
 // each event that was stored in the meantime exactly once.
 func TestReconnectedConsumerMissesNothing(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "slow", Pages: []domain.PageID{"100"}})
 	require.NoError(t, err)
@@ -407,6 +412,7 @@ func TestReconnectedConsumerMissesNothing(t *testing.T) {
 // TestRunRestoresUsers checks that Run sets the users again after a restart, from
 // what is stored.
 func TestRunRestoresUsers(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
 	require.NoError(t, err)

@@ -13,7 +13,6 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
-	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -168,7 +167,7 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 			return false, err
 		}
 	}
-	owners, err := s.owners(ctx, list)
+	owners, err := s.selection.Owners(ctx, s.opts.Pages, list)
 	if err != nil {
 		return false, err
 	}
@@ -178,7 +177,13 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 		return false, ctx.Err()
 	}
 	began := time.Now()
-	defer func() { time.AfterFunc(min(rest*time.Since(began), maxRest), func() { <-s.filling }) }()
+	defer func() {
+		pause := min(rest*time.Since(began), maxRest)
+		if s.opts.busy {
+			pause = 0
+		}
+		time.AfterFunc(pause, func() { <-s.filling })
+	}()
 	for i, m := range list {
 		if m.Malformed != nil {
 			continue
@@ -204,33 +209,6 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 		err = nil
 	}
 	return more, err
-}
-
-// owners returns who the events belong to, if the selection depends on it. It waits
-// until the read model of pages has applied the events, so that the answers are final.
-func (s *session) owners(ctx context.Context, list []streams.Message) ([]pages.Ownership, error) {
-	out := make([]pages.Ownership, len(list))
-	if !s.selection.ByOwner() {
-		return out, nil
-	}
-	if err := s.opts.Pages.WaitFor(ctx, list[len(list)-1].Seq); err != nil {
-		return nil, fmt.Errorf("wait for read model of pages: %w", err)
-	}
-	err := pages.Owners(s.opts.Pages, func(owner pages.OwnerFunc) (err error) {
-		for i, m := range list {
-			if m.Malformed != nil || !s.selection.WantsType(m.Type) {
-				continue
-			}
-			if out[i], err = owner(m.Page, m.Seq); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find owners of events: %w", err)
-	}
-	return out, nil
 }
 
 // add adds an event to the batch, which is stored first if it is complete. A batch with

@@ -68,6 +68,7 @@ func (r *fixture) stored(t *testing.T, a Consumer) (seqs []uint64) {
 // TestOutboxHasTheSameEvents checks that an event in an outbox has the headers and the data that it has in the
 // stream, byte by byte, its sequence and its time, and that sealed tokens are left out.
 func TestOutboxHasTheSameEvents(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	r.connect(t, "100", "acme")
 	m, err := streams.Encode(domain.Event{
@@ -120,11 +121,12 @@ func TestOutboxHasTheSameEvents(t *testing.T) {
 // TestStoppedConsumerCatchesUp checks that a consumer that was stopped for 100,000 events, while pages join and
 // leave its company, gets each event of the company once and in order, and no others.
 func TestStoppedConsumerCatchesUp(t *testing.T) {
+	t.Parallel()
 	n := 100_000
 	if testing.Short() {
 		n = 10_000
 	}
-	r := newFixture(t)
+	r := newFixture(t, func(o *Options) { o.busy = true })
 	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
 	require.NoError(t, err)
 	nc, _ := reader(t, a)
@@ -138,7 +140,7 @@ func TestStoppedConsumerCatchesUp(t *testing.T) {
 		stored += many
 	}
 	began := time.Now()
-	r.filledWithin(t, "acme", 4*streamstest.Limit) // filling rests three times as long as it works
+	r.filledWithin(t, "acme", 4*streamstest.Limit)
 	t.Logf("filled %d ms after the last event", time.Since(began).Milliseconds())
 	want := r.wanted(t, "acme")
 	require.Greater(t, len(want), n/10)
@@ -165,6 +167,7 @@ func (r *fixture) storeOn(t *testing.T, n int, page func() domain.PageID) {
 // TestKilledFillersLoseAndDoubleNothing kills the filler at random moments, with its connection or without, while
 // events are stored and the consumer reads. Another one goes on each time.
 func TestKilledFillersLoseAndDoubleNothing(t *testing.T) {
+	t.Parallel()
 	r := newStream(t)
 	r.Consumers = r.node(t)
 	a, err := r.Add(t.Context(), Spec{Name: "acme", Company: "acme"})
@@ -222,6 +225,7 @@ func TestKilledFillersLoseAndDoubleNothing(t *testing.T) {
 // TestTwoFillersAtOnce checks that the fillers of two nodes store each event once, in order, and that the second
 // one goes on when the first one ends.
 func TestTwoFillersAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	other := r.run(t, r.node(t))
 	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
@@ -245,6 +249,7 @@ func TestTwoFillersAtOnce(t *testing.T) {
 // TestFullOutboxWaits checks that a full outbox stops its filler only: events are stored all the same, and the
 // consumer gets all of them when it reads. A full outbox can be rewound.
 func TestFullOutboxWaits(t *testing.T) {
+	t.Parallel()
 	r := newStream(t, func(o *embedded.Options) { o.MaxPayload = 128 << 10 })
 	r.Consumers = r.node(t, func(o *Options) { o.MaxBytes = 1 })
 	r.run(t, r.Consumers)
@@ -292,6 +297,7 @@ func readUntil(t *testing.T, c jetstream.Consumer, n int) (seqs []uint64, pages 
 // TestRewind checks that a rewound consumer gets the events from the target on again, in order and once, whether
 // it has read everything or not, and that it can't be rewound past what it has not read.
 func TestRewind(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm", Pages: []domain.PageID{"100"}})
 	require.NoError(t, err)
@@ -340,6 +346,7 @@ func TestRewind(t *testing.T) {
 // TestErasedEventsLeaveOutboxes checks that erased events are deleted from an outbox, both by the eraser and by a
 // filler that had read them before, and that those of others stay.
 func TestErasedEventsLeaveOutboxes(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true, Types: []domain.Type{domain.MessageReceived}})
 	require.NoError(t, err)
@@ -382,6 +389,7 @@ func TestErasedEventsLeaveOutboxes(t *testing.T) {
 // TestUserReadsItsOutboxOnly checks that a consumer's user gets no answer from the stream of all events, from other
 // outboxes, or from what is stored beside them, and can't forge events.
 func TestUserReadsItsOutboxOnly(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t)
 	r.connect(t, "100", "acme")
 	r.store(t, "100", domain.MessageReceived, 5)
@@ -486,6 +494,7 @@ func TestAddIsQuick(t *testing.T) {
 // TestRestartKeepsOutboxes checks that outboxes, their positions and their consumers are there after a restart of
 // the server.
 func TestRestartKeepsOutboxes(t *testing.T) {
+	t.Parallel()
 	r := newStream(t, func(o *embedded.Options) { o.Listen = "" }) // connections of a listening server don't survive it
 	r.Consumers = r.node(t, func(o *Options) { o.Users = nil })
 	r.run(t, r.Consumers)
@@ -527,6 +536,7 @@ func (r *fixture) acked(t *testing.T, name string, left uint64) Consumer {
 // TestHalfABatchIsGoneOnFrom checks that a filler goes on after the events of a batch of which the server kept the
 // beginning only, and that a message that is no event of a filler does not stop it.
 func TestHalfABatchIsGoneOnFrom(t *testing.T) {
+	t.Parallel()
 	r := newStream(t)
 	r.Consumers = r.node(t)
 	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
@@ -557,6 +567,7 @@ func TestHalfABatchIsGoneOnFrom(t *testing.T) {
 
 // TestNoSpaceIsSaid checks that a consumer is not added if there is no space for its stream.
 func TestNoSpaceIsSaid(t *testing.T) {
+	t.Parallel()
 	r := newStream(t, func(o *embedded.Options) { o.MaxStore = 100 << 20 })
 	r.Consumers = r.node(t)
 	_, err := r.Add(t.Context(), Spec{Name: "one", All: true})

@@ -10,8 +10,9 @@
 // pages, and a dead letter that is sent again is out of order. After a try timed
 // out, the next one may reach an endpoint that still processes the first.
 //
-// Content: an endpoint gets what a [meta.Selection] of its pages and types has, and
-// never a sealed token.
+// Content: an endpoint gets what a [meta.Selection] of its pages, company and types
+// has, and never a sealed token. A company's events are those of pages that it had at
+// their sequence.
 //
 // Idempotency: delivery is at least once. An event is sent again with the same
 // webhook-id if the answer to it, or the record of the answer, was lost: a receiver

@@ -11,7 +11,6 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
-	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -34,6 +33,7 @@ var (
 type endpoint struct {
 	Endpoint
 	selection meta.Selection
+	company   string // the id
 	opts      Options
 	store     *store.Store
 	send      *sender
@@ -78,18 +78,39 @@ func newEndpoint(c Endpoint, o Options, client *http.Client, st *store.Store, fl
 		c.Timeout = DefaultTimeout
 	}
 	e := &endpoint{
-		Endpoint: c, selection: c.selection(), opts: o, store: st, flush: flush,
+		Endpoint: c, opts: o, store: st, flush: flush,
 		send: &sender{client: client, url: c.URL, keys: keys, timeout: c.Timeout},
 		log:  o.Logger.With("endpoint", c.Name),
 
 		lanes: make(map[domain.PageID]*lane), dirtyPages: make(map[domain.PageID]bool),
 	}
+	// A company that is not known yet has the name that it will have as its id.
+	e.company = string(c.Company)
+	if id, found := e.findCompany(); found {
+		e.company = id
+	}
+	e.selection = c.selection(e.company)
 	e.cond = sync.NewCond(&e.mu)
 	return e, nil
 }
 
-// wants reports whether the event is sent to the endpoint.
-func (e *endpoint) wants(s streams.Stored) bool { return e.selection.Wants(s, pages.Ownership{}) }
+// findCompany returns the id of the endpoint's company, and false if it has none or there is no such company.
+func (e *endpoint) findCompany() (string, bool) {
+	if e.Company == "" {
+		return "", false
+	}
+	return e.opts.FindCompany(string(e.Company))
+}
+
+// wants reports whether the event is sent to the endpoint. For a company it waits until the read model of
+// pages has applied the event.
+func (e *endpoint) wants(ctx context.Context, s streams.Stored) (bool, error) {
+	owners, err := e.selection.Owners(ctx, e.opts.Pages, []streams.Message{{Stored: s}})
+	if err != nil {
+		return false, err
+	}
+	return e.selection.Wants(s, owners[0]), nil
+}
 
 // lane returns the page's lane and creates it if there is none.
 func (e *endpoint) lane(page domain.PageID) *lane {

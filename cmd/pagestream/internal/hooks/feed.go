@@ -75,13 +75,28 @@ func (e *endpoint) follow(ctx context.Context) error {
 		err := streams.Follow(ctx, e.opts.JS, streams.ReadOptions{
 			Stream: streams.Name, From: from, Filters: e.filters(),
 			Malformed: func(seq uint64, _ error) error { return e.accept(ctx, streams.Stored{Seq: seq}, false) },
-		}, func(s streams.Stored) error { return e.accept(ctx, s, e.wants(s)) })
+		}, func(s streams.Stored) error { return e.next(ctx, s) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case !errors.Is(err, errDisabled):
 			return fmt.Errorf("follow stream: %w", err)
 		}
+	}
+}
+
+// next accepts an event of the stream, when it is known whether the endpoint wants it.
+func (e *endpoint) next(ctx context.Context, s streams.Stored) error {
+	retry := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
+	for {
+		wanted, err := e.wants(ctx, s)
+		if err == nil {
+			return e.accept(ctx, s, wanted)
+		}
+		if waitErr := retry.Wait(ctx); waitErr != nil {
+			return waitErr
+		}
+		e.log.Warn("can't find out whose an event is; trying again", "sequence", s.Seq, "err", err)
 	}
 }
 
@@ -158,10 +173,11 @@ func (e *endpoint) noneWanted(ctx context.Context, from, to uint64) bool {
 		Stream: streams.Name, From: from, To: to, Filters: e.filters(),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(s streams.Stored) error {
-		if e.wants(s) {
+		wanted, err := e.wants(ctx, s)
+		if wanted {
 			return errStop
 		}
-		return nil
+		return err
 	})
 	return err == nil
 }

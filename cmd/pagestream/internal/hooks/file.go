@@ -10,6 +10,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// Company is the name or the id of a company, empty for none. In a file it can't be empty.
+type Company string
+
+// UnmarshalYAML implements [yaml.Unmarshaler]. An empty text is an error, which is not shown.
+func (c *Company) UnmarshalYAML(n *yaml.Node) error {
+	var text string
+	if err := n.Decode(&text); err != nil || text == "" {
+		return ErrFile
+	}
+	*c = Company(text)
+	return nil
+}
+
 // maxFile bounds the file of endpoints, in bytes.
 const maxFile = 1 << 20
 
@@ -37,8 +50,8 @@ func ReadFile(path string) ([]Endpoint, error) {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	if err := d.Decode(&list); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: %s is not a list of endpoints with name, url, secrets, pages or all, types, timeout and from; "+
-			"see: pagestream config example", ErrFile, path)
+		return nil, fmt.Errorf("%w: %s is not a list of endpoints with name, url, secrets, pages, company or all, types, "+
+			"timeout and from; see: pagestream config example", ErrFile, path)
 	}
 	return list, nil
 }

@@ -26,7 +26,7 @@ func file(t *testing.T, text string) string {
 // TestInvalidFileErrorHasNoContents checks that the error for an invalid file contains
 // no text of the file.
 func TestInvalidFileErrorHasNoContents(t *testing.T) {
-	for _, text := range []string{"hunter2", "- nmae: hunter2\n", "- name: [hunter2]\n", "a: {b: hunter2}"} {
+	for _, text := range []string{"- name: hunter2\n  company: \"\"\n", "- name: crm\n  company: [hunter2]\n", "hunter2", "- nmae: hunter2\n", "- name: [hunter2]\n", "a: {b: hunter2}"} {
 		_, err := hooks.ReadFile(file(t, text))
 		require.ErrorIs(t, err, hooks.ErrFile)
 		assert.NotContains(t, err.Error(), "hunter2")

@@ -21,6 +21,8 @@ func FuzzFile(f *testing.F) {
 	f.Add(good)
 	f.Add(good + good)
 	f.Add("- {name: crm, url: https://u:hunter2@crm.example/in, secrets: [whsec_hunter2], pages: [\"\"]}\n")
+	f.Add(strings.Replace(good, "all: true", "company: Acme", 1))
+	f.Add(strings.Replace(good, "all: true", "company: ''", 1))
 	f.Add("- &a {name: *a}\n")
 	f.Add("hunter2: [}")
 	f.Add("- {name: crm, url: 'http://', secrets: [], all: true, types: []}\n")
@@ -51,7 +53,7 @@ func FuzzFile(f *testing.F) {
 			require.NoError(t, err)
 			require.NotEmpty(t, u.Host)
 			require.Nil(t, u.User)
-			require.NotEqual(t, e.All, len(e.Pages) > 0, "all pages or some")
+			require.NotEqual(t, e.All, len(e.Pages) > 0 || e.Company != "", "all pages or some")
 			require.NotEmpty(t, e.Secrets)
 			for _, secret := range e.Secrets {
 				key, err := hooks.ParseSecret(secret)
@@ -64,6 +66,6 @@ func FuzzFile(f *testing.F) {
 
 // hooksFileError is the error for each file that is not a list of endpoints.
 func hooksFileError(path string) string {
-	return fmt.Sprintf("%v: %s is not a list of endpoints with name, url, secrets, pages or all, types, timeout and from; "+
-		"see: pagestream config example", hooks.ErrFile, path)
+	return fmt.Sprintf("%v: %s is not a list of endpoints with name, url, secrets, pages, company or all, types, "+
+		"timeout and from; see: pagestream config example", hooks.ErrFile, path)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -168,7 +169,7 @@ func (h *Hooks) Close() error {
 }
 
 // Status returns the state of each endpoint, in the order of the options. It reads
-// memory, and asks [Options.KnowsPage].
+// memory, and asks [Options.KnowsPage] and [Options.FindCompany].
 func (h *Hooks) Status() []Status {
 	list := make([]Status, len(h.endpoints))
 	for i, e := range h.endpoints {
@@ -177,20 +178,34 @@ func (h *Hooks) Status() []Status {
 	return list
 }
 
-// Receivers returns the names of the endpoints that get events of a page.
-func (h *Hooks) Receivers(page domain.PageID) (names []string) {
+// Receivers returns the names of the endpoints that get events of a page, or may have got
+// some when their company had it.
+func (h *Hooks) Receivers(page domain.PageID) (names []string, err error) {
 	for _, e := range h.endpoints {
-		if e.All || slices.Contains(e.Pages, page) {
+		gets := e.All || slices.Contains(e.Pages, page)
+		if !gets && e.company != "" {
+			held, err := pages.Held(h.opts.Pages, e.company)
+			if err != nil {
+				return nil, fmt.Errorf("list pages of a company: %w", err)
+			}
+			gets = slices.ContainsFunc(held, func(h pages.Holding) bool { return h.ID == page })
+		}
+		if gets {
 			names = append(names, e.Name)
 		}
 	}
-	return names
+	return names, nil
 }
 
-// Gets reports whether an endpoint gets events of a page and type.
-func (h *Hooks) Gets(name string, page domain.PageID, t domain.Type) bool {
+// Gets reports whether an endpoint gets an event, of which the page, the type and the
+// sequence are needed. For a company it waits until the read model of pages has applied
+// the event.
+func (h *Hooks) Gets(ctx context.Context, name string, s streams.Stored) (bool, error) {
 	e, err := h.endpoint(name)
-	return err == nil && e.wants(streams.Stored{Event: domain.Event{Page: page, Type: t}})
+	if err != nil {
+		return false, err
+	}
+	return e.wants(ctx, s)
 }
 
 // DeadLetters returns an endpoint's dead letters with a sequence after the given

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/projectionstest"
@@ -589,6 +590,52 @@ func TestStatusNamesUnknownPages(t *testing.T) {
 	require.Equal(t, []domain.PageID{"9"}, h.Status()[0].UnknownPages)
 }
 
+// TestCompanyOfAnEndpoint checks what an endpoint with a company must and must not say, and that the parts that
+// it needs are there.
+func TestCompanyOfAnEndpoint(t *testing.T) {
+	r := newFixture(t)
+	change := func(f func(*Options)) error {
+		h, err := New(r.options(func(o *Options) {
+			o.Endpoints[0].All, o.Endpoints[0].Company = false, "acme"
+			f(o)
+		}))
+		if err == nil {
+			require.NoError(t, h.Close())
+		}
+		return err
+	}
+	parts := func(o *Options) {
+		o.Pages = noPages{}
+		o.FindCompany = func(name string) (string, bool) { return "first name of " + name, name == "acme" }
+	}
+	require.NoError(t, change(parts))
+	require.ErrorContains(t, change(func(*Options) {}), "FindCompany")
+	require.ErrorContains(t, change(func(o *Options) { parts(o); o.Endpoints[0].All = true }), "company and all: true")
+	require.ErrorContains(t, change(func(o *Options) {
+		parts(o)
+		o.Endpoints[0].Pages = []domain.PageID{}
+	}), "pages is an empty list")
+
+	e := Endpoint{Company: "acme", Pages: []domain.PageID{"1"}}
+	assert.Nil(t, e.filters(), "which pages a company has changes")
+	e.Types = []domain.Type{domain.MessageReceived}
+	assert.Equal(t, streams.Filter("", domain.MessageReceived), e.filters())
+
+	for name, want := range map[Company]string{"acme": "", "unknown": "unknown"} {
+		h, err := New(r.options(func(o *Options) {
+			parts(o)
+			o.Endpoints[0].All, o.Endpoints[0].Company = false, name
+		}))
+		require.NoError(t, err)
+		assert.Equal(t, want, h.Status()[0].UnknownCompany)
+		assert.Equal(t, name == "acme", h.endpoints[0].company == "first name of acme")
+		require.NoError(t, h.Close())
+	}
+}
+
+// noPages is a read model of pages that is not read.
+type noPages struct{ meta.PagesModel }
+
 func TestTooManyFiltersAreNotSentToTheServer(t *testing.T) {
 	e := Endpoint{Pages: slices.Repeat([]domain.PageID{"1"}, 2*maxFilters)}
 	assert.Equal(t, streams.Filter("1"), e.filters())
@@ -597,7 +644,7 @@ func TestTooManyFiltersAreNotSentToTheServer(t *testing.T) {
 		e.Pages = append(e.Pages, domain.PageID(fmt.Sprint(i+1)))
 	}
 	assert.Nil(t, e.filters())
-	wants := func(s streams.Stored) bool { return e.selection().Wants(s, pages.Ownership{}) }
+	wants := func(s streams.Stored) bool { return e.selection("").Wants(s, pages.Ownership{}) }
 	assert.False(t, wants(streams.Stored{Event: domain.Event{Page: "9999"}}))
 	assert.True(t, wants(streams.Stored{Event: domain.Event{Page: "7"}}))
 }

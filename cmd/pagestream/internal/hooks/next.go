@@ -74,8 +74,11 @@ func (e *endpoint) readPage(ctx context.Context, page domain.PageID, from, to ui
 		Stream: streams.Name, From: from, To: to, Filters: streams.Filter(page, e.Types...),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(s streams.Stored) error {
-		if s.Page != page || !e.wants(s) {
+		if s.Page != page {
 			return nil
+		}
+		if wanted, err := e.wants(ctx, s); !wanted || err != nil {
+			return err
 		}
 		if bytes > 0 && bytes+size(s) > laneBytes {
 			return errStop

@@ -44,9 +44,12 @@ type Endpoint struct {
 	// Secrets are used to sign: each delivery has one signature for each secret.
 	// While a secret is being rotated, the old and the new one are both here.
 	Secrets []string `yaml:"secrets"`
-	// Pages are the pages whose events are sent. All is every page, instead of Pages.
-	Pages []domain.PageID `yaml:"pages"`
-	All   bool            `yaml:"all"`
+	// Pages are the pages whose events are sent, besides those of Company, whose events
+	// are those of the time at which the company had the page. All is every page, instead
+	// of the two.
+	Pages   []domain.PageID `yaml:"pages"`
+	Company Company         `yaml:"company"`
+	All     bool            `yaml:"all"`
 	// Types are the types of the events; nil means every type but page.* and
 	// subscription.*. Events that another app delivered are never sent.
 	Types []domain.Type `yaml:"types"`
@@ -57,7 +60,10 @@ type Endpoint struct {
 	From uint64 `yaml:"from"`
 }
 
-func (e Endpoint) selection() meta.Selection { return meta.Select(e.All, e.Pages, "", e.Types) }
+// selection returns the events that are sent, with the id of the endpoint's company.
+func (e Endpoint) selection(company string) meta.Selection {
+	return meta.Select(e.All, e.Pages, company, e.Types)
+}
 
 // maxFilters is the largest number of subjects that the server filters by. With
 // more, all events are read and filtered here.
@@ -66,11 +72,15 @@ const maxFilters = 200
 // filters returns the filter subjects of the endpoint, nil for all events.
 func (e Endpoint) filters() []string {
 	var out []string
-	for _, p := range e.Pages {
-		out = append(out, streams.Filter(p, e.Types...)...)
-	}
-	if e.All && len(e.Types) > 0 {
+	switch {
+	case (e.All || e.Company != "") && len(e.Types) == 0:
+		return nil
+	case e.All || e.Company != "":
 		out = streams.Filter("", e.Types...)
+	default:
+		for _, p := range e.Pages {
+			out = append(out, streams.Filter(p, e.Types...)...)
+		}
 	}
 	slices.Sort(out)
 	out = slices.Compact(out)
@@ -93,9 +103,13 @@ func (e Endpoint) check() error {
 		return fmt.Errorf("endpoint %q: empty page: %w", e.Name, ErrOptions)
 	case e.All && e.Pages != nil:
 		return fmt.Errorf("endpoint %q: it has pages and all: true; remove one: %w", e.Name, ErrOptions)
-	case !e.All && len(e.Pages) == 0:
-		return fmt.Errorf("endpoint %q: say which pages with pages: [...], or write all: true for every page: %w",
-			e.Name, ErrOptions)
+	case e.All && e.Company != "":
+		return fmt.Errorf("endpoint %q: it has company and all: true; remove one: %w", e.Name, ErrOptions)
+	case e.Pages != nil && len(e.Pages) == 0 && e.Company != "":
+		return fmt.Errorf("endpoint %q: pages is an empty list; remove it: %w", e.Name, ErrOptions)
+	case !e.All && len(e.Pages) == 0 && e.Company == "":
+		return fmt.Errorf("endpoint %q: say which pages with pages: [...] or company: NAME, "+
+			"or write all: true for every page: %w", e.Name, ErrOptions)
 	case e.Types != nil && len(e.Types) == 0:
 		return fmt.Errorf("endpoint %q: types is an empty list; remove it for every type: %w", e.Name, ErrOptions)
 	}
@@ -125,7 +139,12 @@ type Options struct {
 	// KnowsPage reports whether there is such a page. The status of an endpoint has the
 	// pages for which it returns false. Nil means that every page is known.
 	KnowsPage func(domain.PageID) bool
-	Logger    *slog.Logger
+	// Pages is the read model of pages, and FindCompany returns the id of the company that
+	// has a name, or has it as its id, and false if there is none. Both are required if an
+	// endpoint has a company.
+	Pages       meta.PagesModel
+	FindCompany func(name string) (id string, found bool)
+	Logger      *slog.Logger
 
 	// An event is given up after MaxAttempts failed tries (0 means no limit), or at
 	// the first failure that is GiveUpAfter or more after its first failed try,
@@ -156,6 +175,10 @@ func (o Options) withDefaults() Options {
 func (o Options) check() error {
 	if o.JS == nil || o.Path == "" || o.Encode == nil {
 		return fmt.Errorf("JS, Path and Encode are required: %w", ErrOptions)
+	}
+	byCompany := func(e Endpoint) bool { return e.Company != "" }
+	if slices.ContainsFunc(o.Endpoints, byCompany) && (o.Pages == nil || o.FindCompany == nil) {
+		return fmt.Errorf("a company needs Pages and FindCompany: %w", ErrOptions)
 	}
 	return Check(o.Endpoints)
 }

@@ -37,15 +37,21 @@ type Status struct {
 	DeadLetters int    `json:"dead_letters"`
 	// UnknownPages are the pages of the endpoint that don't exist, or not yet.
 	UnknownPages []domain.PageID `json:"unknown_pages,omitempty"`
+	// UnknownCompany is the company of the endpoint if there is none of that name, or not
+	// yet. It is then found by its first name only, until the next start.
+	UnknownCompany string `json:"unknown_company,omitempty"`
 }
 
 func (e *endpoint) status() Status {
-	unknown := e.unknownPages()
+	unknown, company := e.unknownPages(), ""
+	if _, found := e.findCompany(); !found {
+		company = string(e.Company)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Status{
 		Name: e.Name, Position: e.read, Delivered: e.delivered, Failed: e.failed, UnknownPages: unknown,
-		LastError: e.lastError, LastErrorAt: e.lastErrorAt, Disabled: e.disabled, DeadLetters: e.dead,
+		UnknownCompany: company, LastError: e.lastError, LastErrorAt: e.lastErrorAt, Disabled: e.disabled, DeadLetters: e.dead,
 	}
 	if u, err := url.Parse(e.URL); err == nil {
 		s.Host = u.Host

@@ -1,9 +1,12 @@
 package meta
 
 import (
+	"context"
+	"fmt"
 	"slices"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -61,4 +64,38 @@ func (s Selection) Wants(e streams.Stored, owner pages.Ownership) bool {
 		return true
 	}
 	return s.company != "" && owner.Company == s.company
+}
+
+// PagesModel is the read model of pages, which knows who an event belongs to.
+type PagesModel interface {
+	projections.Viewer
+	WaitFor(ctx context.Context, seq uint64) error
+}
+
+// Owners returns who each of the messages belongs to, in their order, for [Selection.Wants]. It is empty for those
+// that the selection does not have in any case. If the selection depends on owners, it waits until the read
+// model has applied the last of the messages, so that the answers are final.
+func (s Selection) Owners(ctx context.Context, model PagesModel, list []streams.Message) ([]pages.Ownership, error) {
+	out := make([]pages.Ownership, len(list))
+	if !s.ByOwner() || len(list) == 0 {
+		return out, nil
+	}
+	if err := model.WaitFor(ctx, list[len(list)-1].Seq); err != nil {
+		return nil, fmt.Errorf("wait for read model of pages: %w", err)
+	}
+	err := pages.Owners(model, func(owner pages.OwnerFunc) (err error) {
+		for i, m := range list {
+			if m.Malformed != nil || !s.WantsType(m.Type) {
+				continue
+			}
+			if out[i], err = owner(m.Page, m.Seq); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find owners of events: %w", err)
+	}
+	return out, nil
 }

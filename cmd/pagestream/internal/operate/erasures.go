@@ -31,7 +31,7 @@ type Erasure struct {
 // receiver is who gets contact.erased.
 type receiver struct {
 	name  string
-	gets  func(domain.PageID) bool
+	gets  func(streams.Stored) (bool, error)
 	acked func(seq uint64) (bool, error)
 }
 
@@ -49,7 +49,7 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 	}
 	if o.Hooks != nil {
 		for _, s := range o.Hooks.Status() {
-			receivers = append(receivers, o.hookReceiver(s))
+			receivers = append(receivers, o.hookReceiver(ctx, s))
 		}
 	}
 	out := []Erasure{}
@@ -64,7 +64,11 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 			Seq: e.Seq, Page: e.Page, Contact: e.Data.Erasure.Contact, At: e.At, Events: len(e.Data.Erasure.Events),
 		}
 		for _, r := range receivers {
-			if !r.gets(e.Page) {
+			gets, err := r.gets(e)
+			if err != nil {
+				return err
+			}
+			if !gets {
 				continue
 			}
 			acked, err := r.acked(e.Seq)
@@ -86,8 +90,8 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 func consumerReceiver(c consumers.Consumer) receiver {
 	return receiver{
 		name: c.Name,
-		gets: func(page domain.PageID) bool {
-			return c.All || slices.Contains(c.Pages, page) || slices.Contains(c.Known, page)
+		gets: func(e streams.Stored) (bool, error) {
+			return c.All || slices.Contains(c.Pages, e.Page) || slices.Contains(c.Known, e.Page), nil
 		},
 		acked: func(seq uint64) (bool, error) { return c.Seq >= seq || c.Lag == 0 && c.Filled >= seq, nil },
 	}
@@ -95,10 +99,10 @@ func consumerReceiver(c consumers.Consumer) receiver {
 
 // hookReceiver returns the receiver of a webhook: what is finished was answered with 2xx, or
 // is a dead letter.
-func (o *Operator) hookReceiver(s hooks.Status) receiver {
+func (o *Operator) hookReceiver(ctx context.Context, s hooks.Status) receiver {
 	return receiver{
 		name: s.Name,
-		gets: func(page domain.PageID) bool { return o.Hooks.Gets(s.Name, page, domain.ContactErased) },
+		gets: func(e streams.Stored) (bool, error) { return o.Hooks.Gets(ctx, s.Name, e) },
 		acked: func(seq uint64) (bool, error) {
 			if s.Position < seq {
 				return false, nil

@@ -50,8 +50,8 @@ func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain
 		return out, err
 	}
 	out.Consumers, err = o.consumersOf(ctx, page)
-	if o.Hooks != nil {
-		out.Hooks = o.Hooks.Receivers(page)
+	if err == nil && o.Hooks != nil {
+		out.Hooks, err = o.Hooks.Receivers(page)
 	}
 	return out, err
 }

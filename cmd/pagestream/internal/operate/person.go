@@ -158,8 +158,9 @@ func (o *Operator) consumersOf(ctx context.Context, page domain.PageID) (names [
 // receivers returns the names of the consumers and webhooks that get events of a page.
 func (o *Operator) receivers(ctx context.Context, page domain.PageID) ([]string, error) {
 	names, err := o.consumersOf(ctx, page)
-	if o.Hooks != nil {
-		names = append(names, o.Hooks.Receivers(page)...)
+	if err != nil || o.Hooks == nil {
+		return names, err
 	}
-	return names, err
+	more, err := o.Hooks.Receivers(page)
+	return append(names, more...), err
 }

@@ -140,7 +140,7 @@ func floodBody(page string, number, items int) []byte {
 	return b.Bytes()
 }
 
-// quiet sends one message of each of some pages every 100 ms for a while, and returns the times of the
+// quiet sends one message of each of some pages every 50 ms for a while, and returns the times of the
 // answers, sorted. Every delivery must be stored.
 func quiet(t *testing.T, addr, round string, d time.Duration) []time.Duration {
 	t.Helper()
@@ -149,10 +149,10 @@ func quiet(t *testing.T, addr, round string, d time.Duration) []time.Duration {
 	var wg sync.WaitGroup
 	for page := range 4 {
 		wg.Go(func() {
-			tick := time.NewTicker(100 * time.Millisecond)
+			tick := time.NewTicker(50 * time.Millisecond)
 			defer tick.Stop()
-			time.Sleep(time.Duration(page) * 25 * time.Millisecond)
-			for i := range int(d / (100 * time.Millisecond)) {
+			time.Sleep(time.Duration(page) * 12 * time.Millisecond)
+			for i := range int(d / (50 * time.Millisecond)) {
 				<-tick.C
 				wg.Go(func() { // it does not wait for the answers before
 					id := fmt.Sprint(8000 + page)
@@ -184,7 +184,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 // wide, because other processes may use the machine; without turns the others wait for seconds.
 func TestAFloodingPageDelaysNoOther(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes 20 seconds")
+		t.Skip("it takes 15 seconds")
 	}
 	dir := t.TempDir()
 	cfg := testConfig(dir)
@@ -194,8 +194,8 @@ func TestAFloodingPageDelaysNoOther(t *testing.T) {
 	spawn(t, "-c", file, "serve")
 	awaitServer(t, cfg)
 
-	const d = 5 * time.Second
-	alone := quiet(t, cfg.HTTP.Public, "alone", 2*time.Second)
+	const d = 3 * time.Second
+	alone := quiet(t, cfg.HTTP.Public, "alone", time.Second)
 	t.Logf("alone: p50 %s, p99 %s", quantile(alone, 0.5), quantile(alone, 0.99))
 	var goodput []float64
 	for _, connections := range []int{32, 64, 128} {

@@ -18,6 +18,7 @@ import (
 // erased contact passes, and that it reports a message that was deleted without a record and one
 // that is stored twice.
 func TestAuditFindsLostAndDuplicatedEvents(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 6 {
 		body := message("700", fmt.Sprint("3", i%2), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))

@@ -46,6 +46,7 @@ func offline(t *testing.T, cfg config.Config, args ...string) (code int, stdout,
 // TestBackupRestore checks that an installation restored from a backup has the same read models
 // and keys, and passes the audit.
 func TestBackupRestore(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	fillConversations(t, r)
 	dir := filepath.Join(t.TempDir(), "backup")
@@ -80,6 +81,7 @@ func TestBackupRestore(t *testing.T) {
 
 // TestExportImport checks the same for an export to a file that was truncated and continued.
 func TestExportImport(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	fillConversations(t, r)
 	want := r.digests(t)

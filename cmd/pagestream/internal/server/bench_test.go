@@ -21,6 +21,7 @@ import (
 
 // TestBenchInterrupted checks that an interrupted bench ends soon and leaves no files.
 func TestBenchInterrupted(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	dir := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,29 +30,55 @@ type tab struct {
 	base string
 }
 
-// newBrowser starts Chromium, or skips the test if it is not installed.
-func newBrowser(t *testing.T, base string) *tab {
-	t.Helper()
-	path := ""
+// browser is the Chromium of the test run, which all tests share, and stopBrowser ends it. Its start
+// takes longer than most tests.
+var (
+	browser     = sync.OnceValues(startBrowser)
+	stopBrowser = func() {}
+)
+
+// startBrowser starts Chromium. It fails with [exec.ErrNotFound] if it is not installed.
+func startBrowser() (context.Context, error) {
+	var path string
+	var err error
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
+		if path, err = exec.LookPath(name); err == nil {
 			break
 		}
 	}
-	if path == "" {
-		t.Skip("Chromium is not installed; run: apt-get install chromium")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "pagestream-test-browser")
+	if err != nil {
+		return nil, err
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-dev-shm-usage", true))
-	alloc, stop := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
-	t.Cleanup(stop)
+		chromedp.UserDataDir(dir), chromedp.Flag("disable-dev-shm-usage", true))
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(func() {
+	stopBrowser = func() {
 		_ = chromedp.Cancel(ctx) // waits until the browser no longer uses its directory
 		cancel()
+		stop()
+		_ = os.RemoveAll(dir)
+	}
+	return ctx, chromedp.Do(ctx) // it runs as long as the context of the first action
+}
+
+// newBrowser opens a tab with its own cookies, or skips the test if Chromium is not installed.
+func newBrowser(t *testing.T, base string) *tab {
+	t.Helper()
+	parent, err := browser()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("Chromium is not installed; run: apt-get install chromium")
+	}
+	require.NoError(t, err)
+	ctx, cancel := chromedp.NewContext(parent, chromedp.WithNewBrowserContext())
+	t.Cleanup(func() {
+		_ = chromedp.Cancel(ctx)
+		cancel()
 	})
-	// The browser runs as long as the context of the first action.
 	require.NoError(t, chromedp.Do(ctx))
 	b := &tab{t: t, ctx: ctx, base: base}
 	b.setScreen(1280, "light")

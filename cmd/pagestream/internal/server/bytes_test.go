@@ -115,6 +115,7 @@ func getBytes(t *testing.T, r *running, path string, query url.Values) []byte {
 
 // TestAnyBytesThroughTheAPI checks the list, single events, the feed and the command line.
 func TestAnyBytesThroughTheAPI(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	items := postAnyBytes(t, r)
 	// A message that is not an event is between them and a last event.
@@ -199,6 +200,7 @@ func TestAnyBytesThroughTheAPI(t *testing.T) {
 
 // TestAnyBytesInTheConsole checks that the list of events and each event are shown.
 func TestAnyBytesInTheConsole(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	items := postAnyBytes(t, r)
 	_, err := r.JS().PublishMsg(t.Context(), &nats.Msg{Subject: "pagestream.odd"})
@@ -232,6 +234,7 @@ func TestAnyBytesInTheConsole(t *testing.T) {
 
 // TestAnyBytesThroughHooks checks the bodies of webhooks.
 func TestAnyBytesThroughHooks(t *testing.T) {
+	t.Parallel()
 	secret := hooks.NewSecret()
 	var mu sync.Mutex
 	got := map[string][]byte{} // by sequence
@@ -267,6 +270,7 @@ func TestAnyBytesThroughHooks(t *testing.T) {
 
 // TestAnyBytesThroughExportAndImport checks that another installation has the same bytes and times.
 func TestAnyBytesThroughExportAndImport(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	items := postAnyBytes(t, r)
 	path := filepath.Join(t.TempDir(), "events.ndjson")
@@ -301,6 +305,7 @@ func TestAnyBytesThroughExportAndImport(t *testing.T) {
 
 // TestEventsHaveNames checks that events show the names of their page and contact.
 func TestEventsHaveNames(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	body := message("7005", "8106", "m_1", "hello ESC[31m", 1790000000000)
 	body = bytes.Replace(body, []byte("ESC"), []byte(`\u001b`), 1)
@@ -339,6 +344,7 @@ func TestEventsHaveNames(t *testing.T) {
 // TestCases sends the inputs of the folder of cases, and checks that all that is stored can be read
 // everywhere.
 func TestCases(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "..", "..", "..", "shared", "cases", "*.json"))
 	require.NoError(t, err)
 	if len(files) == 0 {
@@ -366,6 +372,7 @@ func TestCases(t *testing.T) {
 // TestImportIsNoRequestToNATS checks that a line of a file can't delete or create a stream, and that
 // a bad file leaves the installation without one: the right file is imported afterwards.
 func TestImportIsNoRequestToNATS(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	const good = `{"specversion":"1.0","id":"e1","type":"pagestream.message.received.v1","source":"/pages/700",` +
 		`"sequence":"1","storedat":"2026-11-23T10:00:00Z","data":{}}` + "\n"

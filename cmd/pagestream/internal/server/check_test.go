@@ -19,6 +19,7 @@ import (
 // TestConfigCheckReadsWhatServeReads checks that config check finds what is wrong with each file that
 // serve reads, that serve does not start then, and that dangerous settings are warnings.
 func TestConfigCheckReadsWhatServeReads(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -118,5 +119,6 @@ func TestExampleSecretSignsNothing(t *testing.T) {
 // TestDedupWindowCoversRetries checks that the shortest window that the configuration allows is twice
 // the time for which the publisher sends events again.
 func TestDedupWindowCoversRetries(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, streams.DefaultRetryFor, config.PublishRetry)
 }

@@ -102,6 +102,7 @@ func TestEmptyNeverMeansAll(t *testing.T) {
 // TestHooksFileMustSayAll checks that a hooks file without a choice of pages is refused at start, with
 // what to write, and that a page that does not exist is shown.
 func TestHooksFileMustSayAll(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
 	write := func(pages string) {

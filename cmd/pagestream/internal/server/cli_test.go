@@ -27,6 +27,7 @@ func run(t *testing.T, ctx context.Context, args ...string) (code int, stdout, s
 }
 
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "none.yaml")
 	for _, c := range []struct {
 		name   string
@@ -79,6 +80,7 @@ func tokenFile(t *testing.T) string {
 
 // TestCommandsAgainstServer runs each command with text output and, if it only reads, with --json.
 func TestCommandsAgainstServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	g := fakeGraph(t, &cfg)
@@ -132,6 +134,7 @@ func TestCommandsAgainstServer(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	r := start(t, cfg)

@@ -6,9 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +24,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
@@ -41,9 +47,12 @@ const account = "17841400000000001"
 
 // newCompanies starts the fixture. Page 7000 is acme's and has the Instagram account,
 // page 7001 is beta's.
-func newCompanies(t *testing.T) *companiesFixture {
+func newCompanies(t *testing.T, change ...func(*config.Config)) *companiesFixture {
 	t.Helper()
 	g, cfg := newFakeMeta(t, 2, func(o *fakegraph.Options) { o.Pages[0].Instagram = account })
+	for _, c := range change {
+		c(&cfg)
+	}
 	f := &companiesFixture{running: start(t, cfg), t: t, graph: g, cfg: cfg}
 	var err error
 	f.token, err = g.UserToken(testAppID, testUser, false)
@@ -337,4 +346,92 @@ func TestEventsOfACompanyAreWhatItsConsumerGets(t *testing.T) {
 		assert.Equal(t, want, got, name)
 		assert.Len(t, got, 2, name)
 	}
+}
+
+// TestHookOfACompany checks that an endpoint with a company gets what the company's events are: those of its time,
+// of the pages and Instagram accounts that it had then, also after a restart, besides those of named pages.
+func TestHookOfACompany(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	got := map[string][]uint64{}
+	endpoint := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var e struct{ Sequence string }
+		seq := uint64(0)
+		err := json.NewDecoder(r.Body).Decode(&e)
+		if assert.NoError(t, err) {
+			seq, err = strconv.ParseUint(e.Sequence, 10, 64)
+			assert.NoError(t, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got[r.URL.Path[1:]] = append(got[r.URL.Path[1:]], seq)
+	}))
+	t.Cleanup(endpoint.Close)
+	var file strings.Builder
+	for name, choice := range map[string]string{
+		"acme": "company: acme", "messages": "company: acme\n  types: [message.received]", "nobody": "company: nobody",
+		"both": "company: acme\n  pages: [\"7001\"]\n  types: [message.received]",
+	} {
+		fmt.Fprintf(&file, "- name: %s\n  url: %s/%s\n  secrets: [%s]\n  from: 1\n  %s\n",
+			name, endpoint.URL, name, hooks.NewSecret(), choice)
+	}
+	f := newCompanies(t, func(cfg *config.Config) {
+		cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
+		require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file.String()), 0o600))
+	})
+	acme := []uint64{f.message("7000"), f.message(account)}
+	both := append(slices.Clone(acme), f.message("7001"))
+	f.ok("pages", "connect", "--user-token", f.token, "--company", "beta", "--move", "7000")
+	f.message("7000")
+	f.message(account)
+	f.ok("pages", "connect", "--user-token", f.token, "--company", "acme", "--move", "7001")
+	seq := f.message("7001")
+	acme, both = append(acme, seq), append(both, seq)
+	f.ok("pages", "disconnect", "7001")
+	both = append(both, f.message("7001"))
+
+	received := func(name string, want []uint64) {
+		t.Helper()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			sorted := slices.Sorted(slices.Values(got[name])) // there is no order between pages
+			if !slices.Equal(slices.Compact(sorted), want) {
+				return fmt.Errorf("%s got %v, not %v", name, got[name], want)
+			}
+			return nil
+		})
+	}
+	received("messages", acme)
+	received("acme", acme)
+	received("both", both)
+	out := f.ok("hooks", "list")
+	assert.Regexp(t, `nobody .*there is no company nobody; run: pagestream companies list`, out)
+	assert.Equal(t, 1, strings.Count(out, "there is no company"))
+
+	f.stop(t)
+	f.running = start(t, f.cfg)
+	f.ok("pages", "connect", "--user-token", f.token, "--company", "acme", "7001")
+	acme = append(acme, f.message("7001"))
+	f.message("7000")
+	received("messages", acme)
+	received("acme", acme)
+	f.ok("companies", "rename", "acme", "Acme Ltd")
+	acme = append(acme, f.message("7001"))
+	received("acme", acme)
+	// All that there is was looked at, so no event of another time follows.
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		var list api.List[hooks.Status]
+		require.NoError(t, f.do(t.Context(), http.MethodGet, "/api/v1/hooks", nil, nil, &list))
+		for _, s := range list.Items {
+			if s.Position < lastSeq(t, f.running) {
+				return fmt.Errorf("%s is at %d", s.Name, s.Position)
+			}
+		}
+		return nil
+	})
+	received("acme", acme)
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Empty(t, got["nobody"])
 }

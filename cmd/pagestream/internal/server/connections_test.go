@@ -76,6 +76,7 @@ func ask(t *testing.T, l *connections, path string) (net.Conn, func() error) {
 }
 
 func TestTheIdleConnectionGivesWay(t *testing.T) {
+	t.Parallel()
 	l, release := limitedServer(t, "192.0.2.1:1", 2, 0)
 	idle, answer := ask(t, l, "/")
 	require.NoError(t, answer())
@@ -100,6 +101,7 @@ func TestTheIdleConnectionGivesWay(t *testing.T) {
 }
 
 func TestAnAddressHasItsOwnLimit(t *testing.T) {
+	t.Parallel()
 	for addr, limited := range map[string]bool{
 		"192.0.2.1:1": true, "[2001:db8::1]:1": true, "[::ffff:192.0.2.1]:1": true,
 		"127.0.0.1:1": false, "10.1.2.3:1": false, "192.168.1.1:1": false, "[::1]:1": false, "[fd00::1]:1": false,
@@ -127,6 +129,7 @@ func TestAnAddressHasItsOwnLimit(t *testing.T) {
 }
 
 func TestAnAddressIsCountedByItsNetwork(t *testing.T) {
+	t.Parallel()
 	of := func(s string) any {
 		tcp, err := net.ResolveTCPAddr("tcp", s)
 		require.NoError(t, err)

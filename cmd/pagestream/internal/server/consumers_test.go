@@ -47,7 +47,8 @@ func TestConsumers(t *testing.T) {
 	require.NoError(t, os.WriteFile(seed, []byte(a.Seed), 0o600))
 	key, err := nats.NkeyOptionFromSeed(seed)
 	require.NoError(t, err)
-	read := func(url string) (subjects map[string]int) {
+	// read reads n events, and those that are there besides them.
+	read := func(url string, n int) (subjects map[string]int) {
 		t.Helper()
 		nc, err := nats.Connect(url, key)
 		require.NoError(t, err)
@@ -56,16 +57,21 @@ func TestConsumers(t *testing.T) {
 		require.NoError(t, err)
 		c, err := js.Consumer(t.Context(), a.Stream, a.Durable)
 		require.NoError(t, err)
-		batch, err := c.Fetch(100, jetstream.FetchMaxWait(500*time.Millisecond))
-		require.NoError(t, err)
 		subjects = map[string]int{}
-		for m := range batch.Messages() {
-			subjects[m.Subject()]++
-			require.NoError(t, m.DoubleAck(t.Context()))
+		for _, f := range []struct {
+			n    int
+			wait time.Duration
+		}{{n, streamstest.Limit}, {100, 500 * time.Millisecond}} {
+			batch, err := c.Fetch(f.n, jetstream.FetchMaxWait(f.wait))
+			require.NoError(t, err)
+			for m := range batch.Messages() {
+				subjects[m.Subject()]++
+				require.NoError(t, m.DoubleAck(t.Context()))
+			}
 		}
 		return subjects
 	}
-	assert.Equal(t, map[string]int{"out.crm.700.message.received": 3}, read(a.URL))
+	assert.Equal(t, map[string]int{"out.crm.700.message.received": 3}, read(a.URL, 3))
 	send(2)
 	_, out, _ = r.command(t, "consumers", "list")
 	assert.Contains(t, out, "crm")
@@ -81,7 +87,7 @@ func TestConsumers(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		if nc, err := nats.Connect(r.Consumers().URL(), key); err == nil {
 			nc.Close()
-			subjects = read(r.Consumers().URL())
+			subjects = read(r.Consumers().URL(), 2)
 			break
 		}
 	}
@@ -98,6 +104,7 @@ func TestConsumers(t *testing.T) {
 // TestConsumersWithoutListener checks that the consumer is created and that the command prints the
 // remaining steps.
 func TestConsumersWithoutListener(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	code, out, stderr := r.command(t, "consumers", "add", "crm", "--all")
 	require.Equal(t, cli.ExitOK, code, stderr)

@@ -38,6 +38,7 @@ func (p *flaky) Apply(tx *store.Tx, e streams.Stored) error {
 // TestDeadLettersOfReactors checks that an event that a reactor can't handle is parked, listed like
 // those of read models, and handled when it is redriven.
 func TestDeadLettersOfReactors(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	var failing atomic.Bool
 	failing.Store(true)
@@ -93,6 +94,7 @@ func TestDeadLettersOfReactors(t *testing.T) {
 // TestDeadLetters checks dead letters of a read model on the command line, from the panic to the
 // redrive.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	p := &flaky{}
 	p.failing.Store(true)
 	r := start(t, testConfig(t.TempDir()), p)

@@ -77,6 +77,7 @@ func shortToken(t *testing.T, g *fakegraph.Graph, base, page string) string {
 // TestDoctorReportsEachCause creates each problem in the fake Meta, one per page, and runs the
 // doctor on all pages at once.
 func TestDoctorReportsEachCause(t *testing.T) {
+	t.Parallel()
 	const other = "902" // has not granted messaging
 	g, cfg := newFakeMeta(t, 13, func(o *fakegraph.Options) {
 		o.Users[0].Pages = slices.DeleteFunc(o.Users[0].Pages, func(p string) bool { return p == "7011" })
@@ -210,6 +211,7 @@ func TestDoctorOnTheInstallation(t *testing.T) {
 // TestDoctorAfterAnOutage checks the findings after the webhook endpoint was unreachable: Meta gives
 // up after an hour of its simulated clock and unsubscribes the page.
 func TestDoctorAfterAnOutage(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	cfg.HTTP.BaseURL = "http://127.0.0.1:1"
 	r := start(t, cfg)

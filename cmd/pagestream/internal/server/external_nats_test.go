@@ -1,12 +1,19 @@
 package server_test
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +26,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -57,6 +68,12 @@ accounts {
 
 func startExternal(t *testing.T) *external {
 	t.Helper()
+	return startExternalWith(t, testConfig(t.TempDir()))
+}
+
+// startExternalWith starts a server, and a program with a configuration that it changes to use it.
+func startExternalWith(t *testing.T, cfg config.Config) *external {
+	t.Helper()
 	x := &external{root: t.TempDir(), port: natsserver.RANDOM_PORT}
 	x.dir = filepath.Join(x.root, "pagestream")
 	require.NoError(t, os.Mkdir(x.dir, 0o700))
@@ -66,7 +83,6 @@ func startExternal(t *testing.T) *external {
 	x.write(t, "")
 	x.serve(t)
 	t.Cleanup(func() { x.ns.Shutdown(); x.ns.WaitForShutdown() })
-	cfg := testConfig(t.TempDir())
 	cfg.NATS.URL = config.Servers(strings.Replace(x.ns.ClientURL(), "nats://", "nats://pagestream:secret@", 1))
 	cfg.Streams.Window = 100 * time.Millisecond // else an event that is stored again soon is a duplicate
 	x.attacked = attacked{start(t, cfg), x.ns.ClientURL()}
@@ -248,6 +264,138 @@ func TestConsumersOfExternalNATS(t *testing.T) {
 	code, _, stderr = x.command(t, "consumers", "nats-config", x.dir, "--account", `P"} evil {`)
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "account")
+}
+
+// TestNATSCredentialsOpenNoPageToken reads every stream and bucket with the credentials of the process, and
+// writes what it likes: no page token is there but sealed, what is there opens no sealed token, one that is
+// moved to another page is refused, and an administrator's token that it makes shows no page token either.
+func TestNATSCredentialsOpenNoPageToken(t *testing.T) {
+	t.Parallel()
+	g, cfg := newFakeMeta(t, 2)
+	x := startExternalWith(t, cfg)
+	var plain []string
+	for _, page := range []domain.PageID{"7000", "7001"} {
+		x.connectPage(t, g, page)
+		access, err := x.Tokens().Access(t.Context(), page)
+		require.NoError(t, err)
+		plain = append(plain, access.Token, "of-page-"+string(page))
+	}
+	require.NotEqual(t, plain[0], plain[2])
+	code, _, stderr := x.command(t, "tokens", "add", "ops", "--scope", "admin") // its hash might be a key
+	require.Equal(t, cli.ExitOK, code, stderr)
+	showsToken := func(b []byte) bool {
+		for _, text := range plain {
+			for _, form := range []string{
+				text, hex.EncodeToString([]byte(text)), base64.RawStdEncoding.EncodeToString([]byte(text)),
+				base64.RawURLEncoding.EncodeToString([]byte(text)),
+			} {
+				if bytes.Contains(b, []byte(form)) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+
+	nc, err := nats.Connect(x.url, nats.UserInfo("pagestream", "secret"))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	var read int
+	secrets := map[string]map[string]any{}                 // by page
+	keys := map[string]bool{strings.Repeat("0", 64): true} // what might be a key, in hex
+	maybeKey := regexp.MustCompile(`[0-9a-f]{64}`)
+	names := js.StreamNames(t.Context())
+	for name := range names.Name() {
+		_, err := streams.ReadRaw(t.Context(), js, streams.ReadOptions{Stream: name}, func(m streams.Raw) error {
+			read++
+			all := fmt.Append(nil, m.Subject, m.Header, string(m.Data))
+			assert.False(t, showsToken(all), "%s has a token", m.Subject)
+			for _, key := range maybeKey.FindAllString(string(all), -1) {
+				keys[key] = true
+			}
+			if hasSealed(all) {
+				require.Equal(t, connect.BucketOf(streams.Name), name)
+				var row map[string]any
+				require.NoError(t, json.Unmarshal(m.Data, &row))
+				secrets[row["page"].(string)] = row
+			}
+			return nil
+		})
+		require.NoError(t, err, name)
+	}
+	require.NoError(t, names.Err())
+	require.Len(t, secrets, 2, "the attack reads no secrets")
+	require.Greater(t, read, 6)
+	require.Greater(t, len(keys), 1)
+
+	aads := map[string]func(domain.PageID) []byte{"token": connect.TokenAAD, "verify_token": connect.VerifyTokenAAD}
+	file := filepath.Join(t.TempDir(), "guess.json")
+	for page, row := range secrets {
+		for field, aad := range aads {
+			sealed, aad := row[field].(string), aad(domain.PageID(page))
+			text, err := x.Keys().Open(sealed, aad)
+			require.NoError(t, err)
+			require.True(t, showsToken(text), "this is not the page's token")
+			id, err := seal.KeyID(sealed)
+			require.NoError(t, err)
+			for key := range keys {
+				raw, err := hex.DecodeString(key)
+				require.NoError(t, err)
+				guess := fmt.Sprintf(`{"version":1,"primary":%q,"keys":[{"id":%q,"key":%q}]}`,
+					id, id, base64.StdEncoding.EncodeToString(raw))
+				require.NoError(t, os.WriteFile(file, []byte(guess), 0o600))
+				ring, err := seal.Load(file)
+				require.NoError(t, err)
+				_, err = ring.Open(sealed, aad)
+				require.ErrorIs(t, err, seal.ErrNotAuthentic)
+			}
+		}
+	}
+
+	// The token of one page in the place of another's.
+	moved := maps.Clone(secrets["7000"])
+	moved["page"], moved["ref"] = "7001", "moved"
+	data, err := json.Marshal(moved)
+	require.NoError(t, err)
+	_, err = js.Publish(t.Context(), "$KV."+strings.TrimPrefix(connect.BucketOf(streams.Name), "KV_")+".7001.moved.1", data)
+	require.NoError(t, err)
+	secret, err := x.Secrets().Get(t.Context(), "7001", "moved")
+	require.NoError(t, err)
+	_, err = x.Keys().Open(secret.Token, connect.TokenAAD("7001"))
+	require.ErrorIs(t, err, seal.ErrNotAuthentic)
+
+	// A token of the private listener that the process did not make.
+	const forged = tokens.Prefix + "forged-by-who-has-the-credentials"
+	hash := sha256.Sum256([]byte(forged))
+	kv, err := js.KeyValue(t.Context(), strings.TrimPrefix(tokens.Stream, "KV_"))
+	require.NoError(t, err)
+	_, err = kv.PutString(t.Context(), "evil",
+		fmt.Sprintf(`{"name":"evil","scope":"admin","sha256":%q}`, hex.EncodeToString(hash[:])))
+	require.NoError(t, err)
+	get := func(path string) (int, []byte) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, x.base()+path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+forged)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, b
+	}
+	require.Eventually(t, func() bool { code, _ := get("/api/v1/pages"); return code == http.StatusOK },
+		streamstest.Limit, 10*time.Millisecond, "the attack proves nothing: the token is not valid")
+	for _, path := range []string{
+		"/api/v1/pages", "/api/v1/pages/7000", "/api/v1/pages/7001", "/api/v1/events", "/api/v1/pages/7000/subscription",
+		"/api/v1/keys", "/api/v1/tokens", "/api/v1/history", "/api/v1/status", "/metrics",
+	} {
+		code, body := get(path)
+		assert.Equal(t, http.StatusOK, code, path)
+		assert.False(t, showsToken(body), path)
+		assert.False(t, hasSealed(body), path)
+	}
 }
 
 // TestExternalConsumerForgesNothing attacks the streams with a consumer's seed. The same attacks are made

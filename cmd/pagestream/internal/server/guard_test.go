@@ -46,6 +46,7 @@ func (r *running) authorize(t *testing.T, req *http.Request) {
 // TestPrivateListenerHasItsOwnHosts checks that no name which somebody else can point at the private
 // listener is answered, with a valid token and without.
 func TestPrivateListenerHasItsOwnHosts(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.HTTP.BaseURL, cfg.HTTP.PrivateHosts = "https://pages.example", []string{"box.internal"}
 	r := start(t, cfg)
@@ -65,6 +66,7 @@ func TestPrivateListenerHasItsOwnHosts(t *testing.T) {
 // TestWrongTokensAreThrottled checks the limit on the running server: the command line says what to
 // do, and no token is logged.
 func TestWrongTokensAreThrottled(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	refused := 0
 	for range 60 {
@@ -88,6 +90,7 @@ func TestWrongTokensAreThrottled(t *testing.T) {
 // TestPanicIsLoggedAndCounted checks that a panic of a handler ends its request only, and is logged
 // with its stack but without anything of the request.
 func TestPanicIsLoggedAndCounted(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /a/{id}", func(_ http.ResponseWriter, r *http.Request) {
@@ -131,6 +134,7 @@ func TestPanicIsLoggedAndCounted(t *testing.T) {
 // TestFeedBeyondTheHeadWaits checks that a feed after a sequence that does not exist yet waits for the
 // event after it, and that the largest number does not replay everything.
 func TestFeedBeyondTheHeadWaits(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	deliver := func(n int) {
 		require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", fmt.Sprint("m_", n), "hello", 1790000000000)))

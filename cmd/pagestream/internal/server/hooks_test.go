@@ -24,6 +24,7 @@ import (
 // TestHooks checks that deliveries are sent to an endpoint as signed webhooks, in order, also after
 // an outage of the endpoint and a restart of the server.
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	secret := hooks.NewSecret()
 	var mu sync.Mutex
 	var got []string

@@ -200,7 +200,7 @@ func (p *Program) instagramAccount(id domain.PageID) string {
 // privateRoutes creates the API and the console and sets p.private. closeFeeds ends the live feeds,
 // for which a graceful shutdown would wait otherwise.
 func (p *Program) privateRoutes() (closeFeeds func(), err error) {
-	// Sessions are signed with a key of the key ring, so that they survive a restart.
+	// Sessions are encrypted with a key of the key ring, so that they survive a restart.
 	key, err := p.keys.Derive("console/session")
 	if err != nil {
 		return nil, fmt.Errorf("make console: %w", err)

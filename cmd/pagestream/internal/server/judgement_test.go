@@ -22,6 +22,7 @@ import (
 // TestAllViewsShowTheSameJudgement checks that console, doctor, pages list, status, API and metrics
 // show the same state of each page, before the doctor has asked Graph and afterwards.
 func TestAllViewsShowTheSameJudgement(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 5)
 	r := start(t, cfg)
 	r.connectAll(t, g)

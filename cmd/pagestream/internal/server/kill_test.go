@@ -75,6 +75,7 @@ func freePorts(t *testing.T) (public, private string) {
 // Afterwards every acknowledged message must be in the stream once, in its conversation once, and in the
 // stream of a consumer once, in order.
 func TestKilledServerLosesNothing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
@@ -247,6 +248,7 @@ func awaitServer(t *testing.T, cfg config.Config) {
 // TestSignalStopsTheServer checks that the server exits with 0 after an interrupt, and that only one
 // server can use a data directory.
 func TestSignalStopsTheServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)

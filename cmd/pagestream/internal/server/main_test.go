@@ -2,8 +2,11 @@ package server_test
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -20,5 +23,12 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(reportLeaks(m.Run(), os.Stderr))
+	// Tests wait for disks and timers most of the time.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		_ = f.Value.Set(fmt.Sprint(2 * runtime.GOMAXPROCS(0)))
+	}
+	code := m.Run()
+	stopBrowser()
+	os.Exit(reportLeaks(code, os.Stderr))
 }

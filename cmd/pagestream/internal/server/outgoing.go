@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,7 +29,7 @@ func (p *Program) openHooks(context.Context) error {
 	p.hooks, err = hooks.New(hooks.Options{
 		JS: p.js, Identity: p.identity, Path: filepath.Join(p.cfg.ProjectionsDir(), "hooks.db"),
 		Endpoints: endpoints, Encode: export.Event, GiveUpAfter: p.cfg.Hooks.GiveUpAfter,
-		KnowsPage: p.knowsPage, Logger: p.log.With("part", "hooks"),
+		KnowsPage: p.knowsPage, Pages: p.models.Pages(), FindCompany: p.findCompany, Logger: p.log.With("part", "hooks"),
 	})
 	if err != nil {
 		return fmt.Errorf("open outgoing webhooks: %w", err)
@@ -46,6 +47,14 @@ func (p *Program) openHooks(context.Context) error {
 func (p *Program) knowsPage(id domain.PageID) bool {
 	known, err := p.models.KnowsPage(id)
 	return known || err != nil
+}
+
+// findCompany returns the id of a company, and false if there is none of that name or if it can't be read.
+func (p *Program) findCompany(name string) (string, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	company, err := p.companies.Find(ctx, name)
+	return company.ID, err == nil
 }
 
 // newConsumers creates the part that gives other programs access to the stream.

@@ -106,6 +106,7 @@ var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 // has three pages of results, and one Facebook page's token is invalidated between the consent and
 // the choice.
 func TestSixtyPagesInOneConsent(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 60)
 	r := start(t, cfg)
 	code, link, _ := r.command(t, "pages", "login", "--company", "acme", "--new-company")
@@ -207,6 +208,7 @@ func TestDriftIsRepaired(t *testing.T) {
 // TestMeIsNeverCalled checks, for both meanings of /me in the fake Graph, that no request goes to /me
 // and that every page stays subscribed.
 func TestMeIsNeverCalled(t *testing.T) {
+	t.Parallel()
 	for _, overwrites := range []bool{false, true} {
 		t.Run(fmt.Sprint(overwrites), func(t *testing.T) {
 			g, cfg := newFakeMeta(t, 5, func(o *fakegraph.Options) { o.MeOverwrites = overwrites })
@@ -279,6 +281,7 @@ func TestInvalidTokenLosesNoEvents(t *testing.T) {
 
 // TestPageMetrics checks the metrics that alerts are based on.
 func TestPageMetrics(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -306,6 +309,7 @@ func TestPageMetrics(t *testing.T) {
 
 // TestKeyRotation checks that every token is sealed with the new key and still works.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 6)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -334,6 +338,7 @@ func TestKeyRotation(t *testing.T) {
 // TestManyPagesFromTheCommandLine checks connecting, checking and resubscribing several pages on the
 // command line, a dry run, and how an interrupted run is continued.
 func TestManyPagesFromTheCommandLine(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 4)
 	r := start(t, cfg)
 	token, err := g.UserToken(testAppID, testUser, false)

@@ -53,6 +53,7 @@ func (r *running) callbackAt(t *testing.T, path, user string, issued time.Time) 
 // TestMetaCallbacksDisconnectPages checks that both callbacks disconnect the pages that the user
 // connected, and that deliveries for these pages are still stored.
 func TestMetaCallbacksDisconnectPages(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{"/meta/deauthorize", "/meta/data-deletion"} {
 		t.Run(path, func(t *testing.T) {
 			g, cfg := newFakeMeta(t, 3)
@@ -98,6 +99,7 @@ func TestMetaCallbacksDisconnectPages(t *testing.T) {
 // admin's id or a sealed token, that the status page says what was done, that a rebuild has the same digests, and that
 // the request does not end a connection that was made after it.
 func TestDataDeletionErasesTheAdmin(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 3)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -168,6 +170,7 @@ func count(t *testing.T, dir, s string) (n int) {
 // TestEraseFromTheCommandLine checks that a contact is removed from the stream and the read models,
 // that other contacts are kept, and that a redelivery is not stored again.
 func TestEraseFromTheCommandLine(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 6 {
 		body := message("104", fmt.Sprint("310", i%2), fmt.Sprint("m_", i), "a private word", 1790000000000+int64(i))
@@ -216,6 +219,7 @@ func filesWith(t *testing.T, dir string, texts ...string) (found []string) {
 // person's id, name or words: stream, read models and their previous generation, dead letters of
 // webhooks, copies for consumers.
 func TestErasedBytesAreInNoFile(t *testing.T) {
+	t.Parallel()
 	const person, name, words = "88123456789012345", "Ada Nightingale", "meet me at the lighthouse"
 	var accepting atomic.Bool
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -313,6 +317,7 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 // TestExportPerson checks that an export of a person has what an erasure would remove and nothing of
 // others, that the page for reading is escaped, and that only the owner can read the files.
 func TestExportPerson(t *testing.T) {
+	t.Parallel()
 	const person = "88123456789012345"
 	r := start(t, testConfig(t.TempDir()))
 	for i, text := range []string{"hello <script>", "my order"} {

@@ -179,6 +179,7 @@ func status(t testing.TB, r *running) operate.Status {
 func lastSeq(t testing.TB, r *running) uint64 { return status(t, r).Stream.LastSeq }
 
 func TestDeliveryBecomesConversation(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	const text = "Gr\u00fc\u00dfe <b>&amp;</b>"
 	require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_1", text, 1790000000000)))
@@ -199,6 +200,7 @@ func TestDeliveryBecomesConversation(t *testing.T) {
 // TestCorpusIsStoredCompletely checks that every POST of the corpus is answered with 200 and that each
 // item is stored or a duplicate.
 func TestCorpusIsStoredCompletely(t *testing.T) {
+	t.Parallel()
 	root := filepath.Join("..", "..", "..", "..", "..", "shared", "corpus")
 	files, _ := filepath.Glob(filepath.Join(root, "*", "*.json"))
 	if len(files) == 0 {
@@ -228,6 +230,7 @@ func TestCorpusIsStoredCompletely(t *testing.T) {
 // TestDuplicateBeyondWindowAndRestart checks that the index finds a duplicate after the deduplication
 // window has passed and the process was restarted.
 func TestDuplicateBeyondWindowAndRestart(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.Window = 100 * time.Millisecond
 	r := start(t, cfg)
@@ -269,6 +272,7 @@ func fakeGraph(t *testing.T, cfg *config.Config) *fakegraph.Graph {
 // TestConnectSubscribesAndSealsTheToken checks that a page is subscribed with its own token, and that
 // the token is sealed: neither the log nor the data has it in plain text.
 func TestConnectSubscribesAndSealsTheToken(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	g := fakeGraph(t, &cfg)
@@ -341,6 +345,7 @@ func TestConnectSubscribesAndSealsTheToken(t *testing.T) {
 }
 
 func TestPrivateListenerNeedsToken(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	for path, want := range map[string]int{
 		"/healthz": 200, "/readyz": 200, "/metrics": 401, "/api/v1/status": 401, "/api/v1/events": 401, "/api/v1/none": 401,
@@ -363,6 +368,7 @@ func TestPrivateListenerNeedsToken(t *testing.T) {
 }
 
 func TestErrorsHaveTheRightStatus(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	for path, want := range map[string]int{
 		"/api/v1/none": 404, "/api/v1/pages/1": 404, "/api/v1/conversations/1/2": 404, "/api/v1/events/7": 404,
@@ -389,6 +395,7 @@ func asProblem(err error, p *api.Problem) bool {
 
 // TestEventFeed checks that the feed is live and resumes after an event id without gaps or repeats.
 func TestEventFeed(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	for i := range 5 {
 		post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), "x", 1790000000000+int64(i)))
@@ -435,6 +442,7 @@ func TestEventFeed(t *testing.T) {
 // TestFullStreamIsAnswered503 checks that deliveries that the stream refuses are answered with 503 and
 // counted, and that the acknowledged ones are stored.
 func TestFullStreamIsAnswered503(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.MaxBytes = 256 * config.KiB
 	r := start(t, cfg)
@@ -459,6 +467,7 @@ func TestFullStreamIsAnswered503(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	body := message("700", "31", "m_1", "x", 1790000000000)
 	post(t, r.PublicAddr(), body)
@@ -485,6 +494,7 @@ func TestMetrics(t *testing.T) {
 // TestNoDuplicateIsStoredWhileTheIndexIsRebuilt checks that deliveries are answered with 503 while a
 // lost index is being rebuilt after the deduplication window, so that no old duplicate is stored.
 func TestNoDuplicateIsStoredWhileTheIndexIsRebuilt(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.Window = 100 * time.Millisecond
 	r := start(t, cfg)

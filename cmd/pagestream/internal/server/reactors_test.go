@@ -46,6 +46,7 @@ func (r *running) messages(t *testing.T, page, contact string) []conversations.M
 // TestProfiles checks that the name of a contact is read from Graph after a message, and stays empty
 // if Graph has no profile.
 func TestProfiles(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -72,6 +73,7 @@ func TestProfiles(t *testing.T) {
 // TestSentMessageAndEchoAreOneEvent checks that a sent message and its echo are one event and one row,
 // in whichever order Graph's answer and the echo arrive.
 func TestSentMessageAndEchoAreOneEvent(t *testing.T) {
+	t.Parallel()
 	for name, delay := range map[string]time.Duration{"echo first": -1, "answer first": 0} {
 		t.Run(name, func(t *testing.T) {
 			g, cfg := newFakeMeta(t, 1)
@@ -155,6 +157,7 @@ func TestBackfillOfAnOutage(t *testing.T) {
 // TestRemovingTheAppDisconnectsPages checks the callbacks that Meta sends when a user removes the app
 // from their account.
 func TestRemovingTheAppDisconnectsPages(t *testing.T) {
+	t.Parallel()
 	var addr string
 	g, cfg := newFakeMeta(t, 2, func(o *fakegraph.Options) {
 		addr = freePort(t)

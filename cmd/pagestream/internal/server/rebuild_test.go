@@ -68,6 +68,7 @@ var rebuildEvents = flag.Int("rebuild.events", 3000, "events in the stream of Te
 // TestRebuildUnderTraffic rebuilds everything during deliveries and reads. It checks that no read
 // fails and that the digests are equal.
 func TestRebuildUnderTraffic(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	r.fill(t, *rebuildEvents)
 	var busy sync.WaitGroup
@@ -134,15 +135,16 @@ func TestRebuildUnderTraffic(t *testing.T) {
 // start always serves the live read model and never builds it again.
 func TestKillDuringRebuild(t *testing.T) {
 	t.Parallel()
+	const killEvents = 3000
 	dir := t.TempDir()
 	cfg := testConfig(dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	r := start(t, cfg)
-	want := r.fill(t, 6000)
+	want := r.fill(t, killEvents)
 	r.stop(t)
-	kills := 20
+	kills := 20 // of rebuilds that take less than the longest wait
 	if testing.Short() {
 		kills = 4
 	}
@@ -157,7 +159,7 @@ func TestKillDuringRebuild(t *testing.T) {
 		require.NoError(t, cl.Do(t.Context(), http.MethodGet, "/api/v1/projections", nil, nil, &at))
 		for _, s := range at.Items {
 			require.Empty(t, s.Rebuilt, "%s was built again", s.Name)
-			require.Equal(t, uint64(6000), s.Seq, s.Name)
+			require.Equal(t, uint64(killEvents), s.Seq, s.Name)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var asking sync.WaitGroup
@@ -170,7 +172,7 @@ func TestKillDuringRebuild(t *testing.T) {
 			}
 		})
 		select {
-		case <-time.After(time.Duration(random.IntN(400)) * time.Millisecond): // a random moment for the kill
+		case <-time.After(time.Duration(random.IntN(200)) * time.Millisecond): // a random moment for the kill
 		case <-t.Context().Done():
 		}
 		server.kill()

@@ -55,6 +55,7 @@ func erasedSince(t *testing.T) (r *running, dir, text string) {
 // TestRestoreErasesAgain checks that what was erased since a backup is in no file of a restored installation, that the
 // rest is there, and that nothing is erased again with none.
 func TestRestoreErasesAgain(t *testing.T) {
+	t.Parallel()
 	r, dir, text := erasedSince(t)
 	cfg := testConfig(t.TempDir())
 	code, _, stderr := offline(t, cfg, "restore", dir)
@@ -99,6 +100,7 @@ func TestRestoreErasesAgain(t *testing.T) {
 // TestInterruptedRestore checks that a server that is started after a crash of a restore erases before it serves
 // anything, and that it is not started if the streams are not complete.
 func TestInterruptedRestore(t *testing.T) {
+	t.Parallel()
 	r, dir, text := erasedSince(t)
 	cfg := testConfig(t.TempDir())
 	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
@@ -125,6 +127,7 @@ func TestInterruptedRestore(t *testing.T) {
 // TestBackupWithoutKeys checks the choices for keys and configuration, and that nothing beside the target is
 // overwritten.
 func TestBackupWithoutKeys(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", "31", "m_1", "hi", 1790000000000)))
 	dir := filepath.Join(t.TempDir(), "backup")
@@ -151,6 +154,7 @@ func TestBackupWithoutKeys(t *testing.T) {
 // TestRecordedErasureIsFinished checks that an erasure which the restored stream has a record of is carried out, though
 // the events are still there: the backup or the crash was between the two.
 func TestRecordedErasureIsFinished(t *testing.T) {
+	t.Parallel()
 	_, dir, text := erasedSince(t)
 	cfg := testConfig(t.TempDir())
 	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")

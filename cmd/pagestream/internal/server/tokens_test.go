@@ -96,6 +96,7 @@ func filesWithTokens(t *testing.T, dir string) (out []string) {
 // consumer's messages, the API, its feed, the console or any file except the bucket's, and after the
 // disconnection also not in the bucket's files.
 func TestSealedTokensAreOnlyInTheBucket(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	var mu sync.Mutex
 	seen := map[string]*strings.Builder{}
@@ -254,6 +255,7 @@ func (r *running) signIn(t *testing.T, tokenFile string) *http.Client {
 // TestKeyRetirement checks that an old key is removed from the key file when no token needs it, that
 // the key in use and a key that a token still needs are kept, and that sessions and links survive.
 func TestKeyRetirement(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 3)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -311,6 +313,7 @@ func TestKeyRetirement(t *testing.T) {
 // TestBackupHasTheTokens checks that the pages of a restored backup work, and that an installation
 // without its secrets names the pages that must be connected again and goes on storing deliveries.
 func TestBackupHasTheTokens(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	r := start(t, cfg)
 	r.connectAll(t, g)
@@ -365,6 +368,7 @@ func TestBackupHasTheTokens(t *testing.T) {
 // TestImportMovesTokensOfAnEarlierVersion checks that the sealed tokens in an export of an earlier
 // version become secrets, which work with its key file, and that the stream does not have them.
 func TestImportMovesTokensOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
 	g, cfg := newFakeMeta(t, 2)
 	keys, _, err := seal.LoadOrCreate(cfg.Keys.File, false)
 	require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 // TestVerifyReportsTheChangedRow checks that verify reports a row that was changed in a read model's
 // file, and that a rebuild repairs it.
 func TestVerifyReportsTheChangedRow(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	r := start(t, cfg)
 	for i := range 5 {
@@ -53,6 +54,7 @@ func TestVerifyReportsTheChangedRow(t *testing.T) {
 // TestTimeTravel checks a conversation in the past, by sequence and by time, and the events that made
 // it.
 func TestTimeTravel(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	send := func(contact, mid, text string, at int64) {
 		t.Helper()

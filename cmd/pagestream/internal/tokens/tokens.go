@@ -6,13 +6,17 @@
 // bucket, which all nodes watch. A record has the SHA-256 of its token. A token has 256
 // random bits, so nobody can find it by trying, and a slow or salted hash would add
 // nothing. A token is looked up by its hash, in a time that tells nothing about it.
+//
+// A session of the console is begun with a token's text, of which it keeps a proof
+// ([ProofOf]). A record has the hash of the proof, so what is stored here is not enough to
+// begin a session.
 package tokens
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -121,10 +125,22 @@ type hash [sha256.Size]byte
 
 func hashOf(text string) hash { return sha256.Sum256([]byte(text)) }
 
+// Proof proves that somebody had the text of a token, which can't be computed from it.
+type Proof [sha256.Size]byte
+
+// ProofOf returns the proof of a token's text.
+func ProofOf(text string) Proof { return sha256.Sum256([]byte("proof of token " + text)) }
+
+// check returns what a proof is checked with, from which it can't be computed.
+func (p Proof) check() hash { return sha256.Sum256(p[:]) }
+
 // record is what the bucket has of a token.
 type record struct {
 	Token
 	SHA256 string `json:"sha256"`
+	// ProofSHA256 is the SHA-256 of the token's proof in hex. A record of an earlier version
+	// gets it when the token's text is used for the first time; until then nothing is a proof.
+	ProofSHA256 string `json:"proof_sha256,omitempty"`
 }
 
 // Holder is who holds a valid token.
@@ -134,19 +150,15 @@ type Holder struct {
 	Company string
 	Send    bool
 
-	hash hash
-	ctx  context.Context //nolint:containedctx // ends when the token is revoked or expires
+	check hash            // zero if nothing is a proof
+	ctx   context.Context //nolint:containedctx // ends when the token is revoked or expires
 }
 
-// Key derives a key from a secret that is different for each token, also if one has the
-// name of an earlier one.
-func (h Holder) Key(secret []byte, purpose string) []byte {
-	m := hmac.New(sha256.New, secret)
-	for _, part := range [][]byte{[]byte(purpose), []byte(h.Name), h.hash[:]} {
-		m.Write(part)
-		m.Write([]byte{0})
-	}
-	return m.Sum(nil)
+// Proves reports whether a proof is that of the token's text. It takes the same time for
+// each proof.
+func (h Holder) Proves(p Proof) bool {
+	got := p.check()
+	return subtle.ConstantTimeCompare(got[:], h.check[:]) == 1
 }
 
 // Until returns a context that also ends, with [ErrInvalid] as its cause, when the token
@@ -177,6 +189,7 @@ type Options struct {
 type entry struct {
 	record
 	hash     hash
+	check    hash // zero if nothing is a proof
 	revision uint64
 	ctx      context.Context //nolint:containedctx // ends when the token is revoked or expires
 	end      context.CancelFunc
@@ -226,7 +239,7 @@ func New(o Options) (*Tokens, error) {
 			return nil, fmt.Errorf("token %s: it has fewer than %d characters", f.name, minFile)
 		}
 		h := hashOf(f.text)
-		t.files[h] = Holder{Name: f.name, Scope: f.scope, hash: h}
+		t.files[h] = Holder{Name: f.name, Scope: f.scope, check: ProofOf(f.text).check()}
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t, nil
@@ -369,30 +382,44 @@ func (t *Tokens) apply(e jetstream.KeyValueEntry) {
 		return
 	}
 	var r record
-	h, err := []byte(nil), json.Unmarshal(e.Value(), &r)
-	if err == nil {
-		h, err = hex.DecodeString(r.SHA256)
+	err := json.Unmarshal(e.Value(), &r)
+	h, hashErr := decodeHash(r.SHA256)
+	check, checkErr := decodeHash(r.ProofSHA256)
+	if r.ProofSHA256 == "" {
+		checkErr = nil
 	}
-	if err != nil || len(h) != sha256.Size || r.Name != name || !slices.Contains(Scopes(), r.Scope) {
+	if errors.Join(err, hashErr, checkErr) != nil || r.Name != name || !slices.Contains(Scopes(), r.Scope) {
 		t.opts.Logger.Error("the record of a token can't be read; the token is not valid", "token", name)
 		t.drop(name)
 		return
 	}
-	t.put(r, hash(h), e.Revision())
+	t.put(r, h, check, e.Revision())
+}
+
+// decodeHash returns the hash that a text has in hex, or zero and an error.
+func decodeHash(text string) (h hash, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(h) {
+		return hash{}, errors.Join(errors.New("not a hash"), err)
+	}
+	return hash(b), nil
 }
 
 // put puts a record into memory. The caller holds the lock.
-func (t *Tokens) put(r record, h hash, revision uint64) {
+func (t *Tokens) put(r record, h, check hash, revision uint64) {
 	had := t.byName[r.Name]
-	if had != nil && had.hash == h && had.Expires.Equal(r.Expires) { // only its last use is new
+	if had != nil && had.hash == h && had.Expires.Equal(r.Expires) { // only its last use or its proof is new
 		if had.LastUsed.After(r.LastUsed) {
 			r.LastUsed = had.LastUsed
 		}
-		had.record, had.revision = r, revision
+		if r.ProofSHA256 == "" {
+			r.ProofSHA256, check = had.ProofSHA256, had.check
+		}
+		had.record, had.check, had.revision = r, check, revision
 		return
 	}
 	t.drop(r.Name)
-	e := &entry{record: r, hash: h, revision: revision}
+	e := &entry{record: r, hash: h, check: check, revision: revision}
 	if r.Expires.IsZero() {
 		e.ctx, e.end = context.WithCancel(context.Background())
 	} else {
@@ -422,7 +449,12 @@ func (t *Tokens) Find(text string) (Holder, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.use(t.byHash[h])
+	e := t.byHash[h]
+	if e != nil && e.ProofSHA256 == "" { // it is written with the next use
+		e.check = ProofOf(text).check()
+		e.ProofSHA256, e.LastUsed = hex.EncodeToString(e.check[:]), time.Time{}
+	}
+	return t.use(e)
 }
 
 // Named is [Tokens.Find] for the token with the name.
@@ -455,7 +487,7 @@ func (t *Tokens) use(e *entry) (Holder, error) {
 		default: // too many wait; the next use is tried again
 		}
 	}
-	return Holder{Name: e.Name, Scope: e.Scope, Company: e.Company, Send: e.Send, hash: e.hash, ctx: e.ctx}, nil
+	return Holder{Name: e.Name, Scope: e.Scope, Company: e.Company, Send: e.Send, check: e.check, ctx: e.ctx}, nil
 }
 
 // writeTimeout bounds the write of a last use.
@@ -520,8 +552,8 @@ func (t *Tokens) Add(ctx context.Context, token Token) (Added, error) {
 	b := make([]byte, 32)
 	_, _ = rand.Read(b) // never fails: crypto/rand
 	text := Prefix + base64.RawURLEncoding.EncodeToString(b)
-	h := hashOf(text)
-	r := record{Token: token, SHA256: hex.EncodeToString(h[:])}
+	h, check := hashOf(text), ProofOf(text).check()
+	r := record{Token: token, SHA256: hex.EncodeToString(h[:]), ProofSHA256: hex.EncodeToString(check[:])}
 	value, err := json.Marshal(r)
 	if err != nil {
 		return Added{}, fmt.Errorf("encode token: %w", err)
@@ -536,7 +568,7 @@ func (t *Tokens) Add(ctx context.Context, token Token) (Added, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if had := t.byName[token.Name]; had == nil || had.revision < revision {
-		t.put(r, h, revision)
+		t.put(r, h, check, revision)
 	}
 	return Added{Token: token, Text: text}, nil
 }

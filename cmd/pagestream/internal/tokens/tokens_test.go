@@ -2,6 +2,7 @@ package tokens_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -106,13 +107,17 @@ func TestRevokedOnEveryNode(t *testing.T) {
 	require.ErrorIs(t, a.Revoke(t.Context(), "crm"), tokens.ErrUnknown)
 	require.ErrorIs(t, a.Revoke(t.Context(), "no/such name"), tokens.ErrUnknown)
 
-	// Another token of the name has other keys, so that no session of the first one is valid.
+	// Another token of the name has another proof, so that no session of the first one is valid.
 	again, err := b.Add(t.Context(), tokens.Token{Name: "crm", Scope: tokens.Reader})
 	require.NoError(t, err)
 	next, err := b.Find(again.Text)
 	require.NoError(t, err)
-	assert.NotEqual(t, h.Key([]byte("secret"), "p"), next.Key([]byte("secret"), "p"))
-	assert.NotEqual(t, next.Key([]byte("secret"), "p"), next.Key([]byte("secret"), "q"))
+	for _, holder := range []tokens.Holder{h, other} {
+		assert.True(t, holder.Proves(tokens.ProofOf(added.Text)))
+		assert.False(t, holder.Proves(tokens.ProofOf(again.Text)))
+	}
+	assert.True(t, next.Proves(tokens.ProofOf(again.Text)))
+	assert.False(t, next.Proves(tokens.ProofOf(added.Text)))
 	_, err = b.Find(added.Text)
 	require.ErrorIs(t, err, tokens.ErrInvalid, "the first one")
 	eventually(t, a, again.Text, nil)
@@ -250,4 +255,51 @@ func TestOnlyTheHashIsStored(t *testing.T) {
 	}))
 	assert.True(t, found)
 	s.Start(t)
+}
+
+// TestProofOfAnEarlierRecord checks that nothing proves a token whose record an earlier version wrote, until
+// the token's text is used, and that the proof is stored then.
+func TestProofOfAnEarlierRecord(t *testing.T) {
+	s := streamstest.Run(t)
+	k := open(t, s, nil)
+	added, err := k.Add(t.Context(), tokens.Token{Name: "old", Scope: tokens.Admin})
+	require.NoError(t, err)
+	kv, err := s.JS.KeyValue(t.Context(), strings.TrimPrefix(tokens.Stream, "KV_"))
+	require.NoError(t, err)
+	read := func() map[string]any {
+		entry, err := kv.Get(t.Context(), "old")
+		require.NoError(t, err)
+		var record map[string]any
+		require.NoError(t, json.Unmarshal(entry.Value(), &record))
+		return record
+	}
+	record := read()
+	require.Contains(t, record, "proof_sha256")
+	delete(record, "proof_sha256")
+	record["last_used"] = time.Now().UTC().Truncate(time.Minute)
+	earlier, err := json.Marshal(record)
+	require.NoError(t, err)
+	_, err = kv.Put(t.Context(), "old", earlier)
+	require.NoError(t, err)
+	k.Close()
+
+	k = open(t, s, nil)
+	proof := tokens.ProofOf(added.Text)
+	h, err := k.Named("old")
+	require.NoError(t, err)
+	assert.False(t, h.Proves(proof), "nothing was stored to check it with")
+	assert.False(t, h.Proves(tokens.Proof{}))
+	h, err = k.Find(added.Text)
+	require.NoError(t, err)
+	assert.True(t, h.Proves(proof))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if _, ok := read()["proof_sha256"]; !ok {
+			return errors.New("the record has no proof")
+		}
+		return nil
+	})
+	k.Close()
+	h, err = open(t, s, nil).Named("old")
+	require.NoError(t, err)
+	assert.True(t, h.Proves(proof), "also after a restart")
 }
