@@ -27,6 +27,9 @@ const (
 // tooLarge are the server's error codes for an event that is too large, which a retry can't change.
 var tooLarge = []jetstream.ErrorCode{jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderExceedsMaximum}
 
+// aboutEvent are the server's error codes that say nothing about whether the stream takes other events.
+var aboutEvent = append([]jetstream.ErrorCode{codeDuplicateInBatch, codeDuplicateConflict}, tooLarge...)
+
 const (
 	codeHeaderExceedsMaximum jetstream.ErrorCode = 10097
 	// codeDuplicateConflict is returned by a replicated stream while a message with the same id is

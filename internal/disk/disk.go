@@ -20,6 +20,18 @@ type Space struct {
 // Same reports whether two directories are on the same disk.
 func (s Space) Same(other Space) bool { return s.id == other.id }
 
+// Of returns the space of the disk of dir, or that dir will be on if it does not exist yet.
+func Of(dir string) (Space, error) {
+	for {
+		s, err := of(dir)
+		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+			dir = parent
+			continue
+		}
+		return s, err
+	}
+}
+
 // Used returns how many bytes the regular files below dir occupy. A file that can't be counted is left out,
 // and so is a directory that does not exist.
 func Used(dir string) (total int64) {

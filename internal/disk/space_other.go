@@ -7,7 +7,7 @@ import (
 	"io/fs"
 )
 
-// Of is not supported on this platform.
-func Of(string) (Space, error) { return Space{}, errors.ErrUnsupported }
+// of is not supported on this platform.
+func of(string) (Space, error) { return Space{}, errors.ErrUnsupported }
 
 func occupied(info fs.FileInfo) int64 { return info.Size() }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// Of returns the space of the disk of dir, which must exist.
-func Of(dir string) (Space, error) {
+// of returns the space of the disk of dir, which must exist.
+func of(dir string) (Space, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return Space{}, fmt.Errorf("get free disk space: %w", err)

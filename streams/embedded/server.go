@@ -54,6 +54,8 @@ var (
 	// ErrWrite is returned when a stream could not be written, as on a full disk. The server keeps the
 	// error and answers no further publishes to that stream.
 	ErrWrite = errors.New("the stream could not be written; see that the disk has room")
+	// ErrOutgrown is returned when the disk has more room than when the server set its default limit.
+	ErrOutgrown = errors.New("the disk has room for more than the server stores")
 )
 
 // Defaults of [Options].
@@ -93,7 +95,7 @@ type Options struct {
 	// the read models need.
 	MaxStore int64
 	// ReadModels is the directory of files that grow with the stream to half of its size, empty if there
-	// are none. If it exists and is on the same disk, the default of MaxStore leaves room for them.
+	// are none. If it is on the same disk, the default of MaxStore leaves room for them.
 	ReadModels string
 	// MaxPayload is the size of the largest event, in bytes, by default 32 MiB. It must be at least
 	// twice the largest body of a delivery, since an event may contain it as text and as raw item.
@@ -310,6 +312,15 @@ func (s *Server) MaxStore() int64 {
 		return config.MaxStore
 	}
 	return 0
+}
+
+// Outgrown returns [ErrOutgrown] if a restart would raise the default of MaxStore by a tenth or more. It reads
+// the sizes of all files.
+func (s *Server) Outgrown() error {
+	if limit := s.MaxStore(); s.opts.MaxStore <= 0 && limit > 0 && s.opts.storeLimit()-limit > limit/10 {
+		return ErrOutgrown
+	}
+	return nil
 }
 
 // Restart stops the server inside of the process and starts it again on the same files. That ends

@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Now are required.
+// Options configure a [Doctor]. All fields except Now, Space and Storable are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -64,7 +64,12 @@ type Options struct {
 	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
 	Refused func() []string
-	Apps    []App
+	// Space returns how full the stream and the disks are.
+	Space func() []meta.Space
+	// MaxBody and Storable are those of [meta.Install].
+	MaxBody  int64
+	Storable func() int64
+	Apps     []App
 	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
 	// app can't call Graph.
 	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
@@ -96,7 +101,13 @@ func New(o Options) *Doctor {
 func (d *Doctor) Install() meta.Install {
 	in := meta.Install{
 		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent(),
-		RetrievesLeads: d.opts.RetrievesLeads,
+		RetrievesLeads: d.opts.RetrievesLeads, MaxBody: d.opts.MaxBody,
+	}
+	if d.opts.Space != nil {
+		in.Space = d.opts.Space()
+	}
+	if d.opts.Storable != nil {
+		in.Storable = d.opts.Storable()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +24,7 @@ func (p *Program) openStream(ctx context.Context) error {
 	var err error
 	if p.cfg.NATS.URL == "" {
 		p.server, err = embedded.Start(ctx, embedded.Options{
-			Dir:          filepath.Join(p.cfg.Data.Dir, "nats"),
+			Dir: p.natsDir(), ReadModels: p.cfg.ProjectionsDir(),
 			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
 			SyncInterval: p.cfg.Streams.SyncInterval,
 			MaxStore:     int64(p.cfg.Streams.MaxStore),
@@ -44,6 +43,12 @@ func (p *Program) openStream(ctx context.Context) error {
 	if p.js, err = jetstream.New(p.conn); err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
+	if largest := p.storable(); int64(p.cfg.Webhook.MaxBody) > largest {
+		p.log.Error("the NATS server does not take the largest deliveries, which are answered 413: "+
+			"raise its max_payload, or lower webhook.max_body",
+			"max_payload", p.conn.MaxPayload(), "wanted", streams.LargestEvent(int64(p.cfg.Webhook.MaxBody)),
+			"webhook.max_body", p.cfg.Webhook.MaxBody, "largest", largest)
+	}
 	return nil
 }
 
@@ -61,6 +66,9 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 		return nats.Connect(string(p.cfg.NATS.URL), opts...)
 	}
 }
+
+// storable returns the size of the largest body of a delivery whose events NATS is certain to accept.
+func (p *Program) storable() int64 { return streams.LargestBody(p.conn.MaxPayload()) }
 
 // ensureStream creates the stream or updates its configuration.
 func (p *Program) ensureStream(ctx context.Context) (err error) {
