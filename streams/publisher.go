@@ -96,6 +96,12 @@ func (o BatchObservation) Failed() error {
 	return o.Err
 }
 
+// Full reports whether the stream refused events because there is no space for them.
+func (o BatchObservation) Full() bool {
+	var api *jetstream.APIError
+	return errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
+}
+
 // LargestEvent returns the size of the largest message that a delivery of body bytes can make: an event may
 // have the body twice, as text and as raw item.
 func LargestEvent(body int64) int64 { return 2*body + maxHeaders + batchOverhead }

@@ -295,10 +295,11 @@ func healthy(ns *server.Server) error {
 // to be called every second.
 func (s *Server) WriteErrors() map[string]error {
 	out := map[string]error{}
-	// The details have the streams. The rest is not used, since the server's check of its connections has a
-	// timeout of a millisecond and so fails on a busy machine; the streams are listed the next time then.
+	// Of the details only failed writes are used. The server's check of its connections has a timeout of a
+	// millisecond and so fails on a busy machine; the streams are listed the next time then. And a stream that
+	// is just being created looks to it like one that could not be recovered.
 	for _, e := range s.ns.Load().Healthz(&server.HealthzOptions{Details: true}).Errors {
-		if e.Type == server.HealthzErrorStream {
+		if e.Type == server.HealthzErrorStream && strings.Contains(e.Error, " write error: ") {
 			out[e.Stream] = fmt.Errorf("%w: %s", ErrWrite, e.Error)
 		}
 	}

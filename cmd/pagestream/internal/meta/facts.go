@@ -17,6 +17,8 @@ type Install struct {
 	// Refused has the reasons why deliveries are answered 503 now; it is empty if
 	// they are not.
 	Refused []string
+	// Behind is why the read models have not applied the last events, empty if they have.
+	Behind string
 	// Space is how full the stream and the disks are.
 	Space []Space
 	// MaxBody is the largest body of a delivery that is accepted, and Storable the largest that can be

@@ -41,6 +41,13 @@ func JudgeInstall(in Install) []Finding {
 		}
 		out = append(out, f)
 	}
+	if in.Behind != "" {
+		out = append(out, Finding{
+			Cause: StateModelsBehind, Severity: Wrong,
+			Summary:  "The read models are behind the stream: what follows is as of an earlier event.",
+			Evidence: []string{in.Behind}, Do: []string{"pagestream status"}, Because: first(out, StateSpaceLow),
+		})
+	}
 	if in.BadSignatures > 0 && in.BadSignatures*10 >= in.BadSignatures+in.Accepted {
 		out = append(out, Finding{
 			Cause: StateAppSecretWrong, Severity: Wrong,

@@ -34,10 +34,13 @@ type health struct {
 	space   space
 	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
 	last    atomic.Pointer[outcome]
-	healthy atomic.Pointer[time.Time] // when the last check began that found nothing
-	indexed atomic.Bool               // the index has caught up once since the start
+	indexed atomic.Bool // the index has caught up once since the start
 	cancel  context.CancelFunc
 	stopped sync.WaitGroup
+
+	// The last publish that failed for want of space, and what was left then. Only poll uses them.
+	refused     *outcome
+	refusedLeft int64
 
 	// The restarts of the embedded server. Only poll uses them.
 	restarts    int
@@ -75,13 +78,12 @@ func (h *health) interval() time.Duration {
 // poll checks the server and the stream, and logs changes. A full disk can stop the server while the process
 // runs.
 func (h *health) poll(ctx context.Context) {
-	began := time.Now()
 	err := h.check(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	if err == nil {
-		h.healthy.Store(&began)
+		h.forget()
 	}
 	before := h.stored.Swap(&err)
 	switch {

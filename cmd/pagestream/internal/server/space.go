@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/internal/backoff"
@@ -125,6 +124,17 @@ func (s *space) full() error {
 	return nil
 }
 
+// left returns how many bytes are left for deliveries.
+func (s *space) left() int64 {
+	left := int64(math.MaxInt64)
+	for _, l := range s.now() {
+		if l.Ingest {
+			left = min(left, l.Max-l.Used)
+		}
+	}
+	return left
+}
+
 // report logs each change of a level, and puts it on record. What has no room for the record is only logged.
 func (s *space) report(list []meta.Space) {
 	if s.levels == nil {
@@ -147,8 +157,9 @@ func (s *space) report(list []meta.Space) {
 
 // outcome is the result of a publish.
 type outcome struct {
-	err error // nil if the stream took events
-	at  time.Time
+	err  error // nil if the stream took events
+	full bool  // there was no space
+	at   time.Time
 }
 
 // outcomeAge is how long a publish that was not answered counts while no other follows. It is longer than the
@@ -157,25 +168,32 @@ const outcomeAge = 2 * streams.DefaultAckTimeout
 
 // published takes account of a publish by the committer.
 func (h *health) published(o streams.BatchObservation) {
-	h.last.Store(&outcome{o.Failed(), time.Now()})
+	h.last.Store(&outcome{o.Failed(), o.Full(), time.Now()})
 }
 
-// publishError returns the error of the last publish, until one succeeds, or there is reason to believe that it
-// would: after a refusal, which has its cause in what is checked, that a check has found nothing since; after
-// no answer, that nobody has tried for a while.
+// publishError returns the error of the last publish until one succeeds, or until there is reason to believe that
+// one would: for want of space, that there is more of it (see forget), otherwise that nobody has tried for a while.
 func (h *health) publishError() error {
 	last := h.last.Load()
-	if last == nil || last.err == nil {
-		return nil
-	}
-	var refused *jetstream.APIError
-	if checked := h.healthy.Load(); checked != nil && checked.After(last.at) && errors.As(last.err, &refused) {
-		return nil
-	}
-	if time.Since(last.at) > outcomeAge {
+	if last == nil || last.err == nil || !last.full && time.Since(last.at) > outcomeAge {
 		return nil
 	}
 	return fmt.Errorf("the last publish failed: %w", last.err)
+}
+
+// forget drops a publish that failed for want of space when there is more space than at the first check after it.
+// Only poll calls it, when a check has found nothing: a limit has room, but there was not enough for that event.
+func (h *health) forget() {
+	last := h.last.Load()
+	if last == nil || !last.full {
+		return
+	}
+	left := h.space.left()
+	if h.refused != last {
+		h.refused, h.refusedLeft = last, left
+	} else if left > h.refusedLeft {
+		h.last.CompareAndSwap(last, nil)
+	}
 }
 
 // modelsTimeout bounds the wait for read models that are ahead of the stream.

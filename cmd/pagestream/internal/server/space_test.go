@@ -1,9 +1,12 @@
 package server_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,13 +17,17 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -218,7 +225,7 @@ func TestServerRestartsUnderLoad(t *testing.T) {
 // full stream by readiness and doctor, and what is erased makes room for deliveries.
 func TestLimitOfTheStreamIsTold(t *testing.T) {
 	cfg := testConfig(t.TempDir())
-	cfg.Streams.MaxBytes = 32 * config.MiB
+	cfg.Streams.MaxBytes = 16 * config.MiB
 	r := start(t, cfg)
 	text, n := strings.Repeat("x", 64<<10), 0
 	for _, level := range []int{80, 95} {
@@ -241,6 +248,7 @@ func TestLimitOfTheStreamIsTold(t *testing.T) {
 		n++
 		time.Sleep(150 * time.Millisecond) // the checks are made meanwhile
 	}
+	assert.False(t, strings.Contains(r.log.String(), "started again"), "it needs no restart")
 	reasons, took := r.awaitReady(t, http.StatusServiceUnavailable, "streams.max_bytes")
 	assert.Contains(t, reasons, "there is no space left")
 	assert.Less(t, took, 3*time.Second)
@@ -269,4 +277,141 @@ func TestLimitOfTheStreamIsTold(t *testing.T) {
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("700", "32", "m_after", text, 1790000000000)))
 	report, _ = r.runDoctor(t)
 	assert.NotContains(t, causesOf(report, ""), meta.StateSpaceLow)
+}
+
+// natsAt starts a NATS server on a port. stop is called at the end of the test, if not before.
+func natsAt(t *testing.T, o natsserver.Options) (stop func()) {
+	t.Helper()
+	o.Host, o.NoSigs, o.NoLog = "127.0.0.1", true, true
+	ns, err := natsserver.NewServer(&o)
+	require.NoError(t, err)
+	go ns.Start()
+	require.True(t, ns.ReadyForConnections(streamstest.Limit))
+	stop = func() { ns.Shutdown(); ns.WaitForShutdown() }
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestReadModelsDiskIsFull fills the disk of the read models while that of the stream has room: deliveries are
+// stored until one that comes again might not be recognized, then they are refused, and it is said why. With room
+// again the program goes on, and stores none twice.
+func TestReadModelsDiskIsFull(t *testing.T) {
+	mount := streamstest.Disk(t, 64<<20)
+	_, port, err := net.SplitHostPort(freePort(t))
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	natsAt(t, natsserver.Options{Port: number, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 32 << 20})
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL = config.Servers("nats://127.0.0.1:" + port) // its other clients are unknown to the publisher
+	cfg.Projections.Dir = filepath.Join(mount, "models")
+	cfg.Streams.Window = 3 * time.Second
+	r := start(t, cfg)
+	text := strings.Repeat("x", 2<<10)
+	n := 0
+	deliver := func() int {
+		n++
+		return post(t, r.PublicAddr(), message("700", "31", fmt.Sprint("m_", n), text, 1790000000000+int64(n)))
+	}
+	for range 50 {
+		require.Equal(t, http.StatusOK, deliver())
+	}
+	lastSeq := uint64(n)
+	require.Equal(t, lastSeq, get[pages.Page](t, r, "/api/v1/pages/700").Traffic.Events)
+	filler := streamstest.Fill(t, mount, 0)
+	filled := time.Now()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if status := deliver(); status == http.StatusOK {
+			return fmt.Errorf("delivery %d is accepted", n)
+		}
+		n--
+		return nil
+	})
+	assert.Greater(t, time.Since(filled), time.Second, "what the window knows needs no index")
+	reasons, _ := r.awaitReady(t, http.StatusServiceUnavailable, "too far behind the stream to recognize")
+	assert.Contains(t, reasons, "no space left on device")
+	s := status(t, r)
+	assert.False(t, s.Ready)
+	assert.Contains(t, fmt.Sprint(s.Reasons), "too far behind")
+	assert.Equal(t, "100", r.metric(t, `pagestream_space_level{limit="projections.dir"}`))
+	report, code := r.runDoctor(t)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, fmt.Sprint(report.Install), "projections.dir")
+	require.NoError(t, os.Remove(filler))
+	_, took := r.awaitReady(t, http.StatusOK, "")
+	t.Logf("ready again after %s", took)
+	for i := range n { // all come again, long after the window
+		require.Equal(t, http.StatusOK,
+			post(t, r.PublicAddr(), message("700", "31", fmt.Sprint("m_", i+1), text, 1790000000000+int64(i+1))))
+	}
+	require.Equal(t, uint64(n), status(t, r).Stream.LastSeq)
+	require.Equal(t, uint64(n), get[pages.Page](t, r, "/api/v1/pages/700").Traffic.Events)
+}
+
+// TestServeWaitsForNATS starts a program before its NATS server, which has no JetStream at first.
+func TestServeWaitsForNATS(t *testing.T) {
+	_, port, err := net.SplitHostPort(freePort(t))
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL = config.Servers("nats://u:hunter2@127.0.0.1:" + port)
+	log := &streamstest.Logs{}
+	p := server.New(server.Options{Config: cfg, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	ran := make(chan error, 1)
+	go func() { ran <- p.Run(t.Context()) }()
+	t.Cleanup(func() { assert.NoError(t, p.Close(context.Background())) })
+	logged := func(text string) {
+		t.Helper()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if !strings.Contains(log.String(), text) {
+				return fmt.Errorf("%q is not in the log: %s", text, log)
+			}
+			return nil
+		})
+	}
+	logged("waiting for NATS")
+	stop := natsAt(t, natsserver.Options{Port: number, Username: "u", Password: "hunter2"})
+	logged("waiting for JetStream")
+	require.Empty(t, ran)
+	stop()
+	natsAt(t, natsserver.Options{
+		Port: number, Username: "u", Password: "hunter2", JetStream: true, StoreDir: t.TempDir(),
+	})
+	require.NoError(t, <-ran)
+	logged("the wait is over")
+	require.False(t, strings.Contains(log.String(), "hunter2"))
+	require.Equal(t, http.StatusOK, post(t, p.PublicAddr(), message("700", "31", "m_1", "x", 1790000000000)))
+	// The server takes 1 MiB, and an event may contain 8 MiB twice.
+	logged("the NATS server does not take the largest deliveries")
+	r := &running{Program: p, cfg: cfg, log: log}
+	r.client, err = cli.NewClient(r.base(), cfg.HTTP.TokenFile)
+	require.NoError(t, err)
+	report, code := r.runDoctor(t)
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, causesOf(report, ""), meta.StateBodyTooLarge)
+	require.Contains(t, fmt.Sprint(report.Install), "webhook.max_body")
+}
+
+// TestServeDoesNotWaitForWhatDoesNotPass checks which errors of the start are returned at once.
+func TestServeDoesNotWaitForWhatDoesNotPass(t *testing.T) {
+	_, port, err := net.SplitHostPort(freePort(t))
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL = config.Servers("nats://127.0.0.1:" + port)
+	run := func(ctx context.Context) error {
+		return server.New(server.Options{Config: cfg}).Run(ctx)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	require.Error(t, run(ctx), "the context has ended")
+	natsAt(t, natsserver.Options{Port: number, Username: "u", Password: "p"})
+	limited, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	defer cancel()
+	require.ErrorIs(t, run(limited), nats.ErrAuthorization)
+	cfg.NATS.Creds = filepath.Join(t.TempDir(), "missing.creds")
+	require.ErrorIs(t, run(limited), os.ErrNotExist)
+	require.NoError(t, limited.Err())
 }
