@@ -170,6 +170,7 @@ func (p *Publisher) batchLen(items []*item) int {
 func (p *Publisher) markStored(it *item, seq uint64, d Duplicate) {
 	p.newest = max(p.newest, seq)
 	p.recent.put(it.id, seq)
+	p.remembered.Store(p.recent.forgotten)
 	it.complete(seq, d)
 }
 

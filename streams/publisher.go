@@ -3,10 +3,13 @@ package streams
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -83,6 +86,29 @@ type BatchObservation struct {
 	Err    error
 }
 
+// Failed returns Err if it says that the stream does not take events now. It returns nil for what is about the
+// events alone: ids that are stored already, and events that are too large.
+func (o BatchObservation) Failed() error {
+	var api *jetstream.APIError
+	if errors.As(o.Err, &api) && slices.Contains(aboutEvent, api.ErrorCode) {
+		return nil
+	}
+	return o.Err
+}
+
+// Full reports whether the stream refused events because there is no space for them.
+func (o BatchObservation) Full() bool {
+	var api *jetstream.APIError
+	return errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
+}
+
+// LargestEvent returns the size of the largest message that a delivery of body bytes can make: an event may
+// have the body twice, as text and as raw item.
+func LargestEvent(body int64) int64 { return 2*body + maxHeaders + batchOverhead }
+
+// LargestBody returns the size of the largest body whose events are certain to fit into messages of size bytes.
+func LargestBody(size int64) int64 { return max(0, size-LargestEvent(0)) / 2 }
+
 // PublisherOptions configure a [Publisher]. Every field may be left at its zero value.
 type PublisherOptions struct {
 	// Stream is the stream's name, by default [Name].
@@ -148,6 +174,8 @@ type Publisher struct {
 	abandon   context.CancelFunc
 
 	pageOrder pageOrder
+
+	remembered atomic.Uint64
 
 	// The fields below are used by the committer only.
 	recent recent
@@ -322,6 +350,11 @@ func (p *Publisher) enqueue(r *request) error {
 	}
 	return nil
 }
+
+// Remembered returns the sequence from which on the publisher still has the ids of the events that it has
+// stored itself, and so finds duplicates of them without the index. It does not have those that were stored
+// by others, or before it was made.
+func (p *Publisher) Remembered() uint64 { return p.remembered.Load() + 1 }
 
 // Delay estimates how long new events of a page that an app delivered would wait until their turn. With an
 // empty page, it is the time for a page that has no events waiting. It is RetryFor where they would be refused.

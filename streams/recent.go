@@ -7,7 +7,11 @@ const recentGeneration = 32 << 10
 // does not make JetStream reject a whole batch. It has between one and two generations of ids. Two maps
 // cost a quarter of what an LRU list costs, and no allocation per id; which of the oldest ids are
 // evicted first does not matter here.
-type recent struct{ young, old map[string]uint64 }
+type recent struct {
+	young, old map[string]uint64
+	// youngest and oldest are the highest sequences in young and old, forgotten that of what was dropped.
+	youngest, oldest, forgotten uint64
+}
 
 // get returns the sequence of an id, false if it is not remembered.
 func (r *recent) get(id string) (uint64, bool) {
@@ -22,6 +26,8 @@ func (r *recent) get(id string) (uint64, bool) {
 func (r *recent) put(id string, seq uint64) {
 	if r.young == nil || len(r.young) >= recentGeneration {
 		r.old, r.young = r.young, make(map[string]uint64, recentGeneration)
+		r.forgotten, r.oldest, r.youngest = max(r.forgotten, r.oldest), r.youngest, 0
 	}
 	r.young[id] = seq
+	r.youngest = max(r.youngest, seq)
 }

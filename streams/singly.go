@@ -27,6 +27,13 @@ const (
 // tooLarge are the server's error codes for an event that is too large, which a retry can't change.
 var tooLarge = []jetstream.ErrorCode{jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderExceedsMaximum}
 
+// aboutSpace are the server's error codes for an event for which there is no space: in the store, in the account,
+// and in the stream.
+var aboutSpace = []jetstream.ErrorCode{10023, 10002, 10047, 10077}
+
+// aboutEvent are the server's error codes that say nothing about whether the stream takes other events.
+var aboutEvent = append([]jetstream.ErrorCode{codeDuplicateInBatch, codeDuplicateConflict}, tooLarge...)
+
 const (
 	codeHeaderExceedsMaximum jetstream.ErrorCode = 10097
 	// codeDuplicateConflict is returned by a replicated stream while a message with the same id is

@@ -37,6 +37,7 @@ const parts = internal + "*"
 var layers = [][]string{
 	{"domain"},
 	{"internal/backoff"},
+	{"internal/disk"},
 	{"internal/nearest"},
 	{"streams"},
 	{"projections"},

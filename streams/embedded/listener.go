@@ -13,8 +13,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
 )
 
 const (
@@ -35,10 +33,10 @@ const (
 // the places of the process. Here connections are bounded without the server: those that have not
 // authenticated by maxWaiting, and the others by the limits of the users' accounts.
 type listener struct {
-	ns  *server.Server
-	tcp net.Listener
-	tls *tls.Config // nil without TLS
-	log *slog.Logger
+	connect func() (net.Conn, error) // to the server
+	tcp     net.Listener
+	tls     *tls.Config // nil without TLS
+	log     *slog.Logger
 
 	wg sync.WaitGroup
 
@@ -57,13 +55,16 @@ type conn struct {
 }
 
 // listen starts accepting connections on an address.
-func listen(ns *server.Server, addr string, config *tls.Config, log *slog.Logger) (*listener, error) {
+func listen(
+	connect func() (net.Conn, error), addr string, config *tls.Config, log *slog.Logger,
+) (*listener, error) {
 	tcp, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
-		ns: ns, tcp: tcp, tls: config, log: log, open: make(map[*conn]struct{}), byNonce: make(map[string]*conn),
+		connect: connect, tcp: tcp, tls: config, log: log,
+		open: make(map[*conn]struct{}), byNonce: make(map[string]*conn),
 	}
 	l.wg.Go(l.accept)
 	return l, nil
@@ -121,7 +122,7 @@ func (l *listener) accept() {
 
 // serve connects a user to the server, until one of them closes the connection.
 func (l *listener) serve(c *conn) error {
-	inner, err := l.ns.InProcessConn()
+	inner, err := l.connect()
 	if err != nil {
 		return fmt.Errorf("connect to server: %w", err)
 	}

@@ -16,11 +16,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/internal/disk"
 )
 
 // SyncMode says when the server syncs an event to disk.
@@ -44,9 +47,16 @@ var (
 	ErrNotReady = errors.New("server is not ready")
 )
 
-// ErrJetStreamOff is returned when JetStream has turned itself off, as it does when the disk is full.
-// Nothing can be stored until the process is restarted.
-var ErrJetStreamOff = errors.New("JetStream is off; free disk space and restart")
+// Errors of a running server. It stores nothing until [Server.Restart].
+var (
+	// ErrJetStreamOff is returned when JetStream has turned itself off, as it does when the disk is full.
+	ErrJetStreamOff = errors.New("JetStream has turned itself off; see that the disk has room")
+	// ErrWrite is returned when a stream could not be written, as on a full disk. The server keeps the
+	// error and answers no further publishes to that stream.
+	ErrWrite = errors.New("the stream could not be written; see that the disk has room")
+	// ErrOutgrown is returned when the disk has more room than when the server set its default limit.
+	ErrOutgrown = errors.New("the disk has room for more than the server stores")
+)
 
 // Defaults of [Options].
 const (
@@ -58,12 +68,15 @@ const (
 const (
 	// readyTimeout bounds the start. It is long, since the server reads back a large dedup window.
 	readyTimeout = 2 * time.Minute
+	// stopTimeout bounds the stop of a server that did not start.
+	stopTimeout = 10 * time.Second
 	// maxPending is how many bytes may wait to be sent to one connection before the server closes it.
 	// It must be more than a subscriber requests at once, which is at least twice the largest event.
 	maxPending = 256 << 20
 	// maxMemory bounds memory storage, which only consumers use; the stream is on disk.
 	maxMemory = 64 << 20
-	// reserve is how many bytes are left free: these, or a twentieth of the total if that is more.
+	// reserve is how many bytes are left free, for the ledger and what else is small: these, or a twentieth
+	// of the total if that is more.
 	reserve = 256 << 20
 	// storeUnknown is the limit of the store if the free space is not known.
 	storeUnknown = 1 << 40
@@ -77,9 +90,13 @@ type Options struct {
 	Sync         SyncMode
 	SyncInterval time.Duration
 	// MaxStore bounds what the server stores, in bytes. When it is reached, publishes fail and
-	// everything else goes on, whereas JetStream turns itself off on a full disk. 0 means the disk's
-	// free space at the start, plus what is already stored, less a reserve.
+	// everything else goes on, whereas a full disk breaks the stream until the server is started again.
+	// 0 means the disk's free space at the start, plus what is already stored, less a reserve and what
+	// the read models need.
 	MaxStore int64
+	// ReadModels is the directory of files that grow with the stream to half of its size, empty if there
+	// are none. If it is on the same disk, the default of MaxStore leaves room for them.
+	ReadModels string
 	// MaxPayload is the size of the largest event, in bytes, by default 32 MiB. It must be at least
 	// twice the largest body of a delivery, since an event may contain it as text and as raw item.
 	MaxPayload int32
@@ -95,12 +112,16 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Server is a running server.
+// Server is a running server. Its methods are safe for concurrent use.
 type Server struct {
-	ns    *server.Server
-	log   *logger
+	opts  Options
 	lock  *os.File
 	users *users // nil if the server does not listen
+
+	ns atomic.Pointer[server.Server]
+	// change is held while the server is stopped or started again.
+	change  sync.Mutex
+	stopped bool
 }
 
 // Start starts the server and waits until it is ready. The caller must call Shutdown. Its errors include
@@ -114,23 +135,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
-	opts := &server.Options{
-		ServerName:             "pagestream",
-		DontListen:             true,
-		NoSigs:                 true, // the program handles signals
-		NoLog:                  true,
-		DisableJetStreamBanner: true,
-		JetStream:              true,
-		StoreDir:               o.Dir,
-		SyncAlways:             o.Sync == SyncAlways,
-		SyncInterval:           cmp.Or(max(o.SyncInterval, 0), DefaultSyncInterval),
-		JetStreamMaxMemory:     maxMemory,
-		MaxPayload:             cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload),
-		MaxPending:             maxPending,
-		PingInterval:           cmp.Or(max(o.PingInterval, 0), DefaultPingInterval),
-		MaxPingsOut:            2,
-	}
-	users, err := o.newUsers(opts)
+	users, err := o.newUsers()
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", o.Listen, err)
 	}
@@ -144,22 +149,12 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := takeLock(lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", o.Dir, err), lock.Close())
 	}
-	opts.JetStreamMaxStore = o.MaxStore
-	if o.MaxStore <= 0 {
-		opts.JetStreamMaxStore = storeLimit(o.Dir)
-	}
-	ns, err := server.NewServer(opts)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make server: %w", err), lock.Close())
-	}
-	s := &Server{ns: ns, log: &logger{log: o.Logger}, lock: lock, users: users}
-	ns.SetLoggerV2(s.log, false, false, false)
-	go ns.Start()
-	if err := s.awaitReady(ctx); err != nil {
+	s := &Server{opts: o, lock: lock, users: users}
+	if err := s.run(ctx); err != nil {
 		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
 	}
 	if users != nil {
-		if err := users.listen(ns, o.Listen, o.Logger); err != nil {
+		if err := users.listen(s.InProcessConn, o.Listen, o.Logger); err != nil {
 			err = fmt.Errorf("listen on %q: %w", o.Listen, err)
 			return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
 		}
@@ -167,28 +162,100 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) awaitReady(ctx context.Context) error {
+// serverOptions returns the options of nats-server.
+func (s *Server) serverOptions() *server.Options {
+	o := s.opts
+	opts := &server.Options{
+		ServerName:             "pagestream",
+		DontListen:             true,
+		NoSigs:                 true, // the program handles signals
+		NoLog:                  true,
+		DisableJetStreamBanner: true,
+		JetStream:              true,
+		StoreDir:               o.Dir,
+		SyncAlways:             o.Sync == SyncAlways,
+		SyncInterval:           cmp.Or(max(o.SyncInterval, 0), DefaultSyncInterval),
+		JetStreamMaxMemory:     maxMemory,
+		JetStreamMaxStore:      o.MaxStore,
+		MaxPayload:             cmp.Or(max(o.MaxPayload, 0), DefaultMaxPayload),
+		MaxPending:             maxPending,
+		PingInterval:           cmp.Or(max(o.PingInterval, 0), DefaultPingInterval),
+		MaxPingsOut:            2,
+	}
+	if o.MaxStore <= 0 {
+		opts.JetStreamMaxStore = o.storeLimit()
+	}
+	if s.users != nil {
+		opts.CustomClientAuthentication, opts.AlwaysEnableNonce = s.users, true
+		opts.AuthTimeout = authTimeout.Seconds()
+	}
+	return opts
+}
+
+// run starts a nats-server, waits until it is ready, and makes it the one that connections are made to. A
+// server that does not become ready is stopped.
+func (s *Server) run(ctx context.Context) error {
+	ns, err := server.NewServer(s.serverOptions())
+	if err != nil {
+		return fmt.Errorf("make server: %w", err)
+	}
+	log := &logger{log: s.opts.Logger}
+	ns.SetLoggerV2(log, false, false, false)
+	go ns.Start()
+	err = awaitReady(ctx, ns, log)
+	if err == nil {
+		err = s.use(ns)
+	}
+	if err != nil {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		return errors.Join(err, stop(stopping, ns))
+	}
+	return nil
+}
+
+// use makes a server the one that connections are made to, and gives it the users.
+func (s *Server) use(ns *server.Server) error {
+	if s.users == nil {
+		s.ns.Store(ns)
+		return nil
+	}
+	s.users.mu.Lock()
+	defer s.users.mu.Unlock()
+	for key, user := range s.users.byKey {
+		account, err := user.register(ns)
+		if err != nil {
+			return err
+		}
+		s.users.byKey[key] = registered{User: user.User, account: account}
+	}
+	s.ns.Store(ns)
+	return nil
+}
+
+func awaitReady(ctx context.Context, ns *server.Server, log *logger) error {
 	deadline := time.Now().Add(readyTimeout)
-	for !s.ns.ReadyForConnections(50 * time.Millisecond) {
+	for !ns.ReadyForConnections(50 * time.Millisecond) {
 		switch {
-		case s.log.fatal.Load() != nil:
-			return fmt.Errorf("%w: %s", ErrNotReady, *s.log.fatal.Load())
+		case log.fatal.Load() != nil:
+			return fmt.Errorf("%w: %s", ErrNotReady, *log.fatal.Load())
 		case ctx.Err() != nil:
 			return fmt.Errorf("wait for server: %w", ctx.Err())
 		case time.Now().After(deadline):
 			return fmt.Errorf("%w after %s", ErrNotReady, readyTimeout)
 		}
 	}
-	if err := s.Healthy(); err != nil {
+	if err := healthy(ns); err != nil {
 		return fmt.Errorf("start JetStream: %w", err)
 	}
 	return nil
 }
 
-// Connect returns a new in-process connection, which the caller must close.
+// Connect returns a new in-process connection, which the caller must close. It is lost when the server is
+// started again, and reconnects.
 func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
-		nats.Name(name), nats.InProcessServer(s.ns),
+		nats.Name(name), nats.InProcessServer(s),
 		nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
 	}, opts...)
 	if s.users != nil {
@@ -201,10 +268,9 @@ func (s *Server) Connect(name string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// InProcessConn implements [nats.InProcessConnProvider], which lets a connection reconnect to another
-// server.
+// InProcessConn implements [nats.InProcessConnProvider]. It fails while the server is started again.
 func (s *Server) InProcessConn() (net.Conn, error) {
-	c, err := s.ns.InProcessConn()
+	c, err := s.ns.Load().InProcessConn()
 	if err != nil {
 		return nil, fmt.Errorf("connect in process: %w", err)
 	}
@@ -212,34 +278,100 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 }
 
 // Healthy returns nil while events can be stored, as far as the server knows, else [ErrNotReady] or
-// [ErrJetStreamOff]. It is cheap enough to be called every second. It does not use the server's own
-// Healthz, which has a timeout of a millisecond and so fails on a busy machine.
-func (s *Server) Healthy() error {
+// [ErrJetStreamOff]. It is cheap enough to be called every second.
+func (s *Server) Healthy() error { return healthy(s.ns.Load()) }
+
+func healthy(ns *server.Server) error {
 	switch {
-	case !s.ns.Running():
+	case !ns.Running():
 		return ErrNotReady
-	case !s.ns.JetStreamEnabled():
+	case !ns.JetStreamEnabled():
 		return ErrJetStreamOff
 	}
 	return nil
 }
 
-// Shutdown stops the server and releases its directory. The caller must close connections first; lame
-// duck mode would do nothing for them, since they are in-process. It is idempotent.
-func (s *Server) Shutdown(ctx context.Context) error {
+// WriteErrors returns [ErrWrite] for each stream that the server has stopped writing to. It is cheap enough
+// to be called every second.
+func (s *Server) WriteErrors() map[string]error {
+	out := map[string]error{}
+	// Of the details only failed writes are used. The server's check of its connections has a timeout of a
+	// millisecond and so fails on a busy machine; the streams are listed the next time then. And a stream that
+	// is just being created looks to it like one that could not be recovered.
+	for _, e := range s.ns.Load().Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if e.Type == server.HealthzErrorStream && strings.Contains(e.Error, " write error: ") {
+			out[e.Stream] = fmt.Errorf("%w: %s", ErrWrite, e.Error)
+		}
+	}
+	return out
+}
+
+// MaxStore returns how many bytes the server may store: [Options].MaxStore, or its default as of the last
+// start.
+func (s *Server) MaxStore() int64 {
+	if config := s.ns.Load().JetStreamConfig(); config != nil {
+		return config.MaxStore
+	}
+	return 0
+}
+
+// Outgrown returns [ErrOutgrown] if a restart would raise the default of MaxStore by a tenth or more. It reads
+// the sizes of all files.
+func (s *Server) Outgrown() error {
+	if limit := s.MaxStore(); s.opts.MaxStore <= 0 && limit > 0 && s.opts.storeLimit()-limit > limit/10 {
+		return ErrOutgrown
+	}
+	return nil
+}
+
+// Restart stops the server inside of the process and starts it again on the same files. That ends
+// [ErrJetStreamOff] and [ErrWrite], if the disk can be written. What was acknowledged is kept, and so are
+// the users and the address. Connections are lost and reconnect by themselves, if their client does so.
+//
+// After an error the server does not run, and Restart can be called again. [ErrNotReady] is returned after
+// Shutdown.
+func (s *Server) Restart(ctx context.Context) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	if s.stopped {
+		return fmt.Errorf("start server again: %w", ErrNotReady)
+	}
+	if err := stop(ctx, s.ns.Load()); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// stop stops a server. It is idempotent.
+func stop(ctx context.Context, ns *server.Server) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if s.users != nil && s.users.listener != nil {
-			s.users.listener.close()
-		}
-		s.ns.Shutdown()
-		s.ns.WaitForShutdown()
+		ns.Shutdown()
+		ns.WaitForShutdown()
 	}()
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("stop server: %w", ctx.Err())
+	}
+}
+
+// Shutdown stops the server and releases its directory. The caller must close connections first; lame
+// duck mode would do nothing for them, since they are in-process. It waits for a Restart that is running.
+// It is idempotent.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	s.stopped = true
+	if s.users != nil && s.users.listener != nil {
+		s.users.listener.close()
+	}
+	if ns := s.ns.Load(); ns != nil {
+		if err := stop(ctx, ns); err != nil {
+			return err
+		}
 	}
 	if err := releaseLock(s.lock); err != nil {
 		return fmt.Errorf("unlock data directory: %w", err)
@@ -250,25 +382,26 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// storeLimit returns how many bytes the server may store in dir: what is there, plus the free space of
-// the disk, less the reserve.
-func storeLimit(dir string) int64 {
-	free, err := freeSpace(dir)
+// storeLimit returns how many bytes the server may store in o.Dir: what is there, plus the free space of the
+// disk, less the reserve; and two thirds of that if the read models are on the same disk, which then have half
+// of what the stream has.
+func (o Options) storeLimit() int64 {
+	space, err := disk.Of(o.Dir)
 	if err != nil {
 		return storeUnknown
 	}
-	total := free
-	// A file that can't be counted makes the limit too small, never too large.
-	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return nil //nolint:nilerr // see above
+	total := space.Free + disk.Used(o.Dir)
+	shared := false
+	if o.ReadModels != "" {
+		if models, err := disk.Of(o.ReadModels); err == nil && models.Same(space) {
+			shared, total = true, total+disk.Used(o.ReadModels)
 		}
-		if info, err := e.Info(); err == nil {
-			total += info.Size()
-		}
-		return nil
-	})
-	return max(1, total-min(total/2, max(reserve, total/20)))
+	}
+	total -= min(total/2, max(reserve, total/20))
+	if shared {
+		total -= total / 3
+	}
+	return max(1, total)
 }
 
 // logger adapts slog to the server's logger. It logs the server's notices at debug level: they are about

@@ -72,9 +72,8 @@ type registered struct {
 	account *server.Account
 }
 
-// newUsers returns the users of the listener, and sets them in opts. It returns nil if the server must not
-// listen.
-func (o Options) newUsers(opts *server.Options) (*users, error) {
+// newUsers returns the users of the listener, or nil if the server must not listen.
+func (o Options) newUsers() (*users, error) {
 	if o.Listen == "" {
 		return nil, nil //nolint:nilnil // the server does not listen
 	}
@@ -97,16 +96,14 @@ func (o Options) newUsers(opts *server.Options) (*users, error) {
 	if ip := net.ParseIP(host); u.tls == nil && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return nil, ErrNeedsTLS
 	}
-	opts.CustomClientAuthentication, opts.AlwaysEnableNonce = u, true
-	opts.AuthTimeout = authTimeout.Seconds()
 	return u, nil
 }
 
-// listen starts the listener.
-func (u *users) listen(ns *server.Server, addr string, log *slog.Logger) (err error) {
+// listen starts the listener, which hands connections to those that connect makes.
+func (u *users) listen(connect func() (net.Conn, error), addr string, log *slog.Logger) (err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.listener, err = listen(ns, addr, u.tls, log)
+	u.listener, err = listen(connect, addr, u.tls, log)
 	return err
 }
 
@@ -168,21 +165,28 @@ func (s *Server) SetUser(u User) error {
 	if old, found := s.users.byKey[u.PublicKey]; found && old.User == u {
 		return nil
 	}
-	account, fresh := s.ns.LookupOrRegisterAccount(userPrefix + u.Name)
-	if fresh {
-		if err := s.connectAccount(account, u.subjects()); err != nil {
-			return err
-		}
+	account, err := u.register(s.ns.Load())
+	if err != nil {
+		return err
 	}
 	s.users.remove(u.Name)
 	s.users.byKey[u.PublicKey] = registered{User: u, account: account}
 	return nil
 }
 
+// register returns the user's account on a server, and makes it if there is none.
+func (u User) register(ns *server.Server) (*server.Account, error) {
+	account, fresh := ns.LookupOrRegisterAccount(userPrefix + u.Name)
+	if !fresh {
+		return account, nil
+	}
+	return account, connectAccount(ns, account, u.subjects())
+}
+
 // connectAccount sets the limits of a user's account and lets it make requests to the stream's account,
 // which answers them on these subjects from this account only.
-func (s *Server) connectAccount(account *server.Account, subjects []string) error {
-	global := s.ns.GlobalAccount()
+func connectAccount(ns *server.Server, account *server.Account, subjects []string) error {
+	global := ns.GlobalAccount()
 	only := []*server.Account{account}
 	// An account without an import of JetStream's info gets all of JetStream's API, which answers that the
 	// account has no JetStream. So it has one, of a subject that nobody answers.
@@ -196,7 +200,7 @@ func (s *Server) connectAccount(account *server.Account, subjects []string) erro
 	})
 	claims.Limits.Conn, claims.Limits.LeafNodeConn = MaxUserConnections, 0
 	claims.Limits.Subs, claims.Limits.Payload = MaxUserSubscriptions, MaxUserPayload
-	s.ns.UpdateAccountClaims(account, claims) // before the other imports, which it would remove
+	ns.UpdateAccountClaims(account, claims) // before the other imports, which it would remove
 	for i, subject := range subjects {
 		kind := server.Singleton
 		if i == 0 {

@@ -24,8 +24,12 @@ func (StatusCommand) Run(c *CLI) error {
 		for _, r := range s.Reasons {
 			fmt.Fprintf(c.Out, "  %s\n", r)
 		}
-		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n\n",
+		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n",
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
+		for _, l := range s.Space {
+			fmt.Fprintf(c.Out, "space %s\n", l)
+		}
+		fmt.Fprintln(c.Out)
 		writeProjections(c, s.Projections)
 		writeProblemPages(c, s.Pages)
 	})

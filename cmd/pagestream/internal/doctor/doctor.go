@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Now are required.
+// Options configure a [Doctor]. All fields except Now, Space and Storable are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -64,7 +64,12 @@ type Options struct {
 	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
 	Refused func() []string
-	Apps    []App
+	// Space returns how full the stream and the disks are.
+	Space func() []meta.Space
+	// MaxBody and Storable are those of [meta.Install].
+	MaxBody  int64
+	Storable func() int64
+	Apps     []App
 	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
 	// app can't call Graph.
 	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
@@ -96,7 +101,13 @@ func New(o Options) *Doctor {
 func (d *Doctor) Install() meta.Install {
 	in := meta.Install{
 		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent(),
-		RetrievesLeads: d.opts.RetrievesLeads,
+		RetrievesLeads: d.opts.RetrievesLeads, MaxBody: d.opts.MaxBody,
+	}
+	if d.opts.Space != nil {
+		in.Space = d.opts.Space()
+	}
+	if d.opts.Storable != nil {
+		in.Storable = d.opts.Storable()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,7 +140,7 @@ func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription)
 // It changes nothing, but it records what it learns about a page's token and
 // subscription.
 func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, error) {
-	facts, err := d.choose(ctx, ids)
+	behind, facts, err := d.choose(ctx, ids)
 	if err != nil {
 		return Report{}, err
 	}
@@ -157,19 +168,33 @@ func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, erro
 		return Report{}, fmt.Errorf("examine pages: %w", err)
 	}
 	d.keep(apps)
-	return report(d.opts.Now(), d.Install(), facts), nil
+	in := d.Install()
+	in.Behind = behind
+	return report(d.opts.Now(), in, facts), nil
 }
 
 // choose returns what the read models have about the pages to examine, after they have
-// applied the last event of the stream.
-func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) ([]meta.Facts, error) {
+// applied the last event of the stream. If they don't in time, it returns why, and what
+// they have.
+func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) (behind string, facts []meta.Facts, err error) {
 	head, err := d.opts.Head(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read the stream's head: %w", err)
+		return "", nil, fmt.Errorf("read the stream's head: %w", err)
 	}
-	if err := d.waitFor(ctx, head); err != nil {
-		return nil, err
+	settling, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	if err := d.waitFor(settling, head); err != nil {
+		if settling.Err() == nil || ctx.Err() != nil {
+			return "", nil, err
+		}
+		behind = err.Error()
 	}
+	facts, err = d.rows(ids)
+	return behind, facts, err
+}
+
+// rows returns what the read models have about the pages to examine.
+func (d *Doctor) rows(ids []domain.PageID) (facts []meta.Facts, err error) {
 	if ids != nil && len(ids) == 0 {
 		return nil, fmt.Errorf("%w: the list of pages is empty", ErrUnknownPage)
 	}
@@ -184,7 +209,7 @@ func (d *Doctor) choose(ctx context.Context, ids []domain.PageID) ([]meta.Facts,
 			return nil, fmt.Errorf("list pages: %w", err)
 		}
 	}
-	facts := make([]meta.Facts, len(ids))
+	facts = make([]meta.Facts, len(ids))
 	for i, id := range ids {
 		if facts[i], err = d.read(id); err != nil {
 			return nil, err

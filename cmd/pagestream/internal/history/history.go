@@ -303,6 +303,32 @@ func (a *Action) End() {
 	}
 }
 
+// process is Who and Scope of an entry that the process made by itself.
+const process = "pagestream"
+
+// Note puts on record what the process did or noticed by itself, under a verb and with what it was about. It does
+// not wait: an entry that can't be written is logged and counted.
+func (h *History) Note(verb string, on map[string]string) {
+	if h == nil {
+		return
+	}
+	e := Entry{
+		ID: rand.Text(), Type: "operator." + verb, Time: time.Now().UTC(), Who: process, Scope: process, Verb: verb,
+		On: on, Outcome: OK,
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.closed {
+		h.lose(e, ErrFull)
+		return
+	}
+	select {
+	case h.queue <- queued{e, subjectPrefix + verb + "." + process, make(chan struct{})}:
+	default:
+		h.lose(e, ErrFull)
+	}
+}
+
 // lose logs and counts an entry that is not on record.
 func (h *History) lose(e Entry, err error) {
 	h.lost.Add(1)

@@ -17,7 +17,14 @@ type Install struct {
 	// Refused has the reasons why deliveries are answered 503 now; it is empty if
 	// they are not.
 	Refused []string
-	Apps    []AppFacts
+	// Behind is why the read models have not applied the last events, empty if they have.
+	Behind string
+	// Space is how full the stream and the disks are.
+	Space []Space
+	// MaxBody is the largest body of a delivery that is accepted, and Storable the largest that can be
+	// stored whatever it contains, in bytes; 0 if that is not known.
+	MaxBody, Storable int64
+	Apps              []AppFacts
 	// AllSilent reports that nearly all pages are silent at once.
 	AllSilent bool
 	// RetrievesLeads reports that the answers of leads are read from Graph.

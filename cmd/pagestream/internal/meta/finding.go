@@ -57,6 +57,9 @@ const (
 	StateAppSecretWrong      State = "app_secret_wrong"
 	StateEndpointUnreachable State = "endpoint_unreachable"
 	StateEndpointSlow        State = "endpoint_slow"
+	StateSpaceLow            State = "space_low"      // full, or nearly
+	StateBodyTooLarge        State = "body_too_large" // NATS does not take what webhook.max_body allows
+	StateModelsBehind        State = "read_models_behind"
 	StateNotStoring          State = "not_storing"
 	StateCallbackElsewhere   State = "callback_elsewhere"
 	StateAllSilent           State = "all_silent"

@@ -9,13 +9,28 @@ import (
 // JudgeInstall returns the problems of the installation, an empty list if there are
 // none.
 func JudgeInstall(in Install) []Finding {
-	out := []Finding{}
+	out := append([]Finding{}, judgeSpace(in.Space)...)
+	if in.Storable > 0 && in.MaxBody > in.Storable {
+		out = append(out, Finding{
+			Cause: StateBodyTooLarge, Severity: Wrong,
+			Summary: "The NATS server does not take the largest deliveries: they are answered 413, and Meta gives them up.",
+			Evidence: []string{fmt.Sprintf("webhook.max_body is %d bytes, and what is certain to be stored is %d",
+				in.MaxBody, in.Storable)},
+			Do: []string{
+				"raise max_payload of the NATS server to more than twice webhook.max_body, or",
+				fmt.Sprintf("set webhook.max_body to at most %d, so that larger ones are refused before they are read", in.Storable),
+			},
+		})
+	}
 	if len(in.Refused) > 0 || in.NotStored > 0 {
 		f := Finding{
 			Cause: StateNotStoring, Severity: Wrong,
 			Summary:  "Deliveries are or were answered 503 because they could not be stored.",
 			Evidence: slices.Clone(in.Refused),
 			Do:       []string{"pagestream status", "see that the disk has room and the log what failed"},
+		}
+		if slices.ContainsFunc(in.Space, func(s Space) bool { return s.Ingest && s.Level() == SpaceFull }) {
+			f.Because = StateSpaceLow
 		}
 		if in.NotStored > 0 {
 			f.Evidence = append(f.Evidence,
@@ -25,6 +40,13 @@ func JudgeInstall(in Install) []Finding {
 			f.Severity = Warning
 		}
 		out = append(out, f)
+	}
+	if in.Behind != "" {
+		out = append(out, Finding{
+			Cause: StateModelsBehind, Severity: Wrong,
+			Summary:  "The read models are behind the stream: what follows is as of an earlier event.",
+			Evidence: []string{in.Behind}, Do: []string{"pagestream status"}, Because: first(out, StateSpaceLow),
+		})
 	}
 	if in.BadSignatures > 0 && in.BadSignatures*10 >= in.BadSignatures+in.Accepted {
 		out = append(out, Finding{

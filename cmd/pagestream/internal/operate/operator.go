@@ -19,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
@@ -68,6 +69,8 @@ type Parts struct {
 	Secrets *connect.Bucket
 	// Ready returns every reason why the process should get no traffic.
 	Ready func() []error
+	// Space returns how full the limits of the stream and the disks are.
+	Space func() []meta.Space
 
 	// Apps are the names of the configured apps, the default app first.
 	Apps []string

@@ -20,6 +20,8 @@ type Status struct {
 	Ready   bool         `json:"ready"`
 	Reasons []string     `json:"reasons,omitempty"`
 	Stream  StreamStatus `json:"stream"`
+	// Space is how full the limits of the stream and the disks are.
+	Space []SpaceStatus `json:"space"`
 	// Projections are the statuses of the read models.
 	Projections []projections.Status `json:"projections"`
 	Pages       PagesStatus          `json:"pages"`
@@ -30,6 +32,15 @@ type Status struct {
 	Received      deliveries.Counts    `json:"received"`
 	Conversations conversations.Counts `json:"conversations"`
 	Comments      comments.Counts      `json:"comments"`
+}
+
+// SpaceStatus is one limit of what can be stored.
+type SpaceStatus struct {
+	meta.Space
+
+	Percent int `json:"percent"`
+	// Level is the level that was reached: 0, 80, 95 or 100.
+	Level meta.SpaceLevel `json:"level"`
 }
 
 // StreamStatus is the state of the stream.
@@ -77,6 +88,7 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 		Stream: StreamStatus{
 			Name: o.Stream, FirstSeq: state.FirstSeq, LastSeq: state.LastSeq, Events: state.Msgs, Bytes: state.Bytes,
 		},
+		Space:       []SpaceStatus{},
 		Projections: o.Models.Statuses(),
 		Received:    o.Ledger.Counts(),
 	}
@@ -91,6 +103,9 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 	}
 	if out.Pages, err = o.PagesStatus(); err != nil {
 		return Status{}, fmt.Errorf("judge pages: %w", err)
+	}
+	for _, s := range o.Space() {
+		out.Space = append(out.Space, SpaceStatus{s, s.Percent(), s.Level()})
 	}
 	for _, err := range o.NotReady() {
 		out.Ready = false

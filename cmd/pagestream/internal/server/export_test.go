@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,9 @@ func (p *Program) Consumers() *consumers.Consumers      { return p.consumers }
 func (p *Program) Hooks() *hooks.Hooks                  { return p.hooks }
 func (p *Program) PrivateHandler() http.Handler         { return p.private }
 func (p *Program) Dial(name string) (*nats.Conn, error) { return p.dial(name)() }
+
+// RestartServer starts the embedded server again while the program runs.
+func (p *Program) RestartServer(ctx context.Context) error { return p.server.Restart(ctx) }
 
 func (p *Program) Model(name string) *projections.Runner {
 	r, err := p.models.Find(name)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // While one of these errors is current, deliveries are answered with 503, even if the stream works.
@@ -28,19 +31,30 @@ const healthInterval = time.Second
 // health checks whether deliveries can be stored and whether the read models are running.
 type health struct {
 	p       *Program
+	space   space
 	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
-	indexed atomic.Bool           // the index has caught up once since the start
+	last    atomic.Pointer[outcome]
+	indexed atomic.Bool // the index has caught up once since the start
 	cancel  context.CancelFunc
 	stopped sync.WaitGroup
+
+	// The last publish that failed for want of space, and what was left then. Only poll uses them.
+	refused     *outcome
+	refusedLeft int64
+
+	// The restarts of the embedded server. Only poll uses them.
+	restarts    int
+	nextRestart time.Time
+	outgrown    time.Time // when the disk was last looked at for that
 }
 
 func (h *health) start(p *Program) {
-	h.p = p
+	h.p, h.space.p = p, p
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.poll(ctx)
 	h.stopped.Go(func() {
-		for backoff.Sleep(ctx, healthInterval) == nil {
+		for backoff.Sleep(ctx, h.interval()) == nil {
 			h.poll(ctx)
 		}
 	})
@@ -51,12 +65,25 @@ func (h *health) stop() {
 	h.stopped.Wait()
 }
 
-// poll checks the server and the stream, and logs changes. JetStream can disable itself on a full
-// disk while the process runs.
+// interval returns the time until the next check. It is short after a failure, and while space is running out, so
+// that deliveries are refused before they have used up what is kept free of them.
+func (h *health) interval() time.Duration {
+	short := slices.ContainsFunc(h.space.now(), func(s meta.Space) bool { return s.Level() != meta.SpaceFine })
+	if err := h.stored.Load(); short || err != nil && *err != nil {
+		return healthInterval / 10
+	}
+	return healthInterval
+}
+
+// poll checks the server and the stream, and logs changes. A full disk can stop the server while the process
+// runs.
 func (h *health) poll(ctx context.Context) {
 	err := h.check(ctx)
 	if ctx.Err() != nil {
 		return
+	}
+	if err == nil {
+		h.forget()
 	}
 	before := h.stored.Swap(&err)
 	switch {
@@ -65,21 +92,36 @@ func (h *health) poll(ctx context.Context) {
 	case err == nil && before != nil && *before != nil:
 		h.p.log.Info("deliveries can be stored again")
 	}
+	h.heal(ctx)
 }
 
 func (h *health) check(ctx context.Context) error {
-	if !h.p.conn.IsConnected() {
-		return errors.New("not connected to NATS")
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	err := h.answers(ctx)
+	if asked := h.space.measure(ctx, err == nil); asked != nil {
+		err = asked
 	}
+	if full := h.space.full(); full != nil && err != nil {
+		return fmt.Errorf("%w; %w", full, err)
+	} else if full != nil {
+		return full
+	}
+	return err
+}
+
+// answers returns an error if NATS does not answer, or the embedded server does not store events any more.
+func (h *health) answers(ctx context.Context) error {
 	if h.p.server != nil {
 		if err := h.p.server.Healthy(); err != nil {
 			return fmt.Errorf("embedded server: %w", err)
 		}
+		if err := h.p.server.WriteErrors()[streams.Name]; err != nil {
+			return fmt.Errorf("embedded server: %w", err)
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if _, err := h.p.js.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("JetStream: %w", err)
+	if !h.p.conn.IsConnected() {
+		return errors.New("not connected to NATS")
 	}
 	return nil
 }
@@ -93,12 +135,25 @@ func (h *health) storeError() error {
 	if *err != nil {
 		return *err
 	}
-	return h.index()
+	if err := h.index(); err != nil {
+		return err
+	}
+	return h.uncovered()
+}
+
+// refusals returns why deliveries are answered 503 now: it is known that they can't be stored, or the last
+// publish failed.
+func (h *health) refusals() (out []error) {
+	for _, err := range []error{h.storeError(), h.publishError()} {
+		if err != nil {
+			out = append(out, err)
+		}
+	}
+	return out
 }
 
 // index returns errIndexing while the index is behind the head that the stream had at the start,
-// or is being rebuilt. A failure of the projection after that does not count: JetStream's window
-// and the projections still find duplicates, which is better than refusing every delivery.
+// or is being rebuilt. A failure of the projection after that counts only as far as uncovered says.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
 	if !h.indexed.Load() {
@@ -115,10 +170,7 @@ func (h *health) index() error {
 
 // reasons returns every error that makes the process not ready.
 func (h *health) reasons() []error {
-	var out []error
-	if err := h.storeError(); err != nil {
-		out = append(out, err)
-	}
+	out := h.refusals()
 	for _, r := range h.p.models {
 		if err := r.Healthy(h.p.cfg.Projections.MaxLag); err != nil {
 			out = append(out, fmt.Errorf("projection %s: %w", r.Name(), err))

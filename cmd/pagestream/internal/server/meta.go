@@ -134,12 +134,15 @@ func (p *Program) newDoctor() *doctor.Doctor {
 		},
 		AllSilent: p.reconciler.AllSilent,
 		Recent:    p.recent.Sum,
-		Refused: func() []string {
-			if err := p.health.storeError(); err != nil {
-				return []string{err.Error()}
+		Refused: func() (out []string) {
+			for _, err := range p.health.refusals() {
+				out = append(out, err.Error())
 			}
-			return nil
+			return out
 		},
+		Space:            p.health.space.now,
+		MaxBody:          int64(p.cfg.Webhook.MaxBody),
+		Storable:         p.storable,
 		AppSubscriptions: p.apps.Subscriptions,
 		BaseURL:          p.baseURL,
 		RetrievesLeads:   p.cfg.Leads.Retrieve,

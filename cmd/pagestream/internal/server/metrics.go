@@ -163,6 +163,14 @@ var (
 		"1 while the page sends no events although its rhythm predicts some.", "page")
 	allSilentDesc = desc("pagestream_all_pages_silent", "1 while nearly all pages are silent at once.")
 	historyDesc   = desc("pagestream_history_lost_total", "Verbs of operators that could not be put on record.")
+	spaceUsedDesc = desc("pagestream_space_used_bytes",
+		"Used bytes of a limit: streams.max_store, streams.max_bytes, nats.url, or the disk of data.dir or projections.dir.",
+		"limit")
+	spaceMaxDesc   = desc("pagestream_space_max_bytes", "The limit; of a disk, what is used here and what is free.", "limit")
+	spaceLevelDesc = desc("pagestream_space_level",
+		"The level that the use of a limit has reached: 0, 80, 95, or 100 where nothing more is stored.", "limit")
+	notStoringDesc = desc("pagestream_not_storing",
+		"1 while deliveries can't be stored and are answered 503, or the last publish failed.")
 	reconcileDesc = desc("pagestream_reconcile_total", "Actions of the reconcile loop.", "action")
 )
 
@@ -198,6 +206,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	counter(historyDesc, c.p.history.Lost())
+	for _, s := range c.p.health.space.now() {
+		gauge(spaceUsedDesc, float64(s.Used), s.Setting)
+		gauge(spaceMaxDesc, float64(s.Max), s.Setting)
+		gauge(spaceLevelDesc, float64(s.Level()), s.Setting)
+	}
+	gauge(notStoringDesc, boolValue(len(c.p.health.refusals()) > 0))
 	if err := c.pages(gauge); err != nil {
 		ch <- prometheus.NewInvalidMetric(stateDesc, err)
 	}

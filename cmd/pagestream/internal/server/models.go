@@ -93,7 +93,7 @@ func (p *Program) startPublisher(context.Context) (err error) {
 		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,
-		Observe:    p.metrics.published,
+		Observe:    func(o streams.BatchObservation) { p.metrics.published(o); p.health.published(o) },
 		Logger:     p.log.With("part", "publisher"),
 	})
 	if err != nil {

@@ -66,6 +66,7 @@ type Program struct {
 	publicLn, privateLn net.Listener
 
 	// The stream.
+	waits    bool             // for NATS; offline commands don't
 	server   *embedded.Server // nil with an external NATS
 	conn     *nats.Conn
 	js       jetstream.JetStream
@@ -141,9 +142,10 @@ func (p *Program) PrivateAddr() string { return p.privateLn.Addr().String() }
 // has returned. The caller must then call Close.
 func (p *Program) Failed() <-chan error { return p.failed }
 
-// Run starts every part and returns when both HTTP servers accept requests. If it fails, it stops
-// everything that it started.
+// Run starts every part and returns when both HTTP servers accept requests. It waits for an external NATS server,
+// and for its JetStream, until the context ends. If it fails, it stops everything that it started.
 func (p *Program) Run(ctx context.Context) (err error) {
+	p.waits = true
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close(context.WithoutCancel(ctx)))

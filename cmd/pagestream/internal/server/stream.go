@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +24,7 @@ func (p *Program) openStream(ctx context.Context) error {
 	var err error
 	if p.cfg.NATS.URL == "" {
 		p.server, err = embedded.Start(ctx, embedded.Options{
-			Dir:          filepath.Join(p.cfg.Data.Dir, "nats"),
+			Dir: p.natsDir(), ReadModels: p.cfg.ProjectionsDir(),
 			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
 			SyncInterval: p.cfg.Streams.SyncInterval,
 			MaxStore:     int64(p.cfg.Streams.MaxStore),
@@ -37,12 +36,29 @@ func (p *Program) openStream(ctx context.Context) error {
 		}
 		p.onClose("embedded server", p.server.Shutdown)
 	}
-	if p.conn, err = p.dial("pagestream")(); err != nil {
+	err = p.await(ctx, "NATS", func(context.Context) error { // the dial has a timeout of its own
+		p.conn, err = p.dial("pagestream")()
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	p.onClose("connection", func(context.Context) error { p.conn.Close(); return nil })
 	if p.js, err = jetstream.New(p.conn); err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
+	}
+	err = p.await(ctx, "JetStream", func(ctx context.Context) error {
+		_, err := p.js.AccountInfo(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	if largest := p.storable(); int64(p.cfg.Webhook.MaxBody) > largest {
+		p.log.Error("the NATS server does not take the largest deliveries, which are answered 413: "+
+			"raise its max_payload, or lower webhook.max_body",
+			"max_payload", p.conn.MaxPayload(), "wanted", streams.LargestEvent(int64(p.cfg.Webhook.MaxBody)),
+			"webhook.max_body", p.cfg.Webhook.MaxBody, "largest", largest)
 	}
 	return nil
 }
@@ -62,21 +78,29 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 	}
 }
 
+// storable returns the size of the largest body of a delivery whose events NATS is certain to accept.
+func (p *Program) storable() int64 { return streams.LargestBody(p.conn.MaxPayload()) }
+
 // ensureStream creates the stream or updates its configuration.
-func (p *Program) ensureStream(ctx context.Context) (err error) {
-	p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
-		Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+func (p *Program) ensureStream(ctx context.Context) error {
+	err := p.await(ctx, "the stream", func(ctx context.Context) (err error) {
+		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
+			Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+		})
+		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("ensure stream: %w", err)
+		return fmt.Errorf("ensure stream: %w", err)
 	}
-	return err
+	return nil
 }
 
 // openSecrets opens the bucket in which the sealed tokens are stored.
-func (p *Program) openSecrets(ctx context.Context) (err error) {
-	p.secrets, err = connect.OpenBucket(ctx, p.js, streams.Name, p.cfg.NATS.Replicas)
-	return err
+func (p *Program) openSecrets(ctx context.Context) error {
+	return p.await(ctx, "the bucket of secrets", func(ctx context.Context) (err error) {
+		p.secrets, err = connect.OpenBucket(ctx, p.js, streams.Name, p.cfg.NATS.Replicas)
+		return err
+	})
 }
 
 // openKeys reads the key ring. If the file is missing, it creates a new one, but returns an error if
