@@ -43,7 +43,8 @@ type Tail struct {
 	done chan struct{}
 
 	mu      sync.Mutex
-	events  []arrival // in order, without a gap
+	events  []arrival          // in order, without a gap
+	again   context.CancelFunc // makes the tail start again
 	bytes   int
 	changed chan struct{} // closed and replaced when events or closed changes
 	closed  bool
@@ -69,6 +70,18 @@ func (t *Tail) Close() error {
 	return nil
 }
 
+// Forget drops the events and starts again at the end of the stream. It is for a stream that was replaced by
+// one with other events.
+func (t *Tail) Forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.events, t.bytes = nil, 0
+	if t.again != nil {
+		t.again()
+	}
+	t.notify()
+}
+
 // run follows the stream until it is stopped. After an error it drops its events and starts again at the
 // end of the stream.
 func (t *Tail) run(ctx context.Context) {
@@ -89,6 +102,11 @@ func (t *Tail) run(ctx context.Context) {
 }
 
 func (t *Tail) follow(ctx context.Context, progressed func()) error {
+	ctx, again := context.WithCancel(ctx)
+	defer again()
+	t.mu.Lock()
+	t.again = again
+	t.mu.Unlock()
 	lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
 	head, err := Last(lookup, t.js, t.opts.Stream)
 	cancel()
@@ -99,6 +117,9 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	defer src.close()
 	for {
 		list, err := src.chunk(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err() // what was read before Forget may be of another stream
+		}
 		decodeAll(list)
 		t.add(list)
 		if err != nil {
