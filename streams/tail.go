@@ -3,6 +3,7 @@ package streams
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sort"
@@ -42,12 +43,15 @@ type Tail struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu      sync.Mutex
-	events  []arrival          // in order, without a gap
-	again   context.CancelFunc // makes the tail start again
-	bytes   int
-	changed chan struct{} // closed and replaced when events or closed changes
-	closed  bool
+	mu     sync.Mutex
+	events []arrival          // in order, without a gap
+	again  context.CancelFunc // makes the tail start again
+	// reconnects is how often the connection had been made again when the tail started: after that the
+	// stream may be another one.
+	reconnects uint64
+	bytes      int
+	changed    chan struct{} // closed and replaced when events or closed changes
+	closed     bool
 }
 
 // NewTail returns a tail that starts at the end of the stream. The caller must close it.
@@ -105,7 +109,7 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	ctx, again := context.WithCancel(ctx)
 	defer again()
 	t.mu.Lock()
-	t.again = again
+	t.again, t.reconnects = again, t.js.Conn().Stats().Reconnects
 	t.mu.Unlock()
 	lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
 	head, err := Last(lookup, t.js, t.opts.Stream)
@@ -117,8 +121,11 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	defer src.close()
 	for {
 		list, err := src.chunk(ctx)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err() // what was read before Forget may be of another stream
+		case !t.sameConnection():
+			return errReconnected
 		}
 		decodeAll(list)
 		t.add(list)
@@ -127,6 +134,16 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 		}
 		progressed()
 	}
+}
+
+// errReconnected is returned when the connection was made again.
+var errReconnected = errors.New("the connection was made again")
+
+// sameConnection reports whether the tail has only read from one connection.
+func (t *Tail) sameConnection() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reconnects == t.js.Conn().Stats().Reconnects
 }
 
 func (t *Tail) add(list []arrival) {
@@ -175,7 +192,7 @@ func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, changed <-cha
 	defer t.mu.Unlock()
 	seq := last.Sequence.Stream
 	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq() >= seq })
-	if t.closed || i == len(t.events) || t.events[i].seq() != seq ||
+	if t.closed || t.reconnects != t.js.Conn().Stats().Reconnects || i == len(t.events) || t.events[i].seq() != seq ||
 		!t.events[i].meta.Timestamp.Equal(last.Timestamp) {
 		return nil, nil, false
 	}

@@ -97,11 +97,16 @@ type Compared struct {
 	Last uint64
 }
 
+// compareTimeout bounds one request of Compare: one that goes out as the connection breaks is never answered.
+const compareTimeout = 2 * time.Second
+
 // Compare compares the trail with a stream, whatever its name was. An erased event is the same if its
 // tombstone has the hash of its id. A sequence within the stream that has neither an event nor a tombstone
 // tells nothing: see [Lost]. It requests each event of the trail.
 func (t Trail) Compare(ctx context.Context, js jetstream.JetStream, stream string) (out Compared, err error) {
-	st, err := js.Stream(ctx, stream)
+	limited, cancel := context.WithTimeout(ctx, compareTimeout)
+	st, err := js.Stream(limited, stream)
+	cancel()
 	if err != nil {
 		return out, fmt.Errorf("compare positions: get stream: %w", err)
 	}
@@ -112,7 +117,9 @@ func (t Trail) Compare(ctx context.Context, js jetstream.JetStream, stream strin
 			out.Differs = f
 			return out, nil
 		}
-		e, err := get(ctx, st, f.Seq)
+		limited, cancel := context.WithTimeout(ctx, compareTimeout)
+		e, err := get(limited, st, f.Seq)
+		cancel()
 		same := err == nil && FingerprintOf(e) == f
 		switch {
 		case errors.Is(err, ErrNotFound):

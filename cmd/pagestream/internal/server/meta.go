@@ -168,6 +168,7 @@ func (p *Program) startReactors(context.Context) (err error) {
 	if p.consumers, err = p.newConsumers(); err != nil {
 		return err
 	}
+	p.rollback.tell(func(uint64) { p.consumers.Recheck() })
 	run, stop := context.WithCancel(context.Background())
 	p.onClose("reactors", func(context.Context) error {
 		stop()

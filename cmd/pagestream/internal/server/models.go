@@ -29,15 +29,19 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		return err
 	}
 	p.tail = streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.rollback.tell(func(uint64) { p.tail.Forget() })
 	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
 	var index projections.Index
-	attempts := 0 // the index never parks: the id of a parked event would look new
+	turns := make(chan struct{}, 1)
+	rolledBack := p.rollback.to // it is the index that tells
+	attempts := 0               // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
 	}, p.opts.Projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
+			Turns: turns, RolledBack: rolledBack,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -45,7 +49,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		p.onClose("projection "+projection.Name(), func(context.Context) error { return r.Close() })
 		p.models = append(p.models, r)
 		if index == nil {
-			index, attempts = deliveries.Index{Runner: r}, projections.DefaultAttempts
+			index, attempts, rolledBack = deliveries.Index{Runner: r}, projections.DefaultAttempts, nil
 		}
 	}
 	run, stop := context.WithCancel(context.Background())
@@ -99,6 +103,7 @@ func (p *Program) startPublisher(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("start publisher: %w", err)
 	}
+	p.rollback.tell(p.publisher.Forget)
 	p.onClose("publisher", p.publisher.Close)
 	p.parking = streams.NewParking(p.js, streams.Name)
 	return nil

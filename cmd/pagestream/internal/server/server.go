@@ -73,6 +73,7 @@ type Program struct {
 	secrets  *connect.Bucket
 	tail     *streams.Tail
 	keys     *seal.KeyRing
+	rollback rollback
 
 	// The read models.
 	models operate.Models
