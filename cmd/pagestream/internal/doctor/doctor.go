@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Now are required.
+// Options configure a [Doctor]. All fields except Lost and Now are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -64,7 +64,10 @@ type Options struct {
 	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
 	Refused func() []string
-	Apps    []App
+	// Lost says which events the stream has lost; it returns an empty string if there are none. Nil means that
+	// none are.
+	Lost func() string
+	Apps []App
 	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
 	// app can't call Graph.
 	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
@@ -88,6 +91,9 @@ func New(o Options) *Doctor {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Lost == nil {
+		o.Lost = func() string { return "" }
+	}
 	return &Doctor{opts: o}
 }
 
@@ -95,7 +101,7 @@ func New(o Options) *Doctor {
 // it includes what the last examination found about the apps.
 func (d *Doctor) Install() meta.Install {
 	in := meta.Install{
-		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent(),
+		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), Lost: d.opts.Lost(), AllSilent: d.opts.AllSilent(),
 		RetrievesLeads: d.opts.RetrievesLeads,
 	}
 	d.mu.Lock()

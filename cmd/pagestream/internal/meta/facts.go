@@ -17,7 +17,9 @@ type Install struct {
 	// Refused has the reasons why deliveries are answered 503 now; it is empty if
 	// they are not.
 	Refused []string
-	Apps    []AppFacts
+	// Lost says which events the stream has lost; it is empty if there are none.
+	Lost string
+	Apps []AppFacts
 	// AllSilent reports that nearly all pages are silent at once.
 	AllSilent bool
 	// RetrievesLeads reports that the answers of leads are read from Graph.

@@ -58,6 +58,7 @@ const (
 	StateEndpointUnreachable State = "endpoint_unreachable"
 	StateEndpointSlow        State = "endpoint_slow"
 	StateNotStoring          State = "not_storing"
+	StateEventsLost          State = "events_lost"
 	StateCallbackElsewhere   State = "callback_elsewhere"
 	StateAllSilent           State = "all_silent"
 )

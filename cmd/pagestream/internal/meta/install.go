@@ -26,6 +26,17 @@ func JudgeInstall(in Install) []Finding {
 		}
 		out = append(out, f)
 	}
+	if in.Lost != "" {
+		out = append(out, Finding{
+			Cause: StateEventsLost, Severity: Wrong,
+			Summary: "The stream has lost events: files of its store are missing or damaged. " +
+				"Nothing is thrown away, and no read model is rebuilt meanwhile.",
+			Evidence: []string{in.Lost},
+			Do: []string{
+				"pagestream recover", "restore a backup that has them, or accept the loss: pagestream recover --accept-loss",
+			},
+		})
+	}
 	if in.BadSignatures > 0 && in.BadSignatures*10 >= in.BadSignatures+in.Accepted {
 		out = append(out, Finding{
 			Cause: StateAppSecretWrong, Severity: Wrong,

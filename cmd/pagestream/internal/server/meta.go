@@ -140,6 +140,12 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			}
 			return nil
 		},
+		Lost: func() string {
+			if lost := p.lost.Found(); lost.Events > 0 {
+				return lost.String()
+			}
+			return ""
+		},
 		AppSubscriptions: p.apps.Subscriptions,
 		BaseURL:          p.baseURL,
 		RetrievesLeads:   p.cfg.Leads.Retrieve,

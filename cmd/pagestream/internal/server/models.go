@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/comments"
@@ -24,6 +25,10 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
 		return err
 	}
+	p.lost = losses.New(losses.Options{JS: p.js, Stream: streams.Name, Logger: p.log})
+	if _, err := p.lost.Check(ctx); err != nil && ctx.Err() == nil {
+		p.log.Error("it is not known whether the stream has lost events", "err", err)
+	}
 	dir := p.cfg.ProjectionsDir()
 	if err := projections.RemovePast(dir); err != nil {
 		return err
@@ -41,7 +46,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
-			Turns: turns, RolledBack: rolledBack,
+			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)

@@ -113,9 +113,9 @@ func TestOlderStreamAfterARestart(t *testing.T) {
 
 	// The next start has no reason to build anything again.
 	r = start(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	defer cancel()
 	for _, m := range r.Models() {
-		ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
-		defer cancel()
 		require.NoError(t, m.WaitFor(ctx, first+other+3))
 		require.Empty(t, m.Status().Rebuilt, m.Name())
 		require.NoError(t, m.Healthy(time.Minute))
