@@ -161,7 +161,7 @@ func (a *applier) applyInTx(
 			return err
 		}
 		before := meta.Seq
-		var read []streams.Stored
+		var read []*streams.Stored
 		for i, w := range batch {
 			if tx.Full() {
 				break
@@ -186,7 +186,7 @@ func (a *applier) applyInTx(
 			}
 			meta.Seq = seq
 			if w.Malformed == nil {
-				read = append(read, w.Stored)
+				read = append(read, &w.Stored)
 			}
 			if a.applied != nil {
 				a.applied(tx, seq)

@@ -32,7 +32,7 @@ func readTrail(tx *store.Tx) (streams.Trail, error) {
 }
 
 // writeTrail adds the events of a transaction to the trail.
-func writeTrail(tx *store.Tx, read []streams.Stored) error {
+func writeTrail(tx *store.Tx, read []*streams.Stored) error {
 	if len(read) == 0 {
 		return nil
 	}
@@ -178,5 +178,5 @@ func (r *Runner) begin(ctx context.Context, s *store.Store, at uint64) error {
 	if err != nil {
 		return err
 	}
-	return s.Update(func(tx *store.Tx) error { return writeTrail(tx, []streams.Stored{e}) })
+	return s.Update(func(tx *store.Tx) error { return writeTrail(tx, []*streams.Stored{&e}) })
 }

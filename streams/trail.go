@@ -47,10 +47,10 @@ type Trail []Fingerprint
 
 // With returns the trail after more events were read, in order. It does not modify t. Events that are not
 // after the trail's last one are ignored.
-func (t Trail) With(events ...Stored) Trail {
+func (t Trail) With(events ...*Stored) Trail {
 	out := slices.Clone(t)
 	if len(out) == 0 && len(events) > 0 {
-		out = append(out, FingerprintOf(events[0]))
+		out = append(out, FingerprintOf(*events[0]))
 	}
 	// Of many events only those are taken that the trail would keep.
 	for step := bits.Len(uint(len(events))); step >= 0; step-- {
@@ -58,7 +58,7 @@ func (t Trail) With(events ...Stored) Trail {
 		if i < 0 || len(out) > 0 && events[i].Seq <= out[len(out)-1].Seq {
 			continue
 		}
-		out = append(out, FingerprintOf(events[i]))
+		out = append(out, FingerprintOf(*events[i]))
 	}
 	return out.thin()
 }

@@ -240,11 +240,11 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 }
 
 // wellFormed returns the messages that are events.
-func wellFormed(list []streams.Message) []streams.Stored {
-	out := make([]streams.Stored, 0, len(list))
-	for _, m := range list {
-		if m.Malformed == nil {
-			out = append(out, m.Stored)
+func wellFormed(list []streams.Message) []*streams.Stored {
+	out := make([]*streams.Stored, 0, len(list))
+	for i := range list {
+		if list[i].Malformed == nil {
+			out = append(out, &list[i].Stored)
 		}
 	}
 	return out

@@ -162,7 +162,7 @@ func (e *endpoint) accept(ctx context.Context, s streams.Stored, wanted bool) er
 	}
 	e.read, e.dirty = s.Seq, true
 	if s.ID != "" { // it is an event
-		e.trail = e.trail.With(s)
+		e.trail = e.trail.With(&s)
 	}
 	if wanted {
 		e.push(e.lane(s.Page), s)
