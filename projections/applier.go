@@ -161,6 +161,7 @@ func (a *applier) applyInTx(
 			return err
 		}
 		before := meta.Seq
+		var read []*streams.Stored
 		for i, w := range batch {
 			if tx.Full() {
 				break
@@ -184,6 +185,9 @@ func (a *applier) applyInTx(
 				return &applyError{index: i, seq: seq, panicked: errors.As(err, &p), err: err}
 			}
 			meta.Seq = seq
+			if w.Malformed == nil {
+				read = append(read, &w.Stored)
+			}
 			if a.applied != nil {
 				a.applied(tx, seq)
 			}
@@ -191,7 +195,7 @@ func (a *applier) applyInTx(
 		if meta.Seq == before {
 			return errNothing
 		}
-		return store.WriteMeta(tx, meta)
+		return errors.Join(writeTrail(tx, read), store.WriteMeta(tx, meta))
 	})
 	if errors.Is(err, errNothing) {
 		err = nil

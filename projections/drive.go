@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -25,17 +24,20 @@ const (
 
 // Errors that end one drive over the stream and begin another.
 var (
-	errReplaced = errors.New("the stream was replaced")
-	errCorrupt  = errors.New("the store is corrupt")
-	errEnded    = errors.New("the subscription ended")
+	errCorrupt = errors.New("the store is corrupt")
+	errEnded   = errors.New("the subscription ended")
 )
 
 // drive follows the stream from the stored position until the context ends or an
 // error requires another drive: a watermill router passes one batch of events at a
 // time to handle.
-func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInfo) error {
+func (r *Runner) drive(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	select {
+	case <-r.differs: // a difference that still exists is found again
+	default:
+	}
 	// The router logs each error of handle, which is in the status too, and recovers
 	// from a panic.
 	config := message.RouterConfig{CloseTimeout: closeTimeout}
@@ -54,7 +56,7 @@ func (r *Runner) drive(ctx context.Context, replaced <-chan *jetstream.StreamInf
 	})
 
 	var running sync.WaitGroup
-	running.Go(func() { r.supervise(ctx, router.Running(), replaced, end) })
+	running.Go(func() { r.supervise(ctx, router.Running(), end) })
 	r.token <- struct{}{} // from here on exclusive works
 	err = router.Run(ctx)
 	end(nil)
@@ -76,6 +78,11 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end
 	events, err := streams.EventsOf(m)
 	if err != nil {
 		return fmt.Errorf("read message %s: %w", m.UUID, err)
+	}
+	if !r.Verified() { // the events may be of another stream than those before
+		if err := r.Current(ctx); err != nil {
+			return fmt.Errorf("compare read model with the stream: %w", err)
+		}
 	}
 	err = a.apply(ctx, r.write, r.Status().Seq, events)
 	if err == nil && slices.ContainsFunc(events, isErasure) {
@@ -99,11 +106,9 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end
 	return err
 }
 
-// supervise ends the drive if the stream was replaced or the file is corrupt. It
-// returns when the context ends.
-func (r *Runner) supervise(
-	ctx context.Context, running <-chan struct{}, replaced <-chan *jetstream.StreamInfo, end context.CancelCauseFunc,
-) {
+// supervise ends the drive if the read model differs from the stream or the file is
+// corrupt. It returns when the context ends.
+func (r *Runner) supervise(ctx context.Context, running <-chan struct{}, end context.CancelCauseFunc) {
 	for {
 		select {
 		case <-running:
@@ -111,8 +116,8 @@ func (r *Runner) supervise(
 			running = nil
 		case <-r.verify:
 			r.check(ctx, end)
-		case info := <-replaced:
-			end(replacedError{info})
+		case d := <-r.differs:
+			end(differsError{d})
 		case <-ctx.Done():
 			return
 		}

@@ -9,46 +9,60 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/projections/store"
-	"github.com/pagestream/pagestream/streams"
 )
 
-// open opens the file. If the file does not fit the stream, it is replaced by an
-// empty one, or served until [Runner.rebuildOutdated] has built a new one.
-func (r *Runner) open(head uint64) error {
+// open opens the file. A file that can't be read is replaced by an empty one. One that
+// does not fit the stream or this version is served until [Runner.renew] has built a new
+// one.
+func (r *Runner) open(ctx context.Context, head uint64) error {
 	s, err := store.Open(r.path, r.opts.Store)
 	if err != nil {
 		return err
 	}
-	meta, why, err := r.unusable(s, head)
-	if err != nil {
+	fail := func(err error) error {
 		return errors.Join(fmt.Errorf("open projection %s: %w", r.projection.Name(), err), s.Close())
 	}
-	if why == "" {
-		r.store.Store(s)
-		r.progress.started(meta, head, "")
+	meta, why, err := unreadable(s)
+	if err != nil {
+		return fail(err)
+	}
+	if why != "" {
+		if err := s.Close(); err != nil {
+			return err
+		}
+		return r.recreate(head, why)
+	}
+	reconnects := r.reconnects()
+	d, err := r.compare(ctx, s)
+	if err == nil && d.why == "" {
+		r.verified.Store(reconnects)
+		err = r.accept(ctx, s, d)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	r.store.Store(s)
+	if d.why != "" {
+		r.suspect(d, head)
 		return nil
 	}
-	sameStream := meta.Identity == string(r.identity) && meta.Seq <= head
-	if sameStream && meta.Version != r.projection.Version() && s.Recreated() == "" {
-		// It is correct as of its position: it is served until there is a new one.
-		r.store.Store(s)
+	if why := r.otherVersion(meta); why != "" {
 		r.outdated = why
 		r.progress.started(store.Meta{}, head, why)
 		r.progress.setStale(meta.Seq)
 		return nil
 	}
-	if err := s.Close(); err != nil {
-		return err
-	}
-	return r.recreate(head, why)
+	r.progress.started(meta, head, "")
+	return nil
 }
 
-// unusable returns why the file can't be updated any more, or an empty string if it
-// can, and its position.
-func (r *Runner) unusable(s *store.Store, head uint64) (meta store.Meta, why string, err error) {
+// unreadable returns the position in a file, or why there is none.
+func unreadable(s *store.Store) (meta store.Meta, why string, err error) {
 	var found bool
 	err = s.View(func(tx *store.Tx) error {
-		meta, found, err = store.ReadMeta(tx)
+		if meta, found, err = store.ReadMeta(tx); err == nil {
+			_, err = readTrail(tx)
+		}
 		return err
 	})
 	switch {
@@ -60,16 +74,17 @@ func (r *Runner) unusable(s *store.Store, head uint64) (meta store.Meta, why str
 		return meta, "the file was corrupt and is kept as " + filepath.Base(s.Recreated()), nil
 	case !found:
 		return meta, "there was no read model", nil
-	case meta.Identity != string(r.identity):
-		return meta, "it was built from another stream", nil
-	case meta.Version != r.projection.Version():
-		why = fmt.Sprintf("it was built by version %d, this is version %d", meta.Version, r.projection.Version())
-		return meta, why, nil
-	case meta.Seq > head:
-		why = fmt.Sprintf("it is at event %d, the stream ends at %d: an older stream was restored", meta.Seq, head)
-		return meta, why, nil
 	}
 	return meta, "", nil
+}
+
+// otherVersion returns why a file of another version is not updated, empty if it is of
+// this one.
+func (r *Runner) otherVersion(meta store.Meta) string {
+	if meta.Version == r.projection.Version() {
+		return ""
+	}
+	return fmt.Sprintf("it was built by version %d, this is version %d", meta.Version, r.projection.Version())
 }
 
 // recreate replaces the closed file by an empty one.
@@ -81,12 +96,12 @@ func (r *Runner) recreate(head uint64, why string) error {
 	if err != nil {
 		return err
 	}
-	meta := store.Meta{Identity: string(r.identity), Version: r.projection.Version()}
+	meta := store.Meta{Identity: string(r.stream.Load().identity), Version: r.projection.Version()}
 	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, meta) }); err != nil {
 		return errors.Join(fmt.Errorf("create read model %s: %w", r.projection.Name(), err), s.Close())
 	}
 	r.store.Store(s)
-	r.outdated = ""
+	r.outdated, r.suspected = "", false
 	r.progress.setStale(0)
 	r.progress.started(store.Meta{}, head, why)
 	r.opts.Logger.Info("read model starts again from the first event",
@@ -94,44 +109,14 @@ func (r *Runner) recreate(head uint64, why string) error {
 	return nil
 }
 
-// rebuildOutdated builds a read model of this version if the open file is of another.
-func (r *Runner) rebuildOutdated(ctx context.Context) error {
-	if r.outdated == "" {
-		return nil
-	}
-	r.rebuilds.Lock()
-	defer r.rebuilds.Unlock()
-	r.progress.running()
-	r.opts.Logger.Info("read model is being rebuilt; the old one is served meanwhile",
-		"projection", r.Name(), "why", r.outdated)
-	out, err := r.rebuild(ctx, r.outdated, nil)
-	if err != nil {
-		return fmt.Errorf("rebuild read model: %w", err)
-	}
-	r.outdated = ""
-	r.opts.Logger.Info("read model rebuilt", "projection", r.Name(), "seq", out.Seq, "took", out.Took)
-	return nil
-}
-
 // recover prepares the next drive after one that ended with err. It returns an error
 // only if the runner can't go on.
 func (r *Runner) recover(ctx context.Context, err error) error {
-	var replaced replacedError
+	var differs differsError
 	switch {
-	case errors.As(err, &replaced):
-		info := replaced.info
-		if !info.Created.Equal(r.created) {
-			// The identity of the new stream is not known here. This one differs from
-			// every other, so the next start rebuilds the read model once more.
-			created := info.Created.UTC().Format(time.RFC3339Nano)
-			r.identity = streams.Identity(fmt.Sprintf("%s then %s", r.opts.Identity, created))
-			r.created = info.Created
-			r.decided.set(nil)
-		}
-		if err := r.store.Load().Close(); err != nil {
-			return err
-		}
-		return r.recreate(info.State.LastSeq, errReplaced.Error())
+	case errors.As(err, &differs):
+		r.suspect(differs.difference, differs.info.State.LastSeq)
+		return ctx.Err()
 	case errors.Is(err, errCorrupt):
 		if err := r.store.Load().Close(); err != nil {
 			return err

@@ -35,6 +35,19 @@ type RunnerOptions struct {
 	// Dedup finds the first event with each id. An event that is not the first
 	// with its id is counted and not applied. It is nil for the index itself.
 	Dedup Index
+	// Turns, if not nil, has room for one value and is shared by all runners of a
+	// process: of those that must be built again on their own account, one is built at
+	// a time. The index comes first, since the others need it.
+	Turns chan struct{}
+	// Refuse, if not nil, returns why no file may be replaced by one that is built from
+	// the stream, such as events that the stream has lost and the file has. It is called
+	// before each rebuild, but not if there is no file that can be served.
+	Refuse func() error
+	// RolledBack, if not nil, is called when it is certain that the stream is not the
+	// one that the read model was built from any more, with the last sequence up to
+	// which they are the same. It is called before the read model is built again, by
+	// the goroutine of Run, and must not wait for the read model.
+	RolledBack func(common uint64)
 	// Tail may be shared by all runners of a process; nil means that this runner
 	// reads the stream itself.
 	Tail *streams.Tail

@@ -86,14 +86,18 @@ type Rebuilt struct {
 // the phase, and within a phase at most every 200 ms. If the rebuild ends early, because of an error, the
 // context, or a killed process, the live file remains as it is; the next start
 // removes an incomplete file. Rebuild works only while Run is running. It fails with
-// [ErrBuilding] if a rebuild or verification is running already, and with
-// [ErrUnsound] if the new file can't be read back.
+// [ErrBuilding] if a rebuild or verification is running already, with [ErrUnsound] if
+// the new file can't be read back, and with the error of RunnerOptions.Refuse.
 func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuilt, error) {
 	if !r.rebuilds.TryLock() {
 		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", r.Name(), ErrBuilding)
 	}
 	defer r.rebuilds.Unlock()
-	out, err := r.rebuild(ctx, "", progress)
+	var out Rebuilt
+	err := r.refused()
+	if err == nil {
+		out, err = r.rebuild(ctx, "", progress)
+	}
 	if err != nil {
 		return out, fmt.Errorf("rebuild %s: %w", r.Name(), err)
 	}
@@ -104,8 +108,8 @@ func (r *Runner) building() string { return r.path + ".building" }
 func (r *Runner) previous() string { return r.path + ".previous" }
 
 // rebuild is Rebuild for a caller that holds the lock. The reason why is not empty if
-// the live file is of another version: in that case there is no drive, and the live
-// file is not updated meanwhile.
+// the live file is of another version or stream: in that case there is no drive, and the
+// live file is not updated meanwhile.
 func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuilding)) (out Rebuilt, err error) {
 	b, err := r.newBuild(r.building(), why, progress)
 	if err != nil {
@@ -145,7 +149,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 	b := &build{
 		r: r, a: r.applier(), s: s, path: path, notify: progress,
 		at:   Rebuilding{Phase: PhaseReplay, Started: time.Now(), Why: why},
-		meta: store.Meta{Identity: string(r.identity), Version: r.projection.Version()},
+		meta: store.Meta{Identity: string(r.stream.Load().identity), Version: r.projection.Version()},
 	}
 	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, b.meta) }); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -207,7 +211,7 @@ func (b *build) report(always bool) {
 }
 
 // replay applies the events up to the position of the live read model, or up to the
-// end of the stream if the live read model is of another version (frozen).
+// end of the stream if the live read model is of another version or stream (frozen).
 func (b *build) replay(ctx context.Context, frozen bool) error {
 	for range catchUps {
 		target := b.r.Status().Seq

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -49,25 +47,30 @@ var (
 // model. For the same reason an erased event is replaced by the event of its
 // tombstone (see domain.Tombstone), at the same sequence.
 //
-// The read model starts again from the first event if its file belongs to another
-// stream, is ahead of the stream, or is corrupt. It can be read meanwhile, as of
-// its position. If the file is of another version of the projection, a new one is
-// built beside it; until that is complete, the old one is served and not updated.
-// [Runner.Rebuild] builds a new file at any time.
+// The file has the position together with the fingerprints of the event there and of
+// some before (streams.Trail). They are compared with the stream at the start, after the
+// connection was made again, and when the stream is shorter or was made again. If the
+// stream has other events, asked twice, or the file is of another version of the
+// projection, a new file is built beside it; until that is complete, the old one is served
+// and not updated. A file of before there were fingerprints is accepted once. If the file
+// is corrupt, the read model starts again from the first event; it can be read meanwhile,
+// as of its position. [Runner.Rebuild] builds a new file at any time.
 type Runner struct {
 	projection Projection
 	opts       RunnerOptions
 	path       string
 	progress   *progress
 	store      atomic.Pointer[store.Store]
-	created    time.Time        // creation time of the stream, to notice that it was replaced
-	identity   streams.Identity // of the stream that is followed
-	verify     chan struct{}    // receives a value when a reader finds a corrupt page
-	rebuilds   sync.Mutex       // allows one rebuild or verification at a time
-	decided    decided          // decisions about dead letters
-	token      chan struct{}    // has one token while there is a drive: see exclusive
-	checked    time.Time        // when the whole file was last read because of a panic
-	outdated   string           // why the open file is only served until there is a new one
+	stream     atomic.Pointer[followed]
+	verified   atomic.Uint64   // the reconnects when the file was last compared with the stream
+	differs    chan difference // receives what makes the drive end
+	verify     chan struct{}   // receives a value when a reader finds a corrupt page
+	rebuilds   sync.Mutex      // allows one rebuild or verification at a time
+	decided    decided         // decisions about dead letters
+	token      chan struct{}   // has one token while there is a drive: see exclusive
+	checked    time.Time       // when the whole file was last read because of a panic
+	outdated   string          // why the open file is only served until there is a new one
+	suspected  bool            // outdated is by one answer of the server, and not confirmed
 
 	mu     sync.Mutex
 	ran    bool
@@ -79,7 +82,7 @@ type Runner struct {
 var _ Viewer = (*Runner)(nil)
 
 // NewRunner opens the projection's file, or replaces it by an empty one if it can't
-// be updated (see [Runner]). It requests the stream's info, so it needs a
+// be read (see [Runner]). It requests the stream's info, so it needs a
 // connection. The read model can be read before Run. It fails with [ErrBadOptions],
 // and with store.ErrLocked if another runner has the file open.
 func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
@@ -95,7 +98,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, fmt.Errorf("%w: no identity of the stream", ErrBadOptions)
 	}
 	r := &Runner{
-		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
+		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), differs: make(chan difference, 1),
 		verify: make(chan struct{}, 1), token: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	status := Status{Name: p.Name(), Version: p.Version(), State: StateStarting}
@@ -106,7 +109,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.created = info.Created
+	r.stream.Store(&followed{o.Identity, info.Created})
 	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name())
 	if err != nil {
 		return nil, err
@@ -117,7 +120,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 			return nil, err
 		}
 	}
-	if err := r.open(info.State.LastSeq); err != nil {
+	if err := r.open(ctx, info.State.LastSeq); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -154,21 +157,20 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer close(r.done)
 	defer r.progress.stopped()
 
-	replaced := make(chan *jetstream.StreamInfo, 1)
 	var watching sync.WaitGroup
-	watching.Go(func() { r.watch(ctx, replaced) })
+	watching.Go(func() { r.watch(ctx) })
 	defer watching.Wait()
 	defer cancel()
 
 	pause := backoff.Backoff{Min: restartMin, Max: restartMax}
 	for {
 		before := r.Status().Seq
-		err := r.rebuildOutdated(ctx)
+		err := r.renew(ctx)
 		if err == nil {
 			err = r.resume(ctx, r.applier())
 		}
 		if err == nil {
-			err = r.drive(ctx, replaced)
+			err = r.drive(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil

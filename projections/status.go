@@ -63,8 +63,8 @@ type Status struct {
 	Rebuilt string `json:"rebuilt,omitempty"`
 	// Rebuild is the progress of a rebuild in a second file, nil if there is none.
 	Rebuild *Rebuilding `json:"rebuild,omitempty"`
-	// Stale is the position of the read model of another version, while that is
-	// served until the new one is built. Seq is 0 then.
+	// Stale is the position of the read model of another version, or of another stream
+	// than there is now, while that is served until the new one is built. Seq is 0 then.
 	Stale uint64 `json:"stale,omitempty"`
 }
 
@@ -176,7 +176,7 @@ func (p *progress) setMeta(m store.Meta) {
 func (p *progress) clearFailure() {
 	p.s.LastError, p.s.FailingSeq = "", 0
 	p.s.State = StateLive
-	if p.s.Seq < p.target {
+	if p.s.Seq < p.target || p.s.Stale > 0 {
 		p.s.State = StateRebuilding
 	}
 }
@@ -198,6 +198,36 @@ func (p *progress) started(m store.Meta, head uint64, why string) {
 	if p.s.State != StateStarting {
 		p.clearFailure()
 	}
+}
+
+// suspended sets that the read model at a position is served, and not updated.
+func (p *progress) suspended(seq, head uint64) {
+	p.started(store.Meta{}, head, "")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.s.Stale, p.target = seq, head
+	if p.s.State != StateStarting {
+		p.clearFailure()
+	}
+}
+
+// replaced sets why the suspended read model is built again from all events up to head.
+func (p *progress) replaced(why string, head uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.s.Rebuilt, p.s.Head, p.target = why, head, head
+}
+
+// reinstated sets the position of the read model that was suspended, and is updated again.
+func (p *progress) reinstated(m store.Meta, head uint64) {
+	p.mu.Lock()
+	p.s.Stale, p.target = 0, 0
+	p.mu.Unlock()
+	p.started(m, head, "")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // running is called when a drive begins to apply events. If an event failed, the

@@ -62,6 +62,10 @@ func (p *Publisher) nextRound() []*item {
 
 // store stores the items of one round, and completes the requests of which they are the last.
 func (p *Publisher) store(items []*item) {
+	if after := p.forget.Swap(0); after > 0 {
+		// What was stored before can be looked up in the index.
+		p.recent, p.newest = recent{}, min(p.newest, after-1)
+	}
 	if p.opts.Judge != nil {
 		// A page is not connected while its events are judged and stored.
 		p.pageOrder.RLock()

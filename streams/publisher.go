@@ -176,6 +176,8 @@ type Publisher struct {
 	pageOrder pageOrder
 
 	remembered atomic.Uint64
+	// forget is set by Forget, to one more than the sequence.
+	forget atomic.Uint64
 
 	// The fields below are used by the committer only.
 	recent recent
@@ -376,6 +378,15 @@ func (p *Publisher) Delay(app string, page domain.PageID) time.Duration {
 		delay = max(delay, f.delay(now))
 	}
 	return delay
+}
+
+// Forget forgets which events were stored after a sequence, since the stream was replaced by one that has
+// other events from there on. The index of ids must forget them before the next Publish.
+func (p *Publisher) Forget(after uint64) {
+	p.forget.Store(after + 1)
+	p.pageOrder.Lock()
+	defer p.pageOrder.Unlock()
+	p.pageOrder.known = false
 }
 
 // Close stops accepting events, stores those that wait, and stops the committer. If the context ends

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -92,9 +93,17 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	return identity(st), nil
 }
 
-func identity(st jetstream.Stream) Identity {
-	info := st.CachedInfo()
+func identity(st jetstream.Stream) Identity { return IdentityOf(st.CachedInfo()) }
+
+// IdentityOf returns the identity of the stream with that info.
+func IdentityOf(info *jetstream.StreamInfo) Identity {
 	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano))
+}
+
+// Name returns the stream's name.
+func (id Identity) Name() string {
+	name, _, _ := strings.Cut(string(id), "@")
+	return name
 }
 
 // check returns an error if the stream can't be changed to the specification without losing events.

@@ -3,6 +3,7 @@ package streams
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sort"
@@ -42,11 +43,15 @@ type Tail struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu      sync.Mutex
-	events  []arrival // in order, without a gap
-	bytes   int
-	changed chan struct{} // closed and replaced when events or closed changes
-	closed  bool
+	mu     sync.Mutex
+	events []arrival          // in order, without a gap
+	again  context.CancelFunc // makes the tail start again
+	// reconnects is how often the connection had been made again when the tail started: after that the
+	// stream may be another one.
+	reconnects uint64
+	bytes      int
+	changed    chan struct{} // closed and replaced when events or closed changes
+	closed     bool
 }
 
 // NewTail returns a tail that starts at the end of the stream. The caller must close it.
@@ -69,6 +74,18 @@ func (t *Tail) Close() error {
 	return nil
 }
 
+// Forget drops the events and starts again at the end of the stream. It is for a stream that was replaced by
+// one with other events.
+func (t *Tail) Forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.events, t.bytes = nil, 0
+	if t.again != nil {
+		t.again()
+	}
+	t.notify()
+}
+
 // run follows the stream until it is stopped. After an error it drops its events and starts again at the
 // end of the stream.
 func (t *Tail) run(ctx context.Context) {
@@ -89,6 +106,11 @@ func (t *Tail) run(ctx context.Context) {
 }
 
 func (t *Tail) follow(ctx context.Context, progressed func()) error {
+	ctx, again := context.WithCancel(ctx)
+	defer again()
+	t.mu.Lock()
+	t.again, t.reconnects = again, t.js.Conn().Stats().Reconnects
+	t.mu.Unlock()
 	lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
 	head, err := Last(lookup, t.js, t.opts.Stream)
 	cancel()
@@ -99,6 +121,12 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	defer src.close()
 	for {
 		list, err := src.chunk(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err() // what was read before Forget may be of another stream
+		case !t.sameConnection():
+			return errReconnected
+		}
 		decodeAll(list)
 		t.add(list)
 		if err != nil {
@@ -106,6 +134,16 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 		}
 		progressed()
 	}
+}
+
+// errReconnected is returned when the connection was made again.
+var errReconnected = errors.New("the connection was made again")
+
+// sameConnection reports whether the tail has only read from one connection.
+func (t *Tail) sameConnection() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reconnects == t.js.Conn().Stats().Reconnects
 }
 
 func (t *Tail) add(list []arrival) {
@@ -154,7 +192,7 @@ func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, changed <-cha
 	defer t.mu.Unlock()
 	seq := last.Sequence.Stream
 	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq() >= seq })
-	if t.closed || i == len(t.events) || t.events[i].seq() != seq ||
+	if t.closed || t.reconnects != t.js.Conn().Stats().Reconnects || i == len(t.events) || t.events[i].seq() != seq ||
 		!t.events[i].meta.Timestamp.Equal(last.Timestamp) {
 		return nil, nil, false
 	}

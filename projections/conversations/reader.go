@@ -186,6 +186,24 @@ func FindByMID(v projections.Viewer, page domain.PageID, contact domain.ContactI
 	return found, err
 }
 
+// Between returns the messages whose events have the sequences from to to, in order of the sequences, at
+// most limit of them. They are of any conversation.
+func Between(v projections.Viewer, from, to uint64, limit int) (list []Message, err error) {
+	err = v.View(func(tx *store.Tx) error {
+		b := messages(tx)
+		c := b.Cursor()
+		for k, _ := c.Seek(be(from)); k != nil && bytes.Compare(k, be(to)) <= 0 && len(list) < limit; k, _ = c.Next() {
+			m, found, err := store.GetRow[message](b, k)
+			if err != nil || !found {
+				return err
+			}
+			list = append(list, m.Message)
+		}
+		return nil
+	})
+	return list, err
+}
+
 // Count returns the sums of one page, or of all pages if page is empty.
 func Count(v projections.Viewer, page domain.PageID) (Counts, error) {
 	var sum Counts

@@ -47,6 +47,16 @@ func (x Index) First(ctx context.Context, ids []string, upto uint64) ([]uint64, 
 	}
 }
 
+// Current fails with projections.ErrDiffers if the read model was built from another
+// stream than there is now, and with the error of asking the stream. A Runner that can't
+// tell is taken for current.
+func (x Index) Current(ctx context.Context) error {
+	if r, ok := x.Runner.(interface{ Current(context.Context) error }); ok {
+		return r.Current(ctx)
+	}
+	return nil
+}
+
 // find looks up ids and returns the position of the read model with them.
 func (x Index) find(ids []string) (seqs []uint64, at uint64, err error) {
 	seqs = make([]uint64, len(ids))

@@ -45,7 +45,10 @@ const dayFormat = "2006-01-02"
 // Projection counts stored events and stores the first event with each id.
 type Projection struct{}
 
-var _ projections.Projection = (*Projection)(nil)
+var (
+	_ projections.Projection = (*Projection)(nil)
+	_ projections.Rememberer = (*Projection)(nil)
+)
 
 // New returns the projection.
 func New() *Projection { return &Projection{} }
@@ -92,6 +95,12 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	}
 	_, err = updateSpan(tx, allKey, e.At)
 	return err
+}
+
+// Remembers reports whether the event, or an earlier one with its id, is in the read model.
+func (*Projection) Remembers(tx *store.Tx, e streams.Stored) bool {
+	first := store.ToUint64(tx.Bucket(seenBucket).Get(domain.IDKey(e.ID)))
+	return first > 0 && first <= e.Seq
 }
 
 // allKey is the key for all pages. It differs from the key of every page: those have

@@ -62,6 +62,7 @@ type Operator interface {
 	StatusOperator
 	TokenOperator
 	HistoryOperator
+	LossOperator
 }
 
 var _ Operator = (*operate.Operator)(nil)
@@ -187,7 +188,7 @@ func (s *Server) routes() routes {
 	for _, noun := range []routes{
 		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
 		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
-		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(),
+		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(), s.lossRoutes(),
 	} {
 		maps.Copy(all, noun)
 	}

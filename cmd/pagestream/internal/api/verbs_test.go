@@ -36,6 +36,7 @@ import (
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
 )
 
 const token = "an-admin-token-that-is-long-enough"
@@ -244,6 +245,16 @@ func (f *fakeOperator) AddToken(_ context.Context, t tokens.Token) (tokens.Added
 	return tokens.Added{Token: t, Text: "pst_x"}, f.err
 }
 
+func (f *fakeOperator) Losses(_ context.Context, after uint64) (operate.Loss, error) {
+	f.got = append(f.got, after)
+	return operate.Loss{}, f.err
+}
+
+func (f *fakeOperator) AcceptLoss(_ context.Context, by string) (streams.Losses, error) {
+	f.got = append(f.got, by)
+	return streams.Losses{Events: 2, Ranges: []streams.Range{{From: 7, To: 8}}}, f.err
+}
+
 func (f *fakeOperator) RevokeToken(_ context.Context, name string) error {
 	f.got = append(f.got, name)
 	return f.err
@@ -339,6 +350,8 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"GET", "/api/v1/tokens", ``, `"crm"`},
 	{"POST", "/api/v1/tokens", `{"name":"crm","scope":"company","company":"acme"}`, `"token":"pst_x"`},
 	{"DELETE", "/api/v1/tokens/crm", ``, ``},
+	{"GET", "/api/v1/losses?after=7", ``, `"messages":null`},
+	{"POST", "/api/v1/losses/accept", ``, `"ranges":[{"from":7,"to":8}]`},
 	{"GET", "/api/v1/history?on=104&verb=erase&limit=1", ``, `"next":"7"`},
 	{"GET", "/api/v1/keys", ``, `{"items":["k2","k1"],"secrets":{"k1":3}}`},
 	{"POST", "/api/v1/keys/k1/retire", ``, `"key":"k1"`},

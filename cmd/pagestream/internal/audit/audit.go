@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
 )
 
 const (
@@ -80,6 +81,8 @@ type Stream struct {
 	// Missing counts the sequences that are neither in the stream nor recorded as
 	// erased.
 	Missing uint64 `json:"missing"`
+	// Accepted counts those of Missing whose loss was accepted, which is no problem.
+	Accepted uint64 `json:"accepted,omitempty"`
 	// Repeated counts the events that have the id of an earlier event.
 	Repeated uint64 `json:"doubled"`
 	// Webhook counts the events that were received by the webhook, with erased ones.
@@ -143,6 +146,10 @@ func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error
 	if err := a.readModels(ctx); err != nil {
 		return Report{}, err
 	}
+	var err error
+	if a.accepted, err = streams.AcceptedLosses(ctx, o.JS, o.Stream); err != nil {
+		return Report{}, err
+	}
 	passes := max(1, int((a.report.Seq+o.PerPass-1)/o.PerPass))
 	for pass := range passes {
 		if err := a.readStream(ctx, pass, passes); err != nil {
@@ -160,6 +167,7 @@ type auditor struct {
 	ledger            deliveries.Counts
 	models            []*model
 	missing, repeated []uint64
+	accepted          []streams.Range
 	report            Report
 	// summary contains the counts of the deliveries model.
 	summary deliveries.Summary
@@ -230,7 +238,11 @@ func (a *auditor) readStream(ctx context.Context, pass, passes int) error {
 			switch {
 			case w.Missing:
 				s.Missing++
-				a.missing = appendExample(a.missing, w.Seq)
+				if slices.ContainsFunc(a.accepted, func(r streams.Range) bool { return r.Has(w.Seq) }) {
+					s.Accepted++
+				} else {
+					a.missing = appendExample(a.missing, w.Seq)
+				}
 			case w.Malformed != nil:
 				s.Malformed++
 				a.expect(w.Seq, func(m *model) { m.malformed++ })
@@ -288,8 +300,8 @@ func (a *auditor) problem(what string, examples []uint64) {
 // compare adds a problem for each difference between the counts.
 func (a *auditor) compare() {
 	s, l := &a.report.Stream, a.ledger
-	if s.Missing > 0 {
-		a.problem(fmt.Sprintf("%d sequences are missing from the stream and not recorded as erased", s.Missing), a.missing)
+	if n := s.Missing - s.Accepted; n > 0 {
+		a.problem(fmt.Sprintf("%d sequences are missing from the stream and not recorded as erased", n), a.missing)
 	}
 	if s.Repeated > 0 {
 		a.problem(fmt.Sprintf("%d events have the id of an earlier one", s.Repeated), a.repeated)
@@ -304,12 +316,12 @@ func (a *auditor) compare() {
 			in.Items, in.Stored, in.Duplicates), nil)
 	}
 	switch {
-	case in.Stored > s.Webhook:
+	case in.Stored > s.Webhook+s.Accepted:
 		a.problem(fmt.Sprintf(
 			"%d items were stored since %s, the stream has %d: an older stream was restored, or events were lost",
 			in.Stored, in.Since.Format(time.RFC3339), s.Webhook), nil)
 	default:
-		in.Uncounted = s.Webhook - in.Stored
+		in.Uncounted = s.Webhook - min(in.Stored, s.Webhook)
 	}
 	for _, m := range a.models {
 		a.report.Models = append(a.report.Models, m.ModelCounts)

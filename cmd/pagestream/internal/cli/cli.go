@@ -60,6 +60,7 @@ type CLI struct {
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Manage events that a read model could not apply."`
 	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
 	Restore       RestoreCommand       `cmd:"" help:"Create an installation from a backup."`
+	Recover       RecoverCommand       `cmd:"" help:"Show which events the stream has lost, and what read models still have of them."`
 	Audit         AuditCommand         `cmd:"" help:"Check the whole stream for lost and duplicated events."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then check that none of it was lost or duplicated."`

@@ -26,6 +26,9 @@ func (StatusCommand) Run(c *CLI) error {
 		}
 		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n",
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
+		if lost := s.Stream.Lost; lost != nil {
+			fmt.Fprintf(c.Out, "  LOST: %s; run: pagestream recover\n", lost)
+		}
 		for _, l := range s.Space {
 			fmt.Fprintf(c.Out, "space %s\n", l)
 		}

@@ -119,13 +119,11 @@ func (f *filler) session(ctx context.Context, progressed func()) error {
 	if err != nil {
 		return err
 	}
-	if at.Seq > head {
-		f.opts.Logger.Warn("a consumer is after the head of the stream; it goes on at the head",
-			"consumer", f.name, "position", at.Seq, "head", head)
-		at.Seq = head
+	if at, err = f.fit(ctx, at, head); err != nil {
+		return err
 	}
 	f.setProgress(at.Seq, false)
-	s := &session{filler: f, at: at, head: head, stored: at.Seq, storedAt: time.Now()}
+	s := &session{filler: f, at: at, head: head, stored: at.Seq, storedAt: time.Now(), trail: at.Trail}
 	return streams.FollowMessages(ctx, f.opts.JS, f.opts.Stream, at.Seq+1, f.opts.Tail,
 		func(list []streams.Message) error {
 			more, err := s.fill(ctx, list)
@@ -143,6 +141,39 @@ func (f *filler) session(ctx context.Context, progressed func()) error {
 		})
 }
 
+// fit returns the position to go on from. If the stream has other events than those that
+// were looked at, it is the last one that is known to be in both: what the stream has
+// after that is copied, also if it was copied before.
+func (f *filler) fit(ctx context.Context, at position, head uint64) (position, error) {
+	at.Trail = at.Trail.Upto(at.Seq)
+	c, err := at.Trail.Compare(ctx, f.opts.JS, f.opts.Stream)
+	if err != nil {
+		return at, err
+	}
+	before := at.Seq
+	switch {
+	case c.Differs.Seq > 0:
+		at.Seq, at.Trail = c.Common.Seq, at.Trail.Upto(c.Common.Seq)
+	case at.Seq > head:
+		at.Seq = head
+	default:
+		return at, nil
+	}
+	f.opts.Logger.Warn("the stream has other events than those that were copied for a consumer; it goes on after the last "+
+		"one that is known to be in both", "consumer", f.name, "position", before, "common", at.Seq, "head", head)
+	return at, nil
+}
+
+// Recheck makes every filler compare its position with the stream. It is called when the
+// stream was replaced. A filler does so in any case when it starts.
+func (c *Consumers) Recheck() {
+	c.fillersMu.Lock()
+	defer c.fillersMu.Unlock()
+	for _, f := range c.fillers {
+		f.again()
+	}
+}
+
 // session is one uninterrupted time of filling.
 type session struct {
 	*filler
@@ -151,6 +182,7 @@ type session struct {
 	head     uint64 // of the stream, when it was last read
 	stored   uint64 // the position in the outbox
 	storedAt time.Time
+	trail    streams.Trail // of the events that were looked at
 
 	batch []*nats.Msg
 	bytes int
@@ -184,6 +216,7 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 		}
 		time.AfterFunc(pause, func() { <-s.filling })
 	}()
+	s.trail = s.trail.With(wellFormed(list)...)
 	for i, m := range list {
 		if m.Malformed != nil {
 			continue
@@ -211,6 +244,17 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 	return more, err
 }
 
+// wellFormed returns the messages that are events.
+func wellFormed(list []streams.Message) []*streams.Stored {
+	out := make([]*streams.Stored, 0, len(list))
+	for i := range list {
+		if list[i].Malformed == nil {
+			out = append(out, &list[i].Stored)
+		}
+	}
+	return out
+}
+
 // add adds an event to the batch, which is stored first if it is complete. A batch with
 // one id twice would be refused.
 func (s *session) add(ctx context.Context, m streams.Message) error {
@@ -233,7 +277,7 @@ func (s *session) add(ctx context.Context, m streams.Message) error {
 // window waits until it is no longer there: the consumer gets both.
 func (s *session) flush(ctx context.Context, seq uint64) error {
 	for {
-		at, err := s.publish(ctx, s.at, s.batch, seq)
+		at, err := s.publish(ctx, s.at, s.batch, position{Seq: seq, Trail: s.trail.Upto(seq)})
 		if errors.Is(err, errRepeated) {
 			if err := backoff.Sleep(ctx, 2*window); err != nil {
 				return err
@@ -301,7 +345,7 @@ func (f *filler) standBy(ctx context.Context) error {
 			return err
 		}
 		f.setProgress(at.Seq, false)
-		if at == before && at.Seq < head {
+		if at.Seq == before.Seq && at.last == before.last && at.Seq < head {
 			return nil
 		}
 		before = at

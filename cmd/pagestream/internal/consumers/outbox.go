@@ -152,6 +152,8 @@ func (b outbox) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 type position struct {
 	// Seq is the sequence of the last event of the stream that was looked at.
 	Seq uint64 `json:"seq"`
+	// Trail has the fingerprints of the events there and before.
+	Trail streams.Trail `json:"trail,omitempty"`
 	// last is the sequence of the outbox's last message.
 	last uint64
 }
@@ -241,8 +243,8 @@ func (b outbox) message(m streams.Message) *nats.Msg {
 }
 
 // positionMessage returns the message that replaces the position.
-func (b outbox) positionMessage(seq uint64) (*nats.Msg, error) {
-	data, err := json.Marshal(position{Seq: seq})
+func (b outbox) positionMessage(at position) (*nats.Msg, error) {
+	data, err := json.Marshal(at)
 	if err != nil {
 		return nil, fmt.Errorf("encode position: %w", err)
 	}
@@ -263,8 +265,8 @@ const (
 // publish stores events and the position after them in one atomic batch, if the outbox's
 // last message is still at.last. It returns the new position. After [errFull], [errLost]
 // and [errRepeated] nothing was stored; after another error it is not known.
-func (b outbox) publish(ctx context.Context, at position, events []*nats.Msg, seq uint64) (position, error) {
-	last, err := b.positionMessage(seq)
+func (b outbox) publish(ctx context.Context, at position, events []*nats.Msg, after position) (position, error) {
+	last, err := b.positionMessage(after)
 	if err != nil {
 		return at, err
 	}
@@ -299,7 +301,8 @@ func (b outbox) publish(ctx context.Context, at position, events []*nats.Msg, se
 	}
 	switch {
 	case ack.Error == nil && ack.Batch == batch && ack.Count == len(messages):
-		return position{Seq: seq, last: ack.Seq}, nil
+		after.last = ack.Seq
+		return after, nil
 	case ack.Error == nil:
 		return at, fmt.Errorf("commit batch: the answer is for %d messages, not %d", ack.Count, len(messages))
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -580,4 +582,71 @@ func TestNoSpaceIsSaid(t *testing.T) {
 	require.NoError(t, r.Remove(t.Context(), "one"))
 	_, err = r.Add(t.Context(), Spec{Name: "two", All: true})
 	require.NoError(t, err)
+}
+
+// TestRolledBackStreamIsCopiedAgain replaces the stream by an older copy that goes on with other events: a
+// consumer gets those, whether its filler runs meanwhile or is started afterwards.
+func TestRolledBackStreamIsCopiedAgain(t *testing.T) {
+	for _, stopped := range []bool{true, false} {
+		t.Run(fmt.Sprintf("stopped %t", stopped), func(t *testing.T) {
+			// The connections of a server that listens don't survive its restart.
+			r := newStream(t, func(o *embedded.Options) { o.Listen = "" })
+			c := r.node(t, func(o *Options) { o.Users = nil })
+			stop := r.run(t, c)
+			r.Consumers = c
+			a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
+			require.NoError(t, err)
+			await := func() {
+				streamstest.Eventually(t, streamstest.Limit, func() error {
+					_, err := streams.Last(t.Context(), r.JS, streams.Name)
+					return err
+				})
+			}
+			r.store(t, "100", domain.MessageReceived, 50)
+			r.filled(t, "crm")
+			dir := filepath.Join(r.Dir, "jetstream", "$G", "streams", streams.Name)
+			r.Halt(t)
+			older := t.TempDir()
+			require.NoError(t, os.CopyFS(older, os.DirFS(dir)))
+			r.Start(t)
+			await()
+			r.store(t, "100", domain.MessageReceived, 30) // they get lost
+			r.filled(t, "crm")
+			if stopped {
+				stop()
+			}
+			r.Halt(t)
+			require.NoError(t, os.RemoveAll(dir))
+			require.NoError(t, os.CopyFS(dir, os.DirFS(older)))
+			r.Start(t)
+			await()
+			r.store(t, "200", domain.MessageReceived, 40)
+			if stopped {
+				r.run(t, c)
+			} else {
+				c.Recheck()
+			}
+			box, err := r.JS.Stream(t.Context(), a.Stream)
+			require.NoError(t, err)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				others := map[uint64]int{}
+				for seq := uint64(1); ; seq++ {
+					m, err := box.GetMsg(t.Context(), seq, jetstream.WithGetMsgSubject("out.crm.*.*.*"))
+					if err != nil {
+						break
+					}
+					if seq = m.Sequence; strings.HasPrefix(m.Subject, "out.crm.200.") {
+						others[sequenceOf(m.Header)]++
+					}
+				}
+				for seq := uint64(51); seq <= 90; seq++ {
+					// What a running filler copied before it was told is copied again.
+					if others[seq] == 0 || stopped && others[seq] > 1 {
+						return fmt.Errorf("event %d is there %d times", seq, others[seq])
+					}
+				}
+				return nil
+			})
+		})
+	}
 }

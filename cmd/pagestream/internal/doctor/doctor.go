@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Now, Space and Storable are required.
+// Options configure a [Doctor]. All fields except Lost, Now, Space and Storable are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -64,6 +64,9 @@ type Options struct {
 	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
 	Refused func() []string
+	// Lost says which events the stream has lost; it returns an empty string if there are none. Nil means that
+	// none are.
+	Lost func() string
 	// Space returns how full the stream and the disks are.
 	Space func() []meta.Space
 	// MaxBody and Storable are those of [meta.Install].
@@ -93,6 +96,9 @@ func New(o Options) *Doctor {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Lost == nil {
+		o.Lost = func() string { return "" }
+	}
 	return &Doctor{opts: o}
 }
 
@@ -100,7 +106,7 @@ func New(o Options) *Doctor {
 // it includes what the last examination found about the apps.
 func (d *Doctor) Install() meta.Install {
 	in := meta.Install{
-		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), AllSilent: d.opts.AllSilent(),
+		Recent: d.opts.Recent(d.opts.Now()), Refused: d.opts.Refused(), Lost: d.opts.Lost(), AllSilent: d.opts.AllSilent(),
 		RetrievesLeads: d.opts.RetrievesLeads, MaxBody: d.opts.MaxBody,
 	}
 	if d.opts.Space != nil {

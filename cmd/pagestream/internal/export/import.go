@@ -116,7 +116,15 @@ func Read(ctx context.Context, o ImportOptions, r io.ReadSeeker) (out Imported, 
 	if err := im.awaitAcks(ctx, 0); err != nil {
 		return out, err
 	}
-	return out, im.purgeFillers(ctx)
+	if err := im.purgeFillers(ctx); err != nil || out.Gaps == 0 {
+		return out, err
+	}
+	// What the file does not have is not lost by this stream.
+	lost, err := streams.Lost(ctx, o.JS, o.Stream)
+	if err != nil {
+		return out, err
+	}
+	return out, streams.AcceptLoss(ctx, o.JS, o.Stream, "import", lost)
 }
 
 type importer struct {

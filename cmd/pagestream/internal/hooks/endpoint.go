@@ -46,6 +46,12 @@ type endpoint struct {
 	known bool       // the position has been set
 	read  uint64     // events that are in no lane are finished up to here
 	head  uint64
+	trail streams.Trail // of the events up to read
+	// recheck is set when the position is to be compared with the stream again, and
+	// interrupt then ends the reading of the stream.
+	recheck   bool
+	interrupt context.CancelFunc
+
 	lanes map[domain.PageID]*lane
 	// ready are the lanes that are due. Those whose first event has failed before
 	// are in retries instead. slow counts the lanes of retries that workers have:

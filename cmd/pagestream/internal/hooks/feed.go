@@ -13,11 +13,15 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// initPosition sets the position of an endpoint that has none yet, and moves a
-// position that is after the stream's head back to the head, unless the endpoint
-// still waits for its first event, [Endpoint.From].
+// initPosition sets the position of an endpoint that has none yet. If the stream has
+// other events than those that the endpoint has read, it moves the position back to the
+// last one that is known to be in both, and a position that is after the stream's head to
+// the head, unless the endpoint still waits for its first event, [Endpoint.From].
 func (e *endpoint) initPosition(ctx context.Context) error {
-	head, err := e.readHead(ctx)
+	e.mu.Lock()
+	trail := e.trail
+	e.mu.Unlock()
+	c, err := e.compare(ctx, trail)
 	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
 	for err != nil {
 		switch {
@@ -29,34 +33,51 @@ func (e *endpoint) initPosition(ctx context.Context) error {
 		if pause.Wait(ctx) != nil {
 			return nil
 		}
-		head, err = e.readHead(ctx)
+		c, err = e.compare(ctx, trail)
 	}
 	e.mu.Lock()
-	e.head = head
-	if e.known && e.read > head && e.read != e.From-1 {
-		e.log.Warn("webhook position is after the stream's head; starting at the head", "position", e.read, "head", head)
-		for page, l := range e.lanes {
-			l.spilled, l.attempts, l.since = false, 0, time.Time{}
-			e.markDirty(l)
-			if l.empty() {
-				delete(e.lanes, page)
-			}
-		}
-		e.ready, e.retries = nil, nil
-		for _, l := range e.lanes {
-			e.enqueue(l)
-		}
-		e.read, e.dirty = head, true
-	}
-	if !e.known {
-		e.read = head
+	e.head = c.Last
+	switch {
+	case !e.known:
+		e.read = c.Last
 		if e.From > 0 {
 			e.read = e.From - 1
 		}
 		e.known, e.dirty = true, true
+	case c.Differs.Seq > 0:
+		e.rewind(c.Common.Seq, c.Common.Seq)
+	case e.read > c.Last && e.read != e.From-1:
+		e.rewind(c.Last, 0) // nothing is known of what is unfinished
 	}
 	e.mu.Unlock()
 	return e.flush()
+}
+
+// compare compares a trail with the stream, which also tells the head.
+func (e *endpoint) compare(ctx context.Context, trail streams.Trail) (streams.Compared, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	return trail.Compare(ctx, e.opts.JS, streams.Name)
+}
+
+// rewind moves the position back, and forgets the unfinished events after the sequence
+// known: the stream has others. The caller holds the lock.
+func (e *endpoint) rewind(to, known uint64) {
+	e.log.Warn("the stream has other events than those that were read for the webhook; it goes on after the last one "+
+		"that is known to be in both", "position", e.read, "common", to, "head", e.head)
+	for _, l := range e.lanes {
+		if !l.work() {
+			continue
+		}
+		e.spill(l)
+		l.tail = min(l.tail, known)
+		if l.next > known {
+			l.spilled, l.attempts, l.since = false, 0, time.Time{}
+		}
+		e.markDirty(l)
+	}
+	e.read, e.trail, e.dirty = to, e.trail.Upto(to), true
+	e.cond.Broadcast()
 }
 
 func (e *endpoint) readHead(ctx context.Context) (uint64, error) {
@@ -68,18 +89,29 @@ func (e *endpoint) readHead(ctx context.Context) (uint64, error) {
 // follow reads the stream and adds its events to the lanes.
 func (e *endpoint) follow(ctx context.Context) error {
 	for {
-		from, ok := e.waitEnabled(ctx)
+		reading, end := context.WithCancel(ctx)
+		from, recheck, ok := e.waitEnabled(ctx, end)
 		if !ok {
+			end()
 			return nil
 		}
-		err := streams.Follow(ctx, e.opts.JS, streams.ReadOptions{
+		if recheck {
+			end()
+			if err := e.initPosition(ctx); err != nil || ctx.Err() != nil {
+				return err
+			}
+			continue
+		}
+		err := streams.Follow(reading, e.opts.JS, streams.ReadOptions{
 			Stream: streams.Name, From: from, Filters: e.filters(),
-			Malformed: func(seq uint64, _ error) error { return e.accept(ctx, streams.Stored{Seq: seq}, false) },
-		}, func(s streams.Stored) error { return e.next(ctx, s) })
+			Malformed: func(seq uint64, _ error) error { return e.accept(reading, streams.Stored{Seq: seq}, false) },
+		}, func(s streams.Stored) error { return e.next(reading, s) })
+		interrupted := reading.Err() != nil
+		end()
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !errors.Is(err, errDisabled):
+		case !interrupted && !errors.Is(err, errDisabled):
 			return fmt.Errorf("follow stream: %w", err)
 		}
 	}
@@ -101,14 +133,30 @@ func (e *endpoint) next(ctx context.Context, s streams.Stored) error {
 }
 
 // waitEnabled waits until the endpoint is enabled, and returns the sequence to read
-// from. It returns false when the context ends.
-func (e *endpoint) waitEnabled(ctx context.Context) (uint64, bool) {
+// from, or that the position is to be compared with the stream first. The function
+// interrupt will be called for that from then on. It returns false when the context ends.
+func (e *endpoint) waitEnabled(ctx context.Context, interrupt context.CancelFunc) (from uint64, recheck, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for e.disabled != "" && ctx.Err() == nil {
 		e.cond.Wait()
 	}
-	return e.read + 1, ctx.Err() == nil
+	recheck, e.recheck, e.interrupt = e.recheck, false, interrupt
+	return e.read + 1, recheck, ctx.Err() == nil
+}
+
+// Recheck makes every endpoint compare its position with the stream. It is called when
+// the stream was replaced. An endpoint does so in any case when it starts.
+func (h *Hooks) Recheck() {
+	for _, e := range h.endpoints {
+		e.mu.Lock()
+		e.recheck = true
+		if e.interrupt != nil {
+			e.interrupt()
+		}
+		e.cond.Broadcast()
+		e.mu.Unlock()
+	}
 }
 
 // accept waits until there is room for an event read from the stream, and then adds
@@ -128,6 +176,9 @@ func (e *endpoint) accept(ctx context.Context, s streams.Stored, wanted bool) er
 		return nil
 	}
 	e.read, e.dirty = s.Seq, true
+	if s.ID != "" { // it is an event
+		e.trail = e.trail.With(&s)
+	}
 	if wanted {
 		e.push(e.lane(s.Page), s)
 	}

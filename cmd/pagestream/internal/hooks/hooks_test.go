@@ -793,3 +793,72 @@ func TestInternalEventsAreSentByNameOnly(t *testing.T) {
 	_, err := New(newFixture(t).options(func(o *Options) { o.Endpoints[0].Types = []domain.Type{domain.ForeignReceived} }))
 	require.ErrorIs(t, err, ErrOptions)
 }
+
+// TestRolledBackStreamIsReadAgain replaces the stream by an older copy that goes on with other events: an
+// endpoint gets those, whether it runs meanwhile or is started afterwards, and what waits for a page that
+// fails is sent if the stream still has it.
+func TestRolledBackStreamIsReadAgain(t *testing.T) {
+	for _, stopped := range []bool{true, false} {
+		t.Run(fmt.Sprintf("stopped %t", stopped), func(t *testing.T) {
+			r := newFixture(t)
+			// A try that has just begun when the server stops would wait for an answer.
+			rarely := func(o *Options) { o.BackoffMin, o.BackoffMax = time.Second, time.Second }
+			h, stop := r.start(t, rarely)
+			r.answering(failPage("1"))
+			r.publish(t, append(times("1", 3), times("2", 20)...)...)
+			eventually(t, h, "read", func(s Status) bool { return s.Delivered == 20 })
+			dir := filepath.Join(r.Dir, "jetstream", "$G", "streams", streams.Name)
+			r.Halt(t)
+			older := t.TempDir()
+			require.NoError(t, os.CopyFS(older, os.DirFS(dir)))
+			r.Rig.Server.Start(t)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				_, err := streams.Last(t.Context(), r.JS, streams.Name)
+				return err
+			})
+			r.publish(t, append(times("1", 2), times("2", 10)...)...) // they get lost
+			eventually(t, h, "read", func(s Status) bool { return s.Delivered == 30 })
+			if stopped {
+				stop()
+			}
+			r.Halt(t)
+			require.NoError(t, os.RemoveAll(dir))
+			require.NoError(t, os.CopyFS(dir, os.DirFS(older)))
+			r.Rig.Server.Start(t)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				_, err := streams.Last(t.Context(), r.JS, streams.Name)
+				return err
+			})
+			var want []string
+			for i := range 15 {
+				e := domain.Event{ID: fmt.Sprint("other", i), Type: domain.MessageReceived, Page: "2", Contact: "77"}
+				m, err := streams.Encode(e)
+				require.NoError(t, err)
+				_, err = r.JS.PublishMsg(t.Context(), m)
+				require.NoError(t, err)
+				want = append(want, e.ID)
+			}
+			r.answering(nil)
+			if stopped {
+				h, _ = r.start(t)
+			} else {
+				h.Recheck()
+			}
+			eventually(t, h, "done", done(38))
+			got := map[string]int{}
+			for _, d := range r.deliveries() {
+				if d.status < 300 {
+					got[d.ID]++
+				}
+			}
+			for _, id := range want {
+				assert.Equal(t, 1, got[id], id)
+			}
+			for i := range 3 {
+				assert.Equal(t, 1, got[fmt.Sprintf("page:1:message:m%d", i+1)], "it waited")
+			}
+			assert.Contains(t, r.logs.String(), "other events")
+			assert.NotContains(t, got, "page:1:message:m24", "the stream does not have it any more")
+		})
+	}
+}

@@ -125,9 +125,11 @@ func (e Endpoint) check() error {
 type Options struct {
 	JS jetstream.JetStream
 	// Identity is the stream's identity, as [streams.Ensure] returned it. If a
-	// stored position is of another identity, the position and the dead letters
+	// stored position is of a stream of another name, or of one that was made at
+	// another time and whose events are not known, the position and the dead letters
 	// are deleted, and the endpoint starts like a new one. An empty identity is
-	// not compared.
+	// not compared. If the events are known and the stream has others, the position
+	// is moved back to the last one that is in both.
 	Identity streams.Identity
 	// Path is the file that stores positions and dead letters.
 	Path      string

@@ -21,6 +21,7 @@ const (
 type endpointRow struct {
 	Identity  streams.Identity `json:"identity,omitempty"`
 	Read      uint64           `json:"read"`
+	Trail     streams.Trail    `json:"trail,omitempty"`
 	Disabled  string           `json:"disabled,omitempty"`
 	Delivered uint64           `json:"delivered"`
 	Failed    uint64           `json:"failed"`
@@ -53,7 +54,7 @@ func (e *endpoint) changes() (change, bool) {
 	}
 	c := change{
 		row: endpointRow{
-			Identity: e.opts.Identity, Read: e.read, Disabled: e.disabled, Delivered: e.delivered, Failed: e.failed,
+			Identity: e.opts.Identity, Read: e.read, Trail: e.trail, Disabled: e.disabled, Delivered: e.delivered, Failed: e.failed,
 		},
 		pages: make(map[domain.PageID]*pageRow, len(e.dirtyPages)),
 	}
@@ -118,11 +119,13 @@ func (e *endpoint) load() error {
 		if err != nil || !found {
 			return err
 		}
-		if e.opts.Identity != "" && row.Identity != "" && row.Identity != e.opts.Identity {
+		now, then := e.opts.Identity, row.Identity
+		// A stream that was made again is compared by its events, in initPosition.
+		if now != "" && then != "" && now != then && (now.Name() != then.Name() || len(row.Trail) == 0) {
 			forget = true
 			return nil
 		}
-		e.known, e.read, e.disabled = true, row.Read, row.Disabled
+		e.known, e.read, e.trail, e.disabled = true, row.Read, row.Trail.Upto(row.Read), row.Disabled
 		e.delivered, e.failed = row.Delivered, row.Failed
 		err = forEachOf(tx.Bucket(pagesBucket), e.Name, func(_ []byte, r pageRow) error {
 			old = append(old, &lane{

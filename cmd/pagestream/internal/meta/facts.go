@@ -17,6 +17,8 @@ type Install struct {
 	// Refused has the reasons why deliveries are answered 503 now; it is empty if
 	// they are not.
 	Refused []string
+	// Lost says which events the stream has lost; it is empty if there are none.
+	Lost string
 	// Behind is why the read models have not applied the last events, empty if they have.
 	Behind string
 	// Space is how full the stream and the disks are.

@@ -61,6 +61,7 @@ const (
 	StateBodyTooLarge        State = "body_too_large" // NATS does not take what webhook.max_body allows
 	StateModelsBehind        State = "read_models_behind"
 	StateNotStoring          State = "not_storing"
+	StateEventsLost          State = "events_lost"
 	StateCallbackElsewhere   State = "callback_elsewhere"
 	StateAllSilent           State = "all_silent"
 )

@@ -41,6 +41,17 @@ func JudgeInstall(in Install) []Finding {
 		}
 		out = append(out, f)
 	}
+	if in.Lost != "" {
+		out = append(out, Finding{
+			Cause: StateEventsLost, Severity: Wrong,
+			Summary: "The stream has lost events: files of its store are missing or damaged. " +
+				"Nothing is thrown away, and no read model is rebuilt meanwhile.",
+			Evidence: []string{in.Lost},
+			Do: []string{
+				"pagestream recover", "restore a backup that has them, or accept the loss: pagestream recover --accept-loss",
+			},
+		})
+	}
 	if in.Behind != "" {
 		out = append(out, Finding{
 			Cause: StateModelsBehind, Severity: Wrong,

@@ -276,6 +276,12 @@ func TestJudge(t *testing.T) {
 			[]meta.State{meta.StateHealthy},
 			"", "", true,
 		},
+		"events lost": {
+			func(in *meta.Install, _ *meta.Facts) { in.Lost = "60 events, in 56-115" },
+			[]meta.State{meta.StateEventsLost},
+			[]meta.State{meta.StateHealthy},
+			"", "", true,
+		},
 		"stored again": {
 			func(in *meta.Install, _ *meta.Facts) { in.NotStored = 4 },
 			[]meta.State{meta.StateNotStoring},

@@ -74,8 +74,8 @@ func (o *Operator) Backup(
 	m, err := backup.Take(ctx, backup.Options{
 		Conn: o.Conn, Dir: r.Dir, Before: outboxes,
 		Streams: []string{
-			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), companies.Stream, connect.BucketOf(o.Stream),
-			tokens.Stream, history.Stream,
+			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), streams.LossesOf(o.Stream),
+			companies.Stream, connect.BucketOf(o.Stream), tokens.Stream, history.Stream,
 		},
 		Files: files, EncryptTo: r.EncryptTo,
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },

@@ -13,6 +13,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/person"
@@ -68,7 +69,7 @@ var kinds = map[error]Kind{
 
 	projections.ErrBuilding: Busy,
 
-	ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrToken: Refused,
+	losses.ErrLost: Refused, ErrRequest: Refused, ErrUnknownCompany: Refused, ErrNoLogin: Refused, meta.ErrToken: Refused,
 	meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	seal.ErrPrimaryKey: Refused, connect.ErrKeyRetired: Refused, ErrKeyUsed: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,

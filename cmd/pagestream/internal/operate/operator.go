@@ -19,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
@@ -57,6 +58,7 @@ type Parts struct {
 	Sender       *outbound.Sender
 	Filler       *backfill.Filler
 	Eraser       *erase.Eraser
+	Lost         *losses.Losses
 	ErasuresFile *erasures.File
 	Consumers    *consumers.Consumers
 	Companies    *companies.Companies

@@ -11,6 +11,7 @@ import (
 	"github.com/pagestream/pagestream/projections/comments"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Status is the state of a running server.
@@ -50,6 +51,8 @@ type StreamStatus struct {
 	LastSeq  uint64 `json:"last_seq"`
 	Events   uint64 `json:"events"`
 	Bytes    uint64 `json:"bytes"`
+	// Lost are the events that the stream has lost, nil if there are none.
+	Lost *streams.Losses `json:"lost,omitempty"`
 }
 
 // PagesStatus sums up the judgements of all pages.
@@ -91,6 +94,9 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 		Space:       []SpaceStatus{},
 		Projections: o.Models.Statuses(),
 		Received:    o.Ledger.Counts(),
+	}
+	if lost := o.Lost.Found(); lost.Events > 0 {
+		out.Stream.Lost = &lost
 	}
 	if out.Stored, err = deliveries.Read(o.Models.Deliveries()); err != nil {
 		return Status{}, fmt.Errorf("read deliveries: %w", err)

@@ -22,6 +22,9 @@ var (
 	// errIndexing is returned while the index of ids lacks events that were in the stream at the
 	// start of the program: an old duplicate could be stored again.
 	errIndexing = errors.New("the index of event ids is catching up with the stream")
+	// errComparing is returned until the index of ids was compared with the stream, at the start and
+	// after each reconnect: the stream may be another one.
+	errComparing = errors.New("the index of event ids is being compared with the stream")
 )
 
 // healthInterval is the interval of checks whether the stream can store events. A failed publish
@@ -153,17 +156,21 @@ func (h *health) refusals() (out []error) {
 }
 
 // index returns errIndexing while the index is behind the head that the stream had at the start,
-// or is being rebuilt. A failure of the projection after that counts only as far as uncovered says.
+// is of another stream, or is being rebuilt, and errComparing before it was compared with the stream. A failure
+// of the projection after that counts only as far as uncovered says.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
 	if !h.indexed.Load() {
-		if s.Seq < h.p.headAtStart {
+		if s.Seq < h.p.headAtStart || s.Stale > 0 {
 			return errIndexing
 		}
 		h.indexed.Store(true)
 	}
-	if s.State == projections.StateRebuilding {
+	switch {
+	case s.State == projections.StateRebuilding, s.Stale > 0:
 		return errIndexing
+	case !h.p.models.Deliveries().Verified():
+		return errComparing
 	}
 	return nil
 }

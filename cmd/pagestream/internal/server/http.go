@@ -295,7 +295,7 @@ func (p *Program) newOperator() *operate.Operator {
 				return conversations.ErasedAt(p.models.Conversations(), page, contact)
 			},
 		}),
-		Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
+		Lost: p.lost, Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
 		History: p.history, Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
 		Space: p.health.space.now,
 		Apps:  p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),

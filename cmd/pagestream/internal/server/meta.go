@@ -140,9 +140,15 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			}
 			return out
 		},
-		Space:            p.health.space.now,
-		MaxBody:          int64(p.cfg.Webhook.MaxBody),
-		Storable:         p.storable,
+		Space:    p.health.space.now,
+		MaxBody:  int64(p.cfg.Webhook.MaxBody),
+		Storable: p.storable,
+		Lost: func() string {
+			if lost := p.lost.Found(); lost.Events > 0 {
+				return lost.String()
+			}
+			return ""
+		},
 		AppSubscriptions: p.apps.Subscriptions,
 		BaseURL:          p.baseURL,
 		RetrievesLeads:   p.cfg.Leads.Retrieve,
@@ -171,6 +177,7 @@ func (p *Program) startReactors(context.Context) (err error) {
 	if p.consumers, err = p.newConsumers(); err != nil {
 		return err
 	}
+	p.rollback.tell(func(uint64) { p.consumers.Recheck() })
 	run, stop := context.WithCancel(context.Background())
 	p.onClose("reactors", func(context.Context) error {
 		stop()

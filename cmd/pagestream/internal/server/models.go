@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/comments"
@@ -24,20 +25,28 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
 		return err
 	}
+	p.lost = losses.New(losses.Options{JS: p.js, Stream: streams.Name, Logger: p.log})
+	if _, err := p.lost.Check(ctx); err != nil && ctx.Err() == nil {
+		p.log.Error("it is not known whether the stream has lost events", "err", err)
+	}
 	dir := p.cfg.ProjectionsDir()
 	if err := projections.RemovePast(dir); err != nil {
 		return err
 	}
 	p.tail = streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.rollback.tell(func(uint64) { p.tail.Forget() })
 	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
 	var index projections.Index
-	attempts := 0 // the index never parks: the id of a parked event would look new
+	turns := make(chan struct{}, 1)
+	rolledBack := p.rollback.to // it is the index that tells
+	attempts := 0               // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
 		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
 	}, p.opts.Projections...) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
+			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -45,7 +54,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		p.onClose("projection "+projection.Name(), func(context.Context) error { return r.Close() })
 		p.models = append(p.models, r)
 		if index == nil {
-			index, attempts = deliveries.Index{Runner: r}, projections.DefaultAttempts
+			index, attempts, rolledBack = deliveries.Index{Runner: r}, projections.DefaultAttempts, nil
 		}
 	}
 	run, stop := context.WithCancel(context.Background())
@@ -99,6 +108,7 @@ func (p *Program) startPublisher(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("start publisher: %w", err)
 	}
+	p.rollback.tell(p.publisher.Forget)
 	p.onClose("publisher", p.publisher.Close)
 	p.parking = streams.NewParking(p.js, streams.Name)
 	return nil

@@ -34,6 +34,7 @@ func (p *Program) openHooks(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open outgoing webhooks: %w", err)
 	}
+	p.rollback.tell(func(uint64) { p.hooks.Recheck() })
 	p.onClose("outgoing webhooks", func(context.Context) error { return p.hooks.Close() })
 	p.background.Go(func() { // runs until Close
 		if err := p.hooks.Run(context.Background()); err != nil && !errors.Is(err, hooks.ErrRan) {

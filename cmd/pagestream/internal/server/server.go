@@ -28,6 +28,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
@@ -74,8 +75,10 @@ type Program struct {
 	secrets  *connect.Bucket
 	tail     *streams.Tail
 	keys     *seal.KeyRing
+	rollback rollback
 
 	// The read models.
+	lost   *losses.Losses
 	models operate.Models
 	ledger *deliveries.Ledger
 	// headAtStart is the sequence of the stream's last event before this process stored any.

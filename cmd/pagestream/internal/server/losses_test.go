@@ -1,0 +1,122 @@
+package server_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// TestLostBlocksAreSaidAndKept deletes a block of the stream of a stopped server. The start says which events
+// are lost, doctor and status as well; nothing is rebuilt, also not because of another version; recover lists
+// what is held, and after the loss was accepted, on record, read models can be rebuilt.
+func TestLostBlocksAreSaidAndKept(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	r := start(t, cfg)
+	text := strings.Repeat("long ", 24_000)
+	const n = 180
+	for i := range n {
+		require.Equal(t, 200, post(t, r.PublicAddr(), message("700", fmt.Sprint(30+i%3), fmt.Sprintf("m_%d", i), text, 1790000000000)))
+	}
+	code, _, stderr := r.command(t, "erase", "700", "30", "--yes")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	get[any](t, r, "/api/v1/pages/700/conversations")
+	require.Nil(t, status(t, r).Stream.Lost, "what was erased is not lost")
+	all := func() int { // the messages that the conversations have
+		get[any](t, r, "/api/v1/pages/700/conversations")
+		list, err := conversations.Between(r.Model(conversations.Name), 1, 1000, 1000)
+		require.NoError(t, err)
+		return len(list)
+	}
+	messages := all()
+	require.Equal(t, 2*n/3, messages)
+	r.stop(t)
+	dir := filepath.Join(cfg.Data.Dir, "nats", "jetstream", "$G", "streams", streams.Name, "msgs")
+	blocks, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(blocks), 4)
+	require.NoError(t, os.Remove(filepath.Join(dir, "2.blk")))
+
+	r = start(t, cfg)
+	require.Contains(t, r.log.String(), "level=ERROR msg=\"the stream has lost events")
+	lost := status(t, r).Stream.Lost
+	require.NotNil(t, lost)
+	require.NotZero(t, lost.Events)
+	require.Len(t, lost.Ranges, 1)
+	require.Contains(t, r.log.String(), lost.String())
+	_, stdout, _ := r.command(t, "status")
+	require.Contains(t, stdout, "LOST: "+lost.String())
+	report, code := r.runDoctor(t)
+	require.Equal(t, cli.ExitFailed, code)
+	require.Equal(t, []meta.State{meta.StateEventsLost}, causesOf(report, ""))
+	require.Equal(t, meta.Wrong, report.Install[0].Severity)
+	require.Contains(t, report.Install[0].Evidence, lost.String())
+	require.Contains(t, report.Install[0].Do, "pagestream recover")
+
+	require.Equal(t, messages, all(), "nothing is thrown away")
+	code, _, stderr = r.command(t, "projections", "rebuild", "conversations")
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stderr, "pagestream recover")
+	require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_new", "x", 1790000000000)), "ingest goes on")
+	require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_91", text, 1790000000000)), "a duplicate")
+
+	code, stdout, stderr = r.command(t, "--json", "recover")
+	require.Equal(t, cli.ExitFailed, code, stderr)
+	var held operate.Loss
+	require.NoError(t, json.Unmarshal([]byte(stdout), &held))
+	require.Equal(t, lost.Ranges, held.Ranges)
+	require.Len(t, held.Messages, int(lost.Events), "each is still held")
+	for _, m := range held.Messages {
+		require.True(t, lost.Ranges[0].Has(m.Seq))
+		require.NotEmpty(t, m.MID)
+		require.Equal(t, text, m.Text)
+	}
+	code, stdout, _ = r.command(t, "recover")
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stdout, lost.Ranges[0].String())
+
+	r.stop(t)
+	r = start(t, cfg) // it is said at each start
+	require.Contains(t, r.log.String(), lost.String())
+	code, stdout, stderr = r.command(t, "recover", "--accept-loss")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.Contains(t, stdout, lost.String())
+	code, stdout, _ = r.command(t, "history")
+	require.Equal(t, cli.ExitOK, code)
+	require.Contains(t, stdout, "losses_accept")
+	require.Contains(t, stdout, lost.Ranges[0].String())
+	require.Nil(t, status(t, r).Stream.Lost)
+	report, _ = r.runDoctor(t) // the page is not connected
+	require.Empty(t, report.Install)
+	for _, m := range r.Models() {
+		_, err := m.Rebuild(t.Context(), nil)
+		require.NoError(t, err)
+	}
+	left := messages + 1 - int(lost.Events)
+	require.Equal(t, left, all())
+	var out operate.Loss
+	require.NoError(t, r.do(t.Context(), http.MethodGet, "/api/v1/losses", nil, nil, &out))
+	require.Equal(t, lost.Events, out.Accepted)
+	code, stdout, stderr = r.command(t, "audit")
+	require.Equal(t, cli.ExitOK, code, stdout+stderr)
+	var i int
+	_, err = fmt.Sscanf(held.Messages[0].MID, "m_%d", &i)
+	require.NoError(t, err)
+	again := message("700", fmt.Sprint(30+i%3), held.Messages[0].MID, text, 1790000000000)
+	require.Equal(t, 200, post(t, r.PublicAddr(), again), "Meta sends it again, and it is stored")
+	r.stop(t)
+	r = start(t, cfg)
+	require.NotContains(t, r.log.String(), "level=ERROR msg=\"the stream has lost")
+	require.Equal(t, left+1, all())
+}
