@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -69,23 +71,49 @@ func killed(t *testing.T, f *trial) {
 const cutsOfADisk = 10
 
 // powerCut takes the disk away under load at random moments, and starts again on what had reached it.
-func powerCut(t *testing.T, f *trial) {
-	during := 0
+func powerCut(t *testing.T, f *trial) { f.takeDisk(t, 0, false) }
+
+// diskLost takes the disk away and leaves the program running on it for a while, as a disk does that fails before
+// the machine stops. Nothing that is answered with 200 meanwhile may be lost.
+func diskLost(t *testing.T, f *trial) { f.takeDisk(t, 2*time.Second, false) }
+
+// streamDiskLost does the same with the read models on a disk that works.
+func streamDiskLost(t *testing.T, f *trial) { f.takeDisk(t, 2*time.Second, true) }
+
+// takeDisk takes the disk away, kills the program after a time, and starts it again on what is left.
+//
+// While the ioctl runs, Linux may let an fsync return without an error whose data are not on the disk (powerControl
+// shows that), which a power cut does not do: nothing is answered after it. So POSTs that were sent before the
+// ioctl returned and acknowledged after it began count as not answered, and are sent again. What is sent later
+// has no such excuse.
+func (f *trial) takeDisk(t *testing.T, leave time.Duration, modelsElsewhere bool) {
+	uncertain := 0
 	for f.done < f.rounds {
 		d := newDisk(t, 512)
-		s := f.running(t, d.dir)
+		s := f.site(t, d.dir)
+		if modelsElsewhere {
+			s.settings = fmt.Sprintf("projections: {dir: %q}", filepath.Join(t.TempDir(), "models"))
+		}
+		s.startLoaded(t)
 		for range min(cutsOfADisk, f.rounds-f.done) {
 			s.awaitAcks(t, 50+rand.IntN(3000))
 			began := time.Now()
 			require.NoError(t, d.cut())
+			cut := time.Now()
+			s.stay(leave)
 			s.kill()
+			s.load.stop(0)
+			uncertain += s.load.sendAgain(func(p *post) bool { return p.acked.After(began) && p.sent.Before(cut) })
 			s.fault(t, began)
-			during += s.load.since(began)
 			require.NoError(t, d.unmount())
 			require.NoError(t, d.mount())
-			s.start(t)
+			s.startLoaded(t)
 			require.NoError(t, s.recovers(startLimit))
-			s.check(t)
+			if modelsElsewhere {
+				s.checkShortened(t) // the ledger may have counted what the stream has lost
+			} else {
+				s.check(t)
+			}
 			f.done++
 		}
 		t.Logf("%d of %d cuts", f.done, f.rounds)
@@ -93,7 +121,55 @@ func powerCut(t *testing.T, f *trial) {
 		s.kill()
 		d.remove()
 	}
-	f.tell("%d were acknowledged while the disk was being taken away", during)
+	f.tell("%d answered while the ioctl ran were sent again", uncertain)
+}
+
+// powerControl is powerCut without the program: four goroutines write and sync records, each to a file of its
+// own. It tells what the method itself loses.
+func powerControl(t *testing.T, f *trial) {
+	const writers, record = 4, 1024
+	late := 0
+	for range f.rounds {
+		d := newDisk(t, 64)
+		var synced [writers]struct {
+			n  int
+			at time.Time
+		}
+		var writing sync.WaitGroup
+		for w := range synced {
+			file, err := os.Create(filepath.Join(d.dir, strconv.Itoa(w)))
+			require.NoError(t, err)
+			writing.Go(func() {
+				defer file.Close()
+				for n := 1; ; n++ {
+					_, err := fmt.Fprintf(file, "%*d", record, n)
+					if err != nil || file.Sync() != nil {
+						return
+					}
+					synced[w].n, synced[w].at = n, time.Now()
+				}
+			})
+		}
+		f.stay(time.Duration(50+rand.IntN(200)) * time.Millisecond)
+		began := time.Now()
+		require.NoError(t, d.cut())
+		writing.Wait()
+		require.NoError(t, d.unmount())
+		require.NoError(t, d.mount())
+		for w, last := range synced {
+			f.syncs += last.n
+			text, err := os.ReadFile(filepath.Join(d.dir, strconv.Itoa(w)))
+			text = text[:min(len(text), last.n*record)]
+			if last.n == 0 || strings.HasSuffix(string(text), fmt.Sprintf("%*d", record, last.n)) {
+				continue
+			}
+			assert.True(t, last.at.After(began), "a sync from before the cut is lost: %v", err)
+			late++
+		}
+		d.remove()
+		f.done++
+	}
+	f.tell("%d syncs, each of which returned while the ioctl ran or just after, are lost; none from before", late)
 }
 
 // terminated ends the program with SIGTERM under load.
@@ -332,13 +408,14 @@ func (f *trial) harmRunning(t *testing.T, harm func(path string) error) {
 		require.NoError(t, harm(path))
 		s.fault(t, began)
 		s.heals(t, healLimit)
-		assert.NoError(t, s.eventually(healLimit, func() error {
+		err := s.eventually(healLimit, func() error {
 			if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 				return fmt.Errorf("%s was not built again", filepath.Base(path))
 			}
 			return nil
-		}))
+		})
 		s.check(t)
+		require.NoError(t, err)
 		s.load.stop(startLimit)
 		s.terminate(t)
 		s.startLoaded(t)
@@ -354,8 +431,7 @@ func rolledBack(t *testing.T, f *trial) { f.rollBack(t, false) }
 func rolledBackAndGrown(t *testing.T, f *trial) { f.rollBack(t, true) }
 
 // rollBack restores an older copy of the stream. What was acknowledged since the copy is sent again and must be
-// stored, and read models must have what the stream has. The audit is not required to be content: the stream
-// lacks events that this server has counted.
+// stored, and read models must have what the stream has.
 func (f *trial) rollBack(t *testing.T, grow bool) {
 	s := f.running(t, "")
 	for range f.rounds {
@@ -373,7 +449,8 @@ func (f *trial) rollBack(t *testing.T, grow bool) {
 		began := time.Now()
 		require.NoError(t, os.RemoveAll(dir))
 		require.NoError(t, os.Rename(saved, dir))
-		f.tell("%d acknowledged after the copy were sent again", s.load.sendAgainSince(copied))
+		f.tell("%d acknowledged after the copy were sent again",
+			s.load.sendAgain(func(p *post) bool { return p.acked.After(copied) }))
 		if grow {
 			s.settings = fmt.Sprintf("projections: {dir: %q}", filepath.Join(t.TempDir(), "models"))
 			s.startLoaded(t)
@@ -386,11 +463,7 @@ func (f *trial) rollBack(t *testing.T, grow bool) {
 		s.startLoaded(t)
 		require.NoError(t, s.recovers(startLimit))
 		s.awaitAcks(t, 500)
-		s.pause(t)
-		s.checkMessages(t)
-		code, out := s.run("projections", "verify")
-		assert.Zero(t, code, "projections verify: %s", out)
-		s.load.start(t, s.ctx)
+		s.checkShortened(t)
 		f.done++
 	}
 }

@@ -29,7 +29,19 @@ func (s *site) check(t *testing.T) {
 	t.Helper()
 	s.pause(t)
 	s.checkMessages(t)
-	s.checkProofs(t)
+	code, out := s.run("audit")
+	assert.Zero(t, code, "audit: %s", out)
+	s.verify(t)
+	s.load.start(t, s.ctx)
+}
+
+// checkShortened is check for a stream that lacks events which the server has counted in its ledger. The audit is
+// not asked, since it has to say so.
+func (s *site) checkShortened(t *testing.T) {
+	t.Helper()
+	s.pause(t)
+	s.checkMessages(t)
+	s.verify(t)
 	s.load.start(t, s.ctx)
 }
 
@@ -71,12 +83,10 @@ func (s *site) checkMessages(t *testing.T) {
 	assert.Empty(t, s.disordered, "out of order")
 }
 
-// checkProofs requires that the program's own proofs agree.
-func (s *site) checkProofs(t *testing.T) {
+// verify requires that each read model is what the stream makes.
+func (s *site) verify(t *testing.T) {
 	t.Helper()
-	code, out := s.run("audit")
-	assert.Zero(t, code, "audit: %s", out)
-	code, out = s.run("projections", "verify")
+	code, out := s.run("projections", "verify")
 	assert.Zero(t, code, "projections verify: %s", out)
 }
 

@@ -44,6 +44,9 @@ type faultCase struct {
 var cases = []faultCase{
 	{name: "kill", quick: 2, all: 20, run: killed},
 	{name: "power", disk: true, quick: 1, all: 60, run: powerCut},
+	{name: "power-control", disk: true, all: 60, run: powerControl},
+	{name: "disk-lost", disk: true, all: 10, run: diskLost},
+	{name: "stream-disk-lost", disk: true, all: 10, run: streamDiskLost},
 	{name: "sigterm", all: 5, run: terminated},
 	{name: "sigstop", all: 2, run: stopped},
 	{name: "limits", all: 1, run: limited},
@@ -77,6 +80,7 @@ type result struct {
 	name, note string
 	done       int // rounds
 	sites      []*site
+	syncs      int           // of powerControl
 	slowest    time.Duration // until the next 200 after a fault
 	failed     bool
 	took       time.Duration
@@ -183,14 +187,14 @@ func printTable(w io.Writer, results []*result) {
 		"| result\t| took\t| notes\t|")
 	fmt.Fprintln(table, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
 	for _, r := range results {
-		var tried, acked, lost, doubled int
+		tried, acked, lost, doubled := r.syncs, r.syncs, 0, 0
 		for _, s := range r.sites {
 			tried, acked = tried+s.load.tried, acked+len(s.load.acked)
 			lost, doubled = lost+len(s.lost), doubled+len(s.doubled)
 		}
 		outcome := "ok"
 		switch {
-		case len(r.sites) == 0:
+		case r.done == 0 && !r.failed:
 			outcome = "not run"
 		case r.failed:
 			outcome = "FAILED"

@@ -50,7 +50,8 @@ type item struct {
 type post struct {
 	body  []byte
 	items []item
-	acked time.Time
+	// sent is when it was sent the last time, acked when it was answered with 200.
+	sent, acked time.Time
 }
 
 // ack is what the client remembers of an acknowledged message.
@@ -153,18 +154,6 @@ func (l *load) count() int {
 	return len(l.acked)
 }
 
-// since returns how many messages are acknowledged since a time.
-func (l *load) since(at time.Time) (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, a := range l.acked {
-		if !a.at.Before(at) {
-			n++
-		}
-	}
-	return n
-}
-
 // lastFailure returns when the last answer came that was not 200.
 func (l *load) lastFailure() time.Time {
 	l.mu.Lock()
@@ -181,20 +170,25 @@ func (l *load) forget(mids []string) {
 	}
 }
 
-// sendAgainSince takes back all acknowledgements since a time, and sends these POSTs again in their order, as if
-// they had not been answered. The load must be stopped, and must remember them all: see remembered.
-func (l *load) sendAgainSince(at time.Time) (messages int) {
+// sendAgain takes back the acknowledgements of POSTs from the first that matches on, on each connection, and sends
+// them again in their order, as if they had not been answered. The load must be stopped, and must still have them:
+// see remembered. It returns the number of messages.
+func (l *load) sendAgain(match func(*post) bool) (messages int) {
 	for _, c := range l.conns {
-		kept := slices.IndexFunc(c.recent, func(p *post) bool { return p.acked.After(at) })
-		if kept < 0 {
+		first := slices.IndexFunc(c.recent, match)
+		if first < 0 {
 			continue
 		}
-		c.again, c.recent = slices.Clone(c.recent[kept:]), c.recent[:kept]
-		for _, p := range c.again {
+		for _, p := range c.recent[first:] {
 			for _, it := range p.items {
 				delete(l.acked, it.mid)
 			}
 			messages += len(p.items)
+		}
+		c.again = append(slices.Clone(c.recent[first:]), c.again...)
+		c.recent = c.recent[:first]
+		if c.wants != nil {
+			c.again, c.wants = append(c.again, c.wants), nil
 		}
 	}
 	return messages
@@ -231,14 +225,14 @@ func (c *connection) run(ctx context.Context, stopping <-chan struct{}) error {
 			}
 			c.wants = c.take()
 		}
-		began := time.Now()
+		c.wants.sent = time.Now()
 		status := c.send(ctx, c.wants)
 		if status != http.StatusOK {
 			c.load.refused(status)
 			wait(2 * pause)
 			continue
 		}
-		if err := c.load.accepted(c.wants, began); err != nil {
+		if err := c.load.accepted(c.wants); err != nil {
 			return err
 		}
 		c.recent = append(c.recent, c.wants)
@@ -318,13 +312,13 @@ func (l *load) refused(status int) {
 	l.failedAt = time.Now()
 }
 
-// accepted remembers the messages of a POST that was sent at began and is acknowledged now.
-func (l *load) accepted(p *post, began time.Time) error {
+// accepted remembers the messages of a POST that is acknowledged now.
+func (l *load) accepted(p *post) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.acked = time.Now()
 	l.answers[http.StatusOK]++
-	if l.next.IsZero() && began.After(l.mark) {
+	if l.next.IsZero() && p.sent.After(l.mark) {
 		l.next = p.acked
 	}
 	var lines strings.Builder

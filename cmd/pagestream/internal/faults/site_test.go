@@ -65,7 +65,7 @@ func (f *trial) site(t *testing.T, data string) *site {
 	dir := t.TempDir()
 	if *work != "" {
 		var err error
-		dir, err = os.MkdirTemp(*work, f.name+"-")
+		dir, err = os.MkdirTemp(*work, f.name+"-") //nolint:usetesting // it is to stay
 		require.NoError(t, err)
 	}
 	s := &site{
