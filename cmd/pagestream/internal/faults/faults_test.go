@@ -58,6 +58,7 @@ var cases = []faultCase{
 	{name: "rollback", all: 2, run: rolledBack},
 	{name: "rollback-grown", all: 2, run: rolledBackAndGrown},
 	{name: "lost-block", all: 1, run: blockLost},
+	{name: "clock", all: 2, run: clockSet},
 }
 
 // notInQuickHalf are cases that would be in the quick half but fail in this version, each with the defect.
