@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,20 +232,11 @@ var errNotFound = errors.New("not found")
 
 // get reads a resource of the API.
 func (s *site) get(path string, query url.Values, out any) error {
-	token, err := os.ReadFile(s.tokenFile())
-	if err != nil {
-		return fmt.Errorf("read admin token: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.private+path+"?"+query.Encode(), nil)
+	resp, err := s.api(ctx, http.MethodGet, path+"?"+query.Encode())
 	if err != nil {
-		return fmt.Errorf("GET %s: %w", path, err)
-	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("GET %s: %w", path, err)
+		return err
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {

@@ -271,6 +271,24 @@ func (s *site) ready() bool {
 	return resp.StatusCode == http.StatusOK
 }
 
+// api sends a request to the private listener. The caller closes the body of the answer.
+func (s *site) api(ctx context.Context, method, path string) (*http.Response, error) {
+	token, err := os.ReadFile(s.tokenFile())
+	if err != nil {
+		return nil, fmt.Errorf("read admin token: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.private+path, http.NoBody)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return resp, nil
+}
+
 // run runs a command of the program and returns its exit code and output.
 func (s *site) run(args ...string) (code int, out string) {
 	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
