@@ -225,7 +225,7 @@ func limited(t *testing.T, f *trial) {
 			{settings: "streams: {max_store: 64MiB}", named: "max_store"},
 			{limits: "ulimit -n 24", named: "open files"},
 		} {
-			s.settings, s.limits = l.settings, l.limits
+			s.settings, s.limits, s.unsupervised = l.settings, l.limits, true
 			began := time.Now()
 			require.NoError(t, os.Truncate(s.log(), 0))
 			s.startLoaded(t)
@@ -245,7 +245,7 @@ func limited(t *testing.T, f *trial) {
 			s.load.stop(0)
 			s.kill()
 		}
-		s.settings, s.limits = "", ""
+		s.settings, s.limits, s.unsupervised = "", "", false
 		began := time.Now()
 		s.fault(t, began)
 		s.startLoaded(t)
@@ -358,30 +358,25 @@ func modelDamaged(t *testing.T, f *trial) {
 		s.start(t)
 		require.NoError(t, s.recovers(startLimit), "%s is damaged", s.model(round))
 		s.check(t)
+		require.Zero(t, s.restarted, "the process goes on")
 		f.done++
 	}
 }
 
-// scribble writes random bytes over sixteen pages of a file, from its first 64 pages and from anywhere.
+// scribble writes random bytes over about half of the first 64 pages of a file, which are in use.
 func scribble(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open read model: %w", err)
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("size of read model: %w", err)
-	}
 	page := make([]byte, 4096)
-	all := info.Size() / int64(len(page))
-	for i := range 16 {
+	for n := range int64(64) {
+		if rand.IntN(2) == 0 {
+			continue
+		}
 		if _, err := crand.Read(page); err != nil {
 			return fmt.Errorf("make random bytes: %w", err)
-		}
-		n := rand.Int64N(all)
-		if i%2 == 0 {
-			n = rand.Int64N(min(all, 64))
 		}
 		if _, err := file.WriteAt(page, n*int64(len(page))); err != nil {
 			return fmt.Errorf("damage read model: %w", err)
@@ -416,6 +411,7 @@ func (f *trial) harmRunning(t *testing.T, harm func(path string) error) {
 		})
 		s.check(t)
 		require.NoError(t, err)
+		require.Zero(t, s.restarted, "the process goes on")
 		s.load.stop(startLimit)
 		s.terminate(t)
 		s.startLoaded(t)

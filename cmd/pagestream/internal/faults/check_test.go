@@ -47,10 +47,27 @@ func (s *site) checkShortened(t *testing.T) {
 // pause stops the load when each of its POSTs is acknowledged.
 func (s *site) pause(t *testing.T) {
 	t.Helper()
-	s.load.stop(startLimit)
+	stopped := make(chan struct{})
+	go func() {
+		s.load.stop(startLimit)
+		close(stopped)
+	}()
+	_ = s.eventually(startLimit, func() error {
+		select {
+		case <-stopped:
+			return nil
+		default:
+			return errors.New("POSTs are not acknowledged")
+		}
+	})
+	<-stopped
+	unanswered := 0
 	for _, c := range s.load.conns {
-		require.Nil(t, c.wants, "a POST is not acknowledged within %s", startLimit)
+		if c.wants != nil {
+			unanswered++
+		}
 	}
+	require.Zero(t, unanswered, "POSTs that are not acknowledged within %s", startLimit)
 }
 
 // checkMessages requires that each acknowledged message is in the stream once and in its conversation once,

@@ -39,6 +39,8 @@ type site struct {
 	settings string
 	// limits are commands of a shell before the program is started, for example ulimit -n 64.
 	limits string
+	// unsupervised is true if a process that ends by itself is not started again.
+	unsupervised bool
 
 	public, private string
 	load            *load
@@ -208,11 +210,18 @@ func (s *site) fault(t *testing.T, began time.Time) {
 	require.NoError(t, s.load.markFault(f))
 }
 
-// eventually polls a condition until it returns nil. It returns its last error after a limit.
-func (f *trial) eventually(limit time.Duration, condition func() error) error {
-	ctx, cancel := context.WithTimeout(f.ctx, limit)
+// eventually polls a condition until it returns nil. It returns its last error after a limit. A process that ends
+// by itself meanwhile is started again.
+func (s *site) eventually(limit time.Duration, condition func() error) error {
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 	for {
+		if _, ended := s.ended(0); ended && !s.unsupervised && s.restarted < restarts {
+			s.restarted++
+			if err := s.spawn(); err != nil {
+				return err
+			}
+		}
 		err := condition()
 		if err == nil {
 			return nil
@@ -237,15 +246,9 @@ func (s *site) awaitAcks(t *testing.T, more int) {
 	}))
 }
 
-// recovers waits for the next 200 after the fault, and notes how long it took. A process that ends by itself is
-// started again.
+// recovers waits for the next 200 after the fault, and notes how long it took.
 func (s *site) recovers(limit time.Duration) error {
 	return s.eventually(limit, func() error {
-		if _, ended := s.ended(0); ended {
-			if s.restarted++; s.restarted <= restarts {
-				return s.spawn()
-			}
-		}
 		took, ok := s.load.sinceFault()
 		if !ok {
 			return errors.New("no POST was answered with 200 since the fault")
