@@ -133,12 +133,11 @@ type Streams struct {
 	SyncInterval time.Duration `koanf:"sync_interval"`
 	// Window is JetStream's deduplication window.
 	Window time.Duration `koanf:"window"`
-	// MaxBytes is the maximum size of the stream. A full stream rejects new events,
-	// and their deliveries are answered 503; it never drops old ones. 0 is
-	// unlimited.
+	// MaxBytes is the maximum size of the stream. Shortly before it is reached
+	// deliveries are answered 503; old events are never dropped. 0 is unlimited.
 	MaxBytes ByteSize `koanf:"max_bytes"`
-	// MaxStore is the maximum that the embedded server writes to disk; 0 is
-	// unlimited.
+	// MaxStore is the maximum that the embedded server writes to disk; 0 is what the
+	// disk has, less a reserve and what the read models need.
 	MaxStore ByteSize `koanf:"max_store"`
 	// BatchThreshold is the number of waiting events from which they are written as
 	// one batch.

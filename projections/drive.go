@@ -17,6 +17,9 @@ import (
 
 const (
 	closeTimeout = 10 * time.Second
+	// retryMax is the longest pause before events that can't be applied are tried again. It is short, so that a
+	// read model goes on soon after its disk has room again.
+	retryMax = time.Second
 	// checkEvery is the minimum time between two checks of the whole file after
 	// panics.
 	checkEvery = time.Minute
@@ -46,8 +49,9 @@ func (r *Runner) drive(ctx context.Context) error {
 		return fmt.Errorf("create router: %w", err)
 	}
 	subscriber := streams.NewSubscriber(r.opts.JS, streams.SubscriberOptions{
-		Stream: r.opts.Stream, Tail: r.opts.Tail, Batch: r.opts.MaxBatch, Pace: r.opts.Pace, Logger: r.opts.Logger,
-		From: func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
+		Stream: r.opts.Stream, Tail: r.opts.Tail, Batch: r.opts.MaxBatch, Pace: r.opts.Pace, MaxPause: retryMax,
+		Logger: r.opts.Logger,
+		From:   func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	a := r.applier()
 	a.giveUp = func(failed *applyError) error { return r.giveUp(ctx, failed, end) }

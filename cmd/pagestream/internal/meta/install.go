@@ -29,7 +29,7 @@ func JudgeInstall(in Install) []Finding {
 			Evidence: slices.Clone(in.Refused),
 			Do:       []string{"pagestream status", "see that the disk has room and the log what failed"},
 		}
-		if slices.ContainsFunc(in.Space, func(s Space) bool { return s.Ingest && s.Level() == SpaceFull }) {
+		if slices.ContainsFunc(in.Space, Space.StopsIngest) {
 			f.Because = StateSpaceLow
 		}
 		if in.NotStored > 0 {

@@ -73,6 +73,9 @@ func (s Space) Level() SpaceLevel {
 	return SpaceFine
 }
 
+// StopsIngest reports whether deliveries are refused because of it.
+func (s Space) StopsIngest() bool { return s.Ingest && s.Level() == SpaceFull }
+
 func (s Space) reached(l SpaceLevel) bool { return float64(s.Used)*100 >= float64(s.Max)*float64(l) }
 
 // Percent returns which part of Max is used.
@@ -121,7 +124,7 @@ func judgeSpace(list []Space) (out []Finding) {
 			Evidence: []string{s.String()}, Do: []string{s.remedy(), "pagestream status"},
 		}
 		switch {
-		case level == SpaceFull && s.Ingest:
+		case s.StopsIngest():
 			f.Severity, f.Summary = Wrong, "There is no space left: deliveries are answered 503 until there is."
 		case level == SpaceFull:
 			f.Severity, f.Summary = Wrong, "There is no space left: the read models fall behind until there is."

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,18 +40,20 @@ func (s *space) now() []meta.Space {
 //
 // It returns the error of asking the server; ask is false if it is known that it does not answer.
 func (s *space) measure(ctx context.Context, ask bool) (err error) {
-	var list, stored []meta.Space
-	if ask {
-		stored, err = s.stored(ctx)
-	}
-	if !ask || err != nil {
-		for _, old := range s.now() {
-			if old.Setting != meta.SettingDataDir && old.Setting != meta.SettingProjections {
-				stored = append(stored, old)
-			}
+	var stored []meta.Space
+	for _, old := range s.now() {
+		if old.Setting != meta.SettingDataDir && old.Setting != meta.SettingProjections {
+			stored = append(stored, old)
 		}
 	}
-	list = append(append(list, stored...), s.disks(stored)...)
+	disks := s.disks(stored)
+	if ask && !slices.ContainsFunc(disks, meta.Space.StopsIngest) { // a server with a full disk may not answer
+		var asked []meta.Space
+		if asked, err = s.stored(ctx); err == nil {
+			stored = asked
+		}
+	}
+	list := slices.Concat(stored, disks)
 	s.list.Store(&list)
 	s.report(list)
 	return err
@@ -117,7 +120,7 @@ func (p *Program) natsDir() string { return filepath.Join(p.cfg.Data.Dir, "nats"
 // full returns an error if a limit leaves no room for deliveries.
 func (s *space) full() error {
 	for _, l := range s.now() {
-		if l.Ingest && l.Level() == meta.SpaceFull {
+		if l.StopsIngest() {
 			return fmt.Errorf("%w: %s", errFull, l)
 		}
 	}
