@@ -217,5 +217,5 @@ func printSamples(w io.Writer, list []sample) {
 		fmt.Fprintf(table, "| %s\t| %s\t| %d\t| %d\t| %d\t| %d\t| %d\t| %d\t|\n", x.at.Round(time.Second), x.fault, x.events,
 			x.heap>>20, x.anon>>20, x.rss>>20, x.goroutines, x.disk/int64(max(1, x.events)))
 	}
-	table.Flush()
+	table.Flush() //nolint:errcheck // w is standard output
 }
