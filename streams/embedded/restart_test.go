@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -172,4 +173,33 @@ func TestFullDiskBreaksTheStreamUntilRestart(t *testing.T) {
 	got := storedOf(t, js)
 	require.Equal(t, acknowledged, got[:len(acknowledged)])
 	require.Equal(t, "after", got[len(got)-1])
+}
+
+// TestDefaultLimitLeavesRoom checks that the default of MaxStore leaves a third to read models on the same disk, and
+// grows with the disk's room at a restart.
+func TestDefaultLimitLeavesRoom(t *testing.T) {
+	disk := streamstest.Disk(t, 64<<20)
+	models := filepath.Join(disk, "models") // it does not exist yet
+	limit := func(o embedded.Options) int64 {
+		s := start(t, o)
+		defer stop(t, s)
+		return s.MaxStore()
+	}
+	alone := limit(embedded.Options{Dir: filepath.Join(disk, "a")})
+	require.InDelta(t, 28<<20, alone, 4<<20, "half of a small disk is the reserve")
+	shared := limit(embedded.Options{Dir: filepath.Join(disk, "a"), ReadModels: models})
+	require.InDelta(t, float64(alone)*2/3, shared, 1<<20)
+	elsewhere := limit(embedded.Options{Dir: filepath.Join(disk, "a"), ReadModels: t.TempDir()})
+	require.InDelta(t, alone, elsewhere, 1<<20)
+	require.Equal(t, int64(7<<20), limit(embedded.Options{Dir: filepath.Join(disk, "a"), MaxStore: 7 << 20, ReadModels: models}))
+
+	filler := streamstest.Fill(t, disk, 8<<20)
+	s := start(t, embedded.Options{Dir: filepath.Join(disk, "a")})
+	require.InDelta(t, 4<<20, s.MaxStore(), 1<<20)
+	require.NoError(t, s.Outgrown())
+	require.NoError(t, os.Remove(filler))
+	require.ErrorIs(t, s.Outgrown(), embedded.ErrOutgrown)
+	require.NoError(t, s.Restart(deadline(t)))
+	require.InDelta(t, alone, s.MaxStore(), 1<<20)
+	require.NoError(t, s.Outgrown())
 }

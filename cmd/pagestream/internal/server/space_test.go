@@ -143,6 +143,7 @@ func (r *running) metric(t *testing.T, line string) string {
 // TestIngestGoesOnAfterAFullDisk fills the disk of a program under traffic until the server can't write any more.
 // It is told, and when there is room again the program goes on by itself.
 func TestIngestGoesOnAfterAFullDisk(t *testing.T) {
+	t.Parallel()
 	mount := streamstest.Disk(t, 96<<20)
 	cfg := testConfig(t.TempDir())
 	cfg.Data.Dir = filepath.Join(mount, "data")
@@ -200,6 +201,7 @@ func TestIngestGoesOnAfterAFullDisk(t *testing.T) {
 // TestServerRestartsUnderLoad starts the embedded server again while deliveries arrive and a consumer's stream is
 // filled: nothing is lost or doubled, and the order is kept.
 func TestServerRestartsUnderLoad(t *testing.T) {
+	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	code, out, stderr := r.command(t, "--json", "consumers", "add", "crm", "--all")
 	require.Equal(t, cli.ExitOK, code, stderr)
@@ -243,6 +245,7 @@ func TestServerRestartsUnderLoad(t *testing.T) {
 // TestLimitOfTheStreamIsTold fills a stream to its limit: each level is told by log, metric and history, the
 // full stream by readiness and doctor, and what is erased makes room for deliveries.
 func TestLimitOfTheStreamIsTold(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.Streams.MaxBytes = 16 * config.MiB
 	r := start(t, cfg)
@@ -315,6 +318,7 @@ func natsAt(t *testing.T, o natsserver.Options) (stop func()) {
 // stored until one that comes again might not be recognized, then they are refused, and it is said why. With room
 // again the program goes on, and stores none twice.
 func TestReadModelsDiskIsFull(t *testing.T) {
+	t.Parallel()
 	mount := streamstest.Disk(t, 64<<20)
 	_, port, err := net.SplitHostPort(freePort(t))
 	require.NoError(t, err)
@@ -369,6 +373,7 @@ func TestReadModelsDiskIsFull(t *testing.T) {
 
 // TestServeWaitsForNATS starts a program before its NATS server, which has no JetStream at first.
 func TestServeWaitsForNATS(t *testing.T) {
+	t.Parallel()
 	_, port, err := net.SplitHostPort(freePort(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
@@ -414,6 +419,7 @@ func TestServeWaitsForNATS(t *testing.T) {
 
 // TestServeDoesNotWaitForWhatDoesNotPass checks which errors of the start are returned at once.
 func TestServeDoesNotWaitForWhatDoesNotPass(t *testing.T) {
+	t.Parallel()
 	_, port, err := net.SplitHostPort(freePort(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
