@@ -270,7 +270,7 @@ func TestInvitationNamesItsCompany(t *testing.T) {
 	}
 	resp, err = browser.PostForm("http://"+f.PublicAddr()+"/oauth/callback", form)
 	require.NoError(t, err)
-	assert.Contains(t, read(t, resp), "2 of 2 pages are connected and subscribed")
+	assert.Contains(t, connected(t, browser, resp), "2 of 2 pages are connected and subscribed")
 	assert.Equal(t, []string{"acme/acme []", "beta/beta [7000 7001]", "new one/new one []"}, f.companies())
 }
 

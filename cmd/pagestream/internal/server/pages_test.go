@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -102,6 +103,25 @@ func (r *running) command(t *testing.T, args ...string) (code int, stdout, stder
 
 var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
+// connected waits until the chosen pages are connected, and returns the page that says so.
+func connected(t *testing.T, browser *http.Client, resp *http.Response) (body string) {
+	t.Helper()
+	progress := resp.Request.URL.String()
+	body = read(t, resp)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if !strings.Contains(body, "looks again each second") {
+			return nil
+		}
+		resp, err := browser.Get(progress)
+		if err != nil {
+			return err
+		}
+		body = read(t, resp)
+		return errors.New("pages are being connected")
+	})
+	return body
+}
+
 // TestSixtyPagesInOneConsent runs the browser's flow through the fake Meta's dialog. The account list
 // has three pages of results, and one Facebook page's token is invalidated between the consent and
 // the choice.
@@ -130,7 +150,7 @@ func TestSixtyPagesInOneConsent(t *testing.T) {
 	}
 	resp, err = browser.PostForm("http://"+r.PublicAddr()+"/oauth/callback", form)
 	require.NoError(t, err)
-	body = read(t, resp)
+	body = connected(t, browser, resp)
 	assert.Contains(t, body, "59 of 60 pages are connected and subscribed")
 	assert.Contains(t, body, "lost their role on the page")
 	for i := range 60 {
