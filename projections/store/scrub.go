@@ -23,9 +23,14 @@ const scrubRetry = 5 * time.Millisecond
 func (s *Store) Scrub(ctx context.Context) error {
 	for {
 		var wait bool
-		err := s.run(func() (err error) {
-			wait, err = s.scrub()
-			return err
+		err := s.run(func() error {
+			s.updates.Lock()
+			defer s.updates.Unlock()
+			return s.writing(func() (err error) {
+				defer guard()
+				wait, err = s.scrub()
+				return err
+			})
 		})
 		if err != nil {
 			return fmt.Errorf("overwrite free pages: %w", err)
@@ -45,7 +50,7 @@ func (s *Store) Scrub(ctx context.Context) error {
 func (s *Store) scrub() (wait bool, err error) {
 	// A write transaction begins with the release of the pages that no View needs any more. The number of
 	// those that are still needed is known when it has ended.
-	tx, err := s.db.Begin(true)
+	tx, err := s.beginTx(true)
 	if err != nil {
 		return false, err
 	}
@@ -61,7 +66,7 @@ func (s *Store) scrub() (wait bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if tx, err = s.db.Begin(true); err != nil { // so that no page is used meanwhile
+	if tx, err = s.beginTx(true); err != nil { // so that no page is used meanwhile
 		return false, err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
