@@ -24,12 +24,19 @@ func (r *Runner) open(head uint64) error {
 		return errors.Join(fmt.Errorf("open projection %s: %w", r.projection.Name(), err), s.Close())
 	}
 	if why == "" {
+		d, ok, err := replacement(s, meta.Seq)
+		if err != nil {
+			return errors.Join(fmt.Errorf("open projection %s: %w", r.projection.Name(), err), s.Close())
+		}
+		if ok {
+			r.progress.replaced(d)
+		}
 		r.store.Store(s)
-		r.progress.started(meta, head, "")
+		r.progress.started(meta, head, d.Why)
 		return nil
 	}
 	sameStream := meta.Identity == string(r.identity) && meta.Seq <= head
-	if sameStream && meta.Version != r.projection.Version() && s.Recreated() == "" {
+	if sameStream && (meta.Version != r.projection.Version() || !s.Summed()) && s.Recreated() == "" {
 		// It is correct as of its position: it is served until there is a new one.
 		r.store.Store(s)
 		r.outdated = why
@@ -40,7 +47,26 @@ func (r *Runner) open(head uint64) error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	return r.recreate(head, why)
+	if s.Recreated() != "" || s.Suspicion() != nil || r.suspicion != "" && meta == (store.Meta{}) {
+		return r.recreateDamaged(head, why)
+	}
+	return r.recreate(head, why, nil)
+}
+
+// recreateDamaged replaces a damaged file, which is closed or gone, by an empty one.
+func (r *Runner) recreateDamaged(head uint64, why string) error {
+	if r.suspicion != "" {
+		why = r.suspicion + "; " + why
+	}
+	d := &damaged{Why: why, Target: head}
+	r.progress.replaced(*d) // before the new file can be read
+	if err := r.recreate(head, why, d); err != nil {
+		return err
+	}
+	r.suspicion = ""
+	r.opts.Logger.Error("read model was damaged and is built again; it is not read meanwhile",
+		"projection", r.Name(), "why", why)
+	return nil
 }
 
 // unusable returns why the file can't be updated any more, or an empty string if it
@@ -53,6 +79,7 @@ func (r *Runner) unusable(s *store.Store, head uint64) (meta store.Meta, why str
 	})
 	switch {
 	case errors.Is(err, store.ErrCorrupt):
+		s.Suspect(err) //nolint:errcheck // open looks at it
 		return meta, "its position can't be read", nil
 	case err != nil:
 		return meta, "", err
@@ -60,6 +87,8 @@ func (r *Runner) unusable(s *store.Store, head uint64) (meta store.Meta, why str
 		return meta, "the file was corrupt and is kept as " + filepath.Base(s.Recreated()), nil
 	case !found:
 		return meta, "there was no read model", nil
+	case !s.Summed():
+		return meta, "it has no checksums: an earlier version wrote it", nil
 	case meta.Identity != string(r.identity):
 		return meta, "it was built from another stream", nil
 	case meta.Version != r.projection.Version():
@@ -72,8 +101,8 @@ func (r *Runner) unusable(s *store.Store, head uint64) (meta store.Meta, why str
 	return meta, "", nil
 }
 
-// recreate replaces the closed file by an empty one.
-func (r *Runner) recreate(head uint64, why string) error {
+// recreate replaces the closed file by an empty one. d is not nil if the file was damaged.
+func (r *Runner) recreate(head uint64, why string, d *damaged) error {
 	if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove old read model: %w", err)
 	}
@@ -82,7 +111,15 @@ func (r *Runner) recreate(head uint64, why string) error {
 		return err
 	}
 	meta := store.Meta{Identity: string(r.identity), Version: r.projection.Version()}
-	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, meta) }); err != nil {
+	err = s.Update(func(tx *store.Tx) error {
+		if d != nil {
+			if err := store.PutJSON(tx.Bucket(damagedBucket), damagedKey, d); err != nil {
+				return err
+			}
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	if err != nil {
 		return errors.Join(fmt.Errorf("create read model %s: %w", r.projection.Name(), err), s.Close())
 	}
 	r.store.Store(s)
@@ -131,16 +168,9 @@ func (r *Runner) recover(ctx context.Context, err error) error {
 		if err := r.store.Load().Close(); err != nil {
 			return err
 		}
-		return r.recreate(info.State.LastSeq, errReplaced.Error())
-	case errors.Is(err, errCorrupt):
-		if err := r.store.Load().Close(); err != nil {
-			return err
-		}
-		kept, err := store.SetAside(r.path, time.Now())
-		if err != nil {
-			return err
-		}
-		return r.recreate(r.Status().Head, "the file was corrupt and is kept as "+filepath.Base(kept))
+		return r.recreate(info.State.LastSeq, errReplaced.Error(), nil)
+	case errors.Is(err, errCorrupt): // see reopen
+		return ctx.Err()
 	}
 	if r.progress.failing(0, err) {
 		r.opts.Logger.Warn("projection failed and reads the stream again", "projection", r.Name(), "err", err)

@@ -50,8 +50,10 @@ var (
 // tombstone (see domain.Tombstone), at the same sequence.
 //
 // The read model starts again from the first event if its file belongs to another
-// stream, is ahead of the stream, or is corrupt. It can be read meanwhile, as of
-// its position. If the file is of another version of the projection, a new one is
+// stream or is ahead of the stream. It can be read meanwhile, as of its position. It
+// also starts again if its file is damaged, found so at the start or while it is in use;
+// the damaged file is moved aside, and reads fail with [ErrDamaged] until the new file is
+// complete. If the file is of another version of the projection, a new one is
 // built beside it; until that is complete, the old one is served and not updated.
 // [Runner.Rebuild] builds a new file at any time.
 type Runner struct {
@@ -66,7 +68,10 @@ type Runner struct {
 	rebuilds   sync.Mutex       // allows one rebuild or verification at a time
 	decided    decided          // decisions about dead letters
 	token      chan struct{}    // has one token while there is a drive: see exclusive
-	checked    time.Time        // when the whole file was last read because of a panic
+	checked    time.Time        // when the whole file was last found to be as it was written
+	unfounded  int              // how often that was so
+	suspicion  string           // why the file is opened again; see reopen
+	checking   context.Context  //nolint:containedctx // of Run: it ends a check
 	outdated   string           // why the open file is only served until there is a new one
 
 	mu     sync.Mutex
@@ -97,7 +102,9 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), identity: o.Identity,
 		verify: make(chan struct{}, 1), token: make(chan struct{}, 1), done: make(chan struct{}),
+		checking: context.Background(),
 	}
+	r.opts.Store.Check = r.check
 	status := Status{Name: p.Name(), Version: p.Version(), State: StateStarting}
 	r.progress = newProgress(status, time.Now, o.headEvery)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -132,7 +139,7 @@ func (r *Runner) Status() Status { return r.progress.status() }
 // Healthy returns nil if the read model is up to date: it is running, not failing
 // and not being rebuilt, the stream's last sequence was requested successfully not
 // long ago, and no event has been missing for longer than maxLag. Otherwise it
-// returns one of [ErrNotRunning], [ErrFailing], [ErrRebuilding], [ErrNoHead] and
+// returns one of [ErrNotRunning], [ErrDamaged], [ErrFailing], [ErrRebuilding], [ErrNoHead] and
 // [ErrBehind], wrapped. A worker that hangs is reported as well, since the last
 // sequence is requested independently of it.
 func (r *Runner) Healthy(maxLag time.Duration) error { return r.progress.healthy(maxLag) }
@@ -151,6 +158,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	r.ran, r.cancel = true, cancel
 	r.mu.Unlock()
+	r.checking = ctx
 	defer close(r.done)
 	defer r.progress.stopped()
 
@@ -163,7 +171,14 @@ func (r *Runner) Run(ctx context.Context) error {
 	pause := backoff.Backoff{Min: restartMin, Max: restartMax}
 	for {
 		before := r.Status().Seq
-		err := r.rebuildOutdated(ctx)
+		suspicion := r.store.Load().Suspicion()
+		err := r.reopen(ctx)
+		if err == nil && suspicion != nil {
+			pause.Reset() // it is as good as a new start
+		}
+		if err == nil {
+			err = r.rebuildOutdated(ctx)
+		}
 		if err == nil {
 			err = r.resume(ctx, r.applier())
 		}
@@ -185,7 +200,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// Close stops Run, waits until it has returned and closes the file. It is idempotent.
+// closeWait bounds the wait of Close for Run: a router waits closeTimeout for its handler.
+const closeWait = closeTimeout + 5*time.Second
+
+// Close stops Run, waits until it has returned and closes the file. It is idempotent. If a
+// transaction does not end, it gives up after some 20 seconds and fails with store.ErrHangs.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	ran, cancel := r.ran, r.cancel
@@ -193,7 +212,11 @@ func (r *Runner) Close() error {
 	r.mu.Unlock()
 	if ran {
 		cancel()
-		<-r.done
+		select {
+		case <-r.done:
+		case <-time.After(closeWait):
+			return errors.Join(fmt.Errorf("close projection %s: %w", r.Name(), store.ErrHangs), r.store.Load().Close())
+		}
 	}
 	return r.store.Load().Close()
 }
@@ -208,7 +231,7 @@ func (r *Runner) applier() *applier {
 
 // resume carries out the decisions that were stored before the process was killed.
 func (r *Runner) resume(ctx context.Context, a *applier) error {
-	meta, err := metaOf(r)
+	meta, err := metaOf(r.Partial())
 	if err != nil {
 		return err
 	}

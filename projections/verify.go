@@ -73,6 +73,9 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
 	}
 	defer r.rebuilds.Unlock()
+	if err := r.progress.unreadable(false); err != nil {
+		return out, err
+	}
 	b, err := r.newBuild(r.scratch(), "", progress)
 	if err != nil {
 		return out, err

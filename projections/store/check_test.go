@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // filled writes a file with rows of all sizes in several buckets, with branch pages, free pages and rows over several
@@ -72,7 +74,7 @@ func TestCheckFileFindsEachDamage(t *testing.T) {
 	const rounds = 600
 	for round := range rounds {
 		b := slices.Clone(content)
-		at := r.IntN(len(b))
+		at := r.IntN(len(bytes.TrimRight(b, "\x00"))) // the file grows in large steps
 		switch round % 4 {
 		case 0:
 			b[at] ^= byte(1 << r.IntN(8))
@@ -104,7 +106,7 @@ func TestCheckFileFindsEachDamage(t *testing.T) {
 		require.NoError(t, os.Remove(path))
 	}
 	t.Logf("%d of %d were found; the others did not change a row", found, rounds)
-	require.Greater(t, found, rounds/5)
+	require.Greater(t, found, rounds/3)
 }
 
 // TestCheckFileEndsWithAnyTree checks files whose pages point at themselves or at those above them, which make bbolt
@@ -201,7 +203,7 @@ func TestChangedFileIsNotRead(t *testing.T) {
 			path, _ := filled(t)
 			s, err := store.Open(path, small)
 			require.NoError(t, err)
-			time.Sleep(10 * time.Millisecond) // the clock of files advances in steps of some milliseconds
+			streamstest.Tick(t, path)
 			require.NoError(t, change(path))
 			read := func() error {
 				return s.View(func(tx *store.Tx) error {

@@ -70,8 +70,9 @@ type Options struct {
 	// The default is [CheckFile].
 	Check func(path string) error
 
-	// anyTime is set where the file system sets other times of modification than those of writes.
-	anyTime bool
+	// AnyTime is set where the file system sets other times of modification than those of writes. Then a process
+	// that overwrites a part of the open file is not noticed by the time.
+	AnyTime bool
 }
 
 func (o Options) withDefaults() Options {
@@ -86,7 +87,7 @@ func (o Options) withDefaults() Options {
 	if o.Check == nil {
 		o.Check = func(path string) error { return CheckFile(context.Background(), path) }
 	}
-	o.anyTime = o.anyTime || runtime.GOOS == "windows"
+	o.AnyTime = o.AnyTime || runtime.GOOS == "windows"
 	return o
 }
 
@@ -280,7 +281,7 @@ func (s *Store) View(f func(*Tx) error) error {
 		if err := f(&Tx{tx: tx, sums: s.sums}); err != nil {
 			return err
 		}
-		return s.Suspicion() // of another transaction meanwhile
+		return s.Suspicion() // another transaction may have found it meanwhile
 	})
 }
 
@@ -380,7 +381,12 @@ func (s *Store) run(f func() error) (err error) {
 	if err := s.unchanged(); err != nil {
 		return s.Suspect(err)
 	}
-	return f()
+	err = f()
+	var found *damage
+	if errors.As(err, &found) { // f has recovered from the panic
+		err = s.Suspect(found)
+	}
+	return err
 }
 
 // Verify reads the whole file. [ErrCorrupt] is returned when it can't be read or its keys are out of order.
@@ -479,7 +485,7 @@ func (s *Store) Close() (err error) {
 		select {
 		case err = <-closed:
 		case <-time.After(wait):
-			s.mu.Lock() // from here on the file may be that of another store
+			s.mu.Lock()         // from here on the file may be that of another store
 			s.Suspect(ErrHangs) //nolint:errcheck // what still runs gets it
 			s.mu.Unlock()
 			err = errors.Join(ErrHangs, unlock(s.file))

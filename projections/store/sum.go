@@ -55,12 +55,12 @@ func (d *damage) Unwrap() error { return d.err }
 // file, and nil for any other value. A function that recovers from panics in a transaction must return that error.
 func Damage(v any) error {
 	if fault, ok := v.(interface{ Addr() uintptr }); ok {
-		return fmt.Errorf("%w: fault at %#x", ErrCorrupt, fault.Addr())
+		return &damage{fmt.Errorf("%w: fault at %#x", ErrCorrupt, fault.Addr())}
 	}
 	if err, ok := v.(error); ok {
 		var d *damage
 		if errors.As(err, &d) {
-			return d.err
+			return d
 		}
 	}
 	return nil

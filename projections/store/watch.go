@@ -45,7 +45,7 @@ func (s *Store) unchanged() error {
 	if deleted(info) {
 		return fmt.Errorf("%w: the file was deleted while it was in use", ErrCorrupt)
 	}
-	if s.opts.anyTime || busy || s.writes.Load() > 0 || s.left.Load() != before {
+	if s.opts.AnyTime || busy || s.writes.Load() > 0 || s.left.Load() != before {
 		return nil
 	}
 	switch now := stampOf(info); {

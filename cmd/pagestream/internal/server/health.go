@@ -97,10 +97,14 @@ func (h *health) storeError() error {
 }
 
 // index returns errIndexing while the index is behind the head that the stream had at the start,
-// or is being rebuilt. A failure of the projection after that does not count: JetStream's window
+// or is being rebuilt. If it is rebuilt because it was damaged, the publisher refuses only the events
+// that may be old: see streams.ErrIncomplete. A failure of the projection after that does not count: JetStream's window
 // and the projections still find duplicates, which is better than refusing every delivery.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
+	if s.Damaged != "" {
+		return nil
+	}
 	if !h.indexed.Load() {
 		if s.Seq < h.p.headAtStart {
 			return errIndexing
