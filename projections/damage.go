@@ -94,7 +94,9 @@ func (r *Runner) reopen(ctx context.Context) error {
 	if why == nil {
 		return nil
 	}
-	if r.progress.suspect(why.Error()) {
+	r.progress.suspect(why.Error())
+	if s != r.reported {
+		r.reported = s
 		r.opts.Logger.Error("read model may be damaged: it is checked, and not read meanwhile", "projection", r.Name(), "why", why)
 	}
 	if err := s.Close(); err != nil { // its memory map stays

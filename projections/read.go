@@ -49,6 +49,16 @@ func (r *Runner) view(f func(*store.Tx) error, partial bool) error {
 		if !errors.Is(err, store.ErrCorrupt) || errors.As(err, &other) {
 			return err
 		}
+		if r.store.Load() != s {
+			continue
+		}
+		if s.Suspicion() != nil {
+			r.progress.suspect(err.Error())
+			if r.store.Load() != s { // it was checked meanwhile
+				r.progress.whole()
+				continue
+			}
+		}
 		r.suspect()
 		return &DamagedError{Name: r.Name(), Why: err.Error(), Checking: true}
 	}

@@ -70,6 +70,7 @@ type Runner struct {
 	token      chan struct{}    // has one token while there is a drive: see exclusive
 	checked    time.Time        // when the whole file was last found to be as it was written
 	unfounded  int              // how often that was so
+	reported   *store.Store     // the suspected store that is in the log
 	suspicion  string           // why the file is opened again; see reopen
 	checking   context.Context  //nolint:containedctx // of Run: it ends a check
 	outdated   string           // why the open file is only served until there is a new one

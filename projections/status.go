@@ -111,36 +111,31 @@ type progress struct {
 	headErr error
 	since   time.Time // when the runner was created
 
-	damage   *damaged // nil if the read model is not damaged
-	checking bool     // it is not yet known whether it is
+	checking string   // why the file is being checked; empty if it is not
+	damage   *damaged // nil if the read model does not replace a damaged one
 	began    time.Time
 	from     uint64 // the position when the rebuild of a damaged one began
 }
 
-// suspect makes the read model unreadable until it was checked. It reports whether it was
-// not so before.
-func (p *progress) suspect(why string) (changed bool) {
+// suspect makes the read model unreadable until it was checked.
+func (p *progress) suspect(why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	changed = !p.checking
-	p.damage, p.checking = &damaged{Why: why, Target: math.MaxUint64}, true
-	return changed
+	p.checking = why
 }
 
-// whole makes the read model readable after a check, unless it replaces a damaged one.
+// whole is called after a check: the read model can be read again, unless it replaces a damaged one.
 func (p *progress) whole() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.checking {
-		p.damage, p.checking = nil, false
-	}
+	p.checking = ""
 }
 
 // replaced makes the read model unreadable until it has reached the end of the stream.
 func (p *progress) replaced(d damaged) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.damage, p.checking, p.began, p.from = &d, false, p.now(), math.MaxUint64
+	p.damage, p.checking, p.began, p.from = &d, "", p.now(), math.MaxUint64
 }
 
 // unreadable returns a [*DamagedError] if the read model can't be read. partial means that
@@ -148,21 +143,17 @@ func (p *progress) replaced(d damaged) {
 func (p *progress) unreadable(partial bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.damage == nil || partial && !p.checking {
-		return nil
+	switch {
+	case p.checking != "":
+		return &DamagedError{Name: p.s.Name, Why: p.checking, Checking: true}
+	case p.damage != nil && !partial:
+		return &DamagedError{Name: p.s.Name, Why: p.damage.Why, Left: p.repair().ETA}
 	}
-	e := &DamagedError{Name: p.s.Name, Why: p.damage.Why, Checking: p.checking}
-	if at := p.repair(); at != nil {
-		e.Left = at.ETA
-	}
-	return e
+	return nil
 }
 
-// repair returns the progress of the rebuild of a damaged read model, nil if there is none.
+// repair returns the progress of the rebuild of a damaged read model.
 func (p *progress) repair() *Rebuilding {
-	if p.damage == nil || p.checking {
-		return nil
-	}
 	at := &Rebuilding{
 		Phase: PhaseReplay, Seq: p.s.Seq, Target: max(p.damage.Target, p.s.Head), Started: p.began, Why: p.damage.Why,
 	}
@@ -189,7 +180,10 @@ func (p *progress) statusLocked() Status {
 	if len(p.samples) > 0 {
 		s.LagAge = max(0, p.now().Sub(p.samples[0].at))
 	}
-	if p.damage != nil {
+	switch {
+	case p.checking != "":
+		s.Damaged = p.checking
+	case p.damage != nil:
 		s.Damaged = p.damage.Why
 		if s.Rebuild == nil {
 			s.Rebuild = p.repair()
@@ -347,8 +341,8 @@ func (p *progress) healthy(maxLag time.Duration) error {
 	switch {
 	case s.State == StateStopped, s.State == StateStarting:
 		return fmt.Errorf("%w: %s", ErrNotRunning, s.State)
-	case p.damage != nil && p.checking:
-		return &DamagedError{Name: s.Name, Why: p.damage.Why, Checking: true}
+	case p.checking != "":
+		return &DamagedError{Name: s.Name, Why: p.checking, Checking: true}
 	case s.State == StateFailing:
 		return fmt.Errorf("%w at event %d: %s", ErrFailing, s.FailingSeq, s.LastError)
 	case s.State == StateRebuilding:
