@@ -173,6 +173,9 @@ type build struct {
 	s    *store.Store // nil once it is the live one
 	meta store.Meta
 	at   Rebuilding
+	// filters select the events by subject; nil selects all. read counts them.
+	filters []string
+	read    uint64
 
 	notify   func(Rebuilding)
 	notified time.Time
@@ -292,12 +295,13 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 			return ctx.Err()
 		}
 	}
-	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}
+	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to, Filters: b.filters}
 	_, err := streams.Replay(ctx, b.r.opts.JS, options, func(list []streams.Replayed) error {
 		for i := range list {
 			batch = append(batch, &list[i])
 			size += len(list[i].Data.Raw)
 		}
+		b.read += uint64(len(list))
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
 		}

@@ -18,7 +18,7 @@ import (
 func TestWindowCoversOnlyWhatItCannotHaveForgotten(t *testing.T) {
 	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	const window, retry = 10 * time.Minute, 15 * time.Second // the margin is 75 s
-	at := func(d time.Duration) time.Time { return start.Add(d) }
+	at := start.Add
 	for name, c := range map[string]struct {
 		clock []time.Duration // of the rounds; the last one is now
 		ahead time.Duration   // the time of another event in the round before the last

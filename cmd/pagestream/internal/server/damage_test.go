@@ -248,7 +248,7 @@ func TestProcessSurvivesDamage(t *testing.T) {
 			body := message("700", fmt.Sprint(i), fmt.Sprint("m_", i), strings.Repeat("x", 200), 1790000000000+int64(i))
 			streamstest.Eventually(t, streamstest.Limit, func() error {
 				if got, err := tryPost(cfg.HTTP.Public, body); err != nil || got != 200 {
-					return fmt.Errorf("answered %d, %v", got, err)
+					return fmt.Errorf("answered %d: %w", got, err)
 				}
 				return nil
 			})
@@ -276,7 +276,8 @@ func TestProcessSurvivesDamage(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- server.cmd.Wait() }()
 	select {
-	case <-ended: // it may report what it could not close
+	case err := <-ended: // it may report what it could not close
+		t.Log(err)
 	case <-time.After(30 * time.Second):
 		require.Fail(t, "the server does not end")
 	}
