@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/projectionstest"
@@ -164,10 +166,12 @@ func TestDamageCostsOnlyTheReadModelThatHasIt(t *testing.T) {
 		for _, at := range []string{"in use", "at rest"} {
 			t.Run(name+" "+at, func(t *testing.T) {
 				srv := newTestServer(t)
-				all := events(400)
+				// Without erasures, which write later: what happens during a write is found by checksums.
+				all := slices.DeleteFunc(events(400), func(e domain.Event) bool { return e.Type == domain.ContactErased })
+				half := len(all) / 2
 				other := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 				run := start(t, srv.runner(t, conversations.New()))
-				last := srv.store(t, all[:300]...)
+				last := srv.store(t, all[:half]...)
 				wait(t, run, last)
 				path := filepath.Join(srv.dir, conversations.Name+".db")
 				if at == "in use" {
@@ -178,7 +182,7 @@ func TestDamageCostsOnlyTheReadModelThatHasIt(t *testing.T) {
 					require.NoError(t, harm(path))
 					run = start(t, srv.runner(t, conversations.New()))
 				}
-				last = srv.store(t, all[300:]...)
+				last = srv.store(t, all[half:]...)
 				wait(t, other, last)
 				require.NoError(t, other.View(func(*store.Tx) error { return nil }))
 				healed(t, run, last, wantOf(t, srv, conversations.New()))

@@ -26,11 +26,10 @@ func (s *Store) Scrub(ctx context.Context) error {
 		err := s.run(func() error {
 			s.updates.Lock()
 			defer s.updates.Unlock()
-			return s.writing(func() (err error) {
-				defer guard()
-				wait, err = s.scrub()
-				return err
-			})
+			defer guard()
+			var err error
+			wait, err = s.scrub()
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("overwrite free pages: %w", err)
@@ -74,7 +73,7 @@ func (s *Store) scrub() (wait bool, err error) {
 		return true, nil
 	}
 	size := s.db.Info().PageSize
-	z := zeroer{file: file, page: int64(size), now: make([]byte, size), zeros: make([]byte, size)}
+	z := zeroer{store: s, file: file, page: int64(size), now: make([]byte, size), zeros: make([]byte, size)}
 	if err := z.free(tx); err != nil {
 		return false, err
 	}
@@ -86,6 +85,7 @@ func (s *Store) scrub() (wait bool, err error) {
 
 // zeroer overwrites pages of a file.
 type zeroer struct {
+	store      *Store
 	file       *os.File
 	page       int64 // the size of a page
 	now, zeros []byte
@@ -132,7 +132,12 @@ func (z *zeroer) zero(id int64) error {
 	if bytes.Equal(z.now, z.zeros) {
 		return nil
 	}
+	if err := z.store.unchanged(); err != nil {
+		return z.store.Suspect(err)
+	}
 	z.wrote = true
-	_, err := z.file.WriteAt(z.zeros, id*z.page)
-	return err
+	return z.store.writing(func() error {
+		_, err := z.file.WriteAt(z.zeros, id*z.page)
+		return err
+	})
 }

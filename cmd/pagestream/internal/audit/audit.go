@@ -184,6 +184,7 @@ type model struct {
 	ModelCounts
 	// repeated, malformed and events are the stream's counts up to Seq.
 	repeated, malformed, events uint64
+	discarded                   uint64 // parked events that an operator discarded
 	of                          projections.Model
 }
 
@@ -214,6 +215,7 @@ func (a *auditor) readModels(ctx context.Context) error {
 		err := m.View(func(tx *store.Tx) error {
 			meta, _, err := store.ReadMeta(tx)
 			at.Seq, at.Malformed, at.Repeated, at.Parked = meta.Seq, meta.Malformed, meta.Dropped, meta.Parked
+			at.discarded = meta.Discarded
 			return err
 		})
 		var found *projections.DamagedError
