@@ -268,7 +268,11 @@ func (e *panicError) Error() string {
 // applyOne applies one event. It returns a panic of the projection as a [panicError].
 func (a *applier) applyOne(tx *store.Tx, e streams.Stored) (err error) {
 	defer func() {
-		if v := recover(); v != nil {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if err = store.Damage(v); err == nil {
 			err = &panicError{v}
 		}
 	}()

@@ -20,8 +20,8 @@ const (
 	// retryMax is the longest pause before events that can't be applied are tried again. It is short, so that a
 	// read model goes on soon after its disk has room again.
 	retryMax = time.Second
-	// checkEvery is the minimum time between two checks of the whole file after
-	// panics.
+	// checkEvery is the minimum time between two checks of the whole file because of a
+	// row that can't be read.
 	checkEvery = time.Minute
 )
 
@@ -54,9 +54,9 @@ func (r *Runner) drive(ctx context.Context) error {
 		From:   func(context.Context, string) (uint64, error) { return r.Status().Seq, nil },
 	})
 	a := r.applier()
-	a.giveUp = func(failed *applyError) error { return r.giveUp(ctx, failed, end) }
+	a.giveUp = func(failed *applyError) error { return r.giveUp(ctx, failed) }
 	router.AddConsumerHandler(r.Name(), streams.All, subscriber, func(m *message.Message) error {
-		return r.handle(ctx, a, m, end)
+		return r.handle(ctx, a, m)
 	})
 
 	var running sync.WaitGroup
@@ -78,7 +78,7 @@ func (r *Runner) drive(ctx context.Context) error {
 // handle is the router's handler. It returns when the events of the message and
 // their position are durable in the read model. Acknowledging the message only
 // requests the next one.
-func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end context.CancelCauseFunc) error {
+func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message) error {
 	events, err := streams.EventsOf(m)
 	if err != nil {
 		return fmt.Errorf("read message %s: %w", m.UUID, err)
@@ -103,23 +103,29 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message, end
 	if errors.As(err, &failed) {
 		seq = failed.seq
 	}
-	changed := r.progress.failing(seq, err)
-	if changed && (errors.Is(err, store.ErrCorrupt) || failed != nil && failed.panicked) {
-		r.check(ctx, end)
+	r.progress.failing(seq, err)
+	if errors.Is(err, store.ErrCorrupt) {
+		r.requestCheck()
 	}
 	return err
 }
 
 // supervise ends the drive if the read model differs from the stream or the file is
-// corrupt. It returns when the context ends.
+// damaged. It returns when the context ends.
 func (r *Runner) supervise(ctx context.Context, running <-chan struct{}, end context.CancelCauseFunc) {
+	look := time.NewTicker(inspectEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-running:
 			r.progress.running()
 			running = nil
 		case <-r.verify:
-			r.check(ctx, end)
+			r.stopIfDamaged(end)
+		case <-look.C:
+			if errors.Is(r.store.Load().Inspect(), store.ErrCorrupt) {
+				r.stopIfDamaged(end)
+			}
 		case d := <-r.differs:
 			end(differsError{d})
 		case <-ctx.Done():
@@ -130,24 +136,18 @@ func (r *Runner) supervise(ctx context.Context, running <-chan struct{}, end con
 
 // giveUp is called before an event is parked. If it returns an error, the event is
 // not parked.
-func (r *Runner) giveUp(ctx context.Context, failed *applyError, end context.CancelCauseFunc) error {
-	// A corrupt page can make a projection panic too. Checking that reads the whole file.
-	if now := time.Now(); failed.panicked && now.Sub(r.checked) > checkEvery {
-		r.checked = now
-		r.check(ctx, end)
-	}
+func (r *Runner) giveUp(ctx context.Context, failed *applyError) error {
 	if ctx.Err() == nil {
 		r.opts.Logger.Error("event parked as a dead letter", "projection", r.Name(), "seq", failed.seq, "err", failed.err)
 	}
 	return ctx.Err()
 }
 
-// check ends the drive if the file is corrupt.
-func (r *Runner) check(ctx context.Context, end context.CancelCauseFunc) {
-	err := r.exclusive(ctx, (*store.Store).Verify)
-	if errors.Is(err, store.ErrCorrupt) {
-		r.opts.Logger.Error("read model is corrupt and is rebuilt from the first event", "projection", r.Name(), "err", err)
-		end(errCorrupt)
+// requestCheck requests that the file is checked.
+func (r *Runner) requestCheck() {
+	select {
+	case r.verify <- struct{}{}:
+	default: // a check is pending
 	}
 }
 

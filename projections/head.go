@@ -54,7 +54,7 @@ func (r *Runner) Current(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	reconnects := r.reconnects()
-	d, err := r.compare(ctx, r)
+	d, err := r.compare(ctx, r.Partial())
 	if err != nil {
 		return err
 	}

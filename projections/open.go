@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/pagestream/pagestream/projections/store"
 )
@@ -30,7 +29,10 @@ func (r *Runner) open(ctx context.Context, head uint64) error {
 		if err := s.Close(); err != nil {
 			return err
 		}
-		return r.recreate(head, why)
+		if s.Recreated() != "" || s.Suspicion() != nil || r.suspicion != "" && meta == (store.Meta{}) {
+			return r.recreateDamaged(head, why)
+		}
+		return r.recreate(head, why, nil)
 	}
 	reconnects := r.reconnects()
 	d, err := r.compare(ctx, s)
@@ -38,21 +40,41 @@ func (r *Runner) open(ctx context.Context, head uint64) error {
 		r.verified.Store(reconnects)
 		err = r.accept(ctx, s, d)
 	}
-	if err != nil {
+	replaces, unfinished, replacesErr := replacement(s, meta.Seq)
+	if err = errors.Join(err, replacesErr); err != nil {
 		return fail(err)
+	}
+	if unfinished {
+		r.progress.damaged(replaces)
 	}
 	r.store.Store(s)
 	if d.why != "" {
 		r.suspect(d, head)
 		return nil
 	}
-	if why := r.otherVersion(meta); why != "" {
+	if why := r.otherVersion(meta, s); why != "" {
 		r.outdated = why
 		r.progress.started(store.Meta{}, head, why)
 		r.progress.setStale(meta.Seq)
 		return nil
 	}
-	r.progress.started(meta, head, "")
+	r.progress.started(meta, head, replaces.Why)
+	return nil
+}
+
+// recreateDamaged replaces a damaged file, which is closed or gone, by an empty one.
+func (r *Runner) recreateDamaged(head uint64, why string) error {
+	if r.suspicion != "" {
+		why = r.suspicion + "; " + why
+	}
+	d := &damaged{Why: why, Target: head}
+	r.progress.damaged(*d) // before the new file can be read
+	if err := r.recreate(head, why, d); err != nil {
+		return err
+	}
+	r.suspicion = ""
+	r.opts.Logger.Error("read model was damaged and is built again; it is not read meanwhile",
+		"projection", r.Name(), "why", why)
 	return nil
 }
 
@@ -67,6 +89,7 @@ func unreadable(s *store.Store) (meta store.Meta, why string, err error) {
 	})
 	switch {
 	case errors.Is(err, store.ErrCorrupt):
+		s.Suspect(err) //nolint:errcheck // open looks at it
 		return meta, "its position can't be read", nil
 	case err != nil:
 		return meta, "", err
@@ -80,15 +103,18 @@ func unreadable(s *store.Store) (meta store.Meta, why string, err error) {
 
 // otherVersion returns why a file of another version is not updated, empty if it is of
 // this one.
-func (r *Runner) otherVersion(meta store.Meta) string {
-	if meta.Version == r.projection.Version() {
-		return ""
+func (r *Runner) otherVersion(meta store.Meta, s *store.Store) string {
+	switch {
+	case meta.Version != r.projection.Version():
+		return fmt.Sprintf("it was built by version %d, this is version %d", meta.Version, r.projection.Version())
+	case !s.Summed():
+		return "it has no checksums: an earlier version wrote it"
 	}
-	return fmt.Sprintf("it was built by version %d, this is version %d", meta.Version, r.projection.Version())
+	return ""
 }
 
-// recreate replaces the closed file by an empty one.
-func (r *Runner) recreate(head uint64, why string) error {
+// recreate replaces the closed file by an empty one. d is not nil if the file was damaged.
+func (r *Runner) recreate(head uint64, why string, d *damaged) error {
 	if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove old read model: %w", err)
 	}
@@ -97,7 +123,15 @@ func (r *Runner) recreate(head uint64, why string) error {
 		return err
 	}
 	meta := store.Meta{Identity: string(r.stream.Load().identity), Version: r.projection.Version()}
-	if err := s.Update(func(tx *store.Tx) error { return store.WriteMeta(tx, meta) }); err != nil {
+	err = s.Update(func(tx *store.Tx) error {
+		if d != nil {
+			if err := store.PutJSON(tx.Bucket(damagedBucket), damagedKey, d); err != nil {
+				return err
+			}
+		}
+		return store.WriteMeta(tx, meta)
+	})
+	if err != nil {
 		return errors.Join(fmt.Errorf("create read model %s: %w", r.projection.Name(), err), s.Close())
 	}
 	r.store.Store(s)
@@ -117,15 +151,8 @@ func (r *Runner) recover(ctx context.Context, err error) error {
 	case errors.As(err, &differs):
 		r.suspect(differs.difference, differs.info.State.LastSeq)
 		return ctx.Err()
-	case errors.Is(err, errCorrupt):
-		if err := r.store.Load().Close(); err != nil {
-			return err
-		}
-		kept, err := store.SetAside(r.path, time.Now())
-		if err != nil {
-			return err
-		}
-		return r.recreate(r.Status().Head, "the file was corrupt and is kept as "+filepath.Base(kept))
+	case errors.Is(err, errCorrupt): // see reopen
+		return ctx.Err()
 	}
 	if r.progress.failing(0, err) {
 		r.opts.Logger.Warn("projection failed and reads the stream again", "projection", r.Name(), "err", err)

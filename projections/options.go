@@ -2,6 +2,7 @@ package projections
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"time"
 
@@ -51,6 +52,12 @@ type RunnerOptions struct {
 	// Tail may be shared by all runners of a process; nil means that this runner
 	// reads the stream itself.
 	Tail *streams.Tail
+	// Check reads a file of the read model that may be damaged, and fails with an error
+	// that wraps store.ErrCorrupt if it is. It is called before the file is opened,
+	// unless its process closed it and nobody has written to it since, and when it may
+	// have been damaged while it was in use. A program can do that in a process of its
+	// own. The default is store.CheckFile.
+	Check func(ctx context.Context, path string) error
 	// Logger receives failures and rebuilds; nil discards them.
 	Logger *slog.Logger
 
@@ -80,11 +87,23 @@ type RunnerOptions struct {
 	headEvery time.Duration
 }
 
+// The file of a running read model is compared every inspectEvery with what the runner has
+// written to it. Its check may take checkBase, and the time to read it at checkRate bytes a
+// second.
+const (
+	inspectEvery = 2 * time.Second
+	checkBase    = time.Minute
+	checkRate    = 10 << 20
+)
+
 func (o RunnerOptions) withDefaults() RunnerOptions {
 	o.Stream = cmp.Or(o.Stream, streams.Name)
 	o.MaxBatch = cmp.Or(max(o.MaxBatch, 0), DefaultMaxBatch)
 	o.Pace = cmp.Or(o.Pace, DefaultPace)
 	o.headEvery = cmp.Or(max(o.headEvery, 0), time.Second)
+	if o.Check == nil {
+		o.Check = store.CheckFile
+	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return o
 }

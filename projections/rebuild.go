@@ -93,6 +93,9 @@ func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuil
 		return Rebuilt{}, fmt.Errorf("rebuild %s: %w", r.Name(), ErrBuilding)
 	}
 	defer r.rebuilds.Unlock()
+	if err := r.progress.unreadable(false); err != nil {
+		return Rebuilt{}, err
+	}
 	var out Rebuilt
 	err := r.refused()
 	if err == nil {
@@ -174,6 +177,9 @@ type build struct {
 	s    *store.Store // nil once it is the live one
 	meta store.Meta
 	at   Rebuilding
+	// filters select the events by subject; nil selects all. read counts them.
+	filters []string
+	read    uint64
 
 	notify   func(Rebuilding)
 	notified time.Time
@@ -196,17 +202,25 @@ func (b *build) report(always bool) {
 		return
 	}
 	b.notified, b.at.Seq = now, b.meta.Seq
-	if took := now.Sub(b.at.Started); took > 0 && b.at.Phase == PhaseReplay {
-		b.at.Rate = float64(b.meta.Seq) / took.Seconds()
-		b.at.ETA = 0
-		if b.at.Rate > 0 && b.at.Target > b.meta.Seq {
-			b.at.ETA = time.Duration(float64(b.at.Target-b.meta.Seq) / b.at.Rate * float64(time.Second))
-		}
+	if b.at.Phase == PhaseReplay {
+		b.at.estimate(now, 0)
 	}
 	at := b.at
 	b.r.progress.rebuilding(&at)
 	if b.notify != nil {
 		b.notify(at)
+	}
+}
+
+// estimate sets the rate and the remaining time of a replay that began after the event from.
+func (at *Rebuilding) estimate(now time.Time, from uint64) {
+	took := now.Sub(at.Started)
+	if took <= 0 {
+		return
+	}
+	at.Rate, at.ETA = float64(at.Seq-from)/took.Seconds(), 0
+	if at.Rate > 0 && at.Target > at.Seq {
+		at.ETA = time.Duration(float64(at.Target-at.Seq) / at.Rate * float64(time.Second))
 	}
 }
 
@@ -285,12 +299,13 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 			return ctx.Err()
 		}
 	}
-	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to}
+	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to, Filters: b.filters}
 	_, err := streams.Replay(ctx, b.r.opts.JS, options, func(list []streams.Replayed) error {
 		for i := range list {
 			batch = append(batch, &list[i])
 			size += len(list[i].Data.Raw)
 		}
+		b.read += uint64(len(list))
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
 		}
@@ -408,7 +423,7 @@ func (b *build) replaceLive(ctx context.Context) error {
 	if err := removeFile(r.previous()); err != nil {
 		return err
 	}
-	if err := os.Link(r.path, r.previous()); err != nil {
+	if err := os.Link(r.path, r.previous()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("keep the old read model: %w", err)
 	}
 	if err := b.s.Rename(r.path); err != nil {
@@ -417,7 +432,10 @@ func (b *build) replaceLive(ctx context.Context) error {
 	old := r.store.Swap(b.s)
 	b.s = nil
 	r.progress.swapped(b.meta)
-	return old.Close()
+	if err := old.Close(); err != nil { // the new one is live
+		r.opts.Logger.Warn("old read model was not closed", "projection", r.Name(), "err", err)
+	}
+	return nil
 }
 
 // digestOf returns the digest and the position of a read model, both of one View.

@@ -69,7 +69,7 @@ func (r *Runner) confirm(ctx context.Context) error {
 		return err
 	}
 	reconnects := r.reconnects()
-	d, err := r.compare(ctx, r)
+	d, err := r.compare(ctx, r.Partial())
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (r *Runner) confirm(ctx context.Context) error {
 			return err
 		}
 		r.verified.Store(reconnects)
-		r.suspected, r.outdated = false, r.otherVersion(d.meta)
+		r.suspected, r.outdated = false, r.otherVersion(d.meta, r.store.Load())
 		r.opts.Logger.Warn("read model and stream don't differ any more", "projection", r.Name(), "seq", d.meta.Seq)
 		if r.outdated == "" {
 			r.progress.reinstated(d.meta, d.info.State.LastSeq)

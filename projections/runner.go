@@ -52,9 +52,11 @@ var (
 // connection was made again, and when the stream is shorter or was made again. If the
 // stream has other events, asked twice, or the file is of another version of the
 // projection, a new file is built beside it; until that is complete, the old one is served
-// and not updated. A file of before there were fingerprints is accepted once. If the file
-// is corrupt, the read model starts again from the first event; it can be read meanwhile,
-// as of its position. [Runner.Rebuild] builds a new file at any time.
+// and not updated. A file of before there were fingerprints is accepted once.
+//
+// If the file is damaged, found so at the start or while it is in use, it is moved aside,
+// the read model starts again from the first event, and reads fail with [ErrDamaged] until
+// the new file is complete. [Runner.Rebuild] builds a new file at any time.
 type Runner struct {
 	projection Projection
 	opts       RunnerOptions
@@ -68,7 +70,11 @@ type Runner struct {
 	rebuilds   sync.Mutex      // allows one rebuild or verification at a time
 	decided    decided         // decisions about dead letters
 	token      chan struct{}   // has one token while there is a drive: see exclusive
-	checked    time.Time       // when the whole file was last read because of a panic
+	checked    time.Time       // when the whole file was last found to be as it was written
+	unfounded  int             // how often that was so
+	reported   *store.Store    // the suspected store that is in the log
+	suspicion  string          // why the file is opened again; see reopen
+	checking   context.Context //nolint:containedctx // of Run: it ends a check
 	outdated   string          // why the open file is only served until there is a new one
 	suspected  bool            // outdated is by one answer of the server, and not confirmed
 
@@ -100,7 +106,9 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	r := &Runner{
 		projection: p, opts: o, path: filepath.Join(o.Dir, p.Name()+".db"), differs: make(chan difference, 1),
 		verify: make(chan struct{}, 1), token: make(chan struct{}, 1), done: make(chan struct{}),
+		checking: context.Background(),
 	}
+	r.opts.Store.Check = r.check
 	status := Status{Name: p.Name(), Version: p.Version(), State: StateStarting}
 	r.progress = newProgress(status, time.Now, o.headEvery)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -135,7 +143,7 @@ func (r *Runner) Status() Status { return r.progress.status() }
 // Healthy returns nil if the read model is up to date: it is running, not failing
 // and not being rebuilt, the stream's last sequence was requested successfully not
 // long ago, and no event has been missing for longer than maxLag. Otherwise it
-// returns one of [ErrNotRunning], [ErrFailing], [ErrRebuilding], [ErrNoHead] and
+// returns one of [ErrNotRunning], [ErrDamaged], [ErrFailing], [ErrRebuilding], [ErrNoHead] and
 // [ErrBehind], wrapped. A worker that hangs is reported as well, since the last
 // sequence is requested independently of it.
 func (r *Runner) Healthy(maxLag time.Duration) error { return r.progress.healthy(maxLag) }
@@ -154,6 +162,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	r.ran, r.cancel = true, cancel
 	r.mu.Unlock()
+	r.checking = ctx
 	defer close(r.done)
 	defer r.progress.stopped()
 
@@ -165,7 +174,14 @@ func (r *Runner) Run(ctx context.Context) error {
 	pause := backoff.Backoff{Min: restartMin, Max: restartMax}
 	for {
 		before := r.Status().Seq
-		err := r.renew(ctx)
+		suspicion := r.store.Load().Suspicion()
+		err := r.reopen(ctx)
+		if err == nil && suspicion != nil {
+			pause.Reset() // it is as good as a new start
+		}
+		if err == nil {
+			err = r.renew(ctx)
+		}
 		if err == nil {
 			err = r.resume(ctx, r.applier())
 		}
@@ -187,7 +203,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// Close stops Run, waits until it has returned and closes the file. It is idempotent.
+// closeWait bounds the wait of Close for Run: a router waits closeTimeout for its handler.
+const closeWait = closeTimeout + 5*time.Second
+
+// Close stops Run, waits until it has returned and closes the file. It is idempotent. If a
+// transaction does not end, it gives up after some 20 seconds and fails with store.ErrHangs.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	ran, cancel := r.ran, r.cancel
@@ -195,7 +215,11 @@ func (r *Runner) Close() error {
 	r.mu.Unlock()
 	if ran {
 		cancel()
-		<-r.done
+		select {
+		case <-r.done:
+		case <-time.After(closeWait):
+			return errors.Join(fmt.Errorf("close projection %s: %w", r.Name(), store.ErrHangs), r.store.Load().Close())
+		}
 	}
 	return r.store.Load().Close()
 }
@@ -210,7 +234,7 @@ func (r *Runner) applier() *applier {
 
 // resume carries out the decisions that were stored before the process was killed.
 func (r *Runner) resume(ctx context.Context, a *applier) error {
-	meta, err := metaOf(r)
+	meta, err := metaOf(r.Partial())
 	if err != nil {
 		return err
 	}

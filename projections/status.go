@@ -3,6 +3,7 @@ package projections
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -63,6 +64,10 @@ type Status struct {
 	Rebuilt string `json:"rebuilt,omitempty"`
 	// Rebuild is the progress of a rebuild in a second file, nil if there is none.
 	Rebuild *Rebuilding `json:"rebuild,omitempty"`
+	// Damaged is why the read model can't be read: its file was found to be damaged, or
+	// may be. It is empty again once the read model has been built again; Rebuild shows how
+	// far that is.
+	Damaged string `json:"damaged,omitempty"`
 	// Stale is the position of the read model of another version, or of another stream
 	// than there is now, while that is served until the new one is built. Seq is 0 then.
 	Stale uint64 `json:"stale,omitempty"`
@@ -105,6 +110,55 @@ type progress struct {
 	samples []sample      // heads beyond Seq, oldest first
 	headErr error
 	since   time.Time // when the runner was created
+
+	checking string   // why the file is being checked; empty if it is not
+	damage   *damaged // nil if the read model does not replace a damaged one
+	began    time.Time
+	from     uint64 // the position when the rebuild of a damaged one began
+}
+
+// checkBegan makes the read model unreadable until it was checked.
+func (p *progress) checkBegan(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checking = why
+}
+
+// checkEnded is called after a check: the read model can be read again, unless it replaces a damaged one.
+func (p *progress) checkEnded() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checking = ""
+}
+
+// damaged makes the read model unreadable until it has reached the end of the stream.
+func (p *progress) damaged(d damaged) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.damage, p.checking, p.began, p.from = &d, "", p.now(), math.MaxUint64
+}
+
+// unreadable returns a [*DamagedError] if the read model can't be read. partial means that
+// it may be one that is being built.
+func (p *progress) unreadable(partial bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.checking != "":
+		return &DamagedError{Name: p.s.Name, Why: p.checking, Checking: true}
+	case p.damage != nil && !partial:
+		return &DamagedError{Name: p.s.Name, Why: p.damage.Why, Left: p.repair().ETA}
+	}
+	return nil
+}
+
+// repair returns the progress of the rebuild of a damaged read model.
+func (p *progress) repair() *Rebuilding {
+	at := &Rebuilding{
+		Phase: PhaseReplay, Seq: p.s.Seq, Target: max(p.damage.Target, p.s.Head), Started: p.began, Why: p.damage.Why,
+	}
+	at.estimate(p.now(), min(p.from, p.s.Seq))
+	return at
 }
 
 func newProgress(s Status, now func() time.Time, interval time.Duration) *progress {
@@ -125,6 +179,15 @@ func (p *progress) statusLocked() Status {
 	}
 	if len(p.samples) > 0 {
 		s.LagAge = max(0, p.now().Sub(p.samples[0].at))
+	}
+	switch {
+	case p.checking != "":
+		s.Damaged = p.checking
+	case p.damage != nil:
+		s.Damaged = p.damage.Why
+		if s.Rebuild == nil {
+			s.Rebuild = p.repair()
+		}
 	}
 	return s
 }
@@ -169,6 +232,11 @@ func (p *progress) swapped(m store.Meta) {
 func (p *progress) setMeta(m store.Meta) {
 	p.s.Seq, p.s.Dropped, p.s.Malformed = m.Seq, m.Dropped, m.Malformed
 	p.s.Parked, p.s.Discarded = m.Parked, m.Discarded
+	p.from = min(p.from, m.Seq)
+	// What the new file lacks then is as little as a running read model lacks.
+	if p.damage != nil && m.Seq >= max(p.damage.Target, p.s.Head) {
+		p.damage = nil
+	}
 }
 
 // clearFailure removes a failure from the status, and ends StateRebuilding if the
@@ -303,9 +371,15 @@ func (p *progress) healthy(maxLag time.Duration) error {
 	switch {
 	case s.State == StateStopped, s.State == StateStarting:
 		return fmt.Errorf("%w: %s", ErrNotRunning, s.State)
+	case p.checking != "":
+		return &DamagedError{Name: s.Name, Why: p.checking, Checking: true}
 	case s.State == StateFailing:
 		return fmt.Errorf("%w at event %d: %s", ErrFailing, s.FailingSeq, s.LastError)
 	case s.State == StateRebuilding:
+		if s.Rebuild != nil && s.Rebuild.ETA > 0 {
+			return fmt.Errorf("%w: at event %d of %d, about %s left",
+				ErrRebuilding, s.Seq, p.target, s.Rebuild.ETA.Round(time.Second))
+		}
 		return fmt.Errorf("%w: at event %d of %d", ErrRebuilding, s.Seq, p.target)
 	case unseen > max(maxLag, 3*p.interval):
 		err := p.headErr

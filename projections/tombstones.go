@@ -30,6 +30,10 @@ type tombstones struct {
 	// the list.
 	list []streams.Stored
 	read uint64
+	// pages, if not nil, are the only pages whose events are read: then there are gaps
+	// everywhere, and the erasures that were recorded before the first one are used.
+	pages  map[domain.PageID]bool
+	loaded bool
 }
 
 // between returns the erased events with sequences in (after, before). It drops the
@@ -38,7 +42,8 @@ type tombstones struct {
 // any event is deleted, so its record is in the stream when a gap is seen.
 func (h *tombstones) between(ctx context.Context, after, before uint64) ([]streams.Stored, error) {
 	h.drop(after)
-	if uint64(len(h.until(before))) < before-after-1 {
+	if uint64(len(h.until(before))) < before-after-1 && (h.pages == nil || !h.loaded) {
+		h.loaded = true
 		if err := h.load(ctx, after); err != nil {
 			return nil, err
 		}
@@ -69,7 +74,7 @@ func (h *tombstones) load(ctx context.Context, after uint64) error {
 			return nil
 		}
 		for _, tombstone := range e.Data.Erasure.Events {
-			if tombstone.Seq > after && tombstone.Seq < e.Seq {
+			if tombstone.Seq > after && tombstone.Seq < e.Seq && (h.pages == nil || h.pages[e.Page]) {
 				h.list = append(h.list, OfTombstone(e.Page, tombstone))
 			}
 		}

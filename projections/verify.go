@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // ErrNoRow is returned when no event of a replay created or changed the row.
@@ -30,7 +32,24 @@ type Verified struct {
 	Digest string `json:"digest"`
 	// Difference is the first row that differs, nil if there is none.
 	Difference *RowDifference `json:"difference,omitempty"`
+	// Pages are those whose rows were compared, by [Runner.VerifyPages]; then there are no
+	// digests. It is nil if all rows were. Events is the number of events that were replayed.
+	Pages  []domain.PageID `json:"pages,omitempty"`
+	Events uint64          `json:"events"`
 }
+
+// Paged is a projection of which the rows of a few pages can be compared with a replay of
+// the events of these pages alone.
+type Paged interface {
+	Projection
+	// PagedBuckets returns the buckets of which the rows depend on the events of one page
+	// each: those whose keys begin with the page as store.Key writes it, and those of which
+	// a replay shows the keys. Other buckets are not compared.
+	PagedBuckets() (byPage, byKey []string)
+}
+
+// ErrNotPaged is returned when a projection is not [Paged].
+var ErrNotPaged = errors.New("rows of this read model depend on the events of several pages")
 
 // RowDifference is a row that differs between the live read model and a replay.
 type RowDifference struct {
@@ -73,6 +92,9 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
 	}
 	defer r.rebuilds.Unlock()
+	if err := r.progress.unreadable(false); err != nil {
+		return out, err
+	}
 	b, err := r.newBuild(r.scratch(), "", progress)
 	if err != nil {
 		return out, err
@@ -104,20 +126,90 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 		})
 	})
 	if err == nil && diff != nil {
-		out.Difference = &RowDifference{Bucket: diff.Bucket, Key: fmt.Sprintf("%x", diff.Key), What: "differs"}
-		switch {
-		case diff.A == nil:
-			out.Difference.What = "missing"
-		case diff.B == nil:
-			out.Difference.What = "extra"
-		}
-		out.Difference.Events, err = r.explain(ctx, diff.Bucket, diff.Key, out.Seq, progress)
-		if errors.Is(err, ErrNoRow) {
-			err = nil
-		}
+		out.Difference, err = r.difference(ctx, *diff, out.Seq, nil, progress)
 	}
-	out.Took = time.Since(b.at.Started)
+	out.Took, out.Events = time.Since(b.at.Started), b.read
 	return out, err
+}
+
+// difference describes a difference, with the events that made the row in a replay.
+func (r *Runner) difference(
+	ctx context.Context, diff store.Difference, upto uint64, pages []domain.PageID, progress func(Rebuilding),
+) (d *RowDifference, err error) {
+	d = &RowDifference{Bucket: diff.Bucket, Key: fmt.Sprintf("%x", diff.Key), What: "differs"}
+	switch {
+	case diff.A == nil:
+		d.What = "missing"
+	case diff.B == nil:
+		d.What = "extra"
+	}
+	d.Events, err = r.explain(ctx, diff.Bucket, diff.Key, upto, pages, progress)
+	if errors.Is(err, ErrNoRow) {
+		err = nil
+	}
+	return d, err
+}
+
+// VerifyPages is [Runner.Verify] for the rows of a few pages, at most 100: it replays only
+// the events of these pages. It fails with [ErrNotPaged] if the projection is not [Paged].
+// If an erasure is stored meanwhile, the result may be a difference that is none; a second
+// call then finds none.
+func (r *Runner) VerifyPages(ctx context.Context, pages []domain.PageID, progress func(Rebuilding)) (out Verified, err error) {
+	p, ok := r.projection.(Paged)
+	if !ok {
+		return out, fmt.Errorf("verify pages of %s: %w", r.Name(), ErrNotPaged)
+	}
+	if !r.rebuilds.TryLock() {
+		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
+	}
+	defer r.rebuilds.Unlock()
+	if err := r.progress.unreadable(false); err != nil {
+		return out, err
+	}
+	b, err := r.newBuild(r.scratch(), "", progress)
+	if err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	b.only(pages)
+	b.at.Target = r.Status().Seq
+	if err := b.until(ctx, b.at.Target); err != nil {
+		return out, fmt.Errorf("verify pages of %s: %w", r.Name(), err)
+	}
+	b.phase(PhaseVerify)
+	out.Name, out.Pages = r.Name(), pages
+	var diff store.Difference
+	var found bool
+	err = b.atLivePosition(ctx, func(live *store.Tx, meta store.Meta) error {
+		out.Seq = meta.Seq
+		return b.s.View(func(replayed *store.Tx) error {
+			byPage, byKey := p.PagedBuckets()
+			diff, found = store.DiffParts(live, replayed, byPage, pageKeys(pages), byKey)
+			return nil
+		})
+	})
+	out.Equal = err == nil && !found
+	if err == nil && found {
+		out.Difference, err = r.difference(ctx, diff, out.Seq, pages, progress)
+	}
+	out.Took, out.Events = time.Since(b.at.Started), b.read
+	return out, err
+}
+
+func pageKeys(pages []domain.PageID) (keys [][]byte) {
+	for _, page := range pages {
+		keys = append(keys, store.Key(page))
+	}
+	return keys
+}
+
+// only restricts the build to the events of a few pages.
+func (b *build) only(pages []domain.PageID) {
+	b.a.tombstones.pages = make(map[domain.PageID]bool, len(pages))
+	for _, page := range pages {
+		b.a.tombstones.pages[page] = true
+		b.filters = append(b.filters, streams.Filter(page)...)
+	}
 }
 
 // Explain replays the stream up to the position of the read model and returns the
@@ -129,17 +221,20 @@ func (r *Runner) Explain(ctx context.Context, bucket string, key []byte, progres
 		return Trace{}, fmt.Errorf("explain a row of %s: %w", r.Name(), ErrBuilding)
 	}
 	defer r.rebuilds.Unlock()
-	return r.explain(ctx, bucket, key, r.Status().Seq, progress)
+	return r.explain(ctx, bucket, key, r.Status().Seq, nil, progress)
 }
 
 func (r *Runner) explain(
-	ctx context.Context, bucket string, key []byte, upto uint64, progress func(Rebuilding),
+	ctx context.Context, bucket string, key []byte, upto uint64, pages []domain.PageID, progress func(Rebuilding),
 ) (t Trace, err error) {
 	b, err := r.newBuild(r.scratch()+"2", "", progress)
 	if err != nil {
 		return t, err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	if len(pages) > 0 {
+		b.only(pages)
+	}
 	var value []byte
 	b.a.applied = func(tx *store.Tx, seq uint64) {
 		now := tx.Bucket(bucket).Get(key)

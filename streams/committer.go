@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -17,6 +18,7 @@ type item struct {
 	size  int    // of msg
 	claim *Claim // nil for an event that is not judged
 	id    string
+	time  time.Time // the event's own
 	// also are other ids under which the event may have been stored.
 	also []string
 	// foreign is set if the event is stored as foreign.
@@ -120,11 +122,13 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 	if p.opts.Seen == nil || len(fresh) == 0 {
 		return fresh, duplicates
 	}
+	p.window.look(time.Now(), fresh)
 	seqs, err := p.opts.Seen.Seen(ids)
-	if err == nil && len(seqs) != len(ids) {
-		err = fmt.Errorf("%d answers for %d ids", len(seqs), len(ids))
+	incomplete := errors.Is(err, ErrIncomplete)
+	if (err == nil || incomplete) && len(seqs) != len(ids) {
+		err, incomplete = fmt.Errorf("%d answers for %d ids", len(seqs), len(ids)), false
 	}
-	if err != nil {
+	if err != nil && !incomplete {
 		// Without the index an old duplicate would be stored again, so the events are refused.
 		for _, it := range fresh {
 			it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
@@ -136,6 +140,8 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		n := 1 + len(it.also)
 		if seq := slices.Max(seqs[:n]); seq > 0 {
 			it.complete(seq, ByIndex)
+		} else if incomplete && !p.covered(it) {
+			it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
 		} else {
 			rest = append(rest, it)
 		}

@@ -1,6 +1,10 @@
 package streams
 
-import "github.com/pagestream/pagestream/domain"
+import (
+	"time"
+
+	"github.com/pagestream/pagestream/domain"
+)
 
 // Waiting returns how many events of a page wait for their turn.
 func Waiting(p *Publisher, app string, page domain.PageID) int {
@@ -11,3 +15,23 @@ func Waiting(p *Publisher, app string, page domain.PageID) int {
 	}
 	return 0
 }
+
+// Window is the window of a publisher.
+type Window struct{ w window }
+
+// NewWindow returns a window that begins now.
+func NewWindow(size, retry time.Duration, now time.Time) *Window {
+	return &Window{newWindow(size, retry, now)}
+}
+
+// Look takes note of the clock, and of events with these times.
+func (w *Window) Look(now time.Time, events ...time.Time) {
+	var items []*item
+	for _, at := range events {
+		items = append(items, &item{time: at})
+	}
+	w.w.look(now, items)
+}
+
+// Has reports whether an event with this time is covered.
+func (w *Window) Has(now, at time.Time) bool { return w.w.has(now, at) }

@@ -41,7 +41,7 @@ const (
 type SeenIndex interface {
 	// Seen returns for each id the sequence of the first event with that id, or 0 if there is none.
 	// It may lag behind the stream: JetStream's dedup window must cover the ids that it does not
-	// have yet.
+	// have yet. While it is built again it returns what it has, and an error that wraps [ErrIncomplete].
 	Seen(ids []string) ([]uint64, error)
 }
 
@@ -118,6 +118,9 @@ type PublisherOptions struct {
 	// Judge, if not nil, decides which of the events that webhooks delivered are the
 	// page's own.
 	Judge Judge
+	// Window is the stream's dedup window. It decides which events are stored while the index is
+	// incomplete; 0 means none.
+	Window time.Duration
 	// Shared reports whether other processes append events to the stream as well.
 	Shared bool
 	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
@@ -182,6 +185,7 @@ type Publisher struct {
 	// The fields below are used by the committer only.
 	recent recent
 	newest uint64 // the highest sequence that was acknowledged
+	window window
 }
 
 // request is one Publish call. Next belongs to the queue; the rest is changed by the committer only, and
@@ -224,6 +228,7 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 		encoding: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
+	p.window = newWindow(o.Window, o.RetryFor, time.Now())
 	go p.runCommitter()
 	return p, nil
 }
@@ -299,7 +304,7 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		if err != nil {
 			return nil, err
 		}
-		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size()}
+		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size(), time: e.Time}
 		if p.opts.Judge != nil {
 			r.items[i].claim = claimOf(e)
 		}

@@ -31,6 +31,14 @@ func (*Projection) Name() string { return Name }
 // the read model is rebuilt.
 func (*Projection) Version() int { return 1 }
 
+// PagedBuckets implements [projections.Paged]: each row is about one page.
+func (*Projection) PagedBuckets() (byPage, byKey []string) {
+	return []string{
+		bucketComments, bucketPosts, bucketOrder, bucketThreads, bucketAuthors, bucketFeed, bucketReactions, bucketParts,
+		bucketErased, bucketCounts,
+	}, nil
+}
+
 // Apply applies one event. No content of an event makes it fail: an event without its
 // payload or without an id is skipped. Its errors are those of the store. Events must be
 // applied in stream order and once each.

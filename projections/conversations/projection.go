@@ -24,6 +24,14 @@ func (*Projection) Name() string { return Name }
 // the read model is rebuilt.
 func (*Projection) Version() int { return 5 }
 
+// PagedBuckets implements [projections.Paged]: each row is about one page.
+func (*Projection) PagedBuckets() (byPage, byKey []string) {
+	return []string{
+		bucketConversations, bucketOrder, bucketActivity, bucketMIDs, bucketPending, bucketReceipts, bucketErased,
+		bucketContacts, bucketEvents, bucketCounts,
+	}, []string{bucketMessages}
+}
+
 // Apply applies one event. No content of an event makes it fail: an event without its
 // payload is counted and skipped. Its errors are those of the store.
 //

@@ -2,9 +2,12 @@ package deliveries
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -23,20 +26,34 @@ var (
 )
 
 // Seen returns for each id the sequence of the first event with it, or 0 if the read
-// model has none. It reads in one View and does not wait for any event.
+// model has none. It reads in one View and does not wait for any event. While the read
+// model is built again because it was damaged, it returns what is known already, and an
+// error that wraps [streams.ErrIncomplete].
 func (x Index) Seen(ids []string) ([]uint64, error) {
-	seqs, _, err := x.find(ids)
-	return seqs, err
+	seqs, _, err := find(x.Runner, ids)
+	if !errors.Is(err, projections.ErrDamaged) {
+		return seqs, err
+	}
+	if seqs, _, partErr := find(projections.PartialOf(x.Runner), ids); partErr == nil {
+		return seqs, fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
+	}
+	return make([]uint64, len(ids)), fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
 }
 
 // First is like Seen, but first waits until the read model has applied every event up
-// to upto. It fails if the context ends or the runner stops before that.
+// to upto, also one that is built again. It fails if the context ends or the runner stops before that.
 func (x Index) First(ctx context.Context, ids []string, upto uint64) ([]uint64, error) {
 	for {
 		if err := x.Runner.WaitFor(ctx, upto); err != nil {
 			return nil, err
 		}
-		seqs, at, err := x.find(ids)
+		seqs, at, err := find(projections.PartialOf(x.Runner), ids)
+		if errors.Is(err, projections.ErrDamaged) { // its file is being checked
+			if err := backoff.Sleep(ctx, checkPoll); err != nil {
+				return nil, fmt.Errorf("wait for the index: %w", err)
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -57,14 +74,17 @@ func (x Index) Current(ctx context.Context) error {
 	return nil
 }
 
+// checkPoll is how often First looks whether a check of the file has ended.
+const checkPoll = 100 * time.Millisecond
+
 // find looks up ids and returns the position of the read model with them.
-func (x Index) find(ids []string) (seqs []uint64, at uint64, err error) {
+func find(v projections.Viewer, ids []string) (seqs []uint64, at uint64, err error) {
 	seqs = make([]uint64, len(ids))
 	keys := make([][]byte, len(ids)) // hashed before the transaction, which is kept short
 	for i, id := range ids {
 		keys[i] = domain.IDKey(id)
 	}
-	err = x.Runner.View(func(tx *store.Tx) error {
+	err = v.View(func(tx *store.Tx) error {
 		meta, _, err := store.ReadMeta(tx)
 		if err != nil {
 			return err

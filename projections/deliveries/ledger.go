@@ -64,12 +64,15 @@ func (c Counts) clone() Counts {
 // Ledger counts the deliveries that never reach the stream, and those that do. It
 // counts in memory, without disk access; once a second, and on Close, it writes the
 // counts to its own file. So after a crash the deliveries of the last second may be
-// missing. It is not a fold of events and can't be rebuilt: a corrupt file is renamed
-// and the ledger starts again at zero, which Since shows.
+// missing. It is not a fold of events and can't be rebuilt: a file that is corrupt at
+// the start is renamed and the ledger starts again at zero, which Since shows. A file that
+// is damaged while it is in use is replaced by a new one, and no count is lost.
 //
 // Its methods are safe for concurrent use.
 type Ledger struct {
-	store *store.Store
+	path  string
+	store *store.Store // of flushMu
+	moved string
 	stop  chan struct{}
 	done  chan struct{}
 	once  sync.Once
@@ -89,7 +92,7 @@ func OpenLedger(path string) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Ledger{store: s, stop: make(chan struct{}), done: make(chan struct{})}
+	l := &Ledger{path: path, store: s, moved: s.Recreated(), stop: make(chan struct{}), done: make(chan struct{})}
 	var found bool
 	err = s.View(func(tx *store.Tx) error {
 		l.counts, found, err = store.GetJSON[Counts](tx.Bucket(ledgerBucket), ledgerKey)
@@ -97,6 +100,11 @@ func OpenLedger(path string) (*Ledger, error) {
 	})
 	if err != nil && !errors.Is(err, store.ErrCorrupt) {
 		return nil, errors.Join(fmt.Errorf("read ledger: %w", err), s.Close())
+	}
+	if err == nil {
+		if err := s.AddSums(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	if err != nil || !found {
 		l.counts = Counts{Since: time.Now().UTC()}
@@ -199,12 +207,21 @@ func (l *Ledger) Flush() error {
 	counts, dirty := l.counts.clone(), l.dirty
 	l.dirty = false
 	l.mu.Unlock()
-	if !dirty {
+	damaged := errors.Is(l.store.Inspect(), store.ErrCorrupt)
+	if !dirty && !damaged {
 		return nil
 	}
-	err := l.store.Update(func(tx *store.Tx) error {
-		return store.PutJSON(tx.Bucket(ledgerBucket), ledgerKey, counts)
-	})
+	write := func() error {
+		return l.store.Update(func(tx *store.Tx) error {
+			return store.PutJSON(tx.Bucket(ledgerBucket), ledgerKey, counts)
+		})
+	}
+	err := write()
+	if errors.Is(err, store.ErrCorrupt) {
+		if err = l.reopen(); err == nil {
+			err = write()
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("write ledger: %w", err)
 	}
@@ -214,6 +231,22 @@ func (l *Ledger) Flush() error {
 	l.dirty = l.dirty || err != nil
 	return err
 }
+
+// reopen opens the file again, or a new one if it is damaged or gone. The caller has
+// flushMu.
+func (l *Ledger) reopen() error {
+	closeErr := l.store.Close() // of a damaged file: its memory map may stay
+	s, err := store.Open(l.path, store.Options{})
+	if err != nil {
+		return errors.Join(err, closeErr)
+	}
+	l.store = s
+	return nil
+}
+
+// Moved returns the new name of the file that was corrupt at the start, empty if there
+// was none.
+func (l *Ledger) Moved() string { return l.moved }
 
 // Close writes the counts and closes the file. Counts of later calls are lost. It is
 // idempotent.

@@ -60,6 +60,11 @@ func (*Projection) Name() string { return Name }
 // the read model is rebuilt.
 func (*Projection) Version() int { return version }
 
+// PagedBuckets implements [projections.Paged]. The totals of all pages are left out.
+func (*Projection) PagedBuckets() (byPage, byKey []string) {
+	return []string{pagesBucket, daysBucket, timesBucket}, []string{seenBucket}
+}
+
 // Apply counts an event, as a duplicate if an earlier one has its id.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	seen, key, page := tx.Bucket(seenBucket), domain.IDKey(e.ID), textKey(string(e.Page))

@@ -43,6 +43,12 @@ func (*Projection) Name() string { return Name }
 // the read model is rebuilt.
 func (*Projection) Version() int { return 5 }
 
+// PagedBuckets implements [projections.Paged]. The rows about connections are left out: a page's may depend on
+// another page, which had its Instagram account before.
+func (*Projection) PagedBuckets() (byPage, byKey []string) {
+	return []string{bucketTraffic, bucketRhythm}, nil
+}
+
 // Apply applies one event. No content of an event makes it fail; its errors are those
 // of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {

@@ -94,10 +94,45 @@ func Diff(a, b *Tx) (d Difference, found bool, err error) {
 	return d, false, nil
 }
 
-func diffBucket(name string, a, b *Bucket) (Difference, bool) {
+// DiffParts is [Diff] for parts of two read models: the rows of the buckets in byPrefix whose keys begin with one of
+// the prefixes, and those of the buckets in byKey whose keys b has.
+func DiffParts(a, b *Tx, byPrefix []string, prefixes [][]byte, byKey []string) (d Difference, found bool) {
+	for _, name := range byPrefix {
+		for _, prefix := range prefixes {
+			if d, found := diffRows(name, prefix, a.Bucket(name), b.Bucket(name)); found {
+				return d, true
+			}
+		}
+	}
+	for _, name := range byKey {
+		of := a.Bucket(name)
+		_ = b.Bucket(name).ForEachPrefix(nil, func(k, v []byte) error { // it fails with Stop alone
+			if got := of.Get(k); got == nil || !bytes.Equal(got, v) {
+				d, found = Difference{Bucket: name, Key: bytes.Clone(k), A: got, B: bytes.Clone(v)}, true
+				return Stop
+			}
+			return nil
+		})
+		if found {
+			return d, true
+		}
+	}
+	return d, false
+}
+
+func diffBucket(name string, a, b *Bucket) (Difference, bool) { return diffRows(name, nil, a, b) }
+
+// diffRows compares the rows whose keys begin with a prefix.
+func diffRows(name string, prefix []byte, a, b *Bucket) (Difference, bool) {
 	ca, cb := a.Cursor(), b.Cursor()
-	ka, va := ca.First()
-	kb, vb := cb.First()
+	within := func(k, v []byte) (key, value []byte) {
+		if !bytes.HasPrefix(k, prefix) {
+			return nil, nil
+		}
+		return k, v
+	}
+	ka, va := within(ca.Seek(prefix))
+	kb, vb := within(cb.Seek(prefix))
 	for ka != nil || kb != nil {
 		order := bytes.Compare(ka, kb)
 		switch {
@@ -108,8 +143,8 @@ func diffBucket(name string, a, b *Bucket) (Difference, bool) {
 		case !bytes.Equal(va, vb):
 			return Difference{Bucket: name, Key: bytes.Clone(ka), A: bytes.Clone(va), B: bytes.Clone(vb)}, true
 		}
-		ka, va = ca.Next()
-		kb, vb = cb.Next()
+		ka, va = within(ca.Next())
+		kb, vb = within(cb.Next())
 	}
 	return Difference{}, false
 }

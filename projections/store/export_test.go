@@ -1,4 +1,33 @@
 package store
 
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
 // Buffered returns about how many bytes of changes an Update buffers.
 func Buffered(tx *Tx) int { return tx.buffered }
+
+// WriteOld writes a file as versions without checksums did.
+func WriteOld(t *testing.T, path string, buckets map[string]map[string]string) {
+	t.Helper()
+	db, err := bbolt.Open(path, fileMode, &bbolt.Options{FreelistType: bbolt.FreelistMapType})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		for name, rows := range buckets {
+			b, err := tx.CreateBucket([]byte(name))
+			if err != nil {
+				return err
+			}
+			for k, v := range rows {
+				if err := b.Put([]byte(k), []byte(v)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	require.NoError(t, db.Close())
+}

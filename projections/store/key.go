@@ -127,7 +127,7 @@ func Successor(prefix []byte) []byte {
 }
 
 // Uint64 encodes n as 8 bytes, big-endian. [ToUint64] decodes it.
-func Uint64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+func Uint64(n uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8+sumSize), n) }
 
 // ToUint64 decodes a value that [Uint64] encoded. It returns 0 for any other value.
 func ToUint64(v []byte) uint64 {

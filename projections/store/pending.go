@@ -51,7 +51,7 @@ func (b *Bucket) encode(row Row) ([]byte, error) {
 	if cap(v) <= maxScratch {
 		b.tx.scratch = v
 	}
-	return append(make([]byte, 0, len(v)), v...), nil
+	return append(make([]byte, 0, len(v)+sumSize), v...), nil
 }
 
 // read returns the current value, pending changes included, or nil if there is none. The caller must not
@@ -63,7 +63,7 @@ func (b *Bucket) read(key []byte) ([]byte, error) {
 	if b.b == nil {
 		return nil, nil
 	}
-	return b.b.Get(key), nil
+	return b.get(key), nil
 }
 
 // put sets a value. The caller must not use the value's slice afterwards.
@@ -141,22 +141,37 @@ func (b *Bucket) flush() error {
 	key := make([]byte, 0, 256) // bbolt copies keys but not values
 	for _, e := range list {
 		key = append(key[:0], e.key...)
-		if e.deleted {
-			if err := b.b.Delete(key); err != nil {
-				return fmt.Errorf("delete from %s: %w", b.name, err)
+		var v []byte
+		if !e.deleted {
+			var err error
+			if v, err = b.encoded(e); err != nil {
+				return err
 			}
-			continue
 		}
-		v, err := b.encoded(e)
-		if err != nil {
+		if err := b.write(key, v, e.deleted); err != nil {
 			return err
-		}
-		if err := b.b.Put(key, v); err != nil {
-			return fmt.Errorf("put in %s: %w", b.name, err)
 		}
 	}
 	b.count(-b.buffered)
 	b.pending = nil
+	return nil
+}
+
+// write writes one row to bbolt, or deletes it.
+func (b *Bucket) write(key, value []byte, deleted bool) error {
+	defer guard()
+	if deleted {
+		if err := b.b.Delete(key); err != nil {
+			return fmt.Errorf("delete from %s: %w", b.name, err)
+		}
+		return nil
+	}
+	if b.sums {
+		value = withSum(b.sum, key, value)
+	}
+	if err := b.b.Put(key, value); err != nil {
+		return fmt.Errorf("put in %s: %w", b.name, err)
+	}
 	return nil
 }
 

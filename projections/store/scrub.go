@@ -23,7 +23,11 @@ const scrubRetry = 5 * time.Millisecond
 func (s *Store) Scrub(ctx context.Context) error {
 	for {
 		var wait bool
-		err := s.run(func() (err error) {
+		err := s.run(func() error {
+			s.updates.Lock()
+			defer s.updates.Unlock()
+			defer guard()
+			var err error
 			wait, err = s.scrub()
 			return err
 		})
@@ -45,7 +49,7 @@ func (s *Store) Scrub(ctx context.Context) error {
 func (s *Store) scrub() (wait bool, err error) {
 	// A write transaction begins with the release of the pages that no View needs any more. The number of
 	// those that are still needed is known when it has ended.
-	tx, err := s.db.Begin(true)
+	tx, err := s.beginTx(true)
 	if err != nil {
 		return false, err
 	}
@@ -61,7 +65,7 @@ func (s *Store) scrub() (wait bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if tx, err = s.db.Begin(true); err != nil { // so that no page is used meanwhile
+	if tx, err = s.beginTx(true); err != nil { // so that no page is used meanwhile
 		return false, err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
@@ -69,7 +73,7 @@ func (s *Store) scrub() (wait bool, err error) {
 		return true, nil
 	}
 	size := s.db.Info().PageSize
-	z := zeroer{file: file, page: int64(size), now: make([]byte, size), zeros: make([]byte, size)}
+	z := zeroer{store: s, file: file, page: int64(size), now: make([]byte, size), zeros: make([]byte, size)}
 	if err := z.free(tx); err != nil {
 		return false, err
 	}
@@ -81,6 +85,7 @@ func (s *Store) scrub() (wait bool, err error) {
 
 // zeroer overwrites pages of a file.
 type zeroer struct {
+	store      *Store
 	file       *os.File
 	page       int64 // the size of a page
 	now, zeros []byte
@@ -127,7 +132,12 @@ func (z *zeroer) zero(id int64) error {
 	if bytes.Equal(z.now, z.zeros) {
 		return nil
 	}
+	if err := z.store.unchanged(); err != nil {
+		return z.store.Suspect(err)
+	}
 	z.wrote = true
-	_, err := z.file.WriteAt(z.zeros, id*z.page)
-	return err
+	return z.store.writing(func() error {
+		_, err := z.file.WriteAt(z.zeros, id*z.page)
+		return err
+	})
 }

@@ -6,7 +6,9 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +40,8 @@ var (
 	ErrKey = errors.New("not a key of 1 to 32768 bytes")
 	// ErrClosed is returned when the store was closed.
 	ErrClosed = errors.New("store is closed")
+	// ErrHangs is returned by Close when a transaction does not end.
+	ErrHangs = errors.New("a transaction does not end; its file stays mapped until the process ends")
 )
 
 const (
@@ -58,6 +63,16 @@ type Options struct {
 	MapSize int64
 	// LockTimeout is how long to wait for the file's lock, by default 1 s.
 	LockTimeout time.Duration
+	// CloseTimeout bounds the wait of Close for running transactions, by default 5 s.
+	CloseTimeout time.Duration
+	// Check reads the whole file before it is opened, unless its process closed it and nobody wrote to it since. It
+	// returns an error that wraps [ErrCorrupt] if the file is damaged; after any other error the file is not opened.
+	// The default is [CheckFile].
+	Check func(path string) error
+
+	// AnyTime is set where the file system sets other times of modification than those of writes. Then a process
+	// that overwrites a part of the open file is not noticed by the time.
+	AnyTime bool
 }
 
 func (o Options) withDefaults() Options {
@@ -68,13 +83,29 @@ func (o Options) withDefaults() Options {
 		o.MapSize = 0
 	}
 	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
+	o.CloseTimeout = cmp.Or(o.CloseTimeout, 5*time.Second)
+	if o.Check == nil {
+		o.Check = func(path string) error { return CheckFile(context.Background(), path) }
+	}
+	o.AnyTime = o.AnyTime || runtime.GOOS == "windows"
 	return o
 }
 
 // Store is one open file. Its methods are safe for concurrent use. Only one Update runs at a time.
 type Store struct {
 	db      *bbolt.DB
-	corrupt string // the new name of the corrupt file that Open replaced
+	opts    Options
+	file    *os.File // that of db
+	corrupt string   // the new name of the corrupt file that Open replaced
+	sums    bool     // rows have checksums
+	marked  bool     // the file has the mark of that; of updates
+
+	suspicion atomic.Pointer[error] // why the file may be damaged; nil if it is not
+	left      atomic.Pointer[stamp] // what the last write has left
+	writes    atomic.Int32          // running writes
+	// begin is held while a transaction begins: if that faults, bbolt leaves its locks locked, and nobody must wait
+	// for them. updates is held by the one Update.
+	begin, updates sync.Mutex
 
 	mu   sync.Mutex // protects path
 	path string
@@ -88,6 +119,7 @@ type Store struct {
 
 // Open opens the file, and creates it and its directory if necessary. The caller must close the store.
 //
+// A file that its process did not close, or that was written to since, is read by Options.Check first.
 // A corrupt file is renamed to <path>.corrupt-<unixnano> and replaced by an empty one. Then
 // [Store.Recreated] returns the new name, and the read model must be rebuilt. [ErrLocked] is returned
 // when another process has the file open, [ErrCorrupt] when a corrupt file can't be renamed, and
@@ -97,9 +129,9 @@ func Open(path string, o Options) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make store directory: %w", err)
 	}
-	db, err := open(path, o)
+	s, err := open(path, o)
 	if err == nil {
-		return &Store{db: db, path: path}, nil
+		return s, nil
 	}
 	if !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
@@ -108,10 +140,11 @@ func Open(path string, o Options) (*Store, error) {
 	if renameErr != nil {
 		return nil, fmt.Errorf("open store %s: %w: %w", path, err, renameErr)
 	}
-	if db, err = open(path, o); err != nil {
+	if s, err = open(path, o); err != nil {
 		return nil, fmt.Errorf("open new store %s: %w", path, err)
 	}
-	return &Store{db: db, path: path, corrupt: corrupt}, nil
+	s.corrupt = corrupt
+	return s, nil
 }
 
 // maxCorrupt is how many corrupt files of one store are kept.
@@ -132,28 +165,38 @@ func SetAside(path string, now time.Time) (string, error) {
 	return corrupt, nil
 }
 
-// open opens the file with bbolt. It turns bbolt's errors and panics on a corrupt file into ErrCorrupt.
-func open(path string, o Options) (db *bbolt.DB, err error) {
-	var file *os.File
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+// open checks the file and opens it with bbolt. It turns bbolt's errors and panics on a corrupt file into
+// ErrCorrupt.
+func open(path string, o Options) (s *Store, err error) {
+	// The lock is taken first: a file that another process writes to can't be checked.
+	_, statErr := os.Stat(path)
+	file, err := openLocked(path, o.LockTimeout)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
-		if r := recover(); r != nil {
-			if file != nil {
-				file.Close() // this releases the lock too; the memory map leaks
-			}
-			db, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
+		if err != nil {
+			unlock(file) //nolint:errcheck // bbolt may have closed it
 		}
 	}()
-	db, err = bbolt.Open(path, fileMode, &bbolt.Options{
+	if statErr == nil && !closedClean(path) {
+		if err := o.Check(path); err != nil {
+			return nil, err
+		}
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil { // the memory map leaks
+			s, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
+		}
+	}()
+	s = &Store{opts: o, file: file, path: path}
+	s.db, err = bbolt.Open(path, fileMode, &bbolt.Options{
 		Timeout:         o.LockTimeout,
 		NoSync:          o.NoSync,
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: int(o.MapSize),
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(name, flag, mode)
-			file = f
-			return f, err
-		},
+		OpenFile:        func(string, int, os.FileMode) (*os.File, error) { return file, nil },
 	})
 	var errno syscall.Errno
 	switch {
@@ -165,14 +208,17 @@ func open(path string, o Options) (db *bbolt.DB, err error) {
 	default:
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	// Read the root page, which bbolt.Open does not do.
-	err = db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func([]byte, *bbolt.Bucket) error { return nil })
+	s.wrote()
+	// A file of an earlier version has rows without checksums.
+	s.sums = true
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		s.marked = tx.Bucket([]byte(sumsBucket)) != nil
+		return tx.ForEach(func([]byte, *bbolt.Bucket) error { s.sums = s.marked; return nil })
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", ErrCorrupt, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrCorrupt, err), s.db.Close())
 	}
-	return db, nil
+	return s, nil
 }
 
 // Path returns the path of the file.
@@ -186,32 +232,132 @@ func (s *Store) Path() string {
 // was not corrupt.
 func (s *Store) Recreated() string { return s.corrupt }
 
+// Summed reports whether each row of the file has a checksum. Files of earlier versions have none; they are read and
+// written as before, and damage in their values is not found. [Store.AddSums] adds them.
+func (s *Store) Summed() bool { return s.sums }
+
+// AddSums adds checksums to the rows of a small file that has none, in one transaction. It is idempotent. The caller
+// must make sure that no transaction runs at the same time.
+func (s *Store) AddSums() error {
+	if s.sums {
+		return nil
+	}
+	err := s.Update(func(tx *Tx) error {
+		names, err := tx.Buckets()
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			b := tx.Bucket(name)
+			err := b.ForEachPrefix(nil, func(k, v []byte) error { return b.Put(bytes.Clone(k), v) })
+			if err != nil {
+				return err
+			}
+		}
+		for _, b := range tx.buckets {
+			b.sums = true
+		}
+		tx.sums = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("add checksums: %w", err)
+	}
+	s.sums = true
+	return nil
+}
+
 // View calls f in a read-only transaction, which sees one state, whatever is committed meanwhile. Keep it
 // short: a long one keeps the writer from reusing space. f must not wait for an Update, which may
-// deadlock. [ErrClosed] is returned when the store is closed.
+// deadlock. [ErrClosed] is returned when the store is closed, and [ErrCorrupt] when the file is or may be damaged
+// (see [Store.Suspect]): then what f has read is not valid.
 func (s *Store) View(f func(*Tx) error) error {
 	return s.run(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error { return f(&Tx{tx: tx}) })
+		tx, err := s.beginTx(false)
+		if err != nil {
+			return err
+		}
+		defer s.rollback(tx)
+		if err := f(&Tx{tx: tx, sums: s.sums}); err != nil {
+			return err
+		}
+		return s.Suspicion() // another transaction may have found it meanwhile
 	})
 }
 
 // Update calls f in a write transaction and commits it, with an fsync unless Options.NoSync is set. Only
 // one runs at a time. If f fails or panics, or the commit fails, nothing is changed. [ErrClosed] is
-// returned when the store is closed.
+// returned when the store is closed, and [ErrCorrupt] when the file is or may be damaged.
 func (s *Store) Update(f func(*Tx) error) error {
 	return s.run(func() error {
-		return s.db.Update(func(tx *bbolt.Tx) error {
-			t := &Tx{tx: tx}
-			if err := f(t); err != nil {
-				return err
+		s.updates.Lock()
+		defer s.updates.Unlock()
+		if err := s.unchanged(); err != nil { // as of now, and not of before the wait
+			return s.Suspect(err)
+		}
+		tx, err := s.beginTx(true)
+		if err != nil {
+			return err
+		}
+		committed := false
+		defer func() {
+			if !committed {
+				s.rollback(tx)
 			}
-			return t.flush()
+		}()
+		t := &Tx{tx: tx, sums: s.sums}
+		if err := f(t); err != nil {
+			return err
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+		return s.writing(func() error {
+			defer guard()
+			if t.sums && !s.marked {
+				if _, err := tx.CreateBucketIfNotExists([]byte(sumsBucket)); err != nil {
+					return fmt.Errorf("mark checksums: %w", err)
+				}
+			}
+			committed = true // after an error too: bbolt has rolled back
+			err := tx.Commit()
+			s.marked = s.marked || t.sums && err == nil
+			return err
 		})
 	})
 }
 
-// run calls f and keeps a corrupt file from crashing the process: reading beyond the end of a truncated
-// file is a memory fault, which can't be recovered by default.
+// beginTx begins a transaction. For a write transaction, the caller has the lock of updates.
+func (s *Store) beginTx(writable bool) (*bbolt.Tx, error) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	if err := s.Suspicion(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if v := recover(); v != nil { // before begin is unlocked, so that nobody waits for bbolt's locks
+			panic(&damage{s.Suspect(asDamage(v))})
+		}
+	}()
+	tx, err := s.db.Begin(writable)
+	if err != nil {
+		return nil, fmt.Errorf("begin transaction: %w", err)
+	}
+	return tx, nil
+}
+
+// rollback ends a transaction without a commit. It is deferred, and must not hide another panic.
+func (s *Store) rollback(tx *bbolt.Tx) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.Suspect(asDamage(v)) //nolint:errcheck // the transaction has its own error
+		}
+	}()
+	_ = tx.Rollback() // of a transaction that is not committed
+}
+
+// run calls f unless the file is or may be damaged, and keeps a damaged file from crashing the process: reading beyond
+// the end of a truncated file is a memory fault, which can't be recovered by default.
 func (s *Store) run(f func() error) (err error) {
 	if !s.open.TryRLock() {
 		return ErrClosed
@@ -223,23 +369,29 @@ func (s *Store) run(f func() error) (err error) {
 		if r == nil {
 			return
 		}
-		if fault, ok := r.(interface{ Addr() uintptr }); ok {
-			err = fmt.Errorf("%w: fault at %#x", ErrCorrupt, fault.Addr())
+		if found := Damage(r); found != nil {
+			err = s.Suspect(found)
 			return
 		}
 		panic(r)
 	}()
-	return f()
+	if err := s.Suspicion(); err != nil {
+		return err
+	}
+	if err := s.unchanged(); err != nil {
+		return s.Suspect(err)
+	}
+	err = f()
+	var found *damage
+	if errors.As(err, &found) { // f has recovered from the panic
+		err = s.Suspect(found)
+	}
+	return err
 }
 
 // Verify reads the whole file. [ErrCorrupt] is returned when it can't be read or its keys are out of order.
 // It may take long for a large file.
-func (s *Store) Verify() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrCorrupt, r)
-		}
-	}()
+func (s *Store) Verify() error {
 	return s.View(func(tx *Tx) error {
 		_, err := Digest(tx)
 		return err
@@ -290,10 +442,14 @@ func (s *Store) Size() (int64, error) {
 // writer from reusing space until the copy is complete.
 func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 	err = s.run(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error {
-			n, err = tx.WriteTo(w)
+		tx, err := s.beginTx(false)
+		if err != nil {
 			return err
-		})
+		}
+		defer s.rollback(tx)
+		defer guard()
+		n, err = tx.WriteTo(w)
+		return err
 	})
 	if err != nil {
 		return n, fmt.Errorf("copy store: %w", err)
@@ -301,11 +457,39 @@ func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// Close waits for running transactions and closes the file. It is idempotent.
+// Close waits for running transactions and closes the file. It is idempotent. [ErrHangs] is returned when a
+// transaction has not ended within Options.CloseTimeout, or when a damaged file has left bbolt's locks locked: then the
+// file can be opened again, but its memory map stays until the process ends.
 func (s *Store) Close() (err error) {
 	s.close.Do(func() {
-		s.open.Lock()
-		err = s.db.Close()
+		closed := make(chan error, 1)
+		go func() {
+			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+			defer func() {
+				if v := recover(); v != nil {
+					closed <- asDamage(v)
+				}
+			}()
+			s.open.Lock()
+			s.mu.Lock()
+			if s.Suspicion() == nil && s.unchanged() == nil && !s.db.NoSync {
+				s.markClean()
+			}
+			s.mu.Unlock()
+			closed <- s.db.Close()
+		}()
+		wait := s.opts.CloseTimeout
+		if s.Suspicion() != nil {
+			wait = min(wait, time.Second)
+		}
+		select {
+		case err = <-closed:
+		case <-time.After(wait):
+			s.mu.Lock()         // from here on the file may be that of another store
+			s.Suspect(ErrHangs) //nolint:errcheck // what still runs gets it
+			s.mu.Unlock()
+			err = errors.Join(ErrHangs, unlock(s.file))
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("close store: %w", err)

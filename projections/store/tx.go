@@ -17,6 +17,7 @@ type Tx struct {
 	buckets  map[string]*Bucket
 	buffered int // about how many bytes of changes the buckets buffer
 	scratch  []byte
+	sums     bool // rows have checksums
 }
 
 // Writable reports whether the transaction is an Update.
@@ -29,10 +30,8 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	if b := tx.buckets[name]; b != nil {
 		return b
 	}
-	b := &Bucket{tx: tx, name: name, b: tx.tx.Bucket([]byte(name)), writable: tx.Writable()}
-	if b.b == nil && b.writable {
-		b.b, b.err = tx.tx.CreateBucket([]byte(name))
-	}
+	b := &Bucket{tx: tx, name: name, writable: tx.Writable(), sums: tx.sums, sum: nameSum(name)}
+	b.open()
 	if tx.buckets == nil {
 		tx.buckets = make(map[string]*Bucket, 8)
 	}
@@ -40,8 +39,17 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	return b
 }
 
+func (b *Bucket) open() {
+	defer guard()
+	b.b = b.tx.tx.Bucket([]byte(b.name))
+	if b.b == nil && b.writable {
+		b.b, b.err = b.tx.tx.CreateBucket([]byte(b.name))
+	}
+}
+
 // Buckets returns the names of all buckets, in order.
 func (tx *Tx) Buckets() ([]string, error) {
+	defer guard()
 	var names []string
 	err := tx.tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
 		names = append(names, string(name))
@@ -65,7 +73,28 @@ type Bucket struct {
 	writable bool
 	err      error
 	pending  pending
-	buffered int // about how many bytes pending has
+	buffered int    // about how many bytes pending has
+	sums     bool   // rows have checksums
+	sum      uint32 // of the name
+}
+
+// get returns the value of a row in the file, or nil if there is none. It panics with a [*damage] if the file is
+// damaged.
+func (b *Bucket) get(key []byte) []byte {
+	defer guard()
+	return b.value(key, b.b.Get(key))
+}
+
+// value returns the value of a stored row; nil stays nil.
+func (b *Bucket) value(key, stored []byte) []byte {
+	if stored == nil || !b.sums {
+		return stored
+	}
+	v, ok := cutSum(b.sum, key, stored)
+	if !ok {
+		panic(&damage{fmt.Errorf("%w: the checksum of a row in %s does not match", ErrCorrupt, b.name)})
+	}
+	return v
 }
 
 // Get returns a copy of the value, or nil if there is none. An empty value is not nil.
@@ -82,12 +111,12 @@ func (b *Bucket) Has(key []byte) bool {
 	if e := b.pending[string(key)]; e != nil {
 		return !e.deleted
 	}
-	return b.b != nil && b.b.Get(key) != nil
+	return b.b != nil && b.get(key) != nil
 }
 
 // Put sets the value of a key. It copies both slices.
 func (b *Bucket) Put(key, value []byte) error {
-	return b.put(key, append(make([]byte, 0, len(value)), value...))
+	return b.put(key, append(make([]byte, 0, len(value)+sumSize), value...))
 }
 
 // Add adds n to a value that [Uint64] encoded. A missing value counts as 0.
@@ -178,8 +207,9 @@ func (b *Bucket) Cursor() *Cursor {
 
 // Cursor moves over a bucket in the order of its keys. A nil key means that there is no further one.
 type Cursor struct {
-	b *Bucket
-	c *bbolt.Cursor
+	b    *Bucket
+	c    *bbolt.Cursor
+	last []byte // the key of the last move
 }
 
 // flush writes the bucket's buffered changes, and reports whether the cursor can read. If they can't be
@@ -193,7 +223,7 @@ func (c *Cursor) First() (key, value []byte) {
 	if !c.flush() {
 		return nil, nil
 	}
-	return c.c.First()
+	return c.move((*bbolt.Cursor).First, 0)
 }
 
 // Last moves to the last key.
@@ -201,7 +231,7 @@ func (c *Cursor) Last() (key, value []byte) {
 	if !c.flush() {
 		return nil, nil
 	}
-	return c.c.Last()
+	return c.move((*bbolt.Cursor).Last, 0)
 }
 
 // Seek moves to the first key at or after the given one.
@@ -209,7 +239,11 @@ func (c *Cursor) Seek(seek []byte) (key, value []byte) {
 	if !c.flush() {
 		return nil, nil
 	}
-	return c.c.Seek(seek)
+	key, value = c.move(func(c *bbolt.Cursor) ([]byte, []byte) { return c.Seek(seek) }, 0)
+	if key != nil && bytes.Compare(key, seek) < 0 {
+		c.outOfOrder()
+	}
+	return key, value
 }
 
 // Next moves to the next key.
@@ -217,7 +251,7 @@ func (c *Cursor) Next() (key, value []byte) {
 	if c.c == nil {
 		return nil, nil
 	}
-	return c.c.Next()
+	return c.move((*bbolt.Cursor).Next, 1)
 }
 
 // Prev moves to the previous key.
@@ -225,7 +259,26 @@ func (c *Cursor) Prev() (key, value []byte) {
 	if c.c == nil {
 		return nil, nil
 	}
-	return c.c.Prev()
+	return c.move((*bbolt.Cursor).Prev, -1)
+}
+
+// move moves the cursor. The order is that of the new key and the last one, 0 for any. It panics with a [*damage] if
+// the file is damaged.
+func (c *Cursor) move(to func(*bbolt.Cursor) (key, value []byte), order int) (key, value []byte) {
+	defer guard()
+	key, value = to(c.c)
+	if key == nil {
+		return nil, nil
+	}
+	if order != 0 && c.last != nil && bytes.Compare(key, c.last) != order {
+		c.outOfOrder()
+	}
+	c.last = key
+	return key, c.b.value(key, value)
+}
+
+func (c *Cursor) outOfOrder() {
+	panic(&damage{fmt.Errorf("%w: keys of %s are out of order", ErrCorrupt, c.b.name)})
 }
 
 // GetJSON decodes a value that [PutJSON] wrote; found is false if there is none. Unknown fields are ignored.

@@ -29,6 +29,9 @@ func (*Projection) Name() string { return Name }
 // the read model is rebuilt.
 func (*Projection) Version() int { return 1 }
 
+// PagedBuckets implements [projections.Paged]: each row is about one page.
+func (*Projection) PagedBuckets() (byPage, byKey []string) { return []string{bucketSubscriptions}, nil }
+
 // Apply applies one event. No content of an event makes it fail; its errors are those
 // of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {

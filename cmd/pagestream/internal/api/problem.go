@@ -41,9 +41,27 @@ var statuses = map[operate.Kind]int{
 	operate.Unknown: http.StatusNotFound, operate.Busy: http.StatusConflict,
 }
 
+// Bounds of the seconds after which a client may read a damaged read model again.
+const (
+	minDamagedRetry = 2
+	maxDamagedRetry = 60
+)
+
+// damagedProblem returns the problem of a read model that can't be read before it has been
+// built again.
+func damagedProblem(d *projections.DamagedError) Problem {
+	p := problem(http.StatusServiceUnavailable, d.Error()+"; try again later; pagestream status shows how far it is")
+	p.RetryAfter = min(max(int(math.Ceil(d.Left.Seconds())), minDamagedRetry), maxDamagedRetry)
+	return p
+}
+
 // verbProblem returns the problem for the error of a verb. The error's kind determines
 // the status. A refusal by Graph is passed on with its codes; a rate limit is 429.
 func verbProblem(doing string, err error) Problem {
+	var damaged *projections.DamagedError
+	if errors.As(err, &damaged) {
+		return damagedProblem(damaged)
+	}
 	p := problem(statuses[operate.KindOf(err)], fmt.Sprintf("%s: %v", doing, err))
 	if g := meta.Refused(err); g != nil {
 		if g.After > 0 {

@@ -21,7 +21,7 @@ type ModelOperator interface {
 	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
 	Explain(ctx context.Context, name, bucket string, key []byte, progress func(projections.Rebuilding)) (
 		projections.Trace, error)
-	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
+	Audit(ctx context.Context, full bool, progress func(audit.Progress)) (audit.Report, error)
 }
 
 func (s *Server) projectionRoutes() routes {
@@ -36,7 +36,7 @@ func (s *Server) projectionRoutes() routes {
 		"POST /api/v1/projections/{name}/explain": {
 			serve: s.explain, body: true, verb: "projections_explain", on: "projection",
 		},
-		"POST /api/v1/audit": {serve: s.audit, verb: "audit"},
+		"POST /api/v1/audit": {serve: s.audit, params: params{"full"}, verb: "audit"},
 	}
 }
 
@@ -105,5 +105,11 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) audit(w http.ResponseWriter, r *http.Request) error {
-	return run(w, r, "audit", s.opts.Operator.Audit)
+	full, err := boolean(r, "full")
+	if err != nil {
+		return err
+	}
+	return run(w, r, "audit", func(ctx context.Context, progress func(audit.Progress)) (audit.Report, error) {
+		return s.opts.Operator.Audit(ctx, full, progress)
+	})
 }

@@ -213,8 +213,11 @@ func (s *Server) handler(route route) http.Handler {
 			return
 		}
 		var p Problem
+		var damaged *projections.DamagedError
 		switch {
 		case errors.As(err, &p):
+		case errors.As(err, &damaged):
+			p = damagedProblem(damaged)
 		case errors.Is(context.Cause(r.Context()), tokens.ErrInvalid):
 			p = refusal(w, tokens.ErrInvalid)
 		case r.Context().Err() != nil:

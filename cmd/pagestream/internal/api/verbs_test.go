@@ -138,7 +138,7 @@ func (f *fakeOperator) Explain(_ context.Context, _, bucket string, key []byte, 
 	return projections.Trace{Count: 1, First: []uint64{7}}, f.err
 }
 
-func (f *fakeOperator) Audit(context.Context, func(audit.Progress)) (audit.Report, error) {
+func (f *fakeOperator) Audit(_ context.Context, _ bool, _ func(audit.Progress)) (audit.Report, error) {
 	return audit.Report{Seq: 7}, f.err
 }
 

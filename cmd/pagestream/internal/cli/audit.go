@@ -9,12 +9,22 @@ import (
 )
 
 // AuditCommand audits the stream and the read models of a running server.
-type AuditCommand struct{}
+type AuditCommand struct {
+	Full bool `env:"PAGESTREAM_AUDIT_FULL" help:"Compare all rows of the read models with a replay, also of a long stream."`
+}
 
 // Run prints the report. It fails when the audit found a problem.
-func (AuditCommand) Run(c *CLI) error {
+func (a AuditCommand) Run(c *CLI) error {
 	b := c.bar(1)
-	r, err := follow[audit.Progress, audit.Report](c, "/api/v1/audit", nil, func(p audit.Progress) {
+	path := "/api/v1/audit"
+	if a.Full {
+		path += "?full=true"
+	}
+	r, err := follow[audit.Progress, audit.Report](c, path, nil, func(p audit.Progress) {
+		if p.Model != "" {
+			b.show(p.Seq, p.Target, "rows of %s", p.Model)
+			return
+		}
 		b.show(p.Seq, p.Target, "pass %d of %d", p.Pass, p.Passes)
 	})
 	err = c.answer(r, err, func() { writeAudit(c, r) })
@@ -32,9 +42,16 @@ func writeAudit(c *CLI, r audit.Report) {
 		"Webhook endpoint since %s: %d deliveries accepted, %d items = %d stored + %d known already; %d unreadable.\n",
 		d.Since.Format(time.RFC3339), d.Accepted, d.Items, d.Stored, d.Duplicates, d.Unreadable)
 	fmt.Fprintf(c.Out, "Of %d webhook events, %d were not counted by this webhook endpoint.\n", s.Webhook, d.Uncounted)
-	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED", r.Models, func(m audit.ModelCounts) cells {
-		return cells{m.Name, m.Seq, m.Repeated, m.Malformed, m.Parked}
-	})
+	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED, ROWS COMPARED WITH A REPLAY", r.Models,
+		func(m audit.ModelCounts) cells {
+			return cells{m.Name, m.Seq, m.Repeated, m.Malformed, m.Parked, m.Rows}
+		})
+	for _, m := range r.Models {
+		if len(m.Rows.Pages) > 0 {
+			fmt.Fprintf(c.Out, "A sample, because %s.\n", m.Rows.Why)
+			break
+		}
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(c.Out, "PROBLEM: %s", p.What)
 		if len(p.Examples) > 0 {

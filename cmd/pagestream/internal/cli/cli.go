@@ -65,6 +65,7 @@ type CLI struct {
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then check that none of it was lost or duplicated."`
 	Bench         BenchCommand         `cmd:"" help:"Measure performance on this machine, relative to baselines of the same run."`
+	CheckFile     CheckFileCommand     `cmd:"" hidden:"" help:"Check a file of a read model. The server runs this itself."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
 	Version       VersionCommand       `cmd:"" help:"Print the version."`
 
@@ -73,14 +74,26 @@ type CLI struct {
 	Env []string  `kong:"-"`
 	// flagEnv has the environment variables of flags, which are not keys of the configuration.
 	flagEnv []string
-	ctx     context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
-	api     *Client         // made by client at the first use
+	// checkFile checks a file of a read model in a process of its own; nil in tests, whose
+	// program has no command for it.
+	checkFile func(ctx context.Context, path string) error
+	ctx       context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
+	api       *Client         // made by client at the first use
+}
+
+// Program is [Main] for the program itself: it may start itself again to check a file.
+func Program(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
+	return run(&CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx, checkFile: checkInChild}, args)
 }
 
 // Main runs one command line and returns the exit code. It never calls os.Exit, so tests
 // can run it in process.
 func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
-	c := &CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx}
+	return run(&CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx}, args)
+}
+
+func run(c *CLI, args []string) int {
+	stdout, stderr := c.Out, c.Err
 	exit := -1
 	parser, err := kong.New(c,
 		kong.Name("pagestream"),

@@ -34,6 +34,20 @@ func writeProjections(c *CLI, list []projections.Status) {
 		func(s projections.Status) cells {
 			return cells{s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, s.Parked, dash(s.LastError)}
 		})
+	for _, s := range list {
+		switch {
+		case s.Damaged == "":
+		case s.Rebuild == nil:
+			fmt.Fprintf(c.Out, "%s can't be read while its file is checked: %s\n", s.Name, s.Damaged)
+		default:
+			left := "not known yet how long it takes"
+			if s.Rebuild.ETA > 0 {
+				left = "about " + s.Rebuild.ETA.Round(time.Second).String() + " left"
+			}
+			fmt.Fprintf(c.Out, "%s can't be read until it has been built again, event %d of %d, %s: %s\n",
+				s.Name, s.Seq, s.Rebuild.Target, left, s.Damaged)
+		}
+	}
 }
 
 // replayNames are the arguments that select read models.

@@ -74,7 +74,7 @@ type StreamOperator interface {
 	Statuses() []projections.Status
 	Rebuild(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error)
 	Verify(ctx context.Context, name string, progress func(projections.Rebuilding)) (projections.Verified, error)
-	Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error)
+	Audit(ctx context.Context, full bool, progress func(audit.Progress)) (audit.Report, error)
 	DeadLetters(of string, after projections.DeadLetter, limit int) ([]projections.DeadLetter, error)
 	Decide(ctx context.Context, d operate.Decision) (operate.DecisionResult, error)
 	ListConsumers(ctx context.Context) ([]consumers.Consumer, error)

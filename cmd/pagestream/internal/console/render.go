@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
@@ -301,6 +302,9 @@ func (c *Console) showError(w http.ResponseWriter, r *http.Request, err error) {
 		p = problem{http.StatusNotFound, "There is no such event: it was erased, or is not stored yet."}
 	case errors.Is(err, streams.ErrMalformed):
 		p = problem{http.StatusUnprocessableEntity, "This message in the stream is not an event; the audit counts it."}
+	case errors.Is(err, projections.ErrDamaged):
+		p = problem{http.StatusServiceUnavailable, "A read model was damaged and is being built again. Try again later: " +
+			"the page Streams shows how far it is."}
 	case errors.Is(err, context.DeadlineExceeded):
 		p = problem{http.StatusGatewayTimeout, "It took too long; try again."}
 	default:

@@ -134,7 +134,7 @@ func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	err := c.begin(jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
-		a, err := c.opts.Operator.Audit(ctx, func(p audit.Progress) {
+		a, err := c.opts.Operator.Audit(ctx, false, func(p audit.Progress) {
 			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
 		})
 		d := a.Intake
@@ -142,6 +142,9 @@ func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
 			"%d deliveries accepted with %d items = %d stored + %d duplicates.",
 			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased,
 			d.Accepted, d.Items, d.Stored, d.Duplicates)
+		for _, m := range a.Models {
+			result += fmt.Sprintf(" Rows of %s compared with a replay: %s.", m.Name, m.Rows)
+		}
 		if a.OK {
 			return "All is as promised. " + result, true, err
 		}

@@ -64,7 +64,6 @@ var cases = []faultCase{
 // notInQuickHalf are cases that would be in the quick half but fail in this version, each with the defect.
 // They run with -faults all and with -only, and fail there. Delete a line when its defect is mended.
 var notInQuickHalf = map[string]string{
-	"model-damaged": "damage of a read model is not noticed at start, and reads end without an answer",
 }
 
 // trial is one run of a case.

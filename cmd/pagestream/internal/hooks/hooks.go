@@ -56,6 +56,9 @@ func New(o Options) (*Hooks, error) {
 	if name := st.Recreated(); name != "" {
 		o.Logger.Error("webhook positions were corrupt; every endpoint starts like a new one", "moved", name)
 	}
+	if err := st.AddSums(); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
 	h := &Hooks{opts: o, store: st, client: newClient(o.Concurrency)}
 	for _, c := range o.Endpoints {
 		e, err := newEndpoint(c, o, h.client, st, h.flush)

@@ -52,9 +52,10 @@ func (o *Operator) Explain(ctx context.Context, name, bucket string, key []byte,
 }
 
 // Audit compares the whole stream with the counts of the webhook endpoint and of the
-// read models. See [audit.Run].
-func (o *Operator) Audit(ctx context.Context, progress func(audit.Progress)) (audit.Report, error) {
-	a := audit.Options{JS: o.JS, Stream: o.Stream, Ledger: o.Ledger.Counts}
+// read models, and the rows of the read models with a replay: all of them if full is set,
+// otherwise a sample of a long stream. See [audit.Run].
+func (o *Operator) Audit(ctx context.Context, full bool, progress func(audit.Progress)) (audit.Report, error) {
+	a := audit.Options{JS: o.JS, Stream: o.Stream, Ledger: o.Ledger.Counts, Full: full}
 	for _, r := range o.Models {
 		a.Models = append(a.Models, r)
 	}

@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -98,16 +99,18 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 	if lost := o.Lost.Found(); lost.Events > 0 {
 		out.Stream.Lost = &lost
 	}
-	if out.Stored, err = deliveries.Read(o.Models.Deliveries()); err != nil {
+	// The counts of a damaged read model are left out: its status says why.
+	if out.Stored, err = deliveries.Read(o.Models.Deliveries()); err != nil && !errors.Is(err, projections.ErrDamaged) {
 		return Status{}, fmt.Errorf("read deliveries: %w", err)
 	}
-	if out.Conversations, err = conversations.Count(o.Models.Conversations(), ""); err != nil {
+	out.Conversations, err = conversations.Count(o.Models.Conversations(), "")
+	if err != nil && !errors.Is(err, projections.ErrDamaged) {
 		return Status{}, fmt.Errorf("count conversations: %w", err)
 	}
-	if out.Comments, err = comments.Count(o.Models.Comments(), ""); err != nil {
+	if out.Comments, err = comments.Count(o.Models.Comments(), ""); err != nil && !errors.Is(err, projections.ErrDamaged) {
 		return Status{}, fmt.Errorf("count comments: %w", err)
 	}
-	if out.Pages, err = o.PagesStatus(); err != nil {
+	if out.Pages, err = o.PagesStatus(); err != nil && !errors.Is(err, projections.ErrDamaged) {
 		return Status{}, fmt.Errorf("judge pages: %w", err)
 	}
 	for _, s := range o.Space() {

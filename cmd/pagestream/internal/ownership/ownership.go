@@ -97,13 +97,15 @@ func (o owner) standing(c streams.Claim, now time.Time) streams.Standing {
 
 // owner reads the owner of a page, or of the page that an Instagram account is linked to.
 func (j *Judge) owner(id domain.PageID) (owner, error) {
-	p, err := pages.Get(j.opts.Pages, id)
+	// A read model that is built again has the connections when it has applied the event that Judge waits for.
+	model := projections.PartialOf(j.opts.Pages)
+	p, err := pages.Get(model, id)
 	if err == nil && p.State == pages.Unknown && p.LinkedPage != "" {
-		p, err = pages.Get(j.opts.Pages, p.LinkedPage)
+		p, err = pages.Get(model, p.LinkedPage)
 	} else if errors.Is(err, pages.ErrNotFound) { // perhaps an account that had no event yet
 		var page domain.PageID
-		if page, err = pages.ByInstagram(j.opts.Pages, string(id)); err == nil {
-			p, err = pages.Get(j.opts.Pages, page)
+		if page, err = pages.ByInstagram(model, string(id)); err == nil {
+			p, err = pages.Get(model, page)
 		}
 	}
 	if errors.Is(err, pages.ErrNotFound) {

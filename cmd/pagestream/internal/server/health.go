@@ -156,10 +156,14 @@ func (h *health) refusals() (out []error) {
 }
 
 // index returns errIndexing while the index is behind the head that the stream had at the start,
-// is of another stream, or is being rebuilt, and errComparing before it was compared with the stream. A failure
-// of the projection after that counts only as far as uncovered says.
+// is of another stream, or is being rebuilt, and errComparing before it was compared with the stream. If it is
+// rebuilt because it was damaged, the publisher refuses only the events that may be old: see
+// streams.ErrIncomplete. A failure of the projection after that counts only as far as uncovered says.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
+	if s.Damaged != "" {
+		return nil
+	}
 	if !h.indexed.Load() {
 		if s.Seq < h.p.headAtStart || s.Stale > 0 {
 			return errIndexing

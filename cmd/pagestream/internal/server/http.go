@@ -25,6 +25,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
@@ -190,8 +191,8 @@ func (p *Program) isPageVerifyToken(token string) bool {
 // instagramAccount returns the Instagram account that is linked to a page, or "" if none
 // is known.
 func (p *Program) instagramAccount(id domain.PageID) string {
-	page, err := pages.Get(p.models.Pages(), id)
-	if err != nil && !errors.Is(err, pages.ErrNotFound) {
+	page, err := pages.Get(p.models.Pages().Partial(), id)
+	if err != nil && !errors.Is(err, pages.ErrNotFound) && !errors.Is(err, projections.ErrDamaged) {
 		p.log.Warn("can't read the linked account of a page", "page", id, "err", err)
 	}
 	return page.Instagram

@@ -16,10 +16,11 @@ import (
 // TestMain lets the test binary act as the real command: tests that kill a process start the
 // test binary with PAGESTREAM_TEST_RUN_MAIN set. It also fails the run if a log contains a secret.
 func TestMain(m *testing.M) {
-	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" {
+	// The command starts itself without its environment to check a file.
+	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" || len(os.Args) == 3 && os.Args[1] == "check-file" {
 		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		code := cli.Main(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+		code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 		stop()
 		os.Exit(code)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/leads"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
@@ -147,6 +149,8 @@ var (
 		"Messages in the stream that are not valid events.", "projection")
 	parkedDesc = desc("pagestream_projection_parked_events",
 		"Dead letters of the projection, and the events that wait behind them.", "projection")
+	damagedDesc = desc("pagestream_projection_damaged",
+		"1 while the read model can't be read because its file was damaged.", "projection")
 	ageDesc   = desc("pagestream_page_last_event_age_seconds", "Time since the page's last event was stored.", "page")
 	usageDesc = desc("pagestream_graph_usage_percent",
 		"Used percentage of the rate limit, as reported by Graph, by app and page.", "app", "page", "type")
@@ -196,6 +200,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counter(droppedDesc, s.Dropped, s.Name)
 		counter(malformedDesc, s.Malformed, s.Name)
 		gauge(parkedDesc, float64(s.Parked), s.Name)
+		gauge(damagedDesc, boolValue(s.Damaged != ""), s.Name)
 	}
 	for app, usage := range c.p.apps.Usage() {
 		for _, u := range usage[:min(len(usage), maxPageSeries)] {
@@ -212,7 +217,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(spaceLevelDesc, float64(s.Level()), s.Setting)
 	}
 	gauge(notStoringDesc, boolValue(len(c.p.health.refusals()) > 0))
-	if err := c.pages(gauge); err != nil {
+	if err := c.pages(gauge); err != nil && !errors.Is(err, projections.ErrDamaged) {
 		ch <- prometheus.NewInvalidMetric(stateDesc, err)
 	}
 	status := c.p.reconciler.Status()

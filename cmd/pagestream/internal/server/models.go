@@ -46,7 +46,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
-			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse,
+			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Check: p.opts.CheckFile,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -70,6 +70,9 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	p.ledger, err = deliveries.OpenLedger(filepath.Join(dir, "ledger.db"))
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
+	}
+	if moved := p.ledger.Moved(); moved != "" {
+		p.log.Error("the counts of the webhook endpoint were damaged and begin again", "moved", moved)
 	}
 	p.onClose("ledger", func(context.Context) error { return p.ledger.Close() })
 	return nil
@@ -99,7 +102,7 @@ func (p *Program) startPublisher(context.Context) (err error) {
 	}
 	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
 		Judge: judge, Shared: p.cfg.NATS.URL != "",
-		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()},
+		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()}, Window: p.cfg.Streams.Window,
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,
 		Observe:    func(o streams.BatchObservation) { p.metrics.published(o); p.health.published(o) },

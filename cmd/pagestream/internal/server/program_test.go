@@ -91,12 +91,15 @@ func testConfig(dir string) config.Config {
 // start starts a program and stops it at the end of the test.
 func start(t testing.TB, cfg config.Config, more ...projections.Projection) *running {
 	t.Helper()
-	log := &streamstest.Logs{}
-	p := server.New(server.Options{
-		Config: cfg, Projections: more,
-		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs),
-			&slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	return startWith(t, server.Options{Config: cfg, Projections: more})
+}
+
+// startWith is start with options of the server. Their logger is replaced.
+func startWith(t testing.TB, o server.Options) *running {
+	t.Helper()
+	log, cfg := &streamstest.Logs{}, o.Config
+	o.Logger = slog.New(slog.NewTextHandler(io.MultiWriter(log, &allLogs), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	p := server.New(o)
 	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	require.NoError(t, p.Run(ctx))

@@ -53,6 +53,9 @@ type Options struct {
 	// OpenLogins lets anybody start a login without an invitation. It is only for a program that
 	// uses a fake Meta.
 	OpenLogins bool
+	// CheckFile reads a file of a read model that may be damaged. The default is store.CheckFile; see
+	// projections.RunnerOptions.
+	CheckFile func(ctx context.Context, path string) error
 	// Logger is the logger. By default logs are discarded.
 	Logger *slog.Logger
 }
@@ -189,7 +192,13 @@ func (p *Program) Close(ctx context.Context) error {
 				errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
 			}
 		}
-		p.background.Wait()
+		ended := make(chan struct{})
+		go func() { p.background.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-ctx.Done(): // what has not been closed above does not end
+			errs = append(errs, fmt.Errorf("stop background tasks: %w", ctx.Err()))
+		}
 		p.closeErr = errors.Join(errs...)
 	})
 	return p.closeErr

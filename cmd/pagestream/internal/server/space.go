@@ -244,6 +244,9 @@ var errUncovered = errors.New("the index of event ids is too far behind the stre
 // stored it.
 func (h *health) uncovered() error {
 	s := h.p.models.Deliveries().Status()
+	if s.Damaged != "" { // see index
+		return nil
+	}
 	known := h.p.cfg.NATS.URL == "" && s.Seq+1 >= max(h.p.headAtStart+1, h.p.publisher.Remembered())
 	window := h.p.cfg.Streams.Window
 	if known || s.LagAge < max(windowMin, window-min(windowMargin, window/4)) {
