@@ -61,11 +61,6 @@ var cases = []faultCase{
 	{name: "clock", all: 2, run: clockSet},
 }
 
-// notInQuickHalf are cases that would be in the quick half but fail in this version, each with the defect.
-// They run with -faults all and with -only, and fail there. Delete a line when its defect is mended.
-var notInQuickHalf = map[string]string{
-}
-
 // trial is one run of a case.
 type trial struct {
 	ctx    context.Context //nolint:containedctx // ends all waits of the case, when it is interrupted
@@ -145,9 +140,6 @@ func choose(t *testing.T) []faultCase {
 // reasonToSkip returns why a case can't run here, or "".
 func reasonToSkip(t *testing.T, c faultCase) string {
 	t.Helper()
-	if defect := notInQuickHalf[c.name]; defect != "" && *set == "quick" && *only == "" {
-		return "known defect: " + defect
-	}
 	if !c.disk {
 		return ""
 	}
