@@ -29,7 +29,7 @@ const (
 	pages       = 4
 	// remembered is how many acknowledged POSTs of a connection may be sent again.
 	remembered = 64
-	// pause is the time between two POSTs of a connection, unless the load is as fast as it can be.
+	// pause is the usual time between two POSTs of a connection.
 	pause = 20 * time.Millisecond
 	// deliveryTimeout is how long the client waits for an answer, as Meta does.
 	deliveryTimeout = 5 * time.Second
@@ -67,6 +67,7 @@ type load struct {
 	url     string
 	padding string // in each text
 	fast    bool   // without pauses
+	pause   time.Duration
 	file    *os.File
 	conns   []*connection
 
@@ -90,7 +91,7 @@ func newLoad(t *testing.T, public, acks string) *load {
 	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	l := &load{
-		url: "http://" + public + "/webhooks", file: f,
+		url: "http://" + public + "/webhooks", file: f, pause: pause,
 		acked: map[string]ack{}, answers: map[int]int{},
 	}
 	began := time.Now().UnixMilli()
@@ -242,7 +243,7 @@ func (c *connection) run(ctx context.Context, stopping <-chan struct{}) error {
 			c.send(ctx, c.recent[c.random.IntN(len(c.recent))]) // whatever the answer is
 		}
 		if !c.load.fast {
-			wait(pause)
+			wait(c.load.pause)
 		}
 	}
 	return nil

@@ -31,6 +31,7 @@ import (
 var (
 	soak       = flag.Duration("soak", 0, "how long TestSoak runs; 0 skips it")
 	soakFault  = flag.Duration("soak-fault", time.Minute, "the time between two faults of TestSoak")
+	soakPause  = flag.Duration("soak-pause", 150*time.Millisecond, "the time between two POSTs of a connection of TestSoak")
 	soakSample = flag.Duration("soak-sample", time.Minute, "the time between two rows of TestSoak's table")
 )
 
@@ -54,7 +55,10 @@ func TestSoak(t *testing.T) {
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	t.Cleanup(stop)
 	f := &trial{ctx: ctx, binary: build(t), result: &result{name: "soak"}}
-	s := f.running(t, "")
+	s := f.site(t, "")
+	s.load.pause = *soakPause
+	s.startLoaded(t)
+	s.awaitAcks(t, 1)
 	reading, end := context.WithCancel(ctx)
 	read := make(chan struct{})
 	go func() {
