@@ -1,4 +1,4 @@
-// Package disk tells how much space there is for files, and whether they can be written.
+// Package disk tells how much space there is for files, and makes what is written durable.
 package disk
 
 import (

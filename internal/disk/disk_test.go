@@ -1,10 +1,14 @@
 package disk_test
 
 import (
+	"bytes"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/internal/disk"
@@ -47,4 +51,29 @@ func TestProbeLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 	require.ErrorIs(t, disk.Probe(filepath.Join(dir, "missing")), os.ErrNotExist)
+}
+
+// TestReplaceKeepsOneWholeFile checks that writers that replace the same file leave the file of one of them, and
+// nothing else.
+func TestReplaceKeepsOneWholeFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	var writing sync.WaitGroup
+	for i := range 8 {
+		writing.Go(func() {
+			assert.NoError(t, disk.Replace(path, bytes.Repeat([]byte{byte('a' + i)}, 100_000)))
+		})
+	}
+	writing.Wait()
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, bytes.Repeat(got[:1], 100_000), got)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	assert.EqualValues(t, 0o600, info.Mode().Perm())
+	list, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, list, 1)
+	require.ErrorIs(t, disk.Replace(filepath.Join(dir, "none", "state"), nil), fs.ErrNotExist)
+	require.ErrorIs(t, disk.SyncDir(filepath.Join(dir, "none")), fs.ErrNotExist)
 }

@@ -24,6 +24,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/pagestream/pagestream/internal/disk"
 )
 
 // Errors of a store.
@@ -422,11 +424,7 @@ func (s *Store) Rename(path string) error {
 		return fmt.Errorf("rename store: %w", err)
 	}
 	s.path = path
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("sync directory of store: %w", err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return disk.SyncDir(filepath.Dir(path))
 }
 
 // Size returns the size of the file in bytes. A file never shrinks.

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/jsm.go"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/disk"
 )
 
 // Errors of [Take].
@@ -131,7 +133,7 @@ func Take(ctx context.Context, o Options) (m Manifest, err error) {
 	if err := os.Rename(partial, o.Dir); err != nil {
 		return m, fmt.Errorf("finish backup: %w", err)
 	}
-	return m, syncDir(filepath.Dir(o.Dir))
+	return m, disk.SyncDir(filepath.Dir(o.Dir))
 }
 
 // makePartial makes the directory of an incomplete backup, and deletes one that an
@@ -238,16 +240,4 @@ func writeFile(path string, b []byte) (err error) {
 		return err
 	}
 	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return nil
 }

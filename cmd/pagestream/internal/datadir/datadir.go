@@ -10,10 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pagestream/pagestream/internal/disk"
 )
 
 // Format is the number of the format that this version reads and writes. It changes
@@ -124,33 +125,7 @@ func read(dir string) (int, error) {
 		ErrDamaged, path, has, Format)
 }
 
-// write writes the format to a temporary file, syncs it and renames it. The
-// temporary name is unique, so that two processes don't write the same file.
+// write writes the format. Two processes may do so at the same time.
 func write(dir string) error {
-	f, err := os.CreateTemp(dir, "."+file+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // does nothing after the rename
-	_, err = fmt.Fprintln(f, Format)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, file)); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename in dir durable. Windows can't sync a directory and does not
-// need to.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return disk.Replace(filepath.Join(dir, file), fmt.Appendln(nil, Format))
 }

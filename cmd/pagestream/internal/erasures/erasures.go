@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/internal/disk"
 )
 
 var (
@@ -88,7 +89,7 @@ func (f *File) append(list []meta.Erasure) (err error) {
 	if err := out.Sync(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(f.path))
+	return disk.SyncDir(filepath.Dir(f.path))
 }
 
 // complete returns the offset after the last complete line.
@@ -107,19 +108,6 @@ func complete(f *os.File) (int64, error) {
 		return 0, ErrFile
 	}
 	return size - int64(len(tail)) + int64(i) + 1, nil
-}
-
-// syncDir makes a new name in dir durable, where the system can do that.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) {
-		return err
-	}
-	return nil
 }
 
 // List returns the erasures in the file, none if there is no file.

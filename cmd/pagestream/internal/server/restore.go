@@ -17,6 +17,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/internal/disk"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -58,40 +59,12 @@ func (p *Program) copied() error {
 
 // writeRestore replaces the file with the state of a restore.
 func (p *Program) writeRestore(r restoring) error {
-	err := func() error {
-		b, err := json.Marshal(r)
-		if err != nil {
-			return err
-		}
-		f, err := os.CreateTemp(p.cfg.Data.Dir, "."+restoreFile+"-*") // mode 0600
-		if err != nil {
-			return err
-		}
-		defer os.Remove(f.Name()) // does nothing after the rename
-		_, err = f.Write(b)
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return err
-		}
-		if err := os.Rename(f.Name(), p.restorePath()); err != nil {
-			return err
-		}
-		return syncDir(p.cfg.Data.Dir)
-	}()
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = disk.Replace(p.restorePath(), b)
+	}
 	if err != nil {
 		return fmt.Errorf("record restore: %w", err)
-	}
-	return nil
-}
-
-// syncDir makes a new name in dir durable, where the system can do that.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) {
-		return err
 	}
 	return nil
 }
