@@ -97,7 +97,8 @@ func (r *Runner) reopen(ctx context.Context) error {
 	r.progress.checkBegan(why.Error())
 	if s != r.reported {
 		r.reported = s
-		r.opts.Logger.Error("read model may be damaged: it is checked, and not read meanwhile", "projection", r.Name(), "why", why)
+		r.opts.Logger.Error("read model may be damaged: it is checked, and not read meanwhile",
+			"projection", r.Name(), "why", why)
 	}
 	if err := s.Close(); err != nil { // its memory map stays
 		r.opts.Logger.Warn("damaged read model was not closed", "projection", r.Name(), "err", err)

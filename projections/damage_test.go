@@ -294,7 +294,8 @@ func TestWholeFileIsNotRebuilt(t *testing.T) {
 	all := eventsOf(strings.Split(strings.Repeat("abc", 100), "")...) // no erasure, which writes later
 	var checks atomic.Int64
 	check := func(ctx context.Context, path string) error { checks.Add(1); return store.CheckFile(ctx, path) }
-	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}, func(o *projections.RunnerOptions) { o.Check = check }))
+	withCheck := func(o *projections.RunnerOptions) { o.Check = check }
+	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}, withCheck))
 	wait(t, run, srv.store(t, all[:200]...))
 	path := filepath.Join(srv.dir, "chain.db")
 	right := digest(t, run)

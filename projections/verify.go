@@ -154,7 +154,9 @@ func (r *Runner) difference(
 // the events of these pages. It fails with [ErrNotPaged] if the projection is not [Paged].
 // If an erasure is stored meanwhile, the result may be a difference that is none; a second
 // call then finds none.
-func (r *Runner) VerifyPages(ctx context.Context, pages []domain.PageID, progress func(Rebuilding)) (out Verified, err error) {
+func (r *Runner) VerifyPages(
+	ctx context.Context, pages []domain.PageID, progress func(Rebuilding),
+) (out Verified, err error) {
 	p, ok := r.projection.(Paged)
 	if !ok {
 		return out, fmt.Errorf("verify pages of %s: %w", r.Name(), ErrNotPaged)

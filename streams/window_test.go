@@ -19,29 +19,31 @@ func TestWindowCoversOnlyWhatItCannotHaveForgotten(t *testing.T) {
 	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	const window, retry = 10 * time.Minute, 15 * time.Second // the margin is 75 s
 	at := start.Add
+	const minute, hour = time.Minute, time.Hour
+	clock := func(at ...time.Duration) []time.Duration { return at }
 	for name, c := range map[string]struct {
 		clock []time.Duration // of the rounds; the last one is now
 		ahead time.Duration   // the time of another event in the round before the last
 		event time.Duration
 		want  bool
 	}{
-		"just happened":                     {[]time.Duration{5 * time.Minute}, 0, 5*time.Minute - time.Second, true},
-		"inside":                            {[]time.Duration{5 * time.Minute}, 0, 2 * time.Minute, true},
-		"before the start":                  {[]time.Duration{5 * time.Minute}, 0, -time.Second, false},
-		"about at the start":                {[]time.Duration{5 * time.Minute}, 0, time.Minute, false},
-		"at the end of the window":          {[]time.Duration{time.Hour}, 0, 50*time.Minute + 30*time.Second, false},
-		"before the window":                 {[]time.Duration{time.Hour}, 0, 10 * time.Minute, false},
-		"a little ahead":                    {[]time.Duration{time.Hour}, 0, time.Hour + time.Minute, true},
-		"in the future":                     {[]time.Duration{time.Hour}, 0, 2 * time.Hour, false},
-		"no time":                           {[]time.Duration{time.Hour}, 0, -1 << 62, false},
-		"clock an hour back":                {[]time.Duration{2 * time.Hour, time.Hour}, 0, time.Hour - time.Second, false},
-		"clock an hour back, real time":     {[]time.Duration{2 * time.Hour, time.Hour}, 0, 2 * time.Hour, false},
-		"clock back, and right again":       {[]time.Duration{2 * time.Hour, time.Hour, 2*time.Hour + 3*time.Minute}, 0, 2*time.Hour + 2*time.Minute, true},
-		"clock back, before it was":         {[]time.Duration{2 * time.Hour, time.Hour, 2*time.Hour + 3*time.Minute}, 0, 2*time.Hour - 2*time.Minute, false},
-		"clock a day forward":               {[]time.Duration{time.Hour, 25 * time.Hour}, 0, time.Hour, false},
-		"clock a day forward, and back":     {[]time.Duration{25 * time.Hour, time.Hour}, 0, time.Hour - time.Second, false},
-		"slow clock":                        {[]time.Duration{time.Hour, time.Hour + time.Second}, time.Hour + 5*time.Minute, time.Hour - time.Minute, false},
-		"an event that is a little in time": {[]time.Duration{time.Hour, time.Hour + time.Second}, time.Hour + time.Minute, time.Hour - time.Minute, true},
+		"just happened":                 {clock(5 * minute), 0, 5*minute - time.Second, true},
+		"inside":                        {clock(5 * minute), 0, 2 * minute, true},
+		"before the start":              {clock(5 * minute), 0, -time.Second, false},
+		"about at the start":            {clock(5 * minute), 0, minute, false},
+		"at the end of the window":      {clock(hour), 0, 50*minute + 30*time.Second, false},
+		"before the window":             {clock(hour), 0, 10 * minute, false},
+		"a little ahead":                {clock(hour), 0, hour + minute, true},
+		"in the future":                 {clock(hour), 0, 2 * hour, false},
+		"no time":                       {clock(hour), 0, -1 << 62, false},
+		"clock an hour back":            {clock(2*hour, hour), 0, hour - time.Second, false},
+		"clock an hour back, real time": {clock(2*hour, hour), 0, 2 * hour, false},
+		"clock back, and right again":   {clock(2*hour, hour, 2*hour+3*minute), 0, 2*hour + 2*minute, true},
+		"clock back, before it was":     {clock(2*hour, hour, 2*hour+3*minute), 0, 2*hour - 2*minute, false},
+		"clock a day forward":           {clock(hour, 25*hour), 0, hour, false},
+		"clock a day forward, and back": {clock(25*hour, hour), 0, hour - time.Second, false},
+		"slow clock":                    {clock(hour, hour+time.Second), hour + 5*minute, hour - minute, false},
+		"another event a little ahead":  {clock(hour, hour+time.Second), hour + minute, hour - minute, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := streams.NewWindow(window, retry, start)

@@ -108,7 +108,8 @@ func (c *checker) check() error {
 // the last commit.
 func (c *checker) meta() (newest []byte, err error) {
 	first := make([]byte, metaSize)
-	for at := int64(0); at <= maxPageSize; at = max(at<<1, minPageSize) { // the first header may be the one that is not valid
+	// Without the first header the size of a page is not known, and so the place of the second one.
+	for at := int64(0); at <= maxPageSize; at = max(at<<1, minPageSize) {
 		if c.pageSize > 0 && uint64(at) != c.pageSize {
 			continue
 		}
@@ -136,7 +137,8 @@ func validMeta(m []byte) bool {
 	h := fnv.New64a()
 	h.Write(m[:metaSummed])
 	size := native.Uint32(m[8:])
-	return native.Uint32(m) == boltMagic && native.Uint32(m[4:]) == boltVersion && h.Sum64() == native.Uint64(m[metaSummed:]) &&
+	return native.Uint32(m) == boltMagic && native.Uint32(m[4:]) == boltVersion &&
+		h.Sum64() == native.Uint64(m[metaSummed:]) &&
 		size >= minPageSize && size <= maxPageSize && size&(size-1) == 0
 }
 
@@ -250,7 +252,8 @@ func (c *checker) page(page []byte, id uint64, low, high []byte, depth int, of *
 		if i > 0 {
 			low = list[i-1].key
 		}
-		if bytes.Compare(e.key, low) < 0 || i > 0 && bytes.Equal(e.key, low) || high != nil && bytes.Compare(e.key, high) >= 0 {
+		if order := bytes.Compare(e.key, low); order < 0 || i > 0 && order == 0 ||
+			high != nil && bytes.Compare(e.key, high) >= 0 {
 			return broken("page %d is out of order", id)
 		}
 		switch {
@@ -284,7 +287,8 @@ func (c *checker) bucket(e element) error {
 		return c.tree(root, nil, nil, 0, of)
 	}
 	page := e.value[bucketSize:]
-	if len(page) < pageHeader || native.Uint64(page) != 0 || native.Uint16(page[8:]) != leafPage || native.Uint32(page[12:]) != 0 {
+	if len(page) < pageHeader || native.Uint64(page) != 0 ||
+		native.Uint16(page[8:]) != leafPage || native.Uint32(page[12:]) != 0 {
 		return broken("the page of bucket %q is not valid", of.name)
 	}
 	return c.page(page, 0, nil, nil, 0, of)

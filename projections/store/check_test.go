@@ -212,7 +212,8 @@ func TestChangedFileIsNotRead(t *testing.T) {
 				})
 			}
 			require.ErrorIs(t, read(), store.ErrCorrupt)
-			require.ErrorIs(t, s.Update(func(tx *store.Tx) error { return tx.Bucket("b").Put([]byte("k"), nil) }), store.ErrCorrupt)
+			err = s.Update(func(tx *store.Tx) error { return tx.Bucket("b").Put([]byte("k"), nil) })
+			require.ErrorIs(t, err, store.ErrCorrupt)
 			require.ErrorIs(t, s.Suspicion(), store.ErrCorrupt)
 			require.ErrorIs(t, s.Inspect(), store.ErrCorrupt)
 			began := time.Now()
@@ -248,6 +249,29 @@ func circle(path string) error {
 		}
 	}
 	return errors.Join(err, writeAt(path, 0, b))
+}
+
+// TestStateBeforeTheLastCommitIsNotRead damages the header of the last commit, which makes bbolt take the one before:
+// what is written next would lack that commit.
+func TestStateBeforeTheLastCommitIsNotRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	o := small
+	o.AnyTime = true // as if it happened during a write
+	s, err := store.Open(path, o)
+	require.NoError(t, err)
+	for i := range 4 {
+		put(t, s, "b", "k", fmt.Sprint(i))
+	}
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	last := 0
+	if binary.NativeEndian.Uint64(content[4096+64:]) > binary.NativeEndian.Uint64(content[64:]) { // the ids of transactions
+		last = 4096
+	}
+	require.NoError(t, writeAt(path, int64(last)+70, []byte("xxx")))
+	require.ErrorIs(t, s.View(func(*store.Tx) error { return nil }), store.ErrCorrupt)
+	require.ErrorIs(t, s.Update(func(*store.Tx) error { return nil }), store.ErrCorrupt)
+	require.NoError(t, s.Close())
 }
 
 // TestFaultInATransactionEndsIt checks a file that is truncated while a transaction reads it.

@@ -105,6 +105,7 @@ type Store struct {
 	suspicion atomic.Pointer[error] // why the file may be damaged; nil if it is not
 	left      atomic.Pointer[stamp] // what the last write has left
 	writes    atomic.Int32          // running writes
+	committed atomic.Int64          // the id of the last transaction that was committed
 	// begin is held while a transaction begins: if that faults, bbolt leaves its locks locked, and nobody must wait
 	// for them. updates is held by the one Update.
 	begin, updates sync.Mutex
@@ -214,6 +215,7 @@ func open(path string, o Options) (s *Store, err error) {
 	// A file of an earlier version has rows without checksums.
 	s.sums = true
 	err = s.db.View(func(tx *bbolt.Tx) error {
+		s.committed.Store(int64(tx.ID()))
 		s.marked = tx.Bucket([]byte(sumsBucket)) != nil
 		return tx.ForEach(func([]byte, *bbolt.Bucket) error { s.sums = s.marked; return nil })
 	})
@@ -322,7 +324,11 @@ func (s *Store) Update(f func(*Tx) error) error {
 				}
 			}
 			committed = true // after an error too: bbolt has rolled back
+			id := int64(tx.ID())
 			err := tx.Commit()
+			if err == nil {
+				s.committed.Store(id)
+			}
 			s.marked = s.marked || t.sums && err == nil
 			return err
 		})
@@ -341,9 +347,18 @@ func (s *Store) beginTx(writable bool) (*bbolt.Tx, error) {
 			panic(&damage{s.Suspect(asDamage(v))})
 		}
 	}()
+	last := s.committed.Load()
 	tx, err := s.db.Begin(writable)
 	if err != nil {
 		return nil, fmt.Errorf("begin transaction: %w", err)
+	}
+	id := int64(tx.ID())
+	if writable {
+		id--
+	}
+	if id < last { // bbolt takes the state before it
+		s.rollback(tx)
+		return nil, s.Suspect(broken("the header of the last commit is damaged"))
 	}
 	return tx, nil
 }

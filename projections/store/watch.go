@@ -19,10 +19,19 @@ func stampOf(info os.FileInfo) stamp { return stamp{info.Size(), info.ModTime()}
 
 // wrote records what this process's last write has left. The caller has the lock of updates.
 func (s *Store) wrote() {
-	if info, err := s.file.Stat(); err == nil {
-		left := stampOf(info)
-		s.left.Store(&left)
+	info, err := s.file.Stat()
+	if err != nil {
+		return // the next transaction finds it
 	}
+	left := stampOf(info)
+	before := s.left.Swap(&left)
+	if before != nil && left.size < before.size { // a file never shrinks
+		s.Suspect(truncated(before.size, left.size)) //nolint:errcheck // the next transaction gets it
+	}
+}
+
+func truncated(from, to int64) error {
+	return fmt.Errorf("%w: the file was truncated from %d to %d bytes while it was in use", ErrCorrupt, from, to)
 }
 
 // writing calls f, which writes to the file. The caller has the lock of updates.
@@ -50,8 +59,7 @@ func (s *Store) unchanged() error {
 	}
 	switch now := stampOf(info); {
 	case now.size < before.size:
-		return fmt.Errorf("%w: the file was truncated from %d to %d bytes while it was in use",
-			ErrCorrupt, before.size, now.size)
+		return truncated(before.size, now.size)
 	case now.size != before.size || !now.changed.Equal(before.changed):
 		return fmt.Errorf("%w: another process wrote to the file while it was in use", ErrCorrupt)
 	}
@@ -60,7 +68,7 @@ func (s *Store) unchanged() error {
 
 // Inspect compares the file with what this process has left, in a few system calls and without a transaction. An
 // error wraps [ErrCorrupt] and is the same as that of [Store.Suspicion]. It finds a file that was deleted, replaced,
-// truncated or written to; it doesn't read it. [ErrClosed] is returned when the store is closed.
+// truncated or written to, and damaged headers; it doesn't read the rest. [ErrClosed] is returned when the store is closed.
 func (s *Store) Inspect() error {
 	if !s.open.TryRLock() {
 		return ErrClosed
@@ -78,6 +86,10 @@ func (s *Store) Inspect() error {
 	if err == nil {
 		mine, statErr := s.file.Stat()
 		if statErr == nil && os.SameFile(there, mine) {
+			c := checker{file: s.file}
+			if _, err := c.meta(); err != nil { // it was written to during a write
+				return s.Suspect(err)
+			}
 			return nil
 		}
 		return s.Suspect(fmt.Errorf("%w: the file was replaced by another one while it was in use", ErrCorrupt))

@@ -61,7 +61,8 @@ const (
 // verifier compares its rows with a replay. [projections.Runner] is one.
 type verifier interface {
 	Verify(ctx context.Context, progress func(projections.Rebuilding)) (projections.Verified, error)
-	VerifyPages(ctx context.Context, pages []domain.PageID, progress func(projections.Rebuilding)) (projections.Verified, error)
+	VerifyPages(ctx context.Context, pages []domain.PageID, progress func(projections.Rebuilding)) (
+		projections.Verified, error)
 }
 
 // compareRows compares the rows of each read model with a replay of the stream.

@@ -10,7 +10,7 @@ import (
 
 // AuditCommand audits the stream and the read models of a running server.
 type AuditCommand struct {
-	Full bool `env:"PAGESTREAM_AUDIT_FULL" help:"Compare all rows of the read models with a replay, also of a long stream."`
+	Full bool `env:"PAGESTREAM_AUDIT_FULL" help:"Compare all rows with a replay, also of a long stream."`
 }
 
 // Run prints the report. It fails when the audit found a problem.

@@ -78,8 +78,8 @@ func TestAuditProvesRows(t *testing.T) {
 	for _, args := range [][]string{{"audit"}, {"audit", "--full"}} {
 		code, out, _ = r.command(t, args...)
 		require.Equal(t, cli.ExitFailed, code)
-		assert.Contains(t, out, "PROBLEM: conversations is not what a replay gives: the row 0000000000000003 of messages is missing; "+
-			"type: pagestream projections rebuild conversations; first sequences: [3]")
+		assert.Contains(t, out, "PROBLEM: conversations is not what a replay gives: "+
+			"the row 0000000000000003 of messages is missing; type: pagestream projections rebuild conversations; first sequences: [3]")
 	}
 	code, _, stderr = r.command(t, "projections", "rebuild", "conversations")
 	require.Equal(t, cli.ExitOK, code, stderr)
