@@ -31,6 +31,8 @@ const (
 	// or so much time behind. A filler that starts looks at these events again.
 	positionEvents = 10_000
 	positionEvery  = 30 * time.Second
+	// keepEvery is how often a copy of the position is stored, see [outbox.written].
+	keepEvery = time.Second
 	// A filler that was second looks after the outbox again in half of standby or more,
 	// see [filler.standBy].
 	standby = 4 * time.Second
@@ -182,6 +184,7 @@ type session struct {
 	head     uint64 // of the stream, when it was last read
 	stored   uint64 // the position in the outbox
 	storedAt time.Time
+	keptAt   time.Time     // when a copy of the position was stored
 	trail    streams.Trail // of the events that were looked at
 
 	batch []*nats.Msg
@@ -289,6 +292,12 @@ func (s *session) flush(ctx context.Context, seq uint64) error {
 		}
 		s.at, s.stored, s.storedAt = at, seq, time.Now()
 		s.setProgress(seq, false)
+		if s.storedAt.Sub(s.keptAt) >= keepEvery {
+			if err := s.keep(ctx, at); err != nil {
+				return err
+			}
+			s.keptAt = s.storedAt
+		}
 		s.batch, s.bytes = nil, 0
 		clear(s.ids)
 		return nil

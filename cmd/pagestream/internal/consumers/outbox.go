@@ -166,32 +166,104 @@ func (b outbox) position(ctx context.Context) (position, error) {
 	if err != nil {
 		return position{}, fmt.Errorf("get outbox: %w", err)
 	}
-	at := position{Seq: b.after}
-	m, err := st.GetLastMsgForSubject(ctx, b.positionSubject())
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-	case err != nil:
-		return position{}, fmt.Errorf("read position: %w", err)
-	default:
-		if err := json.Unmarshal(m.Data, &at); err != nil {
-			return position{}, fmt.Errorf("decode position: %w", err)
-		}
-		at.last = m.Sequence
+	at, err := b.written(ctx, st)
+	if err != nil {
+		return position{}, err
 	}
 	// A batch ends with its position. What is after the position, and was there before it
 	// was read, is no whole batch: the beginning of one at which the server was killed, or
 	// no event of a filler.
 	if last := st.CachedInfo().State.LastSeq; last > at.last {
 		at.last = last
-		m, err := st.GetMsg(ctx, last)
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return position{}, fmt.Errorf("read last event of outbox: %w", err)
+		seq, err := b.newest(ctx, st)
+		if err != nil {
+			return position{}, err
 		}
-		if err == nil {
-			at.Seq = max(at.Seq, sequenceOf(m.Header))
-		}
+		at.Seq = max(at.Seq, seq)
 	}
 	return at, nil
+}
+
+// written reads the position that a filler has written last. A new outbox has none: then
+// it is where the consumer begins.
+//
+// An outbox that is not new can be without one too: a server that was killed takes the
+// message for acknowledged sometimes, and deletes it. Then it is the position that was
+// kept, which is earlier.
+func (b outbox) written(ctx context.Context, st jetstream.Stream) (position, error) {
+	at := position{Seq: b.after}
+	m, err := st.GetLastMsgForSubject(ctx, b.positionSubject())
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if st.CachedInfo().State.LastSeq == 0 {
+			return at, nil
+		}
+		kept, err := b.kept(ctx)
+		if err != nil || kept.Seq < at.Seq {
+			return at, err
+		}
+		return kept, nil
+	}
+	if err != nil {
+		return at, fmt.Errorf("read position: %w", err)
+	}
+	if err := json.Unmarshal(m.Data, &at); err != nil {
+		return at, fmt.Errorf("decode position: %w", err)
+	}
+	at.last = m.Sequence
+	return at, nil
+}
+
+// keptKey is the key of the copy of a consumer's position in the bucket of the records.
+func keptKey(name string) string { return name + "." + positionReader }
+
+// keep stores a copy of the position outside of the outbox.
+func (b outbox) keep(ctx context.Context, at position) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	kv, err := b.js.KeyValue(ctx, bucket)
+	if err != nil {
+		return fmt.Errorf("open records of consumers: %w", err)
+	}
+	data, err := json.Marshal(at)
+	if err != nil {
+		return fmt.Errorf("encode position: %w", err)
+	}
+	if _, err := kv.Put(ctx, keptKey(b.name), data); err != nil {
+		return fmt.Errorf("keep position: %w", err)
+	}
+	return nil
+}
+
+// kept returns the position that was kept last, the zero value if none was.
+func (b outbox) kept(ctx context.Context) (at position, err error) {
+	kv, err := b.js.KeyValue(ctx, bucket)
+	if err != nil {
+		return at, fmt.Errorf("open records of consumers: %w", err)
+	}
+	entry, err := kv.Get(ctx, keptKey(b.name))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return at, nil
+	}
+	if err != nil {
+		return at, fmt.Errorf("read kept position: %w", err)
+	}
+	if err := json.Unmarshal(entry.Value(), &at); err != nil {
+		return at, fmt.Errorf("decode kept position: %w", err)
+	}
+	return at, nil
+}
+
+// newest returns the sequence of the newest event of the outbox in the stream of all
+// events, 0 if there is none.
+func (b outbox) newest(ctx context.Context, st jetstream.Stream) (uint64, error) {
+	m, err := st.GetLastMsgForSubject(ctx, b.events())
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read newest event of outbox: %w", err)
+	}
+	return sequenceOf(m.Header), nil
 }
 
 // first returns the sequence of the first event of the outbox in the stream of all

@@ -521,6 +521,54 @@ func TestRestartKeepsOutboxes(t *testing.T) {
 	require.Len(t, r.stored(t, a.Consumer), 80)
 }
 
+// TestLostPosition checks that a filler goes on near where it was if the server has deleted the position of an
+// outbox, as it sometimes does when it is killed: with events in the outbox after the newest, without after the
+// position that was kept.
+func TestLostPosition(t *testing.T) {
+	t.Parallel()
+	r := newStream(t)
+	r.Consumers = r.node(t)
+	a, err := r.Add(t.Context(), Spec{Name: "crm", All: true})
+	require.NoError(t, err)
+	lose := func() {
+		st, err := r.JS.Stream(t.Context(), a.Stream)
+		require.NoError(t, err)
+		m, err := st.GetLastMsgForSubject(t.Context(), streams.OutboxPrefix+".crm.position")
+		require.NoError(t, err)
+		require.NoError(t, st.DeleteMsg(t.Context(), m.Sequence))
+	}
+	_, rd := reader(t, a)
+	for _, empty := range []bool{false, true} {
+		stop := r.run(t, r.node(t))
+		r.store(t, "100", domain.MessageReceived, 30)
+		c := r.filled(t, "crm")
+		streamstest.Eventually(t, streamstest.Limit, func() error { // not every position is kept
+			r.store(t, "100", domain.MessageReceived, 1)
+			c = r.filled(t, "crm")
+			kept, err := r.outbox(record{Spec: c.Spec}).kept(t.Context())
+			if err == nil && kept.Seq < c.Filled {
+				err = fmt.Errorf("the position %d is kept, not %d", kept.Seq, c.Filled)
+			}
+			return err
+		})
+		stop()
+		if empty {
+			got, _ := read(t, rd, int(c.Head))
+			require.Len(t, got, int(c.Head))
+			c = r.acked(t, "crm", 0)
+		}
+		lose()
+		stop = r.run(t, r.node(t))
+		r.store(t, "100", domain.MessageReceived, 10)
+		c = r.lags(t, "crm", int(c.Lag)+10)
+		stored := r.stored(t, c)
+		assert.True(t, slices.IsSorted(stored))
+		assert.Len(t, slices.Compact(slices.Clone(stored)), len(stored), "none twice")
+		assert.Equal(t, c.Head, stored[len(stored)-1])
+		stop()
+	}
+}
+
 // acked waits until a consumer has so many events left.
 func (r *fixture) acked(t *testing.T, name string, left uint64) Consumer {
 	t.Helper()

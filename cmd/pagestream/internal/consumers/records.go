@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// bucket is the key-value bucket with a record of each consumer, by name.
+	// bucket is the key-value bucket with a record of each consumer, by name, and copies of their positions.
 	bucket = "PAGESTREAM_OUTBOXES"
 	// Bucket is the name of the JetStream stream that stores the bucket.
 	Bucket = "KV_" + bucket
@@ -64,6 +64,9 @@ func (c *Consumers) records(ctx context.Context) (out []record, err error) {
 				}
 				return out, nil
 			}
+			if !validName.MatchString(entry.Key()) {
+				continue // a kept position
+			}
 			r, err := decodeRecord(entry.Value())
 			if err != nil {
 				return nil, fmt.Errorf("record of consumer %s: %w", entry.Key(), err)
@@ -113,6 +116,9 @@ func (c *Consumers) make(ctx context.Context, r record) error {
 	if err != nil {
 		return fmt.Errorf("encode consumer: %w", err)
 	}
+	if err := kv.Delete(ctx, keptKey(r.Name)); err != nil { // of a consumer whose removal did not end
+		return fmt.Errorf("forget position: %w", err)
+	}
 	_, err = kv.Create(ctx, r.Name, value)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		return ErrExists
@@ -143,6 +149,9 @@ func (c *Consumers) drop(ctx context.Context, name string) error {
 		return fmt.Errorf("remove consumer: %w", err)
 	}
 	c.stop(name)
+	if err := kv.Delete(ctx, keptKey(name)); err != nil {
+		return fmt.Errorf("forget position: %w", err)
+	}
 	err = c.opts.JS.DeleteStream(ctx, StreamOf(name))
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("remove outbox: %w", err)

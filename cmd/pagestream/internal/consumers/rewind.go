@@ -87,6 +87,9 @@ func (b outbox) rewind(ctx context.Context, seq uint64) (position, error) {
 			return at, err
 		}
 		next, err := b.publish(ctx, at, nil, position{Seq: seq, Trail: at.Trail.Upto(seq)})
+		if err == nil {
+			return next, b.keep(ctx, next)
+		}
 		if !errors.Is(err, errLost) || try == rewinds {
 			return next, err
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
@@ -164,6 +165,14 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		require.LessOrEqual(t, n, 1, "%s is stored more than once", id)
 	}
 	copied := outboxOf(t, r, "crm", lastSeq(t, r))
+	times := map[string][]uint64{}
+	for i, e := range copied {
+		times[e.ID] = append(times[e.ID], e.Seq, uint64(i))
+	}
+	for id, n := range times {
+		assert.LessOrEqual(t, len(n), 2, "%s is copied more than once: sequences and places %v; in the stream %d times", id, n, found[id])
+		assert.NotZero(t, found[id], "%s is not in the stream: sequence and place %v", id, n)
+	}
 	require.Len(t, copied, len(found))
 	require.True(t, slices.IsSortedFunc(copied, func(a, b streams.Stored) int { return cmp.Compare(a.Seq, b.Seq) }))
 	for _, e := range copied {
