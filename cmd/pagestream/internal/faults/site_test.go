@@ -294,7 +294,7 @@ func (s *site) api(ctx context.Context, method, path string) (*http.Response, er
 
 // run runs a command of the program and returns its exit code and output.
 func (s *site) run(args ...string) (code int, out string) {
-	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(s.ctx, 15*time.Minute) // verifying a long stream takes that long
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.binary, append([]string{"-c", s.config()}, args...)...)
 	text, err := cmd.CombinedOutput()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,7 +188,9 @@ func (x attacked) state(t *testing.T) map[string]string {
 		list := x.JS().ListStreams(t.Context())
 		for info := range list.Info() {
 			state[info.Config.Name] = fmt.Sprint(info.Config.Subjects)
-			if s := info.State; info.Config.Retention == jetstream.LimitsPolicy {
+			if info.Config.Name == consumers.Bucket { // the program writes positions there
+				state[info.Config.Name] += x.records(t)
+			} else if s := info.State; info.Config.Retention == jetstream.LimitsPolicy {
 				state[info.Config.Name] += fmt.Sprint(s.FirstSeq, s.LastSeq, s.Msgs)
 			}
 		}
@@ -200,6 +203,26 @@ func (x attacked) state(t *testing.T) map[string]string {
 	}
 	require.Fail(t, "the streams keep changing")
 	return nil
+}
+
+// records returns the keys and revisions in the consumers' bucket, without positions.
+func (x attacked) records(t *testing.T) string {
+	t.Helper()
+	kv, err := x.JS().KeyValue(t.Context(), strings.TrimPrefix(consumers.Bucket, "KV_"))
+	require.NoError(t, err)
+	keys, err := kv.Keys(t.Context())
+	require.NoError(t, err)
+	slices.Sort(keys)
+	var out strings.Builder
+	for _, key := range keys {
+		if strings.HasSuffix(key, ".position") {
+			continue
+		}
+		entry, err := kv.Get(t.Context(), key)
+		require.NoError(t, err)
+		fmt.Fprintln(&out, key, entry.Revision())
+	}
+	return out.String()
 }
 
 // TestConsumersOfExternalNATS checks what nats-config writes with a real server: each consumer reads its
