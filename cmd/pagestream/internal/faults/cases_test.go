@@ -208,8 +208,9 @@ func stopped(t *testing.T, f *trial) {
 func limited(t *testing.T, f *trial) {
 	s := f.site(t, "")
 	s.load.padding, s.load.fast = strings.Repeat("x", 4000), true
+	s.startLoaded(t)
 	for range f.rounds {
-		s.startLoaded(t)
+		s.awaitAcks(t, 1)
 		require.NoError(t, s.eventually(2*time.Minute, func() error {
 			if n := size(s.stream()); n < 70<<20 {
 				return fmt.Errorf("the stream has %d bytes", n)
