@@ -3,7 +3,6 @@ package projections_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -161,7 +160,7 @@ func TestDamageCostsOnlyTheReadModelThatHasIt(t *testing.T) {
 		"truncated":        func(path string) error { return os.Truncate(path, 3*4096) },
 		"deleted":          os.Remove,
 		"random bytes":     scramble,
-		"page in a circle": circle,
+		"page in a circle": streamstest.Circle,
 	} {
 		for _, at := range []string{"in use", "at rest"} {
 			t.Run(name+" "+at, func(t *testing.T) {
@@ -202,30 +201,7 @@ func scramble(path string) error {
 			b[i] = byte(r.IntN(256))
 		}
 	}
-	return errors.Join(err, inPlace(path, b))
-}
-
-// inPlace overwrites the content of a file, which keeps its inode.
-func inPlace(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, 0)
-	return errors.Join(err, f.Close())
-}
-
-// circle makes each branch page its own child.
-func circle(path string) error {
-	b, err := os.ReadFile(path)
-	for at := 2 * 4096; at < len(b); at += 4096 {
-		if binary.NativeEndian.Uint16(b[at+8:]) == 1 {
-			for i := range int(binary.NativeEndian.Uint16(b[at+10:])) {
-				binary.NativeEndian.PutUint64(b[at+16+16*i+8:], uint64(at/4096))
-			}
-		}
-	}
-	return errors.Join(err, inPlace(path, b))
+	return errors.Join(err, streamstest.WriteAt(path, 0, b))
 }
 
 // TestReadModelIsRefusedUntilItIsBuiltAgain checks reads, status and waiting readers during a rebuild of a damaged

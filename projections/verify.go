@@ -88,18 +88,11 @@ func (t *Trace) add(seq uint64) {
 // if not nil, is called as by [Runner.Rebuild]. Verify fails with [ErrBuilding] if a
 // rebuild or verification is running already.
 func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Verified, err error) {
-	if !r.rebuilds.TryLock() {
-		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
-	}
-	defer r.rebuilds.Unlock()
-	if err := r.progress.unreadable(false); err != nil {
-		return out, err
-	}
-	b, err := r.newBuild(r.scratch(), "", progress)
+	b, end, err := r.beginVerify(progress)
 	if err != nil {
 		return out, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = errors.Join(err, end()) }()
 	if err := b.replay(ctx, false); err != nil {
 		return out, fmt.Errorf("verify %s: %w", r.Name(), err)
 	}
@@ -132,6 +125,25 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 	return out, err
 }
 
+// beginVerify begins a scratch file for a comparison with the live one. Until end is called no rebuild and no
+// other verification runs.
+func (r *Runner) beginVerify(progress func(Rebuilding)) (b *build, end func() error, err error) {
+	if !r.rebuilds.TryLock() {
+		return nil, nil, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
+	}
+	if err = r.progress.unreadable(false); err == nil {
+		b, err = r.newBuild(r.scratch(), "", progress)
+	}
+	if err != nil {
+		r.rebuilds.Unlock()
+		return nil, nil, err
+	}
+	return b, func() error {
+		defer r.rebuilds.Unlock()
+		return b.close()
+	}, nil
+}
+
 // difference describes a difference, with the events that made the row in a replay.
 func (r *Runner) difference(
 	ctx context.Context, diff store.Difference, upto uint64, pages []domain.PageID, progress func(Rebuilding),
@@ -161,18 +173,11 @@ func (r *Runner) VerifyPages(
 	if !ok {
 		return out, fmt.Errorf("verify pages of %s: %w", r.Name(), ErrNotPaged)
 	}
-	if !r.rebuilds.TryLock() {
-		return out, fmt.Errorf("verify %s: %w", r.Name(), ErrBuilding)
-	}
-	defer r.rebuilds.Unlock()
-	if err := r.progress.unreadable(false); err != nil {
-		return out, err
-	}
-	b, err := r.newBuild(r.scratch(), "", progress)
+	b, end, err := r.beginVerify(progress)
 	if err != nil {
 		return out, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = errors.Join(err, end()) }()
 	b.only(pages)
 	b.at.Target = r.Status().Seq
 	if err := b.until(ctx, b.at.Target); err != nil {

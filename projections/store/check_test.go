@@ -150,7 +150,7 @@ func TestDamageAtRestIsFound(t *testing.T) {
 		"one byte in a row": {func(path string) error {
 			b, err := os.ReadFile(path)
 			changed := strings.ReplaceAll(string(b), strings.Repeat("q", 60), strings.Repeat("q", 59)+"Q")
-			return errors.Join(err, writeAt(path, 0, []byte(changed)))
+			return errors.Join(err, streamstest.WriteAt(path, 0, []byte(changed)))
 		}, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -194,10 +194,10 @@ func TestChangedFileIsNotRead(t *testing.T) {
 		"truncated to 0":    func(path string) error { return os.Truncate(path, 0) },
 		"truncated":         func(path string) error { return os.Truncate(path, 5*4096) },
 		"deleted":           os.Remove,
-		"overwritten":       func(path string) error { return writeAt(path, 3*4096, []byte(strings.Repeat("x", 9000))) },
+		"overwritten":       func(path string) error { return streamstest.WriteAt(path, 3*4096, []byte(strings.Repeat("x", 9000))) },
 		"grown":             func(path string) error { return os.Truncate(path, 100<<20) },
-		"page in a circle":  circle,
-		"headers of zeroes": func(path string) error { return writeAt(path, 0, make([]byte, 2*4096)) },
+		"page in a circle":  streamstest.Circle,
+		"headers of zeroes": func(path string) error { return streamstest.WriteAt(path, 0, make([]byte, 2*4096)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path, _ := filled(t)
@@ -229,28 +229,6 @@ func TestChangedFileIsNotRead(t *testing.T) {
 	}
 }
 
-func writeAt(path string, at int64, b []byte) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, at)
-	return errors.Join(err, f.Close())
-}
-
-// circle makes each branch page its own child.
-func circle(path string) error {
-	b, err := os.ReadFile(path)
-	for at := 2 * 4096; at < len(b); at += 4096 {
-		if binary.NativeEndian.Uint16(b[at+8:]) == 1 {
-			for i := range int(binary.NativeEndian.Uint16(b[at+10:])) {
-				binary.NativeEndian.PutUint64(b[at+16+16*i+8:], uint64(at/4096))
-			}
-		}
-	}
-	return errors.Join(err, writeAt(path, 0, b))
-}
-
 // TestStateBeforeTheLastCommitIsNotRead damages the header of the last commit, which makes bbolt take the one before:
 // what is written next would lack that commit.
 func TestStateBeforeTheLastCommitIsNotRead(t *testing.T) {
@@ -268,7 +246,7 @@ func TestStateBeforeTheLastCommitIsNotRead(t *testing.T) {
 	if binary.NativeEndian.Uint64(content[4096+64:]) > binary.NativeEndian.Uint64(content[64:]) { // the ids of transactions
 		last = 4096
 	}
-	require.NoError(t, writeAt(path, int64(last)+70, []byte("xxx")))
+	require.NoError(t, streamstest.WriteAt(path, int64(last)+70, []byte("xxx")))
 	require.ErrorIs(t, s.View(func(*store.Tx) error { return nil }), store.ErrCorrupt)
 	require.ErrorIs(t, s.Update(func(*store.Tx) error { return nil }), store.ErrCorrupt)
 	require.NoError(t, s.Close())

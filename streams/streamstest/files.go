@@ -1,6 +1,8 @@
 package streamstest
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,4 +27,27 @@ func Tick(t testing.TB, path string) {
 		}
 		return nil
 	})
+}
+
+// WriteAt overwrites a part of a file, which keeps its inode.
+func WriteAt(path string, at int64, b []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, at)
+	return errors.Join(err, f.Close())
+}
+
+// Circle makes each branch page of a bbolt file its own child.
+func Circle(path string) error {
+	b, err := os.ReadFile(path)
+	for at := 2 * 4096; at < len(b); at += 4096 {
+		if binary.NativeEndian.Uint16(b[at+8:]) == 1 {
+			for i := range int(binary.NativeEndian.Uint16(b[at+10:])) {
+				binary.NativeEndian.PutUint64(b[at+16+16*i+8:], uint64(at/4096))
+			}
+		}
+	}
+	return errors.Join(err, WriteAt(path, 0, b))
 }
