@@ -106,7 +106,8 @@ type NATS struct {
 	URL Servers `koanf:"url"`
 	// Creds is a NATS credentials file for URL.
 	Creds string `koanf:"creds"`
-	// Replicas is how many copies of the stream a cluster keeps.
+	// Replicas is how many copies of each stream a cluster keeps. It counts when a stream is made; a
+	// start does not change existing streams.
 	Replicas int `koanf:"replicas"`
 	// Listen is the address on which the embedded server accepts downstream
 	// consumers; empty is none. An address that other machines can reach needs a

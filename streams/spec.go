@@ -29,7 +29,8 @@ type Spec struct {
 	Name string
 	// Window defaults to [DefaultWindow].
 	Window time.Duration
-	// Replicas defaults to 1; more than one needs a NATS cluster.
+	// Replicas is how many copies a new stream has; more than 1, the default, needs a NATS cluster. An existing
+	// stream keeps the number that it has.
 	Replicas int
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
@@ -46,7 +47,6 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
 	c.Duplicates = s.Window
-	c.Replicas = s.Replicas
 	c.AllowAtomicPublish = true
 	c.AllowDirect = true
 	c.NoAck = false
@@ -70,6 +70,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.apply(&want)
+		want.Replicas = s.Replicas
 		// Another node may create it at the same time; with the same configuration that is no error.
 		if st, err = js.CreateStream(ctx, want); err != nil {
 			return "", fmt.Errorf("create stream: %w", err)

@@ -1,0 +1,158 @@
+package operate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Cluster is what the NATS servers say of the streams of pagestream.
+type Cluster struct {
+	// Name is the cluster's name, empty if there is a single server.
+	Name string `json:"name,omitempty"`
+	// Servers are the servers that have a copy of a stream, by name. Others are not known to an account.
+	Servers []string `json:"servers"`
+	// Streams has the stream of events first, and then the others by name.
+	Streams []ClusterStream `json:"streams"`
+}
+
+// ClusterStream is one stream and its copies.
+type ClusterStream struct {
+	Name     string `json:"name"`
+	Replicas int    `json:"replicas"`
+	LastSeq  uint64 `json:"last_seq"`
+	// Leader is the server that stores what is published, empty while there is none.
+	Leader string `json:"leader,omitempty"`
+	// Followers are the servers with the other copies.
+	Followers []ClusterFollower `json:"followers"`
+}
+
+// ClusterFollower is a copy of a stream on a server that is not its leader.
+type ClusterFollower struct {
+	Server string `json:"server"`
+	// Current is false while the copy is being caught up; Offline is true while its server can't be reached.
+	Current bool `json:"current"`
+	Offline bool `json:"offline,omitempty"`
+	// Lag is how many operations it is behind. Active is the time in seconds since it was heard of.
+	Lag    uint64  `json:"lag"`
+	Active float64 `json:"active"`
+}
+
+// Scaling is the result of [Operator.ScaleCluster].
+type Scaling struct {
+	Streams []Scaled `json:"streams"`
+}
+
+// Scaled is how many copies of a stream there were and are. New copies are filled afterwards.
+type Scaled struct {
+	Name   string `json:"name"`
+	Before int    `json:"before"`
+	After  int    `json:"after"`
+}
+
+// Cluster returns the state of each stream's copies. It fails if the servers don't answer for a stream, as when it
+// has no leader.
+func (o *Operator) Cluster(ctx context.Context) (Cluster, error) {
+	list, err := o.streams(ctx)
+	if err != nil {
+		return Cluster{}, err
+	}
+	out := Cluster{Servers: []string{}, Streams: []ClusterStream{}}
+	for _, info := range list {
+		s := ClusterStream{
+			Name: info.Config.Name, Replicas: info.Config.Replicas, LastSeq: info.State.LastSeq,
+			Followers: []ClusterFollower{},
+		}
+		if c := info.Cluster; c != nil {
+			out.Name, s.Leader = c.Name, c.Leader
+			out.Servers = append(out.Servers, c.Leader)
+			for _, r := range c.Replicas {
+				s.Followers = append(s.Followers, ClusterFollower{
+					Server: r.Name, Current: r.Current, Offline: r.Offline, Lag: r.Lag,
+					Active: r.Active.Round(time.Millisecond).Seconds(),
+				})
+				out.Servers = append(out.Servers, r.Name)
+			}
+		}
+		out.Streams = append(out.Streams, s)
+	}
+	slices.Sort(out.Servers)
+	out.Servers = slices.DeleteFunc(slices.Compact(out.Servers), func(name string) bool { return name == "" })
+	return out, nil
+}
+
+// maxReplicas is the most copies that JetStream keeps of a stream.
+const maxReplicas = 5
+
+// ScaleCluster changes how many copies of each stream of pagestream the cluster keeps. The stream of events comes
+// first: [ErrReplicas] is returned if there can't be that many, and then nothing is changed. If another stream can't
+// be changed, the error names it and those before it are changed. It may be repeated.
+func (o *Operator) ScaleCluster(ctx context.Context, replicas int) (Scaling, error) {
+	if replicas < 1 || replicas > maxReplicas {
+		return Scaling{}, fmt.Errorf("%w: replicas is a number from 1 to %d", ErrRequest, maxReplicas)
+	}
+	list, err := o.streams(ctx)
+	if err != nil {
+		return Scaling{}, err
+	}
+	out := Scaling{Streams: []Scaled{}}
+	for _, info := range list {
+		config := info.Config
+		before := config.Replicas
+		if config.Replicas = replicas; before != replicas {
+			if _, err := o.JS.UpdateStream(ctx, config); err != nil {
+				return out, fmt.Errorf("stream %s: %d of %d streams were changed: %w",
+					config.Name, len(out.Streams), len(list), refusedReplicas(err))
+			}
+		}
+		out.Streams = append(out.Streams, Scaled{config.Name, before, replicas})
+	}
+	return out, nil
+}
+
+// Error codes of a server that can't place the copies of a stream.
+var unplaceable = []jetstream.ErrorCode{
+	10005, // no suitable peers
+	10023, // insufficient resources
+	10074, // replicas need a cluster
+}
+
+// refusedReplicas adds [ErrReplicas] to an error of the server that says that it can't place the copies.
+func refusedReplicas(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && slices.Contains(unplaceable, api.ErrorCode) {
+		return fmt.Errorf("%w (%w)", ErrReplicas, err)
+	}
+	return err
+}
+
+// streams returns the streams of pagestream, that of events first, and then by name.
+func (o *Operator) streams(ctx context.Context) ([]*jetstream.StreamInfo, error) {
+	var list []*jetstream.StreamInfo
+	all := o.JS.ListStreams(ctx)
+	for info := range all.Info() {
+		name := info.Config.Name
+		if name == o.Stream || strings.HasPrefix(strings.TrimPrefix(name, "KV_"), o.Stream+"_") {
+			list = append(list, info)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	slices.SortFunc(list, func(a, b *jetstream.StreamInfo) int {
+		if a, b := a.Config.Name == o.Stream, b.Config.Name == o.Stream; a != b {
+			if a {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.Config.Name, b.Config.Name)
+	})
+	return list, nil
+}
