@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
@@ -126,6 +127,19 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 			info.State.Bytes, s.MaxBytes, ErrMismatch)
 	}
 	return nil
+}
+
+// Open returns JetStream on a connection, in a domain; empty is the domain of the connection's server.
+func Open(nc *nats.Conn, domain string, o ...jetstream.JetStreamOpt) (js jetstream.JetStream, err error) {
+	if domain == "" {
+		js, err = jetstream.New(nc, o...)
+	} else {
+		js, err = jetstream.NewWithDomain(nc, domain, o...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return js, nil
 }
 
 // Last returns the sequence of the newest event, 0 if there never was one.
