@@ -120,6 +120,11 @@ type NATS struct {
 	ClientKeyFile  string `koanf:"client_key_file"`
 	// Domain is the JetStream domain of the streams; empty is that of the servers.
 	Domain string `koanf:"domain"`
+	// MonitorURLs are the URLs of the servers' monitoring ports, which show how they sync.
+	MonitorURLs []string `koanf:"monitor_urls"`
+	// AcceptLoss lets deliveries be taken although servers at URL may lose acknowledged events: with fewer than 3
+	// copies of the stream, or if it is not known that they sync each event.
+	AcceptLoss bool `koanf:"accept_loss"`
 	// Replicas is how many copies of each stream a cluster keeps. It counts when a stream is made; a
 	// start does not change existing streams.
 	Replicas int `koanf:"replicas"`
@@ -281,7 +286,7 @@ func Default() Config {
 			ReadTimeout:              10 * time.Second,
 			IdleTimeout:              2 * time.Minute,
 		},
-		NATS: NATS{Replicas: 1},
+		NATS: NATS{Replicas: 1, MonitorURLs: []string{}},
 		Streams: Streams{
 			Sync:           SyncAlways,
 			SyncInterval:   time.Second,

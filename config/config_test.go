@@ -102,6 +102,7 @@ var sample = map[string]string{
 	"nats.url":             "nats://u:pw@a:4222,tls://b", "nats.creds": "/c", "nats.replicas": "3",
 	"nats.name": "box", "nats.nkey_file": "/n", "nats.user_file": "/u", "nats.password_file": "/pw",
 	"nats.ca_file": "/ca", "nats.client_cert_file": "/cc", "nats.client_key_file": "/ck", "nats.domain": "hub",
+	"nats.monitor_urls": "http://a:8222", "nats.accept_loss": "true",
 	"nats.listen": "127.0.0.1:4222", "nats.cert_file": "/cert", "nats.key_file": "/key",
 	"hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h",
 	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m",

@@ -317,6 +317,9 @@ func (v *validator) nats(n NATS) {
 			v.path(s[0], s[1])
 		}
 	}
+	for i, url := range n.MonitorURLs {
+		v.baseURL(fmt.Sprintf("nats.monitor_urls[%d]", i), url, "http://a:8222")
+	}
 	if (n.UserFile == "") != (n.PasswordFile == "") {
 		v.add("nats.user_file: a user needs a password: set both nats.user_file and nats.password_file, or neither")
 	}

@@ -22,7 +22,7 @@ type Cluster struct {
 	JS jetstream.JetStream
 }
 
-// RunCluster starts a cluster of n servers on ports of 127.0.0.1 that are free, and waits until it elected a leader.
+// RunCluster starts a cluster of n servers, or a single server that is in no cluster, on ports of 127.0.0.1 that are free, and waits until it elected a leader.
 // change may set further options of each server. It stops with the test.
 func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Cluster {
 	t.Helper()
@@ -36,11 +36,14 @@ func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Clust
 		require.NoError(t, err)
 		o := &natsserver.Options{
 			ServerName: fmt.Sprint("n", i+1), Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true,
-			JetStream: true, StoreDir: filepath.Join(dir, fmt.Sprint("n", i+1)), Routes: routes, MaxPayload: 32 << 20,
-			Cluster: natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", PoolSize: -1},
+			JetStream: true, StoreDir: filepath.Join(dir, fmt.Sprint("n", i+1)), MaxPayload: 32 << 20,
 		}
-		_, err = fmt.Sscan(port, &o.Cluster.Port)
-		require.NoError(t, err)
+		if n > 1 {
+			o.Routes = routes
+			o.Cluster = natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", PoolSize: -1}
+			_, err = fmt.Sscan(port, &o.Cluster.Port)
+			require.NoError(t, err)
+		}
 		for _, f := range change {
 			f(o)
 		}
@@ -62,7 +65,7 @@ func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Clust
 	}
 	Eventually(t, 3*Limit, func() error {
 		for _, s := range c.Servers {
-			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == n {
+			if n == 1 || s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == n {
 				return nil
 			}
 		}
@@ -95,6 +98,15 @@ func (c *Cluster) Replicas(t testing.TB, stream string) int {
 	st, err := c.JS.Stream(t.Context(), stream)
 	require.NoError(t, err)
 	return st.CachedInfo().Config.Replicas
+}
+
+// Leader returns the name of the server that leads a stream.
+func (c *Cluster) Leader(t testing.TB, stream string) string {
+	t.Helper()
+	st, err := c.JS.Stream(t.Context(), stream)
+	require.NoError(t, err)
+	require.NotNil(t, st.CachedInfo().Cluster)
+	return st.CachedInfo().Cluster.Leader
 }
 
 // freeAddr returns an address of 127.0.0.1 that nothing listens on.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -38,6 +39,9 @@ func printStatus(c *CLI) error {
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
 		if lost := s.Stream.Lost; lost != nil {
 			fmt.Fprintf(c.Out, "  LOST: %s; run: pagestream recover\n", lost)
+		}
+		if d := s.Durability; d != nil && len(d.Doubts) > 0 {
+			fmt.Fprintf(c.Out, "  MAY BE LOST in NATS: %s; run: pagestream doctor\n", strings.Join(d.Doubts, "; "))
 		}
 		for _, l := range s.Space {
 			fmt.Fprintf(c.Out, "space %s\n", l)

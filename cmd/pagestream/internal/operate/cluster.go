@@ -1,7 +1,6 @@
 package operate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // Cluster is what the NATS servers say of the streams of pagestream.
@@ -24,7 +25,8 @@ type Cluster struct {
 
 // ClusterStream is one stream and its copies.
 type ClusterStream struct {
-	Name     string `json:"name"`
+	Name string `json:"name"`
+	// Replicas is how many copies it has, 0 while that is not known.
 	Replicas int    `json:"replicas"`
 	LastSeq  uint64 `json:"last_seq"`
 	// Leader is the server that stores what is published, empty while there is none.
@@ -56,15 +58,31 @@ type Scaled struct {
 	After  int    `json:"after"`
 }
 
-// Cluster returns the state of each stream's copies. It fails if the servers don't answer for a stream, as when it
-// has no leader.
+// infoTimeout bounds one request for the info of a stream, and scaleTimeout a whole change of the copies.
+const (
+	infoTimeout  = 2 * time.Second
+	scaleTimeout = time.Minute
+)
+
+// Cluster returns the state of each stream's copies. Of a stream that has no leader only the name is known. It fails
+// if the servers don't answer at all.
 func (o *Operator) Cluster(ctx context.Context) (Cluster, error) {
-	list, err := o.streams(ctx)
+	names, err := o.names(ctx)
 	if err != nil {
 		return Cluster{}, err
 	}
 	out := Cluster{Servers: []string{}, Streams: []ClusterStream{}}
-	for _, info := range list {
+	for _, name := range names {
+		try, cancel := context.WithTimeout(ctx, infoTimeout)
+		info, err := o.info(try, name)
+		cancel()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // it has no leader
+			out.Streams = append(out.Streams, ClusterStream{Name: name, Followers: []ClusterFollower{}})
+			continue
+		case err != nil:
+			return Cluster{}, err
+		}
 		s := ClusterStream{
 			Name: info.Config.Name, Replicas: info.Config.Replicas, LastSeq: info.State.LastSeq,
 			Followers: []ClusterFollower{},
@@ -97,18 +115,24 @@ func (o *Operator) ScaleCluster(ctx context.Context, replicas int) (Scaling, err
 	if replicas < 1 || replicas > maxReplicas {
 		return Scaling{}, fmt.Errorf("%w: replicas is a number from 1 to %d", ErrRequest, maxReplicas)
 	}
-	list, err := o.streams(ctx)
+	ctx, cancel := context.WithTimeout(ctx, scaleTimeout)
+	defer cancel()
+	names, err := o.names(ctx)
 	if err != nil {
 		return Scaling{}, err
 	}
 	out := Scaling{Streams: []Scaled{}}
-	for _, info := range list {
+	for _, name := range names {
+		info, err := o.info(ctx, name)
+		if err != nil {
+			return out, fmt.Errorf("%d of %d streams were changed: %w", len(out.Streams), len(names), err)
+		}
 		config := info.Config
 		before := config.Replicas
 		if config.Replicas = replicas; before != replicas {
 			if _, err := o.JS.UpdateStream(ctx, config); err != nil {
 				return out, fmt.Errorf("stream %s: %d of %d streams were changed: %w",
-					config.Name, len(out.Streams), len(list), refusedReplicas(err))
+					config.Name, len(out.Streams), len(names), refusedReplicas(err))
 			}
 		}
 		out.Streams = append(out.Streams, Scaled{config.Name, before, replicas})
@@ -132,27 +156,34 @@ func refusedReplicas(err error) error {
 	return err
 }
 
-// streams returns the streams of pagestream, that of events first, and then by name.
-func (o *Operator) streams(ctx context.Context) ([]*jetstream.StreamInfo, error) {
-	var list []*jetstream.StreamInfo
-	all := o.JS.ListStreams(ctx)
-	for info := range all.Info() {
-		name := info.Config.Name
-		if name == o.Stream || strings.HasPrefix(strings.TrimPrefix(name, "KV_"), o.Stream+"_") {
-			list = append(list, info)
+// names returns the names of the streams of pagestream, that of events first.
+func (o *Operator) names(ctx context.Context) ([]string, error) {
+	out := []string{}
+	all := o.JS.StreamNames(ctx)
+	for name := range all.Name() {
+		if strings.HasPrefix(strings.TrimPrefix(name, "KV_"), o.Stream+"_") {
+			out = append(out, name)
 		}
 	}
 	if err := all.Err(); err != nil {
 		return nil, fmt.Errorf("list streams: %w", err)
 	}
-	slices.SortFunc(list, func(a, b *jetstream.StreamInfo) int {
-		if a, b := a.Config.Name == o.Stream, b.Config.Name == o.Stream; a != b {
-			if a {
-				return -1
-			}
-			return 1
+	slices.Sort(out)
+	return append([]string{o.Stream}, out...), nil
+}
+
+// info returns the info of a stream. While it has no leader, which answers for it, info asks again until the context
+// ends.
+func (o *Operator) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	for pause := (backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
+		try, cancel := context.WithTimeout(ctx, infoTimeout)
+		st, err := o.JS.Stream(try, name)
+		cancel()
+		if err == nil {
+			return st.CachedInfo(), nil
 		}
-		return cmp.Compare(a.Config.Name, b.Config.Name)
-	})
-	return list, nil
+		if !errors.Is(err, context.DeadlineExceeded) || pause.Wait(ctx) != nil {
+			return nil, fmt.Errorf("stream %s: get info: %w", name, err)
+		}
+	}
 }

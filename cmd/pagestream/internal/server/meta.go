@@ -140,7 +140,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			}
 			return out
 		},
-		Space:    p.health.space.now,
+		Space: p.health.space.now, Durability: p.health.durable.state,
 		MaxBody:  int64(p.cfg.Webhook.MaxBody),
 		Storable: p.storable,
 		Lost: func() string {

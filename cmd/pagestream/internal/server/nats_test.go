@@ -149,7 +149,7 @@ func TestNATSLogins(t *testing.T) {
 			}
 			c.server.StoreDir = filepath.Join(dir, "store")
 			ns := secured(t, dir, c.server)
-			set := fmt.Sprintf("url: 'nats://127.0.0.1:1,%[2]s', name: box-7, ca_file: %[1]s/ca.pem, "+
+			set := fmt.Sprintf("url: 'nats://127.0.0.1:1,%[2]s', name: box-7, accept_loss: true, ca_file: %[1]s/ca.pem, "+
 				"client_cert_file: %[1]s/client.pem, client_key_file: %[1]s/client.key, "+c.nats, dir, ns.ClientURL())
 			path := written(t, dir, set)
 
@@ -229,12 +229,17 @@ func TestConfigCheckConnectSaysWhatIsMissing(t *testing.T) {
 		assert.Equal(t, cli.ExitFailed, code, set)
 		assert.Contains(t, strings.ToLower(stderr), want, set)
 	}
-	full := serveNATS(t, natsserver.Options{StoreDir: t.TempDir(), MaxPayload: 32 << 20})
-	path := written(t, dir, "url: "+full.ClientURL()+", replicas: 3")
+	full := serveNATS(t, natsserver.Options{
+		StoreDir: t.TempDir(), MaxPayload: 32 << 20, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT,
+	})
+	path := written(t, dir, "url: "+full.ClientURL()+", replicas: 3, monitor_urls: ['http://"+full.MonitorAddr().String()+
+		"', 'http://127.0.0.1:1']")
 	code, stdout, stderr := run(t, t.Context(), "-c", path, "config", "check", "--connect")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, stdout, "messages up to 32 MiB; JetStream limits: 0 B of unlimited, 0 of unlimited streams")
 	assert.Contains(t, stderr, "nats.replicas: 3 copies need as many servers")
+	assert.Contains(t, stderr, "syncs every 2m0s")
+	assert.Contains(t, stderr, "nats.monitor_urls: http://127.0.0.1:1: ")
 }
 
 // TestNATSDomain checks that everything is stored in the domain of the configuration, from a leaf node that has
@@ -262,7 +267,7 @@ func TestNATSDomain(t *testing.T) {
 		return nil
 	})
 	dir := t.TempDir()
-	path := written(t, dir, "url: "+leaf.ClientURL()+", domain: hub")
+	path := written(t, dir, "url: "+leaf.ClientURL()+", domain: hub, accept_loss: true")
 	code, _, stderr := run(t, t.Context(), "-c", path, "config", "check", "--connect")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	r := start(t, loaded(t, path))

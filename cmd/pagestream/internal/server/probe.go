@@ -102,7 +102,29 @@ func Connect(ctx context.Context, cfg config.Config) (out []Reached, warnings []
 	for _, err := range errs {
 		warnings = append(warnings, fmt.Sprintf("nats.url: %v", err))
 	}
-	return out, warnings, nil
+	return out, append(warnings, unproved(ctx, cfg.NATS)...), nil
+}
+
+// unproved returns what keeps the monitoring ports from proving that the servers sync what they acknowledge.
+func unproved(ctx context.Context, n config.NATS) (out []string) {
+	if len(n.MonitorURLs) == 0 {
+		out = append(out, "nats.monitor_urls: empty: it is not proved that the servers sync what they acknowledge")
+	}
+	for _, url := range n.MonitorURLs {
+		try, cancel := context.WithTimeout(ctx, monitorTimeout)
+		v, err := readVarz(try, url)
+		cancel()
+		switch c := v.JetStream.Config; {
+		case err != nil:
+			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: %v", url, err))
+		case c == nil:
+			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: server %s has no JetStream", url, v.Name))
+		case !c.SyncAlways:
+			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: server %s syncs every %s: a power cut loses acknowledged events; "+
+				"set sync_interval: always in its jetstream block", url, v.Name, c.SyncInterval))
+		}
+	}
+	return out
 }
 
 // warnings returns what will not work with a server.
