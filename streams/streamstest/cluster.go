@@ -22,8 +22,8 @@ type Cluster struct {
 	JS jetstream.JetStream
 }
 
-// RunCluster starts a cluster of n servers, or a single server that is in no cluster, on ports of 127.0.0.1 that are free, and waits until it elected a leader.
-// change may set further options of each server. It stops with the test.
+// RunCluster starts a cluster of n servers, or a single server that is in no cluster, on free ports of 127.0.0.1, and
+// waits until the cluster has elected a leader. change may set further options of each server. It stops with the test.
 func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Cluster {
 	t.Helper()
 	var routes []*url.URL

@@ -35,7 +35,8 @@ func (s ClusterScaleCommand) Run(c *CLI) error {
 		}
 	} else {
 		var err error
-		if out, err = post[operate.Scaling](c, clusterPath+"/scale", nil, api.ScaleRequest{Replicas: s.Replicas}); err != nil {
+		out, err = post[operate.Scaling](c, clusterPath+"/scale", nil, api.ScaleRequest{Replicas: s.Replicas})
+		if err != nil {
 			return err
 		}
 	}

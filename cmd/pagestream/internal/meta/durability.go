@@ -43,7 +43,8 @@ func (d Durability) Doubts() (out []string) {
 		return []string{"it is not known yet how many copies of the stream the NATS servers keep"}
 	}
 	if d.Replicas < SafeReplicas {
-		out = append(out, fmt.Sprintf("the stream has %d of the %d copies that survive the loss of a server", d.Replicas, SafeReplicas))
+		out = append(out, fmt.Sprintf("the stream has %d of the %d copies that survive the loss of a server",
+			d.Replicas, SafeReplicas))
 	}
 	var late, unknown []string
 	for _, s := range d.Servers {
@@ -56,7 +57,8 @@ func (d Durability) Doubts() (out []string) {
 		}
 	}
 	if len(late) > 0 {
-		out = append(out, "a power cut loses acknowledged events, because these servers sync later: "+strings.Join(late, ", "))
+		out = append(out, "a power cut loses acknowledged events, because these servers sync later: "+
+			strings.Join(late, ", "))
 	}
 	if len(unknown) > 0 {
 		out = append(out, "it is not proved that these servers sync what they acknowledge: "+strings.Join(unknown, ", "))

@@ -191,7 +191,8 @@ func (r *Reconciler) markQueued(s slot) {
 // worker returns a reactor that works on the tasks of the queue.
 func (r *Reconciler) worker() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Domain: r.opts.JS.Options().Domain, Stream: TaskStream, Filter: taskPrefix + "*", Durable: taskDurable,
+		Connect: r.opts.Connect, Domain: r.opts.JS.Options().Domain, Stream: TaskStream,
+		Filter: taskPrefix + "*", Durable: taskDurable,
 		Timeout: r.opts.Timeout, MaxDeliver: taskTries, Handle: r.work, Logger: r.opts.Logger,
 	})
 }

@@ -38,7 +38,8 @@ func natsOptions(n config.NATS, part string) ([]nats.Option, error) {
 		opts = append(opts, o)
 	}
 	if logins := slices.DeleteFunc([]string{n.Creds, n.NKeyFile, n.UserFile}, isEmpty); len(logins) > 1 {
-		errs = append(errs, errors.New("nats.creds, nats.nkey_file, nats.user_file: a connection has one user: set one of them"))
+		errs = append(errs, errors.New("nats.creds, nats.nkey_file, nats.user_file: a connection has one user: "+
+			"set one of them"))
 	}
 	if n.Creds != "" {
 		_, err := os.ReadFile(n.Creds)

@@ -120,8 +120,8 @@ func unproved(ctx context.Context, n config.NATS) (out []string) {
 		case c == nil:
 			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: server %s has no JetStream", url, v.Name))
 		case !c.SyncAlways:
-			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: server %s syncs every %s: a power cut loses acknowledged events; "+
-				"set sync_interval: always in its jetstream block", url, v.Name, c.SyncInterval))
+			out = append(out, fmt.Sprintf("nats.monitor_urls: %s: server %s syncs every %s: a power cut loses acknowledged "+
+				"events; set sync_interval: always in its jetstream block", url, v.Name, c.SyncInterval))
 		}
 	}
 	return out
@@ -130,8 +130,8 @@ func unproved(ctx context.Context, n config.NATS) (out []string) {
 // warnings returns what will not work with a server.
 func (r Reached) warnings(cfg config.Config) (out []string) {
 	if largest := streams.LargestBody(r.MaxPayload); int64(cfg.Webhook.MaxBody) > largest {
-		out = append(out, fmt.Sprintf("nats.url: %s takes messages of %d bytes, which is too little for webhook.max_body, %s: "+
-			"raise its max_payload to %d, or lower webhook.max_body to %d", r.URL, r.MaxPayload, cfg.Webhook.MaxBody,
+		out = append(out, fmt.Sprintf("nats.url: %s takes messages of %d bytes, which is too little for webhook.max_body, "+
+			"%s: raise its max_payload to %d, or lower webhook.max_body to %d", r.URL, r.MaxPayload, cfg.Webhook.MaxBody,
 			streams.LargestEvent(int64(cfg.Webhook.MaxBody)), largest))
 	}
 	if r.Replicas == 0 && cfg.NATS.Replicas > 1 && r.Servers < cfg.NATS.Replicas {
