@@ -104,9 +104,29 @@ type NATS struct {
 	// URL is one server or several separated by commas; empty is the embedded
 	// server.
 	URL Servers `koanf:"url"`
-	// Creds is a NATS credentials file for URL.
-	Creds string `koanf:"creds"`
-	// Replicas is how many copies of the stream a cluster keeps.
+	// Name is the name of the connections; empty is "pagestream".
+	Name string `koanf:"name"`
+	// Creds is a NATS credentials file for URL. NKeyFile is a file with the seed of a user's nkey. UserFile and
+	// PasswordFile are files with a user and a password. A server accepts one of the three.
+	Creds        string `koanf:"creds"`
+	NKeyFile     string `koanf:"nkey_file"`
+	UserFile     string `koanf:"user_file"`
+	PasswordFile string `koanf:"password_file"`
+	// CAFile is a PEM file with the certificates that may sign the servers' certificates; empty is those of the
+	// system.
+	CAFile string `koanf:"ca_file"`
+	// ClientCertFile and ClientKeyFile are the PEM files of the certificate that is shown to the servers.
+	ClientCertFile string `koanf:"client_cert_file"`
+	ClientKeyFile  string `koanf:"client_key_file"`
+	// Domain is the JetStream domain of the streams; empty is that of the servers.
+	Domain string `koanf:"domain"`
+	// MonitorURLs are the URLs of the servers' monitoring ports, which show how they sync.
+	MonitorURLs []string `koanf:"monitor_urls"`
+	// AcceptLoss lets deliveries be taken although servers at URL may lose acknowledged events: with fewer than 3
+	// copies of the stream, or if it is not known that they sync each event.
+	AcceptLoss bool `koanf:"accept_loss"`
+	// Replicas is how many copies of each stream a cluster keeps. It counts when a stream is made; a
+	// start does not change existing streams.
 	Replicas int `koanf:"replicas"`
 	// Listen is the address on which the embedded server accepts downstream
 	// consumers; empty is none. An address that other machines can reach needs a
@@ -266,7 +286,7 @@ func Default() Config {
 			ReadTimeout:              10 * time.Second,
 			IdleTimeout:              2 * time.Minute,
 		},
-		NATS: NATS{Replicas: 1},
+		NATS: NATS{Replicas: 1, MonitorURLs: []string{}},
 		Streams: Streams{
 			Sync:           SyncAlways,
 			SyncInterval:   time.Second,

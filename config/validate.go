@@ -23,6 +23,7 @@ const PublishRetry = 15 * time.Second
 var (
 	appName      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	appID        = regexp.MustCompile(`^[0-9]{0,32}$`) // empty is none
+	natsName     = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)
 	loginScope   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	hostName     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
 	graphVersion = regexp.MustCompile(`^v[0-9]{1,3}\.[0-9]{1,3}$`)
@@ -78,14 +79,16 @@ func (c Config) Validate() error {
 		v.add("nats.url: %s", problem)
 	}
 	if c.NATS.URL == "" {
-		if c.NATS.Creds != "" {
-			v.add("nats.creds: %q is not used without nats.url: set nats.url, or remove nats.creds", c.NATS.Creds)
+		for _, s := range c.NATS.external() {
+			if s[1] != "" {
+				v.add("%[1]s: %[2]q is not used without nats.url: set nats.url, or remove %[1]s", s[0], s[1])
+			}
 		}
 		if c.NATS.Replicas > 1 {
 			v.add("nats.replicas: %d copies need a cluster: set nats.url, or write 1", c.NATS.Replicas)
 		}
 	}
-	v.path("nats.creds", c.NATS.Creds)
+	v.nats(c.NATS)
 	within(v, "nats.replicas", c.NATS.Replicas, 1, 5)
 	v.path("nats.cert_file", c.NATS.CertFile)
 	v.path("nats.key_file", c.NATS.KeyFile)
@@ -284,6 +287,45 @@ func (v *validator) match(key, value string, form *regexp.Regexp, write string) 
 func (v *validator) oneOf(key, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		v.add("%s: %q: write one of %s", key, value, strings.Join(allowed, ", "))
+	}
+}
+
+// external returns the settings that count for an external server only, with their values.
+func (n NATS) external() [][2]string {
+	return [][2]string{
+		{"nats.name", n.Name},
+		{"nats.creds", n.Creds},
+		{"nats.nkey_file", n.NKeyFile},
+		{"nats.user_file", n.UserFile},
+		{"nats.password_file", n.PasswordFile},
+		{"nats.ca_file", n.CAFile},
+		{"nats.client_cert_file", n.ClientCertFile},
+		{"nats.client_key_file", n.ClientKeyFile},
+		{"nats.domain", n.Domain},
+	}
+}
+
+// nats checks how to connect to an external server.
+func (v *validator) nats(n NATS) {
+	for _, s := range n.external() {
+		switch {
+		case strings.HasSuffix(s[0], "name"), strings.HasSuffix(s[0], "domain"):
+			if s[1] != "" {
+				v.match(s[0], s[1], natsName, "at most 63 letters, digits, - and _")
+			}
+		default:
+			v.path(s[0], s[1])
+		}
+	}
+	for i, url := range n.MonitorURLs {
+		v.baseURL(fmt.Sprintf("nats.monitor_urls[%d]", i), url, "http://a:8222")
+	}
+	if (n.UserFile == "") != (n.PasswordFile == "") {
+		v.add("nats.user_file: a user needs a password: set both nats.user_file and nats.password_file, or neither")
+	}
+	if (n.ClientCertFile == "") != (n.ClientKeyFile == "") {
+		v.add("nats.client_cert_file: a certificate needs its key: set both nats.client_cert_file and " +
+			"nats.client_key_file, or neither")
 	}
 }
 

@@ -213,15 +213,11 @@ func (k *Parking) put(ctx context.Context, p Parked) error {
 	m := &nats.Msg{Subject: k.subject(p.Reactor, p.Seq), Data: data}
 	_, err = k.js.PublishMsg(ctx, m)
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {
-		var events jetstream.Stream
-		if events, err = k.js.Stream(ctx, k.stream); err != nil {
-			return fmt.Errorf("get stream: %w", err)
-		}
-		_, err = k.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		_, err = EnsureBeside(ctx, k.js, k.stream, jetstream.StreamConfig{
 			Name: ParkedOf(k.stream), Description: "Events that reactors gave up.",
 			Subjects: []string{"pagestream-parked." + k.stream + ".>"},
 			Storage:  jetstream.FileStorage, Discard: jetstream.DiscardNew,
-			MaxMsgsPerSubject: 1, Replicas: events.CachedInfo().Config.Replicas,
+			MaxMsgsPerSubject: 1,
 		})
 		if err == nil {
 			_, err = k.js.PublishMsg(ctx, m)

@@ -217,10 +217,10 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 		o.Observe = func(BatchObservation) {}
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	async, err := jetstream.New(js.Conn(),
+	async, err := Open(js.Conn(), js.Options().Domain,
 		jetstream.WithPublishAsyncTimeout(o.AckTimeout), jetstream.WithPublishAsyncMaxPending(2*maxSingly))
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	abandoned, abandon := context.WithCancel(context.Background())
 	p := &Publisher{

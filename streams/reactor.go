@@ -46,6 +46,8 @@ var ErrNoRetry = errors.New("not tried again")
 type ReactorOptions struct {
 	// Connect returns a connection that only this reactor uses. Run closes it when it returns.
 	Connect func() (*nats.Conn, error)
+	// Domain is the JetStream domain of the stream; empty is that of the connection's server.
+	Domain string
 	// Stream is the stream's name, by default [Name].
 	Stream string
 	// Filter is the subject filter of the events to react to.
@@ -144,6 +146,10 @@ func (r *Reactor) Run(ctx context.Context) error {
 	// Watermill logs an error for each message that is skipped or refused, which is nothing unusual,
 	// so they are logged at debug level. handle logs the messages that it gives up on.
 	logger := WatermillLogger(r.opts.Logger, slog.LevelDebug)
+	var domain []nats.JSOpt
+	if r.opts.Domain != "" {
+		domain = append(domain, nats.Domain(r.opts.Domain))
+	}
 	subscriber, err := wmnats.NewSubscriberWithNatsConn(conn, wmnats.SubscriberSubscriptionConfig{
 		SubscribersCount: 1,
 		AckWaitTimeout:   r.opts.Timeout + time.Second,
@@ -152,8 +158,9 @@ func (r *Reactor) Run(ctx context.Context) error {
 		NakDelay:         r,
 		QueueGroupPrefix: r.opts.Durable,
 		JetStream: wmnats.JetStreamConfig{
-			AckAsync:      true,
-			DurablePrefix: r.opts.Durable,
+			AckAsync:       true,
+			ConnectOptions: domain,
+			DurablePrefix:  r.opts.Durable,
 			// The subscription binds to an existing consumer: nats.go deletes a consumer that a
 			// subscription created itself, and with it the position.
 			SubscribeOptions: []nats.SubOpt{nats.Bind(r.opts.Stream, r.opts.Durable), nats.ManualAck()},
@@ -229,7 +236,7 @@ func (r *Reactor) drain(conn *nats.Conn) {
 
 // ensureConsumer creates the consumer or updates its configuration.
 func (r *Reactor) ensureConsumer(ctx context.Context, conn *nats.Conn) error {
-	js, err := jetstream.New(conn)
+	js, err := Open(conn, r.opts.Domain)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
@@ -29,7 +30,8 @@ type Spec struct {
 	Name string
 	// Window defaults to [DefaultWindow].
 	Window time.Duration
-	// Replicas defaults to 1; more than one needs a NATS cluster.
+	// Replicas is how many copies a new stream has; more than 1, the default, needs a NATS cluster. An existing
+	// stream keeps the number that it has.
 	Replicas int
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
@@ -46,7 +48,6 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
 	c.Duplicates = s.Window
-	c.Replicas = s.Replicas
 	c.AllowAtomicPublish = true
 	c.AllowDirect = true
 	c.NoAck = false
@@ -70,6 +71,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.apply(&want)
+		want.Replicas = s.Replicas
 		// Another node may create it at the same time; with the same configuration that is no error.
 		if st, err = js.CreateStream(ctx, want); err != nil {
 			return "", fmt.Errorf("create stream: %w", err)
@@ -125,6 +127,19 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 			info.State.Bytes, s.MaxBytes, ErrMismatch)
 	}
 	return nil
+}
+
+// Open returns JetStream on a connection, in a domain; empty is the domain of the connection's server.
+func Open(nc *nats.Conn, domain string, o ...jetstream.JetStreamOpt) (js jetstream.JetStream, err error) {
+	if domain == "" {
+		js, err = jetstream.New(nc, o...)
+	} else {
+		js, err = jetstream.NewWithDomain(nc, domain, o...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return js, nil
 }
 
 // Last returns the sequence of the newest event, 0 if there never was one.

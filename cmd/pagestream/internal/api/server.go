@@ -63,6 +63,7 @@ type Operator interface {
 	TokenOperator
 	HistoryOperator
 	LossOperator
+	ClusterOperator
 }
 
 var _ Operator = (*operate.Operator)(nil)
@@ -188,7 +189,7 @@ func (s *Server) routes() routes {
 	for _, noun := range []routes{
 		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
 		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
-		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(), s.lossRoutes(),
+		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(), s.lossRoutes(), s.clusterRoutes(),
 	} {
 		maps.Copy(all, noun)
 	}

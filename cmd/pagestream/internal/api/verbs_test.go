@@ -57,6 +57,14 @@ func (f *fakeOperator) Invite(_ context.Context, r operate.InviteRequest) (opera
 	return operate.Invite{URL: "https://example.org/oauth/start?invite=x"}, f.err
 }
 
+func (f *fakeOperator) Cluster(context.Context) (operate.Cluster, error) {
+	return operate.Cluster{Streams: []operate.ClusterStream{{Leader: "n1"}}}, f.err
+}
+
+func (f *fakeOperator) ScaleCluster(_ context.Context, replicas int) (operate.Scaling, error) {
+	return operate.Scaling{Streams: []operate.Scaled{{Before: 1, After: replicas}}}, f.err
+}
+
 func (f *fakeOperator) ListCompanies(context.Context) ([]companies.Company, error) {
 	return []companies.Company{{ID: "acme", Name: "Acme Ltd"}}, f.err
 }
@@ -352,6 +360,8 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"DELETE", "/api/v1/tokens/crm", ``, ``},
 	{"GET", "/api/v1/losses?after=7", ``, `"messages":null`},
 	{"POST", "/api/v1/losses/accept", ``, `"ranges":[{"from":7,"to":8}]`},
+	{"GET", "/api/v1/cluster", ``, `"leader":"n1"`},
+	{"POST", "/api/v1/cluster/scale", `{"replicas":3}`, `"before":1,"after":3`},
 	{"GET", "/api/v1/history?on=104&verb=erase&limit=1", ``, `"next":"7"`},
 	{"GET", "/api/v1/keys", ``, `{"items":["k2","k1"],"secrets":{"k1":3}}`},
 	{"POST", "/api/v1/keys/k1/retire", ``, `"key":"k1"`},

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/disk"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Errors of [Take].
@@ -42,6 +43,8 @@ const (
 // Options configure [Take]. Conn, Streams and Dir are required.
 type Options struct {
 	Conn *nats.Conn
+	// Domain is the JetStream domain of the streams; empty is that of the server.
+	Domain string
 	// Streams are the names of the streams to copy. The first must exist; others are
 	// skipped if they don't.
 	Streams []string
@@ -166,11 +169,11 @@ func makePartial(dir string) error {
 
 // streams copies the streams to dir, each to a directory of its name.
 func (o Options) streams(ctx context.Context, dir string) (out []Stream, err error) {
-	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout))
+	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout), jsm.WithDomain(o.Domain))
 	if err != nil {
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
-	js, err := jetstream.New(o.Conn)
+	js, err := streams.Open(o.Conn, o.Domain)
 	if err != nil {
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}

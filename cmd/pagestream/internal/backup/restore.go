@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/jsm.go"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Errors of a restore.
@@ -29,6 +31,8 @@ var (
 // RestoreOptions configure [Restore]. Conn and Dir are required.
 type RestoreOptions struct {
 	Conn *nats.Conn
+	// Domain is the JetStream domain of the streams; empty is that of the server.
+	Domain string
 	// Dir is the backup's directory.
 	Dir string
 	// Files are the target paths of the files, by role. A file without a path is not
@@ -53,7 +57,7 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 	if err != nil {
 		return m, err
 	}
-	js, err := jetstream.New(o.Conn)
+	js, err := streams.Open(o.Conn, o.Domain)
 	if err != nil {
 		return m, fmt.Errorf("connect to JetStream: %w", err)
 	}
@@ -73,7 +77,7 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 			return m, err
 		}
 	}
-	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout))
+	mgr, err := jsm.New(o.Conn, jsm.WithTimeout(requestTimeout), jsm.WithDomain(o.Domain))
 	if err != nil {
 		return m, fmt.Errorf("connect to JetStream: %w", err)
 	}

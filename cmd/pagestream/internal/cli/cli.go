@@ -62,6 +62,7 @@ type CLI struct {
 	Restore       RestoreCommand       `cmd:"" help:"Create an installation from a backup."`
 	Recover       RecoverCommand       `cmd:"" help:"Show which events the stream has lost, and what read models still have of them."`
 	Audit         AuditCommand         `cmd:"" help:"Check the whole stream for lost and duplicated events."`
+	Cluster       ClusterCommand       `cmd:"" help:"Change how many copies of the streams a NATS cluster keeps."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then check that none of it was lost or duplicated."`
 	Bench         BenchCommand         `cmd:"" help:"Measure performance on this machine, relative to baselines of the same run."`

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -10,10 +11,20 @@ import (
 )
 
 // StatusCommand shows the state of a running server.
-type StatusCommand struct{}
+type StatusCommand struct {
+	Cluster bool `env:"PAGESTREAM_STATUS_CLUSTER" help:"Show the NATS servers, and each stream's leader, copies and their lag instead."`
+}
 
-// Run prints the server's status and the pages that need attention.
-func (StatusCommand) Run(c *CLI) error {
+// Run prints the server's status and the pages that need attention, or with --cluster the copies of the streams.
+func (s StatusCommand) Run(c *CLI) error {
+	if s.Cluster {
+		out, err := get[operate.Cluster](c, clusterPath, nil)
+		return c.answer(out, err, func() { printCluster(c, out) })
+	}
+	return printStatus(c)
+}
+
+func printStatus(c *CLI) error {
 	s, err := get[operate.Status](c, "/api/v1/status", nil)
 	return c.answer(s, err, func() {
 		ready := "ready"
@@ -28,6 +39,9 @@ func (StatusCommand) Run(c *CLI) error {
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
 		if lost := s.Stream.Lost; lost != nil {
 			fmt.Fprintf(c.Out, "  LOST: %s; run: pagestream recover\n", lost)
+		}
+		if d := s.Durability; d != nil && len(d.Doubts) > 0 {
+			fmt.Fprintf(c.Out, "  MAY BE LOST in NATS: %s; run: pagestream doctor\n", strings.Join(d.Doubts, "; "))
 		}
 		for _, l := range s.Space {
 			fmt.Fprintf(c.Out, "space %s\n", l)

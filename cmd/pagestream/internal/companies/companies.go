@@ -24,6 +24,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Errors of [Companies].
@@ -61,7 +62,7 @@ type Options struct {
 	JS jetstream.JetStream
 	// Pages is the read model of pages.
 	Pages projections.Viewer
-	// Replicas of the bucket; more than 1 needs a cluster.
+	// Replicas of the bucket when it is made; see [streams.EnsureBeside].
 	Replicas int
 }
 
@@ -240,9 +241,9 @@ func (c *Companies) isFree(ctx context.Context, name string) error {
 
 // store writes a company's record.
 func (c *Companies) store(ctx context.Context, company Company) error {
-	kv, err := c.opts.JS.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	kv, err := streams.EnsureBucket(ctx, c.opts.JS, streams.Name, jetstream.KeyValueConfig{
 		Bucket: bucket, Description: "Names of companies.", History: 1, Storage: jetstream.FileStorage,
-		Replicas: max(1, c.opts.Replicas),
+		Replicas: c.opts.Replicas,
 	})
 	if err != nil {
 		return fmt.Errorf("make bucket of companies: %w", err)

@@ -132,7 +132,7 @@ type row struct {
 func BucketOf(stream string) string { return "KV_" + stream + "_SECRETS" }
 
 // OpenBucket opens the bucket of a stream of events, and creates it or updates its
-// configuration if necessary.
+// configuration if necessary. replicas are those of a new one; see [streams.EnsureBeside].
 func OpenBucket(ctx context.Context, js jetstream.JetStream, stream string, replicas int) (*Bucket, error) {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
@@ -140,10 +140,10 @@ func OpenBucket(ctx context.Context, js jetstream.JetStream, stream string, repl
 	// The configuration is that of a key-value bucket with history 1, with two
 	// differences: messages may be deleted, since only that overwrites their bytes, and
 	// reads are not answered by replicas that are behind.
-	bucket, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	bucket, err := streams.EnsureBeside(ctx, js, stream, jetstream.StreamConfig{
 		Name: BucketOf(stream), Description: "Sealed tokens of connected pages.", Subjects: []string{prefix + ">"},
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-		MaxMsgsPerSubject: 1, AllowRollup: true, Replicas: max(1, replicas),
+		MaxMsgsPerSubject: 1, AllowRollup: true, Replicas: replicas,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create bucket of secrets: %w", err)

@@ -164,7 +164,7 @@ type Options struct {
 	Tail *streams.Tail
 	// Pages is the read model of pages, which says who an event belongs to.
 	Pages projections.Reader
-	// Replicas of each outbox; more than 1 needs a cluster.
+	// Replicas of each outbox when it is made; see [streams.EnsureBeside].
 	Replicas int
 	// MaxBytes is the size of an outbox, by default [DefaultMaxBytes].
 	MaxBytes int64

@@ -132,13 +132,13 @@ func (b outbox) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 	st, err := b.js.Stream(ctx, b.stream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		_, err = b.js.CreateStream(ctx, want)
+		_, err = streams.EnsureBeside(ctx, b.js, streams.Name, want)
 	case err == nil:
 		have := st.CachedInfo().Config
-		if have.MaxBytes == want.MaxBytes && have.Replicas == want.Replicas {
+		if have.MaxBytes == want.MaxBytes {
 			return nil
 		}
-		have.MaxBytes, have.Replicas = want.MaxBytes, want.Replicas
+		have.MaxBytes = want.MaxBytes
 		_, err = b.js.UpdateStream(ctx, have)
 	}
 	var api *jetstream.APIError

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/streams"
 )
 
 const (
@@ -105,7 +107,7 @@ func decodeRecord(b []byte) (r record, err error) {
 // make stores the record of a new consumer, and makes its outbox. It fails with
 // [ErrExists] if another node stored one of that name first.
 func (c *Consumers) make(ctx context.Context, r record) error {
-	kv, err := c.opts.JS.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	kv, err := streams.EnsureBucket(ctx, c.opts.JS, streams.Name, jetstream.KeyValueConfig{
 		Bucket: bucket, Description: "What each consumer gets.", History: 1, Storage: jetstream.FileStorage,
 		Replicas: c.opts.Replicas,
 	})

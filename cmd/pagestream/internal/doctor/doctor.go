@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Lost, Now, Space and Storable are required.
+// Options configure a [Doctor]. All fields except Lost, Now, Space, Durability and Storable are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -69,6 +69,8 @@ type Options struct {
 	Lost func() string
 	// Space returns how full the stream and the disks are.
 	Space func() []meta.Space
+	// Durability returns that of [meta.Install]; nil is the embedded server.
+	Durability func() *meta.Durability
 	// MaxBody and Storable are those of [meta.Install].
 	MaxBody  int64
 	Storable func() int64
@@ -111,6 +113,9 @@ func (d *Doctor) Install() meta.Install {
 	}
 	if d.opts.Space != nil {
 		in.Space = d.opts.Space()
+	}
+	if d.opts.Durability != nil {
+		in.Durability = d.opts.Durability()
 	}
 	if d.opts.Storable != nil {
 		in.Storable = d.opts.Storable()

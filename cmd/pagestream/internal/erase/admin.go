@@ -227,7 +227,7 @@ func (x *Admins) Done(ctx context.Context, request string) (out meta.AdminErased
 // several nodes run it, they share the work.
 func (x *Admins) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: x.opts.Connect, Stream: streams.Name,
+		Connect: x.opts.Connect, Domain: x.opts.JS.Options().Domain, Stream: streams.Name,
 		Filter: streams.Filter("", domain.PageAdminErased)[0], Durable: "erase_admins",
 		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
 		Parking: x.opts.Parking,

@@ -289,7 +289,7 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 // several nodes run it, they share the work.
 func (x *Eraser) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: x.opts.Connect, Stream: streams.Name,
+		Connect: x.opts.Connect, Domain: x.opts.JS.Options().Domain, Stream: streams.Name,
 		Filter: streams.Filter("", domain.ContactErased)[0], Durable: "erase",
 		Handle: streams.OnEvent(x.Handle), Timeout: deleteTimeout, MaxDeliver: maxDeliver,
 		Parking: x.opts.Parking,

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Stream is the name of the stream.
@@ -98,7 +99,7 @@ func (e Entry) ended() time.Time { return e.Time.Add(time.Duration(e.Millis) * t
 // Options configure a [History]. JS is required.
 type Options struct {
 	JS jetstream.JetStream
-	// Replicas of the stream; more than 1 needs a cluster.
+	// Replicas of the stream when it is made; see [streams.EnsureBeside].
 	Replicas int
 	Logger   *slog.Logger
 }
@@ -375,10 +376,10 @@ const noRoom jetstream.ErrorCode = 10047
 // create creates the stream, with fewer bytes if the store is small.
 func (h *History) create(ctx context.Context) error {
 	for size := int64(maxBytes); ; size /= 4 {
-		_, err := h.opts.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		_, err := streams.EnsureBeside(ctx, h.opts.JS, streams.Name, jetstream.StreamConfig{
 			Name: Stream, Description: "What operators did.", Subjects: []string{subjectPrefix + ">"},
 			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,
-			MaxAge: maxAge, MaxBytes: size, MaxMsgsPerSubject: maxPerSubject, Replicas: max(1, h.opts.Replicas),
+			MaxAge: maxAge, MaxBytes: size, MaxMsgsPerSubject: maxPerSubject, Replicas: h.opts.Replicas,
 			DenyDelete: true, DenyPurge: true,
 		})
 		var api *jetstream.APIError

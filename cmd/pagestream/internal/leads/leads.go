@@ -76,6 +76,8 @@ type Graph interface {
 type Options struct {
 	// Connect returns a connection for the reactor, which closes it.
 	Connect func() (*nats.Conn, error)
+	// Domain is the JetStream domain of the stream; empty is that of the server.
+	Domain string
 	// Parking stores the leads that can't be retrieved now.
 	Parking *streams.Parking
 
@@ -149,7 +151,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		}
 	})
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: streams.Name, Durable: durable,
+		Connect: r.opts.Connect, Domain: r.opts.Domain, Stream: streams.Name, Durable: durable,
 		Filter:  streams.Filter("", domain.LeadReceived)[0],
 		FromNow: true, // no burst of calls for the history
 		Timeout: timeout, MaxPause: r.opts.MaxWait, Unordered: true,

@@ -21,6 +21,8 @@ type Install struct {
 	Lost string
 	// Behind is why the read models have not applied the last events, empty if they have.
 	Behind string
+	// Durability is what an external NATS says of how it stores the stream, nil with the embedded one.
+	Durability *Durability
 	// Space is how full the stream and the disks are.
 	Space []Space
 	// MaxBody is the largest body of a delivery that is accepted, and Storable the largest that can be

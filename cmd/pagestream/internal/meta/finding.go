@@ -62,6 +62,7 @@ const (
 	StateModelsBehind        State = "read_models_behind"
 	StateNotStoring          State = "not_storing"
 	StateEventsLost          State = "events_lost"
+	StateMayLoseEvents       State = "may_lose_events" // NATS may lose what it has acknowledged
 	StateCallbackElsewhere   State = "callback_elsewhere"
 	StateAllSilent           State = "all_silent"
 )

@@ -22,6 +22,7 @@ func JudgeInstall(in Install) []Finding {
 			},
 		})
 	}
+	out = append(out, judgeDurability(in.Durability)...)
 	if len(in.Refused) > 0 || in.NotStored > 0 {
 		f := Finding{
 			Cause: StateNotStoring, Severity: Wrong,
@@ -31,6 +32,8 @@ func JudgeInstall(in Install) []Finding {
 		}
 		if slices.ContainsFunc(in.Space, Space.StopsIngest) {
 			f.Because = StateSpaceLow
+		} else if in.Durability != nil && !in.Durability.Accepted {
+			f.Because = first(out, StateMayLoseEvents)
 		}
 		if in.NotStored > 0 {
 			f.Evidence = append(f.Evidence,

@@ -72,7 +72,8 @@ func (o *Operator) Backup(
 	// refer to must be kept.
 	defer o.Secrets.Hold()()
 	m, err := backup.Take(ctx, backup.Options{
-		Conn: o.Conn, Dir: r.Dir, Before: outboxes,
+		Domain: o.JS.Options().Domain,
+		Conn:   o.Conn, Dir: r.Dir, Before: outboxes,
 		Streams: []string{
 			o.Stream, streams.DecisionsOf(o.Stream), streams.ParkedOf(o.Stream), streams.LossesOf(o.Stream),
 			companies.Stream, connect.BucketOf(o.Stream), tokens.Stream, history.Stream,

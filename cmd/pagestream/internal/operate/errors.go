@@ -40,6 +40,9 @@ var (
 	ErrNewCompany = errors.New(
 		"no company has this name; to add it, say --new-company, or type: pagestream companies add NAME",
 	)
+	// ErrReplicas is returned when the cluster can't keep that many copies of a stream; no stream was changed then.
+	ErrReplicas = errors.New("the NATS servers can't keep that many copies: each copy needs a server of its own " +
+		"with JetStream that is connected and has space; see: pagestream status --cluster")
 	// ErrNoHooks is returned when no endpoint is configured.
 	ErrNoHooks = errors.New("no webhooks to others are configured; set hooks.file")
 )
@@ -74,7 +77,7 @@ var kinds = map[error]Kind{
 	seal.ErrPrimaryKey: Refused, connect.ErrKeyRetired: Refused, ErrKeyUsed: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
 	connect.ErrUserToken: Refused, connect.ErrMove: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
-	ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
+	ErrReplicas: Refused, ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, backup.ErrPartial: Refused, backup.ErrRunning: Refused,
 	backup.ErrRecipient: Refused, erasures.ErrExists: Refused, consumers.ErrName: Refused,
 	consumers.ErrExists: Refused, consumers.ErrType: Refused, consumers.ErrTooMany: Refused,

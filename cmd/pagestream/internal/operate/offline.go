@@ -96,7 +96,8 @@ func (o *Offline) Restore(
 	ctx context.Context, r RestoreRequest, progress func(CopyProgress),
 ) (out Restored, err error) {
 	out.Manifest, err = backup.Restore(ctx, backup.RestoreOptions{
-		Conn: o.Conn, Dir: r.Dir, Files: map[string]string{backupKeys: o.KeyFile}, Identity: r.Identity,
+		Domain: o.JS.Options().Domain,
+		Conn:   o.Conn, Dir: r.Dir, Files: map[string]string{backupKeys: o.KeyFile}, Identity: r.Identity,
 		Begin:    func() error { return o.Begin(r.Erasures) },
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})

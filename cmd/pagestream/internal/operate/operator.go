@@ -73,6 +73,8 @@ type Parts struct {
 	Ready func() []error
 	// Space returns how full the limits of the stream and the disks are.
 	Space func() []meta.Space
+	// Durability returns what an external NATS says of how it stores the stream, nil for the embedded one.
+	Durability func() *meta.Durability
 
 	// Apps are the names of the configured apps, the default app first.
 	Apps []string

@@ -24,6 +24,8 @@ type Status struct {
 	Stream  StreamStatus `json:"stream"`
 	// Space is how full the limits of the stream and the disks are.
 	Space []SpaceStatus `json:"space"`
+	// Durability is what an external NATS says of how it stores the stream, nil with the embedded one.
+	Durability *DurabilityStatus `json:"durability,omitempty"`
 	// Projections are the statuses of the read models.
 	Projections []projections.Status `json:"projections"`
 	Pages       PagesStatus          `json:"pages"`
@@ -34,6 +36,14 @@ type Status struct {
 	Received      deliveries.Counts    `json:"received"`
 	Conversations conversations.Counts `json:"conversations"`
 	Comments      comments.Counts      `json:"comments"`
+}
+
+// DurabilityStatus is how an external NATS stores the stream.
+type DurabilityStatus struct {
+	meta.Durability
+
+	// Doubts are the reasons why acknowledged events may be lost, none if there is no reason.
+	Doubts []string `json:"doubts"`
 }
 
 // SpaceStatus is one limit of what can be stored.
@@ -115,6 +125,9 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 	}
 	for _, s := range o.Space() {
 		out.Space = append(out.Space, SpaceStatus{s, s.Percent(), s.Level()})
+	}
+	if d := o.Durability(); d != nil {
+		out.Durability = &DurabilityStatus{*d, append([]string{}, d.Doubts()...)}
 	}
 	for _, err := range o.NotReady() {
 		out.Ready = false

@@ -52,6 +52,8 @@ type Graph interface {
 type Options struct {
 	// Connect returns a connection for the reactor, which closes it.
 	Connect func() (*nats.Conn, error)
+	// Domain is the JetStream domain of the stream; empty is that of the server.
+	Domain string
 	// Parking stores events that can't be handled; if it is nil, they are only logged.
 	Parking *streams.Parking
 
@@ -144,7 +146,7 @@ func (r *Reactor) count(f func(*Stats)) {
 // later.
 func (r *Reactor) Run(ctx context.Context) error {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: streams.Name, Durable: durable,
+		Connect: r.opts.Connect, Domain: r.opts.Domain, Stream: streams.Name, Durable: durable,
 		Filter:  streams.SubjectPrefix + ".*.*.received",
 		FromNow: true, // no burst of calls for the history
 		Timeout: timeout, MaxPause: r.opts.MaxWait,

@@ -49,7 +49,7 @@ type Options struct {
 	Connect func() (*nats.Conn, error)
 	// Parking stores events that can't be handled; if it is nil, they are only logged.
 	Parking *streams.Parking
-	// Replicas of the work queue; more than 1 needs a cluster.
+	// Replicas of the work queue when it is made; see [streams.EnsureBeside].
 	Replicas int
 
 	Verbs         Verbs

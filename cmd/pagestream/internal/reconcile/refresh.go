@@ -17,7 +17,7 @@ import (
 // refreshes returns the reactor that handles refreshed tokens.
 func (r *Reconciler) refreshes() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: streams.Name, Durable: refreshDurable,
+		Connect: r.opts.Connect, Domain: r.opts.JS.Options().Domain, Stream: streams.Name, Durable: refreshDurable,
 		Filter:  "pagestream.*." + string(domain.PageTokenRefreshed),
 		FromNow: true, // the loop checks pages with older refreshes anyway
 		Timeout: r.opts.Timeout + r.opts.Settle, Handle: streams.OnEvent(r.refreshed),

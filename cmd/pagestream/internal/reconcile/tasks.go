@@ -57,7 +57,7 @@ type slot struct {
 func (r *Reconciler) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
-	_, err := r.opts.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	_, err := streams.EnsureBeside(ctx, r.opts.JS, streams.Name, jetstream.StreamConfig{
 		Name:              TaskStream,
 		Description:       "Pages to look at. A task that is lost comes again with the next interval.",
 		Subjects:          []string{"pagestream-tasks.>"},
@@ -67,7 +67,7 @@ func (r *Reconciler) ensure(ctx context.Context) error {
 		MaxMsgsPerSubject: 1,
 		MaxAge:            taskAge,
 		Duplicates:        min(max(r.opts.Interval, time.Second), taskAge),
-		Replicas:          max(1, r.opts.Replicas),
+		Replicas:          r.opts.Replicas,
 	})
 	if err != nil {
 		return fmt.Errorf("make work queue: %w", err)
@@ -191,7 +191,8 @@ func (r *Reconciler) markQueued(s slot) {
 // worker returns a reactor that works on the tasks of the queue.
 func (r *Reconciler) worker() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Stream: TaskStream, Filter: taskPrefix + "*", Durable: taskDurable,
+		Connect: r.opts.Connect, Domain: r.opts.JS.Options().Domain, Stream: TaskStream,
+		Filter: taskPrefix + "*", Durable: taskDurable,
 		Timeout: r.opts.Timeout, MaxDeliver: taskTries, Handle: r.work, Logger: r.opts.Logger,
 	})
 }

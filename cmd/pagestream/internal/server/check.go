@@ -44,10 +44,8 @@ func Check(o Options) error {
 			problems = append(problems, err)
 		}
 	}
-	if cfg.NATS.Creds != "" {
-		if _, err := os.ReadFile(cfg.NATS.Creds); err != nil {
-			problems = append(problems, fmt.Errorf("nats.creds: %w", err))
-		}
+	if _, err := natsOptions(cfg.NATS, mainConnection); err != nil {
+		problems = append(problems, err)
 	}
 	if cfg.NATS.CertFile != "" {
 		if _, err := tls.LoadX509KeyPair(cfg.NATS.CertFile, cfg.NATS.KeyFile); err != nil {
@@ -75,7 +73,12 @@ func Warnings(o Options) []string {
 	cfg := o.Config
 	out := cfg.Warnings()
 	files := [][2]string{
-		{"hooks.file", cfg.Hooks.File}, {"nats.creds", cfg.NATS.Creds}, {"nats.key_file", cfg.NATS.KeyFile},
+		{"hooks.file", cfg.Hooks.File},
+		{"nats.creds", cfg.NATS.Creds},
+		{"nats.key_file", cfg.NATS.KeyFile},
+		{"nats.nkey_file", cfg.NATS.NKeyFile},
+		{"nats.password_file", cfg.NATS.PasswordFile},
+		{"nats.client_key_file", cfg.NATS.ClientKeyFile},
 	}
 	if hasSecrets(cfg) {
 		files = append(files, [2]string{"the configuration file", o.ConfigFile})

@@ -84,6 +84,7 @@ func startExternalWith(t *testing.T, cfg config.Config) *external {
 	x.write(t, "")
 	x.serve(t)
 	t.Cleanup(func() { x.ns.Shutdown(); x.ns.WaitForShutdown() })
+	cfg.NATS.AcceptLoss = true
 	cfg.NATS.URL = config.Servers(strings.Replace(x.ns.ClientURL(), "nats://", "nats://pagestream:secret@", 1))
 	cfg.Streams.Window = 100 * time.Millisecond // else an event that is stored again soon is a duplicate
 	x.attacked = attacked{start(t, cfg), x.ns.ClientURL()}

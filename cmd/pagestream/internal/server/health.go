@@ -35,6 +35,7 @@ const healthInterval = time.Second
 type health struct {
 	p       *Program
 	space   space
+	durable durability
 	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
 	last    atomic.Pointer[outcome]
 	indexed atomic.Bool // the index has caught up once since the start
@@ -55,6 +56,7 @@ func (h *health) start(p *Program) {
 	h.p, h.space.p = p, p
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
+	h.durable.watch(ctx, &h.stopped)
 	h.poll(ctx)
 	h.stopped.Go(func() {
 		for backoff.Sleep(ctx, h.interval()) == nil {
@@ -137,6 +139,9 @@ func (h *health) storeError() error {
 	}
 	if *err != nil {
 		return *err
+	}
+	if err := h.durable.refusal(); err != nil {
+		return err
 	}
 	if err := h.index(); err != nil {
 		return err

@@ -298,8 +298,8 @@ func (p *Program) newOperator() *operate.Operator {
 		}),
 		Lost: p.lost, Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
 		History: p.history, Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
-		Space: p.health.space.now,
-		Apps:  p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Space: p.health.space.now, Durability: p.health.durable.state,
+		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})
 }

@@ -140,7 +140,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			}
 			return out
 		},
-		Space:    p.health.space.now,
+		Space: p.health.space.now, Durability: p.health.durable.state,
 		MaxBody:  int64(p.cfg.Webhook.MaxBody),
 		Storable: p.storable,
 		Lost: func() string {
@@ -194,14 +194,14 @@ func (p *Program) startReactors(context.Context) (err error) {
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
-			Connect: p.dial("profile"), Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Connect: p.dial("profile"), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
 			Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
 			Logger: p.log.With("part", "profile"),
 		}).Run)
 	}
 	if p.cfg.Leads.Retrieve {
 		start("leads", leads.New(leads.Options{
-			Connect: p.dial("leads"), Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Connect: p.dial("leads"), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
 			Publisher: p.publisher, Observe: p.metrics.leadTried, Logger: p.log.With("part", "leads"),
 		}).Run)
 	}

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
@@ -67,9 +65,9 @@ func (p *Program) newConsumers() (*consumers.Consumers, error) {
 		return nil, fmt.Errorf("connect consumers to NATS: %w", err)
 	}
 	p.onClose("connection of consumers", func(context.Context) error { conn.Close(); return nil })
-	js, err := jetstream.New(conn)
+	js, err := streams.Open(conn, p.cfg.NATS.Domain)
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	o := consumers.Options{
 		JS: js, Stream: streams.Name, Tail: p.tail, Pages: p.models.Pages(), Replicas: p.cfg.NATS.Replicas,

@@ -548,7 +548,7 @@ func TestExternalNATS(t *testing.T) {
 	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
 	require.True(t, ns.ReadyForConnections(streamstest.Limit), "the NATS server did not start")
 	cfg := testConfig(t.TempDir())
-	cfg.NATS.URL = config.Servers(ns.ClientURL())
+	cfg.NATS.URL, cfg.NATS.AcceptLoss = config.Servers(ns.ClientURL()), true
 	r := start(t, cfg)
 	body := message("700", "31", "m_1", "x", 1790000000000)
 	for range 2 {

@@ -135,7 +135,9 @@ func New(o Options) *Program {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Version = cmp.Or(o.Version, "devel")
-	return &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
+	p := &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
+	p.health.durable.p = p
+	return p
 }
 
 // PublicAddr returns the address of the public listener. It must be called after Run.

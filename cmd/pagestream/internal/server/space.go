@@ -69,8 +69,9 @@ func (s *space) stored(ctx context.Context) (list []meta.Space, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read stream info: %w", err)
 	}
+	s.p.health.durable.saw(stream.CachedInfo())
 	used, limit := account.Store, account.Limits.MaxStore
-	if tier, tiered := account.Tiers[fmt.Sprintf("R%d", max(1, s.p.cfg.NATS.Replicas))]; tiered {
+	if tier, tiered := account.Tiers[fmt.Sprintf("R%d", stream.CachedInfo().Config.Replicas)]; tiered {
 		used, limit = tier.Store, tier.Limits.MaxStore
 	}
 	switch {

@@ -326,6 +326,7 @@ func TestReadModelsDiskIsFull(t *testing.T) {
 	require.NoError(t, err)
 	natsAt(t, natsserver.Options{Port: number, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 32 << 20})
 	cfg := testConfig(t.TempDir())
+	cfg.NATS.AcceptLoss = true
 	cfg.NATS.URL = config.Servers("nats://127.0.0.1:" + port) // its other clients are unknown to the publisher
 	cfg.Projections.Dir = filepath.Join(mount, "models")
 	cfg.Streams.Window = 3 * time.Second
@@ -379,6 +380,7 @@ func TestServeWaitsForNATS(t *testing.T) {
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
 	cfg := testConfig(t.TempDir())
+	cfg.NATS.AcceptLoss = true
 	cfg.NATS.URL = config.Servers("nats://u:hunter2@127.0.0.1:" + port)
 	log := &streamstest.Logs{}
 	p := server.New(server.Options{Config: cfg, Logger: slog.New(slog.NewTextHandler(log, nil))})
@@ -425,6 +427,7 @@ func TestServeDoesNotWaitForWhatDoesNotPass(t *testing.T) {
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
 	cfg := testConfig(t.TempDir())
+	cfg.NATS.AcceptLoss = true
 	cfg.NATS.URL = config.Servers("nats://127.0.0.1:" + port)
 	run := func(ctx context.Context) error {
 		return server.New(server.Options{Config: cfg}).Run(ctx)

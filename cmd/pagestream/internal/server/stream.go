@@ -3,10 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
@@ -37,15 +35,15 @@ func (p *Program) openStream(ctx context.Context) error {
 		p.onClose("embedded server", p.server.Shutdown)
 	}
 	err = p.await(ctx, "NATS", func(context.Context) error { // the dial has a timeout of its own
-		p.conn, err = p.dial("pagestream")()
+		p.conn, err = p.dial(mainConnection)()
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	p.onClose("connection", func(context.Context) error { p.conn.Close(); return nil })
-	if p.js, err = jetstream.New(p.conn); err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+	if p.js, err = streams.Open(p.conn, p.cfg.NATS.Domain); err != nil {
+		return err
 	}
 	err = p.await(ctx, "JetStream", func(ctx context.Context) error {
 		_, err := p.js.AccountInfo(ctx)
@@ -70,11 +68,11 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 		if p.server != nil {
 			return p.server.Connect(name)
 		}
-		opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second)}
-		if p.cfg.NATS.Creds != "" {
-			opts = append(opts, nats.UserCredentials(p.cfg.NATS.Creds))
+		opts, err := natsOptions(p.cfg.NATS, name)
+		if err != nil {
+			return nil, err
 		}
-		return nats.Connect(string(p.cfg.NATS.URL), opts...)
+		return nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Errors of [Tokens].
@@ -176,7 +177,7 @@ func (h Holder) Until(ctx context.Context) (context.Context, context.CancelFunc)
 type Options struct {
 	// JS stores the records. Without it there are the tokens of files only.
 	JS jetstream.JetStream
-	// Replicas of the bucket; more than 1 needs a cluster.
+	// Replicas of the bucket when it is made; see [streams.EnsureBeside].
 	Replicas int
 	// Admin and Reader are the texts of the tokens in files. Without Reader there is none.
 	Admin, Reader string
@@ -247,9 +248,9 @@ func New(o Options) (*Tokens, error) {
 
 // Open makes the bucket, reads it, and follows it until Close.
 func (t *Tokens) Open(ctx context.Context) (err error) {
-	t.kv, err = t.opts.JS.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	t.kv, err = streams.EnsureBucket(ctx, t.opts.JS, streams.Name, jetstream.KeyValueConfig{
 		Bucket: bucket, Description: "Tokens of the private listener, hashed.", History: 1,
-		Storage: jetstream.FileStorage, Replicas: max(1, t.opts.Replicas),
+		Storage: jetstream.FileStorage, Replicas: t.opts.Replicas,
 	})
 	if err != nil {
 		return fmt.Errorf("make bucket of tokens: %w", err)
