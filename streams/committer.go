@@ -17,6 +17,8 @@ type item struct {
 	msg   *nats.Msg
 	size  int    // of msg
 	claim *Claim // nil for an event that is not judged
+	// after is the sequence that the page's last event with the same noun must have, nil without that condition.
+	after *uint64
 	id    string
 	time  time.Time // the event's own
 	// also are other ids under which the event may have been stored.
@@ -66,12 +68,21 @@ func (p *Publisher) nextRound() []*item {
 func (p *Publisher) store(items []*item) {
 	if after := p.forget.Swap(0); after > 0 {
 		// What was stored before can be looked up in the index.
-		p.recent, p.newest = recent{}, min(p.newest, after-1)
+		p.recent, p.newest, p.primed = recent{}, min(p.newest, after-1), false
 	}
+	if p.journal != nil {
+		p.storeJournaled(items)
+		return
+	}
+	// A page is not connected while its events are judged and stored.
+	p.pageOrder.RLock()
+	defer p.pageOrder.RUnlock()
+	p.storeUnconditional(items)
+}
+
+// storeUnconditional stores the items that are not stored yet.
+func (p *Publisher) storeUnconditional(items []*item) {
 	if p.opts.Judge != nil {
-		// A page is not connected while its events are judged and stored.
-		p.pageOrder.RLock()
-		defer p.pageOrder.RUnlock()
 		if err := p.judge(items); err != nil {
 			for _, it := range items {
 				it.fail(fmt.Errorf("%w: judge whose pages they are: %w", ErrUnavailable, err))
@@ -80,6 +91,10 @@ func (p *Publisher) store(items []*item) {
 		}
 	}
 	fresh, duplicates := p.deduplicate(items)
+	if p.journal != nil {
+		p.storeInJournal(fresh)
+		fresh = nil
+	}
 	for len(fresh) > 0 {
 		n := p.batchLen(fresh)
 		if n >= p.opts.BatchThreshold {
@@ -179,8 +194,7 @@ func (p *Publisher) batchLen(items []*item) int {
 
 func (p *Publisher) markStored(it *item, seq uint64, d Duplicate) {
 	p.newest = max(p.newest, seq)
-	p.recent.put(it.id, seq)
-	p.remembered.Store(p.recent.forgotten)
+	p.remember(it.id, seq)
 	it.complete(seq, d)
 }
 

@@ -100,8 +100,8 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 	var list []Decision
 	o := ReadOptions{Stream: DecisionsOf(stream), Filters: []string{decisionSubjects(stream, projection)}}
 	_, err := each(ctx, js, o, func(m arrival) error {
-		d := Decision{Seq: m.seq()}
-		if err := json.Unmarshal(m.msg.Data(), &d); err != nil {
+		d := Decision{Seq: m.seq}
+		if err := json.Unmarshal(m.data, &d); err != nil {
 			return fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
 		}
 		list = append(list, d)

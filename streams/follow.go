@@ -23,15 +23,15 @@ type Message struct {
 
 // message returns an arrival as a Message. It decodes the envelope if the arrival is not decoded yet.
 func (a arrival) message() Message {
-	m := Message{Header: a.msg.Headers(), Body: a.msg.Data()}
+	m := Message{Header: a.header, Body: a.data}
 	if a.event != nil {
 		m.Stored, m.Malformed = a.event.Stored, a.event.Malformed
 		m.Data = Stored{}.Data
 		return m
 	}
-	m.Stored, m.Malformed = decodeEnvelope(a.msg.Subject(), m.Header.Get, a.seq(), a.meta.Timestamp)
+	m.Stored, m.Malformed = decodeEnvelope(a.subject, m.Header.Get, a.seq, a.at)
 	if m.Malformed != nil {
-		m.Stored = Stored{Seq: a.seq()}
+		m.Stored = Stored{Seq: a.seq}
 	}
 	return m
 }
@@ -71,14 +71,14 @@ func FollowMessages(
 func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.Time) (seq uint64, err error) {
 	found := errors.New("found")
 	last, err := each(ctx, js, ReadOptions{Stream: stream}, func(a arrival) error {
-		stored, err := StoredAt(a.msg.Headers(), a.meta.Timestamp)
+		stored, err := StoredAt(a.header, a.at)
 		if err != nil {
-			stored = a.meta.Timestamp // the message is malformed
+			stored = a.at // the message is malformed
 		}
 		if stored.Before(at) {
 			return nil
 		}
-		seq = a.seq()
+		seq = a.seq
 		return found
 	})
 	if errors.Is(err, found) {

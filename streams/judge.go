@@ -155,11 +155,10 @@ func (p *Publisher) lastPageEvent(ctx context.Context) (uint64, error) {
 	m, err := st.GetLastMsgForSubject(ctx, SubjectPrefix+".*."+domain.PageConnected.Noun()+".*")
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		o.last = 0
 	case err != nil:
 		return 0, fmt.Errorf("find the last event of noun page: %w", err)
 	default:
-		o.last = m.Sequence
+		o.last = max(o.last, m.Sequence)
 	}
 	o.known = true
 	return o.last, nil

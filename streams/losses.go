@@ -205,8 +205,8 @@ func acceptedLosses(ctx context.Context, js jetstream.JetStream, stream string, 
 	_, err := each(ctx, js, ReadOptions{Stream: LossesOf(stream), Filters: []string{lossSubject(stream)}},
 		func(m arrival) error {
 			var a Acceptance
-			if err := json.Unmarshal(m.msg.Data(), &a); err != nil {
-				return fmt.Errorf("acceptance %d: %w", m.seq(), ErrMalformed)
+			if err := json.Unmarshal(m.data, &a); err != nil {
+				return fmt.Errorf("acceptance %d: %w", m.seq, ErrMalformed)
 			}
 			if a.Created.Equal(created) {
 				out = append(out, a.Ranges...)

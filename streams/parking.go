@@ -146,7 +146,7 @@ func (k *Parking) list(ctx context.Context, reactor string) ([]Parked, error) {
 	var out []Parked
 	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m arrival) error {
 		var row parkedRow
-		if json.Unmarshal(m.msg.Data(), &row) == nil && (reactor == "" || row.Reactor == reactor) {
+		if json.Unmarshal(m.data, &row) == nil && (reactor == "" || row.Reactor == reactor) {
 			out = append(out, row.parked())
 		}
 		return nil

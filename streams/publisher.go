@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -99,7 +100,7 @@ func (o BatchObservation) Failed() error {
 // Full reports whether the stream refused events because there is no space for them.
 func (o BatchObservation) Full() bool {
 	var api *jetstream.APIError
-	return errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
+	return errors.Is(o.Err, syscall.ENOSPC) || errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
 }
 
 // LargestEvent returns the size of the largest message that a delivery of body bytes can make: an event may
@@ -115,6 +116,9 @@ type PublisherOptions struct {
 	Stream string
 	// Seen may be nil: then only JetStream's dedup window finds duplicates.
 	Seen SeenIndex
+	// Journal, if not nil, makes the events durable; JetStream gets them from it. Without it, JetStream's
+	// acknowledgement makes them so. The publisher does not close it.
+	Journal *Journal
 	// Judge, if not nil, decides which of the events that webhooks delivered are the
 	// page's own.
 	Judge Judge
@@ -162,6 +166,8 @@ type Publisher struct {
 	nc    *nats.Conn
 	opts  PublisherOptions
 
+	journal *Journal // nil without one
+
 	mu     sync.Mutex
 	queue  queue
 	round  time.Time // since when the committer stores a round; zero while it waits
@@ -185,6 +191,7 @@ type Publisher struct {
 	// The fields below are used by the committer only.
 	recent recent
 	newest uint64 // the highest sequence that was acknowledged
+	primed bool   // recent has what the index did not have at the start
 	window window
 }
 
@@ -224,7 +231,7 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 	}
 	abandoned, abandon := context.WithCancel(context.Background())
 	p := &Publisher{
-		js: js, async: async, nc: js.Conn(), opts: o,
+		js: js, async: async, nc: js.Conn(), opts: o, journal: o.Journal,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 		encoding: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
@@ -253,13 +260,18 @@ func (p *Publisher) Publish(ctx context.Context, events []domain.Event) ([]Recei
 		return nil, err
 	}
 	r, err := p.request(ctx, key, events)
+	return p.wait(ctx, r, key, len(events), err)
+}
+
+// wait stores a request of n events that were admitted, and returns the result. err is the error of making it.
+func (p *Publisher) wait(ctx context.Context, r *request, key flowKey, n int, err error) ([]Receipt, error) {
 	if err == nil {
 		err = p.enqueue(r)
 	}
 	if err != nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.queue.give(key, len(events))
+		p.queue.give(key, n)
 		return nil, err
 	}
 	select {
@@ -331,6 +343,11 @@ func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
 
 // admit reserves room in the queue, before anything is encoded.
 func (p *Publisher) admit(key flowKey, n int) error {
+	if p.journal != nil {
+		if err := p.journal.refuses(); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -391,7 +408,7 @@ func (p *Publisher) Forget(after uint64) {
 	p.forget.Store(after + 1)
 	p.pageOrder.Lock()
 	defer p.pageOrder.Unlock()
-	p.pageOrder.known = false
+	p.pageOrder.last, p.pageOrder.known = 0, false
 }
 
 // Close stops accepting events, stores those that wait, and stops the committer. If the context ends

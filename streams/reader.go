@@ -105,13 +105,13 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 		if err != nil {
 			return src.last, err
 		}
-		if m.seq() > o.To {
+		if m.seq > o.To {
 			break
 		}
 		if err := f(m); err != nil {
-			return m.seq(), err
+			return m.seq, err
 		}
-		if m.seq() == o.To || m.meta.NumPending == 0 {
+		if m.seq == o.To || m.pending == 0 {
 			break
 		}
 	}
@@ -340,7 +340,7 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 	for {
 		m, err := s.pull(ctx)
 		if err == nil {
-			s.last = m.seq()
+			s.last = m.seq
 			s.retry.Reset()
 			return m, nil
 		}
@@ -380,7 +380,10 @@ func (s *source) pull(ctx context.Context) (arrival, error) {
 		}
 		// The server starts a consumer at the end of the stream if its position is beyond it.
 		if meta.Sequence.Stream > s.last {
-			return arrival{msg: m, meta: meta}, nil
+			return arrival{
+				seq: meta.Sequence.Stream, subject: m.Subject(), header: m.Headers(), data: m.Data(),
+				at: meta.Timestamp, pending: meta.NumPending,
+			}, nil
 		}
 	}
 }

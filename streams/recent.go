@@ -1,33 +1,57 @@
 package streams
 
+import "slices"
+
 // recentGeneration is how many ids one generation of [recent] has.
 const recentGeneration = 32 << 10
 
-// recent remembers the last ids that were stored, so that a duplicate that arrives soon after the first
-// does not make JetStream reject a whole batch. It has between one and two generations of ids. Two maps
-// cost a quarter of what an LRU list costs, and no allocation per id; which of the oldest ids are
-// evicted first does not matter here.
+// maxGenerations bounds the generations that [recent] keeps for an index that is behind.
+const maxGenerations = 16
+
+// recent remembers the last ids that were stored: so a duplicate that arrives soon after the first does not make
+// JetStream reject a whole batch, and with a journal nothing else knows the ids that the index does not have yet. It
+// has at least one generation of ids, and more while the index does not have those of the oldest. Maps cost a quarter
+// of what an LRU list costs, and no allocation per id; which of the oldest ids are evicted first does not matter here.
 type recent struct {
-	young, old map[string]uint64
-	// youngest and oldest are the highest sequences in young and old, forgotten that of what was dropped.
-	youngest, oldest, forgotten uint64
+	generations []generation // the oldest first
+	// forgotten is the highest sequence of what was dropped.
+	forgotten uint64
+}
+
+type generation struct {
+	ids      map[string]uint64
+	youngest uint64 // the highest sequence
 }
 
 // get returns the sequence of an id, false if it is not remembered.
 func (r *recent) get(id string) (uint64, bool) {
-	if seq, ok := r.young[id]; ok {
-		return seq, true
+	for _, g := range slices.Backward(r.generations) {
+		if seq, ok := g.ids[id]; ok {
+			return seq, true
+		}
 	}
-	seq, ok := r.old[id]
-	return seq, ok
+	return 0, false
 }
 
-// put adds an id. When the young generation is full, the old one is dropped.
-func (r *recent) put(id string, seq uint64) {
-	if r.young == nil || len(r.young) >= recentGeneration {
-		r.old, r.young = r.young, make(map[string]uint64, recentGeneration)
-		r.forgotten, r.oldest, r.youngest = max(r.forgotten, r.oldest), r.youngest, 0
+// put adds an id. When a generation is full, the oldest ones are dropped that the index has; indexed returns up to
+// which sequence that is. It reports whether ids were dropped that the index does not have, since there are too many.
+func (r *recent) put(id string, seq uint64, indexed func() uint64) (lost bool) {
+	n := len(r.generations)
+	if n == 0 || len(r.generations[n-1].ids) >= recentGeneration {
+		r.generations = append(r.generations, generation{ids: make(map[string]uint64, recentGeneration)})
+		upto := indexed()
+		for n++; n > 2; n-- {
+			oldest := r.generations[0]
+			if oldest.youngest > upto && n <= maxGenerations {
+				break
+			}
+			lost = lost || oldest.youngest > upto
+			r.forgotten = max(r.forgotten, oldest.youngest)
+			r.generations = append([]generation(nil), r.generations[1:]...)
+		}
 	}
-	r.young[id] = seq
-	r.youngest = max(r.youngest, seq)
+	g := &r.generations[len(r.generations)-1]
+	g.ids[id] = seq
+	g.youngest = max(g.youngest, seq)
+	return lost
 }

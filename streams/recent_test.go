@@ -3,6 +3,7 @@ package streams
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"testing"
 
@@ -16,10 +17,11 @@ import (
 func TestRecentKnowsWhatItHasForgotten(t *testing.T) {
 	var r recent
 	const n = 5*recentGeneration/2 + 1
+	indexed := func() uint64 { return math.MaxUint64 }
 	for seq := uint64(1); seq <= n; seq++ {
-		r.put(strconv.FormatUint(seq, 10), seq)
+		require.False(t, r.put(strconv.FormatUint(seq, 10), seq, indexed))
 		if seq%100 == 0 {
-			r.put("0", 1) // a duplicate of an old event
+			r.put("0", 1, indexed) // a duplicate of an old event
 		}
 	}
 	require.Positive(t, r.forgotten)
@@ -28,6 +30,28 @@ func TestRecentKnowsWhatItHasForgotten(t *testing.T) {
 		_, known := r.get(strconv.FormatUint(seq, 10))
 		require.True(t, known, seq)
 	}
+}
+
+// TestRecentWaitsForTheIndex keeps what the index does not have, up to a bound.
+func TestRecentWaitsForTheIndex(t *testing.T) {
+	var r recent
+	upto := uint64(100)
+	indexed := func() uint64 { return upto }
+	seq, lost := uint64(0), false
+	for ; !lost; seq++ {
+		require.Zero(t, r.forgotten)
+		lost = r.put(strconv.FormatUint(seq+1, 10), seq+1, indexed)
+	}
+	require.Equal(t, uint64(maxGenerations*recentGeneration+1), seq)
+	require.Equal(t, uint64(recentGeneration), r.forgotten)
+	upto = seq
+	for range recentGeneration {
+		seq++
+		require.False(t, r.put(strconv.FormatUint(seq, 10), seq, indexed))
+	}
+	require.Len(t, r.generations, 2)
+	_, known := r.get(strconv.FormatUint(upto, 10))
+	require.True(t, known)
 }
 
 // TestFailedSaysWhetherTheStreamTakesEvents checks which errors of a publish are about its events alone.

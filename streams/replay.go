@@ -115,7 +115,6 @@ type Raw struct {
 // ReadRaw is like [Read], but does not decode the messages. ReadOptions.Malformed is not called.
 func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
 	return each(ctx, js, o, func(a arrival) error {
-		m := a.msg
-		return f(Raw{Seq: a.seq(), At: a.meta.Timestamp.UTC(), Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+		return f(Raw{Seq: a.seq, At: a.at.UTC(), Subject: a.subject, Header: a.header, Data: a.data})
 	})
 }

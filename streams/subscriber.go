@@ -12,6 +12,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
@@ -148,17 +149,24 @@ type feed interface {
 // arrival is a message of the stream, with its decoded event once it was decoded. Several readers may
 // share it, so they must not modify it.
 type arrival struct {
-	msg   jetstream.Msg
-	meta  *jetstream.MsgMetadata
-	event *Replayed // nil until it is decoded
+	seq     uint64
+	subject string
+	header  nats.Header
+	data    []byte
+	at      time.Time // when the stream stored the message
+	pending uint64    // how many messages followed when it was read
+	event   *Replayed // nil until it is decoded
 }
 
-func (a arrival) seq() uint64 { return a.meta.Sequence.Stream }
+// same reports whether both are the same message of the same stream.
+func (a arrival) same(b arrival) bool {
+	return a.seq == b.seq && a.header.Get(HeaderID) == b.header.Get(HeaderID)
+}
 
 func (a arrival) decode() Replayed {
-	e, err := Decode(a.msg.Subject(), a.msg.Headers(), a.msg.Data(), a.seq(), a.meta.Timestamp)
+	e, err := Decode(a.subject, a.header, a.data, a.seq, a.at)
 	if err != nil {
-		return Replayed{Stored: Stored{Seq: a.seq()}, Malformed: err}
+		return Replayed{Stored: Stored{Seq: a.seq}, Malformed: err}
 	}
 	return Replayed{Stored: e}
 }
@@ -336,16 +344,16 @@ func (s *subscription) send(ctx context.Context, batch []arrival) bool {
 // payload, and the first value of each header, the sequence, the time and the subject as metadata.
 func (s *subscription) message(batch []arrival) *message.Message {
 	a := batch[0]
-	seq := strconv.FormatUint(a.seq(), 10)
+	seq := strconv.FormatUint(a.seq, 10)
 	if s.opts.Batch > 0 {
 		return message.NewMessage(seq, nil)
 	}
-	h := a.msg.Headers()
+	h := a.header
 	id := cmp.Or(h.Get(HeaderWatermillID), h.Get(HeaderID))
 	if id == "" {
 		id = uuid.NewString()
 	}
-	m := message.NewMessage(id, a.msg.Data())
+	m := message.NewMessage(id, a.data)
 	m.Metadata = make(message.Metadata, len(h)+3)
 	for k, v := range h {
 		// These headers were instructions to the server that stored the event. They must not reach
@@ -355,8 +363,8 @@ func (s *subscription) message(batch []arrival) *message.Message {
 		}
 	}
 	m.Metadata[MetaSeq] = seq
-	m.Metadata[MetaAt] = a.meta.Timestamp.UTC().Format(time.RFC3339Nano)
-	m.Metadata[MetaSubject] = a.msg.Subject()
+	m.Metadata[MetaAt] = a.at.UTC().Format(time.RFC3339Nano)
+	m.Metadata[MetaSubject] = a.subject
 	return m
 }
 

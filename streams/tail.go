@@ -38,7 +38,7 @@ type TailOptions struct {
 // further back reads the stream itself until it has caught up. An event that was erased from the stream
 // may still be delivered from the tail until newer events have displaced it.
 type Tail struct {
-	js   jetstream.JetStream
+	js   jetstream.JetStream // nil for one that a journal feeds
 	opts TailOptions
 	stop context.CancelFunc
 	done chan struct{}
@@ -56,14 +56,28 @@ type Tail struct {
 
 // NewTail returns a tail that starts at the end of the stream. The caller must close it.
 func NewTail(js jetstream.JetStream, o TailOptions) *Tail {
-	o.Stream = cmp.Or(o.Stream, Name)
-	o.Events = cmp.Or(max(o.Events, 0), DefaultTailEvents)
-	o.Bytes = cmp.Or(max(o.Bytes, 0), DefaultTailBytes)
-	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o = o.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
 	t := &Tail{js: js, opts: o, stop: stop, done: make(chan struct{}), changed: make(chan struct{})}
 	go t.run(ctx)
 	return t
+}
+
+// NewFedTail returns a tail that gets its events from a [Journal] and does not read the stream. The caller must
+// close it.
+func NewFedTail(o TailOptions) *Tail {
+	o = o.withDefaults()
+	t := &Tail{opts: o, stop: func() {}, done: make(chan struct{}), changed: make(chan struct{})}
+	close(t.done)
+	return t
+}
+
+func (o TailOptions) withDefaults() TailOptions {
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.Events = cmp.Or(max(o.Events, 0), DefaultTailEvents)
+	o.Bytes = cmp.Or(max(o.Bytes, 0), DefaultTailBytes)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	return o
 }
 
 // Close stops the tail and waits until it has stopped. Subscribers then read the stream themselves. It is
@@ -71,6 +85,7 @@ func NewTail(js jetstream.JetStream, o TailOptions) *Tail {
 func (t *Tail) Close() error {
 	t.stop()
 	<-t.done
+	t.markClosed()
 	return nil
 }
 
@@ -143,8 +158,11 @@ var errReconnected = errors.New("the connection was made again")
 func (t *Tail) sameConnection() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.reconnects == t.js.Conn().Stats().Reconnects
+	return t.connected()
 }
+
+// connected is sameConnection for a caller that holds t.mu. What a journal has sent does not change.
+func (t *Tail) connected() bool { return t.js == nil || t.reconnects == t.js.Conn().Stats().Reconnects }
 
 func (t *Tail) add(list []arrival) {
 	t.mu.Lock()
@@ -162,7 +180,7 @@ func (t *Tail) add(list []arrival) {
 }
 
 // size estimates an arrival's memory in bytes: its data as stored, and decoded.
-func (a arrival) size() int { return 2 * len(a.msg.Data()) }
+func (a arrival) size() int { return 2 * len(a.data) }
 
 func (t *Tail) reset() {
 	t.mu.Lock()
@@ -174,6 +192,9 @@ func (t *Tail) reset() {
 func (t *Tail) markClosed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
 	t.events, t.closed = nil, true
 	t.notify()
 }
@@ -185,15 +206,13 @@ func (t *Tail) notify() {
 }
 
 // after returns at most sourceFetch messages that follow the last message that a reader has. ok is false
-// if the tail does not have that message, compared by sequence and time, since sequences start again at
+// if the tail does not have that message, compared by sequence and id, since sequences start again at
 // 1 when a stream is replaced. If no message follows yet, the reader must wait until changed is closed.
-func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, changed <-chan struct{}, ok bool) {
+func (t *Tail) after(last arrival) (list []arrival, changed <-chan struct{}, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	seq := last.Sequence.Stream
-	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq() >= seq })
-	if t.closed || t.reconnects != t.js.Conn().Stats().Reconnects || i == len(t.events) || t.events[i].seq() != seq ||
-		!t.events[i].meta.Timestamp.Equal(last.Timestamp) {
+	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq >= last.seq })
+	if t.closed || !t.connected() || i == len(t.events) || !t.events[i].same(last) {
 		return nil, nil, false
 	}
 	next := t.events[i+1:]
@@ -204,19 +223,19 @@ func (t *Tail) after(last *jetstream.MsgMetadata) (list []arrival, changed <-cha
 type tailFeed struct {
 	tail   *Tail
 	source *source
-	last   *jetstream.MsgMetadata // of the last message returned
+	last   arrival // the last message returned, without its data
 }
 
 func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
-	for f.last != nil {
+	for f.last.seq > 0 {
 		list, changed, ok := f.tail.after(f.last)
 		if !ok {
 			break
 		}
 		f.source.drop()
 		if len(list) > 0 {
-			f.last = list[len(list)-1].meta
-			f.source.last = f.last.Sequence.Stream
+			f.returned(list)
+			f.source.last = f.last.seq
 			return list, nil
 		}
 		select {
@@ -227,9 +246,14 @@ func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
 	}
 	list, err = f.source.chunk(ctx)
 	if len(list) > 0 {
-		f.last = list[len(list)-1].meta
+		f.returned(list)
 	}
 	return list, err
+}
+
+func (f *tailFeed) returned(list []arrival) {
+	last := list[len(list)-1]
+	f.last = arrival{seq: last.seq, header: last.header}
 }
 
 func (f *tailFeed) close() { f.source.close() }

@@ -162,6 +162,9 @@ func Cut(dir, stream string, m Mark) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if len(blocks) == 0 && m.Block == 0 { // the stream had no message yet
+		return false, nil
+	}
 	if len(blocks) == 0 || blocks[len(blocks)-1] < m.Block {
 		return false, fmt.Errorf("block %d: %w", m.Block, ErrOlder)
 	}

@@ -1,0 +1,129 @@
+package embedded
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/pagestream/pagestream/internal/disk"
+)
+
+// ErrOther is returned when a checkpoint is of another stream than there is.
+var ErrOther = errors.New("the checkpoint is of another stream")
+
+// Checkpoints make durable what a server without syncs has written of a stream, and remove after a power cut what
+// may have gaps. They rely on what nats-server does with its files: see [Mark].
+//
+// The server reports no sync, and reading a file back only shows what is in memory. So the whole file system is
+// synced, with a descriptor that is open since the start, which is told of each failed write since.
+type Checkpoints struct {
+	file, dir, stream string
+
+	mu   sync.Mutex
+	root *os.File // of the server's directory
+	last checkpoint
+}
+
+// checkpoint is the content of the file.
+type checkpoint struct {
+	// Created is when the stream was created.
+	Created time.Time `json:"created"`
+	Mark
+}
+
+// OpenCheckpoints returns the checkpoints of a stream of the server in dir. They are kept in a file. The caller must
+// close them. The server need not run yet.
+func OpenCheckpoints(file, dir, stream string) (*Checkpoints, error) {
+	c := &Checkpoints{file: file, dir: dir, stream: stream}
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("read checkpoint: %w", err)
+	default:
+		if err := json.Unmarshal(b, &c.last); err != nil {
+			return nil, fmt.Errorf("read checkpoint %s: %w", file, err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open checkpoints: %w", err)
+	}
+	if c.root, err = os.Open(dir); err != nil {
+		return nil, fmt.Errorf("open checkpoints: %w", err)
+	}
+	return c, nil
+}
+
+// Seq returns the sequence of the last event of the checkpoint, 0 if there is none.
+func (c *Checkpoints) Seq() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last.Seq
+}
+
+// Cut removes from the files of a stopped server what was written after the checkpoint, and reports whether there was
+// anything. [ErrOther] is returned if the stream is another one or is gone, [ErrOlder] if its files end before the
+// checkpoint. Nothing is removed then, or if there is no checkpoint.
+func (c *Checkpoints) Cut() (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.Created.IsZero() {
+		return false, nil
+	}
+	created, err := Created(c.dir, c.stream)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !created.Equal(c.last.Created):
+		return false, ErrOther
+	case err != nil:
+		return false, err
+	}
+	return Cut(c.dir, c.stream, c.last.Mark)
+}
+
+// Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An event
+// that was acknowledged may be missing: the server writes it some milliseconds later.
+func (c *Checkpoints) Take() (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	created, err := Created(c.dir, c.stream)
+	if err != nil {
+		return 0, err
+	}
+	before := c.last.Mark
+	if !created.Equal(c.last.Created) {
+		before = Mark{}
+	}
+	mark, err := MarkOf(c.dir, c.stream, before)
+	if err != nil {
+		return 0, err
+	}
+	if err := disk.SyncAll(c.root, c.dir); err != nil {
+		return 0, err
+	}
+	next := checkpoint{Created: created, Mark: mark}
+	b, err := json.Marshal(next)
+	if err != nil {
+		return 0, fmt.Errorf("encode checkpoint: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(c.file), 0o700); err != nil {
+		return 0, fmt.Errorf("write checkpoint: %w", err)
+	}
+	if err := disk.Replace(c.file, b); err != nil {
+		return 0, fmt.Errorf("write checkpoint: %w", err)
+	}
+	c.last = next
+	return mark.Seq, nil
+}
+
+// Close closes the checkpoints.
+func (c *Checkpoints) Close() error {
+	if err := c.root.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("close checkpoints: %w", err)
+	}
+	return nil
+}

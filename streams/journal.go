@@ -1,0 +1,372 @@
+package streams
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams/journal"
+)
+
+// DefaultJournalBytes is the default of [JournalOptions].Limit.
+const DefaultJournalBytes = 64 << 20
+
+// Bounds of a journal.
+const (
+	// checkpointEvery is the longest time between two checkpoints while events are stored, and checkpointBytes
+	// from how many bytes of events on there is one earlier.
+	checkpointEvery = time.Second
+	checkpointBytes = 16 << 20
+	// settleTimeout bounds how long a checkpoint waits until JetStream has written an event to its files.
+	settleTimeout = 5 * time.Second
+	settlePoll    = 2 * time.Millisecond
+	// shipEvents and shipBytes bound what is sent to JetStream with one acknowledgement.
+	shipEvents = 512
+	shipBytes  = 4 << 20
+	shipMax    = time.Second // the longest pause before JetStream is tried again
+)
+
+// ErrJournal is returned when the events of a journal can't be added to the stream, because they do not follow its
+// last one: the stream was replaced by another, or by an older copy.
+var ErrJournal = errors.New("the journal has events that do not follow the stream's last one")
+
+// Checkpoints make what the stream has durable. embedded.Checkpoints implements it.
+type Checkpoints interface {
+	// Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An
+	// event that JetStream has acknowledged may be missing: it is in the files soon after.
+	Take() (uint64, error)
+}
+
+// JournalOptions configure a [Journal]. Files and Checkpoints are required.
+type JournalOptions struct {
+	// Stream is the stream's name, by default [Name].
+	Stream string
+	// Files are the journal's files. Close closes them.
+	Files       *journal.Journal
+	Checkpoints Checkpoints
+	// Tail, if not nil, gets each event when JetStream has it, see [NewFedTail].
+	Tail *Tail
+	// Limit is how many bytes of events may wait for JetStream. Beyond it no more are accepted.
+	Limit int64
+	// AckTimeout bounds the wait for one acknowledgement of JetStream.
+	AckTimeout time.Duration
+	// Logger discards everything by default.
+	Logger *slog.Logger
+}
+
+// Journal makes events durable before JetStream has them. An event is answered for when it is in the journal's
+// files, synced. Then it is sent to JetStream, which needs no sync for each: a [Checkpoints] syncs the stream's
+// files now and then, and after that the journal drops the events. After a crash the next start sends what the stream
+// may have lost, with the same sequences and times.
+//
+// So no reader sees an event that is not durable. Consumers and read models see it when JetStream has it.
+//
+// Only one process can have a journal, and nothing else may write to the stream while it is open.
+type Journal struct {
+	js   jetstream.JetStream
+	opts JournalOptions
+
+	stop    context.CancelFunc
+	stopped chan struct{}
+	// checkpointing is held during a checkpoint.
+	checkpointing sync.Mutex
+
+	mu      sync.Mutex
+	queue   []frame // those after shipped, in order
+	waiting int64   // bytes of queue
+	head    uint64  // the last event in the files
+	shipped uint64  // the last event that JetStream has acknowledged
+	at      time.Time
+	since   int64 // bytes that were shipped since the last checkpoint
+	failed  error // why nothing is shipped now
+	failing error // why there was no checkpoint
+	// last has the sequence of the last event by page and noun, of those that JetStream may lack or lose.
+	last    map[string]uint64
+	changed chan struct{} // closed and replaced when any of this changes
+}
+
+// OpenJournal sends to JetStream what the files have and the stream does not, and returns a journal that is ready for
+// more. The caller must close it.
+//
+// [ErrJournal] is returned when the files' events do not follow the stream's, journal.ErrDamaged when they can't
+// be read.
+func OpenJournal(ctx context.Context, js jetstream.JetStream, o JournalOptions) (*Journal, error) {
+	o.Stream = cmp.Or(o.Stream, Name)
+	o.Limit = cmp.Or(max(o.Limit, 0), DefaultJournalBytes)
+	o.AckTimeout = cmp.Or(max(o.AckTimeout, 0), DefaultAckTimeout)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	j := &Journal{
+		js: js, opts: o, stopped: make(chan struct{}), last: map[string]uint64{}, changed: make(chan struct{}),
+	}
+	if err := j.recover(ctx); err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	run, stop := context.WithCancel(context.Background())
+	j.stop = stop
+	go j.run(run)
+	return j, nil
+}
+
+// recover makes the stream have all events of the files, and takes a checkpoint.
+func (j *Journal) recover(ctx context.Context) error {
+	last, err := Last(ctx, j.js, j.opts.Stream)
+	if err != nil {
+		return err
+	}
+	if err := j.compare(ctx, last); err != nil {
+		return err
+	}
+	first, head := j.opts.Files.Range()
+	if first > last+1 && head >= first {
+		return fmt.Errorf("the stream ends with event %d, the journal has %d to %d: %w", last, first, head, ErrJournal)
+	}
+	j.shipped, j.head = last, max(last, head)
+	if head > last {
+		j.opts.Logger.Info("events of the journal are added to the stream", "events", head-last)
+	}
+	for j.shipped < j.head {
+		frames, err := j.frames(j.shipped+1, j.head)
+		if err == nil {
+			err = j.send(ctx, frames)
+		}
+		if err != nil {
+			return err
+		}
+		j.shipped = frames[len(frames)-1].seq
+	}
+	if err := j.Settle(ctx); err != nil {
+		return err
+	}
+	if _, head := j.opts.Files.Range(); head != last {
+		return j.opts.Files.Begin(j.head)
+	}
+	return nil
+}
+
+// compare returns [ErrJournal] if the stream has other events than the files. An event that the stream lacks may have
+// been erased; see [Lost].
+func (j *Journal) compare(ctx context.Context, last uint64) error {
+	first, head := j.opts.Files.Range()
+	if first > min(last, head) {
+		return nil
+	}
+	ids := map[uint64]string{}
+	err := j.opts.Files.Read(first, func(r journal.Record) error {
+		f, err := decodeFrame(r.Seq, r.Data)
+		ids[r.Seq] = f.msg.Header.Get(HeaderID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	o := ReadOptions{Stream: j.opts.Stream, From: first, To: min(last, head)}
+	_, err = each(ctx, j.js, o, func(a arrival) error {
+		if a.header.Get(HeaderID) != ids[a.seq] {
+			return fmt.Errorf("event %d is another one in the stream: %w", a.seq, ErrJournal)
+		}
+		return nil
+	})
+	return err
+}
+
+// frames returns some events of the files, at least one, from a sequence on up to another.
+func (j *Journal) frames(from, to uint64) (out []frame, err error) {
+	enough, bytes := errors.New("enough"), 0
+	err = j.opts.Files.Read(from, func(r journal.Record) error {
+		f, err := decodeFrame(r.Seq, r.Data)
+		if err != nil {
+			return err
+		}
+		out = append(out, f)
+		if bytes += f.size; len(out) >= shipEvents || bytes >= shipBytes || r.Seq == to {
+			return enough
+		}
+		return nil
+	})
+	if errors.Is(err, enough) {
+		err = nil
+	}
+	if err == nil && len(out) == 0 {
+		err = fmt.Errorf("event %d is not in the journal: %w", from, ErrJournal)
+	}
+	return out, err
+}
+
+// append makes the messages durable and returns the sequence of the first; those of the others follow. Only the
+// committer calls it, while nothing else does.
+func (j *Journal) append(messages []*nats.Msg) (uint64, error) {
+	j.mu.Lock()
+	first, at := j.head+1, j.at
+	j.mu.Unlock()
+	if now := time.Now().UTC(); now.After(at) { // stored times never go back
+		at = now
+	}
+	frames := make([]frame, len(messages))
+	records := make([]journal.Record, len(messages))
+	var bytes int64
+	for i, m := range messages {
+		m.Header.Set(HeaderStoredAt, at.Format(time.RFC3339Nano))
+		frames[i] = frame{seq: first + uint64(i), at: at, msg: m, size: m.Size()}
+		records[i] = journal.Record{Seq: frames[i].seq, Data: appendFrame(make([]byte, 0, frames[i].size+64), frames[i])}
+		bytes += int64(frames[i].size)
+	}
+	if err := j.opts.Files.Append(records); err != nil {
+		return 0, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.queue = append(j.queue, frames...)
+	j.waiting += bytes
+	j.head, j.at = frames[len(frames)-1].seq, at
+	for _, f := range frames {
+		j.last[nounOf(f.msg.Subject)] = f.seq
+	}
+	j.notify()
+	return first, nil
+}
+
+// lastOf returns the sequence of the last event with the page and the noun of a subject that JetStream may lack
+// or lose, 0 if there is none.
+func (j *Journal) lastOf(noun string) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.last[noun]
+}
+
+// refuses returns why no event is accepted now, nil if they are.
+func (j *Journal) refuses() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case j.failed != nil:
+		return fmt.Errorf("%w: %w", ErrUnavailable, j.failed)
+	case j.failing != nil && j.waiting+j.since > j.opts.Limit:
+		return fmt.Errorf("%w: %w", ErrUnavailable, j.failing)
+	case j.waiting > j.opts.Limit:
+		return fmt.Errorf("%d bytes of events wait for JetStream: %w", j.waiting, ErrOverloaded)
+	}
+	return nil
+}
+
+// JournalStatus is the state of a [Journal].
+type JournalStatus struct {
+	// Waiting is how many events wait for JetStream.
+	Waiting uint64 `json:"waiting"`
+	// Bytes is the size of the journal's files.
+	Bytes int64 `json:"bytes"`
+	// Error says why JetStream does not get them now, or why it can't be made durable what it has.
+	Error string `json:"error,omitempty"`
+}
+
+// Status returns the state of the journal.
+func (j *Journal) Status() JournalStatus {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := JournalStatus{Waiting: j.head - j.shipped, Bytes: j.opts.Files.Size()}
+	if err := cmp.Or(j.failed, j.failing); err != nil {
+		s.Error = err.Error()
+	}
+	return s
+}
+
+// notify wakes those that wait for a change. The caller must hold j.mu.
+func (j *Journal) notify() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// Flush waits until JetStream has every event that was stored before the call.
+func (j *Journal) Flush(ctx context.Context) error {
+	j.mu.Lock()
+	head := j.head
+	j.mu.Unlock()
+	for {
+		j.mu.Lock()
+		shipped, changed, failed := j.shipped, j.changed, j.failed
+		j.mu.Unlock()
+		if shipped >= head {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the stream has %d events of the journal: %w",
+				head-shipped, errors.Join(ctx.Err(), failed))
+		}
+	}
+}
+
+// Settle makes everything durable in the stream's files, that is what was stored and what was deleted, and removes
+// all events that were stored before the call from the journal's files.
+func (j *Journal) Settle(ctx context.Context) error {
+	if err := j.Flush(ctx); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	shipped := j.shipped
+	j.mu.Unlock()
+	if err := j.opts.Files.Rotate(); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for {
+		durable, err := j.checkpoint()
+		if err != nil {
+			return err
+		}
+		if durable >= shipped {
+			return nil
+		}
+		if err := backoff.Sleep(limited, settlePoll); err != nil {
+			return fmt.Errorf("wait until JetStream has written event %d: %w", shipped, err)
+		}
+	}
+}
+
+// checkpoint makes durable what is in the stream's files, and drops it from the journal.
+func (j *Journal) checkpoint() (uint64, error) {
+	j.checkpointing.Lock()
+	defer j.checkpointing.Unlock()
+	durable, err := j.opts.Checkpoints.Take()
+	if err == nil {
+		err = j.opts.Files.Drop(durable)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for noun, seq := range j.last {
+		if seq <= durable {
+			delete(j.last, noun)
+		}
+	}
+	switch j.failing = err; {
+	case err == nil && durable >= j.shipped:
+		j.since = 0
+	case err == nil:
+		j.since = 1 // another one follows
+	}
+	if err != nil {
+		return 0, fmt.Errorf("checkpoint: %w", err)
+	}
+	return durable, nil
+}
+
+// Close sends what waits to JetStream, takes a checkpoint and closes the files. If that fails nothing is lost: the next
+// OpenJournal does it. The publisher must be closed before.
+func (j *Journal) Close(ctx context.Context) error {
+	err := j.Settle(ctx)
+	j.stop()
+	<-j.stopped
+	if err := errors.Join(err, j.opts.Files.Close()); err != nil {
+		return fmt.Errorf("close journal: %w", err)
+	}
+	return nil
+}

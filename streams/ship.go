@@ -1,0 +1,242 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
+)
+
+// run sends the journal's events to JetStream and takes checkpoints, until the context ends.
+func (j *Journal) run(ctx context.Context) {
+	defer close(j.stopped)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		j.takeCheckpoints(ctx)
+	}()
+	defer func() { <-done }()
+	pause := backoff.Backoff{Min: retryMin, Max: shipMax}
+	most := shipEvents
+	for ctx.Err() == nil {
+		frames := j.next(ctx, most)
+		if len(frames) == 0 {
+			continue
+		}
+		err := j.send(ctx, frames)
+		if err == nil {
+			j.accept(frames)
+			most = shipEvents
+			pause.Reset()
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		j.fail(err)
+		// One event at a time shows which one JetStream refuses, and why.
+		most = 1
+		if pause.Wait(ctx) != nil {
+			return
+		}
+		if err := j.resume(ctx); err != nil {
+			j.fail(err)
+		}
+	}
+}
+
+// fail records why nothing is sent now.
+func (j *Journal) fail(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.failed == nil {
+		j.opts.Logger.Error("JetStream does not take the events of the journal; no more are accepted", "err", err)
+	}
+	j.failed = err
+	j.notify()
+}
+
+// next waits for events, and returns at most so many.
+func (j *Journal) next(ctx context.Context, most int) []frame {
+	for {
+		j.mu.Lock()
+		n, bytes := 0, 0
+		for n < len(j.queue) && n < most && (n == 0 || bytes < shipBytes) {
+			bytes += j.queue[n].size
+			n++
+		}
+		frames, changed := j.queue[:n:n], j.changed
+		j.mu.Unlock()
+		if n > 0 {
+			return frames
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// send publishes the frames, which follow the stream's last event, and waits until JetStream has them. Each has the sequence
+// of the one before it as a condition, so one that is refused is never skipped.
+func (j *Journal) send(ctx context.Context, frames []frame) error {
+	nc := j.js.Conn()
+	if !nc.IsConnected() { // the client would keep them, and send them later
+		return nats.ErrDisconnected
+	}
+	ctx, cancel := context.WithTimeout(ctx, j.opts.AckTimeout)
+	defer cancel()
+	stream := []string{j.opts.Stream}
+	for i, f := range frames {
+		m := &nats.Msg{Subject: f.msg.Subject, Data: f.msg.Data, Header: make(nats.Header, len(f.msg.Header)+2)}
+		for name, values := range f.msg.Header {
+			m.Header[name] = values
+		}
+		m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(f.seq-1, 10)}
+		if i < len(frames)-1 {
+			if err := nc.PublishMsg(m); err != nil {
+				return fmt.Errorf("publish event %d: %w", f.seq, err)
+			}
+			continue
+		}
+		m.Header[jetstream.ExpectedStreamHeader] = stream
+		answer, err := nc.RequestMsgWithContext(ctx, m)
+		if err != nil {
+			return fmt.Errorf("publish event %d: %w", f.seq, err)
+		}
+		if err := acknowledged(answer.Data, f.seq); err != nil {
+			return fmt.Errorf("publish event %d: %w", f.seq, err)
+		}
+	}
+	return nil
+}
+
+// acknowledged returns an error unless the answer says that the event was stored with that sequence.
+func acknowledged(answer []byte, seq uint64) error {
+	var ack struct {
+		Seq       uint64              `json:"seq"`
+		Duplicate bool                `json:"duplicate"`
+		Error     *jetstream.APIError `json:"error"`
+	}
+	switch err := json.Unmarshal(answer, &ack); {
+	case err != nil:
+		return fmt.Errorf("decode answer: %w", err)
+	case ack.Error != nil:
+		return ack.Error
+	case ack.Duplicate, ack.Seq != seq:
+		return fmt.Errorf("JetStream has it as event %d (duplicate: %t): %w", ack.Seq, ack.Duplicate, ErrJournal)
+	}
+	return nil
+}
+
+// accept counts frames as shipped.
+func (j *Journal) accept(frames []frame) {
+	if j.opts.Tail != nil {
+		list := make([]arrival, len(frames))
+		for i, f := range frames {
+			list[i] = f.arrival()
+		}
+		decodeAll(list)
+		j.opts.Tail.add(list)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range frames {
+		j.since += int64(f.size)
+	}
+	j.shippedUpto(frames[len(frames)-1].seq)
+	if j.failed != nil {
+		j.opts.Logger.Info("JetStream takes the events of the journal again")
+		j.failed = nil
+	}
+	j.notify()
+}
+
+// shippedUpto removes what was shipped from the queue. The caller must hold j.mu.
+func (j *Journal) shippedUpto(seq uint64) {
+	j.shipped = seq
+	for len(j.queue) > 0 && j.queue[0].seq <= seq {
+		f := j.queue[0]
+		j.waiting -= int64(f.size)
+		j.queue[0] = frame{} // the array stays in memory for a while
+		j.queue = j.queue[1:]
+	}
+}
+
+// resume finds out what the stream has, after an answer was lost or the server was started again: it may have more
+// than what was acknowledged, or less, if it could not write that.
+func (j *Journal) resume(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, j.opts.AckTimeout)
+	defer cancel()
+	last, err := Last(limited, j.js, j.opts.Stream)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	head, shipped := j.head, j.shipped
+	if last > head {
+		j.mu.Unlock()
+		return fmt.Errorf("the stream has event %d, the journal ends with %d: %w", last, head, ErrJournal)
+	}
+	accepted := j.queue[:min(uint64(len(j.queue)), max(last, shipped)-shipped)]
+	j.mu.Unlock()
+	if len(accepted) > 0 {
+		j.accept(accepted)
+	}
+	if last < shipped {
+		j.opts.Logger.Warn("the stream has lost events that the journal has", "events", shipped-last)
+	}
+	for last < shipped {
+		frames, err := j.frames(last+1, shipped)
+		if err == nil {
+			err = j.send(ctx, frames)
+		}
+		if err != nil {
+			return err
+		}
+		last = frames[len(frames)-1].seq
+	}
+	return nil
+}
+
+// takeCheckpoints takes a checkpoint after checkpointBytes, and after checkpointEvery while events are shipped.
+func (j *Journal) takeCheckpoints(ctx context.Context) {
+	tick := time.NewTicker(checkpointEvery)
+	defer tick.Stop()
+	for {
+		j.mu.Lock()
+		since, changed := j.since, j.changed
+		j.mu.Unlock()
+		if since < checkpointBytes {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			case <-changed:
+				continue
+			}
+		}
+		if since == 0 || ctx.Err() != nil {
+			continue
+		}
+		if _, err := j.checkpoint(); err != nil {
+			j.opts.Logger.Error("it could not be made durable what JetStream has; the journal keeps it", "err", err)
+			if backoff.Sleep(ctx, checkpointEvery) != nil {
+				return
+			}
+		}
+	}
+}
+
+// nounOf returns the subject's part with the page and the noun.
+func nounOf(subject string) string {
+	return subject[:max(0, strings.LastIndexByte(subject, '.'))]
+}
