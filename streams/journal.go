@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ const (
 	// settleTimeout bounds how long a checkpoint waits until JetStream has written an event to its files.
 	settleTimeout = 5 * time.Second
 	settlePoll    = 2 * time.Millisecond
+	// closeTimeout bounds how long Close waits for JetStream.
+	closeTimeout = 3 * time.Second
 	// shipEvents and shipBytes bound what is sent to JetStream with one acknowledgement.
 	shipEvents = 512
 	shipBytes  = 4 << 20
@@ -85,6 +88,8 @@ type Journal struct {
 	head    uint64  // the last event in the files
 	shipped uint64  // the last event that JetStream has acknowledged
 	at      time.Time
+	total   int64 // bytes of all events that were stored
+	room    int64 // what total may become, see SetRoom
 	since   int64 // bytes that were shipped since the last checkpoint
 	failed  error // why nothing is shipped now
 	failing error // why there was no checkpoint
@@ -104,7 +109,7 @@ func OpenJournal(ctx context.Context, js jetstream.JetStream, o JournalOptions) 
 	o.AckTimeout = cmp.Or(max(o.AckTimeout, 0), DefaultAckTimeout)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	j := &Journal{
-		js: js, opts: o, stopped: make(chan struct{}), last: map[string]uint64{}, changed: make(chan struct{}),
+		js: js, opts: o, room: math.MaxInt64, stopped: make(chan struct{}), last: map[string]uint64{}, changed: make(chan struct{}),
 	}
 	if err := j.recover(ctx); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -132,21 +137,34 @@ func (j *Journal) recover(ctx context.Context) error {
 	if head > last {
 		j.opts.Logger.Info("events of the journal are added to the stream", "events", head-last)
 	}
-	for j.shipped < j.head {
-		frames, err := j.frames(j.shipped+1, j.head)
+	if j.failed = j.sendFiles(ctx, last, j.head); j.failed != nil {
+		if errors.Is(j.failed, journal.ErrDamaged) || ctx.Err() != nil {
+			return j.failed
+		}
+		j.opts.Logger.Error("JetStream does not take the events of the journal; no more are accepted", "err", j.failed)
+		return nil // run tries again
+	}
+	j.shipped = j.head
+	if err := j.Settle(ctx); err != nil {
+		return err
+	}
+	if _, head := j.opts.Files.Range(); head != j.head {
+		return j.opts.Files.Begin(j.head)
+	}
+	return nil
+}
+
+// sendFiles publishes the events of the files after one sequence up to another.
+func (j *Journal) sendFiles(ctx context.Context, after, upto uint64) error {
+	for after < upto {
+		frames, err := j.frames(after+1, upto)
 		if err == nil {
 			err = j.send(ctx, frames)
 		}
 		if err != nil {
 			return err
 		}
-		j.shipped = frames[len(frames)-1].seq
-	}
-	if err := j.Settle(ctx); err != nil {
-		return err
-	}
-	if _, head := j.opts.Files.Range(); head != last {
-		return j.opts.Files.Begin(j.head)
+		after = frames[len(frames)-1].seq
 	}
 	return nil
 }
@@ -218,6 +236,9 @@ func (j *Journal) append(messages []*nats.Msg) (uint64, error) {
 		records[i] = journal.Record{Seq: frames[i].seq, Data: appendFrame(make([]byte, 0, frames[i].size+64), frames[i])}
 		bytes += int64(frames[i].size)
 	}
+	if err := j.take(bytes + int64(len(messages))*shipOverhead); err != nil {
+		return 0, err
+	}
 	if err := j.opts.Files.Append(records); err != nil {
 		return 0, err
 	}
@@ -241,8 +262,33 @@ func (j *Journal) lastOf(noun string) uint64 {
 	return j.last[noun]
 }
 
-// refuses returns why no event is accepted now, nil if they are.
-func (j *Journal) refuses() error {
+// ErrNoRoom is returned when JetStream has no room for events.
+var ErrNoRoom = errors.New("there is no room for the events in the stream")
+
+// shipOverhead is how many bytes JetStream needs for an event in addition to those of the message, at most.
+const shipOverhead = 256
+
+// SetRoom tells for how many bytes JetStream has room now. Events for which there is none are not accepted: JetStream
+// would refuse them, and then all that follow. What was accepted before and JetStream does not have yet counts too.
+func (j *Journal) SetRoom(bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.room = j.total + min(bytes, math.MaxInt64/2) - j.waiting - int64(len(j.queue))*shipOverhead
+}
+
+// take takes room for events.
+func (j *Journal) take(bytes int64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.total+bytes > j.room {
+		return ErrNoRoom
+	}
+	j.total += bytes
+	return nil
+}
+
+// Refuses returns why no event is accepted now, nil if they are.
+func (j *Journal) Refuses() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
@@ -310,9 +356,10 @@ func (j *Journal) Settle(ctx context.Context) error {
 	if err := j.Flush(ctx); err != nil {
 		return err
 	}
-	j.mu.Lock()
-	shipped := j.shipped
-	j.mu.Unlock()
+	shipped, err := Last(ctx, j.js, j.opts.Stream) // or more, if an import has added events
+	if err != nil {
+		return err
+	}
 	if err := j.opts.Files.Rotate(); err != nil {
 		return err
 	}
@@ -362,7 +409,9 @@ func (j *Journal) checkpoint() (uint64, error) {
 // Close sends what waits to JetStream, takes a checkpoint and closes the files. If that fails nothing is lost: the next
 // OpenJournal does it. The publisher must be closed before.
 func (j *Journal) Close(ctx context.Context) error {
-	err := j.Settle(ctx)
+	limited, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	err := j.Settle(limited)
 	j.stop()
 	<-j.stopped
 	if err := errors.Join(err, j.opts.Files.Close()); err != nil {

@@ -100,7 +100,7 @@ func (o BatchObservation) Failed() error {
 // Full reports whether the stream refused events because there is no space for them.
 func (o BatchObservation) Full() bool {
 	var api *jetstream.APIError
-	return errors.Is(o.Err, syscall.ENOSPC) || errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
+	return errors.Is(o.Err, syscall.ENOSPC) || errors.Is(o.Err, ErrNoRoom) || errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
 }
 
 // LargestEvent returns the size of the largest message that a delivery of body bytes can make: an event may
@@ -344,7 +344,7 @@ func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
 // admit reserves room in the queue, before anything is encoded.
 func (p *Publisher) admit(key flowKey, n int) error {
 	if p.journal != nil {
-		if err := p.journal.refuses(); err != nil {
+		if err := p.journal.Refuses(); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -25,30 +26,29 @@ func (j *Journal) run(ctx context.Context) {
 	defer func() { <-done }()
 	pause := backoff.Backoff{Min: retryMin, Max: shipMax}
 	most := shipEvents
+	j.mu.Lock()
+	err := j.failed
+	j.mu.Unlock()
 	for ctx.Err() == nil {
-		frames := j.next(ctx, most)
-		if len(frames) == 0 {
-			continue
-		}
-		err := j.send(ctx, frames)
-		if err == nil {
-			j.accept(frames)
-			most = shipEvents
-			pause.Reset()
-			continue
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		j.fail(err)
-		// One event at a time shows which one JetStream refuses, and why.
-		most = 1
-		if pause.Wait(ctx) != nil {
-			return
-		}
-		if err := j.resume(ctx); err != nil {
+		if err != nil {
 			j.fail(err)
+			if pause.Wait(ctx) != nil {
+				return
+			}
+			if err = j.resume(ctx); err != nil {
+				continue
+			}
+			// One event at a time shows which one JetStream refuses, and why.
+			most = 1
 		}
+		if frames := j.next(ctx, most); len(frames) > 0 {
+			if err = j.send(ctx, frames); err != nil {
+				continue
+			}
+			j.accept(frames)
+		}
+		most = shipEvents
+		pause.Reset()
 	}
 }
 
@@ -56,7 +56,7 @@ func (j *Journal) run(ctx context.Context) {
 func (j *Journal) fail(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.failed == nil {
+	if j.failed == nil && !errors.Is(err, context.Canceled) {
 		j.opts.Logger.Error("JetStream does not take the events of the journal; no more are accepted", "err", err)
 	}
 	j.failed = err
@@ -94,6 +94,16 @@ func (j *Journal) send(ctx context.Context, frames []frame) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, j.opts.AckTimeout)
 	defer cancel()
+	// A request that is under way when the connection breaks is never answered.
+	changes := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer nc.RemoveStatusListener(changes)
+	go func() {
+		select {
+		case <-changes:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	stream := []string{j.opts.Stream}
 	for i, f := range frames {
 		m := &nats.Msg{Subject: f.msg.Subject, Data: f.msg.Data, Header: make(nats.Header, len(f.msg.Header)+2)}
@@ -153,11 +163,7 @@ func (j *Journal) accept(frames []frame) {
 		j.since += int64(f.size)
 	}
 	j.shippedUpto(frames[len(frames)-1].seq)
-	if j.failed != nil {
-		j.opts.Logger.Info("JetStream takes the events of the journal again")
-		j.failed = nil
-	}
-	j.notify()
+	j.recovered()
 }
 
 // shippedUpto removes what was shipped from the queue. The caller must hold j.mu.
@@ -181,30 +187,38 @@ func (j *Journal) resume(ctx context.Context) error {
 		return err
 	}
 	j.mu.Lock()
-	head, shipped := j.head, j.shipped
+	head, before := j.head, j.head-uint64(len(j.queue)) // the files have those up to before
 	if last > head {
 		j.mu.Unlock()
 		return fmt.Errorf("the stream has event %d, the journal ends with %d: %w", last, head, ErrJournal)
 	}
-	accepted := j.queue[:min(uint64(len(j.queue)), max(last, shipped)-shipped)]
+	accepted := j.queue[:max(last, before)-before]
 	j.mu.Unlock()
 	if len(accepted) > 0 {
 		j.accept(accepted)
 	}
-	if last < shipped {
-		j.opts.Logger.Warn("the stream has lost events that the journal has", "events", shipped-last)
+	if last < before {
+		j.opts.Logger.Warn("JetStream lacks events that the journal has", "events", before-last)
 	}
-	for last < shipped {
-		frames, err := j.frames(last+1, shipped)
-		if err == nil {
-			err = j.send(ctx, frames)
-		}
-		if err != nil {
-			return err
-		}
-		last = frames[len(frames)-1].seq
+	if err := j.sendFiles(ctx, last, before); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.shipped = max(j.shipped, before)
+	if len(j.queue) == 0 {
+		j.recovered()
 	}
 	return nil
+}
+
+// recovered is called when JetStream takes events. The caller must hold j.mu.
+func (j *Journal) recovered() {
+	if j.failed != nil {
+		j.opts.Logger.Info("JetStream takes the events of the journal again")
+		j.failed = nil
+	}
+	j.notify()
 }
 
 // takeCheckpoints takes a checkpoint after checkpointBytes, and after checkpointEvery while events are shipped.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"time"
@@ -33,6 +34,9 @@ type Spec struct {
 	// Replicas is how many copies a new stream has; more than 1, the default, needs a NATS cluster. An existing
 	// stream keeps the number that it has.
 	Replicas int
+	// Journal is for a stream that gets its events from a [Journal]: it syncs none itself, and has no deduplication
+	// window of its own. It can't be changed.
+	Journal bool
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
 	MaxBytes int64
@@ -51,7 +55,18 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.AllowAtomicPublish = true
 	c.AllowDirect = true
 	c.NoAck = false
+	if s.Journal {
+		c.PersistMode = jetstream.AsyncPersistMode
+		c.AllowAtomicPublish = false // not possible with that mode
+		c.Duplicates = noWindow
+		// No subject ever has that many. With any limit the server makes its files half as large, so that to erase an
+		// event, for which it writes a file anew, takes half the time.
+		c.MaxMsgsPerSubject = math.MaxInt64
+	}
 }
+
+// noWindow is the shortest deduplication window that JetStream has; 0 would be its default of two minutes.
+const noWindow = 100 * time.Millisecond
 
 func (s Spec) withDefaults() Spec {
 	s.Name = cmp.Or(s.Name, Name)
@@ -122,6 +137,10 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("it is a copy of another stream: %w", ErrMismatch)
 	case c.Sealed:
 		return fmt.Errorf("it is sealed: %w", ErrMismatch)
+	case s.Journal != (c.PersistMode == jetstream.AsyncPersistMode):
+		return fmt.Errorf("its persist mode is %s: it was made for %s; export and import its events: %w", c.PersistMode,
+			map[bool]string{true: "an external NATS, or by an older version", false: "the embedded server"}[s.Journal],
+			ErrMismatch)
 	case s.MaxBytes > 0 && info.State.Bytes > uint64(s.MaxBytes):
 		return fmt.Errorf("it has %d bytes, more than the %d allowed; raise streams.max_bytes: %w",
 			info.State.Bytes, s.MaxBytes, ErrMismatch)

@@ -36,6 +36,8 @@ type Secrets interface {
 // AdminsOptions configure [Admins]. All but Recorded, Kept and Logger are required.
 type AdminsOptions struct {
 	JS jetstream.JetStream
+	// Journal is nil if the stream has none.
+	Journal Journal
 	// Connect returns a connection that only the reactor uses.
 	Connect   func() (*nats.Conn, error)
 	Publisher streams.Storer
@@ -67,6 +69,11 @@ func NewAdmins(o AdminsOptions) *Admins {
 //
 // It is idempotent, and may be repeated after an error.
 func (x *Admins) Erase(ctx context.Context, a meta.AdminErasure) (meta.AdminErased, error) {
+	if x.opts.Journal != nil {
+		if err := x.opts.Journal.Flush(ctx); err != nil {
+			return meta.AdminErased{}, err
+		}
+	}
 	found, err := x.find(ctx, a)
 	if err != nil {
 		return meta.AdminErased{}, err
@@ -273,6 +280,9 @@ func (x *Admins) Handle(ctx context.Context, e streams.Stored) error {
 		}
 		return ok
 	})
+	if err == nil {
+		err = settle(ctx, x.opts.Journal)
+	}
 	if n > 0 {
 		x.opts.Logger.Info("events with the id of a person who connected a page deleted",
 			"page", e.Page, "events", n, "seq", e.Seq)

@@ -51,9 +51,30 @@ const (
 	maxDeliver = 300
 )
 
+// Journal has events that are not in the stream yet, and copies of those that are.
+type Journal interface {
+	// Flush waits until all that were stored before are in the stream.
+	Flush(ctx context.Context) error
+	// Settle does that, removes what the journal has of them, and makes durable what was deleted from the stream.
+	Settle(ctx context.Context) error
+}
+
+// settle makes the deletions durable, and removes what the journal has of the events; j may be nil.
+func settle(ctx context.Context, j Journal) error {
+	if j == nil {
+		return nil
+	}
+	if err := j.Settle(ctx); err != nil {
+		return fmt.Errorf("make the erasure durable: %w", err)
+	}
+	return nil
+}
+
 // Options configure an [Eraser]. JS, Connect, Publisher and Conversations are required.
 type Options struct {
 	JS jetstream.JetStream
+	// Journal is nil if the stream has none.
+	Journal Journal
 	// Connect returns a connection that only the reactor uses.
 	Connect       func() (*nats.Conn, error)
 	Publisher     streams.Storer
@@ -111,6 +132,11 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	var out Result
 	if page == "" || page == domain.NoPage || contact == "" {
 		return out, ErrRequest
+	}
+	if x.opts.Journal != nil {
+		if err := x.opts.Journal.Flush(ctx); err != nil {
+			return out, err
+		}
 	}
 	head, err := streams.Last(ctx, x.opts.JS, streams.Name)
 	if err != nil {
@@ -275,6 +301,9 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 	if err != nil || len(found.seqs) == 0 {
 		return err
 	}
+	if err := settle(ctx, x.opts.Journal); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnfinished, err)
+	}
 	found.last = last
 	deadLetters, copies, err := x.opts.clean(ctx, x.opts.JS, found, page, contact)
 	out.DeadLetters += deadLetters
@@ -321,6 +350,9 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 		}
 		return ok
 	})
+	if err == nil {
+		err = settle(ctx, x.opts.Journal)
+	}
 	if n > 0 {
 		x.opts.Logger.Info("events of an erased contact deleted", "page", e.Page, "events", n, "seq", e.Seq)
 	}

@@ -44,8 +44,7 @@ func TestAuditFindsLostAndDuplicatedEvents(t *testing.T) {
 	m, err := streams.Encode(e.Event)
 	require.NoError(t, err)
 	m.Header.Set(nats.MsgIdHdr, "another") // so that the deduplication window does not find it
-	_, err = r.JS().PublishMsg(ctx, m)
-	require.NoError(t, err)
+	r = r.inject(t, m)
 	st, err := r.JS().Stream(ctx, streams.Name)
 	require.NoError(t, err)
 	require.NoError(t, st.DeleteMsg(ctx, 2))

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,7 +20,16 @@ import (
 
 // These methods give tests in package server_test access to the parts of a program.
 
-func (p *Program) JS() jetstream.JetStream              { return p.js }
+// JS returns JetStream. The stream has what was answered before the call, if JetStream takes it.
+func (p *Program) JS() jetstream.JetStream {
+	if p.journal != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.journal.Flush(ctx)
+	}
+	return p.js
+}
+
 func (p *Program) Keys() *seal.KeyRing                  { return p.keys }
 func (p *Program) Secrets() *connect.Bucket             { return p.secrets }
 func (p *Program) Tokens() connect.Tokens               { return p.tokens }

@@ -143,6 +143,11 @@ func (h *health) storeError() error {
 	if err := h.durable.refusal(); err != nil {
 		return err
 	}
+	if h.p.journal != nil {
+		if err := h.p.journal.Refuses(); err != nil {
+			return err
+		}
+	}
 	if err := h.index(); err != nil {
 		return err
 	}

@@ -82,6 +82,23 @@ func (p *Program) start(name string, ln *connections, s *http.Server, before fun
 	})
 }
 
+// currentTimeout bounds how long a request waits for events that were answered before it.
+const currentTimeout = 250 * time.Millisecond
+
+// current lets requests see what was answered before them: it waits until the stream has it, which takes some
+// milliseconds at most while JetStream works.
+func (p *Program) current(next http.Handler) http.Handler {
+	if p.journal == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
+		_ = p.journal.Flush(ctx) // without it, the request sees somewhat less
+		cancel()
+		next.ServeHTTP(w, r)
+	})
+}
+
 // survive reports a panic of a handler, and then ends the request's connection as net/http does. The
 // log has the route and the stack, but nothing of the request: its path, headers and body may contain
 // secrets, and so may the value of the panic, unless it is of the runtime.
@@ -225,7 +242,7 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	c.Register(mux)
 	guard := api.NewGuard(p.privateHosts(), p.log.With("part", "guard"))
 	// The cross-origin protection refuses requests that another site makes with the browser's session.
-	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(mux)))
+	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(mux))))
 	return func() { a.Close(); c.Close() }, nil
 }
 

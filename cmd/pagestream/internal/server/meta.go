@@ -80,7 +80,7 @@ func (p *Program) openErasers(recorded func(meta.Erasure) error) {
 		return p.hooks.Forget(ctx, seqs)
 	}
 	p.eraser = erase.New(erase.Options{
-		JS: p.js, Connect: p.dial("erase"), Publisher: p.publisher, Kept: kept,
+		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase"), Publisher: p.publisher, Kept: kept,
 		Conversations: p.models.Conversations(), Recorded: recorded, Logger: p.log.With("part", "erase"),
 		Copies: func(ctx context.Context, e domain.Event) error {
 			if p.consumers == nil { // while a restored installation is erased
@@ -90,9 +90,17 @@ func (p *Program) openErasers(recorded func(meta.Erasure) error) {
 		},
 	})
 	p.admins = erase.NewAdmins(erase.AdminsOptions{
-		JS: p.js, Connect: p.dial("erase admins"), Publisher: p.publisher, Kept: kept,
+		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase admins"), Publisher: p.publisher, Kept: kept,
 		Pages: p.models.Pages(), Secrets: p.secrets, Recorded: recorded, Logger: p.log.With("part", "erase"),
 	})
+}
+
+// eraseJournal returns the journal for the erasers, nil if there is none.
+func (p *Program) eraseJournal() erase.Journal {
+	if p.journal == nil {
+		return nil
+	}
+	return p.journal
 }
 
 // erasures returns the erasures file.

@@ -33,9 +33,11 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	if err := projections.RemovePast(dir); err != nil {
 		return err
 	}
-	p.tail = streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	if p.tail == nil { // there is no journal
+		p.tail = streams.NewTail(p.js, streams.TailOptions{Stream: streams.Name, Logger: p.log})
+		p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
+	}
 	p.rollback.tell(func(uint64) { p.tail.Forget() })
-	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
 	var index projections.Index
 	turns := make(chan struct{}, 1)
 	rolledBack := p.rollback.to // it is the index that tells
@@ -101,7 +103,7 @@ func (p *Program) startPublisher(context.Context) (err error) {
 		judge = ownership.New(ownership.Options{Apps: apps, Pages: p.models.Pages()})
 	}
 	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
-		Judge: judge, Shared: p.cfg.NATS.URL != "",
+		Judge: judge, Journal: p.journal, Shared: p.cfg.NATS.URL != "",
 		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()}, Window: p.cfg.Streams.Window,
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -109,6 +110,17 @@ func startWith(t testing.TB, o server.Options) *running {
 	r.client, err = cli.NewClient(r.base(), cfg.HTTP.TokenFile)
 	require.NoError(t, err)
 	return r
+}
+
+// inject puts a message into the stream that the program did not store, while it does not run, and starts it again.
+func (r *running) inject(t testing.TB, m *nats.Msg) *running {
+	t.Helper()
+	r.stop(t)
+	require.NoError(t, server.Offline(t.Context(), server.Options{Config: r.cfg}, func(o *operate.Offline) error {
+		_, err := o.JS.PublishMsg(t.Context(), m)
+		return err
+	}))
+	return start(t, r.cfg)
 }
 
 func (r *running) stop(t testing.TB) {
@@ -485,7 +497,7 @@ func TestMetrics(t *testing.T) {
 		`pagestream_webhook_requests_total{app="main",method="POST",reason="",status="200"} 2`,
 		`pagestream_events_stored_total{type="message.received"} 1`,
 		`pagestream_duplicates_total{by=`,
-		`pagestream_publish_seconds_count{mode="single"}`,
+		`pagestream_publish_seconds_count{mode="batch"}`,
 		`pagestream_publish_batch_events_count`,
 		`pagestream_projection_lag_events{projection="conversations"} 0`,
 		`pagestream_page_last_event_age_seconds{page="700"}`,

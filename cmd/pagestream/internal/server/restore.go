@@ -53,6 +53,11 @@ func (p *Program) copied() error {
 	if err != nil || !found {
 		return err
 	}
+	if p.checkpoints != nil { // what was restored is synced
+		if _, err := p.checkpoints.Take(); err != nil {
+			return fmt.Errorf("make the restored stream durable: %w", err)
+		}
+	}
 	r.Copied = true
 	return p.writeRestore(r)
 }
@@ -153,7 +158,7 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 		Filters:   streams.Filter("", domain.ContactErased),
 		Malformed: func(uint64, error) error { return nil },
 	}
-	recorded, eraser := map[person]bool{}, erase.New(erase.Options{JS: p.js, Logger: p.log.With("part", "erase")})
+	recorded, eraser := map[person]bool{}, erase.New(erase.Options{JS: p.js, Journal: p.eraseJournal(), Logger: p.log.With("part", "erase")})
 	_, err = streams.Read(ctx, p.js, o, func(e streams.Stored) error {
 		d := e.Data.Erasure
 		if d == nil {

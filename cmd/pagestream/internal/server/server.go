@@ -39,6 +39,7 @@ import (
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/journal"
 )
 
 // Options configure a [Program]. Config is required.
@@ -70,8 +71,13 @@ type Program struct {
 	publicLn, privateLn net.Listener
 
 	// The stream.
-	waits    bool             // for NATS; offline commands don't
-	server   *embedded.Server // nil with an external NATS
+	waits  bool             // for NATS; offline commands don't
+	server *embedded.Server // nil with an external NATS
+	// The journal of the embedded server's stream.
+	checkpoints  *embedded.Checkpoints
+	journalFiles *journal.Journal
+	journal      *streams.Journal
+
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	identity streams.Identity

@@ -56,6 +56,9 @@ func (s *space) measure(ctx context.Context, ask bool) (err error) {
 	list := slices.Concat(stored, disks)
 	s.list.Store(&list)
 	s.report(list)
+	if s.p.journal != nil {
+		s.p.journal.SetRoom(s.left())
+	}
 	return err
 }
 
@@ -249,7 +252,10 @@ func (h *health) uncovered() error {
 		return nil
 	}
 	known := h.p.cfg.NATS.URL == "" && s.Seq+1 >= max(h.p.headAtStart+1, h.p.publisher.Remembered())
-	window := h.p.cfg.Streams.Window
+	window := time.Duration(0)
+	if h.p.cfg.NATS.URL != "" {
+		window = h.p.cfg.Streams.Window
+	}
 	if known || s.LagAge < max(windowMin, window-min(windowMargin, window/4)) {
 		return nil
 	}

@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
@@ -21,12 +23,13 @@ func (p *Program) openStream(ctx context.Context) error {
 	}
 	var err error
 	if p.cfg.NATS.URL == "" {
+		if err := p.prepareJournal(); err != nil {
+			return fmt.Errorf("prepare journal: %w", err)
+		}
 		p.server, err = embedded.Start(ctx, embedded.Options{
 			Dir: p.natsDir(), ReadModels: p.cfg.ProjectionsDir(),
-			Sync:         embedded.SyncMode(p.cfg.Streams.Sync),
-			SyncInterval: p.cfg.Streams.SyncInterval,
-			MaxStore:     int64(p.cfg.Streams.MaxStore),
-			Listen:       p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
+			MaxStore: int64(p.cfg.Streams.MaxStore),
+			Listen:   p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
 			Logger: p.log.With("part", "nats"),
 		})
 		if err != nil {
@@ -58,7 +61,13 @@ func (p *Program) openStream(ctx context.Context) error {
 			"max_payload", p.conn.MaxPayload(), "wanted", streams.LargestEvent(int64(p.cfg.Webhook.MaxBody)),
 			"webhook.max_body", p.cfg.Webhook.MaxBody, "largest", largest)
 	}
-	return nil
+	if p.server == nil {
+		return nil
+	}
+	if _, err := p.js.Stream(ctx, streams.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil // ensureStream makes it
+	}
+	return p.ensureStream(ctx) // with the configured limits, what the journal has may fit
 }
 
 // dial returns a function that opens a new connection. Each reactor needs its own, because
@@ -83,14 +92,15 @@ func (p *Program) storable() int64 { return streams.LargestBody(p.conn.MaxPayloa
 func (p *Program) ensureStream(ctx context.Context) error {
 	err := p.await(ctx, "the stream", func(ctx context.Context) (err error) {
 		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
-			Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+			Journal: p.server != nil,
+			Window:  p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
 		})
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("ensure stream: %w", err)
 	}
-	return nil
+	return p.openJournal(ctx)
 }
 
 // openSecrets opens the bucket in which the sealed tokens are stored.

@@ -1,0 +1,98 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/journal"
+)
+
+// errUnshipped is returned at start when the journal has events of another stream than there is.
+var errUnshipped = errors.New("the journal has acknowledged events that the stream in the data directory may lack, " +
+	"and it is of another state of the stream")
+
+func (p *Program) journalDir() string { return filepath.Join(p.cfg.Data.Dir, "journal") }
+
+// prepareJournal opens the files of the journal, and removes from those of the stopped embedded server what may have
+// gaps after a power cut: the journal has it.
+func (p *Program) prepareJournal() (err error) {
+	p.checkpoints, err = embedded.OpenCheckpoints(filepath.Join(p.journalDir(), "checkpoint"), p.natsDir(), streams.Name)
+	if err != nil {
+		return err
+	}
+	p.onClose("checkpoints", func(context.Context) error { return p.checkpoints.Close() })
+	p.journalFiles, err = journal.Open(journal.Options{Dir: p.journalDir(), Logger: p.log.With("part", "journal")})
+	if errors.Is(err, journal.ErrDamaged) {
+		return fmt.Errorf("%w; what follows can't be read, so put back a copy of the file, or of the data directory. "+
+			"To go on without those events, move %s away", err, p.journalDir())
+	}
+	if err != nil {
+		return err
+	}
+	p.onClose("journal files", func(context.Context) error { return p.journalFiles.Close() })
+	cut, err := p.checkpoints.Cut()
+	switch first, last := p.journalFiles.Range(); {
+	case errors.Is(err, embedded.ErrOther) && last >= first && last > p.checkpoints.Seq():
+		return p.unshipped(err)
+	case errors.Is(err, embedded.ErrOther):
+		return p.dropJournal()
+	case errors.Is(err, embedded.ErrOlder): // they are compared with the stream
+		p.log.Warn("the stream ends before the journal's last checkpoint; it was rolled back")
+		return nil
+	case err != nil:
+		return fmt.Errorf("read the stream's files: %w", err)
+	}
+	if cut {
+		p.log.Info("the stream was not closed: it is read up to the last checkpoint, and the rest from the journal")
+	}
+	return nil
+}
+
+// unshipped returns errUnshipped, with what to do.
+func (p *Program) unshipped(err error) error {
+	first, last := p.journalFiles.Range()
+	return fmt.Errorf("%w (%w; events %d to %d): put back the stream's files, or, to go on without those events, "+
+		"move %s away", errUnshipped, err, first, last, p.journalDir())
+}
+
+// dropJournal removes the events of a journal whose stream had all of them.
+func (p *Program) dropJournal() error {
+	_, last := p.journalFiles.Range()
+	if err := p.journalFiles.Drop(last); err != nil {
+		return err
+	}
+	return p.journalFiles.Begin(0)
+}
+
+// openJournal sends to the stream what the journal has.
+func (p *Program) openJournal(ctx context.Context) (err error) {
+	if p.server == nil || p.journal != nil {
+		return nil
+	}
+	p.tail = streams.NewFedTail(streams.TailOptions{Stream: streams.Name, Logger: p.log})
+	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
+	p.journal, err = streams.OpenJournal(ctx, p.js, streams.JournalOptions{
+		Stream: streams.Name, Files: p.journalFiles, Checkpoints: p.checkpoints, Tail: p.tail,
+		Logger: p.log.With("part", "journal"),
+	})
+	if errors.Is(err, streams.ErrJournal) {
+		first, last := p.journalFiles.Range()
+		if last > p.checkpoints.Seq() || last < first {
+			return p.unshipped(err)
+		}
+		// The stream is an older copy, and the one that the journal is of had all of its events.
+		if err := p.dropJournal(); err != nil {
+			return err
+		}
+		return p.openJournal(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	p.onClose("journal", p.journal.Close)
+	return nil
+}
