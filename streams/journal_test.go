@@ -1,0 +1,518 @@
+package streams_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/journal"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// journaled is a stream with a journal.
+type journaled struct {
+	*streamstest.Server
+
+	dir         string // of the journal
+	files       *journal.Journal
+	checkpoints *embedded.Checkpoints
+	journal     *streams.Journal
+	tail        *streams.Tail
+	logs        *streamstest.Logs
+}
+
+// openJournal opens the journal of a server.
+func openJournal(t testing.TB, s *streamstest.Server, dir string, o streams.JournalOptions) (*journaled, error) {
+	t.Helper()
+	var err error
+	j := &journaled{Server: s, dir: dir, logs: &streamstest.Logs{}}
+	j.checkpoints, err = embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, j.checkpoints.Close()) })
+	j.files, err = journal.Open(journal.Options{Dir: dir, Segment: 64 << 10})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, j.files.Close()) })
+	j.tail = streams.NewFedTail(streams.TailOptions{Events: 64})
+	t.Cleanup(func() { assert.NoError(t, j.tail.Close()) })
+	s.Stream(t, streams.Spec{Journal: true})
+	o.Files, o.Checkpoints, o.Tail = j.files, j.checkpoints, j.tail
+	if j.journal, err = streams.OpenJournal(t.Context(), s.JS, o); err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = j.journal.Close(context.Background()) })
+	return j, nil
+}
+
+func runJournaled(t testing.TB, o streams.JournalOptions, change ...func(*embedded.Options)) *journaled {
+	t.Helper()
+	j, err := openJournal(t, streamstest.Run(t, change...), t.TempDir(), o)
+	require.NoError(t, err)
+	return j
+}
+
+func (j *journaled) flush(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+	defer cancel()
+	require.NoError(t, j.journal.Flush(ctx))
+}
+
+// requireStored asserts that the stream has the events with the receipts, each id once, at its sequence.
+func requireStored(t testing.TB, s *streamstest.Server, want map[string]uint64) {
+	t.Helper()
+	list := stored(t, s)
+	got := make(map[string]uint64, len(list))
+	var at time.Time
+	for i, e := range list {
+		require.Equal(t, uint64(i+1), e.Seq)
+		require.NotContains(t, got, e.ID, "twice")
+		require.False(t, e.At.Before(at), "stored times go back")
+		got[e.ID], at = e.Seq, e.At
+	}
+	require.Equal(t, want, got)
+}
+
+// TestJournaledEventsAreInTheStreamOnce publishes the same events from several callers.
+func TestJournaledEventsAreInTheStreamOnce(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	var mu sync.Mutex
+	want := map[string]uint64{}
+	var callers sync.WaitGroup
+	for c := range 8 {
+		callers.Go(func() {
+			for i := range 50 {
+				events := messages(domain.PageID(strconv.Itoa(c/2)), 3*i+3)[3*i:] // two callers have the same
+				receipts, err := p.Publish(t.Context(), events)
+				if !assert.NoError(t, err) {
+					return
+				}
+				mu.Lock()
+				for k, r := range receipts {
+					if seq, known := want[events[k].ID]; known {
+						assert.Equal(t, seq, r.Seq)
+					}
+					want[events[k].ID] = r.Seq
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	callers.Wait()
+	require.Len(t, want, 600)
+	j.flush(t)
+	requireStored(t, j.Server, want)
+	require.Zero(t, j.journal.Status().Waiting)
+	require.NoError(t, p.Close(t.Context()))
+	require.NoError(t, j.journal.Close(t.Context()))
+
+	// After a clean stop the journal is empty and nothing is cut.
+	again, err := openJournal(t, j.Server, j.dir, streams.JournalOptions{})
+	require.NoError(t, err)
+	first, last := again.files.Range()
+	require.Equal(t, uint64(601), first)
+	require.Equal(t, uint64(600), last)
+	p = publisher(t, j.Server, streams.PublisherOptions{Journal: again.journal})
+	r, err := p.Publish(t.Context(), messages("x", 1))
+	require.NoError(t, err)
+	require.Equal(t, uint64(601), r[0].Seq)
+}
+
+// copyDir copies a directory that is being written, as it may be found after a crash.
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		require.NoError(t, err)
+		rel, err := filepath.Rel(from, path)
+		require.NoError(t, err)
+		if e.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+		}
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		require.NoError(t, err)
+		return os.WriteFile(filepath.Join(to, rel), b, 0o600)
+	}))
+}
+
+// TestAPowerCutLosesNothing copies the files while events are stored, removes parts of what the stream's files have
+// after the checkpoint, in any order, and starts on the copy: each acknowledged event is there, once, with its
+// sequence.
+func TestAPowerCutLosesNothing(t *testing.T) {
+	t.Parallel()
+	rounds := 12
+	if testing.Short() {
+		rounds = 3
+	}
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	want, n := map[string]uint64{}, 0
+	store := func(count int) {
+		for range count {
+			events := messages(domain.PageID(strconv.Itoa(n)), 1+n%40)
+			n++
+			receipts, err := p.Publish(t.Context(), events)
+			require.NoError(t, err)
+			for k, r := range receipts {
+				want[events[k].ID] = r.Seq
+			}
+		}
+	}
+	for round := range rounds {
+		store(30)
+		dir := t.TempDir()
+		// The journal is synced at each answer; of the stream's files only what the checkpoint has is.
+		copyDir(t, j.dir, filepath.Join(dir, "journal"))
+		copyDir(t, j.Dir, filepath.Join(dir, "nats"))
+		tear(t, filepath.Join(dir, "nats"), filepath.Join(dir, "journal"), round)
+
+		c, err := embedded.OpenCheckpoints(filepath.Join(dir, "journal", "checkpoint"), filepath.Join(dir, "nats"), streams.Name)
+		require.NoError(t, err)
+		_, err = c.Cut()
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.NoError(t, os.Remove(filepath.Join(dir, "nats", "lock")))
+		other := streamstest.Run(t, func(o *embedded.Options) { o.Dir = filepath.Join(dir, "nats") })
+		again, err := openJournal(t, other, filepath.Join(dir, "journal"), streams.JournalOptions{})
+		require.NoError(t, err, "round %d", round)
+		requireStored(t, other, want)
+		require.NoError(t, again.journal.Close(t.Context()))
+		other.Stop(t)
+		if round%4 == 3 {
+			require.NoError(t, j.journal.Settle(t.Context()))
+		}
+	}
+}
+
+// tear damages what a server has written after the checkpoint: blocks end early, or have zeros in them.
+func tear(t testing.TB, nats, journalDir string, seed int) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(uint64(seed), 1))
+	c, err := os.ReadFile(filepath.Join(journalDir, "checkpoint"))
+	require.NoError(t, err)
+	var block, offset int64
+	_, err = fmt.Sscanf(string(c[bytes.Index(c, []byte(`"block"`)):]), `"block":%d,"offset":%d`, &block, &offset)
+	require.NoError(t, err, "%s", c)
+	names, err := filepath.Glob(filepath.Join(nats, "jetstream", "$G", "streams", streams.Name, "msgs", "*.blk"))
+	require.NoError(t, err)
+	for _, name := range names {
+		n, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(name), ".blk"), 10, 64)
+		require.NoError(t, err)
+		from := int64(0)
+		switch {
+		case n < block:
+			continue
+		case n == block:
+			from = offset
+		}
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		size := int64(len(b))
+		if size <= from {
+			continue
+		}
+		at := from + random.Int64N(size-from)
+		if random.IntN(2) == 0 {
+			b = b[:at]
+		} else {
+			clear(b[at:min(size, at+4096)])
+		}
+		require.NoError(t, os.WriteFile(name, b, 0o600))
+	}
+}
+
+// TestTheJournalWaitsForTheServer stops the server while events are stored: those that are answered are in the
+// stream when it is back, and the door is closed meanwhile.
+func TestTheJournalWaitsForTheServer(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{AckTimeout: 200 * time.Millisecond})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	want := map[string]uint64{}
+	for n := 0; n < 300; n++ {
+		switch n {
+		case 100:
+			j.Halt(t)
+		case 200:
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				if j.journal.Refuses() == nil {
+					return errors.New("the door is open")
+				}
+				return nil
+			})
+			_, err := p.Publish(t.Context(), messages("refused", 1))
+			require.ErrorIs(t, err, streams.ErrUnavailable)
+			require.NotEmpty(t, j.journal.Status().Error)
+			j.Start(t)
+			streamstest.Eventually(t, streamstest.Limit, j.journal.Refuses)
+		}
+		events := messages(domain.PageID(strconv.Itoa(n)), 2)
+		receipts, err := p.Publish(t.Context(), events)
+		if n >= 100 && n < 200 && err != nil {
+			require.ErrorIs(t, err, streams.ErrUnavailable)
+			continue
+		}
+		require.NoError(t, err)
+		for k, r := range receipts {
+			want[events[k].ID] = r.Seq
+		}
+	}
+	j.flush(t)
+	requireStored(t, j.Server, want)
+}
+
+// TestAFrameThatIsRefusedIsNotSkipped fills the stream to its limit.
+func TestAFrameThatIsRefusedIsNotSkipped(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	j.Stream(t, streams.Spec{Journal: true, MaxBytes: 64 << 10})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	want := map[string]uint64{}
+	for n := 0; ; n++ {
+		events := messages(domain.PageID(strconv.Itoa(n)), 1+n%7)
+		events[0].Data.Message.Text = strings.Repeat("x", n%5*500) // a smaller one would still fit
+		receipts, err := p.Publish(t.Context(), events)
+		if err != nil {
+			require.ErrorIs(t, err, streams.ErrUnavailable)
+			break
+		}
+		for k, r := range receipts {
+			want[events[k].ID] = r.Seq
+		}
+	}
+	require.Positive(t, j.journal.Status().Waiting)
+	require.Contains(t, j.journal.Status().Error, "maximum bytes exceeded")
+	j.Stream(t, streams.Spec{Journal: true})
+	streamstest.Eventually(t, streamstest.Limit, j.journal.Refuses)
+	j.flush(t)
+	requireStored(t, j.Server, want)
+}
+
+// TestEventsWithoutRoomAreRefused checks that the room that was told is not exceeded.
+func TestEventsWithoutRoomAreRefused(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	j.journal.SetRoom(10 << 10)
+	stored := 0
+	var err error
+	for ; err == nil; stored++ {
+		_, err = p.Publish(t.Context(), messages(domain.PageID(strconv.Itoa(stored)), 1))
+	}
+	require.ErrorIs(t, err, streams.ErrNoRoom)
+	require.ErrorIs(t, err, streams.ErrUnavailable)
+	require.InDelta(t, 10, stored, 8)
+	j.flush(t)
+	j.journal.SetRoom(10 << 10)
+	_, err = p.Publish(t.Context(), messages("more", 1))
+	require.NoError(t, err)
+}
+
+// TestDecisionsInTheJournalAreConditional checks Append and LastOf against events that JetStream does not have yet.
+func TestDecisionsInTheJournalAreConditional(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{AckTimeout: 500 * time.Millisecond})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	decide := func(id string, after uint64) (streams.Receipt, error) {
+		return p.Append(t.Context(), domain.Event{ID: id, Type: domain.PageConnected, Page: "7", Time: time.Now()}, after)
+	}
+	first, err := decide("a", 0)
+	require.NoError(t, err)
+	_, err = decide("b", 0)
+	require.ErrorIs(t, err, streams.ErrConflict)
+	again, err := decide("a", 0)
+	require.NoError(t, err)
+	require.Equal(t, streams.Receipt{Seq: first.Seq, Duplicate: streams.ByWindow}, again)
+	last, err := p.LastOf(t.Context(), "7", domain.PageDisconnected)
+	require.NoError(t, err)
+	require.Equal(t, first.Seq, last)
+	_, err = p.Publish(t.Context(), messages("7", 5))
+	require.NoError(t, err)
+	require.NoError(t, j.journal.Settle(t.Context()))
+	last, err = p.LastOf(t.Context(), "7", domain.PageDisconnected)
+	require.NoError(t, err)
+	require.Equal(t, first.Seq, last, "from the stream")
+	second, err := decide("c", last)
+	require.NoError(t, err)
+
+	// Of many at once, one wins.
+	var won sync.Map
+	var callers sync.WaitGroup
+	for i := range 8 {
+		callers.Go(func() {
+			if _, err := decide(fmt.Sprint("d", i), second.Seq); err == nil {
+				won.Store(i, true)
+			} else {
+				assert.ErrorIs(t, err, streams.ErrConflict)
+			}
+		})
+	}
+	callers.Wait()
+	n := 0
+	won.Range(func(any, any) bool { n++; return true })
+	require.Equal(t, 1, n)
+}
+
+// TestAJournalOfAnotherStreamIsNotSent replaces the stream.
+func TestAJournalOfAnotherStreamIsNotSent(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	_, err := p.Publish(t.Context(), messages("1", 20))
+	require.NoError(t, err)
+	require.NoError(t, p.Close(t.Context()))
+	j.flush(t)
+	other := t.TempDir()
+	copyDir(t, j.dir, other)
+
+	require.NoError(t, j.JS.DeleteStream(t.Context(), streams.Name))
+	j.Stream(t, streams.Spec{Journal: true})
+	c, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), j.Dir, streams.Name)
+	require.NoError(t, err)
+	_, err = c.Cut()
+	require.ErrorIs(t, err, embedded.ErrOther)
+	require.NoError(t, c.Close())
+	m, err := streams.Encode(messages("2", 1)[0])
+	require.NoError(t, err)
+	_, err = j.JS.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
+	_, err = openJournal(t, j.Server, other, streams.JournalOptions{})
+	require.ErrorIs(t, err, streams.ErrJournal)
+}
+
+// TestSettleRemovesFromTheJournal looks for the bytes of an erased event in all files.
+func TestSettleRemovesFromTheJournal(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	events := messages("1", 3)
+	events[1].Data.Message.Text = "a secret of a person"
+	events[1].Data.Raw = nil
+	receipts, err := p.Publish(t.Context(), events)
+	require.NoError(t, err)
+	j.flush(t)
+	found := func() (files []string) {
+		for _, dir := range []string{j.dir, j.Dir} {
+			require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err != nil || e.IsDir() {
+					return err
+				}
+				b, err := os.ReadFile(path)
+				if bytes.Contains(b, []byte("a secret of")) {
+					files = append(files, filepath.Base(path))
+				}
+				return err
+			}))
+		}
+		return files
+	}
+	require.NotEmpty(t, found())
+	n, err := streams.Erase(t.Context(), j.JS, streams.Name, []uint64{receipts[1].Seq}, func(streams.Stored) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, j.journal.Settle(t.Context()))
+	require.Empty(t, found())
+	receipts, err = p.Publish(t.Context(), messages("2", 1))
+	require.NoError(t, err)
+	require.Equal(t, uint64(4), receipts[0].Seq)
+}
+
+// seenUpto is an index of ids that is behind.
+type seenUpto struct{ at uint64 }
+
+func (seenUpto) Seen(ids []string) ([]uint64, error) { return make([]uint64, len(ids)), nil }
+func (x seenUpto) Position() uint64                  { return x.at }
+
+// TestIdsThatTheIndexLacksAreKnown starts with an index that is behind, and lets it stay behind.
+func TestIdsThatTheIndexLacksAreKnown(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	events := messages("1", 100)
+	_, err := p.Publish(t.Context(), events)
+	require.NoError(t, err)
+	require.NoError(t, p.Close(t.Context()))
+	j.flush(t)
+	p = publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal, Seen: seenUpto{40}})
+	receipts, err := p.Publish(t.Context(), events[40:])
+	require.NoError(t, err)
+	for i, r := range receipts {
+		require.Equal(t, streams.Receipt{Seq: uint64(41 + i), Duplicate: streams.ByWindow}, r)
+	}
+	require.Equal(t, uint64(41), p.Remembered())
+}
+
+// TestASlowReaderComesBack lets a subscriber fall out of the tail and read the stream, while others are at its end.
+func TestASlowReaderComesBack(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{}, unsynced)
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	const pages, each = 40, 250
+	ctx, cancel := context.WithTimeout(t.Context(), 2*streamstest.Limit)
+	defer cancel()
+	var readers sync.WaitGroup
+	for _, every := range []int{0, 500, 3000} { // a reader stops for a while at each so many events
+		readers.Go(func() {
+			next, done := uint64(1), errors.New("done")
+			err := streams.FollowMessages(ctx, j.JS, streams.Name, 1, j.tail, func(list []streams.Message) error {
+				for _, m := range list {
+					if m.Seq != next {
+						return fmt.Errorf("event %d after %d", m.Seq, next-1)
+					}
+					if next++; every > 0 && int(m.Seq)%every == 0 {
+						timer := time.NewTimer(100 * time.Millisecond)
+						<-timer.C
+					}
+				}
+				if next > pages*each {
+					return done
+				}
+				return nil
+			})
+			assert.ErrorIs(t, err, done, "reader %d is at %d", every, next)
+		})
+	}
+	for n := range pages {
+		_, err := p.Publish(t.Context(), messages(domain.PageID(strconv.Itoa(n)), each))
+		require.NoError(t, err)
+	}
+	readers.Wait()
+}
+
+// TestTheStreamOfAJournal checks that the mode of a stream can't be changed.
+func TestTheStreamOfAJournal(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	_, err := streams.Ensure(t.Context(), s.JS, streams.Spec{Journal: true})
+	require.ErrorIs(t, err, streams.ErrMismatch)
+	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	s.Stream(t, streams.Spec{Journal: true})
+	st, err := s.JS.Stream(t.Context(), streams.Name)
+	require.NoError(t, err)
+	require.Equal(t, jetstream.AsyncPersistMode, st.CachedInfo().Config.PersistMode)
+	_, err = streams.Ensure(t.Context(), s.JS, streams.Spec{})
+	require.ErrorIs(t, err, streams.ErrMismatch)
+}
