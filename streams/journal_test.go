@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,7 +53,9 @@ func openJournal(t testing.TB, s *streamstest.Server, dir string, o streams.Jour
 	j.tail = streams.NewFedTail(streams.TailOptions{Events: 64})
 	t.Cleanup(func() { assert.NoError(t, j.tail.Close()) })
 	s.Stream(t, streams.Spec{Journal: true})
-	o.Files, o.Checkpoints, o.Tail = j.files, j.checkpoints, j.tail
+	if o.Files, o.Tail = j.files, j.tail; o.Checkpoints == nil {
+		o.Checkpoints = j.checkpoints
+	}
 	if j.journal, err = streams.OpenJournal(t.Context(), s.JS, o); err != nil {
 		return nil, err
 	}
@@ -205,6 +208,71 @@ func TestAPowerCutLosesNothing(t *testing.T) {
 			require.NoError(t, j.journal.Settle(t.Context()))
 		}
 	}
+}
+
+// gate lets checkpoints fail.
+type gate struct {
+	streams.Checkpoints
+	shut atomic.Bool
+}
+
+func (g *gate) Take() (uint64, error) {
+	if g.shut.Load() {
+		return 0, errors.New("the gate is shut")
+	}
+	return g.Checkpoints.Take()
+}
+
+// TestALostTailOfAMiddleBlock removes the end of a block after the checkpoint, and keeps the blocks after it. A server
+// that starts on that has a hole which can't be filled.
+func TestALostTailOfAMiddleBlock(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t)
+	dir, g := t.TempDir(), &gate{}
+	var err error
+	c, err := embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, c.Close()) })
+	g.Checkpoints = c
+	j, err := openJournal(t, s, dir, streams.JournalOptions{Checkpoints: g})
+	require.NoError(t, err)
+	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
+	want := map[string]uint64{}
+	store := func(page domain.PageID, n, size int) {
+		for _, e := range messages(page, n) {
+			e.Data.Message.Text = strings.Repeat("x", size)
+			receipts, err := p.Publish(t.Context(), []domain.Event{e})
+			require.NoError(t, err)
+			want[e.ID] = receipts[0].Seq
+		}
+	}
+	store("1", 10, 100)
+	require.NoError(t, j.journal.Settle(t.Context()))
+	g.shut.Store(true)
+	store("2", 30, 400<<10)
+	j.flush(t)
+	require.NoError(t, p.Close(t.Context()))
+	s.Halt(t)
+	msgs := filepath.Join(s.Dir, "jetstream", "$G", "streams", streams.Name, "msgs")
+	blocks, err := filepath.Glob(filepath.Join(msgs, "*.blk"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(blocks), 3)
+	info, err := os.Stat(filepath.Join(msgs, "2.blk"))
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(filepath.Join(msgs, "2.blk"), info.Size()/2))
+	require.NoError(t, os.Remove(filepath.Join(msgs, "index.db")))
+	other := t.TempDir()
+	copyDir(t, dir, other)
+	after, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), s.Dir, streams.Name)
+	require.NoError(t, err)
+	cut, err := after.Cut()
+	require.NoError(t, err)
+	require.True(t, cut)
+	require.NoError(t, after.Close())
+	s.Start(t)
+	_, err = openJournal(t, s, other, streams.JournalOptions{})
+	require.NoError(t, err)
+	requireStored(t, s, want)
 }
 
 // tear damages what a server has written after the checkpoint: blocks end early, or have zeros in them.
