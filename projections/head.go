@@ -54,6 +54,11 @@ func (r *Runner) Current(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	reconnects := r.reconnects()
+	if r.opts.Complete != nil {
+		if err := r.opts.Complete(ctx); err != nil {
+			return err
+		}
+	}
 	d, err := r.compare(ctx, r.Partial())
 	if err != nil {
 		return err

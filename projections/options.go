@@ -40,6 +40,9 @@ type RunnerOptions struct {
 	// process: of those that must be built again on their own account, one is built at
 	// a time. The index comes first, since the others need it.
 	Turns chan struct{}
+	// Complete, if not nil, waits until the stream has all that a read model may have read. A server that
+	// was started again may lack some of it for a moment.
+	Complete func(ctx context.Context) error
 	// Refuse, if not nil, returns why no file may be replaced by one that is built from
 	// the stream, such as events that the stream has lost and the file has. It is called
 	// before each rebuild, but not if there is no file that can be served.

@@ -92,7 +92,11 @@ type Journal struct {
 	room    int64 // what total may become, see SetRoom
 	since   int64 // bytes that were shipped since the last checkpoint
 	failed  error // why nothing is shipped now
-	failing error // why there was no checkpoint
+	// suspect is set if JetStream may lack what it has acknowledged, as after a reconnect: reconnects counts those
+	// after which it was asked.
+	suspect    bool
+	reconnects uint64
+	failing    error // why there was no checkpoint
 	// last has the sequence of the last event by page and noun, of those that JetStream may lack or lose.
 	last    map[string]uint64
 	changed chan struct{} // closed and replaced when any of this changes
@@ -109,7 +113,8 @@ func OpenJournal(ctx context.Context, js jetstream.JetStream, o JournalOptions) 
 	o.AckTimeout = cmp.Or(max(o.AckTimeout, 0), DefaultAckTimeout)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	j := &Journal{
-		js: js, opts: o, room: math.MaxInt64, stopped: make(chan struct{}), last: map[string]uint64{}, changed: make(chan struct{}),
+		js: js, opts: o, room: math.MaxInt64, reconnects: js.Conn().Stats().Reconnects,
+		stopped: make(chan struct{}), last: map[string]uint64{}, changed: make(chan struct{}),
 	}
 	if err := j.recover(ctx); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -294,12 +299,37 @@ func (j *Journal) Refuses() error {
 	switch {
 	case j.failed != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, j.failed)
+	case j.suspected():
+		return fmt.Errorf("%w: JetStream was started again, and it is not known yet what it has", ErrUnavailable)
 	case j.failing != nil && j.waiting+j.since > j.opts.Limit:
 		return fmt.Errorf("%w: %w", ErrUnavailable, j.failing)
 	case j.waiting > j.opts.Limit:
 		return fmt.Errorf("%d bytes of events wait for JetStream: %w", j.waiting, ErrOverloaded)
 	}
 	return nil
+}
+
+// Complete waits until the stream is known to have all that it has acknowledged, and more are accepted.
+func (j *Journal) Complete(ctx context.Context) error {
+	for {
+		j.mu.Lock()
+		changed := j.changed
+		j.mu.Unlock()
+		err := j.Refuses()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// suspected reports whether JetStream may lack what it has acknowledged. The caller must hold j.mu.
+func (j *Journal) suspected() bool {
+	return j.suspect || j.reconnects != j.js.Conn().Stats().Reconnects
 }
 
 // JournalStatus is the state of a [Journal].

@@ -29,7 +29,17 @@ func (j *Journal) run(ctx context.Context) {
 	j.mu.Lock()
 	err := j.failed
 	j.mu.Unlock()
+	changes := j.js.Conn().StatusChanged(nats.CONNECTED)
+	defer j.js.Conn().RemoveStatusListener(changes)
 	for ctx.Err() == nil {
+		j.mu.Lock()
+		suspected := j.suspected()
+		j.mu.Unlock()
+		if err == nil && suspected {
+			if err = j.resume(ctx); err != nil {
+				continue
+			}
+		}
 		if err != nil {
 			j.fail(err)
 			if pause.Wait(ctx) != nil {
@@ -41,7 +51,7 @@ func (j *Journal) run(ctx context.Context) {
 			// One event at a time shows which one JetStream refuses, and why.
 			most = 1
 		}
-		if frames := j.next(ctx, most); len(frames) > 0 {
+		if frames := j.next(ctx, most, changes); len(frames) > 0 {
 			if err = j.send(ctx, frames); err != nil {
 				continue
 			}
@@ -63,8 +73,18 @@ func (j *Journal) fail(err error) {
 	j.notify()
 }
 
-// next waits for events, and returns at most so many.
-func (j *Journal) next(ctx context.Context, most int) []frame {
+// Suspect tells that the server was started again: it may lack events that it has acknowledged. No more are accepted
+// until it is known what it has, and it has the others again.
+func (j *Journal) Suspect() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.suspect = true
+	j.notify()
+}
+
+// next waits for events, and returns at most so many. It returns none when the context ends, or when the server may
+// have been started again.
+func (j *Journal) next(ctx context.Context, most int, connected <-chan nats.Status) []frame {
 	for {
 		j.mu.Lock()
 		n, bytes := 0, 0
@@ -72,13 +92,17 @@ func (j *Journal) next(ctx context.Context, most int) []frame {
 			bytes += j.queue[n].size
 			n++
 		}
-		frames, changed := j.queue[:n:n], j.changed
+		frames, changed, suspect := j.queue[:n:n], j.changed, j.suspected()
 		j.mu.Unlock()
+		if suspect {
+			return nil
+		}
 		if n > 0 {
 			return frames
 		}
 		select {
 		case <-changed:
+		case <-connected: // see suspected
 		case <-ctx.Done():
 			return nil
 		}
@@ -182,6 +206,7 @@ func (j *Journal) shippedUpto(seq uint64) {
 func (j *Journal) resume(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, j.opts.AckTimeout)
 	defer cancel()
+	reconnects := j.js.Conn().Stats().Reconnects
 	last, err := Last(limited, j.js, j.opts.Stream)
 	if err != nil {
 		return err
@@ -205,7 +230,7 @@ func (j *Journal) resume(ctx context.Context) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.shipped = max(j.shipped, before)
+	j.shipped, j.suspect, j.reconnects = max(j.shipped, before), false, reconnects
 	if len(j.queue) == 0 {
 		j.recovered()
 	}

@@ -40,6 +40,10 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	p.rollback.tell(func(uint64) { p.tail.Forget() })
 	var index projections.Index
 	turns := make(chan struct{}, 1)
+	var complete func(context.Context) error
+	if p.journal != nil {
+		complete = p.journal.Complete
+	}
 	rolledBack := p.rollback.to // it is the index that tells
 	attempts := 0               // the index never parks: the id of a parked event would look new
 	for _, projection := range append([]projections.Projection{
@@ -48,7 +52,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
-			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Check: p.opts.CheckFile,
+			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Complete: complete, Check: p.opts.CheckFile,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)

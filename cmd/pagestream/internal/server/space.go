@@ -167,6 +167,7 @@ type outcome struct {
 	err  error // nil if the stream took events
 	full bool  // there was no space
 	at   time.Time
+	left int64 // what was left for deliveries, as it was last measured
 }
 
 // outcomeAge is how long a publish that was not answered counts while no other follows. It is longer than the
@@ -175,7 +176,7 @@ const outcomeAge = 2 * streams.DefaultAckTimeout
 
 // published takes account of a publish by the committer.
 func (h *health) published(o streams.BatchObservation) {
-	h.last.Store(&outcome{o.Failed(), o.Full(), time.Now()})
+	h.last.Store(&outcome{o.Failed(), o.Full(), time.Now(), h.space.left()})
 }
 
 // publishError returns the error of the last publish until one succeeds, or until there is reason to believe that
@@ -188,7 +189,8 @@ func (h *health) publishError() error {
 	return fmt.Errorf("the last publish failed: %w", last.err)
 }
 
-// forget drops a publish that failed for want of space when there is more space than at the first check after it.
+// forget drops a publish that failed for want of space when there is more space than then, or at the first check after
+// it: what was known then may have been a second old.
 // Only poll calls it, when a check has found nothing: a limit has room, but there was not enough for that event.
 func (h *health) forget() {
 	last := h.last.Load()
@@ -197,8 +199,9 @@ func (h *health) forget() {
 	}
 	left := h.space.left()
 	if h.refused != last {
-		h.refused, h.refusedLeft = last, left
-	} else if left > h.refusedLeft {
+		h.refused, h.refusedLeft = last, min(last.left, left)
+	}
+	if left > h.refusedLeft {
 		h.last.CompareAndSwap(last, nil)
 	}
 }
@@ -214,6 +217,10 @@ func (h *health) awaitModels(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, modelsTimeout)
 	defer cancel()
 	pause := backoff.Backoff{Min: 20 * time.Millisecond, Max: 200 * time.Millisecond}
+	if h.p.journal != nil { // which has all that a read model may have
+		h.p.journal.Suspect()
+		return h.p.journal.Complete(ctx)
+	}
 	last, err := streams.Last(ctx, h.p.js, streams.Name)
 	for err != nil { // until the connection has reconnected
 		if pause.Wait(ctx) != nil {
