@@ -19,7 +19,7 @@ import (
 // Append does not go through the committer, so it does not wait for Publish calls and does not look
 // the id up in the index of old ids.
 func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uint64) (r Receipt, err error) {
-	m, err := p.encode(e)
+	m, _, err := p.encode(e)
 	if err != nil {
 		return Receipt{}, err
 	}
