@@ -70,7 +70,7 @@ func ParseJSON(text []byte) (*Document, bool) {
 	return d, ok
 }
 
-// ValidJSON reports what [encoding/json.Valid] does, in a fifth of its time.
+// ValidJSON reports what [encoding/json.Valid] does, in a third of its time.
 func ValidJSON(b []byte) bool {
 	d, _ := documents.Get().(*Document)
 	defer d.Release()
