@@ -312,11 +312,11 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		done:     make(chan struct{}),
 	}
 	for i, e := range events {
-		m, err := p.encode(e)
+		m, size, err := p.encode(e)
 		if err != nil {
 			return nil, err
 		}
-		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size(), time: e.Time}
+		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: size, time: e.Time}
 		if p.opts.Judge != nil {
 			r.items[i].claim = claimOf(e)
 		}
@@ -325,20 +325,22 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 	return r, nil
 }
 
-// encode makes the message and checks that it is not too large for the server, alone and in a batch.
-func (p *Publisher) encode(e domain.Event) (*nats.Msg, error) {
+// encode makes the message and checks that it is not too large for the server, alone and in a batch. It also
+// returns the message's size, for which the client goes through all headers.
+func (p *Publisher) encode(e domain.Event) (*nats.Msg, int, error) {
 	m, err := Encode(e)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if size, limit := int64(m.Size())+batchOverhead, p.nc.MaxPayload(); limit > 0 && size > limit {
-		return nil, fmt.Errorf("event %s has %d bytes, the server accepts %d: %w", e.ID, size, limit, ErrTooLarge)
+	size := m.Size()
+	if whole, limit := int64(size)+batchOverhead, p.nc.MaxPayload(); limit > 0 && whole > limit {
+		return nil, 0, fmt.Errorf("event %s has %d bytes, the server accepts %d: %w", e.ID, whole, limit, ErrTooLarge)
 	}
-	if size := m.Size() - len(m.Data); size > maxHeaders {
-		return nil, fmt.Errorf("event %s has %d bytes of headers, the server accepts %d: %w",
-			e.ID, size, maxHeaders, ErrTooLarge)
+	if headers := size - len(m.Data); headers > maxHeaders {
+		return nil, 0, fmt.Errorf("event %s has %d bytes of headers, the server accepts %d: %w",
+			e.ID, headers, maxHeaders, ErrTooLarge)
 	}
-	return m, nil
+	return m, size, nil
 }
 
 // admit reserves room in the queue, before anything is encoded.

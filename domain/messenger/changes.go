@@ -18,7 +18,7 @@ type changeKind struct {
 	// where Meta sends none: created_time is the time of the object, and so that of a
 	// comment which is hidden today may be a year ago.
 	time string
-	read func(v object, e *domain.Event)
+	read func(v value, e *domain.Event)
 
 	// The rest is for [Kinds]: where the value names its contact, an example of the
 	// value, and Meta's reference.
@@ -147,8 +147,8 @@ var changes = []changeKind{
 }
 
 // changeOf returns the kind of a change, nil if it has no typed form.
-func changeOf(field string, v object) *changeKind {
-	if v == nil {
+func changeOf(field string, v value) *changeKind {
+	if !v.exists() {
 		return nil
 	}
 	item, verb := v.text("item"), cmp.Or(v.text("verb"), v.text("action"))
@@ -164,7 +164,7 @@ func changeOf(field string, v object) *changeKind {
 
 // author returns the person who made a change. Meta names them in several ways, by
 // field and version.
-func author(v object) domain.Person {
+func author(v value) domain.Person {
 	from, sender, user := v.object("from"), v.object("sender"), v.object("user")
 	commenter, comment := v.object("commenter"), v.object("comment").object("from")
 	return domain.Person{
@@ -175,7 +175,7 @@ func author(v object) domain.Person {
 	}
 }
 
-func readComment(v object, e *domain.Event) {
+func readComment(v value, e *domain.Event) {
 	c := &domain.Comment{
 		ID: v.id("comment_id"), Post: v.id("post_id"), Parent: v.id("parent_id"), From: author(v),
 		Text: v.maybeText("message"), Photo: v.text("photo"), Video: v.text("video"), Link: v.text("link"),
@@ -187,14 +187,14 @@ func readComment(v object, e *domain.Event) {
 }
 
 // readMediaComment reads a comment of Instagram.
-func readMediaComment(v object, e *domain.Event) {
+func readMediaComment(v value, e *domain.Event) {
 	e.Data.Comment = &domain.Comment{
 		ID: v.id("id"), Post: cmp.Or(v.object("media").id("id"), v.id("media_id")), Parent: v.id("parent_id"),
 		From: author(v), Text: v.maybeText("text"), Live: e.Data.Kind == "live_comments",
 	}
 }
 
-func readPostReaction(v object, e *domain.Event) {
+func readPostReaction(v value, e *domain.Event) {
 	r := &domain.PostReaction{
 		Post: v.id("post_id"), Comment: v.id("comment_id"), Parent: v.id("parent_id"), From: author(v),
 		Reaction: v.text("reaction_type"),
@@ -205,33 +205,32 @@ func readPostReaction(v object, e *domain.Event) {
 	e.Data.PostReaction = r
 }
 
-func readPost(v object, e *domain.Event) {
+func readPost(v value, e *domain.Event) {
 	p := &domain.Post{
 		ID: v.id("post_id"), Item: v.text("item"), From: author(v), Text: v.maybeText("message"), Link: v.text("link"),
 		Photos: asIDs(v.get("photos")),
 		Object: cmp.Or(v.id("photo_id"), v.id("video_id"), v.id("album_id"), v.id("share_id"), v.id("event_id")),
 	}
-	if published := v.get("published"); len(published) > 0 {
-		p.Unpublished = string(published) == "0" || string(published) == "false"
-	}
+	published := string(v.get("published").raw())
+	p.Unpublished = published == "0" || published == "false"
 	e.Data.Post = p
 }
 
-func readRating(v object, e *domain.Event) {
+func readRating(v value, e *domain.Event) {
 	e.Data.Rating = &domain.Rating{
 		Story: v.id("open_graph_story_id"), From: author(v), Changed: v.text("verb") != "add", Stars: v.number("rating"),
 		Recommendation: strings.ToLower(v.text("recommendation_type")), Text: v.text("review_text"),
 	}
 }
 
-func readMention(v object, e *domain.Event) {
+func readMention(v value, e *domain.Event) {
 	e.Data.Mention = &domain.Mention{
 		Item: v.text("item"), Post: v.id("post_id"), Comment: v.id("comment_id"), Media: v.id("media_id"),
 		From: author(v), Text: v.text("message"),
 	}
 }
 
-func readLead(v object, e *domain.Event) {
+func readLead(v value, e *domain.Event) {
 	l := &domain.Lead{ID: v.id("leadgen_id"), Form: v.id("form_id"), Ad: v.id("ad_id"), AdGroup: v.id("adgroup_id")}
 	if l.Ad == "0" { // an organic lead
 		l.Ad = ""
@@ -242,11 +241,11 @@ func readLead(v object, e *domain.Event) {
 	e.Data.Lead = l
 }
 
-func readLabel(v object, e *domain.Event) {
+func readLabel(v value, e *domain.Event) {
 	label := v.object("label")
 	e.Data.Label = &domain.Label{ID: label.id("id"), Name: cmp.Or(label.text("page_label_name"), label.text("name"))}
 }
 
-func readLive(v object, e *domain.Event) {
+func readLive(v value, e *domain.Event) {
 	e.Data.Live = &domain.Live{ID: v.id("id"), Status: v.text("status")}
 }

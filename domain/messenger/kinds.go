@@ -16,7 +16,7 @@ type itemKind struct {
 	// read sets the event's type and typed data from v, the value of that key, and
 	// returns the event's dedup key. The key has no class if the item has nothing
 	// that identifies the fact. read returns false if v is not valid for the kind.
-	read func(it item, v object, e *domain.Event) (key, bool)
+	read func(it item, v value, e *domain.Event) (key, bool)
 	// rows are the kind's rows of [Kinds], one for each type and each identity.
 	// [Kinds] sets what all items have in common.
 	rows []Kind
@@ -147,20 +147,33 @@ var untyped = []string{
 // commonFields are the fields that an item of any kind may have.
 var commonFields = []string{"sender", "recipient", "timestamp", "prior_message", "hop_context"}
 
+// kindIndex has the index in kinds of each name.
+var kindIndex = func() map[string]int {
+	index := make(map[string]int, len(kinds))
+	for i, k := range kinds {
+		index[k.name] = i
+	}
+	return index
+}()
+
 // kindOf returns the kind of an item and the value of the kind's key; nil if none
 // of the known keys has an object as its value.
-func kindOf(fields object) (*itemKind, object) {
-	for i := range kinds {
-		if v := fields.object(kinds[i].name); v != nil {
-			return &kinds[i], v
+func kindOf(fields value) (kind *itemKind, v value) {
+	first := len(kinds)
+	for m := fields.members(); m.next(); {
+		i, known := kindIndex[string(m.name())]
+		if known && i < first {
+			if o := fields.object(kinds[i].name); o.exists() { // of a repeated name, the last value
+				first, kind, v = i, &kinds[i], o
+			}
 		}
 	}
-	return nil, nil
+	return kind, v
 }
 
 // nameOf returns the key that describes an item without a kind: a known one, or
 // else the first one in byte order that is not in [commonFields].
-func nameOf(fields object) string {
+func nameOf(fields value) string {
 	for _, k := range kinds {
 		if fields.count(k.name) > 0 {
 			return k.name
@@ -172,33 +185,32 @@ func nameOf(fields object) string {
 		}
 	}
 	first := ""
-	for _, m := range fields {
-		if name := string(m.name); !slices.Contains(commonFields, name) && (first == "" || name < first) {
+	for m := fields.members(); m.next(); {
+		if name := string(m.name()); !slices.Contains(commonFields, name) && (first == "" || name < first) {
 			first = name
 		}
 	}
 	return first
 }
 
-// message returns the event of an item of messaging or standby.
-func (s *splitter) message(it item) domain.Event {
+// message makes the event of an item of messaging or standby.
+func (s *splitter) message(it *item, e *domain.Event) {
 	k, v := kindOf(it.fields)
 	if k == nil {
-		return s.unrecognized(it, nameOf(it.fields))
+		s.unrecognized(it, e, nameOf(it.fields))
+		return
 	}
 	it.echo = k.name == "message" && v.is("is_echo")
-	e := s.event(it, domain.DeliveryUnrecognized, k.name)
-	id, ok := k.read(it, v, &e)
-	// If the kind's key is repeated, it is not clear which value counts.
-	if !ok || it.fields.count(k.name) > 1 {
-		return s.unrecognized(it, k.name)
+	s.event(it, e, domain.DeliveryUnrecognized, k.name)
+	id, ok := k.read(*it, v, e)
+	switch {
+	case !ok || it.fields.count(k.name) > 1: // if the key is repeated, it is not clear which value counts
+		s.unrecognized(it, e, k.name)
+	case id.class == "":
+		s.identify(e, it, it.fields.millis("timestamp") > 0 || v.id("mid") != "")
+	default:
+		e.ID = s.id(e, id)
 	}
-	if id.class == "" {
-		s.identify(&e, it, it.fields.millis("timestamp") > 0 || v.id("mid") != "")
-		return e
-	}
-	e.ID = s.id(e, id)
-	return e
 }
 
 // keyOf returns a key of several parts.
@@ -209,26 +221,26 @@ func sender(e *domain.Event) string {
 	return cmp.Or(e.Data.Sender, string(e.Contact))
 }
 
-func readMessage(_ item, v object, e *domain.Event) (key, bool) {
+func readMessage(_ item, v value, e *domain.Event) (key, bool) {
 	m := &domain.Message{
 		MID: v.id("mid"), Text: v.text("text"), QuickReply: v.object("quick_reply").payload("payload"),
 		Echo: v.is("is_echo"), AppID: v.id("app_id"), Metadata: v.text("metadata"),
 		Deleted: v.is("is_deleted"), Unsupported: v.is("is_unsupported"),
 		Referral: referral(v.object("referral")),
 	}
-	if r := v.object("reply_to"); r != nil {
+	if r := v.object("reply_to"); r.exists() {
 		story := r.object("story")
 		m.ReplyTo = &domain.ReplyTo{
 			MID: r.id("mid"), SelfReply: r.is("is_self_reply"), StoryID: story.id("id"), StoryURL: story.text("url"),
 		}
 	}
-	for _, raw := range v.list("attachments") {
-		if a := asObject(raw); a != nil {
-			m.Attachments = append(m.Attachments, attachment(a))
+	for a := v.list("attachments"); a.next(); {
+		if a.first() == '{' {
+			m.Attachments = append(m.Attachments, attachment(a.value))
 		}
 	}
-	for _, raw := range v.list("commands") {
-		if n := asObject(raw).text("name"); n != "" {
+	for c := v.list("commands"); c.next(); {
+		if n := c.text("name"); n != "" {
 			m.Commands = append(m.Commands, n)
 		}
 	}
@@ -248,7 +260,7 @@ func readMessage(_ item, v object, e *domain.Event) (key, bool) {
 	return key{class, m.MID}, true
 }
 
-func attachment(a object) domain.Attachment {
+func attachment(a value) domain.Attachment {
 	p := a.object("payload")
 	out := domain.Attachment{
 		Type: a.text("type"), StickerID: p.id("sticker_id"), Template: p.text("template_type"),
@@ -257,9 +269,8 @@ func attachment(a object) domain.Attachment {
 			p.id("id")),
 		Title: cmp.Or(p.text("title"), a.text("title")),
 	}
-	if product := p.object("product"); product != nil {
-		for _, raw := range product.list("elements") {
-			e := asObject(raw)
+	if product := p.object("product"); product.exists() {
+		for e := product.list("elements"); e.next(); {
 			out.Products = append(out.Products, domain.Product{
 				ID: e.id("id"), RetailerID: e.id("retailer_id"), Title: e.text("title"), Subtitle: e.text("subtitle"),
 				Image: e.text("image_url"),
@@ -269,7 +280,7 @@ func attachment(a object) domain.Attachment {
 			out.Template = "product" // the only template whose payload has no template_type
 		}
 	}
-	if c := p.object("coordinates"); c != nil {
+	if c := p.object("coordinates"); c.exists() {
 		out.Lat, out.Long = c.float("lat"), c.float("long")
 	}
 	out.Expires = expiry(out.URL)
@@ -291,15 +302,15 @@ func expiry(url string) int64 {
 	return 0
 }
 
-func referral(r object) *domain.Referral {
-	if r == nil {
+func referral(r value) *domain.Referral {
+	if !r.exists() {
 		return nil
 	}
 	out := &domain.Referral{
 		Ref: r.text("ref"), Source: r.text("source"), Type: r.text("type"), AdID: r.id("ad_id"),
 		Product: r.object("product").id("id"),
 	}
-	if ads := r.object("ads_context_data"); ads != nil {
+	if ads := r.object("ads_context_data"); ads.exists() {
 		out.Ads = &domain.AdsContext{
 			Title: ads.text("ad_title"), Photo: ads.text("photo_url"), Video: ads.text("video_url"),
 			Post: ads.id("post_id"), Product: ads.id("product_id"), Flow: ads.id("flow_id"),
@@ -308,7 +319,7 @@ func referral(r object) *domain.Referral {
 	return out
 }
 
-func readEdit(_ item, v object, e *domain.Event) (key, bool) {
+func readEdit(_ item, v value, e *domain.Event) (key, bool) {
 	m := &domain.Edit{MID: v.id("mid"), Text: v.maybeText("text"), Num: v.number("num_edit")}
 	e.Type, e.Data.Edit = domain.MessageEdited, m
 	if m.MID == "" || m.Num == 0 {
@@ -317,7 +328,7 @@ func readEdit(_ item, v object, e *domain.Event) (key, bool) {
 	return keyOf("edit", m.MID, formatInt(m.Num)), true
 }
 
-func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
+func readDelivery(_ item, v value, e *domain.Event) (key, bool) {
 	d := &domain.Delivery{MIDs: asIDs(v.get("mids")), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Delivery = domain.MessageDelivered, d
 	if d.Watermark == 0 && len(d.MIDs) == 0 {
@@ -330,7 +341,7 @@ func readDelivery(_ item, v object, e *domain.Event) (key, bool) {
 	return keyOf("dlv", sender(e), formatInt(d.Watermark), mids), true
 }
 
-func readRead(_ item, v object, e *domain.Event) (key, bool) {
+func readRead(_ item, v value, e *domain.Event) (key, bool) {
 	r := &domain.Read{MID: v.id("mid"), Watermark: v.millis("watermark")}
 	e.Type, e.Data.Read = domain.MessageRead, r
 	read := cmp.Or(formatInt(r.Watermark), r.MID)
@@ -340,7 +351,7 @@ func readRead(_ item, v object, e *domain.Event) (key, bool) {
 	return keyOf("read", sender(e), read), true
 }
 
-func readReaction(it item, v object, e *domain.Event) (key, bool) {
+func readReaction(it item, v value, e *domain.Event) (key, bool) {
 	r := &domain.Reaction{
 		MID: v.id("mid"), Action: v.text("action"), Reaction: v.text("reaction"), Emoji: v.text("emoji"),
 	}
@@ -355,7 +366,7 @@ func readReaction(it item, v object, e *domain.Event) (key, bool) {
 
 // readPostback returns another key for a copy in standby: the copy has no
 // payload, so it is not the same event.
-func readPostback(_ item, v object, e *domain.Event) (key, bool) {
+func readPostback(_ item, v value, e *domain.Event) (key, bool) {
 	p := &domain.Postback{
 		MID: v.id("mid"), Title: v.text("title"), Payload: v.payload("payload"),
 		Referral: referral(v.object("referral")),
@@ -370,7 +381,7 @@ func readPostback(_ item, v object, e *domain.Event) (key, bool) {
 	return key{}, true
 }
 
-func readOptin(_ item, v object, e *domain.Event) (key, bool) {
+func readOptin(_ item, v value, e *domain.Event) (key, bool) {
 	e.Type = domain.OptinReceived
 	e.Data.Optin = &domain.Optin{
 		Type: v.text("type"), Ref: v.text("ref"), UserRef: v.id("user_ref"), Payload: v.text("payload"),
@@ -379,12 +390,12 @@ func readOptin(_ item, v object, e *domain.Event) (key, bool) {
 	return key{}, true
 }
 
-func readReferral(_ item, v object, e *domain.Event) (key, bool) {
+func readReferral(_ item, v value, e *domain.Event) (key, bool) {
 	e.Type, e.Data.Referral = domain.ReferralReceived, referral(v)
 	return key{}, true
 }
 
-func readAccountLink(_ item, v object, e *domain.Event) (key, bool) {
+func readAccountLink(_ item, v value, e *domain.Event) (key, bool) {
 	status := v.text("status")
 	switch status {
 	case "linked":
@@ -398,8 +409,8 @@ func readAccountLink(_ item, v object, e *domain.Event) (key, bool) {
 	return key{}, true
 }
 
-func readThread(t domain.Type) func(item, object, *domain.Event) (key, bool) {
-	return func(_ item, v object, e *domain.Event) (key, bool) {
+func readThread(t domain.Type) func(item, value, *domain.Event) (key, bool) {
+	return func(_ item, v value, e *domain.Event) (key, bool) {
 		e.Type = t
 		e.Data.Thread = &domain.Thread{
 			PreviousOwner: v.id("previous_owner_app_id"), NewOwner: v.id("new_owner_app_id"),
@@ -409,31 +420,29 @@ func readThread(t domain.Type) func(item, object, *domain.Event) (key, bool) {
 	}
 }
 
-func readRoles(_ item, v object, e *domain.Event) (key, bool) {
-	roles := make(map[string][]string, len(v))
-	for _, app := range v {
-		roles[string(app.name)] = append([]string{}, asIDs(app.value)...)
+func readRoles(_ item, v value, e *domain.Event) (key, bool) {
+	roles := map[string][]string{}
+	for app := v.members(); app.next(); {
+		roles[string(app.name())] = append([]string{}, asIDs(app.value)...)
 	}
 	e.Type, e.Data.Thread = domain.ThreadRolesChanged, &domain.Thread{Roles: roles}
 	return key{}, true
 }
 
-func readPolicy(_ item, v object, e *domain.Event) (key, bool) {
+func readPolicy(_ item, v value, e *domain.Event) (key, bool) {
 	e.Type = domain.PolicyEnforced
 	e.Data.Policy = &domain.Policy{Action: v.text("action"), Reason: v.text("reason")}
 	return key{}, true
 }
 
 // readSurvey reads the answers to a survey, which are by question in an object.
-func readSurvey(_ item, v object, e *domain.Event) (key, bool) {
+func readSurvey(_ item, v value, e *domain.Event) (key, bool) {
 	f := &domain.Feedback{}
-	for _, raw := range v.list("feedback_screens") {
-		screen := asObject(raw)
+	for screen := v.list("feedback_screens"); screen.next(); {
 		for _, q := range sorted(screen.object("questions")) {
-			question := asObject(q.value)
 			f.Answers = append(f.Answers, domain.FeedbackAnswer{
-				Screen: screen.id("screen_id"), Question: string(q.name), Type: question.text("type"),
-				Answer: question.id("payload"), FollowUp: question.object("follow_up").text("payload"),
+				Screen: screen.id("screen_id"), Question: string(q.name()), Type: q.text("type"),
+				Answer: q.id("payload"), FollowUp: q.object("follow_up").text("payload"),
 			})
 		}
 	}
@@ -441,16 +450,15 @@ func readSurvey(_ item, v object, e *domain.Event) (key, bool) {
 	return key{}, true
 }
 
-func readJudgement(_ item, v object, e *domain.Event) (key, bool) {
+func readJudgement(_ item, v value, e *domain.Event) (key, bool) {
 	e.Type = domain.FeedbackReceived
 	e.Data.Feedback = &domain.Feedback{MID: v.id("mid"), Judgement: v.text("feedback")}
 	return key{}, true
 }
 
-func readOrder(_ item, v object, e *domain.Event) (key, bool) {
+func readOrder(_ item, v value, e *domain.Event) (key, bool) {
 	o := &domain.Order{Note: v.text("note")}
-	for _, raw := range v.list("products") {
-		p := asObject(raw)
+	for p := v.list("products"); p.next(); {
 		o.Products = append(o.Products, domain.OrderProduct{
 			ID: p.id("id"), RetailerID: p.id("retailer_id"), Name: p.text("name"),
 			UnitPrice: p.id("unit_price"), Currency: p.text("currency"), Quantity: p.id("quantity"),

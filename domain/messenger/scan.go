@@ -5,131 +5,134 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
-// The functions of this file parse JSON that [domain.ValidJSON] has accepted, so they
-// do not check the syntax again. They return subslices of the input instead of
-// copies. They parse one level at a time and only skip nested values that are not
-// needed.
-
-// object is a JSON object as it was written: every member, in order, including
-// repeated names. Its methods return the zero value for a field of another type
-// than the method's: the item loses that field only. Of a repeated name they use
-// the last value, as encoding/json does.
-type object []member
-
-// member is one name and value of an object.
-type member struct {
-	name   []byte
-	quoted json.RawMessage // the name as it was written
-	value  json.RawMessage
+// value is one value of a document. The zero value is an absent one. Its methods return the zero value for a
+// field of another type than the method's, and for any field of what is not an object: the item loses that
+// field only. Of a repeated name they use the last value, as encoding/json does.
+type value struct {
+	doc *domain.Document
+	at  int32
 }
 
-// asObject parses one level of an object. It returns nil if raw is not an object.
-func asObject(raw json.RawMessage) object {
-	if firstByte(raw) != '{' {
+// exists reports whether there is a value.
+func (v value) exists() bool { return v.doc != nil }
+
+// raw returns the value's own bytes, nil if it is absent.
+func (v value) raw() json.RawMessage {
+	if v.doc == nil {
 		return nil
 	}
-	o := make(object, 0, 6)
-	for i := skipSpace(raw, 1); raw[i] != '}'; {
-		end := skipString(raw, i)
-		m := member{name: raw[i+1 : end-1], quoted: raw[i:end]}
-		if bytes.IndexByte(m.name, '\\') >= 0 {
-			text, _ := asText(m.quoted)
-			m.name = []byte(text)
-		}
-		i = skipSpace(raw, skipSpace(raw, end)+1) // the colon
-		end = skipValue(raw, i)
-		m.value = raw[i:end:end]
-		o = append(o, m)
-		i = skipSpace(raw, end)
-		if raw[i] == ',' {
-			i = skipSpace(raw, i+1)
-		}
-	}
-	return o
+	n := &v.doc.Nodes[v.at]
+	return v.doc.Text[n.Start:n.End:n.End]
 }
 
-// asList parses one level of an array. It returns false if raw is not an array.
-func asList(raw json.RawMessage) ([]json.RawMessage, bool) {
-	if firstByte(raw) != '[' {
-		return nil, false
-	}
-	var list []json.RawMessage
-	for i := skipSpace(raw, 1); raw[i] != ']'; {
-		end := skipValue(raw, i)
-		list = append(list, raw[i:end:end])
-		i = skipSpace(raw, end)
-		if raw[i] == ',' {
-			i = skipSpace(raw, i+1)
-		}
-	}
-	return list, true
-}
-
-// countValues returns how many values an array has.
-func countValues(raw json.RawMessage) (n int) {
-	for i := skipSpace(raw, 1); raw[i] != ']'; n++ {
-		i = skipSpace(raw, skipValue(raw, i))
-		if raw[i] == ',' {
-			i = skipSpace(raw, i+1)
-		}
-	}
-	return n
-}
-
-// asText decodes a string. It returns false if raw is not a string.
-func asText(raw json.RawMessage) (string, bool) {
-	if firstByte(raw) != '"' {
-		return "", false
-	}
-	if content := raw[1 : len(raw)-1]; bytes.IndexByte(content, '\\') < 0 && utf8.Valid(content) {
-		return string(content), true
-	}
-	var s string
-	return s, json.Unmarshal(raw, &s) == nil
-}
-
-// firstByte returns the first byte of a value, which tells its JSON type; 0 for
+// first returns the first byte of a value, which tells its JSON type; 0 for
 // an absent value and for null.
-func firstByte(raw json.RawMessage) byte {
-	if len(raw) == 0 || raw[0] == 'n' {
+func (v value) first() byte {
+	if v.doc == nil {
 		return 0
 	}
-	return raw[0]
+	if c := v.doc.Text[v.doc.Nodes[v.at].Start]; c != 'n' {
+		return c
+	}
+	return 0
 }
 
-// get returns the value of the last member with that name, nil if there is none.
-func (o object) get(name string) json.RawMessage {
-	for i := len(o) - 1; i >= 0; i-- {
-		if string(o[i].name) == name {
-			return o[i].value
+// asText decodes a string. It returns false if v is not a string.
+func asText(v value) (string, bool) {
+	if v.first() != '"' {
+		return "", false
+	}
+	return v.doc.String(v.at), true
+}
+
+// content returns the decoded text of a string. Without escapes, those are its own bytes, also where they are not
+// UTF-8.
+func (v value) content() []byte {
+	if n := &v.doc.Nodes[v.at]; !n.Escaped {
+		return v.doc.Text[n.Start+1 : n.End-1]
+	}
+	return []byte(v.doc.String(v.at))
+}
+
+// name returns the decoded name of a member whose value is v.
+func (v value) name() []byte { return value{v.doc, v.at - 1}.content() }
+
+// cursor walks over the members of an object or the elements of an array:
+//
+//	for c := v.members(); c.next(); {
+type cursor struct {
+	value     // the current one, after next has returned true
+	from, end int32
+	named     int32 // 1 for members
+}
+
+// members walks over the values of an object's members.
+func (v value) members() cursor { return v.children('{', 1) }
+
+// elements walks over the values of an array.
+func (v value) elements() cursor { return v.children('[', 0) }
+
+func (v value) children(first byte, named int32) cursor {
+	if v.first() != first {
+		return cursor{}
+	}
+	return cursor{value{doc: v.doc}, v.at + 1, v.doc.Nodes[v.at].Next, named}
+}
+
+func (c *cursor) next() bool {
+	if c.from >= c.end {
+		return false
+	}
+	c.at = c.from + c.named
+	c.from = c.doc.Nodes[c.at].Next
+	return true
+}
+
+// get returns the value of the last member with that name, the zero value if there is none.
+func (v value) get(name string) (last value) {
+	if v.first() != '{' {
+		return last
+	}
+	nodes := v.doc.Nodes
+	for i, end := v.at+1, nodes[v.at].Next; i < end; i = nodes[i+1].Next {
+		n := &nodes[i]
+		if int(n.End-n.Start) == len(name)+2 && string(v.doc.Text[n.Start+1:n.End-1]) == name ||
+			n.Escaped && string(value{v.doc, i + 1}.name()) == name {
+			last = value{v.doc, i + 1}
 		}
 	}
-	return nil
+	return last
 }
 
 // count returns how many members have that name.
-func (o object) count(name string) int {
+func (v value) count(name string) int {
 	n := 0
-	for _, m := range o {
-		if string(m.name) == name {
+	for m := v.members(); m.next(); {
+		if string(m.name()) == name {
 			n++
 		}
 	}
 	return n
 }
 
-func (o object) object(name string) object { return asObject(o.get(name)) }
+func (v value) object(name string) value {
+	if o := v.get(name); o.first() == '{' {
+		return o
+	}
+	return value{}
+}
 
-func (o object) list(name string) []json.RawMessage { l, _ := asList(o.get(name)); return l }
+func (v value) list(name string) cursor { return v.get(name).elements() }
 
-func (o object) text(name string) string { s, _ := asText(o.get(name)); return s }
+func (v value) text(name string) string { s, _ := asText(v.get(name)); return s }
 
 // maybeText returns the string with that name, nil if there is none.
-func (o object) maybeText(name string) *string {
-	if s, ok := asText(o.get(name)); ok {
+func (v value) maybeText(name string) *string {
+	if s, ok := asText(v.get(name)); ok {
 		return &s
 	}
 	return nil
@@ -137,76 +140,28 @@ func (o object) maybeText(name string) *string {
 
 // payload returns what a developer set as a payload: a string, or the JSON text of any
 // other value.
-func (o object) payload(name string) string {
-	raw := o.get(name)
-	if s, ok := asText(raw); ok {
+func (v value) payload(name string) string {
+	p := v.get(name)
+	if s, ok := asText(p); ok {
 		return s
 	}
 	var text bytes.Buffer
-	if firstByte(raw) == 0 || json.Compact(&text, raw) != nil {
+	if p.first() == 0 || json.Compact(&text, p.raw()) != nil {
 		return ""
 	}
 	return strings.ToValidUTF8(text.String(), "\ufffd")
 }
 
-// sorted returns the members of o in the byte order of their names.
-func sorted(o object) object {
-	return slices.SortedStableFunc(slices.Values(o), func(a, b member) int { return bytes.Compare(a.name, b.name) })
+// sorted returns the values of an object's members in the byte order of their names.
+func sorted(v value) (out []value) {
+	for m := v.members(); m.next(); {
+		out = append(out, m.value)
+	}
+	slices.SortStableFunc(out, func(a, b value) int { return bytes.Compare(a.name(), b.name()) })
+	return out
 }
 
 // is reports whether the member with that name is true.
-func (o object) is(name string) bool { return firstByte(o.get(name)) == 't' }
+func (v value) is(name string) bool { return v.get(name).first() == 't' }
 
-func (o object) id(name string) string { return asID(o.get(name)) }
-
-// skipSpace returns the index of the first byte at or after i that is not white
-// space.
-func skipSpace(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n') {
-		i++
-	}
-	return i
-}
-
-// skipString returns the index after the string that starts at i.
-func skipString(b []byte, i int) int {
-	for i++; b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
-}
-
-// skipValue returns the index after the value that starts at i. It counts
-// brackets instead of recursing, so deep nesting needs no stack.
-func skipValue(b []byte, i int) int {
-	switch b[i] {
-	case '"':
-		return skipString(b, i)
-	case '{', '[':
-		depth := 0
-		for {
-			switch b[i] {
-			case '"':
-				i = skipString(b, i)
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
-			}
-			i++
-		}
-	}
-	for i < len(b) {
-		switch b[i] {
-		case ',', ']', '}', ' ', '\t', '\r', '\n':
-			return i
-		}
-		i++
-	}
-	return i
-}
+func (v value) id(name string) string { return asID(v.get(name)) }

@@ -1,9 +1,7 @@
 package messenger
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,57 +71,60 @@ func Split(body []byte, o Options) Result {
 		o.Account = func(domain.PageID) string { return "" }
 	}
 	s := splitter{opts: o}
-	if !domain.ValidJSON(body) {
+	d, ok := domain.ParseJSON(body)
+	defer d.Release()
+	if !ok {
 		return s.unreadable(body, "not JSON, or nested too deeply")
 	}
-	delivery := json.RawMessage(bytes.TrimSpace(body))
-	top := asObject(delivery)
-	if top == nil {
+	top := value{doc: d}
+	if top.first() != '{' {
 		return s.unreadable(body, "not a JSON object")
 	}
-	var entries []json.RawMessage
-	for _, m := range top {
-		if string(m.name) != "entry" {
+	arrays, items := 0, 0
+	for m := top.members(); m.next(); {
+		if string(m.name()) != "entry" {
 			continue
 		}
-		list, ok := asList(m.value)
-		if !ok {
+		if m.first() != '[' {
 			return s.unreadable(body, "entry is not an array")
 		}
-		entries = append(entries, list...)
+		arrays++
+		items += countItems(m.value)
 	}
 	s.object = top.id("object")
-	// An item has at least two bytes, with the comma.
-	if o.MaxItems > 0 && len(body) > 2*o.MaxItems {
-		if n := countItems(entries); n > o.MaxItems {
-			return Result{Items: n, TooMany: true}
-		}
-	}
 	switch {
-	case top.count("entry") == 0:
+	case o.MaxItems > 0 && items > o.MaxItems:
+		return Result{Items: items, TooMany: true}
+	case arrays == 0:
 		return s.unreadable(body, "no entry array")
-	case len(entries) == 0 && !domain.ValidJSON(slices.Concat([]byte{'['}, delivery, []byte{']'})):
+	case items == 0 && d.Depth == domain.MaxDepth:
 		// An event would nest the delivery one level deeper and could not be decoded.
 		return s.unreadable(body, "nested too deeply")
-	case len(entries) == 0:
-		s.add(s.unrecognized(item{raw: delivery}, ""))
+	case items == 0:
+		s.unrecognized(&item{self: top}, s.add(), "")
 	}
-	for _, e := range entries {
-		s.entry(e)
+	s.events = slices.Grow(s.events, items)
+	for m := top.members(); m.next(); {
+		if string(m.name()) == "entry" {
+			for e := m.elements(); e.next(); {
+				s.entry(e.value)
+			}
+		}
 	}
 	return Result{Events: s.events, Items: len(s.events)}
 }
 
 // countItems returns how many events the entries have.
-func countItems(entries []json.RawMessage) int {
+func countItems(entries value) int {
 	total := 0
-	for _, raw := range entries {
+	for e := entries.elements(); e.next(); {
 		n := 0
-		for _, m := range asObject(raw) {
+		for m := e.members(); m.next(); {
 			switch {
-			case channelOf(m.name) == "" || firstByte(m.value) == 0:
-			case m.value[0] == '[':
-				n += countValues(m.value)
+			case channelOf(m.name()) == "" || m.first() == 0:
+			case m.first() == '[':
+				for c := m.elements(); c.next(); n++ {
+				}
 			default:
 				n++
 			}
@@ -136,13 +137,10 @@ func countItems(entries []json.RawMessage) int {
 // IsDelivery reports whether body has the shape of Meta's deliveries: a JSON object with
 // the text object and the array entry.
 func IsDelivery(body []byte) bool {
-	if !domain.ValidJSON(body) {
-		return false
-	}
-	top := asObject(bytes.TrimSpace(body))
-	_, text := asText(top.get("object"))
-	_, list := asList(top.get("entry"))
-	return text && list
+	d, ok := domain.ParseJSON(body)
+	defer d.Release()
+	top := value{doc: d}
+	return ok && top.get("object").first() == '"' && top.get("entry").first() == '['
 }
 
 // splitter collects the events of one delivery.
@@ -157,8 +155,8 @@ type splitter struct {
 
 // item is one item with the properties of its entry.
 type item struct {
-	raw     json.RawMessage
-	fields  object // nil if raw is not an object
+	self    value
+	fields  value // self if that is an object
 	channel string
 	page    domain.PageID // entry.id, empty where absent
 	sent    int64         // entry.time in Unix milliseconds, 0 where absent
@@ -166,7 +164,11 @@ type item struct {
 	echo    bool          // a message that the page sent
 }
 
-func (s *splitter) add(e domain.Event) { s.events = append(s.events, e) }
+// add returns the place of a new event.
+func (s *splitter) add() *domain.Event {
+	s.events = append(s.events, domain.Event{})
+	return &s.events[len(s.events)-1]
+}
 
 func (s *splitter) unreadable(body []byte, reason string) Result {
 	e := domain.Event{
@@ -183,36 +185,32 @@ func (s *splitter) unreadable(body []byte, reason string) Result {
 
 // entry adds an event for each item of the entry, and one for the entry itself
 // if it has no items.
-func (s *splitter) entry(raw json.RawMessage) {
-	fields := asObject(raw)
+func (s *splitter) entry(fields value) {
 	it := item{page: domain.PageID(bounded(fields.id("id"))), sent: fields.millis("time")}
 	before := len(s.events)
 	clear(s.equal)
-	for _, m := range fields {
-		channel := channelOf(m.name)
-		if channel == "" || firstByte(m.value) == 0 {
+	for m := fields.members(); m.next(); {
+		channel := channelOf(m.name())
+		if channel == "" || m.first() == 0 {
 			continue
 		}
 		it := it
 		it.channel = channel
 		it.test = it.page == testEntry && channel == channelChanges
-		list, ok := asList(m.value)
-		if !ok {
-			it.raw = m.value
-			s.add(s.unrecognized(it, channel))
+		if m.first() != '[' {
+			it.self = m.value
+			s.unrecognized(&it, s.add(), channel)
 			continue
 		}
-		s.events = slices.Grow(s.events, len(list))
-		for _, v := range list {
-			it.raw, it.fields = v, asObject(v)
-			s.add(s.item(it))
+		for v := m.elements(); v.next(); {
+			s.item(it, v.value)
 		}
 	}
 	if len(s.events) == before {
-		it.raw = raw
-		e := s.event(it, domain.DeliveryUnrecognized, "")
-		s.identifyBy(&e, it, hash(withoutTime(raw)), false)
-		s.add(e)
+		it.self = fields
+		e := s.add()
+		s.event(&it, e, domain.DeliveryUnrecognized, "")
+		s.identifyBy(e, &it, hashWithout(fields, "time"), false)
 	}
 }
 
@@ -226,83 +224,87 @@ func channelOf(name []byte) string {
 	return ""
 }
 
-// item returns the event of an item of any channel.
-func (s *splitter) item(it item) domain.Event {
+// item adds the event of an item of any channel.
+func (s *splitter) item(it item, v value) {
+	it.self = v
+	if v.first() == '{' {
+		it.fields = v
+	}
+	e := s.add()
 	switch {
 	case it.channel == channelFields:
-		if field, ok := asText(it.raw); ok {
-			return s.change(it, field)
+		if field, ok := asText(v); ok {
+			s.change(&it, e, field)
+			return
 		}
-		return s.unrecognized(it, "")
-	case it.fields == nil:
-		return s.unrecognized(it, "")
+		s.unrecognized(&it, e, "")
+	case !it.fields.exists():
+		s.unrecognized(&it, e, "")
 	case it.channel == channelChanges:
 		field := it.fields.text("field")
-		if value := it.fields.object("value"); !it.test && isMessaging(field, value) {
+		if inner := it.fields.object("value"); !it.test && isMessaging(field, inner) {
 			// The change's value is a messaging item: it is the same fact, so it gets
 			// the same id as in the messaging array.
-			inner := it
-			inner.fields, inner.raw = value, it.fields.get("value")
-			e := s.message(inner)
-			e.Data.Raw = it.raw
-			return e
+			it.self, it.fields = inner, inner
+			s.message(&it, e)
+			e.Data.Raw = v.raw()
+			return
 		}
-		return s.change(it, field)
+		s.change(&it, e, field)
+	default:
+		s.message(&it, e)
 	}
-	return s.message(it)
 }
 
 // isMessaging reports whether a change's value is a messaging item of a kind with
 // a typed form. The fields of those changes begin with "message" or "messaging"
 // (messages, message_edits, messaging_postbacks), or are in the kind's rows.
-func isMessaging(field string, value object) bool {
-	if value.object("sender") == nil && value.object("recipient") == nil {
+func isMessaging(field string, v value) bool {
+	if !v.object("sender").exists() && !v.object("recipient").exists() {
 		return false
 	}
-	k, _ := kindOf(value)
+	k, _ := kindOf(v)
 	return k != nil && (strings.HasPrefix(field, "messag") || k.fields(field))
 }
 
-// change returns the event of an item of changes, whose kind is its field.
-func (s *splitter) change(it item, field string) domain.Event {
-	e := s.event(it, domain.ChangeReceived, field)
-	value := it.fields.object("value")
+// change makes the event of an item of changes, whose kind is its field.
+func (s *splitter) change(it *item, e *domain.Event, field string) {
+	s.event(it, e, domain.ChangeReceived, field)
+	v := it.fields.object("value")
 	own := "timestamp"
-	if k := changeOf(field, value); k != nil && !it.test && it.fields.count("value") == 1 {
+	if k := changeOf(field, v); k != nil && !it.test && it.fields.count("value") == 1 {
 		e.Type, own = k.typ, k.time
-		k.read(value, &e)
+		k.read(v, e)
 	}
 	e.Contact = ""
-	if id := author(value).ID; bounded(id) != string(e.Page) { // a change by the page itself has no contact
+	if id := author(v).ID; bounded(id) != string(e.Page) { // a change by the page itself has no contact
 		e.Contact = domain.ContactID(bounded(id))
 	}
-	at := value.millis(own)
+	at := v.millis(own)
 	e.Time = fromMillis(cmp.Or(at, it.sent))
-	s.identify(&e, it, at > 0)
-	return e
+	s.identify(e, it, at > 0)
 }
 
-// unrecognized returns the event of an item that has no typed form.
-func (s *splitter) unrecognized(it item, kind string) domain.Event {
-	e := s.event(it, domain.DeliveryUnrecognized, kind)
-	s.identify(&e, it, it.fields.millis("timestamp") > 0)
-	return e
+// unrecognized makes the event of an item that has no typed form.
+func (s *splitter) unrecognized(it *item, e *domain.Event, kind string) {
+	s.event(it, e, domain.DeliveryUnrecognized, kind)
+	s.identify(e, it, it.fields.millis("timestamp") > 0)
 }
 
 // identify sets the id of an item that has no natural key. own reports whether it has a
 // message id or a time of its own.
-func (s *splitter) identify(e *domain.Event, it item, own bool) {
-	s.identifyBy(e, it, hash(it.raw), own)
+func (s *splitter) identify(e *domain.Event, it *item, own bool) {
+	s.identifyBy(e, it, hash(it.self), own)
 }
 
 // identifyBy is identify for an item with that hash.
-func (s *splitter) identifyBy(e *domain.Event, it item, hash string, own bool) {
+func (s *splitter) identifyBy(e *domain.Event, it *item, hash string, own bool) {
 	k := key{classHash, hash}
 	if e.Type == domain.PostbackReceived && e.Standby {
 		k = keyOf(classHash, channelStandby, hash)
 	}
 	if own || it.sent == 0 {
-		e.ID = s.id(*e, k)
+		e.ID = s.id(e, k)
 		return
 	}
 	if s.equal == nil {
@@ -313,19 +315,19 @@ func (s *splitter) identifyBy(e *domain.Event, it item, hash string, own bool) {
 	s.equal[same]++
 	e.Data.Fact = k.text
 	k.text = digest([]byte(strings.Join([]string{k.text, formatInt(it.sent), strconv.Itoa(before)}, "|")))
-	e.ID = s.id(*e, k)
+	e.ID = s.id(e, k)
 }
 
-// event returns an event with the fields that every item has.
-func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
+// event makes an event with the fields that every item has, in place of what e was.
+func (s *splitter) event(it *item, e *domain.Event, t domain.Type, kind string) {
 	sender, recipient := it.fields.object("sender"), it.fields.object("recipient")
 	from, to := sender.id("id"), recipient.id("id")
-	e := domain.Event{
+	*e = domain.Event{
 		Type: t, Page: it.page, Standby: it.channel == channelStandby,
 		Time: fromMillis(cmp.Or(it.fields.millis("timestamp"), it.sent)),
 		Data: domain.Data{
 			App: s.opts.App, AppID: s.opts.AppID, Source: s.opts.Source, Object: s.object, Channel: it.channel, Kind: kind,
-			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.raw,
+			Sender: from, Recipient: to, EntryTime: it.sent, Test: it.test, Raw: it.self.raw(),
 		},
 	}
 	if e.Page == "" { // some deliveries have no entry id
@@ -343,7 +345,6 @@ func (s *splitter) event(it item, t domain.Type, kind string) domain.Event {
 		contact = to
 	}
 	e.Contact = domain.ContactID(bounded(cmp.Or(contact, recipient.id("user_ref"))))
-	return e
 }
 
 // owns reports whether id is the page itself or the Instagram account that is linked to
@@ -369,6 +370,6 @@ type key struct{ class, text string }
 const classHash = "h"
 
 // id returns the dedup id of the event with that key.
-func (s *splitter) id(e domain.Event, k key) string {
+func (s *splitter) id(e *domain.Event, k key) string {
 	return domain.DedupID(s.object, e.Page, k.class, k.text)
 }

@@ -3,12 +3,10 @@ package messenger
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"math/big"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/pagestream/pagestream/domain"
 )
@@ -17,26 +15,25 @@ import (
 // never converted to a float64: ids have 17 digits and more. It returns "" for
 // text that can't be decoded without loss (bytes that are not UTF-8, half a
 // surrogate pair), since two different ids could have the same result.
-func asID(raw json.RawMessage) string {
-	switch c := firstByte(raw); {
+func asID(v value) string {
+	switch c := v.first(); {
 	case c == '"':
-		s, _ := asText(raw)
-		if strings.ContainsRune(s, utf8.RuneError) {
+		s, _ := asText(v)
+		if strings.Contains(s, "\ufffd") {
 			return ""
 		}
 		return s
 	case c == '-' || c >= '0' && c <= '9':
-		return integer(string(raw))
+		return integer(string(v.raw()))
 	}
 	return ""
 }
 
 // asIDs decodes an array of ids and skips elements that are not ids.
-func asIDs(raw json.RawMessage) []string {
+func asIDs(v value) []string {
 	var ids []string
-	list, _ := asList(raw)
-	for _, item := range list {
-		if id := asID(item); id != "" {
+	for item := v.elements(); item.next(); {
+		if id := asID(item.value); id != "" {
 			ids = append(ids, id)
 		}
 	}
@@ -76,8 +73,8 @@ func integer(literal string) string {
 }
 
 // float returns the number with that name, nil if there is none.
-func (o object) float(name string) *float64 {
-	f, err := strconv.ParseFloat(string(o.get(name)), 64)
+func (v value) float(name string) *float64 {
+	f, err := strconv.ParseFloat(string(v.get(name).raw()), 64)
 	if err != nil {
 		return nil
 	}
@@ -86,8 +83,8 @@ func (o object) float(name string) *float64 {
 
 // number returns the integer with that name, which may be a string; 0 if there is
 // none.
-func (o object) number(name string) int64 {
-	n, err := strconv.ParseInt(strings.TrimSpace(o.id(name)), 10, 64)
+func (v value) number(name string) int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(v.id(name)), 10, 64)
 	if err != nil {
 		return 0
 	}
@@ -95,7 +92,7 @@ func (o object) number(name string) int64 {
 }
 
 // millis returns the time with that name in Unix milliseconds; 0 if there is none.
-func (o object) millis(name string) int64 { return asMillis(o.get(name)) }
+func (v value) millis(name string) int64 { return asMillis(v.get(name)) }
 
 // asMillis decodes a time in any of Meta's forms, in Unix milliseconds: a number
 // or a string of milliseconds or seconds, or an ISO 8601 string. It returns 0,
@@ -103,23 +100,16 @@ func (o object) millis(name string) int64 { return asMillis(o.get(name)) }
 // is in the year 5138, 1e11 ms in 1973. Micro- and nanoseconds, which Meta is not
 // known to send, are recognized in the same way, so that no number is a time after
 // the year 9999.
-func asMillis(raw json.RawMessage) int64 {
-	text := strings.TrimSpace(asID(raw))
-	if text == "" {
+func asMillis(v value) int64 {
+	if v.first() == 0 {
 		return 0
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
+	n, err := strconv.ParseInt(string(v.raw()), 10, 64)
 	if err != nil {
-		for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05-0700"} {
-			if t, err := time.Parse(layout, text); err == nil {
-				// In UTC, the last hours of 9999 in a zone west of it are in 10000.
-				if t.UTC().Year() > 9999 {
-					return 0
-				}
-				return max(t.UnixMilli(), 0)
-			}
+		text := strings.TrimSpace(asID(v))
+		if n, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return isoMillis(text)
 		}
-		return 0
 	}
 	switch {
 	case n <= 0:
@@ -132,6 +122,20 @@ func asMillis(raw json.RawMessage) int64 {
 		return n / 1e3
 	}
 	return n / 1e6
+}
+
+// isoMillis decodes an ISO 8601 time, in Unix milliseconds.
+func isoMillis(text string) int64 {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05-0700"} {
+		if t, err := time.Parse(layout, text); err == nil {
+			// In UTC, the last hours of 9999 in a zone west of it are in 10000.
+			if t.UTC().Year() > 9999 {
+				return 0
+			}
+			return max(t.UnixMilli(), 0)
+		}
+	}
+	return 0
 }
 
 // fromMillis converts Unix milliseconds to a time in UTC; 0 is the zero time.
@@ -153,5 +157,7 @@ func formatInt(n int64) string {
 // digest returns the SHA-256 of b in hex.
 func digest(b []byte) string {
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	return string(text[:])
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"hash"
 	"strings"
+	"sync"
 )
 
 // SignatureHeader carries the HMAC-SHA256 of the raw body under the app
@@ -23,14 +25,33 @@ func parseSignature(header string) ([sha256.Size]byte, bool) {
 	return mac, err == nil
 }
 
-// signedBy reports whether mac is the HMAC of the body under any of the secrets.
-// The comparison takes constant time, and every secret is tried.
-func signedBy(secrets []string, body []byte, mac [sha256.Size]byte) bool {
+// key is an app secret, with states of its HMAC that are used again: a new one costs as much as a small body.
+type key struct{ states sync.Pool }
+
+type hmacState struct {
+	hash.Hash
+	sum [sha256.Size]byte
+}
+
+func newKey(secret string) *key {
+	return &key{sync.Pool{New: func() any { return &hmacState{Hash: hmac.New(sha256.New, []byte(secret))} }}}
+}
+
+// signed reports whether mac is the HMAC of the body. The comparison takes constant time.
+func (k *key) signed(body []byte, mac [sha256.Size]byte) bool {
+	h, _ := k.states.Get().(*hmacState)
+	defer k.states.Put(h)
+	h.Reset()
+	h.Write(body)
+	return hmac.Equal(h.Sum(h.sum[:0]), mac[:])
+}
+
+// signedBy reports whether mac is the HMAC of the body under any of the keys. Every key is
+// tried.
+func signedBy(keys []*key, body []byte, mac [sha256.Size]byte) bool {
 	match := false
-	for _, s := range secrets {
-		h := hmac.New(sha256.New, []byte(s))
-		h.Write(body)
-		if hmac.Equal(h.Sum(nil), mac[:]) {
+	for _, k := range keys {
+		if k.signed(body, mac) {
 			match = true
 		}
 	}

@@ -84,6 +84,8 @@ type App struct {
 	Secrets []string
 	// VerifyToken is the token that the handshake must present.
 	VerifyToken string
+
+	keys []*key // of Secrets
 }
 
 // Answer describes one answered request, for metrics. It contains no body, no
@@ -186,6 +188,9 @@ func New(o Options) (*Handler, error) {
 		if _, twice := h.apps[a.Name]; twice {
 			return nil, fmt.Errorf("app %q is configured twice", a.Name)
 		}
+		for _, secret := range a.Secrets {
+			a.keys = append(a.keys, newKey(secret))
+		}
 		h.apps[a.Name] = a
 	}
 	return h, nil
@@ -229,7 +234,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (Answer, *recei
 // app finds an app by its name in the URL; an empty name means the first app.
 func (h *Handler) app(name string) (App, bool) {
 	if name == "" {
-		return h.opts.Apps[0], true
+		name = h.opts.Apps[0].Name
 	}
 	a, ok := h.apps[name]
 	return a, ok
@@ -269,7 +274,7 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, app App) (Answ
 		return h.unread(w, a, err), nil
 	}
 	defer body.release()
-	if !signedBy(app.Secrets, body.bytes, mac) {
+	if !signedBy(app.keys, body.bytes, mac) {
 		a.Shaped = shaped(r.Header.Get("Content-Type"), body.bytes)
 		return h.reject(w, a), body
 	}
