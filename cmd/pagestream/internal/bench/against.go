@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -157,13 +158,19 @@ func RunAgainst(ctx context.Context, o AgainstOptions) (Comparison, error) {
 
 func (a *comparing) contenders() []*contender { return []*contender{a.this, a.against, a.bare} }
 
-// servers returns the two servers in the order of a turn: the first one changes, so that
-// a drift of the machine does not favor one of them.
-func (a *comparing) servers(turn int) []*contender {
-	if turn%2 == 1 {
-		return []*contender{a.against, a.this}
+// turn returns the contenders in the order of a turn, which every other one reverses, so
+// that a drift of the machine does not favor one of them.
+func (a *comparing) turn(n int) []*contender {
+	order := a.contenders()
+	if n%2 == 1 {
+		slices.Reverse(order)
 	}
-	return []*contender{a.this, a.against}
+	return order
+}
+
+// servers returns the two servers in the order of a turn.
+func (a *comparing) servers(turn int) []*contender {
+	return slices.DeleteFunc(a.turn(turn), (*contender).bare)
 }
 
 func (a *comparing) measure(ctx context.Context) (err error) {
@@ -376,9 +383,7 @@ func (a *comparing) declare(c cell) {
 func (a *comparing) round(ctx context.Context, c cell, round, turn int) error {
 	a.section = "cells"
 	shots := a.ids.shots(againstSecret, a.fresh(c.items), c.items)
-	order := append([]*contender{a.bare}, a.servers(turn)...)
-	for i := range order {
-		who := order[(i+turn)%len(order)]
+	for _, who := range a.turn(turn) {
 		a.step("round %d of %d, %s, %s", round+1, a.o.Rounds, c.label(), who.who)
 		s, err := a.cell(ctx, who, c, shots)
 		if err != nil {

@@ -45,7 +45,6 @@ type child struct {
 	cmd   *exec.Cmd
 	log   string
 	ended chan struct{}
-	err   error // after ended
 }
 
 // spawn starts a program with its output in the file log. It gets no setting of
@@ -63,7 +62,7 @@ func spawn(ctx context.Context, log, program string, args ...string) (*child, er
 		return nil, err
 	}
 	go func() {
-		c.err = c.cmd.Wait()
+		_ = c.cmd.Wait() // failure has the reason from the state
 		close(c.ended)
 	}()
 	return c, nil
@@ -89,11 +88,11 @@ func (c *child) failure() error {
 	}
 	text, _ := os.ReadFile(c.log) // without it the error is less helpful
 	text = text[max(0, len(text)-shownLog):]
-	return fmt.Errorf("the process has ended (%w): %s", errors.Join(c.err, errEnded), strings.TrimSpace(string(text)))
+	return fmt.Errorf("%w (%s): %s", errEnded, c.cmd.ProcessState, strings.TrimSpace(string(text)))
 }
 
-// errEnded is returned when a server ended by itself.
-var errEnded = errors.New("it was not asked to")
+// errEnded is returned when a process has ended without being asked to.
+var errEnded = errors.New("the process has ended by itself")
 
 // stop ends the process pid, which is the child or was started by it, and waits for the
 // child. It is killed when the context ends, which is an error unless it had ended before.
@@ -102,7 +101,7 @@ func (c *child) stop(ctx context.Context, pid int) error {
 	if err := c.failure(); err != nil && asked {
 		return err
 	}
-	if p, err := os.FindProcess(pid); err == nil {
+	if p, err := os.FindProcess(pid); err == nil && asked {
 		_ = p.Signal(syscall.SIGTERM) // it may have ended meanwhile
 	}
 	select {

@@ -165,6 +165,23 @@ func TestAgainstOptions(t *testing.T) {
 	}
 }
 
+// TestTurns checks that every other turn has the reverse order.
+func TestTurns(t *testing.T) {
+	a := &comparing{
+		this: &contender{who: whoThis}, against: &contender{who: whoAgainst}, bare: &contender{who: whoBare},
+	}
+	names := func(list []*contender) (out []string) {
+		for _, c := range list {
+			out = append(out, c.who)
+		}
+		return out
+	}
+	require.Equal(t, []string{whoThis, whoAgainst, whoBare}, names(a.turn(0)))
+	require.Equal(t, []string{whoBare, whoAgainst, whoThis}, names(a.turn(1)))
+	require.Equal(t, []string{whoThis, whoAgainst}, names(a.servers(2)))
+	require.Equal(t, []string{whoAgainst, whoThis}, names(a.servers(3)))
+}
+
 // TestBareHandler checks that the process of the bare handler checks signatures and
 // ends with its context.
 func TestBareHandler(t *testing.T) {

@@ -30,7 +30,7 @@ func TestBenchAgainst(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	code, stdout, stderr := run(t, ctx, "bench", "--against", self, "--dir", dir, "--events", "500", "--rounds", "2",
-		"--seconds", "0.2", "--only", "16c/1i|readable|catch-up", "--out", out, "--json")
+		"--seconds", "0.1", "--only", "64c/1i|readable|catch-up", "--out", out, "--json")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	var report bench.Comparison
 	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
@@ -48,13 +48,13 @@ func TestBenchAgainst(t *testing.T) {
 	for _, r := range report.Rows {
 		names = append(names, r.Name)
 		rounds := 1
-		if strings.HasPrefix(r.Name, "16c/1i/") && r.Name != "16c/1i/syncs" {
+		if strings.HasPrefix(r.Name, "64c/1i/") && r.Name != "64c/1i/syncs" {
 			rounds = 2
 			require.NotNil(t, r.Bare, r.Name)
 			require.Len(t, r.Bare.Rounds, rounds, r.Name)
 			require.GreaterOrEqual(t, r.Bare.Median, 0., r.Name) // of so little time a process may have used none
 		}
-		if r.Name == "16c/1i/syncs" && !straced {
+		if r.Name == "64c/1i/syncs" && !straced {
 			continue
 		}
 		for _, m := range []*bench.Measured{r.This, r.Against} {
@@ -67,7 +67,7 @@ func TestBenchAgainst(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"grow/rate", "grow/cpu", "grow/disk", "grow/rss", "grow/idle",
-		"16c/1i/rate", "16c/1i/p50", "16c/1i/p99", "16c/1i/cpu", "16c/1i/syncs",
+		"64c/1i/rate", "64c/1i/p50", "64c/1i/p99", "64c/1i/cpu", "64c/1i/syncs",
 		"readable/load", "readable/p50", "readable/p99", "catch-up/rate", "catch-up/took",
 	}, names)
 	requireNothingLeft(t, dir)
