@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -94,9 +95,9 @@ func (r *run) baseline(name, unit string, measure func() (Baseline, error)) (Bas
 	return v, nil
 }
 
-// newHTTPBaseline starts a server that only reads the body, checks the signature
-// and answers.
-func newHTTPBaseline() *httptest.Server {
+// bareHandler returns a handler that only reads the body, checks the signature and
+// answers.
+func bareHandler(secret string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /webhooks", func(w http.ResponseWriter, req *http.Request) {
@@ -109,10 +110,38 @@ func newHTTPBaseline() *httptest.Server {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	})
-	s := httptest.NewUnstartedServer(mux)
-	s.Config.ReadHeaderTimeout, s.Config.ReadTimeout, s.Config.WriteTimeout = 5*time.Second, requestTimeout, requestTimeout
+	return mux
+}
+
+// bareServer returns a server for a handler, with timeouts.
+func bareServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+	}
+}
+
+// newHTTPBaseline starts a server with the bare handler in this process.
+func newHTTPBaseline() *httptest.Server {
+	s := httptest.NewUnstartedServer(nil)
+	s.Config = bareServer(bareHandler(secret))
 	s.Start()
 	return s
+}
+
+// ServeBare serves the bare handler on an address until the context ends: it reads the
+// body, checks the signature of the bench's own traffic, answers and keeps nothing.
+func ServeBare(ctx context.Context, addr string) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s := bareServer(bareHandler(againstSecret))
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
 }
 
 // answers returns the HTTP baseline in POSTs per second.

@@ -179,14 +179,14 @@ func TestCatchUp(t *testing.T) {
 	defer api.Close()
 	s := &system{System: &System{Private: strings.TrimPrefix(api.URL, "http://")}, api: newClient(1)}
 	defer s.api.close()
-	behind, marks, err := s.catchUp(t.Context())
+	behind, marks, err := s.catchUp(t.Context(), catchUpStep)
 	require.NoError(t, err)
 	require.Equal(t, uint64(60), behind)
 	require.Len(t, marks, 4)
 	mu.Lock()
 	seq = -1 << 20 // not a valid position
 	mu.Unlock()
-	_, _, err = s.catchUp(t.Context())
+	_, _, err = s.catchUp(t.Context(), catchUpStep)
 	require.Error(t, err)
 }
 

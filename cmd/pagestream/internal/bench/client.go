@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,8 +34,12 @@ func newClient(connections int) *client {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
+// errBusy is returned together with [ErrAnswer] when a request was answered 503: it may
+// be sent again.
+var errBusy = errors.New("503 Service Unavailable")
+
 // do sends a request and reads the whole answer, into buf if it is not nil.
-// [ErrAnswer] is returned for another status than 200.
+// [ErrAnswer] is returned for another status than 200, and errBusy too if it is 503.
 func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -49,10 +54,14 @@ func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 	if _, err := io.Copy(to, resp.Body); err != nil {
 		return fmt.Errorf("read answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusServiceUnavailable:
+		return fmt.Errorf("%s %s: %w: %w", req.Method, req.URL.Path, ErrAnswer, errBusy)
+	default:
 		return fmt.Errorf("%s %s: %w: %s", req.Method, req.URL.Path, ErrAnswer, resp.Status)
 	}
-	return nil
 }
 
 func (c *client) post(ctx context.Context, url string, s shot) error {
@@ -148,11 +157,15 @@ type blend struct {
 	// are repeated in order.
 	percent int
 	cycle   bool
+	// tolerant blends count POSTs that are answered 503, and go on. Others fail then.
+	tolerant bool
 
 	mu         sync.Mutex
 	fresh      int   // how many new ones were taken
 	duplicates int   // how many duplicates were taken
 	acked      []int // the new ones that were acknowledged
+	refused    int   // how many were answered 503
+	unstored   int   // how many of these were new ones
 }
 
 // take returns the index of the next POST, and false if there is no new one left.
@@ -182,7 +195,29 @@ func (b *blend) answered(i int) {
 	b.acked = append(b.acked, i)
 }
 
-// fire sends POSTs of a blend for the time d.
+// refuse records that a POST was answered 503. It reports whether the client goes on.
+func (b *blend) refuse(i int) bool {
+	if !b.tolerant {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused++
+	if !slices.Contains(b.acked, i) {
+		b.unstored++
+	}
+	return true
+}
+
+// stored returns how many new POSTs were answered 200, after all were answered.
+func (b *blend) stored() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fresh - b.unstored
+}
+
+// fire sends POSTs of a blend for the time d. A refused POST of a tolerant blend is an
+// answer too.
 func (c *client) fire(ctx context.Context, url string, d time.Duration, b *blend) (pace, error) {
 	return c.drive(ctx, d, func(ctx context.Context, _ int) (bool, error) {
 		i, more := b.take()
@@ -190,6 +225,9 @@ func (c *client) fire(ctx context.Context, url string, d time.Duration, b *blend
 			return false, nil
 		}
 		if err := c.post(ctx, url, b.shots[i]); err != nil {
+			if errors.Is(err, errBusy) && b.refuse(i) {
+				return true, nil
+			}
 			return false, err
 		}
 		b.answered(i)

@@ -140,7 +140,7 @@ func (r *run) startBehind(ctx context.Context, dir string, p *Point, from, backl
 	if err != nil {
 		return nil, err
 	}
-	_, marks, err := s.catchUp(ctx)
+	_, marks, err := s.catchUp(ctx, catchUpStep)
 	if err != nil {
 		return nil, errors.Join(err, s.stop(ctx))
 	}

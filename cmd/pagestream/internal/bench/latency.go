@@ -68,7 +68,7 @@ func (r *run) latencySection(ctx context.Context) (err error) {
 		}
 		r.add(f)
 	}
-	_, _, err = s.catchUp(ctx)
+	_, _, err = s.catchUp(ctx, catchUpStep)
 	return err
 }
 

@@ -37,7 +37,7 @@ func (r *run) readsSection(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx), os.RemoveAll(s.dir)) }()
-	if _, _, err := s.catchUp(ctx); err != nil {
+	if _, _, err := s.catchUp(ctx, catchUpStep); err != nil {
 		return err
 	}
 	for _, p := range readPaths {

@@ -116,9 +116,13 @@ type mark struct {
 // are slower, the run fails.
 const catchUpRate = 500
 
-// catchUp waits until every read model has the stream's last event. It returns how
-// many events the slowest one was behind at first, and its positions meanwhile.
-func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err error) {
+// catchUpStep is how often the positions of the read models are read.
+const catchUpStep = 10 * time.Millisecond
+
+// catchUp waits until every read model has the stream's last event, and reads their
+// positions at that interval. It returns how many events the slowest one was behind at
+// first, and its positions meanwhile.
+func (s *system) catchUp(ctx context.Context, every time.Duration) (behind uint64, marks []mark, err error) {
 	head, _, err := s.head(ctx)
 	if err != nil {
 		return 0, nil, err
@@ -141,7 +145,7 @@ func (s *system) catchUp(ctx context.Context) (behind uint64, marks []mark, err 
 			return behind, marks, fmt.Errorf("at event %d of %d after %s: read models did not catch up in time",
 				seq, head, limit)
 		}
-		if err := backoff.Sleep(ctx, 10*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, every); err != nil {
 			return behind, marks, err
 		}
 	}
@@ -192,7 +196,7 @@ func (s *system) fire(
 	if p, err = c.fire(ctx, s.webhook(), d, b); err != nil {
 		return p, 0, err
 	}
-	behind, _, err = s.catchUp(ctx)
+	behind, _, err = s.catchUp(ctx, catchUpStep)
 	return p, behind, err
 }
 

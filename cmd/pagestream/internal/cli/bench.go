@@ -19,26 +19,36 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// BenchCommand measures the performance of this program on this machine.
+// BenchCommand measures the performance of this program on this machine, or compares it with another
+// version.
 type BenchCommand struct {
 	Dir         string        `placeholder:"DIR" env:"PAGESTREAM_BENCH_DIR" help:"Parent of the scratch directory, which is removed at the end (default: the system's)."`
-	Cell        time.Duration `default:"1.5s" placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"Duration of each measurement."`
+	Cell        time.Duration `placeholder:"TIME" env:"PAGESTREAM_BENCH_CELL" help:"Duration of each measurement (default: 1.5s)."`
 	Connections []int         `placeholder:"N" env:"PAGESTREAM_BENCH_CONNECTIONS" help:"Numbers of connections (default: 1,16,64,256)."`
 	Items       []int         `placeholder:"N" env:"PAGESTREAM_BENCH_ITEMS" help:"Items per POST (default: 1,10,100)."`
 	Duplicates  []int         `placeholder:"PERCENT" env:"PAGESTREAM_BENCH_DUPLICATES" help:"Percentages of duplicates (default: 0,20,100)."`
-	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"Size up to which the stream grows, measured at three points (default: 1000000)."`
+	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"Size up to which the stream grows, measured at three points (default: 1000000; with --against 200000, before the first cell)."`
 	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points, for example 100000,1000000,5000000."`
 	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events for measuring read models (default: 50000)."`
-	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Run only these sections: baseline, ingest, latency, projections, reads, growth."`
+	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Run only these sections: baseline, ingest, latency, projections, reads, growth. With --against these cells and parts: 16c/1i, 64c/1i, 256c/1i, 64c/10i, readable, catch-up."`
 	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter version and fail if a ratio is more than 30 % worse than in this report."`
 	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report to this file as JSON."`
 	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth to this file as SVG."`
 	CPUProfile  string        `name:"cpuprofile" placeholder:"FILE" env:"PAGESTREAM_BENCH_CPUPROFILE" help:"Write a CPU profile of the run to this file."`
+	Against     string        `placeholder:"BINARY" env:"PAGESTREAM_BENCH_AGAINST" help:"Compare this program with another version of it, each as a process of its own."`
+	Rounds      int           `placeholder:"N" env:"PAGESTREAM_BENCH_ROUNDS" help:"With --against: how often each cell is measured (default: 3)."`
+	Seconds     float64       `placeholder:"N" env:"PAGESTREAM_BENCH_SECONDS" help:"With --against: duration of each cell in seconds (default: 3)."`
 }
 
 // Run measures, prints the report and writes the files. It fails if a ratio fell below that of the
 // --check report.
 func (b BenchCommand) Run(c *CLI) (err error) {
+	if b.Against != "" {
+		return b.compare(c)
+	}
+	if b.Rounds != 0 || b.Seconds != 0 {
+		return fmt.Errorf("%w: --rounds and --seconds are for --against; without it, give --cell", errUsage)
+	}
 	o, err := b.options()
 	if err != nil {
 		return err
@@ -139,26 +149,43 @@ func (b BenchCommand) options() (bench.Options, error) {
 	if b.Events != 0 {
 		o.Growth = []int{b.Events / 100, b.Events / 10, b.Events}
 	}
-	if b.Only != "" {
-		var err error
-		if o.Only, err = regexp.Compile(b.Only); err != nil {
-			return o, fmt.Errorf("%w: --only: %w", errUsage, err)
-		}
+	var err error
+	o.Only, err = b.only()
+	return o, err
+}
+
+// only returns the expression of --only, or nil without it.
+func (b BenchCommand) only() (*regexp.Regexp, error) {
+	if b.Only == "" {
+		return nil, nil //nolint:nilnil // no expression selects everything
 	}
-	return o, nil
+	only, err := regexp.Compile(b.Only)
+	if err != nil {
+		return nil, fmt.Errorf("%w: --only: %w", errUsage, err)
+	}
+	return only, nil
+}
+
+// write writes a report to the file of --out.
+func (b BenchCommand) write(report any) error {
+	if b.Out == "" {
+		return nil
+	}
+	err := writeAtomic(b.Out, 0o644, func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(report)
+	})
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
 }
 
 // print prints the report and writes the files of --out and --chart.
 func (b BenchCommand) print(c *CLI, report bench.Report) error {
-	if b.Out != "" {
-		err := writeAtomic(b.Out, 0o644, func(w io.Writer) error {
-			enc := json.NewEncoder(w)
-			enc.SetIndent("", "  ")
-			return enc.Encode(report)
-		})
-		if err != nil {
-			return fmt.Errorf("write report: %w", err)
-		}
+	if err := b.write(report); err != nil {
+		return err
 	}
 	if b.Chart != "" {
 		if err := writeAtomic(b.Chart, 0o644, report.WriteChart); err != nil {

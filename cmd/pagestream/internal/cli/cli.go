@@ -65,8 +65,9 @@ type CLI struct {
 	Cluster       ClusterCommand       `cmd:"" help:"Change how many copies of the streams a NATS cluster keeps."`
 	Status        StatusCommand        `cmd:"" help:"Show what a running server is doing."`
 	Load          LoadCommand          `cmd:"" help:"Send signed traffic to a server, then check that none of it was lost or duplicated."`
-	Bench         BenchCommand         `cmd:"" help:"Measure performance on this machine, relative to baselines of the same run."`
+	Bench         BenchCommand         `cmd:"" help:"Measure performance on this machine, relative to baselines of the same run or to another version."`
 	CheckFile     CheckFileCommand     `cmd:"" hidden:"" help:"Check a file of a read model. The server runs this itself."`
+	BareHandler   BareHandlerCommand   `cmd:"" hidden:"" help:"Check signatures and answer. The bench compares with it."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
 	Version       VersionCommand       `cmd:"" help:"Print the version."`
 

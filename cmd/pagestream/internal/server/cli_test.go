@@ -52,6 +52,10 @@ func TestCommandLine(t *testing.T) {
 		{"bench with a bad expression", []string{"bench", "--only", "("}, cli.ExitUsage, "--only"},
 		{"bench with two sizes", []string{"bench", "--events", "1000", "--growth", "1000"}, cli.ExitUsage, "--growth"},
 		{"bench of too few events", []string{"bench", "--growth", "1"}, cli.ExitUsage, "--growth"},
+		{"comparison with a missing program", []string{"bench", "--against", missing}, cli.ExitUsage, "none.yaml"},
+		{"comparison with a flag of the bench", []string{"bench", "--against", missing, "--cell", "1s"}, cli.ExitUsage, "--cell"},
+		{"comparison of an unknown cell", []string{"bench", "--against", missing, "--only", "7c"}, cli.ExitUsage, "--only"},
+		{"rounds without a comparison", []string{"bench", "--rounds", "3"}, cli.ExitUsage, "--against"},
 		{"bench with a missing report", []string{"bench", "--check", missing}, cli.ExitFailed, "none.yaml"},
 		{
 			"no server",

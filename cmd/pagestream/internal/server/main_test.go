@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -16,8 +17,9 @@ import (
 // TestMain lets the test binary act as the real command: tests that kill a process start the
 // test binary with PAGESTREAM_TEST_RUN_MAIN set. It also fails the run if a log contains a secret.
 func TestMain(m *testing.M) {
-	// The command starts itself without its environment to check a file.
-	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" || len(os.Args) == 3 && os.Args[1] == "check-file" {
+	// The command starts itself without this variable to check a file and in `bench --against`. The
+	// arguments of a test binary begin with a flag.
+	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" || len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
