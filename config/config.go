@@ -137,21 +137,10 @@ type NATS struct {
 	KeyFile  string `koanf:"key_file"`
 }
 
-// Sync modes of the embedded server.
-const (
-	SyncAlways   = "always"
-	SyncInterval = "interval"
-)
-
 // Streams sets the stream and how events are written to it.
 type Streams struct {
-	// Sync is [SyncAlways] or [SyncInterval]. It applies to the embedded server
-	// only.
-	Sync string `koanf:"sync"`
-	// SyncInterval is the time between syncs when Sync is [SyncInterval]: a power
-	// cut may lose the acknowledged events of that time.
-	SyncInterval time.Duration `koanf:"sync_interval"`
-	// Window is JetStream's deduplication window.
+	// Window is JetStream's deduplication window with an external NATS. With the embedded server it is how long
+	// a delivery is known to be new while the index of ids is being built again.
 	Window time.Duration `koanf:"window"`
 	// MaxBytes is the maximum size of the stream. Shortly before it is reached
 	// deliveries are answered 503; old events are never dropped. 0 is unlimited.
@@ -288,8 +277,6 @@ func Default() Config {
 		},
 		NATS: NATS{Replicas: 1, MonitorURLs: []string{}},
 		Streams: Streams{
-			Sync:           SyncAlways,
-			SyncInterval:   time.Second,
 			Window:         10 * time.Minute,
 			BatchThreshold: 16,
 			MaxBatch:       1000,

@@ -105,7 +105,7 @@ var sample = map[string]string{
 	"nats.monitor_urls": "http://a:8222", "nats.accept_loss": "true",
 	"nats.listen": "127.0.0.1:4222", "nats.cert_file": "/cert", "nats.key_file": "/key",
 	"hooks.file": "/hooks.yaml", "hooks.give_up_after": "3h",
-	"streams.sync": "interval", "streams.sync_interval": "500ms", "streams.window": "1m",
+	"streams.window":    "1m",
 	"streams.max_bytes": "1GiB", "streams.max_store": "2GiB",
 	"streams.batch_threshold": "8", "streams.max_batch": "500", "streams.queue_limit": "9",
 	"projections.dir": "/p", "projections.max_batch": "5", "projections.max_lag": "1h",
@@ -380,7 +380,6 @@ func TestValidate(t *testing.T) {
 		`nats.listen: "4222" is not an address`:                       func(c *conf) { c.NATS.Listen = "4222" },
 		"nats.cert_file: a certificate needs its key":                 func(c *conf) { c.NATS.CertFile = "/cert" },
 		"nats.replicas: 0 is out of bounds":                           func(c *conf) { c.NATS.Replicas = 0 },
-		`streams.sync: "never": write one of always, interval`:        func(c *conf) { c.Streams.Sync = "never" },
 		"streams.window: 48h is out of bounds":                        func(c *conf) { c.Streams.Window = 48 * time.Hour },
 		"streams.window: 29s is too short":                            func(c *conf) { c.Streams.Window = 29 * time.Second },
 		`http.private_hosts[0]: "http://x"`:                           func(c *conf) { c.HTTP.PrivateHosts = []string{"http://x"} },
@@ -425,9 +424,9 @@ func TestValidate(t *testing.T) {
 	// Load returns all problems at once.
 	_, err := config.Load(config.Options{Env: []string{
 		"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x",
-		"PAGESTREAM_STREAMS_SYNC=x",
+		"PAGESTREAM_STREAMS_WINDOW=1s",
 	}})
-	wantProblems(t, err, "streams.sync:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
+	wantProblems(t, err, "streams.window:", "log.level:", "apps[0].secrets: none", "apps[0].verify_token: none")
 }
 
 // TestPlaceholdersAreNotSecrets checks that texts that anybody would try are refused as

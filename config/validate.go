@@ -103,8 +103,6 @@ func (c Config) Validate() error {
 		}
 	}
 
-	v.oneOf("streams.sync", c.Streams.Sync, SyncAlways, SyncInterval)
-	within(v, "streams.sync_interval", c.Streams.SyncInterval, 100*time.Millisecond, 2*time.Minute)
 	if c.Streams.Window < 2*PublishRetry {
 		v.add("streams.window: %s is too short: events are sent again for %s after a lost acknowledgement, "+
 			"and the window must be twice as long to recognize them: write %s or more",

@@ -150,7 +150,7 @@ func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err err
 	if err != nil || last >= upto {
 		return err
 	}
-	p, err := streams.NewPublisher(s.js, streams.PublisherOptions{QueueLimit: 2 * fillers * batch})
+	p, err := streams.NewPublisher(s.js, streams.PublisherOptions{QueueLimit: 2 * fillers * batch, Journal: s.journal})
 	if err != nil {
 		return fmt.Errorf("fill stream: %w", err)
 	}
@@ -167,6 +167,9 @@ func (s *server) fillTo(ctx context.Context, ids *traffic, upto uint64) (err err
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return fmt.Errorf("fill stream: %w", err)
+	}
+	if err := s.journal.Flush(ctx); err != nil {
 		return fmt.Errorf("fill stream: %w", err)
 	}
 	return ctx.Err()

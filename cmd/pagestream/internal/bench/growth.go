@@ -249,7 +249,7 @@ func (r *run) grow(ctx context.Context, dir string, ids *traffic, n int) (p Poin
 	r.step("%d events: start", n)
 	bare, err = leastOf(func() (float64, error) {
 		began := time.Now()
-		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncAlways, r.pastWindow())
+		s, err := open(ctx, filepath.Join(r.opts.Dir, dir, r.opts.Streams), embedded.SyncInterval, r.pastWindow())
 		if err != nil {
 			return 0, err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/journal"
 )
 
 // system is a running program with a client for its API.
@@ -203,17 +204,23 @@ func (s *system) fire(
 // server is an embedded server with the program's stream.
 type server struct {
 	*embedded.Server
+	// The journal of the stream, which the measured baselines do without.
+	checkpoints *embedded.Checkpoints
+	files       *journal.Journal
+	journal     *streams.Journal
+
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	identity streams.Identity
 }
 
 // open starts a server with the files of a directory and creates the stream if
-// needed.
+// needed. With SyncInterval the stream has a journal beside the directory, as that of the program has.
 func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.Duration) (_ *server, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	s := &server{}
+	journaled := sync == embedded.SyncInterval
 	if s.Server, err = embedded.Start(ctx, embedded.Options{Dir: dir, Sync: sync}); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
@@ -228,10 +235,28 @@ func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.D
 	if s.js, err = jetstream.New(s.conn); err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	if s.identity, err = streams.Ensure(ctx, s.js, streams.Spec{Window: window}); err != nil {
+	if s.identity, err = streams.Ensure(ctx, s.js, streams.Spec{Window: window, Journal: journaled}); err != nil {
 		return nil, fmt.Errorf("create stream: %w", err)
 	}
+	if journaled {
+		if err = s.openJournal(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
+}
+
+// openJournal opens the journal beside the directory of the server.
+func (s *server) openJournal(ctx context.Context, dir string) (err error) {
+	beside := filepath.Join(filepath.Dir(dir), "journal")
+	s.checkpoints, err = embedded.OpenCheckpoints(filepath.Join(beside, "checkpoint"), dir, streams.Name)
+	if err == nil {
+		s.files, err = journal.Open(journal.Options{Dir: beside})
+	}
+	if err == nil {
+		s.journal, err = streams.OpenJournal(ctx, s.js, streams.JournalOptions{Files: s.files, Checkpoints: s.checkpoints})
+	}
+	return err
 }
 
 // withServer calls f with a server that it opens and stops.
@@ -245,9 +270,18 @@ func withServer(
 	return errors.Join(f(s), s.stop(ctx))
 }
 
-func (s *server) stop(ctx context.Context) error {
+func (s *server) stop(ctx context.Context) (err error) {
+	if s.journal != nil {
+		err = cleanUp(ctx, s.journal.Close)
+	}
+	if s.files != nil {
+		err = errors.Join(err, s.files.Close())
+	}
+	if s.checkpoints != nil {
+		err = errors.Join(err, s.checkpoints.Close())
+	}
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	return cleanUp(ctx, s.Shutdown)
+	return errors.Join(err, cleanUp(ctx, s.Shutdown))
 }

@@ -16,13 +16,12 @@ type ServerFlags struct {
 	HTTPPublic  string `name:"http-public" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PUBLIC" help:"Listen address for Meta (http.public)."`
 	HTTPPrivate string `name:"http-private" placeholder:"ADDR" env:"PAGESTREAM_HTTP_PRIVATE" help:"Listen address for the API (http.private)."`
 	NATSURL     string `name:"nats-url" placeholder:"URL" env:"PAGESTREAM_NATS_URL" help:"External NATS instead of the embedded server (nats.url)."`
-	StreamsSync string `name:"streams-sync" placeholder:"MODE" env:"PAGESTREAM_STREAMS_SYNC" help:"always or interval (streams.sync)."`
 }
 
 func (f ServerFlags) keys() map[string]any {
 	return map[string]any{
 		"data.dir": f.DataDir, "http.public": f.HTTPPublic, "http.private": f.HTTPPrivate,
-		"nats.url": f.NATSURL, "streams.sync": f.StreamsSync,
+		"nats.url": f.NATSURL,
 	}
 }
 

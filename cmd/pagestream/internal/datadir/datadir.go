@@ -19,7 +19,7 @@ import (
 
 // Format is the number of the format that this version reads and writes. It changes
 // with each incompatible change of the stored data.
-const Format = 2
+const Format = 3
 
 const (
 	// file is the name of the file that contains the number and a newline.
