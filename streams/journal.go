@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
@@ -223,25 +222,26 @@ func (j *Journal) frames(from, to uint64) (out []frame, err error) {
 	return out, err
 }
 
-// append makes the messages durable and returns the sequence of the first; those of the others follow. Only the
-// committer calls it, while nothing else does.
-func (j *Journal) append(messages []*nats.Msg) (uint64, error) {
+// append makes the messages of items durable and returns the sequence of the first; those of the others follow. Only
+// the committer calls it, while nothing else does.
+func (j *Journal) append(items []*item) (uint64, error) {
 	j.mu.Lock()
 	first, at := j.head+1, j.at
 	j.mu.Unlock()
 	if now := time.Now().UTC(); now.After(at) { // stored times never go back
 		at = now
 	}
-	frames := make([]frame, len(messages))
-	records := make([]journal.Record, len(messages))
+	frames := make([]frame, len(items))
+	records := make([]journal.Record, len(items))
 	var bytes int64
-	for i, m := range messages {
-		m.Header.Set(HeaderStoredAt, at.Format(time.RFC3339Nano))
-		frames[i] = frame{seq: first + uint64(i), at: at, msg: m, size: m.Size()}
+	stored := []string{at.Format(time.RFC3339Nano)}
+	for i, it := range items {
+		it.msg.Header[HeaderStoredAt] = stored
+		frames[i] = frame{seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0])}
 		records[i] = journal.Record{Seq: frames[i].seq, Data: appendFrame(make([]byte, 0, frames[i].size+64), frames[i])}
 		bytes += int64(frames[i].size)
 	}
-	if err := j.take(bytes + int64(len(messages))*shipOverhead); err != nil {
+	if err := j.take(bytes + int64(len(items))*shipOverhead); err != nil {
 		return 0, err
 	}
 	if err := j.opts.Files.Append(records); err != nil {

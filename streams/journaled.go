@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
@@ -47,12 +46,8 @@ func (p *Publisher) storeInJournal(items []*item) {
 		n := p.batchLen(items)
 		batch := items[:n]
 		items = items[n:]
-		messages := make([]*nats.Msg, n)
-		for i, it := range batch {
-			messages[i] = it.msg
-		}
 		start := time.Now()
-		first, err := p.journal.append(messages)
+		first, err := p.journal.append(batch)
 		p.opts.Observe(BatchObservation{Size: n, Atomic: true, Took: time.Since(start), Err: err})
 		for i, it := range batch {
 			if err != nil {

@@ -37,6 +37,9 @@ func printStatus(c *CLI) error {
 		}
 		fmt.Fprintf(c.Out, "stream %s: %d events, sequence %d to %d, %s\n",
 			s.Stream.Name, s.Stream.Events, s.Stream.FirstSeq, s.Stream.LastSeq, humanize.IBytes(s.Stream.Bytes))
+		if j := s.Stream.Journal; j != nil && (j.Waiting > 0 || j.Error != "") {
+			fmt.Fprintf(c.Out, "  %d events in the journal wait for it %s\n", j.Waiting, j.Error)
+		}
 		if lost := s.Stream.Lost; lost != nil {
 			fmt.Fprintf(c.Out, "  LOST: %s; run: pagestream recover\n", lost)
 		}

@@ -68,6 +68,11 @@ func (o *Operator) Backup(
 	if err != nil {
 		return backup.Manifest{}, err
 	}
+	if o.Journal != nil { // the copy has all that was answered before
+		if err := o.Journal.Flush(ctx); err != nil {
+			return backup.Manifest{}, err
+		}
+	}
 	// The secrets are copied after the events. Until then those that the copied events
 	// refer to must be kept.
 	defer o.Secrets.Hold()()

@@ -47,6 +47,8 @@ type Parts struct {
 	// in the stream.
 	Ledger  *deliveries.Ledger
 	Parking *streams.Parking
+	// Journal has what is not in the stream yet; nil with an external NATS.
+	Journal *streams.Journal
 	// Publisher stores adopted events.
 	Publisher streams.Storer
 

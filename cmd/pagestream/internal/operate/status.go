@@ -62,6 +62,8 @@ type StreamStatus struct {
 	LastSeq  uint64 `json:"last_seq"`
 	Events   uint64 `json:"events"`
 	Bytes    uint64 `json:"bytes"`
+	// Journal is the state of the journal before the embedded server's stream, nil with an external NATS.
+	Journal *streams.JournalStatus `json:"journal,omitempty"`
 	// Lost are the events that the stream has lost, nil if there are none.
 	Lost *streams.Losses `json:"lost,omitempty"`
 }
@@ -105,6 +107,10 @@ func (o *Operator) Status(ctx context.Context) (Status, error) {
 		Space:       []SpaceStatus{},
 		Projections: o.Models.Statuses(),
 		Received:    o.Ledger.Counts(),
+	}
+	if o.Journal != nil {
+		s := o.Journal.Status()
+		out.Stream.Journal = &s
 	}
 	if lost := o.Lost.Found(); lost.Events > 0 {
 		out.Stream.Lost = &lost

@@ -175,6 +175,11 @@ var (
 		"The level that the use of a limit has reached: 0, 80, 95, or 100 where nothing more is stored.", "limit")
 	notStoringDesc = desc("pagestream_not_storing",
 		"1 while deliveries can't be stored and are answered 503, or the last publish failed.")
+	journalDesc = desc("pagestream_journal_waiting_events",
+		"Events that are durable in the journal and not in the embedded server's stream yet.")
+	journalBytesDesc = desc("pagestream_journal_bytes", "Bytes of events in the journal's files.")
+	journalErrorDesc = desc("pagestream_journal_failing",
+		"1 while the embedded server does not take the journal's events, or does not make them durable.")
 	reconcileDesc = desc("pagestream_reconcile_total", "Actions of the reconcile loop.", "action")
 )
 
@@ -215,6 +220,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(spaceUsedDesc, float64(s.Used), s.Setting)
 		gauge(spaceMaxDesc, float64(s.Max), s.Setting)
 		gauge(spaceLevelDesc, float64(s.Level()), s.Setting)
+	}
+	if c.p.journal != nil {
+		s := c.p.journal.Status()
+		gauge(journalDesc, float64(s.Waiting))
+		gauge(journalBytesDesc, float64(s.Bytes))
+		gauge(journalErrorDesc, boolValue(s.Error != ""))
 	}
 	gauge(notStoringDesc, boolValue(len(c.p.health.refusals()) > 0))
 	if err := c.pages(gauge); err != nil && !errors.Is(err, projections.ErrDamaged) {
