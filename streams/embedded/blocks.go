@@ -115,14 +115,38 @@ func (m Mark) path(dir, stream string) string {
 	return filepath.Join(streamDir(dir, stream), "msgs", strconv.FormatUint(m.Block, 10)+blockSuffix)
 }
 
+// MarkAfter returns the place after the last message up to a sequence. [ErrOlder] is returned if there is none. It reads
+// the blocks that have later messages.
+func MarkAfter(dir, stream string, seq uint64) (Mark, error) {
+	blocks, err := blocksOf(dir, stream)
+	if err != nil {
+		return Mark{}, err
+	}
+	for _, n := range slices.Backward(blocks) {
+		out := Mark{}
+		_, err := Mark{Block: n}.each(dir, stream, func(m Mark) {
+			if m.Seq <= seq {
+				out = m
+			}
+		})
+		if err != nil || out.Block > 0 {
+			return out, err
+		}
+	}
+	return Mark{}, ErrOlder
+}
+
 // forward returns the mark after the last whole record of its block.
-func (m Mark) forward(dir, stream string) (Mark, error) {
-	f, err := os.Open(m.path(dir, stream))
+func (m Mark) forward(dir, stream string) (Mark, error) { return m.each(dir, stream, func(Mark) {}) }
+
+// each calls f with the mark after each message of the block after m, and returns the mark after the last whole record.
+func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
+	file, err := os.Open(m.path(dir, stream))
 	if err != nil {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
 	}
@@ -130,7 +154,7 @@ func (m Mark) forward(dir, stream string) (Mark, error) {
 		return m, ErrOlder
 	}
 	b := make([]byte, info.Size()-m.Offset)
-	n, err := f.ReadAt(b, m.Offset)
+	n, err := file.ReadAt(b, m.Offset)
 	if err != nil && n < len(b) {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
 	}
@@ -145,10 +169,12 @@ func (m Mark) forward(dir, stream string) (Mark, error) {
 		if size > int64(len(b)) {
 			break
 		}
-		if seq := binary.LittleEndian.Uint64(b[4:]); seq&tombstoneBit == 0 {
-			m.Seq = max(m.Seq, seq&^erasedBit)
-		}
+		seq := binary.LittleEndian.Uint64(b[4:])
 		b, m.Offset = b[size:], m.Offset+size
+		if seq&tombstoneBit == 0 {
+			m.Seq = max(m.Seq, seq&^erasedBit)
+			f(m)
+		}
 	}
 	return m, nil
 }

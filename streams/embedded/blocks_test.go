@@ -89,6 +89,27 @@ func TestCutRemovesWhatFollowsAMark(t *testing.T) {
 	}
 }
 
+// TestALostCheckpoint checks that what the journal does not have any more stays, if an older checkpoint is found.
+func TestALostCheckpoint(t *testing.T) {
+	t.Parallel()
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "checkpoint")
+	s, js, _ := written(t, dir, 10)
+	c, err := embedded.OpenCheckpoints(file, dir, "S")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	_, err = c.Take()
+	require.NoError(t, err)
+	fill(t, dir, js, 20_000)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	_, err = c.Cut(30_000)
+	require.NoError(t, err, "the stream ends before that, nothing is removed")
+	cut, err := c.Cut(15_001)
+	require.NoError(t, err)
+	require.True(t, cut)
+	_, js = open(t, start(t, embedded.Options{Dir: dir}))
+	require.Equal(t, uint64(15_000), lastOf(t, js))
+}
+
 // TestCutKeepsErasures erases messages before a mark and after it.
 func TestCutKeepsErasures(t *testing.T) {
 	t.Parallel()

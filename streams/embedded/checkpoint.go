@@ -67,9 +67,10 @@ func (c *Checkpoints) Seq() uint64 {
 }
 
 // Cut removes from the files of a stopped server what was written after the checkpoint, and reports whether there was
-// anything. [ErrOther] is returned if the stream is another one or is gone, [ErrOlder] if its files end before the
+// anything. What is removed has to be stored again: first is the first sequence that can be. If it is later than what
+// follows the checkpoint, a later checkpoint was lost, and that is the place instead. [ErrOther] is returned if the stream is another one or is gone, [ErrOlder] if its files end before the
 // checkpoint. Nothing is removed then, or if there is no checkpoint.
-func (c *Checkpoints) Cut() (bool, error) {
+func (c *Checkpoints) Cut(first uint64) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.last.Created.IsZero() {
@@ -82,7 +83,13 @@ func (c *Checkpoints) Cut() (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	return Cut(c.dir, c.stream, c.last.Mark)
+	mark := c.last.Mark
+	if first > mark.Seq+1 {
+		if mark, err = MarkAfter(c.dir, c.stream, first-1); err != nil {
+			return false, err
+		}
+	}
+	return Cut(c.dir, c.stream, mark)
 }
 
 // Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An event

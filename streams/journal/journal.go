@@ -131,13 +131,7 @@ func (j *Journal) load() error {
 				return err
 			}
 		}
-		if j.last = s.last; s.last < s.first { // its name is that of the next segment
-			if err := os.Remove(s.path); err != nil {
-				return err
-			}
-			continue
-		}
-		j.segments = append(j.segments, s)
+		j.segments, j.last = append(j.segments, s), s.last
 	}
 	return nil
 }
@@ -172,19 +166,25 @@ func (j *Journal) Range() (first, last uint64) {
 	return j.segments[0].first, j.last
 }
 
-// Begin sets the sequence that the next record follows. It is for a journal without records.
+// Begin removes all records, and sets the sequence that the next one follows.
 func (j *Journal) Begin(after uint64) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if len(j.segments) > 0 && j.segments[0].first <= j.last {
-		return fmt.Errorf("begin after %d: %w", after, ErrSequence)
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if err := j.closeFile(); err != nil {
+		return fmt.Errorf("begin journal: %w", err)
 	}
-	for _, s := range j.segments {
+	j.mu.Lock()
+	for _, s := range slices.Backward(j.segments) { // what remains after a crash has no gap
 		if err := os.Remove(s.path); err != nil {
+			j.mu.Unlock()
 			return fmt.Errorf("begin journal: %w", err)
 		}
 	}
-	j.segments, j.last = nil, after
+	j.segments, j.last, j.failed = nil, after, false
+	j.mu.Unlock()
+	if _, err := j.room(0, after+1); err != nil {
+		return fmt.Errorf("begin journal: %w", err)
+	}
 	return nil
 }
 
@@ -265,7 +265,7 @@ func (j *Journal) room(size int64, first uint64) (*segment, error) {
 		return nil, fmt.Errorf("make segment: %w", err)
 	}
 	s := &segment{path: filepath.Join(j.opts.Dir, fmt.Sprintf("%020d%s", first, suffix)), first: first, last: first - 1}
-	err = os.Rename(j.spare.path, s.path)
+	err = os.Rename(j.spare.path, s.path) // in place of an empty one of that name
 	if err == nil {
 		err = disk.SyncDir(j.opts.Dir)
 	}
@@ -274,6 +274,9 @@ func (j *Journal) room(size int64, first uint64) (*segment, error) {
 	}
 	j.file, j.size = f, max(j.opts.Segment, size)
 	j.mu.Lock()
+	if n := len(j.segments); n > 0 && j.segments[n-1].first == first {
+		j.segments = j.segments[:n-1]
+	}
 	j.segments = append(j.segments, s)
 	j.mu.Unlock()
 	j.spare.prepare(j.opts.Segment)
@@ -296,19 +299,11 @@ func (j *Journal) repair() error {
 		return err
 	}
 	j.failed = false
-	if s.last >= s.first {
-		return nil
-	}
-	if err := os.Remove(s.path); err != nil { // a new one of that name is made
-		return err
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.segments = j.segments[:len(j.segments)-1]
 	return nil
 }
 
-// Rotate ends the last segment, so that Drop can remove all records that there are.
+// Rotate begins a new segment, so that Drop can remove all records that there are. The name of the new one keeps the
+// place.
 func (j *Journal) Rotate() error {
 	j.writing.Lock()
 	defer j.writing.Unlock()
@@ -317,13 +312,23 @@ func (j *Journal) Rotate() error {
 			return fmt.Errorf("end segment: %w: %w", ErrFailed, err)
 		}
 	}
+	j.mu.Lock()
+	last := j.last
+	empty := len(j.segments) > 0 && j.segments[len(j.segments)-1].first == last+1
+	j.mu.Unlock()
+	if empty {
+		return nil
+	}
 	if err := j.closeFile(); err != nil {
 		return fmt.Errorf("end segment: %w", err)
+	}
+	if _, err := j.room(0, last+1); err != nil {
+		return fmt.Errorf("begin segment: %w", err)
 	}
 	return nil
 }
 
-// Drop removes the segments of which all records are up to a sequence. The segment that is written stays.
+// Drop removes the segments of which all records are up to a sequence. The last segment stays: see Rotate.
 func (j *Journal) Drop(upto uint64) error {
 	j.writing.Lock()
 	defer j.writing.Unlock()
@@ -332,7 +337,7 @@ func (j *Journal) Drop(upto uint64) error {
 	removed := false
 	for len(j.segments) > 0 {
 		s := j.segments[0]
-		if s.last > upto || len(j.segments) == 1 && j.file != nil || s.last < s.first {
+		if s.last > upto || len(j.segments) == 1 {
 			break
 		}
 		if err := os.Remove(s.path); err != nil {

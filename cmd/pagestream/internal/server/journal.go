@@ -34,12 +34,13 @@ func (p *Program) prepareJournal() (err error) {
 		return err
 	}
 	p.onClose("journal files", func(context.Context) error { return p.journalFiles.Close() })
-	cut, err := p.checkpoints.Cut()
-	switch first, last := p.journalFiles.Range(); {
+	first, last := p.journalFiles.Range()
+	cut, err := p.checkpoints.Cut(first)
+	switch {
 	case errors.Is(err, embedded.ErrOther) && last >= first && last > p.checkpoints.Seq():
 		return p.unshipped(err)
 	case errors.Is(err, embedded.ErrOther):
-		return p.dropJournal()
+		return p.journalFiles.Begin(0) // its stream had all of its events
 	case errors.Is(err, embedded.ErrOlder): // they are compared with the stream
 		p.log.Warn("the stream ends before the journal's last checkpoint; it was rolled back")
 		return nil
@@ -59,15 +60,6 @@ func (p *Program) unshipped(err error) error {
 		"move %s away", errUnshipped, err, first, last, p.journalDir())
 }
 
-// dropJournal removes the events of a journal whose stream had all of them.
-func (p *Program) dropJournal() error {
-	_, last := p.journalFiles.Range()
-	if err := p.journalFiles.Drop(last); err != nil {
-		return err
-	}
-	return p.journalFiles.Begin(0)
-}
-
 // openJournal sends to the stream what the journal has.
 func (p *Program) openJournal(ctx context.Context) (err error) {
 	if p.server == nil || p.journal != nil {
@@ -85,7 +77,7 @@ func (p *Program) openJournal(ctx context.Context) (err error) {
 			return p.unshipped(err)
 		}
 		// The stream is an older copy, and the one that the journal is of had all of its events.
-		if err := p.dropJournal(); err != nil {
+		if err := p.journalFiles.Begin(0); err != nil {
 			return err
 		}
 		return p.openJournal(ctx)
