@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
-	"github.com/pagestream/pagestream/streams/journal"
+	"github.com/pagestream/pagestream/internal/journal"
 )
 
 // DefaultJournalBytes is the default of [JournalOptions].Limit.

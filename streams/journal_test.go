@@ -21,9 +21,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/journal"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
-	"github.com/pagestream/pagestream/streams/journal"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 

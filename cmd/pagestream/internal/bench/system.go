@@ -16,10 +16,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/internal/journal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
-	"github.com/pagestream/pagestream/streams/journal"
 )
 
 // system is a running program with a client for its API.

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/pagestream/pagestream/internal/journal"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
-	"github.com/pagestream/pagestream/streams/journal"
 )
 
 // errUnshipped is returned at start when the journal has events of another stream than there is.

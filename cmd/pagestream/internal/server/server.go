@@ -35,11 +35,11 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/webhook"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/internal/journal"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
-	"github.com/pagestream/pagestream/streams/journal"
 )
 
 // Options configure a [Program]. Config is required.
