@@ -3,6 +3,7 @@ package streams_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -281,9 +282,8 @@ func tear(t testing.TB, nats, journalDir string, seed int) {
 	random := rand.New(rand.NewPCG(uint64(seed), 1))
 	c, err := os.ReadFile(filepath.Join(journalDir, "checkpoint"))
 	require.NoError(t, err)
-	var block, offset int64
-	_, err = fmt.Sscanf(string(c[bytes.Index(c, []byte(`"block"`)):]), `"block":%d,"offset":%d`, &block, &offset)
-	require.NoError(t, err, "%s", c)
+	var checkpoint struct{ Block, Offset int64 }
+	require.NoError(t, json.Unmarshal(c, &checkpoint))
 	names, err := filepath.Glob(filepath.Join(nats, "jetstream", "$G", "streams", streams.Name, "msgs", "*.blk"))
 	require.NoError(t, err)
 	for _, name := range names {
@@ -291,10 +291,10 @@ func tear(t testing.TB, nats, journalDir string, seed int) {
 		require.NoError(t, err)
 		from := int64(0)
 		switch {
-		case n < block:
+		case n < checkpoint.Block:
 			continue
-		case n == block:
-			from = offset
+		case n == checkpoint.Block:
+			from = checkpoint.Offset
 		}
 		b, err := os.ReadFile(name)
 		require.NoError(t, err)

@@ -124,8 +124,7 @@ func TestDropRemovesWholeSegments(t *testing.T) {
 func TestEachSectorMayBeMissing(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		require.NoError(rt, err)
+		dir := t.TempDir()
 		j, err := Open(Options{Dir: dir, Segment: 64 << 10})
 		require.NoError(rt, err)
 		n := rapid.Uint64Range(1, 20).Draw(rt, "records before")

@@ -239,11 +239,9 @@ func open(ctx context.Context, dir string, sync embedded.SyncMode, window time.D
 		return nil, fmt.Errorf("create stream: %w", err)
 	}
 	if journaled {
-		if err = s.openJournal(ctx, dir); err != nil {
-			return nil, err
-		}
+		err = s.openJournal(ctx, dir)
 	}
-	return s, nil
+	return s, err
 }
 
 // openJournal opens the journal beside the directory of the server.
