@@ -221,7 +221,8 @@ func (a *applier) applyOrPark(tx *store.Tx, meta *store.Meta, e streams.Stored) 
 // errNothing rolls back a transaction without changes, which saves its fsync.
 var errNothing = errors.New("nothing to commit")
 
-// duplicates reports for each event of the batch whether an earlier one has its id.
+// duplicates reports for each event of the batch whether an earlier one has its id. Those that are known to be the
+// first are not looked up, so they don't wait for the index.
 func (a *applier) duplicates(ctx context.Context, batch []*streams.Replayed) ([]bool, error) {
 	duplicate := make([]bool, len(batch))
 	if a.dedup == nil {
@@ -230,7 +231,7 @@ func (a *applier) duplicates(ctx context.Context, batch []*streams.Replayed) ([]
 	ids := make([]string, 0, len(batch))
 	indexes := make([]int, 0, len(batch))
 	for i, w := range batch {
-		if w.Malformed == nil {
+		if w.Malformed == nil && !w.Unique {
 			ids = append(ids, w.ID)
 			indexes = append(indexes, i)
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // item is one event of a request while it is being stored.
@@ -134,7 +135,11 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		fresh = append(fresh, it)
 		ids = append(append(ids, it.id), it.also...)
 	}
-	if p.opts.Seen == nil || len(fresh) == 0 {
+	if len(fresh) == 0 {
+		return fresh, duplicates
+	}
+	if p.opts.Seen == nil {
+		p.unchecked(fresh...)
 		return fresh, duplicates
 	}
 	p.window.look(time.Now(), fresh)
@@ -158,11 +163,27 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		} else if incomplete && !p.covered(it) {
 			it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
 		} else {
+			if incomplete {
+				p.unchecked(it)
+			}
 			rest = append(rest, it)
 		}
 		seqs = seqs[n:]
 	}
+	if p.journal != nil && p.recent.forgotten > 0 && p.recent.forgotten > p.indexed() {
+		p.unchecked(rest...)
+	}
 	return rest, duplicates
+}
+
+// unchecked marks items whose ids were not compared with all ids of the stream; see [Stored].Unique.
+func (p *Publisher) unchecked(items ...*item) {
+	if p.journal == nil {
+		return
+	}
+	for _, it := range items {
+		it.msg.Header[jetstream.ExpectedStreamHeader] = []string{p.opts.Stream}
+	}
 }
 
 // recentOf returns the sequence of an event that was stored recently, under any of its

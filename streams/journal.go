@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -237,6 +238,7 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	stored := []string{at.Format(time.RFC3339Nano)}
 	for i, it := range items {
 		it.msg.Header[HeaderStoredAt] = stored
+		it.msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(first+uint64(i)-1, 10)}
 		frames[i] = frame{seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0])}
 		records[i] = journal.Record{Seq: frames[i].seq, Data: appendFrame(make([]byte, 0, frames[i].size+64), frames[i])}
 		bytes += int64(frames[i].size)

@@ -81,6 +81,7 @@ func (p *Publisher) storeConditional(it *item) {
 		it.fail(ErrConflict)
 		return
 	}
+	p.unchecked(it)
 	p.storeInJournal([]*item{it})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
 )
@@ -39,6 +40,10 @@ const (
 	// all events, and is used instead of the message's own sequence.
 	HeaderSequence = "Pagestream-Sequence"
 )
+
+// The committer of a [Journal] gives each event [jetstream.ExpectedLastSeqHeader], which nothing else does: an import and
+// a consumer's stream don't have it. With [jetstream.ExpectedStreamHeader] too, it did not know all ids; see
+// [Stored].Unique.
 
 const (
 	specVersion  = "1.0"
@@ -159,7 +164,8 @@ func decodeEnvelope(subject string, header func(string) string, seq uint64, at t
 	if at, err = storedAt(header, at); err != nil {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, err)
 	}
-	s := Stored{Seq: seq, At: at}
+	s := Stored{Seq: seq, At: at, Unique: header(jetstream.ExpectedLastSeqHeader) != "" &&
+		header(jetstream.ExpectedStreamHeader) == ""}
 	s.ID, s.Type = header(HeaderID), t
 	if s.ID == "" {
 		return Stored{}, fmt.Errorf("sequence %d: no %s: %w", seq, HeaderID, ErrMalformed)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -109,8 +108,8 @@ func (j *Journal) next(ctx context.Context, most int, connected <-chan nats.Stat
 	}
 }
 
-// send publishes the frames, which follow the stream's last event, and waits until JetStream has them. Each has the sequence
-// of the one before it as a condition, so one that is refused is never skipped.
+// send publishes the frames, which follow the stream's last event, and waits until JetStream has them. Each has the
+// sequence of the one before it as a condition, so one that is refused is never skipped.
 func (j *Journal) send(ctx context.Context, frames []frame) error {
 	nc := j.js.Conn()
 	if !nc.IsConnected() { // the client would keep them, and send them later
@@ -128,21 +127,14 @@ func (j *Journal) send(ctx context.Context, frames []frame) error {
 		case <-ctx.Done():
 		}
 	}()
-	stream := []string{j.opts.Stream}
 	for i, f := range frames {
-		m := &nats.Msg{Subject: f.msg.Subject, Data: f.msg.Data, Header: make(nats.Header, len(f.msg.Header)+2)}
-		for name, values := range f.msg.Header {
-			m.Header[name] = values
-		}
-		m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(f.seq-1, 10)}
 		if i < len(frames)-1 {
-			if err := nc.PublishMsg(m); err != nil {
+			if err := nc.PublishMsg(f.msg); err != nil {
 				return fmt.Errorf("publish event %d: %w", f.seq, err)
 			}
 			continue
 		}
-		m.Header[jetstream.ExpectedStreamHeader] = stream
-		answer, err := nc.RequestMsgWithContext(ctx, m)
+		answer, err := nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: f.msg.Subject, Header: f.msg.Header, Data: f.msg.Data})
 		if err != nil {
 			return fmt.Errorf("publish event %d: %w", f.seq, err)
 		}

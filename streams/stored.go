@@ -15,6 +15,9 @@ type Stored struct {
 	// At is when the stream stored the event, by the server's clock. For an imported event it is when the
 	// event was first stored.
 	At time.Time
+	// Unique reports that the committer of a [Journal] knew all ids of the stream when it stored the event: no earlier
+	// event has its id. Of other events this is not known.
+	Unique bool
 }
 
 // Errors of writing events.

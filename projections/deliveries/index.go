@@ -40,6 +40,14 @@ func (x Index) Seen(ids []string) ([]uint64, error) {
 	return make([]uint64, len(ids)), fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
 }
 
+// Position returns the sequence up to which the read model has every id, 0 while it can't be read.
+func (x Index) Position() uint64 {
+	if _, at, err := find(x.Runner, nil); err == nil {
+		return at
+	}
+	return 0
+}
+
 // First is like Seen, but first waits until the read model has applied every event up
 // to upto, also one that is built again. It fails if the context ends or the runner stops before that.
 func (x Index) First(ctx context.Context, ids []string, upto uint64) ([]uint64, error) {
