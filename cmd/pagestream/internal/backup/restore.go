@@ -3,14 +3,17 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/nats-io/jsm.go"
+	jsmapi "github.com/nats-io/jsm.go/api"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -41,6 +44,11 @@ type RestoreOptions struct {
 	// Identity is the path of a file with the identities of age that open encrypted
 	// files.
 	Identity string
+	// Replicas is how many copies a cluster keeps of each stream, if the backup's stream had fewer. A server that is
+	// in no cluster keeps one.
+	Replicas int
+	// Metadata is added to the configuration of each stream.
+	Metadata map[string]string
 	// Begin, if not nil, is called after all checks, before the first stream is created.
 	// If it fails, none is.
 	Begin func() error
@@ -50,8 +58,8 @@ type RestoreOptions struct {
 
 // Restore creates the streams and files of a backup, after it has checked the whole
 // backup. Nothing is overwritten. The next start rebuilds the read models from the
-// stream. It fails with the errors of [Check], [ErrStreamExists], [ErrFileExists] or
-// [ErrIncomplete].
+// stream. A cluster fills the copies of a stream after the restore has returned. It fails with the errors of
+// [Check], [ErrStreamExists], [ErrFileExists] or [ErrIncomplete].
 func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 	m, err := Check(o.Dir)
 	if err != nil {
@@ -88,7 +96,12 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 			}
 		}
 		dir := filepath.Join(o.Dir, s.Name)
-		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir, jsm.RestoreNotify(notify))
+		config, err := o.config(dir)
+		if err != nil {
+			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
+		}
+		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir,
+			jsm.RestoreNotify(notify), jsm.RestoreConfiguration(config))
 		if err != nil {
 			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
@@ -97,6 +110,33 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// config returns the configuration with which the stream of a directory is restored: its own, with the copies and the
+// metadata that are wanted.
+func (o RestoreOptions) config(dir string) (c jsmapi.StreamConfig, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, jsm.SnapshotMetaFile))
+	if err != nil {
+		return c, err
+	}
+	var saved struct {
+		Config jsmapi.StreamConfig `json:"config"`
+	}
+	if err := json.Unmarshal(b, &saved); err != nil {
+		return c, fmt.Errorf("decode configuration: %w", err)
+	}
+	c = saved.Config
+	if c.Replicas = max(1, c.Replicas, o.Replicas); o.Conn.ConnectedClusterName() == "" {
+		c.Replicas = 1
+	}
+	if len(o.Metadata) > 0 {
+		c.Metadata = maps.Clone(c.Metadata)
+		if c.Metadata == nil {
+			c.Metadata = map[string]string{}
+		}
+		maps.Copy(c.Metadata, o.Metadata)
+	}
+	return c, nil
 }
 
 // RestoreFiles restores the files of a backup for which targets has a path, by role.

@@ -80,6 +80,8 @@ func (o *Operator) Cluster(ctx context.Context) (Cluster, error) {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // it has no leader
 			out.Streams = append(out.Streams, ClusterStream{Name: name, Followers: []ClusterFollower{}})
 			continue
+		case errors.Is(err, jetstream.ErrStreamNotFound) && name != o.Stream: // it is being made or removed
+			continue
 		case err != nil:
 			return Cluster{}, err
 		}

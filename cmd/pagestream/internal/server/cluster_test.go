@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -98,6 +101,14 @@ func TestClusterScale(t *testing.T) {
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, stdout, "cluster_scale")
 	require.Equal(t, 1, c.Replicas(t, streams.Name))
+}
+
+// consumers returns the consumers.
+func (r *running) consumers(t *testing.T) []consumers.Consumer {
+	t.Helper()
+	var list api.List[consumers.Consumer]
+	require.NoError(t, r.do(t.Context(), http.MethodGet, "/api/v1/consumers", nil, nil, &list))
+	return list.Items
 }
 
 // monitored gives a server a monitoring port.
@@ -259,4 +270,44 @@ func TestDeliveriesFollowTheCopies(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRestoreIntoACluster checks that the streams of a backup of the embedded server get as many copies as the
+// cluster is to keep, and that consumers go on where they were.
+func TestRestoreIntoACluster(t *testing.T) {
+	t.Parallel()
+	old := start(t, testConfig(t.TempDir()))
+	old.makeStreams(t)
+	fillConversations(t, old)
+	dir := filepath.Join(t.TempDir(), "backup")
+	code, _, stderr := old.command(t, "backup", dir)
+	require.Equal(t, cli.ExitOK, code, stderr)
+
+	c := streamstest.RunCluster(t, 3)
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL, cfg.NATS.Replicas, cfg.NATS.AcceptLoss = config.Servers(c.URL()), 3, true
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	r := start(t, cfg)
+	for name, n := range r.replicas(t) {
+		assert.Equal(t, 3, n, name)
+	}
+	require.Equal(t, old.digests(t), r.digests(t))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		was, is := old.consumers(t), r.consumers(t)
+		require.Len(t, was, 1)
+		require.Len(t, is, 1)
+		if is[0].Pending != was[0].Pending || is[0].Filled != was[0].Filled || is[0].PublicKey != was[0].PublicKey {
+			return fmt.Errorf("consumer was %+v, is %+v", was[0], is[0])
+		}
+		return nil
+	})
+
+	// And back: a server that is alone keeps one copy.
+	code, _, stderr = r.command(t, "backup", dir+"3")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	single := testConfig(t.TempDir())
+	code, out, stderr = offline(t, single, "restore", dir+"3", "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	require.Equal(t, old.digests(t), start(t, single).digests(t))
 }
