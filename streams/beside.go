@@ -4,9 +4,50 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
+
+// Names returns the names of the stream of events and of all streams that belong to it, that of events first and the
+// others in order. It fails if the server does not answer, but not if there is no stream of events.
+func Names(ctx context.Context, js jetstream.JetStream, events string) ([]string, error) {
+	out := []string{}
+	all := js.StreamNames(ctx)
+	for name := range all.Name() {
+		if strings.HasPrefix(strings.TrimPrefix(name, "KV_"), events+"_") {
+			out = append(out, name)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	slices.Sort(out)
+	return append([]string{events}, out...), nil
+}
+
+// infoTimeout bounds one request for the info of a stream.
+const infoTimeout = 2 * time.Second
+
+// AwaitInfo returns the info of a stream. While the stream has no leader, which answers for it, AwaitInfo asks again
+// until the context ends.
+func AwaitInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	for pause := (backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
+		try, cancel := context.WithTimeout(ctx, infoTimeout)
+		st, err := js.Stream(try, name)
+		cancel()
+		if err == nil {
+			return st.CachedInfo(), nil
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || pause.Wait(ctx) != nil {
+			return nil, fmt.Errorf("stream %s: get info: %w", name, err)
+		}
+	}
+}
 
 // EnsureBeside creates a stream that belongs to the stream of events, or updates its configuration. An existing
 // stream keeps its replicas, whatever c says. A new one has those of c, or those of the stream of events if these are

@@ -21,8 +21,31 @@ import (
 const DefaultWindow = 10 * time.Minute
 
 // Identity identifies a stream together with its creation time. It changes when the stream is deleted
-// and made again, so that a position in the old stream is not used in the new one.
+// and made again, so that a position in the old stream is not used in the new one. That of a restored
+// stream is the identity of the stream that was copied.
 type Identity string
+
+// CreatedKey is the key of a stream's metadata with the time at which the stream was created that this one
+// is a restored copy of, in the format of [time.RFC3339Nano]. A server of a cluster gives a restored stream
+// a creation time of its own, and another one may tell another time.
+const CreatedKey = "pagestream-created"
+
+// CreatedAt returns when the stream with that info was created; of a restored stream, when the one was that
+// it is a copy of.
+func CreatedAt(info *jetstream.StreamInfo) time.Time {
+	if at, err := time.Parse(time.RFC3339Nano, info.Config.Metadata[CreatedKey]); err == nil {
+		return at
+	}
+	return info.Created
+}
+
+// MigratingKey is the key of a stream's metadata while the stream is a copy that a migration has not verified
+// yet. Its value is the identity of the stream that was copied.
+const MigratingKey = "pagestream-migrating"
+
+// ErrMigrating is returned when the stream is a copy that a migration has not verified yet.
+var ErrMigrating = errors.New("a migration is copying it and has not finished; go on with: pagestream migrate, " +
+	"or delete it with the NATS tools")
 
 // Spec is the wanted configuration of the stream.
 type Spec struct {
@@ -36,6 +59,8 @@ type Spec struct {
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
 	MaxBytes int64
+	// Migrating accepts a copy that a migration has not verified yet.
+	Migrating bool
 }
 
 // apply sets on c what pagestream requires. It does not change the rest, such as placement and metadata,
@@ -99,7 +124,7 @@ func identity(st jetstream.Stream) Identity { return IdentityOf(st.CachedInfo())
 
 // IdentityOf returns the identity of the stream with that info.
 func IdentityOf(info *jetstream.StreamInfo) Identity {
-	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano))
+	return Identity(info.Config.Name + "@" + CreatedAt(info).UTC().Format(time.RFC3339Nano))
 }
 
 // Name returns the stream's name.
@@ -120,6 +145,8 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("its storage is %s, not file: %w", c.Storage, ErrMismatch)
 	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
 		return fmt.Errorf("it is a copy of another stream: %w", ErrMismatch)
+	case c.Metadata[MigratingKey] != "" && !s.Migrating:
+		return ErrMigrating
 	case c.Sealed:
 		return fmt.Errorf("it is sealed: %w", ErrMismatch)
 	case s.MaxBytes > 0 && info.State.Bytes > uint64(s.MaxBytes):

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jsm.go"
 	jsmapi "github.com/nats-io/jsm.go/api"
@@ -30,6 +31,10 @@ var (
 	// manifest records.
 	ErrIncomplete = errors.New("the restored stream ends before the backup's head")
 )
+
+// codeRestoreExists is the code of the server's error when there is a stream of that name, or when it is being restored
+// already. A server gives a restore up that has sent nothing for 5 s.
+const codeRestoreExists = 10130
 
 // RestoreOptions configure [Restore]. Conn and Dir are required.
 type RestoreOptions struct {
@@ -96,12 +101,16 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 			}
 		}
 		dir := filepath.Join(o.Dir, s.Name)
-		config, err := o.config(dir)
+		config, err := o.config(dir, s)
 		if err != nil {
 			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
 		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir,
 			jsm.RestoreNotify(notify), jsm.RestoreConfiguration(config))
+		var refused jsmapi.ApiError
+		if errors.As(err, &refused) && refused.ErrCode == codeRestoreExists {
+			err = ErrStreamExists
+		}
 		if err != nil {
 			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
@@ -113,8 +122,8 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 }
 
 // config returns the configuration with which the stream of a directory is restored: its own, with the copies and the
-// metadata that are wanted.
-func (o RestoreOptions) config(dir string) (c jsmapi.StreamConfig, err error) {
+// metadata that are wanted, and when it was created.
+func (o RestoreOptions) config(dir string, s Stream) (c jsmapi.StreamConfig, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, jsm.SnapshotMetaFile))
 	if err != nil {
 		return c, err
@@ -129,13 +138,13 @@ func (o RestoreOptions) config(dir string) (c jsmapi.StreamConfig, err error) {
 	if c.Replicas = max(1, c.Replicas, o.Replicas); o.Conn.ConnectedClusterName() == "" {
 		c.Replicas = 1
 	}
-	if len(o.Metadata) > 0 {
-		c.Metadata = maps.Clone(c.Metadata)
-		if c.Metadata == nil {
-			c.Metadata = map[string]string{}
-		}
-		maps.Copy(c.Metadata, o.Metadata)
+	if c.Metadata == nil {
+		c.Metadata = map[string]string{}
 	}
+	if !s.Created.IsZero() {
+		c.Metadata[streams.CreatedKey] = s.Created.UTC().Format(time.RFC3339Nano)
+	}
+	maps.Copy(c.Metadata, o.Metadata)
 	return c, nil
 }
 

@@ -70,15 +70,17 @@ type Program struct {
 	publicLn, privateLn net.Listener
 
 	// The stream.
-	waits    bool             // for NATS; offline commands don't
-	server   *embedded.Server // nil with an external NATS
-	conn     *nats.Conn
-	js       jetstream.JetStream
-	identity streams.Identity
-	secrets  *connect.Bucket
-	tail     *streams.Tail
-	keys     *seal.KeyRing
-	rollback rollback
+	waits bool // for NATS; offline commands don't
+	// migration is the id of the migration that this program is a part of, empty if there is none.
+	migration string
+	server    *embedded.Server // nil with an external NATS
+	conn      *nats.Conn
+	js        jetstream.JetStream
+	identity  streams.Identity
+	secrets   *connect.Bucket
+	tail      *streams.Tail
+	keys      *seal.KeyRing
+	rollback  rollback
 
 	// The read models.
 	lost   *losses.Losses

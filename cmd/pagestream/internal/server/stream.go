@@ -16,9 +16,14 @@ import (
 // openStream checks the data directory, starts the embedded server if nats.url is empty, and connects
 // to NATS.
 func (p *Program) openStream(ctx context.Context) error {
-	if err := datadir.Check(p.cfg.Data.Dir); err != nil {
+	if err := datadir.CheckMigrating(p.cfg.Data.Dir, p.migration); err != nil {
 		return err
 	}
+	return p.openNATS(ctx)
+}
+
+// openNATS starts the embedded server if nats.url is empty, and connects to NATS.
+func (p *Program) openNATS(ctx context.Context) error {
 	var err error
 	if p.cfg.NATS.URL == "" {
 		p.server, err = embedded.Start(ctx, embedded.Options{
@@ -84,6 +89,7 @@ func (p *Program) ensureStream(ctx context.Context) error {
 	err := p.await(ctx, "the stream", func(ctx context.Context) (err error) {
 		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
 			Window: p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+			Migrating: p.migration != "",
 		})
 		return err
 	})
