@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -340,6 +342,30 @@ func TestMigrateIsKilled(t *testing.T) {
 		assert.Equal(t, 3, n, name)
 	}
 	require.Equal(t, want, start(t, into(t, cfg, c)).digests(t), "what another node builds from the cluster")
+}
+
+// migrateEvents is the number of events to migrate: with -migrate.events 1000000 -rebuild.events 1000000 -v the test
+// shows for how long the installation is closed.
+var migrateEvents = flag.Int("migrate.events", 300, "events in the stream of TestMigrateDowntime")
+
+// TestMigrateDowntime moves many events to three servers that sync each write.
+func TestMigrateDowntime(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	r := start(t, cfg)
+	want := r.fill(t, *migrateEvents)
+	r.stop(t)
+	c := streamstest.RunCluster(t, 3, func(o *natsserver.Options) { o.SyncAlways = true })
+	to := into(t, cfg, c)
+	out, err := server.Migrate(t.Context(), server.MigrateOptions{
+		From: server.Options{Config: cfg}, To: server.Options{Config: to, ConfigFile: "new.yaml"},
+	})
+	require.NoError(t, err)
+	for _, m := range out.Models {
+		assert.Equal(t, want[m.Name], m.Digest, m.Name)
+	}
+	require.Equal(t, uint64(*migrateEvents), out.Streams[0].Messages)
+	t.Logf("%d events: closed for %s, %v", *migrateEvents, out.Downtime, out.Took)
 }
 
 // TestMigrateRefuses checks what is not migrated, and that nothing is changed then.

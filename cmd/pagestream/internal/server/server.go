@@ -27,6 +27,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -86,6 +87,7 @@ type Program struct {
 	lost   *losses.Losses
 	models operate.Models
 	ledger *deliveries.Ledger
+	others *ledgers.Ledgers // nil with the embedded server
 	// headAtStart is the sequence of the stream's last event before this process stored any.
 	headAtStart uint64
 	publisher   *streams.Publisher
@@ -171,6 +173,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		p.openSecrets,
 		p.openKeys,
 		p.startModels,
+		p.publishLedger,
 		p.startPublisher,
 		p.openMeta,
 		p.openHooks,
