@@ -59,6 +59,8 @@ const (
 	stuckLimit = 5 * time.Minute
 	// giveUpLimit is in how much time the servers certainly give up a restore that sends nothing more.
 	giveUpLimit = 30 * time.Second
+	// copiesLimit is how long a run waits until the cluster has filled all copies.
+	copiesLimit = 12 * time.Hour
 	// leaderLimit is how long a stream of the cluster may be without a leader.
 	leaderLimit = time.Minute
 )
@@ -533,8 +535,26 @@ func (m *migrator) restore(
 	}
 }
 
-// awaitReplicas waits until all copies of the streams are current.
+// awaitReplicas waits until all copies of the streams are current, and have all messages.
 func (m *migrator) awaitReplicas(ctx context.Context) error {
+	if err := m.awaitCurrent(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, copiesLimit)
+	defer cancel()
+	for _, name := range m.names {
+		err := streams.AwaitCopies(ctx, m.to.js, name, func(n int) {
+			m.o.Progress(MigrateProgress{Phase: MigrateReplicas, Part: name, Total: uint64(n)})
+		})
+		if err != nil {
+			return fmt.Errorf("%w; type the same again to go on waiting", err)
+		}
+	}
+	return nil
+}
+
+// awaitCurrent waits until all copies of the streams take part in what is stored.
+func (m *migrator) awaitCurrent(ctx context.Context) error {
 	since := time.Now()
 	for pause := (backoff.Backoff{Min: 50 * time.Millisecond, Max: time.Second}); ; {
 		var behind []string

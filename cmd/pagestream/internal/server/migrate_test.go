@@ -28,8 +28,10 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -352,8 +354,25 @@ var migrateEvents = flag.Int("migrate.events", 300, "events in the stream of Tes
 func TestMigrateDowntime(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
+	old := streamstest.Run(t, func(o *embedded.Options) {
+		o.Dir, o.Sync = filepath.Join(cfg.Data.Dir, "nats"), embedded.SyncInterval
+	})
+	old.Stream(t, streams.Spec{})
+	for done, seed := 0, uint64(7); done < *migrateEvents; seed++ {
+		for _, e := range projectionstest.Events(seed, min(5000, *migrateEvents-done)) {
+			e.ID = fmt.Sprintf("%s-%d", e.ID, done)
+			m, err := streams.Encode(e.Event)
+			require.NoError(t, err)
+			_, err = old.JS.PublishMsgAsync(m)
+			require.NoError(t, err)
+			done++
+		}
+	}
+	<-old.JS.PublishAsyncComplete()
+	old.Halt(t)
+	require.NoError(t, os.WriteFile(filepath.Join(cfg.Data.Dir, "FORMAT"), fmt.Appendln(nil, datadir.Format), 0o600))
 	r := start(t, cfg)
-	want := r.fill(t, *migrateEvents)
+	want := r.digests(t)
 	r.stop(t)
 	c := streamstest.RunCluster(t, 3, func(o *natsserver.Options) { o.SyncAlways = true })
 	to := into(t, cfg, c)
