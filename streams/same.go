@@ -39,13 +39,13 @@ const (
 	// sameTimeout bounds one request of Same, consumersTimeout how long a copy may take to have its consumers.
 	sameTimeout      = 5 * time.Second
 	expiring         = time.Minute // the longest time between the looks at both
-	consumersTimeout = 20 * time.Second
+	consumersTimeout = 2 * time.Minute
 )
 
 // Same compares a stream with its copy on another server, message by message, and the positions of their durable consumers.
 // Nothing may be stored in either meanwhile. It returns what both have, or [ErrNotSame]. progress, if not nil, is
 // called now and then with the sequence up to which they are the same. A copy in a cluster gets its consumers some
-// time after its messages, and Same waits some seconds for them.
+// time after its messages, and Same waits two minutes for them.
 //
 // Each server deletes by itself what has become too old. So if the stream has a MaxAge, messages that reach it
 // within a minute are not compared, nor how far its consumers have read.

@@ -24,6 +24,8 @@ import (
 const (
 	// bucket is the key-value bucket with the counts of each ledger, by its id.
 	bucket = "PAGESTREAM_LEDGERS"
+	// Stream is the name of the JetStream stream that stores the bucket.
+	Stream = "KV_" + bucket
 	// DefaultEvery is how often changed counts are published.
 	DefaultEvery = 2 * time.Second
 	timeout      = 5 * time.Second

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
@@ -28,7 +29,7 @@ func TestReadOfALaggingCopy(t *testing.T) {
 			Data: domain.Data{Message: &domain.Message{Text: strings.Repeat("text ", 100)}},
 		})
 		require.NoError(t, err)
-		_, err = old.JS.PublishMsgAsync(m)
+		_, err = old.JS.PublishMsgAsync(m, jetstream.WithStallWait(streamstest.Limit))
 		require.NoError(t, err)
 	}
 	<-old.JS.PublishAsyncComplete()

@@ -363,7 +363,7 @@ func TestMigrateDowntime(t *testing.T) {
 			e.ID = fmt.Sprintf("%s-%d", e.ID, done)
 			m, err := streams.Encode(e.Event)
 			require.NoError(t, err)
-			_, err = old.JS.PublishMsgAsync(m)
+			_, err = old.JS.PublishMsgAsync(m, jetstream.WithStallWait(streamstest.Limit))
 			require.NoError(t, err)
 			done++
 		}
