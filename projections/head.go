@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/projections/store"
+	"github.com/pagestream/pagestream/streams"
 )
 
 const (
@@ -100,7 +101,7 @@ func (r *Runner) watch(ctx context.Context) {
 		if err != nil {
 			r.progress.headSeen(0, err)
 		} else {
-			other := !info.Created.Equal(r.stream.Load().created) || info.State.LastSeq < before.Seq
+			other := !streams.CreatedAt(info).Equal(r.stream.Load().created) || info.State.LastSeq < before.Seq
 			if before.Stale == 0 && (other || !r.Verified()) {
 				if err := r.Current(ctx); err != nil && ctx.Err() == nil {
 					r.opts.Logger.Debug("read model compared with the stream", "projection", r.Name(), "err", err)

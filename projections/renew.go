@@ -90,7 +90,7 @@ func (r *Runner) confirm(ctx context.Context) error {
 		return err
 	}
 	r.decided.set(list)
-	r.stream.Store(&followed{r.identityOf(d.info), d.info.Created})
+	r.stream.Store(&followed{r.identityOf(d.info), streams.CreatedAt(d.info)})
 	r.verified.Store(reconnects)
 	r.suspected, r.outdated = false, d.why
 	r.progress.replaced(d.why, d.info.State.LastSeq)
@@ -107,7 +107,7 @@ func (r *Runner) confirm(ctx context.Context) error {
 // stream, and the trail of a file that has none. Nothing else writes to the file.
 func (r *Runner) accept(ctx context.Context, s *store.Store, d difference) error {
 	identity := r.identityOf(d.info)
-	r.stream.Store(&followed{identity, d.info.Created})
+	r.stream.Store(&followed{identity, streams.CreatedAt(d.info)})
 	if d.meta.Identity != string(identity) {
 		_, err := changeMeta(s, func(_ *store.Tx, meta *store.Meta) error {
 			meta.Identity = string(identity)

@@ -117,7 +117,7 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.stream.Store(&followed{o.Identity, info.Created})
+	r.stream.Store(&followed{o.Identity, streams.CreatedAt(info)})
 	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name())
 	if err != nil {
 		return nil, err

@@ -119,7 +119,7 @@ func (r *Runner) compare(ctx context.Context, v Viewer) (d difference, err error
 // identityOf returns the identity of the stream with that info, in the form in which the
 // runner was given one.
 func (r *Runner) identityOf(info *jetstream.StreamInfo) streams.Identity {
-	if at := r.stream.Load(); info.Created.Equal(at.created) {
+	if at := r.stream.Load(); streams.CreatedAt(info).Equal(at.created) {
 		return at.identity
 	}
 	return streams.IdentityOf(info)

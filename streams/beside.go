@@ -1,12 +1,109 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
+
+// Names returns the names of the stream of events and of all streams that belong to it, that of events first and the
+// others in order. It fails if the server does not answer, but not if there is no stream of events.
+func Names(ctx context.Context, js jetstream.JetStream, events string) ([]string, error) {
+	out := []string{}
+	all := js.StreamNames(ctx)
+	for name := range all.Name() {
+		if strings.HasPrefix(strings.TrimPrefix(name, "KV_"), events+"_") {
+			out = append(out, name)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	slices.Sort(out)
+	return append([]string{events}, out...), nil
+}
+
+// infoTimeout bounds one request for the info of a stream.
+const infoTimeout = 2 * time.Second
+
+// AwaitInfo returns the info of a stream. While the stream has no leader, which answers for it, AwaitInfo asks again
+// until the context ends.
+func AwaitInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	for pause := (backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
+		try, cancel := context.WithTimeout(ctx, infoTimeout)
+		st, err := js.Stream(try, name)
+		cancel()
+		if err == nil {
+			return st.CachedInfo(), nil
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || pause.Wait(ctx) != nil {
+			return nil, fmt.Errorf("stream %s: get info: %w", name, err)
+		}
+	}
+}
+
+// copyIdle is how long the server keeps a consumer of AwaitCopies that could not be deleted.
+const copyIdle = 10 * time.Second
+
+// AwaitCopies waits until each server that keeps a copy of a stream has all messages that the stream has now. A server
+// counts as current as soon as it takes part in what is stored next, while it is still filled with what was stored
+// before; so what each has is counted: a consumer without copies of its own is put on any of them. A stream that
+// deletes what was read is not looked at. behind, if not nil, is called with how many copies are not complete yet.
+func AwaitCopies(ctx context.Context, js jetstream.JetStream, stream string, behind func(copies int)) error {
+	info, err := AwaitInfo(ctx, js, stream)
+	if err != nil {
+		return err
+	}
+	if info.Cluster == nil || info.Config.Replicas < 2 || info.Config.Retention != jetstream.LimitsPolicy {
+		return nil
+	}
+	missing := map[string]bool{info.Cluster.Leader: true}
+	for _, r := range info.Cluster.Replicas {
+		missing[r.Name] = true
+	}
+	for pause := (backoff.Backoff{Min: 20 * time.Millisecond, Max: time.Second}); len(missing) > 0; {
+		if behind != nil {
+			behind(len(missing))
+		}
+		server, n, err := countOnAnyCopy(ctx, js, stream)
+		switch {
+		case err != nil && ctx.Err() == nil: // there may be no leader at the moment
+		case n >= info.State.Msgs: // also if it was counted before: the next one is put on any server again
+			delete(missing, server)
+			pause.Reset()
+		}
+		if waitErr := pause.Wait(ctx); waitErr != nil {
+			return fmt.Errorf("wait for %d copies of stream %s: %w", len(missing), stream, cmp.Or(err, waitErr))
+		}
+	}
+	return nil
+}
+
+// countOnAnyCopy returns the name of a server that has a copy of a stream, and how many messages its copy has.
+func countOnAnyCopy(ctx context.Context, js jetstream.JetStream, stream string) (server string, n uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+	defer cancel()
+	c, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: copyIdle, Replicas: 1, MemoryStorage: true,
+	})
+	if err != nil {
+		return "", 0, fmt.Errorf("create consumer: %w", err)
+	}
+	info := c.CachedInfo()
+	if info.Cluster != nil {
+		server = info.Cluster.Leader
+	}
+	_ = js.DeleteConsumer(ctx, stream, info.Name) // or the server deletes it
+	return server, info.NumPending, nil
+}
 
 // EnsureBeside creates a stream that belongs to the stream of events, or updates its configuration. An existing
 // stream keeps its replicas, whatever c says. A new one has those of c, or those of the stream of events if these are

@@ -96,7 +96,8 @@ type Journal struct {
 	// after which it was asked.
 	suspect    bool
 	reconnects uint64
-	failing    error // why there was no checkpoint
+	failing    error  // why there was no checkpoint
+	durable    uint64 // the last event that a checkpoint had
 	// last has the sequence of the last event by page and noun, of those that JetStream may lack or lose.
 	last    map[string]uint64
 	changed chan struct{} // closed and replaced when any of this changes
@@ -135,8 +136,8 @@ func (j *Journal) recover(ctx context.Context) error {
 		return err
 	}
 	first, head := j.opts.Files.Range()
-	if first > last+1 && head >= first {
-		return fmt.Errorf("the stream ends with event %d, the journal has %d to %d: %w", last, first, head, ErrJournal)
+	if first > last+1 {
+		return fmt.Errorf("the stream ends with event %d, the journal goes on with %d: %w", last, first, ErrJournal)
 	}
 	j.shipped, j.head = last, max(last, head)
 	if head > last {
@@ -426,6 +427,7 @@ func (j *Journal) checkpoint() (uint64, error) {
 			delete(j.last, noun)
 		}
 	}
+	j.durable = max(j.durable, durable)
 	switch j.failing = err; {
 	case err == nil && durable >= j.shipped:
 		j.since = 0

@@ -90,7 +90,7 @@ func Lost(ctx context.Context, js jetstream.JetStream, stream string) (out Losse
 	if err != nil {
 		return out, fmt.Errorf("look for lost events: list deleted sequences: %w", err)
 	}
-	accepted, err := acceptedLosses(ctx, js, stream, info.Created)
+	accepted, err := acceptedLosses(ctx, js, stream, CreatedAt(info))
 	if err != nil {
 		return out, err
 	}
@@ -170,7 +170,7 @@ func AcceptLoss(ctx context.Context, js jetstream.JetStream, stream, by string, 
 	}
 	info := st.CachedInfo()
 	data, err := json.Marshal(Acceptance{
-		Ranges: l.Ranges, Events: l.Events, By: by, At: time.Now().UTC(), Created: info.Created,
+		Ranges: l.Ranges, Events: l.Events, By: by, At: time.Now().UTC(), Created: CreatedAt(info),
 	})
 	if err != nil {
 		return fmt.Errorf("accept loss: encode: %w", err)
@@ -196,7 +196,7 @@ func AcceptedLosses(ctx context.Context, js jetstream.JetStream, stream string) 
 	if err != nil {
 		return nil, fmt.Errorf("get stream: %w", err)
 	}
-	return acceptedLosses(ctx, js, stream, st.CachedInfo().Created)
+	return acceptedLosses(ctx, js, stream, CreatedAt(st.CachedInfo()))
 }
 
 // acceptedLosses returns the ranges that were accepted as lost of the stream with that creation time.

@@ -3,6 +3,7 @@ package streams
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -97,7 +98,25 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 	}
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
-	for !src.empty(ctx) {
+	// ended reports whether there is nothing more to read, when the server has nothing more to send.
+	ended := func() (bool, error) {
+		more, err := src.more(ctx, o.To)
+		if err != nil && ctx.Err() == nil && !js.Conn().IsClosed() && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			more = true // there may be no leader at the moment
+		}
+		if more {
+			src.drop() // the next consumer may read another copy
+			err = src.retry.Wait(ctx)
+		}
+		return !more, err
+	}
+	for {
+		if src.empty(ctx) {
+			if end, err := ended(); end || err != nil {
+				return o.reached(src.last, err)
+			}
+			continue
+		}
 		m, err := src.nextWithin(ctx, recheck)
 		if errors.Is(err, errQuiet) {
 			continue // what was to be read may have been deleted: empty looks again
@@ -111,11 +130,88 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 		if err := f(m); err != nil {
 			return m.seq, err
 		}
-		if m.seq == o.To || m.pending == 0 {
+		if m.seq == o.To {
 			break
+		}
+		if m.pending == 0 {
+			if end, err := ended(); end || err != nil {
+				return o.reached(src.last, err)
+			}
 		}
 	}
 	return o.To, nil
+}
+
+// reached returns To, or after an error the last sequence that was read.
+func (o ReadOptions) reached(last uint64, err error) (uint64, error) {
+	if err != nil {
+		return last, err
+	}
+	return o.To, nil
+}
+
+// moreTimeout bounds one request of more.
+const moreTimeout = 5 * time.Second
+
+// more reports whether the stream has a message to read up to a sequence. The consumer of a source may be on a server
+// whose copy of the stream is still being filled, and has nothing more to send then; so the leader is asked. A stream
+// with one copy is on one server.
+func (s *source) more(ctx context.Context, to uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, moreTimeout)
+	defer cancel()
+	st, err := s.js.Stream(ctx, s.stream)
+	if err != nil {
+		return false, fmt.Errorf("look for more messages: %w", err)
+	}
+	if st.CachedInfo().Config.Replicas < 2 || s.last >= to {
+		return false, nil
+	}
+	filters := s.filters
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	for _, filter := range filters {
+		seq, err := s.leaderNext(ctx, filter)
+		if err != nil {
+			return false, fmt.Errorf("look for more messages: %w", err)
+		}
+		if seq > 0 && seq <= to {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// leaderNext returns the sequence of the next message on a filter that the leader of the stream has, 0 if it has none.
+// The requests of nats.go may be answered by other servers.
+func (s *source) leaderNext(ctx context.Context, filter string) (uint64, error) {
+	prefix := cmp.Or(s.js.Options().APIPrefix, "$JS.API.")
+	if domain := s.js.Options().Domain; domain != "" {
+		prefix = "$JS." + domain + ".API."
+	}
+	data, err := json.Marshal(map[string]any{"seq": s.last + 1, "next_by_subj": filter})
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.js.Conn().RequestWithContext(ctx, prefix+"STREAM.MSG.GET."+s.stream, data)
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	switch err := json.Unmarshal(m.Data, &answer); {
+	case err != nil:
+		return 0, err
+	case answer.Error == nil:
+		return answer.Message.Seq, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return 0, nil
+	}
+	return 0, answer.Error
 }
 
 // Following returns the From that reads the events after a sequence. Nothing follows the largest

@@ -214,6 +214,9 @@ func (j *Journal) resume(ctx context.Context) error {
 	if len(accepted) > 0 {
 		j.accept(accepted)
 	}
+	if first, _ := j.opts.Files.Range(); last+1 < first && last < head {
+		return j.replaced(last)
+	}
 	if last < before {
 		j.opts.Logger.Warn("JetStream lacks events that the journal has", "events", before-last)
 	}
@@ -226,6 +229,27 @@ func (j *Journal) resume(ctx context.Context) error {
 	if len(j.queue) == 0 {
 		j.recovered()
 	}
+	return nil
+}
+
+// replaced accepts that the stream is an older one than the journal is of, and ends with the event last. It fails with
+// [ErrJournal] if the stream before may not have had all events of the journal: a start says what to do then.
+func (j *Journal) replaced(last uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.head > j.durable {
+		return fmt.Errorf("the stream ends with event %d, and event %d is not in the journal any more: %w", last, last+1,
+			ErrJournal)
+	}
+	if err := j.opts.Files.Begin(last); err != nil {
+		return err
+	}
+	j.opts.Logger.Warn("the stream ends before the last event that was stored: an older one was restored",
+		"stored", j.head, "last", last)
+	j.queue, j.waiting, j.last = nil, 0, map[string]uint64{}
+	j.head, j.shipped, j.durable = last, last, last
+	j.suspect, j.reconnects = false, j.js.Conn().Stats().Reconnects
+	j.recovered()
 	return nil
 }
 

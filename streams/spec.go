@@ -22,8 +22,31 @@ import (
 const DefaultWindow = 10 * time.Minute
 
 // Identity identifies a stream together with its creation time. It changes when the stream is deleted
-// and made again, so that a position in the old stream is not used in the new one.
+// and made again, so that a position in the old stream is not used in the new one. That of a restored
+// stream is the identity of the stream that was copied.
 type Identity string
+
+// CreatedKey is the key of a stream's metadata with the time at which the stream was created that this one
+// is a restored copy of, in the format of [time.RFC3339Nano]. A server of a cluster gives a restored stream
+// a creation time of its own, and another one may tell another time.
+const CreatedKey = "pagestream-created"
+
+// CreatedAt returns when the stream with that info was created; of a restored stream, when the one was that
+// it is a copy of.
+func CreatedAt(info *jetstream.StreamInfo) time.Time {
+	if at, err := time.Parse(time.RFC3339Nano, info.Config.Metadata[CreatedKey]); err == nil {
+		return at
+	}
+	return info.Created
+}
+
+// MigratingKey is the key of a stream's metadata while the stream is a copy that a migration has not verified
+// yet. Its value is the identity of the stream that was copied.
+const MigratingKey = "pagestream-migrating"
+
+// ErrMigrating is returned when the stream is a copy that a migration has not verified yet.
+var ErrMigrating = errors.New("a migration is copying it and has not finished; go on with: pagestream migrate, " +
+	"or delete it with the NATS tools")
 
 // Spec is the wanted configuration of the stream.
 type Spec struct {
@@ -40,6 +63,8 @@ type Spec struct {
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
 	MaxBytes int64
+	// Migrating accepts a copy that a migration has not verified yet.
+	Migrating bool
 }
 
 // apply sets on c what pagestream requires. It does not change the rest, such as placement and metadata,
@@ -49,20 +74,27 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.Subjects = []string{All}
 	c.Discard = jetstream.DiscardNew // never delete acknowledged events to make room
 	c.DiscardNewPerSubject = false
-	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
+	c.MaxMsgs, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
-	c.Duplicates = s.Window
-	c.AllowAtomicPublish = true
 	c.AllowDirect = true
 	c.NoAck = false
-	if s.Journal {
-		c.PersistMode = jetstream.AsyncPersistMode
-		c.AllowAtomicPublish = false // not possible with that mode
-		c.Duplicates = noWindow
-		// No subject ever has that many. With any limit the server makes its files half as large, so that to erase an
-		// event, for which it writes a file anew, takes half the time.
-		c.MaxMsgsPerSubject = math.MaxInt64
+	SetJournal(c, s.Journal, s.Window)
+}
+
+// SetJournal sets on the configuration of a stream of events what depends on whether it gets them from a [Journal].
+// Window is its deduplication window if not. The mode of an existing stream can't be changed.
+func SetJournal(c *jetstream.StreamConfig, journal bool, window time.Duration) {
+	if !journal {
+		c.PersistMode, c.AllowAtomicPublish = jetstream.DefaultPersistMode, true
+		c.Duplicates, c.MaxMsgsPerSubject = window, -1
+		return
 	}
+	c.PersistMode = jetstream.AsyncPersistMode
+	c.AllowAtomicPublish = false // not possible with that mode
+	c.Duplicates = noWindow
+	// No subject ever has that many. With any limit the server makes its files half as large, so that to erase an
+	// event, for which it writes a file anew, takes half the time.
+	c.MaxMsgsPerSubject = math.MaxInt64
 }
 
 // noWindow is the shortest deduplication window that JetStream has; 0 would be its default of two minutes.
@@ -114,7 +146,7 @@ func identity(st jetstream.Stream) Identity { return IdentityOf(st.CachedInfo())
 
 // IdentityOf returns the identity of the stream with that info.
 func IdentityOf(info *jetstream.StreamInfo) Identity {
-	return Identity(info.Config.Name + "@" + info.Created.UTC().Format(time.RFC3339Nano))
+	return Identity(info.Config.Name + "@" + CreatedAt(info).UTC().Format(time.RFC3339Nano))
 }
 
 // Name returns the stream's name.
@@ -135,6 +167,8 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("its storage is %s, not file: %w", c.Storage, ErrMismatch)
 	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
 		return fmt.Errorf("it is a copy of another stream: %w", ErrMismatch)
+	case c.Metadata[MigratingKey] != "" && !s.Migrating:
+		return ErrMigrating
 	case c.Sealed:
 		return fmt.Errorf("it is sealed: %w", ErrMismatch)
 	case s.Journal != (c.PersistMode == jetstream.AsyncPersistMode):

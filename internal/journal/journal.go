@@ -22,7 +22,7 @@ import (
 )
 
 // DefaultSegment is the default size of a segment, in bytes.
-const DefaultSegment = 16 << 20
+const DefaultSegment = 8 << 20
 
 // Errors of a journal.
 var (

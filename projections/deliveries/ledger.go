@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nuid"
+
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
@@ -20,7 +22,10 @@ const (
 	reasonOther = "other"
 )
 
-var ledgerKey = []byte("counts")
+var (
+	ledgerKey = []byte("counts")
+	idKey     = []byte("id")
+)
 
 // Counts has the counts of one node's deliveries since its ledger was created.
 type Counts struct {
@@ -41,8 +46,20 @@ type Counts struct {
 	Unreadable uint64 `json:"unreadable"`
 	// Rejected counts the deliveries that were not accepted, by reason.
 	Rejected map[string]uint64 `json:"rejected,omitempty"`
+	// LastSeq is the highest sequence in the stream of an item of an accepted delivery.
+	LastSeq uint64 `json:"last_seq,omitempty"`
 	// Since is when the ledger was created.
 	Since time.Time `json:"since,omitzero"`
+}
+
+// Published is what a ledger has published for other nodes: counts that were in its file.
+type Published struct {
+	// Ledger is the ledger's id, Node the name of its machine.
+	Ledger string `json:"ledger"`
+	Node   string `json:"node"`
+	// At is when it was published.
+	At     time.Time `json:"at"`
+	Counts Counts    `json:"counts"`
 }
 
 // Duplicates returns the number of items that were in the stream already.
@@ -61,6 +78,19 @@ func (c Counts) clone() Counts {
 	return c
 }
 
+// makeMaps makes the maps that are nil.
+func (c *Counts) makeMaps() {
+	if c.ByIndex == nil {
+		c.ByIndex = make(map[domain.Type]uint64)
+	}
+	if c.ByWindow == nil {
+		c.ByWindow = make(map[domain.Type]uint64)
+	}
+	if c.Rejected == nil {
+		c.Rejected = make(map[string]uint64)
+	}
+}
+
 // Ledger counts the deliveries that never reach the stream, and those that do. It
 // counts in memory, without disk access; once a second, and on Close, it writes the
 // counts to its own file. So after a crash the deliveries of the last second may be
@@ -71,6 +101,7 @@ func (c Counts) clone() Counts {
 // Its methods are safe for concurrent use.
 type Ledger struct {
 	path  string
+	id    string
 	store *store.Store // of flushMu
 	moved string
 	stop  chan struct{}
@@ -79,10 +110,11 @@ type Ledger struct {
 
 	flushMu sync.Mutex // so that older counts are never written after newer ones
 
-	mu     sync.Mutex
-	counts Counts
-	dirty  bool
-	err    error // of the last flush
+	mu      sync.Mutex
+	counts  Counts
+	written Counts // to the file
+	dirty   bool
+	err     error // of the last flush
 }
 
 // OpenLedger opens the ledger's file, or creates it. It fails with store.ErrLocked if
@@ -95,6 +127,9 @@ func OpenLedger(path string) (*Ledger, error) {
 	l := &Ledger{path: path, store: s, moved: s.Recreated(), stop: make(chan struct{}), done: make(chan struct{})}
 	var found bool
 	err = s.View(func(tx *store.Tx) error {
+		if l.id, _, err = store.GetJSON[string](tx.Bucket(ledgerBucket), idKey); err != nil {
+			return err
+		}
 		l.counts, found, err = store.GetJSON[Counts](tx.Bucket(ledgerBucket), ledgerKey)
 		return err
 	})
@@ -107,17 +142,16 @@ func OpenLedger(path string) (*Ledger, error) {
 		}
 	}
 	if err != nil || !found {
-		l.counts = Counts{Since: time.Now().UTC()}
+		l.id, l.counts = "", Counts{Since: time.Now().UTC()}
 	}
-	if l.counts.ByIndex == nil {
-		l.counts.ByIndex = make(map[domain.Type]uint64)
+	if l.id == "" {
+		l.id, l.dirty = nuid.Next(), true
 	}
-	if l.counts.ByWindow == nil {
-		l.counts.ByWindow = make(map[domain.Type]uint64)
+	l.written = Counts{Since: l.counts.Since}
+	if !l.dirty {
+		l.written = l.counts.clone()
 	}
-	if l.counts.Rejected == nil {
-		l.counts.Rejected = make(map[string]uint64)
-	}
+	l.counts.makeMaps()
 	go l.flushEvery()
 	return l, nil
 }
@@ -142,7 +176,7 @@ func (l *Ledger) Received(events []domain.Event, receipts []streams.Receipt) {
 		}
 		var d streams.Duplicate
 		if i < len(receipts) {
-			d = receipts[i].Duplicate
+			d, c.LastSeq = receipts[i].Duplicate, max(c.LastSeq, receipts[i].Seq)
 		}
 		switch d {
 		case streams.ByIndex:
@@ -174,6 +208,30 @@ func (l *Ledger) Counts() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.counts.clone()
+}
+
+// ID returns the id of the ledger, which stays as long as its file. A ledger that starts again at zero has another.
+func (l *Ledger) ID() string { return l.id }
+
+// Written returns a copy of the counts that are in the file: those of the last second may be missing, but after a
+// crash the ledger has at least these.
+func (l *Ledger) Written() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written.clone()
+}
+
+// Raise replaces the counts by those that the ledger has published, if these count more deliveries: then the file is
+// an older copy of itself. It reports whether it did. It must be called before the first delivery.
+func (l *Ledger) Raise(to Counts) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if to.Posts <= l.counts.Posts {
+		return false
+	}
+	l.counts, l.dirty = to.clone(), true
+	l.counts.makeMaps()
+	return true
 }
 
 // Err returns the error of the last write, nil if it succeeded. The counts are written
@@ -213,7 +271,8 @@ func (l *Ledger) Flush() error {
 	}
 	write := func() error {
 		return l.store.Update(func(tx *store.Tx) error {
-			return store.PutJSON(tx.Bucket(ledgerBucket), ledgerKey, counts)
+			b := tx.Bucket(ledgerBucket)
+			return errors.Join(store.PutJSON(b, idKey, l.id), store.PutJSON(b, ledgerKey, counts))
 		})
 	}
 	err := write()
@@ -227,6 +286,9 @@ func (l *Ledger) Flush() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err == nil {
+		l.written = counts
+	}
 	l.err = err
 	l.dirty = l.dirty || err != nil
 	return err

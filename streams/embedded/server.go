@@ -105,6 +105,8 @@ type Options struct {
 	Listen string
 	// CertFile and KeyFile are the PEM files of the listener's certificate.
 	CertFile, KeyFile string
+	// Prepare, if not nil, is called before the server reads its files, when no other process can use the directory.
+	Prepare func() error
 	// PingInterval is how often a connection is pinged, by default 20 s. One that leaves two pings
 	// unanswered is closed.
 	PingInterval time.Duration
@@ -150,7 +152,13 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", o.Dir, err), lock.Close())
 	}
 	s := &Server{opts: o, lock: lock, users: users}
-	if err := s.run(ctx); err != nil {
+	if o.Prepare != nil {
+		err = o.Prepare()
+	}
+	if err == nil {
+		err = s.run(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Shutdown(context.WithoutCancel(ctx)))
 	}
 	if users != nil {

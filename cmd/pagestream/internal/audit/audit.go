@@ -43,6 +43,9 @@ type Options struct {
 	Models []projections.Model
 	// Ledger returns the counts of the webhook endpoint.
 	Ledger func() deliveries.Counts
+	// Others, if not nil, returns the counts of the webhook endpoints of other nodes. They may be less than what
+	// these have stored, and not more.
+	Others func(context.Context) ([]deliveries.Published, error)
 	// Wait bounds the wait for a read model that is behind, by default two
 	// minutes.
 	Wait time.Duration
@@ -76,6 +79,8 @@ type Report struct {
 	Took   time.Duration `json:"took_ns"`
 	Stream Stream        `json:"stream"`
 	Intake Intake        `json:"door"`
+	// Others are the counts of the webhook endpoints of other nodes.
+	Others []Door        `json:"others,omitempty"`
 	Models []ModelCounts `json:"models"`
 	// Problems is empty where OK is true.
 	Problems []Problem `json:"problems,omitempty"`
@@ -109,10 +114,20 @@ type Intake struct {
 	Stored     uint64    `json:"stored"`
 	Duplicates uint64    `json:"duplicates"`
 	Unreadable uint64    `json:"unreadable"`
-	// Uncounted counts the webhook events in the stream that this ledger did not
-	// count: from before Since, from another node, or from the last second before a
-	// crash.
+	// LastSeq is the highest sequence of an item of an accepted delivery.
+	LastSeq uint64 `json:"last_seq,omitempty"`
+	// Uncounted counts the webhook events in the stream that no ledger has counted: from
+	// before Since, from another node that has not published its counts, or from the last
+	// second before a crash. So many lost events could not be noticed by the counts alone.
 	Uncounted uint64 `json:"uncounted"`
+}
+
+// Door has the counts of the webhook endpoint of another node, as published at At.
+type Door struct {
+	Ledger string    `json:"ledger"`
+	Node   string    `json:"node"`
+	At     time.Time `json:"at"`
+	Intake
 }
 
 // ModelCounts contains the counts of one read model, as of its event Seq.
@@ -154,6 +169,12 @@ func Run(ctx context.Context, o Options, progress func(Progress)) (Report, error
 	a := &auditor{o: o, progress: progress}
 	// The ledger is read first: all that it counts as stored is in the stream then.
 	a.ledger = o.Ledger()
+	if o.Others != nil {
+		var err error
+		if a.others, err = o.Others(ctx); err != nil {
+			return Report{}, err
+		}
+	}
 	if err := a.readModels(ctx); err != nil {
 		return Report{}, err
 	}
@@ -179,10 +200,12 @@ type auditor struct {
 	o                 Options
 	progress          func(Progress)
 	ledger            deliveries.Counts
+	others            []deliveries.Published
 	models            []*model
 	missing, repeated []uint64
 	accepted          []streams.Range
 	report            Report
+	last              uint64 // sequence of the stream
 	// summary contains the counts of the deliveries model.
 	summary deliveries.Summary
 }
@@ -203,6 +226,7 @@ func (a *auditor) readModels(ctx context.Context) error {
 		return fmt.Errorf("read stream info: %w", err)
 	}
 	head := stream.CachedInfo().State.LastSeq
+	a.last = head
 	waiting, cancel := context.WithTimeout(ctx, a.o.Wait)
 	defer cancel()
 	counted := false
@@ -334,30 +358,14 @@ func (a *auditor) problem(what string, examples []uint64) {
 
 // compare adds a problem for each difference between the counts.
 func (a *auditor) compare() {
-	s, l := &a.report.Stream, a.ledger
+	s := &a.report.Stream
 	if n := s.Missing - s.Accepted; n > 0 {
 		a.problem(fmt.Sprintf("%d sequences are missing from the stream and not recorded as erased", n), a.missing)
 	}
 	if s.Repeated > 0 {
 		a.problem(fmt.Sprintf("%d events have the id of an earlier one", s.Repeated), a.repeated)
 	}
-	in := &a.report.Intake
-	*in = Intake{
-		Since: l.Since, Accepted: l.Accepted, Items: l.Items, Stored: l.Stored,
-		Duplicates: l.Duplicates(), Unreadable: l.Unreadable,
-	}
-	if in.Items != in.Stored+in.Duplicates {
-		a.problem(fmt.Sprintf("%d items were accepted, but %d stored and %d known already",
-			in.Items, in.Stored, in.Duplicates), nil)
-	}
-	switch {
-	case in.Stored > s.Webhook+s.Accepted:
-		a.problem(fmt.Sprintf(
-			"%d items were stored since %s, the stream has %d: an older stream was restored, or events were lost",
-			in.Stored, in.Since.Format(time.RFC3339), s.Webhook), nil)
-	default:
-		in.Uncounted = s.Webhook - min(in.Stored, s.Webhook)
-	}
+	a.compareDoors()
 	for _, m := range a.models {
 		a.report.Models = append(a.report.Models, m.ModelCounts)
 		if m.Malformed != m.malformed {
@@ -378,4 +386,47 @@ func (a *auditor) compare() {
 		}
 	}
 	slices.SortFunc(a.report.Models, func(x, y ModelCounts) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// compareDoors compares the stream with the counts of the webhook endpoints of all nodes.
+func (a *auditor) compareDoors() {
+	s, in := &a.report.Stream, &a.report.Intake
+	*in = a.door(a.ledger, "")
+	stored, last, who, since := in.Stored, in.LastSeq, "", in.Since
+	for _, o := range a.others {
+		d := Door{Ledger: o.Ledger, Node: o.Node, At: o.At, Intake: a.door(o.Counts, " by "+o.Node)}
+		a.report.Others = append(a.report.Others, d)
+		stored += d.Stored
+		if d.LastSeq > last {
+			last, who = d.LastSeq, " by "+d.Node
+		}
+		if d.Since.Before(since) {
+			since = d.Since
+		}
+	}
+	switch {
+	case stored > s.Webhook+s.Accepted:
+		a.problem(fmt.Sprintf(
+			"%d items were stored since %s, the stream has %d: an older stream was restored, or events were lost",
+			stored, since.Format(time.RFC3339), s.Webhook), nil)
+	default:
+		in.Uncounted = s.Webhook - min(stored, s.Webhook)
+	}
+	if last > a.last {
+		a.problem(fmt.Sprintf("event %d was acknowledged%s, the stream ends at %d: an older stream was restored, "+
+			"or events were lost", last, who, a.last), nil)
+	}
+}
+
+// door returns the counts of a webhook endpoint. There is a problem if they contradict each other.
+func (a *auditor) door(c deliveries.Counts, who string) Intake {
+	in := Intake{
+		Since: c.Since, Accepted: c.Accepted, Items: c.Items, Stored: c.Stored,
+		Duplicates: c.Duplicates(), Unreadable: c.Unreadable, LastSeq: c.LastSeq,
+	}
+	if in.Items != in.Stored+in.Duplicates {
+		a.problem(fmt.Sprintf("%d items were accepted%s, but %d stored and %d known already",
+			in.Items, who, in.Stored, in.Duplicates), nil)
+	}
+	return in
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -75,6 +76,44 @@ func TestLedgerIsComparedWithTheStream(t *testing.T) {
 		}
 		assert.Equal(t, 5-min(5, c.ledger.Stored), report.Intake.Uncounted, name)
 	}
+}
+
+// TestAllLedgersAreComparedWithTheStream checks that what other nodes have stored counts: without it their events would
+// hide the loss of as many.
+func TestAllLedgersAreComparedWithTheStream(t *testing.T) {
+	r := newFixture(t, 5)
+	mine := deliveries.Counts{Items: 3, Stored: 3, LastSeq: 4}
+	for name, c := range map[string]struct {
+		other    deliveries.Counts
+		problems []string
+	}{
+		"everything is counted": {deliveries.Counts{Items: 2, Stored: 2, LastSeq: 5}, nil},
+		"the last ones are not": {deliveries.Counts{Items: 1, Stored: 1}, nil},
+		"an event is lost":      {deliveries.Counts{Items: 3, Stored: 3, LastSeq: 5}, []string{"6 items were stored"}},
+		"the end is lost": {
+			deliveries.Counts{Items: 1, Stored: 1, LastSeq: 6},
+			[]string{"event 6 was acknowledged by n2, the stream ends at 5"},
+		},
+		"sums differ": {deliveries.Counts{Items: 2, Stored: 1}, []string{"2 items were accepted by n2, but 1 stored"}},
+	} {
+		o := options(r, mine)
+		o.Others = func(context.Context) ([]deliveries.Published, error) {
+			return []deliveries.Published{{Ledger: "b", Node: "n2", Counts: c.other}}, nil
+		}
+		report, err := Run(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Len(t, report.Problems, len(c.problems), name)
+		for i, has := range c.problems {
+			assert.Contains(t, report.Problems[i].What, has, name)
+		}
+		require.Len(t, report.Others, 1)
+		assert.Equal(t, c.other.Stored, report.Others[0].Stored)
+		assert.Equal(t, 5-min(5, mine.Stored+c.other.Stored), report.Intake.Uncounted, name)
+	}
+	o := options(r, mine)
+	o.Others = func(context.Context) ([]deliveries.Published, error) { return nil, errNoDeliveries }
+	_, err := Run(t.Context(), o, nil)
+	require.ErrorIs(t, err, errNoDeliveries, "an audit without the others would prove less than it says")
 }
 
 // TestDeliveriesModelIsRequired checks that an audit without the deliveries model

@@ -185,7 +185,7 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 		if err != nil {
 			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
 		}
-		head := st.CachedInfo().State.LastSeq
+		info := st.CachedInfo()
 		stream, err := mgr.LoadStream(name)
 		if err != nil {
 			return nil, fmt.Errorf("read info of stream %s: %w", name, err)
@@ -203,7 +203,7 @@ func (o Options) streams(ctx context.Context, dir string) (out []Stream, err err
 		if err := makePrivate(to); err != nil {
 			return nil, fmt.Errorf("copy stream %s: %w", name, err)
 		}
-		out = append(out, Stream{Name: name, Head: head})
+		out = append(out, Stream{Name: name, Head: info.State.LastSeq, Created: streams.CreatedAt(info).UTC()})
 	}
 	return out, nil
 }

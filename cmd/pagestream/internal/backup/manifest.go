@@ -55,6 +55,8 @@ type Stream struct {
 	// Head is the stream's last sequence when the backup was started. The copy
 	// contains at least the events up to there.
 	Head uint64 `json:"head"`
+	// Created is when the stream was created; see [streams.CreatedAt].
+	Created time.Time `json:"created,omitzero"`
 }
 
 // Sum is a file's size and SHA-256.

@@ -3,14 +3,18 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jsm.go"
+	jsmapi "github.com/nats-io/jsm.go/api"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,6 +32,10 @@ var (
 	ErrIncomplete = errors.New("the restored stream ends before the backup's head")
 )
 
+// codeRestoreExists is the code of the server's error when there is a stream of that name, or when it is being restored
+// already. A server gives a restore up that has sent nothing for 5 s.
+const codeRestoreExists = 10130
+
 // RestoreOptions configure [Restore]. Conn and Dir are required.
 type RestoreOptions struct {
 	Conn *nats.Conn
@@ -41,6 +49,13 @@ type RestoreOptions struct {
 	// Identity is the path of a file with the identities of age that open encrypted
 	// files.
 	Identity string
+	// Replicas is how many copies a cluster keeps of each stream, if the backup's stream had fewer. A server that is
+	// in no cluster keeps one.
+	Replicas int
+	// Journal reports that the stream of events gets a journal, as that of the embedded server has.
+	Journal bool
+	// Metadata is added to the configuration of each stream.
+	Metadata map[string]string
 	// Begin, if not nil, is called after all checks, before the first stream is created.
 	// If it fails, none is.
 	Begin func() error
@@ -50,8 +65,8 @@ type RestoreOptions struct {
 
 // Restore creates the streams and files of a backup, after it has checked the whole
 // backup. Nothing is overwritten. The next start rebuilds the read models from the
-// stream. It fails with the errors of [Check], [ErrStreamExists], [ErrFileExists] or
-// [ErrIncomplete].
+// stream. A cluster fills the copies of a stream after the restore has returned. It fails with the errors of
+// [Check], [ErrStreamExists], [ErrFileExists] or [ErrIncomplete].
 func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 	m, err := Check(o.Dir)
 	if err != nil {
@@ -88,7 +103,16 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 			}
 		}
 		dir := filepath.Join(o.Dir, s.Name)
-		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir, jsm.RestoreNotify(notify))
+		config, err := o.config(dir, s)
+		if err != nil {
+			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
+		}
+		_, state, err := mgr.RestoreSnapshotFromDirectory(ctx, s.Name, dir,
+			jsm.RestoreNotify(notify), jsm.RestoreConfiguration(config))
+		var refused jsmapi.ApiError
+		if errors.As(err, &refused) && refused.ErrCode == codeRestoreExists {
+			err = ErrStreamExists
+		}
 		if err != nil {
 			return m, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
@@ -97,6 +121,59 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// config returns the configuration with which the stream of a directory is restored: its own, with the copies and the
+// metadata that are wanted, and when it was created.
+func (o RestoreOptions) config(dir string, s Stream) (c jsmapi.StreamConfig, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, jsm.SnapshotMetaFile))
+	if err != nil {
+		return c, err
+	}
+	var saved struct {
+		Config jsmapi.StreamConfig `json:"config"`
+	}
+	if err := json.Unmarshal(b, &saved); err != nil {
+		return c, fmt.Errorf("decode configuration: %w", err)
+	}
+	c = saved.Config
+	if s.Name == streams.Name {
+		if c, err = o.events(c); err != nil {
+			return c, err
+		}
+	}
+	if c.Replicas = max(1, c.Replicas, o.Replicas); o.Conn.ConnectedClusterName() == "" {
+		c.Replicas = 1
+	}
+	if c.Metadata == nil {
+		c.Metadata = map[string]string{}
+	}
+	if !s.Created.IsZero() {
+		c.Metadata[streams.CreatedKey] = s.Created.UTC().Format(time.RFC3339Nano)
+	}
+	maps.Copy(c.Metadata, o.Metadata)
+	return c, nil
+}
+
+// events sets on the configuration of the stream of events whether it has a journal.
+func (o RestoreOptions) events(c jsmapi.StreamConfig) (jsmapi.StreamConfig, error) {
+	var config jetstream.StreamConfig
+	b, err := json.Marshal(c)
+	if err == nil {
+		err = json.Unmarshal(b, &config)
+	}
+	if err != nil {
+		return c, fmt.Errorf("decode configuration: %w", err)
+	}
+	streams.SetJournal(&config, o.Journal, streams.DefaultWindow)
+	if b, err = json.Marshal(config); err != nil {
+		return c, fmt.Errorf("encode configuration: %w", err)
+	}
+	c = jsmapi.StreamConfig{}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("encode configuration: %w", err)
+	}
+	return c, nil
 }
 
 // RestoreFiles restores the files of a backup for which targets has a path, by role.

@@ -60,6 +60,7 @@ type CLI struct {
 	DeadLetters   DeadLettersCommand   `cmd:"" name:"deadletters" help:"Manage events that a read model could not apply."`
 	Backup        BackupCommand        `cmd:"" help:"Copy streams, keys and configuration while the server runs."`
 	Restore       RestoreCommand       `cmd:"" help:"Create an installation from a backup."`
+	Migrate       MigrateCommand       `cmd:"" help:"Move a stopped installation with the embedded server to a NATS cluster."`
 	Recover       RecoverCommand       `cmd:"" help:"Show which events the stream has lost, and what read models still have of them."`
 	Audit         AuditCommand         `cmd:"" help:"Check the whole stream for lost and duplicated events."`
 	Cluster       ClusterCommand       `cmd:"" help:"Change how many copies of the streams a NATS cluster keeps."`

@@ -1,5 +1,6 @@
-// Package datadir checks the format number of a data directory. The number is
-// written into a new directory, and a directory of another format is refused before
+// Package datadir checks whether a data directory can be used. It has a format number,
+// which is written into a new directory, and may have a record of a migration. A
+// directory of another format, or one that was left by a migration, is refused before
 // anything in it is opened.
 package datadir
 
@@ -67,9 +68,13 @@ func (e *FormatError) Error() string {
 // Check makes sure that dir is a data directory of this format. It creates a missing
 // directory, and writes the format into one in which no server has stored anything.
 // It fails with a [*FormatError] for a directory of another format, and with
-// [ErrDamaged] if the format can't be determined. It is idempotent, and several
-// processes may call it at once.
-func Check(dir string) error {
+// [ErrDamaged] if the format can't be determined, and with a [*MigrationError] for one
+// that was migrated or is being migrated. It is idempotent, and several processes may
+// call it at once.
+func Check(dir string) error { return CheckMigrating(dir, "") }
+
+// checkFormat is Check without a look for a migration.
+func checkFormat(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}

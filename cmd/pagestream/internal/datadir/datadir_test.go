@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -173,4 +174,43 @@ func TestConcurrentChecksOfANewDirectory(t *testing.T) {
 		require.Equal(t, []string{"FORMAT", "nats"}, names(t, dir))
 		require.Equal(t, "3\n", format(t, dir))
 	}
+}
+
+// TestMigratedDirectoryIsRefused checks that a directory with a record of a migration can be used by that migration
+// only, and that each message says what to type.
+func TestMigratedDirectoryIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, datadir.Check(dir))
+	for _, c := range []struct {
+		datadir.Migration
+		has []string
+	}{
+		{
+			datadir.Migration{Other: "/new", Config: "/new.yaml"},
+			[]string{"pagestream migrate --to /new.yaml", "remove " + filepath.Join(dir, "MIGRATION")},
+		},
+		{
+			datadir.Migration{Other: "/new", Config: "/new.yaml", Done: time.Now()},
+			[]string{"pagestream --config /new.yaml serve", "remove " + filepath.Join(dir, "MIGRATION")},
+		},
+		{
+			datadir.Migration{Other: "/old", Config: "/new.yaml", Into: true},
+			[]string{"the migration of /old into it was interrupted", "pagestream migrate --to /new.yaml"},
+		},
+	} {
+		c.ID = "mine"
+		require.NoError(t, datadir.WriteMigration(dir, c.Migration))
+		var found *datadir.MigrationError
+		require.ErrorAs(t, datadir.Check(dir), &found)
+		require.ErrorAs(t, datadir.CheckMigrating(dir, "another"), &found)
+		require.NoError(t, datadir.CheckMigrating(dir, "mine"))
+		for _, text := range c.has {
+			assert.Contains(t, found.Error(), text)
+		}
+	}
+	require.NoError(t, datadir.EndMigration(dir))
+	require.NoError(t, datadir.EndMigration(dir))
+	require.NoError(t, datadir.Check(dir))
+	writeFiles(t, dir, map[string]string{"MIGRATION": "{"})
+	require.Error(t, datadir.Check(dir))
 }

@@ -1,9 +1,15 @@
 package hooks
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/store"
@@ -187,4 +193,48 @@ func (e *endpoint) forget() error {
 		return fmt.Errorf("forget endpoint %q: %w", e.Name, err)
 	}
 	return nil
+}
+
+// ErrPosition is returned by [CheckPositions] when the position of an endpoint is not one of the stream.
+var ErrPosition = errors.New("the position of a webhook endpoint is not in the stream")
+
+// CheckPositions compares the positions in the file of a stopped [Hooks] with the stream. It returns how many
+// endpoints the file has, 0 if there is no file, or [ErrPosition]. A position without fingerprints tells nothing.
+func CheckPositions(ctx context.Context, path string, js jetstream.JetStream, stream string) (n int, err error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	s, err := store.Open(path, store.Options{})
+	if err != nil {
+		return 0, fmt.Errorf("open positions of webhooks: %w", err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	rows := map[string]endpointRow{}
+	err = s.View(func(tx *store.Tx) error {
+		return tx.Bucket(endpointsBucket).ForEachPrefix(nil, func(key, raw []byte) error {
+			var name string
+			var row endpointRow
+			if !store.ParseKey(key, &name) {
+				return store.ErrCorrupt
+			}
+			if err := json.Unmarshal(raw, &row); err != nil {
+				return fmt.Errorf("decode %d bytes: %w", len(raw), store.ErrCorrupt)
+			}
+			rows[name] = row
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read positions of webhooks: %w", err)
+	}
+	for name, row := range rows {
+		c, err := row.Trail.Upto(row.Read).Compare(ctx, js, stream)
+		if err != nil {
+			return 0, err
+		}
+		if c.Differs.Seq > 0 || row.Read > c.Last {
+			return 0, fmt.Errorf("endpoint %s at event %d: %w", name, row.Read, ErrPosition)
+		}
+	}
+	return len(rows), nil
 }

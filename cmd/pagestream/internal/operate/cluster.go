@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Cluster is what the NATS servers say of the streams of pagestream.
@@ -67,18 +66,20 @@ const (
 // Cluster returns the state of each stream's copies. Of a stream that has no leader only the name is known. It fails
 // if the servers don't answer at all.
 func (o *Operator) Cluster(ctx context.Context) (Cluster, error) {
-	names, err := o.names(ctx)
+	names, err := streams.Names(ctx, o.JS, o.Stream)
 	if err != nil {
 		return Cluster{}, err
 	}
 	out := Cluster{Servers: []string{}, Streams: []ClusterStream{}}
 	for _, name := range names {
 		try, cancel := context.WithTimeout(ctx, infoTimeout)
-		info, err := o.info(try, name)
+		info, err := streams.AwaitInfo(try, o.JS, name)
 		cancel()
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // it has no leader
 			out.Streams = append(out.Streams, ClusterStream{Name: name, Followers: []ClusterFollower{}})
+			continue
+		case errors.Is(err, jetstream.ErrStreamNotFound) && name != o.Stream: // it is being made or removed
 			continue
 		case err != nil:
 			return Cluster{}, err
@@ -117,13 +118,13 @@ func (o *Operator) ScaleCluster(ctx context.Context, replicas int) (Scaling, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, scaleTimeout)
 	defer cancel()
-	names, err := o.names(ctx)
+	names, err := streams.Names(ctx, o.JS, o.Stream)
 	if err != nil {
 		return Scaling{}, err
 	}
 	out := Scaling{Streams: []Scaled{}}
 	for _, name := range names {
-		info, err := o.info(ctx, name)
+		info, err := streams.AwaitInfo(ctx, o.JS, name)
 		if err != nil {
 			return out, fmt.Errorf("%d of %d streams were changed: %w", len(out.Streams), len(names), err)
 		}
@@ -154,36 +155,4 @@ func refusedReplicas(err error) error {
 		return fmt.Errorf("%w (%w)", ErrReplicas, err)
 	}
 	return err
-}
-
-// names returns the names of the streams of pagestream, that of events first.
-func (o *Operator) names(ctx context.Context) ([]string, error) {
-	out := []string{}
-	all := o.JS.StreamNames(ctx)
-	for name := range all.Name() {
-		if strings.HasPrefix(strings.TrimPrefix(name, "KV_"), o.Stream+"_") {
-			out = append(out, name)
-		}
-	}
-	if err := all.Err(); err != nil {
-		return nil, fmt.Errorf("list streams: %w", err)
-	}
-	slices.Sort(out)
-	return append([]string{o.Stream}, out...), nil
-}
-
-// info returns the info of a stream. While it has no leader, which answers for it, info asks again until the context
-// ends.
-func (o *Operator) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	for pause := (backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
-		try, cancel := context.WithTimeout(ctx, infoTimeout)
-		st, err := o.JS.Stream(try, name)
-		cancel()
-		if err == nil {
-			return st.CachedInfo(), nil
-		}
-		if !errors.Is(err, context.DeadlineExceeded) || pause.Wait(ctx) != nil {
-			return nil, fmt.Errorf("stream %s: get info: %w", name, err)
-		}
-	}
 }

@@ -51,11 +51,14 @@ func (o *Operator) Explain(ctx context.Context, name, bucket string, key []byte,
 	return r.Explain(ctx, bucket, key, progress)
 }
 
-// Audit compares the whole stream with the counts of the webhook endpoint and of the
+// Audit compares the whole stream with the counts of the webhook endpoints of all nodes and of the
 // read models, and the rows of the read models with a replay: all of them if full is set,
 // otherwise a sample of a long stream. See [audit.Run].
 func (o *Operator) Audit(ctx context.Context, full bool, progress func(audit.Progress)) (audit.Report, error) {
 	a := audit.Options{JS: o.JS, Stream: o.Stream, Ledger: o.Ledger.Counts, Full: full}
+	if o.Ledgers != nil {
+		a.Others = o.Ledgers.Others
+	}
 	for _, r := range o.Models {
 		a.Models = append(a.Models, r)
 	}

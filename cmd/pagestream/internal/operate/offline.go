@@ -26,6 +26,10 @@ type Offline struct {
 	Stream string
 	// KeyFile is the path of the key ring.
 	KeyFile string
+	// Replicas is how many copies of each stream a cluster keeps.
+	Replicas int
+	// Journal reports that the stream of events has a journal.
+	Journal bool
 	// Ensure creates the stream if it does not exist.
 	Ensure func(context.Context) error
 	// Secrets opens the bucket of secrets, and creates it if it does not exist.
@@ -98,6 +102,7 @@ func (o *Offline) Restore(
 	out.Manifest, err = backup.Restore(ctx, backup.RestoreOptions{
 		Domain: o.JS.Options().Domain,
 		Conn:   o.Conn, Dir: r.Dir, Files: map[string]string{backupKeys: o.KeyFile}, Identity: r.Identity,
+		Replicas: o.Replicas, Journal: o.Journal,
 		Begin:    func() error { return o.Begin(r.Erasures) },
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})

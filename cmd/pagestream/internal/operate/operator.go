@@ -18,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -45,7 +46,9 @@ type Parts struct {
 	Models Models
 	// Ledger contains the counts of the webhook endpoint, also of items that are not
 	// in the stream.
-	Ledger  *deliveries.Ledger
+	Ledger *deliveries.Ledger
+	// Ledgers has the counts of other nodes, nil for the embedded NATS.
+	Ledgers *ledgers.Ledgers
 	Parking *streams.Parking
 	// Journal has what is not in the stream yet; nil with an external NATS.
 	Journal *streams.Journal

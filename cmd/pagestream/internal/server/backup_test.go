@@ -31,7 +31,8 @@ func fillConversations(t *testing.T, r *running) {
 func environ(cfg config.Config) []string {
 	return []string{
 		"PAGESTREAM_DATA_DIR=" + cfg.Data.Dir, "PAGESTREAM_KEYS_FILE=" + cfg.Keys.File,
-		"PAGESTREAM_HTTP_TOKEN_FILE=" + cfg.HTTP.TokenFile,
+		"PAGESTREAM_HTTP_TOKEN_FILE=" + cfg.HTTP.TokenFile, "PAGESTREAM_NATS_URL=" + string(cfg.NATS.URL),
+		"PAGESTREAM_NATS_REPLICAS=" + fmt.Sprint(cfg.NATS.Replicas),
 	}
 }
 

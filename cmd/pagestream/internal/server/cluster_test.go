@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -58,7 +63,7 @@ func TestClusterScale(t *testing.T) {
 	require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_1", "x", 1790000000000)))
 	r.makeStreams(t)
 	before := r.replicas(t)
-	require.Len(t, before, 8, "%v", before)
+	require.Len(t, before, 9, "%v", before)
 	r.stop(t)
 
 	cfg.NATS.Replicas = config.Default().NATS.Replicas
@@ -98,6 +103,14 @@ func TestClusterScale(t *testing.T) {
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, stdout, "cluster_scale")
 	require.Equal(t, 1, c.Replicas(t, streams.Name))
+}
+
+// consumers returns the consumers.
+func (r *running) consumers(t *testing.T) []consumers.Consumer {
+	t.Helper()
+	var list api.List[consumers.Consumer]
+	require.NoError(t, r.do(t.Context(), http.MethodGet, "/api/v1/consumers", nil, nil, &list))
+	return list.Items
 }
 
 // monitored gives a server a monitoring port.
@@ -259,4 +272,112 @@ func TestDeliveriesFollowTheCopies(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRestoreIntoACluster checks that the streams of a backup of the embedded server get as many copies as the
+// cluster is to keep, and that consumers go on where they were.
+func TestRestoreIntoACluster(t *testing.T) {
+	t.Parallel()
+	old := start(t, testConfig(t.TempDir()))
+	old.makeStreams(t)
+	fillConversations(t, old)
+	dir := filepath.Join(t.TempDir(), "backup")
+	code, _, stderr := old.command(t, "backup", dir)
+	require.Equal(t, cli.ExitOK, code, stderr)
+
+	c := streamstest.RunCluster(t, 3)
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL, cfg.NATS.Replicas, cfg.NATS.AcceptLoss = config.Servers(c.URL()), 3, true
+	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	r := start(t, cfg)
+	for name, n := range r.replicas(t) {
+		assert.Equal(t, 3, n, name)
+	}
+	require.Equal(t, old.digests(t), r.digests(t))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		was, is := old.consumers(t), r.consumers(t)
+		require.Len(t, was, 1)
+		require.Len(t, is, 1)
+		if is[0].Pending != was[0].Pending || is[0].Filled != was[0].Filled || is[0].PublicKey != was[0].PublicKey {
+			return fmt.Errorf("consumer was %+v, is %+v", was[0], is[0])
+		}
+		return nil
+	})
+
+	// And back: a server that is alone keeps one copy.
+	code, _, stderr = r.command(t, "backup", dir+"3")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	single := testConfig(t.TempDir())
+	code, out, stderr = offline(t, single, "restore", dir+"3", "--erasures", "none")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	require.Equal(t, old.digests(t), start(t, single).digests(t))
+}
+
+// TestAuditOfACluster checks that an audit on any node knows what all nodes have stored, also those that are gone, and
+// that the loss of what only another node has acknowledged is found.
+func TestAuditOfACluster(t *testing.T) {
+	t.Parallel()
+	c := streamstest.RunCluster(t, 1)
+	var nodes []*running
+	for range 2 {
+		cfg := testConfig(t.TempDir())
+		cfg.NATS.URL, cfg.NATS.AcceptLoss = config.Servers(c.URL()), true
+		nodes = append(nodes, start(t, cfg))
+	}
+	n := 0
+	deliver := func(r *running, count int) {
+		t.Helper()
+		for range count {
+			n++
+			body := message("700", "31", fmt.Sprint("m_", n), "x", 1790000000000+int64(n))
+			require.Equal(t, 200, post(t, r.PublicAddr(), body))
+		}
+	}
+	audited := func(r *running, want int) (audit.Report, string) {
+		t.Helper()
+		code, out, stderr := r.command(t, "--json", "audit")
+		var report audit.Report
+		require.NoError(t, json.Unmarshal([]byte(out), &report), stderr)
+		require.Equal(t, want, code, "%+v", report.Problems)
+		_, out, _ = r.command(t, "audit")
+		return report, out
+	}
+	deliver(nodes[0], 5)
+	dir := filepath.Join(t.TempDir(), "older")
+	_, err := backup.Take(t.Context(), backup.Options{Conn: c.JS.Conn(), Streams: []string{streams.Name}, Dir: dir})
+	require.NoError(t, err)
+	deliver(nodes[1], 3)
+	for i, r := range nodes {
+		streamstest.Eventually(t, streamstest.Limit, func() error { // the other one publishes within seconds
+			report, out := audited(r, cli.ExitOK)
+			if len(report.Others) != 1 || report.Intake.Uncounted > 0 {
+				return fmt.Errorf("node %d: %s", i, out)
+			}
+			require.Equal(t, uint64(8), report.Intake.Stored+report.Others[0].Stored)
+			require.Contains(t, out, "Of 8 webhook events, 0 were not counted by any of 2 webhook endpoints.")
+			return nil
+		})
+	}
+	deliver(nodes[1], 2)
+	nodes[1].stop(t) // publishes the last ones
+	report, _ := audited(nodes[0], cli.ExitOK)
+	require.Zero(t, report.Intake.Uncounted)
+	require.Equal(t, uint64(5), report.Others[0].Stored)
+
+	// An older copy of the stream has all that the first node has stored, and not what the other one has.
+	nodes[0].stop(t)
+	require.NoError(t, c.JS.DeleteStream(t.Context(), streams.Name))
+	_, err = backup.Restore(t.Context(), backup.RestoreOptions{Conn: c.JS.Conn(), Dir: dir})
+	require.NoError(t, err)
+	r := start(t, nodes[0].cfg)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if why := r.notReady(t); why != "" {
+			return fmt.Errorf("not ready: %s", why)
+		}
+		return nil
+	})
+	_, out := audited(r, cli.ExitFailed)
+	require.Regexp(t, `PROBLEM: 10 items were stored since .*, the stream has 5: an older stream was restored`, out)
+	require.Regexp(t, `PROBLEM: event 10 was acknowledged by .*, the stream ends at 5`, out)
 }

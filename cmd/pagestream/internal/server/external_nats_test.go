@@ -29,10 +29,12 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -179,6 +181,23 @@ func fetch(t *testing.T, nc *nats.Conn, a consumers.Added, n int) map[string]int
 	return pages
 }
 
+// ledgers returns the keys of the bucket of ledgers, and whose counts each has.
+func (x attacked) ledgers(t *testing.T) (out string) {
+	t.Helper()
+	kv, err := x.JS().KeyValue(t.Context(), strings.TrimPrefix(ledgers.Stream, "KV_"))
+	require.NoError(t, err)
+	keys, err := kv.ListKeys(t.Context())
+	require.NoError(t, err)
+	for key := range keys.Keys() {
+		entry, err := kv.Get(t.Context(), key)
+		require.NoError(t, err)
+		var p deliveries.Published
+		require.NoError(t, json.Unmarshal(entry.Value(), &p))
+		out += key + " " + p.Ledger + " " + p.Node + "\n"
+	}
+	return out
+}
+
 // state returns the first and the last sequence and the size of each stream that keeps its messages when
 // they are read, once they don't change any more.
 func (x attacked) state(t *testing.T) map[string]string {
@@ -191,6 +210,8 @@ func (x attacked) state(t *testing.T) map[string]string {
 			state[info.Config.Name] = fmt.Sprint(info.Config.Subjects)
 			if info.Config.Name == consumers.Bucket { // the program writes positions there
 				state[info.Config.Name] += x.records(t)
+			} else if info.Config.Name == ledgers.Stream { // and its counts there
+				state[info.Config.Name] += x.ledgers(t)
 			} else if s := info.State; info.Config.Retention == jetstream.LimitsPolicy {
 				state[info.Config.Name] += fmt.Sprint(s.FirstSeq, s.LastSeq, s.Msgs)
 			}

@@ -73,7 +73,7 @@ func (p *Program) openJournal(ctx context.Context) (err error) {
 	})
 	if errors.Is(err, streams.ErrJournal) {
 		first, last := p.journalFiles.Range()
-		if last > p.checkpoints.Seq() || last < first {
+		if last >= first && last > p.checkpoints.Seq() {
 			return p.unshipped(err)
 		}
 		// The stream is an older copy, and the one that the journal is of had all of its events.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
@@ -81,6 +83,31 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		p.log.Error("the counts of the webhook endpoint were damaged and begin again", "moved", moved)
 	}
 	p.onClose("ledger", func(context.Context) error { return p.ledger.Close() })
+	return nil
+}
+
+// publishLedger begins to publish the counts of the webhook endpoint to the other nodes, if there can be any.
+func (p *Program) publishLedger(ctx context.Context) error {
+	if p.server != nil {
+		return nil
+	}
+	err := p.await(ctx, "the bucket of ledgers", func(ctx context.Context) (err error) {
+		p.others, err = ledgers.Open(ctx, ledgers.Options{
+			JS: p.js, Ledger: p.ledger, Replicas: p.cfg.NATS.Replicas, Logger: p.log.With("part", "ledgers"),
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	run, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.others.Run(run) })
+	p.onClose("published counts", func(context.Context) error {
+		stop()
+		running.Wait()
+		return nil
+	})
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/login"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -71,8 +72,10 @@ type Program struct {
 	publicLn, privateLn net.Listener
 
 	// The stream.
-	waits  bool             // for NATS; offline commands don't
-	server *embedded.Server // nil with an external NATS
+	waits bool // for NATS; offline commands don't
+	// migration is the id of the migration that this program is a part of, empty if there is none.
+	migration string
+	server    *embedded.Server // nil with an external NATS
 	// The journal of the embedded server's stream.
 	checkpoints  *embedded.Checkpoints
 	journalFiles *journal.Journal
@@ -90,6 +93,7 @@ type Program struct {
 	lost   *losses.Losses
 	models operate.Models
 	ledger *deliveries.Ledger
+	others *ledgers.Ledgers // nil with the embedded server
 	// headAtStart is the sequence of the stream's last event before this process stored any.
 	headAtStart uint64
 	publisher   *streams.Publisher
@@ -175,6 +179,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		p.openSecrets,
 		p.openKeys,
 		p.startModels,
+		p.publishLedger,
 		p.startPublisher,
 		p.openMeta,
 		p.openHooks,

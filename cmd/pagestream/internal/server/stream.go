@@ -18,17 +18,19 @@ import (
 // openStream checks the data directory, starts the embedded server if nats.url is empty, and connects
 // to NATS.
 func (p *Program) openStream(ctx context.Context) error {
-	if err := datadir.Check(p.cfg.Data.Dir); err != nil {
+	if err := datadir.CheckMigrating(p.cfg.Data.Dir, p.migration); err != nil {
 		return err
 	}
+	return p.openNATS(ctx)
+}
+
+// openNATS starts the embedded server if nats.url is empty, and connects to NATS.
+func (p *Program) openNATS(ctx context.Context) error {
 	var err error
 	if p.cfg.NATS.URL == "" {
-		if err := p.prepareJournal(); err != nil {
-			return fmt.Errorf("prepare journal: %w", err)
-		}
 		p.server, err = embedded.Start(ctx, embedded.Options{
 			Dir: p.natsDir(), ReadModels: p.cfg.ProjectionsDir(),
-			MaxStore: int64(p.cfg.Streams.MaxStore),
+			MaxStore: int64(p.cfg.Streams.MaxStore), Prepare: p.prepareJournal,
 			Listen:   p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
 			Logger: p.log.With("part", "nats"),
 		})
@@ -94,6 +96,7 @@ func (p *Program) ensureStream(ctx context.Context) error {
 		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
 			Journal: p.server != nil,
 			Window:  p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
+			Migrating: p.migration != "",
 		})
 		return err
 	})
