@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -48,5 +49,34 @@ func TestReplicasStay(t *testing.T) {
 		_, err = streams.EnsureBucket(t.Context(), c.JS, streams.Name, bucket)
 		require.NoError(t, err)
 		require.Equal(t, 3, c.Replicas(t, "KV_"+bucket.Bucket))
+	}
+}
+
+// TestReadsMissNothing checks that reads are complete while a server of the cluster is behind, as after a restart.
+func TestReadsMissNothing(t *testing.T) {
+	t.Parallel()
+	c := streamstest.RunCluster(t, 3)
+	_, err := streams.Ensure(t.Context(), c.JS, streams.Spec{Replicas: 3})
+	require.NoError(t, err)
+	p, err := streams.NewPublisher(c.JS, streams.PublisherOptions{Shared: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, p.Close(bounded(t))) })
+	events := messages("1", 4000)
+	behind := c.Follower(t, streams.Name)
+	c.Halt(behind)
+	_, err = p.Publish(bounded(t), events)
+	require.NoError(t, err)
+	c.Restart(t, behind)
+	last, filters := uint64(len(events)), streams.Filter("1", domain.MessageReceived)
+	for range 40 {
+		for _, o := range []streams.ReadOptions{{}, {Filters: filters}} {
+			n := uint64(0)
+			at, err := streams.Read(bounded(t), c.JS, o, func(streams.Stored) error { n++; return nil })
+			require.NoError(t, err)
+			require.Equal(t, last, at)
+			require.Equal(t, last, n, "events that were read")
+		}
+		_, err := streams.Get(bounded(t), c.JS, streams.Name, last)
+		require.NoError(t, err)
 	}
 }

@@ -35,15 +35,44 @@ func (o ReadOptions) withDefaults() ReadOptions {
 	return o
 }
 
-// bounded returns the options with To set to at most the stream's last sequence now. After an error To
-// is 0.
-func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, error) {
+// bounded returns the options with To set to at most the stream's last sequence now, and the stream. After an error
+// To is 0.
+func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, jetstream.Stream, error) {
 	o = o.withDefaults()
-	head, err := Last(ctx, js, o.Stream)
+	st, err := js.Stream(ctx, o.Stream)
+	if err != nil {
+		o.To = 0
+		return o, nil, fmt.Errorf("get stream: %w", err)
+	}
+	head := st.CachedInfo().State.LastSeq
 	if o.To == 0 || o.To > head {
 		o.To = head
 	}
-	return o, err
+	return o, st, nil
+}
+
+// ended reports whether nothing of what is to be read follows a sequence. A consumer says that nothing is pending by
+// the copy of the stream of the server that it is on, which may be behind: after a restart it lacks what the others
+// have stored meanwhile. So with several copies the stream's leader is asked.
+func (o ReadOptions) ended(ctx context.Context, st jetstream.Stream, last uint64) (bool, error) {
+	if last >= o.To || st.CachedInfo().Config.Replicas <= 1 {
+		return true, nil
+	}
+	filters := o.Filters
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	for _, filter := range filters {
+		m, err := st.GetMsg(ctx, last+1, jetstream.WithGetMsgSubject(filter)) // the first one from there on
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return false, fmt.Errorf("get sequence after %d: %w", last, err)
+		case m.Sequence <= o.To:
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Get returns the event at one sequence. [ErrNotFound] is returned when there is none, [ErrMalformed]
@@ -91,13 +120,28 @@ func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Sto
 
 // each is like [Read], but does not decode the messages.
 func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arrival) error) (uint64, error) {
-	o, err := o.bounded(ctx, js)
+	o, st, err := o.bounded(ctx, js)
 	if err != nil || o.From > o.To {
 		return o.To, err
 	}
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
-	for !src.empty(ctx) {
+	for pending := true; ; {
+		if !pending || src.empty(ctx) {
+			ended, err := o.ended(ctx, st, src.last)
+			switch {
+			case ended:
+				return o.To, nil
+			case errors.Is(err, jetstream.ErrStreamNotFound), js.Conn().IsClosed():
+				return src.last, err
+			}
+			src.drop() // the next consumer may be on another server
+			pending = true
+			if err := src.retry.Wait(ctx); err != nil {
+				return src.last, fmt.Errorf("read stream: %w", err)
+			}
+			continue
+		}
 		m, err := src.nextWithin(ctx, recheck)
 		if errors.Is(err, errQuiet) {
 			continue // what was to be read may have been deleted: empty looks again
@@ -111,7 +155,8 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 		if err := f(m); err != nil {
 			return m.seq(), err
 		}
-		if m.seq() == o.To || m.meta.NumPending == 0 {
+		pending = m.meta.NumPending > 0
+		if m.seq() == o.To {
 			break
 		}
 	}

@@ -49,9 +49,13 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.MaxBytes = s.MaxBytes
 	c.Duplicates = s.Window
 	c.AllowAtomicPublish = true
-	c.AllowDirect = true
+	c.AllowDirect = direct(c.Replicas)
 	c.NoAck = false
 }
+
+// direct reports whether any server may answer a read of one message of a stream with so many copies. A copy that is
+// behind would say that there is none, so with several the leader answers.
+func direct(replicas int) bool { return replicas <= 1 }
 
 func (s Spec) withDefaults() Spec {
 	s.Name = cmp.Or(s.Name, Name)
@@ -70,8 +74,8 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	st, err := js.Stream(ctx, s.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		s.apply(&want)
 		want.Replicas = s.Replicas
+		s.apply(&want)
 		// Another node may create it at the same time; with the same configuration that is no error.
 		if st, err = js.CreateStream(ctx, want); err != nil {
 			return "", fmt.Errorf("create stream: %w", err)
