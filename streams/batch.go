@@ -69,7 +69,7 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 		return 0, err
 	}
 	batch := nuid.Next()
-	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
+	ctx, cancel := context.WithTimeout(p.answering(), p.opts.AckTimeout)
 	defer cancel()
 	stream, id := []string{p.opts.Stream}, []string{batch}
 	for i, it := range items {

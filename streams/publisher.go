@@ -178,6 +178,10 @@ type Publisher struct {
 
 	pageOrder pageOrder
 
+	// answers ends when the answers to what was sent are lost: see Resend.
+	answers     context.Context //nolint:containedctx // of all that is sent until then
+	loseAnswers context.CancelFunc
+
 	remembered atomic.Uint64
 	// forget is set by Forget, to one more than the sequence.
 	forget atomic.Uint64
@@ -228,6 +232,7 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 		encoding: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
+	p.answers, p.loseAnswers = context.WithCancel(abandoned)
 	p.window = newWindow(o.Window, o.RetryFor, time.Now())
 	go p.runCommitter()
 	return p, nil
@@ -392,6 +397,22 @@ func (p *Publisher) Forget(after uint64) {
 	p.pageOrder.Lock()
 	defer p.pageOrder.Unlock()
 	p.pageOrder.known = false
+}
+
+// Resend gives up waiting for the answers to events that were sent before, and sends them again. It is for when they
+// are known to be lost, because the stream has another leader.
+func (p *Publisher) Resend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loseAnswers()
+	p.answers, p.loseAnswers = context.WithCancel(p.abandoned)
+}
+
+// answering returns a context that ends when the answers to what is sent from now on are lost.
+func (p *Publisher) answering() context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answers
 }
 
 // Close stops accepting events, stores those that wait, and stops the committer. If the context ends

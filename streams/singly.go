@@ -41,6 +41,9 @@ const (
 	codeDuplicateConflict jetstream.ErrorCode = 10158
 )
 
+// errAnswersLost is the error of a publish whose answer is not waited for any more; see [Publisher.Resend].
+var errAnswersLost = errors.New("the stream has another leader")
+
 // storeSingly publishes the items one by one, up to maxSingly at the same time, and sends those again
 // whose acknowledgement was lost; JetStream's dedup window makes that safe. It gives up on them when no
 // caller waits for them any more, or after RetryFor.
@@ -90,6 +93,7 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 	if err := p.connected(); err != nil {
 		return items, err
 	}
+	answering := p.answering()
 	acks := make([]jetstream.PubAckFuture, len(items))
 	errs := make([]error, len(items))
 	for i, it := range items {
@@ -111,6 +115,8 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 				p.markStored(it, ack.Sequence, d)
 				continue
 			case err = <-acks[i].Err():
+			case <-answering.Done():
+				err = errAnswersLost
 			}
 		}
 		failed = err

@@ -112,6 +112,13 @@ func (c *Cluster) Leader(t testing.TB, stream string) string {
 	return st.CachedInfo().Cluster.Leader
 }
 
+// Leads returns the index of the server that leads a stream.
+func (c *Cluster) Leads(t testing.TB, stream string) int {
+	t.Helper()
+	leader := c.Leader(t, stream)
+	return slices.IndexFunc(c.Servers, func(s *natsserver.Server) bool { return s.Name() == leader })
+}
+
 // Follower returns the index of a server that does not lead a stream.
 func (c *Cluster) Follower(t testing.TB, stream string) int {
 	t.Helper()

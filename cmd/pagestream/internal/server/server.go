@@ -73,6 +73,7 @@ type Program struct {
 	waits    bool             // for NATS; offline commands don't
 	server   *embedded.Server // nil with an external NATS
 	conn     *nats.Conn
+	dials    dials
 	js       jetstream.JetStream
 	identity streams.Identity
 	secrets  *connect.Bucket
@@ -136,7 +137,7 @@ func New(o Options) *Program {
 	}
 	o.Version = cmp.Or(o.Version, "devel")
 	p := &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
-	p.health.durable.p = p
+	p.health.durable.p, p.health.leader.p = p, p
 	return p
 }
 

@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -72,8 +74,36 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
+		nc, err := nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
+		if err == nil {
+			p.dials.add(nc)
+		}
+		return nc, err
 	}
+}
+
+// dials are the connections to an external NATS. Their zero value is none.
+type dials struct {
+	mu   sync.Mutex
+	open []*nats.Conn
+}
+
+func (d *dials) add(nc *nats.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = append(slices.DeleteFunc(d.open, (*nats.Conn).IsClosed), nc)
+}
+
+// to returns the connections that are connected to a server now.
+func (d *dials) to(server string) (out []*nats.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, nc := range d.open {
+		if nc.IsConnected() && nc.ConnectedServerName() == server {
+			out = append(out, nc)
+		}
+	}
+	return out
 }
 
 // storable returns the size of the largest body of a delivery whose events NATS is certain to accept.

@@ -1,0 +1,232 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams"
+)
+
+// Bounds of asking the servers who leads the stream.
+const (
+	// leaderEvery is the interval of questions while the answers are good and publishes are answered, leaderSoon
+	// the one otherwise.
+	leaderEvery = time.Second
+	leaderSoon  = 200 * time.Millisecond
+	// leaderLimit is how long a question may be without an answer until deliveries are refused.
+	leaderLimit = 1500 * time.Millisecond
+	// outOfTouch is how long a leader has not heard of a copy that is not counted as one any more. Each copy answers
+	// it every second.
+	outOfTouch = 3 * time.Second
+	// moveAfter is how long a server gives no good answer, or is out of the leader's touch, until connections are moved
+	// to another one, and the time between two moves.
+	moveAfter = 3 * time.Second
+	// trialEvery is the interval of the deliveries that are tried while publishes fail.
+	trialEvery = 250 * time.Millisecond
+)
+
+// errNoLeader is returned while no server of an external NATS answers that it leads the stream and is in touch with
+// most of the copies.
+var errNoLeader = errors.New("no NATS server can store events")
+
+// leader knows whether a server of an external NATS leads the stream. It asks every second, so that readiness is
+// right without deliveries too. A publish that is not answered tells the same, but only later. It is not used with the
+// embedded server.
+//
+// A leader that has lost the others answers for some 10 s as if it still led, so what it says of the copies counts.
+// A server that has lost the others keeps its clients. So connections to it are moved to another server.
+type leader struct {
+	p       *Program
+	subject string
+	inbox   string
+
+	err   atomic.Pointer[error] // pointer to nil: it can store events; nil: not known yet
+	trial atomic.Int64          // when a delivery was last tried while publishes failed, in Unix nanoseconds
+
+	mu    sync.Mutex
+	asked time.Time // the first question since the last answer, zero if all were answered
+	good  time.Time // the last answer that the stream can be written to
+	moved time.Time
+	led   string // who led the stream since when
+}
+
+// leading is the part of a stream's info that is used.
+type leading struct {
+	Error   *jetstream.APIError `json:"error"`
+	Cluster *struct {
+		Leader   string    `json:"leader"`
+		Since    time.Time `json:"leader_since"`
+		Replicas []struct {
+			Name   string        `json:"name"`
+			Active time.Duration `json:"active"`
+		} `json:"replicas"`
+	} `json:"cluster"`
+}
+
+// watch asks once before it returns, and then until the context ends.
+func (l *leader) watch(ctx context.Context, background *sync.WaitGroup) error {
+	if l.p.server != nil {
+		return nil
+	}
+	prefix := jetstream.DefaultAPIPrefix
+	if domain := l.p.cfg.NATS.Domain; domain != "" {
+		prefix = "$JS." + domain + ".API."
+	}
+	l.subject, l.inbox, l.good = prefix+"STREAM.INFO."+streams.Name, l.p.conn.NewInbox(), time.Now()
+	answers, err := l.p.conn.Subscribe(l.inbox, func(m *nats.Msg) { l.hear(m.Data) })
+	if err != nil {
+		return fmt.Errorf("subscribe to answers: %w", err)
+	}
+	if m, err := l.p.conn.Request(l.subject, nil, leaderLimit); err == nil {
+		l.hear(m.Data)
+	}
+	background.Go(func() {
+		defer answers.Unsubscribe() //nolint:errcheck // the connection is closed soon
+		var last time.Time
+		for {
+			if time.Since(last) >= l.interval() {
+				last = time.Now()
+				l.ask()
+			}
+			l.judge()
+			if backoff.Sleep(ctx, leaderSoon/2) != nil {
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// interval returns the time between two questions.
+func (l *leader) interval() time.Duration {
+	if l.refusal() != nil || l.p.health.publishError() != nil || l.p.publisher.Delay("", "") > leaderSoon {
+		return leaderSoon
+	}
+	return leaderEvery
+}
+
+func (l *leader) ask() {
+	if !l.p.conn.IsConnected() { // the question would wait for the connection
+		return
+	}
+	l.mu.Lock()
+	if l.asked.IsZero() {
+		l.asked = time.Now()
+	}
+	l.mu.Unlock()
+	_ = l.p.conn.PublishRequest(l.subject, l.inbox, nil) // a question that is not sent is not answered
+}
+
+// hear takes account of an answer.
+func (l *leader) hear(data []byte) {
+	var info leading
+	err := nats.ErrNoResponders // has no data
+	if len(data) > 0 {
+		err = json.Unmarshal(data, &info)
+	}
+	if err == nil && info.Error != nil {
+		err = info.Error
+	}
+	if err != nil {
+		l.set(fmt.Errorf("%w: %w", errNoLeader, err))
+		return
+	}
+	led := ""
+	if c := info.Cluster; c != nil && c.Leader != "" {
+		led = c.Leader + "@" + c.Since.String()
+		silent := 0
+		for _, r := range c.Replicas {
+			if r.Active > outOfTouch {
+				silent++
+				l.move(r.Name)
+			}
+		}
+		if copies := len(c.Replicas) + 1; copies-silent <= copies/2 {
+			l.set(fmt.Errorf("%w: the leader, %s, has lost touch with %d of the stream's %d copies",
+				errNoLeader, c.Leader, silent, copies))
+			return
+		}
+	}
+	l.mu.Lock()
+	l.asked, l.good = time.Time{}, time.Now()
+	other := l.led != "" && l.led != led
+	l.led = led
+	l.mu.Unlock()
+	if other { // it does not answer what the one before was sent
+		l.p.publisher.Resend()
+	}
+	l.set(nil)
+}
+
+// judge takes account of answers that don't come.
+func (l *leader) judge() {
+	if !l.p.conn.IsConnected() {
+		l.set(errors.New("not connected to NATS"))
+		return
+	}
+	l.mu.Lock()
+	late := !l.asked.IsZero() && time.Since(l.asked) > leaderLimit
+	move := time.Since(l.good) > moveAfter && time.Since(l.moved) > moveAfter
+	l.mu.Unlock()
+	if late {
+		l.set(fmt.Errorf("%w: none answers that it leads the stream", errNoLeader))
+	}
+	if move {
+		l.move(l.p.conn.ConnectedServerName())
+	}
+}
+
+// move moves the connections to a server to others.
+func (l *leader) move(server string) {
+	l.mu.Lock()
+	if time.Since(l.moved) < moveAfter {
+		l.mu.Unlock()
+		return
+	}
+	l.moved, l.asked = time.Now(), time.Time{}
+	l.mu.Unlock()
+	for _, c := range l.p.dials.to(server) {
+		l.p.log.Warn("moving a connection to another NATS server", "connection", c.Opts.Name, "from", server)
+		go c.ForceReconnect() //nolint:errcheck // of a closed one; it writes what is buffered first, which may block
+	}
+}
+
+// set changes why nothing can be stored, and logs that.
+func (l *leader) set(err error) {
+	l.p.health.changed(l.err.Swap(&err), err)
+}
+
+// refusal returns why nothing can be stored, or nil.
+func (l *leader) refusal() error {
+	if l.p.server != nil {
+		return nil
+	}
+	err := l.err.Load()
+	if err == nil {
+		return errStarting
+	}
+	return *err
+}
+
+// try returns the error of the last publish, or nil for the deliveries that are tried meanwhile. If none of them
+// arrives at the stream, they are all tried after outcomeAge.
+func (l *leader) try() error {
+	err := l.p.health.publishError()
+	if err == nil || l.p.server != nil {
+		return nil
+	}
+	now, last := time.Now().UnixNano(), l.trial.Load()
+	if now-last > int64(trialEvery) && l.trial.CompareAndSwap(last, now) {
+		return nil
+	}
+	return err
+}
