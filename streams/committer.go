@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
 // item is one event of a request while it is being stored.
@@ -15,7 +17,8 @@ type item struct {
 	req   *request
 	index int // in req.items and req.receipts
 	msg   *nats.Msg
-	size  int    // of msg
+	size  int // of msg
+	page  domain.PageID
 	claim *Claim // nil for an event that is not judged
 	id    string
 	time  time.Time // the event's own
@@ -81,8 +84,11 @@ func (p *Publisher) store(items []*item) {
 	}
 	fresh, duplicates := p.deduplicate(items)
 	for len(fresh) > 0 {
+		if fresh = p.hopeful(fresh); len(fresh) == 0 {
+			break
+		}
 		n := p.batchLen(fresh)
-		if n >= p.opts.BatchThreshold {
+		if n >= p.opts.BatchThreshold || p.opts.Shared && len(heads(fresh[:n])) < n {
 			p.storeBatch(fresh[:n])
 		} else {
 			p.storeSingly(fresh[:n])

@@ -121,7 +121,8 @@ type PublisherOptions struct {
 	// Window is the stream's dedup window. It decides which events are stored while the index is
 	// incomplete; 0 means none.
 	Window time.Duration
-	// Shared reports whether other processes append events to the stream as well.
+	// Shared reports whether other processes append events to the stream as well, and whether servers may take turns in
+	// leading it.
 	Shared bool
 	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
 	BatchThreshold int
@@ -155,7 +156,8 @@ type PublisherOptions struct {
 // Order: the events of a Publish call that has returned without an error are before those of any later
 // call, and the events of one call are in the order given. The second is not promised if the server
 // refused one of the events or its acknowledgement was lost: then the others are stored first, and
-// that one when it is sent again.
+// that one when it is sent again. With Shared the events of one call for one page are in order even then, unless one is
+// too large.
 type Publisher struct {
 	js    jetstream.JetStream
 	async jetstream.JetStream // for asynchronous publishes, which time out after AckTimeout
@@ -309,7 +311,7 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		if err != nil {
 			return nil, err
 		}
-		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size(), time: e.Time}
+		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: m.Size(), page: e.Page, time: e.Time}
 		if p.opts.Judge != nil {
 			r.items[i].claim = claimOf(e)
 		}
