@@ -244,7 +244,7 @@ func (r *Runner) followDecisions(ctx context.Context) {
 		}
 		before, _ := r.decided.latest()
 		if err := r.catchUp(ctx); err != nil && ctx.Err() == nil {
-			r.opts.Logger.Warn("decisions about dead letters are not carried out yet", "projection", r.Name(), "err", err)
+			r.opts.Logger.Debug("decisions about dead letters are not carried out yet", "projection", r.Name(), "err", err)
 			again = max(again, 1)
 		}
 		if after, _ := r.decided.latest(); after > before && again > 0 {

@@ -68,7 +68,7 @@ func (p *Publisher) storeSingly(items []*item) {
 		}
 		unknown, err := p.publishSingly(now, floor)
 		p.opts.Observe(BatchObservation{Size: len(now), Took: time.Since(start), Err: err})
-		if items = append(unknown, p.hopeful(later)...); len(items) == 0 {
+		if items = slices.Concat(unknown, p.hopeful(later)); len(items) == 0 {
 			return
 		}
 		if len(unknown) == 0 { // the next of each page

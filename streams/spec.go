@@ -33,6 +33,8 @@ type Spec struct {
 	// Replicas is how many copies a new stream has; more than 1, the default, needs a NATS cluster. An existing
 	// stream keeps the number that it has.
 	Replicas int
+	// Create, if not nil, is called before the stream is made. Its error is returned, and nothing is made.
+	Create func() error
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
 	MaxBytes int64
@@ -74,6 +76,11 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	st, err := js.Stream(ctx, s.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
+		if s.Create != nil {
+			if err := s.Create(); err != nil {
+				return "", err
+			}
+		}
 		want.Replicas = s.Replicas
 		s.apply(&want)
 		// Another node may create it at the same time; with the same configuration that is no error.

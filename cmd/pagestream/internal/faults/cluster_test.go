@@ -443,14 +443,13 @@ func (s *site) digests(t *testing.T) string {
 func (c *cluster) checkOutbox(t *testing.T, all map[string]ack) {
 	t.Helper()
 	var seen []sighting
-	err := c.nodes[0].eventually(checkLimit, func() (err error) {
+	require.NoError(t, c.nodes[0].eventually(checkLimit, func() (err error) {
 		seen, err = c.readOutbox()
 		if err == nil && len(seen) < len(all) {
 			err = fmt.Errorf("the outbox has %d of %d messages", len(seen), len(all))
 		}
 		return err
-	})
-	assert.NoError(t, err)
+	}))
 	for i := range seen[:max(0, len(seen)-1)] {
 		if seen[i].seq >= seen[i+1].seq {
 			assert.Less(t, seen[i].seq, seen[i+1].seq, "sequences in the outbox")
@@ -474,18 +473,22 @@ type readiness struct {
 type observed struct {
 	at    time.Time
 	ready bool
+	why   string // it is not
 }
 
 // run asks until stop is closed.
 func (r *readiness) run(stop <-chan struct{}) {
 	for {
-		at, ready := time.Now(), r.ready()
+		at, why := time.Now(), r.notReady()
+		ready := why == ""
 		r.mu.Lock()
 		if n := len(r.seen); n == 0 || r.seen[n-1].ready != ready {
 			if !ready {
 				at = time.Now() // when it was known
 			}
-			r.seen = append(r.seen, observed{at, ready})
+			r.seen = append(r.seen, observed{at, ready, why})
+		} else {
+			r.seen[n-1].why = why // the last reason
 		}
 		r.mu.Unlock()
 		select {
@@ -506,6 +509,19 @@ func (r *readiness) change(ready bool, after time.Time) (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// told returns what was answered since a time.
+func (r *readiness) told(since time.Time) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out strings.Builder
+	for _, o := range r.seen {
+		if o.at.After(since) {
+			fmt.Fprintf(&out, "%s: ready %v %s; ", o.at.Sub(since), o.ready, o.why)
+		}
+	}
+	return out.String()
 }
 
 // now returns the last answer.
@@ -554,6 +570,9 @@ func (c *cluster) times(t *testing.T, began time.Time, limit time.Duration) {
 			return nil
 		}))
 		c.outages = append(c.outages, at)
+		if at.up > readyLimit {
+			t.Logf("node %d: %s", i+1, c.watches[i].told(began))
+		}
 		t.Logf("node %d: 200 after %s, not ready %s and ready %s after POSTs", i+1, at.outage, at.down, at.up)
 		assert.LessOrEqual(t, at.outage, limit, "until POSTs are answered with 200 again")
 		assert.LessOrEqual(t, at.down, readyLimit, "until readyz says that POSTs are refused")
@@ -648,6 +667,11 @@ func (c *cluster) modelsStay(t *testing.T) {
 // memberStopped stops the leader and then a follower for 20 s: the connections to it stay open, and nothing answers.
 func memberStopped(t *testing.T, f *trial) {
 	c := f.runningCluster(t, false)
+	for _, s := range c.nodes { // so that the outbox, which is bounded, has all
+		s.load.stop(startLimit)
+		s.load.pause = 10 * pause
+		s.load.start(t, s.ctx)
+	}
 	for round := range f.rounds {
 		c.replicated(t)
 		m := c.leader(t)
@@ -715,7 +739,7 @@ func (c *cluster) outage(t *testing.T, fault, repair func()) {
 		return nil
 	}))
 	for _, s := range c.nodes {
-		assert.NoError(t, s.eventually(readyLimit, s.readiness(false)), "readyz while POSTs are refused")
+		require.NoError(t, s.eventually(readyLimit, s.readiness(false)), "readyz while POSTs are refused")
 	}
 	c.stay(8 * time.Second)
 	repaired := time.Now()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -271,19 +272,26 @@ func (s *site) recovers(limit time.Duration) error {
 }
 
 // ready reports whether GET /readyz answers 200.
-func (s *site) ready() bool {
+func (s *site) ready() bool { return s.notReady() == "" }
+
+// notReady returns why GET /readyz does not answer 200, or "".
+func (s *site) notReady() string {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.private+"/readyz", nil)
 	if err != nil {
-		return false
+		return err.Error()
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return err.Error()
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	if resp.StatusCode == http.StatusOK {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	return resp.Status + " " + string(text)
 }
 
 // api sends a request to the private listener. The caller closes the body of the answer.

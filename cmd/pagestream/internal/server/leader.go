@@ -27,9 +27,11 @@ const (
 	// outOfTouch is how long a leader has not heard of a copy that is not counted as one any more. Each copy answers
 	// it every second.
 	outOfTouch = 3 * time.Second
-	// moveAfter is how long a server gives no good answer, or is out of the leader's touch, until connections are moved
-	// to another one, and the time between two moves.
+	// moveAfter is how long a server does not answer at all, or is out of the leader's touch, until connections are moved
+	// to another one. electing is the same for one that answers pings, but not the questions: another leader may be being
+	// elected, which takes 4 to 9 s.
 	moveAfter = 3 * time.Second
+	electing  = 6 * time.Second
 	// trialEvery is the interval of the deliveries that are tried while publishes fail.
 	trialEvery = 250 * time.Millisecond
 )
@@ -37,6 +39,8 @@ const (
 // errNoLeader is returned while no server of an external NATS answers that it leads the stream and is in touch with
 // most of the copies.
 var errNoLeader = errors.New("no NATS server can store events")
+
+var errSilent = errors.New("none answers that it leads the stream")
 
 // leader knows whether a server of an external NATS leads the stream. It asks every second, so that readiness is
 // right without deliveries too. A publish that is not answered tells the same, but only later. It is not used with the
@@ -55,8 +59,12 @@ type leader struct {
 	mu    sync.Mutex
 	asked time.Time // the first question since the last answer, zero if all were answered
 	good  time.Time // the last answer that the stream can be written to
+	alive time.Time // the last answer to a ping
 	moved time.Time
 	led   string // who led the stream since when
+	why   error  // of the last answer, if it was not good
+
+	pinging atomic.Bool
 }
 
 // leading is the part of a stream's info that is used.
@@ -82,6 +90,7 @@ func (l *leader) watch(ctx context.Context, background *sync.WaitGroup) error {
 		prefix = "$JS." + domain + ".API."
 	}
 	l.subject, l.inbox, l.good = prefix+"STREAM.INFO."+streams.Name, l.p.conn.NewInbox(), time.Now()
+	l.alive, l.why = l.good, errSilent
 	answers, err := l.p.conn.Subscribe(l.inbox, func(m *nats.Msg) { l.hear(m.Data) })
 	if err != nil {
 		return fmt.Errorf("subscribe to answers: %w", err)
@@ -124,6 +133,16 @@ func (l *leader) ask() {
 	}
 	l.mu.Unlock()
 	_ = l.p.conn.PublishRequest(l.subject, l.inbox, nil) // a question that is not sent is not answered
+	if l.pinging.CompareAndSwap(false, true) {
+		go func() {
+			defer l.pinging.Store(false)
+			if l.p.conn.FlushTimeout(leaderLimit) == nil {
+				l.mu.Lock()
+				l.alive = time.Now()
+				l.mu.Unlock()
+			}
+		}()
+	}
 }
 
 // hear takes account of an answer.
@@ -136,28 +155,34 @@ func (l *leader) hear(data []byte) {
 	if err == nil && info.Error != nil {
 		err = info.Error
 	}
-	if err != nil {
-		l.set(fmt.Errorf("%w: %w", errNoLeader, err))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		l.set(errStreamGone)
+		return
+	}
+	if err != nil { // of a server that does not lead: it has no leader, or is behind; another one may lead
+		l.mu.Lock()
+		l.why = err
+		l.mu.Unlock()
 		return
 	}
 	led := ""
 	if c := info.Cluster; c != nil && c.Leader != "" {
 		led = c.Leader + "@" + c.Since.String()
-		silent := 0
+		var silent []string
 		for _, r := range c.Replicas {
 			if r.Active > outOfTouch {
-				silent++
-				l.move(r.Name)
+				silent = append(silent, r.Name)
 			}
 		}
-		if copies := len(c.Replicas) + 1; copies-silent <= copies/2 {
+		if copies := len(c.Replicas) + 1; copies-len(silent) <= copies/2 {
 			l.set(fmt.Errorf("%w: the leader, %s, has lost touch with %d of the stream's %d copies",
-				errNoLeader, c.Leader, silent, copies))
+				errNoLeader, c.Leader, len(silent), copies))
 			return
 		}
+		l.move(silent...)
 	}
 	l.mu.Lock()
-	l.asked, l.good = time.Time{}, time.Now()
+	l.asked, l.good, l.why = time.Time{}, time.Now(), errSilent
 	other := l.led != "" && l.led != led
 	l.led = led
 	l.mu.Unlock()
@@ -174,28 +199,32 @@ func (l *leader) judge() {
 		return
 	}
 	l.mu.Lock()
-	late := !l.asked.IsZero() && time.Since(l.asked) > leaderLimit
-	move := time.Since(l.good) > moveAfter && time.Since(l.moved) > moveAfter
+	why, late := l.why, !l.asked.IsZero() && time.Since(l.asked) > leaderLimit
+	move := time.Since(l.alive) > moveAfter || time.Since(l.good) > electing && time.Since(l.moved) > electing
 	l.mu.Unlock()
 	if late {
-		l.set(fmt.Errorf("%w: none answers that it leads the stream", errNoLeader))
+		l.set(fmt.Errorf("%w: %w", errNoLeader, why))
 	}
 	if move {
 		l.move(l.p.conn.ConnectedServerName())
 	}
 }
 
-// move moves the connections to a server to others.
-func (l *leader) move(server string) {
+// move moves the connections to servers to others.
+func (l *leader) move(servers ...string) {
+	var conns []*nats.Conn
+	for _, server := range servers {
+		conns = append(conns, l.p.dials.to(server)...)
+	}
 	l.mu.Lock()
-	if time.Since(l.moved) < moveAfter {
+	if len(conns) == 0 || time.Since(l.moved) < moveAfter {
 		l.mu.Unlock()
 		return
 	}
 	l.moved, l.asked = time.Now(), time.Time{}
 	l.mu.Unlock()
-	for _, c := range l.p.dials.to(server) {
-		l.p.log.Warn("moving a connection to another NATS server", "connection", c.Opts.Name, "from", server)
+	l.p.log.Warn("connections are moved to another NATS server", "from", servers, "connections", len(conns))
+	for _, c := range conns {
 		go c.ForceReconnect() //nolint:errcheck // of a closed one; it writes what is buffered first, which may block
 	}
 }
