@@ -39,10 +39,10 @@ func (o ReadOptions) withDefaults() ReadOptions {
 // To is 0.
 func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, jetstream.Stream, error) {
 	o = o.withDefaults()
-	st, err := js.Stream(ctx, o.Stream)
+	st, err := lookUp(ctx, js, o.Stream)
 	if err != nil {
 		o.To = 0
-		return o, nil, fmt.Errorf("get stream: %w", err)
+		return o, nil, err
 	}
 	head := st.CachedInfo().State.LastSeq
 	if o.To == 0 || o.To > head {
@@ -90,18 +90,44 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 func Getter(
 	ctx context.Context, js jetstream.JetStream, stream string,
 ) (func(context.Context, uint64) (Stored, error), error) {
-	st, err := js.Stream(ctx, stream)
+	st, err := lookUp(ctx, js, stream)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
+}
+
+// askAgain is after how long a request is sent again: on a cluster the answer is lost when the stream gets another
+// leader.
+const askAgain = 500 * time.Millisecond
+
+// lookUp requests the stream from the server, with its info.
+func lookUp(ctx context.Context, js jetstream.JetStream, stream string) (jetstream.Stream, error) {
+	st, err := backoff.Again(ctx, askAgain, func(ctx context.Context) (jetstream.Stream, error) {
+		return js.Stream(ctx, stream)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("get stream: %w", err)
 	}
-	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
+	return st, nil
+}
+
+// Info requests the info of a stream from the server.
+func Info(ctx context.Context, js jetstream.JetStream, stream string) (*jetstream.StreamInfo, error) {
+	st, err := lookUp(ctx, js, stream)
+	if err != nil {
+		return nil, err
+	}
+	return st.CachedInfo(), nil
 }
 
 func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 	if seq == 0 { // the server treats 0 as a missing sequence
 		return Stored{}, fmt.Errorf("sequence 0: %w", ErrNotFound)
 	}
-	m, err := st.GetMsg(ctx, seq)
+	m, err := backoff.Again(ctx, askAgain, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return st.GetMsg(ctx, seq)
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, ErrNotFound)
 	}

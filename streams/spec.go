@@ -155,11 +155,11 @@ func Open(nc *nats.Conn, domain string, o ...jetstream.JetStreamOpt) (js jetstre
 
 // Last returns the sequence of the newest event, 0 if there never was one.
 func Last(ctx context.Context, js jetstream.JetStream, stream string) (uint64, error) {
-	st, err := js.Stream(ctx, stream)
+	info, err := Info(ctx, js, stream)
 	if err != nil {
-		return 0, fmt.Errorf("get stream: %w", err)
+		return 0, err
 	}
-	return st.CachedInfo().State.LastSeq, nil
+	return info.State.LastSeq, nil
 }
 
 // Has reports whether the stream has an event of any of the types. It returns false for a stream that

@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -304,8 +303,8 @@ func TestReadinessFollowsTheCluster(t *testing.T) {
 	}
 	cluster.Halt(other)
 	streamstest.Eventually(t, 10*time.Second, func() error { // there are no deliveries
-		if !strings.Contains(r.notReady(t), "no NATS server can store events") {
-			return errors.New("it is ready without a quorum")
+		if why := r.notReady(t); !strings.Contains(why, "no NATS server can store events") {
+			return fmt.Errorf("without a quorum readyz says %q", why)
 		}
 		return nil
 	})

@@ -74,8 +74,10 @@ type leading struct {
 		Leader   string    `json:"leader"`
 		Since    time.Time `json:"leader_since"`
 		Replicas []struct {
-			Name   string        `json:"name"`
-			Active time.Duration `json:"active"`
+			Name    string        `json:"name"`
+			Current bool          `json:"current"`
+			Offline bool          `json:"offline"`
+			Active  time.Duration `json:"active"` // since it was last heard of, 0 also if it never was
 		} `json:"replicas"`
 	} `json:"cluster"`
 }
@@ -170,7 +172,8 @@ func (l *leader) hear(data []byte) {
 		led = c.Leader + "@" + c.Since.String()
 		var silent []string
 		for _, r := range c.Replicas {
-			if r.Active > outOfTouch {
+			never := r.Active == 0 && !r.Current && time.Since(c.Since) > outOfTouch
+			if r.Offline || never || r.Active > outOfTouch {
 				silent = append(silent, r.Name)
 			}
 		}
