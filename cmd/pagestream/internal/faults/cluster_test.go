@@ -253,7 +253,9 @@ func (f *trial) runningCluster(t *testing.T, disks bool) *cluster {
 		c.nodes = append(c.nodes, s)
 	}
 	t.Cleanup(func() { c.logEnds(t) })
+	g := newGraph(t)
 	for i, s := range c.nodes {
+		s.graph, s.load.withLeads = g.server.URL, true
 		s.keys = c.nodes[0].keyFile()
 		s.load.index = i
 		s.load.elsewhere = c.nodes[1-i].load.url
@@ -261,6 +263,7 @@ func (f *trial) runningCluster(t *testing.T, disks bool) *cluster {
 		// The first node makes the keys.
 		require.NoError(t, s.eventually(startLimit, s.readiness(true)))
 	}
+	c.connectPage(t)
 	code, out := c.nodes[0].run("consumers", "add", outboxName, "--all")
 	require.Zero(t, code, out)
 	for _, s := range c.nodes {
@@ -419,6 +422,7 @@ func (c *cluster) check(t *testing.T) {
 	}
 	assert.Equal(t, digests[0], digests[1], "the digests of both nodes")
 	c.checkOutbox(t, all)
+	c.checkLeads(t)
 	for _, s := range c.nodes {
 		s.load.start(t, s.ctx)
 	}

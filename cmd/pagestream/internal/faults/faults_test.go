@@ -93,6 +93,7 @@ type result struct {
 	failed     bool
 	took       time.Duration
 	outages    []timing // of a cluster
+	leads      int      // that the reactors of a cluster have read
 }
 
 // tell adds a sentence to the row.
@@ -209,6 +210,9 @@ func printTable(w io.Writer, results []*result) {
 			}
 			r.tell("200 again %.1f s after the fault at most, not ready %.1f s and ready %.1f s after POSTs at most",
 				most.outage.Seconds(), most.down.Seconds(), most.up.Seconds())
+		}
+		if r.leads > 0 {
+			r.tell("%d leads read once", r.leads)
 		}
 		outcome := "ok"
 		switch {

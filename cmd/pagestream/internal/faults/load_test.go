@@ -51,6 +51,7 @@ type item struct {
 type post struct {
 	body  []byte
 	items []item
+	lead  string // if it has one
 	// sent is when it was sent the last time, acked when it was answered with 200.
 	sent, acked time.Time
 }
@@ -71,13 +72,15 @@ type load struct {
 	index   int    // of the load, if there are several
 	// elsewhere is another node that gets the repeated POSTs, if it is set.
 	elsewhere string
+	withLeads bool // in some POSTs
 	pause     time.Duration
 	file      *os.File
 	conns     []*connection
 
 	mu       sync.Mutex
 	acked    map[string]ack
-	tried    int // messages
+	leads    []string // acknowledged
+	tried    int      // messages
 	answers  map[int]int
 	stored   []time.Time // of each answer with 200
 	refusals []time.Time // of each other answer
@@ -304,6 +307,11 @@ func (c *connection) take() *post {
 		body = append(body, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`,
 			pageID(page), c.began+int64(c.number), strings.Join(entries[page], ",")))
 	}
+	if c.load.withLeads && c.random.IntN(40) == 0 {
+		p.lead = fmt.Sprintf("%s%d%02d%06d", leadPrefix, c.load.index, c.index, c.number)
+		body = append(body, fmt.Sprintf(`{"id":%q,"time":%d,"changes":[%s]}`,
+			pageID(leadsPage), c.began+int64(c.number), leadChange(p.lead)))
+	}
 	p.body = []byte(`{"object":"page","entry":[` + strings.Join(body, ",") + `]}`)
 	c.load.mu.Lock()
 	c.load.tried += len(p.items)
@@ -349,6 +357,9 @@ func (l *load) accepted(p *post) error {
 	l.stored = append(l.stored, p.acked)
 	if l.next.IsZero() && p.sent.After(l.mark) {
 		l.next = p.acked
+	}
+	if p.lead != "" {
+		l.leads = append(l.leads, p.lead)
 	}
 	var lines strings.Builder
 	for _, it := range p.items {

@@ -41,6 +41,8 @@ type site struct {
 	settings string
 	// limits are commands of a shell before the program is started, for example ulimit -n 64.
 	limits string
+	// graph is the URL of Graph, if there is one.
+	graph string
 	// keys is the key file, if it is not the site's own.
 	keys string
 	// unsupervised is true if a process that ends by itself is not started again.
@@ -131,9 +133,10 @@ func (s *site) start(t *testing.T) {
 keys: {file: %q}
 http: {public: %q, private: %q, token_file: %q}
 apps:
-  - {name: main, id: "1", secrets: [%q], verify_token: h8Yb4NcXe6Ud1sGm, graph_url: "http://127.0.0.1:1"}
+  - {name: main, id: "1", secrets: [%q], verify_token: h8Yb4NcXe6Ud1sGm, graph_url: %q}
 %s
-`, s.data, cmp.Or(s.keys, s.keyFile()), s.public, s.private, s.tokenFile(), appSecret, s.settings)
+`, s.data, cmp.Or(s.keys, s.keyFile()), s.public, s.private, s.tokenFile(), appSecret, cmp.Or(s.graph, "http://127.0.0.1:1"),
+		s.settings)
 	require.NoError(t, os.WriteFile(s.config(), []byte(text), 0o600))
 	require.NoError(t, s.spawn())
 }
