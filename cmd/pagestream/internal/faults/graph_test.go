@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,9 +50,8 @@ func (g *graph) serve(w http.ResponseWriter, r *http.Request) {
 	case edge == "subscribed_apps":
 		out = map[string]any{"data": []any{map[string]any{"id": "1", "subscribed_fields": strings.Split(g.fields, ",")}}}
 	case edge == "subscriptions":
-		out = map[string]any{"data": []any{map[string]any{
-			"object": "page", "active": true, "fields": []any{map[string]string{"name": "messages"}, map[string]string{"name": "leadgen"}},
-		}}}
+		fields := []map[string]string{{"name": "messages"}, {"name": "leadgen"}}
+		out = map[string]any{"data": []any{map[string]any{"object": "page", "active": true, "fields": fields}}}
 	case object == "debug_token":
 		out = map[string]any{"data": map[string]any{"app_id": "1", "type": "PAGE", "is_valid": true}}
 	case strings.HasPrefix(object, leadPrefix):
@@ -64,19 +64,24 @@ func (g *graph) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
+// reactorLimit is how long a lead may wait that was being read when the connection was lost: the server gives it to a
+// reactor again after 230 s.
+const reactorLimit = 5 * time.Minute
+
 // leadPrefix is the beginning of the ids of leads.
 const leadPrefix = "5550"
 
 // leadChange is a change of a delivery with a lead.
 func leadChange(id string) string {
-	return fmt.Sprintf(`{"field":"leadgen","value":{"leadgen_id":%q,"page_id":%q,"form_id":"9","created_time":1790000000}}`,
-		id, pageID(leadsPage))
+	return fmt.Sprintf(`{"field":"leadgen","value":{"leadgen_id":%q,"page_id":%q,"form_id":"9",`+
+		`"created_time":1790000000}}`, id, pageID(leadsPage))
 }
 
 // connectPage connects the page whose leads are read.
 func (c *cluster) connectPage(t *testing.T) {
 	t.Helper()
-	code, out := c.nodes[0].run("pages", "connect", pageID(leadsPage), "--token", "a-page-token", "--fields", "messages,leadgen")
+	code, out := c.nodes[0].run("pages", "connect", pageID(leadsPage), "--token", "a-page-token",
+		"--fields", "messages,leadgen")
 	require.Zero(t, code, out)
 }
 
@@ -90,7 +95,7 @@ func (c *cluster) checkLeads(t *testing.T) {
 		}
 	}
 	var retrieved map[string]int
-	require.NoError(t, c.nodes[0].eventually(checkLimit, func() (err error) {
+	require.NoError(t, c.nodes[0].eventually(reactorLimit, func() (err error) {
 		if retrieved, err = c.nodes[0].readLeads(); err != nil {
 			return err
 		}

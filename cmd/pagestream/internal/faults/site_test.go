@@ -135,8 +135,8 @@ http: {public: %q, private: %q, token_file: %q}
 apps:
   - {name: main, id: "1", secrets: [%q], verify_token: h8Yb4NcXe6Ud1sGm, graph_url: %q}
 %s
-`, s.data, cmp.Or(s.keys, s.keyFile()), s.public, s.private, s.tokenFile(), appSecret, cmp.Or(s.graph, "http://127.0.0.1:1"),
-		s.settings)
+`, s.data, cmp.Or(s.keys, s.keyFile()), s.public, s.private, s.tokenFile(), appSecret,
+		cmp.Or(s.graph, "http://127.0.0.1:1"), s.settings)
 	require.NoError(t, os.WriteFile(s.config(), []byte(text), 0o600))
 	require.NoError(t, s.spawn())
 }

@@ -180,9 +180,12 @@ func (l *leader) hear(data []byte) {
 		if copies := len(c.Replicas) + 1; copies-len(silent) <= copies/2 {
 			l.set(fmt.Errorf("%w: the leader, %s, has lost touch with %d of the stream's %d copies",
 				errNoLeader, c.Leader, len(silent), copies))
+			if c.Leader == l.p.conn.ConnectedServerName() { // the others may have elected another one
+				l.move(electing, c.Leader)
+			}
 			return
 		}
-		l.move(silent...)
+		l.move(moveAfter, silent...)
 	}
 	l.mu.Lock()
 	l.asked, l.good, l.why = time.Time{}, time.Now(), errSilent
@@ -209,18 +212,18 @@ func (l *leader) judge() {
 		l.set(fmt.Errorf("%w: %w", errNoLeader, why))
 	}
 	if move {
-		l.move(l.p.conn.ConnectedServerName())
+		l.move(moveAfter, l.p.conn.ConnectedServerName())
 	}
 }
 
-// move moves the connections to servers to others.
-func (l *leader) move(servers ...string) {
+// move moves the connections to servers to others, if none was moved within a time.
+func (l *leader) move(within time.Duration, servers ...string) {
 	var conns []*nats.Conn
 	for _, server := range servers {
 		conns = append(conns, l.p.dials.to(server)...)
 	}
 	l.mu.Lock()
-	if len(conns) == 0 || time.Since(l.moved) < moveAfter {
+	if len(conns) == 0 || time.Since(l.moved) < within {
 		l.mu.Unlock()
 		return
 	}
