@@ -688,14 +688,20 @@ func (c *cluster) modelsStay(t *testing.T) {
 	}
 }
 
-// memberStopped stops the leader and then a follower for 20 s: the connections to it stay open, and nothing answers.
-func memberStopped(t *testing.T, f *trial) {
-	c := f.runningCluster(t, false)
-	for _, s := range c.nodes { // so that the outbox, which is bounded, has all
+// slow makes the loads send less.
+func (c *cluster) slow(t *testing.T) {
+	t.Helper()
+	for _, s := range c.nodes {
 		s.load.stop(startLimit)
 		s.load.pause = 10 * pause
 		s.load.start(t, s.ctx)
 	}
+}
+
+// memberStopped stops the leader and then a follower for 20 s: the connections to it stay open, and nothing answers.
+func memberStopped(t *testing.T, f *trial) {
+	c := f.runningCluster(t, false)
+	c.slow(t) // so that the outbox, which is bounded, has all
 	for round := range f.rounds {
 		c.replicated(t)
 		m := c.leader(t)
@@ -868,6 +874,7 @@ func (c *cluster) restoreFiles(t *testing.T, m *member) {
 // copy is sent again and must be stored.
 func allRolledBack(t *testing.T, f *trial) {
 	c := f.runningCluster(t, false)
+	c.slow(t) // so that the loads remember all that they have to send again
 	for range f.rounds {
 		c.awaitAcks(t, 500)
 		for _, s := range c.nodes {

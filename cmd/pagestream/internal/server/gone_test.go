@@ -42,7 +42,12 @@ func TestAVanishedStreamIsMadeOnRequestOnly(t *testing.T) {
 		_, stdout, stderr := r.command(t, "conversations", "show", "700", "31")
 		return stdout + stderr
 	}
-	require.Contains(t, conversation(), "x")
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if text := conversation(); !strings.Contains(text, "x") {
+			return fmt.Errorf("the conversation is %q", text)
+		}
+		return nil
+	})
 
 	require.NoError(t, nats.JS.DeleteStream(t.Context(), streams.Name))
 	streamstest.Eventually(t, 5*time.Second, func() error {
