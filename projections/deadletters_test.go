@@ -2,10 +2,14 @@ package projections_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
@@ -253,4 +257,80 @@ func TestDecisionsAreDeletedWithTheStream(t *testing.T) {
 	list, err = streams.Decisions(t.Context(), srv.JS, streams.Name, "chain")
 	require.NoError(t, err)
 	require.Empty(t, list)
+}
+
+// lanes keeps the order of the events of each conversation, as the program's read models do.
+type lanes struct{ chain }
+
+func (l *lanes) Apply(tx *store.Tx, e streams.Stored) error {
+	if err := l.hook(e); err != nil {
+		return err
+	}
+	b, key := tx.Bucket("lanes"), []byte(string(e.Page)+"/"+string(e.Contact))
+	sum := sha256.Sum256(fmt.Appendf(b.Get(key), "%d %s", e.Seq, e.ID))
+	return b.Put(key, sum[:])
+}
+
+// TestDecisionsReachOtherNodes checks that a decision about dead letters is carried out by the read models of other
+// nodes without a restart, that decisions of several nodes are carried out in one order, and that a rebuild on each
+// node has the same result.
+func TestDecisionsReachOtherNodes(t *testing.T) {
+	t.Parallel()
+	srv := newTestServer(t)
+	var failing atomic.Bool
+	failing.Store(true)
+	bad := []uint64{3, 4, 5, 6, 7, 8, 9, 10}
+	var nodes []*projections.Runner
+	for range 2 {
+		dir := t.TempDir()
+		own := func(o *projections.RunnerOptions) { o.Dir = dir }
+		p := &lanes{chain{name: "lanes", version: 1, hook: poisoned(&failing, "unfit", bad...).hook}}
+		nodes = append(nodes, start(t, srv.runner(t, p, withAttempts, own)))
+	}
+	all := conversationEvents(2000, 5, 4)
+	last := srv.store(t, all[:1000]...)
+	for _, r := range nodes {
+		wait(t, r, last)
+	}
+	out, err := nodes[0].Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: 3})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, out.Discarded)
+	same := func(discarded uint64) {
+		t.Helper()
+		streamstest.Eventually(t, 5*time.Second, func() error {
+			for i, r := range nodes {
+				if s := r.Status(); s.Discarded != discarded {
+					return fmt.Errorf("node %d has discarded %d, not %d", i, s.Discarded, discarded)
+				}
+			}
+			return nil
+		})
+	}
+	same(1)
+
+	// Both decide at the same time, while events arrive.
+	var deciding sync.WaitGroup
+	deciding.Go(func() {
+		for _, e := range all[1000:] {
+			srv.store(t, e)
+		}
+	})
+	for i, r := range nodes {
+		deciding.Go(func() {
+			for n := 1 + i; n < len(bad); n += 2 {
+				_, err := r.Decide(t.Context(), streams.Decision{Action: streams.Discard, Event: bad[n]})
+				assert.NoError(t, err)
+			}
+		})
+	}
+	deciding.Wait()
+	for _, r := range nodes {
+		wait(t, r, last+1000)
+	}
+	same(uint64(len(bad)))
+	require.Equal(t, digest(t, nodes[0]), digest(t, nodes[1]), "the nodes' read models differ")
+	for i, r := range nodes {
+		require.Zero(t, r.Status().Parked)
+		require.True(t, rebuilt(t, r), "a rebuild of node %d has another result", i)
+	}
 }

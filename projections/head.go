@@ -30,11 +30,11 @@ func (e differsError) Error() string { return e.why }
 
 // streamInfo requests the info of the stream from the server.
 func (r *Runner) streamInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
-	st, err := r.opts.JS.Stream(ctx, r.opts.Stream)
+	info, err := streams.Info(ctx, r.opts.JS, r.opts.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("request info of stream %s: %w", r.opts.Stream, err)
 	}
-	return st.CachedInfo(), nil
+	return info, nil
 }
 
 // reconnects returns how often the connection was made again.

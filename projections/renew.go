@@ -85,11 +85,11 @@ func (r *Runner) confirm(ctx context.Context) error {
 		}
 		return nil
 	}
-	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, r.Name())
+	list, seen, err := streams.DecisionsAfter(ctx, r.opts.JS, r.opts.Stream, r.Name(), 0)
 	if err != nil {
 		return err
 	}
-	r.decided.set(list)
+	r.decided.set(list, seen)
 	r.stream.Store(&followed{r.identityOf(d.info), streams.CreatedAt(d.info)})
 	r.verified.Store(reconnects)
 	r.suspected, r.outdated = false, d.why

@@ -118,11 +118,11 @@ func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 		return nil, err
 	}
 	r.stream.Store(&followed{o.Identity, streams.CreatedAt(info)})
-	list, err := streams.Decisions(ctx, r.opts.JS, r.opts.Stream, p.Name())
+	list, seen, err := streams.DecisionsAfter(ctx, r.opts.JS, r.opts.Stream, p.Name(), 0)
 	if err != nil {
 		return nil, err
 	}
-	r.decided.set(list)
+	r.decided.set(list, seen)
 	for _, left := range []string{r.building(), r.scratch(), r.scratch() + "2"} { // of a killed process
 		if err := removeFile(left); err != nil {
 			return nil, err
@@ -168,6 +168,7 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	var watching sync.WaitGroup
 	watching.Go(func() { r.watch(ctx) })
+	watching.Go(func() { r.followDecisions(ctx) })
 	defer watching.Wait()
 	defer cancel()
 
@@ -183,7 +184,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			err = r.renew(ctx)
 		}
 		if err == nil {
-			err = r.resume(ctx, r.applier())
+			err = r.resume(ctx)
 		}
 		if err == nil {
 			err = r.drive(ctx)
@@ -233,14 +234,4 @@ func (r *Runner) applier() *applier {
 }
 
 // resume carries out the decisions that were stored before the process was killed.
-func (r *Runner) resume(ctx context.Context, a *applier) error {
-	meta, err := metaOf(r.Partial())
-	if err != nil {
-		return err
-	}
-	meta, changed, err := a.decide(ctx, r.store.Load(), meta, meta.Seq+1, r.decided.last())
-	if changed {
-		r.progress.committed(meta)
-	}
-	return err
-}
+func (r *Runner) resume(ctx context.Context) error { return r.carryOutDue(ctx, r.store.Load()) }

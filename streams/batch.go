@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/pagestream/pagestream/internal/backoff"
 )
 
 // Headers of an atomic batch publish (NATS ADR-50).
@@ -25,21 +29,33 @@ const (
 // storeBatch publishes the items as one atomic batch, which costs one disk sync for all of them.
 // If that fails it publishes them one by one, which gives a result for each: JetStream rejects the
 // whole batch if it knows one of the ids, and after a lost answer its dedup window recognises the
-// items that were stored.
+// items that were stored. Of a shared stream the whole batch is sent again after a lost answer, which keeps the order.
 func (p *Publisher) storeBatch(items []*item) {
-	start := time.Now()
-	last, err := p.publishBatch(items)
-	p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
-	if err == nil {
-		for i, it := range items {
-			p.markStored(it, last-uint64(len(items)-1-i), NotDuplicate)
-		}
-		return
-	}
 	var api *jetstream.APIError
-	if !errors.As(err, &api) { // an API error means that nothing was stored
-		for _, it := range items {
-			it.retried = true
+	var err error
+	pause, deadline := backoff.Backoff{Min: retryMin, Max: retryMax}, time.Now().Add(p.opts.RetryFor)
+	for tries := 1; ; tries++ {
+		var last uint64
+		start := time.Now()
+		last, err = p.publishBatch(items)
+		p.opts.Observe(BatchObservation{Size: len(items), Atomic: true, Took: time.Since(start), Err: err})
+		if err == nil {
+			for i, it := range items {
+				p.markStored(it, last-uint64(len(items)-1-i), NotDuplicate)
+			}
+			return
+		}
+		api = nil
+		refused := errors.As(err, &api) // nothing was stored
+		if !refused {
+			for _, it := range items {
+				it.retried = true
+			}
+		}
+		if refused && slices.Contains(aboutEvent, api.ErrorCode) ||
+			(refused || errors.Is(err, nats.ErrNoResponders)) && tries >= noResponders || !p.opts.Shared ||
+			p.connected() != nil || !time.Now().Before(deadline) || !awaited(items) || pause.Wait(p.abandoned) != nil {
+			break
 		}
 	}
 	if api == nil || api.ErrorCode != codeDuplicateInBatch {
@@ -69,7 +85,7 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 		return 0, err
 	}
 	batch := nuid.Next()
-	ctx, cancel := context.WithTimeout(context.Background(), p.opts.AckTimeout)
+	ctx, cancel := context.WithTimeout(p.answering(), p.opts.AckTimeout)
 	defer cancel()
 	stream, id := []string{p.opts.Stream}, []string{batch}
 	for i, it := range items {

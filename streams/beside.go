@@ -114,6 +114,7 @@ func EnsureBeside(ctx context.Context, js jetstream.JetStream, events string, c 
 	if c.Replicas, err = replicas(ctx, js, events, c.Name, c.Replicas); err != nil {
 		return nil, err
 	}
+	c.AllowDirect = c.AllowDirect && direct(c.Replicas)
 	return js.CreateOrUpdateStream(ctx, c)
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
 // item is one event of a request while it is being stored.
@@ -16,7 +18,8 @@ type item struct {
 	req   *request
 	index int // in req.items and req.receipts
 	msg   *nats.Msg
-	size  int    // of msg
+	size  int // of msg
+	page  domain.PageID
 	claim *Claim // nil for an event that is not judged
 	// after is the sequence that the page's last event with the same noun must have, nil without that condition.
 	after *uint64
@@ -97,8 +100,11 @@ func (p *Publisher) storeUnconditional(items []*item) {
 		fresh = nil
 	}
 	for len(fresh) > 0 {
+		if fresh = p.hopeful(fresh); len(fresh) == 0 {
+			break
+		}
 		n := p.batchLen(fresh)
-		if n >= p.opts.BatchThreshold {
+		if n >= p.opts.BatchThreshold || p.opts.Shared && len(heads(fresh[:n])) < n {
 			p.storeBatch(fresh[:n])
 		} else {
 			p.storeSingly(fresh[:n])

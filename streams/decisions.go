@@ -59,6 +59,18 @@ func decisionSubjects(stream, projection string) string {
 // Decide stores a decision and returns it with its sequence and AfterID. It creates the stream of
 // decisions if there is none, with as many replicas as the stream of events has.
 func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decision) (Decision, error) {
+	return decide(ctx, js, stream, d)
+}
+
+// DecideAfter is [Decide] for one who knows the decisions about the projection up to a sequence, as [DecisionsAfter]
+// returns it. [ErrConflict] is returned when there is a later one, of another node.
+func DecideAfter(ctx context.Context, js jetstream.JetStream, stream string, d Decision, last uint64) (Decision, error) {
+	return decide(ctx, js, stream, d, jetstream.WithExpectLastSequencePerSubject(last))
+}
+
+func decide(
+	ctx context.Context, js jetstream.JetStream, stream string, d Decision, o ...jetstream.PublishOpt,
+) (Decision, error) {
 	at, err := Get(ctx, js, stream, d.After)
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrMalformed) {
 		return d, err
@@ -85,7 +97,11 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 	} else if err != nil {
 		return d, fmt.Errorf("get stream of decisions: %w", err)
 	}
-	ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: decisionSubjects(stream, d.Projection), Data: data})
+	ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: decisionSubjects(stream, d.Projection), Data: data}, o...)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return d, fmt.Errorf("store decision: %w", ErrConflict)
+	}
 	if err != nil {
 		return d, fmt.Errorf("store decision: %w", err)
 	}
@@ -97,23 +113,34 @@ func Decide(ctx context.Context, js jetstream.JetStream, stream string, d Decisi
 // they were stored. It leaves out decisions from before the stream of events was deleted and made
 // again. If there is no stream of decisions it returns none and no error.
 func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection string) ([]Decision, error) {
+	list, _, err := DecisionsAfter(ctx, js, stream, projection, 0)
+	return list, err
+}
+
+// DecisionsAfter returns the decisions of [Decisions] with sequences after one, and the last sequence that there is of
+// the projection, also if it is of a decision that is left out. It is at least after.
+func DecisionsAfter(ctx context.Context, js jetstream.JetStream, stream, projection string, after uint64) (
+	out []Decision, last uint64, err error,
+) {
 	var list []Decision
-	o := ReadOptions{Stream: DecisionsOf(stream), Filters: []string{decisionSubjects(stream, projection)}}
-	_, err := each(ctx, js, o, func(m arrival) error {
+	o := ReadOptions{
+		Stream: DecisionsOf(stream), From: Following(after), Filters: []string{decisionSubjects(stream, projection)},
+	}
+	last = after
+	_, err = each(ctx, js, o, func(m arrival) error {
 		d := Decision{Seq: m.seq}
 		if err := json.Unmarshal(m.data, &d); err != nil {
 			return fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)
 		}
-		list = append(list, d)
+		list, last = append(list, d), d.Seq
 		return nil
 	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
+		return nil, after, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read decisions: %w", err)
+		return nil, after, fmt.Errorf("read decisions: %w", err)
 	}
-	var out []Decision
 	for _, d := range list {
 		at, err := Get(ctx, js, stream, d.After)
 		switch {
@@ -121,8 +148,22 @@ func Decisions(ctx context.Context, js jetstream.JetStream, stream, projection s
 		case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrMalformed):
 			out = append(out, d)
 		default:
-			return nil, err
+			return nil, after, err
 		}
 	}
-	return out, nil
+	return out, last, nil
+}
+
+// Decided calls f each time that somebody decides about the dead letters of a projection, until the context ends. The
+// decision is not stored yet then, and one that is made while there is no connection is not noticed.
+func Decided(ctx context.Context, js jetstream.JetStream, stream, projection string, f func()) error {
+	sub, err := js.Conn().Subscribe(decisionSubjects(stream, projection), func(*nats.Msg) { f() })
+	if err != nil {
+		return fmt.Errorf("subscribe to decisions: %w", err)
+	}
+	<-ctx.Done()
+	if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		return fmt.Errorf("unsubscribe from decisions: %w", err)
+	}
+	return nil
 }

@@ -125,7 +125,8 @@ type PublisherOptions struct {
 	// Window is the stream's dedup window. It decides which events are stored while the index is
 	// incomplete; 0 means none.
 	Window time.Duration
-	// Shared reports whether other processes append events to the stream as well.
+	// Shared reports whether other processes append events to the stream as well, and whether servers may take turns in
+	// leading it.
 	Shared bool
 	// BatchThreshold is how many events must wait for them to be published as one atomic batch.
 	BatchThreshold int
@@ -159,7 +160,8 @@ type PublisherOptions struct {
 // Order: the events of a Publish call that has returned without an error are before those of any later
 // call, and the events of one call are in the order given. The second is not promised if the server
 // refused one of the events or its acknowledgement was lost: then the others are stored first, and
-// that one when it is sent again.
+// that one when it is sent again. With Shared the events of one call for one page are in order even then, unless one is
+// too large.
 type Publisher struct {
 	js    jetstream.JetStream
 	async jetstream.JetStream // for asynchronous publishes, which time out after AckTimeout
@@ -183,6 +185,10 @@ type Publisher struct {
 	abandon   context.CancelFunc
 
 	pageOrder pageOrder
+
+	// answers ends when the answers to what was sent are lost: see Resend.
+	answers     context.Context //nolint:containedctx // of all that is sent until then
+	loseAnswers context.CancelFunc
 
 	remembered atomic.Uint64
 	// forget is set by Forget, to one more than the sequence.
@@ -235,6 +241,7 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 		wake: make(chan struct{}, 1), done: make(chan struct{}), abandoned: abandoned, abandon: abandon,
 		encoding: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
+	p.answers, p.loseAnswers = context.WithCancel(abandoned)
 	p.window = newWindow(o.Window, o.RetryFor, time.Now())
 	go p.runCommitter()
 	return p, nil
@@ -316,7 +323,7 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		if err != nil {
 			return nil, err
 		}
-		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: size, time: e.Time}
+		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: size, page: e.Page, time: e.Time}
 		if p.opts.Judge != nil {
 			r.items[i].claim = claimOf(e)
 		}
@@ -411,6 +418,22 @@ func (p *Publisher) Forget(after uint64) {
 	p.pageOrder.Lock()
 	defer p.pageOrder.Unlock()
 	p.pageOrder.last, p.pageOrder.known = 0, false
+}
+
+// Resend gives up waiting for the answers to events that were sent before, and sends them again. It is for when they
+// are known to be lost, because the stream has another leader.
+func (p *Publisher) Resend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loseAnswers()
+	p.answers, p.loseAnswers = context.WithCancel(p.abandoned)
+}
+
+// answering returns a context that ends when the answers to what is sent from now on are lost.
+func (p *Publisher) answering() context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answers
 }
 
 // Close stops accepting events, stores those that wait, and stops the committer. If the context ends

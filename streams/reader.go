@@ -3,7 +3,6 @@ package streams
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -36,15 +35,44 @@ func (o ReadOptions) withDefaults() ReadOptions {
 	return o
 }
 
-// bounded returns the options with To set to at most the stream's last sequence now. After an error To
-// is 0.
-func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, error) {
+// bounded returns the options with To set to at most the stream's last sequence now, and the stream. After an error
+// To is 0.
+func (o ReadOptions) bounded(ctx context.Context, js jetstream.JetStream) (ReadOptions, jetstream.Stream, error) {
 	o = o.withDefaults()
-	head, err := Last(ctx, js, o.Stream)
+	st, err := lookUp(ctx, js, o.Stream)
+	if err != nil {
+		o.To = 0
+		return o, nil, err
+	}
+	head := st.CachedInfo().State.LastSeq
 	if o.To == 0 || o.To > head {
 		o.To = head
 	}
-	return o, err
+	return o, st, nil
+}
+
+// ended reports whether nothing of what is to be read follows a sequence. A consumer says that nothing is pending by
+// the copy of the stream of the server that it is on, which may be behind: after a restart it lacks what the others
+// have stored meanwhile. So with several copies the stream's leader is asked.
+func (o ReadOptions) ended(ctx context.Context, st jetstream.Stream, last uint64) (bool, error) {
+	if last >= o.To || st.CachedInfo().Config.Replicas <= 1 {
+		return true, nil
+	}
+	filters := o.Filters
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	for _, filter := range filters {
+		m, err := st.GetMsg(ctx, last+1, jetstream.WithGetMsgSubject(filter)) // the first one from there on
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return false, fmt.Errorf("get sequence after %d: %w", last, err)
+		case m.Sequence <= o.To:
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Get returns the event at one sequence. [ErrNotFound] is returned when there is none, [ErrMalformed]
@@ -62,18 +90,44 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 func Getter(
 	ctx context.Context, js jetstream.JetStream, stream string,
 ) (func(context.Context, uint64) (Stored, error), error) {
-	st, err := js.Stream(ctx, stream)
+	st, err := lookUp(ctx, js, stream)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
+}
+
+// askAgain is after how long a request is sent again: on a cluster the answer is lost when the stream gets another
+// leader.
+const askAgain = 500 * time.Millisecond
+
+// lookUp requests the stream from the server, with its info.
+func lookUp(ctx context.Context, js jetstream.JetStream, stream string) (jetstream.Stream, error) {
+	st, err := backoff.Again(ctx, askAgain, func(ctx context.Context) (jetstream.Stream, error) {
+		return js.Stream(ctx, stream)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("get stream: %w", err)
 	}
-	return func(ctx context.Context, seq uint64) (Stored, error) { return get(ctx, st, seq) }, nil
+	return st, nil
+}
+
+// Info requests the info of a stream from the server.
+func Info(ctx context.Context, js jetstream.JetStream, stream string) (*jetstream.StreamInfo, error) {
+	st, err := lookUp(ctx, js, stream)
+	if err != nil {
+		return nil, err
+	}
+	return st.CachedInfo(), nil
 }
 
 func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 	if seq == 0 { // the server treats 0 as a missing sequence
 		return Stored{}, fmt.Errorf("sequence 0: %w", ErrNotFound)
 	}
-	m, err := st.GetMsg(ctx, seq)
+	m, err := backoff.Again(ctx, askAgain, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return st.GetMsg(ctx, seq)
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Stored{}, fmt.Errorf("sequence %d: %w", seq, ErrNotFound)
 	}
@@ -92,28 +146,25 @@ func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Sto
 
 // each is like [Read], but does not decode the messages.
 func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arrival) error) (uint64, error) {
-	o, err := o.bounded(ctx, js)
+	o, st, err := o.bounded(ctx, js)
 	if err != nil || o.From > o.To {
 		return o.To, err
 	}
 	src := newSource(js, o.Stream, o.Filters, o.From-1)
 	defer src.close()
-	// ended reports whether there is nothing more to read, when the server has nothing more to send.
-	ended := func() (bool, error) {
-		more, err := src.more(ctx, o.To)
-		if err != nil && ctx.Err() == nil && !js.Conn().IsClosed() && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			more = true // there may be no leader at the moment
-		}
-		if more {
-			src.drop() // the next consumer may read another copy
-			err = src.retry.Wait(ctx)
-		}
-		return !more, err
-	}
-	for {
-		if src.empty(ctx) {
-			if end, err := ended(); end || err != nil {
-				return o.reached(src.last, err)
+	for pending := true; ; {
+		if !pending || src.empty(ctx) {
+			ended, err := o.ended(ctx, st, src.last)
+			switch {
+			case ended:
+				return o.To, nil
+			case errors.Is(err, jetstream.ErrStreamNotFound), js.Conn().IsClosed():
+				return src.last, err
+			}
+			src.drop() // the next consumer may be on another server
+			pending = true
+			if err := src.retry.Wait(ctx); err != nil {
+				return src.last, fmt.Errorf("read stream: %w", err)
 			}
 			continue
 		}
@@ -130,88 +181,12 @@ func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arr
 		if err := f(m); err != nil {
 			return m.seq, err
 		}
+		pending = m.pending > 0
 		if m.seq == o.To {
 			break
 		}
-		if m.pending == 0 {
-			if end, err := ended(); end || err != nil {
-				return o.reached(src.last, err)
-			}
-		}
 	}
 	return o.To, nil
-}
-
-// reached returns To, or after an error the last sequence that was read.
-func (o ReadOptions) reached(last uint64, err error) (uint64, error) {
-	if err != nil {
-		return last, err
-	}
-	return o.To, nil
-}
-
-// moreTimeout bounds one request of more.
-const moreTimeout = 5 * time.Second
-
-// more reports whether the stream has a message to read up to a sequence. The consumer of a source may be on a server
-// whose copy of the stream is still being filled, and has nothing more to send then; so the leader is asked. A stream
-// with one copy is on one server.
-func (s *source) more(ctx context.Context, to uint64) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, moreTimeout)
-	defer cancel()
-	st, err := s.js.Stream(ctx, s.stream)
-	if err != nil {
-		return false, fmt.Errorf("look for more messages: %w", err)
-	}
-	if st.CachedInfo().Config.Replicas < 2 || s.last >= to {
-		return false, nil
-	}
-	filters := s.filters
-	if len(filters) == 0 {
-		filters = []string{">"}
-	}
-	for _, filter := range filters {
-		seq, err := s.leaderNext(ctx, filter)
-		if err != nil {
-			return false, fmt.Errorf("look for more messages: %w", err)
-		}
-		if seq > 0 && seq <= to {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// leaderNext returns the sequence of the next message on a filter that the leader of the stream has, 0 if it has none.
-// The requests of nats.go may be answered by other servers.
-func (s *source) leaderNext(ctx context.Context, filter string) (uint64, error) {
-	prefix := cmp.Or(s.js.Options().APIPrefix, "$JS.API.")
-	if domain := s.js.Options().Domain; domain != "" {
-		prefix = "$JS." + domain + ".API."
-	}
-	data, err := json.Marshal(map[string]any{"seq": s.last + 1, "next_by_subj": filter})
-	if err != nil {
-		return 0, err
-	}
-	m, err := s.js.Conn().RequestWithContext(ctx, prefix+"STREAM.MSG.GET."+s.stream, data)
-	if err != nil {
-		return 0, err
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	switch err := json.Unmarshal(m.Data, &answer); {
-	case err != nil:
-		return 0, err
-	case answer.Error == nil:
-		return answer.Message.Seq, nil
-	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return 0, nil
-	}
-	return 0, answer.Error
 }
 
 // Following returns the From that reads the events after a sequence. Nothing follows the largest

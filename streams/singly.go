@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 )
 
@@ -41,25 +42,37 @@ const (
 	codeDuplicateConflict jetstream.ErrorCode = 10158
 )
 
+// errAnswersLost is the error of a publish whose answer is not waited for any more; see [Publisher.Resend].
+var errAnswersLost = errors.New("the stream has another leader")
+
 // storeSingly publishes the items one by one, up to maxSingly at the same time, and sends those again
 // whose acknowledgement was lost; JetStream's dedup window makes that safe. It gives up on them when no
 // caller waits for them any more, or after RetryFor.
+//
+// Of a shared stream each page has one event on the way only: the stream may get another leader between two, and then
+// the first may be lost and the second stored.
 func (p *Publisher) storeSingly(items []*item) {
 	for len(items) > maxSingly {
 		p.storeSingly(items[:maxSingly])
-		items = items[maxSingly:]
+		items = p.hopeful(items[maxSingly:])
 	}
 	floor := p.newest // a duplicate above this sequence may be our own first attempt
 	deadline := time.Now().Add(p.opts.RetryFor)
 	pause, unanswered := backoff.Backoff{Min: retryMin, Max: retryMax}, 0
 	for {
 		start := time.Now()
-		n := len(items)
-		var err error
-		items, err = p.publishSingly(items, floor)
-		p.opts.Observe(BatchObservation{Size: n, Took: time.Since(start), Err: err})
-		if len(items) == 0 {
+		now, later := items, []*item(nil)
+		if p.opts.Shared {
+			now = heads(items)
+			later = slices.DeleteFunc(slices.Clone(items), func(it *item) bool { return slices.Contains(now, it) })
+		}
+		unknown, err := p.publishSingly(now, floor)
+		p.opts.Observe(BatchObservation{Size: len(now), Took: time.Since(start), Err: err})
+		if items = slices.Concat(unknown, p.hopeful(later)); len(items) == 0 {
 			return
+		}
+		if len(unknown) == 0 { // the next of each page
+			continue
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
 			unanswered++
@@ -72,6 +85,34 @@ func (p *Publisher) storeSingly(items []*item) {
 			return
 		}
 	}
+}
+
+// heads returns the first item of each page.
+func heads(items []*item) (out []*item) {
+	seen := make(map[domain.PageID]bool, len(items))
+	for _, it := range items {
+		if !seen[it.page] {
+			seen[it.page] = true
+			out = append(out, it)
+		}
+	}
+	return out
+}
+
+// hopeful returns the items that may still be stored. Of a shared stream the rest of a call is not when one of its
+// events could not be: the call comes again, and its events would be stored in another order.
+func (p *Publisher) hopeful(items []*item) (out []*item) {
+	if !p.opts.Shared {
+		return items
+	}
+	for _, it := range items {
+		if err := it.req.err; errors.Is(err, ErrUnavailable) {
+			it.fail(err)
+			continue
+		}
+		out = append(out, it)
+	}
+	return out
 }
 
 // awaited reports whether the caller of any of the items still waits.
@@ -90,6 +131,7 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 	if err := p.connected(); err != nil {
 		return items, err
 	}
+	answering := p.answering()
 	acks := make([]jetstream.PubAckFuture, len(items))
 	errs := make([]error, len(items))
 	for i, it := range items {
@@ -111,6 +153,8 @@ func (p *Publisher) publishSingly(items []*item, floor uint64) (unknown []*item,
 				p.markStored(it, ack.Sequence, d)
 				continue
 			case err = <-acks[i].Err():
+			case <-answering.Done():
+				err = errAnswersLost
 			}
 		}
 		failed = err

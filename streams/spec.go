@@ -60,6 +60,8 @@ type Spec struct {
 	// Journal is for a stream that gets its events from a [Journal]: it syncs none itself, and has no deduplication
 	// window of its own. It can't be changed.
 	Journal bool
+	// Create, if not nil, is called before the stream is made. Its error is returned, and nothing is made.
+	Create func() error
 	// MaxBytes bounds the size of the stream; 0 means no bound. A full stream refuses new events and
 	// never deletes old ones.
 	MaxBytes int64
@@ -76,7 +78,7 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.DiscardNewPerSubject = false
 	c.MaxMsgs, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
-	c.AllowDirect = true
+	c.AllowDirect = direct(c.Replicas)
 	c.NoAck = false
 	SetJournal(c, s.Journal, s.Window)
 }
@@ -100,6 +102,10 @@ func SetJournal(c *jetstream.StreamConfig, journal bool, window time.Duration) {
 // noWindow is the shortest deduplication window that JetStream has; 0 would be its default of two minutes.
 const noWindow = 100 * time.Millisecond
 
+// direct reports whether any server may answer a read of one message of a stream with so many copies. A copy that is
+// behind would say that there is none, so with several the leader answers.
+func direct(replicas int) bool { return replicas <= 1 }
+
 func (s Spec) withDefaults() Spec {
 	s.Name = cmp.Or(s.Name, Name)
 	s.Window = cmp.Or(max(s.Window, 0), DefaultWindow)
@@ -117,8 +123,13 @@ func Ensure(ctx context.Context, js jetstream.JetStream, s Spec) (Identity, erro
 	st, err := js.Stream(ctx, s.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		s.apply(&want)
+		if s.Create != nil {
+			if err := s.Create(); err != nil {
+				return "", err
+			}
+		}
 		want.Replicas = s.Replicas
+		s.apply(&want)
 		// Another node may create it at the same time; with the same configuration that is no error.
 		if st, err = js.CreateStream(ctx, want); err != nil {
 			return "", fmt.Errorf("create stream: %w", err)
@@ -197,11 +208,11 @@ func Open(nc *nats.Conn, domain string, o ...jetstream.JetStreamOpt) (js jetstre
 
 // Last returns the sequence of the newest event, 0 if there never was one.
 func Last(ctx context.Context, js jetstream.JetStream, stream string) (uint64, error) {
-	st, err := js.Stream(ctx, stream)
+	info, err := Info(ctx, js, stream)
 	if err != nil {
-		return 0, fmt.Errorf("get stream: %w", err)
+		return 0, err
 	}
-	return st.CachedInfo().State.LastSeq, nil
+	return info.State.LastSeq, nil
 }
 
 // Has reports whether the stream has an event of any of the types. It returns false for a stream that

@@ -105,10 +105,10 @@ const compareTimeout = 2 * time.Second
 // tells nothing: see [Lost]. It requests each event of the trail.
 func (t Trail) Compare(ctx context.Context, js jetstream.JetStream, stream string) (out Compared, err error) {
 	limited, cancel := context.WithTimeout(ctx, compareTimeout)
-	st, err := js.Stream(limited, stream)
+	st, err := lookUp(limited, js, stream)
 	cancel()
 	if err != nil {
-		return out, fmt.Errorf("compare positions: get stream: %w", err)
+		return out, fmt.Errorf("compare positions: %w", err)
 	}
 	out.Last = st.CachedInfo().State.LastSeq
 	var erased map[uint64]string

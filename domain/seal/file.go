@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 )
 
 // Errors of reading and writing the key file.
@@ -122,6 +123,50 @@ func decode(b []byte) (set *keySet, reason string) {
 		return nil, "its root is malformed"
 	}
 	return set, ""
+}
+
+// followed is a file of keys that other processes may change.
+type followed struct {
+	path string
+	last os.FileInfo // when it was last read; nil before
+}
+
+// Follow makes the ring follow its file: [KeyRing.Refresh] reads it again, and so does [KeyRing.Open] when it meets a
+// key that the ring does not have. It must be called before the ring is used by other goroutines.
+func (k *KeyRing) Follow(path string) { k.file = &followed{path: path} }
+
+// Refresh reads the file that the ring follows if it was changed, and takes up its keys: those that another process has
+// added, its primary key, and that others were removed. It reports whether anything has changed. [ErrKeyFile] is returned,
+// once for each change of the file, and the ring stays as it is, if the file is of another installation or lacks the
+// primary key of the ring, as an older copy does. It only looks at the file's time and size if it was not changed.
+func (k *KeyRing) Refresh() (changed bool, err error) {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	info, err := os.Stat(k.file.path)
+	if err != nil {
+		return false, fmt.Errorf("look at key file: %w", err)
+	}
+	if was := k.file.last; was != nil && os.SameFile(was, info) && was.Size() == info.Size() &&
+		was.ModTime().Equal(info.ModTime()) {
+		return false, nil
+	}
+	k.file.last = info
+	loaded, err := Load(k.file.path)
+	if err != nil {
+		return false, err
+	}
+	now, next := k.set.Load(), loaded.set.Load()
+	switch {
+	case !bytes.Equal(now.root, next.root):
+		return false, fmt.Errorf("%w: %s is of another installation", ErrKeyFile, k.file.path)
+	case next.find(now.primary.id) == nil:
+		return false, fmt.Errorf("%w: %s lacks key %s, which is in use: it is an older copy",
+			ErrKeyFile, k.file.path, now.primary.id)
+	case now.primary.id == next.primary.id && slices.Equal(k.KeyIDs(), loaded.KeyIDs()):
+		return false, nil
+	}
+	k.set.Store(next)
+	return true, nil
 }
 
 // LoadOrCreate reads the key file as [Load] does. If there is none, it creates it

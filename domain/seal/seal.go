@@ -75,6 +75,7 @@ type KeyRing struct {
 	set atomic.Pointer[keySet]
 	// changing is held while a new set is made from the current one.
 	changing sync.Mutex
+	file     *followed // nil unless the ring follows its file
 }
 
 // keySet is the immutable content of a ring.
@@ -238,6 +239,12 @@ func (k *KeyRing) Open(sealed string, aad []byte) ([]byte, error) {
 		return nil, fmt.Errorf("open: %w", err)
 	}
 	key := k.set.Load().find(id)
+	if key == nil && k.file != nil { // another process may have added it just now
+		if _, err := k.Refresh(); err != nil {
+			return nil, fmt.Errorf("open: %w: %s: %w", ErrUnknownKey, id, err)
+		}
+		key = k.set.Load().find(id)
+	}
 	if key == nil {
 		return nil, fmt.Errorf("open: %w: %s", ErrUnknownKey, id)
 	}

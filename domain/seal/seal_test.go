@@ -477,6 +477,57 @@ func TestRemoveFromFile(t *testing.T) {
 	assert.Equal(t, derived, now)
 }
 
+// TestFollow checks that a ring takes up what another process changes in its file: a new key as soon as it meets it,
+// and a removed one, but not the file of another installation, nor an older copy.
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.json")
+	here, _, err := seal.LoadOrCreate(path, false)
+	require.NoError(t, err)
+	there, err := seal.Load(path)
+	require.NoError(t, err)
+	there.Follow(path)
+	changed, err := there.Refresh()
+	require.NoError(t, err)
+	require.False(t, changed)
+	first := here.Primary()
+	older, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	require.NoError(t, here.RotateFile(path))
+	sealed, err := here.Seal([]byte("secret"), nil)
+	require.NoError(t, err)
+	plain, err := there.Open(sealed, nil)
+	require.NoError(t, err)
+	require.Equal(t, "secret", string(plain))
+	require.Equal(t, here.Primary(), there.Primary(), "it seals with the new key")
+
+	require.NoError(t, here.RemoveFromFile(path, first))
+	changed, err = there.Refresh()
+	require.NoError(t, err)
+	require.True(t, changed)
+	require.Equal(t, here.KeyIDs(), there.KeyIDs())
+	changed, err = there.Refresh()
+	require.NoError(t, err)
+	require.False(t, changed)
+
+	other, err := seal.NewKeyRing()
+	require.NoError(t, err)
+	for _, bad := range []func() error{
+		func() error { return os.WriteFile(path, older, 0o600) },
+		func() error { return errors.Join(os.Remove(path), other.Save(path)) },
+		func() error { return os.WriteFile(path, []byte("{}"), 0o600) },
+	} {
+		require.NoError(t, bad())
+		changed, err = there.Refresh()
+		require.ErrorIs(t, err, seal.ErrKeyFile)
+		require.False(t, changed)
+		require.Equal(t, here.KeyIDs(), there.KeyIDs(), "the ring stays as it is")
+	}
+	plain, err = there.Open(sealed, nil)
+	require.NoError(t, err)
+	require.Equal(t, "secret", string(plain))
+}
+
 func TestDerive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	k, _, err := seal.LoadOrCreate(path, false)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,8 @@ type Cluster struct {
 	Servers []*natsserver.Server
 	// JS is connected to all servers.
 	JS jetstream.JetStream
+
+	options []*natsserver.Options // of Servers
 }
 
 // RunCluster starts a cluster of n servers, or a single server that is in no cluster, on free ports of 127.0.0.1, and
@@ -50,7 +53,7 @@ func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Clust
 		s, err := natsserver.NewServer(o)
 		require.NoError(t, err)
 		s.Start()
-		c.Servers = append(c.Servers, s)
+		c.Servers, c.options = append(c.Servers, s), append(c.options, o)
 	}
 	t.Cleanup(func() {
 		for _, s := range c.Servers {
@@ -107,6 +110,40 @@ func (c *Cluster) Leader(t testing.TB, stream string) string {
 	require.NoError(t, err)
 	require.NotNil(t, st.CachedInfo().Cluster)
 	return st.CachedInfo().Cluster.Leader
+}
+
+// Leads returns the index of the server that leads a stream.
+func (c *Cluster) Leads(t testing.TB, stream string) int {
+	t.Helper()
+	leader := c.Leader(t, stream)
+	return slices.IndexFunc(c.Servers, func(s *natsserver.Server) bool { return s.Name() == leader })
+}
+
+// Follower returns the index of a server that does not lead a stream.
+func (c *Cluster) Follower(t testing.TB, stream string) int {
+	t.Helper()
+	leader := c.Leader(t, stream)
+	return slices.IndexFunc(c.Servers, func(s *natsserver.Server) bool { return s.Name() != leader })
+}
+
+// Halt stops a server, and Restart starts it again on its files, with the address that it had.
+func (c *Cluster) Halt(i int) {
+	o, s := c.options[i], c.Servers[i]
+	if addr, ok := s.Addr().(*net.TCPAddr); ok {
+		o.Port = addr.Port
+	}
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+// Restart is described at [Cluster.Halt]. It does not wait until the server has what the others have.
+func (c *Cluster) Restart(t testing.TB, i int) {
+	t.Helper()
+	s, err := natsserver.NewServer(c.options[i])
+	require.NoError(t, err)
+	s.Start()
+	c.Servers[i] = s
+	require.True(t, s.ReadyForConnections(Limit))
 }
 
 // freeAddr returns an address of 127.0.0.1 that nothing listens on.

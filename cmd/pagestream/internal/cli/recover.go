@@ -13,12 +13,17 @@ import (
 
 // RecoverCommand shows what the stream has lost and what is still held of it.
 type RecoverCommand struct {
-	AcceptLoss bool `help:"Accept the loss, on record: read models may be rebuilt then, without the lost events."`
+	AcceptLoss bool `xor:"what" help:"Accept the loss, on record: read models may be rebuilt then, without the lost events."`
+	NewStream  bool `xor:"what" help:"Make a new, empty stream of events in place of one that is gone, on record. With the embedded server stop pagestream first."`
+	Yes        bool `help:"Confirm --new-stream."`
 }
 
 // Run lists the lost events and the messages of them that read models still have. It fails if there are any,
 // unless they are accepted.
 func (r RecoverCommand) Run(c *CLI) error {
+	if r.NewStream {
+		return r.newStream(c)
+	}
 	if r.AcceptLoss {
 		out, err := post[streams.Losses](c, "/api/v1/losses/accept", nil, nil)
 		return c.answer(out, err, func() {
@@ -42,6 +47,22 @@ func (r RecoverCommand) Run(c *CLI) error {
 		return errors.New("the stream has lost events; restore a backup, or type: pagestream recover --accept-loss")
 	}
 	return err
+}
+
+// newStream makes a stream in place of one that is gone.
+func (r RecoverCommand) newStream(c *CLI) error {
+	if !r.Yes {
+		return fmt.Errorf("%w: nothing is made yet. The new stream has no events, and read models are built again from it, "+
+			"so that they have none either. Restore a backup instead if there is one, or add --yes", errUsage)
+	}
+	return c.offline(func(o *operate.Offline) error {
+		made, err := o.NewStream(c.ctx)
+		if err == nil && !made {
+			err = errors.New("the stream is there; nothing was made")
+		}
+		out := map[string]bool{"made": made}
+		return c.answer(out, err, func() { fmt.Fprintln(c.Out, "a new, empty stream was made; start pagestream again") })
+	})
 }
 
 func printLoss(c *CLI, l operate.Loss) {

@@ -29,8 +29,8 @@ var (
 	// example after an import, or after a restore of the events alone.
 	ErrSecretMissing = errors.New("it is not among the stored secrets")
 	// ErrKeyRetired is returned when a secret is sealed with a retired key, because
-	// this process has read the key file before the key was removed from it.
-	ErrKeyRetired = errors.New("sealed with a retired key; restart this node, with the new key file if it has its own")
+	// this process has a key file of its own, which is an older one.
+	ErrKeyRetired = errors.New("sealed with a retired key; copy the key file of the node where it was retired to this one")
 )
 
 // Secret has the sealed tokens of a connection. They are ciphertext (package seal), but
@@ -238,6 +238,13 @@ func (b *Bucket) Get(ctx context.Context, page domain.PageID, ref string) (Secre
 	}
 	b.remember(s)
 	return s, nil
+}
+
+// Forget forgets the copies that were read, which may be sealed with keys that are removed.
+func (b *Bucket) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.cache)
 }
 
 // decodeSecret decodes a stored secret. Its error contains nothing of it.

@@ -530,7 +530,7 @@ func blockLost(t *testing.T, f *trial) {
 		code, _ = s.run("audit")
 		assert.Equal(t, 1, code, "audit")
 		s.load.forget(gone)
-		s.compare("the stream", after)
+		s.compare("the stream", s.load.acked, after)
 		assert.Empty(t, s.lost, "lost")
 		assert.Empty(t, s.doubled, "doubled")
 		f.done++

@@ -27,7 +27,7 @@ const checkLimit = 60 * time.Second
 func (s *site) check(t *testing.T) {
 	t.Helper()
 	s.pause(t)
-	s.checkMessages(t)
+	s.checkMessages(t, s.load.acked)
 	code, out := s.run("audit")
 	assert.Zero(t, code, "audit: %s", out)
 	s.verify(t)
@@ -39,7 +39,7 @@ func (s *site) check(t *testing.T) {
 func (s *site) checkShortened(t *testing.T) {
 	t.Helper()
 	s.pause(t)
-	s.checkMessages(t)
+	s.checkMessages(t, s.load.acked)
 	s.verify(t)
 	s.load.start(t, s.ctx)
 }
@@ -70,9 +70,9 @@ func (s *site) pause(t *testing.T) {
 	require.Zero(t, unanswered, "POSTs that are not acknowledged within %s", startLimit)
 }
 
-// checkMessages requires that each acknowledged message is in the stream once and in its conversation once,
+// checkMessages requires that each of the acknowledged messages is in the stream once and in its conversation once,
 // and that those of a connection for a page are in their order.
-func (s *site) checkMessages(t *testing.T) {
+func (s *site) checkMessages(t *testing.T, acked map[string]ack) {
 	t.Helper()
 	var stored []sighting
 	require.NoError(t, s.eventually(checkLimit, func() (err error) {
@@ -89,10 +89,10 @@ func (s *site) checkMessages(t *testing.T) {
 		return err
 	}), "read conversations")
 
-	s.compare("the stream", stored)
-	s.compare("conversations", shown)
+	s.compare("the stream", acked, stored)
+	s.compare("conversations", acked, shown)
 	for _, mid := range slices.Sorted(maps.Keys(s.lost)) {
-		t.Logf("lost: %s; %s", s.lost[mid], s.explain(s.load.acked[mid].at))
+		t.Logf("lost: %s; %s", s.lost[mid], s.explain(acked[mid].at))
 	}
 	assert.Empty(t, s.lost, "lost")
 	assert.Empty(t, s.doubled, "doubled")
@@ -107,8 +107,8 @@ func (s *site) verify(t *testing.T) {
 }
 
 // compare adds what is wrong with a list of sightings to the site's maps.
-func (s *site) compare(where string, seen []sighting) {
-	lost, doubled, disordered := compare(s.load.acked, seen)
+func (s *site) compare(where string, acked map[string]ack, seen []sighting) {
+	lost, doubled, disordered := compare(acked, seen)
 	for _, mid := range lost {
 		s.lost[mid] = mid + " is not in " + where
 	}
@@ -146,7 +146,7 @@ type sighting struct {
 // page. Sightings are in the order of their sequences.
 func compare(acked map[string]ack, seen []sighting) (lost, doubled, disordered []string) {
 	times := map[string]int{}
-	type lane struct{ page, connection string }
+	type lane struct{ page, load, connection string }
 	last := map[lane]int{}
 	for _, m := range seen {
 		parts := strings.Split(m.mid, "_")
@@ -163,7 +163,7 @@ func compare(acked map[string]ack, seen []sighting) (lost, doubled, disordered [
 			continue
 		}
 		number, err := strconv.Atoi(parts[3])
-		in := lane{m.page, parts[2]}
+		in := lane{m.page, parts[1], parts[2]}
 		if err != nil || number < last[in] {
 			disordered = append(disordered, m.mid)
 		}

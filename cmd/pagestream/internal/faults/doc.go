@@ -11,5 +11,7 @@
 // acknowledgement, to a file outside of the directory under test.
 //
 // A fault is a row of the table in faults_test.go. Cases that need a disk of their own mount an image with
-// mkfs.ext4 and mount -o loop, which needs root; without it they are skipped and the reason is in the table.
+// mkfs.ext4 and mount -o loop, which needs root; without it they are skipped and the reason is in the table. So
+// are the cases whose names begin with cluster: they build nats-server in the version of this module, and run three
+// of them, each in a network namespace of its own, and two nodes of the program.
 package faults

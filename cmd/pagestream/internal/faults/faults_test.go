@@ -35,6 +35,8 @@ type faultCase struct {
 	name string
 	// disk is true if the case needs a disk of its own, that is root and loop devices.
 	disk bool
+	// cluster is true if the case needs network namespaces, that is root.
+	cluster bool
 	// quick and all are the rounds in the quick half and in the whole suite. A case with quick 0 is not in the
 	// quick half.
 	quick, all int
@@ -62,6 +64,18 @@ var cases = []faultCase{
 	{name: "rollback-grown", all: 2, run: rolledBackAndGrown},
 	{name: "lost-block", all: 1, run: blockLost},
 	{name: "clock", all: 2, run: clockSet},
+	{name: "cluster-leader-killed", cluster: true, quick: 1, all: 6, run: leaderKilled},
+	{name: "cluster-step-down", cluster: true, all: 4, run: steppedDown},
+	{name: "cluster-server-killed", cluster: true, all: 3, run: memberKilled},
+	{name: "cluster-node-killed", cluster: true, all: 4, run: nodeKilled},
+	{name: "cluster-leader-cut-off", cluster: true, all: 6, run: leaderCutOff},
+	{name: "cluster-follower-cut-off", cluster: true, all: 4, run: followerCutOff},
+	{name: "cluster-sigstop", cluster: true, all: 2, run: memberStopped},
+	{name: "cluster-quorum-lost", cluster: true, all: 2, run: quorumLost},
+	{name: "cluster-all-killed", cluster: true, all: 3, run: allKilled},
+	{name: "cluster-power", cluster: true, disk: true, all: 10, run: allPowerCut},
+	{name: "cluster-rollback", cluster: true, all: 2, run: memberRolledBack},
+	{name: "cluster-rollback-all", cluster: true, all: 2, run: allRolledBack},
 }
 
 // trial is one run of a case.
@@ -81,6 +95,8 @@ type result struct {
 	slowest    time.Duration // until the next 200 after a fault
 	failed     bool
 	took       time.Duration
+	outages    []timing // of a cluster
+	leads      int      // that the reactors of a cluster have read
 }
 
 // tell adds a sentence to the row.
@@ -143,6 +159,11 @@ func choose(t *testing.T) []faultCase {
 // reasonToSkip returns why a case can't run here, or "".
 func reasonToSkip(t *testing.T, c faultCase) string {
 	t.Helper()
+	if c.cluster {
+		if reason := reasonWithoutNetworks(); reason != "" {
+			return reason
+		}
+	}
 	if !c.disk {
 		return ""
 	}
@@ -184,6 +205,17 @@ func printTable(w io.Writer, results []*result) {
 		for _, s := range r.sites {
 			tried, acked = tried+s.load.tried, acked+len(s.load.acked)
 			lost, doubled = lost+len(s.lost), doubled+len(s.doubled)
+		}
+		if len(r.outages) > 0 {
+			var most timing
+			for _, at := range r.outages {
+				most = timing{max(most.outage, at.outage), max(most.down, at.down), max(most.up, at.up)}
+			}
+			r.tell("200 again %.1f s after the fault at most, not ready %.1f s and ready %.1f s after POSTs at most",
+				most.outage.Seconds(), most.down.Seconds(), most.up.Seconds())
+		}
+		if r.leads > 0 {
+			r.tell("%d leads read once", r.leads)
 		}
 		outcome := "ok"
 		switch {

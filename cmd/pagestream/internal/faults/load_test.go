@@ -4,6 +4,7 @@ package faults
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -50,6 +51,7 @@ type item struct {
 type post struct {
 	body  []byte
 	items []item
+	lead  string // if it has one
 	// sent is when it was sent the last time, acked when it was answered with 200.
 	sent, acked time.Time
 }
@@ -67,17 +69,24 @@ type load struct {
 	url     string
 	padding string // in each text
 	fast    bool   // without pauses
-	pause   time.Duration
-	file    *os.File
-	conns   []*connection
+	index   int    // of the load, if there are several
+	// elsewhere is another node that gets the repeated POSTs, if it is set.
+	elsewhere string
+	withLeads bool // in some POSTs
+	pause     time.Duration
+	file      *os.File
+	conns     []*connection
 
 	mu       sync.Mutex
 	acked    map[string]ack
-	tried    int // messages
+	leads    []string // acknowledged
+	tried    int      // messages
 	answers  map[int]int
-	failedAt time.Time // the last answer that was not 200
-	mark     time.Time // of the last fault
-	next     time.Time // the first 200 to a POST that was sent after mark
+	stored   []time.Time // of each answer with 200
+	refusals []time.Time // of each other answer
+	failedAt time.Time   // the last answer that was not 200
+	mark     time.Time   // of the last fault
+	next     time.Time   // the first 200 to a POST that was sent after mark
 
 	stopping chan struct{}
 	giveUp   context.CancelFunc
@@ -162,6 +171,25 @@ func (l *load) lastFailure() time.Time {
 	return l.failedAt
 }
 
+// gap returns when a POST was first not answered with 200 after a time, and the end of the longest time since then
+// without a 200. Both are zero if there was none.
+func (l *load) gap(after time.Time) (refused, stored time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i, _ := slices.BinarySearchFunc(l.refusals, after, time.Time.Compare); i < len(l.refusals) {
+		refused = l.refusals[i]
+	}
+	longest, before := time.Duration(0), after
+	i, _ := slices.BinarySearchFunc(l.stored, after, time.Time.Compare)
+	for _, at := range l.stored[i:] {
+		if took := at.Sub(before); took > longest {
+			longest, stored = took, at
+		}
+		before = at
+	}
+	return refused, stored
+}
+
 // forget takes back the acknowledgements of messages that a fault has taken on purpose.
 func (l *load) forget(mids []string) {
 	l.mu.Lock()
@@ -227,7 +255,7 @@ func (c *connection) run(ctx context.Context, stopping <-chan struct{}) error {
 			c.wants = c.take()
 		}
 		c.wants.sent = time.Now()
-		status := c.send(ctx, c.wants)
+		status := c.send(ctx, c.load.url, c.wants)
 		if status != http.StatusOK {
 			c.load.refused(status)
 			wait(2 * pause)
@@ -240,7 +268,8 @@ func (c *connection) run(ctx context.Context, stopping <-chan struct{}) error {
 		c.recent = c.recent[max(0, len(c.recent)-remembered):]
 		c.wants = nil
 		if c.posts++; c.posts%8 == 0 { // a redelivery
-			c.send(ctx, c.recent[c.random.IntN(len(c.recent))]) // whatever the answer is
+			// Whatever the answer is.
+			c.send(ctx, cmp.Or(c.load.elsewhere, c.load.url), c.recent[c.random.IntN(len(c.recent))])
 		}
 		if !c.load.fast {
 			wait(c.load.pause)
@@ -262,7 +291,7 @@ func (c *connection) take() *post {
 	for range 1 + c.random.IntN(maxItems) {
 		c.number++
 		it := item{
-			mid: fmt.Sprintf("m_%d_%d_%d", c.began, c.index, c.number), page: c.random.IntN(pages),
+			mid: fmt.Sprintf("m_%d%d_%d_%d", c.began, c.load.index, c.index, c.number), page: c.random.IntN(pages),
 			connection: c.index, number: c.number,
 		}
 		if entries[it.page] == nil {
@@ -278,6 +307,11 @@ func (c *connection) take() *post {
 		body = append(body, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`,
 			pageID(page), c.began+int64(c.number), strings.Join(entries[page], ",")))
 	}
+	if c.load.withLeads && c.random.IntN(40) == 0 {
+		p.lead = fmt.Sprintf("%s%d%02d%06d", leadPrefix, c.load.index, c.index, c.number)
+		body = append(body, fmt.Sprintf(`{"id":%q,"time":%d,"changes":[%s]}`,
+			pageID(leadsPage), c.began+int64(c.number), leadChange(p.lead)))
+	}
 	p.body = []byte(`{"object":"page","entry":[` + strings.Join(body, ",") + `]}`)
 	c.load.mu.Lock()
 	c.load.tried += len(p.items)
@@ -285,9 +319,9 @@ func (c *connection) take() *post {
 	return p
 }
 
-// send sends a POST and returns its status, or 0 without an answer.
-func (c *connection) send(ctx context.Context, p *post) int {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.load.url, bytes.NewReader(p.body))
+// send sends a POST to a URL and returns its status, or 0 without an answer.
+func (c *connection) send(ctx context.Context, url string, p *post) int {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(p.body))
 	if err != nil {
 		return 0
 	}
@@ -311,6 +345,7 @@ func (l *load) refused(status int) {
 	defer l.mu.Unlock()
 	l.answers[status]++
 	l.failedAt = time.Now()
+	l.refusals = append(l.refusals, l.failedAt)
 }
 
 // accepted remembers the messages of a POST that is acknowledged now.
@@ -319,8 +354,12 @@ func (l *load) accepted(p *post) error {
 	defer l.mu.Unlock()
 	p.acked = time.Now()
 	l.answers[http.StatusOK]++
+	l.stored = append(l.stored, p.acked)
 	if l.next.IsZero() && p.sent.After(l.mark) {
 		l.next = p.acked
+	}
+	if p.lead != "" {
+		l.leads = append(l.leads, p.lead)
 	}
 	var lines strings.Builder
 	for _, it := range p.items {

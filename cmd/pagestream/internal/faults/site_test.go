@@ -3,9 +3,11 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -39,6 +41,10 @@ type site struct {
 	settings string
 	// limits are commands of a shell before the program is started, for example ulimit -n 64.
 	limits string
+	// graph is the URL of Graph, if there is one.
+	graph string
+	// keys is the key file, if it is not the site's own.
+	keys string
 	// unsupervised is true if a process that ends by itself is not started again.
 	unsupervised bool
 
@@ -127,9 +133,10 @@ func (s *site) start(t *testing.T) {
 keys: {file: %q}
 http: {public: %q, private: %q, token_file: %q}
 apps:
-  - {name: main, id: "1", secrets: [%q], verify_token: h8Yb4NcXe6Ud1sGm, graph_url: "http://127.0.0.1:1"}
+  - {name: main, id: "1", secrets: [%q], verify_token: h8Yb4NcXe6Ud1sGm, graph_url: %q}
 %s
-`, s.data, filepath.Join(s.dir, "keys.json"), s.public, s.private, s.tokenFile(), appSecret, s.settings)
+`, s.data, cmp.Or(s.keys, s.keyFile()), s.public, s.private, s.tokenFile(), appSecret,
+		cmp.Or(s.graph, "http://127.0.0.1:1"), s.settings)
 	require.NoError(t, os.WriteFile(s.config(), []byte(text), 0o600))
 	require.NoError(t, s.spawn())
 }
@@ -146,24 +153,33 @@ func (s *site) spawn() error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// A terminal's Ctrl-C is for the suite, which then kills the program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s.process, err = startProcess(cmd)
+	return err
+}
+
+// startProcess starts a command as a child process.
+func startProcess(cmd *exec.Cmd) (*process, error) {
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start: %w", err)
+		return nil, fmt.Errorf("start: %w", err)
 	}
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.ended)
 	}()
-	s.process = p
-	return nil
+	return p, nil
 }
 
+func (s *site) keyFile() string   { return filepath.Join(s.dir, "keys.json") }
 func (s *site) log() string       { return filepath.Join(s.dir, "log.txt") }
 func (s *site) tokenFile() string { return filepath.Join(s.dir, "admin.token") }
 
 // logEnd returns the last lines of the program's log.
-func (s *site) logEnd() string {
-	text, _ := os.ReadFile(s.log())
+func (s *site) logEnd() string { return tail(s.log()) }
+
+// tail returns the last lines of a file.
+func tail(file string) string {
+	text, _ := os.ReadFile(file)
 	lines := strings.Split(string(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-25):], "\n")
 }
@@ -259,19 +275,26 @@ func (s *site) recovers(limit time.Duration) error {
 }
 
 // ready reports whether GET /readyz answers 200.
-func (s *site) ready() bool {
+func (s *site) ready() bool { return s.notReady() == "" }
+
+// notReady returns why GET /readyz does not answer 200, or "".
+func (s *site) notReady() string {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.private+"/readyz", nil)
 	if err != nil {
-		return false
+		return err.Error()
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return err.Error()
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	if resp.StatusCode == http.StatusOK {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	return resp.Status + " " + string(text)
 }
 
 // api sends a request to the private listener. The caller closes the body of the answer.

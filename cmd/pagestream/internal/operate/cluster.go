@@ -131,6 +131,7 @@ func (o *Operator) ScaleCluster(ctx context.Context, replicas int) (Scaling, err
 		config := info.Config
 		before := config.Replicas
 		if config.Replicas = replicas; before != replicas {
+			config.AllowDirect = config.AllowDirect && replicas == 1 // as streams.Ensure has it
 			if _, err := o.JS.UpdateStream(ctx, config); err != nil {
 				return out, fmt.Errorf("stream %s: %d of %d streams were changed: %w",
 					config.Name, len(out.Streams), len(names), refusedReplicas(err))

@@ -32,6 +32,9 @@ type Offline struct {
 	Journal bool
 	// Ensure creates the stream if it does not exist.
 	Ensure func(context.Context) error
+	// NewStream creates the stream if it does not exist, also in place of one that is gone, and puts that on record. It
+	// returns whether it did.
+	NewStream func(context.Context) (bool, error)
 	// Secrets opens the bucket of secrets, and creates it if it does not exist.
 	Secrets func(context.Context) (*connect.Bucket, error)
 	// Begin records that a restore with these erasures has begun, Copied that its streams

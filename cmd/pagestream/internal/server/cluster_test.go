@@ -381,3 +381,56 @@ func TestAuditOfACluster(t *testing.T) {
 	require.Regexp(t, `PROBLEM: 10 items were stored since .*, the stream has 5: an older stream was restored`, out)
 	require.Regexp(t, `PROBLEM: event 10 was acknowledged by .*, the stream ends at 5`, out)
 }
+
+// TestReadinessFollowsTheCluster checks that readiness and answers follow a leader that hands over, a leader that dies,
+// and a quorum that is lost and comes back, also without deliveries.
+func TestReadinessFollowsTheCluster(t *testing.T) {
+	t.Parallel()
+	cluster := streamstest.RunCluster(t, 3)
+	cfg := testConfig(t.TempDir())
+	cfg.NATS.URL, cfg.NATS.Replicas, cfg.NATS.AcceptLoss = config.Servers(cluster.URL()), 3, true
+	r := start(t, cfg)
+	n := 0
+	stored := func(within time.Duration) {
+		t.Helper()
+		streamstest.Eventually(t, within, func() error {
+			n++
+			body := message("700", "31", fmt.Sprint("m_", n), "x", 1790000000000+int64(n))
+			if got := post(t, r.PublicAddr(), body); got != 200 {
+				return fmt.Errorf("answered %d", got)
+			}
+			return nil
+		})
+		streamstest.Eventually(t, time.Second, func() error {
+			if why := r.notReady(t); why != "" {
+				return fmt.Errorf("not ready: %s", why)
+			}
+			return nil
+		})
+	}
+	stored(streamstest.Limit)
+
+	_, err := cluster.JS.Conn().Request("$JS.API.STREAM.LEADER.STEPDOWN."+streams.Name, nil, streamstest.Limit)
+	require.NoError(t, err)
+	stored(5 * time.Second)
+
+	leader := cluster.Leads(t, streams.Name)
+	cluster.Halt(leader)
+	stored(streamstest.Limit)
+
+	other := cluster.Follower(t, streams.Name)
+	if other == leader {
+		other = cluster.Leads(t, streams.Name)
+	}
+	cluster.Halt(other)
+	streamstest.Eventually(t, 10*time.Second, func() error { // there are no deliveries
+		if why := r.notReady(t); !strings.Contains(why, "no NATS server can store events") {
+			return fmt.Errorf("without a quorum readyz says %q", why)
+		}
+		return nil
+	})
+	n++
+	require.Equal(t, 503, post(t, r.PublicAddr(), message("700", "31", fmt.Sprint("m_", n), "x", 1790000000000)))
+	cluster.Restart(t, other)
+	stored(2 * streamstest.Limit)
+}

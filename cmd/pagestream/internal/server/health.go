@@ -36,6 +36,7 @@ type health struct {
 	p       *Program
 	space   space
 	durable durability
+	leader  leader
 	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
 	last    atomic.Pointer[outcome]
 	indexed atomic.Bool // the index has caught up once since the start
@@ -52,17 +53,22 @@ type health struct {
 	outgrown    time.Time // when the disk was last looked at for that
 }
 
-func (h *health) start(p *Program) {
+func (h *health) start(p *Program) error {
 	h.p, h.space.p = p, p
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.durable.watch(ctx, &h.stopped)
+	if err := h.leader.watch(ctx, &h.stopped); err != nil {
+		cancel()
+		return err
+	}
 	h.poll(ctx)
 	h.stopped.Go(func() {
 		for backoff.Sleep(ctx, h.interval()) == nil {
 			h.poll(ctx)
 		}
 	})
+	return nil
 }
 
 func (h *health) stop() {
@@ -90,21 +96,26 @@ func (h *health) poll(ctx context.Context) {
 	if err == nil {
 		h.forget()
 	}
-	before := h.stored.Swap(&err)
+	h.changed(h.stored.Swap(&err), err)
+	h.heal(ctx)
+}
+
+// changed logs that something begins or ceases to keep deliveries from being stored. The error before may be nil.
+func (h *health) changed(before *error, now error) {
 	switch {
-	case err != nil && (before == nil || *before == nil):
-		h.p.log.Error("deliveries can't be stored; answering with 503", "err", err)
-	case err == nil && before != nil && *before != nil:
+	case now != nil && (before == nil || *before == nil):
+		h.p.log.Error("deliveries can't be stored; answering with 503", "err", now)
+	case now == nil && before != nil && *before != nil:
 		h.p.log.Info("deliveries can be stored again")
 	}
-	h.heal(ctx)
 }
 
 func (h *health) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err := h.answers(ctx)
-	if asked := h.space.measure(ctx, err == nil); asked != nil {
+	err := h.answers()
+	// With an external NATS the limits are asked of another server than the one that stores the events.
+	if asked := h.space.measure(ctx, err == nil); asked != nil && h.p.server != nil {
 		err = asked
 	}
 	if full := h.space.full(); full != nil && err != nil {
@@ -115,15 +126,17 @@ func (h *health) check(ctx context.Context) error {
 	return err
 }
 
-// answers returns an error if NATS does not answer, or the embedded server does not store events any more.
-func (h *health) answers(ctx context.Context) error {
-	if h.p.server != nil {
-		if err := h.p.server.Healthy(); err != nil {
-			return fmt.Errorf("embedded server: %w", err)
-		}
-		if err := h.p.server.WriteErrors()[streams.Name]; err != nil {
-			return fmt.Errorf("embedded server: %w", err)
-		}
+// answers returns an error if NATS does not answer, or the embedded server does not store events any more. What an
+// external NATS answers is known to leader.
+func (h *health) answers() error {
+	if h.p.server == nil {
+		return nil
+	}
+	if err := h.p.server.Healthy(); err != nil {
+		return fmt.Errorf("embedded server: %w", err)
+	}
+	if err := h.p.server.WriteErrors()[streams.Name]; err != nil {
+		return fmt.Errorf("embedded server: %w", err)
 	}
 	if !h.p.conn.IsConnected() {
 		return errors.New("not connected to NATS")
@@ -140,6 +153,9 @@ func (h *health) storeError() error {
 	if *err != nil {
 		return *err
 	}
+	if err := h.leader.refusal(); err != nil {
+		return err
+	}
 	if err := h.durable.refusal(); err != nil {
 		return err
 	}
@@ -152,6 +168,14 @@ func (h *health) storeError() error {
 		return err
 	}
 	return h.uncovered()
+}
+
+// door returns why a delivery is refused before it is read, or nil.
+func (h *health) door() error {
+	if err := h.storeError(); err != nil {
+		return err
+	}
+	return h.leader.try()
 }
 
 // refusals returns why deliveries are answered 503 now: it is known that they can't be stored, or the last

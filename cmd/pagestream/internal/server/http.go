@@ -33,7 +33,9 @@ import (
 
 // serve starts both HTTP servers on the listeners that p.listen opened.
 func (p *Program) serve(context.Context) error {
-	p.health.start(p)
+	if err := p.health.start(p); err != nil {
+		return err
+	}
 	p.onClose("health watch", func(context.Context) error { p.health.stop(); return nil })
 	public, err := p.publicRoutes()
 	if err != nil {
@@ -135,7 +137,7 @@ func (p *Program) publicRoutes() (http.Handler, error) {
 		ReadTimeout:     p.cfg.Webhook.ReadTimeout,
 		Timeout:         p.cfg.Webhook.Timeout,
 		Delay:           p.publisher.Delay,
-		Ready:           p.health.storeError,
+		Ready:           p.health.door,
 		Observe:         p.observe,
 		Logger:          p.log.With("part", "webhook"),
 		PageVerifyToken: p.isPageVerifyToken,

@@ -61,8 +61,8 @@ const (
 	giveUpLimit = 30 * time.Second
 	// copiesLimit is how long a run waits until the cluster has filled all copies.
 	copiesLimit = 12 * time.Hour
-	// leaderLimit is how long a stream of the cluster may be without a leader.
-	leaderLimit = time.Minute
+	// electionLimit is how long a stream of the cluster may be without a leader.
+	electionLimit = time.Minute
 )
 
 // MigrateOptions configure [Migrate].
@@ -345,7 +345,7 @@ func (m *migrator) identity(ctx context.Context) (streams.Identity, error) {
 // info returns the info of a stream of the cluster. One that was just made or restored has no leader yet, and one
 // whose restore was interrupted has none until it is gone.
 func (m *migrator) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderLimit)
+	ctx, cancel := context.WithTimeout(ctx, electionLimit)
 	defer cancel()
 	return streams.AwaitInfo(ctx, m.to.js, name)
 }

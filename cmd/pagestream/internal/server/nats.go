@@ -16,6 +16,14 @@ import (
 // mainConnection is the part that the first connection is for. The other parts have connections of their own.
 const mainConnection = "pagestream"
 
+// Bounds of a connection. One that a server or the network has dropped without a word is noticed after three pings; the
+// main one sooner, see leader. A server that is not there must not keep the others from being tried.
+const (
+	dialTimeout   = 2 * time.Second
+	pingEvery     = 2 * time.Second
+	reconnectWait = 250 * time.Millisecond
+)
+
 // natsOptions returns the options of a connection for a part of the program to an external server, from the files
 // that the settings name. All files are read, and an error names the setting. The files of a user are read
 // again at each reconnect, so that they may be replaced.
@@ -26,7 +34,9 @@ func natsOptions(n config.NATS, part string) ([]nats.Option, error) {
 	case n.Name != "":
 		part = n.Name + " " + part
 	}
-	opts := []nats.Option{nats.Name(part), nats.Timeout(5 * time.Second)}
+	opts := []nats.Option{
+		nats.Name(part), nats.Timeout(dialTimeout), nats.PingInterval(pingEvery), nats.ReconnectWait(reconnectWait),
+	}
 	var errs []error
 	add := func(setting string, o nats.Option, err error) {
 		if err == nil {

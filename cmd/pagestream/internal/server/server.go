@@ -82,6 +82,7 @@ type Program struct {
 	journal      *streams.Journal
 
 	conn     *nats.Conn
+	dials    dials
 	js       jetstream.JetStream
 	identity streams.Identity
 	secrets  *connect.Bucket
@@ -146,7 +147,7 @@ func New(o Options) *Program {
 	}
 	o.Version = cmp.Or(o.Version, "devel")
 	p := &Program{opts: o, cfg: o.Config, log: o.Logger, failed: make(chan error, 4), started: time.Now()}
-	p.health.durable.p = p
+	p.health.durable.p, p.health.leader.p = p, p
 	return p
 }
 

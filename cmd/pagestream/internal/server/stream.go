@@ -1,16 +1,26 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/internal/disk"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
 )
@@ -31,7 +41,7 @@ func (p *Program) openNATS(ctx context.Context) error {
 		p.server, err = embedded.Start(ctx, embedded.Options{
 			Dir: p.natsDir(), ReadModels: p.cfg.ProjectionsDir(),
 			MaxStore: int64(p.cfg.Streams.MaxStore), Prepare: p.prepareJournal,
-			Listen:   p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
+			Listen: p.cfg.NATS.Listen, CertFile: p.cfg.NATS.CertFile, KeyFile: p.cfg.NATS.KeyFile,
 			Logger: p.log.With("part", "nats"),
 		})
 		if err != nil {
@@ -83,27 +93,93 @@ func (p *Program) dial(name string) func() (*nats.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
+		nc, err := nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
+		if err == nil {
+			p.dials.add(nc)
+		}
+		return nc, err
 	}
+}
+
+// dials are the connections to an external NATS. Their zero value is none.
+type dials struct {
+	mu   sync.Mutex
+	open []*nats.Conn
+}
+
+func (d *dials) add(nc *nats.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = append(slices.DeleteFunc(d.open, (*nats.Conn).IsClosed), nc)
+}
+
+// to returns the connections that are connected to a server now.
+func (d *dials) to(server string) (out []*nats.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, nc := range d.open {
+		if nc.IsConnected() && nc.ConnectedServerName() == server {
+			out = append(out, nc)
+		}
+	}
+	return out
 }
 
 // storable returns the size of the largest body of a delivery whose events NATS is certain to accept.
 func (p *Program) storable() int64 { return streams.LargestBody(p.conn.MaxPayload()) }
 
-// ensureStream creates the stream or updates its configuration.
+// errStreamGone is returned when there is no stream of events, although this installation has used one.
+var errStreamGone = errors.New("the stream of events is gone; nothing was made in its place. If nats.url or data.dir " +
+	"is not what it was, correct it; or restore a backup; or begin again with an empty stream, without the events and " +
+	"with read models that are built from nothing: pagestream recover --new-stream --yes")
+
+// ensureStream updates the configuration of the stream, or creates it if this installation had none: it fails with
+// errStreamGone otherwise.
 func (p *Program) ensureStream(ctx context.Context) error {
+	return p.makeStream(ctx, func() error {
+		_, err := os.Stat(p.usedPath())
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return cmp.Or(err, errStreamGone)
+	})
+}
+
+// makeStream creates the stream, unless create refuses that, or updates its configuration.
+func (p *Program) makeStream(ctx context.Context, create func() error) error {
 	err := p.await(ctx, "the stream", func(ctx context.Context) (err error) {
 		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
 			Journal: p.server != nil,
 			Window:  p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
 			Migrating: p.migration != "",
+			Create:    create,
 		})
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("ensure stream: %w", err)
 	}
+	if was, err := os.ReadFile(p.usedPath()); err == nil && string(was) == string(p.identity) {
+		return p.openJournal(ctx)
+	}
+	if err := disk.Replace(p.usedPath(), []byte(p.identity)); err != nil {
+		return err
+	}
 	return p.openJournal(ctx)
+}
+
+// usedPath is the path of a file with the identity of the stream that this installation uses.
+func (p *Program) usedPath() string { return filepath.Join(p.cfg.Data.Dir, "STREAM") }
+
+// newStream creates the stream if there is none, whatever this installation has used before, and puts that on record.
+func (p *Program) newStream(ctx context.Context) (made bool, err error) {
+	if err := p.makeStream(ctx, func() error { made = true; return nil }); err != nil || !made {
+		return false, err
+	}
+	h := history.New(history.Options{JS: p.js, Replicas: p.cfg.NATS.Replicas, Logger: p.log.With("part", "history")})
+	h.Note("stream_new", map[string]string{"stream": streams.Name})
+	p.log.Warn("a new, empty stream of events was made", "stream", p.identity)
+	return true, h.Close(ctx)
 }
 
 // openSecrets opens the bucket in which the sealed tokens are stored.
@@ -128,6 +204,32 @@ func (p *Program) openKeys(ctx context.Context) error {
 	if created {
 		p.log.Info("key ring created; back it up: without it sealed page tokens can't be opened", "file", p.cfg.Keys.File)
 	}
+	keys.Follow(p.cfg.Keys.File)
 	p.keys = keys
+	watch, stop := context.WithCancel(context.Background())
+	p.background.Go(func() { p.followKeys(watch) })
+	p.onClose("key file", func(context.Context) error { stop(); return nil })
 	return nil
+}
+
+// keysEvery is the interval in which the key file is looked at.
+const keysEvery = time.Second
+
+// followKeys takes up what other nodes, and the operator, change in the key file.
+func (p *Program) followKeys(ctx context.Context) {
+	told := ""
+	for backoff.Sleep(ctx, keysEvery) == nil {
+		changed, err := p.keys.Refresh()
+		switch {
+		case err == nil:
+			told = ""
+		case err.Error() != told:
+			told = err.Error()
+			p.log.Error("the key file was changed and can't be used; the keys stay as they were", "err", err)
+		}
+		if changed {
+			p.secrets.Forget()
+			p.log.Info("the key file was changed by another process; its keys are used from now on", "keys", p.keys)
+		}
+	}
 }
