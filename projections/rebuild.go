@@ -144,7 +144,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 		return nil, err
 	}
 	options := r.opts.Store
-	options.NoSync = true
+	options.NoSync, options.Memory = true, 0 // a batch of a rebuild is as large as the table would be
 	s, err := store.Open(path, options)
 	if err != nil {
 		return nil, err
@@ -429,6 +429,7 @@ func (b *build) replaceLive(ctx context.Context) error {
 	if err := b.s.Rename(r.path); err != nil {
 		return err
 	}
+	b.s.KeepInMemory(r.opts.Store.Memory)
 	old := r.store.Swap(b.s)
 	b.s = nil
 	r.progress.swapped(b.meta)
