@@ -300,11 +300,11 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 		}
 	}
 	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to, Filters: b.filters}
-	_, err := streams.Replay(ctx, b.r.opts.JS, options, func(list []streams.Replayed) error {
-		for i := range list {
-			batch = append(batch, &list[i])
-			size += len(list[i].Data.Raw)
+	_, err := streams.ReplayShared(ctx, b.r.opts.JS, b.r.opts.Tail, options, func(list []*streams.Replayed) error {
+		for _, e := range list {
+			size += len(e.Data.Raw)
 		}
+		batch = append(batch, list...)
 		b.read += uint64(len(list))
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
