@@ -178,3 +178,54 @@ func BenchmarkRebuild(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCatchUp starts all read models of a server on a stream that they don't have, and then rebuilds all of them at
+// the same time. The processor time has that of the server of the stream, which is in the same process.
+func BenchmarkCatchUp(b *testing.B) {
+	const n = 100_000
+	for b.Loop() {
+		b.StopTimer()
+		srv := newTestServer(b)
+		srv.store(b, benchEvents(n)...)
+		tail := streams.NewTail(srv.JS, streams.TailOptions{})
+		b.Cleanup(func() { assert.NoError(b, tail.Close()) })
+		var models []*projections.Runner
+		var index projections.Index
+		for _, p := range []projections.Projection{
+			deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
+		} {
+			r := srv.runner(b, p, withSync, func(o *projections.RunnerOptions) { o.Tail, o.Dedup = tail, index })
+			if models = append(models, r); index == nil {
+				index = deliveries.Index{Runner: r}
+			}
+		}
+		b.StartTimer()
+		began, used := time.Now(), processorTime(b)
+		for _, r := range models {
+			start(b, r)
+		}
+		for _, r := range models {
+			streamstest.Eventually(b, 5*time.Minute, func() error {
+				if s := r.Status(); s.Seq < n {
+					return fmt.Errorf("at %d", s.Seq)
+				}
+				return nil
+			})
+		}
+		b.ReportMetric(n/time.Since(began).Seconds(), "events/s")
+		b.ReportMetric(float64((processorTime(b)-used).Microseconds())/n, "cpu-us/event")
+		began, used = time.Now(), processorTime(b)
+		var running sync.WaitGroup
+		for _, r := range models {
+			running.Go(func() {
+				out, err := r.Rebuild(b.Context(), nil)
+				assert.NoError(b, err)
+				assert.True(b, out.Equal)
+			})
+		}
+		running.Wait()
+		b.ReportMetric(n/time.Since(began).Seconds(), "rebuilt/s")
+		b.ReportMetric(float64((processorTime(b)-used).Microseconds())/n, "rebuild-cpu-us/event")
+		b.ReportMetric(0, "ns/op")
+	}
+}

@@ -76,8 +76,8 @@ func (r *Runner) drive(ctx context.Context) error {
 }
 
 // handle is the router's handler. It returns when the events of the message and
-// their position are durable in the read model. Acknowledging the message only
-// requests the next one.
+// their position can be read in the read model. They are in its file a moment later; after a crash they are read from
+// the stream again. Acknowledging the message only requests the next one.
 func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message) error {
 	events, err := streams.EventsOf(m)
 	if err != nil {
@@ -115,6 +115,7 @@ func (r *Runner) handle(ctx context.Context, a *applier, m *message.Message) err
 func (r *Runner) supervise(ctx context.Context, running <-chan struct{}, end context.CancelCauseFunc) {
 	look := time.NewTicker(inspectEvery)
 	defer look.Stop()
+	unwritten := false // it is the reason for which the read model fails
 	for {
 		select {
 		case <-running:
@@ -126,6 +127,13 @@ func (r *Runner) supervise(ctx context.Context, running <-chan struct{}, end con
 			if errors.Is(r.store.Load().Inspect(), store.ErrCorrupt) {
 				r.stopIfDamaged(end)
 			}
+			err := r.store.Load().Unwritten()
+			if err != nil {
+				r.progress.failing(0, err)
+			} else if unwritten {
+				r.progress.running()
+			}
+			unwritten = err != nil
 		case d := <-r.differs:
 			end(differsError{d})
 		case <-ctx.Done():

@@ -131,6 +131,9 @@ func (r *Runner) recreate(head uint64, why string, d *damaged) error {
 		}
 		return store.WriteMeta(tx, meta)
 	})
+	if err == nil {
+		err = s.Flush() // what the file replaces must be known after a crash too
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("create read model %s: %w", r.projection.Name(), err), s.Close())
 	}

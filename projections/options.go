@@ -12,11 +12,13 @@ import (
 	"github.com/pagestream/pagestream/streams"
 )
 
-// Defaults of [RunnerOptions]. A commit costs one fsync, however many events are
-// in it.
+// Defaults of [RunnerOptions].
 const (
 	DefaultMaxBatch = 4096
-	DefaultPace     = 50 * time.Millisecond
+	DefaultPace     = 10 * time.Millisecond
+	// DefaultMemory is how many bytes of changes a read model keeps in memory before it writes them to its file,
+	// see store.Options.
+	DefaultMemory = 16 << 20
 )
 
 // RunnerOptions configure a [Runner]. Dir, JS and Identity are required.
@@ -75,13 +77,12 @@ type RunnerOptions struct {
 	// A larger transaction writes rows and pages that several events change only
 	// once.
 	MaxBatch int
-	// Pace is the minimum time from one transaction to the next, by default 50 ms;
-	// a negative value means none. A transaction is synced to disk, and its sync
-	// competes with those of the stream, which deliveries wait for: a read model
-	// that committed each event separately would slow down the stream it reads. The
+	// Pace is the minimum time from one transaction to the next, by default 10 ms;
+	// a negative value means none. A transaction costs some work that does not depend on its events. The
 	// first event after a pause does not wait, nor does a full batch.
 	Pace time.Duration
-	// Store has the options of the file.
+	// Store has the options of the file. Its Memory is [DefaultMemory] by default; with a negative one each
+	// transaction is written to the file.
 	Store store.Options
 
 	// headEvery is the interval between two requests for the stream's last sequence.
@@ -103,6 +104,7 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	o.Stream = cmp.Or(o.Stream, streams.Name)
 	o.MaxBatch = cmp.Or(max(o.MaxBatch, 0), DefaultMaxBatch)
 	o.Pace = cmp.Or(o.Pace, DefaultPace)
+	o.Store.Memory = cmp.Or(o.Store.Memory, DefaultMemory)
 	o.headEvery = cmp.Or(max(o.headEvery, 0), time.Second)
 	if o.Check == nil {
 		o.Check = store.CheckFile

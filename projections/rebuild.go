@@ -144,7 +144,7 @@ func (r *Runner) newBuild(path, why string, progress func(Rebuilding)) (*build, 
 		return nil, err
 	}
 	options := r.opts.Store
-	options.NoSync = true
+	options.NoSync, options.Memory = true, 0 // a batch of a rebuild is as large as the table would be
 	s, err := store.Open(path, options)
 	if err != nil {
 		return nil, err
@@ -300,11 +300,11 @@ func (b *build) gather(ctx context.Context, from, to uint64, batches chan<- []*s
 		}
 	}
 	options := streams.ReadOptions{Stream: b.r.opts.Stream, From: from, To: to, Filters: b.filters}
-	_, err := streams.Replay(ctx, b.r.opts.JS, options, func(list []streams.Replayed) error {
-		for i := range list {
-			batch = append(batch, &list[i])
-			size += len(list[i].Data.Raw)
+	_, err := streams.ReplayShared(ctx, b.r.opts.JS, b.r.opts.Tail, options, func(list []*streams.Replayed) error {
+		for _, e := range list {
+			size += len(e.Data.Raw)
 		}
+		batch = append(batch, list...)
 		b.read += uint64(len(list))
 		if len(batch) < rebuildBatch && size < rebuildBytes {
 			return nil
@@ -429,6 +429,7 @@ func (b *build) replaceLive(ctx context.Context) error {
 	if err := b.s.Rename(r.path); err != nil {
 		return err
 	}
+	b.s.KeepInMemory(r.opts.Store.Memory)
 	old := r.store.Swap(b.s)
 	b.s = nil
 	r.progress.swapped(b.meta)

@@ -38,7 +38,9 @@ var (
 // Runner keeps one read model up to date with the stream.
 //
 // Events come through a watermill router, one batch at a time in stream order.
-// A batch is usually applied in one transaction, together with the position. An
+// A batch is usually applied in one transaction, together with the position. Transactions change
+// a table in memory, which is read together with the file and written to it each second (see
+// store.Options.Memory); after a crash the position is that of the file. An
 // event that was applied is not applied again. An event that fails is tried again
 // with a growing pause. Three kinds of messages are not applied but counted: an
 // event with the id of an earlier one, a message that is not a valid event, and,
@@ -208,7 +210,7 @@ func (r *Runner) Run(ctx context.Context) error {
 const closeWait = closeTimeout + 5*time.Second
 
 // Close stops Run, waits until it has returned and closes the file. It is idempotent. If a
-// transaction does not end, it gives up after some 20 seconds and fails with store.ErrHangs.
+// transaction does not end, or writing the file does not, it gives up after at most 50 seconds and fails with store.ErrHangs.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	ran, cancel := r.ran, r.cancel

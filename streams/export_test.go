@@ -35,3 +35,6 @@ func (w *Window) Look(now time.Time, events ...time.Time) {
 
 // Has reports whether an event with this time is covered.
 func (w *Window) Has(now, at time.Time) bool { return w.w.has(now, at) }
+
+// PassStall sets how long the readers of a pass wait for one that does not go on.
+func (t *Tail) PassStall(d time.Duration) { t.passes.stall = d }

@@ -346,6 +346,7 @@ type source struct {
 
 	puller    *puller // nil while there is no consumer
 	delivered uint64  // how many messages this consumer has delivered
+	opened    int     // how many consumers were created
 	tries     int     // how many times in a row a consumer could not be created
 	retry     backoff.Backoff
 }
@@ -379,6 +380,7 @@ func (s *source) open(ctx context.Context) error {
 		return fmt.Errorf("create consumer: %w", err)
 	}
 	s.puller, s.delivered, s.tries = &puller{nc: s.js.Conn(), consumer: c, size: sourceFetch}, 0, 0
+	s.opened++
 	return nil
 }
 

@@ -56,7 +56,8 @@ type SubscriberOptions struct {
 	// MaxPause bounds the growing pause before a refused message is delivered again.
 	MaxPause time.Duration
 	// Tail, if not nil, provides the newest events from memory, so that many subscribers at the end of
-	// the stream share one reader. It is used only if the topic is [All].
+	// the stream share one reader. Subscribers with batches that are further back share readers as well, if they are
+	// at about the same place. It is used only if the topic is [All].
 	Tail *Tail
 	// Logger discards everything by default.
 	Logger *slog.Logger
@@ -191,7 +192,11 @@ func (s *Subscriber) newFeed(ctx context.Context, topic string) (feed, error) {
 	}
 	src := newSource(s.js, s.opts.Stream, []string{topic}, after)
 	if s.opts.Tail != nil && topic == All {
-		return &tailFeed{tail: s.opts.Tail, source: src}, nil
+		f := &tailFeed{tail: s.opts.Tail, source: src}
+		if s.opts.Batch > 0 { // one that takes single events is much slower than the others
+			f.source = &sharedSource{source: src, passes: &s.opts.Tail.passes}
+		}
+		return f, nil
 	}
 	return src, nil
 }

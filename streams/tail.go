@@ -52,6 +52,8 @@ type Tail struct {
 	bytes      int
 	changed    chan struct{} // closed and replaced when events or closed changes
 	closed     bool
+
+	passes passes // of those that read together what the tail does not have
 }
 
 // NewTail returns a tail that starts at the end of the stream. The caller must close it.
@@ -86,12 +88,14 @@ func (t *Tail) Close() error {
 	t.stop()
 	<-t.done
 	t.markClosed()
+	t.passes.close()
 	return nil
 }
 
 // Forget drops the events and starts again at the end of the stream. It is for a stream that was replaced by
 // one with other events.
 func (t *Tail) Forget() {
+	t.passes.forget()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.events, t.bytes = nil, 0
@@ -222,7 +226,7 @@ func (t *Tail) after(last arrival) (list []arrival, changed <-chan struct{}, ok 
 // tailFeed reads from a tail if that has the next message, and from a source otherwise.
 type tailFeed struct {
 	tail   *Tail
-	source *source
+	source past
 	last   arrival // the last message returned, without its data
 }
 
@@ -235,7 +239,7 @@ func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
 		f.source.drop()
 		if len(list) > 0 {
 			f.returned(list)
-			f.source.last = f.last.seq
+			f.source.skip(f.last.seq)
 			return list, nil
 		}
 		select {

@@ -10,6 +10,16 @@ import (
 // Buffered returns about how many bytes of changes an Update buffers.
 func Buffered(tx *Tx) int { return tx.buffered }
 
+// InMemory returns about how many bytes are in memory only.
+func InMemory(s *Store) (n int) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	for _, t := range s.mem.levels() {
+		n += t.bytes
+	}
+	return n
+}
+
 // WriteOld writes a file as versions without checksums did.
 func WriteOld(t *testing.T, path string, buckets map[string]map[string]string) {
 	t.Helper()

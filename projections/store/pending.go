@@ -60,10 +60,7 @@ func (b *Bucket) read(key []byte) ([]byte, error) {
 	if e := b.pending[string(key)]; e != nil {
 		return b.encoded(e)
 	}
-	if b.b == nil {
-		return nil, nil
-	}
-	return b.get(key), nil
+	return b.stored(key), nil
 }
 
 // put sets a value. The caller must not use the value's slice afterwards.
@@ -111,11 +108,16 @@ func (b *Bucket) count(n int) {
 	b.tx.buffered += n
 }
 
-// Full reports whether an Update has buffered so many changes that it should end, and the caller should go
-// on in a new one. bbolt does not split pages before the end of an Update. Changes that are written in
+// Full reports whether an Update has made so many changes that it should end, and the caller should go
+// on in a new one. A table in memory has a bound, and bbolt does not split pages before the end of an Update. Changes that are written in
 // order of keys are fast, but those that are written after others may have to move half of a page that
 // has become very large.
-func (tx *Tx) Full() bool { return tx.buffered >= fullBuffered }
+func (tx *Tx) Full() bool {
+	if tx.mine == nil {
+		return tx.buffered >= fullBuffered
+	}
+	return tx.buffered+tx.mine.bytes-tx.base >= min(tx.mine.limit, fullBuffered)
+}
 
 // flush writes the buffered changes of all buckets.
 func (tx *Tx) flush() error {
@@ -147,6 +149,10 @@ func (b *Bucket) flush() error {
 			if v, err = b.encoded(e); err != nil {
 				return err
 			}
+		}
+		if b.tx.mine != nil {
+			b.keep(e.key, v)
+			continue
 		}
 		if err := b.write(key, v, e.deleted); err != nil {
 			return err

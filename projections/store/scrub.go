@@ -18,19 +18,17 @@ const scrubRetry = 5 * time.Millisecond
 // pages of deleted and changed rows as free; their bytes stay in the file until the space is used again.
 // After Scrub the file has the bytes of the present state alone.
 //
+// It first writes to the file what is in memory only, so that nothing else has the bytes of before.
+//
 // Scrub waits for the Views that began before the last Update, or until the context ends. It reads the header
 // of each page of the file, and no Update runs meanwhile.
 func (s *Store) Scrub(ctx context.Context) error {
 	for {
+		if err := s.Flush(); err != nil { // most of it, while Updates still run
+			return fmt.Errorf("overwrite free pages: %w", err)
+		}
 		var wait bool
-		err := s.run(func() error {
-			s.updates.Lock()
-			defer s.updates.Unlock()
-			defer guard()
-			var err error
-			wait, err = s.scrub()
-			return err
-		})
+		err := s.run(func() error { return s.aloneInFile(func() (err error) { wait, err = s.scrub(); return err }) })
 		if err != nil {
 			return fmt.Errorf("overwrite free pages: %w", err)
 		}

@@ -42,6 +42,8 @@ var (
 	ErrKey = errors.New("not a key of 1 to 32768 bytes")
 	// ErrClosed is returned when the store was closed.
 	ErrClosed = errors.New("store is closed")
+	// ErrBehind is returned when an Update has waited long for what is in memory to be written to the file.
+	ErrBehind = errors.New("the disk is too slow: changes wait in memory to be written")
 	// ErrHangs is returned by Close when a transaction does not end.
 	ErrHangs = errors.New("a transaction does not end; its file stays mapped until the process ends")
 )
@@ -67,6 +69,14 @@ type Options struct {
 	LockTimeout time.Duration
 	// CloseTimeout bounds the wait of Close for running transactions, by default 5 s.
 	CloseTimeout time.Duration
+	// Memory is about how many bytes of changes are kept in memory before they are written. 0, the default, or less
+	// means none: each Update writes to the file. Otherwise an Update changes a table in memory, which every View and
+	// Update reads together with the file. It is written in one transaction each FlushEvery, or as soon as it has that
+	// many bytes; up to two times as many are in memory while it is written. A crash leaves the file as of an earlier
+	// Update; whoever uses it must be able to repeat those that are missing.
+	Memory int
+	// FlushEvery is the longest time that a change stays in memory only, by default 1 s.
+	FlushEvery time.Duration
 	// Check reads the whole file before it is opened, unless its process closed it and nobody wrote to it since. It
 	// returns an error that wraps [ErrCorrupt] if the file is damaged; after any other error the file is not opened.
 	// The default is [CheckFile].
@@ -86,6 +96,7 @@ func (o Options) withDefaults() Options {
 	}
 	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
 	o.CloseTimeout = cmp.Or(o.CloseTimeout, 5*time.Second)
+	o.FlushEvery = cmp.Or(o.FlushEvery, time.Second)
 	if o.Check == nil {
 		o.Check = func(path string) error { return CheckFile(context.Background(), path) }
 	}
@@ -100,14 +111,15 @@ type Store struct {
 	file    *os.File // that of db
 	corrupt string   // the new name of the corrupt file that Open replaced
 	sums    bool     // rows have checksums
-	marked  bool     // the file has the mark of that; of updates
+	marked  bool     // the file has the mark of that; of the one who writes to the file
+	mem     *memory  // nil if each Update writes to the file
 
 	suspicion atomic.Pointer[error] // why the file may be damaged; nil if it is not
 	left      atomic.Pointer[stamp] // what the last write has left
 	writes    atomic.Int32          // running writes
 	committed atomic.Int64          // the id of the last transaction that was committed
 	// begin is held while a transaction begins: if that faults, bbolt leaves its locks locked, and nobody must wait
-	// for them. updates is held by the one Update.
+	// for them. It also protects the tables of mem. updates is held by the one Update.
 	begin, updates sync.Mutex
 
 	mu   sync.Mutex // protects path
@@ -222,6 +234,7 @@ func open(path string, o Options) (s *Store, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrCorrupt, err), s.db.Close())
 	}
+	s.KeepInMemory(o.Memory)
 	return s, nil
 }
 
@@ -246,7 +259,7 @@ func (s *Store) AddSums() error {
 	if s.sums {
 		return nil
 	}
-	err := s.Update(func(tx *Tx) error {
+	err := s.updateFile(func(tx *Tx) error {
 		names, err := tx.Buckets()
 		if err != nil {
 			return err
@@ -277,68 +290,109 @@ func (s *Store) AddSums() error {
 // (see [Store.Suspect]): then what f has read is not valid.
 func (s *Store) View(f func(*Tx) error) error {
 	return s.run(func() error {
-		tx, err := s.beginTx(false)
+		t, err := s.snapshot()
 		if err != nil {
 			return err
 		}
-		defer s.rollback(tx)
-		if err := f(&Tx{tx: tx, sums: s.sums}); err != nil {
+		defer s.rollback(t.tx)
+		if err := f(t); err != nil {
 			return err
 		}
 		return s.Suspicion() // another transaction may have found it meanwhile
 	})
 }
 
-// Update calls f in a write transaction and commits it, with an fsync unless Options.NoSync is set. Only
-// one runs at a time. If f fails or panics, or the commit fails, nothing is changed. [ErrClosed] is
-// returned when the store is closed, and [ErrCorrupt] when the file is or may be damaged.
+// snapshot begins a read-only transaction on the state of now.
+func (s *Store) snapshot() (*Tx, error) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	tx, err := s.beginLocked(false)
+	if err != nil {
+		return nil, err
+	}
+	return &Tx{tx: tx, sums: s.sums, levels: s.mem.levels()}, nil
+}
+
+// Update calls f in a write transaction and commits it. Only one runs at a time. If f fails or panics, or the commit
+// fails, nothing is changed. [ErrClosed] is returned when the store is closed, and [ErrCorrupt] when the file is or may
+// be damaged.
+//
+// The commit writes to the file, with an fsync unless Options.NoSync is set. With Options.Memory it changes the table
+// in memory, and Views see the change at once. Then Update waits while the table is full, and fails with [ErrBehind]
+// if that takes long, or with the error of writing the table to the file. After such an error each Update fails until
+// the table could be written; it tries that itself.
 func (s *Store) Update(f func(*Tx) error) error {
+	if s.mem == nil {
+		return s.updateFile(f)
+	}
+	if err := s.room(); err != nil {
+		return err
+	}
+	return s.run(func() error { return s.updateMemory(f) })
+}
+
+// updateFile is an Update that writes to the file.
+func (s *Store) updateFile(f func(*Tx) error) error {
 	return s.run(func() error {
 		s.updates.Lock()
 		defer s.updates.Unlock()
-		if err := s.unchanged(); err != nil { // as of now, and not of before the wait
-			return s.Suspect(err)
-		}
-		tx, err := s.beginTx(true)
-		if err != nil {
-			return err
-		}
-		committed := false
-		defer func() {
-			if !committed {
-				s.rollback(tx)
+		return s.write(func(tx *bbolt.Tx) (sums bool, err error) {
+			t := &Tx{tx: tx, writable: true, sums: s.sums}
+			if err := f(t); err != nil {
+				return false, err
 			}
-		}()
-		t := &Tx{tx: tx, sums: s.sums}
-		if err := f(t); err != nil {
-			return err
-		}
-		if err := t.flush(); err != nil {
-			return err
-		}
-		return s.writing(func() error {
-			defer guard()
-			if t.sums && !s.marked {
-				if _, err := tx.CreateBucketIfNotExists([]byte(sumsBucket)); err != nil {
-					return fmt.Errorf("mark checksums: %w", err)
-				}
-			}
-			committed = true // after an error too: bbolt has rolled back
-			id := int64(tx.ID())
-			err := tx.Commit()
-			if err == nil {
-				s.committed.Store(id)
-			}
-			s.marked = s.marked || t.sums && err == nil
-			return err
+			return t.sums, t.flush()
 		})
 	})
 }
 
-// beginTx begins a transaction. For a write transaction, the caller has the lock of updates.
+// write calls f in a write transaction of the file and commits it. f reports whether rows have checksums. Only one
+// call runs at a time.
+func (s *Store) write(f func(*bbolt.Tx) (sums bool, err error)) error {
+	if err := s.unchanged(); err != nil { // as of now, and not of before the wait
+		return s.Suspect(err)
+	}
+	tx, err := s.beginTx(true)
+	if err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			s.rollback(tx)
+		}
+	}()
+	sums, err := f(tx)
+	if err != nil {
+		return err
+	}
+	return s.writing(func() error {
+		defer guard()
+		if sums && !s.marked {
+			if _, err := tx.CreateBucketIfNotExists([]byte(sumsBucket)); err != nil {
+				return fmt.Errorf("mark checksums: %w", err)
+			}
+		}
+		committed = true // after an error too: bbolt has rolled back
+		id := int64(tx.ID())
+		err := tx.Commit()
+		if err == nil {
+			s.committed.Store(id)
+		}
+		s.marked = s.marked || sums && err == nil
+		return err
+	})
+}
+
+// beginTx begins a transaction of the file. Only one caller at a time may write to the file.
 func (s *Store) beginTx(writable bool) (*bbolt.Tx, error) {
 	s.begin.Lock()
 	defer s.begin.Unlock()
+	return s.beginLocked(writable)
+}
+
+// beginLocked is beginTx for a caller that has the lock of begin.
+func (s *Store) beginLocked(writable bool) (*bbolt.Tx, error) {
 	if err := s.Suspicion(); err != nil {
 		return nil, err
 	}
@@ -415,18 +469,29 @@ func (s *Store) Verify() error {
 	})
 }
 
-// Sync syncs to disk the commits that were not synced because of Options.NoSync.
+// Sync writes to disk all that was committed, also what is in memory only and what was not synced because of
+// Options.NoSync.
 func (s *Store) Sync() error {
+	if err := s.Flush(); err != nil {
+		return err
+	}
 	return s.run(s.db.Sync)
 }
 
-// Durable ends Options.NoSync: it syncs what was not synced, and from then on each commit is synced. The
-// caller must make sure that no Update runs at the same time.
+// Durable ends Options.NoSync: it syncs what was not synced, and from then on each commit is synced.
 func (s *Store) Durable() error {
-	if err := s.Sync(); err != nil {
+	err := s.run(func() error {
+		return s.aloneInFile(func() error {
+			if err := s.db.Sync(); err != nil {
+				return err
+			}
+			s.db.NoSync = false
+			return nil
+		})
+	})
+	if err != nil {
 		return fmt.Errorf("sync store: %w", err)
 	}
-	s.db.NoSync = false
 	return nil
 }
 
@@ -454,6 +519,9 @@ func (s *Store) Size() (int64, error) {
 // WriteTo writes a consistent copy of the file, as of one commit. It runs in one View, which keeps the
 // writer from reusing space until the copy is complete.
 func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
+	if err := s.Flush(); err != nil {
+		return 0, err
+	}
 	err = s.run(func() error {
 		tx, err := s.beginTx(false)
 		if err != nil {
@@ -470,12 +538,17 @@ func (s *Store) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// Close waits for running transactions and closes the file. It is idempotent. [ErrHangs] is returned when a
-// transaction has not ended within Options.CloseTimeout, or when a damaged file has left bbolt's locks locked: then the
-// file can be opened again, but its memory map stays until the process ends.
+// flushTimeout bounds how long Close writes to the file what is in memory only.
+const flushTimeout = 30 * time.Second
+
+// Close waits for running transactions, writes to the file what is in memory only, and closes the file. It is
+// idempotent. After an error of writing the file is closed as well; it is valid, as of an earlier Update. [ErrHangs] is
+// returned when a transaction has not ended within Options.CloseTimeout, when writing takes longer than 30 s, or when a
+// damaged file has left bbolt's locks locked: then the file can be opened again, but its memory map stays until the
+// process ends.
 func (s *Store) Close() (err error) {
 	s.close.Do(func() {
-		closed := make(chan error, 1)
+		alone, closed := make(chan struct{}), make(chan error, 1)
 		go func() {
 			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 			defer func() {
@@ -484,25 +557,42 @@ func (s *Store) Close() (err error) {
 				}
 			}()
 			s.open.Lock()
+			close(alone)
+			err := s.stopFlushes()
 			s.mu.Lock()
 			if s.Suspicion() == nil && s.unchanged() == nil && !s.db.NoSync {
 				s.markClean()
 			}
 			s.mu.Unlock()
-			closed <- s.db.Close()
+			closed <- errors.Join(err, s.db.Close())
 		}()
 		wait := s.opts.CloseTimeout
 		if s.Suspicion() != nil {
 			wait = min(wait, time.Second)
 		}
+		end := time.NewTimer(wait)
+		defer end.Stop()
 		select {
+		case <-alone:
+			if s.mem != nil && s.Suspicion() == nil {
+				end.Reset(flushTimeout)
+			}
+			alone = nil
 		case err = <-closed:
-		case <-time.After(wait):
-			s.mu.Lock()         // from here on the file may be that of another store
-			s.Suspect(ErrHangs) //nolint:errcheck // what still runs gets it
-			s.mu.Unlock()
-			err = errors.Join(ErrHangs, unlock(s.file))
+			return
+		case <-end.C:
 		}
+		if alone == nil {
+			select {
+			case err = <-closed:
+				return
+			case <-end.C:
+			}
+		}
+		s.mu.Lock()         // from here on the file may be that of another store
+		s.Suspect(ErrHangs) //nolint:errcheck // what still runs gets it
+		s.mu.Unlock()
+		err = errors.Join(ErrHangs, unlock(s.file))
 	})
 	if err != nil {
 		return fmt.Errorf("close store: %w", err)

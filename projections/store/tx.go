@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -14,14 +16,20 @@ import (
 // passed to has returned, nor by several goroutines.
 type Tx struct {
 	tx       *bbolt.Tx
+	writable bool
 	buckets  map[string]*Bucket
 	buffered int // about how many bytes of changes the buckets buffer
 	scratch  []byte
 	sums     bool // rows have checksums
+	// levels are the tables in memory that lie over the file, the newest first. mine is the first of them in an Update
+	// that changes it; nil means that the Update writes to the file. base is the size that it began with.
+	levels []*table
+	mine   *table
+	base   int
 }
 
 // Writable reports whether the transaction is an Update.
-func (tx *Tx) Writable() bool { return tx.tx.Writable() }
+func (tx *Tx) Writable() bool { return tx.writable }
 
 // Bucket returns the bucket of that name, which should be a constant of the projection. A missing bucket is
 // created in an Update and is empty in a View. Projections must not use [MetaBucket] and names that start
@@ -30,7 +38,7 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	if b := tx.buckets[name]; b != nil {
 		return b
 	}
-	b := &Bucket{tx: tx, name: name, writable: tx.Writable(), sums: tx.sums, sum: nameSum(name)}
+	b := &Bucket{tx: tx, name: name, writable: tx.writable, sums: tx.sums, sum: nameSum(name)}
 	b.open()
 	if tx.buckets == nil {
 		tx.buckets = make(map[string]*Bucket, 8)
@@ -42,9 +50,10 @@ func (tx *Tx) Bucket(name string) *Bucket {
 func (b *Bucket) open() {
 	defer guard()
 	b.b = b.tx.tx.Bucket([]byte(b.name))
-	if b.b == nil && b.writable {
+	if b.b == nil && b.writable && b.tx.mine == nil {
 		b.b, b.err = b.tx.tx.CreateBucket([]byte(b.name))
 	}
+	b.over = b.tx.rowsOf(b.name)
 }
 
 // Buckets returns the names of all buckets, in order.
@@ -58,7 +67,11 @@ func (tx *Tx) Buckets() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list buckets: %w", err)
 	}
-	return names, nil
+	for _, t := range tx.levels {
+		names = slices.AppendSeq(names, maps.Keys(t.buckets))
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // Bucket is an ordered map of bytes to bytes. A key has 1 to 32,768 bytes; [ErrKey] is returned for others.
@@ -69,7 +82,9 @@ func (tx *Tx) Buckets() ([]string, error) {
 type Bucket struct {
 	tx       *Tx
 	name     string
-	b        *bbolt.Bucket
+	b        *bbolt.Bucket // nil if the file does not have it
+	over     []*rows       // what lies over it, the newest first
+	mine     *rows         // the first of over, once the Update has changed it
 	writable bool
 	err      error
 	pending  pending
@@ -78,9 +93,17 @@ type Bucket struct {
 	sum      uint32 // of the name
 }
 
-// get returns the value of a row in the file, or nil if there is none. It panics with a [*damage] if the file is
-// damaged.
-func (b *Bucket) get(key []byte) []byte {
+// stored returns the value of a row that is not pending, or nil if there is none. It panics with a [*damage] if the
+// file is damaged.
+func (b *Bucket) stored(key []byte) []byte {
+	for _, r := range b.over {
+		if v, ok := r.tree.Get(string(key)); ok {
+			return v
+		}
+	}
+	if b.b == nil {
+		return nil
+	}
 	defer guard()
 	return b.value(key, b.b.Get(key))
 }
@@ -111,7 +134,7 @@ func (b *Bucket) Has(key []byte) bool {
 	if e := b.pending[string(key)]; e != nil {
 		return !e.deleted
 	}
-	return b.b != nil && b.get(key) != nil
+	return b.stored(key) != nil
 }
 
 // Put sets the value of a key. It copies both slices.
@@ -145,7 +168,9 @@ func (b *Bucket) Delete(key []byte) error {
 // Ascending tells bbolt that new keys are nearly always larger than all others. It then fills a page before
 // it starts the next one, instead of leaving half of each page free for keys in between.
 func (b *Bucket) Ascending() {
-	if b.b != nil {
+	if b.tx.mine != nil {
+		b.own().ascending = true
+	} else if b.b != nil {
 		b.b.FillPercent = ascendingFill
 	}
 }
@@ -198,88 +223,7 @@ var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as wh
 // Cursor returns a cursor over the bucket. Its keys and values are shared with the store: callers must not
 // modify them, and must copy what is needed after the transaction. After a change in the bucket, a caller
 // must call Seek before Next or Prev.
-func (b *Bucket) Cursor() *Cursor {
-	if b.b == nil {
-		return &Cursor{}
-	}
-	return &Cursor{b: b, c: b.b.Cursor()}
-}
-
-// Cursor moves over a bucket in the order of its keys. A nil key means that there is no further one.
-type Cursor struct {
-	b    *Bucket
-	c    *bbolt.Cursor
-	last []byte // the key of the last move
-}
-
-// flush writes the bucket's buffered changes, and reports whether the cursor can read. If they can't be
-// written, the Update fails at its end.
-func (c *Cursor) flush() bool {
-	return c.c != nil && c.b.flush() == nil
-}
-
-// First moves to the first key.
-func (c *Cursor) First() (key, value []byte) {
-	if !c.flush() {
-		return nil, nil
-	}
-	return c.move((*bbolt.Cursor).First, 0)
-}
-
-// Last moves to the last key.
-func (c *Cursor) Last() (key, value []byte) {
-	if !c.flush() {
-		return nil, nil
-	}
-	return c.move((*bbolt.Cursor).Last, 0)
-}
-
-// Seek moves to the first key at or after the given one.
-func (c *Cursor) Seek(seek []byte) (key, value []byte) {
-	if !c.flush() {
-		return nil, nil
-	}
-	key, value = c.move(func(c *bbolt.Cursor) ([]byte, []byte) { return c.Seek(seek) }, 0)
-	if key != nil && bytes.Compare(key, seek) < 0 {
-		c.outOfOrder()
-	}
-	return key, value
-}
-
-// Next moves to the next key.
-func (c *Cursor) Next() (key, value []byte) {
-	if c.c == nil {
-		return nil, nil
-	}
-	return c.move((*bbolt.Cursor).Next, 1)
-}
-
-// Prev moves to the previous key.
-func (c *Cursor) Prev() (key, value []byte) {
-	if c.c == nil {
-		return nil, nil
-	}
-	return c.move((*bbolt.Cursor).Prev, -1)
-}
-
-// move moves the cursor. The order is that of the new key and the last one, 0 for any. It panics with a [*damage] if
-// the file is damaged.
-func (c *Cursor) move(to func(*bbolt.Cursor) (key, value []byte), order int) (key, value []byte) {
-	defer guard()
-	key, value = to(c.c)
-	if key == nil {
-		return nil, nil
-	}
-	if order != 0 && c.last != nil && bytes.Compare(key, c.last) != order {
-		c.outOfOrder()
-	}
-	c.last = key
-	return key, c.b.value(key, value)
-}
-
-func (c *Cursor) outOfOrder() {
-	panic(&damage{fmt.Errorf("%w: keys of %s are out of order", ErrCorrupt, c.b.name)})
-}
+func (b *Bucket) Cursor() *Cursor { return &Cursor{b: b} }
 
 // GetJSON decodes a value that [PutJSON] wrote; found is false if there is none. Unknown fields are ignored.
 // [ErrCorrupt] is returned when the value can't be decoded; the error never contains the value.

@@ -3,7 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
@@ -58,7 +61,8 @@ type replayNames struct {
 // resolve returns the given names, or those of all read models.
 func (r replayNames) resolve(c *CLI, all bool) ([]string, error) {
 	if !all {
-		return r.Names, nil
+		_, err := c.client() // before several replays use it
+		return r.Names, err
 	}
 	list, err := whole[projections.Status](c, projectionsPath)
 	if err != nil {
@@ -81,25 +85,61 @@ func serverReplay[R any](c *CLI, operation string) replay[R] {
 	}
 }
 
-// replayEach replays one read model after the other, with a progress bar on a terminal, and
-// shows each result. It stops at the first error.
-func replayEach[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R, error) {
-	all := []R{}
-	for _, name := range names {
-		b := c.bar(1)
-		out, err := do(name, func(at projections.Rebuilding) {
-			b.show(at.Seq, at.Target, "%s %s  %.0f events/s  %s left", name, at.Phase, at.Rate, at.ETA.Round(time.Second))
+// replayAll replays all read models at the same time, so that the stream is read once, with a progress bar on a
+// terminal. It shows each result when there is one, and returns all, by name. After an error it
+// returns those that succeeded.
+func replayAll[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R, error) {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	var mu sync.Mutex // of all below, and of the output
+	at, done, failed := make(map[string]projections.Rebuilding, len(names)), make([]*R, len(names)), error(nil)
+	b := c.bar(1)
+	var running sync.WaitGroup
+	for i, name := range names {
+		running.Go(func() {
+			out, err := do(name, func(p projections.Rebuilding) {
+				mu.Lock()
+				defer mu.Unlock()
+				at[name] = p
+				name, p := furthestBehind(at)
+				b.show(p.Seq, p.Target, "%s %s  %.0f events/s  %s left", name, p.Phase, p.Rate, p.ETA.Round(time.Second))
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			delete(at, name)
+			if err != nil {
+				failed = errors.Join(failed, err)
+				return
+			}
+			done[i] = &out
+			if !c.JSON {
+				c.redraw("")
+				show(out)
+			}
 		})
-		c.redraw("")
-		if err != nil {
-			return all, err
-		}
-		all = append(all, out)
-		if !c.JSON {
-			show(out)
+	}
+	running.Wait()
+	c.redraw("")
+	all := []R{}
+	for _, out := range done {
+		if out != nil {
+			all = append(all, *out)
 		}
 	}
+	if failed != nil {
+		return all, failed
+	}
 	return all, c.Print(all, func() {})
+}
+
+// furthestBehind returns the read model that has the most left to do, the first by name of several.
+func furthestBehind(at map[string]projections.Rebuilding) (name string, p projections.Rebuilding) {
+	for _, n := range slices.Sorted(maps.Keys(at)) {
+		if name == "" || at[n].Seq < p.Seq {
+			name, p = n, at[n]
+		}
+	}
+	return name, p
 }
 
 // ProjectionsRebuildCommand builds read models from the stream again.
@@ -128,13 +168,13 @@ func (p ProjectionsRebuildCommand) Run(c *CLI) error {
 			rebuild := func(name string, progress func(projections.Rebuilding)) (projections.Rebuilt, error) {
 				return o.Rebuild(c.ctx, name, progress)
 			}
-			_, err = replayEach(c, names, rebuild, c.showRebuilt)
+			_, err = replayAll(c, names, rebuild, c.showRebuilt)
 			return err
 		})
 	}
 	names, err := p.resolve(c, p.All)
 	if err == nil {
-		_, err = replayEach(c, names, serverReplay[projections.Rebuilt](c, "rebuild"), c.showRebuilt)
+		_, err = replayAll(c, names, serverReplay[projections.Rebuilt](c, "rebuild"), c.showRebuilt)
 	}
 	return err
 }
@@ -161,7 +201,7 @@ func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	list, err := replayEach(c, names, serverReplay[projections.Verified](c, "verify"), c.showVerified)
+	list, err := replayAll(c, names, serverReplay[projections.Verified](c, "verify"), c.showVerified)
 	for _, v := range list {
 		if err == nil && !v.Equal {
 			err = errors.New("a read model differs from a replay of its events; run: pagestream projections rebuild NAME")

@@ -261,6 +261,15 @@ func TestProcessSurvivesDamage(t *testing.T) {
 	awaitServer(t, cfg)
 	send(0, 300)
 	readConversations(t, cfg, file, 300)
+	for _, name := range []string{conversations.Name, deliveries.Name} { // they are written a moment later
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			_, n, err := pointedAtSelf(filepath.Join(cfg.ProjectionsDir(), name+".db"))
+			if err == nil && n == 0 {
+				err = fmt.Errorf("%s has no branch page", name)
+			}
+			return err
+		})
+	}
 	server.kill()
 	for name := range map[string]bool{conversations.Name: true, deliveries.Name: true} {
 		selfPointing(t, filepath.Join(cfg.ProjectionsDir(), name+".db"))
@@ -316,9 +325,17 @@ func readConversations(t *testing.T, cfg config.Config, file string, n int) {
 // selfPointing makes each branch page of a bbolt file its own child.
 func selfPointing(t *testing.T, path string) {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	b, n, err := pointedAtSelf(path)
 	require.NoError(t, err)
-	n := 0
+	require.Positive(t, n, "%s has no branch page", path)
+	overwrite(t, path, b)
+}
+
+// pointedAtSelf returns the content of a bbolt file with each branch page as its own child, and how many there are.
+func pointedAtSelf(path string) (b []byte, n int, err error) {
+	if b, err = os.ReadFile(path); err != nil {
+		return nil, 0, err
+	}
 	for at := 2 * 4096; at < len(b); at += 4096 {
 		if binary.NativeEndian.Uint16(b[at+8:]) == 1 {
 			n++
@@ -327,6 +344,5 @@ func selfPointing(t *testing.T, path string) {
 			}
 		}
 	}
-	require.Positive(t, n, "%s has no branch page", path)
-	overwrite(t, path, b)
+	return b, n, nil
 }
