@@ -15,10 +15,10 @@ import (
 // Defaults of [RunnerOptions].
 const (
 	DefaultMaxBatch = 4096
-	DefaultPace     = 10 * time.Millisecond
+	DefaultPace     = 15 * time.Millisecond
 	// DefaultMemory is how many bytes of changes a read model keeps in memory before it writes them to its file,
 	// see store.Options.
-	DefaultMemory = 16 << 20
+	DefaultMemory = 8 << 20
 )
 
 // RunnerOptions configure a [Runner]. Dir, JS and Identity are required.
@@ -77,7 +77,7 @@ type RunnerOptions struct {
 	// A larger transaction writes rows and pages that several events change only
 	// once.
 	MaxBatch int
-	// Pace is the minimum time from one transaction to the next, by default 10 ms;
+	// Pace is the minimum time from one transaction to the next, by default 15 ms;
 	// a negative value means none. A transaction costs some work that does not depend on its events. The
 	// first event after a pause does not wait, nor does a full batch.
 	Pace time.Duration

@@ -3,7 +3,6 @@ package projectionstest
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +13,8 @@ import (
 // file can still be read, and is unchanged.
 func BreakDisk(t testing.TB, path string) (mend func()) {
 	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
+	const dir = "/proc/self/fd/"
+	fds, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	want, err := os.Stat(path)
 	require.NoError(t, err)
@@ -24,7 +24,7 @@ func BreakDisk(t testing.TB, path string) (mend func()) {
 		if _, err := fmt.Sscan(e.Name(), &fd); err != nil {
 			continue
 		}
-		if got, err := os.Stat(filepath.Join("/proc/self/fd", e.Name())); err == nil && os.SameFile(got, want) {
+		if got, err := os.Stat(dir + e.Name()); err == nil && os.SameFile(got, want) {
 			open = append(open, fd)
 		}
 	}
