@@ -20,12 +20,22 @@ import (
 
 // These methods give tests in package server_test access to the parts of a program.
 
+// flushLimit is how long JS waits for the stream, if that takes events.
+const flushLimit = 10 * time.Second
+
 // JS returns JetStream. The stream has what was answered before the call, if JetStream takes it.
 func (p *Program) JS() jetstream.JetStream {
 	if p.journal != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
 		defer cancel()
-		_ = p.journal.Flush(ctx)
+		for p.journal.Refuses() == nil && ctx.Err() == nil {
+			step, cancel := context.WithTimeout(ctx, time.Second)
+			err := p.journal.Flush(step)
+			cancel()
+			if err == nil {
+				break
+			}
+		}
 	}
 	return p.js
 }

@@ -85,7 +85,7 @@ func (p *Program) start(name string, ln *connections, s *http.Server, before fun
 }
 
 // currentTimeout bounds how long a request waits for events that were answered before it.
-const currentTimeout = 250 * time.Millisecond
+const currentTimeout = 2 * time.Second
 
 // current lets requests see what was answered before them: it waits until the stream has it, which takes some
 // milliseconds at most while JetStream works.
@@ -94,9 +94,11 @@ func (p *Program) current(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
-		_ = p.journal.Flush(ctx) // without it, the request sees somewhat less
-		cancel()
+		if p.journal.Refuses() == nil {
+			ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
+			_ = p.journal.Flush(ctx) // without it, the request sees somewhat less
+			cancel()
+		}
 		next.ServeHTTP(w, r)
 	})
 }

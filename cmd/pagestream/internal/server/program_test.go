@@ -191,7 +191,11 @@ func status(t testing.TB, r *running) operate.Status {
 	return s
 }
 
-func lastSeq(t testing.TB, r *running) uint64 { return status(t, r).Stream.LastSeq }
+func lastSeq(t testing.TB, r *running) uint64 {
+	t.Helper()
+	r.JS() // waits longer for the stream than a request does
+	return status(t, r).Stream.LastSeq
+}
 
 func TestDeliveryBecomesConversation(t *testing.T) {
 	t.Parallel()
