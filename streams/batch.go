@@ -69,13 +69,14 @@ func (p *Publisher) storeBatch(items []*item) {
 	p.storeSingly(items)
 }
 
-// batchAck is the answer to the last message of a batch.
-type batchAck struct {
-	Stream string              `json:"stream"`
-	Seq    uint64              `json:"seq"`
-	Batch  string              `json:"batch"`
-	Count  int                 `json:"count"`
-	Error  *jetstream.APIError `json:"error"`
+// publishAck is JetStream's answer to a publish. Batch and Count are set in that to the last message of a batch.
+type publishAck struct {
+	Stream    string              `json:"stream"`
+	Seq       uint64              `json:"seq"`
+	Duplicate bool                `json:"duplicate"`
+	Batch     string              `json:"batch"`
+	Count     int                 `json:"count"`
+	Error     *jetstream.APIError `json:"error"`
 }
 
 // publishBatch returns the sequence of the batch's last event; the other events have the sequences
@@ -103,7 +104,7 @@ func (p *Publisher) publishBatch(items []*item) (uint64, error) {
 		if err != nil {
 			return 0, fmt.Errorf("commit batch: %w", err)
 		}
-		var ack batchAck
+		var ack publishAck
 		if err := json.Unmarshal(resp.Data, &ack); err != nil {
 			return 0, fmt.Errorf("decode batch answer: %w", err)
 		}

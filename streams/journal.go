@@ -162,17 +162,37 @@ func (j *Journal) recover(ctx context.Context) error {
 
 // sendFiles publishes the events of the files after one sequence up to another.
 func (j *Journal) sendFiles(ctx context.Context, after, upto uint64) error {
-	for after < upto {
-		frames, err := j.frames(after+1, upto)
-		if err == nil {
-			err = j.send(ctx, frames)
+	if after >= upto {
+		return nil
+	}
+	var frames []frame
+	done, next, bytes := errors.New("done"), after+1, 0
+	err := j.opts.Files.Read(next, func(r journal.Record) error {
+		if r.Seq != next {
+			return fmt.Errorf("event %d is not in the journal: %w", next, ErrJournal)
 		}
+		next++
+		f, err := decodeFrame(r.Seq, r.Data)
 		if err != nil {
 			return err
 		}
-		after = frames[len(frames)-1].seq
+		frames = append(frames, f)
+		if bytes += f.size; len(frames) < shipEvents && bytes < shipBytes && r.Seq < upto {
+			return nil
+		}
+		if err = j.send(ctx, frames); err == nil && r.Seq == upto {
+			err = done
+		}
+		frames, bytes = nil, 0
+		return err
+	})
+	switch {
+	case errors.Is(err, done):
+		return nil
+	case err == nil: // the files end before that
+		return fmt.Errorf("event %d is not in the journal: %w", next, ErrJournal)
 	}
-	return nil
+	return err
 }
 
 // compare returns [ErrJournal] if the stream has other events than the files. An event that the stream lacks may have
@@ -185,7 +205,9 @@ func (j *Journal) compare(ctx context.Context, last uint64) error {
 	ids := map[uint64]string{}
 	err := j.opts.Files.Read(first, func(r journal.Record) error {
 		f, err := decodeFrame(r.Seq, r.Data)
-		ids[r.Seq] = f.msg.Header.Get(HeaderID)
+		if err == nil {
+			ids[r.Seq] = f.msg.Header.Get(HeaderID)
+		}
 		return err
 	})
 	if err != nil {
@@ -199,29 +221,6 @@ func (j *Journal) compare(ctx context.Context, last uint64) error {
 		return nil
 	})
 	return err
-}
-
-// frames returns some events of the files, at least one, from a sequence on up to another.
-func (j *Journal) frames(from, to uint64) (out []frame, err error) {
-	enough, bytes := errors.New("enough"), 0
-	err = j.opts.Files.Read(from, func(r journal.Record) error {
-		f, err := decodeFrame(r.Seq, r.Data)
-		if err != nil {
-			return err
-		}
-		out = append(out, f)
-		if bytes += f.size; len(out) >= shipEvents || bytes >= shipBytes || r.Seq == to {
-			return enough
-		}
-		return nil
-	})
-	if errors.Is(err, enough) {
-		err = nil
-	}
-	if err == nil && len(out) == 0 {
-		err = fmt.Errorf("event %d is not in the journal: %w", from, ErrJournal)
-	}
-	return out, err
 }
 
 // append makes the messages of items durable and returns the sequence of the first; those of the others follow. Only

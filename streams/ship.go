@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
 )
@@ -147,11 +146,7 @@ func (j *Journal) send(ctx context.Context, frames []frame) error {
 
 // acknowledged returns an error unless the answer says that the event was stored with that sequence.
 func acknowledged(answer []byte, seq uint64) error {
-	var ack struct {
-		Seq       uint64              `json:"seq"`
-		Duplicate bool                `json:"duplicate"`
-		Error     *jetstream.APIError `json:"error"`
-	}
+	var ack publishAck
 	switch err := json.Unmarshal(answer, &ack); {
 	case err != nil:
 		return fmt.Errorf("decode answer: %w", err)

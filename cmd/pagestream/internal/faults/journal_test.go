@@ -88,6 +88,21 @@ func (s *site) tear() (torn int, err error) {
 	return torn, nil
 }
 
+// startFails starts the program, which must end with an error, and returns its log.
+func (s *site) startFails(t *testing.T, on string) string {
+	t.Helper()
+	s.unsupervised = true
+	defer func() { s.unsupervised = false }()
+	require.NoError(t, os.Truncate(s.log(), 0))
+	s.start(t)
+	code, ended := s.ended(startLimit)
+	require.True(t, ended, "it runs %s", on)
+	assert.NotZero(t, code)
+	text, err := os.ReadFile(s.log())
+	require.NoError(t, err)
+	return string(text)
+}
+
 // journalDamaged changes a bit of the journal: the program must not start with what is left of it. Then the bit is
 // changed back.
 func journalDamaged(t *testing.T, f *trial) {
@@ -110,18 +125,10 @@ func journalDamaged(t *testing.T, f *trial) {
 			require.NoError(t, os.WriteFile(path, b, 0o600))
 		}
 		flip()
-		s.unsupervised = true
-		require.NoError(t, os.Truncate(s.log(), 0))
-		s.start(t)
-		code, ended := s.ended(startLimit)
-		require.True(t, ended, "it runs with byte %d of %d changed", at, used)
-		assert.NotZero(t, code)
-		text, err := os.ReadFile(s.log())
-		require.NoError(t, err)
-		assert.Contains(t, string(text), "the journal is damaged")
-		assert.Contains(t, string(text), path)
+		text := s.startFails(t, fmt.Sprintf("with byte %d of %d changed", at, used))
+		assert.Contains(t, text, "the journal is damaged")
+		assert.Contains(t, text, path)
 		flip()
-		s.unsupervised = false
 		s.fault(t, began)
 		s.startLoaded(t)
 		require.NoError(t, s.recovers(startLimit))
@@ -151,17 +158,9 @@ func journalReplaced(t *testing.T, f *trial) {
 		began := time.Now()
 		require.NoError(t, os.Rename(stream, newer))
 		require.NoError(t, os.Rename(older, stream))
-		s.unsupervised = true
-		require.NoError(t, os.Truncate(s.log(), 0))
-		s.start(t)
-		code, ended := s.ended(startLimit)
-		require.True(t, ended, "it runs on an older stream without the events of the journal")
-		assert.NotZero(t, code)
-		text, err := os.ReadFile(s.log())
-		require.NoError(t, err)
-		assert.Contains(t, string(text), "the journal has acknowledged events")
+		text := s.startFails(t, "on an older stream without the events of the journal")
+		assert.Contains(t, text, "the journal has acknowledged events")
 		require.NoError(t, errors.Join(os.RemoveAll(stream), os.Rename(newer, stream)))
-		s.unsupervised = false
 		s.fault(t, began)
 		s.startLoaded(t)
 		require.NoError(t, s.recovers(startLimit))

@@ -34,13 +34,11 @@ func (p *Program) prepareJournal() (err error) {
 		return err
 	}
 	p.onClose("journal files", func(context.Context) error { return p.journalFiles.Close() })
-	first, last := p.journalFiles.Range()
+	first, _ := p.journalFiles.Range()
 	cut, err := p.checkpoints.Cut(first)
 	switch {
-	case errors.Is(err, embedded.ErrOther) && last >= first && last > p.checkpoints.Seq():
-		return p.unshipped(err)
 	case errors.Is(err, embedded.ErrOther):
-		return p.journalFiles.Begin(0) // its stream had all of its events
+		return p.beginAgain(err)
 	case errors.Is(err, embedded.ErrOlder): // they are compared with the stream
 		p.log.Warn("the stream ends before the journal's last checkpoint; it was rolled back")
 		return nil
@@ -53,11 +51,15 @@ func (p *Program) prepareJournal() (err error) {
 	return nil
 }
 
-// unshipped returns errUnshipped, with what to do.
-func (p *Program) unshipped(err error) error {
+// beginAgain empties a journal that is of another state of the stream, for the reason why. It fails with errUnshipped if
+// the journal has events that the stream may have lacked at the last checkpoint.
+func (p *Program) beginAgain(why error) error {
 	first, last := p.journalFiles.Range()
-	return fmt.Errorf("%w (%w; events %d to %d): put back the stream's files, or, to go on without those events, "+
-		"move %s away", errUnshipped, err, first, last, p.journalDir())
+	if last >= first && last > p.checkpoints.Seq() {
+		return fmt.Errorf("%w (%w; events %d to %d): put back the stream's files, or, to go on without those events, "+
+			"move %s away", errUnshipped, why, first, last, p.journalDir())
+	}
+	return p.journalFiles.Begin(0)
 }
 
 // openJournal sends to the stream what the journal has.
@@ -67,20 +69,16 @@ func (p *Program) openJournal(ctx context.Context) (err error) {
 	}
 	p.tail = streams.NewFedTail(streams.TailOptions{Stream: streams.Name, Logger: p.log})
 	p.onClose("tail of the stream", func(context.Context) error { return p.tail.Close() })
-	p.journal, err = streams.OpenJournal(ctx, p.js, streams.JournalOptions{
+	o := streams.JournalOptions{
 		Stream: streams.Name, Files: p.journalFiles, Checkpoints: p.checkpoints, Tail: p.tail,
 		Logger: p.log.With("part", "journal"),
-	})
-	if errors.Is(err, streams.ErrJournal) {
-		first, last := p.journalFiles.Range()
-		if last >= first && last > p.checkpoints.Seq() {
-			return p.unshipped(err)
-		}
-		// The stream is an older copy, and the one that the journal is of had all of its events.
-		if err := p.journalFiles.Begin(0); err != nil {
+	}
+	p.journal, err = streams.OpenJournal(ctx, p.js, o)
+	if errors.Is(err, streams.ErrJournal) { // the stream is an older copy
+		if err := p.beginAgain(err); err != nil {
 			return err
 		}
-		return p.openJournal(ctx)
+		p.journal, err = streams.OpenJournal(ctx, p.js, o)
 	}
 	if err != nil {
 		return err
