@@ -55,12 +55,7 @@ func (r *Runner) Current(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	reconnects := r.reconnects()
-	if r.opts.Complete != nil {
-		if err := r.opts.Complete(ctx); err != nil {
-			return err
-		}
-	}
-	d, err := r.compare(ctx, r.Partial())
+	d, err := r.compareComplete(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,6 +73,16 @@ func (r *Runner) Current(ctx context.Context) error {
 		r.verified.Store(reconnects)
 	}
 	return err
+}
+
+// compareComplete compares the read model with the stream when that has all that the read model may have read.
+func (r *Runner) compareComplete(ctx context.Context) (difference, error) {
+	if r.opts.Complete != nil {
+		if err := r.opts.Complete(ctx); err != nil {
+			return difference{}, err
+		}
+	}
+	return r.compare(ctx, r.Partial())
 }
 
 // watch requests the last sequence of the stream every headEvery until the context

@@ -69,7 +69,7 @@ func (r *Runner) confirm(ctx context.Context) error {
 		return err
 	}
 	reconnects := r.reconnects()
-	d, err := r.compare(ctx, r.Partial())
+	d, err := r.compareComplete(ctx)
 	if err != nil {
 		return err
 	}

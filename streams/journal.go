@@ -311,15 +311,24 @@ func (j *Journal) Refuses() error {
 	return nil
 }
 
-// Complete waits until the stream is known to have all that it has acknowledged, and more are accepted.
+// Complete waits until the stream has all that it has acknowledged, and more are accepted. It asks the server, which
+// forgets what it could not write to a full disk, also while it goes on.
 func (j *Journal) Complete(ctx context.Context) error {
 	for {
 		j.mu.Lock()
-		changed := j.changed
+		changed, shipped := j.changed, j.shipped
 		j.mu.Unlock()
 		err := j.Refuses()
 		if err == nil {
-			return nil
+			var last uint64
+			if last, err = Last(ctx, j.js, j.opts.Stream); err != nil {
+				return err
+			}
+			if last >= shipped {
+				return nil
+			}
+			j.Suspect()
+			continue
 		}
 		select {
 		case <-changed:

@@ -144,11 +144,14 @@ func (r *running) metric(t *testing.T, line string) string {
 // It is told, and when there is room again the program goes on by itself.
 func TestIngestGoesOnAfterAFullDisk(t *testing.T) {
 	t.Parallel()
-	mount := streamstest.Disk(t, 96<<20)
+	mount := streamstest.Disk(t, 384<<20) // the senders write up to 30 MB a second
 	cfg := testConfig(t.TempDir())
 	cfg.Data.Dir = filepath.Join(mount, "data")
 	cfg.Streams.MaxStore = config.GiB // more than the disk has
 	r := start(t, cfg)
+	// A stream that can't be made on a full disk leaves a file open in nats-server, so that of the history is made first.
+	code, _, stderr := r.command(t, "projections", "rebuild", "comments")
+	require.Equal(t, cli.ExitOK, code, stderr)
 	// Deliveries may be refused before the server writes to the full disk, so something else does that as well.
 	_, err := r.JS().CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other"}})
 	require.NoError(t, err)
