@@ -53,12 +53,13 @@ func AwaitInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetst
 // copyIdle is how long the server keeps a consumer of AwaitCopies that could not be deleted.
 const copyIdle = 10 * time.Second
 
-// AwaitCopies waits until each server that keeps a copy of a stream has all messages that the stream has now. A server
-// counts as current as soon as it takes part in what is stored next, while it is still filled with what was stored
-// before; so what each has is counted: a consumer without copies of its own is put on any of them. A stream that
-// deletes what was read is not looked at. behind, if not nil, is called with how many copies are not complete yet.
-func AwaitCopies(ctx context.Context, js jetstream.JetStream, stream string, behind func(copies int)) error {
-	info, err := AwaitInfo(ctx, js, stream)
+// AwaitCopies waits until a stream has the sequence head, and each server that keeps a copy of it has all messages that
+// the stream has then. A server counts as current as soon as it takes part in what is stored next, while it is still
+// filled with what was stored before; so what each has is counted: a consumer without copies of its own is put on any of
+// them. A stream that deletes what was read is not looked at. behind, if not nil, is called with how many copies are not
+// complete yet.
+func AwaitCopies(ctx context.Context, js jetstream.JetStream, stream string, head uint64, behind func(copies int)) error {
+	info, err := awaitHead(ctx, js, stream, head)
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,23 @@ func AwaitCopies(ctx context.Context, js jetstream.JetStream, stream string, beh
 		}
 	}
 	return nil
+}
+
+// awaitHead waits until a stream has a sequence, and returns its info then. A server that lacks it may lead the stream
+// for a while after a restore.
+func awaitHead(ctx context.Context, js jetstream.JetStream, stream string, head uint64) (*jetstream.StreamInfo, error) {
+	for pause := (backoff.Backoff{Min: 20 * time.Millisecond, Max: time.Second}); ; {
+		info, err := AwaitInfo(ctx, js, stream)
+		if err != nil {
+			return nil, err
+		}
+		if info.State.LastSeq >= head {
+			return info, nil
+		}
+		if err := pause.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("stream %s ends at %d, before %d: %w", stream, info.State.LastSeq, head, err)
+		}
+	}
 }
 
 // countOnAnyCopy returns the name of a server that has a copy of a stream, and how many messages its copy has.

@@ -3,10 +3,12 @@ package operate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,6 +19,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Offline has the verbs on the streams of a stopped server.
@@ -95,8 +98,8 @@ type Applied struct {
 	Events   int `json:"events"`
 }
 
-// Restore creates the streams, the secrets and the key file of a backup, and then carries out
-// the erasures. It overwrites nothing. If it is interrupted, the next start of the server
+// Restore creates the streams, the secrets and the key file of a backup, waits until a cluster has filled their copies,
+// and then carries out the erasures. It overwrites nothing. If it is interrupted, the next start of the server
 // carries out the erasures before it serves anything, or is refused if the copy was not
 // complete. See [backup.Restore].
 func (o *Offline) Restore(
@@ -112,11 +115,30 @@ func (o *Offline) Restore(
 	if err != nil {
 		return out, err
 	}
+	if err := o.awaitCopies(ctx, out.Manifest); err != nil {
+		return out, err
+	}
 	if err := o.Copied(); err != nil {
 		return out, err
 	}
 	out.Applied, err = o.Finish(ctx)
 	return out, err
+}
+
+// copiesLimit bounds how long a restore waits until a cluster has filled all copies.
+const copiesLimit = 12 * time.Hour
+
+// awaitCopies waits until each server that keeps a stream of a backup has all of it: until then the cluster could
+// make a server without it the stream's leader.
+func (o *Offline) awaitCopies(ctx context.Context, m backup.Manifest) error {
+	ctx, cancel := context.WithTimeout(ctx, copiesLimit)
+	defer cancel()
+	for _, s := range m.Streams {
+		if err := streams.AwaitCopies(ctx, o.JS, s.Name, s.Head, nil); err != nil {
+			return fmt.Errorf("wait for the copies of the restored streams: %w", err)
+		}
+	}
+	return nil
 }
 
 // RestoreConfig checks a whole backup and restores the configuration to path if no

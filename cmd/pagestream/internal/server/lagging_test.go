@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -39,9 +40,13 @@ func TestReadOfALaggingCopy(t *testing.T) {
 	c := streamstest.RunCluster(t, 3)
 	_, err = backup.Restore(t.Context(), backup.RestoreOptions{Conn: c.JS.Conn(), Dir: dir, Replicas: 3})
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { // a server without the events may lead the stream for a moment
+		last, err := streams.Last(t.Context(), c.JS, streams.Name)
+		return err == nil && last == events
+	}, streamstest.Limit, 10*time.Millisecond)
 	for i := range 10 {
 		if i == 5 {
-			require.NoError(t, streams.AwaitCopies(t.Context(), c.JS, streams.Name, nil))
+			require.NoError(t, streams.AwaitCopies(t.Context(), c.JS, streams.Name, events, nil))
 		}
 		n := 0
 		_, err := streams.Read(t.Context(), c.JS, streams.ReadOptions{}, func(streams.Stored) error { n++; return nil })

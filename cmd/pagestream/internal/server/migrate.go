@@ -547,7 +547,11 @@ func (m *migrator) awaitReplicas(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, copiesLimit)
 	defer cancel()
 	for _, name := range m.names {
-		err := streams.AwaitCopies(ctx, m.to.js, name, func(n int) {
+		from, err := streams.Info(ctx, m.from.js, name)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+		err = streams.AwaitCopies(ctx, m.to.js, name, from.State.LastSeq, func(n int) {
 			m.o.Progress(MigrateProgress{Phase: MigrateReplicas, Part: name, Total: uint64(n)})
 		})
 		if err != nil {
