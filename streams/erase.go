@@ -16,7 +16,7 @@ import (
 )
 
 // eraseRequests is how many requests of Erase are under way at once. The server carries them out one after
-// the other, and writes a block of the stream anew for each of them, so more would not be faster.
+// the other, so more would not be faster.
 const eraseRequests = 4
 
 // Erase deletes the events at the given sequences from the stream and overwrites their bytes on
@@ -24,23 +24,42 @@ const eraseRequests = 4
 // skipped. After an error some of the events may still be in the stream.
 //
 // An event for which match returns false is not deleted, even if its sequence is in the list. The
-// function match is called by several goroutines.
+// function match is called by several goroutines. A stream with a [Journal] needs [Journal.Erase].
 func Erase(
 	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool,
 ) (deleted int, err error) {
+	_, deleted, err = remove(ctx, js, stream, seqs, match, jetstream.Stream.SecureDeleteMsg)
+	return deleted, err
+}
+
+// deleter deletes the message at a sequence.
+type deleter func(jetstream.Stream, context.Context, uint64) error
+
+// remove deletes events as Erase does. It returns which ones of them the stream does not have any more, and how many of
+// these it deleted.
+func remove(
+	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool, del deleter,
+) (gone []uint64, deleted int, err error) {
 	st, err := js.Stream(ctx, stream)
 	if err != nil {
-		return 0, fmt.Errorf("get stream: %w", err)
+		return nil, 0, fmt.Errorf("get stream: %w", err)
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	kept := make([]bool, len(seqs)) // because of match
 	var next, done atomic.Int64
 	var running sync.WaitGroup
 	for range min(eraseRequests, len(seqs)) {
 		running.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(seqs)) && ctx.Err() == nil; i = next.Add(1) - 1 {
-				ok, err := eraseOne(ctx, st, seqs[i], match)
-				if err != nil {
+				e, err := get(ctx, st, seqs[i])
+				ok := false
+				if err == nil {
+					if kept[i] = !match(e); !kept[i] {
+						ok, err = deleteOne(ctx, st, seqs[i], del)
+					}
+				}
+				if err != nil && !errors.Is(err, ErrNotFound) {
 					stop(err) // only the first error counts
 				}
 				if ok {
@@ -50,26 +69,20 @@ func Erase(
 		})
 	}
 	running.Wait()
-	return int(done.Load()), context.Cause(ctx)
-}
-
-// eraseOne deletes one event. It returns false if there is none, or match returns false.
-func eraseOne(ctx context.Context, st jetstream.Stream, seq uint64, match func(Stored) bool) (bool, error) {
-	e, err := get(ctx, st, seq)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return false, nil
-	case err != nil:
-		return false, err
-	case !match(e):
-		return false, nil
+	if err := context.Cause(ctx); err != nil {
+		return nil, int(done.Load()), err
 	}
-	return secureDelete(ctx, st, seq)
+	for i, seq := range seqs {
+		if !kept[i] {
+			gone = append(gone, seq)
+		}
+	}
+	return gone, int(done.Load()), nil
 }
 
-// secureDelete deletes a message and overwrites its bytes. It returns false if there is none.
-func secureDelete(ctx context.Context, st jetstream.Stream, seq uint64) (bool, error) {
-	err := st.SecureDeleteMsg(ctx, seq)
+// deleteOne deletes a message. It returns false if there is none.
+func deleteOne(ctx context.Context, st jetstream.Stream, seq uint64, del deleter) (bool, error) {
+	err := del(st, ctx, seq)
 	if err == nil {
 		return true, nil
 	}
@@ -138,7 +151,7 @@ func eraseCopies(
 		if seq = m.Sequence; !match(m.Header) {
 			continue
 		}
-		ok, err := secureDelete(ctx, st, seq)
+		ok, err := deleteOne(ctx, st, seq, jetstream.Stream.SecureDeleteMsg)
 		if err != nil {
 			return deleted, err
 		}

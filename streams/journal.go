@@ -46,6 +46,8 @@ type Checkpoints interface {
 	// Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An
 	// event that JetStream has acknowledged may be missing: it is in the files soon after.
 	Take() (uint64, error)
+	// Overwrite replaces the bytes of events that were deleted, durably. They must be in the files.
+	Overwrite(deleted []uint64) error
 }
 
 // JournalOptions configure a [Journal]. Files and Checkpoints are required.
@@ -418,6 +420,19 @@ func (j *Journal) Settle(ctx context.Context) error {
 			return fmt.Errorf("wait until JetStream has written event %d: %w", shipped, err)
 		}
 	}
+}
+
+// Erase does what the function [Erase] does, also in the journal's files, and makes it durable. The server would write a
+// block anew for each event, so it only deletes them, and the bytes are overwritten then.
+func (j *Journal) Erase(ctx context.Context, seqs []uint64, match func(Stored) bool) (deleted int, err error) {
+	if err := j.Flush(ctx); err != nil {
+		return 0, err
+	}
+	gone, deleted, err := remove(ctx, j.js, j.opts.Stream, seqs, match, jetstream.Stream.DeleteMsg)
+	if err := errors.Join(err, j.Settle(ctx)); err != nil {
+		return deleted, err
+	}
+	return deleted, j.opts.Checkpoints.Overwrite(gone)
 }
 
 // checkpoint makes durable what is in the stream's files, and drops it from the journal.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
 	"strings"
 	"time"
@@ -76,7 +75,7 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 	c.Subjects = []string{All}
 	c.Discard = jetstream.DiscardNew // never delete acknowledged events to make room
 	c.DiscardNewPerSubject = false
-	c.MaxMsgs, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, 0
+	c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxConsumers, c.MaxMsgSize, c.MaxAge = -1, -1, -1, -1, 0
 	c.MaxBytes = s.MaxBytes
 	c.AllowDirect = direct(c.Replicas)
 	c.NoAck = false
@@ -87,16 +86,12 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 // Window is its deduplication window if not. The mode of an existing stream can't be changed.
 func SetJournal(c *jetstream.StreamConfig, journal bool, window time.Duration) {
 	if !journal {
-		c.PersistMode, c.AllowAtomicPublish = jetstream.DefaultPersistMode, true
-		c.Duplicates, c.MaxMsgsPerSubject = window, -1
+		c.PersistMode, c.AllowAtomicPublish, c.Duplicates = jetstream.DefaultPersistMode, true, window
 		return
 	}
 	c.PersistMode = jetstream.AsyncPersistMode
 	c.AllowAtomicPublish = false // not possible with that mode
 	c.Duplicates = noWindow
-	// No subject ever has that many. With any limit the server makes its files half as large, so that to erase an
-	// event, for which it writes a file anew, takes half the time.
-	c.MaxMsgsPerSubject = math.MaxInt64
 }
 
 // noWindow is the shortest deduplication window that JetStream has; 0 would be its default of two minutes.

@@ -146,6 +146,12 @@ func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
 	}
 	defer file.Close()
+	return m.records(file, func(after Mark, _ []byte) { f(after) })
+}
+
+// records calls f with each message's record of the block after m, and with the mark after it, and returns the mark after
+// the last whole record. The error wraps [errors.ErrUnsupported] if the block is compressed.
+func (m Mark) records(file *os.File, f func(after Mark, record []byte)) (Mark, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
@@ -162,21 +168,31 @@ func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
 		return m, fmt.Errorf("block %d of the stream is compressed: %w", m.Block, errors.ErrUnsupported)
 	}
 	for len(b) >= recordMin {
-		size := int64(binary.LittleEndian.Uint32(b) & lengthMask)
+		size := lengthOf(b)
 		if size < recordMin {
 			return m, fmt.Errorf("block %d of the stream has no record at byte %d: %w", m.Block, m.Offset, ErrOlder)
 		}
 		if size > int64(len(b)) {
 			break
 		}
-		seq := binary.LittleEndian.Uint64(b[4:])
+		record := b[:size]
 		b, m.Offset = b[size:], m.Offset+size
-		if seq&tombstoneBit == 0 {
-			m.Seq = max(m.Seq, seq&^erasedBit)
-			f(m)
+		if seq, message := seqOf(record); message {
+			m.Seq = max(m.Seq, seq)
+			f(m, record)
 		}
 	}
 	return m, nil
+}
+
+// lengthOf returns how many bytes the record that begins with b has.
+func lengthOf(b []byte) int64 { return int64(binary.LittleEndian.Uint32(b) & lengthMask) }
+
+// seqOf returns the sequence of the message whose record begins with b, which may be overwritten. It reports false if
+// the record is no message.
+func seqOf(b []byte) (seq uint64, message bool) {
+	seq = binary.LittleEndian.Uint64(b[4:])
+	return seq &^ erasedBit, seq&tombstoneBit == 0
 }
 
 // Cut removes what a stopped server wrote after a mark, durably, and reports whether there was anything. After a

@@ -83,6 +83,9 @@ func (c *Checkpoints) Cut(first uint64) (bool, error) {
 	case err != nil:
 		return false, err
 	}
+	if err := c.overwriteAgain(); err != nil {
+		return false, err
+	}
 	mark := c.last.Mark
 	if first > mark.Seq+1 {
 		if mark, err = MarkAfter(c.dir, c.stream, first-1); err != nil {
@@ -117,14 +120,19 @@ func (c *Checkpoints) Take() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("encode checkpoint: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(c.file), 0o700); err != nil {
-		return 0, fmt.Errorf("write checkpoint: %w", err)
-	}
-	if err := disk.Replace(c.file, b); err != nil {
+	if err := replace(c.file, b); err != nil {
 		return 0, fmt.Errorf("write checkpoint: %w", err)
 	}
 	c.last = next
 	return mark.Seq, nil
+}
+
+// replace writes a file and its directory, durably.
+func replace(path string, b []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return disk.Replace(path, b)
 }
 
 // Close closes the checkpoints.

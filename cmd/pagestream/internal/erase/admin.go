@@ -273,16 +273,13 @@ func (x *Admins) Handle(ctx context.Context, e streams.Stored) error {
 			}
 		}
 	}
-	n, err := streams.Erase(ctx, x.opts.JS, streams.Name, seqs, func(s streams.Stored) bool {
+	n, err := eraseEvents(ctx, x.opts.JS, x.opts.Journal, seqs, func(s streams.Stored) bool {
 		ok := s.Page == e.Page && isListed(s, tombstones[s.Seq])
 		if !ok {
 			x.opts.Logger.Error("erasure lists another event; it is not deleted", "seq", s.Seq, "erasure", e.Seq)
 		}
 		return ok
 	})
-	if err == nil {
-		err = settle(ctx, x.opts.Journal)
-	}
 	if n > 0 {
 		x.opts.Logger.Info("events with the id of a person who connected a page deleted",
 			"page", e.Page, "events", n, "seq", e.Seq)

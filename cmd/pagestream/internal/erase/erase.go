@@ -57,6 +57,18 @@ type Journal interface {
 	Flush(ctx context.Context) error
 	// Settle does that, removes what the journal has of them, and makes durable what was deleted from the stream.
 	Settle(ctx context.Context) error
+	// Erase does what [streams.Erase] does, also in the journal, and makes it durable.
+	Erase(ctx context.Context, seqs []uint64, match func(streams.Stored) bool) (deleted int, err error)
+}
+
+// eraseEvents deletes events from the stream, durably; j may be nil.
+func eraseEvents(
+	ctx context.Context, js jetstream.JetStream, j Journal, seqs []uint64, match func(streams.Stored) bool,
+) (int, error) {
+	if j == nil {
+		return streams.Erase(ctx, js, streams.Name, seqs, match)
+	}
+	return j.Erase(ctx, seqs, match)
 }
 
 // settle makes the deletions durable, and removes what the journal has of the events; j may be nil.
@@ -343,16 +355,13 @@ func (x *Eraser) Handle(ctx context.Context, e streams.Stored) error {
 			seqs = append(seqs, h.Seq)
 		}
 	}
-	n, err := streams.Erase(ctx, x.opts.JS, streams.Name, seqs, func(s streams.Stored) bool {
+	n, err := eraseEvents(ctx, x.opts.JS, x.opts.Journal, seqs, func(s streams.Stored) bool {
 		ok := s.Page == e.Page && (domain.ContactHash(s.Contact) == d.Contact || mentionsHash(s, d.Contact))
 		if !ok {
 			x.opts.Logger.Error("erasure lists an event of another contact; it is not deleted", "seq", s.Seq, "erasure", e.Seq)
 		}
 		return ok
 	})
-	if err == nil {
-		err = settle(ctx, x.opts.Journal)
-	}
 	if n > 0 {
 		x.opts.Logger.Info("events of an erased contact deleted", "page", e.Page, "events", n, "seq", e.Seq)
 	}
