@@ -143,6 +143,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("create consumer %s: %w", r.opts.Durable, err)
 	}
+	acks := &acks{conn: conn, domain: r.opts.Domain, stream: r.opts.Stream}
 	// Watermill logs an error for each message that is skipped or refused, which is nothing unusual,
 	// so they are logged at debug level. handle logs the messages that it gives up on.
 	logger := WatermillLogger(r.opts.Logger, slog.LevelDebug)
@@ -154,7 +155,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		SubscribersCount: 1,
 		AckWaitTimeout:   r.opts.Timeout + time.Second,
 		CloseTimeout:     r.opts.Timeout + time.Second,
-		Unmarshaler:      unmarshaler{r.opts.Pass},
+		Unmarshaler:      unmarshaler{r.opts.Pass, acks},
 		NakDelay:         r,
 		QueueGroupPrefix: r.opts.Durable,
 		JetStream: wmnats.JetStreamConfig{
@@ -177,7 +178,14 @@ func (r *Reactor) Run(ctx context.Context) error {
 		return fmt.Errorf("create router: %w", err)
 	}
 	router.AddConsumerHandler(r.opts.Durable, r.opts.Filter, subscriber, func(m *message.Message) error {
-		return r.handle(ctx, m)
+		if err := r.handle(ctx, m); err != nil {
+			return err
+		}
+		seq, at, err := positionOf(m)
+		if err != nil {
+			return err
+		}
+		return acks.allow(ctx, seq, at)
 	})
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -306,10 +314,56 @@ func (r *Reactor) WaitTime(attempts uint64) time.Duration {
 	return backoff.After(int(min(attempts, 64)), r.opts.Pause, r.opts.MaxPause)
 }
 
+// acks tells which messages may be acknowledged. An acknowledgement names a sequence, and after a reconnect the stream
+// may be an older copy, in which that sequence is of another event, or will be.
+type acks struct {
+	conn           *nats.Conn
+	domain, stream string
+
+	reconnects uint64 // of the connection, when allow was called last
+	doubtful   int    // how many more messages may have been delivered before the last reconnect
+}
+
+// errOther is returned for a message that is not in the stream any more.
+var errOther = errors.New("the stream has another event in the place of the one that was delivered")
+
+// allow returns an error if the message with that sequence, which was stored at that time, must not be acknowledged. A
+// negative acknowledgement does no harm: the message is just delivered again, if there is one.
+func (a *acks) allow(ctx context.Context, seq uint64, at time.Time) error {
+	if n := a.conn.Stats().Reconnects; n != a.reconnects {
+		a.reconnects, a.doubtful = n, reactorPending
+	}
+	if a.doubtful == 0 && a.conn.IsConnected() { // the client would send it later, to any stream
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+	defer cancel()
+	js, err := Open(a.conn, a.domain)
+	if err != nil {
+		return err
+	}
+	st, err := lookUp(ctx, js, a.stream)
+	if err != nil {
+		return err
+	}
+	m, err := st.GetMsg(ctx, seq)
+	switch {
+	case err != nil:
+		return fmt.Errorf("get sequence %d: %w", seq, err)
+	case !m.Time.Equal(at):
+		return errOther
+	}
+	a.doubtful = max(0, a.doubtful-1)
+	return nil
+}
+
 // unmarshaler makes a watermill message of any NATS message: a message that it refused would be
 // delivered again and again. Events for which pass returns true are acknowledged here, before they cost
 // a watermill message and the way through the router.
-type unmarshaler struct{ pass func(Stored) bool }
+type unmarshaler struct {
+	pass func(Stored) bool
+	acks *acks
+}
 
 // errSkipped is returned to watermill for a message that is already acknowledged.
 var errSkipped = errors.New("skipped")
@@ -318,7 +372,7 @@ func (u unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
 	meta, err := in.Metadata()
 	if err == nil && u.pass != nil {
 		e, decodeErr := decodeEnvelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
-		if decodeErr == nil && u.pass(e) && in.Ack() == nil {
+		if decodeErr == nil && u.pass(e) && u.acks.allow(context.Background(), e.Seq, e.At) == nil && in.Ack() == nil {
 			return nil, errSkipped
 		}
 	}

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -75,6 +78,17 @@ func react(t *testing.T, o streams.ReactorOptions) (stop func()) {
 // acknowledged waits until the reactor has acknowledged every event up to seq.
 func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
 	t.Helper()
+	consumer(t, s, func(info *jetstream.ConsumerInfo) error {
+		if info.AckFloor.Stream != seq {
+			return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
+		}
+		return nil
+	})
+}
+
+// consumer waits until check returns nil for the state of the reactor's consumer.
+func consumer(t *testing.T, s *streamstest.Server, check func(*jetstream.ConsumerInfo) error) {
+	t.Helper()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 		defer cancel()
@@ -86,10 +100,7 @@ func acknowledged(t *testing.T, s *streamstest.Server, seq uint64) {
 		if err != nil {
 			return err
 		}
-		if info.AckFloor.Stream != seq {
-			return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
-		}
-		return nil
+		return check(info)
 	})
 }
 
@@ -305,4 +316,54 @@ func TestReactorCanStopWhileMessagesAreDelivered(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestReactorBesideAnOlderStream replaces the stream by an older copy while an event is handled. The place of that event
+// is another event's then, which must be handled until it succeeds.
+func TestReactorBesideAnOlderStream(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t)
+	s.Stream(t, streams.Spec{})
+	events := messages("7", 3)
+	before, after := events[1], events[2]
+	var seen reactions
+	began, proceed := make(chan struct{}), make(chan struct{})
+	o := reactorOptions(s)
+	o.Connect = func() (*nats.Conn, error) {
+		return nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	}
+	o.Timeout, o.MaxPause = streamstest.Limit, time.Second
+	o.Handle = streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+		switch n := seen.add(e.ID); {
+		case e.ID == before.ID:
+			close(began)
+			<-proceed
+		case e.ID == after.ID && n == 1:
+			return errors.New("not now")
+		}
+		return nil
+	})
+	react(t, o)
+	publish(t, s, events[:1])
+	acknowledged(t, s, 1)
+	s.Halt(t)
+	older := t.TempDir()
+	copyDir(t, s.Dir, older)
+	s.Start(t)
+	publish(t, s, []domain.Event{before})
+	<-began
+	s.Halt(t)
+	require.NoError(t, os.RemoveAll(s.Dir))
+	copyDir(t, older, s.Dir)
+	s.Start(t)
+	publish(t, s, []domain.Event{after})
+	consumer(t, s, func(info *jetstream.ConsumerInfo) error {
+		if info.Delivered.Stream < 2 {
+			return fmt.Errorf("delivered up to %d", info.Delivered.Stream)
+		}
+		return nil
+	})
+	close(proceed)
+	seen.eventually(t, map[string]int{events[0].ID: 1, before.ID: 1, after.ID: 2})
+	acknowledged(t, s, 2)
 }

@@ -48,7 +48,6 @@ type cluster struct {
 	binary, dir, bridge string
 	network             string // of the addresses, without the last number
 	members             []*member
-	leadsLater          bool // reactors may take longer than reactorLimit
 	nodes               []*site
 	watches             []*readiness
 	watching            sync.WaitGroup
@@ -420,7 +419,7 @@ func (c *cluster) check(t *testing.T) {
 	}
 	c.checkDigests(t)
 	c.checkOutbox(t, all)
-	if c.done+1 == c.rounds && !c.leadsLater {
+	if c.done+1 == c.rounds {
 		c.checkLeads(t)
 	}
 	for _, s := range c.nodes {
@@ -875,7 +874,6 @@ func (c *cluster) restoreFiles(t *testing.T, m *member) {
 // copy is sent again and must be stored.
 func allRolledBack(t *testing.T, f *trial) {
 	c := f.runningCluster(t, false)
-	c.leadsLater = true
 	c.slow(t) // so that the loads remember all that they have to send again
 	for range f.rounds {
 		c.awaitAcks(t, 500)
