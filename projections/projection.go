@@ -34,3 +34,10 @@ type Projection interface {
 	// Apply applies one event to the state.
 	Apply(tx *store.Tx, e streams.Stored) error
 }
+
+// Filtered is a [Projection] with a bucket whose keys are mostly looked up when it does not have them. A runner keeps in
+// memory which ones it has, see store.Options.Filter.
+type Filtered interface {
+	// FilteredBucket returns the name of the bucket.
+	FilteredBucket() string
+}

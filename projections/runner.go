@@ -95,6 +95,9 @@ var _ Viewer = (*Runner)(nil)
 // and with store.ErrLocked if another runner has the file open.
 func NewRunner(p Projection, o RunnerOptions) (*Runner, error) {
 	o = o.withDefaults()
+	if f, ok := p.(Filtered); ok {
+		o.Store.Filter = f.FilteredBucket()
+	}
 	switch {
 	case !validName.MatchString(p.Name()):
 		return nil, fmt.Errorf("%w: name %q is not 1 to 64 of a-z, 0-9 and _", ErrBadOptions, p.Name())

@@ -48,6 +48,7 @@ type Projection struct{}
 var (
 	_ projections.Projection = (*Projection)(nil)
 	_ projections.Rememberer = (*Projection)(nil)
+	_ projections.Filtered   = (*Projection)(nil)
 )
 
 // New returns the projection.
@@ -64,6 +65,9 @@ func (*Projection) Version() int { return version }
 func (*Projection) PagedBuckets() (byPage, byKey []string) {
 	return []string{pagesBucket, daysBucket, timesBucket}, []string{seenBucket}
 }
+
+// FilteredBucket implements [projections.Filtered]: most ids that are looked up are new.
+func (*Projection) FilteredBucket() string { return seenBucket }
 
 // Apply counts an event, as a duplicate if an earlier one has its id.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {

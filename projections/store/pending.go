@@ -172,6 +172,7 @@ func (b *Bucket) write(key, value []byte, deleted bool) error {
 		}
 		return nil
 	}
+	b.filter.add(key)
 	if b.sums {
 		value = withSum(b.sum, key, value)
 	}

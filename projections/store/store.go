@@ -77,6 +77,9 @@ type Options struct {
 	Memory int
 	// FlushEvery is the longest time that a change stays in memory only, by default 1 s.
 	FlushEvery time.Duration
+	// Filter is the name of a bucket whose keys are often looked up when it does not have them. What the file has of
+	// them is kept in memory, 10 bits a key for up to 67 million keys; it is read in the background after Open.
+	Filter string
 	// Check reads the whole file before it is opened, unless its process closed it and nobody wrote to it since. It
 	// returns an error that wraps [ErrCorrupt] if the file is damaged; after any other error the file is not opened.
 	// The default is [CheckFile].
@@ -113,6 +116,7 @@ type Store struct {
 	sums    bool     // rows have checksums
 	marked  bool     // the file has the mark of that; of the one who writes to the file
 	mem     *memory  // nil if each Update writes to the file
+	filter  *filter  // nil without Options.Filter
 
 	suspicion atomic.Pointer[error] // why the file may be damaged; nil if it is not
 	left      atomic.Pointer[stamp] // what the last write has left
@@ -235,6 +239,10 @@ func open(path string, o Options) (s *Store, err error) {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrCorrupt, err), s.db.Close())
 	}
 	s.KeepInMemory(o.Memory)
+	if o.Filter != "" {
+		s.filter = newFilter(o.Filter)
+		go s.fillFilter()
+	}
 	return s, nil
 }
 
@@ -310,7 +318,7 @@ func (s *Store) snapshot() (*Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tx{tx: tx, sums: s.sums, levels: s.mem.levels()}, nil
+	return &Tx{tx: tx, sums: s.sums, filter: s.filter, levels: s.mem.levels()}, nil
 }
 
 // Update calls f in a write transaction and commits it. Only one runs at a time. If f fails or panics, or the commit
@@ -337,7 +345,7 @@ func (s *Store) updateFile(f func(*Tx) error) error {
 		s.updates.Lock()
 		defer s.updates.Unlock()
 		return s.write(func(tx *bbolt.Tx) (sums bool, err error) {
-			t := &Tx{tx: tx, writable: true, sums: s.sums}
+			t := &Tx{tx: tx, writable: true, sums: s.sums, filter: s.filter}
 			if err := f(t); err != nil {
 				return false, err
 			}
@@ -558,6 +566,7 @@ func (s *Store) Close() (err error) {
 			}()
 			s.open.Lock()
 			close(alone)
+			s.filter.close()
 			err := s.stopFlushes()
 			s.mu.Lock()
 			if s.Suspicion() == nil && s.unchanged() == nil && !s.db.NoSync {

@@ -21,6 +21,7 @@ type Tx struct {
 	buffered int // about how many bytes of changes the buckets buffer
 	scratch  []byte
 	sums     bool // rows have checksums
+	filter   *filter
 	// levels are the tables in memory that lie over the file, the newest first. mine is the first of them in an Update
 	// that changes it; nil means that the Update writes to the file. base is the size that it began with.
 	levels []*table
@@ -39,6 +40,9 @@ func (tx *Tx) Bucket(name string) *Bucket {
 		return b
 	}
 	b := &Bucket{tx: tx, name: name, writable: tx.writable, sums: tx.sums, sum: nameSum(name)}
+	if tx.filter != nil && tx.filter.bucket == name {
+		b.filter = tx.filter
+	}
 	b.open()
 	if tx.buckets == nil {
 		tx.buckets = make(map[string]*Bucket, 8)
@@ -88,9 +92,10 @@ type Bucket struct {
 	writable bool
 	err      error
 	pending  pending
-	buffered int    // about how many bytes pending has
-	sums     bool   // rows have checksums
-	sum      uint32 // of the name
+	buffered int     // about how many bytes pending has
+	sums     bool    // rows have checksums
+	sum      uint32  // of the name
+	filter   *filter // of the bucket, or nil
 }
 
 // stored returns the value of a row that is not pending, or nil if there is none. It panics with a [*damage] if the
@@ -101,7 +106,7 @@ func (b *Bucket) stored(key []byte) []byte {
 			return v
 		}
 	}
-	if b.b == nil {
+	if b.b == nil || b.filter.lacks(key) {
 		return nil
 	}
 	defer guard()
