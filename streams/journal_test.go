@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/journal"
@@ -41,17 +43,25 @@ type journaled struct {
 }
 
 // openJournal opens the journal of a server.
-func openJournal(t testing.TB, s *streamstest.Server, dir string, o streams.JournalOptions) (*journaled, error) {
+func openJournal(
+	t testing.TB, s *streamstest.Server, dir string, o streams.JournalOptions, change ...func(*journal.Options),
+) (*journaled, error) {
 	t.Helper()
 	var err error
 	j := &journaled{Server: s, dir: dir, logs: &streamstest.Logs{}}
 	j.checkpoints, err = embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, j.checkpoints.Close()) })
-	j.files, err = journal.Open(journal.Options{Dir: dir, Segment: 64 << 10})
+	files := journal.Options{Dir: dir, Segment: 64 << 10}
+	for _, f := range change {
+		f(&files)
+	}
+	j.files, err = journal.Open(files)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, j.files.Close()) })
-	j.tail = streams.NewFedTail(streams.TailOptions{Events: 64})
+	if j.tail = o.Tail; j.tail == nil {
+		j.tail = streams.NewFedTail(streams.TailOptions{Events: 64})
+	}
 	t.Cleanup(func() { assert.NoError(t, j.tail.Close()) })
 	s.Stream(t, streams.Spec{Journal: true})
 	if o.Files, o.Tail = j.files, j.tail; o.Checkpoints == nil {
@@ -588,6 +598,73 @@ func TestASlowReaderComesBack(t *testing.T) {
 		require.NoError(t, err)
 	}
 	readers.Wait()
+}
+
+// TestASlowModelBesideAFastStream stores events as fast as it can while one of three subscribers sleeps again and again,
+// so long that it falls out of what is handed over in the process. It reads the stream then, and comes back. Each of them
+// gets each event once and in order, and the others are not kept waiting. It logs how fast that was.
+func TestASlowModelBesideAFastStream(t *testing.T) {
+	t.Parallel()
+	const pages, requests, each = 16, 20, 250
+	const events = pages * requests * each
+	s := streamstest.Run(t, unsynced)
+	tail := streams.NewFedTail(streams.TailOptions{})
+	j, err := openJournal(t, s, t.TempDir(), streams.JournalOptions{Tail: tail}, func(o *journal.Options) { o.Segment = 0 })
+	require.NoError(t, err)
+	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
+	prepared := make([][]domain.Event, pages)
+	for n := range prepared {
+		prepared[n] = messages(domain.PageID(strconv.Itoa(n)), requests*each)
+	}
+	began := time.Now()
+	var running errgroup.Group
+	var took [3]time.Duration
+	for n := range took {
+		sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Tail: tail, Batch: 1000})
+		defer func() { assert.NoError(t, sub.Close()) }()
+		in, err := sub.Subscribe(t.Context(), streams.All)
+		require.NoError(t, err)
+		running.Go(func() error {
+			for next := uint64(1); next <= events; {
+				m, ok := <-in
+				if !ok {
+					return fmt.Errorf("the subscription of %d ended before event %d", n, next)
+				}
+				list, err := streams.EventsOf(m)
+				if err != nil {
+					return err
+				}
+				for _, e := range list {
+					if e.Seq != next {
+						return fmt.Errorf("event %d after %d", e.Seq, next-1)
+					}
+					next++
+				}
+				if n == 0 && list[len(list)-1].Seq%20_000 < uint64(len(list)) {
+					<-time.After(400 * time.Millisecond)
+				}
+				m.Ack()
+			}
+			took[n] = time.Since(began)
+			return nil
+		})
+	}
+	var stored time.Duration
+	var storing errgroup.Group
+	for _, list := range prepared {
+		storing.Go(func() error {
+			for part := range slices.Chunk(list, each) {
+				if _, err := p.Publish(t.Context(), part); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, storing.Wait())
+	stored = time.Since(began)
+	require.NoError(t, running.Wait())
+	t.Logf("%.0f events/s; the subscribers had all after %v, %v and %v", events/stored.Seconds(), took[0], took[1], took[2])
 }
 
 // TestTheStreamOfAJournal checks that the mode of a stream can't be changed.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -95,7 +97,7 @@ func (c *cluster) checkLeads(t *testing.T) {
 		}
 	}
 	var retrieved map[string]int
-	require.NoError(t, c.nodes[0].eventually(reactorLimit, func() (err error) {
+	err := c.nodes[0].eventually(reactorLimit, func() (err error) {
 		if retrieved, err = c.nodes[0].readLeads(); err != nil {
 			return err
 		}
@@ -105,11 +107,36 @@ func (c *cluster) checkLeads(t *testing.T) {
 			}
 		}
 		return nil
-	}))
+	})
+	if err != nil {
+		c.tellReactor(t, "leads")
+	}
+	require.NoError(t, err)
 	for id, n := range retrieved {
 		assert.Equal(t, 1, n, "lead %s is stored more than once", id)
 	}
 	c.leads = len(wanted)
+}
+
+// tellReactor logs the state of a reactor's consumer, and its dead letters.
+func (c *cluster) tellReactor(t *testing.T, name string) {
+	t.Helper()
+	err := c.connect(func(_ *nats.Conn, js jetstream.JetStream) error {
+		consumer, err := js.PushConsumer(c.ctx, "PAGESTREAM", name)
+		if err != nil {
+			return err
+		}
+		info, err := consumer.Info(c.ctx)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(info)
+		t.Logf("consumer %s: %s", name, b)
+		return err
+	})
+	t.Log("consumer", name, "error", err)
+	_, out := c.nodes[0].run("deadletters", "list")
+	t.Log(out)
 }
 
 // readLeads counts the events of each retrieved lead.
