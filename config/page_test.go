@@ -78,7 +78,7 @@ from a flag; a later source overrides an earlier one. Durations are written ` + 
 
 ` + "```sh" + `
 pagestream config example    # a file with every setting and its meaning
-pagestream config check      # is it valid, and can everything that it names be read?
+pagestream config check      # of the file in force: is it valid, and can all that it names be read?
 pagestream config print      # what is in force, without secrets
 ` + "```" + `
 
