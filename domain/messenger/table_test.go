@@ -241,9 +241,9 @@ func TestKindsByFieldItemAndVerb(t *testing.T) {
 	}
 }
 
-// The table is between these lines of README.
+// The table is between these lines of the page about webhook kinds.
 const (
-	kindsBegin = "<!-- This table is written by `task gen:kinds`. -->\n"
+	kindsBegin = "<!-- This table is written by `task gen:docs`. -->\n"
 	kindsEnd   = "<!-- The end of the table. -->\n"
 )
 
@@ -277,19 +277,19 @@ func kindsTable() string {
 	return b.String()
 }
 
-// TestReadmeHasTheKinds compares README's table with the kinds. Write it with -update.
-func TestReadmeHasTheKinds(t *testing.T) {
-	readme := filepath.Join("..", "..", "README.md")
-	b, err := os.ReadFile(readme)
+// TestKindsPage compares the table of docs/kinds.md with the kinds. Write it with -update.
+func TestKindsPage(t *testing.T) {
+	page := filepath.Join("..", "..", "cmd", "pagestream", "docs", "kinds.md")
+	b, err := os.ReadFile(page)
 	require.NoError(t, err)
 	before, rest, ok := strings.Cut(string(b), kindsBegin)
-	require.True(t, ok, "README has no %q", kindsBegin)
+	require.True(t, ok, "the page has no %q", kindsBegin)
 	_, after, ok := strings.Cut(rest, kindsEnd)
-	require.True(t, ok, "README has no %q", kindsEnd)
+	require.True(t, ok, "the page has no %q", kindsEnd)
 	want := before + kindsBegin + "\n" + kindsTable() + "\n" + kindsEnd + after
 	if *update {
-		require.NoError(t, os.WriteFile(readme, []byte(want), 0o644))
+		require.NoError(t, os.WriteFile(page, []byte(want), 0o644))
 		return
 	}
-	require.Equal(t, want, string(b), "the table is old: task gen:kinds")
+	require.Equal(t, want, string(b), "the table is old: task gen:docs")
 }

@@ -45,7 +45,7 @@ type attacked struct {
 	url string
 }
 
-// external is a NATS server that is configured as README says, with a program that stores its events there.
+// external is a NATS server that is configured as docs/consumers.md says, with a program that stores its events there.
 type external struct {
 	attacked
 	ns   *natsserver.Server
