@@ -150,8 +150,21 @@ func TestControlScriptsTheFake(t *testing.T) {
 	ok("send-test", "")
 	assert.Len(t, s.bodies, 1)
 
+	ok("duplicates", `{"percent":100}`)
+	ok("reorder", `{"percent":30}`)
+	engine = ok("state", "")["engines"].([]any)[0].(map[string]any)
+	assert.Equal(t, []any{100.0, 30.0}, []any{engine["duplicates"], engine["reorder"]})
+	assert.Equal(t, fakegraph.Switches{Delivery: true, Duplicates: 100, Reorder: 30}, s.Switches())
+
 	token := s.pageToken(user, page1)
-	ok("kill-token", `{"app":"`+app+`","user":"`+user+`","page":"`+page1+`","subcode":460}`)
+	page := `{"app":"` + app + `","user":"` + user + `","page":"` + page1 + `"`
+	ok("kill-token", page+`,"subcode":490}`)
+	assert.Equal(t, "400 190/490", s.call("GET", "/"+page1, token).failure())
+	ok("revive-tokens", page+`}`)
+	assert.Empty(t, s.call("GET", "/"+page1, token).failure())
+	status, _ = do("revive-tokens", page+`}`)
+	assert.Equal(t, http.StatusNotFound, status, "no checkpoint has ended it")
+	ok("kill-token", page+`,"subcode":460}`)
 	assert.Equal(t, "400 190/460", s.call("GET", "/"+page1, token).failure())
 	fresh := s.pageToken(user, page1)
 	ok("kill-token", `{"token":"`+fresh+`","subcode":458}`)
