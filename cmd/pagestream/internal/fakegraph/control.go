@@ -79,6 +79,8 @@ var verbs = map[string]verb{
 		}
 		return nil, c.KillToken(c.Token, c.Subcode)
 	},
+	// app, user, page, subcode
+	"kill-tokens": func(c command) (any, error) { return nil, c.KillTokens(c.App, c.User, c.Page, c.Subcode) },
 	// app, user, page
 	"revive-tokens": func(c command) (any, error) {
 		if c.ReviveTokens(c.App, c.User, c.Page) == 0 {
@@ -242,8 +244,8 @@ type (
 		Expires time.Time `json:"expires,omitzero"`
 	}
 	stateEngine struct {
-		App      string              `json:"app"`
-		Delivery bool                `json:"delivery"`
+		App      string `json:"app"`
+		Delivery bool   `json:"delivery"`
 		// Duplicates and Reorder are percentages.
 		Duplicates int                 `json:"duplicates"`
 		Reorder    int                 `json:"reorder"`

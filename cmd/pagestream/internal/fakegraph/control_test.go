@@ -158,12 +158,16 @@ func TestControlScriptsTheFake(t *testing.T) {
 
 	token := s.pageToken(user, page1)
 	page := `{"app":"` + app + `","user":"` + user + `","page":"` + page1 + `"`
-	ok("kill-token", page+`,"subcode":490}`)
+	ok("kill-tokens", page+`,"subcode":490}`)
 	assert.Equal(t, "400 190/490", s.call("GET", "/"+page1, token).failure())
+	assert.Equal(t, []string{page1}, s.Checkpointed(app, user))
+	status, _ = do("kill-tokens", page+`}`)
+	assert.Equal(t, http.StatusNotFound, status, "it is dead already")
 	ok("revive-tokens", page+`}`)
 	assert.Empty(t, s.call("GET", "/"+page1, token).failure())
 	status, _ = do("revive-tokens", page+`}`)
 	assert.Equal(t, http.StatusNotFound, status, "no checkpoint has ended it")
+	assert.Empty(t, s.Checkpointed(app, user))
 	ok("kill-token", page+`,"subcode":460}`)
 	assert.Equal(t, "400 190/460", s.call("GET", "/"+page1, token).failure())
 	fresh := s.pageToken(user, page1)

@@ -300,6 +300,37 @@ func (g *Graph) KillToken(access string, subcode int) error {
 	return nil
 }
 
+// KillTokens makes the valid tokens of a page that a user got for an app invalid with a
+// subcode; see [Graph.KillToken]. [ErrUnknown] is returned when there is none.
+func (g *Graph) KillTokens(app, user, page string, subcode int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.killTokens(subcode, func(t *token) bool { return t.app == app && t.user == user && t.page == page })
+	if n == 0 {
+		return fmt.Errorf("valid token of page %s: %w", page, ErrUnknown)
+	}
+	return nil
+}
+
+// Checkpointed returns the pages whose tokens a checkpoint has ended, so that the user has
+// no valid one, sorted.
+func (g *Graph) Checkpointed(app, user string) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended := map[string]bool{}
+	for _, t := range g.tokens {
+		if t.app == app && t.user == user && t.page != "" && t.dead == Checkpoint {
+			ended[t.page] = true
+		}
+	}
+	for _, t := range g.tokens {
+		if t.app == app && t.user == user && g.tokenError(t) == nil {
+			delete(ended, t.page)
+		}
+	}
+	return sortedKeys(ended)
+}
+
 // ReviveTokens makes the tokens of a page that a user got for an app and that a
 // checkpoint ended (subcode [Checkpoint]) valid again, as when the user has passed it,
 // and returns how many those were.
