@@ -275,7 +275,9 @@ func (d *devRun) testBreak(t *testing.T) {
 		assert.Contains(t, text, "<h1>Sign in</h1>")
 	}
 	for _, form := range []url.Values{
-		{"fault": {"fire"}}, {"fault": {"token"}, "page": {"1"}}, {"fault": {"subscription"}, "page": {"<b>"}},
+		{"fault": {"fire"}},
+		{"fault": {"token"}, "page": {"1"}},
+		{"fault": {"subscription"}, "page": {"<b>"}},
 		{"fault": {"token"}, "page": {d.states()[meta.StateTokenDead][0]}},
 	} {
 		code, _ := d.fetch(c, d.base+"/break", form)
@@ -341,7 +343,10 @@ func (d *devRun) testBrowser(t *testing.T) {
 	b.waitForText("#outcome", "works again")
 	b.waitForText("#now", "Nothing was broken here")
 	for _, s := range []struct{ name, path string }{
-		{"dev-pages", "/"}, {"dev-break", "/break"}, {"dev-streams", "/streams"}, {"dev-events", "/events"},
+		{"dev-pages", "/"},
+		{"dev-break", "/break"},
+		{"dev-streams", "/streams"},
+		{"dev-events", "/events"},
 		{"dev-conversations", "/conversations"},
 	} {
 		for _, width := range []int64{1280, 390} {
