@@ -184,7 +184,8 @@ func (f fleet) await(fresh []dev.Shop) {
 			state[string(p.ID)] = p.Judgement.Severity
 		}
 		if !slices.ContainsFunc(fresh, func(s dev.Shop) bool {
-			return s.Trouble != "" && s.Trouble != dev.Quiet && state[s.ID] == meta.Fine
+			// A quiet page is fine, and an unsubscribed one is so again soon.
+			return s.Trouble != "" && s.Trouble != dev.Quiet && s.Trouble != dev.Unsubscribed && state[s.ID] == meta.Fine
 		}) {
 			return
 		}
@@ -228,11 +229,12 @@ func (f fleet) describe(reading string) error {
 		}
 		return cells{"  " + fmt.Sprint(len(of)), state.Words(), what}
 	})
-	fmt.Fprintf(f.c.Out, "\nDead letters (leads that Meta does not show): %d. Redrive them in the console, under Streams.\n",
-		len(dead))
+	fmt.Fprintf(f.c.Out, "\nEvents that wait for you, because Meta does not show a lead: %d "+
+		"(in the console: Streams, Dead letters).\n", len(dead))
 	if reading != "" {
-		fmt.Fprintf(f.c.Out, "A consumer that is behind: %s gets every event, and nobody reads it. This reads five of them:\n\n"+
-			"  %s\n  (nats is the command line of NATS: go install github.com/nats-io/natscli/nats@latest)\n",
+		fmt.Fprintf(f.c.Out, "%s is a program that reads all events over NATS. Nobody runs it, so it is behind. "+
+			"This reads five events for it:\n\n  %s\n"+
+			"  (nats is the command line of NATS: go install github.com/nats-io/natscli/nats@latest)\n",
 			fleetConsumer, reading)
 	}
 	return nil

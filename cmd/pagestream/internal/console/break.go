@@ -102,7 +102,7 @@ func (c *Console) renderBreak(w http.ResponseWriter, r *http.Request, page domai
 
 // broken says what was broken and what pagestream does about it.
 var broken = map[Fault]string{
-	FaultSubscription: "The page's subscription is gone. Pagestream checks each page once a minute: it finds that, and " +
+	FaultSubscription: "The page's subscription is gone. Pagestream checks each page twice a minute: it finds that, and " +
 		"subscribes the page again.",
 	FaultToken: "The page's token is dead. Pagestream finds that within a minute. Messages are stored meanwhile.",
 	FaultDuplicates: "Each delivery is sent again from now on. The count of duplicates grows, and no message is " +

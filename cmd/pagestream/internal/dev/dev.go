@@ -57,9 +57,9 @@ type Environment struct {
 }
 
 // checkEvery is how often the server compares each page with Meta, so that a page that was broken
-// is found and repaired while somebody watches. Tokens are checked twice as often, since a
-// check of the page includes them only if they are due.
-const checkEvery = time.Minute
+// is found and repaired within a minute, while somebody watches. Tokens are due twice as often, so that
+// each check of a page includes its token.
+const checkEvery = 30 * time.Second
 
 // Start starts the fake Meta and the server, with the state that Dir has from an earlier run. On the
 // first run no page is connected yet. After an error everything is stopped again.
