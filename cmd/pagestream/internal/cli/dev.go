@@ -45,7 +45,8 @@ type DevCommand struct {
 // Run starts everything and shows counts until the context ends or --duration is over.
 func (d DevCommand) Run(c *CLI) (err error) {
 	began := time.Now()
-	fmt.Fprintf(c.Out, "pagestream dev: starting a server and a fake Meta on this machine; nothing is sent to the real one\n")
+	fmt.Fprintln(c.Out, "pagestream dev: starting a server and a fake Meta on this machine; "+
+		"nothing is sent to the real one")
 	if d.Duration > 0 {
 		var cancel context.CancelFunc
 		c.ctx, cancel = context.WithTimeout(c.ctx, d.Duration)

@@ -139,5 +139,6 @@ func (c *Console) heal(w http.ResponseWriter, r *http.Request) error {
 	if err := c.opts.Breaker.Heal(); err != nil {
 		return fmt.Errorf("heal: %w", err)
 	}
-	return c.renderBreak(w, r, "", "The fake Meta works again. Pagestream finds within a minute which tokens are valid again.")
+	return c.renderBreak(w, r, "",
+		"The fake Meta works again. Pagestream finds within a minute which tokens are valid again.")
 }
