@@ -76,12 +76,13 @@ func (g *Guard) own(host string) bool {
 	return err == nil || slices.Contains(g.hosts, host)
 }
 
-// Failures limits how many wrong tokens an address may send, in a header or to sign in. Beyond that
+// Failures limits how many wrong tokens an address may send, in a header or to sign in, and wrong
+// codes of sign-in links. Beyond that
 // every token from it is refused with 429, without looking at it, until the limit permits another
 // try. Right tokens don't count, and sessions are not affected.
 func (g *Guard) Failures(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		signIn := r.Method == http.MethodPost && r.URL.Path == "/sign-in"
+		signIn := r.URL.Path == "/sign-in" && (r.Method == http.MethodPost || r.URL.Query().Has("code"))
 		if !signIn && r.Header.Get("Authorization") == "" {
 			next.ServeHTTP(w, r)
 			return

@@ -65,6 +65,11 @@ func TestWrongTokensAreLimited(t *testing.T) {
 				w.WriteHeader(http.StatusForbidden)
 			}
 		})
+		mux.HandleFunc("GET /sign-in", func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("code") != "" {
+				w.WriteHeader(http.StatusForbidden)
+			}
+		})
 		h := NewGuard(nil, slog.New(slog.NewTextHandler(&log, nil))).Failures(mux)
 		ask := func(from, bearer string) *httptest.ResponseRecorder {
 			r := newRequest(http.MethodGet, "/api/v1/companies")
@@ -118,6 +123,19 @@ func TestWrongTokensAreLimited(t *testing.T) {
 		assert.Contains(t, log.String(), "remote=192.0.2.1 failures=64")
 		assert.Contains(t, log.String(), "remote=2001:db8::/64 failures=16")
 		assert.NotContains(t, log.String(), "EAAwrong")
+
+		signInLink := func(query string) int {
+			r := newRequest(http.MethodGet, "/sign-in"+query)
+			r.RemoteAddr = "192.0.2.3:9"
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w.Code
+		}
+		for range freeFailures {
+			require.Equal(t, http.StatusForbidden, signInLink("?code=WRONG"))
+		}
+		assert.Equal(t, http.StatusTooManyRequests, signInLink("?code=WRONG"))
+		assert.Equal(t, http.StatusOK, signInLink(""), "the page is shown")
 	})
 }
 

@@ -37,7 +37,7 @@ type CLI struct {
 	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
 	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`
 
-	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Graph, two pages, live traffic."`
+	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Meta, 40 pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
 	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
 	Doctor        DoctorCommand        `cmd:"" help:"Show what is wrong with pages, why, and how to fix it."`

@@ -5,46 +5,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/console"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/config"
-	"github.com/pagestream/pagestream/domain"
 )
 
-// devChanges is the percentage of events that are comments, reactions and leads.
-const devChanges = 8
+const (
+	// devChanges is the percentage of events that are comments, reactions and leads.
+	devChanges = 20
+	// devOpening is how many events each page has when it is connected, so that there is something
+	// to see at once.
+	devOpening = 10
+)
 
 // DevCommand runs everything offline: the real server, a fake Meta that sends traffic to it,
-// and two pages that are connected through the real code.
+// and the pages of three companies, which are connected through the real code.
 type DevCommand struct {
-	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Data directory (default: a temporary directory, removed at the end)."`
+	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Data directory, which a later dev continues with (default: a temporary directory, removed at the end)."`
 	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Listen address for the fake Meta; if the port is busy, another one is used."`
 	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the console and the API; if the port is busy, another one is used."`
+	NATSListen  string        `name:"nats-listen" default:"127.0.0.1:4222" env:"PAGESTREAM_DEV_NATS_LISTEN" help:"Listen address for programs that read events over NATS; if the port is busy, another one is used."`
 	Rate        float64       `default:"5" env:"PAGESTREAM_DEV_RATE" help:"Events per second."`
 	Duplicates  int           `default:"10" env:"PAGESTREAM_DEV_DUPLICATES" help:"Percentage of POSTs whose items are sent again."`
 	Reorder     int           `default:"5" env:"PAGESTREAM_DEV_REORDER" help:"Percentage of items that are sent late."`
 	Standby     int           `default:"3" env:"PAGESTREAM_DEV_STANDBY" help:"Percentage of items that are sent as standby."`
-	Seed        uint64        `default:"1" env:"PAGESTREAM_DEV_SEED" help:"Random seed: the same seed gives the same traffic."`
+	Seed        uint64        `default:"1" env:"PAGESTREAM_DEV_SEED" help:"Random seed: the same seed gives the same people and traffic. A data directory keeps its people."`
 	Duration    time.Duration `default:"0" env:"PAGESTREAM_DEV_DURATION" help:"Stop after this time; 0 runs until Ctrl-C."`
 }
 
 // Run starts everything and shows counts until the context ends or --duration is over.
 func (d DevCommand) Run(c *CLI) (err error) {
-	ctx := c.ctx
+	began := time.Now()
+	fmt.Fprintln(c.Out, "pagestream dev: starting a server and a fake Meta on this machine; "+
+		"nothing is sent to the real one")
 	if d.Duration > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.Duration)
+		c.ctx, cancel = context.WithTimeout(c.ctx, d.Duration)
 		defer cancel()
 	}
 	dir, err := d.directory()
@@ -55,71 +60,102 @@ func (d DevCommand) Run(c *CLI) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	o := dev.Options{
-		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate,
+		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate, NATS: d.NATSListen,
 		Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
 	}
-	o.Log.Level = cmp.Or(c.LogLevel, "warn") // so that log lines do not hide the counts
-	o.Log.Format = cmp.Or(c.LogFormat, o.Log.Format)
+	// dev breaks pages itself: the log of that would hide what it prints, so it is shown on request.
+	o.Log.Level, o.Log.Format = cmp.Or(c.LogLevel, o.Log.Level), cmp.Or(c.LogFormat, o.Log.Format)
 	if o.Logger, err = c.logger(o.Log); err != nil {
 		return err
 	}
-	w, err := dev.Start(ctx, o)
-	if err != nil {
+	if c.LogLevel == "" {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	w, err := dev.Start(c.ctx, o)
+	switch {
+	case err != nil && c.ctx.Err() != nil: // it was stopped meanwhile
+		return nil
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close(context.Background())) }()
 	if c.api, err = NewClient("http://"+w.PrivateAddr(), w.Config.HTTP.TokenFile); err != nil {
 		return err
 	}
-	if err := d.connectPages(c, w); err != nil {
+	link, err := w.SignInLink()
+	if err != nil {
 		return err
 	}
+	fmt.Fprintf(c.Out, "ready after %s; open the console (this link works once, within %.0f minutes):\n\n  %s\n\n",
+		time.Since(began).Round(100*time.Millisecond), console.CodeLife.Minutes(), link)
 	engine, err := w.Deliver(fakegraph.EngineOptions{
 		Rate: d.Rate, Duplicates: d.Duplicates, Reorder: d.Reorder, Standby: d.Standby, Changes: devChanges,
+		Opening: devOpening,
 	})
 	if err != nil {
 		return err
 	}
-	return d.watch(ctx, c, w, engine)
+	switch err := newFleet(c, w).settle(); {
+	case c.ctx.Err() != nil: // it was stopped meanwhile
+	case err != nil:
+		return err
+	default:
+		d.explain(c, w, link)
+	}
+	return d.watch(c, w, engine)
 }
 
-// connectPages connects the first pages through the API as an operator does, and prints the
-// addresses and some commands to try.
-func (d DevCommand) connectPages(c *CLI, w *dev.Environment) error {
-	fmt.Fprintf(c.Out, "pagestream dev: everything runs on this machine, nothing is sent to Meta\n\n")
-	tokens, err := w.Tokens()
-	if err != nil {
-		return err
+// explain prints the addresses and some commands to try.
+func (d DevCommand) explain(c *CLI, w *dev.Environment, link string) {
+	kept := "Ctrl-C stops it. With --data-dir DIR, the next dev continues where this one stopped."
+	if d.DataDir != "" {
+		kept = "Ctrl-C stops it. The next dev with this --data-dir continues here."
 	}
-	for _, page := range slices.Sorted(maps.Keys(tokens)) {
-		out, err := post[meta.Outcome](c, pagesPath, nil, api.ConnectRequest{
-			Page: domain.PageID(page), Token: tokens[page], Company: "Dev Agency",
-			Fields: append(connect.DefaultFields(), "feed", "leadgen"),
-		})
-		if err != nil {
-			return fmt.Errorf("connect page %s: %w", page, err)
-		}
-		fmt.Fprintf(c.Out, "  page      %s %s: %s with %d fields\n", out.Page, out.Name, out.State, len(out.Actual))
+	private := "http://" + w.PrivateAddr()
+	fmt.Fprintf(c.Out, `
+In another terminal:
+
+  %[3]s doctor
+  %[3]s conversations list
+  %[3]s events tail
+  %[3]s deadletters list
+  %[3]s consumers list
+
+In the browser:
+
+  sign in      %[8]s
+               (once; later with the token in %[4]s)
+  break it     %[1]s/break (kill a token, stop deliveries, and see what happens)
+  log in       http://%[2]s/oauth/start (as the admin of the pages: connects them, and replaces dead tokens)
+
+  API          %[1]s/api/v1/status (with the token)
+  webhook      %[5]s
+  fake Meta    %[6]s/control/state (it is scripted there)
+  log          not shown; start with --log-level info to see it
+
+%[7]s
+
+What the fake Meta has sent, and what the server has stored (with events about its own work):
+
+`, private, w.PublicAddr(), program()+" -c "+quoted(w.ConfigFile), w.Config.HTTP.TokenFile, w.Webhook, w.MetaURL, kept,
+		link)
+}
+
+// program returns how this program is called on a command line.
+func program() string {
+	path, err := os.Executable()
+	if err != nil || strings.Contains(path, "go-build") {
+		return "go run ./cmd/pagestream"
 	}
-	// Printing the token is safe: it is valid only for this local server, which has only fake data.
-	fmt.Fprintf(c.Out, `  console   http://%[3]s/
-            sign in with the token %[4]s
-  webhook   %[1]s
-  login     http://%[2]s/oauth/start (connects the other pages of the fake Meta in a browser)
-  API       http://%[3]s/api/v1/status (the same token, also in %[5]s)
-  fake Meta %[6]s/control/state (its behavior is scripted there)
+	return quoted(path)
+}
 
-In another terminal, for example:
-
-  go run ./cmd/pagestream -c %[7]s doctor
-  go run ./cmd/pagestream -c %[7]s conversations list
-  go run ./cmd/pagestream -c %[7]s events tail
-  go run ./cmd/pagestream -c %[7]s load --duration 10s
-
-Ctrl-C stops it.
-
-`, w.Webhook, w.PublicAddr(), w.PrivateAddr(), c.api.token, w.Config.HTTP.TokenFile, w.MetaURL, w.ConfigFile)
-	return nil
+// quoted returns a path as one word of a shell.
+func quoted(path string) string {
+	if strings.ContainsAny(path, " \t\"'$&;()<>|*?`\\") {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
 }
 
 // directory creates the data directory, a temporary one without --data-dir.
@@ -136,7 +172,7 @@ func (d DevCommand) directory() (string, error) {
 
 // watch shows a line of counts until the context ends or a part fails. On a terminal it redraws the
 // line every second; otherwise it prints one every 5 seconds.
-func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.Environment, engine *fakegraph.Engine) error {
+func (d DevCommand) watch(c *CLI, w *dev.Environment, engine *fakegraph.Engine) error {
 	terminal := isTerminal(c.Out)
 	every := 5 * time.Second
 	if terminal {
@@ -146,8 +182,8 @@ func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.Environment, engin
 	defer tick.Stop()
 	for {
 		select {
-		case <-ctx.Done():
-			if line, err := devLine(context.WithoutCancel(ctx), c, engine); err == nil {
+		case <-c.ctx.Done():
+			if line, err := devLine(context.WithoutCancel(c.ctx), c, engine); err == nil {
 				fmt.Fprintf(c.Out, "%s\nstopping\n", line)
 			}
 			return nil
@@ -157,9 +193,9 @@ func (d DevCommand) watch(ctx context.Context, c *CLI, w *dev.Environment, engin
 			return err
 		case <-tick.C:
 		}
-		line, err := devLine(ctx, c, engine)
+		line, err := devLine(c.ctx, c, engine)
 		switch {
-		case err != nil && ctx.Err() != nil:
+		case err != nil && c.ctx.Err() != nil:
 		case err != nil:
 			return err
 		case terminal:

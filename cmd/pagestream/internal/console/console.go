@@ -16,6 +16,7 @@ package console
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -29,7 +30,7 @@ import (
 	"github.com/pagestream/pagestream/projections"
 )
 
-// Options configure a [Console]. All fields but Version are required.
+// Options configure a [Console]. All fields but Version and Breaker are required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
@@ -47,6 +48,9 @@ type Options struct {
 	// SessionKey encrypts session cookies. It must have 32 bytes. Sessions survive a
 	// restart with the same key.
 	SessionKey []byte
+	// Breaker is the fake Meta of `pagestream dev`, nil in every other program: then there
+	// is no page that breaks it.
+	Breaker Breaker
 
 	Version string
 	Logger  *slog.Logger
@@ -96,7 +100,11 @@ func (c *Console) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /sign-in", c.showSignIn)
 	mux.HandleFunc("POST /sign-in", c.signIn)
 	mux.HandleFunc("POST /sign-out", c.signOut)
-	for pattern, route := range c.routes() {
+	routes := c.routes()
+	if c.opts.Breaker != nil {
+		maps.Copy(routes, c.breakRoutes())
+	}
+	for pattern, route := range routes {
 		mux.Handle(pattern, c.handler(route))
 	}
 }

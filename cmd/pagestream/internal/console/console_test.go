@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,6 +112,67 @@ func TestSessions(t *testing.T) {
 		s.end(cookieOf(t, s, reader))
 	}
 	assert.LessOrEqual(t, s.ended.Len(), maxSignOuts)
+}
+
+// TestSignInCodes checks that a code makes one session of the token that it was made for, for a
+// limited time, and that a token's text can't be used as a code.
+func TestSignInCodes(t *testing.T) {
+	now := noon
+	s := testSessions(t, "k", admin, &now)
+	code, err := s.newCode(admin)
+	require.NoError(t, err)
+	assert.NotContains(t, code, admin)
+	for _, wrong := range []string{"", "x", admin, strings.ToLower(code), code + "A"} {
+		_, _, err := s.redeem(wrong)
+		require.ErrorIs(t, err, tokens.ErrInvalid, wrong)
+	}
+	h, cookie, err := s.redeem(code)
+	require.NoError(t, err)
+	assert.Equal(t, Admin, roleOf(h))
+	h, _, expires, err := s.open(cookie)
+	require.NoError(t, err)
+	assert.Equal(t, tokens.AdminName, h.Name)
+	assert.Equal(t, noon.Add(SessionLife).Unix(), expires.Unix())
+	_, _, err = s.redeem(code)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "a second use")
+
+	code, err = s.newCode(reader)
+	require.NoError(t, err)
+	now = noon.Add(CodeLife)
+	_, _, err = s.redeem(code)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "expired")
+	now = now.Add(-time.Second)
+	_, _, err = s.redeem(code)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "an expired code is used up")
+
+	_, err = s.newCode("no token")
+	require.ErrorIs(t, err, tokens.ErrInvalid)
+	first, err := s.newCode(reader)
+	require.NoError(t, err)
+	for range maxCodes {
+		code, err = s.newCode(reader)
+		require.NoError(t, err)
+	}
+	_, _, err = s.redeem(first)
+	require.ErrorIs(t, err, tokens.ErrInvalid, "the number of codes is bounded")
+	h, _, err = s.redeem(code)
+	require.NoError(t, err)
+	assert.Equal(t, ReadOnly, roleOf(h))
+
+	// Of many uses at once, one is accepted.
+	code, err = s.newCode(admin)
+	require.NoError(t, err)
+	var used atomic.Int32
+	var uses sync.WaitGroup
+	for range 50 {
+		uses.Go(func() {
+			if _, _, err := s.redeem(code); err == nil {
+				used.Add(1)
+			}
+		})
+	}
+	uses.Wait()
+	assert.EqualValues(t, 1, used.Load())
 }
 
 func TestSignInRedirectsToLocalPathsOnly(t *testing.T) {

@@ -138,6 +138,8 @@ type frame struct {
 	Role    Role
 	Admin   bool
 	Version string
+	// Breakable is set if there is a fake Meta to break.
+	Breakable bool
 	// Done and Failed are the message about a submitted form's success or failure.
 	Done, Failed string
 	View         any
@@ -158,7 +160,7 @@ func (c *Console) showOutcome(w http.ResponseWriter, r *http.Request, status int
 	}
 	f := frame{
 		Title: title, Page: name, Role: role, Admin: role == Admin, Version: c.opts.Version,
-		Done: done, Failed: failed, View: view,
+		Done: done, Failed: failed, View: view, Breakable: c.opts.Breaker != nil,
 	}
 	var b bytes.Buffer
 	if err := templates[name].Execute(&b, f); err != nil {

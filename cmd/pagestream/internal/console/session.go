@@ -62,6 +62,7 @@ type sessions struct {
 	aead   cipher.AEAD
 	tokens *tokens.Tokens
 	ended  *lru.Cache[[nonceSize]byte, struct{}]
+	codes  *lru.Cache[codeHash, signInCode]
 }
 
 // newSessions returns the sessions with a key of [keySize] bytes.
@@ -69,7 +70,8 @@ func newSessions(key []byte, known *tokens.Tokens, now func() time.Time) *sessio
 	block, _ := aes.NewCipher(key)                              // fails for another size
 	aead, _ := cipher.NewGCMWithRandomNonce(block)              // fails for another cipher
 	ended, _ := lru.New[[nonceSize]byte, struct{}](maxSignOuts) // fails for a size below 1
-	return &sessions{now: now, aead: aead, tokens: known, ended: ended}
+	codes, _ := lru.New[codeHash, signInCode](maxCodes)
+	return &sessions{now: now, aead: aead, tokens: known, ended: ended, codes: codes}
 }
 
 // roleOf returns the role of the holder of a token, empty if it has none: the tokens of
@@ -167,8 +169,9 @@ func (s *sessions) of(r *http.Request) (tokens.Holder, error) {
 func (c *Console) Authenticate(r *http.Request) (tokens.Holder, error) { return c.sessions.of(r) }
 
 type signInView struct {
-	Next   string
-	Failed bool
+	Next string
+	// Failed is set after a wrong token, CodeFailed after a sign-in code that is not valid.
+	Failed, CodeFailed bool
 }
 
 func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
@@ -177,7 +180,17 @@ func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
-	c.show(w, r, http.StatusOK, "sign-in", "Sign in", signInView{Next: next})
+	code := r.URL.Query().Get("code")
+	if code == "" || r.Method != http.MethodGet { // a HEAD request does not use a code up
+		c.show(w, r, http.StatusOK, "sign-in", "Sign in", signInView{Next: next})
+		return
+	}
+	h, cookie, err := c.sessions.redeem(code)
+	if err != nil {
+		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, CodeFailed: true})
+		return
+	}
+	c.signedIn(w, r, h, cookie, next)
 }
 
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
@@ -189,11 +202,16 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		c.show(w, r, http.StatusForbidden, "sign-in", "Sign in", signInView{Next: next, Failed: true})
 		return
 	}
+	c.signedIn(w, r, h, c.sessions.begin(h, tokens.ProofOf(text)), next)
+}
+
+// signedIn records a sign-in and responds with the session's cookie and a redirect to next.
+func (c *Console) signedIn(w http.ResponseWriter, r *http.Request, h tokens.Holder, cookie, next string) {
 	action := c.opts.History.Begin(r, h.Name, string(h.Scope), "console_sign_in")
 	action.Done()
 	action.End()
 	c.opts.Logger.Info("signed in", "token", h.Name, "role", roleOf(h), "remote", r.RemoteAddr)
-	c.setCookie(w, r, c.sessions.begin(h, tokens.ProofOf(text)), int(SessionLife.Seconds()))
+	c.setCookie(w, r, cookie, int(SessionLife.Seconds()))
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
@@ -23,12 +25,14 @@ import (
 type Options struct {
 	// Dir is the directory for the data, the keys and the configuration.
 	Dir string
-	// Public and Private are listen addresses. If a port is busy, another one is used.
-	Public, Private string
-	Log             config.Log
-	Logger          *slog.Logger
-	Version         string
-	// Seed is the random seed of the traffic: the same seed gives the same traffic.
+	// Public and Private are listen addresses, NATS is that for consumers. If a port is busy,
+	// another one is used.
+	Public, Private, NATS string
+	Log                   config.Log
+	Logger                *slog.Logger
+	Version               string
+	// Seed is the random seed of the traffic: the same seed gives the same traffic. If Dir has
+	// the state of an earlier run, the people are those of that run.
 	Seed uint64
 }
 
@@ -43,15 +47,22 @@ type Environment struct {
 	// where it can be scripted.
 	Webhook, MetaURL string
 
-	opts   Options
-	meta   *fakeMeta
-	stop   context.CancelFunc // stops the deliveries
-	work   sync.WaitGroup
-	failed chan error
+	opts    Options
+	meta    *fakeMeta
+	breaker *breaker
+	engine  *fakegraph.Engine
+	stop    context.CancelFunc // stops the deliveries
+	work    sync.WaitGroup
+	failed  chan error
 }
 
-// Start starts the fake Meta and the server. No page is connected yet. After an error everything
-// is stopped again.
+// checkEvery is how often the server compares each page with Meta, so that a page that was broken
+// is found and repaired within a minute, while somebody watches. Tokens are due twice as often, so that
+// each check of a page includes its token.
+const checkEvery = 30 * time.Second
+
+// Start starts the fake Meta and the server, with the state that Dir has from an earlier run. On the
+// first run no page is connected yet. After an error everything is stopped again.
 func Start(ctx context.Context, o Options) (w *Environment, err error) {
 	w = &Environment{opts: o, failed: make(chan error, 1)}
 	defer func() {
@@ -59,18 +70,22 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 			err = errors.Join(err, w.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if w.meta, err = startFakeMeta(o.Seed); err != nil {
+	if w.meta, err = startFakeMeta(o.Dir, o.Seed, o.Logger); err != nil {
 		return w, err
 	}
-	w.MetaURL = w.meta.url
+	w.MetaURL, w.breaker = w.meta.url, newBreaker(w.meta.graph)
 	cfg := localConfig(o.Dir)
 	cfg.HTTP.Public, cfg.HTTP.Private = freeAddr(o.Public), freeAddr(o.Private)
+	cfg.NATS.Listen = freeAddr(o.NATS)
 	cfg.Log = o.Log
+	cfg.Reconcile.Interval, cfg.Reconcile.TokenInterval = checkEvery, checkEvery/2
 	cfg.Apps = []config.App{{
 		Name: app, ID: appID, Secrets: []config.Secret{config.Secret(AppSecret)}, VerifyToken: config.Secret(VerifyToken),
 		GraphURL: w.meta.url, LoginURL: w.meta.url, GraphVersion: config.DefaultGraphVersion,
 	}}
-	p := server.New(server.Options{Config: cfg, Version: o.Version, OpenLogins: true, Logger: o.Logger})
+	p := server.New(server.Options{
+		Config: cfg, Version: o.Version, OpenLogins: true, Breaker: w.breaker, Logger: o.Logger,
+	})
 	if err := p.Run(ctx); err != nil {
 		return w, err
 	}
@@ -87,17 +102,37 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 	return w, nil
 }
 
-// Tokens returns the tokens of the pages to connect at the start, by page id.
-func (w *Environment) Tokens() (map[string]string, error) {
-	out := map[string]string{}
-	for _, page := range fakePages[:connected] {
-		token, err := w.meta.graph.PageToken(appID, user, page.ID)
-		if err != nil {
-			return nil, fmt.Errorf("get page token: %w", err)
-		}
-		out[page.ID] = token
+// Tokens returns the tokens of pages by page id. They stay valid after a restart with the same Dir.
+func (w *Environment) Tokens(shops []Shop) (map[string]string, error) { return w.meta.tokens(shops) }
+
+// Spoil makes the trouble of a page that comes after the page was connected. It returns the verb of
+// the API with which an operator finds it, empty if the page has no such trouble.
+func (w *Environment) Spoil(s Shop) (verb string, err error) {
+	if subcode := subcodes[s.Trouble]; subcode != 0 {
+		return "check", w.meta.graph.KillTokens(appID, s.admin(), s.ID, subcode)
 	}
-	return out, nil
+	switch s.Trouble {
+	case Unsubscribed:
+		w.meta.graph.SetSubscription(appID, s.ID)
+		return "check", nil
+	case RoleLost:
+		w.meta.graph.SetSubscription(appID, s.ID)
+		return "resubscribe", w.meta.graph.SetTasks(s.admin(), s.ID, []string{"ANALYZE"})
+	default:
+		return "", nil
+	}
+}
+
+// RefuseLead makes a person submit a lead to a page, and Graph refuse to show the next lead that it
+// is asked for, as it does when the lead was not written to all of its servers yet. It must be called
+// after Deliver.
+func (w *Environment) RefuseLead(s Shop) error {
+	w.meta.graph.FailNext("GET "+fakegraph.LeadPrefix, fakegraph.Failure{
+		Status: http.StatusBadRequest, Code: 100, Subcode: 33,
+		Message: "Unsupported get request. Object does not exist or cannot be loaded",
+	}, 1)
+	_, err := w.engine.SubmitLead(s.ID)
+	return err
 }
 
 // Deliver starts the fake Meta's deliveries and returns their engine. They run until Close.
@@ -107,6 +142,12 @@ func (w *Environment) Deliver(o fakegraph.EngineOptions) (*fakegraph.Engine, err
 	if err != nil {
 		return nil, fmt.Errorf("make delivery engine: %w", err)
 	}
+	for _, s := range Shops() {
+		engine.SetStandby(s.ID, s.Trouble == Handover)
+		engine.SetQuiet(s.ID, s.Trouble == Quiet)
+	}
+	w.engine = engine
+	w.breaker.deliver(engine)
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
 	w.work.Go(func() {

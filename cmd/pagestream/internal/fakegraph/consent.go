@@ -159,13 +159,16 @@ func (g *Graph) KillUser(app, user string, subcode int) error {
 	return nil
 }
 
-// killTokens invalidates the valid tokens that match. The caller holds the lock.
-func (g *Graph) killTokens(subcode int, match func(*token) bool) {
+// killTokens invalidates the valid tokens that match, and returns their number. The caller
+// holds the lock.
+func (g *Graph) killTokens(subcode int, match func(*token) bool) (n int) {
 	for _, t := range g.tokens {
 		if t.dead == 0 && match(t) {
 			t.dead = cmp.Or(subcode, -1)
+			n++
 		}
 	}
+	return n
 }
 
 // RemoveApp does what happens when a person removes the app in their settings:

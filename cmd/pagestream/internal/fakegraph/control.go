@@ -79,6 +79,15 @@ var verbs = map[string]verb{
 		}
 		return nil, c.KillToken(c.Token, c.Subcode)
 	},
+	// app, user, page, subcode
+	"kill-tokens": func(c command) (any, error) { return nil, c.KillTokens(c.App, c.User, c.Page, c.Subcode) },
+	// app, user, page
+	"revive-tokens": func(c command) (any, error) {
+		if c.ReviveTokens(c.App, c.User, c.Page) == 0 {
+			return nil, fmt.Errorf("token that a checkpoint has ended: %w", ErrUnknown)
+		}
+		return nil, nil
+	},
 	// app, user, subcode
 	"kill-user": func(c command) (any, error) { return nil, c.KillUser(c.App, c.User, c.Subcode) },
 	// app, user
@@ -91,6 +100,9 @@ var verbs = map[string]verb{
 	// page, on
 	"standby": eachEngine(withParams(func(c command) { c.engine.SetStandby(c.Page, c.on()) }, "page")),
 	"quiet":   eachEngine(withParams(func(c command) { c.engine.SetQuiet(c.Page, c.on()) }, "page")),
+	// percent
+	"duplicates": eachEngine(withParams(func(c command) { c.engine.SetDuplicates(c.Percent) })),
+	"reorder":    eachEngine(withParams(func(c command) { c.engine.SetReorder(c.Percent) })),
 	// on
 	"delivery": eachEngine(withParams(func(c command) { c.engine.SetDelivery(c.on()) })),
 	// secret; empty restores the app's
@@ -232,11 +244,14 @@ type (
 		Expires time.Time `json:"expires,omitzero"`
 	}
 	stateEngine struct {
-		App      string              `json:"app"`
-		Delivery bool                `json:"delivery"`
-		Standby  []string            `json:"standby"`
-		Quiet    []string            `json:"quiet"`
-		Pages    map[string]Counters `json:"pages"`
+		App      string `json:"app"`
+		Delivery bool   `json:"delivery"`
+		// Duplicates and Reorder are percentages.
+		Duplicates int                 `json:"duplicates"`
+		Reorder    int                 `json:"reorder"`
+		Standby    []string            `json:"standby"`
+		Quiet      []string            `json:"quiet"`
+		Pages      map[string]Counters `json:"pages"`
 	}
 	state struct {
 		AppSubscriptions []stateFields `json:"app_subscriptions"`
@@ -262,8 +277,7 @@ func (g *Graph) state() state {
 		}
 	}
 	g.mu.Lock()
-	compare := func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }
-	for _, key := range slices.SortedFunc(maps.Keys(g.subs), compare) {
+	for _, key := range slices.SortedFunc(maps.Keys(g.subs), compareKeys) {
 		s.Subscriptions = append(s.Subscriptions, stateFields{App: key[0], Page: key[1], Fields: g.subs[key]})
 	}
 	for _, t := range g.tokens {
@@ -286,10 +300,13 @@ func (g *Graph) state() state {
 }
 
 func (e *Engine) state() stateEngine {
-	out := stateEngine{App: e.app.ID, Pages: e.Stats()}
+	s := e.Switches()
+	out := stateEngine{
+		App: e.app.ID, Pages: e.Stats(), Delivery: s.Delivery, Duplicates: s.Duplicates, Reorder: s.Reorder,
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out.Delivery, out.Standby, out.Quiet = !e.outage.Load(), sortedKeys(e.standby), sortedKeys(e.quiet)
+	out.Standby, out.Quiet = sortedKeys(e.standby), sortedKeys(e.quiet)
 	return out
 }
 

@@ -37,6 +37,6 @@
 // subscription is removed.
 //
 // State is in memory and derived from Options.Seed: tokens are the same in every
-// run. Not implemented: reading comments and posts, attachments that can be
+// run. A part of it can be kept over a restart ([Graph.Snapshot]). Not implemented: reading comments and posts, attachments that can be
 // downloaded, and hourly limits.
 package fakegraph

@@ -55,6 +55,9 @@ type EngineOptions struct {
 	// Changes is the percentage of events that are comments and reactions on posts, and
 	// leads, instead of messages.
 	Changes int
+	// Opening is the number of events that each page has at once when the app is first
+	// seen to be subscribed to it, besides Rate. A quiet page has none.
+	Opening int
 	// EchoDelay is how long after the Send API's reply the echo is queued; 0 is the
 	// next flush. If it is negative, the echo is POSTed before the reply.
 	EchoDelay time.Duration
@@ -80,6 +83,8 @@ type Engine struct {
 	plan    *planner    // used by the caller of Run or Step only
 	running atomic.Bool // true during Run and Step
 	outage  atomic.Bool
+	// duplicates and reorder are percentages; see [EngineOptions].
+	duplicates, reorder atomic.Int32
 
 	mu       sync.Mutex
 	counters map[string]Counters
@@ -107,6 +112,9 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 			return nil, fmt.Errorf("%w: %d is not a percentage", ErrOptions, percent)
 		}
 	}
+	if o.Opening < 0 || o.Opening > maxTick {
+		return nil, fmt.Errorf("%w: %d events at once are not 0 to %d", ErrOptions, o.Opening, maxTick)
+	}
 	o.Rate = cmp.Or(max(o.Rate, 0), 2)
 	o.Flush = cmp.Or(max(o.Flush, 0), 250*time.Millisecond)
 	o.Timeout = cmp.Or(max(o.Timeout, 0), 5*time.Second)
@@ -125,6 +133,8 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 			threads: map[string]*thread{},
 		},
 	}
+	e.SetDuplicates(o.Duplicates)
+	e.SetReorder(o.Reorder)
 	e.plan = &planner{e: e, rng: rand.New(rand.NewPCG(o.Seed, 2)), last: o.Now(), known: map[string]bool{}}
 	return e, nil
 }

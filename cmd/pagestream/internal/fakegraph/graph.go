@@ -32,6 +32,9 @@ var (
 const (
 	// DefaultVersion is the API version of requests without one.
 	DefaultVersion = "v23.0"
+	// Checkpoint is the subcode with which tokens are invalid until their user has passed
+	// a security check.
+	Checkpoint = 490
 	// DefaultContacts is the default number of people who write to each page.
 	DefaultContacts = 12
 
@@ -295,6 +298,52 @@ func (g *Graph) KillToken(access string, subcode int) error {
 	}
 	t.dead = cmp.Or(subcode, -1)
 	return nil
+}
+
+// KillTokens makes the valid tokens of a page that a user got for an app invalid with a
+// subcode; see [Graph.KillToken]. [ErrUnknown] is returned when there is none.
+func (g *Graph) KillTokens(app, user, page string, subcode int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.killTokens(subcode, func(t *token) bool { return t.app == app && t.user == user && t.page == page })
+	if n == 0 {
+		return fmt.Errorf("valid token of page %s: %w", page, ErrUnknown)
+	}
+	return nil
+}
+
+// Checkpointed returns the pages whose tokens a checkpoint has ended, so that the user has
+// no valid one, sorted.
+func (g *Graph) Checkpointed(app, user string) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended := map[string]bool{}
+	for _, t := range g.tokens {
+		if t.app == app && t.user == user && t.page != "" && t.dead == Checkpoint {
+			ended[t.page] = true
+		}
+	}
+	for _, t := range g.tokens {
+		if t.app == app && t.user == user && g.tokenError(t) == nil {
+			delete(ended, t.page)
+		}
+	}
+	return sortedKeys(ended)
+}
+
+// ReviveTokens makes the tokens of a page that a user got for an app and that a
+// checkpoint ended (subcode [Checkpoint]) valid again, as when the user has passed it,
+// and returns how many those were.
+func (g *Graph) ReviveTokens(app, user, page string) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, t := range g.tokens {
+		if t.app == app && t.user == user && t.page == page && t.dead == Checkpoint {
+			t.dead = 0
+			n++
+		}
+	}
+	return n
 }
 
 // SubscribedFields returns the app's fields on a page, sorted, and whether the app

@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// LeadPrefix starts the ids of all leads, and of no page or person of the fake that has other
+// digits there.
+const LeadPrefix = "44"
+
 // maxLeads is how many leads are kept; the oldest are dropped.
 const maxLeads = 10_000
 
@@ -86,7 +90,7 @@ func (a *eventBuilder) lead() (i item, id string) {
 	number := func(prefix string, at int) string {
 		return fmt.Sprintf("%s%012d", prefix, binary.BigEndian.Uint64(h[at:])%1_000_000_000_000)
 	}
-	id = number("44", 0)
+	id = number(LeadPrefix, 0)
 	form, ad, adset := number("33", 8), number("238", 16), number("239", 24)
 	c, created := a.graph.contacts[a.psid], a.at/1000
 	a.graph.leads.Add(id, lead{a.page, map[string]any{

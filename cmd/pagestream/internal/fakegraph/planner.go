@@ -45,7 +45,13 @@ func (p *planner) flush() []delivery {
 	items = append(items, takeDue(&p.e.queue, nanos)...)
 	p.e.mu.Unlock()
 	for _, page := range p.e.graph.subscribedPages(p.e.app.ID) {
+		if p.known[page] {
+			continue
+		}
 		p.known[page] = true
+		for range p.e.opts.Opening {
+			items = append(items, p.generate(page, now)...)
+		}
 	}
 	// People keep writing to a page that has lost its subscription.
 	pages := slices.Sorted(maps.Keys(p.known))
@@ -53,21 +59,7 @@ func (p *planner) flush() []delivery {
 		p.due = 0
 	}
 	for ; p.due >= 1; p.due-- {
-		page := pages[p.rng.IntN(len(pages))]
-		if p.e.has(p.e.quiet, page) {
-			continue
-		}
-		for n, i := range p.e.gen.next(page, now) {
-			switch {
-			case !p.e.record(&i):
-			case n > 0: // the second item is a message after its edit
-				p.delayed = append(p.delayed, later[item]{i, p.round + 1})
-			case p.rng.IntN(100) < p.e.opts.Reorder:
-				p.delayed = append(p.delayed, later[item]{i, p.laterRound()})
-			default:
-				items = append(items, i)
-			}
-		}
+		items = append(items, p.generate(pages[p.rng.IntN(len(pages))], now)...)
 	}
 	if off {
 		p.e.count(items, func(c *Counters) { c.Lost++ })
@@ -76,11 +68,30 @@ func (p *planner) flush() []delivery {
 	}
 	out := p.split(items)
 	for _, d := range out {
-		if p.rng.IntN(100) < p.e.opts.Duplicates {
+		if p.rng.IntN(100) < int(p.e.duplicates.Load()) {
 			p.repeats = append(p.repeats, later[delivery]{delivery{d.items, true}, p.laterRound()})
 		}
 	}
 	return append(out, takeDue(&p.repeats, p.round)...)
+}
+
+// generate generates the next event of a page, and returns its items that are due now.
+func (p *planner) generate(page string, now time.Time) (items []item) {
+	if p.e.has(p.e.quiet, page) {
+		return nil
+	}
+	for n, i := range p.e.gen.next(page, now) {
+		switch {
+		case !p.e.record(&i):
+		case n > 0: // the second item is a message after its edit
+			p.delayed = append(p.delayed, later[item]{i, p.round + 1})
+		case p.rng.IntN(100) < int(p.e.reorder.Load()):
+			p.delayed = append(p.delayed, later[item]{i, p.laterRound()})
+		default:
+			items = append(items, i)
+		}
+	}
+	return items
 }
 
 // laterRound returns the round of one of the next four flushes.

@@ -35,3 +35,22 @@ func (e *Engine) SetSecret(secret string) {
 	defer e.mu.Unlock()
 	e.secret = secret
 }
+
+// SetDuplicates changes [EngineOptions.Duplicates]; it is limited to 0 to 100.
+func (e *Engine) SetDuplicates(percent int) { e.duplicates.Store(percentage(percent)) }
+
+// SetReorder changes [EngineOptions.Reorder]; it is limited to 0 to 100.
+func (e *Engine) SetReorder(percent int) { e.reorder.Store(percentage(percent)) }
+
+func percentage(n int) int32 { return int32(min(max(n, 0), 100)) }
+
+// Switches are the switches of an engine that concern all its pages.
+type Switches struct {
+	Delivery            bool
+	Duplicates, Reorder int
+}
+
+// Switches returns the current switches.
+func (e *Engine) Switches() Switches {
+	return Switches{!e.outage.Load(), int(e.duplicates.Load()), int(e.reorder.Load())}
+}

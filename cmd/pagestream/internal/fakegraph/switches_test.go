@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -300,4 +301,86 @@ func TestStepFailsDuringRun(t *testing.T) {
 	runEngine(t, f, h, nil, func(e *fakegraph.Engine) bool {
 		return h.received(1)(e) && assert.ErrorIs(t, e.Step(t.Context()), fakegraph.ErrRunning)
 	})
+}
+
+func TestDuplicatesAndReorderCanBeSwitched(t *testing.T) {
+	s := newStepped(t, newFixture(t, nil), func(o *fakegraph.EngineOptions) { o.Opening = 20 })
+	s.SetQuiet(page2, true)
+	s.SetSubscription(app, page1, messaging...)
+	s.SetSubscription(app, page2, messaging...)
+	s.steps(1)
+	opening := s.take()
+	assert.Greater(t, len(opening), 20, "the opening, and what the rate says")
+	for _, i := range opening {
+		assert.Equal(t, page1, i.entry, "a quiet page has no opening")
+	}
+	repeats := func() int {
+		seen := map[string]int{}
+		for _, i := range s.take() {
+			seen[i.raw]++
+		}
+		n := 0
+		for _, times := range seen {
+			n += times - 1
+		}
+		return n
+	}
+	s.steps(10)
+	assert.Zero(t, repeats(), "no second opening, and no duplicates")
+	s.SetDuplicates(100)
+	s.steps(10)
+	assert.Greater(t, repeats(), 30)
+	s.SetDuplicates(0)
+	s.steps(5) // what was to be repeated is sent
+	s.take()
+	s.SetReorder(100)
+	s.steps(10)
+	late, last := 0, int64(0)
+	for _, i := range s.take() {
+		at, err := strconv.ParseInt(string(i.Timestamp), 10, 64)
+		if err == nil && at < last { // a delivery receipt has no time
+			late++
+		}
+		last = max(last, at)
+	}
+	assert.Positive(t, late)
+}
+
+// TestSnapshot checks that a fake that is made again from a snapshot accepts the same tokens, and
+// refuses the dead ones as before.
+func TestSnapshot(t *testing.T) {
+	before := newFixture(t, nil)
+	first, second := before.pageToken(user, page1), before.pageToken(user, page2)
+	poor := before.pageToken(poorUser, page1)
+	login, err := before.UserToken(app, user, true)
+	require.NoError(t, err)
+	require.NoError(t, before.KillToken(second, 460))
+	before.SetSubscription(app, page1, "messages", "feed")
+	before.SetGranted(app, poorUser, []string{})
+	require.NoError(t, before.SetTasks(user, page2, []string{"ANALYZE"}))
+	saved := before.Snapshot()
+	assert.Equal(t, string(saved), string(before.Snapshot()))
+
+	after := newFixture(t, nil)
+	assert.Equal(t, "400 190/0", after.call("GET", "/"+page1, first).failure(), "it was not issued yet")
+	require.NoError(t, after.Restore(saved))
+	assert.Equal(t, string(saved), string(after.Snapshot()))
+	for token, path := range map[string]string{first: page1, second: page2, poor: page1, login: "me/accounts"} {
+		want := before.call("GET", "/"+path, token)
+		assert.Equal(t, want.failure(), after.call("GET", "/"+path, token).failure(), path)
+	}
+	assert.Empty(t, after.call("GET", "/"+page1, first).failure())
+	assert.Equal(t, "400 190/460", after.call("GET", "/"+page2, second).failure())
+	fields, on := after.SubscribedFields(app, page1)
+	assert.True(t, on)
+	assert.Equal(t, []string{"feed", "messages"}, fields)
+	assert.Equal(t, first, after.pageToken(user, page1))
+
+	kept := string(after.Snapshot())
+	for _, wrong := range []string{"", "{}", `{"tokens":"EAAsecret"}`} {
+		err := after.Restore([]byte(wrong))
+		require.ErrorIs(t, err, fakegraph.ErrOptions)
+		assert.NotContains(t, err.Error(), "EAA")
+	}
+	assert.Equal(t, kept, string(after.Snapshot()), "a refused snapshot changes nothing")
 }

@@ -154,14 +154,3 @@ func TestLoad(t *testing.T) {
 	require.NotZero(t, report.Acked, "%s%s", stdout, stderr)
 	require.True(t, report.OK(), "%s%s", stdout, stderr)
 }
-
-// TestDev checks that dev connects two pages and that their conversations grow.
-func TestDev(t *testing.T) {
-	t.Parallel()
-	code, stdout, stderr := run(t, t.Context(), "dev", "--duration", "8s", "--rate", "50",
-		"--http-public", "127.0.0.1:0", "--http-private", "127.0.0.1:0")
-	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
-	require.Equal(t, 2, strings.Count(stdout, "confirmed with 15 fields"), "%s%s", stdout, stderr)
-	require.NotContains(t, stdout, " conversations 0 ", "there are no conversations")
-	require.Contains(t, stdout, " conversations ", "there are no conversations")
-}

@@ -229,12 +229,13 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	}
 	operator := p.newOperator()
 	p.metrics.registerCollector(p)
-	c := console.New(console.Options{
+	p.console = console.New(console.Options{
 		JS: p.js, Stream: streams.Name,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
-		Operator: operator, Tokens: p.access, History: p.history, SessionKey: key,
+		Operator: operator, Tokens: p.access, History: p.history, SessionKey: key, Breaker: p.opts.Breaker,
 		Version: p.opts.Version, Logger: p.log.With("part", "console"),
 	})
+	c := p.console
 	a := api.New(api.Options{
 		JS: p.js, Stream: streams.Name, Tokens: p.access, Session: c.Authenticate, History: p.history,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(), Conversations: p.models.Conversations(),
@@ -249,6 +250,24 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(mux))))
 	return func() { a.Close(); c.Close() }, nil
 }
+
+// SignInLink returns a URL that signs in to the console as the administrator, once and within
+// [console.CodeLife]; see [console.Console.SignInPath]. It must be called after Run.
+func (p *Program) SignInLink() (string, error) {
+	token, err := api.ReadToken(p.cfg.HTTP.TokenFile)
+	if err != nil {
+		return "", err
+	}
+	path, err := p.console.SignInPath(token)
+	if err != nil {
+		return "", fmt.Errorf("make sign-in link: %w", err)
+	}
+	return "http://" + p.PrivateAddr() + path, nil
+}
+
+// ConsumersURL returns where programs that read events over NATS connect to the embedded server. It is
+// empty if the server does not listen for them, and must be called after Run.
+func (p *Program) ConsumersURL() string { return p.consumers.URL() }
 
 // privateHosts returns the host names of the private listener.
 func (p *Program) privateHosts() []string {

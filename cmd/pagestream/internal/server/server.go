@@ -21,6 +21,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/console"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erase"
@@ -55,6 +56,8 @@ type Options struct {
 	// OpenLogins lets anybody start a login without an invitation. It is only for a program that
 	// uses a fake Meta.
 	OpenLogins bool
+	// Breaker is the fake Meta, if the program uses one; the console then has a page that breaks it.
+	Breaker console.Breaker
 	// CheckFile reads a file of a read model that may be damaged. The default is store.CheckFile; see
 	// projections.RunnerOptions.
 	CheckFile func(ctx context.Context, path string) error
@@ -124,6 +127,7 @@ type Program struct {
 	metrics *metrics
 	health  health
 	private http.Handler
+	console *console.Console
 	started time.Time
 
 	background sync.WaitGroup
