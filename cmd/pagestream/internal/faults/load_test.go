@@ -212,6 +212,9 @@ func (l *load) sendAgain(match func(*post) bool) (messages int) {
 			for _, it := range p.items {
 				delete(l.acked, it.mid)
 			}
+			if p.lead != "" {
+				l.leads = slices.DeleteFunc(l.leads, func(id string) bool { return id == p.lead })
+			}
 			messages += len(p.items)
 		}
 		c.again = append(slices.Clone(c.recent[first:]), c.again...)
