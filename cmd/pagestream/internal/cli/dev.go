@@ -56,7 +56,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	}
 	o := dev.Options{
 		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate,
-		Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
+		Log: config.Default().Log, Seed: d.Seed, Version: c.build.read().Version,
 	}
 	o.Log.Level = cmp.Or(c.LogLevel, "warn") // so that log lines do not hide the counts
 	o.Log.Format = cmp.Or(c.LogFormat, o.Log.Format)

@@ -10,7 +10,7 @@ import (
 
 // SendCommand sends one message as a page.
 type SendCommand struct {
-	Page    string `arg:"" help:"Page id."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
 	Contact string `arg:"" help:"The person's id, as shown by conversations list."`
 	Text    string `placeholder:"TEXT" xor:"what" env:"PAGESTREAM_SEND_TEXT" help:"Text of the message."`
 	Message string `placeholder:"JSON" xor:"what" env:"PAGESTREAM_SEND_MESSAGE" help:"Message object of Meta's Send API."`
@@ -42,7 +42,7 @@ func (s SendCommand) Run(c *CLI) error {
 		in.MessagingType = ""
 	}
 	out, err := post[outbound.Sent](c, pagePath(s.Page)+"/messages", nil, in)
-	return c.answer(out, err, func() {
+	return c.answer(out, c.orUnknown(err, s.Page, s.Contact), func() {
 		if out.MID == "" {
 			fmt.Fprintln(c.Out, "done")
 		} else {
