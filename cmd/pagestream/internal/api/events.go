@@ -21,11 +21,11 @@ import (
 func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events": {
-			serve:  s.listEvents,
+			serve: s.listEvents,
 			params: params{
 				"after", "company", "cursor", "limit", "min_seq", "order", "page" + many, "raw", "since", "type" + many, "until",
 			},
-			allow:  toCompanies,
+			allow: toCompanies,
 		},
 		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}, allow: toCompanies},
 

@@ -11,8 +11,8 @@ import (
 // BackfillCommand fills a gap in a page's messages from Meta's Conversations API.
 type BackfillCommand struct {
 	Page  PageRef `arg:"" help:"Page, by its id or name."`
-	Since string `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
-	Until string `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
+	Since string  `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Until string  `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
 }
 
 // parseTime parses an RFC 3339 time, or a duration before now. It returns the zero time for an empty string.

@@ -26,7 +26,9 @@ type PostsCommand struct {
 }
 
 // commentsPath returns the API path of a page's comments, or of one of them.
-func commentsPath(page PageRef, comment ...string) string { return pageItems("comments", page, comment) }
+func commentsPath(page PageRef, comment ...string) string {
+	return pageItems("comments", page, comment)
+}
 
 // postsPath returns the API path of a page's posts, or of one of them.
 func postsPath(page PageRef, post ...string) string { return pageItems("posts", page, post) }
@@ -60,10 +62,10 @@ func (m commentMoment) query(others url.Values) (url.Values, error) {
 // CommentsListCommand lists comments of one page.
 type CommentsListCommand struct {
 	Page    PageRef `arg:"" help:"Page, by its id or name."`
-	Contact string `placeholder:"ID" env:"PAGESTREAM_COMMENTS_CONTACT" help:"Only comments by this person."`
-	Post    string `placeholder:"ID" env:"PAGESTREAM_COMMENTS_POST" help:"Only comments on this post."`
-	State   string `placeholder:"STATE" env:"PAGESTREAM_COMMENTS_STATE" help:"Only visible, hidden or removed comments."`
-	Limit   int    `default:"20" env:"PAGESTREAM_COMMENTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	Contact string  `placeholder:"ID" env:"PAGESTREAM_COMMENTS_CONTACT" help:"Only comments by this person."`
+	Post    string  `placeholder:"ID" env:"PAGESTREAM_COMMENTS_POST" help:"Only comments on this post."`
+	State   string  `placeholder:"STATE" env:"PAGESTREAM_COMMENTS_STATE" help:"Only visible, hidden or removed comments."`
+	Limit   int     `default:"20" env:"PAGESTREAM_COMMENTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
 	commentMoment
 }
 
@@ -117,7 +119,7 @@ func (l CommentsListCommand) unknown(c *CLI) error {
 // CommentsShowCommand shows one comment.
 type CommentsShowCommand struct {
 	Page    PageRef `arg:"" help:"Page, by its id or name."`
-	Comment string `arg:"" help:"Comment id, as shown by comments list."`
+	Comment string  `arg:"" help:"Comment id, as shown by comments list."`
 	commentMoment
 }
 
@@ -171,7 +173,7 @@ func writeHistory(c *CLI, h comments.History) {
 // PostsListCommand lists the posts of one page.
 type PostsListCommand struct {
 	Page  PageRef `arg:"" help:"Page, by its id or name."`
-	Limit int    `default:"20" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	Limit int     `default:"20" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
 	commentMoment
 }
 
@@ -200,8 +202,8 @@ func (l PostsListCommand) Run(c *CLI) error {
 // PostsShowCommand shows one post.
 type PostsShowCommand struct {
 	Page  PageRef `arg:"" help:"Page, by its id or name."`
-	Post  string `arg:"" help:"Post id, as shown by posts list."`
-	Limit int    `default:"200" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number of comments, the newest; 0 for all."`
+	Post  string  `arg:"" help:"Post id, as shown by posts list."`
+	Limit int     `default:"200" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number of comments, the newest; 0 for all."`
 	commentMoment
 }
 

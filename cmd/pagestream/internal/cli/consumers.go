@@ -30,12 +30,12 @@ const consumersPath = "/api/v1/consumers"
 
 // ConsumersAddCommand creates a consumer.
 type ConsumersAddCommand struct {
-	Name    string          `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
-	Pages   []PageRef       `placeholder:"PAGE" env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, by their ids or names, separated by commas."`
-	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
-	All     bool            `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
-	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
-	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
+	Name    string        `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
+	Pages   []PageRef     `placeholder:"PAGE" env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, by their ids or names, separated by commas."`
+	Company string        `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
+	All     bool          `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
+	Types   []domain.Type `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
+	FromNow bool          `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
 }
 
 // Validate returns an error if it is not said which pages.

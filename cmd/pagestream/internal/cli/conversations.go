@@ -107,10 +107,10 @@ func (l ConversationsListCommand) read(c *CLI) ([]conversations.Conversation, ma
 // ConversationsShowCommand shows one conversation.
 type ConversationsShowCommand struct {
 	Page    PageRef `arg:"" help:"Page, by its id or name."`
-	Contact string `arg:"" help:"Contact id."`
-	Limit   int    `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"Maximum number, newest first; 0 for all."`
-	AtSeq   uint64 `name:"at-seq" placeholder:"N" env:"PAGESTREAM_CONVERSATIONS_AT_SEQ" help:"State after this event."`
-	AtTime  string `name:"at-time" placeholder:"WHEN" env:"PAGESTREAM_CONVERSATIONS_AT_TIME" help:"State at a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Contact string  `arg:"" help:"Contact id."`
+	Limit   int     `default:"50" env:"PAGESTREAM_CONVERSATIONS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	AtSeq   uint64  `name:"at-seq" placeholder:"N" env:"PAGESTREAM_CONVERSATIONS_AT_SEQ" help:"State after this event."`
+	AtTime  string  `name:"at-time" placeholder:"WHEN" env:"PAGESTREAM_CONVERSATIONS_AT_TIME" help:"State at a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
 }
 
 // Run prints the messages, oldest first, with their states: the current ones, or those at a

@@ -85,12 +85,12 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 
 // deadLetters are the flags that select dead letters.
 type deadLetters struct {
-	Event      uint64        `arg:"" optional:"" help:"Sequence of one dead letter."`
-	Page       PageRef       `placeholder:"PAGE" env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All dead letters of one page, by its id or name."`
-	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All dead letters."`
-	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only dead letters of this read model or reactor."`
-	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show the selected dead letters."`
-	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Confirm the operation on several dead letters."`
+	Event      uint64  `arg:"" optional:"" help:"Sequence of one dead letter."`
+	Page       PageRef `placeholder:"PAGE" env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All dead letters of one page, by its id or name."`
+	All        bool    `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All dead letters."`
+	Projection string  `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only dead letters of this read model or reactor."`
+	DryRun     bool    `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show the selected dead letters."`
+	Yes        bool    `env:"PAGESTREAM_DEADLETTERS_YES" help:"Confirm the operation on several dead letters."`
 }
 
 // decide lists the selected dead letters with a dry run. Then it makes the decision, unless --dry-run

@@ -307,9 +307,9 @@ var errDone = errors.New("done")
 // EventsExplainCommand shows which events made a conversation or a message.
 type EventsExplainCommand struct {
 	Page    PageRef `arg:"" help:"Page, by its id or name."`
-	Contact string `arg:"" help:"Contact id."`
-	MID     string `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
-	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
+	Contact string  `arg:"" help:"Contact id."`
+	MID     string  `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
+	Limit   int     `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
 }
 
 // Run prints the events in stream order, one per line. With --json they are without their data.

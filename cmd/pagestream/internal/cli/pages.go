@@ -25,6 +25,7 @@ type PagesCommand struct {
 	Check       PagesCheckCommand       `cmd:"" help:"Compare the subscriptions of page and app with the wanted fields."`
 	Resubscribe PagesResubscribeCommand `cmd:"" help:"Subscribe pages again with all wanted fields."`
 	Disconnect  PagesDisconnectCommand  `cmd:"" help:"Unsubscribe a page and remove its connection; its events are kept."`
+	Forget      PagesForgetCommand      `cmd:"" help:"Remove a page that is not connected from the read models; its events are kept."`
 }
 
 const pagesPath = "/api/v1/pages"
@@ -88,7 +89,9 @@ func (s PagesShowCommand) Run(c *CLI) error {
 
 // print writes the page for a person.
 func (v pageView) print(c *CLI) {
-	line := func(name, format string, args ...any) { fmt.Fprintf(c.Out, "  %-13s "+format+"\n", append([]any{name}, args...)...) }
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(c.Out, "  %-13s "+format+"\n", append([]any{name}, args...)...)
+	}
 	severity := ofSeverity(v.Judgement.Severity)
 	fmt.Fprintf(c.Out, "page %s %s: %s\n", v.ID, inLine(v.Name), c.paint(severity, v.Judgement.State.Words()))
 	line("company", "%s", dash(inLine(v.Company)))

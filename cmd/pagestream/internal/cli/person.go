@@ -54,8 +54,8 @@ type PersonCommand struct {
 // PersonExportCommand writes what is held on a person, for a request of access.
 type PersonExportCommand struct {
 	Page    PageRef `arg:"" help:"Page, by its id or name."`
-	Contact string `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
-	Dir     string `arg:"" help:"A new directory on the server's machine."`
+	Contact string  `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
+	Dir     string  `arg:"" help:"A new directory on the server's machine."`
 }
 
 // Run writes the directory. It prints numbers and no text.

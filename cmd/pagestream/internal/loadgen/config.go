@@ -31,6 +31,15 @@ var (
 	ErrRemote = errors.New("not on this machine; to load another machine, use: pagestream load --allow-remote")
 )
 
+// Errors that end a run.
+var (
+	// ErrSecret is returned when the server does not accept the signature: nothing was stored.
+	ErrSecret = errors.New("the server refused the signature: the app secret is not that of the app which the " +
+		"webhook's URL names; give the right one with --secret-file")
+	// ErrSilent is returned when the server has not answered a POST for twice Timeout and the duration is over.
+	ErrSilent = errors.New("the server does not answer")
+)
+
 // Limits of a run, so that ids stay short and memory small.
 const (
 	maxItems    = 1000
@@ -80,8 +89,8 @@ type Config struct {
 
 // Progress is the progress of a run.
 type Progress struct {
-	// Phase is "sending", "resending", "auditing the stream" or "auditing
-	// conversations".
+	// Phase is "sending", "resending", "auditing the stream", "auditing conversations"
+	// or "forgetting the test pages".
 	Phase string
 	// Elapsed is the time since the start of the run.
 	Elapsed time.Duration

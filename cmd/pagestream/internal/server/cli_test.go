@@ -145,7 +145,7 @@ func TestLoad(t *testing.T) {
 	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
-	code, stdout, stderr := run(t, t.Context(), "-c", file, "load",
+	code, stdout, stderr := run(t, t.Context(), "-c", file, "--json", "load",
 		"--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
 	var report loadgen.Report
 	err = json.Unmarshal([]byte(stdout), &report)
@@ -153,6 +153,18 @@ func TestLoad(t *testing.T) {
 	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
 	require.NotZero(t, report.Acked, "%s%s", stdout, stderr)
 	require.True(t, report.OK(), "%s%s", stdout, stderr)
+
+	// It leaves nothing behind but events, also for a read model that is built again.
+	require.Equal(t, uint64(10), report.Forgotten)
+	code, stdout, stderr = run(t, t.Context(), "-c", file, "--json", "pages", "list")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.JSONEq(t, "[]", stdout)
+	for _, model := range []string{"pages", "conversations", "comments", "subscriptions"} {
+		code, stdout, stderr = run(t, t.Context(), "-c", file, "projections", "verify", model)
+		require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
+	}
+	code, stdout, stderr = run(t, t.Context(), "-c", file, "audit", "--full")
+	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
 }
 
 // TestDev checks that dev connects two pages and that their conversations grow.
