@@ -49,8 +49,13 @@ func Names[S ~string](name S, candidates []S, n int) []S {
 	return out
 }
 
-// tolerated is the largest distance of a similar name.
-func tolerated[S ~string](name S) int { return max(2, len(name)/3) }
+// tolerated is the largest distance of a similar name. Numbers are long and similar anyway.
+func tolerated[S ~string](name S) int {
+	if strings.Trim(string(name), "0123456789") == "" {
+		return 2
+	}
+	return max(2, len(name)/3)
+}
 
 func normalize[S ~string](s S) string { return separators.Replace(strings.ToLower(string(s))) }
 

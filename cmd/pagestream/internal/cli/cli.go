@@ -74,6 +74,7 @@ type CLI struct {
 	CheckFile     CheckFileCommand     `cmd:"" hidden:"" help:"Check a file of a read model. The server runs this itself."`
 	BareHandler   BareHandlerCommand   `cmd:"" hidden:"" help:"Check signatures and answer. The bench compares with it."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
+	Completion    CompletionCommand    `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
 	Version       VersionCommand       `cmd:"" help:"Print the version, and the commit and time that it was built from."`
 
 	Out io.Writer `kong:"-"`
@@ -126,6 +127,9 @@ func run(c *CLI, args []string) int {
 		args = []string{"--help"}
 	}
 	c.model = parser.Model
+	if args[0] == completeWord {
+		return c.complete(parser, args[1:])
+	}
 	run, err := parser.Parse(args)
 	if exit >= 0 {
 		return exit // --help was asked for and printed

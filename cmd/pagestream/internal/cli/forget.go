@@ -6,6 +6,7 @@ import (
 	"net/url"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
+	"github.com/pagestream/pagestream/projections/pages"
 )
 
 // PagesForgetCommand removes pages that are not connected from the read models.
@@ -43,7 +44,7 @@ func (f PagesForgetCommand) Run(c *CLI) error {
 		if err != nil {
 			return err
 		}
-		if !p.Test && !f.Yes {
+		if !p.Test && !f.Yes && p.State != pages.Connected { // the server refuses that
 			return fmt.Errorf("%w: its conversations, comments and posts would not be shown any more; add --yes to forget page %s %s",
 				errUsage, p.ID, inLine(p.Name))
 		}
@@ -53,7 +54,10 @@ func (f PagesForgetCommand) Run(c *CLI) error {
 	for _, p := range list {
 		out, err := post[operate.Forgotten](c, pagePath(p.ID)+"/forget", nil, nil)
 		if err != nil {
-			return errors.Join(err, c.printForgotten(done))
+			if len(done) > 0 {
+				err = errors.Join(err, c.printForgotten(done))
+			}
+			return err
 		}
 		done = append(done, out)
 	}

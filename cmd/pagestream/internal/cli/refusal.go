@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 )
@@ -29,6 +30,9 @@ func (c *Client) refused(status int, p api.Problem) error {
 	case status == http.StatusUnauthorized:
 		p.Detail = fmt.Sprintf("the server at %s does not know the token in %s; set the file with its token with --token-file",
 			c.base, c.tokenFile)
+	case status == http.StatusNotFound && strings.HasSuffix(p.Detail, "in this API"):
+		p.Detail = fmt.Sprintf("the server at %s is of another version, which can't do this; compare: pagestream version, "+
+			"pagestream status", c.base)
 	case p.Detail != "" && p.Title != "":
 	case status >= http.StatusInternalServerError:
 		p.Detail = fmt.Sprintf("the server at %s can't answer now; try again, and look at its log", c.base)

@@ -40,7 +40,7 @@ func (c *Connector) record(
 		return 0, fmt.Errorf("read page %s: %w", page, err)
 	}
 	if known.Connected {
-		return 0, fmt.Errorf("page %s: %w", page, ErrConnected)
+		return 0, ErrConnected
 	}
 	op := &operation{c: c, page: page, attempt: c.opts.NewID()}
 	return op.append(ctx, last, t, domain.Data{Connection: &about})

@@ -88,7 +88,7 @@ func (a *api) once(ctx context.Context, method, path string, out any) (retry boo
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotFound:
+	case resp.StatusCode == http.StatusNotFound && method == http.MethodGet:
 		return false, nil
 	case resp.StatusCode != http.StatusOK:
 		var p struct{ Detail string }
