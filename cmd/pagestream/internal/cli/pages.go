@@ -56,7 +56,8 @@ func (l PagesListCommand) Run(c *CLI) error {
 			func(p operate.Page) cells {
 				return cells{
 					p.ID, dash(inLine(p.Name)), dash(inLine(p.Company)), p.State, p.Token, p.Subscription,
-					toned{p.Judgement.State.Words(), ofSeverity(p.Judgement.Severity)}, p.Traffic.Events, activity(p.Traffic.LastAt),
+					toned{p.Judgement.State.Words(), ofSeverity(p.Judgement.Severity)},
+					p.Traffic.Events, activity(p.Traffic.LastAt),
 				}
 			})
 	})

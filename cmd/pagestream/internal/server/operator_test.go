@@ -63,11 +63,18 @@ func TestOperatorAtTheCommandLine(t *testing.T) {
 
 func byName(t *testing.T, r *running, ok func(...string) string) {
 	for _, args := range [][]string{
-		{"pages", "show", "CORNER bakery"}, {"pages", "check", "corner bakery", "7001"}, {"doctor", "corner bakery"},
-		{"pages", "resubscribe", "corner bakery", "--dry-run"}, {"conversations", "list", "corner bakery"},
-		{"conversations", "show", "corner bakery", "3100"}, {"events", "list", "--page", "corner bakery"},
-		{"events", "explain", "corner bakery", "3100"}, {"comments", "list", "corner bakery"}, {"posts", "list", "corner bakery"},
-		{"erasures", "list", "corner bakery"}, {"consumers", "add", "c", "--pages", "corner bakery,Harbour Bikes"},
+		{"pages", "show", "CORNER bakery"},
+		{"pages", "check", "corner bakery", "7001"},
+		{"doctor", "corner bakery"},
+		{"pages", "resubscribe", "corner bakery", "--dry-run"},
+		{"conversations", "list", "corner bakery"},
+		{"conversations", "show", "corner bakery", "3100"},
+		{"events", "list", "--page", "corner bakery"},
+		{"events", "explain", "corner bakery", "3100"},
+		{"comments", "list", "corner bakery"},
+		{"posts", "list", "corner bakery"},
+		{"erasures", "list", "corner bakery"},
+		{"consumers", "add", "c", "--pages", "corner bakery,Harbour Bikes"},
 	} {
 		ok(args...)
 	}
@@ -177,11 +184,25 @@ func newestFirst(t *testing.T, ok func(...string) string, head uint64) {
 // its items on a line.
 func machineOutput(t *testing.T, ok func(...string) string) {
 	for _, args := range [][]string{
-		{"pages", "list"}, {"conversations", "list"}, {"conversations", "show", "7000", "3100"}, {"comments", "list", "7000"},
-		{"posts", "list", "7000"}, {"events", "list"}, {"events", "list", "--until", "1h"}, {"events", "explain", "7000", "3100"},
-		{"events", "schema"}, {"events", "tail", "--after", "0", "--count", "2"}, {"erasures", "list"},
-		{"projections", "list"}, {"companies", "list"}, {"tokens", "list"}, {"history"}, {"consumers", "list"},
-		{"hooks", "list"}, {"deadletters", "list"}, {"pages", "forget", "--tests"},
+		{"pages", "list"},
+		{"conversations", "list"},
+		{"conversations", "show", "7000", "3100"},
+		{"comments", "list", "7000"},
+		{"posts", "list", "7000"},
+		{"events", "list"},
+		{"events", "list", "--until", "1h"},
+		{"events", "explain", "7000", "3100"},
+		{"events", "schema"},
+		{"events", "tail", "--after", "0", "--count", "2"},
+		{"erasures", "list"},
+		{"projections", "list"},
+		{"companies", "list"},
+		{"tokens", "list"},
+		{"history"},
+		{"consumers", "list"},
+		{"hooks", "list"},
+		{"deadletters", "list"},
+		{"pages", "forget", "--tests"},
 	} {
 		var document []json.RawMessage
 		text := ok(append([]string{"--json"}, args...)...)
