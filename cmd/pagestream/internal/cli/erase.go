@@ -29,9 +29,7 @@ func (e EraseCommand) Validate() error {
 func (e EraseCommand) Run(c *CLI) error {
 	sum, err := post[erase.Result](c, conversationPath(e.Page, e.Contact)+"/erase", nil, nil)
 	if err == nil && sum.Events == 0 {
-		if err = c.knownContact(e.Page, e.Contact); isGone(err) {
-			err = nil
-		}
+		err = c.knownContact(e.Page, e.Contact)
 	}
 	return c.answer(sum, err, func() {
 		if sum.Events == 0 {

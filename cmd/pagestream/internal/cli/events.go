@@ -129,7 +129,7 @@ func eventPath(seq uint64) string { return eventsPath + "/" + strconv.FormatUint
 // EventsListCommand lists stored events.
 type EventsListCommand struct {
 	EventSelection
-	After uint64 `placeholder:"SEQ" xor:"which" env:"PAGESTREAM_EVENTS_AFTER" help:"The events after this sequence, oldest first."`
+	After *uint64 `placeholder:"SEQ" xor:"which" env:"PAGESTREAM_EVENTS_AFTER" help:"The events after this sequence, oldest first; 0 is the beginning."`
 	Last  int    `placeholder:"N" xor:"which" env:"PAGESTREAM_EVENTS_LAST" help:"The newest N, whatever --limit is."`
 	Since string `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_SINCE" help:"Only events stored since a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
 	Until string `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_UNTIL" help:"Only events stored before a time, or a duration before now."`
@@ -156,8 +156,8 @@ func (l EventsListCommand) Run(c *CLI) error {
 			q.Set(name, at.UTC().Format(time.RFC3339Nano))
 		}
 	}
-	if l.After > 0 {
-		q.Set("cursor", strconv.FormatUint(l.After, 10))
+	if l.After != nil {
+		q.Set("cursor", strconv.FormatUint(*l.After, 10))
 	} else {
 		q.Set("order", "newest")
 	}

@@ -170,11 +170,14 @@ func near(given string, names map[string]string) string {
 // nearContacts is how many of a page's conversations are searched for a similar contact, the latest first.
 const nearContacts = 2000
 
-// knownContact returns an error if the page has no conversation with the contact: with similar contacts, or that the
-// contact was erased. Commands call it when they have found nothing.
+// knownContact returns an error with similar contacts if the page never had a conversation with the contact. One that
+// was erased is known. Commands call it when they have found nothing.
 func (c *CLI) knownContact(page PageRef, contact string) error {
 	_, err := get[conversations.Conversation](c, conversationPath(page, contact), nil)
-	if !isNotFound(err) {
+	switch {
+	case isGone(err):
+		return nil
+	case !isNotFound(err):
 		return err
 	}
 	list, err := collect[conversations.Conversation](c, pagePath(page)+"/conversations", nil, nearContacts)
@@ -195,7 +198,7 @@ func (c *CLI) orUnknown(err error, page PageRef, contact string) error {
 	if !errors.As(err, &r) || r.Status >= http.StatusInternalServerError {
 		return err
 	}
-	if unknown := c.knownContact(page, contact); unknown != nil && !isGone(unknown) {
+	if unknown := c.knownContact(page, contact); unknown != nil {
 		return fmt.Errorf("%w; %w", err, unknown)
 	}
 	return err
