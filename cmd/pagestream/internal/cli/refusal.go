@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
@@ -16,8 +17,11 @@ import (
 // what to type next, without the words of HTTP.
 type refusal struct{ api.Problem }
 
-// Error returns the detail.
-func (r refusal) Error() string { return r.Detail }
+// Error returns the detail. Of what Graph refused it leaves out the request and the status, which the server's log has.
+func (r refusal) Error() string { return graphRequest.ReplaceAllString(r.Detail, "Meta refused it ($1)") }
+
+// graphRequest matches what an error of Graph begins with.
+var graphRequest = regexp.MustCompile(`(?:[A-Z]+ /\S*: )?graph refused \(status \d+, (code [0-9/]+)\)`)
 
 // Unwrap returns the problem as the server sent it.
 func (r refusal) Unwrap() error { return r.Problem }
