@@ -18,7 +18,9 @@ import (
 type refusal struct{ api.Problem }
 
 // Error returns the detail. Of what Graph refused it leaves out the request and the status, which the server's log has.
-func (r refusal) Error() string { return graphRequest.ReplaceAllString(r.Detail, "Meta refused it ($1)") }
+func (r refusal) Error() string {
+	return graphRequest.ReplaceAllString(r.Detail, "Meta refused it ($1)")
+}
 
 // graphRequest matches what an error of Graph begins with.
 var graphRequest = regexp.MustCompile(`(?:[A-Z]+ /\S*: )?graph refused \(status \d+, (code [0-9/]+)\)`)

@@ -36,7 +36,8 @@ var (
 	// ErrSecret is returned when the server does not accept the signature: nothing was stored.
 	ErrSecret = errors.New("the server refused the signature: the app secret is not that of the app which the " +
 		"webhook's URL names; give the right one with --secret-file")
-	// ErrSilent is returned when the server has not answered a POST for twice Timeout and the duration is over.
+	// ErrSilent is returned when the duration is over and the server has answered no POST for Timeout although it
+	// accepts them, or for twice as long.
 	ErrSilent = errors.New("the server does not answer")
 )
 

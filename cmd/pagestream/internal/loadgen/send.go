@@ -50,6 +50,7 @@ type sender struct {
 	latency    vegeta.LatencyMetrics
 	lastAnswer time.Time
 	heard      time.Time // the last answer of any status
+	hangs      bool      // the last POST was not answered within Timeout
 	phase      string
 	audited    uint64
 }
@@ -205,6 +206,7 @@ func (s *sender) recordAnswer(post uint64, status int, took time.Duration, at ti
 	if status != 0 {
 		s.heard = at
 	}
+	s.hangs = status == 0 && took >= s.cfg.Timeout
 	if status == http.StatusOK {
 		s.answered++
 		s.acked.set(post)
@@ -249,7 +251,11 @@ func (s *sender) resend(ctx context.Context) error {
 		round := slices.DeleteFunc(s.waiting, func(w waiting) bool { return s.acked.has(w.post) })
 		s.waiting = nil
 		s.resent += uint64(len(round))
-		silent := time.Since(s.heard) > 2*s.cfg.Timeout
+		patience := 2 * s.cfg.Timeout // a server that is down may be starting
+		if s.hangs {
+			patience = s.cfg.Timeout
+		}
+		silent := time.Since(s.heard) > patience
 		s.mu.Unlock()
 		if len(round) == 0 {
 			break
