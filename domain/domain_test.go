@@ -83,7 +83,7 @@ func TestToken(t *testing.T) {
 }
 
 func TestTypes(t *testing.T) {
-	require.Len(t, domain.Types(), 54, "the contract has 54 types")
+	require.Len(t, domain.Types(), 56, "the contract has 56 types")
 	seen := map[domain.Type]bool{}
 	for _, typ := range domain.Types() {
 		require.False(t, seen[typ])

@@ -85,6 +85,12 @@ const (
 	// PageAdminErased is the record that the id of a person who connected the page was
 	// erased from events.
 	PageAdminErased Type = "page.admin_erased"
+	// PageTestMarked is the record that what is received for the page from here on is a
+	// test, until it is connected or forgotten.
+	PageTestMarked Type = "page.test_marked"
+	// PageForgotten is the record that an operator removed a page, which is not
+	// connected, from the read models. The page's events stay in the stream.
+	PageForgotten Type = "page.forgotten"
 
 	SubscriptionRequested Type = "subscription.requested"
 	SubscriptionConfirmed Type = "subscription.confirmed"
@@ -105,7 +111,7 @@ var types = []Type{
 	LeadReceived, LeadRetrieved, FeedbackReceived, OrderReceived, LabelAdded, LabelRemoved, LiveChanged, ChangeReceived,
 	ForeignReceived, DeliveryUnreadable, DeliveryUnrecognized,
 	PageConnected, PageRenamed, PageTokenRefreshed, PageTokenInvalidated, PageLinked, PageDisconnected,
-	PageAdminErased,
+	PageAdminErased, PageTestMarked, PageForgotten,
 	SubscriptionRequested, SubscriptionConfirmed, SubscriptionFailed, SubscriptionDrifted, SubscriptionRemoved,
 	ContactProfiled, ContactErased,
 }

@@ -17,12 +17,17 @@ import (
 // the processor time under load.
 const gcPercent = 200
 
+// A release sets these with -ldflags "-X main.version=… -X main.commit=… -X main.date=…". Without them, the command
+// version prints what the Go toolchain recorded.
+var version, commit, date string
+
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr,
+		cli.Build{Version: version, Commit: commit, Date: date})
 	stop()
 	os.Exit(code)
 }

@@ -1,7 +1,10 @@
 // Package nearest finds the name that was probably meant by a name that does not exist.
 package nearest
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // separators are the characters that count as equal.
 var separators = strings.NewReplacer(".", "_", "-", "_")
@@ -9,8 +12,7 @@ var separators = strings.NewReplacer(".", "_", "-", "_")
 // Name returns the candidate that is most similar to name, or "" if none is similar enough. A wrong
 // separator or case counts as no difference.
 func Name[S ~string](name S, candidates []S) S {
-	normalize := func(s S) string { return separators.Replace(strings.ToLower(string(s))) }
-	best, bestDistance := S(""), max(2, len(name)/3)+1
+	best, bestDistance := S(""), tolerated(name)+1
 	for _, c := range candidates {
 		if d := distance(normalize(name), normalize(c)); d < bestDistance {
 			best, bestDistance = c, d
@@ -19,13 +21,52 @@ func Name[S ~string](name S, candidates []S) S {
 	return best
 }
 
-// distance returns the Levenshtein distance of two names. For names longer than any candidate it
+// minPart is how long a name must be to count as a part of a longer one.
+const minPart = 3
+
+// Names returns at most n candidates that are similar to name, the most similar first: those that are similar enough
+// for [Name], and those that contain the name. Equal ones are in their order among the candidates.
+func Names[S ~string](name S, candidates []S, n int) []S {
+	type scored struct {
+		name     S
+		distance int
+	}
+	var found []scored
+	for _, c := range candidates {
+		d, limit := distance(normalize(name), normalize(c)), tolerated(name)
+		switch {
+		case d <= limit:
+			found = append(found, scored{c, d})
+		case len(name) >= minPart && strings.Contains(normalize(c), normalize(name)):
+			found = append(found, scored{c, limit + 1})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b scored) int { return a.distance - b.distance })
+	var out []S
+	for _, f := range found[:min(n, len(found))] {
+		out = append(out, f.name)
+	}
+	return out
+}
+
+// tolerated is the largest distance of a similar name. Numbers are long and similar anyway.
+func tolerated[S ~string](name S) int {
+	if strings.Trim(string(name), "0123456789") == "" {
+		return 2
+	}
+	return max(2, len(name)/3)
+}
+
+func normalize[S ~string](s S) string { return separators.Replace(strings.ToLower(string(s))) }
+
+// distance returns the Levenshtein distance of two names in characters. For names longer than any candidate it
 // returns a large number, which limits the work.
-func distance(a, b string) int {
+func distance(x, y string) int {
 	const maxLen = 200
-	if len(a) > maxLen || len(b) > maxLen {
+	if len(x) > maxLen || len(y) > maxLen {
 		return maxLen
 	}
+	a, b := []rune(x), []rune(y)
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

@@ -19,3 +19,17 @@ func TestName(t *testing.T) {
 	}
 	assert.Empty(t, nearest.Name("page", nil))
 }
+
+func TestNames(t *testing.T) {
+	candidates := []string{"Corner Bakery", "Harbour Bikes", "Corner Shop", "Harbor Bikes", "Zoë Öberg", "900"}
+	for name, want := range map[string][]string{
+		"corner":        {"Corner Bakery", "Corner Shop"},
+		"cornr bakery":  {"Corner Bakery"},
+		"harbour bikes": {"Harbour Bikes", "Harbor Bikes"},
+		"zoe oberg":     {"Zoë Öberg"},
+		"nobody at all": nil,
+		"90":            {"900"},
+	} {
+		assert.Equal(t, want, nearest.Names(name, candidates, 2), name)
+	}
+}

@@ -55,6 +55,16 @@ func (f *fold) erase() error {
 	return f.count(func(c *Counts) { c.Erased++ })
 }
 
+// forget removes all of the page's comments and posts. That contacts were erased stays.
+func (f *fold) forget() error {
+	err := store.DeletePrefix(f.tx, pagePrefix(f.page), bucketComments, bucketPosts, bucketOrder, bucketThreads,
+		bucketAuthors, bucketFeed, bucketReactions, bucketParts)
+	if err != nil || !f.tx.Bucket(bucketCounts).Has(pagePrefix(f.page)) {
+		return err
+	}
+	return f.count(func(c *Counts) { *c = Counts{Erased: c.Erased} })
+}
+
 // putTombstone stores the tombstone. If there is one, it keeps the later time.
 func (f *fold) putTombstone(key []byte) error {
 	bucket := f.tx.Bucket(bucketErased)

@@ -14,7 +14,7 @@ func Types() []domain.Type {
 	return []domain.Type{
 		domain.CommentReceived, domain.CommentEdited, domain.CommentRemoved, domain.CommentHidden, domain.CommentUnhidden,
 		domain.PostPublished, domain.PostEdited, domain.PostRemoved,
-		domain.ReactionAdded, domain.ReactionRemoved, domain.ContactErased,
+		domain.ReactionAdded, domain.ReactionRemoved, domain.ContactErased, domain.PageForgotten,
 	}
 }
 
@@ -59,6 +59,10 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	case "reaction":
 		if r := e.Data.PostReaction; r != nil {
 			return f.react(r)
+		}
+	case "page":
+		if e.Type == domain.PageForgotten {
+			return f.forget()
 		}
 	case "contact":
 		if e.Type == domain.ContactErased {

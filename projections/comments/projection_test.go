@@ -265,7 +265,9 @@ func TestTheOrderOfArrivalDoesNotMatter(t *testing.T) {
 
 // TestAnyOrderGivesTheSameRows applies generated events in other orders.
 func TestAnyOrderGivesTheSameRows(t *testing.T) {
-	events := slices.DeleteFunc(changes(3, 300), func(e streams.Stored) bool { return e.Type == domain.ContactErased })
+	events := slices.DeleteFunc(changes(3, 300), func(e streams.Stored) bool {
+		return e.Type == domain.ContactErased || e.Type == domain.PageForgotten
+	})
 	for i := range events {
 		events[i].Data.Fact = "" // folding equal facts depends on the order
 	}
@@ -315,7 +317,7 @@ func TestAnyOrderGivesTheSameRows(t *testing.T) {
 // TestListsAndCountsAgree compares every index and count with the rows.
 func TestListsAndCountsAgree(t *testing.T) {
 	f := newFixture(t)
-	events := changes(5, 1500)
+	events := slices.DeleteFunc(changes(5, 1500), func(e streams.Stored) bool { return e.Type == domain.PageForgotten })
 	require.NoError(t, projectionstest.Fold(f.st, comments.New(), events))
 	for i := range 4 {
 		page := domain.PageID(fmt.Sprint(104000000000001 + i))
@@ -594,6 +596,28 @@ func TestErase(t *testing.T) {
 	assert.Equal(t, "a new one", f.comment("7").Text)
 }
 
+// TestForget checks that a forgotten page leaves nothing but its erasures.
+func TestForget(t *testing.T) {
+	forgotten := domain.Event{Type: domain.PageForgotten, Page: page}
+	f := newFixture(t)
+	require.NoError(t, projectionstest.Fold(f.st, comments.New(), changes(3, 300)))
+	f.apply(received("1", jo, "once", 1000), posted(domain.PostPublished, post, ann, "a post", 1000), forgotten)
+	assert.False(t, f.contains("once"))
+	assert.False(t, f.contains("a post"))
+	assert.Equal(t, comments.Counts{}, f.counts())
+	want := newFixture(t)
+	require.NoError(t, projectionstest.Fold(want.st, comments.New(), changes(3, 300)))
+	digest, _, err := projectionstest.Digest(f.st)
+	require.NoError(t, err)
+	others, _, err := projectionstest.Digest(want.st)
+	require.NoError(t, err)
+	assert.Equal(t, others, digest, "other pages are as they were")
+
+	f.apply(received("1", jo, "once", 1000), erased(jo, 10_000), forgotten, received("2", jo, "old", 9000))
+	assert.False(t, f.contains("old"), "the contact is erased")
+	assert.Equal(t, comments.Counts{Erased: 1}, f.counts())
+}
+
 // TestErasingWhoRemovedIt checks that a removal by a person who is erased was never one.
 func TestErasingWhoRemovedIt(t *testing.T) {
 	f := newFixture(t, received("1", jo, "hm", 1000), on(domain.CommentRemoved, "1", ann, "", 2000))
@@ -618,7 +642,9 @@ func TestErasingManyRows(t *testing.T) {
 
 // dense returns random events of few persons about few comments and posts.
 func dense(rnd *rand.Rand, n int) (events []domain.Event) {
-	types := slices.DeleteFunc(comments.Types(), func(t domain.Type) bool { return t == domain.ContactErased })
+	types := slices.DeleteFunc(comments.Types(), func(t domain.Type) bool {
+		return t == domain.ContactErased || t == domain.PageForgotten
+	})
 	for range n {
 		contact := []domain.ContactID{"", jo, ann, "33"}[rnd.IntN(4)]
 		at, text := int64(1000+rnd.IntN(500)), fmt.Sprint("text ", rnd.IntN(5))

@@ -44,6 +44,9 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Type == domain.ContactErased {
 		return erase(tx, e)
 	}
+	if e.Type == domain.PageForgotten {
+		return forget(tx, e.Page)
+	}
 	if e.Contact == "" {
 		return nil
 	}

@@ -572,6 +572,35 @@ func TestErase(t *testing.T) {
 	assert.Equal(t, uint64(2), f.counts().AfterErasure)
 }
 
+// TestForget checks that a forgotten page leaves nothing to show, and what an erasure of a contact needs.
+func TestForget(t *testing.T) {
+	f := newFixture(t)
+	const text = "not shown any more"
+	forgotten := domain.Event{Type: domain.PageForgotten, Page: page}
+	f.apply(in("m1", text, 1000), out("m2", text, 2000), in("", text, 2500), read(2600, 2600), edit("absent", text, 1, 3000),
+		event(domain.ContactProfiled, 3000, domain.Data{Profile: &domain.Profile{Name: text}}))
+	for i := range int64(100) { // more than are kept with the conversation
+		f.apply(in(fmt.Sprint("n", i), text, 4000+i), withContact(in(fmt.Sprint("p", i), text, i), page, domain.ContactID(fmt.Sprint(i))))
+	}
+	seqs, err := conversations.EventsOf(f.st, page, contact, 0, 1000)
+	require.NoError(t, err)
+	f.apply(forgotten)
+	assert.False(t, f.contains(text))
+	assert.False(t, f.contains(string(contact)))
+	assert.Equal(t, conversations.Counts{}, f.counts())
+	list, _, err := conversations.List(f.st, page, "", 0)
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	same, err := conversations.EventsOf(f.st, page, contact, 0, 1000)
+	require.NoError(t, err)
+	assert.Equal(t, seqs, same, "an erasure finds the events")
+	assert.Len(t, same, 106)
+
+	f.apply(in("m1", text, 1000), event(domain.ContactErased, 5000, domain.Data{}), forgotten, in("m0", text, 4000))
+	assert.False(t, f.contains(text), "the contact is erased")
+	assert.Equal(t, conversations.Counts{Erased: 1, AfterErasure: 1}, f.counts())
+}
+
 func TestEraseUnknownAndTwice(t *testing.T) {
 	f := newFixture(t)
 	f.apply(event(domain.ContactErased, 5000, domain.Data{}), event(domain.ContactErased, 4000, domain.Data{}))

@@ -82,6 +82,8 @@ type Page struct {
 	Policy  *Policy             `json:"policy,omitempty"`
 	Roles   map[string][]string `json:"roles,omitempty"`
 	RolesAt time.Time           `json:"roles_at,omitzero"`
+	// Test is set if the page was marked as a test and not connected since.
+	Test bool `json:"test,omitempty"`
 	// Ignored counts events about the connection that were not applied: those
 	// without data, and those about another connection than the current one.
 	Ignored uint64 `json:"ignored,omitempty"`

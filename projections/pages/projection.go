@@ -59,6 +59,9 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Data.Test {
 		return countTest(tx, key, e)
 	}
+	if e.Type == domain.PageForgotten {
+		return forget(tx, key, e)
+	}
 	if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
 		return err
 	}
@@ -173,6 +176,7 @@ var handlers = map[domain.Type]func(*fold, *domain.Connection) error{
 	domain.PageLinked:           (*fold).linked,
 	domain.PageDisconnected:     (*fold).disconnected,
 	domain.PageAdminErased:      (*fold).adminErased,
+	domain.PageTestMarked:       (*fold).testMarked,
 	domain.PolicyEnforced:       (*fold).policy,
 	domain.ThreadRolesChanged:   (*fold).roles,
 }
@@ -224,7 +228,7 @@ func (f *fold) connected(c *domain.Connection) error {
 		f.p.StateSince = f.time
 	}
 	f.setAdmin(c.Admin, f.p.State != Connected || f.p.ConnectionID != c.ConnectionID)
-	f.p.State, f.p.StateReason = Connected, c.Reason
+	f.p.State, f.p.StateReason, f.p.Test = Connected, c.Reason, false
 	f.p.ConnectionID, f.p.Company = c.ConnectionID, c.Company
 	f.p.App = cmp.Or(c.App, f.e.Data.App)
 	if c.AppID != f.p.AppID {
@@ -401,6 +405,16 @@ func (f *fold) disconnected(c *domain.Connection) error {
 		return err
 	}
 	return f.setSecret("")
+}
+
+// testMarked marks the page as a test. A connected page is none.
+func (f *fold) testMarked(*domain.Connection) error {
+	if f.p.State == Connected {
+		f.p.Ignored++
+		return nil
+	}
+	f.p.Test = true
+	return nil
 }
 
 func (f *fold) policy(*domain.Connection) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -251,8 +252,11 @@ func TestPolicyAndRoles(t *testing.T) {
 
 func TestUnusualContent(t *testing.T) {
 	f := newFixture(t)
+	f.apply(event(domain.PageForgotten, 1, domain.Data{})) // of a page that is not known
 	for i, k := range domain.Types() {
-		f.apply(event(k, int64(i), domain.Data{}))
+		if k != domain.PageForgotten {
+			f.apply(event(k, int64(i), domain.Data{}))
+		}
 	}
 	f.apply(event("something.new", 1, domain.Data{}))
 	p := f.page(page)
@@ -265,6 +269,44 @@ func TestUnusualContent(t *testing.T) {
 	f.apply(far, zero, message(long, 1))
 	assert.Equal(t, 9999, f.page(page).Traffic.LastTime.Year())
 	assert.Equal(t, long, f.page(long).ID)
+}
+
+// TestForget checks that a page that is not connected is removed with all its rows, that one that is connected stays,
+// and that who its events belonged to stays.
+func TestForget(t *testing.T) {
+	f := newFixture(t)
+	other := message("900", 1000)
+	f.apply(other)
+	before, _, err := projectionstest.Digest(f.st)
+	require.NoError(t, err)
+
+	f.apply(event(domain.PageTestMarked, 1, domain.Data{}), message(page, 2000))
+	assert.True(t, f.page(page).Test)
+	assert.Equal(t, uint64(2), f.page(page).Traffic.Events)
+	f.apply(event(domain.PageForgotten, 2, domain.Data{}))
+	_, err = pages.Get(f.st, page)
+	require.ErrorIs(t, err, pages.ErrNotFound)
+	after, _, err := projectionstest.Digest(f.st)
+	require.NoError(t, err)
+	assert.Equal(t, before, after, "nothing is left")
+
+	f.apply(message(page, 3000))
+	assert.Equal(t, uint64(1), f.page(page).Traffic.Events, "it starts anew")
+	assert.False(t, f.page(page).Test)
+
+	f.apply(event(domain.PageTestMarked, 4, domain.Data{}), connection(domain.PageConnected, 5, full))
+	connected := f.seq
+	assert.False(t, f.page(page).Test, "a connected page is no test")
+	f.apply(event(domain.PageForgotten, 6, domain.Data{}), event(domain.PageTestMarked, 7, domain.Data{}))
+	p := f.page(page)
+	assert.Equal(t, pages.Connected, p.State)
+	assert.Equal(t, uint64(2), p.Ignored)
+	f.apply(connection(domain.PageDisconnected, 8, full), event(domain.PageForgotten, 9, domain.Data{}))
+	_, err = pages.Get(f.st, page)
+	require.ErrorIs(t, err, pages.ErrNotFound)
+	owner, err := pages.Owner(f.st, page, connected)
+	require.NoError(t, err)
+	assert.Equal(t, full.Company, owner.Company)
 }
 
 func TestListPaging(t *testing.T) {

@@ -190,7 +190,8 @@ func (w *traffic) rare(e *domain.Event) {
 	case 7:
 		clearDelivery(e)
 		e.Type = pick(domain.PageConnected, domain.PageConnected, domain.PageRenamed, domain.PageTokenRefreshed,
-			domain.PageTokenInvalidated, domain.PageLinked, domain.PageDisconnected, domain.PageAdminErased)
+			domain.PageTokenInvalidated, domain.PageLinked, domain.PageDisconnected, domain.PageAdminErased,
+			domain.PageTestMarked, domain.PageForgotten)
 		if e.Type == domain.PageAdminErased { // the suite has erasures of events
 			e.Data.Erasure = &domain.Erasure{Request: "r", Part: 1, Parts: 1}
 			break

@@ -225,6 +225,34 @@ func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) e
 // Stop is returned by the function passed to [Bucket.ForEachPrefix] to stop it without an error.
 var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as what it does: return store.Stop
 
+// deleteAtOnce is how many keys are in memory while their rows are deleted.
+const deleteAtOnce = 256
+
+// DeletePrefix deletes the rows of the buckets whose keys begin with prefix.
+func DeletePrefix(tx *Tx, prefix []byte, buckets ...string) error {
+	for _, name := range buckets {
+		bucket := tx.Bucket(name)
+		for {
+			var keys [][]byte
+			_ = bucket.ForEachPrefix(prefix, func(key, _ []byte) error { // it fails with Stop alone
+				if keys = append(keys, bytes.Clone(key)); len(keys) == deleteAtOnce {
+					return Stop
+				}
+				return nil
+			})
+			for _, key := range keys {
+				if err := bucket.Delete(key); err != nil {
+					return fmt.Errorf("delete from %s: %w", name, err)
+				}
+			}
+			if len(keys) < deleteAtOnce {
+				break
+			}
+		}
+	}
+	return nil
+}
+
 // Cursor returns a cursor over the bucket. Its keys and values are shared with the store: callers must not
 // modify them, and must copy what is needed after the transaction. After a change in the bucket, a caller
 // must call Seek before Next or Prev.

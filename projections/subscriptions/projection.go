@@ -35,6 +35,9 @@ func (*Projection) PagedBuckets() (byPage, byKey []string) { return []string{buc
 // Apply applies one event. No content of an event makes it fail; its errors are those
 // of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
+	if e.Type == domain.PageForgotten && e.Page != "" {
+		return store.DeletePrefix(tx, store.Key(string(e.Page)), bucketSubscriptions)
+	}
 	to, ok := targets[e.Type]
 	if !ok || e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
 		return nil

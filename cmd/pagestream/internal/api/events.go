@@ -21,9 +21,11 @@ import (
 func (s *Server) eventRoutes() routes {
 	return routes{
 		"GET /api/v1/events": {
-			serve:  s.listEvents,
-			params: params{"after", "company", "cursor", "limit", "min_seq", "page" + many, "raw", "type" + many},
-			allow:  toCompanies,
+			serve: s.listEvents,
+			params: params{
+				"after", "company", "cursor", "limit", "min_seq", "order", "page" + many, "raw", "since", "type" + many, "until",
+			},
+			allow: toCompanies,
 		},
 		"GET /api/v1/events/{seq}": {serve: s.getEvent, params: params{"min_seq", "raw"}, allow: toCompanies},
 
@@ -199,7 +201,9 @@ func (s *Server) companyEvents(r *http.Request, company string) (out []string, t
 // listEvents serves GET /api/v1/events: a page of events after ?after= (or ?cursor=),
 // or the live feed if the client accepts text/event-stream. With ?company= it has only
 // the events of pages that the company had then; see [pages.Owner]. With ?raw=base64 the
-// data have raw_base64, the item's bytes, instead of raw.
+// data have raw_base64, the item's bytes, instead of raw. With ?order=newest the newest
+// come first, back to the one after ?after=. ?since= and ?until= select by when an event
+// was stored: at ?since= or later, and before ?until=.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	subjects, err := s.filters(r)
 	if err != nil {
@@ -222,11 +226,19 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err := s.awaitNames(r); err != nil {
 		return err
 	}
+	newest, err := newestFirst(r)
+	if err != nil {
+		return err
+	}
+	stored, err := storedIn(r)
+	if err != nil {
+		return err
+	}
 	after, err := number(r, "after", 0)
 	if err != nil {
 		return err
 	}
-	if after == 0 {
+	if after == 0 && !newest {
 		if after, err = number(r, "cursor", 0); err != nil {
 			return err
 		}
@@ -247,11 +259,19 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 			return writeJSON(w, http.StatusOK, List[struct{}]{Items: []struct{}{}})
 		}
 	}
+	belongs := s.belongs(r, company)
+	if newest {
+		back := backward{s: s, from: from, limit: limit, stored: stored, events: events, belongs: belongs}
+		return back.write(w, r)
+	}
 	var buf bytes.Buffer
 	buf.WriteString(`{"items":[`)
-	n, last, belongs := 0, uint64(0), s.belongs(r, company)
+	n, last := 0, uint64(0)
 	_, err = streams.Read(r.Context(), s.opts.JS, from,
 		func(e streams.Stored) error {
+			if !stored.has(e.At) {
+				return nil
+			}
 			if ok, err := belongs(r.Context(), e); err != nil || !ok {
 				return err
 			}

@@ -28,6 +28,8 @@ type PageOperator interface {
 	Plan(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Resubscribe(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
+	MarkTest(ctx context.Context, page domain.PageID) (operate.TestMarked, error)
+	Forget(ctx context.Context, page domain.PageID) (operate.Forgotten, error)
 	// Examine without pages examines all that are connected or send events.
 	Examine(ctx context.Context, pages []domain.PageID) (doctor.Report, error)
 	// CheckPages fails with [doctor.ErrUnknownPage] if one of the pages does not exist.
@@ -53,6 +55,12 @@ func (s *Server) pageRoutes() routes {
 		},
 		"POST /api/v1/pages/{id}/disconnect": {
 			serve: s.pageVerb("disconnect", Operator.Disconnect), verb: "pages_disconnect", on: "page",
+		},
+		"POST /api/v1/pages/{id}/test": {
+			serve: pageEvent(s, "mark", Operator.MarkTest), verb: "pages_mark_test", on: "page",
+		},
+		"POST /api/v1/pages/{id}/forget": {
+			serve: pageEvent(s, "forget", Operator.Forget), verb: "pages_forget", on: "page",
 		},
 		"GET /api/v1/doctor":    {serve: s.examine, params: params{"page" + many}, allow: toReaders},
 		"GET /api/v1/reconcile": {serve: s.reconcile, allow: toReaders},
@@ -176,6 +184,13 @@ func (s *Server) resubscribePage(w http.ResponseWriter, r *http.Request) error {
 
 // pageVerb returns a handler that carries out a verb on the page in the path.
 func (s *Server) pageVerb(name string, do func(Operator, context.Context, domain.PageID) (meta.Outcome, error)) serve {
+	return pageEvent(s, name, do)
+}
+
+// pageEvent is pageVerb for any result.
+func pageEvent[T any](
+	s *Server, name string, do func(Operator, context.Context, domain.PageID) (T, error),
+) serve {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		page := pageID(r)
 		out, err := do(s.opts.Operator, r.Context(), page)

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/nearest"
 )
@@ -113,12 +114,7 @@ func (s *Server) selection(r *http.Request) (pages []domain.PageID, types []doma
 	for _, name := range list(r, "type") {
 		t := domain.Type(name)
 		if !t.Known() {
-			similar := nearest.Name(t, domain.Types())
-			if similar == "" {
-				similar = domain.MessageReceived
-			}
-			return nil, nil, problem(http.StatusBadRequest,
-				fmt.Sprintf("%s is not an event type; one is %s", quote(name), similar))
+			return nil, nil, problem(http.StatusBadRequest, meta.UnknownType(t))
 		}
 		types = append(types, t)
 	}

@@ -113,6 +113,14 @@ func (f *fakeOperator) Disconnect(_ context.Context, page domain.PageID) (meta.O
 	return meta.Outcome{Page: page, State: subscriptions.Removed}, f.err
 }
 
+func (f *fakeOperator) MarkTest(_ context.Context, page domain.PageID) (operate.TestMarked, error) {
+	return operate.TestMarked{Page: page, Seq: 7}, f.err
+}
+
+func (f *fakeOperator) Forget(_ context.Context, page domain.PageID) (operate.Forgotten, error) {
+	return operate.Forgotten{Page: page, Seq: 8}, f.err
+}
+
 func (f *fakeOperator) Send(_ context.Context, r outbound.Request) (outbound.Sent, error) {
 	f.got = append(f.got, r)
 	return outbound.Sent{RecipientID: "31", MID: "m_1", Seq: 7}, f.err
@@ -332,6 +340,8 @@ var verbRequests = []struct{ method, path, body, want string }{
 	{"POST", "/api/v1/pages/104/resubscribe", ``, `"state":"failed"`},
 	{"POST", "/api/v1/pages/104/resubscribe?dry_run=1", ``, `"reason":"planned"`},
 	{"POST", "/api/v1/pages/104/disconnect", ``, `"state":"removed"`},
+	{"POST", "/api/v1/pages/104/test", ``, `"seq":7`},
+	{"POST", "/api/v1/pages/104/forget", ``, `"seq":8`},
 	{"POST", "/api/v1/pages/104/messages", `{"contact":"31","message":{"text":"hi"}}`, `"message_id":"m_1"`},
 	{"POST", "/api/v1/pages/104/backfill", `{"since":"2026-06-01T00:00:00Z"}`, `"stored":3`},
 	{"POST", "/api/v1/pages/104/adopt", `{"all":true}`, `"adopted":2`},

@@ -37,7 +37,7 @@ func (b BenchCommand) compare(c *CLI) (err error) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	if err != nil {
-		if len(report.Rows) > 0 && !c.JSON {
+		if len(report.Rows) > 0 && !c.machine() {
 			_ = report.WriteTable(c.Err) // the partial comparison
 		}
 		return fmt.Errorf("bench: %w", err)

@@ -44,7 +44,7 @@ func writeAudit(c *CLI, r audit.Report) {
 	if len(r.Others) == 0 {
 		fmt.Fprintf(c.Out, "Of %d webhook events, %d were not counted by this webhook endpoint.\n", s.Webhook, d.Uncounted)
 	} else {
-		writeTable(c.Out, "OTHER ENDPOINT, LEDGER, DELIVERIES, ITEMS, STORED, KNOWN, UNREADABLE, AS OF", r.Others,
+		writeTable(c, "OTHER ENDPOINT, LEDGER, DELIVERIES, ITEMS, STORED, KNOWN, UNREADABLE, AS OF", r.Others,
 			func(o audit.Door) cells {
 				return cells{
 					dash(o.Node), o.Ledger, o.Accepted, o.Items, o.Stored, o.Duplicates, o.Unreadable, ago(o.At),
@@ -53,7 +53,7 @@ func writeAudit(c *CLI, r audit.Report) {
 		fmt.Fprintf(c.Out, "Of %d webhook events, %d were not counted by any of %d webhook endpoints.\n",
 			s.Webhook, d.Uncounted, len(r.Others)+1)
 	}
-	writeTable(c.Out, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED, ROWS COMPARED WITH A REPLAY", r.Models,
+	writeTable(c, "PROJECTION, SEQUENCE, DUPLICATES, MALFORMED, PARKED, ROWS COMPARED WITH A REPLAY", r.Models,
 		func(m audit.ModelCounts) cells {
 			return cells{m.Name, m.Seq, m.Repeated, m.Malformed, m.Parked, m.Rows}
 		})

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
@@ -11,9 +10,9 @@ import (
 
 // BackfillCommand fills a gap in a page's messages from Meta's Conversations API.
 type BackfillCommand struct {
-	Page  string `arg:"" help:"Page id."`
-	Since string `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
-	Until string `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
+	Page  PageRef `arg:"" help:"Page, by its id or name."`
+	Since string  `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Until string  `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
 }
 
 // parseTime parses an RFC 3339 time, or a duration before now. It returns the zero time for an empty string.
@@ -47,7 +46,7 @@ func (b BackfillCommand) Run(c *CLI) error {
 	if !until.IsZero() {
 		in["until"] = until.UTC()
 	}
-	path := "/api/v1/pages/" + url.PathEscape(b.Page) + "/backfill"
+	path := pagePath(b.Page) + "/backfill"
 	sum, err := follow[backfill.Progress, *backfill.Sum](c, path, in, func(p backfill.Progress) {
 		c.redraw("%s: back to %s, %d conversations, %d messages, %d were missing",
 			p.Platform, p.Reached.Local().Format(time.DateTime), p.Conversations, p.Messages, p.Stored)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
@@ -82,7 +80,7 @@ func (b *batch) finish(c *CLI) error {
 	}
 	err := c.Print(report, func() {
 		for _, o := range b.outcomes {
-			printOutcome(c.Out, o)
+			printOutcome(c, o)
 		}
 		fmt.Fprintf(c.Out, "%s: %d of %d pages have all wanted fields\n", b.what, report.Confirmed, report.Pages)
 	})
@@ -95,7 +93,8 @@ func (b *batch) finish(c *CLI) error {
 
 // printOutcome prints one line for a page that has all wanted fields. Otherwise it prints
 // a table of the wanted fields, those of the page and those of the app, side by side.
-func printOutcome(w io.Writer, o meta.Outcome) {
+func printOutcome(c *CLI, o meta.Outcome) {
+	w := c.Out
 	if o.Confirmed() {
 		fmt.Fprintf(w, "page %s %s: confirmed with %d fields\n", o.Page, o.Name, len(o.Actual))
 		return
@@ -114,7 +113,7 @@ func printOutcome(w io.Writer, o meta.Outcome) {
 	if len(o.Missing) == 0 && len(o.AppMissing) == 0 {
 		return
 	}
-	writeTable(w, "  WANTED, PAGE, APP", o.Wanted, func(f string) cells {
+	writeTable(c, "  WANTED, PAGE, APP", o.Wanted, func(f string) cells {
 		app := mark(o.AppFields, f)
 		if o.AppFields == nil {
 			app = "?"
@@ -132,7 +131,7 @@ func mark(list []string, field string) string {
 
 // run runs an operation on every page, at most batchParallel at a time, until the context
 // ends. The operation is a path below that of the page.
-func (b *batch) run(c *CLI, list []string, operation string) error {
+func (b *batch) run(c *CLI, list []PageRef, operation string) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
@@ -156,12 +155,12 @@ func (b *batch) run(c *CLI, list []string, operation string) error {
 
 // outcome runs one operation on a page. It waits and tries again when Graph limits the rate.
 // It returns an error as an outcome, because one page must not stop the others.
-func (c *Client) outcome(ctx context.Context, page, operation string) meta.Outcome {
+func (c *Client) outcome(ctx context.Context, page PageRef, operation string) meta.Outcome {
 	for try := 1; ; try++ {
 		var out meta.Outcome
 		err := c.Do(ctx, http.MethodPost, pagePath(page)+operation, nil, nil, &out)
 		wait := out.Wait()
-		var p api.Problem
+		var p refusal
 		if errors.As(err, &p) {
 			wait = time.Duration(p.RetryAfter) * time.Second
 		}

@@ -95,9 +95,9 @@ func (b BenchCommand) Run(c *CLI) (err error) {
 	if errors.Is(err, bench.ErrOptions) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	report.Version = readBuild().Version
+	report.Version = c.build.read().Version
 	if err != nil {
-		if len(report.Figures) > 0 && !c.JSON {
+		if len(report.Figures) > 0 && !c.machine() {
 			_ = report.WriteTable(c.Err) // the partial report
 		}
 		return fmt.Errorf("bench: %w", err)

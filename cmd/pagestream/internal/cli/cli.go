@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/internal/nearest"
 )
 
 // The exit codes are part of the command line's contract.
@@ -31,11 +32,14 @@ var errUsage = errors.New("usage")
 // the output.
 type CLI struct {
 	ConfigFile string `name:"config" short:"c" placeholder:"FILE" env:"PAGESTREAM_CONFIG" help:"Configuration file (YAML)."`
-	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print JSON."`
-	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server (default: from the configuration)."`
+	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print one JSON document."`
+	NDJSON     bool   `name:"ndjson" env:"PAGESTREAM_NDJSON" help:"Print JSON, each item of a list on a line."`
+	NoColor    bool   `name:"no-color" env:"PAGESTREAM_NO_COLOR" help:"No colours on a terminal; NO_COLOR does the same."`
+	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server, http://host:port or host:port (default: from the configuration)."`
 	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with a token (default: the admin token of the configuration)."`
 	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
 	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`
+	ShowBuild  bool   `name:"version" help:"Print the version, as the command version does."`
 
 	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Meta, 40 pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
@@ -70,7 +74,8 @@ type CLI struct {
 	CheckFile     CheckFileCommand     `cmd:"" hidden:"" help:"Check a file of a read model. The server runs this itself."`
 	BareHandler   BareHandlerCommand   `cmd:"" hidden:"" help:"Check signatures and answer. The bench compares with it."`
 	Config        ConfigCommand        `cmd:"" help:"Check and print the configuration."`
-	Version       VersionCommand       `cmd:"" help:"Print the version."`
+	Completion    CompletionCommand    `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
+	Version       VersionCommand       `cmd:"" help:"Print the version, and the commit and time that it was built from."`
 
 	Out io.Writer `kong:"-"`
 	Err io.Writer `kong:"-"`
@@ -80,13 +85,16 @@ type CLI struct {
 	// checkFile checks a file of a read model in a process of its own; nil in tests, whose
 	// program has no command for it.
 	checkFile func(ctx context.Context, path string) error
+	build     Build           // what a release sets
 	ctx       context.Context //nolint:containedctx // set once by Main, for the subcommand's Run
 	api       *Client         // made by client at the first use
+	model     *kong.Application
 }
 
-// Program is [Main] for the program itself: it may start itself again to check a file.
-func Program(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
-	return run(&CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx, checkFile: checkInChild}, args)
+// Program is [Main] for the program itself: it may start itself again to check a file, and it may have been built as a
+// release.
+func Program(ctx context.Context, args, env []string, stdout, stderr io.Writer, b Build) int {
+	return run(&CLI{Out: stdout, Err: stderr, Env: env, ctx: ctx, checkFile: checkInChild, build: b}, args)
 }
 
 // Main runs one command line and returns the exit code. It never calls os.Exit, so tests
@@ -118,24 +126,42 @@ func run(c *CLI, args []string) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	c.model = parser.Model
+	if args[0] == completeWord {
+		return c.complete(parser, args[1:])
+	}
 	run, err := parser.Parse(args)
 	if exit >= 0 {
 		return exit // --help was asked for and printed
 	}
-	if err == nil {
-		err = cmp.Or(emptyArgument(args), emptyVariable(run.Flags()))
+	if c.ShowBuild {
+		return c.exit(VersionCommand{}.Run(c))
+	}
+	var parse *kong.ParseError
+	if errors.As(err, &parse) {
+		run = parse.Context
+	}
+	if run != nil {
+		err = cmp.Or(emptyArgument(args), emptyVariable(run.Flags()), err)
 	}
 	if err != nil {
-		return c.usage(err, args)
+		return c.usage(err, run)
 	}
-	err = run.Run(c)
-	switch {
-	case err == nil:
+	if err = c.resolve(run); err == nil {
+		err = run.Run(c)
+	}
+	if errors.Is(err, errUsage) {
+		return c.usage(err, run)
+	}
+	return c.exit(err)
+}
+
+// exit prints an error, and returns the exit code.
+func (c *CLI) exit(err error) int {
+	if err == nil {
 		return ExitOK
-	case errors.Is(err, errUsage):
-		return c.usage(err, args)
 	}
-	fmt.Fprintln(stderr, "pagestream:", err)
+	fmt.Fprintln(c.Err, "pagestream:", err)
 	return ExitFailed
 }
 
@@ -177,15 +203,50 @@ func emptyVariable(flags []*kong.Flag) error {
 	return nil
 }
 
-// usage prints an error of the command line and a hint, and returns ExitUsage.
-func (c *CLI) usage(err error, args []string) int {
-	fmt.Fprintln(c.Err, "pagestream:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
-	command := ""
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		command = " " + args[0]
+// usage prints an error of the command line with a hint, and returns ExitUsage. The context is that of the command as
+// far as it is known.
+func (c *CLI) usage(err error, run *kong.Context) int {
+	command, text := "", strings.Replace(err.Error(), errUsage.Error()+": ", "", 1)
+	node := c.model.Node
+	if run != nil && run.Selected() != nil {
+		node = run.Selected()
 	}
+	for n := node; n.Parent != nil; n = n.Parent {
+		command = " " + n.Name + command
+	}
+	if word, unexpected := strings.CutPrefix(text, "unexpected argument "); unexpected && len(node.Children) > 0 {
+		word, _, _ = strings.Cut(word, ", did you mean")
+		text = unknownCommand(node, strings.TrimSpace(command), word)
+	}
+	// Kong puts the command in front of what Validate returns.
+	text = strings.TrimPrefix(text, strings.TrimSpace(command)+": ")
+	fmt.Fprintln(c.Err, "pagestream:", text)
 	fmt.Fprintf(c.Err, "Try: pagestream%s --help\n", command)
 	return ExitUsage
+}
+
+// unknownCommand returns the error for a word that is no command below node, with the nearest ones: of node, and of
+// the whole command line.
+func unknownCommand(node *kong.Node, command, word string) string {
+	var own []string
+	for _, n := range node.Children {
+		if !n.Hidden {
+			own = append(own, n.Name)
+		}
+	}
+	full := strings.TrimSpace(command + " " + word)
+	text := fmt.Sprintf("there is no command %q", full)
+	found := nearest.Names(word, own, maxNear)
+	for i, name := range found {
+		found[i] = strings.TrimSpace(command + " " + name)
+	}
+	switch {
+	case len(found) > 0:
+		text += "; did you mean " + strings.Join(found, " or ") + "?"
+	case command != "":
+		text += "; " + command + " has: " + strings.Join(own, ", ")
+	}
+	return text
 }
 
 // load reads the configuration: file, then environment, then flags. Later sources override earlier ones.

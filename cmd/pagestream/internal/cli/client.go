@@ -22,9 +22,10 @@ import (
 // Client is a client of the private listener of a running server. The files of the read
 // models are locked by the server's process, so every command reads them through the API.
 type Client struct {
-	base  string
-	token string
-	http  *http.Client
+	base      string
+	token     string
+	tokenFile string // named in errors
+	http      *http.Client
 }
 
 // client returns the client of the server. The address and the admin token come from --server
@@ -92,14 +93,17 @@ func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err
 	return out, err
 }
 
-// NewClient returns a client of the server at the base URL. It reads the admin token from
+// NewClient returns a client of the server at the base URL, or at host:port. It reads the admin token from
 // tokenFile, and returns an error if that is not possible.
 func NewClient(base, tokenFile string) (*Client, error) {
 	token, err := api.ReadToken(tokenFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or set its token file with --token-file", err)
 	}
-	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{}}, nil
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	return &Client{base: strings.TrimSuffix(base, "/"), token: token, tokenFile: tokenFile, http: &http.Client{}}, nil
 }
 
 // listenURL returns a URL that reaches the listen address of a setting from this machine.
@@ -137,8 +141,7 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 }
 
 // Send sends one request and returns the response if its status is below 300; the caller must
-// close the body. Any other status is returned as an error, as an [api.Problem] if the server
-// sent details.
+// close the body. Any other status is returned as an error for a person, a refusal.
 func (c *Client) Send(
 	ctx context.Context, method, path string, query url.Values, in any, accept string,
 ) (*http.Response, error) {
@@ -165,23 +168,16 @@ func (c *Client) Send(
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("no server is running at %s; start one with: pagestream serve", c.base)
-		}
-		return nil, fmt.Errorf("send request: %w", err)
+		return nil, c.unanswered(ctx, err)
 	}
 	if resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		var p api.Problem
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		if json.Unmarshal(b, &p) != nil || p.Title == "" {
-			p = api.Problem{Title: resp.Status}
+		if json.Unmarshal(b, &p) != nil {
+			p = api.Problem{}
 		}
-		if p.Detail == "" {
-			return nil, errors.New(p.Title)
-		}
-		return nil, p
+		return nil, c.refused(resp.StatusCode, p)
 	}
 	return resp, nil
 }
@@ -203,11 +199,11 @@ func (c *Client) Run(
 			Error            *api.Problem
 		}
 		if err := d.Decode(&line); err != nil {
-			return nil, fmt.Errorf("the server closed the connection before the result: %w", err)
+			return nil, c.unanswered(ctx, err)
 		}
 		switch {
 		case line.Error != nil:
-			return line.Result, *line.Error
+			return line.Result, refusal{*line.Error}
 		case line.Result != nil:
 			return line.Result, nil
 		}
@@ -261,10 +257,10 @@ func whole[T any](c *CLI, path string) ([]T, error) {
 	return append([]T{}, list.Items...), err
 }
 
-// Feed calls f with the id and data of each server-sent event after lastID, until f returns an
-// error or the context or the connection ends. An empty lastID starts at the head of the stream.
+// Feed calls open when the feed is open, and f with the id and data of each server-sent event after lastID, until f
+// returns an error or the context or the connection ends. An empty lastID starts at the head of the stream.
 func (c *Client) Feed(
-	ctx context.Context, query url.Values, lastID string, f func(id string, data []byte) error,
+	ctx context.Context, query url.Values, lastID string, open func(), f func(id string, data []byte) error,
 ) error {
 	if lastID != "" {
 		query.Set("after", lastID)
@@ -274,11 +270,6 @@ func (c *Client) Feed(
 		return err
 	}
 	defer resp.Body.Close()
+	open()
 	return sse.Read(resp.Body, func(e sse.Event) error { return f(e.ID, e.Data) })
-}
-
-// isNotFound reports whether the server answered 404.
-func isNotFound(err error) bool {
-	var p api.Problem
-	return errors.As(err, &p) && p.Status == http.StatusNotFound
 }

@@ -41,7 +41,7 @@ func (s ClusterScaleCommand) Run(c *CLI) error {
 		}
 	}
 	err := c.answer(out, nil, func() {
-		writeTable(c.Out, "STREAM, BEFORE, AFTER", out.Streams, func(s operate.Scaled) cells {
+		writeTable(c, "STREAM, BEFORE, AFTER", out.Streams, func(s operate.Scaled) cells {
 			return cells{s.Name, s.Before, s.After}
 		})
 	})
@@ -54,7 +54,7 @@ func (s ClusterScaleCommand) Run(c *CLI) error {
 // printCluster prints where the copies of the streams are.
 func printCluster(c *CLI, cluster operate.Cluster) {
 	fmt.Fprintf(c.Out, "cluster %s: %s\n", dash(cluster.Name), dash(strings.Join(cluster.Servers, ", ")))
-	writeTable(c.Out, "STREAM, LAST SEQUENCE, REPLICAS, LEADER, FOLLOWERS", cluster.Streams,
+	writeTable(c, "STREAM, LAST SEQUENCE, REPLICAS, LEADER, FOLLOWERS", cluster.Streams,
 		func(s operate.ClusterStream) cells {
 			var followers []string
 			for _, f := range s.Followers {

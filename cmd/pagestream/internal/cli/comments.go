@@ -26,13 +26,15 @@ type PostsCommand struct {
 }
 
 // commentsPath returns the API path of a page's comments, or of one of them.
-func commentsPath(page string, comment ...string) string { return pageItems("comments", page, comment) }
+func commentsPath(page PageRef, comment ...string) string {
+	return pageItems("comments", page, comment)
+}
 
 // postsPath returns the API path of a page's posts, or of one of them.
-func postsPath(page string, post ...string) string { return pageItems("posts", page, post) }
+func postsPath(page PageRef, post ...string) string { return pageItems("posts", page, post) }
 
-func pageItems(noun, page string, ids []string) string {
-	path := "/api/v1/" + noun + "/" + url.PathEscape(page)
+func pageItems(noun string, page PageRef, ids []string) string {
+	path := "/api/v1/" + noun + "/" + url.PathEscape(string(page))
 	for _, id := range ids {
 		path += "/" + url.PathEscape(id)
 	}
@@ -59,11 +61,11 @@ func (m commentMoment) query(others url.Values) (url.Values, error) {
 
 // CommentsListCommand lists comments of one page.
 type CommentsListCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Contact string `placeholder:"ID" env:"PAGESTREAM_COMMENTS_CONTACT" help:"Only comments by this person."`
-	Post    string `placeholder:"ID" env:"PAGESTREAM_COMMENTS_POST" help:"Only comments on this post."`
-	State   string `placeholder:"STATE" env:"PAGESTREAM_COMMENTS_STATE" help:"Only visible, hidden or removed comments."`
-	Limit   int    `default:"20" env:"PAGESTREAM_COMMENTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Contact string  `placeholder:"ID" env:"PAGESTREAM_COMMENTS_CONTACT" help:"Only comments by this person."`
+	Post    string  `placeholder:"ID" env:"PAGESTREAM_COMMENTS_POST" help:"Only comments on this post."`
+	State   string  `placeholder:"STATE" env:"PAGESTREAM_COMMENTS_STATE" help:"Only visible, hidden or removed comments."`
+	Limit   int     `default:"20" env:"PAGESTREAM_COMMENTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
 	commentMoment
 }
 
@@ -80,12 +82,15 @@ func (l CommentsListCommand) Run(c *CLI) error {
 		return err
 	}
 	list, err := collect[comments.Comment](c, commentsPath(l.Page), query, l.Limit)
+	if err == nil && len(list) == 0 {
+		err = l.unknown(c)
+	}
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
 			fmt.Fprintf(c.Out, "Page %s has no such comments.\n", l.Page)
 			return
 		}
-		writeTable(c.Out, "COMMENT, POST, CONTACT, NAME, STATE, TIME, TEXT", list, func(v comments.Comment) cells {
+		writeTable(c, "COMMENT, POST, CONTACT, NAME, STATE, TIME, TEXT", list, func(v comments.Comment) cells {
 			return cells{
 				v.ID, dash(v.Post), dash(string(v.Contact)), dash(printable(v.Name)), v.State, localTime(v.Time),
 				dash(clip(printable(v.Text), maxCell)),
@@ -94,10 +99,27 @@ func (l CommentsListCommand) Run(c *CLI) error {
 	})
 }
 
+// unknown returns an error if the page has nothing of --contact or --post at all.
+func (l CommentsListCommand) unknown(c *CLI) error {
+	if l.Post != "" {
+		if _, err := get[comments.Post](c, postsPath(l.Page, l.Post), nil); err != nil {
+			return err
+		}
+	}
+	if l.Contact == "" {
+		return nil
+	}
+	own, err := collect[comments.Comment](c, commentsPath(l.Page), url.Values{"contact": {l.Contact}}, 1)
+	if err != nil || len(own) > 0 {
+		return err
+	}
+	return c.knownContact(l.Page, l.Contact)
+}
+
 // CommentsShowCommand shows one comment.
 type CommentsShowCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Comment string `arg:"" help:"Comment id, as shown by comments list."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Comment string  `arg:"" help:"Comment id, as shown by comments list."`
 	commentMoment
 }
 
@@ -150,8 +172,8 @@ func writeHistory(c *CLI, h comments.History) {
 
 // PostsListCommand lists the posts of one page.
 type PostsListCommand struct {
-	Page  string `arg:"" help:"Page id."`
-	Limit int    `default:"20" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
+	Page  PageRef `arg:"" help:"Page, by its id or name."`
+	Limit int     `default:"20" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number, newest first; 0 for all."`
 	commentMoment
 }
 
@@ -167,7 +189,7 @@ func (l PostsListCommand) Run(c *CLI) error {
 			fmt.Fprintf(c.Out, "Page %s has no posts yet.\n", l.Page)
 			return
 		}
-		writeTable(c.Out, "POST, KIND, CONTACT, STATE, COMMENTS, HIDDEN, REMOVED, REACTIONS, TIME", list,
+		writeTable(c, "POST, KIND, CONTACT, STATE, COMMENTS, HIDDEN, REMOVED, REACTIONS, TIME", list,
 			func(v comments.Post) cells {
 				return cells{
 					v.ID, dash(v.Item), dash(string(v.Contact)), v.State, v.Comments.Visible, v.Comments.Hidden,
@@ -179,9 +201,9 @@ func (l PostsListCommand) Run(c *CLI) error {
 
 // PostsShowCommand shows one post.
 type PostsShowCommand struct {
-	Page  string `arg:"" help:"Page id."`
-	Post  string `arg:"" help:"Post id, as shown by posts list."`
-	Limit int    `default:"200" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number of comments, the newest; 0 for all."`
+	Page  PageRef `arg:"" help:"Page, by its id or name."`
+	Post  string  `arg:"" help:"Post id, as shown by posts list."`
+	Limit int     `default:"200" env:"PAGESTREAM_POSTS_LIMIT" help:"Maximum number of comments, the newest; 0 for all."`
 	commentMoment
 }
 

@@ -26,7 +26,7 @@ func (CompaniesListCommand) Run(c *CLI) error {
 	out, err := get[api.List[companies.Company]](c, companiesPath, nil)
 	list := out.Items
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "COMPANY, NAME IN EVENTS, PAGES", list, func(one companies.Company) cells {
+		writeTable(c, "COMPANY, NAME IN EVENTS, PAGES", list, func(one companies.Company) cells {
 			return cells{one.Name, one.ID, len(one.Pages)}
 		})
 	})

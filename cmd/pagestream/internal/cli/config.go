@@ -58,7 +58,7 @@ func (ConfigPrintCommand) Run(c *CLI) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.machine() {
 		return c.Print(config.Redact(cfg), nil)
 	}
 	return config.Print(c.Out, cfg)

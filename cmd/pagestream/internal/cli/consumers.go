@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,22 +30,27 @@ const consumersPath = "/api/v1/consumers"
 
 // ConsumersAddCommand creates a consumer.
 type ConsumersAddCommand struct {
-	Name    string          `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
-	Pages   []domain.PageID `env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Page ids, separated by commas."`
-	Company string          `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
-	All     bool            `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
-	Types   []domain.Type   `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
-	FromNow bool            `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
+	Name    string        `arg:"" help:"Name: 1 to 40 characters of a-z, 0-9, - and _."`
+	Pages   []PageRef     `placeholder:"PAGE" env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, by their ids or names, separated by commas."`
+	Company string        `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
+	All     bool          `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
+	Types   []domain.Type `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
+	FromNow bool          `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
+}
+
+// Validate returns an error if it is not said which pages.
+func (a ConsumersAddCommand) Validate() error {
+	if (len(a.Pages) > 0 || a.Company != "") == a.All {
+		return errors.New("which pages? Give --pages, --company or both, or --all")
+	}
+	return nil
 }
 
 // Run creates the consumer and prints what its program needs to connect. This is the only time
 // that the seed is shown.
 func (a ConsumersAddCommand) Run(c *CLI) error {
-	if (len(a.Pages) > 0 || a.Company != "") == a.All {
-		return fmt.Errorf("%w: which pages? Give --pages, --company or both, or --all", errUsage)
-	}
 	in := api.ConsumerRequest{
-		Name: a.Name, Pages: a.Pages, Company: a.Company, All: a.All, Types: a.Types, FromNow: a.FromNow,
+		Name: a.Name, Pages: pageIDs(a.Pages), Company: a.Company, All: a.All, Types: a.Types, FromNow: a.FromNow,
 	}
 	out, err := post[consumers.Added](c, consumersPath, nil, in)
 	return c.answer(out, err, func() {
@@ -70,7 +76,7 @@ type ConsumersListCommand struct{}
 func (ConsumersListCommand) Run(c *CLI) error {
 	list, err := whole[consumers.Consumer](c, consumersPath)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "CONSUMER, PAGES, TYPES, SEQUENCE, FILLED, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
+		writeTable(c, "CONSUMER, PAGES, TYPES, SEQUENCE, FILLED, LAG, PENDING, UNACKED, REDELIVERED, READING, LAST", list,
 			func(one consumers.Consumer) cells {
 				which := "all"
 				switch {

@@ -45,7 +45,7 @@ func (d DeadLettersListCommand) Run(c *CLI) error {
 }
 
 func writeDeadLetters(c *CLI, list []projections.DeadLetter) {
-	writeTable(c.Out, "PROJECTION, SEQUENCE, PAGE, CONTACT, TYPE, TRIED, WHY", list,
+	writeTable(c, "PROJECTION, SEQUENCE, PAGE, CONTACT, TYPE, TRIED, WHY", list,
 		func(d projections.DeadLetter) cells {
 			why := d.Error
 			if d.Behind > 0 {
@@ -85,18 +85,18 @@ func (d DeadLettersShowCommand) Run(c *CLI) error {
 
 // deadLetters are the flags that select dead letters.
 type deadLetters struct {
-	Event      uint64        `arg:"" optional:"" help:"Sequence of one dead letter."`
-	Page       domain.PageID `env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All dead letters of one page."`
-	All        bool          `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All dead letters."`
-	Projection string        `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only dead letters of this read model or reactor."`
-	DryRun     bool          `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show the selected dead letters."`
-	Yes        bool          `env:"PAGESTREAM_DEADLETTERS_YES" help:"Confirm the operation on several dead letters."`
+	Event      uint64  `arg:"" optional:"" help:"Sequence of one dead letter."`
+	Page       PageRef `placeholder:"PAGE" env:"PAGESTREAM_DEADLETTERS_PAGE" help:"All dead letters of one page, by its id or name."`
+	All        bool    `env:"PAGESTREAM_DEADLETTERS_ALL" help:"All dead letters."`
+	Projection string  `env:"PAGESTREAM_DEADLETTERS_PROJECTION" help:"Only dead letters of this read model or reactor."`
+	DryRun     bool    `name:"dry-run" env:"PAGESTREAM_DEADLETTERS_DRY_RUN" help:"Only show the selected dead letters."`
+	Yes        bool    `env:"PAGESTREAM_DEADLETTERS_YES" help:"Confirm the operation on several dead letters."`
 }
 
 // decide lists the selected dead letters with a dry run. Then it makes the decision, unless --dry-run
 // was given. It returns a usage error if --yes is missing for more than one.
 func (d deadLetters) decide(c *CLI, r operate.Decision) error {
-	r.Event, r.Page, r.All, r.Projection, r.DryRun = d.Event, d.Page, d.All, d.Projection, true
+	r.Event, r.Page, r.All, r.Projection, r.DryRun = d.Event, domain.PageID(d.Page), d.All, d.Projection, true
 	if errors.Is(r.Check(), operate.ErrDecisionWhich) {
 		return fmt.Errorf("%w: which dead letters? Name one by its sequence, or give --page or --all", errUsage)
 	}
@@ -104,7 +104,7 @@ func (d deadLetters) decide(c *CLI, r operate.Decision) error {
 	if err != nil {
 		return err
 	}
-	if !c.JSON {
+	if !c.machine() {
 		fmt.Fprintf(c.Out, "%s: %d dead letters\n", r.Action, out.Count)
 		writeDeadLetters(c, out.DeadLetters)
 	}

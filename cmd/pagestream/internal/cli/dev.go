@@ -61,7 +61,7 @@ func (d DevCommand) Run(c *CLI) (err error) {
 	}
 	o := dev.Options{
 		Dir: dir, Public: d.HTTPPublic, Private: d.HTTPPrivate, NATS: d.NATSListen,
-		Log: config.Default().Log, Seed: d.Seed, Version: readBuild().Version,
+		Log: config.Default().Log, Seed: d.Seed, Version: c.build.read().Version,
 	}
 	// dev breaks pages itself: the log of that would hide what it prints, so it is shown on request.
 	o.Log.Level, o.Log.Format = cmp.Or(c.LogLevel, o.Log.Level), cmp.Or(c.LogFormat, o.Log.Format)

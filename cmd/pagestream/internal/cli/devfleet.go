@@ -213,11 +213,11 @@ func (f fleet) describe(reading string) error {
 			connected++
 		}
 	}
-	fmt.Fprintf(f.c.Out, "\n%d pages of %d companies:\n", connected, len(companies))
+	fmt.Fprintf(f.c.Out, "\n%d pages of %d companies:\n\n", connected, len(companies))
 	order := slices.SortedFunc(maps.Keys(states), func(a, b meta.State) int {
 		return cmp.Or(len(states[b])-len(states[a]), cmp.Compare(a, b))
 	})
-	writeTable(f.c.Out, "", order, func(state meta.State) cells {
+	writeTable(f.c, "PAGES, STATE, WHICH", order, func(state meta.State) cells {
 		of := states[state]
 		what := of[0].Judgement.Summary
 		if of[0].Judgement.Severity != meta.Fine {
@@ -227,7 +227,7 @@ func (f fleet) describe(reading string) error {
 			}
 			what = strings.Join(names, ", ")
 		}
-		return cells{"  " + fmt.Sprint(len(of)), state.Words(), what}
+		return cells{fmt.Sprint(len(of)), state.Words(), what}
 	})
 	fmt.Fprintf(f.c.Out, "\nEvents that wait for you, because Meta does not show a lead: %d "+
 		"(in the console: Streams, Dead letters).\n", len(dead))

@@ -12,13 +12,13 @@ import (
 
 // DoctorCommand shows what is wrong with the installation and with pages.
 type DoctorCommand struct {
-	Pages []string `arg:"" optional:"" name:"page" help:"Page ids (default: every connected page)."`
+	Pages []PageRef `arg:"" optional:"" name:"page" help:"Pages, by their ids or names (default: every connected page)."`
 }
 
 // Run prints each finding about the installation and the pages with its evidence and the
 // commands that fix it. It fails when anything is wrong.
 func (d DoctorCommand) Run(c *CLI) error {
-	r, err := get[doctor.Report](c, "/api/v1/doctor", url.Values{"page": d.Pages})
+	r, err := get[doctor.Report](c, "/api/v1/doctor", url.Values{"page": pageTexts(d.Pages)})
 	err = c.answer(r, err, func() { printReport(c, r) })
 	if err == nil && r.Wrong {
 		return errors.New("something is wrong; each finding shows how to fix it")
@@ -50,7 +50,8 @@ func printReport(c *CLI, r doctor.Report) {
 }
 
 func printFinding(c *CLI, f meta.Finding) {
-	fmt.Fprintf(c.Out, "  %-7s %s: %s\n", f.Severity, f.Cause, f.Summary)
+	severity := c.paint(ofSeverity(f.Severity), fmt.Sprintf("%-7s", f.Severity))
+	fmt.Fprintf(c.Out, "  %s %s: %s\n", severity, f.Cause, f.Summary)
 	if f.Because != "" {
 		fmt.Fprintf(c.Out, "          because of %s\n", f.Because)
 	}

@@ -11,19 +11,26 @@ import (
 
 // EraseCommand removes all data of a contact.
 type EraseCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
-	Yes     bool   `env:"PAGESTREAM_ERASE_YES" help:"Confirm removing all data of this person; this can't be undone."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Contact string  `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
+	Yes     bool    `env:"PAGESTREAM_ERASE_YES" help:"Confirm removing all data of this person; this can't be undone."`
 }
 
-// Run removes the contact's events from the stream and its rows from the read models. It
-// requires --yes.
-func (e EraseCommand) Run(c *CLI) error {
+// Validate returns an error without --yes.
+func (e EraseCommand) Validate() error {
 	if !e.Yes {
-		return fmt.Errorf("%w: this can't be undone; add --yes to remove all data of contact %s on page %s",
-			errUsage, e.Contact, e.Page)
+		return fmt.Errorf("this can't be undone; add --yes to remove all data of contact %s on page %s", e.Contact, e.Page)
 	}
+	return nil
+}
+
+// Run removes the contact's events from the stream and its rows from the read models. It fails if there is nothing
+// of the contact, unless the contact was erased before.
+func (e EraseCommand) Run(c *CLI) error {
 	sum, err := post[erase.Result](c, conversationPath(e.Page, e.Contact)+"/erase", nil, nil)
+	if err == nil && sum.Events == 0 {
+		err = c.knownContact(e.Page, e.Contact)
+	}
 	return c.answer(sum, err, func() {
 		if sum.Events == 0 {
 			fmt.Fprintf(c.Out, "there is nothing to erase for contact %s on page %s\n", e.Contact, e.Page)

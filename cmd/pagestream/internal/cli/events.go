@@ -10,8 +10,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/streams"
@@ -19,7 +21,7 @@ import (
 
 // EventsCommand groups the commands for the stream of events.
 type EventsCommand struct {
-	List    EventsListCommand    `cmd:"" help:"List events, one a line: sequence, time, page, contact, type and what they say."`
+	List    EventsListCommand    `cmd:"" help:"List events, the newest first: sequence, time, page, contact, type and what they say."`
 	Show    EventsShowCommand    `cmd:"" help:"Show one event with all its data, as JSON."`
 	Explain EventsExplainCommand `cmd:"" help:"Show which events made a conversation or a message."`
 	Tail    EventsTailCommand    `cmd:"" help:"Follow events as they are stored, with the lines of list."`
@@ -33,12 +35,12 @@ const eventsPath = "/api/v1/events"
 
 // EventFilter selects events by page and type.
 type EventFilter struct {
-	Page []string `placeholder:"ID" env:"PAGESTREAM_EVENTS_PAGE" help:"Only events of these pages."`
-	Type []string `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, for example message.received."`
+	Page []PageRef `placeholder:"PAGE" env:"PAGESTREAM_EVENTS_PAGE" help:"Only events of these pages, by their ids or names."`
+	Type []string  `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, for example message.received."`
 }
 
 func (f EventFilter) query() url.Values {
-	return url.Values{"page": f.Page, "type": f.Type}
+	return url.Values{"page": pageTexts(f.Page), "type": f.Type}
 }
 
 // EventSelection is an EventFilter that can also select a company.
@@ -127,37 +129,68 @@ func eventPath(seq uint64) string { return eventsPath + "/" + strconv.FormatUint
 // EventsListCommand lists stored events.
 type EventsListCommand struct {
 	EventSelection
-	After uint64 `placeholder:"SEQ" env:"PAGESTREAM_EVENTS_AFTER" help:"Start after this sequence."`
-	Limit int    `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"Maximum number; 0 for all."`
+	After *uint64 `placeholder:"SEQ" xor:"which" env:"PAGESTREAM_EVENTS_AFTER" help:"The events after this sequence, oldest first; 0 is the beginning."`
+	Last  int     `placeholder:"N" xor:"which" env:"PAGESTREAM_EVENTS_LAST" help:"The newest N, whatever --limit is."`
+	Since string  `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_SINCE" help:"Only events stored since a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Until string  `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_UNTIL" help:"Only events stored before a time, or a duration before now."`
+	Limit int     `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"Maximum number; 0 for all."`
 }
 
-// Run prints one line per event: text, or a JSON object with --json.
-func (l EventsListCommand) Run(c *CLI) error {
-	q := l.query()
-	if l.After > 0 {
-		q.Set("cursor", strconv.FormatUint(l.After, 10))
+// Validate returns an error for a negative number.
+func (l EventsListCommand) Validate() error {
+	if l.Last < 0 || l.Limit < 0 {
+		return errors.New("--last and --limit are numbers of events, 0 or more")
 	}
-	return each(c, eventsPath, q, l.Limit, func(b json.RawMessage) error {
-		_, err := c.writeEvent(b)
+	return nil
+}
+
+// Run prints one line per event, the newest first; with --after the oldest first.
+func (l EventsListCommand) Run(c *CLI) error {
+	q, limit, now := l.query(), l.Limit, time.Now()
+	for name, given := range map[string]string{"since": l.Since, "until": l.Until} {
+		at, err := parseTime(given, now)
+		if err != nil {
+			return err
+		}
+		if !at.IsZero() {
+			q.Set(name, at.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	if l.After != nil {
+		q.Set("cursor", strconv.FormatUint(*l.After, 10))
+	} else {
+		q.Set("order", "newest")
+	}
+	if l.Last > 0 {
+		limit = l.Last
+	}
+	out := documents{c: c}
+	err := each(c, eventsPath, q, limit, func(b json.RawMessage) error {
+		_, err := c.writeEvent(&out, b)
 		return err
 	})
+	if err == nil && out.n == 0 && !c.machine() {
+		fmt.Fprintln(c.Err, "There are no such events.")
+	}
+	return errors.Join(err, out.endAfter(err))
 }
 
-// writeEvent prints one event of the API on one line: unchanged with --json, otherwise as text. It
+// writeEvent prints one event of the API on one line: unchanged as JSON, otherwise as text. It
 // reports an event that it can't decode on stderr, and returns false. An error means that the
 // output can't be written.
-func (c *CLI) writeEvent(b []byte) (shown bool, err error) {
+func (c *CLI) writeEvent(out *documents, b []byte) (shown bool, err error) {
 	var e shownEvent
 	if err := json.Unmarshal(b, &e); err != nil {
 		fmt.Fprintf(c.Err, "an event of %d bytes can't be shown: the server's answer has another form\n", len(b))
 		return false, nil
 	}
-	line := bytes.NewBufferString(e.text(e.preview(), terminalWidth(c.Out)))
-	if c.JSON {
-		line = bytes.NewBuffer(bytes.Map(breakToSpace, b))
+	if c.machine() {
+		err = out.item(bytes.Map(breakToSpace, b))
+	} else {
+		out.n++
+		_, err = fmt.Fprintln(c.Out, e.text(e.preview(), terminalWidth(c.Out)))
 	}
-	line.WriteByte('\n')
-	if _, err := line.WriteTo(c.Out); err != nil {
+	if err != nil {
 		return false, fmt.Errorf("write event: %w", err)
 	}
 	return true, nil
@@ -198,9 +231,29 @@ type EventsTailCommand struct {
 	Count int    `env:"PAGESTREAM_EVENTS_COUNT" help:"Stop after this many events; 0 for no limit."`
 }
 
+// waits says what the tail waits for.
+func (t EventsTailCommand) waits() string {
+	text := "waiting for "
+	if len(t.Type) > 0 {
+		text += strings.Join(t.Type, ", ") + " "
+	}
+	text += "events"
+	if len(t.Page) > 0 {
+		text += " of page " + strings.Join(pageTexts(t.Page), ", ")
+	}
+	if t.Company != "" {
+		text += " of company " + inLine(t.Company)
+	}
+	if t.After == "" {
+		return text + ", from now on; Ctrl-C ends it"
+	}
+	return text + " after sequence " + t.After + "; Ctrl-C ends it"
+}
+
 // Run prints events until it is interrupted. After a lost connection it resumes at the last
-// event that it received, so that no event is missed or printed twice.
-func (t EventsTailCommand) Run(c *CLI) error {
+// event that it received, so that no event is missed or printed twice. With --json the list is
+// complete at the end.
+func (t EventsTailCommand) Run(c *CLI) (err error) {
 	cl, err := c.client()
 	if err != nil {
 		return err
@@ -210,14 +263,17 @@ func (t EventsTailCommand) Run(c *CLI) error {
 			return fmt.Errorf("%w: --after %q is not a sequence number", errUsage, t.After)
 		}
 	}
+	out := documents{c: c}
+	defer func() { err = errors.Join(err, out.endAfter(err)) }()
 	last, n := t.After, 0
 	var failed error // of the output
 	pause := backoff.Backoff{Min: 250 * time.Millisecond, Max: 10 * time.Second}
+	said := sync.OnceFunc(func() { fmt.Fprintln(c.Err, t.waits()) })
 	for {
-		err := cl.Feed(c.ctx, t.query(), last, func(id string, data []byte) error {
+		err := cl.Feed(c.ctx, t.query(), last, said, func(id string, data []byte) error {
 			last = id
 			pause.Reset()
-			shown, err := c.writeEvent(data)
+			shown, err := c.writeEvent(&out, data)
 			if err != nil {
 				failed = err
 				return err
@@ -250,10 +306,10 @@ var errDone = errors.New("done")
 
 // EventsExplainCommand shows which events made a conversation or a message.
 type EventsExplainCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"Contact id."`
-	MID     string `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
-	Limit   int    `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Contact string  `arg:"" help:"Contact id."`
+	MID     string  `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
+	Limit   int     `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`
 }
 
 // Run prints the events in stream order, one per line. With --json they are without their data.
@@ -265,6 +321,11 @@ func (e EventsExplainCommand) Run(c *CLI) error {
 	seqs, err := collect[uint64](c, conversationPath(e.Page, e.Contact)+"/events", query, e.Limit)
 	if err != nil {
 		return err
+	}
+	if len(seqs) == 0 {
+		if err := c.knownContact(e.Page, e.Contact); err != nil {
+			return err
+		}
 	}
 	events, previews := make([]eventLine, len(seqs)), make([]string, len(seqs))
 	for i, seq := range seqs {
@@ -302,7 +363,7 @@ func (s EventsSchemaCommand) Run(c *CLI) error {
 	}
 	schema, err := streams.Schema(domain.Type(s.Type))
 	if errors.Is(err, streams.ErrUnknownType) {
-		return fmt.Errorf("%w: there is no event type %q; pagestream events schema lists them", errUsage, s.Type)
+		return fmt.Errorf("%w: %s; pagestream events schema lists them", errUsage, meta.UnknownType(domain.Type(s.Type)))
 	}
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func TestTailGoesOn(t *testing.T) {
 	assert.Contains(t, out.String(), "hello\n")
 	assert.Equal(t, 1, *feeds)
 	assert.Contains(t, errs.String(), "an event of 22 bytes can't be shown")
-	assert.Equal(t, 1, strings.Count(errs.String(), "\n"))
+	assert.Equal(t, 2, strings.Count(errs.String(), "\n"), "what it waits for, and the event")
 
 	c, out, errs, _ = feedOf(t, strings.Repeat("[", 10_001), goodEvent)
 	require.NoError(t, EventsTailCommand{After: "0"}.Run(c))
@@ -113,7 +113,7 @@ func TestTailGoesOn(t *testing.T) {
 // several lines.
 func TestTailWritesLines(t *testing.T) {
 	c, out, _, _ := feedOf(t, goodEvent, "{\n\"seq\": 3,\n\"data\": {\"raw\": {\n}}}")
-	c.JSON = true
+	c.NDJSON = true
 	require.NoError(t, EventsTailCommand{After: "0", Count: 2}.Run(c))
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	require.Len(t, lines, 2)

@@ -16,7 +16,7 @@ import (
 type EventsExportCommand struct {
 	EventFilter
 
-	File string `arg:"" optional:"" help:"Output file; an existing one is continued. Default: standard output."`
+	File string `arg:"" optional:"" help:"Output file; an existing one is continued. Default, and for -: standard output."`
 	From uint64 `env:"PAGESTREAM_EVENTS_EXPORT_FROM" help:"First sequence."`
 	To   uint64 `env:"PAGESTREAM_EVENTS_EXPORT_TO" help:"Last sequence (default: the newest)."`
 }
@@ -29,7 +29,7 @@ func (e EventsExportCommand) Run(c *CLI) error {
 	}
 	write := func(w io.Writer, from uint64) error {
 		query := url.Values{
-			"from": {strconv.FormatUint(from, 10)}, "to": {strconv.FormatUint(e.To, 10)}, "page": e.Page, "type": e.Type,
+			"from": {strconv.FormatUint(from, 10)}, "to": {strconv.FormatUint(e.To, 10)}, "page": pageTexts(e.Page), "type": e.Type,
 		}
 		resp, err := cl.Send(c.ctx, http.MethodGet, "/api/v1/export", query, nil, "application/x-ndjson")
 		if err != nil {
@@ -42,7 +42,7 @@ func (e EventsExportCommand) Run(c *CLI) error {
 		}
 		return nil
 	}
-	if e.File == "" {
+	if e.File == "" || e.File == "-" {
 		return write(c.Out, e.From)
 	}
 	return export.ToFile(e.File, func(w io.Writer, last uint64) error {

@@ -37,7 +37,7 @@ func (h HistoryCommand) Run(c *CLI) error {
 	}
 	list, err := collect[history.Entry](c, "/api/v1/history", query, h.Limit)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "TIME, WHO, FROM, VERB, OUTCOME, ON", list, func(e history.Entry) cells {
+		writeTable(c, "TIME, WHO, FROM, VERB, OUTCOME, ON", list, func(e history.Entry) cells {
 			var on []string
 			for _, kind := range slices.Sorted(maps.Keys(e.On)) {
 				on = append(on, kind+"="+inLine(e.On[kind]))

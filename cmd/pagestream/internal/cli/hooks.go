@@ -31,7 +31,7 @@ type HooksListCommand struct{}
 func (HooksListCommand) Run(c *CLI) error {
 	list, err := whole[hooks.Status](c, hooksPath)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "ENDPOINT, HOST, POSITION, LAG, DELIVERED, FAILED, DEAD LETTERS, STATE", list,
+		writeTable(c, "ENDPOINT, HOST, POSITION, LAG, DELIVERED, FAILED, DEAD LETTERS, STATE", list,
 			func(s hooks.Status) cells {
 				state := "ok"
 				switch {
@@ -60,7 +60,7 @@ type HooksDeadLettersCommand struct {
 func (h HooksDeadLettersCommand) Run(c *CLI) error {
 	list, err := collect[hooks.DeadLetter](c, hookPath(h.Name)+"/deadletters", nil, h.Limit)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "SEQUENCE, PAGE, TYPE, TRIED, GIVEN UP, WHY", list, func(d hooks.DeadLetter) cells {
+		writeTable(c, "SEQUENCE, PAGE, TYPE, TRIED, GIVEN UP, WHY", list, func(d hooks.DeadLetter) cells {
 			return cells{d.Seq, d.Page, d.Type, d.Attempts, d.At.Local().Format(time.DateTime), d.LastError}
 		})
 	})

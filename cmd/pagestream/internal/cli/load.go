@@ -27,8 +27,8 @@ type LoadCommand struct {
 // errAudit is returned when the audit finds acknowledged messages that are lost or duplicated.
 var errAudit = errors.New("the audit found lost or duplicated acknowledged messages")
 
-// Run sends the traffic, audits it and prints one JSON summary. It fails if any message is lost
-// or duplicated.
+// Run sends the traffic, audits it, forgets the pages that it made, and prints a summary. It fails if any message
+// is lost or duplicated.
 func (l LoadCommand) Run(c *CLI) error {
 	cfg, err := c.load(nil)
 	if err != nil {
@@ -70,11 +70,31 @@ func (l LoadCommand) Run(c *CLI) error {
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
-	if err := c.printJSON(report); err != nil {
+	b.end()
+	if err := c.Print(report, func() { printLoad(c, report) }); err != nil {
 		return err
 	}
 	if !report.OK() {
 		return errAudit
 	}
 	return nil
+}
+
+func printLoad(c *CLI, r loadgen.Report) {
+	fmt.Fprintf(c.Out, "%d messages in %d requests, %.0f messages/s; 50 %% were answered within %.1f ms, 99 %% within %.1f ms\n",
+		r.Items, r.Posts, r.RateItems, r.P50, r.P99)
+	fmt.Fprintf(c.Out, "%d were acknowledged; %d requests were repeated on purpose, %d were sent again\n",
+		r.Acked, r.DuplicatesSent, r.Resent)
+	if r.Unacked > 0 {
+		fmt.Fprintf(c.Out, "%d were never acknowledged\n", r.Unacked)
+	}
+	verdict := c.paint(green, "none of them is lost or duplicated")
+	if !r.OK() {
+		verdict = c.paint(red, fmt.Sprintf("LOST %d, DUPLICATED %d, under another page or contact %d; in conversations LOST %d, "+
+			"DUPLICATED %d", r.Lost, r.Duplicated, r.Misplaced, r.LostInConversations, r.DuplicatedInConversations))
+	}
+	fmt.Fprintf(c.Out, "%d are in the stream: %s\n", r.Stored, verdict)
+	if r.Forgotten > 0 {
+		fmt.Fprintf(c.Out, "the %d test pages are forgotten; their events stay in the stream\n", r.Forgotten)
+	}
 }

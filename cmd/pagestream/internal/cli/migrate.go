@@ -50,7 +50,7 @@ func (c *CLI) showMigrating(p server.MigrateProgress) {
 
 // writeMigrated prints what was moved, and what is left to do.
 func writeMigrated(c *CLI, out server.Migrated, to string) {
-	writeTable(c.Out, "STREAM, MESSAGES, FIRST, LAST, CONSUMERS, REPLICAS", out.Streams, func(s server.MigratedStream) cells {
+	writeTable(c, "STREAM, MESSAGES, FIRST, LAST, CONSUMERS, REPLICAS", out.Streams, func(s server.MigratedStream) cells {
 		return cells{s.Name, s.Messages, s.First, s.Last, s.Consumers, s.Replicas}
 	})
 	if out.Planned {

@@ -7,8 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 
@@ -19,14 +19,20 @@ import (
 	"github.com/pagestream/pagestream/config"
 )
 
-// Print writes v as JSON if --json was given, and calls plain otherwise.
+// Print writes v as one JSON document if --json was given, as lines if --ndjson was given, and calls plain otherwise.
 func (c *CLI) Print(v any, plain func()) error {
-	if c.JSON {
+	switch {
+	case c.NDJSON:
+		return c.printLines(v)
+	case c.JSON:
 		return c.printJSON(v)
 	}
 	plain()
 	return nil
 }
+
+// machine reports whether the output is JSON.
+func (c *CLI) machine() bool { return c.JSON || c.NDJSON }
 
 // answer prints the result of a request as Print does, or returns the error of the request.
 func (c *CLI) answer(v any, err error, plain func()) error {
@@ -41,6 +47,71 @@ func (c *CLI) printJSON(v any) error {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// printLines writes each item of a list on a line, and anything else on one line.
+func (c *CLI) printLines(v any) error {
+	enc := json.NewEncoder(c.Out)
+	enc.SetEscapeHTML(false)
+	list := reflect.ValueOf(v)
+	if list.Kind() != reflect.Slice {
+		return enc.Encode(v)
+	}
+	for i := range list.Len() {
+		if err := enc.Encode(list.Index(i).Interface()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// documents writes items of JSON as they come: one document, a list, with --json, and otherwise one a line. The list
+// is complete when end was called.
+type documents struct {
+	c      *CLI
+	n      int
+	failed bool // the output can't be written
+}
+
+// item writes an item, which has no line breaks.
+func (d *documents) item(b []byte) error {
+	line := make([]byte, 0, len(b)+3)
+	switch {
+	case d.c.NDJSON:
+	case d.n == 0:
+		line = append(line, "[\n"...)
+	default:
+		line = append(line, ",\n"...)
+	}
+	line = append(line, b...)
+	if d.c.NDJSON {
+		line = append(line, '\n')
+	}
+	d.n++
+	_, err := d.c.Out.Write(line)
+	d.failed = err != nil
+	return err
+}
+
+// end ends the list.
+func (d *documents) end() error {
+	if d.c.NDJSON || !d.c.JSON {
+		return nil
+	}
+	text := "\n]\n"
+	if d.n == 0 {
+		text = "[]\n"
+	}
+	_, err := io.WriteString(d.c.Out, text)
+	return err
+}
+
+// endAfter is end, unless an error of the output or before the first item ended the list.
+func (d *documents) endAfter(err error) error {
+	if err != nil && d.n == 0 || d.failed {
+		return nil
+	}
+	return d.end()
 }
 
 // logger returns the process's logger. Log lines go to stderr, so that stdout has only the
@@ -61,16 +132,43 @@ func (c *CLI) logger(cfg config.Log) (*slog.Logger, error) {
 type cells []any
 
 // writeTable writes one row per item in aligned columns. The header has the names of the columns,
-// separated by a comma and a space.
-func writeTable[T any](w io.Writer, header string, items []T, row func(T) cells) {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ReplaceAll(header, ", ", "\t"))
-	for _, item := range items {
-		c := row(item)
-		fmt.Fprintf(t, strings.Repeat("%v\t", len(c)-1)+"%v\n", c...)
+// separated by a comma and a space. A cell that is a toned text has its colour on a terminal.
+func writeTable[T any](c *CLI, header string, items []T, row func(T) cells) {
+	head := cells{}
+	for name := range strings.SplitSeq(header, ", ") {
+		head = append(head, toned{name, strong})
 	}
-	_ = t.Flush()
+	rows := append(make([]cells, 0, 1+len(items)), head)
+	for _, item := range items {
+		rows = append(rows, row(item))
+	}
+	widths := make([]int, len(head))
+	for _, r := range rows {
+		for i, cell := range r {
+			widths[i] = max(widths[i], columns(fmt.Sprint(cell)))
+		}
+	}
+	colour := c.coloured(c.Out)
+	var out strings.Builder
+	for _, r := range rows {
+		for i, cell := range r {
+			text := fmt.Sprint(cell)
+			gap := strings.Repeat(" ", widths[i]-columns(text)+columnGap)
+			if i == len(r)-1 {
+				gap = ""
+			}
+			if t, ok := cell.(toned); ok && colour {
+				text = t.colour.paint(text)
+			}
+			out.WriteString(text + gap)
+		}
+		out.WriteByte('\n')
+	}
+	_, _ = io.WriteString(c.Out, out.String())
 }
+
+// columnGap is how many spaces are between the columns of a table.
+const columnGap = 2
 
 // dash returns s, or "-" if s is empty.
 func dash[S ~string](s S) S { return cmp.Or(s, "-") }

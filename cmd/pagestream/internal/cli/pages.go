@@ -25,12 +25,13 @@ type PagesCommand struct {
 	Check       PagesCheckCommand       `cmd:"" help:"Compare the subscriptions of page and app with the wanted fields."`
 	Resubscribe PagesResubscribeCommand `cmd:"" help:"Subscribe pages again with all wanted fields."`
 	Disconnect  PagesDisconnectCommand  `cmd:"" help:"Unsubscribe a page and remove its connection; its events are kept."`
+	Forget      PagesForgetCommand      `cmd:"" help:"Remove a page that is not connected from the read models; its events are kept."`
 }
 
 const pagesPath = "/api/v1/pages"
 
 // pagePath returns the API path of a page.
-func pagePath(id string) string { return pagesPath + "/" + url.PathEscape(id) }
+func pagePath[S ~string](id S) string { return pagesPath + "/" + url.PathEscape(string(id)) }
 
 // PagesListCommand lists every known page.
 type PagesListCommand struct {
@@ -51,11 +52,12 @@ func (l PagesListCommand) Run(c *CLI) error {
 			fmt.Fprintln(c.Out, "There are no pages yet. Connect one with: pagestream pages connect PAGE")
 			return
 		}
-		writeTable(c.Out, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
+		writeTable(c, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
 			func(p operate.Page) cells {
 				return cells{
-					p.ID, dash(p.Name), dash(p.Company), p.State, p.Token, p.Subscription, p.Judgement.State.Words(),
-					p.Traffic.Events, ago(p.Traffic.LastAt),
+					p.ID, dash(inLine(p.Name)), dash(inLine(p.Company)), p.State, p.Token, p.Subscription,
+					toned{p.Judgement.State.Words(), ofSeverity(p.Judgement.Severity)},
+					p.Traffic.Events, activity(p.Traffic.LastAt),
 				}
 			})
 	})
@@ -63,7 +65,7 @@ func (l PagesListCommand) Run(c *CLI) error {
 
 // PagesShowCommand shows one page.
 type PagesShowCommand struct {
-	Page string `arg:"" help:"Page id."`
+	Page PageRef `arg:"" help:"Page, by its id or name."`
 }
 
 // pageView is a page with its subscriptions, one per app.
@@ -72,7 +74,7 @@ type pageView struct {
 	Subscriptions []subscriptions.Subscription `json:"subscriptions"`
 }
 
-// Run prints the page as indented JSON, because it has too many fields for a table.
+// Run prints the page, its subscriptions and what is wrong with it. JSON has all fields.
 func (s PagesShowCommand) Run(c *CLI) error {
 	page, err := get[operate.Page](c, pagePath(s.Page), nil)
 	if err != nil {
@@ -82,13 +84,64 @@ func (s PagesShowCommand) Run(c *CLI) error {
 	if err != nil && !isNotFound(err) {
 		return err
 	}
-	return c.printJSON(pageView{page, subs.Items})
+	view := pageView{page, append([]subscriptions.Subscription{}, subs.Items...)}
+	return c.Print(view, func() { view.print(c) })
+}
+
+// print writes the page for a person.
+func (v pageView) print(c *CLI) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(c.Out, "  %-13s "+format+"\n", append([]any{name}, args...)...)
+	}
+	severity := ofSeverity(v.Judgement.Severity)
+	fmt.Fprintf(c.Out, "page %s %s: %s\n", v.ID, inLine(v.Name), c.paint(severity, v.Judgement.State.Words()))
+	line("company", "%s", dash(inLine(v.Company)))
+	line("connection", "%s", since(string(v.State), v.StateSince, v.StateReason))
+	if v.App != "" {
+		line("app", "%s", strings.TrimSpace(v.App+" "+v.AppID))
+	}
+	line("token", "%s", since(string(v.Token), v.TokenSince, v.TokenReason))
+	if ends := v.AccessEnds(); !ends.IsZero() {
+		line("access ends", "%s", localTime(ends))
+	}
+	if v.Instagram != "" {
+		line("Instagram", "account %s", v.Instagram)
+	}
+	if v.LinkedPage != "" {
+		line("linked to", "page %s", v.LinkedPage)
+	}
+	line("events", "%d, the last one %s, %s", v.Traffic.Events, localTime(v.Traffic.LastAt), ago(v.Traffic.LastAt))
+	for _, s := range v.Subscriptions {
+		line("subscription", "%s: %s", dash(s.App), since(string(s.State), s.Since, s.Reason))
+		line("", "checked %s, %s", localTime(s.CheckedAt), ago(s.CheckedAt))
+		line("", "fields %s", strings.Join(s.Actual, " "))
+		if missing := s.Missing(); len(missing) > 0 {
+			line("", "%s %s", c.paint(red, "missing"), strings.Join(missing, " "))
+		}
+	}
+	if len(v.Subscriptions) == 0 {
+		line("subscription", "none")
+	}
+	for _, f := range v.Judgement.Findings {
+		printFinding(c, f)
+	}
+}
+
+// since formats a state, since when it is, and why.
+func since(state string, at time.Time, reason string) string {
+	if !at.IsZero() {
+		state += " since " + localTime(at)
+	}
+	if reason != "" {
+		state += ": " + inLine(reason)
+	}
+	return state
 }
 
 // PagesConnectCommand connects one page with its own token, or pages of a user with the user's
 // token.
 type PagesConnectCommand struct {
-	Pages     []string `arg:"" optional:"" name:"page" help:"Page ids: one with a page token, any number with a user token."`
+	Pages     []string `arg:"" optional:"" name:"page" help:"Page ids: one with a page token, any number with a user token. A page that is known already may be named by its name."`
 	Token     string   `placeholder:"TOKEN" env:"PAGESTREAM_PAGE_TOKEN" help:"Page access token. Prefer the environment or --page-token-file: they keep it out of the shell history."`
 	TokenFile string   `name:"page-token-file" placeholder:"FILE" env:"PAGESTREAM_PAGE_TOKEN_FILE" help:"File with the page access token."`
 	User      string   `name:"user-token" placeholder:"TOKEN" env:"PAGESTREAM_USER_TOKEN" help:"User access token: connects pages that the user has granted to the app."`
@@ -124,8 +177,12 @@ func (p PagesConnectCommand) Run(c *CLI) error {
 	case len(p.Pages) != 1:
 		return fmt.Errorf("%w: a page token is for one page: give exactly one page id", errUsage)
 	}
+	page, err := c.newPage(p.Pages[0])
+	if err != nil {
+		return err
+	}
 	return c.changePage(pagesPath, api.ConnectRequest{
-		Page: domain.PageID(p.Pages[0]), Token: token, VerifyToken: p.Verify,
+		Page: domain.PageID(page), Token: token, VerifyToken: p.Verify,
 		Company: p.Company, Move: p.Move, App: p.App, Fields: p.Fields,
 	})
 }
@@ -157,7 +214,11 @@ func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 	}
 	choice := meta.Choice{All: p.All, Company: p.Company, Fields: p.Fields}
 	total := len(found.Pages)
-	for _, id := range p.Pages {
+	for _, given := range p.Pages {
+		id, err := grantedPage(c, given, found)
+		if err != nil {
+			return err
+		}
 		choice.Pages = append(choice.Pages, domain.PageID(id))
 		total = len(p.Pages)
 	}
@@ -171,6 +232,31 @@ func (p PagesConnectCommand) connectByUser(c *CLI, token string) error {
 		return err
 	}
 	return b.finish(c)
+}
+
+// newPage returns the id of a page that may not be known yet: an id is taken as it is, a name is that of a known page.
+func (c *CLI) newPage(given string) (string, error) {
+	if isNumber(given) {
+		return given, nil
+	}
+	return c.findPage(given)
+}
+
+// grantedPage is [CLI.newPage] that knows the names of the granted pages too.
+func grantedPage(c *CLI, given string, found operate.Login) (string, error) {
+	var named []string
+	for _, g := range found.Pages {
+		if strings.EqualFold(g.Name, given) {
+			named = append(named, string(g.Page))
+		}
+	}
+	switch {
+	case isNumber(given) || len(named) == 0:
+		return c.newPage(given)
+	case len(named) > 1:
+		return "", fmt.Errorf("%d pages have the name %q; give the id of one: %s", len(named), given, strings.Join(named, ", "))
+	}
+	return named[0], nil
 }
 
 func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
@@ -188,7 +274,7 @@ func (p PagesConnectCommand) show(c *CLI, found operate.Login) {
 	for _, g := range found.Gone {
 		rows = append(rows, cells{g.Page, dash(g.Name), "gone", "-", "this login no longer includes it"})
 	}
-	writeTable(c.Out, "PAGE, NAME, STATE, COMPANY, NOTE", rows, func(r cells) cells { return r })
+	writeTable(c, "PAGE, NAME, STATE, COMPANY, NOTE", rows, func(r cells) cells { return r })
 	if len(found.MissingScopes) > 0 {
 		fmt.Fprintf(c.Out, "Permissions that were not granted: %s\n", strings.Join(found.MissingScopes, ", "))
 	}
@@ -216,9 +302,12 @@ func (p PagesLoginCommand) Run(c *CLI) error {
 
 // PagesCheckCommand compares the subscriptions of pages with the wanted fields.
 type PagesCheckCommand struct {
-	Pages []string `arg:"" optional:"" name:"page" help:"Page ids."`
-	All   bool     `env:"PAGESTREAM_PAGES_CHECK_ALL" help:"Every connected page."`
+	Pages []PageRef `arg:"" optional:"" name:"page" help:"Pages, by their ids or names."`
+	All   bool      `env:"PAGESTREAM_PAGES_CHECK_ALL" help:"Every connected page."`
 }
+
+// Validate returns an error if it is not said which pages.
+func (p PagesCheckCommand) Validate() error { return whichPages(p.Pages, p.All) }
 
 // Run reads the subscriptions of each page and of the app from Graph and shows the differences.
 func (p PagesCheckCommand) Run(c *CLI) error {
@@ -235,11 +324,14 @@ func (p PagesCheckCommand) Run(c *CLI) error {
 
 // PagesResubscribeCommand subscribes pages again, for example after an app or its fields have changed.
 type PagesResubscribeCommand struct {
-	Pages  []string      `arg:"" optional:"" name:"page" help:"Page ids."`
+	Pages  []PageRef     `arg:"" optional:"" name:"page" help:"Pages, by their ids or names."`
 	All    bool          `env:"PAGESTREAM_PAGES_RESUBSCRIBE_ALL" help:"Every connected page."`
 	DryRun bool          `name:"dry-run" env:"PAGESTREAM_PAGES_RESUBSCRIBE_DRY_RUN" help:"Only show what would be subscribed."`
 	Resume time.Duration `placeholder:"DURATION" env:"PAGESTREAM_PAGES_RESUBSCRIBE_RESUME" help:"Skip pages that were confirmed within this time; used to continue after an interruption."`
 }
+
+// Validate returns an error if it is not said which pages.
+func (p PagesResubscribeCommand) Validate() error { return whichPages(p.Pages, p.All) }
 
 // Run subscribes each page with its own token and reads the result back from Graph.
 func (p PagesResubscribeCommand) Run(c *CLI) error {
@@ -262,14 +354,19 @@ func (p PagesResubscribeCommand) Run(c *CLI) error {
 }
 
 // errWhichPages is returned when neither pages nor --all are given, or both.
-var errWhichPages = fmt.Errorf("%w: which pages? Give page ids, or --all", errUsage)
+var errWhichPages = fmt.Errorf("%w: which pages? Name them, or give --all", errUsage)
+
+// whichPages returns [errWhichPages] unless either pages or all of them are named.
+func whichPages(named []PageRef, all bool) error {
+	if (len(named) == 0) != all {
+		return errWhichPages
+	}
+	return nil
+}
 
 // connectedPages returns the named page ids, or those of all connected pages. It skips pages that were
 // confirmed within the duration fresh (0: none are skipped).
-func connectedPages(c *CLI, named []string, every bool, fresh time.Duration) ([]string, error) {
-	if (len(named) == 0) != every {
-		return nil, errWhichPages
-	}
+func connectedPages(c *CLI, named []PageRef, every bool, fresh time.Duration) ([]PageRef, error) {
 	list := named
 	if every {
 		all, err := collect[operate.Page](c, pagesPath, nil, 0)
@@ -278,14 +375,14 @@ func connectedPages(c *CLI, named []string, every bool, fresh time.Duration) ([]
 		}
 		for _, p := range all {
 			if p.State == pages.Connected {
-				list = append(list, string(p.ID))
+				list = append(list, PageRef(p.ID))
 			}
 		}
 	}
 	if fresh <= 0 {
 		return list, nil
 	}
-	var due []string
+	var due []PageRef
 	for _, page := range list {
 		subs, err := get[api.List[subscriptions.Subscription]](c, pagePath(page)+"/subscription", nil)
 		if err != nil && !isNotFound(err) {
@@ -302,7 +399,7 @@ func connectedPages(c *CLI, named []string, every bool, fresh time.Duration) ([]
 
 // PagesDisconnectCommand unsubscribes a page and removes its connection.
 type PagesDisconnectCommand struct {
-	Page string `arg:"" help:"Page id."`
+	Page PageRef `arg:"" help:"Page, by its id or name."`
 }
 
 // Run disconnects the page and prints the outcome.

@@ -19,14 +19,14 @@ type ErasuresCommand struct {
 
 // ErasuresListCommand lists erasures.
 type ErasuresListCommand struct {
-	Page string `arg:"" optional:"" help:"Page id (default: every page)."`
+	Page PageRef `arg:"" optional:"" help:"Page, by its id or name (default: every page)."`
 }
 
 // Run prints a table. A contact is shown by its hash.
 func (e ErasuresListCommand) Run(c *CLI) error {
 	query := url.Values{}
 	if e.Page != "" {
-		query.Set("page", e.Page)
+		query.Set("page", string(e.Page))
 	}
 	list, err := get[api.List[operate.Erasure]](c, "/api/v1/erasures", query)
 	if err != nil {
@@ -38,7 +38,7 @@ func (e ErasuresListCommand) Run(c *CLI) error {
 			fmt.Fprintln(c.Out, "There are no erasures.")
 			return
 		}
-		writeTable(c.Out, "SEQ, PAGE, CONTACT HASH, EVENTS, ACKNOWLEDGED, WAITING", items, func(e operate.Erasure) cells {
+		writeTable(c, "SEQ, PAGE, CONTACT HASH, EVENTS, ACKNOWLEDGED, WAITING", items, func(e operate.Erasure) cells {
 			return cells{
 				e.Seq, e.Page, e.Contact, e.Events, strings.Join(e.Acknowledged, " "), strings.Join(e.Waiting, " "),
 			}
@@ -53,9 +53,9 @@ type PersonCommand struct {
 
 // PersonExportCommand writes what is held on a person, for a request of access.
 type PersonExportCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
-	Dir     string `arg:"" help:"A new directory on the server's machine."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Contact string  `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
+	Dir     string  `arg:"" help:"A new directory on the server's machine."`
 }
 
 // Run writes the directory. It prints numbers and no text.
@@ -67,7 +67,7 @@ func (p PersonExportCommand) Run(c *CLI) error {
 	path := conversationPath(p.Page, p.Contact) + "/export"
 	out, err := follow[operate.PersonProgress, api.Person](c, path, map[string]string{"dir": dir},
 		func(p operate.PersonProgress) { c.redraw("%d events", p.Events) })
-	return c.answer(out, err, func() {
+	return c.answer(out, c.orUnknown(err, p.Page, p.Contact), func() {
 		fmt.Fprintf(c.Out, "written to %s: person.json, events.jsonl, and index.html for reading\n", out.Dir)
 		for _, kind := range slices.Sorted(maps.Keys(out.Events)) {
 			fmt.Fprintf(c.Out, "  %s: %d\n", kind, out.Events[kind])

@@ -33,7 +33,7 @@ func (ProjectionsListCommand) Run(c *CLI) error {
 }
 
 func writeProjections(c *CLI, list []projections.Status) {
-	writeTable(c.Out, "PROJECTION, VERSION, STATE, SEQUENCE, LAG, DROPPED, PARKED, ERROR", list,
+	writeTable(c, "PROJECTION, VERSION, STATE, SEQUENCE, LAG, DROPPED, PARKED, ERROR", list,
 		func(s projections.Status) cells {
 			return cells{s.Name, s.Version, s.State, s.Seq, s.Lag, s.Dropped, s.Parked, dash(s.LastError)}
 		})
@@ -112,7 +112,7 @@ func replayAll[R any](c *CLI, names []string, do replay[R], show func(R)) ([]R, 
 				return
 			}
 			done[i] = &out
-			if !c.JSON {
+			if !c.machine() {
 				c.redraw("")
 				show(out)
 			}

@@ -79,7 +79,7 @@ func printLoss(c *CLI, l operate.Loss) {
 	}
 	fmt.Fprintf(c.Out, "the conversations still have %d messages of them\n", len(l.Messages))
 	if len(l.Messages) > 0 {
-		writeTable(c.Out, "SEQ, TIME, DIRECTION, MID, TEXT", l.Messages, func(m conversations.Message) cells {
+		writeTable(c, "SEQ, TIME, DIRECTION, MID, TEXT", l.Messages, func(m conversations.Message) cells {
 			return cells{m.Seq, localTime(m.Time), m.Direction, dash(inLine(m.MID)), dash(inLine(m.Text))}
 		})
 	}

@@ -40,5 +40,5 @@ func TestEventsSchemaNeedsNoServer(t *testing.T) {
 
 	code, _, errs := run("message.pinned")
 	assert.Equal(t, ExitUsage, code)
-	assert.Contains(t, errs, `no event type "message.pinned"`)
+	assert.Contains(t, errs, `"message.pinned" is not an event type; one is message.`)
 }

@@ -10,13 +10,13 @@ import (
 
 // SendCommand sends one message as a page.
 type SendCommand struct {
-	Page    string `arg:"" help:"Page id."`
-	Contact string `arg:"" help:"The person's id, as shown by conversations list."`
-	Text    string `placeholder:"TEXT" xor:"what" env:"PAGESTREAM_SEND_TEXT" help:"Text of the message."`
-	Message string `placeholder:"JSON" xor:"what" env:"PAGESTREAM_SEND_MESSAGE" help:"Message object of Meta's Send API."`
-	Action  string `placeholder:"ACTION" xor:"what" env:"PAGESTREAM_SEND_ACTION" help:"mark_seen, typing_on or typing_off instead of a message."`
-	Type    string `placeholder:"TYPE" default:"RESPONSE" env:"PAGESTREAM_SEND_TYPE" help:"RESPONSE, UPDATE or MESSAGE_TAG."`
-	Tag     string `placeholder:"TAG" env:"PAGESTREAM_SEND_TAG" help:"Tag for MESSAGE_TAG, for example HUMAN_AGENT."`
+	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Contact string  `arg:"" help:"The person's id, as shown by conversations list."`
+	Text    string  `placeholder:"TEXT" xor:"what" env:"PAGESTREAM_SEND_TEXT" help:"Text of the message."`
+	Message string  `placeholder:"JSON" xor:"what" env:"PAGESTREAM_SEND_MESSAGE" help:"Message object of Meta's Send API."`
+	Action  string  `placeholder:"ACTION" xor:"what" env:"PAGESTREAM_SEND_ACTION" help:"mark_seen, typing_on or typing_off instead of a message."`
+	Type    string  `placeholder:"TYPE" default:"RESPONSE" env:"PAGESTREAM_SEND_TYPE" help:"RESPONSE, UPDATE or MESSAGE_TAG."`
+	Tag     string  `placeholder:"TAG" env:"PAGESTREAM_SEND_TAG" help:"Tag for MESSAGE_TAG, for example HUMAN_AGENT."`
 }
 
 // Run sends the message or action. It prints the message's id, which is also the id of its echo.
@@ -42,7 +42,7 @@ func (s SendCommand) Run(c *CLI) error {
 		in.MessagingType = ""
 	}
 	out, err := post[outbound.Sent](c, pagePath(s.Page)+"/messages", nil, in)
-	return c.answer(out, err, func() {
+	return c.answer(out, c.orUnknown(err, s.Page, s.Contact), func() {
 		if out.MID == "" {
 			fmt.Fprintln(c.Out, "done")
 		} else {

@@ -68,7 +68,7 @@ func (c *CLI) serverOptions(flags map[string]any) (server.Options, error) {
 		return server.Options{}, err
 	}
 	log, err := c.logger(cfg.Log)
-	return server.Options{Config: cfg, ConfigFile: c.ConfigFile, Version: readBuild().Version, Logger: log, CheckFile: c.checkFile}, err
+	return server.Options{Config: cfg, ConfigFile: c.ConfigFile, Version: c.build.read().Version, Logger: log, CheckFile: c.checkFile}, err
 }
 
 // offline runs f on the files of a stopped server.

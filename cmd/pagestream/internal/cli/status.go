@@ -29,7 +29,7 @@ func printStatus(c *CLI) error {
 	return c.answer(s, err, func() {
 		ready := "ready"
 		if !s.Ready {
-			ready = "NOT READY"
+			ready = c.paint(red, "NOT READY")
 		}
 		fmt.Fprintf(c.Out, "pagestream %s, up %s, %s\n", s.Version, time.Since(s.Started).Round(time.Second), ready)
 		for _, r := range s.Reasons {
@@ -65,8 +65,8 @@ func writeProblemPages(c *CLI, p operate.PagesStatus) {
 	if len(p.Unhealthy) == 0 {
 		return
 	}
-	writeTable(c.Out, "PAGE, NAME, COMPANY, SEVERITY, STATE, WHAT", p.Unhealthy, func(i operate.UnhealthyPage) cells {
-		return cells{i.Page, dash(i.Name), dash(i.Company), i.Severity, i.State.Words(), i.Summary}
+	writeTable(c, "PAGE, NAME, COMPANY, SEVERITY, STATE, WHAT", p.Unhealthy, func(i operate.UnhealthyPage) cells {
+		return cells{i.Page, dash(i.Name), dash(i.Company), toned{string(i.Severity), ofSeverity(i.Severity)}, i.State.Words(), i.Summary}
 	})
 	if more := p.Wrong + p.Warnings - len(p.Unhealthy); more > 0 {
 		fmt.Fprintf(c.Out, "and %d more; run: pagestream pages list\n", more)

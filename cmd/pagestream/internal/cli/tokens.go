@@ -74,7 +74,7 @@ type TokensListCommand struct{}
 func (TokensListCommand) Run(c *CLI) error {
 	list, err := whole[tokens.Token](c, tokensPath)
 	return c.answer(list, err, func() {
-		writeTable(c.Out, "TOKEN, SCOPE, COMPANY, MAY SEND, EXPIRES, LAST USED", list, func(t tokens.Token) cells {
+		writeTable(c, "TOKEN, SCOPE, COMPANY, MAY SEND, EXPIRES, LAST USED", list, func(t tokens.Token) cells {
 			send, expires := "-", "never"
 			if t.Scope == tokens.Company {
 				send = map[bool]string{true: "yes", false: "no"}[t.Send]

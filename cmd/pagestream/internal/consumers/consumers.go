@@ -91,7 +91,7 @@ func (s Spec) check() error {
 	}
 	for _, t := range s.Types {
 		if !meta.Selectable(t) {
-			return fmt.Errorf("%q: %w", t, ErrType)
+			return fmt.Errorf("%w: %s", ErrType, meta.UnknownType(t))
 		}
 	}
 	if len(s.Pages) > maxPages {

@@ -27,11 +27,15 @@ const (
 	eventsPerPage   = 1000
 	messagesPerPage = 500
 	auditReaders    = 4
-	apiTimeout      = 30 * time.Second
+	apiTimeout      = 15 * time.Second // a read waits for its event for up to 10 s
 	apiPause        = 200 * time.Millisecond
-	startTries      = 5
-	maxAPIAnswer    = 256 << 20
-	auditReadTypes  = "message.received,message.echoed"
+	// patience is how long the API may give no answer, and startPatience before anything is sent and after the audit.
+	patience      = 30 * time.Second
+	startPatience = 5 * time.Second
+	maxAPIAnswer  = 256 << 20
+	// forgetTimeout bounds how long the end of a run takes to forget the pages.
+	forgetTimeout  = 2 * time.Minute
+	auditReadTypes = "message.received,message.echoed"
 )
 
 // api reads the private API.
@@ -48,12 +52,20 @@ func newAPI(cfg Config) *api {
 }
 
 // get reads a resource into out. If the resource does not exist, out is unchanged.
-// It tries again while the server can't be reached, is starting or is behind (5xx),
-// at most tries times if tries is not 0, and until the context ends.
-func (a *api) get(ctx context.Context, path string, query url.Values, tries int, out any) error {
-	for try := 1; ; try++ {
-		retry, err := a.getOnce(ctx, path, query, out)
-		if err == nil || !retry || tries > 0 && try >= tries {
+// It tries again while the server can't be reached, is starting or is behind (5xx), for
+// as long as it has patience, and until the context ends.
+func (a *api) get(ctx context.Context, path string, query url.Values, patience time.Duration, out any) error {
+	return a.do(ctx, http.MethodGet, path+"?"+query.Encode(), patience, out)
+}
+
+// do sends a request as get does. A request that changes anything may be carried out twice.
+func (a *api) do(ctx context.Context, method, path string, patience time.Duration, out any) error {
+	last := time.Now().Add(patience)
+	for {
+		attempt, cancel := context.WithDeadline(ctx, last)
+		retry, err := a.once(attempt, method, path, out)
+		cancel()
+		if err == nil || !retry || ctx.Err() != nil || time.Now().Add(apiPause).After(last) {
 			return err
 		}
 		if ctxErr := backoff.Sleep(ctx, apiPause); ctxErr != nil {
@@ -62,9 +74,9 @@ func (a *api) get(ctx context.Context, path string, query url.Values, tries int,
 	}
 }
 
-// getOnce is one try of get; retry reports whether another one may succeed.
-func (a *api) getOnce(ctx context.Context, path string, query url.Values, out any) (retry bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path+"?"+query.Encode(), nil)
+// once is one try of do; retry reports whether another one may succeed.
+func (a *api) once(ctx context.Context, method, path string, out any) (retry bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrAPI, err)
 	}
@@ -72,34 +84,99 @@ func (a *api) getOnce(ctx context.Context, path string, query url.Values, out an
 	req.Header.Set("Accept", "application/json")
 	resp, err := a.http.Do(req)
 	if err != nil {
-		return ctx.Err() == nil, fmt.Errorf("%w: %w", ErrAPI, err)
+		return true, fmt.Errorf("%w: the server at %s does not answer: %w", ErrAPI, a.base, cause(err))
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotFound:
+	case resp.StatusCode == http.StatusNotFound && method == http.MethodGet:
 		return false, nil
 	case resp.StatusCode != http.StatusOK:
-		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
-		return resp.StatusCode >= http.StatusInternalServerError, fmt.Errorf("%w: GET %s: %s", ErrAPI, path, resp.Status)
+		var p struct{ Detail string }
+		_ = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&p)
+		return resp.StatusCode >= http.StatusInternalServerError, fmt.Errorf("%w: %s", ErrAPI, a.refused(resp.StatusCode, p.Detail))
+	}
+	if out == nil {
+		return false, nil
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAPIAnswer)).Decode(out); err != nil {
-		return ctx.Err() == nil, fmt.Errorf("%w: GET %s: %w", ErrAPI, path, err)
+		return true, fmt.Errorf("%w: the answer of %s breaks off: %w", ErrAPI, a.base, cause(err))
 	}
 	return false, nil
 }
 
+// refused says why the API did not do something.
+func (a *api) refused(status int, detail string) string {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return "the token does not permit it; give the file with the server's admin token with --token-file"
+	case detail != "":
+		return detail
+	}
+	return "what answers at " + a.base + " is not pagestream's private listener, or can't answer now; see --server"
+}
+
+// cause returns an error of a request without the method and the address.
+func cause(err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		return request.Err
+	}
+	return err
+}
+
+// eachPage sends a request about each page of a run, until one fails. done is called with the number of those
+// that have succeeded.
+func (a *api) eachPage(ctx context.Context, run string, pages int, verb string, done func(uint64)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(auditReaders)
+	var n atomic.Uint64
+	for page := range pages {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			err := a.do(ctx, http.MethodPost, "/api/v1/pages/"+pageID(run, page)+verb, startPatience, nil)
+			if err == nil {
+				done(n.Add(1))
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// mark marks the pages of a run as tests. It returns whether any page was marked.
+func (a *api) mark(ctx context.Context, run string, pages int) (some bool, err error) {
+	var marked atomic.Bool
+	if err = a.eachPage(ctx, run, pages, "/test", func(uint64) { marked.Store(true) }); err != nil {
+		err = fmt.Errorf("mark the pages as tests: %w", err)
+	}
+	return marked.Load(), err
+}
+
+// forget removes the pages of a run from the read models. It does so as well after the context has ended.
+func (a *api) forget(ctx context.Context, run string, pages int, progress func(phase string, done uint64)) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout)
+	defer cancel()
+	err := a.eachPage(ctx, run, pages, "/forget", func(n uint64) { progress("forgetting the test pages", n) })
+	if err != nil {
+		return fmt.Errorf("test pages are left, of this run; remove them with: pagestream pages forget --tests: %w", err)
+	}
+	return nil
+}
+
 // lastSeq returns the sequence of the stream's last event.
-func (a *api) lastSeq(ctx context.Context, tries int) (uint64, error) {
+func (a *api) lastSeq(ctx context.Context, patience time.Duration) (uint64, error) {
 	var out struct {
 		Stream *struct {
 			LastSeq uint64 `json:"last_seq"`
 		} `json:"stream"`
 	}
-	if err := a.get(ctx, "/api/v1/status", nil, tries, &out); err != nil {
+	if err := a.get(ctx, "/api/v1/status", nil, patience, &out); err != nil {
 		return 0, err
 	}
 	if out.Stream == nil {
-		return 0, fmt.Errorf("%w: GET /api/v1/status has no stream; is this a pagestream server?", ErrAPI)
+		return 0, fmt.Errorf("%w: what answers at %s has no stream of events; is it pagestream's private listener? See --server", ErrAPI, a.base)
 	}
 	return out.Stream.LastSeq, nil
 }
@@ -156,7 +233,7 @@ func (a *audit) readStream(ctx context.Context, after, until uint64) error {
 			} `json:"items"`
 			Next string `json:"next"`
 		}
-		if err := a.api.get(ctx, "/api/v1/events", query, 0, &out); err != nil {
+		if err := a.api.get(ctx, "/api/v1/events", query, patience, &out); err != nil {
 			return err
 		}
 		for _, e := range out.Items {
@@ -171,7 +248,7 @@ func (a *audit) readStream(ctx context.Context, after, until uint64) error {
 			if !ok {
 				continue
 			}
-			if e.Page != pageID(m.page) || e.Contact != a.traffic.contactID(m.page, m.contact) {
+			if e.Page != a.traffic.pageID(m.page) || e.Contact != a.traffic.contactID(m.page, m.contact) {
 				a.misplaced++
 				continue
 			}
@@ -223,7 +300,7 @@ func (a *audit) readConversations(ctx context.Context, minSeq uint64) error {
 }
 
 func (a *audit) readConversation(ctx context.Context, page, contact int, minSeq uint64) error {
-	path := "/api/v1/conversations/" + pageID(page) + "/" + a.traffic.contactID(page, contact) + "/messages"
+	path := "/api/v1/conversations/" + a.traffic.pageID(page) + "/" + a.traffic.contactID(page, contact) + "/messages"
 	query := url.Values{"limit": {strconv.Itoa(messagesPerPage)}, "min_seq": {strconv.FormatUint(minSeq, 10)}}
 	for {
 		var out struct {
@@ -232,7 +309,7 @@ func (a *audit) readConversation(ctx context.Context, page, contact int, minSeq 
 			} `json:"items"`
 			Next string `json:"next"`
 		}
-		if err := a.api.get(ctx, path, query, 0, &out); err != nil {
+		if err := a.api.get(ctx, path, query, patience, &out); err != nil {
 			return err
 		}
 		a.mu.Lock()

@@ -31,6 +31,16 @@ var (
 	ErrRemote = errors.New("not on this machine; to load another machine, use: pagestream load --allow-remote")
 )
 
+// Errors that end a run.
+var (
+	// ErrSecret is returned when the server does not accept the signature: nothing was stored.
+	ErrSecret = errors.New("the server refused the signature: the app secret is not that of the app which the " +
+		"webhook's URL names; give the right one with --secret-file")
+	// ErrSilent is returned when the duration is over and the server has answered no POST for Timeout although it
+	// accepts them, or for twice as long.
+	ErrSilent = errors.New("the server does not answer")
+)
+
 // Limits of a run, so that ids stay short and memory small.
 const (
 	maxItems    = 1000
@@ -80,8 +90,8 @@ type Config struct {
 
 // Progress is the progress of a run.
 type Progress struct {
-	// Phase is "sending", "resending", "auditing the stream" or "auditing
-	// conversations".
+	// Phase is "sending", "resending", "auditing the stream", "auditing conversations"
+	// or "forgetting the test pages".
 	Phase string
 	// Elapsed is the time since the start of the run.
 	Elapsed time.Duration

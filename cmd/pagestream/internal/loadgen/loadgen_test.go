@@ -57,12 +57,17 @@ type testServer struct {
 	// answer returns the status of the answer to POST n, which is stored anyway.
 	answer func(n int) int
 	posts  int
+	// tests has what was asked last of a page: test or forget.
+	tests map[string]string
+	// hangs makes the webhook answer nothing.
+	hangs bool
 }
 
 func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	s := &testServer{
 		t: t, seen: map[string]bool{}, convs: map[string][]string{}, entryTimes: map[string]map[int64]bool{}, behind: 2,
+		tests: map[string]string{},
 	}
 	never := func(int) bool { return false }
 	s.lose, s.twice, s.loseConversation, s.twiceConversation, s.move = never, never, never, never, never
@@ -87,6 +92,13 @@ func (s *testServer) listen(addr string) {
 	mux.HandleFunc("GET /api/v1/status", s.auth(s.status))
 	mux.HandleFunc("GET /api/v1/events", s.auth(s.list))
 	mux.HandleFunc("GET /api/v1/conversations/{page}/{contact}/messages", s.auth(s.messages))
+	for _, verb := range []string{"test", "forget"} {
+		mux.HandleFunc("POST /api/v1/pages/{page}/"+verb, s.auth(func(w http.ResponseWriter, r *http.Request) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.tests[r.PathValue("page")] = verb
+		}))
+	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	s.mu.Lock()
 	s.http = srv
@@ -115,6 +127,10 @@ func (s *testServer) auth(next http.HandlerFunc) http.HandlerFunc {
 func (s *testServer) webhook(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
+		return
+	}
+	if s.hangs {
+		<-r.Context().Done()
 		return
 	}
 	mac := hmac.New(sha256.New, []byte(secret))
@@ -146,6 +162,7 @@ func (s *testServer) webhook(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	pages := map[string]bool{}
 	for _, e := range in.Entry {
+		assert.Equal(s.t, "test", s.tests[e.ID], "a page that is not marked")
 		assert.False(s.t, pages[e.ID], "page %s has two entries in one POST", e.ID)
 		pages[e.ID] = true
 		for i, m := range e.Messaging {
@@ -270,6 +287,8 @@ func TestCorrectServerPasses(t *testing.T) {
 	assert.Positive(t, r.P50)
 	assert.GreaterOrEqual(t, r.P99, r.P50)
 	assert.NotZero(t, last)
+	assert.Equal(t, uint64(cfg.Pages), r.Forgotten)
+	s.leftNothing(t, cfg)
 	duplicates := 0
 	for _, times := range s.entryTimes {
 		if len(times) > 1 {
@@ -415,7 +434,51 @@ func TestCancel(t *testing.T) {
 	once := sync.Once{}
 	cfg.Progress = func(loadgen.Progress) { once.Do(cancel) }
 	_, err := loadgen.Run(ctx, cfg)
-	assert.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, context.Canceled)
+	s.leftNothing(t, cfg)
+}
+
+// leftNothing checks that the pages of the run were marked and forgotten.
+func (s *testServer) leftNothing(t *testing.T, cfg loadgen.Config) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	assert.Len(t, s.tests, cfg.Pages)
+	for page, last := range s.tests {
+		assert.Equal(t, "forget", last, page)
+	}
+}
+
+// TestWrongSecretEndsAtOnce checks that a refused signature ends the run, and that it says so.
+func TestWrongSecretEndsAtOnce(t *testing.T) {
+	s := newTestServer(t)
+	cfg := s.config()
+	cfg.Secret, cfg.Duration = "another", time.Minute
+	begun := time.Now()
+	_, err := loadgen.Run(t.Context(), cfg)
+	require.ErrorIs(t, err, loadgen.ErrSecret)
+	require.ErrorContains(t, err, "--secret-file")
+	assert.NotContains(t, err.Error(), "another")
+	assert.Less(t, time.Since(begun), cfg.Duration/2)
+	s.leftNothing(t, cfg)
+
+	cfg.Secret, cfg.URL = secret, "http://"+s.addr+"/nothing"
+	_, err = loadgen.Run(t.Context(), cfg)
+	require.ErrorIs(t, err, loadgen.ErrConfig)
+	require.ErrorContains(t, err, "--url")
+}
+
+// TestSilentServer checks that a run ends after its duration when the server hangs.
+func TestSilentServer(t *testing.T) {
+	s := newTestServer(t)
+	s.hangs = true
+	cfg := s.config()
+	cfg.Timeout, cfg.Grace = 200*time.Millisecond, time.Minute
+	begun := time.Now()
+	_, err := loadgen.Run(t.Context(), cfg)
+	require.ErrorIs(t, err, loadgen.ErrSilent)
+	assert.Less(t, time.Since(begun), cfg.Duration+10*cfg.Timeout+5*time.Second)
+	s.leftNothing(t, cfg)
 }
 
 func TestConfigErrors(t *testing.T) {
@@ -459,7 +522,7 @@ func TestWrongTokenIsReported(t *testing.T) {
 	cfg.Token = "another"
 	_, err := loadgen.Run(t.Context(), cfg)
 	require.ErrorIs(t, err, loadgen.ErrAPI)
-	require.ErrorContains(t, err, "401")
+	require.ErrorContains(t, err, "--token-file")
 	require.NotErrorIs(t, err, loadgen.ErrConfig)
 	assert.NotContains(t, err.Error(), "another")
 }

@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -43,6 +44,8 @@ type Report struct {
 	DuplicatedInConversations uint64 `json:"duplicated_in_conversations"`
 	// Misplaced counts items found under another page or contact.
 	Misplaced uint64 `json:"misplaced"`
+	// Forgotten counts the test pages of the run that were removed from the read models.
+	Forgotten uint64 `json:"forgotten_pages"`
 	// Duration is the time from the start to the last answer, AuditDuration that of
 	// the audit, in seconds.
 	Duration      float64 `json:"duration_s"`
@@ -56,24 +59,41 @@ func (r Report) OK() bool {
 		r.LostInConversations == 0 && r.DuplicatedInConversations == 0 && r.Misplaced == 0
 }
 
-// Run sends the traffic, sends POSTs again that were not answered 200, and audits
-// the result. An error means that the run could not be completed: [ErrConfig] and
-// [ErrRemote] before anything is sent, [ErrAPI] if the API can't be read, or the
-// context's. The findings of the audit are in the report, not in the error. Several
+// Run marks the pages of the run as tests, sends the traffic, sends POSTs again that were not
+// answered 200, audits the result, and forgets the pages, also after an error. An error
+// means that the run could not be completed: [ErrConfig] and [ErrRemote] before anything
+// is sent, [ErrSecret] at the first answer that says so, [ErrSilent] if nothing was
+// answered for a while when the duration was over, [ErrAPI] if the API can't be used, or
+// the context's. The findings of the audit are in the report, not in the error. Several
 // runs may use the same server, also at the same time.
-func Run(ctx context.Context, cfg Config) (Report, error) {
+func Run(ctx context.Context, cfg Config) (r Report, err error) {
 	if err := cfg.complete(); err != nil {
 		return Report{}, err
 	}
 	api := newAPI(cfg)
 	defer api.http.CloseIdleConnections()
-	before, err := api.lastSeq(ctx, startTries)
+	before, err := api.lastSeq(ctx, startPatience)
 	if err != nil {
 		return Report{}, fmt.Errorf("before sending: %w", err)
 	}
 
-	s := newSender(cfg, newRunID())
+	run := newRunID()
+	s := newSender(cfg, run)
 	defer s.client.CloseIdleConnections()
+	marked, err := api.mark(ctx, run, cfg.Pages)
+	if marked {
+		defer func() {
+			left := api.forget(ctx, run, cfg.Pages, s.setPhase)
+			if left == nil && err == nil {
+				r.Forgotten = uint64(cfg.Pages)
+			}
+			err = errors.Join(err, left)
+		}()
+	}
+	if err != nil {
+		return Report{}, err
+	}
+	s.start()
 	reporting, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { s.reportProgress(reporting) })
@@ -89,7 +109,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	started := time.Now()
 	auditCtx, cancel := context.WithTimeout(ctx, cfg.AuditTimeout)
 	defer cancel()
-	after, err := api.lastSeq(auditCtx, 0)
+	after, err := api.lastSeq(auditCtx, patience)
 	if err != nil {
 		return Report{}, fmt.Errorf("after sending: %w", err)
 	}
@@ -104,7 +124,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err := a.readConversations(auditCtx, after); err != nil {
 		return Report{}, fmt.Errorf("audit conversations: %w", err)
 	}
-	r := s.summary(a)
+	r = s.summary(a)
 	r.AuditDuration = time.Since(started).Seconds()
 	return r, nil
 }

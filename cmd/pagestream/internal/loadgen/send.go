@@ -49,6 +49,8 @@ type sender struct {
 	statuses   map[string]uint64
 	latency    vegeta.LatencyMetrics
 	lastAnswer time.Time
+	heard      time.Time // the last answer of any status
+	hangs      bool      // the last POST was not answered within Timeout
 	phase      string
 	audited    uint64
 }
@@ -59,13 +61,18 @@ type waiting struct {
 	due  time.Time
 }
 
+// start sets the time at which sending begins.
+func (s *sender) start() {
+	s.began = time.Now()
+	s.heard, s.traffic.start = s.began, s.began.UnixMilli()
+}
+
 func newSender(cfg Config, run string) *sender {
-	now := time.Now()
 	return &sender{
-		cfg: cfg, began: now, phase: "sending", statuses: map[string]uint64{},
+		cfg: cfg, phase: "sending", statuses: map[string]uint64{},
 		traffic: &traffic{
 			run: run, secret: []byte(cfg.Secret), seed: cfg.Seed, pages: cfg.Pages, contacts: cfg.Contacts,
-			items: cfg.Items, start: now.UnixMilli(), rate: cfg.Rate,
+			items: cfg.Items, rate: cfg.Rate,
 		},
 		client: &http.Client{
 			Timeout:       cfg.Timeout,
@@ -78,7 +85,8 @@ func newSender(cfg Config, run string) *sender {
 }
 
 // attack sends new POSTs, duplicates and POSTs that must be sent again until the
-// duration is over or the context ends. It returns when every POST is answered.
+// duration is over, the context ends, or an answer says that none can be accepted. It
+// returns when every POST is answered.
 func (s *sender) attack(ctx context.Context) error {
 	attacker := vegeta.NewAttacker(vegeta.Client(s.client), vegeta.Workers(uint64(s.cfg.Concurrency)),
 		vegeta.MaxWorkers(uint64(s.cfg.Concurrency)), vegeta.MaxBody(maxAnswer))
@@ -93,11 +101,26 @@ func (s *sender) attack(ctx context.Context) error {
 			continue
 		}
 		s.recordAnswer(post, int(r.Code), r.Latency, r.End())
+		if err := s.hopeless(int(r.Code)); err != nil && failed == nil {
+			failed = err
+			attacker.Stop()
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return failed
+}
+
+// hopeless returns an error for a status that no POST of the run can change.
+func (s *sender) hopeless(status int) error {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return ErrSecret
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return fmt.Errorf("%w: there is no webhook at %s; see --url", ErrConfig, s.cfg.URL)
+	}
+	return nil
 }
 
 // Rate returns 0, since vegeta needs no rate here: [sender.Pace] decides when to send.
@@ -180,6 +203,10 @@ func (s *sender) recordAnswer(post uint64, status int, took time.Duration, at ti
 		answer = strconv.Itoa(status)
 	}
 	s.statuses[answer]++
+	if status != 0 {
+		s.heard = at
+	}
+	s.hangs = status == 0 && took >= s.cfg.Timeout
 	if status == http.StatusOK {
 		s.answered++
 		s.acked.set(post)
@@ -213,7 +240,8 @@ func (s *sender) setPhase(phase string, audited uint64) {
 }
 
 // resend sends the POSTs that are still waiting until all are answered 200 or the
-// grace period is over. The rest is then unacknowledged, which is not an error.
+// grace period is over. The rest is then unacknowledged, which is not an error. It fails
+// with [ErrSilent] if no POST has been answered for a while.
 func (s *sender) resend(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, s.cfg.Grace)
 	defer cancel()
@@ -223,9 +251,17 @@ func (s *sender) resend(ctx context.Context) error {
 		round := slices.DeleteFunc(s.waiting, func(w waiting) bool { return s.acked.has(w.post) })
 		s.waiting = nil
 		s.resent += uint64(len(round))
+		patience := 2 * s.cfg.Timeout // a server that is down may be starting
+		if s.hangs {
+			patience = s.cfg.Timeout
+		}
+		silent := time.Since(s.heard) > patience
 		s.mu.Unlock()
 		if len(round) == 0 {
 			break
+		}
+		if silent {
+			return fmt.Errorf("%w at %s; is it running? Try: pagestream status", ErrSilent, s.cfg.URL)
 		}
 		g := errgroup.Group{}
 		g.SetLimit(s.cfg.Concurrency)

@@ -26,9 +26,6 @@ type traffic struct {
 	rate     int
 }
 
-// firstPage is the id of the first page; those of the others are consecutive.
-const firstPage = 990000000000001
-
 // fastest is the number of POSTs per millisecond from which the times of messages
 // are computed if there is no rate. It is high, so that they are rarely ahead of the
 // clock.
@@ -61,7 +58,11 @@ func (t *traffic) message(k uint64, i int) message {
 // 0.
 func (t *traffic) index(k uint64, i int) uint64 { return k*uint64(t.items) + uint64(i) }
 
-func pageID(page int) string { return strconv.Itoa(firstPage + page) }
+// pageID returns the id of a page of a run: 99, the run's ten digits and the page's number. So the pages are the run's
+// own, and can be forgotten at its end.
+func pageID(run string, page int) string { return "99" + run + strconv.Itoa(page) }
+
+func (t *traffic) pageID(page int) string { return pageID(t.run, page) }
 
 // contactID returns a PSID of 17 digits: the run's ten and seven for the contact. A
 // person has a different PSID on each page.
@@ -112,13 +113,13 @@ func (t *traffic) body(k uint64, sent time.Time) []byte {
 			}
 		}
 		entries = append(entries, fmt.Sprintf(`{"id":%q,"time":%d,"messaging":[%s]}`,
-			pageID(page), sent.UnixMilli(), strings.Join(messages, ",")))
+			t.pageID(page), sent.UnixMilli(), strings.Join(messages, ",")))
 	}
 	return []byte(`{"object":"page","entry":[` + strings.Join(entries, ",") + `]}`)
 }
 
 func (t *traffic) json(m message) string {
-	from, to := t.contactID(m.page, m.contact), pageID(m.page)
+	from, to := t.contactID(m.page, m.contact), t.pageID(m.page)
 	text := `"text":"Where is my order, p\u00e5 vej? \ud83d\ude4f https:\/\/example.com\/orders\/`
 	if m.echo {
 		from, to = to, from

@@ -48,6 +48,7 @@ const (
 	StateNotConnected         State = "not_connected" // with or without deliveries, see [Sending]
 	StateDisconnected         State = "disconnected"  // without deliveries
 	StateLinked               State = "linked"        // an Instagram account whose page is connected
+	StateTest                 State = "test"          // marked as a test, and not connected
 	StateQuiet                State = "quiet"
 	StateHealthy              State = "healthy"
 )
@@ -94,6 +95,7 @@ var states = map[State]struct {
 	StateSilent:               {"", RemedyCheck},
 	StateNotConnected:         {"not connected but sending", RemedyConnect},
 	StateLinked:               {"linked to its page", ""},
+	StateTest:                 {"test page", ""},
 	StateQuiet:                {"", RemedyCheck},
 	StateAllSilent:            {"all pages silent", ""},
 }

@@ -76,6 +76,10 @@ func (x *examination) unconnected() {
 	p := x.f.Row
 	f := Finding{Cause: StateNotConnected, Severity: Wrong, Summary: "The page is not connected."}
 	switch {
+	case p.Test:
+		f.Cause, f.Severity = StateTest, Fine
+		f.Summary = "It was marked as a test, by pagestream load. The end of the load forgets it, and so does: " +
+			"pagestream pages forget --tests"
 	case p.State == pages.Disconnected:
 		f.Severity, f.Summary = Warning, "The page was disconnected, and deliveries still come for it."
 		f.Evidence = []string{strings.TrimSpace("since " + stamp(p.StateSince) + " " + p.StateReason)}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/nearest"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
@@ -98,4 +99,13 @@ func (s Selection) Owners(ctx context.Context, model PagesModel, list []streams.
 		return nil, fmt.Errorf("find owners of events: %w", err)
 	}
 	return out, nil
+}
+
+// UnknownType says that a name is no event type, and which one is similar.
+func UnknownType(t domain.Type) string {
+	similar := nearest.Name(t, domain.Types())
+	if similar == "" {
+		similar = domain.MessageReceived
+	}
+	return fmt.Sprintf("%.64q is not an event type; one is %s", t, similar)
 }

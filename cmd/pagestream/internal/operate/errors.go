@@ -20,6 +20,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
 )
 
 // Errors of the verbs themselves.
@@ -67,7 +68,7 @@ const (
 var kinds = map[error]Kind{
 	ErrUnknown: Unknown, ErrNoHooks: Unknown, meta.ErrNotConnected: Unknown, projections.ErrNoRow: Unknown,
 	projections.ErrNoDeadLetter: Unknown, consumers.ErrUnknown: Unknown, hooks.ErrUnknownEndpoint: Unknown,
-	hooks.ErrNoDeadLetter: Unknown, companies.ErrUnknown: Unknown, tokens.ErrUnknown: Unknown,
+	hooks.ErrNoDeadLetter: Unknown, pages.ErrNotFound: Unknown, companies.ErrUnknown: Unknown, tokens.ErrUnknown: Unknown,
 	person.ErrNothing: Unknown,
 
 	projections.ErrBuilding: Busy,
@@ -76,7 +77,7 @@ var kinds = map[error]Kind{
 	meta.ErrTokenDead: Refused, login.ErrNoBaseURL: Refused, login.ErrReturnURL: Refused,
 	seal.ErrPrimaryKey: Refused, connect.ErrKeyRetired: Refused, ErrKeyUsed: Refused,
 	connect.ErrRequest: Refused, connect.ErrUnknownApp: Refused, connect.ErrTokenRefused: Refused,
-	connect.ErrUserToken: Refused, connect.ErrMove: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
+	connect.ErrUserToken: Refused, connect.ErrMove: Refused, connect.ErrConnected: Refused, companies.ErrName: Refused, companies.ErrExists: Refused,
 	ErrReplicas: Refused, ErrNoCompany: Refused, ErrNewCompany: Refused, outbound.ErrRequest: Refused, backfill.ErrRequest: Refused,
 	backfill.ErrRunning: Refused, backup.ErrDirExists: Refused, backup.ErrPartial: Refused, backup.ErrRunning: Refused,
 	backup.ErrRecipient: Refused, erasures.ErrExists: Refused, consumers.ErrName: Refused,

@@ -79,7 +79,8 @@ func (o *Operator) Past(ctx context.Context, page domain.PageID, contact domain.
 	return o.past(ctx, conversations.New(), projections.PastOptions{
 		Seq: seq, Time: at, Filters: streams.Filter(page),
 		Keep: func(e streams.Stored) bool {
-			return e.Contact == contact || e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact)
+			return e.Contact == contact || e.Type == domain.PageForgotten ||
+				e.Data.Erasure != nil && e.Data.Erasure.Contact == domain.ContactHash(contact)
 		},
 	}, read)
 }

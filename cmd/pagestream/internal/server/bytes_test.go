@@ -167,17 +167,18 @@ func TestAnyBytesThroughTheAPI(t *testing.T) {
 	}), done)
 	assert.Equal(t, []string{"1", "2", "3", "4", "5"}, fed)
 
-	for _, args := range [][]string{{"list"}, {"tail", "--after", "0", "--count", fmt.Sprint(len(items) + 1)}} {
+	for _, args := range [][]string{{"list", "--after", "0"}, {"tail", "--after", "0", "--count", fmt.Sprint(len(items) + 1)}} {
 		code, out, stderr := r.command(t, append([]string{"events"}, args...)...)
 		require.Equal(t, cli.ExitOK, code, stderr)
-		assert.Empty(t, stderr)
+		assert.Equal(t, args[0] == "tail", stderr == "waiting for events after sequence 0; Ctrl-C ends it\n")
+		assert.Equal(t, args[0] == "list", stderr == "")
 		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 		require.Len(t, lines, len(items)+1)
 		for i, d := range anyBytes {
 			assert.Contains(t, lines[i], string(d.typ))
 			assert.True(t, strings.HasSuffix(lines[i], d.text), lines[i])
 		}
-		code, out, stderr = r.command(t, append([]string{"--json", "events"}, args...)...)
+		code, out, stderr = r.command(t, append([]string{"--ndjson", "events"}, args...)...)
 		require.Equal(t, cli.ExitOK, code, stderr)
 		lines = strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 		require.Len(t, lines, len(items)+1)
@@ -329,7 +330,7 @@ func TestEventsHaveNames(t *testing.T) {
 	assert.Equal(t, want, get[event](t, r, "/api/v1/events/1"))
 	assert.Equal(t, event{PageName: "Cats & Co"}, get[event](t, r, "/api/v1/events/2"), "an event of the page")
 	for _, args := range [][]string{
-		{"list", "--limit", "1"}, {"tail", "--after", "0", "--count", "1"}, {"explain", "7005", "8106", "--mid", "m_1"},
+		{"list", "--after", "0", "--limit", "1"}, {"tail", "--after", "0", "--count", "1"}, {"explain", "7005", "8106", "--mid", "m_1"},
 	} {
 		code, out, stderr := r.command(t, append([]string{"events"}, args...)...)
 		require.Equal(t, cli.ExitOK, code, stderr)
@@ -360,7 +361,7 @@ func TestCases(t *testing.T) {
 	require.NoError(t, json.Unmarshal(getBytes(t, r, "/api/v1/events", url.Values{"limit": {"1000"}}), &list))
 	assert.Len(t, list.Items, int(n))
 	for _, args := range [][]string{{"list"}, {"tail", "--after", "0", "--count", fmt.Sprint(n)}, {"export"}} {
-		code, out, stderr := r.command(t, append([]string{"--json", "events"}, args...)...)
+		code, out, stderr := r.command(t, append([]string{"--ndjson", "events"}, args...)...)
 		require.Equal(t, cli.ExitOK, code, stderr)
 		assert.Equal(t, int(n), strings.Count(out, "\n"))
 		assert.True(t, utf8.ValidString(out))

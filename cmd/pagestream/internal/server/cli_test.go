@@ -44,7 +44,7 @@ func TestCommandLine(t *testing.T) {
 		{"print", []string{"config", "print"}, cli.ExitOK, "max_body: 8MiB"},
 		{"unknown command", []string{"sevre"}, cli.ExitUsage, "Try: pagestream"},
 		{"unknown flag", []string{"serve", "--prot", "1"}, cli.ExitUsage, "Try: pagestream serve --help"},
-		{"missing argument", []string{"events", "show"}, cli.ExitUsage, "Try: pagestream events --help"},
+		{"missing argument", []string{"events", "show"}, cli.ExitUsage, "Try: pagestream events show --help"},
 		{"no such file", []string{"-c", missing, "config", "check"}, cli.ExitFailed, "none.yaml"},
 		{"no app", []string{"config", "check"}, cli.ExitFailed, "apps"},
 		{"connect without a token", []string{"pages", "connect", "1"}, cli.ExitUsage, "PAGESTREAM_PAGE_TOKEN"},
@@ -108,7 +108,7 @@ func TestCommandsAgainstServer(t *testing.T) {
 		{[]string{"status"}, "PAGESTREAM: 1 events"},
 		{[]string{"projections", "list"}, "conversations"},
 		{[]string{"pages", "list"}, "701"},
-		{[]string{"pages", "show", "701"}, `"state": "unknown"`},
+		{[]string{"pages", "show", "701"}, "not connected but sending"},
 		{[]string{"events", "list"}, "message.received"},
 		{[]string{"events", "show", "1"}, `"m_1"`},
 		{[]string{"events", "tail", "--after", "0", "--count", "1"}, "message.received"},
@@ -145,7 +145,7 @@ func TestLoad(t *testing.T) {
 	cfg.HTTP.Public, cfg.HTTP.Private = r.PublicAddr(), r.PrivateAddr()
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
-	code, stdout, stderr := run(t, t.Context(), "-c", file, "load",
+	code, stdout, stderr := run(t, t.Context(), "-c", file, "--json", "load",
 		"--duration", "2s", "--duplicates", "20", "--concurrency", "16", "--items", "3")
 	var report loadgen.Report
 	err = json.Unmarshal([]byte(stdout), &report)
@@ -153,4 +153,16 @@ func TestLoad(t *testing.T) {
 	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
 	require.NotZero(t, report.Acked, "%s%s", stdout, stderr)
 	require.True(t, report.OK(), "%s%s", stdout, stderr)
+
+	// It leaves nothing behind but events, also for a read model that is built again.
+	require.Equal(t, uint64(10), report.Forgotten)
+	code, stdout, stderr = run(t, t.Context(), "-c", file, "--json", "pages", "list")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.JSONEq(t, "[]", stdout)
+	for _, model := range []string{"pages", "conversations", "comments", "subscriptions"} {
+		code, stdout, stderr = run(t, t.Context(), "-c", file, "projections", "verify", model)
+		require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
+	}
+	code, stdout, stderr = run(t, t.Context(), "-c", file, "audit", "--full")
+	require.Equal(t, cli.ExitOK, code, "%s%s", stdout, stderr)
 }

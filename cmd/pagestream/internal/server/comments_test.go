@@ -110,6 +110,7 @@ func TestCommentCommands(t *testing.T) {
 	t.Parallel()
 	r := start(t, testConfig(t.TempDir()))
 	r.sendThread(t)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("701", "31", "m_1", "no post", 1790000000000)))
 	require.NoError(t, r.Model("comments").WaitFor(t.Context(), lastSeq(t, r)))
 	for _, c := range []struct {
 		args []string

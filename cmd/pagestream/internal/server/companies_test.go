@@ -97,7 +97,7 @@ func (f *companiesFixture) ofCompany(company string, filter ...string) []uint64 
 	read := func(args ...string) []uint64 {
 		out := []uint64{}
 		args = append(append(args, "--company", company, "--type", "message.received"), filter...)
-		for line := range strings.Lines(f.ok(append([]string{"--json"}, args...)...)) {
+		for line := range strings.Lines(f.ok(append([]string{"--ndjson"}, args...)...)) {
 			var e struct{ Seq uint64 }
 			require.NoError(f.t, json.Unmarshal([]byte(line), &e))
 			out = append(out, e.Seq)
@@ -105,7 +105,8 @@ func (f *companiesFixture) ofCompany(company string, filter ...string) []uint64 
 		return out
 	}
 	list := read("events", "list", "--limit", "0")
-	assert.Equal(f.t, list[:min(2, len(list))], read("events", "list", "--limit", "2"))
+	assert.Equal(f.t, list[:min(2, len(list))], read("events", "list", "--limit", "2"), "the newest ones")
+	slices.Reverse(list)
 	if len(list) > 0 {
 		assert.Equal(f.t, list, read("events", "tail", "--after", "0", "--count", fmt.Sprint(len(list))))
 		assert.Equal(f.t, list[1:], read("events", "list", "--after", fmt.Sprint(list[0])))
@@ -332,12 +333,13 @@ func TestEventsOfACompanyAreWhatItsConsumerGets(t *testing.T) {
 		"acme": nil, "named": {"--type", "page.connected,page.disconnected"},
 	} {
 		want := []uint64{}
-		args := append([]string{"--json", "events", "list", "--limit", "0", "--company", "acme"}, args...)
+		args := append([]string{"--ndjson", "events", "list", "--limit", "0", "--company", "acme"}, args...)
 		for line := range strings.Lines(f.ok(args...)) {
 			var e struct{ Seq uint64 }
 			require.NoError(t, json.Unmarshal([]byte(line), &e))
 			want = append(want, e.Seq)
 		}
+		slices.Reverse(want)
 		got := []uint64{}
 		for _, e := range outboxOf(t, f.running, name, lastSeq(t, f.running)) {
 			got = append(got, e.Seq)

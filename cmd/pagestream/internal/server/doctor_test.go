@@ -168,7 +168,7 @@ func TestDoctorReportsEachCause(t *testing.T) {
 	assert.Contains(t, out, "> pagestream pages login")
 	code, _, stderr := r.command(t, "doctor", "5")
 	assert.Equal(t, cli.ExitFailed, code)
-	assert.Contains(t, stderr, "nothing is known of page 5")
+	assert.Contains(t, stderr, "there is no page \"5\"")
 }
 
 // TestDoctorOnTheInstallation checks findings about the installation, not about a page.

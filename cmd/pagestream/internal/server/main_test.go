@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("PAGESTREAM_TEST_RUN_MAIN") != "" || len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		_ = os.Unsetenv("PAGESTREAM_TEST_RUN_MAIN")
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+		code := cli.Program(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr, cli.Build{})
 		stop()
 		os.Exit(code)
 	}

@@ -406,11 +406,7 @@ func TestErrorsHaveTheRightStatus(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, p.Status, "check of an unconnected page")
 }
 
-func asProblem(err error, p *api.Problem) bool {
-	got, ok := err.(api.Problem) //nolint:errorlint // the client returns it unwrapped
-	*p = got
-	return ok
-}
+func asProblem(err error, p *api.Problem) bool { return errors.As(err, p) }
 
 // TestEventFeed checks that the feed is live and resumes after an event id without gaps or repeats.
 func TestEventFeed(t *testing.T) {
@@ -424,7 +420,7 @@ func TestEventFeed(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
 		defer cancel()
 		enough := errors.New("enough")
-		err := r.client.Feed(ctx, url.Values{"page": {"700"}}, after, func(id string, data []byte) error {
+		err := r.client.Feed(ctx, url.Values{"page": {"700"}}, after, func() {}, func(id string, data []byte) error {
 			assert.True(t, json.Valid(data), "event %s is not JSON", id)
 			seen = append(seen, id)
 			if len(seen) == n {
