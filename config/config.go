@@ -230,7 +230,7 @@ type App struct {
 	VerifyToken Secret `koanf:"verify_token"`
 	// VerifyTokenFile is a file with the verify token.
 	VerifyTokenFile string `koanf:"verify_token_file"`
-	// GraphVersion is the version of the Graph API, such as v23.0.
+	// GraphVersion is the version of the Graph API, such as v26.0.
 	GraphVersion string `koanf:"graph_version"`
 	// GraphURL is the base URL of the Graph API.
 	GraphURL string `koanf:"graph_url"`
@@ -247,7 +247,7 @@ type App struct {
 // Defaults of the settings of an [App].
 const (
 	DefaultAppName      = "main"
-	DefaultGraphVersion = "v23.0"
+	DefaultGraphVersion = "v26.0"
 	DefaultGraphURL     = "https://graph.facebook.com"
 	DefaultLoginURL     = "https://www.facebook.com"
 )

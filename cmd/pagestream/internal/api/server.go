@@ -49,6 +49,7 @@ const (
 // kind.
 type Operator interface {
 	PageOperator
+	AppOperator
 	LoginOperator
 	MessageOperator
 	CommentOperator
@@ -187,7 +188,7 @@ func unknownRoute(known *http.ServeMux) http.Handler {
 func (s *Server) routes() routes {
 	all := routes{}
 	for _, noun := range []routes{
-		s.pageRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
+		s.pageRoutes(), s.appRoutes(), s.loginRoutes(), s.messageRoutes(), s.conversationRoutes(), s.commentRoutes(), s.eventRoutes(),
 		s.projectionRoutes(), s.deadLetterRoutes(), s.consumerRoutes(), s.companyRoutes(), s.hookRoutes(), s.keyRoutes(),
 		s.copyRoutes(), s.statusRoutes(), s.tokenRoutes(), s.historyRoutes(), s.lossRoutes(), s.clusterRoutes(),
 	} {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
@@ -75,6 +76,11 @@ func (f *fakeOperator) AddCompany(_ context.Context, name string) (companies.Com
 
 func (f *fakeOperator) RenameCompany(_ context.Context, company, name string) (companies.Company, error) {
 	return companies.Company{ID: company, Name: name}, f.err
+}
+
+func (f *fakeOperator) SetUpApp(_ context.Context, app string, dry bool) (apps.Result, error) {
+	f.got = append(f.got, app, dry)
+	return apps.Result{App: "main", DryRun: dry}, f.err
 }
 
 func (f *fakeOperator) Login(_ context.Context, app, userToken string) (operate.Login, error) {
@@ -332,6 +338,8 @@ func answer(t *testing.T, req *http.Request) (*http.Response, string) {
 
 // verbRequests are requests that call a verb, with a part of the expected response.
 var verbRequests = []struct{ method, path, body, want string }{
+	{"POST", "/api/v1/apps/setup", `{"dry_run":true}`, `"dry_run":true`},
+	{"POST", "/api/v1/apps/setup", `{"app":"main"}`, `"app":"main"`},
 	{"POST", "/api/v1/invites", `{"app":"main","company":"acme"}`, "invite=x"},
 	{"POST", "/api/v1/logins", `{"user_token":"EAAx"}`, `"id":"abc"`},
 	{"POST", "/api/v1/logins/abc", `{"pages":["104"]}`, `"chosen":0`},

@@ -97,6 +97,7 @@ func printOutcome(c *CLI, o meta.Outcome) {
 	w := c.Out
 	if o.Confirmed() {
 		fmt.Fprintf(w, "page %s %s: confirmed with %d fields\n", o.Page, o.Name, len(o.Actual))
+		printAppLacks(c, o)
 		return
 	}
 	fmt.Fprintf(w, "page %s %s: %s\n", o.Page, o.Name, o.State)
@@ -110,16 +111,24 @@ func printOutcome(c *CLI, o meta.Outcome) {
 	if o.Field != "" {
 		fmt.Fprintf(w, "  Graph refused the field %s; nothing was changed\n", o.Field)
 	}
+	printAppLacks(c, o)
 	if len(o.Missing) == 0 && len(o.AppMissing) == 0 {
 		return
 	}
 	writeTable(c, "  WANTED, PAGE, APP", o.Wanted, func(f string) cells {
 		app := mark(o.AppFields, f)
-		if o.AppFields == nil {
+		if len(o.AppFields) == 0 && len(o.AppMissing) == 0 { // Graph was not asked
 			app = "?"
 		}
 		return cells{"  " + f, mark(o.Actual, f), app}
 	})
+}
+
+// printAppLacks prints what the app itself lacks, and the command that sets it.
+func printAppLacks(c *CLI, o meta.Outcome) {
+	for _, words := range o.AppLacks {
+		fmt.Fprintf(c.Out, "  %s\n", words)
+	}
 }
 
 func mark(list []string, field string) string {

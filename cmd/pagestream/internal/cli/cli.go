@@ -44,6 +44,7 @@ type CLI struct {
 	Dev           DevCommand           `cmd:"" help:"Run everything offline: server, fake Meta, 40 pages, live traffic."`
 	Serve         ServeCommand         `cmd:"" help:"Run the server."`
 	Pages         PagesCommand         `cmd:"" help:"List, connect and check pages."`
+	Apps          AppsCommand          `cmd:"" help:"Set up the apps at Meta."`
 	Doctor        DoctorCommand        `cmd:"" help:"Show what is wrong with pages, why, and how to fix it."`
 	Send          SendCommand          `cmd:"" help:"Send a message as a page."`
 	Backfill      BackfillCommand      `cmd:"" help:"Fill a gap in a page's messages from Meta's history."`

@@ -40,16 +40,8 @@ var (
 	ErrUserToken = errors.New("graph does not accept the token as a user token of this app; log in again")
 )
 
-// DefaultFields returns the webhook fields that a page is subscribed to by default:
-// all messaging fields except response_feedback, which would change what the page's
-// customers see.
-func DefaultFields() []string {
-	return []string{
-		"messages", "message_echoes", "message_deliveries", "message_reads", "message_reactions", "message_edits",
-		"messaging_postbacks", "messaging_optins", "messaging_referrals", "messaging_handovers", "standby",
-		"messaging_policy_enforcement", "messaging_account_linking",
-	}
-}
+// DefaultFields is [meta.DefaultFields].
+func DefaultFields() []string { return meta.DefaultFields() }
 
 // Graph has the calls of Graph for one app; graph.Client implements it. A call about
 // a page takes its id and the page's own token. An error that Graph returns is a
@@ -83,6 +75,9 @@ type Graph interface {
 	// Accounts lists every page that the person has a role on and granted to the app,
 	// with its token.
 	Accounts(ctx context.Context, user, userToken string) ([]graph.Account, error)
+	// Account reads one such page by its id, also one that the list does not have because
+	// the person has it through a business.
+	Account(ctx context.Context, page, userToken string) (graph.Account, error)
 }
 
 var _ Graph = (*graph.Client)(nil)
@@ -123,10 +118,13 @@ type Options struct {
 	// Graph returns the Graph of a configured app and the app's name; the empty name
 	// means the first app. ok is false if there is no such app or it can't call Graph.
 	Graph func(app string) (g Graph, name string, ok bool)
-	// AppFields returns the fields that the app itself is subscribed to for pages:
-	// Meta delivers only fields that are subscribed at both levels. known is false if
-	// they can't be read. If AppFields is nil, no check considers the app level.
-	AppFields func(ctx context.Context, app string) (fields []string, known bool, err error)
+	// AppSubscriptions returns what the app itself is subscribed to: Meta delivers only
+	// fields that are subscribed at both levels. known is false if it can't be read. If
+	// AppSubscriptions is nil, no check considers the app level.
+	AppSubscriptions func(ctx context.Context, app string) (list []meta.AppSubscription, known bool, err error)
+	// Endpoint returns our callback URL of an app, empty if it is not known. If Endpoint is
+	// nil, no check considers the callback URL.
+	Endpoint  func(app string) string
 	Pages     Pages
 	Publisher streams.Decider
 	// Secrets stores the tokens, which Sealer has sealed.

@@ -118,6 +118,9 @@ type fixture struct {
 	login     *login
 	appFields []string
 	appErr    error
+	// appCallback and appInactive are those of the app's subscription.
+	appCallback string
+	appInactive bool
 	// onKnown is called at the end of each call of Known.
 	onKnown func()
 	secrets *memory
@@ -138,10 +141,14 @@ func newFixture(t *testing.T) *fixture {
 		Graph: func(app string) (connect.Graph, string, bool) {
 			return client{f.graph, f.login}, "main", app == "" || app == "main"
 		},
-		AppFields: func(context.Context, string) ([]string, bool, error) {
-			return f.appFields, f.appFields != nil, f.appErr
+		AppSubscriptions: func(context.Context, string) ([]meta.AppSubscription, bool, error) {
+			s := meta.AppSubscription{
+				Object: meta.ObjectPage, CallbackURL: f.appCallback, Fields: f.appFields, Active: !f.appInactive,
+			}
+			return []meta.AppSubscription{s}, f.appFields != nil, f.appErr
 		},
-		Pages: f, Publisher: f, Secrets: f.secrets, Sealer: keys,
+		Endpoint: func(app string) string { return "https://x/webhooks/" + app },
+		Pages:    f, Publisher: f, Secrets: f.secrets, Sealer: keys,
 		Now:   func() time.Time { return time.Unix(1790000000, 0) },
 		NewID: func() string { f.ids++; return fmt.Sprint("id", f.ids) },
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,6 +66,11 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 	if err != nil {
 		return meta.Consent{}, fmt.Errorf("list pages of the user: %w", refusedUser(err))
 	}
+	unlisted, err := readUnlisted(ctx, g, info, accounts, long.Value)
+	if err != nil {
+		return meta.Consent{}, err
+	}
+	accounts = append(accounts, unlisted...)
 	// This comes first, since it waits for the read models.
 	before, err := c.opts.Pages.ByAdmin(ctx, domain.AdminHash(name, info.User), time.Time{})
 	if err != nil {
@@ -100,6 +106,49 @@ func (c *Connector) Consent(ctx context.Context, app, userToken string) (meta.Co
 			return meta.Consent{}, fmt.Errorf("read page %s: %w", page, err)
 		}
 		out.Gone = append(out.Gone, meta.ConsentPage{Page: page, Name: known.Connection.Name})
+	}
+	return out, nil
+}
+
+// maxUnlisted limits the pages that are read by their ids for one consent.
+const maxUnlisted = 2000
+
+// readUnlisted reads the pages that the person has granted to the app and that are not in the list of
+// the person's pages: Graph leaves out those that the person has through a business, all of them if
+// there are no others. A page that Graph refuses, or for which it gives no token, is left out: the
+// person has no role on it any more.
+func readUnlisted(
+	ctx context.Context, g Graph, info graph.TokenInfo, listed []graph.Account, userToken string,
+) ([]graph.Account, error) {
+	known := map[string]bool{}
+	for _, a := range listed {
+		known[a.ID] = true
+	}
+	var ids []string
+	for scope, targets := range info.Granted {
+		for _, id := range targets {
+			if strings.HasPrefix(scope, "pages_") && !known[id] { // the targets of other scopes are no pages
+				known[id] = true
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > maxUnlisted {
+		return nil, fmt.Errorf("%w: the login grants %d pages that Graph does not list, and at most %d are read; "+
+			"grant fewer at once", ErrRequest, len(ids), maxUnlisted)
+	}
+	slices.Sort(ids)
+	accounts, errs := make([]graph.Account, len(ids)), make([]error, len(ids))
+	each(len(ids), func(i int) { accounts[i], errs[i] = g.Account(ctx, ids[i], userToken) })
+	var out []graph.Account
+	for i, err := range errs {
+		refusal := meta.Refused(err)
+		switch {
+		case err == nil && accounts[i].Token != "":
+			out = append(out, accounts[i])
+		case err != nil && (refusal == nil || refusal.Temporary() || refusal.Class() == meta.TokenDead):
+			return nil, fmt.Errorf("read page %s of the user: %w", ids[i], refusedUser(err))
+		}
 	}
 	return out, nil
 }

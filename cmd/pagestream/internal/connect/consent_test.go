@@ -29,6 +29,7 @@ type login struct {
 	mu       sync.Mutex
 	info     graph.TokenInfo
 	accounts []graph.Account
+	unlisted map[string]graph.Account
 	fail     map[string]error
 }
 
@@ -61,6 +62,17 @@ func (l *login) Accounts(_ context.Context, user, access string) ([]graph.Accoun
 		return nil, fmt.Errorf("asked for the pages of %s", user)
 	}
 	return l.accounts, l.fail["accounts"]
+}
+
+// Account reads a page of l.unlisted.
+func (l *login) Account(_ context.Context, page, access string) (graph.Account, error) {
+	if access != userToken+"Long" {
+		return graph.Account{}, fmt.Errorf("asked for page %s", page)
+	}
+	if err := l.fail["account "+page]; err != nil {
+		return graph.Account{}, err
+	}
+	return l.unlisted[page], nil
 }
 
 func allScopes() []string {
@@ -357,10 +369,27 @@ func TestAppFieldsAreCompared(t *testing.T) {
 	_, err := f.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Empty(t, f.eventTypes(n), "no news")
+	assert.Contains(t, out.Reason, "pagestream apps setup main")
 	f.appFields = []string{"messages", "standby"}
 	out, err = f.Check(t.Context(), page)
 	require.NoError(t, err)
 	assert.Equal(t, subscriptions.Confirmed, out.State)
+	assert.Empty(t, out.AppLacks)
+
+	// An inactive subscription delivers nothing. Another callback URL may be another name of ours.
+	f.appInactive = true
+	out, err = f.Check(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Drifted, out.State)
+	assert.Equal(t, []string{"messages", "standby"}, out.AppMissing)
+	assert.Equal(t, []string{"the app's subscription to the object page is inactive; type: pagestream apps setup main"}, out.AppLacks)
+	f.appInactive, f.appCallback = false, "https://old/webhooks"
+	out, err = f.Check(t.Context(), page)
+	require.NoError(t, err)
+	assert.Equal(t, subscriptions.Confirmed, out.State)
+	assert.Equal(t, []string{
+		"Meta delivers the object page to https://old/webhooks; type: pagestream apps setup main",
+	}, out.AppLacks)
 }
 
 // always is a time after every connection of a test.
@@ -391,4 +420,42 @@ func TestDisconnectAdmin(t *testing.T) {
 	f.fail = errors.New("the stream is not there")
 	_, err = f.DisconnectAdmin(t.Context(), "main", admin, always, "x")
 	require.Error(t, err)
+}
+
+// The person has pages through a business: Graph does not list them, and names them as targets only.
+func TestConsentReadsPagesOfABusiness(t *testing.T) {
+	f := newFixture(t)
+	f.login = person()
+	f.login.accounts = nil
+	f.login.info.Granted = map[string][]string{
+		"pages_messaging": {string(page), "3", "4", "5"}, "pages_show_list": {string(page)}, "business_management": {"77"},
+	}
+	f.login.unlisted = map[string]graph.Account{
+		string(page): {ID: string(page), Name: "Dian Aul", Token: token, Instagram: "178"},
+		"3":          {ID: "3", Name: "No token"},
+	}
+	f.login.fail["account 4"] = refusal(100, 33, "it does not exist")
+	f.login.fail["account 5"] = refusal(10, 0, "no permission")
+	f.login.fail["account 77"] = errGone // a business is not asked about
+	g, err := f.Consent(t.Context(), "main", userToken)
+	require.NoError(t, err)
+	require.Len(t, g.Pages, 1)
+	assert.Equal(t, page, g.Pages[0].Page)
+	assert.Equal(t, token, g.Pages[0].Token)
+	assert.Equal(t, "178", g.Pages[0].Instagram)
+	assert.False(t, g.Pages[0].Lacking, "the tasks are not known")
+
+	// One that is listed is not read again; without an answer the consent is not complete.
+	f.login.accounts = person().accounts
+	f.login.fail["account "+string(page)] = errGone
+	f.login.fail["account 3"] = errGone
+	g, err = f.Consent(t.Context(), "main", userToken)
+	require.NoError(t, err)
+	assert.Len(t, g.Pages, 2)
+	for _, failure := range []error{errGone, refusal(80001, 0, "too many calls")} {
+		f.login.fail["account 4"] = failure
+		_, err = f.Consent(t.Context(), "main", userToken)
+		require.ErrorIs(t, err, failure)
+		assert.ErrorContains(t, err, "page 4")
+	}
 }

@@ -117,15 +117,7 @@ func (op *operation) compare(ctx context.Context, apps []graph.App) meta.Outcome
 		out.Others = append(out.Others, strings.TrimSpace(a.ID+" "+a.Name))
 	}
 	out.Missing = meta.Lack(out.Wanted, out.Actual)
-	var appErr error
-	if op.c.opts.AppFields != nil {
-		var fields []string
-		var known bool
-		if fields, known, appErr = op.c.opts.AppFields(ctx, op.conn.App); appErr == nil && known {
-			out.AppFields = sorted(fields)
-			out.AppMissing = meta.Lack(out.Wanted, out.AppFields)
-		}
-	}
+	appErr := op.compareApp(ctx, &out)
 	switch {
 	case appErr != nil && subscribed && len(out.Missing) == 0:
 		// The page is confirmed if the app's fields can't be read. But if it had
@@ -140,12 +132,35 @@ func (op *operation) compare(ctx context.Context, apps []graph.App) meta.Outcome
 	case len(out.Missing) > 0:
 		out.Reason = fmt.Sprintf("%d of %d wanted fields are not subscribed", len(out.Missing), len(out.Wanted))
 	case len(out.AppMissing) > 0:
-		out.Reason = "the app itself lacks fields (app dashboard, Webhooks, Page): " + strings.Join(out.AppMissing, ", ")
+		out.Reason = fmt.Sprintf("the app itself lacks fields (type: %s): %s",
+			meta.SetupCommand(op.conn.App), strings.Join(out.AppMissing, ", "))
 	default:
 		return out
 	}
 	out.State = subscriptions.Drifted
 	return out
+}
+
+// compareApp compares the app's own subscription to pages with the wanted fields and our
+// callback URL. It returns why the subscription can't be read.
+func (op *operation) compareApp(ctx context.Context, out *meta.Outcome) error {
+	if op.c.opts.AppSubscriptions == nil {
+		return nil
+	}
+	list, known, err := op.c.opts.AppSubscriptions(ctx, op.conn.App)
+	if err != nil || !known {
+		return err
+	}
+	want := meta.AppSubscription{Object: meta.ObjectPage, Fields: out.Wanted}
+	if op.c.opts.Endpoint != nil {
+		want.CallbackURL = op.c.opts.Endpoint(op.conn.App)
+	}
+	lacks := want.Compare(list)
+	out.AppFields, out.AppMissing = meta.AppDelivers(list, meta.ObjectPage), lacks.Missing
+	for _, words := range lacks.Words() {
+		out.AppLacks = append(out.AppLacks, words+"; type: "+meta.SetupCommand(op.conn.App))
+	}
+	return nil
 }
 
 // recordTimeout limits the recording of a failure after the caller's context ended.

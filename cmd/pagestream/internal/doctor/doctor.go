@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -44,6 +42,8 @@ type Verbs interface {
 type App struct {
 	Name        string
 	VerifyToken string `json:"-"`
+	// GraphVersion is the version of the Graph API that the app uses, empty if it can't call Graph.
+	GraphVersion string
 }
 
 // Format keeps the token out of logs, for every format verb.
@@ -77,12 +77,12 @@ type Options struct {
 	Apps     []App
 	// AppSubscriptions asks Graph what an app is subscribed to. known is false if the
 	// app can't call Graph.
-	AppSubscriptions func(ctx context.Context, app string) (list []graph.AppSubscription, known bool, err error)
+	AppSubscriptions func(ctx context.Context, app string) (list []meta.AppSubscription, known bool, err error)
 	// RetrievesLeads reports whether the answers of leads are read from Graph.
 	RetrievesLeads bool
-	// BaseURL returns the public URL of the listener, empty if it is not known.
-	BaseURL func() string
-	Now     func() time.Time
+	// Endpoint returns our callback URL of an app, empty if it is not known.
+	Endpoint func(app string) string
+	Now      func() time.Time
 }
 
 // Doctor examines pages. It is safe for concurrent use. Create it with [New].
@@ -159,9 +159,9 @@ func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, erro
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(askParallel)
 	for i, a := range d.opts.Apps {
-		group.Go(func() error {
-			apps[i] = d.app(asking, a)
-			return nil
+		group.Go(func() (err error) {
+			apps[i], err = d.app(asking, a)
+			return err
 		})
 	}
 	for i, f := range facts {
@@ -251,12 +251,11 @@ func (d *Doctor) keep(apps []meta.AppFacts) {
 }
 
 // app asks Graph about an app and makes a handshake with our own endpoint for it.
-func (d *Doctor) app(ctx context.Context, a App) meta.AppFacts {
+func (d *Doctor) app(ctx context.Context, a App) (meta.AppFacts, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	out := meta.AppFacts{Name: a.Name}
-	if base := d.opts.BaseURL(); base != "" {
-		out.Endpoint = base + "/webhooks/" + url.PathEscape(a.Name)
+	out := meta.AppFacts{Name: a.Name, Endpoint: d.opts.Endpoint(a.Name), Version: a.GraphVersion}
+	if out.Endpoint != "" {
 		if err := Handshake(ctx, out.Endpoint, a.VerifyToken); err != nil {
 			out.Trouble = err.Error()
 		} else {
@@ -264,13 +263,20 @@ func (d *Doctor) app(ctx context.Context, a App) meta.AppFacts {
 		}
 	}
 	list, known, err := d.opts.AppSubscriptions(ctx, a.Name)
-	out.Known = known && err == nil
-	for _, s := range list {
-		if out.Known && s.Object == "page" {
-			out.Fields, out.Callback = s.Fields, s.CallbackURL
+	if !known || err != nil {
+		return out, nil
+	}
+	wanted, instagram, err := meta.WantedOfApp(d.opts.Pages, a.Name, out.Endpoint)
+	if err != nil {
+		return out, err
+	}
+	out.Known, out.Fields = true, meta.AppDelivers(list, meta.ObjectPage)
+	for _, want := range wanted {
+		if want.Object == meta.ObjectPage || instagram {
+			out.Lacks = append(out.Lacks, want.Compare(list))
 		}
 	}
-	return out
+	return out, nil
 }
 
 // read returns what the read models have about a page.

@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
-	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -64,13 +63,14 @@ type fixture struct {
 	answer    map[domain.PageID]answer
 	checked   []domain.PageID
 	appFields []string
+	appSubs   []meta.AppSubscription // to other objects than page
 	appErr    error
 	base      string
 	*doctor.Doctor
 }
 
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{t: t, now: start, appFields: wanted, answer: map[domain.PageID]answer{}}
+	f := &fixture{t: t, now: start, appFields: meta.DefaultFields(), answer: map[domain.PageID]answer{}}
 	open := func(p projections.Projection) *model {
 		st, err := store.Open(filepath.Join(t.TempDir(), p.Name()+".db"), store.Options{NoSync: true})
 		require.NoError(t, err)
@@ -83,11 +83,17 @@ func newFixture(t *testing.T) *fixture {
 		Head: func(context.Context) (uint64, error) { return f.seq, nil },
 		Loop: func(domain.PageID) (meta.Loop, bool) { return meta.Loop{}, false }, AllSilent: func() bool { return false },
 		Recent: func(time.Time) meta.Recent { return meta.Recent{} }, Refused: func() []string { return nil },
-		Apps: []doctor.App{{Name: "main", VerifyToken: verifyToken}},
-		AppSubscriptions: func(context.Context, string) ([]graph.AppSubscription, bool, error) {
-			return []graph.AppSubscription{{Object: "instagram"}, {Object: "page", Fields: f.appFields}}, true, f.appErr
+		Apps: []doctor.App{{Name: "main", VerifyToken: verifyToken, GraphVersion: "v23.0"}},
+		AppSubscriptions: func(context.Context, string) ([]meta.AppSubscription, bool, error) {
+			return append(f.appSubs, meta.AppSubscription{Object: "page", Fields: f.appFields, Active: true}), true, f.appErr
 		},
-		BaseURL: func() string { return f.base }, Now: func() time.Time { return f.now },
+		Endpoint: func(app string) string {
+			if f.base == "" {
+				return ""
+			}
+			return f.base + "/webhooks/" + app
+		},
+		Now: func() time.Time { return f.now },
 	})
 	return f
 }
@@ -314,6 +320,55 @@ func TestAppFactsAreKeptForAnHour(t *testing.T) {
 	r, err = f.Examine(t.Context(), nil)
 	require.NoError(t, err)
 	assert.NotEqual(t, meta.StateAppFieldMissing, r.Pages[0].State)
+}
+
+// TestApps checks what the doctor says of an app: its version of the Graph API by the clock, and the
+// subscriptions that it lacks, for Instagram only if a page uses it.
+func TestApps(t *testing.T) {
+	f := newFixture(t)
+	f.connect("1")
+	examine := func() (causes []meta.State) {
+		t.Helper()
+		r, err := f.Examine(t.Context(), nil)
+		require.NoError(t, err)
+		for _, found := range r.Install {
+			causes = append(causes, found.Cause)
+		}
+		return causes
+	}
+	end := meta.VersionEnd("v23.0")
+	for _, c := range []struct {
+		at     time.Time
+		causes []meta.State
+		wrong  bool
+	}{
+		{end.Add(-90 * 24 * time.Hour), nil, false},
+		{end.Add(-90*24*time.Hour + time.Second), []meta.State{meta.StateGraphVersionEnds}, false},
+		{end.Add(-time.Second), []meta.State{meta.StateGraphVersionEnds}, false},
+		{end, []meta.State{meta.StateGraphVersionEnds}, true},
+	} {
+		f.now = c.at
+		assert.Equal(t, c.causes, examine(), c.at)
+		r, err := f.Examine(t.Context(), nil)
+		require.NoError(t, err)
+		assert.Equal(t, c.wrong, r.Wrong, c.at)
+		for _, found := range r.Install {
+			assert.Contains(t, found.Do[0], "graph_version: "+meta.GraphVersion)
+		}
+	}
+
+	f.now = start
+	f.store("1", domain.PageLinked, domain.Data{Connection: &domain.Connection{ConnectionID: "c", App: "main", Instagram: "178"}})
+	assert.Empty(t, examine(), "the token may not read Instagram's messages")
+	f.store("2", domain.PageConnected, domain.Data{Connection: &domain.Connection{
+		ConnectionID: "c2", App: "main", Secret: "ref", Fields: append(slices.Clone(wanted), "feed"), Instagram: "179",
+		Scopes: []string{"instagram_manage_messages"},
+	}})
+	assert.Equal(t, []meta.State{meta.StateAppLacksFields, meta.StateAppNotSubscribed}, examine(), "feed, and Instagram")
+	f.appFields = append(f.appFields, "feed")
+	assert.Equal(t, []meta.State{meta.StateAppNotSubscribed}, examine())
+	f.appSubs = []meta.AppSubscription{{Object: "instagram", Fields: []string{"messages"}, Active: true}}
+	assert.Equal(t, []meta.State{meta.StateAppLacksFields}, examine())
 }
 
 func TestHandshake(t *testing.T) {

@@ -22,7 +22,7 @@ const maxControl = 64 << 10
 // engine verb without app is applied to every engine.
 type control struct {
 	App, Page, User, Contact, Object string
-	Account                          string
+	Account, Callback                string
 	Token, Text, Secret, In          string
 	Fields, Pages, Tasks             []string
 	Subcode, Percent, Code           int
@@ -53,6 +53,8 @@ var verbs = map[string]verb{
 	"app-fields": withParams(func(c command) { c.SetAppFields(c.App, c.Object, c.Fields) }, "app", "object"),
 	// app, page, fields; without fields the subscription is removed
 	"subscription": withParams(func(c command) { c.SetSubscription(c.App, c.Page, c.Fields...) }, "app", "page"),
+	// app, object, callback; active is on
+	"app-callback": withParams(func(c command) { c.SetAppCallback(c.App, c.Object, c.Callback, c.on()) }, "app", "object"),
 	// page, account; without account the page's is unlinked
 	"instagram": withParams(func(c command) { c.SetInstagram(c.Page, c.Account) }, "page"),
 	// app, user, pages; without pages all are granted

@@ -31,7 +31,7 @@ var (
 
 const (
 	// DefaultVersion is the API version of requests without one.
-	DefaultVersion = "v23.0"
+	DefaultVersion = "v26.0"
 	// Checkpoint is the subcode with which tokens are invalid until their user has passed
 	// a security check.
 	Checkpoint = 490
@@ -58,6 +58,9 @@ type Page struct{ ID, Name, Category, Instagram string }
 type User struct {
 	ID, Name string
 	Pages    []string
+	// Business are those of Pages that the person has through a business: they are not in the list of
+	// the person's pages, but can be read by their ids.
+	Business []string
 	Scopes   []string
 }
 

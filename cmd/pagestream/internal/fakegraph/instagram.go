@@ -42,7 +42,7 @@ func (g *Graph) SetInstagram(page, account string) {
 // does, starting with the second. The generator calls it at a person's first event
 // only.
 func (g *Graph) onInstagram(app, page, psid string) bool {
-	fields, _, _ := g.appFields(app, objectInstagram)
+	fields := g.delivers(app, objectInstagram)
 	return len(fields) > 0 && g.instagram(page) != "" && slices.Index(g.people[page], psid)%3 == 1
 }
 

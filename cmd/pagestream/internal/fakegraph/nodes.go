@@ -52,7 +52,9 @@ func (g *Graph) accounts(q *request, t token, id string) (any, *failure) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	all := g.grantedPages(t.app, id)
+	all := slices.DeleteFunc(g.grantedPages(t.app, id), func(page string) bool {
+		return slices.Contains(g.users[id].Business, page)
+	})
 	from, to, fail := pageBounds(q, len(all))
 	if fail != nil {
 		return nil, fail

@@ -97,7 +97,7 @@ func (e *Engine) dropIfOff(items []item) bool {
 // isSubscribed reports whether the app is subscribed to an item's field at both
 // levels: the app and the page. For Instagram, any field of the page is enough.
 func (e *Engine) isSubscribed(i item) bool {
-	appFields, _, _ := e.graph.appFields(e.app.ID, i.object)
+	appFields := e.graph.delivers(e.app.ID, i.object)
 	fields, ok := e.graph.SubscribedFields(e.app.ID, i.page)
 	return ok && slices.Contains(appFields, i.field) &&
 		(i.object == objectInstagram || slices.Contains(fields, i.field))

@@ -238,6 +238,25 @@ func TestAppSubscriptions(t *testing.T) {
 	assert.Equal(t, []string{"messages", "standby"}, fields)
 	assert.Equal(t, echo.URL, callback)
 	assert.True(t, on)
+	// A refused call changes nothing.
+	for _, params := range [][]string{
+		{"object", "page", "callback_url", echo.URL, "fields", "mentions", "verify_token", "right"},
+		{"object", "instagram", "callback_url", echo.URL, "fields", "feed", "verify_token", "right"},
+		{"object", "page", "callback_url", echo.URL, "fields", "feed"},
+		{"object", "page", "callback_url", echo.URL, "verify_token", "right"},
+		{"object", "user", "callback_url", echo.URL, "fields", "feed", "verify_token", "right"},
+	} {
+		assert.Equal(t, 100, w.call(t, "POST", testApp+"/subscriptions", app, params...).Error.Code, params)
+	}
+	assert.Equal(t, []string{"messages", "standby"}, w.delivers(testApp, "page"))
+	w.SetAppCallback(testApp, "page", "https://old/hook", false)
+	a = w.call(t, "GET", testApp+"/subscriptions", app)
+	require.Len(t, a.Data, 1)
+	assert.Equal(t, false, a.Data[0]["active"])
+	assert.Equal(t, "https://old/hook", a.Data[0]["callback_url"])
+	assert.Empty(t, w.delivers(testApp, "page"))
+	assert.Equal(t, http.StatusOK, post("right").status)
+	assert.NotEmpty(t, w.delivers(testApp, "page"), "a new subscription is active")
 	assert.Equal(t, http.StatusOK, w.call(t, "DELETE", testApp+"/subscriptions", app, "object", "page").status)
 	assert.Empty(t, w.call(t, "GET", testApp+"/subscriptions", app).Data)
 }

@@ -23,6 +23,7 @@ const handshakeTimeout = 5 * time.Second
 type appSubscription struct {
 	fields   []string
 	callback string // empty: the engine's Target
+	inactive bool   // nothing is delivered
 }
 
 // appFields returns the app's fields of an object, sorted, the callback URL of the
@@ -48,6 +49,28 @@ func (g *Graph) SetAppFields(app, object string, fields []string) {
 	s.fields = slices.Clone(fields)
 	slices.Sort(s.fields)
 	g.appSubs[key] = s
+}
+
+// SetAppCallback changes the callback URL of the app's subscription to an object, and whether Meta
+// delivers it, as somebody may do in the dashboard. There is no handshake.
+func (g *Graph) SetAppCallback(app, object, callback string, active bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := [2]string{app, object}
+	if s, on := g.appSubs[key]; on {
+		s.callback, s.inactive = callback, !active
+		g.appSubs[key] = s
+	}
+}
+
+// delivers returns the fields of an object that Meta delivers to the app.
+func (g *Graph) delivers(app, object string) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.appSubs[[2]string{app, object}]; !s.inactive {
+		return s.fields
+	}
+	return nil
 }
 
 // appSubscriptions serves the app-level subscriptions. It requires the app's token.
@@ -84,11 +107,15 @@ func (g *Graph) listAppSubscriptions(app string) any {
 		for _, f := range names {
 			fields = append(fields, map[string]any{"name": f, "version": DefaultVersion})
 		}
-		data = append(data, map[string]any{"object": object, "callback_url": callback, "active": true, "fields": fields})
+		g.mu.Lock()
+		active := !g.appSubs[[2]string{app, object}].inactive
+		g.mu.Unlock()
+		data = append(data, map[string]any{"object": object, "callback_url": callback, "active": active, "fields": fields})
 	}
 	return map[string]any{"data": data}
 }
 
+// subscribeApp replaces the app's subscription to an object after the handshake with its callback URL.
 func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	if object != objectPage && object != objectInstagram {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) Param object must be one of {page, instagram}")
@@ -101,6 +128,19 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	if len(fields) == 0 {
 		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter fields is required")
 	}
+	known := pageFields
+	if object == objectInstagram {
+		known = accountFields
+	}
+	for i, f := range fields {
+		if !slices.Contains(known, f) {
+			return nil, oauth(http.StatusBadRequest, 100, 0, fmt.Sprintf(
+				"(#100) Param fields[%d] must be one of {%s} - got %q.", i, strings.Join(known, ", "), f))
+		}
+	}
+	if q.params["verify_token"] == "" {
+		return nil, oauth(http.StatusBadRequest, 100, 0, "(#100) The parameter verify_token is required")
+	}
 	if wrong := verifyCallback(q.http.Context(), callback, q.params["verify_token"]); wrong != "" {
 		return nil, oauth(http.StatusBadRequest, 2200, 0,
 			"(#2200) Callback verification failed with the following errors: "+wrong)
@@ -108,7 +148,7 @@ func (g *Graph) subscribeApp(q *request, app, object string) (any, *failure) {
 	slices.Sort(fields)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.appSubs[[2]string{app, object}] = appSubscription{fields, callback.String()}
+	g.appSubs[[2]string{app, object}] = appSubscription{fields: slices.Compact(fields), callback: callback.String()}
 	return map[string]any{"success": true}, nil
 }
 
@@ -151,6 +191,12 @@ personal_interests
 phone picture price_range product_review products public_transit publisher_subscriptions ratings registration
 response_feedback send_cart standby story_poll_response story_share user_action video_text_question_responses videos
 website`)
+
+// accountFields are the fields of the object instagram, sorted.
+// https://developers.facebook.com/docs/graph-api/webhooks/reference/instagram
+var accountFields = strings.Fields(`comments live_comments mentions message_edit message_reactions messages
+messaging_handover messaging_optins messaging_postbacks messaging_referral messaging_seen response_feedback standby
+story_insights`)
 
 // messagingField matches the fields that require pages_messaging.
 var messagingField = regexp.MustCompile(`^(messages|standby|response_feedback|send_cart)$|^messag(e|ing)_`)

@@ -3,20 +3,13 @@ package graph
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/url"
 	"slices"
-)
+	"strings"
 
-// AppSubscription is the app-level subscription to one kind of object. Meta
-// delivers a page's events only for fields that are subscribed here and on the
-// page.
-type AppSubscription struct {
-	// Object is "page" or "instagram".
-	Object      string
-	CallbackURL string
-	// Fields are sorted.
-	Fields []string
-	Active bool
-}
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+)
 
 // field is the name of a webhook field. Graph returns it as a string or, since
 // fields have versions, as {"name", "version"}.
@@ -36,7 +29,7 @@ func (f *field) UnmarshalJSON(b []byte) error {
 
 // AppSubscriptions lists the app-level subscriptions, with the app's own token.
 // https://developers.facebook.com/docs/graph-api/reference/app/subscriptions
-func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error) {
+func (c *Client) AppSubscriptions(ctx context.Context) ([]meta.AppSubscription, error) {
 	type item struct {
 		Object   string  `json:"object"`
 		Callback string  `json:"callback_url"`
@@ -48,7 +41,7 @@ func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error
 	if err != nil {
 		return nil, err
 	}
-	subs := make([]AppSubscription, 0, len(list))
+	subs := make([]meta.AppSubscription, 0, len(list))
 	for _, i := range list {
 		fields := make([]string, 0, len(i.Fields))
 		for _, f := range i.Fields {
@@ -57,9 +50,27 @@ func (c *Client) AppSubscriptions(ctx context.Context) ([]AppSubscription, error
 			}
 		}
 		slices.Sort(fields)
-		subs = append(subs, AppSubscription{
+		subs = append(subs, meta.AppSubscription{
 			Object: i.Object, CallbackURL: i.Callback, Fields: slices.Compact(fields), Active: bool(i.Active),
 		})
 	}
 	return subs, nil
+}
+
+// SubscribeApp subscribes the app to an object, with the app's own token. Meta asks the callback URL for
+// a handshake with the verify token before it answers, and refuses with code 2200 if that fails. The
+// fields become those of the subscription. The call may be repeated. No error contains the verify token.
+// https://developers.facebook.com/docs/graph-api/webhooks/subscriptions-edge
+func (c *Client) SubscribeApp(ctx context.Context, s meta.AppSubscription, verifyToken string) error {
+	if len(s.Fields) == 0 {
+		return ErrNoFields
+	}
+	return c.succeed(ctx, call{
+		method: http.MethodPost, path: path(c.opts.AppID, "subscriptions"), edge: "subscriptions", token: c.appToken(),
+		params: url.Values{
+			"object": {s.Object}, "callback_url": {s.CallbackURL}, "fields": {strings.Join(s.Fields, ",")},
+			"verify_token": {verifyToken},
+		},
+		secrets: []string{verifyToken},
+	})
 }

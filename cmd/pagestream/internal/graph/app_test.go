@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 )
 
 func TestAppSubscriptions(t *testing.T) {
@@ -16,7 +17,7 @@ func TestAppSubscriptions(t *testing.T) {
 	]}`})
 	got, err := s.client().AppSubscriptions(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []graph.AppSubscription{
+	assert.Equal(t, []meta.AppSubscription{
 		{Object: "page", CallbackURL: "https://x/webhooks/main", Fields: []string{"messages", "standby"}, Active: true},
 		{Object: "instagram", CallbackURL: "https://y", Fields: []string{}},
 	}, got)
@@ -27,4 +28,33 @@ func TestAppSubscriptions(t *testing.T) {
 		_, err = start(t, answer{200, body}).client().AppSubscriptions(t.Context())
 		assert.ErrorIs(t, err, graph.ErrAnswer, body)
 	}
+}
+
+func TestSubscribeApp(t *testing.T) {
+	const verifyToken = "k9Vw3xQz-of-the-handshake"
+	s := start(t,
+		answer{200, `{"success":"true"}`},
+		answer{400, `{"error":{"code":2200,"message":"(#2200) Callback verification failed: ` + verifyToken + " " +
+			appID + "|" + appSecret + `"}}`},
+		answer{200, `{"success":false}`},
+	)
+	want := meta.AppSubscription{Object: "page", CallbackURL: "https://x/webhooks/main", Fields: []string{"feed", "messages"}}
+	require.NoError(t, s.client().SubscribeApp(t.Context(), want, verifyToken))
+	got := s.requests[0]
+	assert.Equal(t, "POST", got.method)
+	assert.Equal(t, "/v25.0/"+appID+"/subscriptions", got.path)
+	assert.Equal(t, appID+"|"+appSecret, got.auth)
+	assert.Equal(t, "page", got.params.Get("object"))
+	assert.Equal(t, want.CallbackURL, got.params.Get("callback_url"))
+	assert.Equal(t, "feed,messages", got.params.Get("fields"))
+	assert.Equal(t, verifyToken, got.params.Get("verify_token"))
+
+	err := s.client().SubscribeApp(t.Context(), want, verifyToken)
+	require.ErrorContains(t, err, "2200")
+	assert.NotContains(t, err.Error(), verifyToken)
+	assert.NotContains(t, err.Error(), appSecret)
+	require.ErrorIs(t, s.client().SubscribeApp(t.Context(), want, verifyToken), graph.ErrAnswer)
+	want.Fields = nil
+	require.ErrorIs(t, s.client().SubscribeApp(t.Context(), want, verifyToken), graph.ErrNoFields)
+	assert.Len(t, s.requests, 3)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/pagestream/pagestream/domain"
 )
 
-// fieldsAge is how long the app-level fields, or the error of reading them, are
-// cached: every check of a page needs them.
+// fieldsAge is how long the app's subscription to pages, or the error of reading it, is
+// cached: every check of a page needs it.
 const fieldsAge = 5 * time.Second
 
 // AppOptions configure one app of [Apps].
@@ -30,14 +30,14 @@ type Apps struct {
 	clients map[string]*appClient
 }
 
-// appClient is one app's client with its cached app-level fields. Concurrent
+// appClient is one app's client with its cached app-level subscriptions. Concurrent
 // callers wait for one read of them.
 type appClient struct {
 	*Client
-	mu     sync.Mutex
-	at     time.Time
-	fields []string
-	err    error
+	mu   sync.Mutex
+	at   time.Time
+	subs []meta.AppSubscription
+	err  error
 }
 
 // NewApps creates the clients of the apps. [ErrOptions] is returned if the options
@@ -90,44 +90,42 @@ func (a *Apps) find(app string) (c *appClient, name string, ok bool) {
 	return c, app, ok
 }
 
-// PageFields returns the fields that the app itself is subscribed to for pages.
-// They are cached for five seconds. Meta delivers only fields that are subscribed
-// at both levels. Known is false if the app has no client or Graph does not answer.
-func (a *Apps) PageFields(ctx context.Context, app string) (fields []string, known bool, err error) {
+// CachedSubscriptions is [Apps.Subscriptions] as of five seconds ago or later.
+func (a *Apps) CachedSubscriptions(
+	ctx context.Context, app string,
+) (list []meta.AppSubscription, known bool, err error) {
+	return a.subscriptions(ctx, app, fieldsAge)
+}
+
+// Subscriptions lists the app-level subscriptions: Meta delivers only fields that are
+// subscribed at both levels. Known is false if the app has no client or Graph does not
+// answer.
+func (a *Apps) Subscriptions(ctx context.Context, app string) (list []meta.AppSubscription, known bool, err error) {
+	return a.subscriptions(ctx, app, 0)
+}
+
+// subscriptions reads the list if the last one is as old as age.
+func (a *Apps) subscriptions(
+	ctx context.Context, app string, age time.Duration,
+) (list []meta.AppSubscription, known bool, err error) {
 	c, _, ok := a.find(app)
 	if !ok {
 		return nil, false, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.opts.Now().Sub(c.at) < fieldsAge {
-		return c.fields, c.err == nil, c.err
+	if c.opts.Now().Sub(c.at) < age {
+		return c.subs, c.err == nil, c.err
 	}
-	list, err := c.AppSubscriptions(ctx)
+	list, err = c.AppSubscriptions(ctx)
 	if ctx.Err() != nil {
 		return nil, false, ctx.Err() // not cached: it concerns this caller only
 	}
-	c.at, c.fields, c.err = c.opts.Now(), []string{}, nil
+	c.at, c.subs, c.err = c.opts.Now(), list, nil
 	if err != nil {
 		c.err = fmt.Errorf("read app's subscriptions: %w", err)
 	}
-	for _, s := range list {
-		if s.Object == "page" {
-			c.fields = s.Fields
-		}
-	}
-	return c.fields, c.err == nil, c.err
-}
-
-// Subscriptions lists the app-level subscriptions, without a cache. Known is false
-// if the app has no client.
-func (a *Apps) Subscriptions(ctx context.Context, app string) (list []AppSubscription, known bool, err error) {
-	c, _, ok := a.Client(app)
-	if !ok {
-		return nil, false, nil
-	}
-	list, err = c.AppSubscriptions(ctx)
-	return list, true, err
+	return c.subs, c.err == nil, c.err
 }
 
 // Usage returns for each app what [Client.Usage] returns.

@@ -63,18 +63,18 @@ func TestApps(t *testing.T) {
 	assert.ErrorContains(t, err, "main")
 }
 
-func TestPageFields(t *testing.T) {
+func TestCachedSubscriptions(t *testing.T) {
 	s := start(t,
 		answer{200, `{"data":[{"object":"instagram","fields":["comments"]},` +
-			`{"object":"page","fields":["standby","messages"]}]}`},
+			`{"object":"page","active":true,"fields":["standby","messages"]}]}`},
 		answer{400, `{"error":{"code":190}}`},
 		answer{200, `{"data":[]}`},
 	)
 	a := s.apps()
 	read := func(want []string, wantKnown bool) error {
 		t.Helper()
-		fields, known, err := a.PageFields(t.Context(), "")
-		assert.Equal(t, want, fields)
+		list, known, err := a.CachedSubscriptions(t.Context(), "")
+		assert.Equal(t, want, meta.AppDelivers(list, meta.ObjectPage))
 		assert.Equal(t, wantKnown, known)
 		return err
 	}
@@ -91,10 +91,10 @@ func TestPageFields(t *testing.T) {
 	require.NoError(t, read([]string{}, true), "the app is not subscribed to anything")
 
 	for _, app := range []string{"deaf", "nope"} {
-		fields, known, err := a.PageFields(t.Context(), app)
+		list, known, err := a.CachedSubscriptions(t.Context(), app)
 		require.NoError(t, err)
 		assert.False(t, known)
-		assert.Empty(t, fields)
+		assert.Empty(t, list)
 	}
 	assert.Len(t, s.requests, 3)
 
@@ -102,29 +102,29 @@ func TestPageFields(t *testing.T) {
 	s.now = s.now.Add(5 * time.Second)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, known, err := a.PageFields(gone, "main")
+	_, known, err := a.CachedSubscriptions(gone, "main")
 	require.ErrorIs(t, err, context.Canceled)
 	assert.False(t, known)
 	require.NoError(t, read([]string{}, true))
 }
 
-func TestConcurrentPageFieldsShareOneCall(t *testing.T) {
+func TestConcurrentSubscriptionsShareOneCall(t *testing.T) {
 	s := start(t)
 	var n atomic.Int64
 	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		n.Add(1)
-		_, _ = w.Write([]byte(`{"data":[{"object":"page","fields":["messages"]}]}`))
+		_, _ = w.Write([]byte(`{"data":[{"object":"page","active":true,"fields":["messages"]}]}`))
 	})
 	a := s.apps()
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			fields, known, err := a.PageFields(t.Context(), "main")
+			list, known, err := a.CachedSubscriptions(t.Context(), "main")
 			if !assert.NoError(t, err) {
 				return
 			}
 			assert.True(t, known)
-			assert.Equal(t, []string{"messages"}, fields)
+			assert.Equal(t, []string{"messages"}, meta.AppDelivers(list, meta.ObjectPage))
 		})
 	}
 	all.Wait()

@@ -28,7 +28,7 @@ import (
 const (
 	DefaultBaseURL  = "https://graph.facebook.com"
 	DefaultLoginURL = "https://www.facebook.com"
-	DefaultVersion  = "v23.0"
+	DefaultVersion  = meta.GraphVersion
 	DefaultTimeout  = 20 * time.Second
 	DefaultRetries  = 3
 	DefaultMaxWait  = 30 * time.Second
@@ -52,7 +52,7 @@ type Options struct {
 	BaseURL string
 	// LoginURL is the URL of the login dialog without the version.
 	LoginURL string
-	// Version is the API version, such as "v23.0".
+	// Version is the API version, such as "v26.0".
 	Version   string
 	AppID     string
 	AppSecret string

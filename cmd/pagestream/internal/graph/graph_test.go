@@ -81,6 +81,15 @@ var calls = map[string]func(ctx context.Context, c *graph.Client) error{
 		_, err := c.Accounts(ctx, user, token)
 		return err
 	},
+	"Account": func(ctx context.Context, c *graph.Client) error {
+		_, err := c.Account(ctx, page, token)
+		return err
+	},
+	"SubscribeApp": func(ctx context.Context, c *graph.Client) error {
+		return c.SubscribeApp(ctx, meta.AppSubscription{
+			Object: "page", CallbackURL: "https://x/webhooks/main", Fields: []string{"messages"},
+		}, input)
+	},
 	"AppSubscriptions": func(ctx context.Context, c *graph.Client) error {
 		_, err := c.AppSubscriptions(ctx)
 		return err

@@ -118,18 +118,8 @@ func (a Account) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "page "+
 // https://developers.facebook.com/docs/graph-api/reference/user/accounts
 func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Account, error) {
 	p := path(user, "accounts")
-	type item struct {
-		ID        id       `json:"id"`
-		Name      string   `json:"name"`
-		Category  string   `json:"category"`
-		Token     string   `json:"access_token"`
-		Tasks     []string `json:"tasks"`
-		Instagram struct {
-			ID id `json:"id"`
-		} `json:"instagram_business_account"`
-	}
-	get := func(fields string) ([]item, error) {
-		return listAll[item](ctx, c, call{
+	get := func(fields string) ([]accountItem, error) {
+		return listAll[accountItem](ctx, c, call{
 			path: p, edge: "accounts", token: userToken, params: url.Values{"fields": {fields}, "limit": {"100"}},
 		}, maxAccountPages)
 	}
@@ -150,10 +140,50 @@ func (c *Client) Accounts(ctx context.Context, user, userToken string) ([]Accoun
 			continue // it moved while the listing was read
 		}
 		seen[a.ID] = true
-		accounts = append(accounts, Account{
-			ID: string(a.ID), Name: a.Name, Category: a.Category, Token: a.Token, Instagram: string(a.Instagram.ID),
-			Tasks: a.Tasks,
-		})
+		accounts = append(accounts, a.account())
 	}
 	return accounts, nil
+}
+
+// accountItem is a page that a person may use, in Graph's JSON.
+type accountItem struct {
+	ID        id       `json:"id"`
+	Name      string   `json:"name"`
+	Category  string   `json:"category"`
+	Token     string   `json:"access_token"`
+	Tasks     []string `json:"tasks"`
+	Instagram struct {
+		ID id `json:"id"`
+	} `json:"instagram_business_account"`
+}
+
+func (a accountItem) account() Account {
+	return Account{
+		ID: string(a.ID), Name: a.Name, Category: a.Category, Token: a.Token, Instagram: string(a.Instagram.ID),
+		Tasks: a.Tasks,
+	}
+}
+
+// Account reads one page that the person granted to the app, with its token. Graph lists a page that
+// the person has through a business only if the app has business_management, but answers about it by
+// its id. The account has no Tasks, which only the list has.
+func (c *Client) Account(ctx context.Context, page, userToken string) (Account, error) {
+	p := path(page, "")
+	var out accountItem
+	get := func(fields string) error {
+		return c.do(ctx, call{
+			method: http.MethodGet, path: p, edge: "page", token: userToken, params: url.Values{"fields": {fields}},
+		}, &out)
+	}
+	err := get("id,name,access_token,category,instagram_business_account{id}")
+	if notGranted(err) {
+		err = get("id,name,access_token,category")
+	}
+	if err != nil {
+		return Account{}, err
+	}
+	if string(out.ID) != page {
+		return Account{}, fmt.Errorf("GET %s: %w", p, ErrOtherPage)
+	}
+	return out.account(), nil
 }

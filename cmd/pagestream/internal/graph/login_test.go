@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -195,4 +197,50 @@ func TestAccounts(t *testing.T) {
 		assert.Empty(t, got, name)
 		assert.LessOrEqual(t, len(s.requests), 2, name)
 	}
+}
+
+// TestTargetsOfTheCorpus checks that a stored answer of debug_token names its pages, and that a page is
+// read by its id in the form of a stored list.
+func TestTargetsOfTheCorpus(t *testing.T) {
+	dir := filepath.Join("..", "..", "..", "..", "..", "shared", "corpus", "graph-responses")
+	info, err := os.ReadFile(filepath.Join(dir, "debug_token.json"))
+	if os.IsNotExist(err) {
+		t.Skip("the corpus is not next to the project")
+	}
+	require.NoError(t, err)
+	list, err := os.ReadFile(filepath.Join(dir, "me_accounts_page1.json"))
+	require.NoError(t, err)
+	var accounts struct{ Data []json.RawMessage }
+	require.NoError(t, json.Unmarshal(list, &accounts))
+	var first struct{ ID, Name string }
+	require.NoError(t, json.Unmarshal(accounts.Data[0], &first))
+
+	s := start(t, answer{200, string(info)}, answer{200, string(accounts.Data[0])})
+	got, err := s.client().DebugToken(t.Context(), token)
+	require.NoError(t, err)
+	assert.Equal(t, map[string][]string{"pages_messaging": {"1906385232743451"}}, got.Granted)
+	account, err := s.client().Account(t.Context(), first.ID, token)
+	require.NoError(t, err)
+	assert.Equal(t, first.Name, account.Name)
+	assert.NotEmpty(t, account.Token)
+}
+
+// TestAccount checks the fields that are asked for, without those that the token may not see, and that
+// the answer is about the page.
+func TestAccount(t *testing.T) {
+	s := start(t,
+		answer{400, `{"error":{"code":100,"message":"nonexisting field (instagram_business_account)"}}`},
+		answer{200, `{"id":"` + page + `","name":"Bakery","access_token":"EAAofThePage"}`},
+		answer{200, `{"id":"5","name":"Other"}`},
+	)
+	got, err := s.client().Account(t.Context(), page, token)
+	require.NoError(t, err)
+	assert.Equal(t, graph.Account{ID: page, Name: "Bakery", Token: "EAAofThePage"}, got)
+	assert.Contains(t, s.requests[0].params.Get("fields"), "instagram_business_account{id}")
+	assert.Equal(t, "id,name,access_token,category", s.requests[1].params.Get("fields"))
+	assert.NotContains(t, s.requests[1].params.Get("fields"), "tasks", "a page has none by its id")
+	_, err = s.client().Account(t.Context(), page, token)
+	require.ErrorIs(t, err, graph.ErrOtherPage)
+	_, err = s.client().Account(t.Context(), "me", token)
+	require.ErrorIs(t, err, graph.ErrPageID)
 }

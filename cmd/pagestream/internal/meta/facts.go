@@ -49,11 +49,14 @@ type AppFacts struct {
 	Name string
 	// At is when the facts were collected.
 	At time.Time
-	// Fields are the app-level subscription of object "page", Callback is the URL
-	// that Meta has for it. Known is false if Graph was not asked or did not answer.
-	Fields   []string
-	Callback string
-	Known    bool
+	// Fields are those that Meta delivers of the object page. Lacks is what the app lacks of its
+	// wanted subscriptions, one element for each object in use. Known is false if Graph was not asked
+	// or did not answer; the other two are empty then.
+	Fields []string
+	Lacks  []AppDifference
+	Known  bool
+	// Version is the version of the Graph API that the app uses, empty if it can't call Graph.
+	Version string
 	// Endpoint is our own callback URL as seen from outside, empty if it is not
 	// known. Reached reports that a handshake there succeeded; Trouble is the reason
 	// if it did not.

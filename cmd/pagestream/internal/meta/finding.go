@@ -63,8 +63,11 @@ const (
 	StateModelsBehind        State = "read_models_behind"
 	StateNotStoring          State = "not_storing"
 	StateEventsLost          State = "events_lost"
-	StateMayLoseEvents       State = "may_lose_events" // NATS may lose what it has acknowledged
+	StateMayLoseEvents       State = "may_lose_events"    // NATS may lose what it has acknowledged
+	StateAppNotSubscribed    State = "app_not_subscribed" // to an object, or the subscription is inactive
+	StateAppLacksFields      State = "app_lacks_fields"
 	StateCallbackElsewhere   State = "callback_elsewhere"
+	StateGraphVersionEnds    State = "graph_version_ends"
 	StateAllSilent           State = "all_silent"
 )
 

@@ -93,25 +93,7 @@ func JudgeInstall(in Install) []Finding {
 		out = append(out, f)
 	}
 	for _, a := range in.Apps {
-		switch {
-		case a.Endpoint != "" && !a.Reached:
-			out = append(out, Finding{
-				Cause: StateEndpointUnreachable, Severity: Wrong,
-				Summary:  "The callback URL of app " + a.Name + " can't be reached, or another server answers there.",
-				Evidence: []string{"a handshake at " + a.Endpoint + " failed: " + a.Trouble},
-				Do:       []string{"look at the proxy, TLS certificate and DNS in front of http.public", "pagestream doctor"},
-			})
-		case a.Known && a.Callback != "" && a.Endpoint != "" && a.Callback != a.Endpoint:
-			out = append(out, Finding{
-				Cause: StateCallbackElsewhere, Severity: Warning,
-				Summary:  "Meta delivers app " + a.Name + " to a URL that is not ours.",
-				Evidence: []string{"Meta has " + a.Callback, "ours is " + a.Endpoint},
-				Do: []string{
-					"set the callback URL in the app's dashboard (Webhooks), " +
-						"or http.base_url if it is only another name for the same",
-				},
-			})
-		}
+		out = append(out, judgeApp(a)...)
 	}
 	if in.AllSilent {
 		out = append(out, Finding{
@@ -123,8 +105,54 @@ func JudgeInstall(in Install) []Finding {
 				"pagestream backfill PAGE --since … once it is over",
 			},
 			Because: first(out,
-				StateEndpointUnreachable, StateAppSecretWrong, StateNotStoring, StateEndpointSlow, StateCallbackElsewhere),
+				StateEndpointUnreachable, StateAppSecretWrong, StateNotStoring, StateEndpointSlow, StateAppNotSubscribed,
+				StateCallbackElsewhere),
 		})
 	}
 	return out
+}
+
+// judgeApp returns the problems of an app and its callback URL.
+func judgeApp(a AppFacts) (out []Finding) {
+	setup := SetupCommand(a.Name)
+	reachable := a.Endpoint == "" || a.Reached
+	if !reachable {
+		out = append(out, Finding{
+			Cause: StateEndpointUnreachable, Severity: Wrong,
+			Summary:  "The callback URL of app " + a.Name + " can't be reached, or another server answers there.",
+			Evidence: []string{"a handshake at " + a.Endpoint + " failed: " + a.Trouble},
+			Do:       []string{"look at the proxy, TLS certificate and DNS in front of http.public", "pagestream doctor"},
+		})
+	}
+	for _, d := range a.Lacks {
+		f := Finding{Severity: Warning, Evidence: d.Words(), Do: []string{setup}}
+		if !reachable {
+			f.Because = StateEndpointUnreachable
+		}
+		switch {
+		case d.NotSubscribed, d.Inactive:
+			f.Cause = StateAppNotSubscribed
+			f.Summary = "Meta delivers nothing of the object " + d.Object + " to app " + a.Name + "."
+			if d.Object == ObjectPage {
+				f.Severity = Wrong
+			}
+		case d.Elsewhere != "" && reachable:
+			f.Cause = StateCallbackElsewhere
+			f.Summary = "Meta delivers app " + a.Name + " to a URL that is not ours."
+			f.Evidence = append(f.Evidence, "ours is "+a.Endpoint)
+			f.Do = []string{
+				setup + " changes it; if it is only another name for ours, set http.base_url to that name instead",
+			}
+		case len(d.Missing) > 0:
+			f.Cause = StateAppLacksFields
+			f.Summary = "App " + a.Name + " is not subscribed to every field of the object " + d.Object + " that is wanted."
+		default:
+			continue
+		}
+		if d.Object == ObjectInstagram {
+			f.Do = append(f.Do, "if Meta refuses the object instagram there: the app's dashboard (Webhooks, Instagram)")
+		}
+		out = append(out, f)
+	}
+	return append(out, judgeVersion(a)...)
 }

@@ -301,7 +301,7 @@ func (x *examination) appFields() {
 			Summary: "The app itself is not subscribed to fields that the page wants, " +
 				"so they are not delivered for any page.",
 			Evidence: []string{lacks},
-			Do:       []string{"subscribe them in the app's dashboard (Webhooks, Page)", "pagestream pages check " + x.id()},
+			Do:       []string{SetupCommand(x.f.Row.App), "pagestream pages check " + x.id()},
 		})
 	}
 }
@@ -379,7 +379,7 @@ func (x *examination) silence() {
 			StateTokenDead, StateTokenMissing, StateRoleLost, StateDeselected, StatePermissionMissing, StateRestricted,
 			StateSubscribeFailed, StateSubscribing, StateUnsubscribedByMeta, StateUnsubscribedByOthers, StateFieldsDrifted,
 			StateAppFieldMissing, StateNotStoring, StateEndpointUnreachable, StateAppSecretWrong, StateEndpointSlow,
-			StateCallbackElsewhere, StateAllSilent),
+			StateAppNotSubscribed, StateCallbackElsewhere, StateAllSilent),
 	})
 }
 

@@ -24,7 +24,7 @@ func install() meta.Install {
 		Recent: meta.Recent{Accepted: 1000, P99: 50 * time.Millisecond},
 		Apps: []meta.AppFacts{{
 			Name: "main", At: now, Fields: []string{"messages", "message_reads", "feed"}, Known: true,
-			Callback: "https://x/webhooks/main", Endpoint: "https://x/webhooks/main", Reached: true,
+			Endpoint: "https://x/webhooks/main", Reached: true,
 		}},
 	}
 }
@@ -295,7 +295,9 @@ func TestJudge(t *testing.T) {
 			"", "", true,
 		},
 		"callback of another": {
-			func(in *meta.Install, _ *meta.Facts) { in.Apps[0].Callback = "https://old/webhooks" },
+			func(in *meta.Install, _ *meta.Facts) {
+				in.Apps[0].Lacks = []meta.AppDifference{{Object: "page", Elsewhere: "https://old/webhooks"}}
+			},
 			[]meta.State{meta.StateCallbackElsewhere},
 			[]meta.State{meta.StateHealthy},
 			"", "", false,

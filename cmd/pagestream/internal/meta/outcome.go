@@ -27,6 +27,10 @@ type Outcome struct {
 	// at both levels. Both are empty if Graph was not asked about the app.
 	AppFields  []string `json:"app_fields,omitempty"`
 	AppMissing []string `json:"app_missing,omitempty"`
+	// AppLacks says in words what the app itself lacks for pages, the subscription, its fields, or
+	// our callback URL, and the command that sets it. A callback URL elsewhere leaves the page confirmed, since it may be another
+	// name of ours.
+	AppLacks []string `json:"app_lacks,omitempty"`
 	// Others are the ids and names of other apps that are subscribed to the page.
 	Others []string `json:"-"`
 	// Field is the wanted field that Graph's error names. It is for display only,

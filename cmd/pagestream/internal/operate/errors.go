@@ -3,6 +3,7 @@ package operate
 import (
 	"errors"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
@@ -86,6 +87,7 @@ var kinds = map[error]Kind{
 	tokens.ErrName: Refused, tokens.ErrExists: Refused, tokens.ErrRequest: Refused,
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, erase.ErrLeft: Refused,
 	doctor.ErrUnknownPage: Refused, person.ErrDir: Refused,
+	apps.ErrUnknownApp: Refused, apps.ErrNoClient: Refused, apps.ErrNoCallback: Refused, apps.ErrNoVerifyToken: Refused,
 }
 
 // KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backfill"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -55,6 +56,7 @@ type Parts struct {
 	// Publisher stores adopted events.
 	Publisher streams.Storer
 
+	AppSetup     *apps.Setup
 	Connector    *connect.Connector
 	Known        connect.Models
 	Logins       *login.Handler

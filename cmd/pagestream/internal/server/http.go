@@ -328,7 +328,7 @@ func (p *Program) newOperator() *operate.Operator {
 	return operate.New(operate.Parts{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, Journal: p.journal,
 		Models: p.models, Ledger: p.ledger, Ledgers: p.others, Parking: p.parking, Publisher: p.publisher,
-		Connector: p.connector, Known: p.known, Logins: p.logins, Reconciler: p.reconciler, Doctor: p.doctor,
+		AppSetup: p.newAppSetup(), Connector: p.connector, Known: p.known, Logins: p.logins, Reconciler: p.reconciler, Doctor: p.doctor,
 		Sender: outbound.New(outbound.Options{Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher}),
 		Filler: backfill.New(backfill.Options{
 			Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher,

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
+	"net/url"
 	"path/filepath"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
@@ -33,7 +36,7 @@ func (p *Program) openMeta(context.Context) (err error) {
 			g, name, ok := p.apps.Client(app)
 			return g, name, ok
 		},
-		AppFields: p.apps.PageFields, Pages: p.known, Publisher: p.publisher,
+		AppSubscriptions: p.apps.CachedSubscriptions, Endpoint: p.endpoint, Pages: p.known, Publisher: p.publisher,
 		Secrets: p.secrets, Sealer: p.keys, Logger: p.log.With("part", "connect"),
 	})
 	p.companies = companies.New(companies.Options{JS: p.js, Pages: p.models.Pages(), Replicas: p.cfg.NATS.Replicas})
@@ -158,13 +161,58 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			return ""
 		},
 		AppSubscriptions: p.apps.Subscriptions,
-		BaseURL:          p.baseURL,
+		Endpoint:         p.endpoint,
 		RetrievesLeads:   p.cfg.Leads.Retrieve,
 	}
 	for _, a := range p.cfg.Apps {
-		o.Apps = append(o.Apps, doctor.App{Name: a.Name, VerifyToken: string(a.VerifyToken)})
+		one := doctor.App{Name: a.Name, VerifyToken: string(a.VerifyToken)}
+		if a.ID != "" {
+			one.GraphVersion = cmp.Or(a.GraphVersion, meta.GraphVersion)
+		}
+		o.Apps = append(o.Apps, one)
 	}
 	return doctor.New(o)
+}
+
+// newAppSetup creates what sets up the apps at Meta.
+func (p *Program) newAppSetup() *apps.Setup {
+	return apps.New(apps.Options{
+		Names: p.apps.Names(), Endpoint: p.endpoint, Pages: p.models.Pages(),
+		Graph: func(app string) (apps.Graph, bool) {
+			c, name, ok := p.apps.Client(app)
+			return appAtMeta{c, p.apps, name}, ok
+		},
+		VerifyToken: func(app string) string {
+			for _, a := range p.cfg.Apps {
+				if a.Name == app {
+					return string(a.VerifyToken)
+				}
+			}
+			return ""
+		},
+	})
+}
+
+// appAtMeta is the Graph of one app. What it reads is what checks of pages use for the next seconds.
+type appAtMeta struct {
+	*graph.Client
+	apps *graph.Apps
+	name string
+}
+
+// AppSubscriptions calls [graph.Apps.Subscriptions].
+func (a appAtMeta) AppSubscriptions(ctx context.Context) ([]meta.AppSubscription, error) {
+	list, _, err := a.apps.Subscriptions(ctx, a.name)
+	return list, err
+}
+
+// endpoint returns the callback URL of an app's webhooks, or "" if the public URL is not known.
+func (p *Program) endpoint(app string) string {
+	base := p.baseURL()
+	if base == "" {
+		return ""
+	}
+	return base + "/webhooks/" + url.PathEscape(app)
 }
 
 // baseURL returns the URL of the public listener for browsers: http.base_url, or the listener's

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
+)
+
+// AppOperator sets up apps at Meta.
+type AppOperator interface {
+	SetUpApp(ctx context.Context, app string, dry bool) (apps.Result, error)
+}
+
+func (s *Server) appRoutes() routes {
+	return routes{"POST /api/v1/apps/setup": {serve: s.setUpApp, body: true, verb: "apps_setup"}}
+}
+
+// AppSetupRequest is a request to set up an app at Meta.
+type AppSetupRequest struct {
+	// App is the name of a configured app; empty is the first.
+	App string `json:"app,omitempty"`
+	// DryRun only shows what would be set.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+func (s *Server) setUpApp(w http.ResponseWriter, r *http.Request) error {
+	var in AppSetupRequest
+	if err := decode(w, r, &in, `{} and optionally app, dry_run`); err != nil {
+		return err
+	}
+	action := history.From(r.Context())
+	if in.App != "" {
+		action.On("app", in.App)
+	}
+	if in.DryRun {
+		action.On("dry_run", "true")
+	}
+	extend(w)
+	out, err := s.opts.Operator.SetUpApp(r.Context(), in.App, in.DryRun)
+	return writeResult(w, "set up app", http.StatusOK, out, err)
+}
