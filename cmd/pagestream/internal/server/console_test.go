@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -117,18 +119,36 @@ func TestConsoleConversation(t *testing.T) {
 	b.waitForText("#list", "First words")
 	b.click(fmt.Sprintf("#list a[href=%q]", "/conversations/7000/"+contact))
 	b.waitForText("#thread", "First words")
-	// Text in the reply box is kept while the thread changes.
+	// Text in the reply box is kept while the thread changes, and over a reload. Until there is one, the
+	// button says why it can't be used.
+	assert.Equal(t, "Write something to send.", eval[string](b, `document.querySelector("#why").innerText`))
+	assert.True(t, eval[bool](b, `document.querySelector("#send").disabled`))
 	b.fill("#text", "Half a rep")
+	assert.False(t, eval[bool](b, `document.querySelector("#send").disabled`))
+	b.open("/conversations/7000/" + contact)
+	b.waitForText("#thread", "First words")
+	title := eval[string](b, `document.title`)
 	began := time.Now()
 	send("Second words")
 	b.waitForText("#thread", "Second words")
 	t.Logf("a message was shown %s after it was sent", time.Since(began).Round(time.Millisecond))
 	assert.Equal(t, "Half a rep", eval[string](b, `document.getElementById("text").value`))
+	b.waitForText("#list a[aria-current]", "Second words") // the open conversation stays marked
+	assert.Equal(t, title, eval[string](b, `document.title`))
 
+	// Enter begins a new line, and Ctrl+Enter sends, as the hint says.
+	b.waitForText("#hint", "Ctrl+Enter sends")
 	b.fill("#text", "Our answer")
-	b.click("#send")
+	press := func(key string, modifiers ...chromedp.Modifier) {
+		t.Helper()
+		do(b, "press "+key, chromedp.KeyEvent(key, chromedp.KeyModifiers(modifiers...)))
+	}
+	press(kb.Enter)
+	assert.Equal(t, "Our answer\n", eval[string](b, `document.getElementById("text").value`))
+	press(kb.Enter, chromedp.ModifierCtrl)
 	b.waitForText("#outcome", "Sent.")
 	b.waitForText("#thread .out", "Our answer")
+	b.waitForText("#thread .out .tag", "ours")
 	require.NoError(t, engine.Step(t.Context())) // its echo
 	send("Third words")
 	b.waitForText("#thread", "Third words")
@@ -147,6 +167,12 @@ func TestConsoleConversation(t *testing.T) {
 		return true
 	})()`)
 	b.waitForText("#thread .past", "As it was at event "+first)
+	b.waitForText("p.reply", "This is the past")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("#text").length`), "the reply box is closed")
+	assert.Equal(t, "?at_seq="+first, eval[string](b, `location.search`))
+	e, err := streams.Get(t.Context(), r.JS(), streams.Name, eval[uint64](b, `Number(document.querySelector("#at").min)`))
+	require.NoError(t, err)
+	b.waitForText("#at-time", e.At.UTC().Format("2006-01-02 15:04:05 UTC"))
 	b.waitForText("#thread", "First words")
 	assert.Equal(t, 1, eval[int](b, `document.querySelectorAll(".msg").length`))
 	b.click("#thread .past a:last-child")
@@ -158,6 +184,31 @@ func TestConsoleConversation(t *testing.T) {
 	b.click("#send")
 	b.waitForText("#outcome", "Not sent")
 	assert.Equal(t, "Are you there?", eval[string](b, `document.getElementById("text").value`))
+
+	// A lost server is reported within 3 seconds, and what was typed stays. When it is back, the page
+	// is as it was, and live.
+	b.fill("#text", "Are you still there?")
+	b.offline.Store(true)
+	cfg := r.cfg
+	cfg.HTTP.Private, cfg.HTTP.Public = r.PrivateAddr(), r.PublicAddr()
+	r.stop(t)
+	began = time.Now()
+	b.waitForText("#lost", "The server does not answer")
+	t.Logf("a lost server was reported %s after it had stopped", time.Since(began).Round(time.Millisecond))
+	assert.Less(t, time.Since(began), 3*time.Second)
+	assert.Contains(t, eval[string](b, `document.querySelector("#why").innerText`), "does not answer")
+	assert.True(t, eval[bool](b, `document.querySelector("#send").disabled`))
+	start(t, cfg)
+	streamstest.Eventually(t, browserLimit, func() error {
+		if text := eval[string](b, `document.getElementById("lost").innerText`); text != "" {
+			return errors.New(text)
+		}
+		return nil
+	})
+	send("Fourth words")
+	b.waitForText("#thread", "Fourth words")
+	assert.Equal(t, "Are you still there?", eval[string](b, `document.getElementById("text").value`))
+	assert.Equal(t, title, eval[string](b, `document.title`))
 }
 
 // TestConsoleEscapes checks that the console shows all external data as text only.

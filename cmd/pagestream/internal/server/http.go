@@ -94,7 +94,7 @@ func (p *Program) current(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.journal.Refuses() == nil {
+		if r.URL.Path != "/healthz" && p.journal.Refuses() == nil { // the console asks it each second
 			ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
 			_ = p.journal.Flush(ctx) // without it, the request sees somewhat less
 			cancel()
@@ -306,6 +306,10 @@ func (p *Program) token(what, file string) (string, error) {
 
 // newOperator creates the operator with all parts that its operations need.
 func (p *Program) newOperator() *operate.Operator {
+	var appIDs []string
+	for _, a := range p.cfg.Apps {
+		appIDs = append(appIDs, a.ID)
+	}
 	return operate.New(operate.Parts{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, Journal: p.journal,
 		Models: p.models, Ledger: p.ledger, Ledgers: p.others, Parking: p.parking, Publisher: p.publisher,
@@ -320,7 +324,7 @@ func (p *Program) newOperator() *operate.Operator {
 		Lost: p.lost, Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
 		History: p.history, Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
 		Space: p.health.space.now, Durability: p.health.durable.state,
-		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Apps: p.apps.Names(), AppIDs: appIDs, KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})
 }
