@@ -117,6 +117,7 @@ func (c *Console) routes() map[string]route {
 		"GET /live/totals":               {serve: c.liveTotals},
 		"GET /connect":                   {serve: c.showConnect},
 		"POST /connect":                  {serve: c.connect, verb: "pages_login"},
+		"POST /pages":                    {serve: c.onPages, verb: "pages_batch"},
 		"GET /pages/{page}":              {serve: c.page},
 		"GET /pages/{page}/findings":     {serve: c.findings},
 		"POST /pages/{page}/check":       {serve: c.verb("check", Operator.Check), verb: "pages_check"},

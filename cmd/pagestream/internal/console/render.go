@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -78,14 +79,31 @@ var functions = template.FuncMap{
 	"count": func(n any) string { return thousands(fmt.Sprint(n)) },
 	"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
 	"path":  pathOf,
+	"dict":  dict,
 	"deref": func(f *float64) float64 {
 		if f == nil {
 			return 0
 		}
 		return *f
 	},
+	"label":   func(r meta.Remedy) string { return remedyLabels[r] },
 	"millis":  func(ms int64) string { return ago(time.Duration(ms) * time.Millisecond) },
 	"initial": initial,
+}
+
+// dict returns a map of pairs of a name and a value, for a part that needs several values.
+func dict(pairs ...any) map[string]any {
+	out := map[string]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		out[fmt.Sprint(pairs[i])] = pairs[i+1]
+	}
+	return out
+}
+
+// remedyLabels are the texts of the buttons that carry out a remedy.
+var remedyLabels = map[meta.Remedy]string{
+	meta.RemedyCheck: "Check again", meta.RemedyResubscribe: "Resubscribe",
+	meta.RemedyConnect: "Reconnect", meta.RemedyRedrive: "Redrive",
 }
 
 // pathOf returns the path with these elements. Ids come from outside, so each element

@@ -333,7 +333,7 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 	bearer := func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+reader) }
 
 	for _, path := range []string{
-		"/connect", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect",
+		"/connect", "/pages", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect",
 		"/conversations/7000/31/reply", "/projections/pages/rebuild",
 		"/projections/pages/verify", "/audit", "/jobs/cancel", "/deadletters",
 		"/tokens", "/tokens/x/revoke",
@@ -452,6 +452,41 @@ func TestConsoleManyPages(t *testing.T) {
 		return true
 	})()`)
 	b.waitForText("#pages tbody tr:only-child", "Page 321")
+
+	// The cards filter the list, and the row has a button for what mends it.
+	b.open("/")
+	b.click(".totals .wrong a")
+	b.waitForText("#pages tbody tr:only-child", "Page 321")
+	assert.Equal(t, "?show=wrong", eval[string](b, `location.search`))
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "Done: Page 321.")
+	b.waitForText("#pages", "None of 500 pages match")
+	fields, _ := g.SubscribedFields(testAppID, "7321")
+	assert.Greater(t, len(fields), 1)
+
+	// One action on many pages. The selection stays while the list is read again.
+	for _, page := range []string{"7490", "7491", "7492"} {
+		g.SetSubscription(testAppID, page, "messages")
+	}
+	b.open("/?q=Page+49")
+	assert.True(t, eval[bool](b, `document.querySelector("#batch button").disabled`))
+	b.click("#all")
+	b.waitForText("#selected", "11 selected")
+	b.click("#pick-7499")
+	b.waitForText("#selected", "10 selected")
+	eval[string](b, `htmx.ajax("GET", "/?q=Page+49", {target: "#pages", select: "#pages", swap: "outerHTML"}).then(() => "read again")`)
+	b.waitForText("#selected", "10 selected")
+	assert.False(t, eval[bool](b, `document.querySelector("#pick-7499").checked`))
+	b.click("#batch button[value=check]")
+	b.waitForText("#outcome", "3 of them failed")
+	b.waitForText("#outcome", "Page 491: The page is drifted")
+	b.waitForText("#pages tbody tr:first-child", "fields missing")
+	assert.Equal(t, 11, eval[int](b, `document.querySelectorAll("#pages tbody tr").length`), "the filter stays")
+	b.click("#all")
+	b.click("#batch button[value=resubscribe]")
+	b.waitForText("#outcome", "Done: 11 pages.")
+	b.click("#batch button[value=connect]") // they are still selected
+	b.waitFor("#login")
 }
 
 // BenchmarkConsoleOverview measures the time of the server for the overview of 500 pages.

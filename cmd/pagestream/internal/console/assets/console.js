@@ -118,6 +118,21 @@
     }
   };
 
+  // The rows of the overview that are selected.
+  const picks = () => [...document.querySelectorAll(".pick input[name=page]")];
+  const count = () => {
+    const bar = $("batch");
+    if (!bar) return;
+    const list = picks(), n = list.filter((p) => p.checked).length;
+    $("selected").textContent = n ? `${n} selected:` : "Select pages, then:";
+    for (const button of bar.querySelectorAll("button")) button.disabled = !n;
+    if ($("all")) Object.assign($("all"), { checked: n > 0 && n === list.length, indeterminate: n > 0 && n < list.length });
+  };
+  document.addEventListener("change", (e) => {
+    if (e.target.id === "all") for (const p of picks()) p.checked = e.target.checked;
+    if (e.target.closest(".pick")) count();
+  });
+
   // A button copies the text of the element before it.
   const copyable = (el) => {
     const button = document.createElement("button");
@@ -163,6 +178,7 @@
       if (!el.nextElementSibling?.matches(".copy")) copyable(el);
     });
     restore();
+    count();
   });
 
   const near = 120; // within this many px of the end, a thread counts as scrolled to its end
