@@ -123,7 +123,7 @@ func (c *Console) routes() map[string]route {
 		"POST /pages/{page}/check":       {serve: c.verb("check", Operator.Check), verb: "pages_check"},
 		"POST /pages/{page}/resubscribe": {serve: c.verb("resubscribe", Operator.Resubscribe), verb: "pages_resubscribe"},
 		"POST /pages/{page}/disconnect":  {serve: c.verb("disconnect", Operator.Disconnect), verb: "pages_disconnect"},
-		"GET /conversations":             {serve: c.conversationPages},
+		"GET /conversations":             {serve: c.inbox},
 
 		"GET /pages/{page}/conversations":            {serve: c.conversations},
 		"GET /conversations/{page}":                  {serve: toConversations},

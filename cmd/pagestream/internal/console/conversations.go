@@ -39,7 +39,7 @@ type conversationPage struct {
 	Counts conversations.Counts
 }
 
-// conversationPages serves GET /conversations: the pages, sorted by their last message.
+// conversationPages serves GET /conversations?by=page: the pages, sorted by their last message.
 func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) error {
 	var v conversationPagesView
 	err := pages.Each(c.opts.Pages, func(p pages.Page) error {

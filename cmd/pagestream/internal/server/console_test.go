@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,6 +103,12 @@ func TestConsoleConnect(t *testing.T) {
 func TestConsoleConversation(t *testing.T) {
 	t.Parallel()
 	r, g, b := newConsoleFixture(t, 1)
+	b.open("/conversations")
+	b.waitForText(".empty", "Nobody wrote")
+	body := message("7000", "31", "m_other", "Other words", time.Now().UnixMilli()-1000)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	b.waitForText("#list", "Other words") // without a reload
+	b.waitForText("#list .of", "Page 00")
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main",
 	})
@@ -112,8 +120,6 @@ func TestConsoleConversation(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, engine.Step(t.Context()))
 	}
-	b.open("/conversations")
-	b.waitForText(".empty", "Nobody wrote")
 	b.open("/pages/7000/conversations")
 	send("First words")
 	b.waitForText("#list", "First words")
@@ -150,6 +156,16 @@ func TestConsoleConversation(t *testing.T) {
 	b.waitForText("#thread .out", "Our answer")
 	b.waitForText("#thread .out .tag", "ours")
 	require.NoError(t, engine.Step(t.Context())) // its echo
+	b.open("/conversations")
+	b.waitFor(fmt.Sprintf("#list a[href=%q]", "/conversations/7000/"+contact))
+	b.click(".tabs a:nth-child(2)") // unanswered first
+	b.waitForText(".tabs [aria-current]", "Unanswered first")
+	waiting := eval[[]bool](b, `[...document.querySelectorAll("#list li")].map(e => !!e.querySelector(".unanswered"))`)
+	assert.True(t, slices.IsSortedFunc(waiting, func(a, b bool) int { return cmp.Compare(fmt.Sprint(b), fmt.Sprint(a)) }))
+	b.waitForText("#list li:has(.unanswered)", "Other words")
+	assert.Equal(t, "?order=unanswered", eval[string](b, `location.search`))
+	b.open("/conversations/7000/" + contact)
+	b.waitForText("#thread .out", "Our answer")
 	send("Third words")
 	b.waitForText("#thread", "Third words")
 	assert.Equal(t, 1, eval[int](b,

@@ -54,7 +54,6 @@
   const restore = () => {
     const text = $("text");
     if (!text || !text.form.matches(".reply")) return;
-    if (text.dataset.sent !== undefined) sessionStorage.removeItem(draftOf(text));
     if (!text.value && !text.dataset.restored) text.value = sessionStorage.getItem(draftOf(text)) || "";
     text.dataset.restored = "1"; // once: a live update does not bring back what was deleted
     explain();
@@ -75,6 +74,10 @@
   };
   document.addEventListener("htmx:beforeSend", sending(true));
   document.addEventListener("htmx:afterRequest", sending(false));
+  document.addEventListener("htmx:beforeSwap", (e) => {
+    const form = e.detail.requestConfig?.elt;
+    if (form?.matches(".reply") && e.detail.xhr.status === 200) sessionStorage.removeItem(draftOf($("text"))); // sent
+  });
   document.addEventListener("submit", (e) => {
     if (e.target.matches(".session")) sessionStorage.clear(); // another person may sign in
   });
