@@ -194,6 +194,42 @@ func TestConsoleConversation(t *testing.T) {
 	b.click("#thread .past a:last-child")
 	b.waitForText("#thread", "Third words")
 
+	// The events have names and what they say, and can be filtered by contact and time.
+	b.open("/events?contact=" + contact)
+	b.waitForText("#events .says", "Our answer")
+	b.waitForText("#events td:nth-child(4)", "Page 00")
+	seqs := func() []uint64 {
+		return eval[[]uint64](b, `[...document.querySelectorAll("#events tr td:first-child")].map(e => Number(e.innerText))`)
+	}
+	all := seqs()
+	for _, seq := range all {
+		of, err := streams.Get(t.Context(), r.JS(), streams.Name, seq)
+		require.NoError(t, err)
+		assert.Equal(t, contact, string(of.Contact))
+	}
+	border := e.At.Truncate(time.Second).Add(time.Second)
+	for _, bound := range []string{"since", "until"} {
+		b.open("/events?" + url.Values{"contact": {contact}, bound: {border.Format(time.RFC3339)}}.Encode())
+		b.waitFor("#events tr")
+		for _, seq := range seqs() {
+			of, err := streams.Get(t.Context(), r.JS(), streams.Name, seq)
+			require.NoError(t, err)
+			assert.Equal(t, bound == "since", !of.At.Before(border), "event %d of %s, %s %s", seq, of.At, bound, border)
+		}
+		assert.NotEmpty(t, seqs())
+		assert.Less(t, len(seqs()), len(all))
+	}
+	assert.Equal(t, border.Format("2006-01-02T15:04"), eval[string](b, `document.querySelector("#until").value`))
+	eval[bool](b, `(() => {
+		const f = document.querySelector("#since");
+		f.value = "2099-01-01T00:00";
+		return f.dispatchEvent(new Event("change", {bubbles: true}));
+	})()`)
+	b.waitForText(".empty", "No such events")
+	assert.Contains(t, eval[string](b, `decodeURIComponent(location.search)`), "since=2099-01-01T00:00:00.000Z")
+	b.open("/conversations/7000/" + contact)
+	b.waitForText("#thread", "Third words")
+
 	// An error of Graph is shown, and the text in the reply box is kept.
 	g.Block(contact)
 	b.fill("#text", "Are you there?")

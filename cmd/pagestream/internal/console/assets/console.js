@@ -136,6 +136,18 @@
     if (e.target.closest(".pick")) count();
   });
 
+  // Fields for a time have local time. What is sent has its zone, so that a URL means the same everywhere.
+  const localField = (el) => {
+    const at = new Date(el.dataset.at);
+    at.setMinutes(at.getMinutes() - at.getTimezoneOffset());
+    el.value = at.toISOString().slice(0, 16);
+  };
+  document.addEventListener("htmx:configRequest", (e) => {
+    for (const el of e.detail.elt.querySelectorAll?.("input[type=datetime-local]") || []) {
+      if (el.value) e.detail.parameters[el.name] = new Date(el.value).toISOString();
+    }
+  });
+
   // A button copies the text of the element before it.
   const copyable = (el) => {
     const button = document.createElement("button");
@@ -177,6 +189,8 @@
     const root = e.detail.elt;
     each(root, "time", (el) => format(el, el.dataset.as));
     each(root, ".messages", separate);
+    each(root, "input[data-at]", localField);
+    each(root, ".zone", (el) => { el.textContent = ""; });
     each(root, "[data-copy]", (el) => {
       if (!el.nextElementSibling?.matches(".copy")) copyable(el);
     });
