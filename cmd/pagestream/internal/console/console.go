@@ -17,6 +17,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,6 +100,20 @@ func (c *Console) Register(mux *http.ServeMux) {
 	for pattern, route := range c.routes() {
 		mux.Handle(pattern, c.handler(route))
 	}
+}
+
+// OrNotFound returns a handler that serves mux, and that answers a browser's request for a page that
+// is on none of its routes with a page of the console. Other clients get the answer of mux.
+func (c *Console) OrNotFound(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") {
+			if _, pattern := mux.Handler(r); pattern == "" {
+				c.showError(w, r, notFound("There is no such page here."))
+				return
+			}
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // route is a handler of the console. One that changes anything has a verb, under which it

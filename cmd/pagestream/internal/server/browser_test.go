@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -202,6 +203,22 @@ func (b *tab) waitForText(sel, text string) {
 		}
 		return err
 	})
+}
+
+// axe is axe-core, which looks for what people with a screen reader, a keyboard or weak eyes can't use.
+// https://github.com/dequelabs/axe-core, version 4.14.1; its licence is beside it.
+//
+//go:embed testdata/axe/axe.min.js
+var axe string
+
+// isAccessible checks that axe finds nothing serious or critical on the page.
+func (b *tab) isAccessible(what string) {
+	b.t.Helper()
+	do(b, "load axe", chromedp.Evaluate[bool](axe+"; true"))
+	found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then(r => r.passes.length < 5 ? ["did not run"] : r.violations.
+		filter(v => v.impact === "serious" || v.impact === "critical").
+		flatMap(v => v.nodes.map(n => v.id + ": " + n.html.slice(0, 200) + " " + n.failureSummary)))`)
+	assert.Empty(b.t, found, "%s is not accessible to all", what)
 }
 
 // signIn signs in to the console with the token in a file.

@@ -28,7 +28,9 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -581,16 +583,27 @@ func TestScreenshots(t *testing.T) {
 	r, b, contact := newShowcase(t)
 	code, _, stderr := r.command(t, "tokens", "add", "crm-of-acme", "--scope", "company", "--company", "acme", "--send")
 	require.Equal(t, cli.ExitOK, code, stderr)
+	seqs, err := conversations.EventsOf(r.Model(conversations.Name), "7000", domain.ContactID(contact), 0, 3)
+	require.NoError(t, err)
+	past := seqs[len(seqs)-1]
 	for _, s := range []struct{ name, path, ready string }{
 		{"sign-in", "/sign-in", "#token"},
 		{"pages", "/", "#pages tbody tr"},
 		{"page", "/pages/7001", "article.finding"},
+		{"pages-none", "/?q=nothing+like+this", ".empty"},
 		{"connect", "/connect", "#company"},
+		{"inbox", "/conversations?order=unanswered", "#list li"},
+		{"by-page", "/conversations?by=page", "tbody tr"},
 		{"conversations", "/pages/7000/conversations", "#list li"},
 		{"conversation", "/conversations/7000/" + contact, ".msg"},
+		{"past", "/conversations/7000/" + contact + "?at_seq=" + fmt.Sprint(past), ".past"},
+		{"closed", "/conversations/7001/300", "#why"},
 		{"events", "/events", "#events tr"},
+		{"events-none", "/events?contact=nobody", ".empty"},
 		{"event", "/events/" + fmt.Sprint(lastSeq(t, r)), "pre"},
 		{"streams", "/streams", ".jobs .fine"},
+		{"no-event", "/events/99999999", ".notice"},
+		{"not-found", "/no/such/page", ".notice"},
 		{"tokens", "/tokens", "table"},
 		{"history", "/history", "table"},
 	} {
@@ -602,6 +615,9 @@ func TestScreenshots(t *testing.T) {
 				b.setScreen(width, theme)
 				assert.LessOrEqual(t, eval[int64](b, `document.documentElement.scrollWidth`), width,
 					"%s is wider than the screen", s.name)
+				if (width == 390) == (theme == "dark") {
+					b.isAccessible(fmt.Sprintf("%s, %s, %d wide", s.name, theme, width))
+				}
 				if *screenshots == "" {
 					continue // a picture takes longer than everything else
 				}

@@ -246,7 +246,7 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	c.Register(mux)
 	guard := api.NewGuard(p.privateHosts(), p.log.With("part", "guard"))
 	// The cross-origin protection refuses requests that another site makes with the browser's session.
-	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(mux))))
+	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(c.OrNotFound(mux)))))
 	return func() { a.Close(); c.Close() }, nil
 }
 
