@@ -472,6 +472,29 @@ func TestConsoleStreams(t *testing.T) {
 	b.waitForText("#outcome", "1 events applied")
 	b.waitForText("#dead", "None")
 
+	// A lead that Graph refuses is parked by its reactor. The page's row in the overview offers the redrive,
+	// which stores the answers once Graph gives them.
+	r.connectLeads(t, g, testUser, "7000")
+	engine := r.newEngine(t, g, 0)
+	lead, err := engine.SubmitLead("7000")
+	require.NoError(t, err)
+	g.FailNext("GET "+lead, fakegraph.Failure{Status: 400, Code: 100, Subcode: 33, Message: "no such lead"}, 2)
+	require.NoError(t, engine.Step(t.Context()))
+	r.awaitLeads(t, "7000", 0, 1)
+	b.open("/streams")
+	b.waitForText("#dead", "no such lead")
+	b.open("/")
+	b.waitForText("#pages .alarms", "events parked")
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "still parked") // Graph refuses it once more
+	r.awaitLeads(t, "7000", 0, 1)
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "Done: Page 00.")
+	r.awaitLeads(t, "7000", 1, 0)
+	assert.Contains(t, r.leadAnswers(t, "7000"), lead)
+	b.waitForText("#pages tbody tr", "Page 00")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("#pages .alarms").length`))
+
 	b.open("/events?type=message.received")
 	b.waitFor("#events tr")
 	body = message("7000", "77", "m_live", "x", 1790000002000)
