@@ -70,17 +70,18 @@ var templates = func() map[string]*template.Template {
 }()
 
 var functions = template.FuncMap{
-	"ago":    func(t time.Time) string { return ago(time.Since(t)) },
-	"until":  func(t time.Time) string { return ago(time.Until(t)) },
-	"rfc":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"utc":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"minute": func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
-	"clock":  func(t time.Time) string { return t.UTC().Format("15:04:05") },
-	"span":   ago,
-	"count":  func(n any) string { return thousands(fmt.Sprint(n)) },
-	"words":  func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
-	"path":   pathOf,
-	"dict":   dict,
+	"ago":     func(t time.Time) string { return ago(time.Since(t)) },
+	"until":   func(t time.Time) string { return ago(time.Until(t)) },
+	"rfc":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"command": func(step string) bool { return strings.HasPrefix(step, "pagestream ") },
+	"minute":  func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
+	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05") },
+	"span":    ago,
+	"count":   func(n any) string { return thousands(fmt.Sprint(n)) },
+	"words":   func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
+	"path":    pathOf,
+	"dict":    dict,
 	"deref": func(f *float64) float64 {
 		if f == nil {
 			return 0

@@ -60,17 +60,26 @@ func TestConsoleConnect(t *testing.T) {
 	b := newBrowser(t, "http://"+r.PrivateAddr())
 	b.signIn(cfg.HTTP.TokenFile)
 	b.waitForText("#pages", "No page was heard of yet")
+	b.look("pages-empty")
 	b.click("a.button") // Connect pages
 	b.fill("#company", "acme")
 	b.click("form button:not(.plain)")
-	b.click("#login")
+	b.waitFor("#login + .copy, p .copy")
+	b.look("connect-link")
+	login := eval[string](b, `document.querySelector("#login").href`)
+	b.open(strings.Replace(login, "invite=", "invite=x", 1))
+	b.waitForText("h1", "Not connected")
+	b.look("login-failed")
+	b.open(login)
 	b.waitForText("h1", "choose the pages") // the dialog of the fake Meta
 	b.click("input[value='7003']")          // deselect this page
 	b.click("button[name=continue]")
 	b.waitForText("h1", "Choose the pages to connect")
+	b.look("login-choice")
 	b.click("input[value='7002']") // deselect a second page
 	b.click("form button")
 	b.waitForText("h1", "2 of 2 pages are connected and subscribed")
+	b.look("login-result")
 	b.waitForText("a", "Back to")
 	b.click("p a")
 	b.waitForText("#pages", "Page 00")
@@ -141,7 +150,7 @@ func TestConsoleConversation(t *testing.T) {
 	b.waitForText("#thread", "Second words")
 	t.Logf("a message was shown %s after it was sent", time.Since(began).Round(time.Millisecond))
 	assert.Equal(t, "Half a rep", eval[string](b, `document.getElementById("text").value`))
-	b.waitForText("#list a[aria-current]", "Second words") // the open conversation stays marked
+	b.waitFor(fmt.Sprintf("#list a[aria-current][href=%q]", "/conversations/7000/"+contact)) // it stays marked
 	assert.Equal(t, title, eval[string](b, `document.title`))
 
 	// Enter begins a new line, and Ctrl+Enter sends, as the hint says.
@@ -341,7 +350,7 @@ func TestConsoleSignIn(t *testing.T) {
 	b.waitForText("h1", "Page 00") // the page that was requested before
 	b.waitForText(".role", "read-only")
 	assert.Empty(t, eval[string](b, `document.cookie`), "scripts can't read the session cookie")
-	assert.Zero(t, eval[int](b, `document.querySelectorAll("main button").length`), "there are no buttons")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("main button:not(.copy)").length`), "there are no buttons")
 	status := func(method, path string) int {
 		return eval[int](b, fmt.Sprintf(`fetch(%q, {method: %q}).then(r => r.status)`, path, method))
 	}
@@ -600,9 +609,6 @@ func BenchmarkConsoleOverview(b *testing.B) {
 // it if asked to. It fails if a screen is wider than the window.
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
-	if *screenshots != "" {
-		require.NoError(t, os.MkdirAll(*screenshots, 0o750))
-	}
 	r, b, contact := newShowcase(t)
 	code, _, stderr := r.command(t, "tokens", "add", "crm-of-acme", "--scope", "company", "--company", "acme", "--send")
 	require.Equal(t, cli.ExitOK, code, stderr)
@@ -630,29 +636,37 @@ func TestScreenshots(t *testing.T) {
 		{"tokens", "/tokens", "table"},
 		{"history", "/history", "table"},
 	} {
-		for _, width := range []int64{1280, 390} {
-			b.setScreen(width, "light")
-			b.open(s.path)
-			b.waitFor(s.ready)
-			for _, theme := range []string{"light", "dark"} {
-				b.setScreen(width, theme)
-				assert.LessOrEqual(t, eval[int64](b, `document.documentElement.scrollWidth`), width,
-					"%s is wider than the screen", s.name)
-				if (width == 390) == (theme == "dark") {
-					b.isAccessible(fmt.Sprintf("%s, %s, %d wide", s.name, theme, width))
-				}
-				if *screenshots == "" {
-					continue // a picture takes longer than everything else
-				}
-				png := do(b, "picture of "+s.name, chromedp.FullScreenshot(100))
-				file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", s.name, theme, width))
-				require.NoError(t, os.WriteFile(file, png, 0o600))
-			}
-		}
+		b.open(s.path)
+		b.waitFor(s.ready)
+		b.look(s.name)
 		if s.path == "/sign-in" {
 			b.signIn(r.cfg.HTTP.TokenFile)
 		}
 	}
+}
+
+// look checks that a screen is accessible, light and dark, and not wider than the window, and makes
+// pictures of it if asked to.
+func (b *tab) look(name string) {
+	b.t.Helper()
+	for _, width := range []int64{1280, 390} {
+		for _, theme := range []string{"light", "dark"} {
+			b.setScreen(width, theme)
+			assert.LessOrEqual(b.t, eval[int64](b, `document.documentElement.scrollWidth`), width,
+				"%s is wider than the screen", name)
+			if (width == 390) == (theme == "dark") {
+				b.isAccessible(fmt.Sprintf("%s, %s, %d wide", name, theme, width))
+			}
+			if *screenshots == "" {
+				continue // a picture takes longer than everything else
+			}
+			require.NoError(b.t, os.MkdirAll(*screenshots, 0o750))
+			png := do(b, "picture of "+name, chromedp.FullScreenshot(100))
+			file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", name, theme, width))
+			require.NoError(b.t, os.WriteFile(file, png, 0o600))
+		}
+	}
+	b.setScreen(1280, "light")
 }
 
 // writeHistory writes an export with messages of some weeks, more of them by day than by night, and

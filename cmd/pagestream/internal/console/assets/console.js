@@ -98,6 +98,7 @@
     const at = new Date(el.dateTime);
     if (isNaN(at)) return el;
     el.title = `${full.format(at)}, which is ${utc(at)}`;
+    if (at.getTimezoneOffset() === 0 && as === "full") return el;
     if (as === "clock") el.textContent = clock.format(at);
     if (as === "full") {
       const small = document.createElement("small");
@@ -153,8 +154,7 @@
     const button = document.createElement("button");
     button.type = "button";
     button.className = "copy";
-    button.textContent = "⧉";
-    button.title = "Copy";
+    button.textContent = "Copy";
     button.setAttribute("aria-label", "Copy " + (el.dataset.copy || "this"));
     el.after(button);
   };
@@ -174,11 +174,11 @@
     const from = button.previousElementSibling;
     try {
       await copy(from.value ?? from.textContent);
-      button.textContent = "✓";
+      button.textContent = "Copied";
     } catch {
-      button.textContent = "✗";
+      button.textContent = "Not copied";
     }
-    setTimeout(() => { button.textContent = "⧉"; }, 1500);
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
   const each = (root, selector, f) => {
@@ -238,7 +238,7 @@
   });
 
   document.addEventListener("DOMContentLoaded", () => {
-    $("zone").textContent = `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; UTC is beside them or in their titles.`;
+    if (new Date().getTimezoneOffset() !== 0) $("zone").textContent = `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; UTC is beside them or in their titles.`;
     toEnd();
     ask();
   });
