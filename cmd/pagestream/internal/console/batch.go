@@ -74,7 +74,7 @@ func (c *Console) onPages(w http.ResponseWriter, r *http.Request) error {
 	if len(list) > 1 {
 		of = fmt.Sprintf("%d pages, the first of them %s", len(list), of)
 	}
-	j, err := c.begin(string(remedy), of, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	j, err := c.begin(r, string(remedy), of, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		return onEach(ctx, list, do, progress)
 	})
 	if err != nil {

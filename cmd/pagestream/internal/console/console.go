@@ -61,6 +61,7 @@ type Console struct {
 	feeds    *sse.Feeds
 	rates    rates
 	jobs     jobs
+	past     past
 
 	ctx    context.Context // ends the background work
 	cancel context.CancelFunc

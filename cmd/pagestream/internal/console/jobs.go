@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 )
 
 // jobs are the background jobs of this console, the latest for each kind and read
@@ -57,11 +60,14 @@ const (
 	maxJob = 6 * time.Hour
 	// maxJobs is how many jobs are kept; the oldest that has ended is dropped.
 	maxJobs = 32
+	// statusCanceled is the status on record of a job that was given up.
+	statusCanceled = 499
 )
 
-// begin starts a job in the background and returns it. It fails if a job with the same kind and name
+// begin starts a job in the background and returns it. It is on record in place of the request r, when
+// it has ended. It fails if a job with the same kind and name
 // is running. do returns the result in a sentence, and whether it is good.
-func (c *Console) begin(kind, of string,
+func (c *Console) begin(r *http.Request, kind, of string,
 	do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error),
 ) (*job, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
@@ -70,10 +76,12 @@ func (c *Console) begin(kind, of string,
 	defer c.jobs.mu.Unlock()
 	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
 		cancel()
-		return nil, problem{409, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
+		return nil, problem{http.StatusConflict, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
 	}
 	c.jobs.of[j.Key()] = j
 	c.jobs.drop()
+	action := history.From(r.Context()).Fork() // it is on record with its outcome
+	ctx = action.With(ctx)
 	c.work.Go(func() {
 		defer cancel()
 		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total) })
@@ -83,6 +91,16 @@ func (c *Console) begin(kind, of string,
 		case err != nil:
 			result, ok = "Failed: "+err.Error(), false
 		}
+		switch {
+		case errors.Is(err, context.Canceled):
+			action.Ended(statusCanceled, 0)
+		case err != nil:
+			action.Ended(http.StatusInternalServerError, 0)
+		default:
+			action.Done()
+		}
+		action.End()
+		c.past.drop()
 		c.jobs.mu.Lock()
 		defer c.jobs.mu.Unlock()
 		j.Result, j.OK, j.Ended = result, ok, time.Now()

@@ -465,6 +465,13 @@ func TestConsoleStreams(t *testing.T) {
 	b.click("#audit")
 	b.waitForText(".jobs .fine", "All is as promised")
 
+	// What others have begun is listed too.
+	code, _, stderr := r.command(t, "projections", "verify", "comments")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	b.waitForText(".past li:first-child", "projections verify comments")
+	b.waitForText(".past li:first-child", "by file:admin")
+	b.waitForText(".past li:nth-child(2)", "audit")
+
 	poison.failing.Store(true)
 	body := message("7000", "99", "m_bad", "poison", 1790000001000)
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))

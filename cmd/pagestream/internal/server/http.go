@@ -265,7 +265,7 @@ func (p *Program) privateHosts() []string {
 	return slices.DeleteFunc(hosts, func(host string) bool { return host == "" })
 }
 
-// openAccess opens the tokens of the private listener, and the history of what is done with them.
+// openAccess opens the tokens of the private listener.
 func (p *Program) openAccess(ctx context.Context) error {
 	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
 	if err != nil {
@@ -285,6 +285,11 @@ func (p *Program) openAccess(ctx context.Context) error {
 	if err := p.access.Open(ctx); err != nil {
 		return fmt.Errorf("open tokens: %w", err)
 	}
+	return nil
+}
+
+// openHistory opens the history of what operators do, and of what the process does by itself.
+func (p *Program) openHistory(context.Context) error {
 	p.history = history.New(history.Options{
 		JS: p.js, Replicas: p.cfg.NATS.Replicas, Logger: p.log.With("part", "history"),
 	})
