@@ -7,6 +7,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -668,12 +673,31 @@ func (b *tab) look(name string) {
 				continue // a picture takes longer than everything else
 			}
 			require.NoError(b.t, os.MkdirAll(*screenshots, 0o750))
-			png := do(b, "picture of "+name, chromedp.FullScreenshot(100))
+			picture := do(b, "picture of "+name, chromedp.FullScreenshot(100))
 			file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", name, theme, width))
-			require.NoError(b.t, os.WriteFile(file, png, 0o600))
+			require.NoError(b.t, os.WriteFile(file, smaller(b.t, picture), 0o600))
 		}
 	}
 	b.setScreen(1280, "light")
+}
+
+// smaller returns a picture with its 64 most frequent colors, in a third of the bytes.
+func smaller(t *testing.T, picture []byte) []byte {
+	t.Helper()
+	from, err := png.Decode(bytes.NewReader(picture))
+	require.NoError(t, err)
+	bounds, counts := from.Bounds(), map[color.Color]int{}
+	for y := range bounds.Dy() {
+		for x := range bounds.Dx() {
+			counts[from.At(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(counts), func(a, b color.Color) int { return cmp.Compare(counts[b], counts[a]) })
+	to := image.NewPaletted(bounds, all[:min(64, len(all))])
+	draw.Draw(to, bounds, from, bounds.Min, draw.Src)
+	var out bytes.Buffer
+	require.NoError(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, to))
+	return out.Bytes()
 }
 
 // writeHistory writes an export with messages of some weeks, more of them by day than by night, and
