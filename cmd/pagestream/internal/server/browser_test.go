@@ -147,6 +147,15 @@ func (b *tab) setScreen(width int64, theme string) {
 		})))
 }
 
+// setZone sets the time zone of the browser.
+func (b *tab) setZone(name string) {
+	b.t.Helper()
+	do(b, "set the time zone", chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
+		_, err := chromedp.Call(ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: name})
+		return err
+	}))
+}
+
 // open navigates to a path of the console, or to a URL.
 func (b *tab) open(target string) {
 	b.t.Helper()
