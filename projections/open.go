@@ -73,6 +73,9 @@ func (r *Runner) recreateDamaged(head uint64, why string) error {
 		return err
 	}
 	r.suspicion = ""
+	if r.opts.Renewed != nil {
+		r.opts.Renewed(why, nil)
+	}
 	r.opts.Logger.Error("read model was damaged and is built again; it is not read meanwhile",
 		"projection", r.Name(), "why", why)
 	return nil

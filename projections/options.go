@@ -54,6 +54,10 @@ type RunnerOptions struct {
 	// which they are the same. It is called before the read model is built again, by
 	// the goroutine of Run, and must not wait for the read model.
 	RolledBack func(common uint64)
+	// Renewed, if not nil, is called when the runner builds its file again on its own account, with the
+	// reason: at the end and with the result, or with nil when a damaged file begins again, which
+	// is not read meanwhile. It must not wait for the read model.
+	Renewed func(why string, out *Rebuilt)
 	// Tail may be shared by all runners of a process; nil means that this runner
 	// reads the stream itself.
 	Tail *streams.Tail

@@ -56,6 +56,9 @@ func (r *Runner) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rebuild read model: %w", err)
 	}
+	if r.opts.Renewed != nil {
+		r.opts.Renewed(r.outdated, &out)
+	}
 	r.outdated = ""
 	r.opts.Logger.Info("read model rebuilt", "projection", r.Name(), "seq", out.Seq, "took", out.Took)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,10 +96,12 @@ func TestRolledBackStreamIsNoticedAtStart(t *testing.T) {
 			}
 
 			var common atomic.Uint64
+			var renewed sync.Map // the reason and the position by name
 			index, run = open(func(o *projections.RunnerOptions) {
 				if o.Dedup == nil {
 					o.RolledBack = func(seq uint64) { common.Store(seq) }
 				}
+				o.Renewed = func(why string, out *projections.Rebuilt) { renewed.Store(out.Name, fmt.Sprint(why, " ", out.Seq)) }
 			})
 			s := run.Status()
 			require.Equal(t, uint64(800), s.Stale, "it is served, and marked")
@@ -110,6 +113,13 @@ func TestRolledBackStreamIsNoticedAtStart(t *testing.T) {
 			require.Equal(t, want(t, &chain{name: "chain"}, fresh), awaitDigest(t, run, last),
 				"the read model is not the fold of the stream")
 			require.NotEmpty(t, run.Status().Rebuilt)
+			streamstest.Eventually(t, streamstest.Limit, func() error {
+				want := fmt.Sprint(run.Status().Rebuilt, " ", last)
+				if got, _ := renewed.Load("chain"); got != want {
+					return fmt.Errorf("reported %v, want %s", got, want)
+				}
+				return nil
+			})
 			awaitDigest(t, index, last)
 			summary, err := deliveries.Read(index)
 			require.NoError(t, err)

@@ -182,6 +182,18 @@ func (k *Parking) register(ctx context.Context, r *Reactor) error {
 	return nil
 }
 
+// Stalled counts by page the conversations in which an event is parked, once for each reactor. On a
+// cluster these are the ones that this node knows of.
+func (k *Parking) Stalled() map[domain.PageID]int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := map[domain.PageID]int{}
+	for c := range k.first {
+		out[c.page]++
+	}
+	return out
+}
+
 // empty reports whether nothing is parked.
 func (k *Parking) empty() bool {
 	k.mu.Lock()

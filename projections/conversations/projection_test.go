@@ -1,10 +1,13 @@
 package conversations_test
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/store"
 )
@@ -648,6 +652,60 @@ func TestList(t *testing.T) {
 	_, _, err := conversations.List(f.st, page, "!", 7)
 	require.ErrorIs(t, err, conversations.ErrCursor)
 	empty, next, err := conversations.List(f.st, "nobody", "", 7)
+	require.NoError(t, err)
+	assert.NotNil(t, empty)
+	assert.Empty(t, empty)
+	assert.Empty(t, next)
+}
+
+func TestListAll(t *testing.T) {
+	f := newFixture(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	var all []conversations.Conversation
+	// Ids that are prefixes of others, and with zero bytes; several conversations have the same time.
+	for _, p := range []domain.PageID{"1", "10", "104", "2", "1\x00", "a\x00b"} {
+		for i := range 20 {
+			c := domain.ContactID(fmt.Sprint(i))
+			at := int64(1000 + random.IntN(12))
+			f.apply(withContact(in("m"+string(p)+string(c), "x", at), p, c))
+			if random.IntN(3) > 0 {
+				f.apply(withContact(out("e"+string(p)+string(c), "x", at), p, c))
+			}
+			row, err := conversations.Get(f.st, p, c)
+			require.NoError(t, err)
+			all = append(all, row)
+		}
+	}
+	for _, first := range []bool{false, true} {
+		slices.SortFunc(all, func(a, b conversations.Conversation) int {
+			if first && (a.Unanswered > 0) != (b.Unanswered > 0) {
+				return cmp.Compare(b.Unanswered, a.Unanswered)
+			}
+			return cmp.Or(b.LastActivity.Compare(a.LastActivity), cmp.Compare(a.Page, b.Page), cmp.Compare(a.Contact, b.Contact))
+		})
+		for _, limit := range []int{1, 7, 120, 500} {
+			var got []conversations.Conversation
+			for cursor, n := "", 0; n < 200; n++ {
+				list, next, err := conversations.ListAll(f.st, first, cursor, limit)
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(list), limit)
+				got = append(got, list...)
+				if cursor = next; next == "" {
+					break
+				}
+				_, _, err = conversations.ListAll(f.st, !first, cursor, limit)
+				require.ErrorIs(t, err, conversations.ErrCursor, "a cursor of the other order")
+			}
+			require.Equal(t, all, got, "unanswered first: %v, by %d", first, limit)
+		}
+	}
+	for _, cursor := range []string{"!", "AA", "AQ", "AQAAAA", "Aw", projections.EncodeCursor(make([]byte, 12))} {
+		_, _, err := conversations.ListAll(f.st, cursor == "AQAAAA", cursor, 7)
+		if cursor != "AA" { // the beginning
+			require.ErrorIs(t, err, conversations.ErrCursor, cursor)
+		}
+	}
+	empty, next, err := conversations.ListAll(newFixture(t).st, true, "", 7)
 	require.NoError(t, err)
 	assert.NotNil(t, empty)
 	assert.Empty(t, empty)

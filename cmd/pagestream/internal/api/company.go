@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/names"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
@@ -415,7 +416,7 @@ type boundEvents struct {
 	ctx     context.Context //nolint:containedctx // that of the request
 	company string
 	// seen has the names that the company may see.
-	seen map[contactKey][2]string
+	seen map[names.Contact][2]string
 }
 
 // internalNouns are the nouns of events that a company's token does not get: what operators
@@ -452,10 +453,10 @@ func (b *boundEvents) event(e streams.Stored) (streams.Stored, error) {
 
 // names returns the names that the company may see: that of a page that it has, and that of
 // a contact whose events are all of its time.
-func (b *boundEvents) names(n *names, e streams.Stored) (page, contact string, err error) {
-	key := contactKey{e.Page, e.Contact}
+func (b *boundEvents) names(n *names.Names, e streams.Stored) (page, contact string, err error) {
+	key := names.Contact{Page: e.Page, Contact: e.Contact}
 	if b == nil {
-		return n.page(e.Page), n.contact(e.Page, e.Contact), nil
+		return n.Page(e.Page), n.Contact(e.Page, e.Contact), nil
 	}
 	if found, known := b.seen[key]; known {
 		return found[0], found[1], nil
@@ -464,7 +465,7 @@ func (b *boundEvents) names(n *names, e streams.Stored) (page, contact string, e
 	if err != nil && !errors.Is(err, conversations.ErrNotFound) && !errors.Is(err, conversations.ErrErased) {
 		return "", "", err
 	}
-	page = n.page(e.Page)
+	page = n.Page(e.Page)
 	if err := b.s.opts.Pages.WaitFor(b.ctx, c.LastSeq); err != nil {
 		return "", "", fmt.Errorf("wait for read model: %w", err)
 	}
@@ -487,7 +488,7 @@ func (s *Server) boundEvents(r *http.Request) *boundEvents {
 	if company == "" {
 		return nil
 	}
-	return &boundEvents{s: s, ctx: r.Context(), company: company, seen: map[contactKey][2]string{}}
+	return &boundEvents{s: s, ctx: r.Context(), company: company, seen: map[names.Contact][2]string{}}
 }
 
 // ownSelection fails with 404 if a company's token selects a page that its company never

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/names"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/sse"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -73,10 +74,13 @@ type eventHead struct {
 
 // eventWriter writes the events of one response.
 type eventWriter struct {
-	names  *names
+	names  *names.Names
 	bound  *boundEvents
 	base64 bool // the item as raw_base64
 }
+
+// names returns a look-up of names for one request.
+func (s *Server) names() *names.Names { return names.New(s.opts.Pages, s.opts.Conversations) }
 
 // eventWriter parses ?raw=. Its only value is base64.
 func (s *Server) eventWriter(r *http.Request) (eventWriter, error) {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,6 +65,7 @@ type Console struct {
 	feeds    *sse.Feeds
 	rates    rates
 	jobs     jobs
+	past     past
 
 	ctx    context.Context // ends the background work
 	cancel context.CancelFunc
@@ -109,6 +111,20 @@ func (c *Console) Register(mux *http.ServeMux) {
 	}
 }
 
+// OrNotFound returns a handler that serves mux, and that answers a browser's request for a page that
+// is on none of its routes with a page of the console. Other clients get the answer of mux.
+func (c *Console) OrNotFound(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") {
+			if _, pattern := mux.Handler(r); pattern == "" {
+				c.showError(w, r, notFound("There is no such page here."))
+				return
+			}
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
 // route is a handler of the console. One that changes anything has a verb, under which it
 // is on record.
 type route struct {
@@ -125,12 +141,13 @@ func (c *Console) routes() map[string]route {
 		"GET /live/totals":               {serve: c.liveTotals},
 		"GET /connect":                   {serve: c.showConnect},
 		"POST /connect":                  {serve: c.connect, verb: "pages_login"},
+		"POST /pages":                    {serve: c.onPages, verb: "pages_batch"},
 		"GET /pages/{page}":              {serve: c.page},
 		"GET /pages/{page}/findings":     {serve: c.findings},
 		"POST /pages/{page}/check":       {serve: c.verb("check", Operator.Check), verb: "pages_check"},
 		"POST /pages/{page}/resubscribe": {serve: c.verb("resubscribe", Operator.Resubscribe), verb: "pages_resubscribe"},
 		"POST /pages/{page}/disconnect":  {serve: c.verb("disconnect", Operator.Disconnect), verb: "pages_disconnect"},
-		"GET /conversations":             {serve: c.conversationPages},
+		"GET /conversations":             {serve: c.inbox},
 
 		"GET /pages/{page}/conversations":            {serve: c.conversations},
 		"GET /conversations/{page}":                  {serve: toConversations},

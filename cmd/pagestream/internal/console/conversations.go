@@ -17,6 +17,7 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams"
 )
 
 // Sizes of the lists on one page, and the limit of a reply.
@@ -38,7 +39,7 @@ type conversationPage struct {
 	Counts conversations.Counts
 }
 
-// conversationPages serves GET /conversations: the pages, sorted by their last message.
+// conversationPages serves GET /conversations?by=page: the pages, sorted by their last message.
 func (c *Console) conversationPages(w http.ResponseWriter, r *http.Request) error {
 	var v conversationPagesView
 	err := pages.Each(c.opts.Pages, func(p pages.Page) error {
@@ -72,7 +73,7 @@ type conversationsView struct {
 	// AsOf is the sequence up to which everything shown is complete.
 	AsOf   uint64
 	Thread *threadView
-	// Contact is the contact of the open thread.
+	// Contact is the contact of the open thread, which is marked in the list.
 	Contact domain.ContactID
 }
 
@@ -89,6 +90,7 @@ func (c *Console) conversations(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	v.Contact = domain.ContactID(r.URL.Query().Get("contact")) // a thread asks for its list again
 	c.show(w, r, http.StatusOK, "conversations", "Conversations of "+nameOf(v.Page), v)
 	return nil
 }
@@ -113,16 +115,23 @@ type threadView struct {
 	// At is the sequence of the event that the thread is shown as of, 0 for now. First
 	// and Last are the bounds of the time slider.
 	At, First, Last uint64
-	Window          window
-	// Text is the text of a reply that could not be sent.
+	// AtTime is when the event At, or for now the last one, was stored; zero if that event was erased.
+	AtTime time.Time
+	Window window
+	// Closed says why no reply can be sent, empty if one can.
+	Closed string
+	// Text is the text of a reply that could not be sent; Sent is set if one was.
 	Text string
+	Sent bool
 	// Owner is the app that owns the thread, if it is another app.
 	Owner string
 }
 
-// item is a message, a day or a gap; exactly one field is set.
+// item is a message, a day or a gap; exactly one of these fields is set. Ours is set for a
+// message that was sent with this installation or by one of its apps.
 type item struct {
 	Message *conversations.Message
+	Ours    bool
 	Day     string
 	Gap     *gap
 }
@@ -162,21 +171,44 @@ func windowOf(lastIn, now time.Time) window {
 	return window{}
 }
 
+// closed returns why a page can't send a reply, empty if it can.
+func (c *Console) closed(page pages.Page, w window) (string, error) {
+	if page.LinkedPage != "" { // an Instagram account sends with its page's token
+		linked, err := pages.Get(c.opts.Pages, page.LinkedPage)
+		if err != nil && !errors.Is(err, pages.ErrNotFound) {
+			return "", err
+		}
+		page = linked
+	}
+	switch {
+	case page.State != pages.Connected:
+		return "The page is not connected: connect it to answer.", nil
+	case page.Token != pages.TokenValid:
+		return "Meta refuses the page's token: reconnect the page to answer.", nil
+	case !w.Standard && !w.Human:
+		return "The window to answer is closed: Meta lets a page answer within 24 hours of the contact's last " +
+			"message, and a person within 7 days.", nil
+	}
+	return "", nil
+}
+
 // thread serves GET /conversations/{page}/{contact}, with ?at_seq= as of an event.
 func (c *Console) thread(w http.ResponseWriter, r *http.Request) error {
 	return c.showThread(w, r, http.StatusOK, "", "", "")
 }
 
+// showThread responds with a thread. After a reply done or failed has its outcome, and text is
+// what could not be sent.
 func (c *Console) showThread(w http.ResponseWriter, r *http.Request, status int, done, failed, text string) error {
 	v, err := c.conversationList(r)
 	if err != nil {
 		return err
 	}
 	v.Contact = contactOf(r)
-	if v.Thread, err = c.readThread(r, v.Page); err != nil {
+	if v.Thread, err = c.readThread(w, r, v.Page); err != nil {
 		return err
 	}
-	v.Thread.Text = text
+	v.Thread.Text, v.Thread.Sent = text, r.Method == http.MethodPost && status == http.StatusOK
 	c.showOutcome(w, r, status, "conversations", title(v.Thread.Conversation), v, done, failed)
 	return nil
 }
@@ -188,7 +220,7 @@ func title(c conversations.Conversation) string {
 // pastWait bounds how long reading a past state may take.
 const pastWait = 50 * time.Second
 
-func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, error) {
+func (c *Console) readThread(w http.ResponseWriter, r *http.Request, page pages.Page) (*threadView, error) {
 	contact, q := contactOf(r), r.URL.Query()
 	t := &threadView{}
 	if at := q.Get("at_seq"); at != "" {
@@ -197,7 +229,7 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 			return nil, err
 		}
 	}
-	if err := c.readBounds(t, page.ID, contact); err != nil {
+	if err := c.readBounds(r.Context(), t, page.ID, contact); err != nil {
 		return nil, err
 	}
 	read := func(v projections.Viewer) error {
@@ -213,10 +245,15 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 		t.Earlier = next
 		gaps, err := c.gaps(page)
 		t.Items = itemsOf(list, gaps)
+		for i, it := range t.Items {
+			t.Items[i].Ours = it.Message != nil && c.ours(*it.Message)
+		}
 		return err
 	}
 	if t.At == 0 || t.At >= t.Last {
-		t.At = 0
+		if t.At = 0; q.Has("at_seq") { // the slider was moved to its end
+			w.Header().Set("Hx-Replace-Url", r.URL.Path)
+		}
 		if err := read(c.opts.Conversations); err != nil {
 			return nil, err
 		}
@@ -232,14 +269,24 @@ func (c *Console) readThread(r *http.Request, page pages.Page) (*threadView, err
 		}
 	}
 	t.Window = windowOf(t.Conversation.LastIn, time.Now())
+	var err error
+	if t.Closed, err = c.closed(page, t.Window); err != nil {
+		return nil, err
+	}
 	if th := t.Conversation.Thread; th != nil && th.Owner != "" && t.Conversation.Standby {
 		t.Owner = th.Owner
 	}
 	return t, nil
 }
 
-// readBounds sets the first and the last event of a conversation.
-func (c *Console) readBounds(t *threadView, page domain.PageID, contact domain.ContactID) error {
+// ours reports whether a message was sent with this installation, or by one of its apps.
+func (c *Console) ours(m conversations.Message) bool {
+	return m.Direction == conversations.Out && (m.Source == "send" || c.opts.Operator.IsOwnApp(m.AppID))
+}
+
+// readBounds sets the first and the last event of a conversation, and the time of the one
+// that it is shown as of.
+func (c *Console) readBounds(ctx context.Context, t *threadView, page domain.PageID, contact domain.ContactID) error {
 	first, err := conversations.EventsOf(c.opts.Conversations, page, contact, 0, 1)
 	if err != nil || len(first) == 0 {
 		return err
@@ -248,8 +295,16 @@ func (c *Console) readBounds(t *threadView, page domain.PageID, contact domain.C
 	if err != nil {
 		return err
 	}
-	t.First, t.Last = first[0], now.LastSeq
-	return nil
+	t.First, t.Last, t.AtTime = first[0], now.LastSeq, now.LastAt
+	if t.At == 0 || t.At >= t.Last {
+		return nil
+	}
+	e, err := streams.Get(ctx, c.opts.JS, c.opts.Stream, t.At)
+	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) {
+		err = nil // there is no event, or it was erased
+	}
+	t.AtTime = e.At
+	return err
 }
 
 // gaps returns the periods after its first confirmation in which the page was not

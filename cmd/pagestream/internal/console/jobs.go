@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 )
 
 // jobs are the background jobs of this console, the latest for each kind and read
@@ -19,7 +22,8 @@ type jobs struct {
 
 // job is one background job. [jobs.list] returns consistent copies.
 type job struct {
-	// Kind is "rebuild", "verify" or "audit"; Of is the name of the read model.
+	// Kind is "rebuild", "verify" or "audit" and Of the name of the read model; or Kind is a
+	// [meta.Remedy], and Of names the pages.
 	Kind, Of       string
 	Started, Ended time.Time
 	Done, Total    uint64
@@ -31,7 +35,11 @@ type job struct {
 	OK     bool
 
 	cancel context.CancelFunc
+	done   chan struct{} // closed at the end, after which the job does not change
 }
+
+// OfPages reports whether it is an action on pages.
+func (j job) OfPages() bool { return j.Kind != jobRebuild && j.Kind != jobVerify && j.Kind != jobAudit }
 
 // Key identifies the job.
 func (j job) Key() string { return j.Kind + " " + j.Of }
@@ -47,23 +55,33 @@ func (j job) Percent() int {
 	return int(100 * min(j.Done, j.Total) / j.Total)
 }
 
-// maxJob bounds how long a job may take.
-const maxJob = 6 * time.Hour
+const (
+	// maxJob bounds how long a job may take.
+	maxJob = 6 * time.Hour
+	// maxJobs is how many jobs are kept; the oldest that has ended is dropped.
+	maxJobs = 32
+	// statusCanceled is the status on record of a job that was given up.
+	statusCanceled = 499
+)
 
-// begin starts a job in the background. It fails if a job with the same kind and name
+// begin starts a job in the background and returns it. It is on record in place of the request r, when
+// it has ended. It fails if a job with the same kind and name
 // is running. do returns the result in a sentence, and whether it is good.
-func (c *Console) begin(kind, of string,
+func (c *Console) begin(r *http.Request, kind, of string,
 	do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error),
-) error {
+) (*job, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
-	j := &job{Kind: kind, Of: of, Started: time.Now(), cancel: cancel}
+	j := &job{Kind: kind, Of: of, Started: time.Now(), cancel: cancel, done: make(chan struct{})}
 	c.jobs.mu.Lock()
 	defer c.jobs.mu.Unlock()
 	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
 		cancel()
-		return problem{409, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
+		return nil, problem{http.StatusConflict, fmt.Sprintf("The %s of %s runs already.", kind, cmp.Or(of, "the stream"))}
 	}
 	c.jobs.of[j.Key()] = j
+	c.jobs.drop()
+	action := history.From(r.Context()).Fork() // it is on record with its outcome
+	ctx = action.With(ctx)
 	c.work.Go(func() {
 		defer cancel()
 		result, ok, err := do(ctx, func(done, total uint64) { c.jobs.progress(j, done, total) })
@@ -73,11 +91,35 @@ func (c *Console) begin(kind, of string,
 		case err != nil:
 			result, ok = "Failed: "+err.Error(), false
 		}
+		switch {
+		case errors.Is(err, context.Canceled):
+			action.Ended(statusCanceled, 0)
+		case err != nil:
+			action.Ended(http.StatusInternalServerError, 0)
+		default:
+			action.Done()
+		}
+		action.End()
+		c.past.drop()
 		c.jobs.mu.Lock()
 		defer c.jobs.mu.Unlock()
 		j.Result, j.OK, j.Ended = result, ok, time.Now()
+		close(j.done)
 	})
-	return nil
+	return j, nil
+}
+
+// drop removes the oldest job that has ended if there are too many. The caller holds mu.
+func (s *jobs) drop() {
+	var oldest *job
+	for _, j := range s.of {
+		if !j.Running() && (oldest == nil || j.Ended.Before(oldest.Ended)) {
+			oldest = j
+		}
+	}
+	if len(s.of) > maxJobs && oldest != nil {
+		delete(s.of, oldest.Key())
+	}
 }
 
 func (s *jobs) progress(j *job, done, total uint64) {

@@ -52,6 +52,8 @@ type PageOperator interface {
 	Disconnect(ctx context.Context, page domain.PageID) (meta.Outcome, error)
 	// AppNames returns the names of the configured apps, the default app first.
 	AppNames() []string
+	// IsOwnApp reports whether an id is that of a configured app at Meta.
+	IsOwnApp(id string) bool
 	Invite(ctx context.Context, r operate.InviteRequest) (operate.Invite, error)
 	// ListCompanies lists the known companies, in order of their names.
 	ListCompanies(ctx context.Context) ([]companies.Company, error)

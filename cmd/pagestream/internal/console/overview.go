@@ -65,6 +65,10 @@ func (f filter) matches(r row) bool {
 		if r.Level > levelWarning {
 			return false
 		}
+	case "wrong", "warning":
+		if r.Level.String() != f.Show {
+			return false
+		}
 	case "connected", "disconnected", "unknown":
 		if string(r.Page.State) != f.Show {
 			return false
@@ -111,6 +115,16 @@ func (r row) Alarms() []meta.Finding {
 	})
 }
 
+// Fix returns the remedy of the first finding that has one and needs attention, empty if none has.
+func (r row) Fix() meta.Remedy {
+	for _, f := range r.Alarms() {
+		if f.Remedy != "" {
+			return f.Remedy
+		}
+	}
+	return ""
+}
+
 // overviewView is the view of all pages.
 type overviewView struct {
 	Filter    filter
@@ -122,12 +136,24 @@ type overviewView struct {
 	// All is the number of pages. Cut is the number of matching pages that are not
 	// listed.
 	All, Cut int
+	// Jobs are the actions on pages that run, or ended shortly ago; Busy is set while one runs.
+	Jobs []job
+	Busy bool
 }
+
+// jobShown is how long an ended action on pages is shown in the overview.
+const jobShown = time.Minute
 
 // overview serves GET /: every page, those that need attention first.
 func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	v := overviewView{Filter: filter{Query: strings.TrimSpace(q.Get("q")), Show: q.Get("show"), Company: q.Get("company")}}
+	return c.showOverview(w, r, http.StatusOK, "", "")
+}
+
+// showOverview responds with the overview, filtered by the parameters in the URL or in a form.
+func (c *Console) showOverview(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
+	v := overviewView{Filter: filter{
+		Query: strings.TrimSpace(r.FormValue("q")), Show: r.FormValue("show"), Company: r.FormValue("company"),
+	}}
 	rows, err := c.rows()
 	if err != nil {
 		return err
@@ -157,7 +183,12 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	if v.Cut = len(v.Rows) - maxRows; v.Cut > 0 {
 		v.Rows = v.Rows[:maxRows]
 	}
-	c.show(w, r, http.StatusOK, "overview", "Pages", v)
+	for _, j := range c.jobs.list() {
+		if j.OfPages() && (j.Running() || time.Since(j.Ended) < jobShown) {
+			v.Jobs, v.Busy = append(v.Jobs, j), v.Busy || j.Running()
+		}
+	}
+	c.showOutcome(w, r, status, "overview", "Pages", v, done, failed)
 	return nil
 }
 

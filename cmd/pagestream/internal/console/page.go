@@ -165,27 +165,32 @@ func (c *Console) verb(name string, do func(Operator, context.Context, domain.Pa
 		if err != nil {
 			return c.showPage(w, r, http.StatusUnprocessableEntity, "", fmt.Sprintf("Could not %s the page: %v", name, err))
 		}
-		done, failed := "", ""
-		switch o.State {
-		case subscriptions.Confirmed:
-			done = "Confirmed: Graph's own list has every wanted field."
-		case subscriptions.Removed:
-			done = "Disconnected. Its history stays; connect it again at any time."
-		default:
-			failed = "The page is " + string(o.State)
-			if o.Reason != "" {
-				failed += ": " + o.Reason
-			}
-			failed += "."
-			if len(o.Missing) > 0 {
-				failed += " Missing: " + strings.Join(o.Missing, ", ") + "."
-			}
-		}
-		if len(o.AppMissing) > 0 {
-			failed += " The app itself lacks: " + strings.Join(o.AppMissing, ", ") + "."
-		}
+		done, failed := describe(o)
 		return c.showPage(w, r, http.StatusOK, done, failed)
 	}
+}
+
+// describe says in sentences what a verb on a page has done, and what is wrong afterwards.
+func describe(o meta.Outcome) (done, failed string) {
+	switch o.State {
+	case subscriptions.Confirmed:
+		done = "Confirmed: Graph's own list has every wanted field."
+	case subscriptions.Removed:
+		done = "Disconnected. Its history stays; connect it again at any time."
+	default:
+		failed = "The page is " + string(o.State)
+		if o.Reason != "" {
+			failed += ": " + o.Reason
+		}
+		failed += "."
+		if len(o.Missing) > 0 {
+			failed += " Missing: " + strings.Join(o.Missing, ", ") + "."
+		}
+	}
+	if len(o.AppMissing) > 0 {
+		failed += " The app itself lacks: " + strings.Join(o.AppMissing, ", ") + "."
+	}
+	return done, failed
 }
 
 // extend moves the write deadline to 2 minutes from now. The server's default is too

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
@@ -69,23 +70,42 @@ var templates = func() map[string]*template.Template {
 }()
 
 var functions = template.FuncMap{
-	"ago":   func(t time.Time) string { return ago(time.Since(t)) },
-	"until": func(t time.Time) string { return ago(time.Until(t)) },
-	"rfc":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"utc":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
-	"span":  ago,
-	"count": func(n any) string { return thousands(fmt.Sprint(n)) },
-	"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
-	"path":  pathOf,
+	"ago":     func(t time.Time) string { return ago(time.Since(t)) },
+	"until":   func(t time.Time) string { return ago(time.Until(t)) },
+	"rfc":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"command": func(step string) bool { return strings.HasPrefix(step, "pagestream ") },
+	"minute":  func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
+	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05") },
+	"span":    ago,
+	"count":   func(n any) string { return thousands(fmt.Sprint(n)) },
+	"words":   func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
+	"path":    pathOf,
+	"dict":    dict,
 	"deref": func(f *float64) float64 {
 		if f == nil {
 			return 0
 		}
 		return *f
 	},
+	"label":   func(r meta.Remedy) string { return remedyLabels[r] },
 	"millis":  func(ms int64) string { return ago(time.Duration(ms) * time.Millisecond) },
 	"initial": initial,
+}
+
+// dict returns a map of pairs of a name and a value, for a part that needs several values.
+func dict(pairs ...any) map[string]any {
+	out := map[string]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		out[fmt.Sprint(pairs[i])] = pairs[i+1]
+	}
+	return out
+}
+
+// remedyLabels are the texts of the buttons that carry out a remedy.
+var remedyLabels = map[meta.Remedy]string{
+	meta.RemedyCheck: "Check again", meta.RemedyResubscribe: "Resubscribe",
+	meta.RemedyConnect: "Reconnect", meta.RemedyRedrive: "Redrive",
 }
 
 // pathOf returns the path with these elements. Ids come from outside, so each element

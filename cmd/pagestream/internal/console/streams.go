@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
@@ -25,7 +26,10 @@ const maxDeadLetters = 200
 // streamsView is the view of the streams and of everything that reads them.
 type streamsView struct {
 	Models []projections.Status
-	Jobs   []job
+	// Jobs are those of the console that run or failed to begin; Past are the rebuilds, verifications and
+	// audits on record, whoever began them, the newest first.
+	Jobs []job
+	Past []history.Entry
 	// Busy is set while a job or a rebuild runs; the page then refreshes every second.
 	Busy      bool
 	Dead      []projections.DeadLetter
@@ -50,7 +54,12 @@ func (c *Console) streams(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int, done, failed string) error {
-	v := streamsView{Models: c.opts.Operator.Statuses(), Jobs: c.jobs.list(), Hooks: c.opts.Operator.ListHooks()}
+	v := streamsView{Models: c.opts.Operator.Statuses(), Hooks: c.opts.Operator.ListHooks()}
+	for _, j := range c.jobs.list() {
+		if j.Running() || j.OfPages() {
+			v.Jobs = append(v.Jobs, j)
+		}
+	}
 	v.Busy = slices.ContainsFunc(v.Jobs, job.Running) ||
 		slices.ContainsFunc(v.Models, func(s projections.Status) bool { return s.Rebuild != nil })
 	var err error
@@ -70,11 +79,50 @@ func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int
 	slices.SortFunc(v.Pages, func(a, b deadPage) int { return b.Count - a.Count })
 	ctx, cancel := context.WithTimeout(r.Context(), modelWait)
 	defer cancel()
+	if v.Past, err = c.past.get(ctx, c.opts.Operator.ListHistory); err != nil {
+		v.Trouble = "The rebuilds and audits can't be listed: " + err.Error()
+	}
 	if v.Consumers, err = c.opts.Operator.ListConsumers(ctx); err != nil {
 		v.Trouble = "The consumers can't be listed: " + err.Error()
 	}
 	c.showOutcome(w, r, status, "streams", "Streams", v, done, failed)
 	return nil
+}
+
+// The number of rebuilds, verifications and audits that are listed, and how old the list may be: the page
+// is read again more than once a second while a job runs.
+const (
+	pastSize = 20
+	pastAge  = 2 * time.Second
+)
+
+// past keeps the list of the rebuilds, verifications and audits for a short time.
+type past struct {
+	mu   sync.Mutex
+	read time.Time
+	list []history.Entry
+}
+
+func (p *past) get(ctx context.Context, read func(context.Context, history.Query) ([]history.Entry, uint64, error)) (
+	[]history.Entry, error,
+) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.read) < pastAge {
+		return p.list, nil
+	}
+	list, _, err := read(ctx, history.Query{Verbs: []string{"projections_rebuild", "projections_verify", "audit"}, Limit: pastSize})
+	if err == nil {
+		p.list, p.read = list, time.Now()
+	}
+	return p.list, err
+}
+
+// drop makes the next get read the list again.
+func (p *past) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.read = time.Time{}
 }
 
 // Kinds of job.
@@ -89,15 +137,8 @@ func (c *Console) rebuild(w http.ResponseWriter, r *http.Request) error {
 		string, bool, error,
 	) {
 		out, err := c.opts.Operator.Rebuild(ctx, name, progress)
-		result := fmt.Sprintf("Built again up to event %d in %s, %.0f events a second.",
-			out.Seq, out.Took.Round(time.Millisecond), out.Rate)
-		switch {
-		case out.Was == "":
-			return result + " There was nothing to compare it with.", true, err
-		case !out.Equal:
-			return result + " It differs from the one before, which was wrong.", false, err
-		}
-		return result + " It is equal to the one before.", true, err
+		result, good := operate.RebuiltText(out)
+		return result, good, err
 	})
 }
 
@@ -106,12 +147,8 @@ func (c *Console) verify(w http.ResponseWriter, r *http.Request) error {
 		string, bool, error,
 	) {
 		out, err := c.opts.Operator.Verify(ctx, name, progress)
-		if out.Equal {
-			return fmt.Sprintf("A replay up to event %d gives the same rows (%s).",
-				out.Seq, out.Took.Round(time.Millisecond)), true, err
-		}
-		return fmt.Sprintf("A replay up to event %d gives different rows: rebuild the read model. "+
-			"To see the first row that differs, type: pagestream projections verify %s", out.Seq, name), false, err
+		result, good := operate.VerifiedText(out)
+		return result, good, err
 	})
 }
 
@@ -126,32 +163,18 @@ func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string
 	if !slices.ContainsFunc(c.opts.Operator.Statuses(), func(s projections.Status) bool { return s.Name == name }) {
 		return notFound("There is no read model of that name.")
 	}
-	err := c.begin(kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	_, err := c.begin(r, kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		return do(ctx, name, func(p projections.Rebuilding) { progress(p.Seq, p.Target) })
 	})
 	return c.begun(w, r, err)
 }
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
-	err := c.begin(jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	_, err := c.begin(r, jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		a, err := c.opts.Operator.Audit(ctx, false, func(p audit.Progress) {
 			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
 		})
-		d := a.Intake
-		result := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; "+
-			"%d deliveries accepted with %d items = %d stored + %d duplicates.",
-			a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased,
-			d.Accepted, d.Items, d.Stored, d.Duplicates)
-		for _, m := range a.Models {
-			result += fmt.Sprintf(" Rows of %s compared with a replay: %s.", m.Name, m.Rows)
-		}
-		if a.OK {
-			return "All is as promised. " + result, true, err
-		}
-		for _, p := range a.Problems {
-			result += " " + p.What + "."
-		}
-		return "Not as promised. " + result, false, err
+		return operate.AuditText(a), a.OK, err
 	})
 	return c.begun(w, r, err)
 }

@@ -49,7 +49,7 @@ type App struct {
 // Format keeps the token out of logs, for every format verb.
 func (a App) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "app "+a.Name) }
 
-// Options configure a [Doctor]. All fields except Lost, Now, Space, Durability and Storable are required.
+// Options configure a [Doctor]. All fields except Lost, Now, Parked, Space, Durability and Storable are required.
 type Options struct {
 	// Pages and Subscriptions are the read models.
 	Pages, Subscriptions projections.Reader
@@ -60,6 +60,8 @@ type Options struct {
 	// page that is judged. AllSilent reports whether nearly all pages are silent.
 	Loop      func(domain.PageID) (meta.Loop, bool)
 	AllSilent func() bool
+	// Parked returns by page what [meta.Facts] has as Parked. Nil means that nothing is parked.
+	Parked func() map[domain.PageID]int
 	// Recent returns how deliveries were answered in the last hour, Refused the
 	// reasons why they can't be stored now.
 	Recent  func(now time.Time) meta.Recent
@@ -101,6 +103,9 @@ func New(o Options) *Doctor {
 	if o.Lost == nil {
 		o.Lost = func() string { return "" }
 	}
+	if o.Parked == nil {
+		o.Parked = func() map[domain.PageID]int { return nil }
+	}
 	return &Doctor{opts: o}
 }
 
@@ -128,18 +133,18 @@ func (d *Doctor) Install() meta.Install {
 	return in
 }
 
-// Facts returns what is known about a page without asking Graph. Sub may be nil.
-func (d *Doctor) Facts(row pages.Page, sub *subscriptions.Subscription) meta.Facts {
+// facts returns what is known about a page without asking Graph. Sub may be nil.
+func (d *Doctor) facts(row pages.Page, sub *subscriptions.Subscription, parked int) meta.Facts {
 	loop, _ := d.opts.Loop(row.ID)
-	return meta.Facts{Now: d.opts.Now(), Row: row, Subscription: sub, Loop: loop}
+	return meta.Facts{Now: d.opts.Now(), Row: row, Subscription: sub, Loop: loop, Parked: parked}
 }
 
 // Judging returns a function that judges pages without asking Graph. It reads the
 // state of the installation once, for all pages that the function judges.
 func (d *Doctor) Judging() func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
-	in := d.Install()
+	in, parked := d.Install(), d.opts.Parked()
 	return func(row pages.Page, sub *subscriptions.Subscription) meta.Judgement {
-		return meta.Judge(in, d.Facts(row, sub))
+		return meta.Judge(in, d.facts(row, sub, parked[row.ID]))
 	}
 }
 
@@ -167,7 +172,7 @@ func (d *Doctor) Examine(ctx context.Context, ids []domain.PageID) (Report, erro
 	for i, f := range facts {
 		if f.Row.State == pages.Connected {
 			group.Go(func() (err error) {
-				facts[i], err = d.ask(asking, f.Row.ID)
+				facts[i], err = d.ask(asking, f)
 				return err
 			})
 		}
@@ -221,8 +226,9 @@ func (d *Doctor) rows(ids []domain.PageID) (facts []meta.Facts, err error) {
 		}
 	}
 	facts = make([]meta.Facts, len(ids))
+	parked := d.opts.Parked()
 	for i, id := range ids {
-		if facts[i], err = d.read(id); err != nil {
+		if facts[i], err = d.read(id, parked[id]); err != nil {
 			return nil, err
 		}
 	}
@@ -279,8 +285,8 @@ func (d *Doctor) app(ctx context.Context, a App) (meta.AppFacts, error) {
 	return out, nil
 }
 
-// read returns what the read models have about a page.
-func (d *Doctor) read(id domain.PageID) (meta.Facts, error) {
+// read returns what the read models have about a page. Parked is that of [meta.Facts].
+func (d *Doctor) read(id domain.PageID, parked int) (meta.Facts, error) {
 	row, err := pages.Get(d.opts.Pages, id)
 	if errors.Is(err, pages.ErrNotFound) {
 		return meta.Facts{}, fmt.Errorf("%w %s; type: pagestream pages list", ErrUnknownPage, id)
@@ -290,17 +296,18 @@ func (d *Doctor) read(id domain.PageID) (meta.Facts, error) {
 	}
 	sub, err := subscriptions.Get(d.opts.Subscriptions, id, row.App)
 	if errors.Is(err, subscriptions.ErrNotFound) {
-		return d.Facts(row, nil), nil
+		return d.facts(row, nil, parked), nil
 	}
 	if err != nil {
 		return meta.Facts{}, fmt.Errorf("read subscription of page %s: %w", id, err)
 	}
-	return d.Facts(row, &sub), nil
+	return d.facts(row, &sub, parked), nil
 }
 
 // ask asks Graph about a connected page, waits for at most settleWait until the read
 // models have the recorded events, and returns all that is known then.
-func (d *Doctor) ask(ctx context.Context, id domain.PageID) (meta.Facts, error) {
+func (d *Doctor) ask(ctx context.Context, known meta.Facts) (meta.Facts, error) {
+	id := known.Row.ID
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answer := &meta.Answer{}
@@ -314,7 +321,7 @@ func (d *Doctor) ask(ctx context.Context, id domain.PageID) (meta.Facts, error) 
 	settling, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	_ = d.waitFor(settling, max(token.Seq, answer.Outcome.Seq)) // the events are stored in any case
-	f, err := d.read(id)
+	f, err := d.read(id, known.Parked)
 	f.Answer = answer
 	return f, err
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -90,6 +91,10 @@ type Entry struct {
 	// Status is the HTTP status, Code Graph's error code if Graph refused.
 	Status int `json:"status,omitempty"`
 	Code   int `json:"code,omitempty"`
+	// Result is what came of a rebuild, a verification or an audit, in a sentence.
+	// Wrong is set if that is not as it should be, although the verb itself worked.
+	Result string `json:"result,omitempty"`
+	Wrong  bool   `json:"wrong,omitempty"`
 	// Millis is how long it took.
 	Millis int64 `json:"took_ms"`
 }
@@ -160,6 +165,8 @@ type Action struct {
 	entry Entry
 	deny  bool
 	ended bool
+	// forked is set if another action is put on record in place of this one.
+	forked bool
 }
 
 // Begin begins a verb of a request by the holder of a token. The caller must call
@@ -200,6 +207,37 @@ func (a *Action) ID() string {
 
 // On adds a name that the verb is about: an id, or another short name.
 func (a *Action) On(kind, name string) { a.on(kind, name, maxName) }
+
+// Result sets what came of the verb, in a sentence, and whether that is as it should be.
+func (a *Action) Result(text string, good bool) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.entry.Result, a.entry.Wrong = bounded(text), !good
+}
+
+// maxResult bounds the result of an entry, in bytes.
+const maxResult = 1000
+
+func bounded(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxResult)], "")
+}
+
+// Fork returns an action for a verb that goes on after the request, which is put on record in place of
+// this one. The caller must call its End.
+func (a *Action) Fork() *Action {
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.forked = true
+	f := &Action{h: a.h, entry: a.entry}
+	f.entry.On = maps.Clone(a.entry.On)
+	return f
+}
 
 // OnText is [Action.On] for a name that may be longer: that of a company or a directory.
 func (a *Action) OnText(kind, text string) { a.on(kind, text, maxText) }
@@ -276,8 +314,11 @@ func (a *Action) End() {
 		a.Ended(http.StatusInternalServerError, 0)
 	}
 	a.mu.Lock()
-	e := a.entry
+	e, forked := a.entry, a.forked
 	a.mu.Unlock()
+	if forked {
+		return
+	}
 	e.Millis = time.Since(e.Time).Milliseconds()
 	verb := e.Verb
 	if a.deny {
@@ -309,13 +350,16 @@ const process = "pagestream"
 
 // Note puts on record what the process did or noticed by itself, under a verb and with what it was about. It does
 // not wait: an entry that can't be written is logged and counted.
-func (h *History) Note(verb string, on map[string]string) {
+func (h *History) Note(verb string, on map[string]string) { h.NoteResult(verb, on, "", true) }
+
+// NoteResult is [History.Note] with what [Action.Result] sets.
+func (h *History) NoteResult(verb string, on map[string]string, result string, good bool) {
 	if h == nil {
 		return
 	}
 	e := Entry{
 		ID: rand.Text(), Type: "operator." + verb, Time: time.Now().UTC(), Who: process, Scope: process, Verb: verb,
-		On: on, Outcome: OK,
+		On: on, Outcome: OK, Result: bounded(result), Wrong: !good,
 	}
 	h.mu.RLock()
 	defer h.mu.RUnlock()

@@ -110,6 +110,44 @@ func TestManyEntries(t *testing.T) {
 	assert.Len(t, read(t, h, history.Query{Limit: 100}), n)
 }
 
+// TestVerbs checks that entries of some verbs are found among many others, and that a verb that goes on
+// after its request is on record once, with its result.
+func TestVerbs(t *testing.T) {
+	s := streamstest.Run(t)
+	h := newHistory(t, s)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+	request := h.Begin(r, "ann", "admin", "audit")
+	job := request.Fork()
+	request.Ended(http.StatusSeeOther, 0)
+	request.End()
+	assert.Empty(t, read(t, h, history.Query{Limit: 10}))
+	job.Result("Not as promised.", false)
+	job.Done()
+	job.End()
+	for range 300 {
+		record(t, h, "bot", "send", 200, nil)
+	}
+	h.NoteResult("projections_rebuild", map[string]string{"projection": "pages"}, strings.Repeat("é", 1000), true)
+	q := history.Query{Limit: 10, Verbs: []string{"audit", "projections_rebuild"}}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if list, _, err := h.Read(t.Context(), q); err != nil || len(list) != 2 {
+			return fmt.Errorf("%d entries, %w", len(list), err)
+		}
+		return nil
+	})
+	list, _, err := h.Read(t.Context(), q)
+	require.NoError(t, err)
+	assert.Equal(t, "pagestream", list[0].Who)
+	assert.Equal(t, strings.Repeat("é", 500), list[0].Result)
+	assert.Equal(t, "Not as promised.", list[1].Result)
+	assert.True(t, list[1].Wrong)
+	assert.Equal(t, history.OK, list[1].Outcome)
+	q.Limit = 1
+	assert.Equal(t, []string{"pagestream projections_rebuild map[projection:pages] ok", "ann audit map[] ok"}, read(t, h, q))
+	var none *history.Action
+	none.Fork().Result("", true)
+}
+
 // TestDeniedRequestsRemoveNothing checks that the entries of denied requests have a place of
 // their own, which is bounded.
 func TestDeniedRequestsRemoveNothing(t *testing.T) {

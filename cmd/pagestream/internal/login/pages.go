@@ -11,9 +11,10 @@ import (
 )
 
 const style = `:root{color-scheme:light dark;--t:#1c2330;--b:#fff;--d:#566073;--l:#d9dee7;--a:#1d4ed8;--g:#17693a;--r:#b42318;--w:#8a4b08;--wb:#fff4df}
-@media (prefers-color-scheme:dark){:root{--t:#e6eaf1;--b:#12161d;--d:#a3adbd;--l:#313a48;--a:#3b6fe8;--g:#7fd6a0;--r:#ff9a8f;--w:#f5c06a;--wb:#3f2f12}a{color:#8fb3ff}}
+@media (prefers-color-scheme:dark){:root{--t:#e6eaf1;--b:#12161d;--d:#a3adbd;--l:#313a48;--a:#3b6fe8;--g:#7fd6a0;--r:#ff9a8f;--w:#f5c06a;--wb:#3f2f12}main a{color:#8fb3ff}}
 body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:var(--t);background:var(--b);overflow-wrap:anywhere}
-h1{font-size:1.5rem}fieldset{border:1px solid var(--l);border-radius:6px;margin:1rem 0;padding:.5rem 1rem}legend{font-weight:600}
+header{font-weight:700;color:var(--d)}main{border:1px solid var(--l);border-radius:10px;padding:.5rem 1.25rem 1.25rem;margin-top:.75rem}a{color:var(--a)}
+.state{border:1px solid;border-radius:999px;padding:0 .6rem;font-size:.9rem;white-space:nowrap}h1{font-size:1.5rem}fieldset{border:1px solid var(--l);border-radius:6px;margin:1rem 0;padding:.5rem 1rem}legend{font-weight:600}
 label{display:block;padding:.35rem 0}small,.id{color:var(--d)}.warn{border-left:4px solid var(--w);background:var(--wb);padding:.5rem 1rem;margin:1rem 0}
 button{font:inherit;font-weight:600;padding:.5rem 1.25rem;border:0;border-radius:6px;background:var(--a);color:#fff}:focus-visible{outline:3px solid var(--a);outline-offset:2px}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .6rem .4rem 0;border-bottom:1px solid var(--l);vertical-align:top}
@@ -40,9 +41,10 @@ func setSecurityHeaders(w http.ResponseWriter, form string) {
 func page(name, body string) *template.Template {
 	return template.Must(template.New(name).Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Connect pages</title><style>` + style + `</style></head><body>
+<title>Connect pages · pagestream</title><style>` + style + `</style></head><body>
+<header>pagestream</header><main>
 ` + body + `
-</body></html>
+</main></body></html>
 `))
 }
 
@@ -83,7 +85,7 @@ type resultView struct {
 func (v resultView) Done() int { return len(v.Results) - v.Waiting }
 
 const results = `<table><tr><th scope="col">Page</th><th scope="col">Result</th></tr>
-{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.Page}}</span></td><td><span class="{{.State}}">{{or .State "waiting"}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
+{{range .Results}}<tr><td>{{.Name}} <span class="id">{{.Page}}</span></td><td><span class="state {{.State}}">{{or .State "waiting"}}</span>{{with .Reason}}<br><small>{{.}}</small>{{end}}{{with .Field}}<br><small>refused for the field {{.}}</small>{{end}}</td></tr>
 {{end}}</table>`
 
 var progressPage = page("progress", `<h1>{{.Done}} of {{len .Results}} pages are done</h1>
@@ -95,7 +97,7 @@ var resultPage = page("result", `<h1>{{.Confirmed}} of {{len .Results}} pages ar
 {{with .Gone}}<div class="warn">Not in this login any more: {{range $i, $p := .}}{{if $i}}, {{end}}{{or $p.Name $p.Page}}{{end}}.</div>{{end}}
 {{if .Back}}<p><a href="{{.Back}}" rel="noreferrer">Back to pagestream</a></p>{{else}}<p>You can close this window.</p>{{end}}`)
 
-var failPage = page("fail", `<h1>Not connected</h1><p>{{.}}</p>`)
+var failPage = page("fail", `<h1>Not connected</h1><div class="warn" role="alert">{{.}}</div><p>You can close this window.</p>`)
 
 func (h *Handler) fail(w http.ResponseWriter, status int, text string) {
 	h.show(w, status, failPage, text)

@@ -73,6 +73,9 @@ type Facts struct {
 	// about it.
 	Subscription *subscriptions.Subscription
 	Loop         Loop
+	// Parked is the number of the page's conversations that stand still: a read model or a reactor could not
+	// apply an event of them.
+	Parked int
 	// Answer is what Graph has just answered, nil if it was not asked.
 	Answer *Answer
 }

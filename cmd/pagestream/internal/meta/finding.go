@@ -44,6 +44,7 @@ const (
 	StateThrottled            State = "throttled"
 	StateGraphUnreachable     State = "graph_unreachable"
 	StateForeign              State = "foreign" // another app delivers for the page
+	StateParked               State = "parked"  // read models or reactors could not apply events
 	StateSilent               State = "silent"
 	StateNotConnected         State = "not_connected" // with or without deliveries, see [Sending]
 	StateDisconnected         State = "disconnected"  // without deliveries
@@ -95,6 +96,7 @@ var states = map[State]struct {
 	StateThrottled:            {"Meta wants fewer calls", RemedyCheck},
 	StateGraphUnreachable:     {"Graph did not answer", RemedyCheck},
 	StateForeign:              {"another app delivers", ""},
+	StateParked:               {"events parked", RemedyRedrive},
 	StateSilent:               {"", RemedyCheck},
 	StateNotConnected:         {"not connected but sending", RemedyConnect},
 	StateLinked:               {"linked to its page", ""},
@@ -116,6 +118,7 @@ const (
 	RemedyResubscribe Remedy = "resubscribe"
 	RemedyCheck       Remedy = "check"
 	RemedyConnect     Remedy = "connect"
+	RemedyRedrive     Remedy = "redrive" // of the page's dead letters
 )
 
 // Finding is one fact about a page or the installation.

@@ -32,9 +32,10 @@ func Judge(in Install, f Facts) Judgement {
 		x.standby()
 		x.foreign()
 		x.silence()
-		if len(x.out) == 0 {
-			x.healthy()
-		}
+	}
+	x.parked()
+	if len(x.out) == 0 {
+		x.healthy()
 	}
 	j := Judgement{State: x.out[0].Cause, Severity: x.out[0].Severity, Summary: x.out[0].Summary, Findings: x.out}
 	for _, f := range x.out {
@@ -357,6 +358,20 @@ func (x *examination) foreign() {
 			"pagestream events list --type foreign.received --page " + x.id(),
 			"unsubscribe the page in the other app; or, if that is its right app, connect it through it",
 			"if the events belong to the page: pagestream events adopt " + x.id(),
+		},
+	})
+}
+
+func (x *examination) parked() {
+	if x.f.Parked == 0 {
+		return
+	}
+	x.find(Finding{
+		Cause: StateParked, Severity: Warning,
+		Summary:  "Events of the page could not be applied; later ones of their conversations wait behind them.",
+		Evidence: []string{fmt.Sprintf("%d conversations stand still", x.f.Parked)},
+		Do: []string{
+			"pagestream deadletters list", "mend what the reason names: pagestream deadletters redrive --page " + x.id(),
 		},
 	})
 }

@@ -851,6 +851,23 @@ func TestSending(t *testing.T) {
 	assert.False(t, meta.Sending(p))
 }
 
+// TestParked checks that a page with parked events has a warning with its remedy, connected or not, and that
+// it takes no other finding's place.
+func TestParked(t *testing.T) {
+	f := record()
+	f.Parked = 2
+	j := meta.Judge(meta.Install{}, f)
+	assert.Equal(t, meta.StateParked, j.State)
+	assert.Equal(t, meta.Warning, j.Severity)
+	require.Len(t, j.Findings, 1)
+	assert.Equal(t, meta.RemedyRedrive, j.Findings[0].Remedy)
+	assert.Contains(t, j.Findings[0].Evidence[0], "2 conversations")
+	f.Row.State, f.Row.StateSince = pages.Disconnected, f.Now
+	j = meta.Judge(meta.Install{}, f)
+	assert.Equal(t, meta.StateDisconnected, j.State)
+	assert.Equal(t, meta.StateParked, j.Findings[1].Cause)
+}
+
 func TestWords(t *testing.T) {
 	for s, want := range map[meta.State]string{
 		meta.StateTokenDead: "token dead", meta.StateFieldsDrifted: "fields missing",

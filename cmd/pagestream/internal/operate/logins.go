@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -62,6 +63,9 @@ type Connected struct {
 
 // AppNames returns the names of the configured apps, the default app first.
 func (o *Operator) AppNames() []string { return o.Apps }
+
+// IsOwnApp reports whether an id is that of a configured app at Meta.
+func (o *Operator) IsOwnApp(id string) bool { return id != "" && slices.Contains(o.AppIDs, id) }
 
 // Invite creates a link that opens one login in a browser, for a known company. It
 // fails with [ErrNoCompany] or [ErrNewCompany].

@@ -2,8 +2,12 @@ package operate
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/projections"
 )
 
@@ -20,6 +24,8 @@ func (o *Operator) Rebuild(ctx context.Context, name string, progress func(proje
 		return projections.Rebuilt{}, err
 	}
 	out, err := r.Rebuild(ctx, progress)
+	text, good := RebuiltText(out)
+	record(ctx, text, good, err)
 	if err == nil && out.Was != "" && !out.Equal {
 		o.Logger.Warn("rebuilt read model differs from the one before, which was wrong",
 			"projection", name, "seq", out.VerifiedSeq)
@@ -36,7 +42,64 @@ func (o *Operator) Verify(ctx context.Context, name string, progress func(projec
 	if err != nil {
 		return projections.Verified{}, err
 	}
-	return r.Verify(ctx, progress)
+	out, err := r.Verify(ctx, progress)
+	text, good := VerifiedText(out)
+	record(ctx, text, good, err)
+	return out, err
+}
+
+// record puts the result of a verb on record, if the context has its action. The error of one that
+// failed may contain anything, and is in the log.
+func record(ctx context.Context, result string, good bool, err error) {
+	switch {
+	case errors.Is(err, context.Canceled):
+		result, good = "Canceled; nothing was changed.", false
+	case err != nil:
+		result, good = "Failed; nothing was changed.", false
+	}
+	history.From(ctx).Result(result, good)
+}
+
+// RebuiltText describes the result of a rebuild in sentences, and reports whether it is good.
+func RebuiltText(out projections.Rebuilt) (text string, good bool) {
+	text = fmt.Sprintf("Built again up to event %d in %s, %.0f events a second.",
+		out.Seq, out.Took.Round(time.Millisecond), out.Rate)
+	switch {
+	case out.Was == "":
+		return text + " There was nothing to compare it with.", true
+	case !out.Equal:
+		return text + " It differs from the one before, which was wrong.", false
+	}
+	return text + " It is equal to the one before.", true
+}
+
+// VerifiedText describes the result of a verification in sentences, and reports whether it is good.
+func VerifiedText(out projections.Verified) (text string, good bool) {
+	if out.Equal {
+		return fmt.Sprintf("A replay up to event %d gives the same rows (%s).",
+			out.Seq, out.Took.Round(time.Millisecond)), true
+	}
+	return fmt.Sprintf("A replay up to event %d gives different rows: rebuild the read model. "+
+		"To see the first row that differs, type: pagestream projections verify %s", out.Seq, out.Name), false
+}
+
+// AuditText describes the result of an audit in sentences.
+func AuditText(a audit.Report) string {
+	d := a.Intake
+	text := fmt.Sprintf("Event 1 to %d in %s: %d there, %d erased; "+
+		"%d deliveries accepted with %d items = %d stored + %d duplicates.",
+		a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased,
+		d.Accepted, d.Items, d.Stored, d.Duplicates)
+	for _, m := range a.Models {
+		text += fmt.Sprintf(" Rows of %s compared with a replay: %s.", m.Name, m.Rows)
+	}
+	if a.OK {
+		return "All is as promised. " + text
+	}
+	for _, p := range a.Problems {
+		text += " " + p.What + "."
+	}
+	return "Not as promised. " + text
 }
 
 // Explain returns the events that changed a row of a read model. It fails with
@@ -62,5 +125,7 @@ func (o *Operator) Audit(ctx context.Context, full bool, progress func(audit.Pro
 	for _, r := range o.Models {
 		a.Models = append(a.Models, r)
 	}
-	return audit.Run(ctx, a, progress)
+	out, err := audit.Run(ctx, a, progress)
+	record(ctx, AuditText(out), out.OK, err)
+	return out, err
 }

@@ -85,6 +85,8 @@ type Parts struct {
 
 	// Apps are the names of the configured apps, the default app first.
 	Apps []string
+	// AppIDs are the ids that these apps have at Meta.
+	AppIDs []string
 	// KeyFile and ConfigFile are where the key ring and the configuration were read
 	// from; ConfigFile is empty for none.
 	KeyFile, ConfigFile string

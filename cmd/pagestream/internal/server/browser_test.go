@@ -2,12 +2,14 @@ package server_test
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +30,8 @@ type tab struct {
 	t    *testing.T
 	ctx  context.Context
 	base string
+	// offline is set while a test has stopped the server: htmx then reports each request that failed.
+	offline atomic.Bool
 }
 
 // browser is the Chromium of the test run, which all tests share, and stopBrowser ends it. Its start
@@ -100,7 +104,7 @@ func (b *tab) failOnConsoleErrors() {
 			}
 			isError := m.Type == chromedp.ConsoleError || m.Type == chromedp.ConsoleException
 			// Tests check the status of answers themselves.
-			if isError {
+			if isError && !b.offline.Load() {
 				assert.Contains(b.t, m.Text, "Failed to load resource", "error in the browser console at %s", m.URL)
 			}
 		}
@@ -143,6 +147,15 @@ func (b *tab) setScreen(width int64, theme string) {
 		})))
 }
 
+// setZone sets the time zone of the browser.
+func (b *tab) setZone(name string) {
+	b.t.Helper()
+	do(b, "set the time zone", chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
+		_, err := chromedp.Call(ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: name})
+		return err
+	}))
+}
+
 // open navigates to a path of the console, or to a URL.
 func (b *tab) open(target string) {
 	b.t.Helper()
@@ -175,7 +188,11 @@ func (b *tab) click(sel string) {
 func (b *tab) fill(sel, text string) {
 	b.t.Helper()
 	b.waitFor(sel)
-	eval[string](b, fmt.Sprintf(`document.querySelector(%q).value = ""`, sel))
+	eval[bool](b, fmt.Sprintf(`(() => {
+		const field = document.querySelector(%q);
+		field.value = "";
+		return field.dispatchEvent(new Event("input", {bubbles: true}));
+	})()`, sel))
 	do(b, "fill "+sel, chromedp.SendKeys(chromedp.CSS(sel), text))
 }
 
@@ -195,6 +212,22 @@ func (b *tab) waitForText(sel, text string) {
 		}
 		return err
 	})
+}
+
+// axe is axe-core, which looks for what people with a screen reader, a keyboard or weak eyes can't use.
+// https://github.com/dequelabs/axe-core, version 4.14.1; its licence is beside it.
+//
+//go:embed testdata/axe/axe.min.js
+var axe string
+
+// isAccessible checks that axe finds nothing serious or critical on the page.
+func (b *tab) isAccessible(what string) {
+	b.t.Helper()
+	do(b, "load axe", chromedp.Evaluate[bool](axe+"; true"))
+	found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then(r => r.passes.length < 5 ? ["did not run"] : r.violations.
+		filter(v => v.impact === "serious" || v.impact === "critical").
+		flatMap(v => v.nodes.map(n => v.id + ": " + n.html.slice(0, 200) + " " + n.failureSummary)))`)
+	assert.Empty(b.t, found, "%s is not accessible to all", what)
 }
 
 // signIn signs in to the console with the token in a file.

@@ -2,9 +2,16 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -12,19 +19,23 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/domain/messenger"
+	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
@@ -54,17 +65,28 @@ func TestConsoleConnect(t *testing.T) {
 	b := newBrowser(t, "http://"+r.PrivateAddr())
 	b.signIn(cfg.HTTP.TokenFile)
 	b.waitForText("#pages", "No page was heard of yet")
+	b.look("pages-empty")
 	b.click("a.button") // Connect pages
 	b.fill("#company", "acme")
 	b.click("form button:not(.plain)")
-	b.click("#login")
+	b.waitFor("#login + .copy, p .copy")
+	b.look("connect-link")
+	b.click("#link + .copy")
+	b.waitForText("#link + .copy", "Copied")
+	login := eval[string](b, `document.querySelector("#login").href`)
+	b.open(strings.Replace(login, "invite=", "invite=x", 1))
+	b.waitForText("h1", "Not connected")
+	b.look("login-failed")
+	b.open(login)
 	b.waitForText("h1", "choose the pages") // the dialog of the fake Meta
 	b.click("input[value='7003']")          // deselect this page
 	b.click("button[name=continue]")
 	b.waitForText("h1", "Choose the pages to connect")
+	b.look("login-choice")
 	b.click("input[value='7002']") // deselect a second page
 	b.click("form button")
 	b.waitForText("h1", "2 of 2 pages are connected and subscribed")
+	b.look("login-result")
 	b.waitForText("a", "Back to")
 	b.click("p a")
 	b.waitForText("#pages", "Page 00")
@@ -99,6 +121,14 @@ func TestConsoleConnect(t *testing.T) {
 func TestConsoleConversation(t *testing.T) {
 	t.Parallel()
 	r, g, b := newConsoleFixture(t, 1)
+	b.setZone("Asia/Kolkata")
+	local := time.FixedZone("", 5*3600+1800)
+	b.open("/conversations")
+	b.waitForText(".empty", "Nobody wrote")
+	body := message("7000", "31", "m_other", "Other words", time.Now().UnixMilli()-1000)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	b.waitForText("#list", "Other words") // without a reload
+	b.waitForText("#list .of", "Page 00")
 	engine, err := fakegraph.NewEngine(fakegraph.EngineOptions{
 		Graph: g, Target: "http://" + r.PublicAddr() + "/webhooks/main",
 	})
@@ -110,26 +140,52 @@ func TestConsoleConversation(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, engine.Step(t.Context()))
 	}
-	b.open("/conversations")
-	b.waitForText(".empty", "Nobody wrote")
 	b.open("/pages/7000/conversations")
 	send("First words")
 	b.waitForText("#list", "First words")
 	b.click(fmt.Sprintf("#list a[href=%q]", "/conversations/7000/"+contact))
 	b.waitForText("#thread", "First words")
-	// Text in the reply box is kept while the thread changes.
+	// Text in the reply box is kept while the thread changes, and over a reload. Until there is one, the
+	// button says why it can't be used.
+	assert.Equal(t, "Write something to send.", eval[string](b, `document.querySelector("#why").innerText`))
+	assert.True(t, eval[bool](b, `document.querySelector("#send").disabled`))
 	b.fill("#text", "Half a rep")
+	assert.False(t, eval[bool](b, `document.querySelector("#send").disabled`))
+	b.open("/conversations/7000/" + contact)
+	b.waitForText("#thread", "First words")
+	title := eval[string](b, `document.title`)
 	began := time.Now()
 	send("Second words")
 	b.waitForText("#thread", "Second words")
 	t.Logf("a message was shown %s after it was sent", time.Since(began).Round(time.Millisecond))
 	assert.Equal(t, "Half a rep", eval[string](b, `document.getElementById("text").value`))
+	b.waitFor(fmt.Sprintf("#list a[aria-current][href=%q]", "/conversations/7000/"+contact)) // it stays marked
+	assert.Equal(t, title, eval[string](b, `document.title`))
 
+	// Enter begins a new line, and Ctrl+Enter sends, as the hint says.
+	b.waitForText("#hint", "Ctrl+Enter sends")
 	b.fill("#text", "Our answer")
-	b.click("#send")
+	press := func(key string, modifiers ...chromedp.Modifier) {
+		t.Helper()
+		do(b, "press "+key, chromedp.KeyEvent(key, chromedp.KeyModifiers(modifiers...)))
+	}
+	press(kb.Enter)
+	assert.Equal(t, "Our answer\n", eval[string](b, `document.getElementById("text").value`))
+	press(kb.Enter, chromedp.ModifierCtrl)
 	b.waitForText("#outcome", "Sent.")
 	b.waitForText("#thread .out", "Our answer")
+	b.waitForText("#thread .out .tag", "ours")
 	require.NoError(t, engine.Step(t.Context())) // its echo
+	b.open("/conversations")
+	b.waitFor(fmt.Sprintf("#list a[href=%q]", "/conversations/7000/"+contact))
+	b.click(".tabs a:nth-child(2)") // unanswered first
+	b.waitForText(".tabs [aria-current]", "Unanswered first")
+	waiting := eval[[]bool](b, `[...document.querySelectorAll("#list li")].map(e => !!e.querySelector(".unanswered"))`)
+	assert.True(t, slices.IsSortedFunc(waiting, func(a, b bool) int { return cmp.Compare(fmt.Sprint(b), fmt.Sprint(a)) }))
+	b.waitForText("#list li:has(.unanswered)", "Other words")
+	assert.Equal(t, "?order=unanswered", eval[string](b, `location.search`))
+	b.open("/conversations/7000/" + contact)
+	b.waitForText("#thread .out", "Our answer")
 	send("Third words")
 	b.waitForText("#thread", "Third words")
 	assert.Equal(t, 1, eval[int](b,
@@ -147,9 +203,52 @@ func TestConsoleConversation(t *testing.T) {
 		return true
 	})()`)
 	b.waitForText("#thread .past", "As it was at event "+first)
+	b.waitForText("p.reply", "This is the past")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("#text").length`), "the reply box is closed")
+	assert.Equal(t, "?at_seq="+first, eval[string](b, `location.search`))
+	e, err := streams.Get(t.Context(), r.JS(), streams.Name, eval[uint64](b, `Number(document.querySelector("#at").min)`))
+	require.NoError(t, err)
+	b.waitForText("#at-time", e.At.UTC().Format("2006-01-02 15:04:05 UTC"))
+	b.waitForText("#at-time", e.At.In(local).Format("3:04:05"))
 	b.waitForText("#thread", "First words")
 	assert.Equal(t, 1, eval[int](b, `document.querySelectorAll(".msg").length`))
 	b.click("#thread .past a:last-child")
+	b.waitForText("#thread", "Third words")
+
+	// The events have names and what they say, and can be filtered by contact and time.
+	b.open("/events?contact=" + contact)
+	b.waitForText("#events .says", "Our answer")
+	b.waitForText("#events td:nth-child(4)", "Page 00")
+	seqs := func() []uint64 {
+		return eval[[]uint64](b, `[...document.querySelectorAll("#events tr td:first-child")].map(e => Number(e.innerText))`)
+	}
+	all := seqs()
+	for _, seq := range all {
+		of, err := streams.Get(t.Context(), r.JS(), streams.Name, seq)
+		require.NoError(t, err)
+		assert.Equal(t, contact, string(of.Contact))
+	}
+	border := e.At.Truncate(time.Second).Add(time.Second)
+	for _, bound := range []string{"since", "until"} {
+		b.open("/events?" + url.Values{"contact": {contact}, bound: {border.Format(time.RFC3339)}}.Encode())
+		b.waitFor("#events tr")
+		for _, seq := range seqs() {
+			of, err := streams.Get(t.Context(), r.JS(), streams.Name, seq)
+			require.NoError(t, err)
+			assert.Equal(t, bound == "since", !of.At.Before(border), "event %d of %s, %s %s", seq, of.At, bound, border)
+		}
+		assert.NotEmpty(t, seqs())
+		assert.Less(t, len(seqs()), len(all))
+	}
+	assert.Equal(t, border.In(local).Format("2006-01-02T15:04"), eval[string](b, `document.querySelector("#until").value`))
+	eval[bool](b, `(() => {
+		const f = document.querySelector("#since");
+		f.value = "2099-01-01T00:00";
+		return f.dispatchEvent(new Event("change", {bubbles: true}));
+	})()`)
+	b.waitForText(".empty", "No such events")
+	assert.Contains(t, eval[string](b, `decodeURIComponent(location.search)`), "since=2098-12-31T18:30:00.000Z")
+	b.open("/conversations/7000/" + contact)
 	b.waitForText("#thread", "Third words")
 
 	// An error of Graph is shown, and the text in the reply box is kept.
@@ -158,6 +257,31 @@ func TestConsoleConversation(t *testing.T) {
 	b.click("#send")
 	b.waitForText("#outcome", "Not sent")
 	assert.Equal(t, "Are you there?", eval[string](b, `document.getElementById("text").value`))
+
+	// A lost server is reported within 3 seconds, and what was typed stays. When it is back, the page
+	// is as it was, and live.
+	b.fill("#text", "Are you still there?")
+	b.offline.Store(true)
+	cfg := r.cfg
+	cfg.HTTP.Private, cfg.HTTP.Public = r.PrivateAddr(), r.PublicAddr()
+	r.stop(t)
+	began = time.Now()
+	b.waitForText("#lost", "The server does not answer")
+	t.Logf("a lost server was reported %s after it had stopped", time.Since(began).Round(time.Millisecond))
+	assert.Less(t, time.Since(began), 3*time.Second)
+	assert.Contains(t, eval[string](b, `document.querySelector("#why").innerText`), "does not answer")
+	assert.True(t, eval[bool](b, `document.querySelector("#send").disabled`))
+	start(t, cfg)
+	streamstest.Eventually(t, browserLimit, func() error {
+		if text := eval[string](b, `document.getElementById("lost").innerText`); text != "" {
+			return errors.New(text)
+		}
+		return nil
+	})
+	send("Fourth words")
+	b.waitForText("#thread", "Fourth words")
+	assert.Equal(t, "Are you still there?", eval[string](b, `document.getElementById("text").value`))
+	assert.Equal(t, title, eval[string](b, `document.title`))
 }
 
 // TestConsoleEscapes checks that the console shows all external data as text only.
@@ -236,7 +360,7 @@ func TestConsoleSignIn(t *testing.T) {
 	b.waitForText("h1", "Page 00") // the page that was requested before
 	b.waitForText(".role", "read-only")
 	assert.Empty(t, eval[string](b, `document.cookie`), "scripts can't read the session cookie")
-	assert.Zero(t, eval[int](b, `document.querySelectorAll("main button").length`), "there are no buttons")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("main button:not(.copy)").length`), "there are no buttons")
 	status := func(method, path string) int {
 		return eval[int](b, fmt.Sprintf(`fetch(%q, {method: %q}).then(r => r.status)`, path, method))
 	}
@@ -282,7 +406,7 @@ func TestReadOnlyTokenChangesNothing(t *testing.T) {
 	bearer := func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+reader) }
 
 	for _, path := range []string{
-		"/connect", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect",
+		"/connect", "/pages", "/pages/7000/check", "/pages/7000/resubscribe", "/pages/7000/disconnect",
 		"/conversations/7000/31/reply", "/projections/pages/rebuild",
 		"/projections/pages/verify", "/audit", "/jobs/cancel", "/deadletters",
 		"/tokens", "/tokens/x/revoke",
@@ -351,6 +475,13 @@ func TestConsoleStreams(t *testing.T) {
 	b.click("#audit")
 	b.waitForText(".jobs .fine", "All is as promised")
 
+	// What others have begun is listed too.
+	code, _, stderr := r.command(t, "projections", "verify", "comments")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	b.waitForText(".past li:first-child", "projections verify comments")
+	b.waitForText(".past li:first-child", "by file:admin")
+	b.waitForText(".past li:nth-child(2)", "audit")
+
 	poison.failing.Store(true)
 	body := message("7000", "99", "m_bad", "poison", 1790000001000)
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
@@ -366,6 +497,29 @@ func TestConsoleStreams(t *testing.T) {
 	b.click("#redrive-all")
 	b.waitForText("#outcome", "1 events applied")
 	b.waitForText("#dead", "None")
+
+	// A lead that Graph refuses is parked by its reactor. The page's row in the overview offers the redrive,
+	// which stores the answers once Graph gives them.
+	r.connectLeads(t, g, testUser, "7000")
+	engine := r.newEngine(t, g, 0)
+	lead, err := engine.SubmitLead("7000")
+	require.NoError(t, err)
+	g.FailNext("GET "+lead, fakegraph.Failure{Status: 400, Code: 100, Subcode: 33, Message: "no such lead"}, 2)
+	require.NoError(t, engine.Step(t.Context()))
+	r.awaitLeads(t, "7000", 0, 1)
+	b.open("/streams")
+	b.waitForText("#dead", "no such lead")
+	b.open("/")
+	b.waitForText("#pages .alarms", "events parked")
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "still parked") // Graph refuses it once more
+	r.awaitLeads(t, "7000", 0, 1)
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "Done: Page 00.")
+	r.awaitLeads(t, "7000", 1, 0)
+	assert.Contains(t, r.leadAnswers(t, "7000"), lead)
+	b.waitForText("#pages tbody tr", "Page 00")
+	assert.Zero(t, eval[int](b, `document.querySelectorAll("#pages .alarms").length`))
 
 	b.open("/events?type=message.received")
 	b.waitFor("#events tr")
@@ -401,6 +555,41 @@ func TestConsoleManyPages(t *testing.T) {
 		return true
 	})()`)
 	b.waitForText("#pages tbody tr:only-child", "Page 321")
+
+	// The cards filter the list, and the row has a button for what mends it.
+	b.open("/")
+	b.click(".totals .wrong a")
+	b.waitForText("#pages tbody tr:only-child", "Page 321")
+	assert.Equal(t, "?show=wrong", eval[string](b, `location.search`))
+	b.click("#pages .fix button")
+	b.waitForText("#outcome", "Done: Page 321.")
+	b.waitForText("#pages", "None of 500 pages match")
+	fields, _ := g.SubscribedFields(testAppID, "7321")
+	assert.Greater(t, len(fields), 1)
+
+	// One action on many pages. The selection stays while the list is read again.
+	for _, page := range []string{"7490", "7491", "7492"} {
+		g.SetSubscription(testAppID, page, "messages")
+	}
+	b.open("/?q=Page+49")
+	assert.True(t, eval[bool](b, `document.querySelector("#batch button").disabled`))
+	b.click("#all")
+	b.waitForText("#selected", "11 selected")
+	b.click("#pick-7499")
+	b.waitForText("#selected", "10 selected")
+	eval[string](b, `htmx.ajax("GET", "/?q=Page+49", {target: "#pages", select: "#pages", swap: "outerHTML"}).then(() => "read again")`)
+	b.waitForText("#selected", "10 selected")
+	assert.False(t, eval[bool](b, `document.querySelector("#pick-7499").checked`))
+	b.click("#batch button[value=check]")
+	b.waitForText("#outcome", "3 of them failed")
+	b.waitForText("#outcome", "Page 491: The page is drifted")
+	b.waitForText("#pages tbody tr:first-child", "fields missing")
+	assert.Equal(t, 11, eval[int](b, `document.querySelectorAll("#pages tbody tr").length`), "the filter stays")
+	b.click("#all")
+	b.click("#batch button[value=resubscribe]")
+	b.waitForText("#outcome", "Done: 11 pages.")
+	b.click("#batch button[value=connect]") // they are still selected
+	b.waitFor("#login")
 }
 
 // BenchmarkConsoleOverview measures the time of the server for the overview of 500 pages.
@@ -437,45 +626,87 @@ func BenchmarkConsoleOverview(b *testing.B) {
 // it if asked to. It fails if a screen is wider than the window.
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
-	if *screenshots != "" {
-		require.NoError(t, os.MkdirAll(*screenshots, 0o750))
-	}
 	r, b, contact := newShowcase(t)
 	code, _, stderr := r.command(t, "tokens", "add", "crm-of-acme", "--scope", "company", "--company", "acme", "--send")
 	require.Equal(t, cli.ExitOK, code, stderr)
+	seqs, err := conversations.EventsOf(r.Model(conversations.Name), "7000", domain.ContactID(contact), 0, 3)
+	require.NoError(t, err)
+	past := seqs[len(seqs)-1]
 	for _, s := range []struct{ name, path, ready string }{
 		{"sign-in", "/sign-in", "#token"},
 		{"pages", "/", "#pages tbody tr"},
 		{"page", "/pages/7001", "article.finding"},
+		{"pages-none", "/?q=nothing+like+this", ".empty"},
 		{"connect", "/connect", "#company"},
+		{"inbox", "/conversations?order=unanswered", "#list li"},
+		{"by-page", "/conversations?by=page", "tbody tr"},
 		{"conversations", "/pages/7000/conversations", "#list li"},
 		{"conversation", "/conversations/7000/" + contact, ".msg"},
+		{"past", "/conversations/7000/" + contact + "?at_seq=" + fmt.Sprint(past), ".past"},
+		{"closed", "/conversations/7001/300", "#why"},
 		{"events", "/events", "#events tr"},
+		{"events-none", "/events?contact=nobody", ".empty"},
 		{"event", "/events/" + fmt.Sprint(lastSeq(t, r)), "pre"},
 		{"streams", "/streams", ".jobs .fine"},
+		{"no-event", "/events/99999999", ".notice"},
+		{"not-found", "/no/such/page", ".notice"},
 		{"tokens", "/tokens", "table"},
 		{"history", "/history", "table"},
 	} {
-		for _, width := range []int64{1280, 390} {
-			b.setScreen(width, "light")
-			b.open(s.path)
-			b.waitFor(s.ready)
-			for _, theme := range []string{"light", "dark"} {
-				b.setScreen(width, theme)
-				assert.LessOrEqual(t, eval[int64](b, `document.documentElement.scrollWidth`), width,
-					"%s is wider than the screen", s.name)
-				if *screenshots == "" {
-					continue // a picture takes longer than everything else
-				}
-				png := do(b, "picture of "+s.name, chromedp.FullScreenshot(100))
-				file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", s.name, theme, width))
-				require.NoError(t, os.WriteFile(file, png, 0o600))
-			}
-		}
+		b.open(s.path)
+		b.waitFor(s.ready)
+		b.look(s.name)
 		if s.path == "/sign-in" {
 			b.signIn(r.cfg.HTTP.TokenFile)
 		}
 	}
+}
+
+// look checks that a screen is accessible, light and dark, and not wider than the window, and makes
+// pictures of it if asked to.
+func (b *tab) look(name string) {
+	b.t.Helper()
+	for _, width := range []int64{1280, 390} {
+		for _, theme := range []string{"light", "dark"} {
+			checked := (width == 390) == (theme == "dark") // each width and each theme once
+			if !checked && *screenshots == "" {
+				continue
+			}
+			b.setScreen(width, theme)
+			if checked {
+				assert.LessOrEqual(b.t, eval[int64](b, `document.documentElement.scrollWidth`), width,
+					"%s is wider than the screen", name)
+				b.isAccessible(fmt.Sprintf("%s, %s, %d wide", name, theme, width))
+			}
+			if *screenshots == "" {
+				continue // a picture takes longer than everything else
+			}
+			require.NoError(b.t, os.MkdirAll(*screenshots, 0o750))
+			picture := do(b, "picture of "+name, chromedp.FullScreenshot(100))
+			file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", name, theme, width))
+			require.NoError(b.t, os.WriteFile(file, smaller(b.t, picture), 0o600))
+		}
+	}
+	b.setScreen(1280, "light")
+}
+
+// smaller returns a picture with its 64 most frequent colors, in a third of the bytes.
+func smaller(t *testing.T, picture []byte) []byte {
+	t.Helper()
+	from, err := png.Decode(bytes.NewReader(picture))
+	require.NoError(t, err)
+	bounds, counts := from.Bounds(), map[color.Color]int{}
+	for y := range bounds.Dy() {
+		for x := range bounds.Dx() {
+			counts[from.At(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(counts), func(a, b color.Color) int { return cmp.Compare(counts[b], counts[a]) })
+	to := image.NewPaletted(bounds, all[:min(64, len(all))])
+	draw.Draw(to, bounds, from, bounds.Min, draw.Src)
+	var out bytes.Buffer
+	require.NoError(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, to))
+	return out.Bytes()
 }
 
 // writeHistory writes an export with messages of some weeks, more of them by day than by night, and

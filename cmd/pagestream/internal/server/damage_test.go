@@ -179,6 +179,13 @@ func TestDamagedReadModelIsAnswered503(t *testing.T) {
 			})
 			code, _, stderr := r.command(t, "projections", "verify")
 			require.Equal(t, cli.ExitOK, code, stderr)
+			streamstest.Eventually(t, streamstest.Limit, func() error { // it is written in the background
+				_, out, stderr := r.command(t, "--json", "history", "--verb", "projections_rebuild")
+				if !strings.Contains(out, `"who": "pagestream"`) || !strings.Contains(out, "The file is damaged.") {
+					return fmt.Errorf("%s%s", out, stderr)
+				}
+				return nil
+			})
 		})
 	}
 }

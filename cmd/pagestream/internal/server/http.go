@@ -94,7 +94,7 @@ func (p *Program) current(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.journal.Refuses() == nil {
+		if r.URL.Path != "/healthz" && p.journal.Refuses() == nil { // the console asks it each second
 			ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
 			_ = p.journal.Flush(ctx) // without it, the request sees somewhat less
 			cancel()
@@ -247,7 +247,7 @@ func (p *Program) privateRoutes() (closeFeeds func(), err error) {
 	c.Register(mux)
 	guard := api.NewGuard(p.privateHosts(), p.log.With("part", "guard"))
 	// The cross-origin protection refuses requests that another site makes with the browser's session.
-	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(mux))))
+	p.private = guard.Hosts(http.NewCrossOriginProtection().Handler(guard.Failures(p.current(c.OrNotFound(mux)))))
 	return func() { a.Close(); c.Close() }, nil
 }
 
@@ -284,7 +284,7 @@ func (p *Program) privateHosts() []string {
 	return slices.DeleteFunc(hosts, func(host string) bool { return host == "" })
 }
 
-// openAccess opens the tokens of the private listener, and the history of what is done with them.
+// openAccess opens the tokens of the private listener.
 func (p *Program) openAccess(ctx context.Context) error {
 	admin, err := p.token("admin token", p.cfg.HTTP.TokenFile)
 	if err != nil {
@@ -304,6 +304,11 @@ func (p *Program) openAccess(ctx context.Context) error {
 	if err := p.access.Open(ctx); err != nil {
 		return fmt.Errorf("open tokens: %w", err)
 	}
+	return nil
+}
+
+// openHistory opens the history of what operators do, and of what the process does by itself.
+func (p *Program) openHistory(context.Context) error {
 	p.history = history.New(history.Options{
 		JS: p.js, Replicas: p.cfg.NATS.Replicas, Logger: p.log.With("part", "history"),
 	})
@@ -325,6 +330,10 @@ func (p *Program) token(what, file string) (string, error) {
 
 // newOperator creates the operator with all parts that its operations need.
 func (p *Program) newOperator() *operate.Operator {
+	var appIDs []string
+	for _, a := range p.cfg.Apps {
+		appIDs = append(appIDs, a.ID)
+	}
 	return operate.New(operate.Parts{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, Journal: p.journal,
 		Models: p.models, Ledger: p.ledger, Ledgers: p.others, Parking: p.parking, Publisher: p.publisher,
@@ -339,7 +348,7 @@ func (p *Program) newOperator() *operate.Operator {
 		Lost: p.lost, Eraser: p.eraser, ErasuresFile: p.erasures(), Consumers: p.consumers, Companies: p.companies, Tokens: p.access,
 		History: p.history, Hooks: p.hooks, Keys: p.keys, Secrets: p.secrets, Ready: p.health.reasons,
 		Space: p.health.space.now, Durability: p.health.durable.state,
-		Apps: p.apps.Names(), KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
+		Apps: p.apps.Names(), AppIDs: appIDs, KeyFile: p.cfg.Keys.File, ConfigFile: p.opts.ConfigFile, ModelsDir: p.cfg.ProjectionsDir(),
 		Version: p.opts.Version, Started: p.started, Logger: p.log.With("part", "operate"),
 	})
 }

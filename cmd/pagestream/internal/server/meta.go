@@ -21,6 +21,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/reconcile"
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -135,6 +136,29 @@ func (p *Program) openApps() (*graph.Apps, error) {
 	return graph.NewApps(list)
 }
 
+// maxParked bounds the dead letters of one read model that are counted by page.
+const maxParked = 10_000
+
+// parkedPages counts by page the conversations that stand still, once for each read model and reactor.
+func (p *Program) parkedPages() map[domain.PageID]int {
+	out := p.parking.Stalled()
+	for _, m := range p.models {
+		if m.Status().Parked == 0 {
+			continue
+		}
+		list, err := m.DeadLetters(projections.DeadLetter{}, maxParked)
+		if err != nil && !errors.Is(err, projections.ErrDamaged) {
+			p.log.Warn("can't read dead letters", "projection", m.Name(), "err", err)
+		}
+		for _, d := range list {
+			if d.Behind == 0 {
+				out[d.Page]++
+			}
+		}
+	}
+	return out
+}
+
 // newDoctor creates the doctor, which judges pages.
 func (p *Program) newDoctor() *doctor.Doctor {
 	o := doctor.Options{
@@ -144,6 +168,7 @@ func (p *Program) newDoctor() *doctor.Doctor {
 			return s.Loop, ok
 		},
 		AllSilent: p.reconciler.AllSilent,
+		Parked:    p.parkedPages,
 		Recent:    p.recent.Sum,
 		Refused: func() (out []string) {
 			for _, err := range p.health.refusals() {

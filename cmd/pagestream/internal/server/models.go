@@ -8,6 +8,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/losses"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ownership"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/comments"
@@ -54,7 +55,8 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
-			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Complete: complete, Check: p.opts.CheckFile,
+			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Renewed: p.renewed(projection.Name()),
+			Complete: complete, Check: p.opts.CheckFile,
 		})
 		if err != nil {
 			return fmt.Errorf("open projection %s: %w", projection.Name(), err)
@@ -148,4 +150,15 @@ func (p *Program) startPublisher(context.Context) (err error) {
 	p.onClose("publisher", p.publisher.Close)
 	p.parking = streams.NewParking(p.js, streams.Name)
 	return nil
+}
+
+// renewed returns a function that puts on record that the process builds a read model again by itself.
+func (p *Program) renewed(name string) func(why string, out *projections.Rebuilt) {
+	return func(why string, out *projections.Rebuilt) {
+		result, good := "The file is damaged. It was moved aside and is built again; it is not read meanwhile.", false
+		if out != nil {
+			result, good = operate.RebuiltText(*out)
+		}
+		p.history.NoteResult("projections_rebuild", map[string]string{"projection": name, "why": why}, result, good)
+	}
 }

@@ -183,6 +183,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		p.openStream,
 		p.openSecrets,
 		p.openKeys,
+		p.openHistory,
 		p.startModels,
 		p.publishLedger,
 		p.startPublisher,
