@@ -621,7 +621,7 @@ func TestASlowModelBesideAFastStream(t *testing.T) {
 	var took [3]time.Duration
 	for n := range took {
 		sub := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Tail: tail, Batch: 1000})
-		defer func() { assert.NoError(t, sub.Close()) }()
+		t.Cleanup(func() { assert.NoError(t, sub.Close()) })
 		in, err := sub.Subscribe(t.Context(), streams.All)
 		require.NoError(t, err)
 		running.Go(func() error {
