@@ -32,7 +32,7 @@ const (
 	// closeTimeout bounds how long Close waits for JetStream.
 	closeTimeout = 3 * time.Second
 	// shipEvents and shipBytes bound what is sent to JetStream with one acknowledgement.
-	shipEvents = 512
+	shipEvents = 128
 	shipBytes  = 4 << 20
 	shipMax    = time.Second // the longest pause before JetStream is tried again
 )
@@ -59,7 +59,8 @@ type JournalOptions struct {
 	Checkpoints Checkpoints
 	// Tail, if not nil, gets each event when JetStream has it, see [NewFedTail].
 	Tail *Tail
-	// Limit is how many bytes of events may wait for JetStream. Beyond it no more are accepted.
+	// Limit is how many bytes of events may wait for JetStream. From half of it on events are stored as fast as JetStream
+	// takes them; beyond it no more are accepted.
 	Limit int64
 	// AckTimeout bounds the wait for one acknowledgement of JetStream.
 	AckTimeout time.Duration
@@ -228,6 +229,9 @@ func (j *Journal) compare(ctx context.Context, last uint64) error {
 // append makes the messages of items durable and returns the sequence of the first; those of the others follow. Only
 // the committer calls it, while nothing else does.
 func (j *Journal) append(items []*item) (uint64, error) {
+	if err := j.keepPace(); err != nil {
+		return 0, err
+	}
 	j.mu.Lock()
 	first, at := j.head+1, j.at
 	j.mu.Unlock()
@@ -261,6 +265,29 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	}
 	j.notify()
 	return first, nil
+}
+
+// keepPace waits while JetStream is far behind. If the committer went on, all would be refused soon; so it stores as fast
+// as JetStream, the queue gives each page its turn, and the pages that send too much are refused.
+func (j *Journal) keepPace() error {
+	end := time.NewTimer(j.opts.AckTimeout)
+	defer end.Stop()
+	for {
+		j.mu.Lock()
+		waiting, changed := j.waiting, j.changed
+		j.mu.Unlock()
+		if waiting <= j.opts.Limit/2 {
+			return nil
+		}
+		if err := j.Refuses(); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-end.C:
+			return fmt.Errorf("%d bytes of events wait for JetStream: %w", waiting, ErrOverloaded)
+		}
+	}
 }
 
 // lastOf returns the sequence of the last event with the page and the noun of a subject that JetStream may lack

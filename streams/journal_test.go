@@ -667,6 +667,26 @@ func TestASlowModelBesideAFastStream(t *testing.T) {
 	t.Logf("%.0f events/s; the subscribers had all after %v, %v and %v", events/stored.Seconds(), took[0], took[1], took[2])
 }
 
+// TestAFloodIsStoredAsFastAsJetStream stores many more bytes than may wait for JetStream. All are stored: the committer
+// keeps pace, instead of going ahead until everything is refused.
+func TestAFloodIsStoredAsFastAsJetStream(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{Limit: 4 << 20}, unsynced)
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	var storing errgroup.Group
+	for n := range 16 {
+		storing.Go(func() error {
+			for part := range slices.Chunk(messages(domain.PageID(strconv.Itoa(n)), 1000), 100) {
+				if _, err := p.Publish(t.Context(), part); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, storing.Wait())
+}
+
 // TestTheStreamOfAJournal checks that the mode of a stream can't be changed.
 func TestTheStreamOfAJournal(t *testing.T) {
 	t.Parallel()
