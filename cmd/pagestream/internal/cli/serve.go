@@ -40,6 +40,7 @@ func (s ServeCommand) Run(c *CLI) error {
 	for _, w := range server.Warnings(o) {
 		log.Warn("configuration", "warning", w)
 	}
+	go releaseMemory(c.ctx)
 	p := server.New(o)
 	if err := p.Run(c.ctx); err != nil {
 		return err

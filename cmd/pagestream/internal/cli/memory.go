@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"github.com/pagestream/pagestream/internal/backoff"
+)
+
+// After a burst, such as a catch-up, the process keeps the memory of its largest heap: Go gives it back slowly while it
+// collects garbage, and an idle process collects none.
+const (
+	releaseEvery = 3 * time.Second
+	// releaseAfter is how many bytes must have been allocated since the last release for another one to be of use.
+	releaseAfter = 128 << 20
+	// releaseIdle is how many bytes a process allocates in releaseEvery at most that is idle.
+	releaseIdle = 8 << 20
+)
+
+// releaser tells when memory is to be given back to the system.
+type releaser struct{ seen, released uint64 }
+
+// due reports whether the process, which has allocated so many bytes since its start, is idle after a burst.
+func (r *releaser) due(allocated uint64) bool {
+	idle := allocated-r.seen < releaseIdle
+	r.seen = allocated
+	if !idle || allocated-r.released < releaseAfter {
+		return false
+	}
+	r.released = allocated
+	return true
+}
+
+// releaseMemory gives memory back to the system each time that the process has become idle, until the context ends. It
+// takes some milliseconds of processor time.
+func releaseMemory(ctx context.Context) {
+	var r releaser
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	for backoff.Sleep(ctx, releaseEvery) == nil {
+		if metrics.Read(sample); r.due(sample[0].Value.Uint64()) {
+			debug.FreeOSMemory()
+		}
+	}
+}
