@@ -11,7 +11,7 @@ import (
 // BackfillCommand fills a gap in a page's messages from Meta's Conversations API.
 type BackfillCommand struct {
 	Page  PageRef `arg:"" help:"Page, by its id or name."`
-	Since string  `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Since string  `required:"" placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_SINCE" help:"Start of the gap: a time (2026-11-23T10:00:00Z) or a duration before now (2h, 24h)."`
 	Until string  `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
 }
 
@@ -26,7 +26,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%w: %q is neither a time, for example 2026-11-23T10:00:00Z, "+
-			"nor a duration, for example 2h", errUsage, s)
+			"nor a duration until now, for example 2h or 24h", errUsage, s)
 	}
 	return t, nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"strings"
@@ -255,5 +256,14 @@ func (c *CLI) load(flags map[string]any) (config.Config, error) {
 	all := map[string]any{"log.level": c.LogLevel, "log.format": c.LogFormat}
 	maps.Copy(all, flags)
 	maps.DeleteFunc(all, func(_ string, value any) bool { return value == "" }) // not given
-	return config.Load(config.Options{File: c.ConfigFile, Env: c.Env, Flags: all, IgnoreEnv: c.flagEnv})
+	cfg, err := config.Load(config.Options{File: c.ConfigFile, Env: c.Env, Flags: all, IgnoreEnv: c.flagEnv})
+	switch {
+	case errors.Is(err, config.ErrInvalid): // it says what to change
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w\nIt is named with -c or PAGESTREAM_CONFIG. The file of pagestream dev is gone when dev has "+
+			"stopped;\na file for a server of your own begins with: pagestream config example > pagestream.yaml", err)
+	case errors.Is(err, fs.ErrPermission):
+		err = fmt.Errorf("%w\nRun the command as root or as the user of the server", err)
+	}
+	return cfg, err
 }

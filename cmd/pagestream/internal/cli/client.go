@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -97,8 +98,16 @@ func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err
 // tokenFile, and returns an error if that is not possible.
 func NewClient(base, tokenFile string) (*Client, error) {
 	token, err := api.ReadToken(tokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w\nStart the server first (pagestream serve), or set its token file with --token-file", err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w\nThe first start of the server writes it (pagestream serve, pagestream dev). "+
+			"Is the server running?\nThen name its configuration with -c FILE or PAGESTREAM_CONFIG, "+
+			"or its token with --token-file FILE", err)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w\nRun the command as root or as the user of the server, "+
+			"or name a token of your own with --token-file FILE", err)
+	case err != nil:
+		return nil, err
 	}
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
@@ -159,7 +168,7 @@ func (c *Client) Send(
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+		return nil, fmt.Errorf("the address of the server can't be used; give --server host:port: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept", accept)

@@ -31,7 +31,7 @@ const (
 // and the pages of three companies, which are connected through the real code.
 type DevCommand struct {
 	DataDir     string        `placeholder:"DIR" env:"PAGESTREAM_DEV_DATA_DIR" help:"Data directory, which a later dev continues with (default: a temporary directory, removed at the end)."`
-	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Listen address for the fake Meta; if the port is busy, another one is used."`
+	HTTPPublic  string        `name:"http-public" default:"127.0.0.1:8080" env:"PAGESTREAM_DEV_HTTP_PUBLIC" help:"Address at which the server listens for what the fake Meta sends; if the port is busy, another one is used."`
 	HTTPPrivate string        `name:"http-private" default:"127.0.0.1:8081" env:"PAGESTREAM_DEV_HTTP_PRIVATE" help:"Listen address for the console and the API; if the port is busy, another one is used."`
 	NATSListen  string        `name:"nats-listen" default:"127.0.0.1:4222" env:"PAGESTREAM_DEV_NATS_LISTEN" help:"Listen address for programs that read events over NATS; if the port is busy, another one is used."`
 	Rate        float64       `default:"5" env:"PAGESTREAM_DEV_RATE" help:"Events per second."`
@@ -117,6 +117,7 @@ In another terminal:
 
   %[3]s doctor
   %[3]s conversations list
+  %[3]s send PAGE CONTACT --text "Hello"    # two ids of a line of that list
   %[3]s events tail
   %[3]s deadletters list
   %[3]s consumers list

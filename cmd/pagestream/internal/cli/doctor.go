@@ -45,7 +45,8 @@ func printReport(c *CLI, r doctor.Report) {
 		fmt.Fprintf(c.Out, "%d of %d pages are healthy\n", fine, len(r.Pages))
 	}
 	if len(r.Pages) == 0 && len(r.Install) == 0 {
-		fmt.Fprintln(c.Out, "Nothing is wrong, and no page is connected. Run: pagestream pages login --company NAME")
+		fmt.Fprintln(c.Out, "Nothing is wrong, and no page is connected. Run: "+
+			"pagestream pages login --company NAME --new-company")
 	}
 }
 

@@ -131,7 +131,7 @@ type EventsListCommand struct {
 	EventSelection
 	After *uint64 `placeholder:"SEQ" xor:"which" env:"PAGESTREAM_EVENTS_AFTER" help:"The events after this sequence, oldest first; 0 is the beginning."`
 	Last  int     `placeholder:"N" xor:"which" env:"PAGESTREAM_EVENTS_LAST" help:"The newest N, whatever --limit is."`
-	Since string  `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_SINCE" help:"Only events stored since a time (2026-11-23T10:00:00Z) or a duration before now (2h)."`
+	Since string  `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_SINCE" help:"Only events stored since a time (2026-11-23T10:00:00Z) or a duration before now (2h, 24h)."`
 	Until string  `placeholder:"WHEN" env:"PAGESTREAM_EVENTS_UNTIL" help:"Only events stored before a time, or a duration before now."`
 	Limit int     `default:"50" env:"PAGESTREAM_EVENTS_LIMIT" help:"Maximum number; 0 for all."`
 }

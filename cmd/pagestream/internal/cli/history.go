@@ -13,7 +13,7 @@ import (
 
 // HistoryCommand lists what operators did.
 type HistoryCommand struct {
-	Since string `placeholder:"WHEN" env:"PAGESTREAM_HISTORY_SINCE" help:"Since a time (2026-11-23T10:00:00Z), or a duration before now (2h)."`
+	Since string `placeholder:"WHEN" env:"PAGESTREAM_HISTORY_SINCE" help:"Since a time (2026-11-23T10:00:00Z), or a duration before now (2h, 24h)."`
 	Who   string `placeholder:"TOKEN" env:"PAGESTREAM_HISTORY_WHO" help:"Name of the token: file:admin is that of http.token_file."`
 	Verb  string `placeholder:"VERB" env:"PAGESTREAM_HISTORY_VERB" help:"Verb, as listed: pages_connect, send, erase, tokens_revoke, …"`
 	On    string `placeholder:"NAME" env:"PAGESTREAM_HISTORY_ON" help:"Page, contact, consumer, token, … that it was about."`

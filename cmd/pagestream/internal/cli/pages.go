@@ -49,7 +49,8 @@ func (l PagesListCommand) Run(c *CLI) error {
 	list, err := collect[operate.Page](c, pagesPath, query, l.Limit)
 	return c.answer(list, err, func() {
 		if len(list) == 0 {
-			fmt.Fprintln(c.Out, "There are no pages yet. Connect one with: pagestream pages connect PAGE")
+			fmt.Fprintln(c.Out, "There are no pages yet. Connect some with: "+
+				"pagestream pages login --company NAME --new-company")
 			return
 		}
 		writeTable(c, "PAGE, NAME, COMPANY, CONNECTION, TOKEN, SUBSCRIPTION, STATE, EVENTS, LAST EVENT", list,
@@ -173,7 +174,7 @@ func (p PagesConnectCommand) Run(c *CLI) error {
 		return fmt.Errorf("read page token: %w", err)
 	case token == "":
 		return fmt.Errorf("%w: no token; set PAGESTREAM_PAGE_TOKEN or give --page-token-file, "+
-			"or a user token for many pages at once", errUsage)
+			"or --user-token-file for many pages at once; without a token: pagestream pages login --company NAME", errUsage)
 	case len(p.Pages) != 1:
 		return fmt.Errorf("%w: a page token is for one page: give exactly one page id", errUsage)
 	}

@@ -60,7 +60,8 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("interrupted: %w", ctx.Err())
 	case errors.As(err, &op) && op.Op == "dial":
-		return fmt.Errorf("no server is running at %s; start one with: pagestream serve", c.base)
+		return fmt.Errorf("no server is running at %s; start one with: pagestream serve\nIf it runs elsewhere, "+
+			"name its configuration with -c FILE or PAGESTREAM_CONFIG, or its address with --server host:port", c.base)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the server at %s did not answer within %s; it may still do it; look with: pagestream status: %w",
 			c.base, requestTimeout, err)
