@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -46,8 +47,9 @@ type Checkpoints interface {
 	// Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An
 	// event that JetStream has acknowledged may be missing: it is in the files soon after.
 	Take() (uint64, error)
-	// Overwrite replaces the bytes of events that were deleted, durably. They must be in the files.
-	Overwrite(deleted []uint64) error
+	// Overwrite replaces the bytes of events that were deleted, durably. They must be in the files, and the stream must
+	// be the one that was created at that time.
+	Overwrite(ctx context.Context, created time.Time, deleted []uint64) error
 }
 
 // JournalOptions configure a [Journal]. Files and Checkpoints are required.
@@ -455,11 +457,17 @@ func (j *Journal) Erase(ctx context.Context, seqs []uint64, match func(Stored) b
 	if err := j.Flush(ctx); err != nil {
 		return 0, err
 	}
+	info, err := Info(ctx, j.js, j.opts.Stream)
+	if err != nil {
+		return 0, err
+	}
+	// A later event could get one of the sequences that the stream does not have yet.
+	seqs = slices.DeleteFunc(slices.Clone(seqs), func(seq uint64) bool { return seq > info.State.LastSeq })
 	gone, deleted, err := remove(ctx, j.js, j.opts.Stream, seqs, match, jetstream.Stream.DeleteMsg)
 	if err := errors.Join(err, j.Settle(ctx)); err != nil {
 		return deleted, err
 	}
-	return deleted, j.opts.Checkpoints.Overwrite(gone)
+	return deleted, j.opts.Checkpoints.Overwrite(ctx, info.Created, gone)
 }
 
 // checkpoint makes durable what is in the stream's files, and drops it from the journal.

@@ -44,7 +44,9 @@ var ErrNoRetry = errors.New("not tried again")
 // ReactorOptions configure a [Reactor]. Connect, Filter, Durable and Handle are
 // required.
 type ReactorOptions struct {
-	// Connect returns a connection that only this reactor uses. Run closes it when it returns.
+	// Connect returns a connection that only this reactor uses. Run closes it when it returns. It should not keep what is
+	// sent while it is broken ([nats.ReconnectBufSize] of -1): an acknowledgement that is sent later may be for another
+	// event.
 	Connect func() (*nats.Conn, error)
 	// Domain is the JetStream domain of the stream; empty is that of the connection's server.
 	Domain string
@@ -320,8 +322,9 @@ type acks struct {
 	conn           *nats.Conn
 	domain, stream string
 
-	reconnects uint64 // of the connection, when allow was called last
-	doubtful   int    // how many more messages may have been delivered before the last reconnect
+	mu         sync.Mutex // of those below; watermill takes the next message when one takes too long
+	reconnects uint64     // of the connection, when allow was called last
+	doubtful   int        // how many more messages may have been delivered before the last reconnect
 }
 
 // errOther is returned for a message that is not in the stream any more.
@@ -330,6 +333,8 @@ var errOther = errors.New("the stream has another event in the place of the one 
 // allow returns an error if the message with that sequence, which was stored at that time, must not be acknowledged. A
 // negative acknowledgement does no harm: the message is just delivered again, if there is one.
 func (a *acks) allow(ctx context.Context, seq uint64, at time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if n := a.conn.Stats().Reconnects; n != a.reconnects {
 		a.reconnects, a.doubtful = n, reactorPending
 	}
@@ -372,7 +377,7 @@ func (u unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
 	meta, err := in.Metadata()
 	if err == nil && u.pass != nil {
 		e, decodeErr := decodeEnvelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
-		if decodeErr == nil && u.pass(e) && u.acks.allow(context.Background(), e.Seq, e.At) == nil && in.Ack() == nil {
+		if decodeErr == nil && u.pass(e) && u.acks.allow(context.Background(), meta.Sequence.Stream, meta.Timestamp) == nil && in.Ack() == nil {
 			return nil, errSkipped
 		}
 	}

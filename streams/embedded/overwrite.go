@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -40,25 +42,21 @@ func (c *Checkpoints) overwritesFile() string {
 
 // Overwrite replaces the bytes of messages that the server has deleted, as the server does itself when it deletes a
 // message securely, for which it writes the whole block anew. A message that is in no file is skipped. It is durable
-// when Overwrite returns. The server must have written the messages to its files: see Take.
+// when Overwrite returns. The server must have written the messages to its files: see Take. [ErrOther] is returned if
+// the stream was not created at that time: it has other messages with these sequences.
 //
 // It is safe while the server runs: the server never writes a message again that it has deleted, and it appends to a
-// block or replaces the file, but changes nothing in it.
-func (c *Checkpoints) Overwrite(deleted []uint64) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	created, err := Created(c.dir, c.stream)
-	if err != nil {
-		return err
-	}
-	if err := c.overwriteAgain(); err != nil { // a call before this one may have failed
-		return err
-	}
+// block or replaces the file, but changes nothing in it. Only a message that is deleted securely would be written from
+// the server's memory with the whole block, and with what was overwritten: nothing else may delete from the stream.
+func (c *Checkpoints) Overwrite(ctx context.Context, created time.Time, deleted []uint64) error {
 	blocks, err := c.blocksWith(deleted)
 	if err != nil {
 		return err
 	}
 	for _, block := range blocks {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("overwrite deleted messages: %w", err)
+		}
 		if err := c.overwriteIn(block, created, deleted); err != nil {
 			return fmt.Errorf("overwrite deleted messages: %w", err)
 		}
@@ -110,6 +108,14 @@ func firstOf(path string) (uint64, error) {
 
 // overwriteIn overwrites those of the messages that are in one block.
 func (c *Checkpoints) overwriteIn(block uint64, created time.Time, deleted []uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now, err := Created(c.dir, c.stream); err != nil || !now.Equal(created) {
+		return cmp.Or(err, ErrOther)
+	}
+	if err := c.overwriteAgain(); err != nil { // a call before this one may have failed
+		return err
+	}
 	f, err := os.OpenFile(Mark{Block: block}.path(c.dir, c.stream), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

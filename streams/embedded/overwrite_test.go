@@ -54,7 +54,11 @@ func TestOverwrite(t *testing.T) {
 	deleted := []uint64{1, 2, 500, 501, 3000, 11_000, 11_002, events}
 	deleteAll(t, js, deleted)
 	require.True(t, has(t, dir, 500))
-	require.NoError(t, c.Overwrite(append(deleted, events+5))) // the last one does not exist
+	created, err := embedded.Created(dir, "S")
+	require.NoError(t, err)
+	require.ErrorIs(t, c.Overwrite(deadline(t), created.Add(1), deleted), embedded.ErrOther)
+	require.True(t, has(t, dir, 500))
+	require.NoError(t, c.Overwrite(deadline(t), created, append(deleted, events+5))) // the last one does not exist
 	for _, seq := range deleted {
 		require.False(t, has(t, dir, seq), "message %d", seq)
 		for _, other := range []uint64{seq - 1, seq + 1} {
@@ -63,7 +67,7 @@ func TestOverwrite(t *testing.T) {
 			}
 		}
 	}
-	require.NoError(t, c.Overwrite(deleted), "again")
+	require.NoError(t, c.Overwrite(deadline(t), created, deleted), "again")
 	fill(t, dir, js, 10)
 	require.NoError(t, s.Shutdown(deadline(t)))
 	require.NoError(t, os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "index.db")))
@@ -98,7 +102,9 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 	block := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", fmt.Sprint(mark.Block, ".blk"))
 	before, err := os.ReadFile(block)
 	require.NoError(t, err)
-	require.NoError(t, c.Overwrite(deleted))
+	created, err := embedded.Created(dir, "S")
+	require.NoError(t, err)
+	require.NoError(t, c.Overwrite(deadline(t), created, deleted))
 	after, err := os.ReadFile(block)
 	require.NoError(t, err)
 	require.NotEqual(t, before, after)

@@ -305,10 +305,7 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 			return nil
 		}
 		found.add(e)
-		if out.Seq > 0 { // the reactor has just done it
-			return nil
-		}
-		return x.Handle(ctx, e)
+		return x.Handle(ctx, e) // the reactor may have deleted the events, and not overwritten them yet
 	})
 	if err != nil || len(found.seqs) == 0 {
 		return err

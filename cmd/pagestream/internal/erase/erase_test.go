@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -481,4 +482,45 @@ func TestForgedErasureDeletesNoOtherEvents(t *testing.T) {
 	}
 	_, err := r.eraser.Erase(t.Context(), "", person)
 	require.ErrorIs(t, err, ErrRequest)
+}
+
+// lateJournal deletes events at once, and is not done with them before proceed is closed, like a journal that overwrites
+// what it has deleted.
+type lateJournal struct {
+	*fixture
+
+	calls   atomic.Int32
+	proceed chan struct{}
+}
+
+func (*lateJournal) Flush(context.Context) error  { return nil }
+func (*lateJournal) Settle(context.Context) error { return nil }
+
+func (j *lateJournal) Erase(ctx context.Context, seqs []uint64, match func(streams.Stored) bool) (int, error) {
+	n, err := streams.Erase(ctx, j.JS, streams.Name, seqs, match)
+	j.calls.Add(1)
+	<-j.proceed
+	return n, err
+}
+
+// TestEraseWaitsForTheBytes lets the reactor delete the events and not overwrite them yet.
+func TestEraseWaitsForTheBytes(t *testing.T) {
+	t.Parallel()
+	r := newFixture(t)
+	j := &lateJournal{fixture: r, proceed: make(chan struct{})}
+	r.eraser.opts.Journal = j
+	r.Publish(t, received(page, person, "m1", secret, 1000))
+	r.Settle(t, r.live)
+	r.run(t)
+	answered := make(chan Result, 1)
+	go func() { answered <- r.erase(t) }()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := j.calls.Load(); n < 2 {
+			return fmt.Errorf("%d calls: the events are deleted, and the answer waits for none", n)
+		}
+		return nil
+	})
+	require.Empty(t, answered, "it has answered before the bytes are gone")
+	close(j.proceed)
+	require.Equal(t, 1, (<-answered).Events)
 }

@@ -57,7 +57,7 @@ func (p *Program) openMeta(context.Context) (err error) {
 		interval = -1 // no periodic checks; refreshed tokens are still processed
 	}
 	p.reconciler = reconcile.New(reconcile.Options{
-		JS: p.js, Connect: p.dial("reconcile"), Parking: p.parking, Replicas: p.cfg.NATS.Replicas, Verbs: p.connector,
+		JS: p.js, Connect: p.dial("reconcile", unbuffered), Parking: p.parking, Replicas: p.cfg.NATS.Replicas, Verbs: p.connector,
 		Pages: p.models.Pages(), Subscriptions: p.models.Subscriptions(),
 		Interval: interval, TokenInterval: p.cfg.Reconcile.TokenInterval, Logger: p.log.With("part", "reconcile"),
 	})
@@ -84,7 +84,7 @@ func (p *Program) openErasers(recorded func(meta.Erasure) error) {
 		return p.hooks.Forget(ctx, seqs)
 	}
 	p.eraser = erase.New(erase.Options{
-		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase"), Publisher: p.publisher, Kept: kept,
+		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase", unbuffered), Publisher: p.publisher, Kept: kept,
 		Conversations: p.models.Conversations(), Recorded: recorded, Logger: p.log.With("part", "erase"),
 		Copies: func(ctx context.Context, e domain.Event) error {
 			if p.consumers == nil { // while a restored installation is erased
@@ -94,7 +94,7 @@ func (p *Program) openErasers(recorded func(meta.Erasure) error) {
 		},
 	})
 	p.admins = erase.NewAdmins(erase.AdminsOptions{
-		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase admins"), Publisher: p.publisher, Kept: kept,
+		JS: p.js, Journal: p.eraseJournal(), Connect: p.dial("erase admins", unbuffered), Publisher: p.publisher, Kept: kept,
 		Pages: p.models.Pages(), Secrets: p.secrets, Recorded: recorded, Logger: p.log.With("part", "erase"),
 	})
 }
@@ -275,14 +275,14 @@ func (p *Program) startReactors(context.Context) (err error) {
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
-			Connect: p.dial("profile"), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Connect: p.dial("profile", unbuffered), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
 			Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
 			Logger: p.log.With("part", "profile"),
 		}).Run)
 	}
 	if p.cfg.Leads.Retrieve {
 		start("leads", leads.New(leads.Options{
-			Connect: p.dial("leads"), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
+			Connect: p.dial("leads", unbuffered), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
 			Publisher: p.publisher, Observe: p.metrics.leadTried, Logger: p.log.With("part", "leads"),
 		}).Run)
 	}

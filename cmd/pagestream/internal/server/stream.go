@@ -82,18 +82,21 @@ func (p *Program) openNATS(ctx context.Context) error {
 	return p.ensureStream(ctx) // with the configured limits, what the journal has may fit
 }
 
+// unbuffered makes a reactor's connection refuse what is sent while it is broken, see streams.ReactorOptions.Connect.
+var unbuffered = nats.ReconnectBufSize(-1)
+
 // dial returns a function that opens a new connection. Each reactor needs its own, because
 // watermill-nats closes the connection that it was given.
-func (p *Program) dial(name string) func() (*nats.Conn, error) {
+func (p *Program) dial(name string, more ...nats.Option) func() (*nats.Conn, error) {
 	return func() (*nats.Conn, error) {
 		if p.server != nil {
-			return p.server.Connect(name)
+			return p.server.Connect(name, more...)
 		}
 		opts, err := natsOptions(p.cfg.NATS, name)
 		if err != nil {
 			return nil, err
 		}
-		nc, err := nats.Connect(string(p.cfg.NATS.URL), append(opts, nats.MaxReconnects(-1))...)
+		nc, err := nats.Connect(string(p.cfg.NATS.URL), slices.Concat(opts, []nats.Option{nats.MaxReconnects(-1)}, more)...)
 		if err == nil {
 			p.dials.add(nc)
 		}
