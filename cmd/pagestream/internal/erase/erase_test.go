@@ -512,8 +512,14 @@ func TestEraseWaitsForTheBytes(t *testing.T) {
 	r.Publish(t, received(page, person, "m1", secret, 1000))
 	r.Settle(t, r.live)
 	r.run(t)
-	answered := make(chan Result, 1)
-	go func() { answered <- r.erase(t) }()
+	ctx, cancel := projectionstest.Limited()
+	defer cancel()
+	answered, failed := make(chan Result, 1), make(chan error, 1)
+	go func() {
+		out, err := r.eraser.Erase(ctx, page, person)
+		answered <- out
+		failed <- err
+	}()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if n := j.calls.Load(); n < 2 {
 			return fmt.Errorf("%d calls: the events are deleted, and the answer waits for none", n)
@@ -523,4 +529,5 @@ func TestEraseWaitsForTheBytes(t *testing.T) {
 	require.Empty(t, answered, "it has answered before the bytes are gone")
 	close(j.proceed)
 	require.Equal(t, 1, (<-answered).Events)
+	require.NoError(t, <-failed)
 }
