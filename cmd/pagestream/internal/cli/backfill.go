@@ -15,22 +15,6 @@ type BackfillCommand struct {
 	Until string  `placeholder:"WHEN" env:"PAGESTREAM_BACKFILL_UNTIL" help:"End of the gap (default: now)."`
 }
 
-// parseTime parses an RFC 3339 time, or a duration before now. It returns the zero time for an empty string.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: %q is neither a time, for example 2026-11-23T10:00:00Z, "+
-			"nor a duration until now, for example 2h or 24h", errUsage, s)
-	}
-	return t, nil
-}
-
 // Run reads the page's conversations from Meta, stores the missing messages and prints their number.
 func (b BackfillCommand) Run(c *CLI) error {
 	now := time.Now()

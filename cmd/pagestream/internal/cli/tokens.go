@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
@@ -43,28 +41,6 @@ func (a TokensAddCommand) Run(c *CLI) error {
 		fmt.Fprintln(c.Err, "This is the only time that the token is shown:")
 		fmt.Fprintln(c.Out, out.Text)
 	})
-}
-
-// parseExpiry parses a time, or a duration from now that may be in days. It returns the zero time for
-// an empty string.
-func parseExpiry(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		if n, err := strconv.ParseUint(days, 10, 16); err == nil && n > 0 {
-			return now.AddDate(0, 0, int(n)), nil
-		}
-	}
-	if d, err := time.ParseDuration(s); err == nil && d > 0 {
-		return now.Add(d), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, fmt.Errorf("%w: --expires %q is neither a duration, for example 90d or 12h, nor a time, for example "+
-			"2027-01-01T00:00:00Z", errUsage, s)
-	}
-	return t, nil
 }
 
 // TokensListCommand lists tokens.
