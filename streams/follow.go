@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -85,4 +86,60 @@ func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.T
 		return seq, nil
 	}
 	return last + 1, err
+}
+
+// maxClockStep is how far the clock may have been set back without an effect on [Between].
+const maxClockStep = time.Hour
+
+// Between returns the first and the last sequence between which all events are that were stored at since or
+// later, and before until; there are other events between them too. A zero time is no bound. last is 0 if
+// until is zero; there are no such events if last is less than first and until is not zero. It searches by halves, so
+// an event may be missed if the clock was set back by more than an hour.
+func Between(
+	ctx context.Context, js jetstream.JetStream, stream string, since, until time.Time,
+) (first, last uint64, err error) {
+	st, err := lookUp(ctx, js, stream)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !since.IsZero() {
+		if first, err = near(ctx, st, since.Add(-maxClockStep)); err != nil {
+			return 0, 0, err
+		}
+	}
+	if !until.IsZero() {
+		if last, err = near(ctx, st, until.Add(maxClockStep)); err != nil {
+			return 0, 0, err
+		}
+		last--
+	}
+	return max(first, 1), last, nil
+}
+
+// near returns a sequence from 1 such that the message before it was stored before the time, and the one there
+// was not. There are several if stored times are not in order.
+func near(ctx context.Context, st jetstream.Stream, at time.Time) (uint64, error) {
+	state := st.CachedInfo().State
+	low, high := max(state.FirstSeq, 1), state.LastSeq+1
+	for low < high {
+		mid := low + (high-low)/2
+		m, err := st.GetMsg(ctx, mid, jetstream.WithGetMsgSubject(">")) // the first one from there on
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			high = mid
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("get sequence from %d: %w", mid, err)
+		}
+		stored, err := StoredAt(m.Header, m.Time)
+		if err != nil {
+			stored = m.Time // the message is malformed
+		}
+		if m.Sequence < high && stored.Before(at) {
+			low = m.Sequence + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, nil
 }

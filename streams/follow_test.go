@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/domain"
@@ -142,6 +143,34 @@ func TestSeqAt(t *testing.T) {
 		_, err = s.JS.PublishMsg(t.Context(), m)
 		require.NoError(t, err)
 	}
+	// The search by halves has all events of a time, whatever was deleted, and the clock set back by an hour.
+	none := time.Time{}
+	for i := range 100 {
+		since, until := at(i), at(i+5)
+		first, last, err := streams.Between(t.Context(), s.JS, streams.Name, since, until)
+		require.NoError(t, err)
+		_, err = streams.Read(t.Context(), s.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+			if !e.At.Before(since) && e.At.Before(until) {
+				assert.LessOrEqual(t, first, e.Seq, "%d", i)
+				assert.GreaterOrEqual(t, last, e.Seq, "%d", i)
+			}
+			return nil
+		})
+		require.NoError(t, err)
+	}
+	for _, c := range []struct {
+		since, until time.Time
+		first, last  uint64
+	}{
+		{none, none, 1, 0},
+		{at(75), none, 15, 0}, {time.Now(), none, 41, 0},
+		{none, at(-65), 1, 1}, {none, at(-45), 1, 14}, {at(75), at(-45), 15, 14},
+	} {
+		first, last, err := streams.Between(t.Context(), s.JS, streams.Name, c.since, c.until)
+		require.NoError(t, err)
+		assert.Equal(t, []uint64{c.first, c.last}, []uint64{first, last}, "%s to %s", c.since, c.until)
+	}
+
 	require.EqualValues(t, 20, seqAt(at(20)))
 	require.EqualValues(t, 21, seqAt(at(22)))
 	require.EqualValues(t, 21, seqAt(at(40)))

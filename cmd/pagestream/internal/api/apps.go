@@ -10,7 +10,7 @@ import (
 
 // AppOperator sets up apps at Meta.
 type AppOperator interface {
-	SetUpApp(ctx context.Context, app string, dry bool) (apps.Result, error)
+	SetUpApp(ctx context.Context, in apps.Request) (apps.Result, error)
 }
 
 func (s *Server) appRoutes() routes {
@@ -18,16 +18,11 @@ func (s *Server) appRoutes() routes {
 }
 
 // AppSetupRequest is a request to set up an app at Meta.
-type AppSetupRequest struct {
-	// App is the name of a configured app; empty is the first.
-	App string `json:"app,omitempty"`
-	// DryRun only shows what would be set.
-	DryRun bool `json:"dry_run,omitempty"`
-}
+type AppSetupRequest = apps.Request
 
 func (s *Server) setUpApp(w http.ResponseWriter, r *http.Request) error {
 	var in AppSetupRequest
-	if err := decode(w, r, &in, `{} and optionally app, dry_run`); err != nil {
+	if err := decode(w, r, &in, `{} and optionally app, dry_run, instagram, replace`); err != nil {
 		return err
 	}
 	action := history.From(r.Context())
@@ -37,7 +32,10 @@ func (s *Server) setUpApp(w http.ResponseWriter, r *http.Request) error {
 	if in.DryRun {
 		action.On("dry_run", "true")
 	}
+	if in.Replace {
+		action.On("replace", "true")
+	}
 	extend(w)
-	out, err := s.opts.Operator.SetUpApp(r.Context(), in.App, in.DryRun)
+	out, err := s.opts.Operator.SetUpApp(r.Context(), in)
 	return writeResult(w, "set up app", http.StatusOK, out, err)
 }

@@ -263,6 +263,11 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 			return writeJSON(w, http.StatusOK, List[struct{}]{Items: []struct{}{}})
 		}
 	}
+	if none, err := stored.bound(r.Context(), s.opts.JS, &from); err != nil {
+		return err
+	} else if none {
+		return writeJSON(w, http.StatusOK, List[struct{}]{Items: []struct{}{}})
+	}
 	belongs := s.belongs(r, company)
 	if newest {
 		back := backward{s: s, from: from, limit: limit, stored: stored, events: events, belongs: belongs}

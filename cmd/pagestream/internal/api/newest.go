@@ -3,12 +3,13 @@ package api
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/streams"
 )
@@ -28,6 +29,25 @@ func storedIn(r *http.Request) (s storedRange, err error) {
 		}
 	}
 	return s, nil
+}
+
+// bound bounds what is read to where the events of that time are. none reports that there are none.
+func (s storedRange) bound(ctx context.Context, js jetstream.JetStream, o *streams.ReadOptions) (none bool, err error) {
+	if s.since.IsZero() && s.until.IsZero() {
+		return false, nil
+	}
+	first, last, err := streams.Between(ctx, js, o.Stream, s.since, s.until)
+	if err != nil {
+		return false, fmt.Errorf("find events by time: %w", err)
+	}
+	o.From = max(o.From, first)
+	if !s.until.IsZero() {
+		if o.To == 0 || last < o.To {
+			o.To = last
+		}
+		none = o.To < o.From
+	}
+	return none, nil
 }
 
 func (s storedRange) has(at time.Time) bool {
@@ -137,22 +157,7 @@ func (b backward) read(ctx context.Context, to uint64) (list []shown, full bool,
 		if full || len(list) == b.limit {
 			return list, true, nil
 		}
-		if old, err := b.isOld(ctx, low); err != nil || old {
-			return list, false, err
-		}
 		to, width = low-1, min(width*widening, maxWindow)
 	}
 	return list, false, nil
-}
-
-// isOld reports whether the event was stored before ?since=, so that those before it were too.
-func (b backward) isOld(ctx context.Context, seq uint64) (bool, error) {
-	if b.stored.since.IsZero() {
-		return false, nil
-	}
-	e, err := streams.Get(ctx, b.s.opts.JS, b.s.opts.Stream, seq)
-	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) {
-		return false, nil
-	}
-	return err == nil && e.At.Before(b.stored.since), err
 }

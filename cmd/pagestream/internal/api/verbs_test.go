@@ -78,9 +78,9 @@ func (f *fakeOperator) RenameCompany(_ context.Context, company, name string) (c
 	return companies.Company{ID: company, Name: name}, f.err
 }
 
-func (f *fakeOperator) SetUpApp(_ context.Context, app string, dry bool) (apps.Result, error) {
-	f.got = append(f.got, app, dry)
-	return apps.Result{App: "main", DryRun: dry}, f.err
+func (f *fakeOperator) SetUpApp(_ context.Context, in apps.Request) (apps.Result, error) {
+	f.got = append(f.got, in.App, in.DryRun)
+	return apps.Result{App: "main", DryRun: in.DryRun}, f.err
 }
 
 func (f *fakeOperator) Login(_ context.Context, app, userToken string) (operate.Login, error) {

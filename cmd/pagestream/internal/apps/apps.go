@@ -21,7 +21,7 @@ const setupTimeout = 50 * time.Second
 // callbackRefused is Graph's code when the handshake with the callback URL fails.
 const callbackRefused = 2200
 
-// Errors of [Setup.Run]. No app was asked about or changed.
+// Errors of [Setup.Run]. No app was changed.
 var (
 	// ErrUnknownApp is returned when no app of that name is configured.
 	ErrUnknownApp = errors.New("no such app is configured; see apps in: pagestream config print")
@@ -34,7 +34,22 @@ var (
 	// ErrNoVerifyToken is returned when the app has no verify token.
 	ErrNoVerifyToken = errors.New("the app has no verify token, with which Meta checks the callback URL; " +
 		"set apps[].verify_token")
+	// ErrElsewhere is returned when Meta delivers an object to another callback URL and it is not to be
+	// replaced.
+	ErrElsewhere = errors.New("another product may need that URL")
 )
+
+// Request is what [Setup.Run] is to do.
+type Request struct {
+	// App is the name of a configured app; empty is the first.
+	App string `json:"app,omitempty"`
+	// DryRun only shows what would be set.
+	DryRun bool `json:"dry_run,omitempty"`
+	// Replace replaces another callback URL that Meta has.
+	Replace bool `json:"replace,omitempty"`
+	// Instagram also sets the object instagram if no connected page needs it.
+	Instagram bool `json:"instagram,omitempty"`
+}
 
 // Graph has the calls of Graph for one app; graph.Client implements it. An error that Graph returns is
 // a [meta.Error].
@@ -71,6 +86,8 @@ type Result struct {
 	DryRun bool   `json:"dry_run,omitempty"`
 	// Objects are those of [meta.WantedOfApp], in its order.
 	Objects []Object `json:"objects"`
+	// LeftOut are the objects that the app need not have, which are not set.
+	LeftOut []string `json:"left_out,omitempty"`
 }
 
 // Object is what was found and done for one object of an app.
@@ -96,15 +113,17 @@ func (r Result) Complete() bool {
 }
 
 // Run compares the subscriptions of an app with the wanted ones, subscribes each object that lacks
-// something, and reads the result back. The empty name is the first app. A dry run only compares.
+// something, and reads the result back. A dry run only compares. [ErrElsewhere] is returned, and nothing
+// is set, when Meta has another callback URL for one of the objects, unless that is to be replaced.
 //
 // It may be repeated: an object that lacks nothing is not touched. Fields that the app has and nobody
 // here wants are kept, since another product may use the same app. A refusal by Meta is in the result,
 // and the other object is set all the same; an error means that Graph could not be asked, and then
 // repeating the call shows what was set.
-func (s *Setup) Run(ctx context.Context, app string, dry bool) (Result, error) {
+func (s *Setup) Run(ctx context.Context, in Request) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
+	app := in.App
 	if app == "" && len(s.opts.Names) > 0 {
 		app = s.opts.Names[0]
 	}
@@ -112,7 +131,7 @@ func (s *Setup) Run(ctx context.Context, app string, dry bool) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	wanted, _, err := meta.WantedOfApp(s.opts.Pages, app, s.opts.Endpoint(app))
+	wanted, err := meta.WantedOfApp(s.opts.Pages, app, s.opts.Endpoint(app), in.Instagram)
 	if err != nil {
 		return Result{}, err
 	}
@@ -120,11 +139,21 @@ func (s *Setup) Run(ctx context.Context, app string, dry bool) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("read the subscriptions of app %s: %w", app, err)
 	}
-	out, asked := Result{App: app, DryRun: dry}, false
+	for _, want := range wanted {
+		if d := want.Compare(has); d.Elsewhere != "" && !in.Replace && !in.DryRun {
+			return Result{}, fmt.Errorf("app %s: Meta delivers the object %s to %s, not to %s: %w; to replace it, "+
+				"type: %s --yes (in the API: \"replace\": true)", app, want.Object, d.Elsewhere, want.CallbackURL,
+				ErrElsewhere, meta.SetupCommand(app))
+		}
+	}
+	out, asked := Result{App: app, DryRun: in.DryRun}, false
+	if len(wanted) == 1 {
+		out.LeftOut = []string{meta.ObjectInstagram}
+	}
 	for _, want := range wanted {
 		o := Object{AppSubscription: want, Before: want.Compare(has)}
 		o.After = o.Before
-		if !dry && !(o.Before.None() && callbackOf(has, want.Object) == want.CallbackURL) {
+		if !in.DryRun && !(o.Before.None() && callbackOf(has, want.Object) == want.CallbackURL) {
 			asked = true
 			if err := s.subscribe(ctx, g, app, has, &o); err != nil {
 				return out, err

@@ -2,9 +2,12 @@ package console
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,9 +58,7 @@ func (c *Console) onPages(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	if len(list) == 1 {
-		action.On("page", string(list[0].ID))
-	}
+	action.OnPages(idsOf(list))
 	do, known := map[meta.Remedy]func(context.Context, domain.PageID) (string, error){
 		meta.RemedyCheck:       outcomeOf(c.opts.Operator.Check),
 		meta.RemedyResubscribe: outcomeOf(c.opts.Operator.Resubscribe),
@@ -70,13 +71,7 @@ func (c *Console) onPages(w http.ResponseWriter, r *http.Request) error {
 		return badInput("There is no such action on pages.")
 	}
 	extend(w)
-	of := nameOf(list[0])
-	if len(list) > 1 {
-		of = fmt.Sprintf("%d pages, the first of them %s", len(list), of)
-	}
-	j, err := c.begin(r, string(remedy), of, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
-		return onEach(ctx, list, do, progress)
-	})
+	j, err := c.beginBatch(r, remedy, list, do)
 	if err != nil {
 		return err
 	}
@@ -85,7 +80,7 @@ func (c *Console) onPages(w http.ResponseWriter, r *http.Request) error {
 	select {
 	case <-j.done:
 	case <-wait.C:
-		return c.showOverview(w, r, http.StatusOK, fmt.Sprintf("The %s of %s goes on.", remedy, of), "")
+		return c.showOverview(w, r, http.StatusOK, fmt.Sprintf("The %s of %s goes on.", remedy, j.Of), "")
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}
@@ -95,8 +90,39 @@ func (c *Console) onPages(w http.ResponseWriter, r *http.Request) error {
 	return c.showOverview(w, r, http.StatusOK, "", j.Result)
 }
 
+// beginBatch starts the job that calls do for each page of a selection, which is not empty.
+func (c *Console) beginBatch(r *http.Request, remedy meta.Remedy, list []pages.Page,
+	do func(context.Context, domain.PageID) (string, error),
+) (*job, error) {
+	of := nameOf(list[0])
+	if len(list) > 1 {
+		of = fmt.Sprintf("%d pages, the first of them %s", len(list), of)
+	}
+	job := func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+		return onEach(ctx, list, do, progress)
+	}
+	return c.begin(r, string(remedy), of, keyOf(list), job)
+}
+
+// idsOf returns the ids of the pages, each once and sorted.
+func idsOf(list []pages.Page) []domain.PageID {
+	ids := make([]domain.PageID, len(list))
+	for i, p := range list {
+		ids[i] = p.ID
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// keyOf returns a short text that is the same for the same pages only, in any order.
+func keyOf(list []pages.Page) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", idsOf(list)))
+	return hex.EncodeToString(sum[:8])
+}
+
 // onEach calls do for each page, some at once, and returns the result in a sentence and whether all
-// went well. A page that failed does not stop the others.
+// went well. A page that failed does not stop the others. It returns no error when ctx ends, since the
+// sentence says what was done until then.
 func onEach(ctx context.Context, list []pages.Page, do func(context.Context, domain.PageID) (string, error),
 	progress func(done, total uint64),
 ) (string, bool, error) {
@@ -139,7 +165,7 @@ func onEach(ctx context.Context, list []pages.Page, do func(context.Context, dom
 	if failed > len(failures) {
 		failures = append(failures, "…")
 	}
-	return strings.Join(append([]string{result}, failures...), " "), false, ctx.Err()
+	return strings.Join(append([]string{result}, failures...), " "), false, nil
 }
 
 // outcomeOf returns a function that carries out a verb on a page and returns why the page is not

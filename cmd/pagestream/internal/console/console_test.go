@@ -1,7 +1,9 @@
 package console
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
@@ -21,6 +24,7 @@ import (
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/projections/subscriptions"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 const (
@@ -49,6 +53,68 @@ func as(t *testing.T, s *sessions, token string) tokens.Holder {
 func cookieOf(t *testing.T, s *sessions, token string) string {
 	t.Helper()
 	return s.begin(as(t, s, token), tokens.ProofOf(token))
+}
+
+// TestBatchGivenUp checks that a batch of pages that was given up, or that has no more time, says what
+// was done, and that another selection of as many pages with the same first one may run beside it.
+func TestBatchGivenUp(t *testing.T) {
+	s := streamstest.Run(t)
+	h := history.New(history.Options{JS: s.JS})
+	t.Cleanup(func() { assert.NoError(t, h.Close(context.WithoutCancel(t.Context()))) })
+	list := []pages.Page{{ID: "7000", Name: "A"}, {ID: "7001", Name: "B"}, {ID: "7002", Name: "C"}}
+	other := []pages.Page{list[0], {ID: "7003"}, {ID: "7004"}}
+	for name, test := range map[string]struct {
+		end    func(*Console, *job)
+		status int
+	}{
+		"given up":  {func(c *Console, j *job) { assert.True(t, c.jobs.stop(j.Key())) }, statusCanceled},
+		"timed out": {func(*Console, *job) {}, http.StatusInternalServerError},
+	} {
+		ctx, limit := t.Context(), time.Minute
+		if name == "timed out" {
+			limit = 100 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		c := &Console{jobs: jobs{of: map[string]*job{}}, ctx: ctx}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/pages", nil)
+		action := h.Begin(r, "ann", "admin", "pages_batch")
+		action.On("job", name)
+		r = r.WithContext(action.With(r.Context()))
+		begin := func(list []pages.Page) (*job, error) {
+			return c.beginBatch(r, meta.RemedyCheck, list, func(ctx context.Context, page domain.PageID) (string, error) {
+				if page == "7000" {
+					return "", nil
+				}
+				<-ctx.Done()
+				return "", ctx.Err()
+			})
+		}
+		j, err := begin(list)
+		require.NoError(t, err, name)
+		_, err = begin(list)
+		require.ErrorContains(t, err, "runs already", name)
+		_, err = begin(other)
+		require.NoError(t, err, "another selection")
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			for _, j := range c.jobs.list() {
+				if j.Done == 0 {
+					return errors.New("no page is done")
+				}
+			}
+			return nil
+		})
+		test.end(c, j)
+		<-j.done
+		assert.Contains(t, j.Result, "3 of 3 pages done, 2 of them failed.", name)
+		assert.False(t, j.OK, name)
+		past, _, err := h.Read(t.Context(), history.Query{Limit: 1, On: "job=" + name})
+		require.NoError(t, err)
+		require.Len(t, past, 1, name)
+		assert.Equal(t, test.status, past[0].Status, name)
+		cancel()
+		c.work.Wait()
+	}
 }
 
 func TestSessions(t *testing.T) {

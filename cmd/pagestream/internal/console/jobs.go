@@ -24,7 +24,9 @@ type jobs struct {
 type job struct {
 	// Kind is "rebuild", "verify" or "audit" and Of the name of the read model; or Kind is a
 	// [meta.Remedy], and Of names the pages.
-	Kind, Of       string
+	Kind, Of string
+	// ID tells jobs of the same Kind and Of apart; empty if there is one of them only.
+	ID             string
 	Started, Ended time.Time
 	Done, Total    uint64
 	// Rate is in events per second; ETA is the remaining time at that rate.
@@ -42,7 +44,7 @@ type job struct {
 func (j job) OfPages() bool { return j.Kind != jobRebuild && j.Kind != jobVerify && j.Kind != jobAudit }
 
 // Key identifies the job.
-func (j job) Key() string { return j.Kind + " " + j.Of }
+func (j job) Key() string { return j.Kind + " " + cmp.Or(j.ID, j.Of) }
 
 // Running reports whether the job has not ended yet.
 func (j job) Running() bool { return j.Ended.IsZero() }
@@ -65,13 +67,14 @@ const (
 )
 
 // begin starts a job in the background and returns it. It is on record in place of the request r, when
-// it has ended. It fails if a job with the same kind and name
-// is running. do returns the result in a sentence, and whether it is good.
-func (c *Console) begin(r *http.Request, kind, of string,
+// it has ended. It fails if a job with the same [job.Key] is running. do returns the result in a sentence,
+// and whether it is good. An error of do replaces the sentence: a job that was given up and has changed
+// something returns none.
+func (c *Console) begin(r *http.Request, kind, of, id string,
 	do func(ctx context.Context, progress func(done, total uint64)) (string, bool, error),
 ) (*job, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, maxJob)
-	j := &job{Kind: kind, Of: of, Started: time.Now(), cancel: cancel, done: make(chan struct{})}
+	j := &job{Kind: kind, Of: of, ID: id, Started: time.Now(), cancel: cancel, done: make(chan struct{})}
 	c.jobs.mu.Lock()
 	defer c.jobs.mu.Unlock()
 	if before := c.jobs.of[j.Key()]; before != nil && before.Running() || ctx.Err() != nil {
@@ -90,6 +93,9 @@ func (c *Console) begin(r *http.Request, kind, of string,
 			result, ok = "Canceled; nothing was changed.", false
 		case err != nil:
 			result, ok = "Failed: "+err.Error(), false
+		}
+		if err == nil && !ok {
+			err = ctx.Err() // it was ended, although it has a result of its own
 		}
 		switch {
 		case errors.Is(err, context.Canceled):

@@ -163,14 +163,14 @@ func (c *Console) beginModel(w http.ResponseWriter, r *http.Request, kind string
 	if !slices.ContainsFunc(c.opts.Operator.Statuses(), func(s projections.Status) bool { return s.Name == name }) {
 		return notFound("There is no read model of that name.")
 	}
-	_, err := c.begin(r, kind, name, func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	_, err := c.begin(r, kind, name, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		return do(ctx, name, func(p projections.Rebuilding) { progress(p.Seq, p.Target) })
 	})
 	return c.begun(w, r, err)
 }
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request) error {
-	_, err := c.begin(r, jobAudit, "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
+	_, err := c.begin(r, jobAudit, "", "", func(ctx context.Context, progress func(done, total uint64)) (string, bool, error) {
 		a, err := c.opts.Operator.Audit(ctx, false, func(p audit.Progress) {
 			progress(uint64(p.Pass-1)*p.Target+p.Seq, uint64(p.Passes)*p.Target)
 		})

@@ -272,15 +272,13 @@ func (d *Doctor) app(ctx context.Context, a App) (meta.AppFacts, error) {
 	if !known || err != nil {
 		return out, nil
 	}
-	wanted, instagram, err := meta.WantedOfApp(d.opts.Pages, a.Name, out.Endpoint)
+	wanted, err := meta.WantedOfApp(d.opts.Pages, a.Name, out.Endpoint, false)
 	if err != nil {
 		return out, err
 	}
 	out.Known, out.Fields = true, meta.AppDelivers(list, meta.ObjectPage)
 	for _, want := range wanted {
-		if want.Object == meta.ObjectPage || instagram {
-			out.Lacks = append(out.Lacks, want.Compare(list))
-		}
+		out.Lacks = append(out.Lacks, want.Compare(list))
 	}
 	return out, nil
 }

@@ -242,6 +242,28 @@ func (a *Action) Fork() *Action {
 // OnText is [Action.On] for a name that may be longer: that of a company or a directory.
 func (a *Action) OnText(kind, text string) { a.on(kind, text, maxText) }
 
+// maxPages is how many of the pages of a verb are on record by their ids.
+const maxPages = 20
+
+// OnPages adds the ids of the pages that the verb is about: one as page, several as pages, of which the
+// first 20 are named and the other ones counted.
+func (a *Action) OnPages(ids []domain.PageID) {
+	if len(ids) == 1 {
+		a.On("page", string(ids[0]))
+		return
+	}
+	names := make([]string, min(len(ids), maxPages))
+	for i := range names {
+		if names[i] = string(ids[i]); len(names[i]) > maxName {
+			names[i] = "(long)"
+		}
+	}
+	if len(ids) > maxPages {
+		names = append(names, fmt.Sprintf("and %d more", len(ids)-maxPages))
+	}
+	a.on("pages", strings.Join(names, " "), (maxPages+1)*(maxName+1))
+}
+
 // OnContact adds the hash of a contact's id.
 func (a *Action) OnContact(id domain.ContactID) {
 	if id != "" {

@@ -82,6 +82,18 @@ func TestEntries(t *testing.T) {
 	assert.Equal(t, "operator.erase", list[0].Type)
 	assert.Equal(t, "192.0.2.1", list[0].From)
 	assert.Equal(t, 502, list[0].Status)
+	var ids []domain.PageID
+	for i := range 25 {
+		ids = append(ids, domain.PageID(fmt.Sprint(900000000000000+i)))
+	}
+	record(t, h, "ann", "pages_batch", 200, func(a *history.Action) { a.OnPages(ids) })
+	batch := read(t, h, history.Query{Limit: 10, On: "page=900000000000019"})
+	require.Len(t, batch, 1, "a page of several")
+	assert.Contains(t, batch[0], "pages:900000000000000 900000000000001 ")
+	assert.Contains(t, batch[0], " 900000000000019 and 5 more]")
+	record(t, h, "ann", "pages_batch", 200, func(a *history.Action) { a.OnPages(ids[24:]) })
+	assert.Equal(t, []string{"ann pages_batch map[page:900000000000024] ok"},
+		read(t, h, history.Query{Limit: 10, On: "page=900000000000024"}))
 
 	st, err := s.JS.Stream(t.Context(), history.Stream)
 	require.NoError(t, err)

@@ -23,7 +23,8 @@ type Query struct {
 	// Verbs, if there are any, are those of the entries that are read at all, which takes little time however
 	// many others there are. Requests that a token did not permit are not among these.
 	Verbs []string
-	// On is a name that the verb was about, or kind=name. A contact may be given by its id.
+	// On is a name that the verb was about, or kind=name. A contact may be given by its id, and page=ID also
+	// finds a verb on several pages that are named.
 	On string
 	// Before is the sequence before which the entries are, 0 for the newest.
 	Before uint64
@@ -41,6 +42,7 @@ func (q Query) matches(e Entry) bool {
 	}
 	for kind, name := range e.On {
 		if q.On == name || q.On == kind+"="+name ||
+			kind == "pages" && slices.Contains(strings.Fields(name), strings.TrimPrefix(q.On, "page=")) ||
 			kind == "contact" && name == domain.ContactHash(domain.ContactID(strings.TrimPrefix(q.On, "contact="))) {
 			return true
 		}

@@ -112,14 +112,18 @@ func AppDelivers(list []AppSubscription, object string) []string {
 }
 
 // WantedOfApp returns the subscriptions that an app must have: of the object page the default fields
-// and those that its connected pages want, and of the object instagram the fields of messages. Used
-// reports that a connected page of the app has a linked Instagram account whose messages the app may
-// read. Endpoint is our callback URL of the app, empty if it is not known.
-func WantedOfApp(model projections.Reader, app, endpoint string) (wanted []AppSubscription, used bool, err error) {
+// and those that its connected pages want, and of the object instagram the fields of messages. It must
+// have instagram only if that is used: a connected page of the app has a linked Instagram account whose
+// messages the app may read. Instagram wants it in any case. Meta refuses the object for an app without
+// it. Endpoint is our callback URL of the app, empty if it is not known.
+func WantedOfApp(
+	model projections.Reader, app, endpoint string, instagram bool,
+) (wanted []AppSubscription, err error) {
 	fields := map[string]bool{}
 	for _, f := range DefaultFields() {
 		fields[f] = true
 	}
+	used := instagram
 	err = pages.Each(model, func(p pages.Page) error {
 		if p.State != pages.Connected || p.App != app {
 			return nil
@@ -131,12 +135,17 @@ func WantedOfApp(model projections.Reader, app, endpoint string) (wanted []AppSu
 		return nil
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("list pages of app %s: %w", app, err)
+		return nil, fmt.Errorf("list pages of app %s: %w", app, err)
 	}
-	return []AppSubscription{
+	wanted = []AppSubscription{
 		{Object: ObjectPage, CallbackURL: endpoint, Fields: slices.Sorted(maps.Keys(fields)), Active: true},
-		{Object: ObjectInstagram, CallbackURL: endpoint, Fields: slices.Clone(instagramFields), Active: true},
-	}, used, nil
+	}
+	if used {
+		wanted = append(wanted, AppSubscription{
+			Object: ObjectInstagram, CallbackURL: endpoint, Fields: slices.Clone(instagramFields), Active: true,
+		})
+	}
+	return wanted, nil
 }
 
 // SetupCommand returns the command that sets the subscriptions of an app at Meta.

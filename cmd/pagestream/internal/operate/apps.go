@@ -8,6 +8,6 @@ import (
 
 // SetUpApp sets the callback URL, the verify token and the fields of an app at Meta; see
 // [apps.Setup.Run].
-func (o *Operator) SetUpApp(ctx context.Context, app string, dry bool) (apps.Result, error) {
-	return o.AppSetup.Run(ctx, app, dry)
+func (o *Operator) SetUpApp(ctx context.Context, in apps.Request) (apps.Result, error) {
+	return o.AppSetup.Run(ctx, in)
 }

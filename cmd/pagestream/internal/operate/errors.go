@@ -88,6 +88,7 @@ var kinds = map[error]Kind{
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, erase.ErrLeft: Refused,
 	doctor.ErrUnknownPage: Refused, person.ErrDir: Refused,
 	apps.ErrUnknownApp: Refused, apps.ErrNoClient: Refused, apps.ErrNoCallback: Refused, apps.ErrNoVerifyToken: Refused,
+	apps.ErrElsewhere: Refused,
 }
 
 // KindOf returns the kind of an error. A refusal by Graph is [Refused], unless it is

@@ -56,7 +56,8 @@ func TestAppsSetup(t *testing.T) {
 	// A dry run changes nothing.
 	result, code := r.setUp(t, "--dry-run")
 	assert.Equal(t, cli.ExitOK, code)
-	require.Len(t, result.Objects, 2)
+	require.Len(t, result.Objects, 1)
+	assert.Equal(t, []string{"instagram"}, result.LeftOut)
 	assert.True(t, result.Objects[0].Before.NotSubscribed)
 	assert.False(t, result.Objects[0].Changed)
 	assert.Empty(t, at())
@@ -64,7 +65,20 @@ func TestAppsSetup(t *testing.T) {
 	assert.Contains(t, out, "object page: would be set, 13 fields to "+endpoint)
 	assert.Contains(t, out, "before: the app is not subscribed to the object page")
 
+	// The object instagram is left out while no page uses it: Meta refuses it for an app without Instagram.
 	result, code = r.setUp(t)
+	assert.Equal(t, cli.ExitOK, code)
+	assert.True(t, result.Complete())
+	assert.Len(t, result.Objects, 1)
+	assert.NotContains(t, at(), "instagram")
+	_, out, _ = r.command(t, "apps", "setup")
+	assert.Contains(t, out, "object instagram: left out, since no connected page of the app uses it; to set it, add --instagram")
+	result, code = r.setUp(t, "--instagram")
+	assert.Equal(t, cli.ExitOK, code)
+	assert.Len(t, result.Objects, 2)
+	g.SetAppFields(testAppID, "page", nil)
+	g.SetAppFields(testAppID, "instagram", nil)
+	result, code = r.setUp(t, "--instagram")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.True(t, result.Complete())
 	for _, o := range result.Objects {
@@ -74,6 +88,7 @@ func TestAppsSetup(t *testing.T) {
 	}
 	assert.Subset(t, at()["page"].Fields, meta.DefaultFields())
 	assert.Contains(t, at()["instagram"].Fields, "messaging_seen")
+	g.SetInstagram("7000", "17841400000007000") // a page uses it from now on
 	r.connectAll(t, g)
 	report, code = r.runDoctor(t)
 	assert.Equal(t, cli.ExitOK, code)
@@ -102,7 +117,14 @@ func TestAppsSetup(t *testing.T) {
 	g.SetAppCallback(testAppID, "page", "https://old.example.com/hook", true)
 	report, _ = r.runDoctor(t)
 	assert.Equal(t, []meta.State{meta.StateCallbackElsewhere}, causesOf(report, ""))
-	result, code = r.setUp(t)
+	code, _, stderr := r.command(t, "apps", "setup")
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, stderr, "Meta delivers the object page to https://old.example.com/hook, not to "+endpoint)
+	assert.Contains(t, stderr, "type: pagestream apps setup main --yes")
+	assert.Equal(t, "https://old.example.com/hook", at()["page"].CallbackURL)
+	_, out, _ = r.command(t, "apps", "setup", "--dry-run")
+	assert.Contains(t, out, "needs --yes")
+	result, code = r.setUp(t, "--yes")
 	assert.Equal(t, cli.ExitOK, code)
 	assert.True(t, result.Objects[0].Changed)
 	assert.False(t, result.Objects[1].Changed, "instagram lacked nothing")
@@ -125,7 +147,7 @@ func TestAppsSetup(t *testing.T) {
 	assert.Equal(t, cli.ExitOK, code)
 
 	// Errors that ask for something else in the configuration.
-	code, _, stderr := r.command(t, "apps", "setup", "other")
+	code, _, stderr = r.command(t, "apps", "setup", "other")
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, stderr, "no such app is configured")
 	for _, secret := range []string{testSecret, testVerifyToken, proof(testAppID + "|" + testSecret)} {

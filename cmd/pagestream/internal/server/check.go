@@ -68,7 +68,7 @@ func readHooks(file string) ([]hooks.Endpoint, error) {
 }
 
 // Warnings returns what is valid but dangerous in a configuration, one text each: the warnings of
-// [config.Config.Warnings], and files with secrets that other users of this machine can read.
+// [config.Config.Warnings], and files with secrets that other users of this machine can read; see exposed.
 func Warnings(o Options) []string {
 	cfg := o.Config
 	out := cfg.Warnings()
@@ -91,12 +91,26 @@ func Warnings(o Options) []string {
 	}
 	for _, f := range files {
 		info, err := os.Stat(f[1])
-		if err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+		if err == nil && exposed(info) {
 			out = append(out, fmt.Sprintf("%s: %s has secrets and mode %04o, so that other users can read it: run: chmod 600 %s",
 				f[0], f[1], info.Mode().Perm(), f[1]))
 		}
 	}
 	return out
+}
+
+// exposed reports whether users that need not read a file with secrets can do so, or can change it. A
+// group may read it if this process is of that group, or if root has given the file to it: so the packages
+// install their configuration.
+func exposed(info fs.FileInfo) bool {
+	switch mode := info.Mode().Perm(); {
+	case runtime.GOOS == "windows" || mode&0o077 == 0:
+		return false
+	case mode&0o037 != 0:
+		return true
+	default:
+		return !ofOurGroup(info)
+	}
 }
 
 // hasSecrets reports whether the configuration file may contain secrets, because they are not only in

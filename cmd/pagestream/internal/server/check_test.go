@@ -100,6 +100,27 @@ func TestConfigCheckReadsWhatServeReads(t *testing.T) {
 		assert.Contains(t, answer.Warnings[i], want)
 		assert.Contains(t, stderr, want)
 	}
+
+	// Files that only a group of this process can read, as those of the packages, are no warning.
+	warnings := func(mode os.FileMode) int {
+		for _, name := range []string{hooksFile, secret, path} {
+			require.NoError(t, os.Chmod(name, mode))
+		}
+		code, stdout, stderr := run(t, t.Context(), "-c", path, "--json", "config", "check")
+		require.Equal(t, cli.ExitOK, code, stderr)
+		require.NoError(t, json.Unmarshal([]byte(stdout), &answer))
+		return len(answer.Warnings) - 3
+	}
+	assert.Zero(t, warnings(0o640))
+	assert.Equal(t, 3, warnings(0o660), "a group that can write")
+	assert.Equal(t, 3, warnings(0o644))
+	if os.Geteuid() == 0 {
+		const other = 54321 // an id that the process does not have
+		require.NoError(t, os.Chown(secret, 0, other))
+		assert.Zero(t, warnings(0o640), "root has chosen the group")
+		require.NoError(t, os.Chown(secret, other, other))
+		assert.Equal(t, 1, warnings(0o640), "a group of somebody else")
+	}
 }
 
 // TestExampleSecretSignsNothing checks that serve does not start with the secrets of the example.

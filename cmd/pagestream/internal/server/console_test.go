@@ -588,6 +588,9 @@ func TestConsoleManyPages(t *testing.T) {
 	b.click("#all")
 	b.click("#batch button[value=resubscribe]")
 	b.waitForText("#outcome", "Done: 11 pages.")
+	code, out, _ := r.command(t, "history", "--on", "page=7495")
+	require.Equal(t, cli.ExitOK, code)
+	assert.Contains(t, out, "pages=7049 7490 7491", "the pages of the action are on record")
 	b.click("#batch button[value=connect]") // they are still selected
 	b.waitFor("#login")
 }
