@@ -227,6 +227,9 @@ func forgetPage(t *testing.T, r *running, ok func(...string) string) {
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, errs, "pages disconnect")
 	ok("pages", "disconnect", "corner bakery")
+	// A page that was connected is real: forget --tests, which needs no --yes, must not take it.
+	err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/7000/test", nil, nil, nil)
+	require.ErrorContains(t, err, "can't be a test")
 	code, _, errs = r.command(t, "pages", "forget", "corner bakery")
 	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, errs, "add --yes")
