@@ -28,7 +28,7 @@ func TestServerWithoutAScheme(t *testing.T) {
 	} {
 		_, err := NewClient(given, token)
 		require.Error(t, err, given)
-		assert.ErrorContains(t, err, "https://"+given)
-		assert.ErrorContains(t, err, "http://"+given)
+		require.ErrorContains(t, err, "https://"+given)
+		require.ErrorContains(t, err, "http://"+given)
 	}
 }
