@@ -58,7 +58,7 @@ var about = map[string]string{
 	"POST /api/v1/keys/{id}/retire":                       "Seals what still uses an old key with the one in use, and removes the old one.",
 	"POST /api/v1/invites":                                "Makes a link that connects pages in a browser.",
 	"POST /api/v1/pages/{id}/forget":                      "Removes a page that is not connected, and what was received for it, from the read models. Its events stay.",
-	"POST /api/v1/pages/{id}/test":                        "Marks a page that is not connected as one of a test.",
+	"POST /api/v1/pages/{id}/test":                        "Marks a page that was never connected as one of a test.",
 	"POST /api/v1/apps/setup":                             "Sets the callback URL, verify token and fields of an app at Meta, and says what it lacked before and after; `dry_run` only compares. The object instagram is set if a connected page uses it, or with `instagram`; another callback URL at Meta is only replaced with `replace`.",
 	"POST /api/v1/logins":                                 "Lists the pages that a user token may connect. It connects none.",
 	"POST /api/v1/logins/{id}":                            "Connects pages of that list.",

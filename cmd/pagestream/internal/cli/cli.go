@@ -36,7 +36,7 @@ type CLI struct {
 	JSON       bool   `name:"json" env:"PAGESTREAM_JSON" help:"Print one JSON document."`
 	NDJSON     bool   `name:"ndjson" env:"PAGESTREAM_NDJSON" help:"Print JSON, each item of a list on a line."`
 	NoColor    bool   `name:"no-color" env:"PAGESTREAM_NO_COLOR" help:"No colours on a terminal; NO_COLOR does the same."`
-	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server, http://host:port or host:port (default: from the configuration)."`
+	Server     string `placeholder:"URL" env:"PAGESTREAM_SERVER" help:"Private listener of a running server: a URL, or host:port on this machine (default: from the configuration)."`
 	TokenFile  string `name:"token-file" placeholder:"FILE" env:"PAGESTREAM_TOKEN_FILE" help:"File with a token (default: the admin token of the configuration)."`
 	LogLevel   string `name:"log-level" placeholder:"LEVEL" env:"PAGESTREAM_LOG_LEVEL" help:"debug, info, warn or error."`
 	LogFormat  string `name:"log-format" placeholder:"FORMAT" env:"PAGESTREAM_LOG_FORMAT" help:"text or json."`

@@ -94,9 +94,13 @@ func follow[P, R any](c *CLI, path string, in any, progress func(P)) (out R, err
 	return out, err
 }
 
-// NewClient returns a client of the server at the base URL, or at host:port. It reads the admin token from
-// tokenFile, and returns an error if that is not possible.
+// NewClient returns a client of the server at the base URL, or at host:port of this machine. It reads the admin token
+// from tokenFile, and returns an error if that is not possible, or for host:port of another machine.
 func NewClient(base, tokenFile string) (*Client, error) {
+	base, err := withScheme(base)
+	if err != nil {
+		return nil, err
+	}
 	token, err := api.ReadToken(tokenFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -109,10 +113,23 @@ func NewClient(base, tokenFile string) (*Client, error) {
 	case err != nil:
 		return nil, err
 	}
-	if !strings.Contains(base, "://") {
-		base = "http://" + base
-	}
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, tokenFile: tokenFile, http: &http.Client{}}, nil
+}
+
+// withScheme returns the address of a server as a URL. Without a scheme it is one of this machine: http sends the token
+// unencrypted, so a person has to write it for another one.
+func withScheme(base string) (string, error) {
+	if strings.Contains(base, "://") {
+		return base, nil
+	}
+	full := "http://" + base
+	if u, err := url.Parse(full); err == nil {
+		if host := u.Hostname(); host == "localhost" || net.ParseIP(host).IsLoopback() {
+			return full, nil
+		}
+	}
+	return "", fmt.Errorf("the server %s is not on this machine; write https://%s, or http://%s to send the token unencrypted",
+		base, base, base)
 }
 
 // listenURL returns a URL that reaches the listen address of a setting from this machine.
@@ -168,7 +185,7 @@ func (c *Client) Send(
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
-		return nil, fmt.Errorf("the address of the server can't be used; give --server host:port: %w", err)
+		return nil, fmt.Errorf("the address of the server can't be used; give --server http://host:port: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept", accept)

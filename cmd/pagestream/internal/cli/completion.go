@@ -37,7 +37,8 @@ _pagestream() {
     done
     if (( ${#found} )); then _describe pagestream found; else _files; fi
 }
-compdef _pagestream pagestream
+# A packaged file is loaded by the first use of the function, which completes then.
+if [[ ${funcstack[1]} == _pagestream ]]; then _pagestream "$@"; else compdef _pagestream pagestream; fi
 `,
 	"fish": `# Load it with: pagestream completion fish | source
 function __pagestream_complete
@@ -160,7 +161,9 @@ func (c *CLI) values(parser *kong.Kong, p position, v *kong.Value) (out [][2]str
 	switch v.Target.Interface().(type) {
 	case PageRef, []PageRef:
 		for _, page := range c.completePages(parser, p.global) {
-			out = append(out, [2]string{string(page.ID), page.Name})
+			if isNumber(string(page.ID)) { // a shell may evaluate anything else
+				out = append(out, [2]string{string(page.ID), page.Name})
+			}
 		}
 		return out
 	}

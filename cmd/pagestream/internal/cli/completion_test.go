@@ -47,7 +47,7 @@ func TestComplete(t *testing.T) {
 // TestCompletePages checks that pages are completed by asking the server that the flags name.
 func TestCompletePages(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"items":[{"id":"7000","name":"Corner Bakery"},{"id":"8000","name":"x"}]}`)
+		fmt.Fprint(w, `{"items":[{"id":"7000","name":"Corner Bakery"},{"id":"8000","name":"x"},{"id":"7$(id)"}]}`)
 	}))
 	defer srv.Close()
 	token := filepath.Join(t.TempDir(), "token")
@@ -93,5 +93,28 @@ func TestCompletionScripts(t *testing.T) {
 		require.NoError(t, err, "%s: %s", shell, out)
 		assert.Contains(t, string(out), completeWord+"|pages|show||", shell)
 	}
+	zshAutoload(t, dir)
 	assert.Equal(t, ExitUsage, Main(t.Context(), []string{"completion", "cmd"}, nil, &bytes.Buffer{}, &bytes.Buffer{}))
+}
+
+// zshAutoload checks that the script completes as soon as it is loaded as a packaged one is: by the first use of the
+// function.
+func zshAutoload(t *testing.T, dir string) {
+	if _, err := exec.LookPath("zsh"); err != nil {
+		t.Log("zsh is not installed")
+		return
+	}
+	script, err := os.ReadFile(filepath.Join(dir, "zsh"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "_pagestream"), script, 0o600))
+	const use = `fpath=(%[1]s $fpath); compdef() { print defined; }; _describe() { print -l "found ${found[@]}"; }
+		autoload -Uz _pagestream; words=(%[1]s/pagestream pages ""); CURRENT=3; _pagestream`
+	out, err := exec.CommandContext(t.Context(), "zsh", "-f", "-c", fmt.Sprintf(use, dir)).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), "found "+completeWord+"|pages||", "the first use completes")
+	assert.NotContains(t, string(out), "defined", "compinit has done that")
+	out, err = exec.CommandContext(t.Context(), "zsh", "-f", "-c",
+		"compdef() { print defined; }; source "+filepath.Join(dir, "zsh")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Equal(t, "defined\n", string(out), "a script that is sourced does not complete at once")
 }

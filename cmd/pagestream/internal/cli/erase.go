@@ -11,7 +11,7 @@ import (
 
 // EraseCommand removes all data of a contact.
 type EraseCommand struct {
-	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Page    PageRef `arg:"" stored:"" help:"Page, by its id or name."`
 	Contact string  `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
 	Yes     bool    `env:"PAGESTREAM_ERASE_YES" help:"Confirm removing all data of this person; this can't be undone."`
 }

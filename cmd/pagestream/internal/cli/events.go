@@ -35,7 +35,7 @@ const eventsPath = "/api/v1/events"
 
 // EventFilter selects events by page and type.
 type EventFilter struct {
-	Page []PageRef `placeholder:"PAGE" env:"PAGESTREAM_EVENTS_PAGE" help:"Only events of these pages, by their ids or names."`
+	Page []PageRef `stored:"" placeholder:"PAGE" env:"PAGESTREAM_EVENTS_PAGE" help:"Only events of these pages, by their ids or names."`
 	Type []string  `placeholder:"TYPE" env:"PAGESTREAM_EVENTS_TYPE" help:"Only these types, for example message.received."`
 }
 
@@ -306,7 +306,7 @@ var errDone = errors.New("done")
 
 // EventsExplainCommand shows which events made a conversation or a message.
 type EventsExplainCommand struct {
-	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Page    PageRef `arg:"" stored:"" help:"Page, by its id or name."`
 	Contact string  `arg:"" help:"Contact id."`
 	MID     string  `name:"mid" placeholder:"ID" env:"PAGESTREAM_EVENTS_EXPLAIN_MID" help:"Only events of the message with this id."`
 	Limit   int     `default:"100" env:"PAGESTREAM_EVENTS_EXPLAIN_LIMIT" help:"Maximum number; 0 for all."`

@@ -24,8 +24,8 @@ func (f PagesForgetCommand) Validate() error {
 	return nil
 }
 
-// Run forgets the pages, one after the other, and says of each what is not shown any more and what stays. Pages that
-// are no tests need --yes.
+// Run forgets the pages, one after the other, and says of each what is not shown any more and what stays. A page that
+// the server refuses does not keep the others; all errors are returned. Pages that are no tests need --yes.
 func (f PagesForgetCommand) Run(c *CLI) error {
 	var list []operate.Page
 	if f.Tests {
@@ -50,18 +50,23 @@ func (f PagesForgetCommand) Run(c *CLI) error {
 		}
 		list = append(list, p)
 	}
-	done := []operate.Forgotten{}
+	done, failed := []operate.Forgotten{}, []error(nil)
 	for _, p := range list {
 		out, err := post[operate.Forgotten](c, pagePath(p.ID)+"/forget", nil, nil)
-		if err != nil {
-			if len(done) > 0 {
-				err = errors.Join(err, c.printForgotten(done))
-			}
-			return err
+		if err == nil {
+			done = append(done, out)
+			continue
 		}
-		done = append(done, out)
+		failed = append(failed, fmt.Errorf("page %s: %w", p.ID, err))
+		var r refusal
+		if !errors.As(err, &r) { // no answer: the other pages would have none either
+			break
+		}
 	}
-	return c.printForgotten(done)
+	if len(done) > 0 || len(failed) == 0 {
+		failed = append(failed, c.printForgotten(done))
+	}
+	return errors.Join(failed...)
 }
 
 func (c *CLI) printForgotten(done []operate.Forgotten) error {

@@ -19,7 +19,8 @@ import (
 )
 
 // PageRef is a page that a command line names: by its id, or by its name in any case. An argument or flag of this
-// type, or a list of it, has the id when the command runs.
+// type, or a list of it, has the id when the command runs. With the tag "stored" the command is about stored events: it
+// takes as well the id of a page that only the stream has, as after pages forget.
 type PageRef string
 
 // pageIDs returns the pages as the API takes them.
@@ -51,14 +52,15 @@ func (c *CLI) resolve(run *kong.Context) error {
 		values = append(values, f.Value)
 	}
 	for _, v := range values {
+		stored := v.Tag.Has("stored")
 		switch at := v.Target.Addr().Interface().(type) {
 		case *PageRef:
-			if err := c.resolvePage(at); err != nil {
+			if err := c.resolvePage(at, stored); err != nil {
 				return err
 			}
 		case *[]PageRef:
 			for i := range *at {
-				if err := c.resolvePage(&(*at)[i]); err != nil {
+				if err := c.resolvePage(&(*at)[i], stored); err != nil {
 					return err
 				}
 			}
@@ -67,11 +69,11 @@ func (c *CLI) resolve(run *kong.Context) error {
 	return nil
 }
 
-func (c *CLI) resolvePage(at *PageRef) error {
+func (c *CLI) resolvePage(at *PageRef, stored bool) error {
 	if *at == "" { // not given, or an empty value of a list, which the server refuses
 		return nil
 	}
-	id, err := c.findPage(string(*at))
+	id, err := c.findPage(string(*at), stored)
 	*at = PageRef(id)
 	return err
 }
@@ -79,10 +81,11 @@ func (c *CLI) resolvePage(at *PageRef) error {
 // isNumber reports whether a text has digits only, as Meta's ids have.
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
-// findPage returns the id of the page with that id or name, as of the stream's head. An id comes first: a page can't
-// be hidden by the name of another one. The error for an ambiguous name lists the ids of its pages, that for an unknown
-// one pages with similar names.
-func (c *CLI) findPage(given string) (string, error) {
+// findPage returns the id of the page with that id or name, as of the stream's head. Digits are an id and never a name:
+// a page can't be taken for another one whose name is its id. With stored, the id of a page that only the stream has is
+// found too. The error for an ambiguous name lists the ids of its pages, that for an unknown one pages with similar
+// names.
+func (c *CLI) findPage(given string, stored bool) (string, error) {
 	if given == string(domain.NoPage) {
 		return given, nil
 	}
@@ -100,12 +103,18 @@ func (c *CLI) findPage(given string) (string, error) {
 		if string(p.ID) == given || p.Instagram == given {
 			return given, nil
 		}
-		if p.Name != "" && strings.EqualFold(p.Name, given) {
+		if p.Name != "" && !isNumber(given) && strings.EqualFold(p.Name, given) {
 			named = append(named, p)
 		}
 	}
 	switch len(named) {
 	case 0:
+		if stored && isNumber(given) {
+			events, err := collect[eventLine](c, eventsPath, url.Values{"page": {given}}, 1)
+			if len(events) > 0 || err != nil && !isStatus(err, http.StatusBadRequest) { // that is an unknown page
+				return given, err
+			}
+		}
 		return "", unknownPage(given, list)
 	case 1:
 		return string(named[0].ID), nil

@@ -240,7 +240,7 @@ func (c *CLI) newPage(given string) (string, error) {
 	if isNumber(given) {
 		return given, nil
 	}
-	return c.findPage(given)
+	return c.findPage(given, false)
 }
 
 // grantedPage is [CLI.newPage] that knows the names of the granted pages too.

@@ -19,7 +19,7 @@ type ErasuresCommand struct {
 
 // ErasuresListCommand lists erasures.
 type ErasuresListCommand struct {
-	Page PageRef `arg:"" optional:"" help:"Page, by its id or name (default: every page)."`
+	Page PageRef `arg:"" optional:"" stored:"" help:"Page, by its id or name (default: every page)."`
 }
 
 // Run prints a table. A contact is shown by its hash.
@@ -53,7 +53,7 @@ type PersonCommand struct {
 
 // PersonExportCommand writes what is held on a person, for a request of access.
 type PersonExportCommand struct {
-	Page    PageRef `arg:"" help:"Page, by its id or name."`
+	Page    PageRef `arg:"" stored:"" help:"Page, by its id or name."`
 	Contact string  `arg:"" help:"The person's id, as shown by conversations list; or the id of a lead."`
 	Dir     string  `arg:"" help:"A new directory on the server's machine."`
 }

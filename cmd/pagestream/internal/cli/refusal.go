@@ -61,7 +61,7 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 		return fmt.Errorf("interrupted: %w", ctx.Err())
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("no server is running at %s; start one with: pagestream serve\nIf it runs elsewhere, "+
-			"name its configuration with -c FILE or PAGESTREAM_CONFIG, or its address with --server host:port", c.base)
+			"name its configuration with -c FILE or PAGESTREAM_CONFIG, or its address with --server http://host:port", c.base)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the server at %s did not answer within %s; it may still do it; look with: pagestream status: %w",
 			c.base, requestTimeout, err)

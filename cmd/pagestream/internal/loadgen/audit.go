@@ -35,6 +35,7 @@ const (
 	maxAPIAnswer  = 256 << 20
 	// forgetTimeout bounds how long the end of a run takes to forget the pages.
 	forgetTimeout  = 2 * time.Minute
+	forgetVerb     = "/forget" // after the path of a page
 	auditReadTypes = "message.received,message.echoed"
 )
 
@@ -58,12 +59,13 @@ func (a *api) get(ctx context.Context, path string, query url.Values, patience t
 	return a.do(ctx, http.MethodGet, path+"?"+query.Encode(), patience, out)
 }
 
-// do sends a request as get does. A request that changes anything may be carried out twice.
+// do sends a request as get does. A request that changes anything may be carried out twice. A page that is not there
+// at a second try to forget it was forgotten by one that was not answered.
 func (a *api) do(ctx context.Context, method, path string, patience time.Duration, out any) error {
-	last := time.Now().Add(patience)
+	last, missingOK := time.Now().Add(patience), method == http.MethodGet
 	for {
 		attempt, cancel := context.WithDeadline(ctx, last)
-		retry, err := a.once(attempt, method, path, out)
+		retry, err := a.once(attempt, method, path, missingOK, out)
 		cancel()
 		if err == nil || !retry || ctx.Err() != nil || time.Now().Add(apiPause).After(last) {
 			return err
@@ -71,11 +73,13 @@ func (a *api) do(ctx context.Context, method, path string, patience time.Duratio
 		if ctxErr := backoff.Sleep(ctx, apiPause); ctxErr != nil {
 			return fmt.Errorf("%w (%w)", err, ctxErr)
 		}
+		missingOK = missingOK || strings.HasSuffix(path, forgetVerb)
 	}
 }
 
-// once is one try of do; retry reports whether another one may succeed.
-func (a *api) once(ctx context.Context, method, path string, out any) (retry bool, err error) {
+// once is one try of do; retry reports whether another one may succeed. With missingOK it is no error that the resource
+// does not exist.
+func (a *api) once(ctx context.Context, method, path string, missingOK bool, out any) (retry bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrAPI, err)
@@ -88,7 +92,7 @@ func (a *api) once(ctx context.Context, method, path string, out any) (retry boo
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotFound && method == http.MethodGet:
+	case resp.StatusCode == http.StatusNotFound && missingOK:
 		return false, nil
 	case resp.StatusCode != http.StatusOK:
 		var p struct{ Detail string }
@@ -158,7 +162,7 @@ func (a *api) mark(ctx context.Context, run string, pages int) (some bool, err e
 func (a *api) forget(ctx context.Context, run string, pages int, progress func(phase string, done uint64)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout)
 	defer cancel()
-	err := a.eachPage(ctx, run, pages, "/forget", func(n uint64) { progress("forgetting the test pages", n) })
+	err := a.eachPage(ctx, run, pages, forgetVerb, func(n uint64) { progress("forgetting the test pages", n) })
 	if err != nil {
 		return fmt.Errorf("test pages are left, of this run; remove them with: pagestream pages forget --tests: %w", err)
 	}

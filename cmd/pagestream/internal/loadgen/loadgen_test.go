@@ -59,6 +59,8 @@ type testServer struct {
 	posts  int
 	// tests has what was asked last of a page: test or forget.
 	tests map[string]string
+	// forgetUnanswered makes the first try to forget each page break off after it was carried out.
+	forgetUnanswered bool
 	// hangs makes the webhook answer nothing.
 	hangs bool
 }
@@ -96,7 +98,15 @@ func (s *testServer) listen(addr string) {
 		mux.HandleFunc("POST /api/v1/pages/{page}/"+verb, s.auth(func(w http.ResponseWriter, r *http.Request) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.tests[r.PathValue("page")] = verb
+			page := r.PathValue("page")
+			again := s.tests[page] == "forget"
+			s.tests[page] = verb
+			switch {
+			case verb == "forget" && again:
+				w.WriteHeader(http.StatusNotFound)
+			case verb == "forget" && s.forgetUnanswered:
+				panic(http.ErrAbortHandler)
+			}
 		}))
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
@@ -272,6 +282,7 @@ func (s *testServer) config() loadgen.Config {
 
 func TestCorrectServerPasses(t *testing.T) {
 	s := newTestServer(t)
+	s.forgetUnanswered = true
 	cfg := s.config()
 	var last loadgen.Progress
 	cfg.Progress = func(p loadgen.Progress) { last = p }

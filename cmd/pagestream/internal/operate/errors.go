@@ -35,6 +35,8 @@ var (
 	ErrNoLogin = errors.New("there is no such login, or it is over half an hour old; log in again")
 	// ErrRequest is returned when a request is not valid; nothing was changed.
 	ErrRequest = errors.New("the request is not valid")
+	// ErrRealPage is returned when a page or account to mark as a test belongs to a connection, or did.
+	ErrRealPage = errors.New("a page that is or was connected, or its account, can't be a test; see: pagestream pages show PAGE")
 	// ErrNoCompany is returned when an invitation names no company.
 	ErrNoCompany = errors.New("an invitation names the company that the pages will belong to: --company NAME")
 	// ErrNewCompany is returned when an invitation names an unknown company and does not
@@ -86,7 +88,7 @@ var kinds = map[error]Kind{
 	consumers.ErrPages: Refused, consumers.ErrRewind: Refused, consumers.ErrSpace: Refused,
 	tokens.ErrName: Refused, tokens.ErrExists: Refused, tokens.ErrRequest: Refused,
 	erase.ErrRequest: Refused, erase.ErrBusy: Refused, erase.ErrUnfinished: Refused, erase.ErrLeft: Refused,
-	doctor.ErrUnknownPage: Refused, person.ErrDir: Refused,
+	doctor.ErrUnknownPage: Refused, person.ErrDir: Refused, ErrRealPage: Refused,
 	apps.ErrUnknownApp: Refused, apps.ErrNoClient: Refused, apps.ErrNoCallback: Refused, apps.ErrNoVerifyToken: Refused,
 	apps.ErrElsewhere: Refused,
 }

@@ -33,9 +33,29 @@ type Forgotten struct {
 	Events uint64 `json:"events"`
 }
 
-// MarkTest marks a page that is not connected as a test, until it is connected or forgotten. The page need not be
-// known. It may be repeated.
+// MarkTest marks a page that was never connected as a test, until it is connected or forgotten. The page need not be
+// known. It may be repeated. It fails with [connect.ErrConnected] for a page that is connected, and with [ErrRealPage]
+// for one that was, unless it was forgotten since, and for an account that is linked to a connected page.
 func (o *Operator) MarkTest(ctx context.Context, page domain.PageID) (TestMarked, error) {
+	wasReal, err := o.findPage(ctx, func() (bool, error) {
+		p, err := pages.Get(o.Models.Pages(), page)
+		if err == nil {
+			return p.State == pages.Disconnected || p.LinkedPage != "", nil
+		}
+		if errors.Is(err, pages.ErrNotFound) {
+			_, err = pages.ByInstagram(o.Models.Pages(), string(page)) // of which nothing was received yet
+		}
+		if errors.Is(err, pages.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err == nil && wasReal {
+		err = fmt.Errorf("page %s: %w", page, ErrRealPage)
+	}
+	if err != nil {
+		return TestMarked{}, err
+	}
 	seq, err := o.Connector.MarkTest(ctx, page)
 	if err != nil {
 		return TestMarked{}, err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/doctor"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -88,10 +90,14 @@ func (o *Operator) ListPages(company, cursor string, limit int) ([]Page, string,
 }
 
 // CheckPages fails with [doctor.ErrUnknownPage] if one of the ids is empty, or is neither
-// that of a page nor of a linked Instagram account, as of the stream's head.
+// that of a page nor of a linked Instagram account, as of the stream's head. A page that was forgotten is one: the
+// stream has its events.
 func (o *Operator) CheckPages(ctx context.Context, ids []domain.PageID) error {
 	for _, id := range ids {
 		known, err := o.findPage(ctx, func() (bool, error) { return o.Models.KnowsPage(id) })
+		if err == nil && !known && id != "" {
+			known, err = o.wasForgotten(ctx, id)
+		}
 		if err != nil {
 			return err
 		}
@@ -100,6 +106,24 @@ func (o *Operator) CheckPages(ctx context.Context, ids []domain.PageID) error {
 		}
 	}
 	return nil
+}
+
+// wasForgotten reports whether the stream has an event page.forgotten of the page.
+func (o *Operator) wasForgotten(ctx context.Context, id domain.PageID) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	s, err := o.JS.Stream(ctx, o.Stream)
+	if err != nil {
+		return false, fmt.Errorf("get stream: %w", err)
+	}
+	_, err = s.GetLastMsgForSubject(ctx, streams.Subject(id, domain.PageForgotten))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find event of page: %w", err)
+	}
+	return true, nil
 }
 
 // findPage calls find with the read model of pages. If find returns false, it is called

@@ -202,10 +202,12 @@ func TestInstagramAccountMoves(t *testing.T) {
 	assert.Empty(t, get[pages.Page](t, f.running, "/api/v1/pages/7000").Instagram)
 	assert.Equal(t, account, get[pages.Page](t, f.running, "/api/v1/pages/7001").Instagram)
 	assert.Equal(t, domain.PageID("7001"), get[pages.Page](t, f.running, "/api/v1/pages/"+account).LinkedPage)
+	err := f.do(t.Context(), http.MethodPost, "/api/v1/pages/"+account+"/test", nil, nil, nil)
+	require.ErrorContains(t, err, "can't be a test", "it is an account of a real page")
 	assert.Equal(t, 1, f.events(t, "7000")[domain.PageLinked])
 	assert.Equal(t, 1, f.events(t, "7001")[domain.PageLinked])
 	o := streams.ReadOptions{Filters: streams.Filter("7000", domain.PageLinked)}
-	_, err := streams.Read(t.Context(), f.JS(), o, func(e streams.Stored) error {
+	_, err = streams.Read(t.Context(), f.JS(), o, func(e streams.Stored) error {
 		assert.Empty(t, e.Data.Connection.Instagram)
 		assert.NotContains(t, e.Data.Connection.Reason, "7001", "acme need not know who has it")
 		return nil

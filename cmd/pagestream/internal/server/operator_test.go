@@ -19,7 +19,7 @@ import (
 // TestOperatorAtTheCommandLine tries the command line as an operator of many pages does: by their names, with mistakes.
 func TestOperatorAtTheCommandLine(t *testing.T) {
 	t.Parallel()
-	names := []string{"Corner Bakery", "Harbour Bikes", "Twin", "twin"}
+	names := []string{"Corner Bakery", "Harbour Bikes", "Twin", "twin", "7005"} // the last one is no id
 	g, cfg := newFakeMeta(t, len(names), func(o *fakegraph.Options) {
 		for i, name := range names {
 			o.Pages[i].Name = name
@@ -101,6 +101,10 @@ func unknownNames(t *testing.T, r *running) {
 		{[]string{"pages", "show", "corner bakry"}, bakery},
 		{[]string{"pages", "show", "corner"}, bakery},
 		{[]string{"pages", "show", "7008"}, "(7001)"},
+		{[]string{"pages", "show", "7005"}, `there is no page "7005"`},
+		{[]string{"erase", "7005", "3100", "--yes"}, `there is no page "7005"`},
+		{[]string{"person", "export", "7008", "3100", t.TempDir() + "/x"}, `there is no page "7008"`},
+		{[]string{"events", "list", "--page", "7008"}, "(7001)"},
 		{[]string{"pages", "check", "7000", "nobody at all"}, `"nobody at all"; type: pagestream pages list`},
 		{[]string{"pages", "resubscribe", "corner"}, bakery},
 		{[]string{"pages", "disconnect", "corner"}, bakery},
@@ -223,6 +227,9 @@ func forgetPage(t *testing.T, r *running, ok func(...string) string) {
 	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, errs, "pages disconnect")
 	ok("pages", "disconnect", "corner bakery")
+	// A page that was connected is real: forget --tests, which needs no --yes, must not take it.
+	err := r.do(t.Context(), http.MethodPost, "/api/v1/pages/7000/test", nil, nil, nil)
+	require.ErrorContains(t, err, "can't be a test")
 	code, _, errs = r.command(t, "pages", "forget", "corner bakery")
 	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, errs, "add --yes")
@@ -238,7 +245,22 @@ func forgetPage(t *testing.T, r *running, ok func(...string) string) {
 	}
 	ok("audit", "--full")
 
-	// An erasure finds the events, and a page that receives more is there again, with that alone.
+	// What is about the stream finds the events of a page that no read model has.
+	assert.Contains(t, ok("events", "list", "--page", "7000", "--type", "message.received"), "text 2")
+	assert.Contains(t, ok("events", "explain", "7000", "3102"), "text 2")
+	assert.Contains(t, ok("person", "export", "7000", "3102", t.TempDir()+"/x"), "message: 1")
+	for _, args := range [][]string{
+		{"pages", "show", "7000"}, {"conversations", "list", "7000"}, {"erase", "7008", "3100", "--yes"},
+	} {
+		code, _, errs = r.command(t, args...)
+		assert.Equal(t, cli.ExitFailed, code, "%q", args)
+		assert.Contains(t, errs, "there is no page", "%q", args)
+	}
+	assert.Contains(t, ok("erase", "7000", "3100", "--yes"), "erased: 1 events")
+	assert.Contains(t, ok("erase", "7000", "3100", "--yes"), "nothing to erase", "it was erased before")
+	ok("erasures", "list", "7000")
+
+	// An erasure finds the events as well when the page has received more, which alone is shown.
 	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("7000", "3109", "m_9", "again", 1790000009000)))
 	assert.Contains(t, ok("conversations", "list", "7000"), "3109")
 	assert.NotContains(t, ok("conversations", "list", "7000"), "3102")
