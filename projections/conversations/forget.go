@@ -10,7 +10,7 @@ import (
 // many changes as the page has rows, in one transaction.
 func forget(tx *store.Tx, page domain.PageID) error {
 	prefix, contacts := pagePrefix(page), tx.Bucket(bucketContacts)
-	err := eraseRows(tx, bucketContacts, prefix, func(key []byte) error {
+	err := store.DeleteEach(tx, prefix, bucketContacts, func(key []byte) error {
 		_, err := eraseConversation(tx, page, domain.ContactID(contacts.Get(key)), key)
 		return err
 	})

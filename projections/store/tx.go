@@ -19,6 +19,7 @@ type Tx struct {
 	writable bool
 	buckets  map[string]*Bucket
 	buffered int // about how many bytes of changes the buckets buffer
+	moves    int // of cursors, for tests
 	scratch  []byte
 	sums     bool // rows have checksums
 	filter   *filter
@@ -210,8 +211,13 @@ func (b *Bucket) Len() (n int) {
 // stops at the first error of f and returns it; for [Stop] it returns nil. The slices are valid only
 // during the call, and f must not modify them or the bucket.
 func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) error {
-	c := b.Cursor()
-	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	return b.forEach(prefix, prefix, f)
+}
+
+// forEach is ForEachPrefix from a key on.
+func (b *Bucket) forEach(from, prefix []byte, f func(key, value []byte) error) error {
+	c := &Cursor{b: b, within: prefix}
+	for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		if err := f(k, v); err != nil {
 			if errors.Is(err, Stop) {
 				return nil
@@ -231,26 +237,41 @@ const deleteAtOnce = 256
 // DeletePrefix deletes the rows of the buckets whose keys begin with prefix.
 func DeletePrefix(tx *Tx, prefix []byte, buckets ...string) error {
 	for _, name := range buckets {
-		bucket := tx.Bucket(name)
-		for {
-			var keys [][]byte
-			_ = bucket.ForEachPrefix(prefix, func(key, _ []byte) error { // it fails with Stop alone
-				if keys = append(keys, bytes.Clone(key)); len(keys) == deleteAtOnce {
-					return Stop
-				}
-				return nil
-			})
-			for _, key := range keys {
-				if err := bucket.Delete(key); err != nil {
-					return fmt.Errorf("delete from %s: %w", name, err)
-				}
-			}
-			if len(keys) < deleteAtOnce {
-				break
-			}
+		if err := DeleteEach(tx, prefix, name, nil); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// DeleteEach deletes the rows of a bucket whose keys begin with prefix, in order. The function before, if not nil, is
+// called with each key before its row is deleted, and may read the row and change others, but must not add keys that
+// begin with prefix. After an error of it, which DeleteEach returns, that row and those behind it are still there.
+func DeleteEach(tx *Tx, prefix []byte, bucket string, before func(key []byte) error) error {
+	b, from := tx.Bucket(bucket), prefix
+	for {
+		var keys [][]byte
+		_ = b.forEach(from, prefix, func(key, _ []byte) error { // it fails with Stop alone
+			if keys = append(keys, bytes.Clone(key)); len(keys) == deleteAtOnce {
+				return Stop
+			}
+			return nil
+		})
+		for _, key := range keys {
+			if before != nil {
+				if err := before(key); err != nil {
+					return fmt.Errorf("delete from %s: %w", bucket, err)
+				}
+			}
+			if err := b.Delete(key); err != nil {
+				return fmt.Errorf("delete from %s: %w", bucket, err)
+			}
+		}
+		if len(keys) < deleteAtOnce {
+			return nil
+		}
+		from = append(keys[len(keys)-1], 0) // a table in memory still has the deleted rows
+	}
 }
 
 // Cursor returns a cursor over the bucket. Its keys and values are shared with the store: callers must not
