@@ -54,12 +54,19 @@ func (f *fold) erase() error {
 	return f.count(func(c *Counts) { c.Erased++ })
 }
 
-// forget removes all of the page's comments and posts. That contacts were erased stays.
+// forget removes all of the page's comments and posts, in transactions of store.PartSize rows. That contacts were erased
+// stays. The counts change in the last transaction.
 func (f *fold) forget() error {
-	err := store.DeletePrefix(f.tx, pagePrefix(f.page), bucketComments, bucketPosts, bucketOrder, bucketThreads,
-		bucketAuthors, bucketFeed, bucketReactions, bucketParts)
-	if err != nil || !f.tx.Bucket(bucketCounts).Has(pagePrefix(f.page)) {
-		return err
+	for _, bucket := range []string{
+		bucketComments, bucketPosts, bucketOrder, bucketThreads, bucketAuthors, bucketFeed, bucketReactions, bucketParts,
+	} {
+		err := store.DeleteEach(f.tx, pagePrefix(f.page), bucket, func([]byte) error { return f.tx.Part() })
+		if err != nil {
+			return err
+		}
+	}
+	if !f.tx.Bucket(bucketCounts).Has(pagePrefix(f.page)) {
+		return nil
 	}
 	return f.count(func(c *Counts) { *c = Counts{Erased: c.Erased} })
 }

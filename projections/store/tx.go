@@ -20,6 +20,8 @@ type Tx struct {
 	buckets  map[string]*Bucket
 	buffered int // about how many bytes of changes the buckets buffer
 	moves    int // of cursors, for tests
+	changes  int // how many changes were made
+	parts    int // how many may be made before Part ends the transaction; 0 means any number
 	scratch  []byte
 	sums     bool // rows have checksums
 	filter   *filter
@@ -233,6 +235,25 @@ var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as wh
 
 // deleteAtOnce is how many keys are in memory while their rows are deleted.
 const deleteAtOnce = 256
+
+// ErrPart is returned by [Tx.Part] when an Update should end in the middle of an event.
+var ErrPart = errors.New("the event is applied in several transactions")
+
+// PartSize is how many changes a transaction of a part of an event has, about. They are some 8 MB of a table in memory.
+const PartSize = 1 << 15
+
+// InParts lets [Tx.Part] end the Update after so many changes.
+func (tx *Tx) InParts(changes int) { tx.parts = changes }
+
+// Part returns [ErrPart] when the Update has made so many changes that an event should go on in another one. A projection
+// may call it where the event can be applied again from its beginning, with the same result in the end. It returns nil
+// in a transaction that applies events as a whole.
+func (tx *Tx) Part() error {
+	if tx.parts > 0 && tx.changes >= tx.parts {
+		return ErrPart
+	}
+	return nil
+}
 
 // DeletePrefix deletes the rows of the buckets whose keys begin with prefix.
 func DeletePrefix(tx *Tx, prefix []byte, buckets ...string) error {
