@@ -28,6 +28,8 @@ type applier struct {
 	// applied, if not nil, is called for each sequence after it was applied or
 	// counted, in its transaction.
 	applied func(tx *store.Tx, seq uint64)
+	// part is after how many changes a transaction may end in the middle of an event; 0 means never.
+	part int
 }
 
 // applyError is returned when an event of a batch can't be applied.
@@ -48,7 +50,7 @@ type writeFunc func(ctx context.Context, do func(*store.Store) (store.Meta, erro
 // apply applies the events of a batch that are after the position at, and the
 // tombstones of erased events between them. It usually takes one transaction, and
 // several if an event is parked, a decision is to be carried out within the batch, or
-// a transaction becomes too large. After an error, the file has the events up to its
+// a transaction becomes too large, which may be in the middle of an event. After an error, the file has the events up to its
 // position and no others. The requests to the index and for erasures are made outside
 // of the transactions.
 func (a *applier) apply(ctx context.Context, to writeFunc, at uint64, batch []*streams.Replayed) error {
@@ -160,7 +162,8 @@ func (a *applier) applyInTx(
 		if meta, _, err = store.ReadMeta(tx); err != nil {
 			return err
 		}
-		before := meta.Seq
+		before, begun := meta.Seq, meta.Begun
+		tx.InParts(a.part)
 		var read []*streams.Stored
 		for i, w := range batch {
 			if tx.Full() {
@@ -180,6 +183,11 @@ func (a *applier) applyInTx(
 			default:
 				err = a.applyOrPark(tx, &meta, w.Stored)
 			}
+			if errors.Is(err, store.ErrPart) { // the next call goes on with it
+				n, meta.Begun = i, seq
+				break
+			}
+			meta.Begun = 0
 			if err != nil {
 				var p *panicError
 				return &applyError{index: i, seq: seq, panicked: errors.As(err, &p), err: err}
@@ -192,7 +200,7 @@ func (a *applier) applyInTx(
 				a.applied(tx, seq)
 			}
 		}
-		if meta.Seq == before {
+		if meta.Seq == before && meta.Begun == 0 && begun == 0 {
 			return errNothing
 		}
 		return errors.Join(writeTrail(tx, read), store.WriteMeta(tx, meta))

@@ -56,7 +56,7 @@ func parkFailed(
 	s *store.Store, w *streams.Replayed, failed *applyError, attempts int,
 ) (meta store.Meta, err error) {
 	meta, err = changeMeta(s, func(tx *store.Tx, meta *store.Meta) error {
-		meta.Seq = w.Seq
+		meta.Seq, meta.Begun = w.Seq, 0
 		meta.Parked++
 		d := newDeadLetter(w.Stored, 0)
 		d.Error, d.Attempts = errorText(failed.err), attempts

@@ -93,6 +93,8 @@ type RunnerOptions struct {
 	// Only Status.Lag depends on it, events are applied without it. Tests use a
 	// shorter one.
 	headEvery time.Duration
+	// part is after how many changes a transaction may end in the middle of an event. It is store.PartSize by default.
+	part int
 }
 
 // The file of a running read model is compared every inspectEvery with what the runner has
@@ -109,6 +111,7 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	o.MaxBatch = cmp.Or(max(o.MaxBatch, 0), DefaultMaxBatch)
 	o.Pace = cmp.Or(o.Pace, DefaultPace)
 	o.Store.Memory = cmp.Or(o.Store.Memory, DefaultMemory)
+	o.part = cmp.Or(o.part, store.PartSize)
 	o.headEvery = cmp.Or(max(o.headEvery, 0), time.Second)
 	if o.Check == nil {
 		o.Check = store.CheckFile

@@ -53,7 +53,7 @@ func Past(ctx context.Context, p Projection, o PastOptions, read func(v Viewer, 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close(), removeFile(path)) }()
-	a := &applier{projection: p, dedup: o.Dedup}
+	a := &applier{projection: p, dedup: o.Dedup, part: store.PartSize}
 	to := func(_ context.Context, do func(*store.Store) (store.Meta, error)) error {
 		_, err := do(s)
 		return err

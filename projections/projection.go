@@ -15,6 +15,10 @@ import (
 // not modify anything that an event points to, since other projections share the
 // same event.
 //
+// Apply may return the error of store.Tx.Part: what it has changed is committed, and it
+// is called again with the same event in a new transaction. It may only do so where the
+// state in the end is the same wherever it was split. Views see the parts.
+//
 // Apply is called in stream order and once for each event; the [Runner] handles
 // redelivered events and events with the id of an earlier one. Apply must accept
 // any content of an event: absent fields, empty or long ids, zero times or times

@@ -349,13 +349,20 @@ func (b *build) readBack() (seq uint64, digest string, err error) {
 	return meta.Seq, digest, err
 }
 
+// ErrBegun is returned by a rebuild or a verification when the live read model can't be compared, because a large event
+// is applied to it in parts.
+var ErrBegun = errors.New("an event is not completely applied yet")
+
 // atLivePosition opens one View of the live file, applies events to the new file up
-// to the position in that View, and calls f with it.
+// to the position in that View, and calls f with it. [ErrBegun] is returned if only a part of the next event is in it.
 func (b *build) atLivePosition(ctx context.Context, f func(tx *store.Tx, live store.Meta) error) error {
 	return b.r.View(func(tx *store.Tx) error {
 		live, _, err := store.ReadMeta(tx)
 		if err != nil {
 			return err
+		}
+		if live.Begun > live.Seq {
+			return fmt.Errorf("%w: event %d; try again when it is", ErrBegun, live.Begun)
 		}
 		if err := b.until(ctx, live.Seq); err != nil {
 			return err

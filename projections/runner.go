@@ -234,6 +234,7 @@ func (r *Runner) Close() error {
 func (r *Runner) applier() *applier {
 	return &applier{
 		projection: r.projection, dedup: r.opts.Dedup, attempts: max(0, r.opts.Attempts), decided: &r.decided,
+		part:       r.opts.part,
 		tombstones: &tombstones{js: r.opts.JS, stream: r.opts.Stream},
 	}
 }

@@ -1,7 +1,6 @@
 package comments
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -55,12 +54,19 @@ func (f *fold) erase() error {
 	return f.count(func(c *Counts) { c.Erased++ })
 }
 
-// forget removes all of the page's comments and posts. That contacts were erased stays.
+// forget removes all of the page's comments and posts, in transactions of store.PartSize rows. That contacts were erased
+// stays. The counts change in the last transaction.
 func (f *fold) forget() error {
-	err := store.DeletePrefix(f.tx, pagePrefix(f.page), bucketComments, bucketPosts, bucketOrder, bucketThreads,
-		bucketAuthors, bucketFeed, bucketReactions, bucketParts)
-	if err != nil || !f.tx.Bucket(bucketCounts).Has(pagePrefix(f.page)) {
-		return err
+	for _, bucket := range []string{
+		bucketComments, bucketPosts, bucketOrder, bucketThreads, bucketAuthors, bucketFeed, bucketReactions, bucketParts,
+	} {
+		err := store.DeleteEach(f.tx, pagePrefix(f.page), bucket, func([]byte) error { return f.tx.Part() })
+		if err != nil {
+			return err
+		}
+	}
+	if !f.tx.Bucket(bucketCounts).Has(pagePrefix(f.page)) {
+		return nil
 	}
 	return f.count(func(c *Counts) { *c = Counts{Erased: c.Erased} })
 }
@@ -88,34 +94,11 @@ func (r *row) remove(person domain.ContactID) (changed bool) {
 	return found
 }
 
-// chunk is the maximum number of keys in memory while their rows are removed.
-const chunk = 256
-
 // eachOf calls fn with each row of a bucket whose key begins with prefix, and then
 // removes the row.
 func (f *fold) eachOf(name string, prefix []byte, fn func(key, value []byte) error) error {
 	bucket := f.tx.Bucket(name)
-	for {
-		var rows [][2][]byte
-		_ = bucket.ForEachPrefix(prefix, func(k, v []byte) error {
-			rows = append(rows, [2][]byte{bytes.Clone(k), bytes.Clone(v)})
-			if len(rows) == chunk {
-				return store.Stop
-			}
-			return nil
-		})
-		for _, kv := range rows {
-			if err := fn(kv[0], kv[1]); err != nil {
-				return err
-			}
-			if err := bucket.Delete(kv[0]); err != nil {
-				return fmt.Errorf("erase from %s: %w", name, err)
-			}
-		}
-		if len(rows) < chunk {
-			return nil
-		}
-	}
+	return store.DeleteEach(f.tx, prefix, name, func(key []byte) error { return fn(key, bucket.Get(key)) })
 }
 
 // ErasedAt returns when the contact was last erased from the page. It returns false if

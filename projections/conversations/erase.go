@@ -154,13 +154,12 @@ func eraseConversation(
 	if err := c.Recent.move(tx, key, owner); err != nil {
 		return c, err
 	}
-	err = eraseRows(tx, bucketOrder, key, func(k []byte) error {
+	err = store.DeleteEach(tx, key, bucketOrder, func(k []byte) error {
 		return messages(tx).Delete(placeOf(k).row())
 	})
 	err = cmp.Or(err,
-		eraseRows(tx, bucketMIDs, owner, nil),
-		eraseRows(tx, bucketPending, key, nil),
-		eraseRows(tx, bucketReceipts, key, nil))
+		store.DeletePrefix(tx, owner, bucketMIDs),
+		store.DeletePrefix(tx, key, bucketPending, bucketReceipts))
 	if err != nil {
 		return c, err
 	}
@@ -171,25 +170,4 @@ func eraseConversation(
 		return c, fmt.Errorf("erase conversation: %w", err)
 	}
 	return c, nil
-}
-
-// eraseRows removes the rows of a bucket whose keys begin with prefix, in chunks. The
-// function before, if not nil, is called with each key before its row is removed.
-func eraseRows(tx *store.Tx, name string, prefix []byte, before func(key []byte) error) error {
-	bucket, end := tx.Bucket(name), store.Successor(prefix)
-	for more := true; more; {
-		var rows []row
-		rows, more = readChunk(bucket, prefix, end)
-		for _, r := range rows {
-			if before != nil {
-				if err := before(r.key); err != nil {
-					return fmt.Errorf("erase %s: %w", name, err)
-				}
-			}
-			if err := bucket.Delete(r.key); err != nil {
-				return fmt.Errorf("erase %s: %w", name, err)
-			}
-		}
-	}
-	return nil
 }

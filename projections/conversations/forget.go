@@ -6,11 +6,15 @@ import (
 )
 
 // forget removes all of a page's conversations. Two things stay: that contacts were erased, so that old events of theirs
-// are not applied later, and which events a contact has, so that an erasure finds them in the stream. It costs as
-// many changes as the page has rows, in one transaction.
+// are not applied later, and which events a contact has, so that an erasure finds them in the stream. It makes as
+// many changes as the page has rows, in transactions of store.PartSize, or one conversation if that is larger.
+// The counts change in the last one.
 func forget(tx *store.Tx, page domain.PageID) error {
 	prefix, contacts := pagePrefix(page), tx.Bucket(bucketContacts)
-	err := eraseRows(tx, bucketContacts, prefix, func(key []byte) error {
+	err := store.DeleteEach(tx, prefix, bucketContacts, func(key []byte) error {
+		if err := tx.Part(); err != nil {
+			return err
+		}
 		_, err := eraseConversation(tx, page, domain.ContactID(contacts.Get(key)), key)
 		return err
 	})

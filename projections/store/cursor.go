@@ -17,6 +17,7 @@ type Cursor struct {
 	sources  []source
 	at       []byte // the key of the last move; nil if there is none
 	backward bool   // the direction of the last move
+	within   []byte // no deleted rows are passed behind the keys that begin with it
 }
 
 // move is a movement of a source.
@@ -145,6 +146,10 @@ func (c *Cursor) pick() (key, value []byte) {
 		if best.value != nil {
 			return c.at, best.value
 		}
+		if !bytes.HasPrefix(c.at, c.within) {
+			c.at = nil
+			return nil, nil
+		}
 		c.advance(c.backward)
 	}
 }
@@ -152,6 +157,7 @@ func (c *Cursor) pick() (key, value []byte) {
 // move moves a source. from is the key to seek, or that of the last move. It panics with a [*damage] if the file is
 // damaged.
 func (s *source) move(b *Bucket, to move, from []byte) {
+	b.tx.moves++
 	if s.file == nil {
 		s.moveTable(to, from)
 		return

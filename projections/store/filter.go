@@ -110,11 +110,13 @@ func (s *Store) fillFilter() {
 // growFilter begins a larger filter while nobody writes to the file: what is committed then is found by a scan, and what
 // is committed later is added.
 func (s *Store) growFilter() error {
-	if s.mem != nil {
-		s.mem.flushing.Lock()
-		defer s.mem.flushing.Unlock()
-	}
 	s.updates.Lock()
+	if mem := s.mem; mem != nil { // it stays what it is
+		s.updates.Unlock() // flushing is locked before it
+		mem.flushing.Lock()
+		defer mem.flushing.Unlock()
+		s.updates.Lock()
+	}
 	defer s.updates.Unlock()
 	s.filter.grow(2 * s.filter.size)
 	return nil

@@ -118,3 +118,25 @@ func TestAFullFilterIsMadeAnew(t *testing.T) {
 		return nil
 	}))
 }
+
+// TestMemoryBeginsWhileTheFilterGrows begins to keep changes in memory, as the new file of a rebuild does, while the
+// filter is scanned and made anew. The race detector checks it.
+func TestMemoryBeginsWhileTheFilterGrows(t *testing.T) {
+	t.Parallel()
+	for range 3 {
+		s, err := Open(filepath.Join(t.TempDir(), "a.db"), Options{NoSync: true, MapSize: 64 << 20, Filter: "ids"})
+		require.NoError(t, err)
+		require.NoError(t, s.Update(func(tx *Tx) error { return tx.Bucket("ids").Put(rowKey(1), []byte{1}) }))
+		filled(t, s, 0)
+		signal(s.filter.full)
+		s.KeepInMemory(1 << 20)
+		require.NoError(t, s.Update(func(tx *Tx) error { return tx.Bucket("ids").Put(rowKey(2), []byte{1}) }))
+		require.NoError(t, s.Flush())
+		filled(t, s, 2*minFilterKeys)
+		require.NoError(t, s.View(func(tx *Tx) error {
+			require.True(t, tx.Bucket("ids").Has(rowKey(1)) && tx.Bucket("ids").Has(rowKey(2)))
+			return nil
+		}))
+		require.NoError(t, s.Close())
+	}
+}

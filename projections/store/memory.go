@@ -67,10 +67,15 @@ func newMemory(limit int) *memory {
 // a new file that was built without. The caller must make sure that nothing else uses the store at the same time, and
 // call it once.
 func (s *Store) KeepInMemory(bytes int) {
-	if bytes > 0 {
-		s.mem = newMemory(bytes)
-		go s.flushes(s.opts.FlushEvery)
+	if bytes <= 0 {
+		return
 	}
+	s.updates.Lock() // the filter may be made anew or scanned at the same time
+	s.begin.Lock()
+	s.mem = newMemory(bytes)
+	s.begin.Unlock()
+	s.updates.Unlock()
+	go s.flushes(s.opts.FlushEvery)
 }
 
 // levels returns the tables over the file. The caller has the lock of begin.

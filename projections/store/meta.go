@@ -8,7 +8,7 @@ const MetaBucket = "meta"
 var metaKey = []byte("position")
 
 // Meta is the position of a read model in the stream. It is written in the transaction that changes the
-// state, so the state is always exactly the fold of events 1 to Seq.
+// state, so the state is always exactly the fold of events 1 to Seq, except as Begun says.
 type Meta struct {
 	// Identity is the identity of the stream (streams.Identity).
 	Identity string `json:"identity"`
@@ -16,6 +16,9 @@ type Meta struct {
 	Version int `json:"version"`
 	// Seq is the sequence of the last event in the state, 0 for none.
 	Seq uint64 `json:"seq"`
+	// Begun is the sequence of an event after Seq of which a part is in the state; 0, the usual case, means that none is.
+	// The event is applied again from its beginning.
+	Begun uint64 `json:"begun,omitempty"`
 	// Dropped counts events that were left out because an earlier one has the same id, and Malformed
 	// counts messages that were not events.
 	Dropped   uint64 `json:"dropped,omitempty"`

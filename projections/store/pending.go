@@ -98,6 +98,7 @@ func (b *Bucket) change(key []byte) (*entry, error) {
 	}
 	e := &entry{key: string(key)}
 	b.pending[e.key] = e
+	b.tx.changes++
 	b.count(len(key) + entryOverhead)
 	return e, nil
 }

@@ -115,7 +115,7 @@ type Store struct {
 	corrupt string   // the new name of the corrupt file that Open replaced
 	sums    bool     // rows have checksums
 	marked  bool     // the file has the mark of that; of the one who writes to the file
-	mem     *memory  // nil if each Update writes to the file
+	mem     *memory  // nil if each Update writes to the file; KeepInMemory sets it under updates and begin
 	filter  *filter  // nil without Options.Filter
 
 	suspicion atomic.Pointer[error] // why the file may be damaged; nil if it is not

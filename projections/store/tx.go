@@ -19,6 +19,9 @@ type Tx struct {
 	writable bool
 	buckets  map[string]*Bucket
 	buffered int // about how many bytes of changes the buckets buffer
+	moves    int // of cursors, for tests
+	changes  int // how many changes were made
+	parts    int // how many may be made before Part ends the transaction; 0 means any number
 	scratch  []byte
 	sums     bool // rows have checksums
 	filter   *filter
@@ -210,8 +213,13 @@ func (b *Bucket) Len() (n int) {
 // stops at the first error of f and returns it; for [Stop] it returns nil. The slices are valid only
 // during the call, and f must not modify them or the bucket.
 func (b *Bucket) ForEachPrefix(prefix []byte, f func(key, value []byte) error) error {
-	c := b.Cursor()
-	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	return b.forEach(prefix, prefix, f)
+}
+
+// forEach is ForEachPrefix from a key on.
+func (b *Bucket) forEach(from, prefix []byte, f func(key, value []byte) error) error {
+	c := &Cursor{b: b, within: prefix}
+	for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		if err := f(k, v); err != nil {
 			if errors.Is(err, Stop) {
 				return nil
@@ -228,29 +236,63 @@ var Stop = errors.New("stop") //nolint:errname,revive,staticcheck // reads as wh
 // deleteAtOnce is how many keys are in memory while their rows are deleted.
 const deleteAtOnce = 256
 
+// ErrPart is returned by [Tx.Part] when an Update should end in the middle of an event.
+var ErrPart = errors.New("the event is applied in several transactions")
+
+// PartSize is how many changes a transaction of a part of an event has, about. They are some 8 MB of a table in memory.
+const PartSize = 1 << 15
+
+// InParts lets [Tx.Part] end the Update after so many changes.
+func (tx *Tx) InParts(changes int) { tx.parts = changes }
+
+// Part returns [ErrPart] when the Update has made so many changes that an event should go on in another one. A projection
+// may call it where the event can be applied again from its beginning, with the same result in the end. It returns nil
+// in a transaction that applies events as a whole.
+func (tx *Tx) Part() error {
+	if tx.parts > 0 && tx.changes >= tx.parts {
+		return ErrPart
+	}
+	return nil
+}
+
 // DeletePrefix deletes the rows of the buckets whose keys begin with prefix.
 func DeletePrefix(tx *Tx, prefix []byte, buckets ...string) error {
 	for _, name := range buckets {
-		bucket := tx.Bucket(name)
-		for {
-			var keys [][]byte
-			_ = bucket.ForEachPrefix(prefix, func(key, _ []byte) error { // it fails with Stop alone
-				if keys = append(keys, bytes.Clone(key)); len(keys) == deleteAtOnce {
-					return Stop
-				}
-				return nil
-			})
-			for _, key := range keys {
-				if err := bucket.Delete(key); err != nil {
-					return fmt.Errorf("delete from %s: %w", name, err)
-				}
-			}
-			if len(keys) < deleteAtOnce {
-				break
-			}
+		if err := DeleteEach(tx, prefix, name, nil); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// DeleteEach deletes the rows of a bucket whose keys begin with prefix, in order. The function before, if not nil, is
+// called with each key before its row is deleted, and may read the row and change others, but must not add keys that
+// begin with prefix. After an error of it, which DeleteEach returns, that row and those behind it are still there.
+func DeleteEach(tx *Tx, prefix []byte, bucket string, before func(key []byte) error) error {
+	b, from := tx.Bucket(bucket), prefix
+	for {
+		var keys [][]byte
+		_ = b.forEach(from, prefix, func(key, _ []byte) error { // it fails with Stop alone
+			if keys = append(keys, bytes.Clone(key)); len(keys) == deleteAtOnce {
+				return Stop
+			}
+			return nil
+		})
+		for _, key := range keys {
+			if before != nil {
+				if err := before(key); err != nil {
+					return fmt.Errorf("delete from %s: %w", bucket, err)
+				}
+			}
+			if err := b.Delete(key); err != nil {
+				return fmt.Errorf("delete from %s: %w", bucket, err)
+			}
+		}
+		if len(keys) < deleteAtOnce {
+			return nil
+		}
+		from = append(keys[len(keys)-1], 0) // a table in memory still has the deleted rows
+	}
 }
 
 // Cursor returns a cursor over the bucket. Its keys and values are shared with the store: callers must not
