@@ -163,8 +163,11 @@ func TestSeqAt(t *testing.T) {
 		first, last  uint64
 	}{
 		{none, none, 1, 0},
-		{at(75), none, 15, 0}, {time.Now(), none, 41, 0},
-		{none, at(-65), 1, 1}, {none, at(-45), 1, 14}, {at(75), at(-45), 15, 14},
+		{at(75), none, 15, 0},
+		{time.Now(), none, 41, 0},
+		{none, at(-65), 1, 1},
+		{none, at(-45), 1, 14},
+		{at(75), at(-45), 15, 14},
 	} {
 		first, last, err := streams.Between(t.Context(), s.JS, streams.Name, c.since, c.until)
 		require.NoError(t, err)

@@ -291,7 +291,7 @@ func DeleteEach(tx *Tx, prefix []byte, bucket string, before func(key []byte) er
 		if len(keys) < deleteAtOnce {
 			return nil
 		}
-		from = append(keys[len(keys)-1], 0) // a table in memory still has the deleted rows
+		from = slices.Concat(keys[len(keys)-1], []byte{0}) // a table in memory still has the deleted rows
 	}
 }
 

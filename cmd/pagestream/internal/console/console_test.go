@@ -75,7 +75,7 @@ func TestBatchGivenUp(t *testing.T) {
 			limit = 100 * time.Millisecond
 		}
 		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
+		t.Cleanup(cancel)
 		c := &Console{jobs: jobs{of: map[string]*job{}}, ctx: ctx}
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/pages", nil)
 		action := h.Begin(r, "ann", "admin", "pages_batch")
