@@ -80,6 +80,12 @@ func remove(
 	return gone, int(done.Load()), nil
 }
 
+// SecureDelete deletes a message and overwrites its bytes. It returns false if there is none, also if somebody else
+// deletes it at the same time.
+func SecureDelete(ctx context.Context, st jetstream.Stream, seq uint64) (deleted bool, err error) {
+	return deleteOne(ctx, st, seq, jetstream.Stream.SecureDeleteMsg)
+}
+
 // deleteOne deletes a message. It returns false if there is none.
 func deleteOne(ctx context.Context, st jetstream.Stream, seq uint64, del deleter) (bool, error) {
 	err := del(st, ctx, seq)
@@ -151,7 +157,7 @@ func eraseCopies(
 		if seq = m.Sequence; !match(m.Header) {
 			continue
 		}
-		ok, err := deleteOne(ctx, st, seq, jetstream.Stream.SecureDeleteMsg)
+		ok, err := SecureDelete(ctx, st, seq)
 		if err != nil {
 			return deleted, err
 		}

@@ -7,8 +7,8 @@ import (
 
 // forget removes all of a page's conversations. Two things stay: that contacts were erased, so that old events of theirs
 // are not applied later, and which events a contact has, so that an erasure finds them in the stream. It makes as
-// many changes as the page has rows, in transactions of store.PartSize, or one conversation if that is larger.
-// The counts change in the last one.
+// many changes as the page has rows, in transactions of store.PartSize, or one conversation if that is larger. The last
+// one changes the counts and the shares of all recorded events.
 func forget(tx *store.Tx, page domain.PageID) error {
 	prefix, contacts := pagePrefix(page), tx.Bucket(bucketContacts)
 	err := store.DeleteEach(tx, prefix, bucketContacts, func(key []byte) error {

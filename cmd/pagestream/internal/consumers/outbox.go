@@ -420,7 +420,7 @@ func (b outbox) erase(ctx context.Context, e domain.Event) error {
 		if err != nil || !erased[s.Seq] || domain.ContactHash(s.Contact) != e.Data.Erasure.Contact {
 			continue
 		}
-		if err := st.SecureDeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if _, err := streams.SecureDelete(ctx, st, seq); err != nil {
 			return fmt.Errorf("delete erased event %d from outbox: %w", s.Seq, err)
 		}
 	}

@@ -264,8 +264,9 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	r.answering(failPage("1"))
 	h, _ := r.start(t, func(o *Options) { o.MaxAttempts, o.MaxDeadLetters = 1, 1 })
 	seqs := r.publish(t, "1", "1")
-	eventually(t, h, "full", func(s Status) bool { return s.DeadLetters == 1 && s.Failed > 4 })
-	assert.Contains(t, h.Status()[0].LastError, "too many dead letters")
+	eventually(t, h, "full", func(s Status) bool {
+		return s.DeadLetters == 1 && s.Failed > 4 && strings.Contains(s.LastError, "too many dead letters")
+	})
 	r.answering(nil)
 	r.eventually(t, "1", seqs[1:])
 }
