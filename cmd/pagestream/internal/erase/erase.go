@@ -55,8 +55,6 @@ const (
 type Journal interface {
 	// Flush waits until all that were stored before are in the stream.
 	Flush(ctx context.Context) error
-	// Settle does that, removes what the journal has of them, and makes durable what was deleted from the stream.
-	Settle(ctx context.Context) error
 	// Erase does what [streams.Erase] does, also in the journal, and makes it durable.
 	Erase(ctx context.Context, seqs []uint64, match func(streams.Stored) bool) (deleted int, err error)
 }
@@ -69,17 +67,6 @@ func eraseEvents(
 		return streams.Erase(ctx, js, streams.Name, seqs, match)
 	}
 	return j.Erase(ctx, seqs, match)
-}
-
-// settle makes the deletions durable, and removes what the journal has of the events; j may be nil.
-func settle(ctx context.Context, j Journal) error {
-	if j == nil {
-		return nil
-	}
-	if err := j.Settle(ctx); err != nil {
-		return fmt.Errorf("make the erasure durable: %w", err)
-	}
-	return nil
 }
 
 // Options configure an [Eraser]. JS, Connect, Publisher and Conversations are required.
@@ -305,13 +292,14 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 			return nil
 		}
 		found.add(e)
-		return x.Handle(ctx, e) // the reactor may have deleted the events, and not overwritten them yet
+		// The reactor may have deleted the events, and not overwritten them yet.
+		if err := x.Handle(ctx, e); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnfinished, err)
+		}
+		return nil
 	})
 	if err != nil || len(found.seqs) == 0 {
 		return err
-	}
-	if err := settle(ctx, x.opts.Journal); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnfinished, err)
 	}
 	found.last = last
 	deadLetters, copies, err := x.opts.clean(ctx, x.opts.JS, found, page, contact)

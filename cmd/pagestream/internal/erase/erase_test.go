@@ -493,8 +493,7 @@ type lateJournal struct {
 	proceed chan struct{}
 }
 
-func (*lateJournal) Flush(context.Context) error  { return nil }
-func (*lateJournal) Settle(context.Context) error { return nil }
+func (*lateJournal) Flush(context.Context) error { return nil }
 
 func (j *lateJournal) Erase(ctx context.Context, seqs []uint64, match func(streams.Stored) bool) (int, error) {
 	n, err := streams.Erase(ctx, j.JS, streams.Name, seqs, match)
