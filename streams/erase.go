@@ -28,7 +28,11 @@ const eraseRequests = 4
 func Erase(
 	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool,
 ) (deleted int, err error) {
-	_, deleted, err = remove(ctx, js, stream, seqs, match, jetstream.Stream.SecureDeleteMsg)
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		return 0, fmt.Errorf("get stream: %w", err)
+	}
+	_, deleted, err = remove(ctx, st, seqs, match, jetstream.Stream.SecureDeleteMsg)
 	return deleted, err
 }
 
@@ -38,12 +42,8 @@ type deleter func(jetstream.Stream, context.Context, uint64) error
 // remove deletes events as Erase does. It returns which ones of them the stream does not have any more, and how many of
 // these it deleted.
 func remove(
-	ctx context.Context, js jetstream.JetStream, stream string, seqs []uint64, match func(Stored) bool, del deleter,
+	ctx context.Context, st jetstream.Stream, seqs []uint64, match func(Stored) bool, del deleter,
 ) (gone []uint64, deleted int, err error) {
-	st, err := js.Stream(ctx, stream)
-	if err != nil {
-		return nil, 0, fmt.Errorf("get stream: %w", err)
-	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	kept := make([]bool, len(seqs)) // because of match

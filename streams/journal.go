@@ -457,13 +457,14 @@ func (j *Journal) Erase(ctx context.Context, seqs []uint64, match func(Stored) b
 	if err := j.Flush(ctx); err != nil {
 		return 0, err
 	}
-	info, err := Info(ctx, j.js, j.opts.Stream)
+	st, err := lookUp(ctx, j.js, j.opts.Stream)
 	if err != nil {
 		return 0, err
 	}
+	info := st.CachedInfo()
 	// A later event could get one of the sequences that the stream does not have yet.
 	seqs = slices.DeleteFunc(slices.Clone(seqs), func(seq uint64) bool { return seq > info.State.LastSeq })
-	gone, deleted, err := remove(ctx, j.js, j.opts.Stream, seqs, match, jetstream.Stream.DeleteMsg)
+	gone, deleted, err := remove(ctx, st, seqs, match, jetstream.Stream.DeleteMsg)
 	if err := errors.Join(err, j.Settle(ctx)); err != nil {
 		return deleted, err
 	}

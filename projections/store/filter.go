@@ -43,6 +43,14 @@ func newFilter(bucket string) *filter {
 	return f
 }
 
+// of returns the filter if it is that of the bucket, nil otherwise.
+func (f *filter) of(bucket string) *filter {
+	if f == nil || f.bucket != bucket {
+		return nil
+	}
+	return f
+}
+
 // lacks reports whether the file does not have the key. False says nothing.
 func (f *filter) lacks(key []byte) bool {
 	if f == nil || !f.ready.Load() {

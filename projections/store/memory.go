@@ -332,10 +332,7 @@ func (s *Store) writeTable(tx *bbolt.Tx, t *table) error {
 		if r.ascending {
 			file.FillPercent = ascendingFill
 		}
-		b := &Bucket{name: name, b: file, sums: s.sums, sum: nameSum(name)}
-		if s.filter != nil && s.filter.bucket == name {
-			b.filter = s.filter
-		}
+		b := &Bucket{name: name, b: file, sums: s.sums, sum: nameSum(name), filter: s.filter.of(name)}
 		r.tree.Scan(func(k string, v []byte) bool {
 			key = append(key[:0], k...)
 			err = b.write(key, v, v == nil)

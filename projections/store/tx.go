@@ -42,9 +42,8 @@ func (tx *Tx) Bucket(name string) *Bucket {
 	if b := tx.buckets[name]; b != nil {
 		return b
 	}
-	b := &Bucket{tx: tx, name: name, writable: tx.writable, sums: tx.sums, sum: nameSum(name)}
-	if tx.filter != nil && tx.filter.bucket == name {
-		b.filter = tx.filter
+	b := &Bucket{
+		tx: tx, name: name, writable: tx.writable, sums: tx.sums, sum: nameSum(name), filter: tx.filter.of(name),
 	}
 	b.open()
 	if tx.buckets == nil {

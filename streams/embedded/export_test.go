@@ -13,6 +13,10 @@ func (c *Checkpoints) BeginOverwrite(block uint64, deleted []uint64) error {
 		return err
 	}
 	defer f.Close()
-	_, err = c.begin(f, block, created, deleted)
+	wanted := map[uint64]bool{}
+	for _, seq := range deleted {
+		wanted[seq] = true
+	}
+	_, err = c.begin(f, block, created, wanted)
 	return err
 }

@@ -53,11 +53,15 @@ func (c *Checkpoints) Overwrite(ctx context.Context, created time.Time, deleted 
 	if err != nil {
 		return err
 	}
+	wanted := make(map[uint64]bool, len(deleted))
+	for _, seq := range deleted {
+		wanted[seq] = true
+	}
 	for _, block := range blocks {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("overwrite deleted messages: %w", err)
 		}
-		if err := c.overwriteIn(block, created, deleted); err != nil {
+		if err := c.overwriteIn(block, created, wanted); err != nil {
 			return fmt.Errorf("overwrite deleted messages: %w", err)
 		}
 	}
@@ -107,7 +111,7 @@ func firstOf(path string) (uint64, error) {
 }
 
 // overwriteIn overwrites those of the messages that are in one block.
-func (c *Checkpoints) overwriteIn(block uint64, created time.Time, deleted []uint64) error {
+func (c *Checkpoints) overwriteIn(block uint64, created time.Time, wanted map[uint64]bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now, err := Created(c.dir, c.stream); err != nil || !now.Equal(created) {
@@ -124,7 +128,7 @@ func (c *Checkpoints) overwriteIn(block uint64, created time.Time, deleted []uin
 		return err
 	}
 	defer f.Close()
-	records, err := c.begin(f, block, created, deleted)
+	records, err := c.begin(f, block, created, wanted)
 	if err != nil || len(records) == 0 {
 		return err
 	}
@@ -144,11 +148,7 @@ func (c *Checkpoints) overwriteIn(block uint64, created time.Time, deleted []uin
 }
 
 // begin puts on record which records of a block are to be overwritten, and returns them.
-func (c *Checkpoints) begin(f *os.File, block uint64, created time.Time, deleted []uint64) ([]overwrite, error) {
-	wanted := make(map[uint64]bool, len(deleted))
-	for _, seq := range deleted {
-		wanted[seq] = true
-	}
+func (c *Checkpoints) begin(f *os.File, block uint64, created time.Time, wanted map[uint64]bool) ([]overwrite, error) {
 	list := overwrites{Created: created}
 	_, err := Mark{Block: block}.records(f, func(after Mark, b []byte) {
 		seq, _ := seqOf(b)
