@@ -125,13 +125,13 @@ func (o *Offline) Restore(
 	return out, err
 }
 
-// copiesLimit bounds how long a restore waits until a cluster has filled all copies.
-const copiesLimit = 12 * time.Hour
+// CopiesLimit bounds how long a restore or a migration waits until a cluster has filled all copies.
+const CopiesLimit = 12 * time.Hour
 
 // awaitCopies waits until each server that keeps a stream of a backup has all of it: until then the cluster could
 // make a server without it the stream's leader.
 func (o *Offline) awaitCopies(ctx context.Context, m backup.Manifest) error {
-	ctx, cancel := context.WithTimeout(ctx, copiesLimit)
+	ctx, cancel := context.WithTimeout(ctx, CopiesLimit)
 	defer cancel()
 	for _, s := range m.Streams {
 		if err := streams.AwaitCopies(ctx, o.JS, s.Name, s.Head, nil); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/internal/disk"
@@ -59,8 +60,6 @@ const (
 	stuckLimit = 5 * time.Minute
 	// giveUpLimit is in how much time the servers certainly give up a restore that sends nothing more.
 	giveUpLimit = 30 * time.Second
-	// copiesLimit is how long a run waits until the cluster has filled all copies.
-	copiesLimit = 12 * time.Hour
 	// electionLimit is how long a stream of the cluster may be without a leader.
 	electionLimit = time.Minute
 )
@@ -544,7 +543,7 @@ func (m *migrator) awaitReplicas(ctx context.Context) error {
 	if err := m.awaitCurrent(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, copiesLimit)
+	ctx, cancel := context.WithTimeout(ctx, operate.CopiesLimit)
 	defer cancel()
 	for _, name := range m.names {
 		from, err := streams.Info(ctx, m.from.js, name)
