@@ -25,6 +25,9 @@ const (
 var (
 	// errDisabled ends the reading of the stream when the endpoint is disabled.
 	errDisabled = errors.New("endpoint is disabled")
+	// errReconnected ends the reading of the stream when the connection was lost meanwhile: the events may be those of
+	// another stream, so the position is compared first. Otherwise they would be sent, and sent again after the rewind.
+	errReconnected = errors.New("connection was made again")
 	// errStop ends a read of the stream early.
 	errStop = errors.New("stop")
 )
@@ -51,6 +54,8 @@ type endpoint struct {
 	// interrupt then ends the reading of the stream.
 	recheck   bool
 	interrupt context.CancelFunc
+	// reconnects are those of the connection when the position was compared last.
+	reconnects uint64
 
 	lanes map[domain.PageID]*lane
 	// ready are the lanes that are due. Those whose first event has failed before

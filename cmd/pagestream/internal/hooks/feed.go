@@ -20,6 +20,7 @@ import (
 func (e *endpoint) initPosition(ctx context.Context) error {
 	e.mu.Lock()
 	trail := e.trail
+	e.reconnects = e.opts.JS.Conn().Stats().Reconnects
 	e.mu.Unlock()
 	c, err := e.compare(ctx, trail)
 	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: headEvery}
@@ -111,7 +112,7 @@ func (e *endpoint) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !interrupted && !errors.Is(err, errDisabled):
+		case !interrupted && !errors.Is(err, errDisabled) && !errors.Is(err, errReconnected):
 			return fmt.Errorf("follow stream: %w", err)
 		}
 	}
@@ -146,7 +147,8 @@ func (e *endpoint) waitEnabled(ctx context.Context, interrupt context.CancelFunc
 }
 
 // Recheck makes every endpoint compare its position with the stream. It is called when
-// the stream was replaced. An endpoint does so in any case when it starts.
+// the stream was replaced. An endpoint does so in any case when it starts, and before it
+// accepts an event that it was given after a reconnect.
 func (h *Hooks) Recheck() {
 	for _, e := range h.endpoints {
 		e.mu.Lock()
@@ -172,6 +174,9 @@ func (e *endpoint) accept(ctx context.Context, s streams.Stored, wanted bool) er
 		return ctx.Err()
 	case e.disabled != "":
 		return errDisabled
+	case e.reconnects != e.opts.JS.Conn().Stats().Reconnects:
+		e.recheck = true
+		return errReconnected
 	case s.Seq <= e.read:
 		return nil
 	}

@@ -796,11 +796,12 @@ func TestInternalEventsAreSentByNameOnly(t *testing.T) {
 }
 
 // TestRolledBackStreamIsReadAgain replaces the stream by an older copy that goes on with other events: an
-// endpoint gets those, whether it runs meanwhile or is started afterwards, and what waits for a page that
-// fails is sent if the stream still has it.
+// endpoint gets each of those once, whether it is started afterwards, runs meanwhile and is told, or finds out by
+// itself; and what waits for a page that fails is sent if the stream still has it.
 func TestRolledBackStreamIsReadAgain(t *testing.T) {
-	for _, stopped := range []bool{true, false} {
-		t.Run(fmt.Sprintf("stopped %t", stopped), func(t *testing.T) {
+	for _, how := range []string{"stopped", "told", "not told"} {
+		t.Run(how, func(t *testing.T) {
+			stopped := how == "stopped"
 			r := newFixture(t)
 			// A try that has just begun when the server stops would wait for an answer.
 			rarely := func(o *Options) { o.BackoffMin, o.BackoffMax = time.Second, time.Second }
@@ -840,9 +841,10 @@ func TestRolledBackStreamIsReadAgain(t *testing.T) {
 				want = append(want, e.ID)
 			}
 			r.answering(nil)
-			if stopped {
+			switch how {
+			case "stopped":
 				h, _ = r.start(t)
-			} else {
+			case "told":
 				h.Recheck()
 			}
 			eventually(t, h, "done", done(38))
