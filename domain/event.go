@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -15,6 +16,9 @@ import (
 
 // ErrBadData is returned when an event's data or its raw item is not valid JSON.
 var ErrBadData = errors.New("event data is not readable")
+
+// SourceWebhook is the [Data].Source of what a webhook delivered.
+const SourceWebhook = "webhook"
 
 // RedeliveryWindow is how long Meta repeats a delivery that was not answered 200.
 // https://developers.facebook.com/docs/graph-api/webhooks/getting-started
@@ -65,7 +69,7 @@ type Data struct {
 	Channel string `json:"channel,omitempty"`
 	// Kind is the item's own key or the change's field: "message", "feed".
 	Kind string `json:"kind,omitempty"`
-	// Source is "webhook", or "backfill" for what was read with the Conversations
+	// Source is [SourceWebhook], or "backfill" for what was read with the Conversations
 	// API.
 	Source string `json:"source,omitempty"`
 	// Sender and Recipient are the ids of the item's sender and recipient,
@@ -162,6 +166,22 @@ func (d Data) Encode() ([]byte, error) {
 	out = append(out, raw...)
 	return append(out, '}'), nil
 }
+
+// Decoded returns what [DecodeData] returns for what Encode returned for d, without decoding it: the result shares its
+// raw item with the encoded bytes, and what its fields point to with d. It returns false if that would not be the same
+// for certain: of anything but a webhook's item, which package messenger made, and of text that is not UTF-8, which
+// Encode changes.
+func (d Data) Decoded(encoded []byte) (Data, bool) {
+	raw := len(encoded) - 1 - len(d.Raw) // its end is the closing brace
+	if d.Source != SourceWebhook || len(d.Raw) == 0 || raw < 0 || bytes.Contains(encoded[:raw], replacement) {
+		return Data{}, false
+	}
+	d.Raw = encoded[raw : len(encoded)-1 : len(encoded)-1]
+	return d, true
+}
+
+// replacement is what Encode writes for a byte that is not UTF-8.
+var replacement = []byte(string(utf8.RuneError))
 
 // DecodeData decodes the JSON that [Data.Encode] returned. Unknown fields are
 // ignored, so an older program can read what a newer one wrote. Errors wrap

@@ -127,7 +127,7 @@ func DecisionsAfter(ctx context.Context, js jetstream.JetStream, stream, project
 		Stream: DecisionsOf(stream), From: Following(after), Filters: []string{decisionSubjects(stream, projection)},
 	}
 	last = after
-	_, err = each(ctx, js, o, func(m arrival) error {
+	_, err = each(ctx, js, o, func(m *arrival) error {
 		d := Decision{Seq: m.seq}
 		if err := json.Unmarshal(m.data, &d); err != nil {
 			return fmt.Errorf("decision %d: %w", d.Seq, ErrMalformed)

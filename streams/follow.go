@@ -23,7 +23,7 @@ type Message struct {
 }
 
 // message returns an arrival as a Message. It decodes the envelope if the arrival is not decoded yet.
-func (a arrival) message() Message {
+func (a *arrival) message() Message {
 	m := Message{Header: a.header, Body: a.data}
 	if a.event != nil {
 		m.Stored, m.Malformed = a.event.Stored, a.event.Malformed
@@ -71,7 +71,7 @@ func FollowMessages(
 // order if the clock was set back, so a search by halves could end after the first event.
 func SeqAt(ctx context.Context, js jetstream.JetStream, stream string, at time.Time) (seq uint64, err error) {
 	found := errors.New("found")
-	last, err := each(ctx, js, ReadOptions{Stream: stream}, func(a arrival) error {
+	last, err := each(ctx, js, ReadOptions{Stream: stream}, func(a *arrival) error {
 		stored, err := StoredAt(a.header, a.at)
 		if err != nil {
 			stored = a.at // the message is malformed

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/pagestream/pagestream/domain"
 )
 
 // frame is an event in the journal, with its sequence in the stream.
@@ -15,6 +17,8 @@ type frame struct {
 	msg *nats.Msg
 	// size is of the message, in bytes.
 	size int
+	// data is the event's data, nil if it is known as encoded only.
+	data *domain.Data
 }
 
 // A frame's bytes are, in little endian: the time in nanoseconds (8 bytes), the length of the subject (2), the
@@ -85,7 +89,15 @@ func decodeFrame(seq uint64, b []byte) (frame, error) {
 	return f, nil
 }
 
-// arrival returns the frame as a message of the stream.
-func (f frame) arrival() arrival {
-	return arrival{seq: f.seq, subject: f.msg.Subject, header: f.msg.Header, data: f.msg.Data, at: f.at}
+// arrival returns the frame as a message of the stream. It is decoded where that costs little.
+func (f frame) arrival() *arrival {
+	a := &arrival{seq: f.seq, subject: f.msg.Subject, header: f.msg.Header, data: f.msg.Data, at: f.at}
+	if f.data == nil {
+		return a
+	}
+	if s, err := decodeEnvelope(a.subject, a.header.Get, a.seq, a.at); err == nil {
+		s.Data = *f.data
+		a.event = &Replayed{Stored: s}
+	}
+	return a
 }

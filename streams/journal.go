@@ -87,6 +87,10 @@ type Journal struct {
 	// checkpointing is held during a checkpoint.
 	checkpointing sync.Mutex
 
+	// records and frames are used again by each append.
+	records []journal.Record
+	frames  []byte
+
 	mu      sync.Mutex
 	queue   []frame // those after shipped, in order
 	waiting int64   // bytes of queue
@@ -219,7 +223,7 @@ func (j *Journal) compare(ctx context.Context, last uint64) error {
 		return err
 	}
 	o := ReadOptions{Stream: j.opts.Stream, From: first, To: min(last, head)}
-	_, err = each(ctx, j.js, o, func(a arrival) error {
+	_, err = each(ctx, j.js, o, func(a *arrival) error {
 		if a.header.Get(HeaderID) != ids[a.seq] {
 			return fmt.Errorf("event %d is another one in the stream: %w", a.seq, ErrJournal)
 		}
@@ -241,15 +245,22 @@ func (j *Journal) append(items []*item) (uint64, error) {
 		at = now
 	}
 	frames := make([]frame, len(items))
-	records := make([]journal.Record, len(items))
+	records, b := j.records[:0], j.frames[:0]
 	var bytes int64
 	stored := []string{at.Format(time.RFC3339Nano)}
 	for i, it := range items {
 		it.msg.Header[HeaderStoredAt] = stored
 		it.msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(first+uint64(i)-1, 10)}
-		frames[i] = frame{seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0])}
-		records[i] = journal.Record{Seq: frames[i].seq, Data: appendFrame(make([]byte, 0, frames[i].size+64), frames[i])}
+		frames[i] = frame{
+			seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0]), data: it.data,
+		}
+		from := len(b)
+		b = appendFrame(b, frames[i])
+		records = append(records, journal.Record{Seq: frames[i].seq, Data: b[from:len(b):len(b)]})
 		bytes += int64(frames[i].size)
+	}
+	if cap(b) <= keptFrames {
+		j.records, j.frames = records, b
 	}
 	if err := j.take(bytes + int64(len(items))*shipOverhead); err != nil {
 		return 0, err
@@ -268,6 +279,9 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	j.notify()
 	return first, nil
 }
+
+// keptFrames is the largest buffer for the bytes of frames that is kept for the next append.
+const keptFrames = 4 << 20
 
 // keepPace waits while JetStream is far behind. If the committer went on, all would be refused soon; so it stores as fast
 // as JetStream, the queue gives each page its turn, and the pages that send too much are refused.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/domain/messenger"
 	"github.com/pagestream/pagestream/internal/journal"
 	"github.com/pagestream/pagestream/streams"
 	"github.com/pagestream/pagestream/streams/embedded"
@@ -665,6 +666,61 @@ func TestASlowModelBesideAFastStream(t *testing.T) {
 	stored = time.Since(began)
 	require.NoError(t, running.Wait())
 	t.Logf("%.0f events/s; the subscribers had all after %v, %v and %v", events/stored.Seconds(), took[0], took[1], took[2])
+}
+
+// TestHandedOverEventsAreThoseOfTheStream compares what readers get that were handed an event, most of which are not
+// decoded, with the stream: for each kind of item, an event of another app, text that is not UTF-8, and an event of ours.
+func TestHandedOverEventsAreThoseOfTheStream(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t, unsynced)
+	tail := streams.NewFedTail(streams.TailOptions{})
+	j, err := openJournal(t, s, t.TempDir(), streams.JournalOptions{Tail: tail})
+	require.NoError(t, err)
+	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
+	in, err := streams.NewSubscriber(s.JS, streams.SubscriberOptions{Tail: tail, Batch: 1000}).Subscribe(t.Context(), streams.All)
+	require.NoError(t, err)
+	_, err = p.Publish(t.Context(), messages("1", 1)) // those after it come from the tail
+	require.NoError(t, err)
+	first := <-in
+	first.Ack()
+
+	files, err := filepath.Glob("../domain/messenger/testdata/*.json")
+	require.NoError(t, err)
+	bodies := [][]byte{[]byte("{\"entry\":[{\"id\":\"9\",\"messaging\":[{\"\xff\":1},{\"message\":{\"mid\":\"m\",\"text\":\"\xff\ufffd\"}}]}]}")}
+	for _, file := range files {
+		if !strings.HasSuffix(file, ".golden.json") {
+			b, err := os.ReadFile(file)
+			require.NoError(t, err)
+			bodies = append(bodies, b)
+		}
+	}
+	var last uint64
+	for _, body := range append(bodies, []byte("not JSON")) {
+		receipts, err := p.Publish(t.Context(), messenger.Split(bytes.Clone(body), messenger.Options{App: "main"}).Events)
+		require.NoError(t, err)
+		for _, r := range receipts {
+			last = max(last, r.Seq)
+		}
+	}
+	r, err := p.Append(t.Context(), domain.Event{
+		ID: "c", Type: domain.PageConnected, Page: "5", Data: domain.Data{Connection: &domain.Connection{Fields: []string{}}},
+	}, 0)
+	require.NoError(t, err)
+	last = max(last, r.Seq)
+	require.Greater(t, last, uint64(50), "there are kinds of items")
+	for next := uint64(2); next <= last; {
+		m := <-in
+		list, err := streams.EventsOf(m)
+		require.NoError(t, err)
+		for _, e := range list {
+			want, err := streams.Get(t.Context(), s.JS, streams.Name, e.Seq)
+			require.NoError(t, err)
+			require.Equal(t, next, e.Seq)
+			require.Equal(t, want, e.Stored)
+			next++
+		}
+		m.Ack()
+	}
 }
 
 // TestAFloodIsStoredAsFastAsJetStream stores many more bytes than may wait for JetStream. All are stored: the committer

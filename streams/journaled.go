@@ -152,7 +152,7 @@ func (p *Publisher) prime() error {
 		p.primed = true
 		return nil
 	}
-	_, err = each(ctx, p.js, ReadOptions{Stream: p.opts.Stream, From: from, To: last}, func(a arrival) error {
+	_, err = each(ctx, p.js, ReadOptions{Stream: p.opts.Stream, From: from, To: last}, func(a *arrival) error {
 		p.remember(a.header.Get(jetstream.MsgIDHeader), a.seq)
 		return nil
 	})

@@ -25,7 +25,7 @@ type Claim struct {
 // events that pagestream made itself, that an operator adopted, or that belong to no page.
 func claimOf(e domain.Event) *Claim {
 	d := &e.Data
-	if d.Source != "webhook" || d.Test || d.Adopted > 0 || e.Page == "" || e.Page == domain.NoPage {
+	if d.Source != domain.SourceWebhook || d.Test || d.Adopted > 0 || e.Page == "" || e.Page == domain.NoPage {
 		return nil
 	}
 	return &Claim{Page: e.Page, App: d.AppID, Time: e.Time}

@@ -203,7 +203,7 @@ func AcceptedLosses(ctx context.Context, js jetstream.JetStream, stream string) 
 func acceptedLosses(ctx context.Context, js jetstream.JetStream, stream string, created time.Time) ([]Range, error) {
 	var out []Range
 	_, err := each(ctx, js, ReadOptions{Stream: LossesOf(stream), Filters: []string{lossSubject(stream)}},
-		func(m arrival) error {
+		func(m *arrival) error {
 			var a Acceptance
 			if err := json.Unmarshal(m.data, &a); err != nil {
 				return fmt.Errorf("acceptance %d: %w", m.seq, ErrMalformed)

@@ -144,7 +144,7 @@ func (k *Parking) List(ctx context.Context, reactor string) ([]Parked, error) {
 // list is like List, but leaves out the contacts, which are in the stream of events.
 func (k *Parking) list(ctx context.Context, reactor string) ([]Parked, error) {
 	var out []Parked
-	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m arrival) error {
+	_, err := each(ctx, k.js, ReadOptions{Stream: ParkedOf(k.stream)}, func(m *arrival) error {
 		var row parkedRow
 		if json.Unmarshal(m.data, &row) == nil && (reactor == "" || row.Reactor == reactor) {
 			out = append(out, row.parked())

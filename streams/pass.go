@@ -69,7 +69,7 @@ type pass struct {
 	stop       context.CancelFunc
 
 	mu      sync.Mutex
-	window  []arrival // all messages after one sequence up to another, in order
+	window  []*arrival // all messages after one sequence up to another, in order
 	after   uint64
 	last    uint64
 	bytes   int
@@ -170,7 +170,7 @@ func (p *pass) notify() {
 }
 
 // add adds messages to the window as soon as there is room. It returns false when the context ends.
-func (p *pass) add(ctx context.Context, list []arrival) bool {
+func (p *pass) add(ctx context.Context, list []*arrival) bool {
 	size := 0
 	for _, a := range list {
 		size += a.size()
@@ -225,12 +225,12 @@ func (p *pass) trim(events, size int, since time.Time) {
 		p.after = p.window[n].seq
 	}
 	if n > 0 { // a new list, so that the old one can be collected
-		p.window = append(make([]arrival, 0, passEvents), p.window[n:]...)
+		p.window = append(make([]*arrival, 0, passEvents), p.window[n:]...)
 	}
 }
 
 // chunk waits for the next messages and returns those that are there, which are decoded.
-func (m *member) chunk(ctx context.Context) ([]arrival, error) {
+func (m *member) chunk(ctx context.Context) ([]*arrival, error) {
 	p := m.p
 	for {
 		p.mu.Lock()
@@ -282,7 +282,7 @@ func (m *member) leave() {
 }
 
 // decodeOnAll is decodeAll on all processors.
-func decodeOnAll(list []arrival) {
+func decodeOnAll(list []*arrival) {
 	part := len(list)/runtime.GOMAXPROCS(0) + 1
 	var running sync.WaitGroup
 	for len(list) > part {
@@ -311,7 +311,7 @@ type sharedSource struct {
 	member  *member // nil if there is none
 }
 
-func (s *sharedSource) chunk(ctx context.Context) ([]arrival, error) {
+func (s *sharedSource) chunk(ctx context.Context) ([]*arrival, error) {
 	if s.member == nil {
 		m, err := s.passes.join(ctx, s.js, s.stream, s.last)
 		if err != nil {

@@ -251,7 +251,8 @@ func NewPublisher(js jetstream.JetStream, o PublisherOptions) (*Publisher, error
 // when every event is durable; then each id is in the stream once. After an error some of the events
 // may be stored, and after the end of the context those whose turn has come may still be stored later.
 // Calling Publish again with the same events is safe. It does not keep the bytes of the events after it
-// has returned. It is safe for concurrent use.
+// has returned, but readers may get what their other fields point to, which must not be changed. It is safe for
+// concurrent use.
 //
 // Its errors are [ErrUnavailable], [ErrOverloaded], [ErrTooLarge], [ErrInvalid], [ErrClosed],
 // [domain.ErrBadData], or the context's.
@@ -326,6 +327,11 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		r.items[i] = item{req: r, index: i, msg: m, id: e.ID, size: size, page: e.Page, time: e.Time}
 		if p.opts.Judge != nil {
 			r.items[i].claim = claimOf(e)
+		}
+		if p.journal != nil {
+			if d, same := e.Data.Decoded(m.Data); same {
+				r.items[i].data = &d
+			}
 		}
 	}
 	r.at = time.Now()

@@ -141,11 +141,11 @@ func get(ctx context.Context, st jetstream.Stream, seq uint64) (Stored, error) {
 // it has read: To, or the last sequence of the stream if that is lower. After a lost connection it goes
 // on where it was. An error of f ends it and is returned unchanged.
 func Read(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Stored) error) (uint64, error) {
-	return each(ctx, js, o, func(m arrival) error { return deliver(m, o, f) })
+	return each(ctx, js, o, func(m *arrival) error { return deliver(m, o, f) })
 }
 
 // each is like [Read], but does not decode the messages.
-func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(arrival) error) (uint64, error) {
+func each(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(*arrival) error) (uint64, error) {
 	o, st, err := o.bounded(ctx, js)
 	if err != nil || o.From > o.To {
 		return o.To, err
@@ -211,7 +211,7 @@ func Follow(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(S
 	}
 }
 
-func deliver(m arrival, o ReadOptions, f func(Stored) error) error {
+func deliver(m *arrival, o ReadOptions, f func(Stored) error) error {
 	e := m.decode()
 	if e.Malformed != nil {
 		if o.Malformed == nil {
@@ -308,7 +308,7 @@ var errQuiet = errors.New("no message in time")
 
 // nextWithin is next with a bound of the wait. After errQuiet the source begins again behind the last
 // message that it returned.
-func (s *source) nextWithin(ctx context.Context, limit time.Duration) (arrival, error) {
+func (s *source) nextWithin(ctx context.Context, limit time.Duration) (*arrival, error) {
 	if s.ready() {
 		return s.next(ctx)
 	}
@@ -316,7 +316,7 @@ func (s *source) nextWithin(ctx context.Context, limit time.Duration) (arrival, 
 	defer cancel()
 	m, err := s.next(wait)
 	if err != nil && ctx.Err() == nil && wait.Err() != nil {
-		return arrival{}, errQuiet
+		return nil, errQuiet
 	}
 	return m, err
 }
@@ -395,7 +395,7 @@ func (s *source) empty(ctx context.Context) bool {
 
 // chunk waits for a message and returns it with those that are ready, at most sourceFetch or about
 // chunkBytes. It may return some messages together with an error.
-func (s *source) chunk(ctx context.Context) (list []arrival, err error) {
+func (s *source) chunk(ctx context.Context) (list []*arrival, err error) {
 	for size := 0; len(list) == 0 || len(list) < sourceFetch && size < chunkBytes && s.ready(); {
 		a, err := s.next(ctx)
 		if err != nil {
@@ -409,7 +409,7 @@ func (s *source) chunk(ctx context.Context) (list []arrival, err error) {
 
 // next waits for the next message. It returns an error only if the context ends, the connection is
 // closed or the stream does not exist.
-func (s *source) next(ctx context.Context) (arrival, error) {
+func (s *source) next(ctx context.Context) (*arrival, error) {
 	for {
 		m, err := s.pull(ctx)
 		if err == nil {
@@ -420,11 +420,11 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 		s.drop()
 		switch {
 		case ctx.Err() != nil:
-			return arrival{}, fmt.Errorf("read stream: %w", ctx.Err())
+			return nil, fmt.Errorf("read stream: %w", ctx.Err())
 		case s.js.Conn().IsClosed():
-			return arrival{}, fmt.Errorf("read stream: %w: %w", ErrClosed, err)
+			return nil, fmt.Errorf("read stream: %w: %w", ErrClosed, err)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return arrival{}, fmt.Errorf("read stream: %w", err)
+			return nil, fmt.Errorf("read stream: %w", err)
 		}
 		_ = s.retry.Wait(ctx) // when the context ends, pull returns its error
 	}
@@ -433,27 +433,27 @@ func (s *source) next(ctx context.Context) (arrival, error) {
 // ready reports whether next would return without waiting.
 func (s *source) ready() bool { return s.puller != nil && s.puller.ready() }
 
-func (s *source) pull(ctx context.Context) (arrival, error) {
+func (s *source) pull(ctx context.Context) (*arrival, error) {
 	if s.puller == nil {
 		if err := s.open(ctx); err != nil {
-			return arrival{}, err
+			return nil, err
 		}
 	}
 	for {
 		m, err := s.puller.next(ctx)
 		if err != nil {
-			return arrival{}, err
+			return nil, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return arrival{}, fmt.Errorf("parse message metadata: %w", err)
+			return nil, fmt.Errorf("parse message metadata: %w", err)
 		}
 		if s.delivered++; meta.Sequence.Consumer != s.delivered {
-			return arrival{}, errGap
+			return nil, errGap
 		}
 		// The server starts a consumer at the end of the stream if its position is beyond it.
 		if meta.Sequence.Stream > s.last {
-			return arrival{
+			return &arrival{
 				seq: meta.Sequence.Stream, subject: m.Subject(), header: m.Headers(), data: m.Data(),
 				at: meta.Timestamp, pending: meta.NumPending,
 			}, nil

@@ -36,7 +36,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	defer cancel()
 
 	type job struct {
-		raw  []arrival
+		raw  []*arrival
 		out  []Replayed
 		done chan struct{}
 	}
@@ -56,7 +56,7 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 	running.Go(func() {
 		defer close(inOrder)
 		defer close(work)
-		last, failed = batches(ctx, js, o, func(raw []arrival) error {
+		last, failed = batches(ctx, js, o, func(raw []*arrival) error {
 			j := &job{raw: raw, out: make([]Replayed, 0, len(raw)), done: make(chan struct{})}
 			for _, to := range []chan *job{work, inOrder} {
 				select {
@@ -87,9 +87,9 @@ func Replay(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([
 }
 
 // batches is like [each], but calls f with many messages at a time.
-func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]arrival) error) (uint64, error) {
-	var batch []arrival
-	last, err := each(ctx, js, o, func(m arrival) error {
+func batches(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func([]*arrival) error) (uint64, error) {
+	var batch []*arrival
+	last, err := each(ctx, js, o, func(m *arrival) error {
 		if batch = append(batch, m); len(batch) < replayBatch {
 			return nil
 		}
@@ -114,7 +114,7 @@ type Raw struct {
 
 // ReadRaw is like [Read], but does not decode the messages. ReadOptions.Malformed is not called.
 func ReadRaw(ctx context.Context, js jetstream.JetStream, o ReadOptions, f func(Raw) error) (uint64, error) {
-	return each(ctx, js, o, func(a arrival) error {
+	return each(ctx, js, o, func(a *arrival) error {
 		return f(Raw{Seq: a.seq, At: a.at.UTC(), Subject: a.subject, Header: a.header, Data: a.data})
 	})
 }

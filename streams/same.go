@@ -179,7 +179,7 @@ func eachMessage(
 ) error {
 	info := st.CachedInfo()
 	if info.Config.Retention == jetstream.LimitsPolicy {
-		_, err := each(ctx, js, ReadOptions{Stream: info.Config.Name}, func(m arrival) error {
+		_, err := each(ctx, js, ReadOptions{Stream: info.Config.Name}, func(m *arrival) error {
 			return f(m.seq, m.at, m.subject, m.header, m.data)
 		})
 		return err

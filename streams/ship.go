@@ -161,7 +161,7 @@ func acknowledged(answer []byte, seq uint64) error {
 // accept counts frames as shipped.
 func (j *Journal) accept(frames []frame) {
 	if j.opts.Tail != nil {
-		list := make([]arrival, len(frames))
+		list := make([]*arrival, len(frames))
 		for i, f := range frames {
 			list[i] = f.arrival()
 		}

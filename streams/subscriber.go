@@ -111,7 +111,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	sub := &subscription{
-		opts: s.opts, feed: feed, prefetched: make(chan []arrival), out: make(chan *message.Message),
+		opts: s.opts, feed: feed, prefetched: make(chan []*arrival), out: make(chan *message.Message),
 	}
 	s.running.Go(func() {
 		defer cancel()
@@ -143,7 +143,7 @@ func (s *Subscriber) Close() error {
 type feed interface {
 	// chunk waits for messages and returns those that are ready, in order. It may return some messages
 	// together with an error; after an error it must not be called again.
-	chunk(ctx context.Context) ([]arrival, error)
+	chunk(ctx context.Context) ([]*arrival, error)
 	close()
 }
 
@@ -159,12 +159,15 @@ type arrival struct {
 	event   *Replayed // nil until it is decoded
 }
 
-// same reports whether both are the same message of the same stream.
-func (a arrival) same(b arrival) bool {
-	return a.seq == b.seq && a.header.Get(HeaderID) == b.header.Get(HeaderID)
+// arrivalKey tells whether two messages are the same one of the same stream.
+type arrivalKey struct {
+	seq uint64
+	id  string
 }
 
-func (a arrival) decode() Replayed {
+func (a *arrival) key() arrivalKey { return arrivalKey{a.seq, a.header.Get(HeaderID)} }
+
+func (a *arrival) decode() Replayed {
 	e, err := Decode(a.subject, a.header, a.data, a.seq, a.at)
 	if err != nil {
 		return Replayed{Stored: Stored{Seq: a.seq}, Malformed: err}
@@ -173,11 +176,11 @@ func (a arrival) decode() Replayed {
 }
 
 // decodeAll decodes the messages that are not decoded yet.
-func decodeAll(list []arrival) {
-	for i := range list {
-		if list[i].event == nil {
-			e := list[i].decode()
-			list[i].event = &e
+func decodeAll(list []*arrival) {
+	for _, a := range list {
+		if a.event == nil {
+			e := a.decode()
+			a.event = &e
 		}
 	}
 }
@@ -205,11 +208,11 @@ func (s *Subscriber) newFeed(ctx context.Context, topic string) (feed, error) {
 type subscription struct {
 	opts       SubscriberOptions
 	feed       feed
-	prefetched chan []arrival
+	prefetched chan []*arrival
 	out        chan *message.Message
 
-	rest      []arrival // prefetched messages that are in no batch yet
-	lastBatch time.Time // when the last batch was complete
+	rest      []*arrival // prefetched messages that are in no batch yet
+	lastBatch time.Time  // when the last batch was complete
 }
 
 // run sends one batch after the other until the context or the feed ends.
@@ -217,7 +220,7 @@ func (s *subscription) run(ctx context.Context) {
 	defer s.feed.close()
 	defer close(s.out)
 	var reading sync.WaitGroup
-	chunks := make(chan []arrival)
+	chunks := make(chan []*arrival)
 	reading.Go(func() { s.read(ctx, chunks) })
 	reading.Go(func() { s.collect(ctx, chunks) })
 	defer reading.Wait()
@@ -236,7 +239,7 @@ func (s *subscription) run(ctx context.Context) {
 }
 
 // read reads messages from the feed, and decodes them for batches, until the context or the feed ends.
-func (s *subscription) read(ctx context.Context, chunks chan<- []arrival) {
+func (s *subscription) read(ctx context.Context, chunks chan<- []*arrival) {
 	defer close(chunks)
 	for {
 		list, err := s.feed.chunk(ctx)
@@ -260,9 +263,9 @@ func (s *subscription) read(ctx context.Context, chunks chan<- []arrival) {
 }
 
 // collect buffers the messages that are read ahead, about one batch, until nextBatch takes them.
-func (s *subscription) collect(ctx context.Context, chunks <-chan []arrival) {
+func (s *subscription) collect(ctx context.Context, chunks <-chan []*arrival) {
 	defer close(s.prefetched)
-	var buffer []arrival
+	var buffer []*arrival
 	for size := 0; chunks != nil || len(buffer) > 0; {
 		from, to := chunks, s.prefetched
 		if len(buffer) >= max(1, s.opts.Batch) || size >= batchBytes {
@@ -290,7 +293,7 @@ func (s *subscription) collect(ctx context.Context, chunks <-chan []arrival) {
 
 // nextBatch waits for a message, and then until Pace allows the next batch or the batch is full. It
 // returns the messages that are ready at that time, or none when the feed or the context ends.
-func (s *subscription) nextBatch(ctx context.Context) (batch []arrival) {
+func (s *subscription) nextBatch(ctx context.Context) (batch []*arrival) {
 	paced, cancel := context.WithDeadline(ctx, s.lastBatch.Add(s.opts.Pace))
 	defer cancel()
 	until := ctx
@@ -322,7 +325,7 @@ func (s *subscription) refill(until context.Context) bool {
 }
 
 // send sends one message and reports whether it was acknowledged.
-func (s *subscription) send(ctx context.Context, batch []arrival) bool {
+func (s *subscription) send(ctx context.Context, batch []*arrival) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m := s.message(batch)
@@ -347,7 +350,7 @@ func (s *subscription) send(ctx context.Context, batch []arrival) bool {
 
 // message returns the watermill message of a batch. Without batches it has the event's data as its
 // payload, and the first value of each header, the sequence, the time and the subject as metadata.
-func (s *subscription) message(batch []arrival) *message.Message {
+func (s *subscription) message(batch []*arrival) *message.Message {
 	a := batch[0]
 	seq := strconv.FormatUint(a.seq, 10)
 	if s.opts.Batch > 0 {
@@ -380,7 +383,7 @@ type batchKey struct{}
 // them: callers must not modify them or what they point to, but copy first. [ErrMalformed] is returned
 // when the message is not a batch of a [Subscriber].
 func EventsOf(m *message.Message) ([]*Replayed, error) {
-	batch, ok := m.Context().Value(batchKey{}).([]arrival)
+	batch, ok := m.Context().Value(batchKey{}).([]*arrival)
 	if !ok {
 		return nil, fmt.Errorf("message has no batch of events: %w", ErrMalformed)
 	}

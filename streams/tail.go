@@ -44,7 +44,7 @@ type Tail struct {
 	done chan struct{}
 
 	mu     sync.Mutex
-	events []arrival          // in order, without a gap
+	events []*arrival         // in order, without a gap
 	again  context.CancelFunc // makes the tail start again
 	// reconnects is how often the connection had been made again when the tail started: after that the
 	// stream may be another one.
@@ -168,7 +168,7 @@ func (t *Tail) sameConnection() bool {
 // connected is sameConnection for a caller that holds t.mu. What a journal has sent does not change.
 func (t *Tail) connected() bool { return t.js == nil || t.reconnects == t.js.Conn().Stats().Reconnects }
 
-func (t *Tail) add(list []arrival) {
+func (t *Tail) add(list []*arrival) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.events = append(t.events, list...)
@@ -177,14 +177,14 @@ func (t *Tail) add(list []arrival) {
 	}
 	for len(t.events) > 1 && (len(t.events) > t.opts.Events || t.bytes > t.opts.Bytes) {
 		t.bytes -= t.events[0].size()
-		t.events[0] = arrival{} // the array stays in memory for a while, the event must not
+		t.events[0] = nil // the array stays in memory for a while, the event must not
 		t.events = t.events[1:]
 	}
 	t.notify()
 }
 
 // size estimates an arrival's memory in bytes: its data as stored, and decoded.
-func (a arrival) size() int { return 2 * len(a.data) }
+func (a *arrival) size() int { return 2 * len(a.data) }
 
 func (t *Tail) reset() {
 	t.mu.Lock()
@@ -212,11 +212,11 @@ func (t *Tail) notify() {
 // after returns at most sourceFetch messages that follow the last message that a reader has. ok is false
 // if the tail does not have that message, compared by sequence and id, since sequences start again at
 // 1 when a stream is replaced. If no message follows yet, the reader must wait until changed is closed.
-func (t *Tail) after(last arrival) (list []arrival, changed <-chan struct{}, ok bool) {
+func (t *Tail) after(last arrivalKey) (list []*arrival, changed <-chan struct{}, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].seq >= last.seq })
-	if t.closed || !t.connected() || i == len(t.events) || !t.events[i].same(last) {
+	if t.closed || !t.connected() || i == len(t.events) || t.events[i].key() != last {
 		return nil, nil, false
 	}
 	next := t.events[i+1:]
@@ -227,10 +227,10 @@ func (t *Tail) after(last arrival) (list []arrival, changed <-chan struct{}, ok 
 type tailFeed struct {
 	tail   *Tail
 	source past
-	last   arrival // the last message returned, without its data
+	last   arrivalKey // of the last message returned
 }
 
-func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
+func (f *tailFeed) chunk(ctx context.Context) (list []*arrival, err error) {
 	for f.last.seq > 0 {
 		list, changed, ok := f.tail.after(f.last)
 		if !ok {
@@ -255,9 +255,8 @@ func (f *tailFeed) chunk(ctx context.Context) (list []arrival, err error) {
 	return list, err
 }
 
-func (f *tailFeed) returned(list []arrival) {
-	last := list[len(list)-1]
-	f.last = arrival{seq: last.seq, header: last.header}
+func (f *tailFeed) returned(list []*arrival) {
+	f.last = list[len(list)-1].key()
 }
 
 func (f *tailFeed) close() { f.source.close() }

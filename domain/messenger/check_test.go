@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -41,6 +42,12 @@ func checkEvent(t testing.TB, body []byte, e domain.Event) {
 	require.NoError(t, err, "%s", e.Type)
 	back, err := domain.DecodeData(data)
 	require.NoError(t, err, "%s", e.Type)
+	got, known := e.Data.Decoded(data)
+	if known {
+		assert.Equal(t, back, got, "%s without decoding it", e.Type)
+	}
+	assert.Equal(t, e.Type != domain.DeliveryUnreadable && !bytes.ContainsRune(data[:len(data)-len(e.Data.Raw)], utf8.RuneError),
+		known, "%s can be handed over without decoding it", e.Type)
 	if e.Type == domain.DeliveryUnreadable {
 		if assert.NotNil(t, back.Unreadable, "the event does not have the complete body") {
 			assert.NotEmpty(t, back.Unreadable.Reason, "the event does not have the complete body")

@@ -66,7 +66,7 @@ const testEntry = domain.NoPage
 // If an entry has items, only id and time are kept of the entry's own fields. The
 // events share the bytes of body: callers must not modify it afterwards.
 func Split(body []byte, o Options) Result {
-	o.Source = cmp.Or(o.Source, "webhook")
+	o.Source = cmp.Or(o.Source, domain.SourceWebhook)
 	if o.Account == nil {
 		o.Account = func(domain.PageID) string { return "" }
 	}

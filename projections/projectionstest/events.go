@@ -70,7 +70,7 @@ func (w *traffic) event() domain.Event {
 		e.Time = time.Time{}
 	}
 	e.Data = domain.Data{
-		App: "main", Object: "page", Channel: "messaging", Source: "webhook",
+		App: "main", Object: "page", Channel: "messaging", Source: domain.SourceWebhook,
 		Sender: string(contact), Recipient: string(page), EntryTime: w.now.UnixMilli(),
 	}
 	if instagram {

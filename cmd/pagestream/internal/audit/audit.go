@@ -29,8 +29,6 @@ const (
 	maxExamples = 20
 	// progressEvery is how often progress is reported, in events.
 	progressEvery = 4096
-	// sourceWebhook is the source of events that were received by the webhook.
-	sourceWebhook = "webhook"
 	// defaultWait bounds the wait for a read model that is behind.
 	defaultWait = 2 * time.Minute
 )
@@ -305,7 +303,7 @@ func (a *auditor) readStream(ctx context.Context, pass, passes int) error {
 				} else {
 					s.Events++
 				}
-				if w.Data.Source == sourceWebhook {
+				if w.Data.Source == domain.SourceWebhook {
 					s.Webhook++
 				}
 				a.expect(w.Seq, func(m *model) { m.events++ })

@@ -32,7 +32,7 @@ func newFixture(t *testing.T, n int) *projectionstest.Rig {
 	for i := range n {
 		r.Publish(t, domain.Event{
 			ID: fmt.Sprint("e", i), Type: domain.MessageReceived, Page: "700", Contact: "31",
-			Data: domain.Data{Source: sourceWebhook},
+			Data: domain.Data{Source: domain.SourceWebhook},
 		})
 	}
 	return r

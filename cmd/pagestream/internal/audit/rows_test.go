@@ -40,7 +40,7 @@ func newRowsFixture(t *testing.T, more ...domain.Event) *rowsFixture {
 		list = append(list, domain.Event{
 			ID: domain.DedupID("page", page, "msg", mid), Type: domain.MessageReceived, Page: page,
 			Contact: domain.ContactID(fmt.Sprint(30 + i%3)),
-			Data:    domain.Data{Source: sourceWebhook, Message: &domain.Message{MID: mid, Text: "x"}},
+			Data:    domain.Data{Source: domain.SourceWebhook, Message: &domain.Message{MID: mid, Text: "x"}},
 		})
 	}
 	f.Publish(t, append(list, more...)...)
