@@ -34,8 +34,11 @@ func Names(ctx context.Context, js jetstream.JetStream, events string) ([]string
 // infoTimeout bounds one request for the info of a stream.
 const infoTimeout = 2 * time.Second
 
+// streamOffline is the error code of a stream none of whose servers can be reached.
+const streamOffline = jetstream.ErrorCode(10118)
+
 // AwaitInfo returns the info of a stream. While the stream has no leader, which answers for it, AwaitInfo asks again
-// until the context ends.
+// until the context ends, and then fails with the context's error.
 func AwaitInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
 	for pause := (backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
 		try, cancel := context.WithTimeout(ctx, infoTimeout)
@@ -44,8 +47,13 @@ func AwaitInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetst
 		if err == nil {
 			return st.CachedInfo(), nil
 		}
-		if !errors.Is(err, context.DeadlineExceeded) || pause.Wait(ctx) != nil {
+		var api *jetstream.APIError
+		offline := errors.As(err, &api) && api.ErrorCode == streamOffline
+		switch {
+		case !offline && !errors.Is(err, context.DeadlineExceeded):
 			return nil, fmt.Errorf("stream %s: get info: %w", name, err)
+		case pause.Wait(ctx) != nil:
+			return nil, fmt.Errorf("stream %s: get info: %w (%w)", name, ctx.Err(), err)
 		}
 	}
 }

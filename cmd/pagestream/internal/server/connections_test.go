@@ -75,11 +75,22 @@ func ask(t *testing.T, l *connections, path string) (net.Conn, func() error) {
 	return conn, again
 }
 
+// isIdle waits until the server knows that a connection is idle, which is a moment after its answer was read.
+func isIdle(t *testing.T, l *connections) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.idle.Len() > 0
+	}, 20*time.Second, time.Millisecond)
+}
+
 func TestTheIdleConnectionGivesWay(t *testing.T) {
 	t.Parallel()
 	l, release := limitedServer(t, "192.0.2.1:1", 2, 0)
 	idle, answer := ask(t, l, "/")
 	require.NoError(t, answer())
+	isIdle(t, l)
 	_, waiting := ask(t, l, "/wait")
 	_, answer = ask(t, l, "/wait")
 	require.Eventually(t, func() bool { // both are in use, and the idle one was closed
@@ -96,6 +107,7 @@ func TestTheIdleConnectionGivesWay(t *testing.T) {
 	close(release)
 	require.NoError(t, waiting())
 	require.NoError(t, answer())
+	isIdle(t, l)
 	_, answer = ask(t, l, "/")
 	require.NoError(t, answer())
 }
