@@ -241,3 +241,6 @@ func (r *Runner) applier() *applier {
 
 // resume carries out the decisions that were stored before the process was killed.
 func (r *Runner) resume(ctx context.Context) error { return r.carryOutDue(ctx, r.store.Load()) }
+
+// ReleaseMemory gives back to the system the memory of what was read of the file; see [store.Store.ReleaseMemory].
+func (r *Runner) ReleaseMemory() error { return r.store.Load().ReleaseMemory() }

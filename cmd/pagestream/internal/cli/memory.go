@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"runtime/debug"
 	"runtime/metrics"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 )
 
 // After a burst, such as a catch-up, the process keeps the memory of its largest heap: Go gives it back slowly while it
-// collects garbage, and an idle process collects none.
+// collects garbage, and an idle process collects none. What was read of the files of read models stays too.
 const (
 	releaseEvery = 3 * time.Second
 	// releaseAfter is how many bytes must have been allocated since the last release for another one to be of use.
@@ -33,14 +32,13 @@ func (r *releaser) due(allocated uint64) bool {
 	return true
 }
 
-// releaseMemory gives memory back to the system each time that the process has become idle, until the context ends. It
-// takes some milliseconds of processor time.
-func releaseMemory(ctx context.Context) {
+// releaseMemory calls release each time that the process has become idle, until the context ends.
+func releaseMemory(ctx context.Context, release func()) {
 	var r releaser
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	for backoff.Sleep(ctx, releaseEvery) == nil {
 		if metrics.Read(sample); r.due(sample[0].Value.Uint64()) {
-			debug.FreeOSMemory()
+			release()
 		}
 	}
 }

@@ -40,11 +40,11 @@ func (s ServeCommand) Run(c *CLI) error {
 	for _, w := range server.Warnings(o) {
 		log.Warn("configuration", "warning", w)
 	}
-	go releaseMemory(c.ctx)
 	p := server.New(o)
 	if err := p.Run(c.ctx); err != nil {
 		return err
 	}
+	go releaseMemory(c.ctx, p.ReleaseMemory)
 	log.Info("pagestream is running", "public", p.PublicAddr(), "private", p.PrivateAddr(),
 		"token_file", cfg.HTTP.TokenFile, "apps", len(cfg.Apps), "data", cfg.Data.Dir)
 

@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
@@ -15,6 +17,7 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/deliveries"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -161,4 +164,15 @@ func (p *Program) renewed(name string) func(why string, out *projections.Rebuilt
 		}
 		p.history.NoteResult("projections_rebuild", map[string]string{"projection": name, "why": why}, result, good)
 	}
+}
+
+// ReleaseMemory gives back to the system the memory that the program does not need now. It takes some milliseconds of
+// processor time. It must not be called before Run has returned.
+func (p *Program) ReleaseMemory() {
+	for _, r := range p.models {
+		if err := r.ReleaseMemory(); err != nil && !errors.Is(err, store.ErrClosed) {
+			p.log.Debug("the memory of a read model is not released", "projection", r.Name(), "err", err)
+		}
+	}
+	debug.FreeOSMemory()
 }
