@@ -2,7 +2,6 @@ package pages
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -85,27 +84,17 @@ func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
 
 // count adds one event to a traffic row.
 func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
-	row, _, err := store.GetRow[traffic](bucket, key)
+	row, found, err := store.GetRow[trafficRow](bucket, key)
 	if err != nil {
 		return err
+	}
+	if !found {
+		row.traffic = new(traffic)
 	}
 	row.Page = e.Page
 	row.count(e)
 	return store.PutRow(bucket, key, row)
 }
-
-// traffic is the stored row.
-type traffic struct {
-	Page   domain.PageID `json:"page"`
-	Object string        `json:"object,omitempty"`
-	Traffic
-}
-
-// AppendBinary appends the row as JSON.
-func (t *traffic) AppendBinary(b []byte) ([]byte, error) { return store.AppendJSON(b, t) }
-
-// UnmarshalBinary reads the JSON of a row.
-func (t *traffic) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, t) }
 
 func (t *traffic) count(e streams.Stored) {
 	if e.Data.Test {
