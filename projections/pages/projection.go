@@ -65,7 +65,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 		return err
 	}
 	if delivered(e) {
-		if err := countHour(tx, e); err != nil {
+		if err := countHour(tx, key, e.At); err != nil {
 			return err
 		}
 	}
