@@ -164,7 +164,7 @@ func (a *applier) applyInTx(
 		}
 		before, begun := meta.Seq, meta.Begun
 		tx.InParts(a.part)
-		var read []*streams.Stored
+		read := make([]*streams.Stored, 0, len(batch))
 		for i, w := range batch {
 			if tx.Full() {
 				break
