@@ -27,9 +27,11 @@ const (
 // operation is one batch. Of eight events six are messages, one is an echo and one a delivery receipt.
 func Bench(b *testing.B, p projections.Projection) {
 	b.Helper()
-	st, err := store.Open(b.TempDir()+"/bench.db", store.Options{
-		NoSync: true, Memory: 8 * projections.DefaultMemory, FlushEvery: time.Hour,
-	})
+	o := store.Options{NoSync: true, Memory: 8 * projections.DefaultMemory, FlushEvery: time.Hour}
+	if f, ok := p.(projections.Filtered); ok {
+		o.Filter = f.FilteredBucket()
+	}
+	st, err := store.Open(b.TempDir()+"/bench.db", o)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, st.Close()) })
 	events, seq := make([]streams.Stored, benchBatch), uint64(0)
