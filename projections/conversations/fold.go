@@ -140,14 +140,14 @@ func (f *fold) apply() error {
 		if f.e.Type == domain.MessageEchoed || d.Message.Echo {
 			direction = Out
 		}
-		m := newMessage(&f.e, direction, d.Message)
+		m := newMessage(&f.e, f.time, direction, d.Message)
 		return f.addMessage(&m)
 	case domain.PostbackReceived:
 		if d.Postback == nil {
 			return f.incomplete()
 		}
 		f.active()
-		m := newPostback(&f.e, d.Postback)
+		m := newPostback(&f.e, f.time, d.Postback)
 		return f.addMessage(&m)
 	case domain.MessageEdited:
 		if d.Edit == nil || d.Edit.MID == "" {

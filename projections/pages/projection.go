@@ -52,19 +52,19 @@ func (*Projection) PagedBuckets() (byPage, byKey []string) {
 // of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Page == "" || e.Page == domain.NoPage {
-		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
+		return count(tx.Bucket(bucketUnrouted), unrouted(), &e)
 	}
 	key := pageKey(string(e.Page))
 	if e.Data.Test {
-		return countTest(tx, key, e)
+		return countTest(tx, key, &e)
 	}
 	if e.Type == domain.PageForgotten {
 		return forget(tx, key, e)
 	}
-	if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
+	if err := count(tx.Bucket(bucketTraffic), key, &e); err != nil {
 		return err
 	}
-	if delivered(e) {
+	if delivered(&e) {
 		if err := countHour(tx, key, e.At); err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 
 // countTest counts a test event. If its page has no other event, it is counted with
 // the events without a page.
-func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
+func countTest(tx *store.Tx, key []byte, e *streams.Stored) error {
 	traffic := tx.Bucket(bucketTraffic)
 	if !traffic.Has(key) {
 		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
@@ -83,7 +83,7 @@ func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
 }
 
 // count adds one event to a traffic row.
-func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
+func count(bucket *store.Bucket, key []byte, e *streams.Stored) error {
 	row, found, err := store.GetRow[trafficRow](bucket, key)
 	if err != nil {
 		return err
@@ -96,12 +96,12 @@ func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
 	return store.PutRow(bucket, key, row)
 }
 
-func (t *traffic) count(e streams.Stored) {
+func (t *traffic) count(e *streams.Stored) {
 	if e.Data.Test {
 		t.Tests++
 		return
 	}
-	at, when := projections.Clean(e.At), projections.When(e)
+	at, when := projections.Clean(e.At), projections.When(*e)
 	if t.Events == 0 {
 		t.FirstAt = at
 	}
@@ -151,7 +151,7 @@ func (t *traffic) count(e streams.Stored) {
 // delivered reports whether the event is from a delivery by Meta. Events of fetched
 // history and of sent messages do not show that deliveries arrive, and those of another
 // app not that the page's own do.
-func delivered(e streams.Stored) bool {
+func delivered(e *streams.Stored) bool {
 	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
 
