@@ -62,6 +62,24 @@ func (u *unpacker) text() string {
 	return string(u.blob())
 }
 
+// texts reads texts that follow each other. They share memory with each other.
+func (u *unpacker) texts(into ...*string) {
+	from := u.b
+	for range into {
+		u.blob()
+	}
+	packed := from[:len(from)-len(u.b)]
+	if u.bad || len(packed) == len(into) { // all are empty
+		return
+	}
+	all := string(packed)
+	for _, text := range into {
+		n, size := binary.Uvarint(packed)
+		end := size + int(n) // it is in packed: blob has read it
+		*text, all, packed = all[size:end], all[end:], packed[end:]
+	}
+}
+
 // blob returns what appendText appended. It shares memory with the row.
 func (u *unpacker) blob() []byte {
 	return u.bytes(int(min(u.num(), math.MaxInt32)))
@@ -293,8 +311,10 @@ type conversationRest struct {
 func (c *conversation) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
 	*c = conversation{}
-	c.Page, c.Contact, c.Object = domain.PageID(u.text()), domain.ContactID(u.text()), u.word()
-	c.Name, c.Picture, c.ProfiledAt, c.ProfileSeq = u.text(), u.text(), u.time(), u.num()
+	u.texts((*string)(&c.Page), (*string)(&c.Contact))
+	c.Object = u.word()
+	u.texts(&c.Name, &c.Picture)
+	c.ProfiledAt, c.ProfileSeq = u.time(), u.num()
 	c.FirstActivity, c.LastActivity, c.LastIn, c.LastOut = u.time(), u.time(), u.time(), u.time()
 	c.LastSeq, c.LastAt = u.num(), u.time()
 	for _, n := range []*uint64{&c.In, &c.Out, &c.Unanswered, &c.Late, &c.Conflicts, &c.Pending} {
@@ -309,10 +329,9 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	}
 	c.Indexed = u.bool()
 	if u.bool() {
-		c.Last = &Preview{
-			Direction: Direction(u.word()), Kind: Kind(u.word()), MID: u.text(),
-			Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
-		}
+		c.Last = &Preview{Direction: Direction(u.word()), Kind: Kind(u.word())}
+		u.texts(&c.Last.MID, &c.Last.Text, &c.Last.Attachment)
+		c.Last.Deleted, c.Last.Time = u.bool(), u.time()
 	}
 	if u.end() {
 		return nil
