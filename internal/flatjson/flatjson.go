@@ -1,5 +1,5 @@
-// Package flatjson writes and reads the JSON of a few simple fields, with the same bytes and values as encoding/json and
-// without reflection. It is for rows that are written again and again. It can't do all of JSON: what it can't write or
+// Package flatjson writes and reads the JSON of a few simple fields, with the same bytes and values as encoding/json
+// and without reflection. It is for rows that are written again and again. It can't do all of JSON: what it can't write or
 // read sets Odd, and then the caller leaves the whole row to encoding/json.
 package flatjson
 
@@ -27,8 +27,7 @@ func (w *Writer) Int(n int64) { w.B = strconv.AppendInt(w.B, n, 10) }
 // Text appends a string. One that is not ASCII, or that encoding/json would escape, can't be written.
 func (w *Writer) Text(s string) {
 	for i := range len(s) {
-		switch c := s[i]; {
-		case !plain(c), c == '<', c == '>', c == '&':
+		if c := s[i]; !plain(c) || c == '<' || c == '>' || c == '&' {
 			w.Odd = true
 			return
 		}
@@ -38,12 +37,14 @@ func (w *Writer) Text(s string) {
 
 // Time appends a time. One outside of the years 0 to 9999 can't be written.
 func (w *Writer) Time(t time.Time) {
-	b, err := t.AppendText(append(w.B, '"'))
+	w.Raw(`"`)
+	b, err := t.AppendText(w.B)
 	if err != nil {
 		w.Odd = true
 		return
 	}
-	w.B = append(b, '"')
+	w.B = b
+	w.Raw(`"`)
 }
 
 // plain reports whether a byte of a string stands for itself.

@@ -55,8 +55,18 @@ var values = []flat{
 
 // oddValues can't be written.
 var oddValues = []flat{
-	{Text: `a"b`}, {Text: `a\b`}, {Text: "<"}, {Text: ">"}, {Text: "&"}, {Text: "\x7f"}, {Text: "\x00"}, {Text: "\n"},
-	{Text: "é"}, {Text: "\xff"}, {Text: "\u2028"}, {Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+	{Text: `a"b`},
+	{Text: `a\b`},
+	{Text: "<"},
+	{Text: ">"},
+	{Text: "&"},
+	{Text: "\x7f"},
+	{Text: "\x00"},
+	{Text: "\n"},
+	{Text: "é"},
+	{Text: "\xff"},
+	{Text: "\u2028"},
+	{Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
 	{Time: time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)},
 }
 
@@ -85,7 +95,8 @@ func TestOtherJSONIsNotRead(t *testing.T) {
 	_, ok := read([]byte(`{"text":` + good))
 	require.True(t, ok)
 	for _, s := range []string{
-		"", "{", "null", " " + `{"text":` + good, `{"text":` + good + " ", `{"text":` + good[:len(good)-1], `{"text": ` + good,
+		"", "{", "null", " " + `{"text":` + good,
+		`{"text":` + good + " ", `{"text":` + good[:len(good)-1], `{"text": ` + good,
 		`{"text":"a","uint":01,"int":2,"time":"2026-01-02T03:04:05Z"}`,
 		`{"text":"a","uint":-1,"int":2,"time":"2026-01-02T03:04:05Z"}`,
 		`{"text":"a","uint":+1,"int":2,"time":"2026-01-02T03:04:05Z"}`,

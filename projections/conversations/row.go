@@ -235,8 +235,8 @@ func (m *message) unpackRest(u *unpacker) error {
 	return nil
 }
 
-// conversationRow is what a transaction keeps of a conversation. It is a pointer, so that the row is changed where it is
-// and not copied for each event.
+// conversationRow is what a transaction keeps of a conversation. It is a pointer, so that the row is changed where it
+// is and not copied for each event.
 type conversationRow struct{ *conversation }
 
 // UnmarshalBinary unpacks the row.

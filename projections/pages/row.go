@@ -10,8 +10,8 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// trafficRow is what a transaction keeps of a page's traffic. Many events of one transaction are of the same page, so it
-// is a pointer: the row is changed where it is and not copied for each of them.
+// trafficRow is what a transaction keeps of a page's traffic. Many events of one transaction are of the same page, so
+// it is a pointer: the row is changed where it is and not copied for each of them.
 type trafficRow struct{ *traffic }
 
 // UnmarshalBinary reads the JSON of a row.

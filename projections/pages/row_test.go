@@ -62,8 +62,8 @@ func TestTrafficRowIsThatOfEncodingJSON(t *testing.T) {
 	})
 }
 
-// TestUsualTrafficRowNeedsNoEncodingJSON reads and writes a row of a usual page, and counts the allocations: the row, its
-// page and its types.
+// TestUsualTrafficRowNeedsNoEncodingJSON reads and writes a row of a usual page, and counts the allocations: the row,
+// its page and its types.
 func TestUsualTrafficRowNeedsNoEncodingJSON(t *testing.T) {
 	at := projections.FromMillis(1_790_000_000_123)
 	row := traffic{Page: "104000000000001", Object: "page", Traffic: Traffic{
@@ -99,7 +99,9 @@ func FuzzTrafficRow(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(b)
 	}
-	for _, s := range []string{"", "null", "{}", `{"page":"1","events":1,"types":{}}`, `{"page":"1","events":1,"types":{"a":1,"a":2}}`} {
+	for _, s := range []string{
+		"", "null", "{}", `{"page":"1","events":1,"types":{}}`, `{"page":"1","events":1,"types":{"a":1,"a":2}}`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { sameAsJSON(t, b) })
