@@ -130,17 +130,21 @@ func (a *applier) fillGaps(ctx context.Context, at uint64, batch []*streams.Repl
 
 // applyNext carries out the decisions before the batch, applies its first n events,
 // and returns the position after them. It fails with an [applyError] only for the
-// first event: if a later one fails, the events before it are applied.
+// first event: if a later one fails, the events before it are applied. After an error the position is only known if
+// there are decisions.
 func (a *applier) applyNext(
 	ctx context.Context, s *store.Store, batch []*streams.Replayed, duplicate []bool,
 ) (meta store.Meta, n int, err error) {
-	if meta, err = metaOf(s); err != nil {
-		return meta, 0, err
+	end := len(batch)
+	if last := a.decided.last(); last > 0 { // nearly no read model has decisions
+		if meta, err = metaOf(s); err != nil {
+			return meta, 0, err
+		}
+		if meta, _, err = a.decide(ctx, s, meta, batch[0].Seq, last); err != nil {
+			return meta, 0, err
+		}
+		end = a.decided.cut(meta, batch)
 	}
-	if meta, _, err = a.decide(ctx, s, meta, batch[0].Seq, a.decided.last()); err != nil {
-		return meta, 0, err
-	}
-	end := a.decided.cut(meta, batch)
 	after, n, err := a.applyInTx(s, batch[:end], duplicate[:end])
 	var failed *applyError
 	if errors.As(err, &failed) && failed.index > 0 { // apply the events before it first
@@ -164,7 +168,7 @@ func (a *applier) applyInTx(
 		}
 		before, begun := meta.Seq, meta.Begun
 		tx.InParts(a.part)
-		var read []*streams.Stored
+		read := make([]*streams.Stored, 0, len(batch))
 		for i, w := range batch {
 			if tx.Full() {
 				break

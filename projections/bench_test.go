@@ -228,3 +228,40 @@ func BenchmarkCatchUp(b *testing.B) {
 		b.ReportMetric(0, "ns/op")
 	}
 }
+
+// BenchmarkPosition applies batches of 150 events to a read model that stores nothing, so what is left is the position
+// of each batch: the trail and the meta row. One operation is one batch.
+func BenchmarkPosition(b *testing.B) {
+	s, err := store.Open(filepath.Join(b.TempDir(), "p.db"), store.Options{NoSync: true, Memory: 8 << 20})
+	require.NoError(b, err)
+	defer s.Close()
+	apply, seq := projections.Applying(nothing{}, s), uint64(10_000_000)
+	batch := make([]*streams.Replayed, 150)
+	for i := range batch {
+		batch[i] = &streams.Replayed{Stored: streams.Stored{At: time.UnixMilli(1_790_000_000_000).UTC()}}
+		batch[i].ID = fmt.Sprintf("page:104000000000001:msg|m_Xq7bTg2vKp0sLw9dNc4fRy8hJz1aMe5uQi3oPk6xSv-%d", i)
+	}
+	grow := func() {
+		for _, e := range batch {
+			seq++
+			e.Seq = seq
+		}
+		if err := apply(batch...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range 20_000 {
+		grow()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		grow()
+	}
+}
+
+// nothing is a projection without a state.
+type nothing struct{}
+
+func (nothing) Name() string                          { return "nothing" }
+func (nothing) Version() int                          { return 1 }
+func (nothing) Apply(*store.Tx, streams.Stored) error { return nil }

@@ -2,11 +2,14 @@ package projections
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pagestream/pagestream/internal/flatjson"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -15,6 +18,12 @@ import (
 // of the position, because it depends on how the events were split into transactions.
 var trailKey = []byte("trail")
 
+// trailRoom is how many fingerprints a trail has at most in a usual stream, of up to some billion events.
+const trailRoom = 32
+
+// trailSize is about how many bytes of a row one fingerprint has.
+const trailSize = 96
+
 // Rememberer is a [Projection] whose state shows which events are in it. With it, the
 // last event that a read model and a replaced stream have in common is found exactly.
 type Rememberer interface {
@@ -22,13 +31,63 @@ type Rememberer interface {
 	Remembers(tx *store.Tx, e streams.Stored) bool
 }
 
+// trailRow is the stored row of a trail. It is JSON, and nearly always written and read without encoding/json.
+type trailRow struct{ streams.Trail }
+
+// AppendBinary appends the row as JSON: the bytes are those of [store.AppendJSON].
+func (r *trailRow) AppendBinary(b []byte) ([]byte, error) {
+	w := flatjson.Writer{B: slices.Grow(b, trailSize*len(r.Trail))}
+	for i, f := range r.Trail {
+		if i == 0 {
+			w.Raw(`[{"seq":`)
+		} else {
+			w.Raw(`,{"seq":`)
+		}
+		w.Uint(f.Seq)
+		w.Raw(`,"id":`)
+		w.Text(f.ID)
+		w.Raw(`,"at":`)
+		w.Int(f.At)
+		w.Raw("}")
+	}
+	w.Raw("]")
+	if w.Odd || len(r.Trail) == 0 {
+		return store.AppendJSON(b, &r.Trail)
+	}
+	return w.B, nil
+}
+
+// UnmarshalBinary reads the JSON of a row.
+func (r *trailRow) UnmarshalBinary(b []byte) error {
+	in := flatjson.Read(b)
+	r.Trail = make(streams.Trail, 0, trailRoom)
+	in.Want("[")
+	for more := true; more; more = in.Skip(",") {
+		var f streams.Fingerprint
+		in.Want(`{"seq":`)
+		f.Seq = in.Uint()
+		in.Want(`,"id":`)
+		f.ID = string(in.Text())
+		in.Want(`,"at":`)
+		f.At = in.Int()
+		in.Want("}")
+		r.Trail = append(r.Trail, f)
+	}
+	in.Want("]")
+	if !in.End() {
+		r.Trail = nil
+		return json.Unmarshal(b, &r.Trail)
+	}
+	return nil
+}
+
 // readTrail reads the trail of a read model. One of before there were trails has none.
 func readTrail(tx *store.Tx) (streams.Trail, error) {
-	t, _, err := store.GetJSON[streams.Trail](tx.Bucket(store.MetaBucket), trailKey)
+	r, _, err := store.GetRow[trailRow](tx.Bucket(store.MetaBucket), trailKey)
 	if err != nil {
 		return nil, fmt.Errorf("read trail: %w", err)
 	}
-	return t, nil
+	return r.Trail, nil
 }
 
 // writeTrail adds the events of a transaction to the trail.
@@ -40,7 +99,7 @@ func writeTrail(tx *store.Tx, read []*streams.Stored) error {
 	if err != nil {
 		return err
 	}
-	if err := store.PutJSON(tx.Bucket(store.MetaBucket), trailKey, t.With(read...)); err != nil {
+	if err := store.EncodeRow(tx.Bucket(store.MetaBucket), trailKey, &trailRow{t.With(read...)}); err != nil {
 		return fmt.Errorf("write trail: %w", err)
 	}
 	return nil

@@ -46,27 +46,29 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Data.Test || e.Page == "" || e.Page == domain.NoPage {
 		return nil
 	}
-	f := newFold(tx, e)
+	// Nearly no event is for this read model: only those that are get a fold, which is large.
 	switch e.Type.Noun() {
 	case "comment":
 		if c := e.Data.Comment; c != nil && c.ID != "" {
+			f := newFold(tx, e)
 			return f.change(targetOf(aComment, c.ID), c.From, func(p *part) { f.comment(p, c) })
 		}
 	case "post":
 		if c := e.Data.Post; c != nil && c.ID != "" {
+			f := newFold(tx, e)
 			return f.change(targetOf(aPost, c.ID), c.From, func(p *part) { f.post(p, c) })
 		}
 	case "reaction":
 		if r := e.Data.PostReaction; r != nil {
-			return f.react(r)
+			return newFold(tx, e).react(r)
 		}
 	case "page":
 		if e.Type == domain.PageForgotten {
-			return f.forget()
+			return newFold(tx, e).forget()
 		}
 	case "contact":
 		if e.Type == domain.ContactErased {
-			return f.erase()
+			return newFold(tx, e).erase()
 		}
 	}
 	return nil

@@ -704,3 +704,19 @@ func TestThePageIsNotTheAuthor(t *testing.T) {
 		assert.Equal(t, comments.Hidden, f.comment("1").State)
 	}
 }
+
+// TestOtherEventsAllocateNothing checks it for events that are not for the read model: nearly all are.
+func TestOtherEventsAllocateNothing(t *testing.T) {
+	f, p := newFixture(t), comments.New()
+	for _, kind := range domain.Types() {
+		if slices.Contains(comments.Types(), kind) {
+			continue
+		}
+		e := streams.Stored{Event: by(kind, jo, 1_000), Seq: 1, At: ms(2_000)}
+		e.Data.Message, e.Data.Comment = &domain.Message{MID: "m"}, &domain.Comment{}
+		require.NoError(t, f.st.View(func(tx *store.Tx) error {
+			require.Zero(t, testing.AllocsPerRun(10, func() { _ = p.Apply(tx, e) }), "%s", kind)
+			return nil
+		}))
+	}
+}

@@ -2,10 +2,11 @@ package conversations
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
-	"github.com/pagestream/pagestream/projections/store"
 )
 
 // addMessage stores a new message, and applies the changes and receipts that arrived
@@ -19,7 +20,7 @@ func (f *fold) addMessage(m *message) error {
 			return err
 		}
 	}
-	existing, found, err := find(f.tx, &f.c, f.owner, slot)
+	existing, found, err := find(f.tx, f.c, f.owner, slot)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (f *fold) addMessage(m *message) error {
 // entry.time.
 func (f *fold) repeats(ms int64) (bool, error) {
 	for _, neighbour := range []int64{0, -1, 1} {
-		p, found, err := find(f.tx, &f.c, f.owner, factSlot(f.e.Data.Fact, ms, neighbour))
+		p, found, err := find(f.tx, f.c, f.owner, factSlot(f.e.Data.Fact, ms, neighbour))
 		if err != nil {
 			return false, err
 		}
@@ -66,15 +67,30 @@ func (f *fold) repeats(ms int64) (bool, error) {
 	return false, nil
 }
 
+// rowRoom is enough for the row of most messages.
+const rowRoom = 512
+
 // put stores the row at a place, and updates the conversation's preview if the message
 // is the newest.
 func (f *fold) put(at place, m *message) error {
 	if tail := at.tail(); bytes.Compare(tail, f.c.LastKey) >= 0 {
-		f.c.LastKey = tail
-		f.c.Last = m.preview()
+		f.c.LastKey = append(f.c.LastKey[:0], tail...)
+		if f.c.Last == nil {
+			f.c.Last = new(Preview)
+		}
+		*f.c.Last = m.preview()
 		f.c.Standby = m.Standby
 	}
-	return store.EncodeRow(messages(f.tx), at.row(), m)
+	var room [rowRoom]byte // on the stack, and so is a new message: the store copies the row
+	row, err := m.AppendBinary(room[:0])
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	f.room = binary.BigEndian.AppendUint64(f.room[:0], at.seq)
+	if err := messages(f.tx).Put(f.room, row); err != nil {
+		return fmt.Errorf("store message: %w", err)
+	}
+	return nil
 }
 
 // addDuplicate applies another event with the mid of a stored message.

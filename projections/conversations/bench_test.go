@@ -10,6 +10,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -48,3 +49,6 @@ func BenchmarkApply(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBatch applies batches as a server under load does. One operation is one batch.
+func BenchmarkBatch(b *testing.B) { projectionstest.Bench(b, conversations.New()) }

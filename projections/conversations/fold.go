@@ -20,27 +20,29 @@ type fold struct {
 	// owner is the key by which an erasure finds the conversation.
 	owner []byte
 
-	c     conversation
+	c     *conversation
 	isNew bool // the conversation was not stored before
 	was   int64
 	// placed reports whether the event created a message, which is in Recent then.
 	placed bool
 	// sum is added to the page's counts, less is subtracted.
 	sum, less Counts
+	// room is for keys that are used at once: the store copies them.
+	room []byte
 }
 
 // load reads the conversation, or initializes a new one.
 func (f *fold) load() error {
 	f.was = -1
-	c, found, err := store.GetRow[conversation](f.tx.Bucket(bucketConversations), f.key)
+	row, found, err := store.GetRow[conversationRow](f.tx.Bucket(bucketConversations), f.key)
 	if err != nil {
 		return err
 	}
 	if found {
-		f.c, f.was = c, millis(c.LastActivity)
+		f.c, f.was = row.conversation, millis(row.LastActivity)
 		return nil
 	}
-	f.isNew = true
+	f.c, f.isNew = new(conversation), true
 	f.c.Page, f.c.Contact = f.e.Page, f.e.Contact
 	t, _, err := store.GetJSON[tombstone](f.tx.Bucket(bucketErased), f.owner)
 	f.c.ErasedBefore = t.Time
@@ -59,7 +61,7 @@ func (f *fold) save() error {
 			return fmt.Errorf("store contact: %w", err)
 		}
 	}
-	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, f.c); err != nil {
+	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, conversationRow{f.c}); err != nil {
 		return err
 	}
 	now := millis(f.c.LastActivity)
@@ -68,11 +70,13 @@ func (f *fold) save() error {
 	}
 	activity := f.tx.Bucket(bucketActivity)
 	if !f.isNew {
-		if err := activity.Delete(activityKey(f.e.Page, f.e.Contact, f.was)); err != nil {
+		f.room = appendActivityKey(f.room[:0], f.e.Page, f.e.Contact, f.was)
+		if err := activity.Delete(f.room); err != nil {
 			return fmt.Errorf("move conversation: %w", err)
 		}
 	}
-	if err := activity.Put(activityKey(f.e.Page, f.e.Contact, now), f.key); err != nil {
+	f.room = appendActivityKey(f.room[:0], f.e.Page, f.e.Contact, now)
+	if err := activity.Put(f.room, f.key); err != nil {
 		return fmt.Errorf("move conversation: %w", err)
 	}
 	return nil
@@ -111,9 +115,12 @@ func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 		return nil
 	}
 	key, bucket := pagePrefix(page), tx.Bucket(bucketCounts)
-	counts, _, err := store.GetRow[Counts](bucket, key)
+	counts, found, err := store.GetRow[countsRow](bucket, key)
 	if err != nil {
 		return err
+	}
+	if !found {
+		counts.Counts = new(Counts)
 	}
 	counts.add(more)
 	counts.subtract(less)
@@ -122,7 +129,7 @@ func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 
 // apply applies the event to the conversation and its messages, by type.
 func (f *fold) apply() error {
-	d := f.e.Data
+	d := &f.e.Data
 	switch f.e.Type {
 	case domain.MessageReceived, domain.MessageEchoed:
 		if d.Message == nil {
@@ -133,13 +140,15 @@ func (f *fold) apply() error {
 		if f.e.Type == domain.MessageEchoed || d.Message.Echo {
 			direction = Out
 		}
-		return f.addMessage(newMessage(f.e, direction, d.Message))
+		m := newMessage(&f.e, f.time, direction, d.Message)
+		return f.addMessage(&m)
 	case domain.PostbackReceived:
 		if d.Postback == nil {
 			return f.incomplete()
 		}
 		f.active()
-		return f.addMessage(newPostback(f.e, d.Postback))
+		m := newPostback(&f.e, f.time, d.Postback)
+		return f.addMessage(&m)
 	case domain.MessageEdited:
 		if d.Edit == nil || d.Edit.MID == "" {
 			return f.incomplete()

@@ -32,10 +32,13 @@ const (
 const hashSize = 16
 
 // hash16 returns the hash of a mid, an event id or a contact. The kind keeps them apart.
-func hash16(kind, s string) []byte {
+func hash16(kind, s string) []byte { return appendHash(make([]byte, 0, hashSize), kind, s) }
+
+// appendHash appends the hash of [hash16].
+func appendHash(to []byte, kind, s string) []byte {
 	b := make([]byte, 0, 256) // on the stack
 	sum := sha256.Sum256(append(append(b, kind...), s...))
-	return sum[:hashSize]
+	return append(to, sum[:hashSize]...)
 }
 
 // keyCapacity is the capacity of new keys, enough for most of them.
@@ -71,7 +74,12 @@ func be(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // activityKey sorts a page's conversations newest first.
 func activityKey(page domain.PageID, contact domain.ContactID, ms int64) []byte {
-	return store.AppendText(binary.BigEndian.AppendUint64(pagePrefix(page), ^sortable(ms)), string(contact))
+	return appendActivityKey(make([]byte, 0, keyCapacity), page, contact, ms)
+}
+
+func appendActivityKey(key []byte, page domain.PageID, contact domain.ContactID, ms int64) []byte {
+	key = binary.BigEndian.AppendUint64(store.AppendText(key, string(page)), ^sortable(ms))
+	return store.AppendText(key, string(contact))
 }
 
 // midSlot returns the slot of the message with that mid: its key in the
@@ -96,13 +104,10 @@ func factSlot(fact string, ms, neighbour int64) []byte {
 
 func pendingPrefix(conversation []byte, mid string) []byte { return join(conversation, midSlot(mid)) }
 
-// contactHash returns the bytes of [domain.ContactHash].
-func contactHash(contact domain.ContactID) []byte { return hash16("contact:", string(contact)) }
-
 // erasedKey returns the key of a conversation with a hash of its contact. It may be
 // stored after an erasure.
 func erasedKey(page domain.PageID, contact domain.ContactID) []byte {
-	return append(pagePrefix(page), contactHash(contact)...)
+	return appendHash(pagePrefix(page), "contact:", string(contact)) // the bytes of domain.ContactHash
 }
 
 // eventSeq returns the sequence at the end of a key.

@@ -119,23 +119,23 @@ type message struct {
 	Withdrawn map[string]Reaction
 }
 
-// newMessage returns the row of a message event.
-func newMessage(e streams.Stored, d Direction, m *domain.Message) *message {
-	return &message{Message: Message{
+// newMessage returns the row of a message event, whose time is at.
+func newMessage(e *streams.Stored, at time.Time, d Direction, m *domain.Message) message {
+	return message{Message: Message{
 		Kind: KindMessage, Direction: d, ID: e.ID, MID: m.MID,
 		Text: m.Text, Attachments: attachments(m.Attachments), QuickReply: m.QuickReply, ReplyTo: m.ReplyTo,
-		Referral: referral(m.Referral, projections.When(e)), Commands: m.Commands, Unsupported: m.Unsupported,
-		AppID: m.AppID, Seq: e.Seq, At: projections.Clean(e.At), Time: projections.When(e),
+		Referral: referral(m.Referral, at), Commands: m.Commands, Unsupported: m.Unsupported,
+		AppID: m.AppID, Seq: e.Seq, At: projections.Clean(e.At), Time: at,
 		Standby: e.Standby, Source: e.Data.Source,
 	}}
 }
 
-// newPostback returns the row of a postback event.
-func newPostback(e streams.Stored, p *domain.Postback) *message {
-	return &message{Message: Message{
+// newPostback returns the row of a postback event, whose time is at.
+func newPostback(e *streams.Stored, at time.Time, p *domain.Postback) message {
+	return message{Message: Message{
 		Kind: KindPostback, Direction: In, ID: e.ID, MID: p.MID,
-		Title: p.Title, Payload: p.Payload, Referral: referral(p.Referral, projections.When(e)),
-		Seq: e.Seq, At: projections.Clean(e.At), Time: projections.When(e),
+		Title: p.Title, Payload: p.Payload, Referral: referral(p.Referral, at),
+		Seq: e.Seq, At: projections.Clean(e.At), Time: at,
 		Standby: e.Standby, Source: e.Data.Source,
 	}}
 }
@@ -292,8 +292,8 @@ func (m *message) addEvent(seq uint64) {
 }
 
 // preview returns the short form of the row.
-func (m *message) preview() *Preview {
-	p := &Preview{
+func (m *message) preview() Preview {
+	p := Preview{
 		Direction: m.Direction, Kind: m.Kind, MID: m.MID, Text: domain.Shorten(cmp.Or(m.Text, m.Title)),
 		Deleted: m.Deleted, Time: m.Time,
 	}

@@ -58,7 +58,7 @@ func (c change) applyTo(m *message) {
 // until there is one.
 func (f *fold) change(mid string, c change) error {
 	c.Seq, c.Time = f.e.Seq, f.time
-	at, found, err := find(f.tx, &f.c, f.owner, midSlot(mid))
+	at, found, err := find(f.tx, f.c, f.owner, midSlot(mid))
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	f := &fold{
 		tx: tx, e: e, time: projections.When(e),
 		key: conversationKey(e.Page, e.Contact), owner: erasedKey(e.Page, e.Contact),
+		room: make([]byte, 0, 2*keyCapacity),
 	}
 	switch e.Type.Noun() {
 	case "page", "subscription":

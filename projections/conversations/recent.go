@@ -12,6 +12,9 @@ import (
 // the buckets.
 const maxRecent = 32
 
+// recentRoom is how many bytes some more events have.
+const recentRoom = 64
+
 // recent has the latest events of a conversation and the places of the messages that
 // they created, packed. They are in the conversation's row, which each event writes
 // anyway. When there are maxRecent events, they are moved to the buckets that index
@@ -41,7 +44,7 @@ const (
 // add appends an event.
 func (r recent) add(e recentEvent) recent {
 	if len(r) == 0 {
-		r = append(make(recent, 0, 64), 0)
+		r = append(make(recent, 0, recentRoom), 0)
 	}
 	r[0]++
 	flags := byte(0)
@@ -102,14 +105,18 @@ func (r recent) find(slot []byte) (p place, found bool, err error) {
 // conversation's row.
 func (r recent) move(tx *store.Tx, key, owner []byte) error {
 	events, mids, order := tx.Bucket(bucketEvents), tx.Bucket(bucketMIDs), tx.Bucket(bucketOrder)
+	room := make([]byte, 0, 2*keyCapacity) // for keys: the store copies them
 	var failed error
 	err := r.each(func(e recentEvent) bool {
 		if !e.counted {
-			failed = events.Put(join(owner, be(e.seq)), nil)
+			room = binary.BigEndian.AppendUint64(append(room[:0], owner...), e.seq)
+			failed = events.Put(room, nil)
 		}
 		if tail := e.tail(); failed == nil && e.slot != nil {
-			if failed = mids.Put(join(owner, e.slot), tail); failed == nil {
-				failed = order.Put(join(key, tail), nil)
+			room = append(append(room[:0], owner...), e.slot...)
+			if failed = mids.Put(room, tail); failed == nil {
+				room = append(append(room[:0], key...), tail...)
+				failed = order.Put(room, nil)
 			}
 		}
 		return failed == nil

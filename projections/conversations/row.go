@@ -1,6 +1,7 @@
 package conversations
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -17,39 +18,30 @@ import (
 // the other fields as JSON. Every message rewrites its conversation, and encoding all
 // of it as JSON took most of the time for that.
 
-// packer appends fields to b.
-type packer struct{ b []byte }
+// The functions append one field of a row. They are no methods of a writer, so that a row may be on the stack.
 
-func (p *packer) num(n uint64) { p.b = binary.AppendUvarint(p.b, n) }
+func appendNum(b []byte, n uint64) []byte { return binary.AppendUvarint(b, n) }
 
-func (p *packer) text(s string) {
-	p.num(uint64(len(s)))
-	p.b = append(p.b, s...)
+func appendText[T ~string | ~[]byte](b []byte, s T) []byte {
+	return append(appendNum(b, uint64(len(s))), s...)
 }
 
-func (p *packer) blob(b []byte) {
-	p.num(uint64(len(b)))
-	p.b = append(p.b, b...)
-}
-
-// time packs a time of [projections.Clean]: whole milliseconds since 1970.
-func (p *packer) time(t time.Time) {
+// appendTime appends a time of [projections.Clean]: whole milliseconds since 1970.
+func appendTime(b []byte, t time.Time) []byte {
 	if t.IsZero() {
-		p.num(0)
-		return
+		return appendNum(b, 0)
 	}
-	p.num(uint64(t.UnixMilli()) + 1)
+	return appendNum(b, uint64(t.UnixMilli())+1)
 }
 
-func (p *packer) bool(b bool) {
-	if b {
-		p.num(1)
-		return
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return appendNum(b, 1)
 	}
-	p.num(0)
+	return appendNum(b, 0)
 }
 
-// unpacker reads fields in the order in which they were packed. If the row is too
+// unpacker reads fields in the order in which they were appended. If the row is too
 // short, it returns zero values and sets bad.
 type unpacker struct {
 	b   []byte
@@ -70,7 +62,25 @@ func (u *unpacker) text() string {
 	return string(u.blob())
 }
 
-// blob returns what packer.blob or packer.text packed. It shares memory with the row.
+// texts reads texts that follow each other. They share memory with each other.
+func (u *unpacker) texts(into ...*string) {
+	from := u.b
+	for range into {
+		u.blob()
+	}
+	packed := from[:len(from)-len(u.b)]
+	if u.bad || len(packed) == len(into) { // all are empty
+		return
+	}
+	all := string(packed)
+	for _, text := range into {
+		n, size := binary.Uvarint(packed)
+		end := size + int(n) // it is in packed: blob has read it
+		*text, all, packed = all[size:end], all[end:], packed[end:]
+	}
+}
+
+// blob returns what appendText appended. It shares memory with the row.
 func (u *unpacker) blob() []byte {
 	return u.bytes(int(min(u.num(), math.MaxInt32)))
 }
@@ -114,6 +124,9 @@ func (u *unpacker) time() time.Time {
 
 func (u *unpacker) bool() bool { return u.num() != 0 }
 
+// end reports whether all of the row was read.
+func (u *unpacker) end() bool { return !u.bad && len(u.b) == 0 }
+
 // rest decodes the JSON after the packed fields into v, if there is any.
 func (u *unpacker) rest(v any) error {
 	if u.bad {
@@ -127,35 +140,34 @@ func (u *unpacker) rest(v any) error {
 
 // AppendBinary packs the row.
 func (m *message) AppendBinary(b []byte) ([]byte, error) {
-	p := packer{b}
-	p.text(string(m.Kind))
-	p.text(string(m.Direction))
-	p.text(m.MID)
+	b = appendText(b, m.Kind)
+	b = appendText(b, m.Direction)
+	b = appendText(b, m.MID)
 	before, ends := strings.CutSuffix(m.ID, m.MID) // nearly every id ends with the mid
-	p.text(before)
-	p.bool(ends)
-	p.text(m.Text)
-	p.text(m.AppID)
-	p.text(m.Source)
-	p.num(m.Seq)
-	p.time(m.At)
-	p.time(m.Time)
-	p.num(uint64(m.LateMillis))
-	p.bool(m.Standby)
-	p.bool(m.Deleted)
-	p.time(m.DeletedAt)
-	p.time(m.DeliveredAt)
-	p.time(m.ReadAt)
-	p.num(m.Conflicts)
-	p.num(uint64(len(m.Events)))
+	b = appendText(b, before)
+	b = appendBool(b, ends)
+	b = appendText(b, m.Text)
+	b = appendText(b, m.AppID)
+	b = appendText(b, m.Source)
+	b = appendNum(b, m.Seq)
+	b = appendTime(b, m.At)
+	b = appendTime(b, m.Time)
+	b = appendNum(b, uint64(m.LateMillis))
+	b = appendBool(b, m.Standby)
+	b = appendBool(b, m.Deleted)
+	b = appendTime(b, m.DeletedAt)
+	b = appendTime(b, m.DeliveredAt)
+	b = appendTime(b, m.ReadAt)
+	b = appendNum(b, m.Conflicts)
+	b = appendNum(b, uint64(len(m.Events)))
 	for _, seq := range m.Events {
-		p.num(seq)
+		b = appendNum(b, seq)
 	}
-	p.num(m.EventsOmitted)
+	b = appendNum(b, m.EventsOmitted)
 	if m.plain() {
-		return p.b, nil
+		return b, nil
 	}
-	return store.AppendJSON(p.b, &messageRest{
+	return store.AppendJSON(b, &messageRest{
 		Original: m.Original, Attachments: m.Attachments, QuickReply: m.QuickReply,
 		ReplyTo: m.ReplyTo, Referral: m.Referral,
 		Title: m.Title, Payload: m.Payload, Commands: m.Commands, Unsupported: m.Unsupported,
@@ -189,9 +201,8 @@ type messageRest struct {
 // UnmarshalBinary unpacks the row.
 func (m *message) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
-	*m = message{Message: Message{
-		Kind: Kind(u.word()), Direction: Direction(u.word()), MID: u.text(), ID: u.text(),
-	}}
+	*m = message{}
+	m.Kind, m.Direction, m.MID, m.ID = Kind(u.word()), Direction(u.word()), u.text(), u.text()
 	if u.bool() {
 		m.ID += m.MID
 	}
@@ -206,6 +217,13 @@ func (m *message) UnmarshalBinary(b []byte) error {
 		}
 	}
 	m.EventsOmitted = u.num()
+	if u.end() {
+		return nil
+	}
+	return m.unpackRest(&u)
+}
+
+func (m *message) unpackRest(u *unpacker) error {
 	var r messageRest
 	if err := u.rest(&r); err != nil {
 		return err
@@ -217,41 +235,50 @@ func (m *message) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
+// conversationRow is what a transaction keeps of a conversation. It is a pointer, so that the row is changed where it
+// is and not copied for each event.
+type conversationRow struct{ *conversation }
+
+// UnmarshalBinary unpacks the row.
+func (r *conversationRow) UnmarshalBinary(b []byte) error {
+	r.conversation = new(conversation)
+	return r.conversation.UnmarshalBinary(b)
+}
+
 // AppendBinary packs the row.
 func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
-	p := packer{b}
-	p.text(string(c.Page))
-	p.text(string(c.Contact))
-	p.text(c.Object)
-	p.text(c.Name)
-	p.text(c.Picture)
-	p.time(c.ProfiledAt)
-	p.num(c.ProfileSeq)
-	p.time(c.FirstActivity)
-	p.time(c.LastActivity)
-	p.time(c.LastIn)
-	p.time(c.LastOut)
-	p.num(c.LastSeq)
-	p.time(c.LastAt)
+	b = appendText(b, c.Page)
+	b = appendText(b, c.Contact)
+	b = appendText(b, c.Object)
+	b = appendText(b, c.Name)
+	b = appendText(b, c.Picture)
+	b = appendTime(b, c.ProfiledAt)
+	b = appendNum(b, c.ProfileSeq)
+	b = appendTime(b, c.FirstActivity)
+	b = appendTime(b, c.LastActivity)
+	b = appendTime(b, c.LastIn)
+	b = appendTime(b, c.LastOut)
+	b = appendNum(b, c.LastSeq)
+	b = appendTime(b, c.LastAt)
 	for _, n := range []uint64{c.In, c.Out, c.Unanswered, c.Late, c.Conflicts, c.Pending} {
-		p.num(n)
+		b = appendNum(b, n)
 	}
-	p.bool(c.Standby)
-	p.time(c.Delivered)
-	p.time(c.Read)
-	p.time(c.ErasedBefore)
-	p.blob(c.LastKey)
-	p.blob(c.Recent)
-	p.bool(c.Indexed)
-	p.bool(c.Last != nil)
+	b = appendBool(b, c.Standby)
+	b = appendTime(b, c.Delivered)
+	b = appendTime(b, c.Read)
+	b = appendTime(b, c.ErasedBefore)
+	b = appendText(b, c.LastKey)
+	b = appendText(b, c.Recent)
+	b = appendBool(b, c.Indexed)
+	b = appendBool(b, c.Last != nil)
 	if l := c.Last; l != nil {
-		p.text(string(l.Direction))
-		p.text(string(l.Kind))
-		p.text(l.MID)
-		p.text(l.Text)
-		p.text(l.Attachment)
-		p.bool(l.Deleted)
-		p.time(l.Time)
+		b = appendText(b, l.Direction)
+		b = appendText(b, l.Kind)
+		b = appendText(b, l.MID)
+		b = appendText(b, l.Text)
+		b = appendText(b, l.Attachment)
+		b = appendBool(b, l.Deleted)
+		b = appendTime(b, l.Time)
 	}
 	r := conversationRest{
 		Thread: c.Thread, ThreadSeq: c.ThreadSeq, RequestSeq: c.RequestSeq, RolesSeq: c.RolesSeq,
@@ -259,9 +286,10 @@ func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
 		Account: c.Account, AccountAt: c.AccountAt, AccountSeq: c.AccountSeq,
 	}
 	if r == (conversationRest{}) {
-		return p.b, nil
+		return b, nil
 	}
-	return store.AppendJSON(p.b, &r)
+	rest := r // r stays on the stack
+	return store.AppendJSON(b, &rest)
 }
 
 // conversationRest has the fields that few conversations have.
@@ -282,30 +310,36 @@ type conversationRest struct {
 // UnmarshalBinary unpacks the row.
 func (c *conversation) UnmarshalBinary(b []byte) error {
 	u := unpacker{b: b}
-	*c = conversation{Conversation: Conversation{
-		Page: domain.PageID(u.text()), Contact: domain.ContactID(u.text()), Object: u.word(),
-		Name: u.text(), Picture: u.text(), ProfiledAt: u.time(),
-	}}
-	c.ProfileSeq = u.num()
+	*c = conversation{}
+	u.texts((*string)(&c.Page), (*string)(&c.Contact))
+	c.Object = u.word()
+	u.texts(&c.Name, &c.Picture)
+	c.ProfiledAt, c.ProfileSeq = u.time(), u.num()
 	c.FirstActivity, c.LastActivity, c.LastIn, c.LastOut = u.time(), u.time(), u.time(), u.time()
 	c.LastSeq, c.LastAt = u.num(), u.time()
 	for _, n := range []*uint64{&c.In, &c.Out, &c.Unanswered, &c.Late, &c.Conflicts, &c.Pending} {
 		*n = u.num()
 	}
 	c.Standby, c.Delivered, c.Read, c.ErasedBefore = u.bool(), u.time(), u.time(), u.time()
-	if key := u.text(); key != "" {
-		c.LastKey = []byte(key)
+	if key := u.blob(); len(key) > 0 {
+		c.LastKey = bytes.Clone(key)
 	}
 	if events := u.blob(); len(events) > 0 {
-		c.Recent = append(recent(nil), events...)
+		c.Recent = append(make(recent, 0, len(events)+recentRoom), events...)
 	}
 	c.Indexed = u.bool()
 	if u.bool() {
-		c.Last = &Preview{
-			Direction: Direction(u.word()), Kind: Kind(u.word()), MID: u.text(),
-			Text: u.text(), Attachment: u.text(), Deleted: u.bool(), Time: u.time(),
-		}
+		c.Last = &Preview{Direction: Direction(u.word()), Kind: Kind(u.word())}
+		u.texts(&c.Last.MID, &c.Last.Text, &c.Last.Attachment)
+		c.Last.Deleted, c.Last.Time = u.bool(), u.time()
 	}
+	if u.end() {
+		return nil
+	}
+	return c.unpackRest(&u)
+}
+
+func (c *conversation) unpackRest(u *unpacker) error {
 	var r conversationRest
 	if err := u.rest(&r); err != nil {
 		return err
@@ -316,13 +350,21 @@ func (c *conversation) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
+// countsRow is what a transaction keeps of counts, as [conversationRow].
+type countsRow struct{ *Counts }
+
+// UnmarshalBinary unpacks the counts.
+func (r *countsRow) UnmarshalBinary(b []byte) error {
+	r.Counts = new(Counts)
+	return r.Counts.UnmarshalBinary(b)
+}
+
 // AppendBinary packs the counts.
 func (c *Counts) AppendBinary(b []byte) ([]byte, error) {
-	p := packer{b}
 	for _, n := range c.all() {
-		p.num(*n)
+		b = appendNum(b, *n)
 	}
-	return p.b, nil
+	return b, nil
 }
 
 // UnmarshalBinary unpacks the counts.

@@ -21,7 +21,7 @@ const (
 func (f *fold) scan(after, upto int64, fn func(m *message) (changed bool)) error {
 	from, to := place{ms: after + 1}, place{ms: upto + 1}
 	for {
-		list, err := places(f.tx, &f.c, f.key, from, to, chunkRows, false)
+		list, err := places(f.tx, f.c, f.key, from, to, chunkRows, false)
 		if err != nil {
 			return err
 		}

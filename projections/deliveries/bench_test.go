@@ -10,6 +10,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/deliveries"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
@@ -79,3 +80,6 @@ func BenchmarkSeen(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBatch applies batches as a server under load does. One operation is one batch.
+func BenchmarkBatch(b *testing.B) { projectionstest.Bench(b, deliveries.New()) }

@@ -75,7 +75,9 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if seen.Has(key) {
 		return count(tx, page, fieldDuplicate)
 	}
-	if err := seen.Put(key, store.Uint64(e.Seq)); err != nil {
+	var seq [8]byte // on the stack, in the form of store.Uint64
+	binary.BigEndian.PutUint64(seq[:], e.Seq)
+	if err := seen.Put(key, seq[:]); err != nil {
 		return err
 	}
 	t := e.Type
@@ -90,7 +92,9 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 			return err
 		}
 	}
-	if err := tx.Bucket(daysBucket).Add(store.AppendText(page, e.At.UTC().Format(dayFormat)), 1); err != nil {
+	var room [len(dayFormat)]byte
+	day := e.At.UTC().AppendFormat(room[:0], dayFormat)
+	if err := tx.Bucket(daysBucket).Add(store.AppendText(page, string(day)), 1); err != nil {
 		return err
 	}
 	firstOfPage, err := updateSpan(tx, page, e.At)
@@ -121,10 +125,11 @@ func textKey(s string) []byte { return store.AppendText(make([]byte, 0, 64), s) 
 
 // count adds one to a field of the totals and of the page with that key.
 func count(tx *store.Tx, page []byte, field string) error {
-	if err := tx.Bucket(totalsBucket).Add(textKey(field), 1); err != nil {
+	key := store.AppendText(page, field)
+	if err := tx.Bucket(totalsBucket).Add(key[len(page):], 1); err != nil {
 		return err
 	}
-	return tx.Bucket(pagesBucket).Add(store.AppendText(page, field), 1)
+	return tx.Bucket(pagesBucket).Add(key, 1)
 }
 
 // span has the times at which the first and the last event was stored, in Unix

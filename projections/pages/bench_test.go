@@ -6,6 +6,7 @@ import (
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
+	"github.com/pagestream/pagestream/projections/projectionstest"
 )
 
 // BenchmarkApply applies batches of 1000 events of 200 pages, each in one synced
@@ -50,3 +51,6 @@ func BenchmarkOwner(b *testing.B) {
 		})
 	})
 }
+
+// BenchmarkBatch applies batches as a server under load does. One operation is one batch.
+func BenchmarkBatch(b *testing.B) { projectionstest.Bench(b, pages.New()) }

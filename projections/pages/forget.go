@@ -13,7 +13,7 @@ func forget(tx *store.Tx, key []byte, e streams.Stored) error {
 		return err
 	}
 	if found && p.State == Connected {
-		if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
+		if err := count(tx.Bucket(bucketTraffic), key, &e); err != nil {
 			return err
 		}
 		p.Ignored++

@@ -2,7 +2,6 @@ package pages
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -53,20 +52,20 @@ func (*Projection) PagedBuckets() (byPage, byKey []string) {
 // of the store. Events must be applied in stream order and once each.
 func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 	if e.Page == "" || e.Page == domain.NoPage {
-		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
+		return count(tx.Bucket(bucketUnrouted), unrouted(), &e)
 	}
 	key := pageKey(string(e.Page))
 	if e.Data.Test {
-		return countTest(tx, key, e)
+		return countTest(tx, key, &e)
 	}
 	if e.Type == domain.PageForgotten {
 		return forget(tx, key, e)
 	}
-	if err := count(tx.Bucket(bucketTraffic), key, e); err != nil {
+	if err := count(tx.Bucket(bucketTraffic), key, &e); err != nil {
 		return err
 	}
-	if delivered(e) {
-		if err := countHour(tx, e); err != nil {
+	if delivered(&e) {
+		if err := countHour(tx, key, e.At); err != nil {
 			return err
 		}
 	}
@@ -75,7 +74,7 @@ func (*Projection) Apply(tx *store.Tx, e streams.Stored) error {
 
 // countTest counts a test event. If its page has no other event, it is counted with
 // the events without a page.
-func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
+func countTest(tx *store.Tx, key []byte, e *streams.Stored) error {
 	traffic := tx.Bucket(bucketTraffic)
 	if !traffic.Has(key) {
 		return count(tx.Bucket(bucketUnrouted), unrouted(), e)
@@ -84,35 +83,25 @@ func countTest(tx *store.Tx, key []byte, e streams.Stored) error {
 }
 
 // count adds one event to a traffic row.
-func count(bucket *store.Bucket, key []byte, e streams.Stored) error {
-	row, _, err := store.GetRow[traffic](bucket, key)
+func count(bucket *store.Bucket, key []byte, e *streams.Stored) error {
+	row, found, err := store.GetRow[trafficRow](bucket, key)
 	if err != nil {
 		return err
+	}
+	if !found {
+		row.traffic = new(traffic)
 	}
 	row.Page = e.Page
 	row.count(e)
 	return store.PutRow(bucket, key, row)
 }
 
-// traffic is the stored row.
-type traffic struct {
-	Page   domain.PageID `json:"page"`
-	Object string        `json:"object,omitempty"`
-	Traffic
-}
-
-// AppendBinary appends the row as JSON.
-func (t *traffic) AppendBinary(b []byte) ([]byte, error) { return store.AppendJSON(b, t) }
-
-// UnmarshalBinary reads the JSON of a row.
-func (t *traffic) UnmarshalBinary(b []byte) error { return json.Unmarshal(b, t) }
-
-func (t *traffic) count(e streams.Stored) {
+func (t *traffic) count(e *streams.Stored) {
 	if e.Data.Test {
 		t.Tests++
 		return
 	}
-	at, when := projections.Clean(e.At), projections.When(e)
+	at, when := projections.Clean(e.At), projections.When(*e)
 	if t.Events == 0 {
 		t.FirstAt = at
 	}
@@ -162,7 +151,7 @@ func (t *traffic) count(e streams.Stored) {
 // delivered reports whether the event is from a delivery by Meta. Events of fetched
 // history and of sent messages do not show that deliveries arrive, and those of another
 // app not that the page's own do.
-func delivered(e streams.Stored) bool {
+func delivered(e *streams.Stored) bool {
 	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
 }
 

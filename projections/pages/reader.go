@@ -161,7 +161,7 @@ func ByInstagram(v projections.Viewer, account string) (page domain.PageID, err 
 func Unrouted(v projections.Viewer) (Traffic, error) {
 	var row traffic
 	err := v.View(func(tx *store.Tx) (err error) {
-		row, _, err = store.GetJSON[traffic](tx.Bucket(bucketUnrouted), unrouted())
+		row, _, err = store.GetRow[traffic](tx.Bucket(bucketUnrouted), unrouted())
 		return err
 	})
 	return row.Traffic, err
@@ -169,7 +169,7 @@ func Unrouted(v projections.Viewer) (Traffic, error) {
 
 // assemble reads a page from its buckets, or fails with [ErrNotFound].
 func assemble(tx *store.Tx, key []byte) (Page, error) {
-	t, found, err := store.GetJSON[traffic](tx.Bucket(bucketTraffic), key)
+	t, found, err := store.GetRow[traffic](tx.Bucket(bucketTraffic), key)
 	if err != nil {
 		return Page{}, err
 	}

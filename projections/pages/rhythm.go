@@ -3,12 +3,12 @@ package pages
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/store"
-	"github.com/pagestream/pagestream/streams"
 )
 
 // Bounds of a rhythm.
@@ -69,38 +69,55 @@ type Watch struct {
 	Threshold float64
 }
 
-// countHour counts one delivered event in its hour of the week. The row has a count
-// for each of the last 8 weeks with an event in this hour.
-func countHour(tx *store.Tx, e streams.Stored) error {
-	hour := uint64(max(0, projections.Clean(e.At).Unix())) / 3600
+// countHour counts one delivered event in its hour of the week, by the time of storing. The row has a count for each of
+// the last 8 weeks with an event in this hour. The key is that of the page.
+func countHour(tx *store.Tx, page []byte, at time.Time) error {
+	hour := uint64(max(0, projections.Clean(at).Unix())) / 3600
 	week := uint32(hour / weekHours)
 	bucket := tx.Bucket(bucketRhythm)
-	key := binary.BigEndian.AppendUint64(pageKey(string(e.Page)), hour%weekHours)
-	row := bucket.Get(key)
-	found, oldest := false, 0
-	for i := 0; i+weekCell <= len(row); i += weekCell {
-		w, n := cell(row[i:])
-		if w == week {
-			binary.BigEndian.PutUint32(row[i+4:], n+1)
-			found = true
-			break
-		}
-		if first, _ := cell(row[oldest:]); w < first {
-			oldest = i
-		}
+	key := binary.BigEndian.AppendUint64(page, hour%weekHours)
+	row, _, err := store.GetRow[hourRow](bucket, key)
+	if err != nil {
+		return err
 	}
-	if !found {
-		added := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, week), 1)
-		if len(row) < rhythmWeeks*weekCell {
-			row = append(row, added...)
-		} else if first, _ := cell(row[oldest:]); first < week {
-			copy(row[oldest:], added)
-		}
-	}
-	if err := bucket.Put(key, row); err != nil {
+	row.count(week)
+	if err := store.PutRow(bucket, key, row); err != nil {
 		return fmt.Errorf("count hour: %w", err)
 	}
 	return nil
+}
+
+// hourRow is the row of one page and hour of the week: cells of weeks and their counts.
+type hourRow struct{ cells []byte }
+
+// AppendBinary appends the cells.
+func (r *hourRow) AppendBinary(b []byte) ([]byte, error) { return append(b, r.cells...), nil }
+
+// UnmarshalBinary copies the cells.
+func (r *hourRow) UnmarshalBinary(b []byte) error {
+	r.cells = slices.Clone(b)
+	return nil
+}
+
+// count counts one event of a week. A new week replaces the oldest one, if there are 8.
+func (r *hourRow) count(week uint32) {
+	oldest := 0
+	for i := 0; i+weekCell <= len(r.cells); i += weekCell {
+		w, n := cell(r.cells[i:])
+		if w == week {
+			binary.BigEndian.PutUint32(r.cells[i+4:], n+1)
+			return
+		}
+		if first, _ := cell(r.cells[oldest:]); w < first {
+			oldest = i
+		}
+	}
+	if len(r.cells) < rhythmWeeks*weekCell {
+		r.cells = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(r.cells, week), 1)
+	} else if first, _ := cell(r.cells[oldest:]); first < week {
+		binary.BigEndian.PutUint32(r.cells[oldest:], week)
+		binary.BigEndian.PutUint32(r.cells[oldest+4:], 1)
+	}
 }
 
 func cell(b []byte) (week, count uint32) {
