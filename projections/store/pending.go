@@ -130,10 +130,28 @@ func (tx *Tx) flush() error {
 	return nil
 }
 
-// flush writes the bucket's buffered changes in order of keys. After an error it keeps them, so that it
-// fails again when it is called again.
+// encodeAll encodes the bucket's buffered changes.
+func (b *Bucket) encodeAll() error {
+	for _, e := range b.pending {
+		if _, err := b.encoded(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush writes the bucket's buffered changes: to the file in order of keys, or to a copy of the table in memory. After
+// an error it keeps them, so that it fails again when it is called again.
 func (b *Bucket) flush() error {
 	if len(b.pending) == 0 {
+		return nil
+	}
+	if b.tx.mine != nil {
+		if err := b.encodeAll(); err != nil {
+			return err
+		}
+		b.tx.copyTable()
+		b.keep()
 		return nil
 	}
 	list := make([]*entry, 0, len(b.pending))
@@ -151,17 +169,18 @@ func (b *Bucket) flush() error {
 				return err
 			}
 		}
-		if b.tx.mine != nil {
-			b.keep(e.key, v)
-			continue
-		}
 		if err := b.write(key, v, e.deleted); err != nil {
 			return err
 		}
 	}
+	b.flushed()
+	return nil
+}
+
+// flushed drops the buffered changes after they were written.
+func (b *Bucket) flushed() {
 	b.count(-b.buffered)
 	b.pending = nil
-	return nil
 }
 
 // write writes one row to bbolt, or deletes it.

@@ -298,11 +298,12 @@ func (s *Store) AddSums() error {
 // (see [Store.Suspect]): then what f has read is not valid.
 func (s *Store) View(f func(*Tx) error) error {
 	return s.run(func() error {
-		t, err := s.snapshot()
+		t, err := s.snapshot(true)
 		if err != nil {
 			return err
 		}
 		defer s.rollback(t.tx)
+		defer t.release()
 		if err := f(t); err != nil {
 			return err
 		}
@@ -310,15 +311,20 @@ func (s *Store) View(f func(*Tx) error) error {
 	})
 }
 
-// snapshot begins a read-only transaction on the state of now.
-func (s *Store) snapshot() (*Tx, error) {
+// snapshot begins a read-only transaction of the file with the tables over it. That of a view sees the state of now until
+// it is released, that of the one Update until it changes it.
+func (s *Store) snapshot(view bool) (*Tx, error) {
 	s.begin.Lock()
 	defer s.begin.Unlock()
 	tx, err := s.beginLocked(false)
 	if err != nil {
 		return nil, err
 	}
-	return &Tx{tx: tx, sums: s.sums, filter: s.filter, levels: s.mem.levels()}, nil
+	t := &Tx{tx: tx, sums: s.sums, filter: s.filter, levels: s.mem.levels()}
+	if view && len(t.levels) > 0 {
+		t.levels[0].views.Add(1)
+	}
+	return t, nil
 }
 
 // Update calls f in a write transaction and commits it. Only one runs at a time. If f fails or panics, or the commit

@@ -26,9 +26,11 @@ type Tx struct {
 	sums     bool // rows have checksums
 	filter   *filter
 	// levels are the tables in memory that lie over the file, the newest first. mine is the first of them in an Update
-	// that changes it; nil means that the Update writes to the file. base is the size that it began with.
+	// that changes it; nil means that the Update writes to the file. copied means that it is a copy which only the Update
+	// sees. base is the size that it began with.
 	levels []*table
 	mine   *table
+	copied bool
 	base   int
 }
 
@@ -90,14 +92,15 @@ type Bucket struct {
 	name     string
 	b        *bbolt.Bucket // nil if the file does not have it
 	over     []*rows       // what lies over it, the newest first
-	mine     *rows         // the first of over, once the Update has changed it
 	writable bool
 	err      error
 	pending  pending
-	buffered int     // about how many bytes pending has
-	sums     bool    // rows have checksums
-	sum      uint32  // of the name
-	filter   *filter // of the bucket, or nil
+	buffered int // about how many bytes pending has
+	// ascending is set by Ascending.
+	ascending bool
+	sums      bool    // rows have checksums
+	sum       uint32  // of the name
+	filter    *filter // of the bucket, or nil
 }
 
 // stored returns the value of a row that is not pending, or nil if there is none. It panics with a [*damage] if the
@@ -175,9 +178,8 @@ func (b *Bucket) Delete(key []byte) error {
 // Ascending tells bbolt that new keys are nearly always larger than all others. It then fills a page before
 // it starts the next one, instead of leaving half of each page free for keys in between.
 func (b *Bucket) Ascending() {
-	if b.tx.mine != nil {
-		b.own().ascending = true
-	} else if b.b != nil {
+	b.ascending = true
+	if b.tx.mine == nil && b.b != nil {
 		b.b.FillPercent = ascendingFill
 	}
 }
