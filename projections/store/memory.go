@@ -50,18 +50,18 @@ func (t *table) copy() *table {
 }
 
 // set sets rows; one without a value is deleted.
-func (t *table) set(bucket string, ascending bool, changed pending) {
+func (t *table) set(bucket string, ascending bool, changed []entry) {
 	r := t.buckets[bucket]
 	if r == nil {
 		r = &rows{tree: btree.NewMap[string, []byte](treeDegree)}
 		t.buckets[bucket] = r
 	}
 	r.ascending = r.ascending || ascending
-	for key, e := range changed {
-		before, replaced := r.tree.Set(key, e.value)
+	for _, e := range changed {
+		before, replaced := r.tree.Set(e.key, e.value)
 		t.bytes += len(e.value) - len(before)
 		if !replaced {
-			t.bytes += len(key) + entryOverhead
+			t.bytes += len(e.key) + entryOverhead
 		}
 	}
 }
@@ -151,11 +151,11 @@ func (tx *Tx) copyTable() {
 
 // keep sets the bucket's changes, which are encoded, in the table of the Update.
 func (b *Bucket) keep() {
-	if len(b.pending) == 0 {
+	if b.pending == nil {
 		return
 	}
-	b.tx.mine.set(b.name, b.ascending, b.pending)
-	b.flushed()
+	b.tx.mine.set(b.name, b.ascending, b.pending.list)
+	b.drop()
 	b.over = b.tx.rowsOf(b.name)
 }
 
@@ -168,7 +168,8 @@ func (s *Store) updateMemory(f func(*Tx) error) error {
 		return err
 	}
 	defer s.rollback(t.tx)
-	t.writable, t.mine, t.base = true, t.levels[0], t.levels[0].bytes
+	t.writable, t.scratch, t.mine, t.base = true, &s.scratch, t.levels[0], t.levels[0].bytes
+	defer t.drop()
 	if err := f(t); err != nil {
 		return err
 	}

@@ -125,6 +125,7 @@ type Store struct {
 	// begin is held while a transaction begins: if that faults, bbolt leaves its locks locked, and nobody must wait
 	// for them. It also protects the tables of mem. updates is held by the one Update.
 	begin, updates sync.Mutex
+	scratch        scratch // of the one Update
 
 	mu   sync.Mutex // protects path
 	path string
@@ -209,7 +210,7 @@ func open(path string, o Options) (s *Store, err error) {
 			s, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
 		}
 	}()
-	s = &Store{opts: o, file: file, path: path}
+	s = &Store{opts: o, file: file, path: path, scratch: scratch{pending: map[string]*pending{}}}
 	s.db, err = bbolt.Open(path, fileMode, &bbolt.Options{
 		Timeout:         o.LockTimeout,
 		NoSync:          o.NoSync,
@@ -351,7 +352,8 @@ func (s *Store) updateFile(f func(*Tx) error) error {
 		s.updates.Lock()
 		defer s.updates.Unlock()
 		return s.write(func(tx *bbolt.Tx) (sums bool, err error) {
-			t := &Tx{tx: tx, writable: true, sums: s.sums, filter: s.filter}
+			t := &Tx{tx: tx, writable: true, scratch: &s.scratch, sums: s.sums, filter: s.filter}
+			defer t.drop()
 			if err := f(t); err != nil {
 				return false, err
 			}
