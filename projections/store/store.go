@@ -78,7 +78,9 @@ type Options struct {
 	// FlushEvery is the longest time that a change stays in memory only, by default 1 s.
 	FlushEvery time.Duration
 	// Filter is the name of a bucket whose keys are often looked up when it does not have them. What the file has of
-	// them is kept in memory, 10 bits a key for up to 67 million keys; it is read in the background after Open.
+	// them is kept in memory: 1.2 to 2.4 bytes a key, at least 1.3 MB and at most 80 MB, which is for 67 million keys;
+	// with more of them the filter is less use. It is read in the background after Open; until then each look-up reads
+	// the file.
 	Filter string
 	// Check reads the whole file before it is opened, unless its process closed it and nobody wrote to it since. It
 	// returns an error that wraps [ErrCorrupt] if the file is damaged; after any other error the file is not opened.
