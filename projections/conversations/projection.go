@@ -32,6 +32,9 @@ func (*Projection) PagedBuckets() (byPage, byKey []string) {
 	}, []string{bucketMessages}
 }
 
+// FilteredBucket implements [projections.Filtered]: each new message of a conversation with many is looked up by its mid.
+func (*Projection) FilteredBucket() string { return bucketMIDs }
+
 // Apply applies one event. No content of an event makes it fail: an event without its
 // payload is counted and skipped. Its errors are those of the store.
 //

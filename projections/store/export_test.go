@@ -41,3 +41,10 @@ func WriteOld(t *testing.T, path string, buckets map[string]map[string]string) {
 	}))
 	require.NoError(t, db.Close())
 }
+
+// Active returns the table in memory that Updates change, to compare it with that of another time.
+func Active(s *Store) any {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	return s.mem.active
+}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -12,18 +13,25 @@ import (
 )
 
 const (
-	// treeDegree is half of the rows in a node of a table. A transaction copies each node that it changes.
+	// treeDegree is half of the rows in a node of a table. An Update of a copy copies each node that it changes.
 	treeDegree = 16
+	// maxInPlace is how many changed rows an Update sets while no transaction can begin: some 2 ms.
+	maxInPlace = 4096
 	// roomTimeout bounds how long an Update waits while the table is full.
 	roomTimeout = 5 * time.Second
 )
 
-// table has changed rows in memory, by bucket. Once a transaction has committed it, it does not change any more, so that
-// any number of transactions can read it.
+// table has changed rows in memory, by bucket.
+//
+// A View sees the tables that are over the file when it begins, so they must not change while it is open. A table
+// changes in one place alone, at the end of an Update (see [Store.commit]): the active one if no View sees it, under the
+// lock of begin, so that none begins to; otherwise, and if the Update has to write changes before its end, a copy that
+// then replaces it. A copy shares no node with the table that either of them still changes. A frozen table never changes.
 type table struct {
 	buckets map[string]*rows
-	bytes   int // about how many it has
-	limit   int // from which it is full
+	bytes   int          // about how many it has
+	limit   int          // from which it is full
+	views   atomic.Int32 // how many open Views see it; it is raised under the lock of begin
 }
 
 // rows are the changed rows of one bucket. A nil value is that of a deleted row.
@@ -32,11 +40,30 @@ type rows struct {
 	ascending bool
 }
 
-// copy returns a table that can be changed. It shares the rows until they are changed.
+// copy returns a table that no View sees. It shares the nodes of the trees until they are changed.
 func (t *table) copy() *table {
-	c := *t
-	c.buckets = maps.Clone(t.buckets)
-	return &c
+	c := &table{buckets: make(map[string]*rows, len(t.buckets)), bytes: t.bytes, limit: t.limit}
+	for name, r := range t.buckets {
+		c.buckets[name] = &rows{tree: r.tree.Copy(), ascending: r.ascending}
+	}
+	return c
+}
+
+// set sets rows; one without a value is deleted.
+func (t *table) set(bucket string, ascending bool, changed []entry) {
+	r := t.buckets[bucket]
+	if r == nil {
+		r = &rows{tree: btree.NewMap[string, []byte](treeDegree)}
+		t.buckets[bucket] = r
+	}
+	r.ascending = r.ascending || ascending
+	for _, e := range changed {
+		before, replaced := r.tree.Set(e.key, e.value)
+		t.bytes += len(e.value) - len(before)
+		if !replaced {
+			t.bytes += len(e.key) + entryOverhead
+		}
+	}
 }
 
 // memory has the tables of a store. Its fields are protected by Store.begin, except for the locks and channels.
@@ -89,6 +116,13 @@ func (m *memory) levels() []*table {
 	return []*table{m.active, m.frozen}
 }
 
+// release ends what a View sees.
+func (tx *Tx) release() {
+	if len(tx.levels) > 0 {
+		tx.levels[0].views.Add(-1)
+	}
+}
+
 // rowsOf returns the rows of a bucket in the tables over the file, the newest first.
 func (tx *Tx) rowsOf(bucket string) (over []*rows) {
 	for _, t := range tx.levels {
@@ -99,51 +133,69 @@ func (tx *Tx) rowsOf(bucket string) (over []*rows) {
 	return over
 }
 
-// own returns the rows that the Update may change.
-func (b *Bucket) own() *rows {
-	if b.mine != nil {
-		return b.mine
+// keep sets the changes of all buckets, which are encoded, in the table of the Update.
+func (tx *Tx) keep() {
+	for _, b := range tx.buckets {
+		b.keep()
 	}
-	b.mine = &rows{tree: btree.NewMap[string, []byte](treeDegree)}
-	if r := b.tx.mine.buckets[b.name]; r != nil {
-		b.mine = &rows{tree: r.tree.Copy(), ascending: r.ascending}
-	}
-	b.tx.mine.buckets[b.name] = b.mine
-	b.over = b.tx.rowsOf(b.name)
-	return b.mine
 }
 
-// keep sets a value in the table of the Update; nil deletes the row.
-func (b *Bucket) keep(key string, value []byte) {
-	before, replaced := b.own().tree.Set(key, value)
-	b.tx.mine.bytes += len(value) - len(before)
-	if !replaced {
-		b.tx.mine.bytes += len(key) + entryOverhead
+// copyTable makes the Update change a copy of the table.
+func (tx *Tx) copyTable() {
+	if tx.copied {
+		return
 	}
+	tx.mine, tx.copied = tx.mine.copy(), true
+	tx.levels[0] = tx.mine
+}
+
+// keep sets the bucket's changes, which are encoded, in the table of the Update.
+func (b *Bucket) keep() {
+	if b.pending == nil {
+		return
+	}
+	b.tx.mine.set(b.name, b.ascending, b.pending.list)
+	b.drop()
+	b.over = b.tx.rowsOf(b.name)
 }
 
 // updateMemory is an Update that changes the table in memory.
 func (s *Store) updateMemory(f func(*Tx) error) error {
 	s.updates.Lock()
 	defer s.updates.Unlock()
-	t, err := s.snapshot()
+	t, err := s.snapshot(false)
 	if err != nil {
 		return err
 	}
 	defer s.rollback(t.tx)
-	t.writable, t.mine, t.base = true, t.levels[0].copy(), t.levels[0].bytes
-	t.levels[0] = t.mine
+	t.writable, t.scratch, t.mine, t.base = true, &s.scratch, t.levels[0], t.levels[0].bytes
+	defer t.drop()
 	if err := f(t); err != nil {
 		return err
 	}
-	if err := t.flush(); err != nil {
-		return err
+	return s.commit(t)
+}
+
+// commit sets the changes of an Update in the table in memory. After an error it has set none.
+func (s *Store) commit(t *Tx) error {
+	for _, b := range t.buckets {
+		if err := b.encodeAll(); err != nil {
+			return err
+		}
+	}
+	if t.changes > maxInPlace {
+		t.copyTable()
+		t.keep()
 	}
 	s.begin.Lock()
 	defer s.begin.Unlock()
 	if err := s.Suspicion(); err != nil { // another transaction may have found it meanwhile
 		return err
 	}
+	if t.mine.views.Load() > 0 {
+		t.copyTable()
+	}
+	t.keep()
 	s.mem.active = t.mine
 	signal(s.mem.dirty)
 	if t.mine.bytes >= t.mine.limit {

@@ -228,6 +228,106 @@ func TestViewSeesOnePosition(t *testing.T) {
 	require.Equal(t, uint64(last), seq)
 }
 
+// TestUpdateChangesNoTreeThatAViewSees makes Updates of one bucket each while a View is in the middle of both. Without a
+// View they change the table in place.
+func TestUpdateChangesNoTreeThatAViewSees(t *testing.T) {
+	s := openMemory(t, filepath.Join(t.TempDir(), "a.db"))
+	names := []string{"a", "b"}
+	set := func(name, value string) {
+		t.Helper()
+		require.NoError(t, s.Update(func(tx *store.Tx) error {
+			for i := range uint64(200) {
+				if err := tx.Bucket(name).Put(store.Key(i), []byte(value)); err != nil {
+					return err
+				}
+			}
+			return tx.Bucket(name).Put(store.Key(uint64(1000), value), []byte(value))
+		}))
+	}
+	at := store.Active(s)
+	for _, value := range []string{"0", "1"} {
+		for _, name := range names {
+			set(name, value)
+			require.Same(t, at, store.Active(s), "nobody sees the table")
+		}
+	}
+	require.NoError(t, s.View(func(tx *store.Tx) error {
+		cursors := make([]*store.Cursor, len(names))
+		for i, name := range names {
+			cursors[i] = tx.Bucket(name).Cursor()
+			cursors[i].Seek(store.Key(uint64(100)))
+		}
+		for _, name := range names { // the second table has the bucket that the first Update did not change
+			set(name, "2")
+			set(name, "3")
+		}
+		for i, name := range names {
+			rows := 1
+			for k, v := cursors[i].Next(); k != nil; k, v = cursors[i].Next() {
+				rows++
+				require.Contains(t, []string{"0", "1"}, string(v), "row %x of %s", k, name)
+			}
+			require.Equal(t, 102, rows)
+			require.Equal(t, 202, tx.Bucket(name).Len())
+			require.Equal(t, "1", string(tx.Bucket(name).Get(store.Key(uint64(7)))))
+		}
+		return nil
+	}))
+	require.NotSame(t, at, store.Active(s), "a View saw the table")
+	at = store.Active(s)
+	for _, name := range names {
+		set(name, "4")
+		require.Same(t, at, store.Active(s), "the View has ended")
+	}
+	require.NoError(t, s.View(func(tx *store.Tx) error {
+		for _, name := range names {
+			require.Equal(t, 205, tx.Bucket(name).Len())
+			require.Equal(t, "4", string(tx.Bucket(name).Get(store.Key(uint64(7)))))
+		}
+		return nil
+	}))
+}
+
+// TestUpdateThatFailsChangesNothing covers Updates that write changes before their end, because a cursor reads them, and
+// such that fail at their end, where a row of another bucket is not encoded.
+func TestUpdateThatFailsChangesNothing(t *testing.T) {
+	s := openMemory(t, filepath.Join(t.TempDir(), "a.db"))
+	require.NoError(t, writeRound(s, 1))
+	put(t, s, "old", "k", "v")
+	at, size := store.Active(s), store.InMemory(s)
+	change := func(tx *store.Tx) error {
+		rows := tx.Bucket("rows")
+		return errors.Join(rows.Delete(store.Key(uint64(0), uint64(1))), rows.Put([]byte("new"), []byte("v")),
+			tx.Bucket("old").Put([]byte("k"), []byte("w")), tx.Bucket("more").Put([]byte("k"), []byte("v")))
+	}
+	early := func(tx *store.Tx) { require.Equal(t, roundRows, tx.Bucket("rows").Len()) }
+	broken := func(tx *store.Tx) error { return store.PutRow(tx.Bucket("broken"), []byte("k"), counter{13}) }
+	for name, f := range map[string]func(*store.Tx) error{
+		"fails":                     func(tx *store.Tx) error { return errors.Join(change(tx), errEncode) },
+		"fails after a flush":       func(tx *store.Tx) error { err := change(tx); early(tx); return errors.Join(err, errEncode) },
+		"not encoded":               func(tx *store.Tx) error { return errors.Join(change(tx), broken(tx)) },
+		"not encoded after a flush": func(tx *store.Tx) error { err := change(tx); early(tx); return errors.Join(err, broken(tx)) },
+		"not encoded before a flush": func(tx *store.Tx) error {
+			err := broken(tx)
+			tx.Bucket("broken").Len()
+			return errors.Join(err, change(tx))
+		},
+	} {
+		require.ErrorIs(t, s.Update(f), errEncode, name)
+		seq, err := roundOf(s)
+		require.NoError(t, err, name)
+		require.Equal(t, uint64(1), seq, name)
+		require.NoError(t, s.View(func(tx *store.Tx) error {
+			require.Equal(t, "v", string(tx.Bucket("old").Get([]byte("k"))), name)
+			require.True(t, tx.Bucket("more").Empty(), name)
+			return nil
+		}))
+		require.Same(t, at, store.Active(s), name)
+		require.Equal(t, size, store.InMemory(s), name)
+	}
+	require.NoError(t, writeRound(s, 2))
+}
+
 // TestViewOfBeforeAFlushSeesTheOldPosition also covers a table that is written while it is read.
 func TestViewOfBeforeAFlushSeesTheOldPosition(t *testing.T) {
 	s := openMemory(t, filepath.Join(t.TempDir(), "a.db"))

@@ -17,12 +17,7 @@ const (
 	// row counts for instead of its bytes.
 	entryOverhead = 128
 	decodedSize   = 1024
-	// maxScratch is the largest buffer, in bytes, that an Update keeps for encoding rows.
-	maxScratch = 1 << 20
 )
-
-// pending are the changes that an Update has not written yet, by key.
-type pending map[string]*entry
 
 // entry is one pending change: a value, a row that is encoded when it is needed, or a deletion.
 type entry struct {
@@ -44,20 +39,21 @@ func (b *Bucket) encoded(e *entry) ([]byte, error) {
 
 // encode encodes a row into a new slice that is no larger than needed.
 func (b *Bucket) encode(row Row) ([]byte, error) {
-	v, err := row.AppendBinary(b.tx.scratch[:0])
+	s := b.tx.scratch
+	v, err := row.AppendBinary(s.row[:0])
 	if err != nil {
 		return nil, fmt.Errorf("encode %T for %s: %w", row, b.name, err)
 	}
 	if cap(v) <= maxScratch {
-		b.tx.scratch = v
+		s.row = v
 	}
-	return append(make([]byte, 0, len(v)+sumSize), v...), nil
+	return append(s.value(len(v)+sumSize), v...), nil
 }
 
 // read returns the current value, pending changes included, or nil if there is none. The caller must not
 // modify it.
 func (b *Bucket) read(key []byte) ([]byte, error) {
-	if e := b.pending[string(key)]; e != nil {
+	if e := b.pending.get(key); e != nil {
 		return b.encoded(e)
 	}
 	return b.stored(key), nil
@@ -77,13 +73,13 @@ func (b *Bucket) put(key, value []byte) error {
 	return nil
 }
 
-// change returns the entry of a key for the caller to change. Its value is cleared, and it may still have
+// change returns the entry of a key for the caller to change at once. Its value is cleared, and it may still have
 // a row.
 func (b *Bucket) change(key []byte) (*entry, error) {
 	if err := b.check(); err != nil {
 		return nil, err
 	}
-	if e := b.pending[string(key)]; e != nil {
+	if e := b.pending.get(key); e != nil {
 		b.count(-len(e.value))
 		e.value, e.deleted = nil, false
 		return e, nil
@@ -94,13 +90,11 @@ func (b *Bucket) change(key []byte) (*entry, error) {
 		}
 	}
 	if b.pending == nil {
-		b.pending = make(pending)
+		b.pending = b.tx.scratch.pendingOf(b.name)
 	}
-	e := &entry{key: string(key)}
-	b.pending[e.key] = e
 	b.tx.changes++
 	b.count(len(key) + entryOverhead)
-	return e, nil
+	return b.pending.add(b.tx.scratch.key(key)), nil
 }
 
 // count adds n to the counts of buffered bytes.
@@ -130,18 +124,39 @@ func (tx *Tx) flush() error {
 	return nil
 }
 
-// flush writes the bucket's buffered changes in order of keys. After an error it keeps them, so that it
-// fails again when it is called again.
-func (b *Bucket) flush() error {
-	if len(b.pending) == 0 {
+// encodeAll encodes the bucket's buffered changes.
+func (b *Bucket) encodeAll() error {
+	if b.pending == nil {
 		return nil
 	}
-	list := make([]*entry, 0, len(b.pending))
-	for _, e := range b.pending {
-		list = append(list, e)
+	for i := range b.pending.list {
+		if _, err := b.encoded(&b.pending.list[i]); err != nil {
+			return err
+		}
 	}
-	slices.SortFunc(list, func(x, y *entry) int { return cmp.Compare(x.key, y.key) })
-	key := make([]byte, 0, 256) // bbolt copies keys but not values
+	return nil
+}
+
+// flush writes the bucket's buffered changes: to the file in order of keys, or to a copy of the table in memory. After
+// an error it keeps them, so that it fails again when it is called again.
+func (b *Bucket) flush() error {
+	if b.pending == nil {
+		return nil
+	}
+	if b.tx.mine != nil {
+		if err := b.encodeAll(); err != nil {
+			return err
+		}
+		b.tx.copyTable()
+		b.keep()
+		return nil
+	}
+	list := make([]*entry, len(b.pending.list))
+	for i := range list {
+		list[i] = &b.pending.list[i]
+	}
+	slices.SortFunc(list, func(x, y *entry) int { return cmp.Compare(x.key, y.key) }) // fast if they are in order
+	key := make([]byte, 0, 256)                                                       // bbolt copies keys but not values
 	for _, e := range list {
 		key = append(key[:0], e.key...)
 		var v []byte
@@ -151,17 +166,29 @@ func (b *Bucket) flush() error {
 				return err
 			}
 		}
-		if b.tx.mine != nil {
-			b.keep(e.key, v)
-			continue
-		}
 		if err := b.write(key, v, e.deleted); err != nil {
 			return err
 		}
 	}
-	b.count(-b.buffered)
-	b.pending = nil
+	b.drop()
 	return nil
+}
+
+// drop drops what the Update has buffered, so that the next one can use its memory.
+func (tx *Tx) drop() {
+	for _, b := range tx.buckets {
+		b.drop()
+	}
+}
+
+// drop drops the buffered changes: they were written, or the Update ends.
+func (b *Bucket) drop() {
+	if b.pending == nil {
+		return
+	}
+	b.count(-b.buffered)
+	b.pending.reset()
+	b.pending = nil
 }
 
 // write writes one row to bbolt, or deletes it.
@@ -211,7 +238,7 @@ func GetRow[T any, R interface {
 	*T
 	Row
 }](b *Bucket, key []byte) (row T, found bool, err error) {
-	if e := b.pending[string(key)]; e != nil {
+	if e := b.pending.get(key); e != nil {
 		if r, ok := e.row.(R); ok {
 			return *r, true, nil
 		}
@@ -250,6 +277,9 @@ func PutRow[T any, R interface {
 // EncodeRow writes a row as [PutRow] does, but encodes it at once and does not keep it decoded. It is for
 // rows that are not likely to be needed again soon.
 func EncodeRow(b *Bucket, key []byte, row Row) error {
+	if err := b.check(); err != nil {
+		return err
+	}
 	v, err := b.encode(row)
 	if err != nil {
 		return err

@@ -78,7 +78,9 @@ type Options struct {
 	// FlushEvery is the longest time that a change stays in memory only, by default 1 s.
 	FlushEvery time.Duration
 	// Filter is the name of a bucket whose keys are often looked up when it does not have them. What the file has of
-	// them is kept in memory, 10 bits a key for up to 67 million keys; it is read in the background after Open.
+	// them is kept in memory: 1.2 to 2.4 bytes a key, at least 1.3 MB and at most 80 MB, which is for 67 million keys;
+	// with more of them the filter is less use. It is read in the background after Open; until then each look-up reads
+	// the file.
 	Filter string
 	// Check reads the whole file before it is opened, unless its process closed it and nobody wrote to it since. It
 	// returns an error that wraps [ErrCorrupt] if the file is damaged; after any other error the file is not opened.
@@ -125,6 +127,7 @@ type Store struct {
 	// begin is held while a transaction begins: if that faults, bbolt leaves its locks locked, and nobody must wait
 	// for them. It also protects the tables of mem. updates is held by the one Update.
 	begin, updates sync.Mutex
+	scratch        scratch // of the one Update
 
 	mu   sync.Mutex // protects path
 	path string
@@ -209,7 +212,7 @@ func open(path string, o Options) (s *Store, err error) {
 			s, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
 		}
 	}()
-	s = &Store{opts: o, file: file, path: path}
+	s = &Store{opts: o, file: file, path: path, scratch: scratch{pending: map[string]*pending{}}}
 	s.db, err = bbolt.Open(path, fileMode, &bbolt.Options{
 		Timeout:         o.LockTimeout,
 		NoSync:          o.NoSync,
@@ -298,11 +301,12 @@ func (s *Store) AddSums() error {
 // (see [Store.Suspect]): then what f has read is not valid.
 func (s *Store) View(f func(*Tx) error) error {
 	return s.run(func() error {
-		t, err := s.snapshot()
+		t, err := s.snapshot(true)
 		if err != nil {
 			return err
 		}
 		defer s.rollback(t.tx)
+		defer t.release()
 		if err := f(t); err != nil {
 			return err
 		}
@@ -310,15 +314,20 @@ func (s *Store) View(f func(*Tx) error) error {
 	})
 }
 
-// snapshot begins a read-only transaction on the state of now.
-func (s *Store) snapshot() (*Tx, error) {
+// snapshot begins a read-only transaction of the file with the tables over it. That of a view sees the state of now until
+// it is released, that of the one Update until it changes it.
+func (s *Store) snapshot(view bool) (*Tx, error) {
 	s.begin.Lock()
 	defer s.begin.Unlock()
 	tx, err := s.beginLocked(false)
 	if err != nil {
 		return nil, err
 	}
-	return &Tx{tx: tx, sums: s.sums, filter: s.filter, levels: s.mem.levels()}, nil
+	t := &Tx{tx: tx, sums: s.sums, filter: s.filter, levels: s.mem.levels()}
+	if view && len(t.levels) > 0 {
+		t.levels[0].views.Add(1)
+	}
+	return t, nil
 }
 
 // Update calls f in a write transaction and commits it. Only one runs at a time. If f fails or panics, or the commit
@@ -345,7 +354,8 @@ func (s *Store) updateFile(f func(*Tx) error) error {
 		s.updates.Lock()
 		defer s.updates.Unlock()
 		return s.write(func(tx *bbolt.Tx) (sums bool, err error) {
-			t := &Tx{tx: tx, writable: true, sums: s.sums, filter: s.filter}
+			t := &Tx{tx: tx, writable: true, scratch: &s.scratch, sums: s.sums, filter: s.filter}
+			defer t.drop()
 			if err := f(t); err != nil {
 				return false, err
 			}

@@ -24,9 +24,11 @@ func nameSum(bucket string) uint32 { return crc32.Checksum([]byte(bucket), casta
 // rowSum returns the checksum of a row. The length of the key is part of it, so that a byte can't move from the
 // key to the value.
 func rowSum(name uint32, key, value []byte) uint32 {
-	size := [2]byte{byte(len(key)), byte(len(key) >> 8)}
-	sum := crc32.Update(name, castagnoli, size[:])
-	sum = crc32.Update(sum, castagnoli, key)
+	sum := ^name // the two bytes of the length; crc32.Update would allocate them
+	for _, b := range [2]byte{byte(len(key)), byte(len(key) >> 8)} {
+		sum = castagnoli[byte(sum)^b] ^ sum>>8
+	}
+	sum = crc32.Update(^sum, castagnoli, key)
 	return crc32.Update(sum, castagnoli, value)
 }
 

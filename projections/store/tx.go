@@ -22,13 +22,15 @@ type Tx struct {
 	moves    int // of cursors, for tests
 	changes  int // how many changes were made
 	parts    int // how many may be made before Part ends the transaction; 0 means any number
-	scratch  []byte
+	scratch  *scratch
 	sums     bool // rows have checksums
 	filter   *filter
 	// levels are the tables in memory that lie over the file, the newest first. mine is the first of them in an Update
-	// that changes it; nil means that the Update writes to the file. base is the size that it began with.
+	// that changes it; nil means that the Update writes to the file. copied means that it is a copy which only the Update
+	// sees. base is the size that it began with.
 	levels []*table
 	mine   *table
+	copied bool
 	base   int
 }
 
@@ -89,30 +91,41 @@ type Bucket struct {
 	tx       *Tx
 	name     string
 	b        *bbolt.Bucket // nil if the file does not have it
+	look     *bbolt.Cursor // of b, for look-ups; nil before the first. bbolt's Get allocates one each time
 	over     []*rows       // what lies over it, the newest first
-	mine     *rows         // the first of over, once the Update has changed it
 	writable bool
 	err      error
-	pending  pending
-	buffered int     // about how many bytes pending has
-	sums     bool    // rows have checksums
-	sum      uint32  // of the name
-	filter   *filter // of the bucket, or nil
+	pending  *pending
+	buffered int // about how many bytes pending has
+	// ascending is set by Ascending.
+	ascending bool
+	sums      bool    // rows have checksums
+	sum       uint32  // of the name
+	filter    *filter // of the bucket, or nil
 }
 
 // stored returns the value of a row that is not pending, or nil if there is none. It panics with a [*damage] if the
 // file is damaged.
 func (b *Bucket) stored(key []byte) []byte {
-	for _, r := range b.over {
-		if v, ok := r.tree.Get(string(key)); ok {
-			return v
+	if len(b.over) > 0 {
+		k := string(key)
+		for _, r := range b.over {
+			if v, ok := r.tree.Get(k); ok {
+				return v
+			}
 		}
 	}
 	if b.b == nil || b.filter.lacks(key) {
 		return nil
 	}
 	defer guard()
-	return b.value(key, b.b.Get(key))
+	if b.look == nil {
+		b.look = b.b.Cursor()
+	}
+	if k, v := b.look.Seek(key); bytes.Equal(k, key) {
+		return b.value(key, v)
+	}
+	return nil
 }
 
 // value returns the value of a stored row; nil stays nil.
@@ -138,7 +151,7 @@ func (b *Bucket) Get(key []byte) []byte {
 
 // Has reports whether the bucket has the key.
 func (b *Bucket) Has(key []byte) bool {
-	if e := b.pending[string(key)]; e != nil {
+	if e := b.pending.get(key); e != nil {
 		return !e.deleted
 	}
 	return b.stored(key) != nil
@@ -146,12 +159,12 @@ func (b *Bucket) Has(key []byte) bool {
 
 // Put sets the value of a key. It copies both slices.
 func (b *Bucket) Put(key, value []byte) error {
-	return b.put(key, append(make([]byte, 0, len(value)+sumSize), value...))
+	return b.put(key, append(b.tx.scratch.value(len(value)+sumSize), value...))
 }
 
 // Add adds n to a value that [Uint64] encoded. A missing value counts as 0.
 func (b *Bucket) Add(key []byte, n uint64) error {
-	if e := b.pending[string(key)]; e != nil && len(e.value) == 8 {
+	if e := b.pending.get(key); e != nil && len(e.value) == 8 {
 		binary.BigEndian.PutUint64(e.value, binary.BigEndian.Uint64(e.value)+n)
 		return nil
 	}
@@ -159,7 +172,7 @@ func (b *Bucket) Add(key []byte, n uint64) error {
 	if err != nil {
 		return err
 	}
-	return b.put(key, Uint64(ToUint64(v)+n))
+	return b.put(key, binary.BigEndian.AppendUint64(b.tx.scratch.value(8+sumSize), ToUint64(v)+n))
 }
 
 // Delete deletes the key. It is no error if the key is missing.
@@ -175,9 +188,8 @@ func (b *Bucket) Delete(key []byte) error {
 // Ascending tells bbolt that new keys are nearly always larger than all others. It then fills a page before
 // it starts the next one, instead of leaving half of each page free for keys in between.
 func (b *Bucket) Ascending() {
-	if b.tx.mine != nil {
-		b.own().ascending = true
-	} else if b.b != nil {
+	b.ascending = true
+	if b.tx.mine == nil && b.b != nil {
 		b.b.FillPercent = ascendingFill
 	}
 }
