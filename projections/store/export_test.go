@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,6 +42,13 @@ func WriteOld(t *testing.T, path string, buckets map[string]map[string]string) {
 		return nil
 	}))
 	require.NoError(t, db.Close())
+}
+
+// InScratch reports whether the memory that Updates use again has the text.
+func InScratch(s *Store, text string) bool {
+	s.updates.Lock()
+	defer s.updates.Unlock()
+	return bytes.Contains(slices.Concat(s.scratch.row, s.scratch.values, []byte(s.scratch.keys.String())), []byte(text))
 }
 
 // Active returns the table in memory that Updates change, to compare it with that of another time.

@@ -488,8 +488,10 @@ func TestScrubOverwritesWhatWasInMemory(t *testing.T) {
 	require.NoError(t, s.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.Bucket("b").Delete([]byte("in the file")), tx.Bucket("b").Delete([]byte("in memory")))
 	}))
+	require.True(t, store.InScratch(s, "secret"))
 	require.NoError(t, s.Scrub(t.Context()))
 	require.Zero(t, store.InMemory(s))
+	require.False(t, store.InScratch(s, "secret"))
 	require.False(t, onDisk())
 	require.NoError(t, s.Close())
 	require.False(t, onDisk())

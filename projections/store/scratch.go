@@ -20,6 +20,8 @@ type scratch struct {
 	pending map[string]*pending // by bucket; those that no Bucket has are empty
 }
 
+func newScratch() scratch { return scratch{pending: map[string]*pending{}} }
+
 // value returns an empty slice with a capacity of n bytes for a value that is kept.
 func (s *scratch) value(n int) []byte {
 	if s == nil || n > slabSize/8 {

@@ -18,7 +18,8 @@ const scrubRetry = 5 * time.Millisecond
 // pages of deleted and changed rows as free; their bytes stay in the file until the space is used again.
 // After Scrub the file has the bytes of the present state alone.
 //
-// It first writes to the file what is in memory only, so that nothing else has the bytes of before.
+// It first writes to the file what is in memory only, and drops the memory that Updates use again, so that nothing else
+// has the bytes of before.
 //
 // Scrub waits for the Views that began before the last Update, or until the context ends. It reads the header
 // of each page of the file, and no Update runs meanwhile.
@@ -45,6 +46,7 @@ func (s *Store) Scrub(ctx context.Context) error {
 
 // scrub does what Scrub does, or nothing if a View still needs pages that are free; then it returns true.
 func (s *Store) scrub() (wait bool, err error) {
+	s.scratch = newScratch() // the old one may have bytes of rows
 	// A write transaction begins with the release of the pages that no View needs any more. The number of
 	// those that are still needed is known when it has ended.
 	tx, err := s.beginTx(true)

@@ -212,7 +212,7 @@ func open(path string, o Options) (s *Store, err error) {
 			s, err = nil, fmt.Errorf("%w: %v", ErrCorrupt, r)
 		}
 	}()
-	s = &Store{opts: o, file: file, path: path, scratch: scratch{pending: map[string]*pending{}}}
+	s = &Store{opts: o, file: file, path: path, scratch: newScratch()}
 	s.db, err = bbolt.Open(path, fileMode, &bbolt.Options{
 		Timeout:         o.LockTimeout,
 		NoSync:          o.NoSync,
