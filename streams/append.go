@@ -22,7 +22,7 @@ func (p *Publisher) Append(ctx context.Context, e domain.Event, expectedLast uin
 	if p.journal != nil {
 		return p.appendToJournal(ctx, e, expectedLast)
 	}
-	m, _, err := p.encode(e)
+	m, _, err := p.encode(&e)
 	if err != nil {
 		return Receipt{}, err
 	}

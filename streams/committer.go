@@ -18,8 +18,8 @@ type item struct {
 	req   *request
 	index int // in req.items and req.receipts
 	msg   *nats.Msg
-	size  int          // of msg
-	data  *domain.Data // see frame
+	size  int       // of msg
+	event *Replayed // see frame
 	page  domain.PageID
 	claim *Claim // nil for an event that is not judged
 	// after is the sequence that the page's last event with the same noun must have, nil without that condition.

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"github.com/pagestream/pagestream/domain"
 )
 
 // frame is an event in the journal, with its sequence in the stream.
@@ -17,8 +15,8 @@ type frame struct {
 	msg *nats.Msg
 	// size is of the message, in bytes.
 	size int
-	// data is the event's data, nil if it is known as encoded only.
-	data *domain.Data
+	// event is the event as it is read from the stream, nil if it is known as encoded only.
+	event *Replayed
 }
 
 // A frame's bytes are, in little endian: the time in nanoseconds (8 bytes), the length of the subject (2), the
@@ -89,15 +87,7 @@ func decodeFrame(seq uint64, b []byte) (frame, error) {
 	return f, nil
 }
 
-// arrival returns the frame as a message of the stream. It is decoded where that costs little.
+// arrival returns the frame as a message of the stream.
 func (f frame) arrival() *arrival {
-	a := &arrival{seq: f.seq, subject: f.msg.Subject, header: f.msg.Header, data: f.msg.Data, at: f.at}
-	if f.data == nil {
-		return a
-	}
-	if s, err := decodeEnvelope(a.subject, a.header.Get, a.seq, a.at); err == nil {
-		s.Data = *f.data
-		a.event = &Replayed{Stored: s}
-	}
-	return a
+	return &arrival{seq: f.seq, subject: f.msg.Subject, header: f.msg.Header, data: f.msg.Data, at: f.at, event: f.event}
 }

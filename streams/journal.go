@@ -252,7 +252,11 @@ func (j *Journal) append(items []*item) (uint64, error) {
 		it.msg.Header[HeaderStoredAt] = stored
 		it.msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(first+uint64(i)-1, 10)}
 		frames[i] = frame{
-			seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0]), data: it.data,
+			seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0]), event: it.event,
+		}
+		if it.event != nil {
+			_, unchecked := it.msg.Header[jetstream.ExpectedStreamHeader]
+			it.event.Seq, it.event.At, it.event.Unique = frames[i].seq, at, !unchecked
 		}
 		from := len(b)
 		b = appendFrame(b, frames[i])

@@ -103,7 +103,7 @@ func (p *Publisher) judge(items []*item) error {
 
 // setID gives the item another id.
 func (it *item) setID(id string) {
-	it.id = id
+	it.id, it.event = id, nil
 	for _, h := range []string{HeaderID, HeaderMsgID, HeaderWatermillID} {
 		it.msg.Header.Set(h, id)
 	}

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -59,7 +60,10 @@ const (
 // An empty page is stored as [domain.NoPage]. A time outside the years 1 to 9999 and a trace context
 // that is not printable ASCII are left out: they come from outside, and if the event were refused,
 // Meta would send the delivery again without end.
-func Encode(e domain.Event) (*nats.Msg, error) {
+func Encode(e domain.Event) (*nats.Msg, error) { return encode(&e) }
+
+// encode is Encode. It leaves in e what the message has of it, but for the data.
+func encode(e *domain.Event) (*nats.Msg, error) {
 	if e.ID == "" || len(e.ID) > maxHeaderValue || !domain.HeaderSafe(e.ID) {
 		return nil, fmt.Errorf("event id of %d bytes: %w", len(e.ID), ErrInvalid)
 	}
@@ -78,23 +82,26 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
 	}
-	page := e.Page
-	if page == "" {
-		page = domain.NoPage
+	e.Page = cmp.Or(e.Page, domain.NoPage)
+	if e.Time = e.Time.UTC(); e.Time.Year() < 1 || e.Time.Year() > 9999 {
+		e.Time = time.Time{}
+	}
+	if len(e.TraceParent) > maxHeaderValue || !domain.HeaderSafe(e.TraceParent) {
+		e.TraceParent = ""
 	}
 	h := newHeaders(usualHeaders)
 	h.set(HeaderSpecVersion, specVersion)
 	h.set(HeaderID, e.ID)
 	h.set(HeaderType, typePrefix+string(e.Type)+typeSuffix)
-	h.set(HeaderSource, sourcePrefix+escape(string(page)))
+	h.set(HeaderSource, sourcePrefix+escape(string(e.Page)))
 	h.set(HeaderContentType, contentType)
 	h.set(HeaderMsgID, e.ID)
 	h.set(HeaderWatermillID, e.ID)
 	if e.Contact != "" {
 		h.set(HeaderSubject, escape(string(e.Contact)))
 	}
-	if t := e.Time.UTC(); !t.IsZero() && t.Year() >= 1 && t.Year() <= 9999 {
-		h.set(HeaderTime, t.Format(time.RFC3339Nano))
+	if !e.Time.IsZero() {
+		h.set(HeaderTime, e.Time.Format(time.RFC3339Nano))
 	}
 	if e.Standby {
 		h.set(HeaderStandby, "true")
@@ -103,10 +110,10 @@ func Encode(e domain.Event) (*nats.Msg, error) {
 		h.set(HeaderOriginal, typePrefix+string(e.Original)+typeSuffix)
 		h.set(HeaderOriginalID, e.OriginalID)
 	}
-	if e.TraceParent != "" && len(e.TraceParent) <= maxHeaderValue && domain.HeaderSafe(e.TraceParent) {
+	if e.TraceParent != "" {
 		h.set(HeaderTraceParent, e.TraceParent)
 	}
-	return &nats.Msg{Subject: Subject(page, e.Type), Header: h.Header, Data: data}, nil
+	return &nats.Msg{Subject: Subject(e.Page, e.Type), Header: h.Header, Data: data}, nil
 }
 
 // usualHeaders is the most headers that a usual event has, including those of a batch. A map for one

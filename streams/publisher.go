@@ -320,7 +320,7 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		done:     make(chan struct{}),
 	}
 	for i, e := range events {
-		m, size, err := p.encode(e)
+		m, size, err := p.encode(&e)
 		if err != nil {
 			return nil, err
 		}
@@ -330,7 +330,8 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		}
 		if p.journal != nil {
 			if d, same := e.Data.Decoded(m.Data); same {
-				r.items[i].data = &d
+				e.Data = d
+				r.items[i].event = &Replayed{Stored: Stored{Event: e}}
 			}
 		}
 	}
@@ -340,8 +341,8 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 
 // encode makes the message and checks that it is not too large for the server, alone and in a batch. It also
 // returns the message's size, for which the client goes through all headers.
-func (p *Publisher) encode(e domain.Event) (*nats.Msg, int, error) {
-	m, err := Encode(e)
+func (p *Publisher) encode(e *domain.Event) (*nats.Msg, int, error) {
+	m, err := encode(e)
 	if err != nil {
 		return nil, 0, err
 	}
