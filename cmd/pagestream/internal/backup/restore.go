@@ -77,11 +77,8 @@ func Restore(ctx context.Context, o RestoreOptions) (Manifest, error) {
 		return m, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	for _, s := range m.Streams {
-		if _, err := js.Stream(ctx, s.Name); !errors.Is(err, jetstream.ErrStreamNotFound) {
-			if err == nil {
-				err = ErrStreamExists
-			}
-			return m, fmt.Errorf("stream %s: %w", s.Name, err)
+		if err := absent(ctx, js, s.Name); err != nil {
+			return m, err
 		}
 	}
 	if err := RestoreFiles(m, o.Dir, o.Files, o.Identity); err != nil {
@@ -209,4 +206,19 @@ func RestoreFiles(m Manifest, dir string, targets map[string]string, identity st
 		}
 	}
 	return nil
+}
+
+// absent returns [ErrStreamExists] if there is a stream of that name. It waits for the leader of one that the cluster has,
+// or had until a moment ago.
+func absent(ctx context.Context, js jetstream.JetStream, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	switch _, err := streams.AwaitInfo(ctx, js, name); {
+	case err == nil:
+		return fmt.Errorf("stream %s: %w", name, ErrStreamExists)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil
+	default:
+		return err
+	}
 }

@@ -40,6 +40,9 @@ func (p *Program) JS() jetstream.JetStream {
 	return p.js
 }
 
+// Unshipped returns how many events the journal has that JetStream lacks.
+func (p *Program) Unshipped() uint64 { return p.journal.Status().Waiting }
+
 func (p *Program) Keys() *seal.KeyRing                  { return p.keys }
 func (p *Program) Secrets() *connect.Bucket             { return p.secrets }
 func (p *Program) Tokens() connect.Tokens               { return p.tokens }

@@ -102,6 +102,12 @@ func (s *sender) end(t *testing.T, r *running) {
 	t.Helper()
 	close(s.stop)
 	s.sending.Wait()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := r.Unshipped(); n > 0 {
+			return fmt.Errorf("%d events are in the journal only", n)
+		}
+		return nil
+	})
 	next := map[string]int{}
 	found := map[string]bool{}
 	_, err := streams.Read(t.Context(), r.JS(), streams.ReadOptions{}, func(e streams.Stored) error {
