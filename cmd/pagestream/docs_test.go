@@ -366,7 +366,8 @@ type replacements struct {
 	words         *strings.Replacer
 }
 
-// startDev runs README's first command until the test ends, on free ports, and waits until there are conversations.
+// startDev runs README's first command until the test ends, on free ports, and waits until its 40 pages are
+// connected and have conversations.
 func startDev(t *testing.T, dir string, env []string) replacements {
 	t.Helper()
 	bin := filepath.Join(filepath.Dir(dir), "bin", "pagestream")
@@ -395,8 +396,17 @@ func startDev(t *testing.T, dir string, env []string) replacements {
 				Private string `json:"private"`
 			} `json:"http"`
 		}
-		var list []struct{ Page, Contact string }
+		var list, connected []struct{ Page, Contact, State string }
 		err := ask(env, bin, config, &cfg, "config", "print")
+		if err == nil {
+			err = ask(env, bin, config, &connected, "pages", "list")
+		}
+		connected = slices.DeleteFunc(connected, func(p struct{ Page, Contact, State string }) bool {
+			return p.State != "connected"
+		})
+		if err == nil && len(connected) < 40 {
+			err = fmt.Errorf("%d connected pages", len(connected))
+		}
 		if err == nil {
 			err = ask(env, bin, config, &list, "conversations", "list")
 		}
