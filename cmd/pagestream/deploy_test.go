@@ -142,3 +142,24 @@ func TestContainerfile(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
+
+// TestRelease checks that what a release is made of exists, and that each archive has a list of its parts. goreleaser
+// itself is not run: it is a tool of the release only.
+func TestRelease(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, ".goreleaser.yaml"))
+	require.NoError(t, err)
+	text := string(b)
+	sources := regexp.MustCompile(`(?m)^ +(?:- )?(?:src|postinstall|preremove|main): (\S+)$`).FindAllStringSubmatch(text, -1)
+	require.GreaterOrEqual(t, len(sources), 15)
+	for _, m := range sources {
+		if made, ok := strings.CutPrefix(m[1], "bin/completions/"); ok { // by the hook
+			assert.Contains(t, []string{"*", "pagestream.bash", "pagestream.zsh", "pagestream.fish"}, made)
+			continue
+		}
+		found, err := filepath.Glob(filepath.Join(root, m[1]))
+		require.NoError(t, err)
+		assert.NotEmpty(t, found, m[1])
+	}
+	assert.Regexp(t, `(?m)^sboms:\n  - id: archives\n    artifacts: archive\n    cmd: syft$`, text)
+	assert.NotContains(t, text, "example.com")
+}
