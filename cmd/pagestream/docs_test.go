@@ -367,7 +367,7 @@ type replacements struct {
 }
 
 // startDev runs README's first command until the test ends, on free ports, and waits until its 40 pages are
-// connected and have conversations.
+// connected and a healthy one has a conversation.
 func startDev(t *testing.T, dir string, env []string) replacements {
 	t.Helper()
 	bin := filepath.Join(filepath.Dir(dir), "bin", "pagestream")
@@ -396,27 +396,31 @@ func startDev(t *testing.T, dir string, env []string) replacements {
 				Private string `json:"private"`
 			} `json:"http"`
 		}
-		var list, connected []struct{ Page, Contact, State string }
-		err := ask(env, bin, config, &cfg, "config", "print")
-		if err == nil {
-			err = ask(env, bin, config, &connected, "pages", "list")
+		var connected []struct {
+			ID, State string
+			Judgement struct{ State string }
 		}
-		connected = slices.DeleteFunc(connected, func(p struct{ Page, Contact, State string }) bool {
-			return p.State != "connected"
-		})
-		if err == nil && len(connected) < 40 {
-			err = fmt.Errorf("%d connected pages", len(connected))
-		}
-		if err == nil {
-			err = ask(env, bin, config, &list, "conversations", "list")
-		}
-		if err == nil && len(list) < 4 {
-			err = fmt.Errorf("%d conversations", len(list))
-		}
+		err := errors.Join(
+			ask(env, bin, config, &cfg, "config", "print"), ask(env, bin, config, &connected, "pages", "list"))
 		if err != nil {
 			return err
 		}
-		private, page, contact = cfg.HTTP.Private, list[0].Page, list[0].Contact
+		healthy, n := map[string]bool{}, 0
+		for _, p := range connected {
+			if p.State == "connected" {
+				n++
+				healthy[p.ID] = p.Judgement.State == "healthy"
+			}
+		}
+		var list []struct{ Page, Contact string }
+		if err := ask(env, bin, config, &list, "conversations", "list"); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(list, func(c struct{ Page, Contact string }) bool { return healthy[c.Page] })
+		if n < 40 || i < 0 {
+			return fmt.Errorf("%d connected pages, %d conversations", n, len(list))
+		}
+		private, page, contact = cfg.HTTP.Private, list[i].Page, list[i].Contact
 		return nil
 	})
 	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))
