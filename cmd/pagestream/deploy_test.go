@@ -122,8 +122,17 @@ func TestContainerfile(t *testing.T) {
 	assert.Contains(t, string(mod), "\ngo "+version[1])
 	assert.DirExists(t, filepath.Join(root, regexp.MustCompile(`go build .* (\S+) \\`).FindStringSubmatch(text)[1]))
 
+	check := regexp.MustCompile(`HEALTHCHECK .* CMD \["/usr/bin/pagestream", "(\w+)"\]`).FindStringSubmatch(text)
+	require.NotNil(t, check)
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(program(t, dir), "pagestream"), "config", "check")
+	bin := filepath.Join(program(t, dir), "pagestream")
+	token := filepath.Join(dir, "token")
+	require.NoError(t, os.WriteFile(token, []byte(strings.Repeat("t", 40)), 0o600))
+	out, err := exec.CommandContext(
+		t.Context(), bin, "--server", "http://127.0.0.1:1", "--token-file", token, check[1]).CombinedOutput()
+	require.Error(t, err, "no server answers")
+	assert.Contains(t, string(out), "no server is running")
+	cmd := exec.CommandContext(t.Context(), bin, "config", "check")
 	cmd.Env = []string{
 		"HOME=" + dir, "PAGESTREAM_APP_SECRET=5c0d9a4be17f42863fa1c07d92e8b456",
 		"PAGESTREAM_APP_VERIFY_TOKEN=97b1f06ae2d84c3590ab7e61d3f5c428",
@@ -139,7 +148,7 @@ func TestContainerfile(t *testing.T) {
 		cmd.Env = append(cmd.Env, s[1]+"="+value)
 	}
 	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
+	out, err = cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
