@@ -17,10 +17,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
+	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -154,6 +158,18 @@ func TestGuaranteesNameTests(t *testing.T) {
 	}
 	assert.Greater(t, rows, 100)
 	assert.Greater(t, tests, 150)
+}
+
+// TestGuaranteesNameTheNumbers checks that numbers of the guarantees are those of the code.
+func TestGuaranteesNameTheNumbers(t *testing.T) {
+	_, text := texts(t)
+	for _, want := range []string{
+		fmt.Sprintf("publish their counts every %.0f s,", ledgers.DefaultEvery.Seconds()),
+		fmt.Sprintf("in transactions of %s changes,", humanize.Comma(store.PartSize)),
+		fmt.Sprintf("Its stream is bounded (%d MiB);", consumers.DefaultMaxBytes>>20),
+	} {
+		assert.Contains(t, text["docs/guarantees.md"], want)
+	}
 }
 
 // declares reports whether a package, below the root or internal, has the test.
