@@ -108,7 +108,7 @@ func TestConsoleConnect(t *testing.T) {
 	b.open("/pages/7001")
 	b.click("#check")
 	b.waitForText("#outcome", "Missing: ")
-	b.waitForText(".alarms", "fields missing")
+	b.waitForText("#findings", "fields missing")
 	b.click(".finding form button") // the finding's remedy
 	b.waitForText("#outcome", "Confirmed")
 	b.waitForText(".timeline", "subscription drifted")
@@ -733,6 +733,14 @@ func (b *tab) look(name string) {
 				assert.LessOrEqual(b.t, eval[int64](b, `document.documentElement.scrollWidth`), width,
 					"%s is wider than the screen", name)
 				b.isAccessible(fmt.Sprintf("%s, %s, %d wide", name, theme, width))
+			}
+			if width == 390 && checked { // a small phone, and a tablet
+				for _, other := range []int64{320, 800} {
+					b.setScreen(other, theme)
+					assert.LessOrEqual(b.t, eval[int64](b, `document.documentElement.scrollWidth`), other,
+						"%s is wider than the screen", name)
+				}
+				b.setScreen(width, theme)
 			}
 			if *screenshots == "" {
 				continue // a picture takes longer than everything else
