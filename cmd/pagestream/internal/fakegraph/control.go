@@ -102,7 +102,7 @@ var verbs = map[string]verb{
 	// page, on
 	"standby": eachEngine(withParams(func(c command) { c.engine.SetStandby(c.Page, c.on()) }, "page")),
 	"quiet":   eachEngine(withParams(func(c command) { c.engine.SetQuiet(c.Page, c.on()) }, "page")),
-	"mute":    eachEngine(withParams(func(c command) { c.engine.SetMuted(c.Page, c.on()) }, "page")),
+	"muted":   eachEngine(withParams(func(c command) { c.engine.SetMuted(c.Page, c.on()) }, "page")),
 	// percent
 	"duplicates": eachEngine(withParams(func(c command) { c.engine.SetDuplicates(c.Percent) })),
 	"reorder":    eachEngine(withParams(func(c command) { c.engine.SetReorder(c.Percent) })),

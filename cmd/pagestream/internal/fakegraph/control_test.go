@@ -137,7 +137,7 @@ func TestControlScriptsTheFake(t *testing.T) {
 	assert.True(t, got[0].standby)
 	assert.Equal(t, mid, got[0].Message.Mid)
 
-	ok("mute", `{"page":"`+page1+`"}`)
+	ok("muted", `{"page":"`+page1+`"}`)
 	lost := s.Stats()[page1].Lost
 	ok("say", `{"page":"`+page1+`","contact":"`+s.Contacts(page1)[0]+`","text":"anybody?"}`)
 	s.steps(1)
