@@ -122,8 +122,17 @@ func TestContainerfile(t *testing.T) {
 	assert.Contains(t, string(mod), "\ngo "+version[1])
 	assert.DirExists(t, filepath.Join(root, regexp.MustCompile(`go build .* (\S+) \\`).FindStringSubmatch(text)[1]))
 
+	check := regexp.MustCompile(`HEALTHCHECK .* CMD \["/usr/bin/pagestream", "(\w+)"\]`).FindStringSubmatch(text)
+	require.NotNil(t, check)
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(program(t, dir), "pagestream"), "config", "check")
+	bin := filepath.Join(program(t, dir), "pagestream")
+	token := filepath.Join(dir, "token")
+	require.NoError(t, os.WriteFile(token, []byte(strings.Repeat("t", 40)), 0o600))
+	out, err := exec.CommandContext(
+		t.Context(), bin, "--server", "http://127.0.0.1:1", "--token-file", token, check[1]).CombinedOutput()
+	require.Error(t, err, "no server answers")
+	assert.Contains(t, string(out), "no server is running")
+	cmd := exec.CommandContext(t.Context(), bin, "config", "check")
 	cmd.Env = []string{
 		"HOME=" + dir, "PAGESTREAM_APP_SECRET=5c0d9a4be17f42863fa1c07d92e8b456",
 		"PAGESTREAM_APP_VERIFY_TOKEN=97b1f06ae2d84c3590ab7e61d3f5c428",
@@ -139,6 +148,27 @@ func TestContainerfile(t *testing.T) {
 		cmd.Env = append(cmd.Env, s[1]+"="+value)
 	}
 	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
+	out, err = cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
+}
+
+// TestRelease checks that what a release is made of exists, and that each archive has a list of its parts. goreleaser
+// itself is not run: it is a tool of the release only.
+func TestRelease(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, ".goreleaser.yaml"))
+	require.NoError(t, err)
+	text := string(b)
+	sources := regexp.MustCompile(`(?m)^ +(?:- )?(?:src|postinstall|preremove|main): (\S+)$`).FindAllStringSubmatch(text, -1)
+	require.GreaterOrEqual(t, len(sources), 15)
+	for _, m := range sources {
+		if made, ok := strings.CutPrefix(m[1], "bin/completions/"); ok { // by the hook
+			assert.Contains(t, []string{"*", "pagestream.bash", "pagestream.zsh", "pagestream.fish"}, made)
+			continue
+		}
+		found, err := filepath.Glob(filepath.Join(root, m[1]))
+		require.NoError(t, err)
+		assert.NotEmpty(t, found, m[1])
+	}
+	assert.Regexp(t, `(?m)^sboms:\n  - id: archives\n    artifacts: archive\n    cmd: syft$`, text)
+	assert.NotContains(t, text, "example.com")
 }

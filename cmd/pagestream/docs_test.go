@@ -17,10 +17,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/consumers"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/ledgers"
+	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
@@ -154,6 +158,18 @@ func TestGuaranteesNameTests(t *testing.T) {
 	}
 	assert.Greater(t, rows, 100)
 	assert.Greater(t, tests, 150)
+}
+
+// TestGuaranteesNameTheNumbers checks that numbers of the guarantees are those of the code.
+func TestGuaranteesNameTheNumbers(t *testing.T) {
+	_, text := texts(t)
+	for _, want := range []string{
+		fmt.Sprintf("publish their counts every %.0f s,", ledgers.DefaultEvery.Seconds()),
+		fmt.Sprintf("in transactions of %s changes,", humanize.Comma(store.PartSize)),
+		fmt.Sprintf("Its stream is bounded (%d MiB);", consumers.DefaultMaxBytes>>20),
+	} {
+		assert.Contains(t, text["docs/guarantees.md"], want)
+	}
 }
 
 // declares reports whether a package, below the root or internal, has the test.
@@ -366,7 +382,8 @@ type replacements struct {
 	words         *strings.Replacer
 }
 
-// startDev runs README's first command until the test ends, on free ports, and waits until there are conversations.
+// startDev runs README's first command until the test ends, on free ports, and waits until its 40 pages are
+// connected and a healthy one has a conversation.
 func startDev(t *testing.T, dir string, env []string) replacements {
 	t.Helper()
 	bin := filepath.Join(filepath.Dir(dir), "bin", "pagestream")
@@ -395,18 +412,31 @@ func startDev(t *testing.T, dir string, env []string) replacements {
 				Private string `json:"private"`
 			} `json:"http"`
 		}
-		var list []struct{ Page, Contact string }
-		err := ask(env, bin, config, &cfg, "config", "print")
-		if err == nil {
-			err = ask(env, bin, config, &list, "conversations", "list")
+		var connected []struct {
+			ID, State string
+			Judgement struct{ State string }
 		}
-		if err == nil && len(list) < 4 {
-			err = fmt.Errorf("%d conversations", len(list))
-		}
+		err := errors.Join(
+			ask(env, bin, config, &cfg, "config", "print"), ask(env, bin, config, &connected, "pages", "list"))
 		if err != nil {
 			return err
 		}
-		private, page, contact = cfg.HTTP.Private, list[0].Page, list[0].Contact
+		healthy, n := map[string]bool{}, 0
+		for _, p := range connected {
+			if p.State == "connected" {
+				n++
+				healthy[p.ID] = p.Judgement.State == "healthy"
+			}
+		}
+		var list []struct{ Page, Contact string }
+		if err := ask(env, bin, config, &list, "conversations", "list"); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(list, func(c struct{ Page, Contact string }) bool { return healthy[c.Page] })
+		if n < 40 || i < 0 {
+			return fmt.Errorf("%d connected pages, %d conversations", n, len(list))
+		}
+		private, page, contact = cfg.HTTP.Private, list[i].Page, list[i].Contact
 		return nil
 	})
 	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))

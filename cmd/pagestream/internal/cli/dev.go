@@ -136,7 +136,8 @@ In the browser:
 
 %[7]s
 
-What the fake Meta has sent, and what the server has stored (with events about its own work):
+What the fake Meta has sent, and what the server has stored (with events about its own work, and those of
+the past weeks, with which it began):
 
 `, private, w.PublicAddr(), program()+" -c "+quoted(w.ConfigFile), w.Config.HTTP.TokenFile, w.Webhook, w.MetaURL, kept,
 		link)

@@ -25,6 +25,7 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/backoff"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
 )
 
 const (
@@ -66,7 +67,7 @@ func (f fleet) settle() error {
 		}
 		f.await(fresh)
 	}
-	return f.describe(reading)
+	return f.describe(fresh, reading)
 }
 
 // pages returns all pages of the server.
@@ -78,19 +79,29 @@ func (f fleet) pages() ([]operate.Page, error) {
 	return list, nil
 }
 
-// connectNew connects the pages of the fleet that the server does not know, and makes what is wrong
-// with them. It returns them.
+// connectNew connects the pages of the fleet that were never connected to the server, and makes what is
+// wrong with them. It returns them.
 func (f fleet) connectNew() ([]dev.Shop, error) {
 	list, err := f.pages()
 	if err != nil {
 		return nil, err
 	}
 	fresh := slices.DeleteFunc(dev.Shops(), func(s dev.Shop) bool {
-		return s.Company == "" || slices.ContainsFunc(list, func(p operate.Page) bool { return string(p.ID) == s.ID })
+		return s.Company == "" || slices.ContainsFunc(list, func(p operate.Page) bool {
+			return string(p.ID) == s.ID && p.State != pages.Unknown
+		})
 	})
 	if len(fresh) == 0 {
 		return nil, nil
 	}
+	// A page with a past comes first, because it shows as never connected until then.
+	rank := func(s dev.Shop) int {
+		if s.Trouble == dev.Silent {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(fresh, func(a, b dev.Shop) int { return rank(a) - rank(b) })
 	tokens, err := f.w.Tokens(fresh)
 	if err != nil {
 		return nil, err
@@ -184,8 +195,9 @@ func (f fleet) await(fresh []dev.Shop) {
 			state[string(p.ID)] = p.Judgement.Severity
 		}
 		if !slices.ContainsFunc(fresh, func(s dev.Shop) bool {
-			// A quiet page is fine, and an unsubscribed one is so again soon.
-			return s.Trouble != "" && s.Trouble != dev.Quiet && s.Trouble != dev.Unsubscribed && state[s.ID] == meta.Fine
+			// A quiet page is fine, an unsubscribed one is so again soon, and a silent one not yet found to be.
+			found := !slices.Contains([]dev.Trouble{"", dev.Quiet, dev.Unsubscribed, dev.Silent}, s.Trouble)
+			return found && state[s.ID] == meta.Fine
 		}) {
 			return
 		}
@@ -196,8 +208,9 @@ func (f fleet) deadLetters() ([]projections.DeadLetter, error) {
 	return collect[projections.DeadLetter](f.c, deadLettersPath, nil, 0)
 }
 
-// describe prints which pages there are, by their state, and what waits.
-func (f fleet) describe(reading string) error {
+// describe prints which pages there are, by their state, which of the new ones will fall silent, and what
+// waits.
+func (f fleet) describe(fresh []dev.Shop, reading string) error {
 	list, err := f.pages()
 	dead, deadErr := f.deadLetters()
 	if err := errors.Join(err, deadErr); err != nil {
@@ -229,6 +242,12 @@ func (f fleet) describe(reading string) error {
 		}
 		return cells{fmt.Sprint(len(of)), state.Words(), what}
 	})
+	for _, s := range dev.Shops() {
+		if s.Trouble == dev.Silent && slices.ContainsFunc(fresh, func(n dev.Shop) bool { return n.ID == s.ID }) {
+			fmt.Fprintf(f.c.Out, "\nMeta has stopped sending what people write to %s, which is busy at this hour: it shows as %s "+
+				"within two minutes.\n", s.Name, meta.StateSilent.Words())
+		}
+	}
 	fmt.Fprintf(f.c.Out, "\nEvents that wait for you, because Meta does not show a lead: %d "+
 		"(in the console: Streams, Dead letters).\n", len(dead))
 	if reading != "" {

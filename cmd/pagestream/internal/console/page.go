@@ -125,8 +125,9 @@ func (c *Console) steps(ctx context.Context, page domain.PageID, sub *subscripti
 				s.Why = fmt.Sprintf("%d fields", len(t.Actual))
 			case subscriptions.Failed, subscriptions.Drifted:
 				s.Level = levelWrong
-			case subscriptions.Requested, subscriptions.Removed, subscriptions.None:
+			case subscriptions.Removed, subscriptions.None:
 				s.Level = levelWarning
+			case subscriptions.Requested: // what follows says whether it was granted
 			}
 			out = append(out, s)
 		}

@@ -81,6 +81,8 @@ var functions = template.FuncMap{
 	"count":   func(n any) string { return thousands(fmt.Sprint(n)) },
 	"words":   func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
 	"path":    pathOf,
+	"parts":   partsOf,
+	"options": optionsOf,
 	"dict":    dict,
 	"deref": func(f *float64) float64 {
 		if f == nil {
@@ -100,6 +102,24 @@ func dict(pairs ...any) map[string]any {
 		out[fmt.Sprint(pairs[i])] = pairs[i+1]
 	}
 	return out
+}
+
+// partsOf lets a line break after each "_" and "." of a name, and nowhere else.
+func partsOf(name any) template.HTML {
+	text := template.HTMLEscapeString(fmt.Sprint(name))
+	return template.HTML(strings.NewReplacer("_", "_<wbr>", ".", ".<wbr>").Replace(text)) //nolint:gosec // escaped above
+}
+
+// optionsOf keeps each option of a command on one line: a browser would break it after its hyphens.
+func optionsOf(command string) template.HTML {
+	words := strings.Split(command, " ")
+	for i, w := range words {
+		if w = template.HTMLEscapeString(w); strings.HasPrefix(w, "-") {
+			w = `<span class="short">` + w + `</span>`
+		}
+		words[i] = w
+	}
+	return template.HTML(strings.Join(words, " ")) //nolint:gosec // escaped above
 }
 
 // remedyLabels are the texts of the buttons that carry out a remedy.

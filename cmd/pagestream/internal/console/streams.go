@@ -17,6 +17,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
+	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -31,19 +32,22 @@ type streamsView struct {
 	Jobs []job
 	Past []history.Entry
 	// Busy is set while a job or a rebuild runs; the page then refreshes every second.
-	Busy      bool
-	Dead      []projections.DeadLetter
-	DeadMore  bool
-	Pages     []deadPage
+	Busy     bool
+	Dead     []projections.DeadLetter
+	DeadMore bool
+	Pages    []deadPage
+	// PageNames are the names of the pages of dead letters, where they are known.
+	PageNames map[domain.PageID]string
 	Consumers []consumers.Consumer
 	Hooks     []hooks.Status
 	// Trouble is the error if something could not be listed.
 	Trouble string
 }
 
-// deadPage is the number of a page's dead letters among those that are listed.
+// deadPage is the number of a page's dead letters among those that are listed. Name is empty if it is not known.
 type deadPage struct {
 	Page  domain.PageID
+	Name  string
 	Count int
 }
 
@@ -73,8 +77,12 @@ func (c *Console) showStreams(w http.ResponseWriter, r *http.Request, status int
 	for _, d := range v.Dead {
 		counts[d.Page]++
 	}
+	v.PageNames = map[domain.PageID]string{}
 	for page, n := range counts {
-		v.Pages = append(v.Pages, deadPage{page, n})
+		if p, err := pages.Get(c.opts.Pages, page); err == nil { // otherwise its id is shown
+			v.PageNames[page] = p.Name
+		}
+		v.Pages = append(v.Pages, deadPage{page, v.PageNames[page], n})
 	}
 	slices.SortFunc(v.Pages, func(a, b deadPage) int { return b.Count - a.Count })
 	ctx, cancel := context.WithTimeout(r.Context(), modelWait)

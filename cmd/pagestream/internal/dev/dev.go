@@ -83,9 +83,13 @@ func Start(ctx context.Context, o Options) (w *Environment, err error) {
 		Name: app, ID: appID, Secrets: []config.Secret{config.Secret(AppSecret)}, VerifyToken: config.Secret(VerifyToken),
 		GraphURL: w.meta.url, LoginURL: w.meta.url, GraphVersion: config.DefaultGraphVersion,
 	}}
-	p := server.New(server.Options{
+	so := server.Options{
 		Config: cfg, Version: o.Version, OpenLogins: true, Breaker: w.breaker, Logger: o.Logger,
-	})
+	}
+	if err := importPast(ctx, o.Dir, cfg, w.meta, so); err != nil {
+		return w, err
+	}
+	p := server.New(so)
 	if err := p.Run(ctx); err != nil {
 		return w, err
 	}
@@ -145,6 +149,7 @@ func (w *Environment) Deliver(o fakegraph.EngineOptions) (*fakegraph.Engine, err
 	for _, s := range Shops() {
 		engine.SetStandby(s.ID, s.Trouble == Handover)
 		engine.SetQuiet(s.ID, s.Trouble == Quiet)
+		engine.SetMuted(s.ID, s.Trouble == Silent)
 	}
 	w.engine = engine
 	w.breaker.deliver(engine)

@@ -102,6 +102,7 @@ var verbs = map[string]verb{
 	// page, on
 	"standby": eachEngine(withParams(func(c command) { c.engine.SetStandby(c.Page, c.on()) }, "page")),
 	"quiet":   eachEngine(withParams(func(c command) { c.engine.SetQuiet(c.Page, c.on()) }, "page")),
+	"muted":   eachEngine(withParams(func(c command) { c.engine.SetMuted(c.Page, c.on()) }, "page")),
 	// percent
 	"duplicates": eachEngine(withParams(func(c command) { c.engine.SetDuplicates(c.Percent) })),
 	"reorder":    eachEngine(withParams(func(c command) { c.engine.SetReorder(c.Percent) })),
@@ -253,6 +254,7 @@ type (
 		Reorder    int                 `json:"reorder"`
 		Standby    []string            `json:"standby"`
 		Quiet      []string            `json:"quiet"`
+		Muted      []string            `json:"muted"`
 		Pages      map[string]Counters `json:"pages"`
 	}
 	state struct {
@@ -308,7 +310,7 @@ func (e *Engine) state() stateEngine {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out.Standby, out.Quiet = sortedKeys(e.standby), sortedKeys(e.quiet)
+	out.Standby, out.Quiet, out.Muted = sortedKeys(e.standby), sortedKeys(e.quiet), sortedKeys(e.muted)
 	return out
 }
 

@@ -137,6 +137,13 @@ func TestControlScriptsTheFake(t *testing.T) {
 	assert.True(t, got[0].standby)
 	assert.Equal(t, mid, got[0].Message.Mid)
 
+	ok("muted", `{"page":"`+page1+`"}`)
+	lost := s.Stats()[page1].Lost
+	ok("say", `{"page":"`+page1+`","contact":"`+s.Contacts(page1)[0]+`","text":"anybody?"}`)
+	s.steps(1)
+	assert.Empty(t, s.take(), "nothing of a muted page is delivered")
+	assert.Equal(t, lost+1, s.Stats()[page1].Lost)
+
 	ok("delivery", `{"on":false}`)
 	status, _ := do("send-test", "")
 	assert.Equal(t, http.StatusUnprocessableEntity, status)
@@ -144,6 +151,7 @@ func TestControlScriptsTheFake(t *testing.T) {
 	engine := state["engines"].([]any)[0].(map[string]any)
 	assert.Equal(t, false, engine["delivery"])
 	assert.Equal(t, []any{page1}, engine["quiet"])
+	assert.Equal(t, []any{page1}, engine["muted"])
 	assert.Equal(t, []any{page1}, engine["standby"])
 	assert.Positive(t, engine["pages"].(map[string]any)[page1].(map[string]any)["acked"])
 	ok("delivery", `{"on":true}`)

@@ -91,6 +91,7 @@ type Engine struct {
 	queue    []later[item]   // echoes of the Send API and messages of Say
 	standby  map[string]bool // pages whose threads another app owns
 	quiet    map[string]bool // pages whose people write nothing
+	muted    map[string]bool // pages of which nothing is delivered
 	secret   string          // the signing secret; empty is the app's
 }
 
@@ -127,7 +128,7 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	o.RunID = cmp.Or(o.RunID, strconv.FormatInt(o.Now().UnixNano(), 36))
 	e := &Engine{
 		opts: o, graph: o.Graph, app: app, counters: map[string]Counters{},
-		standby: map[string]bool{}, quiet: map[string]bool{},
+		standby: map[string]bool{}, quiet: map[string]bool{}, muted: map[string]bool{},
 		gen: &generator{
 			graph: o.Graph, app: app, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 1)),
 			threads: map[string]*thread{},

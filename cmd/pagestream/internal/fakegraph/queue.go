@@ -82,12 +82,15 @@ func (e *Engine) record(i *item) bool {
 		e.graph.storeMessage(*i.stored)
 		i.stored = nil
 	}
-	return e.isSubscribed(*i) && !e.dropIfOff([]item{*i})
+	return e.isSubscribed(*i) && !e.dropIf(e.has(e.muted, i.page), []item{*i}) && !e.dropIfOff([]item{*i})
 }
 
 // dropIfOff reports whether delivery is off, and then counts the items as lost.
-func (e *Engine) dropIfOff(items []item) bool {
-	if !e.outage.Load() {
+func (e *Engine) dropIfOff(items []item) bool { return e.dropIf(e.outage.Load(), items) }
+
+// dropIf returns off, and if it is true, it counts the items as lost.
+func (e *Engine) dropIf(off bool, items []item) bool {
+	if !off {
 		return false
 	}
 	e.count(items, func(c *Counters) { c.Lost++ })

@@ -8,6 +8,11 @@ func (e *Engine) SetStandby(page string, on bool) { e.set(e.standby, page, on) }
 // delivered, and messages of the Send API are still echoed.
 func (e *Engine) SetQuiet(page string, on bool) { e.set(e.quiet, page, on) }
 
+// SetMuted sets whether Meta delivers nothing of a page that the app is subscribed to. People
+// keep writing, and their messages are in the Conversations API, but none is ever sent.
+// Earlier items may still be delivered.
+func (e *Engine) SetMuted(page string, on bool) { e.set(e.muted, page, on) }
+
 func (e *Engine) has(pages map[string]bool, page string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -435,6 +436,29 @@ func TestErasedEventIsNotTriedAgain(t *testing.T) {
 	})
 	r.answering(nil)
 	r.eventually(t, "1", seqs[1:])
+}
+
+// TestAnEventThatIsBeingSentIsNotCalledBack checks the limit of an erasure: a receiver that was given an event before has
+// it. The erased event is not sent again, and the events after it are.
+func TestAnEventThatIsBeingSentIsNotCalledBack(t *testing.T) {
+	r := newFixture(t)
+	asked, release := make(chan struct{}, 1), make(chan struct{})
+	first := sync.OnceFunc(func() {
+		asked <- struct{}{}
+		<-release
+	})
+	r.answering(func(delivery, http.Header) int {
+		first()
+		return http.StatusOK
+	})
+	r.start(t)
+	seqs := r.publish(t, "1", "1")
+	<-asked
+	n, err := streams.Erase(t.Context(), r.JS, streams.Name, seqs[:1], func(streams.Stored) bool { return true })
+	close(release)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	r.eventually(t, "1", seqs)
 }
 
 func TestSlowAnswerTimesOut(t *testing.T) {

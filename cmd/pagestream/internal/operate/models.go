@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/audit"
@@ -90,8 +91,17 @@ func AuditText(a audit.Report) string {
 		"%d deliveries accepted with %d items = %d stored + %d duplicates.",
 		a.Seq, a.Took.Round(time.Millisecond), a.Stream.Events, a.Stream.Erased,
 		d.Accepted, d.Items, d.Stored, d.Duplicates)
+	var rows []string // each way of comparing once, in the order of the models
+	models := map[string][]string{}
 	for _, m := range a.Models {
-		text += fmt.Sprintf(" Rows of %s compared with a replay: %s.", m.Name, m.Rows)
+		of := m.Rows.String()
+		if models[of] == nil {
+			rows = append(rows, of)
+		}
+		models[of] = append(models[of], m.Name)
+	}
+	for _, of := range rows {
+		text += fmt.Sprintf(" Rows of %s compared with a replay: %s.", strings.Join(models[of], ", "), of)
 	}
 	if a.OK {
 		return "All is as promised. " + text

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -350,6 +351,31 @@ func TestSilence(t *testing.T) {
 	// A new process has no silence yet.
 	r = newLoop(f)
 	assert.False(t, runOnce(t, r, f, 0).AllSilent)
+}
+
+// TestEachPageHasItsTimeInTheInterval checks that all pages are due in the first half of an interval, spread over it, and
+// in each interval at the same time, so that the time between two checks of a page is the interval.
+func TestEachPageHasItsTimeInTheInterval(t *testing.T) {
+	f := newFixture(t)
+	list := numbered(200)
+	for _, p := range list {
+		f.connect(p)
+	}
+	r := newLoop(f)
+	require.Equal(t, 10*time.Minute, r.opts.Interval)
+	begins := start.Truncate(r.opts.Interval)
+	var before []slot
+	for range 3 {
+		require.NoError(t, r.plan(begins))
+		require.Len(t, r.slots, len(list))
+		assert.False(t, r.slots[0].at.Before(begins))
+		assert.Less(t, r.slots[len(list)-1].at.Sub(begins), r.opts.Interval/2)
+		assert.Greater(t, r.slots[len(list)-1].at.Sub(r.slots[0].at), r.opts.Interval/4, "not all at once")
+		for i, s := range before {
+			assert.Equal(t, slot{s.page, s.at.Add(r.opts.Interval)}, r.slots[i])
+		}
+		before, begins = slices.Clone(r.slots), begins.Add(r.opts.Interval)
+	}
 }
 
 // TestSilenceWhenTheClockIsSet checks that a page is as silent as it was when the clock is set forward or back.

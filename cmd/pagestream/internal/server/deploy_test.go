@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -45,6 +46,9 @@ func TestDeployFiles(t *testing.T) {
 	} {
 		assert.Equal(t, want, setting(name), name)
 	}
+	stop, err := time.ParseDuration(setting("TimeoutStopSec"))
+	require.NoError(t, err)
+	assert.Less(t, cfg.HTTP.ShutdownTimeout, stop, "the server stops by itself before systemd kills it")
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("there is no systemd-analyze")

@@ -159,7 +159,8 @@ func TestDev(t *testing.T) {
 			{3, count(meta.StateStandby)},
 			{2, count(meta.StateSubscribeFailed, meta.StatePermissionMissing)},
 			// One page has a lead that waits as a dead letter. One is unsubscribed, until the reconcile loop subscribes it.
-			{28, count(meta.StateHealthy, meta.StateParked, meta.StateUnsubscribedByOthers)},
+			// One page falls silent: see testSilent.
+			{28, count(meta.StateHealthy, meta.StateParked, meta.StateUnsubscribedByOthers, meta.StateSilent)},
 		} {
 			if want.found != want.pages {
 				return fmt.Errorf("%d pages instead of %d: %v", want.found, want.pages, states)
@@ -179,6 +180,7 @@ func TestDev(t *testing.T) {
 	t.Run("consumer", d.testConsumer)
 	t.Run("break", d.testBreak)
 	t.Run("browser", d.testBrowser)
+	t.Run("silent", d.testSilent)
 
 	// After a restart there are the same pages, tokens and people.
 	dead, said := d.states()[meta.StateTokenDead], devGet[operate.Status](d, "/api/v1/status").Conversations
@@ -351,6 +353,44 @@ func (d *devRun) testBreak(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// testSilent checks that a page is found to be silent by its rhythm of the past weeks, by all that show it, and
+// that backfill finds what Meta did not deliver.
+func (d *devRun) testSilent(t *testing.T) {
+	var page operate.Page
+	streamstest.Eventually(t, 2*time.Minute, func() error {
+		var silent []operate.Page
+		for _, p := range devGet[api.List[operate.Page]](d, "/api/v1/pages?limit=500").Items {
+			if p.Judgement.State == meta.StateSilent {
+				silent = append(silent, p)
+			}
+		}
+		if len(silent) != 1 {
+			return fmt.Errorf("%d silent pages", len(silent))
+		}
+		page = silent[0]
+		return nil
+	})
+	assert.Equal(t, "Dockside Records", page.Name)
+	assert.Equal(t, meta.Wrong, page.Judgement.Severity)
+	assert.Greater(t, time.Since(page.Traffic.FirstInboundAt), 14*24*time.Hour)
+	assert.Greater(t, time.Since(page.Traffic.LastInboundAt), 2*time.Hour)
+	code, out := d.command(t, "doctor", string(page.ID))
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, out, "silent compared with its own rhythm")
+	assert.Contains(t, out, "pagestream backfill "+string(page.ID))
+	c := d.visitor()
+	token, err := os.ReadFile(filepath.Join(d.dir, "admin.token"))
+	require.NoError(t, err)
+	d.fetch(c, d.base+"/sign-in", url.Values{"token": {strings.TrimSpace(string(token))}})
+	_, text := d.fetch(c, d.base+"/?q=dockside", nil)
+	assert.Contains(t, text, `<span class="badge wrong" title="The page is silent compared with its own rhythm.">silent</span>`)
+	assert.NotContains(t, text, "Corner Bakery")
+
+	code, out = d.command(t, "backfill", string(page.ID), "--since", "1h")
+	assert.Equal(t, cli.ExitOK, code, out)
+	assert.Regexp(t, `[1-9]\d* were missing`, out, "what Meta did not deliver")
 }
 
 // testBrowser uses the page that breaks the fake Meta as a person does.

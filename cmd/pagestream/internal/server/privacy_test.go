@@ -274,6 +274,18 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 	coded := base64.StdEncoding.EncodeToString([]byte(`{"object":"page","entry":[{"sender":{"id":"` + person))
 	all := []string{person, name, words, coded[:len(coded)-4]}
 	require.NotEmpty(t, filesWith(t, cfg.Data.Dir, all...))
+	before, moment := fmt.Sprint(lastSeq(t, r)), time.Now().UTC().Format(time.RFC3339Nano)
+	past := func(of ...string) (out string) {
+		t.Helper()
+		for _, at := range [][]string{{"--at-seq", before}, {"--at-time", moment}} {
+			_, stdout, stderr := r.command(t, append(append([]string{}, of...), at...)...)
+			out += stdout + stderr
+		}
+		return out
+	}
+	thread, comments := []string{"conversations", "show", "104", person}, []string{"comments", "list", "104"}
+	require.Contains(t, past(thread...), words)
+	require.Contains(t, past(comments...), words)
 	code, out, stderr := r.command(t, "erase", "104", person, "--yes")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	for _, want := range []string{"message: 200", "comment: 1", "reaction: 1", "profile: 1", "delivery: 2", "dead letters: ", "shop"} {
@@ -281,6 +293,9 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 	}
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, all...))
 	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "good morning"), "others are kept")
+	for _, of := range [][]string{thread, comments} {
+		assert.NotContains(t, past(of...), words, "%s: the past has it no longer", of)
+	}
 
 	erasures := func() []operate.Erasure {
 		t.Helper()

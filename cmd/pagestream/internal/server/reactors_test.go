@@ -68,6 +68,19 @@ func TestProfiles(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, c.Name)
 	assert.Equal(t, 1, r.events(t, "7000")[domain.ContactProfiled])
+
+	// How long an event waits that was given to a reactor as its connection was lost.
+	st, err := r.JS().Stream(t.Context(), streams.Name)
+	require.NoError(t, err)
+	waits := map[string]time.Duration{}
+	list := st.ListConsumers(t.Context())
+	for info := range list.Info() {
+		waits[info.Name] = info.Config.AckWait.Round(time.Minute)
+	}
+	require.NoError(t, list.Err())
+	for name, minutes := range map[string]int{"profile": 4, "leads": 4, "resubscribe": 6, "erase": 10} {
+		assert.Equal(t, time.Duration(minutes)*time.Minute, waits[name], "%s of %v", name, waits)
+	}
 }
 
 // TestSentMessageAndEchoAreOneEvent checks that a sent message and its echo are one event and one row,

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,4 +137,20 @@ func TestNoSessionIsMadeFromFiles(t *testing.T) {
 			return err
 		}))
 	}
+	// A sign-out ends a session in the process that it is made in. Browsers delete the cookie then; one that was copied
+	// before is a session again after a restart, until its token is revoked or it expires.
+	r = start(t, cfg)
+	client := r.signIn(t, cfg.HTTP.TokenFile)
+	base, err := url.Parse(r.base())
+	require.NoError(t, err)
+	require.Len(t, client.Jar.Cookies(base), 1)
+	copied := client.Jar.Cookies(base)[0].Value
+	require.True(t, r.hasSession(t, copied))
+	code, _ = (&devRun{t: t}).fetch(client, r.base()+"/sign-out", url.Values{})
+	require.Equal(t, http.StatusOK, code)
+	assert.False(t, r.hasSession(t, copied))
+	assert.Empty(t, client.Jar.Cookies(base))
+	r.stop(t)
+	r = start(t, cfg)
+	assert.True(t, r.hasSession(t, copied), "guarantees.md names this limit")
 }
