@@ -48,9 +48,27 @@ func (p *Publisher) runCommitter() {
 			p.mu.Lock()
 			p.queue.stored(items, time.Since(p.round))
 			p.mu.Unlock()
-			runtime.Gosched() // callers that just got their answer may have more for the next round
+			p.yield(len(items))
 		}
 		if !open {
+			return
+		}
+	}
+}
+
+// maxYields bounds how often the committer lets others go on before the next round.
+const maxYields = 16
+
+// yield lets those go on that just got their answer and may have more for the next round, until as many events wait as the
+// last round had: a round costs one sync and one answer of JetStream, however many events it has. It does not wait: it
+// returns at once if nobody else has anything to do.
+func (p *Publisher) yield(stored int) {
+	for range maxYields {
+		runtime.Gosched()
+		p.mu.Lock()
+		waiting := p.queue.waiting
+		p.mu.Unlock()
+		if waiting >= stored {
 			return
 		}
 	}

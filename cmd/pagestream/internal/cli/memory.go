@@ -14,18 +14,26 @@ const (
 	releaseEvery = 3 * time.Second
 	// releaseAfter is how many bytes must have been allocated since the last release for another one to be of use.
 	releaseAfter = 128 << 20
-	// releaseIdle is how many bytes a process allocates in releaseEvery at most that is idle.
-	releaseIdle = 8 << 20
+	// releaseIdle is how many bytes a process allocates in releaseEvery at most that is idle, and releaseTimes how often
+	// in a row it must have been idle: what is released has to be made resident again when the next burst begins.
+	releaseIdle  = 8 << 20
+	releaseTimes = 5
 )
 
 // releaser tells when memory is to be given back to the system.
-type releaser struct{ seen, released uint64 }
+type releaser struct {
+	seen, released uint64
+	idle           int // how often in a row
+}
 
 // due reports whether the process, which has allocated so many bytes since its start, is idle after a burst.
 func (r *releaser) due(allocated uint64) bool {
-	idle := allocated-r.seen < releaseIdle
+	r.idle++
+	if allocated-r.seen >= releaseIdle {
+		r.idle = 0
+	}
 	r.seen = allocated
-	if !idle || allocated-r.released < releaseAfter {
+	if r.idle < releaseTimes || allocated-r.released < releaseAfter {
 		return false
 	}
 	r.released = allocated

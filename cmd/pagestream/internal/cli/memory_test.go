@@ -22,6 +22,11 @@ func TestMemoryIsReleasedOnceAfterABurst(t *testing.T) {
 	assert.Zero(t, released)
 	run(10, 100<<20)
 	assert.Zero(t, released, "it is busy")
+	for range 10 {
+		run(releaseTimes-1, 1<<20)
+		run(1, 100<<20)
+	}
+	assert.Zero(t, released, "it is never idle for long")
 	run(100, 1<<20)
 	assert.Equal(t, 1, released, "it is idle after a burst")
 	run(5, 100<<20)
