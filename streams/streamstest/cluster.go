@@ -2,11 +2,13 @@ package streamstest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +33,7 @@ func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Clust
 	t.Helper()
 	var routes []*url.URL
 	for range n { // each server needs the routes of all at its start
-		routes = append(routes, &url.URL{Scheme: "nats", Host: freeAddr(t)})
+		routes = append(routes, &url.URL{Scheme: "nats", Host: FreeAddr(t)})
 	}
 	c, dir := &Cluster{}, t.TempDir()
 	for i, route := range routes {
@@ -146,11 +148,24 @@ func (c *Cluster) Restart(t testing.TB, i int) {
 	require.True(t, s.ReadyForConnections(Limit))
 }
 
-// freeAddr returns an address of 127.0.0.1 that nothing listens on.
-func freeAddr(t testing.TB) string {
+// given has the addresses that FreeAddr has returned.
+var given sync.Map
+
+// FreeAddr returns an address of 127.0.0.1 that nothing listened on a moment ago. It is for a server whose address others
+// must know before it starts, or that is started again: where it is possible, use port 0.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
+	for range 100 {
+		// The system gives nobody a port of this range by itself, so that none is taken between two uses.
+		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000))
+		if _, twice := given.LoadOrStore(addr, true); twice {
+			continue
+		}
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			require.NoError(t, ln.Close())
+			return addr
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }

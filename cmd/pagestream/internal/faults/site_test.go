@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 const (
@@ -77,7 +78,7 @@ func (f *trial) site(t *testing.T, data string) *site {
 		require.NoError(t, err)
 	}
 	s := &site{
-		trial: f, dir: dir, data: data, public: freeAddress(t), private: freeAddress(t),
+		trial: f, dir: dir, data: data, public: streamstest.FreeAddr(t), private: streamstest.FreeAddr(t),
 		lost: map[string]string{}, doubled: map[string]string{}, disordered: map[string]string{},
 	}
 	if data == "" {
@@ -106,15 +107,6 @@ func device(t *testing.T, path string) uint64 {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Stat(path, &st))
 	return st.Dev
-}
-
-// freeAddress returns an address whose port was free a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func (s *site) config() string { return filepath.Join(s.dir, "pagestream.yaml") }

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/dev"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // flood is a client that sends signed deliveries of one page as fast as it can with half a core.
@@ -188,7 +189,7 @@ func TestAFloodingPageDelaysNoOther(t *testing.T) {
 	}
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = streamstest.FreeAddr(t), streamstest.FreeAddr(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	spawn(t, "-c", file, "serve")

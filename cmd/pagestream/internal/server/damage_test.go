@@ -250,7 +250,7 @@ func TestDamagedLedgerBeginsAgain(t *testing.T) {
 func TestProcessSurvivesDamage(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = streamstest.FreeAddr(t), streamstest.FreeAddr(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	send := func(from, to int) {

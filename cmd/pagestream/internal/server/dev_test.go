@@ -311,6 +311,7 @@ func (d *devRun) testBreak(t *testing.T) {
 	_, text = d.fetch(c, d.base+"/break", nil)
 	assert.Contains(t, text, "Nothing was broken here")
 
+	well := []meta.State{meta.StateHealthy, meta.StateParked} // the lead that can't be read may be the page's
 	text = post("/break", url.Values{"fault": {"token"}, "page": {first}})
 	assert.Contains(t, text, "/pages/"+first)
 	code, out := d.command(t, "pages", "check", first)
@@ -323,7 +324,7 @@ func (d *devRun) testBreak(t *testing.T) {
 	assert.Contains(t, out, "subscription.drifted")
 	code, out = d.command(t, "pages", "resubscribe", second)
 	assert.Equal(t, cli.ExitOK, code, out)
-	assert.Equal(t, meta.StateHealthy, stateOf(second))
+	assert.Contains(t, well, stateOf(second))
 
 	duplicates := func() uint64 { return devGet[operate.Status](d, "/api/v1/status").Received.Duplicates() }
 	received := func() uint64 { return devGet[operate.Status](d, "/api/v1/status").Stored.Events }
@@ -344,8 +345,8 @@ func (d *devRun) testBreak(t *testing.T) {
 	assert.Contains(t, text, "Nothing was broken here")
 	_, out = d.command(t, "history", "--verb", "dev_break")
 	assert.Contains(t, out, "token")
-	_ = devGet[doctor.Report](d, "/api/v1/doctor?page="+first) // Graph is asked
-	assert.Equal(t, meta.StateHealthy, stateOf(first), "the token is valid again")
+	_ = devGet[doctor.Report](d, "/api/v1/doctor?page="+first)                          // Graph is asked
+	assert.Contains(t, well, stateOf(first), "the token is valid again")
 	before := received()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if n := received(); n < before+20 {

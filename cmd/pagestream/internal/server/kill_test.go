@@ -53,30 +53,6 @@ func (c *child) kill() {
 	_ = c.cmd.Wait()
 }
 
-// freePort returns an address whose port was free a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		// The system gives nobody a port of this range by itself, so that none is taken between two uses.
-		ln, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000)))
-		if err == nil {
-			require.NoError(t, ln.Close())
-			return ln.Addr().String()
-		}
-	}
-	require.Fail(t, "no port is free")
-	return ""
-}
-
-// freePorts returns two different such addresses. The first is in use while the second is chosen.
-func freePorts(t *testing.T) (public, private string) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String(), freePort(t)
-}
-
 // TestKilledServerLosesNothing kills the real binary several times under traffic. Like Meta, the
 // client sends deliveries again that were not answered with 200; it also repeats some that were.
 // Afterwards every acknowledged message must be in the stream once, in its conversation once, and in the
@@ -85,7 +61,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = streamstest.FreeAddr(t), streamstest.FreeAddr(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	kills := 5
@@ -266,7 +242,7 @@ func TestSignalStopsTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = streamstest.FreeAddr(t), streamstest.FreeAddr(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	server := spawn(t, "-c", file, "serve")

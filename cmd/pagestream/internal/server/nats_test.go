@@ -246,7 +246,7 @@ func TestConfigCheckConnectSaysWhatIsMissing(t *testing.T) {
 // another one.
 func TestNATSDomain(t *testing.T) {
 	t.Parallel()
-	_, port, err := net.SplitHostPort(freePort(t))
+	_, port, err := net.SplitHostPort(streamstest.FreeAddr(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)

@@ -173,7 +173,7 @@ func TestRemovingTheAppDisconnectsPages(t *testing.T) {
 	t.Parallel()
 	var addr string
 	g, cfg := newFakeMeta(t, 2, func(o *fakegraph.Options) {
-		addr = freePort(t)
+		addr = streamstest.FreeAddr(t)
 		o.Apps[0].DeauthorizeURL = "http://" + addr + "/meta/deauthorize"
 		o.Apps[0].DataDeletionURL = "http://" + addr + "/meta/data-deletion/main"
 	})
@@ -233,7 +233,7 @@ func (r *running) connectLeads(t *testing.T, g *fakegraph.Graph, user, page stri
 func TestLeadsAreRetrievedOnce(t *testing.T) {
 	t.Parallel()
 	g, cfg := newFakeMeta(t, 1)
-	cfg.HTTP.Public = freePort(t) // the same after the restart
+	cfg.HTTP.Public = streamstest.FreeAddr(t) // the same after the restart
 	r := start(t, cfg)
 	r.connectLeads(t, g, testUser, "7000")
 	e := r.newEngine(t, g, 0)

@@ -138,7 +138,7 @@ func TestKillDuringRebuild(t *testing.T) {
 	const killEvents = 3000
 	dir := t.TempDir()
 	cfg := testConfig(dir)
-	cfg.HTTP.Public, cfg.HTTP.Private = freePorts(t)
+	cfg.HTTP.Public, cfg.HTTP.Private = streamstest.FreeAddr(t), streamstest.FreeAddr(t)
 	file, err := dev.WriteConfig(dir, cfg)
 	require.NoError(t, err)
 	r := start(t, cfg)

@@ -329,7 +329,7 @@ func natsAt(t *testing.T, o natsserver.Options) (stop func()) {
 func TestReadModelsDiskIsFull(t *testing.T) {
 	t.Parallel()
 	mount := streamstest.Disk(t, 64<<20)
-	_, port, err := net.SplitHostPort(freePort(t))
+	_, port, err := net.SplitHostPort(streamstest.FreeAddr(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
@@ -384,7 +384,7 @@ func TestReadModelsDiskIsFull(t *testing.T) {
 // TestServeWaitsForNATS starts a program before its NATS server, which has no JetStream at first.
 func TestServeWaitsForNATS(t *testing.T) {
 	t.Parallel()
-	_, port, err := net.SplitHostPort(freePort(t))
+	_, port, err := net.SplitHostPort(streamstest.FreeAddr(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
@@ -431,7 +431,7 @@ func TestServeWaitsForNATS(t *testing.T) {
 // TestServeDoesNotWaitForWhatDoesNotPass checks which errors of the start are returned at once.
 func TestServeDoesNotWaitForWhatDoesNotPass(t *testing.T) {
 	t.Parallel()
-	_, port, err := net.SplitHostPort(freePort(t))
+	_, port, err := net.SplitHostPort(streamstest.FreeAddr(t))
 	require.NoError(t, err)
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
