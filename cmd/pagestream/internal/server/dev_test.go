@@ -345,7 +345,7 @@ func (d *devRun) testBreak(t *testing.T) {
 	assert.Contains(t, text, "Nothing was broken here")
 	_, out = d.command(t, "history", "--verb", "dev_break")
 	assert.Contains(t, out, "token")
-	_ = devGet[doctor.Report](d, "/api/v1/doctor?page="+first)                          // Graph is asked
+	_ = devGet[doctor.Report](d, "/api/v1/doctor?page="+first) // Graph is asked
 	assert.Contains(t, well, stateOf(first), "the token is valid again")
 	before := received()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
