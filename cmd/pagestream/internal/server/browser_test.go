@@ -191,9 +191,11 @@ func (b *tab) fill(sel, text string) {
 	eval[bool](b, fmt.Sprintf(`(() => {
 		const field = document.querySelector(%q);
 		field.value = "";
+		field.focus();
 		return field.dispatchEvent(new Event("input", {bubbles: true}));
 	})()`, sel))
-	do(b, "fill "+sel, chromedp.SendKeys(chromedp.CSS(sel), text))
+	// Not chromedp.SendKeys: it reads the attributes of a node while the page may change them.
+	do(b, "fill "+sel, chromedp.KeyEvent(text))
 }
 
 // waitForText waits until an element that matches sel contains the text and the page is loaded
