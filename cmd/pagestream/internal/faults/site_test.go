@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,8 +20,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 const (
@@ -78,7 +78,7 @@ func (f *trial) site(t *testing.T, data string) *site {
 		require.NoError(t, err)
 	}
 	s := &site{
-		trial: f, dir: dir, data: data, public: streamstest.FreeAddr(t), private: streamstest.FreeAddr(t),
+		trial: f, dir: dir, data: data, public: freeAddress(t), private: freeAddress(t),
 		lost: map[string]string{}, doubled: map[string]string{}, disordered: map[string]string{},
 	}
 	if data == "" {
@@ -107,6 +107,20 @@ func device(t *testing.T, path string) uint64 {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Stat(path, &st))
 	return st.Dev
+}
+
+// freeAddress returns an address whose port was free a moment ago. The system gives nobody a port of this range by itself.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000)))
+		if err == nil {
+			require.NoError(t, ln.Close())
+			return ln.Addr().String()
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }
 
 func (s *site) config() string { return filepath.Join(s.dir, "pagestream.yaml") }
