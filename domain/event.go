@@ -17,8 +17,13 @@ import (
 // ErrBadData is returned when an event's data or its raw item is not valid JSON.
 var ErrBadData = errors.New("event data is not readable")
 
-// SourceWebhook is the [Data].Source of what a webhook delivered.
-const SourceWebhook = "webhook"
+// The values of [Data].Source of what came from Meta: delivered by a webhook, read with the Conversations API to fill a gap,
+// and sent through our API.
+const (
+	SourceWebhook  = "webhook"
+	SourceBackfill = "backfill"
+	SourceSend     = "send"
+)
 
 // RedeliveryWindow is how long Meta repeats a delivery that was not answered 200.
 // https://developers.facebook.com/docs/graph-api/webhooks/getting-started
@@ -69,8 +74,8 @@ type Data struct {
 	Channel string `json:"channel,omitempty"`
 	// Kind is the item's own key or the change's field: "message", "feed".
 	Kind string `json:"kind,omitempty"`
-	// Source is [SourceWebhook], or "backfill" for what was read with the Conversations
-	// API.
+	// Source is [SourceWebhook], [SourceBackfill] or [SourceSend]; empty for an event of
+	// ours.
 	Source string `json:"source,omitempty"`
 	// Sender and Recipient are the ids of the item's sender and recipient,
 	// unchanged.

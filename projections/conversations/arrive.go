@@ -2,7 +2,6 @@ package conversations
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/pagestream/pagestream/domain"
@@ -86,7 +85,7 @@ func (f *fold) put(at place, m *message) error {
 	if err != nil {
 		return fmt.Errorf("encode message: %w", err)
 	}
-	f.room = binary.BigEndian.AppendUint64(f.room[:0], at.seq)
+	f.room = at.appendRow(f.room[:0])
 	if err := messages(f.tx).Put(f.room, row); err != nil {
 		return fmt.Errorf("store message: %w", err)
 	}
@@ -109,7 +108,7 @@ func (f *fold) addDuplicate(at place, m *message) error {
 
 // count counts a new row, and sets LateMillis if it arrived after a newer one.
 func (f *fold) count(m *message) {
-	if f.c.Last != nil && m.Source != "backfill" { // history is not late
+	if f.c.Last != nil && m.Source != domain.SourceBackfill { // history is not late
 		if late := millis(f.c.Last.Time) - millis(m.Time); late > 0 {
 			m.LateMillis = late
 			f.c.Late++

@@ -39,7 +39,7 @@ func (f *fold) load() error {
 		return err
 	}
 	if found {
-		f.c, f.was = row.conversation, millis(row.LastActivity)
+		f.c, f.was = row.V, millis(row.V.LastActivity)
 		return nil
 	}
 	f.c, f.isNew = new(conversation), true
@@ -61,7 +61,7 @@ func (f *fold) save() error {
 			return fmt.Errorf("store contact: %w", err)
 		}
 	}
-	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, conversationRow{f.c}); err != nil {
+	if err := store.PutRow(f.tx.Bucket(bucketConversations), f.key, conversationRow{V: f.c}); err != nil {
 		return err
 	}
 	now := millis(f.c.LastActivity)
@@ -120,10 +120,10 @@ func count(tx *store.Tx, page domain.PageID, more, less Counts) error {
 		return err
 	}
 	if !found {
-		counts.Counts = new(Counts)
+		counts.V = new(Counts)
 	}
-	counts.add(more)
-	counts.subtract(less)
+	counts.V.add(more)
+	counts.V.subtract(less)
 	return store.PutRow(bucket, key, counts)
 }
 

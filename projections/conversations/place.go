@@ -45,7 +45,9 @@ func (p place) compare(q place) int {
 func (p place) next() place { return place{p.ms, p.seq + 1} }
 
 // row returns the key of the message at this place.
-func (p place) row() []byte { return be(p.seq) }
+func (p place) row() []byte { return p.appendRow(nil) }
+
+func (p place) appendRow(b []byte) []byte { return binary.BigEndian.AppendUint64(b, p.seq) }
 
 // messages returns the bucket of the messages, most of which are written in the order
 // of their keys.

@@ -96,8 +96,8 @@ func (u *unpacker) word() string {
 		return string(KindMessage)
 	case "page":
 		return "page"
-	case "webhook":
-		return "webhook"
+	case domain.SourceWebhook:
+		return domain.SourceWebhook
 	default:
 		return string(b)
 	}
@@ -235,15 +235,11 @@ func (m *message) unpackRest(u *unpacker) error {
 	return nil
 }
 
-// conversationRow is what a transaction keeps of a conversation. It is a pointer, so that the row is changed where it
-// is and not copied for each event.
-type conversationRow struct{ *conversation }
-
-// UnmarshalBinary unpacks the row.
-func (r *conversationRow) UnmarshalBinary(b []byte) error {
-	r.conversation = new(conversation)
-	return r.conversation.UnmarshalBinary(b)
-}
+// conversationRow is what a transaction keeps of a conversation, and countsRow of the counts of a page.
+type (
+	conversationRow = store.InPlace[conversation, *conversation]
+	countsRow       = store.InPlace[Counts, *Counts]
+)
 
 // AppendBinary packs the row.
 func (c *conversation) AppendBinary(b []byte) ([]byte, error) {
@@ -348,15 +344,6 @@ func (c *conversation) unpackRest(u *unpacker) error {
 	c.Referral, c.RefSeq, c.Optin, c.OptinSeq = r.Referral, r.RefSeq, r.Optin, r.OptinSeq
 	c.Account, c.AccountAt, c.AccountSeq = r.Account, r.AccountAt, r.AccountSeq
 	return nil
-}
-
-// countsRow is what a transaction keeps of counts, as [conversationRow].
-type countsRow struct{ *Counts }
-
-// UnmarshalBinary unpacks the counts.
-func (r *countsRow) UnmarshalBinary(b []byte) error {
-	r.Counts = new(Counts)
-	return r.Counts.UnmarshalBinary(b)
 }
 
 // AppendBinary packs the counts.

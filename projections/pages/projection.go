@@ -89,10 +89,10 @@ func count(bucket *store.Bucket, key []byte, e *streams.Stored) error {
 		return err
 	}
 	if !found {
-		row.traffic = new(traffic)
+		row.V = new(traffic)
 	}
-	row.Page = e.Page
-	row.count(e)
+	row.V.Page = e.Page
+	row.V.count(e)
 	return store.PutRow(bucket, key, row)
 }
 
@@ -152,7 +152,7 @@ func (t *traffic) count(e *streams.Stored) {
 // history and of sent messages do not show that deliveries arrive, and those of another
 // app not that the page's own do.
 func delivered(e *streams.Stored) bool {
-	return e.Type.Inbound() && e.Data.Source != "backfill" && e.Data.Source != "send"
+	return e.Type.Inbound() && e.Data.Source != domain.SourceBackfill && e.Data.Source != domain.SourceSend
 }
 
 // handlers apply the events that change a page's connection, by type. Other types do

@@ -10,15 +10,8 @@ import (
 	"github.com/pagestream/pagestream/projections/store"
 )
 
-// trafficRow is what a transaction keeps of a page's traffic. Many events of one transaction are of the same page, so
-// it is a pointer: the row is changed where it is and not copied for each of them.
-type trafficRow struct{ *traffic }
-
-// UnmarshalBinary reads the JSON of a row.
-func (r *trafficRow) UnmarshalBinary(b []byte) error {
-	r.traffic = new(traffic)
-	return r.traffic.UnmarshalBinary(b)
-}
+// trafficRow is what a transaction keeps of a page's traffic: many events of one transaction are of the same page.
+type trafficRow = store.InPlace[traffic, *traffic]
 
 // traffic is the stored row. It is JSON, and nearly always written and read without encoding/json.
 type traffic struct {

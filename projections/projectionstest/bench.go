@@ -78,7 +78,7 @@ func benchEvent(seq uint64) streams.Stored {
 	e := domain.Event{
 		ID: domain.DedupID("page", page, "msg", mid), Type: domain.MessageReceived, Page: page,
 		Contact: domain.ContactID(fmt.Sprint(77_000_000_000_000 + contact)), Time: at,
-		Data: domain.Data{App: "main", Object: "page", Channel: "messaging", Kind: "message", Source: "webhook"},
+		Data: domain.Data{App: "main", Object: "page", Channel: "messaging", Kind: "message", Source: domain.SourceWebhook},
 	}
 	switch m := (domain.Message{MID: mid, Text: "what does it cost to ship this to the islands?"}); seq % 8 {
 	case 6:

@@ -231,6 +231,25 @@ func AppendJSON[T any](b []byte, value *T) ([]byte, error) {
 	return append(b, v...), err
 }
 
+// InPlace is a row as a pointer. A transaction keeps it, so that an Update that changes the same row many times changes it
+// where it is instead of copying it each time; it must put the row after each change, or fail. V is nil for a row that
+// was not found.
+type InPlace[T any, R interface {
+	*T
+	Row
+}] struct{ V *T }
+
+// AppendBinary appends the encoded row.
+func (p *InPlace[T, R]) AppendBinary(b []byte) ([]byte, error) {
+	return R(p.V).AppendBinary(b) //nolint:wrapcheck // it is the row's own error
+}
+
+// UnmarshalBinary decodes the row into a new one.
+func (p *InPlace[T, R]) UnmarshalBinary(b []byte) error {
+	p.V = new(T)
+	return R(p.V).UnmarshalBinary(b) //nolint:wrapcheck // it is the row's own error
+}
+
 // GetRow reads a row that [PutRow] wrote; found is false if there is none. The row shares what it points
 // to with the transaction: a caller that modifies it must put the row. [ErrCorrupt] is returned when the
 // row can't be decoded.

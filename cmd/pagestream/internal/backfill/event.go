@@ -47,7 +47,7 @@ func (w *walk) event(m graph.Message, platform string, account domain.PageID) (d
 	if platform == Instagram {
 		d.Object = "instagram"
 	}
-	e, ok, err := d.Event(messenger.Options{App: w.access.App, Source: "backfill"})
+	e, ok, err := d.Event(messenger.Options{App: w.access.App, Source: domain.SourceBackfill})
 	if err != nil {
 		return domain.Event{}, false, err
 	}

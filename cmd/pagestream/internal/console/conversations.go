@@ -281,7 +281,7 @@ func (c *Console) readThread(w http.ResponseWriter, r *http.Request, page pages.
 
 // ours reports whether a message was sent with this installation, or by one of its apps.
 func (c *Console) ours(m conversations.Message) bool {
-	return m.Direction == conversations.Out && (m.Source == "send" || c.opts.Operator.IsOwnApp(m.AppID))
+	return m.Direction == conversations.Out && (m.Source == domain.SourceSend || c.opts.Operator.IsOwnApp(m.AppID))
 }
 
 // readBounds sets the first and the last event of a conversation, and the time of the one

@@ -243,7 +243,7 @@ func echo(r Request, a meta.Access, contact domain.ContactID, mid string, now ti
 		message["attachments"] = []json.RawMessage{v}
 	}
 	d.Message = message
-	e, ok, err := d.Event(messenger.Options{App: a.App, Source: "send"})
+	e, ok, err := d.Event(messenger.Options{App: a.App, Source: domain.SourceSend})
 	if err != nil {
 		return nil, fmt.Errorf("make echo: %w", err)
 	}
