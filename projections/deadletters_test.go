@@ -253,7 +253,7 @@ func TestDecisionsAreDeletedWithTheStream(t *testing.T) {
 	list, err = streams.Decisions(t.Context(), srv.JS, streams.Name, "other")
 	require.NoError(t, err)
 	require.Empty(t, list)
-	require.NoError(t, srv.JS.DeleteStream(t.Context(), streams.Name))
+	srv.DeleteStream(t, streams.Name)
 	srv.Stream(t, streams.Spec{})
 	srv.store(t, events(9)...)
 	list, err = streams.Decisions(t.Context(), srv.JS, streams.Name, "chain")

@@ -480,7 +480,7 @@ func TestStreamReplacedWhileRunning(t *testing.T) {
 	srv := newTestServer(t)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
 	wait(t, run, srv.store(t, events(50)...))
-	require.NoError(t, srv.JS.DeleteStream(t.Context(), streams.Name))
+	srv.DeleteStream(t, streams.Name)
 	srv.identity = srv.Stream(t, streams.Spec{})
 	fewer := events(80)[60:]
 	last := srv.store(t, fewer...)

@@ -474,7 +474,7 @@ func TestAJournalOfAnotherStreamIsNotSent(t *testing.T) {
 	other := t.TempDir()
 	copyDir(t, j.dir, other)
 
-	require.NoError(t, j.JS.DeleteStream(t.Context(), streams.Name))
+	j.DeleteStream(t, streams.Name)
 	j.Stream(t, streams.Spec{Journal: true})
 	c, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), j.Dir, streams.Name)
 	require.NoError(t, err)
@@ -750,7 +750,7 @@ func TestTheStreamOfAJournal(t *testing.T) {
 	s.Stream(t, streams.Spec{})
 	_, err := streams.Ensure(t.Context(), s.JS, streams.Spec{Journal: true})
 	require.ErrorIs(t, err, streams.ErrMismatch)
-	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	s.DeleteStream(t, streams.Name)
 	s.Stream(t, streams.Spec{Journal: true})
 	st, err := s.JS.Stream(t.Context(), streams.Name)
 	require.NoError(t, err)

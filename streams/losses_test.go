@@ -61,7 +61,7 @@ func TestLostBlocksAreFound(t *testing.T) {
 			require.NoError(t, streams.AcceptLoss(t.Context(), s.JS, streams.Name, "somebody", lost()))
 			require.Zero(t, lost().Events)
 			// A stream that is made again has lost nothing yet.
-			require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+			s.DeleteStream(t, streams.Name)
 			s.Stream(t, streams.Spec{})
 			add(t, s, "new", 1)
 			require.Equal(t, streams.Losses{Ranges: []streams.Range{}, Last: 1}, lost())

@@ -137,7 +137,7 @@ func TestPassEndsWithTheTailAndTheStream(t *testing.T) {
 		_, err := r.next()
 		require.NoError(t, err)
 	}
-	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	s.DeleteStream(t, streams.Name)
 	s.Stream(t, streams.Spec{})
 	other := messages("200", 100)
 	publish(t, s, other)

@@ -38,7 +38,7 @@ func TestSameComparesTwoStreams(t *testing.T) {
 	_, err = streams.Same(t.Context(), a.JS, b.JS, "S", nil)
 	require.ErrorIs(t, err, streams.ErrNotSame)
 	require.ErrorContains(t, err, "message: 1 and 1")
-	require.NoError(t, b.JS.DeleteStream(t.Context(), "S"))
+	b.DeleteStream(t, "S")
 	fill(b, config, func(i int, _ *nats.Msg) {
 		if i == 0 {
 			st, err := b.JS.Stream(t.Context(), "S")
@@ -48,12 +48,12 @@ func TestSameComparesTwoStreams(t *testing.T) {
 	})
 	_, err = streams.Same(t.Context(), a.JS, b.JS, "S", nil)
 	require.ErrorIs(t, err, streams.ErrNotSame)
-	require.NoError(t, b.JS.DeleteStream(t.Context(), "S"))
+	b.DeleteStream(t, "S")
 	_, err = streams.Same(t.Context(), a.JS, b.JS, "S", nil)
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
 
 	// All of it is too old to be compared within a minute.
-	require.NoError(t, a.JS.DeleteStream(t.Context(), "S"))
+	a.DeleteStream(t, "S")
 	config.MaxAge = time.Minute
 	fill(a, config, none)
 	fill(b, config, none)

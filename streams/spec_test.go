@@ -60,7 +60,7 @@ func TestEnsureCreatesAndUpdatesTheStream(t *testing.T) {
 		}
 		return err
 	})
-	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	s.DeleteStream(t, streams.Name)
 	require.NotEqual(t, first, s.Stream(t, streams.Spec{}), "a new stream has the identity of the old one")
 }
 

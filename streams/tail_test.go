@@ -141,7 +141,7 @@ func TestTailDropsTheEventsOfAReplacedStream(t *testing.T) {
 		_, err := r.next()
 		require.NoError(t, err)
 	}
-	require.NoError(t, s.JS.DeleteStream(t.Context(), streams.Name))
+	s.DeleteStream(t, streams.Name)
 	s.Stream(t, streams.Spec{})
 	fresh := messages("200", 400)
 	publish(t, s, fresh)

@@ -51,6 +51,16 @@ func Run(t testing.TB, change ...func(*embedded.Options)) *Server {
 	return s
 }
 
+// DeleteStream deletes a stream, so that it can be made again at once. With the last stream of an account, nats-server
+// deletes the account's directory some time after its answer, which fails the stream that is made meanwhile. So another
+// stream is there first.
+func (s *Server) DeleteStream(t testing.TB, name string) {
+	t.Helper()
+	_, err := s.JS.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "stays", Subjects: []string{"stays"}})
+	require.NoError(t, err)
+	require.NoError(t, s.JS.DeleteStream(t.Context(), name))
+}
+
 // Start starts the server again after Halt, on the same directory.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
