@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +142,33 @@ func TestClient(t *testing.T) {
 	cancel()
 	_, err = c.fire(ctx, base+"/webhooks", time.Minute, &blend{shots: ids.shots(secret, 1, 1), cycle: true})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestClientConnectsAgain checks that a request succeeds after the server has closed the connection, and that one
+// that waits ends with its context.
+func TestClientConnectsAgain(t *testing.T) {
+	var requests atomic.Int64
+	waits := make(chan struct{})
+	h := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if r.URL.Path == "/wait" {
+			close(waits)
+			<-r.Context().Done()
+		}
+	}))
+	defer h.Close()
+	c := newClient(1)
+	defer c.close()
+	for range 2 {
+		require.NoError(t, c.post(t.Context(), h.URL, sign(secret, []byte("{}"))))
+		h.CloseClientConnections()
+	}
+	require.Equal(t, int64(2), requests.Load())
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-waits; cancel() }()
+	require.ErrorIs(t, c.post(ctx, h.URL+"/wait", sign(secret, []byte("{}"))), context.Canceled)
+	h.Close()
+	require.Error(t, c.post(t.Context(), h.URL, sign(secret, []byte("{}"))))
 }
 
 func TestQuantile(t *testing.T) {

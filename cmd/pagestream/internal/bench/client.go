@@ -1,38 +1,126 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
 
 // client is the HTTP client of all measurements and baselines, so that its own cost is
-// the same on both sides of a ratio.
+// the same on both sides of a ratio. It shares the processors with what it measures, so it
+// is small: a goroutine that sends a request reads the answer itself. [http.Transport] has
+// two more goroutines for each connection, and costs about as much as an answer does.
 type client struct {
-	http        *http.Client
 	connections int
+
+	mu   sync.Mutex
+	idle map[string][]*link // by address
 }
+
+// link is a connection that is kept alive.
+type link struct {
+	net.Conn
+	in   *bufio.Reader
+	out  *bufio.Writer
+	used time.Time
+}
+
+// idleTimeout is less than any server closes an unused connection after.
+const idleTimeout = 20 * time.Second
 
 func newClient(connections int) *client {
-	return &client{connections: connections, http: &http.Client{
-		Timeout: requestTimeout,
-		Transport: &http.Transport{
-			MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections,
-			IdleConnTimeout: time.Minute, DisableCompression: true,
-		},
-	}}
+	return &client{connections: connections, idle: map[string][]*link{}}
 }
 
-func (c *client) close() { c.http.CloseIdleConnections() }
+// close closes all connections that are not in use.
+func (c *client) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, list := range c.idle {
+		for _, l := range list {
+			_ = l.Close()
+		}
+	}
+	clear(c.idle)
+}
+
+// link returns a connection to an address, one that was used before if there is any.
+func (c *client) link(ctx context.Context, address string) (l *link, kept bool, err error) {
+	c.mu.Lock()
+	if list := c.idle[address]; len(list) > 0 {
+		l, c.idle[address] = list[len(list)-1], list[:len(list)-1]
+	}
+	c.mu.Unlock()
+	if l != nil {
+		if time.Since(l.used) < idleTimeout {
+			return l, true, nil
+		}
+		_ = l.Close()
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, false, fmt.Errorf("connect: %w", err)
+	}
+	return &link{Conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn)}, false, nil
+}
+
+// keep keeps a connection for the next request.
+func (c *client) keep(address string, l *link) {
+	l.used = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle[address] = append(c.idle[address], l)
+}
+
+// exchange sends a request and copies the body of the answer to a writer.
+func (l *link) exchange(req *http.Request, to io.Writer) (*http.Response, error) {
+	if err := l.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	stop := context.AfterFunc(req.Context(), func() { _ = l.SetDeadline(time.Unix(1, 0)) })
+	resp, err := l.roundTrip(req, to)
+	if !stop() {
+		return nil, req.Context().Err()
+	}
+	return resp, err
+}
+
+func (l *link) roundTrip(req *http.Request, to io.Writer) (*http.Response, error) {
+	if err := req.Write(l.out); err != nil {
+		return nil, fmt.Errorf("send: %w", err)
+	}
+	if err := l.out.Flush(); err != nil {
+		return nil, fmt.Errorf("send: %w", err)
+	}
+	resp, err := http.ReadResponse(l.in, req)
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	return resp, nil
+}
+
+// closed reports whether an error is that the other side has closed the connection.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
 
 // errBusy is returned together with [ErrAnswer] when a request was answered 503: it may
 // be sent again.
@@ -41,18 +129,33 @@ var errBusy = errors.New("503 Service Unavailable")
 // do sends a request and reads the whole answer, into buf if it is not nil.
 // [ErrAnswer] is returned for another status than 200, and errBusy too if it is 503.
 func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	defer resp.Body.Close()
 	to := io.Discard
 	if buf != nil {
 		buf.Reset()
 		to = buf
 	}
-	if _, err := io.Copy(to, resp.Body); err != nil {
-		return fmt.Errorf("read answer: %w", err)
+	l, kept, err := c.link(req.Context(), req.URL.Host)
+	if err != nil {
+		return err
+	}
+	resp, err := l.exchange(req, to)
+	if err != nil {
+		_ = l.Close()
+		if !kept || !closed(err) {
+			return err
+		}
+		// The server has closed it before it saw this request.
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return fmt.Errorf("send again: %w", err)
+			}
+		}
+		return c.do(req, buf)
+	}
+	if resp.Close {
+		_ = l.Close()
+	} else {
+		c.keep(req.URL.Host, l)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
