@@ -18,34 +18,6 @@ type tombstone struct {
 	Seq  uint64    `json:"seq"`
 }
 
-// share is what one event added to the counts that only grow. It has the JSON names of
-// [Counts].
-type share struct {
-	Late         uint64 `json:"late,omitempty"`
-	Conflicts    uint64 `json:"conflicts,omitempty"`
-	Dropped      uint64 `json:"dropped,omitempty"`
-	Incomplete   uint64 `json:"odd,omitempty"`
-	AfterErasure uint64 `json:"after_erasure,omitempty"`
-}
-
-// shareOf returns the share in counts that one event has added.
-func shareOf(c Counts) share {
-	return share{c.Late, c.Conflicts, c.Dropped, c.Incomplete, c.AfterErasure}
-}
-
-// recordShare records the event for its contact, with its share in the counts, which
-// an erasure subtracts.
-func (f *fold) recordShare() error {
-	bucket, key := f.tx.Bucket(bucketEvents), join(f.owner, be(f.e.Seq))
-	if s := shareOf(f.sum); s != (share{}) {
-		return store.PutJSON(bucket, key, s)
-	}
-	if err := bucket.Put(key, nil); err != nil {
-		return fmt.Errorf("record event: %w", err)
-	}
-	return nil
-}
-
 // erase removes all data of a conversation, and stores a tombstone so that old events
 // don't create it again.
 //
@@ -106,36 +78,6 @@ func putTombstone(tx *store.Tx, e streams.Stored, key []byte) error {
 		t.Time = old.Time
 	}
 	return store.PutJSON(bucket, key, t)
-}
-
-// eraseEvents removes the listed events from those that are recorded for the contact,
-// and the shares of the others. It returns the sum of all shares.
-func eraseEvents(tx *store.Tx, key []byte, listed map[uint64]bool) (less Counts, err error) {
-	bucket, from, end := tx.Bucket(bucketEvents), key, store.Successor(key)
-	for more := true; more; {
-		var rows []row
-		rows, more = readChunk(bucket, from, end)
-		for _, r := range rows {
-			if len(r.value) > 0 {
-				var s Counts
-				if err := decode(r.value, &s, "share"); err != nil {
-					return less, err
-				}
-				less.add(s)
-			}
-			switch {
-			case listed[eventSeq(r.key)]:
-				err = bucket.Delete(r.key)
-			case len(r.value) > 0:
-				err = bucket.Put(r.key, nil)
-			}
-			if err != nil {
-				return less, fmt.Errorf("erase event: %w", err)
-			}
-			from = join(r.key, []byte{0})
-		}
-	}
-	return less, nil
 }
 
 // eraseConversation removes the rows of a conversation and returns its row. The

@@ -21,7 +21,7 @@ func forget(tx *store.Tx, page domain.PageID) error {
 	if err != nil {
 		return err
 	}
-	if _, err := eraseEvents(tx, prefix, nil); err != nil { // they count for nothing any more
+	if _, err := eraseShares(tx, prefix, nil); err != nil { // they count for nothing any more
 		return err
 	}
 	counts, found, err := store.GetRow[Counts](tx.Bucket(bucketCounts), prefix)

@@ -135,21 +135,32 @@ func withContact(e domain.Event, p domain.PageID, c domain.ContactID) domain.Eve
 	return e
 }
 
-// contains reports whether any key or value in the store contains s.
-func (f *fixture) contains(s string) bool {
-	found := false
+// each calls fn with all rows of the store.
+func (f *fixture) each(fn func(bucket string, key, value []byte)) {
 	require.NoError(f.t, f.st.View(func(tx *store.Tx) error {
-		for _, name := range []string{
-			"conversations", "messages", "order", "activity", "mids", "pending", "receipts",
-			"erased", "contacts", "events", "counts",
-		} {
+		byPage, byKey := conversations.New().PagedBuckets()
+		for _, name := range append(byPage, byKey...) {
 			c := tx.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
-				pageKey := name == "counts" // the key is the page id
-				found = found || !pageKey && bytes.Contains(k, []byte(s)) || bytes.Contains(v, []byte(s))
+				fn(name, k, v)
 			}
 		}
 		return nil
 	}))
+}
+
+// contains reports whether any key or value in the store contains s.
+func (f *fixture) contains(s string) (found bool) {
+	f.each(func(bucket string, k, v []byte) {
+		pageKey := bucket == "counts" // the key is the page id
+		found = found || !pageKey && bytes.Contains(k, []byte(s)) || bytes.Contains(v, []byte(s))
+	})
 	return found
+}
+
+// rows returns all rows of the store.
+func (f *fixture) rows() map[string]string {
+	all := map[string]string{}
+	f.each(func(bucket string, k, v []byte) { all[bucket+" "+string(k)] = string(v) })
+	return all
 }

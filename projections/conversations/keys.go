@@ -12,7 +12,7 @@ import (
 
 // Buckets and their keys. Messages are in the order in which they are written,
 // because bbolt writes adjacent keys five times faster than others. The other rows of
-// one conversation are adjacent. The latest rows of order, mids and events are in the
+// one conversation are adjacent. The latest rows of order, mids and runs are in the
 // row of the conversation (see [recent]).
 const (
 	bucketConversations = "conversations" // page | contact -> conversation
@@ -25,6 +25,7 @@ const (
 	bucketErased        = "erased"        // page | hash of contact -> tombstone
 	bucketContacts      = "contacts"      // page | hash of contact -> contact with a conversation
 	bucketEvents        = "events"        // page | hash of contact | seq -> what the event added to the counts
+	bucketRuns          = "runs"          // page | hash of contact | seq -> later events of the contact, packed (see run)
 	bucketCounts        = "counts"        // page -> counts
 )
 

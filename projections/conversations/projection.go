@@ -22,13 +22,13 @@ func (*Projection) Name() string { return Name }
 
 // Version returns the version of the rules and of the stored format. When it changes,
 // the read model is rebuilt.
-func (*Projection) Version() int { return 5 }
+func (*Projection) Version() int { return 6 }
 
 // PagedBuckets implements [projections.Paged]: each row is about one page.
 func (*Projection) PagedBuckets() (byPage, byKey []string) {
 	return []string{
 		bucketConversations, bucketOrder, bucketActivity, bucketMIDs, bucketPending, bucketReceipts, bucketErased,
-		bucketContacts, bucketEvents, bucketCounts,
+		bucketContacts, bucketEvents, bucketRuns, bucketCounts,
 	}, []string{bucketMessages}
 }
 

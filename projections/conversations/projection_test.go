@@ -807,3 +807,42 @@ func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 		}
 	})
 }
+
+// TestErasedEventsLeaveNoTrace checks that the state after an erasure is the same whether the erased events were
+// applied before or were already missing from the stream, also if later events had been packed with them.
+func TestErasedEventsLeaveNoTrace(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		events := []domain.Event{}
+		for i := range rapid.IntRange(0, 110).Draw(t, "events") {
+			mid, at := fmt.Sprint("m", i), int64(1000+100*i)
+			switch rapid.IntRange(0, 3).Draw(t, "kind") {
+			case 0:
+				events = append(events, read(at, at))
+			case 1:
+				events = append(events, in(mid, "late", 1))
+			default:
+				events = append(events, in(mid, "in", at))
+			}
+		}
+		cut := rapid.IntRange(0, len(events)).Draw(t, "erased")
+		erasure := &domain.Erasure{Contact: domain.ContactHash(contact)}
+		for seq := range cut {
+			erasure.Events = append(erasure.Events, domain.Tombstone{Seq: uint64(seq) + 1})
+		}
+		left := func(missing int) map[string]string {
+			path := filepath.Join(dir, "c.db")
+			st, err := store.Open(path, store.Options{NoSync: true})
+			require.NoError(t, err)
+			defer func() {
+				require.NoError(t, st.Close())
+				require.NoError(t, os.Remove(path))
+			}()
+			f := &fixture{t: t, st: st, seq: uint64(missing)}
+			f.apply(events[missing:]...)
+			f.apply(event(domain.ContactErased, 1_000_000, domain.Data{Erasure: erasure}))
+			return f.rows()
+		}
+		require.Equal(t, left(cut), left(0))
+	})
+}

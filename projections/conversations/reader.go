@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -74,35 +73,6 @@ func ErasedAt(
 		return err
 	})
 	return at, ok, err
-}
-
-// EventsOf returns the sequences of the contact's events in the stream that are greater
-// than after, in order, at most limit of them. These are the events that an erasure
-// must remove. They include events without a row and events after an earlier erasure,
-// but no test events, which have no real contact.
-func EventsOf(
-	v projections.Viewer, page domain.PageID, contact domain.ContactID, after uint64, limit int,
-) (seqs []uint64, err error) {
-	err = v.View(func(tx *store.Tx) error {
-		prefix := erasedKey(page, contact)
-		c := tx.Bucket(bucketEvents).Cursor()
-		k, _ := c.Seek(join(prefix, be(after+1)))
-		for ; k != nil && bytes.HasPrefix(k, prefix) && len(seqs) < limit; k, _ = c.Next() {
-			seqs = append(seqs, eventSeq(k))
-		}
-		row, _, err := store.GetRow[conversation](tx.Bucket(bucketConversations), conversationKey(page, contact))
-		if err != nil {
-			return err
-		}
-		return row.Recent.each(func(e recentEvent) bool {
-			if e.seq > after && !e.counted {
-				seqs = append(seqs, e.seq)
-			}
-			return true
-		})
-	})
-	slices.Sort(seqs)
-	return seqs[:min(len(seqs), max(0, limit))], err
 }
 
 // Messages returns a conversation's messages in order of event time, or newest

@@ -104,15 +104,15 @@ func (r recent) find(slot []byte) (p place, found bool, err error) {
 // move writes the events to the buckets, where they are found without the
 // conversation's row.
 func (r recent) move(tx *store.Tx, key, owner []byte) error {
-	events, mids, order := tx.Bucket(bucketEvents), tx.Bucket(bucketMIDs), tx.Bucket(bucketOrder)
+	mids, order := tx.Bucket(bucketMIDs), tx.Bucket(bucketOrder)
 	room := make([]byte, 0, 2*keyCapacity) // for keys: the store copies them
+	var moved run
 	var failed error
 	err := r.each(func(e recentEvent) bool {
 		if !e.counted {
-			room = binary.BigEndian.AppendUint64(append(room[:0], owner...), e.seq)
-			failed = events.Put(room, nil)
+			moved.add(e.seq)
 		}
-		if tail := e.tail(); failed == nil && e.slot != nil {
+		if tail := e.tail(); e.slot != nil {
 			room = append(append(room[:0], owner...), e.slot...)
 			if failed = mids.Put(room, tail); failed == nil {
 				room = append(append(room[:0], key...), tail...)
@@ -121,6 +121,9 @@ func (r recent) move(tx *store.Tx, key, owner []byte) error {
 		}
 		return failed == nil
 	})
+	if err == nil && failed == nil {
+		failed = moved.put(tx, owner)
+	}
 	if failed != nil {
 		return fmt.Errorf("move recent events: %w", failed)
 	}
