@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -151,6 +152,7 @@ func TestClientConnectsAgain(t *testing.T) {
 	waits := make(chan struct{})
 	h := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server see that the client has gone
 		if r.URL.Path == "/wait" {
 			close(waits)
 			<-r.Context().Done()
