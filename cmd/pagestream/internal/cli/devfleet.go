@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -35,6 +36,9 @@ const (
 	// often they are looked for.
 	fleetWait = 5 * time.Second
 	fleetPoll = 100 * time.Millisecond
+	// fleetPatience is how long what the server can't do yet is tried again: after its start it reads the ids of the
+	// last events, which takes some seconds on a slow machine.
+	fleetPatience = 30 * time.Second
 	// fleetConsumer is the consumer that nobody reads.
 	fleetConsumer = "crm"
 )
@@ -136,12 +140,20 @@ func (f fleet) connectNew() ([]dev.Shop, error) {
 
 // connect connects one page and makes its trouble.
 func (f fleet) connect(s dev.Shop, token string) error {
-	_, err := post[meta.Outcome](f.c, pagesPath, nil, api.ConnectRequest{
-		Page: domain.PageID(s.ID), Token: token, Company: s.Company,
-		Fields: append(connect.DefaultFields(), "feed", "leadgen"),
-	})
-	if err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(f.c.ctx, fleetPatience)
+	defer cancel()
+	for {
+		_, err := post[meta.Outcome](f.c, pagesPath, nil, api.ConnectRequest{
+			Page: domain.PageID(s.ID), Token: token, Company: s.Company,
+			Fields: append(connect.DefaultFields(), "feed", "leadgen"),
+		})
+		if err == nil {
+			break
+		}
+		// What fails because the stream does not answer, the API answers with 502.
+		if !isStatus(err, http.StatusBadGateway) || backoff.Sleep(ctx, fleetPoll) != nil {
+			return err
+		}
 	}
 	verb, err := f.w.Spoil(s)
 	if err == nil && verb != "" {
