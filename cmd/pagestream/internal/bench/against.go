@@ -60,7 +60,11 @@ func (c cell) label() string { return fmt.Sprintf("%dc/%di", c.connections, c.it
 const (
 	partReadable = "readable"
 	partCatchUp  = "catch-up"
+	partRebuild  = "rebuild"
 )
+
+// restFor is how long a server without requests is left alone before its memory is measured after a catch-up.
+const restFor = 30 * time.Second
 
 // AgainstOptions configure a comparison. Dir, This and Against are required.
 type AgainstOptions struct {
@@ -74,7 +78,7 @@ type AgainstOptions struct {
 	Cell   time.Duration
 	// Events is how many events each server has before the first cell; default 200,000.
 	Events int
-	// Only selects cells, such as 64c/1i, and the parts readable and catch-up; nil is all.
+	// Only selects cells, such as 64c/1i, and the parts readable, catch-up and rebuild; nil is all.
 	Only *regexp.Regexp
 	// Progress is called from one goroutine at the start of each step.
 	Progress func(Progress)
@@ -110,7 +114,8 @@ type comparing struct {
 	out                 Comparison
 	this, against, bare *contender
 	cells               []cell
-	readable, catchUp   bool
+	readable            bool
+	catchUp, rebuild    bool
 }
 
 // RunAgainst compares two versions of the program, each of which runs as a process of
@@ -135,8 +140,8 @@ func RunAgainst(ctx context.Context, o AgainstOptions) (Comparison, error) {
 			a.cells = append(a.cells, c)
 		}
 	}
-	a.readable, a.catchUp = selected(partReadable), selected(partCatchUp)
-	if len(a.cells) == 0 && !a.readable && !a.catchUp {
+	a.readable, a.catchUp, a.rebuild = selected(partReadable), selected(partCatchUp), selected(partRebuild)
+	if len(a.cells) == 0 && !a.readable && !a.catchUp && !a.rebuild {
 		return Comparison{}, fmt.Errorf("%w: --only %s matches no cell and no part", ErrOptions, o.Only)
 	}
 	a.out = Comparison{
@@ -144,7 +149,7 @@ func RunAgainst(ctx context.Context, o AgainstOptions) (Comparison, error) {
 		Pages: a.ids.pages, Contacts: a.ids.contacts, Duplicates: againstDuplicates,
 		Syncs: "not counted", Rows: []Row{}, Notes: []string{}, // not nil, so that they are lists in JSON
 	}
-	a.total = 1 + 2*(o.Events/(growItems*growPosts)+1) + 3*o.Rounds*len(a.cells) + 3*2 // about
+	a.total = 1 + 2*(o.Events/(growItems*growPosts)+1) + 3*o.Rounds*len(a.cells) + 4*2 // about
 	err := a.measure(ctx)
 	if ctx.Err() != nil {
 		err = ctx.Err() // not what the end of the processes has caused
@@ -215,7 +220,12 @@ func (a *comparing) measure(ctx context.Context) (err error) {
 		}
 	}
 	if a.catchUp {
-		return a.each(ctx, partCatchUp, a.measureCatchUp)
+		if err := a.each(ctx, partCatchUp, a.measureCatchUp); err != nil {
+			return err
+		}
+	}
+	if a.rebuild {
+		return a.each(ctx, partRebuild, a.measureRebuild)
 	}
 	return nil
 }
@@ -469,7 +479,8 @@ func (a *comparing) measureReadable(ctx context.Context, c *contender) error {
 }
 
 // measureCatchUp measures how fast all read models are built from the stream: from the
-// start of a process that has none until the last of them has the stream's last event.
+// start of a process that has none until the last of them has the stream's last event; and
+// the memory that the process has kept when it has rested.
 func (a *comparing) measureCatchUp(ctx context.Context, c *contender) error {
 	if err := c.end(ctx); err != nil {
 		return err
@@ -494,6 +505,42 @@ func (a *comparing) measureCatchUp(ctx context.Context, c *contender) error {
 	}
 	a.out.add(Row{Name: partCatchUp + "/rate", Unit: "events/s", Better: Higher}, c.who, float64(head)/took.Seconds())
 	a.out.add(Row{Name: partCatchUp + "/took", Unit: "s", Better: Lower}, c.who, took.Seconds())
+	if err := backoff.Sleep(ctx, restFor); err != nil {
+		return err
+	}
+	rested, err := c.usage()
+	if err != nil {
+		return err
+	}
+	a.out.add(Row{Name: partCatchUp + "/rss", Unit: "MB", Better: Lower}, c.who, float64(rested.rss)/1e6)
+	return c.end(ctx)
+}
+
+// measureRebuild measures how long a server without requests takes to build all of its
+// read models anew, from the start to the end of the command.
+func (a *comparing) measureRebuild(ctx context.Context, c *contender) error {
+	if err := c.end(ctx); err != nil {
+		return err
+	}
+	if err := c.start(ctx, ""); err != nil {
+		return err
+	}
+	if err := a.settle(ctx, c); err != nil {
+		return err
+	}
+	head, _, err := c.head(ctx)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(head)*time.Second/catchUpRate)
+	defer cancel()
+	began := time.Now()
+	if _, err := output(limited, c.program, "projections", "rebuild", "--all", "--config", c.config()); err != nil {
+		return fmt.Errorf("rebuild: %w", err)
+	}
+	took := time.Since(began)
+	a.out.add(Row{Name: partRebuild + "/rate", Unit: "events/s", Better: Higher}, c.who, float64(head)/took.Seconds())
+	a.out.add(Row{Name: partRebuild + "/took", Unit: "s", Better: Lower}, c.who, took.Seconds())
 	return c.end(ctx)
 }
 

@@ -165,6 +165,8 @@ func (c *contender) bare() bool { return c.who == whoBare }
 
 func (c *contender) models() string { return filepath.Join(c.dir, "data", "projections") }
 
+func (c *contender) config() string { return filepath.Join(c.dir, "pagestream.yaml") }
+
 // start starts the program and returns when it answers. If trace is not empty, strace
 // writes its syncs to that file.
 func (c *contender) start(ctx context.Context, trace string) (err error) {
@@ -182,13 +184,12 @@ func (c *contender) start(ctx context.Context, trace string) (err error) {
 	args := []string{BareHandler, public}
 	token := filepath.Join(c.dir, "admin.token")
 	if !c.bare() {
-		file := filepath.Join(c.dir, "pagestream.yaml")
 		text := fmt.Sprintf(againstConfig, filepath.Join(c.dir, "data"), filepath.Join(c.dir, "keys.json"),
 			public, private, token, againstSecret)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(c.config(), []byte(text), 0o600); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
-		args = []string{"serve", "--config", file}
+		args = []string{"serve", "--config", c.config()}
 	}
 	program := c.program
 	if trace != "" {
@@ -280,10 +281,8 @@ func freeAddress(ctx context.Context) (string, error) {
 func versionOf(ctx context.Context, program string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askedIn)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "version") //nolint:gosec // the program is the operator's choice
-	cmd.Env, cmd.WaitDelay = environment(), killedIn
-	out, err := cmd.Output()
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	out, err := output(ctx, program, "version")
+	line, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
 	if err == nil && !strings.HasPrefix(line, "pagestream ") {
 		err = errors.New("it is no pagestream")
 	}
@@ -291,4 +290,16 @@ func versionOf(ctx context.Context, program string) (string, error) {
 		return "", fmt.Errorf("%w: %s version: %w; give --against the file of a pagestream program", ErrOptions, program, err)
 	}
 	return line[:min(len(line), 100)], nil
+}
+
+// output runs a command of a program to its end and returns what it has printed.
+func output(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // the program is the operator's choice
+	cmd.Env, cmd.WaitDelay = environment(), killedIn
+	out, err := cmd.Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) && len(failed.Stderr) > 0 {
+		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(failed.Stderr[:min(len(failed.Stderr), shownLog)])))
+	}
+	return string(out), err
 }

@@ -30,7 +30,7 @@ type BenchCommand struct {
 	Events      int           `placeholder:"N" env:"PAGESTREAM_BENCH_EVENTS" help:"Size up to which the stream grows, measured at three points (default: 1000000; with --against 200000, before the first cell)."`
 	Growth      []int         `placeholder:"N" env:"PAGESTREAM_BENCH_GROWTH" help:"The points, for example 100000,1000000,5000000."`
 	Sample      int           `placeholder:"N" env:"PAGESTREAM_BENCH_SAMPLE" help:"Events for measuring read models (default: 50000)."`
-	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Run only these sections: baseline, ingest, latency, projections, reads, growth. With --against these cells and parts: 16c/1i, 64c/1i, 256c/1i, 64c/10i, readable, catch-up."`
+	Only        string        `placeholder:"REGEXP" env:"PAGESTREAM_BENCH_ONLY" help:"Run only these sections: baseline, ingest, latency, projections, reads, growth. With --against these cells and parts: 16c/1i, 64c/1i, 256c/1i, 64c/10i, readable, catch-up, rebuild."`
 	Check       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHECK" help:"Run a shorter version and fail if a ratio is more than 30 % worse than in this report."`
 	Out         string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_OUT" help:"Write the report to this file as JSON."`
 	Chart       string        `placeholder:"FILE" env:"PAGESTREAM_BENCH_CHART" help:"Write a chart of growth to this file as SVG."`
