@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
@@ -12,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -574,4 +576,34 @@ func TestExternalNATS(t *testing.T) {
 	ns.Shutdown()
 	ns.WaitForShutdown()
 	require.Equal(t, 503, post(t, r.PublicAddr(), message("700", "31", "m_3", "x", 1790000000002)), "without NATS")
+}
+
+// TestARequestThatDoesNotEndLeavesTimeToStop checks that a stop ends in time, and writes what was answered, while a
+// request to the private listener does not end.
+func TestARequestThatDoesNotEndLeavesTimeToStop(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	p := server.New(server.Options{Config: cfg, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, p.Run(t.Context()))
+	token, err := os.ReadFile(cfg.HTTP.TokenFile)
+	require.NoError(t, err)
+	conn, err := net.Dial("tcp", p.PrivateAddr())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "POST /api/v1/pages HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nExpect: 100-continue\r\n"+
+		"Content-Length: 9\r\n\r\n", p.PrivateAddr(), strings.TrimSpace(string(token)))
+	require.NoError(t, err)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, "100 Continue", "its handler does not wait for the body")
+	require.Equal(t, 200, post(t, p.PublicAddr(), message("700", "31", "m_1", "x", 1790000000000)))
+
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	err = p.Close(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Equal(t, 1, strings.Count(err.Error(), "close "), "more steps did not end: %v", err)
+	require.ErrorContains(t, err, "close private HTTP")
+	require.NoError(t, ctx.Err(), "nothing of the time is left")
+	require.Equal(t, uint64(1), lastSeq(t, start(t, cfg)))
 }

@@ -202,12 +202,13 @@ func (p *Program) Run(ctx context.Context) (err error) {
 
 // Close stops everything in order: first HTTP, so that no new requests arrive; then the committer,
 // which finishes the waiting requests; then the read models, the connection and the server. It is
-// idempotent, and the context limits how long it waits for open requests.
+// idempotent, and the context limits how long it takes. A step that does not end gets half of the time
+// that is left, so that a request that never ends leaves time to write what was answered.
 func (p *Program) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() {
 		var errs []error
 		for _, c := range slices.Backward(p.closing) {
-			if err := c.close(ctx); err != nil {
+			if err := c.within(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
 			}
 		}
@@ -221,6 +222,16 @@ func (p *Program) Close(ctx context.Context) error {
 		p.closeErr = errors.Join(errs...)
 	})
 	return p.closeErr
+}
+
+// within runs the step in half of the time that is left.
+func (c closer) within(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	return c.close(ctx)
 }
 
 // onClose adds a step to Close. The steps run in reverse order.
