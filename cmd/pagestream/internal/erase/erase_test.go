@@ -1,13 +1,13 @@
 package erase
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -109,12 +109,17 @@ func (r *fixture) stored(t *testing.T, seq uint64) bool {
 func (r *fixture) onDisk(t *testing.T, s string) bool {
 	t.Helper()
 	found := false
+	find := regexp.QuoteMeta(s)
+	if strings.Trim(s, "0123456789") == "" {
+		find = `(?:^|[^0-9])` + find + `(?:[^0-9]|$)` // the digits of an id may be in a time
+	}
+	whole := regexp.MustCompile(find)
 	require.NoError(t, filepath.WalkDir(r.Dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		found = found || bytes.Contains(b, []byte(s))
+		found = found || whole.Match(b)
 		return err
 	}))
 	return found
