@@ -45,6 +45,10 @@ const (
 	rounds = 5
 	// poll is how often the stream is checked for the deletion of an event.
 	poll = 20 * time.Millisecond
+	// grace is how long Erase waits for the deletion of one event before it carries out the erasure itself. The reactor
+	// may be busy with a large erasure, or may not be given the record for some minutes because a process that was given
+	// the ones before was killed.
+	grace = 2 * time.Second
 	// deleteTimeout bounds the deletion of one part.
 	deleteTimeout = 2 * time.Minute
 	// maxDeliver is how often the deletion of a part is tried: for about a day.
@@ -91,7 +95,7 @@ type Options struct {
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
 type Eraser struct{ opts Options }
 
-// New returns an eraser. Recorded erasures are only carried out while Run runs on
+// New returns an eraser. Recorded erasures whose Erase has not ended are only carried out while Run runs on
 // some node.
 func New(o Options) *Eraser {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -132,12 +136,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	if page == "" || page == domain.NoPage || contact == "" {
 		return out, ErrRequest
 	}
-	if x.opts.Journal != nil {
-		if err := x.opts.Journal.Flush(ctx); err != nil {
-			return out, err
-		}
-	}
-	head, err := streams.Last(ctx, x.opts.JS, streams.Name)
+	head, err := x.head(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -171,19 +170,35 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if out.DeadLetters += x.parked(found); out.Kinds == nil {
 			out.Kinds = map[string]int{}
 		}
-		if head, err = x.record(ctx, contact, found); err != nil {
+		recorded, err := x.record(ctx, contact, found)
+		if err != nil {
 			return out, err
 		}
-		out.Seq = head
-		for _, e := range found {
-			if err := waitDeleted(ctx, get, e.Seq); err != nil {
-				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
-			}
+		out.Seq = recorded[len(recorded)-1].Seq
+		deleted, err := x.carryOut(ctx, get, recorded, found)
+		for _, e := range found[:deleted] {
 			out.Events++
 			out.Kinds[KindOf(e.Type)]++
 		}
+		if err != nil {
+			return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
+		}
+		// What was stored because of the events before these were deleted is in the stream by now.
+		if head, err = x.head(ctx); err != nil {
+			return out, err
+		}
 	}
 	return out, ErrBusy
+}
+
+// head returns the sequence of the last event that is stored, also if it was in the journal only.
+func (x *Eraser) head(ctx context.Context) (uint64, error) {
+	if x.opts.Journal != nil {
+		if err := x.opts.Journal.Flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return streams.Last(ctx, x.opts.JS, streams.Name)
 }
 
 // KindOf returns what an event of the type is for a person: the noun of the type, and for
@@ -236,8 +251,8 @@ func (x *Eraser) parked(found []erasable) (n int) {
 	return n
 }
 
-// record stores the contact.erased events, and returns the sequence of the last one.
-func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []erasable) (uint64, error) {
+// record stores the contact.erased events, and returns them in order.
+func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []erasable) ([]streams.Stored, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
 	byPage := map[domain.PageID][]domain.Tombstone{}
 	for _, e := range found {
@@ -257,9 +272,37 @@ func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []e
 	}
 	receipts, err := x.opts.Publisher.Publish(ctx, events)
 	if err != nil {
-		return 0, fmt.Errorf("record erasure: %w", err)
+		return nil, fmt.Errorf("record erasure: %w", err)
 	}
-	return receipts[len(receipts)-1].Seq, nil
+	recorded := make([]streams.Stored, len(events))
+	for i, e := range events {
+		recorded[i] = streams.Stored{Event: e, Seq: receipts[i].Seq}
+	}
+	return recorded, nil
+}
+
+// carryOut waits until the reactor of some node has deleted the events, and carries out the records itself if that takes
+// too long. It returns how many of the events are deleted for certain, from the first one on.
+func (x *Eraser) carryOut(ctx context.Context, get getter, recorded []streams.Stored, found []erasable) (int, error) {
+	for i, e := range found {
+		patient, cancel := context.WithTimeout(ctx, grace)
+		err := waitDeleted(patient, get, e.Seq)
+		late := patient.Err() != nil && ctx.Err() == nil
+		cancel()
+		if late {
+			for _, r := range recorded {
+				if err := x.Handle(ctx, r); err != nil {
+					return i, err
+				}
+			}
+			recorded = nil // once is enough
+			err = waitDeleted(ctx, get, e.Seq)
+		}
+		if err != nil {
+			return i, err
+		}
+	}
+	return len(found), nil
 }
 
 // waitDeleted waits until the stream has no event at seq.
