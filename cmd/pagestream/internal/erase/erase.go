@@ -145,6 +145,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		return out, err
 	}
 	f := finder{js: x.opts.JS, model: x.opts.Conversations, page: page, contact: contact, get: get}
+	settled := false
 	for range rounds {
 		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
 			return out, err
@@ -157,9 +158,23 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if err != nil {
 			return out, err
 		}
-		if len(found) == 0 {
+		remains, err := f.remains()
+		if err != nil {
+			return out, err
+		}
+		if len(found) == 0 && !remains {
 			err := x.finish(ctx, page, contact, &out)
 			return out, err
+		}
+		if len(found) == 0 && !settled { // another call may have erased them just now
+			settled = true
+			if head, err = x.head(ctx); err != nil {
+				return out, err
+			}
+			continue
+		}
+		if !remains {
+			f.missing = 0
 		}
 		if x.opts.Recorded != nil {
 			e := meta.Erasure{Time: time.Now().UTC(), Page: page, Contact: domain.ContactHash(contact)}
@@ -170,7 +185,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if out.DeadLetters += x.parked(found); out.Kinds == nil {
 			out.Kinds = map[string]int{}
 		}
-		recorded, err := x.record(ctx, contact, found)
+		recorded, err := x.record(ctx, page, contact, found, f.missing)
 		if err != nil {
 			return out, err
 		}
@@ -251,18 +266,31 @@ func (x *Eraser) parked(found []erasable) (n int) {
 	return n
 }
 
-// record stores the contact.erased events, and returns them in order.
-func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []erasable) ([]streams.Stored, error) {
+// record stores the contact.erased events, and returns them in order. If missing is not 0, the stream has lost events of the
+// contact up to that one: read models remove what they have of these by an event of the page that may list no other.
+func (x *Eraser) record(
+	ctx context.Context, page domain.PageID, contact domain.ContactID, found []erasable, missing uint64,
+) ([]streams.Stored, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
 	byPage := map[domain.PageID][]domain.Tombstone{}
+	if missing > 0 {
+		byPage[page] = nil
+	}
 	for _, e := range found {
 		byPage[e.page] = append(byPage[e.page], e.Tombstone)
 	}
 	var events []domain.Event
 	for _, page := range slices.Sorted(maps.Keys(byPage)) {
 		parts := slices.Collect(slices.Chunk(byPage[page], partSize))
+		if len(parts) == 0 {
+			parts = [][]domain.Tombstone{nil}
+		}
 		for i, list := range parts {
-			key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
+			first, last := missing, missing
+			if len(list) > 0 {
+				first, last = list[0].Seq, list[len(list)-1].Seq
+			}
+			key := hash + ":" + strconv.FormatUint(first, 10) + ":" + strconv.FormatUint(last, 10)
 			events = append(events, domain.Event{
 				ID:   domain.DedupID("pagestream", page, string(domain.ContactErased), key),
 				Type: domain.ContactErased, Page: page, Time: now,
@@ -341,7 +369,7 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 		}
 		return nil
 	})
-	if err != nil || len(found.seqs) == 0 {
+	if err != nil || found.last == 0 {
 		return err
 	}
 	found.last = last

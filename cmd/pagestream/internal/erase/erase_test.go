@@ -349,6 +349,45 @@ func TestEraseDuplicates(t *testing.T) {
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
 
+// TestEraseWhatTheStreamHasLost checks that what read models have of a contact is removed also if the stream has lost the
+// contact's events.
+func TestEraseWhatTheStreamHasLost(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	text := secret
+	r.Publish(t, received(page, person, "m1", secret, 1000), received(page, "7002", "m2", "good morning", 1500),
+		domain.Event{
+			ID: "c1", Type: domain.CommentReceived, Page: page, Contact: person, Time: time.UnixMilli(2000).UTC(),
+			Data: domain.Data{Comment: &domain.Comment{ID: "1", Post: "104_9", Text: &text}},
+		})
+	r.Settle(t, r.live)
+	st, err := r.JS.Stream(t.Context(), streams.Name)
+	require.NoError(t, err)
+	for _, seq := range []uint64{1, 3} {
+		require.NoError(t, st.SecureDeleteMsg(t.Context(), seq))
+	}
+	_, err = conversations.Get(r.live.Named("conversations"), page, person)
+	require.NoError(t, err)
+	lost := func() uint64 {
+		found, err := streams.Lost(t.Context(), r.JS, streams.Name)
+		require.NoError(t, err)
+		return found.Events
+	}
+	require.EqualValues(t, 2, lost())
+
+	assert.Equal(t, Result{Seq: 4, Kinds: map[string]int{}}, r.erase(t))
+	r.Settle(t, r.live)
+	_, err = conversations.Get(r.live.Named("conversations"), page, person)
+	require.ErrorIs(t, err, conversations.ErrErased)
+	list, _, err := comments.List(r.live.Named("comments"), page, comments.Query{}, comments.Page{})
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	_, err = conversations.Get(r.live.Named("conversations"), page, "7002")
+	require.NoError(t, err)
+	assert.EqualValues(t, 2, lost(), "the loss is still known")
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+}
+
 // TestEraseNeedsNoReactor checks that an erasure is carried out also if no reactor gets its record: all that they may have
 // at once was given to one that was killed, and is not given to another one before some minutes have passed.
 func TestEraseNeedsNoReactor(t *testing.T) {

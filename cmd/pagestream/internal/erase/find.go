@@ -150,6 +150,18 @@ type finder struct {
 	// contact were searched, duplicates whether the contact's own were too.
 	searched   uint64
 	duplicates bool
+	// missing is the last one of the contact's events that the stream does not have.
+	missing uint64
+}
+
+// remains reports whether read models still have something of the contact's events that the stream does not have: it has
+// lost them, and no erasure has come after them.
+func (f *finder) remains() (bool, error) {
+	by, err := conversations.ErasedBy(f.model, f.page, f.contact)
+	if err != nil {
+		return false, fmt.Errorf("look for an earlier erasure: %w", err)
+	}
+	return f.missing > by, nil
 }
 
 // dropped reports whether the read model has left out events because they are duplicates. It has not recorded those for
@@ -192,7 +204,8 @@ func (f *finder) next(ctx context.Context, use func(streams.Stored) error) error
 				recorded[seq] = true
 			}
 			e, err := f.get(ctx, seq)
-			if errors.Is(err, streams.ErrNotFound) { // deleted manually
+			if errors.Is(err, streams.ErrNotFound) { // lost, deleted by hand, or erased just now
+				f.missing = max(f.missing, seq)
 				continue
 			}
 			if err != nil {
