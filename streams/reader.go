@@ -85,6 +85,19 @@ func Get(ctx context.Context, js jetstream.JetStream, stream string, seq uint64)
 	return get(ctx, seq)
 }
 
+// Gone reports whether the stream has no message at a sequence. A message that was there has been erased. Who asks
+// somebody else about the event of that message calls it before he stores the answer.
+func Gone(ctx context.Context, js jetstream.JetStream, stream string, seq uint64) (bool, error) {
+	_, err := Get(ctx, js, stream, seq)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil
+	}
+	if errors.Is(err, ErrMalformed) {
+		return false, nil
+	}
+	return false, err
+}
+
 // Getter returns a function that does what [Get] does on one stream. It looks up the stream only once,
 // so that reading many sequences takes half the time.
 func Getter(

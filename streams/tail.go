@@ -36,7 +36,7 @@ type TailOptions struct {
 // Tail keeps the newest events of a stream in memory, so that each is read and decoded once for all
 // subscribers of the process that have caught up (see [SubscriberOptions].Tail). A subscriber that is
 // further back reads the stream itself until it has caught up. An event that was erased from the stream
-// may still be delivered from the tail until newer events have displaced it.
+// may still be delivered from the tail until newer events have displaced it, or until Drop.
 type Tail struct {
 	js   jetstream.JetStream // nil for one that a journal feeds
 	opts TailOptions
@@ -117,7 +117,7 @@ func (t *Tail) run(ctx context.Context) {
 			return
 		}
 		t.opts.Logger.Debug("tail of the stream starts again", "err", err)
-		t.reset()
+		t.Drop()
 		if pause.Wait(ctx) != nil {
 			return
 		}
@@ -186,7 +186,9 @@ func (t *Tail) add(list []*arrival) {
 // size estimates an arrival's memory in bytes: its data as stored, and decoded.
 func (a *arrival) size() int { return 2 * len(a.data) }
 
-func (t *Tail) reset() {
+// Drop drops the events that the tail has. Its readers get those that the stream still has from there. It is for events
+// that were erased.
+func (t *Tail) Drop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.events, t.bytes = nil, 0

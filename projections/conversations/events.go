@@ -95,7 +95,8 @@ func unpackRun(key, packed []byte) ([]uint64, error) {
 // returns false.
 func eachRun(tx *store.Tx, owner []byte, after uint64, f func([]uint64) bool) error {
 	c := tx.Bucket(bucketRuns).Cursor()
-	k, packed := c.Seek(join(owner, be(after+1)))
+	var packed []byte
+	k, _ := c.Seek(join(owner, be(after+1)))
 	before := c.Prev
 	if k == nil {
 		before = c.Last

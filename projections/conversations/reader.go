@@ -67,12 +67,25 @@ func Get(v projections.Viewer, page domain.PageID, contact domain.ContactID) (Co
 func ErasedAt(
 	v projections.Viewer, page domain.PageID, contact domain.ContactID,
 ) (at time.Time, ok bool, err error) {
+	t, ok, err := tombstoneOf(v, page, contact)
+	return t.Time, ok, err
+}
+
+// ErasedBy returns the sequence of the last event that erased the contact from the page, 0 if none did. What the contact's
+// events before it had added is not there any more.
+func ErasedBy(v projections.Viewer, page domain.PageID, contact domain.ContactID) (seq uint64, err error) {
+	t, _, err := tombstoneOf(v, page, contact)
+	return t.Seq, err
+}
+
+func tombstoneOf(
+	v projections.Viewer, page domain.PageID, contact domain.ContactID,
+) (t tombstone, ok bool, err error) {
 	err = v.View(func(tx *store.Tx) error {
-		t, found, err := store.GetJSON[tombstone](tx.Bucket(bucketErased), erasedKey(page, contact))
-		at, ok = t.Time, found
+		t, ok, err = store.GetJSON[tombstone](tx.Bucket(bucketErased), erasedKey(page, contact))
 		return err
 	})
-	return at, ok, err
+	return t, ok, err
 }
 
 // Messages returns a conversation's messages in order of event time, or newest

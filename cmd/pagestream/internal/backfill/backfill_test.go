@@ -386,6 +386,27 @@ func TestErasedContactsAreLeftOut(t *testing.T) {
 	assert.Equal(t, Sum{Conversations: 2, Messages: 5, Stored: 2, Erased: 3}, sum)
 }
 
+// TestContactsThatAreErasedMeanwhileAreLeftOut erases a contact after messages of it were read, and before those of the next
+// page are.
+func TestContactsThatAreErasedMeanwhileAreLeftOut(t *testing.T) {
+	r := newFixture(t)
+	g := newFakeGraph()
+	g.addConversation(Messenger, page, "7", 1, 2, 3, 4)
+	erased := false
+	g.before = func(_ int, call string) error {
+		erased = erased || call == "messages t_7"
+		return nil
+	}
+	f := r.filler(g, func(o *Options) {
+		o.Erased = func(domain.PageID, domain.ContactID) (time.Time, bool, error) { return g.now, erased, nil }
+	})
+	sum, err := fill(t, f, time.Hour)
+	require.NoError(t, err)
+	require.True(t, erased)
+	assert.Equal(t, Sum{Conversations: 1, Messages: 4, Erased: 4}, sum)
+	assert.Empty(t, r.All(t))
+}
+
 func TestUnusableMessages(t *testing.T) {
 	r := newFixture(t)
 	g := newFakeGraph()

@@ -2,7 +2,6 @@ package backfill
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
@@ -57,14 +56,6 @@ func (w *walk) event(m graph.Message, platform string, account domain.PageID) (d
 	}
 	if json.Valid(m.Raw) {
 		e.Data.Raw = m.Raw
-	}
-	at, erased, err := w.opts.Erased(e.Page, e.Contact)
-	if err != nil {
-		return domain.Event{}, false, fmt.Errorf("ask for an erasure: %w", err)
-	}
-	if erased && !e.Time.After(at) {
-		w.sum.Erased++
-		return domain.Event{}, false, nil
 	}
 	return e, true, nil
 }

@@ -49,11 +49,15 @@ func (w *walk) store(ctx context.Context, events []domain.Event) error {
 	return nil
 }
 
-// publish appends events. While the publisher is overloaded it pauses, so that
-// deliveries are stored first.
+// publish appends events, without those whose contact was erased after them, maybe since they were read. While the publisher
+// is overloaded it pauses, so that deliveries are stored first.
 func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Receipt, error) {
 	pause := backoff.Backoff{Min: overloadPause, Max: overloadMax}
 	for try := 1; ; try++ {
+		var err error
+		if events, err = w.withoutErased(events); err != nil || len(events) == 0 {
+			return nil, err
+		}
 		receipts, err := w.opts.Publisher.Publish(ctx, events)
 		if !errors.Is(err, streams.ErrOverloaded) || try == overloadTries {
 			return receipts, err
@@ -62,6 +66,23 @@ func (w *walk) publish(ctx context.Context, events []domain.Event) ([]streams.Re
 			return nil, fmt.Errorf("wait: %w", err)
 		}
 	}
+}
+
+// withoutErased counts and removes the events whose contact was erased after them.
+func (w *walk) withoutErased(events []domain.Event) ([]domain.Event, error) {
+	kept := make([]domain.Event, 0, len(events))
+	for _, e := range events {
+		at, erased, err := w.opts.Erased(e.Page, e.Contact)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("ask for an erasure: %w", err)
+		case erased && !e.Time.After(at):
+			w.sum.Erased++
+		default:
+			kept = append(kept, e)
+		}
+	}
+	return kept, nil
 }
 
 // call makes one call at the page's rate, and repeats it after a rate limit error.

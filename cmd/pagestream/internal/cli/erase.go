@@ -28,15 +28,20 @@ func (e EraseCommand) Validate() error {
 // of the contact, unless the contact was erased before.
 func (e EraseCommand) Run(c *CLI) error {
 	sum, err := post[erase.Result](c, conversationPath(e.Page, e.Contact)+"/erase", nil, nil)
-	if err == nil && sum.Events == 0 {
+	if err == nil && sum.Seq == 0 {
 		err = c.knownContact(e.Page, e.Contact)
 	}
 	return c.answer(sum, err, func() {
-		if sum.Events == 0 {
+		switch {
+		case sum.Seq == 0:
 			fmt.Fprintf(c.Out, "there is nothing to erase for contact %s on page %s\n", e.Contact, e.Page)
 			return
+		case sum.Events == 0:
+			fmt.Fprintf(c.Out, "erased: the stream had lost the events, and the read models have nothing of them any more; "+
+				"event %d records it\n", sum.Seq)
+		default:
+			fmt.Fprintf(c.Out, "erased: %d events are removed from the stream; event %d records it\n", sum.Events, sum.Seq)
 		}
-		fmt.Fprintf(c.Out, "erased: %d events are removed from the stream; event %d records it\n", sum.Events, sum.Seq)
 		for _, kind := range slices.Sorted(maps.Keys(sum.Kinds)) {
 			fmt.Fprintf(c.Out, "  %s: %d\n", kind, sum.Kinds[kind])
 		}

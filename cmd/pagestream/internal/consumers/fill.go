@@ -56,6 +56,7 @@ type filler struct {
 	filled    uint64
 	full      bool
 	interrupt context.CancelFunc // ends the session or the wait
+	ended     chan struct{}      // is closed when that has ended
 }
 
 // run fills the outbox until the context ends.
@@ -85,8 +86,10 @@ func (f *filler) run(ctx context.Context) {
 func (f *filler) interruptible(ctx context.Context, fn func(context.Context) error) error {
 	session, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
 	f.mu.Lock()
-	f.interrupt = cancel
+	f.interrupt, f.ended = cancel, ended
 	f.mu.Unlock()
 	err := fn(session)
 	if session.Err() != nil {
@@ -95,13 +98,15 @@ func (f *filler) interruptible(ctx context.Context, fn func(context.Context) err
 	return err
 }
 
-// again makes the filler read its position again.
-func (f *filler) again() {
+// again makes the filler read its position again. The channel is closed when it has dropped the events that it had read; it
+// is nil if there are none.
+func (f *filler) again() (ended <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.interrupt != nil {
 		f.interrupt()
 	}
+	return f.ended
 }
 
 func (f *filler) setProgress(filled uint64, full bool) {
@@ -168,12 +173,18 @@ func (f *filler) fit(ctx context.Context, at position, head uint64) (position, e
 
 // Recheck makes every filler compare its position with the stream. It is called when the
 // stream was replaced. A filler does so in any case when it starts.
-func (c *Consumers) Recheck() {
+func (c *Consumers) Recheck() { c.again() }
+
+// again is [filler.again] of every filler.
+func (c *Consumers) again() (ended []<-chan struct{}) {
 	c.fillersMu.Lock()
 	defer c.fillersMu.Unlock()
 	for _, f := range c.fillers {
-		f.again()
+		if e := f.again(); e != nil {
+			ended = append(ended, e)
+		}
 	}
+	return ended
 }
 
 // session is one uninterrupted time of filling.
@@ -412,9 +423,20 @@ func (c *Consumers) stop(name string) {
 	}
 }
 
-// Erase deletes the events that an erasure lists from all outboxes. A filler does the
-// same when it comes to the erasure, for events that it had read before.
+// Erase deletes the events that an erasure lists from all outboxes. They must not be in the stream any more: the fillers of
+// this process, and the tail that they read, drop what they have of them. One of another node may still copy such an event, and deletes it when it
+// comes to the erasure.
 func (c *Consumers) Erase(ctx context.Context, e domain.Event) error {
+	if c.opts.Tail != nil {
+		c.opts.Tail.Drop()
+	}
+	for _, ended := range c.again() {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the copying of events: %w", ctx.Err())
+		}
+	}
 	list, err := c.records(ctx)
 	if err != nil {
 		return err

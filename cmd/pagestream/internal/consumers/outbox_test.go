@@ -389,9 +389,33 @@ func TestErasedEventsLeaveOutboxes(t *testing.T) {
 	require.NoError(t, err)
 	r.filled(t, "crm")
 	assert.Equal(t, []uint64{2, 4, 6, 8, 10, 12, 14, 16, 18, 20}, r.stored(t, a.Consumer))
+	// A filler that has read events before they were erased does not copy them after that.
+	st, err := r.JS.Stream(t.Context(), r.opts.Stream)
+	require.NoError(t, err)
+	r.filling <- struct{}{}   // the filler waits for its turn
+	const late, next = 22, 23 // after the events and the erasure
+	r.store(t, "100", domain.MessageReceived, 1)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list := st.ListConsumers(t.Context())
+		for info := range list.Info() {
+			if info.Delivered.Stream >= late {
+				return nil
+			}
+		}
+		return fmt.Errorf("event %d is not read yet: %w", late, list.Err())
+	})
+	require.NoError(t, st.SecureDeleteMsg(t.Context(), late))
+	require.NoError(t, r.Erase(t.Context(), erasure(late)))
+	<-r.filling
+	r.store(t, "100", domain.MessageReceived, 1)
+	r.filled(t, "crm")
+	left = r.stored(t, a.Consumer)
+	assert.NotContains(t, left, uint64(late))
+	assert.Contains(t, left, uint64(next))
+
 	_, rd := reader(t, a)
 	got, _ := read(t, rd, 20)
-	assert.Len(t, got, 10)
+	assert.Len(t, got, 11)
 }
 
 // TestUserReadsItsOutboxOnly checks that a consumer's user gets no answer from the stream of all events, from other

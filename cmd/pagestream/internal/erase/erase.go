@@ -45,6 +45,10 @@ const (
 	rounds = 5
 	// poll is how often the stream is checked for the deletion of an event.
 	poll = 20 * time.Millisecond
+	// grace is how long Erase waits for the deletion of one event before it carries out the erasure itself. The reactor
+	// may be busy with a large erasure, or may not be given the record for some minutes because a process that was given
+	// the ones before was killed.
+	grace = 2 * time.Second
 	// deleteTimeout bounds the deletion of one part.
 	deleteTimeout = 2 * time.Minute
 	// maxDeliver is how often the deletion of a part is tried: for about a day.
@@ -91,7 +95,7 @@ type Options struct {
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
 type Eraser struct{ opts Options }
 
-// New returns an eraser. Recorded erasures are only carried out while Run runs on
+// New returns an eraser. Recorded erasures whose Erase has not ended are only carried out while Run runs on
 // some node.
 func New(o Options) *Eraser {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -132,12 +136,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 	if page == "" || page == domain.NoPage || contact == "" {
 		return out, ErrRequest
 	}
-	if x.opts.Journal != nil {
-		if err := x.opts.Journal.Flush(ctx); err != nil {
-			return out, err
-		}
-	}
-	head, err := streams.Last(ctx, x.opts.JS, streams.Name)
+	head, err := x.head(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -146,6 +145,7 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		return out, err
 	}
 	f := finder{js: x.opts.JS, model: x.opts.Conversations, page: page, contact: contact, get: get}
+	settled := false
 	for range rounds {
 		if err := x.opts.Conversations.WaitFor(ctx, head); err != nil {
 			return out, err
@@ -158,9 +158,23 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if err != nil {
 			return out, err
 		}
-		if len(found) == 0 {
+		remains, err := f.remains()
+		if err != nil {
+			return out, err
+		}
+		if len(found) == 0 && !remains {
 			err := x.finish(ctx, page, contact, &out)
 			return out, err
+		}
+		if len(found) == 0 && !settled { // another call may have erased them just now
+			settled = true
+			if head, err = x.head(ctx); err != nil {
+				return out, err
+			}
+			continue
+		}
+		if !remains {
+			f.missing = 0
 		}
 		if x.opts.Recorded != nil {
 			e := meta.Erasure{Time: time.Now().UTC(), Page: page, Contact: domain.ContactHash(contact)}
@@ -171,19 +185,35 @@ func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.C
 		if out.DeadLetters += x.parked(found); out.Kinds == nil {
 			out.Kinds = map[string]int{}
 		}
-		if head, err = x.record(ctx, contact, found); err != nil {
+		recorded, err := x.record(ctx, page, contact, found, f.missing)
+		if err != nil {
 			return out, err
 		}
-		out.Seq = head
-		for _, e := range found {
-			if err := waitDeleted(ctx, get, e.Seq); err != nil {
-				return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
-			}
+		out.Seq = recorded[len(recorded)-1].Seq
+		deleted, err := x.carryOut(ctx, get, recorded, found)
+		for _, e := range found[:deleted] {
 			out.Events++
 			out.Kinds[KindOf(e.Type)]++
 		}
+		if err != nil {
+			return out, fmt.Errorf("%w: %w", ErrUnfinished, err)
+		}
+		// What was stored because of the events before these were deleted is in the stream by now.
+		if head, err = x.head(ctx); err != nil {
+			return out, err
+		}
 	}
 	return out, ErrBusy
+}
+
+// head returns the sequence of the last event that is stored, also if it was in the journal only.
+func (x *Eraser) head(ctx context.Context) (uint64, error) {
+	if x.opts.Journal != nil {
+		if err := x.opts.Journal.Flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return streams.Last(ctx, x.opts.JS, streams.Name)
 }
 
 // KindOf returns what an event of the type is for a person: the noun of the type, and for
@@ -236,18 +266,31 @@ func (x *Eraser) parked(found []erasable) (n int) {
 	return n
 }
 
-// record stores the contact.erased events, and returns the sequence of the last one.
-func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []erasable) (uint64, error) {
+// record stores the contact.erased events, and returns them in order. If missing is not 0, the stream has lost events of the
+// contact up to that one: read models remove what they have of these by an event of the page that may list no other.
+func (x *Eraser) record(
+	ctx context.Context, page domain.PageID, contact domain.ContactID, found []erasable, missing uint64,
+) ([]streams.Stored, error) {
 	now, hash := time.Now().UTC(), domain.ContactHash(contact)
 	byPage := map[domain.PageID][]domain.Tombstone{}
+	if missing > 0 {
+		byPage[page] = nil
+	}
 	for _, e := range found {
 		byPage[e.page] = append(byPage[e.page], e.Tombstone)
 	}
 	var events []domain.Event
 	for _, page := range slices.Sorted(maps.Keys(byPage)) {
 		parts := slices.Collect(slices.Chunk(byPage[page], partSize))
+		if len(parts) == 0 {
+			parts = [][]domain.Tombstone{nil}
+		}
 		for i, list := range parts {
-			key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
+			first, last := missing, missing
+			if len(list) > 0 {
+				first, last = list[0].Seq, list[len(list)-1].Seq
+			}
+			key := hash + ":" + strconv.FormatUint(first, 10) + ":" + strconv.FormatUint(last, 10)
 			events = append(events, domain.Event{
 				ID:   domain.DedupID("pagestream", page, string(domain.ContactErased), key),
 				Type: domain.ContactErased, Page: page, Time: now,
@@ -257,9 +300,37 @@ func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []e
 	}
 	receipts, err := x.opts.Publisher.Publish(ctx, events)
 	if err != nil {
-		return 0, fmt.Errorf("record erasure: %w", err)
+		return nil, fmt.Errorf("record erasure: %w", err)
 	}
-	return receipts[len(receipts)-1].Seq, nil
+	recorded := make([]streams.Stored, len(events))
+	for i, e := range events {
+		recorded[i] = streams.Stored{Event: e, Seq: receipts[i].Seq}
+	}
+	return recorded, nil
+}
+
+// carryOut waits until the reactor of some node has deleted the events, and carries out the records itself if that takes
+// too long. It returns how many of the events are deleted for certain, from the first one on.
+func (x *Eraser) carryOut(ctx context.Context, get getter, recorded []streams.Stored, found []erasable) (int, error) {
+	for i, e := range found {
+		patient, cancel := context.WithTimeout(ctx, grace)
+		err := waitDeleted(patient, get, e.Seq)
+		late := patient.Err() != nil && ctx.Err() == nil
+		cancel()
+		if late {
+			for _, r := range recorded {
+				if err := x.Handle(ctx, r); err != nil {
+					return i, err
+				}
+			}
+			recorded = nil // once is enough
+			err = waitDeleted(ctx, get, e.Seq)
+		}
+		if err != nil {
+			return i, err
+		}
+	}
+	return len(found), nil
 }
 
 // waitDeleted waits until the stream has no event at seq.
@@ -298,7 +369,7 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 		}
 		return nil
 	})
-	if err != nil || len(found.seqs) == 0 {
+	if err != nil || found.last == 0 {
 		return err
 	}
 	found.last = last

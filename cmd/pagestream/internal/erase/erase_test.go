@@ -285,12 +285,20 @@ func TestEraseWhatMentionsTheContact(t *testing.T) {
 		raw(domain.ChangeReceived, page, "c1", `{"value":{"user":"7001","text":"meet me at the old lighthouse"}}`),
 		raw(domain.DeliveryUnrecognized, page, "u1", `{"who":7001,"text":"meet me at the old lighthouse"}`),
 		unreadable("x1", `{"sender":"7001","text":"meet me at the old lighthouse"`),
+		// The id follows an escape, or is written with escapes, in JSON, in JSON within its text, and in a form.
+		raw(domain.ChangeReceived, page, "c5", `{"value":{"text":"call\n7001: meet me at the old lighthouse"}}`),
+		raw(domain.ChangeReceived, page, "c6", `{"value":{"text":"call\u000A7001: meet me at the old lighthouse"}}`),
+		raw(domain.DeliveryUnrecognized, page, "u2", `{"who":"\u00370\u00301","text":"meet me at the old lighthouse"}`),
+		raw(domain.DeliveryUnrecognized, page, "u3", `{"payload":"{\"text\":\"\\t7001 meet me at the old lighthouse\"}"}`),
+		unreadable("x3", `entry=%5B%7B%22sender%22%3A%227001%22%7D%5D&text=meet me at the old lighthouse`),
 		foreign,
 		{ID: "l1", Type: domain.LeadReceived, Page: page, Data: domain.Data{Lead: &domain.Lead{ID: "7001"}}},
 	}
 	kept := []domain.Event{
 		raw(domain.ChangeReceived, page, "c2", `{"value":{"user":"97001"}}`),
 		raw(domain.ChangeReceived, page, "c3", `{"value":{"user":70012}}`),
+		raw(domain.ChangeReceived, page, "c7", `{"value":{"text":"\n70011 \u0037\u0030010 n7001"}}`),
+		unreadable("x4", `sender=%2270010%22`),
 		raw(domain.ChangeReceived, other, "c4", `{"value":{"user":"7001"}}`),
 		unreadable("x2", `{"sender":"170010"`),
 		received(page, "7002", "m1", "I am not 7001", 1000),
@@ -298,7 +306,7 @@ func TestEraseWhatMentionsTheContact(t *testing.T) {
 	}
 	gone, stay := r.Publish(t, erased...), r.Publish(t, kept...)
 	out := r.erase(t)
-	assert.Equal(t, map[string]int{"change": 1, "delivery": 2, "foreign": 1, "lead": 1}, out.Kinds)
+	assert.Equal(t, map[string]int{"change": 3, "delivery": 5, "foreign": 1, "lead": 1}, out.Kinds)
 	for i, e := range gone {
 		assert.False(t, r.stored(t, e.Seq), "%s", erased[i].ID)
 	}
@@ -308,6 +316,92 @@ func TestEraseWhatMentionsTheContact(t *testing.T) {
 	assert.False(t, r.onDisk(t, secret))
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+}
+
+// TestEraseDuplicates checks that an event which is in the stream twice, so that the read models have dropped the second
+// one, is erased completely.
+func TestEraseDuplicates(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	r.Publish(t, conversation()...)
+	twice := func(e domain.Event) uint64 {
+		t.Helper()
+		m, err := streams.Encode(e)
+		require.NoError(t, err)
+		m.Header.Del(nats.MsgIdHdr) // JetStream has forgotten the id
+		ack, err := r.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+		return ack.Sequence
+	}
+	first, stays := twice(conversation()[0]), twice(conversation()[1])
+	found := 0
+	r.Settle(t, r.live)
+	require.NoError(t, Find(t.Context(), r.JS, r.live.Named("conversations"), page, person, func(streams.Stored) error {
+		found++
+		return nil
+	}))
+	assert.Equal(t, 8, found)
+	assert.Equal(t, 8, r.erase(t).Events)
+	assert.False(t, r.stored(t, first))
+	assert.True(t, r.stored(t, stays))
+	assert.False(t, r.onDisk(t, secret))
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+
+	later := twice(conversation()[0]) // also when there is no first one any more
+	assert.Equal(t, 1, r.erase(t).Events)
+	assert.False(t, r.stored(t, later))
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
+}
+
+// TestEraseWhatTheStreamHasLost checks that what read models have of a contact is removed also if the stream has lost the
+// contact's events.
+func TestEraseWhatTheStreamHasLost(t *testing.T) {
+	r := newFixture(t)
+	r.run(t)
+	text := secret
+	r.Publish(t, received(page, person, "m1", secret, 1000), received(page, "7002", "m2", "good morning", 1500),
+		domain.Event{
+			ID: "c1", Type: domain.CommentReceived, Page: page, Contact: person, Time: time.UnixMilli(2000).UTC(),
+			Data: domain.Data{Comment: &domain.Comment{ID: "1", Post: "104_9", Text: &text}},
+		})
+	r.Settle(t, r.live)
+	st, err := r.JS.Stream(t.Context(), streams.Name)
+	require.NoError(t, err)
+	for _, seq := range []uint64{1, 3} {
+		require.NoError(t, st.SecureDeleteMsg(t.Context(), seq))
+	}
+	_, err = conversations.Get(r.live.Named("conversations"), page, person)
+	require.NoError(t, err)
+	lost := func() uint64 {
+		found, err := streams.Lost(t.Context(), r.JS, streams.Name)
+		require.NoError(t, err)
+		return found.Events
+	}
+	require.EqualValues(t, 2, lost())
+
+	assert.Equal(t, Result{Seq: 4, Kinds: map[string]int{}}, r.erase(t))
+	r.Settle(t, r.live)
+	_, err = conversations.Get(r.live.Named("conversations"), page, person)
+	require.ErrorIs(t, err, conversations.ErrErased)
+	list, _, err := comments.List(r.live.Named("comments"), page, comments.Query{}, comments.Page{})
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	_, err = conversations.Get(r.live.Named("conversations"), page, "7002")
+	require.NoError(t, err)
+	assert.EqualValues(t, 2, lost(), "the loss is still known")
+	assert.Equal(t, Result{}, r.erase(t), "nothing is left to erase")
+}
+
+// TestEraseNeedsNoReactor checks that an erasure is carried out also if no reactor gets its record: all that they may have
+// at once was given to one that was killed, and is not given to another one before some minutes have passed.
+func TestEraseNeedsNoReactor(t *testing.T) {
+	t.Parallel()
+	r := newFixture(t)
+	r.Publish(t, conversation()...)
+	assert.Equal(t, 7, r.erase(t).Events)
+	assert.False(t, r.onDisk(t, secret))
+	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }
 
 // TestEraseDeadLettersAndCopies checks that parked events and the copies that wait for consumers go with

@@ -1,17 +1,22 @@
 package erase
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
+	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
 )
 
@@ -33,17 +38,62 @@ func scanned() (types []domain.Type) {
 }
 
 // text returns all of an event in which an id may be, and false if the event is not one
-// that is searched.
+// that is searched. What is written with escapes follows once more without them.
 func text(e streams.Stored) (string, bool) {
 	if e.Contact != "" || e.Data.Test || !slices.Contains(nouns, e.Type.Noun()) {
 		return "", false
 	}
-	out := e.ID + " " + e.OriginalID
+	var body []byte
 	if e.Data.Unreadable != nil {
-		return out + " " + string(e.Data.Unreadable.Body), true
+		body = e.Data.Unreadable.Body
+	} else if data, err := e.Data.Encode(); err == nil {
+		body = data
+	} else {
+		return "", false
 	}
-	data, err := e.Data.Encode()
-	return out + " " + string(data), err == nil
+	out := e.ID + " " + e.OriginalID + " " + string(body)
+	for range maxEscaped {
+		plain, changed := unescape(body)
+		if !changed {
+			break
+		}
+		body, out = plain, out+" "+string(plain)
+	}
+	return out, true
+}
+
+// maxEscaped is how often a text may have been written with escapes: JSON within a text of JSON is, twice.
+const maxEscaped = 4
+
+// unescape replaces the escapes of JSON, such as \n and \u0037, and those of forms, such as %22, by what they stand for. In
+// front of an id, an escape would be read as letters or digits of it. An escape that is none is left as it is.
+func unescape(b []byte) (plain []byte, changed bool) {
+	if !bytes.ContainsAny(b, `\%`) {
+		return b, false
+	}
+	plain = make([]byte, 0, len(b))
+	for len(b) > 0 {
+		n := 0
+		switch {
+		case b[0] == '%' && len(b) > 2:
+			if c, err := strconv.ParseUint(string(b[1:3]), 16, 8); err == nil {
+				plain, n = append(plain, byte(c)), 3
+			}
+		case b[0] == '\\' && len(b) > 5 && b[1] == 'u':
+			if c, err := strconv.ParseUint(string(b[2:6]), 16, 16); err == nil {
+				plain, n = utf8.AppendRune(plain, rune(c)), 6
+			}
+		case b[0] == '\\' && len(b) > 1:
+			if i := strings.IndexByte(`"\/bfnrt`, b[1]); i >= 0 {
+				plain, n = append(plain, "\"\\/\b\f\n\r\t"[i]), 2
+			}
+		}
+		if changed = changed || n > 0; n == 0 {
+			plain, n = append(plain, b[0]), 1
+		}
+		b = b[n:]
+	}
+	return plain, changed
 }
 
 // mentions reports whether an event without a contact mentions one.
@@ -97,13 +147,49 @@ type finder struct {
 	contact domain.ContactID
 	get     getter
 	// searched is the last sequence of the stream up to which events that mention the
-	// contact were searched.
-	searched uint64
+	// contact were searched, duplicates whether the contact's own were too.
+	searched   uint64
+	duplicates bool
+	// missing is the last one of the contact's events that the stream does not have.
+	missing uint64
+}
+
+// remains reports whether read models still have something of the contact's events that the stream does not have: it has
+// lost them, and no erasure has come after them.
+func (f *finder) remains() (bool, error) {
+	by, err := conversations.ErasedBy(f.model, f.page, f.contact)
+	if err != nil {
+		return false, fmt.Errorf("look for an earlier erasure: %w", err)
+	}
+	return f.missing > by, nil
+}
+
+// dropped reports whether the read model has left out events because they are duplicates. It has not recorded those for
+// their contacts.
+func (f *finder) dropped() (bool, error) {
+	var meta store.Meta
+	err := f.model.View(func(tx *store.Tx) (err error) {
+		meta, _, err = store.ReadMeta(tx)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for duplicates: %w", err)
+	}
+	return meta.Dropped > 0, nil
 }
 
 // next calls use with the contact's events that are in the stream, without those that an
-// earlier call has found by their text.
+// earlier call has found by their text. If there are duplicates in the stream, it reads all events of the page for that,
+// so that it finds those of the contact.
 func (f *finder) next(ctx context.Context, use func(streams.Stored) error) error {
+	duplicates, err := f.dropped()
+	if err != nil {
+		return err
+	}
+	if duplicates && !f.duplicates {
+		f.searched, f.duplicates = 0, true
+	}
+	recorded := map[uint64]bool{} // if there are duplicates
 	for after := uint64(0); ; {
 		seqs, err := conversations.EventsOf(f.model, f.page, f.contact, after, partSize)
 		if err != nil {
@@ -114,8 +200,12 @@ func (f *finder) next(ctx context.Context, use func(streams.Stored) error) error
 		}
 		for _, seq := range seqs {
 			after = seq
+			if f.duplicates {
+				recorded[seq] = true
+			}
 			e, err := f.get(ctx, seq)
-			if errors.Is(err, streams.ErrNotFound) { // deleted manually
+			if errors.Is(err, streams.ErrNotFound) { // lost, deleted by hand, or erased just now
+				f.missing = max(f.missing, seq)
 				continue
 			}
 			if err != nil {
@@ -127,11 +217,18 @@ func (f *finder) next(ctx context.Context, use func(streams.Stored) error) error
 		}
 	}
 	types := scanned()
+	filters := streams.Filter(f.page, types...)
+	if f.duplicates {
+		filters = streams.Filter(f.page)
+	}
 	upto, err := streams.Read(ctx, f.js, streams.ReadOptions{
 		Stream: streams.Name, From: f.searched + 1,
-		Filters:   slices.Concat(streams.Filter(f.page, types...), streams.Filter(domain.NoPage, types...)),
+		Filters:   slices.Concat(filters, streams.Filter(domain.NoPage, types...)),
 		Malformed: func(uint64, error) error { return nil },
 	}, func(e streams.Stored) error {
+		if f.duplicates && e.Page == f.page && e.Contact == f.contact && !recorded[e.Seq] && !e.Data.Test {
+			return use(e)
+		}
 		if mentions(e, f.contact) && mentionsHash(e, domain.ContactHash(f.contact)) {
 			return use(e)
 		}

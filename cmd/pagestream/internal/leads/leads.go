@@ -12,6 +12,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -57,12 +58,14 @@ const (
 	// Refused: Graph does not give the lead. The permission is missing, or there is no
 	// such lead.
 	Refused Result = "refused"
+	// Erased: the lead was erased while Graph was asked. Nothing is stored.
+	Erased Result = "erased"
 	// Failed: Graph or the stream failed temporarily.
 	Failed Result = "failed"
 )
 
 // Results returns all results.
-func Results() []Result { return []Result{Retrieved, Throttled, NoToken, Refused, Failed} }
+func Results() []Result { return []Result{Retrieved, Throttled, NoToken, Refused, Erased, Failed} }
 
 // Graph reads leads.
 type Graph interface {
@@ -71,7 +74,7 @@ type Graph interface {
 	Lead(ctx context.Context, a meta.Access, lead string) (domain.Lead, time.Time, error)
 }
 
-// Options configure a [Reactor]. Tokens, Graph and Publisher are required; Connect and
+// Options configure a [Reactor]. JS, Tokens, Graph and Publisher are required; Connect and
 // Parking are for Run.
 type Options struct {
 	// Connect returns a connection for the reactor, which closes it.
@@ -81,6 +84,7 @@ type Options struct {
 	// Parking stores the leads that can't be retrieved now.
 	Parking *streams.Parking
 
+	JS        jetstream.JetStream
 	Tokens    meta.Tokens
 	Graph     Graph
 	Publisher streams.Storer
@@ -119,8 +123,8 @@ func leadKey(seq uint64) string         { return "lead " + strconv.FormatUint(se
 // New returns a reactor that does not run yet. It panics if a required option is
 // missing, which is a programming error.
 func New(o Options) *Reactor {
-	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
-		panic("leads: Tokens, Graph and Publisher are required")
+	if o.JS == nil || o.Tokens == nil || o.Graph == nil || o.Publisher == nil {
+		panic("leads: JS, Tokens, Graph and Publisher are required")
 	}
 	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
 	o.Interval = cmp.Or(o.Interval, DefaultInterval)
@@ -181,6 +185,13 @@ func (r *Reactor) retrieve(ctx context.Context, e streams.Stored) (Result, error
 	found, created, err := r.opts.Graph.Lead(ctx, access, e.Data.Lead.ID)
 	if err != nil {
 		return r.refused(e, access, r.gate.Refused(e.Page, err))
+	}
+	gone, err := streams.Gone(ctx, r.opts.JS, streams.Name, e.Seq)
+	if err != nil {
+		return Failed, fmt.Errorf("look for the lead's event again: %w", err)
+	}
+	if gone {
+		return Erased, nil
 	}
 	found.AdGroup = e.Data.Lead.AdGroup
 	found.Form, found.Ad = cmp.Or(found.Form, e.Data.Lead.Form), cmp.Or(found.Ad, e.Data.Lead.Ad)

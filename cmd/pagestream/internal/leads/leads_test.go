@@ -42,6 +42,7 @@ type world struct {
 	token string
 	fail  map[string]error // by page or lead: the answer of Graph, or of the tokens for "token"
 	asked map[string]int   // by lead
+	erase []uint64         // sequences that are erased while Graph is asked
 	seen  map[leads.Result]int
 }
 
@@ -70,10 +71,13 @@ func (w *world) Access(_ context.Context, page domain.PageID) (meta.Access, erro
 	return meta.Access{Page: page, App: "shop", Token: w.token}, nil
 }
 
-func (w *world) Lead(_ context.Context, a meta.Access, lead string) (domain.Lead, time.Time, error) {
+func (w *world) Lead(ctx context.Context, a meta.Access, lead string) (domain.Lead, time.Time, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked[lead]++
+	if _, err := streams.Erase(ctx, w.JS, streams.Name, w.erase, func(streams.Stored) bool { return true }); err != nil {
+		return domain.Lead{}, time.Time{}, err
+	}
 	for _, key := range []string{string(a.Page), lead} {
 		if err := w.fail[key]; err != nil {
 			return domain.Lead{}, time.Time{}, fmt.Errorf("GET lead: %w", err)
@@ -88,7 +92,7 @@ func (w *world) Lead(_ context.Context, a meta.Access, lead string) (domain.Lead
 func (w *world) reactor() *leads.Reactor {
 	return leads.New(leads.Options{
 		Connect: func() (*nats.Conn, error) { return w.Embedded().Connect("leads") },
-		Parking: w.parking, Tokens: w, Graph: w, Publisher: w.Publisher,
+		JS:      w.JS, Parking: w.parking, Tokens: w, Graph: w, Publisher: w.Publisher,
 		MaxWait: 50 * time.Millisecond, Interval: 10 * time.Millisecond,
 		Now: func() time.Time {
 			w.mu.Lock()
@@ -124,6 +128,18 @@ func (w *world) retrieved(t *testing.T) (list []string) {
 		}
 	}
 	return list
+}
+
+// TestErasedWhileGraphIsAsked checks that the answers of a lead are not stored that is erased before Graph has answered.
+func TestErasedWhileGraphIsAsked(t *testing.T) {
+	w := newWorld(t)
+	w.erase = []uint64{w.Publish(t, received(page, "5"))[0].Seq}
+	e, err := streams.Get(t.Context(), w.JS, streams.Name, w.erase[0])
+	require.NoError(t, err)
+	require.NoError(t, w.reactor().Handle(t.Context(), e))
+	assert.Equal(t, map[string]int{"5": 1}, w.asked)
+	assert.Empty(t, w.retrieved(t))
+	assert.Equal(t, map[leads.Result]int{leads.Erased: 1}, w.seen)
 }
 
 func TestAnswersAreStoredOnce(t *testing.T) {
@@ -198,7 +214,7 @@ func TestErrorsAreClassified(t *testing.T) {
 	}
 	require.NoError(t, w.handle(t, r, received("105", "3")))
 	assert.Equal(t, map[string]int{"1": 1, "3": 1}, w.asked, "the page is left alone, another is not")
-	assert.Len(t, leads.Results(), 5)
+	assert.Len(t, leads.Results(), 6)
 }
 
 // run runs a reactor until stop is called or the test ends.

@@ -14,6 +14,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -47,7 +48,7 @@ type Graph interface {
 	Profile(ctx context.Context, a meta.Access, contact domain.ContactID, instagram bool) (graph.Profile, error)
 }
 
-// Options configure a [Reactor]. Tokens, Graph, Publisher and Conversations are
+// Options configure a [Reactor]. JS, Tokens, Graph, Publisher and Conversations are
 // required; Connect is for Run.
 type Options struct {
 	// Connect returns a connection for the reactor, which closes it.
@@ -57,6 +58,7 @@ type Options struct {
 	// Parking stores events that can't be handled; if it is nil, they are only logged.
 	Parking *streams.Parking
 
+	JS            jetstream.JetStream
 	Tokens        meta.Tokens
 	Graph         Graph
 	Publisher     streams.Storer
@@ -85,7 +87,7 @@ type Stats struct {
 	// NoToken counts events of pages without a valid token.
 	NoToken uint64
 	// Erased counts contacts that the read model does not have because they were
-	// erased.
+	// erased, and those that were erased while Graph was asked.
 	Erased uint64
 	// Throttled counts events for which Graph could not be asked because of a rate
 	// limit, Skipped those of them that were skipped.
@@ -123,8 +125,8 @@ func (m timeCache) get(key string) time.Time {
 // New returns a reactor that does not run yet. It panics if a required option is
 // missing, which is a programming error.
 func New(o Options) *Reactor {
-	if o.Tokens == nil || o.Graph == nil || o.Publisher == nil || o.Conversations == nil {
-		panic("profile: Tokens, Graph, Publisher and Conversations are required")
+	if o.JS == nil || o.Tokens == nil || o.Graph == nil || o.Publisher == nil || o.Conversations == nil {
+		panic("profile: JS, Tokens, Graph, Publisher and Conversations are required")
 	}
 	o.MaxAge = cmp.Or(o.MaxAge, DefaultMaxAge)
 	o.MaxWait = cmp.Or(o.MaxWait, DefaultMaxWait)
@@ -231,6 +233,14 @@ func (r *Reactor) handle(ctx context.Context, e streams.Stored) error {
 	name, picture := strings.TrimSpace(found.Name), strings.TrimSpace(found.Picture)
 	if name == "" && picture == "" {
 		r.noProfile(key(e))
+		return nil
+	}
+	gone, err := streams.Gone(ctx, r.opts.JS, streams.Name, e.Seq)
+	if err != nil {
+		return fmt.Errorf("look for the event again: %w", err)
+	}
+	if gone { // it was erased while Graph was asked
+		r.count(func(s *Stats) { s.Erased++ })
 		return nil
 	}
 	now := r.opts.Now().UTC()

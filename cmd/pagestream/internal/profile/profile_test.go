@@ -37,6 +37,7 @@ type fakeGraph struct {
 	fail     error
 	tokenErr error
 	silent   bool
+	during   func() // is called while Graph is asked
 }
 
 func (g *fakeGraph) set(f func(*fakeGraph)) {
@@ -72,6 +73,9 @@ func (g *fakeGraph) Profile(
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked = append(g.asked, fmt.Sprint(a.App, " ", a.Page, " ", contact, " ", instagram))
+	if g.during != nil {
+		g.during()
+	}
 	switch {
 	case a.Token != token:
 		return graph.Profile{}, errors.New("wrong token")
@@ -87,7 +91,7 @@ func (r *fixture) reactor(change ...func(*Options)) (*Reactor, *fakeGraph) {
 	g := &fakeGraph{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
 	o := Options{
 		Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("profile") },
-		Tokens:  g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
+		JS:      r.JS, Tokens: g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
 	}
 	for _, f := range change {
 		f(&o)
@@ -305,6 +309,22 @@ func TestErasedContactsAreNotRequested(t *testing.T) {
 	defer cancel()
 	require.NoError(t, reactor.Handle(ctx, streams.Stored{Event: e, Seq: seq}))
 	assert.Zero(t, g.calls())
+	assert.Equal(t, Stats{Erased: 1}, reactor.Stats())
+}
+
+// TestErasedWhileGraphIsAsked checks that the name of a contact is not stored who is erased before Graph has answered.
+func TestErasedWhileGraphIsAsked(t *testing.T) {
+	r := newFixture(t)
+	reactor, g := r.reactor()
+	e := received("7", 1)
+	seq := r.Publish(t, e)[0].Seq
+	g.during = func() {
+		_, err := streams.Erase(t.Context(), r.JS, streams.Name, []uint64{seq}, func(streams.Stored) bool { return true })
+		assert.NoError(t, err)
+	}
+	require.NoError(t, reactor.Handle(t.Context(), streams.Stored{Event: e, Seq: seq, At: e.Time}))
+	assert.Equal(t, 1, g.calls())
+	assert.Empty(t, r.profiles(t))
 	assert.Equal(t, Stats{Erased: 1}, reactor.Stats())
 }
 

@@ -25,9 +25,13 @@ func TestLostBlocksAreSaidAndKept(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	r := start(t, cfg)
 	text := strings.Repeat("long ", 24_000)
-	const n = 180
+	const n, once = 180, "3912345678"
 	for i := range n {
-		require.Equal(t, 200, post(t, r.PublicAddr(), message("700", fmt.Sprint(30+i%3), fmt.Sprintf("m_%d", i), text, 1790000000000)))
+		contact := fmt.Sprint(30 + i%3)
+		if i == 40 { // it is in the second block
+			contact = once
+		}
+		require.Equal(t, 200, post(t, r.PublicAddr(), message("700", contact, fmt.Sprintf("m_%d", i), text, 1790000000000)))
 	}
 	code, _, stderr := r.command(t, "erase", "700", "30", "--yes")
 	require.Equal(t, cli.ExitOK, code, stderr)
@@ -85,6 +89,16 @@ func TestLostBlocksAreSaidAndKept(t *testing.T) {
 	code, stdout, _ = r.command(t, "recover")
 	require.Equal(t, cli.ExitFailed, code)
 	require.Contains(t, stdout, lost.Ranges[0].String())
+
+	require.NotEmpty(t, filesWith(t, cfg.Data.Dir, once))
+	code, stdout, stderr = r.command(t, "erase", "700", once, "--yes")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.Contains(t, stdout, "the stream had lost the events, and the read models have nothing of them any more")
+	require.Empty(t, filesWith(t, cfg.Data.Dir, once))
+	require.Equal(t, messages, all(), "with m_new, and without that of the contact")
+	code, stdout, _ = r.command(t, "erase", "700", once, "--yes")
+	require.Equal(t, cli.ExitOK, code)
+	require.Contains(t, stdout, "there is nothing to erase")
 
 	r.stop(t)
 	r = start(t, cfg) // it is said at each start

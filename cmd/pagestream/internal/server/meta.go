@@ -275,15 +275,15 @@ func (p *Program) startReactors(context.Context) (err error) {
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
 		start("profile", profile.New(profile.Options{
-			Connect: p.dial("profile", unbuffered), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
-			Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
+			Connect: p.dial("profile", unbuffered), Domain: p.cfg.NATS.Domain, JS: p.js, Parking: p.parking, Tokens: p.tokens,
+			Graph: p.apps, Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
 			Logger: p.log.With("part", "profile"),
 		}).Run)
 	}
 	if p.cfg.Leads.Retrieve {
 		start("leads", leads.New(leads.Options{
-			Connect: p.dial("leads", unbuffered), Domain: p.cfg.NATS.Domain, Parking: p.parking, Tokens: p.tokens, Graph: p.apps,
-			Publisher: p.publisher, Observe: p.metrics.leadTried, Logger: p.log.With("part", "leads"),
+			Connect: p.dial("leads", unbuffered), Domain: p.cfg.NATS.Domain, JS: p.js, Parking: p.parking, Tokens: p.tokens,
+			Graph: p.apps, Publisher: p.publisher, Observe: p.metrics.leadTried, Logger: p.log.With("part", "leads"),
 		}).Run)
 	}
 	return nil
