@@ -454,8 +454,7 @@ var digest = regexp.MustCompile(`(?m)^(\w+): equal at event (\d+), digest (\w+)`
 // digests requires that each read model is what the stream makes, and returns their digests.
 func (s *site) digests(t *testing.T) string {
 	t.Helper()
-	code, out := s.run("projections", "verify")
-	assert.Zero(t, code, "projections verify: %s", out)
+	out := s.verify(t)
 	found := digest.FindAllString(out, -1)
 	slices.Sort(found)
 	assert.Len(t, found, len(modelNames), out)
@@ -910,6 +909,9 @@ func allRolledBack(t *testing.T, f *trial) {
 		}
 		c.fault(t, began)
 		c.recovers(t, startLimit)
+		for _, s := range c.nodes {
+			require.NoError(t, s.eventually(checkLimit, s.load.sentAgain), "what was acknowledged since the copy is stored")
+		}
 		c.check(t)
 		c.done++
 	}
