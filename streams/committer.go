@@ -154,7 +154,7 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		}
 		first[it.id] = it
 		if seq, ok := p.recentOf(it); ok {
-			it.complete(seq, ByWindow)
+			p.found(it, seq, ByWindow)
 			continue
 		}
 		fresh = append(fresh, it)
@@ -184,7 +184,7 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 	for _, it := range fresh {
 		n := 1 + len(it.also)
 		if seq := slices.Max(seqs[:n]); seq > 0 {
-			it.complete(seq, ByIndex)
+			p.found(it, seq, ByIndex)
 		} else if incomplete && !p.covered(it) {
 			it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
 		} else {
@@ -209,6 +209,25 @@ func (p *Publisher) unchecked(items ...*item) {
 	for _, it := range items {
 		it.msg.Header[jetstream.ExpectedStreamHeader] = []string{p.opts.Stream}
 	}
+}
+
+// errReplaced is returned for an event that was found in the place of which the stream has others now.
+var errReplaced = errors.New("the stream was replaced by one with other events")
+
+// found completes an item whose id is stored already, or refuses it if that may be true of another stream only.
+func (p *Publisher) found(it *item, seq uint64, d Duplicate) {
+	var err error
+	if p.opts.Current != nil {
+		err = p.opts.Current()
+	}
+	if err == nil && p.forget.Load() > 0 { // since the id was looked up
+		err = errReplaced
+	}
+	if err != nil {
+		it.fail(fmt.Errorf("%w: look up ids: %w", ErrUnavailable, err))
+		return
+	}
+	it.complete(seq, d)
 }
 
 // recentOf returns the sequence of an event that was stored recently, under any of its

@@ -63,7 +63,7 @@ func (p *Publisher) storeInJournal(items []*item) {
 // storeConditional stores an item if the page's last event with the same noun is the expected one.
 func (p *Publisher) storeConditional(it *item) {
 	if seq, ok := p.recentOf(it); ok {
-		it.complete(seq, ByWindow)
+		p.found(it, seq, ByWindow)
 		return
 	}
 	noun := nounOf(it.msg.Subject)

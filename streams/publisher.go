@@ -116,6 +116,10 @@ type PublisherOptions struct {
 	Stream string
 	// Seen may be nil: then only JetStream's dedup window finds duplicates.
 	Seen SeenIndex
+	// Current, if not nil, returns an error unless Seen and what the publisher remembers are known to be of the stream
+	// that there is now. Meanwhile an event that is found there is refused with [ErrUnavailable]: that it is stored would
+	// be true of another stream only. It must not block.
+	Current func() error
 	// Journal, if not nil, makes the events durable; JetStream gets them from it. Without it, JetStream's
 	// acknowledgement makes them so. The publisher does not close it.
 	Journal *Journal

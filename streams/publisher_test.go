@@ -560,6 +560,40 @@ func TestPublishFailsWithoutTheIndex(t *testing.T) {
 	require.Empty(t, stored(t, s))
 }
 
+// TestPublishBelievesTheIndexOfItsStreamOnly checks that no event is taken for stored, neither by the index nor by what
+// the publisher has stored itself, while these may be of another stream. New events are stored meanwhile.
+func TestPublishBelievesTheIndexOfItsStreamOnly(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t, unsynced)
+	s.Stream(t, streams.Spec{Window: 100 * time.Millisecond})
+	events := messages("1", 3)
+	errOther := errors.New("the stream may be another one")
+	var other atomic.Bool
+	p := publisher(t, s, streams.PublisherOptions{Seen: seen{events[0].ID: 7}, Current: func() error {
+		if other.Load() {
+			return errOther
+		}
+		return nil
+	}})
+	first, err := p.Publish(t.Context(), events[1:2])
+	require.NoError(t, err)
+	other.Store(true)
+	for _, e := range events[:2] {
+		_, err := p.Publish(t.Context(), []domain.Event{e})
+		require.ErrorIs(t, err, streams.ErrUnavailable)
+		require.ErrorIs(t, err, errOther)
+	}
+	fresh, err := p.Publish(t.Context(), events[2:])
+	require.NoError(t, err)
+	require.Equal(t, streams.NotDuplicate, fresh[0].Duplicate)
+	other.Store(false)
+	receipts, err := p.Publish(t.Context(), events[:2])
+	require.NoError(t, err)
+	require.Equal(t, []streams.Receipt{
+		{Seq: 7, Duplicate: streams.ByIndex}, {Seq: first[0].Seq, Duplicate: streams.ByWindow},
+	}, receipts)
+}
+
 type broken struct{}
 
 func (broken) Seen([]string) ([]uint64, error) { return nil, errors.New("the index is closed") }

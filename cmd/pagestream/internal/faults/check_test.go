@@ -99,11 +99,19 @@ func (s *site) checkMessages(t *testing.T, acked map[string]ack) {
 	assert.Empty(t, s.disordered, "out of order")
 }
 
-// verify requires that each read model is what the stream makes.
-func (s *site) verify(t *testing.T) {
+// verify requires that each read model is what the stream makes, and returns what the command says. Models that are built
+// again are built one after the other, so it may have to wait for them.
+func (s *site) verify(t *testing.T) (out string) {
 	t.Helper()
-	code, out := s.run("projections", "verify")
-	assert.Zero(t, code, "projections verify: %s", out)
+	require.NoError(t, s.eventually(checkLimit, func() error {
+		var code int
+		if code, out = s.run("projections", "verify"); code != 0 && strings.Contains(out, "is being rebuilt") {
+			return errors.New(out)
+		}
+		assert.Zero(t, code, "projections verify: %s", out)
+		return nil
+	}))
+	return out
 }
 
 // compare adds what is wrong with a list of sightings to the site's maps.

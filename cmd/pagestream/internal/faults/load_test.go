@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +73,8 @@ type load struct {
 	index   int    // of the load, if there are several
 	// elsewhere is another node that gets the repeated POSTs, if it is set.
 	elsewhere string
-	withLeads bool // in some POSTs
+	withLeads bool         // in some POSTs
+	owed      atomic.Int64 // POSTs that sendAgain has taken back and no connection has taken yet
 	pause     time.Duration
 	file      *os.File
 	conns     []*connection
@@ -217,13 +219,23 @@ func (l *load) sendAgain(match func(*post) bool) (messages int) {
 			}
 			messages += len(p.items)
 		}
+		owed := len(c.again)
 		c.again = append(slices.Clone(c.recent[first:]), c.again...)
 		c.recent = c.recent[:first]
 		if c.wants != nil {
 			c.again, c.wants = append(c.again, c.wants), nil
 		}
+		l.owed.Add(int64(len(c.again) - owed))
 	}
 	return messages
+}
+
+// sentAgain returns an error until each POST of sendAgain was taken to be sent; stop waits for its acknowledgement.
+func (l *load) sentAgain() error {
+	if n := l.owed.Load(); n > 0 {
+		return fmt.Errorf("%d POSTs are still to be sent again", n)
+	}
+	return nil
 }
 
 // connection is one connection of the client. Its messages have numbers, and its messages for one page must
@@ -286,6 +298,7 @@ func (c *connection) take() *post {
 	if len(c.again) > 0 {
 		p := c.again[0]
 		c.again = c.again[1:]
+		c.load.owed.Add(-1)
 		return p
 	}
 	p := &post{}

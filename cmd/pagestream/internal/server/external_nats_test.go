@@ -463,8 +463,9 @@ func TestExternalConsumerForgesNothing(t *testing.T) {
 	x.configure(t)
 
 	x.assertForgesNothing(t, crm)
+	// A purge worked as well until NATS 2.15.3, which takes no request of its API as a reply.
 	assert.Subset(t, x.attack(t, string(seed), old), []string{
-		"the state as reply", "a refusal as reply", "an acknowledgement with a reply", "a purge", "answers to others",
+		"the state as reply", "a refusal as reply", "an acknowledgement with a reply", "answers to others",
 	}, "the attacks prove nothing: they don't work where they should")
 }
 

@@ -25,6 +25,8 @@ var (
 	// errComparing is returned until the index of ids was compared with the stream, at the start and
 	// after each reconnect: the stream may be another one.
 	errComparing = errors.New("the index of event ids is being compared with the stream")
+	// errDisconnected is returned while there is no connection to NATS.
+	errDisconnected = errors.New("not connected to NATS")
 )
 
 // healthInterval is the interval of checks whether the stream can store events. A failed publish
@@ -139,7 +141,7 @@ func (h *health) answers() error {
 		return fmt.Errorf("embedded server: %w", err)
 	}
 	if !h.p.conn.IsConnected() {
-		return errors.New("not connected to NATS")
+		return errDisconnected
 	}
 	return nil
 }
@@ -195,8 +197,11 @@ func (h *health) refusals() (out []error) {
 // streams.ErrIncomplete. A failure of the projection after that counts only as far as uncovered says.
 func (h *health) index() error {
 	s := h.p.models.Deliveries().Status()
-	if s.Damaged != "" {
+	switch {
+	case s.Damaged != "":
 		return nil
+	case s.State == projections.StateRebuilding:
+		return errIndexing
 	}
 	if !h.indexed.Load() {
 		if s.Seq < h.p.headAtStart || s.Stale > 0 {
@@ -204,13 +209,31 @@ func (h *health) index() error {
 		}
 		h.indexed.Store(true)
 	}
+	return h.p.ownIndex()
+}
+
+// ownIndex returns an error unless the index of ids is known to be of the stream that there is, or is rebuilt because
+// it was damaged.
+func (p *Program) ownIndex() error {
+	s := p.models.Deliveries().Status()
 	switch {
-	case s.State == projections.StateRebuilding, s.Stale > 0:
+	case s.Damaged != "":
+		return nil
+	case s.Stale > 0:
 		return errIndexing
-	case !h.p.models.Deliveries().Verified():
+	case !p.models.Deliveries().Verified():
 		return errComparing
 	}
 	return nil
+}
+
+// indexCurrent returns an error unless what the index of ids has is in the stream that there is. The connection may be
+// lost: reactors have others, and what they read may be of the stream after that.
+func (p *Program) indexCurrent() error {
+	if !p.conn.IsConnected() {
+		return errDisconnected
+	}
+	return p.ownIndex()
 }
 
 // reasons returns every error that makes the process not ready.

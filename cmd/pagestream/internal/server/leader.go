@@ -201,7 +201,7 @@ func (l *leader) hear(data []byte) {
 // judge takes account of answers that don't come.
 func (l *leader) judge() {
 	if !l.p.conn.IsConnected() {
-		l.set(errors.New("not connected to NATS"))
+		l.set(errDisconnected)
 		return
 	}
 	l.mu.Lock()

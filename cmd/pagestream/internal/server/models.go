@@ -140,7 +140,8 @@ func (p *Program) startPublisher(context.Context) (err error) {
 	}
 	p.publisher, err = streams.NewPublisher(p.js, streams.PublisherOptions{
 		Judge: judge, Journal: p.journal, Shared: p.cfg.NATS.URL != "",
-		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()}, Window: p.cfg.Streams.Window,
+		Stream: streams.Name, Seen: deliveries.Index{Runner: p.models.Deliveries()}, Current: p.indexCurrent,
+		Window:         p.cfg.Streams.Window,
 		BatchThreshold: p.cfg.Streams.BatchThreshold, MaxBatch: p.cfg.Streams.MaxBatch,
 		QueueLimit: p.cfg.Streams.QueueLimit,
 		Observe:    func(o streams.BatchObservation) { p.metrics.published(o); p.health.published(o) },
