@@ -88,6 +88,10 @@ var unbuffered = nats.ReconnectBufSize(-1)
 // dial returns a function that opens a new connection. Each reactor needs its own, because
 // watermill-nats closes the connection that it was given.
 func (p *Program) dial(name string, more ...nats.Option) func() (*nats.Conn, error) {
+	// By default the client writes them to standard error.
+	more = append([]nats.Option{nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		p.log.Warn("connection to NATS has an error", "connection", name, "err", err)
+	})}, more...)
 	return func() (*nats.Conn, error) {
 		if p.server != nil {
 			return p.server.Connect(name, more...)
