@@ -18,8 +18,8 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// Limit is the longest time that a function of this package waits.
-const Limit = 30 * time.Second
+// Limit is the longest time that a function of this package waits. The race detector makes everything slower.
+const Limit = slower * 30 * time.Second
 
 // Server is a running server with one connection, which reconnects after a restart of the server.
 type Server struct {

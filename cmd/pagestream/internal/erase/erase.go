@@ -86,6 +86,9 @@ type Options struct {
 	Copies func(ctx context.Context, e domain.Event) error
 	Kept
 	Logger *slog.Logger
+
+	// part bounds the tombstones in one event. It is partSize unless a test sets it.
+	part int
 }
 
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
@@ -94,7 +97,7 @@ type Eraser struct{ opts Options }
 // New returns an eraser. Recorded erasures are only carried out while Run runs on
 // some node.
 func New(o Options) *Eraser {
-	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.Logger, o.part = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.part, partSize)
 	return &Eraser{o}
 }
 
@@ -245,7 +248,7 @@ func (x *Eraser) record(ctx context.Context, contact domain.ContactID, found []e
 	}
 	var events []domain.Event
 	for _, page := range slices.Sorted(maps.Keys(byPage)) {
-		parts := slices.Collect(slices.Chunk(byPage[page], partSize))
+		parts := slices.Collect(slices.Chunk(byPage[page], x.opts.part))
 		for i, list := range parts {
 			key := hash + ":" + strconv.FormatUint(list[0].Seq, 10) + ":" + strconv.FormatUint(list[len(list)-1].Seq, 10)
 			events = append(events, domain.Event{
