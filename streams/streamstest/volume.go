@@ -3,6 +3,7 @@ package streamstest
 import (
 	"flag"
 	"os"
+
 	_ "pgregory.net/rapid" // has the flag, and reads the environment variable
 )
 
