@@ -106,7 +106,7 @@ func TestDamagedReadModelAtRestIsFoundAtTheStart(t *testing.T) {
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 2))
 	rebuilt := 0
-	const rounds = 220
+	rounds := streamstest.Volume(220, 40)
 	for range rounds {
 		require.NoError(t, os.WriteFile(path, content, 0o600))
 		what := overwrite(t, r, path)
@@ -139,7 +139,7 @@ func TestDamagedReadModelInUseIsBuiltAgain(t *testing.T) {
 	path := filepath.Join(srv.dir, conversations.Name+".db")
 	r := rand.New(rand.NewPCG(3, 4))
 	var last uint64
-	for round := range 20 {
+	for round := range streamstest.Volume(20, 8) {
 		last = srv.store(t, all[round*20:round*20+20]...)
 		wait(t, run, last)
 		right := wantOf(t, srv, conversations.New())

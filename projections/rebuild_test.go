@@ -48,9 +48,10 @@ func files(t testing.TB, dir string) (names []string) {
 func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
 	t.Parallel()
 	srv := newTestServer(t)
-	all := events(12_000)
+	first := streamstest.Volume(4000, 1000)
+	all := events(3 * first)
 	run := start(t, srv.runner(t, &chain{name: "chain", version: 1}))
-	wait(t, run, srv.store(t, all[:4000]...))
+	wait(t, run, srv.store(t, all[:first]...))
 	var busy sync.WaitGroup
 	stop := make(chan struct{})
 	var reads atomic.Int64
@@ -69,7 +70,7 @@ func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
 		}
 	})
 	busy.Go(func() {
-		for i := 4000; i < len(all); i += 50 {
+		for i := first; i < len(all); i += 50 {
 			srv.store(t, all[i:i+50]...)
 		}
 	})
@@ -84,7 +85,7 @@ func TestRebuildWhileEventsAreAppliedAndRead(t *testing.T) {
 		require.True(t, out.Equal)
 		require.NotEmpty(t, out.Was)
 		require.GreaterOrEqual(t, out.Seq, out.VerifiedSeq)
-		require.GreaterOrEqual(t, out.VerifiedSeq, uint64(4000))
+		require.GreaterOrEqual(t, out.VerifiedSeq, uint64(first))
 	}
 	require.Len(t, phases, 9)
 	require.Equal(t, projections.PhaseVerify, phases[1])

@@ -29,7 +29,7 @@ import (
 	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
-const limit = 20 * time.Second
+const limit = streamstest.Limit
 
 // chain is a projection whose state is a hash over all applied events in their order,
 // and their number.
@@ -175,7 +175,7 @@ func want(t testing.TB, p projections.Projection, events []domain.Event) string 
 func TestEventsAreAppliedInOrder(t *testing.T) {
 	t.Parallel()
 	srv := newTestServer(t)
-	const n = 10_000
+	n := streamstest.Volume(10_000, 3_000)
 	all := events(n)
 	p := &chain{name: "chain", version: 1}
 	run := start(t, srv.runner(t, p, func(o *projections.RunnerOptions) { o.Store.NoSync = false }))

@@ -74,7 +74,7 @@ func TestReadsMissNothing(t *testing.T) {
 	require.NoError(t, err)
 	c.Restart(t, behind)
 	last, filters := uint64(len(events)), streams.Filter("1", domain.MessageReceived)
-	for range 40 {
+	for range streamstest.Volume(40, 10) {
 		for _, o := range []streams.ReadOptions{{}, {Filters: filters}} {
 			n := uint64(0)
 			at, err := streams.Read(bounded(t), c.JS, o, func(streams.Stored) error { n++; return nil })
@@ -189,7 +189,8 @@ func TestOrderSurvivesLeaders(t *testing.T) {
 	p, err := streams.NewPublisher(c.JS, streams.PublisherOptions{Shared: true, AckTimeout: 200 * time.Millisecond})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close(bounded(t))) })
-	const pages, calls = 6, 300
+	const pages = 6
+	calls := streamstest.Volume(300, 100)
 	want := 0
 	for call := range calls {
 		want += 2 + call%18

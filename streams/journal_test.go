@@ -178,7 +178,7 @@ func copyDir(t testing.TB, from, to string) {
 // sequence.
 func TestAPowerCutLosesNothing(t *testing.T) {
 	t.Parallel()
-	rounds := 12
+	rounds := streamstest.Volume(12, 6)
 	if testing.Short() {
 		rounds = 3
 	}
@@ -606,10 +606,11 @@ func TestASlowReaderComesBack(t *testing.T) {
 // gets each event once and in order, and the others are not kept waiting. It logs how fast that was.
 func TestASlowModelBesideAFastStream(t *testing.T) {
 	t.Parallel()
-	const pages, requests, each = 16, 20, 250
-	const events = pages * requests * each
+	const pages, each = 16, 250
+	requests := streamstest.Volume(20, 4)
+	events := uint64(pages * requests * each)
 	s := streamstest.Run(t, unsynced)
-	tail := streams.NewFedTail(streams.TailOptions{})
+	tail := streams.NewFedTail(streams.TailOptions{Events: streamstest.Volume(streams.DefaultTailEvents, 1000)})
 	j, err := openJournal(t, s, t.TempDir(), streams.JournalOptions{Tail: tail}, func(o *journal.Options) { o.Segment = 0 })
 	require.NoError(t, err)
 	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
@@ -641,7 +642,7 @@ func TestASlowModelBesideAFastStream(t *testing.T) {
 					}
 					next++
 				}
-				if n == 0 && list[len(list)-1].Seq%20_000 < uint64(len(list)) {
+				if n == 0 && list[len(list)-1].Seq%(events/4) < uint64(len(list)) {
 					<-time.After(400 * time.Millisecond)
 				}
 				m.Ack()
@@ -665,7 +666,7 @@ func TestASlowModelBesideAFastStream(t *testing.T) {
 	require.NoError(t, storing.Wait())
 	stored = time.Since(began)
 	require.NoError(t, running.Wait())
-	t.Logf("%.0f events/s; the subscribers had all after %v, %v and %v", events/stored.Seconds(), took[0], took[1], took[2])
+	t.Logf("%.0f events/s; the subscribers had all after %v, %v and %v", float64(events)/stored.Seconds(), took[0], took[1], took[2])
 }
 
 // TestHandedOverEventsAreThoseOfTheStream compares what readers get that were handed an event, most of which are not

@@ -313,7 +313,8 @@ func TestCommandsOfTheDocs(t *testing.T) {
 	dir := t.TempDir()
 	bin := program(t, dir)
 	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PAGESTREAM_") }),
-		"PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir)
+		"PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir,
+		"GORACE=atexit_sleep_ms=0") // the race detector makes each command wait for a second at its end
 	replace := startDev(t, filepath.Join(dir, "dev"), env)
 	for _, b := range blocks(t) {
 		where := fmt.Sprintf("%s:%d", b.page, b.line)

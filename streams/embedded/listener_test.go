@@ -176,22 +176,40 @@ func TestOneSeedTakesFewPlaces(t *testing.T) {
 func TestSilentConnections(t *testing.T) {
 	s := listening(t)
 	u, url := addUser(t, s, "u"), "nats://"+s.Addr()
-	begin := time.Now()
+	var begin time.Time
 	var silent []net.Conn
-	for range 600 {
-		c, err := net.DialTimeout("tcp", s.Addr(), limit)
-		require.NoError(t, err)
-		t.Cleanup(func() { c.Close() })
-		silent = append(silent, c)
-	}
-	for range 20 {
-		nc, err := s.Connect("process")
-		require.NoError(t, err, "the process has no place left")
+	var others []*nats.Conn // of the process, and the last of a user
+	flood := func() {
+		begin = time.Now()
+		for range 600 {
+			c, err := net.DialTimeout("tcp", s.Addr(), limit)
+			require.NoError(t, err)
+			t.Cleanup(func() { c.Close() })
+			silent = append(silent, c)
+		}
+		for range 20 {
+			nc, err := s.Connect("process")
+			require.NoError(t, err, "the process has no place left")
+			t.Cleanup(nc.Close)
+			others = append(others, nc)
+		}
+		nc, err := nats.Connect(url, u.login)
+		require.NoError(t, err, "a user has no place left")
 		t.Cleanup(nc.Close)
+		others = append(others, nc)
 	}
-	nc, err := nats.Connect(url, u.login)
-	require.NoError(t, err, "a user has no place left")
-	defer nc.Close()
+	flood()
+	for try := 1; try < 5 && time.Since(begin) > time.Second; try++ { // the machine is busy: it takes too long
+		for _, c := range silent {
+			c.Close()
+		}
+		for _, nc := range others {
+			nc.Close()
+		}
+		silent, others = nil, nil
+		flood()
+	}
+	nc := others[len(others)-1]
 	require.Less(t, time.Since(begin), 2*time.Second, "the flood was over before the others connected")
 	var early int
 	for _, c := range silent {

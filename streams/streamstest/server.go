@@ -18,8 +18,8 @@ import (
 	"github.com/pagestream/pagestream/streams/embedded"
 )
 
-// Limit is the longest time that a function of this package waits.
-const Limit = 30 * time.Second
+// Limit is the longest time that a function of this package waits. The race detector makes everything slower.
+const Limit = slower * 30 * time.Second
 
 // Server is a running server with one connection, which reconnects after a restart of the server.
 type Server struct {
@@ -121,13 +121,13 @@ func (s *Server) Stream(t testing.TB, spec streams.Spec) streams.Identity {
 }
 
 // Eventually calls check every few milliseconds until it returns nil. If it still fails after the limit,
-// the test fails with its last error.
+// the test fails with its last error. It rests as long as a check took, so that the checks leave at least half of the
+// time to what they wait for, but never for longer than 100 ms.
 func Eventually(t testing.TB, limit time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
 	for {
+		began := time.Now()
 		err := check()
 		if err == nil {
 			return
@@ -135,6 +135,6 @@ func Eventually(t testing.TB, limit time.Duration, check func() error) {
 		if time.Now().After(deadline) {
 			require.NoError(t, err, "after %s", limit)
 		}
-		<-tick.C
+		<-time.After(min(max(time.Since(began), 5*time.Millisecond), 100*time.Millisecond))
 	}
 }

@@ -192,11 +192,15 @@ func TestSampleAgreesWithAReplayOfAll(t *testing.T) {
 		conversations.New(), pages.New())...)
 	seen := map[domain.PageID]bool{}
 	var list []domain.PageID
-	for _, e := range projectionstest.Events(9, 3000) {
-		if e.Page != "" && e.Page != domain.NoPage && !seen[e.Page] && len(list) < 20 {
-			seen[e.Page], list = true, append(list, e.Page)
+	for some := range slices.Chunk(projectionstest.Events(9, 3000), 100) {
+		var events []domain.Event
+		for _, e := range some {
+			if e.Page != "" && e.Page != domain.NoPage && !seen[e.Page] && len(list) < 20 {
+				seen[e.Page], list = true, append(list, e.Page)
+			}
+			events = append(events, e.Event)
 		}
-		r.Publish(t, e.Event)
+		r.Publish(t, events...)
 	}
 	for _, m := range r.Models {
 		whole, err := m.Verify(t.Context(), nil)

@@ -90,6 +90,9 @@ type Options struct {
 	Copies func(ctx context.Context, e domain.Event) error
 	Kept
 	Logger *slog.Logger
+
+	// part bounds the tombstones in one event. It is partSize unless a test sets it.
+	part int
 }
 
 // Eraser erases contacts. Make one with [New]; it is safe for concurrent use.
@@ -98,7 +101,7 @@ type Eraser struct{ opts Options }
 // New returns an eraser. Recorded erasures whose Erase has not ended are only carried out while Run runs on
 // some node.
 func New(o Options) *Eraser {
-	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.Logger, o.part = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.part, partSize)
 	return &Eraser{o}
 }
 
@@ -281,7 +284,7 @@ func (x *Eraser) record(
 	}
 	var events []domain.Event
 	for _, page := range slices.Sorted(maps.Keys(byPage)) {
-		parts := slices.Collect(slices.Chunk(byPage[page], partSize))
+		parts := slices.Collect(slices.Chunk(byPage[page], x.opts.part))
 		if len(parts) == 0 {
 			parts = [][]domain.Tombstone{nil}
 		}

@@ -540,9 +540,11 @@ func TestEventsStoredDuringAnErasureAreErased(t *testing.T) {
 
 func TestEraseInSeveralParts(t *testing.T) {
 	r := newFixture(t)
+	r.eraser.opts.part = streamstest.Volume(partSize, 200)
+	n := r.eraser.opts.part + 50
 	r.run(t)
 	var events []domain.Event
-	for i := range partSize + 50 {
+	for i := range n {
 		events = append(events, received(page, person, fmt.Sprint("m", i), secret, int64(1000+i)))
 		if i%50 == 0 {
 			events = append(events, received(page, "7002", fmt.Sprint("o", i), "hm", int64(1000+i)))
@@ -552,7 +554,7 @@ func TestEraseInSeveralParts(t *testing.T) {
 	// The server rewrites a block of the stream for each event that it overwrites.
 	ctx, cancel := context.WithTimeout(t.Context(), 4*streamstest.Limit)
 	defer cancel()
-	assert.Equal(t, partSize+50, r.eraseWithin(ctx, t).Events)
+	assert.Equal(t, n, r.eraseWithin(ctx, t).Events)
 	assert.False(t, r.onDisk(t, secret))
 	assert.Equal(t, r.digests(t, r.live), r.digests(t, r.build(t)))
 }

@@ -195,22 +195,37 @@ func TestAFloodingPageDelaysNoOther(t *testing.T) {
 	spawn(t, "-c", file, "serve")
 	awaitServer(t, cfg)
 
-	const d = 3 * time.Second
+	const (
+		d        = 3 * time.Second
+		p50Bound = 500 * time.Millisecond
+		p99Bound = 1500 * time.Millisecond
+	)
 	alone := quiet(t, cfg.HTTP.Public, "alone", time.Second)
 	t.Logf("alone: p50 %s, p99 %s", quantile(alone, 0.5), quantile(alone, 0.99))
+	// A step is measured again if its bounds don't hold, since the machine may have been busy. Without turns they
+	// hold in none.
+	step := func(connections int) (p50, p99 time.Duration, goodput float64) {
+		for try := range 3 {
+			f := flood{Addr: cfg.HTTP.Public, Page: "7000", Connections: connections, Items: 300, For: d + time.Second}
+			wait := f.start(t)
+			time.Sleep(time.Second)
+			took := quiet(t, cfg.HTTP.Public, fmt.Sprint(connections, "_", try), d-time.Second)
+			r := wait()
+			p50, p99, goodput = quantile(took, 0.5), quantile(took, 0.99), r.Goodput
+			t.Logf("%d connections: quiet pages p50 %s, p99 %s, max %s; flood %.0f items/s, answers %v",
+				connections, p50, p99, took[len(took)-1], r.Goodput, r.Answers)
+			if p50 < p50Bound && p99 < p99Bound {
+				break
+			}
+		}
+		return p50, p99, goodput
+	}
 	var goodput []float64
 	for _, connections := range []int{32, 64, 128} {
-		f := flood{Addr: cfg.HTTP.Public, Page: "7000", Connections: connections, Items: 300, For: d + time.Second}
-		wait := f.start(t)
-		time.Sleep(time.Second)
-		took := quiet(t, cfg.HTTP.Public, fmt.Sprint(connections), d-time.Second)
-		r := wait()
-		p50, p99 := quantile(took, 0.5), quantile(took, 0.99)
-		t.Logf("%d connections: quiet pages p50 %s, p99 %s, max %s; flood %.0f items/s, answers %v",
-			connections, p50, p99, took[len(took)-1], r.Goodput, r.Answers)
-		assert.Less(t, p50, 500*time.Millisecond, "%d connections", connections)
-		assert.Less(t, p99, 1500*time.Millisecond, "%d connections", connections)
-		goodput = append(goodput, r.Goodput)
+		p50, p99, items := step(connections)
+		assert.Less(t, p50, p50Bound, "%d connections", connections)
+		assert.Less(t, p99, p99Bound, "%d connections", connections)
+		goodput = append(goodput, items)
 	}
 	assert.Greater(t, goodput[2], goodput[0]/2, "the flood's own goodput falls as its load grows")
 }

@@ -59,6 +59,7 @@ func TestAuditFindsLostAndDuplicatedEvents(t *testing.T) {
 // TestAuditProvesRows checks that the audit of a live server finds a row that was changed in a read model's file,
 // though its checksum is right and all counts agree.
 func TestAuditProvesRows(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	r := start(t, cfg)
 	for i := range 5 {

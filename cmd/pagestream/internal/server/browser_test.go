@@ -23,7 +23,7 @@ import (
 
 // browserLimit is the timeout of one step in a browser. It is large because the machine may be
 // busy with other tests.
-const browserLimit = 30 * time.Second
+const browserLimit = streamstest.Limit
 
 // tab is a real browser with one open tab, without a session at the start.
 type tab struct {
@@ -204,13 +204,17 @@ func (b *tab) waitForText(sel, text string) {
 	b.t.Helper()
 	js := fmt.Sprintf(`document.readyState === "complete" &&
 		[...document.querySelectorAll(%q)].some(e => e.innerText.includes(%q))`, sel, text)
+	began := time.Now()
 	streamstest.Eventually(b.t, browserLimit, func() error {
 		ctx, cancel := context.WithTimeout(b.ctx, browserLimit)
 		defer cancel()
 		there, err := chromedp.Run(ctx, chromedp.Evaluate[bool](js))
 		if err == nil && !there {
+			err = fmt.Errorf("no %q in %s", text, sel)
+		}
+		if err != nil && time.Since(began) > browserLimit/2 { // the text of a long page takes a while
 			now, _ := chromedp.Run(ctx, chromedp.Evaluate[string](`location.href + "\n" + document.body.innerText`))
-			err = fmt.Errorf("no %q in %s of %s", text, sel, now)
+			err = fmt.Errorf("%w of %s", err, now)
 		}
 		return err
 	})
