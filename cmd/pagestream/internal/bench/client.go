@@ -85,35 +85,42 @@ func (c *client) keep(address string, l *link) {
 	c.idle[address] = append(c.idle[address], l)
 }
 
-// exchange sends a request and copies the body of the answer to a writer.
-func (l *link) exchange(req *http.Request, to io.Writer) (*http.Response, error) {
-	if err := l.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
-		return nil, fmt.Errorf("set deadline: %w", err)
-	}
-	stop := context.AfterFunc(req.Context(), func() { _ = l.SetDeadline(time.Unix(1, 0)) })
-	resp, err := l.roundTrip(req, to)
-	if !stop() {
-		return nil, req.Context().Err()
-	}
-	return resp, err
+// answer is what an answer says before its body. With last the server closes the connection after it.
+type answer struct {
+	code   int
+	status string
+	last   bool
 }
 
-func (l *link) roundTrip(req *http.Request, to io.Writer) (*http.Response, error) {
+// exchange sends a request and copies the body of the answer to a writer.
+func (l *link) exchange(req *http.Request, to io.Writer) (a answer, err error) {
+	if err := l.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return a, fmt.Errorf("set deadline: %w", err)
+	}
+	stop := context.AfterFunc(req.Context(), func() { _ = l.SetDeadline(time.Unix(1, 0)) })
+	a, err = l.roundTrip(req, to)
+	if !stop() {
+		return a, req.Context().Err()
+	}
+	return a, err
+}
+
+func (l *link) roundTrip(req *http.Request, to io.Writer) (a answer, err error) {
 	if err := req.Write(l.out); err != nil {
-		return nil, fmt.Errorf("send: %w", err)
+		return a, fmt.Errorf("send: %w", err)
 	}
 	if err := l.out.Flush(); err != nil {
-		return nil, fmt.Errorf("send: %w", err)
+		return a, fmt.Errorf("send: %w", err)
 	}
 	resp, err := http.ReadResponse(l.in, req)
 	if err != nil {
-		return nil, fmt.Errorf("read answer: %w", err)
+		return a, fmt.Errorf("read answer: %w", err)
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(to, resp.Body); err != nil {
-		return nil, fmt.Errorf("read answer: %w", err)
+		return a, fmt.Errorf("read answer: %w", err)
 	}
-	return resp, nil
+	return answer{resp.StatusCode, resp.Status, resp.Close}, nil
 }
 
 // closed reports whether an error is that the other side has closed the connection.
@@ -138,7 +145,7 @@ func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 	if err != nil {
 		return err
 	}
-	resp, err := l.exchange(req, to)
+	a, err := l.exchange(req, to)
 	if err != nil {
 		_ = l.Close()
 		if !kept || !closed(err) {
@@ -152,18 +159,18 @@ func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
 		}
 		return c.do(req, buf)
 	}
-	if resp.Close {
+	if a.last {
 		_ = l.Close()
 	} else {
 		c.keep(req.URL.Host, l)
 	}
-	switch resp.StatusCode {
+	switch a.code {
 	case http.StatusOK:
 		return nil
 	case http.StatusServiceUnavailable:
 		return fmt.Errorf("%s %s: %w: %w", req.Method, req.URL.Path, ErrAnswer, errBusy)
 	default:
-		return fmt.Errorf("%s %s: %w: %s", req.Method, req.URL.Path, ErrAnswer, resp.Status)
+		return fmt.Errorf("%s %s: %w: %s", req.Method, req.URL.Path, ErrAnswer, a.status)
 	}
 }
 

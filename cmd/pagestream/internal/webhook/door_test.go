@@ -55,7 +55,7 @@ func TestUnsignedBodiesHaveABudget(t *testing.T) {
 	for range senders {
 		conn, err := net.Dial("tcp", f.Listener.Addr().String())
 		require.NoError(t, err)
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		go func() {
 			fmt.Fprintf(conn, "POST /webhooks HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: sha256=%s\r\n"+
 				"Content-Length: %d\r\n\r\n", strings.Repeat("0", 64), size)
