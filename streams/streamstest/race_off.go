@@ -5,5 +5,5 @@ package streamstest
 // Race reports whether the race detector is on.
 const Race = false
 
-// slower is how many times longer a test may take than without the race detector.
-const slower = 1
+// Slower is how many times longer something may take than without the race detector.
+const Slower = 1

@@ -19,7 +19,7 @@ import (
 )
 
 // Limit is the longest time that a function of this package waits. The race detector makes everything slower.
-const Limit = slower * 30 * time.Second
+const Limit = Slower * 30 * time.Second
 
 // Server is a running server with one connection, which reconnects after a restart of the server.
 type Server struct {

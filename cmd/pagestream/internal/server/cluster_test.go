@@ -423,7 +423,7 @@ func TestReadinessFollowsTheCluster(t *testing.T) {
 		other = cluster.Leads(t, streams.Name)
 	}
 	cluster.Halt(other)
-	streamstest.Eventually(t, 10*time.Second, func() error { // there are no deliveries
+	streamstest.Eventually(t, streamstest.Slower*10*time.Second, func() error { // there are no deliveries
 		if why := r.notReady(t); !strings.Contains(why, "no NATS server can store events") {
 			return fmt.Errorf("without a quorum readyz says %q", why)
 		}

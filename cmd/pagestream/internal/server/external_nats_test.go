@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -125,8 +126,14 @@ func (x attacked) add(t *testing.T, args ...string) consumers.Added {
 // configure writes the consumers' accounts and reloads the server.
 func (x *external) configure(t *testing.T) {
 	t.Helper()
-	code, out, stderr := x.command(t, "consumers", "nats-config", x.dir)
-	require.Equal(t, cli.ExitOK, code, stderr)
+	var out string
+	streamstest.Eventually(t, streamstest.Limit, func() error { // the program may have lost the server a moment ago
+		code, stdout, stderr := x.command(t, "consumers", "nats-config", x.dir)
+		if out = stdout; code != cli.ExitOK {
+			return errors.New(stderr)
+		}
+		return nil
+	})
 	assert.Contains(t, out, `include "pagestream/exports.conf"`)
 	require.NoError(t, x.ns.Reload())
 	require.NoError(t, x.ns.Reload()) // the server makes the imports of a new account with the second
