@@ -170,11 +170,7 @@ func (c *contender) config() string { return filepath.Join(c.dir, "pagestream.ya
 // start starts the program and returns when it answers. If trace is not empty, strace
 // writes its syncs to that file.
 func (c *contender) start(ctx context.Context, trace string) (err error) {
-	public, err := freeAddress(ctx)
-	if err != nil {
-		return err
-	}
-	private, err := freeAddress(ctx)
+	public, private, err := freeAddresses(ctx)
 	if err != nil {
 		return err
 	}
@@ -265,16 +261,20 @@ func (c *contender) end(ctx context.Context) error {
 
 func (c *contender) usage() (usage, error) { return usageOf(procfs.DefaultMountPoint, c.pid) }
 
-// freeAddress returns an address of the loopback interface whose port was free a moment
-// ago. Versions differ in how they say which port they chose themselves.
-func freeAddress(ctx context.Context) (string, error) {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find free port: %w", err)
+// freeAddresses returns two addresses of the loopback interface whose ports were free a
+// moment ago. Versions differ in how they say which port they chose themselves.
+func freeAddresses(ctx context.Context) (one, other string, err error) {
+	var out [2]string
+	for i := range out {
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", "", fmt.Errorf("find free port: %w", err)
+		}
+		defer ln.Close() //nolint:gocritic // the second one must be another
+		out[i] = ln.Addr().String()
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return out[0], out[1], nil
 }
 
 // versionOf returns the first line that `PROGRAM version` prints.

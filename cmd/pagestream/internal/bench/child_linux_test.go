@@ -185,7 +185,7 @@ func TestTurns(t *testing.T) {
 // TestBareHandler checks that the process of the bare handler checks signatures and
 // ends with its context.
 func TestBareHandler(t *testing.T) {
-	addr, err := freeAddress(t.Context())
+	addr, _, err := freeAddresses(t.Context())
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
