@@ -122,7 +122,7 @@ func (s *Server) Stream(t testing.TB, spec streams.Spec) streams.Identity {
 
 // Eventually calls check every few milliseconds until it returns nil. If it still fails after the limit,
 // the test fails with its last error. It rests as long as a check took, so that the checks leave at least half of the
-// time to what they wait for, but never for longer than 100 ms.
+// time to what they wait for, but never for longer than 250 ms.
 func Eventually(t testing.TB, limit time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
@@ -135,6 +135,6 @@ func Eventually(t testing.TB, limit time.Duration, check func() error) {
 		if time.Now().After(deadline) {
 			require.NoError(t, err, "after %s", limit)
 		}
-		<-time.After(min(max(time.Since(began), 5*time.Millisecond), 100*time.Millisecond))
+		<-time.After(min(max(time.Since(began), 5*time.Millisecond), 250*time.Millisecond))
 	}
 }

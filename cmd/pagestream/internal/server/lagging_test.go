@@ -21,7 +21,7 @@ import (
 // copies of a restored stream are: a server that has nothing to send of its copy is no end of the stream.
 func TestReadOfALaggingCopy(t *testing.T) {
 	t.Parallel()
-	const events = 40_000
+	events := streamstest.Volume(40_000, 8_000)
 	old := streamstest.Run(t, func(o *embedded.Options) { o.Sync = embedded.SyncInterval })
 	old.Stream(t, streams.Spec{})
 	for i := range events {
@@ -42,11 +42,11 @@ func TestReadOfALaggingCopy(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { // a server without the events may lead the stream for a moment
 		last, err := streams.Last(t.Context(), c.JS, streams.Name)
-		return err == nil && last == events
+		return err == nil && last == uint64(events)
 	}, streamstest.Limit, 10*time.Millisecond)
 	for i := range 10 {
 		if i == 5 {
-			require.NoError(t, streams.AwaitCopies(t.Context(), c.JS, streams.Name, events, nil))
+			require.NoError(t, streams.AwaitCopies(t.Context(), c.JS, streams.Name, uint64(events), nil))
 		}
 		n := 0
 		_, err := streams.Read(t.Context(), c.JS, streams.ReadOptions{}, func(streams.Stored) error { n++; return nil })
