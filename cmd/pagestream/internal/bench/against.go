@@ -63,8 +63,12 @@ const (
 	partRebuild  = "rebuild"
 )
 
-// restFor is how long a server without requests is left alone before its memory is measured after a catch-up.
-const restFor = 30 * time.Second
+// restFor is how long a server without requests is left alone before its memory is measured after a catch-up, and at
+// most restCells times as long as a cell.
+const (
+	restFor   = 30 * time.Second
+	restCells = 10
+)
 
 // AgainstOptions configure a comparison. Dir, This and Against are required.
 type AgainstOptions struct {
@@ -505,7 +509,7 @@ func (a *comparing) measureCatchUp(ctx context.Context, c *contender) error {
 	}
 	a.out.add(Row{Name: partCatchUp + "/rate", Unit: "events/s", Better: Higher}, c.who, float64(head)/took.Seconds())
 	a.out.add(Row{Name: partCatchUp + "/took", Unit: "s", Better: Lower}, c.who, took.Seconds())
-	if err := backoff.Sleep(ctx, restFor); err != nil {
+	if err := backoff.Sleep(ctx, min(restFor, restCells*a.o.Cell)); err != nil {
 		return err
 	}
 	rested, err := c.usage()

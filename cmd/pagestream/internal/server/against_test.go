@@ -17,6 +17,7 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/bench"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // TestBenchAgainst compares the program with itself, at a size that is too small for
@@ -27,10 +28,10 @@ func TestBenchAgainst(t *testing.T) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	out := filepath.Join(t.TempDir(), "report.json")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*streamstest.Limit)
 	defer cancel()
 	code, stdout, stderr := run(t, ctx, "bench", "--against", self, "--dir", dir, "--events", "500", "--rounds", "2",
-		"--seconds", "0.1", "--only", "64c/1i|readable|catch-up", "--out", out, "--json")
+		"--seconds", "0.1", "--only", "64c/1i|readable|catch-up|rebuild", "--out", out, "--json")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	var report bench.Comparison
 	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
@@ -69,6 +70,7 @@ func TestBenchAgainst(t *testing.T) {
 		"grow/rate", "grow/cpu", "grow/disk", "grow/rss", "grow/idle",
 		"64c/1i/rate", "64c/1i/p50", "64c/1i/p99", "64c/1i/cpu", "64c/1i/syncs",
 		"readable/load", "readable/p50", "readable/p99", "catch-up/rate", "catch-up/took",
+		"catch-up/rss", "rebuild/rate", "rebuild/took",
 	}, names)
 	requireNothingLeft(t, dir)
 }
