@@ -35,23 +35,24 @@ type fromConn struct {
 func (c fromConn) RemoteAddr() net.Addr { return c.addr }
 
 // limitedServer serves HTTP with limits to connections that seem to come from addr. A request for /wait
-// is answered when release is closed.
-func limitedServer(t *testing.T, addr string, limit, perAddress int) (l *connections, release chan struct{}) {
+// is answered when release is closed; its handler sends on begun.
+func limitedServer(t *testing.T, addr string, limit, perAddress int) (l *connections, release, begun chan struct{}) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	tcp, err := net.ResolveTCPAddr("tcp", addr)
 	require.NoError(t, err)
-	l, release = limitConnections(from{ln, tcp}, limit, perAddress), make(chan struct{})
+	l, release, begun = limitConnections(from{ln, tcp}, limit, perAddress), make(chan struct{}), make(chan struct{}, limit)
 	s := &http.Server{ReadHeaderTimeout: time.Minute, ConnState: l.state, Handler: http.HandlerFunc(
 		func(_ http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/wait" {
+				begun <- struct{}{}
 				<-release
 			}
 		})}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
-	return l, release
+	return l, release, begun
 }
 
 // ask sends a request on a new connection, and returns a function that reads the answer.
@@ -87,17 +88,19 @@ func isIdle(t *testing.T, l *connections) {
 
 func TestTheIdleConnectionGivesWay(t *testing.T) {
 	t.Parallel()
-	l, release := limitedServer(t, "192.0.2.1:1", 2, 0)
+	l, release, begun := limitedServer(t, "192.0.2.1:1", 2, 0)
 	idle, answer := ask(t, l, "/")
 	require.NoError(t, answer())
 	isIdle(t, l)
 	_, waiting := ask(t, l, "/wait")
 	_, answer = ask(t, l, "/wait")
-	require.Eventually(t, func() bool { // both are in use, and the idle one was closed
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.open == 2 && l.idle.Len() == 0
-	}, 20*time.Second, time.Millisecond)
+	for range 2 { // both are in use, and the idle one was closed
+		select {
+		case <-begun:
+		case <-time.After(20 * time.Second):
+			require.Fail(t, "a request does not begin")
+		}
+	}
 	require.NoError(t, idle.SetReadDeadline(time.Now().Add(20*time.Second)))
 	_, err := idle.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
@@ -119,7 +122,7 @@ func TestAnAddressHasItsOwnLimit(t *testing.T) {
 		"127.0.0.1:1": false, "10.1.2.3:1": false, "192.168.1.1:1": false, "[::1]:1": false, "[fd00::1]:1": false,
 	} {
 		t.Run(addr, func(t *testing.T) {
-			l, release := limitedServer(t, addr, 100, 2)
+			l, release, _ := limitedServer(t, addr, 100, 2)
 			defer close(release)
 			conn, answer := ask(t, l, "/")
 			require.NoError(t, answer())
