@@ -108,10 +108,10 @@ func (l Listing) first(c *store.Cursor, after []byte) (key, value []byte) {
 	if len(after) == 0 {
 		end = store.Successor(l.Prefix)
 	}
-	if key, _ = c.Seek(end); key == nil || len(end) == 0 {
+	if len(end) == 0 {
 		return c.Last()
 	}
-	return c.Prev()
+	return c.Before(end)
 }
 
 // Limit returns the limit to use for a requested one: [DefaultLimit] if it is 0 or

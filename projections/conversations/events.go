@@ -94,17 +94,10 @@ func unpackRun(key, packed []byte) ([]uint64, error) {
 // eachRun calls f with the runs of a contact in order, from the one that may have events after a sequence, until f
 // returns false.
 func eachRun(tx *store.Tx, owner []byte, after uint64, f func([]uint64) bool) error {
-	c := tx.Bucket(bucketRuns).Cursor()
-	var packed []byte
-	k, _ := c.Seek(join(owner, be(after+1)))
-	before := c.Prev
-	if k == nil {
-		before = c.Last
-	}
-	if p, v := before(); bytes.HasPrefix(p, owner) {
-		k, packed = p, v
-	} else {
-		k, packed = c.Seek(join(owner, be(after+1)))
+	c, from := tx.Bucket(bucketRuns).Cursor(), join(owner, be(after+1))
+	k, packed := c.Before(from)
+	if !bytes.HasPrefix(k, owner) {
+		k, packed = c.Seek(from)
 	}
 	for ; bytes.HasPrefix(k, owner); k, packed = c.Next() {
 		list, err := unpackRun(k, packed)

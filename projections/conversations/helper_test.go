@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -27,6 +28,16 @@ type fixture struct {
 	t   require.TestingT
 	st  *store.Store
 	seq uint64
+}
+
+// openFixture returns a fixture in a new file, for one check of a property. The function removes it.
+func openFixture(t require.TestingT, path string) (f *fixture, remove func()) {
+	st, err := store.Open(path, store.Options{NoSync: true})
+	require.NoError(t, err)
+	return &fixture{t: t, st: st}, func() {
+		require.NoError(t, st.Close())
+		require.NoError(t, os.Remove(path))
+	}
 }
 
 func newFixture(t testing.TB) *fixture {

@@ -95,11 +95,7 @@ func places(
 		step := cursor.Next
 		if backwards {
 			step = cursor.Prev
-			if k, _ = cursor.Seek(join(key, to.tail())); k == nil {
-				k, _ = cursor.Last()
-			} else {
-				k, _ = step()
-			}
+			k, _ = cursor.Before(join(key, to.tail()))
 		} else {
 			k, _ = cursor.Seek(join(key, from.tail()))
 		}

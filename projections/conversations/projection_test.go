@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections"
 	"github.com/pagestream/pagestream/projections/conversations"
-	"github.com/pagestream/pagestream/projections/store"
 )
 
 func TestConversationOfMessages(t *testing.T) {
@@ -752,14 +750,9 @@ func TestMessagesPaging(t *testing.T) {
 func TestRecentEventsAreMovedToTheBuckets(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
-		path := filepath.Join(dir, "c.db")
-		st, err := store.Open(path, store.Options{NoSync: true})
-		require.NoError(t, err)
-		defer func() {
-			require.NoError(t, st.Close())
-			require.NoError(t, os.Remove(path))
-		}()
-		f := &fixture{t: t, st: st}
+		f, remove := openFixture(t, filepath.Join(dir, "c.db"))
+		defer remove()
+		st := f.st
 		want, mids := []uint64{}, []string{}
 		for i := range rapid.IntRange(0, 110).Draw(t, "events") {
 			mid, at := fmt.Sprint("m", i), int64(1000+100*i)
@@ -831,14 +824,9 @@ func TestErasedEventsLeaveNoTrace(t *testing.T) {
 			erasure.Events = append(erasure.Events, domain.Tombstone{Seq: uint64(seq) + 1})
 		}
 		left := func(missing int) map[string]string {
-			path := filepath.Join(dir, "c.db")
-			st, err := store.Open(path, store.Options{NoSync: true})
-			require.NoError(t, err)
-			defer func() {
-				require.NoError(t, st.Close())
-				require.NoError(t, os.Remove(path))
-			}()
-			f := &fixture{t: t, st: st, seq: uint64(missing)}
+			f, remove := openFixture(t, filepath.Join(dir, "c.db"))
+			defer remove()
+			f.seq = uint64(missing)
 			f.apply(events[missing:]...)
 			f.apply(event(domain.ContactErased, 1_000_000, domain.Data{Erasure: erasure}))
 			return f.rows()

@@ -197,12 +197,7 @@ func changeOwner(bucket *store.Bucket, id string, from uint64, o Ownership) erro
 	}
 	// The oldest turn is the last one of the id.
 	end := turnKey(id, 0)
-	key, _ := c.Seek(end)
-	if key == nil {
-		key, _ = c.Last()
-	} else {
-		key, _ = c.Prev()
-	}
+	key, _ := c.Before(end)
 	if !bytes.HasPrefix(key, end[:len(end)-8]) {
 		return nil
 	}

@@ -47,6 +47,14 @@ func (c *Cursor) Last() (key, value []byte) { return c.start(toLast, nil) }
 // Seek moves to the first key at or after the given one.
 func (c *Cursor) Seek(seek []byte) (key, value []byte) { return c.start(toKey, seek) }
 
+// Before moves to the last key before the given one.
+func (c *Cursor) Before(seek []byte) (key, value []byte) {
+	if key, _ := c.Seek(seek); key == nil {
+		return c.Last()
+	}
+	return c.Prev()
+}
+
 // Next moves to the next key.
 func (c *Cursor) Next() (key, value []byte) { return c.step(false) }
 
