@@ -35,7 +35,7 @@ type Event struct {
 }
 
 // append appends the event in its wire format. Each line of Data becomes a data
-// field. Carriage returns and a newline at the end of Data are dropped.
+// field. Carriage returns and one newline at the end of Data are dropped.
 func (e Event) append(b []byte) []byte {
 	if e.ID != "" {
 		b = append(b, "id: "+e.ID+"\n"...)
@@ -43,14 +43,11 @@ func (e Event) append(b []byte) []byte {
 	if e.Type != "" {
 		b = append(b, "event: "+e.Type+"\n"...)
 	}
-	data := bytes.ReplaceAll(e.Data, []byte("\r"), nil)
-	for line := range bytes.Lines(data) {
+	data := bytes.TrimSuffix(bytes.ReplaceAll(e.Data, []byte("\r"), nil), []byte("\n"))
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
 		b = append(b, "data: "...)
-		b = append(b, bytes.TrimSuffix(line, []byte("\n"))...)
+		b = append(b, line...)
 		b = append(b, '\n')
-	}
-	if len(data) == 0 {
-		b = append(b, "data:\n"...)
 	}
 	return append(b, '\n')
 }

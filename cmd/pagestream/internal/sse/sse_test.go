@@ -22,7 +22,7 @@ const limit = 10 * time.Second
 func TestEachLineOfDataIsAField(t *testing.T) {
 	for want, e := range map[string]Event{
 		"id: 7\nevent: x\ndata: a\ndata: b\n\n": {"7", "x", []byte("a\nb\n")},
-		"event: x\ndata:\n\n":                   {"", "x", nil},
+		"event: x\ndata: \n\n":                  {"", "x", nil},
 		"data: a\ndata: \ndata:  b\n\n":         {"", "", []byte("a\n\n b")},
 		"id: 9\ndata: ab\ndata: c\n\n":          {"9", "", []byte("a\rb\r\nc")},
 	} {
@@ -234,17 +234,22 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("id: 7\nevent: x\ndata: a\ndata: b\n\n"))
 	f.Add([]byte(": beat\n\ndata\n\ndata:\n\n\r\n\x00:\n"))
 	f.Add([]byte("data: a\r\rb\r\n\n"))
+	f.Add([]byte("id: 7\ndata: a\ndata\ndata\n\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var first, again []Event
 		var sent []byte
 		err := Read(bytes.NewReader(raw), func(e Event) error {
+			e.ID, e.Type = strings.ReplaceAll(e.ID, "\r", ""), strings.ReplaceAll(e.Type, "\r", "")
+			if e.ID == "" {
+				return nil // it would get the id of the one before
+			}
+			sent = e.append(sent)
 			// Carriage returns and the last newline of data are not written.
 			e.Data = bytes.TrimSuffix(bytes.ReplaceAll(e.Data, []byte("\r"), nil), []byte("\n"))
-			e.ID, e.Type = strings.ReplaceAll(e.ID, "\r", ""), strings.ReplaceAll(e.Type, "\r", "")
-			if len(e.Data) == 0 || e.ID == "" {
-				return nil
+			if len(e.Data) == 0 {
+				e.Data = []byte{}
 			}
-			first, sent = append(first, e), e.append(sent)
+			first = append(first, e)
 			return nil
 		})
 		require.ErrorIs(t, err, io.EOF)
