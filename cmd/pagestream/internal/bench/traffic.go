@@ -23,8 +23,26 @@ const signatureHeader = "X-Hub-Signature-256"
 // pagesPerPost is the maximum number of pages in a POST.
 const pagesPerPost = 4
 
-// text is the text of every message, of an ordinary length.
-const text = "Hello, I ordered on Monday and nothing has come yet. Can you look?"
+// textLength is the length of a message, in bytes. It is an ordinary one.
+const textLength = 66
+
+// text returns the text of message n: words of random letters. Nothing in it repeats, so that a compressed stream is not
+// smaller than one of real messages.
+func text(n uint64) string {
+	b := make([]byte, textLength)
+	x := n
+	for i := range b {
+		switch {
+		case i%6 == 5:
+			b[i] = ' '
+			continue
+		case i%12 == 0: // 5 bits a letter
+			x = mix(x + 1)
+		}
+		b[i] = 'a' + byte(x>>(5*(i%12))&31)%26
+	}
+	return string(b)
+}
 
 // traffic generates messages that are all different.
 type traffic struct {
@@ -91,7 +109,7 @@ func mid(n uint64) string { return fmt.Sprintf("m_%016x%016x", mix(n), n) }
 // item returns message n from a contact to a page.
 func item(pageN, contactN, n uint64, at int64) string {
 	return fmt.Sprintf(`{"sender":{"id":%q},"recipient":{"id":%q},"timestamp":%d,"message":{"mid":%q,"text":%q}}`,
-		contact(contactN), page(pageN), at, mid(n), text)
+		contact(contactN), page(pageN), at, mid(n), text(n))
 }
 
 // signature returns the value of [signatureHeader] for a body, as Meta sends it.
