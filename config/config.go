@@ -142,11 +142,11 @@ type Streams struct {
 	// Window is JetStream's deduplication window with an external NATS. With the embedded server it is how long
 	// a delivery is known to be new while the index of ids is being built again.
 	Window time.Duration `koanf:"window"`
-	// MaxBytes is the maximum size of the stream. Shortly before it is reached
-	// deliveries are answered 503; old events are never dropped. 0 is unlimited.
+	// MaxBytes is the maximum size of the stream, before it is compressed. Shortly before it
+	// is reached deliveries are answered 503; old events are never dropped. 0 is unlimited.
 	MaxBytes ByteSize `koanf:"max_bytes"`
-	// MaxStore is the maximum that the embedded server writes to disk; 0 is what the
-	// disk has, less a reserve and what the read models need.
+	// MaxStore is the maximum that the embedded server stores, before it is compressed; 0 is
+	// what the disk has room for, less a reserve and what the read models need.
 	MaxStore ByteSize `koanf:"max_store"`
 	// BatchThreshold is the number of waiting events from which they are written as
 	// one batch.

@@ -47,8 +47,9 @@ type RunnerOptions struct {
 	Complete func(ctx context.Context) error
 	// Refuse, if not nil, returns why no file may be replaced by one that is built from
 	// the stream, such as events that the stream has lost and the file has. It is called
-	// before each rebuild, but not if there is no file that can be served.
-	Refuse func() error
+	// before each rebuild, but not if there is no file that can be served; and with differs
+	// if the rows of a replay are not those of the live file: one of file and stream is wrong then.
+	Refuse func(differs bool) error
 	// RolledBack, if not nil, is called when it is certain that the stream is not the
 	// one that the read model was built from any more, with the last sequence up to
 	// which they are the same. It is called before the read model is built again, by

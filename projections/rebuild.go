@@ -97,7 +97,7 @@ func (r *Runner) Rebuild(ctx context.Context, progress func(Rebuilding)) (Rebuil
 		return Rebuilt{}, err
 	}
 	var out Rebuilt
-	err := r.refused()
+	err := r.refused(false)
 	if err == nil {
 		out, err = r.rebuild(ctx, "", progress)
 	}
@@ -127,6 +127,11 @@ func (r *Runner) rebuild(ctx context.Context, why string, progress func(Rebuildi
 	b.phase(PhaseVerify)
 	if err := b.verify(ctx, frozen, &out); err != nil {
 		return out, err
+	}
+	if !frozen && !out.Equal {
+		if err := r.refused(true); err != nil {
+			return out, err
+		}
 	}
 	b.phase(PhaseCatchUp)
 	if frozen {

@@ -47,7 +47,7 @@ func (r *Runner) renew(ctx context.Context) error {
 		return fmt.Errorf("wait for the rebuild of other read models: %w", err)
 	}
 	defer done()
-	if err := r.refused(); err != nil {
+	if err := r.refused(false); err != nil {
 		return fmt.Errorf("rebuild read model: %w", err)
 	}
 	r.opts.Logger.Info("read model is being rebuilt; the old one is served meanwhile",
@@ -155,9 +155,9 @@ func (r *Runner) turn(ctx context.Context) (done func(), err error) {
 }
 
 // refused returns why no file may be replaced.
-func (r *Runner) refused() error {
+func (r *Runner) refused(differs bool) error {
 	if r.opts.Refuse == nil {
 		return nil
 	}
-	return r.opts.Refuse()
+	return r.opts.Refuse(differs)
 }

@@ -317,7 +317,7 @@ func TestRefusedRebuildKeepsTheReadModel(t *testing.T) {
 	var refuse atomic.Bool
 	refuse.Store(true)
 	guarded := func(o *projections.RunnerOptions) {
-		o.Refuse = func() error {
+		o.Refuse = func(bool) error {
 			if refuse.Load() {
 				return reason
 			}

@@ -27,6 +27,8 @@ type Verified struct {
 	Took time.Duration `json:"took_ns"`
 	// Equal reports whether both are the same.
 	Equal bool `json:"equal"`
+	// Stream says what is wrong with the stream, if that is why they are not the same.
+	Stream string `json:"stream,omitempty"`
 	// Live is the digest of the live read model, Digest that of the replay.
 	Live   string `json:"live"`
 	Digest string `json:"digest"`
@@ -118,6 +120,11 @@ func (r *Runner) Verify(ctx context.Context, progress func(Rebuilding)) (out Ver
 			return err
 		})
 	})
+	if err == nil && !out.Equal {
+		if wrong := r.refused(true); wrong != nil {
+			out.Stream = wrong.Error()
+		}
+	}
 	if err == nil && diff != nil {
 		out.Difference, err = r.difference(ctx, *diff, out.Seq, nil, progress)
 	}

@@ -48,8 +48,9 @@ type Checkpoints interface {
 	// event that JetStream has acknowledged may be missing: it is in the files soon after.
 	Take() (uint64, error)
 	// Overwrite replaces the bytes of events that were deleted, durably. They must be in the files, and the stream must
-	// be the one that was created at that time.
-	Overwrite(ctx context.Context, created time.Time, deleted []uint64) error
+	// be the one that was created at that time. It must be called again, after JetStream has answered requests for
+	// the events that it returns, until it returns none.
+	Overwrite(ctx context.Context, created time.Time, deleted []uint64) (busy []uint64, err error)
 }
 
 // JournalOptions configure a [Journal]. Files and Checkpoints are required.
@@ -486,7 +487,17 @@ func (j *Journal) Erase(ctx context.Context, seqs []uint64, match func(Stored) b
 	if err := errors.Join(err, j.Settle(ctx)); err != nil {
 		return deleted, err
 	}
-	return deleted, j.opts.Checkpoints.Overwrite(ctx, info.Created, gone)
+	for {
+		busy, err := j.opts.Checkpoints.Overwrite(ctx, info.Created, gone)
+		if err != nil || len(busy) == 0 {
+			return deleted, err
+		}
+		for _, seq := range busy {
+			if _, err := st.GetMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+				return deleted, fmt.Errorf("wait for the block of event %d: %w", seq, err)
+			}
+		}
+	}
 }
 
 // checkpoint makes durable what is in the stream's files, and drops it from the journal.

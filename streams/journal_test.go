@@ -506,7 +506,7 @@ func TestSettleRemovesFromTheJournal(t *testing.T) {
 				if err != nil || e.IsDir() {
 					return err
 				}
-				b, err := os.ReadFile(path)
+				b, err := streamstest.ReadBlock(path)
 				if bytes.Contains(b, []byte("a secret of")) {
 					files = append(files, filepath.Base(path))
 				}
@@ -537,6 +537,73 @@ func TestSettleRemovesFromTheJournal(t *testing.T) {
 	n, err = j.journal.Erase(t.Context(), []uint64{4}, func(streams.Stored) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
+}
+
+// TestEraseInCompressedBlocks looks for the bytes of erased events in all blocks of a stream, while the server fills more
+// of them.
+func TestEraseInCompressedBlocks(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	secret := func(i int) string { return fmt.Sprintf("secret-%03d-of-a-person", i) }
+	var stored []uint64
+	store := func(n int) {
+		for range n {
+			e := messages("1", 1)[0]
+			e.ID, e.Data.Raw = fmt.Sprint("id_", len(stored)), nil
+			e.Data.Message.Text = secret(len(stored)) + strings.Repeat(" and more", 30_000)
+			receipts, err := p.Publish(t.Context(), []domain.Event{e})
+			require.NoError(t, err)
+			stored = append(stored, receipts[0].Seq)
+		}
+	}
+	store(140) // a block has some 31
+	j.flush(t)
+	msgs := filepath.Join(j.Dir, "jetstream", "$G", "streams", streams.Name, "msgs")
+	blocks := func() (names []string, compressed int, all []byte) {
+		names, err := filepath.Glob(filepath.Join(msgs, "*.blk"))
+		require.NoError(t, err)
+		for _, name := range names {
+			b, err := os.ReadFile(name)
+			require.NoError(t, err)
+			if bytes.HasPrefix(b, []byte("cmp")) {
+				compressed++
+			}
+			b, err = streamstest.ReadBlock(name)
+			require.NoError(t, err)
+			all = append(all, b...)
+		}
+		return names, compressed, all
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if names, compressed, _ := blocks(); compressed < len(names)-1 {
+			return fmt.Errorf("%d of %d blocks are compressed", compressed, len(names))
+		}
+		return nil
+	})
+	var erased []int
+	var seqs []uint64
+	for i := 0; i < len(stored); i += 7 {
+		erased, seqs = append(erased, i), append(seqs, stored[i])
+	}
+	var storing sync.WaitGroup
+	storing.Go(func() { store(40) })
+	n, err := j.journal.Erase(t.Context(), seqs, func(streams.Stored) bool { return true })
+	storing.Wait()
+	require.NoError(t, err)
+	require.Equal(t, len(seqs), n)
+	_, _, all := blocks()
+	for i := range 140 {
+		require.Equal(t, !slices.Contains(erased, i), bytes.Contains(all, []byte(secret(i))), "event %d", i)
+	}
+	for i, seq := range stored {
+		_, err := streams.Get(t.Context(), j.JS, streams.Name, seq)
+		if slices.Contains(erased, i) {
+			require.ErrorIs(t, err, streams.ErrNotFound)
+		} else {
+			require.NoError(t, err)
+		}
+	}
 }
 
 // seenUpto is an index of ids that is behind.

@@ -87,9 +87,10 @@ func (s Spec) apply(c *jetstream.StreamConfig) {
 func SetJournal(c *jetstream.StreamConfig, journal bool, window time.Duration) {
 	if !journal {
 		c.PersistMode, c.AllowAtomicPublish, c.Duplicates = jetstream.DefaultPersistMode, true, window
+		c.Compression = jetstream.NoCompression // the server would compress a block for each event that is erased
 		return
 	}
-	c.PersistMode = jetstream.AsyncPersistMode
+	c.PersistMode, c.Compression = jetstream.AsyncPersistMode, jetstream.S2Compression
 	c.AllowAtomicPublish = false // not possible with that mode
 	c.Duplicates = noWindow
 }

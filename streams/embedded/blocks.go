@@ -22,7 +22,7 @@ var ErrOlder = errors.New("the files of the stream end before the mark")
 // Mark is a place in the files of a stream, after a whole message. The server keeps a stream in blocks, which are
 // numbered files, and adds messages to the last one.
 type Mark struct {
-	// Block is the number of the file, and Offset the place in it, in bytes.
+	// Block is the number of the file, and Offset the place in it, in bytes, before it is compressed.
 	Block  uint64 `json:"block"`
 	Offset int64  `json:"offset"`
 	// Seq is the sequence of the last message before that place.
@@ -37,7 +37,6 @@ const (
 	lengthMask    = 1<<31 - 1 // without the bit of messages that have headers
 	erasedBit     = 1 << 63
 	tombstoneBit  = 1 << 62
-	compressed    = "cmp" // what a compressed block begins with
 	blockSuffix   = ".blk"
 	stateFile     = "index.db"
 	metaFile      = "meta.inf"
@@ -111,6 +110,25 @@ func blocksOf(dir, stream string) (out []uint64, err error) {
 	return out, nil
 }
 
+// removeCopies removes what a crash has left of a block that was being replaced, by the server or by [disk.Replace]:
+// nothing would be erased from it.
+func removeCopies(dir, stream string) error {
+	msgs := filepath.Join(streamDir(dir, stream), "msgs")
+	entries, err := os.ReadDir(msgs)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the files of the stream: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasSuffix(name, blockSuffix+".tmp") || strings.HasPrefix(name, ".") && strings.Contains(name, blockSuffix) {
+			if err := os.Remove(filepath.Join(msgs, name)); err != nil {
+				return fmt.Errorf("remove a copy of a block: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 func (m Mark) path(dir, stream string) string {
 	return filepath.Join(streamDir(dir, stream), "msgs", strconv.FormatUint(m.Block, 10)+blockSuffix)
 }
@@ -146,27 +164,16 @@ func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
 	}
 	defer file.Close()
-	return m.records(file, func(after Mark, _ []byte) { f(after) })
+	b, _, err := contentOf(file, m.Offset)
+	if err != nil {
+		return m, err
+	}
+	return m.records(b, func(after Mark, _ []byte) { f(after) })
 }
 
-// records calls f with each message's record of the block after m, and with the mark after it, and returns the mark after
-// the last whole record. The error wraps [errors.ErrUnsupported] if the block is compressed.
-func (m Mark) records(file *os.File, f func(after Mark, record []byte)) (Mark, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return m, fmt.Errorf("read a block of the stream: %w", err)
-	}
-	if info.Size() < m.Offset {
-		return m, ErrOlder
-	}
-	b := make([]byte, info.Size()-m.Offset)
-	n, err := file.ReadAt(b, m.Offset)
-	if err != nil && n < len(b) {
-		return m, fmt.Errorf("read a block of the stream: %w", err)
-	}
-	if m.Offset == 0 && strings.HasPrefix(string(b[:min(len(b), len(compressed))]), compressed) {
-		return m, fmt.Errorf("block %d of the stream is compressed: %w", m.Block, errors.ErrUnsupported)
-	}
+// records calls f with each message's record in b, which is what the block has after m, and with the mark after it, and
+// returns the mark after the last whole record.
+func (m Mark) records(b []byte, f func(after Mark, record []byte)) (Mark, error) {
 	for len(b) >= recordMin {
 		size := lengthOf(b)
 		if size < recordMin {
@@ -185,6 +192,40 @@ func (m Mark) records(file *os.File, f func(after Mark, record []byte)) (Mark, e
 	return m, nil
 }
 
+// contentOf returns the records of a block from an offset on, and whether the file is compressed. The offset is then that
+// of the records. [ErrOlder] is returned if they end before it.
+func contentOf(f *os.File, from int64) (records []byte, compressed bool, err error) {
+	if compressed, err = isCompressed(f); err != nil {
+		return nil, false, err
+	}
+	begin := from
+	if compressed {
+		begin = 0
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, compressed, fmt.Errorf("read a block of the stream: %w", err)
+	}
+	if info.Size() < begin {
+		return nil, compressed, ErrOlder
+	}
+	b := make([]byte, info.Size()-begin)
+	n, err := f.ReadAt(b, begin)
+	if err != nil && n < len(b) {
+		return nil, compressed, fmt.Errorf("read a block of the stream: %w", err)
+	}
+	if !compressed {
+		return b, false, nil
+	}
+	if b, err = decompress(b); err != nil {
+		return nil, true, err
+	}
+	if int64(len(b)) < from {
+		return nil, true, ErrOlder
+	}
+	return b[from:], true, nil
+}
+
 // lengthOf returns how many bytes the record that begins with b has.
 func lengthOf(b []byte) int64 { return int64(binary.LittleEndian.Uint32(b) & lengthMask) }
 
@@ -197,8 +238,8 @@ func seqOf(b []byte) (seq uint64, message bool) {
 
 // Cut removes what a stopped server wrote after a mark, durably, and reports whether there was anything. After a
 // power cut the files have all of it, or parts with gaps. [ErrOlder] is returned, and nothing is removed, if they end
-// before the mark. A block that the server has written anew since, as it does after erasures, stays whole: the server
-// syncs such a block.
+// before the mark. A block that the server has written anew since, as it does after erasures and when it compresses one,
+// stays whole: the server syncs such a block.
 func Cut(dir, stream string, m Mark) (bool, error) {
 	blocks, err := blocksOf(dir, stream)
 	if err != nil {
@@ -210,17 +251,25 @@ func Cut(dir, stream string, m Mark) (bool, error) {
 	if len(blocks) == 0 || blocks[len(blocks)-1] < m.Block {
 		return false, fmt.Errorf("block %d: %w", m.Block, ErrOlder)
 	}
-	shorter, err := m.truncate(dir, stream, blocks[len(blocks)-1] > m.Block)
+	changed, err := m.truncate(dir, stream, blocks[len(blocks)-1] > m.Block)
 	if err != nil {
 		return false, err
 	}
-	later := slices.DeleteFunc(blocks, func(n uint64) bool { return n <= m.Block })
+	next, _ := slices.BinarySearch(blocks, m.Block+1)
+	blocks, later := blocks[:next], blocks[next:]
+	if len(blocks) > 0 { // the server would append to a compressed one
+		larger, err := Mark{Block: blocks[next-1]}.decompress(dir, stream)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || larger
+	}
 	for _, n := range slices.Backward(later) { // what remains after a crash has no gap
 		if err := os.Remove(Mark{Block: n}.path(dir, stream)); err != nil {
 			return false, fmt.Errorf("remove a block of the stream: %w", err)
 		}
 	}
-	if !shorter && len(later) == 0 {
+	if !changed && len(later) == 0 {
 		return false, nil
 	}
 	msgs := filepath.Dir(m.path(dir, stream))
@@ -246,9 +295,8 @@ func (m Mark) truncate(dir, stream string, complete bool) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("open a block of the stream: %w", err)
 	}
-	begin := make([]byte, len(compressed))
-	if n, _ := f.ReadAt(begin, 0); string(begin[:n]) == compressed {
-		return false, nil
+	if compressed, err := isCompressed(f); compressed || err != nil {
+		return false, err
 	}
 	switch {
 	case info.Size() < m.Offset && !complete:
@@ -263,4 +311,23 @@ func (m Mark) truncate(dir, stream string, complete bool) (bool, error) {
 		return false, fmt.Errorf("end a block of the stream: %w", err)
 	}
 	return true, nil
+}
+
+// decompress writes the mark's block anew, if it is compressed, and reports whether it was. Of a damaged one there is then
+// what can be read.
+func (m Mark) decompress(dir, stream string) (bool, error) {
+	path := m.path(dir, stream)
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("open a block of the stream: %w", err)
+	}
+	defer f.Close()
+	if compressed, err := isCompressed(f); !compressed || err != nil {
+		return false, err
+	}
+	records, _, err := readable(dir, stream, m.Block, false)
+	if err != nil {
+		return false, err
+	}
+	return true, disk.Replace(path, records)
 }

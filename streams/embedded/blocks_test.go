@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -17,27 +18,48 @@ import (
 )
 
 // written starts a server with n messages of a kilobyte in stream S, and waits until they are in its files.
-func written(t *testing.T, dir string, n uint64) (*embedded.Server, jetstream.JetStream, embedded.Mark) {
+func written(t *testing.T, dir string, n uint64, compression jetstream.StoreCompression) (
+	*embedded.Server, jetstream.JetStream, embedded.Mark,
+) {
 	t.Helper()
 	s := start(t, embedded.Options{Dir: dir})
 	_, js := open(t, s)
-	_, err := js.CreateOrUpdateStream(deadline(t), jetstream.StreamConfig{
-		Name: "S", Subjects: []string{"s"}, PersistMode: jetstream.AsyncPersistMode,
-	})
+	_, err := js.CreateStream(deadline(t), streamConfig(compression))
 	require.NoError(t, err)
 	return s, js, fill(t, dir, js, n)
 }
 
+func streamConfig(compression jetstream.StoreCompression) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: "S", Subjects: []string{"s"}, PersistMode: jetstream.AsyncPersistMode, Compression: compression,
+	}
+}
+
 // fill publishes n messages.
-func fill(t *testing.T, dir string, js jetstream.JetStream, n uint64) (m embedded.Mark) {
+func fill(t *testing.T, dir string, js jetstream.JetStream, n uint64) embedded.Mark {
 	t.Helper()
-	var seq uint64
-	for i := range n {
-		ack, err := js.PublishMsg(deadline(t), &nats.Msg{
+	return fillFrom(t, dir, js, 0, n)
+}
+
+// fillFrom publishes n messages, of which the first has a number in its data.
+func fillFrom(t *testing.T, dir string, js jetstream.JetStream, first, n uint64) (m embedded.Mark) {
+	t.Helper()
+	var last jetstream.PubAckFuture
+	for i := first; i < first+n; i++ {
+		var err error
+		last, err = js.PublishMsgAsync(&nats.Msg{
 			Subject: "s", Header: nats.Header{"A": {"b"}}, Data: []byte(strings.Repeat(fmt.Sprintf("%9d ", i), 100)),
-		})
+		}, jetstream.WithStallWait(streamstest.Limit))
 		require.NoError(t, err)
+	}
+	var seq uint64
+	select {
+	case ack := <-last.Ok():
 		seq = ack.Sequence
+	case err := <-last.Err():
+		require.NoError(t, err)
+	case <-deadline(t).Done():
+		require.Fail(t, "the last message is not stored")
 	}
 	streamstest.Eventually(t, streamstest.Limit, func() (err error) {
 		if m, err = embedded.MarkOf(dir, "S", embedded.Mark{}); err == nil && m.Seq < seq {
@@ -46,6 +68,18 @@ func fill(t *testing.T, dir string, js jetstream.JetStream, n uint64) (m embedde
 		return err
 	})
 	return m
+}
+
+// waitCompressed waits until the server has compressed a block.
+func waitCompressed(t *testing.T, dir string, block uint64) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		b, err := os.ReadFile(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", fmt.Sprint(block, ".blk")))
+		if err == nil && !bytes.HasPrefix(b, []byte("cmp")) {
+			err = fmt.Errorf("block %d is not compressed", block)
+		}
+		return err
+	})
 }
 
 func lastOf(t *testing.T, js jetstream.JetStream) uint64 {
@@ -59,7 +93,7 @@ func TestCutRemovesWhatFollowsAMark(t *testing.T) {
 	t.Parallel()
 	for _, more := range []uint64{0, 3, 20_000} { // within the block, and two blocks more
 		dir := t.TempDir()
-		s, js, mark := written(t, dir, 10)
+		s, js, mark := written(t, dir, 10, jetstream.S2Compression)
 		require.Equal(t, uint64(10), mark.Seq)
 		created, err := embedded.Created(dir, "S")
 		require.NoError(t, err)
@@ -77,15 +111,24 @@ func TestCutRemovesWhatFollowsAMark(t *testing.T) {
 			require.Equal(t, end, step)
 			require.Equal(t, more > 100, end.Block > mark.Block)
 		}
+		if more > 100 {
+			waitCompressed(t, dir, mark.Block)
+		}
 		require.NoError(t, s.Shutdown(deadline(t)))
 		cut, err := embedded.Cut(dir, "S", mark)
 		require.NoError(t, err)
 		require.Equal(t, more > 0, cut)
 		_, js = open(t, start(t, embedded.Options{Dir: dir}))
-		require.Equal(t, uint64(10), lastOf(t, js))
+		last := lastOf(t, js)
+		if more < 100 {
+			require.Equal(t, uint64(10), last)
+		} else { // the block that was the last one has been compressed since, and stays whole
+			require.Greater(t, last, uint64(5000))
+			require.Less(t, last, uint64(10_000))
+		}
 		ack, err := js.Publish(deadline(t), "s", []byte("next"))
 		require.NoError(t, err)
-		require.Equal(t, uint64(11), ack.Sequence)
+		require.Equal(t, last+1, ack.Sequence)
 	}
 }
 
@@ -93,7 +136,7 @@ func TestCutRemovesWhatFollowsAMark(t *testing.T) {
 func TestALostCheckpoint(t *testing.T) {
 	t.Parallel()
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "checkpoint")
-	s, js, _ := written(t, dir, 10)
+	s, js, _ := written(t, dir, 10, jetstream.NoCompression)
 	c, err := embedded.OpenCheckpoints(file, dir, "S")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
@@ -114,7 +157,7 @@ func TestALostCheckpoint(t *testing.T) {
 func TestCutKeepsErasures(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s, js, _ := written(t, dir, 10)
+	s, js, _ := written(t, dir, 10, jetstream.S2Compression)
 	st, err := js.Stream(deadline(t), "S")
 	require.NoError(t, err)
 	require.NoError(t, st.SecureDeleteMsg(deadline(t), 10))
@@ -142,7 +185,7 @@ func TestFilesOlderThanAMarkStay(t *testing.T) {
 	dir := t.TempDir()
 	_, err := embedded.Created(dir, "S")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	s, _, mark := written(t, dir, 10)
+	s, _, mark := written(t, dir, 10, jetstream.S2Compression)
 	require.NoError(t, s.Shutdown(deadline(t)))
 	for _, later := range []embedded.Mark{
 		{Block: mark.Block, Offset: mark.Offset + 1, Seq: 11}, {Block: mark.Block + 1, Offset: 5, Seq: 11},

@@ -68,11 +68,15 @@ func (c *Checkpoints) Seq() uint64 {
 
 // Cut removes from the files of a stopped server what was written after the checkpoint, and reports whether there was
 // anything. What is removed has to be stored again: first is the first sequence that can be. If it is later than what
-// follows the checkpoint, a later checkpoint was lost, and that is the place instead. [ErrOther] is returned if the stream is another one or is gone, [ErrOlder] if its files end before the
-// checkpoint. Nothing is removed then, or if there is no checkpoint.
+// follows the checkpoint, a later checkpoint was lost, and that is the place instead. [ErrOther] is returned if the stream
+// is another one or is gone, [ErrOlder] if its files end before the checkpoint. Nothing is removed then, or if there is no
+// checkpoint, but copies of blocks that a crash has left.
 func (c *Checkpoints) Cut(first uint64) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := removeCopies(c.dir, c.stream); err != nil {
+		return false, err
+	}
 	if c.last.Created.IsZero() {
 		return false, nil
 	}

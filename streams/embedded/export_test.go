@@ -2,7 +2,7 @@ package embedded
 
 import "os"
 
-// BeginOverwrite does what Overwrite does before it changes a block.
+// BeginOverwrite does what Overwrite does before it changes a block that is not compressed.
 func (c *Checkpoints) BeginOverwrite(block uint64, deleted []uint64) error {
 	created, err := Created(c.dir, c.stream)
 	if err != nil {
@@ -17,6 +17,13 @@ func (c *Checkpoints) BeginOverwrite(block uint64, deleted []uint64) error {
 	for _, seq := range deleted {
 		wanted[seq] = true
 	}
-	_, err = c.begin(f, block, created, wanted)
-	return err
+	b, _, err := contentOf(f, 0)
+	if err != nil {
+		return err
+	}
+	records, _, err := c.recordsOf(block, b, wanted)
+	if err != nil {
+		return err
+	}
+	return c.begin(overwrites{Created: created, Records: records})
 }

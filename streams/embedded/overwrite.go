@@ -1,13 +1,15 @@
 package embedded
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,30 +47,39 @@ func (c *Checkpoints) overwritesFile() string {
 // when Overwrite returns. The server must have written the messages to its files: see Take. [ErrOther] is returned if
 // the stream was not created at that time: it has other messages with these sequences.
 //
+// The server may be about to compress a block, of which it has read what was overwritten since. So Overwrite returns a
+// sequence of each block that it has changed and that was not compressed. When the server has answered a request for
+// that message, which waits for the block, call Overwrite again, until it returns none.
+//
 // It is safe while the server runs: the server never writes a message again that it has deleted, and it appends to a
 // block or replaces the file, but changes nothing in it. Only a message that is deleted securely would be written from
 // the server's memory with the whole block, and with what was overwritten: nothing else may delete from the stream.
-func (c *Checkpoints) Overwrite(ctx context.Context, created time.Time, deleted []uint64) error {
+func (c *Checkpoints) Overwrite(ctx context.Context, created time.Time, deleted []uint64) (busy []uint64, err error) {
 	blocks, err := c.blocksWith(deleted)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	wanted := make(map[uint64]bool, len(deleted))
 	for _, seq := range deleted {
 		wanted[seq] = true
 	}
-	for _, block := range blocks {
+	// The last block, to which the server adds, is the last one here, too: what is put on record of it stays.
+	for _, block := range slices.Backward(blocks) {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("overwrite deleted messages: %w", err)
+			return nil, fmt.Errorf("overwrite deleted messages: %w", err)
 		}
-		if err := c.overwriteIn(block, created, wanted); err != nil {
-			return fmt.Errorf("overwrite deleted messages: %w", err)
+		last, err := c.overwriteIn(block, created, wanted)
+		if err != nil {
+			return nil, fmt.Errorf("overwrite deleted messages: %w", err)
+		}
+		if last > 0 {
+			busy = append(busy, last)
 		}
 	}
-	return disk.SyncAll(c.root, c.dir)
+	return busy, errors.Join(c.removeDamaged(), disk.SyncAll(c.root, c.dir))
 }
 
-// blocksWith returns the blocks that may have one of the sequences.
+// blocksWith returns the blocks that may have one of the sequences, the last one first.
 func (c *Checkpoints) blocksWith(seqs []uint64) (out []uint64, err error) {
 	blocks, err := blocksOf(c.dir, c.stream)
 	if err != nil {
@@ -98,73 +109,113 @@ func firstOf(path string) (uint64, error) {
 		return 0, fmt.Errorf("read a block of the stream: %w", err)
 	}
 	defer f.Close()
-	for at := int64(0); ; {
-		var head [12]byte
-		if _, err := f.ReadAt(head[:], at); err != nil {
+	compressed, err := isCompressed(f)
+	if err != nil {
+		return 0, err
+	}
+	var r io.Reader = f
+	if compressed {
+		b, err := firstChunk(f)
+		if err != nil {
+			return 0, err
+		}
+		r = bytes.NewReader(b)
+	}
+	records := bufio.NewReader(r)
+	for {
+		head, err := records.Peek(12)
+		if err != nil {
 			return 0, nil //nolint:nilerr // the block ends here
 		}
-		if seq, message := seqOf(head[:]); message {
+		if seq, message := seqOf(head); message {
 			return seq, nil
 		}
-		at += max(recordMin, lengthOf(head[:]))
+		if _, err := records.Discard(int(max(recordMin, lengthOf(head)))); err != nil {
+			return 0, nil //nolint:nilerr // the block ends here
+		}
 	}
 }
 
-// overwriteIn overwrites those of the messages that are in one block.
-func (c *Checkpoints) overwriteIn(block uint64, created time.Time, wanted map[uint64]bool) error {
+// overwriteIn overwrites those of the messages that are in one block. If there are any, and the block is not compressed,
+// it returns the sequence of the block's last message, otherwise 0.
+func (c *Checkpoints) overwriteIn(block uint64, created time.Time, wanted map[uint64]bool) (last uint64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now, err := Created(c.dir, c.stream); err != nil || !now.Equal(created) {
-		return cmp.Or(err, ErrOther)
+		return 0, cmp.Or(err, ErrOther)
 	}
 	if err := c.overwriteAgain(); err != nil { // a call before this one may have failed
-		return err
+		return 0, err
 	}
-	f, err := os.OpenFile(Mark{Block: block}.path(c.dir, c.stream), os.O_RDWR, 0)
+	path := Mark{Block: block}.path(c.dir, c.stream)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
-	records, err := c.begin(f, block, created, wanted)
-	if err != nil || len(records) == 0 {
-		return err
+	b, compressed, err := contentOf(f, 0)
+	if err != nil {
+		return 0, err
 	}
-	for _, r := range records {
-		b, err := r.erased(c.stream)
-		if err != nil {
-			return err
-		}
-		if _, err := f.WriteAt(b, r.Offset-r.Size); err != nil {
-			return err
-		}
+	records, last, err := c.recordsOf(block, b, wanted)
+	switch {
+	case err != nil || len(records) == 0:
+		return 0, err
+	case compressed:
+		return 0, c.write(f, b, true, records)
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	// What is put on record stays there until the next call, when the server can't have half of it any more.
+	if err := c.begin(overwrites{created, records}); err != nil {
+		return 0, err
 	}
-	return os.Remove(c.overwritesFile())
+	return last, c.write(f, b, false, records)
 }
 
-// begin puts on record which records of a block are to be overwritten, and returns them.
-func (c *Checkpoints) begin(f *os.File, block uint64, created time.Time, wanted map[uint64]bool) ([]overwrite, error) {
-	list := overwrites{Created: created}
-	_, err := Mark{Block: block}.records(f, func(after Mark, b []byte) {
-		seq, _ := seqOf(b)
-		if wanted[seq] && binary.LittleEndian.Uint64(b[4:])&erasedBit == 0 {
+// recordsOf returns those records of a block that are to be overwritten, and the sequence of its last message.
+func (c *Checkpoints) recordsOf(block uint64, b []byte, wanted map[uint64]bool) (out []overwrite, last uint64, err error) {
+	end, err := Mark{Block: block}.records(b, func(after Mark, b []byte) {
+		if seq, _ := seqOf(b); wanted[seq] && !c.isErased(block, b) {
 			after.Seq = seq
-			list.Records = append(list.Records, overwrite{after, int64(len(b)), slices.Clone(b[len(b)-sumSize:])})
+			out = append(out, overwrite{after, int64(len(b)), slices.Clone(b[len(b)-sumSize:])})
 		}
 	})
-	if err != nil || len(list.Records) == 0 {
-		return nil, err
-	}
+	return out, end.Seq, err
+}
+
+// begin puts on record which records of a block are to be overwritten.
+func (c *Checkpoints) begin(list overwrites) error {
 	b, err := json.Marshal(list)
 	if err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
+		return fmt.Errorf("encode: %w", err)
 	}
-	return list.Records, replace(c.overwritesFile(), b)
+	return replace(c.overwritesFile(), b)
+}
+
+// write overwrites records of a block, which has the content b, durably. A compressed block is replaced.
+func (c *Checkpoints) write(f *os.File, b []byte, compressed bool, records []overwrite) error {
+	for _, r := range records {
+		at := b[r.Offset-r.Size : r.Offset]
+		if err := c.erase(r, at); err != nil {
+			return err
+		}
+		if compressed {
+			continue
+		}
+		if _, err := f.WriteAt(at, r.Offset-r.Size); err != nil {
+			return err
+		}
+	}
+	if !compressed {
+		return f.Sync()
+	}
+	b, err := compress(b)
+	if err != nil {
+		return err
+	}
+	return disk.Replace(f.Name(), b)
 }
 
 // overwriteAgain completes what an earlier call may have begun. A record is left alone if its place has another now.
@@ -184,36 +235,17 @@ func (c *Checkpoints) overwriteAgain() error {
 	if err != nil {
 		return err
 	}
-	for _, r := range list.Records {
-		if !created.Equal(list.Created) {
-			break
-		}
-		if err := r.writeAgain(c.dir, c.stream); err != nil {
+	if created.Equal(list.Created) && len(list.Records) > 0 {
+		if err := c.complete(list.Records); err != nil {
 			return fmt.Errorf("overwrite deleted messages: %w", err)
 		}
 	}
 	return os.Remove(c.overwritesFile())
 }
 
-// erased returns the record of an erased message, as the server writes it: nothing is left but its size and sequence.
-func (o overwrite) erased(stream string) ([]byte, error) {
-	b := make([]byte, o.Size)
-	binary.LittleEndian.PutUint32(b, uint32(o.Size))
-	binary.LittleEndian.PutUint64(b[4:], o.Seq|erasedBit)
-	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, o.Block))
-	sum, err := highwayhash.NewDigest64(key[:])
-	if err != nil {
-		return nil, fmt.Errorf("make checksum: %w", err)
-	}
-	// The server leaves out the length and that of the subject, which is 0.
-	_, _ = sum.Write(b[4:20])
-	_, _ = sum.Write(b[22 : o.Size-sumSize])
-	return sum.Sum(b[:o.Size-sumSize]), nil
-}
-
-// writeAgain overwrites the record, unless something else is in its place.
-func (o overwrite) writeAgain(dir, stream string) error {
-	f, err := os.OpenFile(o.path(dir, stream), os.O_RDWR, 0)
+// complete overwrites records of one block, unless something else is in their places.
+func (c *Checkpoints) complete(records []overwrite) error {
+	f, err := os.OpenFile(records[0].path(c.dir, c.stream), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -221,24 +253,65 @@ func (o overwrite) writeAgain(dir, stream string) error {
 		return err
 	}
 	defer f.Close()
-	has := make([]byte, o.Size)
-	if _, err := f.ReadAt(has, o.Offset-o.Size); err != nil {
-		return nil //nolint:nilerr // the block has become shorter
-	}
-	erased, err := o.erased(stream)
+	b, compressed, err := contentOf(f, 0)
 	if err != nil {
 		return err
 	}
-	seq, message := seqOf(has)
-	same := message && seq == o.Seq && lengthOf(has) == o.Size
-	for i, b := range has[o.Size-sumSize:] { // each byte may be the old or the new one
-		same = same && (b == o.Sum[i] || b == erased[int(o.Size)-sumSize+i])
+	var same []overwrite
+	for _, r := range records {
+		if r.Offset > int64(len(b)) {
+			continue // the block has become shorter
+		}
+		if has := b[r.Offset-r.Size : r.Offset]; c.isHalf(r, has) && !c.isErased(r.Block, has) {
+			same = append(same, r)
+		}
 	}
-	if !same {
+	if len(same) == 0 {
 		return nil
 	}
-	if _, err := f.WriteAt(erased, o.Offset-o.Size); err != nil {
+	return c.write(f, b, compressed, same)
+}
+
+// isHalf reports whether b may be the record, of which each byte is the old or the new one.
+func (c *Checkpoints) isHalf(r overwrite, b []byte) bool {
+	seq, message := seqOf(b)
+	if !message || seq != r.Seq || lengthOf(b) != r.Size {
+		return false
+	}
+	erased := make([]byte, r.Size)
+	if c.erase(r, erased) != nil {
+		return false
+	}
+	for i, sum := range b[r.Size-sumSize:] {
+		if sum != r.Sum[i] && sum != erased[int(r.Size)-sumSize+i] {
+			return false
+		}
+	}
+	return true
+}
+
+// erase makes b the record of an erased message, as the server writes it: nothing is left but its size and sequence.
+func (c *Checkpoints) erase(r overwrite, b []byte) error {
+	clear(b)
+	binary.LittleEndian.PutUint32(b, uint32(r.Size))
+	binary.LittleEndian.PutUint64(b[4:], r.Seq|erasedBit)
+	sums, err := sumsOf(c.stream, r.Block)
+	if err != nil {
 		return err
 	}
-	return f.Sync()
+	copy(b[r.Size-sumSize:], sums.of(b))
+	return nil
+}
+
+// isErased reports whether a record is that of an erased message.
+func (c *Checkpoints) isErased(block uint64, b []byte) bool {
+	if binary.LittleEndian.Uint64(b[4:])&erasedBit == 0 {
+		return false
+	}
+	sums, err := sumsOf(c.stream, block)
+	if err != nil {
+		return false
+	}
+	sum := sums.of(b) // the server may have read the record while it was being overwritten
+	return sum != nil && bytes.Equal(sum, b[len(b)-sumSize:])
 }

@@ -2,18 +2,27 @@ package embedded_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // deleteAll deletes messages without overwriting them.
@@ -34,20 +43,73 @@ func has(t *testing.T, dir string, seq uint64) bool {
 	require.NotEmpty(t, files)
 	data := []byte(strings.Repeat(fmt.Sprintf("%9d ", seq-1), 2))
 	return slices.ContainsFunc(files, func(file string) bool {
-		b, err := os.ReadFile(file)
+		b, err := streamstest.ReadBlock(file)
+		if errors.Is(err, fs.ErrNotExist) { // the server has just put it in place of another
+			return false
+		}
 		require.NoError(t, err)
 		return bytes.Contains(b, data)
 	})
+}
+
+// overwriteAll overwrites messages as [streams.Journal] does.
+func overwriteAll(t *testing.T, js jetstream.JetStream, c *embedded.Checkpoints, created time.Time, deleted []uint64) {
+	t.Helper()
+	st, err := js.Stream(deadline(t), "S")
+	require.NoError(t, err)
+	for range 3 {
+		busy, err := c.Overwrite(deadline(t), created, deleted)
+		require.NoError(t, err)
+		if len(busy) == 0 {
+			return
+		}
+		for _, seq := range busy {
+			if _, err := st.GetMsg(deadline(t), seq); err != nil {
+				require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+			}
+		}
+	}
+	require.Fail(t, "blocks are busy after three calls")
 }
 
 // TestOverwrite overwrites deleted messages while the server runs: the bytes of these are in no file, those of the others
 // are, and the server has the others after a start from its blocks alone.
 func TestOverwrite(t *testing.T) {
 	t.Parallel()
-	const events = 12_000 // in two blocks
+	for name, how := range map[string][2]jetstream.StoreCompression{
+		"uncompressed":     {jetstream.NoCompression, jetstream.NoCompression},
+		"compressed":       {jetstream.S2Compression, jetstream.S2Compression},
+		"compressed later": {jetstream.NoCompression, jetstream.S2Compression},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testOverwrite(t, how[0], how[1])
+		})
+	}
+}
+
+// testOverwrite has a stream of three blocks, of which the first two are compressed or not.
+func testOverwrite(t *testing.T, first, second jetstream.StoreCompression) {
+	t.Helper()
+	const events = 18_000
 	dir := t.TempDir()
-	s, js, mark := written(t, dir, events)
+	s, js, mark := written(t, dir, 10_000, first)
 	require.Equal(t, uint64(2), mark.Block)
+	if first != second { // the server compresses blocks from its next start on
+		_, err := js.UpdateStream(deadline(t), streamConfig(second))
+		require.NoError(t, err)
+		require.NoError(t, s.Shutdown(deadline(t)))
+		s = start(t, embedded.Options{Dir: dir})
+		_, js = open(t, s)
+	}
+	mark = fillFrom(t, dir, js, 10_000, events-10_000)
+	require.Equal(t, uint64(3), mark.Block)
+	if second == jetstream.S2Compression {
+		waitCompressed(t, dir, 2)
+	}
+	if first == jetstream.S2Compression {
+		waitCompressed(t, dir, 1)
+	}
 	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
@@ -56,9 +118,10 @@ func TestOverwrite(t *testing.T) {
 	require.True(t, has(t, dir, 500))
 	created, err := embedded.Created(dir, "S")
 	require.NoError(t, err)
-	require.ErrorIs(t, c.Overwrite(deadline(t), created.Add(1), deleted), embedded.ErrOther)
+	_, err = c.Overwrite(deadline(t), created.Add(1), deleted)
+	require.ErrorIs(t, err, embedded.ErrOther)
 	require.True(t, has(t, dir, 500))
-	require.NoError(t, c.Overwrite(deadline(t), created, append(deleted, events+5))) // the last one does not exist
+	overwriteAll(t, js, c, created, append(deleted, events+5)) // the last one does not exist
 	for _, seq := range deleted {
 		require.False(t, has(t, dir, seq), "message %d", seq)
 		for _, other := range []uint64{seq - 1, seq + 1} {
@@ -67,7 +130,9 @@ func TestOverwrite(t *testing.T) {
 			}
 		}
 	}
-	require.NoError(t, c.Overwrite(deadline(t), created, deleted), "again")
+	busy, err := c.Overwrite(deadline(t), created, deleted)
+	require.NoError(t, err)
+	require.Empty(t, busy, "again")
 	fill(t, dir, js, 10)
 	require.NoError(t, s.Shutdown(deadline(t)))
 	require.NoError(t, os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "index.db")))
@@ -85,12 +150,130 @@ func TestOverwrite(t *testing.T) {
 	require.Contains(t, string(m.Data), "501 ")
 }
 
+// TestOverwriteWhileBlocksAreCompressed overwrites messages again and again while the server fills blocks and compresses
+// them: nothing comes back with a block that was read before.
+func TestOverwriteWhileBlocksAreCompressed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, js, _ := written(t, dir, 10, jetstream.S2Compression)
+	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	created, err := embedded.Created(dir, "S")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		data := make([]byte, 64<<10) // a block has 128
+		for ctx.Err() == nil {
+			_, err := js.Publish(ctx, "s", data)
+			assert.True(t, err == nil || ctx.Err() != nil, err)
+		}
+	})
+	var all []uint64
+	for round := range streamstest.Volume(12, 6) {
+		ack, err := js.Publish(deadline(t), "s", []byte(strings.Repeat(fmt.Sprintf("%9d ", 1000+round), 5)))
+		require.NoError(t, err)
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			m, err := embedded.MarkOf(dir, "S", embedded.Mark{})
+			if err == nil && m.Seq < ack.Sequence {
+				err = fmt.Errorf("message %d of %d is written", m.Seq, ack.Sequence)
+			}
+			return err
+		})
+		deleteAll(t, js, []uint64{ack.Sequence})
+		overwriteAll(t, js, c, created, []uint64{ack.Sequence})
+		all = append(all, ack.Sequence)
+	}
+	stop()
+	publishing.Wait()
+	streamstest.Eventually(t, streamstest.Limit, func() error { // what is compressed now could bring back what it has read
+		left, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "*.tmp"))
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%s is being written", left[0])
+		}
+		return err
+	})
+	for round := range all {
+		require.False(t, has(t, dir, 1001+uint64(round)), "message %d", all[round])
+	}
+	last := lastOf(t, js)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	require.NoError(t, os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "index.db")))
+	_, js = open(t, start(t, embedded.Options{Dir: dir}))
+	st, err := js.Stream(deadline(t), "S")
+	require.NoError(t, err)
+	info, err := st.Info(deadline(t), jetstream.WithDeletedDetails(true))
+	require.NoError(t, err)
+	require.Equal(t, last, info.State.LastSeq)
+	require.Equal(t, all, info.State.Deleted)
+}
+
+// TestOverwriteABlockThatTheServerHasRead puts a block in place that the server has read before the messages were
+// overwritten or meanwhile, and compressed afterwards.
+func TestOverwriteABlockThatTheServerHasRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, js, mark := written(t, dir, 40, jetstream.S2Compression)
+	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "journal", "checkpoint"), dir, "S")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	deleted := []uint64{1, 7, 8, 20, 39}
+	deleteAll(t, js, deleted)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	created, err := embedded.Created(dir, "S")
+	require.NoError(t, err)
+	block := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", fmt.Sprint(mark.Block, ".blk"))
+	before, err := os.ReadFile(block)
+	require.NoError(t, err)
+	var after []byte
+	for seed := range uint64(20) {
+		require.NoError(t, os.WriteFile(block, before, 0o600))
+		busy, err := c.Overwrite(deadline(t), created, deleted)
+		require.NoError(t, err)
+		require.Equal(t, []uint64{40}, busy)
+		after, err = os.ReadFile(block)
+		require.NoError(t, err)
+		mixed, random := slices.Clone(before), rand.New(rand.NewPCG(seed, 0))
+		for at := 0; seed > 0 && at < len(mixed); at += 512 {
+			if random.IntN(2) == 0 {
+				end := min(at+512, len(mixed))
+				copy(mixed[at:end], after[at:end])
+			}
+		}
+		b := bytes.NewBuffer(binary.AppendUvarint([]byte("cmp\x01"), uint64(len(mixed))))
+		w := s2.NewWriter(b)
+		_, err = w.Write(mixed[:len(mixed)-8])
+		require.NoError(t, errors.Join(err, w.Close()))
+		b.Write(mixed[len(mixed)-8:])
+		require.NoError(t, os.WriteFile(block, b.Bytes(), 0o600))
+		busy, err = c.Overwrite(deadline(t), created, deleted)
+		require.NoError(t, err)
+		require.Empty(t, busy)
+		now, err := streamstest.ReadBlock(block)
+		require.NoError(t, err)
+		require.Equal(t, after, now, "seed %d", seed)
+	}
+	// The server must be able to add to its last block.
+	_, err = c.Take()
+	require.NoError(t, err)
+	cut, err := c.Cut(41)
+	require.NoError(t, err)
+	require.True(t, cut)
+	_, js = open(t, start(t, embedded.Options{Dir: dir}))
+	fill(t, dir, js, 10)
+	require.Equal(t, uint64(50), lastOf(t, js))
+	now, err := os.ReadFile(block)
+	require.NoError(t, err)
+	require.Equal(t, after, now[:len(after)])
+}
+
 // TestAPowerCutDuringOverwrite leaves any sectors of the overwritten records as they were: the next start overwrites
 // them all, before the server reads the block.
 func TestAPowerCutDuringOverwrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s, js, mark := written(t, dir, 40)
+	s, js, mark := written(t, dir, 40, jetstream.S2Compression)
 	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "journal", "checkpoint"), dir, "S")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
@@ -104,7 +287,8 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 	require.NoError(t, err)
 	created, err := embedded.Created(dir, "S")
 	require.NoError(t, err)
-	require.NoError(t, c.Overwrite(deadline(t), created, deleted))
+	_, err = c.Overwrite(deadline(t), created, deleted)
+	require.NoError(t, err)
 	after, err := os.ReadFile(block)
 	require.NoError(t, err)
 	require.NotEqual(t, before, after)

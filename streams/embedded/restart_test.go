@@ -1,7 +1,9 @@
 package embedded_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -202,4 +204,39 @@ func TestDefaultLimitLeavesRoom(t *testing.T) {
 	require.NoError(t, s.Restart(deadline(t)))
 	require.InDelta(t, alone, s.MaxStore(), 1<<20)
 	require.NoError(t, s.Outgrown())
+}
+
+// TestDefaultLimitGrowsWithCompression fills the store with what is small when it is compressed: there is room for more
+// than the disk has, and a restart knows it.
+func TestDefaultLimitGrowsWithCompression(t *testing.T) {
+	s := start(t, embedded.Options{Dir: filepath.Join(streamstest.Disk(t, 64<<20), "a")})
+	_, js := open(t, s)
+	_, err := js.CreateStream(deadline(t), streamConfig(jetstream.S2Compression))
+	require.NoError(t, err)
+	data := bytes.Repeat([]byte("the same again "), 35_000)
+	fill := func() (stored int64) {
+		for {
+			if _, err := js.Publish(deadline(t), "s", data); err != nil {
+				require.ErrorContains(t, err, "insufficient resources")
+				return stored
+			}
+			stored += int64(len(data))
+		}
+	}
+	first := fill()
+	require.InDelta(t, 28<<20, first, 4<<20)
+	for range 2 {
+		streamstest.Eventually(t, streamstest.Limit, func() error { // the server compresses a block some time after it is full
+			if s.Outgrown() == nil {
+				return errors.New("there is no room for more")
+			}
+			return nil
+		})
+		require.NoError(t, s.Restart(deadline(t)))
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			_, err := js.Publish(deadline(t), "s", data)
+			return err
+		})
+		require.Greater(t, fill(), first/3)
+	}
 }

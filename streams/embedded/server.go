@@ -78,6 +78,8 @@ const (
 	// reserve is how many bytes are left free, for the ledger and what else is small: these, or a twentieth
 	// of the total if that is more.
 	reserve = 256 << 20
+	// ratioFrom is from how many stored bytes on their compression says what that of others will be.
+	ratioFrom = 64 << 20
 	// storeUnknown is the limit of the store if the free space is not known.
 	storeUnknown = 1 << 40
 )
@@ -91,8 +93,8 @@ type Options struct {
 	SyncInterval time.Duration
 	// MaxStore bounds what the server stores, in bytes. When it is reached, publishes fail and
 	// everything else goes on, whereas a full disk breaks the stream until the server is started again.
-	// 0 means the disk's free space at the start, plus what is already stored, less a reserve and what
-	// the read models need.
+	// It is counted before compression. 0 means what is already stored, plus what the disk's free space
+	// at the start has room for, less a reserve and what the read models need.
 	MaxStore int64
 	// ReadModels is the directory of files that grow with the stream to half of its size, empty if there
 	// are none. If it is on the same disk, the default of MaxStore leaves room for them.
@@ -120,7 +122,8 @@ type Server struct {
 	lock  *os.File
 	users *users // nil if the server does not listen
 
-	ns atomic.Pointer[server.Server]
+	ns         atomic.Pointer[server.Server]
+	unreadable atomic.Bool // see Unreadable
 	// change is held while the server is stopped or started again.
 	change  sync.Mutex
 	stopped bool
@@ -207,7 +210,7 @@ func (s *Server) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make server: %w", err)
 	}
-	log := &logger{log: s.opts.Logger}
+	log := &logger{log: s.opts.Logger, unreadable: &s.unreadable}
 	ns.SetLoggerV2(log, false, false, false)
 	go ns.Start()
 	err = awaitReady(ctx, ns, log)
@@ -339,6 +342,12 @@ func (s *Server) Outgrown() error {
 // After an error the server does not run, and Restart can be called again. [ErrNotReady] is returned after
 // Shutdown.
 func (s *Server) Restart(ctx context.Context) error {
+	return s.RestartAfter(ctx, func() error { return nil })
+}
+
+// RestartAfter does what Restart does, and calls change while the server is stopped. If change fails, its error is
+// returned after the server was started again.
+func (s *Server) RestartAfter(ctx context.Context, change func() error) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	if s.stopped {
@@ -347,8 +356,12 @@ func (s *Server) Restart(ctx context.Context) error {
 	if err := stop(ctx, s.ns.Load()); err != nil {
 		return err
 	}
-	return s.run(ctx)
+	return errors.Join(change(), s.run(ctx))
 }
+
+// Unreadable reports whether the server has failed to read a message since the last call, as it does with a block that
+// is damaged and compressed: who reads the stream waits there.
+func (s *Server) Unreadable() bool { return s.unreadable.Swap(false) }
 
 // stop stops a server. It is idempotent.
 func stop(ctx context.Context, ns *server.Server) error {
@@ -390,26 +403,29 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// storeLimit returns how many bytes the server may store in o.Dir: what is there, plus the free space of the
-// disk, less the reserve; and two thirds of that if the read models are on the same disk, which then have half
-// of what the stream has.
+// storeLimit returns how many bytes the server may store in o.Dir, counted before compression as the server does: what
+// is there, plus what the free space of the disk less the reserve has room for. If the read models are on the same disk,
+// they have half of what the stream has.
 func (o Options) storeLimit() int64 {
 	space, err := disk.Of(o.Dir)
 	if err != nil {
 		return storeUnknown
 	}
-	total := space.Free + disk.Used(o.Dir)
-	shared := false
+	used, stored := storedIn(o.Dir)
+	share := 1.0 // of the disk that a stored byte takes
+	if stored >= ratioFrom {
+		share = min(1, float64(used)/float64(stored))
+	}
+	total, free := space.Free+used, space.Free
 	if o.ReadModels != "" {
 		if models, err := disk.Of(o.ReadModels); err == nil && models.Same(space) {
-			shared, total = true, total+disk.Used(o.ReadModels)
+			have := disk.Used(o.ReadModels)
+			share, total = share+0.5, total+have
+			free -= max(0, stored/2-have)
 		}
 	}
-	total -= min(total/2, max(reserve, total/20))
-	if shared {
-		total -= total / 3
-	}
-	return max(1, total)
+	free -= min(total/2, max(reserve, total/20))
+	return max(1, stored+int64(float64(max(0, free))/share))
 }
 
 // logger adapts slog to the server's logger. It logs the server's notices at debug level: they are about
@@ -418,6 +434,8 @@ type logger struct {
 	log *slog.Logger
 	// fatal is the first fatal error. The server stops starting then, and reports it only here.
 	fatal atomic.Pointer[string]
+	// unreadable is set when a message can't be read, which is reported only here, too.
+	unreadable *atomic.Bool
 }
 
 func (l *logger) Fatalf(format string, v ...any) {
@@ -436,8 +454,13 @@ func (l *logger) Warnf(format string, v ...any) {
 }
 
 func (l *logger) Noticef(format string, v ...any) { l.log.Debug(line(format, v)) }
-func (l *logger) Errorf(format string, v ...any)  { l.log.Error(line(format, v)) }
-func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(line(format, v)) }
-func (l *logger) Tracef(format string, v ...any)  { l.log.Debug(line(format, v)) }
+func (l *logger) Errorf(format string, v ...any) {
+	if strings.HasPrefix(format, "Received an error looking up message") {
+		l.unreadable.Store(true)
+	}
+	l.log.Error(line(format, v))
+}
+func (l *logger) Debugf(format string, v ...any) { l.log.Debug(line(format, v)) }
+func (l *logger) Tracef(format string, v ...any) { l.log.Debug(line(format, v)) }
 
 func line(format string, v []any) string { return strings.TrimSpace(fmt.Sprintf(format, v...)) }

@@ -1,13 +1,16 @@
 package streamstest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/stretchr/testify/require"
 )
 
@@ -50,4 +53,20 @@ func Circle(path string) error {
 		}
 	}
 	return errors.Join(err, WriteAt(path, 0, b))
+}
+
+// ReadBlock reads a file as [os.ReadFile] does, and decompresses it if it is a block of a stream that the server has
+// compressed.
+func ReadBlock(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	rest, compressed := bytes.CutPrefix(b, []byte("cmp\x01"))
+	if err != nil || !compressed {
+		return b, err
+	}
+	_, n := binary.Uvarint(rest)
+	if n <= 0 || len(rest) < n+8 {
+		return nil, fmt.Errorf("%s has no valid head", path)
+	}
+	records, err := io.ReadAll(s2.NewReader(bytes.NewReader(rest[n : len(rest)-8])))
+	return append(records, rest[len(rest)-8:]...), err
 }

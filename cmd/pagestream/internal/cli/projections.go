@@ -203,7 +203,11 @@ func (p ProjectionsVerifyCommand) Run(c *CLI) error {
 	}
 	list, err := replayAll(c, names, serverReplay[projections.Verified](c, "verify"), c.showVerified)
 	for _, v := range list {
-		if err == nil && !v.Equal {
+		switch {
+		case err != nil || v.Equal:
+		case v.Stream != "":
+			err = errors.New(v.Stream)
+		default:
 			err = errors.New("a read model differs from a replay of its events; run: pagestream projections rebuild NAME")
 		}
 	}

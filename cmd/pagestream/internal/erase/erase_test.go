@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -118,7 +117,7 @@ func (r *fixture) onDisk(t *testing.T, s string) bool {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := os.ReadFile(path)
+		b, err := streamstest.ReadBlock(path)
 		found = found || whole.Match(b)
 		return err
 	}))

@@ -19,14 +19,20 @@ import (
 var ErrLost = errors.New("the stream has lost events that a rebuilt read model would not have; " +
 	"type: pagestream recover")
 
-// checkTimeout bounds one check. With millions of erased events it takes some seconds.
-const checkTimeout = time.Minute
+// checkTimeout bounds one check. With millions of erased events it takes some seconds. examineTimeout is for all files
+// of the stream.
+const (
+	checkTimeout   = time.Minute
+	examineTimeout = 10 * time.Minute
+)
 
 // Options configure [Losses]. JS and Stream are required.
 type Options struct {
 	JS     jetstream.JetStream
 	Stream string
-	Logger *slog.Logger
+	// Examine, if not nil, reads the stream's files and removes from them what is damaged, so that it counts as lost.
+	Examine func(context.Context) error
+	Logger  *slog.Logger
 }
 
 // Losses knows the lost events of a stream. It is safe for concurrent use. Create it with [New].
@@ -67,6 +73,18 @@ func (l *Losses) Check(ctx context.Context) (streams.Losses, error) {
 	return found, nil
 }
 
+// Examine does what Check does, after it has looked for damage in the stream's files.
+func (l *Losses) Examine(ctx context.Context) (streams.Losses, error) {
+	if l.opts.Examine != nil {
+		limited, cancel := context.WithTimeout(ctx, examineTimeout)
+		defer cancel()
+		if err := l.opts.Examine(limited); err != nil {
+			return l.Found(), err
+		}
+	}
+	return l.Check(ctx)
+}
+
 // Found returns the lost events of the last check.
 func (l *Losses) Found() streams.Losses {
 	l.mu.Lock()
@@ -74,10 +92,14 @@ func (l *Losses) Found() streams.Losses {
 	return l.found
 }
 
-// Refuse checks again, and fails with [ErrLost] if there are lost events. It is
-// projections.RunnerOptions.Refuse.
-func (l *Losses) Refuse() error {
-	found, err := l.Check(context.Background())
+// Refuse checks again, and examines the stream if its events give other rows than there are. It fails with [ErrLost] if
+// there are lost events. It is projections.RunnerOptions.Refuse.
+func (l *Losses) Refuse(differs bool) error {
+	check := l.Check
+	if differs {
+		check = l.Examine
+	}
+	found, err := check(context.Background())
 	if err == nil && found.Events > 0 {
 		err = fmt.Errorf("%w (%s)", ErrLost, found)
 	}
@@ -87,7 +109,7 @@ func (l *Losses) Refuse() error {
 // Accept records that what is lost now is lost for good, by whom, and returns it. Read models may be rebuilt
 // then. It is idempotent.
 func (l *Losses) Accept(ctx context.Context, by string) (streams.Losses, error) {
-	found, err := l.Check(ctx)
+	found, err := l.Examine(ctx)
 	if err != nil {
 		return found, err
 	}

@@ -20,10 +20,14 @@ type Loss struct {
 	Next     uint64                  `json:"next,omitempty"`
 }
 
-// Losses checks what the stream has lost, and returns it with what is held of it after a sequence. It
-// changes nothing.
+// Losses checks what the stream has lost, and returns it with what is held of it after a sequence. For the first
+// part, after 0, all files of the stream are read.
 func (o *Operator) Losses(ctx context.Context, after uint64) (Loss, error) {
-	found, err := o.Lost.Check(ctx)
+	check := o.Lost.Check
+	if after == 0 {
+		check = o.Lost.Examine
+	}
+	found, err := check(ctx)
 	if err != nil {
 		return Loss{}, err
 	}

@@ -80,6 +80,9 @@ func VerifiedText(out projections.Verified) (text string, good bool) {
 		return fmt.Sprintf("A replay up to event %d gives the same rows (%s).",
 			out.Seq, out.Took.Round(time.Millisecond)), true
 	}
+	if out.Stream != "" {
+		return fmt.Sprintf("A replay up to event %d gives different rows: %s.", out.Seq, out.Stream), false
+	}
 	return fmt.Sprintf("A replay up to event %d gives different rows: rebuild the read model. "+
 		"To see the first row that differs, type: pagestream projections verify %s", out.Seq, out.Name), false
 }

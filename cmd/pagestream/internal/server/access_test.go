@@ -623,7 +623,7 @@ func TestTokensAreHashedAtRest(t *testing.T) {
 			if err != nil || d.IsDir() {
 				return err
 			}
-			b, err := os.ReadFile(path)
+			b, err := streamstest.ReadBlock(path)
 			assert.NotContains(t, string(b), secret, path)
 			return err
 		}))

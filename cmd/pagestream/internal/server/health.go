@@ -39,6 +39,7 @@ type health struct {
 	space   space
 	durable durability
 	leader  leader
+	damage  damage
 	stored  atomic.Pointer[error] // pointer to nil: the stream accepts events; nil: not checked yet
 	last    atomic.Pointer[outcome]
 	indexed atomic.Bool // the index has caught up once since the start
@@ -99,6 +100,7 @@ func (h *health) poll(ctx context.Context) {
 		h.forget()
 	}
 	h.changed(h.stored.Swap(&err), err)
+	h.suspect(ctx)
 	h.heal(ctx)
 }
 

@@ -1,7 +1,9 @@
 package server_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // TestLostBlocksAreSaidAndKept deletes a block of the stream of a stopped server. The start says which events
@@ -139,4 +142,88 @@ func TestLostBlocksAreSaidAndKept(t *testing.T) {
 	r = start(t, cfg)
 	require.NotContains(t, r.log.String(), "level=ERROR msg=\"the stream has lost")
 	require.Equal(t, left+1, all())
+}
+
+// TestADamagedBlockIsSaid changes a byte in a block of a stopped server, which may have lost its index of blocks too. The
+// server goes on without what can't be read, says what is lost, and keeps it in the read models.
+func TestADamagedBlockIsSaid(t *testing.T) {
+	t.Parallel()
+	for name, indexed := range map[string]bool{"with index": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t.TempDir())
+			r := start(t, cfg)
+			const n = 170
+			for i := range n {
+				text := strings.Repeat(fmt.Sprintf("long %d ", i), 14_000)
+				require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), text, 1790000000000)))
+			}
+			require.NoError(t, r.Model("conversations").WaitFor(t.Context(), n))
+			dir := filepath.Join(cfg.Data.Dir, "nats", "jetstream", "$G", "streams", streams.Name, "msgs")
+			block := filepath.Join(dir, "2.blk")
+			var b []byte
+			streamstest.Eventually(t, streamstest.Limit, func() (err error) {
+				if b, err = os.ReadFile(block); err == nil && !bytes.HasPrefix(b, []byte("cmp")) {
+					err = errors.New("the block is not compressed")
+				}
+				return err
+			})
+			r.stop(t)
+			b[len(b)/2] ^= 0x55
+			require.NoError(t, os.WriteFile(block, b, 0o600))
+			if !indexed {
+				require.NoError(t, os.Remove(filepath.Join(dir, "index.db")))
+			}
+
+			r = start(t, cfg)
+			code, _, stderr := r.command(t, "projections", "verify", "conversations")
+			require.Equal(t, cli.ExitFailed, code)
+			require.Contains(t, stderr, "the stream has lost events")
+			require.Contains(t, r.log.String(), "files of the stream were damaged")
+			lost := status(t, r).Stream.Lost
+			require.NotNil(t, lost)
+			require.Less(t, lost.Events, uint64(20), "a chunk of the block")
+			code, stdout, _ := r.command(t, "--json", "recover")
+			require.Equal(t, cli.ExitFailed, code)
+			var held operate.Loss
+			require.NoError(t, json.Unmarshal([]byte(stdout), &held))
+			require.Len(t, held.Messages, int(lost.Events), "each is still held")
+			code, _, stderr = r.command(t, "projections", "rebuild", "conversations")
+			require.Equal(t, cli.ExitFailed, code)
+			require.Contains(t, stderr, "pagestream recover")
+			require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_new", "x", 1790000000000)), "ingest goes on")
+			code, _, stderr = r.command(t, "recover", "--accept-loss", "--yes")
+			require.Equal(t, cli.ExitOK, code, stderr)
+			code, _, stderr = r.command(t, "projections", "rebuild", "conversations")
+			require.Equal(t, cli.ExitOK, code, stderr)
+			require.Equal(t, uint64(n+1), status(t, r).Stream.LastSeq)
+		})
+	}
+}
+
+// TestAChangedByteIsFoundByARebuild changes a byte of an event in the block to which the server adds: the server skips the
+// event in silence. A rebuild has other rows then, so the stream is examined, and the read model is kept.
+func TestAChangedByteIsFoundByARebuild(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	r := start(t, cfg)
+	for i := range 5 {
+		require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", fmt.Sprintf("m_%d", i), fmt.Sprintf("text %d", i), 1790000000000)))
+	}
+	require.NoError(t, r.Model("conversations").WaitFor(t.Context(), 5))
+	r.stop(t)
+	block := filepath.Join(cfg.Data.Dir, "nats", "jetstream", "$G", "streams", streams.Name, "msgs", "1.blk")
+	b, err := os.ReadFile(block)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(block, bytes.ReplaceAll(b, []byte("text 2"), []byte("texT 2")), 0o600))
+	r = start(t, cfg)
+	code, _, stderr := r.command(t, "projections", "rebuild", "conversations")
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stderr, "pagestream recover")
+	lost := status(t, r).Stream.Lost
+	require.NotNil(t, lost)
+	require.Equal(t, []streams.Range{{From: 3, To: 3}}, lost.Ranges)
+	code, stdout, _ := r.command(t, "recover")
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stdout, "text 2")
 }

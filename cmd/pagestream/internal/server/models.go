@@ -31,7 +31,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	if p.headAtStart, err = streams.Last(ctx, p.js, streams.Name); err != nil {
 		return err
 	}
-	p.lost = losses.New(losses.Options{JS: p.js, Stream: streams.Name, Logger: p.log})
+	p.lost = losses.New(losses.Options{JS: p.js, Stream: streams.Name, Examine: p.examine, Logger: p.log})
 	if _, err := p.lost.Check(ctx); err != nil && ctx.Err() == nil {
 		p.log.Error("it is not known whether the stream has lost events", "err", err)
 	}

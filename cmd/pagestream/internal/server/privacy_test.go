@@ -160,7 +160,7 @@ func count(t *testing.T, dir, s string) (n int) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := os.ReadFile(path)
+		b, err := streamstest.ReadBlock(path)
 		n += bytes.Count(b, []byte(s))
 		return err
 	}))
@@ -204,7 +204,7 @@ func filesWith(t *testing.T, dir string, texts ...string) (found []string) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := os.ReadFile(path)
+		b, err := streamstest.ReadBlock(path)
 		for _, text := range texts {
 			if bytes.Contains(b, []byte(text)) {
 				found = append(found, strings.TrimPrefix(path, dir)+" has "+text)

@@ -295,6 +295,9 @@ func (h *health) broken() error {
 	for _, err := range s.WriteErrors() {
 		return err
 	}
+	if h.damage.found.Load() {
+		return errDamaged
+	}
 	if h.p.cfg.Streams.MaxStore > 0 || h.space.full() == nil || time.Since(h.outgrown) < outgrownEvery {
 		return nil
 	}
@@ -329,9 +332,12 @@ func (h *health) heal(ctx context.Context) {
 	h.stored.Store(&restarting)
 	h.p.log.Warn("the embedded server is started again", "why", why)
 	began := time.Now()
-	err := h.p.server.Restart(ctx)
+	err := h.p.server.RestartAfter(ctx, h.mend)
 	if err == nil {
 		err = h.awaitModels(ctx)
+	}
+	if err == nil {
+		h.damage.found.Store(false)
 	}
 	h.nextRestart = time.Now().Add(backoff.After(h.restarts, restartMin, restartMax))
 	if err != nil {

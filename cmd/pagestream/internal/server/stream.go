@@ -76,8 +76,11 @@ func (p *Program) openNATS(ctx context.Context) error {
 	if p.server == nil {
 		return nil
 	}
-	if _, err := p.js.Stream(ctx, streams.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil // ensureStream makes it
+	_, err = p.js.Stream(ctx, streams.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if mended, err := p.mendUnreadable(ctx); !mended || err != nil {
+			return err // ensureStream makes it
+		}
 	}
 	return p.ensureStream(ctx) // with the configured limits, what the journal has may fit
 }
