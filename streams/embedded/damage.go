@@ -117,6 +117,12 @@ func readable(dir, stream string, block uint64, last bool) (records []byte, whol
 	if err != nil {
 		return nil, false, err
 	}
+	records, whole = sums.readable(b, last)
+	return records, whole, nil
+}
+
+// readable returns the records in the file of a block that can be read, and whether these are all, see Checkpoints.read.
+func (s sums) readable(b []byte, last bool) (records []byte, whole bool) {
 	parts, whole := chunksOf(b)
 	if parts == nil {
 		parts, whole = [][]byte{b}, true
@@ -125,7 +131,7 @@ func readable(dir, stream string, block uint64, last bool) (records []byte, whol
 	}
 	for _, part := range parts {
 		for at := 0; at < len(part); {
-			next := sums.next(part, at)
+			next := s.next(part, at)
 			if next > at {
 				whole = whole && last && next == len(part)
 			}
@@ -136,7 +142,7 @@ func readable(dir, stream string, block uint64, last bool) (records []byte, whol
 			records = append(records, part[next:at]...)
 		}
 	}
-	return records, whole, nil
+	return records, whole
 }
 
 // sums checks the checksums of a block's records.

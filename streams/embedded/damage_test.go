@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -118,4 +119,51 @@ func TestDamagedWhileTheServerWrites(t *testing.T) {
 	}
 	stop()
 	reading.Wait()
+}
+
+// FuzzBlock reads any bytes as a block: what is read of them is a whole block itself, compressed or not.
+func FuzzBlock(f *testing.F) {
+	dir := f.TempDir()
+	s, err := embedded.Start(f.Context(), embedded.Options{Dir: dir})
+	require.NoError(f, err)
+	nc, err := s.Connect("fuzz")
+	require.NoError(f, err)
+	js, err := jetstream.New(nc)
+	require.NoError(f, err)
+	_, err = js.CreateStream(f.Context(), streamConfig(jetstream.S2Compression))
+	require.NoError(f, err)
+	for i := range 5 {
+		_, err := js.Publish(f.Context(), "s", bytes.Repeat([]byte{byte(i)}, 40*i))
+		require.NoError(f, err)
+	}
+	nc.Close()
+	require.NoError(f, s.Shutdown(f.Context()))
+	block, err := os.ReadFile(filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "1.blk"))
+	require.NoError(f, err)
+	compressed, err := embedded.Compress(block)
+	require.NoError(f, err)
+	for _, b := range [][]byte{block, compressed} {
+		records, whole, err := embedded.Readable("S", 1, b, false)
+		require.NoError(f, err)
+		require.True(f, whole)
+		require.Equal(f, block, records)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		records, _, err := embedded.Readable("S", 1, b, true)
+		require.NoError(t, err)
+		again, whole, err := embedded.Readable("S", 1, records, false)
+		require.NoError(t, err)
+		require.True(t, whole)
+		require.Equal(t, records, again)
+		if len(records) == 0 {
+			return
+		}
+		compressed, err := embedded.Compress(records)
+		require.NoError(t, err)
+		again, whole, err = embedded.Readable("S", 1, compressed, false)
+		require.NoError(t, err)
+		require.True(t, whole)
+		require.Equal(t, records, again)
+	})
 }

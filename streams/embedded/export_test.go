@@ -27,3 +27,16 @@ func (c *Checkpoints) BeginOverwrite(block uint64, deleted []uint64) error {
 	}
 	return c.begin(overwrites{Created: created, Records: records})
 }
+
+// Readable returns what can be read of a block's file, and whether it is all.
+func Readable(stream string, block uint64, b []byte, last bool) (records []byte, whole bool, err error) {
+	sums, err := sumsOf(stream, block)
+	if err != nil {
+		return nil, false, err
+	}
+	records, whole = sums.readable(b, last)
+	return records, whole, nil
+}
+
+// Compress returns the file of a compressed block with these records.
+func Compress(records []byte) ([]byte, error) { return compress(records) }

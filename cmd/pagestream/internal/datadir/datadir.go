@@ -18,9 +18,13 @@ import (
 	"github.com/pagestream/pagestream/internal/disk"
 )
 
-// Format is the number of the format that this version reads and writes. It changes
-// with each incompatible change of the stored data.
-const Format = 3
+// Format is the number of the format that this version writes. It changes with each
+// change of the stored data that an older version must not work with.
+const Format = 4
+
+// oldest is the oldest format that [Convert] converts: that of version 0.1.0, in which no
+// block of the stream is compressed. After a crash that version may add to one that is.
+const oldest = 3
 
 const (
 	// file is the name of the file that contains the number and a newline.
@@ -65,7 +69,7 @@ func (e *FormatError) Error() string {
 		e.Dir, e.Found, origin, e.Want)
 }
 
-// Check makes sure that dir is a data directory of this format. It creates a missing
+// Check makes sure that dir is a data directory of this format, or of one that [Convert] converts. It creates a missing
 // directory, and writes the format into one in which no server has stored anything.
 // It fails with a [*FormatError] for a directory of another format, and with
 // [ErrDamaged] if the format can't be determined, and with a [*MigrationError] for one
@@ -97,7 +101,7 @@ func checkFormat(dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if found != Format {
+	if found < oldest || found > Format {
 		return &FormatError{Dir: dir, Found: found, Want: Format}
 	}
 	return nil
@@ -128,6 +132,19 @@ func read(dir string) (int, error) {
 		"It is written atomically, so this is no trace of a crash: the file was changed, or the disk is damaged. "+
 		"If the directory is of this pagestream, write %d into the file; else restore a backup",
 		ErrDamaged, path, has, Format)
+}
+
+// Convert raises the number of a directory that [Check] accepts. An older version refuses it from then on, so this is for
+// who is about to write to it. It is idempotent.
+func Convert(dir string) error {
+	found, err := read(dir)
+	if err != nil || found == Format {
+		return err
+	}
+	if err := write(dir); err != nil {
+		return fmt.Errorf("convert data directory: %w", err)
+	}
+	return nil
 }
 
 // write writes the format. Two processes may do so at the same time.

@@ -50,7 +50,7 @@ func names(t *testing.T, dir string) (out []string) {
 func TestNewDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "var", "data")
 	require.NoError(t, datadir.Check(dir))
-	assert.Equal(t, "3\n", format(t, dir))
+	assert.Equal(t, "4\n", format(t, dir))
 	assert.Equal(t, []string{"FORMAT"}, names(t, dir), "no temporary file is left")
 	if runtime.GOOS != "windows" {
 		info, err := os.Stat(dir)
@@ -70,19 +70,30 @@ func TestOtherFilesDontMakeADirectoryOld(t *testing.T) {
 	} {
 		dir := writeFiles(t, t.TempDir(), map[string]string{name: ""})
 		require.NoError(t, datadir.Check(dir), name)
-		assert.Equal(t, "3\n", format(t, dir), name)
+		assert.Equal(t, "4\n", format(t, dir), name)
 	}
 	dir := t.TempDir()
 	require.NoError(t, datadir.Check(dir), "empty, as after a crash before the write")
-	assert.Equal(t, "3\n", format(t, dir))
+	assert.Equal(t, "4\n", format(t, dir))
 }
 
 func TestSameFormat(t *testing.T) {
-	for _, text := range []string{"3\n", "3", "3\r\n"} {
+	for _, text := range []string{"4\n", "4", "4\r\n"} {
 		dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
 		require.NoError(t, datadir.Check(dir), "%q", text)
+		require.NoError(t, datadir.Convert(dir))
 		assert.Equal(t, text, format(t, dir), "it is not written again")
 	}
+}
+
+// TestConvert checks that a look at a directory of an earlier version leaves it to that version.
+func TestConvert(t *testing.T) {
+	dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT": "3\n", "nats/": ""})
+	require.NoError(t, datadir.Check(dir))
+	assert.Equal(t, "3\n", format(t, dir))
+	require.NoError(t, datadir.Convert(dir))
+	assert.Equal(t, "4\n", format(t, dir))
+	require.NoError(t, datadir.Check(dir))
 }
 
 func TestOtherFormat(t *testing.T) {
@@ -94,7 +105,7 @@ func TestOtherFormat(t *testing.T) {
 		"stream alone":  {map[string]string{"nats/": ""}, 0, "format 0 (from before formats were numbered)"},
 		"read models":   {map[string]string{"projections/": "", "keys.json": ""}, 0, "format 0 ("},
 		"older":         {map[string]string{"FORMAT": "1\n", "nats/": ""}, 1, "format 1, this"},
-		"newer":         {map[string]string{"FORMAT": "4\n", "nats/": ""}, 4, "format 4 (of a newer pagestream)"},
+		"newer":         {map[string]string{"FORMAT": "5\n", "nats/": ""}, 5, "format 5 (of a newer pagestream)"},
 		"newer, unused": {map[string]string{"FORMAT": "17\n"}, 17, "format 17"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +116,7 @@ func TestOtherFormat(t *testing.T) {
 			require.ErrorAs(t, err, &other)
 			assert.Equal(t, datadir.FormatError{Dir: dir, Found: c.found, Want: datadir.Format}, *other)
 			for _, text := range []string{
-				dir, c.says, "works with format 3", "pagestream events export FILE", "set data.dir to a new directory",
+				dir, c.says, "works with format 4", "pagestream events export FILE", "set data.dir to a new directory",
 				"pagestream events import FILE", "keys.file",
 			} {
 				require.ErrorContains(t, err, text)
@@ -130,7 +141,7 @@ func TestDamagedFormat(t *testing.T) {
 		dir := writeFiles(t, t.TempDir(), map[string]string{"FORMAT": text, "nats/": ""})
 		err := datadir.Check(dir)
 		require.ErrorIs(t, err, datadir.ErrDamaged, "%q", text)
-		for _, part := range []string{filepath.Join(dir, "FORMAT"), says, "no trace of a crash", "write 3 into the file"} {
+		for _, part := range []string{filepath.Join(dir, "FORMAT"), says, "no trace of a crash", "write 4 into the file"} {
 			require.ErrorContains(t, err, part)
 		}
 		assert.Less(t, len(err.Error()), 600+len(dir))
@@ -172,7 +183,7 @@ func TestConcurrentChecksOfANewDirectory(t *testing.T) {
 		close(begin)
 		wg.Wait()
 		require.Equal(t, []string{"FORMAT", "nats"}, names(t, dir))
-		require.Equal(t, "3\n", format(t, dir))
+		require.Equal(t, "4\n", format(t, dir))
 	}
 }
 

@@ -31,6 +31,9 @@ func (p *Program) openStream(ctx context.Context) error {
 	if err := datadir.CheckMigrating(p.cfg.Data.Dir, p.migration); err != nil {
 		return err
 	}
+	if err := datadir.Convert(p.cfg.Data.Dir); err != nil {
+		return err
+	}
 	return p.openNATS(ctx)
 }
 

@@ -192,6 +192,10 @@ func checkUpgraded(t *testing.T, dir string) {
 		assert.Zero(t, m.Status().Parked, m.Status().Name)
 	}
 
+	require.NoError(t, datadir.Check(cfg.Data.Dir))
+	number, err := os.ReadFile(filepath.Join(cfg.Data.Dir, "FORMAT"))
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprintln(datadir.Format), string(number), "an older version must not work with it any more")
 	design, err := os.ReadFile(filepath.Join("..", "..", "DESIGN.md"))
 	require.NoError(t, err)
 	assert.Regexp(t, fmt.Sprintf(`\| data directory \|[^|]*\| %d \|`, datadir.Format), string(design))
