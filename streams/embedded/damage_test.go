@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/streams/embedded"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // TestMend changes a byte anywhere in a block that is not the last one: it is found while the server runs, and after Mend
@@ -45,7 +46,7 @@ func TestMend(t *testing.T) {
 			require.NoError(t, err)
 			random := rand.New(rand.NewPCG(1, 2))
 			places := []int{0, 3, 20, len(before) - 1}
-			for range 8 {
+			for range streamstest.Volume(8, 1) {
 				places = append(places, random.IntN(len(before)))
 			}
 			for i, at := range places {
@@ -111,7 +112,7 @@ func TestDamagedWhileTheServerWrites(t *testing.T) {
 			assert.True(t, err == nil && len(damaged) == 0, "%v %v", damaged, err)
 		}
 	})
-	for round := range uint64(6) {
+	for round := range uint64(streamstest.Volume(6, 3)) {
 		fillFrom(t, dir, js, 10+round*3000, 3000)
 		deleted := []uint64{round*3000 + 20, round*3000 + 3000}
 		deleteAll(t, js, deleted)
