@@ -28,8 +28,8 @@ const (
 )
 
 // Damaged returns the blocks that have bytes which the disk has changed, by the checksums of all messages: the server
-// skips such a message in silence, and reads nothing of a compressed block. It reads the whole stream, at some 500 MB a
-// second. The server may run.
+// skips such a message in silence, and reads nothing of a compressed block. It reads the whole stream, about a gigabyte of
+// messages a second. The server may run.
 func (c *Checkpoints) Damaged(ctx context.Context) (damaged []uint64, err error) {
 	blocks, err := blocksOf(c.dir, c.stream)
 	if err != nil {
