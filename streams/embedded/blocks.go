@@ -272,12 +272,17 @@ func Cut(dir, stream string, m Mark) (bool, error) {
 	if !changed && len(later) == 0 {
 		return false, nil
 	}
-	msgs := filepath.Dir(m.path(dir, stream))
-	// The server's summary of its blocks may be of messages that are removed. It makes another from the blocks.
+	return true, removeSummary(dir, stream)
+}
+
+// removeSummary removes the server's summary of its blocks, which may be of messages that were removed, and makes that
+// and the names of the blocks durable. The server makes another from the blocks.
+func removeSummary(dir, stream string) error {
+	msgs := filepath.Join(streamDir(dir, stream), "msgs")
 	if err := os.Remove(filepath.Join(msgs, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("remove the summary of the stream: %w", err)
+		return fmt.Errorf("remove the summary of the stream: %w", err)
 	}
-	return true, disk.SyncDir(msgs)
+	return disk.SyncDir(msgs)
 }
 
 // truncate ends the mark's block at the mark, and reports whether it was longer.

@@ -69,7 +69,7 @@ func (c *Checkpoints) Mend() (mended []uint64, err error) {
 		if whole {
 			continue
 		}
-		if err := c.replace(block, records); err != nil {
+		if err := c.putAside(block, records); err != nil {
 			return mended, fmt.Errorf("mend block %d of the stream: %w", block, err)
 		}
 		mended = append(mended, block)
@@ -77,15 +77,11 @@ func (c *Checkpoints) Mend() (mended []uint64, err error) {
 	if len(mended) == 0 {
 		return nil, nil
 	}
-	msgs := filepath.Join(streamDir(c.dir, c.stream), "msgs")
-	if err := os.Remove(filepath.Join(msgs, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return mended, fmt.Errorf("remove the summary of the stream: %w", err)
-	}
-	return mended, disk.SyncDir(msgs)
+	return mended, removeSummary(c.dir, c.stream)
 }
 
-// replace keeps a block, and puts another with these records in its place, or none.
-func (c *Checkpoints) replace(block uint64, records []byte) error {
+// putAside keeps a block, and puts another with these records in its place, or none.
+func (c *Checkpoints) putAside(block uint64, records []byte) error {
 	path := Mark{Block: block}.path(c.dir, c.stream)
 	kept := filepath.Join(streamDir(c.dir, c.stream), damagedDir)
 	if err := os.MkdirAll(kept, 0o700); err != nil {
@@ -165,7 +161,7 @@ func (s sums) next(b []byte, at int) int {
 			continue
 		}
 		record := b[at : at+int(size)]
-		if sum := s.of(record); sum != nil && bytes.Equal(sum, record[size-sumSize:]) {
+		if s.valid(record) {
 			return at
 		}
 	}
@@ -177,6 +173,12 @@ func (s sums) next(b []byte, at int) int {
 func plausible(b []byte) bool {
 	seq := binary.LittleEndian.Uint64(b[4:]) &^ (erasedBit | tombstoneBit)
 	return seq < 1<<48 && binary.LittleEndian.Uint64(b[12:]) < 1<<63
+}
+
+// valid reports whether a record has the checksum that it should have.
+func (s sums) valid(record []byte) bool {
+	sum := s.of(record)
+	return sum != nil && bytes.Equal(sum, record[len(record)-sumSize:])
 }
 
 // of returns the checksum that a record should have, nil if it can't be one. The server leaves out the lengths.

@@ -34,9 +34,7 @@ func TestMend(t *testing.T) {
 			if how == jetstream.S2Compression {
 				waitCompressed(t, dir, 1)
 			}
-			c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
-			require.NoError(t, err)
-			defer func() { require.NoError(t, c.Close()) }()
+			c := checkpoints(t, dir)
 			damaged, err := c.Damaged(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, damaged)
@@ -99,9 +97,7 @@ func TestDamagedWhileTheServerWrites(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	_, js, _ := written(t, dir, 10, jetstream.S2Compression)
-	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := checkpoints(t, dir)
 	created, err := embedded.Created(dir, "S")
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())

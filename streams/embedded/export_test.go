@@ -21,7 +21,11 @@ func (c *Checkpoints) BeginOverwrite(block uint64, deleted []uint64) error {
 	if err != nil {
 		return err
 	}
-	records, _, err := c.recordsOf(block, b, wanted)
+	sums, err := sumsOf(c.stream, block)
+	if err != nil {
+		return err
+	}
+	records, _, err := sums.recordsOf(block, b, wanted)
 	if err != nil {
 		return err
 	}

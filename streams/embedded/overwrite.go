@@ -147,8 +147,7 @@ func (c *Checkpoints) overwriteIn(block uint64, created time.Time, wanted map[ui
 	if err := c.overwriteAgain(); err != nil { // a call before this one may have failed
 		return 0, err
 	}
-	path := Mark{Block: block}.path(c.dir, c.stream)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(Mark{Block: block}.path(c.dir, c.stream), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -160,24 +159,28 @@ func (c *Checkpoints) overwriteIn(block uint64, created time.Time, wanted map[ui
 	if err != nil {
 		return 0, err
 	}
-	records, last, err := c.recordsOf(block, b, wanted)
+	sums, err := sumsOf(c.stream, block)
+	if err != nil {
+		return 0, err
+	}
+	records, last, err := sums.recordsOf(block, b, wanted)
 	switch {
 	case err != nil || len(records) == 0:
 		return 0, err
 	case compressed:
-		return 0, c.write(f, b, true, records)
+		return 0, sums.write(f, b, true, records)
 	}
 	// What is put on record stays there until the next call, when the server can't have half of it any more.
 	if err := c.begin(overwrites{created, records}); err != nil {
 		return 0, err
 	}
-	return last, c.write(f, b, false, records)
+	return last, sums.write(f, b, false, records)
 }
 
 // recordsOf returns those records of a block that are to be overwritten, and the sequence of its last message.
-func (c *Checkpoints) recordsOf(block uint64, b []byte, wanted map[uint64]bool) (out []overwrite, last uint64, err error) {
+func (s sums) recordsOf(block uint64, b []byte, wanted map[uint64]bool) (out []overwrite, last uint64, err error) {
 	end, err := Mark{Block: block}.records(b, func(after Mark, b []byte) {
-		if seq, _ := seqOf(b); wanted[seq] && !c.isErased(block, b) {
+		if seq, _ := seqOf(b); wanted[seq] && !s.erased(b) {
 			after.Seq = seq
 			out = append(out, overwrite{after, int64(len(b)), slices.Clone(b[len(b)-sumSize:])})
 		}
@@ -195,12 +198,10 @@ func (c *Checkpoints) begin(list overwrites) error {
 }
 
 // write overwrites records of a block, which has the content b, durably. A compressed block is replaced.
-func (c *Checkpoints) write(f *os.File, b []byte, compressed bool, records []overwrite) error {
+func (s sums) write(f *os.File, b []byte, compressed bool, records []overwrite) error {
 	for _, r := range records {
 		at := b[r.Offset-r.Size : r.Offset]
-		if err := c.erase(r, at); err != nil {
-			return err
-		}
+		s.erase(r, at)
 		if compressed {
 			continue
 		}
@@ -257,31 +258,33 @@ func (c *Checkpoints) complete(records []overwrite) error {
 	if err != nil {
 		return err
 	}
+	sums, err := sumsOf(c.stream, records[0].Block)
+	if err != nil {
+		return err
+	}
 	var same []overwrite
 	for _, r := range records {
 		if r.Offset > int64(len(b)) {
 			continue // the block has become shorter
 		}
-		if has := b[r.Offset-r.Size : r.Offset]; c.isHalf(r, has) && !c.isErased(r.Block, has) {
+		if has := b[r.Offset-r.Size : r.Offset]; sums.half(r, has) && !sums.erased(has) {
 			same = append(same, r)
 		}
 	}
 	if len(same) == 0 {
 		return nil
 	}
-	return c.write(f, b, compressed, same)
+	return sums.write(f, b, compressed, same)
 }
 
-// isHalf reports whether b may be the record, of which each byte is the old or the new one.
-func (c *Checkpoints) isHalf(r overwrite, b []byte) bool {
+// half reports whether b may be the record, of which each byte is the old or the new one.
+func (s sums) half(r overwrite, b []byte) bool {
 	seq, message := seqOf(b)
 	if !message || seq != r.Seq || lengthOf(b) != r.Size {
 		return false
 	}
 	erased := make([]byte, r.Size)
-	if c.erase(r, erased) != nil {
-		return false
-	}
+	s.erase(r, erased)
 	for i, sum := range b[r.Size-sumSize:] {
 		if sum != r.Sum[i] && sum != erased[int(r.Size)-sumSize+i] {
 			return false
@@ -291,27 +294,15 @@ func (c *Checkpoints) isHalf(r overwrite, b []byte) bool {
 }
 
 // erase makes b the record of an erased message, as the server writes it: nothing is left but its size and sequence.
-func (c *Checkpoints) erase(r overwrite, b []byte) error {
+func (s sums) erase(r overwrite, b []byte) {
 	clear(b)
 	binary.LittleEndian.PutUint32(b, uint32(r.Size))
 	binary.LittleEndian.PutUint64(b[4:], r.Seq|erasedBit)
-	sums, err := sumsOf(c.stream, r.Block)
-	if err != nil {
-		return err
-	}
-	copy(b[r.Size-sumSize:], sums.of(b))
-	return nil
+	copy(b[r.Size-sumSize:], s.of(b))
 }
 
-// isErased reports whether a record is that of an erased message.
-func (c *Checkpoints) isErased(block uint64, b []byte) bool {
-	if binary.LittleEndian.Uint64(b[4:])&erasedBit == 0 {
-		return false
-	}
-	sums, err := sumsOf(c.stream, block)
-	if err != nil {
-		return false
-	}
-	sum := sums.of(b) // the server may have read the record while it was being overwritten
-	return sum != nil && bytes.Equal(sum, b[len(b)-sumSize:])
+// erased reports whether a record is that of an erased message. The server may have read the record while it was being
+// overwritten: then its checksum is of neither.
+func (s sums) erased(b []byte) bool {
+	return binary.LittleEndian.Uint64(b[4:])&erasedBit != 0 && s.valid(b)
 }

@@ -52,6 +52,27 @@ func has(t *testing.T, dir string, seq uint64) bool {
 	})
 }
 
+// checkpoints opens the checkpoints of stream S until the test ends.
+func checkpoints(t *testing.T, dir string) *embedded.Checkpoints {
+	t.Helper()
+	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "journal", "checkpoint"), dir, "S")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// mix returns before with any of its sectors as they are after.
+func mix(before, after []byte, seed uint64) []byte {
+	mixed, random := slices.Clone(before), rand.New(rand.NewPCG(seed, 0))
+	for at := 0; at < len(mixed); at += 512 {
+		if random.IntN(2) == 0 {
+			end := min(at+512, len(mixed))
+			copy(mixed[at:end], after[at:end])
+		}
+	}
+	return mixed
+}
+
 // overwriteAll overwrites messages as [streams.Journal] does.
 func overwriteAll(t *testing.T, js jetstream.JetStream, c *embedded.Checkpoints, created time.Time, deleted []uint64) {
 	t.Helper()
@@ -110,9 +131,7 @@ func testOverwrite(t *testing.T, first, second jetstream.StoreCompression) {
 	if first == jetstream.S2Compression {
 		waitCompressed(t, dir, 1)
 	}
-	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := checkpoints(t, dir)
 	deleted := []uint64{1, 2, 500, 501, 3000, 11_000, 11_002, events}
 	deleteAll(t, js, deleted)
 	require.True(t, has(t, dir, 500))
@@ -156,9 +175,7 @@ func TestOverwriteWhileBlocksAreCompressed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s, js, _ := written(t, dir, 10, jetstream.S2Compression)
-	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "checkpoint"), dir, "S")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := checkpoints(t, dir)
 	created, err := embedded.Created(dir, "S")
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
@@ -215,9 +232,7 @@ func TestOverwriteABlockThatTheServerHasRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s, js, mark := written(t, dir, 40, jetstream.S2Compression)
-	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "journal", "checkpoint"), dir, "S")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := checkpoints(t, dir)
 	deleted := []uint64{1, 7, 8, 20, 39}
 	deleteAll(t, js, deleted)
 	require.NoError(t, s.Shutdown(deadline(t)))
@@ -234,12 +249,9 @@ func TestOverwriteABlockThatTheServerHasRead(t *testing.T) {
 		require.Equal(t, []uint64{40}, busy)
 		after, err = os.ReadFile(block)
 		require.NoError(t, err)
-		mixed, random := slices.Clone(before), rand.New(rand.NewPCG(seed, 0))
-		for at := 0; seed > 0 && at < len(mixed); at += 512 {
-			if random.IntN(2) == 0 {
-				end := min(at+512, len(mixed))
-				copy(mixed[at:end], after[at:end])
-			}
+		mixed := before
+		if seed > 0 {
+			mixed = mix(before, after, seed)
 		}
 		b := bytes.NewBuffer(binary.AppendUvarint([]byte("cmp\x01"), uint64(len(mixed))))
 		w := s2.NewWriter(b)
@@ -274,13 +286,11 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s, js, mark := written(t, dir, 40, jetstream.S2Compression)
-	c, err := embedded.OpenCheckpoints(filepath.Join(t.TempDir(), "journal", "checkpoint"), dir, "S")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := checkpoints(t, dir)
 	deleted := []uint64{1, 7, 8, 20, 40}
 	deleteAll(t, js, deleted)
 	require.NoError(t, s.Shutdown(deadline(t)))
-	_, err = c.Take()
+	_, err := c.Take()
 	require.NoError(t, err)
 	block := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", fmt.Sprint(mark.Block, ".blk"))
 	before, err := os.ReadFile(block)
@@ -295,13 +305,7 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 	for seed := range uint64(50) {
 		require.NoError(t, os.WriteFile(block, before, 0o600))
 		require.NoError(t, c.BeginOverwrite(mark.Block, deleted))
-		mixed, random := slices.Clone(after), rand.New(rand.NewPCG(seed, 0))
-		for at := 0; at < len(mixed); at += 512 {
-			if random.IntN(2) == 0 {
-				end := min(at+512, len(mixed))
-				copy(mixed[at:end], before[at:end])
-			}
-		}
+		mixed := mix(after, before, seed)
 		require.NoError(t, os.WriteFile(block, mixed, 0o600))
 		cut, err := c.Cut(41)
 		require.NoError(t, err)

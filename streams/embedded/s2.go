@@ -100,7 +100,7 @@ func firstChunk(f *os.File) ([]byte, error) {
 		return nil, fmt.Errorf("read a block of the stream: %w", err)
 	}
 	b = b[:n]
-	begin := bytes.Index(b[:min(s2Within, n)], []byte(s2Begin))
+	begin := beginOf(b)
 	if begin < 0 {
 		return nil, errDamaged
 	}
@@ -122,10 +122,13 @@ const (
 	s2Within = len(compressedHead) + binary.MaxVarintLen64 + len(s2Begin)
 )
 
+// beginOf returns where the S2 stream of a block begins, -1 if the block has none.
+func beginOf(b []byte) int { return bytes.Index(b[:min(s2Within, len(b))], []byte(s2Begin)) }
+
 // chunksOf returns the parts of a compressed block's records that can be decompressed, and whether these are all. It
 // returns nil if the block is not compressed.
 func chunksOf(b []byte) (parts [][]byte, whole bool) {
-	begin := bytes.Index(b[:min(s2Within, len(b))], []byte(s2Begin))
+	begin := beginOf(b)
 	if begin < 0 || len(b) < begin+len(s2Begin)+compressedTail {
 		return nil, false
 	}
