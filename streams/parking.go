@@ -349,6 +349,20 @@ func (k *Parking) Forget(ctx context.Context, seqs map[uint64]bool) (n int, err 
 	return n, nil
 }
 
+// Clear removes all parked events of a reactor that parks none any more.
+func (k *Parking) Clear(ctx context.Context, reactor string) error {
+	list, err := k.list(ctx, reactor)
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		if err := k.remove(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // handleStored reads an event from the stream and handles it again. If the event was erased there is
 // nothing left to do, which is no error.
 func (r *Reactor) handleStored(ctx context.Context, seq uint64) error {

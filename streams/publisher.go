@@ -98,9 +98,13 @@ func (o BatchObservation) Failed() error {
 }
 
 // Full reports whether the stream refused events because there is no space for them.
-func (o BatchObservation) Full() bool {
+func (o BatchObservation) Full() bool { return NoSpace(o.Err) }
+
+// NoSpace reports whether an error says that there is no space for a message: on the disk, in the store, in the account
+// or in a stream that does not delete others for it.
+func NoSpace(err error) bool {
 	var api *jetstream.APIError
-	return errors.Is(o.Err, syscall.ENOSPC) || errors.Is(o.Err, ErrNoRoom) || errors.As(o.Err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrNoRoom) || errors.As(err, &api) && slices.Contains(aboutSpace, api.ErrorCode)
 }
 
 // LargestEvent returns the size of the largest message that a delivery of body bytes can make: an event may

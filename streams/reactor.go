@@ -59,10 +59,6 @@ type ReactorOptions struct {
 	Durable string
 	// FromNow skips the events that are in the stream when the consumer is first created.
 	FromNow bool
-	// Pass, if not nil, is called first with every event, without its data. If it returns true, the
-	// event is acknowledged at once and skipped. It is for a reactor that has nothing to do for most
-	// of its events. It must be quick, and is not called for messages that are not events.
-	Pass func(e Stored) bool
 	// Handle does the work. After an error the message is delivered again after a growing pause; after
 	// an error that wraps [ErrNoRetry] the reactor gives up at once. See [OnEvent] for a function that
 	// takes events.
@@ -146,8 +142,8 @@ func (r *Reactor) Run(ctx context.Context) error {
 		return fmt.Errorf("create consumer %s: %w", r.opts.Durable, err)
 	}
 	acks := &acks{conn: conn, domain: r.opts.Domain, stream: r.opts.Stream}
-	// Watermill logs an error for each message that is skipped or refused, which is nothing unusual,
-	// so they are logged at debug level. handle logs the messages that it gives up on.
+	// Watermill logs an error for each message that is refused, which is nothing unusual, so they are
+	// logged at debug level. handle logs the messages that it gives up on.
 	logger := WatermillLogger(r.opts.Logger, slog.LevelDebug)
 	var domain []nats.JSOpt
 	if r.opts.Domain != "" {
@@ -157,7 +153,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 		SubscribersCount: 1,
 		AckWaitTimeout:   r.opts.Timeout + time.Second,
 		CloseTimeout:     r.opts.Timeout + time.Second,
-		Unmarshaler:      unmarshaler{r.opts.Pass, acks},
+		Unmarshaler:      unmarshaler{},
 		NakDelay:         r,
 		QueueGroupPrefix: r.opts.Durable,
 		JetStream: wmnats.JetStreamConfig{
@@ -363,24 +359,11 @@ func (a *acks) allow(ctx context.Context, seq uint64, at time.Time) error {
 }
 
 // unmarshaler makes a watermill message of any NATS message: a message that it refused would be
-// delivered again and again. Events for which pass returns true are acknowledged here, before they cost
-// a watermill message and the way through the router.
-type unmarshaler struct {
-	pass func(Stored) bool
-	acks *acks
-}
+// delivered again and again.
+type unmarshaler struct{}
 
-// errSkipped is returned to watermill for a message that is already acknowledged.
-var errSkipped = errors.New("skipped")
-
-func (u unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
+func (unmarshaler) Unmarshal(in *nats.Msg) (*message.Message, error) {
 	meta, err := in.Metadata()
-	if err == nil && u.pass != nil {
-		e, decodeErr := decodeEnvelope(in.Subject, in.Header.Get, meta.Sequence.Stream, meta.Timestamp)
-		if decodeErr == nil && u.pass(e) && u.acks.allow(context.Background(), meta.Sequence.Stream, meta.Timestamp) == nil && in.Ack() == nil {
-			return nil, errSkipped
-		}
-	}
 	id := in.Header.Get(HeaderWatermillID)
 	if id == "" {
 		id = uuid.NewString()

@@ -104,53 +104,6 @@ func consumer(t *testing.T, s *streamstest.Server, check func(*jetstream.Consume
 	})
 }
 
-// TestReactorSkipsEventsByPass checks that events for which Pass returns true are acknowledged and not handled, and
-// that Pass is not called for messages that are not events.
-func TestReactorSkipsEventsByPass(t *testing.T) {
-	t.Parallel()
-	s := streamstest.Run(t, unsynced)
-	s.Stream(t, streams.Spec{})
-	events := messages("7", 20)
-	publish(t, s, events[:10])
-	_, err := s.JS.Publish(t.Context(), "pagestream.7.message.received", []byte("not an event"))
-	require.NoError(t, err)
-	publish(t, s, events[10:])
-	var seen, passed reactions
-	o := reactorOptions(s)
-	o.Pass = func(e streams.Stored) bool {
-		passed.add(e.ID)
-		return e.Seq%3 != 0
-	}
-	malformed := 0
-	o.Handle = func(ctx context.Context, m *message.Message) error {
-		if _, err := streams.FromMessage(m); err != nil {
-			malformed++ // no lock: messages are handled one at a time
-			return nil
-		}
-		return streams.OnEvent(func(_ context.Context, e streams.Stored) error {
-			seen.add(e.ID)
-			return nil
-		})(ctx, m)
-	}
-	stop := react(t, o)
-	acknowledged(t, s, 21)
-	stop()
-	want, all := map[string]int{}, map[string]int{}
-	for i, e := range events {
-		seq := uint64(i + 1)
-		if i >= 10 {
-			seq++
-		}
-		all[e.ID] = 1
-		if seq%3 == 0 {
-			want[e.ID] = 1
-		}
-	}
-	assert.Equal(t, want, seen.all())
-	assert.Equal(t, all, passed.all())
-	assert.Equal(t, 1, malformed)
-}
-
 func TestReactorRetriesAndKeepsItsPosition(t *testing.T) {
 	t.Parallel()
 	s := streamstest.Run(t, unsynced)

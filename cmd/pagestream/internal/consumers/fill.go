@@ -122,15 +122,12 @@ func (f *filler) session(ctx context.Context, progressed func()) error {
 	if err != nil {
 		return err
 	}
-	head, err := streams.Last(ctx, f.opts.JS, f.opts.Stream)
+	head, err := f.resume(ctx, &at)
 	if err != nil {
 		return err
 	}
-	if at, err = f.fit(ctx, at, head); err != nil {
-		return err
-	}
 	f.setProgress(at.Seq, false)
-	s := &session{filler: f, at: at, head: head, stored: at.Seq, storedAt: time.Now(), trail: at.Trail}
+	s := &session{filler: f, at: at, head: head, stored: at.Seq, storedAt: time.Now(), read: at.Position}
 	return streams.FollowMessages(ctx, f.opts.JS, f.opts.Stream, at.Seq+1, f.opts.Tail,
 		func(list []streams.Message) error {
 			more, err := s.fill(ctx, list)
@@ -148,27 +145,18 @@ func (f *filler) session(ctx context.Context, progressed func()) error {
 		})
 }
 
-// fit returns the position to go on from. If the stream has other events than those that
-// were looked at, it is the last one that is known to be in both: what the stream has
-// after that is copied, also if it was copied before.
-func (f *filler) fit(ctx context.Context, at position, head uint64) (position, error) {
-	at.Trail = at.Trail.Upto(at.Seq)
-	c, err := at.Trail.Compare(ctx, f.opts.JS, f.opts.Stream)
-	if err != nil {
-		return at, err
-	}
+// resume makes at the position to go on from, see [streams.Position.Resume], and returns the
+// stream's head. What the stream has after the position is copied, also if it was copied before.
+func (f *filler) resume(ctx context.Context, at *position) (head uint64, err error) {
 	before := at.Seq
-	switch {
-	case c.Differs.Seq > 0:
-		at.Seq, at.Trail = c.Common.Seq, at.Trail.Upto(c.Common.Seq)
-	case at.Seq > head:
-		at.Seq = head
-	default:
-		return at, nil
+	if at.Position, head, err = at.Resume(ctx, f.opts.JS, f.opts.Stream); err != nil {
+		return 0, err
 	}
-	f.opts.Logger.Warn("the stream has other events than those that were copied for a consumer; it goes on after the last "+
-		"one that is known to be in both", "consumer", f.name, "position", before, "common", at.Seq, "head", head)
-	return at, nil
+	if at.Seq != before {
+		f.opts.Logger.Warn("the stream has other events than those that were copied for a consumer; it goes on after the last "+
+			"one that is known to be in both", "consumer", f.name, "position", before, "common", at.Seq, "head", head)
+	}
+	return head, nil
 }
 
 // Recheck makes every filler compare its position with the stream. It is called when the
@@ -195,8 +183,8 @@ type session struct {
 	head     uint64 // of the stream, when it was last read
 	stored   uint64 // the position in the outbox
 	storedAt time.Time
-	keptAt   time.Time     // when a copy of the position was stored
-	trail    streams.Trail // of the events that were looked at
+	keptAt   time.Time        // when a copy of the position was stored
+	read     streams.Position // the events that were looked at
 
 	batch []*nats.Msg
 	bytes int
@@ -230,7 +218,7 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 		}
 		time.AfterFunc(pause, func() { <-s.filling })
 	}()
-	s.trail = s.trail.With(wellFormed(list)...)
+	s.read = s.read.After(list)
 	for i, m := range list {
 		if m.Malformed != nil {
 			continue
@@ -258,17 +246,6 @@ func (s *session) fill(ctx context.Context, list []streams.Message) (more bool, 
 	return more, err
 }
 
-// wellFormed returns the messages that are events.
-func wellFormed(list []streams.Message) []*streams.Stored {
-	out := make([]*streams.Stored, 0, len(list))
-	for i := range list {
-		if list[i].Malformed == nil {
-			out = append(out, &list[i].Stored)
-		}
-	}
-	return out
-}
-
 // add adds an event to the batch, which is stored first if it is complete. A batch with
 // one id twice would be refused.
 func (s *session) add(ctx context.Context, m streams.Message) error {
@@ -291,7 +268,7 @@ func (s *session) add(ctx context.Context, m streams.Message) error {
 // window waits until it is no longer there: the consumer gets both.
 func (s *session) flush(ctx context.Context, seq uint64) error {
 	for {
-		at, err := s.publish(ctx, s.at, s.batch, position{Seq: seq, Trail: s.trail.Upto(seq)})
+		at, err := s.publish(ctx, s.at, s.batch, position{Position: s.read.Upto(seq)})
 		if errors.Is(err, errRepeated) {
 			if err := backoff.Sleep(ctx, 2*window); err != nil {
 				return err

@@ -150,10 +150,8 @@ func (b outbox) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 
 // position is how far an outbox is filled.
 type position struct {
-	// Seq is the sequence of the last event of the stream that was looked at.
-	Seq uint64 `json:"seq"`
-	// Trail has the fingerprints of the events there and before.
-	Trail streams.Trail `json:"trail,omitempty"`
+	// Position is that of the last event of the stream that was looked at.
+	streams.Position
 	// last is the sequence of the outbox's last message.
 	last uint64
 }
@@ -191,7 +189,7 @@ func (b outbox) position(ctx context.Context) (position, error) {
 // message for acknowledged sometimes, and deletes it. Then it is the position that was
 // kept, which is earlier.
 func (b outbox) written(ctx context.Context, st jetstream.Stream) (position, error) {
-	at := position{Seq: b.after}
+	at := position{Position: streams.Position{Seq: b.after}}
 	m, err := st.GetLastMsgForSubject(ctx, b.positionSubject())
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		if st.CachedInfo().State.LastSeq == 0 {

@@ -86,7 +86,7 @@ func (b outbox) rewind(ctx context.Context, seq uint64) (position, error) {
 		if err != nil {
 			return at, err
 		}
-		next, err := b.publish(ctx, at, nil, position{Seq: seq, Trail: at.Trail.Upto(seq)})
+		next, err := b.publish(ctx, at, nil, position{Position: at.Upto(seq)})
 		if err == nil {
 			return next, b.keep(ctx, next)
 		}

@@ -84,12 +84,6 @@ func (g *Gate) Access(ctx context.Context, page domain.PageID) (Access, error) {
 	return access, nil
 }
 
-// HasNoToken reports whether the page was recently found to have no valid token.
-func (g *Gate) HasNoToken(page domain.PageID) bool {
-	c, ok := g.pages.Peek(page)
-	return ok && c.err != nil && g.now().Before(c.until)
-}
-
 // Refused records the error of a call for the page, and returns it: as a
 // [ThrottledError] if a rate limit was reached, else unchanged.
 func (g *Gate) Refused(page domain.PageID, err error) error {

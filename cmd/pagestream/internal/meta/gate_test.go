@@ -45,7 +45,6 @@ func TestGate(t *testing.T) {
 	assert.Equal(t, meta.ThrottledError{Page: "1", After: 3 * time.Minute}, *throttled)
 	assert.Equal(t, 3*time.Minute, meta.RetryAfter(throttled))
 	assert.Contains(t, throttled.Error(), "page 1 for 3m0s")
-	assert.False(t, g.HasNoToken("1"))
 	require.NoError(t, access("2"), "another page is not throttled")
 	at = at.Add(3 * time.Minute)
 	require.NoError(t, access("1"))
@@ -54,11 +53,9 @@ func TestGate(t *testing.T) {
 	require.ErrorIs(t, g.Refused("1", dead), meta.ErrTokenDead)
 	calls := source.calls
 	require.ErrorIs(t, access("1"), meta.ErrTokenDead)
-	assert.True(t, g.HasNoToken("1"))
 	assert.Equal(t, calls, source.calls, "the token is not looked up")
 	at = at.Add(meta.DeadTokenWait)
 	require.NoError(t, access("1"))
-	assert.False(t, g.HasNoToken("1"))
 
 	source.err = meta.ErrNotConnected
 	require.ErrorIs(t, access("1"), meta.ErrNotConnected)
@@ -66,7 +63,6 @@ func TestGate(t *testing.T) {
 	require.ErrorIs(t, access("1"), meta.ErrNotConnected, "not looked up for each event")
 	at = at.Add(meta.NoTokenWait)
 	require.ErrorIs(t, access("1"), io.ErrUnexpectedEOF)
-	assert.False(t, g.HasNoToken("1"))
 
 	missing := &meta.Error{Code: 200}
 	assert.Equal(t, missing, g.Refused("1", missing), "an answer about one object says nothing about the page")

@@ -35,8 +35,9 @@ const (
 	// was. remember is how many such contacts are kept; they are lost at a restart.
 	retryAfter = 24 * time.Hour
 	remember   = 100_000
-	// timeout limits the work on one event.
-	timeout = 45 * time.Second
+	// timeout limits the work on one event, stopTimeout storing the position at the end.
+	timeout     = 45 * time.Second
+	stopTimeout = 2 * time.Second
 )
 
 // durable is the consumer's name.
@@ -55,7 +56,11 @@ type Options struct {
 	Connect func() (*nats.Conn, error)
 	// Domain is the JetStream domain of the stream; empty is that of the server.
 	Domain string
-	// Parking stores events that can't be handled; if it is nil, they are only logged.
+	// Replicas is how many servers keep the queue, if they are more than those of the stream of events.
+	Replicas int
+	// Tail, if not nil, provides the newest events.
+	Tail *streams.Tail
+	// Parking has the events that version 0.1.0 gave up on. They are removed.
 	Parking *streams.Parking
 
 	JS            jetstream.JetStream
@@ -100,11 +105,12 @@ type Stats struct {
 type Reactor struct {
 	opts Options
 	gate *meta.Gate
-	// asked has when a contact was last asked about.
-	asked timeCache
+	// asked has when a contact was last asked about, queued when a task for it was put into the queue.
+	asked, queued timeCache
 
-	mu    sync.Mutex
-	stats Stats
+	mu        sync.Mutex
+	stats     Stats
+	interrupt context.CancelFunc // makes follow read the position again
 }
 
 // timeCache has a time for each of the keys that were set last.
@@ -134,7 +140,7 @@ func New(o Options) *Reactor {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Reactor{opts: o, gate: meta.NewGate(o.Tokens, o.Now), asked: newTimeCache(remember)}
+	return &Reactor{opts: o, gate: meta.NewGate(o.Tokens, o.Now), asked: newTimeCache(remember), queued: newTimeCache(remember)}
 }
 
 func (r *Reactor) count(f func(*Stats)) {
@@ -143,31 +149,10 @@ func (r *Reactor) count(f func(*Stats)) {
 	f(&r.stats)
 }
 
-// Run handles the events of contacts that are stored from now on, until the context
-// ends, and then returns nil. Events that are stored while no node runs are handled
-// later.
-func (r *Reactor) Run(ctx context.Context) error {
-	return streams.NewReactor(streams.ReactorOptions{
-		Connect: r.opts.Connect, Domain: r.opts.Domain, Stream: streams.Name, Durable: durable,
-		Filter:  streams.SubjectPrefix + ".*.*.received",
-		FromNow: true, // no burst of calls for the history
-		Timeout: timeout, MaxPause: r.opts.MaxWait,
-		Pass: r.skip, Handle: streams.OnEvent(r.react), Parking: r.opts.Parking, Logger: r.opts.Logger,
-	}).Run(ctx)
-}
-
-// skip reports whether an event needs no work, and counts it: its contact is known, as
-// most are, or its page has no token. It is called for every message of a contact.
-func (r *Reactor) skip(e streams.Stored) bool {
-	switch {
-	case r.known(e):
-		r.count(func(s *Stats) { s.Known++ })
-		return true
-	case r.gate.HasNoToken(e.Page):
-		r.count(func(s *Stats) { s.NoToken++ })
-		return true
-	}
-	return false
+// mayName reports whether an event is one after which its contact's profile is read. It does not look at the data.
+func mayName(e streams.Stored) bool {
+	return e.Contact != "" && e.Page != "" && e.Page != domain.NoPage &&
+		e.Type.Verb() == "received" && e.Type != domain.ChangeReceived
 }
 
 // known reports whether the contact was asked about within retryAfter.
@@ -181,12 +166,17 @@ func key(e streams.Stored) string { return string(e.Page) + "|" + string(e.Conta
 // react handles an event, but skips it if it would have to wait longer than MaxWait.
 func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 	err := r.Handle(ctx, e)
-	var throttled *meta.ThrottledError
-	if errors.As(err, &throttled) && throttled.After > r.opts.MaxWait {
+	if r.longThrottled(err) {
 		r.count(func(s *Stats) { s.Skipped++ })
 		return nil
 	}
 	return err
+}
+
+// longThrottled reports whether an error is a rate limit that Run does not wait for.
+func (r *Reactor) longThrottled(err error) bool {
+	var throttled *meta.ThrottledError
+	return errors.As(err, &throttled) && throttled.After > r.opts.MaxWait
 }
 
 // Handle asks Graph for the profile of a received event's contact, unless it is known,
@@ -194,8 +184,7 @@ func (r *Reactor) react(ctx context.Context, e streams.Stored) error {
 // returned because of a rate limit, another error if a later attempt may succeed. A
 // missing profile is not an error.
 func (r *Reactor) Handle(ctx context.Context, e streams.Stored) error {
-	if e.Contact == "" || e.Page == "" || e.Page == domain.NoPage || e.Data.Test ||
-		e.Type.Verb() != "received" || e.Type == domain.ChangeReceived {
+	if !mayName(e) || e.Data.Test {
 		return nil
 	}
 	err := r.handle(ctx, e)
@@ -274,18 +263,25 @@ func (r *Reactor) needed(ctx context.Context, e streams.Stored) (bool, error) {
 	if err := r.opts.Conversations.WaitFor(ctx, e.Seq); err != nil {
 		return false, fmt.Errorf("wait for read model: %w", err)
 	}
-	c, err := conversations.Get(r.opts.Conversations, e.Page, e.Contact)
-	switch {
-	case errors.Is(err, conversations.ErrNotFound) || errors.Is(err, conversations.ErrErased):
+	recent, err := r.profiled(e)
+	if errors.Is(err, conversations.ErrNotFound) || errors.Is(err, conversations.ErrErased) {
 		r.count(func(s *Stats) { s.Erased++ })
 		return false, nil
-	case err != nil:
+	}
+	return !recent, err
+}
+
+// profiled reports whether the read model has a profile of the contact that is not old.
+func (r *Reactor) profiled(e streams.Stored) (bool, error) {
+	c, err := conversations.Get(r.opts.Conversations, e.Page, e.Contact)
+	if err != nil {
 		return false, fmt.Errorf("read conversation: %w", err)
-	case !c.ProfiledAt.IsZero() && r.opts.Now().Sub(c.ProfiledAt) < r.opts.MaxAge:
-		r.asked.Add(key(e), r.opts.Now()) // no further lookup before retryAfter
-		r.count(func(s *Stats) { s.Known++ })
+	}
+	if c.ProfiledAt.IsZero() || r.opts.Now().Sub(c.ProfiledAt) >= r.opts.MaxAge {
 		return false, nil
 	}
+	r.asked.Add(key(e), r.opts.Now()) // no further lookup before retryAfter
+	r.count(func(s *Stats) { s.Known++ })
 	return true, nil
 }
 

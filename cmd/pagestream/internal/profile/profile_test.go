@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/graph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
@@ -21,7 +20,6 @@ import (
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/projectionstest"
 	"github.com/pagestream/pagestream/streams"
-	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 const (
@@ -87,11 +85,12 @@ func (g *fakeGraph) Profile(
 	return graph.Profile{Name: "Ann " + string(contact), Picture: "https://pic.example/" + string(contact)}, nil
 }
 
+func (r *fixture) connect() (*nats.Conn, error) { return r.Embedded().Connect("profile") }
+
 func (r *fixture) reactor(change ...func(*Options)) (*Reactor, *fakeGraph) {
 	g := &fakeGraph{now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
 	o := Options{
-		Connect: func() (*nats.Conn, error) { return r.Embedded().Connect("profile") },
-		JS:      r.JS, Tokens: g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
+		Connect: r.connect, JS: r.JS, Tokens: g, Graph: g, Publisher: r.Publisher, Conversations: r.Named("conversations"), Now: g.clock,
 	}
 	for _, f := range change {
 		f(&o)
@@ -326,69 +325,6 @@ func TestErasedWhileGraphIsAsked(t *testing.T) {
 	assert.Equal(t, 1, g.calls())
 	assert.Empty(t, r.profiles(t))
 	assert.Equal(t, Stats{Erased: 1}, reactor.Stats())
-}
-
-// run runs the reactor until stop is called.
-func run(t *testing.T, reactor *Reactor) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- reactor.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		assert.NoError(t, <-ended)
-	})
-	t.Cleanup(stop)
-	return stop
-}
-
-func TestRunHandlesStreamEvents(t *testing.T) {
-	leaks := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
-	r := newFixture(t)
-	r.Publish(t, received("6", 1)) // history
-	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
-	stop := run(t, reactor)
-	streamstest.Eventually(t, streamstest.Limit, func() error {
-		ctx, cancel := projectionstest.Limited()
-		defer cancel()
-		_, err := r.JS.PushConsumer(ctx, streams.Name, durable)
-		return err
-	})
-	g.set(func(g *fakeGraph) { g.fail = io.ErrUnexpectedEOF })
-	r.Publish(t, received("7", 1))
-	eventually := func(what string, done func() bool) {
-		t.Helper()
-		streamstest.Eventually(t, streamstest.Limit, func() error {
-			if !done() {
-				return fmt.Errorf("%s: %+v", what, reactor.Stats())
-			}
-			return nil
-		})
-	}
-	eventually("not tried", func() bool { return reactor.Stats().Failed > 0 })
-	g.set(func(g *fakeGraph) { g.fail = nil })
-	eventually("not profiled after a failure", func() bool { return reactor.Stats().Profiled == 1 })
-	// A page that is throttled for long does not delay the others.
-	g.set(func(g *fakeGraph) { g.fail = &meta.Error{Code: 32, After: time.Hour} })
-	for n := range 20 {
-		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
-	}
-	eventually("not skipped", func() bool { return reactor.Stats().Skipped == 20 })
-	stop()
-	for _, e := range r.profiles(t) {
-		assert.Equal(t, domain.ContactID("7"), e.Contact)
-	}
-	// Events that are stored while nothing runs are handled later.
-	r.Publish(t, received("9", 1))
-	next, _ := r.reactor()
-	run(t, next)
-	streamstest.Eventually(t, streamstest.Limit, func() error {
-		if list := r.profiles(t); len(list) != 2 || list[1].Contact != "9" {
-			return fmt.Errorf("%d profiles", len(list))
-		}
-		return nil
-	})
 }
 
 func TestErrorsHaveNoTokens(t *testing.T) {

@@ -63,7 +63,7 @@ func TestClusterScale(t *testing.T) {
 	require.Equal(t, 200, post(t, r.PublicAddr(), message("700", "31", "m_1", "x", 1790000000000)))
 	r.makeStreams(t)
 	before := r.replicas(t)
-	require.Len(t, before, 9, "%v", before)
+	require.Len(t, before, 11, "%v", before)
 	r.stop(t)
 
 	cfg.NATS.Replicas = config.Default().NATS.Replicas

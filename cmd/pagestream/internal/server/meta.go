@@ -274,11 +274,13 @@ func (p *Program) startReactors(context.Context) (err error) {
 	start("secrets", p.secrets.Run)
 	start("consumers", p.consumers.Run)
 	if p.cfg.Profiles.MaxAge > 0 {
-		start("profile", profile.New(profile.Options{
-			Connect: p.dial("profile", unbuffered), Domain: p.cfg.NATS.Domain, JS: p.js, Parking: p.parking, Tokens: p.tokens,
-			Graph: p.apps, Publisher: p.publisher, Conversations: p.models.Conversations(), MaxAge: p.cfg.Profiles.MaxAge,
-			Logger: p.log.With("part", "profile"),
-		}).Run)
+		profiles := profile.New(profile.Options{
+			Connect: p.dial("profile", unbuffered), Domain: p.cfg.NATS.Domain, JS: p.js, Replicas: p.cfg.NATS.Replicas, Tail: p.tail,
+			Parking: p.parking, Tokens: p.tokens, Graph: p.apps, Publisher: p.publisher, Conversations: p.models.Conversations(),
+			MaxAge: p.cfg.Profiles.MaxAge, Logger: p.log.With("part", "profile"),
+		})
+		p.rollback.tell(func(uint64) { profiles.Recheck() })
+		start("profile", profiles.Run)
 	}
 	if p.cfg.Leads.Retrieve {
 		start("leads", leads.New(leads.Options{

@@ -15,6 +15,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/outbound"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/profile"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/conversations"
 	"github.com/pagestream/pagestream/projections/pages"
@@ -70,14 +71,16 @@ func TestProfiles(t *testing.T) {
 	assert.Equal(t, 1, r.events(t, "7000")[domain.ContactProfiled])
 
 	// How long an event waits that was given to a reactor as its connection was lost.
-	st, err := r.JS().Stream(t.Context(), streams.Name)
-	require.NoError(t, err)
 	waits := map[string]time.Duration{}
-	list := st.ListConsumers(t.Context())
-	for info := range list.Info() {
-		waits[info.Name] = info.Config.AckWait.Round(time.Minute)
+	for _, name := range []string{streams.Name, profile.Queue} {
+		st, err := r.JS().Stream(t.Context(), name)
+		require.NoError(t, err)
+		list := st.ListConsumers(t.Context())
+		for info := range list.Info() {
+			waits[info.Name] = info.Config.AckWait.Round(time.Minute)
+		}
+		require.NoError(t, list.Err())
 	}
-	require.NoError(t, list.Err())
 	for name, minutes := range map[string]int{"profile": 4, "leads": 4, "resubscribe": 6, "erase": 10} {
 		assert.Equal(t, time.Duration(minutes)*time.Minute, waits[name], "%s of %v", name, waits)
 	}

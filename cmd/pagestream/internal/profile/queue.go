@@ -1,0 +1,309 @@
+package profile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/backoff"
+	"github.com/pagestream/pagestream/streams"
+)
+
+const (
+	// Queue is the name of the stream that is the work queue: it has at most one task for each contact.
+	Queue = "PAGESTREAM_PROFILES"
+	// queueLimit is the most tasks in the queue. While it is full no further events are looked at.
+	queueLimit  = 1000
+	queuePrefix = "pagestream-profiles."
+	// queuedFor is how long a contact with a task in the queue gets no other one from the same node.
+	queuedFor = time.Hour
+	// positions is the key-value bucket with how far the stream was looked through, under the key position.
+	positions = "PAGESTREAM_PROFILES"
+	position  = "position"
+	// saveEvery is how often the position is stored.
+	saveEvery = time.Second
+	// setupTimeout bounds the requests at a start.
+	setupTimeout = 15 * time.Second
+	retryMin     = 50 * time.Millisecond
+	retryMax     = 2 * time.Second
+)
+
+// errReconnected is returned when the connection was made again: the stream may be another one since.
+var errReconnected = errors.New("the connection was made again")
+
+// task is a message of the queue. It has no id of a person: what is deleted from a stream stays in its file for a while.
+type task struct {
+	// Seq is the sequence of an event of the contact.
+	Seq uint64 `json:"seq"`
+}
+
+// Run handles the events of contacts that are stored from its first run on, until the context ends, and then returns
+// nil. Events that are stored while no node runs are handled later.
+//
+// Most events need no work, so each node looks at them in memory, and puts a task into a queue only for a contact whose
+// profile it may have to read. Any node works on the tasks.
+func (r *Reactor) Run(ctx context.Context) error {
+	if err := r.setUp(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	worked := make(chan error, 1)
+	go func() {
+		defer stop()
+		worked <- r.worker().Run(ctx)
+	}()
+	err := r.look(ctx)
+	stop()
+	return errors.Join(err, <-worked)
+}
+
+// setUp creates the queue and the bucket, and removes what versions before the queue have left.
+func (r *Reactor) setUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	_, err := streams.EnsureBeside(ctx, r.opts.JS, streams.Name, jetstream.StreamConfig{
+		Name: Queue, Description: "Contacts whose profile may have to be read.", Subjects: []string{queuePrefix + ">"},
+		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+		MaxMsgsPerSubject: 1, MaxMsgs: queueLimit, Replicas: r.opts.Replicas,
+	})
+	if err != nil {
+		return fmt.Errorf("make queue of profiles: %w", err)
+	}
+	_, err = streams.EnsureBucket(ctx, r.opts.JS, streams.Name, jetstream.KeyValueConfig{
+		Bucket: positions, Description: "How far the stream was looked through for profiles.", History: 1,
+		Storage: jetstream.FileStorage, Replicas: r.opts.Replicas,
+	})
+	if err != nil {
+		return fmt.Errorf("make bucket of profiles: %w", err)
+	}
+	err = r.opts.JS.DeleteConsumer(ctx, streams.Name, durable)
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("delete former consumer: %w", err)
+	}
+	if r.opts.Parking != nil {
+		if err := r.opts.Parking.Clear(ctx, durable); err != nil {
+			return fmt.Errorf("clear parked events: %w", err)
+		}
+	}
+	return nil
+}
+
+// worker returns the reactor that works on the tasks.
+func (r *Reactor) worker() *streams.Reactor {
+	return streams.NewReactor(streams.ReactorOptions{
+		Connect: r.opts.Connect, Domain: r.opts.Domain, Stream: Queue, Filter: queuePrefix + "*.*", Durable: durable,
+		Timeout: timeout, MaxPause: r.opts.MaxWait, Handle: r.work, Logger: r.opts.Logger,
+	})
+}
+
+// work handles the event of a task.
+func (r *Reactor) work(ctx context.Context, m *message.Message) error {
+	var t task
+	if err := json.Unmarshal(m.Payload, &t); err != nil || t.Seq == 0 {
+		return nil //nolint:nilerr // it is no task
+	}
+	e, err := r.event(ctx, t.Seq)
+	if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrMalformed) {
+		r.count(func(s *Stats) { s.Erased++ })
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.react(ctx, e); err != nil {
+		return err
+	}
+	r.queued.Remove(key(e))
+	return nil
+}
+
+// event reads an event of the stream. It waits for one that the journal has not sent to the stream yet.
+func (r *Reactor) event(ctx context.Context, seq uint64) (streams.Stored, error) {
+	for pause := (backoff.Backoff{Min: retryMin, Max: retryMax}); ; {
+		last, err := streams.Last(ctx, r.opts.JS, streams.Name)
+		if err != nil {
+			return streams.Stored{}, fmt.Errorf("read event of task: %w", err)
+		}
+		if seq <= last {
+			e, err := streams.Get(ctx, r.opts.JS, streams.Name, seq)
+			if err != nil {
+				return e, fmt.Errorf("read event of task: %w", err)
+			}
+			return e, nil
+		}
+		if err := pause.Wait(ctx); err != nil {
+			return streams.Stored{}, fmt.Errorf("wait for event %d in the stream: %w", seq, err)
+		}
+	}
+}
+
+// Recheck makes the reactor compare its position with the stream. It is called when the stream was replaced.
+func (r *Reactor) Recheck() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.interrupt != nil {
+		r.interrupt()
+	}
+}
+
+// look looks at the events of the stream until the context ends.
+func (r *Reactor) look(ctx context.Context) error {
+	for {
+		session, interrupt := context.WithCancel(ctx)
+		r.mu.Lock()
+		r.interrupt = interrupt
+		r.mu.Unlock()
+		err := r.follow(session)
+		interrupted := session.Err() != nil
+		interrupt()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !interrupted && !errors.Is(err, errReconnected):
+			return fmt.Errorf("look for contacts: %w", err)
+		}
+	}
+}
+
+// follow looks at the events after the stored position, until an error.
+func (r *Reactor) follow(ctx context.Context) error {
+	reconnects := r.opts.JS.Conn().Stats().Reconnects
+	at, err := r.position(ctx)
+	if err != nil {
+		return err
+	}
+	// What is stored is the position of the time before: a task that was put into the queue since may be lost if the
+	// process is killed.
+	before, saved := at, time.Now()
+	save := func(ctx context.Context) error {
+		if err := r.save(ctx, before); err != nil {
+			return err
+		}
+		before, saved = at, time.Now()
+		return nil
+	}
+	err = streams.FollowMessages(ctx, r.opts.JS, streams.Name, at.Seq+1, r.opts.Tail, func(list []streams.Message) error {
+		if r.opts.JS.Conn().Stats().Reconnects != reconnects {
+			return errReconnected
+		}
+		for _, m := range list {
+			if m.Malformed != nil || !r.wants(ctx, m.Stored) {
+				continue
+			}
+			if err := r.enqueue(ctx, m.Stored); err != nil {
+				return err
+			}
+		}
+		if at = at.After(list); time.Since(saved) < saveEvery {
+			return nil
+		}
+		return save(ctx)
+	})
+	if r.opts.JS.Conn().Stats().Reconnects == reconnects {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		before = at
+		err = errors.Join(err, save(ctx))
+	}
+	return err
+}
+
+// wants reports whether the profile of an event's contact may have to be read. It is called for every event, and false
+// for most: the contact is known, or was put into the queue before, or Graph can't be asked about the page's contacts. If
+// something can't be found out, the work on the task does, which is repeated.
+func (r *Reactor) wants(ctx context.Context, e streams.Stored) bool {
+	switch {
+	case !mayName(e) || r.opts.Now().Sub(r.queued.get(key(e))) < queuedFor:
+		return false
+	case r.known(e):
+		r.count(func(s *Stats) { s.Known++ })
+		return false
+	}
+	_, err := r.gate.Access(ctx, e.Page)
+	if meta.NoToken(err) {
+		r.count(func(s *Stats) { s.NoToken++ })
+		return false
+	}
+	if r.longThrottled(err) {
+		r.count(func(s *Stats) { s.Throttled, s.Skipped = s.Throttled+1, s.Skipped+1 })
+		return false
+	}
+	recent, err := r.profiled(e)
+	return err != nil || !recent
+}
+
+// enqueue puts a task for an event's contact into the queue. It waits while the queue has no room.
+func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
+	data, err := json.Marshal(task{Seq: e.Seq})
+	if err != nil {
+		return fmt.Errorf("encode task: %w", err)
+	}
+	m := &nats.Msg{Subject: queuePrefix + e.Page.Token() + "." + domain.ContactHash(e.Contact), Data: data}
+	for pause := (backoff.Backoff{Min: retryMin, Max: retryMax}); ; {
+		_, err := r.opts.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(Queue))
+		if err == nil {
+			r.queued.Add(key(e), r.opts.Now())
+			return nil
+		}
+		if !streams.NoSpace(err) {
+			return fmt.Errorf("queue a contact: %w", err)
+		}
+		if err := pause.Wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// position returns the position to go on from. If none was stored yet, it is the end of the stream: a history makes no
+// burst of calls.
+func (r *Reactor) position(ctx context.Context) (at streams.Position, err error) {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	kv, err := r.opts.JS.KeyValue(ctx, positions)
+	if err != nil {
+		return at, fmt.Errorf("open bucket of profiles: %w", err)
+	}
+	entry, err := kv.Get(ctx, position)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		if at.Seq, err = streams.Last(ctx, r.opts.JS, streams.Name); err != nil {
+			return at, err
+		}
+		return at, r.save(ctx, at)
+	}
+	if err != nil {
+		return at, fmt.Errorf("read position of profiles: %w", err)
+	}
+	if err := json.Unmarshal(entry.Value(), &at); err != nil {
+		return at, fmt.Errorf("decode position of profiles: %w", err)
+	}
+	at, _, err = at.Resume(ctx, r.opts.JS, streams.Name)
+	return at, err
+}
+
+// save stores a position. Each node looks at all events, so a lower position of another node costs only time.
+func (r *Reactor) save(ctx context.Context, at streams.Position) error {
+	data, err := json.Marshal(at)
+	if err != nil {
+		return fmt.Errorf("encode position of profiles: %w", err)
+	}
+	kv, err := r.opts.JS.KeyValue(ctx, positions)
+	if err != nil {
+		return fmt.Errorf("open bucket of profiles: %w", err)
+	}
+	if _, err := kv.Put(ctx, position, data); err != nil {
+		return fmt.Errorf("store position of profiles: %w", err)
+	}
+	return nil
+}

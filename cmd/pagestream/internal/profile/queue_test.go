@@ -1,0 +1,259 @@
+package profile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
+)
+
+// run runs the reactor until stop is called.
+func run(t *testing.T, reactor *Reactor) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- reactor.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// looking waits until a reactor that runs looks at the events.
+func (r *fixture) looking(t *testing.T) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		kv, err := r.JS.KeyValue(t.Context(), positions)
+		if err != nil {
+			return err
+		}
+		_, err = kv.Get(t.Context(), position)
+		return err
+	})
+}
+
+func TestRunHandlesStreamEvents(t *testing.T) {
+	leaks := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
+	r := newFixture(t)
+	r.Publish(t, received("6", 1)) // history
+	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
+	stop := run(t, reactor)
+	r.looking(t)
+	g.set(func(g *fakeGraph) { g.fail = io.ErrUnexpectedEOF })
+	r.Publish(t, received("7", 1))
+	eventually := func(what string, done func() bool) {
+		t.Helper()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if !done() {
+				return fmt.Errorf("%s: %+v", what, reactor.Stats())
+			}
+			return nil
+		})
+	}
+	eventually("not tried", func() bool { return reactor.Stats().Failed > 0 })
+	g.set(func(g *fakeGraph) { g.fail = nil })
+	eventually("not profiled after a failure", func() bool { return reactor.Stats().Profiled == 1 })
+	// A page that is throttled for long does not delay the others.
+	g.set(func(g *fakeGraph) { g.fail = &meta.Error{Code: 32, After: time.Hour} })
+	for n := range 20 {
+		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
+	}
+	eventually("not skipped", func() bool { return reactor.Stats().Skipped == 20 })
+	stop()
+	for _, e := range r.profiles(t) {
+		assert.Equal(t, domain.ContactID("7"), e.Contact)
+	}
+	// Events that are stored while nothing runs are handled later.
+	r.Publish(t, received("9", 1))
+	next, _ := r.reactor()
+	run(t, next)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if list := r.profiles(t); len(list) != 2 || list[1].Contact != "9" {
+			return fmt.Errorf("%d profiles", len(list))
+		}
+		return nil
+	})
+}
+
+// queue returns the state of the queue, with how many tasks each subject has.
+func (r *fixture) queue(t *testing.T) jetstream.StreamState {
+	t.Helper()
+	st, err := r.JS.Stream(t.Context(), Queue)
+	require.NoError(t, err)
+	info, err := st.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+	require.NoError(t, err)
+	return info.State
+}
+
+// TestMostEventsMakeNoTask checks that a contact who writes often makes one task, that events which are not about a
+// contact make none, and that a task has no id of the contact.
+func TestMostEventsMakeNoTask(t *testing.T) {
+	r := newFixture(t)
+	reactor, g := r.reactor()
+	stop := run(t, reactor)
+	r.looking(t)
+	const contact = "900700"
+	for n := range 50 {
+		r.Publish(t, received(contact, n))
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := reactor.Stats().Profiled; n != 1 {
+			return fmt.Errorf("%d profiles", n)
+		}
+		return nil
+	})
+	stop() // stores the position
+	at, err := reactor.position(t.Context())
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, at.Seq, uint64(50))
+	assert.Equal(t, 1, g.calls())
+	state := r.queue(t)
+	assert.Zero(t, state.Msgs)
+	assert.LessOrEqual(t, state.LastSeq, uint64(2)) // 2 if the first task was done before the second event was looked at
+
+	require.NoError(t, reactor.enqueue(t.Context(), streams.Stored{Event: received(contact, 1), Seq: 1}))
+	st, err := r.JS.Stream(t.Context(), Queue)
+	require.NoError(t, err)
+	m, err := st.GetMsg(t.Context(), r.queue(t).LastSeq)
+	require.NoError(t, err)
+	assert.NotContains(t, m.Subject+string(m.Data), contact)
+}
+
+// TestFullQueueIsWaitedFor fills the queue while nothing works on it. No contact may be lost.
+func TestFullQueueIsWaitedFor(t *testing.T) {
+	r := newFixture(t)
+	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 100 * time.Millisecond })
+	require.NoError(t, reactor.setUp(t.Context()))
+	_, err := reactor.position(t.Context())
+	require.NoError(t, err)
+	var events []domain.Event
+	const contacts = queueLimit + 20
+	for n := range contacts {
+		events = append(events, received(domain.ContactID(fmt.Sprint(1000+n)), 1))
+	}
+	r.Publish(t, events...)
+	ctx, cancel := context.WithCancel(t.Context())
+	looked := make(chan error, 1)
+	go func() { looked <- reactor.look(ctx) }()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := r.queue(t).Msgs; n != queueLimit {
+			return fmt.Errorf("%d tasks", n)
+		}
+		return nil
+	})
+	cancel()
+	require.NoError(t, <-looked)
+	run(t, reactor)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := g.calls(); n != contacts {
+			return fmt.Errorf("%d of %d contacts", n, contacts)
+		}
+		return nil
+	})
+}
+
+// TestContactThatIsDroppedIsAskedForAgain checks what happens after the last attempt for a contact.
+func TestContactThatIsDroppedIsAskedForAgain(t *testing.T) {
+	r := newFixture(t)
+	reactor, g := r.reactor(func(o *Options) { o.MaxWait = 10 * time.Millisecond })
+	g.set(func(g *fakeGraph) { g.fail = io.ErrUnexpectedEOF })
+	run(t, reactor)
+	r.looking(t)
+	r.Publish(t, received("7", 1))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n, state := g.calls(), r.queue(t); n < streams.DefaultMaxDeliver || state.Msgs > 0 {
+			return fmt.Errorf("%d attempts, %d tasks", n, state.Msgs)
+		}
+		return nil
+	})
+	g.set(func(g *fakeGraph) { g.fail, g.now = nil, g.now.Add(queuedFor) })
+	r.Publish(t, received("7", 2))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := len(r.profiles(t)); n != 1 {
+			return fmt.Errorf("%d profiles", n)
+		}
+		return nil
+	})
+	assert.Equal(t, streams.DefaultMaxDeliver+1, g.calls())
+}
+
+// TestPositionOfAnotherStream checks that a reactor whose stored position is not one of the stream goes on at the last
+// event that is known to be in both.
+func TestPositionOfAnotherStream(t *testing.T) {
+	r := newFixture(t)
+	reactor, _ := r.reactor()
+	require.NoError(t, reactor.setUp(t.Context()))
+	r.Publish(t, received("7", 1), received("7", 2))
+	all := r.All(t)
+	trail := streams.Trail{}.With(&all[0])
+	other := all[1]
+	other.ID = "other"
+	ahead := streams.Position{Seq: 2, Trail: trail.With(&other)}
+	require.NoError(t, reactor.save(t.Context(), ahead))
+	at, err := reactor.position(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, uint64(1), at.Seq)
+
+	require.NoError(t, reactor.save(t.Context(), streams.Position{Seq: 1000}))
+	at, err = reactor.position(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, uint64(2), at.Seq)
+
+	require.NoError(t, reactor.save(t.Context(), ahead))
+	run(t, reactor)
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if len(r.profiles(t)) == 0 {
+			return errors.New("the event that differs was not looked at")
+		}
+		return nil
+	})
+}
+
+// TestWhatVersion010LeftIsRemoved checks that the durable consumer of the version before is removed, with the events that
+// it gave up on.
+func TestWhatVersion010LeftIsRemoved(t *testing.T) {
+	r := newFixture(t)
+	parking := streams.NewParking(r.JS, streams.Name)
+	r.Publish(t, received("7", 1))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- streams.NewReactor(streams.ReactorOptions{
+			Connect: r.connect, Filter: streams.SubjectPrefix + ".*.*.received", Durable: durable, Parking: parking,
+			Handle: func(context.Context, *message.Message) error { return streams.ErrNoRetry },
+		}).Run(ctx)
+	}()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := parking.List(t.Context(), durable)
+		if err == nil && len(list) == 0 {
+			err = errors.New("nothing is parked")
+		}
+		return err
+	})
+	cancel()
+	require.NoError(t, <-ended)
+	reactor, _ := r.reactor(func(o *Options) { o.Parking = parking })
+	require.NoError(t, reactor.setUp(t.Context()))
+	_, err := r.JS.PushConsumer(t.Context(), streams.Name, durable)
+	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
+	list, err := parking.List(t.Context(), durable)
+	require.NoError(t, err)
+	assert.Empty(t, list)
+}
