@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -171,6 +173,37 @@ func TestClientConnectsAgain(t *testing.T) {
 	require.ErrorIs(t, c.post(ctx, h.URL+"/wait", sign(secret, []byte("{}"))), context.Canceled)
 	h.Close()
 	require.Error(t, c.post(t.Context(), h.URL, sign(secret, []byte("{}"))))
+}
+
+// TestSkim checks where an answer to a POST ends, so that the next one on the connection is read from its beginning.
+func TestSkim(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   string
+		want answer
+		err  error
+	}{
+		"ok":       {"HTTP/1.1 200 OK\r\nDate: x\r\ncontent-length: 3\r\n\r\nabc", answer{code: 200}, nil},
+		"no body":  {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", answer{code: 200}, nil},
+		"busy":     {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 1\r\n\r\n1", answer{code: 503, status: "503 Service Unavailable"}, nil},
+		"last":     {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", answer{code: 200, last: true}, nil},
+		"chunked":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", answer{code: 200}, errFraming},
+		"negative": {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", answer{code: 200}, errFraming},
+		"no HTTP":  {"nonsense\r\n\r\n", answer{}, strconv.ErrSyntax},
+		"cut off":  {"HTTP/1.1 200 OK\r\nContent-Le", answer{code: 200}, io.EOF},
+		"cut body": {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na", answer{code: 200}, io.EOF},
+	} {
+		in := bufio.NewReader(strings.NewReader(c.in + "next"))
+		if c.err != nil {
+			in.Reset(strings.NewReader(c.in))
+		}
+		got, err := skim(in)
+		require.ErrorIs(t, err, c.err, name)
+		require.Equal(t, c.want, got, name)
+		if c.err == nil {
+			rest, _ := io.ReadAll(in)
+			require.Equal(t, "next", string(rest), name)
+		}
+	}
 }
 
 func TestQuantile(t *testing.T) {

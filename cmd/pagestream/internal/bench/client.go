@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,8 +22,9 @@ import (
 
 // client is the HTTP client of all measurements and baselines, so that its own cost is
 // the same on both sides of a ratio. It shares the processors with what it measures, so it
-// is small: a goroutine that sends a request reads the answer itself. [http.Transport] has
-// two more goroutines for each connection, and costs about as much as an answer does.
+// is small: a goroutine that sends a request reads the answer itself, and a POST is written,
+// and its answer read, without the types of net/http, which cost as much as sending it does.
+// [http.Transport] has two more goroutines for each connection.
 type client struct {
 	connections int
 
@@ -92,35 +95,65 @@ type answer struct {
 	last   bool
 }
 
-// exchange sends a request and copies the body of the answer to a writer.
-func (l *link) exchange(req *http.Request, to io.Writer) (a answer, err error) {
+// exchange sends what write writes, and reads the answer with read.
+func (l *link) exchange(
+	ctx context.Context, write func(*bufio.Writer) error, read func(*bufio.Reader) (answer, error),
+) (a answer, err error) {
 	if err := l.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return a, fmt.Errorf("set deadline: %w", err)
 	}
-	stop := context.AfterFunc(req.Context(), func() { _ = l.SetDeadline(time.Unix(1, 0)) })
-	a, err = l.roundTrip(req, to)
+	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
+	if err = write(l.out); err == nil {
+		err = l.out.Flush()
+	}
+	if err != nil {
+		err = fmt.Errorf("send: %w", err)
+	} else if a, err = read(l.in); err != nil {
+		err = fmt.Errorf("read answer: %w", err)
+	}
 	if !stop() {
-		return a, req.Context().Err()
+		return a, ctx.Err()
 	}
 	return a, err
 }
 
-func (l *link) roundTrip(req *http.Request, to io.Writer) (a answer, err error) {
-	if err := req.Write(l.out); err != nil {
-		return a, fmt.Errorf("send: %w", err)
-	}
-	if err := l.out.Flush(); err != nil {
-		return a, fmt.Errorf("send: %w", err)
-	}
-	resp, err := http.ReadResponse(l.in, req)
+// errFraming is returned for an answer to a POST whose end skim does not know.
+var errFraming = errors.New("the answer has no Content-Length")
+
+// skim reads an answer that has a Content-Length, and drops its body.
+func skim(in *bufio.Reader) (a answer, err error) {
+	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return a, fmt.Errorf("read answer: %w", err)
+		return a, err
 	}
-	defer resp.Body.Close()
-	if _, err := io.Copy(to, resp.Body); err != nil {
-		return a, fmt.Errorf("read answer: %w", err)
+	status := bytes.TrimSpace(line[min(len(line), len("HTTP/1.1 ")):])
+	code, _, _ := bytes.Cut(status, []byte(" "))
+	if a.code, err = strconv.Atoi(string(code)); err != nil {
+		return a, fmt.Errorf("status: %w", err)
 	}
-	return answer{resp.StatusCode, resp.Status, resp.Close}, nil
+	if a.code != http.StatusOK {
+		a.status = string(status)
+	}
+	for length := -1; ; {
+		if line, err = in.ReadSlice('\n'); err != nil {
+			return a, err
+		}
+		line = bytes.TrimSpace(line)
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		switch value = bytes.TrimSpace(value); {
+		case len(line) == 0 && length < 0:
+			return a, errFraming
+		case len(line) == 0:
+			_, err = in.Discard(length)
+			return a, err
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 {
+				return a, errFraming
+			}
+		case bytes.EqualFold(name, []byte("Connection")):
+			a.last = bytes.EqualFold(value, []byte("close"))
+		}
+	}
 }
 
 // closed reports whether an error is that the other side has closed the connection.
@@ -133,54 +166,80 @@ func closed(err error) bool {
 // be sent again.
 var errBusy = errors.New("503 Service Unavailable")
 
-// do sends a request and reads the whole answer, into buf if it is not nil.
+// do sends a request without a body and reads the whole answer, into buf if it is not nil.
 // [ErrAnswer] is returned for another status than 200, and errBusy too if it is 503.
 func (c *client) do(req *http.Request, buf *bytes.Buffer) error {
-	to := io.Discard
-	if buf != nil {
-		buf.Reset()
-		to = buf
-	}
-	l, kept, err := c.link(req.Context(), req.URL.Host)
-	if err != nil {
+	write := func(out *bufio.Writer) error { return req.Write(out) }
+	a, err := c.exchange(req.Context(), req.URL.Host, write, func(in *bufio.Reader) (a answer, err error) {
+		resp, err := http.ReadResponse(in, req)
+		if err != nil {
+			return a, err
+		}
+		defer resp.Body.Close()
+		to := io.Discard
+		if buf != nil {
+			buf.Reset()
+			to = buf
+		}
+		_, err = io.Copy(to, resp.Body)
+		return answer{resp.StatusCode, resp.Status, resp.Close}, err
+	})
+	return judge(a, err, req.Method, req.URL.Path)
+}
+
+// post sends a POST, as do does.
+func (c *client) post(ctx context.Context, url string, s shot) error {
+	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
+	a, err := c.exchange(ctx, host, func(out *bufio.Writer) error {
+		head := append(out.AvailableBuffer(), "POST /"...)
+		head = append(append(head, path...), " HTTP/1.1\r\nHost: "...)
+		head = append(append(head, host...), "\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: "...)
+		head = append(strconv.AppendInt(head, int64(len(s.body)), 10), "\r\n"+signatureHeader+": "...)
+		head = append(append(head, s.signature...), "\r\n\r\n"...)
+		_, err := out.Write(head)
+		if err == nil {
+			_, err = out.Write(s.body)
+		}
 		return err
-	}
-	a, err := l.exchange(req, to)
-	if err != nil {
-		_ = l.Close()
-		if !kept || !closed(err) {
-			return err
+	}, skim)
+	return judge(a, err, http.MethodPost, "/"+path)
+}
+
+// exchange sends a request on a connection that was used before, or on a new one.
+func (c *client) exchange(
+	ctx context.Context, address string, write func(*bufio.Writer) error, read func(*bufio.Reader) (answer, error),
+) (answer, error) {
+	for {
+		l, kept, err := c.link(ctx, address)
+		if err != nil {
+			return answer{}, err
 		}
-		// The server has closed it before it saw this request.
-		if req.GetBody != nil {
-			if req.Body, err = req.GetBody(); err != nil {
-				return fmt.Errorf("send again: %w", err)
-			}
+		a, err := l.exchange(ctx, write, read)
+		switch {
+		case err != nil && kept && closed(err): // the server has closed it before it saw this request
+			_ = l.Close()
+			continue
+		case err != nil || a.last:
+			_ = l.Close()
+		default:
+			c.keep(address, l)
 		}
-		return c.do(req, buf)
-	}
-	if a.last {
-		_ = l.Close()
-	} else {
-		c.keep(req.URL.Host, l)
-	}
-	switch a.code {
-	case http.StatusOK:
-		return nil
-	case http.StatusServiceUnavailable:
-		return fmt.Errorf("%s %s: %w: %w", req.Method, req.URL.Path, ErrAnswer, errBusy)
-	default:
-		return fmt.Errorf("%s %s: %w: %s", req.Method, req.URL.Path, ErrAnswer, a.status)
+		return a, err
 	}
 }
 
-func (c *client) post(ctx context.Context, url string, s shot) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(s.body))
-	if err != nil {
-		return fmt.Errorf("create request: %w", err)
+// judge returns the error of an answer.
+func judge(a answer, err error, method, path string) error {
+	switch {
+	case err != nil:
+		return err
+	case a.code == http.StatusOK:
+		return nil
+	case a.code == http.StatusServiceUnavailable:
+		return fmt.Errorf("%s %s: %w: %w", method, path, ErrAnswer, errBusy)
+	default:
+		return fmt.Errorf("%s %s: %w: %s", method, path, ErrAnswer, a.status)
 	}
-	req.Header.Set(signatureHeader, s.signature)
-	return c.do(req, nil)
 }
 
 // warm opens all connections before a measurement.
