@@ -17,8 +17,8 @@ const (
 	DefaultMaxBatch = 4096
 	DefaultPace     = 15 * time.Millisecond
 	// DefaultMemory is how many bytes of changes a read model keeps in memory before it writes them to its file,
-	// see store.Options.
-	DefaultMemory = 8 << 20
+	// see store.Options. Those of some 40,000 events are in it.
+	DefaultMemory = 32 << 20
 )
 
 // RunnerOptions configure a [Runner]. Dir, JS and Identity are required.

@@ -75,7 +75,7 @@ type Options struct {
 	// many bytes; up to two times as many are in memory while it is written. A crash leaves the file as of an earlier
 	// Update; whoever uses it must be able to repeat those that are missing.
 	Memory int
-	// FlushEvery is the longest time that a change stays in memory only, by default 1 s.
+	// FlushEvery is the longest time that a change stays in memory only, by default 5 s.
 	FlushEvery time.Duration
 	// Filter is the name of a bucket whose keys are often looked up when it does not have them. What the file has of
 	// them is kept in memory: 1.2 to 2.4 bytes a key, at least 1.3 MB and at most 80 MB, which is for 67 million keys;
@@ -101,7 +101,7 @@ func (o Options) withDefaults() Options {
 	}
 	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
 	o.CloseTimeout = cmp.Or(o.CloseTimeout, 5*time.Second)
-	o.FlushEvery = cmp.Or(o.FlushEvery, time.Second)
+	o.FlushEvery = cmp.Or(o.FlushEvery, 5*time.Second)
 	if o.Check == nil {
 		o.Check = func(path string) error { return CheckFile(context.Background(), path) }
 	}
