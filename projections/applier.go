@@ -10,6 +10,8 @@ import (
 
 	"github.com/pagestream/pagestream/projections/store"
 	"github.com/pagestream/pagestream/streams"
+
+	"github.com/pagestream/pagestream/internal/yield"
 )
 
 // applier applies events to a file: the live one, or one that is built beside it.
@@ -169,10 +171,12 @@ func (a *applier) applyInTx(
 		before, begun := meta.Seq, meta.Begun
 		tx.InParts(a.part)
 		read := make([]*streams.Stored, 0, len(batch))
+		var loop yield.Loop
 		for i, w := range batch {
 			if tx.Full() {
 				break
 			}
+			loop.Step()
 			n = i + 1
 			seq := w.Seq
 			if seq <= meta.Seq {

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/domain"
+	"github.com/pagestream/pagestream/internal/yield"
 )
 
 // Defaults of [PublisherOptions]. An atomic batch costs about 3 ms whatever its size, and a single
@@ -309,6 +310,10 @@ func (p *Publisher) wait(ctx context.Context, r *request, key flowKey, n int, er
 // largeCall is from how many events on the encoding of a call takes long enough to delay others.
 const largeCall = 64
 
+// longCall is from how many events on a call lets others run while it is encoded. A shorter one is encoded in a
+// millisecond, and other large calls wait for it.
+const longCall = 200
+
 // request encodes the events of a call.
 func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Event) (*request, error) {
 	if len(events) >= largeCall {
@@ -327,7 +332,11 @@ func (p *Publisher) request(ctx context.Context, key flowKey, events []domain.Ev
 		pending:  len(events),
 		done:     make(chan struct{}),
 	}
+	var loop yield.Loop
 	for i, e := range events {
+		if len(events) > longCall {
+			loop.Step()
+		}
 		m, size, err := p.encode(&e)
 		if err != nil {
 			return nil, err

@@ -39,6 +39,7 @@ var layers = [][]string{
 	{"internal/backoff"},
 	{"internal/disk"},
 	{"internal/nearest"},
+	{"internal/yield"},
 	{"internal/flatjson"},
 	{"internal/journal"},
 	{"streams"},

@@ -10,6 +10,8 @@ import (
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/bbolt"
+
+	"github.com/pagestream/pagestream/internal/yield"
 )
 
 const (
@@ -374,6 +376,7 @@ func (s *Store) thaw() error {
 // writeTable writes a table in order of its keys.
 func (s *Store) writeTable(tx *bbolt.Tx, t *table) error {
 	defer guard()
+	var loop yield.Loop
 	key := make([]byte, 0, 256) // bbolt copies keys but not values
 	for _, name := range slices.Sorted(maps.Keys(t.buckets)) {
 		file, err := tx.CreateBucketIfNotExists([]byte(name))
@@ -386,6 +389,7 @@ func (s *Store) writeTable(tx *bbolt.Tx, t *table) error {
 		}
 		b := &Bucket{name: name, b: file, sums: s.sums, sum: nameSum(name), filter: s.filter.of(name)}
 		r.tree.Scan(func(k string, v []byte) bool {
+			loop.Step()
 			key = append(key[:0], k...)
 			err = b.write(key, v, v == nil)
 			return err == nil
