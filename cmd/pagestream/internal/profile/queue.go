@@ -251,18 +251,19 @@ func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
 		return fmt.Errorf("encode task: %w", err)
 	}
 	m := &nats.Msg{Subject: queuePrefix + e.Page.Token() + "." + domain.ContactHash(e.Contact), Data: data}
+	r.queued.Add(key(e), r.opts.Now()) // before the task is done, which removes it
 	for pause := (backoff.Backoff{Min: retryMin, Max: retryMax}); ; {
 		_, err := r.opts.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(Queue))
 		if err == nil {
-			r.queued.Add(key(e), r.opts.Now())
 			return nil
 		}
-		if !streams.NoSpace(err) {
-			return fmt.Errorf("queue a contact: %w", err)
+		if streams.NoSpace(err) {
+			if err = pause.Wait(ctx); err == nil {
+				continue
+			}
 		}
-		if err := pause.Wait(ctx); err != nil {
-			return err
-		}
+		r.queued.Remove(key(e))
+		return fmt.Errorf("queue a contact: %w", err)
 	}
 }
 
