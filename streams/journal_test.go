@@ -500,21 +500,7 @@ func TestSettleRemovesFromTheJournal(t *testing.T) {
 	receipts, err := p.Publish(t.Context(), events)
 	require.NoError(t, err)
 	j.flush(t)
-	found := func() (files []string) {
-		for _, dir := range []string{j.dir, j.Dir} {
-			require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-				if err != nil || e.IsDir() {
-					return err
-				}
-				b, err := streamstest.ReadBlock(path)
-				if bytes.Contains(b, []byte("a secret of")) {
-					files = append(files, filepath.Base(path))
-				}
-				return err
-			}))
-		}
-		return files
-	}
+	found := func() []string { return streamstest.FilesWith(t, streamstest.Has("a secret of"), j.dir, j.Dir) }
 	require.NotEmpty(t, found())
 	seqs := []uint64{receipts[1].Seq}
 	n, err := j.journal.Erase(t.Context(), seqs, func(streams.Stored) bool { return false })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -53,6 +54,38 @@ func Circle(path string) error {
 		}
 	}
 	return errors.Join(err, WriteAt(path, 0, b))
+}
+
+// FilesWith returns the paths of the files below directories whose content matches, as [ReadBlock] returns it. A program
+// that runs renames and deletes files meanwhile, and what they had may be in a file that was read before: FilesWith begins
+// again if a file was gone.
+func FilesWith(t testing.TB, match func(content []byte) bool, dirs ...string) (found []string) {
+	t.Helper()
+	Eventually(t, Limit, func() error {
+		found = nil
+		for _, dir := range dirs {
+			err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err != nil || e.IsDir() {
+					return err
+				}
+				content, err := ReadBlock(path)
+				if err == nil && match(content) {
+					found = append(found, path)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// Has returns a match for [FilesWith] that finds a text.
+func Has(text string) func(content []byte) bool {
+	return func(content []byte) bool { return bytes.Contains(content, []byte(text)) }
 }
 
 // ReadBlock reads a file as [os.ReadFile] does, and decompresses it if it is a block of a stream that the server has

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -107,21 +105,11 @@ func (r *fixture) stored(t *testing.T, seq uint64) bool {
 // onDisk reports whether the stream's files contain s.
 func (r *fixture) onDisk(t *testing.T, s string) bool {
 	t.Helper()
-	found := false
 	find := regexp.QuoteMeta(s)
 	if strings.Trim(s, "0123456789") == "" {
 		find = `(?:^|[^0-9])` + find + `(?:[^0-9]|$)` // the digits of an id may be in a time
 	}
-	whole := regexp.MustCompile(find)
-	require.NoError(t, filepath.WalkDir(r.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := streamstest.ReadBlock(path)
-		found = found || whole.Match(b)
-		return err
-	}))
-	return found
+	return len(streamstest.FilesWith(t, regexp.MustCompile(find).Match, r.Dir)) > 0
 }
 
 func (r *fixture) erase(t *testing.T) Result {

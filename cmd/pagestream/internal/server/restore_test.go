@@ -69,10 +69,10 @@ func TestRestoreErasesAgain(t *testing.T) {
 	require.Equal(t, cli.ExitOK, code, out+stderr)
 	assert.Contains(t, out, "erased again: 4 events of 1 contacts and 1 admins")
 	for _, gone := range []string{text, `"admin":"` + testUser + `"`, `"token":"v1.`} {
-		assert.Zero(t, count(t, cfg.Data.Dir, gone), gone)
+		assert.Empty(t, filesWith(t, cfg.Data.Dir, gone), gone)
 	}
-	assert.Positive(t, count(t, cfg.Data.Dir, "somebody else's word"))
-	assert.Positive(t, count(t, cfg.Data.Dir, "a new word"), "written after an erasure that the backup has")
+	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "somebody else's word"))
+	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "a new word"), "written after an erasure that the backup has")
 	cfg.Apps[0].GraphURL = r.cfg.Apps[0].GraphURL
 	again := start(t, cfg)
 	assert.Equal(t, pages.Disconnected, get[pages.Page](t, again, "/api/v1/pages/7001").State)
@@ -93,8 +93,8 @@ func TestRestoreErasesAgain(t *testing.T) {
 	code, out, stderr = offline(t, none, "restore", dir, "--erasures", "none")
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "Nothing was erased again")
-	assert.Positive(t, count(t, none.Data.Dir, text))
-	assert.Positive(t, count(t, none.Data.Dir, `"admin":"`+testUser+`"`))
+	assert.NotEmpty(t, filesWith(t, none.Data.Dir, text))
+	assert.NotEmpty(t, filesWith(t, none.Data.Dir, `"admin":"`+testUser+`"`))
 }
 
 // TestInterruptedRestore checks that a server that is started after a crash of a restore erases before it serves
@@ -115,11 +115,11 @@ func TestInterruptedRestore(t *testing.T) {
 	write(false)
 	p := server.New(server.Options{Config: cfg})
 	require.ErrorIs(t, p.Run(t.Context()), server.ErrRestore)
-	assert.Positive(t, count(t, cfg.Data.Dir, text), "nothing is touched")
+	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, text), "nothing is touched")
 
 	write(true)
 	start(t, cfg)
-	assert.Zero(t, count(t, cfg.Data.Dir, text))
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
 	_, err = os.Stat(state)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
@@ -184,5 +184,5 @@ func TestRecordedErasureIsFinished(t *testing.T) {
 		assert.Equal(t, operate.Applied{}, applied)
 		return err
 	}))
-	assert.Zero(t, count(t, cfg.Data.Dir, text))
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -75,22 +74,6 @@ func (r *running) handshake(t *testing.T, token string) int {
 // bucketFiles reports whether a path is in the bucket of secrets.
 func bucketFiles(path string) bool { return strings.Contains(path, connect.BucketOf(streams.Name)) }
 
-// filesWithTokens returns the files below dir with a sealed token.
-func filesWithTokens(t *testing.T, dir string) (out []string) {
-	t.Helper()
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if hasSealed(b) {
-			out = append(out, path)
-		}
-		return err
-	}))
-	return out
-}
-
 // TestSealedTokensAreOnlyInTheBucket connects a page, connects it again, gives it a new token, rotates
 // and retires the key, and disconnects it. No sealed token is in the stream, an export, a hook, a
 // consumer's messages, the API, its feed, the console or any file except the bucket's, and after the
@@ -136,7 +119,7 @@ func TestSealedTokensAreOnlyInTheBucket(t *testing.T) {
 		require.Equal(t, cli.ExitOK, code, stderr)
 	}
 	assert.Equal(t, http.StatusOK, r.handshake(t, "of-page-7000"), "a new token keeps the page's verify token")
-	with := filesWithTokens(t, cfg.Data.Dir)
+	with := streamstest.FilesWith(t, hasSealed, cfg.Data.Dir)
 	assert.NotEmpty(t, with, "the test finds sealed tokens")
 	for _, path := range with {
 		assert.True(t, bucketFiles(path), path)
@@ -146,7 +129,7 @@ func TestSealedTokensAreOnlyInTheBucket(t *testing.T) {
 		require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/pages/"+page+"/disconnect", nil, nil, &out))
 	}
 	assert.Equal(t, http.StatusForbidden, r.handshake(t, "of-page-7000"))
-	assert.Empty(t, filesWithTokens(t, cfg.Data.Dir), "the bytes are overwritten")
+	assert.Empty(t, streamstest.FilesWith(t, hasSealed, cfg.Data.Dir), "the bytes are overwritten")
 
 	last := lastSeq(t, r)
 	_, err := streams.ReadRaw(t.Context(), r.JS(), streams.ReadOptions{Stream: streams.Name}, func(m streams.Raw) error {
@@ -321,7 +304,7 @@ func TestBackupHasTheTokens(t *testing.T) {
 	code, out, stderr := r.command(t, "backup", dir)
 	require.Equal(t, cli.ExitOK, code, stderr)
 	assert.Contains(t, out, "backed up: stream "+connect.BucketOf(streams.Name))
-	for _, path := range filesWithTokens(t, dir) {
+	for _, path := range streamstest.FilesWith(t, hasSealed, dir) {
 		assert.True(t, bucketFiles(path), path)
 	}
 	want := r.digests(t)
@@ -404,7 +387,7 @@ func TestImportMovesTokensOfAnEarlierVersion(t *testing.T) {
 		require.Equal(t, cli.ExitOK, code, stderr)
 		assert.Contains(t, out, "5 events to sequence 5")
 	}
-	for _, path := range filesWithTokens(t, cfg.Data.Dir) {
+	for _, path := range streamstest.FilesWith(t, hasSealed, cfg.Data.Dir) {
 		assert.True(t, bucketFiles(path), path)
 	}
 
