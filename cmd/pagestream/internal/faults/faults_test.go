@@ -55,7 +55,7 @@ var cases = []faultCase{
 	{name: "sigterm", all: 5, run: terminated},
 	{name: "sigstop", all: 2, run: stopped},
 	{name: "limits", all: 1, run: limited},
-	{name: "disk-full", disk: true, quick: 1, all: 3, run: diskFull},
+	{name: "disk-full", disk: true, quick: 1, all: 8, run: diskFull},
 	{name: "models-disk-full", disk: true, all: 2, run: modelsDiskFull},
 	{name: "model-damaged", quick: 1, all: 5, run: modelDamaged},
 	{name: "model-truncated", all: 2, run: modelTruncated},

@@ -319,14 +319,18 @@ func TestCorrectServerPasses(t *testing.T) {
 	}
 }
 
+// TestWithoutARate checks that a run without a rate is limited by the server alone.
 func TestWithoutARate(t *testing.T) {
 	s := newTestServer(t)
 	cfg := s.config()
-	cfg.Rate, cfg.Items = 0, 1
+	cfg.Rate, cfg.Items = 20, 1
+	limited, err := loadgen.Run(t.Context(), cfg)
+	require.NoError(t, err)
+	cfg.Rate, cfg.Seed = 0, 8
 	r, err := loadgen.Run(t.Context(), cfg)
 	require.NoError(t, err)
 	assert.True(t, r.OK(), "%+v", r)
-	assert.Greater(t, r.RatePosts, 400.0)
+	assert.Greater(t, r.Posts, 2*limited.Posts)
 }
 
 func TestAuditFindsEveryFault(t *testing.T) {

@@ -273,11 +273,12 @@ func (h *health) uncovered() error {
 	return err
 }
 
-// restartMax bounds the pause between two restarts of the embedded server. settled is after how long without a
-// restart the pause is short again.
+// restartMax bounds the pause between two restarts of the embedded server: a disk that is full again and again is freed
+// meanwhile, and deliveries are refused until the pause is over. settled is after how long without a restart the pause is
+// short again.
 const (
 	restartMin = time.Second
-	restartMax = time.Minute
+	restartMax = 15 * time.Second
 	settled    = 10 * time.Minute
 	// outgrownEvery is how often it is looked whether the default limit of the store could be higher.
 	outgrownEvery = 5 * time.Second
