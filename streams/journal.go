@@ -98,8 +98,9 @@ type Journal struct {
 	head    uint64  // the last event in the files
 	shipped uint64  // the last event that JetStream has acknowledged
 	at      time.Time
-	total   int64 // bytes of all events that were stored
-	room    int64 // what total may become, see SetRoom
+	total   int64 // bytes of all events that were accepted, with what JetStream needs in addition
+	done    int64 // those of them that JetStream has acknowledged
+	room    int64 // what total may become, see Measure
 	since   int64 // bytes that were shipped since the last checkpoint
 	failed  error // why nothing is shipped now
 	// suspect is set if JetStream may lack what it has acknowledged, as after a reconnect: reconnects counts those
@@ -267,10 +268,12 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	if cap(b) <= keptFrames {
 		j.records, j.frames = records, b
 	}
-	if err := j.take(bytes + int64(len(items))*shipOverhead); err != nil {
+	room := bytes + int64(len(items))*shipOverhead
+	if err := j.take(room); err != nil {
 		return 0, err
 	}
 	if err := j.opts.Files.Append(records); err != nil {
+		j.giveBack(room)
 		return 0, err
 	}
 	j.mu.Lock()
@@ -325,12 +328,18 @@ var ErrNoRoom = errors.New("there is no room for the events in the stream")
 // shipOverhead is how many bytes JetStream needs for an event in addition to those of the message, at most.
 const shipOverhead = 256
 
-// SetRoom tells for how many bytes JetStream has room now. Events for which there is none are not accepted: JetStream
-// would refuse them, and then all that follow. What was accepted before and JetStream does not have yet counts too.
-func (j *Journal) SetRoom(bytes int64) {
+// Measure begins a measurement of the room that JetStream has, and returns a function that tells for how many bytes there
+// is. Events for which there is no room are not accepted: JetStream would refuse them, and then all that follow. What was
+// accepted and is not known to be in JetStream when the measurement begins takes of that room.
+func (j *Journal) Measure() (tell func(bytes int64)) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.room = j.total + min(bytes, math.MaxInt64/2) - j.waiting - int64(len(j.queue))*shipOverhead
+	done := j.done
+	return func(bytes int64) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.room = done + min(bytes, math.MaxInt64/2)
+	}
 }
 
 // take takes room for events.
@@ -342,6 +351,13 @@ func (j *Journal) take(bytes int64) error {
 	}
 	j.total += bytes
 	return nil
+}
+
+// giveBack gives back the room of events that were not stored.
+func (j *Journal) giveBack(bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.total -= bytes
 }
 
 // Refuses returns why no event is accepted now, nil if they are.

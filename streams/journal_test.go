@@ -402,19 +402,33 @@ func TestEventsWithoutRoomAreRefused(t *testing.T) {
 	t.Parallel()
 	j := runJournaled(t, streams.JournalOptions{})
 	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
-	j.journal.SetRoom(10 << 10)
+	const room = 100 << 10
 	stored := 0
-	var err error
-	for ; err == nil; stored++ {
-		_, err = p.Publish(t.Context(), messages(domain.PageID(strconv.Itoa(stored)), 1))
+	fill := func() (n int) {
+		for {
+			stored++
+			_, err := p.Publish(t.Context(), messages(domain.PageID(strconv.Itoa(stored)), 1))
+			if err == nil {
+				n++
+				continue
+			}
+			require.ErrorIs(t, err, streams.ErrNoRoom)
+			require.ErrorIs(t, err, streams.ErrUnavailable)
+			j.flush(t)
+			return n
+		}
 	}
-	require.ErrorIs(t, err, streams.ErrNoRoom)
-	require.ErrorIs(t, err, streams.ErrUnavailable)
-	require.InDelta(t, 10, stored, 8)
-	j.flush(t)
-	j.journal.SetRoom(10 << 10)
-	_, err = p.Publish(t.Context(), messages("more", 1))
-	require.NoError(t, err)
+	j.journal.Measure()(room)
+	all := fill()
+	require.InDelta(t, 100, all, 80)
+	j.journal.Measure()(room)
+	require.InDelta(t, all, fill(), 5)
+	// What is stored while the room is measured may have been counted or not.
+	tell := j.journal.Measure()
+	j.journal.Measure()(room / 2)
+	half := fill()
+	tell(room)
+	require.InDelta(t, all, half+fill(), 5)
 }
 
 // TestDecisionsInTheJournalAreConditional checks Append and LastOf against events that JetStream does not have yet.

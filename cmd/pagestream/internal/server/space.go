@@ -40,6 +40,10 @@ func (s *space) now() []meta.Space {
 //
 // It returns the error of asking the server; ask is false if it is known that it does not answer.
 func (s *space) measure(ctx context.Context, ask bool) (err error) {
+	tell := func(int64) {}
+	if s.p.journal != nil {
+		tell = s.p.journal.Measure()
+	}
 	var stored []meta.Space
 	for _, old := range s.now() {
 		if old.Setting != meta.SettingDataDir && old.Setting != meta.SettingProjections {
@@ -51,14 +55,12 @@ func (s *space) measure(ctx context.Context, ask bool) (err error) {
 		var asked []meta.Space
 		if asked, err = s.stored(ctx); err == nil {
 			stored = asked
+			defer func() { tell(s.left()) }() // otherwise what was told before holds, less what was accepted since
 		}
 	}
 	list := slices.Concat(stored, disks)
 	s.list.Store(&list)
 	s.report(list)
-	if s.p.journal != nil {
-		s.p.journal.SetRoom(s.left())
-	}
 	return err
 }
 
