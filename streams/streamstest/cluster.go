@@ -79,7 +79,7 @@ func RunCluster(t testing.TB, n int, change ...func(*natsserver.Options)) *Clust
 	nc, err := nats.Connect(c.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	c.JS, err = jetstream.New(nc)
+	c.JS, err = jetstream.New(nc, jetstream.WithDefaultTimeout(Limit))
 	require.NoError(t, err)
 	Eventually(t, Limit, func() error {
 		_, err := c.JS.AccountInfo(t.Context())

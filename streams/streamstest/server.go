@@ -46,7 +46,7 @@ func Run(t testing.TB, change ...func(*embedded.Options)) *Server {
 	t.Cleanup(func() { s.Stop(t) })
 	s.Conn = s.Connection(t)
 	var err error
-	s.JS, err = jetstream.New(s.Conn)
+	s.JS, err = jetstream.New(s.Conn, jetstream.WithDefaultTimeout(Limit))
 	require.NoError(t, err)
 	return s
 }

@@ -66,7 +66,7 @@ func startDev(t *testing.T, dir string) *devRun {
 		}
 	}
 	t.Cleanup(d.stop)
-	streamstest.Eventually(t, streamstest.Limit, func() error {
+	streamstest.Eventually(t, 2*streamstest.Limit, func() error { // it connects 40 pages
 		if out := d.out.String(); !strings.Contains(out, "Ctrl-C stops it.") {
 			return fmt.Errorf("it has not started: %s", out)
 		}
