@@ -39,7 +39,7 @@ var (
 //
 // Events come through a watermill router, one batch at a time in stream order.
 // A batch is usually applied in one transaction, together with the position. Transactions change
-// a table in memory, which is read together with the file and written to it each second (see
+// a table in memory, which is read together with the file and written to it every few seconds (see
 // store.Options.Memory); after a crash the position is that of the file. An
 // event that was applied is not applied again. An event that fails is tried again
 // with a growing pause. Three kinds of messages are not applied but counted: an

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -85,11 +86,14 @@ type Parking struct {
 	js     jetstream.JetStream
 	stream string
 
+	// loading is held while first is read from the stream, and while a reactor's events are removed from both.
+	loading sync.Mutex
+	loaded  bool
+
 	mu       sync.Mutex
 	reactors map[string]*Reactor
 	// first is the sequence of the first parked event of each conversation and reactor.
-	first  map[parkedConversation]uint64
-	loaded bool
+	first map[parkedConversation]uint64
 }
 
 type parkedConversation struct {
@@ -112,7 +116,12 @@ func NewParking(js jetstream.JetStream, stream string) *Parking {
 }
 
 func (k *Parking) subject(reactor string, seq uint64) string {
-	return "pagestream-parked." + k.stream + "." + reactor + "." + strconv.FormatUint(seq, 10)
+	return k.subjects(reactor) + strconv.FormatUint(seq, 10)
+}
+
+// subjects returns what the subjects of a reactor's parked events begin with.
+func (k *Parking) subjects(reactor string) string {
+	return "pagestream-parked." + k.stream + "." + reactor + "."
 }
 
 // List returns the parked events of one reactor, or of all reactors if the name is empty. They are
@@ -165,20 +174,22 @@ func (k *Parking) list(ctx context.Context, reactor string) ([]Parked, error) {
 
 // register adds a reactor, so that Redrive and Discard can call it.
 func (k *Parking) register(ctx context.Context, r *Reactor) error {
-	list, err := k.list(ctx, "")
-	if err != nil {
-		return err
+	k.loading.Lock()
+	defer k.loading.Unlock()
+	var list []Parked
+	var err error
+	if !k.loaded {
+		if list, err = k.list(ctx, ""); err != nil {
+			return err
+		}
+		k.loaded = true
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.reactors[r.opts.Durable] = r
-	if k.loaded {
-		return nil
-	}
 	for _, p := range slices.Backward(list) {
 		k.first[p.conversation()] = p.Seq
 	}
-	k.loaded = true
 	return nil
 }
 
@@ -351,15 +362,18 @@ func (k *Parking) Forget(ctx context.Context, seqs map[uint64]bool) (n int, err 
 
 // Clear removes all parked events of a reactor that parks none any more.
 func (k *Parking) Clear(ctx context.Context, reactor string) error {
-	list, err := k.list(ctx, reactor)
-	if err != nil {
-		return err
+	k.loading.Lock()
+	defer k.loading.Unlock()
+	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
+	if err == nil {
+		err = st.Purge(ctx, jetstream.WithPurgeSubject(k.subjects(reactor)+"*"))
 	}
-	for _, p := range list {
-		if err := k.remove(ctx, p); err != nil {
-			return err
-		}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove parked events: %w", err)
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.first, func(c parkedConversation, _ uint64) bool { return c.reactor == reactor })
 	return nil
 }
 

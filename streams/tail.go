@@ -144,7 +144,7 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 		case ctx.Err() != nil:
 			return ctx.Err() // what was read before Forget may be of another stream
 		case !t.sameConnection():
-			return errReconnected
+			return ErrReconnected
 		}
 		decodeAll(list)
 		t.add(list)
@@ -155,8 +155,8 @@ func (t *Tail) follow(ctx context.Context, progressed func()) error {
 	}
 }
 
-// errReconnected is returned when the connection was made again.
-var errReconnected = errors.New("the connection was made again")
+// ErrReconnected is returned when the connection was made again: the stream may be another one since.
+var ErrReconnected = errors.New("the connection was made again")
 
 // sameConnection reports whether the tail has only read from one connection.
 func (t *Tail) sameConnection() bool {

@@ -251,25 +251,31 @@ func (s *Store) Unwritten() error {
 	return s.mem.failed
 }
 
+// retryEvery is how long after a failed write to the file the next one is tried, while no Update tries it.
+const retryEvery = time.Second
+
 // flushes writes the table to the file when it is full or has been changed a while ago, until the store is closed.
 func (s *Store) flushes(every time.Duration) {
 	defer close(s.mem.stopped)
 	wait := time.NewTimer(every)
 	defer wait.Stop()
+	pause := every
 	for {
 		select {
 		case <-s.mem.dirty:
 		case <-s.mem.stop:
 			return
 		}
-		wait.Reset(every)
+		wait.Reset(pause)
 		select {
 		case <-wait.C:
 		case <-s.mem.full:
 		case <-s.mem.stop:
 			return
 		}
+		pause = every
 		if s.Flush() != nil && s.Suspicion() == nil {
+			pause = min(every, retryEvery)
 			signal(s.mem.dirty) // it is tried again
 		}
 	}

@@ -52,11 +52,11 @@ type filler struct {
 	stop      context.CancelFunc
 	done      chan struct{}
 
-	mu        sync.Mutex
-	filled    uint64
-	full      bool
-	interrupt context.CancelFunc // ends the session or the wait
-	ended     chan struct{}      // is closed when that has ended
+	session streams.Interruptible // or the wait for the next one
+
+	mu     sync.Mutex
+	filled uint64
+	full   bool
 }
 
 // run fills the outbox until the context ends.
@@ -64,8 +64,8 @@ func (f *filler) run(ctx context.Context) {
 	defer close(f.done)
 	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
 	for ctx.Err() == nil {
-		err := f.interruptible(ctx, func(ctx context.Context) error {
-			err := f.session(ctx, retry.Reset)
+		err := f.session.Do(ctx, func(ctx context.Context) error {
+			err := f.follow(ctx, retry.Reset)
 			switch {
 			case errors.Is(err, errFull):
 				return f.awaitRoom(ctx)
@@ -82,42 +82,15 @@ func (f *filler) run(ctx context.Context) {
 	}
 }
 
-// interruptible calls fn with a context that [filler.again] ends. It returns nil then.
-func (f *filler) interruptible(ctx context.Context, fn func(context.Context) error) error {
-	session, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan struct{})
-	defer close(ended)
-	f.mu.Lock()
-	f.interrupt, f.ended = cancel, ended
-	f.mu.Unlock()
-	err := fn(session)
-	if session.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// again makes the filler read its position again. The channel is closed when it has dropped the events that it had read; it
-// is nil if there are none.
-func (f *filler) again() (ended <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.interrupt != nil {
-		f.interrupt()
-	}
-	return f.ended
-}
-
 func (f *filler) setProgress(filled uint64, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.filled, f.full = filled, full
 }
 
-// session reads the position and goes on from it, until an error. It calls progressed
+// follow reads the position and goes on from it, until an error. It calls progressed
 // when events were copied.
-func (f *filler) session(ctx context.Context, progressed func()) error {
+func (f *filler) follow(ctx context.Context, progressed func()) error {
 	at, err := f.position(ctx)
 	if err != nil {
 		return err
@@ -161,14 +134,15 @@ func (f *filler) resume(ctx context.Context, at *position) (head uint64, err err
 
 // Recheck makes every filler compare its position with the stream. It is called when the
 // stream was replaced. A filler does so in any case when it starts.
-func (c *Consumers) Recheck() { c.again() }
+func (c *Consumers) Recheck() { c.interruptAll() }
 
-// again is [filler.again] of every filler.
-func (c *Consumers) again() (ended []<-chan struct{}) {
+// interruptAll makes every filler read its position again. A channel is closed when a filler has dropped the events that it had
+// read.
+func (c *Consumers) interruptAll() (ended []<-chan struct{}) {
 	c.fillersMu.Lock()
 	defer c.fillersMu.Unlock()
 	for _, f := range c.fillers {
-		if e := f.again(); e != nil {
+		if e := f.session.Interrupt(); e != nil {
 			ended = append(ended, e)
 		}
 	}
@@ -407,7 +381,7 @@ func (c *Consumers) Erase(ctx context.Context, e domain.Event) error {
 	if c.opts.Tail != nil {
 		c.opts.Tail.Drop()
 	}
-	for _, ended := range c.again() {
+	for _, ended := range c.interruptAll() {
 		select {
 		case <-ended:
 		case <-ctx.Done():

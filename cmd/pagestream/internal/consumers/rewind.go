@@ -65,7 +65,7 @@ func (c *Consumers) Rewind(ctx context.Context, name string, to Target) (out Con
 	c.fillersMu.Lock()
 	if f := c.fillers[name]; f != nil {
 		f.setProgress(at.Seq, false)
-		f.again()
+		f.session.Interrupt()
 	}
 	c.fillersMu.Unlock()
 	st, err := c.opts.JS.Stream(ctx, b.stream)

@@ -25,9 +25,6 @@ const (
 var (
 	// errDisabled ends the reading of the stream when the endpoint is disabled.
 	errDisabled = errors.New("endpoint is disabled")
-	// errReconnected ends the reading of the stream when the connection was lost meanwhile: the events may be those of
-	// another stream, so the position is compared first. Otherwise they would be sent, and sent again after the rewind.
-	errReconnected = errors.New("connection was made again")
 	// errStop ends a read of the stream early.
 	errStop = errors.New("stop")
 )

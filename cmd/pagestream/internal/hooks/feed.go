@@ -112,7 +112,7 @@ func (e *endpoint) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !interrupted && !errors.Is(err, errDisabled) && !errors.Is(err, errReconnected):
+		case !interrupted && !errors.Is(err, errDisabled) && !errors.Is(err, streams.ErrReconnected):
 			return fmt.Errorf("follow stream: %w", err)
 		}
 	}
@@ -175,8 +175,8 @@ func (e *endpoint) accept(ctx context.Context, s streams.Stored, wanted bool) er
 	case e.disabled != "":
 		return errDisabled
 	case e.reconnects != e.opts.JS.Conn().Stats().Reconnects:
-		e.recheck = true
-		return errReconnected
+		e.recheck = true // otherwise the events of another stream would be sent, and sent again after the rewind
+		return streams.ErrReconnected
 	case s.Seq <= e.read:
 		return nil
 	}

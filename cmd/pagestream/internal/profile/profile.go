@@ -40,8 +40,13 @@ const (
 	stopTimeout = 2 * time.Second
 )
 
-// durable is the consumer's name.
-const durable = "profile"
+const (
+	// durable is the name of the consumer of the queue. A node of version 0.1.0 that still runs would get what is delivered
+	// to a consumer of the former name, whatever its stream is.
+	durable = "profiles"
+	// former is the name of the consumer that version 0.1.0 had for all events.
+	former = "profile"
+)
 
 // Graph reads profiles.
 type Graph interface {
@@ -105,12 +110,15 @@ type Stats struct {
 type Reactor struct {
 	opts Options
 	gate *meta.Gate
-	// asked has when a contact was last asked about, queued when a task for it was put into the queue.
+	// asked has when a contact was last asked about, by key. queued has when a task was put into the queue that may still
+	// be there, by its subject.
 	asked, queued timeCache
+	lag           time.Duration // see journalLag
 
-	mu        sync.Mutex
-	stats     Stats
-	interrupt context.CancelFunc // makes follow read the position again
+	session streams.Interruptible // of follow
+
+	mu    sync.Mutex
+	stats Stats
 }
 
 // timeCache has a time for each of the keys that were set last.
@@ -140,7 +148,9 @@ func New(o Options) *Reactor {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	return &Reactor{opts: o, gate: meta.NewGate(o.Tokens, o.Now), asked: newTimeCache(remember), queued: newTimeCache(remember)}
+	return &Reactor{
+		opts: o, gate: meta.NewGate(o.Tokens, o.Now), asked: newTimeCache(remember), queued: newTimeCache(remember), lag: journalLag,
+	}
 }
 
 func (r *Reactor) count(f func(*Stats)) {

@@ -23,8 +23,12 @@ const (
 	// queueLimit is the most tasks in the queue. While it is full no further events are looked at.
 	queueLimit  = 1000
 	queuePrefix = "pagestream-profiles."
-	// queuedFor is how long a contact with a task in the queue gets no other one from the same node.
+	// queuedFor is how long a contact with a task in the queue gets no other one from the same node. If another node works on
+	// it, this one is not told that it is done.
 	queuedFor = time.Hour
+	// journalLag is how long the event of a task may not be in the stream yet, because the journal has not sent it. One that
+	// comes later does not exist: the stream was replaced by one that ends before it.
+	journalLag = 5 * time.Second
 	// positions is the key-value bucket with how far the stream was looked through, under the key position.
 	positions = "PAGESTREAM_PROFILES"
 	position  = "position"
@@ -36,17 +40,23 @@ const (
 	retryMax     = 2 * time.Second
 )
 
-// errReconnected is returned when the connection was made again: the stream may be another one since.
-var errReconnected = errors.New("the connection was made again")
-
 // task is a message of the queue. It has no id of a person: what is deleted from a stream stays in its file for a while.
 type task struct {
 	// Seq is the sequence of an event of the contact.
 	Seq uint64 `json:"seq"`
 }
 
+// looked is how far the stream was looked through.
+type looked struct {
+	streams.Position
+	// Floor is where the first run began. Nothing before it is looked at, also if the stream has other events there since: a
+	// history makes no burst of calls.
+	Floor uint64 `json:"floor"`
+}
+
 // Run handles the events of contacts that are stored from its first run on, until the context ends, and then returns
-// nil. Events that are stored while no node runs are handled later.
+// nil. Events that are stored while no node runs are handled later, and those that the consumer of version 0.1.0 had not
+// handled.
 //
 // Most events need no work, so each node looks at them in memory, and puts a task into a queue only for a contact whose
 // profile it may have to read. Any node works on the tasks.
@@ -88,14 +98,45 @@ func (r *Reactor) setUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make bucket of profiles: %w", err)
 	}
-	err = r.opts.JS.DeleteConsumer(ctx, streams.Name, durable)
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	err = r.opts.JS.DeleteConsumer(ctx, streams.Name, former)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete former consumer: %w", err)
 	}
 	if r.opts.Parking != nil {
-		if err := r.opts.Parking.Clear(ctx, durable); err != nil {
+		if err := r.opts.Parking.Clear(ctx, former); err != nil {
 			return fmt.Errorf("clear parked events: %w", err)
 		}
+	}
+	return nil
+}
+
+// begin stores where to begin, unless a position is stored: where the former consumer was, or the end of the stream.
+func (r *Reactor) begin(ctx context.Context) error {
+	kv, err := r.opts.JS.KeyValue(ctx, positions)
+	if err != nil {
+		return fmt.Errorf("open bucket of profiles: %w", err)
+	}
+	var seq uint64
+	consumer, err := r.opts.JS.PushConsumer(ctx, streams.Name, former)
+	switch {
+	case err == nil:
+		seq = consumer.CachedInfo().AckFloor.Stream
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return fmt.Errorf("get former consumer: %w", err)
+	default:
+		if seq, err = streams.Last(ctx, r.opts.JS, streams.Name); err != nil {
+			return err
+		}
+	}
+	data, err := json.Marshal(looked{streams.Position{Seq: seq}, seq})
+	if err != nil {
+		return fmt.Errorf("encode position of profiles: %w", err)
+	}
+	if _, err := kv.Create(ctx, position, data); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("store position of profiles: %w", err)
 	}
 	return nil
 }
@@ -104,9 +145,20 @@ func (r *Reactor) setUp(ctx context.Context) error {
 func (r *Reactor) worker() *streams.Reactor {
 	return streams.NewReactor(streams.ReactorOptions{
 		Connect: r.opts.Connect, Domain: r.opts.Domain, Stream: Queue, Filter: queuePrefix + "*.*", Durable: durable,
-		Timeout: timeout, MaxPause: r.opts.MaxWait, Handle: r.work, Logger: r.opts.Logger,
+		Timeout: timeout, MaxPause: r.opts.MaxWait, Logger: r.opts.Logger,
+		Handle: func(ctx context.Context, m *message.Message) error {
+			err := r.work(ctx, m)
+			if err == nil {
+				r.done(m)
+			}
+			return err
+		},
+		GaveUp: func(m *message.Message, _ error) { r.done(m) },
 	})
 }
+
+// done makes the next message of a task's contact make a task again, unless the contact was asked about.
+func (r *Reactor) done(m *message.Message) { r.queued.Remove(m.Metadata[streams.MetaSubject]) }
 
 // work handles the event of a task.
 func (r *Reactor) work(ctx context.Context, m *message.Message) error {
@@ -122,15 +174,13 @@ func (r *Reactor) work(ctx context.Context, m *message.Message) error {
 	if err != nil {
 		return err
 	}
-	if err := r.react(ctx, e); err != nil {
-		return err
-	}
-	r.queued.Remove(key(e))
-	return nil
+	return r.react(ctx, e)
 }
 
-// event reads an event of the stream. It waits for one that the journal has not sent to the stream yet.
+// event reads an event of the stream. It waits for one that the journal has not sent to the stream yet. It fails with
+// [streams.ErrNotFound] if there is none.
 func (r *Reactor) event(ctx context.Context, seq uint64) (streams.Stored, error) {
+	waited := time.After(r.lag)
 	for pause := (backoff.Backoff{Min: retryMin, Max: retryMax}); ; {
 		last, err := streams.Last(ctx, r.opts.JS, streams.Name)
 		if err != nil {
@@ -146,40 +196,31 @@ func (r *Reactor) event(ctx context.Context, seq uint64) (streams.Stored, error)
 		if err := pause.Wait(ctx); err != nil {
 			return streams.Stored{}, fmt.Errorf("wait for event %d in the stream: %w", seq, err)
 		}
+		select {
+		case <-waited:
+			return streams.Stored{}, fmt.Errorf("the stream ends before event %d: %w", seq, streams.ErrNotFound)
+		default:
+		}
 	}
 }
 
 // Recheck makes the reactor compare its position with the stream. It is called when the stream was replaced.
-func (r *Reactor) Recheck() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.interrupt != nil {
-		r.interrupt()
-	}
-}
+func (r *Reactor) Recheck() { r.session.Interrupt() }
 
 // look looks at the events of the stream until the context ends.
 func (r *Reactor) look(ctx context.Context) error {
-	for {
-		session, interrupt := context.WithCancel(ctx)
-		r.mu.Lock()
-		r.interrupt = interrupt
-		r.mu.Unlock()
-		err := r.follow(session)
-		interrupted := session.Err() != nil
-		interrupt()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !interrupted && !errors.Is(err, errReconnected):
+	for ctx.Err() == nil {
+		if err := r.session.Do(ctx, r.follow); err != nil && !errors.Is(err, streams.ErrReconnected) {
 			return fmt.Errorf("look for contacts: %w", err)
 		}
 	}
+	return nil
 }
 
 // follow looks at the events after the stored position, until an error.
 func (r *Reactor) follow(ctx context.Context) error {
 	reconnects := r.opts.JS.Conn().Stats().Reconnects
+	r.queued.Purge() // the queue may have lost a task, and the events of others may be different ones
 	at, err := r.position(ctx)
 	if err != nil {
 		return err
@@ -196,7 +237,7 @@ func (r *Reactor) follow(ctx context.Context) error {
 	}
 	err = streams.FollowMessages(ctx, r.opts.JS, streams.Name, at.Seq+1, r.opts.Tail, func(list []streams.Message) error {
 		if r.opts.JS.Conn().Stats().Reconnects != reconnects {
-			return errReconnected
+			return streams.ErrReconnected
 		}
 		for _, m := range list {
 			if m.Malformed != nil || !r.wants(ctx, m.Stored) {
@@ -206,7 +247,7 @@ func (r *Reactor) follow(ctx context.Context) error {
 				return err
 			}
 		}
-		if at = at.After(list); time.Since(saved) < saveEvery {
+		if at.Position = at.After(list); time.Since(saved) < saveEvery {
 			return nil
 		}
 		return save(ctx)
@@ -225,7 +266,7 @@ func (r *Reactor) follow(ctx context.Context) error {
 // something can't be found out, the work on the task does, which is repeated.
 func (r *Reactor) wants(ctx context.Context, e streams.Stored) bool {
 	switch {
-	case !mayName(e) || r.opts.Now().Sub(r.queued.get(key(e))) < queuedFor:
+	case !mayName(e):
 		return false
 	case r.known(e):
 		r.count(func(s *Stats) { s.Known++ })
@@ -240,20 +281,30 @@ func (r *Reactor) wants(ctx context.Context, e streams.Stored) bool {
 		r.count(func(s *Stats) { s.Throttled, s.Skipped = s.Throttled+1, s.Skipped+1 })
 		return false
 	}
+	if r.opts.Now().Sub(r.queued.get(subject(e))) < queuedFor {
+		return false
+	}
 	recent, err := r.profiled(e)
 	return err != nil || !recent
 }
 
-// enqueue puts a task for an event's contact into the queue. It waits while the queue has no room.
+// subject returns the subject of the tasks for an event's contact.
+func subject(e streams.Stored) string {
+	return queuePrefix + e.Page.Token() + "." + domain.ContactHash(e.Contact)
+}
+
+// enqueue puts a task for an event's contact into the queue. It waits while the queue has no room. If another node has
+// put the task there, it is not stored again: that would have it worked on twice.
 func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
 	data, err := json.Marshal(task{Seq: e.Seq})
 	if err != nil {
 		return fmt.Errorf("encode task: %w", err)
 	}
-	m := &nats.Msg{Subject: queuePrefix + e.Page.Token() + "." + domain.ContactHash(e.Contact), Data: data}
-	r.queued.Add(key(e), r.opts.Now()) // before the task is done, which removes it
+	m := &nats.Msg{Subject: subject(e), Data: data}
+	id := fmt.Sprint(m.Subject, ".", e.Seq)
+	r.queued.Add(m.Subject, r.opts.Now()) // before the task is done, which removes it
 	for pause := (backoff.Backoff{Min: retryMin, Max: retryMax}); ; {
-		_, err := r.opts.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(Queue))
+		_, err := r.opts.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(Queue), jetstream.WithMsgID(id))
 		if err == nil {
 			return nil
 		}
@@ -262,14 +313,13 @@ func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
 				continue
 			}
 		}
-		r.queued.Remove(key(e))
+		r.queued.Remove(m.Subject)
 		return fmt.Errorf("queue a contact: %w", err)
 	}
 }
 
-// position returns the position to go on from. If none was stored yet, it is the end of the stream: a history makes no
-// burst of calls.
-func (r *Reactor) position(ctx context.Context) (at streams.Position, err error) {
+// position returns the position to go on from.
+func (r *Reactor) position(ctx context.Context) (at looked, err error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	kv, err := r.opts.JS.KeyValue(ctx, positions)
@@ -277,24 +327,20 @@ func (r *Reactor) position(ctx context.Context) (at streams.Position, err error)
 		return at, fmt.Errorf("open bucket of profiles: %w", err)
 	}
 	entry, err := kv.Get(ctx, position)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		if at.Seq, err = streams.Last(ctx, r.opts.JS, streams.Name); err != nil {
-			return at, err
-		}
-		return at, r.save(ctx, at)
-	}
 	if err != nil {
 		return at, fmt.Errorf("read position of profiles: %w", err)
 	}
 	if err := json.Unmarshal(entry.Value(), &at); err != nil {
 		return at, fmt.Errorf("decode position of profiles: %w", err)
 	}
-	at, _, err = at.Resume(ctx, r.opts.JS, streams.Name)
+	var last uint64
+	at.Position, last, err = at.Resume(ctx, r.opts.JS, streams.Name)
+	at.Seq = max(at.Seq, min(at.Floor, last))
 	return at, err
 }
 
 // save stores a position. Each node looks at all events, so a lower position of another node costs only time.
-func (r *Reactor) save(ctx context.Context, at streams.Position) error {
+func (r *Reactor) save(ctx context.Context, at looked) error {
 	data, err := json.Marshal(at)
 	if err != nil {
 		return fmt.Errorf("encode position of profiles: %w", err)

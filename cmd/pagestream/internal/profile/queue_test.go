@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -128,7 +127,7 @@ func TestMostEventsMakeNoTask(t *testing.T) {
 	assert.Zero(t, state.Msgs)
 	assert.LessOrEqual(t, state.LastSeq, uint64(2)) // 2 if the first task was done before the second event was looked at
 
-	require.NoError(t, reactor.enqueue(t.Context(), streams.Stored{Event: received(contact, 1), Seq: 1}))
+	require.NoError(t, reactor.enqueue(t.Context(), streams.Stored{Event: received(contact, 1), Seq: 50}))
 	st, err := r.JS.Stream(t.Context(), Queue)
 	require.NoError(t, err)
 	m, err := st.GetMsg(t.Context(), r.queue(t).LastSeq)
@@ -183,7 +182,7 @@ func TestContactThatIsDroppedIsAskedForAgain(t *testing.T) {
 		}
 		return nil
 	})
-	g.set(func(g *fakeGraph) { g.fail, g.now = nil, g.now.Add(queuedFor) })
+	g.set(func(g *fakeGraph) { g.fail = nil })
 	r.Publish(t, received("7", 2))
 	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if n := len(r.profiles(t)); n != 1 {
@@ -205,16 +204,25 @@ func TestPositionOfAnotherStream(t *testing.T) {
 	trail := streams.Trail{}.With(&all[0])
 	other := all[1]
 	other.ID = "other"
-	ahead := streams.Position{Seq: 2, Trail: trail.With(&other)}
+	ahead := looked{Position: streams.Position{Seq: 2, Trail: trail.With(&other)}}
 	require.NoError(t, reactor.save(t.Context(), ahead))
 	at, err := reactor.position(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, uint64(1), at.Seq)
 
-	require.NoError(t, reactor.save(t.Context(), streams.Position{Seq: 1000}))
+	require.NoError(t, reactor.save(t.Context(), looked{Position: streams.Position{Seq: 1000}}))
 	at, err = reactor.position(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, uint64(2), at.Seq)
+
+	// What was there before the first run is not looked at, as far as the stream that there is now goes.
+	for floor, want := range map[uint64]uint64{1: 1, 2: 2, 1000: 2} {
+		trail := streams.Trail{}.With(&other)
+		require.NoError(t, reactor.save(t.Context(), looked{streams.Position{Seq: 2, Trail: trail}, floor}))
+		at, err = reactor.position(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, want, at.Seq, "begun at %d", floor)
+	}
 
 	require.NoError(t, reactor.save(t.Context(), ahead))
 	run(t, reactor)
@@ -226,34 +234,134 @@ func TestPositionOfAnotherStream(t *testing.T) {
 	})
 }
 
-// TestWhatVersion010LeftIsRemoved checks that the durable consumer of the version before is removed, with the events that
-// it gave up on.
-func TestWhatVersion010LeftIsRemoved(t *testing.T) {
+// TestTaskWithoutAnEvent checks that tasks whose events are gone, or which the stream does not have since it is another
+// one, delay the others little, and that their contacts are asked for again.
+func TestTaskWithoutAnEvent(t *testing.T) {
+	r := newFixture(t)
+	reactor, g := r.reactor()
+	reactor.lag = 100 * time.Millisecond
+	require.NoError(t, reactor.setUp(t.Context()))
+	erased := r.Publish(t, received("7", 1))[0].Seq
+	require.NoError(t, reactor.enqueue(t.Context(), streams.Stored{Event: received("7", 1), Seq: erased}))
+	for n := range 10 {
+		contact := domain.ContactID(fmt.Sprint(100 + n))
+		require.NoError(t, reactor.enqueue(t.Context(), streams.Stored{Event: received(contact, 1), Seq: 1000 + uint64(n)}))
+	}
+	st, err := r.JS.Stream(t.Context(), streams.Name)
+	require.NoError(t, err)
+	require.NoError(t, st.DeleteMsg(t.Context(), erased))
+	ctx, cancel := context.WithCancel(t.Context())
+	worked := make(chan error, 1)
+	go func() { worked <- reactor.worker().Run(ctx) }()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := r.queue(t).Msgs; n > 0 {
+			return fmt.Errorf("%d tasks", n)
+		}
+		return nil
+	})
+	assert.Zero(t, g.calls())
+	for _, contact := range []domain.ContactID{"7", "100"} {
+		assert.True(t, reactor.wants(t.Context(), streams.Stored{Event: received(contact, 2), Seq: erased + 1}), contact)
+	}
+	cancel()
+	require.NoError(t, <-worked)
+}
+
+// TestNodesQueueOneTask checks that nodes which look at the same event make one task, and that a node puts a task into the
+// queue again if the queue was lost.
+func TestNodesQueueOneTask(t *testing.T) {
+	r := newFixture(t)
+	one, _ := r.reactor()
+	other, _ := r.reactor()
+	require.NoError(t, one.setUp(t.Context()))
+	r.Publish(t, received("7", 1))
+	tasks := func(n uint64) {
+		t.Helper()
+		streamstest.Eventually(t, streamstest.Limit, func() error {
+			if state := r.queue(t); state.LastSeq != n || state.Msgs != 1 {
+				return fmt.Errorf("%d tasks of %d", state.Msgs, state.LastSeq)
+			}
+			return nil
+		})
+	}
+	look := func() (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- one.look(ctx) }()
+		return func() {
+			t.Helper()
+			cancel()
+			require.NoError(t, <-ended)
+		}
+	}
+	stop := look()
+	tasks(1)
+	require.NoError(t, other.enqueue(t.Context(), r.All(t)[0]))
+	tasks(1)
+	stop()
+
+	require.NoError(t, r.JS.DeleteStream(t.Context(), Queue))
+	require.NoError(t, one.setUp(t.Context()))
+	require.NoError(t, one.save(t.Context(), looked{}))
+	stop = look()
+	tasks(1)
+	stop()
+}
+
+// TestUpgradeFromVersion010 checks that the durable consumer of that version is removed, with the events that it gave up
+// on, that what it had not handled is handled, and that a node of that version which still runs takes no task.
+func TestUpgradeFromVersion010(t *testing.T) {
 	r := newFixture(t)
 	parking := streams.NewParking(r.JS, streams.Name)
-	r.Publish(t, received("7", 1))
+	r.Publish(t, received("6", 1)) // history
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- streams.NewReactor(streams.ReactorOptions{
-			Connect: r.connect, Filter: streams.SubjectPrefix + ".*.*.received", Durable: durable, Parking: parking,
-			Handle: func(context.Context, *message.Message) error { return streams.ErrNoRetry },
+			Connect: r.connect, Filter: streams.SubjectPrefix + ".*.*.received", Durable: former, FromNow: true, Parking: parking,
+			Handle: streams.OnEvent(func(_ context.Context, e streams.Stored) error {
+				if e.Contact == "7" {
+					return streams.ErrNoRetry
+				}
+				return errors.New("not now")
+			}),
 		}).Run(ctx)
 	}()
 	streamstest.Eventually(t, streamstest.Limit, func() error {
-		list, err := parking.List(t.Context(), durable)
+		_, err := r.JS.PushConsumer(t.Context(), streams.Name, former)
+		return err
+	})
+	r.Publish(t, received("7", 1))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		list, err := parking.List(t.Context(), former)
 		if err == nil && len(list) == 0 {
 			err = errors.New("nothing is parked")
 		}
 		return err
 	})
-	cancel()
-	require.NoError(t, <-ended)
-	reactor, _ := r.reactor(func(o *Options) { o.Parking = parking })
-	require.NoError(t, reactor.setUp(t.Context()))
-	_, err := r.JS.PushConsumer(t.Context(), streams.Name, durable)
+	r.Publish(t, received("8", 1))
+	require.NotEmpty(t, parking.Stalled())
+
+	reactor, g := r.reactor(func(o *Options) { o.Parking = parking })
+	run(t, reactor)
+	const contacts = 30
+	for n := range contacts {
+		r.Publish(t, received(domain.ContactID(fmt.Sprint(100+n)), 1))
+	}
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if n := len(r.profiles(t)); n != 1+contacts {
+			return fmt.Errorf("%d of %d profiles", n, 1+contacts)
+		}
+		return nil
+	})
+	assert.Equal(t, 1+contacts, g.calls(), "neither the history nor what was parked is asked for")
+	_, err := r.JS.PushConsumer(t.Context(), streams.Name, former)
 	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
-	list, err := parking.List(t.Context(), durable)
+	list, err := parking.List(t.Context(), former)
 	require.NoError(t, err)
 	assert.Empty(t, list)
+	assert.Empty(t, parking.Stalled())
+	cancel()
+	require.NoError(t, <-ended)
 }

@@ -81,7 +81,7 @@ func TestProfiles(t *testing.T) {
 		}
 		require.NoError(t, list.Err())
 	}
-	for name, minutes := range map[string]int{"profile": 4, "leads": 4, "resubscribe": 6, "erase": 10} {
+	for name, minutes := range map[string]int{"profiles": 4, "leads": 4, "resubscribe": 6, "erase": 10} {
 		assert.Equal(t, time.Duration(minutes)*time.Minute, waits[name], "%s of %v", name, waits)
 	}
 }
