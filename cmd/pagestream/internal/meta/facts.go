@@ -173,6 +173,12 @@ func (f Facts) subscription() subscriptions.Subscription {
 	return *f.Subscription
 }
 
+// listedSince reports whether Graph has listed the page's fields after the reconcile loop's last check: for a command, or
+// for another node.
+func (f Facts) listedSince() bool {
+	return !f.Loop.Checked.IsZero() && f.subscription().CheckedAt.After(f.Loop.Checked)
+}
+
 // missing returns the wanted fields that the page is not subscribed to. Gone reports
 // that the app is not subscribed to the page at all.
 func (f Facts) missing() (missing []string, gone bool) {
@@ -209,7 +215,7 @@ func (f Facts) appLacks(in Install) (evidence string) {
 		state, fields = subscriptions.None, Lack(f.wanted(), in.Apps[app].Fields)
 	case f.Answer.listed():
 		state, reason, fields = f.Answer.Outcome.State, f.Answer.Outcome.Reason, f.Answer.Outcome.AppMissing
-	case state == subscriptions.Confirmed && s.CheckedAt.After(f.Loop.Checked):
+	case state == subscriptions.Confirmed && f.listedSince():
 		fields = nil
 	}
 	missing, gone := f.missing()

@@ -181,10 +181,14 @@ func graphEvidence(code, subcode int, words string) string {
 }
 
 // graphError returns why Graph did not list the page's subscription, nil if it did: an
-// error of the Answer if Graph was asked, else of the reconcile loop's last check.
+// error of the Answer if Graph was asked, else of the reconcile loop's last check, unless
+// Graph has listed it since, for a command or another node.
 func (f Facts) graphError() *Error {
 	if f.Answer != nil {
 		return f.Answer.refusal()
+	}
+	if f.listedSince() {
+		return nil
 	}
 	switch f.Loop.State {
 	case LoopThrottled:

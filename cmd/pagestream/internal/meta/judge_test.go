@@ -574,6 +574,24 @@ func TestJudgeWithoutAnAnswer(t *testing.T) {
 			[]meta.State{meta.StateGraphUnreachable},
 			"no answer: connection refused", meta.RemedyCheck,
 		},
+		"unreachable, and asked again since": {
+			func(f *meta.Facts) {
+				f.Loop.State, f.Loop.Reason = meta.LoopUnreachable, "connection refused"
+				f.Loop.Checked = f.Subscription.CheckedAt.Add(-time.Second)
+			},
+			meta.Fine,
+			[]meta.State{meta.StateHealthy},
+			"", "",
+		},
+		"unreachable since it was asked": {
+			func(f *meta.Facts) {
+				f.Loop.State, f.Loop.Reason = meta.LoopUnreachable, "connection refused"
+				f.Loop.Checked = f.Subscription.CheckedAt.Add(time.Second)
+			},
+			meta.Warning,
+			[]meta.State{meta.StateGraphUnreachable},
+			"no answer: connection refused", meta.RemedyCheck,
+		},
 		"Graph refuses to tell": {
 			func(f *meta.Facts) { f.Loop.State, f.Loop.Reason = meta.LoopFailed, "(#200) no" },
 			meta.Warning,
