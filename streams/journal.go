@@ -98,8 +98,7 @@ type Journal struct {
 	head    uint64  // the last event in the files
 	shipped uint64  // the last event that JetStream has acknowledged
 	at      time.Time
-	total   int64 // bytes of all events that were accepted, with what JetStream needs in addition
-	done    int64 // those of them that JetStream has acknowledged
+	total   int64 // bytes of all events that were stored, with what JetStream needs in addition
 	room    int64 // what total may become, see Measure
 	since   int64 // bytes that were shipped since the last checkpoint
 	failed  error // why nothing is shipped now
@@ -268,18 +267,18 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	if cap(b) <= keptFrames {
 		j.records, j.frames = records, b
 	}
-	room := bytes + int64(len(items))*shipOverhead
-	if err := j.take(room); err != nil {
-		return 0, err
+	needed := bytes + int64(len(items))*shipOverhead
+	if !j.hasRoom(needed) {
+		return 0, ErrNoRoom
 	}
 	if err := j.opts.Files.Append(records); err != nil {
-		j.giveBack(room)
 		return 0, err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.queue = append(j.queue, frames...)
 	j.waiting += bytes
+	j.total += needed
 	j.head, j.at = frames[len(frames)-1].seq, at
 	for _, f := range frames {
 		j.last[nounOf(f.msg.Subject)] = f.seq
@@ -334,30 +333,19 @@ const shipOverhead = 256
 func (j *Journal) Measure() (tell func(bytes int64)) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	done := j.done
+	acknowledged := j.total - j.waiting - int64(len(j.queue))*shipOverhead
 	return func(bytes int64) {
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		j.room = done + min(bytes, math.MaxInt64/2)
+		j.room = acknowledged + min(bytes, math.MaxInt64/2)
 	}
 }
 
-// take takes room for events.
-func (j *Journal) take(bytes int64) error {
+// hasRoom reports whether there is room for events of so many bytes.
+func (j *Journal) hasRoom(bytes int64) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.total+bytes > j.room {
-		return ErrNoRoom
-	}
-	j.total += bytes
-	return nil
-}
-
-// giveBack gives back the room of events that were not stored.
-func (j *Journal) giveBack(bytes int64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.total -= bytes
+	return j.total+bytes <= j.room
 }
 
 // Refuses returns why no event is accepted now, nil if they are.

@@ -183,7 +183,6 @@ func (j *Journal) shippedUpto(seq uint64) {
 	for len(j.queue) > 0 && j.queue[0].seq <= seq {
 		f := j.queue[0]
 		j.waiting -= int64(f.size)
-		j.done += int64(f.size) + shipOverhead
 		j.queue[0] = frame{} // the array stays in memory for a while
 		j.queue = j.queue[1:]
 	}

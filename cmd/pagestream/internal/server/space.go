@@ -51,16 +51,19 @@ func (s *space) measure(ctx context.Context, ask bool) (err error) {
 		}
 	}
 	disks := s.disks(stored)
+	known := false
 	if ask && !slices.ContainsFunc(disks, meta.Space.StopsIngest) { // a server with a full disk may not answer
 		var asked []meta.Space
 		if asked, err = s.stored(ctx); err == nil {
-			stored = asked
-			defer func() { tell(s.left()) }() // otherwise what was told before holds, less what was accepted since
+			stored, known = asked, true
 		}
 	}
 	list := slices.Concat(stored, disks)
 	s.list.Store(&list)
 	s.report(list)
+	if known { // otherwise what was told before holds, less what was accepted since
+		tell(s.left())
+	}
 	return err
 }
 
