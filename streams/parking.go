@@ -257,13 +257,18 @@ func (k *Parking) put(ctx context.Context, p Parked) error {
 	return nil
 }
 
+// purge deletes the messages of a subject.
+func (k *Parking) purge(ctx context.Context, subject string) error {
+	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
+	if err != nil {
+		return err
+	}
+	return st.Purge(ctx, jetstream.WithPurgeSubject(subject))
+}
+
 // remove deletes a parked event and updates which event is the first of its conversation.
 func (k *Parking) remove(ctx context.Context, p Parked) error {
-	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
-	if err == nil {
-		err = st.Purge(ctx, jetstream.WithPurgeSubject(k.subject(p.Reactor, p.Seq)))
-	}
-	if err != nil {
+	if err := k.purge(ctx, k.subject(p.Reactor, p.Seq)); err != nil {
 		return fmt.Errorf("remove parked event %d: %w", p.Seq, err)
 	}
 	list, err := k.list(ctx, p.Reactor)
@@ -364,11 +369,7 @@ func (k *Parking) Forget(ctx context.Context, seqs map[uint64]bool) (n int, err 
 func (k *Parking) Clear(ctx context.Context, reactor string) error {
 	k.loading.Lock()
 	defer k.loading.Unlock()
-	st, err := k.js.Stream(ctx, ParkedOf(k.stream))
-	if err == nil {
-		err = st.Purge(ctx, jetstream.WithPurgeSubject(k.subjects(reactor)+"*"))
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if err := k.purge(ctx, k.subjects(reactor)+"*"); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("remove parked events: %w", err)
 	}
 	k.mu.Lock()
