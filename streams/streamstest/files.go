@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/s2"
@@ -58,16 +59,18 @@ func Circle(path string) error {
 
 // FilesWith returns the paths of the files below directories whose content matches, as [ReadBlock] returns it. A program
 // that runs renames and deletes files meanwhile, and what they had may be in a file that was read before: FilesWith begins
-// again if a file was gone.
+// again if a file was gone. The test fails if there are no files.
 func FilesWith(t testing.TB, match func(content []byte) bool, dirs ...string) (found []string) {
 	t.Helper()
+	files := 0
 	Eventually(t, Limit, func() error {
-		found = nil
+		found, files = nil, 0
 		for _, dir := range dirs {
 			err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 				if err != nil || e.IsDir() {
 					return err
 				}
+				files++
 				content, err := ReadBlock(path)
 				if err == nil && match(content) {
 					found = append(found, path)
@@ -80,12 +83,15 @@ func FilesWith(t testing.TB, match func(content []byte) bool, dirs ...string) (f
 		}
 		return nil
 	})
+	require.NotZero(t, files, "no file is below %q", dirs)
 	return found
 }
 
-// Has returns a match for [FilesWith] that finds a text.
-func Has(text string) func(content []byte) bool {
-	return func(content []byte) bool { return bytes.Contains(content, []byte(text)) }
+// Has returns a match for [FilesWith] that finds any of the texts.
+func Has(texts ...string) func(content []byte) bool {
+	return func(content []byte) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return bytes.Contains(content, []byte(text)) })
+	}
 }
 
 // ReadBlock reads a file as [os.ReadFile] does, and decompresses it if it is a block of a stream that the server has

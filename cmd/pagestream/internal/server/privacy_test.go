@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -14,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -187,9 +185,7 @@ func TestEraseFromTheCommandLine(t *testing.T) {
 // filesWith returns the files under dir that have one of the texts.
 func filesWith(t *testing.T, dir string, texts ...string) []string {
 	t.Helper()
-	return streamstest.FilesWith(t, func(content []byte) bool {
-		return slices.ContainsFunc(texts, func(text string) bool { return bytes.Contains(content, []byte(text)) })
-	}, dir)
+	return streamstest.FilesWith(t, streamstest.Has(texts...), dir)
 }
 
 // TestErasedBytesAreInNoFile checks that after an erasure no file under the data directory has the
