@@ -116,6 +116,7 @@ type Reactor struct {
 	lag           time.Duration // see journalLag
 
 	session streams.Interruptible // of follow
+	kv      jetstream.KeyValue    // the bucket with the position, from setUp on
 
 	mu    sync.Mutex
 	stats Stats

@@ -91,7 +91,7 @@ func (r *Reactor) setUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make queue of profiles: %w", err)
 	}
-	_, err = streams.EnsureBucket(ctx, r.opts.JS, streams.Name, jetstream.KeyValueConfig{
+	r.kv, err = streams.EnsureBucket(ctx, r.opts.JS, streams.Name, jetstream.KeyValueConfig{
 		Bucket: positions, Description: "How far the stream was looked through for profiles.", History: 1,
 		Storage: jetstream.FileStorage, Replicas: r.opts.Replicas,
 	})
@@ -115,10 +115,6 @@ func (r *Reactor) setUp(ctx context.Context) error {
 
 // begin stores where to begin, unless a position is stored: where the former consumer was, or the end of the stream.
 func (r *Reactor) begin(ctx context.Context) error {
-	kv, err := r.opts.JS.KeyValue(ctx, positions)
-	if err != nil {
-		return fmt.Errorf("open bucket of profiles: %w", err)
-	}
 	var seq uint64
 	consumer, err := r.opts.JS.PushConsumer(ctx, streams.Name, former)
 	switch {
@@ -135,7 +131,7 @@ func (r *Reactor) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode position of profiles: %w", err)
 	}
-	if _, err := kv.Create(ctx, position, data); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+	if _, err := r.kv.Create(ctx, position, data); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 		return fmt.Errorf("store position of profiles: %w", err)
 	}
 	return nil
@@ -322,11 +318,7 @@ func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
 func (r *Reactor) position(ctx context.Context) (at looked, err error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	kv, err := r.opts.JS.KeyValue(ctx, positions)
-	if err != nil {
-		return at, fmt.Errorf("open bucket of profiles: %w", err)
-	}
-	entry, err := kv.Get(ctx, position)
+	entry, err := r.kv.Get(ctx, position)
 	if err != nil {
 		return at, fmt.Errorf("read position of profiles: %w", err)
 	}
@@ -345,11 +337,7 @@ func (r *Reactor) save(ctx context.Context, at looked) error {
 	if err != nil {
 		return fmt.Errorf("encode position of profiles: %w", err)
 	}
-	kv, err := r.opts.JS.KeyValue(ctx, positions)
-	if err != nil {
-		return fmt.Errorf("open bucket of profiles: %w", err)
-	}
-	if _, err := kv.Put(ctx, position, data); err != nil {
+	if _, err := r.kv.Put(ctx, position, data); err != nil {
 		return fmt.Errorf("store position of profiles: %w", err)
 	}
 	return nil
