@@ -1,4 +1,4 @@
-// What htmx does not do: it reports a lost server, keeps drafts, shows local times, adds
+// What htmx does not do: it reports a lost server, keeps drafts, drops late answers, shows local times, adds
 // buttons that copy, keeps a thread scrolled to its end, limits the rows of a live table, and
 // focuses the search with a key.
 "use strict";
@@ -121,6 +121,13 @@
       m.before(li);
     }
   };
+
+  // The answer for what was replaced meanwhile is dropped. It would not be seen, and what is preserved of the page, such
+  // as a selection, would be moved to where it is not seen either. The events of what was replaced don't bubble to here.
+  const late = (e) => {
+    if (!e.detail.target.isConnected) e.preventDefault();
+  };
+  document.addEventListener("htmx:beforeSend", (e) => e.detail.elt.addEventListener("htmx:beforeOnLoad", late));
 
   // The rows of the overview that are selected.
   const picks = () => [...document.querySelectorAll(".pick input[name=page]")];
