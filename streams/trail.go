@@ -97,8 +97,9 @@ type Compared struct {
 	Last uint64
 }
 
-// compareTimeout bounds one request of Compare: one that goes out as the connection breaks is never answered.
-const compareTimeout = 2 * time.Second
+// compareTimeout bounds one request of Compare, which is sent again meanwhile, see [askAgain]. It is as long as a busy
+// server may take that has just started.
+const compareTimeout = 10 * time.Second
 
 // Compare compares the trail with a stream, whatever its name was. An erased event is the same if its
 // tombstone has the hash of its id. A sequence within the stream that has neither an event nor a tombstone
