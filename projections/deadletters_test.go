@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -301,7 +300,7 @@ func TestDecisionsReachOtherNodes(t *testing.T) {
 	require.EqualValues(t, 1, out.Discarded)
 	same := func(discarded uint64) {
 		t.Helper()
-		streamstest.Eventually(t, 5*time.Second, func() error {
+		streamstest.Eventually(t, limit, func() error {
 			for i, r := range nodes {
 				if s := r.Status(); s.Discarded != discarded {
 					return fmt.Errorf("node %d has discarded %d, not %d", i, s.Discarded, discarded)

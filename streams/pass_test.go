@@ -44,6 +44,18 @@ func TestReadersShareOnePass(t *testing.T) {
 	const n = 12_000 // fewer than a pass keeps
 	publish(t, s, messages("100", n))
 	tail := newTail(t, s, streams.TailOptions{Events: 10})
+	streamstest.Eventually(t, streamstest.Limit, func() error { // a pass ends early when the machine is so busy that messages stay out
+		if shared := sharedBy(t, s, tail, n); shared != n {
+			return fmt.Errorf("%d of %d events were decoded once for all", shared, n)
+		}
+		return nil
+	})
+}
+
+// sharedBy returns how many of n events four readers of a stream got that were decoded once for all of them, while a
+// fifth one reads as well.
+func sharedBy(t *testing.T, s *streamstest.Server, tail *streams.Tail, n int) (shared int) {
+	t.Helper()
 	const readers = 4
 	var seen [readers][]*streams.Replayed
 	var running errgroup.Group
@@ -51,7 +63,7 @@ func TestReadersShareOnePass(t *testing.T) {
 	begun.Add(readers)
 	for i := range readers {
 		running.Go(func() error {
-			return readShared(t.Context(), s, tail, n, func(e *streams.Replayed) {
+			return readShared(t.Context(), s, tail, uint64(n), func(e *streams.Replayed) {
 				if seen[i] = append(seen[i], e); e.Seq == 1 { // all must have joined before one ends
 					begun.Done()
 					begun.Wait()
@@ -69,7 +81,6 @@ func TestReadersShareOnePass(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, running.Wait())
-	shared := 0
 	for i := range seen[0] {
 		same := true
 		for _, other := range seen[1:] {
@@ -79,7 +90,7 @@ func TestReadersShareOnePass(t *testing.T) {
 			shared++
 		}
 	}
-	require.Equal(t, n, shared, "events that were decoded once for all")
+	return shared
 }
 
 // TestSlowReaderOfAPassHoldsItUpOrIsLeftBehind checks that a reader which stops altogether does not stop the others for

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -157,14 +156,12 @@ func TestAWrongVerifyTokenCostsTheSame(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Equal(t, 1000, v.reads)
-	start := time.Now()
 	for range 1000 {
 		ok, err := tokens.Verify(t.Context(), "wrong")
 		require.NoError(t, err)
 		require.False(t, ok)
 	}
-	assert.Less(t, time.Since(start), time.Second, "1,000 wrong tokens")
-	require.Equal(t, 1000, v.reads)
+	require.Equal(t, 1000, v.reads, "a wrong token is compared with hashes in memory")
 }
 
 func BenchmarkVerifyWrongToken(b *testing.B) {

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/fakegraph"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // stepped is an engine that is stepped by the test, with a webhook that stores the
@@ -200,7 +201,7 @@ func TestOutageEndsRetries(t *testing.T) {
 	ended := make(chan error, 1)
 	s.clock.add(time.Second)
 	go func() { ended <- s.Step(t.Context()) }()
-	require.Eventually(t, func() bool { return s.Stats()[page1].Retried > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats()[page1].Retried > 0 }, streamstest.Limit, time.Millisecond)
 	s.SetDelivery(false)
 	require.NoError(t, <-ended)
 	c := s.Stats()[page1]

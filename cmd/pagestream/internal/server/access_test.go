@@ -521,7 +521,8 @@ func TestFeedOfACompany(t *testing.T) {
 	revoked := time.Now()
 	for range lines { // until it ends
 	}
-	assert.Less(t, time.Since(revoked), time.Second)
+	t.Logf("the feed ended %s after its token was revoked", time.Since(revoked))
+	assert.Less(t, time.Since(revoked), streamstest.Limit)
 	status, _ = w.as(w.token["beta"], http.MethodGet, "/api/v1/events", "")
 	assert.Equal(t, http.StatusUnauthorized, status)
 	_, status = w.feedOf(w.token["beta"], "")

@@ -401,7 +401,7 @@ func TestReadinessFollowsTheCluster(t *testing.T) {
 			}
 			return nil
 		})
-		streamstest.Eventually(t, time.Second, func() error {
+		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if why := r.notReady(t); why != "" {
 				return fmt.Errorf("not ready: %s", why)
 			}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
@@ -50,7 +49,7 @@ func TestAVanishedStreamIsMadeOnRequestOnly(t *testing.T) {
 	})
 
 	require.NoError(t, nats.JS.DeleteStream(t.Context(), streams.Name))
-	streamstest.Eventually(t, 5*time.Second, func() error {
+	streamstest.Eventually(t, streamstest.Limit, func() error {
 		if why := r.notReady(t); !strings.Contains(why, "recover --new-stream") {
 			return fmt.Errorf("readyz says: %q", why)
 		}

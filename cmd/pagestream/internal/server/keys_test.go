@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -51,7 +50,7 @@ func TestKeysReachOtherNodes(t *testing.T) {
 	}
 	hasKeys := func(r *running) {
 		t.Helper()
-		streamstest.Eventually(t, 5*time.Second, func() error {
+		streamstest.Eventually(t, streamstest.Limit, func() error {
 			if got, want := r.Keys().String(), first.Keys().String(); got != want {
 				return fmt.Errorf("it has %s, not %s", got, want)
 			}

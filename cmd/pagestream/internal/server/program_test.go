@@ -143,7 +143,7 @@ func post(t testing.TB, addr string, body []byte) int {
 
 // tryPost is post for other goroutines than the test's: it returns errors.
 func tryPost(addr string, body []byte) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), streamstest.Limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/webhooks", bytes.NewReader(body))
 	if err != nil {

@@ -185,12 +185,11 @@ func TestHeartbeat(t *testing.T) {
 
 func TestFailedWriteEndsTheFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &recorder{ResponseRecorder: httptest.NewRecorder()}
+		w := &recorder{ResponseRecorder: httptest.NewRecorder(), fail: errors.New("i/o timeout")}
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		begun := time.Now()
 		o := Options{Heartbeat: "beat", WriteLimit: time.Second}
 		err := NewFeeds(t.Context(), 1).Serve(w, r, o, func(ctx context.Context, send func(Event) error) error {
-			w.fail = errors.New("i/o timeout")
 			<-ctx.Done() // the heartbeat could not be written
 			return send(Event{})
 		})

@@ -108,13 +108,12 @@ func TestASlowBodyIsEnded(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	}()
-	require.NoError(t, conn.SetReadDeadline(began.Add(20*time.Second)))
+	require.NoError(t, conn.SetReadDeadline(began.Add(streamstest.Limit)))
 	answer := make([]byte, 12)
 	_, err := io.ReadFull(conn, answer)
 	require.NoError(t, err)
 	require.Equal(t, "HTTP/1.1 408", string(answer))
 	require.Equal(t, "too_slow", (<-f.answers).Reason)
-	assert.Less(t, time.Since(began), 8*time.Second)
 }
 
 // TestASteadyBodyIsRead checks that a body may take longer than the grace if bytes arrive at the rate.
