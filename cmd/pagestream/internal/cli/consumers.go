@@ -34,7 +34,7 @@ type ConsumersAddCommand struct {
 	Pages   []PageRef     `placeholder:"PAGE" env:"PAGESTREAM_CONSUMERS_ADD_PAGES" help:"Pages, by their ids or names, separated by commas."`
 	Company string        `env:"PAGESTREAM_CONSUMERS_ADD_COMPANY" help:"All current and future pages of this company."`
 	All     bool          `env:"PAGESTREAM_CONSUMERS_ADD_ALL" help:"Every page, instead of --pages and --company."`
-	Types   []domain.Type `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received. Default: all except page.* and subscription.*"`
+	Types   []domain.Type `env:"PAGESTREAM_CONSUMERS_ADD_TYPES" help:"Event types, for example message.received; contact.erased is always among them. Default: all except page.* and subscription.*"`
 	FromNow bool          `name:"from-now" env:"PAGESTREAM_CONSUMERS_ADD_FROM_NOW" help:"Skip the events that are already in the stream."`
 }
 

@@ -67,7 +67,7 @@ type Spec struct {
 	Pages   []domain.PageID `json:"pages,omitempty"`
 	Company string          `json:"company,omitempty"`
 	All     bool            `json:"all,omitempty"`
-	// Types are the event types; nil means every type but page.* and
+	// Types are the event types, besides contact.erased; nil means every type but page.* and
 	// subscription.*. Events that another app delivered are never among them.
 	Types []domain.Type `json:"types,omitempty"`
 	// PublicKey is the public nkey of the consumer's user.
@@ -101,7 +101,9 @@ func (s Spec) check() error {
 }
 
 // selection returns which events the consumer gets.
-func (s Spec) selection() meta.Selection { return meta.Select(s.All, s.Pages, s.Company, s.Types) }
+func (s Spec) selection() meta.Selection {
+	return meta.Select(s.All, s.Pages, s.Company, meta.Received(s.Types))
+}
 
 // Consumer is one consumer and its progress.
 type Consumer struct {

@@ -50,7 +50,7 @@ type Endpoint struct {
 	Pages   []domain.PageID `yaml:"pages"`
 	Company Company         `yaml:"company"`
 	All     bool            `yaml:"all"`
-	// Types are the types of the events; nil means every type but page.* and
+	// Types are the types of the events, besides contact.erased; nil means every type but page.* and
 	// subscription.*. Events that another app delivered are never sent.
 	Types []domain.Type `yaml:"types"`
 	// Timeout bounds one try, by default [DefaultTimeout].
@@ -62,7 +62,7 @@ type Endpoint struct {
 
 // selection returns the events that are sent, with the id of the endpoint's company.
 func (e Endpoint) selection(company string) meta.Selection {
-	return meta.Select(e.All, e.Pages, company, e.Types)
+	return meta.Select(e.All, e.Pages, company, meta.Received(e.Types))
 }
 
 // maxFilters is the largest number of subjects that the server filters by. With
@@ -72,14 +72,15 @@ const maxFilters = 200
 // filters returns the filter subjects of the endpoint, nil for all events.
 func (e Endpoint) filters() []string {
 	var out []string
+	types := meta.Received(e.Types)
 	switch {
-	case (e.All || e.Company != "") && len(e.Types) == 0:
+	case (e.All || e.Company != "") && len(types) == 0:
 		return nil
 	case e.All || e.Company != "":
-		out = streams.Filter("", e.Types...)
+		out = streams.Filter("", types...)
 	default:
 		for _, p := range e.Pages {
-			out = append(out, streams.Filter(p, e.Types...)...)
+			out = append(out, streams.Filter(p, types...)...)
 		}
 	}
 	slices.Sort(out)

@@ -33,6 +33,15 @@ func Select(all bool, ids []domain.PageID, company string, types []domain.Type) 
 	return Selection{all: all, pages: slices.Sorted(slices.Values(ids)), company: company, types: slices.Clone(types)}
 }
 
+// Received returns the types of the events that somebody gets who keeps what they receive and has named some types: those,
+// and contact.erased, which says what must not be kept. No types are every type.
+func Received(named []domain.Type) []domain.Type {
+	if len(named) == 0 || slices.Contains(named, domain.ContactErased) {
+		return named
+	}
+	return append(slices.Clip(named), domain.ContactErased)
+}
+
 // Selectable reports whether events of a type can be selected. What another app says of
 // a page is nobody's event.
 func Selectable(t domain.Type) bool { return t.Known() && t != domain.ForeignReceived }

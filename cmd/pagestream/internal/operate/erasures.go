@@ -43,9 +43,7 @@ func (o *Operator) Erasures(ctx context.Context, page domain.PageID) ([]Erasure,
 	}
 	var receivers []receiver
 	for _, c := range list {
-		if len(c.Types) == 0 || slices.Contains(c.Types, domain.ContactErased) {
-			receivers = append(receivers, consumerReceiver(c))
-		}
+		receivers = append(receivers, consumerReceiver(c))
 	}
 	if o.Hooks != nil {
 		for _, s := range o.Hooks.Status() {

@@ -192,7 +192,12 @@ func TestErasedContactLeavesConsumers(t *testing.T) {
 	require.Len(t, outboxOf(t, r, "crm", 4), 4)
 	code, _, stderr = r.command(t, "erase", "700", "31", "--yes")
 	require.Equal(t, cli.ExitOK, code, stderr)
-	for _, e := range outboxOf(t, r, "crm", lastSeq(t, r)) {
+	left := outboxOf(t, r, "crm", lastSeq(t, r))
+	for _, e := range left {
 		require.NotEqual(t, domain.ContactID("31"), e.Contact)
 	}
+	require.Equal(t, domain.ContactErased, left[len(left)-1].Type, "whoever has named types must know of it too")
+	code, out, stderr := r.command(t, "erasures", "list")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	require.Contains(t, out, "crm")
 }

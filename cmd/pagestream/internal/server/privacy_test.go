@@ -204,7 +204,7 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Hooks.File = filepath.Join(t.TempDir(), "hooks.yaml")
 	cfg.Hooks.GiveUpAfter = time.Nanosecond
-	file := fmt.Sprintf("- name: shop\n  url: %s/in\n  secrets: [%s]\n  all: true\n  from: 1\n", endpoint.URL, hooks.NewSecret())
+	file := fmt.Sprintf("- name: shop\n  url: %s/in\n  secrets: [%s]\n  all: true\n  types: [message.received, change.received]\n  from: 1\n", endpoint.URL, hooks.NewSecret())
 	require.NoError(t, os.WriteFile(cfg.Hooks.File, []byte(file), 0o600))
 	r := start(t, cfg)
 	send := func(body string) {
