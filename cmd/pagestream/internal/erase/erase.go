@@ -372,8 +372,13 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 		}
 		return nil
 	})
-	if err != nil || found.last == 0 {
+	if err != nil {
 		return err
+	}
+	if found.last == 0 { // the stream knows nothing of the contact; what was damaged may have something
+		if _, err := eraseEvents(ctx, x.opts.JS, x.opts.Journal, nil, nil); err != nil {
+			return fmt.Errorf("%w: %w", ErrLeft, err)
+		}
 	}
 	found.last = last
 	deadLetters, copies, err := x.opts.clean(ctx, x.opts.JS, found, page, contact)

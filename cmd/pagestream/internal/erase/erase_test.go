@@ -278,6 +278,8 @@ func TestEraseWhatMentionsTheContact(t *testing.T) {
 		raw(domain.DeliveryUnrecognized, page, "u2", `{"who":"\u00370\u00301","text":"meet me at the old lighthouse"}`),
 		raw(domain.DeliveryUnrecognized, page, "u3", `{"payload":"{\"text\":\"\\t7001 meet me at the old lighthouse\"}"}`),
 		unreadable("x3", `entry=%5B%7B%22sender%22%3A%227001%22%7D%5D&text=meet me at the old lighthouse`),
+		raw(domain.PostbackReceived, page, "b1", `{"from":{"id":"7001"},"title":"meet me at the old lighthouse"}`),
+		raw(domain.AccountLinked, page, "a1", `{"user":"7001","code":"meet me at the old lighthouse"}`),
 		foreign,
 		{ID: "l1", Type: domain.LeadReceived, Page: page, Data: domain.Data{Lead: &domain.Lead{ID: "7001"}}},
 	}
@@ -293,7 +295,7 @@ func TestEraseWhatMentionsTheContact(t *testing.T) {
 	}
 	gone, stay := r.Publish(t, erased...), r.Publish(t, kept...)
 	out := r.erase(t)
-	assert.Equal(t, map[string]int{"change": 3, "delivery": 5, "foreign": 1, "lead": 1}, out.Kinds)
+	assert.Equal(t, map[string]int{"account": 1, "change": 3, "delivery": 5, "foreign": 1, "lead": 1, "postback": 1}, out.Kinds)
 	for i, e := range gone {
 		assert.False(t, r.stored(t, e.Seq), "%s", erased[i].ID)
 	}

@@ -24,7 +24,8 @@ import (
 // Events of other types without a contact are about the page itself, or the read models
 // have a state of them that an erasure would not change.
 var nouns = []string{
-	"change", "delivery", "feedback", "foreign", "label", "lead", "live", "mention", "optin", "order", "rating", "referral",
+	"account", "change", "delivery", "feedback", "foreign", "label", "lead", "live", "mention", "optin", "order", "postback",
+	"rating", "referral",
 }
 
 // scanned returns the types whose events are searched for a contact's id.

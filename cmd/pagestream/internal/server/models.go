@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -21,6 +22,39 @@ import (
 	"github.com/pagestream/pagestream/projections/subscriptions"
 	"github.com/pagestream/pagestream/streams"
 )
+
+// projections returns all projections. The first one is the index of all ids.
+func (p *Program) projections() []projections.Projection {
+	return append([]projections.Projection{
+		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
+	}, p.opts.Projections...)
+}
+
+// removeFormerModels removes the read models in the default directory if projections.dir is another one. They are not
+// updated any more, so what is erased would stay in them.
+func (p *Program) removeFormerModels(context.Context) error {
+	unset := p.cfg
+	unset.Projections.Dir = ""
+	former := unset.ProjectionsDir()
+	there, err := os.Stat(former)
+	if err != nil {
+		return nil //nolint:nilerr // there are none
+	}
+	if here, err := os.Stat(p.cfg.ProjectionsDir()); err == nil && os.SameFile(there, here) {
+		return nil
+	}
+	for _, projection := range p.projections() {
+		files, err := filepath.Glob(filepath.Join(former, projection.Name()+".db*"))
+		for _, path := range files {
+			err = errors.Join(err, os.Remove(path))
+			p.log.Info("a read model that is not in projections.dir is removed", "file", path)
+		}
+		if err != nil {
+			return fmt.Errorf("remove former read models: %w", err)
+		}
+	}
+	return nil
+}
 
 // startModels opens every read model and starts them on the stream. The deliveries model is the
 // first: it is the index of all ids, with which the others drop duplicates.
@@ -52,9 +86,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	}
 	rolledBack := p.rollback.to // it is the index that tells
 	attempts := 0               // the index never parks: the id of a parked event would look new
-	for _, projection := range append([]projections.Projection{
-		deliveries.New(), pages.New(), subscriptions.New(), conversations.New(), comments.New(),
-	}, p.opts.Projections...) {
+	for _, projection := range p.projections() {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,

@@ -302,6 +302,35 @@ func TestErasedBytesAreInNoFile(t *testing.T) {
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, all...))
 }
 
+// TestErasureReachesWhatIsNotInUse checks that an erasure leaves nothing in read models that are in another directory
+// now, and that it removes what was kept of damaged blocks also if the stream knows nothing of the contact.
+func TestErasureReachesWhatIsNotInUse(t *testing.T) {
+	t.Parallel()
+	const person, lost, words = "88123456789012345", "99123456789012345", "meet me at the lighthouse"
+	cfg := testConfig(t.TempDir())
+	r := start(t, cfg)
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("104", person, "m_1", words, 1790000000000)))
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), message("104", "3101", "m_2", "good morning", 1790000000000)))
+	require.NoError(t, r.Model("conversations").WaitFor(t.Context(), lastSeq(t, r)))
+	r.stop(t)
+	cfg.Projections.Dir = filepath.Join(t.TempDir(), "elsewhere")
+	r = start(t, cfg)
+	code, _, stderr := r.command(t, "erase", "104", person, "--yes")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, words, person))
+	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, "good morning"), "others are kept")
+	r.stop(t)
+
+	r = start(t, cfg)
+	damaged := filepath.Join(cfg.Data.Dir, "nats", "jetstream", "$G", "streams", "PAGESTREAM", "damaged")
+	require.NoError(t, os.MkdirAll(damaged, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(damaged, "1.blk"), []byte(lost+" "+words), 0o600))
+	code, _, stderr = r.command(t, "erase", "104", lost, "--yes")
+	require.Equal(t, cli.ExitFailed, code)
+	require.Contains(t, stderr, "has no contact")
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, words, lost))
+}
+
 // TestExportPerson checks that an export of a person has what an erasure would remove and nothing of
 // others, that the page for reading is escaped, and that only the owner can read the files.
 func TestExportPerson(t *testing.T) {

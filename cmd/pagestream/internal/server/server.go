@@ -184,6 +184,7 @@ func (p *Program) Run(ctx context.Context) (err error) {
 		p.openSecrets,
 		p.openKeys,
 		p.openHistory,
+		p.removeFormerModels,
 		p.startModels,
 		p.publishLedger,
 		p.startPublisher,
