@@ -102,38 +102,84 @@ func (j *Journal) load() error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(j.spare.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok {
+		if !strings.HasSuffix(e.Name(), suffix) {
 			continue
 		}
-		first, err := strconv.ParseUint(name, 10, 64)
-		if err != nil || first == 0 {
-			return fmt.Errorf("%s: %w", e.Name(), ErrDamaged)
-		}
-		s := &segment{path: filepath.Join(j.opts.Dir, e.Name()), first: first, last: first - 1}
-		if len(j.segments) > 0 && first != j.last+1 {
-			return fmt.Errorf("%s begins with record %d instead of %d: %w", e.Name(), first, j.last+1, ErrDamaged)
-		}
-		torn, err := s.scan()
-		if err != nil {
+		if err := j.add(e.Name(), e == last(entries)); err != nil {
 			return err
 		}
-		if torn > 0 {
-			if e != last(entries) {
-				return fmt.Errorf("%s at byte %d: %w", e.Name(), s.end, ErrDamaged)
-			}
-			j.opts.Logger.Info("the end of the journal was being written when it stopped", "bytes", torn)
-			if err := truncate(s.path, s.end); err != nil {
-				return err
-			}
-		}
-		j.segments, j.last = append(j.segments, s), s.last
 	}
+	return j.loadNext()
+}
+
+// add reads a segment, which follows the others. Only the last one may end with a group that was being written.
+func (j *Journal) add(file string, last bool) error {
+	first, err := strconv.ParseUint(strings.TrimSuffix(file, suffix), 10, 64)
+	if err != nil || first == 0 {
+		return fmt.Errorf("%s: %w", file, ErrDamaged)
+	}
+	s := &segment{path: filepath.Join(j.opts.Dir, file), first: first, last: first - 1}
+	if len(j.segments) > 0 && first != j.last+1 {
+		return fmt.Errorf("%s begins with record %d instead of %d: %w", file, first, j.last+1, ErrDamaged)
+	}
+	torn, err := s.scan()
+	if err != nil {
+		return err
+	}
+	if torn > 0 {
+		if !last {
+			return fmt.Errorf("%s at byte %d: %w", file, s.end, ErrDamaged)
+		}
+		j.opts.Logger.Info("the end of the journal was being written when it stopped", "bytes", torn)
+		if err := truncate(s.path, s.end); err != nil {
+			return err
+		}
+	}
+	j.segments, j.last = append(j.segments, s), s.last
 	return nil
+}
+
+// loadNext removes the file that was made for the next segment. If it has records after the others, it is a segment:
+// groups are written when it has its name, but a disk may lose the name in a power cut, although it has reported it as
+// written. Then it gets the name again.
+func (j *Journal) loadNext() error {
+	b, err := os.ReadFile(j.spare.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	g, _, err := readGroup(b)
+	if err != nil || g.first <= j.last {
+		return os.Remove(j.spare.path)
+	}
+	file := fileOf(g.first)
+	j.opts.Logger.Warn("the disk has lost the name of the journal's last segment, which it has now again", "segment", file)
+	if err := j.name(file); err != nil {
+		return err
+	}
+	j.dropEmpty(g.first)
+	return j.add(file, true)
+}
+
+// fileOf returns the name of the segment whose first record has a sequence.
+func fileOf(first uint64) string { return fmt.Sprintf("%020d%s", first, suffix) }
+
+// name gives the file for the next segment its name, durably, in place of an empty segment of that name.
+func (j *Journal) name(file string) error {
+	if err := os.Rename(j.spare.path, filepath.Join(j.opts.Dir, file)); err != nil {
+		return err
+	}
+	return disk.SyncDir(j.opts.Dir)
+}
+
+// dropEmpty forgets the last segment if it is the empty one in whose place is another now.
+func (j *Journal) dropEmpty(first uint64) {
+	if n := len(j.segments); n > 0 && j.segments[n-1].first == first {
+		j.segments = j.segments[:n-1]
+	}
 }
 
 // last returns the last segment of a directory.
@@ -264,19 +310,13 @@ func (j *Journal) room(size int64, first uint64) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make segment: %w", err)
 	}
-	s := &segment{path: filepath.Join(j.opts.Dir, fmt.Sprintf("%020d%s", first, suffix)), first: first, last: first - 1}
-	err = os.Rename(j.spare.path, s.path) // in place of an empty one of that name
-	if err == nil {
-		err = disk.SyncDir(j.opts.Dir)
-	}
-	if err != nil {
+	s := &segment{path: filepath.Join(j.opts.Dir, fileOf(first)), first: first, last: first - 1}
+	if err := j.name(fileOf(first)); err != nil {
 		return nil, errors.Join(fmt.Errorf("make segment: %w", err), f.Close())
 	}
 	j.file, j.size = f, max(j.opts.Segment, size)
 	j.mu.Lock()
-	if n := len(j.segments); n > 0 && j.segments[n-1].first == first {
-		j.segments = j.segments[:n-1]
-	}
+	j.dropEmpty(first)
 	j.segments = append(j.segments, s)
 	j.mu.Unlock()
 	j.spare.prepare(j.opts.Segment)

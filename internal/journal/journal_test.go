@@ -203,6 +203,77 @@ func TestAMissingSegmentIsDamage(t *testing.T) {
 	require.ErrorIs(t, err, ErrDamaged)
 }
 
+// TestARenameThatIsLost takes from the last segment the name that it got before it had records, as a disk may in a power
+// cut that has reported the name as written.
+func TestARenameThatIsLost(t *testing.T) {
+	t.Parallel()
+	// unnamed returns the directory of a journal with the records 101 to 104, and the path of the segment from 103 on,
+	// which is "next".
+	unnamed := func(t *testing.T) (dir, next string) {
+		dir = t.TempDir()
+		j := open(t, dir, 4<<10)
+		require.NoError(t, j.Begin(100))
+		require.NoError(t, j.Append(records(101, 2)))
+		require.NoError(t, j.Rotate())
+		require.NoError(t, j.Append(records(103, 2)))
+		require.NoError(t, j.Close())
+		next = filepath.Join(dir, "next")
+		require.NoError(t, os.Rename(segments(t, dir)[1], next))
+		return dir, next
+	}
+	t.Run("records", func(t *testing.T) {
+		t.Parallel()
+		dir, next := unnamed(t)
+		j := open(t, dir, 4<<10)
+		requireHas(t, j, 101, 104)
+		require.NoFileExists(t, next)
+		require.NoError(t, j.Append(records(105, 1)))
+		require.NoError(t, j.Close())
+		requireHas(t, open(t, dir, 4<<10), 101, 105)
+	})
+	t.Run("in place of an empty segment", func(t *testing.T) {
+		t.Parallel()
+		dir, _ := unnamed(t)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "00000000000000000103"+suffix), make([]byte, 4<<10), 0o600))
+		requireHas(t, open(t, dir, 4<<10), 101, 104)
+		require.Len(t, segments(t, dir), 2)
+	})
+	t.Run("the first segment", func(t *testing.T) {
+		t.Parallel()
+		dir, _ := unnamed(t)
+		require.NoError(t, os.Remove(segments(t, dir)[0]))
+		requireHas(t, open(t, dir, 4<<10), 103, 104)
+	})
+	t.Run("a group that was not written as a whole", func(t *testing.T) {
+		t.Parallel()
+		dir, next := unnamed(t)
+		require.NoError(t, os.Truncate(next, 40))
+		requireHas(t, open(t, dir, 4<<10), 101, 102)
+		require.NoFileExists(t, next)
+	})
+	t.Run("both names", func(t *testing.T) {
+		t.Parallel()
+		dir, next := unnamed(t)
+		require.NoError(t, os.Link(next, filepath.Join(dir, "00000000000000000103"+suffix)))
+		requireHas(t, open(t, dir, 4<<10), 101, 104)
+		require.NoFileExists(t, next)
+	})
+	t.Run("a segment is missing before it", func(t *testing.T) {
+		t.Parallel()
+		dir, _ := unnamed(t)
+		require.NoError(t, os.Remove(segments(t, dir)[0]))
+		other := t.TempDir()
+		j := open(t, other, 4<<10)
+		require.NoError(t, j.Append(records(1, 9)))
+		require.NoError(t, j.Close())
+		require.NoError(t, os.CopyFS(dir, os.DirFS(other)))
+		for range 2 {
+			_, err := Open(Options{Dir: dir})
+			require.ErrorIs(t, err, ErrDamaged)
+		}
+	})
+}
+
 // TestAFailedWriteLeavesNothing makes a write fail, and writes other records with the same sequences.
 func TestAFailedWriteLeavesNothing(t *testing.T) {
 	t.Parallel()
