@@ -49,8 +49,8 @@ type task struct {
 // looked is how far the stream was looked through.
 type looked struct {
 	streams.Position
-	// Floor is where the first run began. Nothing before it is looked at, also if the stream has other events there since: a
-	// history makes no burst of calls.
+	// Floor is where the first run began, or the end of a stream that ended before that. Nothing before it is looked at,
+	// also if the stream has other events there since: a history makes no burst of calls.
 	Floor uint64 `json:"floor"`
 }
 
@@ -314,7 +314,8 @@ func (r *Reactor) enqueue(ctx context.Context, e streams.Stored) error {
 	}
 }
 
-// position returns the position to go on from.
+// position returns the position to go on from. If the stream was replaced, it is stored at once: what comes after the end
+// of a shorter stream is none of its history, also if no node runs then.
 func (r *Reactor) position(ctx context.Context) (at looked, err error) {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
@@ -325,10 +326,17 @@ func (r *Reactor) position(ctx context.Context) (at looked, err error) {
 	if err := json.Unmarshal(entry.Value(), &at); err != nil {
 		return at, fmt.Errorf("decode position of profiles: %w", err)
 	}
+	seq, floor := at.Seq, at.Floor
 	var last uint64
-	at.Position, last, err = at.Resume(ctx, r.opts.JS, streams.Name)
-	at.Seq = max(at.Seq, min(at.Floor, last))
-	return at, err
+	if at.Position, last, err = at.Resume(ctx, r.opts.JS, streams.Name); err != nil {
+		return at, err
+	}
+	at.Floor = min(at.Floor, last)
+	at.Seq = max(at.Seq, at.Floor)
+	if at.Seq == seq && at.Floor == floor {
+		return at, nil
+	}
+	return at, r.save(ctx, at)
 }
 
 // save stores a position. Each node looks at all events, so a lower position of another node costs only time.

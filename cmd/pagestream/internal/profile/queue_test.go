@@ -234,6 +234,25 @@ func TestPositionOfAnotherStream(t *testing.T) {
 	})
 }
 
+// TestEventsAfterTheEndOfAShorterStream replaces the stream by one that ends before the first run began. What is stored
+// after that end is handled, also if no node runs then, and the node that noticed it was killed.
+func TestEventsAfterTheEndOfAShorterStream(t *testing.T) {
+	r := newFixture(t)
+	reactor, _ := r.reactor()
+	require.NoError(t, reactor.setUp(t.Context()))
+	r.Publish(t, received("7", 1), received("7", 2))
+	require.NoError(t, reactor.save(t.Context(), looked{Position: streams.Position{Seq: 1500}, Floor: 1000}))
+	at, err := reactor.position(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), at.Seq)
+	r.Publish(t, received("8", 1), received("9", 1), received("10", 1))
+	again, _ := r.reactor()
+	require.NoError(t, again.setUp(t.Context()))
+	at, err = again.position(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), at.Seq)
+}
+
 // TestTaskWithoutAnEvent checks that tasks whose events are gone, or which the stream does not have since it is another
 // one, delay the others little, and that their contacts are asked for again.
 func TestTaskWithoutAnEvent(t *testing.T) {
