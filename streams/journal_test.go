@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -206,7 +207,7 @@ func TestAPowerCutLosesNothing(t *testing.T) {
 
 		c, err := embedded.OpenCheckpoints(filepath.Join(dir, "journal", "checkpoint"), filepath.Join(dir, "nats"), streams.Name)
 		require.NoError(t, err)
-		_, err = c.Cut(0)
+		_, err = c.Cut(0, math.MaxUint64)
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
 		require.NoError(t, os.Remove(filepath.Join(dir, "nats", "lock")))
@@ -280,7 +281,7 @@ func TestALostTailOfAMiddleBlock(t *testing.T) {
 	copyDir(t, dir, other)
 	after, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), s.Dir, streams.Name)
 	require.NoError(t, err)
-	cut, err := after.Cut(0)
+	cut, err := after.Cut(0, math.MaxUint64)
 	require.NoError(t, err)
 	require.True(t, cut)
 	require.NoError(t, after.Close())
@@ -492,7 +493,7 @@ func TestAJournalOfAnotherStreamIsNotSent(t *testing.T) {
 	j.Stream(t, streams.Spec{Journal: true})
 	c, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), j.Dir, streams.Name)
 	require.NoError(t, err)
-	_, err = c.Cut(0)
+	_, err = c.Cut(0, math.MaxUint64)
 	require.ErrorIs(t, err, embedded.ErrOther)
 	require.NoError(t, c.Close())
 	m, err := streams.Encode(messages("2", 1)[0])

@@ -154,6 +154,26 @@ func MarkAfter(dir, stream string, seq uint64) (Mark, error) {
 	return Mark{}, ErrOlder
 }
 
+// newestOf returns the sequence of the last message that can be read, 0 if there is none. After a power cut there may be
+// anything else behind the last mark.
+func newestOf(dir, stream string) (uint64, error) {
+	blocks, err := blocksOf(dir, stream)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range slices.Backward(blocks) {
+		records, _, err := readable(dir, stream, n, true)
+		if err != nil {
+			return 0, err
+		}
+		m, err := Mark{Block: n}.records(records, func(Mark, []byte) {})
+		if err != nil || m.Seq > 0 {
+			return m.Seq, err
+		}
+	}
+	return 0, nil
+}
+
 // forward returns the mark after the last whole record of its block.
 func (m Mark) forward(dir, stream string) (Mark, error) { return m.each(dir, stream, func(Mark) {}) }
 

@@ -2,6 +2,7 @@ package embedded_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -144,13 +145,93 @@ func TestALostCheckpoint(t *testing.T) {
 	require.NoError(t, err)
 	fill(t, dir, js, 20_000)
 	require.NoError(t, s.Shutdown(deadline(t)))
-	_, err = c.Cut(30_000)
+	_, err = c.Cut(30_000, 29_999)
 	require.NoError(t, err, "the stream ends before that, nothing is removed")
-	cut, err := c.Cut(15_001)
+	cut, err := c.Cut(15_001, 20_010)
 	require.NoError(t, err)
 	require.True(t, cut)
 	_, js = open(t, start(t, embedded.Options{Dir: dir}))
 	require.Equal(t, uint64(15_000), lastOf(t, js))
+}
+
+// TestNothingIsCutThatTheJournalLacks checks that messages stay which nobody can store again, as when the journal, or a
+// part of it, is an older copy than the stream. The stream may also have been damaged by a power cut.
+func TestNothingIsCutThatTheJournalLacks(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		checkpoint, first, last uint64
+		cut                     uint64 // where the stream ends then; 0 if nothing is cut
+	}{
+		"the journal has all":                    {100, 51, 300, 100},
+		"the journal has more":                   {100, 101, 310, 100},
+		"only the checkpoint is older":           {100, 201, 300, 200},
+		"the checkpoint has all":                 {300, 51, 100, 300},
+		"both are older":                         {100, 51, 200, 0},
+		"both are older, and without an event":   {100, 101, 100, 0},
+		"only the journal is older":              {200, 51, 100, 0},
+		"the journal is gone":                    {200, 1, 0, 0},
+		"the journal is older by a single event": {100, 51, 299, 0},
+	} {
+		for _, torn := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", torn: ", torn), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				s, js, _ := written(t, dir, c.checkpoint, jetstream.S2Compression)
+				points := checkpoints(t, dir)
+				at, err := points.Take()
+				require.NoError(t, err)
+				require.Equal(t, c.checkpoint, at)
+				if c.checkpoint < 300 {
+					fill(t, dir, js, 300-c.checkpoint)
+				}
+				require.NoError(t, s.Shutdown(deadline(t)))
+				msgs := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs")
+				if torn { // the end of a message that was being written
+					f, err := os.OpenFile(filepath.Join(msgs, "1.blk"), os.O_WRONLY|os.O_APPEND, 0)
+					require.NoError(t, err)
+					_, err = f.Write(bytes.Repeat([]byte{0, 1, 2, 3}, 500))
+					require.NoError(t, errors.Join(err, f.Close()))
+				}
+				before, err := os.ReadFile(filepath.Join(msgs, "1.blk"))
+				require.NoError(t, err)
+				_, err = points.Cut(c.first, c.last)
+				if c.cut == 0 {
+					require.ErrorIs(t, err, embedded.ErrNewer)
+					require.ErrorContains(t, err, "300")
+					after, err := os.ReadFile(filepath.Join(msgs, "1.blk"))
+					require.NoError(t, err)
+					require.Equal(t, before, after)
+					return
+				}
+				require.NoError(t, err)
+				_, js = open(t, start(t, embedded.Options{Dir: dir}))
+				require.Equal(t, c.cut, lastOf(t, js))
+			})
+		}
+	}
+}
+
+// TestForget checks that nothing is cut without a checkpoint, also by the next process.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "checkpoint")
+	s, js, _ := written(t, dir, 10, jetstream.NoCompression)
+	c, err := embedded.OpenCheckpoints(file, dir, "S")
+	require.NoError(t, err)
+	require.NoError(t, c.Forget(), "there is none")
+	_, err = c.Take()
+	require.NoError(t, err)
+	require.NoError(t, c.Forget())
+	require.Zero(t, c.Seq())
+	fill(t, dir, js, 10)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	require.NoError(t, c.Close())
+	again, err := embedded.OpenCheckpoints(file, dir, "S")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, again.Close()) }()
+	cut, err := again.Cut(1, 0)
+	require.NoError(t, err)
+	require.False(t, cut)
 }
 
 // TestCutKeepsErasures erases messages before a mark and after it.

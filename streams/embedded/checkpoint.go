@@ -16,6 +16,9 @@ import (
 // ErrOther is returned when a checkpoint is of another stream than there is.
 var ErrOther = errors.New("the checkpoint is of another stream")
 
+// ErrNewer is returned when the files of a stream have messages after a checkpoint that nobody can store again.
+var ErrNewer = errors.New("the files of the stream are newer than the checkpoint and what could be stored again")
+
 // Checkpoints make durable what a server without syncs has written of a stream, and remove after a power cut what
 // may have gaps. They rely on what nats-server does with its files: see [Mark].
 //
@@ -67,11 +70,12 @@ func (c *Checkpoints) Seq() uint64 {
 }
 
 // Cut removes from the files of a stopped server what was written after the checkpoint, and reports whether there was
-// anything. What is removed has to be stored again: first is the first sequence that can be. If it is later than what
-// follows the checkpoint, a later checkpoint was lost, and that is the place instead. [ErrOther] is returned if the stream
-// is another one or is gone, [ErrOlder] if its files end before the checkpoint. Nothing is removed then, or if there is no
-// checkpoint, but copies of blocks that a crash has left.
-func (c *Checkpoints) Cut(first uint64) (bool, error) {
+// anything. What is removed has to be stored again: first and last are the first and the last sequence that can be. If
+// first is later than what follows the checkpoint, a later checkpoint was lost, and that is the place instead. [ErrNewer]
+// is returned if there is a message after the checkpoint and after last, [ErrOther] if the stream is another one or is
+// gone, [ErrOlder] if its files end before the checkpoint. Nothing is removed then, or if there is no checkpoint, but
+// copies of blocks that a crash has left.
+func (c *Checkpoints) Cut(first, last uint64) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := removeCopies(c.dir, c.stream); err != nil {
@@ -87,6 +91,13 @@ func (c *Checkpoints) Cut(first uint64) (bool, error) {
 	case err != nil:
 		return false, err
 	}
+	newest, err := newestOf(c.dir, c.stream)
+	if err != nil {
+		return false, err
+	}
+	if last = max(last, c.last.Seq); newest > last {
+		return false, fmt.Errorf("the stream has event %d, and those after %d can't be stored again: %w", newest, last, ErrNewer)
+	}
 	if err := c.overwriteAgain(); err != nil {
 		return false, err
 	}
@@ -97,6 +108,21 @@ func (c *Checkpoints) Cut(first uint64) (bool, error) {
 		}
 	}
 	return Cut(c.dir, c.stream, mark)
+}
+
+// Forget removes the checkpoint, durably, until the next Take: nothing is cut then. It is for what stores messages that
+// nobody can store again after a crash.
+func (c *Checkpoints) Forget() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := os.Remove(c.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	if err := disk.SyncDir(filepath.Dir(c.file)); err != nil {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	c.last = checkpoint{}
+	return nil
 }
 
 // Take makes durable what is in the files of the stream, and returns the sequence of the last event that is. An event

@@ -258,7 +258,7 @@ func TestOverwriteABlockThatTheServerHasRead(t *testing.T) {
 	// The server must be able to add to its last block.
 	_, err = c.Take()
 	require.NoError(t, err)
-	cut, err := c.Cut(41)
+	cut, err := c.Cut(41, 40)
 	require.NoError(t, err)
 	require.True(t, cut)
 	_, js = open(t, start(t, embedded.Options{Dir: dir}))
@@ -296,7 +296,7 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 		require.NoError(t, c.BeginOverwrite(mark.Block, deleted))
 		mixed := mix(after, before, seed)
 		require.NoError(t, os.WriteFile(block, mixed, 0o600))
-		cut, err := c.Cut(41)
+		cut, err := c.Cut(41, 40)
 		require.NoError(t, err)
 		require.False(t, cut)
 		now, err := os.ReadFile(block)
@@ -310,7 +310,7 @@ func TestAPowerCutDuringOverwrite(t *testing.T) {
 	other[len(other)/2-100]++
 	copy(other[:mark.Offset], slices.Concat(other[1000:mark.Offset], other[:1000]))
 	require.NoError(t, os.WriteFile(block, other, 0o600))
-	_, err = c.Cut(41)
+	_, err = c.Cut(41, 40)
 	require.NoError(t, err)
 	now, err := os.ReadFile(block)
 	require.NoError(t, err)

@@ -33,7 +33,7 @@ type Offline struct {
 	Replicas int
 	// Journal reports that the stream of events has a journal.
 	Journal bool
-	// Ensure creates the stream if it does not exist.
+	// Ensure creates the stream if it does not exist, and makes it ready for events that come from nowhere else.
 	Ensure func(context.Context) error
 	// NewStream creates the stream if it does not exist, also in place of one that is gone, and puts that on record. It
 	// returns whether it did.

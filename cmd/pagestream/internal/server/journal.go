@@ -15,6 +15,10 @@ import (
 var errUnshipped = errors.New("the journal has acknowledged events that the stream in the data directory may lack, " +
 	"and it is of another state of the stream")
 
+// errOutdated is returned at start when the stream has events that the journal should have, and does not have.
+var errOutdated = errors.New("the journal is older than the stream in the data directory, which has acknowledged events " +
+	"that it lacks")
+
 func (p *Program) journalDir() string { return filepath.Join(p.cfg.Data.Dir, "journal") }
 
 // prepareJournal opens the files of the journal, and removes from those of the stopped embedded server what may have
@@ -34,9 +38,12 @@ func (p *Program) prepareJournal() (err error) {
 		return err
 	}
 	p.onClose("journal files", func(context.Context) error { return p.journalFiles.Close() })
-	first, _ := p.journalFiles.Range()
-	cut, err := p.checkpoints.Cut(first)
+	first, last := p.journalFiles.Range()
+	cut, err := p.checkpoints.Cut(first, last)
 	switch {
+	case errors.Is(err, embedded.ErrNewer):
+		return fmt.Errorf("%w (%w): put back the journal's files, or, to go on with the stream as it is, move %s away",
+			errOutdated, err, p.journalDir())
 	case errors.Is(err, embedded.ErrOther):
 		return p.beginAgain(err)
 	case errors.Is(err, embedded.ErrOlder): // they are compared with the stream
@@ -60,6 +67,15 @@ func (p *Program) beginAgain(why error) error {
 			"move %s away", errUnshipped, why, first, last, p.journalDir())
 	}
 	return p.journalFiles.Begin(0)
+}
+
+// ensureImport creates the stream if there is none, for an import. That stores events which the journal does not have: so
+// there is no checkpoint until it is done, and what a killed one has stored is kept.
+func (p *Program) ensureImport(ctx context.Context) error {
+	if err := p.makeStream(ctx, nil); err != nil || p.checkpoints == nil {
+		return err
+	}
+	return p.checkpoints.Forget()
 }
 
 // openJournal sends to the stream what the journal has.

@@ -25,7 +25,7 @@ func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (er
 	return f(&operate.Offline{
 		Conn: p.conn, JS: p.js, Stream: streams.Name, KeyFile: p.cfg.Keys.File, Replicas: p.cfg.NATS.Replicas,
 		Journal:   p.server != nil,
-		Ensure:    func(ctx context.Context) error { return p.makeStream(ctx, nil) },
+		Ensure:    p.ensureImport,
 		NewStream: p.newStream,
 		Begin:     p.beginRestore, Copied: p.copied, Finish: p.finishRestore,
 		Secrets: func(ctx context.Context) (*connect.Bucket, error) {
