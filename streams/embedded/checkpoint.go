@@ -145,16 +145,20 @@ func (c *Checkpoints) Take() (uint64, error) {
 	if err := disk.SyncAll(c.root, c.dir); err != nil {
 		return 0, err
 	}
-	next := checkpoint{Created: created, Mark: mark}
+	return mark.Seq, c.write(checkpoint{Created: created, Mark: mark})
+}
+
+// write replaces the checkpoint.
+func (c *Checkpoints) write(next checkpoint) error {
 	b, err := json.Marshal(next)
 	if err != nil {
-		return 0, fmt.Errorf("encode checkpoint: %w", err)
+		return fmt.Errorf("encode checkpoint: %w", err)
 	}
 	if err := replace(c.file, b); err != nil {
-		return 0, fmt.Errorf("write checkpoint: %w", err)
+		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	c.last = next
-	return mark.Seq, nil
+	return nil
 }
 
 // replace writes a file and its directory, durably.

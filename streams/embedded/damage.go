@@ -77,7 +77,29 @@ func (c *Checkpoints) Mend() (mended []uint64, err error) {
 	if len(mended) == 0 {
 		return nil, nil
 	}
-	return mended, removeSummary(c.dir, c.stream)
+	return mended, errors.Join(c.moved(), removeSummary(c.dir, c.stream))
+}
+
+// moved replaces the checkpoint by one of the same sequence after blocks were replaced by shorter ones: its place in the
+// block is another.
+func (c *Checkpoints) moved() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.Created.IsZero() {
+		return nil
+	}
+	mark, err := MarkAfter(c.dir, c.stream, c.last.Seq)
+	if errors.Is(err, ErrOlder) { // nothing up to there can be read
+		var blocks []uint64
+		if blocks, err = blocksOf(c.dir, c.stream); err == nil && len(blocks) > 0 {
+			mark = Mark{Block: blocks[0]}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("find the checkpoint again: %w", err)
+	}
+	mark.Seq = c.last.Seq
+	return c.write(checkpoint{Created: c.last.Created, Mark: mark})
 }
 
 // putAside keeps a block, and puts another with these records in its place, or none.

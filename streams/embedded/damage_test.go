@@ -85,6 +85,51 @@ func TestMend(t *testing.T) {
 	}
 }
 
+// TestCheckpointsAfterMend removes a damaged message before the checkpoint, whose place in the block changes by that: the
+// next checkpoint has what was stored since, and what was stored after one is cut there.
+func TestCheckpointsAfterMend(t *testing.T) {
+	t.Parallel()
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "checkpoint")
+	s, _, _ := written(t, dir, 10, jetstream.NoCompression)
+	c, err := embedded.OpenCheckpoints(file, dir, "S")
+	require.NoError(t, err)
+	take := func(want uint64) {
+		t.Helper()
+		streamstest.Eventually(t, limit, func() error { // the server writes a moment later
+			if seq, err := c.Take(); err != nil || seq != want {
+				return fmt.Errorf("the checkpoint is at %d: %w", seq, err)
+			}
+			return nil
+		})
+	}
+	take(10)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	block := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "1.blk")
+	b, err := os.ReadFile(block)
+	require.NoError(t, err)
+	b[len(b)/3] ^= 0x55
+	require.NoError(t, os.WriteFile(block, b, 0o600))
+	mended, err := c.Mend()
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1}, mended)
+
+	s, js := startAgain(t, dir)
+	fillFrom(t, dir, js, 10, 5)
+	require.NoError(t, s.Shutdown(deadline(t)))
+	require.NoError(t, c.Close())
+	c, err = embedded.OpenCheckpoints(file, dir, "S") // as after a crash
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	cut, err := c.Cut(11, 15)
+	require.NoError(t, err)
+	require.True(t, cut)
+	s, js = startAgain(t, dir)
+	require.Equal(t, uint64(10), lastOf(t, js))
+	fillFrom(t, dir, js, 10, 6)
+	take(16)
+	require.NoError(t, s.Shutdown(deadline(t)))
+}
+
 func startAgain(t *testing.T, dir string) (*embedded.Server, jetstream.JetStream) {
 	t.Helper()
 	s := start(t, embedded.Options{Dir: dir})
