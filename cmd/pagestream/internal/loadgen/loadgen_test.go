@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/loadgen"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -280,14 +281,33 @@ func (s *testServer) config() loadgen.Config {
 	}
 }
 
+// runFor runs for longer and longer times until there were more items than that: a busy machine is slow. s is made anew
+// for each run.
+func runFor(t *testing.T, items uint64, server func() *testServer, change func(*loadgen.Config)) (r loadgen.Report, s *testServer) {
+	t.Helper()
+	for d := 200 * time.Millisecond; ; d *= 3 {
+		s = server()
+		cfg := s.config()
+		cfg.Duration = d
+		change(&cfg)
+		var err error
+		r, err = loadgen.Run(t.Context(), cfg)
+		require.NoError(t, err)
+		if r.Items > items || d > streamstest.Limit {
+			return r, s
+		}
+	}
+}
+
 func TestCorrectServerPasses(t *testing.T) {
-	s := newTestServer(t)
-	s.forgetUnanswered = true
-	cfg := s.config()
 	var last loadgen.Progress
-	cfg.Progress = func(p loadgen.Progress) { last = p }
-	r, err := loadgen.Run(t.Context(), cfg)
-	require.NoError(t, err)
+	r, s := runFor(t, 100, func() *testServer {
+		s := newTestServer(t)
+		s.forgetUnanswered = true
+		return s
+	}, func(cfg *loadgen.Config) {
+		cfg.Progress = func(p loadgen.Progress) { last = p }
+	})
 	assert.True(t, r.OK(), "%+v", r)
 	assert.Greater(t, r.Items, uint64(100))
 	assert.Equal(t, r.Items, r.Acked)
@@ -298,8 +318,8 @@ func TestCorrectServerPasses(t *testing.T) {
 	assert.Positive(t, r.P50)
 	assert.GreaterOrEqual(t, r.P99, r.P50)
 	assert.NotZero(t, last)
-	assert.Equal(t, uint64(cfg.Pages), r.Forgotten)
-	s.leftNothing(t, cfg)
+	assert.Equal(t, uint64(s.config().Pages), r.Forgotten)
+	s.leftNothing(t, s.config())
 	duplicates := 0
 	for _, times := range s.entryTimes {
 		if len(times) > 1 {
@@ -361,12 +381,11 @@ func TestAuditFindsEveryFault(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newTestServer(t)
-			c.fault(s)
-			cfg := s.config()
-			cfg.Duration = 200 * time.Millisecond
-			r, err := loadgen.Run(t.Context(), cfg)
-			require.NoError(t, err)
+			r, _ := runFor(t, 40, func() *testServer {
+				s := newTestServer(t)
+				c.fault(s)
+				return s
+			}, func(*loadgen.Config) {})
 			assert.False(t, r.OK(), "%+v", r)
 			found := c.found(r)
 			for i := 0; i < len(found); i += 2 {
@@ -420,17 +439,16 @@ func TestPostsAreSentAgainAfterARestart(t *testing.T) {
 // TestUnacknowledgedItems checks that POSTs are sent again until the grace period is
 // over, and that the rest counts as unacknowledged.
 func TestUnacknowledgedItems(t *testing.T) {
-	s := newTestServer(t)
-	s.answer = func(n int) int {
-		if n > 10 {
-			return http.StatusServiceUnavailable
+	r, _ := runFor(t, 60, func() *testServer {
+		s := newTestServer(t)
+		s.answer = func(n int) int {
+			if n > 10 {
+				return http.StatusServiceUnavailable
+			}
+			return http.StatusOK
 		}
-		return http.StatusOK
-	}
-	cfg := s.config()
-	cfg.Duration, cfg.Grace = 200*time.Millisecond, 500*time.Millisecond
-	r, err := loadgen.Run(t.Context(), cfg)
-	require.NoError(t, err)
+		return s
+	}, func(cfg *loadgen.Config) { cfg.Grace = 500 * time.Millisecond })
 	assert.True(t, r.OK(), "%+v", r)
 	assert.Positive(t, r.Unacked)
 	assert.Equal(t, r.Items, r.Acked+r.Unacked)

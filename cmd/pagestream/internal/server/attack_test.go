@@ -202,6 +202,9 @@ func TestAFloodingPageDelaysNoOther(t *testing.T) {
 	)
 	alone := quiet(t, cfg.HTTP.Public, "alone", time.Second)
 	t.Logf("alone: p50 %s, p99 %s", quantile(alone, 0.5), quantile(alone, 0.99))
+	if quantile(alone, 0.5) > p50Bound/2 {
+		t.Skip("the machine is too busy to tell the flood's effect from that of others")
+	}
 	// A step is measured again if its bounds don't hold, since the machine may have been busy. Without turns they
 	// hold in none.
 	step := func(connections int) (p50, p99 time.Duration, goodput float64) {
