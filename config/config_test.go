@@ -354,11 +354,20 @@ func TestValidate(t *testing.T) {
 			c.Apps = []config.App{a}
 		}
 	}
+	wd, err := os.Getwd()
+	require.NoError(t, err)
 	for want, change := range map[string]func(*conf){
 		"data.dir: empty":                    func(c *conf) { c.Data.Dir = "" },
 		`data.dir: "~/x": ~ is not expanded`: func(c *conf) { c.Data.Dir = "~/x" },
 		`erasures.file: "/d/data/e.log" is in data.dir`: func(c *conf) {
 			c.Data.Dir, c.Erasures.File = "/d/data", "/d/data/e.log"
+		},
+		`erasures.file: "data/erasures.log" is in data.dir`: func(c *conf) { c.Keys.File = "data/keys.json" },
+		fmt.Sprintf("erasures.file: %q is in data.dir", filepath.Join(wd, "data", "e.log")): func(c *conf) {
+			c.Erasures.File = filepath.Join(wd, "data", "e.log")
+		},
+		`erasures.file: "data/e.log" is in data.dir`: func(c *conf) {
+			c.Data.Dir, c.Erasures.File = filepath.Join(wd, "data"), "data/e.log"
 		},
 		`keys.file: "/x/" is a directory`:                func(c *conf) { c.Keys.File = "/x/" },
 		`http.public: "8080" is not an address`:          func(c *conf) { c.HTTP.Public = "8080" },
@@ -422,7 +431,7 @@ func TestValidate(t *testing.T) {
 	}
 
 	// Load returns all problems at once.
-	_, err := config.Load(config.Options{Env: []string{
+	_, err = config.Load(config.Options{Env: []string{
 		"PAGESTREAM_APP_ID=1", "PAGESTREAM_LOG_LEVEL=x",
 		"PAGESTREAM_STREAMS_WINDOW=1s",
 	}})

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -31,7 +32,7 @@ var (
 
 // Validate returns all problems as one error that wraps [ErrInvalid], or nil. Each
 // problem has the key, its value unless that may contain a secret, and what to
-// write instead. Validate does no I/O. It accepts a configuration without an app:
+// write instead. Validate opens no file. It accepts a configuration without an app:
 // see [Config.RequireApps].
 func (c Config) Validate() error {
 	v := &validator{}
@@ -41,10 +42,9 @@ func (c Config) Validate() error {
 	v.path("data.dir", c.Data.Dir)
 	v.file("keys.file", c.Keys.File)
 	v.path("erasures.file", c.Erasures.File)
-	rel, err := filepath.Rel(c.Data.Dir, c.Erasures.File)
-	if c.Erasures.File != "" && err == nil && filepath.IsLocal(rel) {
-		v.add("erasures.file: %q is in data.dir, and would be lost or restored with it: write a file outside of it",
-			c.Erasures.File)
+	if file := c.ErasuresFile(); Inside(c.Data.Dir, file) {
+		v.add("erasures.file: %q is in data.dir, and would be lost or restored with it: set erasures.file to a file "+
+			"outside of it, and move this one there if it exists (the default is beside keys.file)", file)
 	}
 
 	v.address("http.public", c.HTTP.Public)
@@ -180,6 +180,15 @@ func (c Config) Warnings() (out []string) {
 func remoteHTTP(value string) bool {
 	u, err := url.Parse(value)
 	return err == nil && u.Scheme == "http" && !loopback(net.JoinHostPort(u.Hostname(), "0"))
+}
+
+// Inside reports whether a path is a directory or below it. Relative paths are relative to
+// the working directory.
+func Inside(dir, path string) bool {
+	a, errA := filepath.Abs(dir)
+	b, errB := filepath.Abs(path)
+	rel, err := filepath.Rel(a, b)
+	return errors.Join(errA, errB, err) == nil && filepath.IsLocal(rel)
 }
 
 // validator collects problems. Its methods check one setting each.

@@ -33,6 +33,10 @@ func TestConfigCheckReadsWhatServeReads(t *testing.T) {
 			"data: {dir: %[1]s/data}\nkeys: {file: %[1]s/keys.json}\n%s"+apps, dir, more, testSecret, testVerifyToken), 0o600)
 	}
 	http := fmt.Sprintf("http: {public: 127.0.0.1:0, private: 127.0.0.1:0, token_file: %s/admin.token}\n", dir)
+	wd, err := os.Getwd()
+	require.NoError(t, err)
+	relative, err := filepath.Rel(wd, dir)
+	require.NoError(t, err)
 	endpoint := "- {name: crm, url: https://crm.example/in, all: true, secrets: [" + hooks.NewSecret() + "]}\n"
 
 	code, stdout, stderr := run(t, t.Context(), "-c", file(http), "--json", "config", "check")
@@ -60,6 +64,9 @@ func TestConfigCheckReadsWhatServeReads(t *testing.T) {
 		"a short read-only token":   {"", "read.token", "short", 0o600, "http.read_token_file"},
 		"no certificate": {
 			"nats: {listen: 127.0.0.1:0, cert_file: " + dir + "/c, key_file: " + dir + "/c}\n", "c", "", 0o600, "nats.cert_file",
+		},
+		"erasures in the data": {
+			"erasures: {file: " + relative + "/data/e.log}\n", "", "", 0, `erasures.file: "` + relative + `/data/e.log" is in data.dir`,
 		},
 		"another format": {"", "data/FORMAT", "1\n", 0o600, "format 1"},
 	} {

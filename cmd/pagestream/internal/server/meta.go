@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/url"
-	"path/filepath"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/apps"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/companies"
@@ -47,10 +46,6 @@ func (p *Program) openMeta(context.Context) (err error) {
 	})
 	p.onClose("logins", func(context.Context) error { p.logins.Close(); return nil })
 	list := p.erasures()
-	if within(p.cfg.Data.Dir, p.cfg.ErasuresFile()) {
-		p.log.Warn("the erasures file is in data.dir, so it is lost with the data; set erasures.file",
-			"file", p.cfg.ErasuresFile())
-	}
 	p.openErasers(func(e meta.Erasure) error { return list.Append(e) })
 	interval := p.cfg.Reconcile.Interval
 	if interval == 0 {
@@ -109,14 +104,6 @@ func (p *Program) eraseJournal() erase.Journal {
 
 // erasures returns the erasures file.
 func (p *Program) erasures() *erasures.File { return erasures.Open(p.cfg.ErasuresFile()) }
-
-// within reports whether a file is below a directory.
-func within(dir, file string) bool {
-	a, errA := filepath.Abs(dir)
-	b, errB := filepath.Abs(file)
-	rel, err := filepath.Rel(a, b)
-	return errors.Join(errA, errB, err) == nil && filepath.IsLocal(rel)
-}
 
 // openApps creates the Graph clients of the configured apps.
 func (p *Program) openApps() (*graph.Apps, error) {

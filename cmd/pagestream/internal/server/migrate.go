@@ -204,10 +204,10 @@ func (m *migrator) check() (err error) {
 		return fmt.Errorf("%w (%w)", ErrMigrateFrom, err)
 	}
 	inUse := func(key, dir string) error { return fmt.Errorf("%w: %s: %s", ErrMigrateTo, key, dir) }
-	if within(m.out.From, m.out.To) || within(m.out.To, m.out.From) {
+	if config.Inside(m.out.From, m.out.To) || config.Inside(m.out.To, m.out.From) {
 		return inUse("data.dir", m.out.To)
 	}
-	if within(from.ProjectionsDir(), to.ProjectionsDir()) || within(to.ProjectionsDir(), from.ProjectionsDir()) {
+	if config.Inside(from.ProjectionsDir(), to.ProjectionsDir()) || config.Inside(to.ProjectionsDir(), from.ProjectionsDir()) {
 		return inUse("projections.dir", to.ProjectionsDir())
 	}
 	if to.Keys.File == from.Keys.File {
