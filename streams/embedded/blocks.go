@@ -142,7 +142,7 @@ func MarkAfter(dir, stream string, seq uint64) (Mark, error) {
 	}
 	for _, n := range slices.Backward(blocks) {
 		out := Mark{}
-		_, err := Mark{Block: n}.each(dir, stream, func(m Mark) {
+		_, err := Mark{Block: n}.each(dir, stream, func(m Mark, _ []byte) {
 			if m.Seq <= seq {
 				out = m
 			}
@@ -175,10 +175,29 @@ func newestOf(dir, stream string) (uint64, error) {
 }
 
 // forward returns the mark after the last whole record of its block.
-func (m Mark) forward(dir, stream string) (Mark, error) { return m.each(dir, stream, func(Mark) {}) }
+func (m Mark) forward(dir, stream string) (Mark, error) {
+	return m.each(dir, stream, func(Mark, []byte) {})
+}
 
-// each calls f with the mark after each message of the block after m, and returns the mark after the last whole record.
-func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
+// Has reports whether match returns true for the subject of a message in the files of a stream. An erased message has no
+// subject. A running server may have messages that it has not written yet.
+func Has(dir, stream string, match func(subject string) bool) (found bool, err error) {
+	blocks, err := blocksOf(dir, stream)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	for _, n := range blocks {
+		_, blockErr := Mark{Block: n}.each(dir, stream, func(_ Mark, record []byte) {
+			found = found || match(subjectOf(record))
+		})
+		err = errors.Join(err, blockErr)
+	}
+	return found, err
+}
+
+// each calls f with each message's record in the block after m, and with the mark after it, and returns the mark after
+// the last whole record.
+func (m Mark) each(dir, stream string, f func(after Mark, record []byte)) (Mark, error) {
 	file, err := os.Open(m.path(dir, stream))
 	if err != nil {
 		return m, fmt.Errorf("read a block of the stream: %w", err)
@@ -188,7 +207,7 @@ func (m Mark) each(dir, stream string, f func(Mark)) (Mark, error) {
 	if err != nil {
 		return m, err
 	}
-	return m.records(b, func(after Mark, _ []byte) { f(after) })
+	return m.records(b, f)
 }
 
 // records calls f with each message's record in b, which is what the block has after m, and with the mark after it, and
@@ -254,6 +273,12 @@ func lengthOf(b []byte) int64 { return int64(binary.LittleEndian.Uint32(b) & len
 func seqOf(b []byte) (seq uint64, message bool) {
 	seq = binary.LittleEndian.Uint64(b[4:])
 	return seq &^ erasedBit, seq&tombstoneBit == 0
+}
+
+// subjectOf returns the subject of a message's record, empty if it is erased or damaged.
+func subjectOf(record []byte) string {
+	rest := record[subjectAt:]
+	return string(rest[:min(int(binary.LittleEndian.Uint16(record[20:])), len(rest))])
 }
 
 // Cut removes what a stopped server wrote after a mark, durably, and reports whether there was anything. After a

@@ -280,3 +280,33 @@ func TestFilesOlderThanAMarkStay(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, mark.Offset, info.Size())
 }
+
+// TestHasFindsSubjects checks that the subjects of a stopped server's messages are found, compressed or not, and those
+// of erased messages are not.
+func TestHasFindsSubjects(t *testing.T) {
+	is := func(subject string) func(string) bool { return func(s string) bool { return s == subject } }
+	dir := t.TempDir()
+	found, err := embedded.Has(dir, "S", is("s"))
+	require.NoError(t, err)
+	require.False(t, found, "there is no stream")
+	s, js, _ := written(t, dir, 10_000, jetstream.S2Compression)
+	waitCompressed(t, dir, 1)
+	_, err = js.CreateStream(deadline(t), jetstream.StreamConfig{Name: "E", Subjects: []string{"e.*"}})
+	require.NoError(t, err)
+	_, err = js.Publish(deadline(t), "e.erased", nil)
+	require.NoError(t, err)
+	_, err = js.Publish(deadline(t), "e.kept", []byte("e.data"))
+	require.NoError(t, err)
+	erased, err := js.Stream(deadline(t), "E")
+	require.NoError(t, err)
+	require.NoError(t, erased.SecureDeleteMsg(deadline(t), 1))
+	require.NoError(t, s.Shutdown(deadline(t)))
+	for _, c := range []struct {
+		stream, subject string
+		want            bool
+	}{{"S", "s", true}, {"S", "x", false}, {"E", "e.kept", true}, {"E", "e.erased", false}, {"E", "e.data", false}} {
+		found, err := embedded.Has(dir, c.stream, is(c.subject))
+		require.NoError(t, err)
+		require.Equal(t, c.want, found, c)
+	}
+}

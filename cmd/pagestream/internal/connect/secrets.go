@@ -131,6 +131,13 @@ type row struct {
 // events is kept.
 func BucketOf(stream string) string { return "KV_" + stream + "_SECRETS" }
 
+// IsSecret reports whether a message in a bucket is a secret, by its subject, and not the mark of a
+// retired key, which has fewer parts.
+func IsSecret(subject string) bool {
+	const shape = "$KV.bucket.page.reference.copy"
+	return strings.Count(subject, ".") == strings.Count(shape, ".")
+}
+
 // OpenBucket opens the bucket of a stream of events, and creates it or updates its
 // configuration if necessary. replicas are those of a new one; see [streams.EnsureBeside].
 func OpenBucket(ctx context.Context, js jetstream.JetStream, stream string, replicas int) (*Bucket, error) {

@@ -10,10 +10,13 @@ import (
 	"runtime"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/datadir"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
 	"github.com/pagestream/pagestream/config"
 	"github.com/pagestream/pagestream/domain/seal"
+	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/embedded"
 )
 
 // Check reads every file that a server with this configuration reads at its start, and returns all
@@ -33,8 +36,10 @@ func Check(o Options) error {
 			break
 		}
 	}
-	_, err := seal.Load(cfg.Keys.File)
-	add("keys.file", err)
+	p := New(o)
+	_, err := p.checkRestore()
+	add("data.dir", err)
+	add("keys.file", p.checkKeys())
 	_, err = api.ReadToken(cfg.HTTP.TokenFile)
 	add("http.token_file", err)
 	_, err = api.ReadToken(cfg.ReadTokenFile())
@@ -55,6 +60,19 @@ func Check(o Options) error {
 	return errors.Join(problems...)
 }
 
+// checkKeys reads the key file. It may be missing unless the embedded server has something that is sealed with its keys.
+func (p *Program) checkKeys() error {
+	_, err := seal.Load(p.cfg.Keys.File)
+	if !errors.Is(err, fs.ErrNotExist) || p.cfg.NATS.URL != "" {
+		return err
+	}
+	sealed, err := embedded.Has(p.natsDir(), connect.BucketOf(streams.Name), connect.IsSecret)
+	if err == nil && sealed {
+		_, _, err = seal.LoadOrCreate(p.cfg.Keys.File, true)
+	}
+	return err
+}
+
 // readHooks reads and checks the file of the outgoing webhooks.
 func readHooks(file string) ([]hooks.Endpoint, error) {
 	endpoints, err := hooks.ReadFile(file)
@@ -72,6 +90,12 @@ func readHooks(file string) ([]hooks.Endpoint, error) {
 func Warnings(o Options) []string {
 	cfg := o.Config
 	out := cfg.Warnings()
+	if _, err := os.Stat(cfg.Keys.File); cfg.NATS.URL != "" && errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(New(o).usedPath()); err == nil {
+			out = append(out, fmt.Sprintf("keys.file: %s is missing, and serve does not start without it if a page is "+
+				"connected: restore it from your backup", cfg.Keys.File))
+		}
+	}
 	files := [][2]string{
 		{"hooks.file", cfg.Hooks.File},
 		{"nats.creds", cfg.NATS.Creds},

@@ -2,7 +2,9 @@ package server_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,8 +14,11 @@ import (
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/hooks"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/config"
+	"github.com/pagestream/pagestream/domain/seal"
 	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // TestConfigCheckReadsWhatServeReads checks that config check finds what is wrong with each file that
@@ -128,6 +133,45 @@ func TestConfigCheckReadsWhatServeReads(t *testing.T) {
 		require.NoError(t, os.Chown(secret, other, other))
 		assert.Equal(t, 1, warnings(0o640), "a group of somebody else")
 	}
+}
+
+// TestConfigCheckMissesTheKeyFile checks that a missing key file is a problem if something is sealed with its keys, and
+// only then.
+func TestConfigCheckMissesTheKeyFile(t *testing.T) {
+	t.Parallel()
+	g, cfg := newFakeMeta(t, 1)
+	o := server.Options{Config: cfg}
+	require.NoError(t, server.Check(o), "before the first start")
+	r := start(t, cfg)
+	r.connectAll(t, g)
+	r.stop(t)
+	require.NoError(t, server.Check(o))
+	moved := cfg.Keys.File + ".moved"
+	require.NoError(t, os.Rename(cfg.Keys.File, moved))
+	require.ErrorIs(t, server.Check(o), seal.ErrKeyMissing)
+	require.ErrorIs(t, server.New(o).Run(t.Context()), seal.ErrKeyMissing)
+	require.NoFileExists(t, cfg.Keys.File)
+
+	require.NoError(t, os.Rename(moved, cfg.Keys.File))
+	r = start(t, cfg)
+	require.NoError(t, r.do(t.Context(), http.MethodPost, "/api/v1/pages/7000/disconnect", nil, nil, nil))
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if empty, err := r.Secrets().Empty(t.Context()); err != nil || empty {
+			return err
+		}
+		return errors.New("the tokens are not erased yet")
+	})
+	r.stop(t)
+	require.NoError(t, os.Remove(cfg.Keys.File))
+	require.NoError(t, server.Check(o), "nothing is sealed any more")
+	require.Empty(t, server.Warnings(o))
+
+	// What an external server has is not known without a connection.
+	o.Config.NATS.URL = "nats://127.0.0.1:1"
+	require.NoError(t, server.Check(o))
+	warnings := server.Warnings(o)
+	require.Len(t, warnings, 1)
+	require.Contains(t, warnings[0], "keys.file: "+cfg.Keys.File)
 }
 
 // TestExampleSecretSignsNothing checks that serve does not start with the secrets of the example.

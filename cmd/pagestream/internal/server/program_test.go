@@ -86,7 +86,7 @@ func testConfig(dir string) config.Config {
 	cfg.HTTP.Public, cfg.HTTP.Private = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Apps = []config.App{{
 		Name: "main", ID: "900", Secrets: []config.Secret{testSecret}, VerifyToken: testVerifyToken,
-		GraphVersion: config.DefaultGraphVersion, GraphURL: "http://127.0.0.1:1",
+		GraphVersion: config.DefaultGraphVersion, GraphURL: "http://127.0.0.1:1", LoginURL: config.DefaultLoginURL,
 	}}
 	return cfg
 }

@@ -89,15 +89,21 @@ func (p *Program) readRestore() (r restoring, found bool, err error) {
 	return r, true, nil
 }
 
+// checkRestore reports whether a restore is not finished. [ErrRestore] is returned if its streams are not complete.
+func (p *Program) checkRestore() (found bool, err error) {
+	r, found, err := p.readRestore()
+	if err == nil && found && !r.Copied {
+		err = fmt.Errorf("%w: remove %s and restore the backup again", ErrRestore, p.cfg.Data.Dir)
+	}
+	return found, err
+}
+
 // resumeRestore carries out what an interrupted restore has left, before anything else is
 // opened.
 func (p *Program) resumeRestore(ctx context.Context) error {
-	r, found, err := p.readRestore()
+	found, err := p.checkRestore()
 	if err != nil || !found {
 		return err
-	}
-	if !r.Copied {
-		return fmt.Errorf("%w: remove %s and restore the backup again", ErrRestore, p.cfg.Data.Dir)
 	}
 	p.log.Info("a restore was interrupted: what was erased since the backup is erased first")
 	return Offline(ctx, p.opts, func(o *operate.Offline) error {

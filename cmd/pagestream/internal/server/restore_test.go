@@ -115,9 +115,11 @@ func TestInterruptedRestore(t *testing.T) {
 	write(false)
 	p := server.New(server.Options{Config: cfg})
 	require.ErrorIs(t, p.Run(t.Context()), server.ErrRestore)
+	require.ErrorIs(t, server.Check(server.Options{Config: cfg}), server.ErrRestore)
 	assert.NotEmpty(t, filesWith(t, cfg.Data.Dir, text), "nothing is touched")
 
 	write(true)
+	require.NoError(t, server.Check(server.Options{Config: cfg}))
 	start(t, cfg)
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
 	_, err = os.Stat(state)
