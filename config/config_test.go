@@ -3,9 +3,12 @@ package config_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -460,6 +463,26 @@ func TestPlaceholdersAreNotSecrets(t *testing.T) {
 		"1234567890123456":                       "words that anybody",
 		"0123456789abcdef0123456789abcdef":       "words that anybody",
 		"password-password-1":                    "words that anybody",
+		"your-32-character-app-secret":           "words that anybody",
+		"app-secret-from-meta-dashboard":         "words that anybody",
+		"null none fake redacted":                "words that anybody",
+		"lorem ipsum dolor sit amet":             "words that anybody",
+		"fedcba9876543210":                       "words that anybody",
+		"to be replaced by the operator":         "placeholder",
+		"REDACTED-REDACTED-REDACTED":             "repeats a few",
+		"dummydummydummydummy":                   "hardly any different",
+		"fake-fake-fake-fake":                    "repeats a few",
+		"foobarfoobarfoobar":                     "repeats a few",
+		"iloveyouiloveyou":                       "repeats a few",
+		"deadbeefdeadbeefdeadbeefdeadbeef":       "repeats a few",
+		"abc123abc123abc1":                       "repeats a few",
+		"1234 1234 1234 1234 1234":               "repeats a few",
+		"asdfasdfasdfasdf":                       "hardly any different",
+		"abcdabcdabcdabcd":                       "hardly any different",
+		"12341234123412341234":                   "hardly any different",
+		"null null null null":                    "hardly any different",
+		"1111222233334444":                       "hardly any different",
+		"aaaaaaaabbbbbbbbccccccccdddddddd":       "hardly any different",
 	} {
 		_, err := config.Load(config.Options{Env: []string{
 			"PAGESTREAM_APP_SECRET=" + secret, "PAGESTREAM_APP_VERIFY_TOKEN=" + verifyToken,
@@ -488,6 +511,26 @@ func TestPlaceholdersAreNotSecrets(t *testing.T) {
 			fmt.Sprintf("PAGESTREAM_APP_SECRET=%x", b), "PAGESTREAM_APP_VERIFY_TOKEN=x" + base64.URLEncoding.EncodeToString(b),
 		}})
 	})
+}
+
+// TestRandomSecretsAreAccepted checks that what Meta and a careful operator make is not taken for a guess: 32 and 16
+// hex digits, and 16 characters of base64.
+func TestRandomSecretsAreAccepted(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "/c")
+	random := rand.New(rand.NewPCG(1, 2))
+	app := config.App{
+		Name: "a", VerifyToken: verifyToken, GraphVersion: config.DefaultGraphVersion,
+		GraphURL: config.DefaultGraphURL, LoginURL: config.DefaultLoginURL,
+	}
+	for range 2_000 {
+		b := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, random.Uint64()), random.Uint64())
+		for _, text := range []string{hex.EncodeToString(b), hex.EncodeToString(b[:8]), base64.RawURLEncoding.EncodeToString(b[:12])} {
+			app.Secrets = append(app.Secrets, config.Secret(text))
+		}
+	}
+	c := config.Default()
+	c.Apps = []config.App{app}
+	require.NoError(t, c.Validate())
 }
 
 func TestWarnings(t *testing.T) {
