@@ -149,13 +149,13 @@ type pendingAck struct {
 
 // open reads the state of the stream.
 func (im *importer) open(ctx context.Context) (err error) {
+	im.tokens = map[domain.PageID]Tokens{}
 	if im.stream, err = im.o.JS.Stream(ctx, im.o.Stream); err != nil {
 		return fmt.Errorf("read stream info: %w", err)
 	}
 	info := im.stream.CachedInfo()
 	im.have, im.window, im.rotated = info.State.LastSeq, info.Config.Duplicates, time.Now()
 	im.recent, im.older = map[string]struct{}{}, map[string]struct{}{}
-	im.tokens = map[domain.PageID]Tokens{}
 	return nil
 }
 
@@ -226,10 +226,15 @@ func (im *importer) message(l line) (m *nats.Msg, dropped uint64, err error) {
 	if m.Header.Get(streams.HeaderStoredAt) == "" {
 		m.Header.Set(streams.HeaderStoredAt, l.StoredAt.UTC().Format(time.RFC3339Nano))
 	}
+	return m, dropped, im.fits(m)
+}
+
+// fits fails with [ErrLine] if the server does not accept a message because of its size.
+func (im *importer) fits(m *nats.Msg) error {
 	if limit := im.o.JS.Conn().MaxPayload(); limit > 0 && int64(m.Size()) > limit {
-		return nil, 0, fmt.Errorf("%w: it has %d bytes, the server accepts %d", ErrLine, m.Size(), limit)
+		return fmt.Errorf("%w: it has %d bytes, the server accepts %d", ErrLine, m.Size(), limit)
 	}
-	return m, dropped, nil
+	return nil
 }
 
 // check reads a whole file and compares its beginning with what the stream contains. It
@@ -241,7 +246,7 @@ func (im *importer) check(ctx context.Context, r io.Reader) error {
 	}
 	stored := uint64(0)
 	out, err := im.scan(ctx, r, func(ctx context.Context, at Imported, _ uint64, m *nats.Msg) error {
-		if _, _, _, err := sealedTokens(m); err != nil || at.Last > im.have {
+		if err := im.moveTokens(ctx, m, unstored); err != nil || at.Last > im.have {
 			return err
 		}
 		stored++
@@ -265,7 +270,7 @@ func (im *importer) check(ctx context.Context, r io.Reader) error {
 // store stores the message of one line, after placeholders for the sequences that are
 // missing before it.
 func (im *importer) store(ctx context.Context, at Imported, gap uint64, m *nats.Msg) error {
-	if err := im.moveTokens(ctx, m); err != nil {
+	if err := im.moveTokens(ctx, m, im.o.Secret); err != nil {
 		return err
 	}
 	for missing := max(at.Last-gap, im.have+1); missing < at.Last; missing++ {

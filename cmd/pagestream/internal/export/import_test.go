@@ -51,10 +51,18 @@ func TestBadFileChangesNothing(t *testing.T) {
 	at := func(seq string) string {
 		return strings.NewReplacer(`"1"`, `"`+seq+`"`, `"e1"`, `"e`+seq+`"`).Replace(good)
 	}
+	connected := func(name, token string) string { // of an earlier version
+		return `{"specversion":"1.0","id":"e3","type":"pagestream.page.connected.v1","source":"/pages/700",` +
+			`"time":"2026-09-01T10:00:00Z","datacontenttype":"application/json","sequence":"3",` +
+			`"storedat":"2026-09-01T10:00:00.5Z","data":{"page":"700","app":"main","connection":{"connection_id":"c",` +
+			`"name":"` + name + `","sealed_token":"` + token + `"}}}` + "\n"
+	}
 	for name, c := range map[string]struct {
 		line string
 		want error
 	}{
+		"long sealed tokens":   {connected("P", strings.Repeat("<", 65<<10)), ErrLine},
+		"longer when encoded":  {connected(strings.Repeat("\xff", 12<<20), "sealed"), ErrLine},
 		"deletes the stream":   {rawText(3, "$JS.API.STREAM.DELETE.PAGESTREAM", nil), ErrLine},
 		"creates a stream":     {rawText(3, "$JS.API.STREAM.CREATE.OTHER", nil), ErrLine},
 		"a secret":             {rawText(3, "$KV.PAGESTREAM_SECRETS.7005", nil), ErrLine},

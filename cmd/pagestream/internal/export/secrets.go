@@ -22,6 +22,10 @@ type Tokens struct {
 	VerifyToken  string `json:"sealed_verify_token"`
 }
 
+// maxTokens bounds the sealed tokens of an event in bytes; they have a few hundred. A secret may have
+// those of two events, each byte becomes up to six in JSON, and NATS servers take 1 MiB by default.
+const maxTokens = 64 << 10
+
 // sealedTokens returns the sealed tokens in the event of a message; found is false if it
 // has none.
 func sealedTokens(m *nats.Msg) (e streams.Stored, t Tokens, found bool, err error) {
@@ -38,12 +42,18 @@ func sealedTokens(m *nats.Msg) (e streams.Stored, t Tokens, found bool, err erro
 	if err != nil || e.Data.Connection == nil {
 		return e, t, false, fmt.Errorf("%w: it has sealed tokens, but is not an event", ErrLine)
 	}
-	return e, old.Connection, true, nil
+	t = old.Connection
+	if len(t.ConnectionID)+len(t.Token)+len(t.VerifyToken) > maxTokens {
+		return e, t, false, fmt.Errorf("%w: its sealed tokens have more than %d bytes", ErrLine, maxTokens)
+	}
+	return e, t, true, nil
 }
 
-// moveTokens replaces the sealed tokens in an event by the reference of a secret, for
-// which it calls ImportOptions.Secret. Other messages are not changed.
-func (im *importer) moveTokens(ctx context.Context, m *nats.Msg) error {
+// moveTokens replaces the sealed tokens in an event by the reference of a secret, which
+// secret returns; see ImportOptions.Secret. Other messages are not changed.
+func (im *importer) moveTokens(
+	ctx context.Context, m *nats.Msg, secret func(context.Context, domain.PageID, Tokens) (ref string, err error),
+) error {
 	e, tokens, found, err := sealedTokens(m)
 	if err != nil || !found {
 		return err
@@ -55,11 +65,16 @@ func (im *importer) moveTokens(ctx context.Context, m *nats.Msg) error {
 		tokens.VerifyToken = cmp.Or(tokens.VerifyToken, before.VerifyToken)
 	}
 	im.tokens[e.Page] = tokens
-	if e.Data.Connection.Secret, err = im.o.Secret(ctx, e.Page, tokens); err != nil {
+	if e.Data.Connection.Secret, err = secret(ctx, e.Page, tokens); err != nil {
 		return fmt.Errorf("store sealed tokens of page %s: %w", e.Page, err)
 	}
 	if m.Data, err = e.Data.Encode(); err != nil {
-		return fmt.Errorf("encode event: %w", err)
+		return fmt.Errorf("%w: %w", ErrLine, err)
 	}
-	return nil
+	return im.fits(m)
+}
+
+// unstored stands for the reference of a secret while a file is checked.
+func unstored(context.Context, domain.PageID, Tokens) (string, error) {
+	return "000000000000000000000000", nil
 }
