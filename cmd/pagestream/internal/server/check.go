@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/api"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -140,6 +141,9 @@ func exposed(info fs.FileInfo) bool {
 // hasSecrets reports whether the configuration file may contain secrets, because they are not only in
 // files of their own.
 func hasSecrets(cfg config.Config) bool {
+	if strings.Contains(string(cfg.NATS.URL), "@") {
+		return true
+	}
 	for _, app := range cfg.Apps {
 		if len(app.Secrets) > len(app.SecretFiles) || app.VerifyTokenFile == "" {
 			return true

@@ -194,3 +194,27 @@ func TestDedupWindowCoversRetries(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, streams.DefaultRetryFor, config.PublishRetry)
 }
+
+// TestPasswordInNATSURL checks that a configuration file that others can read is a warning if nats.url has a user in it,
+// and that the warning does not show it.
+func TestPasswordInNATSURL(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte(testSecret), 0o600))
+	cfg.Apps[0].SecretFiles, cfg.Apps[0].VerifyTokenFile = []string{file}, file
+	path := filepath.Join(t.TempDir(), "pagestream.yaml")
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Chmod(path, 0o644)) // whatever the umask is
+	for servers, want := range map[config.Servers]int{
+		"nats://a:4222, nats://b:4222": 0, "nats://a:4222,nats://user:hunter2@b:4222": 1, "nats://hunter2@a:4222": 1,
+	} {
+		cfg.NATS.URL = servers
+		warnings := server.Warnings(server.Options{Config: cfg, ConfigFile: path})
+		require.Len(t, warnings, want, servers)
+		for _, w := range warnings {
+			require.Contains(t, w, path+" has secrets and mode 0644")
+			require.NotContains(t, w, "hunter2")
+		}
+	}
+}
