@@ -49,9 +49,11 @@ const (
 	// timeout limits one request, statusTimeout one request for the status page.
 	timeout       = 20 * time.Second
 	statusTimeout = 5 * time.Second
-	// maxAge is how old a signed_request may be, maxSkew how far ahead Meta's clock.
-	maxAge  = 24 * time.Hour
-	maxSkew = 5 * time.Minute
+	// maxAge is how old a signed_request may be.
+	maxAge = 24 * time.Hour
+	// maxSkew is how far ahead of ours Meta's clock may be. For that long a request that is dated
+	// ahead can be sent again and end connections that were made after it, so it is short.
+	maxSkew = time.Minute
 )
 
 // Errors of a signed_request that is refused because of its time.
@@ -108,7 +110,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 // deauthorize ends the connections of a person who has removed the app.
 func (h *Handler) deauthorize(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, func(ctx context.Context, app string, req Request) (any, error) {
-		return map[string]any{"success": true}, h.end(ctx, app, req, "the admin has removed the app")
+		return map[string]any{"success": true}, h.end(ctx, app, req.UserID, h.before(req), "the admin has removed the app")
 	})
 }
 
@@ -116,12 +118,13 @@ func (h *Handler) deauthorize(w http.ResponseWriter, r *http.Request) {
 // the URL of the status page and the confirmation code.
 func (h *Handler) deletion(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, func(ctx context.Context, app string, req Request) (any, error) {
-		if err := h.end(ctx, app, req, "the admin has asked for their data to be deleted"); err != nil {
+		before := h.before(req)
+		if err := h.end(ctx, app, req.UserID, before, "the admin has asked for their data to be deleted"); err != nil {
 			return nil, err
 		}
 		request := h.request(app, req)
 		done, err := h.opts.Eraser.Erase(ctx, meta.AdminErasure{
-			Hash: domain.AdminHash(app, req.UserID), Before: before(req), Request: request,
+			Hash: domain.AdminHash(app, req.UserID), Before: before, Request: request,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("erase data: %w", err)
@@ -187,12 +190,18 @@ func (h *Handler) checkTime(req Request) error {
 }
 
 // before returns the time before which a connection was made that the request is about.
-// issued_at has no fractions of a second, so its whole second counts.
-func before(req Request) time.Time { return req.Issued.Add(time.Second) }
+// issued_at has no fractions of a second, so its whole second counts, up to now.
+func (h *Handler) before(req Request) time.Time {
+	end := req.Issued.Add(time.Second)
+	if now := h.opts.Now(); end.After(now) {
+		return now
+	}
+	return end
+}
 
-// end ends the connections that the person made before the request.
-func (h *Handler) end(ctx context.Context, app string, req Request, reason string) error {
-	ended, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, req.UserID, before(req), reason)
+// end ends the connections that the person made before a time.
+func (h *Handler) end(ctx context.Context, app, admin string, before time.Time, reason string) error {
+	ended, err := h.opts.Disconnector.DisconnectAdmin(ctx, app, admin, before, reason)
 	if err != nil {
 		return fmt.Errorf("end connections (%d have ended): %w", len(ended), err)
 	}
