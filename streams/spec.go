@@ -47,6 +47,37 @@ const MigratingKey = "pagestream-migrating"
 var ErrMigrating = errors.New("a migration is copying it and has not finished; go on with: pagestream migrate, " +
 	"or delete it with the NATS tools")
 
+// RestoringKey is the key of a stream's metadata while a backup is restored to it, until what was erased since the backup
+// is erased again. Its value is the id of the restore.
+const RestoringKey = "pagestream-restoring"
+
+// ErrRestoring is returned when a stream may have what was erased since the backup that it is restored from.
+var ErrRestoring = errors.New("a restore has not erased yet what was erased since the backup; wait until pagestream " +
+	"restore ends. If it was interrupted, start its node, which has the file RESTORE in data.dir: pagestream serve. If " +
+	"that file is lost, delete the streams with the NATS tools and restore again")
+
+// CheckRestoring returns [ErrRestoring] if the stream with that info is being restored by another restore than the one
+// with the id, which may be empty.
+func CheckRestoring(info *jetstream.StreamInfo, id string) error {
+	if by := info.Config.Metadata[RestoringKey]; by != "" && by != id {
+		return ErrRestoring
+	}
+	return nil
+}
+
+// Unmark removes a key from the metadata of the stream with that info, if it has it.
+func Unmark(ctx context.Context, js jetstream.JetStream, info *jetstream.StreamInfo, key string) error {
+	c := info.Config
+	if _, marked := c.Metadata[key]; !marked {
+		return nil
+	}
+	delete(c.Metadata, key)
+	if _, err := js.UpdateStream(ctx, c); err != nil {
+		return fmt.Errorf("release stream %s: %w", c.Name, err)
+	}
+	return nil
+}
+
 // Spec is the wanted configuration of the stream.
 type Spec struct {
 	// Name defaults to [Name]; tests use others.
@@ -66,6 +97,8 @@ type Spec struct {
 	MaxBytes int64
 	// Migrating accepts a copy that a migration has not verified yet.
 	Migrating bool
+	// Restore is the id of the restore that may use the stream before it is finished.
+	Restore string
 }
 
 // apply sets on c what pagestream requires. It does not change the rest, such as placement and metadata,
@@ -176,6 +209,8 @@ func (s Spec) check(info *jetstream.StreamInfo) error {
 		return fmt.Errorf("it is a copy of another stream: %w", ErrMismatch)
 	case c.Metadata[MigratingKey] != "" && !s.Migrating:
 		return ErrMigrating
+	case CheckRestoring(info, s.Restore) != nil:
+		return ErrRestoring
 	case c.Sealed:
 		return fmt.Errorf("it is sealed: %w", ErrMismatch)
 	case s.Journal != (c.PersistMode == jetstream.AsyncPersistMode):

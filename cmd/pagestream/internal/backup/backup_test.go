@@ -111,6 +111,37 @@ func TestBackupContainsWhatWasAcknowledgedBefore(t *testing.T) {
 	require.ErrorIs(t, err, ErrStreamExists)
 }
 
+// TestARestoredStreamIsMarked checks that a restore with an id marks the stream of events, so that nothing else uses it
+// until the mark is removed, and that a backup of the stream does not hand it on.
+func TestARestoredStreamIsMarked(t *testing.T) {
+	r := projectionstest.NewRig(t)
+	restore := func(from *streamstest.Server, id string) *streamstest.Server {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), "backup")
+		_, err := Take(t.Context(), Options{Conn: from.JS.Conn(), Streams: []string{streams.Name}, Dir: dir})
+		require.NoError(t, err)
+		to := streamstest.Run(t)
+		_, err = Restore(t.Context(), RestoreOptions{Conn: to.JS.Conn(), Dir: dir, ID: id})
+		require.NoError(t, err)
+		return to
+	}
+	ensure := func(s *streamstest.Server, id string) error {
+		_, err := streams.Ensure(t.Context(), s.JS, streams.Spec{Restore: id})
+		return err
+	}
+	marked := restore(r.Server, "one")
+	require.NoError(t, ensure(marked, "one"))
+	require.ErrorIs(t, ensure(marked, ""), streams.ErrRestoring)
+	require.ErrorIs(t, ensure(marked, "two"), streams.ErrRestoring)
+	require.NoError(t, ensure(restore(marked, ""), ""))
+	for range 2 {
+		info, err := streams.Info(t.Context(), marked.JS, streams.Name)
+		require.NoError(t, err)
+		require.NoError(t, streams.Unmark(t.Context(), marked.JS, info, streams.RestoringKey))
+		require.NoError(t, ensure(marked, ""))
+	}
+}
+
 // TestDamagedBackupIsRefused checks that a damaged or incomplete backup is refused
 // before anything is written, and that a restore overwrites no file.
 func TestDamagedBackupIsRefused(t *testing.T) {

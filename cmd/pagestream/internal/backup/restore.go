@@ -56,6 +56,8 @@ type RestoreOptions struct {
 	Journal bool
 	// Metadata is added to the configuration of each stream.
 	Metadata map[string]string
+	// ID, if not empty, marks the stream of events with [streams.RestoringKey].
+	ID string
 	// Begin, if not nil, is called after all checks, before the first stream is created.
 	// If it fails, none is.
 	Begin func() error
@@ -149,6 +151,10 @@ func (o RestoreOptions) config(dir string, s Stream) (c jsmapi.StreamConfig, err
 		c.Metadata[streams.CreatedKey] = s.Created.UTC().Format(time.RFC3339Nano)
 	}
 	maps.Copy(c.Metadata, o.Metadata)
+	delete(c.Metadata, streams.RestoringKey) // the backup may be of a stream that was being restored
+	if s.Name == streams.Name && o.ID != "" {
+		c.Metadata[streams.RestoringKey] = o.ID
+	}
 	return c, nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/backup"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -40,9 +41,10 @@ type Offline struct {
 	NewStream func(context.Context) (bool, error)
 	// Secrets opens the bucket of secrets, and creates it if it does not exist.
 	Secrets func(context.Context) (*connect.Bucket, error)
-	// Begin records that a restore with these erasures has begun, Copied that its streams
-	// are complete. Finish carries out the erasures of the restore that has begun.
-	Begin  func([]meta.Erasure) error
+	// Begin records that a restore with an id and these erasures has begun, Copied that its
+	// streams are complete. Finish carries out the erasures of the restore that has begun, and
+	// lets every node use the stream of events.
+	Begin  func(id string, list []meta.Erasure) error
 	Copied func() error
 	Finish func(context.Context) (Applied, error)
 	// Models starts the read models. Further calls return the same ones.
@@ -101,15 +103,16 @@ type Applied struct {
 // Restore creates the streams, the secrets and the key file of a backup, waits until a cluster has filled their copies,
 // and then carries out the erasures. It overwrites nothing. If it is interrupted, the next start of the server
 // carries out the erasures before it serves anything, or is refused if the copy was not
-// complete. See [backup.Restore].
+// complete. Until then no other node uses the stream of events: see [streams.RestoringKey] and [backup.Restore].
 func (o *Offline) Restore(
 	ctx context.Context, r RestoreRequest, progress func(CopyProgress),
 ) (out Restored, err error) {
+	id := nuid.Next()
 	out.Manifest, err = backup.Restore(ctx, backup.RestoreOptions{
 		Domain: o.JS.Options().Domain,
 		Conn:   o.Conn, Dir: r.Dir, Files: map[string]string{backupKeys: o.KeyFile}, Identity: r.Identity,
-		Replicas: o.Replicas, Journal: o.Journal,
-		Begin:    func() error { return o.Begin(r.Erasures) },
+		Replicas: o.Replicas, Journal: o.Journal, ID: id,
+		Begin:    func() error { return o.Begin(id, r.Erasures) },
 		Progress: func(stream string, n uint64) { progress(CopyProgress{stream, n}) },
 	})
 	if err != nil {

@@ -726,13 +726,8 @@ func (m *migrator) finish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c := info.Config
-		if _, marked := c.Metadata[streams.MigratingKey]; !marked {
-			continue
-		}
-		delete(c.Metadata, streams.MigratingKey)
-		if _, err := m.to.js.UpdateStream(ctx, c); err != nil {
-			return fmt.Errorf("release stream %s: %w", name, err)
+		if err := streams.Unmark(ctx, m.to.js, info, streams.MigratingKey); err != nil {
+			return err
 		}
 	}
 	if err := os.RemoveAll(filepath.Join(m.out.To, migrationDir)); err != nil {

@@ -90,7 +90,7 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 		r, err := projections.NewRunner(projection, projections.RunnerOptions{
 			Dir: dir, JS: p.js, Stream: streams.Name, Identity: p.identity, Dedup: index,
 			MaxBatch: p.cfg.Projections.MaxBatch, Attempts: attempts, Tail: p.tail, Logger: p.log,
-			Turns: turns, RolledBack: rolledBack, Refuse: p.lost.Refuse, Renewed: p.renewed(projection.Name()),
+			Turns: turns, RolledBack: rolledBack, Refuse: p.refuse, Renewed: p.renewed(projection.Name()),
 			Complete: complete, Check: p.opts.CheckFile,
 		})
 		if err != nil {
@@ -121,6 +121,21 @@ func (p *Program) startModels(ctx context.Context) (err error) {
 	}
 	p.onClose("ledger", func(context.Context) error { return p.ledger.Close() })
 	return nil
+}
+
+// refuse returns why no read model may be replaced by one that is built from the stream as it is now. It is
+// projections.RunnerOptions.Refuse.
+func (p *Program) refuse(differs bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+	defer cancel()
+	info, err := streams.Info(ctx, p.js, streams.Name)
+	if err == nil {
+		err = streams.CheckRestoring(info, "")
+	}
+	if err != nil {
+		return err
+	}
+	return p.lost.Refuse(differs)
 }
 
 // publishLedger begins to publish the counts of the webhook endpoint to the other nodes, if there can be any.

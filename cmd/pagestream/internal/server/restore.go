@@ -35,6 +35,8 @@ const (
 
 // restoring is the state of a restore that is not finished.
 type restoring struct {
+	// ID is that of the mark which keeps other nodes from the stream, see [streams.RestoringKey].
+	ID string `json:"id,omitempty"`
 	// Copied reports that the streams are complete: only the erasures are missing.
 	Copied   bool           `json:"copied"`
 	Erasures []meta.Erasure `json:"erasures,omitempty"`
@@ -43,8 +45,8 @@ type restoring struct {
 func (p *Program) restorePath() string { return filepath.Join(p.cfg.Data.Dir, restoreFile) }
 
 // beginRestore records that a restore has begun.
-func (p *Program) beginRestore(list []meta.Erasure) error {
-	return p.writeRestore(restoring{Erasures: list})
+func (p *Program) beginRestore(id string, list []meta.Erasure) error {
+	return p.writeRestore(restoring{ID: id, Erasures: list})
 }
 
 // copied records that the streams of a restore are complete.
@@ -93,7 +95,8 @@ func (p *Program) readRestore() (r restoring, found bool, err error) {
 func (p *Program) checkRestore() (found bool, err error) {
 	r, found, err := p.readRestore()
 	if err == nil && found && !r.Copied {
-		err = fmt.Errorf("%w: remove %s and restore the backup again", ErrRestore, p.cfg.Data.Dir)
+		err = fmt.Errorf("%w: remove %s, and the streams with the NATS tools if nats.url is set, and restore the backup again",
+			ErrRestore, p.cfg.Data.Dir)
 	}
 	return found, err
 }
@@ -131,6 +134,13 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 		if out, err = p.eraseAgain(ctx, contacts, admins); err != nil {
 			return out, err
 		}
+	}
+	info, err := streams.Info(ctx, p.js, streams.Name)
+	if err == nil {
+		err = streams.Unmark(ctx, p.js, info, streams.RestoringKey)
+	}
+	if err != nil {
+		return out, fmt.Errorf("finish restore: %w", err)
 	}
 	if err := os.Remove(p.restorePath()); err != nil {
 		return out, fmt.Errorf("finish restore: %w", err)

@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,16 +11,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/cli"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/operate"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/server"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/projections/pages"
 	"github.com/pagestream/pagestream/streams"
+	"github.com/pagestream/pagestream/streams/streamstest"
 )
 
 // erasedSince returns an installation, a backup of it, and the erasures file with what was erased after the backup: a
@@ -180,11 +185,65 @@ func TestRecordedErasureIsFinished(t *testing.T) {
 		require.NoError(t, err)
 		_, err = o.JS.PublishMsg(t.Context(), m)
 		require.NoError(t, err)
-		require.NoError(t, o.Begin([]meta.Erasure{{Time: at, Page: "7000", Contact: hash}}))
+		require.NoError(t, o.Begin("", []meta.Erasure{{Time: at, Page: "7000", Contact: hash}}))
 		require.NoError(t, o.Copied())
 		applied, err := o.Finish(t.Context())
 		assert.Equal(t, operate.Applied{}, applied)
 		return err
 	}))
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
+}
+
+// TestARestoreIsServedByNoOtherNode restores a backup below a node that runs and is killed before it has erased: the node
+// stops, and does not start until the restore is finished by a start of the node that it ran on.
+func TestARestoreIsServedByNoOtherNode(t *testing.T) {
+	t.Parallel()
+	const page, person, text = "7000", "310001", "privateword"
+	x := startExternal(t)
+	require.Equal(t, http.StatusOK, post(t, x.PublicAddr(), message(page, person, "m_1", text, 1790000000000)))
+	dir := filepath.Join(t.TempDir(), "backup")
+	code, out, stderr := x.command(t, "backup", dir)
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	code, out, stderr = x.command(t, "erase", page, person, "--yes")
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	list, err := erasures.Read(x.cfg.ErasuresFile())
+	require.NoError(t, err)
+	names, err := streams.Names(t.Context(), x.JS(), streams.Name)
+	require.NoError(t, err)
+	// Without any, nats-server would delete the account's directory while others are made.
+	_, err = x.JS().CreateStream(t.Context(), jetstream.StreamConfig{Name: "stays", Subjects: []string{"stays"}})
+	require.NoError(t, err)
+	for _, name := range names {
+		require.NoError(t, x.JS().DeleteStream(t.Context(), name))
+	}
+
+	cfg := x.cfg
+	cfg.Data.Dir = filepath.Join(t.TempDir(), "data")
+	killed := errors.New("killed")
+	require.ErrorIs(t, server.Offline(t.Context(), server.Options{Config: cfg}, func(o *operate.Offline) error {
+		o.Finish = func(context.Context) (operate.Applied, error) { return operate.Applied{}, killed }
+		_, err := o.Restore(t.Context(), operate.RestoreRequest{Dir: dir, Erasures: list}, func(operate.CopyProgress) {})
+		return err
+	}), killed)
+	select {
+	case err := <-x.Failed():
+		require.ErrorIs(t, err, streams.ErrRestoring)
+	case <-time.After(streamstest.Limit):
+		require.Fail(t, "the node goes on")
+	}
+	x.stop(t)
+	require.ErrorIs(t, server.New(server.Options{Config: x.cfg}).Run(t.Context()), streams.ErrRestoring)
+
+	start(t, cfg)
+	again := start(t, x.cfg)
+	_, err = streams.Read(t.Context(), again.JS(), streams.ReadOptions{}, func(e streams.Stored) error {
+		assert.NotEqual(t, domain.ContactID(person), e.Contact)
+		return nil
+	})
+	require.NoError(t, err)
+	info, err := streams.Info(t.Context(), again.JS(), streams.Name)
+	require.NoError(t, err)
+	assert.NotContains(t, info.Config.Metadata, streams.RestoringKey)
+	_, out, stderr = again.command(t, "conversations", "show", page, person)
+	assert.NotContains(t, out+stderr, text)
 }

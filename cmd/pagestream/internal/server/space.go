@@ -77,6 +77,10 @@ func (s *space) stored(ctx context.Context) (list []meta.Space, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read stream info: %w", err)
 	}
+	if err := streams.CheckRestoring(stream.CachedInfo(), ""); err != nil { // in the place of the one that is used here
+		s.p.fail(err)
+		return nil, err
+	}
 	s.p.health.durable.saw(stream.CachedInfo())
 	used, limit := account.Store, account.Limits.MaxStore
 	if tier, tiered := account.Tiers[fmt.Sprintf("R%d", stream.CachedInfo().Config.Replicas)]; tiered {

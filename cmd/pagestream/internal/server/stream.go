@@ -160,12 +160,16 @@ func (p *Program) ensureStream(ctx context.Context) error {
 
 // makeStream creates the stream, unless create refuses that, or updates its configuration.
 func (p *Program) makeStream(ctx context.Context, create func() error) error {
-	err := p.await(ctx, "the stream", func(ctx context.Context) (err error) {
+	own, _, err := p.readRestore()
+	if err != nil {
+		return err
+	}
+	err = p.await(ctx, "the stream", func(ctx context.Context) (err error) {
 		p.identity, err = streams.Ensure(ctx, p.js, streams.Spec{
 			Journal: p.server != nil,
 			Window:  p.cfg.Streams.Window, Replicas: p.cfg.NATS.Replicas, MaxBytes: int64(p.cfg.Streams.MaxBytes),
-			Migrating: p.migration != "",
-			Create:    create,
+			Migrating: p.migration != "", Restore: own.ID,
+			Create: create,
 		})
 		return err
 	})
