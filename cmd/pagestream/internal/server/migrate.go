@@ -436,11 +436,7 @@ func (p *Program) beside() *Program {
 func (m *migrator) models(ctx context.Context, of *Program, phase string) (out []MigratedModel, err error) {
 	err = m.phase(phase, func() (err error) {
 		p := of.beside()
-		defer func() {
-			closing, cancel := context.WithTimeout(context.Background(), p.cfg.HTTP.ShutdownTimeout)
-			defer cancel()
-			err = errors.Join(err, p.Close(closing))
-		}()
+		defer func() { err = errors.Join(err, p.end()) }()
 		if err := p.startModels(ctx); err != nil {
 			return err
 		}

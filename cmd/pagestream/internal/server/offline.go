@@ -14,11 +14,7 @@ import (
 func Offline(ctx context.Context, o Options, f func(*operate.Offline) error) (err error) {
 	o.Config.NATS.Listen = "" // no consumer reads meanwhile
 	p := New(o)
-	defer func() {
-		closing, cancel := context.WithTimeout(context.Background(), p.cfg.HTTP.ShutdownTimeout)
-		defer cancel()
-		err = errors.Join(err, p.Close(closing))
-	}()
+	defer func() { err = errors.Join(err, p.end()) }()
 	if err := p.openStream(ctx); err != nil {
 		return err
 	}

@@ -105,8 +105,11 @@ func (p *Program) checkRestore() (found bool, err error) {
 // opened.
 func (p *Program) resumeRestore(ctx context.Context) error {
 	found, err := p.checkRestore()
-	if err != nil || !found {
+	if err != nil {
 		return err
+	}
+	if !found {
+		return p.removeRestoreModels()
 	}
 	p.log.Info("a restore was interrupted: what was erased since the backup is erased first")
 	return Offline(ctx, p.opts, func(o *operate.Offline) error {
@@ -135,6 +138,10 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 			return out, err
 		}
 	}
+	// Without the file nothing would do the rest.
+	if err := p.removeRestoreModels(); err != nil {
+		return out, err
+	}
 	info, err := streams.Info(ctx, p.js, streams.Name)
 	if err == nil {
 		err = streams.Unmark(ctx, p.js, info, streams.RestoringKey)
@@ -146,6 +153,13 @@ func (p *Program) finishRestore(ctx context.Context) (out operate.Applied, err e
 		return out, fmt.Errorf("finish restore: %w", err)
 	}
 	return out, nil
+}
+
+func (p *Program) removeRestoreModels() error {
+	if err := os.RemoveAll(filepath.Join(p.cfg.Data.Dir, restoreModels)); err != nil {
+		return fmt.Errorf("remove read models of a restore: %w", err)
+	}
+	return nil
 }
 
 // missing returns the erasures that the restored stream does not have: the contacts of
@@ -223,16 +237,16 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 	return contacts, admins, nil
 }
 
-// eraseAgain erases contacts and the data of persons who connected pages.
+// eraseAgain erases contacts and the data of persons who connected pages, with read models that are gone when it returns.
 func (p *Program) eraseAgain(
 	ctx context.Context, contacts map[domain.PageID]map[domain.ContactID]bool, admins []meta.AdminErasure,
 ) (out operate.Applied, err error) {
-	dir := filepath.Join(p.cfg.Data.Dir, restoreModels)
-	if err := os.RemoveAll(dir); err != nil { // of a killed process
-		return out, fmt.Errorf("remove read models of a restore: %w", err)
+	if err := p.removeRestoreModels(); err != nil { // of a killed process
+		return out, err
 	}
-	p.cfg.Projections.Dir = dir
-	p.onClose("read models of a restore", func(context.Context) error { return os.RemoveAll(dir) })
+	p = p.beside()
+	p.cfg.Projections.Dir = filepath.Join(p.cfg.Data.Dir, restoreModels)
+	defer func() { err = errors.Join(err, p.end(), p.removeRestoreModels()) }()
 	for _, stage := range []func(context.Context) error{p.openSecrets, p.startModels, p.startPublisher} {
 		if err := stage(ctx); err != nil {
 			return out, err

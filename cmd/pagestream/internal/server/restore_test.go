@@ -194,6 +194,26 @@ func TestRecordedErasureIsFinished(t *testing.T) {
 	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
 }
 
+// TestARestoreLeavesNoReadModels checks that the read models that a restore needs are gone before it counts as finished,
+// since nothing would erase from them, and that a start removes what was left of them.
+func TestARestoreLeavesNoReadModels(t *testing.T) {
+	t.Parallel()
+	r, dir, _ := erasedSince(t)
+	list, err := erasures.Read(r.cfg.ErasuresFile())
+	require.NoError(t, err)
+	cfg := testConfig(t.TempDir())
+	models := filepath.Join(cfg.Data.Dir, "restore")
+	require.NoError(t, server.Offline(t.Context(), server.Options{Config: cfg}, func(o *operate.Offline) error {
+		out, err := o.Restore(t.Context(), operate.RestoreRequest{Dir: dir, Erasures: list}, func(operate.CopyProgress) {})
+		assert.Equal(t, 1, out.Applied.Contacts)
+		assert.NoDirExists(t, models, "the process may be killed now")
+		return err
+	}))
+	require.NoError(t, os.Mkdir(models, 0o700))
+	start(t, cfg)
+	assert.NoDirExists(t, models)
+}
+
 // TestARestoreIsServedByNoOtherNode restores a backup below a node that runs and is killed before it has erased: the node
 // stops, and does not start until the restore is finished by a start of the node that it ran on.
 func TestARestoreIsServedByNoOtherNode(t *testing.T) {

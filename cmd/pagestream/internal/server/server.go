@@ -235,6 +235,13 @@ func (c closer) within(ctx context.Context) error {
 	return c.close(ctx)
 }
 
+// end closes the program, in the time that it may take.
+func (p *Program) end() error {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.HTTP.ShutdownTimeout)
+	defer cancel()
+	return p.Close(ctx)
+}
+
 // onClose adds a step to Close. The steps run in reverse order.
 func (p *Program) onClose(name string, f func(context.Context) error) {
 	p.closing = append(p.closing, closer{name, f})
