@@ -105,12 +105,12 @@ func deleteOne(ctx context.Context, st jetstream.Stream, seq uint64, del deleter
 func CopiesOf(stream string) string { return stream + "_OUT_" }
 
 // EraseCopies deletes the copies of erased events from the streams of [CopiesOf], and overwrites their
-// bytes. A copy has the headers of its event. The events are those of the page with the given ids
-// ([domain.Tombstone].ID), and all of the contact. It returns how many copies it deleted. If a stream of
-// copies has none left, the bytes of those that were read before are removed too.
+// bytes. A copy has the headers of its event. The events are those of each page with the given ids
+// ([domain.Tombstone].ID), and all of the contact of page, if one is given. It returns how many copies it
+// deleted. If a stream of copies has none left, the bytes of those that were read before are removed too.
 func EraseCopies(
-	ctx context.Context, js jetstream.JetStream, stream string, page domain.PageID, contact domain.ContactID,
-	ids map[string]bool,
+	ctx context.Context, js jetstream.JetStream, stream string, ids map[domain.PageID]map[string]bool,
+	page domain.PageID, contact domain.ContactID,
 ) (deleted int, err error) {
 	names := js.StreamNames(ctx)
 	var copies []string
@@ -125,8 +125,8 @@ func EraseCopies(
 	for _, name := range copies {
 		n, err := eraseCopies(ctx, js, name, func(h nats.Header) bool {
 			of, err := pageOf(h.Get(HeaderSource))
-			return err == nil && of == page && (contact != "" && h.Get(HeaderSubject) == escape(string(contact)) ||
-				ids[hex.EncodeToString(domain.IDKey(h.Get(HeaderID)))])
+			return err == nil && (ids[of][hex.EncodeToString(domain.IDKey(h.Get(HeaderID)))] ||
+				contact != "" && of == page && h.Get(HeaderSubject) == escape(string(contact)))
 		})
 		deleted += n
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) { // it was removed meanwhile

@@ -134,9 +134,11 @@ type Result struct {
 // It is idempotent, and may be repeated after an error. Later events of the contact
 // that are newer than the erasure start a new conversation. It fails with
 // [ErrRequest], [ErrBusy], [ErrUnfinished] or [ErrLeft].
+//
+// With [domain.NoPage] it removes only the events of no page that mention the id.
 func (x *Eraser) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (Result, error) {
 	var out Result
-	if page == "" || page == domain.NoPage || contact == "" {
+	if page == "" || contact == "" {
 		return out, ErrRequest
 	}
 	head, err := x.head(ctx)
@@ -355,32 +357,18 @@ func waitDeleted(ctx context.Context, get getter, seq uint64) error {
 // finish carries out the recorded erasures of this contact, in case the reactor has given
 // them up, and removes what other files have of the erased events.
 func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.ContactID, out *Result) error {
-	found := newListed()
-	last, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
-		Stream:    streams.Name,
-		Filters:   slices.Concat(streams.Filter(page, domain.ContactErased), streams.Filter(domain.NoPage, domain.ContactErased)),
-		Malformed: func(uint64, error) error { return nil },
-	}, func(e streams.Stored) error {
-		d := e.Data.Erasure
-		if d == nil || d.Contact != domain.ContactHash(contact) {
-			return nil
-		}
-		found.add(e)
-		// The reactor may have deleted the events, and not overwritten them yet.
-		if err := x.Handle(ctx, e); err != nil {
-			return fmt.Errorf("%w: %w", ErrUnfinished, err)
-		}
-		return nil
+	hash := domain.ContactHash(contact)
+	found, err := x.repeat(ctx, Filters(page, domain.ContactErased), func(e streams.Stored) bool {
+		return e.Data.Erasure.Contact == hash
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUnfinished, err)
 	}
 	if found.last == 0 { // the stream knows nothing of the contact; what was damaged may have something
 		if _, err := eraseEvents(ctx, x.opts.JS, x.opts.Journal, nil, nil); err != nil {
 			return fmt.Errorf("%w: %w", ErrLeft, err)
 		}
 	}
-	found.last = last
 	deadLetters, copies, err := x.opts.clean(ctx, x.opts.JS, found, page, contact)
 	out.DeadLetters += deadLetters
 	out.Copies += copies
@@ -388,6 +376,41 @@ func (x *Eraser) finish(ctx context.Context, page domain.PageID, contact domain.
 		return fmt.Errorf("%w: %w", ErrLeft, err)
 	}
 	return nil
+}
+
+// Repeat carries out once more the recorded erasures for which match returns true, and removes what other files have of
+// the events. It is called with each record. A restored installation may have what they list: the copies were made before.
+func (x *Eraser) Repeat(ctx context.Context, match func(record streams.Stored) bool) error {
+	found, err := x.repeat(ctx, streams.Filter("", domain.ContactErased), match)
+	if err != nil || found.last == 0 {
+		return err
+	}
+	if _, _, err := x.opts.clean(ctx, x.opts.JS, found, "", ""); err != nil {
+		return fmt.Errorf("remove copies of erased events: %w", err)
+	}
+	return nil
+}
+
+// repeat carries out the recorded erasures that match, and returns what they list. The reactor may have given them up, or
+// deleted the events and not overwritten them yet.
+func (x *Eraser) repeat(ctx context.Context, filters []string, match func(streams.Stored) bool) (listed, error) {
+	found := newListed()
+	last, err := streams.Read(ctx, x.opts.JS, streams.ReadOptions{
+		Stream: streams.Name, Filters: filters, Malformed: func(uint64, error) error { return nil },
+	}, func(e streams.Stored) error {
+		if e.Data.Erasure == nil || !match(e) {
+			return nil
+		}
+		found.add(e)
+		return x.Handle(ctx, e)
+	})
+	if err != nil {
+		return found, fmt.Errorf("carry out recorded erasures: %w", err)
+	}
+	if found.last > 0 {
+		found.last = last
+	}
+	return found, nil
 }
 
 // Run carries out recorded erasures until the context ends, and then returns nil. If

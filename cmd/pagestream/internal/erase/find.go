@@ -28,6 +28,14 @@ var nouns = []string{
 	"rating", "referral",
 }
 
+// Filters returns subject filters for the events of a page, and for those of no page, which may be about its contacts too.
+func Filters(page domain.PageID, types ...domain.Type) []string {
+	if page == domain.NoPage {
+		return streams.Filter(page, types...)
+	}
+	return slices.Concat(streams.Filter(page, types...), streams.Filter(domain.NoPage, types...))
+}
+
 // scanned returns the types whose events are searched for a contact's id.
 func scanned() (types []domain.Type) {
 	for _, t := range domain.Types() {
@@ -166,8 +174,11 @@ func (f *finder) remains() (bool, error) {
 }
 
 // dropped reports whether the read model has left out events because they are duplicates. It has not recorded those for
-// their contacts.
+// their contacts. Those of no page have none.
 func (f *finder) dropped() (bool, error) {
+	if f.page == domain.NoPage {
+		return false, nil
+	}
 	var meta store.Meta
 	err := f.model.View(func(tx *store.Tx) (err error) {
 		meta, _, err = store.ReadMeta(tx)
@@ -218,13 +229,13 @@ func (f *finder) next(ctx context.Context, use func(streams.Stored) error) error
 		}
 	}
 	types := scanned()
-	filters := streams.Filter(f.page, types...)
+	filters := Filters(f.page, types...)
 	if f.duplicates {
-		filters = streams.Filter(f.page)
+		filters = slices.Concat(streams.Filter(f.page), streams.Filter(domain.NoPage, types...))
 	}
 	upto, err := streams.Read(ctx, f.js, streams.ReadOptions{
 		Stream: streams.Name, From: f.searched + 1,
-		Filters:   slices.Concat(filters, streams.Filter(domain.NoPage, types...)),
+		Filters:   filters,
 		Malformed: func(uint64, error) error { return nil },
 	}, func(e streams.Stored) error {
 		if f.duplicates && e.Page == f.page && e.Contact == f.contact && !recorded[e.Seq] && !e.Data.Test {

@@ -76,14 +76,6 @@ func (k Kept) clean(ctx context.Context, js jetstream.JetStream, l listed, page 
 		deadLetters += n
 		err = errors.Join(err, forgetErr)
 	}
-	for of, list := range l.ids {
-		who := contact
-		if of != page {
-			who = "" // only the events that were found
-		}
-		n, copiesErr := streams.EraseCopies(ctx, js, streams.Name, of, who, list)
-		copies += n
-		err = errors.Join(err, copiesErr)
-	}
-	return deadLetters, copies, err
+	copies, copiesErr := streams.EraseCopies(ctx, js, streams.Name, l.ids, page, contact)
+	return deadLetters, copies, errors.Join(err, copiesErr)
 }

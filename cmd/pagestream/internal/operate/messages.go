@@ -44,6 +44,9 @@ const eraseWait = 50 * time.Second
 func (o *Operator) Erase(ctx context.Context, page domain.PageID, contact domain.ContactID) (erase.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, eraseWait)
 	defer cancel()
+	if page == domain.NoPage { // what belongs to no page is erased with what the contact's page has
+		return erase.Result{}, erase.ErrRequest
+	}
 	out, err := o.Eraser.Erase(ctx, page, contact)
 	o.applied(ctx, out.Seq)
 	if err != nil || out.Seq == 0 {

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/connect"
@@ -162,9 +161,9 @@ func (p *Program) removeRestoreModels() error {
 	return nil
 }
 
-// missing returns the erasures that the restored stream does not have: the contacts of
-// pages, and those of persons who connected pages. The latter may be there already. Those
-// that the stream has are carried out, which may not have been done.
+// missing returns the erasures that the restored stream does not have, or not all parts of: the contacts of
+// pages, and those of persons who connected pages. The latter may be there already. What
+// the stream has is carried out, which may not have been done when the copies were made.
 func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 	contacts map[domain.PageID]map[domain.ContactID]bool, admins []meta.AdminErasure, err error,
 ) {
@@ -175,8 +174,13 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 		page domain.PageID
 		hash string
 	}
-	wanted := map[person]time.Time{}
+	type part struct {
+		of       person
+		n, parts int
+	}
+	wanted, hashes := map[person]time.Time{}, map[string]bool{}
 	for _, e := range list {
+		hashes[e.Contact] = true
 		switch who := (person{e.Page, e.Contact}); {
 		case e.Admin != nil:
 			admins = append(admins, *e.Admin)
@@ -184,26 +188,25 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 			wanted[who] = e.Time
 		}
 	}
-	o := streams.ReadOptions{
-		Filters:   streams.Filter("", domain.ContactErased),
-		Malformed: func(uint64, error) error { return nil },
-	}
-	recorded, eraser := map[person]bool{}, erase.New(erase.Options{JS: p.js, Journal: p.eraseJournal(), Logger: p.log.With("part", "erase")})
-	_, err = streams.Read(ctx, p.js, o, func(e streams.Stored) error {
+	eraser := erase.New(erase.Options{
+		JS: p.js, Journal: p.eraseJournal(), Kept: erase.Kept{Parking: streams.NewParking(p.js, streams.Name)},
+		Logger: p.log.With("part", "erase"),
+	})
+	recorded, parts := map[person]bool{}, map[part]bool{}
+	err = eraser.Repeat(ctx, func(e streams.Stored) bool {
 		d := e.Data.Erasure
-		if d == nil {
-			return nil
+		if who := (person{e.Page, d.Contact}); !e.Time.Before(wanted[who]) {
+			parts[part{who, d.Part, d.Parts}] = true
+			n := 1
+			for parts[part{who, n, d.Parts}] {
+				n++
+			}
+			recorded[who] = recorded[who] || n > d.Parts
 		}
-		who := person{e.Page, d.Contact}
-		at, listed := wanted[who]
-		if !listed || e.Time.Before(at) {
-			return nil
-		}
-		recorded[who] = true
-		return eraser.Handle(ctx, e)
+		return hashes[d.Contact] // also the record of what belongs to no page
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("read erasures: %w", err)
+		return nil, nil, err
 	}
 	of := map[domain.PageID]map[string]bool{}
 	for who := range wanted {
@@ -218,8 +221,9 @@ func (p *Program) missing(ctx context.Context, list []meta.Erasure) (
 	contacts = map[domain.PageID]map[domain.ContactID]bool{}
 	for page, hashes := range of {
 		contacts[page] = map[domain.ContactID]bool{}
-		o.Filters = slices.Concat(streams.Filter(page), streams.Filter(domain.NoPage))
-		_, err := streams.Read(ctx, p.js, o, func(e streams.Stored) error {
+		_, err := streams.Read(ctx, p.js, streams.ReadOptions{
+			Filters: erase.Filters(page), Malformed: func(uint64, error) error { return nil },
+		}, func(e streams.Stored) error {
 			for id := range erase.IDs(e) {
 				if hashes[domain.ContactHash(id)] {
 					contacts[page][id] = true

@@ -159,39 +159,74 @@ func TestBackupWithoutKeys(t *testing.T) {
 }
 
 // TestRecordedErasureIsFinished checks that an erasure which the restored stream has a record of is carried out, though
-// the events are still there: the backup or the crash was between the two.
+// the events are still there: the backup or the crash was between the two. What has no page and the copies for consumers
+// are removed too, and all of it if the stream has only a part of the record.
 func TestRecordedErasureIsFinished(t *testing.T) {
 	t.Parallel()
-	_, dir, text := erasedSince(t)
-	cfg := testConfig(t.TempDir())
-	code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+	const person = "310001"
+	r := start(t, testConfig(t.TempDir()))
+	code, _, stderr := r.command(t, "consumers", "add", "crm", "--all", "--types", "message.received")
+	require.Equal(t, cli.ExitOK, code, stderr)
+	for i := range 4 {
+		body := message("7000", person, fmt.Sprint("m_", i), fmt.Sprint("privateword", i), 1790000000000)
+		require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+	}
+	cut := `{"object":"page","entry":[{"sender":{"id":"` + person + `"},"message":{"text":"cutoffword"`
+	require.Equal(t, http.StatusOK, post(t, r.PublicAddr(), []byte(cut)))
+	require.Len(t, outboxOf(t, r, "crm", 4), 4)
+	dir := filepath.Join(t.TempDir(), "backup")
+	code, out, stderr := r.command(t, "backup", dir)
 	require.Equal(t, cli.ExitOK, code, out+stderr)
-	at := time.Now().UTC().Truncate(time.Millisecond)
-	hash := domain.ContactHash("310001")
-	require.NoError(t, server.Offline(t.Context(), server.Options{Config: cfg}, func(o *operate.Offline) error {
-		var listed []domain.Tombstone
-		_, err := streams.Read(t.Context(), o.JS, streams.ReadOptions{}, func(e streams.Stored) error {
-			if e.Contact == "310001" {
-				listed = append(listed, domain.NewTombstone(e.Event, e.Seq, e.At))
+
+	hash := domain.ContactHash(person)
+	for name, c := range map[string]struct {
+		own, parts int // how many events of the person the first of the parts lists
+		want       operate.Applied
+	}{
+		"whole":  {4, 1, operate.Applied{}},
+		"a part": {2, 2, operate.Applied{Contacts: 1, Events: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t.TempDir())
+			code, out, stderr := offline(t, cfg, "restore", dir, "--erasures", "none")
+			require.Equal(t, cli.ExitOK, code, out+stderr)
+			at := time.Now().UTC()
+			within := func(f func(*operate.Offline) error) {
+				require.NoError(t, server.Offline(t.Context(), server.Options{Config: cfg}, f))
 			}
-			return nil
+			within(func(o *operate.Offline) error {
+				listed := map[domain.PageID][]domain.Tombstone{}
+				_, err := streams.Read(t.Context(), o.JS, streams.ReadOptions{}, func(e streams.Stored) error {
+					listed[e.Page] = append(listed[e.Page], domain.NewTombstone(e.Event, e.Seq, e.At))
+					return nil
+				})
+				require.NoError(t, err)
+				require.Len(t, listed["7000"], 4)
+				require.Len(t, listed[domain.NoPage], 1)
+				for page, d := range map[domain.PageID]domain.Erasure{
+					domain.NoPage: {Contact: hash, Part: 1, Parts: 1, Events: listed[domain.NoPage]},
+					"7000":        {Contact: hash, Part: 1, Parts: c.parts, Events: listed["7000"][:c.own]},
+				} {
+					m, err := streams.Encode(domain.Event{
+						ID: "recorded:" + string(page), Type: domain.ContactErased, Page: page, Time: at, Data: domain.Data{Erasure: &d},
+					})
+					require.NoError(t, err)
+					_, err = o.JS.PublishMsg(t.Context(), m)
+					require.NoError(t, err)
+				}
+				return nil
+			})
+			within(func(o *operate.Offline) error { // the journal has nothing of what it did not store
+				require.NoError(t, o.Begin("", []meta.Erasure{{Time: at, Page: "7000", Contact: hash}}))
+				require.NoError(t, o.Copied())
+				applied, err := o.Finish(t.Context())
+				assert.Equal(t, c.want, applied)
+				return err
+			})
+			assert.Empty(t, filesWith(t, cfg.Data.Dir, "privateword"))
+			assert.Empty(t, filesWith(t, cfg.Data.Dir, "Y3V0b2Zmd29y", "N1dG9mZndvc", "jdXRvZmZ3b3"), "cutoffword in base64")
 		})
-		require.NoError(t, err)
-		require.Len(t, listed, 1)
-		m, err := streams.Encode(domain.Event{
-			ID: "recorded", Type: domain.ContactErased, Page: "7000", Time: at,
-			Data: domain.Data{Erasure: &domain.Erasure{Contact: hash, Part: 1, Parts: 1, Events: listed}},
-		})
-		require.NoError(t, err)
-		_, err = o.JS.PublishMsg(t.Context(), m)
-		require.NoError(t, err)
-		require.NoError(t, o.Begin("", []meta.Erasure{{Time: at, Page: "7000", Contact: hash}}))
-		require.NoError(t, o.Copied())
-		applied, err := o.Finish(t.Context())
-		assert.Equal(t, operate.Applied{}, applied)
-		return err
-	}))
-	assert.Empty(t, filesWith(t, cfg.Data.Dir, text))
+	}
 }
 
 // TestARestoreLeavesNoReadModels checks that the read models that a restore needs are gone before it counts as finished,
