@@ -9,15 +9,19 @@ package erasures
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/internal/disk"
 )
 
@@ -135,6 +139,40 @@ func (f *File) Merge(list []meta.Erasure) error {
 	for _, e := range list {
 		if !known[key(e)] {
 			more = append(more, e)
+		}
+	}
+	return f.Append(more...)
+}
+
+// Complete adds the recorded erasures of contacts that the file does not have: those of other nodes. The line of an
+// erasure of this node is of the time of its record or before, and no earlier record of the contact is between the two.
+// A record of [domain.NoPage] belongs to that of the contact's page, if there is one of the same time, or to any line.
+func (f *File) Complete(records []meta.Erasure) error {
+	have, err := f.List()
+	if err != nil {
+		return err
+	}
+	type person struct {
+		page domain.PageID
+		hash string
+	}
+	lines, last := map[person][]time.Time{}, map[person]time.Time{}
+	for _, e := range have {
+		lines[person{e.Page, e.Contact}] = append(lines[person{e.Page, e.Contact}], e.Time)
+		lines[person{domain.NoPage, e.Contact}] = append(lines[person{domain.NoPage, e.Contact}], e.Time)
+	}
+	slices.SortFunc(records, func(a, b meta.Erasure) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(b.Page, a.Page)) // no page is the last one
+	})
+	var more []meta.Erasure
+	for _, r := range records {
+		who := person{r.Page, r.Contact}
+		before := last[who]
+		last[who], last[person{domain.NoPage, r.Contact}] = r.Time, r.Time
+		if r.Time.After(before) && !slices.ContainsFunc(lines[who], func(at time.Time) bool {
+			return at.After(before) && !at.After(r.Time)
+		}) {
+			more = append(more, r)
 		}
 	}
 	return f.Append(more...)

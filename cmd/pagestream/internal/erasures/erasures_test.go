@@ -3,6 +3,7 @@ package erasures
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
+	"github.com/pagestream/pagestream/domain"
 )
 
 func TestErasuresFile(t *testing.T) {
@@ -50,6 +52,31 @@ func TestErasuresFile(t *testing.T) {
 	list, err = Read(empty)
 	require.NoError(t, err)
 	assert.Empty(t, list)
+}
+
+// TestRecordedErasuresAreAdded checks that only what another node has erased is added, once.
+func TestRecordedErasuresAreAdded(t *testing.T) {
+	at := func(page domain.PageID, contact string, ms int) meta.Erasure {
+		return meta.Erasure{Time: time.UnixMilli(1790000000000 + int64(ms)).UTC(), Page: page, Contact: contact}
+	}
+	f := Open(filepath.Join(t.TempDir(), "erasures.log"))
+	own := []meta.Erasure{at("104", "aa", 10), at("104", "aa", 50), at("104", "bb", 10)}
+	require.NoError(t, f.Append(own...))
+	records := []meta.Erasure{
+		at(domain.NoPage, "aa", 12), at("104", "aa", 12), at("104", "aa", 12), // two parts, and what has no page
+		at("104", "aa", 30), at("104", "aa", 50),
+		at("104", "bb", 9), at("104", "bb", 10),
+		at(domain.NoPage, "bb", 11), at("105", "aa", 12),
+		at(domain.NoPage, "cc", 5), at("104", "cc", 5),
+	}
+	want := append(slices.Clone(own), at("104", "cc", 5), at("104", "bb", 9), at(domain.NoPage, "bb", 11), at("105", "aa", 12),
+		at("104", "aa", 30))
+	for range 2 {
+		require.NoError(t, f.Complete(records))
+		list, err := f.List()
+		require.NoError(t, err)
+		assert.Equal(t, want, list)
+	}
 }
 
 // TestOtherFilesAreRefused checks that a file which was given by mistake does not count as a list without erasures.

@@ -13,6 +13,7 @@ import (
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/erasures"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/export"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/history"
+	"github.com/pagestream/pagestream/cmd/pagestream/internal/meta"
 	"github.com/pagestream/pagestream/cmd/pagestream/internal/tokens"
 	"github.com/pagestream/pagestream/domain"
 	"github.com/pagestream/pagestream/streams"
@@ -89,7 +90,29 @@ func (o *Operator) Backup(
 	if err != nil {
 		return m, err
 	}
+	if err := o.completeErasures(ctx); err != nil {
+		return m, err
+	}
 	return m, o.ErasuresFile.Copy(beside)
+}
+
+// completeErasures adds to the erasures file what other nodes have erased of contacts. The record of an erasure of the
+// data of a person who connected pages does not have what a line needs.
+func (o *Operator) completeErasures(ctx context.Context) error {
+	var records []meta.Erasure
+	_, err := streams.Read(ctx, o.JS, streams.ReadOptions{
+		Stream: o.Stream, Filters: streams.Filter("", domain.ContactErased),
+		Malformed: func(uint64, error) error { return nil },
+	}, func(e streams.Stored) error {
+		if d := e.Data.Erasure; d != nil {
+			records = append(records, meta.Erasure{Time: e.Time, Page: e.Page, Contact: d.Contact})
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read erasures: %w", err)
+	}
+	return o.ErasuresFile.Complete(records)
 }
 
 // ExportRequest selects the events of an export; 0 and nil mean all.

@@ -302,3 +302,43 @@ func TestARestoreIsServedByNoOtherNode(t *testing.T) {
 	_, out, stderr = again.command(t, "conversations", "show", page, person)
 	assert.NotContains(t, out+stderr, text)
 }
+
+// TestBackupHasTheErasuresOfOtherNodes checks that the list beside a backup has what another node has erased of contacts,
+// once, also where that was in events of no page only.
+func TestBackupHasTheErasuresOfOtherNodes(t *testing.T) {
+	t.Parallel()
+	x := startExternal(t)
+	for contact, text := range map[string]string{"310001": "privateword", "310002": "ownword"} {
+		require.Equal(t, http.StatusOK, post(t, x.PublicAddr(), message("7000", contact, "m_"+contact, text, 1790000000000)))
+	}
+	cut := `{"object":"page","entry":[{"sender":{"id":"310003"},"message":{"text":"cutoffword"`
+	require.Equal(t, http.StatusOK, post(t, x.PublicAddr(), []byte(cut)))
+	root := t.TempDir()
+	backup := func(name string) (dir string) {
+		t.Helper()
+		dir = filepath.Join(root, name)
+		code, out, stderr := x.command(t, "backup", dir)
+		require.Equal(t, cli.ExitOK, code, out+stderr)
+		return dir
+	}
+	before := backup("before")
+	other := x.cfg
+	other.Data.Dir, other.Erasures.File = filepath.Join(root, "other"), filepath.Join(root, "other.erasures")
+	y := start(t, other)
+	for contact, node := range map[string]*running{"310001": y, "310002": x.running, "310003": y} {
+		code, out, stderr := node.command(t, "erase", "7000", contact, "--yes")
+		require.Equal(t, cli.ExitOK, code, out+stderr)
+	}
+	listed, err := erasures.Read(backup("after") + ".erasures")
+	require.NoError(t, err)
+	assert.Len(t, listed, 3)
+	again, err := erasures.Read(backup("again") + ".erasures")
+	require.NoError(t, err)
+	assert.Equal(t, listed, again)
+
+	cfg := testConfig(t.TempDir())
+	code, out, stderr := offline(t, cfg, "restore", before, "--erasures", filepath.Join(root, "after.erasures"))
+	require.Equal(t, cli.ExitOK, code, out+stderr)
+	assert.Contains(t, out, "erased again: 3 events of 3 contacts")
+	assert.Empty(t, filesWith(t, cfg.Data.Dir, "privateword", "ownword", "Y3V0b2Zmd29y", "N1dG9mZndvc", "jdXRvZmZ3b3"))
+}
