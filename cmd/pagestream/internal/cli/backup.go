@@ -32,8 +32,8 @@ func (b BackupCommand) Run(c *CLI) error {
 	}, c.showCopied)
 	return c.answer(m, err, func() {
 		writeManifest(c, "backed up", m)
-		fmt.Fprintf(c.Out, "%s has the erasures until now; of people who connected pages, those of this node. A restore needs those until then: the server's "+
-			"erasures.file, or the newest copy beside a backup.\n", operate.ErasuresOf(dir))
+		fmt.Fprintf(c.Out, "%s has the erasures until now; of people who connected pages, those of this node. A restore needs "+
+			"those until then: the server's erasures.file, or the newest copy beside a backup.\n", operate.ErasuresOf(dir))
 	})
 }
 
