@@ -61,7 +61,8 @@ func (s *Server) DeleteStream(t testing.TB, name string) {
 	require.NoError(t, s.JS.DeleteStream(t.Context(), name))
 }
 
-// Start starts the server again after Halt, on the same directory.
+// Start starts the server again after Halt, on the same directory. When it returns, Conn is connected again: a request that
+// is sent as a connection breaks is never answered.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
@@ -69,8 +70,17 @@ func (s *Server) Start(t testing.TB) {
 	es, err := embedded.Start(ctx, s.opts)
 	require.NoError(t, err)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.running = es
+	s.mu.Unlock()
+	if s.Conn == nil || s.Conn.IsClosed() {
+		return
+	}
+	Eventually(t, Limit, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := s.JS.AccountInfo(ctx)
+		return err
+	})
 }
 
 // Halt stops the server as an unexpected restart does: connections are lost, not closed, and reconnect
