@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"context"
 	"time"
 
 	"github.com/pagestream/pagestream/domain"
@@ -38,3 +39,12 @@ func (w *Window) Has(now, at time.Time) bool { return w.w.has(now, at) }
 
 // PassStall sets how long the readers of a pass wait for one that does not go on.
 func (t *Tail) PassStall(d time.Duration) { t.passes.stall = d }
+
+// TakeCheckpoints takes the checkpoints of a journal of which so many bytes were shipped, until the context ends.
+func TakeCheckpoints(ctx context.Context, shipped int64) {
+	j := &Journal{changed: make(chan struct{}), since: shipped}
+	j.takeCheckpoints(ctx)
+}
+
+// CheckpointBytes is from how many shipped bytes on a checkpoint does not wait.
+const CheckpointBytes = checkpointBytes

@@ -236,6 +236,23 @@ func (g *gate) Take() (uint64, error) {
 	return g.Checkpoints.Take()
 }
 
+// TestCheckpointsEndWithTheJournal ends their context when the next one is due.
+func TestCheckpointsEndWithTheJournal(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		streams.TakeCheckpoints(ctx, streams.CheckpointBytes)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(streamstest.Limit):
+		require.Fail(t, "they go on, and Close waits for them")
+	}
+}
+
 // TestALostTailOfAMiddleBlock removes the end of a block after the checkpoint, and keeps the blocks after it. A server
 // that starts on that has a hole which can't be filled.
 func TestALostTailOfAMiddleBlock(t *testing.T) {

@@ -274,7 +274,10 @@ func (j *Journal) takeCheckpoints(ctx context.Context) {
 				continue
 			}
 		}
-		if since == 0 || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		if since == 0 {
 			continue
 		}
 		if _, err := j.checkpoint(); err != nil {
