@@ -48,3 +48,10 @@ func TakeCheckpoints(ctx context.Context, shipped int64) {
 
 // CheckpointBytes is from how many shipped bytes on a checkpoint does not wait.
 const CheckpointBytes = checkpointBytes
+
+// StoreAt sets the time as of which a journal stores, if the clock is earlier.
+func (j *Journal) StoreAt(at time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.at = at
+}

@@ -138,10 +138,11 @@ func OpenJournal(ctx context.Context, js jetstream.JetStream, o JournalOptions) 
 
 // recover makes the stream have all events of the files, and takes a checkpoint.
 func (j *Journal) recover(ctx context.Context) error {
-	last, err := Last(ctx, j.js, j.opts.Stream)
+	st, err := lookUp(ctx, j.js, j.opts.Stream)
 	if err != nil {
 		return err
 	}
+	last := st.CachedInfo().State.LastSeq
 	if err := j.compare(ctx, last); err != nil {
 		return err
 	}
@@ -150,6 +151,9 @@ func (j *Journal) recover(ctx context.Context) error {
 		return fmt.Errorf("the stream ends with event %d, the journal goes on with %d: %w", last, first, ErrJournal)
 	}
 	j.shipped, j.head = last, max(last, head)
+	if j.at, err = j.lastStored(ctx, st); err != nil {
+		return err
+	}
 	if head > last {
 		j.opts.Logger.Info("events of the journal are added to the stream", "events", head-last)
 	}
@@ -168,6 +172,29 @@ func (j *Journal) recover(ctx context.Context) error {
 		return j.opts.Files.Begin(j.head)
 	}
 	return nil
+}
+
+// lastStored returns the stored time of the last event, which the files have or the stream.
+func (j *Journal) lastStored(ctx context.Context, st jetstream.Stream) (at time.Time, err error) {
+	err = j.opts.Files.Read(j.head, func(r journal.Record) error {
+		f, err := decodeFrame(r.Seq, r.Data)
+		at = f.at
+		return err
+	})
+	if err != nil || !at.IsZero() {
+		return at, err
+	}
+	m, err := st.GetLastMsgForSubject(ctx, All)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return at, nil
+	case err != nil:
+		return at, fmt.Errorf("get the last event: %w", err)
+	}
+	if at, err = StoredAt(m.Header, m.Time); err != nil {
+		at = m.Time // the journal has not stored it
+	}
+	return at, nil
 }
 
 // sendFiles publishes the events of the files after one sequence up to another.

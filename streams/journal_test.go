@@ -236,6 +236,54 @@ func (g *gate) Take() (uint64, error) {
 	return g.Checkpoints.Take()
 }
 
+// TestStoredTimesDoNotGoBackWithAStart sets the clock back an hour between two starts.
+func TestStoredTimesDoNotGoBackWithAStart(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	want := map[string]uint64{}
+	store := func(page domain.PageID) {
+		t.Helper()
+		p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+		events := messages(page, 3)
+		receipts, err := p.Publish(t.Context(), events)
+		require.NoError(t, err)
+		for i, r := range receipts {
+			want[events[i].ID] = r.Seq
+		}
+		require.NoError(t, p.Close(t.Context()))
+	}
+	open := func(dir string) {
+		t.Helper()
+		var err error
+		j, err = openJournal(t, j.Server, dir, streams.JournalOptions{})
+		require.NoError(t, err)
+	}
+	j.journal.StoreAt(time.Now().UTC().Add(time.Hour))
+	store("1")
+	require.NoError(t, j.journal.Close(t.Context()))
+	open(j.dir) // the stream has the last event
+	store("2")
+	killed := t.TempDir()
+	copyDir(t, j.dir, killed)
+	require.NoError(t, j.journal.Close(t.Context()))
+	open(killed) // the files have it
+	store("3")
+	j.flush(t)
+	requireStored(t, j.Server, want)
+
+	list := stored(t, j.Server)
+	last := list[len(list)-1]
+	n, err := j.journal.Erase(t.Context(), []uint64{last.Seq}, func(streams.Stored) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, j.journal.Close(t.Context()))
+	open(killed) // no one has the last event
+	store("4")
+	j.flush(t)
+	list = stored(t, j.Server)
+	require.False(t, list[len(list)-1].At.Before(last.At), "it goes back")
+}
+
 // TestCheckpointsEndWithTheJournal ends their context when the next one is due.
 func TestCheckpointsEndWithTheJournal(t *testing.T) {
 	t.Parallel()
