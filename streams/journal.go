@@ -30,6 +30,9 @@ const (
 	// settleTimeout bounds how long a checkpoint waits until JetStream has written an event to its files.
 	settleTimeout = 5 * time.Second
 	settlePoll    = 2 * time.Millisecond
+	// keptLimits is how many times [JournalOptions].Limit the files may have until there is a checkpoint. It is not
+	// reached in the seconds that a checkpoint takes on a slow disk: 512 MiB are half a minute of 17 MB/s.
+	keptLimits = 8
 	// closeTimeout bounds how long Close waits for JetStream.
 	closeTimeout = 3 * time.Second
 	// shipEvents and shipBytes bound what is sent to JetStream with one acknowledgement.
@@ -63,7 +66,8 @@ type JournalOptions struct {
 	// Tail, if not nil, gets each event when JetStream has it, see [NewFedTail].
 	Tail *Tail
 	// Limit is how many bytes of events may wait for JetStream. From half of it on events are stored as fast as JetStream
-	// takes them; beyond it no more are accepted.
+	// takes them; beyond it no more are accepted. The files also have what JetStream has taken since the last checkpoint:
+	// together that is up to eight times as much, or once if checkpoints fail, and a segment of what is not needed any more.
 	Limit int64
 	// AckTimeout bounds the wait for one acknowledgement of JetStream.
 	AckTimeout time.Duration
@@ -92,16 +96,17 @@ type Journal struct {
 	records []journal.Record
 	frames  []byte
 
-	mu      sync.Mutex
-	queue   []frame // those after shipped, in order
-	waiting int64   // bytes of queue
-	head    uint64  // the last event in the files
-	shipped uint64  // the last event that JetStream has acknowledged
-	at      time.Time
-	total   int64 // bytes of all events that were stored, with what JetStream needs in addition
-	room    int64 // what total may become, see Measure
-	since   int64 // bytes that were shipped since the last checkpoint
-	failed  error // why nothing is shipped now
+	mu        sync.Mutex
+	queue     []frame // those after shipped, in order
+	waiting   int64   // bytes of queue
+	head      uint64  // the last event in the files
+	shipped   uint64  // the last event that JetStream has acknowledged
+	at        time.Time
+	total     int64      // bytes of all events that were stored, with what JetStream needs in addition
+	room      int64      // what total may become, see Measure
+	since     int64      // bytes that were shipped after durable
+	shipments []shipment // those of since, in order
+	failed    error      // why nothing is shipped now
 	// suspect is set if JetStream may lack what it has acknowledged, as after a reconnect: reconnects counts those
 	// after which it was asked.
 	suspect    bool
@@ -111,6 +116,12 @@ type Journal struct {
 	// last has the sequence of the last event by page and noun, of those that JetStream may lack or lose.
 	last    map[string]uint64
 	changed chan struct{} // closed and replaced when any of this changes
+}
+
+// shipment is what JetStream has acknowledged at once.
+type shipment struct {
+	last  uint64
+	bytes int64
 }
 
 // OpenJournal sends to JetStream what the files have and the stream does not, and returns a journal that is ready for
@@ -324,10 +335,10 @@ func (j *Journal) keepPace() error {
 	defer end.Stop()
 	for {
 		j.mu.Lock()
-		waiting, changed := j.waiting, j.changed
+		waiting, changed, err := j.waiting, j.changed, j.full()
 		j.mu.Unlock()
-		if waiting <= j.opts.Limit/2 {
-			return nil
+		if err != nil || waiting <= j.opts.Limit/2 {
+			return err
 		}
 		if err := j.Refuses(); err != nil {
 			return err
@@ -384,10 +395,20 @@ func (j *Journal) Refuses() error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, j.failed)
 	case j.suspected():
 		return fmt.Errorf("%w: JetStream was started again, and it is not known yet what it has", ErrUnavailable)
-	case j.failing != nil && j.waiting+j.since > j.opts.Limit:
-		return fmt.Errorf("%w: %w", ErrUnavailable, j.failing)
 	case j.waiting > j.opts.Limit:
 		return fmt.Errorf("%d bytes of events wait for JetStream: %w", j.waiting, ErrOverloaded)
+	}
+	return j.full()
+}
+
+// full returns an error if the files have as much as they may until there is a checkpoint. The caller must hold j.mu.
+func (j *Journal) full() error {
+	kept := j.waiting + j.since
+	switch {
+	case j.failing != nil && kept > j.opts.Limit:
+		return fmt.Errorf("%w: %w", ErrUnavailable, j.failing)
+	case kept > keptLimits*j.opts.Limit:
+		return fmt.Errorf("%w: %d bytes of the stream are not synced yet; if that stays so, the disk is too slow", ErrOverloaded, kept)
 	}
 	return nil
 }
@@ -547,12 +568,12 @@ func (j *Journal) checkpoint() (uint64, error) {
 		}
 	}
 	j.durable = max(j.durable, durable)
-	switch j.failing = err; {
-	case err == nil && durable >= j.shipped:
-		j.since = 0
-	case err == nil:
-		j.since = 1 // another one follows
+	for len(j.shipments) > 0 && j.shipments[0].last <= durable && err == nil {
+		j.since -= j.shipments[0].bytes
+		j.shipments = j.shipments[1:]
 	}
+	j.failing = err
+	j.notify()
 	if err != nil {
 		return 0, fmt.Errorf("checkpoint: %w", err)
 	}

@@ -236,6 +236,67 @@ func (g *gate) Take() (uint64, error) {
 	return g.Checkpoints.Take()
 }
 
+// slow lets checkpoints be slow, or have a part only of what there is.
+type slow struct {
+	streams.Checkpoints
+	on   atomic.Bool
+	part bool
+	free chan struct{}
+}
+
+func (s *slow) Take() (uint64, error) {
+	switch {
+	case !s.on.Load():
+	case s.part:
+		return 1, nil
+	default:
+		<-s.free
+	}
+	return s.Checkpoints.Take()
+}
+
+// TestASlowCheckpointBoundsTheJournal stores events while checkpoints make nothing durable, without an error. Then the
+// journal has many times its limit, so that a slow disk does not close the door, but not more.
+func TestASlowCheckpointBoundsTheJournal(t *testing.T) {
+	t.Parallel()
+	for name, part := range map[string]bool{"none ends": false, "they have a part": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := streamstest.Run(t, unsynced)
+			dir, c := t.TempDir(), &slow{part: part, free: make(chan struct{})}
+			checkpoints, err := embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, checkpoints.Close()) })
+			c.Checkpoints = checkpoints
+			const limit = 1 << 20
+			j, err := openJournal(t, s, dir, streams.JournalOptions{Checkpoints: c, Limit: limit})
+			require.NoError(t, err)
+			c.on.Store(true)
+			end := sync.OnceFunc(func() { c.on.Store(false); close(c.free) })
+			t.Cleanup(end)
+			p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
+			n := 0
+			store := func() error {
+				n++
+				events := messages(domain.PageID(strconv.Itoa(n)), 100)
+				for i := range events {
+					events[i].Data.Message.Text = strings.Repeat("x", 1000)
+				}
+				_, err := p.Publish(t.Context(), events)
+				return err
+			}
+			for err == nil && n < 200 {
+				err = store()
+			}
+			require.ErrorIs(t, err, streams.ErrOverloaded)
+			require.Greater(t, j.journal.Status().Bytes, int64(7*limit))
+			require.Less(t, j.journal.Status().Bytes, int64(9*limit))
+			end()
+			streamstest.Eventually(t, streamstest.Limit, store)
+		})
+	}
+}
+
 // TestStoredTimesDoNotGoBackWithAStart sets the clock back an hour between two starts.
 func TestStoredTimesDoNotGoBackWithAStart(t *testing.T) {
 	t.Parallel()

@@ -170,10 +170,13 @@ func (j *Journal) accept(frames []frame) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	s := shipment{last: frames[len(frames)-1].seq}
 	for _, f := range frames {
-		j.since += int64(f.size)
+		s.bytes += int64(f.size)
 	}
-	j.shippedUpto(frames[len(frames)-1].seq)
+	j.since += s.bytes
+	j.shipments = append(j.shipments, s)
+	j.shippedUpto(s.last)
 	j.recovered()
 }
 
@@ -261,7 +264,7 @@ func (j *Journal) recovered() {
 func (j *Journal) takeCheckpoints(ctx context.Context) {
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
-	for {
+	for last := uint64(0); ; {
 		j.mu.Lock()
 		since, changed := j.since, j.changed
 		j.mu.Unlock()
@@ -280,12 +283,16 @@ func (j *Journal) takeCheckpoints(ctx context.Context) {
 		if since == 0 {
 			continue
 		}
-		if _, err := j.checkpoint(); err != nil {
+		durable, err := j.checkpoint()
+		if err != nil {
 			j.opts.Logger.Error("it could not be made durable what JetStream has; the journal keeps it", "err", err)
+		}
+		if err != nil || durable == last { // JetStream has written nothing more
 			if backoff.Sleep(ctx, checkpointEvery) != nil {
 				return
 			}
 		}
+		last = durable
 	}
 }
 
