@@ -18,7 +18,8 @@ type item struct {
 	req   *request
 	index int // in req.items and req.receipts
 	msg   *nats.Msg
-	size  int       // of msg
+	size  int       // of msg, before it was judged
+	grown int       // by how much msg is larger since
 	event *Replayed // see frame
 	page  domain.PageID
 	claim *Claim // nil for an event that is not judged

@@ -291,7 +291,8 @@ func (j *Journal) append(items []*item) (uint64, error) {
 		it.msg.Header[HeaderStoredAt] = stored
 		it.msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(first+uint64(i)-1, 10)}
 		frames[i] = frame{
-			seq: first + uint64(i), at: at, msg: it.msg, size: it.size + len(HeaderStoredAt) + len(stored[0]), event: it.event,
+			seq: first + uint64(i), at: at, msg: it.msg, event: it.event,
+			size: it.size + it.grown + len(HeaderStoredAt) + len(stored[0]),
 		}
 		if it.event != nil {
 			_, unchecked := it.msg.Header[jetstream.ExpectedStreamHeader]
@@ -362,7 +363,8 @@ func (j *Journal) lastOf(noun string) uint64 {
 // ErrNoRoom is returned when JetStream has no room for events.
 var ErrNoRoom = errors.New("there is no room for the events in the stream")
 
-// shipOverhead is how many bytes JetStream needs for an event in addition to those of the message, at most.
+// shipOverhead is how many bytes JetStream needs for an event in addition to a frame's size, at most: 34 for its record, and
+// the headers that append adds.
 const shipOverhead = 256
 
 // Measure begins a measurement of the room that JetStream has, and returns a function that tells for how many bytes there

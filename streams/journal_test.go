@@ -558,6 +558,28 @@ func TestEventsWithoutRoomAreRefused(t *testing.T) {
 	require.InDelta(t, all, half+fill(), 5)
 }
 
+// TestTheRoomOfForeignEvents fills the room with events of another app, which have two ids.
+func TestTheRoomOfForeignEvents(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{})
+	p := publisher(t, j.Server, streams.PublisherOptions{
+		Journal: j.journal, Judge: &judge{standings: map[string]streams.Standing{"2": streams.Foreign}},
+	})
+	const room = 100 << 10
+	j.journal.Measure()(room)
+	var err error
+	for n := 0; err == nil; n++ {
+		events := messages(domain.PageID(strings.Repeat("7", 60)+strconv.Itoa(n)), 1)
+		events[0].Data.AppID, events[0].Data.Source = "2", domain.SourceWebhook
+		_, err = p.Publish(t.Context(), events)
+	}
+	require.ErrorIs(t, err, streams.ErrNoRoom)
+	j.flush(t)
+	info, err := streams.Info(t.Context(), j.JS, streams.Name)
+	require.NoError(t, err)
+	require.LessOrEqual(t, info.State.Bytes, uint64(room))
+}
+
 // TestDecisionsInTheJournalAreConditional checks Append and LastOf against events that JetStream does not have yet.
 func TestDecisionsInTheJournalAreConditional(t *testing.T) {
 	t.Parallel()

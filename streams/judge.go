@@ -107,6 +107,7 @@ func (it *item) setID(id string) {
 	for _, h := range []string{HeaderID, HeaderMsgID, HeaderWatermillID} {
 		it.msg.Header.Set(h, id)
 	}
+	it.grown = it.msg.Size() - it.size
 }
 
 // setForeign makes the item an event of type [domain.ForeignReceived].
