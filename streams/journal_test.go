@@ -780,6 +780,24 @@ func TestIdsThatTheIndexLacksAreKnown(t *testing.T) {
 	require.Equal(t, uint64(41), p.Remembered())
 }
 
+// TestForgetKnowsWhatWaitsForJetStream publishes events again as soon as they were answered for and forgotten.
+func TestForgetKnowsWhatWaitsForJetStream(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{}, unsynced)
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal, Seen: seenUpto{0}})
+	for n := range 20 {
+		events := messages(domain.PageID(strconv.Itoa(n)), 100)
+		first, err := p.Publish(t.Context(), events)
+		require.NoError(t, err)
+		p.Forget(0)
+		again, err := p.Publish(t.Context(), events)
+		require.NoError(t, err)
+		for i, r := range first {
+			require.Equal(t, streams.Receipt{Seq: r.Seq, Duplicate: streams.ByWindow}, again[i])
+		}
+	}
+}
+
 // TestASlowReaderComesBack lets a subscriber fall out of the tail and read the stream, while others are at its end.
 func TestASlowReaderComesBack(t *testing.T) {
 	t.Parallel()

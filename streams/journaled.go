@@ -143,6 +143,9 @@ func (p *Publisher) prime() error {
 	}
 	ctx, cancel := context.WithTimeout(p.abandoned, primeTimeout)
 	defer cancel()
+	if err := p.journal.Flush(ctx); err != nil { // the ids of what waits for JetStream were known until Forget
+		return fmt.Errorf("read the ids of the last events: %w", err)
+	}
 	last, err := Last(ctx, p.js, p.opts.Stream)
 	if err != nil {
 		return fmt.Errorf("read the ids of the last events: %w", err)
