@@ -97,10 +97,11 @@ type Journal struct {
 	frames  []byte
 
 	mu        sync.Mutex
-	queue     []frame // those after shipped, in order
-	waiting   int64   // bytes of queue
-	head      uint64  // the last event in the files
-	shipped   uint64  // the last event that JetStream has acknowledged
+	created   time.Time // when the stream was created
+	queue     []frame   // those after shipped, in order
+	waiting   int64     // bytes of queue
+	head      uint64    // the last event in the files
+	shipped   uint64    // the last event that JetStream has acknowledged
 	at        time.Time
 	total     int64      // bytes of all events that were stored, with what JetStream needs in addition
 	room      int64      // what total may become, see Measure
@@ -154,14 +155,14 @@ func (j *Journal) recover(ctx context.Context) error {
 		return err
 	}
 	last := st.CachedInfo().State.LastSeq
-	if err := j.compare(ctx, last); err != nil {
+	first, head := j.opts.Files.Range()
+	if err := j.compare(ctx, first, last); err != nil {
 		return err
 	}
-	first, head := j.opts.Files.Range()
 	if first > last+1 {
 		return fmt.Errorf("the stream ends with event %d, the journal goes on with %d: %w", last, first, ErrJournal)
 	}
-	j.shipped, j.head = last, max(last, head)
+	j.created, j.shipped, j.head = st.CachedInfo().Created, last, max(last, head)
 	if j.at, err = j.lastStored(ctx, st); err != nil {
 		return err
 	}
@@ -243,26 +244,29 @@ func (j *Journal) sendFiles(ctx context.Context, after, upto uint64) error {
 	return err
 }
 
-// compare returns [ErrJournal] if the stream has other events than the files. An event that the stream lacks may have
-// been erased; see [Lost].
-func (j *Journal) compare(ctx context.Context, last uint64) error {
+// compare returns [ErrJournal] if the stream has other events than the files, from a sequence to another. An event that the
+// stream lacks may have been erased; see [Lost].
+func (j *Journal) compare(ctx context.Context, from, to uint64) error {
 	first, head := j.opts.Files.Range()
-	if first > min(last, head) {
+	from, to = max(from, first), min(to, head)
+	if from > to {
 		return nil
 	}
-	ids := map[uint64]string{}
-	err := j.opts.Files.Read(first, func(r journal.Record) error {
+	ids, done := map[uint64]string{}, errors.New("done")
+	err := j.opts.Files.Read(from, func(r journal.Record) error {
+		if r.Seq > to {
+			return done
+		}
 		f, err := decodeFrame(r.Seq, r.Data)
 		if err == nil {
 			ids[r.Seq] = f.msg.Header.Get(HeaderID)
 		}
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, done) {
 		return err
 	}
-	o := ReadOptions{Stream: j.opts.Stream, From: first, To: min(last, head)}
-	_, err = each(ctx, j.js, o, func(a *arrival) error {
+	_, err = each(ctx, j.js, ReadOptions{Stream: j.opts.Stream, From: from, To: to}, func(a *arrival) error {
 		if a.header.Get(HeaderID) != ids[a.seq] {
 			return fmt.Errorf("event %d is another one in the stream: %w", a.seq, ErrJournal)
 		}
@@ -315,6 +319,9 @@ func (j *Journal) append(items []*item) (uint64, error) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.head+1 != first { // the files were begun again, see replaced
+		return 0, errReplaced
+	}
 	j.queue = append(j.queue, frames...)
 	j.waiting += bytes
 	j.total += needed
@@ -420,15 +427,15 @@ func (j *Journal) full() error {
 func (j *Journal) Complete(ctx context.Context) error {
 	for {
 		j.mu.Lock()
-		changed, shipped := j.changed, j.shipped
+		changed, shipped, created := j.changed, j.shipped, j.created
 		j.mu.Unlock()
 		err := j.Refuses()
 		if err == nil {
-			var last uint64
-			if last, err = Last(ctx, j.js, j.opts.Stream); err != nil {
+			info, err := Info(ctx, j.js, j.opts.Stream)
+			if err != nil {
 				return err
 			}
-			if last >= shipped {
+			if info.State.LastSeq >= shipped && info.Created.Equal(created) {
 				return nil
 			}
 			j.Suspect()
@@ -558,19 +565,23 @@ func (j *Journal) Erase(ctx context.Context, seqs []uint64, match func(Stored) b
 func (j *Journal) checkpoint() (uint64, error) {
 	j.checkpointing.Lock()
 	defer j.checkpointing.Unlock()
+	j.mu.Lock()
+	shipped := j.shipped
+	j.mu.Unlock()
 	durable, err := j.opts.Checkpoints.Take()
+	known := min(durable, shipped) // the events after that may be others, see replaced
 	if err == nil {
-		err = j.opts.Files.Drop(durable)
+		err = j.opts.Files.Drop(known)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for noun, seq := range j.last {
-		if seq <= durable {
+		if seq <= known {
 			delete(j.last, noun)
 		}
 	}
-	j.durable = max(j.durable, durable)
-	for len(j.shipments) > 0 && j.shipments[0].last <= durable && err == nil {
+	j.durable = max(j.durable, known)
+	for len(j.shipments) > 0 && j.shipments[0].last <= known && err == nil {
 		j.since -= j.shipments[0].bytes
 		j.shipments = j.shipments[1:]
 	}

@@ -236,6 +236,19 @@ func (g *gate) Take() (uint64, error) {
 	return g.Checkpoints.Take()
 }
 
+// gated opens a journal whose checkpoints can fail.
+func gated(t testing.TB, s *streamstest.Server) (*journaled, *gate) {
+	t.Helper()
+	dir, g := t.TempDir(), &gate{}
+	c, err := embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, c.Close()) })
+	g.Checkpoints = c
+	j, err := openJournal(t, s, dir, streams.JournalOptions{Checkpoints: g})
+	require.NoError(t, err)
+	return j, g
+}
+
 // slow lets checkpoints be slow, or have a part only of what there is.
 type slow struct {
 	streams.Checkpoints
@@ -367,14 +380,7 @@ func TestCheckpointsEndWithTheJournal(t *testing.T) {
 func TestALostTailOfAMiddleBlock(t *testing.T) {
 	t.Parallel()
 	s := streamstest.Run(t)
-	dir, g := t.TempDir(), &gate{}
-	var err error
-	c, err := embedded.OpenCheckpoints(filepath.Join(dir, "checkpoint"), s.Dir, streams.Name)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, c.Close()) })
-	g.Checkpoints = c
-	j, err := openJournal(t, s, dir, streams.JournalOptions{Checkpoints: g})
-	require.NoError(t, err)
+	j, g := gated(t, s)
 	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
 	want := map[string]uint64{}
 	store := func(page domain.PageID, n, size int) {
@@ -404,7 +410,7 @@ func TestALostTailOfAMiddleBlock(t *testing.T) {
 	require.NoError(t, os.Truncate(filepath.Join(msgs, "2.blk"), info.Size()/2))
 	require.NoError(t, os.Remove(filepath.Join(msgs, "index.db")))
 	other := t.TempDir()
-	copyDir(t, dir, other)
+	copyDir(t, j.dir, other)
 	after, err := embedded.OpenCheckpoints(filepath.Join(other, "checkpoint"), s.Dir, streams.Name)
 	require.NoError(t, err)
 	cut, err := after.Cut(0, math.MaxUint64)
@@ -644,12 +650,153 @@ func TestAJournalOfAnotherStreamIsNotSent(t *testing.T) {
 	_, err = c.Cut(0, math.MaxUint64)
 	require.ErrorIs(t, err, embedded.ErrOther)
 	require.NoError(t, c.Close())
-	m, err := streams.Encode(messages("2", 1)[0])
-	require.NoError(t, err)
-	_, err = j.JS.PublishMsg(t.Context(), m)
-	require.NoError(t, err)
+	put(t, j.Server, messages("2", 1))
 	_, err = openJournal(t, j.Server, other, streams.JournalOptions{})
 	require.ErrorIs(t, err, streams.ErrJournal)
+}
+
+// put adds events to the stream of a server as another program does.
+func put(t testing.TB, s *streamstest.Server, events []domain.Event) {
+	t.Helper()
+	for _, e := range events {
+		m, err := streams.Encode(e)
+		require.NoError(t, err)
+		_, err = s.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+	}
+}
+
+// requireRefused waits until a journal accepts no events because they do not follow those of the stream.
+func requireRefused(t testing.TB, j *journaled) {
+	t.Helper()
+	streamstest.Eventually(t, streamstest.Limit, func() error {
+		if err := j.journal.Refuses(); !errors.Is(err, streams.ErrJournal) {
+			return fmt.Errorf("it is refused for another reason, or not: %w", err)
+		}
+		return nil
+	})
+}
+
+// TestTheStreamOfAnOpenJournalIsReplaced replaces the stream by one with fewer and with more events. The journal goes on with
+// it if the stream before had all that it has acknowledged. Otherwise it accepts no more, and keeps them. It never adds
+// them to the other stream.
+func TestTheStreamOfAnOpenJournalIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		others  int
+		durable bool
+	}{
+		"shorter": {5, true}, "longer": {25, true}, "as long": {20, true}, "empty": {0, true},
+		"shorter, not durable": {5, false}, "longer, not durable": {25, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j, g := gated(t, streamstest.Run(t, unsynced))
+			p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+			g.shut.Store(!c.durable)
+			_, err := p.Publish(t.Context(), messages("1", 20))
+			require.NoError(t, err)
+			j.flush(t)
+			if c.durable {
+				require.NoError(t, j.journal.Settle(t.Context()))
+			}
+			j.DeleteStream(t, streams.Name)
+			j.Stream(t, streams.Spec{Journal: true})
+			put(t, j.Server, messages("2", c.others))
+			want := c.others
+			if c.durable {
+				ctx, cancel := context.WithTimeout(t.Context(), streamstest.Limit)
+				defer cancel()
+				require.NoError(t, j.journal.Complete(ctx))
+				want++
+				receipts, err := p.Publish(t.Context(), messages("3", 1))
+				require.NoError(t, err)
+				require.Equal(t, uint64(want), receipts[0].Seq)
+				j.flush(t)
+			} else {
+				j.journal.Suspect()
+				requireRefused(t, j)
+				_, last := j.files.Range()
+				require.Equal(t, uint64(20), last)
+			}
+			list := stored(t, j.Server)
+			require.Len(t, list, want)
+			for _, e := range list[:c.others] {
+				require.Equal(t, domain.PageID("2"), e.Page)
+			}
+		})
+	}
+}
+
+// TestTheStreamIsReplacedDuringAnAppend lets the journal notice that the stream was replaced while it writes a large event
+// to its files. If it is answered for, it is there.
+func TestTheStreamIsReplacedDuringAnAppend(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{}, unsynced)
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal})
+	_, err := p.Publish(t.Context(), messages("1", 20))
+	require.NoError(t, err)
+	require.NoError(t, j.journal.Settle(t.Context()))
+	j.DeleteStream(t, streams.Name)
+	j.Stream(t, streams.Spec{Journal: true})
+	put(t, j.Server, messages("2", 5))
+	events := messages("3", 1)
+	events[0].Data.Message.Text = strings.Repeat("x", 12<<20)
+	var receipts []streams.Receipt
+	storing := make(chan error, 1)
+	go func() {
+		var err error
+		receipts, err = p.Publish(t.Context(), events)
+		storing <- err
+	}()
+	for began := false; !began && len(storing) == 0; { // until there is a segment for it
+		entries, err := os.ReadDir(j.dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			info, err := e.Info()
+			began = began || err == nil && info.Size() > 1<<20
+		}
+	}
+	j.journal.Suspect()
+	if err := <-storing; err != nil {
+		require.ErrorIs(t, err, streams.ErrUnavailable)
+		return
+	}
+	_, last := j.files.Range()
+	require.Equal(t, receipts[0].Seq, last)
+}
+
+// TestAnOlderStreamThatWentOn puts back an older copy of the stream, to which other events were added, while the journal
+// is open and has some that were not durable.
+func TestAnOlderStreamThatWentOn(t *testing.T) {
+	t.Parallel()
+	s := streamstest.Run(t, unsynced)
+	j, g := gated(t, s)
+	p := publisher(t, s, streams.PublisherOptions{Journal: j.journal})
+	_, err := p.Publish(t.Context(), messages("1", 10))
+	require.NoError(t, err)
+	require.NoError(t, j.journal.Settle(t.Context()))
+	s.Halt(t)
+	older := t.TempDir()
+	copyDir(t, s.Dir, older)
+	s.Start(t)
+	streamstest.Eventually(t, streamstest.Limit, j.journal.Refuses)
+	g.shut.Store(true)
+	_, err = p.Publish(t.Context(), messages("2", 10))
+	require.NoError(t, err)
+	j.flush(t)
+	s.Halt(t)
+	require.NoError(t, os.RemoveAll(filepath.Join(older, "lock")))
+	other := streamstest.Run(t, func(o *embedded.Options) { o.Dir = older })
+	put(t, other, messages("3", 2))
+	other.Stop(t)
+	require.NoError(t, os.RemoveAll(filepath.Join(s.Dir, "jetstream")))
+	copyDir(t, filepath.Join(older, "jetstream"), filepath.Join(s.Dir, "jetstream"))
+	s.Start(t)
+	requireRefused(t, j)
+	list := stored(t, s)
+	require.Len(t, list, 12)
+	require.Equal(t, domain.PageID("3"), list[11].Page)
 }
 
 // TestSettleRemovesFromTheJournal looks for the bytes of an erased event in all files.

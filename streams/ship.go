@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pagestream/pagestream/internal/backoff"
 )
@@ -192,13 +193,22 @@ func (j *Journal) shippedUpto(seq uint64) {
 }
 
 // resume finds out what the stream has, after an answer was lost or the server was started again: it may have more
-// than what was acknowledged, or less, if it could not write that.
+// than what was acknowledged, or less, if it could not write that. Or it is another stream.
 func (j *Journal) resume(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, j.opts.AckTimeout)
 	defer cancel()
 	reconnects := j.js.Conn().Stats().Reconnects
-	last, err := Last(limited, j.js, j.opts.Stream)
+	info, err := Info(limited, j.js, j.opts.Stream)
 	if err != nil {
+		return err
+	}
+	last := info.State.LastSeq
+	if !info.Created.Equal(j.created) {
+		return j.replaced(info, fmt.Errorf("it was created at %s: %w", info.Created.Format(time.RFC3339), ErrJournal))
+	}
+	if err := j.compare(limited, last, last); errors.Is(err, ErrJournal) {
+		return j.replaced(info, err)
+	} else if err != nil {
 		return err
 	}
 	j.mu.Lock()
@@ -213,7 +223,7 @@ func (j *Journal) resume(ctx context.Context) error {
 		j.accept(accepted)
 	}
 	if first, _ := j.opts.Files.Range(); last+1 < first && last < head {
-		return j.replaced(last)
+		return j.replaced(info, fmt.Errorf("event %d is not in the journal any more: %w", last+1, ErrJournal))
 	}
 	if last < before {
 		j.opts.Logger.Warn("JetStream lacks events that the journal has", "events", before-last)
@@ -230,22 +240,22 @@ func (j *Journal) resume(ctx context.Context) error {
 	return nil
 }
 
-// replaced accepts that the stream is an older one than the journal is of, and ends with the event last. It fails with
-// [ErrJournal] if the stream before may not have had all events of the journal: a start says what to do then.
-func (j *Journal) replaced(last uint64) error {
+// replaced accepts that the stream is an older one than the journal is of, or another one, for the reason why. It fails with
+// that if the stream before may not have had all events of the journal: a start says what to do then.
+func (j *Journal) replaced(info *jetstream.StreamInfo, why error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	last := info.State.LastSeq
 	if j.head > j.durable {
-		return fmt.Errorf("the stream ends with event %d, and event %d is not in the journal any more: %w", last, last+1,
-			ErrJournal)
+		return fmt.Errorf("the stream was replaced by one that ends with event %d: %w", last, why)
 	}
 	if err := j.opts.Files.Begin(last); err != nil {
 		return err
 	}
-	j.opts.Logger.Warn("the stream ends before the last event that was stored: an older one was restored",
-		"stored", j.head, "last", last)
+	j.opts.Logger.Warn("the stream was replaced by another one", "stored", j.head, "last", last, "why", why)
 	j.queue, j.waiting, j.last = nil, 0, map[string]uint64{}
-	j.head, j.shipped, j.durable = last, last, last
+	j.shipments, j.since = nil, 0
+	j.created, j.head, j.shipped, j.durable = info.Created, last, last, last
 	j.suspect, j.reconnects = false, j.js.Conn().Stats().Reconnects
 	j.recovered()
 	return nil
