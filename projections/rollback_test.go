@@ -125,7 +125,7 @@ func TestRolledBackStreamIsNoticedAtStart(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, last, summary.Events)
 			require.Contains(t, index.Status().Rebuilt, "event 500 (", "the last common event is named")
-			seqs, err := deliveries.Index{Runner: index}.Seen([]string{lost[0].ID, first[499].ID})
+			seqs, _, err := deliveries.Index{Runner: index}.Seen([]string{lost[0].ID, first[499].ID})
 			require.NoError(t, err)
 			require.Equal(t, []uint64{0, 500}, seqs, "the index remembers what the stream lacks")
 			require.FileExists(t, filepath.Join(srv.dir, "chain.db.previous"))

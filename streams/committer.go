@@ -93,6 +93,7 @@ func (p *Publisher) store(items []*item) {
 	if after := p.forget.Swap(0); after > 0 {
 		// What was stored before can be looked up in the index.
 		p.recent, p.newest, p.primed = recent{}, min(p.newest, after-1), false
+		p.window.from = later(p.window.from, time.Now().Round(0))
 	}
 	if p.journal != nil {
 		p.storeJournaled(items)
@@ -169,7 +170,11 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 		return fresh, duplicates
 	}
 	p.window.look(time.Now(), fresh)
-	seqs, err := p.opts.Seen.Seen(ids)
+	seqs, upto, err := p.opts.Seen.Seen(ids)
+	if err == nil && p.journal != nil && p.recent.forgotten > upto { // it had them, and was opened again as of an earlier event
+		err = fmt.Errorf("%w: it has those up to event %d, and those up to event %d are not remembered any more",
+			ErrIncomplete, upto, p.recent.forgotten)
+	}
 	incomplete := errors.Is(err, ErrIncomplete)
 	if (err == nil || incomplete) && len(seqs) != len(ids) {
 		err, incomplete = fmt.Errorf("%d answers for %d ids", len(seqs), len(ids)), false
@@ -195,9 +200,6 @@ func (p *Publisher) deduplicate(items []*item) (fresh []*item, duplicates []dupl
 			rest = append(rest, it)
 		}
 		seqs = seqs[n:]
-	}
-	if p.journal != nil && p.recent.forgotten > 0 && p.recent.forgotten > p.indexed() {
-		p.unchecked(rest...)
 	}
 	return rest, duplicates
 }
@@ -260,7 +262,7 @@ func (p *Publisher) batchLen(items []*item) int {
 
 func (p *Publisher) markStored(it *item, seq uint64, d Duplicate) {
 	p.newest = max(p.newest, seq)
-	p.remember(it.id, seq)
+	p.remember(it.id, it.time, seq)
 	it.complete(seq, d)
 }
 

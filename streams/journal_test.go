@@ -905,8 +905,9 @@ func TestEraseInCompressedBlocks(t *testing.T) {
 // seenUpto is an index of ids that is behind.
 type seenUpto struct{ at uint64 }
 
-func (seenUpto) Seen(ids []string) ([]uint64, error) { return make([]uint64, len(ids)), nil }
-func (x seenUpto) Position() uint64                  { return x.at }
+func (x seenUpto) Seen(ids []string) ([]uint64, uint64, error) {
+	return make([]uint64, len(ids)), x.at, nil
+}
 
 // TestIdsThatTheIndexLacksAreKnown starts with an index that is behind, and lets it stay behind.
 func TestIdsThatTheIndexLacksAreKnown(t *testing.T) {
@@ -925,6 +926,57 @@ func TestIdsThatTheIndexLacksAreKnown(t *testing.T) {
 		require.Equal(t, streams.Receipt{Seq: uint64(41 + i), Duplicate: streams.ByWindow}, r)
 	}
 	require.Equal(t, uint64(41), p.Remembered())
+}
+
+// losing is an index that has every id up to a sequence, and can lose ground.
+type losing struct {
+	upto       atomic.Uint64
+	incomplete atomic.Bool
+}
+
+func (x *losing) Seen(ids []string) ([]uint64, uint64, error) {
+	if x.incomplete.Load() {
+		return make([]uint64, len(ids)), 0, streams.ErrIncomplete
+	}
+	return make([]uint64, len(ids)), x.upto.Load(), nil
+}
+
+// TestAnIndexThatLosesGround stores so many events that the publisher forgets the first one, which the index has. Then the
+// index does not have it any more: it was opened again as of an earlier event, or is built again. The event is refused when
+// it comes again, although it is young enough for the window, until the index has it.
+func TestAnIndexThatLosesGround(t *testing.T) {
+	t.Parallel()
+	j := runJournaled(t, streams.JournalOptions{}, unsynced)
+	x := &losing{}
+	x.upto.Store(1 << 40)
+	const window, retry = 10 * time.Minute, time.Second
+	p := publisher(t, j.Server, streams.PublisherOptions{Journal: j.journal, Seen: x, Window: window, RetryFor: retry})
+	event := messages("first", 1)
+	event[0].Time = time.Now().Add(window/10 + retry)
+	_, err := p.Publish(t.Context(), event)
+	require.NoError(t, err)
+	for n := 0; p.Remembered() == 1; n++ {
+		_, err := p.Publish(t.Context(), messages(domain.PageID(strconv.Itoa(n)), 1000))
+		require.NoError(t, err)
+	}
+	refused := func() {
+		t.Helper()
+		_, err := p.Publish(t.Context(), event)
+		require.ErrorIs(t, err, streams.ErrUnavailable)
+		require.ErrorIs(t, err, streams.ErrIncomplete)
+	}
+	x.upto.Store(p.Remembered() - 2)
+	refused()
+	x.incomplete.Store(true)
+	refused()
+	x.incomplete.Store(false)
+	x.upto.Store(p.Remembered() - 1)
+	receipts, err := p.Publish(t.Context(), messages("other", 1))
+	require.NoError(t, err)
+	j.flush(t)
+	e, err := streams.Get(t.Context(), j.JS, streams.Name, receipts[0].Seq)
+	require.NoError(t, err)
+	require.True(t, e.Unique)
 }
 
 // TestForgetKnowsWhatWaitsForJetStream publishes events again as soon as they were answered for and forgotten.

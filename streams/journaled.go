@@ -110,35 +110,30 @@ func (o *pageOrder) stored(subject string, seq uint64) {
 	}
 }
 
-// position is implemented by a [SeenIndex] that knows how far it is.
-type position interface {
-	// Position returns the sequence up to which the index has every id, 0 if that is not known.
-	Position() uint64
-}
-
-// indexed returns up to which sequence the index finds duplicates.
+// indexed returns up to which sequence the index finds duplicates, 0 while that is not known.
 func (p *Publisher) indexed() uint64 {
 	if p.journal == nil { // JetStream's window finds the others
 		return math.MaxUint64
 	}
-	if x, ok := p.opts.Seen.(position); ok {
-		return x.Position()
+	if p.opts.Seen == nil {
+		return 0
 	}
-	return 0
+	_, upto, err := p.opts.Seen.Seen(nil)
+	if err != nil {
+		return 0
+	}
+	return upto
 }
 
-// remember adds an id to those that were stored recently.
-func (p *Publisher) remember(id string, seq uint64) {
-	if p.recent.put(id, seq, p.indexed) {
-		p.window.from = later(p.window.from, time.Now().Round(0))
-	}
+// remember adds the id of an event with its own time to those that were stored recently.
+func (p *Publisher) remember(id string, at time.Time, seq uint64) {
+	p.recent.put(id, at, seq, p.indexed)
 	p.remembered.Store(p.recent.forgotten)
 }
 
 // prime remembers the ids of the stream's events that the index does not have yet. It does so once.
 func (p *Publisher) prime() error {
-	x, ok := p.opts.Seen.(position)
-	if p.primed || !ok {
+	if p.primed || p.opts.Seen == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(p.abandoned, primeTimeout)
@@ -150,13 +145,13 @@ func (p *Publisher) prime() error {
 	if err != nil {
 		return fmt.Errorf("read the ids of the last events: %w", err)
 	}
-	from := max(x.Position(), last-min(last, 2*recentGeneration)) + 1 // the index has to catch up with those before
+	from := max(p.indexed(), last-min(last, 2*recentGeneration)) + 1 // the index has to catch up with those before
 	if from > last {
 		p.primed = true
 		return nil
 	}
 	_, err = each(ctx, p.js, ReadOptions{Stream: p.opts.Stream, From: from, To: last}, func(a *arrival) error {
-		p.remember(a.header.Get(jetstream.MsgIDHeader), a.seq)
+		p.remember(a.header.Get(jetstream.MsgIDHeader), time.Time{}, a.seq) // see window.from
 		return nil
 	})
 	if err != nil {

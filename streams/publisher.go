@@ -41,10 +41,11 @@ const (
 
 // SeenIndex looks up the ids of events that are already stored, however old they are.
 type SeenIndex interface {
-	// Seen returns for each id the sequence of the first event with that id, or 0 if there is none.
-	// It may lag behind the stream: JetStream's dedup window must cover the ids that it does not
-	// have yet. While it is built again it returns what it has, and an error that wraps [ErrIncomplete].
-	Seen(ids []string) ([]uint64, error)
+	// Seen returns for each id the sequence of the first event with that id, or 0 if there is none, and the sequence
+	// up to which it had every id then. It may lag behind the stream: with a [Journal] the publisher remembers the ids
+	// after that, without one JetStream's dedup window must cover them. While it is built again it returns what it
+	// has, and an error that wraps [ErrIncomplete].
+	Seen(ids []string) (seqs []uint64, upto uint64, err error)
 }
 
 // Duplicate says what recognised an event as already stored.

@@ -91,12 +91,12 @@ func stored(t testing.TB, s *streamstest.Server) []streams.Stored {
 // seen is a SeenIndex with fixed content.
 type seen map[string]uint64
 
-func (s seen) Seen(ids []string) ([]uint64, error) {
+func (s seen) Seen(ids []string) ([]uint64, uint64, error) {
 	out := make([]uint64, len(ids))
 	for i, id := range ids {
 		out[i] = s[id]
 	}
-	return out, nil
+	return out, 0, nil
 }
 
 func TestPublishKeepsOrderAndReceipts(t *testing.T) {
@@ -542,10 +542,10 @@ func TestPublishReturnsErrOverloaded(t *testing.T) {
 // blocking is a SeenIndex that blocks until a channel is closed.
 type blocking struct{ called, until chan struct{} }
 
-func (b blocking) Seen(ids []string) ([]uint64, error) {
+func (b blocking) Seen(ids []string) ([]uint64, uint64, error) {
 	b.called <- struct{}{}
 	<-b.until
-	return make([]uint64, len(ids)), nil
+	return make([]uint64, len(ids)), 0, nil
 }
 
 // TestPublishFailsWithoutTheIndex checks that nothing is stored if the index fails, since an old duplicate might be
@@ -596,4 +596,6 @@ func TestPublishBelievesTheIndexOfItsStreamOnly(t *testing.T) {
 
 type broken struct{}
 
-func (broken) Seen([]string) ([]uint64, error) { return nil, errors.New("the index is closed") }
+func (broken) Seen([]string) ([]uint64, uint64, error) {
+	return nil, 0, errors.New("the index is closed")
+}

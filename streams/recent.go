@@ -1,6 +1,9 @@
 package streams
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // recentGeneration is how many ids one generation of [recent] has.
 const recentGeneration = 32 << 10
@@ -14,13 +17,16 @@ const maxGenerations = 16
 // of what an LRU list costs, and no allocation per id; which of the oldest ids are evicted first does not matter here.
 type recent struct {
 	generations []generation // the oldest first
-	// forgotten is the highest sequence of what was dropped.
-	forgotten uint64
+	// forgotten is the highest sequence of what was dropped, forgottenTime the latest time that one of those events has
+	// itself: one that happened later is none of them.
+	forgotten     uint64
+	forgottenTime time.Time
 }
 
 type generation struct {
 	ids      map[string]uint64
-	youngest uint64 // the highest sequence
+	youngest uint64    // the highest sequence
+	latest   time.Time // of the events' own
 }
 
 // get returns the sequence of an id, false if it is not remembered.
@@ -33,9 +39,9 @@ func (r *recent) get(id string) (uint64, bool) {
 	return 0, false
 }
 
-// put adds an id. When a generation is full, the oldest ones are dropped that the index has; indexed returns up to
-// which sequence that is. It reports whether ids were dropped that the index does not have, since there are too many.
-func (r *recent) put(id string, seq uint64, indexed func() uint64) (lost bool) {
+// put adds the id of an event with its own time. When a generation is full, the oldest ones are dropped that the index has;
+// indexed returns up to which sequence that is. Others are only dropped when there are too many.
+func (r *recent) put(id string, at time.Time, seq uint64, indexed func() uint64) {
 	n := len(r.generations)
 	if n == 0 || len(r.generations[n-1].ids) >= recentGeneration {
 		r.generations = append(r.generations, generation{ids: make(map[string]uint64, recentGeneration)})
@@ -45,13 +51,11 @@ func (r *recent) put(id string, seq uint64, indexed func() uint64) (lost bool) {
 			if oldest.youngest > upto && n <= maxGenerations {
 				break
 			}
-			lost = lost || oldest.youngest > upto
-			r.forgotten = max(r.forgotten, oldest.youngest)
+			r.forgotten, r.forgottenTime = max(r.forgotten, oldest.youngest), later(r.forgottenTime, oldest.latest)
 			r.generations = append([]generation(nil), r.generations[1:]...)
 		}
 	}
 	g := &r.generations[len(r.generations)-1]
 	g.ids[id] = seq
-	g.youngest = max(g.youngest, seq)
-	return lost
+	g.youngest, g.latest = max(g.youngest, seq), later(g.latest, at)
 }

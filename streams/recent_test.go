@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,13 +19,17 @@ func TestRecentKnowsWhatItHasForgotten(t *testing.T) {
 	var r recent
 	const n = 5*recentGeneration/2 + 1
 	indexed := func() uint64 { return math.MaxUint64 }
+	time0 := time.Unix(1790000000, 0)
+	at := func(seq uint64) time.Time { return time0.Add(time.Duration(seq^1) * time.Second) } // not quite in order
 	for seq := uint64(1); seq <= n; seq++ {
-		require.False(t, r.put(strconv.FormatUint(seq, 10), seq, indexed))
+		r.put(strconv.FormatUint(seq, 10), at(seq), seq, indexed)
 		if seq%100 == 0 {
-			r.put("0", 1, indexed) // a duplicate of an old event
+			r.put("0", time0, 1, indexed) // a duplicate of an old event
 		}
 	}
 	require.Positive(t, r.forgotten)
+	require.WithinDuration(t, at(r.forgotten), r.forgottenTime, time.Second)
+	require.False(t, at(r.forgotten).After(r.forgottenTime))
 	require.Less(t, r.forgotten, uint64(n-recentGeneration))
 	for seq := r.forgotten + 1; seq <= n; seq++ {
 		_, known := r.get(strconv.FormatUint(seq, 10))
@@ -37,17 +42,19 @@ func TestRecentWaitsForTheIndex(t *testing.T) {
 	var r recent
 	upto := uint64(100)
 	indexed := func() uint64 { return upto }
-	seq, lost := uint64(0), false
-	for ; !lost; seq++ {
-		require.Zero(t, r.forgotten)
-		lost = r.put(strconv.FormatUint(seq+1, 10), seq+1, indexed)
+	seq := uint64(0)
+	put := func() {
+		seq++
+		r.put(strconv.FormatUint(seq, 10), time.Time{}, seq, indexed)
+	}
+	for r.forgotten == 0 {
+		put()
 	}
 	require.Equal(t, uint64(maxGenerations*recentGeneration+1), seq)
 	require.Equal(t, uint64(recentGeneration), r.forgotten)
 	upto = seq
 	for range recentGeneration {
-		seq++
-		require.False(t, r.put(strconv.FormatUint(seq, 10), seq, indexed))
+		put()
 	}
 	require.Len(t, r.generations, 2)
 	_, known := r.get(strconv.FormatUint(upto, 10))

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// ErrIncomplete is returned by a [SeenIndex] that is being built again: it may lack any id.
+// ErrIncomplete is returned by a [SeenIndex] that is being built again: it may lack any id. So may one that lacks ids which
+// the publisher does not remember any more.
 var ErrIncomplete = errors.New("the index of ids is being built again")
 
 // windowTimeout bounds the request for the time of the stream's last event.
@@ -77,7 +78,7 @@ func (p *Publisher) covered(it *item) bool {
 	}
 	now := time.Now()
 	if p.journal != nil { // the publisher's own memory takes the place of the window
-		return w.has(now, it.time)
+		return w.has(now, it.time) && it.time.After(p.recent.forgottenTime.Add(w.margin))
 	}
 	if n := p.nc.Stats().Reconnects; n != w.reconnects {
 		w.reconnects, w.from = n, later(w.from, now.Round(0))

@@ -71,9 +71,9 @@ func TestWindowCoversOnlyWhatItCannotHaveForgotten(t *testing.T) {
 // building is an index that is being built again: it has some ids.
 type building struct{ seen }
 
-func (b building) Seen(ids []string) ([]uint64, error) {
-	seqs, _ := b.seen.Seen(ids)
-	return seqs, fmt.Errorf("at event 1 of 2: %w", streams.ErrIncomplete)
+func (b building) Seen(ids []string) ([]uint64, uint64, error) {
+	seqs, _, _ := b.seen.Seen(ids)
+	return seqs, 0, fmt.Errorf("at event 1 of 2: %w", streams.ErrIncomplete)
 }
 
 // TestIncompleteIndexRefusesOnlyWhatMayBeOld checks the publisher: an event that the index has is a duplicate, one

@@ -73,7 +73,7 @@ func BenchmarkSeen(b *testing.B) {
 					n++
 					ids[i] = fmt.Sprintf("page:104:new|m_%d", n)
 				}
-				_, err := index.Seen(ids)
+				_, _, err := index.Seen(ids)
 				require.NoError(b, err)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/id")

@@ -26,26 +26,19 @@ var (
 )
 
 // Seen returns for each id the sequence of the first event with it, or 0 if the read
-// model has none. It reads in one View and does not wait for any event. While the read
-// model is built again because it was damaged, it returns what is known already, and an
-// error that wraps [streams.ErrIncomplete].
-func (x Index) Seen(ids []string) ([]uint64, error) {
-	seqs, _, err := find(x.Runner, ids)
+// model has none, and the position of the read model. It reads in one View and does not
+// wait for any event. While the read model is built again because it was damaged, it
+// returns what is known already, and an error that wraps [streams.ErrIncomplete].
+func (x Index) Seen(ids []string) (seqs []uint64, upto uint64, err error) {
+	seqs, upto, err = find(x.Runner, ids)
 	if !errors.Is(err, projections.ErrDamaged) {
-		return seqs, err
+		return seqs, upto, err
 	}
-	if seqs, _, partErr := find(projections.PartialOf(x.Runner), ids); partErr == nil {
-		return seqs, fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
+	err = fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
+	if seqs, upto, partErr := find(projections.PartialOf(x.Runner), ids); partErr == nil {
+		return seqs, upto, err
 	}
-	return make([]uint64, len(ids)), fmt.Errorf("%w: %w", streams.ErrIncomplete, err)
-}
-
-// Position returns the sequence up to which the read model has every id, 0 while it can't be read.
-func (x Index) Position() uint64 {
-	if _, at, err := find(x.Runner, nil); err == nil {
-		return at
-	}
-	return 0
+	return make([]uint64, len(ids)), 0, err
 }
 
 // First is like Seen, but first waits until the read model has applied every event up

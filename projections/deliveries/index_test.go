@@ -47,8 +47,9 @@ func TestIndexFindsTheFirstEvent(t *testing.T) {
 		}
 		ids = append(ids, e.ID, e.ID+"?")
 	}
-	seqs, err := x.Seen(ids)
+	seqs, upto, err := x.Seen(ids)
 	require.NoError(t, err)
+	require.Equal(t, uint64(3000), upto)
 	for i, id := range ids {
 		require.Equal(t, first[id], seqs[i], id)
 	}

@@ -204,7 +204,7 @@ func TestErase(t *testing.T) {
 	assert.NotEqual(t, streams.NotDuplicate, twice.Duplicate)
 	assert.Equal(t, receipts[0].Seq, twice.Seq)
 	for _, m := range []projectionstest.Models{r.live, again} {
-		seqs, err := index(m).Seen([]string{conversation()[0].ID})
+		seqs, _, err := index(m).Seen([]string{conversation()[0].ID})
 		require.NoError(t, err)
 		assert.Equal(t, []uint64{receipts[0].Seq}, seqs, "the index still contains the id")
 	}
